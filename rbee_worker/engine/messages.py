@@ -1,0 +1,125 @@
+"""What crosses between `EngineClient` and the engine: ids and numbers, never text.
+
+Every message is a tagged `msgspec.Struct`; the link encodes lists of them with msgpack, so one
+write carries everything a step produced.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from rbee_worker.types import (
+    EosToken,
+    Frozen,
+    ModelInfo,
+    SamplingParams,
+    StopRecord,
+    TokenLogprob,
+    Usage,
+)
+
+# ---- client -> engine
+
+
+class Submit(Frozen, tag="submit"):
+    """Start a sequence, or go on with one (`output_ids` not empty) after a restart."""
+
+    seq: str
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams
+    output_ids: tuple[int, ...] = ()
+    choice: int = 0
+    eos: tuple[EosToken, ...] = ()  # ids that end this model's answers; ignored with ignore_eos
+    exempt_ids: tuple[int, ...] = ()  # never touched by the repetition penalty
+    prompt_logprobs: bool = False
+
+
+class Cancel(Frozen, tag="cancel"):
+    """End a sequence now: by a person, a time limit, or a stop string found in its text."""
+
+    seq: str
+    rule: Literal["CANCELLED", "TIMEOUT", "STOP_SEQUENCE"] = "CANCELLED"
+
+
+class Shutdown(Frozen, tag="shutdown"):
+    """Leave the loop and the process."""
+
+
+Command = Submit | Cancel | Shutdown
+
+# ---- engine -> client
+
+
+class Loading(Frozen, tag="loading"):
+    stage: str  # "opening", "loading", "compiling", "warming"
+    layers_loaded: int = 0
+    layers_total: int = 0
+    bytes_loaded: int = 0
+    bytes_total: int = 0
+
+
+class Ready(Frozen, tag="ready"):
+    info: ModelInfo
+
+
+class LoadFailed(Frozen, tag="load_failed"):
+    code: str
+    message: str
+    exit_code: int
+
+
+class Scheduled(Frozen, tag="scheduled"):
+    """A sequence left the queue: `cached` of its `tokens` tokens need no computing."""
+
+    seq: str
+    tokens: int
+    cached: int
+    waited_ms: float
+
+
+class Preempted(Frozen, tag="preempted"):
+    seq: str
+    tokens: int  # tokens to compute again
+
+
+class Tokens(Frozen, tag="tokens"):
+    """New output ids of one sequence in the order they were drawn."""
+
+    seq: str
+    ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+class PromptScores(Frozen, tag="prompt_scores"):
+    seq: str
+    logprobs: tuple[TokenLogprob | None, ...]
+
+
+class Finished(Frozen, tag="finished"):
+    """The last message of a sequence; `stop` has no text, the client adds it."""
+
+    seq: str
+    stop: StopRecord
+    usage: Usage
+    error: str | None = None  # with rule ERROR
+
+
+class Stats(Frozen, tag="stats"):
+    """Gauges and counters since start; sent at most every 0.25 s while there is work."""
+
+    waiting: int
+    running: int
+    kv_used_blocks: int  # held by live sequences
+    kv_cached_blocks: int  # free to reuse, still holding a known prefix
+    kv_total_blocks: int
+    tokens_in: int
+    tokens_out: int
+    cached_tokens: int
+    preemptions: int
+    steps: int
+    step_ms: float  # the last step
+
+
+Output = (
+    Loading | Ready | LoadFailed | Scheduled | Preempted | Tokens | PromptScores | Finished | Stats
+)

@@ -1,0 +1,122 @@
+"""Every error a person can cause or must hear of.
+
+    WorkerError                code            http  exit
+    ├─ UsageError              BAD_USAGE        400     2   a flag, setting or environment variable
+    ├─ ModelError              MODEL_UNUSABLE   503     3   the model cannot be loaded
+    │  ├─ ReferenceError_      BAD_REFERENCE    404     3   no such path, package, alias, file
+    │  ├─ CheckpointError      BAD_CHECKPOINT   503     3   damaged, incomplete or hostile file
+    │  └─ UnsupportedModel     UNSUPPORTED      503     3   architecture, format or trait unknown here
+    ├─ InvalidRequest          INVALID_REQUEST  400     1   one or more fields, all listed
+    ├─ NotReady                NOT_READY        503     1   loading, restarting, draining, failed
+    ├─ QueueFull               QUEUE_FULL       429     1
+    ├─ OutOfMemory             VRAM_OOM         507     1   one request, never the engine
+    ├─ InferenceFailed         INFERENCE_FAILED 500     1
+    ├─ EngineLost              ENGINE_LOST      503     1
+    └─ DeviceLost              DEVICE_LOST      503     4
+
+A message is one line: what is wrong, where, and what to do. It never contains prompt text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class FieldError(msgspec.Struct, frozen=True):
+    """One field that cannot be accepted. `value` is shown only when it is short and no prompt."""
+
+    field: str
+    constraint: str
+    message: str
+    value: Any = None
+
+
+class WorkerError(Exception):
+    """Base of all: `code` for machines, `http_status` for servers, `exit_code` for shells."""
+
+    code = "WORKER_ERROR"
+    http_status = 500
+    exit_code = 1
+
+    def __init__(self, message: str, *, fix: str | None = None) -> None:
+        self.message = message
+        self.fix = fix
+        super().__init__(message if fix is None else f"{message} Fix: {fix}")
+
+
+class UsageError(WorkerError):
+    code = "BAD_USAGE"
+    http_status = 400
+    exit_code = 2
+
+
+class ModelError(WorkerError):
+    code = "MODEL_UNUSABLE"
+    http_status = 503
+    exit_code = 3
+
+
+class ReferenceError_(ModelError):
+    code = "BAD_REFERENCE"
+    http_status = 404
+
+
+class CheckpointError(ModelError):
+    code = "BAD_CHECKPOINT"
+
+
+class UnsupportedModel(ModelError):
+    code = "UNSUPPORTED"
+
+
+class InvalidRequest(WorkerError):
+    """All offending fields at once."""
+
+    code = "INVALID_REQUEST"
+    http_status = 400
+
+    def __init__(self, errors: list[FieldError]) -> None:
+        assert errors
+        self.errors = errors
+        super().__init__("; ".join(f"{e.field}: {e.message}" for e in errors))
+
+
+class NotReady(WorkerError):
+    code = "NOT_READY"
+    http_status = 503
+
+    def __init__(self, state: str, message: str, *, retry_after_s: int = 2) -> None:
+        self.state = state
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class QueueFull(WorkerError):
+    code = "QUEUE_FULL"
+    http_status = 429
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class OutOfMemory(WorkerError):
+    code = "VRAM_OOM"
+    http_status = 507
+
+
+class InferenceFailed(WorkerError):
+    code = "INFERENCE_FAILED"
+
+
+class EngineLost(WorkerError):
+    code = "ENGINE_LOST"
+    http_status = 503
+
+
+class DeviceLost(WorkerError):
+    code = "DEVICE_LOST"
+    http_status = 503
+    exit_code = 4

@@ -1,0 +1,192 @@
+"""The words every part of the worker shares: parameters, requests, events, records.
+
+All are frozen `msgspec.Struct`s, so they travel between processes and onto the wire unchanged.
+This module knows nothing of torch, of tokenizers or of HTTP.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+
+class Frozen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+    """A value: immutable, compared by content, encodable."""
+
+
+class EosToken(Frozen):
+    """An id that ends a sequence, and every place that says so."""
+
+    id: int
+    text: str
+    origins: tuple[
+        str, ...
+    ]  # "config.json", "generation_config.json", "gguf:tokenizer.ggml.eot_token_id", ...
+
+
+class SamplingParams(Frozen):
+    """One request's parameters, resolved: every field has a value, in range.
+
+    Meanings and ranges: docs/worker-api.md, "Infer parameters"; `params.py` is the only producer.
+    The engine reads ids and numbers; `stop` and `skip_special_tokens` belong to the client.
+    """
+
+    max_tokens: int = 128
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0 = off
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    repeat_last_n: int = 128  # 0 and -1 = every token of prompt and output
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
+    seed: int = 0  # 0 .. 2^64-1
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    logprobs: int | None = None  # None = none; 0 = the chosen token only; k = and the k likeliest
+    echo: bool = False  # the prompt (and, with logprobs, its log-probabilities) comes first
+    skip_special_tokens: bool = True
+
+
+Rule = Literal[
+    "MAX_TOKENS", "EOS", "STOP_SEQUENCE", "CONTEXT_FULL", "CANCELLED", "TIMEOUT", "ERROR"
+]
+
+
+class StopRecord(Frozen):
+    """Why a sequence ended: one record, whatever the cause."""
+
+    rule: Rule
+    at: int  # number of output tokens when it ended
+    token_id: int | None = None  # EOS and stop ids: which
+    token_text: str | None = None
+    origin: str | None = None  # where the rule comes from: "request", "generation_config.json", ...
+    sequence: str | None = None  # the stop string that matched
+
+
+class Usage(Frozen):
+    """Counts and times of one sequence; times in milliseconds."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    queue_ms: float = 0.0
+    prefill_ms: float = 0.0
+    decode_ms: float = 0.0
+    preemptions: int = 0
+
+
+class TokenLogprob(Frozen):
+    """log softmax of the raw logits (before bias, penalties, temperature) at one position."""
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()  # (id, logprob), likeliest first; ties: lower id first
+
+
+class Request(Frozen):
+    """What a caller asks, before anything is resolved. Exactly one of the three prompts is set."""
+
+    id: str
+    prompt: str | None = None
+    messages: tuple[dict[str, Any], ...] | None = None
+    token_ids: tuple[int, ...] | None = None
+    params: dict[str, Any] = {}  # raw: names and values as the caller wrote them
+    surface: Literal["job", "generate", "completions", "chat"] = "job"
+    choice: int = 0  # index among `n` answers to one prompt; part of the random key
+    timeout_s: float | None = None
+    template_args: dict[str, Any] = {}  # e.g. {"enable_thinking": False}
+
+
+class Resolved(Frozen):
+    """Parameters with the place each came from: "request", "generation_config", "default"."""
+
+    params: SamplingParams
+    origins: dict[str, str]
+    ignored: tuple[str, ...] = ()  # unknown keys let through by --lenient
+    exempt_ids: tuple[int, ...] = ()  # never touched by the repetition penalty
+
+
+# ---- events of one request, in order: Started, then Token / Narration / Metrics, then End or Error
+
+
+class Started(Frozen, tag="started", tag_field="type"):
+    job_id: str
+    model: str
+    started_at: str  # ISO 8601
+    prompt_tokens: int
+    seed: int
+    sampling: Resolved
+    warnings: tuple[str, ...] = ()
+    prompt_ids: tuple[int, ...] = ()
+
+
+class Token(Frozen, tag="token", tag_field="type"):
+    """Whole UTF-8 text and the ids that make it; `i` counts output tokens before the first of them."""
+
+    t: str
+    i: int
+    ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+class PromptLogprobs(Frozen, tag="prompt_logprobs", tag_field="type"):
+    """Only with `echo` and `logprobs`: one entry a prompt token, None for the first."""
+
+    logprobs: tuple[TokenLogprob | None, ...]
+
+
+class Narration(Frozen, tag="narration", tag_field="type"):
+    """What is happening, in words a person likes to read."""
+
+    actor: str
+    action: str
+    target: str
+    human: str
+    job_id: str | None = None
+
+
+class Metrics(Frozen, tag="metrics", tag_field="type"):
+    tokens_per_sec: float
+    vram_bytes: int
+    kv_usage: float  # 0..1
+
+
+class End(Frozen, tag="end", tag_field="type"):
+    stop: StopRecord
+    usage: Usage
+    ids: tuple[int, ...] = ()  # last tokens that completed no character or lie inside a stop string
+    text: str = ""  # their text, flushed
+
+
+class Error(Frozen, tag="error", tag_field="type"):
+    code: Literal["VRAM_OOM", "INVALID_REQUEST", "INFERENCE_FAILED", "ENGINE_LOST"]
+    message: str
+
+
+Event = Started | PromptLogprobs | Token | Narration | Metrics | End | Error
+
+
+class ModelInfo(Frozen):
+    """What the engine says of itself once it can serve."""
+
+    model: str  # the reference it was asked for
+    arch: str
+    device: str  # "cpu", "cuda:0"
+    backend: str  # "reference", "cpu", "cuda"
+    dtype: str
+    kv_dtype: str
+    context: int  # longest sequence, tokens
+    vocab_size: int  # rows of the head: ids are 0 .. vocab_size-1
+    kv_tokens: int  # tokens the pool holds in all
+    block_size: int
+    weight_bytes: int  # as held
+    kv_bytes: int
+    n_layers: int
+    n_parameters: int
+    load_s: dict[str, float] = {}  # phase -> seconds
+    notes: tuple[str, ...] = ()  # warnings worth a person's eye
