@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rbee_worker.types import Frozen
+from msgspec import Struct
 
 
-class Settings(Frozen):
-    """Everything that decides how a worker runs. Field `kv_dtype` = option --kv-dtype = RBEE_KV_DTYPE."""
+class Settings(Struct, frozen=True, kw_only=True):
+    """How a worker runs. Field `kv_dtype` is the option --kv-dtype and RBEE_KV_DTYPE."""
 
     # model and engine
     model: str = "smollm2"

@@ -3,9 +3,9 @@
     WorkerError                code            http  exit
     ├─ UsageError              BAD_USAGE        400     2   a flag, setting or environment variable
     ├─ ModelError              MODEL_UNUSABLE   503     3   the model cannot be loaded
-    │  ├─ ReferenceError_      BAD_REFERENCE    404     3   no such path, package, alias, file
+    │  ├─ BadReference       BAD_REFERENCE    404     3   no such path, package, alias, file
     │  ├─ CheckpointError      BAD_CHECKPOINT   503     3   damaged, incomplete or hostile file
-    │  └─ UnsupportedModel     UNSUPPORTED      503     3   architecture, format or trait unknown here
+    │  └─ UnsupportedModel     UNSUPPORTED      503     3   architecture, format or trait
     ├─ InvalidRequest          INVALID_REQUEST  400     1   one or more fields, all listed
     ├─ NotReady                NOT_READY        503     1   loading, restarting, draining, failed
     ├─ QueueFull               QUEUE_FULL       429     1
@@ -58,7 +58,7 @@ class ModelError(WorkerError):
     exit_code = 3
 
 
-class ReferenceError_(ModelError):
+class BadReference(ModelError):
     code = "BAD_REFERENCE"
     http_status = 404
 

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import msgspec
+from msgspec import Struct
 
 
-class Frozen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
-    """A value: immutable, compared by content, encodable."""
-
-
-class EosToken(Frozen):
+class EosToken(Struct, frozen=True, kw_only=True):
     """An id that ends a sequence, and every place that says so."""
 
     id: int
@@ -25,7 +21,7 @@ class EosToken(Frozen):
     ]  # "config.json", "generation_config.json", "gguf:tokenizer.ggml.eot_token_id", ...
 
 
-class SamplingParams(Frozen):
+class SamplingParams(Struct, frozen=True, kw_only=True):
     """One request's parameters, resolved: every field has a value, in range.
 
     Meanings and ranges: docs/worker-api.md, "Infer parameters"; `params.py` is the only producer.
@@ -57,7 +53,7 @@ Rule = Literal[
 ]
 
 
-class StopRecord(Frozen):
+class StopRecord(Struct, frozen=True, kw_only=True):
     """Why a sequence ended: one record, whatever the cause."""
 
     rule: Rule
@@ -68,7 +64,7 @@ class StopRecord(Frozen):
     sequence: str | None = None  # the stop string that matched
 
 
-class Usage(Frozen):
+class Usage(Struct, frozen=True, kw_only=True):
     """Counts and times of one sequence; times in milliseconds."""
 
     prompt_tokens: int
@@ -80,7 +76,7 @@ class Usage(Frozen):
     preemptions: int = 0
 
 
-class TokenLogprob(Frozen):
+class TokenLogprob(Struct, frozen=True, kw_only=True):
     """log softmax of the raw logits (before bias, penalties, temperature) at one position."""
 
     id: int
@@ -88,7 +84,7 @@ class TokenLogprob(Frozen):
     top: tuple[tuple[int, float], ...] = ()  # (id, logprob), likeliest first; ties: lower id first
 
 
-class Request(Frozen):
+class Request(Struct, frozen=True, kw_only=True):
     """What a caller asks, before anything is resolved. Exactly one of the three prompts is set."""
 
     id: str
@@ -102,7 +98,7 @@ class Request(Frozen):
     template_args: dict[str, Any] = {}  # e.g. {"enable_thinking": False}
 
 
-class Resolved(Frozen):
+class Resolved(Struct, frozen=True, kw_only=True):
     """Parameters with the place each came from: "request", "generation_config", "default"."""
 
     params: SamplingParams
@@ -114,7 +110,7 @@ class Resolved(Frozen):
 # ---- events of one request, in order: Started, then Token / Narration / Metrics, then End or Error
 
 
-class Started(Frozen, tag="started", tag_field="type"):
+class Started(Struct, frozen=True, kw_only=True, tag="started", tag_field="type"):
     job_id: str
     model: str
     started_at: str  # ISO 8601
@@ -125,8 +121,8 @@ class Started(Frozen, tag="started", tag_field="type"):
     prompt_ids: tuple[int, ...] = ()
 
 
-class Token(Frozen, tag="token", tag_field="type"):
-    """Whole UTF-8 text and the ids that make it; `i` counts output tokens before the first of them."""
+class Token(Struct, frozen=True, kw_only=True, tag="token", tag_field="type"):
+    """Whole UTF-8 text and the ids that make it; `i` is the first one's place in the output."""
 
     t: str
     i: int
@@ -134,13 +130,13 @@ class Token(Frozen, tag="token", tag_field="type"):
     logprobs: tuple[TokenLogprob, ...] | None = None
 
 
-class PromptLogprobs(Frozen, tag="prompt_logprobs", tag_field="type"):
+class PromptLogprobs(Struct, frozen=True, kw_only=True, tag="prompt_logprobs", tag_field="type"):
     """Only with `echo` and `logprobs`: one entry a prompt token, None for the first."""
 
     logprobs: tuple[TokenLogprob | None, ...]
 
 
-class Narration(Frozen, tag="narration", tag_field="type"):
+class Narration(Struct, frozen=True, kw_only=True, tag="narration", tag_field="type"):
     """What is happening, in words a person likes to read."""
 
     actor: str
@@ -150,20 +146,20 @@ class Narration(Frozen, tag="narration", tag_field="type"):
     job_id: str | None = None
 
 
-class Metrics(Frozen, tag="metrics", tag_field="type"):
+class Metrics(Struct, frozen=True, kw_only=True, tag="metrics", tag_field="type"):
     tokens_per_sec: float
     vram_bytes: int
     kv_usage: float  # 0..1
 
 
-class End(Frozen, tag="end", tag_field="type"):
+class End(Struct, frozen=True, kw_only=True, tag="end", tag_field="type"):
     stop: StopRecord
     usage: Usage
     ids: tuple[int, ...] = ()  # last tokens that completed no character or lie inside a stop string
     text: str = ""  # their text, flushed
 
 
-class Error(Frozen, tag="error", tag_field="type"):
+class Error(Struct, frozen=True, kw_only=True, tag="error", tag_field="type"):
     code: Literal["VRAM_OOM", "INVALID_REQUEST", "INFERENCE_FAILED", "ENGINE_LOST"]
     message: str
 
@@ -171,7 +167,7 @@ class Error(Frozen, tag="error", tag_field="type"):
 Event = Started | PromptLogprobs | Token | Narration | Metrics | End | Error
 
 
-class ModelInfo(Frozen):
+class ModelInfo(Struct, frozen=True, kw_only=True):
     """What the engine says of itself once it can serve."""
 
     model: str  # the reference it was asked for

@@ -1,1 +1,1 @@
-"""From requests to tokens: scheduler, batch, sampler, stop rules, the step, its process, its client."""
+"""From requests to tokens: scheduler, batch, sampler, stop rules, step, process, client."""

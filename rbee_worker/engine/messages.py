@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from msgspec import Struct
+
 from rbee_worker.types import (
     EosToken,
-    Frozen,
     ModelInfo,
     SamplingParams,
     StopRecord,
@@ -21,7 +22,7 @@ from rbee_worker.types import (
 # ---- client -> engine
 
 
-class Submit(Frozen, tag="submit"):
+class Submit(Struct, frozen=True, kw_only=True, tag="submit"):
     """Start a sequence, or go on with one (`output_ids` not empty) after a restart."""
 
     seq: str
@@ -34,14 +35,14 @@ class Submit(Frozen, tag="submit"):
     prompt_logprobs: bool = False
 
 
-class Cancel(Frozen, tag="cancel"):
+class Cancel(Struct, frozen=True, kw_only=True, tag="cancel"):
     """End a sequence now: by a person, a time limit, or a stop string found in its text."""
 
     seq: str
     rule: Literal["CANCELLED", "TIMEOUT", "STOP_SEQUENCE"] = "CANCELLED"
 
 
-class Shutdown(Frozen, tag="shutdown"):
+class Shutdown(Struct, frozen=True, kw_only=True, tag="shutdown"):
     """Leave the loop and the process."""
 
 
@@ -50,7 +51,7 @@ Command = Submit | Cancel | Shutdown
 # ---- engine -> client
 
 
-class Loading(Frozen, tag="loading"):
+class Loading(Struct, frozen=True, kw_only=True, tag="loading"):
     stage: str  # "opening", "loading", "compiling", "warming"
     layers_loaded: int = 0
     layers_total: int = 0
@@ -58,17 +59,17 @@ class Loading(Frozen, tag="loading"):
     bytes_total: int = 0
 
 
-class Ready(Frozen, tag="ready"):
+class Ready(Struct, frozen=True, kw_only=True, tag="ready"):
     info: ModelInfo
 
 
-class LoadFailed(Frozen, tag="load_failed"):
+class LoadFailed(Struct, frozen=True, kw_only=True, tag="load_failed"):
     code: str
     message: str
     exit_code: int
 
 
-class Scheduled(Frozen, tag="scheduled"):
+class Scheduled(Struct, frozen=True, kw_only=True, tag="scheduled"):
     """A sequence left the queue: `cached` of its `tokens` tokens need no computing."""
 
     seq: str
@@ -77,12 +78,12 @@ class Scheduled(Frozen, tag="scheduled"):
     waited_ms: float
 
 
-class Preempted(Frozen, tag="preempted"):
+class Preempted(Struct, frozen=True, kw_only=True, tag="preempted"):
     seq: str
     tokens: int  # tokens to compute again
 
 
-class Tokens(Frozen, tag="tokens"):
+class Tokens(Struct, frozen=True, kw_only=True, tag="tokens"):
     """New output ids of one sequence in the order they were drawn."""
 
     seq: str
@@ -90,12 +91,12 @@ class Tokens(Frozen, tag="tokens"):
     logprobs: tuple[TokenLogprob, ...] | None = None
 
 
-class PromptScores(Frozen, tag="prompt_scores"):
+class PromptScores(Struct, frozen=True, kw_only=True, tag="prompt_scores"):
     seq: str
     logprobs: tuple[TokenLogprob | None, ...]
 
 
-class Finished(Frozen, tag="finished"):
+class Finished(Struct, frozen=True, kw_only=True, tag="finished"):
     """The last message of a sequence; `stop` has no text, the client adds it."""
 
     seq: str
@@ -104,7 +105,7 @@ class Finished(Frozen, tag="finished"):
     error: str | None = None  # with rule ERROR
 
 
-class Stats(Frozen, tag="stats"):
+class Stats(Struct, frozen=True, kw_only=True, tag="stats"):
     """Gauges and counters since start; sent at most every 0.25 s while there is work."""
 
     waiting: int

@@ -86,7 +86,7 @@ class Ops(ABC):
 
     @abstractmethod
     def embed(self, table: Weight, batch: Batch, *, scale: float = 1.0) -> Tensor:
-        """Rows of `table` for batch.tokens (or batch.embeds in their place), times scale. [N, cols]"""
+        """Rows of `table` for batch.tokens (or batch.embeds in place), times scale: [N, cols]"""
 
     @abstractmethod
     def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
@@ -111,7 +111,7 @@ class Ops(ABC):
     def layer_norm(
         self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, *, heads: int = 1
     ) -> Tensor:
-        """(x - mean) / sqrt(var + eps) * weight + bias over each of `heads` equal parts of a row."""
+        """(x - mean) / sqrt(var + eps) * weight + bias, each of `heads` equal parts of a row."""
 
     @abstractmethod
     def add_rms_norm(

@@ -29,7 +29,7 @@ class PagedState:
 
 @dataclass(frozen=True)
 class FixedState:
-    """Recurrent state of one group: tensors [layers, slots, ...]; `slots` int64 [B]; slot 0 is a sink."""
+    """Recurrent state of one group: tensors [layers, slots, ...]; slots int64 [B]; slot 0 is a sink."""
 
     tensors: tuple[Tensor, ...]
     slots: Tensor
