@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
+
+ELEMENT_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i8": 1, "f8": 1}
 
 
 @dataclass(frozen=True)
@@ -67,3 +70,20 @@ def group_specs(specs: Sequence[StateSpec]) -> tuple[tuple[StateGroup, ...], tup
         refs.append(StateRef(group, counts[group]))
         counts[group] += 1
     return tuple(StateGroup(s, n) for s, n in zip(order, counts, strict=True)), tuple(refs)
+
+
+def group_bytes_per_block(group: StateGroup, block_size: int, element: int) -> int:
+    """Bytes of one block of a paged group over all its layers; 0 for a fixed group."""
+    spec = group.spec
+    if isinstance(spec, Fixed):
+        return 0
+    return group.layers * block_size * spec.bytes_per_token(element)
+
+
+def group_bytes_per_slot(group: StateGroup) -> int:
+    """Bytes that a fixed group keeps for one sequence over all its layers; 0 for a paged group."""
+    spec = group.spec
+    if isinstance(spec, PagedKV):
+        return 0
+    element = ELEMENT_BYTES[spec.dtype]
+    return group.layers * sum(prod(shape) * element for shape in spec.shapes)
