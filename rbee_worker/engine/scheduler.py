@@ -54,7 +54,8 @@ class Scheduler:
     """Holds every sequence that has not ended. The engine's loop is its only user."""
 
     def __init__(self, pool: StatePool, *, token_budget: int, max_seqs: int) -> None:
-        assert token_budget >= 1 and max_seqs >= 1
+        assert token_budget >= 1
+        assert max_seqs >= 1
         self.pool = pool
         self.token_budget = token_budget
         self.max_seqs = max(1, min(max_seqs, token_budget - 1))

@@ -60,9 +60,14 @@ class Sequence:
     @property
     def reuse_limit(self) -> int | None:
         """Longest prefix it may take up: rows whose prompt scores are missing must be computed."""
-        if self.scores is None or len(self.scores) == self.prompt_len:
+        if self.scores is None or not self.scoring:
             return None
         return len(self.scores) - 1
+
+    @property
+    def scoring(self) -> bool:
+        """Prompt scores are wanted and not complete."""
+        return self.scores is not None and len(self.scores) < self.prompt_len
 
     def usage(self, now_s: float) -> Usage:
         """Counts and times up to now; a phase that was not reached took no time."""

@@ -13,34 +13,13 @@ answers for itself and a promise counts only if every group can keep it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from rbee_worker.state.blocks import SINK, BlockAllocator, chain_key, root_key
+from rbee_worker.state.blocks import SINK, chain_key, root_key
+from rbee_worker.state.paged import PagedGroup, SeqState, plan_blocks
 from rbee_worker.state.specs import Fixed, PagedKV, StateGroup
 
-
-@dataclass(eq=False, slots=True)
-class SeqState:
-    """What one sequence holds. `computed` <= `planned` <= len(tokens) + tokens not yet known.
-
-    tokens: prompt, then output; shared with the engine, which appends. tables: for each paged
-    group the block of positions j*block_size .. at index j, the sink where it is not held (out of
-    the window). slot: this sequence's place in the fixed groups, 0 = none.
-    """
-
-    tokens: list[int]
-    salt: bytes = b""
-    computed: int = 0
-    planned: int = 0
-    tables: tuple[list[int], ...] = ()
-    slot: int = 0
-    keys: list[bytes] = field(default_factory=list)
-    in_flight: int = 0  # steps that were reserved and not yet committed
-    released: bool = False
-
-    def renewed(self) -> SeqState:
-        """The same tokens with nothing held and nothing computed."""
-        return SeqState(self.tokens, self.salt, keys=self.keys)
+__all__ = ["PoolUsage", "SeqState", "StatePool"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,97 +30,6 @@ class PoolUsage:
     cached: int
     total: int
     share: float
-
-
-class _Paged:
-    """One paged group: its blocks, and which of them a query still reads."""
-
-    def __init__(self, spec: PagedKV, block_size: int, n_blocks: int) -> None:
-        self.window = spec.window
-        self.block_size = block_size
-        self.blocks = BlockAllocator(n_blocks)
-
-    def first(self, position: int) -> int:
-        """First block that a query at `position` (or later) reads."""
-        if self.window is None:
-            return 0
-        return max(0, position - self.window + 1) // self.block_size
-
-    def served(self, keys: Sequence[bytes]) -> list[bool]:
-        """Entry j: this group can go on right after block j, for as many blocks as it is asked."""
-        out: list[bool] = []
-        run = 0
-        for j, key in enumerate(keys):
-            run = run + 1 if self.blocks.find(key) is not None else 0
-            if run == 0 and self.window is None:
-                break
-            out.append(run >= j + 1 - self.first((j + 1) * self.block_size))
-        return out
-
-    def adopt(self, keys: Sequence[bytes]) -> list[int]:
-        """Hold the known blocks of a prefix that is served; the sink for those out of the window."""
-        first = self.first(len(keys) * self.block_size)
-        table = [SINK] * first
-        for key in keys[first:]:
-            block = self.blocks.find(key)
-            assert block is not None
-            self.blocks.share(block)
-            table.append(block)
-        return table
-
-    def extend(self, table: list[int], end: int) -> int:
-        """Blocks up to position `end`, as far as there are any; the end that is covered."""
-        while len(table) * self.block_size < end and self.blocks.available:
-            table.append(self.blocks.take())
-        return min(end, len(table) * self.block_size)
-
-    def needs(self, seq: SeqState, table: list[int], step_tokens: int) -> int:
-        """Blocks still to be taken until all of the sequence's tokens and one more are computed."""
-        end = len(seq.tokens) + 1
-        missing = -(-end // self.block_size) - len(table)
-        if self.window is not None:
-            held = sum(1 for block in table[self.first(seq.computed) :] if block != SINK)
-            peak = -(-(self.window + step_tokens) // self.block_size) + 2
-            missing = min(missing, peak - held)
-        return max(0, missing)
-
-    def shrink(self, table: list[int], computed: int) -> None:
-        """Drop what no query at `computed` or later reads. Whole blocks behind the last block
-        boundary stay readable, so that a fork can start there."""
-        if self.window is None:
-            return
-        last = self.first(computed // self.block_size * self.block_size)
-        for j in range(last - 1, -1, -1):
-            if table[j] == SINK:
-                break
-            self.blocks.drop(table[j])
-            table[j] = SINK
-
-    def drop(self, table: list[int]) -> None:
-        """Give all back, the tail first: the head of a prefix is worth more and goes last."""
-        for block in reversed(table):
-            if block != SINK:
-                self.blocks.drop(block)
-
-
-def plan_blocks(
-    groups: Sequence[StateGroup], *, tokens: int, block_size: int, max_seqs: int, step_tokens: int
-) -> tuple[int, ...]:
-    """Blocks of each group (sink included; 0 for fixed groups) in a pool for `tokens` tokens.
-
-    A windowed group needs no more than its windows and one step for every sequence.
-    """
-    full = -(-tokens // block_size)
-    counts = []
-    for group in groups:
-        if isinstance(group.spec, Fixed):
-            counts.append(0)
-        elif group.spec.window is None:
-            counts.append(full + 1)
-        else:
-            span = -(-(group.spec.window + step_tokens) // block_size) + 2
-            counts.append(min(full, max_seqs * span) + 1)
-    return tuple(counts)
 
 
 class StatePool:
@@ -172,7 +60,7 @@ class StatePool:
         )
         self._salt = salt
         self._paged = tuple(
-            _Paged(g.spec, block_size, n)
+            PagedGroup(g.spec, block_size, n)
             for g, n in zip(groups, self.n_blocks, strict=True)
             if isinstance(g.spec, PagedKV)
         )
@@ -204,7 +92,8 @@ class StatePool:
 
     def attach(self, seq: SeqState, limit: int | None = None) -> int:
         """Start a sequence: hold its longest reusable prefix. Returns the tokens it spares."""
-        assert seq not in self._live and seq.planned == 0
+        assert seq not in self._live
+        assert seq.planned == 0
         reused = self.reusable(seq, limit)
         keys = seq.keys[: reused // self.block_size]
         seq.tables = tuple(group.adopt(keys) for group in self._paged)
@@ -229,7 +118,9 @@ class StatePool:
 
     def reserve(self, seq: SeqState, n: int) -> int:
         """Room for up to n more positions; plans them and returns how many. 0: nothing is left."""
-        assert seq in self._live and not seq.released and n > 0
+        assert seq in self._live
+        assert not seq.released
+        assert n > 0
         if self.n_slots and not seq.slot:
             return 0
         end = seq.planned + n
@@ -243,7 +134,8 @@ class StatePool:
 
     def commit(self, seq: SeqState, n: int) -> None:
         """The step that was granted n positions is over. Of a released sequence nothing is kept."""
-        assert seq in self._live and seq.in_flight > 0
+        assert seq in self._live
+        assert seq.in_flight > 0
         seq.in_flight -= 1
         if seq.released:
             if seq.in_flight == 0:
@@ -266,7 +158,8 @@ class StatePool:
 
         `tokens` starts like the first's. Nothing is copied: a shared block is never written again.
         """
-        assert seq in self._live and not seq.released
+        assert seq in self._live
+        assert not seq.released
         child = SeqState(tokens, seq.salt)
         full = 0 if self.n_slots else min(seq.computed, len(tokens) - 1) // self.block_size
         if full != seq.computed // self.block_size:
