@@ -31,3 +31,26 @@ class Settings(Struct, frozen=True, kw_only=True):
     prefix_cache: bool = True
     generation_config: bool = True  # apply the model's own sampling defaults
     cache_dir: str = ""  # downloaded models; "" = the user's cache directory
+
+    # serve
+    worker_id: str = ""  # "" = one is made up
+    host: str = "0.0.0.0"
+    port: int = 8080  # 0 = any free one
+    hive_url: str = ""  # heartbeats go here; "" = none are sent
+    heartbeat_s: int = 30
+    local_mode: bool = False  # 127.0.0.1 only, and no token
+    cors_origin: str = ""  # origins allowed to call from a browser, separated by commas
+    max_queue: int = 256  # requests that may wait; beyond it 429
+    request_timeout: int = 0  # seconds a request may take; 0 = no limit
+    drain_timeout: int = 30  # seconds running jobs get after SIGTERM
+    lenient: bool = False  # let unknown parameters through, named in X-Ignored-Parameters
+    max_body_kb: int = 16384
+    max_prompt_ratio: int = 16  # characters of a prompt <= this x context
+    max_headers: int = 64
+    max_connections: int = 1024
+    idle_timeout: int = 30  # seconds a connection may lie still outside a response
+    stall_timeout: int = 120  # seconds a client may leave what it is sent unread
+    keep_jobs_s: int = 600  # seconds a finished job is kept
+    keep_jobs: int = 1000  # finished jobs kept
+    trace: str = ""  # file for a Chrome/Perfetto trace; "" = none
+    otel_endpoint: str = ""  # OTLP/HTTP collector for spans; "" = none
