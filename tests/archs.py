@@ -21,7 +21,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 VOCAB = 211
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Arch:
     """A row: HF's config and model class, and how llama.cpp calls it (None: it has no such file)."""
 

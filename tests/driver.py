@@ -44,20 +44,23 @@ class Driver:
     def start(self, tokens: list[int]) -> Sequence:
         return Sequence(list(tokens), 0, [[] for _ in self.model.groups])
 
-    def feed(self, counts: list[tuple[Sequence, int]]) -> list[Tensor]:
-        """Logits [n, vocab] of the next n tokens of each sequence, all in one batch."""
+    def feed(self, counts: list[tuple[Sequence, int]], rope_len: int | None = None) -> list[Tensor]:
+        """Logits [n, vocab] of the next n tokens of each sequence, all in one batch.
+
+        rope_len: the prompt's length where it is not all of the sequence's tokens.
+        """
         for seq, n in counts:
             for group, blocks in enumerate(seq.blocks):
                 while len(blocks) * self.block_size < seq.computed + n:
                     blocks.append(self.free[group].pop())
-        batch = self._batch(counts)
+        batch = self._batch(counts, rope_len)
         with torch.inference_mode():
             logits = self.model.head(self.model.hidden(batch))
         for seq, n in counts:
             seq.computed += n
         return list(logits.split([n for _, n in counts]))
 
-    def _batch(self, counts: list[tuple[Sequence, int]]) -> Batch:
+    def _batch(self, counts: list[tuple[Sequence, int]], rope_len: int | None) -> Batch:
         tokens = [t for s, n in counts for t in s.tokens[s.computed : s.computed + n]]
         positions = [p for s, n in counts for p in range(s.computed, s.computed + n)]
         starts = [0]
@@ -80,7 +83,7 @@ class Driver:
             positions=torch.tensor(positions),
             seq_starts=torch.tensor(starts),
             kv_lens=torch.tensor(kv_lens),
-            rope_lens=torch.tensor([len(s.tokens) for s, _ in counts]),
+            rope_lens=torch.tensor([rope_len or len(s.tokens) for s, _ in counts]),
             sample_rows=torch.tensor([e - 1 for e in starts[1:]]),
             state=tuple(state),
             seq_starts_host=tuple(starts),

@@ -58,7 +58,8 @@ def rope_spec(
 
 def _plain(dim: int, theta: float) -> F32:
     exponent = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
-    return np.asarray(1.0 / np.power(np.float32(theta), exponent), np.float32)
+    powers = np.power(np.full_like(exponent, theta), exponent)
+    return np.float32(1.0) / powers
 
 
 def _need(scaling: Mapping[str, Any], key: str, kind: str) -> Any:

@@ -8,6 +8,7 @@ of a tile hold does not matter; how many tiles there are does not matter.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -174,14 +175,16 @@ class ReferenceOps(Ops):
 
 
 def _activate(x: Tensor, kind: Activation) -> Tensor:
+    """Composed of exp, erf and tanh alone: torch's fused silu and gelu take another formula for
+    the last elements of a buffer than for the rest, so a row's result would depend on its place."""
     if kind == "silu":
-        return F.silu(x)
+        return x / (1 + torch.exp(-x))
     if kind == "gelu":
-        return F.gelu(x)
+        return 0.5 * x * (1 + torch.erf(x * 2**-0.5))
     if kind == "gelu_tanh":
-        return F.gelu(x, approximate="tanh")
+        return 0.5 * x * (1 + torch.tanh((2 / math.pi) ** 0.5 * (x + 0.044715 * x * x * x)))
     if kind == "gelu_quick":
-        return x * torch.sigmoid(1.702 * x)
+        return x / (1 + torch.exp(-1.702 * x))
     x = F.relu(x)
     return x if kind == "relu" else x.square()
 
