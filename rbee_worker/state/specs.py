@@ -5,7 +5,6 @@ Torch-free: the scheduler and the memory plan read these.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -54,16 +53,19 @@ class StateGroup:
     layers: int
 
 
-def group_specs(specs: Sequence[StateSpec]) -> tuple[tuple[StateGroup, ...], tuple[StateRef, ...]]:
-    """Group equal specs in order of first use; one `StateRef` for each spec given."""
-    order: list[StateSpec] = []
-    counts: list[int] = []
-    refs: list[StateRef] = []
-    for spec in specs:
-        if spec not in order:
-            order.append(spec)
-            counts.append(0)
-        group = order.index(spec)
-        refs.append(StateRef(group, counts[group]))
-        counts[group] += 1
-    return tuple(StateGroup(s, n) for s, n in zip(order, counts, strict=True)), tuple(refs)
+class StateBook:
+    """Collects what layers declare while a model is built, and hands out their places."""
+
+    def __init__(self) -> None:
+        self._layers: dict[StateSpec, int] = {}
+
+    def add(self, spec: StateSpec) -> StateRef:
+        """The place of the next layer that keeps `spec`."""
+        layer = self._layers.get(spec, 0)
+        self._layers[spec] = layer + 1
+        return StateRef(list(self._layers).index(spec), layer)
+
+    @property
+    def groups(self) -> tuple[StateGroup, ...]:
+        """Groups in order of first use."""
+        return tuple(StateGroup(spec, layers) for spec, layers in self._layers.items())
