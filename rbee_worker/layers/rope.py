@@ -59,7 +59,8 @@ def rope_spec(
 def _plain(dim: int, theta: float) -> F32:
     exponent = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
     powers = np.power(np.full_like(exponent, theta), exponent)
-    return (np.float32(1.0) / powers).astype(np.float32)
+    plain: F32 = (np.float32(1.0) / powers).astype(np.float32)
+    return plain
 
 
 def _need(scaling: Mapping[str, Any], key: str, kind: str) -> Any:
