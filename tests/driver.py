@@ -44,9 +44,7 @@ class Driver:
     def start(self, tokens: list[int]) -> Sequence:
         return Sequence(list(tokens), 0, [[] for _ in self.model.groups])
 
-    def feed(
-        self, counts: list[tuple[Sequence, int]], rope_len: int | None = None
-    ) -> list[Tensor]:
+    def feed(self, counts: list[tuple[Sequence, int]], rope_len: int | None = None) -> list[Tensor]:
         """Logits [n, vocab] of the next n tokens of each sequence, all in one batch.
 
         rope_len: the prompt's length where it is not all of the sequence's tokens.
