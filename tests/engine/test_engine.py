@@ -276,10 +276,10 @@ def test_prompt_scores_survive_a_step_that_has_to_be_done_again() -> None:
     prompt = list(range(4, 27))
     wanted = {"prompt_logprobs": True, "logprobs": 0}
     calm = run([ask("a", prompt, 2, **wanted)]).kinds(PromptScores)
-    requests = [ask("a", prompt, 2, **wanted), ask("b", [9] * 9, 2)]
+    requests = [ask("b", [9] * 9, 4), ask("a", prompt, 2, **wanted)]
     log = run(requests, model=Flaky(), token_budget=7)
     assert log.kinds(PromptScores) == calm
-    assert log.tokens == {"a": greedy(prompt, 2), "b": greedy([9] * 9, 2)}
+    assert log.tokens == {"a": greedy(prompt, 2), "b": greedy([9] * 9, 4)}
 
 
 def test_without_kv_cache_every_token_computes_its_whole_sequence() -> None:
