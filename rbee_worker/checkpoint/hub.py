@@ -74,7 +74,7 @@ def fetch(
 
     refresh: ask the hub whether the revision moved on. Raises BadReference, ModelError (disk).
     """
-    with exclusive(root / "hf" / "pulled", progress):
+    with exclusive(root, "hf", progress):
         found = local(model, root)
         if found and not refresh:
             return found
