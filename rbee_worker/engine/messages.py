@@ -103,6 +103,7 @@ class Finished(Struct, frozen=True, kw_only=True, tag="finished"):
     stop: StopRecord
     usage: Usage
     error: str | None = None  # with rule ERROR
+    code: str | None = None  # with rule ERROR: VRAM_OOM or INFERENCE_FAILED
 
 
 class Stats(Struct, frozen=True, kw_only=True, tag="stats"):
