@@ -23,7 +23,7 @@ VOCAB = 211
 
 @dataclass(frozen=True, eq=False)
 class Arch:
-    """A row: HF's config and model class, and how llama.cpp calls it (None: it has no such file)."""
+    """A row: HF's config and model class, and llama.cpp's name for it (None: no such file)."""
 
     id: str
     model: type[PreTrainedModel]
@@ -63,9 +63,17 @@ def _mistral(**changes: Any) -> Callable[[], PretrainedConfig]:
 
 
 _SHAPE = (
-    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
-    "num_key_value_heads max_position_embeddings rms_norm_eps bos_token_id eos_token_id"
-).split()
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "bos_token_id",
+    "eos_token_id",
+)
 
 
 def _rope(kind: str, **values: float) -> dict[str, Any]:
@@ -172,6 +180,13 @@ def permute(weight: np.ndarray, heads: int) -> np.ndarray:
     """llama.cpp's converter: rows of each head from half-split to adjacent pairs."""
     rows = weight.shape[0]
     paired = weight.reshape(heads, 2, rows // heads // 2, *weight.shape[1:])
+    return paired.swapaxes(1, 2).reshape(weight.shape)
+
+
+def unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
+    """The inverse of `permute`."""
+    rows = weight.shape[0]
+    paired = weight.reshape(heads, rows // heads // 2, 2, *weight.shape[1:])
     return paired.swapaxes(1, 2).reshape(weight.shape)
 
 

@@ -41,7 +41,7 @@ def rope_spec(
     scaling = dict(scaling or {})
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if divisors is not None:
-        freq = freq / np.asarray(divisors, np.float32)
+        freq = (freq / np.array(divisors, np.float32)).astype(np.float32)
         kind = "default" if kind == "llama3" else kind
     if kind == "dynamic":
         original = int(scaling.get("original_max_position_embeddings") or max_positions)
@@ -59,7 +59,8 @@ def rope_spec(
 def _plain(dim: int, theta: float) -> F32:
     exponent = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
     powers = np.power(np.full_like(exponent, theta), exponent)
-    return np.float32(1.0) / powers
+    plain: F32 = (np.float32(1.0) / powers).astype(np.float32)
+    return plain
 
 
 def _need(scaling: Mapping[str, Any], key: str, kind: str) -> Any:
