@@ -9,7 +9,7 @@ from rbee_worker.config import OPTIONS, Option
 from rbee_worker.models import ARCHITECTURES
 
 ROOT = Path(__file__).parents[1]
-DOCS = sorted((ROOT / "docs").glob("*.md")) + [ROOT / "README.md", ROOT / "CHANGELOG.md"]
+DOCS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CHANGELOG.md"]
 
 
 def settings_row(option: Option) -> str:
@@ -22,7 +22,10 @@ def settings_row(option: Option) -> str:
         later = [f"`{c}` (planned)" for c in option.later]
         span = f"{option.low}" if option.low == option.high else f"{option.low}..{option.high}"
         values = " ".join(usable + later) or (span if option.kind is int else "text")
-        default, flag = f"`{option.default}`" if option.default != "" else "empty", f"`{option.flag}`"
+        default, flag = (
+            f"`{option.default}`" if option.default != "" else "empty",
+            f"`{option.flag}`",
+        )
     return f"| {flag} | `{option.env}` | {values} | {default} | {option.help} |"
 
 

@@ -24,11 +24,29 @@ MAY = {
     "layers": BASE | {"checkpoint", "state", "ops", "layers"},
     "models": BASE | {"checkpoint", "state", "ops", "layers", "models"},
 }
-TORCH_FREE = (
-    "types errors config params observe.narration observe.log checkpoint models "
-    "tokenizer.load tokenizer.eos tokenizer.chat tokenizer.stream engine.messages engine.scheduler "
-    "engine.client state.specs state.blocks cli.main cli.report cli.chat cli.prompt"
-).split()
+TORCH_FREE = [
+    "types",
+    "errors",
+    "config",
+    "params",
+    "observe.narration",
+    "observe.log",
+    "checkpoint",
+    "models",
+    "tokenizer.load",
+    "tokenizer.eos",
+    "tokenizer.chat",
+    "tokenizer.stream",
+    "engine.messages",
+    "engine.scheduler",
+    "engine.client",
+    "state.specs",
+    "state.blocks",
+    "cli.main",
+    "cli.report",
+    "cli.chat",
+    "cli.prompt",
+]
 
 
 def part_of(module: str) -> str:

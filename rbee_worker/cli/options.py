@@ -28,13 +28,15 @@ def command(
 
     fields: the settings that it has options for; all others come from the environment. The function
     receives `settings: Settings`, with sampling also `sampling: dict[str, Any]` (raw parameters, as
-    a request has them), and its own parameters. A parameter named `ref` replaces the option --model.
+    a request has them), and its own parameters. A parameter `ref` replaces the option --model.
     """
 
     def register(run: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(run, eval_str=True).parameters
         mine = [p for p in own.values() if p.name not in ("settings", "sampling")]
-        rows = [o for o in OPTIONS if o.field in fields and not (o.field == "model" and "ref" in own)]
+        rows = [
+            o for o in OPTIONS if o.field in fields and not (o.field == "model" and "ref" in own)
+        ]
         extra = [_parameter(o) for o in rows]
         if sampling:
             from rbee_worker.cli import sampling as sampling_options

@@ -26,7 +26,7 @@ def pull(
     from rbee_worker.cli.progress import Bar
 
     with Bar(enabled=is_rich(sys.stderr)) as bar:
-        path = refs.resolve(settings.model, cache_dir=settings.cache_dir, progress=bar.update)
+        path = refs.pull(settings.model, bar.update, cache_dir=settings.cache_dir)
     open_checkpoint(str(path))  # a damaged file is heard of now, not at the first prompt
     sys.stdout.write(f"{path}\n")
     for file in weight_files(path):

@@ -7,13 +7,15 @@ from typing import Any
 
 from rbee_worker.checkpoint import Checkpoint, open_checkpoint
 from rbee_worker.config import Settings
-from rbee_worker.models import ARCHITECTURES, Decoder, plan_model
+from rbee_worker.models import ARCHITECTURES, plan_model
+from rbee_worker.models.base import Decoder
 from rbee_worker.ops import Ops
 from rbee_worker.ops.plan import DTYPE_BYTES, PlanOps
 from rbee_worker.ops.select import check_backend, compute_dtype, kv_dtype
 from rbee_worker.state.specs import Fixed, StateGroup
 from rbee_worker.tokenizer.eos import eos_set, template_special_ids
-from rbee_worker.tokenizer.load import Tokenizer, load_tokenizer
+from rbee_worker.tokenizer.core import Tokenizer
+from rbee_worker.tokenizer.load import load_tokenizer
 
 
 def report(settings: Settings, progress: Any = None) -> dict[str, Any]:
@@ -146,9 +148,15 @@ def lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         for n, (name, row) in enumerate(found["held"].items())
     ]
     rows += [
-        ("memory", f"weights {size(memory['weights'])} ({size(memory['weights_in_file'])} on disk)"),
-        ("", f"cache {size(memory['kv_per_token'])} a token, "
-             f"{size(memory['kv_context'])} for {memory['context']:,} tokens"),
+        (
+            "memory",
+            f"weights {size(memory['weights'])} ({size(memory['weights_in_file'])} on disk)",
+        ),
+        (
+            "",
+            f"cache {size(memory['kv_per_token'])} a token, "
+            f"{size(memory['kv_context'])} for {memory['context']:,} tokens",
+        ),
     ]
     rows += [
         ("ends at" if n == 0 else "", f"{e['id']} {e['text']} (from {', '.join(e['origins'])})")
@@ -156,11 +164,19 @@ def lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     special = [t["text"] for t in template["special_tokens"]] if template else []
     rows += [
-        ("chat template", f"yes, with {' '.join(special) or 'no special tokens'}" if template else "no"),
-        ("tokenizer", f"{found['tokenizer']['tokens']:,} tokens, "
-                      f"{found['tokenizer']['special']} special"),
-        ("kernels", f"{kernels['backend']}: {len(kernels['fast'])} of "
-                    f"{len(kernels['fast']) + len(kernels['reference'])} operations are fast here"),
+        (
+            "chat template",
+            f"yes, with {' '.join(special) or 'no special tokens'}" if template else "no",
+        ),
+        (
+            "tokenizer",
+            f"{found['tokenizer']['tokens']:,} tokens, {found['tokenizer']['special']} special",
+        ),
+        (
+            "kernels",
+            f"{kernels['backend']}: {len(kernels['fast'])} of "
+            f"{len(kernels['fast']) + len(kernels['reference'])} operations are fast here",
+        ),
     ]
     rows += [("not read", f"{name}: {why}") for name, why in found["skipped"].items()]
     rows += [("warning", w) for w in (*found["tokenizer"]["warnings"], *found["notes"])]

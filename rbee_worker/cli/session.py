@@ -26,9 +26,7 @@ async def open_engine(settings: Settings, *, quiet: bool = False) -> AsyncIterat
     status = Status()
     show = _ignore if quiet else status.show
     try:
-        refs.resolve(
-            settings.model, cache_dir=settings.cache_dir, progress=download_progress(show)
-        )
+        refs.resolve(settings.model, cache_dir=settings.cache_dir, progress=download_progress(show))
         show("Starting the engine.")
         client = await EngineClient.start(settings, on_loading=lambda m: show(_loading(m)))
         try:

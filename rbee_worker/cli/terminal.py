@@ -53,7 +53,7 @@ def visible(text: str) -> str:
 _PICTURES = {
     **{c: 0x2400 + c for c in range(0x20) if c not in (0x09, 0x0A)},
     0x7F: 0x2421,
-    **{c: 0xFFFD for c in range(0x80, 0xA0)},
+    **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
 }
 
 
