@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from rbee_worker.cli.terminal import Status, dim, visible
+from rbee_worker.cli.terminal import Status, dim, download_progress, visible
 from rbee_worker.config import Settings
 
 
@@ -21,7 +21,6 @@ def inspect(
 ) -> None:
     """What a model is and what it needs here; loads no weights."""
     from rbee_worker.cli.report import lines, report
-    from rbee_worker.cli.session import download_progress
 
     status = Status()
     try:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from rbee_worker.cli.failure import one_line
+from rbee_worker.cli.sampling import collect, keyword, parameters
 from rbee_worker.config import OPTIONS, Option, parse
 from rbee_worker.observe import log
 
@@ -37,11 +38,8 @@ def command(
         rows = [
             o for o in OPTIONS if o.field in fields and not (o.field == "model" and "ref" in own)
         ]
-        extra = [_parameter(o) for o in rows]
-        if sampling:
-            from rbee_worker.cli import sampling as sampling_options
-
-            extra += sampling_options.parameters()
+        extra = parameters() if sampling else []
+        extra += [_parameter(o) for o in rows]
 
         def call(**values: Any) -> None:
             with one_line(values.pop("debug")):
@@ -53,7 +51,7 @@ def command(
                 if "ref" in own:
                     values["ref"] = settings.model
                 if sampling:
-                    values["sampling"] = sampling_options.collect(values)
+                    values["sampling"] = collect(values)
                 run(settings=settings, **values)
 
         call.__doc__ = run.__doc__
@@ -75,7 +73,9 @@ def _parameter(option: Option) -> inspect.Parameter:
             rich_help_panel=option.group,
         )
         return keyword(option.field, bool, declared)
-    metavar = "|".join(option.choices) or ("N" if option.kind is int else "TEXT")
+    metavar = "|".join(c for c in option.choices if c not in option.later) or (
+        "N" if option.kind is int else "TEXT"
+    )
     declared = typer.Option(
         option.flag,
         help=_help(option, option.default),
@@ -100,14 +100,4 @@ def _debug() -> inspect.Parameter:
     )
     return inspect.Parameter(
         "debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, declared]
-    )
-
-
-def keyword(name: str, kind: Any, declared: Any) -> inspect.Parameter:
-    """A parameter that is None unless given."""
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[kind | None, declared],
     )

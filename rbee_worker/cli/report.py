@@ -13,8 +13,8 @@ from rbee_worker.ops import Ops
 from rbee_worker.ops.plan import DTYPE_BYTES, PlanOps
 from rbee_worker.ops.select import check_backend, compute_dtype, kv_dtype
 from rbee_worker.state.specs import Fixed, StateGroup
-from rbee_worker.tokenizer.eos import eos_set, template_special_ids
 from rbee_worker.tokenizer.core import Tokenizer
+from rbee_worker.tokenizer.eos import eos_set, template_special_ids
 from rbee_worker.tokenizer.load import load_tokenizer
 
 

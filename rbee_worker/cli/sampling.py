@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from rbee_worker import params
-from rbee_worker.cli.options import keyword
 
 _GROUP = "Sampling"
 
@@ -53,3 +52,13 @@ def collect(values: MutableMapping[str, Any]) -> dict[str, Any]:
 
 def _name(flag: str) -> str:
     return flag.removeprefix("--").replace("-", "_")
+
+
+def keyword(name: str, kind: Any, declared: Any) -> inspect.Parameter:
+    """A parameter that is None unless given."""
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[kind | None, declared],
+    )
