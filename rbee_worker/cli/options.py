@@ -15,10 +15,11 @@ import typer
 
 from rbee_worker.cli.failure import one_line
 from rbee_worker.cli.sampling import collect, keyword, parameters
-from rbee_worker.config import OPTIONS, Option, parse
+from rbee_worker.config import OPTIONS, SERVE, Option, parse
 from rbee_worker.observe import log
 
-ALL = tuple(option.field for option in OPTIONS)
+EVERY = tuple(option.field for option in OPTIONS)
+ALL = tuple(option.field for option in OPTIONS if option.group != SERVE)  # without a server
 DEBUG_ENV = "RBEE_DEBUG"
 
 
@@ -78,6 +79,7 @@ def _parameter(option: Option) -> inspect.Parameter:
     )
     declared = typer.Option(
         option.flag,
+        *option.also,
         help=_help(option, option.default),
         metavar=metavar,
         show_default=False,

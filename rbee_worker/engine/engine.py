@@ -1,7 +1,8 @@
 """The engine: sequences of ids in, ids out, one step at a time. In-process and synchronous.
 
-It knows nothing of text, of processes, of HTTP; of tensors only its `Runner` knows. `launch` and `collect` are apart so that steps
-can overlap one day: whatever a step may still be using is given back only in `collect`.
+It knows nothing of text, of processes, of HTTP; of tensors only its `Runner` knows. `launch` and
+`collect` are apart so that steps can overlap one day: whatever a step may still be using is given
+back only in `collect`.
 """
 
 from __future__ import annotations
