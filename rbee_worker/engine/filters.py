@@ -145,14 +145,16 @@ def _among(
 
 
 def _among_all(z: Tensor, cuts: Cuts) -> Ints:
-    """Draw knowing every logit; z [R, V] holds no NaN, and no row of nothing but -inf."""
+    """Draw knowing every logit: ids [R], -1 for a row without an answer."""
     values = descending(z).cpu().numpy()
     top = values[:, 0]
     w = _host_weights(values, top, cuts.scale)
     kept, _ = _kept(w, cuts, np.zeros(len(top)), z.shape[1])
+    kept = np.clip(kept, 1, z.shape[1])  # a row with NaN counts none
     logits = z.cpu().numpy()
     w = _host_weights(logits, top, cuts.scale)
-    return _walk(logits, w, take(values, kept - 1), kept, cuts.u)
+    found = _walk(logits, w, take(values, kept - 1), kept, cuts.u)
+    return np.where(top > -np.inf, found, -1)
 
 
 def _host_weights(z: NDArray[np.float32], top: NDArray[Any], scale: Floats) -> Floats:
