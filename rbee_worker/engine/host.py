@@ -6,7 +6,9 @@ Either way it is behind the same link and runs the same loop (engine/process.py)
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
+import socket
 import sys
 import threading
 from abc import ABC, abstractmethod
@@ -15,44 +17,64 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from rbee_worker.engine.link import Link, Port, socket_pair
-from rbee_worker.engine.messages import Shutdown
 
 if TYPE_CHECKING:
     from rbee_worker.engine.process import Loader
 
 PATIENCE_S = 5.0  # what an engine gets to leave by itself
+log = logging.getLogger(__name__)
+
 _TAIL_LINES = 12
 _LINE_CHARS = 300
 
 
 class EngineHost(ABC):
-    """Starts one engine, says why it is gone, ends it. `link` exists after `start`."""
+    """Starts one engine, says why it is gone, ends it. `link` exists once `start` has begun."""
 
     link: Link
 
-    @abstractmethod
-    async def start(self) -> None: ...
+    def __init__(self) -> None:
+        self._busy = asyncio.Lock()  # an engine that is just being started is closed afterwards
+        self._open = False
+
+    async def start(self) -> None:
+        """Start the engine; returns before it has loaded anything."""
+        async with self._busy:
+            ours, theirs = socket_pair()
+            self.link = await Link.over(ours)
+            self._open = True
+            await self._spawn(theirs)
+
+    async def close(self) -> None:
+        """Hang up, which makes the engine leave, and see that it does. Harmless if repeated."""
+        async with self._busy:
+            if self._open:
+                self._open = False
+                await self.link.close()
+                await self._reap()
 
     @abstractmethod
     async def last_words(self) -> str:
         """Why the engine is gone; asked when the link has closed."""
 
     @abstractmethod
-    async def close(self) -> None:
-        """Ask it to leave, make it leave, hang up. May be called at any time, also twice."""
+    async def _spawn(self, theirs: socket.socket) -> None: ...
+
+    @abstractmethod
+    async def _reap(self) -> None: ...
 
 
 class ProcessHost(EngineHost):
     """A child process. Its stderr is passed on, and its last lines are kept for the post-mortem."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._process: asyncio.subprocess.Process | None = None
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._pump: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        ours, theirs = socket_pair()
-        try:
+    async def _spawn(self, theirs: socket.socket) -> None:
+        with theirs:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -60,15 +82,9 @@ class ProcessHost(EngineHost):
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=sys.stderr.fileno() if _has_fileno(sys.stderr) else None,
+                stdout=asyncio.subprocess.DEVNULL,  # stdout is the worker's own
                 stderr=asyncio.subprocess.PIPE,
             )
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self.link = await Link.over(ours)
         self._pump = asyncio.create_task(self._pass_on(), name="engine-stderr")
 
     @property
@@ -90,16 +106,14 @@ class ProcessHost(EngineHost):
                 how = f"killed by {signal.Signals(-code).name}"
         return f"{how}; its last line: {self._tail[-1]}" if self._tail else how
 
-    async def close(self) -> None:
+    async def _reap(self) -> None:
         if self._process is None:
             return
-        self.link.send(Shutdown())
         try:
             await asyncio.wait_for(self._process.wait(), PATIENCE_S)
         except TimeoutError:
             self._process.kill()
             await self._process.wait()
-        await self.link.close()
         if self._pump is not None:
             await self._pump
 
@@ -123,28 +137,24 @@ class ThreadHost(EngineHost):
     """A thread of this process. `load` stands in for the real loader."""
 
     def __init__(self, load: Loader | None = None) -> None:
+        super().__init__()
         self._load = load
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    async def start(self) -> None:
-        ours, theirs = socket_pair()
+    async def last_words(self) -> str:
+        await self._reap()
+        return "it left" if self._error is None else f"{type(self._error).__name__}: {self._error}"
+
+    async def _spawn(self, theirs: socket.socket) -> None:
         self._thread = threading.Thread(
             target=self._run, args=(Port(theirs),), name="engine", daemon=True
         )
         self._thread.start()
-        self.link = await Link.over(ours)
 
-    async def last_words(self) -> str:
-        await asyncio.to_thread(self._join)
-        return "it left" if self._error is None else f"{type(self._error).__name__}: {self._error}"
-
-    async def close(self) -> None:
-        if self._thread is None:
-            return
-        self.link.send(Shutdown())
-        await asyncio.to_thread(self._join)
-        await self.link.close()
+    async def _reap(self) -> None:
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join, PATIENCE_S)
 
     def _run(self, port: Port) -> None:
         from rbee_worker.engine.process import serve
@@ -156,19 +166,7 @@ class ThreadHost(EngineHost):
                 self._load = load_engine
             serve(port, self._load)
         except Exception as error:
+            log.exception("the engine failed")
             self._error = error
         finally:
             port.close()
-
-    def _join(self) -> None:
-        assert self._thread is not None
-        self._thread.join(PATIENCE_S)
-
-
-def _has_fileno(stream: object) -> bool:
-    """A captured stderr (tests, notebooks) has no descriptor to hand on."""
-    try:
-        stream.fileno()  # type: ignore[attr-defined]
-    except (AttributeError, OSError, ValueError):
-        return False
-    return True
