@@ -65,10 +65,12 @@ class EngineHost(ABC):
 
 
 class ProcessHost(EngineHost):
-    """A child process. Its stderr is passed on, and its last lines are kept for the post-mortem."""
+    """A child process that runs `module`. Its stderr is passed on, and its last lines are kept for
+    the post-mortem."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str = "rbee_worker.engine.process") -> None:
         super().__init__()
+        self._module = module
         self._process: asyncio.subprocess.Process | None = None
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._pump: asyncio.Task[None] | None = None
@@ -78,7 +80,7 @@ class ProcessHost(EngineHost):
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "rbee_worker.engine.process",
+                self._module,
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
