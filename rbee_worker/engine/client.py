@@ -177,7 +177,7 @@ class EngineClient:
         if self.state != "failed":
             self.state = "draining"
         self._lose("the worker is shutting down.")
-        await self._host.close()
+        await self._host.close(patient=self.info is not None)
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
@@ -45,13 +46,16 @@ class EngineHost(ABC):
             self._open = True
             await self._spawn(theirs)
 
-    async def close(self) -> None:
-        """Hang up, which makes the engine leave, and see that it does. Harmless if repeated."""
+    async def close(self, *, patient: bool = True) -> None:
+        """Hang up, which makes the engine leave, and see that it does. Harmless if repeated.
+
+        patient: False where it has nothing to finish, e.g. while it loads: a process is ended.
+        """
         async with self._busy:
             if self._open:
                 self._open = False
                 await self.link.close()
-                await self._reap()
+                await self._reap(PATIENCE_S if patient else 0.0)
 
     @abstractmethod
     async def last_words(self) -> str:
@@ -61,7 +65,12 @@ class EngineHost(ABC):
     async def _spawn(self, theirs: socket.socket) -> None: ...
 
     @abstractmethod
-    async def _reap(self) -> None: ...
+    async def _reap(self, patience_s: float) -> None: ...
+
+
+# Threads of torch wait asleep, not spinning: on a machine that has other work, two spinning threads
+# wait for each other's turn at every product, and a token takes seconds.
+THREADS = {"OMP_WAIT_POLICY": "passive"}
 
 
 class ProcessHost(EngineHost):
@@ -86,6 +95,7 @@ class ProcessHost(EngineHost):
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,  # stdout is the worker's own
                 stderr=asyncio.subprocess.PIPE,
+                env={**THREADS, **os.environ},
             )
         self._pump = asyncio.create_task(self._pass_on(), name="engine-stderr")
 
@@ -108,13 +118,14 @@ class ProcessHost(EngineHost):
                 how = f"killed by {signal.Signals(-code).name}"
         return f"{how}; its last line: {self._tail[-1]}" if self._tail else how
 
-    async def _reap(self) -> None:
+    async def _reap(self, patience_s: float) -> None:
         if self._process is None:
             return
         try:
-            await asyncio.wait_for(self._process.wait(), PATIENCE_S)
+            await asyncio.wait_for(self._process.wait(), patience_s)
         except TimeoutError:
-            self._process.kill()
+            with suppress(ProcessLookupError):  # it left by itself at this very moment
+                self._process.kill()
             await self._process.wait()
         if self._pump is not None:
             await self._pump
@@ -145,7 +156,7 @@ class ThreadHost(EngineHost):
         self._error: BaseException | None = None
 
     async def last_words(self) -> str:
-        await self._reap()
+        await self._reap(PATIENCE_S)
         return "it left" if self._error is None else f"{type(self._error).__name__}: {self._error}"
 
     async def _spawn(self, theirs: socket.socket) -> None:
@@ -154,9 +165,9 @@ class ThreadHost(EngineHost):
         )
         self._thread.start()
 
-    async def _reap(self) -> None:
+    async def _reap(self, patience_s: float) -> None:
         if self._thread is not None:
-            await asyncio.to_thread(self._thread.join, PATIENCE_S)
+            await asyncio.to_thread(self._thread.join, patience_s)
 
     def _run(self, port: Port) -> None:
         from rbee_worker.engine.process import serve

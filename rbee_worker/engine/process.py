@@ -8,7 +8,6 @@ and whether running answers are finished first is the client's decision.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import socket
@@ -28,6 +27,7 @@ from rbee_worker.engine.messages import (
     Submit,
 )
 from rbee_worker.errors import WorkerError
+from rbee_worker.observe import log
 
 if TYPE_CHECKING:
     from rbee_worker.config import Settings
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     Loader = Callable[[Settings, Callable[[Loading], None]], tuple[Engine, ModelInfo]]
 
-log = logging.getLogger(__name__)
+_log = log.logger("engine")
 
 
 def serve(port: Port, load: Loader) -> None:
@@ -47,7 +47,7 @@ def serve(port: Port, load: Loader) -> None:
             if not engine.idle:
                 port.send(engine.step())
     except PortClosed:
-        log.debug("the client is gone")
+        _log.debug("the client is gone")
 
 
 def _load(port: Port, load: Loader) -> Engine | None:
@@ -62,7 +62,7 @@ def _load(port: Port, load: Loader) -> Engine | None:
         port.send([LoadFailed(code=error.code, message=str(error), exit_code=error.exit_code)])
         return None
     except Exception as error:
-        log.exception("the model cannot be loaded")
+        _log.exception("the model cannot be loaded")
         message = f"the model cannot be loaded: {type(error).__name__}: {error}"
         port.send([LoadFailed(code="MODEL_UNUSABLE", message=message, exit_code=3)])
         return None
@@ -86,14 +86,14 @@ def main() -> None:
     """Entry point of the child process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # Threads that spin while they wait make every operation 10 times slower as soon as somebody
-    # else needs a core. Read when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    logging.basicConfig(stream=sys.stderr, format="engine: %(levelname)s %(message)s")
     port = Port(socket.socket(fileno=int(sys.argv[1])), on_close=lambda: os._exit(0))
-    from rbee_worker.engine.load import load_engine
+    from rbee_worker.engine.load import load_engine  # seconds; the client reads files meanwhile
 
-    serve(port, load_engine)
+    def load(settings: Settings, report: Callable[[Loading], None]) -> tuple[Engine, ModelInfo]:
+        log.setup(settings.log_level, settings.log_format)
+        return load_engine(settings, report)
+
+    serve(port, load)
     sys.stderr.flush()
     os._exit(0)  # no interpreter shutdown: threads of numeric libraries may still be running
 
