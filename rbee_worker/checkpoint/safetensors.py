@@ -17,15 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from rbee_worker.checkpoint.formats import FORMATS, Packed, TensorInfo
-from rbee_worker.errors import BadReference, CheckpointError, UnsupportedModel
+from rbee_worker.checkpoint.formats import FORMATS, Packed, TensorInfo, refuse_unreadable
+from rbee_worker.checkpoint.mapping import map_file
+from rbee_worker.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MAX_HEADER_BYTES = 16 << 20
 MAX_ENTRY_BYTES = 4 << 10
 MAX_INDEX_BYTES = 32 << 20
-MAX_TENSORS = 1 << 18
+MAX_TENSORS = 1 << 17
 MAX_DIMENSIONS = 8
 
 _REFETCH = "download the file again (it is damaged or was cut short)"
@@ -66,15 +67,7 @@ class SafetensorsFile:
 
         Raises BadReference when it cannot be opened, CheckpointError when it is damaged.
         """
-        try:
-            with path.open("rb") as file:
-                if path.stat().st_size < 10:
-                    raise _bad(path, "too short to be a safetensors file")
-                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise BadReference(
-                f"{path}: cannot be opened ({error}).", fix="check the path and its permissions"
-            ) from None
+        data = map_file(path, "a safetensors file", 10)
         n = int.from_bytes(data[:8], "little")
         if n > len(data) - 8:
             raise _bad(path, f"the header says {n} bytes, the file has {len(data) - 8} after it")
@@ -85,14 +78,10 @@ class SafetensorsFile:
     def read(self, name: str) -> Packed:
         """A view of the tensor in the mapped file (read-only, kept alive by the view).
 
-        Raises KeyError for an unknown name, UnsupportedModel for a dtype that we do not know.
+        Raises KeyError for an unknown name, UnsupportedModel for a dtype that nothing decodes.
         """
         t = self.tensors[name]
-        if t.format not in FORMATS:
-            raise UnsupportedModel(
-                f"{self.path}: tensor {name!r} has the unknown dtype {t.format}.",
-                fix="use a checkpoint in BF16, F16 or F32",
-            )
+        refuse_unreadable(t.format, name, str(self.path))
         rows = prod(t.shape[:-1])
         data = np.frombuffer(self._data, np.uint8, t.nbytes, t.offset)
         return Packed(data.reshape(rows, t.nbytes // max(rows, 1)), t.format, t.shape)
@@ -180,7 +169,7 @@ def _weight_map(index: Path) -> dict[str, str]:
         pair = _PAIR.match(text, at)
         if pair is None:
             raise _bad(index, f"is not a valid index near character {at}")
-        tensor, name = json.loads(pair[1]), json.loads(pair[2])
+        tensor, name = _string(index, pair[1]), _string(index, pair[2])
         if tensor in names:
             raise _bad(index, f"names tensor {tensor!r} twice")
         names[tensor] = shared.setdefault(name, name)
@@ -202,7 +191,7 @@ def _directory(path: Path, header: bytes, start: int, size: int) -> dict[str, St
         entry = _ENTRY.match(text, at)
         if entry is None:
             break
-        name = _json(path, entry[1])
+        name = _string(path, entry[1])
         if name in tensors or (name == "__metadata__" and seen_metadata):
             raise _bad(path, f"the header names {name[:200]!r} twice")
         if name == "__metadata__":
@@ -252,6 +241,11 @@ def _naturals(value: Any) -> bool:
     return isinstance(value, list) and all(type(v) is int and v >= 0 for v in value)
 
 
+def _string(path: Path, quoted: str) -> str:
+    """A JSON string; most have no escapes."""
+    return str(_json(path, quoted)) if "\\" in quoted else quoted[1:-1]
+
+
 def _json(path: Path, text: str) -> Any:
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({key for key, _ in pairs}) < len(pairs):
@@ -261,7 +255,7 @@ def _json(path: Path, text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=members)
     except (ValueError, RecursionError):
-        raise _bad(path, f"the header is not valid JSON at {text[:60]!r}") from None
+        raise _bad(path, f"not valid JSON at {text[:60]!r}") from None
 
 
 def _text(path: Path, data: bytes) -> str:
