@@ -272,7 +272,7 @@ def test_a_view_outlives_the_file(sound):
     assert not packed.data.flags.writeable
 
 
-@settings(max_examples=400, deadline=1000, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=1000, suppress_health_check=[HealthCheck.too_slow])
 @given(
     flips=st.lists(st.tuples(st.integers(0, 900), st.integers(0, 255)), min_size=1, max_size=4),
     keep=st.integers(0, 1200) | st.none(),

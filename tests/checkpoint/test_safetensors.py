@@ -188,7 +188,7 @@ def test_large_headers_take_linear_time(tmp_path, header):
     assert "header" in refusal(lambda: SafetensorsFile.open(path)).message
 
 
-@settings(max_examples=300, deadline=1000)
+@settings(max_examples=200, deadline=1000)
 @given(
     flips=st.lists(st.tuples(st.integers(0, 1200), st.integers(0, 255)), min_size=1, max_size=4),
     keep=st.integers(0, 1500) | st.none(),
@@ -317,7 +317,7 @@ def test_a_long_index_is_refused_in_time(tmp_path):
     shard(tmp_path)
     pairs = ",".join(f'"t{i}":"{ONE}"' for i in range(300_000))
     (tmp_path / INDEX).write_text('{"weight_map":{' + pairs + "}}")
-    assert "more than" in refusal(lambda: open_directory(tmp_path)).message
+    assert "more than" in refusal(lambda: open_directory(tmp_path), traced=False).message
 
 
 @pytest.mark.parametrize(
