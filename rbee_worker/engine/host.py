@@ -6,6 +6,7 @@ Either way it is behind the same link and runs the same loop (engine/process.py)
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import threading
@@ -45,6 +46,11 @@ class EngineHost(ABC):
         """
 
 
+# Threads of torch wait asleep, not spinning: on a machine that has other work, two spinning threads
+# wait for each other's turn at every product, and a token takes seconds.
+THREADS = {"OMP_WAIT_POLICY": "passive"}
+
+
 class ProcessHost(EngineHost):
     """A child process. Its stderr is passed on, and its last lines are kept for the post-mortem."""
 
@@ -65,6 +71,7 @@ class ProcessHost(EngineHost):
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=sys.stderr.fileno() if _has_fileno(sys.stderr) else None,
                 stderr=asyncio.subprocess.PIPE,
+                env={**THREADS, **os.environ},
             )
         except BaseException:
             ours.close()

@@ -39,8 +39,9 @@ def train_byte_level(
     backend = Tokenizer(models.BPE())
     shell = json.loads(backend.to_str())
     shell |= {"pre_tokenizer": pre_tokenizer, "normalizer": normalizer}
-    switches = ("add_prefix_space", "trim_offsets", "use_regex")
-    shell["decoder"] = {"type": "ByteLevel", **dict.fromkeys(switches, True)}
+    shell["decoder"] = dict(
+        type="ByteLevel", add_prefix_space=True, trim_offsets=True, use_regex=True
+    )
     backend = Tokenizer.from_str(json.dumps(shell))
     trainer = trainers.BpeTrainer(
         vocab_size=size,
