@@ -61,13 +61,14 @@ def test_generate_is_the_same_streamed_and_as_json_and_from_gguf(
     assert other["token_ids"] == found["token_ids"]
 
 
-def test_chat_uses_the_template_and_does_not_add_specials_twice(model: Path) -> None:
-    found = as_json(
-        "generate", "--model", str(model), "--chat", "hi", "--max-tokens", "1", "--seed", "1"
-    )
+def test_a_rendered_template_gets_no_second_opening_token(model: Path) -> None:
+    asked = ["--model", str(model), "hi", "--max-tokens", "1", "--seed", "1"]
+    plain = as_json("generate", *asked)
+    assert plain["usage"]["prompt_tokens"] == len("hi") + 1  # the vocabulary opens every text
+    found = as_json("generate", "--chat", *asked)
     rendered = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
-    plain = rendered.replace("<|im_start|>", "\0").replace("<|im_end|>", "\0")
-    assert found["usage"]["prompt_tokens"] == len(plain.encode())
+    one_each = rendered.replace("<|im_start|>", "\0").replace("<|im_end|>", "\0")
+    assert found["usage"]["prompt_tokens"] == len(one_each.encode())
     assert found["sampling"]["seed"] == {"value": 1, "origin": "request"}
 
 
@@ -84,7 +85,7 @@ def test_every_wrong_parameter_is_named(model: Path) -> None:
 
 def test_a_prompt_longer_than_the_context_is_refused_with_both_sizes(model: Path) -> None:
     done = run("generate", "--model", str(model), "x" * 300, code=2)
-    assert "300" in done.stderr
+    assert "301" in done.stderr  # with the opening token
     assert str(tiny.CONTEXT) in done.stderr
 
 
