@@ -140,22 +140,29 @@ def merges_by_score(vocab: Vocabulary) -> list[tuple[str, str]]:
     Other user-defined pieces and special ones are found before merging and are never merged into.
     """
     _check_scores(vocab)
-    index = vocab.index
-    ranked: list[tuple[float, int, int, str, str]] = []
-    for piece, kind, score in zip(vocab.pieces, vocab.types, vocab.scores, strict=True):
-        if kind in _SPECIAL or (kind == PieceType.USER_DEFINED and piece.strip(META)):
+    find = vocab.index.get
+    ranked = [
+        (-inf if kind == PieceType.USER_DEFINED else -score, at)
+        for at, (kind, score) in enumerate(zip(vocab.types, vocab.scores, strict=True))
+        if kind not in _SPECIAL
+    ]
+    ranked.sort()
+    merges: list[tuple[str, str]] = []
+    for rank, at in ranked:
+        piece = vocab.pieces[at]
+        if rank == -inf and piece.strip(META):
             continue
-        rank = -inf if kind == PieceType.USER_DEFINED else -score
-        local = [
-            (left, right, piece[:cut], piece[cut:])
-            for cut in range(1, len(piece))
-            if (left := index.get(piece[:cut])) is not None
-            and (right := index.get(piece[cut:])) is not None
-        ]
-        local.sort()
-        ranked.extend((rank, *way) for way in local)
-    ranked.sort(key=lambda way: way[0])
-    return [way[3:] for way in ranked]
+        ways = []
+        for cut in range(1, len(piece)):
+            left = piece[:cut]
+            if (first := find(left)) is not None:
+                right = piece[cut:]
+                if (second := find(right)) is not None:
+                    ways.append((first, second, left, right))
+        if len(ways) > 1:
+            ways.sort()
+        merges += [(left, right) for _, _, left, right in ways]
+    return merges
 
 
 def _normalizers(blanks: Whitespace) -> list[normalizers.Normalizer]:
