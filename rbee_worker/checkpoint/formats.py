@@ -11,6 +11,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from rbee_worker.errors import UnsupportedModel
+
 
 class Format(NamedTuple):
     """`block` consecutive values of a row take `bytes` bytes."""
@@ -43,8 +45,40 @@ FORMATS: dict[str, Format] = {
         Format("I16", 1, 2, 25, False),
         Format("I32", 1, 4, 26, False),
         Format("I64", 1, 8, 27, False),
+        # Sizes known, so that a file can be inspected; `DECODABLE` says what can be computed with.
+        Format("U8", 1, 1, None, False),
+        Format("U16", 1, 2, None, False),
+        Format("U32", 1, 4, None, False),
+        Format("U64", 1, 8, None, False),
+        Format("BOOL", 1, 1, None, False),
+        Format("C64", 1, 8, None, False),
+        Format("F8_E4M3", 1, 1, None, False),
+        Format("F8_E5M2", 1, 1, None, False),
+        Format("F8_E8M0", 1, 1, None, False),
+        Format("Q8_1", 32, 40, 9, False),
+        Format("Q8_K", 256, 292, 15, False),
+        Format("IQ2_XXS", 256, 66, 16, False),
+        Format("IQ2_XS", 256, 74, 17, False),
+        Format("IQ3_XXS", 256, 98, 18, False),
+        Format("IQ1_S", 256, 50, 19, False),
+        Format("IQ4_NL", 32, 18, 20, False),
+        Format("IQ3_S", 256, 110, 21, False),
+        Format("IQ2_S", 256, 82, 22, False),
+        Format("IQ4_XS", 256, 136, 23, False),
+        Format("IQ1_M", 256, 56, 29, False),
+        Format("TQ1_0", 256, 54, 34, False),
+        Format("TQ2_0", 256, 66, 35, False),
+        Format("MXFP4", 32, 17, 39, False),
     )
 }
+
+GGML_FORMATS: dict[int, Format] = {f.ggml: f for f in FORMATS.values() if f.ggml is not None}
+
+# Formats whose values can be computed with; the others are read as bytes at most.
+DECODABLE: frozenset[str] = frozenset(f.name for f in FORMATS.values() if f.is_float) | {
+    *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+}
+INTEGERS: frozenset[str] = frozenset({"I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL"})
 
 
 @dataclass(frozen=True)
@@ -67,6 +101,15 @@ class Packed:
     data: npt.NDArray[np.uint8]
     format: str
     shape: tuple[int, ...]
+
+
+def refuse_unreadable(format: str, tensor: str, where: str) -> None:
+    """Raise UnsupportedModel for a format whose bytes nothing here can make sense of."""
+    if format not in DECODABLE and format not in INTEGERS:
+        raise UnsupportedModel(
+            f"{where}: tensor {tensor!r} is in format {format}, which cannot be read yet.",
+            fix=f"use a version of the model in one of: {', '.join(sorted(DECODABLE))}",
+        )
 
 
 class TensorSource(Protocol):

@@ -1,1 +1,73 @@
+"""The architectures: one row each. Adding one adds a row here, a family file, a row of tests.
 
+Importing this module imports no torch: a model can be checked and measured from a checkpoint's
+names and shapes alone (`plan_model`), in the process that has no torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+from rbee_worker.checkpoint import Checkpoint
+from rbee_worker.errors import UnsupportedModel
+from rbee_worker.models import llama
+from rbee_worker.models.base import Decoder
+from rbee_worker.models.config import read_config
+from rbee_worker.models.weights import Weights
+from rbee_worker.ops import Ops
+from rbee_worker.ops.plan import Outline, PlanOps
+
+Progress = Callable[[int, int, int, int], None]  # layers done, of, bytes read, of
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How a `model_type` becomes a model. `defaults`: config keys whose absence means this."""
+
+    config: type[Any]
+    build: Callable[[Any, Weights], Decoder]
+    title: str
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "llama": Architecture(llama.Config, llama.build, "Llama 1-3.3, Yi, SmolLM2"),
+    "mistral": Architecture(
+        llama.Config, llama.build, "Mistral 7B, Nemo", {"num_key_value_heads": 8}
+    ),
+}
+
+
+def architecture(name: str, *, where: str) -> Architecture:
+    """The row of a `model_type`. Raises UnsupportedModel naming it and the supported ones."""
+    if name not in ARCHITECTURES:
+        near = difflib.get_close_matches(name, ARCHITECTURES, n=1, cutoff=0.5)
+        hint = f"; the nearest is {near[0]}" if near else ""
+        raise UnsupportedModel(
+            f"{where}: architecture {name!r} is not supported yet.",
+            fix=f"use a model of one of: {', '.join(ARCHITECTURES)}{hint}.",
+        )
+    return ARCHITECTURES[name]
+
+
+def build_model(ckpt: Checkpoint, ops: Ops, progress: Progress | None = None) -> Decoder:
+    """Read a checkpoint into a model that computes with `ops`. Raises ModelError's children."""
+    where = str(ckpt.path)
+    row = architecture(ckpt.arch, where=where)
+    config, unused = read_config(row.config, {**row.defaults, **ckpt.config}, where=where)
+    weights = Weights(ckpt.source, ops, where=where, progress=progress)
+    model = row.build(config, weights)
+    notes = model.notes
+    if unused:
+        notes += (f"config keys that nothing reads: {', '.join(unused)}",)
+    return replace(model, n_parameters=weights.parameters, notes=notes)
+
+
+def plan_model(ckpt: Checkpoint, dtype: str) -> tuple[Decoder, PlanOps]:
+    """Build without reading data: every name and shape is checked, every byte counted."""
+    ops = PlanOps(dtype)
+    outline = replace(ckpt, source=Outline(ckpt.source))
+    return build_model(outline, cast(Ops, ops)), ops

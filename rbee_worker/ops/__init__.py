@@ -5,7 +5,8 @@ Activations are opaque to models and layers: shape [N, width] in the compute dty
 ragged batch. `reference` is the definition of right; every other backend is tested against it.
 
 Rules that keep models recordable: no Python control flow on tensor values, no boolean indexing,
-shapes known from the batch.
+shapes known from the batch. This module imports no torch, nor do layers and models: with
+`plan.PlanOps` a model is checked and measured from names and shapes alone.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.ops.batch import Batch
 from rbee_worker.state.specs import StateRef
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "gelu_quick", "relu", "relu2"]
 
@@ -79,14 +81,18 @@ class Ops(ABC):
         """
 
     @abstractmethod
-    def vector(self, packed: Packed, *, dtype: str | None = None) -> Tensor:
-        """A float tensor of any shape as a plain tensor, in `dtype` or the compute dtype."""
+    def vector(self, parts: Sequence[Packed]) -> Tensor:
+        """Float vectors (norm weights, biases) one after another, held in float32."""
 
     # ---- dense
 
     @abstractmethod
     def embed(self, table: Weight, batch: Batch, *, scale: float = 1.0) -> Tensor:
         """Rows of `table` for batch.tokens (or batch.embeds in place), times scale: [N, cols]"""
+
+    @abstractmethod
+    def logits(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+        """`linear` with its result in float32: [S, rows]."""
 
     @abstractmethod
     def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:

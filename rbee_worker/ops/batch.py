@@ -7,8 +7,10 @@ rows, a decode is one with a single row, and both share a step.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class PagedState:
 
 @dataclass(frozen=True)
 class FixedState:
-    """Recurrent state of one group: tensors [layers, slots, ...]; slots int64 [B]; slot 0 is a sink."""
+    """Recurrent state of one group: tensors [layers, slots, ...], slots int64 [B]; 0 is a sink."""
 
     tensors: tuple[Tensor, ...]
     slots: Tensor

@@ -1,1 +1,1 @@
-
+"""The HTTP side of a worker: routes, streams, limits. Never imports torch."""

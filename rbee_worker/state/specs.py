@@ -5,8 +5,10 @@ Torch-free: the scheduler and the memory plan read these.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
+
+ELEMENT_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i8": 1, "f8": 1}
 
 
 @dataclass(frozen=True)
@@ -54,16 +56,36 @@ class StateGroup:
     layers: int
 
 
-def group_specs(specs: Sequence[StateSpec]) -> tuple[tuple[StateGroup, ...], tuple[StateRef, ...]]:
-    """Group equal specs in order of first use; one `StateRef` for each spec given."""
-    order: list[StateSpec] = []
-    counts: list[int] = []
-    refs: list[StateRef] = []
-    for spec in specs:
-        if spec not in order:
-            order.append(spec)
-            counts.append(0)
-        group = order.index(spec)
-        refs.append(StateRef(group, counts[group]))
-        counts[group] += 1
-    return tuple(StateGroup(s, n) for s, n in zip(order, counts, strict=True)), tuple(refs)
+class StateBook:
+    """Collects what layers declare while a model is built, and hands out their places."""
+
+    def __init__(self) -> None:
+        self._layers: dict[StateSpec, int] = {}
+
+    def add(self, spec: StateSpec) -> StateRef:
+        """The place of the next layer that keeps `spec`."""
+        layer = self._layers.get(spec, 0)
+        self._layers[spec] = layer + 1
+        return StateRef(list(self._layers).index(spec), layer)
+
+    @property
+    def groups(self) -> tuple[StateGroup, ...]:
+        """Groups in order of first use."""
+        return tuple(StateGroup(spec, layers) for spec, layers in self._layers.items())
+
+
+def group_bytes_per_block(group: StateGroup, block_size: int, element: int) -> int:
+    """Bytes of one block of a paged group over all its layers; 0 for a fixed group."""
+    spec = group.spec
+    if isinstance(spec, Fixed):
+        return 0
+    return group.layers * block_size * spec.bytes_per_token(element)
+
+
+def group_bytes_per_slot(group: StateGroup) -> int:
+    """Bytes that a fixed group keeps for one sequence over all its layers; 0 for a paged group."""
+    spec = group.spec
+    if isinstance(spec, PagedKV):
+        return 0
+    element = ELEMENT_BYTES[spec.dtype]
+    return group.layers * sum(prod(shape) * element for shape in spec.shapes)

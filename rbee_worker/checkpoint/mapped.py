@@ -1,0 +1,213 @@
+"""A GGUF file seen in HF vocabulary: the tables of `names` applied to one file."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from rbee_worker.checkpoint.formats import Packed, TensorInfo
+from rbee_worker.checkpoint.gguf import GgufFile
+from rbee_worker.checkpoint.hf_config import canonical
+from rbee_worker.checkpoint.names import (
+    GGUF_ARCHITECTURES,
+    INERT_KEYS,
+    Architecture,
+    Key,
+    Row,
+)
+from rbee_worker.checkpoint.ops import OPS
+from rbee_worker.errors import CheckpointError, UnsupportedModel
+
+MAX_COUNT = 1 << 31
+_CONVERT = "convert the model again with a current GGUF converter"
+
+
+def unsupported_architecture(found: str, supported: Iterable[str], where: str) -> UnsupportedModel:
+    """The refusal that names what was found, what is supported and what comes nearest."""
+    known = sorted(supported)
+    near = difflib.get_close_matches(found, known, n=1, cutoff=0.5)
+    hint = f" (nearest: {near[0]})" if near else ""
+    return UnsupportedModel(
+        f"{where}: architecture {found[:80]!r} is not supported{hint}.",
+        fix=f"use a model of one of: {', '.join(known)}",
+    )
+
+
+def architecture_of(file: GgufFile) -> Architecture:
+    """The table row of a file. Raises UnsupportedModel, CheckpointError when it names none."""
+    found = file.metadata.get("general.architecture")
+    if not isinstance(found, str):
+        raise CheckpointError(f"{file.path}: has no general.architecture.", fix=_CONVERT)
+    if found not in GGUF_ARCHITECTURES:
+        raise unsupported_architecture(found, GGUF_ARCHITECTURES, str(file.path))
+    parts = file.metadata.get("split.count", 1)
+    if parts != 1:
+        raise UnsupportedModel(
+            f"{file.path}: one part of a model split into {str(parts)[:10]} files.",
+            fix="merge them into one file with llama-gguf-split --merge",
+        )
+    return GGUF_ARCHITECTURES[found]
+
+
+def unused_keys(file: GgufFile, arch: Architecture) -> list[str]:
+    """Keys about the architecture that no table row reads."""
+    prefix = str(file.metadata["general.architecture"]) + "."
+    read = {prefix + key.gguf for key in arch.keys} | {prefix + key for key in INERT_KEYS}
+    read |= {prefix + key for key, _ in arch.variants}
+    return sorted(k for k in file.metadata if k.startswith(prefix) and k not in read)
+
+
+def read_config(file: GgufFile, arch: Architecture) -> tuple[str, dict[str, Any]]:
+    """(model_type, config.json as Hugging Face would write it, in canonical form)."""
+    prefix = str(file.metadata["general.architecture"]) + "."
+    config = dict(arch.constants) | read_keys(file, arch.keys, prefix)
+    model_type = arch.model_type
+    for key, variant in arch.variants:
+        value = file.metadata.get(prefix + key, 0)
+        if isinstance(value, int) and value > 0:
+            model_type = variant
+            break
+    config["model_type"] = model_type
+    config |= {key: name in file.tensors for key, name in arch.present.items()}
+    config |= {key: name not in file.tensors for key, name in arch.absent.items()}
+    _derive_sizes(file, config)
+    _derive_rope(file, config)
+    return model_type, canonical(config, str(file.path))
+
+
+def read_keys(file: GgufFile, keys: Iterable[Key], prefix: str = "") -> dict[str, Any]:
+    """The values of table rows that the file has, checked, under their HF names."""
+    out: dict[str, Any] = {}
+    for key in keys:
+        name = key.gguf if key.whole else prefix + key.gguf
+        if name in file.metadata:
+            value = _checked(file, name, key.kind)
+        elif key.required:
+            raise CheckpointError(f"{file.path}: metadata key {name} is missing.", fix=_CONVERT)
+        elif key.default is not None:
+            value = key.default
+        else:
+            continue
+        *parents, leaf = key.hf.split(".")
+        target = out
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        target[leaf] = value
+    return out
+
+
+def _checked(file: GgufFile, name: str, kind: str) -> Any:
+    value = file.metadata[name]
+    if isinstance(value, list):
+        if not value or any(v != value[0] for v in value):
+            raise UnsupportedModel(
+                f"{file.path}: {name} differs from layer to layer.", fix="use another model"
+            )
+        value = value[0]
+    good = {
+        "count": type(value) is int and 0 <= value < MAX_COUNT,
+        "id": type(value) is int and -1 <= value < MAX_COUNT,
+        "number": type(value) in (int, float) and math.isfinite(value),
+        "text": isinstance(value, str),
+        "flag": isinstance(value, bool),
+    }[kind]
+    if not good:
+        raise CheckpointError(f"{file.path}: {name} is {str(value)[:40]!r}.", fix=_CONVERT)
+    return _decimal(value) if type(value) is float else value
+
+
+def _decimal(value: float) -> float:
+    """The number that was written: 1e-05 for the float32 9.999999747378752e-06."""
+    short = np.float32(value)
+    return float(str(short)) if float(short) == value else value
+
+
+def _derive_sizes(file: GgufFile, config: dict[str, Any]) -> None:
+    """Fill what HF always writes and a GGUF file may leave out."""
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is not None and embedding.shape:
+        config["vocab_size"] = embedding.shape[0]  # padding included, as in HF
+    tokens = file.metadata.array_length("tokenizer.ggml.tokens")
+    if "vocab_size" not in config and tokens is not None:
+        config["vocab_size"] = tokens
+    heads = config.get("num_attention_heads")
+    if heads is None:
+        return
+    if not heads:
+        raise CheckpointError(f"{file.path}: says 0 attention heads.", fix=_CONVERT)
+    config.setdefault("num_key_value_heads", heads)
+    config.setdefault("head_dim", config["hidden_size"] // heads)
+    if config.get("v_head_dim", config["head_dim"]) == config["head_dim"]:
+        config.pop("v_head_dim", None)
+    if not config.get("sliding_window", 1):
+        del config["sliding_window"]
+
+
+def _derive_rope(file: GgufFile, config: dict[str, Any]) -> None:
+    """Rotary width as HF's share of the head, scaling as HF's kinds and factors."""
+    rotary = config.pop("rotary_dim", None)
+    if rotary and rotary != config["head_dim"]:
+        config["partial_rotary_factor"] = rotary / config["head_dim"]
+    scaling = config.get("rope_scaling")
+    if scaling is None:
+        return
+    scaling.setdefault("rope_type", "linear" if scaling.get("factor") else "none")
+    attn = scaling.pop("attn_factor", 1.0)
+    if scaling["rope_type"] == "yarn" and attn != 1.0:
+        # A GGUF factor multiplies yarn's own magnitude, HF's replaces it.
+        own = 0.1 * math.log(max(scaling.get("factor", 1.0), 1.0)) + 1.0
+        scaling["attention_factor"] = attn * own
+    if scaling["rope_type"] == "linear" and scaling.get("factor", 1.0) == 1.0:
+        config["rope_scaling"] = None
+
+
+class GgufSource:
+    """The tensors of a GGUF file under their HF names, rows in HF order.
+
+    A tensor that no table row covers keeps its own name behind "gguf:", so that nothing that the
+    file holds goes unseen.
+    """
+
+    def __init__(self, file: GgufFile, rows: Iterable[Row], config: Mapping[str, Any]) -> None:
+        self._file = file
+        self._config = config
+        self._where: dict[str, tuple[str, str | None]] = {}
+        patterns = {row.gguf: row for row in rows}
+        for name in file.tensors:
+            pattern, layer = _split(name)
+            row = patterns.get(pattern)
+            hf = row.hf.replace("{}", layer) if row else f"gguf:{name}"
+            self._where[hf] = (name, row.op if row else None)
+
+    def names(self) -> list[str]:
+        return list(self._where)
+
+    def origin(self, name: str) -> str:
+        """The tensor's name in the file."""
+        return self._where[name][0]
+
+    def info(self, name: str) -> TensorInfo:
+        return self._file.info(self._where[name][0])
+
+    def read(self, name: str) -> Packed:
+        origin, op = self._where[name]
+        packed = self._file.read(origin)
+        if op is None:
+            return packed
+        try:
+            return OPS[op](packed, self._config)
+        except ValueError as error:
+            raise CheckpointError(f"{self._file.path}: {origin}: {error}.", fix=_CONVERT) from None
+
+
+def _split(name: str) -> tuple[str, str]:
+    """ "blk.12.attn_q.weight" -> ("blk.{}.attn_q.weight", "12")."""
+    match = re.match(r"([a-z]+\.)?blk\.([0-9]{1,6})\.", name)
+    if match is None:
+        return name, ""
+    return f"{match[1] or ''}blk.{{}}.{name[match.end() :]}", match[2]

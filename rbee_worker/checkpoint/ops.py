@@ -1,0 +1,130 @@
+"""What a table row may do to a tensor on its way into HF vocabulary, by name. Numpy only.
+
+Row operations move whole rows and hold for every format, because blocks run along a row. Value
+operations compute, so they take float formats only and give float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rbee_worker.checkpoint.formats import FORMATS, Packed
+from rbee_worker.errors import UnsupportedModel
+
+
+def half_split_rows(packed: Packed, heads: int) -> Packed:
+    """Undo the pairing of rotary rows: (0, 1), (2, 3).. of each head become (0, d/2), (1, d/2+1)..
+
+    For q and k weights [heads * d, in] and their biases [heads * d] of N-layout GGUF files.
+    Raises ValueError when the rows are no multiple of 2 * heads.
+    """
+    data = _elements(packed)
+    if heads < 1 or len(data) % (2 * heads):
+        raise ValueError(f"{len(data)} rows are not {heads} heads of an even width")
+    half = len(data) // heads // 2
+    moved = data.reshape(heads, half, 2, -1).swapaxes(1, 2).reshape(packed.data.shape)
+    return Packed(moved, packed.format, packed.shape)
+
+
+def _elements(packed: Packed) -> npt.NDArray[np.uint8]:
+    """Index 0 of the shape first: a matrix's rows, a vector's elements."""
+    if len(packed.shape) > 1:
+        return packed.data
+    if FORMATS[packed.format].block != 1:
+        raise UnsupportedModel(
+            f"a vector in block format {packed.format} cannot be reordered.",
+            fix="convert the model again; vectors are kept in F32",
+        )
+    return packed.data.reshape(packed.shape[0], -1)
+
+
+def floats(packed: Packed) -> npt.NDArray[np.float32]:
+    """The values of a float format as float32, in the tensor's shape.
+
+    Raises UnsupportedModel for a format whose values do not stand alone.
+    """
+    data = np.ascontiguousarray(packed.data)
+    if packed.format == "BF16":
+        values = (data.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    elif FORMATS[packed.format].is_float:
+        code = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}[packed.format]
+        values = data.view(code).astype(np.float32)
+    else:
+        raise UnsupportedModel(
+            f"values in format {packed.format} cannot be changed on load.",
+            fix="use a file that keeps norms and vectors in F32 or F16",
+        )
+    return values.reshape(packed.shape)
+
+
+def packed_floats(values: npt.NDArray[np.float32]) -> Packed:
+    """float32 values of any shape as a Packed."""
+    width = values.shape[-1] if values.ndim else 1
+    rows = np.ascontiguousarray(values).reshape(-1, width)
+    return Packed(rows.view(np.uint8), "F32", values.shape)
+
+
+def add_one(packed: Packed) -> Packed:
+    """w + 1."""
+    return packed_floats(floats(packed) + np.float32(1))
+
+
+def sub_one(packed: Packed) -> Packed:
+    """w - 1: Gemma norms, whose GGUF files store 1 + w."""
+    return packed_floats(floats(packed) - np.float32(1))
+
+
+def neg_log(packed: Packed) -> Packed:
+    """log(-w): A_log of state-space models, whose GGUF files store -exp(A_log)."""
+    return packed_floats(np.log(-floats(packed)))
+
+
+def squeeze(packed: Packed) -> Packed:
+    """Drop dimensions of length 1."""
+    shape = tuple(n for n in packed.shape if n != 1)
+    return _reshaped(packed, shape)
+
+
+def unsqueeze(packed: Packed) -> Packed:
+    """[channels, taps] -> [channels, 1, taps]: convolutions, whose GGUF files drop the 1."""
+    return _reshaped(packed, (*packed.shape[:-1], 1, packed.shape[-1]))
+
+
+def _reshaped(packed: Packed, shape: tuple[int, ...]) -> Packed:
+    """The same bytes under another shape; whole rows stay rows unless the row length changes."""
+    rows = int(np.prod(shape[:-1], dtype=np.int64))
+    if FORMATS[packed.format].block != 1 and shape[-1:] != packed.shape[-1:]:
+        raise UnsupportedModel(
+            f"rows in format {packed.format} cannot change their length.",
+            fix="use a file that keeps this tensor in F32 or F16",
+        )
+    return Packed(np.ascontiguousarray(packed.data).reshape(rows, -1), packed.format, shape)
+
+
+@dataclass(frozen=True)
+class RowOp:
+    """An operation and where its integer argument comes from: a key of the HF config, or none."""
+
+    apply: Callable[..., Packed]
+    argument: str | None = None
+
+    def __call__(self, packed: Packed, config: Mapping[str, Any]) -> Packed:
+        if self.argument is None:
+            return self.apply(packed)
+        return self.apply(packed, int(config[self.argument]))
+
+
+OPS: dict[str, RowOp] = {
+    "half_split_q": RowOp(half_split_rows, "num_attention_heads"),
+    "half_split_k": RowOp(half_split_rows, "num_key_value_heads"),
+    "add_one": RowOp(add_one),
+    "sub_one": RowOp(sub_one),
+    "neg_log": RowOp(neg_log),
+    "squeeze": RowOp(squeeze),
+    "unsqueeze": RowOp(unsqueeze),
+}

@@ -1,0 +1,196 @@
+"""`rbee-worker chat`: a conversation in the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rbee_worker import params
+from rbee_worker.cli.conversation import HELP, Conversation
+from rbee_worker.cli.failure import INTERRUPTED
+from rbee_worker.cli.terminal import aside, bold, dim, error_line, visible, write_answer
+from rbee_worker.config import Settings
+from rbee_worker.errors import UsageError, WorkerError
+from rbee_worker.types import Narration, Request
+
+if TYPE_CHECKING:
+    from rbee_worker.cli.answer import Answer
+    from rbee_worker.cli.interrupt import Interrupt
+    from rbee_worker.cli.prompt import Prompt
+    from rbee_worker.engine.client import EngineClient
+
+
+def chat(
+    settings: Settings,
+    sampling: dict[str, Any],
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="the system message")] = None,
+) -> None:
+    """Talk with the model; /help lists what you can do."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError(
+            "chat needs a terminal.", fix='rbee-worker generate --chat "..." works in a pipe.'
+        )
+    code = asyncio.run(_chat(settings, sampling, system))
+    if code:
+        raise typer.Exit(code)
+
+
+async def _chat(settings: Settings, sampling: dict[str, Any], system: str | None) -> int:
+    from rbee_worker.cli.interrupt import Interrupt
+    from rbee_worker.cli.prompt import Prompt
+    from rbee_worker.cli.session import open_engine
+
+    interrupt = Interrupt()
+    try:
+        with interrupt.watch():
+            opening = open_engine(settings)
+            client = await opening.__aenter__()
+        try:
+            if client.chat is None:
+                raise UsageError(
+                    f"{settings.model} has no chat template.",
+                    fix='continue text with: rbee-worker generate "...".',
+                )
+            talk = Conversation(params.from_text, system, params=dict(sampling))
+            await ChatLoop(client, talk, Prompt(), interrupt).run()
+        finally:
+            await opening.__aexit__(None, None, None)
+    except asyncio.CancelledError:
+        return INTERRUPTED
+    return 0
+
+
+@dataclass
+class ChatLoop:
+    """Reads a line, does what it says, until the person leaves."""
+
+    client: EngineClient
+    talk: Conversation
+    prompt: Prompt
+    interrupt: Interrupt
+    answers: list[Answer] = field(default_factory=list)
+
+    async def run(self) -> None:
+        """Until Ctrl-D or /quit."""
+        info = self.client.info
+        assert info is not None
+        sys.stdout.write(
+            f"{bold(info.model, sys.stdout)} "
+            + dim(f"{info.arch}, {info.context:,} tokens of context, {info.device}", sys.stdout)
+            + "\n"
+            + dim("/help lists the commands, Ctrl-D leaves.", sys.stdout)
+            + "\n\n"
+        )
+        while (line := await self.prompt.read(self._toolbar())) is not None:
+            try:
+                if not await self._obey(line):
+                    return
+            except WorkerError as e:
+                error_line(str(e))
+
+    async def _obey(self, line: str) -> bool:
+        """One line of input; False to leave."""
+        word, _, rest = line.strip().partition(" ")
+        match word:
+            case "":
+                pass
+            case "/quit" | "/exit" | "/bye":
+                return False
+            case "/help":
+                aside(HELP)
+            case "/set":
+                aside(self.talk.set(rest))
+            case "/system":
+                aside(self.talk.set_system(rest))
+            case "/reset":
+                aside(self.talk.reset())
+            case "/stats":
+                aside(self._stats())
+            case "/save":
+                aside(self.talk.save(_save_path(rest), self.client.ckpt.ref))
+            case "/retry":
+                await self._ask(self.talk.retry())
+            case _ if word.startswith("/"):
+                raise UsageError(f"{word}: no such command.", fix="/help lists them.")
+            case _:
+                await self._ask(line)
+        return True
+
+    async def _ask(self, text: str) -> None:
+        """One question and its streamed answer."""
+        from rbee_worker.cli.answer import gather
+
+        self.talk.ask(text)
+        request = Request(
+            id=f"chat-{uuid.uuid4().hex[:12]}",
+            messages=self.talk.messages(),
+            params=dict(self.talk.params),
+            surface="chat",
+        )
+        said: list[str] = []
+
+        def show(piece: str) -> None:
+            said.append(piece)
+            write_answer(piece)
+
+        try:
+            with (
+                self.interrupt.watch(),
+                self.interrupt.ends(lambda: self.client.cancel(request.id)),
+            ):
+                answer = await gather(
+                    self.client.generate(request), on_text=show, on_narration=_tell
+                )
+        finally:
+            self.talk.answer("".join(said))
+        self.answers.append(answer)
+        sys.stdout.write("\n")
+        aside(answer.summary() + "\n")
+
+    def _toolbar(self) -> str:
+        info = self.client.info
+        assert info is not None
+        used = self._context_used()
+        speed = self.answers[-1].tokens_per_s if self.answers else None
+        return (
+            f" {info.model} · {used:,} of {info.context:,} tokens used"
+            + (f" · {speed:.1f} tok/s" if speed else "")
+            + " · /help "
+        )
+
+    def _context_used(self) -> int:
+        if not self.answers or not self.talk.turns:
+            return 0
+        end = self.answers[-1].end
+        return end.usage.prompt_tokens + end.usage.output_tokens if end else 0
+
+    def _stats(self) -> str:
+        """Speed of the last answer, and sums."""
+        if not self.answers:
+            return "No answer yet."
+        usages = [a.end.usage for a in self.answers if a.end]
+        made, read = (sum(u.output_tokens for u in usages), sum(u.prompt_tokens for u in usages))
+        cached = sum(u.cached_tokens for u in usages)
+        first = self.answers[-1].first_token_s
+        wait = f", first token after {first:.2f} s" if first else ""
+        return (
+            f"last: {self.answers[-1].summary()}{wait}\n"
+            f"all {len(usages)} answers: {made:,} tokens made, {read:,} read, {cached:,} of them "
+            f"cached\ncontext: {self._context_used():,} tokens used"
+        )
+
+
+def _save_path(rest: str) -> Path:
+    name = rest.strip() or time.strftime("chat-%Y%m%d-%H%M%S.json")
+    return Path(name).expanduser()
+
+
+def _tell(narration: Narration) -> None:
+    aside(visible(narration.human))

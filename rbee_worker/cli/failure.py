@@ -1,0 +1,51 @@
+"""From an exception to one line on stderr and an exit code (docs/worker-api.md, exit codes)."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from rbee_worker.cli.terminal import error_line
+from rbee_worker.errors import WorkerError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+
+@contextmanager
+def one_line(debug: bool) -> Iterator[None]:
+    """Runs a command's body; any failure leaves as `typer.Exit` after one line on stderr.
+
+    debug: print the traceback first.
+    """
+    try:
+        yield
+    except WorkerError as e:
+        raise _exit(str(e), e.exit_code, debug) from e
+    except KeyboardInterrupt as e:
+        raise typer.Exit(INTERRUPTED) from e
+    except BrokenPipeError as e:
+        # The reader has gone (`| head`): nothing more can be said, not even at shutdown.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from e
+    except OSError as e:
+        what = f"{e.filename}: {e.strerror}" if e.filename else str(e)
+        fix = "check the path, its permissions and the free space"
+        raise _exit(f"{what}. Fix: {fix}.", 1, debug) from e
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as e:
+        kind = type(e).__name__
+        fix = "run it again with --debug and report the traceback"
+        raise _exit(f"internal: {kind}: {e} Fix: {fix}.", 1, debug) from e
+
+
+def _exit(message: str, code: int, debug: bool) -> typer.Exit:
+    if debug:
+        traceback.print_exc()
+    error_line(message)
+    return typer.Exit(code)

@@ -1,0 +1,123 @@
+"""`rbee-worker generate`: one completion, streamed to the terminal or printed as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import uuid
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from rbee_worker.cli.failure import INTERRUPTED
+from rbee_worker.cli.terminal import aside, write_answer
+from rbee_worker.config import Settings
+from rbee_worker.errors import InvalidRequest, UsageError
+from rbee_worker.types import Narration, Request
+
+
+def generate(
+    settings: Settings,
+    sampling: dict[str, Any],
+    prompt: Annotated[
+        str | None, typer.Argument(help="the text to continue; - reads it from stdin")
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="ask it as a chat message, with the model's template")
+    ] = False,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="with --chat: the system message")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print one JSON object instead of streaming")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="say nothing but the answer and errors")
+    ] = False,
+) -> None:
+    """One completion, streamed to the terminal."""
+    if system is not None and not chat:
+        raise UsageError("--system needs a chat template.", fix="add --chat.")
+    text = _prompt(prompt)
+    request = Request(
+        id=f"gen-{uuid.uuid4().hex[:12]}",
+        prompt=None if chat else text,
+        messages=_messages(system, text) if chat else None,
+        params=sampling,
+        surface="generate",
+    )
+    code = asyncio.run(_generate(settings, request, as_json=as_json, quiet=quiet))
+    if code:
+        raise typer.Exit(code)
+
+
+async def _generate(settings: Settings, request: Request, *, as_json: bool, quiet: bool) -> int:
+    """Runs the request; returns the exit code."""
+    from rbee_worker.cli.answer import gather
+    from rbee_worker.cli.interrupt import Interrupt
+    from rbee_worker.cli.session import open_engine
+
+    interrupt = Interrupt()
+    try:
+        with interrupt.watch():
+            async with open_engine(settings, quiet=quiet) as client:
+                with interrupt.ends(lambda: client.cancel(request.id)):
+                    answer = await gather(
+                        client.generate(request),
+                        on_text=_nothing if as_json else write_answer,
+                        on_narration=_nothing if quiet or as_json else _tell,
+                    )
+    except InvalidRequest as e:
+        raise UsageError(_as_flags(e)) from e
+    except asyncio.CancelledError:
+        return INTERRUPTED
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(answer.as_json()).decode() + "\n")
+    elif not answer.text.endswith("\n"):
+        write_answer("\n")
+    if not quiet:
+        aside(answer.summary())
+    return INTERRUPTED if interrupt.pressed else 0
+
+
+def _prompt(given: str | None) -> str:
+    """The prompt argument, or stdin for `-` and for a pipe without argument."""
+    if given is None and sys.stdin.isatty():
+        raise UsageError(
+            "no prompt.", fix='rbee-worker generate "Once upon a time", or - for stdin.'
+        )
+    if given in (None, "-"):
+        try:
+            text = sys.stdin.read()
+        except UnicodeDecodeError as e:
+            raise UsageError("stdin is not UTF-8 text.", fix="convert it to UTF-8.") from e
+    else:
+        text = given or ""
+    if not text:
+        raise UsageError("the prompt is empty.", fix="give at least one character.")
+    return text
+
+
+def _messages(system: str | None, text: str) -> tuple[dict[str, Any], ...]:
+    user = {"role": "user", "content": text}
+    return (user,) if system is None else ({"role": "system", "content": system}, user)
+
+
+def _as_flags(error: InvalidRequest) -> str:
+    """Field errors as a person at a command line reads them: --top-p: must be ..."""
+    lines = [f"{_flag(e.field)}: {e.message}" for e in error.errors]
+    return "; ".join(lines)
+
+
+def _flag(field: str) -> str:
+    return field if field in ("prompt", "messages") else "--" + field.replace("_", "-")
+
+
+def _tell(narration: Narration) -> None:
+    if sys.stderr.isatty():
+        aside(narration.human)
+
+
+def _nothing(_: object) -> None:
+    """Shows nothing."""

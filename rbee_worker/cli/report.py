@@ -1,0 +1,129 @@
+"""What can be said of a checkpoint without loading it: the object that `inspect --json` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from rbee_worker.checkpoint import Checkpoint, open_checkpoint
+from rbee_worker.checkpoint.summary import summarize
+from rbee_worker.config import Settings
+from rbee_worker.engine.machine import available_memory
+from rbee_worker.engine.preflight import Preflight, preflight
+from rbee_worker.errors import ModelError
+from rbee_worker.models import ARCHITECTURES
+from rbee_worker.ops import Ops
+from rbee_worker.state.specs import ELEMENT_BYTES, Fixed, StateGroup
+from rbee_worker.tokenizer.core import Tokenizer
+from rbee_worker.tokenizer.eos import eos_set, template_special_ids
+from rbee_worker.tokenizer.load import load_tokenizer
+
+
+def report(
+    settings: Settings, progress: Callable[[str, int, int], None] | None = None
+) -> dict[str, Any]:
+    """Opens `settings.model`, checks every name and shape, counts every byte; reads no weights.
+
+    Sizes in bytes. Raises what would keep the model from loading on a machine with enough memory.
+    """
+    ckpt = open_checkpoint(settings.model, cache_dir=settings.cache_dir, progress=progress)
+    ahead = preflight(ckpt, settings)
+    tokenizer = load_tokenizer(ckpt)
+    memory, trouble = memory_plan(ahead, settings, available_memory())
+    return {
+        "ref": ckpt.ref,
+        "path": str(ckpt.path),
+        "kind": ckpt.kind,
+        "architecture": ckpt.arch,
+        "family": ARCHITECTURES[ckpt.arch].title,
+        "parameters": ahead.model.n_parameters,
+        "layers": len(ahead.model.blocks),
+        "vocabulary": ahead.model.vocab_size,
+        "context": ahead.model.context,
+        "dtype": ahead.dtype,
+        "kv_dtype": ahead.kv_dtype,
+        "formats": {
+            use.format: {"tensors": use.tensors, "bytes": use.nbytes}
+            for use in summarize(ckpt.source).formats
+        },
+        "held": dict(sorted(ahead.held.held_bytes.items(), key=lambda item: -item[1])),
+        "memory": memory,
+        "eos": [
+            {"id": e.id, "text": e.text, "origins": list(e.origins)}
+            for e in eos_set(ckpt, tokenizer)
+        ],
+        "tokenizer": _tokenizer(ckpt, tokenizer),
+        "chat_template": _template(tokenizer),
+        "kernels": {"backend": "reference", "fast": [], "reference": sorted(op_names())},
+        "skipped": dict(ahead.model.skipped),
+        "warnings": [*tokenizer.warnings, *ckpt.notes, *ahead.model.notes, *trouble],
+    }
+
+
+def memory_plan(
+    ahead: Preflight, settings: Settings, free_bytes: int
+) -> tuple[dict[str, int | None], list[str]]:
+    """Bytes and tokens, and what is wrong with them here.
+
+    kv_context: the cache of one sequence as long as the model allows; cache and cache_tokens: what
+    the engine would set aside on this machine now, null where the model does not fit.
+    """
+    groups, element = ahead.model.groups, ELEMENT_BYTES[ahead.kv_dtype]
+    plan: dict[str, int | None] = {
+        "weights": ahead.weight_bytes,
+        "weights_in_file": sum(ahead.held.file_bytes.values()),
+        "kv_per_token": sequence_bytes(groups, element, 1),
+        "kv_context": sequence_bytes(groups, element, settings.ctx or ahead.model.context),
+        "free": free_bytes,
+        "cache": None,
+        "cache_tokens": None,
+        "context": None,
+    }
+    try:
+        state = ahead.room(settings, free_bytes)
+    except ModelError as e:
+        return plan, [str(e)]
+    plan |= {"cache": state.nbytes, "cache_tokens": state.tokens, "context": state.context}
+    return plan, list(state.notes)
+
+
+def sequence_bytes(groups: Iterable[StateGroup], element: int, tokens: int) -> int:
+    """Bytes that one sequence of `tokens` tokens needs; a windowed layer needs its window."""
+    total = 0
+    for group in groups:
+        spec = group.spec
+        if isinstance(spec, Fixed):
+            continue
+        kept = tokens if spec.window is None else min(tokens, spec.window)
+        total += group.layers * spec.bytes_per_token(element) * kept
+    return total
+
+
+def op_names() -> Iterable[str]:
+    """The vocabulary of tensor operations."""
+    return Ops.__abstractmethods__
+
+
+def _tokenizer(ckpt: Checkpoint, tokenizer: Tokenizer) -> dict[str, Any]:
+    return {
+        "kind": tokenizer_kind(ckpt),
+        "tokens": tokenizer.vocab_size,
+        "special": len(tokenizer.special_ids),
+        "bos_id": tokenizer.bos_id,
+    }
+
+
+def tokenizer_kind(ckpt: Checkpoint) -> str:
+    """Where the vocabulary comes from: a file's name, or what a GGUF file says of it."""
+    if ckpt.gguf is None:
+        return next(name for name in ("tokenizer.json", "tokenizer.model") if name in ckpt.files)
+    model = ckpt.gguf.metadata.get("tokenizer.ggml.model")
+    pre = ckpt.gguf.metadata.get("tokenizer.ggml.pre")
+    return f"GGUF {model}" + (f", split as {pre}" if pre else "")
+
+
+def _template(tokenizer: Tokenizer) -> dict[str, Any] | None:
+    if tokenizer.chat_template is None:
+        return None
+    used = sorted(template_special_ids(tokenizer.chat_template, tokenizer))
+    return {"special_tokens": [{"id": i, "text": tokenizer.token_text(i)} for i in used]}

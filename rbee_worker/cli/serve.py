@@ -1,0 +1,30 @@
+"""`rbee-worker serve`, and `llm-worker-rbee`: the daemon."""
+
+from __future__ import annotations
+
+import os
+
+import typer
+
+from rbee_worker.config import Settings
+
+
+def serve(settings: Settings) -> None:
+    """Serve one model over HTTP: jobs and streams, OpenAI clients, a web page at /.
+
+    The first line on stdout is the address, as JSON. RBEE_API_TOKEN holds the token; --local-mode
+    needs none. SIGTERM drains and leaves; twice leaves at once.
+    """
+    from rbee_worker.server.auth import read_token
+
+    token = read_token(settings, os.environ)
+    from rbee_worker.server.run import serve as run
+
+    raise typer.Exit(run(settings, token, _engine))
+
+
+async def _engine(settings, *, on_loading):  # type: ignore[no-untyped-def]
+    """The engine in its own process; imported only now, so that the socket listens first."""
+    from rbee_worker.engine.client import EngineClient
+
+    return await EngineClient.start(settings, on_loading=on_loading)

@@ -1,0 +1,104 @@
+"""What commands say beside their answer: one place that knows about terminals and colours.
+
+The answer goes to stdout; everything else (progress, narrations, statistics, errors) to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TextIO
+
+_DIM, _RED, _BOLD, _OFF = "\x1b[2m", "\x1b[31m", "\x1b[1m", "\x1b[0m"
+_CLEAR_LINE = "\r\x1b[2K"
+
+
+def is_rich(stream: TextIO) -> bool:
+    """May escape sequences be written to `stream`? (https://no-color.org)"""
+    return stream.isatty() and os.environ.get("TERM") != "dumb" and "NO_COLOR" not in os.environ
+
+
+def dim(text: str, stream: TextIO) -> str:
+    """`text` in grey where `stream` can show it."""
+    return f"{_DIM}{text}{_OFF}" if is_rich(stream) else text
+
+
+def bold(text: str, stream: TextIO) -> str:
+    """`text` in bold where `stream` can show it."""
+    return f"{_BOLD}{text}{_OFF}" if is_rich(stream) else text
+
+
+def aside(text: str) -> None:
+    """One grey line on stderr."""
+    sys.stderr.write(dim(text, sys.stderr) + "\n")
+    sys.stderr.flush()
+
+
+def error_line(message: str) -> None:
+    """`error: message` on stderr, always one line."""
+    head = f"{_RED}error:{_OFF}" if is_rich(sys.stderr) else "error:"
+    sys.stderr.write(f"{head} {' '.join(message.split())}\n")
+    sys.stderr.flush()
+
+
+def visible(text: str) -> str:
+    """`text` without the power to move the cursor or change the terminal.
+
+    Control characters but newline and tab become their Unicode pictures: a model's answer is not
+    to be trusted with escape sequences.
+    """
+    return text.translate(_PICTURES)
+
+
+_PICTURES = {
+    **{c: 0x2400 + c for c in range(0x20) if c not in (0x09, 0x0A)},
+    0x7F: 0x2421,
+    **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
+}
+
+
+def write_answer(text: str) -> None:
+    """A piece of the answer, at once; made harmless where a terminal shows it."""
+    sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+class Status:
+    """One line on stderr that is written over and over, then taken away; nothing off a terminal."""
+
+    def __init__(self) -> None:
+        self._on = is_rich(sys.stderr)
+        self._shown = False
+
+    def show(self, text: str) -> None:
+        """Replace the line."""
+        if self._on:
+            sys.stderr.write(f"{_CLEAR_LINE}{_DIM}{text}{_OFF}")
+            sys.stderr.flush()
+            self._shown = True
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._shown:
+            sys.stderr.write(_CLEAR_LINE)
+            sys.stderr.flush()
+            self._shown = False
+
+
+def size(nbytes: float) -> str:
+    """Bytes for people: 93.4 MB (powers of ten, as disks and downloads are sold)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(nbytes) < 1000:
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.1f} TB"
+
+
+def download_progress(show: Callable[[str], None]) -> Callable[[str, int, int], None]:
+    """A progress callback (name, bytes done, bytes in all or 0) that words what it hears."""
+
+    def progress(name: str, done: int, total: int) -> None:
+        show(f"Fetching {name}: {size(done)}" + (f" of {size(total)}" if total else ""))
+
+    return progress

@@ -1,0 +1,178 @@
+"""Where an engine runs: its own process, or a thread of this one (tests, small tools).
+
+Either way it is behind the same link and runs the same loop (engine/process.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from rbee_worker.engine.link import Link, Port, socket_pair
+
+if TYPE_CHECKING:
+    from rbee_worker.engine.process import Loader
+
+PATIENCE_S = 5.0  # what an engine gets to leave by itself
+log = logging.getLogger(__name__)
+
+_TAIL_LINES = 12
+_LINE_CHARS = 300
+
+
+class EngineHost(ABC):
+    """Starts one engine, says why it is gone, ends it. `link` exists once `start` has begun."""
+
+    link: Link
+
+    def __init__(self) -> None:
+        self._busy = asyncio.Lock()  # an engine that is just being started is closed afterwards
+        self._open = False
+
+    async def start(self) -> None:
+        """Start the engine; returns before it has loaded anything."""
+        async with self._busy:
+            ours, theirs = socket_pair()
+            self.link = await Link.over(ours)
+            self._open = True
+            await self._spawn(theirs)
+
+    async def close(self, *, patient: bool = True) -> None:
+        """Hang up, which makes the engine leave, and see that it does. Harmless if repeated.
+
+        patient: False where it has nothing to finish, e.g. while it loads: a process is ended.
+        """
+        async with self._busy:
+            if self._open:
+                self._open = False
+                await self.link.close()
+                await self._reap(patient)
+
+    @abstractmethod
+    async def last_words(self) -> str:
+        """Why the engine is gone; asked when the link has closed."""
+
+    @abstractmethod
+    async def _spawn(self, theirs: socket.socket) -> None: ...
+
+    @abstractmethod
+    async def _reap(self, patient: bool) -> None: ...
+
+
+class ProcessHost(EngineHost):
+    """A child process that runs `module`. Its stderr is passed on, and its last lines are kept for
+    the post-mortem."""
+
+    def __init__(self, module: str = "rbee_worker.engine.process") -> None:
+        super().__init__()
+        self._module = module
+        self._process: asyncio.subprocess.Process | None = None
+        self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._pump: asyncio.Task[None] | None = None
+
+    async def _spawn(self, theirs: socket.socket) -> None:
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                self._module,
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,  # stdout is the worker's own
+                stderr=asyncio.subprocess.PIPE,
+            )
+        self._pump = asyncio.create_task(self._pass_on(), name="engine-stderr")
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id."""
+        return None if self._process is None else self._process.pid
+
+    async def last_words(self) -> str:
+        assert self._process is not None
+        try:
+            code = await asyncio.wait_for(self._process.wait(), PATIENCE_S)
+        except TimeoutError:
+            return "it closed its link but still runs"
+        if self._pump is not None:
+            await self._pump
+        how = f"exit status {code}"
+        if code < 0:
+            with suppress(ValueError):
+                how = f"killed by {signal.Signals(-code).name}"
+        return f"{how}; its last line: {self._tail[-1]}" if self._tail else how
+
+    async def _reap(self, patient: bool) -> None:
+        if self._process is None:
+            return
+        try:
+            await asyncio.wait_for(self._process.wait(), PATIENCE_S if patient else 0)
+        except TimeoutError:
+            with suppress(ProcessLookupError):  # it left by itself at this very moment
+                self._process.kill()
+            await self._process.wait()
+        if self._pump is not None:
+            await self._pump
+
+    async def _pass_on(self) -> None:
+        assert self._process is not None
+        stream = self._process.stderr
+        assert stream is not None
+        rest = b""
+        while block := await stream.read(1 << 16):
+            sys.stderr.write(block.decode(errors="replace"))
+            sys.stderr.flush()
+            *lines, rest = (rest + block).split(b"\n")
+            for line in lines:
+                if line.strip():
+                    self._tail.append(line.decode(errors="replace").strip()[:_LINE_CHARS])
+        if rest.strip():
+            self._tail.append(rest.decode(errors="replace").strip()[:_LINE_CHARS])
+
+
+class ThreadHost(EngineHost):
+    """A thread of this process. `load` stands in for the real loader."""
+
+    def __init__(self, load: Loader | None = None) -> None:
+        super().__init__()
+        self._load = load
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    async def last_words(self) -> str:
+        await self._reap(patient=True)
+        return "it left" if self._error is None else f"{type(self._error).__name__}: {self._error}"
+
+    async def _spawn(self, theirs: socket.socket) -> None:
+        self._thread = threading.Thread(
+            target=self._run, args=(Port(theirs),), name="engine", daemon=True
+        )
+        self._thread.start()
+
+    async def _reap(self, patient: bool) -> None:
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join, PATIENCE_S)
+
+    def _run(self, port: Port) -> None:
+        from rbee_worker.engine.process import serve
+
+        try:
+            if self._load is None:
+                from rbee_worker.engine.load import load_engine
+
+                self._load = load_engine
+            serve(port, self._load)
+        except Exception as error:
+            log.exception("the engine failed")
+            self._error = error
+        finally:
+            port.close()

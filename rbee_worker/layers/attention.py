@@ -1,0 +1,61 @@
+"""Multi-head, grouped-query and multi-query attention over the paged cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rbee_worker.layers.linear import Linear
+from rbee_worker.ops import Ops, RopeSpec
+from rbee_worker.ops.batch import Batch
+from rbee_worker.state.specs import StateRef
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Attention:
+    """softmax(scale * q k^T) v with rotated q and k, projected back.
+
+    qkv: stacked map to q [heads * head_dim], k, v [kv_heads * head_dim]; where: this layer's place
+    in the state; rope None = no positions; window: a query sees its last `window` keys;
+    q_norm, k_norm: applied to the projections before they rotate.
+    """
+
+    ops: Ops
+    qkv: Linear
+    out: Linear
+    where: StateRef
+    heads: int
+    kv_heads: int
+    scale: float
+    rope: RopeSpec | None
+    window: int | None = None
+    softcap: float | None = None
+    q_norm: Callable[[Tensor], Tensor] | None = None
+    k_norm: Callable[[Tensor], Tensor] | None = None
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        """x [N, dim] -> [N, dim]"""
+        q, k, v = self.qkv.split(x)
+        if self.q_norm is not None:
+            q = self.q_norm(q)
+        if self.k_norm is not None:
+            k = self.k_norm(k)
+        if self.rope is not None:
+            q = self.ops.rope(q, self.rope, batch, heads=self.heads)
+            k = self.ops.rope(k, self.rope, batch, heads=self.kv_heads)
+        mixed = self.ops.attend(
+            q,
+            k,
+            v,
+            self.where,
+            batch,
+            heads=self.heads,
+            scale=self.scale,
+            window=self.window,
+            softcap=self.softcap,
+        )
+        return self.out(mixed)

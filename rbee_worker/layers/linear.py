@@ -1,0 +1,30 @@
+"""A linear map, or several of the same input stacked into one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rbee_worker.ops import Ops, Weight
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Linear:
+    """y = x W^T + b. `widths` are the outputs' widths where several maps are stacked."""
+
+    ops: Ops
+    weight: Weight
+    bias: Tensor | None
+    widths: Sequence[int]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [N, in] -> [N, sum(widths)]"""
+        return self.ops.linear(x, self.weight, self.bias)
+
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        """x [N, in] -> one [N, width] for each stacked map"""
+        return self.ops.split(self(x), self.widths)

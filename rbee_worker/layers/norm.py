@@ -1,0 +1,30 @@
+"""Normalisation of a row, or of each head in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rbee_worker.ops import Ops
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RMSNorm:
+    """Root mean square norm (Zhang & Sennrich 2019), over each of `heads` equal parts of a row."""
+
+    ops: Ops
+    weight: Tensor | None
+    eps: float
+    heads: int = 1
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [N, width] -> [N, width]"""
+        return self.ops.rms_norm(x, self.weight, self.eps, heads=self.heads)
+
+    def after_add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """(norm of x + residual, x + residual)"""
+        assert self.heads == 1
+        return self.ops.add_rms_norm(x, residual, self.weight, self.eps)

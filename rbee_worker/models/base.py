@@ -1,0 +1,59 @@
+"""`Decoder`: embedding, blocks, final norm, head. What every decoder-only family builds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rbee_worker.layers.linear import Linear
+from rbee_worker.ops import Ops, RopeSpec, Weight
+from rbee_worker.ops.batch import Batch
+from rbee_worker.state.specs import StateGroup
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Block = Callable[["Tensor", Batch], "Tensor"]
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A model as the engine sees it: rows of hidden states, and logits of chosen rows.
+
+    context: longest sequence it was made for, tokens. logits_scale multiplies the logits;
+    logits_softcap bends them. ropes: every rotary table in use; where one depends on a sequence's
+    length, sequences share cached keys only if theirs agree.
+    """
+
+    ops: Ops
+    embed: Weight
+    blocks: Sequence[Block]
+    norm: Callable[[Tensor], Tensor]
+    out: Linear
+    groups: tuple[StateGroup, ...]
+    vocab_size: int
+    context: int
+    embed_scale: float = 1.0
+    logits_scale: float = 1.0
+    logits_softcap: float | None = None
+    skipped: Mapping[str, str] = field(default_factory=dict)  # tensors left unread: why
+    ropes: tuple[RopeSpec, ...] = ()
+    n_parameters: int = 0
+    notes: tuple[str, ...] = ()
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """batch of N rows -> normalised hidden states [N, dim]"""
+        x = self.ops.embed(self.embed, batch, scale=self.embed_scale)
+        for block in self.blocks:
+            x = block(x, batch)
+        return self.norm(x)
+
+    def head(self, rows: Tensor) -> Tensor:
+        """hidden states [S, dim] -> logits float32 [S, vocab]"""
+        logits = self.ops.logits(rows, self.out.weight, self.out.bias)
+        if self.logits_scale != 1.0:
+            logits = self.ops.scale(logits, self.logits_scale)
+        if self.logits_softcap is not None:
+            logits = self.ops.softcap(logits, self.logits_softcap)
+        return logits

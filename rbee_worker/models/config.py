@@ -1,0 +1,114 @@
+"""From a config.json (HF keys) to a family's `Config` dataclass, whose fields are those keys."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from rbee_worker.errors import CheckpointError, UnsupportedModel
+from rbee_worker.ops import Activation
+
+C = TypeVar("C")
+
+# Keys that change no number of a forward pass here: names, training, generation, serialisation.
+INERT = frozenset(
+    [
+        "_name_or_path",
+        "architectures",
+        "attention_dropout",
+        "auto_map",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "dtype",
+        "eos_token_id",
+        "hidden_dropout",
+        "id2label",
+        "initializer_range",
+        "is_encoder_decoder",
+        "label2id",
+        "model_type",
+        "output_attentions",
+        "output_hidden_states",
+        "pad_token_id",
+        "pretraining_tp",
+        "problem_type",
+        "return_dict",
+        "torch_dtype",
+        "transformers_version",
+        "unk_token_id",
+        "use_cache",
+        "rope_interleaved",
+        "is_llama_config",
+        "quantization_version",
+    ]
+)
+
+_ACTIVATIONS: dict[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "gelu_quick",
+    "relu": "relu",
+    "relu2": "relu2",
+}
+
+
+def read_config(cls: type[C], config: Mapping[str, Any], *, where: str) -> tuple[C, list[str]]:
+    """An instance of dataclass `cls` from `config`, and the keys that nothing reads.
+
+    A key that is null or absent takes the field's default. Raises CheckpointError that lists every
+    missing or mistyped key.
+    """
+    assert dataclasses.is_dataclass(cls)
+    values: dict[str, Any] = {}
+    wrong: list[str] = []
+    fields = dataclasses.fields(cls)
+    for f in fields:
+        value = config.get(f.name)
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if value is None:
+            if required:
+                wrong.append(f"{f.name} is missing")
+        elif not _fits(value, str(f.type)):
+            wrong.append(f"{f.name} is {value!r}, expected {f.type}")
+        else:
+            values[f.name] = value
+    if wrong:
+        raise CheckpointError(
+            f"{where}: the config cannot be used: {'; '.join(wrong)}.",
+            fix="download the checkpoint's config again.",
+        )
+    known = {f.name for f in fields} | INERT
+    unused = sorted(k for k, v in config.items() if k not in known and v not in (None, False))
+    return cls(**values), unused
+
+
+def _fits(value: Any, annotation: str) -> bool:
+    """Does a JSON value fit a field written as int, float, bool, str, dict, list (| None)?"""
+    kinds = [part.split("[")[0].strip() for part in annotation.split("|")]
+    if isinstance(value, bool):
+        return "bool" in kinds
+    if isinstance(value, int):
+        return "int" in kinds or "float" in kinds
+    return type(value).__name__ in kinds
+
+
+def positive(where: str, **sizes: float) -> None:
+    """Every size must be greater than zero. Raises CheckpointError."""
+    bad = [f"{k} = {v}" for k, v in sizes.items() if not v > 0]
+    if bad:
+        raise CheckpointError(f"{where}: sizes must be positive: {', '.join(bad)}.")
+
+
+def activation(name: str) -> Activation:
+    """The op behind a config's `hidden_act`. Raises UnsupportedModel."""
+    if name not in _ACTIVATIONS:
+        raise UnsupportedModel(
+            f"hidden_act {name!r} is not supported.",
+            fix=f"supported: {', '.join(sorted(_ACTIVATIONS))}.",
+        )
+    return _ACTIVATIONS[name]

@@ -1,0 +1,102 @@
+"""The vocabulary of narrations: what is happening, in words a person likes to read.
+
+One function for each thing worth telling. `actor` is who acts, `action` a word that machines may
+filter by, `target` what it is done to, `human` the sentence. Never contains prompt or answer text.
+Knows nothing of where a narration goes (stream, terminal, log).
+"""
+
+from __future__ import annotations
+
+from rbee_worker.types import Narration, StopRecord
+
+ENGINE = "engine"
+SCHEDULER = "scheduler"
+TOKENIZER = "tokenizer"
+LOADER = "loader"
+
+_STOPS = {
+    "CONTEXT_FULL": "the context is full",
+    "CANCELLED": "cancelled",
+    "TIMEOUT": "ran out of time",
+    "ERROR": "an error",
+}
+
+
+def queued(job_id: str, ahead: int) -> Narration:
+    """The request waits behind `ahead` others."""
+    human = "Next in line." if ahead == 0 else f"Queued behind {_count(ahead, 'request')}."
+    return Narration(actor=SCHEDULER, action="queued", target=job_id, human=human, job_id=job_id)
+
+
+def prompt_scheduled(job_id: str, tokens: int, cached: int, waited_ms: float) -> Narration:
+    """A prompt of `tokens` tokens leaves the queue; `cached` of them need no computing."""
+    human = f"Reading a prompt of {_count(tokens, 'token')}"
+    if cached:
+        human += f", {cached} of them cached"
+    if waited_ms >= 100:
+        human += f", after {waited_ms / 1000:.1f} s in the queue"
+    return Narration(
+        actor=SCHEDULER, action="scheduled", target=job_id, human=human + ".", job_id=job_id
+    )
+
+
+def preempted(job_id: str, tokens: int) -> Narration:
+    """The cache is full: the sequence gives its blocks up and computes `tokens` tokens again."""
+    human = f"Paused to make room: {_count(tokens, 'token')} will be computed again."
+    return Narration(actor=SCHEDULER, action="preempted", target=job_id, human=human, job_id=job_id)
+
+
+def engine_restarting(reason: str) -> Narration:
+    """The engine process was lost and a new one is starting."""
+    human = f"The engine stopped ({reason}); starting a new one."
+    return Narration(actor=ENGINE, action="restarting", target=ENGINE, human=human)
+
+
+def resumed(job_id: str, at: int) -> Narration:
+    """After a restart the request goes on where it was: `at` output tokens are kept."""
+    human = f"Engine restarted; resumed at token {at}."
+    return Narration(actor=ENGINE, action="resumed", target=job_id, human=human, job_id=job_id)
+
+
+def downloading(done: str, total: str) -> Narration:
+    """The model is being fetched; sizes as people read them, total "" when not known."""
+    human = f"Fetching the model: {done}" + (f" of {total}" if total else "")
+    return Narration(actor=LOADER, action="downloading", target="model", human=human + ".")
+
+
+def loading(stage: str, done: int, total: int) -> Narration:
+    """A step of bringing the model up; `done` of `total` layers, total 0 when not counted."""
+    human = f"{stage.capitalize()} the model"
+    if total:
+        human += f": {done} of {_count(total, 'layer')}"
+    return Narration(actor=LOADER, action=stage, target="model", human=human + ".")
+
+
+def ready(model: str, device: str, seconds: float) -> Narration:
+    """The engine can serve."""
+    human = f"{model} is ready on {device} after {seconds:.1f} s."
+    return Narration(actor=ENGINE, action="ready", target=model, human=human)
+
+
+def tokenizer_warning(warning: str) -> Narration:
+    """Something about the vocabulary that can make answers worse."""
+    return Narration(actor=TOKENIZER, action="warning", target="vocabulary", human=warning)
+
+
+def why_stopped(stop: StopRecord) -> str:
+    """The stop record as a few words: "end token <|im_end|> (from config.json)"."""
+    if stop.rule == "EOS":
+        origin = f" (from {stop.origin})" if stop.origin else ""
+        return f"end token {stop.token_text or stop.token_id}{origin}"
+    if stop.rule == "STOP_SEQUENCE":
+        if stop.sequence is not None:
+            return f"stop string {stop.sequence!r}"
+        return f"stop token {stop.token_text or stop.token_id}"
+    if stop.rule == "MAX_TOKENS":
+        origin = f" ({stop.origin})" if stop.origin else ""
+        return f"max_tokens of {stop.at} reached{origin}"
+    return _STOPS[stop.rule]
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"

@@ -1,0 +1,173 @@
+"""Causal attention over paged keys, one formula a query row: the reference's half of `Ops.attend`.
+
+Work is cut into tiles of `ROWS` consecutive queries of one sequence; a tile takes the keys in
+spans at absolute positions 0, SPAN, 2 SPAN, ... and folds them with the online softmax
+(Milakov & Gimelshein 2018, "Online normalizer calculation for softmax"). A span in which a row
+may see nothing leaves that row's numbers bitwise unchanged, so neither the chunk a query comes in
+nor its neighbours nor a cached prefix can change its result.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rbee_worker.ops.batch import Batch
+
+ROWS = 16  # queries a tile
+SPAN = 256  # keys a span; a multiple of every block size
+TILES = 64  # tiles worked on together: bounds the memory that gathered keys take
+
+
+class Tiles(NamedTuple):
+    """T tiles: the rows they read, which are real, their sequence and the positions they cover."""
+
+    rows: Tensor  # int64 [T, ROWS]; a tile's last row repeated where it is short
+    real: Tensor  # bool [T, ROWS]
+    seq: Tensor  # int64 [T]
+    first: list[int]  # lowest position in each tile
+    last: list[int]  # highest
+
+
+def attend(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    table: Tensor,
+    batch: Batch,
+    *,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """q float32 [N, heads, k_dim]; keys, values [blocks, block_size, kv_heads, dim], this step's
+    already written; table int32 [B, max_blocks] -> float32 [N, heads, v_dim]."""
+    n, heads, _ = q.shape
+    kv_heads, v_dim = values.shape[2:]
+    out = q.new_empty((n, heads, v_dim))
+    tiles = _tiles(batch)
+    for start in range(0, len(tiles.first), TILES):
+        part = slice(start, start + TILES)
+        some = Tiles(
+            tiles.rows[part],
+            tiles.real[part],
+            tiles.seq[part],
+            tiles.first[part],
+            tiles.last[part],
+        )
+        result = _fold(q, keys, values, table, batch, some, scale, window, softcap)
+        # [tiles, kv_heads, ROWS * group, v_dim] -> [tiles * ROWS, heads, v_dim]
+        result = result.view(-1, kv_heads, ROWS, heads // kv_heads, v_dim).transpose(1, 2)
+        flat = result.reshape(-1, heads, v_dim)
+        out[some.rows[some.real]] = flat[some.real.flatten()]
+    return out
+
+
+def _tiles(batch: Batch) -> Tiles:
+    rows: list[range] = []
+    seq: list[int] = []
+    first: list[int] = []
+    starts, lens = batch.seq_starts_host, batch.kv_lens_host
+    for b, length in enumerate(lens):
+        base = length - starts[b + 1]  # position of a row = base + row
+        for low in range(starts[b], starts[b + 1], ROWS):
+            high = min(low + ROWS, starts[b + 1])
+            rows.append(range(low, high))
+            seq.append(b)
+            first.append(base + low)
+    device = batch.positions.device
+    ends = torch.tensor([r.stop for r in rows], device=device)[:, None]
+    index = torch.tensor([r.start for r in rows], device=device)[:, None]
+    index = index + torch.arange(ROWS, device=device)
+    return Tiles(
+        torch.minimum(index, ends - 1),
+        index < ends,
+        torch.tensor(seq, device=device),
+        first,
+        [f + len(r) - 1 for f, r in zip(first, rows, strict=True)],
+    )
+
+
+def _fold(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    table: Tensor,
+    batch: Batch,
+    tiles: Tiles,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """Attention of each tile: float32 [T, kv_heads, ROWS * group, v_dim]."""
+    count = len(tiles.first)
+    kv_heads, v_dim = values.shape[2:]
+    group = q.shape[1] // kv_heads
+    height = ROWS * group
+    tile_q = q[tiles.rows].view(count, ROWS, kv_heads, group, -1).transpose(1, 2)
+    tile_q = tile_q.reshape(count, kv_heads, height, -1) * scale
+    at = batch.positions[tiles.rows]  # [T, ROWS]
+    top = torch.full((count, kv_heads, height, 1), float("-inf"), device=q.device)
+    total = torch.zeros_like(top)
+    acc = q.new_zeros((count, kv_heads, height, v_dim))
+    for span in range(max(tiles.last) // SPAN + 1):
+        begin = span * SPAN
+        lowest = [0 if window is None else f - window + 1 for f in tiles.first]
+        here = [t for t in range(count) if tiles.last[t] >= begin and lowest[t] < begin + SPAN]
+        if not here:
+            continue
+        pick = torch.tensor(here, device=q.device)
+        seq = tiles.seq[pick]
+        k, v = _gather(keys, values, table[seq], begin, batch.kv_lens[seq])
+        scores = _product(tile_q[pick], k.transpose(2, 3))
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        seen = _visible(at[pick], begin, window, group)
+        scores = scores.masked_fill(~seen, float("-inf"))
+        high = torch.maximum(top[pick], scores.amax(-1, keepdim=True))
+        safe = torch.where(high == float("-inf"), 0.0, high)  # rows that have seen nothing yet
+        keep = torch.exp(top[pick] - safe)
+        p = torch.exp(scores - safe)
+        total[pick] = total[pick] * keep + p.sum(-1, keepdim=True)
+        acc[pick] = acc[pick] * keep + _product(p, v)
+        top[pick] = high
+    return acc / total
+
+
+def _gather(
+    keys: Tensor, values: Tensor, table: Tensor, begin: int, lens: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Keys and values of one span: float32 [T, kv_heads, SPAN, dim]; zero beyond a sequence's end.
+
+    What a block holds beyond its sequence may be another's leftovers, even NaN, and 0 * NaN is NaN.
+    """
+    block_size = keys.shape[1]
+    per_span = SPAN // block_size
+    column = begin // block_size
+    blocks = table[:, column : column + per_span].long()
+    if blocks.shape[1] < per_span:
+        blocks = F.pad(blocks, (0, per_span - blocks.shape[1]))
+    position = begin + torch.arange(SPAN, device=keys.device)
+    valid = (position < lens[:, None])[:, :, None, None]  # [T, SPAN, 1, 1]
+    both = []
+    for cache in (keys, values):
+        got = cache[blocks].flatten(1, 2).float().masked_fill(~valid, 0.0)
+        both.append(got.transpose(1, 2))
+    return both[0], both[1]
+
+
+def _visible(at: Tensor, begin: int, window: int | None, group: int) -> Tensor:
+    """bool [T, 1, ROWS * group, SPAN]: may the query at `at` see the key at begin + column?"""
+    key = begin + torch.arange(SPAN, device=at.device)
+    seen = key <= at[..., None]
+    if window is not None:
+        seen = seen & (key > at[..., None] - window)
+    return seen.repeat_interleave(group, dim=1)[:, None]
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Batched product of fixed-shape matrices: [T, H, m, k] x [T, H, k, n]."""
+    return torch.bmm(a.flatten(0, 1), b.reshape(-1, *b.shape[2:])).view(*a.shape[:3], b.shape[3])

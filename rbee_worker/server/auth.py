@@ -1,0 +1,178 @@
+"""Who may ask: the gate in front of every route. Deny by default.
+
+With a token: everything but the public paths needs `Authorization: Bearer TOKEN`, known routes and
+unknown ones alike. In local mode there is no token; instead a Host that is not this machine, a
+foreign Origin and bodies that are not JSON are refused (DNS rebinding, posts from other sites).
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+import time
+import uuid
+from collections.abc import Collection, Mapping
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rbee_worker.config import Settings
+from rbee_worker.errors import UsageError, WorkerError
+from rbee_worker.observe.context import correlated
+from rbee_worker.observe.log import fields, logger
+from rbee_worker.server.problems import Refusal, answer, problem
+
+MIN_TOKEN = 16
+LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+CORRELATION = "x-correlation-id"
+_CORRELATION_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+log = logger("http")
+
+
+def read_token(settings: Settings, environ: Mapping[str, str]) -> str:
+    """The token of this worker, "" in local mode. Raises UsageError when mode and token clash."""
+    token = environ.get("RBEE_API_TOKEN") or environ.get("LLORCH_API_TOKEN") or ""
+    if settings.local_mode:
+        if token:
+            raise UsageError(
+                "--local-mode serves without a token, but RBEE_API_TOKEN is set.",
+                fix="unset RBEE_API_TOKEN (and LLORCH_API_TOKEN), or leave --local-mode out.",
+            )
+        return ""
+    if not token:
+        raise UsageError(
+            "A worker that others can reach needs a token.",
+            fix=f"set RBEE_API_TOKEN (at least {MIN_TOKEN} characters), or use --local-mode.",
+        )
+    if len(token) < MIN_TOKEN:
+        raise UsageError(
+            f"RBEE_API_TOKEN has {len(token)} characters.", fix=f"use at least {MIN_TOKEN}."
+        )
+    if not token.isascii() or not token.isprintable():
+        raise UsageError(
+            "RBEE_API_TOKEN has characters that no header can carry.", fix="use printable ASCII."
+        )
+    return token
+
+
+def cors_origins(settings: Settings) -> list[str]:
+    """The origins whose pages may call this worker."""
+    return [origin.strip() for origin in settings.cors_origin.split(",") if origin.strip()]
+
+
+class Gate:
+    """ASGI middleware: correlation id, limits on headers, and who may pass."""
+
+    def __init__(
+        self, app: ASGIApp, *, settings: Settings, token: str, public: Collection[str]
+    ) -> None:
+        self._app = app
+        self._token = token.encode()
+        self._local = settings.local_mode
+        self._friends = frozenset(cors_origins(settings))
+        self._public = frozenset(public)
+        self._max_headers = settings.max_headers
+        self._max_body = settings.max_body_kb * 1024
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+            return
+        headers = Headers(scope=scope)
+        asked = headers.get(CORRELATION, "")
+        correlation = asked if _CORRELATION_ID.fullmatch(asked) else uuid.uuid4().hex
+        began = time.perf_counter()
+        status = 0
+
+        async def tagged(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[CORRELATION] = correlation
+            await send(message)
+
+        with correlated(correlation):
+            try:
+                refusal = self._refusal(scope, headers)
+                await (refusal or self._app)(scope, receive, tagged)
+            except Exception as error:
+                log.error(
+                    "request failed",
+                    extra=fields(path=scope["path"], error=type(error).__name__),
+                )
+                if status == 0:
+                    await _crash(error)(scope, receive, tagged)
+                else:
+                    raise
+            finally:
+                spent = round((time.perf_counter() - began) * 1e3, 1)
+                log.info(
+                    "request",
+                    extra=fields(
+                        method=scope["method"], path=scope["path"], status=status, ms=spent
+                    ),
+                )
+
+    def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
+        if len(scope["headers"]) > self._max_headers:
+            message = f"More than {self._max_headers} headers."
+            return problem(431, "too_many_headers", message)
+        refusal = self._refused_locally(scope, headers) if self._local else None
+        if refusal is None and not self._local and not self._known(scope, headers):
+            refusal = Refusal(
+                401,
+                "invalid_api_key",
+                "This worker needs its token: Authorization: Bearer TOKEN.",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        if refusal is None and _length(headers) > self._max_body:
+            refusal = too_large(self._max_body)
+        return answer(refusal) if refusal is not None else None
+
+    def _known(self, scope: Scope, headers: Headers) -> bool:
+        if scope["path"] in self._public and scope["method"] in ("GET", "HEAD"):
+            return True
+        kind, _, given = headers.get("authorization", "").partition(" ")
+        right = hmac.compare_digest(given.strip().encode(), self._token)
+        return right and kind.lower() == "bearer"
+
+    def _refused_locally(self, scope: Scope, headers: Headers) -> Refusal | None:
+        host = headers.get("host", "")
+        if _host_name(host) not in LOCAL_HOSTS:
+            return Refusal(403, "foreign_host", "Local mode answers to localhost only.")
+        origin = headers.get("origin")
+        friend = origin is None or origin in self._friends or urlsplit(origin).netloc == host
+        if not friend:
+            return Refusal(403, "foreign_origin", "Local mode refuses other sites' pages.")
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        has_body = _length(headers) > 0 or "transfer-encoding" in headers
+        if has_body and kind != "application/json":
+            return Refusal(415, "not_json", "Bodies must be application/json in local mode.")
+        return None
+
+
+def too_large(limit: int) -> Refusal:
+    """A body beyond `limit` bytes."""
+    return Refusal(413, "body_too_large", f"The body is larger than {limit} bytes (--max-body-kb).")
+
+
+def _length(headers: Headers) -> int:
+    text = headers.get("content-length", "")
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def _host_name(host: str) -> str:
+    """`host` without its port: "[::1]:80" -> "[::1]"."""
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0].lower()
+
+
+def _crash(error: Exception) -> Response:
+    if isinstance(error, WorkerError):
+        return answer(error)
+    return problem(500, "internal_error", "An error inside the worker; its log says more.")

@@ -1,0 +1,149 @@
+"""Is it alive, can it serve, how far has it loaded, what is it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from rbee_worker.server.problems import json_response
+from rbee_worker.server.sse import BEAT_S, DONE, MessageStream, frame
+from rbee_worker.server.worker import RETRY_AFTER_S, Worker
+
+STAGES = {"loading": "loading_to_vram"}  # the orchestrators' word for the engine's
+MIB = 1 << 20
+
+
+class Health(Struct, frozen=True):
+    status: Literal["healthy"] = "healthy"
+
+
+class Memory(Struct, frozen=True):
+    """Bytes, as the engine holds them."""
+
+    weight_bytes: int
+    kv_bytes: int
+    kv_tokens: int
+
+
+class Ready(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    ready: bool
+    state: str
+    model: str
+    uptime_s: float
+    reason: str = ""
+    load_s: dict[str, float] = {}  # phase -> seconds
+    memory: Memory | None = None
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    stage: str
+    layers_loaded: int | UnsetType = UNSET
+    layers_total: int | UnsetType = UNSET
+    vram_mb: int | UnsetType = UNSET  # MiB of weights in place
+    bytes_loaded: int | UnsetType = UNSET
+    bytes_total: int | UnsetType = UNSET
+    reason: str | UnsetType = UNSET
+
+
+def worker_of(request: HttpRequest) -> Worker:
+    """The worker that this application serves."""
+    worker = request.app.state.worker
+    assert isinstance(worker, Worker)
+    return worker
+
+
+async def health(request: HttpRequest) -> Response:
+    return json_response(Health())
+
+
+async def ready(request: HttpRequest) -> Response:
+    worker = worker_of(request)
+    state = worker.state
+    info = worker.engine.info if worker.engine is not None else None
+    body = Ready(
+        ready=state == "ready",
+        state=state,
+        model=worker.settings.model,
+        uptime_s=round(worker.age(), 3),
+        reason=worker.reason,
+        load_s=info.load_s if info is not None else {},
+        memory=None
+        if info is None
+        else Memory(info.weight_bytes, info.kv_bytes, info.kv_tokens),
+    )
+    if state == "ready":
+        return json_response(body)
+    return json_response(body, 503, {"Retry-After": str(RETRY_AFTER_S)})
+
+
+async def loading_progress(request: HttpRequest) -> ASGIApp:
+    return MessageStream(progress_frames(worker_of(request)))
+
+
+async def progress_frames(worker: Worker) -> AsyncIterator[bytes]:
+    """The last state first, then every change, until the model is ready or has failed."""
+    last: Progress | None = None
+    async for changed in worker.changes(BEAT_S):
+        now = progress(worker)
+        if now != last:
+            last = now
+            yield frame(msgspec.json.encode(now))
+        elif not changed:
+            yield b""
+        if now.stage in ("ready", "failed"):
+            break
+    yield DONE
+
+
+def progress(worker: Worker) -> Progress:
+    """How far the worker is with loading."""
+    state = worker.state
+    if state == "failed":
+        return Progress(stage="failed", reason=worker.reason)
+    if state != "loading":
+        return Progress(stage="ready")
+    step = worker.loading
+    return Progress(
+        stage=STAGES.get(step.stage, step.stage),
+        layers_loaded=step.layers_loaded,
+        layers_total=step.layers_total,
+        vram_mb=step.bytes_loaded // MIB,
+        bytes_loaded=step.bytes_loaded,
+        bytes_total=step.bytes_total,
+    )
+
+
+def worker_info(worker: Worker) -> dict[str, Any]:
+    """The WorkerInfo that orchestrators know: six fields and the version."""
+    info = worker.engine.info if worker.engine is not None else None
+    return {
+        "id": worker.id,
+        "model_id": worker.settings.model,
+        "device": info.device if info is not None else device_asked(worker),
+        "port": worker.port,
+        "status": worker_status(worker),
+        "implementation": "rbee-worker",
+        "version": worker.version,
+    }
+
+
+def worker_status(worker: Worker) -> str:
+    """starting, ready, busy or stopped."""
+    state = worker.state
+    if state in ("loading", "restarting"):
+        return "starting"
+    if state in ("draining", "failed"):
+        return "stopped"
+    return "busy" if worker.jobs.live() else "ready"
+
+
+def device_asked(worker: Worker) -> str:
+    """What --backend and --device ask for, before the engine has said what it got."""
+    settings = worker.settings
+    return f"cuda:{settings.device}" if settings.backend == "cuda" else "cpu"

@@ -1,0 +1,221 @@
+"""Jobs over HTTP: create, follow, look at, list, cancel; and the blocking /v1/infer."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from rbee_worker import wire
+from rbee_worker.errors import FieldError, InvalidRequest
+from rbee_worker.server.asking import ask, check_model, ignored, new_id, settled
+from rbee_worker.server.body import envelope, read_object
+from rbee_worker.server.health import worker_info, worker_of
+from rbee_worker.server.jobs import Job
+from rbee_worker.server.problems import Refusal, json_response
+from rbee_worker.server.schemas import (
+    InferEnvelope,
+    InferResult,
+    JobCreated,
+    JobEnvelope,
+    JobError,
+    JobList,
+    JobState,
+    JobSummary,
+)
+from rbee_worker.server.sse import DONE, EventStream, frame
+from rbee_worker.server.worker import Worker
+from rbee_worker.types import End, Event, Narration
+
+OPERATIONS = ("infer", "status")
+_ENCODER = msgspec.json.Encoder()
+
+
+class JobRendering:
+    """A job's events as docs/worker-api.md, "Job events", has them; each with its `id:`."""
+
+    def __init__(self, worker: Worker, job: Job) -> None:
+        self._worker = worker
+        self._job = job
+
+    def event(self, choice: int, place: int, event: Event) -> bytes:
+        trace: list[dict[str, Any]] | UnsetType = UNSET
+        if self._job.trace and type(event) is End:
+            trace = self._job.phases
+        return frame(_ENCODER.encode(wire.job_event(event, self._text, trace)), place + 1)
+
+    def done(self) -> bytes:
+        return DONE
+
+    def _text(self, token_id: int) -> str:
+        engine = self._worker.engine
+        assert engine is not None
+        return engine.tokenizer.token_text(token_id)
+
+
+async def create(http: HttpRequest) -> Response:
+    """POST /v1/jobs."""
+    return await _create(http, "/v1/jobs")
+
+
+async def create_inference(http: HttpRequest) -> Response:
+    """POST /v1/inference: as /v1/jobs, under its old name."""
+    response = await _create(http, "/v1/inference")
+    response.headers["Deprecation"] = "true"
+    response.headers["Link"] = '</v1/jobs>; rel="successor-version"'
+    return response
+
+
+async def _create(http: HttpRequest, base: str) -> Response:
+    worker = worker_of(http)
+    body = await read_object(http, worker.settings.max_body_kb * 1024)
+    if body.get("operation", "infer") == "status":
+        return _status_job(worker, base, sorted(body.keys() - {"operation"}))
+    worker.serving()
+    given, params, faults = envelope(body, JobEnvelope)
+    if given.operation not in OPERATIONS:
+        message = f"is not supported; supported: {', '.join(OPERATIONS)}"
+        faults.append(FieldError("operation", f"one of {', '.join(OPERATIONS)}", message))
+    check_model(worker, given.model)
+    request = ask(worker, given, params, faults, new_id("job"))
+    (job,) = await worker.submit([request], keep=True, trace=given.trace)
+    created = JobCreated(job_id=job.id, sse_url=f"{base}/{job.id}/stream")
+    return json_response(created, headers=ignored([job]))
+
+
+def _status_job(worker: Worker, base: str, others: list[str]) -> Response:
+    """A job that is over at once: its stream is one narration of the worker's state."""
+    if others:
+        raise InvalidRequest(
+            [FieldError(name, "absent", "means nothing with operation status") for name in others]
+        )
+    info = worker_info(worker)
+    human = f"Worker {worker.id} is {worker.state} and serves {worker.settings.model}."
+    word = Narration(actor="worker", action="status", target=worker.id, human=human)
+    job = worker.jobs.note(new_id("job"), word)
+    return json_response(
+        JobCreated(job_id=job.id, sse_url=f"{base}/{job.id}/stream", status=info)
+    )
+
+
+async def stream(http: HttpRequest) -> ASGIApp:
+    """GET /v1/jobs/{id}/stream: from the beginning, or after `Last-Event-ID`."""
+    worker = worker_of(http)
+    job = _job(worker, http)
+    last = http.headers.get("last-event-id", "").strip() or "0"
+    known = len(job.log.events)
+    if not (last.isascii() and last.isdigit() and len(last) < 10 and int(last) <= known):
+        message = "is not the id of an event of this job"
+        raise InvalidRequest([FieldError("Last-Event-ID", f"0..{known}", message)])
+    return EventStream([job.log], JobRendering(worker, job), start=int(last), sent=worker.sent)
+
+
+async def look(http: HttpRequest) -> Response:
+    """GET /v1/jobs/{id}."""
+    worker = worker_of(http)
+    return json_response(state(worker, _job(worker, http)))
+
+
+async def cancel(http: HttpRequest) -> Response:
+    """DELETE /v1/jobs/{id}: asks the job to end; the answer is its state now."""
+    worker = worker_of(http)
+    job = _job(worker, http)
+    await worker.cancel(job)
+    return json_response(state(worker, job))
+
+
+async def listing(http: HttpRequest) -> Response:
+    """GET /v1/jobs."""
+    rows = []
+    for job in worker_of(http).jobs:
+        started, end = job.started, job.end
+        rows.append(
+            JobSummary(
+                job_id=job.id,
+                state=job.state,
+                created_at=iso(job.created),
+                prompt_tokens=started.prompt_tokens if started is not None else 0,
+                tokens_out=job.tokens_out,
+                stop_reason=end.stop.rule if end is not None else None,
+            )
+        )
+    return json_response(JobList(rows))
+
+
+async def infer(http: HttpRequest) -> Response:
+    """POST /v1/infer: the whole answer in one response; leaving cancels."""
+    began = time.perf_counter()
+    worker = worker_of(http)
+    body = await read_object(http, worker.settings.max_body_kb * 1024)
+    worker.serving()
+    given, params, faults = envelope(body, InferEnvelope)
+    check_model(worker, given.model)
+    request = ask(worker, given, params, faults, new_id("infer"))
+    jobs = await worker.submit([request], keep=False)
+    await settled(http, worker, jobs)
+    (job,) = jobs
+    started, end = job.started, job.end
+    assert started is not None
+    assert end is not None
+    result = InferResult(
+        text=job.text(),
+        token_ids=job.token_ids(),
+        tokens_generated=end.usage.output_tokens,
+        prompt_tokens=end.usage.prompt_tokens,
+        cached_tokens=end.usage.cached_tokens,
+        duration_ms=round((time.perf_counter() - began) * 1e3, 3),
+        prefill_time_ms=round(end.usage.prefill_ms, 3),
+        decode_time_ms=round(end.usage.decode_ms, 3),
+        queue_time_ms=round(end.usage.queue_ms, 3),
+        seed=started.seed,
+        stop_reason=end.stop.rule,
+        stop_sequence_matched=end.stop.sequence,
+        stop=end.stop,
+        sampling=wire.sampling_table(started.sampling),
+    )
+    return json_response(result, headers=ignored(jobs))
+
+
+def _job(worker: Worker, http: HttpRequest) -> Job:
+    job = worker.jobs.get(http.path_params["job_id"])
+    if job is None:
+        raise Refusal(
+            404,
+            "job_not_found",
+            "There is no such job.",
+            fix=f"finished jobs are kept {worker.settings.keep_jobs_s} s; GET /v1/jobs lists them.",
+        )
+    return job
+
+
+def state(worker: Worker, job: Job) -> JobState:
+    """A job as GET /v1/jobs/{id} shows it."""
+    started, end, error = job.started, job.end, job.error
+    reason = end.stop.rule if end is not None else ("ERROR" if error is not None else None)
+    return JobState(
+        job_id=job.id,
+        state=job.state,
+        created_at=iso(job.created),
+        finished_at=iso(job.finished) if job.finished is not None else None,
+        model=started.model if started is not None else worker.settings.model,
+        sse_url=f"/v1/jobs/{job.id}/stream",
+        correlation_id=job.correlation_id,
+        prompt_tokens=started.prompt_tokens if started is not None else 0,
+        tokens_out=job.tokens_out,
+        text=job.text(),
+        token_ids=job.token_ids(),
+        stop_reason=reason,
+        stop=end.stop if end is not None else None,
+        error=JobError(error.code, error.message) if error is not None else None,
+    )
+
+
+def iso(unix_s: float) -> str:
+    """Seconds since 1970 as ISO 8601, UTC."""
+    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,181 @@
+"""Jobs: the log of what happened to each request, and the shelf that keeps finished ones.
+
+A job's log is the only buffer there is: the engine's events are appended without waiting, and
+every stream reads it at its own pace from its own place. So a slow reader holds up nobody, and a
+broken stream is resumed by reading on. Knows nothing of HTTP or of how events are rendered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rbee_worker.types import End, Error, Event, Request, Started, Token
+
+State = Literal["queued", "running", "done", "cancelled", "timeout", "failed"]
+
+
+class JobLog:
+    """An append-only list of events and those who wait for more of it.
+
+    The event at place `k` has the SSE id `k + 1`.
+    """
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.closed = False
+        self.touched = 0.0  # monotonic seconds of the last append
+        self._wakes: set[asyncio.Event] = set()
+
+    def append(self, event: Event) -> None:
+        assert not self.closed
+        self.events.append(event)
+        for wake in self._wakes:
+            wake.set()
+
+    def close(self) -> None:
+        """No event will follow."""
+        self.closed = True
+        for wake in self._wakes:
+            wake.set()
+
+    def subscribe(self, wake: asyncio.Event) -> None:
+        """Set `wake` at every append and at the close, until `unsubscribe`."""
+        self._wakes.add(wake)
+
+    def unsubscribe(self, wake: asyncio.Event) -> None:
+        self._wakes.discard(wake)
+
+
+@dataclass(eq=False)
+class Job:
+    """One request and everything that happened to it."""
+
+    request: Request
+    created: float = field(default_factory=time.time)  # Unix seconds
+    born: float = field(default_factory=time.monotonic)
+    log: JobLog = field(default_factory=JobLog)
+    correlation_id: str = ""
+    trace: bool = False
+    phases: list[dict[str, Any]] = field(default_factory=list)  # trace events of this job
+    finished: float | None = None  # Unix seconds
+    pump: asyncio.Task[None] | None = None
+
+    @property
+    def id(self) -> str:
+        return self.request.id
+
+    @property
+    def live(self) -> bool:
+        return not self.log.closed
+
+    @property
+    def started(self) -> Started | None:
+        first = self.log.events[0] if self.log.events else None
+        return first if isinstance(first, Started) else None
+
+    @property
+    def end(self) -> End | None:
+        last = self.log.events[-1] if self.log.events else None
+        return last if isinstance(last, End) else None
+
+    @property
+    def error(self) -> Error | None:
+        last = self.log.events[-1] if self.log.events else None
+        return last if isinstance(last, Error) else None
+
+    @property
+    def state(self) -> State:
+        if self.live:
+            return "running" if any(isinstance(e, Token) for e in self.log.events) else "queued"
+        if self.error is not None:
+            return "failed"
+        if self.end is None:
+            return "done"
+        by_rule: dict[str, State] = {"CANCELLED": "cancelled", "TIMEOUT": "timeout"}
+        return by_rule.get(self.end.stop.rule, "done")
+
+    @property
+    def tokens_out(self) -> int:
+        """Output tokens so far."""
+        if self.end is not None:
+            return self.end.usage.output_tokens
+        return sum(len(e.ids) for e in self.log.events if isinstance(e, Token))
+
+    def text(self) -> str:
+        """The answer so far; whole once the job has ended."""
+        parts = [e.t for e in self.log.events if isinstance(e, Token)]
+        if self.end is not None:
+            parts.append(self.end.text)
+        return "".join(parts)
+
+    def token_ids(self) -> list[int]:
+        ids = [i for e in self.log.events if isinstance(e, Token) for i in e.ids]
+        return ids + list(self.end.ids) if self.end is not None else ids
+
+
+class Jobs:
+    """Jobs by id: live ones always, finished ones for a while.
+
+    A finished job leaves after `keep_s` seconds, or once `keep_n` jobs have finished after it.
+    """
+
+    def __init__(self, *, keep_s: float, keep_n: int) -> None:
+        self._keep_s = keep_s
+        self._keep_n = keep_n
+        self._live: dict[str, Job] = {}
+        self._kept: set[str] = set()  # ids of live jobs that can be found
+        self._finished: OrderedDict[str, Job] = OrderedDict()  # oldest first
+
+    def add(self, job: Job, *, keep: bool) -> None:
+        """keep: `get` finds it, now and for a while after it has ended."""
+        self._live[job.id] = job
+        if keep:
+            self._kept.add(job.id)
+
+    def finish(self, job: Job) -> None:
+        """The job has just ended."""
+        job.finished = time.time()
+        del self._live[job.id]
+        if job.id in self._kept:
+            self._kept.remove(job.id)
+            self._finished[job.id] = job
+            self._tidy()
+
+    def get(self, job_id: str) -> Job | None:
+        self._tidy()
+        if job_id in self._kept:
+            return self._live[job_id]
+        return self._finished.get(job_id)
+
+    def note(self, job_id: str, word: Event) -> Job:
+        """A kept job that asks nothing of the engine: one event, and over."""
+        job = Job(Request(id=job_id))
+        self.add(job, keep=True)
+        job.log.append(word)
+        job.log.close()
+        self.finish(job)
+        return job
+
+    def live(self) -> list[Job]:
+        """Every job that has not ended, kept or not."""
+        return list(self._live.values())
+
+    def __iter__(self) -> Iterator[Job]:
+        """The kept ones, newest first: live ones, then finished ones."""
+        self._tidy()
+        yield from (job for job in reversed(self._live.values()) if job.id in self._kept)
+        yield from reversed(self._finished.values())
+
+    def _tidy(self) -> None:
+        horizon = time.time() - self._keep_s
+        while self._finished:
+            oldest = next(iter(self._finished.values()))
+            assert oldest.finished is not None
+            if len(self._finished) <= self._keep_n and oldest.finished > horizon:
+                return
+            self._finished.popitem(last=False)

@@ -1,0 +1,183 @@
+"""POST /v1/chat/completions: messages through the model's template; streaming and not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import UNSET, UnsetType
+from starlette.requests import Request as HttpRequest
+from starlette.types import ASGIApp
+
+from rbee_worker.errors import FieldError
+from rbee_worker.server.asking import (
+    check_model,
+    new_id,
+    prompt_limit,
+    refuse_with,
+    time_limit,
+)
+from rbee_worker.server.body import check_messages, envelope, read_object
+from rbee_worker.server.health import worker_of
+from rbee_worker.server.openai.shared import FINISH, Answer, Pieces, respond
+from rbee_worker.server.schemas import (
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatDelta,
+    ChatEnvelope,
+    ChatLogprob,
+    ChatLogprobs,
+    ChatMessage,
+    Rbee,
+    TokenUsage,
+    TopLogprob,
+)
+from rbee_worker.types import End, Event, Request, Started, Token, TokenLogprob
+
+
+async def chat_completions(http: HttpRequest) -> ASGIApp:
+    """The route."""
+    worker = worker_of(http)
+    body = await read_object(http, worker.settings.max_body_kb * 1024)
+    worker.serving()
+    given, params, faults = envelope(body, ChatEnvelope)
+    model = check_model(worker, given.model)
+    messages, found = check_messages(given.messages or [], prompt_limit(worker))
+    if not any(f.field == "messages" for f in faults):
+        faults += found
+    _translate(given, params, faults)
+    refuse_with(worker, faults, params, "chat")
+    answer_id = new_id("chatcmpl")
+    requests = [
+        Request(
+            id=f"{answer_id}-{choice}",
+            messages=tuple(messages),
+            params=params,
+            surface="chat",
+            choice=choice,
+            timeout_s=time_limit(worker, given.timeout_s),
+            template_args={**given.chat_template_kwargs, **given.template_args},
+        )
+        for choice in range(given.n)
+    ]
+    jobs = await worker.submit(requests, keep=False)
+    answer = Answer(worker, answer_id, model, jobs)
+    return await respond(
+        http,
+        worker,
+        answer,
+        prompts=1,
+        stream=given.stream,
+        options=given.stream_options,
+        chunks=lambda usage: ChatChunks(answer, usage),
+        whole=lambda: _whole(answer),
+    )
+
+
+def _translate(given: ChatEnvelope, params: dict[str, Any], faults: list[FieldError]) -> None:
+    """OpenAI's chat names as this worker's: max_completion_tokens, logprobs + top_logprobs."""
+    if given.max_completion_tokens is not None:
+        asked = params.get("max_tokens")
+        if asked is not None and asked != given.max_completion_tokens:
+            message = "differs from max_tokens, which is its older name; give one"
+            faults.append(FieldError("max_completion_tokens", "= max_tokens", message))
+        params["max_tokens"] = given.max_completion_tokens
+    if given.logprobs:
+        params["logprobs"] = given.top_logprobs or 0
+    elif given.top_logprobs is not None:
+        message = "needs logprobs: true"
+        faults.append(FieldError("top_logprobs", "logprobs: true", message, given.top_logprobs))
+
+
+def scores(
+    pieces: Pieces, ids: tuple[int, ...], entries: tuple[TokenLogprob, ...] | None
+) -> ChatLogprobs | None:
+    """The logprobs of the tokens `ids`."""
+    if entries is None:
+        return None
+    return ChatLogprobs(
+        [
+            ChatLogprob(
+                pieces.name(token_id),
+                entry.logprob,
+                list(pieces.raw(token_id)),
+                [TopLogprob(pieces.name(i), p, list(pieces.raw(i))) for i, p in entry.top],
+            )
+            for token_id, entry in zip(ids, entries, strict=True)
+        ]
+    )
+
+
+class ChatChunks:
+    """The streaming form."""
+
+    def __init__(self, answer: Answer, usage: bool) -> None:
+        self._answer = answer
+        self._usage: None | UnsetType = None if usage else UNSET
+
+    def chunks(self, choice: int, event: Event) -> list[ChatChunk]:
+        if type(event) is Token:
+            found = scores(self._answer.pieces, event.ids, event.logprobs)
+            return [self._chunk(choice, ChatDelta(content=event.t), found)]
+        if type(event) is Started:
+            return [self._chunk(choice, ChatDelta(role="assistant", content=""))]
+        if type(event) is End:
+            delta = ChatDelta(content=event.text or None)
+            finish = FINISH.get(event.stop.rule, "stop")
+            return [self._chunk(choice, delta, None, finish, self._answer.rbee(choice))]
+        return []
+
+    def usage_chunk(self, usage: TokenUsage) -> ChatChunk:
+        answer = self._answer
+        return ChatChunk(
+            id=answer.id, created=answer.created, model=answer.model, choices=[], usage=usage
+        )
+
+    def _chunk(
+        self,
+        choice: int,
+        delta: ChatDelta,
+        found: ChatLogprobs | None = None,
+        finish: str | None = None,
+        rbee: Rbee | UnsetType = UNSET,
+    ) -> ChatChunk:
+        answer = self._answer
+        row = ChatChunkChoice(
+            index=choice, delta=delta, logprobs=found, finish_reason=finish, rbee=rbee
+        )
+        return ChatChunk(
+            id=answer.id,
+            created=answer.created,
+            model=answer.model,
+            choices=[row],
+            usage=self._usage,
+        )
+
+
+def _whole(answer: Answer) -> ChatCompletion:
+    """The non-streaming form."""
+    choices = []
+    for index, job in enumerate(answer.jobs):
+        end = job.end
+        assert end is not None
+        tokens = [e for e in job.log.events if type(e) is Token]
+        found = [scores(answer.pieces, e.ids, e.logprobs) for e in tokens]
+        entries = [row for s in found if s is not None for row in s.content]
+        asked = any(s is not None for s in found)
+        choices.append(
+            ChatChoice(
+                index=index,
+                message=ChatMessage(content=job.text()),
+                logprobs=ChatLogprobs(entries) if asked else None,
+                finish_reason=FINISH.get(end.stop.rule, "stop"),
+                rbee=answer.rbee(index),
+            )
+        )
+    return ChatCompletion(
+        id=answer.id,
+        created=answer.created,
+        model=answer.model,
+        choices=choices,
+        usage=answer.usage(1),
+    )

@@ -1,0 +1,235 @@
+"""POST /v1/completions: several prompts, `n`, `echo`, `logprobs`; streaming and not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import UNSET, UnsetType
+from starlette.requests import Request as HttpRequest
+from starlette.types import ASGIApp
+
+from rbee_worker.errors import FieldError
+from rbee_worker.server.asking import (
+    check_model,
+    new_id,
+    prompt_limit,
+    refuse_with,
+    time_limit,
+)
+from rbee_worker.server.body import check_ids, check_prompt, envelope, read_object
+from rbee_worker.server.health import worker_of
+from rbee_worker.server.jobs import Job
+from rbee_worker.server.openai.shared import FINISH, Answer, Pieces, respond
+from rbee_worker.server.schemas import (
+    Completion,
+    CompletionChoice,
+    CompletionEnvelope,
+    CompletionLogprobs,
+    Rbee,
+    TokenUsage,
+)
+from rbee_worker.server.worker import Worker
+from rbee_worker.types import End, Event, PromptLogprobs, Request, Started, Token, TokenLogprob
+
+Prompt = str | tuple[int, ...]
+MAX_PROMPTS = 256
+
+
+async def completions(http: HttpRequest) -> ASGIApp:
+    """The route."""
+    worker = worker_of(http)
+    body = await read_object(http, worker.settings.max_body_kb * 1024)
+    worker.serving()
+    given, params, faults = envelope(body, CompletionEnvelope)
+    model = check_model(worker, given.model)
+    prompts = _prompts(worker, given.prompt, faults)
+    if given.best_of is not None and given.best_of != given.n:
+        message = f"must equal n ({given.n}): ranking more answers than are returned is not done"
+        faults.append(FieldError("best_of", "= n", message, given.best_of))
+    refuse_with(worker, faults, params, "completions")
+    answer_id = new_id("cmpl")
+    requests = [
+        Request(
+            id=f"{answer_id}-{index * given.n + choice}",
+            prompt=prompt if isinstance(prompt, str) else None,
+            token_ids=None if isinstance(prompt, str) else prompt,
+            params=params,
+            surface="completions",
+            choice=choice,
+            timeout_s=time_limit(worker, given.timeout_s),
+        )
+        for index, prompt in enumerate(prompts)
+        for choice in range(given.n)
+    ]
+    jobs = await worker.submit(requests, keep=False)
+    answer = Answer(worker, answer_id, model, jobs)
+    return await respond(
+        http,
+        worker,
+        answer,
+        prompts=len(prompts),
+        stream=given.stream,
+        options=given.stream_options,
+        chunks=lambda usage: CompletionChunks(answer, usage),
+        whole=lambda: _whole(answer, len(prompts)),
+    )
+
+
+def _prompts(worker: Worker, given: Any, faults: list[FieldError]) -> list[Prompt]:
+    """One prompt or several, of text or ids; faults are added to `faults`."""
+    if any(f.field == "prompt" for f in faults):
+        return []
+    if given is None:
+        faults.append(FieldError("prompt", "required", "is required"))
+        return []
+    info = worker.serving().info
+    assert info is not None
+    limit = prompt_limit(worker)
+    if isinstance(given, str):
+        faults += check_prompt("prompt", given, limit)
+        return [given]
+    kinds = {type(item) for item in given}
+    if len(kinds) > 1 or not given or len(given) > MAX_PROMPTS and kinds != {int}:
+        message = f"must be one string, or 1..{MAX_PROMPTS} strings, or ids, or lists of ids"
+        faults.append(FieldError("prompt", "one kind", message))
+        return []
+    if kinds == {int}:
+        faults += check_ids("prompt", given, info.vocab_size, info.context)
+        return [tuple(given)]
+    prompts: list[Prompt] = []
+    for index, item in enumerate(given):
+        where = f"prompt[{index}]"
+        if isinstance(item, str):
+            faults += check_prompt(where, item, limit)
+            prompts.append(item)
+        else:
+            faults += check_ids(where, item, info.vocab_size, info.context)
+            prompts.append(tuple(item))
+    return prompts
+
+
+class Scores:
+    """The `logprobs` of one choice, and where in its text each token begins."""
+
+    def __init__(self, pieces: Pieces) -> None:
+        self._pieces = pieces
+        self._offset = 0
+
+    def of(
+        self, text: str, ids: tuple[int, ...], entries: tuple[TokenLogprob | None, ...]
+    ) -> CompletionLogprobs:
+        """Scores of the tokens `ids` that make `text`."""
+        rows = CompletionLogprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
+        made = b""
+        for token_id, entry in zip(ids, entries, strict=True):
+            name = self._pieces.name
+            rows.tokens.append(name(token_id))
+            rows.token_logprobs.append(None if entry is None else entry.logprob)
+            rows.top_logprobs.append(
+                None if entry is None else {name(i): p for i, p in reversed(entry.top)}
+            )
+            rows.text_offset.append(self._offset + len(made.decode(errors="ignore")))
+            made += self._pieces.raw(token_id)
+        self._offset += len(text)
+        return rows
+
+
+class CompletionChunks:
+    """The streaming form."""
+
+    def __init__(self, answer: Answer, usage: bool) -> None:
+        self._answer = answer
+        self._usage: None | UnsetType = None if usage else UNSET
+        self._scores = [Scores(answer.pieces) for _ in answer.jobs]
+
+    def chunks(self, choice: int, event: Event) -> list[Completion]:
+        if type(event) is Token:
+            return [self._chunk(choice, event.t, self._token_scores(choice, event))]
+        if type(event) is End:
+            finish = FINISH.get(event.stop.rule, "stop")
+            return [self._chunk(choice, event.text, None, finish, self._answer.rbee(choice))]
+        if type(event) is Started and event.sampling.params.echo:
+            if event.sampling.params.logprobs is not None:
+                return []  # the prompt follows with its scores
+            return [self._chunk(choice, self._echo(choice), None)]
+        if type(event) is PromptLogprobs:
+            text = self._echo(choice)
+            started = self._answer.jobs[choice].started
+            assert started is not None
+            scores = self._scores[choice].of(text, started.prompt_ids, event.logprobs)
+            return [self._chunk(choice, text, scores)]
+        return []
+
+    def usage_chunk(self, usage: TokenUsage) -> Completion:
+        answer = self._answer
+        return Completion(
+            id=answer.id, created=answer.created, model=answer.model, choices=[], usage=usage
+        )
+
+    def _echo(self, choice: int) -> str:
+        return echoed(self._answer, self._answer.jobs[choice])
+
+    def _token_scores(self, choice: int, event: Token) -> CompletionLogprobs | None:
+        if event.logprobs is None:
+            return None
+        return self._scores[choice].of(event.t, event.ids, event.logprobs)
+
+    def _chunk(
+        self,
+        choice: int,
+        text: str,
+        scores: CompletionLogprobs | None,
+        finish: str | None = None,
+        rbee: Rbee | UnsetType = UNSET,
+    ) -> Completion:
+        answer = self._answer
+        row = CompletionChoice(
+            index=choice, text=text, logprobs=scores, finish_reason=finish, rbee=rbee
+        )
+        return Completion(
+            id=answer.id,
+            created=answer.created,
+            model=answer.model,
+            choices=[row],
+            usage=self._usage,
+        )
+
+
+def echoed(answer: Answer, job: Job) -> str:
+    """The prompt as it comes first in an echoed answer."""
+    if job.request.prompt is not None:
+        return job.request.prompt
+    return answer.pieces.decode(job.request.token_ids or ())
+
+
+def _whole(answer: Answer, prompts: int) -> Completion:
+    """The non-streaming form: the chunks of each choice, put together."""
+    chunks = CompletionChunks(answer, usage=False)
+    choices = []
+    for index, job in enumerate(answer.jobs):
+        rows = [c.choices[0] for event in job.log.events for c in chunks.chunks(index, event)]
+        scored = [row.logprobs for row in rows if row.logprobs is not None]
+        logprobs = None
+        if scored:
+            logprobs = CompletionLogprobs(
+                tokens=[x for s in scored for x in s.tokens],
+                token_logprobs=[x for s in scored for x in s.token_logprobs],
+                top_logprobs=[x for s in scored for x in s.top_logprobs],
+                text_offset=[x for s in scored for x in s.text_offset],
+            )
+        choices.append(
+            CompletionChoice(
+                index=index,
+                text="".join(row.text for row in rows),
+                logprobs=logprobs,
+                finish_reason=rows[-1].finish_reason,
+                rbee=answer.rbee(index),
+            )
+        )
+    return Completion(
+        id=answer.id,
+        created=answer.created,
+        model=answer.model,
+        choices=choices,
+        usage=answer.usage(prompts),
+    )

@@ -1,0 +1,155 @@
+"""What completions and chat have in common: finish reasons, usage, token texts, the two answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+from starlette.requests import Request as HttpRequest
+from starlette.types import ASGIApp
+
+from rbee_worker.server.asking import ignored, settled
+from rbee_worker.server.jobs import Job
+from rbee_worker.server.problems import ErrorBody, Problem, json_response
+from rbee_worker.server.schemas import PromptDetails, Rbee, StreamOptions, TokenUsage
+from rbee_worker.server.sse import DONE, EventStream, frame
+from rbee_worker.server.worker import Worker
+from rbee_worker.types import Error, Event
+
+FINISH = {  # stop rule -> OpenAI's word; the rule itself is in `rbee.stop`
+    "EOS": "stop",
+    "STOP_SEQUENCE": "stop",
+    "CANCELLED": "stop",
+    "MAX_TOKENS": "length",
+    "CONTEXT_FULL": "length",
+    "TIMEOUT": "length",
+}
+
+
+class Pieces:
+    """How ids look in logprobs."""
+
+    def __init__(self, worker: Worker) -> None:
+        assert worker.engine is not None
+        self._tokenizer = worker.engine.tokenizer
+
+    def raw(self, token_id: int) -> bytes:
+        """The bytes an id stands for; of a special token, its name's."""
+        return self._tokenizer.token_bytes(token_id) or self._tokenizer.token_text(
+            token_id
+        ).encode()
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`, special tokens by name."""
+        return self._tokenizer.decode(list(ids), skip_special=False)
+
+    def name(self, token_id: int) -> str:
+        """As text; where the bytes are no whole character, as OpenAI writes them: bytes:\\xe2."""
+        raw = self.raw(token_id)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+class Answer:
+    """One OpenAI request under way: its id, name, and the jobs that answer it, by choice."""
+
+    def __init__(self, worker: Worker, answer_id: str, model: str, jobs: Sequence[Job]) -> None:
+        self.id = answer_id
+        self.model = model
+        self.jobs = jobs
+        self.created = int(time.time())
+        self.pieces = Pieces(worker)
+
+    def usage(self, prompts: int) -> TokenUsage:
+        """Token counts; each of the `prompts` prompts counts once, whatever `n` is."""
+        each = len(self.jobs) // prompts
+        tokens = cached = out = 0
+        for index, job in enumerate(self.jobs):
+            if job.end is None:
+                continue
+            out += job.end.usage.output_tokens
+            if index % each == 0:
+                tokens += job.end.usage.prompt_tokens
+                cached += job.end.usage.cached_tokens
+        return TokenUsage(
+            prompt_tokens=tokens,
+            completion_tokens=out,
+            total_tokens=tokens + out,
+            prompt_tokens_details=PromptDetails(cached),
+        )
+
+    def rbee(self, choice: int) -> Rbee:
+        """Why this choice stopped, and its seed."""
+        job = self.jobs[choice]
+        assert job.end is not None
+        assert job.started is not None
+        return Rbee(stop=job.end.stop, seed=job.started.seed)
+
+
+class Chunks(Protocol):
+    """A streaming form: one event of one choice -> chunks (structs)."""
+
+    def chunks(self, choice: int, event: Event) -> list[Any]: ...
+
+    def usage_chunk(self, usage: TokenUsage) -> Any: ...
+
+
+class ChunkRendering:
+    """`Chunks` as server-sent events, with the usage at the end when asked for."""
+
+    def __init__(self, answer: Answer, chunks: Chunks, prompts: int, usage: bool) -> None:
+        self._answer = answer
+        self._chunks = chunks
+        self._prompts = prompts
+        self._usage = usage
+        self._encode = msgspec.json.Encoder().encode
+
+    def event(self, choice: int, place: int, event: Event) -> bytes:
+        if type(event) is Error:
+            return frame(self._encode(mid_stream(event)))
+        return b"".join([frame(self._encode(c)) for c in self._chunks.chunks(choice, event)])
+
+    def done(self) -> bytes:
+        if not self._usage:
+            return DONE
+        usage = self._chunks.usage_chunk(self._answer.usage(self._prompts))
+        return frame(self._encode(usage)) + DONE
+
+
+def mid_stream(event: Error) -> Problem:
+    """An error after the answer has begun."""
+    body = ErrorBody(
+        message=event.message, type="server_error", code=event.code.lower(), param=None
+    )
+    return Problem(error=body)
+
+
+async def respond(
+    http: HttpRequest,
+    worker: Worker,
+    answer: Answer,
+    *,
+    prompts: int,
+    stream: bool,
+    options: StreamOptions | None,
+    chunks: Callable[[bool], Chunks],
+    whole: Callable[[], Any],
+) -> ASGIApp:
+    """The response, streamed or whole; a client that leaves cancels its jobs."""
+    headers = ignored(answer.jobs)
+    if not stream:
+        await settled(http, worker, answer.jobs)
+        return json_response(whole(), headers=headers)
+    usage = options is not None and options.include_usage
+    rendering = ChunkRendering(answer, chunks(usage), prompts, usage)
+    return EventStream(
+        [job.log for job in answer.jobs],
+        rendering,
+        headers=[(k.lower().encode(), v.encode()) for k, v in headers.items()],
+        gone=lambda: worker.abandon(answer.jobs),
+        sent=worker.sent,
+    )

@@ -1,0 +1,172 @@
+"""The server process: a listening socket first, the engine after it, and an orderly end.
+
+Order: bind and listen; print the address (first line of stdout, one JSON object); answer requests;
+then start the engine in its own process. SIGTERM or SIGINT drains, a second one stops at once.
+Exit codes: 0 clean, 3 the model cannot be loaded, 4 the device was lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+import uuid
+from collections.abc import Iterator
+from typing import TextIO
+
+import msgspec
+import uvicorn
+
+from rbee_worker.config import Settings
+from rbee_worker.errors import UsageError, WorkerError
+from rbee_worker.observe.log import fields, logger
+from rbee_worker.server.app import build_app
+from rbee_worker.server.connection import connection_class
+from rbee_worker.server.worker import StartEngine, Worker
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+LAST_STREAMS_S = 5  # finished answers get this long to reach their readers
+FAILURE_SHOWN_S = 1.0  # how long `failed` can be asked for before the process leaves
+
+log = logger("server")
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its signal handlers: this process drains before it stops listening."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def serve(
+    settings: Settings, token: str, start: StartEngine, *, out: TextIO | None = None
+) -> int:
+    """Serve until told to stop; returns the exit code. Raises UsageError when it cannot bind."""
+    listener = bind(settings)
+    port = listener.getsockname()[1]
+    worker_id = settings.worker_id or f"worker-{uuid.uuid4().hex[:8]}"
+    settings = msgspec.structs.replace(settings, worker_id=worker_id, port=port)
+    announce(settings, out or sys.stdout)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(Service(settings, token, start).run(listener))
+
+
+def bind(settings: Settings) -> socket.socket:
+    """A listening socket on the address of `settings`. Raises UsageError."""
+    host = host_of(settings)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, settings.port))
+        listener.listen(min(settings.max_connections, socket.SOMAXCONN))
+    except OSError as error:
+        listener.close()
+        reason = error.strerror or str(error)
+        raise UsageError(
+            f"Cannot listen on {host}:{settings.port}: {reason}.",
+            fix="another --port (0 = any free one) or --host.",
+        ) from None
+    listener.setblocking(False)
+    return listener
+
+
+def host_of(settings: Settings) -> str:
+    """Local mode is this machine only, whatever --host says."""
+    return "127.0.0.1" if settings.local_mode else settings.host
+
+
+def announce(settings: Settings, out: TextIO) -> None:
+    """The address as one line of JSON: what an orchestrator waits for."""
+    host = host_of(settings)
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    url = f"http://[{shown}]:{settings.port}" if ":" in shown else f"http://{shown}:{settings.port}"
+    line = {"url": url, "host": host, "port": settings.port, "worker_id": settings.worker_id}
+    out.write(msgspec.json.encode(line).decode() + "\n")
+    out.flush()
+
+
+def _loop_factory():  # type: ignore[no-untyped-def]
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
+class Service:
+    """What runs inside the event loop: HTTP, the engine, the heartbeat, the signals."""
+
+    def __init__(self, settings: Settings, token: str, start: StartEngine) -> None:
+        self.settings = settings
+        self._start = start
+        self.worker = Worker(settings)
+        config = uvicorn.Config(
+            build_app(self.worker, token),
+            http=connection_class(settings),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=settings.idle_timeout,
+            timeout_graceful_shutdown=LAST_STREAMS_S,
+        )
+        self.server = Server(config)
+        self._told_to_stop = asyncio.Event()
+        self._signals = 0
+
+    async def run(self, listener: socket.socket) -> int:
+        """Serve on `listener`; the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            loop.add_signal_handler(number, self._on_signal)
+        http = asyncio.create_task(self.server.serve(sockets=[listener]))
+        background: list[asyncio.Task[None]] = []
+        try:
+            engine = asyncio.create_task(self.worker.run(self._start))
+            background.append(engine)
+            background += self._companions()
+            told = asyncio.create_task(self._told_to_stop.wait())
+            await asyncio.wait({engine, told, http}, return_when=asyncio.FIRST_COMPLETED)
+            told.cancel()
+            code = await self._leave(engine)
+        finally:
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            await self.worker.close()
+            self.server.should_exit = True
+            await http
+        return code
+
+    def _companions(self) -> list[asyncio.Task[None]]:
+        """Tasks that run beside the serving: heartbeats."""
+        if not self.settings.hive_url:
+            return []
+        from rbee_worker.observe.heartbeat import Heartbeat
+
+        return [asyncio.create_task(Heartbeat(self.worker).run())]
+
+    async def _leave(self, engine: asyncio.Task[None]) -> int:
+        """Wait for what must still happen before the process may go."""
+        if engine.done() and (error := engine.exception()) is not None:
+            if not isinstance(error, WorkerError):
+                raise error
+            print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201
+            log.error("leaving", extra=fields(code=error.code, exit_code=error.exit_code))
+            await asyncio.sleep(FAILURE_SHOWN_S)
+            return error.exit_code
+        log.info("draining", extra=fields(jobs=len(self.worker.jobs.live())))
+        drained = asyncio.create_task(self.worker.drain(self.settings.drain_timeout))
+        while not drained.done() and self._signals < 2:
+            await asyncio.wait({drained}, timeout=0.05)
+        drained.cancel()
+        return 0
+
+    def _on_signal(self) -> None:
+        self._signals += 1
+        self._told_to_stop.set()
+        if self._signals > 1:
+            self.server.force_exit = True

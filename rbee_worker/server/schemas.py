@@ -1,0 +1,323 @@
+"""What clients send and get: the envelopes of requests and the bodies of answers, as structs.
+
+These are the only description of the wire: bodies are checked against them, answers are encoded
+from them, and the OpenAPI document is generated from them. Job events are in `rbee_worker.wire`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from rbee_worker.types import StopRecord
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Model = Annotated[str, Meta(max_length=512)]
+TokenId = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
+
+
+class TextPart(Struct, frozen=True, forbid_unknown_fields=True):
+    type: Literal["text"]
+    text: str
+
+
+class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One turn. `developer` means system. Fields of tools and audio are known, not implemented."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart] | None = None
+    name: str | None = None  # given to the chat template, which may show it
+    tool_calls: Any = None
+    tool_call_id: Any = None
+    function_call: Any = None
+    audio: Any = None
+    refusal: str | None = None
+
+
+Messages = Annotated[list[Message], Meta(min_length=1, max_length=4096)]
+
+
+# ---- jobs
+
+
+class JobEnvelope(Struct, kw_only=True):
+    """Exactly one of prompt, messages, token_ids (operation infer)."""
+
+    operation: str = "infer"
+    prompt: str | None = None
+    messages: Messages | None = None
+    token_ids: list[TokenId] | None = None
+    model: Model | None = None
+    timeout_s: Seconds | None = None
+    template_args: dict[str, Any] = {}
+    trace: bool = False
+
+
+class InferEnvelope(Struct, kw_only=True):
+    """Exactly one of prompt, messages, token_ids."""
+
+    prompt: str | None = None
+    messages: Messages | None = None
+    token_ids: list[TokenId] | None = None
+    model: Model | None = None
+    timeout_s: Seconds | None = None
+    template_args: dict[str, Any] = {}
+
+
+class JobCreated(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    job_id: str
+    sse_url: str
+    status: dict[str, Any] | UnsetType = UNSET  # operation "status": the worker's state
+
+
+class JobError(Struct, frozen=True):
+    code: str
+    message: str
+
+
+class JobState(Struct, frozen=True, kw_only=True):
+    """A job and, once it has ended, its result."""
+
+    job_id: str
+    state: Literal["queued", "running", "done", "cancelled", "timeout", "failed"]
+    created_at: str
+    finished_at: str | None
+    model: str
+    sse_url: str
+    correlation_id: str
+    prompt_tokens: int
+    tokens_out: int
+    text: str
+    token_ids: list[int]
+    stop_reason: str | None = None
+    stop: StopRecord | None = None
+    error: JobError | None = None
+
+
+class JobSummary(Struct, frozen=True, kw_only=True):
+    job_id: str
+    state: str
+    created_at: str
+    prompt_tokens: int
+    tokens_out: int
+    stop_reason: str | None = None
+
+
+class JobList(Struct, frozen=True):
+    """Newest first."""
+
+    jobs: list[JobSummary]
+
+
+class InferResult(Struct, frozen=True, kw_only=True):
+    text: str
+    token_ids: list[int]
+    tokens_generated: int
+    prompt_tokens: int
+    cached_tokens: int
+    duration_ms: float
+    prefill_time_ms: float
+    decode_time_ms: float
+    queue_time_ms: float
+    seed: int
+    stop_reason: str
+    stop_sequence_matched: str | None
+    stop: StopRecord
+    sampling: dict[str, Any]
+
+
+# ---- text
+
+
+class TokenizeEnvelope(Struct, kw_only=True):
+    text: str | None = None
+    content: str | None = None  # llama.cpp's name for text
+    add_special: bool = True
+    parse_special: bool = True
+
+
+class Tokenized(Struct, frozen=True, kw_only=True):
+    tokens: list[int]
+    count: int
+    pieces: list[str]
+
+
+class DetokenizeEnvelope(Struct, kw_only=True):
+    tokens: list[TokenId]
+    skip_special: bool = False
+
+
+class Detokenized(Struct, frozen=True):
+    text: str
+
+
+class TemplateEnvelope(Struct, kw_only=True):
+    messages: Messages
+    add_generation_prompt: bool = True
+    template_args: dict[str, Any] = {}
+
+
+class Templated(Struct, frozen=True):
+    prompt: str
+
+
+# ---- OpenAI: requests
+
+
+class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    include_usage: bool = False
+    include_obfuscation: bool = False  # accepted for OpenAI's sake; nothing is added
+
+
+class CompletionEnvelope(Struct, kw_only=True):
+    """`prompt`: a string, a list of strings, of ids, or of id lists."""
+
+    prompt: str | list[str | TokenId | list[TokenId]] | None = None
+    model: Model | None = None
+    n: Annotated[int, Meta(ge=1, le=64)] = 1
+    best_of: Annotated[int, Meta(ge=1, le=64)] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    timeout_s: Seconds | None = None
+
+
+class ChatEnvelope(Struct, kw_only=True):
+    messages: Messages
+    model: Model | None = None
+    n: Annotated[int, Meta(ge=1, le=64)] = 1
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
+    template_args: dict[str, Any] = {}
+    chat_template_kwargs: dict[str, Any] = {}  # vLLM's name for template_args
+    timeout_s: Seconds | None = None
+
+
+class EmbeddingEnvelope(Struct, kw_only=True):
+    input: Any
+    model: Model | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int, Meta(ge=1)] | None = None
+
+
+# ---- OpenAI: answers
+
+
+class PromptDetails(Struct, frozen=True):
+    cached_tokens: int
+
+
+class TokenUsage(Struct, frozen=True, kw_only=True):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails
+
+
+class Rbee(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What OpenAI's shape has no place for: why the answer stopped, and the seed to repeat it."""
+
+    stop: StopRecord
+    seed: int
+
+
+class CompletionLogprobs(Struct, frozen=True, kw_only=True):
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class CompletionChoice(Struct, frozen=True, kw_only=True):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None = None
+    finish_reason: str | None = None
+    rbee: Rbee | UnsetType = UNSET
+
+
+class Completion(Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: TokenUsage | None | UnsetType = UNSET
+
+
+class TopLogprob(Struct, frozen=True):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChatLogprob(Struct, frozen=True):
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(Struct, frozen=True):
+    content: list[ChatLogprob]
+    refusal: None = None
+
+
+class ChatMessage(Struct, frozen=True, kw_only=True):
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class ChatDelta(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    role: str | None = None
+    content: str | None = None
+
+
+class ChatChoice(Struct, frozen=True, kw_only=True):
+    index: int
+    message: ChatMessage
+    logprobs: ChatLogprobs | None = None
+    finish_reason: str
+    rbee: Rbee | UnsetType = UNSET
+
+
+class ChatChunkChoice(Struct, frozen=True, kw_only=True):
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: str | None = None
+    rbee: Rbee | UnsetType = UNSET
+
+
+class ChatCompletion(Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: TokenUsage
+
+
+class ChatChunk(Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: TokenUsage | None | UnsetType = UNSET
+
+
+class ModelCard(Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "rbee-worker"
+
+
+class ModelList(Struct, frozen=True, kw_only=True):
+    object: Literal["list"] = "list"
+    data: list[ModelCard]

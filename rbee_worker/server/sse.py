@@ -1,0 +1,178 @@
+"""Server-sent events: the one way every stream of this worker is written.
+
+`EventStream` reads job logs at its client's pace and writes what a `Rendering` makes of them.
+What waits to be sent is never copied into a queue: a client that falls behind finds the rest in
+the log. Several events that are ready together go out in one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol
+
+from starlette.types import Receive, Scope, Send
+
+from rbee_worker.server.jobs import JobLog
+from rbee_worker.types import Event
+
+DONE = b"data: [DONE]\n\n"
+COMMENT = b": still here\n\n"
+BEAT_S = 10.0  # a comment after so long without a write, so that proxies keep the connection
+BATCH = 256  # events rendered into one write, at most: bounds what one stream holds in memory
+
+HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+def frame(data: bytes, number: int | None = None) -> bytes:
+    """One event: `data` is one line of JSON, `number` becomes the `id:` that resumes after it."""
+    if number is None:
+        return b"data: %b\n\n" % data
+    return b"id: %d\ndata: %b\n\n" % (number, data)
+
+
+class Rendering(Protocol):
+    """How one kind of client sees the events of one or several logs."""
+
+    def event(self, choice: int, place: int, event: Event) -> bytes:
+        """Frames for the event at `place` of log `choice`; b"" when it does not show."""
+
+    def done(self) -> bytes:
+        """The last frames, once every log has ended."""
+
+
+class EventStream:
+    """An ASGI response that follows job logs from `start` until all of them have closed.
+
+    `gone` is called when the client leaves before the end; `sent` after each write, with the
+    number of events in it.
+    """
+
+    def __init__(
+        self,
+        logs: Sequence[JobLog],
+        rendering: Rendering,
+        *,
+        start: int = 0,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        gone: Callable[[], None] | None = None,
+        sent: Callable[[int], None] | None = None,
+    ) -> None:
+        self._logs = logs
+        self._rendering = rendering
+        self._places = [start] * len(logs)
+        self._headers = [*HEADERS, *headers]
+        self._gone = gone
+        self._sent = sent
+        self._left = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        wake = asyncio.Event()
+        watcher = asyncio.create_task(self._watch(receive, wake))
+        for log in self._logs:
+            log.subscribe(wake)
+        whole = False
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self._headers})
+            whole = await self._follow(send, wake)
+        finally:
+            for log in self._logs:
+                log.unsubscribe(wake)
+            watcher.cancel()
+            if not whole and self._gone is not None:
+                self._gone()
+
+    async def _follow(self, send: Send, wake: asyncio.Event) -> bool:
+        """Write until the logs end (True) or the client leaves (False)."""
+        loop = asyncio.get_running_loop()
+        last = loop.time()
+        beat = loop.call_later(BEAT_S, wake.set)
+        try:
+            while not self._left:
+                wake.clear()
+                count, body = self._batch()
+                if body:
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+                    last = loop.time()
+                    if self._sent is not None:
+                        self._sent(count)
+                elif count == 0 and self._at_end():
+                    body = self._rendering.done()
+                    await send({"type": "http.response.body", "body": body, "more_body": False})
+                    return True
+                elif count == 0:
+                    if loop.time() - last >= BEAT_S:
+                        await send(
+                            {"type": "http.response.body", "body": COMMENT, "more_body": True}
+                        )
+                        last = loop.time()
+                    if beat.when() <= loop.time():
+                        beat = loop.call_later(BEAT_S, wake.set)
+                    await wake.wait()
+            return False
+        finally:
+            beat.cancel()
+
+    def _batch(self) -> tuple[int, bytes]:
+        """Frames of the events that are ready, fairly from every log: (how many, bytes)."""
+        count = 0
+        parts: list[bytes] = []
+        share = max(1, BATCH // len(self._logs))
+        for choice, log in enumerate(self._logs):
+            place = self._places[choice]
+            ready = log.events[place : place + share]
+            for event in ready:
+                parts.append(self._rendering.event(choice, place, event))
+                place += 1
+            self._places[choice] = place
+            count += len(ready)
+        return count, b"".join(parts)
+
+    def _at_end(self) -> bool:
+        return all(
+            log.closed and place >= len(log.events)
+            for log, place in zip(self._logs, self._places, strict=True)
+        )
+
+    async def _watch(self, receive: Receive, wake: asyncio.Event) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._left = True
+        wake.set()
+
+
+class MessageStream:
+    """An ASGI response of whole frames from an iterator (loading progress): few and small.
+
+    The iterator says b"" when it has nothing to say for `BEAT_S`; that becomes a comment.
+    """
+
+    def __init__(self, frames: AsyncIterator[bytes]) -> None:
+        self._frames = frames
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def write() -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+            async for body in self._frames:
+                message = {"type": "http.response.body", "body": body or COMMENT, "more_body": True}
+                await send(message)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        writer = asyncio.create_task(write())
+
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            writer.cancel()
+
+        watcher = asyncio.create_task(watch())
+        try:
+            await asyncio.wait([writer])
+        finally:
+            watcher.cancel()
+        if not writer.cancelled():
+            writer.result()

@@ -1,0 +1,90 @@
+"""POST /tokenize, /detokenize, /apply-template: the model's text side, without computing."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from rbee_worker.errors import FieldError
+from rbee_worker.server.asking import prompt_limit
+from rbee_worker.server.body import check_ids, check_messages, envelope, read_object, refuse
+from rbee_worker.server.health import worker_of
+from rbee_worker.server.problems import Refusal, json_response
+from rbee_worker.server.schemas import (
+    DetokenizeEnvelope,
+    Detokenized,
+    TemplateEnvelope,
+    Templated,
+    TokenizeEnvelope,
+    Tokenized,
+)
+
+INLINE = 4096  # characters that are tokenized without a thread
+
+
+async def tokenize(http: HttpRequest) -> Response:
+    worker = worker_of(http)
+    body = await read_object(http, worker.settings.max_body_kb * 1024)
+    engine = worker.serving()
+    given, rest, faults = envelope(body, TokenizeEnvelope)
+    faults += unknown(rest)
+    if (given.text is None) == (given.content is None) and not faults:
+        faults.append(FieldError("text", "exactly one", "give text (or its other name, content)"))
+    refuse(faults)
+    text = given.text if given.text is not None else given.content
+    assert text is not None
+    limit = prompt_limit(worker)
+    if len(text) > limit:
+        message = f"has {len(text)} characters and the limit is {limit}"
+        refuse([FieldError("text", f"length <= {limit}", message)])
+    encode = engine.tokenizer.encode
+    special = {"add_special": given.add_special, "parse_special": given.parse_special}
+    if len(text) <= INLINE:
+        ids = encode(text, **special)
+    else:
+        ids = await asyncio.to_thread(encode, text, **special)
+    pieces = [engine.tokenizer.token_text(i) for i in ids]
+    return json_response(Tokenized(tokens=ids, count=len(ids), pieces=pieces))
+
+
+async def detokenize(http: HttpRequest) -> Response:
+    worker = worker_of(http)
+    body = await read_object(http, worker.settings.max_body_kb * 1024)
+    engine = worker.serving()
+    given, rest, faults = envelope(body, DetokenizeEnvelope)
+    faults += unknown(rest)
+    refuse(faults)
+    assert engine.info is not None
+    limit = prompt_limit(worker)
+    if given.tokens:
+        refuse(check_ids("tokens", given.tokens, engine.tokenizer.vocab_size, limit))
+    text = engine.tokenizer.decode(given.tokens, skip_special=given.skip_special)
+    return json_response(Detokenized(text))
+
+
+async def apply_template(http: HttpRequest) -> Response:
+    worker = worker_of(http)
+    body = await read_object(http, worker.settings.max_body_kb * 1024)
+    engine = worker.serving()
+    given, rest, faults = envelope(body, TemplateEnvelope)
+    faults += unknown(rest)
+    messages, found = check_messages(given.messages or [], prompt_limit(worker))
+    if not any(f.field == "messages" for f in faults):
+        faults += found
+    refuse(faults)
+    if engine.chat is None:
+        raise Refusal(400, "no_chat_template", "The loaded model has no chat template.")
+    prompt = await asyncio.to_thread(
+        engine.chat.render,
+        messages,
+        add_generation_prompt=given.add_generation_prompt,
+        **given.template_args,
+    )
+    return json_response(Templated(prompt))
+
+
+def unknown(rest: dict[str, object]) -> list[FieldError]:
+    """A fault for every key that this route does not know."""
+    return [FieldError(name, "absent", "is not known here") for name in rest]

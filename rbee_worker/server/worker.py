@@ -1,0 +1,247 @@
+"""The worker behind the routes: one engine, its life, and the jobs it is given.
+
+Starts the engine once the socket listens, admits requests, moves their events into job logs, and
+drains. Knows nothing of HTTP and never imports torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from rbee_worker import __version__
+from rbee_worker.config import Settings
+from rbee_worker.engine.messages import Loading
+from rbee_worker.errors import NotReady, WorkerError
+from rbee_worker.observe.context import correlation_id
+from rbee_worker.observe.log import fields, logger
+from rbee_worker.server.jobs import Job, Jobs
+from rbee_worker.types import Error, Event, Request, Token
+
+if TYPE_CHECKING:
+    from rbee_worker.engine.client import EngineClient
+    from rbee_worker.observe.metrics import WorkerMetrics
+    from rbee_worker.observe.trace import Tracer
+
+WorkerState = Literal["loading", "ready", "restarting", "draining", "failed"]
+RETRY_AFTER_S = 2
+_WATCH_S = 0.1
+_LAST_WORDS_S = 2.0  # what cancelled jobs get to say their last event
+
+log = logger("server")
+
+
+class StartEngine(Protocol):
+    """`EngineClient.start`, or a test's stand-in."""
+
+    def __call__(
+        self, settings: Settings, *, on_loading: Callable[[Loading], None]
+    ) -> Awaitable[EngineClient]: ...
+
+
+class Worker:
+    """One model being served: `state`, `engine`, `jobs`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        metrics: WorkerMetrics | None = None,
+        tracer: Tracer | None = None,
+    ) -> None:
+        self.settings = settings
+        self.id = settings.worker_id
+        self.port = settings.port
+        self.born = time.monotonic()
+        self.engine: EngineClient | None = None
+        self.jobs = Jobs(keep_s=settings.keep_jobs_s, keep_n=settings.keep_jobs)
+        self.metrics = metrics
+        self.tracer = tracer
+        self.loading = Loading(stage="starting")
+        self.failure: WorkerError | None = None
+        self.stopping = asyncio.Event()  # the process is about to leave: endless streams end
+        self._draining = False
+        self._errands: set[asyncio.Task[None]] = set()  # kept from being collected unfinished
+        self._changed = asyncio.Event()  # replaced at every change of state or progress
+
+    # ---- state
+
+    @property
+    def version(self) -> str:
+        return __version__
+
+    @property
+    def state(self) -> WorkerState:
+        if self.failure is not None:
+            return "failed"
+        if self._draining:
+            return "draining"
+        if self.engine is None or self.engine.info is None:
+            return "loading"
+        return self.engine.state
+
+    @property
+    def reason(self) -> str:
+        """One line for people on why the worker is not ready."""
+        if self.failure is not None:
+            return str(self.failure)
+        words = {
+            "loading": f"the model is being loaded ({self.loading.stage})",
+            "restarting": "the engine is being restarted; running jobs go on afterwards",
+            "draining": "the worker is shutting down",
+            "failed": "the engine has failed",
+        }
+        return words.get(self.state, "")
+
+    def serving(self) -> EngineClient:
+        """The engine, if it takes work now. Raises NotReady."""
+        state = self.state
+        if state != "ready" or self.engine is None:
+            raise NotReady(state, f"Not ready: {self.reason}.", retry_after_s=RETRY_AFTER_S)
+        return self.engine
+
+    async def run(self, start: StartEngine) -> None:
+        """Load the model and watch over the engine until it fails. Raises WorkerError."""
+        try:
+            self.engine = await start(self.settings, on_loading=self._progress)
+            info = await self.engine.ready()
+            log.info("ready", extra=fields(model=info.model, device=info.device, s=round(self.age(), 2)))
+            self._announce()
+            state = self.engine.state
+            while self.engine.state != "failed":
+                await asyncio.sleep(_WATCH_S)
+                if self.engine.state != state:
+                    state = self.engine.state
+                    log.warning("engine state", extra=fields(state=state))
+                    self._announce()
+            raise self.engine.failure or WorkerError("The engine has failed.")
+        except WorkerError as error:
+            self.failure = error
+            self._announce()
+            raise
+
+    def age(self) -> float:
+        """Seconds since this worker was made."""
+        return time.monotonic() - self.born
+
+    async def changes(self, patience_s: float) -> AsyncIterator[bool]:
+        """Yield at once, then True after each change of state or progress, False after silence."""
+        yield True
+        while not self.stopping.is_set():
+            changed = self._changed
+            try:
+                await asyncio.wait_for(changed.wait(), patience_s)
+                yield True
+            except TimeoutError:
+                yield False
+
+    def _progress(self, loading: Loading) -> None:
+        self.loading = loading
+        self._announce()
+
+    def _announce(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    # ---- work
+
+    async def submit(
+        self, requests: Sequence[Request], *, keep: bool, trace: bool = False
+    ) -> list[Job]:
+        """Admit all of `requests` or none; each job's log begins with its first event.
+
+        keep: the jobs can be found by id, also for a while after they have ended. trace: note the
+        phases of each. Raises NotReady, QueueFull, InvalidRequest.
+        """
+        jobs: list[Job] = []
+        try:
+            for request in requests:
+                jobs.append(await self._begin(request, keep, trace))
+        except BaseException:
+            for job in jobs:
+                await self.cancel(job)
+            raise
+        return jobs
+
+    async def _begin(self, request: Request, keep: bool, trace: bool) -> Job:
+        job = Job(request, correlation_id=correlation_id(), trace=trace)
+        events = self.serving().generate(request)
+        job.log.append(await anext(events))
+        self.jobs.add(job, keep=keep)
+        if self.metrics is not None:
+            self.metrics.admitted(job)
+        job.pump = asyncio.create_task(self._pump(job, events))
+        return job
+
+    async def _pump(self, job: Job, events: AsyncIterator[Event]) -> None:
+        """Move events into the job's log until the last one."""
+        last: Event | None = None
+        try:
+            async for event in events:
+                last = event
+                job.log.append(event)
+                if self.metrics is not None and type(event) is Token:
+                    self.metrics.token(job, event)
+        except WorkerError as error:
+            code = error.code if error.code in ("VRAM_OOM", "ENGINE_LOST") else "INFERENCE_FAILED"
+            last = Error(code=code, message=str(error))  # type: ignore[arg-type]
+            job.log.append(last)
+        except Exception as error:
+            log.error("job failed", extra=fields(job_id=job.id, error=type(error).__name__))
+            last = Error(code="INFERENCE_FAILED", message="An error inside the worker; see its log.")
+            job.log.append(last)
+        finally:
+            job.log.close()
+            self.jobs.finish(job)
+            if self.metrics is not None:
+                self.metrics.finished(job)
+            if self.tracer is not None:
+                self.tracer.job(job)
+
+    def sent(self, events: int) -> None:
+        """A stream has written so many events."""
+        if self.metrics is not None:
+            self.metrics.sent(events)
+
+    def abandon(self, jobs: Sequence[Job]) -> None:
+        """The only reader of these jobs has left: cancel them, without waiting."""
+        for job in jobs:
+            if job.live:
+                task = asyncio.create_task(self.cancel(job))
+                self._errands.add(task)
+                task.add_done_callback(self._errands.discard)
+
+    async def cancel(self, job: Job) -> None:
+        """Ask the engine to end the job; it ends with its `end` event. Idempotent."""
+        if job.live and self.engine is not None:
+            await self.engine.cancel(job.id, "CANCELLED")
+
+    # ---- leaving
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Take no more work, let live jobs finish; True when all did within `timeout_s`.
+
+        Those left are cancelled: their streams end with an `end` event that says so.
+        """
+        self._draining = True
+        self._announce()
+        pumps = [job.pump for job in self.jobs.live() if job.pump is not None]
+        if not pumps:
+            return True
+        _, late = await asyncio.wait(pumps, timeout=timeout_s)
+        if late:
+            log.warning("drain timeout, cancelling", extra=fields(jobs=len(late)))
+            for job in self.jobs.live():
+                await self.cancel(job)
+            await asyncio.wait(late, timeout=_LAST_WORDS_S)
+        return not late
+
+    async def close(self) -> None:
+        """End endless streams and the engine process."""
+        self.stopping.set()
+        self._announce()
+        if self.engine is not None:
+            await self.engine.close()
+

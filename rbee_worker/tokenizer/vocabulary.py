@@ -1,0 +1,229 @@
+"""A vocabulary as a list of pieces, and the backends of the `tokenizers` library made from it.
+
+GGUF metadata and SentencePiece models both become a `Vocabulary`; what differs between them stays
+in their own modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import cached_property
+from math import inf, isfinite
+
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+from rbee_worker.errors import CheckpointError
+from rbee_worker.tokenizer.charsmap import check_charsmap
+from rbee_worker.tokenizer.pieces import META, Decoding, byte_alphabet
+from rbee_worker.tokenizer.pretokenizers import Pre, Step
+
+
+class PieceType(IntEnum):
+    """SentencePiece's piece types, which GGUF's `token_type` uses too."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+_AGAIN = "convert or download the model again"
+_SPECIAL = (PieceType.UNKNOWN, PieceType.CONTROL)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """pieces[i] is token i. scores: log-probabilities or merge priorities, one a piece."""
+
+    pieces: Sequence[str]
+    types: Sequence[int] = ()
+    scores: Sequence[float] = ()
+    rstrip: frozenset[str] = field(default_factory=frozenset)  # specials that swallow blanks after
+
+    def of_type(self, *types: PieceType) -> list[int]:
+        """Ids whose type is one of `types`."""
+        return [i for i, t in enumerate(self.types) if t in types]
+
+    @property
+    def special_ids(self) -> list[int]:
+        """Control tokens and the unknown token."""
+        return self.of_type(*_SPECIAL)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Piece -> id; the lower id where two are spelled alike."""
+        found = {piece: i for i, piece in enumerate(self.pieces)}
+        if len(found) < len(self.pieces):
+            found = {p: i for i, p in reversed(list(enumerate(self.pieces)))}
+        return found
+
+    @cached_property
+    def unknown_id(self) -> int | None:
+        """The token for what the vocabulary cannot spell."""
+        return next((i for i, t in enumerate(self.types) if t == PieceType.UNKNOWN), None)
+
+
+@dataclass(frozen=True)
+class Whitespace:
+    """What SentencePiece does to blanks before it looks for pieces."""
+
+    prefix: bool = True  # a blank goes before the text
+    every_segment: bool = True  # .. and before the text after each special token
+    collapse: bool = False  # runs of blanks become one, none at the ends
+    charsmap: bytes = b""  # SentencePiece's compiled character map
+
+
+def byte_level(vocab: Vocabulary, merges: Iterable[str], pre: Pre) -> tuple[Tokenizer, Decoding]:
+    """Byte-level BPE. merges: "left right", best first. Raises CheckpointError."""
+    pairs = _pairs(merges, vocab)
+    model = models.BPE(vocab=vocab.index, merges=pairs, ignore_merges=pre.ignore_merges)
+    backend = Tokenizer(model)
+    if pre.nfc:
+        backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Sequence([_component(s) for s in pre.steps])
+    _add_tokens(backend, vocab)
+    return backend, Decoding(alphabet=byte_alphabet())
+
+
+def sentencepiece_bpe(
+    vocab: Vocabulary, blanks: Whitespace, merges: Iterable[str] | None = None
+) -> tuple[Tokenizer, Decoding]:
+    """SentencePiece BPE: pairs whose union is a piece merge in the order of that piece's score."""
+    pairs = merges_by_score(vocab) if merges is None else _pairs(merges, vocab)
+    unknown = vocab.unknown_id
+    fallback = "<0x0A>" in vocab.index
+    model = models.BPE(
+        vocab=vocab.index,
+        merges=pairs,
+        unk_token=None if unknown is None else vocab.pieces[unknown],
+        fuse_unk=True,
+        byte_fallback=fallback,
+    )
+    backend = Tokenizer(model)
+    backend.normalizer = normalizers.Sequence(_normalizers(blanks))
+    if blanks.prefix and not blanks.every_segment:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(META, prepend_scheme="first", split=False)
+    _add_tokens(backend, vocab)
+    decoding = Decoding(
+        meta_is_space=True, byte_fallback=fallback, strip_left=1 if blanks.prefix else 0
+    )
+    return backend, decoding
+
+
+def unigram(vocab: Vocabulary, blanks: Whitespace) -> tuple[Tokenizer, Decoding]:
+    """SentencePiece unigram: the likeliest segmentation by `scores`. Raises CheckpointError."""
+    _check_scores(vocab)
+    if vocab.unknown_id is None:
+        raise CheckpointError("the unigram tokenizer has no unknown token", fix=_AGAIN)
+    fallback = "<0x0A>" in vocab.index
+    model = models.Unigram(
+        list(zip(vocab.pieces, map(float, vocab.scores), strict=True)),
+        unk_id=vocab.unknown_id,
+        byte_fallback=fallback,
+    )
+    backend = Tokenizer(model)
+    backend.normalizer = normalizers.Sequence(_normalizers(blanks))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(META, prepend_scheme="never", split=True)
+    _add_tokens(backend, vocab)
+    decoding = Decoding(meta_is_space=True, byte_fallback=fallback, first_drops_meta=blanks.prefix)
+    return backend, decoding
+
+
+def merges_by_score(vocab: Vocabulary) -> list[tuple[str, str]]:
+    """Every way to make a piece of two others, in the order published tokenizer.json files have:
+    user-defined runs of blanks, then best score first; of one piece, lower ids first.
+
+    Other user-defined pieces and special ones are found before merging and are never merged into.
+    """
+    _check_scores(vocab)
+    find = vocab.index.get
+    ranked = [
+        (-inf if kind == PieceType.USER_DEFINED else -score, at)
+        for at, (kind, score) in enumerate(zip(vocab.types, vocab.scores, strict=True))
+        if kind not in _SPECIAL
+    ]
+    ranked.sort()
+    merges: list[tuple[str, str]] = []
+    for rank, at in ranked:
+        piece = vocab.pieces[at]
+        if rank == -inf and piece.strip(META):
+            continue
+        ways = []
+        for cut in range(1, len(piece)):
+            left = piece[:cut]
+            if (first := find(left)) is not None:
+                right = piece[cut:]
+                if (second := find(right)) is not None:
+                    ways.append((first, second, left, right))
+        if len(ways) > 1:
+            ways.sort()
+        merges += [(left, right) for _, _, left, right in ways]
+    return merges
+
+
+def _normalizers(blanks: Whitespace) -> list[normalizers.Normalizer]:
+    steps: list[normalizers.Normalizer] = []
+    if blanks.charsmap:
+        steps.append(normalizers.Precompiled(check_charsmap(blanks.charsmap)))
+    if blanks.collapse:
+        ends = normalizers.Replace(Regex(r"\A +| +\z"), "")
+        steps += [ends, normalizers.Replace(Regex(" {2,}"), " ")]
+    if blanks.prefix and blanks.every_segment:
+        steps.append(normalizers.Prepend(META))
+    return [*steps, normalizers.Replace(" ", META)]
+
+
+def _component(step: Step) -> pre_tokenizers.PreTokenizer:
+    match step:
+        case Step("split", str(pattern)):
+            return pre_tokenizers.Split(Regex(pattern), "isolated")
+        case Step("digits", bool(individual)):
+            return pre_tokenizers.Digits(individual_digits=individual)
+        case Step("punctuation", str(behaviour)):
+            return pre_tokenizers.Punctuation(behaviour)
+        case Step("byte_level", bool(regex)):
+            return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=regex)
+    raise AssertionError(step)
+
+
+def _add_tokens(backend: Tokenizer, vocab: Vocabulary) -> None:
+    """Pieces that are found in the text before anything is split: special and user-defined."""
+    added = [
+        AddedToken(
+            vocab.pieces[i],
+            special=vocab.types[i] != PieceType.USER_DEFINED,
+            normalized=False,
+            rstrip=vocab.pieces[i] in vocab.rstrip,
+        )
+        for i in vocab.of_type(*_SPECIAL, PieceType.USER_DEFINED)
+    ]
+    backend.add_tokens(added)
+
+
+def _pairs(merges: Iterable[str], vocab: Vocabulary) -> list[tuple[str, str]]:
+    """Merges as pairs of tokens that make a token. Raises CheckpointError.
+
+    A piece may itself begin with a blank, so the separator is sought from the second place.
+    """
+    index = vocab.index
+    pairs: list[tuple[str, str]] = []
+    for at, merge in enumerate(merges):
+        cut = merge.find(" ", 1)
+        left, right = merge[:cut], merge[cut + 1 :]
+        if cut < 0 or left not in index or right not in index or left + right not in index:
+            raise CheckpointError(
+                f"the tokenizer's merges do not fit its vocabulary: merge {at} is not two tokens "
+                "that make a third",
+                fix=_AGAIN,
+            )
+        pairs.append((left, right))
+    return pairs
+
+
+def _check_scores(vocab: Vocabulary) -> None:
+    if not all(map(isfinite, vocab.scores)):
+        raise CheckpointError("the tokenizer's scores are not all finite", fix=_AGAIN)

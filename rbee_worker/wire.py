@@ -1,0 +1,182 @@
+"""Job events as they stand on the wire: what the server writes and the Python client reads.
+
+`types.Event` is what happened; this module is how a job stream says it (docs/worker-api.md,
+"Job events"). The structs are also the source of the OpenAPI schema. Knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from rbee_worker import types
+from rbee_worker.types import StopRecord
+
+TokenText = Callable[[int], str]  # an id's literal piece, for reports
+
+
+class ResolvedValue(Struct, frozen=True):
+    """One parameter as it was used, and the place its value came from."""
+
+    value: Any
+    origin: str  # "request", "generation_config", "default"
+
+
+class LikelyToken(Struct, frozen=True):
+    id: int
+    token: str
+    logprob: float
+
+
+class ScoredToken(Struct, frozen=True):
+    """log softmax of the raw logits at one position."""
+
+    id: int
+    token: str
+    logprob: float
+    top: tuple[LikelyToken, ...] = ()
+
+
+class Started(Struct, frozen=True, kw_only=True, tag="started", tag_field="type"):
+    job_id: str
+    model: str
+    started_at: str  # ISO 8601
+    prompt_tokens: int
+    seed: int
+    sampling: dict[str, ResolvedValue]
+    exempt_ids: tuple[int, ...] = ()  # never touched by the repetition penalty
+    ignored: tuple[str, ...] = ()  # unknown keys let through by --lenient
+    warnings: tuple[str, ...] = ()
+
+
+class Token(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, tag="token", tag_field="type"
+):
+    t: str
+    i: int
+    ids: tuple[int, ...]
+    logprobs: tuple[ScoredToken, ...] | None = None
+
+
+class PromptLogprobs(Struct, frozen=True, kw_only=True, tag="prompt_logprobs", tag_field="type"):
+    """One entry a prompt token; the first has none to be predicted from."""
+
+    logprobs: tuple[ScoredToken | None, ...]
+
+
+class Narration(Struct, frozen=True, kw_only=True, tag="narration", tag_field="type"):
+    actor: str
+    action: str
+    target: str
+    human: str
+    job_id: str | None = None
+
+
+class Metrics(Struct, frozen=True, kw_only=True, tag="metrics", tag_field="type"):
+    tokens_per_sec: float
+    vram_bytes: int
+    kv_usage: float  # 0..1
+
+
+class End(Struct, frozen=True, kw_only=True, tag="end", tag_field="type"):
+    tokens_out: int
+    prompt_tokens: int
+    cached_tokens: int
+    decode_time_ms: float
+    prefill_time_ms: float
+    queue_time_ms: float
+    stop_reason: str
+    stop_sequence_matched: str | None
+    stop: StopRecord
+    preemptions: int = 0
+    ids: tuple[int, ...] = ()  # last ids that completed no character, or lie in a stop string
+    text: str = ""  # what they flush to
+    trace: list[dict[str, Any]] | UnsetType = UNSET  # with `"trace": true`: this job's phases
+
+
+class Error(Struct, frozen=True, kw_only=True, tag="error", tag_field="type"):
+    code: str
+    message: str
+
+
+JobEvent = Started | Token | PromptLogprobs | Narration | Metrics | End | Error
+
+
+def sampling_table(resolved: types.Resolved) -> dict[str, ResolvedValue]:
+    """Every resolved parameter with its origin; a field nobody named comes from `default`."""
+    values = msgspec.structs.asdict(resolved.params)
+    values["logit_bias"] = {str(k): v for k, v in resolved.params.logit_bias.items()}
+    return {k: ResolvedValue(v, resolved.origins.get(k, "default")) for k, v in values.items()}
+
+
+def scored(entry: types.TokenLogprob, text: TokenText) -> ScoredToken:
+    top = tuple(LikelyToken(i, text(i), p) for i, p in entry.top)
+    return ScoredToken(entry.id, text(entry.id), entry.logprob, top)
+
+
+def job_event(
+    event: types.Event, text: TokenText, trace: list[dict[str, Any]] | UnsetType = UNSET
+) -> JobEvent:
+    """The wire form of `event`; `text` names ids in logprobs, `trace` goes into `end`."""
+    match event:
+        case types.Token(t=t, i=i, ids=ids, logprobs=None):
+            return Token(t=t, i=i, ids=ids)
+        case types.Token(logprobs=entries):
+            rows = tuple(scored(e, text) for e in entries or ())
+            return Token(t=event.t, i=event.i, ids=event.ids, logprobs=rows)
+        case types.Started():
+            return Started(
+                job_id=event.job_id,
+                model=event.model,
+                started_at=event.started_at,
+                prompt_tokens=event.prompt_tokens,
+                seed=event.seed,
+                sampling=sampling_table(event.sampling),
+                exempt_ids=event.sampling.exempt_ids,
+                ignored=event.sampling.ignored,
+                warnings=event.warnings,
+            )
+        case types.PromptLogprobs():
+            return PromptLogprobs(
+                logprobs=tuple(None if e is None else scored(e, text) for e in event.logprobs)
+            )
+        case types.Narration():
+            return Narration(
+                actor=event.actor,
+                action=event.action,
+                target=event.target,
+                human=event.human,
+                job_id=event.job_id,
+            )
+        case types.Metrics():
+            return Metrics(
+                tokens_per_sec=event.tokens_per_sec,
+                vram_bytes=event.vram_bytes,
+                kv_usage=event.kv_usage,
+            )
+        case types.End():
+            return _end(event, trace)
+        case types.Error():
+            return Error(code=event.code, message=event.message)
+
+
+def _end(event: types.End, trace: list[dict[str, Any]] | UnsetType) -> End:
+    usage = event.usage
+    return End(
+        tokens_out=usage.output_tokens,
+        prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.cached_tokens,
+        decode_time_ms=round(usage.decode_ms, 3),
+        prefill_time_ms=round(usage.prefill_ms, 3),
+        queue_time_ms=round(usage.queue_ms, 3),
+        stop_reason=event.stop.rule,
+        stop_sequence_matched=event.stop.sequence,
+        stop=event.stop,
+        preemptions=usage.preemptions,
+        ids=event.ids,
+        text=event.text,
+        trace=trace,
+    )

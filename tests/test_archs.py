@@ -1,0 +1,181 @@
+"""Every check of design.md, driven by the rows of archs.py."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import gguf
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rbee_worker.checkpoint import open_checkpoint
+from rbee_worker.models import build_model, plan_model
+from rbee_worker.models.base import Decoder
+from rbee_worker.ops import Ops
+from rbee_worker.ops.reference import ReferenceOps
+from tests.archs import ARCHS, VOCAB, Arch, oracle, write_gguf, write_safetensors
+from tests.driver import Driver
+
+WITH_GGUF = [a for a in ARCHS if a.gguf_arch is not None]
+TOLERANCE = 1e-4  # norm of the difference over norm, float32 against float32
+
+
+def rows(archs: list[Arch] | tuple[Arch, ...]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("arch", archs, ids=[a.id for a in archs])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("archs")
+
+
+def load(path: Path, ops: Ops | None = None) -> Decoder:
+    return build_model(open_checkpoint(str(path)), ops or ReferenceOps("cpu", "f32"))
+
+
+@lru_cache(maxsize=4)
+def ours(arch: Arch, folder: Path) -> Decoder:
+    return load(write_safetensors(oracle(arch), folder / arch.id))
+
+
+def prompt(n: int, seed: int = 0) -> list[int]:
+    return random.Random(seed).choices(range(3, VOCAB), k=n)
+
+
+def error(got: Tensor, want: Tensor) -> float:
+    return float((got - want).norm() / want.norm())
+
+
+@rows(ARCHS)
+def test_logits_equal_transformers(arch: Arch, folder: Path) -> None:
+    """At every position of the prompt, then for 20 decoded tokens."""
+    model, hf = ours(arch, folder), oracle(arch)
+    driver, tokens = Driver(model), prompt(arch.prompt)
+    seq = driver.start(tokens)
+    (got,) = driver.feed([(seq, len(tokens))])
+    with torch.inference_mode():
+        step = hf(torch.tensor([tokens]), use_cache=True)
+        want = step.logits[0]
+        assert got.shape == want.shape
+        assert error(got, want) < TOLERANCE
+        assert max(error(g, w) for g, w in zip(got, want, strict=True)) < TOLERANCE
+        for _ in range(20):
+            token = int(want[-1].argmax())
+            assert token == int(got[-1].argmax())
+            seq.tokens.append(token)
+            (got,) = driver.feed([(seq, 1)], rope_len=arch.prompt)
+            if arch.id == "llama-dynamic":
+                break  # HF rescales while it decodes; the prompt is compared whole above
+            step = hf(torch.tensor([[token]]), past_key_values=step.past_key_values)
+            want = step.logits[0]
+            assert error(got, want) < TOLERANCE
+
+
+@rows(ARCHS)
+def test_chunked_prefill_is_bitwise_whole(arch: Arch, folder: Path) -> None:
+    model, tokens = ours(arch, folder), prompt(arch.prompt)
+    driver = Driver(model)
+    (whole,) = driver.feed([(driver.start(tokens), len(tokens))])
+    for chunks in ([1] * arch.prompt, [17, 1, 16, arch.prompt - 34], [3, arch.prompt - 3]):
+        seq = driver.start(tokens)
+        parts = [driver.feed([(seq, n)])[0] for n in chunks]
+        assert torch.equal(torch.cat(parts), whole), chunks
+
+
+@rows(ARCHS)
+def test_mixed_batch_is_bitwise_alone(arch: Arch, folder: Path) -> None:
+    """Prefill chunks and decodes of five sequences share steps at random."""
+    model, rng = ours(arch, folder), random.Random(3)
+    driver = Driver(model)
+    prompts = [prompt(n, seed=n) for n in (70, 33, 16, 5, 41)]
+    alone = [driver.feed([(driver.start(p), len(p))])[0] for p in prompts]
+    seqs = [driver.start(p) for p in prompts]
+    got: list[list[Tensor]] = [[] for _ in prompts]
+    while any(s.computed < len(s.tokens) for s in seqs):
+        picked = [i for i, s in enumerate(seqs) if s.computed < len(s.tokens)]
+        picked = rng.sample(picked, rng.randint(1, len(picked)))
+        counts = [rng.choice([1, 1, 7, 20]) for _ in picked]
+        counts = [
+            min(n, len(seqs[i].tokens) - seqs[i].computed)
+            for i, n in zip(picked, counts, strict=True)
+        ]
+        results = driver.feed([(seqs[i], n) for i, n in zip(picked, counts, strict=True)])
+        for i, logits in zip(picked, results, strict=True):
+            got[i].append(logits)
+    for parts, want in zip(got, alone, strict=True):
+        assert torch.equal(torch.cat(parts), want)
+
+
+@rows(WITH_GGUF)
+def test_gguf_f32_equals_safetensors(arch: Arch, folder: Path) -> None:
+    """The same numbers under llama.cpp's names and row order: bitwise but for `rope_freqs`."""
+    path = write_gguf(arch, oracle(arch), folder / f"{arch.id}.gguf")
+    tokens = prompt(40)
+    results = []
+    for model in (load(path), ours(arch, folder)):
+        driver = Driver(model)
+        results.append(driver.feed([(driver.start(tokens), len(tokens))])[0])
+    if arch.rope_freqs is None:
+        assert torch.equal(*results)
+    assert error(*results) < 1e-6
+
+
+@rows(WITH_GGUF)
+def test_gguf_packed_equals_its_dequantized_weights(arch: Arch, folder: Path) -> None:
+    """Q8_0 blocks against safetensors that hold the values the `gguf` package decodes."""
+    quant = gguf.GGMLQuantizationType.Q8_0
+    hf = oracle(arch)
+    path = write_gguf(arch, hf, folder / f"{arch.id}-q8.gguf", quant)
+    plain = write_safetensors(hf, folder / f"{arch.id}-q8")
+    weights = load_file(plain / "model.safetensors")
+    for name, value in weights.items():
+        if value.ndim == 2:
+            blocks = gguf.quants.quantize(value.numpy(), quant)
+            weights[name] = torch.from_numpy(gguf.quants.dequantize(blocks, quant))
+    save_file(weights, plain / "model.safetensors", metadata={"format": "pt"})
+    tokens = prompt(40)
+    results = []
+    for model in (load(path), load(plain)):
+        driver = Driver(model)
+        results.append(driver.feed([(driver.start(tokens), len(tokens))])[0])
+    assert error(*results) < 1e-6
+
+
+@rows(ARCHS)
+def test_the_plan_counts_what_the_model_has(arch: Arch, folder: Path) -> None:
+    """A plan reads no data and knows parameters, bytes and state groups of the real thing."""
+    model = ours(arch, folder)
+    planned, plan = plan_model(open_checkpoint(str(folder / arch.id)), "f32")
+    assert planned.groups == model.groups
+    assert planned.n_parameters == model.n_parameters
+    assert planned.n_parameters == sum(p.numel() for p in oracle(arch).parameters())
+    assert sum(plan.held_bytes.values()) == 4 * model.n_parameters
+
+
+@rows(ARCHS[:1])
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+def test_half_precision_stays_near(arch: Arch, folder: Path, dtype: str) -> None:
+    """bf16 and f16 compute: near float32, and bitwise the same in chunks."""
+    path = write_safetensors(oracle(arch), folder / arch.id)
+    model, tokens = load(path, ReferenceOps("cpu", dtype)), prompt(70)
+    driver = Driver(model)
+    (whole,) = driver.feed([(driver.start(tokens), 70)])
+    full = Driver(ours(arch, folder))
+    (want,) = full.feed([(full.start(tokens), 70)])
+    assert 1e-6 < error(whole, want) < {"bf16": 0.05, "f16": 0.01}[dtype]
+    seq = driver.start(tokens)
+    parts = [driver.feed([(seq, n)])[0] for n in (1, 30, 1, 38)]
+    assert torch.equal(torch.cat(parts), whole)
