@@ -310,7 +310,7 @@ def damage(tmp_path_factory):
     return raw, raw.index(b"token_embd"), path
 
 
-@settings(max_examples=200, deadline=1000)
+@settings(max_examples=200, deadline=None)
 @given(
     flips=st.lists(
         st.tuples(

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -27,7 +26,7 @@ def test_summary(tmp_path):
     )
 
 
-@pytest.mark.parametrize("module", ["torch", "huggingface_hub", "transformers"])
-def test_opening_a_checkpoint_imports_no_heavy_library(module):
-    code = f"import rbee_worker.checkpoint, sys; sys.exit({module!r} in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_opening_a_checkpoint_imports_no_heavy_library():
+    code = "import rbee_worker.checkpoint, sys; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not {"torch", "huggingface_hub", "transformers"} & {*run.stdout.split()}
