@@ -157,6 +157,7 @@ class End(Struct, frozen=True, kw_only=True, tag="end", tag_field="type"):
     usage: Usage
     ids: tuple[int, ...] = ()  # last tokens that completed no character or lie inside a stop string
     text: str = ""  # their text, flushed
+    logprobs: tuple[TokenLogprob, ...] | None = None  # of `ids`, if they were asked for
 
 
 class Error(Struct, frozen=True, kw_only=True, tag="error", tag_field="type"):

@@ -11,6 +11,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from rbee_worker.server.auth import WORKER
 from rbee_worker.server.problems import json_response
 from rbee_worker.server.sse import BEAT_S, DONE, MessageStream, frame
 from rbee_worker.server.worker import RETRY_AFTER_S, Worker
@@ -53,7 +54,7 @@ class Progress(Struct, frozen=True, kw_only=True):
 
 def worker_of(request: HttpRequest) -> Worker:
     """The worker that this application serves."""
-    worker = request.app.state.worker
+    worker = request.scope[WORKER]
     assert isinstance(worker, Worker)
     return worker
 
@@ -73,9 +74,7 @@ async def ready(request: HttpRequest) -> Response:
         uptime_s=round(worker.age(), 3),
         reason=worker.reason,
         load_s=info.load_s if info is not None else {},
-        memory=None
-        if info is None
-        else Memory(info.weight_bytes, info.kv_bytes, info.kv_tokens),
+        memory=None if info is None else Memory(info.weight_bytes, info.kv_bytes, info.kv_tokens),
     )
     if state == "ready":
         return json_response(body)

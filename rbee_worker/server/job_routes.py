@@ -99,9 +99,7 @@ def _status_job(worker: Worker, base: str, others: list[str]) -> Response:
     human = f"Worker {worker.id} is {worker.state} and serves {worker.settings.model}."
     word = Narration(actor="worker", action="status", target=worker.id, human=human)
     job = worker.jobs.note(new_id("job"), word)
-    return json_response(
-        JobCreated(job_id=job.id, sse_url=f"{base}/{job.id}/stream", status=info)
-    )
+    return json_response(JobCreated(job_id=job.id, sse_url=f"{base}/{job.id}/stream", status=info))
 
 
 async def stream(http: HttpRequest) -> ASGIApp:

@@ -63,6 +63,7 @@ class Job:
     trace: bool = False
     phases: list[dict[str, Any]] = field(default_factory=list)  # trace events of this job
     finished: float | None = None  # Unix seconds
+    last_token: float | None = None  # monotonic seconds
     pump: asyncio.Task[None] | None = None
 
     @property
@@ -91,7 +92,7 @@ class Job:
     @property
     def state(self) -> State:
         if self.live:
-            return "running" if any(isinstance(e, Token) for e in self.log.events) else "queued"
+            return "running" if self.last_token is not None else "queued"
         if self.error is not None:
             return "failed"
         if self.end is None:
@@ -104,7 +105,7 @@ class Job:
         """Output tokens so far."""
         if self.end is not None:
             return self.end.usage.output_tokens
-        return sum(len(e.ids) for e in self.log.events if isinstance(e, Token))
+        return sum(len(e.ids) for e in self.log.events if isinstance(e, Token) and e.i >= 0)
 
     def text(self) -> str:
         """The answer so far; whole once the job has ended."""
@@ -114,7 +115,8 @@ class Job:
         return "".join(parts)
 
     def token_ids(self) -> list[int]:
-        ids = [i for e in self.log.events if isinstance(e, Token) for i in e.ids]
+        tokens = [e for e in self.log.events if isinstance(e, Token) and e.i >= 0]
+        ids = [i for e in tokens for i in e.ids]
         return ids + list(self.end.ids) if self.end is not None else ids
 
 

@@ -188,9 +188,6 @@ class ChatEnvelope(Struct, kw_only=True):
     n: Annotated[int, Meta(ge=1, le=64)] = 1
     stream: bool = False
     stream_options: StreamOptions | None = None
-    logprobs: bool = False
-    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
     template_args: dict[str, Any] = {}
     chat_template_kwargs: dict[str, Any] = {}  # vLLM's name for template_args
     timeout_s: Seconds | None = None

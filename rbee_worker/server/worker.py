@@ -17,8 +17,9 @@ from rbee_worker.engine.messages import Loading
 from rbee_worker.errors import NotReady, WorkerError
 from rbee_worker.observe.context import correlation_id
 from rbee_worker.observe.log import fields, logger
+from rbee_worker.server.auth import place_of
 from rbee_worker.server.jobs import Job, Jobs
-from rbee_worker.types import Error, Event, Request, Token
+from rbee_worker.types import Error, Event, Request, Started, Token
 
 if TYPE_CHECKING:
     from rbee_worker.engine.client import EngineClient
@@ -48,7 +49,6 @@ class Worker:
         self,
         settings: Settings,
         *,
-        metrics: WorkerMetrics | None = None,
         tracer: Tracer | None = None,
     ) -> None:
         self.settings = settings
@@ -57,7 +57,7 @@ class Worker:
         self.born = time.monotonic()
         self.engine: EngineClient | None = None
         self.jobs = Jobs(keep_s=settings.keep_jobs_s, keep_n=settings.keep_jobs)
-        self.metrics = metrics
+        self.metrics: WorkerMetrics | None = None
         self.tracer = tracer
         self.loading = Loading(stage="starting")
         self.failure: WorkerError | None = None
@@ -95,6 +95,11 @@ class Worker:
         }
         return words.get(self.state, "")
 
+    @property
+    def restarts(self) -> int:
+        """Engine processes that were lost and replaced."""
+        return self.engine.restarts if self.engine is not None else 0
+
     def serving(self) -> EngineClient:
         """The engine, if it takes work now. Raises NotReady."""
         state = self.state
@@ -105,9 +110,12 @@ class Worker:
     async def run(self, start: StartEngine) -> None:
         """Load the model and watch over the engine until it fails. Raises WorkerError."""
         try:
+            self.meter()
             self.engine = await start(self.settings, on_loading=self._progress)
             info = await self.engine.ready()
-            log.info("ready", extra=fields(model=info.model, device=info.device, s=round(self.age(), 2)))
+            log.info(
+                "ready", extra=fields(model=info.model, device=info.device, s=round(self.age(), 2))
+            )
             self._announce()
             state = self.engine.state
             while self.engine.state != "failed":
@@ -159,16 +167,29 @@ class Worker:
         try:
             for request in requests:
                 jobs.append(await self._begin(request, keep, trace))
-        except BaseException:
+        except BaseException as error:
             for job in jobs:
                 await self.cancel(job)
+            if self.metrics is not None and isinstance(error, WorkerError):
+                self.metrics.refused(error.code)
             raise
         return jobs
+
+    def _echo(self, request: Request, started: Started) -> Token:
+        """The prompt as the first text of the answer; its tokens lie before place 0."""
+        ids = started.prompt_ids
+        text = request.prompt
+        if text is None:
+            text = self.serving().tokenizer.decode(list(ids), skip_special=False)
+        return Token(t=text, i=-len(ids), ids=ids)
 
     async def _begin(self, request: Request, keep: bool, trace: bool) -> Job:
         job = Job(request, correlation_id=correlation_id(), trace=trace)
         events = self.serving().generate(request)
-        job.log.append(await anext(events))
+        first = await anext(events)
+        job.log.append(first)
+        if isinstance(first, Started) and first.sampling.params.echo:
+            job.log.append(self._echo(request, first))
         self.jobs.add(job, keep=keep)
         if self.metrics is not None:
             self.metrics.admitted(job)
@@ -189,8 +210,13 @@ class Worker:
             last = Error(code=code, message=str(error))  # type: ignore[arg-type]
             job.log.append(last)
         except Exception as error:
-            log.error("job failed", extra=fields(job_id=job.id, error=type(error).__name__))
-            last = Error(code="INFERENCE_FAILED", message="An error inside the worker; see its log.")
+            log.error(
+                "job failed",
+                extra=fields(job_id=job.id, error=type(error).__name__, where=place_of(error)),
+            )
+            last = Error(
+                code="INFERENCE_FAILED", message="An error inside the worker; see its log."
+            )
             job.log.append(last)
         finally:
             job.log.close()
@@ -199,6 +225,14 @@ class Worker:
                 self.metrics.finished(job)
             if self.tracer is not None:
                 self.tracer.job(job)
+
+    def meter(self) -> WorkerMetrics:
+        """The metrics; made, and their library imported, no earlier than needed."""
+        if self.metrics is None:
+            from rbee_worker.observe.metrics import WorkerMetrics
+
+            self.metrics = WorkerMetrics(self)
+        return self.metrics
 
     def sent(self, events: int) -> None:
         """A stream has written so many events."""
@@ -244,4 +278,3 @@ class Worker:
         self._announce()
         if self.engine is not None:
             await self.engine.close()
-
