@@ -10,6 +10,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from rbee_worker.config import Settings
 from rbee_worker.types import (
     EosToken,
     ModelInfo,
@@ -20,6 +21,12 @@ from rbee_worker.types import (
 )
 
 # ---- client -> engine
+
+
+class Configure(Struct, frozen=True, kw_only=True, tag="configure"):
+    """The first message: what to load and how."""
+
+    settings: Settings
 
 
 class Submit(Struct, frozen=True, kw_only=True, tag="submit"):
@@ -46,7 +53,7 @@ class Shutdown(Struct, frozen=True, kw_only=True, tag="shutdown"):
     """Leave the loop and the process."""
 
 
-Command = Submit | Cancel | Shutdown
+Command = Configure | Submit | Cancel | Shutdown
 
 # ---- engine -> client
 
@@ -103,6 +110,7 @@ class Finished(Struct, frozen=True, kw_only=True, tag="finished"):
     stop: StopRecord
     usage: Usage
     error: str | None = None  # with rule ERROR
+    code: str | None = None  # with rule ERROR: VRAM_OOM or INFERENCE_FAILED
 
 
 class Stats(Struct, frozen=True, kw_only=True, tag="stats"):

@@ -6,6 +6,9 @@ Torch-free: the scheduler and the memory plan read these.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
+
+ELEMENT_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i8": 1, "f8": 1}
 
 
 @dataclass(frozen=True)
@@ -69,3 +72,20 @@ class StateBook:
     def groups(self) -> tuple[StateGroup, ...]:
         """Groups in order of first use."""
         return tuple(StateGroup(spec, layers) for spec, layers in self._layers.items())
+
+
+def group_bytes_per_block(group: StateGroup, block_size: int, element: int) -> int:
+    """Bytes of one block of a paged group over all its layers; 0 for a fixed group."""
+    spec = group.spec
+    if isinstance(spec, Fixed):
+        return 0
+    return group.layers * block_size * spec.bytes_per_token(element)
+
+
+def group_bytes_per_slot(group: StateGroup) -> int:
+    """Bytes that a fixed group keeps for one sequence over all its layers; 0 for a paged group."""
+    spec = group.spec
+    if isinstance(spec, PagedKV):
+        return 0
+    element = ELEMENT_BYTES[spec.dtype]
+    return group.layers * sum(prod(shape) * element for shape in spec.shapes)

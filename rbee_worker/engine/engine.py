@@ -1,0 +1,280 @@
+"""The engine: sequences of ids in, ids out, one step at a time. In-process and synchronous.
+
+It knows nothing of text, of processes, of HTTP; of tensors only its `Runner` knows. `launch` and
+`collect` are apart so that steps can overlap one day: whatever a step may still be using is given
+back only in `collect`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rbee_worker.engine.messages import (
+    Cancel,
+    Finished,
+    Output,
+    Preempted,
+    PromptScores,
+    Scheduled,
+    Stats,
+    Submit,
+    Tokens,
+)
+from rbee_worker.engine.scheduler import Plan, Scheduler
+from rbee_worker.engine.sequence import Sequence
+from rbee_worker.engine.stop import StopRules
+from rbee_worker.engine.trouble import as_worker_error
+from rbee_worker.errors import InferenceFailed, WorkerError
+from rbee_worker.state.pool import StatePool
+from rbee_worker.types import StopRecord, TokenLogprob
+
+if TYPE_CHECKING:
+    from rbee_worker.engine.runner import Draw, Runner, Scores
+
+STATS_EVERY_S = 0.25
+STRIKES = 3  # failed steps of several sequences before the youngest of them is given up
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A launched step: its plan and what comes of it."""
+
+    plan: Plan
+    draws: list[Draw] = field(default_factory=list)
+    scores: list[Scores] = field(default_factory=list)
+    error: Exception | None = None
+
+
+class Engine:
+    """Runs every live sequence. `context`: longest sequence that model and pool both allow."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        pool: StatePool,
+        *,
+        token_budget: int,
+        max_seqs: int,
+        context: int,
+        kv_cache: bool = True,
+        salt: Callable[[int], bytes] = lambda _: b"",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """salt: from a prompt's length to what must be equal for two sequences to share keys
+        (rope scaling that depends on the length). kv_cache=False computes every sequence anew for
+        each of its tokens."""
+        self.runner = runner
+        self.pool = pool
+        self.scheduler = Scheduler(pool, token_budget=token_budget, max_seqs=max_seqs)
+        self.context = min(context, pool.longest)
+        self._kv_cache = kv_cache
+        self._salt = salt
+        self._clock = clock
+        self._live: dict[str, Sequence] = {}
+        self._out: list[Output] = []
+        self._arrivals = 0
+        self._stats_s = 0.0
+        self._step_ms = 0.0
+        self._counts = {"tokens_in": 0, "tokens_out": 0, "cached": 0, "preemptions": 0, "steps": 0}
+
+    # ---- commands
+
+    @property
+    def idle(self) -> bool:
+        """Nothing to compute and nothing to tell."""
+        return self.scheduler.idle and not self._out
+
+    def submit(self, m: Submit) -> None:
+        """Queue a sequence. One that is already live is left alone."""
+        if m.seq in self._live:
+            return
+        prompt, output = list(m.prompt_ids), list(m.output_ids)
+        rules = StopRules(m.params, m.eos, prompt=len(prompt), context=self.context)
+        tokens = prompt + output
+        self._arrivals += 1
+        seq = Sequence(
+            submit=m,
+            tokens=tokens,
+            limit=min(len(prompt) + m.params.max_tokens, self.context),
+            rules=rules,
+            state=self.pool.new(tokens, self._salt(len(prompt))),
+            arrival=self._arrivals,
+            arrived_s=self._clock(),
+            scores=[None] if m.prompt_logprobs else None,
+        )
+        self._live[m.seq] = seq
+        self.scheduler.add(seq)
+        if not prompt or len(tokens) > self.context:
+            what = f"{len(tokens)} tokens where 1 .. {self.context} are possible"
+            self._give_up(seq, InferenceFailed(what))
+            return
+        self._tell_scores(seq)
+        ended = rules.check(output[-1], len(output)) if output else rules.length(0)
+        if ended is not None and not seq.scoring:
+            self._finish(seq, ended)
+
+    def cancel(self, m: Cancel) -> None:
+        """End a sequence wherever it is. An unknown one has ended already: nothing happens."""
+        seq = self._live.get(m.seq)
+        if seq is not None:
+            self._finish(seq, StopRecord(rule=m.rule, at=seq.n_output))
+
+    # ---- the step
+
+    def step(self) -> list[Output]:
+        """One step of all that is running, and everything that came of it."""
+        started = self._clock()
+        plan = self.scheduler.schedule()
+        pending = self.launch(plan)
+        self.collect(pending)
+        return self._report(plan, started)
+
+    def launch(self, plan: Plan) -> Pending:
+        """Run a plan's model and sampler. An exception is carried, not raised."""
+        for seq in plan.preempted:
+            self.runner.leave(seq)
+            self._out.append(Preempted(seq=seq.id, tokens=len(seq.tokens)))
+            self._counts["preemptions"] += 1
+        for seq in plan.admitted:
+            self._admitted(seq)
+        if not plan.chunks:
+            return Pending(plan)
+        try:
+            for seq in plan.admitted:
+                self.runner.enter(seq)
+            return Pending(plan, *self.runner.run(plan.chunks))
+        except Exception as error:
+            log.exception("a step of %d sequences failed", len(plan.chunks))
+            return Pending(plan, error=error)
+
+    def collect(self, pending: Pending) -> None:
+        """Take over what a step computed: commit its state, append its tokens, end what ends.
+
+        The result of a sequence that was preempted or ended meanwhile is dropped.
+        """
+        plan = pending.plan
+        if pending.error is not None:
+            self._recover(plan, pending.error)
+        alive = {c.seq for c in plan.chunks if c.seq.state is c.state and not c.seq.done}
+        for chunk in plan.chunks:
+            self.pool.commit(chunk.state, chunk.count)
+            if chunk.seq in alive:
+                chunk.seq.drawing -= chunk.draws
+                chunk.seq.solo = False
+        for part in pending.scores:
+            if part.chunk.seq in alive:
+                self._score(part.chunk.seq, part.logprobs)
+        for draw in pending.draws:
+            if draw.chunk.seq in alive:
+                self._append(draw.chunk.seq, draw.id, draw.logprob)
+
+    # ---- what happens to a sequence
+
+    def _admitted(self, seq: Sequence) -> None:
+        """It left the queue."""
+        now = self._clock()
+        if not seq.started_s:
+            seq.started_s = now
+            self._counts["tokens_in"] += seq.prompt_len
+        self._counts["cached"] += seq.cached
+        self._out.append(
+            Scheduled(
+                seq=seq.id,
+                tokens=len(seq.tokens),
+                cached=seq.cached,
+                waited_ms=(now - seq.arrived_s) * 1e3,
+            )
+        )
+
+    def _append(self, seq: Sequence, token: int, logprob: TokenLogprob | None) -> None:
+        """One more output token; it may be the last."""
+        seq.tokens.append(token)
+        seq.first_token_s = seq.first_token_s or self._clock()
+        self._counts["tokens_out"] += 1
+        logprobs = None if logprob is None else (logprob,)
+        self._out.append(Tokens(seq=seq.id, ids=(token,), logprobs=logprobs))
+        ended = seq.rules.check(token, seq.n_output)
+        if ended is not None:
+            self._finish(seq, ended)
+        elif not self._kv_cache:
+            self.scheduler.reset(seq)
+
+    def _score(self, seq: Sequence, scores: tuple[TokenLogprob, ...]) -> None:
+        """More of the prompt is scored; a sequence that only wanted that ends with it."""
+        assert seq.scores is not None
+        seq.scores.extend(scores)
+        self._tell_scores(seq)
+        ended = seq.rules.length(seq.n_output)
+        if ended is not None and not seq.scoring:
+            self._finish(seq, ended)
+
+    def _tell_scores(self, seq: Sequence) -> None:
+        if seq.scores is not None and not seq.scoring:
+            self._out.append(PromptScores(seq=seq.id, logprobs=tuple(seq.scores)))
+
+    def _finish(self, seq: Sequence, stop: StopRecord, error: WorkerError | None = None) -> None:
+        self.scheduler.finish(seq)
+        self.runner.leave(seq)
+        del self._live[seq.id]
+        self._out.append(
+            Finished(
+                seq=seq.id,
+                stop=stop,
+                usage=seq.usage(self._clock()),
+                error=None if error is None else error.message,
+                code=None if error is None else error.code,
+            )
+        )
+
+    # ---- trouble
+
+    def _recover(self, plan: Plan, error: Exception) -> None:
+        """A step failed. Of one sequence: it is to blame. Of several: each runs alone once, and
+        the one to blame fails there. If they fail only together, the youngest goes in the end."""
+        seqs = [c.seq for c in plan.chunks if c.seq.state is c.state and not c.seq.done]
+        if not seqs:
+            return
+        for seq in self.scheduler.suspect(seqs):
+            self.runner.leave(seq)
+        for seq in seqs:
+            seq.strikes += 1
+        if len(seqs) == 1 or max(s.strikes for s in seqs) % STRIKES == 0:
+            self._give_up(max(seqs, key=lambda s: s.arrival), error)
+
+    def _give_up(self, seq: Sequence, error: Exception) -> None:
+        self._finish(seq, StopRecord(rule="ERROR", at=seq.n_output), as_worker_error(error))
+
+    def _report(self, plan: Plan, started: float) -> list[Output]:
+        """Everything that is to be told since the last step, with fresh figures if due."""
+        now = self._clock()
+        if plan.chunks:
+            self._counts["steps"] += 1
+            self._step_ms = (now - started) * 1e3
+        if self.scheduler.idle or now - self._stats_s >= STATS_EVERY_S:
+            self._stats_s = now
+            self._out.append(self.stats())
+        out, self._out = self._out, []
+        return out
+
+    def stats(self) -> Stats:
+        """Gauges and counters as they are now."""
+        usage = self.pool.usage()
+        return Stats(
+            waiting=len(self.scheduler.waiting),
+            running=len(self.scheduler.running),
+            kv_used_blocks=usage.used,
+            kv_cached_blocks=usage.cached,
+            kv_total_blocks=usage.total,
+            tokens_in=self._counts["tokens_in"],
+            tokens_out=self._counts["tokens_out"],
+            cached_tokens=self._counts["cached"],
+            preemptions=self._counts["preemptions"],
+            steps=self._counts["steps"],
+            step_ms=self._step_ms,
+        )

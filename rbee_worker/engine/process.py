@@ -1,0 +1,99 @@
+"""The engine process: `python -m rbee_worker.engine.process FD`, started by `EngineClient` only.
+
+Drain commands, run a step, send what came of it; asleep while there is nothing to do. It lives
+exactly as long as its client: when the socket closes it leaves at once, in the middle of a step if
+need be. SIGINT and SIGTERM are ignored: a terminal or an init system sends them to the whole group,
+and whether running answers are finished first is the client's decision.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rbee_worker.engine.link import Port, PortClosed
+from rbee_worker.engine.messages import (
+    Cancel,
+    Command,
+    Configure,
+    LoadFailed,
+    Loading,
+    Ready,
+    Shutdown,
+    Submit,
+)
+from rbee_worker.errors import WorkerError
+
+if TYPE_CHECKING:
+    from rbee_worker.config import Settings
+    from rbee_worker.engine.engine import Engine
+    from rbee_worker.types import ModelInfo
+
+    Loader = Callable[[Settings, Callable[[Loading], None]], tuple[Engine, ModelInfo]]
+
+log = logging.getLogger(__name__)
+
+
+def serve(port: Port, load: Loader) -> None:
+    """Load what the client asks for and run it until the client is gone or says so."""
+    try:
+        engine = _load(port, load)
+        while engine is not None and _obey(engine, port.receive(wait=engine.idle)):
+            if not engine.idle:
+                port.send(engine.step())
+    except PortClosed:
+        log.debug("the client is gone")
+
+
+def _load(port: Port, load: Loader) -> Engine | None:
+    commands = port.receive(wait=True)
+    if not isinstance(commands[0], Configure):
+        return None  # it gave up before it knew what to load
+    try:
+        engine, info = load(commands[0].settings, lambda loading: port.send([loading]))
+    except PortClosed:
+        raise
+    except WorkerError as error:
+        port.send([LoadFailed(code=error.code, message=str(error), exit_code=error.exit_code)])
+        return None
+    except Exception as error:
+        log.exception("the model cannot be loaded")
+        message = f"the model cannot be loaded: {type(error).__name__}: {error}"
+        port.send([LoadFailed(code="MODEL_UNUSABLE", message=message, exit_code=3)])
+        return None
+    port.send([Ready(info=info)])
+    return engine if _obey(engine, commands[1:]) else None
+
+
+def _obey(engine: Engine, commands: list[Command]) -> bool:
+    """Hand commands to the engine. False: leave."""
+    for command in commands:
+        if isinstance(command, Submit):
+            engine.submit(command)
+        elif isinstance(command, Cancel):
+            engine.cancel(command)
+        elif isinstance(command, Shutdown):
+            return False
+    return True
+
+
+def main() -> None:
+    """Entry point of the child process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logging.basicConfig(stream=sys.stderr, format="engine: %(levelname)s %(message)s")
+    port = Port(socket.socket(fileno=int(sys.argv[1])), on_close=lambda: os._exit(0))
+    from rbee_worker.engine.load import load_engine
+
+    serve(port, load_engine)
+    sys.stderr.flush()
+    os._exit(0)  # no interpreter shutdown: threads of numeric libraries may still be running
+
+
+if __name__ == "__main__":
+    main()

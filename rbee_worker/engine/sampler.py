@@ -1,0 +1,189 @@
+"""From logits to one token a row: prepare on the host, run on the device, all rows together.
+
+Order of operations: logit_bias, penalties (repetition, presence, frequency), temperature, top_k,
+top_p, min_p, draw. Temperature 0 is the argmax after bias and penalties, ties to the lower id. A
+row's token depends on its own logits, parameters and history only, bit for bit.
+
+A *slot* is the engine's number for a running sequence, 0 .. max_seqs-1. This module does not know
+when a sequence ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rbee_worker.engine.filters import Cuts, draw
+from rbee_worker.engine.logprobs import score
+from rbee_worker.engine.penalties import Penalties
+from rbee_worker.engine.random import uniforms
+from rbee_worker.engine.rows import argmax, portions
+from rbee_worker.types import SamplingParams, TokenLogprob
+
+_AHEAD = 64  # uniform numbers computed at once for a slot
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One step's tokens. A row that could not be sampled has id -1 and a reason in `errors`."""
+
+    ids: list[int]
+    logprobs: list[TokenLogprob | None]
+    errors: dict[int, str] = field(default_factory=dict)  # row -> why
+
+
+class Sampler:
+    """Parameters and penalty state by slot; `sample` draws and counts."""
+
+    def __init__(self, vocab_size: int, max_seqs: int, device: torch.device | str = "cpu") -> None:
+        self.vocab_size = vocab_size
+        self._device = torch.device(device)
+        self._penalties = Penalties(vocab_size, max_seqs, self._device)
+        self._plain = np.zeros(max_seqs, dtype=bool)  # greedy, nothing applied, no logprobs
+        self._temperature = np.zeros(max_seqs)
+        self._top_k = np.zeros(max_seqs, dtype=np.int64)
+        self._top_p = np.ones(max_seqs)
+        self._min_p = np.zeros(max_seqs)
+        self._logprobs = np.full(max_seqs, -1, dtype=np.int64)  # -1 = none
+        self._seed = np.zeros(max_seqs, dtype=np.uint64)
+        self._choice = np.zeros(max_seqs, dtype=np.int64)
+        self._length = np.zeros(max_seqs, dtype=np.int64)  # tokens of prompt and output
+        self._ahead = np.zeros((max_seqs, _AHEAD))  # uniforms of tokens block * 64 ...
+        self._block = np.full(max_seqs, -1, dtype=np.int64)
+
+    def add(
+        self,
+        slot: int,
+        params: SamplingParams,
+        prompt_ids: Sequence[int],
+        output_ids: Sequence[int] = (),
+        *,
+        eos_ids: Iterable[int] = (),
+        exempt_ids: Iterable[int] = (),
+        choice: int = 0,
+    ) -> None:
+        """A sequence starts in `slot`, or goes on after `output_ids` as if it had never stopped.
+
+        EOS ids and exempt ids are never touched by the repetition penalty; EOS ids (unless
+        ignore_eos) and stop ids cannot be drawn before min_tokens tokens are out.
+        """
+        self._penalties.remove(slot)
+        applies = self._penalties.add(
+            slot, params, prompt_ids, output_ids, eos_ids=eos_ids, exempt_ids=exempt_ids
+        )
+        self._temperature[slot] = params.temperature
+        self._top_k[slot] = max(params.top_k, 0)
+        self._top_p[slot] = params.top_p
+        self._min_p[slot] = params.min_p
+        self._logprobs[slot] = -1 if params.logprobs is None else params.logprobs
+        self._plain[slot] = params.temperature == 0 and not applies and params.logprobs is None
+        self._seed[slot] = params.seed
+        self._choice[slot] = choice
+        self._length[slot] = len(prompt_ids) + len(output_ids)
+        self._block[slot] = -1
+
+    def remove(self, slot: int) -> None:
+        """The sequence in `slot` ended or was preempted. Unknown slots are fine."""
+        self._penalties.remove(slot)
+        self._plain[slot] = False
+
+    def sample(self, logits: Tensor, slots: Sequence[int]) -> Sampled:
+        """Draw the next token of slots[i] from logits[i]; logits [S, V] f32, unchanged on return.
+
+        The drawn tokens are counted as generated. A row with NaN, or with nothing above -inf,
+        fails alone: see `Sampled.errors`.
+        """
+        assert logits.shape == (len(slots), self.vocab_size)
+        assert logits.dtype == torch.float32
+        where = np.asarray(slots, dtype=np.int64)
+        if self._plain[where].all():
+            ids = _greedy(logits).tolist()
+        else:
+            undo = self._penalties.apply(logits, slots)
+            ids = self._choose(logits, where).tolist()
+            if undo is not None:
+                undo(logits)
+        good = [row for row, token in enumerate(ids) if token >= 0]
+        errors = {} if len(good) == len(ids) else _explain(logits, ids)
+        done = where if not errors else where[good]
+        self._length[done] += 1
+        self._penalties.push([slots[row] for row in good], [ids[row] for row in good])
+        return Sampled(ids, self._score(logits, where, ids), errors)
+
+    def _choose(self, logits: Tensor, slots: NDArray[np.int64]) -> Tensor:
+        """Ids [S]; -1 for rows without an answer. `logits` have bias and penalties applied."""
+        greedy = self._temperature[slots] == 0
+        if greedy.all():
+            return _greedy(logits)
+        ids = torch.empty(len(slots), dtype=torch.int64, device=logits.device)
+        rows = np.flatnonzero(greedy)
+        if rows.size:
+            at = torch.from_numpy(rows).to(logits.device)
+            ids[at] = _greedy(logits[at])
+        rows = np.flatnonzero(~greedy)
+        cuts = self._cuts(slots[rows])
+        for part in portions(rows.size, self.vocab_size, logits.device):
+            if rows.size == len(slots):
+                ids[part] = draw(logits[part], cuts.at(part))
+            else:
+                at = torch.from_numpy(rows[part]).to(logits.device)
+                ids[at] = draw(logits[at], cuts.at(part))
+        return ids
+
+    def _cuts(self, slots: NDArray[np.int64]) -> Cuts:
+        index = self._length[slots]
+        block = index // _AHEAD
+        stale = slots[self._block[slots] != block]
+        if stale.size:
+            self._block[stale] = self._length[stale] // _AHEAD
+            indices = self._block[stale, None] * _AHEAD + np.arange(_AHEAD)
+            self._ahead[stale] = uniforms(
+                self._seed[stale, None], self._choice[stale, None], indices
+            )
+        u = self._ahead[slots, index - block * _AHEAD]
+        return Cuts(
+            self._temperature[slots],
+            self._top_k[slots],
+            self._top_p[slots],
+            self._min_p[slots],
+            u,
+        )
+
+    def _score(
+        self, logits: Tensor, slots: NDArray[np.int64], ids: list[int]
+    ) -> list[TokenLogprob | None]:
+        result: list[TokenLogprob | None] = [None] * len(ids)
+        tops = self._logprobs[slots]
+        rows = [row for row in np.flatnonzero(tops >= 0).tolist() if ids[row] >= 0]
+        if rows:
+            part = logits if len(rows) == len(ids) else logits[rows]
+            scores = score(part, [ids[row] for row in rows], tops[rows].tolist())
+            for row, one in zip(rows, scores, strict=True):
+                result[row] = one
+        return result
+
+
+def _greedy(logits: Tensor) -> Tensor:
+    """The lowest of each row's likeliest ids; -1 where it is NaN or -inf."""
+    ids = argmax(logits)
+    alive = logits.gather(1, ids[:, None])[:, 0] > -torch.inf  # False for NaN
+    return torch.where(alive, ids, -1)
+
+
+def _explain(logits: Tensor, ids: list[int]) -> dict[int, str]:
+    """Why rows have id -1, in words for the request's owner."""
+    errors = {}
+    for row, token in enumerate(ids):
+        if token < 0:
+            nan = int(logits[row].isnan().sum())
+            errors[row] = (
+                f"the model's output is not a number for {nan} of {logits.shape[1]} tokens"
+                if nan
+                else "no token can be drawn: every logit is -inf or banned until min_tokens"
+            )
+    return errors

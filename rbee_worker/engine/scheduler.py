@@ -1,0 +1,191 @@
+"""Which sequence computes how many tokens in the next step. Pure Python, no phases, no torch.
+
+The invariant. A sequence has `tokens` and a `planned` count that follows them; a step spends a
+token budget on letting `planned` catch up. Prefill, decode, resuming and recomputing are all the
+same thing: a sequence that wants n tokens computed.
+
+    1. Age decides. `running` and `waiting` are both in order of arrival, and every running
+       sequence arrived before every waiting one. So admission takes the head of `waiting`,
+       preemption takes the tail of `running`, and neither can overtake.
+    2. Nobody starves. A sequence that wants one token (decode) is served before those that want
+       many, and there are always fewer sequences than budget, so something is left for the oldest
+       of the others. Only a younger sequence is ever preempted for an older one: the oldest keeps
+       what it has and gets at least one token in every step.
+    3. The pool is asked oldest first, so a sequence that loses its place has not been planned in
+       this step. A step plans at most `token_budget` tokens.
+    4. A preempted sequence is one with nothing computed. It keeps its tokens, its output included.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from rbee_worker.engine.sequence import Sequence
+from rbee_worker.state.pool import SeqState, StatePool
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """`count` tokens of one sequence from position `start`; `draws`: its last row is sampled.
+
+    `state` is what the sequence held when this was planned: if it holds another one when the step
+    is over, it was preempted or ended, and the result is dropped.
+    """
+
+    seq: Sequence
+    state: SeqState
+    start: int
+    count: int
+    draws: bool
+
+
+@dataclass(slots=True)
+class Plan:
+    """One step: what to compute, who left the queue, who went back to it."""
+
+    chunks: list[Chunk] = field(default_factory=list)
+    admitted: list[Sequence] = field(default_factory=list)
+    preempted: list[Sequence] = field(default_factory=list)
+    tokens: int = 0
+
+
+class Scheduler:
+    """Holds every sequence that has not ended. The engine's loop is its only user."""
+
+    def __init__(self, pool: StatePool, *, token_budget: int, max_seqs: int) -> None:
+        assert token_budget >= 1
+        assert max_seqs >= 1
+        self.pool = pool
+        self.token_budget = token_budget
+        self.max_seqs = max(1, min(max_seqs, token_budget - 1))
+        self.running: list[Sequence] = []
+        self.waiting: deque[Sequence] = deque()
+
+    @property
+    def idle(self) -> bool:
+        return not self.running and not self.waiting
+
+    def add(self, seq: Sequence) -> None:
+        """Queue a sequence; `arrival` must be greater than that of all before it."""
+        assert not self.waiting or self.waiting[-1].arrival < seq.arrival
+        self.waiting.append(seq)
+
+    def finish(self, seq: Sequence) -> None:
+        """Take a sequence out, wherever it is, and give back what it holds."""
+        seq.done = True
+        if seq in self.running:
+            self.running.remove(seq)
+        else:
+            self.waiting.remove(seq)
+        self.pool.release(seq.state)
+
+    def reset(self, seq: Sequence) -> None:
+        """Forget what is computed of a running sequence; it stays where it is."""
+        self._restart(seq)
+        self.pool.attach(seq.state, seq.reuse_limit)
+
+    def suspect(self, seqs: list[Sequence]) -> list[Sequence]:
+        """A step of these failed: everybody goes back to the queue, these to run alone once.
+
+        Returns who left `running`.
+        """
+        for seq in seqs:
+            seq.solo = True
+        back = list(self.running)
+        for seq in reversed(back):
+            self._requeue(seq)
+        return back
+
+    def schedule(self) -> Plan:
+        """Plan the next step. An empty plan means that a running step must be committed first."""
+        plan = Plan()
+        if self._alone(plan):
+            return plan
+        shares = self._shares()
+        i = 0
+        while i < len(self.running):  # preemption shortens the list from its end
+            seq = self.running[i]
+            if seq in shares and not self._grow(seq, shares[seq], plan):
+                break
+            i += 1
+        if not plan.preempted:
+            self._admit(plan)
+        return plan
+
+    def _shares(self) -> dict[Sequence, int]:
+        """Split the budget: one token each for those that want one, the rest oldest first."""
+        shares = {s: 1 for s in self.running if s.wants == 1}
+        left = self.token_budget - len(shares)
+        for seq in self.running:
+            if seq.wants > 1 and left:
+                shares[seq] = min(seq.wants, left)
+                left -= shares[seq]
+        return shares
+
+    def _grow(self, seq: Sequence, n: int, plan: Plan) -> bool:
+        """Plan up to n tokens of a running sequence, preempting from the tail. False: none."""
+        while not (granted := self.pool.reserve(seq.state, n)):
+            victim = self.running[-1]
+            if victim is seq and len(self.running) == 1:
+                return False  # blocks of a step in flight will come back
+            deferred = victim.state.in_flight > 0
+            self._requeue(victim)
+            plan.preempted.append(victim)
+            if victim is seq or deferred:
+                return False
+        self._plan(seq, granted, plan)
+        return True
+
+    def _plan(self, seq: Sequence, n: int, plan: Plan) -> None:
+        end = seq.state.planned
+        draws = end == len(seq.tokens) + seq.drawing
+        seq.drawing += draws
+        plan.chunks.append(Chunk(seq, seq.state, end - n, n, draws))
+        plan.tokens += n
+
+    def _alone(self, plan: Plan) -> bool:
+        """If a suspect can run now, plan it and nobody else."""
+        suspect = next((s for s in self.running if s.solo), None)
+        if suspect is not None:
+            self._grow(suspect, min(suspect.wants, self.token_budget), plan)
+        elif self.waiting and self.waiting[0].solo:
+            self._admit(plan)
+        return bool(plan.chunks)
+
+    def _admit(self, plan: Plan) -> None:
+        """Move the head of the queue to `running` while there is budget, place and memory."""
+        while (
+            self.waiting
+            and len(self.running) < self.max_seqs
+            and plan.tokens < self.token_budget
+            and not (self.waiting[0].solo and plan.chunks)
+        ):
+            seq = self.waiting[0]
+            cached = self.pool.attach(seq.state, seq.reuse_limit)
+            others = [s.state for s in self.running]
+            granted = 0
+            if not others or self.pool.admits(seq.state, others):
+                left = self.token_budget - plan.tokens
+                granted = self.pool.reserve(seq.state, min(seq.wants, left))
+            if not granted:
+                self._restart(seq)
+                return
+            self.running.append(self.waiting.popleft())
+            seq.cached = cached
+            plan.admitted.append(seq)
+            self._plan(seq, granted, plan)
+            if seq.solo:
+                return
+
+    def _restart(self, seq: Sequence) -> None:
+        self.pool.release(seq.state)
+        seq.state = seq.state.renewed()
+        seq.drawing = 0
+
+    def _requeue(self, seq: Sequence) -> None:
+        """Preempt the youngest running sequence: it is older than all that wait."""
+        assert seq is self.running[-1]
+        self._restart(seq)
+        seq.preemptions += 1
+        self.waiting.appendleft(self.running.pop())

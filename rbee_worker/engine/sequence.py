@@ -1,0 +1,84 @@
+"""`Sequence`: one request as the engine sees it: ids, how far they are computed, and its clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rbee_worker.engine.messages import Submit
+from rbee_worker.engine.stop import StopRules
+from rbee_worker.state.pool import SeqState
+from rbee_worker.types import TokenLogprob, Usage
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """`tokens` is prompt and output in one list, shared with `state` (see state/pool.py).
+
+    limit: length at which it ends at the latest. drawing: steps in flight that draw a token.
+    solo: it was part of a step that failed and runs alone until it is known to be innocent.
+    """
+
+    submit: Submit
+    tokens: list[int]
+    limit: int
+    rules: StopRules
+    state: SeqState
+    arrival: int
+    arrived_s: float
+    drawing: int = 0
+    slot: int = -1  # the sampler's
+    solo: bool = False
+    strikes: int = 0
+    preemptions: int = 0
+    cached: int = 0
+    started_s: float = 0.0  # first scheduled
+    first_token_s: float = 0.0
+    scores: list[TokenLogprob | None] | None = field(default=None)  # of the prompt, if wanted
+    done: bool = False
+
+    @property
+    def id(self) -> str:
+        return self.submit.seq
+
+    @property
+    def prompt_len(self) -> int:
+        return len(self.submit.prompt_ids)
+
+    @property
+    def n_output(self) -> int:
+        return len(self.tokens) - len(self.submit.prompt_ids)
+
+    @property
+    def output(self) -> list[int]:
+        return self.tokens[len(self.submit.prompt_ids) :]
+
+    @property
+    def wants(self) -> int:
+        """Positions that can be planned now: the last token of all needs no computing."""
+        return min(len(self.tokens) + self.drawing, self.limit - 1) - self.state.planned
+
+    @property
+    def reuse_limit(self) -> int | None:
+        """Longest prefix it may take up: rows whose prompt scores are missing must be computed."""
+        if self.scores is None or not self.scoring:
+            return None
+        return len(self.scores) - 1
+
+    @property
+    def scoring(self) -> bool:
+        """Prompt scores are wanted and not complete."""
+        return self.scores is not None and len(self.scores) < self.prompt_len
+
+    def usage(self, now_s: float) -> Usage:
+        """Counts and times up to now; a phase that was not reached took no time."""
+        started = self.started_s or now_s
+        first = self.first_token_s or now_s
+        return Usage(
+            prompt_tokens=self.prompt_len,
+            cached_tokens=self.cached,
+            output_tokens=self.n_output,
+            queue_ms=(started - self.arrived_s) * 1e3,
+            prefill_ms=(first - started) * 1e3,
+            decode_ms=(now_s - first) * 1e3,
+            preemptions=self.preemptions,
+        )

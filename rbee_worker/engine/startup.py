@@ -1,0 +1,94 @@
+"""From settings to an engine that serves: the engine loads the weights while the client reads the
+same checkpoint's tokenizer and template. Whatever fails first ends both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from rbee_worker import errors
+from rbee_worker.config import Settings
+from rbee_worker.engine.host import EngineHost
+from rbee_worker.engine.messages import Configure, LoadFailed, Loading, Ready
+from rbee_worker.engine.text import TextSide, open_text
+from rbee_worker.errors import ModelError, WorkerError
+from rbee_worker.types import ModelInfo
+
+if TYPE_CHECKING:
+    from rbee_worker.checkpoint import Checkpoint
+
+Progress = Callable[[Loading], None]
+
+
+async def bring_up(
+    host: EngineHost,
+    settings: Settings,
+    progress: Progress,
+    text: Callable[[], TextSide] | None = None,
+) -> tuple[ModelInfo, TextSide]:
+    """Start `host` and wait until engine and text side are ready. Raises WorkerError.
+
+    The child process starts first and imports while the checkpoint is found (or fetched) here; it
+    is told the path, so that both read the same files. text: stands in for the checkpoint's.
+    """
+    await host.start()
+    name = settings.model
+    if text is None:
+        ckpt = await asyncio.to_thread(_open, settings, asyncio.get_running_loop(), progress)
+        settings = msgspec.structs.replace(settings, model=str(ckpt.path))
+        words = asyncio.ensure_future(asyncio.to_thread(open_text, ckpt))
+    else:
+        words = asyncio.ensure_future(asyncio.to_thread(text))
+    host.link.send(Configure(settings=settings))
+    engine = asyncio.ensure_future(_engine_ready(host, progress))
+    try:
+        await asyncio.wait({words, engine}, return_when=asyncio.FIRST_EXCEPTION)
+        for task in (words, engine):
+            if task.done():
+                task.result()
+        return msgspec.structs.replace(await engine, model=name), await words
+    finally:
+        words.cancel()
+        engine.cancel()
+
+
+def _open(settings: Settings, loop: asyncio.AbstractEventLoop, progress: Progress) -> Checkpoint:
+    from rbee_worker.checkpoint import open_checkpoint
+
+    def fetched(_: str, done: int, total: int) -> None:
+        loading = Loading(stage="downloading", bytes_loaded=done, bytes_total=total)
+        loop.call_soon_threadsafe(progress, loading)
+
+    return open_checkpoint(settings.model, cache_dir=settings.cache_dir, progress=fetched)
+
+
+async def _engine_ready(host: EngineHost, progress: Progress) -> ModelInfo:
+    while (outputs := await host.link.receive()) is not None:
+        for m in outputs:
+            if isinstance(m, Loading):
+                progress(m)
+            elif isinstance(m, LoadFailed):
+                raise _load_error(m)
+            elif isinstance(m, Ready):
+                return m.info
+    raise ModelError(
+        f"the engine ended while it was loading the model: {await host.last_words()}.",
+        fix="see the lines above; running out of memory is a common cause.",
+    )
+
+
+def _load_error(m: LoadFailed) -> WorkerError:
+    """The engine's exception again, by its code; its message is complete."""
+    kinds = {e.code: e for e in vars(errors).values() if isinstance(e, type) and _plain(e)}
+    kind = kinds.get(m.code, ModelError)
+    error = kind(m.message)
+    error.exit_code = m.exit_code
+    return error
+
+
+def _plain(kind: type) -> bool:
+    """An error class that is made from a message alone."""
+    return issubclass(kind, WorkerError) and kind.__init__ is WorkerError.__init__

@@ -1,0 +1,27 @@
+"""Request parameters: the table, strict resolving with origins, fitting into the context.
+
+Torch-free. `PARAMETERS` is the one list that resolving, /info and the command line read.
+"""
+
+from rbee_worker.params.command_line import Option, from_text, options
+from rbee_worker.params.parameter import Parameter, Surface
+from rbee_worker.params.prompt import check_prompt
+from rbee_worker.params.resolve import fit, generation_defaults, report, resolve
+from rbee_worker.params.table import PARAMETERS, describe, names, split
+
+__all__ = [
+    "PARAMETERS",
+    "Option",
+    "Parameter",
+    "Surface",
+    "check_prompt",
+    "describe",
+    "fit",
+    "from_text",
+    "generation_defaults",
+    "names",
+    "options",
+    "report",
+    "resolve",
+    "split",
+]

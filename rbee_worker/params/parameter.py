@@ -1,0 +1,66 @@
+"""One row of the parameter table: what a request may carry under one name."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+Surface = Literal["job", "generate", "completions", "chat"]
+SURFACES: tuple[Surface, ...] = ("job", "generate", "completions", "chat")
+
+Kind = Literal["integer", "number", "boolean", "strings", "ids", "biases", "any"]
+Role = Literal[
+    "sampling",  # ends up in SamplingParams
+    "transport",  # read by the route itself, never by `resolve`
+    "inert",  # changes nothing by nature: accepted, not looked at
+    "unsupported",  # known but not implemented: only null and the values in `off` are accepted
+]
+
+MAX_SEED = (1 << 64) - 1
+MAX_INT = (1 << 31) - 1  # where the meaning sets no bound
+MAX_STOPS = 16
+MAX_STOP_LENGTH = 256  # characters
+
+
+class Parameter(Struct, frozen=True, kw_only=True):
+    """One key of a request body."""
+
+    name: str
+    kind: Kind
+    meaning: str
+    role: Role = "sampling"
+    default: Any = None
+    low: float | None = None  # integers are kept exact
+    high: float | None = None
+    above: bool = False  # `low` itself is not allowed
+    off: tuple[Any, ...] = ()  # values outside the range that mean "off"; become `default`
+    aliases: tuple[str, ...] = ()
+    surfaces: tuple[Surface, ...] = SURFACES
+    generation: bool = False  # generation_config.json may give the default
+
+    @property
+    def range(self) -> str:
+        """The accepted values in words or as an interval, e.g. "(0, 2]"."""
+        match self.kind:
+            case "boolean":
+                return "true or false"
+            case "strings":
+                return f"a string or up to {MAX_STOPS} strings of 1 to {MAX_STOP_LENGTH} characters"
+            case "ids":
+                return f"up to {MAX_STOPS} token ids"
+            case "biases":
+                return f"token id -> number in [{self.low:g}, {self.high:g}]"
+            case "any":
+                return ""
+        if self.low is None:
+            return ""
+        if self.high in (None, MAX_INT):
+            return f">= {plain(self.low)}"
+        assert self.high is not None
+        return f"{'(' if self.above else '['}{plain(self.low)}, {plain(self.high)}]"
+
+
+def plain(number: float) -> str:
+    """A bound as people write it: all digits of an integer, no trailing zero."""
+    return str(number) if isinstance(number, int) else f"{number:g}"

@@ -1,0 +1,231 @@
+"""From what a caller wrote to `SamplingParams`, each value with its origin; nothing ignored.
+
+An absent parameter, or null, takes the model's own default from generation_config.json, else the
+table's. Origins are "request", "generation_config", "default" and, for a seed, "random".
+"""
+
+from __future__ import annotations
+
+import difflib
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from msgspec.structs import asdict, replace
+
+from rbee_worker.errors import FieldError, InvalidRequest
+from rbee_worker.params.check import check, same, shown
+from rbee_worker.params.parameter import SURFACES, Parameter, Surface
+from rbee_worker.params.table import PARAMETERS, names
+from rbee_worker.types import EosToken, Resolved, SamplingParams
+
+_SEED_BITS = 53  # a random seed survives a JSON reader that only has doubles
+
+
+def resolve(
+    request_params: Mapping[str, Any],
+    *,
+    surface: Surface,
+    vocab_size: int,
+    context: int,
+    generation: Mapping[str, Any],
+    template_exempt: Iterable[int] = (),
+    eos: Sequence[EosToken] = (),
+    lenient: bool = False,
+) -> Resolved:
+    """Every parameter's value and origin. Raises InvalidRequest with all offending fields.
+
+    `request_params` holds what `split` leaves for this surface; `generation` is the model's
+    generation_config.json ({} to ignore it). With `lenient`, unknown keys are returned in
+    `Resolved.ignored` instead of refused; a key that is known but not implemented is still
+    refused. `max_tokens` is not yet held against the prompt: see `fit`.
+    """
+    errors: list[FieldError] = []
+    ignored: list[str] = []
+    given: dict[str, Any] = {}  # parameter name -> value
+    used: dict[str, str] = {}  # parameter name -> the key that gave it
+    known = names(surface)
+    for key, value in request_params.items():
+        parameter = known.get(key)
+        if parameter is None and lenient:
+            ignored.append(key)
+        elif parameter is None:
+            errors.append(_unknown(key, surface, known))
+        elif value is None or parameter.role == "inert":
+            continue
+        elif parameter.role != "sampling":
+            errors += _refused(parameter, key, value)
+        elif parameter.name in used:
+            both = f"{used[parameter.name]} and {key}"
+            errors.append(FieldError(key, "one name", f"{both} are the same parameter: give one"))
+        else:
+            used[parameter.name] = key
+            checked = _checked(parameter, key, value, request_params, vocab_size, context)
+            if isinstance(checked, FieldError):
+                errors.append(checked)
+            else:
+                given[parameter.name] = checked
+    defaults, _ = generation_defaults(generation, context=context)
+    values, origins = _merge(known, given, defaults, context)
+    errors += _together(given, used, values, surface)
+    if errors:
+        raise InvalidRequest(errors)
+    return Resolved(
+        params=SamplingParams(**values),
+        origins=origins,
+        ignored=tuple(ignored),
+        exempt_ids=tuple(sorted({*template_exempt, *(token.id for token in eos)})),
+    )
+
+
+def _checked(
+    parameter: Parameter,
+    key: str,
+    value: Any,
+    request: Mapping[str, Any],
+    vocab_size: int,
+    context: int,
+) -> Any:
+    if parameter.name == "max_tokens" and same(value, 0) and request.get("echo") is True:
+        return 0  # only the prompt is wanted
+    return check(parameter, key, value, vocab_size=vocab_size, context=context)
+
+
+def _unknown(key: str, surface: Surface, known: Mapping[str, Parameter]) -> FieldError:
+    """An error for a key no row has; the value is not repeated: it may be a misspelt prompt."""
+    near = difflib.get_close_matches(key, known, n=1)
+    elsewhere = [s for s in SURFACES if s != surface and key in names(s)]
+    if elsewhere:
+        hint = f"; it exists for {', '.join(elsewhere)}"
+    else:
+        hint = f"; did you mean {near[0]}?" if near else ""
+    return FieldError(key[:64], "a known parameter", f"is not a parameter of {surface}{hint}")
+
+
+def _refused(parameter: Parameter, key: str, value: Any) -> list[FieldError]:
+    if parameter.role == "transport":
+        return [FieldError(key, "read by the route", "is not a sampling parameter")]
+    if any(same(value, off) for off in parameter.off):
+        return []
+    accepted = " or ".join(["null", *(_json(off) for off in parameter.off)])
+    message = f"{parameter.meaning}: not implemented; only {accepted} is accepted"
+    value = shown(value) if isinstance(value, int | float) else None
+    return [FieldError(key, f"{accepted} (not implemented)", message, value)]
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _merge(
+    known: Mapping[str, Parameter], given: Mapping[str, Any], model: Mapping[str, Any], context: int
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Value and origin of every field of SamplingParams."""
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for parameter in known.values():
+        name = parameter.name
+        if parameter.role != "sampling" or name in values:
+            continue
+        if name in given:
+            values[name], origins[name] = given[name], "request"
+        elif name in model:
+            values[name], origins[name] = model[name], "generation_config"
+        else:
+            values[name], origins[name] = parameter.default, "default"
+    if values["seed"] is None:
+        values["seed"], origins["seed"] = secrets.randbits(_SEED_BITS), "random"
+    if values["max_tokens"] is None:
+        values["max_tokens"] = context
+    if "top_logprobs" in values:  # chat: a switch and a number
+        top = values.pop("top_logprobs")
+        origins.pop("top_logprobs")
+        values["logprobs"] = top if values["logprobs"] else None
+    return values, origins
+
+
+def _together(
+    given: Mapping[str, Any], used: Mapping[str, str], values: Mapping[str, Any], surface: Surface
+) -> list[FieldError]:
+    """Errors of parameters that are fine alone but not with each other."""
+    errors = []
+    if surface == "chat" and given.get("top_logprobs") and not given.get("logprobs"):
+        message = "needs logprobs: true"
+        errors.append(FieldError("top_logprobs", message, message, given["top_logprobs"]))
+    least, most = given.get("min_tokens", 0), values["max_tokens"]
+    wrong = used.keys() - given.keys()  # these have errors of their own
+    if least > most and "max_tokens" not in wrong:
+        message = f"must be at most max_tokens, which is {most}"
+        errors.append(FieldError("min_tokens", "min_tokens <= max_tokens", message, least))
+    return errors
+
+
+def generation_defaults(
+    generation: Mapping[str, Any], *, context: int = 1 << 62
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The model's own defaults from generation_config.json, and a note on each value not usable.
+
+    temperature, top_p, top_k, min_p and repetition_penalty apply as they stand, whether or not
+    `do_sample` is there: a served model samples unless told otherwise, and a file that carries a
+    temperature means it. Only `"do_sample": false`, written out, means what it says: temperature
+    0, and the file's other sampling values sleep, as they do in transformers (its repetition
+    penalty applies). Defaults that transformers fills in itself (top_k 50) and its length limits
+    are not taken over.
+    """
+    values: dict[str, Any] = {}
+    notes: list[str] = []
+    for parameter in PARAMETERS:
+        value = generation.get(parameter.name) if parameter.generation else None
+        if value is None:
+            continue
+        checked = check(parameter, parameter.name, value, vocab_size=0, context=context)
+        if isinstance(checked, FieldError):
+            notes.append(
+                f"generation_config.json: {parameter.name} {checked.message}; "
+                f"{parameter.default} is used"
+            )
+        else:
+            values[parameter.name] = checked
+    if generation.get("do_sample") is False:
+        for name in ("top_p", "top_k", "min_p"):
+            values.pop(name, None)
+        values["temperature"] = 0.0
+    return values, tuple(notes)
+
+
+def report(resolved: Resolved) -> dict[str, Any]:
+    """Name -> {"value", "origin"}, as `started.sampling` and --json show it."""
+    shown_as = {name: {"value": v} for name, v in asdict(resolved.params).items()}
+    for name, entry in shown_as.items():
+        entry["origin"] = resolved.origins[name]
+    exempt: dict[str, Any] = {"value": resolved.exempt_ids, "origin": "model"}
+    return {**shown_as, "repetition_exempt_ids": exempt}
+
+
+def fit(resolved: Resolved, prompt_tokens: int, context: int) -> SamplingParams:
+    """The parameters with `max_tokens` held against what the prompt leaves of the context.
+
+    A default is cut to what is left; a value the caller gave is refused when it does not fit
+    (InvalidRequest with both sizes), as is a prompt that leaves no room for a token.
+    """
+    params, left = resolved.params, context - prompt_tokens
+    asked = resolved.origins.get("max_tokens") == "request"
+    need = min(params.max_tokens, 1) if not asked else params.max_tokens
+    if left < need:
+        sizes = f"prompt of {prompt_tokens} tokens"
+        if left < min(need, 1):
+            limit = "shorten the prompt"
+            message = f"{sizes} leaves no room in the context of {context} tokens: {limit}"
+            raise InvalidRequest([FieldError("prompt", f"< {context} tokens", message)])
+        message = (
+            f"{sizes} and max_tokens {params.max_tokens} exceed the context of {context} tokens: "
+            f"at most {left} are left"
+        )
+        raise InvalidRequest([FieldError("max_tokens", f"1 to {left}", message, params.max_tokens)])
+    params = replace(params, max_tokens=min(params.max_tokens, left))
+    if params.min_tokens > params.max_tokens:
+        message = f"must be at most the {params.max_tokens} tokens that the context has left"
+        constraint = "min_tokens <= max_tokens"
+        raise InvalidRequest([FieldError("min_tokens", constraint, message, params.min_tokens)])
+    return params

@@ -1,0 +1,303 @@
+"""Every parameter a request may carry, once: `resolve`, /info and the command line read this.
+
+A row with several meanings on several surfaces (`max_tokens`, `logprobs`) appears once for each.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rbee_worker.params.parameter import MAX_INT, MAX_SEED, SURFACES, Kind, Parameter, Surface
+
+
+def _unsupported(name: str, meaning: str, *off: Any, aliases: tuple[str, ...] = ()) -> Parameter:
+    return Parameter(
+        name=name, kind="any", meaning=meaning, role="unsupported", off=off, aliases=aliases
+    )
+
+
+def _inert(name: str, meaning: str) -> Parameter:
+    return Parameter(name=name, kind="any", meaning=meaning, role="inert")
+
+
+def _transport(
+    name: str, meaning: str, *surfaces: Surface, default: Any = None, kind: Kind = "any"
+) -> Parameter:
+    return Parameter(
+        name=name,
+        kind=kind,
+        meaning=meaning,
+        role="transport",
+        default=default,
+        surfaces=surfaces or SURFACES,
+    )
+
+
+def _max_tokens(default: int | None, meaning: str, *surfaces: Surface) -> Parameter:
+    return Parameter(
+        name="max_tokens",
+        kind="integer",
+        low=1,
+        default=default,
+        aliases=("max_completion_tokens",),
+        surfaces=surfaces,
+        meaning=meaning,
+    )
+
+
+_SAMPLING = (
+    _max_tokens(128, "tokens to generate at most; 0 only with echo", "job", "generate"),
+    _max_tokens(16, "tokens to generate at most; 0 only with echo", "completions"),
+    _max_tokens(None, "tokens to generate at most; default: the rest of the context", "chat"),
+    Parameter(
+        name="temperature",
+        kind="number",
+        low=0,
+        high=2,
+        default=1.0,
+        generation=True,
+        meaning="logits are divided by it; 0 = the likeliest token, exactly (ties: lower id)",
+    ),
+    Parameter(
+        name="top_p",
+        kind="number",
+        low=0,
+        high=1,
+        above=True,
+        default=1.0,
+        generation=True,
+        meaning="keep the smallest set of likeliest tokens with this probability; 1 = off",
+    ),
+    Parameter(
+        name="top_k",
+        kind="integer",
+        low=0,
+        high=MAX_INT,
+        default=0,
+        off=(-1,),
+        generation=True,
+        meaning="keep this many likeliest tokens; 0 = off",
+    ),
+    Parameter(
+        name="min_p",
+        kind="number",
+        low=0,
+        high=1,
+        default=0.0,
+        generation=True,
+        meaning="keep tokens with at least min_p times the largest probability; 0 = off",
+    ),
+    Parameter(
+        name="repetition_penalty",
+        kind="number",
+        low=0,
+        high=2,
+        above=True,
+        default=1.0,
+        aliases=("repeat_penalty",),
+        generation=True,
+        meaning="once per distinct token in the window: a logit > 0 is divided by it, any other "
+        "multiplied; EOS ids and special tokens of the chat template are exempt; 1 = off, exactly",
+    ),
+    Parameter(
+        name="repeat_last_n",
+        kind="integer",
+        low=-1,
+        high=MAX_INT,
+        default=128,
+        meaning="tokens of prompt and output that repetition_penalty looks back on; 0 and -1 = "
+        "all of them (in llama.cpp 0 turns the penalty off; here it does not)",
+    ),
+    Parameter(
+        name="presence_penalty",
+        kind="number",
+        low=-2,
+        high=2,
+        default=0.0,
+        meaning="taken from the logit of every token generated so far; 0 = off",
+    ),
+    Parameter(
+        name="frequency_penalty",
+        kind="number",
+        low=-2,
+        high=2,
+        default=0.0,
+        meaning="taken from a token's logit once for each time it was generated; 0 = off",
+    ),
+    Parameter(
+        name="logit_bias",
+        kind="biases",
+        low=-100,
+        high=100,
+        default={},
+        meaning="added to the logits of these token ids, before everything else",
+    ),
+    Parameter(
+        name="seed",
+        kind="integer",
+        low=0,
+        high=MAX_SEED,
+        meaning="same seed, same request: same tokens; absent = random, and reported",
+    ),
+    Parameter(
+        name="stop",
+        kind="strings",
+        default=(),
+        meaning="the answer ends before any of these strings",
+    ),
+    Parameter(
+        name="stop_token_ids",
+        kind="ids",
+        default=(),
+        meaning="the answer ends at any of these token ids",
+    ),
+    Parameter(
+        name="ignore_eos",
+        kind="boolean",
+        default=False,
+        meaning="go on after an end-of-sequence token",
+    ),
+    Parameter(
+        name="min_tokens",
+        kind="integer",
+        low=0,
+        default=0,
+        meaning="EOS and stop ids cannot be drawn before this many tokens; at most max_tokens",
+    ),
+    Parameter(
+        name="logprobs",
+        kind="integer",
+        low=0,
+        high=20,
+        surfaces=("job", "generate"),
+        meaning="log-probabilities of the drawn token and of this many likeliest ones; from the "
+        "raw logits, before bias, penalties and temperature",
+    ),
+    Parameter(
+        name="logprobs",
+        kind="integer",
+        low=0,
+        high=5,
+        surfaces=("completions",),
+        meaning="log-probabilities of the drawn token and of this many likeliest ones; from the "
+        "raw logits, before bias, penalties and temperature",
+    ),
+    Parameter(
+        name="logprobs",
+        kind="boolean",
+        default=False,
+        surfaces=("chat",),
+        meaning="log-probabilities of the drawn token; from the raw logits, before bias, "
+        "penalties and temperature",
+    ),
+    Parameter(
+        name="top_logprobs",
+        kind="integer",
+        low=0,
+        high=20,
+        default=0,
+        surfaces=("chat",),
+        meaning="with logprobs: also of this many likeliest tokens",
+    ),
+    Parameter(
+        name="echo",
+        kind="boolean",
+        default=False,
+        meaning="the prompt comes first (with logprobs: and its log-probabilities)",
+    ),
+    Parameter(
+        name="skip_special_tokens",
+        kind="boolean",
+        default=True,
+        meaning="special tokens have no text in the answer",
+    ),
+)
+
+_TRANSPORT = (
+    _transport("prompt", "the text to go on from", "job", "generate", "completions"),
+    _transport("messages", "the conversation to answer", "job", "generate", "chat"),
+    _transport("token_ids", "the tokens to go on from", "job", "generate"),
+    _transport("operation", "what the job does", "job"),
+    _transport("model", "the model's name; must be the one served"),
+    _transport("stream", "send events as they come", default=False, kind="boolean"),
+    _transport("stream_options", "include_usage: a last event with the usage"),
+    _transport("n", "answers to the prompt", "completions", "chat", default=1, kind="integer"),
+    _transport("best_of", "must equal n", "completions", kind="integer"),
+    _transport("timeout_s", "seconds until the answer is cut off", "job", kind="number"),
+    _transport("template_args", "variables of the chat template", "job", "generate", "chat"),
+    _transport("chat_template_kwargs", "the same under vLLM's name", "chat"),
+)
+
+_INERT = (
+    _inert("user", "who asks"),
+    _inert("safety_identifier", "who asks"),
+    _inert("metadata", "the caller's own notes"),
+    _inert("store", "whether to keep the answer: nothing is kept"),
+    _inert("service_tier", "there is one"),
+    _inert("prompt_cache_key", "equal prefixes are found without it"),
+)
+
+_UNSUPPORTED = (
+    _unsupported("tools", "tool calls", [], aliases=("functions",)),
+    _unsupported("tool_choice", "tool calls", "none", aliases=("function_call",)),
+    _unsupported("parallel_tool_calls", "tool calls", False),
+    _unsupported("response_format", "constrained output", {"type": "text"}),
+    _unsupported("grammar", "constrained output", ""),
+    _unsupported("json_schema", "constrained output"),
+    _unsupported("guided_json", "constrained output"),
+    _unsupported("guided_regex", "constrained output"),
+    _unsupported("guided_choice", "constrained output"),
+    _unsupported("suffix", "text after the answer", ""),
+    _unsupported("chat_template", "a template of the request's own: only the model's is used"),
+    _unsupported("modalities", "answers other than text", ["text"]),
+    _unsupported("audio", "spoken answers"),
+    _unsupported("prediction", "predicted output"),
+    _unsupported("reasoning_effort", "reasoning effort", "none"),
+    _unsupported("web_search_options", "web search"),
+    _unsupported("use_beam_search", "beam search", False),
+    _unsupported("num_beams", "beam search", 1),
+    _unsupported("length_penalty", "beam search", 1),
+    _unsupported("no_repeat_ngram_size", "n-gram blocking", 0),
+    _unsupported("typical_p", "locally typical sampling", 1, aliases=("typical",)),
+    _unsupported("tfs_z", "tail-free sampling", 1),
+    _unsupported("mirostat", "mirostat sampling", 0),
+    _unsupported("xtc_probability", "excluding top choices", 0),
+    _unsupported("dry_multiplier", "the DRY penalty", 0),
+)
+
+PARAMETERS: tuple[Parameter, ...] = _SAMPLING + _TRANSPORT + _INERT + _UNSUPPORTED
+
+
+def names(surface: Surface) -> dict[str, Parameter]:
+    """Every key a request on this surface may carry, aliases included."""
+    return {
+        key: parameter
+        for parameter in PARAMETERS
+        if surface in parameter.surfaces
+        for key in (parameter.name, *parameter.aliases)
+    }
+
+
+def split(body: dict[str, Any], surface: Surface) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A request body's (keys that the route reads itself, keys for `resolve`)."""
+    known = names(surface)
+    transport = {k: v for k, v in body.items() if k in known and known[k].role == "transport"}
+    return transport, {k: v for k, v in body.items() if k not in transport}
+
+
+def describe() -> list[dict[str, Any]]:
+    """The table as JSON, for /info."""
+    return [
+        {
+            "name": p.name,
+            "role": p.role,
+            "kind": p.kind,
+            "range": p.range,
+            "default": list(p.default) if isinstance(p.default, tuple) else p.default,
+            "meaning": p.meaning,
+            "aliases": list(p.aliases),
+            "off": list(p.off),
+            "surfaces": list(p.surfaces),
+        }
+        for p in PARAMETERS
+    ]

@@ -1,0 +1,72 @@
+"""The memory behind `StatePool`: one pair of tensors for each paged group, some for each fixed one.
+
+Zeroed, and lazily: the system gives a page when a block on it is first written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rbee_worker.state.specs import Fixed, PagedKV, StateGroup
+
+STATE_DTYPES: dict[str, torch.dtype] = {
+    "f32": torch.float32,
+    "bf16": torch.bfloat16,
+    "f16": torch.float16,
+}
+
+
+class StateTensors:
+    """Keys and values [layers, blocks, block_size, heads, dim]; fixed states [layers, slots, ...].
+
+    `n_blocks` and `n_slots` are the pool's; the first block and slot are sinks for padding.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[StateGroup],
+        n_blocks: Sequence[int],
+        n_slots: int,
+        *,
+        block_size: int,
+        dtype: str,
+        device: str = "cpu",
+    ) -> None:
+        self.paged: list[tuple[Tensor, Tensor] | None] = []
+        self.fixed: list[tuple[Tensor, ...] | None] = []
+        self.block_size = block_size
+        kv = STATE_DTYPES[dtype]
+        for group, blocks in zip(groups, n_blocks, strict=True):
+            spec = group.spec
+            if isinstance(spec, PagedKV):
+                shape = (group.layers, blocks, block_size, spec.heads)
+                k = torch.zeros((*shape, spec.k_dim), dtype=kv, device=device)
+                # values of a latent cache are the first columns of its keys: nothing is stored
+                v = torch.zeros((*shape, spec.v_dim), dtype=kv, device=device)
+                self.paged.append((k, v))
+                self.fixed.append(None)
+            else:
+                self.paged.append(None)
+                self.fixed.append(_fixed(spec, group.layers, n_slots, device))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, touched or not."""
+        tensors = [t for pair in self.paged + self.fixed if pair for t in pair]
+        return sum(t.nbytes for t in tensors)
+
+    def clear_slot(self, slot: int) -> None:
+        """A sequence starts from zero state."""
+        for tensors in self.fixed:
+            for tensor in tensors or ():
+                tensor[:, slot].zero_()
+
+
+def _fixed(spec: Fixed, layers: int, slots: int, device: str) -> tuple[Tensor, ...]:
+    dtype = STATE_DTYPES[spec.dtype]
+    return tuple(
+        torch.zeros((layers, slots, *shape), dtype=dtype, device=device) for shape in spec.shapes
+    )

@@ -1,0 +1,148 @@
+"""The tokenizer as the rest of the worker sees it: text to ids, ids to bytes, special ids."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+
+import tokenizers
+
+from rbee_worker.errors import FieldError, InvalidRequest
+from rbee_worker.tokenizer.pieces import Decoding, Utf8Stream
+
+
+class Tokenizer:
+    """One vocabulary with its splitting and decoding rules. Threads may share it.
+
+    bos_id: the token that opens a sequence, None where there is none.
+    affixes: ids that `add_special` puts before and after the text; None = as the tokenizer.json's
+    own post-processor says.
+    chat_templates: by name; `chat_template` is the one to use.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        decoding: Decoding,
+        *,
+        pieces: list[str | None],
+        special_ids: Iterable[int],
+        bos_id: int | None = None,
+        eos_id: int | None = None,
+        affixes: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
+        chat_templates: Mapping[str, str] | None = None,
+        warnings: tuple[str, ...] = (),
+    ) -> None:
+        backend.no_truncation()  # a prompt is never cut short silently
+        backend.no_padding()
+        self._backend = backend
+        self._plain: tokenizers.Tokenizer | None = None
+        self._lock = threading.Lock()
+        self._pieces = pieces
+        self._bytes: list[bytes | None] = [None] * len(pieces)
+        self._affixes = affixes
+        self.decoding = decoding
+        self.vocab_size = len(pieces)
+        self.special_ids = frozenset(special_ids)
+        self.bos_id = bos_id
+        self.eos_id = eos_id
+        self.chat_templates = dict(chat_templates or {})
+        self.warnings = warnings
+
+    @property
+    def chat_template(self) -> str | None:
+        """The template named "default", or the only one there is."""
+        templates = self.chat_templates
+        if len(templates) == 1:
+            return next(iter(templates.values()))
+        return templates.get("default")
+
+    @property
+    def bos_token(self) -> str:
+        """Text of the opening token, '' where there is none; chat templates write it."""
+        return "" if self.bos_id is None else self.token_text(self.bos_id)
+
+    @property
+    def eos_token(self) -> str:
+        """Text of the tokenizer's own end token, '' where there is none."""
+        return "" if self.eos_id is None else self.token_text(self.eos_id)
+
+    def encode(
+        self, text: str, *, add_special: bool = True, parse_special: bool = True
+    ) -> list[int]:
+        """Ids of `text`.
+
+        add_special: put the model's opening and closing tokens around it (a rendered chat template
+        has written its own: pass False). parse_special: special tokens spelled out in the text
+        become their ids; False = they are plain text.
+        Raises InvalidRequest for text that is not Unicode (lone surrogates).
+        """
+        backend = self._backend if parse_special else self._literal()
+        own = add_special and self._affixes is None
+        try:
+            ids: list[int] = backend.encode(text, add_special_tokens=own).ids
+        except (UnicodeEncodeError, TypeError) as e:
+            raise InvalidRequest(
+                [FieldError("prompt", "unicode", "text has a lone surrogate, not Unicode text")]
+            ) from e
+        if add_special and self._affixes is not None:
+            before, after = self._affixes
+            ids = [*before, *ids, *after]
+        return ids
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
+        """Text of `ids`; ids without a token give nothing; broken UTF-8 gives U+FFFD."""
+        skipped = self.special_ids if skip_special else frozenset()
+        kept = [i for i in ids if i not in skipped and self.has(i)]
+        data = b"".join(
+            self.joined_bytes(i) if at else self.opening_bytes(i) or b""
+            for at, i in enumerate(kept)
+        )
+        stream = Utf8Stream(per_byte=self.decoding.byte_fallback)
+        text = stream.push(data, final=True)
+        for _ in range(self.decoding.strip_left):
+            text = text.removeprefix(" ")
+        return text
+
+    def has(self, token_id: int) -> bool:
+        """Whether a token has this id (a model's head may have more rows than there are)."""
+        return 0 <= token_id < self.vocab_size and self._pieces[token_id] is not None
+
+    def token_id(self, piece: str) -> int | None:
+        """The id of a piece as the vocabulary writes it."""
+        found: int | None = self._backend.token_to_id(piece)
+        return found
+
+    def token_text(self, token_id: int) -> str:
+        """The piece as the vocabulary writes it, for reports; '' where there is none."""
+        return (self._pieces[token_id] or "") if self.has(token_id) else ""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes the token stands for inside a text; b'' where there is none."""
+        if not self.has(token_id):
+            return b""
+        data = self._bytes[token_id]
+        if data is None:
+            data = self.decoding.token_bytes(self._pieces[token_id] or "")
+            self._bytes[token_id] = data
+        return data
+
+    def joined_bytes(self, token_id: int) -> bytes:
+        """`token_bytes` after another token: with the joiner, where the decoder has one."""
+        data = self.token_bytes(token_id)
+        return self.decoding.joiner + data if self.decoding.joiner and self.has(token_id) else data
+
+    def opening_bytes(self, token_id: int) -> bytes | None:
+        """The bytes of the token that opens a text; None for an id without a token."""
+        if not self.has(token_id):
+            return None
+        return self.decoding.token_bytes(self._pieces[token_id] or "", first=True)
+
+    def _literal(self) -> tokenizers.Tokenizer:
+        """A second backend that reads special tokens as text; made when first asked for."""
+        with self._lock:
+            if self._plain is None:
+                plain = tokenizers.Tokenizer.from_str(self._backend.to_str())
+                plain.encode_special_tokens = True
+                self._plain = plain
+            return self._plain

@@ -1,0 +1,119 @@
+"""Which ids end a sequence, and who says so: the union of every source, never one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rbee_worker.errors import CheckpointError
+from rbee_worker.tokenizer.core import Tokenizer
+from rbee_worker.tokenizer.load import TokenizerSource
+from rbee_worker.types import EosToken
+
+# End-of-turn tokens of published chat formats. They count only where they are special tokens.
+END_OF_TURN = (
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|eot|>",
+    "<|eom|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<end_of_turn>",
+    "<turn|>",
+    "<|tool_response>",
+    "<|tool_response|>",
+    "<|end_of_text|>",
+    "<|endoftext|>",
+    "<|END_OF_TURN_TOKEN|>",
+    "|ENDOFTEXT|",
+    "<｜end▁of▁sentence｜>",
+    "<end_of_utterance>",
+    "[EOT]",
+    "[EOS]",
+    "<EOT>",
+    "<eos>",
+    "</s>",
+)
+
+# token -> tokens whose presence means it ends a part of a turn, not the turn
+_NOT_AMONG: dict[str, tuple[str, ...]] = {
+    "<|end|>": ("<|return|>", "<|call|>"),  # harmony: <|end|> closes one message of several
+    "</s>": ("<|tool_response>",),  # Gemma 4: an HTML tag
+}
+
+_GGUF_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
+_GGUF_LISTS = ("eos_token_ids", "eog_token_ids")
+VOCABULARY = "vocabulary"  # origin of an id found by its text
+
+
+def eos_set(ckpt: TokenizerSource, tokenizer: Tokenizer) -> tuple[EosToken, ...]:
+    """Every id that ends a sequence, in order of id, each with all its origins.
+
+    Raises CheckpointError for an id outside the vocabulary.
+    """
+    origins: dict[int, list[str]] = {}
+    for token_id, origin in (*_configured(ckpt), *_by_text(ckpt, tokenizer)):
+        if not tokenizer.has(token_id):
+            raise CheckpointError(
+                f"{origin} names the end token {token_id}, outside the vocabulary of "
+                f"{tokenizer.vocab_size} tokens",
+                fix="correct the id, or use the tokenizer that belongs to this model",
+            )
+        known = origins.setdefault(token_id, [])
+        if origin not in known:
+            known.append(origin)
+    return tuple(
+        EosToken(id=i, text=tokenizer.token_text(i), origins=tuple(origins[i]))
+        for i in sorted(origins)
+    )
+
+
+def template_special_ids(template: str | None, tokenizer: Tokenizer) -> frozenset[int]:
+    """Special tokens spelled out in a chat template, and those it writes as variables."""
+    if not template:
+        return frozenset()
+    variables = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
+    named = {i for name, i in variables.items() if i is not None and name in template}
+    return frozenset(
+        i for i in tokenizer.special_ids if (text := tokenizer.token_text(i)) and text in template
+    ) | (named & tokenizer.special_ids)
+
+
+def _configured(ckpt: TokenizerSource) -> Iterator[tuple[int, str]]:
+    # A GGUF file's config is made from its metadata: its ids are named by the keys they come from.
+    if ckpt.gguf is None:
+        for name, source in (
+            ("config.json", ckpt.config),
+            ("generation_config.json", ckpt.generation),
+        ):
+            yield from ((i, name) for i in _ids(source.get("eos_token_id"), name))
+        return
+    for key in (*_GGUF_KEYS, *_GGUF_LISTS):
+        name = f"tokenizer.ggml.{key}"
+        yield from ((i, f"gguf:{name}") for i in _ids(ckpt.gguf.metadata.get(name), name))
+
+
+def _by_text(ckpt: TokenizerSource, tokenizer: Tokenizer) -> Iterator[tuple[int, str]]:
+    if "eos_token" in ckpt.tokenizer_config and tokenizer.eos_id is not None:
+        yield tokenizer.eos_id, "tokenizer_config.json"
+    special = {tokenizer.token_text(i): i for i in tokenizer.special_ids}
+    for text in END_OF_TURN:
+        others = _NOT_AMONG.get(text)
+        if others and all(other in special for other in others):
+            continue
+        if text in special:
+            yield special[text], VOCABULARY
+
+
+def _ids(value: Any, where: str) -> list[int]:
+    """An id, a list of ids, or nothing."""
+    if value is None:
+        return []
+    listed = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(i, int) and not isinstance(i, bool) for i in listed):
+        raise CheckpointError(
+            f"eos_token_id in {where} is neither an id nor a list of ids", fix="correct the file"
+        )
+    return list(listed)

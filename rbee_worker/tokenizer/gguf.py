@@ -1,0 +1,238 @@
+"""A tokenizer from GGUF metadata (`tokenizer.ggml.*`).
+
+Key names and defaults: the GGUF specification (ggml, docs/gguf.md) and what llama.cpp assumes
+where a file is silent. What this module assumes by itself it says in `warnings`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tokenizers import Tokenizer as Backend
+
+from rbee_worker.errors import CheckpointError, UnsupportedModel
+from rbee_worker.tokenizer.core import Tokenizer
+from rbee_worker.tokenizer.pieces import Decoding
+from rbee_worker.tokenizer.pretokenizers import (
+    ALIASES,
+    FALLBACK,
+    PRE_TOKENIZERS,
+    TELLTALES,
+    Pre,
+)
+from rbee_worker.tokenizer.vocabulary import (
+    PieceType,
+    Vocabulary,
+    Whitespace,
+    byte_level,
+    sentencepiece_bpe,
+    unigram,
+)
+
+Metadata = Mapping[str, Any]
+_KEY = "tokenizer.ggml."
+_TEMPLATE = "tokenizer.chat_template"
+_AGAIN = "convert or download the model again"
+
+# Special tokens after which published Phi-3 tokenizers drop blanks (tokenizer.json: rstrip);
+# GGUF has no key for it. general.architecture -> tokens that do not.
+_KEEP_BLANKS: dict[str, frozenset[str]] = {
+    "phi3": frozenset({"<unk>", "<s>", "<|endoftext|>"}),
+}
+
+
+def tokenizer_from_gguf(meta: Metadata) -> Tokenizer:
+    """The tokenizer that a GGUF file's metadata describes.
+
+    Raises CheckpointError for a file without one or with a damaged one, UnsupportedModel for a
+    kind of tokenizer this worker does not have.
+    """
+    kind = meta.get(_KEY + "model")
+    if not isinstance(kind, str) or _KEY + "tokens" not in meta:
+        raise CheckpointError(
+            "the GGUF file has no tokenizer (tokenizer.ggml.model and .tokens)",
+            fix="use a GGUF that was converted with its vocabulary",
+        )
+    build = _KINDS.get(kind)
+    if build is None:
+        raise UnsupportedModel(
+            f"tokenizer kind {kind!r} is not supported; supported: {', '.join(_KINDS)}",
+            fix="use the safetensors version of this model",
+        )
+    vocab = _vocabulary(meta)
+    warnings: list[str] = []
+    backend, decoding, adds = build(meta, vocab, warnings)
+    ids = {
+        name: _token_id(meta, f"{name}_token_id", default, len(vocab.pieces))
+        for name, default in (("bos", _BOS.get(kind)), ("eos", _EOS.get(kind)))
+    }
+    return Tokenizer(
+        backend,
+        decoding,
+        pieces=list(vocab.pieces),
+        special_ids=vocab.special_ids,
+        bos_id=ids["bos"],
+        eos_id=ids["eos"],
+        affixes=_affixes(meta, ids, adds, warnings),
+        chat_templates=_templates(meta),
+        warnings=tuple(warnings),
+    )
+
+
+_Built = tuple[Backend, Decoding, tuple[bool, bool]]  # .., (adds bos, adds eos) by default
+
+
+def _byte_level(meta: Metadata, vocab: Vocabulary, warnings: list[str]) -> _Built:
+    merges = _column(meta, "merges", str)
+    if not merges:
+        raise CheckpointError(
+            "the GGUF file's byte-level tokenizer has no merges (tokenizer.ggml.merges)",
+            fix=_AGAIN,
+        )
+    pre = _pre_tokenizer(meta, vocab, warnings)
+    return *byte_level(vocab, merges, pre), (pre.add_bos, False)
+
+
+def _sentencepiece(meta: Metadata, vocab: Vocabulary, warnings: list[str]) -> _Built:
+    merges = _column(meta, "merges", str) or None
+    if merges is None and len(set(vocab.scores)) < 2:
+        warnings.append(
+            "the GGUF file's SentencePiece vocabulary has no scores: text is split by token ids "
+            "alone, which may not be how the model was trained; convert it from tokenizer.model"
+        )
+    blanks = _blanks(meta, prefix=True)
+    return *sentencepiece_bpe(vocab, blanks, merges), (True, False)
+
+
+def _gemma4(meta: Metadata, vocab: Vocabulary, warnings: list[str]) -> _Built:
+    blanks = _blanks(meta, prefix=False)
+    return *sentencepiece_bpe(vocab, blanks, _column(meta, "merges", str)), (True, False)
+
+
+def _unigram(meta: Metadata, vocab: Vocabulary, warnings: list[str]) -> _Built:
+    if not vocab.scores:
+        raise CheckpointError(
+            "the GGUF file's unigram tokenizer has no scores (tokenizer.ggml.scores)",
+            fix=_AGAIN,
+        )
+    return *unigram(vocab, _blanks(meta, prefix=True)), (False, True)
+
+
+_KINDS: dict[str, Callable[[Metadata, Vocabulary, list[str]], _Built]] = {
+    "gpt2": _byte_level,
+    "llama": _sentencepiece,
+    "gemma4": _gemma4,
+    "t5": _unigram,
+}
+_BOS = {"llama": 1}
+_EOS = {"llama": 2, "t5": 1}
+
+
+def _vocabulary(meta: Metadata) -> Vocabulary:
+    pieces: list[str] = _column(meta, "tokens", str)
+    types: list[int] = _column(meta, "token_type", int)
+    scores: list[float] = _column(meta, "scores", float)
+    for name, column in (("token_type", types), ("scores", scores)):
+        if column and len(column) != len(pieces):
+            raise CheckpointError(
+                f"the GGUF file has {len(pieces)} tokens but {len(column)} entries in {_KEY}{name}",
+                fix=_AGAIN,
+            )
+    if not types:
+        types = _types_by_keys(meta, len(pieces))
+    keep = _KEEP_BLANKS.get(str(meta.get("general.architecture")))
+    rstrip: frozenset[str] = frozenset()
+    if keep is not None and meta[_KEY + "model"] == "llama":
+        rstrip = frozenset(p for p, t in zip(pieces, types, strict=True) if t == PieceType.CONTROL)
+        rstrip -= keep
+    if not scores and meta[_KEY + "model"] == "llama":
+        scores = [-float(i) for i in range(len(pieces))]
+    return Vocabulary(pieces, types, scores, rstrip)
+
+
+def _column(meta: Metadata, name: str, kind: type) -> list[Any]:
+    """One array of the metadata, [] where there is none; every item is of `kind`."""
+    value = meta.get(_KEY + name, [])
+    if not isinstance(value, list) or not all(type(v) is kind for v in value):
+        raise CheckpointError(f"{_KEY}{name} is not an array of {kind.__name__}", fix=_AGAIN)
+    return value
+
+
+def _types_by_keys(meta: Metadata, size: int) -> list[int]:
+    """Where a file has no token types, the ids its keys name are the special ones."""
+    types = [int(PieceType.NORMAL)] * size
+    for key, value in meta.items():
+        named = key.startswith(_KEY) and key.endswith("_token_id")
+        if named and isinstance(value, int) and 0 <= value < size:
+            types[value] = int(PieceType.CONTROL)
+    return types
+
+
+def _pre_tokenizer(meta: Metadata, vocab: Vocabulary, warnings: list[str]) -> Pre:
+    name = meta.get(_KEY + "pre")
+    row = PRE_TOKENIZERS.get(ALIASES.get(str(name), str(name)))
+    if row is not None:
+        return row
+    known = set(vocab.pieces)
+    assumed = FALLBACK
+    because = "nothing else being known"
+    for token, size, candidate in TELLTALES:
+        if token in known and len(vocab.pieces) >= size:
+            assumed, because = candidate, f"because of its token {token}"
+            break
+    told = (
+        "does not name its pre-tokenizer"
+        if name in (None, "default")
+        else (f"names a pre-tokenizer {str(name)[:40]!r} that this worker does not know")
+    )
+    warnings.append(
+        f"the GGUF file {told} (tokenizer.ggml.pre): assumed {assumed!r}, {because}. If that is "
+        "wrong, text is split in more tokens than the model was trained on and answers get worse"
+    )
+    return PRE_TOKENIZERS[assumed]
+
+
+def _blanks(meta: Metadata, *, prefix: bool) -> Whitespace:
+    charsmap = _column(meta, "precompiled_charsmap", int)
+    return Whitespace(
+        prefix=bool(meta.get(_KEY + "add_space_prefix", prefix)),
+        collapse=bool(meta.get(_KEY + "remove_extra_whitespaces", False)),
+        charsmap=bytes(b & 0xFF for b in charsmap),
+    )
+
+
+def _token_id(meta: Metadata, name: str, default: int | None, size: int) -> int | None:
+    value = meta.get(_KEY + name, default)
+    if value is None:
+        return None
+    if not isinstance(value, int) or not 0 <= value < size:
+        raise CheckpointError(
+            f"{_KEY}{name} is {str(value)[:20]}, outside the vocabulary of {size} tokens",
+            fix=_AGAIN,
+        )
+    return value
+
+
+def _affixes(
+    meta: Metadata, ids: Mapping[str, int | None], adds: tuple[bool, bool], warnings: list[str]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    found: list[tuple[int, ...]] = []
+    for name, default in zip(("bos", "eos"), adds, strict=True):
+        said = meta.get(f"{_KEY}add_{name}_token")
+        token = ids[name]
+        if said and token is None:
+            warnings.append(
+                f"the GGUF file sets {_KEY}add_{name}_token but no {name}_token_id: none is added"
+            )
+        wanted = bool(default if said is None else said)
+        found.append((token,) if wanted and token is not None else ())
+    return found[0], found[1]
+
+
+def _templates(meta: Metadata) -> dict[str, str]:
+    found = {"default": meta[_TEMPLATE]} if isinstance(meta.get(_TEMPLATE), str) else {}
+    for key, value in meta.items():
+        if key.startswith(_TEMPLATE + ".") and isinstance(value, str):
+            found[key.removeprefix(_TEMPLATE + ".")] = value
+    return found

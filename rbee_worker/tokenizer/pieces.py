@@ -1,0 +1,114 @@
+"""From a vocabulary entry to the bytes it stands for: what decoding adds up.
+
+Decoding is the concatenation of token bytes plus at most two rules at the start of a sequence, so
+that a stream can do it token by token. This module knows the decoders of `tokenizer.json` that
+have this form; one that has not is refused by name.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from rbee_worker.errors import UnsupportedModel
+
+META = "\u2581"  # ▁, SentencePiece's mark for a space
+_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+REPLACEMENT = "\ufffd"
+
+
+def byte_alphabet() -> dict[str, int]:
+    """GPT-2's printable stand-ins: character -> byte. Visible Latin-1 stands for itself, the other
+    68 bytes, in order, for U+0100 onwards."""
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = sorted(set(range(256)) - set(visible))
+    return {
+        **{chr(b): b for b in visible},
+        **{chr(0x100 + i): b for i, b in enumerate(hidden)},
+    }
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How pieces become text. Defaults: pieces are the text itself."""
+
+    alphabet: dict[str, int] | None = None  # byte-level: each character is one byte
+    meta_is_space: bool = False  # ▁ stands for a space
+    byte_fallback: bool = False  # <0xAB> stands for one byte
+    strip_left: int = 0  # that many spaces are dropped from the start of the text
+    first_drops_meta: bool = False  # the first token loses its ▁ altogether
+    joiner: bytes = b""  # between tokens
+
+    def token_bytes(self, piece: str, *, first: bool = False) -> bytes:
+        """The bytes of one piece; `first` = it opens the sequence."""
+        if self.alphabet is not None:
+            # A piece with one foreign character (an added token) stands for its own text.
+            mapped = [self.alphabet.get(c, -1) for c in piece]
+            return piece.encode() if -1 in mapped else bytes(mapped)
+        if self.byte_fallback and (m := _BYTE_PIECE.fullmatch(piece)):
+            return bytes((int(m[1], 16),))
+        if self.meta_is_space:
+            piece = piece.replace(META, "" if first and self.first_drops_meta else " ")
+        return piece.encode()
+
+
+def decoding_of(decoder: dict[str, Any] | None) -> Decoding:
+    """The `decoder` object of a tokenizer.json as a `Decoding`.
+
+    Raises UnsupportedModel for a decoder that is not a concatenation.
+    """
+    if decoder is None:
+        return Decoding(joiner=b" ")
+    steps = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
+    found: dict[str, Any] = {}
+    fused = False
+    for step in steps:
+        kind = step["type"]
+        if kind == "ByteLevel":
+            found["alphabet"] = byte_alphabet()
+        elif kind == "ByteFallback":
+            found["byte_fallback"] = True
+        elif kind == "Fuse":
+            fused = True
+        elif kind == "Metaspace" and step.get("replacement", META) == META:
+            scheme = step.get("prepend_scheme", "always")
+            found |= {"meta_is_space": True, "first_drops_meta": scheme != "never"}
+        elif kind == "Replace" and (step["pattern"], step["content"]) == ({"String": META}, " "):
+            found["meta_is_space"] = True
+        elif kind == "Strip" and fused and (step["content"], step["stop"]) == (" ", 0):
+            found["strip_left"] = step["start"]
+        else:
+            raise UnsupportedModel(
+                f"the tokenizer's decoder step {kind!r} is not supported",
+                fix="convert the tokenizer to a byte-level or SentencePiece one",
+            )
+    return Decoding(**found)
+
+
+class Utf8Stream:
+    """Bytes in, whole characters out; a broken byte becomes U+FFFD as soon as it is known broken.
+
+    `per_byte`: one U+FFFD for each broken byte (SentencePiece), else one for each longest prefix
+    of a character that broke off (Unicode, section 3.9; Python and Rust do the same).
+    """
+
+    def __init__(self, *, per_byte: bool = False) -> None:
+        self._per_byte = per_byte
+        self._held = b""
+
+    def push(self, data: bytes, *, final: bool = False) -> str:
+        """Characters completed by `data`; `final` also turns an incomplete one into U+FFFD."""
+        data = self._held + data
+        out = ""
+        while True:
+            try:
+                text, used = codecs.utf_8_decode(data, "strict", final)
+            except UnicodeDecodeError as e:
+                broken = e.end - e.start if self._per_byte else 1
+                out += data[: e.start].decode() + REPLACEMENT * broken
+                data = data[e.end :]
+            else:
+                self._held = data[used:]
+                return out + text if out else text

@@ -1,0 +1,202 @@
+"""A vocabulary as a list of pieces, and the backends of the `tokenizers` library made from it.
+
+GGUF metadata and SentencePiece models both become a `Vocabulary`; what differs between them stays
+in their own modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+from rbee_worker.errors import CheckpointError
+from rbee_worker.tokenizer.pieces import META, Decoding, byte_alphabet
+from rbee_worker.tokenizer.pretokenizers import Pre, Step
+
+
+class PieceType(IntEnum):
+    """SentencePiece's piece types, which GGUF's `token_type` uses too."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+_SPECIAL = (PieceType.UNKNOWN, PieceType.CONTROL)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """pieces[i] is token i. scores: log-probabilities or merge priorities, one a piece."""
+
+    pieces: Sequence[str]
+    types: Sequence[int] = ()
+    scores: Sequence[float] = ()
+    rstrip: frozenset[str] = field(default_factory=frozenset)  # specials that swallow blanks after
+
+    def of_type(self, *types: PieceType) -> list[int]:
+        """Ids whose type is one of `types`."""
+        return [i for i, t in enumerate(self.types) if t in types]
+
+    @property
+    def special_ids(self) -> list[int]:
+        """Control tokens and the unknown token."""
+        return self.of_type(*_SPECIAL)
+
+    @property
+    def index(self) -> dict[str, int]:
+        """Piece -> id; the lower id where two are spelled alike."""
+        found = {piece: i for i, piece in enumerate(self.pieces)}
+        if len(found) < len(self.pieces):
+            found = {p: i for i, p in reversed(list(enumerate(self.pieces)))}
+        return found
+
+
+@dataclass(frozen=True)
+class Whitespace:
+    """What SentencePiece does to blanks before it looks for pieces."""
+
+    prefix: bool = True  # a blank goes before the text
+    every_segment: bool = True  # .. and before the text after each special token
+    collapse: bool = False  # runs of blanks become one, none at the ends
+    charsmap: bytes = b""  # SentencePiece's compiled character map
+
+
+def byte_level(vocab: Vocabulary, merges: Iterable[str], pre: Pre) -> tuple[Tokenizer, Decoding]:
+    """Byte-level BPE. merges: "left right", best first. Raises CheckpointError."""
+    pairs = [_pair(m) for m in merges]
+    try:
+        model = models.BPE(vocab=vocab.index, merges=pairs, ignore_merges=pre.ignore_merges)
+    except Exception as e:  # the library raises bare Exception
+        raise CheckpointError(
+            f"the tokenizer's merges do not fit its vocabulary: {_line(e)}",
+            fix="convert or download the model again",
+        ) from e
+    backend = Tokenizer(model)
+    if pre.nfc:
+        backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Sequence([_component(s) for s in pre.steps])
+    _add_tokens(backend, vocab)
+    return backend, Decoding(alphabet=byte_alphabet())
+
+
+def sentencepiece_bpe(
+    vocab: Vocabulary, blanks: Whitespace, merges: Iterable[str] | None = None
+) -> tuple[Tokenizer, Decoding]:
+    """SentencePiece BPE: pairs whose union is a piece merge in the order of that piece's score."""
+    index = vocab.index
+    pairs = merges_by_score(vocab) if merges is None else [_pair(m) for m in merges]
+    unknown = vocab.of_type(PieceType.UNKNOWN)
+    fallback = bool(vocab.of_type(PieceType.BYTE)) or "<0x0A>" in index
+    try:
+        model = models.BPE(
+            vocab=index,
+            merges=pairs,
+            unk_token=vocab.pieces[unknown[0]] if unknown else None,
+            fuse_unk=True,
+            byte_fallback=fallback,
+        )
+    except Exception as e:
+        raise CheckpointError(
+            f"the tokenizer's merges do not fit its vocabulary: {_line(e)}",
+            fix="convert or download the model again",
+        ) from e
+    backend = Tokenizer(model)
+    backend.normalizer = normalizers.Sequence(_normalizers(blanks))
+    if blanks.prefix and not blanks.every_segment:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(META, prepend_scheme="first", split=False)
+    _add_tokens(backend, vocab)
+    decoding = Decoding(
+        meta_is_space=True, byte_fallback=fallback, strip_left=1 if blanks.prefix else 0
+    )
+    return backend, decoding
+
+
+def unigram(vocab: Vocabulary, blanks: Whitespace) -> tuple[Tokenizer, Decoding]:
+    """SentencePiece unigram: the likeliest segmentation by `scores`."""
+    unknown = vocab.of_type(PieceType.UNKNOWN)
+    fallback = bool(vocab.of_type(PieceType.BYTE))
+    backend = Tokenizer(
+        models.Unigram(
+            list(zip(vocab.pieces, map(float, vocab.scores), strict=True)),
+            unk_id=unknown[0] if unknown else None,
+            byte_fallback=fallback,
+        )
+    )
+    backend.normalizer = normalizers.Sequence(_normalizers(blanks))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(META, prepend_scheme="never", split=True)
+    _add_tokens(backend, vocab)
+    decoding = Decoding(meta_is_space=True, byte_fallback=fallback, first_drops_meta=blanks.prefix)
+    return backend, decoding
+
+
+def merges_by_score(vocab: Vocabulary) -> list[tuple[str, str]]:
+    """Every way to make a piece of two others, best score first; of one piece, lower ids first
+    (the order in which published tokenizer.json files list them)."""
+    index = vocab.index
+    ranked: list[tuple[float, int, int, str, str]] = []
+    for piece, score in zip(vocab.pieces, vocab.scores, strict=True):
+        local = [
+            (left, right, piece[:cut], piece[cut:])
+            for cut in range(1, len(piece))
+            if (left := index.get(piece[:cut])) is not None
+            and (right := index.get(piece[cut:])) is not None
+        ]
+        local.sort()
+        ranked.extend((-score, *way) for way in local)
+    ranked.sort(key=lambda way: way[0])
+    return [way[3:] for way in ranked]
+
+
+def _normalizers(blanks: Whitespace) -> list[normalizers.Normalizer]:
+    steps: list[normalizers.Normalizer] = []
+    if blanks.charsmap:
+        steps.append(normalizers.Precompiled(blanks.charsmap))
+    if blanks.collapse:
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    if blanks.prefix and blanks.every_segment:
+        steps.append(normalizers.Prepend(META))
+    return [*steps, normalizers.Replace(" ", META)]
+
+
+def _component(step: Step) -> pre_tokenizers.PreTokenizer:
+    match step:
+        case Step("split", str(pattern)):
+            return pre_tokenizers.Split(Regex(pattern), "isolated")
+        case Step("digits", bool(individual)):
+            return pre_tokenizers.Digits(individual_digits=individual)
+        case Step("punctuation", str(behaviour)):
+            return pre_tokenizers.Punctuation(behaviour)
+        case Step("byte_level", bool(regex)):
+            return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=regex)
+    raise AssertionError(step)
+
+
+def _add_tokens(backend: Tokenizer, vocab: Vocabulary) -> None:
+    """Pieces that are found in the text before anything is split: special and user-defined."""
+    added = [
+        AddedToken(
+            vocab.pieces[i],
+            special=vocab.types[i] != PieceType.USER_DEFINED,
+            normalized=False,
+            rstrip=vocab.pieces[i] in vocab.rstrip,
+        )
+        for i in vocab.of_type(*_SPECIAL, PieceType.USER_DEFINED)
+    ]
+    backend.add_tokens(added)
+
+
+def _pair(merge: str) -> tuple[str, str]:
+    """A piece may itself begin with a blank, so the separator is sought from the second place."""
+    cut = merge.find(" ", 1)
+    return merge[:cut], merge[cut + 1 :]
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,206 @@
+"""A model whose next token is a function of the keys it finds in the cache, and a plain sampler.
+
+The fake writes every token and its position into the key cache through `slots` and, for each row,
+reads the sequence back through the block table: a block that is lost, shared wrongly, overwritten
+or sunk too early gives other tokens than the same request alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rbee_worker.engine.engine import Engine
+from rbee_worker.engine.messages import Submit
+from rbee_worker.engine.runner import Runner
+from rbee_worker.ops.batch import Batch, FixedState, PagedState
+from rbee_worker.state.pool import StatePool
+from rbee_worker.state.specs import Fixed, PagedKV, StateGroup
+from rbee_worker.state.tensors import StateTensors
+from rbee_worker.types import EosToken, SamplingParams, TokenLogprob
+
+VOCAB = 64
+FULL = (StateGroup(PagedKV(1, 2, 1), 1),)
+MIXED = (StateGroup(PagedKV(1, 2, 1), 1), StateGroup(PagedKV(1, 2, 1, window=6), 2))
+WINDOWED = (StateGroup(PagedKV(1, 2, 1, window=5), 1),)
+RECURRENT = (StateGroup(PagedKV(1, 2, 1), 1), StateGroup(Fixed(((1,),)), 1))
+MOD = 4093
+
+
+def digest(tokens: list[int], positions: list[int], state: int) -> int:
+    """An order-sensitive number of what attention would see."""
+    for token, position in zip(tokens, positions, strict=True):
+        state = (state * 31 + token * 7 + position + 1) % MOD
+    return state
+
+
+def expected(tokens: list[int], groups: tuple[StateGroup, ...]) -> int:
+    """The digest of the last position of a sequence, from its tokens alone."""
+    total = 0
+    last = len(tokens) - 1
+    for group in groups:
+        spec = group.spec
+        if isinstance(spec, Fixed):
+            total += digest(tokens, list(range(len(tokens))), 5)
+        else:
+            first = 0 if spec.window is None else max(0, last - spec.window + 1)
+            total += digest(tokens[first:], list(range(first, len(tokens))), 0) * group.layers
+    return total % MOD
+
+
+def next_logits(number: int) -> Tensor:
+    """Logits [vocab] of a digest: distinct values, the argmax anywhere."""
+    order = torch.arange(VOCAB, dtype=torch.int64)
+    return ((order * 17 + number) * 29 % 97).float() / 8
+
+
+def greedy(prompt: list[int], n: int, groups: tuple[StateGroup, ...] = FULL) -> list[int]:
+    """What greedy decoding must give, without any cache."""
+    tokens = list(prompt)
+    for _ in range(n):
+        tokens.append(int(next_logits(expected(tokens, groups)).argmax()))
+    return tokens[len(prompt) :]
+
+
+@dataclass
+class FakeModel:
+    """See the module. `fail_on`: a token that makes a step raise; `steps`: sizes of the steps."""
+
+    groups: tuple[StateGroup, ...] = FULL
+    vocab_size: int = VOCAB
+    context: int = 256
+    fail_on: int = -1
+    fail_with: Exception = field(default_factory=lambda: RuntimeError("kernel failed"))
+    fail_rows: int = 1 << 30  # more rows than this raise
+    steps: list[int] = field(default_factory=list)
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """One row: the digest of what it sees."""
+        n = batch.tokens.shape[0]
+        self.steps.append(n)
+        if n > self.fail_rows or (batch.tokens == self.fail_on).any():
+            raise self.fail_with
+        out = torch.zeros(n, 1)
+        starts = batch.seq_starts_host
+        assert len(set(batch.sample_rows.tolist())) == len(batch.sample_rows)
+        for group, state in zip(self.groups, batch.state, strict=True):
+            if isinstance(state, FixedState):
+                self._recur(batch, state, out)
+                continue
+            assert isinstance(state, PagedState)
+            spec = group.spec
+            assert isinstance(spec, PagedKV)
+            for layer in range(group.layers):
+                k = state.k[layer].flatten(0, 1)[:, 0]  # [slots, 2]
+                k[state.slots] = torch.stack((batch.tokens, batch.positions), 1).to(k.dtype)
+                for b in range(len(starts) - 1):
+                    for row in range(starts[b], starts[b + 1]):
+                        position = int(batch.positions[row])
+                        first = 0 if spec.window is None else max(0, position - spec.window + 1)
+                        at = torch.arange(first, position + 1)
+                        size = state.k.shape[2]
+                        slots = state.table[b, at // size].long() * size + at % size
+                        seen = k[slots].long()
+                        out[row, 0] += digest(seen[:, 0].tolist(), seen[:, 1].tolist(), 0)
+        return out % MOD
+
+    def _recur(self, batch: Batch, state: FixedState, out: Tensor) -> None:
+        starts = batch.seq_starts_host
+        for b in range(len(starts) - 1):
+            cell = state.tensors[0][0, int(state.slots[b])]
+            for row in range(starts[b], starts[b + 1]):
+                token, position = int(batch.tokens[row]), int(batch.positions[row])
+                before = 5 if position == 0 and float(cell[0]) == 0 else int(cell[0]) - 1
+                after = digest([token], [position], before)
+                cell[0] = after + 1
+                out[row, 0] += after
+
+    def head(self, rows: Tensor) -> Tensor:
+        """Logits [S, vocab] of digests."""
+        return torch.stack([next_logits(int(r)) for r in rows[:, 0]])
+
+
+class FakeSampler:
+    """Greedy, with logprobs and min_tokens; complains about slots that it does not know."""
+
+    def __init__(self) -> None:
+        self.slots: dict[int, dict[str, Any]] = {}
+
+    def add(self, slot: int, params: SamplingParams, prompt_ids: Any, output_ids: Any, **kw: Any):
+        assert slot not in self.slots
+        self.slots[slot] = {"params": params, "n": len(output_ids), **kw}
+
+    def remove(self, slot: int) -> None:
+        del self.slots[slot]
+
+    def sample(self, logits: Tensor, slots: list[int]) -> Any:
+        ids: list[int] = []
+        logprobs: list[TokenLogprob | None] = []
+        for row, slot in zip(logits, slots, strict=True):
+            s = self.slots[slot]
+            params = s["params"]
+            row = row.clone()
+            if s["n"] < params.min_tokens:
+                row[[*s["eos_ids"], *params.stop_token_ids]] = float("-inf")
+            token = int(row.argmax())
+            s["n"] += 1
+            ids.append(token)
+            lp = float(torch.log_softmax(row, 0)[token])
+            wanted = params.logprobs is not None
+            logprobs.append(TokenLogprob(id=token, logprob=lp) if wanted else None)
+        return SimpleNamespace(ids=ids, logprobs=logprobs)
+
+
+def make_engine(
+    model: FakeModel | None = None,
+    *,
+    tokens: int = 256,
+    block_size: int = 4,
+    token_budget: int = 16,
+    max_seqs: int = 8,
+    prefix_cache: bool = True,
+    kv_cache: bool = True,
+    sampler: Any = None,
+) -> Engine:
+    """An engine around the fake model."""
+    model = model or FakeModel()
+    pool = StatePool(
+        model.groups,
+        tokens=tokens,
+        block_size=block_size,
+        max_seqs=max_seqs,
+        step_tokens=token_budget,
+        prefix_cache=prefix_cache and kv_cache,
+    )
+    tensors = StateTensors(
+        model.groups, pool.n_blocks, pool.n_slots, block_size=block_size, dtype="f32"
+    )
+    runner = Runner(model, tensors, sampler or FakeSampler(), max_seqs=max_seqs, device="cpu")
+    return Engine(
+        runner,
+        pool,
+        token_budget=token_budget,
+        max_seqs=max_seqs,
+        context=model.context,
+        kv_cache=kv_cache,
+    )
+
+
+EOS = (EosToken(id=2, text="</s>", origins=("config.json", "generation_config.json")),)
+
+
+def ask(seq: str, prompt: list[int], n: int = 8, **kw: Any) -> Submit:
+    """A greedy request for n tokens; other keywords are parameters or fields of the message."""
+    names = set(SamplingParams.__struct_fields__)
+    params = {k: v for k, v in kw.items() if k in names}
+    fields = {k: v for k, v in kw.items() if k not in names}
+    return Submit(
+        seq=seq,
+        prompt_ids=tuple(prompt),
+        params=SamplingParams(temperature=0.0, max_tokens=n, **params),
+        **fields,
+    )
