@@ -29,9 +29,7 @@ def serve(settings: Settings) -> None:
     raise typer.Exit(run(settings, token, _engine))
 
 
-async def _engine(
-    settings: Settings, *, on_loading: Callable[[Loading], None]
-) -> EngineClient:
+async def _engine(settings: Settings, *, on_loading: Callable[[Loading], None]) -> EngineClient:
     """The engine in its own process; imported only now, so that the socket listens first."""
     from rbee_worker.engine.client import EngineClient
 

@@ -133,7 +133,7 @@ async def settled(http: HttpRequest, worker: Worker, jobs: Sequence[Job]) -> Non
     try:
         while pumps and not gone.done():
             done, _ = await asyncio.wait({*pumps, gone}, return_when=asyncio.FIRST_COMPLETED)
-            pumps -= done  # type: ignore[arg-type]
+            pumps -= done
         if pumps:
             raise Refusal(499, "client_left", "The client left before the answer was whole.")
     finally:
@@ -153,7 +153,7 @@ def failed(error: Error) -> Refusal:
 
 
 def ignored(jobs: Sequence[Job]) -> dict[str, str]:
-    """The header that names what --lenient let through, percent-encoded: callers chose the names."""
+    """The header that names what --lenient let through, percent-encoded (callers choose names)."""
     started = jobs[0].started
     names = started.sampling.ignored if started is not None else ()
     return {IGNORED: ", ".join(quote(name, safe="") for name in names)} if names else {}

@@ -128,13 +128,13 @@ def _type(parameter: Parameter) -> Any:
             kind = bool | None
         case "strings":
             text = Annotated[str, Meta(min_length=1, max_length=256)]
-            kind = text | Annotated[list[text], Meta(max_length=16)] | None  # type: ignore[valid-type]
+            kind = text | Annotated[list[text], Meta(max_length=16)] | None
         case "ids":
             kind = Annotated[list[int], Meta(max_length=16)] | None
         case "biases":
             bias = Annotated[float, Meta(ge=parameter.low, le=parameter.high)]
             token = Annotated[str, Meta(pattern="^[0-9]+$")]
-            kind = dict[token, bias] | None  # type: ignore[valid-type]
+            kind = dict[token, bias] | None
     return Annotated[kind, Meta(description=words)]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.types import ASGIApp
 
+from rbee_worker.params import Surface
 from rbee_worker.server import (
     describe,
     health,
@@ -40,7 +41,7 @@ class Operation:
     tag: str
     summary: str
     body: type | None = None
-    params: str | None = None
+    params: Surface | None = None
     answer: Any = None
     media: str = "application/json"
     events: bool = False

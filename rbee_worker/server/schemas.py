@@ -242,7 +242,7 @@ class Completion(Struct, frozen=True, kw_only=True):
     created: int
     model: str
     choices: list[CompletionChoice]
-    usage: TokenUsage | None | UnsetType = UNSET
+    usage: TokenUsage | UnsetType | None = UNSET
 
 
 class TopLogprob(Struct, frozen=True):
@@ -305,7 +305,7 @@ class ChatChunk(Struct, frozen=True, kw_only=True):
     created: int
     model: str
     choices: list[ChatChunkChoice]
-    usage: TokenUsage | None | UnsetType = UNSET
+    usage: TokenUsage | UnsetType | None = UNSET
 
 
 class ModelCard(Struct, frozen=True, kw_only=True):

@@ -60,6 +60,7 @@ class Worker:
         self.metrics: WorkerMetrics | None = None
         self.tracer = tracer
         self.loading = Loading(stage="starting")
+        self.restarts = 0  # engine processes that were lost and replaced
         self.failure: WorkerError | None = None
         self.stopping = asyncio.Event()  # the process is about to leave: endless streams end
         self._draining = False
@@ -95,11 +96,6 @@ class Worker:
         }
         return words.get(self.state, "")
 
-    @property
-    def restarts(self) -> int:
-        """Engine processes that were lost and replaced."""
-        return self.engine.restarts if self.engine is not None else 0
-
     def serving(self) -> EngineClient:
         """The engine, if it takes work now. Raises NotReady."""
         state = self.state
@@ -122,6 +118,7 @@ class Worker:
                 await asyncio.sleep(_WATCH_S)
                 if self.engine.state != state:
                     state = self.engine.state
+                    self.restarts += state == "restarting"
                     log.warning("engine state", extra=fields(state=state))
                     self._announce()
             raise self.engine.failure or WorkerError("The engine has failed.")

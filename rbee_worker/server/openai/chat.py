@@ -95,7 +95,7 @@ class ChatChunks:
 
     def __init__(self, answer: Answer, usage: bool) -> None:
         self._answer = answer
-        self._usage: None | UnsetType = None if usage else UNSET
+        self._usage: UnsetType | None = None if usage else UNSET
 
     def chunks(self, choice: int, event: Event) -> list[ChatChunk]:
         if type(event) is Token:

@@ -88,7 +88,7 @@ def _prompts(worker: Worker, given: Any, faults: list[FieldError]) -> list[Promp
         faults += check_prompt("prompt", given, limit)
         return [given]
     kinds = {type(item) for item in given}
-    if len(kinds) > 1 or not given or len(given) > MAX_PROMPTS and kinds != {int}:
+    if len(kinds) > 1 or not given or (len(given) > MAX_PROMPTS and kinds != {int}):
         message = f"must be one string, or 1..{MAX_PROMPTS} strings, or ids, or lists of ids"
         faults.append(FieldError("prompt", "one kind", message))
         return []
@@ -140,7 +140,7 @@ class CompletionChunks:
 
     def __init__(self, answer: Answer, usage: bool) -> None:
         self._answer = answer
-        self._usage: None | UnsetType = None if usage else UNSET
+        self._usage: UnsetType | None = None if usage else UNSET
         self._scores = [Scores(answer.pieces) for _ in answer.jobs]
 
     def chunks(self, choice: int, event: Event) -> list[Completion]:
