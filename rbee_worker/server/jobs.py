@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from rbee_worker.types import End, Error, Event, Request, Started, Token
 
@@ -61,7 +61,9 @@ class Job:
     log: JobLog = field(default_factory=JobLog)
     correlation_id: str = ""
     trace: bool = False
-    phases: list[dict[str, Any]] = field(default_factory=list)  # trace events of this job
+    prepared_ms: float = 0.0  # from being asked for to its first event
+    send_ms: float = 0.0  # writing its events to streams, so far
+    sent_events: int = 0
     finished: float | None = None  # Unix seconds
     last_token: float | None = None  # monotonic seconds
     pump: asyncio.Task[None] | None = None

@@ -23,6 +23,7 @@ import uvloop
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError, WorkerError
 from rbee_worker.observe.log import fields, logger
+from rbee_worker.observe.trace import Tracer
 from rbee_worker.server.app import build_app
 from rbee_worker.server.connection import connection_class
 from rbee_worker.server.health import worker_info
@@ -102,7 +103,8 @@ class Service:
         self.settings = settings
         self._signals_heard = signals
         self._start = start
-        self.worker = Worker(settings)
+        self.tracer = Tracer(settings.trace) if settings.trace else None
+        self.worker = Worker(settings, tracer=self.tracer)
         config = uvicorn.Config(
             build_app(self.worker, token),
             http=connection_class(settings),
@@ -141,13 +143,23 @@ class Service:
             await self.worker.close()
             self.server.should_exit = True
             await http
+            if self.tracer is not None:
+                self.tracer.close()
         return code
 
     def _companions(self) -> list[asyncio.Task[None]]:
-        """Tasks that run beside the serving: heartbeats."""
-        if not self.settings.hive_url:
-            return []
-        return [asyncio.create_task(self._beat())]
+        """Tasks that run beside the serving: heartbeats, and keeping the trace file fresh."""
+        tasks = []
+        if self.settings.hive_url:
+            tasks.append(asyncio.create_task(self._beat()))
+        if self.tracer is not None:
+            tasks.append(asyncio.create_task(self._flush(self.tracer)))
+        return tasks
+
+    async def _flush(self, tracer: Tracer) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            tracer.flush()
 
     async def _beat(self) -> None:
         from rbee_worker.observe.heartbeat import Heartbeat  # httpx: not before the socket answers

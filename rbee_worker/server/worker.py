@@ -184,6 +184,7 @@ class Worker:
         job = Job(request, correlation_id=correlation_id(), trace=trace)
         events = self.serving().generate(request)
         first = await anext(events)
+        job.prepared_ms = (time.monotonic() - job.born) * 1e3
         job.log.append(first)
         if isinstance(first, Started) and first.sampling.params.echo:
             job.log.append(self._echo(request, first))
@@ -231,10 +232,14 @@ class Worker:
             self.metrics = WorkerMetrics(self)
         return self.metrics
 
-    def sent(self, events: int) -> None:
-        """A stream has written so many events."""
+    def sent(self, job: Job, start_s: float, events: int) -> None:
+        """A stream of `job` has written `events` events since `start_s` (monotonic)."""
+        job.send_ms += (time.monotonic() - start_s) * 1e3
+        job.sent_events += events
         if self.metrics is not None:
             self.metrics.sent(events)
+        if self.tracer is not None:
+            self.tracer.sent(start_s * 1e6, events)
 
     def abandon(self, jobs: Sequence[Job]) -> None:
         """The only reader of these jobs has left: cancel them, without waiting."""

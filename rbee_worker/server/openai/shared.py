@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -152,5 +153,5 @@ async def respond(
         rendering,
         headers=[(k.lower().encode(), v.encode()) for k, v in headers.items()],
         gone=lambda: worker.abandon(answer.jobs),
-        sent=worker.sent,
+        sent=partial(worker.sent, answer.jobs[0]),
     )
