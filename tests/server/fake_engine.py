@@ -188,8 +188,8 @@ class FakeEngineClient:
     async def generate(self, request: Request) -> AsyncIterator[Event]:
         if self.state != "ready":
             raise NotReady(self.state, "not ready")
-        if self._waiting >= self.settings.max_queue:
-            raise QueueFull(f"{self._waiting} requests are waiting")
+        if len(self._live) >= self.fake.slots + self.settings.max_queue:
+            raise QueueFull(f"{len(self._live)} requests are running or waiting already.")
         prompt_ids, resolved = self._prepare(request)
         params = resolved.params
         live = self._live[request.id] = _Live()

@@ -78,9 +78,7 @@ def test_a_stream_can_be_opened_before_during_and_after() -> None:
         job = start(served, max_tokens=40)
         before = served.http.get(job["sse_url"]).text  # no token exists yet
         other = start(served, max_tokens=40)
-        wait_for(
-            lambda: served.http.get(f"/v1/jobs/{other['job_id']}").json()["tokens_out"] > 5
-        )
+        wait_for(lambda: served.http.get(f"/v1/jobs/{other['job_id']}").json()["tokens_out"] > 5)
         during = served.http.get(other["sse_url"]).text
         for url, text in ((job["sse_url"], before), (other["sse_url"], during)):
             assert served.http.get(url).text == text  # after
