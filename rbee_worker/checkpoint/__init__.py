@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rbee_worker.checkpoint import hf_config, mapped, safetensors
-from rbee_worker.checkpoint.formats import TensorSource
+from rbee_worker.checkpoint.formats import DECODABLE, INTEGERS, TensorSource
 from rbee_worker.checkpoint.gguf import GgufFile
-from rbee_worker.checkpoint.names import GENERATION_KEYS, TOKENIZER_KEYS
+from rbee_worker.checkpoint.names import GENERATION_KEYS, TOKENIZER_KEYS, Architecture
 from rbee_worker.checkpoint.refs import resolve
 from rbee_worker.errors import CheckpointError
 
@@ -74,8 +74,19 @@ def _open_gguf(ref: str, path: Path) -> Checkpoint:
         tokenizer_config=mapped.read_keys(file, TOKENIZER_KEYS),
         files={},
         gguf=file,
-        notes=(),
+        notes=_notes(file, row),
     )
+
+
+def _notes(file: GgufFile, row: Architecture) -> tuple[str, ...]:
+    """What a person should hear of a file that opens, but not quite as it should."""
+    notes = []
+    if unused := mapped.unused_keys(file, row):
+        notes.append(f"metadata keys that nothing reads: {', '.join(unused[:20])}")
+    formats = {t.format for t in file.tensors.values()} - DECODABLE - INTEGERS
+    if formats:
+        notes.append(f"weights in {', '.join(sorted(formats))}, which cannot be computed with yet")
+    return tuple(notes)
 
 
 def _open_directory(ref: str, path: Path) -> Checkpoint:
@@ -88,8 +99,7 @@ def _open_directory(ref: str, path: Path) -> Checkpoint:
     files = {name: path / name for name in TOKENIZER_FILES if (path / name).is_file()}
     tokenizer_config = _optional(path / "tokenizer_config.json")
     if "chat_template.jinja" in files:
-        text = files["chat_template.jinja"].read_text(encoding="utf-8")
-        tokenizer_config["chat_template"] = text
+        tokenizer_config["chat_template"] = hf_config.read_text(files["chat_template.jinja"])
     return Checkpoint(
         ref=ref,
         path=path,

@@ -11,6 +11,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from rbee_worker.errors import UnsupportedModel
+
 
 class Format(NamedTuple):
     """`block` consecutive values of a row take `bytes` bytes."""
@@ -73,10 +75,10 @@ FORMATS: dict[str, Format] = {
 GGML_FORMATS: dict[int, Format] = {f.ggml: f for f in FORMATS.values() if f.ggml is not None}
 
 # Formats whose values can be computed with; the others are read as bytes at most.
-DECODABLE: frozenset[str] = frozenset(
-    ("F32", "F16", "BF16", "F64", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
-    + ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
-)
+DECODABLE: frozenset[str] = frozenset(f.name for f in FORMATS.values() if f.is_float) | {
+    *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+}
+INTEGERS: frozenset[str] = frozenset({"I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL"})
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,15 @@ class Packed:
     data: npt.NDArray[np.uint8]
     format: str
     shape: tuple[int, ...]
+
+
+def refuse_unreadable(format: str, tensor: str, where: str) -> None:
+    """Raise UnsupportedModel for a format whose bytes nothing here can make sense of."""
+    if format not in DECODABLE and format not in INTEGERS:
+        raise UnsupportedModel(
+            f"{where}: tensor {tensor!r} is in format {format}, which cannot be read yet.",
+            fix=f"use a version of the model in one of: {', '.join(sorted(DECODABLE))}",
+        )
 
 
 class TensorSource(Protocol):

@@ -22,15 +22,25 @@ MAX_JSON_BYTES = 4 << 20
 _ROPE_TYPES = {"su": "longrope", "default": None, "none": None}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a small JSON file. Raises CheckpointError when it is anything else."""
+def read_text(path: Path) -> str:
+    """A small UTF-8 file. Raises CheckpointError when it is anything else."""
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ValueError(f"larger than {MAX_JSON_BYTES >> 20} MiB")
-        value = json.loads(path.read_bytes())
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: cannot be read as text ({error}).", fix="fetch the file again"
+        ) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a small JSON file. Raises CheckpointError when it is anything else."""
+    try:
+        value = json.loads(read_text(path))
         if not isinstance(value, dict):
             raise ValueError("not a JSON object")
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: cannot be read as JSON ({error}).", fix="fetch the file again"
         ) from None
@@ -61,7 +71,7 @@ def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         for key in ("rope_theta", "partial_rotary_factor"):
             if key in rope:
                 out[key] = rope.pop(key)
-        out["rope_scaling"] = rope
+        out["rope_scaling"] = {"rope_type": "default", **rope}
     scaling = out.get("rope_scaling")
     if scaling is not None and not isinstance(scaling, dict):
         raise CheckpointError(

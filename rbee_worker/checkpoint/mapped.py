@@ -8,10 +8,18 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from rbee_worker.checkpoint.formats import Packed, TensorInfo
 from rbee_worker.checkpoint.gguf import GgufFile
 from rbee_worker.checkpoint.hf_config import canonical
-from rbee_worker.checkpoint.names import GGUF_ARCHITECTURES, Architecture, Key, Row
+from rbee_worker.checkpoint.names import (
+    GGUF_ARCHITECTURES,
+    INERT_KEYS,
+    Architecture,
+    Key,
+    Row,
+)
 from rbee_worker.checkpoint.ops import OPS
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 
@@ -37,7 +45,21 @@ def architecture_of(file: GgufFile) -> Architecture:
         raise CheckpointError(f"{file.path}: has no general.architecture.", fix=_CONVERT)
     if found not in GGUF_ARCHITECTURES:
         raise unsupported_architecture(found, GGUF_ARCHITECTURES, str(file.path))
+    parts = file.metadata.get("split.count", 1)
+    if parts != 1:
+        raise UnsupportedModel(
+            f"{file.path}: one part of a model split into {str(parts)[:10]} files.",
+            fix="merge them into one file with llama-gguf-split --merge",
+        )
     return GGUF_ARCHITECTURES[found]
+
+
+def unused_keys(file: GgufFile, arch: Architecture) -> list[str]:
+    """Keys about the architecture that no table row reads."""
+    prefix = str(file.metadata["general.architecture"]) + "."
+    read = {prefix + key.gguf for key in arch.keys} | {prefix + key for key in INERT_KEYS}
+    read |= {prefix + key for key, _ in arch.variants}
+    return sorted(k for k in file.metadata if k.startswith(prefix) and k not in read)
 
 
 def read_config(file: GgufFile, arch: Architecture) -> tuple[str, dict[str, Any]]:
@@ -96,7 +118,13 @@ def _checked(file: GgufFile, name: str, kind: str) -> Any:
     }[kind]
     if not good:
         raise CheckpointError(f"{file.path}: {name} is {str(value)[:40]!r}.", fix=_CONVERT)
-    return value
+    return _decimal(value) if type(value) is float else value
+
+
+def _decimal(value: float) -> float:
+    """The number that was written: 1e-05 for the float32 9.999999747378752e-06."""
+    short = np.float32(value)
+    return float(str(short)) if float(short) == value else value
 
 
 def _derive_sizes(file: GgufFile, config: dict[str, Any]) -> None:
@@ -104,6 +132,9 @@ def _derive_sizes(file: GgufFile, config: dict[str, Any]) -> None:
     embedding = file.tensors.get("token_embd.weight")
     if embedding is not None and embedding.shape:
         config["vocab_size"] = embedding.shape[0]  # padding included, as in HF
+    tokens = file.metadata.array_length("tokenizer.ggml.tokens")
+    if "vocab_size" not in config and tokens is not None:
+        config["vocab_size"] = tokens
     heads = config.get("num_attention_heads")
     if heads is None:
         return
@@ -176,7 +207,7 @@ class GgufSource:
 
 def _split(name: str) -> tuple[str, str]:
     """ "blk.12.attn_q.weight" -> ("blk.{}.attn_q.weight", "12")."""
-    match = re.match(r"([a-z]+\.)?blk\.(\d{1,6})\.", name)
+    match = re.match(r"([a-z]+\.)?blk\.([0-9]{1,6})\.", name)
     if match is None:
         return name, ""
     return f"{match[1] or ''}blk.{{}}.{name[match.end() :]}", match[2]

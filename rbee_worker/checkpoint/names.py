@@ -113,6 +113,9 @@ TOKENIZER_KEYS = (
     Key("tokenizer.ggml.add_eos_token", "add_eos_token", "flag", whole=True),
 )
 
+# Keys that change no number: what happened in training, how rows were laid out for loading.
+INERT_KEYS = ("rope.scaling.finetuned", "tensor_data_layout", "expert_used_count")
+
 # ---- tensors
 
 EMBEDDING_ROWS = (

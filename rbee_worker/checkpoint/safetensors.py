@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from rbee_worker.checkpoint.formats import FORMATS, Packed, TensorInfo
-from rbee_worker.errors import BadReference, CheckpointError, UnsupportedModel
+from rbee_worker.checkpoint.formats import FORMATS, Packed, TensorInfo, refuse_unreadable
+from rbee_worker.checkpoint.mapping import map_file
+from rbee_worker.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -66,15 +67,7 @@ class SafetensorsFile:
 
         Raises BadReference when it cannot be opened, CheckpointError when it is damaged.
         """
-        try:
-            with path.open("rb") as file:
-                if path.stat().st_size < 10:
-                    raise _bad(path, "too short to be a safetensors file")
-                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise BadReference(
-                f"{path}: cannot be opened ({error}).", fix="check the path and its permissions"
-            ) from None
+        data = map_file(path, "a safetensors file", 10)
         n = int.from_bytes(data[:8], "little")
         if n > len(data) - 8:
             raise _bad(path, f"the header says {n} bytes, the file has {len(data) - 8} after it")
@@ -85,14 +78,10 @@ class SafetensorsFile:
     def read(self, name: str) -> Packed:
         """A view of the tensor in the mapped file (read-only, kept alive by the view).
 
-        Raises KeyError for an unknown name, UnsupportedModel for a dtype that we do not know.
+        Raises KeyError for an unknown name, UnsupportedModel for a dtype that nothing decodes.
         """
         t = self.tensors[name]
-        if t.format not in FORMATS:
-            raise UnsupportedModel(
-                f"{self.path}: tensor {name!r} has the unknown dtype {t.format}.",
-                fix="use a checkpoint in BF16, F16 or F32",
-            )
+        refuse_unreadable(t.format, name, str(self.path))
         rows = prod(t.shape[:-1])
         data = np.frombuffer(self._data, np.uint8, t.nbytes, t.offset)
         return Packed(data.reshape(rows, t.nbytes // max(rows, 1)), t.format, t.shape)

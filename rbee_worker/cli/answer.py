@@ -49,7 +49,7 @@ class Answer:
         return (usage.output_tokens - 1) / usage.decode_ms * 1000
 
     def summary(self) -> str:
-        """"24 tokens at 31.2 tok/s, prompt of 38 tokens in 0.21 s, stopped: max_tokens"."""
+        """ "24 tokens at 31.2 tok/s, prompt of 38 tokens in 0.21 s, stopped: max_tokens"."""
         assert self.end is not None
         usage = self.end.usage
         speed = f" at {self.tokens_per_s:.1f} tok/s" if self.tokens_per_s else ""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rbee_worker import params
 from rbee_worker.cli.conversation import HELP, Conversation
 from rbee_worker.cli.failure import INTERRUPTED
 from rbee_worker.cli.terminal import aside, bold, dim, error_line, visible, write_answer
@@ -29,9 +30,7 @@ if TYPE_CHECKING:
 def chat(
     settings: Settings,
     sampling: dict[str, Any],
-    system: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="the system message")
-    ] = None,
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="the system message")] = None,
 ) -> None:
     """Talk with the model; /help lists what you can do."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -46,7 +45,6 @@ def chat(
 async def _chat(settings: Settings, sampling: dict[str, Any], system: str | None) -> int:
     from rbee_worker.cli.interrupt import Interrupt
     from rbee_worker.cli.prompt import Prompt
-    from rbee_worker.cli.sampling import parse_one
     from rbee_worker.cli.session import open_engine
 
     interrupt = Interrupt()
@@ -60,7 +58,7 @@ async def _chat(settings: Settings, sampling: dict[str, Any], system: str | None
                     f"{settings.model} has no chat template.",
                     fix='continue text with: rbee-worker generate "...".',
                 )
-            talk = Conversation(parse_one, system, params=dict(sampling))
+            talk = Conversation(params.from_text, system, params=dict(sampling))
             await ChatLoop(client, talk, Prompt(), interrupt).run()
         finally:
             await opening.__aexit__(None, None, None)

@@ -84,7 +84,9 @@ async def _generate(settings: Settings, request: Request, *, as_json: bool, quie
 def _prompt(given: str | None) -> str:
     """The prompt argument, or stdin for `-` and for a pipe without argument."""
     if given is None and sys.stdin.isatty():
-        raise UsageError("no prompt.", fix='rbee-worker generate "Once upon a time", or - for stdin.')
+        raise UsageError(
+            "no prompt.", fix='rbee-worker generate "Once upon a time", or - for stdin.'
+        )
     if given in (None, "-"):
         try:
             text = sys.stdin.read()

@@ -24,6 +24,7 @@ app = typer.Typer(
     help="An LLM inference worker: one model, one device group, jobs and streams.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 command(app, sampling=True)(generate)
@@ -51,7 +52,7 @@ def _common(
 def main() -> None:
     """Console script `rbee-worker`: runs a command and exits with its code."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="rbee-worker", standalone_mode=False)
     except typer.TyperException as e:
         error_line(_usage(e))
         code = 2

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from rbee_worker.cli.failure import one_line
+from rbee_worker.cli.sampling import collect, keyword, parameters
 from rbee_worker.config import OPTIONS, SERVE, Option, parse
 from rbee_worker.observe import log
 
@@ -29,18 +30,17 @@ def command(
 
     fields: the settings that it has options for; all others come from the environment. The function
     receives `settings: Settings`, with sampling also `sampling: dict[str, Any]` (raw parameters, as
-    a request has them), and its own parameters. A parameter named `ref` replaces the option --model.
+    a request has them), and its own parameters. A parameter `ref` replaces the option --model.
     """
 
     def register(run: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(run, eval_str=True).parameters
         mine = [p for p in own.values() if p.name not in ("settings", "sampling")]
-        rows = [o for o in OPTIONS if o.field in fields and not (o.field == "model" and "ref" in own)]
-        extra = [_parameter(o) for o in rows]
-        if sampling:
-            from rbee_worker.cli import sampling as sampling_options
-
-            extra += sampling_options.parameters()
+        rows = [
+            o for o in OPTIONS if o.field in fields and not (o.field == "model" and "ref" in own)
+        ]
+        extra = parameters() if sampling else []
+        extra += [_parameter(o) for o in rows]
 
         def call(**values: Any) -> None:
             with one_line(values.pop("debug")):
@@ -52,7 +52,7 @@ def command(
                 if "ref" in own:
                     values["ref"] = settings.model
                 if sampling:
-                    values["sampling"] = sampling_options.collect(values)
+                    values["sampling"] = collect(values)
                 run(settings=settings, **values)
 
         call.__doc__ = run.__doc__
@@ -74,7 +74,9 @@ def _parameter(option: Option) -> inspect.Parameter:
             rich_help_panel=option.group,
         )
         return keyword(option.field, bool, declared)
-    metavar = "|".join(option.choices) or ("N" if option.kind is int else "TEXT")
+    metavar = "|".join(c for c in option.choices if c not in option.later) or (
+        "N" if option.kind is int else "TEXT"
+    )
     declared = typer.Option(
         option.flag,
         *option.also,
@@ -100,14 +102,4 @@ def _debug() -> inspect.Parameter:
     )
     return inspect.Parameter(
         "debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, declared]
-    )
-
-
-def keyword(name: str, kind: Any, declared: Any) -> inspect.Parameter:
-    """A parameter that is None unless given."""
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[kind | None, declared],
     )

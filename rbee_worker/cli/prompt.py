@@ -12,7 +12,7 @@ from prompt_toolkit.formatted_text import HTML
 from prompt_toolkit.history import FileHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
-from rbee_worker.params import PARAMETERS
+from rbee_worker import params
 
 _COMMANDS = ("/help", "/system", "/reset", "/retry", "/stats", "/save", "/quit")
 
@@ -21,14 +21,12 @@ class Prompt:
     """Reads one message at a time from the terminal."""
 
     def __init__(self) -> None:
-        names = {p.name: None for p in PARAMETERS}
+        names = {option.parameter.name: None for option in params.options()}
         self._session: PromptSession[str] = PromptSession(
             HTML("<ansigreen><b>› </b></ansigreen>"),
             history=FileHistory(str(history_file(os.environ))),
             auto_suggest=AutoSuggestFromHistory(),
-            completer=NestedCompleter.from_nested_dict(
-                {"/set": names, **dict.fromkeys(_COMMANDS)}
-            ),
+            completer=NestedCompleter.from_nested_dict({"/set": names, **dict.fromkeys(_COMMANDS)}),
             complete_while_typing=False,
             multiline=True,
             key_bindings=_keys(),

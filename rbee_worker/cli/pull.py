@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
-
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from rbee_worker.cli.terminal import is_rich, size
 from rbee_worker.config import Settings
+
+_WEIGHTS = (".gguf", ".safetensors")
 
 
 def pull(
     settings: Settings,
-    ref: Annotated[str | None, typer.Argument(help="what to fetch (default: smollm2)")] = None,
+    ref: Annotated[
+        str | None, typer.Argument(help="what to fetch (default: RBEE_MODEL, else smollm2)")
+    ] = None,
 ) -> None:
-    """Fetch a model, check it, print where it lies."""
+    """Fetch a model, check it, print where it lies and its checksums."""
+    from rbee_worker.checkpoint import open_checkpoint, refs
+    from rbee_worker.cli.progress import Bar
+
+    with Bar(enabled=is_rich(sys.stderr)) as bar:
+        path = refs.pull(settings.model, bar.update, cache_dir=settings.cache_dir)
+    open_checkpoint(str(path))  # a damaged file is heard of now, not at the first prompt
+    sys.stdout.write(f"{path}\n")
+    for file in weight_files(path):
+        line = f"sha256:{sha256(file)}  {size(file.stat().st_size):>9}  {file.name}\n"
+        sys.stdout.write(line)
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files that hold weights: `path` itself, or those of a directory."""
+    if path.is_file():
+        return [path]
+    return sorted(p for p in path.iterdir() if p.suffix in _WEIGHTS)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

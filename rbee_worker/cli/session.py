@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from rbee_worker.checkpoint import refs
-from rbee_worker.cli.terminal import Status, size
+from rbee_worker.cli.terminal import Status, download_progress
 from rbee_worker.config import Settings
 from rbee_worker.engine.client import EngineClient
 from rbee_worker.engine.messages import Loading
@@ -26,9 +26,7 @@ async def open_engine(settings: Settings, *, quiet: bool = False) -> AsyncIterat
     status = Status()
     show = _ignore if quiet else status.show
     try:
-        refs.resolve(
-            settings.model, cache_dir=settings.cache_dir, progress=download_progress(show)
-        )
+        refs.resolve(settings.model, cache_dir=settings.cache_dir, progress=download_progress(show))
         show("Starting the engine.")
         client = await EngineClient.start(settings, on_loading=lambda m: show(_loading(m)))
         try:
@@ -44,15 +42,6 @@ async def open_engine(settings: Settings, *, quiet: bool = False) -> AsyncIterat
             await client.close()
     finally:
         status.clear()
-
-
-def download_progress(show: Callable[[str], None]) -> Callable[[str, int, int], None]:
-    """A progress callback (name, bytes done, bytes in all or 0) that words what it hears."""
-
-    def progress(name: str, done: int, total: int) -> None:
-        show(f"Fetching {name}: {size(done)}" + (f" of {size(total)}" if total else ""))
-
-    return progress
 
 
 def _loading(message: Loading) -> str:

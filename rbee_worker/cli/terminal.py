@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import TextIO
 
 _DIM, _RED, _BOLD, _OFF = "\x1b[2m", "\x1b[31m", "\x1b[1m", "\x1b[0m"
@@ -53,7 +54,7 @@ def visible(text: str) -> str:
 _PICTURES = {
     **{c: 0x2400 + c for c in range(0x20) if c not in (0x09, 0x0A)},
     0x7F: 0x2421,
-    **{c: 0xFFFD for c in range(0x80, 0xA0)},
+    **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
 }
 
 
@@ -92,3 +93,12 @@ def size(nbytes: float) -> str:
             return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
         nbytes /= 1000
     return f"{nbytes:.1f} TB"
+
+
+def download_progress(show: Callable[[str], None]) -> Callable[[str, int, int], None]:
+    """A progress callback (name, bytes done, bytes in all or 0) that words what it hears."""
+
+    def progress(name: str, done: int, total: int) -> None:
+        show(f"Fetching {name}: {size(done)}" + (f" of {size(total)}" if total else ""))
+
+    return progress

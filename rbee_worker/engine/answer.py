@@ -122,8 +122,9 @@ class Answer:
         """The engine has ended it: flush what is held and close with `End` or `Error`."""
         self.ended = True
         if m.stop.rule == "ERROR" and self._matched_at is None:
-            code = "VRAM_OOM" if m.code == "VRAM_OOM" else "INFERENCE_FAILED"
-            self._add(Error(code=code, message=m.error or "the engine failed on this request."))
+            message = m.error or "the engine failed on this request."
+            oom = m.code == "VRAM_OOM"
+            self._add(Error(code="VRAM_OOM" if oom else "INFERENCE_FAILED", message=message))
             return
         tail = ""
         if self._matched_at is None:

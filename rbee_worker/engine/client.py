@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from rbee_worker.config import Settings
@@ -200,10 +201,10 @@ class EngineClient:
 
     async def _prepare(self, request: Request) -> Prepared:
         assert self.info is not None
-        job = prepare, request, self.text, self.info, self.settings
+        job = partial(prepare, request, self.text, self.info, self.settings)
         if is_quick(request):
-            return job[0](*job[1:])
-        prepared = await asyncio.to_thread(*job)
+            return job()
+        prepared = await asyncio.to_thread(job)
         if self.state != "ready":  # it may have gone meanwhile
             raise NotReady(self.state, f"Not ready: the engine is {self.state}.")
         return prepared
@@ -275,7 +276,9 @@ class EngineClient:
             if isinstance(m, Stats):
                 self.stats = m
                 continue
-            answer = self._answers.get(m.seq) if isinstance(m, OfSequence) else None
+            if not isinstance(m, OfSequence):
+                continue
+            answer = self._answers.get(m.seq)
             if answer is None:
                 continue  # the caller went away
             if isinstance(m, Tokens):

@@ -171,7 +171,9 @@ class Engine:
             if part.chunk.seq in alive:
                 self._score(part.chunk.seq, part.logprobs)
         for draw in pending.draws:
-            if draw.chunk.seq in alive:
+            if draw.chunk.seq in alive and draw.error is not None:
+                self._give_up(draw.chunk.seq, InferenceFailed(draw.error))
+            elif draw.chunk.seq in alive:
                 self._append(draw.chunk.seq, draw.id, draw.logprob)
 
     # ---- what happens to a sequence

@@ -9,7 +9,7 @@ import msgspec
 from rbee_worker.config import Settings
 from rbee_worker.engine.text import TextSide
 from rbee_worker.errors import FieldError, InvalidRequest
-from rbee_worker.params import fit, resolve
+from rbee_worker.params import check_prompt, fit, resolve
 from rbee_worker.types import ModelInfo, Request, Resolved
 
 INLINE_CHARS = 2000  # a prompt that is longer is tokenized off the event loop
@@ -57,38 +57,19 @@ def prepare(request: Request, text: TextSide, info: ModelInfo, settings: Setting
 def _form(
     request: Request, text: TextSide, info: ModelInfo, settings: Settings
 ) -> list[FieldError]:
-    given = {
-        "prompt": request.prompt,
-        "messages": request.messages,
-        "token_ids": request.token_ids,
-    }
-    names = [name for name, value in given.items() if value is not None]
-    if len(names) != 1:
-        what = f"{' and '.join(names)} are given" if names else "none is given"
-        message = f"give exactly one of prompt, messages and token_ids; {what}"
-        return [FieldError(names[0] if names else "prompt", "exactly one", message)]
-    faults = []
-    longest = settings.max_prompt_ratio * info.context
-    if request.prompt == "":
-        faults.append(FieldError("prompt", "at least 1 character", "the prompt is empty"))
-    if request.prompt is not None and len(request.prompt) > longest:
-        message = f"{len(request.prompt)} characters; at most {longest} are read"
-        faults.append(FieldError("prompt", f"at most {longest} characters", message))
+    """What is wrong with the prompt before it is tokenized."""
+    try:
+        check_prompt(
+            request,
+            context=info.context,
+            vocab_size=info.vocab_size,
+            characters_per_token=settings.max_prompt_ratio,
+        )
+    except InvalidRequest as error:
+        return error.errors
     if request.messages is not None and text.chat is None:
         message = "this model has no chat template; use prompt"
-        faults.append(FieldError("messages", "needs a chat template", message))
-    if request.token_ids is not None:
-        faults += _ids(request.token_ids, info.vocab_size)
-    return faults
-
-
-def _ids(ids: tuple[int, ...], vocab_size: int) -> list[FieldError]:
-    wrong = [i for i in ids if not 0 <= i < vocab_size]
-    if not ids:
-        return [FieldError("token_ids", "at least 1 id", "the list is empty")]
-    if wrong:
-        message = f"{len(wrong)} ids are outside the vocabulary, the first is {wrong[0]}"
-        return [FieldError("token_ids", f"0..{vocab_size - 1}", message, wrong[0])]
+        return [FieldError("messages", "a model with a chat template", message)]
     return []
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from rbee_worker.engine.batch import ScoreRows, build_batch
+from rbee_worker.engine.logprobs import score
 from rbee_worker.engine.scheduler import Chunk
-from rbee_worker.engine.score import score_rows
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.ops.batch import Batch
 from rbee_worker.state.specs import StateGroup
@@ -45,11 +45,12 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Draw:
-    """The token drawn for the last row of a chunk."""
+    """The token drawn for the last row of a chunk; `error`: why there is none."""
 
     chunk: Chunk
     id: int
     logprob: TokenLogprob | None
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,8 @@ class Runner:
         if n:
             logits = self._model.head(hidden[rows[:n]])
             sampled = self._sampler.sample(logits, [c.seq.slot for c in step.draws])
-            draws = [
-                Draw(*drawn)
-                for drawn in zip(step.draws, sampled.ids, sampled.logprobs, strict=True)
-            ]
+            drawn = zip(step.draws, sampled.ids, sampled.logprobs, strict=True)
+            draws = [Draw(*d, sampled.errors.get(i)) for i, d in enumerate(drawn)]
         scores = []
         for part in step.scores:
             scores.append(self._score(hidden[rows[n : n + len(part.targets)]], part))
@@ -118,5 +117,6 @@ class Runner:
         found: list[TokenLogprob] = []
         for i in range(0, len(part.targets), SCORE_ROWS):
             logits = self._model.head(hidden[i : i + SCORE_ROWS])
-            found += score_rows(logits, part.targets[i : i + SCORE_ROWS], top)
+            targets = part.targets[i : i + SCORE_ROWS]
+            found += score(logits, targets, [top] * len(targets))
         return Scores(part.chunk, tuple(found))

@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from rbee_worker import errors
 from rbee_worker.config import Settings
 from rbee_worker.engine.host import EngineHost
 from rbee_worker.engine.messages import Configure, LoadFailed, Loading, Ready
 from rbee_worker.engine.text import TextSide, open_text
-from rbee_worker.errors import ModelError, WorkerError
+from rbee_worker.errors import (
+    BadReference,
+    CheckpointError,
+    DeviceLost,
+    ModelError,
+    OutOfMemory,
+    UnsupportedModel,
+    UsageError,
+    WorkerError,
+)
 from rbee_worker.types import ModelInfo
 
 if TYPE_CHECKING:
@@ -82,13 +90,14 @@ async def _engine_ready(host: EngineHost, progress: Progress) -> ModelInfo:
 
 def _load_error(m: LoadFailed) -> WorkerError:
     """The engine's exception again, by its code; its message is complete."""
-    kinds = {e.code: e for e in vars(errors).values() if isinstance(e, type) and _plain(e)}
-    kind = kinds.get(m.code, ModelError)
-    error = kind(m.message)
+    kinds: tuple[type[WorkerError], ...] = (
+        UsageError,
+        BadReference,
+        CheckpointError,
+        UnsupportedModel,
+        OutOfMemory,
+        DeviceLost,
+    )
+    error = next((k for k in kinds if k.code == m.code), ModelError)(m.message)
     error.exit_code = m.exit_code
     return error
-
-
-def _plain(kind: type) -> bool:
-    """An error class that is made from a message alone."""
-    return issubclass(kind, WorkerError) and kind.__init__ is WorkerError.__init__

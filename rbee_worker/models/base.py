@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rbee_worker.layers.linear import Linear
-from rbee_worker.ops import Ops, Weight
+from rbee_worker.ops import Ops, RopeSpec, Weight
 from rbee_worker.ops.batch import Batch
 from rbee_worker.state.specs import StateGroup
 
@@ -22,7 +22,8 @@ class Decoder:
     """A model as the engine sees it: rows of hidden states, and logits of chosen rows.
 
     context: longest sequence it was made for, tokens. logits_scale multiplies the logits;
-    logits_softcap bends them.
+    logits_softcap bends them. ropes: every rotary table in use; where one depends on a sequence's
+    length, sequences share cached keys only if theirs agree.
     """
 
     ops: Ops
@@ -37,6 +38,7 @@ class Decoder:
     logits_scale: float = 1.0
     logits_softcap: float | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)  # tensors left unread: why
+    ropes: tuple[RopeSpec, ...] = ()
     n_parameters: int = 0
     notes: tuple[str, ...] = ()
 

@@ -99,6 +99,7 @@ def build(c: Config, w: Weights) -> Decoder:
         groups=w.states.groups,
         vocab_size=c.vocab_size,
         context=c.max_position_embeddings,
+        ropes=(rope,),
         skipped=w.finish(SKIP | (TIED if c.tie_word_embeddings else {})),
     )
 

@@ -26,9 +26,7 @@ _STOPS = {
 def queued(job_id: str, ahead: int) -> Narration:
     """The request waits behind `ahead` others."""
     human = "Next in line." if ahead == 0 else f"Queued behind {_count(ahead, 'request')}."
-    return Narration(
-        actor=SCHEDULER, action="queued", target=job_id, human=human, job_id=job_id
-    )
+    return Narration(actor=SCHEDULER, action="queued", target=job_id, human=human, job_id=job_id)
 
 
 def prompt_scheduled(job_id: str, tokens: int, cached: int, waited_ms: float) -> Narration:
@@ -46,9 +44,7 @@ def prompt_scheduled(job_id: str, tokens: int, cached: int, waited_ms: float) ->
 def preempted(job_id: str, tokens: int) -> Narration:
     """The cache is full: the sequence gives its blocks up and computes `tokens` tokens again."""
     human = f"Paused to make room: {_count(tokens, 'token')} will be computed again."
-    return Narration(
-        actor=SCHEDULER, action="preempted", target=job_id, human=human, job_id=job_id
-    )
+    return Narration(actor=SCHEDULER, action="preempted", target=job_id, human=human, job_id=job_id)
 
 
 def engine_restarting(reason: str) -> Narration:

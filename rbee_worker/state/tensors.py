@@ -1,12 +1,14 @@
 """The memory behind `StatePool`: one pair of tensors for each paged group, some for each fixed one.
 
-Zeroed, and lazily: the system gives a page when a block on it is first written.
+Zeroed, and lazily on the CPU: the system gives a page when a block on it is first written.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +19,7 @@ STATE_DTYPES: dict[str, torch.dtype] = {
     "bf16": torch.bfloat16,
     "f16": torch.float16,
 }
+ALIGNMENT = 64  # bytes; a cache line, and the widest vector
 
 
 class StateTensors:
@@ -43,9 +46,9 @@ class StateTensors:
             spec = group.spec
             if isinstance(spec, PagedKV):
                 shape = (group.layers, blocks, block_size, spec.heads)
-                k = torch.zeros((*shape, spec.k_dim), dtype=kv, device=device)
+                k = zeros((*shape, spec.k_dim), kv, device)
                 # values of a latent cache are the first columns of its keys: nothing is stored
-                v = torch.zeros((*shape, spec.v_dim), dtype=kv, device=device)
+                v = zeros((*shape, spec.v_dim), kv, device)
                 self.paged.append((k, v))
                 self.fixed.append(None)
             else:
@@ -65,8 +68,17 @@ class StateTensors:
                 tensor[:, slot].zero_()
 
 
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Tensor:
+    """Zeros that cost nothing until they are touched. torch writes its zeros at once, which makes
+    a large pool slow to start and takes its memory whether or not it is ever used."""
+    if device != "cpu" or 0 in shape:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    size = math.prod(shape) * dtype.itemsize
+    data = np.zeros(size + ALIGNMENT, dtype=np.uint8)
+    start = -data.ctypes.data % ALIGNMENT
+    return torch.from_numpy(data[start : start + size]).view(dtype).view(shape)
+
+
 def _fixed(spec: Fixed, layers: int, slots: int, device: str) -> tuple[Tensor, ...]:
     dtype = STATE_DTYPES[spec.dtype]
-    return tuple(
-        torch.zeros((layers, slots, *shape), dtype=dtype, device=device) for shape in spec.shapes
-    )
+    return tuple(zeros((layers, slots, *shape), dtype, device) for shape in spec.shapes)

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as Backend
 
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 from rbee_worker.tokenizer.core import Tokenizer
-from rbee_worker.tokenizer.pieces import Decoding
+from rbee_worker.tokenizer.pieces import META, Decoding
 from rbee_worker.tokenizer.pretokenizers import (
     ALIASES,
     FALLBACK,
@@ -146,9 +146,17 @@ def _vocabulary(meta: Metadata) -> Vocabulary:
     if keep is not None and meta[_KEY + "model"] == "llama":
         rstrip = frozenset(p for p, t in zip(pieces, types, strict=True) if t == PieceType.CONTROL)
         rstrip -= keep
+    if meta[_KEY + "model"] == "llama":
+        pieces = [_respelled(p, t) for p, t in zip(pieces, types, strict=True)]
     if not scores and meta[_KEY + "model"] == "llama":
         scores = [-float(i) for i in range(len(pieces))]
     return Vocabulary(pieces, types, scores, rstrip)
+
+
+def _respelled(piece: str, kind: int) -> str:
+    """Converters write user-defined runs of blanks as blanks; the model spells them with ▁."""
+    blank = kind == PieceType.USER_DEFINED and piece and not piece.strip(" ")
+    return META * len(piece) if blank else piece
 
 
 def _column(meta: Metadata, name: str, kind: type) -> list[Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from math import inf
 
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
@@ -137,11 +138,17 @@ def unigram(vocab: Vocabulary, blanks: Whitespace) -> tuple[Tokenizer, Decoding]
 
 
 def merges_by_score(vocab: Vocabulary) -> list[tuple[str, str]]:
-    """Every way to make a piece of two others, best score first; of one piece, lower ids first
-    (the order in which published tokenizer.json files list them)."""
+    """Every way to make a piece of two others, in the order published tokenizer.json files have:
+    user-defined runs of blanks, then best score first; of one piece, lower ids first.
+
+    Other user-defined pieces and special ones are found before merging and are never merged into.
+    """
     index = vocab.index
     ranked: list[tuple[float, int, int, str, str]] = []
-    for piece, score in zip(vocab.pieces, vocab.scores, strict=True):
+    for piece, kind, score in zip(vocab.pieces, vocab.types, vocab.scores, strict=True):
+        if kind in _SPECIAL or (kind == PieceType.USER_DEFINED and piece.strip(META)):
+            continue
+        rank = -inf if kind == PieceType.USER_DEFINED else -score
         local = [
             (left, right, piece[:cut], piece[cut:])
             for cut in range(1, len(piece))
@@ -149,7 +156,7 @@ def merges_by_score(vocab: Vocabulary) -> list[tuple[str, str]]:
             and (right := index.get(piece[cut:])) is not None
         ]
         local.sort()
-        ranked.extend((-score, *way) for way in local)
+        ranked.extend((rank, *way) for way in local)
     ranked.sort(key=lambda way: way[0])
     return [way[3:] for way in ranked]
 
@@ -159,7 +166,8 @@ def _normalizers(blanks: Whitespace) -> list[normalizers.Normalizer]:
     if blanks.charsmap:
         steps.append(normalizers.Precompiled(blanks.charsmap))
     if blanks.collapse:
-        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+        ends = normalizers.Replace(Regex(r"\A +| +\z"), "")
+        steps += [ends, normalizers.Replace(Regex(" {2,}"), " ")]
     if blanks.prefix and blanks.every_segment:
         steps.append(normalizers.Prepend(META))
     return [*steps, normalizers.Replace(" ", META)]

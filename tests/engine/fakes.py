@@ -152,7 +152,7 @@ class FakeSampler:
             lp = float(torch.log_softmax(row, 0)[token])
             wanted = params.logprobs is not None
             logprobs.append(TokenLogprob(id=token, logprob=lp) if wanted else None)
-        return SimpleNamespace(ids=ids, logprobs=logprobs)
+        return SimpleNamespace(ids=ids, logprobs=logprobs, errors={})
 
 
 def make_engine(

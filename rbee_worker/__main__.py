@@ -1,0 +1,5 @@
+"""`python -m rbee_worker` is `rbee-worker`."""
+
+from rbee_worker.cli.main import main
+
+main()

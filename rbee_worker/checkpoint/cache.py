@@ -1,0 +1,111 @@
+"""The directory of downloaded models: one lock a model, room checked first, whole files only."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rbee_worker.errors import ModelError
+
+Progress = Callable[[str, int, int], None]  # (what, bytes done, bytes in all; 0 = not known)
+
+SPARE_BYTES = 64 << 20  # left free on the disk
+COPY_BYTES = 1 << 20
+POLL_SECONDS = 0.2
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """The progress callback of those who give none."""
+
+
+def cache_root(cache_dir: str = "") -> Path:
+    """`cache_dir`, or rbee-worker/models in the user's cache directory; it need not exist."""
+    if cache_dir:
+        return Path(cache_dir).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification ignores relative paths.
+    home = Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()
+    return home / "rbee-worker" / "models"
+
+
+@contextmanager
+def disk_errors(where: Path) -> Iterator[None]:
+    """A full or read-only disk becomes one clear line."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(
+            f"{where}: cannot be written ({error.strerror or error}).",
+            fix="free some room, or choose another model cache with --cache-dir",
+        ) from None
+
+
+@contextmanager
+def exclusive(directory: Path, progress: Progress) -> Iterator[None]:
+    """Hold the lock of a cache directory; processes that want it meanwhile wait here."""
+    with disk_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                progress("waiting for another process that fetches this model", 0, 0)
+                time.sleep(POLL_SECONDS)
+        yield
+    finally:
+        os.close(lock)  # releases the lock
+
+
+def need_room(directory: Path, nbytes: int, what: str) -> None:
+    """Raise ModelError unless `nbytes` more fit on the disk that holds `directory`."""
+    while not directory.exists():
+        directory = directory.parent
+    free = shutil.disk_usage(directory).free
+    if free < nbytes + SPARE_BYTES:
+        raise ModelError(
+            f"{what} needs {_mib(nbytes + SPARE_BYTES)} on the disk of {directory}, "
+            f"{_mib(free)} are free.",
+            fix="free some room, or choose another model cache with --cache-dir",
+        )
+
+
+@contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """A path to write; it becomes `target` when the block ends well, and is gone otherwise."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".partial-", dir=target.parent)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.chmod(0o644)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path, progress: Progress, name: str) -> str:
+    """The file's SHA-256, in hexadecimal. name: what a person knows it by."""
+    digest, done, total = hashlib.sha256(), 0, path.stat().st_size
+    with path.open("rb") as file:
+        while block := file.read(COPY_BYTES):
+            digest.update(block)
+            done += len(block)
+            progress(f"checking {name}", done, total)
+    return digest.hexdigest()
+
+
+def _mib(nbytes: int) -> str:
+    return f"{nbytes / (1 << 20):.0f} MiB"

@@ -1,0 +1,237 @@
+"""The front of a GGUF file: a cursor that trusts no size, and metadata decoded on first use.
+
+Nothing is allocated before its size is checked, and nothing is decoded that nobody asks for: a
+hostile file costs neither time nor memory, a vocabulary of 128k tokens is stepped over in
+milliseconds.
+"""
+
+from __future__ import annotations
+
+import mmap
+from array import array
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from struct import Struct
+from typing import Any
+
+import numpy as np
+
+from rbee_worker.errors import CheckpointError
+
+MAX_METADATA_BYTES = 64 << 20  # a 262k vocabulary with merges takes 15 MiB
+MAX_ITEMS = 2 << 20  # keys, tensors and array elements in all
+MAX_KEYS = 1 << 16
+MAX_KEY_BYTES = 1 << 16
+MAX_NESTING = 4
+BATCH = 1 << 15  # strings decoded together
+
+REFETCH = "download the file again (it is damaged or was cut short)"
+FOREIGN = "convert the model again with a current GGUF converter"
+
+_U32 = Struct("<I")
+_U64 = Struct("<Q")
+_BOOL, _STRING, _ARRAY = 7, 8, 9
+_CODES = ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "u1", None, None, "u8", "i8", "f8")
+_NUMBERS: dict[int, np.dtype[Any]] = {
+    number: np.dtype(f"<{code}") for number, code in enumerate(_CODES) if code
+}
+
+
+class Cursor:
+    """Reads forward through the header of one file; every read is checked against its end."""
+
+    def __init__(self, path: Path, data: mmap.mmap) -> None:
+        self.path = path
+        self.data = data
+        self.size = len(data)
+        self.at = 0
+        self.items = 0
+
+    def bad(self, what: str, fix: str = REFETCH) -> CheckpointError:
+        return CheckpointError(f"{self.path}: {what}.", fix=fix)
+
+    def count(self, items: int, each: int, what: str) -> None:
+        """Refuse `items` things of at least `each` bytes that the file cannot hold."""
+        if items * each > self.size - self.at:
+            raise self.bad(f"{what} says {items} entries, the file ends before them")
+        self.items += items
+        if self.items > MAX_ITEMS:
+            raise self.bad(f"{what} brings the header over {MAX_ITEMS} items", FOREIGN)
+
+    def skip(self, n: int, what: str) -> int:
+        """Step over n bytes; where they start."""
+        start = self.at
+        if n > self.size - start:
+            raise self.bad(f"the file ends inside {what}")
+        self.at = start + n
+        return start
+
+    def u32(self, what: str) -> int:
+        return int(_U32.unpack_from(self.data, self.skip(4, what))[0])
+
+    def u64(self, what: str) -> int:
+        return int(_U64.unpack_from(self.data, self.skip(8, what))[0])
+
+    def text(self, what: str, limit: int) -> str:
+        """A string that names something: short, valid UTF-8, not empty."""
+        n = self.u64(what)
+        if not 0 < n <= limit:
+            raise self.bad(f"the length of {what} is {n}, allowed is 1 to {limit}", FOREIGN)
+        start = self.skip(n, what)
+        try:
+            return self.data[start : start + n].decode()
+        except UnicodeDecodeError:
+            raise self.bad(f"{what} is not UTF-8") from None
+
+    def value(self, kind: int, what: str, depth: int = 0) -> None:
+        """Step over a metadata value of type number `kind`."""
+        if kind == _STRING:
+            self.skip(self.u64(what), what)
+        elif kind == _ARRAY:
+            self._array(what, depth)
+        elif kind in _NUMBERS:
+            self.skip(_NUMBERS[kind].itemsize, what)
+        else:
+            raise self.bad(f"{what} has the unknown type {kind}", FOREIGN)
+
+    def _array(self, what: str, depth: int) -> None:
+        kind, n = self.u32(what), self.u64(what)
+        if kind in _NUMBERS:
+            self.count(n, _NUMBERS[kind].itemsize, what)
+            self.skip(n * _NUMBERS[kind].itemsize, what)
+        elif kind == _STRING:
+            self.count(n, 8, what)
+            self._strings(n, what)
+        elif kind == _ARRAY:
+            if depth >= MAX_NESTING:
+                raise self.bad(f"{what} nests arrays deeper than {MAX_NESTING}", FOREIGN)
+            self.count(n, 12, what)
+            for _ in range(n):
+                self._array(what, depth + 1)
+        else:
+            raise self.bad(f"{what} is an array of the unknown type {kind}", FOREIGN)
+
+    def _strings(self, n: int, what: str) -> None:
+        # A vocabulary: hundreds of thousands of strings, so no call per string but the unpack.
+        length, view, at, last = _U64.unpack_from, memoryview(self.data), self.at, self.size - 8
+        for _ in range(n):
+            if at > last:
+                raise self.bad(f"the file ends inside {what}")
+            at += 8 + length(view, at)[0]
+        self.at = at
+        if at > self.size:
+            raise self.bad(f"the file ends inside {what}")
+
+
+class Metadata(Mapping[str, Any]):
+    """Keys of the file and their values, decoded on first use.
+
+    Numbers are int, float or bool, strings str, arrays (also nested) lists of these.
+    """
+
+    def __init__(self, path: Path, data: mmap.mmap, index: dict[str, tuple[int, int]]) -> None:
+        self._path = path
+        self._data = data
+        self._index = index  # key -> (type number, where the value starts)
+        self._decoded: dict[str, Any] = {}
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self._decoded:
+            kind, at = self._index[key]
+            self._decoded[key] = self._decode(kind, at, key)[0]
+        return self._decoded[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._index
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._index)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def array_length(self, key: str) -> int | None:
+        """Elements of an array without decoding it; None when the key is absent or no array."""
+        kind, at = self._index.get(key, (-1, 0))
+        return int(_U64.unpack_from(self._data, at + 4)[0]) if kind == _ARRAY else None
+
+    def _decode(self, kind: int, at: int, key: str) -> tuple[Any, int]:
+        """(value, where it ends). Sizes were checked when the file was opened."""
+        if kind == _STRING:
+            end = at + 8 + _U64.unpack_from(self._data, at)[0]
+            return self._data[at + 8 : end].decode(errors="replace"), end
+        if kind == _ARRAY:
+            return self._decode_array(at, key)
+        values, end = self._numbers(kind, at, 1)
+        return values[0], end
+
+    def _numbers(self, kind: int, at: int, n: int) -> tuple[list[Any], int]:
+        dtype = _NUMBERS[kind]
+        values = np.frombuffer(self._data, dtype, n, at) if n else np.empty(0, dtype)
+        end = at + n * dtype.itemsize
+        return (values.astype(bool) if kind == _BOOL else values).tolist(), end
+
+    def _decode_array(self, at: int, key: str) -> tuple[list[Any], int]:
+        kind = _U32.unpack_from(self._data, at)[0]
+        n = _U64.unpack_from(self._data, at + 4)[0]
+        at += 12
+        if kind in _NUMBERS:
+            return self._numbers(kind, at, n)
+        values: list[Any] = []
+        if kind == _ARRAY:
+            for _ in range(n):
+                value, at = self._decode_array(at, key)
+                values.append(value)
+            return values, at
+        view = memoryview(self._data)
+        for done in range(0, n, BATCH):
+            some, at = _decode_strings(view, at, min(BATCH, n - done))
+            if some is None:
+                what = f"an element of metadata key {key!r} is not UTF-8"
+                raise CheckpointError(f"{self._path}: {what}.", fix=REFETCH)
+            values += some
+        return values, at
+
+
+def _decode_strings(view: memoryview, first: int, n: int) -> tuple[list[str] | None, int]:
+    """n strings from byte `first` on (None when one is not UTF-8), and where they end.
+
+    Each length gives way to one zero byte, so that all are decoded, then split, in one call.
+    """
+    starts, at, length = array("q"), first, _U64.unpack_from
+    for _ in range(n):
+        starts.append(at)
+        at += 8 + length(view, at)[0]
+    text = np.array(view[first:at])
+    heads = np.array(starts) - first
+    keep = np.ones(len(text), dtype=bool)
+    keep[(heads[:, None] + np.arange(1, 8)).ravel()] = False
+    text[heads] = 0
+    try:
+        found = text[keep].tobytes().decode().split("\0")[1:]
+        if len(found) != n:  # a string has a zero byte of its own
+            ends = [*starts[1:], at]
+            both = zip(starts, ends, strict=True)
+            found = [bytes(view[start + 8 : end]).decode() for start, end in both]
+    except UnicodeDecodeError:
+        return None, at
+    return found, at
+
+
+def read_metadata(cursor: Cursor, n_keys: int) -> Metadata:
+    """Step over `n_keys` keys at the cursor. Raises CheckpointError."""
+    cursor.count(n_keys, 13, "the number of metadata keys")
+    if n_keys > MAX_KEYS:
+        raise cursor.bad(f"{n_keys} metadata keys; at most {MAX_KEYS} are read", FOREIGN)
+    index: dict[str, tuple[int, int]] = {}
+    for i in range(n_keys):
+        key = cursor.text(f"the name of metadata key {i}", MAX_KEY_BYTES)
+        if key in index:
+            raise cursor.bad(f"metadata key {key!r} occurs twice", FOREIGN)
+        what = f"metadata key {key!r}"
+        kind = cursor.u32(what)
+        index[key] = (kind, cursor.at)
+        cursor.value(kind, what)
+        if cursor.at > MAX_METADATA_BYTES:
+            raise cursor.bad(f"metadata beyond {MAX_METADATA_BYTES >> 20} MiB", FOREIGN)
+    return Metadata(cursor.path, cursor.data, index)

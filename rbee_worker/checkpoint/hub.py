@@ -1,0 +1,200 @@
+"""Models on the Hugging Face hub: which files a model needs, fetched into the model cache.
+
+Never fetches pickles. Resuming, checksums and credentials are huggingface_hub's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Thread
+
+from rbee_worker.checkpoint.cache import (
+    POLL_SECONDS,
+    Progress,
+    disk_errors,
+    exclusive,
+    need_room,
+    silent,
+    staged,
+)
+from rbee_worker.errors import BadReference, ModelError
+
+# Files of a model directory; only these, and only at the top of the repository.
+_WANTED = re.compile(
+    r"(?!consolidated)[^/]+\.safetensors|[^/]+\.json|[^/]+\.jinja|tokenizer[^/]*\.model|"
+    r"merges\.txt|vocab\.txt|[^/]+\.tiktoken"
+)
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """`owner/repo` at a revision ("" = the default branch), a whole model or one .gguf file."""
+
+    repo: str
+    revision: str = ""
+    file: str = ""
+
+    def __str__(self) -> str:
+        revision = f"@{self.revision}" if self.revision else ""
+        return f"hf:{self.repo}{revision}" + (f":{self.file}" if self.file else "")
+
+
+def local(model: HubModel, root: Path) -> Path | None:
+    """Where the cache has the model, complete."""
+    try:
+        path = Path(json.loads(_receipt(model, root).read_bytes())["path"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return path if path.exists() else None
+
+
+def receipts(root: Path) -> list[tuple[str, Path]]:
+    """(reference, path) of every model that was fetched whole."""
+    found = []
+    for file in sorted((root / "hf" / "pulled").glob("*.json")):
+        try:
+            receipt = json.loads(file.read_bytes())
+            ref, path = str(receipt["ref"]), Path(receipt["path"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if path.exists():
+            found.append((ref, path))
+    return found
+
+
+def fetch(
+    model: HubModel, root: Path, progress: Progress = silent, *, refresh: bool = False
+) -> Path:
+    """The model's directory or file, downloaded unless the cache has it whole.
+
+    refresh: ask the hub whether the revision moved on. Raises BadReference, ModelError (disk).
+    """
+    with exclusive(root / "hf" / "pulled", progress):
+        found = local(model, root)
+        if found and not refresh:
+            return found
+        with _hub_errors(model):
+            path = _fetch(model, root / "hf", progress)
+        receipt = _receipt(model, root)
+        with disk_errors(receipt), staged(receipt) as partial:
+            partial.write_text(json.dumps({"ref": str(model), "path": str(path)}))
+        return path
+
+
+def _fetch(model: HubModel, cache: Path, progress: Progress) -> Path:
+    # A second to import; seldom needed.
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+
+    info = HfApi().model_info(model.repo, revision=model.revision or None, files_metadata=True)
+    sizes = {file.rfilename: int(file.size or 0) for file in info.siblings or ()}
+    names = _choose(model, sizes)
+    total = sum(sizes[name] for name in names)
+    need_room(cache, total, str(model))
+    blobs = cache / f"models--{model.repo.replace('/', '--')}" / "blobs"
+    with _watched(blobs, f"fetching {model}", total, progress):
+        if model.file:
+            path = hf_hub_download(model.repo, model.file, revision=info.sha, cache_dir=cache)
+        else:
+            path = snapshot_download(
+                model.repo, revision=info.sha, cache_dir=cache, allow_patterns=names
+            )
+    return Path(path)
+
+
+def _choose(model: HubModel, sizes: dict[str, int]) -> list[str]:
+    """The files to fetch. Raises BadReference when the repository does not have them."""
+    ggufs = sorted(name for name in sizes if name.endswith(".gguf"))
+    if model.file:
+        if model.file not in ggufs:
+            held = ", ".join(ggufs[:8]) or "none"
+            raise BadReference(
+                f"{model}: the repository has no such GGUF file (it has: {held}).",
+                fix="name one of its .gguf files, or none for a safetensors model",
+            )
+        return [model.file]
+    names = sorted(name for name in sizes if _WANTED.fullmatch(name))
+    if not any(name.endswith(".safetensors") for name in names):
+        fix = f"name a file: {model}:{ggufs[0]}" if ggufs else "use a repository with safetensors"
+        raise BadReference(f"{model}: the repository has no safetensors weights.", fix=fix)
+    return names
+
+
+@contextmanager
+def _watched(blobs: Path, what: str, total: int, progress: Progress) -> Iterator[None]:
+    """Report how much has arrived in `blobs` while the block runs.
+
+    The bytes on the disk are counted: the hub's own bars differ from version to version.
+    """
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    ended = Event()
+
+    def watch() -> None:
+        while not ended.wait(POLL_SECONDS):
+            progress(what, min(_held(blobs), total), total)
+
+    quiet_before = are_progress_bars_disabled()
+    watcher = Thread(target=watch, daemon=True)
+    progress(what, 0, total)
+    if not quiet_before:
+        disable_progress_bars()
+    watcher.start()
+    try:
+        yield
+        progress(what, total, total)
+    finally:
+        ended.set()
+        watcher.join()
+        if not quiet_before:
+            enable_progress_bars()
+
+
+def _held(directory: Path) -> int:
+    """Bytes of the files in a directory, some of which may vanish meanwhile."""
+    held = 0
+    for file in directory.glob("*"):
+        with suppress(OSError):
+            held += file.stat().st_size
+    return held
+
+
+@contextmanager
+def _hub_errors(model: HubModel) -> Iterator[None]:
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except ModelError:
+        raise
+    except errors.GatedRepoError:
+        raise BadReference(
+            f"{model}: access to it must be granted by its owner.",
+            fix="accept its terms on huggingface.co, then set HF_TOKEN",
+        ) from None
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
+        raise BadReference(
+            f"{model}: no such repository, or it is private.", fix="check the name, set HF_TOKEN"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise BadReference(f"{model}: no such revision.", fix="check the part after @") from None
+    # Whatever HTTP library the hub uses has its own errors, and so has its transfer library.
+    except Exception as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise BadReference(
+            f"{model}: the Hugging Face hub cannot be reached ({said[0][:200]}).",
+            fix="go online, or give the path of a model that is on this machine",
+        ) from None
+
+
+def _receipt(model: HubModel, root: Path) -> Path:
+    name = re.sub(r"[^A-Za-z0-9._-]", "--", str(model).removeprefix("hf:"))
+    return root / "hf" / "pulled" / f"{name}.json"

@@ -1,0 +1,31 @@
+"""Map a file into memory, read-only."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+
+from rbee_worker.errors import BadReference, CheckpointError
+
+
+def map_file(path: Path, kind: str, least: int) -> mmap.mmap:
+    """The whole file, mapped. kind: what it should be; least: bytes that one has at least.
+
+    Raises BadReference when it cannot be opened or is no regular file, CheckpointError when it is
+    too short.
+    """
+    try:
+        if not path.is_file():  # opening a pipe would wait for its writer
+            raise OSError("not a regular file")
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            if size < least:
+                raise CheckpointError(
+                    f"{path}: {size} bytes are too few for {kind}.",
+                    fix="download the file again (it was cut short)",
+                )
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise BadReference(
+            f"{path}: cannot be opened ({error}).", fix="check the path and its permissions"
+        ) from None

@@ -1,0 +1,49 @@
+"""What a checkpoint holds, counted: tensors, numbers and bytes of each format. Reads no weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from rbee_worker.checkpoint.formats import TensorSource
+
+
+@dataclass(frozen=True)
+class FormatUse:
+    """How much of a checkpoint is in one format."""
+
+    format: str
+    tensors: int
+    values: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """formats: largest first; the totals are over all of them."""
+
+    formats: tuple[FormatUse, ...]
+    tensors: int
+    values: int
+    nbytes: int
+
+
+def summarize(source: TensorSource) -> Summary:
+    """Count every tensor of `source` by its format in the file."""
+    uses: dict[str, FormatUse] = {}
+    for name in source.names():
+        info = source.info(name)
+        use = uses.get(info.format, FormatUse(info.format, 0, 0, 0))
+        uses[info.format] = FormatUse(
+            info.format,
+            use.tensors + 1,
+            use.values + prod(info.shape),
+            use.nbytes + info.nbytes,
+        )
+    formats = sorted(uses.values(), key=lambda use: (-use.nbytes, use.format))
+    return Summary(
+        formats=tuple(formats),
+        tensors=sum(use.tensors for use in formats),
+        values=sum(use.values for use in formats),
+        nbytes=sum(use.nbytes for use in formats),
+    )

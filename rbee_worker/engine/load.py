@@ -1,0 +1,166 @@
+"""From settings to a running engine: open, build, state, sampler. Imports torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+import torch
+
+from rbee_worker.checkpoint import Checkpoint, open_checkpoint
+from rbee_worker.checkpoint.formats import FORMATS
+from rbee_worker.config import Settings
+from rbee_worker.engine.engine import Engine
+from rbee_worker.engine.machine import allowed_cores, available_memory
+from rbee_worker.engine.memory import plan_state
+from rbee_worker.engine.messages import Loading
+from rbee_worker.engine.runner import Runner
+from rbee_worker.engine.sampler import Sampler
+from rbee_worker.engine.trouble import is_out_of_memory
+from rbee_worker.errors import ModelError, UsageError
+from rbee_worker.models import build_model, plan_model
+from rbee_worker.models.base import Decoder
+from rbee_worker.ops import Ops, RopeSpec
+from rbee_worker.ops.select import compute_dtype, kv_dtype, make_ops
+from rbee_worker.state.pool import StatePool
+from rbee_worker.state.tensors import StateTensors
+from rbee_worker.types import ModelInfo
+
+Report = Callable[[Loading], None]
+
+
+def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
+    """Load `settings.model`; `report` hears of stages, layers and bytes.
+
+    Raises ModelError's children and UsageError.
+    """
+    if 256 % settings.block_size:  # attention reads spans of 256 keys
+        raise UsageError(
+            f"--block-size {settings.block_size} does not divide 256.", fix="use 16, 32 or 64."
+        )
+    torch.set_num_threads(settings.threads or allowed_cores())
+    clock = _Phases()
+    report(Loading(stage="opening"))
+    ckpt = open_checkpoint(settings.model, cache_dir=settings.cache_dir)
+    formats = bytes_by_format(ckpt)
+    dtype = compute_dtype(settings, ckpt.kind, formats)
+    kv = kv_dtype(settings, dtype, packed=any(not FORMATS[f].is_float for f in formats))
+    ops = make_ops(settings, dtype)
+    clock.done("open")
+    _, held = plan_model(ckpt, dtype)  # refuses what does not fit together before reading it
+    model = _build(ckpt, ops, report)
+    clock.done("weights")
+    plan = plan_state(
+        model.groups,
+        settings,
+        model_context=model.context,
+        kv_dtype=kv,
+        free_bytes=available_memory(),
+    )
+    pool = StatePool(
+        model.groups,
+        tokens=plan.tokens,
+        block_size=settings.block_size,
+        max_seqs=settings.max_seqs,
+        step_tokens=settings.token_budget,
+        prefix_cache=settings.prefix_cache and settings.kv_cache,
+    )
+    tensors = StateTensors(
+        model.groups,
+        pool.n_blocks,
+        pool.n_slots,
+        block_size=settings.block_size,
+        dtype=kv,
+        device=ops.device,
+    )
+    sampler = Sampler(model.vocab_size, settings.max_seqs, ops.device)
+    engine = Engine(
+        Runner(model, tensors, sampler, max_seqs=settings.max_seqs, device=ops.device),
+        pool,
+        token_budget=settings.token_budget,
+        max_seqs=settings.max_seqs,
+        context=plan.context,
+        kv_cache=settings.kv_cache,
+        salt=rope_salt(model.ropes),
+    )
+    clock.done("state")
+    info = ModelInfo(
+        model=settings.model,
+        arch=ckpt.arch,
+        device=ops.device,
+        backend=ops.name,
+        dtype=dtype,
+        kv_dtype=kv,
+        context=engine.context,
+        vocab_size=model.vocab_size,
+        kv_tokens=plan.tokens,
+        block_size=settings.block_size,
+        weight_bytes=sum(held.held_bytes.values()),
+        kv_bytes=tensors.nbytes,
+        n_layers=len(model.blocks),
+        n_parameters=model.n_parameters,
+        load_s=clock.seconds,
+        notes=ckpt.notes + model.notes + plan.notes,
+    )
+    return engine, info
+
+
+def bytes_by_format(ckpt: Checkpoint) -> dict[str, int]:
+    """Bytes of all tensors of a checkpoint, by format."""
+    sizes: dict[str, int] = {}
+    for name in ckpt.source.names():
+        found = ckpt.source.info(name)
+        sizes[found.format] = sizes.get(found.format, 0) + found.nbytes
+    return sizes
+
+
+def rope_salt(ropes: Iterable[RopeSpec]) -> Callable[[int], bytes]:
+    """From a prompt's length to what its keys depend on besides tokens and positions."""
+    bent = [r for r in ropes if r.dynamic is not None or r.long_inv_freq is not None]
+
+    def salt(length: int) -> bytes:
+        parts: list[int] = []
+        for rope in bent:
+            if rope.dynamic is not None:
+                parts.append(max(length, rope.dynamic[2]))
+            if rope.long_inv_freq is not None:
+                parts.append(int(length > rope.switch))
+        return repr(parts).encode() if parts else b""
+
+    return salt
+
+
+def _build(ckpt: Checkpoint, ops: Ops, report: Report) -> Decoder:
+    def progress(layers: int, of_layers: int, done: int, total: int) -> None:
+        report(
+            Loading(
+                stage="loading",
+                layers_loaded=layers,
+                layers_total=of_layers,
+                bytes_loaded=done,
+                bytes_total=total,
+            )
+        )
+
+    try:
+        return build_model(ckpt, ops, progress)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"{ckpt.path}: there is not enough memory to hold the weights as {ops.dtype}.",
+            fix="choose a smaller model, a smaller --dtype, or free some memory.",
+        ) from None
+
+
+class _Phases:
+    """Seconds of each phase of loading."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def done(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[phase] = round(now - self._last, 3)
+        self._last = now

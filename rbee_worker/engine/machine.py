@@ -1,0 +1,64 @@
+"""What this process may use of the machine: memory and cores, container limits included."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+_CPUS = Path("/sys/devices/system/cpu")
+
+
+def available_memory(proc: Path = Path("/proc"), cgroup: Path = _CGROUP) -> int:
+    """Bytes that can still be allocated without swapping: the system's and the container's."""
+    found = [n for n in (_meminfo(proc), _cgroup_left(cgroup)) if n is not None]
+    if found:
+        return max(0, min(found))
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def allowed_cores(cpus: Path = _CPUS, cgroup: Path = _CGROUP) -> int:
+    """Physical cores this process may run on, within the container's quota; at least 1."""
+    mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if not mine:
+        return max(1, (os.cpu_count() or 2) // 2)
+    cores = {_siblings(cpus, cpu) for cpu in mine}
+    quota = _cpu_quota(cgroup)
+    return max(1, len(cores) if quota is None else min(len(cores), quota))
+
+
+def _meminfo(proc: Path) -> int | None:
+    for line in _read(proc / "meminfo").splitlines():
+        name, _, rest = line.partition(":")
+        if name == "MemAvailable":
+            return int(rest.split()[0]) * 1024
+    return None
+
+
+def _cgroup_left(cgroup: Path) -> int | None:
+    """What is left under a cgroup v2 limit; file pages that can be dropped count as free."""
+    limit, used = _read(cgroup / "memory.max").strip(), _read(cgroup / "memory.current").strip()
+    if not limit.isdigit() or not used.isdigit():
+        return None
+    stat = dict(line.split() for line in _read(cgroup / "memory.stat").splitlines() if " " in line)
+    return int(limit) - int(used) + int(stat.get("inactive_file", 0))
+
+
+def _cpu_quota(cgroup: Path) -> int | None:
+    """Whole cores' worth of time that cgroup v2 grants; None = no limit."""
+    parts = _read(cgroup / "cpu.max").split()
+    if len(parts) != 2 or not parts[0].isdigit():
+        return None
+    return max(1, int(parts[0]) // int(parts[1]))
+
+
+def _siblings(cpus: Path, cpu: int) -> str:
+    text = _read(cpus / f"cpu{cpu}" / "topology" / "thread_siblings_list").strip()
+    return text or str(cpu)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

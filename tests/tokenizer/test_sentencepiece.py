@@ -1,0 +1,237 @@
+"""SentencePiece models, from their own files and from GGUF, against SentencePiece itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rbee_worker.errors import CheckpointError, UnsupportedModel
+from rbee_worker.tokenizer import Tokenizer, load_tokenizer
+from rbee_worker.tokenizer.spm import read_sentencepiece
+from tests.tokenizer.builders import Source, gguf_of_sentencepiece, train_sentencepiece
+from tests.tokenizer.texts import TEXTS
+
+# As published families train them. Llama: BPE, text untouched; T5: unigram, NMT-NFKC, blanks
+# collapsed; Gemma: no blank before the text, digits split.
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": (
+        "bpe",
+        {
+            "normalization_rule_name": "identity",
+            "remove_extra_whitespaces": False,
+            "split_digits": True,
+            "allow_whitespace_only_pieces": True,
+        },
+    ),
+    "gemma": (
+        "bpe",
+        {
+            "normalization_rule_name": "identity",
+            "remove_extra_whitespaces": False,
+            "add_dummy_prefix": False,
+            "split_digits": True,
+            "allow_whitespace_only_pieces": True,
+        },
+    ),
+    "t5": ("unigram", {"byte_fallback": False, "character_coverage": 1.0}),
+    "unigram-bytes": ("unigram", {"normalization_rule_name": "identity"}),
+    "nfkc-bpe": ("bpe", {}),
+    "user-defined": (
+        "bpe",
+        {
+            "normalization_rule_name": "identity",
+            "remove_extra_whitespaces": False,
+            "add_dummy_prefix": False,
+            "user_defined_symbols": ["<|sep|>", "quick", "\n\n"],
+        },
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[str, bytes]:
+    return {name: train_sentencepiece(kind, **opts) for name, (kind, opts) in KINDS.items()}
+
+
+def _from_file(data: bytes, path: Path, **config: Any) -> Tokenizer:
+    path.write_bytes(data)
+    source = Source(files={"tokenizer.model": path}, tokenizer_config=config)
+    return load_tokenizer(source)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_ids_and_text_equal_sentencepiece(
+    name: str, trained: dict[str, bytes], tmp_path: Path
+) -> None:
+    sp = sentencepiece.SentencePieceProcessor(model_proto=trained[name])
+    ours = _from_file(trained[name], tmp_path / "tokenizer.model")
+    for text in TEXTS:
+        if "\0" in text:  # SentencePiece's control separator
+            text = text.replace("\0", "")
+        ids = sp.encode(text)
+        assert ours.encode(text, add_special=False, parse_special=False) == ids, text
+        assert ours.decode(ids) == sp.decode(ids), text
+
+
+def test_user_defined_pieces_are_found_before_merging(
+    trained: dict[str, bytes], tmp_path: Path
+) -> None:
+    sp = sentencepiece.SentencePieceProcessor(model_proto=trained["user-defined"])
+    ours = _from_file(trained["user-defined"], tmp_path / "tokenizer.model")
+    for text in ("the quick brown", "a<|sep|>b", "quicker\n\n\nlazy dog"):
+        ids = sp.encode(text)
+        assert ours.encode(text, add_special=False, parse_special=False) == ids, text
+        assert set(ids) & {3, 4, 5}
+        assert ours.decode(ids) == sp.decode(ids) == text
+    assert 3 not in ours.special_ids
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=40))
+@pytest.mark.parametrize("name", ["llama", "gemma"])
+def test_any_text_equals_sentencepiece(name: str, text: str, trained: dict[str, bytes]) -> None:
+    sp = sentencepiece.SentencePieceProcessor(model_proto=trained[name])
+    ours = _cached(trained, name)
+    ids = sp.encode(text)
+    assert ours.encode(text, add_special=False, parse_special=False) == ids
+    assert ours.decode(ids) == sp.decode(ids)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+@pytest.mark.parametrize("name", ["llama", "gemma"])
+def test_any_ids_decode_as_sentencepiece_does(
+    name: str, data: st.DataObject, trained: dict[str, bytes]
+) -> None:
+    """Also byte tokens in any order: whole characters survive among broken bytes."""
+    sp = sentencepiece.SentencePieceProcessor(model_proto=trained[name])
+    ours = _cached(trained, name)
+    size = sp.get_piece_size()
+    token = st.integers(3, size - 1) | st.integers(3, 258)
+    ids = data.draw(st.lists(token, max_size=12))
+    assert ours.decode(ids) == sp.decode(ids)
+
+
+def _cached(trained: dict[str, bytes], name: str) -> Tokenizer:
+    key = f"{name}/loaded"
+    store: dict[str, Any] = trained  # lives as long as the module's fixture
+    if key not in store:
+        model = read_sentencepiece(trained[name])
+        backend, decoding = model.build()
+        store[key] = Tokenizer(
+            backend, decoding, pieces=list(model.pieces), special_ids=[0, 1, 2], affixes=((), ())
+        )
+    found: Tokenizer = store[key]
+    return found
+
+
+@pytest.mark.parametrize(("name", "model"), [("llama", "llama"), ("gemma", "llama"), ("t5", "t5")])
+def test_gguf_equals_the_model_file(
+    name: str, model: str, trained: dict[str, bytes], tmp_path: Path
+) -> None:
+    proto = read_sentencepiece(trained[name])
+    keys: dict[str, Any] = {"add_space_prefix": proto.prefix}
+    if proto.collapse:
+        keys["remove_extra_whitespaces"] = True
+    if proto.charsmap:
+        keys["precompiled_charsmap"] = list(proto.charsmap)
+    path = tmp_path / "t.gguf"
+    file = gguf_of_sentencepiece(path, trained[name], model, **keys)
+    ours = load_tokenizer(Source(gguf=file))
+    same = _from_file(trained[name], tmp_path / "tokenizer.model")
+    assert ours.warnings == ()
+    for text in TEXTS:
+        ids = same.encode(text)
+        assert ours.encode(text) == ids, text
+        assert ours.decode(ids) == same.decode(ids)
+        assert ours.encode(text, add_special=False) == same.encode(text, add_special=False)
+
+
+def test_opening_and_closing_tokens(trained: dict[str, bytes], tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.model"
+    sp = sentencepiece.SentencePieceProcessor(model_proto=trained["llama"])
+    plain = sp.encode("Hello")
+    assert _from_file(trained["llama"], path).encode("Hello") == [1, *plain]
+    with_eos = _from_file(trained["llama"], path, add_eos_token=True)
+    assert with_eos.encode("Hello") == [1, *plain, 2]
+    neither = _from_file(trained["llama"], path, add_bos_token=False)
+    assert neither.encode("Hello") == plain
+    t5 = sentencepiece.SentencePieceProcessor(model_proto=trained["t5"]).encode("Hello")
+    assert _from_file(trained["t5"], path).encode("Hello") == [*t5, 2]
+
+
+def test_legacy_blank_before_each_segment(trained: dict[str, bytes], tmp_path: Path) -> None:
+    """Hugging Face's `legacy`: a blank before each text between special tokens, or only the
+    first."""
+    sp = sentencepiece.SentencePieceProcessor(model_proto=trained["llama"])
+    path = tmp_path / "tokenizer.model"
+    legacy = _from_file(trained["llama"], path).encode("</s>the dog", add_special=False)
+    assert legacy == [2, *sp.encode("the dog")]
+    new = _from_file(trained["llama"], path, legacy=False)
+    bare = new.encode("</s>the dog", add_special=False)
+    assert bare != legacy
+    assert bare[0] == 2
+    assert new.token_text(bare[1])[0] == "t"
+    assert new.encode("the dog", add_special=False) == sp.encode("the dog")
+
+
+def test_tokens_that_tokenizer_config_adds(trained: dict[str, bytes], tmp_path: Path) -> None:
+    size = len(read_sentencepiece(trained["llama"]).pieces)
+    added = {
+        str(size): {"content": "<|user|>", "special": True, "normalized": False},
+        str(size + 1): {"content": "<|end|>", "special": True, "rstrip": True},
+    }
+    ours = _from_file(
+        trained["llama"],
+        tmp_path / "tokenizer.model",
+        added_tokens_decoder=added,
+        eos_token="<|end|>",
+    )
+    assert ours.vocab_size == size + 2
+    assert ours.eos_id == size + 1
+    assert {size, size + 1} <= ours.special_ids
+    assert ours.encode("<|user|><|end|>  \n", add_special=False) == [size, size + 1]
+    assert ours.warnings == ()
+
+
+def test_gemma_files_spell_runs_of_blanks_as_blanks(tmp_path: Path) -> None:
+    """Converters write the user-defined pieces ▁▁ and ▁▁▁ with blanks and a score of -1000."""
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "  ", "   ", "▁", "a", "b", "▁a", "ab", "▁ab"]
+    types = [3, 3, 3, 2, 4, 4, 1, 1, 1, 1, 1, 1]
+    scores = [-1000.0] * 6 + [-6.0, -7.0, -8.0, -1.0, -2.0, -3.0]
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": pieces,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.scores": scores,
+        "tokenizer.ggml.bos_token_id": 2,
+        "tokenizer.ggml.eos_token_id": 1,
+        "tokenizer.ggml.add_space_prefix": False,
+    }
+    ours = load_tokenizer(Source(gguf=type("G", (), {"metadata": metadata})()))
+    assert ours.encode("ab   ab") == [2, 10, 5, 10]
+    assert ours.encode("ab ab") == [2, 10, 11]
+    assert ours.decode([10, 5, 10]) == "ab   ab"
+
+
+@pytest.mark.parametrize("cut", [1, 7, 100, -1])
+def test_a_cut_model_is_refused(cut: int, trained: dict[str, bytes]) -> None:
+    with pytest.raises(CheckpointError, match=r"damaged.*Fix: "):
+        read_sentencepiece(trained["llama"][:cut])
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.binary(max_size=60))
+def test_noise_is_refused_and_never_a_traceback(data: bytes) -> None:
+    with pytest.raises(CheckpointError):
+        read_sentencepiece(data)
+
+
+def test_word_models_are_not_supported() -> None:
+    with pytest.raises(UnsupportedModel, match="type 3 is not supported"):
+        read_sentencepiece(train_sentencepiece("word", byte_fallback=False)).build()
