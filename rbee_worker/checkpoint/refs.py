@@ -47,10 +47,10 @@ ALIASES: Mapping[str, Release] = MappingProxyType(
 )
 
 _HUB = re.compile(
-    r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^:@\s]+))?(:(?P<file>[^:\s]+))?", re.ASCII
+    r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^:@\s]+))?(:(?P<file>[^:/\s][^:\s]*))?", re.ASCII
 )
 _PYPI = re.compile(
-    r"(?P<package>[A-Za-z0-9][\w.-]*)(==(?P<version>[A-Za-z0-9][\w.!+-]*))?(:(?P<file>[^:\s]+))?",
+    r"(?P<package>[A-Za-z0-9][\w.-]*)(==(?P<version>[A-Za-z0-9][\w.!+-]*))?(:(?P<file>[^:/\s][^:\s]*))?",
     re.ASCII,
 )
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

@@ -2,22 +2,37 @@
 
 Definition (the tests' oracle): sort a row's tokens by logit, largest first, ties by id; keep the
 first top_k; of these the fewest whose probabilities (softmax of logit / temperature) reach top_p;
-of these the ones with at least min_p times the largest probability. All three keep a prefix of the
-sorted row, so all that is needed is how many tokens are kept: no sort of the vocabulary, only its
-largest values. The draw walks the kept tokens in id order with a float64 running sum and takes
-the first whose sum exceeds u times the total.
+of these the ones with at least min_p times the largest probability. The draw walks the kept tokens
+in id order with a float64 running sum and takes the first whose sum exceeds u times the total.
+
+All three keep a prefix of the sorted row, so all that is needed is how many tokens are kept: no
+sort of the vocabulary, only its largest values. What is as wide as the vocabulary is done on the
+device; what is narrow (a shortlist, sums of blocks) on the host, in one order, row by row.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rbee_worker.engine.rows import descending, largest, pick, running_sum, weights
+from rbee_worker.engine.rows import (
+    BLOCK,
+    Floats,
+    descending,
+    first_above,
+    largest,
+    masses,
+    portions,
+    running_sum,
+    take,
+    weights,
+)
+
+Ints = NDArray[np.int64]
 
 # A row is tried with this many of its largest logits, then with all: a nucleus is mostly small.
 # Which one decides a row depends on that row alone.
@@ -25,119 +40,160 @@ REACH = (64, 1024)
 
 
 class Cuts(NamedTuple):
-    """Parameters of R rows, each [R]; temperature > 0."""
+    """Parameters of R rows, each [R]."""
 
-    temperature: NDArray[np.float64]
-    top_k: NDArray[np.int64]  # 0 = off
-    top_p: NDArray[np.float64]  # 1 = off
-    min_p: NDArray[np.float64]  # 0 = off
-    u: NDArray[np.float64]  # the uniform number of the draw
+    scale: Floats  # 1 / temperature
+    top_k: Ints  # 0 = off
+    top_p: Floats  # 1 = off
+    min_p: Floats  # 0 = off
+    u: Floats  # the uniform number of the draw
 
-    def at(self, rows: slice) -> Cuts:
-        return Cuts(
-            self.temperature[rows],
-            self.top_k[rows],
-            self.top_p[rows],
-            self.min_p[rows],
-            self.u[rows],
-        )
+    def at(self, rows: Ints) -> Cuts:
+        return Cuts(*(column[rows] for column in self))  # type: ignore[arg-type]
 
 
-class _Rows(NamedTuple):
-    """`Cuts` on the device, with the logits they belong to."""
-
-    z: Tensor  # [R, V]
-    top: Tensor  # [R] float64: each row's maximum
-    temperature: Tensor
-    top_k: Tensor
-    top_p: Tensor
-    min_p: Tensor
-    u: Tensor
-
-    def at(self, rows: Tensor) -> _Rows:
-        return _Rows(*(column[rows] for column in self))
-
-
-def draw(z: Tensor, cuts: Cuts) -> Tensor:
-    """One id a row [R] int64; -1 where the row holds NaN or nothing above -inf. z: [R, V] f32."""
-    top = z.amax(dim=1).double()
-    alive = top > -torch.inf  # False for NaN
-    ids = torch.full((z.shape[0],), -1, dtype=torch.int64, device=z.device)
+def draw(z: Tensor, cuts: Cuts) -> Ints:
+    """One id a row [R]; -1 where the row holds NaN or nothing above -inf. z: [R, V] f32."""
     cuts = cuts._replace(top_k=np.where(cuts.top_k < z.shape[1], cuts.top_k, 0))
-    rows = _Rows(z, top, *(torch.from_numpy(column).to(z.device) for column in cuts))
-    sorts = (rows.top_p < 1) | (rows.top_k > 0)
-    for members, decide in ((alive & ~sorts, _unsorted), (alive & sorts, _sorted)):
-        if bool(members.all()):
-            return decide(rows)
-        if bool(members.any()):
-            ids[members] = decide(rows.at(members))
+    sorts = (cuts.top_p < 1) | (cuts.top_k > 0)
+    if not sorts.any():
+        return _whole(z, cuts)
+    if sorts.all():
+        return _sorted(z, cuts)
+    ids = np.empty(len(sorts), dtype=np.int64)
+    for members, decide in ((~sorts, _whole), (sorts, _sorted)):
+        rows = np.flatnonzero(members)
+        ids[rows] = decide(_rows(z, rows), cuts.at(rows))
     return ids
 
 
-def _unsorted(rows: _Rows) -> Tensor:
-    """Rows without top_k and top_p."""
-    w = weights(rows.z, rows.top, rows.temperature)
-    if bool((rows.min_p > 0).any()):
-        w.masked_fill_(w < rows.min_p[:, None], 0.0)
-    return pick(w, rows.u)
+def _rows(z: Tensor, rows: Ints) -> Tensor:
+    return z if len(rows) == z.shape[0] else z[torch.from_numpy(rows).to(z.device)]
 
 
-def _sorted(rows: _Rows) -> Tensor:
+def _whole(z: Tensor, cuts: Cuts) -> Ints:
+    """Rows without top_k and top_p: find the block of the running sum, then the token in it."""
+    vocab = z.shape[1]
+    top, parts = masses(z, cuts.scale, cuts.min_p if cuts.min_p.any() else None)
+    sums = running_sum(parts)
+    target = cuts.u * sums[:, -1]
+    block = np.minimum(first_above(sums, target), sums.shape[1] - 1)
+    before = np.where(block > 0, take(sums, block - 1), 0.0)
+    columns = block[:, None] * BLOCK + np.arange(BLOCK)
+    inside = columns < vocab
+    columns = np.minimum(columns, vocab - 1)
+    w = _host_weights(_narrow(z, columns), top, cuts.scale)
+    w *= inside & (w >= cuts.min_p[:, None])
+    # Adding up a block at once or one by one may differ in the last bit: then it is its last token.
+    last = BLOCK - 1 - (w[:, ::-1] > 0).argmax(axis=1)
+    w[:, 0] += before
+    place = first_above(running_sum(w), target)
+    ids = take(columns, np.where(place < BLOCK, place, last))
+    return np.where(top > -np.inf, ids, -1)  # also False for NaN
+
+
+def _narrow(z: Tensor, columns: Ints) -> NDArray[np.float32]:
+    part: NDArray[np.float32] = z.gather(1, torch.from_numpy(columns).to(z.device)).cpu().numpy()
+    return part
+
+
+def _sorted(z: Tensor, cuts: Cuts) -> Ints:
     """Rows with top_k or top_p: each is decided by as few of its largest logits as suffice."""
-    count, vocab = rows.z.shape
-    total = torch.full_like(rows.top, torch.inf)
-    open_ended = rows.top_k == 0  # top_p needs the sum of all weights
-    if bool(open_ended.any()):
-        part = rows if bool(open_ended.all()) else rows.at(open_ended)
-        w = weights(part.z, part.top, part.temperature)
-        total[open_ended] = running_sum(w)[:, -1]
-    ids = torch.full((count,), -1, dtype=torch.int64, device=rows.z.device)
-    waiting = torch.ones(count, dtype=torch.bool, device=rows.z.device)
-    for reach in (*(n for n in REACH if n < vocab), vocab):
-        now = waiting & (rows.top_k <= reach) if reach < vocab else waiting
-        where = now.nonzero()[:, 0]
-        if where.shape[0] == 0:
-            continue
-        part = rows if where.shape[0] == count else rows.at(where)
-        found, sure = _within(part, total[where], reach)
-        ids[where[sure]] = found[sure]
-        waiting[where[sure]] = False
+    vocab = z.shape[1]
+    total = np.full(len(cuts.u), np.inf)
+    whole = np.flatnonzero(cuts.top_k == 0)  # top_p needs the sum of all weights
+    if whole.size:
+        _, parts = masses(_rows(z, whole), cuts.scale[whole])
+        total[whole] = running_sum(parts)[:, -1]
+    ids = np.full(len(total), -1, dtype=np.int64)
+    need = cuts.top_k.copy()  # largest logits known to be needed
+    for reach in (n for n in REACH if n < vocab):
+        rows = np.flatnonzero((ids < 0) & (need <= reach))
+        if rows.size:
+            values, places = (t.cpu().numpy() for t in largest(_rows(z, rows), reach + 1))
+            ids[rows], need[rows] = _among(values, places, cuts.at(rows), total[rows], vocab)
+    rest = np.flatnonzero((ids < 0) & (need <= vocab))
+    for part in portions(len(rest), vocab, z.device):
+        rows = rest[part]
+        ids[rows] = _among_all(_rows(z, rows), cuts.at(rows))
     return ids
 
 
-def _within(rows: _Rows, total: Tensor, reach: int) -> tuple[Tensor, Tensor]:
-    """Draw among the `reach` largest logits; also whether they were enough to know (bool [R])."""
-    vocab = rows.z.shape[1]
-    if reach == vocab:
-        values, ids, z = descending(rows.z), None, rows.z
-    else:
-        values, ids = largest(rows.z, reach + 1)
-        ids = ids[:, :reach].sort(dim=1).values  # id order
-        z = rows.z.gather(1, ids)
-    kept = _kept(rows, total, values[:, :reach])
-    sure = kept <= reach
-    kept = kept.clamp(max=reach)
-    threshold = values.gather(1, kept[:, None] - 1)
-    if reach < vocab:  # a tie across the border: which ids come first is not known here
-        sure &= threshold[:, 0] != values[:, reach]
-    ties = kept[:, None] - (values[:, :reach] > threshold).sum(dim=1, keepdim=True)
-    tied = z == threshold
-    keep = (z > threshold) | (tied & (tied.cumsum(dim=1) <= ties))
-    w = weights(z, rows.top, rows.temperature).masked_fill_(~keep, 0.0)
-    place = pick(w, rows.u)
-    return (place if ids is None else ids.gather(1, place[:, None])[:, 0]), sure
+def _among(
+    values: NDArray[np.float32], ids: Ints, cuts: Cuts, total: Floats, vocab: int
+) -> tuple[Ints, Ints]:
+    """Draw knowing only the n + 1 largest logits, descending, and their ids, both [R, n + 1].
+
+    Returns ids [R], -1 where that is not enough, and a lower bound of how many are; more than the
+    vocabulary where no number is. `total` [R] is the weight of the whole row.
+    """
+    n, top = values.shape[1] - 1, values[:, 0]
+    w = _host_weights(values[:, :n], top, cuts.scale)
+    kept, sums = _kept(w, cuts, total, vocab)
+    sure = kept <= n
+    kept = np.clip(kept, 1, n)
+    threshold = take(values, kept - 1)
+    sure &= threshold != values[:, n]  # ties across the border: the lower ids are unknown
+    order = ids[:, :n].argsort(axis=1)
+    place = _walk(take(values, order), take(w, order), threshold, kept, cuts.u)
+    found = take(ids, take(order, place))
+    dead = ~(top > -np.inf)  # also True for NaN
+    # No further token weighs more than the last one known.
+    lack = (cuts.top_p * total - sums[:, -1]) / np.maximum(w[:, -1], 1e-300)
+    need = np.where((cuts.top_k == 0) & (cuts.min_p == 0), n + np.clip(lack, 1, vocab - n), n + 1)
+    return np.where(sure & ~dead, found, -1), np.where(dead, vocab + 1, need).astype(np.int64)
 
 
-def _kept(rows: _Rows, total: Tensor, values: Tensor) -> Tensor:
-    """How many tokens of each row are kept [R]; more than `values` [R, n] holds = not known."""
-    vocab, n = rows.z.shape[1], values.shape[1]
-    w = weights(values, rows.top, rows.temperature)
+def _among_all(z: Tensor, cuts: Cuts) -> Ints:
+    """Draw knowing every logit: ids [R], -1 for a row without an answer."""
+    values = descending(z).cpu().numpy()
+    top = values[:, 0]
+    w = _host_weights(values, top, cuts.scale)
+    kept, _ = _kept(w, cuts, np.zeros(len(top)), z.shape[1])
+    kept = np.clip(kept, 1, z.shape[1])  # a row with NaN counts none
+    logits = z.cpu().numpy()
+    w = _host_weights(logits, top, cuts.scale)
+    found = _walk(logits, w, take(values, kept - 1), kept, cuts.u)
+    return np.where(top > -np.inf, found, -1)
+
+
+def _host_weights(z: NDArray[np.float32], top: NDArray[Any], scale: Floats) -> Floats:
+    columns = (torch.from_numpy(c) for c in (z, top.astype(np.float64), scale))
+    w: Floats = weights(*columns).numpy()
+    return w
+
+
+def _kept(w: Floats, cuts: Cuts, total: Floats, vocab: int) -> tuple[Ints, Floats]:
+    """How many tokens of each row are kept [R]; more than w [R, n] has columns = not known.
+
+    `w` are the weights of the n largest logits, descending. Also their running sum [R, n].
+    """
+    n = w.shape[1]
     sums = running_sum(w)
-    by_k = torch.where(rows.top_k > 0, rows.top_k, vocab)
-    at_k = sums.gather(1, by_k.clamp(max=n)[:, None] - 1)[:, 0]
-    mass = torch.where(by_k <= n, at_k, total)
-    by_p = (sums < (rows.top_p * mass)[:, None]).sum(dim=1) + 1
-    by_p = torch.where(rows.top_p < 1, by_p, vocab)
-    by_min = (w >= rows.min_p[:, None]).sum(dim=1)
-    by_min = torch.where(by_min < n, by_min, vocab)
-    return torch.minimum(torch.minimum(by_k, by_p), by_min)
+    by_k = np.where(cuts.top_k > 0, cuts.top_k, vocab)
+    mass = np.where(by_k <= n, take(sums, np.minimum(by_k, n) - 1), total)
+    by_p = first_above(sums, cuts.top_p * mass, or_at=True) + 1
+    kept = np.minimum(by_k, np.where(cuts.top_p < 1, by_p, vocab))
+    if cuts.min_p.any():
+        by_min = (w >= cuts.min_p[:, None]).sum(axis=1)
+        kept = np.minimum(kept, np.where(by_min < n, by_min, vocab))
+    return kept, sums
+
+
+def _walk(
+    z: NDArray[np.float32], w: Floats, threshold: NDArray[np.float32], kept: Ints, u: Floats
+) -> Ints:
+    """The column where the running sum of the kept weights exceeds u times their total [R].
+
+    Columns are in id order: of those equal to the threshold [R] the first ones are kept. `w` is
+    overwritten.
+    """
+    keep = z >= threshold[:, None]
+    if (keep.sum(axis=1) > kept).any():
+        tied = z == threshold[:, None]
+        room = kept - keep.sum(axis=1) + tied.sum(axis=1)
+        keep &= ~tied | (tied.cumsum(axis=1) <= room[:, None])
+    w *= keep
+    sums = running_sum(w)
+    place: Ints = np.minimum(first_above(sums, u * sums[:, -1]), z.shape[1] - 1)
+    return place

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from rbee_worker.engine.rows import largest, portions, running_sum, weights
+from rbee_worker.engine.rows import largest, masses, running_sum
 from rbee_worker.types import TokenLogprob
 
 
@@ -19,19 +20,14 @@ def score(logits: Tensor, ids: Sequence[int], tops: Sequence[int]) -> list[Token
     Computed in float64; a row's values do not depend on the other rows. A logit of -inf scores
     -inf; where some are +inf they share all of the probability; a row with NaN scores NaN.
     """
-    result: list[TokenLogprob] = []
-    for part in portions(logits.shape[0], logits.shape[1], logits.device):
-        result += _score(logits[part], list(ids[part]), list(tops[part]))
-    return result
-
-
-def _score(z: Tensor, ids: list[int], tops: list[int]) -> list[TokenLogprob]:
-    top = z.amax(dim=1).double()
-    totals = running_sum(weights(z, top))[:, -1].tolist()
-    chosen = z.gather(1, torch.tensor(ids, device=z.device)[:, None])[:, 0].tolist()
-    best = _likeliest(z, tops)
+    scale = np.ones(logits.shape[0])
+    peaks, parts = masses(logits, scale)
+    totals = running_sum(parts)[:, -1].tolist()
+    places = torch.tensor(ids, device=logits.device)[:, None]
+    chosen = logits.gather(1, places)[:, 0].tolist()
+    best = _likeliest(logits, list(tops))
     result = []
-    for i, (peak, total) in enumerate(zip(top.tolist(), totals, strict=True)):
+    for i, (peak, total) in enumerate(zip(peaks.tolist(), totals, strict=True)):
         pairs = tuple((token, _log(value, peak, total)) for token, value in best[i])
         result.append(TokenLogprob(id=ids[i], logprob=_log(chosen[i], peak, total), top=pairs))
     return result

@@ -217,7 +217,9 @@ class Penalties:
 
     def counts(self, slot: int) -> dict[int, tuple[int, int]]:
         """Token id -> (times in the window, times generated), where either is not 0."""
-        state = self._slots[slot]
+        state = self._slots.get(slot)
+        if state is None:
+            return {}
         rows = self._entries[slot, : len(state.place)].tolist()
         counts = {t: (int(rows[i][WINDOW]), int(rows[i][OUTPUT])) for t, i in state.place.items()}
         return {token: pair for token, pair in counts.items() if any(pair)}

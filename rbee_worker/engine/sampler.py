@@ -22,7 +22,7 @@ from rbee_worker.engine.filters import Cuts, draw
 from rbee_worker.engine.logprobs import score
 from rbee_worker.engine.penalties import Penalties
 from rbee_worker.engine.random import uniforms
-from rbee_worker.engine.rows import argmax, portions
+from rbee_worker.engine.rows import argmax
 from rbee_worker.types import SamplingParams, TokenLogprob
 
 _AHEAD = 64  # uniform numbers computed at once for a slot
@@ -45,7 +45,8 @@ class Sampler:
         self._device = torch.device(device)
         self._penalties = Penalties(vocab_size, max_seqs, self._device)
         self._plain = np.zeros(max_seqs, dtype=bool)  # greedy, nothing applied, no logprobs
-        self._temperature = np.zeros(max_seqs)
+        self._greedy = np.ones(max_seqs, dtype=bool)
+        self._scale = np.ones(max_seqs)  # 1 / temperature, finite
         self._top_k = np.zeros(max_seqs, dtype=np.int64)
         self._top_p = np.ones(max_seqs)
         self._min_p = np.zeros(max_seqs)
@@ -76,7 +77,8 @@ class Sampler:
         applies = self._penalties.add(
             slot, params, prompt_ids, output_ids, eos_ids=eos_ids, exempt_ids=exempt_ids
         )
-        self._temperature[slot] = params.temperature
+        self._greedy[slot] = params.temperature == 0
+        self._scale[slot] = 1 / max(params.temperature, 1e-300)
         self._top_k[slot] = max(params.top_k, 0)
         self._top_p[slot] = params.top_p
         self._min_p[slot] = params.min_p
@@ -102,10 +104,10 @@ class Sampler:
         assert logits.dtype == torch.float32
         where = np.asarray(slots, dtype=np.int64)
         if self._plain[where].all():
-            ids = _greedy(logits).tolist()
+            ids = _greedy(logits)
         else:
             undo = self._penalties.apply(logits, slots)
-            ids = self._choose(logits, where).tolist()
+            ids = self._choose(logits, where)
             if undo is not None:
                 undo(logits)
         good = [row for row, token in enumerate(ids) if token >= 0]
@@ -115,24 +117,21 @@ class Sampler:
         self._penalties.push([slots[row] for row in good], [ids[row] for row in good])
         return Sampled(ids, self._score(logits, where, ids), errors)
 
-    def _choose(self, logits: Tensor, slots: NDArray[np.int64]) -> Tensor:
+    def _choose(self, logits: Tensor, slots: NDArray[np.int64]) -> list[int]:
         """Ids [S]; -1 for rows without an answer. `logits` have bias and penalties applied."""
-        greedy = self._temperature[slots] == 0
+        greedy = self._greedy[slots]
         if greedy.all():
             return _greedy(logits)
-        ids = torch.empty(len(slots), dtype=torch.int64, device=logits.device)
-        rows = np.flatnonzero(greedy)
-        if rows.size:
-            at = torch.from_numpy(rows).to(logits.device)
-            ids[at] = _greedy(logits[at])
-        rows = np.flatnonzero(~greedy)
-        cuts = self._cuts(slots[rows])
-        for part in portions(rows.size, self.vocab_size, logits.device):
-            if rows.size == len(slots):
-                ids[part] = draw(logits[part], cuts.at(part))
-            else:
-                at = torch.from_numpy(rows[part]).to(logits.device)
-                ids[at] = draw(logits[at], cuts.at(part))
+        if not greedy.any():
+            drawn: list[int] = draw(logits, self._cuts(slots)).tolist()
+            return drawn
+        ids = [-1] * len(slots)
+        hot, cold = np.flatnonzero(~greedy), np.flatnonzero(greedy)
+        for row, token in zip(cold.tolist(), _greedy(logits[cold]), strict=True):
+            ids[row] = token
+        found = draw(logits[hot], self._cuts(slots[hot])).tolist()
+        for row, token in zip(hot.tolist(), found, strict=True):
+            ids[row] = token
         return ids
 
     def _cuts(self, slots: NDArray[np.int64]) -> Cuts:
@@ -147,7 +146,7 @@ class Sampler:
             )
         u = self._ahead[slots, index - block * _AHEAD]
         return Cuts(
-            self._temperature[slots],
+            self._scale[slots],
             self._top_k[slots],
             self._top_p[slots],
             self._min_p[slots],
@@ -168,11 +167,12 @@ class Sampler:
         return result
 
 
-def _greedy(logits: Tensor) -> Tensor:
+def _greedy(logits: Tensor) -> list[int]:
     """The lowest of each row's likeliest ids; -1 where it is NaN or -inf."""
     ids = argmax(logits)
     alive = logits.gather(1, ids[:, None])[:, 0] > -torch.inf  # False for NaN
-    return torch.where(alive, ids, -1)
+    found: list[int] = ids.where(alive, -1).tolist()
+    return found
 
 
 def _explain(logits: Tensor, ids: list[int]) -> dict[int, str]:

@@ -37,16 +37,17 @@ def dequantize(packed: Packed, dtype: torch.dtype = F32) -> Tensor:
             fix=f"use a checkpoint in one of {', '.join(sorted(DECODABLE))}",
         )
     cols = packed.shape[-1] if packed.shape else 1
-    out = torch.empty((prod(packed.shape[:-1]), cols), dtype=dtype)
     threads = torch.get_num_threads()
-    if out.numel() < THREADED_VALUES or threads == 1:
-        _fill(out, packed)
-    else:
-        part = -(-len(out) // threads)
-        with ThreadPoolExecutor(threads) as pool:
-            spans = [slice(at, at + part) for at in range(0, len(out), part)]
-            list(pool.map(lambda span: _fill(out[span], packed, span.start), spans))
-    return out.view(packed.shape)
+    with torch.inference_mode(False):  # or the threads could not write to what is made here
+        out = torch.empty((prod(packed.shape[:-1]), cols), dtype=dtype)
+        if out.numel() < THREADED_VALUES or threads == 1:
+            _fill(out, packed)
+        else:
+            part = -(-len(out) // threads)
+            with ThreadPoolExecutor(threads) as pool:
+                spans = [slice(at, at + part) for at in range(0, len(out), part)]
+                list(pool.map(lambda span: _fill(out[span], packed, span.start), spans))
+        return out.view(packed.shape)
 
 
 def _fill(out: Tensor, packed: Packed, first: int = 0) -> None:

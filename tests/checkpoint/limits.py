@@ -2,23 +2,34 @@
 
 import time
 import tracemalloc
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rbee_worker.errors import CheckpointError
 
 SECONDS = 1.0
 BYTES = 100 << 20
 
 
-@contextmanager
-def cheap() -> Iterator[None]:
-    """Fails unless the block takes less than a second of CPU and 100 MB."""
-    tracemalloc.start()
+def refusal(run: Callable[[], Any]) -> CheckpointError:
+    """The error of `run`, which must take less than a second of CPU and 100 MB.
+
+    It runs twice, for tracing memory is slow.
+    """
     started = time.process_time()
+    with pytest.raises(CheckpointError):
+        run()
+    assert time.process_time() - started < SECONDS
+    tracemalloc.start()
     try:
-        yield
+        with pytest.raises(CheckpointError) as caught:
+            run()
+        assert tracemalloc.get_traced_memory()[1] < BYTES
     finally:
-        spent = time.process_time() - started
-        peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert spent < SECONDS
-    assert peak < BYTES
+    error = caught.value
+    assert error.fix
+    assert "\n" not in str(error)
+    return error

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rbee_worker.checkpoint.gguf import GgufFile
 from rbee_worker.errors import BadReference, CheckpointError, UnsupportedModel
 from tests.checkpoint import gguf_bytes as g
-from tests.checkpoint.limits import cheap
+from tests.checkpoint.limits import refusal
 
 VALUES = {
     "t.u8": (200, gguf.GGUFValueType.UINT8),
@@ -197,12 +197,9 @@ def test_hostile_files_are_refused_cheaply(tmp_path, name):
     raw, says = HOSTILE[name]
     path = tmp_path / "bad.gguf"
     path.write_bytes(raw)
-    with cheap(), pytest.raises(CheckpointError) as caught:
-        GgufFile.open(path)
-    assert says in caught.value.message
-    assert str(path) in caught.value.message
-    assert caught.value.fix
-    assert "\n" not in str(caught.value)
+    error = refusal(lambda: GgufFile.open(path))
+    assert says in error.message
+    assert str(path) in error.message
 
 
 def test_a_big_endian_file_is_named(tmp_path):
@@ -224,8 +221,7 @@ def test_millions_of_strings_are_refused_in_time(tmp_path):
     path = tmp_path / "bad.gguf"
     count = 3 << 20
     path.write_bytes(g.gguf([g.key("k", g.ARRAY, g.array(g.STRING, count, bytes(8 * count)))]))
-    with cheap(), pytest.raises(CheckpointError, match="items"):
-        GgufFile.open(path)
+    assert "items" in refusal(lambda: GgufFile.open(path)).message
 
 
 def test_metadata_beyond_its_limit_is_refused(tmp_path):
@@ -234,8 +230,7 @@ def test_metadata_beyond_its_limit_is_refused(tmp_path):
     with path.open("wb") as file:
         file.write(g.gguf([g.key("k", g.STRING, g.u64(size))], alignment=1))
         file.truncate(size + 200)
-    with cheap(), pytest.raises(CheckpointError, match="64 MiB"):
-        GgufFile.open(path)
+    assert "64 MiB" in refusal(lambda: GgufFile.open(path)).message
 
 
 def test_an_unknown_type_is_named_and_refused_when_read(tmp_path):

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from rbee_worker.checkpoint.formats import FORMATS, Packed
+from rbee_worker.checkpoint.formats import DECODABLE, FORMATS, Packed
+from rbee_worker.errors import UnsupportedModel
+from rbee_worker.ops import dequant
 from rbee_worker.ops.dequant import dequantize
 
 # Byte offsets of the float16 scales in a block: random bits there must be finite.
@@ -44,3 +46,101 @@ def test_blocks_equal_the_gguf_package(name):
     got = dequantize(packed)
     assert got.dtype == torch.float32
     assert np.array_equal(got.numpy().view(np.uint32), oracle(packed).view(np.uint32))
+
+
+def test_a_zero_scale_and_the_extremes_of_every_format():
+    for name in SCALES:
+        packed = random_packed(name, 3, 2)
+        rows = packed.data.reshape(6, -1)
+        rows[0], rows[1], rows[2:4] = 0, 255, 0x80
+        for at in SCALES[name]:
+            rows[1, at : at + 2] = np.float16(1.5).reshape(1).view(np.uint8)
+            rows[2, at : at + 2] = np.float16(6e-8).reshape(1).view(np.uint8)  # subnormal
+        want = oracle(packed)
+        assert np.array_equal(dequantize(packed).numpy().view(np.uint32), want.view(np.uint32))
+
+
+FLOATS = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F64": torch.float64,
+}
+
+
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("shape", [(), (5,), (3, 7), (2, 3, 4), (0, 3)])
+def test_floats(name, shape):
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(FLOATS[name])
+    rows = int(np.prod(shape[:-1]))
+    data = np.zeros((rows, 0), np.uint8)
+    if values.numel():
+        data = values.reshape(rows, -1).contiguous().view(torch.uint8).numpy()
+    got = dequantize(Packed(data, name, shape))
+    assert got.shape == shape
+    assert torch.equal(got, values.float())
+
+
+def test_other_types_are_rounded_from_float32():
+    packed = random_packed("Q4_K", 3, 2)
+    for dtype in (torch.float16, torch.bfloat16):
+        got = dequantize(packed, dtype)
+        assert got.dtype == dtype
+        assert torch.equal(got, dequantize(packed).to(dtype))
+
+
+def test_shapes_of_more_dimensions():
+    packed = random_packed("Q8_0", 6, 3)
+    stack = Packed(packed.data, "Q8_0", (2, 3, 96))
+    assert torch.equal(dequantize(stack), dequantize(packed).view(2, 3, 96))
+
+
+def test_rows_out_of_order_and_bytes_out_of_line():
+    packed = random_packed("Q5_K", 8, 2)
+    moved = Packed(packed.data[::-2], "Q5_K", (4, 512))
+    assert torch.equal(dequantize(moved), dequantize(packed).flip(0)[::2])
+    raw = np.zeros(4 * 6 + 1, np.uint8)
+    raw[1:] = np.arange(6, dtype=np.float32).view(np.uint8)
+    raw.flags.writeable = False  # as a mapped file is
+    unaligned = Packed(raw[1:].reshape(2, 12), "F32", (2, 3))
+    assert dequantize(unaligned).tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_large_tensors_in_spans_and_threads(threads, monkeypatch):
+    rows = dequant.THREADED_VALUES // 1024 + 3
+    packed = random_packed("Q4_0", rows, 32)
+    spans = []
+    decode = dequant._DECODERS["Q4_0"]
+
+    def watched(blocks):
+        spans.append(len(blocks) * 32)
+        return decode(blocks)
+
+    monkeypatch.setattr(dequant, "_DECODERS", {"Q4_0": watched})
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():  # which is a thread's own
+            got = dequantize(packed)
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(got.numpy(), oracle(packed))
+    assert sum(spans) == got.numel()
+    assert max(spans) <= dequant.SPAN_VALUES  # what is needed beyond the result is bounded
+
+
+def test_formats_without_a_decoder_are_refused():
+    assert {*dequant._DECODERS} == DECODABLE
+    for name in ("IQ4_XS", "I32", "F8_E4M3"):
+        fmt = FORMATS[name]
+        with pytest.raises(UnsupportedModel, match=name):
+            dequantize(Packed(np.zeros((1, fmt.bytes), np.uint8), name, (fmt.block,)))
+
+
+def test_block_sizes_are_those_of_the_gguf_package():
+    for name, fmt in FORMATS.items():
+        if fmt.ggml is not None:
+            kind = gguf.GGMLQuantizationType[name]
+            assert (fmt.block, fmt.bytes) == gguf.constants.GGML_QUANT_SIZES[kind]
+            assert fmt.ggml == int(kind)

@@ -39,7 +39,9 @@ def train_byte_level(
     backend = Tokenizer(models.BPE())
     shell = json.loads(backend.to_str())
     shell |= {"pre_tokenizer": pre_tokenizer, "normalizer": normalizer}
-    shell["decoder"] = dict(type="ByteLevel", add_prefix_space=True, trim_offsets=True, use_regex=True)
+    shell["decoder"] = dict(
+        type="ByteLevel", add_prefix_space=True, trim_offsets=True, use_regex=True
+    )
     backend = Tokenizer.from_str(json.dumps(shell))
     trainer = trainers.BpeTrainer(
         vocab_size=size,
@@ -104,9 +106,7 @@ def train_sentencepiece(kind: str, **options: Any) -> bytes:
         **options,
     }
     corpus = (line for text in CORPUS for line in text.splitlines() if line.strip("\0 "))
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=corpus, model_writer=out, **settings
-    )
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=corpus, model_writer=out, **settings)
     return out.getvalue()
 
 
