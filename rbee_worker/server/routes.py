@@ -86,6 +86,14 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "GET",
+        "/v1/stats",
+        health.stats,
+        STATE,
+        "What the worker is doing now, in figures",
+        answer=health.Stats,
+    ),
+    Operation(
+        "GET",
         "/metrics",
         describe.metrics,
         STATE,

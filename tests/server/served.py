@@ -85,7 +85,7 @@ class Served:
             self.join()
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 15.0) -> None:
     """Poll until `condition()` holds; fails after `seconds`."""
     import time
 

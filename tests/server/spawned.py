@@ -22,7 +22,9 @@ class Spawned:
     """A process whose first line on stdout is its address. `exec_s`: when it was spawned."""
 
     def __init__(self, command: list[str], env: dict[str, str] | None = None) -> None:
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RBEE_", "LLORCH_"))}
+        # compiled modules may be kept, as an installed package has them
+        away = ("RBEE_", "LLORCH_", "PYTHONDONTWRITEBYTECODE")
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(away)}
         self.exec_s = time.perf_counter()
         self.process = subprocess.Popen(
             command,
@@ -70,6 +72,11 @@ class Spawned:
         with self.http.stream("GET", "/v1/loading/progress", timeout=seconds) as progress:
             text = progress.read().decode()
         assert '"ready"' in text, (text, self.errors)
+
+    def cpu_s(self) -> float:
+        """Processor time that the process has used, all its threads."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def signal(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
