@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from rbee_worker.cli.terminal import Status, dim, download_progress, visible
+from rbee_worker.cli.terminal import Status, dim, download_progress, size, visible
 from rbee_worker.config import Settings
+
+Row = tuple[str, str]
 
 
 def inspect(
@@ -20,7 +23,7 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """What a model is and what it needs here; loads no weights."""
-    from rbee_worker.cli.report import lines, report
+    from rbee_worker.cli.report import report
 
     status = Status()
     try:
@@ -30,5 +33,63 @@ def inspect(
     if as_json:
         sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
         return
-    for label, text in lines(found):
+    for label, text in rows(found):
         sys.stdout.write(f"{dim(f'{label:<14}', sys.stdout)} {visible(text)}\n")
+
+
+def rows(found: Mapping[str, Any]) -> Iterator[Row]:
+    """A report (cli.report) for people: labels and texts, one a line."""
+    yield "model", found["ref"]
+    yield "file", f"{found['path']} ({found['kind']})"
+    yield "architecture", f"{found['architecture']} ({found['family']})"
+    yield "parameters", f"{found['parameters']:,} in {found['layers']} layers"
+    yield "context", f"{found['context']:,} tokens"
+    yield "compute", f"{found['dtype']}, cache {found['kv_dtype']}"
+    yield from _list(
+        "in the file",
+        (f"{k}: {v['tensors']} tensors, {size(v['bytes'])}" for k, v in found["formats"].items()),
+    )
+    yield from _list("held as", (f"{k}: {size(v)}" for k, v in found["held"].items()))
+    yield from _list("memory", _memory(found["memory"]))
+    yield from _list(
+        "ends at",
+        (f"{e['id']} {e['text']} (from {', '.join(e['origins'])})" for e in found["eos"]),
+    )
+    yield "chat template", _template(found["chat_template"])
+    vocabulary = found["tokenizer"]
+    yield (
+        "tokenizer",
+        f"{vocabulary['kind']}: {vocabulary['tokens']:,} tokens, {vocabulary['special']} special",
+    )
+    kernels = found["kernels"]
+    fast, all_ops = len(kernels["fast"]), len(kernels["fast"]) + len(kernels["reference"])
+    yield "kernels", f"{kernels['backend']}: {fast} of {all_ops} operations are fast here"
+    yield from _list("not read", (f"{name}: {why}" for name, why in found["skipped"].items()))
+    yield from _list("warning", found["warnings"])
+
+
+def _memory(plan: Mapping[str, Any]) -> Iterator[str]:
+    yield f"weights {size(plan['weights'])} ({size(plan['weights_in_file'])} on disk)"
+    yield (
+        f"cache {size(plan['kv_per_token'])} a token, "
+        f"{size(plan['kv_context'])} for one sequence of the whole context"
+    )
+    if plan["cache"] is not None:
+        yield (
+            f"here: {size(plan['cache'])} of cache for {plan['cache_tokens']:,} tokens, "
+            f"sequences up to {plan['context']:,}; {size(plan['free'])} are free"
+        )
+
+
+def _template(template: Mapping[str, Any] | None) -> str:
+    if template is None:
+        return "no"
+    texts = " ".join(t["text"] for t in template["special_tokens"])
+    return f"yes, with {texts}" if texts else "yes, without special tokens"
+
+
+def _list(label: str, texts: Any) -> Iterator[Row]:
+    """Several texts under one label."""
+    for text in texts:
+        yield label, text
+        label = ""

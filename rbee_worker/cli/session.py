@@ -1,4 +1,4 @@
-"""A running engine for one command: fetched model, progress on the terminal, clean end."""
+"""A running engine for one command: progress on the terminal, clean end."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from rbee_worker.checkpoint import refs
-from rbee_worker.cli.terminal import Status, download_progress
+from rbee_worker.cli.terminal import Status, size
 from rbee_worker.config import Settings
 from rbee_worker.engine.client import EngineClient
 from rbee_worker.engine.messages import Loading
@@ -25,28 +24,28 @@ async def open_engine(settings: Settings, *, quiet: bool = False) -> AsyncIterat
     began = time.perf_counter()
     status = Status()
     show = _ignore if quiet else status.show
+    show("Starting the engine.")
+    client = await EngineClient.start(settings, on_loading=lambda m: show(words(m)))
     try:
-        refs.resolve(settings.model, cache_dir=settings.cache_dir, progress=download_progress(show))
-        show("Starting the engine.")
-        client = await EngineClient.start(settings, on_loading=lambda m: show(_loading(m)))
-        try:
-            info = await client.ready()
-            seconds = time.perf_counter() - began
-            status.clear()
-            _log.info(
-                "engine ready",
-                extra=log.fields(model=info.model, device=info.device, seconds=round(seconds, 3)),
-            )
-            yield client
-        finally:
-            await client.close()
+        info = await client.ready()
+        status.clear()
+        seconds = round(time.perf_counter() - began, 3)
+        _log.info(
+            "engine ready",
+            extra=log.fields(model=info.model, device=info.device, seconds=seconds),
+        )
+        yield client
     finally:
         status.clear()
+        await client.close()
 
 
-def _loading(message: Loading) -> str:
-    told = narration.loading(message.stage, message.layers_loaded, message.layers_total)
-    return told.human
+def words(message: Loading) -> str:
+    """A loading message as a person reads it."""
+    if message.stage == "downloading":
+        total = size(message.bytes_total) if message.bytes_total else ""
+        return narration.downloading(size(message.bytes_loaded), total).human
+    return narration.loading(message.stage, message.layers_loaded, message.layers_total).human
 
 
 def _ignore(text: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from rbee_worker.engine.process import Loader
     from rbee_worker.tokenizer.chat import ChatRenderer
     from rbee_worker.tokenizer.core import Tokenizer
+
+log = logging.getLogger(__name__)
 
 OfSequence = Tokens | Finished | Scheduled | Preempted | PromptScores
 State = Literal["loading", "ready", "restarting", "draining", "failed"]
@@ -176,7 +179,7 @@ class EngineClient:
         if self.state != "failed":
             self.state = "draining"
         self._lose("the worker is shutting down.")
-        await self._host.close()
+        await self._host.close(patient=self.info is not None)
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -264,9 +267,9 @@ class EngineClient:
             raise EngineLost(f"the engine is gone: {await self._host.last_words()}.")
         except WorkerError as error:
             self._failed(error)
-        except Exception as error:
+        except Exception as error:  # a mistake of ours must not leave callers waiting
+            log.exception("the client failed")
             self._failed(EngineLost(f"the client failed: {type(error).__name__}: {error}"))
-            raise
 
     def _dispatch(self, outputs: list[Output]) -> None:
         """One step's messages. This is the path that every token takes."""

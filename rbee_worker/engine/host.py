@@ -6,6 +6,7 @@ Either way it is behind the same link and runs the same loop (engine/process.py)
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import threading
@@ -38,8 +39,16 @@ class EngineHost(ABC):
         """Why the engine is gone; asked when the link has closed."""
 
     @abstractmethod
-    async def close(self) -> None:
-        """Ask it to leave, make it leave, hang up. May be called at any time, also twice."""
+    async def close(self, *, patient: bool = True) -> None:
+        """Ask it to leave, make it leave, hang up. May be called at any time, also twice.
+
+        patient: False where it has nothing to finish, e.g. while it loads: a process is ended.
+        """
+
+
+# Threads of torch wait asleep, not spinning: on a machine that has other work, two spinning threads
+# wait for each other's turn at every product, and a token takes seconds.
+THREADS = {"OMP_WAIT_POLICY": "passive"}
 
 
 class ProcessHost(EngineHost):
@@ -62,6 +71,7 @@ class ProcessHost(EngineHost):
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=sys.stderr.fileno() if _has_fileno(sys.stderr) else None,
                 stderr=asyncio.subprocess.PIPE,
+                env={**THREADS, **os.environ},
             )
         except BaseException:
             ours.close()
@@ -90,14 +100,15 @@ class ProcessHost(EngineHost):
                 how = f"killed by {signal.Signals(-code).name}"
         return f"{how}; its last line: {self._tail[-1]}" if self._tail else how
 
-    async def close(self) -> None:
+    async def close(self, *, patient: bool = True) -> None:
         if self._process is None:
             return
         self.link.send(Shutdown())
         try:
-            await asyncio.wait_for(self._process.wait(), PATIENCE_S)
+            await asyncio.wait_for(self._process.wait(), PATIENCE_S if patient else 0)
         except TimeoutError:
-            self._process.kill()
+            with suppress(ProcessLookupError):  # it left by itself at this very moment
+                self._process.kill()
             await self._process.wait()
         await self.link.close()
         if self._pump is not None:
@@ -139,7 +150,7 @@ class ThreadHost(EngineHost):
         await asyncio.to_thread(self._join)
         return "it left" if self._error is None else f"{type(self._error).__name__}: {self._error}"
 
-    async def close(self) -> None:
+    async def close(self, *, patient: bool = True) -> None:
         if self._thread is None:
             return
         self.link.send(Shutdown())

@@ -8,20 +8,19 @@ from collections.abc import Callable, Iterable
 import torch
 
 from rbee_worker.checkpoint import Checkpoint, open_checkpoint
-from rbee_worker.checkpoint.formats import FORMATS
 from rbee_worker.config import Settings
 from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.machine import allowed_cores, available_memory
-from rbee_worker.engine.memory import plan_state
 from rbee_worker.engine.messages import Loading
+from rbee_worker.engine.preflight import preflight
 from rbee_worker.engine.runner import Runner
 from rbee_worker.engine.sampler import Sampler
 from rbee_worker.engine.trouble import is_out_of_memory
-from rbee_worker.errors import ModelError, UsageError
-from rbee_worker.models import build_model, plan_model
+from rbee_worker.errors import ModelError
+from rbee_worker.models import build_model
 from rbee_worker.models.base import Decoder
 from rbee_worker.ops import Ops, RopeSpec
-from rbee_worker.ops.select import compute_dtype, kv_dtype, make_ops
+from rbee_worker.ops.select import make_ops
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.tensors import StateTensors
 from rbee_worker.types import ModelInfo
@@ -34,29 +33,16 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
 
     Raises ModelError's children and UsageError.
     """
-    if 256 % settings.block_size:  # attention reads spans of 256 keys
-        raise UsageError(
-            f"--block-size {settings.block_size} does not divide 256.", fix="use 16, 32 or 64."
-        )
     torch.set_num_threads(settings.threads or allowed_cores())
     clock = _Phases()
     report(Loading(stage="opening"))
     ckpt = open_checkpoint(settings.model, cache_dir=settings.cache_dir)
-    formats = bytes_by_format(ckpt)
-    dtype = compute_dtype(settings, ckpt.kind, formats)
-    kv = kv_dtype(settings, dtype, packed=any(not FORMATS[f].is_float for f in formats))
-    ops = make_ops(settings, dtype)
+    ahead = preflight(ckpt, settings)
+    ops = make_ops(settings, ahead.dtype)
     clock.done("open")
-    _, held = plan_model(ckpt, dtype)  # refuses what does not fit together before reading it
     model = _build(ckpt, ops, report)
     clock.done("weights")
-    plan = plan_state(
-        model.groups,
-        settings,
-        model_context=model.context,
-        kv_dtype=kv,
-        free_bytes=available_memory(),
-    )
+    plan = ahead.state(settings, available_memory())
     pool = StatePool(
         model.groups,
         tokens=plan.tokens,
@@ -70,7 +56,7 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         pool.n_blocks,
         pool.n_slots,
         block_size=settings.block_size,
-        dtype=kv,
+        dtype=ahead.kv_dtype,
         device=ops.device,
     )
     sampler = Sampler(model.vocab_size, settings.max_seqs, ops.device)
@@ -89,13 +75,13 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         arch=ckpt.arch,
         device=ops.device,
         backend=ops.name,
-        dtype=dtype,
-        kv_dtype=kv,
+        dtype=ahead.dtype,
+        kv_dtype=ahead.kv_dtype,
         context=engine.context,
         vocab_size=model.vocab_size,
         kv_tokens=plan.tokens,
         block_size=settings.block_size,
-        weight_bytes=sum(held.held_bytes.values()),
+        weight_bytes=ahead.weight_bytes,
         kv_bytes=tensors.nbytes,
         n_layers=len(model.blocks),
         n_parameters=model.n_parameters,
@@ -103,15 +89,6 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         notes=ckpt.notes + model.notes + plan.notes,
     )
     return engine, info
-
-
-def bytes_by_format(ckpt: Checkpoint) -> dict[str, int]:
-    """Bytes of all tensors of a checkpoint, by format."""
-    sizes: dict[str, int] = {}
-    for name in ckpt.source.names():
-        found = ckpt.source.info(name)
-        sizes[found.format] = sizes.get(found.format, 0) + found.nbytes
-    return sizes
 
 
 def rope_salt(ropes: Iterable[RopeSpec]) -> Callable[[int], bytes]:

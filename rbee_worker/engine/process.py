@@ -8,7 +8,6 @@ and whether running answers are finished first is the client's decision.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import socket
@@ -28,6 +27,7 @@ from rbee_worker.engine.messages import (
     Submit,
 )
 from rbee_worker.errors import WorkerError
+from rbee_worker.observe import log
 
 if TYPE_CHECKING:
     from rbee_worker.config import Settings
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     Loader = Callable[[Settings, Callable[[Loading], None]], tuple[Engine, ModelInfo]]
 
-log = logging.getLogger(__name__)
+_log = log.logger("engine")
 
 
 def serve(port: Port, load: Loader) -> None:
@@ -47,22 +47,24 @@ def serve(port: Port, load: Loader) -> None:
             if not engine.idle:
                 port.send(engine.step())
     except PortClosed:
-        log.debug("the client is gone")
+        _log.debug("the client is gone")
 
 
 def _load(port: Port, load: Loader) -> Engine | None:
     commands = port.receive(wait=True)
     if not isinstance(commands[0], Configure):
         return None  # it gave up before it knew what to load
+    settings = commands[0].settings
+    log.setup(settings.log_level, settings.log_format)
     try:
-        engine, info = load(commands[0].settings, lambda loading: port.send([loading]))
+        engine, info = load(settings, lambda loading: port.send([loading]))
     except PortClosed:
         raise
     except WorkerError as error:
         port.send([LoadFailed(code=error.code, message=str(error), exit_code=error.exit_code)])
         return None
     except Exception as error:
-        log.exception("the model cannot be loaded")
+        _log.exception("the model cannot be loaded")
         message = f"the model cannot be loaded: {type(error).__name__}: {error}"
         port.send([LoadFailed(code="MODEL_UNUSABLE", message=message, exit_code=3)])
         return None
@@ -86,7 +88,6 @@ def main() -> None:
     """Entry point of the child process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    logging.basicConfig(stream=sys.stderr, format="engine: %(levelname)s %(message)s")
     port = Port(socket.socket(fileno=int(sys.argv[1])), on_close=lambda: os._exit(0))
     from rbee_worker.engine.load import load_engine
 

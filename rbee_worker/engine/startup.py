@@ -65,12 +65,17 @@ async def bring_up(
 
 def _open(settings: Settings, loop: asyncio.AbstractEventLoop, progress: Progress) -> Checkpoint:
     from rbee_worker.checkpoint import open_checkpoint
+    from rbee_worker.engine.machine import available_memory
+    from rbee_worker.engine.preflight import preflight
 
     def fetched(_: str, done: int, total: int) -> None:
         loading = Loading(stage="downloading", bytes_loaded=done, bytes_total=total)
         loop.call_soon_threadsafe(progress, loading)
 
-    return open_checkpoint(settings.model, cache_dir=settings.cache_dir, progress=fetched)
+    ckpt = open_checkpoint(settings.model, cache_dir=settings.cache_dir, progress=fetched)
+    # What cannot load is heard of before the engine has done its imports.
+    preflight(ckpt, settings).room(settings, available_memory())
+    return ckpt
 
 
 async def _engine_ready(host: EngineHost, progress: Progress) -> ModelInfo:

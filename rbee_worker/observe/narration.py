@@ -59,6 +59,12 @@ def resumed(job_id: str, at: int) -> Narration:
     return Narration(actor=ENGINE, action="resumed", target=job_id, human=human, job_id=job_id)
 
 
+def downloading(done: str, total: str) -> Narration:
+    """The model is being fetched; sizes as people read them, total "" when not known."""
+    human = f"Fetching the model: {done}" + (f" of {total}" if total else "")
+    return Narration(actor=LOADER, action="downloading", target="model", human=human + ".")
+
+
 def loading(stage: str, done: int, total: int) -> Narration:
     """A step of bringing the model up; `done` of `total` layers, total 0 when not counted."""
     human = f"{stage.capitalize()} the model"

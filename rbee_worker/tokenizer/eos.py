@@ -8,40 +8,8 @@ from typing import Any
 from rbee_worker.errors import CheckpointError
 from rbee_worker.tokenizer.core import Tokenizer
 from rbee_worker.tokenizer.load import TokenizerSource
+from rbee_worker.tokenizer.turns import END_OF_TURN, NOT_AMONG
 from rbee_worker.types import EosToken
-
-# End-of-turn tokens of published chat formats. They count only where they are special tokens.
-END_OF_TURN = (
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|eot|>",
-    "<|eom|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<|return|>",
-    "<|call|>",
-    "<end_of_turn>",
-    "<turn|>",
-    "<|tool_response>",
-    "<|tool_response|>",
-    "<|end_of_text|>",
-    "<|endoftext|>",
-    "<|END_OF_TURN_TOKEN|>",
-    "|ENDOFTEXT|",
-    "<｜end▁of▁sentence｜>",
-    "<end_of_utterance>",
-    "[EOT]",
-    "[EOS]",
-    "<EOT>",
-    "<eos>",
-    "</s>",
-)
-
-# token -> tokens whose presence means it ends a part of a turn, not the turn
-_NOT_AMONG: dict[str, tuple[str, ...]] = {
-    "<|end|>": ("<|return|>", "<|call|>"),  # harmony: <|end|> closes one message of several
-    "</s>": ("<|tool_response>",),  # Gemma 4: an HTML tag
-}
 
 _GGUF_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 _GGUF_LISTS = ("eos_token_ids", "eog_token_ids")
@@ -100,7 +68,7 @@ def _by_text(ckpt: TokenizerSource, tokenizer: Tokenizer) -> Iterator[tuple[int,
         yield tokenizer.eos_id, "tokenizer_config.json"
     special = {tokenizer.token_text(i): i for i in tokenizer.special_ids}
     for text in END_OF_TURN:
-        others = _NOT_AMONG.get(text)
+        others = NOT_AMONG.get(text)
         if others and all(other in special for other in others):
             continue
         if text in special:

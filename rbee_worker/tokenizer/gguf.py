@@ -21,6 +21,7 @@ from rbee_worker.tokenizer.pretokenizers import (
     TELLTALES,
     Pre,
 )
+from rbee_worker.tokenizer.turns import UNMISTAKABLE
 from rbee_worker.tokenizer.vocabulary import (
     PieceType,
     Vocabulary,
@@ -131,7 +132,7 @@ _EOS = {"llama": 2, "t5": 1}
 
 def _vocabulary(meta: Metadata) -> Vocabulary:
     pieces: list[str] = _column(meta, "tokens", str)
-    types: list[int] = _column(meta, "token_type", int)
+    types: list[int] = list(_column(meta, "token_type", int))
     scores: list[float] = _column(meta, "scores", float)
     for name, column in (("token_type", types), ("scores", scores)):
         if column and len(column) != len(pieces):
@@ -141,6 +142,10 @@ def _vocabulary(meta: Metadata) -> Vocabulary:
             )
     if not types:
         types = _types_by_keys(meta, len(pieces))
+    # Older converters wrote end-of-turn tokens as user-defined (Gemma's <end_of_turn>).
+    for i, kind in enumerate(types):
+        if kind == PieceType.USER_DEFINED and pieces[i] in UNMISTAKABLE:
+            types[i] = PieceType.CONTROL
     keep = _KEEP_BLANKS.get(str(meta.get("general.architecture")))
     rstrip: frozenset[str] = frozenset()
     if keep is not None and meta[_KEY + "model"] == "llama":

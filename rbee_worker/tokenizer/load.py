@@ -42,7 +42,22 @@ class TokenizerSource(Protocol):
 
 
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
-_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
+
+# Classes whose add_bos_token and add_eos_token count although the tokenizer.json's post-processor
+# adds nothing (DeepSeek's files). With any other class the post-processor alone decides.
+_CONFIG_ADDS = frozenset(
+    {
+        "LlamaTokenizer",
+        "LlamaTokenizerFast",
+        "CodeLlamaTokenizer",
+        "CodeLlamaTokenizerFast",
+        "GemmaTokenizer",
+        "GemmaTokenizerFast",
+        "CohereTokenizerFast",
+    }
+)
+
+_Affixes = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def load_tokenizer(ckpt: TokenizerSource) -> Tokenizer:
@@ -75,96 +90,128 @@ def _from_json(ckpt: TokenizerSource) -> Tokenizer:
         raise CheckpointError(
             f"{path.name} cannot be read: {reason}", fix="download tokenizer.json again"
         ) from e
-    return _finish(ckpt, backend, decoding_of(decoder))
+    return _Loading(ckpt, backend).finish(decoding_of(decoder))
 
 
 def _from_sentencepiece(ckpt: TokenizerSource, path: Path) -> Tokenizer:
     model = read_sentencepiece(path.read_bytes())
     legacy = ckpt.tokenizer_config.get("legacy", True)
     backend, decoding = model.build(every_segment=legacy is not False)
-    bpe = decoding.strip_left > 0 or not decoding.first_drops_meta
-    bos = _token_of(ckpt, backend, "bos_token", model.bos_id)
-    eos = _token_of(ckpt, backend, "eos_token", model.eos_id)
-    # SentencePiece BPE models of the Llama kind open with BOS, unigram ones of the T5 kind close
-    # with EOS, unless tokenizer_config.json says otherwise.
-    defaults = ((bos,) if bpe and bos is not None else (), () if bpe or eos is None else (eos,))
-    return _finish(ckpt, backend, decoding, bos=bos, eos=eos, affixes=defaults)
-
-
-def _finish(
-    ckpt: TokenizerSource,
-    backend: tokenizers.Tokenizer,
-    decoding: Decoding,
-    *,
-    bos: int | None = None,
-    eos: int | None = None,
-    affixes: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
-) -> Tokenizer:
-    warnings = _add_configured(ckpt, backend)
-    bos = _token_of(ckpt, backend, "bos_token", bos)
-    eos = _token_of(ckpt, backend, "eos_token", eos)
-    pieces: list[str | None] = [None] * (max(backend.get_vocab().values(), default=-1) + 1)
-    for piece, i in backend.get_vocab().items():
-        pieces[i] = piece
-    special = [i for i, t in backend.get_added_tokens_decoder().items() if t.special]
-    return Tokenizer(
-        backend,
-        decoding,
-        pieces=pieces,
-        special_ids=special,
-        bos_id=bos,
-        eos_id=eos,
-        affixes=_affixes(ckpt.tokenizer_config, bos, eos, affixes),
-        chat_templates=_templates(ckpt),
-        warnings=tuple(warnings),
+    loading = _Loading(ckpt, backend)
+    bos = loading.named("bos_token", model.bos_id)
+    eos = loading.named("eos_token", model.eos_id)
+    # BPE models (Llama's kind) open with BOS, unigram ones (T5's kind) close with EOS, unless
+    # tokenizer_config.json says otherwise.
+    opens = loading.config.get("add_bos_token")
+    closes = loading.config.get("add_eos_token")
+    affixes = (
+        _present(bos, model.is_bpe if opens is None else opens),
+        _present(eos, not model.is_bpe if closes is None else closes),
     )
+    return loading.finish(decoding, bos=bos, eos=eos, affixes=affixes)
 
 
-def _affixes(
-    config: Mapping[str, Any],
-    bos: int | None,
-    eos: int | None,
-    default: tuple[tuple[int, ...], tuple[int, ...]] | None,
-) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """tokenizer_config.json's add_bos_token and add_eos_token replace the post-processor."""
-    said = {"bos": config.get("add_bos_token"), "eos": config.get("add_eos_token")}
-    if said["bos"] is None and said["eos"] is None:
-        return default
-    before: tuple[int, ...] = (bos,) if said["bos"] and bos is not None else ()
-    after: tuple[int, ...] = (eos,) if said["eos"] and eos is not None else ()
-    if default is not None:  # only one of the two is said
-        before = default[0] if said["bos"] is None else before
-        after = default[1] if said["eos"] is None else after
-    return before, after
+def _present(token: int | None, wanted: Any) -> tuple[int, ...]:
+    return (token,) if wanted and token is not None else ()
 
 
-def _add_configured(ckpt: TokenizerSource, backend: tokenizers.Tokenizer) -> list[str]:
-    """Tokens that tokenizer_config.json adds to those of the vocabulary. Returns warnings."""
-    config = ckpt.tokenizer_config
-    known = {t.content for t in backend.get_added_tokens_decoder().values()}
-    wanted: dict[str, AddedToken] = {}
-    placed: dict[str, int] = {}
-    listed = config.get("added_tokens_decoder") or {}
-    for key, entry in sorted(listed.items(), key=lambda item: int(item[0])):
-        token = _added_token(entry)
-        if token is not None and token.content not in known:
-            wanted[token.content] = token
-            placed[token.content] = int(key)
-    more = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
-    named = [config.get(name) for name in _NAMED]
-    for entry in (*named, *(more.values() if isinstance(more, dict) else more)):
-        token = _added_token(entry)
-        if token is not None and token.content not in known:
+class _Loading:
+    """A backend on its way to a `Tokenizer`: what tokenizer_config.json adds to it."""
+
+    def __init__(self, ckpt: TokenizerSource, backend: tokenizers.Tokenizer) -> None:
+        self.ckpt = ckpt
+        self.backend = backend
+        self.config = _config(ckpt)
+        self.special: set[str] = set()
+        self.warnings: list[str] = []
+        self._add_tokens()
+
+    def _add_tokens(self) -> None:
+        known = {t.content: t for t in self.backend.get_added_tokens_decoder().values()}
+        listed = {
+            int(key): token
+            for key, entry in (self.config.get("added_tokens_decoder") or {}).items()
+            if key.isdecimal() and (token := _added_token(entry)) is not None
+        }
+        self.backend.add_tokens([t for _, t in sorted(listed.items()) if t.content not in known])
+        known |= {t.content: t for t in listed.values() if t.content not in known}
+        more = self.config.get("extra_special_tokens")
+        more = more or self.config.get("additional_special_tokens") or []
+        named = [v for k, v in self.config.items() if k.endswith("_token")]
+        found = map(_added_token, (*named, *(more.values() if isinstance(more, dict) else more)))
+        # A token already known keeps how it treats the blanks around it.
+        special = [known.get(token.content, token) for token in found if token is not None]
+        for token in special:
             token.special = True
-            wanted.setdefault(token.content, token)
-    if wanted:
-        backend.add_tokens(list(wanted.values()))
-    moved = [t for t, i in placed.items() if backend.token_to_id(t) != i]
-    return (
-        [f"tokenizer_config.json places {len(moved)} tokens at ids the vocabulary does not give"]
-        if moved
-        else []
-    )
+        self.backend.add_special_tokens(special)
+        self.special = {token.content for token in special}
+        moved = sum(self.backend.token_to_id(t.content) != i for i, t in listed.items())
+        if moved:
+            self.warnings.append(
+                f"tokenizer_config.json places {moved} tokens at ids the vocabulary does not give"
+            )
+
+    def named(self, name: str, default: int | None = None) -> int | None:
+        """The id of "bos_token" or the like: tokenizer_config.json, `default`, config.json."""
+        token = _added_token(self.config.get(name))
+        found = None if token is None else self.backend.token_to_id(token.content)
+        if found is not None:
+            return int(found)
+        if default is not None or name in self.config:
+            return default
+        ids = self.ckpt.config.get(f"{name}_id")
+        first = ids[0] if isinstance(ids, list) and ids else ids
+        if isinstance(first, int) and self.backend.id_to_token(first) is not None:
+            return first
+        return None
+
+    def finish(
+        self,
+        decoding: Decoding,
+        *,
+        bos: int | None = None,
+        eos: int | None = None,
+        affixes: _Affixes | None = None,
+    ) -> Tokenizer:
+        vocab = self.backend.get_vocab()
+        pieces: list[str | None] = [None] * (max(vocab.values(), default=-1) + 1)
+        for piece, i in vocab.items():
+            pieces[i] = piece
+        bos = self.named("bos_token", bos)
+        eos = self.named("eos_token", eos)
+        added = self.backend.get_added_tokens_decoder().items()
+        return Tokenizer(
+            self.backend,
+            decoding,
+            pieces=pieces,
+            special_ids=[i for i, t in added if t.special or t.content in self.special],
+            bos_id=bos,
+            eos_id=eos,
+            affixes=affixes or self._configured_affixes(bos, eos),
+            chat_templates=_templates(self.ckpt),
+            warnings=tuple(self.warnings),
+        )
+
+    def _configured_affixes(self, bos: int | None, eos: int | None) -> _Affixes | None:
+        if self.config.get("tokenizer_class") not in _CONFIG_ADDS:
+            return None
+        if self.backend.num_special_tokens_to_add(False):
+            return None
+        opens, closes = self.config.get("add_bos_token"), self.config.get("add_eos_token")
+        return _present(bos, opens), _present(eos, closes)
+
+
+def _config(ckpt: TokenizerSource) -> dict[str, Any]:
+    """tokenizer_config.json; files from before it listed added tokens have a second one."""
+    config = ckpt.tokenizer_config
+    path = ckpt.files.get("special_tokens_map.json")
+    if path is None or "added_tokens_decoder" in config:
+        return config
+    try:
+        older = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise CheckpointError(f"{path.name} is not JSON", fix="download it again") from e
+    return {**older, **config} if isinstance(older, dict) else config
 
 
 def _added_token(entry: Any) -> AddedToken | None:
@@ -176,23 +223,6 @@ def _added_token(entry: Any) -> AddedToken | None:
         options = {k: bool(entry[k]) for k in flags if k in entry}
         return AddedToken(entry["content"], **options) if entry["content"] else None
     return None
-
-
-def _token_of(
-    ckpt: TokenizerSource, backend: tokenizers.Tokenizer, name: str, default: int | None
-) -> int | None:
-    """The id of a named token: tokenizer_config.json, else `default`, else config.json."""
-    entry = ckpt.tokenizer_config.get(name)
-    text = entry.get("content") if isinstance(entry, dict) else entry
-    if isinstance(text, str):
-        found: int | None = backend.token_to_id(text)
-        if found is not None:
-            return found
-    if default is not None or name in ckpt.tokenizer_config:
-        return default
-    ids = ckpt.config.get(f"{name}_id")
-    first = ids[0] if isinstance(ids, list) and ids else ids
-    return first if isinstance(first, int) and backend.id_to_token(first) is not None else None
 
 
 def _templates(ckpt: TokenizerSource) -> dict[str, str]:

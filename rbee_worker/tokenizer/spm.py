@@ -41,6 +41,10 @@ class SentencePieceModel:
     collapse: bool = True
 
     @property
+    def is_bpe(self) -> bool:
+        return self.kind == _BPE
+
+    @property
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(self.pieces, self.types, self.scores)
 

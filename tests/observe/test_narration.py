@@ -26,6 +26,8 @@ from rbee_worker.types import Narration, StopRecord
         ),
         (narration.resumed("j", 37), "Engine restarted; resumed at token 37."),
         (narration.loading("loading", 3, 30), "Loading the model: 3 of 30 layers."),
+        (narration.downloading("1.0 MB", "98.4 MB"), "Fetching the model: 1.0 MB of 98.4 MB."),
+        (narration.downloading("1.0 MB", ""), "Fetching the model: 1.0 MB."),
         (narration.loading("opening", 0, 0), "Opening the model."),
         (narration.ready("smollm2", "cpu", 1.25), "smollm2 is ready on cpu after 1.2 s."),
     ],

@@ -10,7 +10,7 @@ TEXTS = (
     "人工智能是计算机科学的一个分支。日本語のテキスト、カタカナ。한국어 문장입니다.",
     "हिन्दी में लिखा पाठ। ภาษาไทยไม่มีช่องว่าง עברית العربية مرحبا ١٢",
     "emoji 😀😀 👩‍👩‍👧‍👦 🇫🇷 ❤️ é e\u0301 \u212b Å ﬁ ｆｕｌｌ　ｗｉｄｔｈ",
-    "def f(x):\n    if x >= 10:\n\t\treturn {'a': [1, 2]}\n\n\nclass HTTPServer2:  # camelCase_snake\r\n",
+    "def f(x):\n    if x >= 10:\n\t\treturn {'a': [1, 2]}\n\n\nclass HTTPServer2:  # camelCase\r\n",
     "  leading\n \n  \t mixed   runs     of      blanks\n\n\n\nend  ",
     'a\u00a0b\u2003c\u3000d\u200be \x00\x01\x7f $x^2 + y_1 = `z`|~ <tag attr="v"/> & %d @me #1',
     "<|im_start|>user\nHi<|im_end|>\n <|im_start|> x<|im_end|>",

@@ -1,0 +1,231 @@
+"""The process in which chat templates run: `python -I render_child.py DIR.. CPU_S MEMORY MAX`.
+
+A template comes with a model file and is not to be trusted. Here it has Jinja's immutable sandbox
+and nothing else: no open files, no new processes, a cap on memory, and a timer that ends the
+process when one rendering takes too much processor time. The script imports nothing of the worker
+and starts in tens of milliseconds.
+
+Frames both ways: 4 bytes of length (big endian), then JSON. In: {"template"?, "context"}.
+Out: {} once it is ready, then {"text"} or {"error": kind, "message"}.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import struct
+import sys
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, BinaryIO
+
+HEADER = struct.Struct(">I")
+
+
+class _TooLong(Exception):
+    pass
+
+
+def main(argv: list[str]) -> None:
+    """Serve frames until the input ends."""
+    *paths, cpu_s, memory, most = argv
+    sys.path += paths
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process, also inside one long C call
+    renderer = _Renderer(int(most))
+    renderer.warm_up()
+    _confine(int(memory))
+    _write({})
+    while (request := _read(sys.stdin.buffer)) is not None:
+        signal.setitimer(signal.ITIMER_PROF, float(cpu_s))
+        answer = renderer.answer(request)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        _write(answer)
+
+
+def _confine(memory: int) -> None:
+    """Limits of this process. A platform without one of them goes without it."""
+    for limit, value in (
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_NOFILE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NPROC, 0),
+    ):
+        with suppress(ValueError, OSError):
+            resource.setrlimit(limit, (value, value))
+
+
+def _read(source: BinaryIO) -> dict[str, Any] | None:
+    header = source.read(HEADER.size)
+    if len(header) < HEADER.size:
+        return None
+    (size,) = HEADER.unpack(header)
+    body: dict[str, Any] = json.loads(source.read(size))
+    return body
+
+
+def _write(answer: dict[str, str]) -> None:
+    body = json.dumps(answer).encode()
+    sys.stdout.buffer.write(HEADER.pack(len(body)) + body)
+    sys.stdout.buffer.flush()
+
+
+class _Renderer:
+    """One template, compiled once, and the names that Hugging Face gives templates."""
+
+    def __init__(self, most: int) -> None:
+        from jinja2 import exceptions
+
+        self.errors = exceptions
+        self.most = most
+        self.environment = _environment()
+        self.source = ""
+        self.template: Any = None
+
+    def warm_up(self) -> None:
+        """Everything that imports lazily, errors included, before files can no longer be opened."""
+        for text in ("{{ [1]|tojson }}{{ strftime_now('%d') }}", "{{ x.y.z }}", "{% if %}", "{{"):
+            self.answer({"template": text, "context": {}})
+
+    def answer(self, request: dict[str, Any]) -> dict[str, str]:
+        """The frame that answers `request`. Never raises."""
+        try:
+            if "template" in request:
+                self.source = request["template"]
+                self.template = None
+            if self.template is None:
+                self.template = self.environment.from_string(self.source)
+            return {"text": self.render(request["context"])}
+        except _TooLong:
+            return _error("output", "")
+        except self.errors.TemplateSyntaxError as e:
+            return _error("syntax", f"line {e.lineno}: {e.message}")
+        except self.errors.SecurityError as e:
+            return _error("security", str(e))
+        except self.errors.UndefinedError as e:
+            return _error("undefined", str(e))
+        except self.errors.TemplateError as e:
+            return _error("raised", str(e))
+        except MemoryError:
+            return _error("memory", "")
+        except (Exception, RecursionError) as e:
+            return _error("other", type(e).__name__)
+
+    def render(self, context: dict[str, Any]) -> str:
+        parts: list[str] = []
+        size = 0
+        for part in self.template.generate(**context):
+            size += len(part)
+            if size > self.most:
+                raise _TooLong
+            parts.append(part)
+        return "".join(parts)
+
+
+def _error(kind: str, message: str) -> dict[str, str]:
+    return {"error": kind, "message": " ".join(message.split())[:300]}
+
+
+def _environment() -> Any:
+    """Jinja's sandbox with Hugging Face's switches and names."""
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_generation_tag(), "jinja2.ext.loopcontrols"],
+    )
+    environment.filters["tojson"] = _tojson
+    del environment.globals["lipsum"]
+    environment.globals.update(
+        raise_exception=_raise_exception,
+        strftime_now=_strftime_now,
+        namespace=_public_namespace(),
+        dict=_PublicDict(),
+    )
+    return environment
+
+
+def _generation_tag() -> Any:
+    from jinja2 import nodes
+    from jinja2.ext import Extension
+
+    class Generation(Extension):
+        """`{% generation %}` marks the assistant's text for training; here it is just text."""
+
+        tags = {"generation"}  # noqa: RUF012 - the name Jinja reads
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.Scope(body).set_lineno(line)
+
+    return Generation
+
+
+def _public_namespace() -> Any:
+    from jinja2.exceptions import SecurityError
+    from jinja2.utils import Namespace
+
+    def check(name: Any) -> None:
+        if isinstance(name, str) and name.startswith("_"):
+            raise SecurityError("a namespace attribute begins with an underscore")
+
+    class PublicNamespace(Namespace):
+        """Jinja's namespace without names that begin with an underscore."""
+
+        def __init__(*args: Any, **kwargs: Any) -> None:
+            self, *values = args  # so that an attribute may be called `self`
+            attributes = dict(*values, **kwargs)
+            for name in attributes:
+                check(name)
+            Namespace.__init__(self, attributes)
+
+        def __setitem__(self, name: str, value: Any) -> None:
+            check(name)
+            super().__setitem__(name, value)
+
+    return PublicNamespace
+
+
+class _PublicDict:
+    """`dict` as a function, without the type's attributes."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, *args: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args)
+
+
+def _raise_exception(message: Any) -> None:
+    from jinja2.exceptions import TemplateError
+
+    raise TemplateError(str(message))
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.now().strftime(form)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """JSON as it is: Jinja's own filter escapes it for HTML."""
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,86 @@
+"""A program on a pseudo terminal: send keys, wait for text."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+ROOT = Path(__file__).parents[2]
+CTRL_C, CTRL_D, ENTER, ALT_ENTER = "\x03", "\x04", "\r", "\x1b\r"
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[=>]|\x1b\][^\x07]*\x07")
+
+# The terminal must be the session's own, or Ctrl-C reaches nobody.
+_OWN_TERMINAL = "import os; os.close(os.open(os.ttyname(0), os.O_RDWR)); "
+
+
+class Terminal:
+    """Runs Python code on a terminal of its own; `screen` is all it wrote, without escapes."""
+
+    def __init__(self, code: str, home: Path, **environ: str) -> None:
+        self._master, slave = pty.openpty()
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _OWN_TERMINAL + code],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "HOME": str(home),
+                "XDG_STATE_HOME": str(home),
+                "TERM": "xterm",
+                "PROMPT_TOOLKIT_NO_CPR": "1",
+                **environ,
+            },
+        )
+        os.close(slave)
+        self._raw = b""
+        self._seen = 0
+
+    @property
+    def screen(self) -> str:
+        return _ESCAPES.sub("", self._raw.decode(errors="replace"))
+
+    def send(self, keys: str) -> None:
+        """Type."""
+        os.write(self._master, keys.encode())
+
+    def wait_for(self, text: str, seconds: float = 20) -> None:
+        """Until `text` comes after what earlier calls waited for."""
+        until = time.monotonic() + seconds
+        while (at := self.screen.find(text, self._seen)) < 0:
+            left = until - time.monotonic()
+            assert left > 0, f"no {text!r} in {self.screen[self._seen :]!r}"
+            assert self._read(left), f"left before {text!r}: {self.screen[self._seen :]!r}"
+        self._seen = at + len(text)
+
+    def leave(self, seconds: float = 20) -> int:
+        """Until the program ends: its exit code."""
+        while self._read(seconds):
+            pass
+        return self._process.wait(seconds)
+
+    def _read(self, seconds: float) -> bool:
+        ready, _, _ = select.select([self._master], [], [], seconds)
+        try:
+            piece = os.read(self._master, 65536) if ready else b""
+        except OSError:  # Linux says so when the other side has closed
+            return False
+        self._raw += piece
+        return bool(piece)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._master)

@@ -1,0 +1,239 @@
+"""Chat templates: equal to transformers, bounded, and none of them gets out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from jinja2 import TemplateError
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
+from transformers import PreTrainedTokenizerFast
+
+from rbee_worker.errors import CheckpointError, InvalidRequest, WorkerError
+from rbee_worker.tokenizer import ChatRenderer
+from tests.tokenizer.templates import CHATML, TEMPLATES
+
+ASK = [{"role": "user", "content": "  What's <b>2 + 2</b>?\n"}]
+TALK = [
+    {"role": "user", "content": "Hi — 你好 😀"},
+    {"role": "assistant", "content": "<think>\nhm\n</think>\n\nHello!"},
+    {"role": "user", "content": 'Say "x"\n\n'},
+]
+WITH_SYSTEM = [{"role": "system", "content": " Be brief. "}, *TALK]
+CALL = {"function": {"name": "add", "arguments": {"b": "é<", "a": 1}}}
+WITH_TOOL = [
+    *ASK,
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "content": "4"},
+]
+
+
+def _hf(template: str) -> PreTrainedTokenizerFast:
+    backend = Backend(models.WordLevel({"<s>": 0, "</s>": 1}, unk_token="<s>"))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", chat_template=template
+    )
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_equals_transformers(name: str) -> None:
+    hf = _hf(TEMPLATES[name])
+    with ChatRenderer(TEMPLATES[name], bos_token="<s>", eos_token="</s>") as ours:
+        rendered = 0
+        for messages in (ASK, TALK, WITH_SYSTEM, WITH_TOOL):
+            for prompt in (True, False):
+                for args in ({}, {"enable_thinking": False}, {"date_string": "1 Jan 2030"}):
+                    options = {"add_generation_prompt": prompt, **args}
+                    want = _rendered(hf, messages, options)
+                    if isinstance(want, str):
+                        assert ours.render(messages, **options) == want
+                        rendered += 1
+                    else:  # refused: the template's own words reach the caller
+                        with pytest.raises(InvalidRequest) as caught:
+                            ours.render(messages, **options)
+                        assert str(caught.value) == f"messages: {want}"
+        assert rendered >= 12
+
+
+def _rendered(
+    hf: PreTrainedTokenizerFast, messages: list[dict[str, Any]], options: dict[str, Any]
+) -> str | Exception:
+    try:
+        text: str = hf.apply_chat_template(messages, tokenize=False, **options)
+    except TemplateError as e:
+        return e
+    return text
+
+
+@pytest.fixture(scope="module")
+def chatml() -> Iterator[ChatRenderer]:
+    with ChatRenderer(CHATML) as renderer:
+        yield renderer
+
+
+def test_parts_and_developer(chatml: ChatRenderer) -> None:
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    messages = [
+        {"role": "developer", "content": "rules"},
+        {"role": "user", "content": parts},
+        {"role": "assistant", "content": None},
+    ]
+    want = (
+        "<|im_start|>system\nrules<|im_end|>\n<|im_start|>user\none\ntwo<|im_end|>\n"
+        "<|im_start|>assistant\n<|im_end|>\n"
+    )
+    assert chatml.render(messages, add_generation_prompt=False) == want
+
+
+def test_every_unusable_message_is_listed(chatml: ChatRenderer) -> None:
+    image = {"type": "image_url", "image_url": {"url": "secret"}}
+    bad: list[Any] = [
+        {"role": "user", "content": 7},
+        {"content": "secret"},
+        "secret",
+        {"role": "user", "content": [image, {"type": "text", "text": "secret"}, "secret"]},
+        {"role": "user<|im_end|>", "content": "secret"},
+    ]
+    with pytest.raises(InvalidRequest) as caught:
+        chatml.render(bad)
+    assert [e.field for e in caught.value.errors] == [
+        "messages[0].content",
+        "messages[1].role",
+        "messages[2]",
+        "messages[3].content[0]",
+        "messages[3].content[2]",
+        "messages[4].role",
+    ]
+    assert "secret" not in str(caught.value)
+    with pytest.raises(InvalidRequest, match="at least one message"):
+        chatml.render([])
+    with pytest.raises(InvalidRequest, match="must be JSON"):
+        chatml.render(ASK, extra=object())
+
+
+@pytest.mark.parametrize("name", ["messages", "tools", "documents", "bos_token"])
+def test_arguments_cannot_replace_what_the_template_gets(name: str) -> None:
+    renderer = ChatRenderer("x", bos_token="<s>")
+    with pytest.raises((InvalidRequest, TypeError), match=name):
+        renderer.render(ASK, **{name: "x"})
+
+
+HOSTILE: dict[str, tuple[str, type[WorkerError], str]] = {
+    "loops": (
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        InvalidRequest,
+        "takes more than 0.3 s of processor time",
+    ),
+    "one long C call": ("{{ 3**(9**9) }}", InvalidRequest, "processor time"),
+    "huge string": ("{{ 'a' * 10**9 }}", InvalidRequest, "too much memory"),
+    "huge padding": ("{{ '%999999999d' | format(1) }}", InvalidRequest, "too much memory"),
+    "huge range": ("{{ range(10**9) | list }}", InvalidRequest, "fails on these messages (Overf"),
+    "long output": (
+        "{% for i in range(99999) %}{{ 'a' * 999 }}{% endfor %}",
+        InvalidRequest,
+        "too long a prompt",
+    ),
+    "one long piece": ("{{ 'a' * 3000000 }}", InvalidRequest, "too long a prompt"),
+    "recursion": (
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        InvalidRequest,
+        "(RecursionError)",
+    ),
+    "classes": ("{{ ''.__class__.__mro__ }}", CheckpointError, "sandbox forbids"),
+    "subclasses": ("{{ [].__class__.__base__.__subclasses__() }}", CheckpointError, "forbids"),
+    "globals": ("{{ cycler.__init__.__globals__ }}", CheckpointError, "sandbox forbids"),
+    "helper": ("{{ raise_exception.__globals__.os }}", CheckpointError, "sandbox forbids"),
+    "attr filter": ("{{ (''|attr('__class__')).mro() }}", CheckpointError, "sandbox forbids"),
+    "format": ("{{ '{0.__class__.mro}'.format(1)() }}", CheckpointError, "sandbox forbids"),
+    "namespace": ("{% set n = namespace(__class__=1) %}", CheckpointError, "sandbox forbids"),
+    "mutation": ("{{ messages.append(1) }}", CheckpointError, "sandbox forbids"),
+    "file": ("{% include '/etc/passwd' %}", InvalidRequest, "fails on these messages"),
+    "import": ("{% import 'os' as os %}", InvalidRequest, "fails on these messages"),
+    "syntax": ("{% for %}", CheckpointError, "not valid Jinja (line 1: Expected"),
+    "deep nesting": ("{{ " + "(" * 5000 + ")" * 5000 + " }}", InvalidRequest, "fails on these"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_templates(name: str) -> None:
+    template, kind, says = HOSTILE[name]
+    with ChatRenderer(template, cpu_s=0.3, most_chars=1 << 21) as renderer:
+        start = time.monotonic()
+        with pytest.raises(kind) as caught:
+            renderer.render(ASK)
+        assert time.monotonic() - start < 5
+        assert says in str(caught.value)
+        assert "\n" not in str(caught.value)
+        with pytest.raises(kind):  # and again: the next child is no worse off
+            renderer.render(ASK)
+
+
+def test_a_stopped_child_is_replaced() -> None:
+    with ChatRenderer("{% if x %}{{ 'a' * 10**9 }}{% else %}ok{% endif %}", memory=1 << 28) as r:
+        assert r.render(ASK, x=False) == "ok"
+        with pytest.raises(InvalidRequest, match="too much memory"):
+            r.render(ASK, x=True)
+        assert r.render(ASK, x=False) == "ok"
+        assert r._child is not None
+        r._child._process.kill()
+        r._child._process.wait()
+        assert r.render(ASK, x=False) == "ok"
+
+
+def test_wall_time_counts_too() -> None:
+    with ChatRenderer("ok", wall_s=0.2) as renderer:
+        assert renderer.render(ASK) == "ok"
+        assert renderer._child is not None
+        os.kill(renderer._child._process.pid, 19)  # SIGSTOP: uses no processor time
+        with pytest.raises(InvalidRequest, match=r"takes more than 0\.2 s for"):
+            renderer.render(ASK)
+        assert renderer.render(ASK) == "ok"
+
+
+def test_the_child_has_no_files_and_ends_with_its_owner() -> None:
+    renderer = ChatRenderer("ok")
+    assert renderer.render(ASK) == "ok"
+    assert renderer._child is not None
+    process = renderer._child._process
+    with open(f"/proc/{process.pid}/limits", encoding="utf-8") as f:
+        limits = {line[:26].strip(): line[26:46].strip() for line in f}
+    assert limits["Max open files"] == "0"
+    assert limits["Max file size"] == "0"
+    assert limits["Max processes"] == "0"
+    assert limits["Max address space"] == str(512 << 20)
+    with open(f"/proc/{process.pid}/environ", "rb") as f:
+        assert f.read() == b""
+    del renderer
+    assert process.poll() is not None
+
+
+def test_threads_and_the_event_loop_share_one_child(chatml: ChatRenderer) -> None:
+    def one(i: int) -> bool:
+        return f"number {i}<|im_end|>" in chatml.render(
+            [{"role": "user", "content": f"number {i}"}]
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(one, range(100)))
+
+    async def many() -> list[str]:
+        return await asyncio.gather(*(chatml.arender(ASK) for _ in range(10)))
+
+    assert len(set(asyncio.run(many()))) == 1
+
+
+def test_starts_and_renders_quickly() -> None:
+    with ChatRenderer(CHATML) as renderer:
+        start = time.monotonic()
+        renderer.render(ASK)
+        assert time.monotonic() - start < 2.0  # 0.1 s on an idle machine
+        start = time.monotonic()
+        for _ in range(50):
+            renderer.render(TALK)
+        assert (time.monotonic() - start) / 50 < 0.05

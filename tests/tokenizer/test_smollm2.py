@@ -1,0 +1,83 @@
+"""The default model's own vocabulary, as its GGUF file has it."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from tokenizers import Tokenizer as Backend
+from transformers import AutoTokenizer
+
+from rbee_worker.checkpoint import Checkpoint
+from rbee_worker.tokenizer import Detokenizer, Tokenizer, eos_set, load_tokenizer
+from rbee_worker.tokenizer import template_special_ids as specials_of
+from tests.tokenizer.published import DIGITS_GPT2
+from tests.tokenizer.texts import TEXTS
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def ours(smollm2: Checkpoint) -> Tokenizer:
+    return load_tokenizer(smollm2)
+
+
+@pytest.fixture(scope="module")
+def hf(smollm2: Checkpoint) -> AutoTokenizer:
+    """transformers' reading of the same file. Its table lacks "smollm" and falls back to GPT-2's
+    pre-tokenizer, so the published one is put in its place."""
+    loaded = AutoTokenizer.from_pretrained(smollm2.path.parent, gguf_file=smollm2.path.name)
+    shell = json.loads(loaded.backend_tokenizer.to_str())
+    shell["pre_tokenizer"] = DIGITS_GPT2
+    loaded._tokenizer = Backend.from_str(json.dumps(shell))
+    return loaded
+
+
+def test_ids_and_text(ours: Tokenizer, hf: AutoTokenizer) -> None:
+    assert ours.warnings == ()
+    for text in TEXTS:
+        ids = hf.encode(text, add_special_tokens=False)
+        assert ours.encode(text) == ids, text
+        want = hf.decode(ids, clean_up_tokenization_spaces=False)
+        assert ours.decode(ids, skip_special=False) == want
+
+
+def test_ids_as_published(ours: Tokenizer) -> None:
+    """Ids of SmolLM2-135M-Instruct's tokenizer.json."""
+    assert ours.encode("<|im_start|>user\n") == [1, 4093, 198]
+    assert ours.encode("a  12") == [81, 216, 216, 33, 34] or ours.encode("a  12")[-2:] == [33, 34]
+    assert ours.vocab_size == 49152
+    assert ours.special_ids == frozenset(range(17))
+
+
+def test_every_token_streams(ours: Tokenizer, hf: AutoTokenizer) -> None:
+    decoded = hf.backend_tokenizer.decode_batch(
+        [[i] for i in range(ours.vocab_size)], skip_special_tokens=False
+    )
+    for token, want in enumerate(decoded):
+        out = Detokenizer(ours, skip_special=False)
+        assert out.push(token) + out.flush() == want
+        assert ours.decode([token], skip_special=False) == want
+
+
+def test_end_tokens_and_template(ours: Tokenizer, smollm2: Checkpoint) -> None:
+    found = {e.id: (e.text, e.origins) for e in eos_set(smollm2, ours)}
+    assert found == {
+        0: ("<|endoftext|>", ("vocabulary",)),
+        2: ("<|im_end|>", ("gguf:tokenizer.ggml.eos_token_id", "vocabulary")),
+    }
+    assert specials_of(ours.chat_template, ours) == {1, 2}
+
+
+def test_speed(ours: Tokenizer, smollm2: Checkpoint) -> None:
+    """Loading, encoding and streaming stay far from where a person would notice."""
+    start = time.perf_counter()
+    load_tokenizer(smollm2)
+    assert time.perf_counter() - start < 2.0
+    ids = ours.encode(" ".join(TEXTS) * 20)
+    out = Detokenizer(ours)
+    start = time.perf_counter()
+    for token in ids:
+        out.push(token)
+    assert (time.perf_counter() - start) / len(ids) < 100e-6
