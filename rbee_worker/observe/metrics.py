@@ -108,7 +108,7 @@ class Gauges(Collector):
             for phase, seconds in info.load_s.items():
                 loads.add_metric([phase], seconds)
             yield loads
-        stats = worker.engine.stats if worker.engine is not None else None
+        stats = worker.stats
         if stats is None:
             return
         total = max(1, stats.kv_total_blocks)

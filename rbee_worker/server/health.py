@@ -97,7 +97,7 @@ async def ready(request: HttpRequest) -> Response:
 
 async def stats(request: HttpRequest) -> Response:
     worker = worker_of(request)
-    found = worker.engine.stats if worker.engine is not None else None
+    found = worker.stats
     total = max(1, found.kv_total_blocks) if found is not None else 1
     return json_response(
         Stats(

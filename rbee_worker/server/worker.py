@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from rbee_worker import __version__
 from rbee_worker.config import Settings
-from rbee_worker.engine.messages import Loading
+from rbee_worker.engine.messages import Loading, Stats
 from rbee_worker.errors import NotReady, WorkerError
 from rbee_worker.observe.context import correlation_id
 from rbee_worker.observe.log import fields, logger
@@ -95,6 +95,18 @@ class Worker:
             "failed": "the engine has failed",
         }
         return words.get(self.state, "")
+
+    @property
+    def stats(self) -> Stats | None:
+        """The engine's latest figures; zeros before its first step, None before it is ready."""
+        info = self.engine.info if self.engine is not None else None
+        if self.engine is None or info is None:
+            return None
+        if self.engine.stats is not None:
+            return self.engine.stats
+        counts = dict.fromkeys(Stats.__struct_fields__, 0)
+        counts["kv_total_blocks"] = info.kv_tokens // info.block_size
+        return Stats(**counts)
 
     def serving(self) -> EngineClient:
         """The engine, if it takes work now. Raises NotReady."""

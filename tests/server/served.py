@@ -12,6 +12,7 @@ import msgspec
 
 from rbee_worker.config import Settings
 from rbee_worker.server.run import Service, bind
+from rbee_worker.server.worker import StartEngine
 from tests.server.fake_engine import Fake, FakeEngineClient, starter
 
 TOKEN = "a-token-of-24-characters"
@@ -20,10 +21,17 @@ TOKEN = "a-token-of-24-characters"
 class Served:
     """`with Served() as s: s.http.get("/health")`. `s.engine` is the fake, once it exists."""
 
-    def __init__(self, fake: Fake | None = None, token: str = TOKEN, **settings: Any) -> None:
+    def __init__(
+        self,
+        fake: Fake | None = None,
+        token: str = TOKEN,
+        start: StartEngine | None = None,
+        **settings: Any,
+    ) -> None:
         self.fake = fake or Fake()
         self.token = token
         self.engines: list[FakeEngineClient] = []
+        self._start = start or starter(self.fake, self.engines)
         base = Settings(host="127.0.0.1", port=0, worker_id="w1", local_mode=not token)
         self.settings = msgspec.structs.replace(base, **settings)
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -37,9 +45,7 @@ class Served:
         self.url = f"http://127.0.0.1:{port}"
         with asyncio.Runner() as runner:
             self.loop = runner.get_loop()
-            self.service = Service(
-                self.settings, self.token, starter(self.fake, self.engines), signals=()
-            )
+            self.service = Service(self.settings, self.token, self._start, signals=())
             self._bound.set()
             self.exit_code = runner.run(self.service.run(listener))
 
