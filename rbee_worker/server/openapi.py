@@ -193,6 +193,18 @@ def _parameter(where: str, name: str, schema: dict[str, Any], example: str) -> d
     }
 
 
+def _server_sent(shape: dict[str, Any]) -> dict[str, Any]:
+    """One server-sent event whose data is JSON of `shape`, or the closing "[DONE]"."""
+    text = {"type": "string"}
+    event = {**text, "contentMediaType": "application/json", "contentSchema": shape}
+    data = {"anyOf": [{"const": "[DONE]"}, event]}
+    return {
+        "type": "object",
+        "properties": {"data": data, "id": text, "event": text},
+        "required": ["data"],
+    }
+
+
 def _responses(op: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     answer = schemas.get(f"answer {op.method} {op.path}")
@@ -202,7 +214,7 @@ def _responses(op: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
         content[op.media] = {"schema": {"type": "string"}}
     if op.events:
         shape = schemas.get(f"stream {op.path}", schemas["event"])
-        stream: dict[str, Any] = {"schema": {"type": "string"}, "x-event-schema": shape}
+        stream: dict[str, Any] = {"schema": _server_sent(shape)}
         if op.path.endswith("{job_id}/stream"):
             stream["example"] = EVENTS
         content["text/event-stream"] = stream

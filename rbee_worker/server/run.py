@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import sys
@@ -51,8 +52,17 @@ def serve(settings: Settings, token: str, start: StartEngine, *, out: TextIO | N
     worker_id = settings.worker_id or f"worker-{uuid.uuid4().hex[:8]}"
     settings = msgspec.structs.replace(settings, worker_id=worker_id, port=port)
     announce(settings, out or sys.stdout)
+    _adopt_uvicorn_log()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(Service(settings, token, start).run(listener))
+
+
+def _adopt_uvicorn_log() -> None:
+    """uvicorn's few lines (a request that is no HTTP) look like ours and obey --log-level."""
+    theirs = logging.getLogger("uvicorn.error")
+    theirs.handlers = log.parent.handlers if log.parent is not None else []
+    theirs.setLevel(log.getEffectiveLevel())
+    theirs.propagate = False
 
 
 def bind(settings: Settings) -> socket.socket:
