@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from rbee_worker.checkpoint import Checkpoint, open_checkpoint
+from rbee_worker.checkpoint.summary import summarize
 from rbee_worker.config import Settings
 from rbee_worker.engine.machine import available_memory
 from rbee_worker.engine.preflight import Preflight, preflight
@@ -41,7 +42,10 @@ def report(
         "context": ahead.model.context,
         "dtype": ahead.dtype,
         "kv_dtype": ahead.kv_dtype,
-        "formats": file_formats(ckpt),
+        "formats": {
+            use.format: {"tensors": use.tensors, "bytes": use.nbytes}
+            for use in summarize(ckpt.source).formats
+        },
         "held": dict(sorted(ahead.held.held_bytes.items(), key=lambda item: -item[1])),
         "memory": memory,
         "eos": [
@@ -54,17 +58,6 @@ def report(
         "skipped": dict(ahead.model.skipped),
         "warnings": [*tokenizer.warnings, *ckpt.notes, *ahead.model.notes, *trouble],
     }
-
-
-def file_formats(ckpt: Checkpoint) -> dict[str, dict[str, int]]:
-    """format -> {"tensors", "bytes"} of the file, largest first."""
-    found: dict[str, dict[str, int]] = {}
-    for name in ckpt.source.names():
-        info = ckpt.source.info(name)
-        row = found.setdefault(info.format, {"tensors": 0, "bytes": 0})
-        row["tensors"] += 1
-        row["bytes"] += info.nbytes
-    return dict(sorted(found.items(), key=lambda item: -item[1]["bytes"]))
 
 
 def memory_plan(

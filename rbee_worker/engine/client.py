@@ -173,8 +173,6 @@ class EngineClient:
 
     async def close(self) -> None:
         """End everything: live requests get an Error, the engine leaves."""
-        if self._closing:
-            return
         self._closing = True
         if self.state != "failed":
             self.state = "draining"
@@ -308,9 +306,11 @@ class EngineClient:
 
     def _failed(self, error: WorkerError) -> None:
         """No engine any more, or none yet: every live request hears of it."""
-        if self.failure is None:
-            self.failure = error
-        self.state = "failed"
+        if self._closing:
+            error = NotReady("draining", "the worker is shutting down.")
+        else:
+            self.state = "failed"
+        self.failure = self.failure or error
         self._lose(error.message)
         self._up.set()
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.checkpoint.formats import FORMATS
+from rbee_worker.checkpoint.summary import summarize
 from rbee_worker.config import Settings
 from rbee_worker.engine.memory import StatePlan, plan_state
 from rbee_worker.errors import ModelError, UsageError
@@ -67,17 +68,8 @@ def preflight(ckpt: Checkpoint, settings: Settings) -> Preflight:
         raise UsageError(
             f"--block-size {settings.block_size} does not divide {_SPAN}.", fix="use 16, 32 or 64."
         )
-    formats = bytes_by_format(ckpt)
+    formats = {use.format: use.nbytes for use in summarize(ckpt.source).formats}
     dtype = compute_dtype(settings, ckpt.kind, formats)
     kv = kv_dtype(settings, dtype, packed=any(not FORMATS[f].is_float for f in formats))
     model, held = plan_model(ckpt, dtype)
     return Preflight(model, held, dtype, kv)
-
-
-def bytes_by_format(ckpt: Checkpoint) -> dict[str, int]:
-    """Bytes of all tensors of a checkpoint, by format."""
-    sizes: dict[str, int] = {}
-    for name in ckpt.source.names():
-        found = ckpt.source.info(name)
-        sizes[found.format] = sizes.get(found.format, 0) + found.nbytes
-    return sizes
