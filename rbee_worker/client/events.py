@@ -64,7 +64,8 @@ class EventReader:
             self.last_id = number
         if msgspec.json.decode(data).get("type") not in _KNOWN:
             return None
-        return _DECODER.decode(data)
+        event: JobEvent = _DECODER.decode(data)
+        return event
 
 
 class Patience:

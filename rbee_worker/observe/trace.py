@@ -80,9 +80,9 @@ class Tracer:
 
     def step(self, times: StepTimes) -> None:
         """One engine step: prefill, decode or both, and the sampling inside it."""
-        kind = "decode" if times.prompt_tokens == 0 else "prefill"
-        if times.prompt_tokens and times.drawn > times.finished_prompts:
-            kind = "prefill + decode"
+        kinds = ["prefill"] if times.prompts else []
+        kinds += ["decode"] if times.sequences > times.prompts else []
+        kind = " + ".join(kinds)
         args = {
             "sequences": times.sequences,
             "prompt_tokens": times.prompt_tokens,
@@ -96,6 +96,8 @@ class Tracer:
 
     def detokenized(self, start_us: float, tokens: int) -> None:
         """The client has turned `tokens` new ids into text."""
+        if not tokens:
+            return
         self._span(
             SERVER, "detokenize", "detokenize", start_us, now_us() - start_us, {"tokens": tokens}
         )

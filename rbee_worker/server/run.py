@@ -15,7 +15,7 @@ import socket
 import sys
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 import uvicorn
@@ -30,11 +30,22 @@ from rbee_worker.server.connection import connection_class
 from rbee_worker.server.health import worker_info
 from rbee_worker.server.worker import StartEngine, Worker
 
+if TYPE_CHECKING:
+    from rbee_worker.observe.telemetry import Telemetry
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LAST_STREAMS_S = 5  # finished answers get this long to reach their readers
 FAILURE_SHOWN_S = 1.0  # how long `failed` can be asked for before the process leaves
 
 log = logger("server")
+
+
+def _telemetry(settings: Settings) -> Telemetry | None:
+    if not settings.otel_endpoint:
+        return None
+    from rbee_worker.observe.telemetry import Telemetry
+
+    return Telemetry(settings.otel_endpoint, settings.worker_id)
 
 
 class Server(uvicorn.Server):
@@ -114,7 +125,8 @@ class Service:
         self._signals_heard = signals
         self._start = start
         self.tracer = Tracer(settings.trace) if settings.trace else None
-        self.worker = Worker(settings, tracer=self.tracer)
+        self.telemetry = _telemetry(settings)
+        self.worker = Worker(settings, tracer=self.tracer, telemetry=self.telemetry)
         config = uvicorn.Config(
             build_app(self.worker, token),
             http=connection_class(settings),
@@ -155,6 +167,8 @@ class Service:
             await http
             if self.tracer is not None:
                 self.tracer.close()
+            if self.telemetry is not None:
+                await asyncio.to_thread(self.telemetry.close)
         return code
 
     def _companions(self) -> list[asyncio.Task[None]]:

@@ -24,6 +24,7 @@ from rbee_worker.types import Error, Event, Request, Started, Token
 if TYPE_CHECKING:
     from rbee_worker.engine.client import EngineClient
     from rbee_worker.observe.metrics import WorkerMetrics
+    from rbee_worker.observe.telemetry import Telemetry
     from rbee_worker.observe.trace import Tracer
 
 WorkerState = Literal["loading", "ready", "restarting", "draining", "failed"]
@@ -50,6 +51,7 @@ class Worker:
         settings: Settings,
         *,
         tracer: Tracer | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.settings = settings
         self.id = settings.worker_id
@@ -59,6 +61,7 @@ class Worker:
         self.jobs = Jobs(keep_s=settings.keep_jobs_s, keep_n=settings.keep_jobs)
         self.metrics: WorkerMetrics | None = None
         self.tracer = tracer
+        self.telemetry = telemetry
         self.loading = Loading(stage="starting")
         self.restarts = 0  # engine processes that were lost and replaced
         self.failure: WorkerError | None = None
@@ -120,6 +123,7 @@ class Worker:
         try:
             self.meter()
             self.engine = await start(self.settings, on_loading=self._progress)
+            self.engine.observer = self.tracer
             info = await self.engine.ready()
             log.info(
                 "ready", extra=fields(model=info.model, device=info.device, s=round(self.age(), 2))
@@ -235,6 +239,8 @@ class Worker:
                 self.metrics.finished(job)
             if self.tracer is not None:
                 self.tracer.job(job)
+            if self.telemetry is not None:
+                self.telemetry.job(job)
 
     def meter(self) -> WorkerMetrics:
         """The metrics; made, and their library imported, no earlier than needed."""
