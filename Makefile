@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 PROMPT ?= What is the capital of France?
+RUN_ARGS ?= --temperature 0
 TEST_JOBS ?= 2
 TEST_ARGS ?=
 
@@ -19,7 +20,7 @@ export RBEE_PIP_ARGS := $(PIP_ARGS)
 .PHONY: run test test-slow lint clean
 
 run: $(VENV)/.run
-	$(BIN)/rbee-worker generate --chat "$(PROMPT)"
+	$(BIN)/rbee-worker generate --chat "$(PROMPT)" $(RUN_ARGS)
 
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) -m "not slow" $(TEST_ARGS)

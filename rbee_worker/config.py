@@ -130,7 +130,7 @@ OPTIONS: tuple[Option, ...] = (
         later={"cuda": "this version has no GPU backend yet; use --backend reference"},
     ),
     Option("device", "number of the GPU; 0 on a CPU", low=0, high=0),
-    Option("dtype", "compute type; auto = the checkpoint's own where this machine is good at it"),
+    Option("dtype", "compute type; auto = the checkpoint's own, f32 for packed weights"),
     Option(
         "kv_dtype",
         "type of cached keys and values; auto = f16 for packed weights, else the compute type",
@@ -153,7 +153,13 @@ OPTIONS: tuple[Option, ...] = (
         low=1,
         high=1,
     ),
-    Option("block_size", "tokens in one block of the cache", low=1, high=256, group=_ENGINE),
+    Option(
+        "block_size",
+        "tokens in one block of the cache; divides 256",
+        low=1,
+        high=256,
+        group=_ENGINE,
+    ),
     Option(
         "kv_tokens",
         "tokens the cache holds in all; 0 = from memory",

@@ -52,9 +52,7 @@ class Started(Struct, frozen=True, kw_only=True, tag="started", tag_field="type"
     warnings: tuple[str, ...] = ()
 
 
-class Token(
-    Struct, frozen=True, kw_only=True, omit_defaults=True, tag="token", tag_field="type"
-):
+class Token(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="token", tag_field="type"):
     t: str
     i: int
     ids: tuple[int, ...]
@@ -94,6 +92,7 @@ class End(Struct, frozen=True, kw_only=True, tag="end", tag_field="type"):
     preemptions: int = 0
     ids: tuple[int, ...] = ()  # last ids that completed no character, or lie in a stop string
     text: str = ""  # what they flush to
+    logprobs: tuple[ScoredToken, ...] | UnsetType = UNSET  # of `ids`, if they were asked for
     trace: list[dict[str, Any]] | UnsetType = UNSET  # with `"trace": true`: this job's phases
 
 
@@ -158,13 +157,13 @@ def job_event(
                 kv_usage=event.kv_usage,
             )
         case types.End():
-            return _end(event, trace)
+            return _end(event, text, trace)
         case types.Error():
             return Error(code=event.code, message=event.message)
 
 
-def _end(event: types.End, trace: list[dict[str, Any]] | UnsetType) -> End:
-    usage = event.usage
+def _end(event: types.End, text: TokenText, trace: list[dict[str, Any]] | UnsetType) -> End:
+    usage, scores = event.usage, event.logprobs
     return End(
         tokens_out=usage.output_tokens,
         prompt_tokens=usage.prompt_tokens,
@@ -178,5 +177,6 @@ def _end(event: types.End, trace: list[dict[str, Any]] | UnsetType) -> End:
         preemptions=usage.preemptions,
         ids=event.ids,
         text=event.text,
+        logprobs=UNSET if scores is None else tuple(scored(e, text) for e in scores),
         trace=trace,
     )

@@ -48,7 +48,7 @@ def hf_llama(path: Path) -> transformers.LlamaForCausalLM:
             value = unpermute(value, config.num_attention_heads)
         if stem.endswith("k_proj"):
             value = unpermute(value, config.num_key_value_heads)
-        state[name] = torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32))
+        state[name] = torch.from_numpy(np.array(value, dtype=np.float32))
     model.load_state_dict(state, assign=True)
     model.model.rotary_emb = type(model.model.rotary_emb)(config)  # buffers are not in the state
     model.tie_weights()

@@ -22,10 +22,8 @@ def settings_row(option: Option) -> str:
         later = [f"`{c}` (planned)" for c in option.later]
         span = f"{option.low}" if option.low == option.high else f"{option.low}..{option.high}"
         values = " ".join(usable + later) or (span if option.kind is int else "text")
-        default, flag = (
-            f"`{option.default}`" if option.default != "" else "empty",
-            f"`{option.flag}`",
-        )
+        default = f"`{option.default}`" if option.default != "" else "empty"
+        flag = ", ".join(f"`{f}`" for f in (option.flag, *option.also))
     return f"| {flag} | `{option.env}` | {values} | {default} | {option.help} |"
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+BOS = "<|endoftext|>"  # opens every plain prompt; the template does not write it
 MERGES = ("t h", "th e")
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -84,7 +85,10 @@ def write_safetensors(
             "eos_token_id": ids["<|im_end|>"],
             **config,
         },
-        "tokenizer_config.json": {"chat_template": TEMPLATE} if chat else {},
+        "tokenizer_config.json": {
+            "bos_token": BOS,
+            **({"chat_template": TEMPLATE} if chat else {}),
+        },
         "tokenizer.json": {
             "version": "1.0",
             "added_tokens": [
@@ -100,6 +104,18 @@ def write_safetensors(
                 for t in SPECIAL
             ],
             "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True},
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": [
+                    {"SpecialToken": {"id": BOS, "type_id": 0}},
+                    {"Sequence": {"id": "A", "type_id": 0}},
+                ],
+                "pair": [
+                    {"Sequence": {"id": "A", "type_id": 0}},
+                    {"Sequence": {"id": "B", "type_id": 1}},
+                ],
+                "special_tokens": {BOS: {"id": BOS, "ids": [ids[BOS]], "tokens": [BOS]}},
+            },
             "decoder": {
                 "type": "ByteLevel",
                 "add_prefix_space": False,
@@ -143,6 +159,8 @@ def write_gguf(
         w.add_token_types([3 if t in SPECIAL else 1 for t in tokens])
         w.add_token_merges(list(MERGES))
         w.add_eos_token_id(tokens.index("<|im_end|>"))
+        w.add_bos_token_id(tokens.index(BOS))
+        w.add_add_bos_token(True)
         w.add_chat_template(TEMPLATE)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, LAYERS)
     for name, value in tensors().items():

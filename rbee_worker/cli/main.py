@@ -13,8 +13,9 @@ from rbee_worker.cli.failure import INTERRUPTED
 from rbee_worker.cli.generate import generate
 from rbee_worker.cli.inspect import inspect
 from rbee_worker.cli.models import models
-from rbee_worker.cli.options import command
+from rbee_worker.cli.options import EVERY, command
 from rbee_worker.cli.pull import pull
+from rbee_worker.cli.serve import serve
 from rbee_worker.cli.terminal import error_line
 
 _CACHE = ("cache_dir", "log_level", "log_format")
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 command(app, sampling=True)(generate)
 command(app, sampling=True)(chat)
+command(app, fields=EVERY)(serve)
 command(app)(inspect)
 command(app, fields=_CACHE)(pull)
 command(app, fields=_CACHE)(models)
@@ -62,11 +64,9 @@ def main() -> None:
 
 
 def daemon() -> None:
-    """Console script `llm-worker-rbee`: what an orchestrator spawns."""
-    error_line(
-        "this version cannot serve yet. Fix: use rbee-worker generate, or a version with `serve`."
-    )
-    sys.exit(2)
+    """Console script `llm-worker-rbee`, which orchestrators spawn: `rbee-worker serve`."""
+    sys.argv[1:1] = ["serve"]
+    main()
 
 
 def _usage(error: typer.TyperException) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from rbee_worker.checkpoint import Checkpoint, open_checkpoint
+from rbee_worker.checkpoint.summary import summarize
 from rbee_worker.config import Settings
 from rbee_worker.engine.machine import available_memory
-from rbee_worker.engine.preflight import Preflight, preflight
+from rbee_worker.engine.preflight import WORKSPACE_BYTES, Preflight, preflight
 from rbee_worker.errors import ModelError
 from rbee_worker.models import ARCHITECTURES
 from rbee_worker.ops import Ops
@@ -41,7 +42,10 @@ def report(
         "context": ahead.model.context,
         "dtype": ahead.dtype,
         "kv_dtype": ahead.kv_dtype,
-        "formats": file_formats(ckpt),
+        "formats": {
+            use.format: {"tensors": use.tensors, "bytes": use.nbytes}
+            for use in summarize(ckpt.source).formats
+        },
         "held": dict(sorted(ahead.held.held_bytes.items(), key=lambda item: -item[1])),
         "memory": memory,
         "eos": [
@@ -56,24 +60,14 @@ def report(
     }
 
 
-def file_formats(ckpt: Checkpoint) -> dict[str, dict[str, int]]:
-    """format -> {"tensors", "bytes"} of the file, largest first."""
-    found: dict[str, dict[str, int]] = {}
-    for name in ckpt.source.names():
-        info = ckpt.source.info(name)
-        row = found.setdefault(info.format, {"tensors": 0, "bytes": 0})
-        row["tensors"] += 1
-        row["bytes"] += info.nbytes
-    return dict(sorted(found.items(), key=lambda item: -item[1]["bytes"]))
-
-
 def memory_plan(
     ahead: Preflight, settings: Settings, free_bytes: int
 ) -> tuple[dict[str, int | None], list[str]]:
     """Bytes and tokens, and what is wrong with them here.
 
     kv_context: the cache of one sequence as long as the model allows; cache and cache_tokens: what
-    the engine would set aside on this machine now, null where the model does not fit.
+    the engine would set aside on this machine now, null where the model does not fit; workspace: at
+    most, for everything else.
     """
     groups, element = ahead.model.groups, ELEMENT_BYTES[ahead.kv_dtype]
     plan: dict[str, int | None] = {
@@ -81,6 +75,7 @@ def memory_plan(
         "weights_in_file": sum(ahead.held.file_bytes.values()),
         "kv_per_token": sequence_bytes(groups, element, 1),
         "kv_context": sequence_bytes(groups, element, settings.ctx or ahead.model.context),
+        "workspace": WORKSPACE_BYTES,
         "free": free_bytes,
         "cache": None,
         "cache_tokens": None,

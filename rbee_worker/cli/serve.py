@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import typer
 
 from rbee_worker.config import Settings
+
+if TYPE_CHECKING:
+    from rbee_worker.engine.client import EngineClient
+    from rbee_worker.engine.messages import Loading
 
 
 def serve(settings: Settings) -> None:
@@ -23,7 +29,7 @@ def serve(settings: Settings) -> None:
     raise typer.Exit(run(settings, token, _engine))
 
 
-async def _engine(settings, *, on_loading):  # type: ignore[no-untyped-def]
+async def _engine(settings: Settings, *, on_loading: Callable[[Loading], None]) -> EngineClient:
     """The engine in its own process; imported only now, so that the socket listens first."""
     from rbee_worker.engine.client import EngineClient
 

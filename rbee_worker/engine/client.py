@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from rbee_worker.config import Settings
 from rbee_worker.engine.answer import Answer
@@ -28,6 +28,7 @@ from rbee_worker.engine.messages import (
     PromptScores,
     Scheduled,
     Stats,
+    StepTimes,
     Tokens,
 )
 from rbee_worker.engine.prepare import Prepared, is_quick, prepare
@@ -58,11 +59,20 @@ CancelRule = Literal["CANCELLED", "TIMEOUT", "STOP_SEQUENCE"]
 _RETRY_S = 2
 
 
+class Observer(Protocol):
+    """Who wants to know how long things take (observe/trace.py)."""
+
+    def step(self, times: StepTimes) -> None: ...
+
+    def detokenized(self, start_us: float, tokens: int) -> None:
+        """New ids have become text since `start_us` (monotonic microseconds)."""
+
+
 class EngineClient:
     """One engine and its live requests. All methods belong to one event loop.
 
     state: what `generate` does now. info: the model, once ready. loading: how far loading is.
-    stats: the engine's latest figures. failure: why the state is "failed".
+    stats: the engine's latest figures. observer: who is told times. failure: why the state is "failed".
     """
 
     def __init__(self, settings: Settings, host: EngineHost) -> None:
@@ -72,6 +82,7 @@ class EngineClient:
         self.loading = Loading(stage="opening")
         self.stats: Stats | None = None
         self.failure: WorkerError | None = None
+        self.observer: Observer | None = None
         self._host = host
         self._on_loading: Callable[[Loading], None] | None = None
         self._text: TextSide | None = None
@@ -277,6 +288,8 @@ class EngineClient:
             if isinstance(m, Stats):
                 self.stats = m
                 continue
+            if isinstance(m, StepTimes) and self.observer is not None:
+                self.observer.step(m)
             if not isinstance(m, OfSequence):
                 continue
             answer = self._answers.get(m.seq)
@@ -294,6 +307,9 @@ class EngineClient:
                 answer.news(m)
         if matched:
             self._host.link.send(*matched)
+        if self.observer is not None:
+            drawn = sum(len(m.ids) for m in outputs if isinstance(m, Tokens))
+            self.observer.detokenized(now * 1e6, drawn)
 
     def _kv_usage(self) -> float:
         stats = self.stats

@@ -263,7 +263,7 @@ class Engine:
             self._stats_s = now
             self._out.append(self.stats())
         out, self._out = self._out, []
-        return out
+        return out + self.runner.times()
 
     def stats(self) -> Stats:
         """Gauges and counters as they are now."""

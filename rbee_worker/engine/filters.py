@@ -3,7 +3,8 @@
 Definition (the tests' oracle): sort a row's tokens by logit, largest first, ties by id; keep the
 first top_k; of these the fewest whose probabilities (softmax of logit / temperature) reach top_p;
 of these the ones with at least min_p times the largest probability. The draw walks the kept tokens
-in id order with a float64 running sum and takes the first whose sum exceeds u times the total.
+in id order with a float64 running sum (in a whole row: block by block, then inside one block) and
+takes the first whose sum exceeds u times the total.
 
 All three keep a prefix of the sorted row, so all that is needed is how many tokens are kept: no
 sort of the vocabulary, only its largest values. What is as wide as the vocabulary is done on the

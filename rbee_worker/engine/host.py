@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import socket
 import sys
@@ -55,7 +54,7 @@ class EngineHost(ABC):
             if self._open:
                 self._open = False
                 await self.link.close()
-                await self._reap(PATIENCE_S if patient else 0.0)
+                await self._reap(patient)
 
     @abstractmethod
     async def last_words(self) -> str:
@@ -65,12 +64,7 @@ class EngineHost(ABC):
     async def _spawn(self, theirs: socket.socket) -> None: ...
 
     @abstractmethod
-    async def _reap(self, patience_s: float) -> None: ...
-
-
-# Threads of torch wait asleep, not spinning: on a machine that has other work, two spinning threads
-# wait for each other's turn at every product, and a token takes seconds.
-THREADS = {"OMP_WAIT_POLICY": "passive"}
+    async def _reap(self, patient: bool) -> None: ...
 
 
 class ProcessHost(EngineHost):
@@ -95,7 +89,6 @@ class ProcessHost(EngineHost):
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,  # stdout is the worker's own
                 stderr=asyncio.subprocess.PIPE,
-                env={**THREADS, **os.environ},
             )
         self._pump = asyncio.create_task(self._pass_on(), name="engine-stderr")
 
@@ -118,11 +111,11 @@ class ProcessHost(EngineHost):
                 how = f"killed by {signal.Signals(-code).name}"
         return f"{how}; its last line: {self._tail[-1]}" if self._tail else how
 
-    async def _reap(self, patience_s: float) -> None:
+    async def _reap(self, patient: bool) -> None:
         if self._process is None:
             return
         try:
-            await asyncio.wait_for(self._process.wait(), patience_s)
+            await asyncio.wait_for(self._process.wait(), PATIENCE_S if patient else 0)
         except TimeoutError:
             with suppress(ProcessLookupError):  # it left by itself at this very moment
                 self._process.kill()
@@ -156,7 +149,7 @@ class ThreadHost(EngineHost):
         self._error: BaseException | None = None
 
     async def last_words(self) -> str:
-        await self._reap(PATIENCE_S)
+        await self._reap(patient=True)
         return "it left" if self._error is None else f"{type(self._error).__name__}: {self._error}"
 
     async def _spawn(self, theirs: socket.socket) -> None:
@@ -165,9 +158,9 @@ class ThreadHost(EngineHost):
         )
         self._thread.start()
 
-    async def _reap(self, patience_s: float) -> None:
+    async def _reap(self, patient: bool) -> None:
         if self._thread is not None:
-            await asyncio.to_thread(self._thread.join, patience_s)
+            await asyncio.to_thread(self._thread.join, PATIENCE_S)
 
     def _run(self, port: Port) -> None:
         from rbee_worker.engine.process import serve

@@ -15,6 +15,7 @@ from rbee_worker.engine.messages import Loading
 from rbee_worker.engine.preflight import preflight
 from rbee_worker.engine.runner import Runner
 from rbee_worker.engine.sampler import Sampler
+from rbee_worker.engine.timed import TimedRunner, TimedSampler
 from rbee_worker.engine.trouble import is_out_of_memory
 from rbee_worker.errors import ModelError
 from rbee_worker.models import build_model
@@ -59,9 +60,9 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         dtype=ahead.kv_dtype,
         device=ops.device,
     )
-    sampler = Sampler(model.vocab_size, settings.max_seqs, ops.device)
+    runner = _runner(model, tensors, settings, ops.device)
     engine = Engine(
-        Runner(model, tensors, sampler, max_seqs=settings.max_seqs, device=ops.device),
+        runner,
         pool,
         token_budget=settings.token_budget,
         max_seqs=settings.max_seqs,
@@ -89,6 +90,14 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         notes=ckpt.notes + model.notes + plan.notes,
     )
     return engine, info
+
+
+def _runner(model: Decoder, tensors: StateTensors, settings: Settings, device: str) -> Runner:
+    sampler = TimedSampler if settings.trace else Sampler
+    made = sampler(model.vocab_size, settings.max_seqs, device)
+    if isinstance(made, TimedSampler):
+        return TimedRunner(model, tensors, made, max_seqs=settings.max_seqs, device=device)
+    return Runner(model, tensors, made, max_seqs=settings.max_seqs, device=device)
 
 
 def rope_salt(ropes: Iterable[RopeSpec]) -> Callable[[int], bytes]:

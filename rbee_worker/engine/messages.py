@@ -129,6 +129,28 @@ class Stats(Struct, frozen=True, kw_only=True, tag="stats"):
     step_ms: float  # the last step
 
 
+class StepTimes(Struct, frozen=True, kw_only=True, tag="step_times"):
+    """One step by the clock (microseconds, monotonic); sent with --trace only."""
+
+    start_us: float
+    us: float
+    sampling_start_us: float
+    sampling_us: float  # inside `us`
+    sequences: int
+    prompt_tokens: int  # of prompts, or of what is computed again
+    prompts: int  # sequences that these belong to
+    drawn: int
+
+
 Output = (
-    Loading | Ready | LoadFailed | Scheduled | Preempted | Tokens | PromptScores | Finished | Stats
+    Loading
+    | Ready
+    | LoadFailed
+    | Scheduled
+    | Preempted
+    | Tokens
+    | PromptScores
+    | Finished
+    | Stats
+    | StepTimes
 )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.checkpoint.formats import FORMATS
+from rbee_worker.checkpoint.summary import summarize
 from rbee_worker.config import Settings
 from rbee_worker.engine.memory import StatePlan, plan_state
 from rbee_worker.errors import ModelError, UsageError
@@ -18,6 +19,8 @@ from rbee_worker.models.base import Decoder
 from rbee_worker.ops.plan import PlanOps
 from rbee_worker.ops.select import check_backend, compute_dtype, kv_dtype
 
+# What an engine process takes beside weights and state: the interpreter, torch, one step's buffers.
+WORKSPACE_BYTES = 500_000_000
 _SPAN = 256  # keys that attention reads at once; a block must not straddle two
 
 
@@ -67,17 +70,8 @@ def preflight(ckpt: Checkpoint, settings: Settings) -> Preflight:
         raise UsageError(
             f"--block-size {settings.block_size} does not divide {_SPAN}.", fix="use 16, 32 or 64."
         )
-    formats = bytes_by_format(ckpt)
+    formats = {use.format: use.nbytes for use in summarize(ckpt.source).formats}
     dtype = compute_dtype(settings, ckpt.kind, formats)
     kv = kv_dtype(settings, dtype, packed=any(not FORMATS[f].is_float for f in formats))
     model, held = plan_model(ckpt, dtype)
     return Preflight(model, held, dtype, kv)
-
-
-def bytes_by_format(ckpt: Checkpoint) -> dict[str, int]:
-    """Bytes of all tensors of a checkpoint, by format."""
-    sizes: dict[str, int] = {}
-    for name in ckpt.source.names():
-        found = ckpt.source.info(name)
-        sizes[found.format] = sizes.get(found.format, 0) + found.nbytes
-    return sizes

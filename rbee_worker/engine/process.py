@@ -54,8 +54,10 @@ def _load(port: Port, load: Loader) -> Engine | None:
     commands = port.receive(wait=True)
     if not isinstance(commands[0], Configure):
         return None  # it gave up before it knew what to load
+    settings = commands[0].settings
+    log.setup(settings.log_level, settings.log_format)
     try:
-        engine, info = load(commands[0].settings, lambda loading: port.send([loading]))
+        engine, info = load(settings, lambda loading: port.send([loading]))
     except PortClosed:
         raise
     except WorkerError as error:
@@ -86,14 +88,13 @@ def main() -> None:
     """Entry point of the child process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Threads that spin while they wait make every operation 10 times slower as soon as somebody
+    # else needs a core. Read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     port = Port(socket.socket(fileno=int(sys.argv[1])), on_close=lambda: os._exit(0))
-    from rbee_worker.engine.load import load_engine  # seconds; the client reads files meanwhile
+    from rbee_worker.engine.load import load_engine
 
-    def load(settings: Settings, report: Callable[[Loading], None]) -> tuple[Engine, ModelInfo]:
-        log.setup(settings.log_level, settings.log_format)
-        return load_engine(settings, report)
-
-    serve(port, load)
+    serve(port, load_engine)
     sys.stderr.flush()
     os._exit(0)  # no interpreter shutdown: threads of numeric libraries may still be running
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rbee_worker.engine.batch import ScoreRows, build_batch
 from rbee_worker.engine.logprobs import score
+from rbee_worker.engine.messages import StepTimes
 from rbee_worker.engine.scheduler import Chunk
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.ops.batch import Batch
@@ -111,6 +112,10 @@ class Runner:
             scores.append(self._score(hidden[rows[n : n + len(part.targets)]], part))
             n += len(part.targets)
         return draws, scores
+
+    def times(self) -> list[StepTimes]:
+        """Times of the runs since the last call, where somebody wants them (timed.py)."""
+        return []
 
     def _score(self, hidden: Tensor, part: ScoreRows) -> Scores:
         top = part.chunk.seq.submit.params.logprobs or 0

@@ -18,7 +18,7 @@ from rbee_worker.models.base import Decoder
 from rbee_worker.models.config import read_config
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops import Ops
-from rbee_worker.ops.plan import PlanOps
+from rbee_worker.ops.plan import Outline, PlanOps
 
 Progress = Callable[[int, int, int, int], None]  # layers done, of, bytes read, of
 
@@ -69,4 +69,5 @@ def build_model(ckpt: Checkpoint, ops: Ops, progress: Progress | None = None) ->
 def plan_model(ckpt: Checkpoint, dtype: str) -> tuple[Decoder, PlanOps]:
     """Build without reading data: every name and shape is checked, every byte counted."""
     ops = PlanOps(dtype)
-    return build_model(ckpt, cast(Ops, ops)), ops
+    outline = replace(ckpt, source=Outline(ckpt.source))
+    return build_model(outline, cast(Ops, ops)), ops

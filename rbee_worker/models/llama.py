@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rbee_worker.errors import UnsupportedModel
 from rbee_worker.layers.attention import Attention
 from rbee_worker.layers.linear import Linear
 from rbee_worker.layers.mlp import GatedMLP
@@ -45,6 +46,7 @@ class Config:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     rope_scaling: dict[str, Any] | None = None
+    partial_rotary_factor: float = 1.0
     attention_bias: bool = False
     mlp_bias: bool = False
     sliding_window: int | None = None
@@ -73,6 +75,12 @@ def build(c: Config, w: Weights) -> Decoder:
     positive("config", heads=c.num_attention_heads, kv_heads=kv_heads, layers=c.num_hidden_layers)
     head_dim = c.head_dim or c.hidden_size // c.num_attention_heads
     positive("config", head_dim=head_dim, window=c.sliding_window or 1, vocab=c.vocab_size)
+    if c.partial_rotary_factor != 1.0:
+        raise UnsupportedModel(
+            f"config: partial_rotary_factor is {c.partial_rotary_factor}, but llama and mistral "
+            "rotate whole heads.",
+            fix="check model_type: this config belongs to another architecture.",
+        )
     has_divisors = w.has("model.rope_freqs")
     rope = rope_spec(
         head_dim,

@@ -15,7 +15,6 @@ TOKENIZER = "tokenizer"
 LOADER = "loader"
 
 _STOPS = {
-    "MAX_TOKENS": "reached max_tokens",
     "CONTEXT_FULL": "the context is full",
     "CANCELLED": "cancelled",
     "TIMEOUT": "ran out of time",
@@ -93,6 +92,9 @@ def why_stopped(stop: StopRecord) -> str:
         if stop.sequence is not None:
             return f"stop string {stop.sequence!r}"
         return f"stop token {stop.token_text or stop.token_id}"
+    if stop.rule == "MAX_TOKENS":
+        origin = f" ({stop.origin})" if stop.origin else ""
+        return f"max_tokens of {stop.at} reached{origin}"
     return _STOPS[stop.rule]
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rbee_worker.checkpoint.formats import Packed
+import numpy as np
+
+from rbee_worker.checkpoint.formats import DECODABLE, FORMATS, Packed, TensorInfo, TensorSource
 from rbee_worker.ops import Weight
 
 DTYPE_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i8": 1, "f8": 1}
@@ -42,3 +44,33 @@ class PlanOps:
         for part in parts:
             self.file_bytes[part.format] = self.file_bytes.get(part.format, 0) + part.data.nbytes
         self.held_bytes[held] = self.held_bytes.get(held, 0) + nbytes
+
+
+class Outline:
+    """A `TensorSource` whose large tensors are zeros that take no memory and touch no file.
+
+    Small ones are read: frequency factors decide how a model is built.
+    """
+
+    SMALL = 4096  # bytes
+
+    def __init__(self, source: TensorSource) -> None:
+        self._source = source
+
+    def names(self) -> list[str]:
+        """The names of `source`."""
+        return self._source.names()
+
+    def info(self, name: str) -> TensorInfo:
+        """What `source` says."""
+        return self._source.info(name)
+
+    def read(self, name: str) -> Packed:
+        """The tensor, or its blank outline. Raises as `source` does for an unreadable format."""
+        info = self._source.info(name)
+        if info.nbytes <= self.SMALL or info.format not in DECODABLE:
+            return self._source.read(name)
+        width, each = FORMATS[info.format].block, FORMATS[info.format].bytes
+        rows = int(np.prod(info.shape[:-1], dtype=np.int64))
+        blank = np.broadcast_to(np.uint8(0), (rows, info.shape[-1] // width * each))
+        return Packed(blank, info.format, info.shape)

@@ -66,7 +66,8 @@ def from_text(name: str, texts: str | Sequence[str]) -> Any:
         known = ", ".join(option.parameter.name for option in options())
         raise UsageError(f"There is no parameter {name!r}.", fix=f"use one of: {known}")
     items = [texts] if isinstance(texts, str) else list(texts)
-    if len(items) == 1 and items[0].lower() in ("none", "default"):
+    silent = len(items) == 1 and items[0].lower() in ("none", "default")
+    if silent and parameter.kind != "strings":  # "none" is a stop string like any other
         return None
     try:
         return _value(parameter, items)

@@ -6,10 +6,13 @@ import asyncio
 import uuid
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 from starlette.requests import Request as HttpRequest
 
 from rbee_worker.errors import FieldError, InvalidRequest
+from rbee_worker.params import Surface, resolve
+from rbee_worker.server.auth import IGNORED
 from rbee_worker.server.body import check_ids, check_messages, check_prompt
 from rbee_worker.server.jobs import Job
 from rbee_worker.server.problems import Refusal
@@ -17,7 +20,6 @@ from rbee_worker.server.schemas import InferEnvelope, JobEnvelope
 from rbee_worker.server.worker import Worker
 from rbee_worker.types import Error, Request
 
-IGNORED = "X-Ignored-Parameters"
 STATUS_OF = {"VRAM_OOM": 507, "ENGINE_LOST": 503, "INVALID_REQUEST": 400}
 
 
@@ -101,21 +103,37 @@ def ask(
 
 
 def refuse_with(
-    worker: Worker, faults: list[FieldError], params: dict[str, Any], surface: str
+    worker: Worker, faults: list[FieldError], params: dict[str, Any], surface: Surface
 ) -> None:
     """If the envelope has faults, raise them together with those of the parameters."""
-    if faults:
-        raise InvalidRequest(faults)
+    if not faults:
+        return
+    info = worker.serving().info
+    assert info is not None
+    try:
+        resolve(
+            params,
+            surface=surface,
+            vocab_size=info.vocab_size,
+            context=info.context,
+            generation={},
+            template_exempt=(),
+            eos=(),
+            lenient=worker.settings.lenient,
+        )
+    except InvalidRequest as error:
+        faults = faults + error.errors
+    raise InvalidRequest(faults)
 
 
 async def settled(http: HttpRequest, worker: Worker, jobs: Sequence[Job]) -> None:
-    """Wait until all jobs have ended. Cancels them and raises Refusal if the client leaves first."""
+    """Wait until all jobs have ended. Raises Refusal, and cancels, if the client leaves first."""
     gone = asyncio.create_task(_gone(http))
     pumps = {job.pump for job in jobs if job.pump is not None}
     try:
         while pumps and not gone.done():
             done, _ = await asyncio.wait({*pumps, gone}, return_when=asyncio.FIRST_COMPLETED)
-            pumps -= done  # type: ignore[arg-type]
+            pumps -= done
         if pumps:
             raise Refusal(499, "client_left", "The client left before the answer was whole.")
     finally:
@@ -135,10 +153,10 @@ def failed(error: Error) -> Refusal:
 
 
 def ignored(jobs: Sequence[Job]) -> dict[str, str]:
-    """The header that names what --lenient let through."""
+    """The header that names what --lenient let through, percent-encoded (callers choose names)."""
     started = jobs[0].started
     names = started.sampling.ignored if started is not None else ()
-    return {IGNORED: ", ".join(names)} if names else {}
+    return {IGNORED: ", ".join(quote(name, safe="") for name in names)} if names else {}
 
 
 async def _gone(http: HttpRequest) -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hmac
 import re
 import time
+import traceback
 import uuid
 from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -24,9 +26,14 @@ from rbee_worker.observe.context import correlated
 from rbee_worker.observe.log import fields, logger
 from rbee_worker.server.problems import Refusal, answer, problem
 
+if TYPE_CHECKING:
+    from rbee_worker.server.worker import Worker
+
 MIN_TOKEN = 16
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+WORKER = "rbee.worker"  # where a request's scope holds the worker
 CORRELATION = "x-correlation-id"
+IGNORED = "X-Ignored-Parameters"
 _CORRELATION_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 log = logger("http")
@@ -66,10 +73,10 @@ def cors_origins(settings: Settings) -> list[str]:
 class Gate:
     """ASGI middleware: correlation id, limits on headers, and who may pass."""
 
-    def __init__(
-        self, app: ASGIApp, *, settings: Settings, token: str, public: Collection[str]
-    ) -> None:
+    def __init__(self, app: ASGIApp, worker: Worker, token: str, public: Collection[str]) -> None:
+        settings = worker.settings
         self._app = app
+        self._worker = worker
         self._token = token.encode()
         self._local = settings.local_mode
         self._friends = frozenset(cors_origins(settings))
@@ -97,17 +104,20 @@ class Gate:
 
         with correlated(correlation):
             try:
+                scope[WORKER] = self._worker
+                scope["app"] = self._app  # makes the router raise, not answer, 404 and 405
                 refusal = self._refusal(scope, headers)
                 await (refusal or self._app)(scope, receive, tagged)
             except Exception as error:
+                # never the exception's own words: they may repeat what the caller sent
                 log.error(
                     "request failed",
-                    extra=fields(path=scope["path"], error=type(error).__name__),
+                    extra=fields(
+                        path=scope["path"], error=type(error).__name__, where=place_of(error)
+                    ),
                 )
                 if status == 0:
                     await _crash(error)(scope, receive, tagged)
-                else:
-                    raise
             finally:
                 spent = round((time.perf_counter() - began) * 1e3, 1)
                 log.info(
@@ -176,3 +186,9 @@ def _crash(error: Exception) -> Response:
     if isinstance(error, WorkerError):
         return answer(error)
     return problem(500, "internal_error", "An error inside the worker; its log says more.")
+
+
+def place_of(error: BaseException) -> str:
+    """Where `error` was raised: "jobs.py:42 in append"."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.filename.rpartition('/')[2]}:{frame.lineno} in {frame.name}"

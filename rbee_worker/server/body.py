@@ -30,7 +30,9 @@ async def read_object(request: HttpRequest, max_bytes: int) -> dict[str, Any]:
     try:
         raw = await asyncio.wait_for(_read(request, max_bytes), BODY_S)
     except TimeoutError:
-        raise Refusal(408, "body_too_slow", f"The body was not whole after {BODY_S:.0f} s.") from None
+        raise Refusal(
+            408, "body_too_slow", f"The body was not whole after {BODY_S:.0f} s."
+        ) from None
     except ClientDisconnect:
         raise Refusal(400, "client_left", "The client left before its body was whole.") from None
     try:
@@ -83,7 +85,7 @@ def _fault(name: str, error: msgspec.ValidationError) -> FieldError:
     if text.startswith("Invalid enum value"):
         where = text.partition(" - at ")[2]
         text = "is not one of the allowed values" + (f" - at {where}" if where else "")
-    return FieldError(name, "type", text[:1].lower() + text[1:])
+    return FieldError(name, "type", (text[:1].lower() + text[1:])[:200])
 
 
 def refuse(faults: list[FieldError]) -> None:
@@ -102,7 +104,9 @@ def check_prompt(name: str, text: str, limit: int) -> list[FieldError]:
     return []
 
 
-def check_ids(name: str, ids: list[int] | tuple[int, ...], vocab: int, limit: int) -> list[FieldError]:
+def check_ids(
+    name: str, ids: list[int] | tuple[int, ...], vocab: int, limit: int
+) -> list[FieldError]:
     """Ids of the vocabulary, at least one, no more than the context holds (limit)."""
     if not ids:
         return [FieldError(name, "length >= 1", "is empty")]
@@ -113,7 +117,9 @@ def check_ids(name: str, ids: list[int] | tuple[int, ...], vocab: int, limit: in
     return []
 
 
-def check_messages(messages: list[Message], limit: int) -> tuple[list[dict[str, Any]], list[FieldError]]:
+def check_messages(
+    messages: list[Message], limit: int
+) -> tuple[list[dict[str, Any]], list[FieldError]]:
     """Messages as the chat template reads them, and their faults. `developer` means system."""
     faults: list[FieldError] = []
     plain: list[dict[str, Any]] = []

@@ -11,6 +11,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from rbee_worker.server.auth import WORKER
 from rbee_worker.server.problems import json_response
 from rbee_worker.server.sse import BEAT_S, DONE, MessageStream, frame
 from rbee_worker.server.worker import RETRY_AFTER_S, Worker
@@ -41,6 +42,20 @@ class Ready(Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory: Memory | None = None
 
 
+class Stats(Struct, frozen=True, kw_only=True):
+    """What the worker is doing now; the same figures as /metrics, for pages and dashboards."""
+
+    state: str
+    reason: str
+    model: str
+    jobs: int  # live, streams of OpenAI clients included
+    queue_depth: int
+    running: int
+    kv_usage: float  # 0..1
+    tokens_in: int
+    tokens_out: int
+
+
 class Progress(Struct, frozen=True, kw_only=True):
     stage: str
     layers_loaded: int | UnsetType = UNSET
@@ -53,7 +68,7 @@ class Progress(Struct, frozen=True, kw_only=True):
 
 def worker_of(request: HttpRequest) -> Worker:
     """The worker that this application serves."""
-    worker = request.app.state.worker
+    worker = request.scope[WORKER]
     assert isinstance(worker, Worker)
     return worker
 
@@ -73,13 +88,30 @@ async def ready(request: HttpRequest) -> Response:
         uptime_s=round(worker.age(), 3),
         reason=worker.reason,
         load_s=info.load_s if info is not None else {},
-        memory=None
-        if info is None
-        else Memory(info.weight_bytes, info.kv_bytes, info.kv_tokens),
+        memory=None if info is None else Memory(info.weight_bytes, info.kv_bytes, info.kv_tokens),
     )
     if state == "ready":
         return json_response(body)
     return json_response(body, 503, {"Retry-After": str(RETRY_AFTER_S)})
+
+
+async def stats(request: HttpRequest) -> Response:
+    worker = worker_of(request)
+    found = worker.stats
+    total = max(1, found.kv_total_blocks) if found is not None else 1
+    return json_response(
+        Stats(
+            state=worker.state,
+            reason=worker.reason,
+            model=worker.settings.model,
+            jobs=len(worker.jobs.live()),
+            queue_depth=found.waiting if found is not None else 0,
+            running=found.running if found is not None else 0,
+            kv_usage=found.kv_used_blocks / total if found is not None else 0.0,
+            tokens_in=found.tokens_in if found is not None else 0,
+            tokens_out=found.tokens_out if found is not None else 0,
+        )
+    )
 
 
 async def loading_progress(request: HttpRequest) -> ASGIApp:

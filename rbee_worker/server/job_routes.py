@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp
 
 from rbee_worker import wire
 from rbee_worker.errors import FieldError, InvalidRequest
+from rbee_worker.observe.trace import phases
 from rbee_worker.server.asking import ask, check_model, ignored, new_id, settled
 from rbee_worker.server.body import envelope, read_object
 from rbee_worker.server.health import worker_info, worker_of
@@ -47,7 +49,7 @@ class JobRendering:
     def event(self, choice: int, place: int, event: Event) -> bytes:
         trace: list[dict[str, Any]] | UnsetType = UNSET
         if self._job.trace and type(event) is End:
-            trace = self._job.phases
+            trace = phases(self._job)
         return frame(_ENCODER.encode(wire.job_event(event, self._text, trace)), place + 1)
 
     def done(self) -> bytes:
@@ -99,9 +101,7 @@ def _status_job(worker: Worker, base: str, others: list[str]) -> Response:
     human = f"Worker {worker.id} is {worker.state} and serves {worker.settings.model}."
     word = Narration(actor="worker", action="status", target=worker.id, human=human)
     job = worker.jobs.note(new_id("job"), word)
-    return json_response(
-        JobCreated(job_id=job.id, sse_url=f"{base}/{job.id}/stream", status=info)
-    )
+    return json_response(JobCreated(job_id=job.id, sse_url=f"{base}/{job.id}/stream", status=info))
 
 
 async def stream(http: HttpRequest) -> ASGIApp:
@@ -113,7 +113,8 @@ async def stream(http: HttpRequest) -> ASGIApp:
     if not (last.isascii() and last.isdigit() and len(last) < 10 and int(last) <= known):
         message = "is not the id of an event of this job"
         raise InvalidRequest([FieldError("Last-Event-ID", f"0..{known}", message)])
-    return EventStream([job.log], JobRendering(worker, job), start=int(last), sent=worker.sent)
+    rendering = JobRendering(worker, job)
+    return EventStream([job.log], rendering, start=int(last), sent=partial(worker.sent, job))
 
 
 async def look(http: HttpRequest) -> Response:

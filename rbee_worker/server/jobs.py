@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from rbee_worker.types import End, Error, Event, Request, Started, Token
 
@@ -61,8 +61,11 @@ class Job:
     log: JobLog = field(default_factory=JobLog)
     correlation_id: str = ""
     trace: bool = False
-    phases: list[dict[str, Any]] = field(default_factory=list)  # trace events of this job
+    prepared_ms: float = 0.0  # from being asked for to its first event
+    send_ms: float = 0.0  # writing its events to streams, so far
+    sent_events: int = 0
     finished: float | None = None  # Unix seconds
+    last_token: float | None = None  # monotonic seconds
     pump: asyncio.Task[None] | None = None
 
     @property
@@ -91,7 +94,7 @@ class Job:
     @property
     def state(self) -> State:
         if self.live:
-            return "running" if any(isinstance(e, Token) for e in self.log.events) else "queued"
+            return "running" if self.last_token is not None else "queued"
         if self.error is not None:
             return "failed"
         if self.end is None:
@@ -104,7 +107,7 @@ class Job:
         """Output tokens so far."""
         if self.end is not None:
             return self.end.usage.output_tokens
-        return sum(len(e.ids) for e in self.log.events if isinstance(e, Token))
+        return sum(len(e.ids) for e in self.log.events if isinstance(e, Token) and e.i >= 0)
 
     def text(self) -> str:
         """The answer so far; whole once the job has ended."""
@@ -114,7 +117,8 @@ class Job:
         return "".join(parts)
 
     def token_ids(self) -> list[int]:
-        ids = [i for e in self.log.events if isinstance(e, Token) for i in e.ids]
+        tokens = [e for e in self.log.events if isinstance(e, Token) and e.i >= 0]
+        ids = [i for e in tokens for i in e.ids]
         return ids + list(self.end.ids) if self.end is not None else ids
 
 

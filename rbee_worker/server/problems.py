@@ -12,7 +12,6 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp
 
 from rbee_worker.errors import FieldError, InvalidRequest, NotReady, QueueFull, WorkerError
 
@@ -98,15 +97,17 @@ def answer(error: WorkerError) -> Response:
     if isinstance(error, NotReady | QueueFull):
         headers["Retry-After"] = str(error.retry_after_s)
     errors = tuple(error.errors) if isinstance(error, InvalidRequest) else ()
-    return problem(error.http_status, error.code.lower(), str(error), errors=errors, headers=headers)
+    return problem(
+        error.http_status, error.code.lower(), str(error), errors=errors, headers=headers
+    )
 
 
-async def on_worker_error(request: Request, error: Exception) -> ASGIApp:
+async def on_worker_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, WorkerError)
     return answer(error)
 
 
-async def on_http_exception(request: Request, error: Exception) -> ASGIApp:
+async def on_http_exception(request: Request, error: Exception) -> Response:
     """What the router says: no such route, wrong method, and the like."""
     assert isinstance(error, HTTPException)
     words = {

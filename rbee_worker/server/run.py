@@ -9,28 +9,43 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import sys
 import uuid
-from collections.abc import Iterator
-from typing import TextIO
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 import uvicorn
+import uvloop
 
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError, WorkerError
 from rbee_worker.observe.log import fields, logger
+from rbee_worker.observe.trace import Tracer
 from rbee_worker.server.app import build_app
 from rbee_worker.server.connection import connection_class
+from rbee_worker.server.health import worker_info
 from rbee_worker.server.worker import StartEngine, Worker
+
+if TYPE_CHECKING:
+    from rbee_worker.observe.telemetry import Telemetry
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LAST_STREAMS_S = 5  # finished answers get this long to reach their readers
 FAILURE_SHOWN_S = 1.0  # how long `failed` can be asked for before the process leaves
 
 log = logger("server")
+
+
+def _telemetry(settings: Settings) -> Telemetry | None:
+    if not settings.otel_endpoint:
+        return None
+    from rbee_worker.observe.telemetry import Telemetry
+
+    return Telemetry(settings.otel_endpoint, settings.worker_id)
 
 
 class Server(uvicorn.Server):
@@ -41,17 +56,24 @@ class Server(uvicorn.Server):
         yield
 
 
-def serve(
-    settings: Settings, token: str, start: StartEngine, *, out: TextIO | None = None
-) -> int:
+def serve(settings: Settings, token: str, start: StartEngine, *, out: TextIO | None = None) -> int:
     """Serve until told to stop; returns the exit code. Raises UsageError when it cannot bind."""
     listener = bind(settings)
     port = listener.getsockname()[1]
     worker_id = settings.worker_id or f"worker-{uuid.uuid4().hex[:8]}"
     settings = msgspec.structs.replace(settings, worker_id=worker_id, port=port)
     announce(settings, out or sys.stdout)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    _adopt_uvicorn_log()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(Service(settings, token, start).run(listener))
+
+
+def _adopt_uvicorn_log() -> None:
+    """uvicorn's few lines (a request that is no HTTP) look like ours and obey --log-level."""
+    theirs = logging.getLogger("uvicorn.error")
+    theirs.handlers = log.parent.handlers if log.parent is not None else []
+    theirs.setLevel(log.getEffectiveLevel())
+    theirs.propagate = False
 
 
 def bind(settings: Settings) -> socket.socket:
@@ -89,23 +111,27 @@ def announce(settings: Settings, out: TextIO) -> None:
     out.flush()
 
 
-def _loop_factory():  # type: ignore[no-untyped-def]
-    import uvloop
-
-    return uvloop.new_event_loop
-
-
 class Service:
     """What runs inside the event loop: HTTP, the engine, the heartbeat, the signals."""
 
-    def __init__(self, settings: Settings, token: str, start: StartEngine) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        token: str,
+        start: StartEngine,
+        signals: Sequence[signal.Signals] = SIGNALS,
+    ) -> None:
         self.settings = settings
+        self._signals_heard = signals
         self._start = start
-        self.worker = Worker(settings)
+        self.tracer = Tracer(settings.trace) if settings.trace else None
+        self.telemetry = _telemetry(settings)
+        self.worker = Worker(settings, tracer=self.tracer, telemetry=self.telemetry)
         config = uvicorn.Config(
             build_app(self.worker, token),
             http=connection_class(settings),
             ws="none",
+            proxy_headers=False,
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -120,8 +146,8 @@ class Service:
     async def run(self, listener: socket.socket) -> int:
         """Serve on `listener`; the exit code."""
         loop = asyncio.get_running_loop()
-        for number in SIGNALS:
-            loop.add_signal_handler(number, self._on_signal)
+        for number in self._signals_heard:
+            loop.add_signal_handler(number, self.stop)
         http = asyncio.create_task(self.server.serve(sockets=[listener]))
         background: list[asyncio.Task[None]] = []
         try:
@@ -139,15 +165,35 @@ class Service:
             await self.worker.close()
             self.server.should_exit = True
             await http
+            if self.tracer is not None:
+                self.tracer.close()
+            if self.telemetry is not None:
+                await asyncio.to_thread(self.telemetry.close)
         return code
 
     def _companions(self) -> list[asyncio.Task[None]]:
-        """Tasks that run beside the serving: heartbeats."""
-        if not self.settings.hive_url:
-            return []
-        from rbee_worker.observe.heartbeat import Heartbeat
+        """Tasks that run beside the serving: heartbeats, and keeping the trace file fresh."""
+        tasks = []
+        if self.settings.hive_url:
+            tasks.append(asyncio.create_task(self._beat()))
+        if self.tracer is not None:
+            tasks.append(asyncio.create_task(self._flush(self.tracer)))
+        return tasks
 
-        return [asyncio.create_task(Heartbeat(self.worker).run())]
+    async def _flush(self, tracer: Tracer) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            tracer.flush()
+
+    async def _beat(self) -> None:
+        from rbee_worker.observe.heartbeat import Heartbeat  # httpx: not before the socket answers
+
+        heart = Heartbeat(
+            self.settings.hive_url,
+            lambda: worker_info(self.worker),
+            self.settings.heartbeat_s,
+        )
+        await heart.run()
 
     async def _leave(self, engine: asyncio.Task[None]) -> int:
         """Wait for what must still happen before the process may go."""
@@ -165,7 +211,8 @@ class Service:
         drained.cancel()
         return 0
 
-    def _on_signal(self) -> None:
+    def stop(self) -> None:
+        """What a signal does: drain and leave; the second time leave at once."""
         self._signals += 1
         self._told_to_stop.set()
         if self._signals > 1:

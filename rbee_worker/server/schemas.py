@@ -188,9 +188,6 @@ class ChatEnvelope(Struct, kw_only=True):
     n: Annotated[int, Meta(ge=1, le=64)] = 1
     stream: bool = False
     stream_options: StreamOptions | None = None
-    logprobs: bool = False
-    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
     template_args: dict[str, Any] = {}
     chat_template_kwargs: dict[str, Any] = {}  # vLLM's name for template_args
     timeout_s: Seconds | None = None
@@ -245,7 +242,7 @@ class Completion(Struct, frozen=True, kw_only=True):
     created: int
     model: str
     choices: list[CompletionChoice]
-    usage: TokenUsage | None | UnsetType = UNSET
+    usage: TokenUsage | UnsetType | None = UNSET
 
 
 class TopLogprob(Struct, frozen=True):
@@ -308,7 +305,7 @@ class ChatChunk(Struct, frozen=True, kw_only=True):
     created: int
     model: str
     choices: list[ChatChunkChoice]
-    usage: TokenUsage | None | UnsetType = UNSET
+    usage: TokenUsage | UnsetType | None = UNSET
 
 
 class ModelCard(Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ the log. Several events that are ready together go out in one write.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
@@ -48,8 +49,8 @@ class Rendering(Protocol):
 class EventStream:
     """An ASGI response that follows job logs from `start` until all of them have closed.
 
-    `gone` is called when the client leaves before the end; `sent` after each write, with the
-    number of events in it.
+    `gone` is called when the client leaves before the end; `sent` after each write, with the time
+    it began (monotonic seconds) and the number of events in it.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class EventStream:
         start: int = 0,
         headers: Sequence[tuple[bytes, bytes]] = (),
         gone: Callable[[], None] | None = None,
-        sent: Callable[[int], None] | None = None,
+        sent: Callable[[float, int], None] | None = None,
     ) -> None:
         self._logs = logs
         self._rendering = rendering
@@ -96,10 +97,11 @@ class EventStream:
                 wake.clear()
                 count, body = self._batch()
                 if body:
+                    start = time.monotonic()
                     await send({"type": "http.response.body", "body": body, "more_body": True})
                     last = loop.time()
                     if self._sent is not None:
-                        self._sent(count)
+                        self._sent(start, count)
                 elif count == 0 and self._at_end():
                     body = self._rendering.done()
                     await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -13,12 +13,12 @@ from rbee_worker.server.body import check_ids, check_messages, envelope, read_ob
 from rbee_worker.server.health import worker_of
 from rbee_worker.server.problems import Refusal, json_response
 from rbee_worker.server.schemas import (
-    DetokenizeEnvelope,
     Detokenized,
-    TemplateEnvelope,
+    DetokenizeEnvelope,
     Templated,
-    TokenizeEnvelope,
+    TemplateEnvelope,
     Tokenized,
+    TokenizeEnvelope,
 )
 
 INLINE = 4096  # characters that are tokenized without a thread

@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from rbee_worker import __version__
 from rbee_worker.config import Settings
-from rbee_worker.engine.messages import Loading
+from rbee_worker.engine.messages import Loading, Stats
 from rbee_worker.errors import NotReady, WorkerError
 from rbee_worker.observe.context import correlation_id
 from rbee_worker.observe.log import fields, logger
+from rbee_worker.server.auth import place_of
 from rbee_worker.server.jobs import Job, Jobs
-from rbee_worker.types import Error, Event, Request, Token
+from rbee_worker.types import Error, Event, Request, Started, Token
 
 if TYPE_CHECKING:
     from rbee_worker.engine.client import EngineClient
     from rbee_worker.observe.metrics import WorkerMetrics
+    from rbee_worker.observe.telemetry import Telemetry
     from rbee_worker.observe.trace import Tracer
 
 WorkerState = Literal["loading", "ready", "restarting", "draining", "failed"]
@@ -48,8 +50,8 @@ class Worker:
         self,
         settings: Settings,
         *,
-        metrics: WorkerMetrics | None = None,
         tracer: Tracer | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.settings = settings
         self.id = settings.worker_id
@@ -57,9 +59,11 @@ class Worker:
         self.born = time.monotonic()
         self.engine: EngineClient | None = None
         self.jobs = Jobs(keep_s=settings.keep_jobs_s, keep_n=settings.keep_jobs)
-        self.metrics = metrics
+        self.metrics: WorkerMetrics | None = None
         self.tracer = tracer
+        self.telemetry = telemetry
         self.loading = Loading(stage="starting")
+        self.restarts = 0  # engine processes that were lost and replaced
         self.failure: WorkerError | None = None
         self.stopping = asyncio.Event()  # the process is about to leave: endless streams end
         self._draining = False
@@ -95,6 +99,18 @@ class Worker:
         }
         return words.get(self.state, "")
 
+    @property
+    def stats(self) -> Stats | None:
+        """The engine's latest figures; zeros before its first step, None before it is ready."""
+        info = self.engine.info if self.engine is not None else None
+        if self.engine is None or info is None:
+            return None
+        if self.engine.stats is not None:
+            return self.engine.stats
+        counts = dict.fromkeys(Stats.__struct_fields__, 0)
+        counts["kv_total_blocks"] = info.kv_tokens // info.block_size
+        return Stats(**counts)
+
     def serving(self) -> EngineClient:
         """The engine, if it takes work now. Raises NotReady."""
         state = self.state
@@ -105,15 +121,20 @@ class Worker:
     async def run(self, start: StartEngine) -> None:
         """Load the model and watch over the engine until it fails. Raises WorkerError."""
         try:
+            self.meter()
             self.engine = await start(self.settings, on_loading=self._progress)
+            self.engine.observer = self.tracer
             info = await self.engine.ready()
-            log.info("ready", extra=fields(model=info.model, device=info.device, s=round(self.age(), 2)))
+            log.info(
+                "ready", extra=fields(model=info.model, device=info.device, s=round(self.age(), 2))
+            )
             self._announce()
             state = self.engine.state
             while self.engine.state != "failed":
                 await asyncio.sleep(_WATCH_S)
                 if self.engine.state != state:
                     state = self.engine.state
+                    self.restarts += state == "restarting"
                     log.warning("engine state", extra=fields(state=state))
                     self._announce()
             raise self.engine.failure or WorkerError("The engine has failed.")
@@ -159,16 +180,30 @@ class Worker:
         try:
             for request in requests:
                 jobs.append(await self._begin(request, keep, trace))
-        except BaseException:
+        except BaseException as error:
             for job in jobs:
                 await self.cancel(job)
+            if self.metrics is not None and isinstance(error, WorkerError):
+                self.metrics.refused(error.code)
             raise
         return jobs
+
+    def _echo(self, request: Request, started: Started) -> Token:
+        """The prompt as the first text of the answer; its tokens lie before place 0."""
+        ids = started.prompt_ids
+        text = request.prompt
+        if text is None:
+            text = self.serving().tokenizer.decode(list(ids), skip_special=False)
+        return Token(t=text, i=-len(ids), ids=ids)
 
     async def _begin(self, request: Request, keep: bool, trace: bool) -> Job:
         job = Job(request, correlation_id=correlation_id(), trace=trace)
         events = self.serving().generate(request)
-        job.log.append(await anext(events))
+        first = await anext(events)
+        job.prepared_ms = (time.monotonic() - job.born) * 1e3
+        job.log.append(first)
+        if isinstance(first, Started) and first.sampling.params.echo:
+            job.log.append(self._echo(request, first))
         self.jobs.add(job, keep=keep)
         if self.metrics is not None:
             self.metrics.admitted(job)
@@ -189,8 +224,13 @@ class Worker:
             last = Error(code=code, message=str(error))  # type: ignore[arg-type]
             job.log.append(last)
         except Exception as error:
-            log.error("job failed", extra=fields(job_id=job.id, error=type(error).__name__))
-            last = Error(code="INFERENCE_FAILED", message="An error inside the worker; see its log.")
+            log.error(
+                "job failed",
+                extra=fields(job_id=job.id, error=type(error).__name__, where=place_of(error)),
+            )
+            last = Error(
+                code="INFERENCE_FAILED", message="An error inside the worker; see its log."
+            )
             job.log.append(last)
         finally:
             job.log.close()
@@ -199,11 +239,25 @@ class Worker:
                 self.metrics.finished(job)
             if self.tracer is not None:
                 self.tracer.job(job)
+            if self.telemetry is not None:
+                self.telemetry.job(job)
 
-    def sent(self, events: int) -> None:
-        """A stream has written so many events."""
+    def meter(self) -> WorkerMetrics:
+        """The metrics; made, and their library imported, no earlier than needed."""
+        if self.metrics is None:
+            from rbee_worker.observe.metrics import WorkerMetrics
+
+            self.metrics = WorkerMetrics(self)
+        return self.metrics
+
+    def sent(self, job: Job, start_s: float, events: int) -> None:
+        """A stream of `job` has written `events` events since `start_s` (monotonic)."""
+        job.send_ms += (time.monotonic() - start_s) * 1e3
+        job.sent_events += events
         if self.metrics is not None:
             self.metrics.sent(events)
+        if self.tracer is not None:
+            self.tracer.sent(start_s * 1e6, events)
 
     def abandon(self, jobs: Sequence[Job]) -> None:
         """The only reader of these jobs has left: cancel them, without waiting."""
@@ -244,4 +298,3 @@ class Worker:
         self._announce()
         if self.engine is not None:
             await self.engine.close()
-

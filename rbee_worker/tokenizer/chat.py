@@ -7,7 +7,6 @@ nothing of tokens: encode the result without adding specials, the template has w
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import select
@@ -107,6 +106,8 @@ class ChatRenderer:
         **template_args: Any,
     ) -> str:
         """`render` without blocking the event loop."""
+        import asyncio  # whoever awaits has it already; others start 0.1 s sooner
+
         return await asyncio.to_thread(
             self.render, messages, add_generation_prompt=add_generation_prompt, **template_args
         )

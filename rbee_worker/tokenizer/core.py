@@ -7,8 +7,14 @@ from collections.abc import Iterable, Mapping
 
 import tokenizers
 
-from rbee_worker.errors import FieldError, InvalidRequest
+from rbee_worker.errors import FieldError, InferenceFailed, InvalidRequest
 from rbee_worker.tokenizer.pieces import Decoding, Utf8Stream
+
+
+def is_library_failure(error: BaseException) -> bool:
+    """Whether the `tokenizers` library raised `error`: bare Exception, or a panic of its Rust code,
+    which derives from BaseException and would else end an event loop."""
+    return type(error) is Exception or type(error).__name__ == "PanicException"
 
 
 class Tokenizer:
@@ -75,7 +81,8 @@ class Tokenizer:
         add_special: put the model's opening and closing tokens around it (a rendered chat template
         has written its own: pass False). parse_special: special tokens spelled out in the text
         become their ids; False = they are plain text.
-        Raises InvalidRequest for text that is not Unicode (lone surrogates).
+        Raises InvalidRequest for text that is not Unicode (lone surrogates), InferenceFailed where
+        the tokenizer itself fails.
         """
         backend = self._backend if parse_special else self._literal()
         own = add_special and self._affixes is None
@@ -85,6 +92,10 @@ class Tokenizer:
             raise InvalidRequest(
                 [FieldError("prompt", "unicode", "text has a lone surrogate, not Unicode text")]
             ) from e
+        except BaseException as e:
+            if not is_library_failure(e):
+                raise
+            raise InferenceFailed("the model's tokenizer fails on this text") from e
         if add_special and self._affixes is not None:
             before, after = self._affixes
             ids = [*before, *ids, *after]

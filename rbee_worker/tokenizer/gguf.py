@@ -61,8 +61,10 @@ def tokenizer_from_gguf(meta: Metadata) -> Tokenizer:
             f"tokenizer kind {kind!r} is not supported; supported: {', '.join(_KINDS)}",
             fix="use the safetensors version of this model",
         )
-    vocab = _vocabulary(meta)
     warnings: list[str] = []
+    vocab = _vocabulary(meta)
+    if twins := len(vocab.pieces) - len(vocab.index):
+        warnings.append(f"{twins} tokens of the GGUF file are spelled like others: never encoded")
     backend, decoding, adds = build(meta, vocab, warnings)
     ids = {
         name: _token_id(meta, f"{name}_token_id", default, len(vocab.pieces))
@@ -128,6 +130,7 @@ _KINDS: dict[str, Callable[[Metadata, Vocabulary, list[str]], _Built]] = {
 }
 _BOS = {"llama": 1}
 _EOS = {"llama": 2, "t5": 1}
+_UNK = {"llama": 0, "t5": 2}
 
 
 def _vocabulary(meta: Metadata) -> Vocabulary:
@@ -140,8 +143,10 @@ def _vocabulary(meta: Metadata) -> Vocabulary:
                 f"the GGUF file has {len(pieces)} tokens but {len(column)} entries in {_KEY}{name}",
                 fix=_AGAIN,
             )
-    if not types:
-        types = _types_by_keys(meta, len(pieces))
+    types = types or _types_by_keys(meta, len(pieces))
+    if meta[_KEY + "model"] in _UNK and PieceType.UNKNOWN not in types:
+        unknown = _token_id(meta, "unknown_token_id", _UNK[meta[_KEY + "model"]], len(pieces))
+        types[unknown or 0] = PieceType.UNKNOWN
     # Older converters wrote end-of-turn tokens as user-defined (Gemma's <end_of_turn>).
     for i, kind in enumerate(types):
         if kind == PieceType.USER_DEFINED and pieces[i] in UNMISTAKABLE:
@@ -219,7 +224,7 @@ def _token_id(meta: Metadata, name: str, default: int | None, size: int) -> int 
     value = meta.get(_KEY + name, default)
     if value is None:
         return None
-    if not isinstance(value, int) or not 0 <= value < size:
+    if type(value) is not int or not 0 <= value < size:
         raise CheckpointError(
             f"{_KEY}{name} is {str(value)[:20]}, outside the vocabulary of {size} tokens",
             fix=_AGAIN,

@@ -11,7 +11,7 @@ import tokenizers
 from tokenizers import AddedToken
 
 from rbee_worker.errors import CheckpointError
-from rbee_worker.tokenizer.core import Tokenizer
+from rbee_worker.tokenizer.core import Tokenizer, is_library_failure
 from rbee_worker.tokenizer.gguf import tokenizer_from_gguf
 from rbee_worker.tokenizer.pieces import Decoding, decoding_of
 from rbee_worker.tokenizer.spm import read_sentencepiece
@@ -85,7 +85,9 @@ def _from_json(ckpt: TokenizerSource) -> Tokenizer:
         text = path.read_text(encoding="utf-8")
         backend = tokenizers.Tokenizer.from_str(text)
         decoder = json.loads(text).get("decoder")
-    except Exception as e:  # the library raises bare Exception
+    except BaseException as e:
+        if not (is_library_failure(e) or isinstance(e, OSError | ValueError | AttributeError)):
+            raise
         reason = " ".join(str(e).split())[:200]
         raise CheckpointError(
             f"{path.name} cannot be read: {reason}", fix="download tokenizer.json again"

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from math import inf
+from functools import cached_property
+from math import inf, isfinite
 
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from rbee_worker.errors import CheckpointError
+from rbee_worker.tokenizer.charsmap import check_charsmap
 from rbee_worker.tokenizer.pieces import META, Decoding, byte_alphabet
 from rbee_worker.tokenizer.pretokenizers import Pre, Step
 
@@ -29,6 +31,7 @@ class PieceType(IntEnum):
     BYTE = 6
 
 
+_AGAIN = "convert or download the model again"
 _SPECIAL = (PieceType.UNKNOWN, PieceType.CONTROL)
 
 
@@ -50,13 +53,18 @@ class Vocabulary:
         """Control tokens and the unknown token."""
         return self.of_type(*_SPECIAL)
 
-    @property
+    @cached_property
     def index(self) -> dict[str, int]:
         """Piece -> id; the lower id where two are spelled alike."""
         found = {piece: i for i, piece in enumerate(self.pieces)}
         if len(found) < len(self.pieces):
             found = {p: i for i, p in reversed(list(enumerate(self.pieces)))}
         return found
+
+    @cached_property
+    def unknown_id(self) -> int | None:
+        """The token for what the vocabulary cannot spell."""
+        return next((i for i, t in enumerate(self.types) if t == PieceType.UNKNOWN), None)
 
 
 @dataclass(frozen=True)
@@ -71,14 +79,8 @@ class Whitespace:
 
 def byte_level(vocab: Vocabulary, merges: Iterable[str], pre: Pre) -> tuple[Tokenizer, Decoding]:
     """Byte-level BPE. merges: "left right", best first. Raises CheckpointError."""
-    pairs = [_pair(m) for m in merges]
-    try:
-        model = models.BPE(vocab=vocab.index, merges=pairs, ignore_merges=pre.ignore_merges)
-    except Exception as e:  # the library raises bare Exception
-        raise CheckpointError(
-            f"the tokenizer's merges do not fit its vocabulary: {_line(e)}",
-            fix="convert or download the model again",
-        ) from e
+    pairs = _pairs(merges, vocab)
+    model = models.BPE(vocab=vocab.index, merges=pairs, ignore_merges=pre.ignore_merges)
     backend = Tokenizer(model)
     if pre.nfc:
         backend.normalizer = normalizers.NFC()
@@ -91,23 +93,16 @@ def sentencepiece_bpe(
     vocab: Vocabulary, blanks: Whitespace, merges: Iterable[str] | None = None
 ) -> tuple[Tokenizer, Decoding]:
     """SentencePiece BPE: pairs whose union is a piece merge in the order of that piece's score."""
-    index = vocab.index
-    pairs = merges_by_score(vocab) if merges is None else [_pair(m) for m in merges]
-    unknown = vocab.of_type(PieceType.UNKNOWN)
-    fallback = bool(vocab.of_type(PieceType.BYTE)) or "<0x0A>" in index
-    try:
-        model = models.BPE(
-            vocab=index,
-            merges=pairs,
-            unk_token=vocab.pieces[unknown[0]] if unknown else None,
-            fuse_unk=True,
-            byte_fallback=fallback,
-        )
-    except Exception as e:
-        raise CheckpointError(
-            f"the tokenizer's merges do not fit its vocabulary: {_line(e)}",
-            fix="convert or download the model again",
-        ) from e
+    pairs = merges_by_score(vocab) if merges is None else _pairs(merges, vocab)
+    unknown = vocab.unknown_id
+    fallback = "<0x0A>" in vocab.index
+    model = models.BPE(
+        vocab=vocab.index,
+        merges=pairs,
+        unk_token=None if unknown is None else vocab.pieces[unknown],
+        fuse_unk=True,
+        byte_fallback=fallback,
+    )
     backend = Tokenizer(model)
     backend.normalizer = normalizers.Sequence(_normalizers(blanks))
     if blanks.prefix and not blanks.every_segment:
@@ -120,16 +115,17 @@ def sentencepiece_bpe(
 
 
 def unigram(vocab: Vocabulary, blanks: Whitespace) -> tuple[Tokenizer, Decoding]:
-    """SentencePiece unigram: the likeliest segmentation by `scores`."""
-    unknown = vocab.of_type(PieceType.UNKNOWN)
-    fallback = bool(vocab.of_type(PieceType.BYTE))
-    backend = Tokenizer(
-        models.Unigram(
-            list(zip(vocab.pieces, map(float, vocab.scores), strict=True)),
-            unk_id=unknown[0] if unknown else None,
-            byte_fallback=fallback,
-        )
+    """SentencePiece unigram: the likeliest segmentation by `scores`. Raises CheckpointError."""
+    _check_scores(vocab)
+    if vocab.unknown_id is None:
+        raise CheckpointError("the unigram tokenizer has no unknown token", fix=_AGAIN)
+    fallback = "<0x0A>" in vocab.index
+    model = models.Unigram(
+        list(zip(vocab.pieces, map(float, vocab.scores), strict=True)),
+        unk_id=vocab.unknown_id,
+        byte_fallback=fallback,
     )
+    backend = Tokenizer(model)
     backend.normalizer = normalizers.Sequence(_normalizers(blanks))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(META, prepend_scheme="never", split=True)
     _add_tokens(backend, vocab)
@@ -143,28 +139,36 @@ def merges_by_score(vocab: Vocabulary) -> list[tuple[str, str]]:
 
     Other user-defined pieces and special ones are found before merging and are never merged into.
     """
-    index = vocab.index
-    ranked: list[tuple[float, int, int, str, str]] = []
-    for piece, kind, score in zip(vocab.pieces, vocab.types, vocab.scores, strict=True):
-        if kind in _SPECIAL or (kind == PieceType.USER_DEFINED and piece.strip(META)):
+    _check_scores(vocab)
+    find = vocab.index.get
+    ranked = [
+        (-inf if kind == PieceType.USER_DEFINED else -score, at)
+        for at, (kind, score) in enumerate(zip(vocab.types, vocab.scores, strict=True))
+        if kind not in _SPECIAL
+    ]
+    ranked.sort()
+    merges: list[tuple[str, str]] = []
+    for rank, at in ranked:
+        piece = vocab.pieces[at]
+        if rank == -inf and piece.strip(META):
             continue
-        rank = -inf if kind == PieceType.USER_DEFINED else -score
-        local = [
-            (left, right, piece[:cut], piece[cut:])
-            for cut in range(1, len(piece))
-            if (left := index.get(piece[:cut])) is not None
-            and (right := index.get(piece[cut:])) is not None
-        ]
-        local.sort()
-        ranked.extend((rank, *way) for way in local)
-    ranked.sort(key=lambda way: way[0])
-    return [way[3:] for way in ranked]
+        ways = []
+        for cut in range(1, len(piece)):
+            left = piece[:cut]
+            if (first := find(left)) is not None:
+                right = piece[cut:]
+                if (second := find(right)) is not None:
+                    ways.append((first, second, left, right))
+        if len(ways) > 1:
+            ways.sort()
+        merges += [(left, right) for _, _, left, right in ways]
+    return merges
 
 
 def _normalizers(blanks: Whitespace) -> list[normalizers.Normalizer]:
     steps: list[normalizers.Normalizer] = []
     if blanks.charsmap:
-        steps.append(normalizers.Precompiled(blanks.charsmap))
+        steps.append(normalizers.Precompiled(check_charsmap(blanks.charsmap)))
     if blanks.collapse:
         ends = normalizers.Replace(Regex(r"\A +| +\z"), "")
         steps += [ends, normalizers.Replace(Regex(" {2,}"), " ")]
@@ -200,11 +204,26 @@ def _add_tokens(backend: Tokenizer, vocab: Vocabulary) -> None:
     backend.add_tokens(added)
 
 
-def _pair(merge: str) -> tuple[str, str]:
-    """A piece may itself begin with a blank, so the separator is sought from the second place."""
-    cut = merge.find(" ", 1)
-    return merge[:cut], merge[cut + 1 :]
+def _pairs(merges: Iterable[str], vocab: Vocabulary) -> list[tuple[str, str]]:
+    """Merges as pairs of tokens that make a token. Raises CheckpointError.
+
+    A piece may itself begin with a blank, so the separator is sought from the second place.
+    """
+    index = vocab.index
+    pairs: list[tuple[str, str]] = []
+    for at, merge in enumerate(merges):
+        cut = merge.find(" ", 1)
+        left, right = merge[:cut], merge[cut + 1 :]
+        if cut < 0 or left not in index or right not in index or left + right not in index:
+            raise CheckpointError(
+                f"the tokenizer's merges do not fit its vocabulary: merge {at} is not two tokens "
+                "that make a third",
+                fix=_AGAIN,
+            )
+        pairs.append((left, right))
+    return pairs
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+def _check_scores(vocab: Vocabulary) -> None:
+    if not all(map(isfinite, vocab.scores)):
+        raise CheckpointError("the tokenizer's scores are not all finite", fix=_AGAIN)

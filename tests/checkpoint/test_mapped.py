@@ -7,11 +7,13 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rbee_worker.checkpoint import Checkpoint, open_checkpoint
 from rbee_worker.checkpoint.names import GGUF_ARCHITECTURES
 from rbee_worker.checkpoint.ops import OPS
-from rbee_worker.errors import CheckpointError, UnsupportedModel
+from rbee_worker.errors import CheckpointError, ModelError, UnsupportedModel
 from rbee_worker.ops.dequant import dequantize
 
 HEADS, KV_HEADS, WIDTH, DIM = 4, 2, 8, 32
@@ -292,3 +294,41 @@ def test_tables_name_operations_that_exist():
         assert {row.op for row in arch.tensors} <= {None, *OPS}
         assert len({row.gguf for row in arch.tensors}) == len(arch.tensors)
         assert len({row.hf for row in arch.tensors}) == len(arch.tensors)
+
+
+@pytest.fixture(scope="module")
+def damage(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    tensors = {
+        "token_embd.weight": rng.standard_normal((48, DIM)).astype(np.float32),
+        "blk.0.attn_q.weight": rng.standard_normal((DIM, DIM)).astype(np.float16),
+        "blk.0.attn_k.bias": rng.standard_normal(KV_HEADS * WIDTH).astype(np.float32),
+    }
+    more = {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 2.0}
+    path = tmp_path_factory.mktemp("fuzz") / "x.gguf"
+    raw = write(path, {**KEYS, **more}, tensors).read_bytes()
+    return raw, raw.index(b"token_embd"), path
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    flips=st.lists(
+        st.tuples(
+            st.integers(0, 1500), st.sampled_from([0, 1, 4, 8, 9, 255]) | st.integers(0, 255)
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_damage_gives_an_error_or_a_model_that_reads(damage, flips):
+    """Values and types of metadata change as well; nothing else than a clear error may come."""
+    raw, header, path = bytearray(damage[0]), damage[1] + 200, damage[2]
+    for at, value in flips:
+        raw[at % header] = value
+    path.write_bytes(raw)
+    try:
+        ckpt = open_checkpoint(str(path))
+        for name in ckpt.source.names():
+            ckpt.source.read(name)
+    except ModelError:
+        pass

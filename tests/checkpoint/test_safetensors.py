@@ -173,13 +173,13 @@ def test_the_library_refuses_them_too(tmp_path, name):
 @pytest.mark.parametrize(
     "header",
     [
-        '{"a":{"x":' + '"' + "\\\\" * 3_000_000 + '"}}',
-        '{"a":{' + '"" ' * 3_000_000,
-        '{"a":{' + "x" * 8_000_000,
-        '{"' + "\\a" * 4_000_000,
-        "{" + " " * 8_000_000,
-        "{" + ",".join(f'"{i}":{{}}' for i in range(500_000)) + "}",
-        '{"__metadata__":{' + ",".join(f'"{i}":""' for i in range(500_000)) + "},}",
+        '{"a":{"x":' + '"' + "\\\\" * 1_000_000 + '"}}',
+        '{"a":{' + '"" ' * 1_000_000,
+        '{"a":{' + "x" * 3_000_000,
+        '{"' + "\\a" * 1_500_000,
+        "{" + " " * 3_000_000,
+        "{" + ",".join(f'"{i}":{{}}' for i in range(200_000)) + "}",
+        '{"__metadata__":{' + ",".join(f'"{i}":""' for i in range(200_000)) + "},}",
     ],
 )
 def test_large_headers_take_linear_time(tmp_path, header):
@@ -188,7 +188,7 @@ def test_large_headers_take_linear_time(tmp_path, header):
     assert "header" in refusal(lambda: SafetensorsFile.open(path)).message
 
 
-@settings(max_examples=300, deadline=1000)
+@settings(max_examples=200, deadline=None)
 @given(
     flips=st.lists(st.tuples(st.integers(0, 1200), st.integers(0, 255)), min_size=1, max_size=4),
     keep=st.integers(0, 1500) | st.none(),
@@ -317,7 +317,7 @@ def test_a_long_index_is_refused_in_time(tmp_path):
     shard(tmp_path)
     pairs = ",".join(f'"t{i}":"{ONE}"' for i in range(300_000))
     (tmp_path / INDEX).write_text('{"weight_map":{' + pairs + "}}")
-    assert "more than" in refusal(lambda: open_directory(tmp_path)).message
+    assert "more than" in refusal(lambda: open_directory(tmp_path), traced=False).message
 
 
 @pytest.mark.parametrize(

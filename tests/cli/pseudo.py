@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import pty
 import re
+import resource
 import select
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -18,6 +20,21 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[=>]|\x1b\][
 
 # The terminal must be the session's own, or Ctrl-C reaches nobody.
 _OWN_TERMINAL = "import os; os.close(os.open(os.ttyname(0), os.O_RDWR)); "
+
+
+ATTEMPTS = 10  # of a measurement that one quiet moment is enough for
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """Processor time of the child processes that `work` starts and waits for.
+
+    With nothing to wait for it is what a person waits on an idle machine, and it says so on a busy
+    one too.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    work()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 class Terminal:

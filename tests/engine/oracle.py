@@ -59,6 +59,11 @@ def choose(z: NDArray[np.float32], params: SamplingParams, u: float) -> int:
     return int(ids[np.flatnonzero(sums > u * sums[-1])[0]])
 
 
+def choices(z: NDArray[np.float32], params: SamplingParams, u: float) -> set[int]:
+    """`choose` with room for the rounding of sums: one token, two where u falls on their border."""
+    return {choose(z, params, x) for x in (max(u - 2**-50, 0.0), u, min(u + 2**-50, 1 - 2**-53))}
+
+
 def log_softmax(z: NDArray[np.float32]) -> NDArray[np.float64]:
     x = z.astype(np.float64)
     x = x - x.max()

@@ -69,13 +69,15 @@ def batches(draw_):
 @pytest.mark.parametrize("reach", [(64, 1024), (2, 8), (1,), ()], ids=str)
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(batches())
+@example((np.array([[0, -40, 0, 0, -40]], "f4"), [SamplingParams()], [LAST]))
 @example((np.zeros((1, 7), "f4"), [SamplingParams(top_k=3)], [LAST]))
 @example((np.full((1, 7), -3e38, "f4"), [SamplingParams(top_p=0.5)], [LAST]))
 def test_ids_equal_the_definition(monkeypatch, reach, batch):
     monkeypatch.setattr(filters, "REACH", reach)
     z, params, u = batch
     got = draw(torch.from_numpy(z.copy()), cuts(params, u)).tolist()
-    assert got == [oracle.choose(*row) for row in zip(z, params, u, strict=True)]
+    for token, *row in zip(got, z, params, u, strict=True):
+        assert token in oracle.choices(*row)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,8 @@ def test_large_vocabularies_and_flat_distributions(vocab, spread):
     ] * 2
     for u in (0.0, 0.77, LAST):
         got = draw(torch.from_numpy(z.copy()), cuts(params, [u] * 12)).tolist()
-        assert got == [oracle.choose(row, p, u) for row, p in zip(z, params, strict=True)]
+        for token, row, p in zip(got, z, params, strict=True):
+            assert token in oracle.choices(row, p, u)
 
 
 def test_top_k_keeps_that_many_and_ties_go_to_the_lower_id():
@@ -148,6 +151,14 @@ def test_tokens_without_weight_are_never_drawn():
     assert reachable([-2000, 0, -2000]) == [1]
     blocks = [-INF] * 600 + [0.0] + [-INF] * 600 + [0.0] + [-INF] * 10
     assert reachable(blocks) == [600, 1201]
+
+
+def test_the_largest_number_ends_inside_the_kept_tokens():
+    """Whatever rounding a block's sum has against the walk through it."""
+    z = np.random.default_rng(0).standard_normal((300, 512)).astype("f4")
+    z[:, 300:] = -INF
+    got = draw(torch.from_numpy(z), cuts([SamplingParams()] * 300, [LAST] * 300))
+    assert 290 < int(got.min()) <= int(got.max()) < 300
 
 
 def test_infinite_logits_share_all_probability():

@@ -42,7 +42,10 @@ def test_sentences(told: Narration, human: str) -> None:
 @pytest.mark.parametrize(
     ("stop", "words"),
     [
-        (StopRecord(rule="MAX_TOKENS", at=4), "reached max_tokens"),
+        (
+            StopRecord(rule="MAX_TOKENS", at=4, origin="default"),
+            "max_tokens of 4 reached (default)",
+        ),
         (
             StopRecord(rule="EOS", at=4, token_id=2, token_text="</s>", origin="config.json"),
             "end token </s> (from config.json)",

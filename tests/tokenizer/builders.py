@@ -39,9 +39,8 @@ def train_byte_level(
     backend = Tokenizer(models.BPE())
     shell = json.loads(backend.to_str())
     shell |= {"pre_tokenizer": pre_tokenizer, "normalizer": normalizer}
-    shell["decoder"] = dict(
-        type="ByteLevel", add_prefix_space=True, trim_offsets=True, use_regex=True
-    )
+    switches = ("add_prefix_space", "trim_offsets", "use_regex")
+    shell["decoder"] = {"type": "ByteLevel", **dict.fromkeys(switches, True)}
     backend = Tokenizer.from_str(json.dumps(shell))
     trainer = trainers.BpeTrainer(
         vocab_size=size,

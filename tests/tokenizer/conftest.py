@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,5 +75,5 @@ def t5(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 @pytest.fixture(scope="session")
 def smollm2() -> Checkpoint:
-    """The default model; RBEE_TEST_MODEL may name a local copy."""
-    return open_checkpoint(os.environ.get("RBEE_TEST_MODEL", "smollm2"))
+    """The default model, fetched through its alias as a user's is."""
+    return open_checkpoint("smollm2")

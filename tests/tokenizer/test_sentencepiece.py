@@ -9,9 +9,11 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import normalizers
 
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 from rbee_worker.tokenizer import Tokenizer, load_tokenizer
+from rbee_worker.tokenizer.charsmap import check_charsmap
 from rbee_worker.tokenizer.spm import read_sentencepiece
 from tests.tokenizer.builders import Source, gguf_of_sentencepiece, train_sentencepiece
 from tests.tokenizer.texts import TEXTS
@@ -58,6 +60,21 @@ def trained() -> dict[str, bytes]:
     return {name: train_sentencepiece(kind, **opts) for name, (kind, opts) in KINDS.items()}
 
 
+Loaded = dict[str, tuple[sentencepiece.SentencePieceProcessor, Tokenizer]]
+
+
+@pytest.fixture(scope="module")
+def loaded(trained: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    folder = tmp_path_factory.mktemp("loaded")
+    return {
+        name: (
+            sentencepiece.SentencePieceProcessor(model_proto=trained[name]),
+            _from_file(trained[name], folder / "tokenizer.model"),
+        )
+        for name in ("llama", "gemma")
+    }
+
+
 def _from_file(data: bytes, path: Path, **config: Any) -> Tokenizer:
     path.write_bytes(data)
     source = Source(files={"tokenizer.model": path}, tokenizer_config=config)
@@ -91,43 +108,28 @@ def test_user_defined_pieces_are_found_before_merging(
     assert 3 not in ours.special_ids
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(text=st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=40))
 @pytest.mark.parametrize("name", ["llama", "gemma"])
-def test_any_text_equals_sentencepiece(name: str, text: str, trained: dict[str, bytes]) -> None:
-    sp = sentencepiece.SentencePieceProcessor(model_proto=trained[name])
-    ours = _cached(trained, name)
+def test_any_text_equals_sentencepiece(name: str, text: str, loaded: Loaded) -> None:
+    sp, ours = loaded[name]
     ids = sp.encode(text)
     assert ours.encode(text, add_special=False, parse_special=False) == ids
     assert ours.decode(ids) == sp.decode(ids)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 @pytest.mark.parametrize("name", ["llama", "gemma"])
 def test_any_ids_decode_as_sentencepiece_does(
-    name: str, data: st.DataObject, trained: dict[str, bytes]
+    name: str, data: st.DataObject, loaded: Loaded
 ) -> None:
     """Also byte tokens in any order: whole characters survive among broken bytes."""
-    sp = sentencepiece.SentencePieceProcessor(model_proto=trained[name])
-    ours = _cached(trained, name)
+    sp, ours = loaded[name]
     size = sp.get_piece_size()
     token = st.integers(3, size - 1) | st.integers(3, 258)
     ids = data.draw(st.lists(token, max_size=12))
     assert ours.decode(ids) == sp.decode(ids)
-
-
-def _cached(trained: dict[str, bytes], name: str) -> Tokenizer:
-    key = f"{name}/loaded"
-    store: dict[str, Any] = trained  # lives as long as the module's fixture
-    if key not in store:
-        model = read_sentencepiece(trained[name])
-        backend, decoding = model.build()
-        store[key] = Tokenizer(
-            backend, decoding, pieces=list(model.pieces), special_ids=[0, 1, 2], affixes=((), ())
-        )
-    found: Tokenizer = store[key]
-    return found
 
 
 @pytest.mark.parametrize(("name", "model"), [("llama", "llama"), ("gemma", "llama"), ("t5", "t5")])
@@ -225,7 +227,7 @@ def test_a_cut_model_is_refused(cut: int, trained: dict[str, bytes]) -> None:
         read_sentencepiece(trained["llama"][:cut])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.binary(max_size=60))
 def test_noise_is_refused_and_never_a_traceback(data: bytes) -> None:
     with pytest.raises(CheckpointError):
@@ -235,3 +237,61 @@ def test_noise_is_refused_and_never_a_traceback(data: bytes) -> None:
 def test_word_models_are_not_supported() -> None:
     with pytest.raises(UnsupportedModel, match="type 3 is not supported"):
         read_sentencepiece(train_sentencepiece("word", byte_fallback=False)).build()
+
+
+def _unigram_metadata(**changes: Any) -> dict[str, Any]:
+    found = {
+        "model": "t5",
+        "tokens": ["<pad>", "</s>", "<unk>", "▁a", "b"],
+        "token_type": [3, 3, 2, 1, 1],
+        "scores": [0.0, 0.0, 0.0, -1.0, -2.0],
+        **changes,
+    }
+    return {f"tokenizer.ggml.{k}": v for k, v in found.items() if v is not None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"scores": [float("nan")] * 5}, "not all finite"),
+        ({"scores": None}, "no scores"),
+        ({"tokens": [], "token_type": [], "scores": []}, "unknown_token_id is 2, outside"),
+        ({"precompiled_charsmap": [1, 2, 3]}, "character map is damaged"),
+        ({"precompiled_charsmap": [0] * 4}, "character map is damaged"),
+        ({"precompiled_charsmap": [4, 0, 0, 0] + [0] * 4}, "character map is damaged"),
+        ({"precompiled_charsmap": [255] * 100}, "character map is damaged"),
+        ({"token_type": [1] * 5, "unknown_token_id": 9}, "unknown_token_id is 9, outside"),
+        ({"eos_token_id": True}, "eos_token_id is True, outside"),
+    ],
+)
+def test_damaged_unigram_vocabularies(changes: dict[str, Any], says: str) -> None:
+    meta = _unigram_metadata(**changes)
+    with pytest.raises(CheckpointError, match=says):
+        load_tokenizer(Source(gguf=type("G", (), {"metadata": meta})()))
+
+
+def test_tokens_spelled_alike_are_a_warning() -> None:
+    meta = _unigram_metadata(tokens=["<pad>", "</s>", "<unk>", "▁a", "▁a"])
+    ours = load_tokenizer(Source(gguf=type("G", (), {"metadata": meta})()))
+    assert ours.warnings == ("1 tokens of the GGUF file are spelled like others: never encoded",)
+    assert ours.decode([3, 4]) == "a a"
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_a_damaged_character_map_never_panics(
+    data: st.DataObject, trained: dict[str, bytes]
+) -> None:
+    """Either it is refused when loaded, or text can be normalised with it."""
+    assert check_charsmap(b"") == b""
+    charsmap = bytearray(read_sentencepiece(trained["t5"]).charsmap)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(charsmap) - 1) | st.integers(0, 2000))
+        charsmap[at] = data.draw(st.integers(0, 255))
+    try:
+        checked = check_charsmap(bytes(charsmap))
+    except CheckpointError:
+        return
+    normaliser = normalizers.Precompiled(checked)
+    for text in TEXTS:
+        normaliser.normalize_str(text)

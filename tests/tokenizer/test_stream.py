@@ -57,7 +57,7 @@ def test_every_token_of_the_vocabulary(
             assert want == hf(ids, skip), (token, ours.token_text(token))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(data=st.data(), skip=st.booleans())
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_sequence_of_ids(
@@ -72,7 +72,7 @@ def test_any_sequence_of_ids(
         assert want == hf(ids, skip)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(data=st.data(), skip=st.booleans())
 def test_byte_tokens_that_make_characters(data: st.DataObject, skip: bool, llama: Pair) -> None:
     ours, hf = llama
@@ -125,7 +125,7 @@ def test_what_is_held_and_counted(byte_level: Pair) -> None:
     assert out.flush() == ""
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(data=st.binary(max_size=40), cuts=st.lists(st.integers(0, 40), max_size=6))
 def test_utf8_stream_equals_python(data: bytes, cuts: list[int]) -> None:
     stream = Utf8Stream()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from msgspec import UNSET, UnsetType
 from starlette.requests import Request as HttpRequest
 from starlette.types import ASGIApp
 
-from rbee_worker.errors import FieldError
 from rbee_worker.server.asking import (
     check_model,
     new_id,
@@ -46,7 +43,6 @@ async def chat_completions(http: HttpRequest) -> ASGIApp:
     messages, found = check_messages(given.messages or [], prompt_limit(worker))
     if not any(f.field == "messages" for f in faults):
         faults += found
-    _translate(given, params, faults)
     refuse_with(worker, faults, params, "chat")
     answer_id = new_id("chatcmpl")
     requests = [
@@ -75,21 +71,6 @@ async def chat_completions(http: HttpRequest) -> ASGIApp:
     )
 
 
-def _translate(given: ChatEnvelope, params: dict[str, Any], faults: list[FieldError]) -> None:
-    """OpenAI's chat names as this worker's: max_completion_tokens, logprobs + top_logprobs."""
-    if given.max_completion_tokens is not None:
-        asked = params.get("max_tokens")
-        if asked is not None and asked != given.max_completion_tokens:
-            message = "differs from max_tokens, which is its older name; give one"
-            faults.append(FieldError("max_completion_tokens", "= max_tokens", message))
-        params["max_tokens"] = given.max_completion_tokens
-    if given.logprobs:
-        params["logprobs"] = given.top_logprobs or 0
-    elif given.top_logprobs is not None:
-        message = "needs logprobs: true"
-        faults.append(FieldError("top_logprobs", "logprobs: true", message, given.top_logprobs))
-
-
 def scores(
     pieces: Pieces, ids: tuple[int, ...], entries: tuple[TokenLogprob, ...] | None
 ) -> ChatLogprobs | None:
@@ -114,7 +95,7 @@ class ChatChunks:
 
     def __init__(self, answer: Answer, usage: bool) -> None:
         self._answer = answer
-        self._usage: None | UnsetType = None if usage else UNSET
+        self._usage: UnsetType | None = None if usage else UNSET
 
     def chunks(self, choice: int, event: Event) -> list[ChatChunk]:
         if type(event) is Token:
@@ -124,8 +105,9 @@ class ChatChunks:
             return [self._chunk(choice, ChatDelta(role="assistant", content=""))]
         if type(event) is End:
             delta = ChatDelta(content=event.text or None)
+            found = scores(self._answer.pieces, event.ids, event.logprobs)
             finish = FINISH.get(event.stop.rule, "stop")
-            return [self._chunk(choice, delta, None, finish, self._answer.rbee(choice))]
+            return [self._chunk(choice, delta, found, finish, self._answer.rbee(choice))]
         return []
 
     def usage_chunk(self, usage: TokenUsage) -> ChatChunk:
@@ -161,8 +143,8 @@ def _whole(answer: Answer) -> ChatCompletion:
     for index, job in enumerate(answer.jobs):
         end = job.end
         assert end is not None
-        tokens = [e for e in job.log.events if type(e) is Token]
-        found = [scores(answer.pieces, e.ids, e.logprobs) for e in tokens]
+        parts = [e for e in job.log.events if isinstance(e, Token | End)]
+        found = [scores(answer.pieces, e.ids, e.logprobs) for e in parts]
         entries = [row for s in found if s is not None for row in s.content]
         asked = any(s is not None for s in found)
         choices.append(

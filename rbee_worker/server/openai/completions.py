@@ -18,7 +18,6 @@ from rbee_worker.server.asking import (
 )
 from rbee_worker.server.body import check_ids, check_prompt, envelope, read_object
 from rbee_worker.server.health import worker_of
-from rbee_worker.server.jobs import Job
 from rbee_worker.server.openai.shared import FINISH, Answer, Pieces, respond
 from rbee_worker.server.schemas import (
     Completion,
@@ -29,7 +28,7 @@ from rbee_worker.server.schemas import (
     TokenUsage,
 )
 from rbee_worker.server.worker import Worker
-from rbee_worker.types import End, Event, PromptLogprobs, Request, Started, Token, TokenLogprob
+from rbee_worker.types import End, Event, PromptLogprobs, Request, Token, TokenLogprob
 
 Prompt = str | tuple[int, ...]
 MAX_PROMPTS = 256
@@ -89,7 +88,7 @@ def _prompts(worker: Worker, given: Any, faults: list[FieldError]) -> list[Promp
         faults += check_prompt("prompt", given, limit)
         return [given]
     kinds = {type(item) for item in given}
-    if len(kinds) > 1 or not given or len(given) > MAX_PROMPTS and kinds != {int}:
+    if len(kinds) > 1 or not given or (len(given) > MAX_PROMPTS and kinds != {int}):
         message = f"must be one string, or 1..{MAX_PROMPTS} strings, or ids, or lists of ids"
         faults.append(FieldError("prompt", "one kind", message))
         return []
@@ -116,9 +115,11 @@ class Scores:
         self._offset = 0
 
     def of(
-        self, text: str, ids: tuple[int, ...], entries: tuple[TokenLogprob | None, ...]
-    ) -> CompletionLogprobs:
-        """Scores of the tokens `ids` that make `text`."""
+        self, text: str, ids: tuple[int, ...], entries: tuple[TokenLogprob | None, ...] | None
+    ) -> CompletionLogprobs | None:
+        """Scores of the tokens `ids` that make `text`; None when none were asked for."""
+        if entries is None:
+            return None
         rows = CompletionLogprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
         made = b""
         for token_id, entry in zip(ids, entries, strict=True):
@@ -139,25 +140,25 @@ class CompletionChunks:
 
     def __init__(self, answer: Answer, usage: bool) -> None:
         self._answer = answer
-        self._usage: None | UnsetType = None if usage else UNSET
+        self._usage: UnsetType | None = None if usage else UNSET
         self._scores = [Scores(answer.pieces) for _ in answer.jobs]
 
     def chunks(self, choice: int, event: Event) -> list[Completion]:
+        scores = self._scores[choice]
         if type(event) is Token:
-            return [self._chunk(choice, event.t, self._token_scores(choice, event))]
-        if type(event) is End:
-            finish = FINISH.get(event.stop.rule, "stop")
-            return [self._chunk(choice, event.text, None, finish, self._answer.rbee(choice))]
-        if type(event) is Started and event.sampling.params.echo:
-            if event.sampling.params.logprobs is not None:
+            if event.i < 0 and self._answer.wants_logprobs(choice):
                 return []  # the prompt follows with its scores
-            return [self._chunk(choice, self._echo(choice), None)]
+            found = scores.of(event.t, event.ids, event.logprobs)
+            return [self._chunk(choice, event.t, found)]
+        if type(event) is End:
+            found = scores.of(event.text, event.ids, event.logprobs)
+            finish = FINISH.get(event.stop.rule, "stop")
+            return [self._chunk(choice, event.text, found, finish, self._answer.rbee(choice))]
         if type(event) is PromptLogprobs:
-            text = self._echo(choice)
-            started = self._answer.jobs[choice].started
-            assert started is not None
-            scores = self._scores[choice].of(text, started.prompt_ids, event.logprobs)
-            return [self._chunk(choice, text, scores)]
+            echo = self._answer.jobs[choice].log.events[1]
+            assert isinstance(echo, Token)
+            found = scores.of(echo.t, echo.ids, event.logprobs)
+            return [self._chunk(choice, echo.t, found)]
         return []
 
     def usage_chunk(self, usage: TokenUsage) -> Completion:
@@ -165,14 +166,6 @@ class CompletionChunks:
         return Completion(
             id=answer.id, created=answer.created, model=answer.model, choices=[], usage=usage
         )
-
-    def _echo(self, choice: int) -> str:
-        return echoed(self._answer, self._answer.jobs[choice])
-
-    def _token_scores(self, choice: int, event: Token) -> CompletionLogprobs | None:
-        if event.logprobs is None:
-            return None
-        return self._scores[choice].of(event.t, event.ids, event.logprobs)
 
     def _chunk(
         self,
@@ -193,13 +186,6 @@ class CompletionChunks:
             choices=[row],
             usage=self._usage,
         )
-
-
-def echoed(answer: Answer, job: Job) -> str:
-    """The prompt as it comes first in an echoed answer."""
-    if job.request.prompt is not None:
-        return job.request.prompt
-    return answer.pieces.decode(job.request.token_ids or ())
 
 
 def _whole(answer: Answer, prompts: int) -> Completion:

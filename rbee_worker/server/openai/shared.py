@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -37,13 +38,9 @@ class Pieces:
 
     def raw(self, token_id: int) -> bytes:
         """The bytes an id stands for; of a special token, its name's."""
-        return self._tokenizer.token_bytes(token_id) or self._tokenizer.token_text(
-            token_id
-        ).encode()
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`, special tokens by name."""
-        return self._tokenizer.decode(list(ids), skip_special=False)
+        return (
+            self._tokenizer.token_bytes(token_id) or self._tokenizer.token_text(token_id).encode()
+        )
 
     def name(self, token_id: int) -> str:
         """As text; where the bytes are no whole character, as OpenAI writes them: bytes:\\xe2."""
@@ -81,6 +78,11 @@ class Answer:
             total_tokens=tokens + out,
             prompt_tokens_details=PromptDetails(cached),
         )
+
+    def wants_logprobs(self, choice: int) -> bool:
+        """Were log-probabilities asked for."""
+        started = self.jobs[choice].started
+        return started is not None and started.sampling.params.logprobs is not None
 
     def rbee(self, choice: int) -> Rbee:
         """Why this choice stopped, and its seed."""
@@ -151,5 +153,5 @@ async def respond(
         rendering,
         headers=[(k.lower().encode(), v.encode()) for k, v in headers.items()],
         gone=lambda: worker.abandon(answer.jobs),
-        sent=worker.sent,
+        sent=partial(worker.sent, answer.jobs[0]),
     )

@@ -1,0 +1,134 @@
+"""Prometheus metrics of one worker: counted as events pass, gauges read when asked.
+
+Knows jobs and the engine's `Stats`; the text format is prometheus-client's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from rbee_worker.types import Token
+
+if TYPE_CHECKING:
+    from rbee_worker.server.jobs import Job
+    from rbee_worker.server.worker import Worker
+
+_SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+
+class WorkerMetrics:
+    """Counters and histograms; `text` is what GET /metrics answers."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self, worker: Worker) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(Gauges(worker))
+
+        def histogram(name: str, words: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"rbee_{name}", words, buckets=buckets, registry=self.registry)
+
+        def counter(name: str, words: str, labels: tuple[str, ...] = ()) -> Counter:
+            return Counter(f"rbee_{name}", words, labels, registry=self.registry)
+
+        self._first = histogram("time_to_first_token_seconds", "from request to token", _LONG)
+        self._between = histogram("inter_token_seconds", "between tokens of an answer", _SHORT)
+        self._whole = histogram("request_seconds", "from request to end", _LONG)
+        self._queue = histogram("queue_seconds", "before the first computation", _LONG)
+        self._requests = counter("requests", "requests admitted")
+        self._refused = counter("requests_refused", "requests refused", ("code",))
+        self._stops = counter("stops", "ended requests by stop rule", ("rule",))
+        self._sent = counter("stream_events_sent", "events written to streams")
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
+
+    def admitted(self, job: Job) -> None:
+        self._requests.inc()
+
+    def refused(self, code: str) -> None:
+        self._refused.labels(code).inc()
+
+    def sent(self, events: int) -> None:
+        self._sent.inc(events)
+
+    def token(self, job: Job, event: Token) -> None:
+        """New tokens of `job`."""
+        now = time.monotonic()
+        if job.last_token is None:
+            self._first.observe(now - job.born)
+        else:
+            self._between.observe((now - job.last_token) / len(event.ids))
+        job.last_token = now
+
+    def finished(self, job: Job) -> None:
+        self._whole.observe(time.monotonic() - job.born)
+        if job.end is not None:
+            self._stops.labels(job.end.stop.rule).inc()
+            self._queue.observe(job.end.usage.queue_ms / 1e3)
+        else:
+            self._stops.labels("ERROR").inc()
+
+
+class Gauges(Collector):
+    """What the engine last said of itself, and the server's own counts, at the time of asking."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        worker = self._worker
+        yield _gauge("ready", "1 when the worker takes work", float(worker.state == "ready"))
+        yield _gauge("jobs_live", "jobs that have not ended", len(worker.jobs.live()))
+        yield _gauge("uptime_seconds", "since the process started", worker.age())
+        yield _count("engine_restarts", "engine processes lost and replaced", worker.restarts)
+        info = worker.engine.info if worker.engine is not None else None
+        if info is not None:
+            yield _gauge("weight_bytes", "weights as held", info.weight_bytes)
+            yield _gauge("kv_bytes", "the KV pool", info.kv_bytes)
+            loads = GaugeMetricFamily(
+                "rbee_load_seconds", "phases of loading the model", labels=["phase"]
+            )
+            for phase, seconds in info.load_s.items():
+                loads.add_metric([phase], seconds)
+            yield loads
+        stats = worker.stats
+        if stats is None:
+            return
+        total = max(1, stats.kv_total_blocks)
+        yield _gauge("queue_depth", "requests waiting", stats.waiting)
+        yield _gauge("running", "sequences being computed", stats.running)
+        yield _gauge("kv_usage", "share of KV blocks held, 0..1", stats.kv_used_blocks / total)
+        yield _gauge("kv_blocks_used", "blocks held by live sequences", stats.kv_used_blocks)
+        yield _gauge("kv_blocks_cached", "free blocks with a known prefix", stats.kv_cached_blocks)
+        yield _gauge("kv_blocks_total", "blocks of the pool", stats.kv_total_blocks)
+        yield _gauge("step_seconds", "the last engine step", stats.step_ms / 1e3)
+        yield _count("tokens_in", "prompt tokens", stats.tokens_in)
+        yield _count("tokens_out", "generated tokens", stats.tokens_out)
+        yield _count("prefix_cache_hit_tokens", "prompt tokens not computed", stats.cached_tokens)
+        yield _count("preemptions", "sequences paused to make room", stats.preemptions)
+        yield _count("engine_steps", "engine steps", stats.steps)
+
+
+def _gauge(name: str, words: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"rbee_{name}", words, value=value)
+
+
+def _count(name: str, words: str, value: float) -> Metric:
+    return CounterMetricFamily(f"rbee_{name}", words, value=value)

@@ -1,0 +1,157 @@
+"""Traces: a Chrome/Perfetto file of the whole worker, and the phases of one job.
+
+The file is the JSON Array Format of the Trace Event specification: chrome://tracing and
+ui.perfetto.dev open it, also when the process died before the closing bracket. Times are
+microseconds of this machine's monotonic clock, which the engine process shares.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from rbee_worker.errors import UsageError
+
+if TYPE_CHECKING:
+    from rbee_worker.engine.messages import StepTimes
+    from rbee_worker.server.jobs import Job
+
+SERVER, ENGINE, JOBS = 1, 2, 3  # process rows
+FLUSH_BYTES = 1 << 16
+
+
+def now_us() -> float:
+    """The clock of all traces, microseconds."""
+    return time.monotonic() * 1e6
+
+
+def phases(job: Job) -> list[dict[str, Any]]:
+    """The phases of a job that has ended: `{"phase", "start_ms", "ms"}` since it was asked for.
+
+    `prepare` is checking, template and tokenizer; queue, prefill and decode are the engine's own
+    times; `send` is what writing its stream took so far, spread over the others.
+    """
+    assert job.end is not None
+    usage = job.end.usage
+    rows: list[dict[str, Any]] = []
+    start = 0.0
+    for name, spent in (
+        ("prepare", job.prepared_ms),
+        ("queue", usage.queue_ms),
+        ("prefill", usage.prefill_ms),
+        ("decode", usage.decode_ms),
+    ):
+        rows.append({"phase": name, "start_ms": round(start, 3), "ms": round(spent, 3)})
+        start += spent
+    rows.append({"phase": "send", "ms": round(job.send_ms, 3), "events": job.sent_events})
+    return rows
+
+
+class Tracer:
+    """Writes the trace file. `step` and `detokenized` are the engine client's observer."""
+
+    def __init__(self, path: str) -> None:
+        """Raises UsageError when the file cannot be written."""
+        try:
+            self._file = open(path, "wb")  # noqa: SIM115 - lives as long as the worker
+        except OSError as error:
+            raise UsageError(
+                f"--trace {path}: {error.strerror}.", fix="a path that can be written."
+            ) from None
+        self._buffer = bytearray(b"[\n")
+        self._encode = msgspec.json.Encoder().encode
+        for row, name in ((SERVER, "server"), (ENGINE, "engine"), (JOBS, "jobs")):
+            self._write({"ph": "M", "name": "process_name", "pid": row, "args": {"name": name}})
+        self._threads = {"steps": 1, "sampling": 2, "detokenize": 3, "send": 4}
+        for name, number in self._threads.items():
+            row = ENGINE if number < 3 else SERVER
+            self._write(
+                {
+                    "ph": "M",
+                    "name": "thread_name",
+                    "pid": row,
+                    "tid": number,
+                    "args": {"name": name},
+                }
+            )
+
+    def step(self, times: StepTimes) -> None:
+        """One engine step: prefill, decode or both, and the sampling inside it."""
+        kinds = ["prefill"] if times.prompts else []
+        kinds += ["decode"] if times.sequences > times.prompts else []
+        kind = " + ".join(kinds)
+        args = {
+            "sequences": times.sequences,
+            "prompt_tokens": times.prompt_tokens,
+            "drawn": times.drawn,
+        }
+        self._span(ENGINE, "steps", kind, times.start_us, times.us, args)
+        if times.drawn:
+            self._span(
+                ENGINE, "sampling", "sampling", times.sampling_start_us, times.sampling_us, {}
+            )
+
+    def detokenized(self, start_us: float, tokens: int) -> None:
+        """The client has turned `tokens` new ids into text."""
+        if not tokens:
+            return
+        self._span(
+            SERVER, "detokenize", "detokenize", start_us, now_us() - start_us, {"tokens": tokens}
+        )
+
+    def sent(self, start_us: float, events: int) -> None:
+        """A stream has written `events` events."""
+        self._span(SERVER, "send", "send", start_us, now_us() - start_us, {"events": events})
+
+    def job(self, job: Job) -> None:
+        """A job has ended: its phases as one row of its own."""
+        if job.end is None:
+            return
+        begin = job.born * 1e6
+        common = {"cat": "job", "id": job.id, "pid": JOBS, "tid": 1}
+        args = {"stop": job.end.stop.rule, "tokens": job.end.usage.output_tokens}
+        self._write({"ph": "b", "name": "job", "ts": begin, "args": args, **common})
+        for phase in phases(job):
+            if "start_ms" not in phase:
+                continue
+            start = begin + phase["start_ms"] * 1e3
+            self._write({"ph": "b", "name": phase["phase"], "ts": start, **common})
+            end = start + phase["ms"] * 1e3
+            self._write({"ph": "e", "name": phase["phase"], "ts": end, **common})
+        self._write({"ph": "e", "name": "job", "ts": now_us(), **common})
+
+    def flush(self) -> None:
+        """What has been gathered goes to the file."""
+        self._file.write(self._buffer)
+        self._file.flush()
+        self._buffer.clear()
+
+    def close(self) -> None:
+        """The closing bracket."""
+        self.flush()
+        self._file.seek(-2, os.SEEK_END)
+        self._file.write(b"\n]\n")
+        self._file.close()
+
+    def _span(
+        self, row: int, thread: str, name: str, start: float, spent: float, args: dict[str, Any]
+    ) -> None:
+        self._write(
+            {
+                "ph": "X",
+                "name": name,
+                "pid": row,
+                "tid": self._threads[thread],
+                "ts": round(start, 1),
+                "dur": round(spent, 1),
+                "args": args,
+            }
+        )
+
+    def _write(self, event: dict[str, Any]) -> None:
+        self._buffer += self._encode(event) + b",\n"
+        if len(self._buffer) > FLUSH_BYTES:
+            self.flush()

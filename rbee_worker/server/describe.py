@@ -1,0 +1,139 @@
+"""What the worker says of itself: /info, /metrics, and the description of its routes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+from starlette.requests import Request as HttpRequest
+from starlette.responses import HTMLResponse, Response
+
+from rbee_worker.config import Settings
+from rbee_worker.params import describe as describe_parameters
+from rbee_worker.server.health import Memory, worker_info, worker_of
+from rbee_worker.server.problems import json_response
+from rbee_worker.types import EosToken, ModelInfo
+
+PROMISE = (
+    "The same request with the same seed gives the same tokens: alone, in any batch, with or "
+    "without cached prefix, after preemption, after a restart of the engine."
+)
+DETERMINISM = {"cpu": "bitwise", "reference": "bitwise", "cuda": "measured"}
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    prompt_characters: int
+    body_bytes: int
+    headers: int
+    connections: int
+    queue: int
+    sequences: int
+    request_timeout_s: int  # 0 = none
+    jobs_kept: int
+    jobs_kept_s: int
+    stop_strings: int = 16
+    stop_characters: int = 256
+
+
+class Determinism(Struct, frozen=True):
+    kind: str  # "bitwise", or "measured" where the hardware's arithmetic sets limits
+    promise: str = PROMISE
+
+
+class Info(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """WorkerInfo and capabilities; what only the loaded model tells is absent until it is ready."""
+
+    id: str
+    model_id: str
+    device: str
+    port: int
+    status: str
+    implementation: str
+    version: str
+    state: str
+    operations: tuple[str, ...]
+    parameters: list[dict[str, Any]]  # every accepted key with role, range, default, meaning
+    inert: list[str]  # accepted, and change nothing by nature
+    limits: Limits | None = None
+    determinism: Determinism | None = None
+    arch: str | None = None
+    backend: str | None = None
+    dtype: str | None = None
+    kv_dtype: str | None = None
+    context: int | None = None
+    vocab_size: int | None = None
+    n_parameters: int | None = None
+    memory: Memory | None = None
+    chat_template: bool | None = None
+    eos: tuple[EosToken, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+async def info(http: HttpRequest) -> Response:
+    worker = worker_of(http)
+    base = worker_info(worker)
+    engine = worker.engine
+    loaded = engine.info if engine is not None else None
+    parameters = describe_parameters()
+    extra: dict[str, Any] = {}
+    if engine is not None and loaded is not None:
+        extra = _model(loaded, worker.settings)
+        extra["eos"] = tuple(engine.eos)
+        extra["chat_template"] = engine.chat is not None
+    return json_response(
+        Info(
+            **base,
+            state=worker.state,
+            operations=("infer", "status"),
+            parameters=[p for p in parameters if p["role"] != "unsupported"],
+            inert=[p["name"] for p in parameters if p["role"] == "inert"],
+            **extra,
+        )
+    )
+
+
+def _model(loaded: ModelInfo, settings: Settings) -> dict[str, Any]:
+    return {
+        "arch": loaded.arch,
+        "backend": loaded.backend,
+        "dtype": loaded.dtype,
+        "kv_dtype": loaded.kv_dtype,
+        "context": loaded.context,
+        "vocab_size": loaded.vocab_size,
+        "n_parameters": loaded.n_parameters,
+        "memory": Memory(loaded.weight_bytes, loaded.kv_bytes, loaded.kv_tokens),
+        "notes": loaded.notes,
+        "determinism": Determinism(DETERMINISM.get(loaded.backend, "measured")),
+        "limits": Limits(
+            prompt_characters=settings.max_prompt_ratio * loaded.context,
+            body_bytes=settings.max_body_kb * 1024,
+            headers=settings.max_headers,
+            connections=settings.max_connections,
+            queue=settings.max_queue,
+            sequences=settings.max_seqs,
+            request_timeout_s=settings.request_timeout,
+            jobs_kept=settings.keep_jobs,
+            jobs_kept_s=settings.keep_jobs_s,
+        ),
+    }
+
+
+async def metrics(http: HttpRequest) -> Response:
+    found = worker_of(http).meter()
+    return Response(found.text(), media_type=None, headers={"Content-Type": found.content_type})
+
+
+async def openapi(http: HttpRequest) -> Response:
+    from rbee_worker.server.openapi import document
+
+    return json_response(document(worker_of(http)))
+
+
+async def docs(http: HttpRequest) -> Response:
+    from rbee_worker.server.openapi import document
+    from rbee_worker.server.reference import reference_page
+
+    return HTMLResponse(
+        reference_page(document(worker_of(http))),
+        headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"},
+    )

@@ -1,0 +1,263 @@
+"""The route table: every operation with what it takes and gives.
+
+The application, the OpenAPI document, `/docs` and the tests that walk all routes read this table;
+a route that is not in it does not exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.types import ASGIApp
+
+from rbee_worker.params import Surface
+from rbee_worker.server import (
+    describe,
+    health,
+    job_routes,
+    schemas,
+    text_routes,
+)
+from rbee_worker.server.openai import chat, completions, models
+
+Endpoint = Callable[[HttpRequest], Awaitable[ASGIApp]]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One method of one path.
+
+    body: envelope of the request; params: sampling parameters may stand beside it, of that surface.
+    answer: body of a success; events: the answer is (also) a stream. errors: statuses beyond those
+    that every route can give.
+    """
+
+    method: str
+    path: str
+    endpoint: Endpoint
+    tag: str
+    summary: str
+    body: type | None = None
+    params: Surface | None = None
+    answer: Any = None
+    media: str = "application/json"
+    events: bool = False
+    errors: tuple[int, ...] = ()
+    deprecated: bool = False
+
+
+WORK = (400, 404, 408, 413, 429, 500, 503, 507)  # what asking the engine can end in
+TEXT = (400, 408, 413, 503)
+
+JOB = "jobs"
+OPENAI = "openai"
+STATE = "state"
+LANGUAGE = "text"
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation("GET", "/health", health.health, STATE, "The process lives", answer=health.Health),
+    Operation(
+        "GET",
+        "/v1/ready",
+        health.ready,
+        STATE,
+        "Can it serve; if not, why",
+        answer=health.Ready,
+        errors=(503,),
+    ),
+    Operation(
+        "GET",
+        "/v1/loading/progress",
+        health.loading_progress,
+        STATE,
+        "Loading, as events; a late subscriber gets the last state first",
+        events=True,
+    ),
+    Operation(
+        "GET",
+        "/info",
+        describe.info,
+        STATE,
+        "The worker, its model, its limits and every parameter it takes",
+        answer=describe.Info,
+    ),
+    Operation(
+        "GET",
+        "/v1/stats",
+        health.stats,
+        STATE,
+        "What the worker is doing now, in figures",
+        answer=health.Stats,
+    ),
+    Operation(
+        "GET",
+        "/metrics",
+        describe.metrics,
+        STATE,
+        "Prometheus metrics",
+        media="text/plain",
+    ),
+    Operation(
+        "POST",
+        "/v1/jobs",
+        job_routes.create,
+        JOB,
+        "Start a job",
+        body=schemas.JobEnvelope,
+        params="job",
+        answer=schemas.JobCreated,
+        errors=WORK,
+    ),
+    Operation(
+        "GET", "/v1/jobs", job_routes.listing, JOB, "Jobs, newest first", answer=schemas.JobList
+    ),
+    Operation(
+        "GET",
+        "/v1/jobs/{job_id}",
+        job_routes.look,
+        JOB,
+        "A job's state and result",
+        answer=schemas.JobState,
+        errors=(404,),
+    ),
+    Operation(
+        "DELETE",
+        "/v1/jobs/{job_id}",
+        job_routes.cancel,
+        JOB,
+        "Cancel a job; again changes nothing",
+        answer=schemas.JobState,
+        errors=(404,),
+    ),
+    Operation(
+        "GET",
+        "/v1/jobs/{job_id}/stream",
+        job_routes.stream,
+        JOB,
+        "A job's events from the start, or after Last-Event-ID",
+        events=True,
+        errors=(400, 404),
+    ),
+    Operation(
+        "POST",
+        "/v1/infer",
+        job_routes.infer,
+        JOB,
+        "One whole answer; leaving cancels it",
+        body=schemas.InferEnvelope,
+        params="job",
+        answer=schemas.InferResult,
+        errors=WORK,
+    ),
+    Operation(
+        "POST",
+        "/v1/inference",
+        job_routes.create_inference,
+        JOB,
+        "Old name of POST /v1/jobs",
+        body=schemas.JobEnvelope,
+        params="job",
+        answer=schemas.JobCreated,
+        errors=WORK,
+        deprecated=True,
+    ),
+    Operation(
+        "GET",
+        "/v1/inference/{job_id}/stream",
+        job_routes.stream,
+        JOB,
+        "Old name of GET /v1/jobs/{job_id}/stream",
+        events=True,
+        errors=(400, 404),
+        deprecated=True,
+    ),
+    Operation(
+        "POST",
+        "/v1/completions",
+        completions.completions,
+        OPENAI,
+        "Continue a prompt",
+        body=schemas.CompletionEnvelope,
+        params="completions",
+        answer=schemas.Completion,
+        events=True,
+        errors=WORK,
+    ),
+    Operation(
+        "POST",
+        "/v1/chat/completions",
+        chat.chat_completions,
+        OPENAI,
+        "Answer a conversation",
+        body=schemas.ChatEnvelope,
+        params="chat",
+        answer=schemas.ChatCompletion,
+        events=True,
+        errors=WORK,
+    ),
+    Operation(
+        "GET", "/v1/models", models.models, OPENAI, "The served model", answer=schemas.ModelList
+    ),
+    Operation(
+        "GET",
+        "/v1/models/{model:path}",
+        models.model,
+        OPENAI,
+        "The served model, by its name",
+        answer=schemas.ModelCard,
+        errors=(404,),
+    ),
+    Operation(
+        "POST",
+        "/v1/embeddings",
+        models.embeddings,
+        OPENAI,
+        "Refused unless the model is an encoder",
+        body=schemas.EmbeddingEnvelope,
+        errors=(404, *TEXT),
+    ),
+    Operation(
+        "POST",
+        "/tokenize",
+        text_routes.tokenize,
+        LANGUAGE,
+        "Text to ids",
+        body=schemas.TokenizeEnvelope,
+        answer=schemas.Tokenized,
+        errors=TEXT,
+    ),
+    Operation(
+        "POST",
+        "/detokenize",
+        text_routes.detokenize,
+        LANGUAGE,
+        "Ids to text",
+        body=schemas.DetokenizeEnvelope,
+        answer=schemas.Detokenized,
+        errors=TEXT,
+    ),
+    Operation(
+        "POST",
+        "/apply-template",
+        text_routes.apply_template,
+        LANGUAGE,
+        "Messages to the prompt that the model's chat template makes of them",
+        body=schemas.TemplateEnvelope,
+        answer=schemas.Templated,
+        errors=TEXT,
+    ),
+    Operation(
+        "GET",
+        "/openapi.json",
+        describe.openapi,
+        STATE,
+        "This description, for programs",
+        answer=dict,
+    ),
+    Operation(
+        "GET", "/docs", describe.docs, STATE, "This description, for people", media="text/html"
+    ),
+)

@@ -1,0 +1,420 @@
+"""An EngineClient without a model: same interface, same events, any speed. For tests and
+benchmarks of the server.
+
+The answer to a prompt is a fixed function of the prompt and the choice, so that two runs can be
+compared; `Fake` says how fast it comes, how it is cut, and what goes wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from rbee_worker.config import Settings
+from rbee_worker.engine.messages import Loading, Stats
+from rbee_worker.errors import NotReady, QueueFull, WorkerError
+from rbee_worker.observe import narration
+from rbee_worker.params import fit, resolve
+from rbee_worker.types import (
+    End,
+    EosToken,
+    Event,
+    Metrics,
+    ModelInfo,
+    PromptLogprobs,
+    Request,
+    Started,
+    StopRecord,
+    Token,
+    TokenLogprob,
+    Usage,
+)
+
+SPECIALS = ("<s>", "</s>", "<|im_start|>", "<|im_end|>")
+VOCAB = 256 + len(SPECIALS)
+EOS = EosToken(id=259, text="<|im_end|>", origins=("config.json", "chat template"))
+WORDS = ("alpha", "bêta", "gamma", "δ", "epsilon", "zeta", "日本", "theta", "iota", "🙂", "kappa")
+
+
+class ByteTokenizer:
+    """256 bytes and four special tokens."""
+
+    vocab_size = VOCAB
+    special_ids = frozenset(range(256, VOCAB))
+    bos_id = None
+    warnings: tuple[str, ...] = ()
+    chat_template = "chatml"
+
+    def encode(
+        self, text: str, *, add_special: bool = True, parse_special: bool = True
+    ) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        kept = [i for i in ids if i < 256 or not skip_special]
+        raw = b"".join(bytes([i]) if i < 256 else SPECIALS[i - 256].encode() for i in kept)
+        return raw.decode(errors="replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return bytes([token_id]) if token_id < 256 else b""
+
+    def token_text(self, token_id: int) -> str:
+        return chr(token_id) if token_id < 256 else SPECIALS[token_id - 256]
+
+
+class ChatMl:
+    """The template of a well-known format."""
+
+    def render(
+        self, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool = True, **_: Any
+    ) -> str:
+        turns = [f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages]
+        return "".join(turns) + ("<|im_start|>assistant\n" if add_generation_prompt else "")
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class Fake:
+    """How the engine behaves. Times in seconds."""
+
+    load_s: float = 0.0
+    layers: int = 4
+    load_error: WorkerError | None = None
+    delay_s: float = 0.0  # before the first token
+    token_s: float = 0.0  # between tokens
+    chunk: int = 1  # tokens an event
+    slots: int = 64  # sequences at a time; more wait
+    context: int = 4096
+    narrate: bool = True
+    fail_at: int | None = None  # token at which a request fails
+    script: Callable[[Request], Sequence[int]] | None = None  # ids to answer with
+    stamp: Callable[[str, int], None] | None = None  # called with (job, token) when a token exists
+
+
+@dataclass
+class _Live:
+    rule: str | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class FakeEngineClient:
+    """`EngineClient` for tests. Make it with `starter(fake)`."""
+
+    def __init__(
+        self, settings: Settings, fake: Fake, on_loading: Callable[[Loading], None]
+    ) -> None:
+        self.settings = settings
+        self.fake = fake
+        self.state = "loading"
+        self.info: ModelInfo | None = None
+        self.stats: Stats | None = None
+        self.failure: WorkerError | None = None
+        self.tokenizer = ByteTokenizer()
+        self.chat = ChatMl()
+        self.ckpt = None
+        self.eos = (EOS,)
+        self.loading = Loading(stage="starting")
+        self._on_loading = on_loading
+        self._slots = asyncio.Semaphore(fake.slots)
+        self._live: dict[str, _Live] = {}
+        self._waiting = 0
+        self._loader = asyncio.create_task(self._load())
+        self.held = 0  # what a leak would leave above zero
+        self.submitted = 0
+        self.most_buffered = 0
+
+    # ---- life
+
+    async def _load(self) -> None:
+        n = self.fake.layers
+        for layer in range(n + 1):
+            self.loading = Loading(
+                stage="loading",
+                layers_loaded=layer,
+                layers_total=n,
+                bytes_loaded=layer << 20,
+                bytes_total=n << 20,
+            )
+            self._on_loading(self.loading)
+            await asyncio.sleep(self.fake.load_s / (n + 1))
+        if self.fake.load_error is not None:
+            self.state, self.failure = "failed", self.fake.load_error
+            return
+        self.info = ModelInfo(
+            model=self.settings.model,
+            arch="fake",
+            device="cpu",
+            backend="reference",
+            dtype="f32",
+            kv_dtype="f32",
+            context=self.fake.context,
+            vocab_size=VOCAB,
+            kv_tokens=1 << 16,
+            block_size=16,
+            weight_bytes=4 << 20,
+            kv_bytes=1 << 20,
+            n_layers=n,
+            n_parameters=1_000_000,
+            load_s={"total": self.fake.load_s},
+        )
+        self.state = "ready"
+        self._count()
+
+    async def ready(self) -> ModelInfo:
+        await asyncio.shield(self._loader)
+        if self.failure is not None:
+            raise self.failure
+        assert self.info is not None
+        return self.info
+
+    async def close(self) -> None:
+        self._loader.cancel()
+        for request_id in list(self._live):
+            await self.cancel(request_id)
+
+    def break_down(self, error: WorkerError) -> None:
+        """The engine is lost for good."""
+        self.failure, self.state = error, "failed"
+
+    # ---- work
+
+    async def generate(self, request: Request) -> AsyncIterator[Event]:
+        if self.state != "ready":
+            raise NotReady(self.state, "not ready")
+        if len(self._live) >= self.fake.slots + self.settings.max_queue:
+            raise QueueFull(f"{len(self._live)} requests are running or waiting already.")
+        prompt_ids, resolved = self._prepare(request)
+        params = resolved.params
+        live = self._live[request.id] = _Live()
+        self.submitted += 1
+        self.held += 1
+        try:
+            yield Started(
+                job_id=request.id,
+                model=self.settings.model,
+                started_at=datetime.now(UTC).isoformat(),
+                prompt_tokens=len(prompt_ids),
+                seed=params.seed,
+                sampling=resolved,
+                prompt_ids=tuple(prompt_ids),
+            )
+            began = time.monotonic()
+            if self._slots.locked():
+                yield narration.queued(request.id, self._waiting)
+            admitted = await self._enter(live, request.timeout_s)
+            queued = time.monotonic() - began
+            try:
+                if not admitted:
+                    rule = live.rule or "TIMEOUT"
+                    yield self._end(rule, 0, len(prompt_ids), queued, 0.0)
+                    return
+                if self.fake.narrate:
+                    yield narration.prompt_scheduled(request.id, len(prompt_ids), 0, queued * 1e3)
+                async for event in self._answer(request, live, prompt_ids, params, queued):
+                    yield event
+            finally:
+                if admitted:
+                    self._slots.release()
+        finally:
+            del self._live[request.id]
+            self.held -= 1
+            self._count()
+
+    def _prepare(self, request: Request) -> tuple[list[int], Any]:
+        if request.token_ids is not None:
+            ids = list(request.token_ids)
+        elif request.messages is not None:
+            ids = self.tokenizer.encode(self.chat.render(request.messages))
+        else:
+            ids = self.tokenizer.encode(request.prompt or "")
+        resolved = resolve(
+            request.params,
+            surface=request.surface,
+            vocab_size=VOCAB,
+            context=self.fake.context,
+            generation={},
+            template_exempt=(),
+            eos=self.eos,
+            lenient=self.settings.lenient,
+        )
+        import msgspec
+
+        return ids, msgspec.structs.replace(
+            resolved, params=fit(resolved, len(ids), self.fake.context)
+        )
+
+    async def _enter(self, live: _Live, timeout_s: float | None) -> bool:
+        """Wait for a slot; False when the request ended first."""
+        self._waiting += 1
+        slot = asyncio.create_task(self._slots.acquire())
+        cancelled = asyncio.create_task(live.changed.wait())
+        try:
+            done, _ = await asyncio.wait(
+                {slot, cancelled}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            return (slot in done and live.rule is None) or self._give_back(slot)
+        finally:
+            self._waiting -= 1
+            slot.cancel()
+            cancelled.cancel()
+
+    def _give_back(self, slot: asyncio.Task[Any]) -> bool:
+        if slot.done() and not slot.cancelled():
+            self._slots.release()
+        return False
+
+    async def _answer(
+        self, request: Request, live: _Live, prompt_ids: list[int], params: Any, queued: float
+    ) -> AsyncIterator[Event]:
+        fake = self.fake
+        began = time.monotonic()
+        deadline = None if request.timeout_s is None else began + request.timeout_s - queued
+        if params.echo and params.logprobs is not None:
+            rows = [None, *(self._logprob(i, params.logprobs) for i in prompt_ids[1:])]
+            yield PromptLogprobs(logprobs=tuple(rows))
+        if fake.delay_s:
+            await self._pause(live, fake.delay_s)
+        script = fake.script or answer_ids
+        ids = list(script(request))[: params.max_tokens]
+        first = time.monotonic()
+        metered = first
+        held: list[int] = []
+        sent = 0
+        rule, matched, text_so_far = "MAX_TOKENS", None, ""
+        if len(ids) < params.max_tokens:
+            rule = "EOS"
+        for at in range(0, len(ids), fake.chunk):
+            if fake.fail_at is not None and at >= fake.fail_at:
+                raise WorkerError("the fake failed as it was told")
+            if live.rule is not None:
+                rule = live.rule
+                break
+            if deadline is not None and time.monotonic() >= deadline:
+                rule = "TIMEOUT"
+                break
+            new = ids[at : at + fake.chunk]
+            held += new
+            sent += len(new)
+            if fake.stamp is not None:
+                fake.stamp(request.id, at)
+            text = self.tokenizer.decode(held, skip_special=params.skip_special_tokens)
+            if not text.endswith("\ufffd"):
+                stop = next((s for s in params.stop if s in text_so_far + text), None)
+                if stop is not None:
+                    cut = (text_so_far + text).index(stop)
+                    text, rule, matched = (
+                        (text_so_far + text)[len(text_so_far) : cut],
+                        "STOP_SEQUENCE",
+                        stop,
+                    )
+                scored = None
+                if params.logprobs is not None:
+                    scored = tuple(self._logprob(i, params.logprobs) for i in held)
+                yield Token(t=text, i=sent - len(held), ids=tuple(held), logprobs=scored)
+                held = []
+                text_so_far += text
+                if matched is not None:
+                    break
+            now = time.monotonic()
+            if now - metered >= 1.0:
+                metered = now
+                yield Metrics(
+                    tokens_per_sec=sent / (now - first), vram_bytes=5 << 20, kv_usage=0.25
+                )
+            await self._pause(live, fake.token_s)
+        text = self.tokenizer.decode(held) if held else ""
+        yield self._end(
+            rule, sent, len(prompt_ids), queued, time.monotonic() - began, matched, held, text
+        )
+
+    async def _pause(self, live: _Live, seconds: float) -> None:
+        if seconds <= 0:
+            await asyncio.sleep(0)
+        elif live.rule is None:
+            timer = asyncio.get_running_loop().call_later(seconds, live.changed.set)
+            await live.changed.wait()
+            timer.cancel()
+            live.changed.clear()
+
+    def _end(
+        self,
+        rule: str,
+        out: int,
+        prompt: int,
+        queued: float,
+        spent: float,
+        matched: str | None = None,
+        held: Sequence[int] = (),
+        text: str = "",
+    ) -> End:
+        stop = StopRecord(rule=rule, at=out, sequence=matched)  # type: ignore[arg-type]
+        if rule == "EOS":
+            stop = StopRecord(
+                rule="EOS", at=out, token_id=EOS.id, token_text=EOS.text, origin="config.json"
+            )
+        return End(
+            stop=stop,
+            usage=Usage(
+                prompt_tokens=prompt,
+                cached_tokens=0,
+                output_tokens=out,
+                queue_ms=queued * 1e3,
+                prefill_ms=1.0,
+                decode_ms=spent * 1e3,
+            ),
+            ids=tuple(held),
+            text=text,
+        )
+
+    def _logprob(self, token_id: int, k: int) -> TokenLogprob:
+        top = tuple(((token_id + j) % VOCAB, -0.5 - j) for j in range(k))
+        return TokenLogprob(id=token_id, logprob=-0.5, top=top)
+
+    async def cancel(self, request_id: str, rule: str = "CANCELLED") -> None:
+        live = self._live.get(request_id)
+        if live is not None and live.rule is None:
+            live.rule = rule
+            live.changed.set()
+
+    def _count(self) -> None:
+        self.stats = Stats(
+            waiting=self._waiting,
+            running=len(self._live) - self._waiting,
+            kv_used_blocks=self.held,
+            kv_cached_blocks=0,
+            kv_total_blocks=4096,
+            tokens_in=0,
+            tokens_out=0,
+            cached_tokens=0,
+            preemptions=0,
+            steps=0,
+            step_ms=0.1,
+        )
+
+
+def answer_ids(request: Request) -> list[int]:
+    """64 words chosen by a hash of the prompt and the choice, as bytes."""
+    key = repr((request.prompt, request.messages, request.token_ids, request.choice)).encode()
+    digest = hashlib.sha512(key).digest()
+    return list(" ".join(WORDS[b % len(WORDS)] for b in digest).encode())
+
+
+def starter(fake: Fake, made: list[FakeEngineClient] | None = None) -> Callable[..., Any]:
+    """A `StartEngine` for `Worker.run`; the client it makes is appended to `made`."""
+
+    async def start(
+        settings: Settings, *, on_loading: Callable[[Loading], None]
+    ) -> FakeEngineClient:
+        client = FakeEngineClient(settings, fake, on_loading)
+        if made is not None:
+            made.append(client)
+        return client
+
+    return start

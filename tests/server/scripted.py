@@ -1,0 +1,95 @@
+"""The real client side of the engine (tokenizer, detokenizer, stop strings, link) around an engine
+that answers with given ids: what a request's `seed` names in `SCRIPTS` is what it gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rbee_worker.config import Settings
+from rbee_worker.engine.client import EngineClient
+from rbee_worker.engine.messages import Cancel, Finished, Loading, Output, Scheduled, Submit, Tokens
+from rbee_worker.engine.text import TextSide
+from rbee_worker.types import ModelInfo, StopRecord, Usage
+
+
+class ScriptedEngine:
+    """Speaks like `Engine`; each step gives every live sequence its next `burst` ids."""
+
+    def __init__(self, script: Callable[[int], list[int]], burst: int) -> None:
+        self._script = script
+        self._burst = burst
+        self._live: dict[str, tuple[Submit, list[int], int]] = {}
+        self._out: list[Output] = []
+
+    @property
+    def idle(self) -> bool:
+        return not self._live and not self._out
+
+    def submit(self, m: Submit) -> None:
+        self._live[m.seq] = (m, self._script(m.params.seed), 0)
+        n = len(m.prompt_ids)
+        self._out.append(Scheduled(seq=m.seq, tokens=n, cached=0, waited_ms=0.0))
+
+    def cancel(self, m: Cancel) -> None:
+        if m.seq in self._live:
+            submit, _, at = self._live.pop(m.seq)
+            self._finish(submit, m.rule, at)
+
+    def step(self) -> list[Output]:
+        for seq, (m, ids, at) in list(self._live.items()):
+            new = tuple(ids[at : at + self._burst])
+            if new:
+                self._out.append(Tokens(seq=seq, ids=new))
+                self._live[seq] = (m, ids, at + len(new))
+            if at + len(new) == len(ids):
+                del self._live[seq]
+                self._finish(m, "MAX_TOKENS", len(ids))
+        out, self._out = self._out, []
+        return out
+
+    def _finish(self, m: Submit, rule: Any, n: int) -> None:
+        usage = Usage(prompt_tokens=len(m.prompt_ids), cached_tokens=0, output_tokens=n)
+        self._out.append(Finished(seq=m.seq, stop=StopRecord(rule=rule, at=n), usage=usage))
+
+
+def scripted_start(
+    script: Callable[[int], list[int]], text: Callable[[], TextSide], *, burst: int = 1
+) -> Any:
+    """A `StartEngine` whose engine answers a request of seed `s` with `script(s)`."""
+
+    async def start(settings: Settings, *, on_loading: Callable[[Loading], None]) -> EngineClient:
+        def load(_: Settings, report: Any) -> Any:
+            engine = ScriptedEngine(script, burst)
+            info = ModelInfo(
+                model="scripted",
+                arch="scripted",
+                device="cpu",
+                backend="reference",
+                dtype="f32",
+                kv_dtype="f32",
+                context=1 << 20,
+                vocab_size=1 << 20,
+                kv_tokens=1 << 20,
+                block_size=16,
+                weight_bytes=0,
+                kv_bytes=0,
+                n_layers=0,
+                n_parameters=0,
+            )
+            return engine, info
+
+        return await EngineClient.start(
+            settings, in_process=True, on_loading=on_loading, load=load, text=text
+        )
+
+    return start
+
+
+def text_of_checkpoint(path: Path) -> TextSide:
+    """The text side of a checkpoint on disk."""
+    from rbee_worker.checkpoint import open_checkpoint
+    from rbee_worker.engine.text import open_text
+
+    return open_text(open_checkpoint(str(path)))

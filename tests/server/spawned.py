@@ -1,0 +1,103 @@
+"""Worker processes in tests: spawned, asked, told to stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+ROOT = Path(__file__).parents[2]
+DAEMON = "from rbee_worker.cli.main import daemon; daemon()"
+
+
+class Spawned:
+    """A process whose first line on stdout is its address. `exec_s`: when it was spawned."""
+
+    def __init__(self, command: list[str], env: dict[str, str] | None = None) -> None:
+        # compiled modules may be kept, as an installed package has them
+        away = ("RBEE_", "LLORCH_", "PYTHONDONTWRITEBYTECODE")
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(away)}
+        self.exec_s = time.perf_counter()
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            env={**inherited, "PYTHONPATH": str(ROOT), **(env or {})},
+        )
+        assert self.process.stdout is not None
+        self.line: dict[str, Any] = {}
+        self.errors = b""
+        self._reader = threading.Thread(target=self._read_errors, daemon=True)
+        self._reader.start()
+        first = self.process.stdout.readline()
+        if first:
+            self.line = json.loads(first)
+            self.http = httpx.Client(base_url=self.line["url"], timeout=60)
+
+    @classmethod
+    def fake(cls, settings: dict[str, Any], fake: dict[str, Any] | None = None) -> Self:
+        """A worker with the fake engine, in local mode unless `settings` says otherwise."""
+        chosen = {"local_mode": True, "port": 0, **settings}
+        return cls(
+            [
+                sys.executable,
+                "-m",
+                "tests.server.fake_worker",
+                json.dumps(chosen),
+                json.dumps(fake or {}),
+            ]
+        )
+
+    @classmethod
+    def daemon(cls, *args: str, env: dict[str, str] | None = None) -> Self:
+        """`llm-worker-rbee ARGS`."""
+        return cls([sys.executable, "-c", DAEMON, *args], env)
+
+    def _read_errors(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.errors += line
+
+    def ready(self, seconds: float = 60) -> None:
+        """Wait until the model is loaded."""
+        with self.http.stream("GET", "/v1/loading/progress", timeout=seconds) as progress:
+            text = progress.read().decode()
+        assert '"ready"' in text, (text, self.errors)
+
+    def cpu_s(self) -> float:
+        """Processor time that the process has used, all its threads."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def signal(self, number: int = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float = 30) -> int:
+        """The exit code."""
+        code = self.process.wait(seconds)
+        self._reader.join(5)
+        return code
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self._reader.join(5)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        if self.line:
+            self.http.close()

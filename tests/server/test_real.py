@@ -1,0 +1,170 @@
+"""The whole worker with SmolLM2: many jobs at once, cancelled anywhere, and every token's text.
+
+Slow: the weights come through the alias, as a user's do; `RBEE_TEST_MODEL` names a local copy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from rbee_worker.client import AsyncClient, End, Started, Token
+from tests.server.spawned import Spawned
+
+pytestmark = pytest.mark.slow
+
+MODEL = os.environ.get("RBEE_TEST_MODEL", "smollm2")
+WORDS = "honey bees the of flower queen hive dance sun wax comb nectar garden and summer".split()  # noqa: SIM905
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Spawned]:
+    with Spawned.daemon(
+        *("--local-mode", "--port", "0", "--model-ref", MODEL, "--ctx", "512"),
+        *("--kv-tokens", "16384", "--max-queue", "4000", "--max-connections", "4000"),
+    ) as spawned:
+        spawned.ready(600)
+        yield spawned
+        spawned.signal()
+        assert spawned.wait(120) == 0, spawned.errors
+
+
+def prompt(rng: random.Random) -> str:
+    return " ".join(rng.choice(WORDS) for _ in range(rng.randint(1, 30)))
+
+
+def blocks(worker: Spawned) -> float:
+    """KV blocks that live sequences hold."""
+    found = re.search(r"^rbee_kv_blocks_used (\S+)$", worker.http.get("/metrics").text, re.M)
+    assert found is not None
+    return float(found[1])
+
+
+async def idle(worker: Spawned) -> None:
+    """Until no job is live and the engine has said so."""
+    async with httpx.AsyncClient(base_url=worker.line["url"]) as http:
+        for _ in range(600):
+            stats = (await http.get("/v1/stats")).json()
+            if stats["jobs"] == stats["running"] == stats["queue_depth"] == 0:
+                return
+            await asyncio.sleep(0.1)
+    raise AssertionError(stats)
+
+
+async def whole(client: AsyncClient, words: str, tokens: int) -> list[int]:
+    """Greedy ids of one job, read from its stream."""
+    ids: list[int] = []
+    async for event in client.generate(prompt=words, max_tokens=tokens, temperature=0):
+        if isinstance(event, Token | End):
+            ids += event.ids
+    return ids
+
+
+def test_200_jobs_at_once_answer_as_each_does_alone(worker: Spawned) -> None:
+    rng = random.Random(1)
+    prompts = [prompt(rng) for _ in range(50)]
+    baseline = blocks(worker)
+
+    async def run() -> tuple[list[list[int]], list[list[int]]]:
+        async with AsyncClient(worker.line["url"]) as client:
+            client.http.timeout = httpx.Timeout(600)
+            alone = [await whole(client, words, 12) for words in prompts]
+            together = await asyncio.gather(
+                *(whole(client, prompts[i % 50], 12) for i in range(200))
+            )
+            await idle(worker)
+            return alone, list(together)
+
+    alone, together = asyncio.run(run())
+    assert all(len(ids) >= 1 for ids in alone)
+    assert together == [alone[i % 50] for i in range(200)]
+    assert blocks(worker) == baseline == 0
+
+
+def test_2000_requests_half_of_them_cancelled_anywhere_leak_nothing(worker: Spawned) -> None:
+    """Job streams, OpenAI streams and blocking requests, cancelled while they are queued, before
+    the first token, and after any token."""
+    rng = random.Random(2)
+    outcomes: dict[str, int] = {}
+    gate = asyncio.Semaphore(160)  # more than run at once: some always wait in the queue
+
+    async def job(client: AsyncClient, words: str, cut: int | None) -> str:
+        started = await client.submit(prompt=words, max_tokens=6, temperature=0)
+        if cut == 0:
+            await started.cancel()
+        seen = 0
+        async for event in started.events():
+            if isinstance(event, Token):
+                seen += 1
+                if cut is not None and seen == cut:
+                    await started.cancel()
+            if isinstance(event, End):
+                return event.stop_reason
+        raise AssertionError("no end")
+
+    async def openai(http: httpx.AsyncClient, words: str, cut: int | None, stream: bool) -> str:
+        body = {"prompt": words, "max_tokens": 6, "temperature": 0, "stream": stream, "n": 1}
+        if not stream:
+            patience = None if cut is None else rng.uniform(0.0, 3.0)
+            try:
+                await asyncio.wait_for(http.post("/v1/completions", json=body), patience)
+            except TimeoutError:
+                return "left"
+            return "answered"
+        seen = 0
+        async with http.stream("POST", "/v1/completions", json=body) as response:
+            async for _ in response.aiter_lines():
+                seen += 1
+                if cut is not None and seen > cut:
+                    return "left"
+        return "answered"
+
+    async def one(client: AsyncClient, number: int) -> None:
+        words, kind = prompt(rng), rng.randrange(3)
+        cut = rng.randint(0, 5) if number % 2 else None
+        async with gate:
+            if kind == 0:
+                ended = await job(client, words, cut)
+            else:
+                ended = await openai(client.http, words, cut, stream=kind == 1)
+        outcomes[ended] = outcomes.get(ended, 0) + 1
+
+    async def run() -> None:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        async with AsyncClient(worker.line["url"]) as client:
+            await client.http.aclose()
+            client.http = httpx.AsyncClient(base_url=worker.line["url"], timeout=900, limits=limits)
+            await asyncio.gather(*(one(client, number) for number in range(2000)))
+        await idle(worker)
+
+    asyncio.run(run())
+    print(outcomes)  # noqa: T201
+    assert sum(outcomes.values()) == 2000
+    assert outcomes["CANCELLED"] + outcomes["left"] >= 500
+    assert blocks(worker) == 0
+    assert worker.http.get("/v1/stats").json()["kv_usage"] == 0
+    # and it still answers
+    answer = worker.http.post("/v1/infer", json={"prompt": "The capital of France is"})
+    assert answer.json()["tokens_generated"] > 0
+
+
+def test_the_stream_names_what_was_resolved(worker: Spawned) -> None:
+    async def run() -> list[Any]:
+        async with AsyncClient(worker.line["url"]) as client:
+            talk = [{"role": "user", "content": "What is the capital of France?"}]
+            return [e async for e in client.generate(messages=talk, max_tokens=40, temperature=0)]
+
+    found = asyncio.run(run())
+    assert isinstance(found[0], Started)
+    assert found[0].exempt_ids
+    text = "".join(e.t for e in found if isinstance(e, Token))
+    assert "Paris" in text
+    assert found[-1].stop.rule == "EOS"
+    assert found[-1].stop.token_text == "<|im_end|>"

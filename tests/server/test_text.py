@@ -1,0 +1,101 @@
+"""Text through the whole client side: ids of the engine in, server-sent events out.
+
+The vocabularies are a tiny byte-level one, and (slow) the default model's; the oracle is one
+decode of all ids by the `tokenizers` library behind /detokenize's sibling, never our stream.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rbee_worker.client import Client, End, Token
+from rbee_worker.engine.text import TextSide
+from tests import tiny
+from tests.server.scripted import scripted_start, text_of_checkpoint
+from tests.server.served import Served
+
+SPECIALS_SHOWN = {"skip_special_tokens": False, "ignore_eos": True}
+
+
+class Vocabulary:
+    """A server that answers with any ids of one vocabulary."""
+
+    def __init__(self, text: TextSide) -> None:
+        self.tokenizer = text.tokenizer
+        self.scripts: list[list[int]] = []
+        start = scripted_start(lambda seed: self.scripts[seed], lambda: text)
+        self.server = Served(token="", start=start, max_prompt_ratio=1)
+
+    def answer(self, ids: list[int], **params: Any) -> tuple[str, str, list[int]]:
+        """(text of all token events, text of `end`, ids of both)."""
+        self.scripts.append(ids)
+        with Client(self.server.url) as client:
+            events = list(
+                client.generate(
+                    prompt="x", max_tokens=1 << 19, seed=len(self.scripts) - 1, **params
+                )
+            )
+        tokens = [e for e in events if isinstance(e, Token)]
+        end = events[-1]
+        assert isinstance(end, End)
+        all_ids = [i for t in tokens for i in t.ids] + list(end.ids)
+        return "".join(t.t for t in tokens), end.text, all_ids
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vocabulary]:
+    path = tmp_path_factory.mktemp("tiny")
+    tiny.write_safetensors(path)
+    vocabulary = Vocabulary(text_of_checkpoint(path))
+    with vocabulary.server:
+        yield vocabulary
+
+
+def check_whole(vocabulary: Vocabulary, ids: list[int]) -> None:
+    """The stream of `ids` reads as their one-shot decode, and loses no id."""
+    shown, rest, got = vocabulary.answer(ids, **SPECIALS_SHOWN)
+    assert got == ids
+    assert shown + rest == vocabulary.tokenizer.decode(ids, skip_special=False)
+
+
+def test_every_token_of_a_small_vocabulary_alone(small: Vocabulary) -> None:
+    """Also bytes that are no character, which only the end can show."""
+    for token_id in range(small.tokenizer.vocab_size):
+        check_whole(small, [token_id])
+
+
+def test_all_tokens_of_a_small_vocabulary_in_any_order(small: Vocabulary) -> None:
+    ids = list(range(small.tokenizer.vocab_size))
+    for seed in range(8):
+        random.Random(seed).shuffle(ids)
+        check_whole(small, ids)
+
+
+def test_stop_strings_end_the_answer_wherever_tokens_are_cut(small: Vocabulary) -> None:
+    words = "one two STOP three"
+    ids = small.tokenizer.encode(words, add_special=False)
+    shown, rest, got = small.answer(ids, stop=["STOP"])
+    assert shown + rest == "one two "
+    assert got == ids[: len(got)]
+
+
+@pytest.mark.slow
+def test_every_token_of_the_default_vocabulary() -> None:
+    """All in order, all shuffled, and each alone between two plain words."""
+    reference = os.environ.get("RBEE_TEST_MODEL", "smollm2")
+    vocabulary = Vocabulary(text_of_checkpoint(Path(reference)))
+    with vocabulary.server:
+        ids = list(range(vocabulary.tokenizer.vocab_size))
+        check_whole(vocabulary, ids)
+        random.Random(3).shuffle(ids)
+        check_whole(vocabulary, ids)
+        for first in range(0, len(ids), 16):
+            check_whole(vocabulary, ids[first : first + 16])
+        for token_id in ids[::24]:
+            check_whole(vocabulary, [token_id])
