@@ -16,7 +16,7 @@ import typer
 from rbee_worker import params
 from rbee_worker.cli.conversation import HELP, Conversation
 from rbee_worker.cli.failure import INTERRUPTED
-from rbee_worker.cli.terminal import aside, bold, dim, error_line, visible, write_answer
+from rbee_worker.cli.terminal import aside, bold, dim, error_line, no_echo, visible, write_answer
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError, WorkerError
 from rbee_worker.types import Narration, Request
@@ -161,6 +161,7 @@ class ChatLoop:
 
         try:
             with (
+                no_echo(),
                 self.interrupt.watch(),
                 self.interrupt.ends(lambda: self.client.cancel(request.id)),
             ):

@@ -79,6 +79,7 @@ def _memory(plan: Mapping[str, Any]) -> Iterator[str]:
             f"here: {size(plan['cache'])} of cache for {plan['cache_tokens']:,} tokens, "
             f"sequences up to {plan['context']:,}; {size(plan['free'])} are free"
         )
+    yield f"at most {size(plan['workspace'])} for everything else"
 
 
 def _template(template: Mapping[str, Any] | None) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.completion import NestedCompleter
 from prompt_toolkit.formatted_text import HTML
-from prompt_toolkit.history import FileHistory
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 from rbee_worker import params
@@ -24,7 +25,7 @@ class Prompt:
         names = {option.parameter.name: None for option in params.options()}
         self._session: PromptSession[str] = PromptSession(
             HTML("<ansigreen><b>› </b></ansigreen>"),
-            history=FileHistory(str(history_file(os.environ))),
+            history=_history(os.environ),
             auto_suggest=AutoSuggestFromHistory(),
             completer=NestedCompleter.from_nested_dict({"/set": names, **dict.fromkeys(_COMMANDS)}),
             complete_while_typing=False,
@@ -43,7 +44,15 @@ class Prompt:
             return None
 
 
-def history_file(environ: os._Environ[str] | dict[str, str]) -> Path:
+def _history(environ: Mapping[str, str]) -> History:
+    """Lines of earlier conversations; only of this one where nothing can be written."""
+    try:
+        return FileHistory(str(history_file(environ)))
+    except OSError:
+        return InMemoryHistory()
+
+
+def history_file(environ: Mapping[str, str]) -> Path:
     """Where lines are remembered: below XDG_STATE_HOME, readable by the person alone."""
     state = environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     folder = Path(state) / "rbee-worker"

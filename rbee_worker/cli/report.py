@@ -9,7 +9,7 @@ from rbee_worker.checkpoint import Checkpoint, open_checkpoint
 from rbee_worker.checkpoint.summary import summarize
 from rbee_worker.config import Settings
 from rbee_worker.engine.machine import available_memory
-from rbee_worker.engine.preflight import Preflight, preflight
+from rbee_worker.engine.preflight import WORKSPACE_BYTES, Preflight, preflight
 from rbee_worker.errors import ModelError
 from rbee_worker.models import ARCHITECTURES
 from rbee_worker.ops import Ops
@@ -66,7 +66,8 @@ def memory_plan(
     """Bytes and tokens, and what is wrong with them here.
 
     kv_context: the cache of one sequence as long as the model allows; cache and cache_tokens: what
-    the engine would set aside on this machine now, null where the model does not fit.
+    the engine would set aside on this machine now, null where the model does not fit; workspace: at
+    most, for everything else.
     """
     groups, element = ahead.model.groups, ELEMENT_BYTES[ahead.kv_dtype]
     plan: dict[str, int | None] = {
@@ -74,6 +75,7 @@ def memory_plan(
         "weights_in_file": sum(ahead.held.file_bytes.values()),
         "kv_per_token": sequence_bytes(groups, element, 1),
         "kv_context": sequence_bytes(groups, element, settings.ctx or ahead.model.context),
+        "workspace": WORKSPACE_BYTES,
         "free": free_bytes,
         "cache": None,
         "cache_tokens": None,

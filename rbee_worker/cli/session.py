@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from rbee_worker.cli.terminal import Status, size
+from rbee_worker.cli.terminal import Status, aside, is_rich, size
 from rbee_worker.config import Settings
 from rbee_worker.engine.client import EngineClient
 from rbee_worker.engine.messages import Loading
@@ -19,16 +20,14 @@ _log = log.logger("cli")
 async def open_engine(settings: Settings, *, quiet: bool = False) -> AsyncIterator[EngineClient]:
     """An engine that is ready, closed at the end. Raises what keeps the model from loading.
 
-    Shows what is going on in one line on stderr, unless `quiet`.
+    Shows what is going on on stderr, unless `quiet`.
     """
     began = time.perf_counter()
-    status = Status()
-    show = _ignore if quiet else status.show
-    show("Starting the engine.")
-    client = await EngineClient.start(settings, on_loading=lambda m: show(words(m)))
+    progress = Progress(quiet=quiet)
+    client = await EngineClient.start(settings, on_loading=progress)
     try:
         info = await client.ready()
-        status.clear()
+        progress.clear()
         seconds = round(time.perf_counter() - began, 3)
         _log.info(
             "engine ready",
@@ -36,8 +35,31 @@ async def open_engine(settings: Settings, *, quiet: bool = False) -> AsyncIterat
         )
         yield client
     finally:
-        status.clear()
+        progress.clear()
         await client.close()
+
+
+class Progress:
+    """Words for loading: one changing line on a terminal; elsewhere only that a download began."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._status = Status()
+        self._quiet = quiet
+        self._fetching = False
+        if not quiet:
+            self._status.show("Starting the engine.")
+
+    def __call__(self, message: Loading) -> None:
+        if self._quiet:
+            return
+        self._status.show(words(message))
+        if message.stage == "downloading" and not self._fetching and not is_rich(sys.stderr):
+            aside(f"Fetching the model ({size(message.bytes_total)}).")
+        self._fetching = message.stage == "downloading"
+
+    def clear(self) -> None:
+        """Take the line away."""
+        self._status.clear()
 
 
 def words(message: Loading) -> str:
@@ -46,7 +68,3 @@ def words(message: Loading) -> str:
         total = size(message.bytes_total) if message.bytes_total else ""
         return narration.downloading(size(message.bytes_loaded), total).human
     return narration.loading(message.stage, message.layers_loaded, message.layers_total).human
-
-
-def _ignore(text: str) -> None:
-    """Says nothing."""

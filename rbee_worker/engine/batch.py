@@ -39,7 +39,7 @@ def build_batch(chunks: Seq[Chunk], tensors: StateTensors, device: str = "cpu") 
     starts = (0, *accumulate(counts))
     tokens = [t for c in chunks for t in c.seq.tokens[c.start : c.start + c.count]]
     assert len(tokens) == starts[-1], "a token is planned before it is known"
-    positions = np.concatenate([np.arange(c.start, c.start + c.count) for c in chunks])
+    positions = np.array([p for c in chunks for p in range(c.start, c.start + c.count)])
     kv_lens = tuple(c.start + c.count for c in chunks)
     draws = tuple(c for c in chunks if c.draws)
     rows = [starts[i + 1] - 1 for i, c in enumerate(chunks) if c.draws]

@@ -181,10 +181,11 @@ class Engine:
     def _admitted(self, seq: Sequence) -> None:
         """It left the queue."""
         now = self._clock()
-        if not seq.started_s:
+        if not seq.started_s:  # what it finds again after a preemption is its own, not a hit
             seq.started_s = now
+            seq.reused = seq.cached
             self._counts["tokens_in"] += seq.prompt_len
-        self._counts["cached"] += seq.cached
+            self._counts["cached"] += seq.cached
         self._out.append(
             Scheduled(
                 seq=seq.id,

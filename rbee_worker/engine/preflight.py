@@ -19,6 +19,8 @@ from rbee_worker.models.base import Decoder
 from rbee_worker.ops.plan import PlanOps
 from rbee_worker.ops.select import check_backend, compute_dtype, kv_dtype
 
+# What an engine process takes beside weights and state: the interpreter, torch, one step's buffers.
+WORKSPACE_BYTES = 500_000_000
 _SPAN = 256  # keys that attention reads at once; a block must not straddle two
 
 

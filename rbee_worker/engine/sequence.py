@@ -30,7 +30,8 @@ class Sequence:
     solo: bool = False
     strikes: int = 0
     preemptions: int = 0
-    cached: int = 0
+    cached: int = 0  # tokens that needed no computing when it last left the queue
+    reused: int = 0  # and when it left it first
     started_s: float = 0.0  # first scheduled
     first_token_s: float = 0.0
     scores: list[TokenLogprob | None] | None = field(default=None)  # of the prompt, if wanted
@@ -75,7 +76,7 @@ class Sequence:
         first = self.first_token_s or now_s
         return Usage(
             prompt_tokens=self.prompt_len,
-            cached_tokens=self.cached,
+            cached_tokens=self.reused,
             output_tokens=self.n_output,
             queue_ms=(started - self.arrived_s) * 1e3,
             prefill_ms=(first - started) * 1e3,

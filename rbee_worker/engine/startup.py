@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -23,6 +23,7 @@ from rbee_worker.errors import (
     UsageError,
     WorkerError,
 )
+from rbee_worker.params import generation_defaults
 from rbee_worker.types import ModelInfo
 
 if TYPE_CHECKING:
@@ -57,10 +58,25 @@ async def bring_up(
         for task in (words, engine):
             if task.done():
                 task.result()
-        return msgspec.structs.replace(await engine, model=name), await words
+        return _described(await engine, await words, settings, name), await words
     finally:
-        words.cancel()
-        engine.cancel()
+        for task in (words, engine):
+            task.cancel()
+            task.add_done_callback(_seen)
+
+
+def _described(info: ModelInfo, text: TextSide, settings: Settings, name: str) -> ModelInfo:
+    """What the engine says of itself, with the name it was asked for and the text side's notes."""
+    notes: tuple[str, ...] = ()
+    if settings.generation_config:
+        _, notes = generation_defaults(text.generation, context=info.context)
+    return msgspec.structs.replace(info, model=name, notes=info.notes + notes)
+
+
+def _seen(task: asyncio.Future[Any]) -> None:
+    """Two may fail, one is raised; the other's exception must not be reported as forgotten."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _open(settings: Settings, loop: asyncio.AbstractEventLoop, progress: Progress) -> Checkpoint:

@@ -5,11 +5,15 @@ A group without a window is one whose window never ends.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from rbee_worker.state.blocks import SINK, BlockAllocator
 from rbee_worker.state.specs import Fixed, PagedKV, StateGroup
+
+Table: TypeAlias = "array[int]"
 
 
 @dataclass(eq=False, slots=True)
@@ -18,14 +22,15 @@ class SeqState:
 
     tokens: prompt, then output; shared with the engine, which appends. tables: for each paged
     group the block of positions j*block_size .. at index j, the sink where it is not held (out of
-    the window). slot: this sequence's place in the fixed groups, 0 = none.
+    the window); 32-bit integers, copied into a batch as they are. slot: this sequence's place in
+    the fixed groups, 0 = none.
     """
 
     tokens: list[int]
     salt: bytes = b""
     computed: int = 0
     planned: int = 0
-    tables: tuple[list[int], ...] = ()
+    tables: tuple[Table, ...] = ()
     slot: int = 0
     keys: list[bytes] = field(default_factory=list)
     in_flight: int = 0  # steps that were reserved and not yet committed
@@ -61,10 +66,10 @@ class PagedGroup:
             out.append(run >= j + 1 - self.first((j + 1) * self.block_size))
         return out
 
-    def adopt(self, keys: Sequence[bytes]) -> list[int]:
+    def adopt(self, keys: Sequence[bytes]) -> Table:
         """Hold the known blocks of a served prefix; the sink stands for those out of the window."""
         first = self.first(len(keys) * self.block_size)
-        table = [SINK] * first
+        table = array("i", [SINK]) * first
         for key in keys[first:]:
             block = self.blocks.find(key)
             assert block is not None
@@ -72,13 +77,13 @@ class PagedGroup:
             table.append(block)
         return table
 
-    def extend(self, table: list[int], end: int) -> int:
+    def extend(self, table: Table, end: int) -> int:
         """Blocks up to position `end`, as far as there are any; the end that is covered."""
         while len(table) * self.block_size < end and self.blocks.available:
             table.append(self.blocks.take())
         return min(end, len(table) * self.block_size)
 
-    def needs(self, seq: SeqState, table: list[int], step_tokens: int) -> int:
+    def needs(self, seq: SeqState, table: Table, step_tokens: int) -> int:
         """Blocks still to be taken until all of the sequence's tokens and one more are computed."""
         end = len(seq.tokens) + 1
         missing = -(-end // self.block_size) - len(table)
@@ -88,7 +93,7 @@ class PagedGroup:
             missing = min(missing, peak - held)
         return max(0, missing)
 
-    def shrink(self, table: list[int], computed: int) -> None:
+    def shrink(self, table: Table, computed: int) -> None:
         """Drop what no query at `computed` or later reads. Whole blocks behind the last block
         boundary stay readable, so that a fork can start there."""
         if self.window is None:
@@ -100,7 +105,7 @@ class PagedGroup:
             self.blocks.drop(table[j])
             table[j] = SINK
 
-    def drop(self, table: list[int]) -> None:
+    def drop(self, table: Table) -> None:
         """Give all back, the tail first: the head of a prefix is worth more and goes last."""
         for block in reversed(table):
             if block != SINK:

@@ -164,7 +164,7 @@ class StatePool:
         full = 0 if self.n_slots else min(seq.computed, len(tokens) - 1) // self.block_size
         if full != seq.computed // self.block_size:
             full = 0 if any(g.window is not None for g in self._paged) else full
-        child.tables = tuple(list(table[:full]) for table in seq.tables)
+        child.tables = tuple(table[:full] for table in seq.tables)
         for group, table in zip(self._paged, child.tables, strict=True):
             for j in range(full):
                 if j < group.first(full * self.block_size):

@@ -83,8 +83,10 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(tmp_path: Path) -> N
         talk.wait_for("› ")
         say(talk, "Where?")
         talk.wait_for("more more")
-        talk.send(CTRL_C)
+        talk.send("unseen" + CTRL_C)
         talk.wait_for("stopped: cancelled")
+        assert "unseen" not in talk.screen
+        assert "^C" not in talk.screen
         talk.wait_for("› ")
         talk.send("half a line" + CTRL_C)
         talk.wait_for("› ")

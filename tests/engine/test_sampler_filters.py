@@ -153,6 +153,14 @@ def test_tokens_without_weight_are_never_drawn():
     assert reachable(blocks) == [600, 1201]
 
 
+def test_the_largest_number_ends_inside_the_kept_tokens():
+    """Whatever rounding a block's sum has against the walk through it."""
+    z = np.random.default_rng(0).standard_normal((300, 512)).astype("f4")
+    z[:, 300:] = -INF
+    got = draw(torch.from_numpy(z), cuts([SamplingParams()] * 300, [LAST] * 300))
+    assert 290 < int(got.min()) <= int(got.max()) < 300
+
+
 def test_infinite_logits_share_all_probability():
     assert reachable([INF, 3, INF, -INF]) == [0, 2]
     assert reachable([INF, 3, INF, -INF], top_k=1) == [0]

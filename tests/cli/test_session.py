@@ -1,0 +1,39 @@
+"""What a person sees while a model is fetched and loaded."""
+
+import pytest
+
+from rbee_worker.cli.session import Progress, words
+from rbee_worker.engine.messages import Loading
+
+
+def fetching(done: int, total: int = 98_400_000) -> Loading:
+    return Loading(stage="downloading", bytes_loaded=done, bytes_total=total)
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        (fetching(1_000_000), "Fetching the model: 1.0 MB of 98.4 MB."),
+        (fetching(1_000_000, 0), "Fetching the model: 1.0 MB."),
+        (Loading(stage="opening"), "Opening the model."),
+        (
+            Loading(stage="loading", layers_loaded=3, layers_total=30),
+            "Loading the model: 3 of 30 layers.",
+        ),
+    ],
+)
+def test_words(message: Loading, text: str) -> None:
+    assert words(message) == text
+
+
+def test_off_a_terminal_a_download_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(quiet=False)
+    for message in (Loading(stage="opening"), fetching(1), fetching(2), Loading(stage="loading")):
+        progress(message)
+    progress.clear()
+    assert capsys.readouterr().err == "Fetching the model (98.4 MB).\n"
+
+
+def test_quiet_tells_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    Progress(quiet=True)(fetching(1))
+    assert capsys.readouterr().err == ""
