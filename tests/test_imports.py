@@ -16,7 +16,10 @@ MAY = {
     "errors": set(),
     "config": {"errors"},
     "params": BASE,
-    "observe": BASE,
+    "observe": BASE | {"observe"},
+    "wire": {"types"},
+    "client": BASE | {"wire", "client"},
+    "server": BASE | {"wire", "observe", "engine", "server", ""},
     "checkpoint": BASE | {"checkpoint"},
     "tokenizer": BASE | {"checkpoint", "tokenizer"},
     "state": BASE | {"state", "ops"},
@@ -46,6 +49,15 @@ TORCH_FREE = [
     "cli.report",
     "cli.chat",
     "cli.prompt",
+    "cli.serve",
+    "client",
+    "server.run",
+    "server.openapi",
+    "server.reference",
+    "observe.metrics",
+    "observe.heartbeat",
+    "observe.trace",
+    "observe.telemetry",
 ]
 
 
