@@ -72,7 +72,8 @@ class EngineClient:
     """One engine and its live requests. All methods belong to one event loop.
 
     state: what `generate` does now. info: the model, once ready. loading: how far loading is.
-    stats: the engine's latest figures. observer: who is told times. failure: why the state is "failed".
+    stats: the engine's latest figures. failure: why the state is "failed". observer: who is told
+    times.
     """
 
     def __init__(self, settings: Settings, host: EngineHost) -> None:

@@ -89,12 +89,12 @@ def test_refusals_carry_every_fault(served: Served) -> None:
 
 
 def test_a_full_queue_says_when_to_come_again() -> None:
-    with Served(Fake(delay_s=5, slots=1), max_queue=0) as served:
-        with Client(served.url, served.token) as client:
-            job = client.submit(prompt="x")
-            with pytest.raises(Refused) as caught:
-                client.submit(prompt="x")
-            job.cancel()
+    slow = Fake(delay_s=5, slots=1)
+    with Served(slow, max_queue=0) as served, Client(served.url, served.token) as client:
+        job = client.submit(prompt="x")
+        with pytest.raises(Refused) as caught:
+            client.submit(prompt="x")
+        job.cancel()
     assert caught.value.status == 429
     assert caught.value.retry_after_s is not None
 
@@ -105,13 +105,12 @@ def test_no_worker() -> None:
 
 
 def test_leaving_the_loop_cancels_the_job() -> None:
-    with Served(Fake(token_s=0.01)) as served:
-        with Client(served.url, served.token) as client:
-            for event in client.generate(prompt="x", max_tokens=900):
-                if isinstance(event, Token):
-                    break
-            wait_for(lambda: served.engine.held == 0)
-            assert client.jobs()[0]["stop_reason"] == "CANCELLED"
+    with Served(Fake(token_s=0.01)) as served, Client(served.url, served.token) as client:
+        for event in client.generate(prompt="x", max_tokens=900):
+            if isinstance(event, Token):
+                break
+        wait_for(lambda: served.engine.held == 0)
+        assert client.jobs()[0]["stop_reason"] == "CANCELLED"
 
 
 def test_a_worker_that_stays_away_breaks_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,9 +125,11 @@ def test_a_worker_that_stays_away_breaks_the_stream(monkeypatch: pytest.MonkeyPa
         raise httpx.ConnectError("gone")
 
     seen = []
-    with Client("http://w", transport=httpx.MockTransport(gone)) as client:
-        with pytest.raises(StreamBroken):
-            seen.extend(client.job("j").events())  # extend keeps what came before the error
+    transport = httpx.MockTransport(gone)
+    with Client("http://w", transport=transport) as client, pytest.raises(StreamBroken):
+        for event in client.job("j").events():
+            seen.append(event)
+    assert len(seen) == 1
     assert tries == [None, *["1"] * client_events.TRIES]
 
 
