@@ -16,7 +16,10 @@ MAY = {
     "errors": set(),
     "config": {"errors"},
     "params": BASE,
-    "observe": BASE,
+    "observe": BASE | {"observe"},
+    "wire": {"types"},
+    "client": {"errors", "wire", "client"},
+    "server": BASE | {"observe", "wire", "engine", "server"},
     "checkpoint": BASE | {"checkpoint"},
     "tokenizer": BASE | {"checkpoint", "tokenizer"},
     "state": BASE | {"state", "ops"},
@@ -50,8 +53,9 @@ TORCH_FREE = [
 
 
 def part_of(module: str) -> str:
-    """rbee_worker.engine.client -> engine"""
-    return module.split(".")[1] if "." in module else ""
+    """rbee_worker.engine.client -> engine; "" for a name of the package itself"""
+    part = module.split(".")[1]
+    return part if (PACKAGE / part).is_dir() or (PACKAGE / f"{part}.py").exists() else ""
 
 
 def imported(file: Path) -> set[str]:
