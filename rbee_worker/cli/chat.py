@@ -147,7 +147,10 @@ class ChatLoop:
                 self.interrupt.ends(lambda: self.client.cancel(request.id)),
             ):
                 answer = await gather(
-                    self.client.generate(request), on_text=show, on_narration=_tell
+                    self.client.generate(request),
+                    on_text=show,
+                    on_narration=_tell,
+                    prompt_text=lambda _: "",  # the person sees what was asked
                 )
         finally:
             self.talk.answer("".join(said))

@@ -39,6 +39,8 @@ def generate(
     """One completion, streamed to the terminal."""
     if system is not None and not chat:
         raise UsageError("--system needs a chat template.", fix="add --chat.")
+    if sampling.get("logprobs") is not None and not as_json:
+        raise UsageError("--logprobs shows only in JSON.", fix="add --json.")
     text = _prompt(prompt)
     request = Request(
         id=f"gen-{uuid.uuid4().hex[:12]}",
@@ -67,6 +69,10 @@ async def _generate(settings: Settings, request: Request, *, as_json: bool, quie
                         client.generate(request),
                         on_text=_nothing if as_json else write_answer,
                         on_narration=_nothing if quiet or as_json else _tell,
+                        prompt_text=lambda s: (
+                            request.prompt
+                            or client.tokenizer.decode(list(s.prompt_ids), skip_special=False)
+                        ),
                     )
     except InvalidRequest as e:
         raise UsageError(_as_flags(e)) from e
