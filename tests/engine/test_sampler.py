@@ -323,6 +323,21 @@ def test_sequences_equal_the_definition_and_survive_preemption(params, seed, dat
             outputs[member].append(ids[member])
 
 
+def test_state_may_grow_in_inference_mode_and_be_written_outside():
+    """The engine's step runs in inference mode; sequences come and go outside it."""
+    vocab = 400
+    sampler = Sampler(vocab, 2)
+    params = SamplingParams(temperature=0, repetition_penalty=1.5, repeat_last_n=0)
+    sampler.add(0, params, list(range(250)))
+    with torch.inference_mode():
+        for step in range(20):  # past the first room for entries
+            sampler.sample(logits(step, vocab=vocab), [0])
+    sampler.add(1, params, [0, 1])
+    assert sampler.sample(torch.ones(1, vocab), [1]).ids == [2]
+    with torch.inference_mode():
+        assert sampler.sample(torch.ones(2, vocab), [1, 0]).ids[0] == 3
+
+
 def test_a_slot_keeps_nothing_of_its_last_sequence():
     sampler = Sampler(VOCAB, 1)
     strange = SamplingParams(
