@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 import uuid
@@ -37,12 +36,16 @@ def chat(
         raise UsageError(
             "chat needs a terminal.", fix='rbee-worker generate --chat "..." works in a pipe.'
         )
+    import asyncio  # only now: --help is quicker without
+
     code = asyncio.run(_chat(settings, sampling, system))
     if code:
         raise typer.Exit(code)
 
 
 async def _chat(settings: Settings, sampling: dict[str, Any], system: str | None) -> int:
+    import asyncio
+
     from rbee_worker.cli.interrupt import Interrupt
     from rbee_worker.cli.prompt import Prompt
     from rbee_worker.cli.session import open_engine

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import uuid
 from typing import Annotated, Any
@@ -49,6 +48,8 @@ def generate(
         params=sampling,
         surface="generate",
     )
+    import asyncio  # only now: --help is quicker without
+
     code = asyncio.run(_generate(settings, request, as_json=as_json, quiet=quiet))
     if code:
         raise typer.Exit(code)
@@ -56,6 +57,8 @@ def generate(
 
 async def _generate(settings: Settings, request: Request, *, as_json: bool, quiet: bool) -> int:
     """Runs the request; returns the exit code."""
+    import asyncio
+
     from rbee_worker.cli.answer import gather
     from rbee_worker.cli.interrupt import Interrupt
     from rbee_worker.cli.session import open_engine
