@@ -191,7 +191,7 @@ def main() -> None:
         "throughput": [throughput(args.tokens) for _ in range(args.repeats)],
         "latency": [latency(args.seconds) for _ in range(args.repeats)],
     }
-    print(json.dumps(result, indent=1))
+    sys.stdout.write(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -72,7 +72,8 @@ def main() -> None:
     found = measure_writes() if "rate" in OPTIONS else []
     settings = Settings(local_mode=True, port=0, max_seqs=64)
     code = serve(settings, "", start)
-    print(json.dumps(found))
+    sys.stdout.write(json.dumps(found) + "\n")
+    sys.stdout.flush()
     sys.exit(code)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import uuid
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rbee_worker.cli.answer import Answer
     from rbee_worker.cli.interrupt import Interrupt
     from rbee_worker.cli.prompt import Prompt
+    from rbee_worker.cli.remote import RemoteClient
     from rbee_worker.engine.client import EngineClient
 
 
@@ -30,6 +32,10 @@ def chat(
     settings: Settings,
     sampling: dict[str, Any],
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="the system message")] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="talk with a worker there (token: RBEE_API_TOKEN)"),
+    ] = None,
 ) -> None:
     """Talk with the model; /help lists what you can do."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -38,22 +44,23 @@ def chat(
         )
     import asyncio  # only now: --help is quicker without
 
-    code = asyncio.run(_chat(settings, sampling, system))
+    code = asyncio.run(_chat(settings, sampling, system, url))
     if code:
         raise typer.Exit(code)
 
 
-async def _chat(settings: Settings, sampling: dict[str, Any], system: str | None) -> int:
+async def _chat(
+    settings: Settings, sampling: dict[str, Any], system: str | None, url: str | None
+) -> int:
     import asyncio
 
     from rbee_worker.cli.interrupt import Interrupt
     from rbee_worker.cli.prompt import Prompt
-    from rbee_worker.cli.session import open_engine
 
     interrupt = Interrupt()
     try:
         with interrupt.watch():
-            opening = open_engine(settings)
+            opening = _opening(settings, url)
             client = await opening.__aenter__()
         try:
             if client.chat is None:
@@ -70,11 +77,23 @@ async def _chat(settings: Settings, sampling: dict[str, Any], system: str | None
     return 0
 
 
+def _opening(
+    settings: Settings, url: str | None
+) -> AbstractAsyncContextManager[EngineClient | RemoteClient]:
+    if url is not None:
+        from rbee_worker.cli.remote import open_worker
+
+        return open_worker(url)
+    from rbee_worker.cli.session import open_engine
+
+    return open_engine(settings)
+
+
 @dataclass
 class ChatLoop:
     """Reads a line, does what it says, until the person leaves."""
 
-    client: EngineClient
+    client: EngineClient | RemoteClient
     talk: Conversation
     prompt: Prompt
     interrupt: Interrupt
@@ -117,7 +136,7 @@ class ChatLoop:
             case "/stats":
                 aside(self._stats())
             case "/save":
-                aside(self.talk.save(_save_path(rest), self.client.ckpt.ref))
+                aside(self.talk.save(_save_path(rest), self._model()))
             case "/retry":
                 await self._ask(self.talk.retry())
             case _ if word.startswith("/"):
@@ -160,6 +179,10 @@ class ChatLoop:
         self.answers.append(answer)
         sys.stdout.write("\n")
         aside(answer.summary() + "\n")
+
+    def _model(self) -> str:
+        assert self.client.info is not None
+        return self.client.info.model
 
     def _toolbar(self) -> str:
         info = self.client.info

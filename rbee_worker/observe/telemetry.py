@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from rbee_worker import __version__
 from rbee_worker.errors import UsageError
 from rbee_worker.observe.trace import phases
 
@@ -22,7 +21,9 @@ if TYPE_CHECKING:
 class Telemetry:
     """Exports spans in the background; a collector that is away costs nothing but its spans."""
 
-    def __init__(self, endpoint: str, worker_id: str, exporter: SpanExporter | None = None) -> None:
+    def __init__(
+        self, endpoint: str, worker_id: str, version: str, exporter: SpanExporter | None = None
+    ) -> None:
         """exporter: instead of OTLP/HTTP to `endpoint`. Raises UsageError without the extra."""
         try:
             from opentelemetry import trace
@@ -42,7 +43,7 @@ class Telemetry:
         resource = Resource.create(
             {
                 "service.name": "rbee-worker",
-                "service.version": __version__,
+                "service.version": version,
                 "service.instance.id": worker_id,
             }
         )

@@ -21,6 +21,7 @@ import msgspec
 import uvicorn
 import uvloop
 
+import rbee_worker
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError, WorkerError
 from rbee_worker.observe.log import fields, logger
@@ -45,7 +46,7 @@ def _telemetry(settings: Settings) -> Telemetry | None:
         return None
     from rbee_worker.observe.telemetry import Telemetry
 
-    return Telemetry(settings.otel_endpoint, settings.worker_id)
+    return Telemetry(settings.otel_endpoint, settings.worker_id, rbee_worker.__version__)
 
 
 class Server(uvicorn.Server):

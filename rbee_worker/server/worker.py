@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from rbee_worker import __version__
+import rbee_worker
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Loading, Stats
 from rbee_worker.errors import NotReady, WorkerError
@@ -74,7 +74,7 @@ class Worker:
 
     @property
     def version(self) -> str:
-        return __version__
+        return rbee_worker.__version__
 
     @property
     def state(self) -> WorkerState:

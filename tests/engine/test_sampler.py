@@ -247,6 +247,10 @@ def test_bad_logits_fail_one_row_with_the_reason(params):
         alone.add(slot, SamplingParams(seed=slot, **params), [4])
         assert alone.sample(logits(0), [slot]).ids == [fine[0][slot]]
         assert alone.sample(logits(1), [slot]).ids == [sampled.ids[slot]]
+    # A row that failed was not counted: the next number is still the one for its place.
+    alone.add(1, SamplingParams(seed=1, **params), [4])
+    assert alone.sample(logits(0), [1]).ids == [fine[0][1]]
+    assert alone.sample(logits(2, 0.1), [1]).ids == sampler.sample(logits(2, 0.1), [1]).ids
 
 
 def test_plus_infinity_wins():
@@ -343,7 +347,7 @@ def test_a_slot_keeps_nothing_of_its_last_sequence():
     strange = SamplingParams(
         seed=5, repetition_penalty=2.0, logit_bias={9: 100.0}, logprobs=3, top_k=2
     )
-    sampler.add(0, strange, [4] * 100)
+    sampler.add(0, strange, [4] * 3)
     sampler.sample(logits(0), [0])
     sampler.remove(0)
     sampler.remove(0)

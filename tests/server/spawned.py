@@ -25,13 +25,14 @@ class Spawned:
         # compiled modules may be kept, as an installed package has them
         away = ("RBEE_", "LLORCH_", "PYTHONDONTWRITEBYTECODE")
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(away)}
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         self.exec_s = time.perf_counter()
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=ROOT,
-            env={**inherited, "PYTHONPATH": str(ROOT), **(env or {})},
+            env={**inherited, "PYTHONPATH": path, **(env or {})},
         )
         assert self.process.stdout is not None
         self.line: dict[str, Any] = {}

@@ -32,14 +32,16 @@ def test_it_answers_within_0_7_s_of_exec(path: str) -> None:
     walls: list[float] = []
     cpus: list[float] = []
     while len(walls) < 8 and min(walls, default=9) > START_S:
-        with Spawned.daemon("--local-mode", "--port", "0", "--model-ref", "/nowhere") as worker:
-            with httpx.stream("GET", worker.line["url"] + path) as response:
-                assert response.status_code in (200, 503)
-                next(response.iter_raw())
-                walls.append(round(time.perf_counter() - worker.exec_s, 3))
-                cpus.append(worker.cpu_s())
+        with (
+            Spawned.daemon("--local-mode", "--port", "0", "--model-ref", "/nowhere") as worker,
+            httpx.stream("GET", worker.line["url"] + path) as response,
+        ):
+            assert response.status_code in (200, 503)
+            next(response.iter_raw())
+            walls.append(round(time.perf_counter() - worker.exec_s, 3))
+            cpus.append(worker.cpu_s())
     load = os.getloadavg()[0]
-    print(f"exec to the first answer of {path}: wall {walls} s, CPU {cpus} s, load {load:.1f}")
+    print(f"exec to {path}: wall {walls} s, CPU {cpus} s, load {load:.1f}")  # noqa: T201
     busy = load > (os.cpu_count() or 1)
     assert min(cpus if busy else walls) <= START_S
 
@@ -231,10 +233,12 @@ def test_bad_usage_exits_2_with_one_line() -> None:
 
 
 def test_a_taken_port_exits_2() -> None:
-    with Spawned.fake({}) as first:
-        with Spawned.daemon("--local-mode", "--port", str(first.line["port"])) as second:
-            assert second.wait() == 2
-            assert b"Cannot listen on 127.0.0.1" in second.errors
+    with (
+        Spawned.fake({}) as first,
+        Spawned.daemon("--local-mode", "--port", str(first.line["port"])) as second,
+    ):
+        assert second.wait() == 2
+        assert b"Cannot listen on 127.0.0.1" in second.errors
 
 
 def test_orchestrator_flags_and_environment() -> None:

@@ -69,8 +69,8 @@ def test_strictness_is_on(served: Served) -> None:
 
 
 @pytest.fixture(scope="module")
-def client(served: Served) -> Iterator[openai.OpenAI]:
-    yield make(served)
+def client(served: Served) -> openai.OpenAI:
+    return make(served)
 
 
 def make(served: Served, token: str | None = None, retries: int = 0) -> openai.OpenAI:

@@ -1,4 +1,4 @@
-"""Strict parameters over HTTP: every fault at once, nothing silently ignored, no prompt repeated."""
+"""Strict parameters over HTTP: every fault at once, nothing silently ignored."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_spans_for_opentelemetry() -> None:
 
     exporter = memory.InMemorySpanExporter()
     with Served() as served:
-        telemetry = Telemetry("", "w1", exporter)
+        telemetry = Telemetry("", "w1", "0", exporter)
         served.service.worker.telemetry = telemetry
         body = {"prompt": "a secret", "max_tokens": 7}
         served.http.post("/v1/infer", json=body, headers={"X-Correlation-ID": "c-7"})

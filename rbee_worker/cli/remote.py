@@ -1,0 +1,106 @@
+"""A worker elsewhere in the place of an engine here: what `chat --url` talks to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from rbee_worker import types, wire
+from rbee_worker.client import AsyncClient, AsyncJob
+from rbee_worker.types import Request
+
+TOKEN_ENV = "RBEE_API_TOKEN"
+
+
+class RemoteClient:
+    """The part of `EngineClient` that a conversation needs, over HTTP. Streams resume by
+    themselves when the connection breaks.
+
+    info: of the worker's model. chat: has it a chat template.
+    """
+
+    def __init__(self, client: AsyncClient, info: types.ModelInfo, chat: bool) -> None:
+        self.info: types.ModelInfo | None = info
+        self.chat: object | None = client if chat else None
+        self._client = client
+        self._jobs: dict[str, AsyncJob] = {}
+
+    async def generate(self, request: Request) -> AsyncIterator[types.Event]:
+        """Events of one job. Raises Refused, Unreachable, StreamBroken."""
+        assert request.messages is not None
+        job = await self._client.submit(messages=list(request.messages), **request.params)
+        self._jobs[request.id] = job
+        ended = False
+        try:
+            async for event in job.events():
+                yield event_of(event)
+            ended = True
+        finally:
+            del self._jobs[request.id]
+            if not ended:
+                await job.cancel()
+
+    async def cancel(self, request_id: str) -> None:
+        """End a request; its `End` follows."""
+        if request_id in self._jobs:
+            await self._jobs[request_id].cancel()
+
+
+@asynccontextmanager
+async def open_worker(url: str) -> AsyncIterator[RemoteClient]:
+    """The worker at `url`, asked with the token in RBEE_API_TOKEN. Raises Unreachable, Refused."""
+    async with AsyncClient(url, os.environ.get(TOKEN_ENV, "")) as client:
+        info = await client.info()
+        yield RemoteClient(client, _model(info), bool(info.get("chat_template", True)))
+
+
+def _model(info: dict[str, object]) -> types.ModelInfo:
+    """The worker's /info as far as a conversation shows it; figures it does not tell are 0."""
+    known = {"model": info["model_id"], "block_size": 0, "kv_tokens": 0, "n_layers": 0}
+    for name in ("arch", "device", "backend", "dtype", "kv_dtype"):
+        known[name] = info.get(name, "unknown")
+    for name in ("context", "vocab_size", "n_parameters", "weight_bytes", "kv_bytes"):
+        known[name] = info.get(name, 0)
+    return msgspec.convert(known, types.ModelInfo)
+
+
+def event_of(event: wire.JobEvent) -> types.Event:
+    """The event that a wire event tells of; ids' texts are dropped."""
+    match event:
+        case wire.Token():
+            return types.Token(t=event.t, i=event.i, ids=event.ids)
+        case wire.End():
+            usage = types.Usage(
+                prompt_tokens=event.prompt_tokens,
+                cached_tokens=event.cached_tokens,
+                output_tokens=event.tokens_out,
+                queue_ms=event.queue_time_ms,
+                prefill_ms=event.prefill_time_ms,
+                decode_ms=event.decode_time_ms,
+                preemptions=event.preemptions,
+            )
+            return types.End(stop=event.stop, usage=usage, ids=event.ids, text=event.text)
+        case wire.Started():
+            values = {name: resolved.value for name, resolved in event.sampling.items()}
+            origins = {name: resolved.origin for name, resolved in event.sampling.items()}
+            params = msgspec.convert(values, types.SamplingParams, strict=False)
+            return types.Started(
+                job_id=event.job_id,
+                model=event.model,
+                started_at=event.started_at,
+                prompt_tokens=event.prompt_tokens,
+                seed=event.seed,
+                sampling=types.Resolved(params=params, origins=origins),
+                warnings=event.warnings,
+            )
+        case wire.PromptLogprobs():
+            return types.PromptLogprobs(logprobs=())
+        case wire.Narration():
+            return msgspec.convert(msgspec.to_builtins(event), types.Narration)
+        case wire.Metrics():
+            return msgspec.convert(msgspec.to_builtins(event), types.Metrics)
+        case wire.Error():
+            return msgspec.convert(msgspec.to_builtins(event), types.Error)
