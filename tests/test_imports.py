@@ -18,8 +18,8 @@ MAY = {
     "params": BASE,
     "observe": BASE | {"observe"},
     "wire": {"types"},
-    "client": BASE | {"wire", "client"},
-    "server": BASE | {"wire", "observe", "engine", "server", ""},
+    "client": {"errors", "wire", "client"},
+    "server": BASE | {"observe", "wire", "engine", "server"},
     "checkpoint": BASE | {"checkpoint"},
     "tokenizer": BASE | {"checkpoint", "tokenizer"},
     "state": BASE | {"state", "ops"},
@@ -49,21 +49,13 @@ TORCH_FREE = [
     "cli.report",
     "cli.chat",
     "cli.prompt",
-    "cli.serve",
-    "client",
-    "server.run",
-    "server.openapi",
-    "server.reference",
-    "observe.metrics",
-    "observe.heartbeat",
-    "observe.trace",
-    "observe.telemetry",
 ]
 
 
 def part_of(module: str) -> str:
-    """rbee_worker.engine.client -> engine"""
-    return module.split(".")[1] if "." in module else ""
+    """rbee_worker.engine.client -> engine; "" for a name of the package itself"""
+    part = module.split(".")[1]
+    return part if (PACKAGE / part).is_dir() or (PACKAGE / f"{part}.py").exists() else ""
 
 
 def imported(file: Path) -> set[str]:

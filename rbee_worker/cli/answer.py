@@ -97,13 +97,19 @@ async def gather(
     *,
     on_text: Callable[[str], None],
     on_narration: Callable[[Narration], None],
+    prompt_text: Callable[[Started], str],
 ) -> Answer:
-    """Follow a stream to its end. Raises InferenceFailed when it ends in an error."""
+    """Follow a stream to its end. Raises InferenceFailed when it ends in an error.
+
+    prompt_text: the prompt as text; it comes first where the request asks for an echo.
+    """
     answer, began = Answer(), time.perf_counter()
     async for event in events:
         match event:
             case Started():
                 answer.started = event
+                if event.sampling.params.echo:
+                    _add(answer, prompt_text(event), event.prompt_ids, on_text)
             case Token():
                 if answer.first_token_s is None:
                     answer.first_token_s = time.perf_counter() - began

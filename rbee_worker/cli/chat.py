@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 import uuid
@@ -43,6 +42,8 @@ def chat(
         raise UsageError(
             "chat needs a terminal.", fix='rbee-worker generate --chat "..." works in a pipe.'
         )
+    import asyncio  # only now: --help is quicker without
+
     code = asyncio.run(_chat(settings, sampling, system, url))
     if code:
         raise typer.Exit(code)
@@ -51,6 +52,8 @@ def chat(
 async def _chat(
     settings: Settings, sampling: dict[str, Any], system: str | None, url: str | None
 ) -> int:
+    import asyncio
+
     from rbee_worker.cli.interrupt import Interrupt
     from rbee_worker.cli.prompt import Prompt
 
@@ -166,7 +169,10 @@ class ChatLoop:
                 self.interrupt.ends(lambda: self.client.cancel(request.id)),
             ):
                 answer = await gather(
-                    self.client.generate(request), on_text=show, on_narration=_tell
+                    self.client.generate(request),
+                    on_text=show,
+                    on_narration=_tell,
+                    prompt_text=lambda _: "",  # the person sees what was asked
                 )
         finally:
             self.talk.answer("".join(said))

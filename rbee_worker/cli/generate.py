@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import uuid
 from typing import Annotated, Any
@@ -39,6 +38,8 @@ def generate(
     """One completion, streamed to the terminal."""
     if system is not None and not chat:
         raise UsageError("--system needs a chat template.", fix="add --chat.")
+    if sampling.get("logprobs") is not None and not as_json:
+        raise UsageError("--logprobs shows only in JSON.", fix="add --json.")
     text = _prompt(prompt)
     request = Request(
         id=f"gen-{uuid.uuid4().hex[:12]}",
@@ -47,6 +48,8 @@ def generate(
         params=sampling,
         surface="generate",
     )
+    import asyncio  # only now: --help is quicker without
+
     code = asyncio.run(_generate(settings, request, as_json=as_json, quiet=quiet))
     if code:
         raise typer.Exit(code)
@@ -54,6 +57,8 @@ def generate(
 
 async def _generate(settings: Settings, request: Request, *, as_json: bool, quiet: bool) -> int:
     """Runs the request; returns the exit code."""
+    import asyncio
+
     from rbee_worker.cli.answer import gather
     from rbee_worker.cli.interrupt import Interrupt
     from rbee_worker.cli.session import open_engine
@@ -67,6 +72,10 @@ async def _generate(settings: Settings, request: Request, *, as_json: bool, quie
                         client.generate(request),
                         on_text=_nothing if as_json else write_answer,
                         on_narration=_nothing if quiet or as_json else _tell,
+                        prompt_text=lambda s: (
+                            request.prompt
+                            or client.tokenizer.decode(list(s.prompt_ids), skip_special=False)
+                        ),
                     )
     except InvalidRequest as e:
         raise UsageError(_as_flags(e)) from e

@@ -54,7 +54,8 @@ class Progress:
             return
         self._status.show(words(message))
         if message.stage == "downloading" and not self._fetching and not is_rich(sys.stderr):
-            aside(f"Fetching the model ({size(message.bytes_total)}).")
+            known = f" ({size(message.bytes_total)})" if message.bytes_total else ""
+            aside(f"Fetching the model{known}.")
         self._fetching = message.stage == "downloading"
 
     def clear(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections import deque
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -33,6 +34,7 @@ from rbee_worker.types import (
     Narration,
     PromptLogprobs,
     Request,
+    Started,
     StopRecord,
     Token,
     TokenLogprob,
@@ -89,6 +91,20 @@ class Answer:
             eos=self._text.eos,
             exempt_ids=resolved.exempt_ids,
             prompt_logprobs=params.echo and params.logprobs is not None,
+        )
+
+    def started(self, model: str) -> Started:
+        """The first event. The time is the wall clock's, in UTC."""
+        resolved = self.prepared.resolved
+        return Started(
+            job_id=self.request.id,
+            model=model,
+            started_at=datetime.now(UTC).isoformat(),
+            prompt_tokens=len(self.prepared.prompt_ids),
+            seed=resolved.params.seed,
+            sampling=resolved,
+            warnings=self._text.tokenizer.warnings,
+            prompt_ids=self.prepared.prompt_ids,
         )
 
     # ---- from the engine

@@ -12,9 +12,8 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from rbee_worker.config import Settings
 from rbee_worker.engine.answer import Answer
@@ -31,6 +30,7 @@ from rbee_worker.engine.messages import (
     StepTimes,
     Tokens,
 )
+from rbee_worker.engine.observer import Observer
 from rbee_worker.engine.prepare import Prepared, is_quick, prepare
 from rbee_worker.engine.startup import bring_up
 from rbee_worker.engine.text import TextSide
@@ -43,7 +43,7 @@ from rbee_worker.errors import (
     WorkerError,
 )
 from rbee_worker.observe import narration
-from rbee_worker.types import End, EosToken, Error, Event, ModelInfo, Request, Started
+from rbee_worker.types import End, EosToken, Error, Event, ModelInfo, Request
 
 if TYPE_CHECKING:
     from rbee_worker.checkpoint import Checkpoint
@@ -59,21 +59,11 @@ CancelRule = Literal["CANCELLED", "TIMEOUT", "STOP_SEQUENCE"]
 _RETRY_S = 2
 
 
-class Observer(Protocol):
-    """Who wants to know how long things take (observe/trace.py)."""
-
-    def step(self, times: StepTimes) -> None: ...
-
-    def detokenized(self, start_us: float, tokens: int) -> None:
-        """New ids have become text since `start_us` (monotonic microseconds)."""
-
-
 class EngineClient:
     """One engine and its live requests. All methods belong to one event loop.
 
     state: what `generate` does now. info: the model, once ready. loading: how far loading is.
-    stats: the engine's latest figures. failure: why the state is "failed". observer: who is told
-    times.
+    stats: the engine's latest figures. observer: who is told times. failure: why it is "failed".
     """
 
     def __init__(self, settings: Settings, host: EngineHost) -> None:
@@ -167,7 +157,7 @@ class EngineClient:
             prepared = await self._prepare(request)
             ahead = sum(not a.scheduled for a in self._answers.values())
             answer = self._enter(request, prepared)
-            yield self._started(request, prepared)
+            yield answer.started(self.settings.model)
             if ahead and not answer.scheduled:
                 yield narration.queued(request.id, ahead)
             event: Event | None = None
@@ -251,18 +241,6 @@ class EngineClient:
         elif not answer.ended:
             self._host.link.send(Cancel(seq=answer.seq, rule=rule))
 
-    def _started(self, request: Request, prepared: Prepared) -> Started:
-        return Started(
-            job_id=request.id,
-            model=self.settings.model,
-            started_at=datetime.now(UTC).isoformat(),
-            prompt_tokens=len(prepared.prompt_ids),
-            seed=prepared.resolved.params.seed,
-            sampling=prepared.resolved,
-            warnings=self.tokenizer.warnings,
-            prompt_ids=prepared.prompt_ids,
-        )
-
     # ---- the engine
 
     async def _live(self, text: Callable[[], TextSide] | None) -> None:
@@ -270,6 +248,8 @@ class EngineClient:
         try:
             self.info, self._text = await bring_up(self._host, self.settings, self._progress, text)
             self._bytes = self.info.weight_bytes + self.info.kv_bytes
+            if self._closing:
+                return
             self.state = "ready"
             self._up.set()
             while (outputs := await self._host.link.receive()) is not None:

@@ -30,7 +30,6 @@ from rbee_worker.engine.rows import (
     portions,
     running_sum,
     take,
-    weights,
 )
 
 Ints = NDArray[np.int64]
@@ -83,7 +82,7 @@ def _whole(z: Tensor, cuts: Cuts) -> Ints:
     columns = block[:, None] * BLOCK + np.arange(BLOCK)
     inside = columns < vocab
     columns = np.minimum(columns, vocab - 1)
-    w = _host_weights(_narrow(z, columns), top, cuts.scale)
+    w = _weights(_narrow(z, columns), top, cuts.scale)
     w *= inside & (w >= cuts.min_p[:, None])
     # Adding up a block at once or one by one may differ in the last bit: then it is its last token.
     last = BLOCK - 1 - (w[:, ::-1] > 0).argmax(axis=1)
@@ -129,7 +128,7 @@ def _among(
     vocabulary where no number is. `total` [R] is the weight of the whole row.
     """
     n, top = values.shape[1] - 1, values[:, 0]
-    w = _host_weights(values[:, :n], top, cuts.scale)
+    w = _weights(values[:, :n], top, cuts.scale)
     kept, sums = _kept(w, cuts, total, vocab)
     sure = kept <= n
     kept = np.clip(kept, 1, n)
@@ -149,19 +148,24 @@ def _among_all(z: Tensor, cuts: Cuts) -> Ints:
     """Draw knowing every logit: ids [R], -1 for a row without an answer."""
     values = descending(z).cpu().numpy()
     top = values[:, 0]
-    w = _host_weights(values, top, cuts.scale)
+    w = _weights(values, top, cuts.scale)
     kept, _ = _kept(w, cuts, np.zeros(len(top)), z.shape[1])
     kept = np.clip(kept, 1, z.shape[1])  # a row with NaN counts none
     logits = z.cpu().numpy()
-    w = _host_weights(logits, top, cuts.scale)
+    w = _weights(logits, top, cuts.scale)
     found = _walk(logits, w, take(values, kept - 1), kept, cuts.u)
     return np.where(top > -np.inf, found, -1)
 
 
-def _host_weights(z: NDArray[np.float32], top: NDArray[Any], scale: Floats) -> Floats:
-    columns = (torch.from_numpy(c) for c in (z, top.astype(np.float64), scale))
-    w: Floats = weights(*columns).numpy()
-    return w
+def _weights(z: NDArray[np.float32], top: NDArray[Any], scale: Floats) -> Floats:
+    """`rows.weights` on the host: exp((z - top) * scale), +inf against +inf being 1."""
+    x = z.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # inf - inf
+        x -= top[:, None]
+    if np.isposinf(top).any():
+        x[np.isnan(x)] = 0.0
+    x *= scale[:, None]
+    return np.exp(x, out=x)
 
 
 def _kept(w: Floats, cuts: Cuts, total: Floats, vocab: int) -> tuple[Ints, Floats]:

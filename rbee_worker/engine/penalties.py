@@ -25,7 +25,7 @@ from torch import Tensor
 from rbee_worker.types import SamplingParams
 
 BIAS, BANNED, WINDOW, OUTPUT = range(4)  # columns of an entry
-REPETITION, PRESENCE, FREQUENCY, MIN_TOKENS = range(4)  # columns of a slot's factors
+REPETITION, PRESENCE, FREQUENCY = range(3)  # columns of a slot's factors
 _FIRST_CAPACITY = 256  # entries a slot
 
 
@@ -40,7 +40,8 @@ class _Slot:
         self.span = params.repeat_last_n if params.repeat_last_n > 0 else None
         self.window: deque[int] = deque()  # the last `span` ids, exempt ones too; unused if None
         self.generated = 0
-        self.lasting = bool(self.repetition or self.output or params.logit_bias)
+        self.bias = bool(params.logit_bias)
+        self.lasting = self.bias or self.repetition or self.output
         self.min_tokens = params.min_tokens
 
     def entry(self, token: int) -> int:
@@ -92,7 +93,7 @@ class Penalties:
         self._ids = torch.zeros(shape, dtype=torch.int64, device=self._device)
         self._entries = torch.zeros(*shape, 4, dtype=torch.float32, device=self._device)
         if capacity == 0:
-            self._factors = torch.zeros(self._max_seqs, 4, device=self._device)
+            self._factors = torch.zeros(self._max_seqs, 3, device=self._device)
 
     def _grow(self, capacity: int) -> None:
         if capacity <= self._capacity:
@@ -155,7 +156,6 @@ class Penalties:
             params.repetition_penalty,
             params.presence_penalty,
             params.frequency_penalty,
-            float(params.min_tokens),
         )
         self._factors[slot] = torch.tensor(factors, device=self._device)
 
@@ -171,23 +171,30 @@ class Penalties:
         used = [len(state.place) for state in states]
         if not rows or not max(used):
             return None
-        index = torch.tensor(
-            [rows, [slots[row] for row in rows], used, [state.generated for state in states]],
-            device=self._device,
-        )[:, :, None]  # [4, A, 1]
-        where, slot, count, generated = index[0], index[1], index[2], index[3]
-        # Past its last entry a row repeats that one: equal writes to one place do no harm.
-        place = torch.arange(max(used), device=self._device).minimum((count - 1).clamp(min=0))
+        index = torch.tensor([rows, [slots[row] for row in rows], used], device=self._device)
+        where, slot, count = index[:, :, None]  # each [A, 1]
+        place = torch.arange(max(used), device=self._device)
+        if min(used) < max(used):
+            # Past its last entry a row repeats that one: equal writes to one place do no harm.
+            place = place.minimum((count - 1).clamp(min=0))
         ids = self._ids[slot, place]  # [A, n]
         bias, banned, window, output = self._entries[slot, place].unbind(dim=2)
-        factor = self._factors[slot[:, 0]].T[:, :, None]  # [4, A, 1]
+        factor = self._factors[slot[:, 0]].T[:, :, None]  # [3, A, 1]
         before = logits[where, ids]
-        z = torch.where(bias != 0, before + bias, before)
-        scaled = torch.where(z > 0, z / factor[REPETITION], z * factor[REPETITION])
-        z = torch.where(window > 0, scaled, z)
-        counted = z - factor[PRESENCE] - output * factor[FREQUENCY]
-        z = torch.where(output > 0, counted, z)
-        z = z.masked_fill((banned > 0) & (generated < factor[MIN_TOKENS]), -torch.inf)
+        z = before
+        if any(state.bias for state in states):
+            z = torch.where(bias != 0, z + bias, z)
+        if any(state.repetition for state in states):
+            scaled = torch.where(z > 0, z / factor[REPETITION], z * factor[REPETITION])
+            z = torch.where(window > 0, scaled, z)
+        if any(state.output for state in states):
+            counted = z - factor[PRESENCE] - output * factor[FREQUENCY]
+            z = torch.where(output > 0, counted, z)
+        early = [state.generated < state.min_tokens for state in states]
+        if any(early):
+            z = z.masked_fill(
+                (banned > 0) & torch.tensor(early, device=self._device)[:, None], -torch.inf
+            )
         logits[where, ids] = z
         return Undo(where, ids, before)
 

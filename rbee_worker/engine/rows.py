@@ -7,6 +7,7 @@ here may use a floating-point reduction whose order follows the shape of the who
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
 import numpy as np
@@ -63,13 +64,16 @@ def largest(z: Tensor, n: int) -> tuple[Tensor, Tensor]:
         return values, ids
     head = z[:, : groups * size].view(rows, size, groups)
     columns = torch.topk(head.amax(dim=1), n, dim=1, sorted=False).indices  # [R, n]
-    members = columns[:, None, :].expand(rows, size, n)
-    step = torch.arange(size, device=z.device)[None, :, None] * groups
-    candidates = torch.cat([head.gather(2, members).flatten(1), z[:, groups * size :]], dim=1)
-    rest = torch.arange(groups * size, vocab, device=z.device).expand(rows, -1)
-    ids = torch.cat([(members + step).flatten(1), rest], dim=1)
+    candidates = head.gather(2, columns[:, None, :].expand(rows, size, n)).flatten(1)
+    rest = vocab - groups * size
+    if rest:
+        candidates = torch.cat([candidates, z[:, vocab - rest :]], dim=1)
     values, places = torch.topk(candidates, n, dim=1)
-    return values, ids.gather(1, places)
+    member = places // n
+    ids = columns.gather(1, places - member * n) + member * groups
+    if rest:
+        ids = torch.where(member < size, ids, places + (groups * size - size * n))
+    return values, ids
 
 
 def weights(z: Tensor, top: Tensor, scale: Tensor) -> Tensor:
@@ -79,7 +83,7 @@ def weights(z: Tensor, top: Tensor, scale: Tensor) -> Tensor:
     weigh 1 and all others 0.
     """
     x = z.to(torch.float64, copy=True).sub_(top[:, None])
-    if bool(torch.isposinf(top).any()):
+    if math.inf in top.tolist():
         x.masked_fill_(x.isnan(), 0.0)  # inf - inf
     return x.mul_(scale[:, None]).exp_()
 
@@ -90,7 +94,8 @@ def block_sums(w: Tensor) -> Tensor:
     full = n // BLOCK
     head, tail = w[:, : full * BLOCK].view(rows, full, BLOCK), w[:, full * BLOCK :]
     if w.device.type == "cpu":  # torch adds each block by itself, in an order its length decides
-        return torch.cat([head.sum(dim=2), tail.sum(dim=1, keepdim=True)], dim=1)
+        sums = head.sum(dim=2)
+        return torch.cat([sums, tail.sum(dim=1, keepdim=True)], dim=1) if n % BLOCK else sums
     tail = torch.nn.functional.pad(tail, (0, BLOCK - tail.shape[1]))
     x = torch.cat([head, tail[:, None, :]], dim=1)
     while x.shape[2] > 1:  # halves added to halves: elsewhere sum() depends on the whole shape

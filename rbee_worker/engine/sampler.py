@@ -57,6 +57,8 @@ class Sampler:
         self._ahead = np.zeros((max_seqs, _AHEAD))  # uniforms of tokens block * 64 ...
         self._block = np.full(max_seqs, -1, dtype=np.int64)
 
+    # Entered here so that state written while a step runs stays writable between steps.
+    @torch.inference_mode()
     def add(
         self,
         slot: int,
@@ -89,11 +91,13 @@ class Sampler:
         self._length[slot] = len(prompt_ids) + len(output_ids)
         self._block[slot] = -1
 
+    @torch.inference_mode()
     def remove(self, slot: int) -> None:
         """The sequence in `slot` ended or was preempted. Unknown slots are fine."""
         self._penalties.remove(slot)
         self._plain[slot] = False
 
+    @torch.inference_mode()
     def sample(self, logits: Tensor, slots: Sequence[int]) -> Sampled:
         """Draw the next token of slots[i] from logits[i]; logits [S, V] f32, unchanged on return.
 

@@ -77,7 +77,9 @@ class FakeClient:
         refuses: WorkerError | None = None,
         fails: WorkerError | None = None,
         chat: bool = True,
+        loads_for: float = 0,
     ) -> None:
+        self.loads_for = loads_for
         self.words, self.endless, self.refuses, self.fails = words, endless, refuses, fails
         self.requests: list[Request] = []
         self.settings: list[Settings] = []
@@ -96,6 +98,7 @@ class FakeClient:
         return self
 
     async def ready(self) -> ModelInfo:
+        await asyncio.sleep(self.loads_for)
         if self.fails is not None:
             raise self.fails
         return INFO

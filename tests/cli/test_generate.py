@@ -126,7 +126,7 @@ def test_a_sampling_option_reaches_the_request(run: Run, name: str) -> None:
     client, flag = FakeClient(), "--" + name.replace("_", "-")
     texts, value = VALUES[name]
     args = [part for text in texts for part in (flag, text)] or [flag]
-    code, _, err = run(client, "generate", "x", *args)
+    code, _, err = run(client, "generate", "x", "--json", *args)
     assert code == 0, err
     assert client.requests[0].params == {name: value}
 
@@ -180,6 +180,7 @@ def test_debug_shows_the_traceback_too(run: Run) -> None:
         (["generate", "x", "--temperature", "hot"], "temperature"),
         (["generate", "x", "--no-such-option"], "--no-such-option"),
         (["generate", "x", "--dtype", "f64"], "--dtype f64"),
+        (["generate", "x", "--logprobs", "3"], "--json"),
         (["generate", ""], "empty"),
         (["no-such-command"], "no-such-command"),
         (["chat"], "terminal"),
@@ -193,6 +194,15 @@ def test_bad_usage_is_one_line_and_exit_2(run: Run, args: list[str], says: str) 
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert client.requests == []
+
+
+def test_ctrl_c_while_the_model_loads(run: Run) -> None:
+    client = FakeClient(loads_for=30)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    assert run(client, "generate", "x") == (130, "", "")
+    timer.join()
+    assert client.closed == 1
 
 
 def test_ctrl_c_ends_the_answer_and_exits_130(run: Run) -> None:

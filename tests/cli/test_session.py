@@ -34,6 +34,11 @@ def test_off_a_terminal_a_download_is_told_once(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err == "Fetching the model (98.4 MB).\n"
 
 
+def test_an_unknown_size_is_not_told(capsys: pytest.CaptureFixture[str]) -> None:
+    Progress(quiet=False)(fetching(0, 0))
+    assert capsys.readouterr().err == "Fetching the model.\n"
+
+
 def test_quiet_tells_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     Progress(quiet=True)(fetching(1))
     assert capsys.readouterr().err == ""

@@ -145,7 +145,8 @@ class FakeSampler:
             params = s["params"]
             row = row.clone()
             if s["n"] < params.min_tokens:
-                row[[*s["eos_ids"], *params.stop_token_ids]] = float("-inf")
+                eos = [] if params.ignore_eos else s["eos_ids"]
+                row[[*eos, *params.stop_token_ids]] = float("-inf")
             token = int(row.argmax())
             s["n"] += 1
             ids.append(token)

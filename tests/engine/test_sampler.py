@@ -247,6 +247,10 @@ def test_bad_logits_fail_one_row_with_the_reason(params):
         alone.add(slot, SamplingParams(seed=slot, **params), [4])
         assert alone.sample(logits(0), [slot]).ids == [fine[0][slot]]
         assert alone.sample(logits(1), [slot]).ids == [sampled.ids[slot]]
+    # A row that failed was not counted: the next number is still the one for its place.
+    alone.add(1, SamplingParams(seed=1, **params), [4])
+    assert alone.sample(logits(0), [1]).ids == [fine[0][1]]
+    assert alone.sample(logits(2, 0.1), [1]).ids == sampler.sample(logits(2, 0.1), [1]).ids
 
 
 def test_plus_infinity_wins():
@@ -323,12 +327,27 @@ def test_sequences_equal_the_definition_and_survive_preemption(params, seed, dat
             outputs[member].append(ids[member])
 
 
+def test_state_may_grow_in_inference_mode_and_be_written_outside():
+    """The engine's step runs in inference mode; sequences come and go outside it."""
+    vocab = 400
+    sampler = Sampler(vocab, 2)
+    params = SamplingParams(temperature=0, repetition_penalty=1.5, repeat_last_n=0)
+    sampler.add(0, params, list(range(250)))
+    with torch.inference_mode():
+        for step in range(20):  # past the first room for entries
+            sampler.sample(logits(step, vocab=vocab), [0])
+    sampler.add(1, params, [0, 1])
+    assert sampler.sample(torch.ones(1, vocab), [1]).ids == [2]
+    with torch.inference_mode():
+        assert sampler.sample(torch.ones(2, vocab), [1, 0]).ids[0] == 3
+
+
 def test_a_slot_keeps_nothing_of_its_last_sequence():
     sampler = Sampler(VOCAB, 1)
     strange = SamplingParams(
         seed=5, repetition_penalty=2.0, logit_bias={9: 100.0}, logprobs=3, top_k=2
     )
-    sampler.add(0, strange, [4] * 100)
+    sampler.add(0, strange, [4] * 3)
     sampler.sample(logits(0), [0])
     sampler.remove(0)
     sampler.remove(0)

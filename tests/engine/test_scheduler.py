@@ -196,7 +196,7 @@ REQUESTS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     requests=REQUESTS,
     groups=st.sampled_from([FULL, MIXED, RECURRENT]),
@@ -257,7 +257,7 @@ def test_every_request_ends_within_its_bound(
         assert seq.n_output <= seq.submit.params.max_tokens
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 60), st.integers(1, 20)), min_size=2, max_size=8),
     st.integers(4, 16),

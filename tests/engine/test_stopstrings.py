@@ -37,7 +37,7 @@ def cut(text: str, places: list[int]) -> list[str]:
     return [text[a:b] for a, b in itertools.pairwise(edges)]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(TEXTS, STOPS, st.lists(st.integers(0, 30), max_size=8))
 def test_any_chunking_gives_what_the_whole_text_gives(
     text: str, stops: list[str], places: list[int]
@@ -59,7 +59,7 @@ def test_any_chunking_gives_what_the_whole_text_gives(
     assert shown + matcher.flush() == text
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(TEXTS, STOPS, st.lists(st.integers(0, 30), max_size=4), st.integers(0, 30))
 def test_unarmed_text_cannot_end_the_answer(
     text: str, stops: list[str], places: list[int], boundary: int

@@ -20,7 +20,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(STEPS)
 def test_random_use_leaks_nothing_and_uses_nothing_twice(
     steps: list[tuple[str, int, int]],

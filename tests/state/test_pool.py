@@ -238,7 +238,7 @@ STEPS = st.lists(
 GROUPS = st.sampled_from([(FULL,), (WINDOW,), (FULL, WINDOW), (FULL, WINDOW, FIXED)])
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(GROUPS, STEPS, st.booleans())
 def test_random_use(
     groups: tuple[StateGroup, ...], steps: list[tuple[str, int, int]], cache: bool
