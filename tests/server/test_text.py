@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,16 @@ class Vocabulary:
         start = scripted_start(lambda seed: self.scripts[seed], lambda: text)
         self.server = Served(token="", start=start, max_prompt_ratio=1)
 
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        """One client for all answers."""
+        with Client(self.server.url) as self.client:
+            yield
+
     def answer(self, ids: list[int], **params: Any) -> tuple[str, str, list[int]]:
         """(text of all token events, text of `end`, ids of both)."""
         self.scripts.append(ids)
-        if self.client is None:
-            self.client = Client(self.server.url)
+        assert self.client is not None
         seed = len(self.scripts) - 1
         found = self.client.generate(prompt="x", max_tokens=1 << 19, seed=seed, **params)
         events = list(found)
@@ -53,7 +59,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vocabulary]:
     path = tmp_path_factory.mktemp("tiny")
     tiny.write_safetensors(path)
     vocabulary = Vocabulary(text_of_checkpoint(path))
-    with vocabulary.server:
+    with vocabulary.server, vocabulary.connected():
         yield vocabulary
 
 
@@ -90,7 +96,7 @@ def test_every_token_of_the_default_vocabulary() -> None:
     """All in order, all shuffled, and each alone between two plain words."""
     reference = os.environ.get("RBEE_TEST_MODEL", "smollm2")
     vocabulary = Vocabulary(text_of_checkpoint(Path(reference)))
-    with vocabulary.server:
+    with vocabulary.server, vocabulary.connected():
         ids = list(range(vocabulary.tokenizer.vocab_size))
         check_whole(vocabulary, ids)
         random.Random(3).shuffle(ids)
