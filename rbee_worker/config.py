@@ -126,7 +126,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "backend",
-        "what computes: cpu means reference until the CPU has kernels of its own",
+        "what computes: reference = torch, cpu = compiled kernels (preview); auto = reference",
         later={"cuda": "this version has no GPU backend yet; use --backend reference"},
     ),
     Option("device", "number of the GPU; 0 on a CPU", low=0, high=0),

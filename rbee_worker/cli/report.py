@@ -13,6 +13,8 @@ from rbee_worker.engine.preflight import WORKSPACE_BYTES, Preflight, preflight
 from rbee_worker.errors import ModelError
 from rbee_worker.models import ARCHITECTURES
 from rbee_worker.ops import Ops
+from rbee_worker.ops.cpu.vocabulary import NATIVE
+from rbee_worker.ops.select import backend_name
 from rbee_worker.state.specs import ELEMENT_BYTES, Fixed, StateGroup
 from rbee_worker.tokenizer.core import Tokenizer
 from rbee_worker.tokenizer.eos import eos_set, template_special_ids
@@ -54,7 +56,7 @@ def report(
         ],
         "tokenizer": _tokenizer(ckpt, tokenizer),
         "chat_template": _template(tokenizer),
-        "kernels": {"backend": "reference", "fast": [], "reference": sorted(op_names())},
+        "kernels": kernels(settings),
         "skipped": dict(ahead.model.skipped),
         "warnings": [*tokenizer.warnings, *ckpt.notes, *ahead.model.notes, *trouble],
     }
@@ -101,9 +103,11 @@ def sequence_bytes(groups: Iterable[StateGroup], element: int, tokens: int) -> i
     return total
 
 
-def op_names() -> Iterable[str]:
-    """The vocabulary of tensor operations."""
-    return Ops.__abstractmethods__
+def kernels(settings: Settings) -> dict[str, Any]:
+    """The backend, the operations it has kernels for, and those that `reference` computes."""
+    backend, names = backend_name(settings), set(Ops.__abstractmethods__)
+    fast = names & NATIVE if backend == "cpu" else set()
+    return {"backend": backend, "fast": sorted(fast), "reference": sorted(names - fast)}
 
 
 def _tokenizer(ckpt: Checkpoint, tokenizer: Tokenizer) -> dict[str, Any]:

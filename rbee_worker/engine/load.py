@@ -13,7 +13,7 @@ from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.machine import allowed_cores, available_memory
 from rbee_worker.engine.messages import Loading
 from rbee_worker.engine.preflight import preflight
-from rbee_worker.engine.runner import Runner
+from rbee_worker.engine.runner import Model, Runner
 from rbee_worker.engine.sampler import Sampler
 from rbee_worker.engine.timed import TimedRunner, TimedSampler
 from rbee_worker.engine.trouble import is_out_of_memory
@@ -21,7 +21,7 @@ from rbee_worker.errors import ModelError
 from rbee_worker.models import build_model
 from rbee_worker.models.base import Decoder
 from rbee_worker.ops import Ops, RopeSpec
-from rbee_worker.ops.select import make_ops
+from rbee_worker.ops.select import executable, make_ops
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.tensors import StateTensors
 from rbee_worker.types import ModelInfo
@@ -34,12 +34,16 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
 
     Raises ModelError's children and UsageError.
     """
-    torch.set_num_threads(settings.threads or allowed_cores())
+    threads = settings.threads or allowed_cores()
+    torch.set_num_threads(threads)
     clock = _Phases()
     report(Loading(stage="opening"))
     ckpt = open_checkpoint(settings.model, cache_dir=settings.cache_dir)
     ahead = preflight(ckpt, settings)
-    ops = make_ops(settings, ahead.dtype)
+    compiling = _Compiling(report)
+    ops = make_ops(settings, ahead.dtype, threads=threads, progress=compiling)
+    if ops.name == "cpu":
+        torch.set_num_threads(1)  # a second pool of threads would fight with the backend's own
     clock.done("open")
     model = _build(ckpt, ops, report)
     clock.done("weights")
@@ -60,7 +64,10 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         dtype=ahead.kv_dtype,
         device=ops.device,
     )
-    runner = _runner(model, tensors, settings, ops.device)
+    runnable = executable(
+        model, ops, settings=settings, kv_dtype=ahead.kv_dtype, longest=plan.context
+    )
+    runner = _runner(runnable, tensors, settings, ops.device)
     engine = Engine(
         runner,
         pool,
@@ -92,7 +99,7 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
     return engine, info
 
 
-def _runner(model: Decoder, tensors: StateTensors, settings: Settings, device: str) -> Runner:
+def _runner(model: Model, tensors: StateTensors, settings: Settings, device: str) -> Runner:
     sampler = TimedSampler if settings.trace else Sampler
     made = sampler(model.vocab_size, settings.max_seqs, device)
     if isinstance(made, TimedSampler):
@@ -137,6 +144,16 @@ def _build(ckpt: Checkpoint, ops: Ops, report: Report) -> Decoder:
             f"{ckpt.path}: there is not enough memory to hold the weights as {ops.dtype}.",
             fix="choose a smaller model, a smaller --dtype, or free some memory.",
         ) from None
+
+
+class _Compiling:
+    """Tells the loader's listener about kernels compiled for this processor."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+
+    def __call__(self, done: int, total: int, name: str) -> None:
+        self._report(Loading(stage="compiling", layers_loaded=done, layers_total=total))
 
 
 class _Phases:

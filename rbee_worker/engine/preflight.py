@@ -17,7 +17,7 @@ from rbee_worker.errors import ModelError, UsageError
 from rbee_worker.models import plan_model
 from rbee_worker.models.base import Decoder
 from rbee_worker.ops.plan import PlanOps
-from rbee_worker.ops.select import check_backend, compute_dtype, kv_dtype
+from rbee_worker.ops.select import backend_name, check_backend, compute_dtype, kv_dtype
 
 # What an engine process takes beside weights and state: the interpreter, torch, one step's buffers.
 WORKSPACE_BYTES = 500_000_000
@@ -73,5 +73,5 @@ def preflight(ckpt: Checkpoint, settings: Settings) -> Preflight:
     formats = {use.format: use.nbytes for use in summarize(ckpt.source).formats}
     dtype = compute_dtype(settings, ckpt.kind, formats)
     kv = kv_dtype(settings, dtype, packed=any(not FORMATS[f].is_float for f in formats))
-    model, held = plan_model(ckpt, dtype)
+    model, held = plan_model(ckpt, dtype, packed=backend_name(settings) == "cpu")
     return Preflight(model, held, dtype, kv)

@@ -66,8 +66,11 @@ def build_model(ckpt: Checkpoint, ops: Ops, progress: Progress | None = None) ->
     return replace(model, n_parameters=weights.parameters, notes=notes)
 
 
-def plan_model(ckpt: Checkpoint, dtype: str) -> tuple[Decoder, PlanOps]:
-    """Build without reading data: every name and shape is checked, every byte counted."""
-    ops = PlanOps(dtype)
+def plan_model(ckpt: Checkpoint, dtype: str, *, packed: bool = False) -> tuple[Decoder, PlanOps]:
+    """Build without reading data: every name and shape is checked, every byte counted.
+
+    packed: for a backend that computes with packed weights as they are.
+    """
+    ops = PlanOps(dtype, packed=packed)
     outline = replace(ckpt, source=Outline(ckpt.source))
     return build_model(outline, cast(Ops, ops)), ops

@@ -13,17 +13,22 @@ import numpy as np
 
 from rbee_worker.checkpoint.formats import DECODABLE, FORMATS, Packed, TensorInfo, TensorSource
 from rbee_worker.ops import Weight
+from rbee_worker.ops.cpu.held import HELD, ROWS
 
 DTYPE_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i8": 1, "f8": 1}
 
 
 class PlanOps:
-    """Counts what `ReferenceOps` would hold: matrices in `dtype`, vectors in float32."""
+    """Counts what a backend would hold: matrices in `dtype`, vectors in float32.
+
+    packed: matrices as the cpu backend holds them, in the file's format where it has kernels.
+    """
 
     name = "plan"
 
-    def __init__(self, dtype: str) -> None:
+    def __init__(self, dtype: str, *, packed: bool = False) -> None:
         self.dtype = dtype
+        self._packed = packed
         self.device = "none"
         self.file_bytes: dict[str, int] = {}  # by the file's format
         self.held_bytes: dict[str, int] = {}  # by the held format
@@ -31,10 +36,20 @@ class PlanOps:
     def matrix(self, parts: Sequence[Packed]) -> Weight:
         """Sizes of the stacked matrix, no data."""
         rows, cols = sum(p.shape[0] for p in parts), parts[0].shape[1]
-        nbytes = rows * cols * DTYPE_BYTES[self.dtype]
-        self._count(parts, self.dtype, nbytes)
+        held = [self._held(p) for p in parts]
+        for part, (name, size) in zip(parts, held, strict=True):
+            self._count([part], name, size)
+        nbytes = sum(size for _, size in held)
         formats = "+".join(dict.fromkeys(p.format for p in parts))
-        return Weight(None, rows, cols, formats, self.dtype, nbytes)
+        return Weight(None, rows, cols, formats, "+".join(dict(held)), nbytes)
+
+    def _held(self, part: Packed) -> tuple[str, int]:
+        """Format and bytes of a matrix as held."""
+        rows, cols = part.shape
+        if not self._packed:
+            return self.dtype, rows * cols * DTYPE_BYTES[self.dtype]
+        held = HELD.get(part.format.lower(), HELD["f32"])
+        return held.name, -(-rows // ROWS) * -(-cols // held.columns) * held.nbytes
 
     def vector(self, parts: Sequence[Packed]) -> Any:
         """Nothing but its size, counted."""

@@ -2,20 +2,65 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
 from rbee_worker.ops import Ops
+from rbee_worker.ops.cpu.paged import KEYS, SPAN
+
+if TYPE_CHECKING:
+    from rbee_worker.models.base import Decoder
+    from rbee_worker.ops.cpu.model import CpuModel
+
+HEAD_ROWS = 64  # logits computed at once
+
+
+def backend_name(settings: Settings) -> str:
+    """The backend that `settings` get: "cpu" (compiled kernels) or "reference" (torch).
+
+    auto is reference until the kernels keep every promise that it keeps. Raises UsageError where
+    cpu is asked for and cannot be had.
+    """
+    check_backend(settings)
+    if settings.backend != "cpu":
+        return "reference"
+    why = _no_cpu(settings)
+    if why is not None:
+        raise UsageError(f"--backend cpu: {why[0]}", fix=why[1])
+    return "cpu"
+
+
+def _no_cpu(settings: Settings) -> tuple[str, str] | None:
+    """Why the cpu backend cannot be had, and what to do."""
+    if any(importlib.util.find_spec(name) is None for name in ("numba", "llvmlite")):
+        return "numba and llvmlite are not installed.", "pip install 'rbee-worker[cpu]'"
+    if settings.dtype not in ("auto", "f32"):
+        return (
+            f"it computes in f32, not in {settings.dtype}.",
+            "drop --dtype, or use --backend reference.",
+        )
+    if settings.block_size % KEYS or SPAN % settings.block_size:
+        return (
+            f"--block-size {settings.block_size} is not a multiple of {KEYS} that divides {SPAN}.",
+            f"use --block-size {KEYS}, or --backend reference.",
+        )
+    return None
 
 
 def compute_dtype(settings: Settings, kind: str, formats: dict[str, int]) -> str:
     """The dtype that activations are computed in: what was asked for, else the file's own.
 
     kind: "safetensors" or "gguf"; formats: bytes by format of the checkpoint's tensors.
-    auto: a safetensors file computes in the format most of its bytes have, a GGUF file in f32.
+    auto: the cpu backend and GGUF files compute in f32, else a safetensors file computes in the
+    format most of its bytes have.
     """
     if settings.dtype != "auto":
         return settings.dtype
-    if kind == "gguf" or not formats:
+    if kind == "gguf" or not formats or backend_name(settings) == "cpu":
         return "f32"
     most = max(formats, key=lambda name: formats[name])
     return {"BF16": "bf16", "F16": "f16"}.get(most, "f32")
@@ -52,9 +97,45 @@ def check_backend(settings: Settings) -> None:
             )
 
 
-def make_ops(settings: Settings, dtype: str) -> Ops:
-    """The backend that `settings` ask for, computing in `dtype`. Imports torch."""
-    check_backend(settings)
+def make_ops(
+    settings: Settings,
+    dtype: str,
+    *,
+    threads: int = 1,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Ops:
+    """The backend that `settings` ask for, computing in `dtype`. Imports torch.
+
+    threads: of the cpu backend's own. progress: kernels compiled, of, last one's name.
+    """
+    if backend_name(settings) == "cpu":
+        from rbee_worker.ops.cpu import isa
+        from rbee_worker.ops.cpu.backend import CpuOps
+        from rbee_worker.ops.cpu.native import Library
+        from rbee_worker.ops.cpu.team import Team
+
+        chosen = isa.choose(os.environ.get("RBEE_CPU_ISA", ""))
+        library = Library(chosen, cache_dir=settings.cache_dir, progress=progress)
+        return CpuOps(library, Team(library, threads))
     from rbee_worker.ops.reference import ReferenceOps
 
     return ReferenceOps("cpu", dtype)
+
+
+def executable(
+    model: Decoder, ops: Ops, *, settings: Settings, kv_dtype: str, longest: int
+) -> Decoder | CpuModel:
+    """What the engine runs: the model itself, or its recording where `ops` only records.
+
+    longest: tokens of a sequence at most.
+    """
+    if ops.name != "cpu":
+        return model
+    from rbee_worker.ops.cpu.backend import CpuOps
+    from rbee_worker.ops.cpu.header import Shape
+    from rbee_worker.ops.cpu.model import CpuModel
+
+    assert isinstance(ops, CpuOps)
+    rows = min(settings.max_seqs, HEAD_ROWS)
+    shape = Shape(settings.token_budget, rows, longest, settings.block_size, kv_dtype)
+    return CpuModel(model, ops, shape)

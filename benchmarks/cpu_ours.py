@@ -1,0 +1,96 @@
+"""Our side of benchmarks/cpu.py: MODEL THREADS wall|cpu. Greedy decoding without an engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from rbee_worker.checkpoint import open_checkpoint
+from rbee_worker.models import build_model
+from rbee_worker.ops.batch import Batch, PagedState
+from rbee_worker.ops.cpu import isa
+from rbee_worker.ops.cpu.backend import CpuOps
+from rbee_worker.ops.cpu.header import Shape
+from rbee_worker.ops.cpu.model import CpuModel
+from rbee_worker.ops.cpu.native import Library
+from rbee_worker.ops.cpu.team import Team
+from rbee_worker.state.specs import PagedKV
+
+BLOCK, CONTEXT = 16, 640  # tokens a cache block; tokens a sequence may have
+
+
+class Sequences:
+    """Sequences of one length each, with cache rows of their own (float16, as the peer's)."""
+
+    def __init__(self, model: CpuModel, count: int) -> None:
+        self.model, self.per = model, CONTEXT // BLOCK
+        self.caches = []
+        for group in model.groups:
+            assert isinstance(group.spec, PagedKV)
+            shape = (group.layers, 1 + count * self.per, BLOCK, group.spec.heads)
+            self.caches.append(
+                tuple(torch.zeros(*shape, d, dtype=torch.float16)
+                      for d in (group.spec.k_dim, group.spec.v_dim))
+            )  # fmt: skip
+
+    def feed(self, tokens: list[list[int]], done: int) -> torch.Tensor:
+        """The next tokens of every sequence, each `done` tokens long: logits of the last ones."""
+        n, b = len(tokens[0]), len(tokens)
+        table = 1 + torch.arange(b * self.per, dtype=torch.int32).view(b, self.per)
+        position = torch.arange(done, done + n).repeat(b)
+        slots = torch.cat([table[i].long()[position[:n] // BLOCK] for i in range(b)])
+        slots = slots * BLOCK + position % BLOCK
+        starts = tuple(range(0, n * b + 1, n))
+        lens = (done + n,) * b
+        batch = Batch(
+            torch.tensor([t for one in tokens for t in one]), position, torch.tensor(starts),
+            torch.tensor(lens), torch.tensor(lens), torch.tensor(starts[1:]) - 1,
+            tuple(PagedState(k, v, table, slots) for k, v in self.caches), starts, lens,
+        )  # fmt: skip
+        return self.model.head(self.model.hidden(batch)[batch.sample_rows])
+
+
+def main(path: str, threads: int, clock: str) -> None:
+    torch.set_num_threads(1)
+    now = time.process_time if clock == "cpu" else time.perf_counter
+    library = Library(isa.choose(os.environ.get("RBEE_CPU_ISA", "")))
+    ops = CpuOps(library, Team(library, threads))
+    shape = Shape(512, 8, CONTEXT, BLOCK, "f16")
+    model = CpuModel(build_model(open_checkpoint(path), ops), ops, shape)
+
+    def rate(count: int, prompt: int, steps: int) -> float:
+        seqs = Sequences(model, count)
+        seqs.feed([list(range(100, 100 + prompt))] * count, 0)
+        token, start = [[100]] * count, now()
+        for i in range(steps):
+            logits = seqs.feed(token, prompt + i)
+            token = [[int(one.argmax())] for one in logits]
+        return count * steps / (now() - start)
+
+    def prefill() -> float:
+        seqs, start = Sequences(model, 1), now()
+        seqs.feed([list(range(100, 612))], 0)
+        return 512 / (now() - start)
+
+    rate(1, 16, 8)
+    prefill()
+    rows = {
+        "prefill_512": [prefill() for _ in range(3)],
+        "decode": [rate(1, 16, 64) for _ in range(3)],
+        "decode_at_512": [rate(1, 512, 32) for _ in range(2)],
+        "decode_8": [rate(8, 16, 32) for _ in range(2)],
+    }
+    sys.stdout.write(json.dumps({k: round(statistics.median(v), 1) for k, v in rows.items()}))
+    sys.stdout.write("\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])

@@ -1,0 +1,324 @@
+"""The vector vocabulary as LLVM IR: each function appends instructions to a builder.
+
+Vectors have 16 lanes of 32 bits: `I32` integers, `F32` floats. Pointers are plain 64-bit integers.
+Nothing here carries fast-math flags and multiply-adds are explicit, so results do not depend on how
+many registers LLVM needs for 16 lanes. `simd.py` wraps these for numba.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir as ir
+
+LANES = 16
+Builder = Any  # ir.IRBuilder
+Value = Any  # ir.Value
+
+i1, i8, i16, i32, i64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
+f16, f32, f64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
+I32, F32 = ir.VectorType(i32, LANES), ir.VectorType(f32, LANES)
+I8, I16, F16 = (ir.VectorType(t, LANES) for t in (i8, i16, f16))
+BYTES = ir.VectorType(i8, 4 * LANES)
+void = ir.VoidType()
+
+
+def const(value: float, kind: ir.VectorType = I32) -> ir.Constant:
+    """All lanes hold `value`."""
+    return ir.Constant(kind, [value] * kind.count)
+
+
+def call(b: Builder, name: str, result: ir.Type, args: Sequence[Value]) -> Value:
+    """Call an intrinsic or C function, declared on first use."""
+    fn = b.module.globals.get(name)
+    if fn is None:
+        fn = ir.Function(b.module, ir.FunctionType(result, [a.type for a in args]), name)
+    return b.call(fn, list(args))
+
+
+def pointer(b: Builder, p: Value, kind: ir.Type) -> Value:
+    """The integer address `p` as a pointer to `kind`."""
+    return b.inttoptr(p, kind.as_pointer())
+
+
+def load(b: Builder, p: Value, kind: ir.Type, align: int = 1) -> Value:
+    """Read one `kind` at address `p`."""
+    value = b.load(pointer(b, p, kind))
+    value.align = align
+    return value
+
+
+def store(b: Builder, p: Value, value: Value, align: int = 1) -> None:
+    """Write `value` at address `p`."""
+    b.store(value, pointer(b, p, value.type)).align = align
+
+
+def at(b: Builder, p: Value, offset: int) -> Value:
+    """The address `offset` bytes after `p`."""
+    return b.add(p, ir.Constant(i64, offset)) if offset else p
+
+
+def lane_numbers() -> ir.Constant:
+    """0, 1, .. 15."""
+    return ir.Constant(I32, list(range(LANES)))
+
+
+def order(lanes: Sequence[int]) -> ir.Constant:
+    """Lane numbers for a shuffle."""
+    return ir.Constant(I32, list(lanes))
+
+
+def number(value: int, kind: Any = i64) -> ir.Constant:
+    """One integer, 64 bits wide unless said otherwise."""
+    return ir.Constant(kind, value)
+
+
+def splat(b: Builder, scalar: Value, kind: ir.VectorType) -> Value:
+    """All lanes hold `scalar`."""
+    one = b.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(i32, 0))
+    return b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), const(0, I32))
+
+
+def load_first(b: Builder, p: Value, n: Value) -> Value:
+    """The first n floats at p as F32 (n may be below 0 or above 16), zeros after them."""
+    args = (pointer(b, p, F32), ir.Constant(i32, 4), _first(b, n), const(0.0, F32))
+    return call(b, "llvm.masked.load.v16f32.p0", F32, args)
+
+
+def store_first(b: Builder, p: Value, v: Value, n: Value | None) -> None:
+    """Write the first n (0 to 16) floats of v at p; all of them when n is None."""
+    if n is None:
+        store(b, p, v, 4)
+        return
+    args = (v, pointer(b, p, F32), ir.Constant(i32, 4), _first(b, n))
+    call(b, "llvm.masked.store.v16f32.p0", void, args)
+
+
+def _first(b: Builder, n: Value) -> Value:
+    return b.icmp_signed("<", lane_numbers(), splat(b, b.trunc(n, i32), I32))
+
+
+# ---- conversions that memory formats need
+
+
+def widen_f16(b: Builder, bits: Value, native: bool = True) -> Value:
+    """16 half-precision bit patterns (I16) as F32, by integer arithmetic unless `native`.
+
+    The integer form: shift the magnitude to float32's place and multiply by 2^112, which also makes
+    subnormals right; infinities and nans get their exponent filled.
+    """
+    if native:
+        return b.fpext(b.bitcast(bits, F16), F32)
+    h = b.zext(bits, I32)
+    magnitude = b.shl(b.and_(h, const(0x7FFF)), const(13))
+    value = b.bitcast(b.fmul(b.bitcast(magnitude, F32), const(2.0**112, F32)), I32)
+    special = b.icmp_unsigned(">=", magnitude, const(0x7C00 << 13))
+    value = b.select(special, b.or_(magnitude, const(0x7F800000)), value)
+    sign = b.shl(b.and_(h, const(0x8000)), const(16))
+    return b.bitcast(b.or_(value, sign), F32)
+
+
+def narrow_f16(b: Builder, v: Value, native: bool = True) -> Value:
+    """F32 rounded to half precision, to nearest even, as bit patterns (I16)."""
+    if native:
+        return b.bitcast(b.fptrunc(v, F16), I16)
+    bits = b.bitcast(v, I32)
+    sign = b.and_(b.lshr(bits, const(16)), const(0x8000))
+    size = b.and_(bits, const(0x7FFFFFFF))
+    odd = b.and_(b.lshr(size, const(13)), const(1))
+    normal = b.lshr(b.add(b.add(size, const(0xFFF - (112 << 23))), odd), const(13))
+    # below 2^-14: adding 0.5 leaves the subnormal's bits, rounded, at the end of the sum
+    tiny = b.sub(b.bitcast(b.fadd(b.bitcast(size, F32), const(0.5, F32)), I32), const(0x3F000000))
+    half = b.select(b.icmp_unsigned("<", size, const(113 << 23)), tiny, normal)
+    half = b.select(b.icmp_unsigned(">=", size, const(0x477FF000)), const(0x7C00), half)
+    half = b.select(b.icmp_unsigned(">", size, const(0x7F800000)), const(0x7E00), half)
+    return b.trunc(b.or_(half, sign), I16)
+
+
+def widen_bf16(b: Builder, bits: Value) -> Value:
+    """16 bfloat16 bit patterns (I16) as F32."""
+    return b.bitcast(b.shl(b.zext(bits, I32), const(16)), F32)
+
+
+def narrow_bf16(b: Builder, v: Value) -> Value:
+    """F32 rounded to bfloat16, to nearest even, as bit patterns (I16). Nans stay nans."""
+    bits = b.bitcast(v, I32)
+    odd = b.and_(b.lshr(bits, const(16)), const(1))
+    rounded = b.lshr(b.add(b.add(bits, const(0x7FFF)), odd), const(16))
+    quiet = b.or_(b.lshr(bits, const(16)), const(0x40))
+    return b.trunc(b.select(b.fcmp_unordered("uno", v, v), quiet, rounded), I16)
+
+
+# ---- arithmetic
+
+
+def fma(b: Builder, x: Value, y: Value, z: Value) -> Value:
+    """x * y + z, rounded once."""
+    return call(b, "llvm.fma.v16f32", F32, (x, y, z))
+
+
+def maximum(b: Builder, x: Value, y: Value) -> Value:
+    """Lane-wise x if x > y else y (y where either is nan), the same on every processor."""
+    return b.select(b.fcmp_ordered(">", x, y), x, y)
+
+
+def minimum(b: Builder, x: Value, y: Value) -> Value:
+    """Lane-wise x if x < y else y (y where either is nan)."""
+    return b.select(b.fcmp_ordered("<", x, y), x, y)
+
+
+def tree(b: Builder, v: Value, join: Callable[[Builder, Value, Value], Value]) -> Value:
+    """Lanes joined in one fixed order: 0 with 8, 1 with 9, ..; then 4, 2 and 1 apart."""
+    undefined = ir.Constant(v.type, ir.Undefined)
+    for step in (8, 4, 2, 1):
+        order = ir.Constant(I32, [(lane + step) % LANES for lane in range(LANES)])
+        v = join(b, v, b.shuffle_vector(v, undefined, order))
+    return b.extract_element(v, ir.Constant(i32, 0))
+
+
+# ---- the integer dot product
+
+
+def dot(b: Builder, how: str, acc: Value, u: Value, s: Value) -> Value:
+    """acc[lane] + sum of 4 products: u's bytes unsigned (0..255) times s's bytes signed. Exact.
+
+    `how` is Isa.dot. All vectors are I32; a lane holds 4 consecutive bytes, lowest first.
+    """
+    return _DOTS[how](b, acc, u, s)
+
+
+def _vnni512(b: Builder, acc: Value, u: Value, s: Value) -> Value:
+    return call(b, "llvm.x86.avx512.vpdpbusd.512", I32, (acc, u, s))
+
+
+def _vnni256(b: Builder, acc: Value, u: Value, s: Value) -> Value:
+    return _by_parts(b, 8, "llvm.x86.avx512.vpdpbusd.256", acc, u, s)
+
+
+def _maddubs(b: Builder, acc: Value, u: Value, s: Value) -> Value:
+    """AVX2 without VNNI: even and odd bytes as 16-bit numbers, multiplied and added in pairs.
+
+    vpmaddubsw would do both at once but saturates for weights above 128.
+    """
+    words = ir.VectorType(i16, 2 * LANES)
+    eight = const(8, words)
+    uw, sw = b.bitcast(u, words), b.bitcast(s, words)
+    pairs = (
+        (b.and_(uw, const(0xFF, words)), b.ashr(b.shl(sw, eight), eight)),
+        (b.lshr(uw, eight), b.ashr(sw, eight)),
+    )
+    half, eight_i32 = ir.VectorType(i16, 16), ir.VectorType(i32, 8)
+    for x, y in pairs:
+        sums = [
+            call(b, "llvm.x86.avx2.pmadd.wd", eight_i32, (part_x, part_y))
+            for part_x, part_y in zip(_parts(b, x, half), _parts(b, y, half), strict=True)
+        ]
+        acc = b.add(acc, _join(b, sums))
+    return acc
+
+
+def _sdot(b: Builder, acc: Value, u: Value, s: Value) -> Value:
+    """NEON: sdot is signed by signed, so u is split in u - 128 and 128."""
+    flipped = b.xor(u, const(-0x7F7F7F80))
+    whole = _by_parts(b, 4, "llvm.aarch64.neon.sdot.v4i32.v16i8", acc, flipped, s)
+    sums = _by_parts(b, 4, "llvm.aarch64.neon.sdot.v4i32.v16i8", const(0), const(0x01010101), s)
+    return b.add(whole, b.shl(sums, const(7)))
+
+
+def _plain(b: Builder, acc: Value, u: Value, s: Value) -> Value:
+    for byte in range(4):
+        x = b.and_(b.lshr(u, const(8 * byte)), const(0xFF))
+        y = b.ashr(b.shl(s, const(24 - 8 * byte)), const(24))
+        acc = b.add(acc, b.mul(x, y))
+    return acc
+
+
+_DOTS: dict[str, Callable[[Builder, Value, Value, Value], Value]] = {
+    "vnni512": _vnni512,
+    "vnni256": _vnni256,
+    "maddubs": _maddubs,
+    "sdot": _sdot,
+    "plain": _plain,
+}
+
+
+def lookup(b: Builder, how: str, table: Sequence[int], nibbles: Value) -> Value:
+    """Each byte of `nibbles` (0..15, in an I32 vector) replaced by table[byte], 16 bytes."""
+    index = b.bitcast(nibbles, BYTES)
+    if how == "vnni512":
+        entries = ir.Constant(BYTES, [t & 0xFF for t in table] * 4)
+        return b.bitcast(call(b, "llvm.x86.avx512.pshuf.b.512", BYTES, (entries, index)), I32)
+    if how in ("vnni256", "maddubs"):
+        half = ir.VectorType(i8, 32)
+        entries = ir.Constant(half, [t & 0xFF for t in table] * 2)
+        halves = [
+            call(b, "llvm.x86.avx2.pshuf.b", half, (entries, part))
+            for part in _parts(b, index, half)
+        ]
+        return b.bitcast(_join(b, halves), I32)
+    # four levels of selects on the bits of the index
+    values: list[Any] = [const(t & 0xFF, BYTES) for t in table]
+    for bit in range(4):
+        is_set = b.icmp_unsigned("!=", b.and_(index, const(1 << bit, BYTES)), const(0, BYTES))
+        values = [
+            b.select(is_set, high, low)
+            for low, high in zip(values[0::2], values[1::2], strict=True)
+        ]
+    return b.bitcast(values[0], I32)
+
+
+# ---- threads and hints
+
+
+def pause(b: Builder, features: str) -> None:
+    """Tell the processor that this is a spin loop."""
+    if "+sse2" in features.split(","):
+        call(b, "llvm.x86.sse2.pause", void, ())
+    else:
+        call(b, "llvm.aarch64.hint", void, (ir.Constant(i32, 1),))
+
+
+def prefetch(b: Builder, p: Value) -> None:
+    """Bring the cache line of `p` close, for reading."""
+    address = b.inttoptr(p, i8.as_pointer())
+    args = (address, ir.Constant(i32, 0), ir.Constant(i32, 3), ir.Constant(i32, 1))
+    call(b, "llvm.prefetch.p0", void, args)
+
+
+# ---- helpers
+
+
+def _parts(b: Builder, v: Value, kind: ir.VectorType) -> list[Value]:
+    undefined = ir.Constant(v.type, ir.Undefined)
+    n = kind.count
+    return [
+        b.shuffle_vector(
+            v, undefined, ir.Constant(ir.VectorType(i32, n), list(range(start, start + n)))
+        )
+        for start in range(0, v.type.count, n)
+    ]
+
+
+def _join(b: Builder, parts: list[Value]) -> Value:
+    while len(parts) > 1:
+        n = 2 * parts[0].type.count
+        order = ir.Constant(ir.VectorType(i32, n), list(range(n)))
+        parts = [
+            b.shuffle_vector(x, y, order) for x, y in zip(parts[0::2], parts[1::2], strict=True)
+        ]
+    return parts[0]
+
+
+def _by_parts(b: Builder, lanes: int, name: str, acc: Value, u: Value, s: Value) -> Value:
+    """Apply a narrower intrinsic (acc, u, s) to every `lanes` lanes."""
+    kind = ir.VectorType(i32, lanes)
+    as_bytes = "neon" in name
+    narrow = ir.VectorType(i8, 4 * lanes)
+    out = []
+    for parts in zip(*(_parts(b, v, kind) for v in (acc, u, s)), strict=True):
+        a, x, y = parts
+        if as_bytes:
+            x, y = b.bitcast(x, narrow), b.bitcast(y, narrow)
+        out.append(call(b, name, kind, (a, x, y)))
+    return _join(b, out)

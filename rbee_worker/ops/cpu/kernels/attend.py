@@ -1,0 +1,357 @@
+"""Causal attention over paged keys, whose place `paged.py` describes.
+
+A unit is a tile of consecutive tokens of a sequence by some query heads of one KV head;
+`softmax.py` holds the recurrence. Where there are fewer units than keep the threads busy, an item
+is one span of a unit and leaves a partial result, which `attend.combine` folds in span order;
+otherwise an item is a whole unit and folds as it goes. Both do the same arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from rbee_worker.ops.cpu import micro, softmax
+from rbee_worker.ops.cpu import simd as s
+from rbee_worker.ops.cpu import step as header
+from rbee_worker.ops.cpu.kernel import Kernel, apart, device, kernel
+from rbee_worker.ops.cpu.paged import KEYS, POINTERS, SCORES, SPAN, STATS
+from rbee_worker.ops.cpu.shares import load_upto, share
+from rbee_worker.ops.cpu.simd import Float, Int, Ptr
+
+f32 = np.float32
+
+
+@device
+def units_of(step: Ptr, rows: Int) -> Int:
+    """Tiles of `rows` tokens in all sequences."""
+    starts, count = s.get_i64(step + header.SEQ_STARTS), 0
+    for b in range(s.get_i64(step + header.B)):
+        tokens = s.get_i64(starts + 8 * b + 8) - s.get_i64(starts + 8 * b)
+        count += s.idiv(tokens + rows - 1, rows)
+    return count
+
+
+@device
+def splits(step: Ptr, nt: Int, rows: Int, per_tile: Int) -> Any:
+    """Whether items are spans of units."""
+    return units_of(step, rows) * per_tile < 2 * nt
+
+
+@device
+def lowest(position: Int, window: Int) -> Int:
+    """The first key that a query at `position` sees."""
+    return s.larger(position - window + 1, 0) if window > 0 else 0
+
+
+def _dispatch(kind: str) -> Callable[..., Any]:
+    one, two, three, four = (micro.scores(kind, n) for n in (1, 2, 3, 4))
+
+    @device
+    def scores(n: Int, q: Ptr, q_stride: Int, keys: Ptr, dim: Int, out: Ptr) -> None:
+        if n == 4:
+            four(q, q_stride, keys, dim, out, SCORES)
+        elif n == 3:
+            three(q, q_stride, keys, dim, out, SCORES)
+        elif n == 2:
+            two(q, q_stride, keys, dim, out, SCORES)
+        else:
+            one(q, q_stride, keys, dim, out, SCORES)
+
+    return scores
+
+
+def _weighted(kind: str, narrow: int) -> Callable[..., Any]:
+    """(n, p, groups, stats, acc, width): add weights times values for n queries, all columns.
+
+    Vector i of a query's sums holds columns 16 i .., but the last one the last 16 columns of all,
+    so that nothing beyond a value is read. narrow: values of fewer than 16 columns, how many.
+    """
+    size = micro.BYTES[kind]
+    wide = [micro.values(kind, n, micro.WIDE, 0) for n in (1, 2, 3, 4)]
+    single = [micro.values(kind, n, 1, narrow) for n in (1, 2, 3, 4)]
+    step = 16 * micro.WIDE
+
+    def columns(block: Any, one: Any) -> Any:
+        @apart
+        def run(p: Ptr, groups: Ptr, begin: Int, end: Int, acc: Ptr, width: Int) -> None:
+            row, stride, c = width * size, 4 * ((width + 15) & ~15), 0
+            while c + step <= width:
+                block(p, SCORES, groups, begin, end, row, c * size, acc + 4 * c, stride)
+                c += step
+            while c < width:
+                at = s.larger(s.smaller(c, width - 16), 0)
+                one(p, SCORES, groups, begin, end, row, at * size, acc + 4 * c, stride)
+                c += 16
+
+        return run
+
+    one, two, three, four = (columns(w, n) for w, n in zip(wide, single, strict=True))
+
+    @device
+    def batch(n: Int, p: Ptr, groups: Ptr, stats: Ptr, acc: Ptr, width: Int) -> None:
+        """Keys that all queries see together, the others one by one, each query's in key order."""
+        begin, end, stride = 0, SPAN, 4 * ((width + 15) & ~15)
+        for j in range(n):
+            begin = s.larger(begin, s.get_i64(stats + STATS * j + softmax.FIRST))
+            end = s.smaller(end, s.get_i64(stats + STATS * j + softmax.LAST))
+        end = s.larger(begin, end)
+        for part in range(2):
+            for j in range(n):
+                of = stats + STATS * j
+                low, high = s.get_i64(of + softmax.FIRST), s.get_i64(of + softmax.LAST)
+                if part == 0:
+                    high = s.smaller(begin, high)
+                else:
+                    low = end
+                if low < high:
+                    one(p + SCORES * j, groups, low, high, acc + stride * j, width)
+            if part == 0 and begin < end:
+                if n == 4:
+                    four(p, groups, begin, end, acc, width)
+                elif n == 3:
+                    three(p, groups, begin, end, acc, width)
+                elif n == 2:
+                    two(p, groups, begin, end, acc, width)
+                else:
+                    one(p, groups, begin, end, acc, width)
+
+    return batch
+
+
+def _latent(kind: str) -> Callable[..., Any]:
+    """The same for values that are the first columns of the keys."""
+    product = micro.latent_values(kind)
+
+    @device
+    def batch(n: Int, p: Ptr, groups: Ptr, stats: Ptr, acc: Ptr, width: Int) -> None:
+        for j in range(n):
+            low = s.idiv(s.get_i64(stats + STATS * j + softmax.FIRST), KEYS)
+            high = s.idiv(s.get_i64(stats + STATS * j + softmax.LAST) + KEYS - 1, KEYS)
+            product(p + SCORES * j, groups, low, high, width, acc + 4 * ((width + 15) & ~15) * j)
+
+    return batch
+
+
+def _attend(kind: str, latent: bool, narrow: int) -> Callable[..., None]:
+    score, size = _dispatch(kind), micro.BYTES[kind]
+    spread = _latent(kind) if latent else _weighted(kind, narrow)
+    extra = 4 if size == 1 else 0
+
+    @device
+    def find(
+        table: Ptr, begin: Int, low: Int, high: Int, head: Int, heads: Int, block: Int,
+        base: Ptr, bytes_each: Int, out: Ptr,
+    ) -> None:  # fmt: skip
+        """Addresses of the groups with keys low .. high - 1 of the span at `begin`; groups around
+        them get the address of the first."""
+        per_block = s.idiv(block, KEYS)
+        first, last = s.idiv(low, KEYS), s.idiv(high + KEYS - 1, KEYS)
+        for n in range(POINTERS):
+            g = s.idiv(begin, KEYS) + (n if n >= first and n < last else first)
+            number = s.get_i32(table + 4 * s.idiv(g, per_block))
+            place = (number * heads + head) * per_block + s.imod(g, per_block)
+            s.set_i64(out + 8 * n, base + place * bytes_each)
+
+    @device
+    def span(
+        count: Int, chunk: Int, position: Int, begin: Int, window: Int, q: Ptr, k_dim: Int,
+        width: Int, scores: Ptr, part: Ptr, stats: Ptr, keys: Ptr, values: Ptr, cap: Float,
+        slopes: Ptr,
+    ) -> None:  # fmt: skip
+        """One span for `count` queries, `chunk` of each token from `position` on."""
+        vp = (width + 15) & ~15
+        for j in range(count):
+            of, at = stats + STATS * j, position + s.idiv(j, chunk)
+            first = s.larger(lowest(at, window) - begin, 0)
+            last = s.larger(s.smaller(at + 1 - begin, SPAN), first)
+            s.set_i64(of + softmax.FIRST, first)
+            s.set_i64(of + softmax.LAST, last)
+            for i in range(0, vp, 16):
+                s.store_f32(part + 4 * (j * vp + i), s.zeros())
+        for j in range(0, count, 4):
+            n = s.smaller(count - j, 4)
+            # positions ascend with j: the first query sees lowest, the last one highest
+            low = s.idiv(s.get_i64(stats + STATS * j + softmax.FIRST), KEYS)
+            high = s.get_i64(stats + STATS * (j + n - 1) + softmax.LAST)
+            p = scores + SCORES * j
+            for g in range(low, s.idiv(high + KEYS - 1, KEYS), micro.WIDE):
+                score(n, q + 4 * k_dim * j, 4 * k_dim, keys + 8 * g, k_dim, p + 64 * g)
+            for i in range(j, j + n):
+                of = stats + STATS * i
+                first, last = s.get_i64(of + softmax.FIRST), s.get_i64(of + softmax.LAST)
+                if first < last:
+                    slope = f32(0.0)
+                    if slopes != 0:
+                        slope = s.get_f32(slopes + 4 * s.imod(i, chunk))
+                    softmax.weigh(
+                        scores + SCORES * i, first, last, cap, slope,
+                        position + s.idiv(i, chunk) - begin,
+                        keys if extra > 0 else 0, values if extra > 0 else 0,
+                        KEYS * k_dim * size, KEYS * width * size, of,
+                    )  # fmt: skip
+            spread(n, p, keys if latent else values, stats + STATS * j, part + 4 * vp * j, width)
+
+    def run(
+        step: Ptr, tid: Int, nt: Int,
+        q: Ptr, q_stride: Int, y: Ptr, y_stride: Int, group: Int, layer: Int, heads: Int,
+        kv_heads: Int, k_dim: Int, width: Int, block: Int, rows: Int, chunk: Int, window: Int,
+        scale: Float, cap: Float, slopes: Ptr, sinks: Ptr, scratch: Ptr, scratch_bytes: Int,
+        partial: Ptr, partial_bytes: Int,
+    ) -> None:  # fmt: skip
+        record, share_heads = step + group, s.idiv(heads, kv_heads)
+        chunks = s.idiv(share_heads + chunk - 1, chunk)
+        split = splits(step, nt, rows, kv_heads * chunks)
+        k_base = s.get_i64(record + header.K) + layer * s.get_i64(record + header.K_LAYER)
+        v_base = s.get_i64(record + header.V) + layer * s.get_i64(record + header.V_LAYER)
+        table, table_width = (
+            s.get_i64(record + header.TABLE),
+            s.get_i64(record + header.TABLE_WIDTH),
+        )
+        starts, lens = s.get_i64(step + header.SEQ_STARTS), s.get_i64(step + header.KV_LENS)
+        k_bytes, v_bytes = KEYS * (k_dim * size + extra), KEYS * (width * size + extra)
+        queries, vp = rows * chunk, (width + 15) & ~15
+        q_at = scratch + tid * scratch_bytes
+        scores = q_at + 4 * queries * ((k_dim + 15) & ~15)
+        part = scores + queries * SCORES
+        acc = part + 4 * queries * vp
+        stats = acc + 4 * queries * vp
+        keys = stats + queries * STATS
+        values = keys + 8 * POINTERS
+        item = 0
+        for b in range(s.get_i64(step + header.B)):
+            start, end = s.get_i64(starts + 8 * b), s.get_i64(starts + 8 * b + 8)
+            base = s.get_i64(lens + 8 * b) - end  # position of a row = base + row
+            blocks = table + 4 * b * table_width
+            for t in range(start, end, rows):
+                stop = s.smaller(t + rows, end)
+                first_span = s.idiv(lowest(base + t, window), SPAN)
+                spans = s.idiv(base + stop - 1, SPAN) + 1 - first_span
+                for h in range(kv_heads):
+                    for c in range(chunks):
+                        here = s.smaller(chunk, share_heads - c * chunk)
+                        head = h * share_heads + c * chunk
+                        count = (stop - t) * here
+                        mine = s.imod(item, nt) == tid
+                        slope = slopes + 4 * head if slopes != 0 else 0
+                        if not split:
+                            item += 1
+                            if not mine:
+                                continue
+                            for j in range(count):
+                                softmax.start(stats + STATS * j, acc + 4 * vp * j, vp)
+                        loaded = False
+                        for n in range(first_span, first_span + spans):
+                            if split:
+                                mine = s.imod(item, nt) == tid
+                                item += 1
+                            if not mine:
+                                continue
+                            if not loaded:
+                                for j in range(count):
+                                    row = t + s.idiv(j, here)
+                                    p = q + 4 * (row * q_stride + (head + s.imod(j, here)) * k_dim)
+                                    for i in range(0, k_dim, 16):
+                                        v = s.mul(load_upto(p + 4 * i, k_dim - i), s.fill(scale))
+                                        # spills into the next query, which is written later
+                                        s.store_f32(q_at + 4 * (j * k_dim + i), v)
+                                loaded = True
+                            begin = n * SPAN
+                            low = s.larger(lowest(base + t, window) - begin, 0)
+                            high = s.smaller(base + stop - begin, SPAN)
+                            find(
+                                blocks, begin, low, high, h, kv_heads, block, k_base, k_bytes, keys
+                            )
+                            if not latent:
+                                find(
+                                    blocks, begin, low, high, h, kv_heads, block, v_base, v_bytes,
+                                    values,
+                                )  # fmt: skip
+                            span(
+                                count, here, base + t, begin, window, q_at, k_dim, width, scores,
+                                part, stats, keys, values, cap, slope,
+                            )  # fmt: skip
+                            for j in range(count):
+                                of, sums = stats + STATS * j, part + 4 * vp * j
+                                sees = s.get_i64(of + softmax.FIRST) < s.get_i64(of + softmax.LAST)
+                                top, total = softmax.NONE, f32(0.0)
+                                if sees:
+                                    top = s.get_f32(of + softmax.SPAN_TOP)
+                                    total = s.get_f32(of + softmax.SPAN_SUM)
+                                if split:
+                                    to = partial + ((item - 1) * queries + j) * partial_bytes
+                                    for i in range(0, vp, 16):
+                                        s.store_f32(to + 4 * i, s.load_f32(sums + 4 * i))
+                                    s.set_f32(to + 4 * vp, top)
+                                    s.set_f32(to + 4 * vp + 4, total)
+                                    s.set_i64(to + 4 * vp + 8, 1 if sees else 0)
+                                elif sees:
+                                    softmax.fold(of, acc + 4 * vp * j, top, total, sums, vp)
+                        if not split:
+                            for j in range(count):
+                                row, number = t + s.idiv(j, here), head + s.imod(j, here)
+                                sink = s.get_f32(sinks + 4 * number) if sinks != 0 else softmax.NONE
+                                to = y + 4 * (row * y_stride + number * width)
+                                softmax.finish(
+                                    stats + STATS * j, acc + 4 * vp * j, sink, to, width,
+                                    1 if latent else 0,
+                                )  # fmt: skip
+
+    return run
+
+
+def _combine(
+    step: Ptr, tid: Int, nt: Int,
+    y: Ptr, y_stride: Int, heads: Int, kv_heads: Int, width: Int, latent: Int, rows: Int,
+    chunk: Int, window: Int, sinks: Ptr, scratch: Ptr, scratch_bytes: Int, partial: Ptr,
+    partial_bytes: Int,
+) -> None:  # fmt: skip
+    """Fold the partial results of each query in span order. Threads share rows."""
+    share_heads = s.idiv(heads, kv_heads)
+    chunks = s.idiv(share_heads + chunk - 1, chunk)
+    if not splits(step, nt, rows, kv_heads * chunks):
+        return
+    n = s.get_i64(step + header.N)
+    mine, mine_end = share(tid, nt, n), share(tid + 1, nt, n)
+    starts, lens = s.get_i64(step + header.SEQ_STARTS), s.get_i64(step + header.KV_LENS)
+    queries, vp = rows * chunk, (width + 15) & ~15
+    stats = scratch + tid * scratch_bytes
+    acc = stats + STATS
+    item = 0
+    for b in range(s.get_i64(step + header.B)):
+        start, end = s.get_i64(starts + 8 * b), s.get_i64(starts + 8 * b + 8)
+        base = s.get_i64(lens + 8 * b) - end
+        for t in range(start, end, rows):
+            stop = s.smaller(t + rows, end)
+            first_span = s.idiv(lowest(base + t, window), SPAN)
+            spans = s.idiv(base + stop - 1, SPAN) + 1 - first_span
+            for h in range(kv_heads):
+                for c in range(chunks):
+                    here = s.smaller(chunk, share_heads - c * chunk)
+                    for row in range(s.larger(t, mine), s.smaller(stop, mine_end)):
+                        for k in range(here):
+                            softmax.start(stats, acc, vp)
+                            for i in range(item, item + spans):
+                                at = i * queries + (row - t) * here + k
+                                of = partial + at * partial_bytes
+                                if s.get_i64(of + 4 * vp + 8) != 0:
+                                    top = s.get_f32(of + 4 * vp)
+                                    total = s.get_f32(of + 4 * vp + 4)
+                                    softmax.fold(stats, acc, top, total, of, vp)
+                            number = h * share_heads + c * chunk + k
+                            sink = s.get_f32(sinks + 4 * number) if sinks != 0 else softmax.NONE
+                            to = y + 4 * (row * y_stride + number * width)
+                            softmax.finish(stats, acc, sink, to, width, latent)
+                    item += spans
+
+
+def build(variant: str) -> Kernel:
+    """`attend.<kv dtype>`, `attend.<kv dtype>-<v_dim>` where values have fewer than 16 columns,
+    `attend.<kv dtype>-latent` where they are the keys' first columns; `attend.combine`."""
+    if variant == "combine":
+        return kernel("attend.combine")(_combine)
+    kind, _, rest = variant.partition("-")
+    narrow = 0 if rest in ("", "latent") else int(rest)
+    return kernel(f"attend.{variant}")(_attend(kind, rest == "latent", narrow))

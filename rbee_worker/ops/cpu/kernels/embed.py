@@ -1,0 +1,68 @@
+"""Rows of a held matrix as floats: token embeddings, and the exact values tests compare with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rbee_worker.ops.cpu import emit as e
+from rbee_worker.ops.cpu import simd as s
+from rbee_worker.ops.cpu.blocks import BLOCKS
+from rbee_worker.ops.cpu.held import HELD
+from rbee_worker.ops.cpu.kernel import Kernel, kernel
+from rbee_worker.ops.cpu.simd import Float, Int, Ptr, op
+from rbee_worker.ops.cpu.vec import Pen, Vec
+
+
+def _columns(pen: Pen, p: e.Value, j: e.Value, name: str) -> list[Vec]:
+    """The 32 columns of block j of the unit at p, 16 rows each."""
+    unit = pen.ref(p)
+    if HELD[name].is_float:
+        width = HELD[name].nbytes // 32
+        load = {"f32": pen.load_f32, "bf16": pen.load_bf16, "f16": pen.load_f16}[name]
+        return [load(unit + width * k) for k in range(32)]
+    unpack, shape = BLOCKS[name]
+    block = unpack(pen, unit, pen.ref(j))
+    out = []
+    for k in range(32):
+        number = (((block.w[k // 4] >> (8 * (k % 4))) & 0xFF) - shape.offset).to_f32()
+        d = block.d[k // 16]
+        out.append(d * number if block.m is None else d.fma(number, block.m[k // 16]))
+    return out
+
+
+def _lane(name: str) -> Any:
+    """An intrinsic (p, j, lane, scale, to): block j of one row as 32 floats, times scale."""
+
+    def write(
+        b: e.Builder, t: str, p: e.Value, j: e.Value, lane: e.Value, scale: e.Value, to: e.Value
+    ) -> None:
+        index = b.trunc(lane, e.i32)
+        for k, column in enumerate(_columns(Pen(b, t), p, j, name)):
+            one = b.extract_element(column.value, index)
+            e.store(b, e.at(b, to, 4 * k), b.fmul(one, scale), 4)
+
+    return op(s.Void, Ptr, Int, Int, Float, Ptr, target=True)(write)
+
+
+def build(variant: str) -> Kernel:
+    """Kernel `embed.<held format>`: y[t] = scale * row ids[t] of w; header slot `count` holds n,
+    slot `ids` the address of int64 ids. `cols` is a multiple of 32 or y is wide enough for one."""
+    columns, unit = HELD[variant].columns, HELD[variant].nbytes
+    lane = _lane(variant)
+
+    def run(
+        step: Ptr, tid: Int, nt: Int,
+        w: Ptr, cols: Int, scale: Float, ids: Int, count: Int, y: Ptr, rows: Int,
+    ) -> None:  # fmt: skip
+        n, tokens = s.get_i64(step + 8 * count), s.get_i64(step + 8 * ids)
+        units, per = s.idiv(cols + columns - 1, columns), s.idiv(columns, 32)
+        blocks = s.idiv(cols, 32)
+        for item in range(s.idiv(tid * n * blocks, nt), s.idiv((tid + 1) * n * blocks, nt)):
+            t, b = s.idiv(item, blocks), s.imod(item, blocks)
+            row = s.get_i64(tokens + 8 * t)
+            if row < 0 or row >= rows:
+                row = 0
+            p = w + (s.idiv(row, 16) * units + s.idiv(b, per)) * unit
+            lane(p, s.imod(b, per), s.imod(row, 16), scale, y + 4 * (t * cols + 32 * b))
+
+    return kernel(f"embed.{variant}")(run)

@@ -1,0 +1,80 @@
+"""Matrix products: y[token, row] = sum over columns of w[row, column] x[token, column].
+
+Variants: `linear.<held>` takes int8 activations (float formats: exact ones); `linear.<held>-exact`
+takes float32 activations for a packed format. One group of 16 rows and up to 8 tokens at a time;
+every (row, token) sums its blocks in ascending order, whatever tile it falls in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rbee_worker.ops.cpu import simd as s
+from rbee_worker.ops.cpu import tile
+from rbee_worker.ops.cpu.held import HELD
+from rbee_worker.ops.cpu.kernel import Kernel, device, kernel
+from rbee_worker.ops.cpu.simd import Int, Ptr
+
+CACHE = 1 << 19  # bytes of activations that stay in the second-level cache between groups
+
+
+def _tile(tokens: int, name: str, exact: bool) -> Callable[..., None]:
+    """(w, units, x, y, stride, bias, rows): `tokens` tokens by one group of 16 rows."""
+    blocks, unit = HELD[name].columns // 32, HELD[name].nbytes
+    x_step = tile.TOKENS * (tile.EXACT_BYTES if exact else tile.I8_BYTES)
+    zeros, step, put = tile.zeros(tokens), tile.step(tokens, name, exact), tile.put(tokens)
+
+    @device
+    def run(w: Ptr, units: Int, x: Ptr, y: Ptr, stride: Int, bias: Ptr, rows: Int) -> None:
+        sums = zeros()
+        for _ in range(units):
+            for j in range(blocks):
+                sums = step(sums, x, w, j)
+                x += x_step
+            w += unit
+        put(sums, y, stride, bias, rows)
+
+    return run
+
+
+def build(variant: str) -> Kernel:
+    """A product kernel. w: held units; x: prepared activations; y: first column of the result,
+    rows `stride` floats apart; bias: address of (padded to 16) floats or 0; count: header slot."""
+    name, _, wanted = variant.partition("-")
+    exact = wanted == "exact" or HELD[name].is_float
+    columns, unit = HELD[name].columns, HELD[name].nbytes
+    size = tile.EXACT_BYTES if exact else tile.I8_BYTES
+    tile8, tile4, tile2, tile1 = (_tile(t, name, exact) for t in (8, 4, 2, 1))
+
+    def run(
+        step: Ptr, tid: Int, nt: Int,
+        w: Ptr, x: Ptr, y: Ptr, bias: Ptr, cols: Int, rows: Int, stride: Int, count: Int,
+    ) -> None:  # fmt: skip
+        n = s.get_i64(step + 8 * count)
+        units = s.idiv(cols + columns - 1, columns)
+        groups = s.idiv(rows + 15, 16)
+        token = s.idiv(columns, 32) * units * size
+        chunk = s.larger(8, s.idiv(s.idiv(CACHE, token), 8) * 8)
+        for start in range(0, n, chunk):
+            stop = s.smaller(start + chunk, n)
+            for g in range(s.idiv(tid * groups, nt), s.idiv((tid + 1) * groups, nt)):
+                wg, left = w + g * units * unit, rows - 16 * g
+                out = y + 64 * g
+                b = bias + 64 * g if bias != 0 else 0
+                t = start
+                while t + 8 <= stop:
+                    tile8(wg, units, x + t * token, out + 4 * t * stride, stride, b, left)
+                    t += 8
+                p = x + t * token
+                if t + 4 <= stop:
+                    tile4(wg, units, p, out + 4 * t * stride, stride, b, left)
+                    t += 4
+                    p += 4 * size
+                if t + 2 <= stop:
+                    tile2(wg, units, p, out + 4 * t * stride, stride, b, left)
+                    t += 2
+                    p += 2 * size
+                if t < stop:
+                    tile1(wg, units, p, out + 4 * t * stride, stride, b, left)
+
+    return kernel(f"linear.{variant}")(run)

@@ -1,0 +1,87 @@
+"""What the team's threads run: `team.work` on every thread but the caller's, `team.lead` there.
+
+A program is an array of entries of three int64: kernel address, argument address, and 1 where a
+barrier must come first. The team's memory is described in `team.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rbee_worker.ops.cpu import simd as s
+from rbee_worker.ops.cpu.kernel import Kernel, device, kernel
+from rbee_worker.ops.cpu.simd import Int, Ptr
+from rbee_worker.ops.cpu.team_memory import (
+    BARRIER,
+    COUNT,
+    ENTRIES,
+    EPOCH,
+    PHASE,
+    SLEEPERS,
+    STEP,
+    STOP,
+    TIMES,
+)
+from rbee_worker.ops.cpu.threads import barrier, clock, sleep_while, wake
+
+
+@device
+def _replay(team: Ptr, tid: Int, nt: Int, phase: Int) -> Int:
+    """Run this thread's share of all entries. Returns the next phase of the barrier."""
+    entries, count = s.get_i64(team + ENTRIES), s.get_i64(team + COUNT)
+    step, times = s.get_i64(team + STEP), s.get_i64(team + TIMES)
+    for n in range(count):
+        entry = entries + 24 * n
+        if nt > 1 and s.get_i64(entry + 16) != 0:
+            phase = barrier(team + BARRIER, nt, phase)
+        if times != 0 and tid == 0:
+            s.set_i64(times + 8 * n, clock())
+        s.call_kernel(s.get_i64(entry), s.get_i64(entry + 8), step, tid, nt)
+    if nt > 1:
+        phase = barrier(team + BARRIER, nt, phase)
+    if times != 0 and tid == 0:
+        s.set_i64(times + 8 * count, clock())
+    return phase
+
+
+def _lead(step: Ptr, tid: Int, nt: Int, team: Ptr) -> None:
+    """Thread 0's part of one replay; returns when every thread has done its own."""
+    if nt > 1:
+        s.atomic_add(team + EPOCH, 1)
+        if s.atomic_load(team + SLEEPERS) > 0:
+            wake(team + EPOCH)
+    s.set_i64(team + PHASE, _replay(team, 0, nt, s.get_i64(team + PHASE)))
+
+
+def _work(step: Ptr, tid: Int, nt: Int, team: Ptr, spin: Int) -> None:
+    """Replay whenever the epoch moves; between replays spin for `spin` ticks, then sleep."""
+    phase = s.get_i64(team + PHASE)
+    epoch = 0
+    while True:
+        start = clock()
+        while s.atomic_load(team + EPOCH) == epoch:
+            if clock() - start < spin:
+                s.pause()
+            else:
+                s.atomic_add(team + SLEEPERS, 1)
+                sleep_while(team + EPOCH, epoch & 0xFFFFFFFF)
+                s.atomic_add(team + SLEEPERS, -1)
+        epoch += 1
+        if s.atomic_load(team + STOP) != 0:
+            return
+        phase = _replay(team, tid, nt, phase)
+
+
+def _stop(step: Ptr, tid: Int, nt: Int, team: Ptr) -> None:
+    """Let `team.work` return on every thread."""
+    s.atomic_store(team + STOP, 1)
+    s.atomic_add(team + EPOCH, 1)
+    wake(team + EPOCH)
+
+
+_PARTS: dict[str, Callable[..., None]] = {"lead": _lead, "work": _work, "stop": _stop}
+
+
+def build(variant: str) -> Kernel:
+    """`team.lead`, `team.work` or `team.stop`."""
+    return kernel(f"team.{variant}")(_PARTS[variant])

@@ -1,0 +1,113 @@
+"""Weights as the kernels read them: parts, each in its own held format, rows stacked in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rbee_worker.checkpoint.formats import FORMATS, Packed
+from rbee_worker.ops.cpu.held import HELD, ROWS, Held
+from rbee_worker.ops.cpu.native import Args, Library
+from rbee_worker.ops.cpu.team import Team, Words
+from rbee_worker.ops.dequant import dequantize
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Part:
+    """`rows` rows in `held` format, the first of them row `first` of the matrix."""
+
+    held: Held
+    data: Bytes
+    first: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What `Weight.data` is on this backend. `packed`: as the file has it, for fallbacks."""
+
+    parts: tuple[Part, ...]
+    rows: int
+    cols: int
+    packed: tuple[Packed, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(p.data.nbytes for p in self.parts)
+
+    @property
+    def formats(self) -> str:
+        """Held formats, in order."""
+        return "+".join(dict.fromkeys(p.held.name for p in self.parts))
+
+
+def hold(library: Library, team: Team, packed: Sequence[Packed]) -> Matrix:
+    """Repack matrices [out_i, in] for the kernels; formats without one are expanded to float32."""
+    parts, first = [], 0
+    for run in _runs([_known(p) for p in packed]):
+        rows = sum(p.shape[0] for p in run)
+        held = HELD[run[0].format.lower()]
+        parts.append(Part(held, _repack(library, team, run, held), first, rows))
+        first += rows
+    return Matrix(tuple(parts), first, packed[0].shape[1], tuple(packed))
+
+
+def _known(packed: Packed) -> Packed:
+    """Itself, or its values where its format has no kernel."""
+    if packed.format.lower() in HELD:
+        return packed
+    values = dequantize(packed).numpy()
+    return Packed(values.view(np.uint8).reshape(len(values), -1), "F32", packed.shape)
+
+
+def _runs(packed: Sequence[Packed]) -> list[list[Packed]]:
+    """Neighbours of one format, where whole groups of rows meet: held, and multiplied, as one."""
+    runs: list[list[Packed]] = []
+    for one in packed:
+        last = runs[-1][-1] if runs else None
+        if last is not None and last.format == one.format and last.shape[0] % ROWS == 0:
+            runs[-1].append(one)
+        else:
+            runs.append([one])
+    return runs
+
+
+def _repack(library: Library, team: Team, run: Sequence[Packed], held: Held) -> Bytes:
+    """All matrices of a run, each shared among the team's threads."""
+    cols = run[0].shape[1]
+    units = -(-cols // held.columns)
+    groups = [-(-p.shape[0] // ROWS) for p in run]
+    nbytes = sum(groups) * units * held.nbytes
+    memory = np.empty(nbytes + 64, np.uint8)
+    memory = memory[-memory.ctypes.data % 64 :][:nbytes]
+    kernel = library[f"repack.{held.name}"]
+    keep: list[Args] = []
+    rows: list[tuple[int, int, int]] = []
+    at = 0
+    for one, count in zip(run, groups, strict=True):
+        raw = _whole(one, units * held.columns)
+        to = memory[at:]
+        args = kernel.pack(raw=raw, stride=raw.shape[1], groups=count, units=units, out=to)
+        keep.append(args)
+        rows.append((kernel.address, args.address, 0))
+        at += count * units * held.nbytes
+    header: Words = np.zeros(1, np.int64)
+    team.run(np.array(rows, np.int64), header)
+    return memory
+
+
+def _whole(packed: Packed, cols: int) -> Bytes:
+    """Raw rows of `cols` columns, a multiple of 16 of them; what is filled up decodes to zeros."""
+    rows, form = packed.shape[0], FORMATS[packed.format]
+    width = cols // form.block * form.bytes
+    raw = packed.data.reshape(rows, -1)
+    if rows % ROWS or raw.shape[1] != width:
+        padded = np.zeros((-(-rows // ROWS) * ROWS, width), np.uint8)
+        padded[:rows, : raw.shape[1]] = raw
+        raw = padded
+    return np.ascontiguousarray(raw)

@@ -1,0 +1,231 @@
+"""The vector vocabulary for kernels: `emit` wrapped as numba intrinsics.
+
+Vectors are the numba types `I32x16` and `F32x16`; pointers are `intp` addresses; `n`-byte offsets
+are added by the caller. Imported only where kernels are compiled (a child process), never by the
+engine.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, models, register_model
+
+from rbee_worker.ops.cpu import emit as e
+from rbee_worker.ops.cpu import isa
+
+Emit = Callable[..., Any]
+
+
+class VectorType(types.Type):  # type: ignore[misc]
+    """16 lanes of one kind, held in registers."""
+
+    def __init__(self, name: str, kind: ir.VectorType) -> None:
+        self.kind = kind
+        super().__init__(name=name)
+
+
+@register_model(VectorType)
+class VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+    """A vector is one LLVM value."""
+
+    def __init__(self, manager: Any, vector: VectorType) -> None:
+        super().__init__(manager, vector, vector.kind)
+
+
+I32x16, F32x16 = VectorType("i32x16", e.I32), VectorType("f32x16", e.F32)
+Vector = Any  # what a type checker sees of both
+Void = types.void
+if TYPE_CHECKING:
+    Ptr: TypeAlias = Any
+    Int: TypeAlias = Any
+    Float: TypeAlias = Any
+else:
+    Ptr, Int, Float = types.intp, types.int64, types.float32
+
+
+def op(result: Any, *params: Any, target: bool = False) -> Callable[[Emit], Any]:
+    """Make an intrinsic of a function (builder, values..) -> value.
+
+    With `target`, the LLVM feature string of the processor compiled for comes before the values.
+    """
+
+    def wrap(write: Emit) -> Any:
+        def typing(_context: Any, *_args: Any) -> Any:
+            def code(context: Any, b: e.Builder, sig: Any, args: Sequence[e.Value]) -> Any:
+                extra = (context.codegen()._tm_features,) if target else ()
+                value = write(b, *extra, *args)
+                if result is Void:
+                    return context.get_dummy_value()
+                if isinstance(result, types.BaseTuple):
+                    return context.make_tuple(b, sig.return_type, value)
+                return value
+
+            return result(*params), code
+
+        names = ["context", *(f"a{n}" for n in range(len(params)))]
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        typing.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in names])  # type: ignore[attr-defined]
+        typing.__name__ = getattr(write, "__name__", "op")
+        return intrinsic(typing)
+
+    return wrap
+
+
+def _splat_load(kind: ir.VectorType) -> Emit:
+    return lambda b, p: e.splat(b, e.load(b, p, kind.element, 4), kind)
+
+
+def _widen(kind: ir.VectorType, how: str) -> Emit:
+    return lambda b, p: getattr(b, how)(e.load(b, p, kind), e.I32)
+
+
+def _shift(how: str) -> Emit:
+    return lambda b, v, n: getattr(b, how)(v, e.splat(b, b.trunc(n, e.i32), e.I32))
+
+
+def _binary(how: str) -> Emit:
+    return lambda b, x, y: getattr(b, how)(x, y)
+
+
+def _shuffle(order: Iterable[int]) -> Emit:
+    mask = ir.Constant(e.I32, list(order))
+    return lambda b, x, y: b.shuffle_vector(x, y, mask)
+
+
+def _call(name: str, kind: ir.VectorType) -> Emit:
+    return lambda b, *v: e.call(b, name, kind, v)
+
+
+# ---- memory
+load_i32 = op(I32x16, Ptr)(lambda b, p: e.load(b, p, e.I32))
+load_f32 = op(F32x16, Ptr)(lambda b, p: e.load(b, p, e.F32, 4))
+load_u8 = op(I32x16, Ptr)(_widen(e.I8, "zext"))
+load_s8 = op(I32x16, Ptr)(_widen(e.I8, "sext"))
+load_bf16 = op(F32x16, Ptr)(lambda b, p: e.widen_bf16(b, e.load(b, p, e.I16)))
+load_f16 = op(F32x16, Ptr, target=True)(
+    lambda b, t, p: e.widen_f16(b, e.load(b, p, e.I16), isa.converts_f16(t))
+)
+splat_i32 = op(I32x16, Ptr)(_splat_load(e.I32))  # all lanes the integer at p
+splat_f32 = op(F32x16, Ptr)(_splat_load(e.F32))
+store_i32 = op(Void, Ptr, I32x16)(lambda b, p, v: e.store(b, p, v, 4))
+store_f32 = op(Void, Ptr, F32x16)(lambda b, p, v: e.store(b, p, v, 4))
+store_i8 = op(Void, Ptr, I32x16)(lambda b, p, v: e.store(b, p, b.trunc(v, e.I8)))
+store_bf16 = op(Void, Ptr, F32x16)(lambda b, p, v: e.store(b, p, e.narrow_bf16(b, v)))
+store_f16 = op(Void, Ptr, F32x16, target=True)(
+    lambda b, t, p, v: e.store(b, p, e.narrow_f16(b, v, isa.converts_f16(t)))
+)
+load_first = op(F32x16, Ptr, Int)(e.load_first)  # n floats, then zeros
+store_first = op(Void, Ptr, F32x16, Int)(e.store_first)
+
+# ---- scalars in memory
+get_i64 = op(Int, Ptr)(lambda b, p: e.load(b, p, e.i64, 8))
+get_i32 = op(Int, Ptr)(lambda b, p: b.sext(e.load(b, p, e.i32, 4), e.i64))
+get_u16 = op(Int, Ptr)(lambda b, p: b.zext(e.load(b, p, e.i16), e.i64))
+get_u8 = op(Int, Ptr)(lambda b, p: b.zext(e.load(b, p, e.i8), e.i64))
+get_f32 = op(Float, Ptr)(lambda b, p: e.load(b, p, e.f32, 4))
+set_i64 = op(Void, Ptr, Int)(lambda b, p, v: e.store(b, p, v, 8))
+set_i32 = op(Void, Ptr, Int)(lambda b, p, v: e.store(b, p, b.trunc(v, e.i32), 4))
+set_u16 = op(Void, Ptr, Int)(lambda b, p, v: e.store(b, p, b.trunc(v, e.i16)))
+set_u8 = op(Void, Ptr, Int)(lambda b, p, v: e.store(b, p, b.trunc(v, e.i8)))
+set_f32 = op(Void, Ptr, Float)(lambda b, p, v: e.store(b, p, v, 4))
+copy_i32 = op(Void, Ptr, Ptr)(lambda b, to, p: e.store(b, to, e.load(b, p, e.i32)))
+
+# ---- integers
+zeros_i32 = op(I32x16)(lambda b: e.const(0))
+lanes = op(I32x16)(lambda b: ir.Constant(e.I32, list(range(e.LANES))))  # 0, 1, .. 15
+fill_i32 = op(I32x16, Int)(lambda b, x: e.splat(b, b.trunc(x, e.i32), e.I32))
+iadd = op(I32x16, I32x16, I32x16)(_binary("add"))
+isub = op(I32x16, I32x16, I32x16)(_binary("sub"))
+imul = op(I32x16, I32x16, I32x16)(_binary("mul"))
+iand = op(I32x16, I32x16, I32x16)(_binary("and_"))
+ior = op(I32x16, I32x16, I32x16)(_binary("or_"))
+ixor = op(I32x16, I32x16, I32x16)(_binary("xor"))
+shl = op(I32x16, I32x16, Int)(_shift("shl"))
+shr = op(I32x16, I32x16, Int)(_shift("lshr"))  # zeros come in
+sar = op(I32x16, I32x16, Int)(_shift("ashr"))  # the sign comes in
+isum = op(Int, I32x16)(lambda b, v: b.sext(e.tree(b, v, lambda c, x, y: c.add(x, y)), e.i64))
+dot = op(I32x16, I32x16, I32x16, I32x16, target=True)(
+    lambda b, t, acc, u, s: e.dot(b, isa.dot_of(t), acc, u, s)
+)
+
+# ---- floats
+zeros = op(F32x16)(lambda b: e.const(0.0, e.F32))
+fill = op(F32x16, Float)(lambda b, x: e.splat(b, x, e.F32))
+add = op(F32x16, F32x16, F32x16)(_binary("fadd"))
+sub = op(F32x16, F32x16, F32x16)(_binary("fsub"))
+mul = op(F32x16, F32x16, F32x16)(_binary("fmul"))
+div = op(F32x16, F32x16, F32x16)(_binary("fdiv"))
+fma = op(F32x16, F32x16, F32x16, F32x16)(e.fma)
+maximum = op(F32x16, F32x16, F32x16)(e.maximum)
+minimum = op(F32x16, F32x16, F32x16)(e.minimum)
+sqrt = op(F32x16, F32x16)(_call("llvm.sqrt.v16f32", e.F32))
+magnitude = op(F32x16, F32x16)(_call("llvm.fabs.v16f32", e.F32))
+with_sign = op(F32x16, F32x16, F32x16)(_call("llvm.copysign.v16f32", e.F32))  # x, sign of y
+nearest = op(F32x16, F32x16)(_call("llvm.rint.v16f32", e.F32))  # ties to even
+evens = op(F32x16, F32x16, F32x16)(_shuffle(range(0, 32, 2)))  # of 32 lanes, x then y
+odds = op(F32x16, F32x16, F32x16)(_shuffle(range(1, 32, 2)))
+zip_low = op(F32x16, F32x16, F32x16)(_shuffle(n // 2 + n % 2 * 16 for n in range(16)))
+zip_high = op(F32x16, F32x16, F32x16)(_shuffle(n // 2 + n % 2 * 16 for n in range(16, 32)))
+total = op(Float, F32x16)(lambda b, v: e.tree(b, v, lambda c, x, y: c.fadd(x, y)))
+largest = op(Float, F32x16)(lambda b, v: e.tree(b, v, e.maximum))
+lane0 = op(Float, F32x16)(lambda b, v: b.extract_element(v, ir.Constant(e.i32, 0)))
+to_i32 = op(I32x16, F32x16)(lambda b, v: b.fptosi(v, e.I32))
+to_f32 = op(F32x16, I32x16)(lambda b, v: b.sitofp(v, e.F32))
+as_f32 = op(F32x16, I32x16)(lambda b, v: b.bitcast(v, e.F32))  # the same bits
+as_i32 = op(I32x16, F32x16)(lambda b, v: b.bitcast(v, e.I32))
+
+
+def _select(how: str) -> Emit:
+    return lambda b, x, y, yes, no: b.select(b.fcmp_ordered(how, x, y), yes, no)
+
+
+where_less = op(F32x16, F32x16, F32x16, F32x16, F32x16)(_select("<"))  # x < y ? yes : no
+where_nan = op(F32x16, F32x16, F32x16, F32x16)(
+    lambda b, x, yes, no: b.select(b.fcmp_unordered("uno", x, x), yes, no)
+)
+where_less_i32 = op(F32x16, I32x16, I32x16, F32x16, F32x16)(
+    lambda b, x, y, yes, no: b.select(b.icmp_signed("<", x, y), yes, no)
+)
+
+# ---- scalars in registers
+sqrt_f32 = op(Float, Float)(lambda b, x: e.call(b, "llvm.sqrt.f32", e.f32, (x,)))
+fma_f32 = op(Float, Float, Float, Float)(
+    lambda b, x, y, z: e.call(b, "llvm.fma.f32", e.f32, (x, y, z))
+)
+bits_f32 = op(Float, Int)(lambda b, x: b.bitcast(b.trunc(x, e.i32), e.f32))
+idiv = op(Int, Int, Int)(lambda b, x, y: b.udiv(x, y))  # of numbers >= 0
+imod = op(Int, Int, Int)(lambda b, x, y: b.urem(x, y))
+smaller = op(Int, Int, Int)(lambda b, x, y: b.select(b.icmp_signed("<", x, y), x, y))
+larger = op(Int, Int, Int)(lambda b, x, y: b.select(b.icmp_signed(">", x, y), x, y))
+
+# ---- threads
+atomic_add = op(Int, Ptr, Int)(
+    lambda b, p, v: b.atomic_rmw("add", e.pointer(b, p, e.i64), v, "seq_cst")
+)
+atomic_load = op(Int, Ptr)(
+    lambda b, p: b.load_atomic(e.pointer(b, p, e.i64), "acquire", 8, typ=e.i64)
+)
+atomic_store = op(Void, Ptr, Int)(
+    lambda b, p, v: b.store_atomic(v, e.pointer(b, p, e.i64), "release", 8)
+)
+pause = op(Void, target=True)(e.pause)
+sched_yield = op(Void)(lambda b: e.call(b, "sched_yield", e.i32, ()))
+prefetch = op(Void, Ptr)(e.prefetch)
+
+
+def lookup(table: Sequence[int]) -> Any:
+    """An intrinsic that replaces each byte 0..15 of a vector by table[byte]."""
+    return op(I32x16, I32x16, target=True)(lambda b, t, v: e.lookup(b, isa.dot_of(t), table, v))
+
+
+call_kernel = op(Void, Ptr, Ptr, Ptr, Int, Int)(
+    lambda b, code, args, step, tid, nt: b.call(
+        b.inttoptr(code, ir.FunctionType(e.void, [e.i64] * 4).as_pointer()),
+        [args, step, tid, nt],
+    )
+)

@@ -1,0 +1,126 @@
+"""The worker's own threads: started once, spinning inside a step, asleep when there is none.
+
+The caller is thread 0. The others live in one native call each (`team.work`), so the interpreter
+lock is never involved. A team runs one program at a time and its methods are called by one thread.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from rbee_worker.errors import UsageError
+from rbee_worker.ops.cpu import team_memory as m
+from rbee_worker.ops.cpu.native import CALL, Library
+
+SPIN_TICKS = 3_000_000  # of the processor's clock, 1 to 2 ms: longer than the pause between steps
+
+Words = npt.NDArray[np.int64]
+
+
+def allowed_cores() -> list[int]:
+    """Logical processors this process may use, one for each physical core, lowest first."""
+    cores: dict[tuple[str, str], int] = {}
+    for cpu in sorted(os.sched_getaffinity(0)):
+        where = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+        try:
+            key = ((where / "physical_package_id").read_text(), (where / "core_id").read_text())
+        except OSError:
+            key = ("", str(cpu))
+        cores.setdefault(key, cpu)
+    return sorted(cores.values())
+
+
+def quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Processors' worth of time that the control group grants, None for all."""
+    try:
+        limit, period = (root / "cpu.max").read_text().split()
+        return None if limit == "max" else int(limit) / int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        limit_us = int((root / "cpu/cpu.cfs_quota_us").read_text())
+        period_us = int((root / "cpu/cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return None
+    return limit_us / period_us if limit_us > 0 else None
+
+
+def thread_count(asked: int) -> int:
+    """Threads of a team: `asked`, or for 0 the physical cores allowed, within the quota.
+
+    Raises UsageError for a negative number or more threads than processors allowed.
+    """
+    most = len(os.sched_getaffinity(0))
+    if not 0 <= asked <= most:
+        raise UsageError(
+            f"--threads {asked} cannot be met: this process may use {most} processors.",
+            fix=f"use 1 to {most}, or 0 for one a physical core.",
+        )
+    if asked:
+        return asked
+    limit = quota()
+    cores = len(allowed_cores())
+    return cores if limit is None else max(1, min(cores, int(limit)))
+
+
+class Team:
+    """`threads` threads with one barrier. `pin`: thread n stays on the n-th allowed core."""
+
+    def __init__(self, library: Library, threads: int, *, pin: bool = False) -> None:
+        assert threads >= 1
+        library.load(["team.lead", "team.work", "team.stop"])
+        self.threads = threads
+        raw = np.zeros(m.BYTES + 64, np.uint8)
+        start = -raw.ctypes.data % 64
+        self._memory: Words = raw[start : start + m.BYTES].view(np.int64)
+        self._lead = library["team.lead"].pack(team=self._memory)
+        self._call = CALL(library["team.lead"].address)
+        self._stop = CALL(library["team.stop"].address)
+        self._stop_args = library["team.stop"].pack(team=self._memory)
+        self._library = library  # its code is in use
+        cores = allowed_cores()
+        if pin:
+            os.sched_setaffinity(0, {cores[0]})
+        work = library["team.work"]
+        args = work.pack(team=self._memory, spin=SPIN_TICKS)
+
+        def live(tid: int) -> None:
+            if pin:
+                os.sched_setaffinity(0, {cores[tid % len(cores)]})
+            CALL(work.address)(args.address, 0, tid, threads)
+
+        self._threads = [
+            threading.Thread(target=live, args=(tid,), name=f"rbee-cpu-{tid}", daemon=True)
+            for tid in range(1, threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+        self._end = weakref.finalize(self, _finish, self._stop, self._stop_args, self._threads)
+
+    def run(self, entries: Words, header: Words, times: Words | None = None) -> None:
+        """Replay `entries` [count, 3] with `header`. times [count + 1]: clock before each entry."""
+        assert self._end.alive, "the team is closed"
+        count = len(entries)
+        assert times is None or len(times) == count + 1
+        memory = self._memory
+        memory[m.ENTRIES // 8] = entries.ctypes.data
+        memory[m.COUNT // 8] = count
+        memory[m.STEP // 8] = header.ctypes.data
+        memory[m.TIMES // 8] = 0 if times is None else times.ctypes.data
+        self._call(self._lead.address, header.ctypes.data, 0, self.threads)
+
+    def close(self) -> None:
+        """End the threads. A second call does nothing."""
+        self._end()
+
+
+def _finish(stop: object, args: object, threads: list[threading.Thread]) -> None:
+    stop(args.address, 0, 0, 1)  # type: ignore[operator, attr-defined]
+    for thread in threads:
+        thread.join()

@@ -1,0 +1,166 @@
+"""One block of 32 columns times T tokens, for 16 rows: the inner step of every matrix product.
+
+`step(T, held, exact)` gives a numba intrinsic `(sums, x, p, j) -> sums`, unrolled over tokens, for
+block j of the unit at p. `sums` holds T vectors whose lanes are rows; each takes its terms in the
+same order for every T, so a result does not depend on what tile it was computed in.
+
+Activations lie in groups of 8 tokens, block by block, token by token (`kernels/prepare.py`):
+int8: 64 bytes a token and block: 32 int8; f32 scale d; i32 -sum; f32 d * sum; then i32 -sum of
+columns 0-15 and 16-31, and f32 d times these sums.
+exact: 144 bytes: 32 f32; f32 sum of all, of columns 0-15, of columns 16-31.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import types
+
+from rbee_worker.ops.cpu import emit as e
+from rbee_worker.ops.cpu.blocks import BLOCKS, Block, Shape
+from rbee_worker.ops.cpu.held import HELD
+from rbee_worker.ops.cpu.simd import F32x16, Int, Ptr, op
+from rbee_worker.ops.cpu.vec import Pen, Ref, Vec
+
+TOKENS = 8  # tokens whose activations lie together
+I8_BYTES, EXACT_BYTES = 64, 144  # one token's activations of one block
+SCALE, NEGSUM, SUM, NEGSUMS, SUMS = 32, 36, 40, (44, 48), (52, 56)  # offsets inside the int8 form
+EXACT_SUM, EXACT_SUMS = 128, (132, 136)
+
+
+def sums_type(tokens: int) -> Any:
+    """The numba type of `tokens` vectors."""
+    return types.UniTuple(F32x16, tokens)
+
+
+def step(tokens: int, name: str, exact: bool) -> Any:
+    """The intrinsic for held format `name`; see the module's docstring."""
+    kind = sums_type(tokens)
+
+    def write(
+        b: e.Builder, target: str, sums: e.Value, x: e.Value, p: e.Value, j: e.Value
+    ) -> list[e.Value]:
+        pen = Pen(b, target)
+        acc = [pen.vec(b.extract_value(sums, t)) for t in range(tokens)]
+        at, unit, block = pen.ref(x), pen.ref(p), pen.ref(j)
+        if HELD[name].is_float:
+            acc = _plain(pen, acc, at, unit, name)
+        else:
+            unpack, shape = BLOCKS[name]
+            term = _exact if exact else _i8
+            acc = term(pen, acc, at, unpack(pen, unit, block), shape)
+        return [v.value for v in acc]
+
+    return op(kind, kind, Ptr, Ptr, Int, target=True)(write)
+
+
+def _i8(pen: Pen, acc: list[Vec], x: Ref, block: Block, shape: Shape) -> list[Vec]:
+    """acc += (d * scale) * integer, then += m * sum; for each half if it has its own d."""
+    out = []
+    for t, total in enumerate(acc):
+        at = x + I8_BYTES * t
+        scale = pen.splat(at + SCALE)
+        if shape.halves:
+            for half in (0, 1):
+                whole = _dots(pen, _start(pen, shape, at + NEGSUMS[half]), block, at, 4 * half)
+                total = (block.d[half] * scale).fma(whole.to_f32(), total)
+                if block.m is not None:
+                    total = block.m[half].fma(pen.splat(at + SUMS[half]), total)
+        else:
+            low = _dots(pen, _start(pen, shape, at + NEGSUM), block, at, 0)
+            whole = low + _dots(pen, pen.izeros(), block, at, 4)
+            total = (block.d[0] * scale).fma(whole.to_f32(), total)
+            if block.m is not None:
+                total = block.m[0].fma(pen.splat(at + SUM), total)
+        out.append(total)
+    return out
+
+
+def _dots(pen: Pen, acc: Vec, block: Block, x: Ref, first: int) -> Vec:
+    for k in range(first, first + 4):
+        acc = pen.dot(acc, block.w[k], pen.isplat(x + 4 * k))
+    return acc
+
+
+def _start(pen: Pen, shape: Shape, negsum: Ref) -> Vec:
+    """What makes sum (u - offset) x of sum u x: -offset * sum x."""
+    if not shape.offset:
+        return pen.izeros()
+    return pen.isplat(negsum) << (shape.offset.bit_length() - 1)
+
+
+def _exact(pen: Pen, acc: list[Vec], x: Ref, block: Block, shape: Shape) -> list[Vec]:
+    """Each 16 columns one chain from zero; then as for int8."""
+
+    def column(k: int) -> Vec:
+        return (((block.w[k // 4] >> (8 * (k % 4))) & 0xFF) - shape.offset).to_f32()
+
+    low, high = (_chains(pen, len(acc), x, column, first) for first in (0, 16))
+    out = []
+    for t, total in enumerate(acc):
+        at = x + EXACT_BYTES * t
+        if shape.halves:
+            for half, chains in enumerate((low, high)):
+                total = block.d[half].fma(chains[t], total)
+                if block.m is not None:
+                    total = block.m[half].fma(pen.splat(at + EXACT_SUMS[half]), total)
+        else:
+            total = block.d[0].fma(low[t] + high[t], total)
+            if block.m is not None:
+                total = block.m[0].fma(pen.splat(at + EXACT_SUM), total)
+        out.append(total)
+    return out
+
+
+def _plain(pen: Pen, acc: list[Vec], x: Ref, unit: Ref, name: str) -> list[Vec]:
+    """Float weights: each 16 columns one chain from zero, both added to the sum."""
+    load = {"f32": pen.load_f32, "bf16": pen.load_bf16, "f16": pen.load_f16}[name]
+    width = HELD[name].nbytes // 32
+
+    def column(k: int) -> Vec:
+        return load(unit + width * k)
+
+    low, high = (_chains(pen, len(acc), x, column, first) for first in (0, 16))
+    return [total + (a + b) for total, a, b in zip(acc, low, high, strict=True)]
+
+
+def _chains(pen: Pen, tokens: int, x: Ref, column: Callable[[int], Vec], first: int) -> list[Vec]:
+    """Sum over 16 columns from `first` of weight times activation, for each token."""
+    chains = [pen.zeros()] * tokens
+    for k in range(first, first + 16):
+        w = column(k)
+        for t in range(tokens):
+            chains[t] = w.fma(pen.splat(x + (EXACT_BYTES * t + 4 * k)), chains[t])
+    return chains
+
+
+def zeros(tokens: int) -> Any:
+    """An intrinsic: sums for `tokens` tokens, all zero."""
+    return op(sums_type(tokens))(lambda b: [e.const(0.0, e.F32)] * tokens)
+
+
+def put(tokens: int) -> Any:
+    """An intrinsic `(sums, y, stride, bias, rows)`: write min(rows, 16) results of each token,
+    `stride` floats apart, plus the 16 floats at bias unless that is 0."""
+
+    def write(
+        b: e.Builder, sums: e.Value, y: e.Value, stride: e.Value, bias: e.Value, rows: e.Value
+    ) -> None:
+        zero = e.number(0)
+        added = b.alloca(e.F32)
+        b.store(e.const(-0.0, e.F32), added)  # adding -0.0 changes nothing, not even a sign
+        with b.if_then(b.icmp_signed("!=", bias, zero)):
+            b.store(e.load(b, bias, e.F32, 4), added)
+        extra = b.load(added)
+        step_bytes = b.mul(stride, e.number(4))
+        whole = b.icmp_signed(">=", rows, e.number(16))
+        with b.if_else(whole) as (yes, no):
+            for branch, keep in ((yes, None), (no, rows)):
+                with branch:
+                    p = y
+                    for t in range(tokens):
+                        e.store_first(b, p, b.fadd(b.extract_value(sums, t), extra), keep)
+                        p = b.add(p, step_bytes)
+
+    return op(types.void, sums_type(tokens), Ptr, Int, Ptr, Int)(write)

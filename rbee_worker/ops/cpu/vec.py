@@ -1,0 +1,184 @@
+"""Vectors with operators, for code that emits IR by the page: weight formats and tiles.
+
+A `Pen` is a builder and the target's feature string; a `Vec` is one value in it. Writing IR this
+way instead of numba calls costs the compiler a fraction of the time, which is what a first start
+waits for. Integers on the right of an operator stand for vectors of that number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rbee_worker.ops.cpu import emit as e
+from rbee_worker.ops.cpu import isa
+
+
+@dataclass(frozen=True)
+class Vec:
+    """16 lanes. `*` and `+` follow the kind; `>>` brings in zeros."""
+
+    pen: Pen
+    value: e.Value
+
+    def __and__(self, other: Vec | int) -> Vec:
+        return Vec(self.pen, self.pen.b.and_(self.value, self._int(other)))
+
+    def __or__(self, other: Vec | int) -> Vec:
+        return Vec(self.pen, self.pen.b.or_(self.value, self._int(other)))
+
+    def __xor__(self, other: Vec | int) -> Vec:
+        return Vec(self.pen, self.pen.b.xor(self.value, self._int(other)))
+
+    def __lshift__(self, count: Vec | int) -> Vec:
+        return Vec(self.pen, self.pen.b.shl(self.value, self._int(count)))
+
+    def __rshift__(self, count: Vec | int) -> Vec:
+        return Vec(self.pen, self.pen.b.lshr(self.value, self._int(count)))
+
+    def __add__(self, other: Vec | int) -> Vec:
+        b = self.pen.b
+        if self.value.type == e.F32:
+            assert isinstance(other, Vec)
+            return Vec(self.pen, b.fadd(self.value, other.value))
+        return Vec(self.pen, b.add(self.value, self._int(other)))
+
+    def __sub__(self, other: int) -> Vec:
+        return Vec(self.pen, self.pen.b.sub(self.value, self._int(other)))
+
+    def __mul__(self, other: Vec | int) -> Vec:
+        b = self.pen.b
+        if self.value.type == e.F32:
+            assert isinstance(other, Vec)
+            return Vec(self.pen, b.fmul(self.value, other.value))
+        return Vec(self.pen, b.mul(self.value, self._int(other)))
+
+    def __neg__(self) -> Vec:
+        """Of a float."""
+        return Vec(self.pen, self.pen.b.fsub(e.const(-0.0, e.F32), self.value))
+
+    def to_f32(self) -> Vec:
+        """The integer as a float."""
+        return Vec(self.pen, self.pen.b.sitofp(self.value, e.F32))
+
+    def as_f32(self) -> Vec:
+        """The same bits as a float."""
+        return Vec(self.pen, self.pen.b.bitcast(self.value, e.F32))
+
+    def fma(self, factor: Vec, to: Vec) -> Vec:
+        """self * factor + to, rounded once."""
+        return Vec(self.pen, e.fma(self.pen.b, self.value, factor.value, to.value))
+
+    def lookup(self, table: Sequence[int]) -> Vec:
+        """Each byte 0..15 replaced by table[byte]."""
+        return Vec(self.pen, e.lookup(self.pen.b, self.pen.how, table, self.value))
+
+    def less_than(self, other: int, yes: Vec, no: Vec) -> Vec:
+        """Lane by lane, self < other ? yes : no (signed)."""
+        b = self.pen.b
+        below = b.icmp_signed("<", self.value, self._int(other))
+        return Vec(self.pen, b.select(below, yes.value, no.value))
+
+    def store(self, p: Ref) -> None:
+        """Write all lanes."""
+        e.store(self.pen.b, p.value, self.value)
+
+    def store_i8(self, p: Ref) -> None:
+        """Write the lowest byte of each lane."""
+        e.store(self.pen.b, p.value, self.pen.b.trunc(self.value, e.I8))
+
+    def store_i16(self, p: Ref) -> None:
+        """Write the lowest two bytes of each lane."""
+        e.store(self.pen.b, p.value, self.pen.b.trunc(self.value, e.I16))
+
+    def _int(self, other: Vec | int) -> e.Value:
+        return e.const(other) if isinstance(other, int) else other.value
+
+
+@dataclass(frozen=True)
+class Ref:
+    """An address; `+` moves it by a constant or by a computed number of bytes."""
+
+    pen: Pen
+    value: e.Value
+
+    def __add__(self, offset: int | Ref) -> Ref:
+        if isinstance(offset, int):
+            return Ref(self.pen, e.at(self.pen.b, self.value, offset))
+        return Ref(self.pen, self.pen.b.add(self.value, offset.value))
+
+    def __mul__(self, factor: int) -> Ref:
+        return Ref(self.pen, self.pen.b.mul(self.value, e.number(factor)))
+
+
+@dataclass(frozen=True)
+class Pen:
+    """Where instructions are appended, and for which processor."""
+
+    b: e.Builder
+    target: str
+
+    @property
+    def how(self) -> str:
+        """The integer dot product; `isa.Isa.dot`."""
+        return isa.dot_of(self.target)
+
+    @property
+    def native_f16(self) -> bool:
+        """Whether the processor converts half precision itself."""
+        return isa.converts_f16(self.target)
+
+    def ref(self, value: e.Value) -> Ref:
+        return Ref(self, value)
+
+    def vec(self, value: e.Value) -> Vec:
+        return Vec(self, value)
+
+    def zeros(self) -> Vec:
+        return Vec(self, e.const(0.0, e.F32))
+
+    def izeros(self) -> Vec:
+        return Vec(self, e.const(0))
+
+    def load(self, p: Ref) -> Vec:
+        """64 bytes as integers."""
+        return Vec(self, e.load(self.b, p.value, e.I32))
+
+    def load_f32(self, p: Ref) -> Vec:
+        return Vec(self, e.load(self.b, p.value, e.F32, 4))
+
+    def load_u8(self, p: Ref) -> Vec:
+        return Vec(self, self.b.zext(e.load(self.b, p.value, e.I8), e.I32))
+
+    def load_s8(self, p: Ref) -> Vec:
+        return Vec(self, self.b.sext(e.load(self.b, p.value, e.I8), e.I32))
+
+    def load_f16(self, p: Ref) -> Vec:
+        bits = e.load(self.b, p.value, e.I16)
+        return Vec(self, e.widen_f16(self.b, bits, isa.converts_f16(self.target)))
+
+    def load_bf16(self, p: Ref) -> Vec:
+        return Vec(self, e.widen_bf16(self.b, e.load(self.b, p.value, e.I16)))
+
+    def splat(self, p: Ref) -> Vec:
+        """All lanes the float at p."""
+        return Vec(self, e.splat(self.b, e.load(self.b, p.value, e.f32, 4), e.F32))
+
+    def isplat(self, p: Ref) -> Vec:
+        """All lanes the 32-bit integer at p."""
+        return Vec(self, e.splat(self.b, e.load(self.b, p.value, e.i32, 4), e.I32))
+
+    def dot(self, acc: Vec, u: Vec, s: Vec) -> Vec:
+        """acc plus 4 products of u's unsigned and s's signed bytes, in each lane."""
+        return Vec(self, e.dot(self.b, self.how, acc.value, u.value, s.value))
+
+    def gather(self, p: Ref, stride: Ref, size: int = 4) -> Vec:
+        """`size` (1, 2 or 4) bytes at p, p + stride, .. p + 15 stride, zero-extended."""
+        kind = {1: e.i8, 2: e.i16, 4: e.i32}[size]
+        v, at = e.const(0), p
+        for lane in range(e.LANES):
+            word = e.load(self.b, at.value, kind)
+            word = word if size == 4 else self.b.zext(word, e.i32)
+            v = self.b.insert_element(v, word, e.number(lane, e.i32))
+            at = at + stride
+        return Vec(self, v)

@@ -1,0 +1,92 @@
+"""Operations of `CpuOps` on tensors: each call is recorded for its rows and replayed once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rbee_worker.ops.batch import Batch, PagedState
+from rbee_worker.ops.cpu import isa, paged, step
+from rbee_worker.ops.cpu.backend import CpuOps, Recording
+from rbee_worker.ops.cpu.header import KV_TORCH, Header, Shape
+from rbee_worker.ops.cpu.native import Library
+from rbee_worker.ops.cpu.program import Buf, Recorder
+from rbee_worker.ops.cpu.team import Team
+from rbee_worker.state.specs import PagedKV, StateGroup
+
+KINDS = {dtype: kind for kind, dtype in KV_TORCH.items()}
+LONGEST = 2048
+
+
+def groups_of(batch: Batch | None, block: int) -> tuple[tuple[StateGroup, ...], str]:
+    """State groups as the shapes of a batch's caches tell, and the caches' kind."""
+    groups, kind = [], "f32"
+    for state in batch.state if batch is not None else ():
+        assert isinstance(state, PagedState)
+        kind = KINDS[state.k.dtype]
+        extra = 4 if kind == "i8" else 0
+        v_dim = state.v.shape[-1] - (extra if state.v.shape[-1] else 0)
+        spec = PagedKV(state.k.shape[3], state.k.shape[-1] - extra, v_dim)
+        groups.append(StateGroup(spec, state.k.shape[0]))
+    return tuple(groups), kind
+
+
+class Eager:
+    """`eager.rms_norm(x, ...)` and so on, as `ReferenceOps` has them."""
+
+    def __init__(self, name: str = "", threads: int = 2, *, exact: bool = False) -> None:
+        self.library = Library(isa.choose(name))
+        self.team = Team(self.library, threads)
+        self.ops = CpuOps(self.library, self.team, exact=exact)
+        self.matrix, self.vector = self.ops.matrix, self.ops.vector
+        self.fallbacks: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **named: self.run(name, args, named)
+
+    def run(self, name: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """Record operation `name` with every two-dimensional tensor as an activation; replay it."""
+        batch = next((a for a in args if isinstance(a, Batch)), None)
+        n = next(a for a in (batch.tokens if batch else None, args[0]) if a is not None).shape[0]
+        block = batch.state[0].k.shape[2] if batch is not None and batch.state else paged.KEYS
+        groups, kind = groups_of(batch, block)
+        recorder = Recorder(max(n, 1))
+        recording = Recording(recorder, groups, kind, block, LONGEST, [], batch or EMPTY)
+        self.ops.recording = recording
+        inputs: list[tuple[Buf, Tensor]] = []
+
+        def handle(value: Any) -> Any:
+            if isinstance(value, Tensor) and value.ndim == 2:
+                inputs.append((recorder.buffer(value.shape[1]), value))
+                return inputs[-1][0]
+            return value
+
+        result = getattr(self.ops, name)(*map(handle, args), **named)
+        several = isinstance(result, tuple)
+        results = result if several else (result,)
+        program = recorder.finish(self.library, results[0])
+        self.fallbacks = recorder.fallbacks
+        for buf, value in inputs:
+            program.view(buf.slot, buf.width, buf.stride, n).copy_(value)
+        if batch is None:
+            words = np.zeros(step.words(0, 0), np.int64)
+            words[step.N // 8] = n
+            program.run(self.team, words, None, n)
+        else:
+            shape = Shape(max(n, 1), 1, LONGEST, block, kind)
+            with Header(groups, recording.ropes, shape).of(batch) as words:
+                program.run(self.team, words, batch, n)
+        self.ops.recording = None
+        out = [program.view(r.slot, r.width, r.stride, n).clone() for r in results]
+        return tuple(out) if several else out[0]
+
+    def close(self) -> None:
+        """End the threads."""
+        self.team.close()
+
+
+_NONE = torch.zeros(0, dtype=torch.int64)
+EMPTY = Batch(_NONE, _NONE, _NONE, _NONE, _NONE, _NONE, (), (0,), ())

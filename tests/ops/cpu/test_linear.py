@@ -1,0 +1,202 @@
+"""Held formats, products and embeddings equal the gguf package's decoding in float64."""
+
+from dataclasses import dataclass
+
+import gguf
+import numpy as np
+import pytest
+
+from rbee_worker.ops.cpu import isa
+from rbee_worker.ops.cpu.held import HELD
+from rbee_worker.ops.cpu.native import Library
+
+PACKED = [name for name, held in HELD.items() if not held.is_float]
+FLOATS = [name for name, held in HELD.items() if held.is_float]
+SCALES = {  # byte offsets of half-precision scales in a raw block
+    "q4_0": [0], "q4_1": [0, 2], "q5_0": [0], "q5_1": [0, 2], "q8_0": [0], "q2_k": [80, 82],
+    "q3_k": [108], "q4_k": [0, 2], "q5_k": [0, 2], "q6_k": [208], "iq4_nl": [0], "iq4_xs": [0],
+    "mxfp4": [],
+}  # fmt: skip
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in isa.names()[1:]]
+
+
+@pytest.fixture(scope="module", params=[isa.names()[0], *OTHERS])
+def here(request):
+    """A library for each instruction set; the best one always, the others where slow tests run."""
+    return Library(isa.choose(request.param))
+
+
+def random_rows(name, rows, cols, seed=0):
+    """Raw blocks with finite scales, and their values by the gguf package."""
+    rng = np.random.default_rng(seed)
+    if name in FLOATS:
+        w = rng.standard_normal((rows, cols)).astype(np.float32)
+        if name == "f32":
+            return w.view(np.uint8), w.astype(np.float64)
+        bits = w.astype(np.float16).view(np.uint16)
+        if name == "bf16":
+            bits = (w.view(np.uint32) >> 16).astype(np.uint16)
+            return bits.view(np.uint8), (bits.astype(np.uint32) << 16).view(np.float32).astype("f8")
+        return bits.view(np.uint8), w.astype(np.float16).astype(np.float64)
+    kind = gguf.GGMLQuantizationType[name.upper()]
+    columns, size = gguf.GGML_QUANT_SIZES[kind]
+    raw = rng.integers(0, 256, (rows, cols // columns, size), dtype=np.uint8)
+    for offset in SCALES[name]:
+        scale = rng.uniform(-0.02, 0.02, (rows, cols // columns, 1)).astype(np.float16)
+        raw[:, :, offset : offset + 2] = scale.view(np.uint8)
+    if name == "mxfp4":
+        raw[:, :, 0] = rng.integers(118, 130, raw.shape[:2])
+        raw[0, :2, 0] = (0, 1)  # subnormal scales
+    raw = raw.reshape(rows, -1)
+    return raw, gguf.quants.dequantize(raw, kind).astype(np.float64)
+
+
+def aligned(nbytes):
+    memory = np.zeros(nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + nbytes]
+
+
+@dataclass
+class Matrix:
+    """A random matrix as held, and its float64 values."""
+
+    name: str
+    rows: int
+    cols: int
+    held: np.ndarray
+    values: np.ndarray
+
+
+def matrix(library, name, rows, cols, seed=0):
+    raw, values = random_rows(name, rows, cols, seed)
+    groups, unit = -(-rows // 16), HELD[name]
+    padded = np.zeros((16 * groups, raw.shape[1]), np.uint8)
+    padded[:rows] = raw
+    held = aligned(groups * (cols // unit.columns) * unit.nbytes)
+    library[f"repack.{name}"](
+        raw=padded, stride=raw.shape[1], groups=groups, units=cols // unit.columns, out=held
+    )
+    return Matrix(name, rows, cols, held, values)
+
+
+def product(library, m, x, *, exact=False, bias=None, nt=1):
+    """y [N, rows] by `nt` threads' shares one after another, and what the kernel saw of x."""
+    n = len(x)
+    exact = exact or m.name in FLOATS
+    step = np.array([n], np.int64)
+    prepared = aligned(-(-max(n, 1) // 8) * 8 * (m.cols // 32) * (144 if exact else 64))
+    y = np.full((n, m.rows), np.nan, np.float32)
+    prepare = library["prepare.exact" if exact else "prepare.i8"]
+    linear = library[f"linear.{m.name}" + ("-exact" if exact and m.name not in FLOATS else "")]
+    for tid in range(nt):
+        prepare(
+            step.ctypes.data, tid, nt, x=x, stride=m.cols, cols=m.cols, out=prepared, count=0, per=1
+        )
+    for tid in range(nt):
+        linear(
+            step.ctypes.data, tid, nt, w=m.held, x=prepared, y=y, cols=m.cols, rows=m.rows,
+            stride=m.rows, count=0, bias=0 if bias is None else bias,
+        )  # fmt: skip
+    return y
+
+
+def rounded(x):
+    """x as int8 activations represent it, float64."""
+    blocks = x.reshape(len(x), -1, 32)
+    d = np.abs(blocks).max(-1, keepdims=True) / np.float32(127)
+    q = np.rint(blocks * (np.float32(127) / np.abs(blocks).max(-1, keepdims=True)))
+    return (q.astype(np.float64) * d).reshape(x.shape)
+
+
+def activations(n, cols, seed=1):
+    return np.random.default_rng(seed).standard_normal((n, cols)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_embed_is_the_packages_decoding(best, name):
+    m = matrix(best, name, 37, 512)
+    ids = np.array([36, 0, 17, 16, 15, 99], np.int64)  # 99 does not exist: row 0 stands in
+    step = np.array([len(ids), ids.ctypes.data], np.int64)
+    y = np.empty((len(ids), m.cols), np.float32)
+    best[f"embed.{name}"](
+        step.ctypes.data, w=m.held, cols=m.cols, scale=1.0, ids=1, count=0, y=y, rows=m.rows
+    )
+    want = m.values[[36, 0, 17, 16, 15, 0]]
+    np.testing.assert_allclose(y, want, rtol=2e-7, atol=1e-7 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_int8_product(here, best, name):
+    m = matrix(best, name, 40, 768)
+    x = activations(15, m.cols)
+    want = rounded(x) @ m.values.T
+    assert np.abs(product(here, m, x) - want).max() < 1e-6 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_exact_product(here, best, name):
+    m = matrix(best, name, 40, 768)
+    x = activations(15, m.cols)
+    want = x.astype(np.float64) @ m.values.T
+    assert np.abs(product(here, m, x, exact=True) - want).max() < 2e-6 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("name", HELD)
+def test_a_token_is_bitwise_the_same_in_every_tile(best, name, exact):
+    m = matrix(best, name, 33, 512)
+    x = activations(23, m.cols)
+    whole = product(best, m, x, exact=exact)
+    assert not np.isnan(whole).any()
+    for n in (1, 2, 3, 5, 8):
+        for start in range(0, 23 - n, n):
+            part = product(best, m, x[start : start + n], exact=exact, nt=1 + n % 3)
+            np.testing.assert_array_equal(part, whole[start : start + n])
+
+
+@pytest.mark.parametrize("name", ["q4_1", "q6_k", "bf16"])
+def test_instruction_sets_agree_bitwise(here, best, name):
+    m = matrix(best, name, 33, 512)
+    x = activations(5, m.cols)
+    np.testing.assert_array_equal(product(here, m, x), product(best, m, x))
+
+
+def test_chunks_of_a_long_prefill_are_the_same(best):
+    m = matrix(best, "q4_0", 32, 8192)  # 16 kB of activations a token: chunks of 32 tokens
+    x = activations(75, m.cols)
+    whole = product(best, m, x, nt=2)
+    np.testing.assert_array_equal(product(best, m, x[70:71]), whole[70:71])
+
+
+def test_bias_and_empty_batch(best):
+    m = matrix(best, "q8_0", 20, 64)
+    bias = np.zeros(32, np.float32)
+    bias[:20] = np.arange(20)
+    x = activations(3, 64)
+    np.testing.assert_array_equal(product(best, m, x, bias=bias), product(best, m, x) + bias[:20])
+    assert product(best, m, x[:0]).shape == (0, 20)
+
+
+def test_a_nan_is_not_lost(best):
+    m = matrix(best, "q4_0", 16, 64)
+    x = activations(2, 64)
+    x[1, 40] = np.nan
+    y = product(best, m, x)
+    assert np.isfinite(y[0]).all()
+    assert np.isnan(y[1]).all()
+
+
+def test_neighbours_of_a_result_stay_untouched(best):
+    m = matrix(best, "q4_0", 20, 64)
+    step = np.array([2], np.int64)
+    x = aligned(8 * 2 * 64)
+    best["prepare.i8"](
+        step.ctypes.data, x=activations(2, 64), stride=64, cols=64, out=x, count=0, per=1
+    )
+    y = np.full((2, 24), 7.0, np.float32)
+    best["linear.q4_0"](
+        step.ctypes.data, w=m.held, x=x, y=y, cols=64, rows=20, stride=24, count=0, bias=0
+    )
+    assert (y[:, 20:] == 7).all()
+    assert (y[:, :20] != 7).all()

@@ -1,0 +1,134 @@
+"""Whole models replayed: equal to the reference, and the same bits in any schedule.
+
+Kernels are those of the best instruction set; `RBEE_CPU_ISA` chooses another.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+import torch
+
+from rbee_worker.checkpoint import open_checkpoint
+from rbee_worker.models import build_model
+from rbee_worker.ops.batch import Batch, PagedState
+from rbee_worker.ops.cpu import isa
+from rbee_worker.ops.cpu.backend import CpuOps
+from rbee_worker.ops.cpu.header import Shape
+from rbee_worker.ops.cpu.model import CpuModel
+from rbee_worker.ops.cpu.native import Library
+from rbee_worker.ops.cpu.team import Team
+from rbee_worker.ops.reference import ReferenceOps
+from tests.archs import ARCHS, VOCAB, oracle, write_gguf, write_safetensors
+from tests.driver import Driver
+
+CHUNKS = ([1] * 12 + [58], [17, 1, 16, 36], [3, 67])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def teams():
+    library = Library(isa.choose(os.environ.get("RBEE_CPU_ISA", "")))
+    teams = {n: Team(library, n) for n in (1, 2)}
+    yield teams
+    for team in teams.values():
+        team.close()
+
+
+def prompt(n, seed=0):
+    return random.Random(seed).choices(range(3, VOCAB), k=n)
+
+
+def record(team, path, rows=128, head_rows=8):
+    """A model for float32 caches, as `Driver` has them; 70 tokens and more at a time."""
+    ops = CpuOps(team._library, team, exact=True)
+    return CpuModel(
+        build_model(open_checkpoint(str(path)), ops), ops, Shape(rows, head_rows, 256, 16, "f32")
+    )
+
+
+def whole(model, tokens):
+    driver = Driver(model)
+    return driver.feed([(driver.start(tokens), len(tokens))])[0].clone()
+
+
+@pytest.mark.parametrize("arch", ARCHS, ids=[a.id for a in ARCHS])
+def test_rows_of_the_table(arch, teams, tmp_path):
+    """Logits at every position equal the reference's, in one chunk and, bitwise, in several."""
+    path = write_safetensors(oracle(arch), tmp_path)
+    model = record(teams[2], path)
+    assert model.fallbacks == ()
+    tokens = prompt(arch.prompt)
+    want = whole(build_model(open_checkpoint(str(path)), ReferenceOps()), tokens)
+    got = whole(model, tokens)
+    assert float((got - want).norm() / want.norm()) < 1e-5
+    driver = Driver(model)
+    for chunks in CHUNKS:
+        seq = driver.start(tokens)
+        parts = [driver.feed([(seq, n)])[0].clone() for n in chunks]
+        assert torch.equal(torch.cat(parts), got), chunks
+
+
+@pytest.mark.parametrize("arch", [a for a in ARCHS if a.id in ("llama", "mistral-window")])
+def test_two_hundred_random_steps(arch, teams, tmp_path):
+    """Chunks and decodes of many sequences in one step, on one thread and on two: the same bits."""
+    path = write_safetensors(oracle(arch), tmp_path)
+    models = [record(team, path) for team in teams.values()]
+    prompts = [prompt(n, seed=n) for n in (70, 33, 16, 5, 41, 64, 1)]
+    alone = [whole(models[0], p) for p in prompts]
+    rng, steps = random.Random(5), 0
+    while steps < 200:
+        driver = Driver(models[steps % 2])
+        seqs = [driver.start(p) for p in prompts]
+        got = [[] for _ in prompts]
+        while any(s.computed < len(s.tokens) for s in seqs):
+            left = [i for i, s in enumerate(seqs) if s.computed < len(s.tokens)]
+            picked = rng.sample(left, rng.randint(1, len(left)))
+            counts = [
+                min(rng.choice([1, 1, 2, 7, 20]), len(prompts[i]) - seqs[i].computed)
+                for i in picked
+            ]
+            out = driver.feed([(seqs[i], n) for i, n in zip(picked, counts, strict=True)])
+            for i, logits in zip(picked, out, strict=True):
+                got[i].append(logits.clone())
+            steps += 1
+        for parts, want in zip(got, alone, strict=True):
+            assert torch.equal(torch.cat(parts), want)
+
+
+def test_a_step_beyond_the_recording_records_again(teams, tmp_path):
+    arch = ARCHS[0]
+    path = write_safetensors(oracle(arch), tmp_path)
+    small, large = record(teams[2], path, rows=4), record(teams[2], path)
+    assert torch.equal(whole(small, prompt(70)), whole(large, prompt(70)))
+
+
+def test_an_empty_step(teams, tmp_path):
+    arch = ARCHS[0]
+    model = record(teams[2], write_safetensors(oracle(arch), tmp_path))
+    driver = Driver(model)
+    driver.feed([(driver.start(prompt(5)), 5)])
+    none, start = torch.zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+    state = PagedState(driver.k[0], driver.v[0], torch.zeros(0, 1, dtype=torch.int32), none)
+    empty = Batch(none, none, start, none, none, none, (state,), (0,), ())
+    assert model.hidden(empty).shape == (0, 64)
+    assert model.head(torch.zeros(0, 64)).shape == (0, VOCAB)
+
+
+def test_gguf_is_the_safetensors_model(teams, tmp_path):
+    arch = ARCHS[0]
+    hf = oracle(arch)
+    gguf, folder = write_gguf(arch, hf, tmp_path / "a.gguf"), tmp_path / "hf"
+    tokens = prompt(40)
+    a = whole(record(teams[2], gguf), tokens)
+    b = whole(record(teams[2], write_safetensors(hf, folder)), tokens)
+    assert torch.equal(a, b)

@@ -1,0 +1,81 @@
+"""Recording: memory is shared only by what does not live together, barriers stand where needed."""
+
+import random
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from rbee_worker.ops.cpu.program import ALL, ROWS, Place, Recorder, Touch, cells, reads, writes
+
+
+def test_buffers_alive_together_never_overlap():
+    rng, recorder = random.Random(1), Recorder(7)
+    alive = []
+    for _ in range(400):
+        if alive and rng.random() < 0.5:
+            alive.pop(rng.randrange(len(alive)))
+        alive.append(recorder.buffer(rng.choice([1, 8, 64, 576, 1000])))
+        places = sorted((b.region.place.first, b.region.place.last) for b in alive)
+        assert all(a[1] <= b[0] for a, b in pairwise(places))
+        assert all(p.region.place.first % 64 == 0 for p in alive)
+
+
+def test_memory_is_lent_again_when_the_last_handle_is_gone():
+    recorder = Recorder(16)
+    first = recorder.buffer(64)
+    view = first.columns(16, 32)
+    place = first.region.place
+    del first
+    assert recorder.buffer(64).region.place != place  # the view holds it
+    del view
+    assert recorder.buffer(64).region.place == place
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (("w", ROWS), ("r", ROWS), False),
+        (("w", ROWS), ("r", ALL), True),
+        (("w", ALL), ("r", ALL), True),
+        (("r", ALL), ("r", ALL), False),
+        (("r", ALL), ("w", ROWS), True),
+        (("w", cells(4)), ("r", cells(4)), False),
+        (("w", cells(4)), ("r", cells(8)), True),
+        (("w", cells(4)), ("w", ROWS), True),
+    ],
+)
+def test_threads_wait_where_they_may_meet(before, after, expected):
+    place = Place(0, 64)
+    a, b = (Touch(place, share, how == "w") for how, share in (before, after))
+    assert a.conflicts(b) == b.conflicts(a) == expected
+    assert not a.conflicts(Touch(Place(64, 128), ALL, True))
+    overlapping = Touch(Place(0, 128), before[1], True)  # another shape: other rows, other threads
+    assert a.conflicts(overlapping)
+
+
+def test_one_barrier_serves_all_that_came_before():
+    recorder = Recorder(4)
+    x, y, z = (recorder.buffer(32) for _ in range(3))
+    recorder.call("a", [writes(x, ALL)])
+    recorder.call("b", [writes(y, ALL)])
+    recorder.call("c", [reads(x, ROWS), writes(z, ROWS)])
+    recorder.call("d", [reads(y, ROWS), reads(z, ROWS)])
+    recorder.call("e", [reads(z, ALL)])
+    assert [e.barrier for e in recorder.entries] == [False, False, True, False, True]
+
+
+def test_addresses_lie_in_the_arena(best):
+    recorder = Recorder(3)
+    x, y = recorder.buffer(20), recorder.buffer(20)
+    recorder.call(
+        "each.scale", [reads(x), writes(y)], x=x.slot, x_stride=x.stride, y=y.slot,
+        y_stride=y.stride, width=20, cell=20, a=2.0,
+    )  # fmt: skip
+    program = recorder.finish(best, y)
+    assert program.names == ["each.scale"]
+    assert program.barriers == 0
+    assert program.view(y.slot, 20, 20, 3).shape == (3, 20)
+    first = program.view(x.slot, 20, 20, 3).data_ptr()
+    assert program.view(y.slot, 20, 20, 3).data_ptr() - first == y.slot.offset - x.slot.offset
+    assert np.isfinite(program.nbytes)

@@ -1,0 +1,98 @@
+"""Threads, barrier and replay: every entry runs once on every thread, in order."""
+
+import gc
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from rbee_worker.errors import UsageError
+from rbee_worker.ops.cpu.team import Team, allowed_cores, quota, thread_count
+
+
+@pytest.fixture(scope="module")
+def entries(best):
+    """Each thread adds its part: `team_probe.add` adds 1 to a private cell, `team_probe.copy`
+    checks that every thread's cell has the value of this round."""
+    best.load(["team_probe.add", "team_probe.check"])
+    return best
+
+
+def program(library, cells, wrong, rounds):
+    add = library["team_probe.add"].pack(cells=cells)
+    check = library["team_probe.check"].pack(cells=cells, wrong=wrong)
+    rows = []
+    for _ in range(rounds):
+        rows.append((library["team_probe.add"].address, add.address, 1))
+        rows.append((library["team_probe.check"].address, check.address, 1))
+    return np.array(rows, np.int64), (add, check)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_no_thread_passes_a_barrier_early(entries, threads):
+    team = Team(entries, threads)
+    cells, wrong = np.zeros((threads, 8), np.int64), np.zeros(threads * 8, np.int64)
+    rows, _keep = program(entries, cells, wrong, 40)
+    header = np.zeros(8, np.int64)
+    for replay in range(30):
+        team.run(rows, header)
+        assert (cells[:, 0] == 40 * (replay + 1)).all()
+    assert not wrong.any()
+    team.close()
+    team.close()
+
+
+def test_idle_threads_sleep(entries):
+    team = Team(entries, 2)
+    cells, wrong = np.zeros((2, 8), np.int64), np.zeros(16, np.int64)
+    rows, _keep = program(entries, cells, wrong, 1)
+    header = np.zeros(8, np.int64)
+    team.run(rows, header)
+    time.sleep(0.05)
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.03
+    for _ in range(20):  # and they wake again
+        team.run(rows, header)
+        time.sleep(0.003)
+    assert cells[1, 0] == 21
+    team.close()
+
+
+def test_threads_end_with_the_team(entries):
+    before = threading.active_count()
+    team = Team(entries, 3)
+    assert threading.active_count() == before + 2
+    del team
+    gc.collect()
+    assert threading.active_count() == before
+
+
+def test_times_are_taken_at_each_entry(entries):
+    team = Team(entries, 2)
+    cells, wrong = np.zeros((2, 8), np.int64), np.zeros(16, np.int64)
+    rows, _keep = program(entries, cells, wrong, 3)
+    times = np.zeros(7, np.int64)
+    team.run(rows, np.zeros(8, np.int64), times)
+    assert (np.diff(times) > 0).all()
+    team.close()
+
+
+def test_thread_count_follows_cores_and_quota(tmp_path):
+    assert 1 <= thread_count(0) <= len(allowed_cores())
+    assert thread_count(1) == 1
+    with pytest.raises(UsageError, match="processors"):
+        thread_count(len(os.sched_getaffinity(0)) + 1)
+    (tmp_path / "cpu.max").write_text("150000 100000\n")
+    assert quota(tmp_path) == 1.5
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert quota(tmp_path) is None
+    (tmp_path / "cpu.max").unlink()
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu/cpu.cfs_quota_us").write_text("-1\n")
+    (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000\n")
+    assert quota(tmp_path) is None
+    (tmp_path / "cpu/cpu.cfs_quota_us").write_text("200000\n")
+    assert quota(tmp_path) == 2.0
