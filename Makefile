@@ -17,16 +17,19 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_ARGS)
 
 export RBEE_PIP_ARGS := $(PIP_ARGS)
 
-.PHONY: run test test-slow lint clean
+.PHONY: run test test-slow test-cpu lint clean
 
 run: $(VENV)/.run
 	$(BIN)/rbee-worker generate --chat "$(PROMPT)" $(RUN_ARGS)
 
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) -m "not slow" $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) -m "not slow and not kernels" $(TEST_ARGS)
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m slow $(TEST_ARGS)
+	$(BIN)/python -m pytest -m "slow and not kernels" $(TEST_ARGS)
+
+test-cpu: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(TEST_JOBS) -m kernels $(TEST_ARGS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -1,4 +1,9 @@
-"""Every test that asks for `library` runs once on each instruction set of this machine."""
+"""Every test that asks for `library` runs once on each instruction set of this machine.
+
+All of them are marked `kernels`: compiling for each instruction set takes minutes.
+"""
+
+from pathlib import Path
 
 import pytest
 
@@ -14,3 +19,9 @@ def library(request):
 @pytest.fixture(scope="session")
 def best():
     return Library(isa.choose())
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.kernels)
