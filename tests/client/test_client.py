@@ -126,9 +126,11 @@ def test_a_worker_that_stays_away_breaks_the_stream(monkeypatch: pytest.MonkeyPa
 
     seen = []
     transport = httpx.MockTransport(gone)
-    with Client("http://w", transport=transport) as client, pytest.raises(StreamBroken):
-        for event in client.job("j").events():
-            seen.append(event)
+    with Client("http://w", transport=transport) as client:
+        events = client.job("j").events()
+        seen.append(next(events))
+        with pytest.raises(StreamBroken):
+            next(events)
     assert len(seen) == 1
     assert tries == [None, *["1"] * client_events.TRIES]
 

@@ -37,6 +37,7 @@ class Served:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._bound = threading.Event()
         self.exit_code: int | None = None
+        self.others: list[Any] = []  # other clients of this server, closed with it
 
     def _run(self) -> None:
         listener = bind(self.settings)
@@ -84,7 +85,8 @@ class Served:
         return self.exit_code
 
     def __exit__(self, *_: object) -> None:
-        self.http.close()
+        for client in (self.http, *self.others):
+            client.close()
         if self._thread.is_alive():
             self.stop()
             self.loop.call_soon_threadsafe(self.service.stop)

@@ -42,8 +42,11 @@ def test_it_answers_within_0_7_s_of_exec(path: str) -> None:
             cpus.append(worker.cpu_s())
     load = os.getloadavg()[0]
     print(f"exec to {path}: wall {walls} s, CPU {cpus} s, load {load:.1f}")  # noqa: T201
-    busy = load > (os.cpu_count() or 1)
-    assert min(cpus if busy else walls) <= START_S
+    cores = os.cpu_count() or 1
+    best = min(cpus if load > cores else walls)
+    if best > START_S and load > 3 * cores:
+        pytest.skip(f"too busy to measure: load {load:.0f} on {cores} cores, best {best} s")
+    assert best <= START_S
 
 
 def test_the_server_never_imports_torch() -> None:

@@ -74,12 +74,14 @@ def client(served: Served) -> openai.OpenAI:
 
 
 def make(served: Served, token: str | None = None, retries: int = 0) -> openai.OpenAI:
-    return openai.OpenAI(
+    client = openai.OpenAI(
         base_url=served.url + "/v1",
         api_key=token or served.token,
         max_retries=retries,
         _strict_response_validation=True,
     )
+    served.others.append(client)
+    return client
 
 
 def expected(prompt: str, n: int, choice: int = 0) -> str:
@@ -363,7 +365,7 @@ def test_a_failure_in_mid_stream_is_an_api_error() -> None:
 
 
 def test_a_full_queue_is_a_rate_limit_error_and_retried_by_the_client() -> None:
-    with Served(Fake(delay_s=0.4, slots=1), max_queue=0) as served:
+    with Served(Fake(delay_s=2.5, slots=1), max_queue=0) as served:
         busy = served.http.post("/v1/jobs", json={"prompt": "x", "max_tokens": 2})
         assert busy.status_code == 200
         second = served.http.post("/v1/jobs", json={"prompt": "x", "max_tokens": 2})
@@ -371,7 +373,7 @@ def test_a_full_queue_is_a_rate_limit_error_and_retried_by_the_client() -> None:
         with pytest.raises(openai.RateLimitError) as caught:
             make(served).completions.create(model="smollm2", prompt="x")
         assert int(caught.value.response.headers["retry-after"]) >= 1
-        answer = make(served, retries=5).completions.create(
+        answer = make(served, retries=9).completions.create(
             model="smollm2", prompt="x", max_tokens=2
         )
         assert answer.choices

@@ -52,7 +52,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def busy() -> Iterator[Served]:
-    with Served(Fake(token_s=0.004)) as server:
+    with Served(Fake(token_s=0.015)) as server:
         yield server
 
 
@@ -124,7 +124,7 @@ def test_an_answer_streams_with_its_figures_and_its_story(browser: Any, busy: Se
         rates.add(text(browser, "#rate"))
         return answered(browser, 1)
 
-    wait_for(watch, 20)
+    wait_for(watch, 40)
     assert len(seen) > 3, "the text grew while it was watched"
     job = busy.http.get("/v1/jobs").json()["jobs"][0]["job_id"]
     state = busy.http.get(f"/v1/jobs/{job}").json()
@@ -148,7 +148,7 @@ def test_the_conversation_goes_on_and_can_be_stopped(browser: Any, busy: Served)
     one(browser, "#params [name=max_tokens]").clear()
     one(browser, "#params [name=max_tokens]").send_keys("40")
     say(browser, "first")
-    wait_for(lambda: answered(browser, 1), 20)
+    wait_for(lambda: answered(browser, 1), 40)
     one(browser, "#params [name=max_tokens]").clear()
     say(browser, "second")
     wait_for(lambda: len(text(browser, ".answer:last-child .text")) > 5, 20)
@@ -173,7 +173,7 @@ def test_it_works_on_a_phone_without_a_token(browser: Any) -> None:
             browser.get(server.url + "/")
             wait_for(lambda: text(browser, "#state") == "ready")
             say(browser, "hello")
-            wait_for(lambda: answered(browser, 1), 20)
+            wait_for(lambda: answered(browser, 1), 40)
             script = "return document.documentElement.scrollWidth <= window.innerWidth"
             assert browser.execute_script(script)
             send = one(browser, "#send")
