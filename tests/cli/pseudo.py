@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import pty
 import re
-import resource
 import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -25,16 +23,25 @@ _OWN_TERMINAL = "import os; os.close(os.open(os.ttyname(0), os.O_RDWR)); "
 ATTEMPTS = 10  # of a measurement that one quiet moment is enough for
 
 
-def cpu_seconds(work: Callable[[], object]) -> float:
-    """Processor time of the child processes that `work` starts and waits for.
+def cpu_seconds(folder: Path, *args: str) -> float:
+    """Processor time of the program itself, from exec to exit, without its engine process.
 
-    With nothing to wait for it is what a person waits on an idle machine, and it says so on a busy
-    one too.
+    Where it waits for nothing, that is what a person waits on an idle machine, and it says so on a
+    busy one too.
     """
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    work()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    told = folder / "cpu"
+    code = (
+        "import atexit, resource, sys\n"
+        "def tell():\n"
+        "    used = resource.getrusage(resource.RUSAGE_SELF)\n"
+        f"    open({str(told)!r}, 'w').write(str(used.ru_utime + used.ru_stime))\n"
+        "atexit.register(tell)\n"
+        f"sys.argv = {['rbee-worker', *args]!r}\n"
+        "from rbee_worker.cli.main import main\n"
+        "main()"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=60)
+    return float(told.read_text())
 
 
 class Terminal:
