@@ -26,7 +26,7 @@ test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) -m "not slow and not kernels" $(TEST_ARGS)
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m "slow and not kernels" $(TEST_ARGS)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "slow and not kernels" $(TEST_ARGS)
 
 test-cpu: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(TEST_JOBS) -m kernels $(TEST_ARGS)
