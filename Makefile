@@ -17,16 +17,19 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_ARGS)
 
 export RBEE_PIP_ARGS := $(PIP_ARGS)
 
-.PHONY: run test test-slow test-cpu lint clean
+.PHONY: run test test-slow test-cpu test-long lint clean
 
 run: $(VENV)/.run
 	$(BIN)/rbee-worker generate --chat "$(PROMPT)" $(RUN_ARGS)
 
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) -m "not slow and not kernels" $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) -m "not slow and not kernels and not long" $(TEST_ARGS)
 
 test-slow: $(VENV)/.test
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "slow and not kernels" $(TEST_ARGS)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "slow and not kernels and not long" $(TEST_ARGS)
+
+test-long: $(VENV)/.test
+	$(BIN)/python -m pytest -m long $(TEST_ARGS)
 
 test-cpu: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(TEST_JOBS) -m kernels $(TEST_ARGS)

@@ -150,12 +150,12 @@ def test_the_repeat_penalty_is_really_applied(worker: Worker) -> None:
         return len(grams) - len(set(grams))
 
     base = {"temperature": 0, "max_tokens": 120, "ignore_eos": True}
-    plain = worker.ask(LOOPS, **base)
-    same = worker.ask(LOOPS, **base, repetition_penalty=1.0)
-    penalised = worker.ask(LOOPS, **base, repetition_penalty=1.3)
+    plain = worker.ask(PROMPTS[1], **base)
+    same = worker.ask(PROMPTS[1], **base, repetition_penalty=1.0)
+    penalised = worker.ask(PROMPTS[1], **base, repetition_penalty=1.3)
     assert plain.ids == same.ids
-    assert repeats(plain.ids) > 20, plain.text
-    assert repeats(penalised.ids) <= 2, penalised.text
+    assert repeats(plain.ids) >= 8, plain.text
+    assert repeats(penalised.ids) <= repeats(plain.ids) / 4, penalised.text
     assert penalised.started is not None
     assert penalised.started.sampling.params.repetition_penalty == 1.3
     assert penalised.started.sampling.origins["repetition_penalty"] == "request"

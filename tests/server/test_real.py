@@ -96,6 +96,7 @@ def test_200_jobs_at_once_answer_as_each_does_alone(worker: Spawned) -> None:
     assert blocks(worker) == baseline == 0
 
 
+@pytest.mark.long
 def test_200_requests_half_of_them_cancelled_anywhere_leak_nothing(worker: Spawned) -> None:
     churn(worker, 200)
 

@@ -49,7 +49,7 @@ def test_examples(tmp_path: Path, token: str) -> None:
         run(served, tmp_path, examples=1, phases="examples")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("token", [TOKEN, ""])
 def test_boundaries_and_random_requests(tmp_path: Path, token: str) -> None:
     with Served(short(), token=token) as served:

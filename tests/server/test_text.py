@@ -91,7 +91,7 @@ def test_stop_strings_end_the_answer_wherever_tokens_are_cut(small: Vocabulary) 
     assert got == ids[: len(got)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_token_of_the_default_vocabulary() -> None:
     """All in order, all shuffled, and each alone between two plain words."""
     reference = os.environ.get("RBEE_TEST_MODEL", "smollm2")
