@@ -66,5 +66,5 @@ $(VENV)/.test: pyproject.toml $(VENV)/.run
 	@touch $@
 
 $(VENV)/.lint: pyproject.toml $(VENV)/.run
-	$(PIP) -e ".[server,cpu,lint]"
+	$(PIP) -e ".[server,cpu,otel,lint]"
 	@touch $@
