@@ -74,11 +74,6 @@ class Spawned:
             text = progress.read().decode()
         assert '"ready"' in text, (text, self.errors)
 
-    def cpu_s(self) -> float:
-        """Processor time that the process has used, all its threads."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
     def signal(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -24,13 +23,11 @@ from tests.server.spawned import ROOT, Spawned
 START_S = 0.7
 
 
+@pytest.mark.slow  # alone on the machine: the bound is wall time, and nothing else may take it
 @pytest.mark.parametrize("path", ["/health", "/v1/ready", "/v1/loading/progress"])
 def test_it_answers_within_0_7_s_of_exec(path: str) -> None:
-    """The real command line. Noise only ever adds, so a start may be tried again; and where other
-    work holds every core all the time, the start's own processor time is held to the bound: it is
-    one thread that never waits, so on a free core that is its wall time."""
+    """The real command line. Noise only ever adds, so a start may be tried again."""
     walls: list[float] = []
-    cpus: list[float] = []
     while len(walls) < 8 and min(walls, default=9) > START_S:
         with (
             Spawned.daemon("--local-mode", "--port", "0", "--model-ref", "/nowhere") as worker,
@@ -39,14 +36,8 @@ def test_it_answers_within_0_7_s_of_exec(path: str) -> None:
             assert response.status_code in (200, 503)
             next(response.iter_raw())
             walls.append(round(time.perf_counter() - worker.exec_s, 3))
-            cpus.append(worker.cpu_s())
-    load = os.getloadavg()[0]
-    print(f"exec to {path}: wall {walls} s, CPU {cpus} s, load {load:.1f}")  # noqa: T201
-    cores = os.cpu_count() or 1
-    best = min(cpus if load > cores else walls)
-    if best > START_S and load > 3 * cores:
-        pytest.skip(f"too busy to measure: load {load:.0f} on {cores} cores, best {best} s")
-    assert best <= START_S
+    print(f"exec to {path}: {walls} s")  # noqa: T201
+    assert min(walls) <= START_S
 
 
 def test_the_server_never_imports_torch() -> None:
