@@ -21,9 +21,12 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[1]
 STREAMS = 64
 LATENCY_RATE = 2000  # events a second, all streams together
 STAMP = b'"t":"'
@@ -41,9 +44,11 @@ class Reader(asyncio.Protocol):
         self.lags: list[float] = []
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._rest = b""
+        self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
         transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
@@ -61,8 +66,8 @@ class Reader(asyncio.Protocol):
                 if stamp.startswith(b"@"):
                     self.lags.append(now - float(stamp[1:]))
             self._rest = b"" if b'"' in tail else STAMP + tail
-        if b"[DONE]" in data[-64:] and not self.done.done():
-            self.done.set_result(None)
+        if b"[DONE]" in data[-64:] and self._transport is not None:
+            self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.done.done():
@@ -95,6 +100,7 @@ async def create(port: int, body: bytes) -> str:
     writer.write(head.encode() + body)
     answer = await reader.read()
     writer.close()
+    await writer.wait_closed()
     url: str = json.loads(answer.partition(b"\r\n\r\n")[2])["sse_url"]
     return url
 
@@ -105,26 +111,27 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def worker(mode: dict[str, Any]) -> tuple[subprocess.Popen[bytes], int]:
-    """A worker with the fake engine: (process, port)."""
+@contextmanager
+def worker(mode: dict[str, Any]) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A worker with the fake engine: (process, port); ended and its pipe closed afterwards."""
     command = [sys.executable, "-m", "benchmarks.server_worker", json.dumps(mode)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert process.stdout is not None
-    port = int(json.loads(process.stdout.readline())["port"])
-    return process, port
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield process, int(json.loads(process.stdout.readline())["port"])
+        finally:
+            process.terminate()
 
 
 def throughput(tokens: int) -> dict[str, float]:
     """One run at full speed."""
-    process, port = worker({"wait_s": 1.5, "tokens": tokens})
-    try:
+    with worker({"wait_s": 1.5, "tokens": tokens}) as (process, port):
         asyncio.run(warm(port))
         before = cpu_s(process.pid)
         readers = asyncio.run(streams(port, tokens, stamped=False))
         spent = cpu_s(process.pid) - before
-    finally:
-        process.terminate()
-        process.wait()
     events = sum(r.events for r in readers)
     wall = max(r.last for r in readers) - min(r.first for r in readers)
     rates = sorted(r.events / (r.last - min(s.first for s in readers)) for r in readers)
@@ -139,16 +146,14 @@ def throughput(tokens: int) -> dict[str, float]:
 def latency(seconds: float) -> dict[str, float]:
     """One run at `LATENCY_RATE`."""
     tokens = int(LATENCY_RATE / STREAMS * seconds)
-    process, port = worker({"wait_s": 1.0, "tokens": tokens, "rate": LATENCY_RATE / STREAMS})
-    try:
+    mode = {"wait_s": 1.0, "tokens": tokens, "rate": LATENCY_RATE / STREAMS}
+    with worker(mode) as (process, port):
         asyncio.run(warm(port))
         readers = asyncio.run(streams(port, tokens, stamped=True))
         asyncio.run(warm(port))
-    finally:
         process.terminate()
         assert process.stdout is not None
         rest = process.stdout.read()
-        process.wait()
     written = sorted(json.loads(rest.splitlines()[-1]))
     lags = sorted(lag for r in readers for lag in r.lags)
     wall = max(r.last for r in readers) - min(r.first for r in readers)
@@ -172,6 +177,7 @@ async def warm(port: int) -> None:
         writer.write(b"GET /v1/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         answer = await reader.read()
         writer.close()
+        await writer.wait_closed()
         if b" 200 " in answer[:16]:
             return
         await asyncio.sleep(0.05)
