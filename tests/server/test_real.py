@@ -105,11 +105,11 @@ def test_2000_requests_half_of_them_cancelled_anywhere_leak_nothing(tmp_path: Pa
     model = tiny.write_safetensors(tmp_path / "tiny")
     # a small pool: some sequences are also preempted on the way
     with served("--model-ref", str(model), "--kv-tokens", "2048", "--max-seqs", "32") as small:
-        churn(small, 2000)
+        churn(small, 2000, tokens=40)
         assert "rbee_preemptions_total 0.0" not in small.http.get("/metrics").text
 
 
-def churn(worker: Spawned, n: int) -> None:
+def churn(worker: Spawned, n: int, tokens: int = 6) -> None:
     """Job streams, OpenAI streams and blocking requests; every other one is cancelled, while it is
     queued, before its first token, or after any token."""
     rng = random.Random(2)
@@ -117,7 +117,7 @@ def churn(worker: Spawned, n: int) -> None:
     gate = asyncio.Semaphore(160)  # more than run at once: some always wait in the queue
 
     async def job(client: AsyncClient, words: str, cut: int | None) -> str:
-        started = await client.submit(prompt=words, max_tokens=6, temperature=0)
+        started = await client.submit(prompt=words, max_tokens=tokens, temperature=0)
         if cut == 0:
             await started.cancel()
         seen = 0
@@ -131,7 +131,7 @@ def churn(worker: Spawned, n: int) -> None:
         raise AssertionError("no end")
 
     async def openai(http: httpx.AsyncClient, words: str, cut: int | None, stream: bool) -> str:
-        body = {"prompt": words, "max_tokens": 6, "temperature": 0, "stream": stream, "n": 1}
+        body = {"prompt": words, "max_tokens": tokens, "temperature": 0, "stream": stream, "n": 1}
         if not stream:
             patience = None if cut is None else rng.uniform(0.0, 3.0)
             try:
