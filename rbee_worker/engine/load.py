@@ -41,7 +41,13 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
     ckpt = open_checkpoint(settings.model, cache_dir=settings.cache_dir)
     ahead = preflight(ckpt, settings)
     compiling = _Compiling(report)
-    ops = make_ops(settings, ahead.dtype, threads=threads, progress=compiling)
+    ops = make_ops(
+        settings,
+        ahead.dtype,
+        threads=threads,
+        weight_bytes=ahead.weight_bytes,
+        progress=compiling,
+    )
     if ops.name == "cpu":
         torch.set_num_threads(1)  # a second pool of threads would fight with the backend's own
     clock.done("open")
