@@ -30,7 +30,7 @@ PACKAGE = "rbee_worker.ops.cpu"
 TEMPORARY = ".part"  # ends the name of a file that is being written
 _SLOWEST = ("attend", "linear", "embed", "repack", "team", "norm")  # modules of kernels
 
-Progress = Callable[[int, int, str], None]  # (kernels done, kernels in all, last one's name)
+Progress = Callable[[int, int, str], None]  # (kernels done, kernels in all, last one's name or "")
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,19 @@ def folder(isa: Isa, cache_dir: str = "") -> Path:
     return root / "kernels" / f"{isa.name}-{digest.hexdigest()[:16]}"
 
 
+@functools.cache
 def stem(name: str) -> str:
     """File name, without ending, of kernel `name`: it changes with any source it is made from."""
     module = "kernels." + name.partition(".")[0]
     digest = hashlib.sha256()
     for source in sorted(_sources(module) | _sources("compile")):
-        digest.update(source.encode() + b"\0" + _path(source).read_bytes())
+        digest.update(source.encode() + b"\0" + _content(source))
     return f"{name}-{digest.hexdigest()[:16]}"
+
+
+@functools.cache
+def _content(module: str) -> bytes:
+    return _path(module).read_bytes()
 
 
 @functools.cache
@@ -76,7 +82,7 @@ def _sources(module: str) -> frozenset[str]:
         if name in found or not _path(name).exists():
             continue
         found.add(name)
-        text = _path(name).read_text()
+        text = _content(name).decode()
         todo += re.findall(rf"^\s*from {PACKAGE}\.([\w.]+) import", text, re.M)
         for names in re.findall(rf"^\s*from {PACKAGE} import ([\w ,]+)$", text, re.M):
             todo += [n.split()[0] for n in names.split(",")]
@@ -88,35 +94,40 @@ def _path(module: str) -> Path:
 
 
 def ensure(
-    names: Iterable[str],
-    isa: Isa,
-    *,
-    cache_dir: str = "",
-    progress: Progress | None = None,
-    jobs: int = 0,
+    names: Iterable[str], isa: Isa, *, cache_dir: str = "", progress: Progress | None = None
 ) -> list[Compiled]:
-    """The named kernels compiled for `isa`, from the cache or freshly by `jobs` processes.
+    """The named kernels compiled for `isa`, from the cache or freshly. Raises ModelError."""
+    names, where = list(names), folder(isa, cache_dir)
+    compile_missing(names, isa, cache_dir=cache_dir, progress=progress)
+    return [_read(n, where / stem(n)) for n in names]
 
-    jobs: 0 for as many as cores allowed. A second process that wants kernels while one compiles
-    waits for it and then compiles what is still missing. Raises ModelError.
+
+def compile_missing(
+    names: Iterable[str], isa: Isa, *, cache_dir: str = "", progress: Progress | None = None
+) -> list[str]:
+    """Compile what the cache lacks, on every core allowed; returns its names.
+
+    A second process that wants kernels while one compiles waits for it, and then compiles what is
+    still missing. Raises ModelError.
     """
     where = folder(isa, cache_dir)
     wanted = {n: stem(n) for n in names}
-    if missing := _missing(wanted, where):
-        try:
-            where.mkdir(parents=True, exist_ok=True)
-            with _lock(where):
-                missing = _missing(wanted, where)
-                for left in where.glob(f"*{TEMPORARY}"):  # by a process that was killed
-                    left.unlink(missing_ok=True)
-                jobs = min(jobs or len(os.sched_getaffinity(0)), len(missing))
-                _compile(sorted(missing, key=_cost), where, isa, progress, jobs)
-        except OSError as error:
-            raise ModelError(
-                f"compiled CPU kernels cannot be kept in {where}: {error.strerror}.",
-                fix="make it writable, choose another --cache-dir, or run rbee-worker warmup first.",
-            ) from None
-    return [_read(n, where / s) for n, s in wanted.items()]
+    if not _missing(wanted, where):
+        return []
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+        with _lock(where):
+            missing = sorted(_missing(wanted, where), key=_cost)
+            for left in where.glob(f"*{TEMPORARY}"):  # by a process that was killed
+                left.unlink(missing_ok=True)
+            jobs = min(len(os.sched_getaffinity(0)), len(missing))
+            _compile(missing, where, isa, progress, jobs)
+    except OSError as error:
+        raise ModelError(
+            f"compiled CPU kernels cannot be kept in {where}: {error.strerror}.",
+            fix="make it writable, choose another --cache-dir, or run rbee-worker warmup first.",
+        ) from None
+    return missing
 
 
 def _missing(wanted: dict[str, str], where: Path) -> list[str]:
@@ -167,6 +178,8 @@ def _compile(
             errors.append(text or f"exit status {child.returncode}")
         said.put("")
 
+    if progress is not None:
+        progress(0, len(names), "")
     threads = [threading.Thread(target=follow) for _ in range(jobs)]
     for thread in threads:
         thread.start()
@@ -193,7 +206,7 @@ def _child(where: Path, isa: Isa) -> subprocess.Popen[str]:
     root = str(Path(__file__).parents[3])
     path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
     return subprocess.Popen(
-        [sys.executable, "-m", f"{PACKAGE}.compile", str(where), isa.cpu, isa.features],
+        [sys.executable, "-P", "-m", f"{PACKAGE}.compile", str(where), isa.cpu, isa.features],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
