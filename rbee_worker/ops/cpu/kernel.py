@@ -85,12 +85,19 @@ def compile_kernel(
         cpu=cpu, features=features, opt=3, reloc="pic", codemodel="small", jit=False
     )
     module = llvm.parse_assembly(translate(kernel, features, machine))
-    options = llvm.create_pipeline_tuning_options(speed_level=3)
-    options.slp_vectorization = False
-    options.loop_vectorization = False
-    builder = llvm.create_pass_builder(machine, options)
-    builder.getModulePassManager().run(module, builder)
+    optimise(module, machine)
     called = {f.name for f in module.functions if f.is_declaration}
     called = {c for c in called if not c.startswith("llvm.")}
     assert called <= C_LIBRARY, f"kernel {kernel.name} calls {sorted(called - C_LIBRARY)}"
     return machine.emit_object(module), machine.emit_assembly(module) if assembly else ""
+
+
+def optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine) -> None:
+    """LLVM's passes. Loops that matter are already as wide as they should be, so widening and
+    unrolling others would only make a first start longer: half of it, in attention."""
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options.slp_vectorization = False
+    options.loop_vectorization = False
+    options.loop_unrolling = False
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
