@@ -35,22 +35,19 @@ def needed(ckpt: Checkpoint, settings: Settings, kv_dtype: str) -> list[str]:
 
 def compile_for(
     ckpt: Checkpoint, settings: Settings, kv_dtype: str, progress: Progress | None = None
-) -> Done | None:
-    """Have every kernel of the model compiled, all cores at it; None where the backend has none.
+) -> None:
+    """Have every kernel of the model compiled, all cores at it, where the backend has kernels.
 
     Raises ModelError where they cannot be compiled or kept.
     """
-    if backend_name(settings) != "cpu":
-        return None
-    return compile_names(needed(ckpt, settings, kv_dtype), settings, progress)
+    if backend_name(settings) == "cpu":
+        target = isa.choose(os.environ.get("RBEE_CPU_ISA", ""))
+        compile_names(needed(ckpt, settings, kv_dtype), target, settings.cache_dir, progress)
 
 
 def compile_names(
-    names: Sequence[str], settings: Settings, progress: Progress | None = None
+    names: Sequence[str], target: isa.Isa, cache_dir: str = "", progress: Progress | None = None
 ) -> Done:
-    """Have these kernels compiled and kept for the instruction set that this process runs with."""
-    target = isa.choose(os.environ.get("RBEE_CPU_ISA", ""))
-    compiled = cache.compile_missing(
-        names, target, cache_dir=settings.cache_dir, progress=progress
-    )
-    return Done(cache.folder(target, settings.cache_dir), names, compiled)
+    """Have these kernels compiled and kept. Raises ModelError."""
+    compiled = cache.compile_missing(names, target, cache_dir=cache_dir, progress=progress)
+    return Done(cache.folder(target, cache_dir), names, compiled)
