@@ -14,6 +14,7 @@ from rbee_worker.ops.cpu.paged import KEYS, SPAN
 
 if TYPE_CHECKING:
     from rbee_worker.models.base import Decoder
+    from rbee_worker.ops.cpu.header import Shape
     from rbee_worker.ops.cpu.model import CpuModel
 
 ARENA_SLACK = 1 << 26  # bytes that pieces may need to begin on cache lines
@@ -136,10 +137,15 @@ def executable(
     if ops.name != "cpu":
         return model
     from rbee_worker.ops.cpu.backend import CpuOps
-    from rbee_worker.ops.cpu.header import Shape
     from rbee_worker.ops.cpu.model import CpuModel
 
     assert isinstance(ops, CpuOps)
+    return CpuModel(model, ops, recording_shape(settings, kv_dtype, longest))
+
+
+def recording_shape(settings: Settings, kv_dtype: str, longest: int) -> Shape:
+    """What the cpu backend records a model for. longest: tokens of a sequence at most."""
+    from rbee_worker.ops.cpu.header import Shape
+
     rows = min(settings.max_seqs, HEAD_ROWS)
-    shape = Shape(settings.token_budget, rows, longest, settings.block_size, kv_dtype)
-    return CpuModel(model, ops, shape)
+    return Shape(settings.token_budget, rows, longest, settings.block_size, kv_dtype)

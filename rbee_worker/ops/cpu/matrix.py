@@ -58,6 +58,22 @@ def hold(library: Library, team: Team, arena: Arena, packed: Sequence[Packed]) -
     return Matrix(tuple(parts), first, packed[0].shape[1], tuple(packed))
 
 
+def outline(packed: Sequence[Packed]) -> Matrix:
+    """What `hold` makes of matrices, without their data."""
+    parts, first = [], 0
+    for run in _runs(packed):
+        rows = sum(p.shape[0] for p in run)
+        held = HELD.get(run[0].format.lower(), HELD["f32"])
+        parts.append(Part(held, np.empty(0, np.uint8), first, rows))
+        first += rows
+    return Matrix(tuple(parts), first, packed[0].shape[1], tuple(packed))
+
+
+def repacker(held: Held) -> str:
+    """The kernel that makes the held format."""
+    return f"repack.{held.name}"
+
+
 def _known(packed: Packed) -> Packed:
     """Itself, or its values where its format has no kernel."""
     if packed.format.lower() in HELD:
@@ -85,7 +101,7 @@ def _repack(library: Library, team: Team, arena: Arena, run: Sequence[Packed], h
     groups = [-(-p.shape[0] // ROWS) for p in run]
     nbytes = sum(groups) * units * held.nbytes
     memory = arena.take(nbytes)
-    kernel = library[f"repack.{held.name}"]
+    kernel = library[repacker(held)]
     keep: list[Args] = []
     rows: list[tuple[int, int, int]] = []
     at = 0
