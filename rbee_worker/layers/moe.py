@@ -48,8 +48,8 @@ class Experts:
 class MoE:
     """The chosen experts' results added up, and what all tokens share.
 
-    router: logits; choice_bias: for choosing only; scales: factors on experts' weights; weigh: do a
-    token's weights multiply the experts' results, or (for one expert a token) what the expert reads;
+    router: logits; choice_bias: for choosing only; scales: factors on experts' weights; weigh: a
+    token's weights multiply the experts' results, or (for one expert a token) what experts read;
     shared: a feed-forward block of every token; shared_gate: its result times the sigmoid of this.
     """
 

@@ -44,7 +44,7 @@ class PlanOps:
         rows, cols = sum(p.shape[0] for p in first), first[0].shape[1]
         held = [self._held(p) for p in first]
         for n, (name, size) in enumerate(held):
-            self._count([parts[n] for parts in members], name, count * size)
+            self._count([first[n]], name, count * size, count)
         nbytes = count * sum(size for _, size in held)
         formats = "+".join(dict.fromkeys(p.format for p in first))
         return Weight(None, rows, cols, formats, "+".join(dict(held)), nbytes, count)
@@ -61,9 +61,10 @@ class PlanOps:
         """Nothing but its size, counted."""
         self._count(parts, "f32", 4 * sum(prod(p.shape) for p in parts))
 
-    def _count(self, parts: Sequence[Packed], held: str, nbytes: int) -> None:
+    def _count(self, parts: Sequence[Packed], held: str, nbytes: int, count: int = 1) -> None:
         for part in parts:
-            self.file_bytes[part.format] = self.file_bytes.get(part.format, 0) + part.data.nbytes
+            before = self.file_bytes.get(part.format, 0)
+            self.file_bytes[part.format] = before + count * part.data.nbytes
         self.held_bytes[held] = self.held_bytes.get(held, 0) + nbytes
 
 
