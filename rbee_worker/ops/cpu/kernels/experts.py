@@ -145,10 +145,12 @@ def _sum(
             store_upto(y + 4 * (t * y_stride + i), total, width - i)
 
 
+_PARTS: dict[str, Callable[..., None]] = {"group": _group, "sum": _sum}
+
+
 def build(variant: str) -> Kernel:
     """`experts.group`, `experts.gather-<form>`, `experts.gate-<activation>-<form>` or
     `experts.sum`."""
-    run: Callable[..., None]
     what, _, rest = variant.partition("-")
     if what == "gather":
         run = _gather(SIZES[rest])
@@ -156,5 +158,5 @@ def build(variant: str) -> Kernel:
         kind, _, form = rest.partition("-")
         run = _gate(ACTS.index(kind), form)
     else:
-        run = {"group": _group, "sum": _sum}[what]
+        run = _PARTS[what]
     return kernel(f"experts.{variant}")(run)
