@@ -32,7 +32,8 @@ def warmup(
     isa: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="instruction set, may be repeated, or all (default: this machine's)"
+            metavar="NAME",
+            help="instruction set, repeatable, or all (default: this machine's)",
         ),
     ] = None,
 ) -> None:

@@ -61,9 +61,7 @@ class Translation:
         self.module.triple, self.module.data_layout = triple, layout
         self._done: dict[Any, ir.Function] = {}
 
-    def entry(
-        self, name: str, run: Device, fields: Sequence[ir.Type]
-    ) -> None:
+    def entry(self, name: str, run: Device, fields: Sequence[ir.Type]) -> None:
         """The C function `name(args, step, tid, nt)`: `run` with the fields at `args`, each in 8
         bytes."""
         fn = ir.Function(self.module, ir.FunctionType(e.void, [e.i64] * 4), name)
