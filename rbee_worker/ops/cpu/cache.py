@@ -114,19 +114,13 @@ def compile_missing(
     wanted = {n: stem(n) for n in names}
     if not _missing(wanted, where):
         return []
-    try:
-        where.mkdir(parents=True, exist_ok=True)
-        with _lock(where):
-            missing = sorted(_missing(wanted, where), key=_cost)
-            for left in where.glob(f"*{TEMPORARY}"):  # by a process that was killed
-                left.unlink(missing_ok=True)
+    with _lock(where):
+        missing = sorted(_missing(wanted, where), key=_cost)
+        for left in where.glob(f"*{TEMPORARY}"):  # by a process that was killed
+            left.unlink(missing_ok=True)
+        if missing:
             jobs = min(len(os.sched_getaffinity(0)), len(missing))
             _compile(missing, where, isa, progress, jobs)
-    except OSError as error:
-        raise ModelError(
-            f"compiled CPU kernels cannot be kept in {where}: {error.strerror}.",
-            fix="make it writable, choose another --cache-dir, or run rbee-worker warmup first.",
-        ) from None
     return missing
 
 
@@ -142,8 +136,19 @@ def _cost(name: str) -> int:
 
 @contextmanager
 def _lock(where: Path) -> Iterator[None]:
-    """Only one process compiles into a folder; a lock ends with its holder, however that dies."""
-    with (where / "lock").open("w") as file:
+    """Only one process compiles into a folder; a lock ends with its holder, however that dies.
+
+    Makes the folder. Raises ModelError where it cannot be written.
+    """
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+        file = (where / "lock").open("w")
+    except OSError as error:
+        raise ModelError(
+            f"compiled CPU kernels cannot be kept in {where}: {error.strerror}.",
+            fix="make it writable, choose another --cache-dir, or run rbee-worker warmup first.",
+        ) from None
+    with file:
         with suppress(OSError):  # a file system without locks: files still appear whole
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
