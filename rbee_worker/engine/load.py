@@ -45,7 +45,13 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
     compiling = _Compiling(report)
     compile_for(ckpt, settings, ahead.kv_dtype, compiling)
     clock.done("kernels")
-    ops = make_ops(settings, ahead.dtype, threads=threads, progress=compiling)
+    ops = make_ops(
+        settings,
+        ahead.dtype,
+        threads=threads,
+        weight_bytes=ahead.weight_bytes,
+        progress=compiling,
+    )
     if ops.name == "cpu":
         torch.set_num_threads(1)  # a second pool of threads would fight with the backend's own
     model = _build(ckpt, ops, report)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rbee_worker.ops.cpu.header import Shape
     from rbee_worker.ops.cpu.model import CpuModel
 
+ARENA_SLACK = 1 << 26  # bytes that pieces may need to begin on cache lines
 HEAD_ROWS = 64  # logits computed at once
 
 
@@ -103,21 +104,24 @@ def make_ops(
     dtype: str,
     *,
     threads: int = 1,
+    weight_bytes: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Ops:
     """The backend that `settings` ask for, computing in `dtype`. Imports torch.
 
-    threads: of the cpu backend's own. progress: kernels compiled, of, last one's name.
+    threads: of the cpu backend's own. weight_bytes: what it will hold, as planned.
+    progress: kernels compiled, of, last one's name.
     """
     if backend_name(settings) == "cpu":
         from rbee_worker.ops.cpu import isa
+        from rbee_worker.ops.cpu.arena import Arena
         from rbee_worker.ops.cpu.backend import CpuOps
         from rbee_worker.ops.cpu.native import Library
         from rbee_worker.ops.cpu.team import Team
 
         chosen = isa.choose(os.environ.get("RBEE_CPU_ISA", ""))
         library = Library(chosen, cache_dir=settings.cache_dir, progress=progress)
-        return CpuOps(library, Team(library, threads))
+        return CpuOps(library, Team(library, threads), arena=Arena(weight_bytes + ARENA_SLACK))
     from rbee_worker.ops.reference import ReferenceOps
 
     return ReferenceOps("cpu", dtype)

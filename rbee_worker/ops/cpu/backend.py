@@ -20,6 +20,7 @@ from rbee_worker.errors import UnsupportedModel, UsageError
 from rbee_worker.ops import Activation, Ops, RopeSpec, Weight
 from rbee_worker.ops.batch import Batch
 from rbee_worker.ops.cpu import paged, step
+from rbee_worker.ops.cpu.arena import Arena
 from rbee_worker.ops.cpu.fallback import fall_back
 from rbee_worker.ops.cpu.matrix import Matrix, hold
 from rbee_worker.ops.cpu.native import Library
@@ -65,8 +66,11 @@ class CpuOps(Ops):
     device = "cpu"
     dtype = "f32"
 
-    def __init__(self, library: Library, team: Team, *, exact: bool = False) -> None:
+    def __init__(
+        self, library: Library, team: Team, *, exact: bool = False, arena: Arena | None = None
+    ) -> None:
         self.library, self.team = library, team
+        self.arena = Arena() if arena is None else arena
         self.exact = exact
         self.reference = ReferenceOps("cpu", "f32")
         self.recording: Recording | None = None
@@ -80,7 +84,7 @@ class CpuOps(Ops):
     # ---- weights
 
     def matrix(self, parts: Sequence[Packed]) -> Weight:
-        matrix = hold(self.library, self.team, parts)
+        matrix = hold(self.library, self.team, self.arena, parts)
         formats = "+".join(dict.fromkeys(p.format for p in parts))
         return Weight(matrix, matrix.rows, matrix.cols, formats, matrix.formats, matrix.nbytes)
 

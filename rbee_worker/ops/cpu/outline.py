@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.ops import Weight
+from rbee_worker.ops.cpu.arena import Arena
 from rbee_worker.ops.cpu.backend import CpuOps
 from rbee_worker.ops.cpu.header import Shape
 from rbee_worker.ops.cpu.matrix import outline, repacker
@@ -30,7 +31,8 @@ class OutlineOps(CpuOps):
     """`CpuOps` for a model whose weights hold nothing: it can be recorded, never run."""
 
     def __init__(self, *, exact: bool = False) -> None:
-        super().__init__(cast(Library, None), cast(Team, _Threads(1)), exact=exact)
+        nothing = cast(Library, None), cast(Team, _Threads(1))
+        super().__init__(*nothing, exact=exact, arena=Arena(0))
         self._repackers: set[str] = set()
 
     def matrix(self, parts: Sequence[Packed]) -> Weight:
