@@ -18,6 +18,8 @@ from rbee_worker.errors import CheckpointError, UnsupportedModel
 
 MAX_JSON_BYTES = 4 << 20
 
+_RENAMED = {"_sliding_window_pattern": "sliding_window_pattern"}  # transformers 5 writes it
+
 # Kinds that were renamed; "none" and "default" mean that nothing is scaled.
 _ROPE_TYPES = {"su": "longrope", "default": None, "none": None}
 
@@ -64,7 +66,7 @@ def read_config(path: Path) -> tuple[str, dict[str, Any]]:
 
 def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """`config` with rotary keys in the form that the module describes."""
-    out = dict(config)
+    out = {_RENAMED.get(key, key): value for key, value in config.items()}
     given = out.get("rope_parameters")
     if isinstance(given, dict) and not any(isinstance(v, dict) for v in given.values()):
         out["rope_scaling"] = {"rope_type": "default", **out.pop("rope_parameters")}

@@ -76,6 +76,7 @@ def read_config(file: GgufFile, arch: Architecture) -> tuple[str, dict[str, Any]
     config |= {key: name in file.tensors for key, name in arch.present.items()}
     config |= {key: name not in file.tensors for key, name in arch.absent.items()}
     _derive_sizes(file, config)
+    config = config | dict(arch.by_layers.get(config["num_hidden_layers"], {}))
     _derive_rope(file, config)
     return model_type, canonical(config, str(file.path))
 

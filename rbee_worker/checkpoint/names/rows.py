@@ -1,7 +1,4 @@
-"""Tables: how a GGUF file's keys and tensors are called in Hugging Face's vocabulary. Data only.
-
-A new family is a row in GGUF_ARCHITECTURES, made of the shared rows below and a few of its own.
-"""
+"""What the tables of architectures are made of: the kinds of rows, and the rows they share."""
 
 from __future__ import annotations
 
@@ -41,8 +38,9 @@ class Architecture:
     """One `general.architecture`.
 
     model_type: Hugging Face's; variants: (metadata key, model_type) that replaces it where the
-    key's value is positive. constants: config keys that hold for every file. present / absent:
-    config keys that are true when a tensor is in the file / is not.
+    key's value is positive. constants: config keys that hold for every file; by_layers: those that
+    hold for files of so many layers, where llama.cpp tells a published size by them. present /
+    absent: config keys that are true when a tensor is in the file / is not.
     """
 
     model_type: str
@@ -50,6 +48,7 @@ class Architecture:
     tensors: tuple[Row, ...]
     variants: tuple[tuple[str, str], ...] = ()
     constants: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    by_layers: Mapping[int, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
     present: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     absent: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -154,25 +153,16 @@ MLP_ROWS = tuple(
     for kind in ("weight", "bias")
 )
 
-GGUF_ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
-    {
-        "llama": Architecture(
-            model_type="llama",
-            keys=DECODER_KEYS + ATTENTION_KEYS + RMS_NORM_KEYS + ROPE_KEYS + TOKEN_KEYS,
-            tensors=EMBEDDING_ROWS
-            + ROPE_ROWS
-            + PRE_NORM_ROWS
-            + attention_rows("half_split_q", "half_split_k")
-            + MLP_ROWS,
-            variants=(("expert_count", "mixtral"), ("attention.sliding_window", "mistral")),
-            constants=MappingProxyType({"hidden_act": "silu"}),
-            present=MappingProxyType(
-                {"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_gate.bias"}
-            ),
-            absent=MappingProxyType({"tie_word_embeddings": "output.weight"}),
-        ),
-    }
+QK_NORM_ROWS = tuple(
+    Row(f"blk.{{}}.attn_{part}_norm.weight", f"model.layers.{{}}.self_attn.{part}_norm.weight")
+    for part in ("q", "k")
 )
 
-# model_type of config.json -> the one whose files have the same keys, names and maths.
-MODEL_TYPE_ALIASES: Mapping[str, str] = MappingProxyType({"Yi": "llama"})
+DENSE_KEYS = DECODER_KEYS + ATTENTION_KEYS + RMS_NORM_KEYS + ROPE_KEYS + TOKEN_KEYS
+
+TIED_WITHOUT_OUTPUT = MappingProxyType({"tie_word_embeddings": "output.weight"})
+
+
+def constants(**values: Any) -> Mapping[str, Any]:
+    """Config keys that hold for every file of an architecture."""
+    return MappingProxyType(values)
