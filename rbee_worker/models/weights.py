@@ -130,6 +130,10 @@ class Weights:
             )
         return [float(x) for x in packed.data.reshape(-1).view(_NUMPY[packed.format])]
 
+    def packed(self, name: str, shape: tuple[int, ...]) -> Packed:
+        """A tensor as the checkpoint holds it. Raises CheckpointError."""
+        return self._take(name, shape)
+
     def finish(self, skip: Mapping[str, str]) -> dict[str, str]:
         """Refuse tensors nobody read, unless a pattern of `skip` (regex: reason) covers them.
 

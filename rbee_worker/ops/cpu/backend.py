@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -20,6 +19,7 @@ from rbee_worker.errors import UnsupportedModel, UsageError
 from rbee_worker.ops import Activation, Ops, RopeSpec, Weight
 from rbee_worker.ops.batch import Batch
 from rbee_worker.ops.cpu import paged, step
+from rbee_worker.ops.cpu.attending import Attending
 from rbee_worker.ops.cpu.fallback import fall_back
 from rbee_worker.ops.cpu.matrix import Matrix, hold
 from rbee_worker.ops.cpu.native import Library
@@ -27,38 +27,27 @@ from rbee_worker.ops.cpu.program import (
     ALL,
     ROWS,
     Buf,
-    Place,
-    Recorder,
     Touch,
     cells,
     reads,
     writes,
 )
+from rbee_worker.ops.cpu.recording import CELL, Recording
+from rbee_worker.ops.cpu.recording import buf_of as _buf
+from rbee_worker.ops.cpu.recording import equal_parts as _part
+from rbee_worker.ops.cpu.recording import pointer as _pointer
+from rbee_worker.ops.cpu.recording import slot_of as _slot
+from rbee_worker.ops.cpu.recording import tensor_of as _tensor
 from rbee_worker.ops.cpu.team import Team
 from rbee_worker.ops.cpu.vocabulary import NATIVE
 from rbee_worker.ops.dequant import dequantize
 from rbee_worker.ops.reference import ReferenceOps
-from rbee_worker.state.specs import PagedKV, StateGroup, StateRef
 
-CELL = 32  # columns of a cell, and of a block of prepared activations
 TOKENS = 8  # tokens whose prepared activations lie together
 PREPARED = {"i8": 64, "exact": 144}  # bytes of a token's block
 
 
-@dataclass
-class Recording:
-    """What a model is recorded for: its state, how that is kept, how many threads will share."""
-
-    recorder: Recorder
-    groups: tuple[StateGroup, ...]
-    kv: str  # dtype of keys and values
-    block_size: int
-    longest: int  # tokens of a sequence
-    ropes: list[RopeSpec]
-    probe: Batch  # one row of a sequence that is nobody's
-
-
-class CpuOps(Ops):
+class CpuOps(Attending):
     """See `Ops`. exact: float32 activations in products with packed weights, not int8."""
 
     name = "cpu"
@@ -70,12 +59,6 @@ class CpuOps(Ops):
         self.exact = exact
         self.reference = ReferenceOps("cpu", "f32")
         self.recording: Recording | None = None
-
-    @property
-    def now(self) -> Recording:
-        """The recording under way."""
-        assert self.recording is not None, "operations of this backend are only recorded"
-        return self.recording
 
     # ---- weights
 
@@ -155,7 +138,9 @@ class CpuOps(Ops):
     def logits(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         return self.linear(x, weight, bias)
 
-    def split(self, x: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:
+    def split(self, x: Tensor, widths: Sequence[int], *, heads: int = 1) -> tuple[Tensor, ...]:
+        if heads > 1:
+            return cast("tuple[Tensor, ...]", fall_back(self, "split", x, widths, heads=heads))
         source, first, out = _buf(x, sum(widths)), 0, []
         for width in widths:
             out.append(_tensor(source.columns(first, width)))
@@ -226,7 +211,9 @@ class CpuOps(Ops):
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         return _tensor(self._two("add", _buf(x), _buf(y, _buf(x).width), by_rows=True))
 
-    def scale(self, x: Tensor, factor: float) -> Tensor:
+    def scale(self, x: Tensor, factor: float | Tensor) -> Tensor:
+        if isinstance(factor, Tensor):
+            return cast(Tensor, fall_back(self, "scale", x, factor))
         return _tensor(self._one("scale", _buf(x), factor, by_rows=_buf(x).width < 4096))
 
     def act(self, x: Tensor, kind: Activation) -> Tensor:
@@ -303,133 +290,6 @@ class CpuOps(Ops):
             table=step.rope_at(now.ropes.index(spec), len(now.groups)),
         )
         return _tensor(y)
-
-    def attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        where: StateRef,
-        batch: Batch,
-        *,
-        heads: int,
-        scale: float,
-        window: int | None = None,
-        softcap: float | None = None,
-        slopes: Tensor | None = None,
-        sinks: Tensor | None = None,
-    ) -> Tensor:
-        """See `Ops.attend`. slopes, sinks: float32 [heads]; a score gets slope * (key's position -
-        query's), and one more score, `sink`, whose value is zero."""
-        now, rec = self.now, self.now.recorder
-        spec = now.groups[where.group].spec
-        assert isinstance(spec, PagedKV)
-        query, key = _buf(q, heads * spec.k_dim), _buf(k, spec.heads * spec.k_dim)
-        value = _buf(v, spec.heads * spec.v_dim) if spec.v_dim else key
-        width = spec.v_dim or _latent_width(v)
-        _part(heads, spec.heads)
-        cache = Place(where.layer, where.layer + 1, f"state {where.group}")
-        shape = {"layer": where.layer, "k_dim": spec.k_dim, "block": now.block_size}
-        rec.call(
-            f"kv.{now.kv}",
-            [reads(key), reads(value), Touch(cache, ROWS, True)],
-            k=key.slot,
-            k_stride=key.stride,
-            v=value.slot,
-            v_stride=value.stride,
-            group=step.group_at(where.group),
-            heads=spec.heads,
-            v_dim=spec.v_dim,
-            **shape,
-        )
-        tile = paged.tiling(heads, spec.heads)
-        scratch_bytes = -(-paged.scratch_bytes(tile, spec.k_dim, width) // 64) * 64
-        partial_bytes = paged.partial_bytes(width)
-        units = 2 * self.team.threads + spec.heads * tile.chunks
-        spans = -(-now.longest // paged.SPAN) + 1
-        scratch = rec.region(self.team.threads * scratch_bytes)
-        partial = rec.region(units * spans * tile.rows * tile.heads * partial_bytes)
-        y = rec.buffer(heads * width)
-        common = {
-            "y": y.slot,
-            "y_stride": y.stride,
-            "heads": heads,
-            "kv_heads": spec.heads,
-            "width": width,
-            "rows": tile.rows,
-            "chunk": tile.heads,
-            "window": window or 0,
-            "sinks": _pointer(sinks),
-            "scratch": _slot(scratch),
-            "scratch_bytes": scratch_bytes,
-            "partial": _slot(partial),
-            "partial_bytes": partial_bytes,
-        }
-        rec.call(
-            _attend_name(now.kv, spec.v_dim),
-            [
-                reads(query, ALL),
-                Touch(cache, ALL, False),
-                Touch(scratch.place, ALL, True),
-                Touch(partial.place, ALL, True),
-                writes(y, ALL),
-            ],
-            q=query.slot,
-            q_stride=query.stride,
-            group=step.group_at(where.group),
-            scale=scale,
-            cap=softcap or 0.0,
-            slopes=_pointer(slopes),
-            **shape,
-            **common,
-        )
-        rec.call(
-            "attend.combine",
-            [
-                Touch(partial.place, ALL, False),
-                Touch(scratch.place, ALL, True),
-                writes(y, ROWS),
-            ],
-            latent=int(spec.v_dim == 0),
-            **common,
-        )
-        return _tensor(y)
-
-
-def _tensor(buf: Buf) -> Tensor:
-    """Models pass activations around without looking; here they are handles."""
-    return cast(Tensor, buf)
-
-
-def _buf(x: Tensor, width: int | None = None) -> Buf:
-    buf = cast(Buf, x)
-    assert isinstance(buf, Buf), "an activation of another backend"
-    assert width is None or buf.width == width, f"{buf.width} columns, expected {width}"
-    return buf
-
-
-def _slot(region: Any) -> Any:
-    return Buf(region, 0, 0).slot
-
-
-def _pointer(vector: Tensor | None) -> Any:
-    return 0 if vector is None else vector
-
-
-def _part(width: int, parts: int) -> int:
-    assert width % parts == 0, f"{width} columns do not make {parts} equal parts"
-    return width // parts
-
-
-def _attend_name(kv: str, v_dim: int) -> str:
-    if v_dim >= paged.KEYS:
-        return f"attend.{kv}"
-    return f"attend.{kv}-{v_dim or 'latent'}"
-
-
-def _latent_width(v: Tensor) -> int:
-    """Values that are the first columns of the keys: how many."""
-    return _buf(v).width
 
 
 def check_block_size(block_size: int) -> None:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from rbee_worker.ops.batch import Batch, PagedState
 from rbee_worker.ops.cpu import isa, paged, step
-from rbee_worker.ops.cpu.backend import CpuOps, Recording
+from rbee_worker.ops.cpu.backend import CpuOps
 from rbee_worker.ops.cpu.header import KV_TORCH, Header, Shape
 from rbee_worker.ops.cpu.native import Library
 from rbee_worker.ops.cpu.program import Buf, Recorder
+from rbee_worker.ops.cpu.recording import Recording
 from rbee_worker.ops.cpu.team import Team
 from rbee_worker.state.specs import PagedKV, StateGroup
 

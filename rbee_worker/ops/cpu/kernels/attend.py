@@ -42,7 +42,10 @@ def splits(step: Ptr, nt: Int, rows: Int, per_tile: Int) -> Any:
 
 @device
 def lowest(position: Int, window: Int) -> Int:
-    """The first key that a query at `position` sees."""
+    """The first key that a query at `position` sees. A window below 0 is the length of the chunks
+    of a chunked mask."""
+    if window < 0:
+        return position - s.imod(position, -window)
     return s.larger(position - window + 1, 0) if window > 0 else 0
 
 
