@@ -73,7 +73,8 @@ def read_config(file: GgufFile, arch: Architecture) -> tuple[str, dict[str, Any]
             model_type = variant
             break
     config["model_type"] = model_type
-    config |= {key: name in file.tensors for key, name in arch.present.items()}
+    for key, names in arch.present.items():
+        config[key] = any(name in file.tensors for name in names)
     config |= {key: name not in file.tensors for key, name in arch.absent.items()}
     _derive_sizes(file, config)
     config = config | dict(arch.by_layers.get(config["num_hidden_layers"], {}))
@@ -104,6 +105,8 @@ def read_keys(file: GgufFile, keys: Iterable[Key], prefix: str = "") -> dict[str
 
 def _checked(file: GgufFile, name: str, kind: str) -> Any:
     value = file.metadata[name]
+    if kind == "windows" and isinstance(value, list) and set(value) <= {False, True}:
+        return ["sliding_attention" if v else "full_attention" for v in value]
     if isinstance(value, list):
         if not value or any(v != value[0] for v in value):
             raise UnsupportedModel(
@@ -116,7 +119,7 @@ def _checked(file: GgufFile, name: str, kind: str) -> Any:
         "number": type(value) in (int, float) and math.isfinite(value),
         "text": isinstance(value, str),
         "flag": isinstance(value, bool),
-    }[kind]
+    }.get(kind, False)
     if not good:
         raise CheckpointError(f"{file.path}: {name} is {str(value)[:40]!r}.", fix=_CONVERT)
     return _decimal(value) if type(value) is float else value
@@ -152,8 +155,8 @@ def _derive_sizes(file: GgufFile, config: dict[str, Any]) -> None:
 def _derive_rope(file: GgufFile, config: dict[str, Any]) -> None:
     """Rotary width as HF's share of the head, scaling as HF's kinds and factors."""
     rotary = config.pop("rotary_dim", None)
-    if rotary and rotary != config["head_dim"]:
-        config["partial_rotary_factor"] = rotary / config["head_dim"]
+    if config.get("head_dim"):  # a file that does not say rotates whole heads
+        config["partial_rotary_factor"] = (rotary or config["head_dim"]) / config["head_dim"]
     scaling = config.get("rope_scaling")
     if scaling is None:
         return

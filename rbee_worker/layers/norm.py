@@ -61,3 +61,18 @@ class LayerNorm:
         """(norm of x + residual, x + residual)"""
         total = self.ops.add(x, residual)
         return self(total), total
+
+
+@dataclass(frozen=True)
+class EachHeadNorm:
+    """Layer norm of each of `heads` equal parts of a row, every head with weights of its own."""
+
+    ops: Ops
+    weight: Tensor  # [heads * head_dim]
+    eps: float
+    heads: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [N, heads * head_dim] -> the same shape"""
+        normed = self.ops.layer_norm(x, None, None, self.eps, heads=self.heads)
+        return self.ops.scale(normed, self.weight)

@@ -13,7 +13,19 @@ from typing import Any, cast
 
 from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.errors import UnsupportedModel
-from rbee_worker.models import gemma, llama
+from rbee_worker.models import (
+    absent,
+    cohere,
+    gemma,
+    glm,
+    llama,
+    olmo,
+    persimmon,
+    phi,
+    phi3,
+    stablelm,
+    starcoder2,
+)
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.config import read_config
 from rbee_worker.models.weights import Weights
@@ -33,51 +45,30 @@ class Architecture:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-# What the absence of a key means, in families that share a file.
-QWEN = {"sliding_window": 4096, "use_sliding_window": False, "max_window_layers": 28}
-QWEN3 = QWEN | {"qk_norm": True, "head_dim": 128}
-SMOLLM3 = {
-    "use_sliding_window": False,
-    "no_rope_layer_interval": 4,
-    "rope_theta": 2e6,
-    "tie_word_embeddings": True,
-}
-HELIUM = {"rope_pairs": True, "rope_theta": 1e5, "head_dim": 128, "rms_norm_eps": 1e-8}
-
-GEMMA = {
-    "hidden_act": "gelu_pytorch_tanh",
-    "head_dim": 256,
-    "tie_word_embeddings": True,
-}
-GEMMA2 = GEMMA | {
-    "sliding_window": 4096,
-    "sliding_window_pattern": 2,
-    "attn_logit_softcapping": 50.0,
-    "final_logit_softcapping": 30.0,
-    "query_pre_attn_scalar": 256.0,
-}
-GEMMA3 = GEMMA | {
-    "sliding_window": 4096,
-    "sliding_window_pattern": 6,
-    "query_pre_attn_scalar": 256.0,
-    "rope_theta": 1e6,
-    "rope_local_base_freq": 1e4,
-    "qk_norm": True,
-}
-
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture(llama.Config, llama.build, "Llama 1-3.3, Yi, SmolLM2"),
-    "mistral": Architecture(
-        llama.Config, llama.build, "Mistral 7B, Nemo", {"num_key_value_heads": 8}
+    "mistral": Architecture(llama.Config, llama.build, "Mistral 7B, Nemo", absent.MISTRAL),
+    "qwen2": Architecture(llama.Config, llama.build, "Qwen 2, Qwen 2.5", absent.QWEN2),
+    "qwen3": Architecture(llama.Config, llama.build, "Qwen 3", absent.QWEN3),
+    "smollm3": Architecture(llama.Config, llama.build, "SmolLM3", absent.SMOLLM3),
+    "granite": Architecture(llama.Config, llama.build, "Granite 3", absent.GRANITE),
+    "helium": Architecture(llama.Config, llama.build, "Helium", absent.HELIUM),
+    "gemma": Architecture(gemma.Config, gemma.build_first, "Gemma 1", absent.GEMMA),
+    "gemma2": Architecture(gemma.Config, gemma.build, "Gemma 2", absent.GEMMA2),
+    "gemma3_text": Architecture(gemma.Config, gemma.build, "Gemma 3", absent.GEMMA3),
+    "phi": Architecture(phi.Config, phi.build, "Phi 1, 1.5, 2", absent.PHI),
+    "phi3": Architecture(phi3.Config, phi3.build, "Phi 3, 3.5, 4"),
+    "glm": Architecture(glm.Config, glm.build, "GLM-4-9b", absent.GLM),
+    "glm4": Architecture(glm.Config, glm.build_sandwich, "GLM-4-0414, Z1", absent.GLM),
+    "olmo": Architecture(olmo.Config, olmo.build_first, "OLMo 1"),
+    "olmo2": Architecture(olmo.Config, olmo.build, "OLMo 2"),
+    "olmo3": Architecture(olmo.Config, olmo.build, "OLMo 3", absent.OLMO3),
+    "stablelm": Architecture(stablelm.Config, stablelm.build, "StableLM 1, 2", absent.STABLELM),
+    "starcoder2": Architecture(
+        starcoder2.Config, starcoder2.build, "StarCoder2", absent.STARCODER2
     ),
-    "qwen2": Architecture(llama.Config, llama.build, "Qwen 2, Qwen 2.5", QWEN | {"qkv_bias": True}),
-    "qwen3": Architecture(llama.Config, llama.build, "Qwen 3", QWEN3),
-    "smollm3": Architecture(llama.Config, llama.build, "SmolLM3", SMOLLM3),
-    "granite": Architecture(llama.Config, llama.build, "Granite 3", {"attention_multiplier": 1.0}),
-    "gemma": Architecture(gemma.Config, gemma.build_first, "Gemma 1", GEMMA),
-    "gemma2": Architecture(gemma.Config, gemma.build, "Gemma 2", GEMMA2),
-    "gemma3_text": Architecture(gemma.Config, gemma.build, "Gemma 3", GEMMA3),
-    "helium": Architecture(llama.Config, llama.build, "Helium", HELIUM),
+    "cohere": Architecture(cohere.Config, cohere.build, "Command-R", absent.COHERE),
+    "persimmon": Architecture(persimmon.Config, persimmon.build, "Persimmon", absent.PERSIMMON),
 }
 
 

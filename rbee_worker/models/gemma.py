@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rbee_worker.errors import CheckpointError, UnsupportedModel
+from rbee_worker.errors import UnsupportedModel
 from rbee_worker.layers.blocks import PreNorm, Sandwich
 from rbee_worker.layers.norm import RMSNorm
 from rbee_worker.models import parts
@@ -65,11 +65,7 @@ def build_first(c: Config, w: Weights) -> Decoder:
 def build(c: Config, w: Weights) -> Decoder:
     """Gemma 2 and 3. Raises CheckpointError, UnsupportedModel."""
     _check(c)
-    every = c.sliding_window_pattern
-    types = c.layer_types or [
-        "sliding_attention" if (i + 1) % every else "full_attention"
-        for i in range(c.num_hidden_layers)
-    ]
+    types = c.layer_types or parts.every(c.sliding_window_pattern, c.num_hidden_layers)
     window = parts.windows(types, c.num_hidden_layers, c.sliding_window)
     ropes = _ropes(w, c)
 
@@ -103,24 +99,12 @@ def build(c: Config, w: Weights) -> Decoder:
 
 
 def _ropes(w: Weights, c: Config) -> dict[str, RopeSpec]:
-    """One table for each layer type: `rope_parameters`, or what older configs say instead.
-
-    Layers with a window have their own base and are never scaled, where the config has one.
-    """
-    given = c.rope_parameters or {}
-    full = parts.rope_of(w, c)
-    local = full
+    """One table for each layer type; in older configs layers with a window have their own base,
+    which is never scaled."""
+    full = local = parts.rope_of(w, c)
     if c.rope_local_base_freq is not None:
         local = parts.typed_rope(c, {"rope_theta": c.rope_local_base_freq})
-    specs = {"full_attention": full, "sliding_attention": local}
-    for kind, entry in given.items():
-        if not isinstance(entry, dict):
-            raise CheckpointError(
-                f"config: rope_parameters has {kind!r} beside those of layer types.",
-                fix="download the checkpoint's config again.",
-            )
-        specs[kind] = parts.typed_rope(c, entry)
-    return specs
+    return parts.typed_ropes(c, c.rope_parameters, full=full, sliding=local)
 
 
 def _norm(w: Weights, c: Config, name: str) -> RMSNorm:

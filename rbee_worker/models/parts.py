@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from rbee_worker.checkpoint.ops import packed_floats
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 from rbee_worker.layers.attention import Attention
 from rbee_worker.layers.linear import Linear
 from rbee_worker.layers.mlp import GatedMLP, PlainMLP
-from rbee_worker.layers.norm import Norm
 from rbee_worker.layers.rope import rope_spec
 from rbee_worker.models.base import Block, Decoder
 from rbee_worker.models.config import DecoderConfig, activation, positive
@@ -21,7 +25,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _DERIVED = {r".*\.rotary_emb\.inv_freq": "derived from the config"}
-_TIED = {r"lm_head\.weight": "tied to the embedding"}
+
+
+@dataclass(frozen=True)
+class Names:
+    """Where a checkpoint keeps what is outside of its layers' insides."""
+
+    embed: str = "model.embed_tokens"
+    layers: str = "model.layers"
+    head: str = "lm_head"
+
+
+NAMES = Names()
 
 
 def attention(
@@ -35,23 +50,29 @@ def attention(
     out: str = "o_proj",
     scale: float | None = None,
     softcap: float | None = None,
-    qk_norm: Callable[[str, int], Norm] | None = None,
+    qk_norm: Callable[[str, int], Callable[[Tensor], Tensor]] | None = None,
+    fused: str = "qkv_proj",
+    groups: int = 1,
+    clip: float | None = None,
+    slopes: Sequence[float] | None = None,
 ) -> Attention:
-    """Attention from q_proj, k_proj, v_proj (or qkv_proj) and `out` at the cursor.
+    """Attention from q_proj, k_proj, v_proj (or all in `fused`) and `out` at the cursor.
 
     scale None: 1 / sqrt(head width). qk_norm("q" or "k", heads): the norm of that projection.
+    groups: in `fused`, q, k, v of each group of heads lie together.
     """
     heads, width = c.num_attention_heads, c.width
     kv = c.kv_heads * width
+    qkv = w.linear(
+        ("q_proj", "k_proj", "v_proj"),
+        c.hidden_size,
+        (heads * width, kv, kv),
+        bias=bias,
+        fused=fused,
+    )
     return Attention(
         ops=w.ops,
-        qkv=w.linear(
-            ("q_proj", "k_proj", "v_proj"),
-            c.hidden_size,
-            (heads * width, kv, kv),
-            bias=bias,
-            fused="qkv_proj",
-        ),
+        qkv=replace(qkv, widths=tuple(n // groups for n in qkv.widths)),
         out=w.linear(out, heads * width, c.hidden_size, bias=out_bias),
         where=w.states.add(PagedKV(c.kv_heads, width, width, window)),
         heads=heads,
@@ -62,6 +83,11 @@ def attention(
         softcap=softcap,
         q_norm=None if qk_norm is None else qk_norm("q", heads),
         k_norm=None if qk_norm is None else qk_norm("k", c.kv_heads),
+        groups=groups,
+        clip=clip,
+        slopes=None
+        if slopes is None
+        else w.ops.vector([packed_floats(np.array(slopes, np.float32))]),
     )
 
 
@@ -82,14 +108,14 @@ def gated_mlp(w: Weights, c: DecoderConfig, *, act: str = "", bias: bool = False
 
 
 def plain_mlp(
-    w: Weights, up: str, down: str, dim: int, inner: int, *, act: str, bias: bool
+    w: Weights, c: DecoderConfig, up: str, down: str, *, act: str = "", bias: bool = False
 ) -> PlainMLP:
-    """`up` [inner, dim] and `down` [dim, inner] at the cursor."""
+    """`up` and `down` at the cursor; act: as hidden_act."""
     return PlainMLP(
         ops=w.ops,
-        up=w.linear(up, dim, inner, bias=bias),
-        down=w.linear(down, inner, dim, bias=bias),
-        act=activation(act),
+        up=w.linear(up, c.hidden_size, c.intermediate_size, bias=bias),
+        down=w.linear(down, c.intermediate_size, c.hidden_size, bias=bias),
+        act=activation(act or c.hidden_act),
     )
 
 
@@ -111,6 +137,33 @@ def typed_rope(c: DecoderConfig, given: Mapping[str, Any]) -> RopeSpec:
     """The rotary table of one layer type: `given` is its entry of `rope_parameters`."""
     theta = given.get("rope_theta", c.rope_theta)
     return rope_spec(c.rotary, float(theta), given, c.max_position_embeddings)
+
+
+def typed_ropes(
+    c: DecoderConfig,
+    given: Mapping[str, Any] | None,
+    *,
+    full: RopeSpec,
+    sliding: RopeSpec,
+) -> dict[str, RopeSpec]:
+    """One table for each layer type: `given`, the config's `rope_parameters`, else these two.
+
+    Raises CheckpointError.
+    """
+    specs = {"full_attention": full, "sliding_attention": sliding}
+    for kind, entry in (given or {}).items():
+        if not isinstance(entry, dict):
+            raise CheckpointError(
+                f"config: rope_parameters has {kind!r} beside those of layer types.",
+                fix="download the checkpoint's config again.",
+            )
+        specs[kind] = typed_rope(c, entry)
+    return specs
+
+
+def every(nth: int, count: int) -> list[str]:
+    """The layer types of `count` layers of which every nth sees the whole sequence."""
+    return ["sliding_attention" if (i + 1) % nth else "full_attention" for i in range(count)]
 
 
 def windows(types: Sequence[Any], count: int, window: int | None) -> list[int | None]:
@@ -163,16 +216,17 @@ def decoder(
     embed_scale: float = 1.0,
     logits_scale: float = 1.0,
     logits_softcap: float | None = None,
-    skip: Mapping[str, str] | None = None,
+    names: Names = NAMES,
 ) -> Decoder:
     """Embedding, blocks from `layer(cursor, number)`, `norm`, head (the embedding where tied)."""
-    embed = w.matrix("model.embed_tokens.weight", c.vocab_size, c.hidden_size)
-    layers = enumerate(w.layers("model.layers", c.num_hidden_layers))
+    embed = w.matrix(f"{names.embed}.weight", c.vocab_size, c.hidden_size)
+    layers = enumerate(w.layers(names.layers, c.num_hidden_layers))
     blocks = [layer(at, number) for number, at in layers]
     if c.tie_word_embeddings:
         head = Linear(w.ops, embed, None, (c.vocab_size,))
     else:
-        head = w.linear("lm_head", c.hidden_size, c.vocab_size, bias=head_bias)
+        head = w.linear(names.head, c.hidden_size, c.vocab_size, bias=head_bias)
+    tied = {rf"{re.escape(names.head)}\.weight": "tied to the embedding"}
     return Decoder(
         ops=w.ops,
         embed=embed,
@@ -186,5 +240,5 @@ def decoder(
         logits_scale=logits_scale,
         logits_softcap=logits_softcap,
         ropes=tuple(dict.fromkeys(ropes)),
-        skipped=w.finish(_DERIVED | (_TIED if c.tie_word_embeddings else {}) | dict(skip or {})),
+        skipped=w.finish(_DERIVED | (tied if c.tie_word_embeddings else {})),
     )

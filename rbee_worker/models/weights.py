@@ -17,7 +17,7 @@ from rbee_worker.checkpoint.formats import FORMATS, Packed, TensorSource
 from rbee_worker.checkpoint.ops import floats, packed_floats
 from rbee_worker.errors import CheckpointError
 from rbee_worker.layers.linear import Linear
-from rbee_worker.layers.norm import LayerNorm, RMSNorm
+from rbee_worker.layers.norm import EachHeadNorm, LayerNorm, RMSNorm
 from rbee_worker.ops import Ops, Weight
 from rbee_worker.state.specs import StateBook
 
@@ -119,6 +119,14 @@ class Weights:
         weight = self.ops.vector([self._take(f"{name}.weight", (dim,))])
         offset = self.ops.vector([self._take(f"{name}.bias", (dim,))]) if bias else None
         return LayerNorm(self.ops, weight, offset, eps, heads)
+
+    def each_head_norm(self, name: str, dim: int, eps: float, *, heads: int) -> EachHeadNorm:
+        """`name.weight` [heads, dim], or `name.norms.0.weight` [dim] and so on."""
+        if self.has(f"{name}.weight"):
+            parts = [self._take(f"{name}.weight", (heads, dim))]
+        else:
+            parts = [self._take(f"{name}.norms.{h}.weight", (dim,)) for h in range(heads)]
+        return EachHeadNorm(self.ops, self.ops.vector(parts), eps, heads)
 
     def numbers(self, name: str, count: int) -> list[float]:
         """A small float vector as Python numbers: for what decides how the model is built."""

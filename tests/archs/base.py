@@ -33,25 +33,24 @@ SHAPE: dict[str, Any] = {
 Arrays = dict[str, np.ndarray]
 
 
-def unchanged(name: str, array: np.ndarray, config: PretrainedConfig) -> Arrays:
-    """A tensor that llama.cpp's converter takes as it is."""
-    return {name: array}
+def unchanged(tensors: Arrays, config: PretrainedConfig) -> Arrays:
+    """Tensors that llama.cpp's converter takes as they are."""
+    return tensors
 
 
 @dataclass(frozen=True, eq=False)
 class Arch:
     """A row: HF's config and model class, and llama.cpp's name for it (None: no such file).
 
-    convert: what llama.cpp's converter makes of one HF tensor, still under HF names. exact: that
-    changes no value, so that both formats must give the same bits. files: HF's tensors -> what the
-    checkpoint on disk holds, where an older layout is to be read.
+    convert: what llama.cpp's converter makes of HF's tensors, still under HF names. exact: that
+    changes no value, so that both formats must give the same bits.
     """
 
     id: str
     model: type[PreTrainedModel]
     config: Callable[[], PretrainedConfig]
     gguf_arch: int | None = None
-    convert: Callable[[str, np.ndarray, PretrainedConfig], Arrays] = unchanged
+    convert: Callable[[Arrays, PretrainedConfig], Arrays] = unchanged
     metadata: Mapping[str, Any] = field(default_factory=dict)  # GGUF keys beyond the common ones
     extra: Callable[[PretrainedConfig], Arrays] | None = None  # tensors only GGUF files have
     exact: bool = True
@@ -113,29 +112,29 @@ def unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
     return paired.swapaxes(1, 2).reshape(weight.shape)
 
 
-def permuted(name: str, array: np.ndarray, config: PretrainedConfig) -> Arrays:
+def permuted(tensors: Arrays, config: PretrainedConfig) -> Arrays:
     """The llama family: rows of q and k as adjacent pairs."""
-    stem = name.rpartition(".")[0]
-    if stem.endswith("q_proj"):
-        return {name: permute(array, config.num_attention_heads)}
-    if stem.endswith("k_proj"):
-        return {name: permute(array, config.num_key_value_heads)}
-    return {name: array}
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    out = {}
+    for name, array in tensors.items():
+        part = name.split(".")[-2]
+        out[name] = permute(array, heads[part]) if part in heads else array
+    return out
 
 
 def gguf_tensors(arch: Arch, model: PreTrainedModel) -> Arrays:
     """Names and float32 values as llama.cpp's converter gives them."""
     config = model.config
     names = gguf.get_tensor_name_map(arch.gguf_arch, config.num_hidden_layers)
+    tensors = {name: value.numpy() for name, value in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        del tensors["lm_head.weight"]
     out = {}
-    for name, value in model.state_dict().items():
-        if name == "lm_head.weight" and config.tie_word_embeddings:
-            continue
-        for changed, array in arch.convert(name, value.numpy(), config).items():
-            stem, _, suffix = changed.rpartition(".")
-            found = names.get_name(stem)
-            assert found is not None, stem
-            out[f"{found}.{suffix}"] = np.ascontiguousarray(array, np.float32)
+    for name, array in arch.convert(tensors, config).items():
+        stem, _, suffix = name.rpartition(".")
+        found = names.get_name(stem)
+        assert found is not None, stem
+        out[f"{found}.{suffix}"] = np.ascontiguousarray(array, np.float32)
     return out | (arch.extra(config) if arch.extra is not None else {})
 
 
@@ -154,11 +153,11 @@ def write_gguf(
             int: w.add_uint32,
             bool: w.add_bool,
             list: w.add_array,
-        }
+        }  # by exact type: a bool is an int as well
         if value is not None:
             add[type(value)](f"{gguf.MODEL_ARCH_NAMES[arch.gguf_arch]}.{key}", value)
     for name, array in gguf_tensors(arch, model).items():
-        if array.ndim == 1 or quant == gguf.GGMLQuantizationType.F32:
+        if array.ndim == 1 or "norm" in name or quant == gguf.GGMLQuantizationType.F32:
             w.add_tensor(name, array)
         else:
             w.add_tensor(name, gguf.quants.quantize(array, quant), raw_dtype=quant)
@@ -180,6 +179,7 @@ def _common(c: PretrainedConfig) -> dict[str, Any]:
         "attention.head_count": c.num_attention_heads,
         "attention.head_count_kv": getattr(c, "num_key_value_heads", None),
         "attention.layer_norm_rms_epsilon": getattr(c, "rms_norm_eps", None),
+        "attention.layer_norm_epsilon": getattr(c, "layer_norm_eps", None),
         "rope.freq_base": 10000.0,
         "rope.dimension_count": head_dim,
         "vocab_size": c.vocab_size,

@@ -13,9 +13,10 @@ from transformers import PretrainedConfig
 from tests.archs.base import Arch, Arrays, configured, rope
 
 
-def plus_one(name: str, array: np.ndarray, config: PretrainedConfig) -> Arrays:
+def plus_one(tensors: Arrays, config: PretrainedConfig) -> Arrays:
     """llama.cpp's converter: files hold 1 + w for every norm."""
-    return {name: array + np.float32(1) if name.endswith("norm.weight") else array}
+    one = np.float32(1)
+    return {n: a + one if n.endswith("norm.weight") else a for n, a in tensors.items()}
 
 
 def eager(make: Callable[[], PretrainedConfig]) -> Callable[[], PretrainedConfig]:

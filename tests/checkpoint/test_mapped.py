@@ -93,6 +93,7 @@ def test_config(tmp_path):
         "rms_norm_eps": 1e-5,  # as it was written, not as float32 rounds it
         "rope_theta": 10000.0,
         "rope_scaling": None,
+        "partial_rotary_factor": 1.0,
         "vocab_size": 48,
         "attention_bias": False,
         "mlp_bias": False,

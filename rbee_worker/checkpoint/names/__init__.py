@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from rbee_worker.checkpoint.names import gemma, llama
+from rbee_worker.checkpoint.names import dense, gemma, llama
 from rbee_worker.checkpoint.names.rows import (
     GENERATION_KEYS,
     INERT_KEYS,
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 GGUF_ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
-    llama.ARCHITECTURES | gemma.ARCHITECTURES
+    llama.ARCHITECTURES | gemma.ARCHITECTURES | dense.ARCHITECTURES
 )
 
 # model_type of config.json -> the one whose files have the same keys, names and maths.

@@ -22,7 +22,7 @@ _SHARED = EMBEDDING_ROWS + ROPE_ROWS + PRE_NORM_ROWS + MLP_ROWS
 _PAIRS = _SHARED + attention_rows("half_split_q", "half_split_k")
 _HALVES = _SHARED + attention_rows()
 _BIASES = MappingProxyType(
-    {"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_gate.bias"}
+    {"attention_bias": ("blk.0.attn_q.bias",), "mlp_bias": ("blk.0.ffn_gate.bias",)}
 )
 _SILU = constants(hidden_act="silu")
 
@@ -48,7 +48,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         keys=DENSE_KEYS,
         tensors=_HALVES + QK_NORM_ROWS,
         constants=_SILU,
-        present=MappingProxyType({"attention_bias": "blk.0.attn_q.bias"}),
+        present=MappingProxyType({"attention_bias": ("blk.0.attn_q.bias",)}),
         absent=TIED_WITHOUT_OUTPUT,
     ),
     "smollm3": Architecture(

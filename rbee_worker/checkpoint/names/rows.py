@@ -13,12 +13,13 @@ class Key:
     """A metadata key and the config key that takes its value.
 
     gguf: after `{architecture}.` unless `whole`. hf: dots lead into nested objects.
-    kind: what the value must be. default: when the file lacks the key (None: config lacks it too).
+    kind: what the value must be (windows: for each layer, whether it has one).
+    default: when the file lacks the key (None: config lacks it too).
     """
 
     gguf: str
     hf: str
-    kind: Literal["count", "number", "text", "flag", "id"]
+    kind: Literal["count", "number", "text", "flag", "id", "windows"]
     default: Any = None
     required: bool = False
     whole: bool = False
@@ -39,8 +40,8 @@ class Architecture:
 
     model_type: Hugging Face's; variants: (metadata key, model_type) that replaces it where the
     key's value is positive. constants: config keys that hold for every file; by_layers: those that
-    hold for files of so many layers, where llama.cpp tells a published size by them. present /
-    absent: config keys that are true when a tensor is in the file / is not.
+    hold for files of so many layers, where llama.cpp tells a published size by them. present:
+    config keys that are true when one of these tensors is in the file; absent: when it is not.
     """
 
     model_type: str
@@ -49,7 +50,7 @@ class Architecture:
     variants: tuple[tuple[str, str], ...] = ()
     constants: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     by_layers: Mapping[int, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
-    present: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    present: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     absent: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
@@ -113,7 +114,13 @@ TOKENIZER_KEYS = (
 )
 
 # Keys that change no number: what happened in training, how rows were laid out for loading.
-INERT_KEYS = ("rope.scaling.finetuned", "tensor_data_layout", "expert_used_count")
+# Whether a residual is parallel is seen by the tensors.
+INERT_KEYS = (
+    "rope.scaling.finetuned",
+    "tensor_data_layout",
+    "expert_used_count",
+    "use_parallel_residual",
+)
 
 # ---- tensors
 
