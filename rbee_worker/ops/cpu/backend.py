@@ -20,6 +20,8 @@ from rbee_worker.ops import Activation, Ops, RopeSpec, Weight
 from rbee_worker.ops.batch import Batch
 from rbee_worker.ops.cpu import paged, step
 from rbee_worker.ops.cpu.attending import Attending
+from rbee_worker.ops.cpu.columns import Columns
+from rbee_worker.ops.cpu.experts import Mixing
 from rbee_worker.ops.cpu.fallback import fall_back
 from rbee_worker.ops.cpu.matrix import Matrix, hold
 from rbee_worker.ops.cpu.native import Library
@@ -32,7 +34,7 @@ from rbee_worker.ops.cpu.program import (
     reads,
     writes,
 )
-from rbee_worker.ops.cpu.recording import CELL, Recording
+from rbee_worker.ops.cpu.recording import CELL, PREPARED, Recording
 from rbee_worker.ops.cpu.recording import buf_of as _buf
 from rbee_worker.ops.cpu.recording import equal_parts as _part
 from rbee_worker.ops.cpu.recording import pointer as _pointer
@@ -44,10 +46,9 @@ from rbee_worker.ops.dequant import dequantize
 from rbee_worker.ops.reference import ReferenceOps
 
 TOKENS = 8  # tokens whose prepared activations lie together
-PREPARED = {"i8": 64, "exact": 144}  # bytes of a token's block
 
 
-class CpuOps(Attending):
+class CpuOps(Attending, Mixing, Columns):
     """See `Ops`. exact: float32 activations in products with packed weights, not int8."""
 
     name = "cpu"
@@ -138,15 +139,6 @@ class CpuOps(Attending):
     def logits(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         return self.linear(x, weight, bias)
 
-    def split(self, x: Tensor, widths: Sequence[int], *, heads: int = 1) -> tuple[Tensor, ...]:
-        if heads > 1:
-            return cast("tuple[Tensor, ...]", fall_back(self, "split", x, widths, heads=heads))
-        source, first, out = _buf(x, sum(widths)), 0, []
-        for width in widths:
-            out.append(_tensor(source.columns(first, width)))
-            first += width
-        return tuple(out)
-
     def rows(self, x: Tensor, index: Tensor) -> Tensor:
         raise UnsupportedModel(
             "a model that picks rows inside its forward pass cannot be recorded.",
@@ -210,11 +202,6 @@ class CpuOps(Attending):
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         return _tensor(self._two("add", _buf(x), _buf(y, _buf(x).width), by_rows=True))
-
-    def scale(self, x: Tensor, factor: float | Tensor) -> Tensor:
-        if isinstance(factor, Tensor):
-            return cast(Tensor, fall_back(self, "scale", x, factor))
-        return _tensor(self._one("scale", _buf(x), factor, by_rows=_buf(x).width < 4096))
 
     def act(self, x: Tensor, kind: Activation) -> Tensor:
         return _tensor(self._one(f"act-{kind}", _buf(x), 0.0))

@@ -9,11 +9,13 @@ from torch import Tensor
 
 from rbee_worker.ops import Ops, RopeSpec
 from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.cpu.native import Library
 from rbee_worker.ops.cpu.program import Buf, Recorder, Region
 from rbee_worker.ops.cpu.team import Team
 from rbee_worker.state.specs import StateGroup
 
 CELL = 32  # columns of a cell, and of a block of prepared activations
+PREPARED = {"i8": 64, "exact": 144}  # bytes of a token's block
 
 
 @dataclass
@@ -32,6 +34,7 @@ class Recording:
 class RecordingOps(Ops):
     """A backend whose operations append entries to the recording under way."""
 
+    library: Library
     team: Team
     exact: bool
     recording: Recording | None
@@ -44,6 +47,14 @@ class RecordingOps(Ops):
 
     def _prepare(self, x: Buf, form: str) -> Region:
         """x as products want it, in that form (`kernels/prepare.py`)."""
+        raise NotImplementedError
+
+    def _one(self, kind: str, x: Buf, a: float, *, by_rows: bool = False) -> Buf:
+        """An elementwise kernel of one operand and a number."""
+        raise NotImplementedError
+
+    def _two(self, kind: str, x: Buf, z: Buf, *, by_rows: bool = False) -> Buf:
+        """An elementwise kernel of two operands of the same width."""
         raise NotImplementedError
 
 
