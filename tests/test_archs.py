@@ -18,7 +18,15 @@ from rbee_worker.models import build_model, plan_model
 from rbee_worker.models.base import Decoder
 from rbee_worker.ops import Ops
 from rbee_worker.ops.reference import ReferenceOps
-from tests.archs import ARCHS, VOCAB, Arch, oracle, write_gguf, write_safetensors
+from tests.archs import (
+    ARCHS,
+    VOCAB,
+    Arch,
+    oracle,
+    write_checkpoint,
+    write_gguf,
+    write_safetensors,
+)
 from tests.driver import Driver
 
 WITH_GGUF = [a for a in ARCHS if a.gguf_arch is not None]
@@ -48,7 +56,7 @@ def load(path: Path, ops: Ops | None = None) -> Decoder:
 
 @lru_cache(maxsize=4)
 def ours(arch: Arch, folder: Path) -> Decoder:
-    return load(write_safetensors(oracle(arch), folder / arch.id))
+    return load(write_checkpoint(arch, folder / arch.id))
 
 
 def prompt(n: int, seed: int = 0) -> list[int]:
@@ -161,7 +169,9 @@ def test_the_plan_counts_what_the_model_has(arch: Arch, folder: Path) -> None:
     assert planned.groups == model.groups
     assert planned.n_parameters == model.n_parameters
     assert planned.n_parameters == sum(p.numel() for p in oracle(arch).parameters())
-    assert sum(plan.held_bytes.values()) == 4 * model.n_parameters
+    slopes = next((b.attention.slopes for b in model.blocks), None)  # computed, not read
+    computed = 0 if slopes is None else slopes.numel()
+    assert sum(plan.held_bytes.values()) == 4 * (model.n_parameters + computed)
 
 
 @rows(ARCHS[:1])

@@ -15,10 +15,13 @@ from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.errors import UnsupportedModel
 from rbee_worker.models import (
     absent,
+    bigcode,
     cohere,
+    falcon,
     gemma,
     glm,
     llama,
+    mpt,
     olmo,
     persimmon,
     phi,
@@ -68,6 +71,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         starcoder2.Config, starcoder2.build, "StarCoder2", absent.STARCODER2
     ),
     "cohere": Architecture(cohere.Config, cohere.build, "Command-R", absent.COHERE),
+    "falcon": Architecture(falcon.Config, falcon.build, "Falcon", absent.FALCON),
+    "mpt": Architecture(mpt.Config, mpt.build, "MPT, Replit-code", absent.MPT),
+    "gpt_bigcode": Architecture(bigcode.Config, bigcode.build, "StarCoder 1", absent.BIGCODE),
     "persimmon": Architecture(persimmon.Config, persimmon.build, "Persimmon", absent.PERSIMMON),
 }
 

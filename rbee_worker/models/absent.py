@@ -55,3 +55,10 @@ STARCODER2: Absent = {
 }
 COHERE: Absent = {"rope_theta": 5e5, "tie_word_embeddings": True}
 PERSIMMON: Absent = {"hidden_act": "relu2", "partial_rotary_factor": 0.5}
+FALCON: Absent = {"hidden_act": "gelu", "tie_word_embeddings": True}
+MPT: Absent = {"hidden_act": "gelu", "tie_word_embeddings": True}
+BIGCODE: Absent = {
+    "hidden_act": "gelu_pytorch_tanh",
+    "max_position_embeddings": 1024,
+    "tie_word_embeddings": True,
+}

@@ -34,6 +34,17 @@ INERT = frozenset(
         "pad_token_id",
         "pretraining_tp",
         "problem_type",
+        "attn_pdrop",  # dropouts
+        "embd_pdrop",
+        "emb_pdrop",
+        "resid_pdrop",
+        "init_device",
+        "init_config",
+        "embedding_fraction",  # of a gradient
+        "attention_softmax_in_fp32",  # it always is
+        "scale_attention_softmax_in_fp32",
+        "apply_query_key_layer_scaling",  # divides scores, then multiplies them by the same
+        "cache_implementation",
         "return_dict",
         "torch_dtype",
         "transformers_version",

@@ -11,6 +11,7 @@ import numpy as np
 
 from rbee_worker.checkpoint.ops import packed_floats
 from rbee_worker.errors import CheckpointError, UnsupportedModel
+from rbee_worker.layers.alibi import slopes
 from rbee_worker.layers.attention import Attention
 from rbee_worker.layers.linear import Linear
 from rbee_worker.layers.mlp import GatedMLP, PlainMLP
@@ -34,6 +35,7 @@ class Names:
     embed: str = "model.embed_tokens"
     layers: str = "model.layers"
     head: str = "lm_head"
+    positions: str = ""
 
 
 NAMES = Names()
@@ -54,7 +56,7 @@ def attention(
     fused: str = "qkv_proj",
     groups: int = 1,
     clip: float | None = None,
-    slopes: Sequence[float] | None = None,
+    alibi_slopes: Tensor | None = None,
 ) -> Attention:
     """Attention from q_proj, k_proj, v_proj (or all in `fused`) and `out` at the cursor.
 
@@ -85,10 +87,14 @@ def attention(
         k_norm=None if qk_norm is None else qk_norm("k", c.kv_heads),
         groups=groups,
         clip=clip,
-        slopes=None
-        if slopes is None
-        else w.ops.vector([packed_floats(np.array(slopes, np.float32))]),
+        slopes=alibi_slopes,
     )
+
+
+def alibi(w: Weights, heads: int, *, max_bias: float = 8.0, scale: float = 1.0) -> Tensor:
+    """ALiBi slopes times `scale`, float32 [heads], for all layers."""
+    values = np.array([s * scale for s in slopes(heads, max_bias)], np.float32)
+    return w.ops.vector([packed_floats(values)])
 
 
 def gated_mlp(w: Weights, c: DecoderConfig, *, act: str = "", bias: bool = False) -> GatedMLP:
@@ -226,6 +232,9 @@ def decoder(
         head = Linear(w.ops, embed, None, (c.vocab_size,))
     else:
         head = w.linear(names.head, c.hidden_size, c.vocab_size, bias=head_bias)
+    positions = None
+    if names.positions:
+        positions = w.matrix(f"{names.positions}.weight", c.max_position_embeddings, c.hidden_size)
     tied = {rf"{re.escape(names.head)}\.weight": "tied to the embedding"}
     return Decoder(
         ops=w.ops,
@@ -237,6 +246,7 @@ def decoder(
         vocab_size=c.vocab_size,
         context=c.max_position_embeddings,
         embed_scale=embed_scale,
+        positions=positions,
         logits_scale=logits_scale,
         logits_softcap=logits_softcap,
         ropes=tuple(dict.fromkeys(ropes)),

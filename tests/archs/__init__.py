@@ -1,10 +1,26 @@
 """The table of tiny configs: one row a variant, each drives every check of test_archs.py."""
 
-from tests.archs import dense, gemma, llama, phi, qwen, relatives
-from tests.archs.base import VOCAB, Arch, oracle, unpermute, write_gguf, write_safetensors
-
-__all__ = ["ARCHS", "VOCAB", "Arch", "oracle", "unpermute", "write_gguf", "write_safetensors"]
-
-ARCHS: tuple[Arch, ...] = (
-    llama.ARCHS + qwen.ARCHS + gemma.ARCHS + relatives.ARCHS + phi.ARCHS + dense.ARCHS
+from tests.archs import dense, gemma, gpt, llama, old, phi, qwen, relatives
+from tests.archs.base import (
+    VOCAB,
+    Arch,
+    oracle,
+    unpermute,
+    write_checkpoint,
+    write_gguf,
+    write_safetensors,
 )
+
+__all__ = [
+    "ARCHS",
+    "VOCAB",
+    "Arch",
+    "oracle",
+    "unpermute",
+    "write_checkpoint",
+    "write_gguf",
+    "write_safetensors",
+]
+
+_GROUPS = (llama, qwen, gemma, relatives, phi, dense, gpt, old)
+ARCHS: tuple[Arch, ...] = tuple(arch for group in _GROUPS for arch in group.ARCHS)

@@ -6,6 +6,7 @@ package from those weights, as llama.cpp's converter would.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,6 +16,7 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
+from safetensors.numpy import load_file, save_file
 from transformers import PretrainedConfig, PreTrainedModel
 
 VOCAB = 211
@@ -43,7 +45,8 @@ class Arch:
     """A row: HF's config and model class, and llama.cpp's name for it (None: no such file).
 
     convert: what llama.cpp's converter makes of HF's tensors, still under HF names. exact: that
-    changes no value, so that both formats must give the same bits.
+    changes no value, so that both formats must give the same bits. disk: HF's config.json and
+    tensors -> those of the model's own code, which the checkpoint on disk then has.
     """
 
     id: str
@@ -54,6 +57,7 @@ class Arch:
     metadata: Mapping[str, Any] = field(default_factory=dict)  # GGUF keys beyond the common ones
     extra: Callable[[PretrainedConfig], Arrays] | None = None  # tensors only GGUF files have
     exact: bool = True
+    disk: Callable[[dict[str, Any], Arrays], tuple[dict[str, Any], Arrays]] | None = None
     prompt: int = 70
     decoded: int = 20
 
@@ -95,6 +99,17 @@ def oracle(arch: Arch) -> PreTrainedModel:
 def write_safetensors(model: PreTrainedModel, folder: Path) -> Path:
     """HF's own files."""
     model.save_pretrained(folder)
+    return folder
+
+
+def write_checkpoint(arch: Arch, folder: Path) -> Path:
+    """HF's own files, or those of `arch.disk`."""
+    write_safetensors(oracle(arch), folder)
+    if arch.disk is not None:
+        at, weights = folder / "config.json", folder / "model.safetensors"
+        config, tensors = arch.disk(json.loads(at.read_text()), load_file(weights))
+        at.write_text(json.dumps(config))
+        save_file(tensors, weights, metadata={"format": "pt"})
     return folder
 
 
@@ -172,10 +187,10 @@ def _common(c: PretrainedConfig) -> dict[str, Any]:
     """Metadata that every converter writes; a row's `metadata` replaces (None: removes) it."""
     head_dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     keys: dict[str, Any] = {
-        "context_length": c.max_position_embeddings,
+        "context_length": getattr(c, "max_position_embeddings", None),
         "embedding_length": c.hidden_size,
         "block_count": c.num_hidden_layers,
-        "feed_forward_length": c.intermediate_size,
+        "feed_forward_length": getattr(c, "intermediate_size", None),
         "attention.head_count": c.num_attention_heads,
         "attention.head_count_kv": getattr(c, "num_key_value_heads", None),
         "attention.layer_norm_rms_epsilon": getattr(c, "rms_norm_eps", None),

@@ -1,4 +1,4 @@
-"""Tables: how a GGUF file's keys and tensors are called in Hugging Face's vocabulary. Data only.
+"""Tables: how keys and tensors of other files are called in Hugging Face's vocabulary. Data only.
 
 A new family is a row in one of the modules here, made of shared rows and a few of its own.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from rbee_worker.checkpoint.names import dense, gemma, llama
+from rbee_worker.checkpoint.names import dense, gemma, gpt, llama
+from rbee_worker.checkpoint.names.dialects import DIALECTS, Dialect
 from rbee_worker.checkpoint.names.rows import (
     GENERATION_KEYS,
     INERT_KEYS,
@@ -19,19 +20,17 @@ from rbee_worker.checkpoint.names.rows import (
 )
 
 __all__ = [
+    "DIALECTS",
     "GENERATION_KEYS",
     "GGUF_ARCHITECTURES",
     "INERT_KEYS",
-    "MODEL_TYPE_ALIASES",
     "TOKENIZER_KEYS",
     "Architecture",
+    "Dialect",
     "Key",
     "Row",
 ]
 
 GGUF_ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
-    llama.ARCHITECTURES | gemma.ARCHITECTURES | dense.ARCHITECTURES
+    llama.ARCHITECTURES | gemma.ARCHITECTURES | dense.ARCHITECTURES | gpt.ARCHITECTURES
 )
-
-# model_type of config.json -> the one whose files have the same keys, names and maths.
-MODEL_TYPE_ALIASES: Mapping[str, str] = MappingProxyType({"Yi": "llama"})

@@ -27,11 +27,13 @@ class Key:
 
 @dataclass(frozen=True)
 class Row:
-    """A tensor: `{}` stands for the same layer number on both sides; op: a name in ops.OPS."""
+    """A tensor: `{}` stands for the layer's number; op: a name in ops.OPS; shift: what is added to
+    the number on its way to the HF name."""
 
     gguf: str
     hf: str
     op: str | None = None
+    shift: int = 0
 
 
 @dataclass(frozen=True)
