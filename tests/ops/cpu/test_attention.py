@@ -10,9 +10,8 @@ import torch
 
 from rbee_worker.ops.batch import PagedState
 from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu.paged import row_bytes
 from rbee_worker.ops.reference import ReferenceOps
-from rbee_worker.state.specs import StateRef
+from rbee_worker.state.specs import StateRef, row_bytes
 from tests.ops.cpu.eager import Eager
 from tests.ops.cpu.test_backend import Cache, Sequence, numbers
 
@@ -182,6 +181,27 @@ def test_int8_cache_is_float32_of_rounded_numbers(ops, dim, block):
         2e-3,  # a number on the edge of two steps may round either way
     )
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("v_dim", [0, 32])
+def test_int8_latent_cache(ops, v_dim):
+    """The values' scales are the keys' own where values are columns of the keys."""
+    heads, k_dim, width = 5, 40, 32
+    q, k = numbers(N, heads * k_dim, seed=1), numbers(N, k_dim, seed=2)
+    parts = k.double()
+    scale = parts.abs().amax(-1, keepdim=True) / 127
+    kept = (torch.round(parts / scale) * scale).float()
+    v = k[:, :width].contiguous()
+    if v_dim:
+        part = v.double()
+        scale = part.abs().amax(-1, keepdim=True) / 127
+        values = (torch.round(part / scale) * scale).float()
+    else:
+        values = kept[:, :width]
+    cache = Cache(1, row_bytes("i8", k_dim), row_bytes("i8", v_dim), torch.float32, 16)
+    cache.k, cache.v = (torch.full(c.shape, -1, dtype=torch.int8) for c in (cache.k, cache.v))
+    got = feed(ops, cache, q, k, v, cut(N, 50, 3), heads, 0.2)
+    close(got, naive(q, kept, values, heads, 1, scale=0.2), 2e-3)
 
 
 def test_any_number_of_threads_gives_the_same_bits(ops):

@@ -192,8 +192,8 @@ def _attend(kind: str, latent: bool, narrow: int) -> Callable[..., None]:
                     softmax.weigh(
                         scores + SCORES * i, first, last, cap, slope,
                         position + s.idiv(i, chunk) - begin,
-                        keys if extra > 0 else 0, values if extra > 0 else 0,
-                        KEYS * k_dim * size, KEYS * width * size, of,
+                        keys if extra > 0 else 0, (keys if latent else values) if extra > 0 else 0,
+                        KEYS * k_dim * size, KEYS * (k_dim if latent else width) * size, of,
                     )  # fmt: skip
             spread(n, p, keys if latent else values, stats + STATS * j, part + 4 * vp * j, width)
 
