@@ -6,6 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -196,7 +197,10 @@ class GgufSource:
         return self._where[name][0]
 
     def info(self, name: str) -> TensorInfo:
-        return self._file.info(self._where[name][0])
+        origin, op = self._where[name]
+        info = self._file.info(origin)
+        shape = OPS[op].shape if op is not None else None
+        return info if shape is None else replace(info, shape=shape(info.shape))
 
     def read(self, name: str) -> Packed:
         origin, op = self._where[name]

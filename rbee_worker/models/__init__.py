@@ -21,6 +21,7 @@ from rbee_worker.models import (
     gemma,
     glm,
     llama,
+    mixture,
     mpt,
     olmo,
     persimmon,
@@ -53,8 +54,23 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mistral": Architecture(llama.Config, llama.build, "Mistral 7B, Nemo", absent.MISTRAL),
     "qwen2": Architecture(llama.Config, llama.build, "Qwen 2, Qwen 2.5", absent.QWEN2),
     "qwen3": Architecture(llama.Config, llama.build, "Qwen 3", absent.QWEN3),
+    "mixtral": Architecture(
+        mixture.MixtralConfig, mixture.build_mixtral, "Mixtral", absent.MIXTRAL
+    ),
+    "qwen2_moe": Architecture(
+        mixture.QwenConfig, mixture.build_qwen, "Qwen 2 MoE", absent.QWEN2_MOE
+    ),
+    "qwen3_moe": Architecture(
+        mixture.QwenConfig, mixture.build_qwen, "Qwen 3 MoE", absent.QWEN3_MOE
+    ),
     "smollm3": Architecture(llama.Config, llama.build, "SmolLM3", absent.SMOLLM3),
     "granite": Architecture(llama.Config, llama.build, "Granite 3", absent.GRANITE),
+    "granitemoe": Architecture(
+        mixture.MixtralConfig, mixture.build_granite, "Granite 3 MoE", absent.GRANITE
+    ),
+    "granitemoeshared": Architecture(
+        mixture.MixtralConfig, mixture.build_granite, "Granite 3 MoE, shared", absent.GRANITE
+    ),
     "helium": Architecture(llama.Config, llama.build, "Helium", absent.HELIUM),
     "gemma": Architecture(gemma.Config, gemma.build_first, "Gemma 1", absent.GEMMA),
     "gemma2": Architecture(gemma.Config, gemma.build, "Gemma 2", absent.GEMMA2),

@@ -21,6 +21,9 @@ SMOLLM3: Absent = {
     "rope_theta": 2e6,
     "tie_word_embeddings": True,
 }
+MIXTRAL: Absent = {"num_key_value_heads": 8, "rope_theta": 1e6, "rms_norm_eps": 1e-5}
+QWEN2_MOE: Absent = QWEN2
+QWEN3_MOE: Absent = _QWEN | {"qk_norm": True, "max_window_layers": 0}
 GRANITE: Absent = {"attention_multiplier": 1.0}
 HELIUM: Absent = {"rope_pairs": True, "rope_theta": 1e5, "head_dim": 128, "rms_norm_eps": 1e-8}
 

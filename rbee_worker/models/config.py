@@ -45,6 +45,9 @@ INERT = frozenset(
         "scale_attention_softmax_in_fp32",
         "apply_query_key_layer_scaling",  # divides scores, then multiplies them by the same
         "cache_implementation",
+        "output_router_logits",  # of training
+        "router_aux_loss_coef",
+        "router_jitter_noise",
         "return_dict",
         "torch_dtype",
         "transformers_version",

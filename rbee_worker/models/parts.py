@@ -97,18 +97,22 @@ def alibi(w: Weights, heads: int, *, max_bias: float = 8.0, scale: float = 1.0) 
     return w.ops.vector([packed_floats(values)])
 
 
-def gated_mlp(w: Weights, c: DecoderConfig, *, act: str = "", bias: bool = False) -> GatedMLP:
-    """gate_proj and up_proj (or gate_up_proj) and down_proj at the cursor; act: as hidden_act."""
+def gated_mlp(
+    w: Weights, c: DecoderConfig, *, act: str = "", bias: bool = False, inner: int = 0
+) -> GatedMLP:
+    """gate_proj and up_proj (or gate_up_proj) and down_proj at the cursor; act: as hidden_act;
+    inner: as intermediate_size."""
+    width = inner or c.intermediate_size
     return GatedMLP(
         ops=w.ops,
         gate_up=w.linear(
             ("gate_proj", "up_proj"),
             c.hidden_size,
-            (c.intermediate_size,) * 2,
+            (width, width),
             bias=bias,
             fused="gate_up_proj",
         ),
-        down=w.linear("down_proj", c.intermediate_size, c.hidden_size, bias=bias),
+        down=w.linear("down_proj", width, c.hidden_size, bias=bias),
         act=activation(act or c.hidden_act),
     )
 

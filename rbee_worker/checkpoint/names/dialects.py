@@ -101,6 +101,9 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
         "falcon": Dialect("falcon", _FALCON_KEYS),
         "RefinedWeb": Dialect("falcon", _FALCON_KEYS, constants(new_decoder_architecture=True)),
         "RefinedWebModel": Dialect("falcon", _FALCON_KEYS),
+        # transformers 5 writes another key than the published files have.
+        "qwen2_moe": Dialect("qwen2_moe", {"num_local_experts": "num_experts"}),
+        "qwen3_moe": Dialect("qwen3_moe", {"num_local_experts": "num_experts"}),
         "gpt_bigcode": Dialect("gpt_bigcode", _GPT_KEYS),
         "mpt": Dialect(
             "mpt",

@@ -167,6 +167,19 @@ QK_NORM_ROWS = tuple(
     for part in ("q", "k")
 )
 
+
+def expert_rows(router: str, experts: str, names: tuple[str, str, str]) -> tuple[Row, ...]:
+    """A router and the stacked gate, up and down of all experts, below a layer."""
+    parts = zip(("gate", "up", "down"), names, strict=True)
+    return (
+        Row("blk.{}.ffn_gate_inp.weight", f"model.layers.{{}}.{router}.weight"),
+        *(
+            Row(f"blk.{{}}.ffn_{part}_exps.weight", f"model.layers.{{}}.{experts}.{name}.weight")
+            for part, name in parts
+        ),
+    )
+
+
 DENSE_KEYS = DECODER_KEYS + ATTENTION_KEYS + RMS_NORM_KEYS + ROPE_KEYS + TOKEN_KEYS
 
 TIED_WITHOUT_OUTPUT = MappingProxyType({"tie_word_embeddings": "output.weight"})
