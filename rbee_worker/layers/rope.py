@@ -61,7 +61,8 @@ def rope_spec(
 
 def _longrope(freq: F32, s: Mapping[str, Any], length: int, interleaved: bool) -> RopeSpec:
     """One divisor a frequency, from one of two sets: the long one serves a whole sequence that is
-    longer than the original length. Both grow by the same factor, by how far it is stretched."""
+    longer than the original length. Both grow by a factor that follows from how far it is
+    stretched, or by the factors that the config has for each."""
     original = int(_need(s, "original_max_position_embeddings", "longrope"))
     if original < 2:
         raise CheckpointError("config.json: original_max_position_embeddings is below 2.")
@@ -82,9 +83,9 @@ def _longrope(freq: F32, s: Mapping[str, Any], length: int, interleaved: bool) -
         2 * freq.size,
         sets[0],
         interleaved,
-        magnitude=float(magnitude),
+        magnitude=float(s.get("short_mscale") or magnitude),
         long_inv_freq=sets[1],
-        long_magnitude=float(magnitude),
+        long_magnitude=float(s.get("long_mscale") or magnitude),
         switch=original,
     )
 

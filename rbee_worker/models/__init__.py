@@ -27,6 +27,7 @@ from rbee_worker.models import (
     persimmon,
     phi,
     phi3,
+    phimoe,
     stablelm,
     starcoder2,
 )
@@ -77,6 +78,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma3_text": Architecture(gemma.Config, gemma.build, "Gemma 3", absent.GEMMA3),
     "phi": Architecture(phi.Config, phi.build, "Phi 1, 1.5, 2", absent.PHI),
     "phi3": Architecture(phi3.Config, phi3.build, "Phi 3, 3.5, 4"),
+    "phimoe": Architecture(phimoe.Config, phimoe.build, "Phi 3.5 MoE", absent.PHIMOE),
     "glm": Architecture(glm.Config, glm.build, "GLM-4-9b", absent.GLM),
     "glm4": Architecture(glm.Config, glm.build_sandwich, "GLM-4-0414, Z1", absent.GLM),
     "olmo": Architecture(olmo.Config, olmo.build_first, "OLMo 1"),

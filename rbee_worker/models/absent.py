@@ -43,6 +43,11 @@ GEMMA3: Absent = _WINDOWS | {
 }
 
 PHI: Absent = {"hidden_act": "gelu_new", "partial_rotary_factor": 0.5}
+PHIMOE: Absent = {
+    "rope_theta": 1e6,
+    "max_position_embeddings": 131072,
+    "num_key_value_heads": 8,
+}
 GLM: Absent = {
     "head_dim": 128,
     "num_key_value_heads": 2,

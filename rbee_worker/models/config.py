@@ -47,7 +47,7 @@ INERT = frozenset(
         "cache_implementation",
         "output_router_logits",  # of training
         "router_aux_loss_coef",
-        "router_jitter_noise",
+        "input_jitter_noise",
         "return_dict",
         "torch_dtype",
         "transformers_version",

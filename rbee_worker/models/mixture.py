@@ -28,6 +28,7 @@ class MixtralConfig(prenorm.Config):
     num_local_experts: int = 8
     num_experts_per_tok: int = 2
     shared_intermediate_size: int = 0
+    router_jitter_noise: float = 0.0  # in training alone
 
 
 @dataclass(frozen=True, kw_only=True)

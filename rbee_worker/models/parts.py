@@ -143,6 +143,27 @@ def rope_of(w: Weights, c: DecoderConfig, *, interleaved: bool = False) -> RopeS
     )
 
 
+def long_rope(
+    w: Weights, c: DecoderConfig, *, original: int | None, magnitude: float | None
+) -> RopeSpec:
+    """Phi's: the config's scaling, which may leave the original length to the config; or the two
+    sets of divisors in a GGUF file, with its magnitude."""
+    scaling, length = c.rope_scaling, original or c.max_position_embeddings
+    if scaling is not None:
+        # Early files say yarn for what became LongRoPE.
+        kind = "longrope" if scaling.get("rope_type") == "yarn" else scaling.get("rope_type")
+        scaling = {"original_max_position_embeddings": length, **scaling, "rope_type": kind}
+    elif w.has("model.rope_factors_long"):
+        scaling = {
+            "rope_type": "longrope",
+            "original_max_position_embeddings": length,
+            "attention_factor": magnitude,
+            "short_factor": w.numbers("model.rope_factors_short", c.rotary // 2),
+            "long_factor": w.numbers("model.rope_factors_long", c.rotary // 2),
+        }
+    return rope_spec(c.rotary, c.rope_theta, scaling, c.max_position_embeddings)
+
+
 def typed_rope(c: DecoderConfig, given: Mapping[str, Any]) -> RopeSpec:
     """The rotary table of one layer type: `given` is its entry of `rope_parameters`."""
     theta = given.get("rope_theta", c.rope_theta)

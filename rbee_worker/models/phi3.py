@@ -9,12 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rbee_worker.layers.blocks import PreNorm
-from rbee_worker.layers.rope import rope_spec
 from rbee_worker.models import parts
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.config import DecoderConfig
 from rbee_worker.models.weights import Weights
-from rbee_worker.ops import RopeSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +28,9 @@ class Config(DecoderConfig):
 def build(c: Config, w: Weights) -> Decoder:
     """The model, from weights at the cursor `w`. Raises CheckpointError, UnsupportedModel."""
     parts.check(c)
-    rope = _rope(c, w)
+    rope = parts.long_rope(
+        w, c, original=c.original_max_position_embeddings, magnitude=c.rope_magnitude
+    )
 
     def block(at: Weights, layer: int) -> PreNorm:
         return PreNorm(
@@ -44,22 +44,3 @@ def build(c: Config, w: Weights) -> Decoder:
     return parts.decoder(
         w, c, block, w.rms_norm("model.norm", c.hidden_size, c.rms_norm_eps), ropes=[rope]
     )
-
-
-def _rope(c: Config, w: Weights) -> RopeSpec:
-    """The config's scaling (which may leave the original length to the config), or the file's."""
-    original = c.original_max_position_embeddings or c.max_position_embeddings
-    scaling = c.rope_scaling
-    if scaling is not None:
-        # Early files say yarn for what became LongRoPE.
-        kind = "longrope" if scaling.get("rope_type") == "yarn" else scaling.get("rope_type")
-        scaling = {"original_max_position_embeddings": original, **scaling, "rope_type": kind}
-    elif w.has("model.rope_factors_long"):
-        scaling = {
-            "rope_type": "longrope",
-            "original_max_position_embeddings": original,
-            "attention_factor": c.rope_magnitude,
-            "short_factor": w.numbers("model.rope_factors_short", c.rotary // 2),
-            "long_factor": w.numbers("model.rope_factors_long", c.rotary // 2),
-        }
-    return rope_spec(c.rotary, c.rope_theta, scaling, c.max_position_embeddings)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import gguf
 import numpy as np
 import transformers
 from transformers import PretrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from tests.archs.base import Arch, Arrays, configured, rope
+from tests.archs.mixture import halves
 
 P, CP = transformers.PhiForCausalLM, transformers.PhiConfig
+PM, CPM = transformers.PhimoeForCausalLM, transformers.PhimoeConfig
 P3, C3 = transformers.Phi3ForCausalLM, transformers.Phi3Config
 A = gguf.MODEL_ARCH
 
@@ -42,6 +47,23 @@ def fused(tensors: Arrays, config: PretrainedConfig) -> Arrays:
             # The name that the gguf package maps to attn_qkv.
             out[f"model.layers.{layer}.self_attn.qkv_proj.{kind}"] = np.concatenate(parts)
     return out
+
+
+class PhimoeWithLong(PM):
+    """HF takes the short set at any length; the model's own code does not."""
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__(config)
+        init = ROPE_INIT_FUNCTIONS["longrope"]
+        self.model.rotary_emb.rope_init_fn = partial(init, seq_len=config.max_position_embeddings)
+
+
+def experts(tensors: Arrays, config: PretrainedConfig) -> Arrays:
+    """llama.cpp's converter: experts stacked, under the names that the gguf package knows."""
+    return {
+        n.replace("mlp.gate.", "block_sparse_moe.gate."): a
+        for n, a in halves(tensors, config).items()
+    }
 
 
 def long_keys(original: int, length: int) -> dict[str, object]:
@@ -106,4 +128,59 @@ ARCHS: tuple[Arch, ...] = (
         {"rope.dimension_count": 4},
     ),
     Arch("phi-qk-norm", P, configured(CP, qk_layernorm=True)),
+    Arch(
+        "phimoe",
+        PM,
+        configured(
+            CPM,
+            num_local_experts=4,
+            attention_bias=True,
+            lm_head_bias=True,
+            rope_parameters=rope("default", 1e6),
+        ),
+        A.PHIMOE,
+        experts,
+        {"rope.freq_base": 1e6, "expert_count": 4, "expert_used_count": 2},
+    ),
+    Arch(
+        "phimoe-short",
+        PM,
+        configured(
+            CPM,
+            num_local_experts=4,
+            router_jitter_noise=0.2,
+            rope_parameters=longrope(
+                16,
+                original_max_position_embeddings=128,
+                short_mscale=1.1,
+                long_mscale=1.3,
+            ),
+        ),
+    ),
+    Arch(
+        "phimoe-long",
+        PhimoeWithLong,
+        configured(
+            CPM,
+            num_local_experts=6,
+            sliding_window=48,
+            rope_parameters=longrope(
+                16,
+                original_max_position_embeddings=32,
+                short_mscale=1.3,
+                long_mscale=1.3,
+            ),
+        ),
+        A.PHIMOE,
+        experts,
+        {
+            "rope.scaling.original_context_length": 32,
+            "rope.scaling.attn_factor": 1.3,
+            "expert_count": 6,
+            "expert_used_count": 2,
+            "attention.sliding_window": 48,
+        },
+        extra=factors,
+        exact=False,
+    ),
 )

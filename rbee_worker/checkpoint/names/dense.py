@@ -21,6 +21,7 @@ from rbee_worker.checkpoint.names.rows import (
     Row,
     attention_rows,
     constants,
+    expert_rows,
 )
 
 
@@ -54,6 +55,16 @@ _FUSED = (
     + _FUSED_MLP
 )
 
+_LONG_KEYS = (
+    *(k for k in DENSE_KEYS if not k.hf.startswith("rope_scaling.")),
+    Key("rope.scaling.original_context_length", "original_max_position_embeddings", "count"),
+    Key("rope.scaling.attn_factor", "rope_magnitude", "number"),
+)
+_LONG_ROWS = (
+    Row("rope_factors_long.weight", "model.rope_factors_long"),
+    Row("rope_factors_short.weight", "model.rope_factors_short"),
+)
+
 ARCHITECTURES: dict[str, Architecture] = {
     "phi2": Architecture(
         model_type="phi",
@@ -73,19 +84,30 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "phi3": Architecture(
         model_type="phi3",
+        keys=_LONG_KEYS,
+        tensors=_FUSED + _LONG_ROWS,
+        constants=_SILU,
+        absent=TIED_WITHOUT_OUTPUT,
+    ),
+    "phimoe": Architecture(
+        model_type="phimoe",
         keys=(
-            *(k for k in DENSE_KEYS if not k.hf.startswith("rope_scaling.")),
-            Key(
-                "rope.scaling.original_context_length", "original_max_position_embeddings", "count"
-            ),
-            Key("rope.scaling.attn_factor", "rope_magnitude", "number"),
+            *_LONG_KEYS,
+            Key("expert_count", "num_local_experts", "count", required=True),
+            Key("expert_used_count", "num_experts_per_tok", "count", required=True),
         ),
         tensors=(
-            *_FUSED,
-            Row("rope_factors_long.weight", "model.rope_factors_long"),
-            Row("rope_factors_short.weight", "model.rope_factors_short"),
+            *EMBEDDING_ROWS,
+            *PRE_NORM_ROWS,
+            *_NORM_BIASES,
+            *attention_rows(),
+            *_LONG_ROWS,
+            *expert_rows("block_sparse_moe.gate", "block_sparse_moe.experts", ("w1", "w3", "w2")),
         ),
         constants=_SILU,
+        present=MappingProxyType(
+            {"attention_bias": ("blk.0.attn_q.bias",), "lm_head_bias": ("output.bias",)}
+        ),
         absent=TIED_WITHOUT_OUTPUT,
     ),
     "chatglm": Architecture(
