@@ -1,5 +1,7 @@
 """Routing, experts and matrices by head of CpuOps equal the reference, bitwise in any batch."""
 
+import random
+
 import pytest
 import torch
 
@@ -224,3 +226,25 @@ def test_no_rows_at_all(ops):
     assert m.run(ops, torch.zeros(0, 64), torch.zeros(0, 2).long(), None).shape == (0, 64)
     heads = ops.stack(members(packed("f32", 2, 16, 32)))
     assert ops.heads_linear(torch.zeros(0, 64), heads).shape == (0, 32)
+
+
+def test_fuzzed_shapes(ops, reference):
+    """Odd widths, one expert, more experts than rows, every top_k."""
+    rng = random.Random(1)
+    for _ in range(40):
+        count, n = rng.choice([1, 2, 5, 17]), rng.choice([1, 2, 3, 9, 33])
+        top = rng.randint(1, count)
+        form = rng.choice(["gated", "plain", "clamped"])
+        m = Mixture(form, rng.choice([1, 16, 33, 70]), rng.choice([1, 15, 32, 100]), count=count)
+        routing = Routing(top, rng.choice(["softmax", "sigmoid"]), normalise=rng.random() < 0.5)
+        x, logits = numbers(n, m.dim, scale=0.3), numbers(n, count, seed=3)
+        ids, weights = reference.route(logits, routing)
+        got_ids, got_weights = ops.route(logits, routing)
+        assert torch.equal(ids_of(got_ids).long(), ids)
+        close(got_weights, weights, rtol=5e-6)
+        want, got = m.run(reference, x, ids, weights), m.run(ops, x, ids, weights)
+        assert float((got - want).norm()) <= 3e-6 * float(want.norm())
+        heads = members(packed("f32", count, rng.choice([1, 16, 40]), rng.choice([3, 32, 50])))
+        x = numbers(n, count * heads[0][0].shape[1])
+        got, want = (o.heads_linear(x, o.stack(heads)) for o in (ops, reference))
+        assert float((got - want).norm()) <= 3e-6 * float(want.norm())
