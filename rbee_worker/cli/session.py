@@ -73,6 +73,5 @@ def words(message: Loading) -> str:
         total = size(message.bytes_total) if message.bytes_total else ""
         return narration.downloading(size(message.bytes_loaded), total).human
     if message.stage == "compiling":
-        done, total = message.layers_loaded, message.layers_total
-        return narration.compiling(done, total, message.item).human
+        return narration.compiling(message.layers_loaded, message.layers_total, message.item).human
     return narration.loading(message.stage, message.layers_loaded, message.layers_total).human

@@ -33,7 +33,7 @@ def warmup(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="instruction set, may be repeated, or all (default: this machine's)",
+            help="instruction set, repeatable, or all (default: this machine's)",
         ),
     ] = None,
 ) -> None:

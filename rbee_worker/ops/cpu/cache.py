@@ -14,20 +14,20 @@ import os
 import re
 import subprocess
 import sys
-import threading
-from collections import deque
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from queue import SimpleQueue
+from typing import IO
 
 from rbee_worker.errors import ModelError
 from rbee_worker.ops.cpu.isa import Isa
 
 PACKAGE = "rbee_worker.ops.cpu"
 TEMPORARY = ".part"  # ends the name of a file that is being written
+RECORD = 128  # bytes of a kernel's name, filled up with spaces, on the way to `compile.py`
 _SLOWEST = ("attend", "linear", "embed", "repack", "team", "norm")  # modules of kernels
 
 Progress = Callable[[int, int, str], None]  # (kernels done, kernels in all, last one's name or "")
@@ -114,19 +114,13 @@ def compile_missing(
     wanted = {n: stem(n) for n in names}
     if not _missing(wanted, where):
         return []
-    try:
-        where.mkdir(parents=True, exist_ok=True)
-        with _lock(where):
-            missing = sorted(_missing(wanted, where), key=_cost)
-            for left in where.glob(f"*{TEMPORARY}"):  # by a process that was killed
-                left.unlink(missing_ok=True)
+    with _lock(where):
+        missing = sorted(_missing(wanted, where), key=_cost)
+        for left in where.glob(f"*{TEMPORARY}"):  # by a process that was killed
+            left.unlink(missing_ok=True)
+        if missing:
             jobs = min(len(os.sched_getaffinity(0)), len(missing))
             _compile(missing, where, isa, progress, jobs)
-    except OSError as error:
-        raise ModelError(
-            f"compiled CPU kernels cannot be kept in {where}: {error.strerror}.",
-            fix="make it writable, choose another --cache-dir, or run rbee-worker warmup first.",
-        ) from None
     return missing
 
 
@@ -142,8 +136,19 @@ def _cost(name: str) -> int:
 
 @contextmanager
 def _lock(where: Path) -> Iterator[None]:
-    """Only one process compiles into a folder; a lock ends with its holder, however that dies."""
-    with (where / "lock").open("w") as file:
+    """Only one process compiles into a folder; a lock ends with its holder, however that dies.
+
+    Makes the folder. Raises ModelError where it cannot be written.
+    """
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+        file = (where / "lock").open("w")
+    except OSError as error:
+        raise ModelError(
+            f"compiled CPU kernels cannot be kept in {where}: {error.strerror}.",
+            fix="make it writable, choose another --cache-dir, or run rbee-worker warmup first.",
+        ) from None
+    with file:
         with suppress(OSError):  # a file system without locks: files still appear whole
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -158,58 +163,39 @@ def _read(name: str, path: Path) -> Compiled:
 def _compile(
     names: Sequence[str], where: Path, isa: Isa, progress: Progress | None, jobs: int
 ) -> None:
-    """Hand the names to `jobs` processes, each the next one when it is done with one."""
-    todo, errors = deque(names), list[str]()
-    said: SimpleQueue[str] = SimpleQueue()  # names that are done, "" for a process at its end
-
-    def follow() -> None:
-        with _child(where, isa) as child:
+    """Have `jobs` processes take the names in turn, and follow them."""
+    told = progress or (lambda done, total, name: None)
+    told(0, len(names), "")
+    with tempfile.TemporaryFile() as complaints:
+        with _child(where, isa, jobs, complaints) as child:
             assert child.stdin is not None
             assert child.stdout is not None
-            with suppress(BrokenPipeError, IndexError):
-                while not errors:
-                    child.stdin.write(todo.popleft() + "\n")
-                    child.stdin.flush()
-                    if not (name := child.stdout.readline().strip()):
-                        break
-                    said.put(name)
-            text = child.communicate()[1].strip()
-        if child.returncode != 0:
-            errors.append(text or f"exit status {child.returncode}")
-        said.put("")
-
-    if progress is not None:
-        progress(0, len(names), "")
-    threads = [threading.Thread(target=follow) for _ in range(jobs)]
-    for thread in threads:
-        thread.start()
-    try:
-        done = 0
-        while jobs:
-            name = said.get()
-            jobs, done = (jobs, done + 1) if name else (jobs - 1, done)
-            if name and progress is not None:
-                progress(done, len(names), name)
-    finally:
-        todo.clear()
-        for thread in threads:
-            thread.join()
-    if errors:
-        last = errors[0].splitlines()[-1]
-        raise ModelError(
-            f"compiling CPU kernels for {isa.name} failed: {last}",
-            fix="report it with the output of RBEE_CPU_ISA=portable, which may run meanwhile.",
-        )
+            with child.stdin, suppress(BrokenPipeError):
+                for name in names:
+                    child.stdin.write(name.ljust(RECORD).encode())
+            with child.stdout:  # closed early, if `told` raises, it stops the processes
+                for done, line in enumerate(child.stdout, 1):
+                    told(done, len(names), line.decode().strip())
+        if child.returncode == 0:
+            return
+        complaints.seek(0)
+        last = complaints.read().decode().strip().splitlines()[-1:]
+    raise ModelError(
+        f"compiling CPU kernels for {isa.name} failed: {''.join(last) or child.returncode}",
+        fix="report it with the output of RBEE_CPU_ISA=portable, which may run meanwhile.",
+    )
 
 
-def _child(where: Path, isa: Isa) -> subprocess.Popen[str]:
+def _child(where: Path, isa: Isa, jobs: int, complaints: IO[bytes]) -> subprocess.Popen[bytes]:
     root = str(Path(__file__).parents[3])
     path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", f"{PACKAGE}.compile", str(where), isa.cpu, isa.features],
+        [
+            *(sys.executable, "-P", "-m", f"{PACKAGE}.compile"),
+            *(str(where), isa.cpu, isa.features, str(jobs)),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        stderr=complaints,
         env=os.environ | {"PYTHONPATH": path},
     )

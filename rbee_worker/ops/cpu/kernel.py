@@ -19,7 +19,8 @@ import llvmlite.binding as llvm
 
 from rbee_worker.ops.cpu import emit as e
 from rbee_worker.ops.cpu.cache import symbol
-from rbee_worker.ops.cpu.translate import Device, Translation
+from rbee_worker.ops.cpu.translate import Translation
+from rbee_worker.ops.cpu.values import Device
 
 F = TypeVar("F", bound=Callable[..., Any])
 
