@@ -28,7 +28,7 @@ def needed(ckpt: Checkpoint, settings: Settings, kv_dtype: str) -> list[str]:
     """Kernels that this model calls under these settings. Imports torch, reads no weights."""
     from rbee_worker.ops.cpu.outline import OutlineOps
 
-    ops = OutlineOps()
+    ops = OutlineOps(exact=settings.exact_activations)
     model = outline_model(ckpt, ops)
     return ops.needed(model, recording_shape(settings, kv_dtype, model.context))
 

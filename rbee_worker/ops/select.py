@@ -123,7 +123,12 @@ def make_ops(
 
         chosen = isa.choose(os.environ.get("RBEE_CPU_ISA", ""))
         library = Library(chosen, cache_dir=settings.cache_dir, progress=progress)
-        return CpuOps(library, Team(library, threads), arena=Arena(weight_bytes + ARENA_SLACK))
+        return CpuOps(
+            library,
+            Team(library, threads),
+            exact=settings.exact_activations,
+            arena=Arena(weight_bytes + ARENA_SLACK),
+        )
     from rbee_worker.ops.reference import ReferenceOps
 
     return ReferenceOps("cpu", dtype)
