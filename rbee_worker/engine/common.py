@@ -66,6 +66,9 @@ class _Blank:
         data = np.zeros((rows, info.nbytes // rows), np.uint8)
         return Packed(data, info.format, info.shape)
 
+    def release(self) -> None:
+        pass
+
 
 def common_models() -> Iterator[Checkpoint]:
     """A Llama for each of `COMMON`; Mistral, SmolLM and others of that shape call the same."""

@@ -2,7 +2,7 @@
 
 Vectors have 16 lanes of 32 bits: `I32` integers, `F32` floats. Pointers are plain 64-bit integers.
 Nothing here carries fast-math flags and multiply-adds are explicit, so results do not depend on how
-many registers LLVM needs for 16 lanes. `simd.py` wraps these for numba.
+many registers LLVM needs for 16 lanes. `simd.py` makes operations of them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Vectors with operators, for code that emits IR by the page: weight formats and tiles.
 
 A `Pen` is a builder and the target's feature string; a `Vec` is one value in it. Writing IR this
-way instead of numba calls costs the compiler a fraction of the time, which is what a first start
+way instead of calls in a kernel costs the compiler a fraction of the time, which is what a first start
 waits for. Integers on the right of an operator stand for vectors of that number.
 """
 
