@@ -133,10 +133,10 @@ OPTIONS: tuple[Option, ...] = (
     Option("dtype", "compute type; auto = the checkpoint's own, f32 for packed weights"),
     Option(
         "kv_dtype",
-        "type of cached keys and values; auto = f16 for packed weights, else the compute type",
+        "type of cached keys and values; auto = f16 for packed weights, else the compute type; "
+        "i8: cpu backend only",
         later={
-            "i8": "this version has no backend with an 8-bit cache; use --kv-dtype f16",
-            "f8": "this version has no backend with an 8-bit cache; use --kv-dtype f16",
+            "f8": "this version has no backend with such a cache; use --kv-dtype f16",
         },
     ),
     Option("ctx", "longest sequence in tokens; 0 = the model's own", low=0, high=_MAX_TOKENS),

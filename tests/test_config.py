@@ -68,7 +68,6 @@ def test_an_empty_variable_is_not_set() -> None:
         ({"backend": "cuda"}, {}, ["--backend cuda", "--backend reference"]),
         ({"tensor_parallel": "2"}, {}, ["--tensor-parallel 2", "--tensor-parallel 1"]),
         ({"attention": "flash"}, {}, ["--attention flash", "--attention auto"]),
-        ({"kv_dtype": "i8"}, {}, ["--kv-dtype i8", "--kv-dtype f16"]),
         ({"kv_dtype": "f8"}, {}, ["--kv-dtype f8", "--kv-dtype f16"]),
         ({"device": "1"}, {}, ["--device 1", "--device 0"]),
     ],

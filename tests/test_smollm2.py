@@ -5,18 +5,14 @@ Slow: the weights (93 MB) come through the alias, as a user's do.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 
 from rbee_worker.checkpoint import open_checkpoint
-from rbee_worker.config import Settings
-from rbee_worker.engine.client import EngineClient
-from rbee_worker.types import End, Error, Request, Started, Token
-from tests.gguf_oracle import hf_llama
+from tests.gguf_oracle import greedy, hf_llama
+from tests.worker import Worker
 
 pytestmark = pytest.mark.slow
 
@@ -28,67 +24,6 @@ PROMPTS = (
     "Dear Dr. Watson,\n\nI write to you about",
 )
 LOOPS = "The best way to learn is to"  # greedy decoding repeats itself after this
-
-
-class Answer:
-    """Everything one request gave."""
-
-    def __init__(self) -> None:
-        self.started: Started | None = None
-        self.end: End | None = None
-        self.ids: list[int] = []
-        self.text = ""
-        self.logprobs: list[Any] = []
-
-
-class Worker:
-    """An engine in its own process, driven from synchronous tests."""
-
-    def __init__(self, **settings: Any) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.client = self.loop.run_until_complete(self._start(Settings(**settings)))
-        self.count = 0
-
-    async def _start(self, settings: Settings) -> EngineClient:
-        client = await EngineClient.start(settings)
-        await client.ready()
-        return client
-
-    def close(self) -> None:
-        self.loop.run_until_complete(self.client.close())
-        self.loop.close()
-
-    def ask(self, prompt: str, **params: Any) -> Answer:
-        return self.ask_all([(prompt, params)])[0]
-
-    def chat(self, text: str, **params: Any) -> Answer:
-        messages = ({"role": "user", "content": text},)
-        return self.loop.run_until_complete(self._one(params, messages=messages, surface="chat"))
-
-    def ask_all(self, jobs: list[tuple[str, dict[str, Any]]]) -> list[Answer]:
-        async def together() -> list[Answer]:
-            return await asyncio.gather(*(self._one(p, prompt=text) for text, p in jobs))
-
-        return self.loop.run_until_complete(together())
-
-    async def _one(self, params: dict[str, Any], **fields: Any) -> Answer:
-        self.count += 1
-        answer = Answer()
-        request = Request(id=f"t{self.count}", params=params, **fields)
-        async for event in self.client.generate(request):
-            if isinstance(event, Started):
-                answer.started = event
-            elif isinstance(event, Token):
-                answer.ids += event.ids
-                answer.text += event.t
-                answer.logprobs += event.logprobs or ()
-            elif isinstance(event, End):
-                answer.end = event
-                answer.ids += event.ids
-                answer.text += event.text
-            assert not isinstance(event, Error)
-        assert answer.end is not None
-        return answer
 
 
 @pytest.fixture(scope="module")
@@ -106,20 +41,7 @@ def greedy_64() -> list[list[int]]:
     from rbee_worker.tokenizer.load import load_tokenizer
 
     tokenizer = load_tokenizer(ckpt)
-    out = []
-    for text in PROMPTS:
-        ids = tokenizer.encode(text)
-        with torch.inference_mode():
-            full = hf.generate(
-                torch.tensor([ids]),
-                attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
-                max_new_tokens=64,
-                do_sample=False,
-                eos_token_id=None,
-                pad_token_id=0,
-            )
-        out.append(full[0, len(ids) :].tolist())
-    return out
+    return [greedy(hf, tokenizer.encode(text), 64) for text in PROMPTS]
 
 
 @pytest.mark.parametrize("kv_dtype", ["auto", "f32"])

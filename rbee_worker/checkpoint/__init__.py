@@ -12,6 +12,7 @@ from rbee_worker.checkpoint.formats import DECODABLE, INTEGERS, TensorSource
 from rbee_worker.checkpoint.gguf import GgufFile
 from rbee_worker.checkpoint.names import GENERATION_KEYS, TOKENIZER_KEYS, Architecture
 from rbee_worker.checkpoint.refs import resolve
+from rbee_worker.checkpoint.renamed import RenamedSource
 from rbee_worker.errors import CheckpointError
 
 __all__ = ["Checkpoint", "open_checkpoint"]
@@ -94,8 +95,11 @@ def _open_directory(ref: str, path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path}: has no config.json.", fix="fetch config.json of the model as well"
         )
-    source, notes = safetensors.open_directory(path)
-    arch, config = hf_config.read_config(path / "config.json")
+    tensors, notes = safetensors.open_directory(path)
+    arch, config, dialect = hf_config.read_config(path / "config.json")
+    source: TensorSource = tensors
+    if dialect is not None and dialect.tensors:
+        source = RenamedSource(tensors, dialect, config.get("num_hidden_layers"))
     files = {name: path / name for name in TOKENIZER_FILES if (path / name).is_file()}
     tokenizer_config = _optional(path / "tokenizer_config.json")
     if "chat_template.jinja" in files:

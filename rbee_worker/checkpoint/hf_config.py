@@ -13,10 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rbee_worker.checkpoint.names import MODEL_TYPE_ALIASES
+from rbee_worker.checkpoint.names import DIALECTS, Dialect
+from rbee_worker.checkpoint.renamed import renamed_config
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 
 MAX_JSON_BYTES = 4 << 20
+
+_RENAMED = {"_sliding_window_pattern": "sliding_window_pattern"}  # transformers 5 writes it
 
 # Kinds that were renamed; "none" and "default" mean that nothing is scaled.
 _ROPE_TYPES = {"su": "longrope", "default": None, "none": None}
@@ -47,8 +50,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_config(path: Path) -> tuple[str, dict[str, Any]]:
-    """(model_type, canonical config) of a config.json.
+def read_config(path: Path) -> tuple[str, dict[str, Any], Dialect | None]:
+    """(model_type, canonical config) of a config.json as they are called today, and the dialect
+    that it was written in, if any.
 
     Raises CheckpointError when it is damaged, UnsupportedModel when it names no model_type.
     """
@@ -59,12 +63,15 @@ def read_config(path: Path) -> tuple[str, dict[str, Any]]:
             f"{path}: names no model_type (architectures: {config.get('architectures')}).",
             fix="add the model_type of the architecture to config.json",
         )
-    return MODEL_TYPE_ALIASES.get(found, found), canonical(config, str(path))
+    dialect = DIALECTS.get(found)
+    if dialect is not None:
+        config = renamed_config(dialect, config, str(path))
+    return str(config["model_type"]), canonical(config, str(path)), dialect
 
 
 def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """`config` with rotary keys in the form that the module describes."""
-    out = dict(config)
+    out = {_RENAMED.get(key, key): value for key, value in config.items()}
     given = out.get("rope_parameters")
     if isinstance(given, dict) and not any(isinstance(v, dict) for v in given.values()):
         out["rope_scaling"] = {"rope_type": "default", **out.pop("rope_parameters")}
@@ -77,6 +84,7 @@ def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     for key in ("rope_theta", "partial_rotary_factor"):
         if key in scaling:
             out[key] = scaling.pop(key)
+    _rotary_share(out)
     out["rope_scaling"] = _scaling(scaling, where) if scaling else None
     if "rope_theta" in out and out["rope_theta"] is not None:
         try:
@@ -84,6 +92,14 @@ def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         except (TypeError, ValueError):
             raise CheckpointError(f"{where}: rope_theta is not a number.", fix="fix it") from None
     return out
+
+
+def _rotary_share(config: dict[str, Any]) -> None:
+    """Columns of a head that rotate, as the share of the head that newer files say."""
+    keys = ("rotary_dim", "hidden_size", "num_attention_heads")
+    rotary, hidden, heads = (config.get(key) for key in keys)
+    if all(isinstance(n, int) and n > 0 for n in (rotary, hidden, heads)):
+        config["partial_rotary_factor"] = config.pop("rotary_dim") * heads / hidden
 
 
 def _scaling(scaling: dict[str, Any], where: str) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -73,9 +74,11 @@ def read_config(file: GgufFile, arch: Architecture) -> tuple[str, dict[str, Any]
             model_type = variant
             break
     config["model_type"] = model_type
-    config |= {key: name in file.tensors for key, name in arch.present.items()}
+    for key, names in arch.present.items():
+        config[key] = any(name in file.tensors for name in names)
     config |= {key: name not in file.tensors for key, name in arch.absent.items()}
     _derive_sizes(file, config)
+    config = config | dict(arch.by_layers.get(config["num_hidden_layers"], {}))
     _derive_rope(file, config)
     return model_type, canonical(config, str(file.path))
 
@@ -103,6 +106,8 @@ def read_keys(file: GgufFile, keys: Iterable[Key], prefix: str = "") -> dict[str
 
 def _checked(file: GgufFile, name: str, kind: str) -> Any:
     value = file.metadata[name]
+    if kind == "windows" and isinstance(value, list) and set(value) <= {False, True}:
+        return ["sliding_attention" if v else "full_attention" for v in value]
     if isinstance(value, list):
         if not value or any(v != value[0] for v in value):
             raise UnsupportedModel(
@@ -115,7 +120,7 @@ def _checked(file: GgufFile, name: str, kind: str) -> Any:
         "number": type(value) in (int, float) and math.isfinite(value),
         "text": isinstance(value, str),
         "flag": isinstance(value, bool),
-    }[kind]
+    }.get(kind, False)
     if not good:
         raise CheckpointError(f"{file.path}: {name} is {str(value)[:40]!r}.", fix=_CONVERT)
     return _decimal(value) if type(value) is float else value
@@ -151,8 +156,8 @@ def _derive_sizes(file: GgufFile, config: dict[str, Any]) -> None:
 def _derive_rope(file: GgufFile, config: dict[str, Any]) -> None:
     """Rotary width as HF's share of the head, scaling as HF's kinds and factors."""
     rotary = config.pop("rotary_dim", None)
-    if rotary and rotary != config["head_dim"]:
-        config["partial_rotary_factor"] = rotary / config["head_dim"]
+    if config.get("head_dim"):  # a file that does not say rotates whole heads
+        config["partial_rotary_factor"] = (rotary or config["head_dim"]) / config["head_dim"]
     scaling = config.get("rope_scaling")
     if scaling is None:
         return
@@ -192,7 +197,10 @@ class GgufSource:
         return self._where[name][0]
 
     def info(self, name: str) -> TensorInfo:
-        return self._file.info(self._where[name][0])
+        origin, op = self._where[name]
+        info = self._file.info(origin)
+        shape = OPS[op].shape if op is not None else None
+        return info if shape is None else replace(info, shape=shape(info.shape))
 
     def read(self, name: str) -> Packed:
         origin, op = self._where[name]

@@ -95,6 +95,11 @@ def unsqueeze(packed: Packed) -> Packed:
     return _reshaped(packed, (*packed.shape[:-1], 1, packed.shape[-1]))
 
 
+def row(packed: Packed) -> Packed:
+    """[n] -> [1, n]: a matrix of one row, which GGUF files drop to a vector."""
+    return packed if len(packed.shape) > 1 else _reshaped(packed, (1, *packed.shape))
+
+
 def _reshaped(packed: Packed, shape: tuple[int, ...]) -> Packed:
     """The same bytes under another shape; whole rows stay rows unless the row length changes."""
     rows = int(np.prod(shape[:-1], dtype=np.int64))
@@ -108,10 +113,14 @@ def _reshaped(packed: Packed, shape: tuple[int, ...]) -> Packed:
 
 @dataclass(frozen=True)
 class RowOp:
-    """An operation and where its integer argument comes from: a key of the HF config, or none."""
+    """An operation and where its integer argument comes from: a key of the HF config, or none.
+
+    shape: what becomes of a tensor's shape, where that is another.
+    """
 
     apply: Callable[..., Packed]
     argument: str | None = None
+    shape: Callable[[tuple[int, ...]], tuple[int, ...]] | None = None
 
     def __call__(self, packed: Packed, config: Mapping[str, Any]) -> Packed:
         if self.argument is None:
@@ -125,6 +134,7 @@ OPS: dict[str, RowOp] = {
     "add_one": RowOp(add_one),
     "sub_one": RowOp(sub_one),
     "neg_log": RowOp(neg_log),
-    "squeeze": RowOp(squeeze),
-    "unsqueeze": RowOp(unsqueeze),
+    "squeeze": RowOp(squeeze, shape=lambda shape: tuple(n for n in shape if n != 1)),
+    "unsqueeze": RowOp(unsqueeze, shape=lambda shape: (*shape[:-1], 1, shape[-1])),
+    "row": RowOp(row, shape=lambda shape: shape if len(shape) > 1 else (1, *shape)),
 }

@@ -15,7 +15,7 @@ from rbee_worker.models import ARCHITECTURES
 from rbee_worker.ops import Ops
 from rbee_worker.ops.cpu.vocabulary import NATIVE
 from rbee_worker.ops.select import backend_name
-from rbee_worker.state.specs import ELEMENT_BYTES, Fixed, StateGroup
+from rbee_worker.state.specs import Fixed, StateGroup
 from rbee_worker.tokenizer.core import Tokenizer
 from rbee_worker.tokenizer.eos import eos_set, template_special_ids
 from rbee_worker.tokenizer.load import load_tokenizer
@@ -71,12 +71,12 @@ def memory_plan(
     the engine would set aside on this machine now, null where the model does not fit; workspace: at
     most, for everything else.
     """
-    groups, element = ahead.model.groups, ELEMENT_BYTES[ahead.kv_dtype]
+    groups, kept = ahead.model.groups, ahead.kv_dtype
     plan: dict[str, int | None] = {
         "weights": ahead.weight_bytes,
         "weights_in_file": sum(ahead.held.file_bytes.values()),
-        "kv_per_token": sequence_bytes(groups, element, 1),
-        "kv_context": sequence_bytes(groups, element, settings.ctx or ahead.model.context),
+        "kv_per_token": sequence_bytes(groups, kept, 1),
+        "kv_context": sequence_bytes(groups, kept, settings.ctx or ahead.model.context),
         "workspace": WORKSPACE_BYTES,
         "free": free_bytes,
         "cache": None,
@@ -91,15 +91,18 @@ def memory_plan(
     return plan, list(state.notes)
 
 
-def sequence_bytes(groups: Iterable[StateGroup], element: int, tokens: int) -> int:
-    """Bytes that one sequence of `tokens` tokens needs; a windowed layer needs its window."""
+def sequence_bytes(groups: Iterable[StateGroup], dtype: str, tokens: int) -> int:
+    """Bytes that one sequence of `tokens` tokens needs in a cache of `dtype`.
+
+    A windowed layer needs its window.
+    """
     total = 0
     for group in groups:
         spec = group.spec
         if isinstance(spec, Fixed):
             continue
         kept = tokens if spec.window is None else min(tokens, spec.window)
-        total += group.layers * spec.bytes_per_token(element) * kept
+        total += group.layers * spec.bytes_per_token(dtype) * kept
     return total
 
 

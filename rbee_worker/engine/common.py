@@ -67,7 +67,7 @@ class _Blank:
         return Packed(data, info.format, info.shape)
 
     def release(self) -> None:
-        pass
+        """There are no pages."""
 
 
 def common_models() -> Iterator[Checkpoint]:

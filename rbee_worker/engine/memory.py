@@ -9,7 +9,6 @@ from rbee_worker.config import Settings
 from rbee_worker.errors import ModelError, UsageError
 from rbee_worker.state.paged import plan_blocks
 from rbee_worker.state.specs import (
-    ELEMENT_BYTES,
     Fixed,
     StateGroup,
     group_bytes_per_block,
@@ -42,10 +41,9 @@ def state_bytes(
         max_seqs=settings.max_seqs,
         step_tokens=settings.token_budget,
     )
-    element = ELEMENT_BYTES[kv_dtype]
     total = 0
     for group, n in zip(groups, blocks, strict=True):
-        total += n * group_bytes_per_block(group, settings.block_size, element)
+        total += n * group_bytes_per_block(group, settings.block_size, kv_dtype)
         if isinstance(group.spec, Fixed):
             total += (settings.max_seqs + 1) * group_bytes_per_slot(group)
     return total

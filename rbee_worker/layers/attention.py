@@ -21,7 +21,9 @@ class Attention:
 
     qkv: stacked map to q [heads * head_dim], k, v [kv_heads * head_dim]; where: this layer's place
     in the state; rope None = no positions; window: a query sees its last `window` keys;
-    q_norm, k_norm: applied to the projections before they rotate.
+    q_norm, k_norm: applied to the projections before they rotate. groups: q, k, v of each group of
+    heads lie together (qkv.widths are then those of one group). clip: projections are cut to
+    -clip .. clip. slopes: ALiBi, float32 [heads] (Press et al. 2022).
     """
 
     ops: Ops
@@ -36,10 +38,16 @@ class Attention:
     softcap: float | None = None
     q_norm: Callable[[Tensor], Tensor] | None = None
     k_norm: Callable[[Tensor], Tensor] | None = None
+    groups: int = 1
+    clip: float | None = None
+    slopes: Tensor | None = None
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """x [N, dim] -> [N, dim]"""
-        q, k, v = self.qkv.split(x)
+        projected = self.qkv(x)
+        if self.clip is not None:
+            projected = self.ops.clip(projected, self.clip)
+        q, k, v = self.ops.split(projected, self.qkv.widths, heads=self.groups)
         if self.q_norm is not None:
             q = self.q_norm(q)
         if self.k_norm is not None:
@@ -57,5 +65,6 @@ class Attention:
             scale=self.scale,
             window=self.window,
             softcap=self.softcap,
+            slopes=self.slopes,
         )
         return self.out(mixed)

@@ -24,3 +24,17 @@ class GatedMLP:
     def __call__(self, x: Tensor) -> Tensor:
         """x [N, dim] -> [N, dim]"""
         return self.down(self.ops.gated(self.gate_up(x), self.act))
+
+
+@dataclass(frozen=True)
+class PlainMLP:
+    """down(act(up x))."""
+
+    ops: Ops
+    up: Linear
+    down: Linear
+    act: Activation
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [N, dim] -> [N, dim]"""
+        return self.down(self.ops.act(self.up(x), self.act))

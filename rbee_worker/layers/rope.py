@@ -1,7 +1,8 @@
 """Every rotary variant from one factory: from a checkpoint's words to frequencies.
 
 Sources: RoFormer (Su et al. 2021) for the base; NTK-aware and dynamic scaling (bloc97, emozilla
-2023); YaRN (Peng et al. 2023); Llama 3.1's piecewise scaling (Meta 2024).
+2023); YaRN (Peng et al. 2023); Llama 3.1's piecewise scaling (Meta 2024); LongRoPE (Ding et al.
+2024).
 All arithmetic is float32, the precision the reference implementation uses.
 """
 
@@ -47,13 +48,46 @@ def rope_spec(
         original = int(scaling.get("original_max_position_embeddings") or max_positions)
         factor = float(_need(scaling, "factor", kind))
         return RopeSpec(dim, tuple(freq.tolist()), interleaved, dynamic=(theta, factor, original))
+    if kind == "longrope":
+        return _longrope(freq, scaling, max_positions, interleaved)
     if kind not in _SCALINGS:
         raise UnsupportedModel(
             f"rope_scaling has rope_type {kind!r}, which is not supported.",
-            fix=f"supported: {', '.join(['default', 'dynamic', *_SCALINGS])}.",
+            fix=f"supported: {', '.join(['dynamic', 'longrope', *_SCALINGS])}.",
         )
     freq, magnitude = _SCALINGS[kind](freq, dim, theta, scaling, max_positions)
     return RopeSpec(dim, tuple(freq.tolist()), interleaved, magnitude=magnitude)
+
+
+def _longrope(freq: F32, s: Mapping[str, Any], length: int, interleaved: bool) -> RopeSpec:
+    """One divisor a frequency, from one of two sets: the long one serves a whole sequence that is
+    longer than the original length. Both grow by a factor that follows from how far it is
+    stretched, or by the factors that the config has for each."""
+    original = int(_need(s, "original_max_position_embeddings", "longrope"))
+    if original < 2:
+        raise CheckpointError("config.json: original_max_position_embeddings is below 2.")
+    sets = []
+    for key in ("short_factor", "long_factor"):
+        divisors = np.array(_need(s, key, "longrope"), np.float32)
+        if divisors.shape != freq.shape:
+            raise CheckpointError(
+                f"config.json: {key} has {divisors.size} numbers, {freq.size} columns rotate.",
+                fix="download the checkpoint's config again.",
+            )
+        sets.append(tuple((freq / divisors).astype(np.float32).tolist()))
+    stretch = float(s.get("factor") or length / original)
+    magnitude = s.get("attention_factor")
+    if magnitude is None:
+        magnitude = math.sqrt(1 + math.log(max(stretch, 1.0)) / math.log(original))
+    return RopeSpec(
+        2 * freq.size,
+        sets[0],
+        interleaved,
+        magnitude=float(s.get("short_mscale") or magnitude),
+        long_inv_freq=sets[1],
+        long_magnitude=float(s.get("long_mscale") or magnitude),
+        switch=original,
+    )
 
 
 def _plain(dim: int, theta: float) -> F32:

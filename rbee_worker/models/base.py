@@ -21,7 +21,8 @@ Block = Callable[["Tensor", Batch], "Tensor"]
 class Decoder:
     """A model as the engine sees it: rows of hidden states, and logits of chosen rows.
 
-    context: longest sequence it was made for, tokens. logits_scale multiplies the logits;
+    context: longest sequence it was made for, tokens. positions: a learned table, added to the
+    embeddings. logits_scale multiplies the logits;
     logits_softcap bends them. ropes: every rotary table in use; where one depends on a sequence's
     length, sequences share cached keys only if theirs agree.
     """
@@ -35,6 +36,7 @@ class Decoder:
     vocab_size: int
     context: int
     embed_scale: float = 1.0
+    positions: Weight | None = None
     logits_scale: float = 1.0
     logits_softcap: float | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)  # tensors left unread: why
@@ -45,6 +47,8 @@ class Decoder:
     def hidden(self, batch: Batch) -> Tensor:
         """batch of N rows -> normalised hidden states [N, dim]"""
         x = self.ops.embed(self.embed, batch, scale=self.embed_scale)
+        if self.positions is not None:
+            x = self.ops.add_positions(x, self.positions, batch)
         for block in self.blocks:
             x = block(x, batch)
         return self.norm(x)

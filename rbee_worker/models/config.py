@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rbee_worker.errors import CheckpointError, UnsupportedModel
@@ -33,6 +34,20 @@ INERT = frozenset(
         "pad_token_id",
         "pretraining_tp",
         "problem_type",
+        "attn_pdrop",  # dropouts
+        "embd_pdrop",
+        "emb_pdrop",
+        "resid_pdrop",
+        "init_device",
+        "init_config",
+        "embedding_fraction",  # of a gradient
+        "attention_softmax_in_fp32",  # it always is
+        "scale_attention_softmax_in_fp32",
+        "apply_query_key_layer_scaling",  # divides scores, then multiplies them by the same
+        "cache_implementation",
+        "output_router_logits",  # of training
+        "router_aux_loss_coef",
+        "input_jitter_noise",
         "return_dict",
         "torch_dtype",
         "transformers_version",
@@ -85,6 +100,40 @@ def read_config(cls: type[C], config: Mapping[str, Any], *, where: str) -> tuple
     known = {f.name for f in fields} | INERT
     unused = sorted(k for k, v in config.items() if k not in known and v not in (None, False))
     return cls(**values), unused
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """The keys of config.json that nearly every decoder-only family has; a family adds its own."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    hidden_act: str = "silu"
+    max_position_embeddings: int = 2048
+    rope_theta: float = 10000.0
+    rope_scaling: dict[str, Any] | None = None
+    partial_rotary_factor: float = 1.0
+    tie_word_embeddings: bool = False
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values: one for each query head where the config names none."""
+        return self.num_key_value_heads or self.num_attention_heads
+
+    @property
+    def width(self) -> int:
+        """Columns of one head."""
+        return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    @property
+    def rotary(self) -> int:
+        """Columns of one head that rotate."""
+        return int(self.width * self.partial_rotary_factor)
 
 
 def _fits(value: Any, annotation: str) -> bool:

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from rbee_worker.checkpoint.formats import FORMATS, Packed, TensorSource
+from rbee_worker.checkpoint.ops import floats, packed_floats
 from rbee_worker.errors import CheckpointError
 from rbee_worker.layers.linear import Linear
-from rbee_worker.layers.norm import RMSNorm
+from rbee_worker.layers.norm import EachHeadNorm, LayerNorm, RMSNorm
 from rbee_worker.ops import Ops, Weight
 from rbee_worker.state.specs import StateBook
 
@@ -76,12 +77,18 @@ class Weights:
         n_out: int | Sequence[int],
         *,
         bias: bool = False,
+        fused: str = "",
     ) -> Linear:
-        """A linear map `name.weight` [n_out, n_in] (and `name.bias`), or several stacked."""
+        """A linear map `name.weight` [n_out, n_in] (and `name.bias`), or several stacked.
+
+        fused: the one name under which a checkpoint may hold them already stacked.
+        """
         names = [name] if isinstance(name, str) else list(name)
         widths = [n_out] if isinstance(n_out, int) else list(n_out)
         assert len(names) == len(widths)
         both = list(zip(names, widths, strict=True))
+        if fused and self.has(f"{fused}.weight"):
+            both = [(fused, sum(widths))]
         parts = [self._take(f"{n}.weight", (width, n_in)) for n, width in both]
         offset = [self._take(f"{n}.bias", (width,)) for n, width in both] if bias else None
         return Linear(
@@ -95,11 +102,33 @@ class Weights:
         """A matrix as the backend holds it, e.g. an embedding table."""
         return self.ops.matrix([self._take(name, (rows, cols))])
 
-    def rms_norm(self, name: str, dim: int, eps: float, *, heads: int = 1) -> RMSNorm:
-        """`name.weight` [dim]; dim is the width of one head where there are several."""
-        return RMSNorm(
-            self.ops, self.ops.vector([self._take(f"{name}.weight", (dim,))]), eps, heads
-        )
+    def rms_norm(
+        self, name: str, dim: int, eps: float, *, heads: int = 1, centre: float = 0.0
+    ) -> RMSNorm:
+        """`name.weight` [dim]; dim is the width of one head where there are several.
+
+        centre: what the checkpoint's weights are offsets from (1 in Gemma).
+        """
+        weight = self._take(f"{name}.weight", (dim,))
+        if centre:
+            weight = packed_floats(floats(weight) + np.float32(centre))
+        return RMSNorm(self.ops, self.ops.vector([weight]), eps, heads)
+
+    def layer_norm(
+        self, name: str, dim: int, eps: float, *, heads: int = 1, bias: bool = True
+    ) -> LayerNorm:
+        """`name.weight` and `name.bias`, [dim] each: of one head where there are several."""
+        weight = self.ops.vector([self._take(f"{name}.weight", (dim,))])
+        offset = self.ops.vector([self._take(f"{name}.bias", (dim,))]) if bias else None
+        return LayerNorm(self.ops, weight, offset, eps, heads)
+
+    def each_head_norm(self, name: str, dim: int, eps: float, *, heads: int) -> EachHeadNorm:
+        """`name.weight` [heads, dim], or `name.norms.0.weight` [dim] and so on."""
+        if self.has(f"{name}.weight"):
+            parts = [self._take(f"{name}.weight", (heads, dim))]
+        else:
+            parts = [self._take(f"{name}.norms.{h}.weight", (dim,)) for h in range(heads)]
+        return EachHeadNorm(self.ops, self.ops.vector(parts), eps, heads)
 
     def numbers(self, name: str, count: int) -> list[float]:
         """A small float vector as Python numbers: for what decides how the model is built."""
@@ -110,6 +139,10 @@ class Weights:
                 f"expected one of {', '.join(_NUMPY)}."
             )
         return [float(x) for x in packed.data.reshape(-1).view(_NUMPY[packed.format])]
+
+    def packed(self, name: str, shape: tuple[int, ...]) -> Packed:
+        """A tensor as the checkpoint holds it. Raises CheckpointError."""
+        return self._take(name, shape)
 
     def finish(self, skip: Mapping[str, str]) -> dict[str, str]:
         """Refuse tensors nobody read, unless a pattern of `skip` (regex: reason) covers them.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rbee_worker.ops.batch import Batch
     from rbee_worker.state.specs import StateRef
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "gelu_quick", "relu", "relu2"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "gelu_quick", "relu", "relu2", "sigmoid", "tanh"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class RopeSpec:
 class Weight:
     """A weight as a backend holds it: `rows` x `cols` numbers; `held` names the format held.
 
-    `data` belongs to the backend. Vectors (norm weights, biases) have rows == 1.
+    `data` belongs to the backend. A stack of matrices (`Ops.stack`) has `count` of them, all of
+    rows x cols; `nbytes` is of all together.
     """
 
     data: Any
@@ -62,6 +63,29 @@ class Weight:
     format: str  # the file's
     held: str
     nbytes: int  # as held
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How a token chooses among experts, as values.
+
+    score: what a router's logits become. softmax over all experts or sigmoid of each; sparsemixer
+    (Phi-MoE, Liu et al. 2024, top 2 only): the best expert weighs by a softmax over the logits l
+    with (best - l) / max(|l|, best) <= 2 * jitter, the second likewise among the others.
+    group_score: experts in `groups` equal neighbourhoods; only those of the `top_groups` best can
+    be chosen, a group counting as its best score or as the sum of its best two.
+    normalise: weights are divided by their sum; scale: then multiplied by this.
+    """
+
+    top_k: int
+    score: Literal["softmax", "sigmoid", "sparsemixer"] = "softmax"
+    normalise: bool = False
+    scale: float = 1.0
+    groups: int = 1
+    top_groups: int = 1
+    group_score: Literal["best", "best two"] = "best"
+    jitter: float = 0.0
 
 
 class Ops(ABC):
@@ -75,20 +99,35 @@ class Ops(ABC):
 
     @abstractmethod
     def matrix(self, parts: Sequence[Packed]) -> Weight:
-        """Hold matrices [out_i, in] for `linear`, `embed` and `experts`, rows stacked in order.
+        """Hold matrices [out_i, in] for `linear` and `embed`, rows stacked in order.
 
         Each part keeps the format it was found in until the backend decides how to hold it.
         """
 
     @abstractmethod
+    def stack(self, members: Sequence[Sequence[Packed]]) -> Weight:
+        """Hold several matrices of one shape for `experts` and `heads_linear`.
+
+        Member i is its own parts' rows in order, as in `matrix`; part j of every member has the
+        same shape and format.
+        """
+
+    @abstractmethod
     def vector(self, parts: Sequence[Packed]) -> Tensor:
-        """Float vectors (norm weights, biases) one after another, held in float32."""
+        """Float vectors (norm weights, biases) one after another, held in float32.
+
+        A part of several rows (the biases of stacked experts) counts row after row.
+        """
 
     # ---- dense
 
     @abstractmethod
     def embed(self, table: Weight, batch: Batch, *, scale: float = 1.0) -> Tensor:
         """Rows of `table` for batch.tokens (or batch.embeds in place), times scale: [N, cols]"""
+
+    @abstractmethod
+    def add_positions(self, x: Tensor, table: Weight, batch: Batch, *, offset: int = 0) -> Tensor:
+        """x plus the rows of `table` at batch.positions + offset (learned positions)."""
 
     @abstractmethod
     def logits(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
@@ -100,8 +139,20 @@ class Ops(ABC):
         whatever the other rows are."""
 
     @abstractmethod
-    def split(self, x: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:
-        """Columns of x [N, sum(widths)] as one activation for each width."""
+    def heads_linear(self, x: Tensor, weight: Weight) -> Tensor:
+        """Part h of x [N, count * cols] times member h of a stack, transposed: [N, count * rows].
+
+        Absorbed latent attention: queries into the latent space, results out of it.
+        """
+
+    @abstractmethod
+    def split(self, x: Tensor, widths: Sequence[int], *, heads: int = 1) -> tuple[Tensor, ...]:
+        """Columns of x [N, heads * sum(widths)] as one activation [N, heads * width] for each of
+        `widths`, every head cut alike."""
+
+    @abstractmethod
+    def concat(self, parts: Sequence[Tensor], *, heads: int = 1) -> Tensor:
+        """The opposite of `split`: parts [N, heads * width_i] joined head by head."""
 
     @abstractmethod
     def rows(self, x: Tensor, index: Tensor) -> Tensor:
@@ -131,7 +182,16 @@ class Ops(ABC):
     def add(self, x: Tensor, y: Tensor) -> Tensor: ...
 
     @abstractmethod
-    def scale(self, x: Tensor, factor: float) -> Tensor: ...
+    def multiply(self, x: Tensor, y: Tensor) -> Tensor:
+        """x [N, width] times y, as wide or one column for all of a row (a gate)."""
+
+    @abstractmethod
+    def scale(self, x: Tensor, factor: float | Tensor) -> Tensor:
+        """x times a number, or times a vector: one number for each column."""
+
+    @abstractmethod
+    def clip(self, x: Tensor, limit: float) -> Tensor:
+        """x cut to -limit .. limit."""
 
     @abstractmethod
     def act(self, x: Tensor, kind: Activation) -> Tensor: ...
@@ -144,7 +204,55 @@ class Ops(ABC):
     def softcap(self, x: Tensor, cap: float) -> Tensor:
         """cap * tanh(x / cap)."""
 
+    # ---- mixture of experts
+
+    @abstractmethod
+    def route(
+        self,
+        logits: Tensor,
+        routing: Routing,
+        *,
+        bias: Tensor | None = None,
+        scales: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Which experts each row takes and how much they weigh, from logits [N, experts].
+
+        bias: float32 [experts], added to the scores for choosing only, not for weighing; scales:
+        float32 [experts], factors on an expert's weight. Returns ids (the backend's own integers)
+        and weights (float32), both [N, top_k] by ascending id. Where scores tie the lower id is
+        taken. Without groups and bias the logits themselves are compared.
+        """
+
+    @abstractmethod
+    def experts(
+        self,
+        x: Tensor,
+        ids: Tensor,
+        weights: Tensor | None,
+        up: Weight,
+        down: Weight,
+        kind: Activation,
+        *,
+        up_bias: Tensor | None = None,
+        down_bias: Tensor | None = None,
+        limit: float | None = None,
+    ) -> Tensor:
+        """Sum over the row's experts e, in ascending order, of weights * (down_e(h) + down_bias_e):
+        [N, down.rows].
+
+        h = act(up_e x + up_bias_e) where up.rows == down.cols; gated where up.rows is twice that:
+        rows of gate, then of up, h = act(gate) * up. limit (GPT-OSS): gate is cut to at most limit,
+        up to -limit .. limit, and h = act(gate) * (up + 1). weights None: all one.
+        """
+
     # ---- positions and attention
+
+    @abstractmethod
+    def scale_by_position(
+        self, x: Tensor, factors: Tensor, batch: Batch, *, every: int = 1, offset: int = 0
+    ) -> Tensor:
+        """The row of x at position p times factors[(p + offset) // every], the last factor beyond
+        the end (attention temperature that grows with the position)."""
 
     @abstractmethod
     def rope(self, x: Tensor, spec: RopeSpec, batch: Batch, *, heads: int) -> Tensor:
@@ -154,20 +262,29 @@ class Ops(ABC):
     def attend(
         self,
         q: Tensor,
-        k: Tensor,
-        v: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
         where: StateRef,
         batch: Batch,
         *,
         heads: int,
         scale: float,
         window: int | None = None,
+        chunk: int | None = None,
         softcap: float | None = None,
+        slopes: Tensor | None = None,
+        sinks: Tensor | None = None,
     ) -> Tensor:
         """Write k, v of this step to the cache, then causal attention of q over each sequence.
 
         q [N, heads * k_dim], k [N, kv_heads * k_dim], v [N, kv_heads * v_dim] ->
-        [N, heads * v_dim]. `window`: a query at p sees keys p - window + 1 .. p.
+        [N, heads * v_dim]. k and v None: another layer has written them at `where`. A state that
+        keeps no values (v_dim 0, latent attention) takes them from the first columns of each key;
+        v then only says how many.
+        window: a query at p sees keys p - window + 1 .. p; chunk: keys of its own chunk p // chunk
+        alone (at most one of the two). softcap bends the scores, then slopes (float32 [heads],
+        ALiBi) add slope * (key's position - query's). sinks: float32 [heads], one more score whose
+        value is zero.
         A row's result depends bitwise on its own sequence alone: keys are taken in spans at
         absolute positions 0, 256, ..., partial results combined in span order.
         """

@@ -22,6 +22,22 @@ SPAN = 256  # keys a span; a multiple of every block size
 TILES = 64  # tiles worked on together: bounds the memory that gathered keys take
 
 
+class Mask(NamedTuple):
+    """What a query sees and how its scores are bent; see `Ops.attend`."""
+
+    window: int | None = None
+    chunk: int | None = None
+    softcap: float | None = None
+    slopes: Tensor | None = None  # float32 [heads]
+    sinks: Tensor | None = None  # float32 [heads]
+
+    def lowest(self, position: int) -> int:
+        """The first key that a query at `position` sees."""
+        if self.chunk is not None:
+            return position - position % self.chunk
+        return 0 if self.window is None else position - self.window + 1
+
+
 class Tiles(NamedTuple):
     """T tiles: the rows they read, which are real, their sequence and the positions they cover."""
 
@@ -40,11 +56,11 @@ def attend(
     batch: Batch,
     *,
     scale: float,
-    window: int | None,
-    softcap: float | None,
+    mask: Mask,
 ) -> Tensor:
     """q float32 [N, heads, k_dim]; keys, values [blocks, block_size, kv_heads, dim], this step's
     already written; table int32 [B, max_blocks] -> float32 [N, heads, v_dim]."""
+    assert mask.window is None or mask.chunk is None
     n, heads, _ = q.shape
     kv_heads, v_dim = values.shape[2:]
     out = q.new_empty((n, heads, v_dim))
@@ -58,7 +74,7 @@ def attend(
             tiles.first[part],
             tiles.last[part],
         )
-        result = _fold(q, keys, values, table, batch, some, scale, window, softcap)
+        result = _fold(q, keys, values, table, batch, some, scale, mask)
         # [tiles, kv_heads, ROWS * group, v_dim] -> [tiles * ROWS, heads, v_dim]
         result = result.view(-1, kv_heads, ROWS, heads // kv_heads, v_dim).transpose(1, 2)
         flat = result.reshape(-1, heads, v_dim)
@@ -99,8 +115,7 @@ def _fold(
     batch: Batch,
     tiles: Tiles,
     scale: float,
-    window: int | None,
-    softcap: float | None,
+    mask: Mask,
 ) -> Tensor:
     """Attention of each tile: float32 [T, kv_heads, ROWS * group, v_dim]."""
     count = len(tiles.first)
@@ -115,7 +130,7 @@ def _fold(
     acc = q.new_zeros((count, kv_heads, height, v_dim))
     for span in range(max(tiles.last) // SPAN + 1):
         begin = span * SPAN
-        lowest = [0 if window is None else f - window + 1 for f in tiles.first]
+        lowest = [mask.lowest(f) for f in tiles.first]
         here = [t for t in range(count) if tiles.last[t] >= begin and lowest[t] < begin + SPAN]
         if not here:
             continue
@@ -123,9 +138,13 @@ def _fold(
         seq = tiles.seq[pick]
         k, v = _gather(keys, values, table[seq], begin, batch.kv_lens[seq])
         scores = _product(tile_q[pick], k.transpose(2, 3))
-        if softcap is not None:
-            scores = torch.tanh(scores / softcap) * softcap
-        seen = _visible(at[pick], begin, window, group)
+        if mask.softcap is not None:
+            scores = torch.tanh(scores / mask.softcap) * mask.softcap
+        behind = begin + torch.arange(SPAN, device=q.device) - at[pick][..., None]
+        if mask.slopes is not None:
+            by_row = behind.repeat_interleave(group, dim=1)[:, None].float()
+            scores = scores + by_row * _by_query(mask.slopes, kv_heads)
+        seen = _visible(at[pick], behind, mask, group)
         scores = scores.masked_fill(~seen, float("-inf"))
         high = torch.maximum(top[pick], scores.amax(-1, keepdim=True))
         safe = torch.where(high == float("-inf"), 0.0, high)  # rows that have seen nothing yet
@@ -134,7 +153,18 @@ def _fold(
         total[pick] = total[pick] * keep + p.sum(-1, keepdim=True)
         acc[pick] = acc[pick] * keep + _product(p, v)
         top[pick] = high
+    if mask.sinks is not None:
+        sink = _by_query(mask.sinks, kv_heads)
+        high = torch.maximum(top, sink)
+        keep = torch.exp(top - high)
+        total = total * keep + torch.exp(sink - high)
+        acc = acc * keep
     return acc / total
+
+
+def _by_query(of_heads: Tensor, kv_heads: int) -> Tensor:
+    """[heads] as [1, kv_heads, ROWS * group, 1]"""
+    return of_heads.view(1, kv_heads, -1).repeat(1, 1, ROWS)[..., None]
 
 
 def _gather(
@@ -159,12 +189,16 @@ def _gather(
     return both[0], both[1]
 
 
-def _visible(at: Tensor, begin: int, window: int | None, group: int) -> Tensor:
-    """bool [T, 1, ROWS * group, SPAN]: may the query at `at` see the key at begin + column?"""
-    key = begin + torch.arange(SPAN, device=at.device)
-    seen = key <= at[..., None]
-    if window is not None:
-        seen = seen & (key > at[..., None] - window)
+def _visible(at: Tensor, behind: Tensor, mask: Mask, group: int) -> Tensor:
+    """bool [T, 1, ROWS * group, SPAN]: which keys a query at `at` [T, ROWS] sees.
+
+    behind: [T, ROWS, SPAN], a key's position less the query's.
+    """
+    seen = behind <= 0
+    if mask.window is not None:
+        seen = seen & (behind > -mask.window)
+    if mask.chunk is not None:
+        seen = seen & (behind >= -(at[..., None] % mask.chunk))
     return seen.repeat_interleave(group, dim=1)[:, None]
 
 

@@ -1,12 +1,13 @@
 """`PlanOps`: a backend that holds nothing. A model built with it checks and measures its files.
 
-It has the two operations that take weights and no other: a model built with it cannot run.
+It has the operations that take weights and no other: a model built with it cannot run.
 Torch-free.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -35,13 +36,18 @@ class PlanOps:
 
     def matrix(self, parts: Sequence[Packed]) -> Weight:
         """Sizes of the stacked matrix, no data."""
-        rows, cols = sum(p.shape[0] for p in parts), parts[0].shape[1]
-        held = [self._held(p) for p in parts]
-        for part, (name, size) in zip(parts, held, strict=True):
-            self._count([part], name, size)
-        nbytes = sum(size for _, size in held)
-        formats = "+".join(dict.fromkeys(p.format for p in parts))
-        return Weight(None, rows, cols, formats, "+".join(dict(held)), nbytes)
+        return self.stack([parts])
+
+    def stack(self, members: Sequence[Sequence[Packed]]) -> Weight:
+        """Sizes of all matrices of a stack, no data."""
+        first, count = members[0], len(members)
+        rows, cols = sum(p.shape[0] for p in first), first[0].shape[1]
+        held = [self._held(p) for p in first]
+        for n, (name, size) in enumerate(held):
+            self._count([first[n]], name, count * size, count)
+        nbytes = count * sum(size for _, size in held)
+        formats = "+".join(dict.fromkeys(p.format for p in first))
+        return Weight(None, rows, cols, formats, "+".join(dict(held)), nbytes, count)
 
     def _held(self, part: Packed) -> tuple[str, int]:
         """Format and bytes of a matrix as held."""
@@ -53,11 +59,12 @@ class PlanOps:
 
     def vector(self, parts: Sequence[Packed]) -> Any:
         """Nothing but its size, counted."""
-        self._count(parts, "f32", 4 * sum(p.shape[-1] for p in parts))
+        self._count(parts, "f32", 4 * sum(prod(p.shape) for p in parts))
 
-    def _count(self, parts: Sequence[Packed], held: str, nbytes: int) -> None:
+    def _count(self, parts: Sequence[Packed], held: str, nbytes: int, count: int = 1) -> None:
         for part in parts:
-            self.file_bytes[part.format] = self.file_bytes.get(part.format, 0) + part.data.nbytes
+            before = self.file_bytes.get(part.format, 0)
+            self.file_bytes[part.format] = before + count * part.data.nbytes
         self.held_bytes[held] = self.held_bytes.get(held, 0) + nbytes
 
 

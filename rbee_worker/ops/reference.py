@@ -2,27 +2,25 @@
 
 Every row of a result depends bitwise on its own sequence alone. BLAS libraries choose another
 summation order for another number of rows, so matrix products always run on tiles of one fixed
-height: `ROWS` rows for `linear`, `ROWS` queries by `SPAN` keys for attention. What the other rows
-of a tile hold does not matter; how many tiles there are does not matter.
+height: 16 rows for `linear`, 16 queries by 256 keys for attention. What the other rows of a tile
+hold does not matter; how many tiles there are does not matter.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rbee_worker.checkpoint.formats import Packed
-from rbee_worker.ops import Activation, Ops, RopeSpec, Weight
-from rbee_worker.ops.attention import attend
+from rbee_worker.ops import Activation, Ops, RopeSpec, Routing, Weight
+from rbee_worker.ops.attention import Mask, attend
 from rbee_worker.ops.batch import Batch, PagedState
 from rbee_worker.ops.dequant import dequantize
+from rbee_worker.ops.experts import activate, add_bias, experts, gate, product, route
 from rbee_worker.state.specs import StateRef
-
-ROWS = 16  # height of the tiles of `linear`
 
 DTYPES: dict[str, torch.dtype] = {
     "f32": torch.float32,
@@ -44,14 +42,21 @@ class ReferenceOps(Ops):
     # ---- weights: every packed tensor is expanded once, to the compute dtype
 
     def matrix(self, parts: Sequence[Packed]) -> Weight:
-        rows, cols = sum(p.shape[0] for p in parts), parts[0].shape[1]
-        data = torch.empty((rows, cols), dtype=self._dtype, device=self.device)
-        start = 0
-        for part in parts:
-            data[start : start + part.shape[0]] = dequantize(part)
-            start += part.shape[0]
-        formats = "+".join(dict.fromkeys(p.format for p in parts))
-        return Weight(data, rows, cols, formats, self.dtype, data.nbytes)
+        whole = self.stack([parts])
+        return replace(whole, data=whole.data[0])
+
+    def stack(self, members: Sequence[Sequence[Packed]]) -> Weight:
+        first = members[0]
+        rows, cols = sum(p.shape[0] for p in first), first[0].shape[1]
+        data = torch.empty((len(members), rows, cols), dtype=self._dtype, device=self.device)
+        for member, parts in zip(data, members, strict=True):
+            start = 0
+            for part in parts:
+                member[start : start + part.shape[0]] = dequantize(part)
+                start += part.shape[0]
+            assert start == rows
+        formats = "+".join(dict.fromkeys(p.format for p in first))
+        return Weight(data, rows, cols, formats, self.dtype, data.nbytes, len(members))
 
     def vector(self, parts: Sequence[Packed]) -> Tensor:
         return torch.cat([dequantize(p).reshape(-1) for p in parts]).to(self.device)
@@ -65,22 +70,27 @@ class ReferenceOps(Ops):
             x = x.index_copy(0, where, values.to(x.dtype))
         return x if scale == 1.0 else x * torch.tensor(scale, dtype=x.dtype)
 
+    def add_positions(self, x: Tensor, table: Weight, batch: Batch, *, offset: int = 0) -> Tensor:
+        rows: Tensor = table.data[batch.positions + offset]
+        return x + rows
+
     def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-        n = x.shape[0]
-        out = x.new_empty((n, weight.rows))
-        for start in range(0, n, ROWS):
-            tile = x[start : start + ROWS]
-            if tile.shape[0] < ROWS:
-                tile = F.pad(tile, (0, 0, 0, ROWS - tile.shape[0]))
-            out[start : start + ROWS] = F.linear(tile, weight.data)[: n - start]
-        return out if bias is None else (out.float() + bias).to(out.dtype)
+        return add_bias(product(x, weight.data), bias)
 
     def logits(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         out = self.linear(x, weight).float()
         return out if bias is None else out + bias
 
-    def split(self, x: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:
-        return torch.split(x, list(widths), dim=1)
+    def heads_linear(self, x: Tensor, weight: Weight) -> Tensor:
+        parts = torch.split(x, weight.cols, dim=1)
+        return torch.cat([product(p, w) for p, w in zip(parts, weight.data, strict=True)], dim=1)
+
+    def split(self, x: Tensor, widths: Sequence[int], *, heads: int = 1) -> tuple[Tensor, ...]:
+        by_head = x.reshape(x.shape[0], heads, sum(widths))
+        return tuple(p.flatten(1) for p in torch.split(by_head, list(widths), dim=2))
+
+    def concat(self, parts: Sequence[Tensor], *, heads: int = 1) -> Tensor:
+        return torch.cat([_by_head(p, heads) for p in parts], dim=2).flatten(1)
 
     def rows(self, x: Tensor, index: Tensor) -> Tensor:
         return x[index]
@@ -88,14 +98,14 @@ class ReferenceOps(Ops):
     # ---- norms
 
     def rms_norm(self, x: Tensor, weight: Tensor | None, eps: float, *, heads: int = 1) -> Tensor:
-        y = x.float().view(x.shape[0], heads, -1)
+        y = _by_head(x.float(), heads)
         y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)
         return (y if weight is None else y * weight).reshape(x.shape).to(x.dtype)
 
     def layer_norm(
         self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, *, heads: int = 1
     ) -> Tensor:
-        y = x.float().view(x.shape[0], heads, -1)
+        y = _by_head(x.float(), heads)
         y = y - y.mean(-1, keepdim=True)
         y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)
         if weight is not None:
@@ -115,24 +125,63 @@ class ReferenceOps(Ops):
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         return x + y
 
-    def scale(self, x: Tensor, factor: float) -> Tensor:
-        return x * factor
+    def multiply(self, x: Tensor, y: Tensor) -> Tensor:
+        assert y.shape[1] in (1, x.shape[1])
+        return (x.float() * y.float()).to(x.dtype)
+
+    def scale(self, x: Tensor, factor: float | Tensor) -> Tensor:
+        return (x * factor).to(x.dtype)
+
+    def clip(self, x: Tensor, limit: float) -> Tensor:
+        return x.clamp(-limit, limit)
 
     def act(self, x: Tensor, kind: Activation) -> Tensor:
-        return _activate(x.float(), kind).to(x.dtype)
+        return activate(x.float(), kind).to(x.dtype)
 
     def gated(self, gate_up: Tensor, kind: Activation) -> Tensor:
-        gate, up = gate_up.float().chunk(2, dim=1)
-        return (_activate(gate, kind) * up).to(gate_up.dtype)
+        return gate(gate_up.float(), kind).to(gate_up.dtype)
 
     def softcap(self, x: Tensor, cap: float) -> Tensor:
         return (torch.tanh(x.float() / cap) * cap).to(x.dtype)
 
+    # ---- mixture of experts
+
+    def route(
+        self,
+        logits: Tensor,
+        routing: Routing,
+        *,
+        bias: Tensor | None = None,
+        scales: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        return route(logits.float(), routing, bias, scales)
+
+    def experts(
+        self,
+        x: Tensor,
+        ids: Tensor,
+        weights: Tensor | None,
+        up: Weight,
+        down: Weight,
+        kind: Activation,
+        *,
+        up_bias: Tensor | None = None,
+        down_bias: Tensor | None = None,
+        limit: float | None = None,
+    ) -> Tensor:
+        return experts(x, ids, weights, up.data, down.data, kind, up_bias, down_bias, limit)
+
     # ---- positions and attention
+
+    def scale_by_position(
+        self, x: Tensor, factors: Tensor, batch: Batch, *, every: int = 1, offset: int = 0
+    ) -> Tensor:
+        index = ((batch.positions + offset) // every).clamp(max=len(factors) - 1)
+        return (x.float() * factors[index, None]).to(x.dtype)
 
     def rope(self, x: Tensor, spec: RopeSpec, batch: Batch, *, heads: int) -> Tensor:
         cos, sin = _angles(spec, batch)  # [tokens, 1, dim / 2]
-        y = x.float().view(x.shape[0], heads, -1)
+        y = _by_head(x.float(), heads)
         turn, rest = y[..., : spec.dim], y[..., spec.dim :]
         if spec.interleaved:
             a, b = turn[..., 0::2], turn[..., 1::2]
@@ -145,48 +194,40 @@ class ReferenceOps(Ops):
     def attend(
         self,
         q: Tensor,
-        k: Tensor,
-        v: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
         where: StateRef,
         batch: Batch,
         *,
         heads: int,
         scale: float,
         window: int | None = None,
+        chunk: int | None = None,
         softcap: float | None = None,
+        slopes: Tensor | None = None,
+        sinks: Tensor | None = None,
     ) -> Tensor:
         state = batch.state[where.group]
         assert isinstance(state, PagedState)
         keys, values = state.k[where.layer], state.v[where.layer]
         # [blocks, block_size, kv_heads, dim] as one row a token
-        keys.flatten(0, 1)[state.slots] = k.view(-1, *keys.shape[2:]).to(keys.dtype)
-        values.flatten(0, 1)[state.slots] = v.view(-1, *values.shape[2:]).to(values.dtype)
+        if k is not None:
+            keys.flatten(0, 1)[state.slots] = _by_head(k, keys.shape[2]).to(keys.dtype)
+        if values.shape[3] == 0:
+            assert v is not None
+            values = keys[..., : v.shape[1] // keys.shape[2]]
+        elif v is not None:
+            values.flatten(0, 1)[state.slots] = _by_head(v, values.shape[2]).to(values.dtype)
+        mask = Mask(window, chunk, softcap, slopes, sinks)
         out = attend(
-            q.float().view(q.shape[0], heads, -1),
-            keys,
-            values,
-            state.table,
-            batch,
-            scale=scale,
-            window=window,
-            softcap=softcap,
+            _by_head(q.float(), heads), keys, values, state.table, batch, scale=scale, mask=mask
         )
-        return out.reshape(q.shape[0], -1).to(q.dtype)
+        return out.flatten(1).to(q.dtype)
 
 
-def _activate(x: Tensor, kind: Activation) -> Tensor:
-    """Composed of exp, erf and tanh alone: torch's fused silu and gelu take another formula for
-    the last elements of a buffer than for the rest, so a row's result would depend on its place."""
-    if kind == "silu":
-        return x / (1 + torch.exp(-x))
-    if kind == "gelu":
-        return 0.5 * x * (1 + torch.erf(x * 2**-0.5))
-    if kind == "gelu_tanh":
-        return 0.5 * x * (1 + torch.tanh((2 / math.pi) ** 0.5 * (x + 0.044715 * x * x * x)))
-    if kind == "gelu_quick":
-        return x / (1 + torch.exp(-1.702 * x))
-    x = F.relu(x)
-    return x if kind == "relu" else x.square()
+def _by_head(x: Tensor, heads: int) -> Tensor:
+    """x [N, heads * width] as [N, heads, width]; N may be 0."""
+    return x.reshape(x.shape[0], heads, x.shape[1] // heads)
 
 
 def _angles(spec: RopeSpec, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -73,11 +73,13 @@ def kv_dtype(settings: Settings, dtype: str, packed: bool) -> str:
 
     Raises UsageError for what the backend cannot keep.
     """
-    if settings.kv_dtype in ("i8", "f8"):
+    if settings.kv_dtype == "i8" and backend_name(settings) != "cpu":
         raise UsageError(
-            f"--kv-dtype {settings.kv_dtype} needs a backend that has it; `reference` has not.",
-            fix="use f32, bf16, f16 or auto.",
+            "--kv-dtype i8: the reference backend has no 8-bit cache.",
+            fix="add --backend cpu, or use --kv-dtype f16.",
         )
+    if settings.kv_dtype == "f8":
+        raise UsageError("--kv-dtype f8 is not available.", fix="use --kv-dtype f16.")
     if settings.kv_dtype != "auto":
         return settings.kv_dtype
     return "f16" if packed else dtype

@@ -9,6 +9,12 @@ from dataclasses import dataclass
 from math import prod
 
 ELEMENT_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i8": 1, "f8": 1}
+SCALE_BYTES = {"i8": 4}  # with each head's key or value
+
+
+def row_bytes(dtype: str, dim: int) -> int:
+    """Bytes of one head's key (or value) of `dim` numbers as a cache of `dtype` keeps it."""
+    return dim * ELEMENT_BYTES[dtype] + (SCALE_BYTES.get(dtype, 0) if dim else 0)
 
 
 @dataclass(frozen=True)
@@ -24,9 +30,9 @@ class PagedKV:
     v_dim: int
     window: int | None = None
 
-    def bytes_per_token(self, element: int) -> int:
-        """Bytes that one layer keeps for one token, `element` bytes a number."""
-        return self.heads * (self.k_dim + self.v_dim) * element
+    def bytes_per_token(self, dtype: str) -> int:
+        """Bytes that one layer keeps for one token, scales of a quantized cache included."""
+        return self.heads * (row_bytes(dtype, self.k_dim) + row_bytes(dtype, self.v_dim))
 
 
 @dataclass(frozen=True)
@@ -74,12 +80,12 @@ class StateBook:
         return tuple(StateGroup(spec, layers) for spec, layers in self._layers.items())
 
 
-def group_bytes_per_block(group: StateGroup, block_size: int, element: int) -> int:
+def group_bytes_per_block(group: StateGroup, block_size: int, dtype: str) -> int:
     """Bytes of one block of a paged group over all its layers; 0 for a fixed group."""
     spec = group.spec
     if isinstance(spec, Fixed):
         return 0
-    return group.layers * block_size * spec.bytes_per_token(element)
+    return group.layers * block_size * spec.bytes_per_token(dtype)
 
 
 def group_bytes_per_slot(group: StateGroup) -> int:

@@ -12,18 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rbee_worker.state.specs import Fixed, PagedKV, StateGroup
+from rbee_worker.state.specs import Fixed, PagedKV, StateGroup, row_bytes
 
 STATE_DTYPES: dict[str, torch.dtype] = {
     "f32": torch.float32,
     "bf16": torch.bfloat16,
     "f16": torch.float16,
+    "i8": torch.int8,
 }
 ALIGNMENT = 64  # bytes; a cache line, and the widest vector
 
 
 class StateTensors:
     """Keys and values [layers, blocks, block_size, heads, dim]; fixed states [layers, slots, ...].
+
+    i8: dim + 4 bytes each, room for the scale that the backend keeps with a key or value.
 
     `n_blocks` and `n_slots` are the pool's; the first block and slot are sinks for padding.
     """
@@ -46,9 +49,9 @@ class StateTensors:
             spec = group.spec
             if isinstance(spec, PagedKV):
                 shape = (group.layers, blocks, block_size, spec.heads)
-                k = zeros((*shape, spec.k_dim), kv, device)
+                k = zeros((*shape, row_bytes(dtype, spec.k_dim) // kv.itemsize), kv, device)
                 # values of a latent cache are the first columns of its keys: nothing is stored
-                v = zeros((*shape, spec.v_dim), kv, device)
+                v = zeros((*shape, row_bytes(dtype, spec.v_dim) // kv.itemsize), kv, device)
                 self.paged.append((k, v))
                 self.fixed.append(None)
             else:

@@ -38,7 +38,7 @@ def test_old_and_new_files_become_one_form(name, tmp_path):
     oracle.save_pretrained(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
     assert "rope_parameters" in written
-    _, new = read_config(tmp_path / "config.json")
+    _, new, _ = read_config(tmp_path / "config.json")
     from_old = canonical(old, "x")
     for found in (new, from_old):
         assert "rope_parameters" not in found
@@ -101,6 +101,27 @@ def test_model_type(tmp_path):
     with pytest.raises(
         UnsupportedModel, match=r"no model_type \(architectures: \['XForCausalLM'\]"
     ):
+        read_config(path)
+
+
+def test_old_keys_become_those_of_today(tmp_path):
+    path = tmp_path / "config.json"
+    old = {"model_type": "chatglm", "num_layers": 2, "rope_ratio": 500, "rmsnorm": True, "x": 1}
+    path.write_text(json.dumps(old | {"vocab_size": 7, "padded_vocab_size": 8}))
+    arch, config, dialect = read_config(path)
+    assert arch == "glm"
+    assert dialect is not None
+    assert config == {
+        "model_type": "glm",
+        "hidden_act": "silu",
+        "num_hidden_layers": 2,
+        "rope_theta": 5e6,
+        "rope_scaling": None,
+        "vocab_size": 8,
+        "x": 1,
+    }
+    path.write_text(json.dumps({**old, "rmsnorm": False}))
+    with pytest.raises(UnsupportedModel, match="rmsnorm is False"):
         read_config(path)
 
 

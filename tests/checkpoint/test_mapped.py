@@ -93,6 +93,7 @@ def test_config(tmp_path):
         "rms_norm_eps": 1e-5,  # as it was written, not as float32 rounds it
         "rope_theta": 10000.0,
         "rope_scaling": None,
+        "partial_rotary_factor": 1.0,
         "vocab_size": 48,
         "attention_bias": False,
         "mlp_bias": False,
@@ -240,7 +241,7 @@ def test_rows_that_are_no_heads(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("found", "near"), [("llama4", "nearest: llama"), ("gemma3", "'gemma3' is not supported.")]
+    ("found", "near"), [("llama4", "nearest: llama"), ("unheard", "'unheard' is not supported.")]
 )
 def test_an_unsupported_architecture_is_named(tmp_path, found, near):
     path = write(tmp_path / "x.gguf", general__architecture=found)

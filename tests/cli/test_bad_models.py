@@ -42,7 +42,7 @@ def gguf_without_a_tensor(at: Path) -> list[str]:
 
 
 def unknown_gguf_architecture(at: Path) -> list[str]:
-    return [str(tiny.write_gguf(at / "m.gguf", arch="gemma3"))]
+    return [str(tiny.write_gguf(at / "m.gguf", arch="unheard"))]
 
 
 def gguf_without_tokenizer(at: Path) -> list[str]:
@@ -117,7 +117,7 @@ CASES: list[tuple[Make, int, list[str]]] = [
     (wrong_magic, 3, ["not a GGUF file"]),
     (empty_file, 3, ["empty.gguf"]),
     (gguf_without_a_tensor, 3, ["model.layers.1.mlp.up_proj.weight", "missing"]),
-    (unknown_gguf_architecture, 3, ["gemma3", "llama"]),
+    (unknown_gguf_architecture, 3, ["unheard", "llama"]),
     (gguf_without_tokenizer, 3, ["tokenizer"]),
     (directory_without_a_tensor, 3, ["model.layers.1.mlp.up_proj.weight", "missing"]),
     (directory_without("config.json"), 3, ["config.json"]),

@@ -136,16 +136,17 @@ async def _finish(client: EngineClient, name: str, prompt: str) -> None:
     assert events[-1].__class__.__name__ == "End"
 
 
-def test_gemma_3_is_refused_by_name_for_now(tmp_path: Path) -> None:
+def test_gemma_3_answers(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "rbee_worker", "generate", "--model", "gemma3-270m", "Hello"],
+        [
+            *(sys.executable, "-m", "rbee_worker", "generate", "--model", "gemma3-270m"),
+            *("--temperature", "0", "--max-tokens", "8", "The capital of France is"),
+        ],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=600,
     )
-    assert done.returncode == 3
-    assert done.stdout == ""
-    assert [w for w in ("gemma3", "llama", "Fix: ") if w not in done.stderr] == []
-    assert done.stderr.count("\n") == 1
+    assert done.returncode == 0, done.stderr
+    assert "Paris" in done.stdout

@@ -160,17 +160,17 @@ def test_every_refused_field_is_named_as_an_option(run: Run) -> None:
 
 
 def test_a_model_that_cannot_load_exits_3_in_one_line(run: Run) -> None:
-    client = FakeClient(fails=UnsupportedModel("gemma3 is unknown.", fix="use llama."))
+    client = FakeClient(fails=UnsupportedModel("rwkv7 is unknown.", fix="use llama."))
     code, out, err = run(client, "generate", "x")
-    assert (code, out, err) == (3, "", "error: gemma3 is unknown. Fix: use llama.\n")
+    assert (code, out, err) == (3, "", "error: rwkv7 is unknown. Fix: use llama.\n")
     assert client.closed == 1
 
 
 def test_debug_shows_the_traceback_too(run: Run) -> None:
-    client = FakeClient(fails=UnsupportedModel("gemma3 is unknown."))
+    client = FakeClient(fails=UnsupportedModel("rwkv7 is unknown."))
     _, _, err = run(client, "generate", "x", "--debug")
     assert "Traceback" in err
-    assert err.splitlines()[-1] == "error: gemma3 is unknown."
+    assert err.splitlines()[-1] == "error: rwkv7 is unknown."
 
 
 @pytest.mark.parametrize(

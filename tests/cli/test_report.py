@@ -12,6 +12,7 @@ from rbee_worker.cli.report import memory_plan, report
 from rbee_worker.config import Settings
 from rbee_worker.engine.client import EngineClient
 from rbee_worker.engine.preflight import preflight
+from rbee_worker.errors import UsageError
 from rbee_worker.types import ModelInfo
 from tests import tiny
 
@@ -76,3 +77,13 @@ def test_every_fact_is_shown(tmp_path: Path) -> None:
     ]
     assert json.dumps(found)
     assert dict(shown)["chat template"] == "yes, with <|im_start|> <|im_end|>"
+
+
+def test_an_8_bit_cache_is_the_cpu_backends(tmp_path: Path) -> None:
+    folder = str(tiny.write_safetensors(tmp_path / "m"))
+    with pytest.raises(UsageError) as caught:
+        report(Settings(model=folder, kv_dtype="i8"))
+    assert "--kv-dtype i8" in str(caught.value)
+    assert "--backend cpu" in caught.value.fix
+    kept = report(Settings(model=folder, backend="cpu", kv_dtype="i8"))
+    assert kept["memory"]["kv_per_token"] == 2 * 2 * 2 * (8 + 4)

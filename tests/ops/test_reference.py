@@ -155,12 +155,12 @@ def make_batch(
     lens = [length for length, _ in spans]
     return Batch(
         tokens=torch.zeros(len(positions), dtype=torch.int64),
-        positions=torch.tensor(positions),
+        positions=torch.tensor(positions, dtype=torch.int64),
         seq_starts=torch.tensor(starts),
         kv_lens=torch.tensor(lens),
         rope_lens=torch.tensor(lens),
         sample_rows=torch.tensor([0]),
-        state=(PagedState(k, v, table, torch.tensor(slots)),),
+        state=(PagedState(k, v, table, torch.tensor(slots, dtype=torch.int64)),),
         seq_starts_host=tuple(starts),
         kv_lens_host=tuple(lens),
     )

@@ -16,7 +16,7 @@ from rbee_worker.server.run import serve
 from tests.server.fake_engine import Fake, starter
 
 ERRORS = {
-    "unsupported": UnsupportedModel("gemma3 is not supported.", fix="serve a llama."),
+    "unsupported": UnsupportedModel("rwkv7 is not supported.", fix="serve a llama."),
     "device": DeviceLost("the GPU fell off the bus."),
 }
 

@@ -183,7 +183,7 @@ def test_an_idle_worker_leaves_at_once_also_while_loading() -> None:
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
-        ("unsupported", 3, b"gemma3 is not supported. Fix: serve a llama."),
+        ("unsupported", 3, b"rwkv7 is not supported. Fix: serve a llama."),
         ("device", 4, b"fell off"),
     ],
 )

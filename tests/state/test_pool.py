@@ -226,9 +226,12 @@ def test_sizes() -> None:
     groups = (FULL, WINDOW, FIXED)
     counts = plan_blocks(groups, tokens=1000, block_size=4, max_seqs=2, step_tokens=8)
     assert counts == (251, 2 * (4 + 2) + 1, 0)
-    assert group_bytes_per_block(FULL, 4, 2) == 3 * 4 * 2 * (8 + 8) * 2
+    assert group_bytes_per_block(FULL, 4, "f16") == 3 * 4 * 2 * (8 + 8) * 2
+    assert group_bytes_per_block(FULL, 4, "i8") == 3 * 4 * 2 * (8 + 4 + 8 + 4)
+    latent = StateGroup(PagedKV(1, 24, 0), 3)
+    assert group_bytes_per_block(latent, 4, "i8") == 3 * 4 * (24 + 4)
     assert group_bytes_per_slot(FIXED) == 2 * (8 + 3) * 4
-    assert group_bytes_per_slot(FULL) == group_bytes_per_block(FIXED, 4, 2) == 0
+    assert group_bytes_per_slot(FULL) == group_bytes_per_block(FIXED, 4, "f16") == 0
 
 
 OPS = ("new", "run", "run", "run", "release", "fork", "grow")

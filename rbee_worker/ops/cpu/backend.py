@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -21,6 +20,9 @@ from rbee_worker.ops import Activation, Ops, RopeSpec, Weight
 from rbee_worker.ops.batch import Batch
 from rbee_worker.ops.cpu import paged, step
 from rbee_worker.ops.cpu.arena import Arena
+from rbee_worker.ops.cpu.attending import Attending
+from rbee_worker.ops.cpu.columns import Columns
+from rbee_worker.ops.cpu.experts import Mixing
 from rbee_worker.ops.cpu.fallback import fall_back
 from rbee_worker.ops.cpu.matrix import Matrix, hold
 from rbee_worker.ops.cpu.native import Library
@@ -28,38 +30,30 @@ from rbee_worker.ops.cpu.program import (
     ALL,
     ROWS,
     Buf,
-    Place,
-    Recorder,
     Touch,
     cells,
     reads,
     writes,
 )
+from rbee_worker.ops.cpu.recording import (
+    CELL,
+    PREPARED,
+    Recording,
+    buf_of,
+    equal_parts,
+    pointer,
+    slot_of,
+    tensor_of,
+)
 from rbee_worker.ops.cpu.team import Team
 from rbee_worker.ops.cpu.vocabulary import NATIVE
 from rbee_worker.ops.dequant import dequantize
 from rbee_worker.ops.reference import ReferenceOps
-from rbee_worker.state.specs import PagedKV, StateGroup, StateRef
 
-CELL = 32  # columns of a cell, and of a block of prepared activations
 TOKENS = 8  # tokens whose prepared activations lie together
-PREPARED = {"i8": 64, "exact": 144}  # bytes of a token's block
 
 
-@dataclass
-class Recording:
-    """What a model is recorded for: its state, how that is kept, how many threads will share."""
-
-    recorder: Recorder
-    groups: tuple[StateGroup, ...]
-    kv: str  # dtype of keys and values
-    block_size: int
-    longest: int  # tokens of a sequence
-    ropes: list[RopeSpec]
-    probe: Batch  # one row of a sequence that is nobody's
-
-
-class CpuOps(Ops):
+class CpuOps(Attending, Mixing, Columns):
     """See `Ops`. exact: float32 activations in products with packed weights, not int8."""
 
     name = "cpu"
@@ -74,12 +68,6 @@ class CpuOps(Ops):
         self.exact = exact
         self.reference = ReferenceOps("cpu", "f32")
         self.recording: Recording | None = None
-
-    @property
-    def now(self) -> Recording:
-        """The recording under way."""
-        assert self.recording is not None, "operations of this backend are only recorded"
-        return self.recording
 
     # ---- weights
 
@@ -112,10 +100,10 @@ class CpuOps(Ops):
             y=y.slot,
             rows=table.rows,
         )
-        return _tensor(y)
+        return tensor_of(y)
 
     def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-        rec, source = self.now.recorder, _buf(x, weight.cols)
+        rec, source = self.now.recorder, buf_of(x, weight.cols)
         matrix: Matrix = weight.data
         y = rec.buffer(weight.rows)
         for part in matrix.parts:
@@ -126,7 +114,7 @@ class CpuOps(Ops):
                 f"linear.{variant}",
                 [Touch(ready.place, ALL, False), writes(y, ALL)],
                 w=part.data,
-                x=_slot(ready),
+                x=slot_of(ready),
                 y=y.columns(part.first, part.rows).slot,
                 bias=0 if bias is None else bias[part.first :],
                 cols=weight.cols,
@@ -134,7 +122,7 @@ class CpuOps(Ops):
                 stride=y.stride,
                 count=step.N // 8,
             )
-        return _tensor(y)
+        return tensor_of(y)
 
     def _prepare(self, x: Buf, form: str) -> Any:
         """x as products want it; made once however many products share it."""
@@ -150,7 +138,7 @@ class CpuOps(Ops):
                 x=x.slot,
                 stride=x.stride,
                 cols=x.width,
-                out=_slot(x.ready[form]),
+                out=slot_of(x.ready[form]),
                 count=step.N // 8,
                 per=blocks if share == ROWS else 1,
             )
@@ -158,13 +146,6 @@ class CpuOps(Ops):
 
     def logits(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         return self.linear(x, weight, bias)
-
-    def split(self, x: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:
-        source, first, out = _buf(x, sum(widths)), 0, []
-        for width in widths:
-            out.append(_tensor(source.columns(first, width)))
-            first += width
-        return tuple(out)
 
     def rows(self, x: Tensor, index: Tensor) -> Tensor:
         raise UnsupportedModel(
@@ -175,16 +156,16 @@ class CpuOps(Ops):
     # ---- norms
 
     def rms_norm(self, x: Tensor, weight: Tensor | None, eps: float, *, heads: int = 1) -> Tensor:
-        return self._norm("norm.rms", x, eps, heads, weight=_pointer(weight))
+        return self._norm("norm.rms", x, eps, heads, weight=pointer(weight))
 
     def layer_norm(
         self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, *, heads: int = 1
     ) -> Tensor:
-        return self._norm("norm.layer", x, eps, heads, weight=_pointer(weight), bias=_pointer(bias))
+        return self._norm("norm.layer", x, eps, heads, weight=pointer(weight), bias=pointer(bias))
 
     def _norm(self, kernel: str, x: Tensor, eps: float, heads: int, **vectors: Any) -> Tensor:
-        source = _buf(x)
-        width = _part(source.width, heads)
+        source = buf_of(x)
+        width = equal_parts(source.width, heads)
         for vector in vectors.values():
             assert isinstance(vector, int) or vector.numel() == width
         y = self.now.recorder.buffer(source.width)
@@ -200,12 +181,12 @@ class CpuOps(Ops):
             width=width,
             **vectors,
         )
-        return _tensor(y)
+        return tensor_of(y)
 
     def add_rms_norm(
         self, x: Tensor, residual: Tensor, weight: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor]:
-        a, b = _buf(x), _buf(residual, _buf(x).width)
+        a, b = buf_of(x), buf_of(residual, buf_of(x).width)
         rec = self.now.recorder
         y, total = rec.buffer(a.width), rec.buffer(a.width)
         rec.call(
@@ -219,31 +200,28 @@ class CpuOps(Ops):
             y_stride=y.stride,
             sum_to=total.slot,
             sum_stride=total.stride,
-            weight=_pointer(weight),
+            weight=pointer(weight),
             eps=eps,
             width=a.width,
         )
-        return _tensor(y), _tensor(total)
+        return tensor_of(y), tensor_of(total)
 
     # ---- elementwise
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
-        return _tensor(self._two("add", _buf(x), _buf(y, _buf(x).width), by_rows=True))
-
-    def scale(self, x: Tensor, factor: float) -> Tensor:
-        return _tensor(self._one("scale", _buf(x), factor, by_rows=_buf(x).width < 4096))
+        return tensor_of(self._two("add", buf_of(x), buf_of(y, buf_of(x).width), by_rows=True))
 
     def act(self, x: Tensor, kind: Activation) -> Tensor:
-        return _tensor(self._one(f"act-{kind}", _buf(x), 0.0))
+        return tensor_of(self._one(f"act-{kind}", buf_of(x), 0.0))
 
     def softcap(self, x: Tensor, cap: float) -> Tensor:
-        return _tensor(self._one("softcap", _buf(x), cap))
+        return tensor_of(self._one("softcap", buf_of(x), cap))
 
     def gated(self, gate_up: Tensor, kind: Activation) -> Tensor:
-        both = _buf(gate_up)
-        half = _part(both.width, 2)
+        both = buf_of(gate_up)
+        half = equal_parts(both.width, 2)
         gate, up = both.columns(0, half), both.columns(half, half)
-        return _tensor(self._two(f"gated-{kind}", gate, up))
+        return tensor_of(self._two(f"gated-{kind}", gate, up))
 
     def _one(self, kind: str, x: Buf, a: float, *, by_rows: bool = False) -> Buf:
         y = self.now.recorder.buffer(x.width)
@@ -287,8 +265,8 @@ class CpuOps(Ops):
     # ---- positions and attention
 
     def rope(self, x: Tensor, spec: RopeSpec, batch: Batch, *, heads: int) -> Tensor:
-        source, now = _buf(x), self.now
-        width = _part(source.width, heads)
+        source, now = buf_of(x), self.now
+        width = equal_parts(source.width, heads)
         assert 0 < spec.dim <= width
         assert spec.dim % 2 == 0
         if spec not in now.ropes:
@@ -306,134 +284,7 @@ class CpuOps(Ops):
             dim=spec.dim,
             table=step.rope_at(now.ropes.index(spec), len(now.groups)),
         )
-        return _tensor(y)
-
-    def attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        where: StateRef,
-        batch: Batch,
-        *,
-        heads: int,
-        scale: float,
-        window: int | None = None,
-        softcap: float | None = None,
-        slopes: Tensor | None = None,
-        sinks: Tensor | None = None,
-    ) -> Tensor:
-        """See `Ops.attend`. slopes, sinks: float32 [heads]; a score gets slope * (key's position -
-        query's), and one more score, `sink`, whose value is zero."""
-        now, rec = self.now, self.now.recorder
-        spec = now.groups[where.group].spec
-        assert isinstance(spec, PagedKV)
-        query, key = _buf(q, heads * spec.k_dim), _buf(k, spec.heads * spec.k_dim)
-        value = _buf(v, spec.heads * spec.v_dim) if spec.v_dim else key
-        width = spec.v_dim or _latent_width(v)
-        _part(heads, spec.heads)
-        cache = Place(where.layer, where.layer + 1, f"state {where.group}")
-        shape = {"layer": where.layer, "k_dim": spec.k_dim, "block": now.block_size}
-        rec.call(
-            f"kv.{now.kv}",
-            [reads(key), reads(value), Touch(cache, ROWS, True)],
-            k=key.slot,
-            k_stride=key.stride,
-            v=value.slot,
-            v_stride=value.stride,
-            group=step.group_at(where.group),
-            heads=spec.heads,
-            v_dim=spec.v_dim,
-            **shape,
-        )
-        tile = paged.tiling(heads, spec.heads)
-        scratch_bytes = -(-paged.scratch_bytes(tile, spec.k_dim, width) // 64) * 64
-        partial_bytes = paged.partial_bytes(width)
-        units = 2 * self.team.threads + spec.heads * tile.chunks
-        spans = -(-now.longest // paged.SPAN) + 1
-        scratch = rec.region(self.team.threads * scratch_bytes)
-        partial = rec.region(units * spans * tile.rows * tile.heads * partial_bytes)
-        y = rec.buffer(heads * width)
-        common = {
-            "y": y.slot,
-            "y_stride": y.stride,
-            "heads": heads,
-            "kv_heads": spec.heads,
-            "width": width,
-            "rows": tile.rows,
-            "chunk": tile.heads,
-            "window": window or 0,
-            "sinks": _pointer(sinks),
-            "scratch": _slot(scratch),
-            "scratch_bytes": scratch_bytes,
-            "partial": _slot(partial),
-            "partial_bytes": partial_bytes,
-        }
-        rec.call(
-            _attend_name(now.kv, spec.v_dim),
-            [
-                reads(query, ALL),
-                Touch(cache, ALL, False),
-                Touch(scratch.place, ALL, True),
-                Touch(partial.place, ALL, True),
-                writes(y, ALL),
-            ],
-            q=query.slot,
-            q_stride=query.stride,
-            group=step.group_at(where.group),
-            scale=scale,
-            cap=softcap or 0.0,
-            slopes=_pointer(slopes),
-            **shape,
-            **common,
-        )
-        rec.call(
-            "attend.combine",
-            [
-                Touch(partial.place, ALL, False),
-                Touch(scratch.place, ALL, True),
-                writes(y, ROWS),
-            ],
-            latent=int(spec.v_dim == 0),
-            **common,
-        )
-        return _tensor(y)
-
-
-def _tensor(buf: Buf) -> Tensor:
-    """Models pass activations around without looking; here they are handles."""
-    return cast(Tensor, buf)
-
-
-def _buf(x: Tensor, width: int | None = None) -> Buf:
-    buf = cast(Buf, x)
-    assert isinstance(buf, Buf), "an activation of another backend"
-    assert width is None or buf.width == width, f"{buf.width} columns, expected {width}"
-    return buf
-
-
-def _slot(region: Any) -> Any:
-    return Buf(region, 0, 0).slot
-
-
-def _pointer(vector: Tensor | None) -> Any:
-    return 0 if vector is None else vector
-
-
-def _part(width: int, parts: int) -> int:
-    assert width % parts == 0, f"{width} columns do not make {parts} equal parts"
-    return width // parts
-
-
-def _attend_name(kv: str, v_dim: int) -> str:
-    if v_dim >= paged.KEYS:
-        return f"attend.{kv}"
-    return f"attend.{kv}-{v_dim or 'latent'}"
-
-
-def _latent_width(v: Tensor) -> int:
-    """Values that are the first columns of the keys: how many."""
-    return _buf(v).width
+        return tensor_of(y)
 
 
 def check_block_size(block_size: int) -> None:

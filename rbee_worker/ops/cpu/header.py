@@ -16,10 +16,10 @@ from torch import Tensor
 from rbee_worker.errors import UnsupportedModel
 from rbee_worker.ops import RopeSpec
 from rbee_worker.ops.batch import Batch, PagedState
-from rbee_worker.ops.cpu import paged, step
+from rbee_worker.ops.cpu import step
 from rbee_worker.ops.cpu.angles import Angles
 from rbee_worker.ops.cpu.team import Words
-from rbee_worker.state.specs import PagedKV, StateGroup
+from rbee_worker.state.specs import PagedKV, StateGroup, row_bytes
 
 KV_TORCH = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "i8": torch.int8}
 
@@ -100,7 +100,7 @@ class Header:
         assert isinstance(spec, PagedKV)
         blocks = state.k.shape[1]
         for tensor, dim in ((state.k, spec.k_dim), (state.v, spec.v_dim)):
-            row = paged.row_bytes(self.shape.kv, dim) // tensor.element_size()
+            row = row_bytes(self.shape.kv, dim) // tensor.element_size()
             assert tensor.shape == (group.layers, blocks, size, spec.heads, row), tensor.shape
             assert tensor.dtype == KV_TORCH[self.shape.kv]
             assert tensor.is_contiguous()

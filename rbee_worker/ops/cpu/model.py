@@ -15,9 +15,10 @@ from torch import Tensor
 from rbee_worker.ops import RopeSpec
 from rbee_worker.ops.batch import Batch, FixedState, PagedState
 from rbee_worker.ops.cpu import step
-from rbee_worker.ops.cpu.backend import CpuOps, Recording, check_block_size
+from rbee_worker.ops.cpu.backend import CpuOps, check_block_size
 from rbee_worker.ops.cpu.header import Header, Shape
 from rbee_worker.ops.cpu.program import Buf, Call, Program, Recorder, Slot
+from rbee_worker.ops.cpu.recording import Recording
 from rbee_worker.ops.cpu.team import Words
 from rbee_worker.state.specs import Fixed, StateGroup
 

@@ -14,6 +14,7 @@ from rbee_worker.ops.cpu.header import Shape
 from rbee_worker.ops.cpu.matrix import outline, repacker
 from rbee_worker.ops.cpu.model import kernel_names
 from rbee_worker.ops.cpu.native import Library
+from rbee_worker.ops.cpu.stack import outline_stack, weight_of
 from rbee_worker.ops.cpu.team import KERNELS, Team
 
 if TYPE_CHECKING:
@@ -41,6 +42,12 @@ class OutlineOps(CpuOps):
         self._repackers |= {repacker(part.held) for part in matrix.parts}
         formats = "+".join(dict.fromkeys(p.format for p in parts))
         return Weight(matrix, matrix.rows, matrix.cols, formats, matrix.formats, 0)
+
+    def stack(self, members: Sequence[Sequence[Packed]]) -> Weight:
+        """See `Ops.stack`; without data."""
+        stack = outline_stack(members)
+        self._repackers |= {repacker(part.held) for part in stack.parts}
+        return weight_of(stack)
 
     def needed(self, decoder: Decoder, shape: Shape) -> list[str]:
         """The kernels of loading and running `decoder`, which was built with this."""

@@ -4,7 +4,8 @@ A pool's tensors are [layers, blocks, block_size, heads, dim]; what lies inside 
 backend's own affair. Here a block holds, head by head, groups of 16 keys:
     keys    [dim][16 keys]: one load gives a column of 16 keys
     values  [16 keys][dim]
-int8 adds 16 float32 scales after each group, so a pool's tensors have dim + 4 bytes a key.
+int8 adds 16 float32 scales after each group, so a pool's tensors have dim + 4 bytes a key
+(`state.specs.row_bytes`).
 """
 
 from __future__ import annotations
@@ -18,11 +19,6 @@ MOST_ROWS = 16  # consecutive tokens of a work item
 SCORES = 4 * (SPAN + 64)  # bytes of one query's scores: a span, and what products of 4 groups spill
 POINTERS = 20  # groups of a span, and 3 more that the last product may read
 STATS = 32  # bytes a query: running maximum and sum, the span's maximum and sum, span's key range
-
-
-def row_bytes(kind: str, dim: int) -> int:
-    """Bytes of one head of one key (or value) of `dim` numbers."""
-    return {"f32": 4 * dim, "f16": 2 * dim, "bf16": 2 * dim, "i8": dim + 4 if dim else 0}[kind]
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def sigmoid(x: Any) -> Any:
     return s.div(one, s.add(one, exp(s.sub(s.zeros(), x))))
 
 
-SILU, GELU, GELU_TANH, GELU_QUICK, RELU, RELU2 = range(6)  # numbers of `Activation`
+SILU, GELU, GELU_TANH, GELU_QUICK, RELU, RELU2, SIGMOID, TANH = range(8)  # of `Activation`
 
 
 @device
@@ -110,5 +110,9 @@ def activate(x: Any, kind: int) -> Any:
         return s.mul(s.mul(x, s.fill(f32(0.5))), s.add(s.fill(f32(1.0)), bend))
     if kind == GELU_QUICK:
         return s.mul(x, sigmoid(s.mul(x, s.fill(f32(1.702)))))
+    if kind == SIGMOID:
+        return sigmoid(x)
+    if kind == TANH:
+        return tanh(x)
     y = s.maximum(x, s.zeros())
     return y if kind == RELU else s.mul(y, y)

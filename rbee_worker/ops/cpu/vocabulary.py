@@ -2,9 +2,11 @@
 
 NATIVE = frozenset(
     (
-        *("matrix", "vector", "embed", "logits", "linear", "split"),
+        *("matrix", "stack", "vector", "embed", "add_positions", "logits", "linear"),
+        *("heads_linear", "split", "concat"),
         *("rms_norm", "layer_norm", "add_rms_norm"),
-        *("add", "scale", "act", "gated", "softcap"),
-        *("rope", "attend"),
+        *("add", "multiply", "scale", "clip", "act", "gated", "softcap"),
+        *("route", "experts"),
+        *("scale_by_position", "rope", "attend"),
     )
 )

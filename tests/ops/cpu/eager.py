@@ -10,10 +10,11 @@ from torch import Tensor
 
 from rbee_worker.ops.batch import Batch, PagedState
 from rbee_worker.ops.cpu import isa, paged, step
-from rbee_worker.ops.cpu.backend import CpuOps, Recording
+from rbee_worker.ops.cpu.backend import CpuOps
 from rbee_worker.ops.cpu.header import KV_TORCH, Header, Shape
 from rbee_worker.ops.cpu.native import Library
 from rbee_worker.ops.cpu.program import Buf, Recorder
+from rbee_worker.ops.cpu.recording import Recording
 from rbee_worker.ops.cpu.team import Team
 from rbee_worker.state.specs import PagedKV, StateGroup
 
@@ -41,16 +42,20 @@ class Eager:
         self.library = Library(isa.choose(name))
         self.team = Team(self.library, threads)
         self.ops = CpuOps(self.library, self.team, exact=exact)
-        self.matrix, self.vector = self.ops.matrix, self.ops.vector
+        self.matrix, self.vector, self.stack = self.ops.matrix, self.ops.vector, self.ops.stack
         self.fallbacks: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         return lambda *args, **named: self.run(name, args, named)
 
     def run(self, name: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        """Record operation `name` with every two-dimensional tensor as an activation; replay it."""
+        """Record operation `name` with every two-dimensional tensor as an activation; replay it.
+
+        Integers go in as the bits of int32 and come out as such: view the result as torch.int32.
+        """
         batch = next((a for a in args if isinstance(a, Batch)), None)
-        n = next(a for a in (batch.tokens if batch else None, args[0]) if a is not None).shape[0]
+        first = args[0][0] if isinstance(args[0], list) else args[0]
+        n = (batch.tokens if batch else first).shape[0]
         block = batch.state[0].k.shape[2] if batch is not None and batch.state else paged.KEYS
         groups, kind = groups_of(batch, block)
         recorder = Recorder(max(n, 1))
@@ -59,7 +64,10 @@ class Eager:
         inputs: list[tuple[Buf, Tensor]] = []
 
         def handle(value: Any) -> Any:
+            if isinstance(value, list):
+                return [handle(v) for v in value]
             if isinstance(value, Tensor) and value.ndim == 2:
+                value = value if value.is_floating_point() else value.int().view(torch.float32)
                 inputs.append((recorder.buffer(value.shape[1]), value))
                 return inputs[-1][0]
             return value

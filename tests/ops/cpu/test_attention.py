@@ -1,5 +1,6 @@
-"""What attention of the cpu backend has beyond the reference, against float64: int8 caches, values
-that are columns of the keys, linear biases, sinks; and the same bits for any number of threads."""
+"""Attention of the cpu backend beyond windows and soft caps, against float64 and the reference:
+int8 caches, values that are columns of the keys, linear biases, sinks, chunked masks, keys of
+another layer; and the same bits for any number of threads."""
 
 import random
 
@@ -9,8 +10,8 @@ import torch
 
 from rbee_worker.ops.batch import PagedState
 from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu.paged import row_bytes
-from rbee_worker.state.specs import StateRef
+from rbee_worker.ops.reference import ReferenceOps
+from rbee_worker.state.specs import StateRef, row_bytes
 from tests.ops.cpu.eager import Eager
 from tests.ops.cpu.test_backend import Cache, Sequence, numbers
 
@@ -24,7 +25,7 @@ def ops(request):
     eager.close()
 
 
-def naive(q, k, v, heads, kv_heads, *, scale, window=0, slopes=None, sinks=None):
+def naive(q, k, v, heads, kv_heads, *, scale, window=0, chunk=0, slopes=None, sinks=None):
     """Causal attention of one sequence, in float64: [n, heads * v_dim]."""
     q, k, v = (x.double().numpy() for x in (q, k, v))
     n, v_dim = len(q), v.shape[1] // kv_heads
@@ -34,6 +35,8 @@ def naive(q, k, v, heads, kv_heads, *, scale, window=0, slopes=None, sinks=None)
     seen = distance <= 0
     if window:
         seen &= distance > -window
+    if chunk:
+        seen &= np.arange(n)[None] // chunk == np.arange(n)[:, None] // chunk
     for h in range(heads):
         kh = h * kv_heads // heads
         scores = q[:, h] @ k[:, kh].T * scale
@@ -95,6 +98,50 @@ def test_biases_and_sinks(ops, extra, window):
     assert torch.equal(got, other)
 
 
+@pytest.mark.parametrize("chunk", [1, 7, 64, 300])
+def test_chunked_masks(ops, chunk):
+    heads, kv_heads, dim = 6, 2, 32
+    q, k, v = (numbers(N, h * dim, seed=i) for i, h in enumerate((heads, kv_heads, kv_heads)))
+    results = []
+    for chunks in (cut(N, 70, 1), [N], [1] * 20 + [N - 20]):
+        cache = Cache(kv_heads, dim, dim, torch.float32, 16)
+        results.append(feed(ops, cache, q, k, v, chunks, heads, 0.2, chunk=chunk))
+    close(results[0], naive(q, k, v, heads, kv_heads, scale=0.2, chunk=chunk), 3e-6)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_keys_that_another_layer_wrote(ops):
+    heads, kv_heads, dim = 4, 2, 32
+    q, k, v = (numbers(40, h * dim, seed=i) for i, h in enumerate((heads, kv_heads, kv_heads)))
+    cache = Cache(kv_heads, dim, dim, torch.float32, 16)
+    batch = cache.batch([(Sequence(), 40)])
+    written = ops.attend(q, k, v, WHERE, batch, heads=heads, scale=0.2)
+    before = cache.k.clone()
+    again = ops.attend(q, None, None, WHERE, batch, heads=heads, scale=0.2)
+    assert torch.equal(again, written)
+    assert torch.equal(cache.k.nan_to_num(7.0), before.nan_to_num(7.0))
+
+
+@pytest.mark.parametrize("how", ["slopes", "sinks", "chunk", "latent"])
+def test_what_the_reference_says(ops, how):
+    heads, dim, kv_heads = 6, 32, 1 if how == "latent" else 2
+    q, k, v = (numbers(N, h * dim, seed=i) for i, h in enumerate((heads, kv_heads, kv_heads)))
+    extra = {
+        "slopes": {"slopes": torch.tensor([2.0**-i for i in range(1, heads + 1)])},
+        "sinks": {"sinks": numbers(heads, seed=9) * 3},
+        "chunk": {"chunk": 50},
+        "latent": {},
+    }[how]
+    if how == "latent":
+        v = k[:, :24].contiguous()
+    both = []
+    for one in (ops, ReferenceOps()):
+        cache = Cache(kv_heads, dim, 0 if how == "latent" else dim, torch.float32, 16)
+        both.append(feed(one, cache, q, k, v, cut(N, 70, 1), heads, 0.2, **extra))
+    close(both[0], both[1].double().numpy(), 5e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize(("k_dim", "width"), [(72, 64), (40, 24)])
 def test_values_that_are_columns_of_the_keys(ops, dtype, k_dim, width):
@@ -134,6 +181,27 @@ def test_int8_cache_is_float32_of_rounded_numbers(ops, dim, block):
         2e-3,  # a number on the edge of two steps may round either way
     )
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("v_dim", [0, 32])
+def test_int8_latent_cache(ops, v_dim):
+    """The values' scales are the keys' own where values are columns of the keys."""
+    heads, k_dim, width = 5, 40, 32
+    q, k = numbers(N, heads * k_dim, seed=1), numbers(N, k_dim, seed=2)
+    parts = k.double()
+    scale = parts.abs().amax(-1, keepdim=True) / 127
+    kept = (torch.round(parts / scale) * scale).float()
+    v = k[:, :width].contiguous()
+    if v_dim:
+        part = v.double()
+        scale = part.abs().amax(-1, keepdim=True) / 127
+        values = (torch.round(part / scale) * scale).float()
+    else:
+        values = kept[:, :width]
+    cache = Cache(1, row_bytes("i8", k_dim), row_bytes("i8", v_dim), torch.float32, 16)
+    cache.k, cache.v = (torch.full(c.shape, -1, dtype=torch.int8) for c in (cache.k, cache.v))
+    got = feed(ops, cache, q, k, v, cut(N, 50, 3), heads, 0.2)
+    close(got, naive(q, kept, values, heads, 1, scale=0.2), 2e-3)
 
 
 def test_any_number_of_threads_gives_the_same_bits(ops):

@@ -42,7 +42,10 @@ def splits(step: Ptr, nt: Int, rows: Int, per_tile: Int) -> Any:
 
 @device
 def lowest(position: Int, window: Int) -> Int:
-    """The first key that a query at `position` sees."""
+    """The first key that a query at `position` sees. A window below 0 is the length of the chunks
+    of a chunked mask."""
+    if window < 0:
+        return position - s.imod(position, -window)
     return s.larger(position - window + 1, 0) if window > 0 else 0
 
 
@@ -189,8 +192,8 @@ def _attend(kind: str, latent: bool, narrow: int) -> Callable[..., None]:
                     softmax.weigh(
                         scores + SCORES * i, first, last, cap, slope,
                         position + s.idiv(i, chunk) - begin,
-                        keys if extra > 0 else 0, values if extra > 0 else 0,
-                        KEYS * k_dim * size, KEYS * width * size, of,
+                        keys if extra > 0 else 0, (keys if latent else values) if extra > 0 else 0,
+                        KEYS * k_dim * size, KEYS * (k_dim if latent else width) * size, of,
                     )  # fmt: skip
             spread(n, p, keys if latent else values, stats + STATS * j, part + 4 * vp * j, width)
 

@@ -16,7 +16,10 @@ from rbee_worker.ops.cpu.shares import load_upto, share, store_upto
 from rbee_worker.ops.cpu.simd import Float, Int, Ptr, Vector
 
 f32 = np.float32
-ACTS = ("silu", "gelu", "gelu_tanh", "gelu_quick", "relu", "relu2")  # numbers of vmath.activate
+ACTS = (  # numbers of vmath.activate
+    *("silu", "gelu", "gelu_tanh", "gelu_quick", "relu", "relu2"),
+    *("sigmoid", "tanh"),
+)
 
 
 def _act(kind: int) -> Callable[..., Any]:
@@ -82,12 +85,23 @@ def _copy(x: Vector, a: Vector) -> Vector:
 
 
 @device
+def _clip(x: Vector, a: Vector) -> Vector:
+    return s.minimum(a, s.maximum(s.sub(s.zeros(), a), x))  # of a nan these give the nan
+
+
+@device
 def _add(x: Vector, z: Vector) -> Vector:
     return s.add(x, z)
 
 
+@device
+def _multiply(x: Vector, z: Vector) -> Vector:
+    return s.mul(x, z)
+
+
 def build(variant: str) -> Kernel:
-    """`each.scale|softcap|copy|add`, `each.act-<kind>`, or `each.gated-<kind>`: act(x) * z."""
+    """`each.scale|softcap|copy|clip|add|multiply`, `each.act-<kind>`, or `each.gated-<kind>`:
+    act(x) * z."""
     what, _, kind = variant.partition("-")
     if what == "act":
         act = _act(ACTS.index(kind))
@@ -105,7 +119,7 @@ def build(variant: str) -> Kernel:
             return s.mul(gate(x), z)
 
         return kernel(f"each.{variant}")(_two(gated))
-    if what == "add":
-        return kernel(f"each.{variant}")(_two(_add))
-    f = {"scale": _scale, "softcap": _softcap, "copy": _copy}[what]
+    if what in ("add", "multiply"):
+        return kernel(f"each.{variant}")(_two(_add if what == "add" else _multiply))
+    f = {"scale": _scale, "softcap": _softcap, "copy": _copy, "clip": _clip}[what]
     return kernel(f"each.{variant}")(_one(f))

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from rbee_worker.ops.cpu import emit as e
 from rbee_worker.ops.cpu import simd as s
+from rbee_worker.ops.cpu import step as header
 from rbee_worker.ops.cpu.blocks import BLOCKS
 from rbee_worker.ops.cpu.held import HELD
 from rbee_worker.ops.cpu.kernel import Kernel, kernel
+from rbee_worker.ops.cpu.shares import load_upto, share, store_upto
 from rbee_worker.ops.cpu.simd import Float, Int, Ptr, op
 from rbee_worker.ops.cpu.vec import Pen, Vec
+
+f32 = np.float32
 
 
 def _columns(pen: Pen, p: e.Value, j: e.Value, name: str) -> list[Vec]:
@@ -44,9 +50,38 @@ def _lane(name: str) -> Any:
     return op(s.Void, Ptr, Int, Int, Float, Ptr, target=True)(write)
 
 
+def _add(variant: str) -> Kernel:
+    """y[t] = x[t] + row (position + offset) of w. Rows of y have room for whole blocks of 32."""
+    columns, unit = HELD[variant].columns, HELD[variant].nbytes
+    lane = _lane(variant)
+
+    def run(
+        step: Ptr, tid: Int, nt: Int,
+        w: Ptr, x: Ptr, x_stride: Int, cols: Int, offset: Int, y: Ptr, y_stride: Int, rows: Int,
+    ) -> None:  # fmt: skip
+        n, positions = s.get_i64(step + header.N), s.get_i64(step + header.POSITIONS)
+        units, per = s.idiv(cols + columns - 1, columns), s.idiv(columns, 32)
+        for t in range(share(tid, nt, n), share(tid + 1, nt, n)):
+            row = s.get_i64(positions + 8 * t) + offset
+            if row < 0 or row >= rows:
+                row = 0
+            source, to = x + 4 * t * x_stride, y + 4 * t * y_stride
+            for b in range(s.idiv(cols + 31, 32)):
+                p = w + (s.idiv(row, 16) * units + s.idiv(b, per)) * unit
+                lane(p, s.imod(b, per), s.imod(row, 16), f32(1.0), to + 128 * b)
+            for i in range(0, cols, 16):
+                v = s.add(load_upto(source + 4 * i, cols - i), load_upto(to + 4 * i, cols - i))
+                store_upto(to + 4 * i, v, cols - i)
+
+    return kernel(f"embed.{variant}-add")(run)
+
+
 def build(variant: str) -> Kernel:
     """Kernel `embed.<held format>`: y[t] = scale * row ids[t] of w; header slot `count` holds n,
-    slot `ids` the address of int64 ids. `cols` is a multiple of 32 or y is wide enough for one."""
+    slot `ids` the address of int64 ids. `cols` is a multiple of 32 or y is wide enough for one.
+    `embed.<held>-add`: see `_add`."""
+    if variant.endswith("-add"):
+        return _add(variant.removesuffix("-add"))
     columns, unit = HELD[variant].columns, HELD[variant].nbytes
     lane = _lane(variant)
 

@@ -65,36 +65,31 @@ def _wide(groups: int, name: str, exact: bool) -> Callable[..., None]:
     return run
 
 
-def build(variant: str) -> Kernel:
-    """A product kernel. w: held units; x: prepared activations; y: first column of the result,
-    rows `stride` floats apart; bias: address of (padded to 16) floats or 0; count: header slot."""
-    name, _, wanted = variant.partition("-")
-    exact = wanted == "exact" or HELD[name].is_float
+def product(name: str, exact: bool) -> Callable[..., None]:
+    """(w, first, last, x, n, y, stride, bias, cols, rows, token): groups first .. last - 1 of one
+    matrix of `rows` rows times n tokens, `token` bytes of prepared activations each."""
     columns, unit = HELD[name].columns, HELD[name].nbytes
     size = tile.EXACT_BYTES if exact else tile.I8_BYTES
     tile8, tile4, tile2, tile1 = (_tile(t, name, exact) for t in (8, 4, 2, 1))
     wide = _wide(WIDE, name, exact)
 
+    @device
     def run(
-        step: Ptr, tid: Int, nt: Int,
-        w: Ptr, x: Ptr, y: Ptr, bias: Ptr, cols: Int, rows: Int, stride: Int, count: Int,
+        w: Ptr, first: Int, last: Int, x: Ptr, n: Int, y: Ptr, stride: Int, bias: Ptr, cols: Int,
+        rows: Int, token: Int,
     ) -> None:  # fmt: skip
-        n = s.get_i64(step + 8 * count)
         units = s.idiv(cols + columns - 1, columns)
-        groups = s.idiv(rows + 15, 16)
-        token = s.idiv(columns, 32) * units * size
         chunk = s.larger(8, s.idiv(s.idiv(CACHE, token), 8) * 8)
         for start in range(0, n, chunk):
-            stop = s.smaller(start + chunk, n)
-            first, last = s.idiv(tid * groups, nt), s.idiv((tid + 1) * groups, nt)
+            stop, low = s.smaller(start + chunk, n), first
             if stop - start == 1:
                 p = x + start * token
-                while first + WIDE <= last and 16 * (first + WIDE) <= rows:
-                    b = bias + 64 * first if bias != 0 else 0
-                    out = y + 64 * first + WIDE * start * stride
-                    wide(w + first * units * unit, units, p, out, b)
-                    first += WIDE
-            for g in range(first, last):
+                while low + WIDE <= last and 16 * (low + WIDE) <= rows:
+                    b = bias + 64 * low if bias != 0 else 0
+                    out = y + 64 * low + 4 * start * stride
+                    wide(w + low * units * unit, units, p, out, b)
+                    low += WIDE
+            for g in range(low, last):
                 wg, left = w + g * units * unit, rows - 16 * g
                 out = y + 64 * g
                 b = bias + 64 * g if bias != 0 else 0
@@ -113,5 +108,30 @@ def build(variant: str) -> Kernel:
                     p += 2 * size
                 if t < stop:
                     tile1(wg, units, p, out + 4 * t * stride, stride, b, left)
+
+    return run
+
+
+def parse(variant: str) -> tuple[str, bool]:
+    """Held format, and whether activations are float32."""
+    name, _, wanted = variant.partition("-")
+    return name, wanted == "exact" or HELD[name].is_float
+
+
+def build(variant: str) -> Kernel:
+    """A product kernel. w: held units; x: prepared activations; y: first column of the result,
+    rows `stride` floats apart; bias: address of (padded to 16) floats or 0; count: header slot."""
+    name, exact = parse(variant)
+    columns, times = HELD[name].columns, product(name, exact)
+    size = tile.EXACT_BYTES if exact else tile.I8_BYTES
+
+    def run(
+        step: Ptr, tid: Int, nt: Int,
+        w: Ptr, x: Ptr, y: Ptr, bias: Ptr, cols: Int, rows: Int, stride: Int, count: Int,
+    ) -> None:  # fmt: skip
+        n, groups = s.get_i64(step + 8 * count), s.idiv(rows + 15, 16)
+        token = s.idiv(columns, 32) * s.idiv(cols + columns - 1, columns) * size
+        first, last = s.idiv(tid * groups, nt), s.idiv((tid + 1) * groups, nt)
+        times(w, first, last, x, n, y, stride, bias, cols, rows, token)
 
     return kernel(f"linear.{variant}")(run)

@@ -1,7 +1,4 @@
-"""Tables: how a GGUF file's keys and tensors are called in Hugging Face's vocabulary. Data only.
-
-A new family is a row in GGUF_ARCHITECTURES, made of the shared rows below and a few of its own.
-"""
+"""What the tables of architectures are made of: the kinds of rows, and the rows they share."""
 
 from __future__ import annotations
 
@@ -16,12 +13,13 @@ class Key:
     """A metadata key and the config key that takes its value.
 
     gguf: after `{architecture}.` unless `whole`. hf: dots lead into nested objects.
-    kind: what the value must be. default: when the file lacks the key (None: config lacks it too).
+    kind: what the value must be (windows: for each layer, whether it has one).
+    default: when the file lacks the key (None: config lacks it too).
     """
 
     gguf: str
     hf: str
-    kind: Literal["count", "number", "text", "flag", "id"]
+    kind: Literal["count", "number", "text", "flag", "id", "windows"]
     default: Any = None
     required: bool = False
     whole: bool = False
@@ -29,11 +27,13 @@ class Key:
 
 @dataclass(frozen=True)
 class Row:
-    """A tensor: `{}` stands for the same layer number on both sides; op: a name in ops.OPS."""
+    """A tensor: `{}` stands for the layer's number; op: a name in ops.OPS; shift: what is added to
+    the number on its way to the HF name."""
 
     gguf: str
     hf: str
     op: str | None = None
+    shift: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,9 @@ class Architecture:
     """One `general.architecture`.
 
     model_type: Hugging Face's; variants: (metadata key, model_type) that replaces it where the
-    key's value is positive. constants: config keys that hold for every file. present / absent:
-    config keys that are true when a tensor is in the file / is not.
+    key's value is positive. constants: config keys that hold for every file; by_layers: those that
+    hold for files of so many layers, where llama.cpp tells a published size by them. present:
+    config keys that are true when one of these tensors is in the file; absent: when it is not.
     """
 
     model_type: str
@@ -50,7 +51,8 @@ class Architecture:
     tensors: tuple[Row, ...]
     variants: tuple[tuple[str, str], ...] = ()
     constants: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    present: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    by_layers: Mapping[int, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+    present: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     absent: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
@@ -114,7 +116,13 @@ TOKENIZER_KEYS = (
 )
 
 # Keys that change no number: what happened in training, how rows were laid out for loading.
-INERT_KEYS = ("rope.scaling.finetuned", "tensor_data_layout", "expert_used_count")
+# Whether a residual is parallel is seen by the tensors.
+INERT_KEYS = (
+    "rope.scaling.finetuned",
+    "tensor_data_layout",
+    "expert_used_count",
+    "use_parallel_residual",
+)
 
 # ---- tensors
 
@@ -154,25 +162,29 @@ MLP_ROWS = tuple(
     for kind in ("weight", "bias")
 )
 
-GGUF_ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
-    {
-        "llama": Architecture(
-            model_type="llama",
-            keys=DECODER_KEYS + ATTENTION_KEYS + RMS_NORM_KEYS + ROPE_KEYS + TOKEN_KEYS,
-            tensors=EMBEDDING_ROWS
-            + ROPE_ROWS
-            + PRE_NORM_ROWS
-            + attention_rows("half_split_q", "half_split_k")
-            + MLP_ROWS,
-            variants=(("expert_count", "mixtral"), ("attention.sliding_window", "mistral")),
-            constants=MappingProxyType({"hidden_act": "silu"}),
-            present=MappingProxyType(
-                {"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_gate.bias"}
-            ),
-            absent=MappingProxyType({"tie_word_embeddings": "output.weight"}),
-        ),
-    }
+QK_NORM_ROWS = tuple(
+    Row(f"blk.{{}}.attn_{part}_norm.weight", f"model.layers.{{}}.self_attn.{part}_norm.weight")
+    for part in ("q", "k")
 )
 
-# model_type of config.json -> the one whose files have the same keys, names and maths.
-MODEL_TYPE_ALIASES: Mapping[str, str] = MappingProxyType({"Yi": "llama"})
+
+def expert_rows(router: str, experts: str, names: tuple[str, str, str]) -> tuple[Row, ...]:
+    """A router and the stacked gate, up and down of all experts, below a layer."""
+    parts = zip(("gate", "up", "down"), names, strict=True)
+    return (
+        Row("blk.{}.ffn_gate_inp.weight", f"model.layers.{{}}.{router}.weight"),
+        *(
+            Row(f"blk.{{}}.ffn_{part}_exps.weight", f"model.layers.{{}}.{experts}.{name}.weight")
+            for part, name in parts
+        ),
+    )
+
+
+DENSE_KEYS = DECODER_KEYS + ATTENTION_KEYS + RMS_NORM_KEYS + ROPE_KEYS + TOKEN_KEYS
+
+TIED_WITHOUT_OUTPUT = MappingProxyType({"tie_word_embeddings": "output.weight"})
+
+
+def constants(**values: Any) -> Mapping[str, Any]:
+    """Config keys that hold for every file of an architecture."""
+    return MappingProxyType(values)

@@ -1,0 +1,36 @@
+"""Tables: how keys and tensors of other files are called in Hugging Face's vocabulary. Data only.
+
+A new family is a row in one of the modules here, made of shared rows and a few of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from rbee_worker.checkpoint.names import dense, gemma, gpt, llama
+from rbee_worker.checkpoint.names.dialects import DIALECTS, Dialect
+from rbee_worker.checkpoint.names.rows import (
+    GENERATION_KEYS,
+    INERT_KEYS,
+    TOKENIZER_KEYS,
+    Architecture,
+    Key,
+    Row,
+)
+
+__all__ = [
+    "DIALECTS",
+    "GENERATION_KEYS",
+    "GGUF_ARCHITECTURES",
+    "INERT_KEYS",
+    "TOKENIZER_KEYS",
+    "Architecture",
+    "Dialect",
+    "Key",
+    "Row",
+]
+
+GGUF_ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
+    llama.ARCHITECTURES | gemma.ARCHITECTURES | dense.ARCHITECTURES | gpt.ARCHITECTURES
+)

@@ -1,0 +1,164 @@
+"""Configs and checkpoints of models whose own code had other names than Hugging Face's today."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from rbee_worker.checkpoint.names.rows import Row, constants
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One `model_type` that is another's under other names.
+
+    keys: config key -> the one it is called here; constants: config keys that hold for every such
+    checkpoint; factors: config key -> (the one it becomes, times this). tensors: rows whose `gguf`
+    side is this dialect's name (none: names are the same); after: those that count instead where
+    the number is one past the last layer. only: config keys -> the one value that is supported.
+    """
+
+    model_type: str
+    keys: Mapping[str, str] = field(default_factory=lambda: _NONE)
+    constants: Mapping[str, Any] = field(default_factory=lambda: _NONE)
+    factors: Mapping[str, tuple[str, float]] = field(default_factory=lambda: MappingProxyType({}))
+    tensors: tuple[Row, ...] = ()
+    after: tuple[Row, ...] = ()
+    only: Mapping[str, Any] = field(default_factory=lambda: _NONE)
+
+
+_FALCON_KEYS = {
+    "n_embed": "hidden_size",
+    "n_head": "num_attention_heads",
+    "n_head_kv": "num_key_value_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "n_layer": "num_hidden_layers",
+    "ffn_hidden_size": "intermediate_size",
+    "activation": "hidden_act",
+}
+_GPT_KEYS = {
+    "n_embd": "hidden_size",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_head_kv": "num_key_value_heads",
+    "n_positions": "max_position_embeddings",
+    "n_inner": "intermediate_size",
+    "activation_function": "hidden_act",
+}
+_PHI_KEYS = _GPT_KEYS | {"layer_norm_epsilon": "layer_norm_eps"}
+
+
+def _both(old: str, new: str, shift: int = 0) -> tuple[Row, ...]:
+    """A weight and its bias."""
+    return tuple(Row(f"{old}.{k}", f"{new}.{k}", shift=shift) for k in ("weight", "bias"))
+
+
+def _phi_rows(layer: str, shift: int = 0) -> tuple[Row, ...]:
+    """The insides of Phi's layers: q, k, v in one matrix."""
+    parts = {
+        "ln": "input_layernorm",
+        "mixer.Wqkv": "self_attn.qkv_proj",
+        "mixer.out_proj": "self_attn.dense",
+        "mlp.fc1": "mlp.fc1",
+        "mlp.fc2": "mlp.fc2",
+    }
+    inv_freq = Row(
+        f"{layer}.mixer.rotary_emb.inv_freq",
+        "model.layers.{}.self_attn.rotary_emb.inv_freq",
+        shift=shift,
+    )
+    rows = (_both(f"{layer}.{o}", f"model.layers.{{}}.{n}", shift) for o, n in parts.items())
+    return (inv_freq, *(row for pair in rows for row in pair))
+
+
+_CHATGLM_LAYER = "transformer.encoder.layers.{}"
+_CHATGLM_ROWS = (
+    Row("transformer.embedding.word_embeddings.weight", "model.embed_tokens.weight"),
+    Row("transformer.rotary_pos_emb.inv_freq", "model.rotary_emb.inv_freq"),
+    Row("transformer.encoder.final_layernorm.weight", "model.norm.weight"),
+    Row("transformer.output_layer.weight", "lm_head.weight"),
+    *(
+        Row(f"{_CHATGLM_LAYER}.{old}", f"model.layers.{{}}.{new}")
+        for old, new in {
+            "input_layernorm.weight": "input_layernorm.weight",
+            "post_attention_layernorm.weight": "post_attention_layernorm.weight",
+            "self_attention.query_key_value.weight": "self_attn.qkv_proj.weight",
+            "self_attention.query_key_value.bias": "self_attn.qkv_proj.bias",
+            "self_attention.dense.weight": "self_attn.o_proj.weight",
+            "mlp.dense_h_to_4h.weight": "mlp.gate_up_proj.weight",
+            "mlp.dense_4h_to_h.weight": "mlp.down_proj.weight",
+        }.items()
+    ),
+)
+
+DIALECTS: Mapping[str, Dialect] = MappingProxyType(
+    {
+        "Yi": Dialect("llama"),
+        "falcon": Dialect("falcon", _FALCON_KEYS),
+        "RefinedWeb": Dialect("falcon", _FALCON_KEYS, constants(new_decoder_architecture=True)),
+        "RefinedWebModel": Dialect("falcon", _FALCON_KEYS),
+        # transformers 5 writes another key than the published files have.
+        "qwen2_moe": Dialect("qwen2_moe", {"num_local_experts": "num_experts"}),
+        "qwen3_moe": Dialect("qwen3_moe", {"num_local_experts": "num_experts"}),
+        "gpt_bigcode": Dialect("gpt_bigcode", _GPT_KEYS),
+        "mpt": Dialect(
+            "mpt",
+            {
+                "d_model": "hidden_size",
+                "n_heads": "num_attention_heads",
+                "n_layers": "num_hidden_layers",
+                "max_seq_len": "max_position_embeddings",
+            },
+        ),
+        "chatglm": Dialect(
+            "glm",
+            {
+                "num_layers": "num_hidden_layers",
+                "ffn_hidden_size": "intermediate_size",
+                "kv_channels": "head_dim",
+                "multi_query_group_num": "num_key_value_heads",
+                "padded_vocab_size": "vocab_size",
+                "seq_length": "max_position_embeddings",
+                "layernorm_epsilon": "rms_norm_eps",
+                "add_qkv_bias": "attention_bias",
+            },
+            constants(hidden_act="silu"),
+            factors=MappingProxyType({"rope_ratio": ("rope_theta", 10000.0)}),
+            tensors=_CHATGLM_ROWS,
+            only=MappingProxyType(
+                {
+                    "multi_query_attention": True,
+                    "add_bias_linear": False,
+                    "rmsnorm": True,
+                    "post_layer_norm": True,
+                    "apply_residual_connection_post_layernorm": False,
+                    "original_rope": True,
+                }
+            ),
+        ),
+        "mixformer-sequential": Dialect(
+            "phi",
+            _PHI_KEYS,
+            tensors=(
+                Row("layers.0.wte.weight", "model.embed_tokens.weight"),
+                *_phi_rows("layers.{}", shift=-1),
+                *_both("layers.{}.linear", "lm_head"),
+            ),
+            after=_both("layers.{}.ln", "model.final_layernorm"),
+        ),
+        "phi-msft": Dialect(
+            "phi",
+            _PHI_KEYS,
+            tensors=(
+                Row("transformer.embd.wte.weight", "model.embed_tokens.weight"),
+                *_phi_rows("transformer.h.{}"),
+                *_both("lm_head.ln", "model.final_layernorm"),
+                *_both("lm_head.linear", "lm_head"),
+            ),
+        ),
+    }
+)

@@ -1,0 +1,107 @@
+"""Families with one matrix for q, k and v and names of their own: Falcon, MPT, BigCode."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from rbee_worker.checkpoint.names.rows import (
+    ATTENTION_KEYS,
+    DECODER_KEYS,
+    ROPE_KEYS,
+    TOKEN_KEYS,
+    Architecture,
+    Key,
+    Row,
+    constants,
+)
+
+_KEYS = (
+    *DECODER_KEYS,
+    *ATTENTION_KEYS,
+    *TOKEN_KEYS,
+    Key("attention.layer_norm_epsilon", "layer_norm_epsilon", "number", required=True),
+)
+_TIED = MappingProxyType({"tie_word_embeddings": "output.weight"})
+
+
+def _both(gguf: str, hf: str) -> tuple[Row, ...]:
+    """A weight and its bias."""
+    return tuple(Row(f"{gguf}.{kind}", f"{hf}.{kind}") for kind in ("weight", "bias"))
+
+
+def _rows(embed: str, norm: str, layer: str, **parts: str) -> tuple[Row, ...]:
+    """What stands outside of the layers, and each part of a layer by its GGUF name."""
+    return (
+        Row("token_embd.weight", f"{embed}.weight"),
+        Row("output.weight", "lm_head.weight"),
+        *_both("output_norm", norm),
+        *(row for g, hf in parts.items() for row in _both(f"blk.{{}}.{g}", f"{layer}.{{}}.{hf}")),
+    )
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "falcon": Architecture(
+        model_type="falcon",
+        keys=_KEYS + ROPE_KEYS,
+        tensors=_rows(
+            "transformer.word_embeddings",
+            "transformer.ln_f",
+            "transformer.h",
+            attn_norm="input_layernorm",
+            attn_norm_2="ln_attn",
+            attn_qkv="self_attention.query_key_value",
+            attn_output="self_attention.dense",
+            ffn_up="mlp.dense_h_to_4h",
+            ffn_down="mlp.dense_4h_to_h",
+        ),
+        constants=constants(
+            hidden_act="gelu",
+            qkv_grouped=False,
+            # A file says how many heads of keys there are, and has two norms or one.
+            new_decoder_architecture=True,
+        ),
+        present=MappingProxyType({"bias": ("blk.0.attn_qkv.bias",)}),
+        absent=_TIED,
+    ),
+    "mpt": Architecture(
+        model_type="mpt",
+        keys=(
+            *_KEYS,
+            Key("attention.clamp_kqv", "attn_config.clip_qkv", "number"),
+            Key("attention.max_alibi_bias", "attn_config.alibi_bias_max", "number"),
+        ),
+        tensors=_rows(
+            "transformer.wte",
+            "transformer.norm_f",
+            "transformer.blocks",
+            attn_norm="norm_1",
+            attn_qkv="attn.Wqkv",
+            attn_output="attn.out_proj",
+            ffn_norm="norm_2",
+            ffn_up="ffn.up_proj",
+            ffn_down="ffn.down_proj",
+        ),
+        constants=constants(hidden_act="gelu"),
+        absent=_TIED,
+    ),
+    "starcoder": Architecture(
+        model_type="gpt_bigcode",
+        keys=_KEYS,
+        tensors=(
+            Row("position_embd.weight", "transformer.wpe.weight"),
+            *_rows(
+                "transformer.wte",
+                "transformer.ln_f",
+                "transformer.h",
+                attn_norm="ln_1",
+                attn_qkv="attn.c_attn",
+                attn_output="attn.c_proj",
+                ffn_norm="ln_2",
+                ffn_up="mlp.c_fc",
+                ffn_down="mlp.c_proj",
+            ),
+        ),
+        constants=constants(hidden_act="gelu_pytorch_tanh"),
+        absent=_TIED,
+    ),
+}

@@ -1,0 +1,72 @@
+"""Safetensors of a dialect, seen under the names of today."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from rbee_worker.checkpoint.formats import Packed, TensorInfo, TensorSource
+from rbee_worker.checkpoint.names import Dialect
+from rbee_worker.errors import UnsupportedModel
+
+
+def renamed_config(dialect: Dialect, config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`config` with the keys of today. Raises UnsupportedModel for values that it cannot have."""
+    wrong = [f"{k} is {config[k]!r}" for k, v in dialect.only.items() if config.get(k, v) != v]
+    if wrong:
+        raise UnsupportedModel(
+            f"{where}: {', '.join(wrong)}, which is not supported.",
+            fix="use another version of this model.",
+        )
+    today = {k: v for k, v in config.items() if k not in dialect.only and k not in dialect.keys}
+    for old, new in dialect.keys.items():
+        if config.get(old) is not None:
+            today[new] = config[old]
+    for old, (new, factor) in dialect.factors.items():
+        if isinstance(today.get(old), int | float):
+            today[new] = today.pop(old) * factor
+    return {**today, **dialect.constants, "model_type": dialect.model_type}
+
+
+class RenamedSource:
+    """Tensors under the names that a dialect's rows give them; others keep theirs."""
+
+    def __init__(self, source: TensorSource, dialect: Dialect, layers: object) -> None:
+        self._source = source
+        patterns = {row.gguf: row for row in dialect.tensors}
+        last = {row.gguf: row for row in dialect.after}
+        self._where: dict[str, str] = {}
+        for name in source.names():
+            pattern, number = _split(name)
+            row = patterns.get(name) or patterns.get(pattern)
+            if row is not None and number + row.shift == layers:
+                row = last.get(pattern, row)
+            hf = name
+            if row is not None:
+                hf = row.hf.replace("{}", str(number + row.shift))
+            self._where[hf] = name
+
+    def names(self) -> list[str]:
+        """The names of today."""
+        return list(self._where)
+
+    def info(self, name: str) -> TensorInfo:
+        """As `TensorSource`."""
+        return self._source.info(self._where[name])
+
+    def read(self, name: str) -> Packed:
+        """As `TensorSource`."""
+        return self._source.read(self._where[name])
+
+    def release(self) -> None:
+        """See `TensorSource.release`."""
+        self._source.release()
+
+
+def _split(name: str) -> tuple[str, int]:
+    """ "transformer.h.12.ln.bias" -> ("transformer.h.{}.ln.bias", 12)."""
+    match = re.search(r"\.([0-9]{1,6})\.", name)
+    if match is None:
+        return name, 0
+    return f"{name[: match.start()]}.{{}}.{name[match.end() :]}", int(match[1])

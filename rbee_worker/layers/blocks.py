@@ -1,0 +1,90 @@
+"""Decoder blocks by the place of their norms; what mixes and what feeds forward are values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rbee_worker.layers.norm import Norm
+from rbee_worker.ops import Ops
+from rbee_worker.ops.batch import Batch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Mixer = Callable[["Tensor", Batch], "Tensor"]
+FeedForward = Callable[["Tensor"], "Tensor"]
+
+
+@dataclass(frozen=True)
+class PreNorm:
+    """x + s * attention(norm x), then x + s * mlp(norm x); s: residual_scale."""
+
+    ops: Ops
+    attention_norm: Norm
+    attention: Mixer
+    mlp_norm: Norm
+    mlp: FeedForward
+    residual_scale: float = 1.0
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        """x [N, dim] -> [N, dim]"""
+        mixed = self._scaled(self.attention(self.attention_norm(x), batch))
+        normed, x = self.mlp_norm.after_add(mixed, x)
+        return self.ops.add(x, self._scaled(self.mlp(normed)))
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return x if self.residual_scale == 1.0 else self.ops.scale(x, self.residual_scale)
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    """x + norm(attention(norm x)), then x + norm(mlp(norm x))."""
+
+    ops: Ops
+    attention_norm: Norm
+    attention: Mixer
+    attention_after: Norm
+    mlp_norm: Norm
+    mlp: FeedForward
+    mlp_after: Norm
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        """x [N, dim] -> [N, dim]"""
+        mixed = self.attention_after(self.attention(self.attention_norm(x), batch))
+        normed, x = self.mlp_norm.after_add(mixed, x)
+        return self.ops.add(x, self.mlp_after(self.mlp(normed)))
+
+
+@dataclass(frozen=True)
+class PostNorm:
+    """x + norm(attention x), then x + norm(mlp x)."""
+
+    ops: Ops
+    attention: Mixer
+    attention_after: Norm
+    mlp: FeedForward
+    mlp_after: Norm
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        """x [N, dim] -> [N, dim]"""
+        x = self.ops.add(x, self.attention_after(self.attention(x, batch)))
+        return self.ops.add(x, self.mlp_after(self.mlp(x)))
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """x + attention(norm x) + mlp(norm x); mlp_norm None: both read the same norm."""
+
+    ops: Ops
+    norm: Norm
+    attention: Mixer
+    mlp: FeedForward
+    mlp_norm: Norm | None = None
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        """x [N, dim] -> [N, dim]"""
+        normed = self.norm(x)
+        fed = self.mlp(normed if self.mlp_norm is None else self.mlp_norm(x))
+        return self.ops.add(x, self.ops.add(self.attention(normed, batch), fed))

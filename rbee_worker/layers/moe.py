@@ -1,0 +1,89 @@
+"""A mixture of experts: a router, the experts it chooses, and experts that all tokens share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from rbee_worker.layers.linear import Linear
+from rbee_worker.ops import Activation, Ops, Routing, Weight
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Experts:
+    """down_e(act(gate_e x) * up_e x) for each expert e (Shazeer et al. 2017); see `Ops.experts`.
+
+    up: stack of [gate; up] or of up alone; biases: float32 [experts * rows]; limit: where the gate
+    is clamped (GPT-OSS).
+    """
+
+    ops: Ops
+    up: Weight
+    down: Weight
+    act: Activation
+    up_bias: Tensor | None = None
+    down_bias: Tensor | None = None
+    limit: float | None = None
+
+    def __call__(self, x: Tensor, ids: Tensor, weights: Tensor | None) -> Tensor:
+        """x [N, dim], ids and weights [N, top_k] -> [N, dim]"""
+        return self.ops.experts(
+            x,
+            ids,
+            weights,
+            self.up,
+            self.down,
+            self.act,
+            up_bias=self.up_bias,
+            down_bias=self.down_bias,
+            limit=self.limit,
+        )
+
+
+@dataclass(frozen=True)
+class MoE:
+    """The chosen experts' results added up, and what all tokens share.
+
+    router: logits; choice_bias: for choosing only; scales: factors on experts' weights; weigh: a
+    token's weights multiply the experts' results, or (for one expert a token) what experts read;
+    shared: a feed-forward block of every token; shared_gate: its result times the sigmoid of this.
+    """
+
+    ops: Ops
+    router: Linear
+    routing: Routing
+    experts: Experts
+    choice_bias: Tensor | None = None
+    scales: Tensor | None = None
+    weigh: Literal["results", "inputs"] = "results"
+    shared: Callable[[Tensor], Tensor] | None = None
+    shared_gate: Linear | None = None
+
+    def __post_init__(self) -> None:
+        assert self.weigh == "results" or self.routing.top_k == 1
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [N, dim] -> [N, dim]"""
+        return self.of(x, x)
+
+    def of(self, x: Tensor, routed_by: Tensor) -> Tensor:
+        """Experts of x [N, dim], chosen by what the router makes of `routed_by` [N, dim]."""
+        logits = self.ops.logits(routed_by, self.router.weight, self.router.bias)
+        ids, weights = self.ops.route(
+            logits, self.routing, bias=self.choice_bias, scales=self.scales
+        )
+        if self.weigh == "inputs":
+            mixed = self.experts(self.ops.multiply(x, weights), ids, None)
+        else:
+            mixed = self.experts(x, ids, weights)
+        if self.shared is None:
+            return mixed
+        always = self.shared(x)
+        if self.shared_gate is not None:
+            gate = self.ops.act(self.shared_gate(x), "sigmoid")
+            always = self.ops.multiply(always, gate)
+        return self.ops.add(mixed, always)

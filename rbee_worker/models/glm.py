@@ -1,0 +1,64 @@
+"""GLM-4-9b and GLM-4-0414: half of each head rotates, in neighbouring pairs.
+
+model_type: glm (GLM-4-9b in Hugging Face's names, which ChatGLM 2 and 3 and CodeGeeX4 have after
+renaming; Zeng et al. 2024), glm4 (GLM-4-0414 and Z1: norms after each half as well; Zhipu 2025).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rbee_worker.layers.blocks import PreNorm, Sandwich
+from rbee_worker.layers.norm import RMSNorm
+from rbee_worker.models import parts
+from rbee_worker.models.base import Decoder
+from rbee_worker.models.config import DecoderConfig
+from rbee_worker.models.weights import Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(DecoderConfig):
+    """GLM's own keys."""
+
+    rms_norm_eps: float = 1.5625e-7
+    attention_bias: bool = True
+
+
+def build(c: Config, w: Weights) -> Decoder:
+    """glm: norms before each half. Raises CheckpointError, UnsupportedModel."""
+    parts.check(c)
+    rope = parts.rope_of(w, c, interleaved=True)
+
+    def block(at: Weights, layer: int) -> PreNorm:
+        return PreNorm(
+            ops=w.ops,
+            attention_norm=_norm(at, c, "input_layernorm"),
+            attention=parts.attention(at.sub("self_attn"), c, rope=rope, bias=c.attention_bias),
+            mlp_norm=_norm(at, c, "post_attention_layernorm"),
+            mlp=parts.gated_mlp(at.sub("mlp"), c),
+        )
+
+    return parts.decoder(w, c, block, _norm(w, c, "model.norm"), ropes=[rope])
+
+
+def build_sandwich(c: Config, w: Weights) -> Decoder:
+    """glm4: norms around each half. Raises CheckpointError, UnsupportedModel."""
+    parts.check(c)
+    rope = parts.rope_of(w, c, interleaved=True)
+
+    def block(at: Weights, layer: int) -> Sandwich:
+        return Sandwich(
+            ops=w.ops,
+            attention_norm=_norm(at, c, "input_layernorm"),
+            attention=parts.attention(at.sub("self_attn"), c, rope=rope, bias=c.attention_bias),
+            attention_after=_norm(at, c, "post_self_attn_layernorm"),
+            mlp_norm=_norm(at, c, "post_attention_layernorm"),
+            mlp=parts.gated_mlp(at.sub("mlp"), c),
+            mlp_after=_norm(at, c, "post_mlp_layernorm"),
+        )
+
+    return parts.decoder(w, c, block, _norm(w, c, "model.norm"), ropes=[rope])
+
+
+def _norm(w: Weights, c: Config, name: str) -> RMSNorm:
+    return w.rms_norm(name, c.hidden_size, c.rms_norm_eps)

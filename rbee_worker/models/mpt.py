@@ -1,0 +1,89 @@
+"""MPT and Replit-code: ALiBi, layer norms without biases, q, k, v in one matrix.
+
+model_type: mpt (MosaicML 2023). Projections may be clipped. Variants that transformers does not
+compute either (norms of q and k, learned positions, prefix attention) are refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rbee_worker.errors import UnsupportedModel
+from rbee_worker.layers.blocks import PreNorm
+from rbee_worker.layers.norm import LayerNorm
+from rbee_worker.models import parts
+from rbee_worker.models.base import Decoder
+from rbee_worker.models.config import DecoderConfig
+from rbee_worker.models.weights import Weights
+
+NAMES = parts.Names(embed="transformer.wte", layers="transformer.blocks")
+# Keys of attn_config -> the one value that is supported.
+_ONLY = {
+    "attn_type": "multihead_attention",
+    "qk_ln": False,
+    "prefix_lm": False,
+    "alibi": True,
+    "attn_uses_sequence_id": False,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(DecoderConfig):
+    """MPT's own keys; `learned_pos_emb` counts only without ALiBi."""
+
+    intermediate_size: int = 0  # 0: expansion_ratio times the width
+    expansion_ratio: int = 4
+    layer_norm_epsilon: float = 1e-5
+    attn_config: dict[str, Any] = field(default_factory=dict)
+    logit_scale: float | str | None = None
+    no_bias: bool = True
+    norm_type: str = "low_precision_layernorm"
+    learned_pos_emb: bool = False
+
+
+def build(given: Config, w: Weights) -> Decoder:
+    """The model, from weights at the cursor `w`. Raises CheckpointError, UnsupportedModel."""
+    inner = given.intermediate_size or given.expansion_ratio * given.hidden_size
+    c = replace(given, intermediate_size=inner)
+    parts.check(c)
+    _refuse(c)
+    mix = c.attn_config
+    most = float(mix.get("alibi_bias_max", 8))
+    slopes = parts.alibi(w, c.num_attention_heads, max_bias=most)
+
+    def block(at: Weights, layer: int) -> PreNorm:
+        return PreNorm(
+            ops=w.ops,
+            attention_norm=_norm(at, c, "norm_1"),
+            attention=parts.attention(
+                at.sub("attn"),
+                c,
+                rope=None,
+                out="out_proj",
+                scale=mix.get("softmax_scale"),
+                fused="Wqkv",
+                clip=mix.get("clip_qkv") or None,
+                alibi_slopes=slopes,
+            ),
+            mlp_norm=_norm(at, c, "norm_2"),
+            mlp=parts.plain_mlp(at.sub("ffn"), c, "up_proj", "down_proj"),
+        )
+
+    return parts.decoder(w, c, block, _norm(w, c, "transformer.norm_f"), ropes=[], names=NAMES)
+
+
+def _refuse(c: Config) -> None:
+    wrong = [f"attn_config.{k}" for k, only in _ONLY.items() if c.attn_config.get(k, only) != only]
+    wrong += [] if c.no_bias else ["no_bias"]
+    wrong += [] if c.norm_type.endswith("layernorm") else ["norm_type"]
+    wrong += ["logit_scale"] if c.logit_scale is not None else []
+    if wrong:
+        raise UnsupportedModel(
+            f"config: these keys of MPT have values that are not supported: {', '.join(wrong)}.",
+            fix="use MPT-7B, MPT-30B, Replit-code or a fine-tune of them.",
+        )
+
+
+def _norm(w: Weights, c: Config, name: str) -> LayerNorm:
+    return w.layer_norm(name, c.hidden_size, c.layer_norm_epsilon, bias=False)

@@ -1,0 +1,279 @@
+"""What families have in common when they read a checkpoint: values in, layers out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rbee_worker.checkpoint.ops import packed_floats
+from rbee_worker.errors import CheckpointError, UnsupportedModel
+from rbee_worker.layers.alibi import slopes
+from rbee_worker.layers.attention import Attention
+from rbee_worker.layers.linear import Linear
+from rbee_worker.layers.mlp import GatedMLP, PlainMLP
+from rbee_worker.layers.rope import rope_spec
+from rbee_worker.models.base import Block, Decoder
+from rbee_worker.models.config import DecoderConfig, activation, positive
+from rbee_worker.models.weights import Weights
+from rbee_worker.ops import RopeSpec
+from rbee_worker.state.specs import PagedKV
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_DERIVED = {r".*\.rotary_emb\.inv_freq": "derived from the config"}
+
+
+@dataclass(frozen=True)
+class Names:
+    """Where a checkpoint keeps what is outside of its layers' insides."""
+
+    embed: str = "model.embed_tokens"
+    layers: str = "model.layers"
+    head: str = "lm_head"
+    positions: str = ""
+
+
+NAMES = Names()
+
+
+def attention(
+    w: Weights,
+    c: DecoderConfig,
+    *,
+    rope: RopeSpec | None,
+    window: int | None = None,
+    bias: bool = False,
+    out_bias: bool = False,
+    out: str = "o_proj",
+    scale: float | None = None,
+    softcap: float | None = None,
+    qk_norm: Callable[[str, int], Callable[[Tensor], Tensor]] | None = None,
+    fused: str = "qkv_proj",
+    groups: int = 1,
+    clip: float | None = None,
+    alibi_slopes: Tensor | None = None,
+) -> Attention:
+    """Attention from q_proj, k_proj, v_proj (or all in `fused`) and `out` at the cursor.
+
+    scale None: 1 / sqrt(head width). qk_norm("q" or "k", heads): the norm of that projection.
+    groups: in `fused`, q, k, v of each group of heads lie together.
+    """
+    heads, width = c.num_attention_heads, c.width
+    kv = c.kv_heads * width
+    qkv = w.linear(
+        ("q_proj", "k_proj", "v_proj"),
+        c.hidden_size,
+        (heads * width, kv, kv),
+        bias=bias,
+        fused=fused,
+    )
+    return Attention(
+        ops=w.ops,
+        qkv=replace(qkv, widths=tuple(n // groups for n in qkv.widths)),
+        out=w.linear(out, heads * width, c.hidden_size, bias=out_bias),
+        where=w.states.add(PagedKV(c.kv_heads, width, width, window)),
+        heads=heads,
+        kv_heads=c.kv_heads,
+        scale=width**-0.5 if scale is None else scale,
+        rope=rope,
+        window=window,
+        softcap=softcap,
+        q_norm=None if qk_norm is None else qk_norm("q", heads),
+        k_norm=None if qk_norm is None else qk_norm("k", c.kv_heads),
+        groups=groups,
+        clip=clip,
+        slopes=alibi_slopes,
+    )
+
+
+def alibi(w: Weights, heads: int, *, max_bias: float = 8.0, scale: float = 1.0) -> Tensor:
+    """ALiBi slopes times `scale`, float32 [heads], for all layers."""
+    values = np.array([s * scale for s in slopes(heads, max_bias)], np.float32)
+    return w.ops.vector([packed_floats(values)])
+
+
+def gated_mlp(
+    w: Weights, c: DecoderConfig, *, act: str = "", bias: bool = False, inner: int = 0
+) -> GatedMLP:
+    """gate_proj and up_proj (or gate_up_proj) and down_proj at the cursor; act: as hidden_act;
+    inner: as intermediate_size."""
+    width = inner or c.intermediate_size
+    return GatedMLP(
+        ops=w.ops,
+        gate_up=w.linear(
+            ("gate_proj", "up_proj"),
+            c.hidden_size,
+            (width, width),
+            bias=bias,
+            fused="gate_up_proj",
+        ),
+        down=w.linear("down_proj", width, c.hidden_size, bias=bias),
+        act=activation(act or c.hidden_act),
+    )
+
+
+def plain_mlp(
+    w: Weights, c: DecoderConfig, up: str, down: str, *, act: str = "", bias: bool = False
+) -> PlainMLP:
+    """`up` and `down` at the cursor; act: as hidden_act."""
+    return PlainMLP(
+        ops=w.ops,
+        up=w.linear(up, c.hidden_size, c.intermediate_size, bias=bias),
+        down=w.linear(down, c.intermediate_size, c.hidden_size, bias=bias),
+        act=activation(act or c.hidden_act),
+    )
+
+
+def rope_of(w: Weights, c: DecoderConfig, *, interleaved: bool = False) -> RopeSpec:
+    """The rotary table that the config and, in GGUF files, `rope_freqs` describe."""
+    return rope_spec(
+        c.rotary,
+        c.rope_theta,
+        c.rope_scaling,
+        c.max_position_embeddings,
+        interleaved=interleaved,
+        divisors=w.numbers("model.rope_freqs", c.rotary // 2)
+        if w.has("model.rope_freqs")
+        else None,
+    )
+
+
+def long_rope(
+    w: Weights, c: DecoderConfig, *, original: int | None, magnitude: float | None
+) -> RopeSpec:
+    """Phi's: the config's scaling, which may leave the original length to the config; or the two
+    sets of divisors in a GGUF file, with its magnitude."""
+    scaling, length = c.rope_scaling, original or c.max_position_embeddings
+    if scaling is not None:
+        # Early files say yarn for what became LongRoPE.
+        kind = "longrope" if scaling.get("rope_type") == "yarn" else scaling.get("rope_type")
+        scaling = {"original_max_position_embeddings": length, **scaling, "rope_type": kind}
+    elif w.has("model.rope_factors_long"):
+        scaling = {
+            "rope_type": "longrope",
+            "original_max_position_embeddings": length,
+            "attention_factor": magnitude,
+            "short_factor": w.numbers("model.rope_factors_short", c.rotary // 2),
+            "long_factor": w.numbers("model.rope_factors_long", c.rotary // 2),
+        }
+    return rope_spec(c.rotary, c.rope_theta, scaling, c.max_position_embeddings)
+
+
+def typed_rope(c: DecoderConfig, given: Mapping[str, Any]) -> RopeSpec:
+    """The rotary table of one layer type: `given` is its entry of `rope_parameters`."""
+    theta = given.get("rope_theta", c.rope_theta)
+    return rope_spec(c.rotary, float(theta), given, c.max_position_embeddings)
+
+
+def typed_ropes(
+    c: DecoderConfig,
+    given: Mapping[str, Any] | None,
+    *,
+    full: RopeSpec,
+    sliding: RopeSpec,
+) -> dict[str, RopeSpec]:
+    """One table for each layer type: `given`, the config's `rope_parameters`, else these two.
+
+    Raises CheckpointError.
+    """
+    specs = {"full_attention": full, "sliding_attention": sliding}
+    for kind, entry in (given or {}).items():
+        if not isinstance(entry, dict):
+            raise CheckpointError(
+                f"config: rope_parameters has {kind!r} beside those of layer types.",
+                fix="download the checkpoint's config again.",
+            )
+        specs[kind] = typed_rope(c, entry)
+    return specs
+
+
+def every(nth: int, count: int) -> list[str]:
+    """The layer types of `count` layers of which every nth sees the whole sequence."""
+    return ["sliding_attention" if (i + 1) % nth else "full_attention" for i in range(count)]
+
+
+def windows(types: Sequence[Any], count: int, window: int | None) -> list[int | None]:
+    """The window of each of `count` layers of the given `layer_types`; None: the whole sequence.
+
+    Raises CheckpointError, UnsupportedModel.
+    """
+    if len(types) != count:
+        raise CheckpointError(
+            f"config: layer_types names {len(types)} layers, num_hidden_layers says {count}.",
+            fix="download the checkpoint's config again.",
+        )
+    known = {"full_attention": None, "sliding_attention": window}
+    unknown = sorted({str(t) for t in types if t not in known})
+    if unknown:
+        raise UnsupportedModel(
+            f"config: layer_types has {', '.join(unknown)}, which this architecture lacks.",
+            fix=f"supported: {', '.join(known)}.",
+        )
+    if window is None and "sliding_attention" in types:
+        raise CheckpointError(
+            "config: layer_types has sliding_attention, but sliding_window is not set.",
+            fix="download the checkpoint's config again.",
+        )
+    return [known[t] for t in types]
+
+
+def check(c: DecoderConfig) -> None:
+    """Every size must make sense. Raises CheckpointError."""
+    positive(
+        "config",
+        vocab=c.vocab_size,
+        hidden=c.hidden_size,
+        inner=c.intermediate_size,
+        layers=c.num_hidden_layers,
+        heads=c.num_attention_heads,
+        kv_heads=c.kv_heads,
+    )
+    positive("config", head_dim=c.width, rotary=c.rotary)
+
+
+def decoder(
+    w: Weights,
+    c: DecoderConfig,
+    layer: Callable[[Weights, int], Block],
+    norm: Callable[[Tensor], Tensor],
+    *,
+    ropes: Sequence[RopeSpec],
+    head_bias: bool = False,
+    embed_scale: float = 1.0,
+    logits_scale: float = 1.0,
+    logits_softcap: float | None = None,
+    names: Names = NAMES,
+) -> Decoder:
+    """Embedding, blocks from `layer(cursor, number)`, `norm`, head (the embedding where tied)."""
+    embed = w.matrix(f"{names.embed}.weight", c.vocab_size, c.hidden_size)
+    layers = enumerate(w.layers(names.layers, c.num_hidden_layers))
+    blocks = [layer(at, number) for number, at in layers]
+    if c.tie_word_embeddings:
+        head = Linear(w.ops, embed, None, (c.vocab_size,))
+    else:
+        head = w.linear(names.head, c.hidden_size, c.vocab_size, bias=head_bias)
+    positions = None
+    if names.positions:
+        positions = w.matrix(f"{names.positions}.weight", c.max_position_embeddings, c.hidden_size)
+    tied = {rf"{re.escape(names.head)}\.weight": "tied to the embedding"}
+    return Decoder(
+        ops=w.ops,
+        embed=embed,
+        blocks=blocks,
+        norm=norm,
+        out=head,
+        groups=w.states.groups,
+        vocab_size=c.vocab_size,
+        context=c.max_position_embeddings,
+        embed_scale=embed_scale,
+        positions=positions,
+        logits_scale=logits_scale,
+        logits_softcap=logits_softcap,
+        ropes=tuple(dict.fromkeys(ropes)),
+        skipped=w.finish(_DERIVED | (tied if c.tie_word_embeddings else {})),
+    )

@@ -1,0 +1,46 @@
+"""Phi-3, Phi-3.5, Phi-4 and Phi-4-mini: Llama with stacked projections and LongRoPE.
+
+model_type: phi3 (Abdin et al. 2024). q, k, v are one matrix, gate and up another; a part of each
+head may rotate. GGUF files carry the two sets of LongRoPE's divisors as tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rbee_worker.layers.blocks import PreNorm
+from rbee_worker.models import parts
+from rbee_worker.models.base import Decoder
+from rbee_worker.models.config import DecoderConfig
+from rbee_worker.models.weights import Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(DecoderConfig):
+    """Phi-3's own keys; `rope_magnitude` is what GGUF files say of LongRoPE."""
+
+    rms_norm_eps: float = 1e-5
+    sliding_window: int | None = None
+    original_max_position_embeddings: int | None = None
+    rope_magnitude: float | None = None
+
+
+def build(c: Config, w: Weights) -> Decoder:
+    """The model, from weights at the cursor `w`. Raises CheckpointError, UnsupportedModel."""
+    parts.check(c)
+    rope = parts.long_rope(
+        w, c, original=c.original_max_position_embeddings, magnitude=c.rope_magnitude
+    )
+
+    def block(at: Weights, layer: int) -> PreNorm:
+        return PreNorm(
+            ops=w.ops,
+            attention_norm=at.rms_norm("input_layernorm", c.hidden_size, c.rms_norm_eps),
+            attention=parts.attention(at.sub("self_attn"), c, rope=rope, window=c.sliding_window),
+            mlp_norm=at.rms_norm("post_attention_layernorm", c.hidden_size, c.rms_norm_eps),
+            mlp=parts.gated_mlp(at.sub("mlp"), c),
+        )
+
+    return parts.decoder(
+        w, c, block, w.rms_norm("model.norm", c.hidden_size, c.rms_norm_eps), ropes=[rope]
+    )

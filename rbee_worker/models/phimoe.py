@@ -1,0 +1,89 @@
+"""Phi-3.5-MoE: layer norms, LongRoPE, two of sixteen experts chosen one after the other.
+
+model_type: phimoe (Abdin et al. 2024). Routing is SparseMixer-v2's. Sequences longer than the
+original length take the long set of divisors, as the model's own code does; transformers takes the
+short one at any length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rbee_worker.errors import UnsupportedModel
+from rbee_worker.layers.blocks import PreNorm
+from rbee_worker.layers.moe import Experts, MoE
+from rbee_worker.layers.norm import LayerNorm
+from rbee_worker.models import parts
+from rbee_worker.models.base import Decoder
+from rbee_worker.models.config import DecoderConfig, activation, positive
+from rbee_worker.models.experts import load_experts
+from rbee_worker.models.weights import Weights
+from rbee_worker.ops import Routing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(DecoderConfig):
+    """Phi-MoE's own keys; `rope_magnitude` is what GGUF files say of LongRoPE."""
+
+    rms_norm_eps: float = 1e-5
+    attention_bias: bool = False
+    lm_head_bias: bool = False
+    sliding_window: int | None = None
+    original_max_position_embeddings: int | None = None
+    rope_magnitude: float | None = None
+    num_local_experts: int = 16
+    num_experts_per_tok: int = 2
+    router_jitter_noise: float = 0.01
+
+
+def build(c: Config, w: Weights) -> Decoder:
+    """The model, from weights at the cursor `w`. Raises CheckpointError, UnsupportedModel."""
+    parts.check(c)
+    positive("config", experts=c.num_local_experts)
+    if c.num_experts_per_tok != 2 or c.num_local_experts < 2:
+        raise UnsupportedModel(
+            f"config: {c.num_experts_per_tok} of {c.num_local_experts} experts for a token.",
+            fix="this routing chooses two; check num_experts_per_tok.",
+        )
+    rope = parts.long_rope(
+        w, c, original=c.original_max_position_embeddings, magnitude=c.rope_magnitude
+    )
+
+    def block(at: Weights, layer: int) -> PreNorm:
+        return PreNorm(
+            ops=w.ops,
+            attention_norm=_norm(at, c, "input_layernorm"),
+            attention=parts.attention(
+                at.sub("self_attn"),
+                c,
+                rope=rope,
+                window=c.sliding_window,
+                bias=c.attention_bias,
+                out_bias=c.attention_bias,
+            ),
+            mlp_norm=_norm(at, c, "post_attention_layernorm"),
+            mlp=_experts(at.sub("block_sparse_moe"), c),
+        )
+
+    norm = _norm(w, c, "model.norm")
+    return parts.decoder(w, c, block, norm, ropes=[rope], head_bias=c.lm_head_bias)
+
+
+def _experts(w: Weights, c: Config) -> MoE:
+    dim, inner, count = c.hidden_size, c.intermediate_size, c.num_local_experts
+    at = w.sub("experts")
+    return MoE(
+        ops=w.ops,
+        router=w.linear("gate", dim, count),
+        routing=Routing(c.num_experts_per_tok, "sparsemixer", jitter=c.router_jitter_noise),
+        experts=Experts(
+            ops=w.ops,
+            up=load_experts(at, ("w1", "w3"), count, dim, inner),
+            down=load_experts(at, ("w2",), count, inner, dim),
+            act=activation(c.hidden_act),
+        ),
+    )
+
+
+def _norm(w: Weights, c: Config, name: str) -> LayerNorm:
+    return w.layer_norm(name, c.hidden_size, c.rms_norm_eps)

@@ -1,0 +1,48 @@
+"""StarCoder2: layer norms, a plain MLP, biases, a sliding window, grouped queries.
+
+model_type: starcoder2 (Lozhkov et al. 2024).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rbee_worker.layers.blocks import PreNorm
+from rbee_worker.models import parts
+from rbee_worker.models.base import Decoder
+from rbee_worker.models.config import DecoderConfig
+from rbee_worker.models.weights import Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(DecoderConfig):
+    """StarCoder2's own keys."""
+
+    norm_epsilon: float = 1e-5
+    sliding_window: int | None = None
+    use_bias: bool = True
+
+
+def build(c: Config, w: Weights) -> Decoder:
+    """The model, from weights at the cursor `w`. Raises CheckpointError, UnsupportedModel."""
+    parts.check(c)
+    rope = parts.rope_of(w, c)
+
+    def block(at: Weights, layer: int) -> PreNorm:
+        return PreNorm(
+            ops=w.ops,
+            attention_norm=at.layer_norm("input_layernorm", c.hidden_size, c.norm_epsilon),
+            attention=parts.attention(
+                at.sub("self_attn"),
+                c,
+                rope=rope,
+                window=c.sliding_window,
+                bias=c.use_bias,
+                out_bias=c.use_bias,
+            ),
+            mlp_norm=at.layer_norm("post_attention_layernorm", c.hidden_size, c.norm_epsilon),
+            mlp=parts.plain_mlp(at.sub("mlp"), c, "c_fc", "c_proj", bias=c.use_bias),
+        )
+
+    norm = w.layer_norm("model.norm", c.hidden_size, c.norm_epsilon)
+    return parts.decoder(w, c, block, norm, ropes=[rope])

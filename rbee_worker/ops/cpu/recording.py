@@ -1,0 +1,89 @@
+"""What the parts of `CpuOps` share: the recording under way, and handles in place of tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import Tensor
+
+from rbee_worker.ops import Ops, RopeSpec
+from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.cpu.arena import Arena
+from rbee_worker.ops.cpu.native import Library
+from rbee_worker.ops.cpu.program import Buf, Recorder, Region
+from rbee_worker.ops.cpu.team import Team
+from rbee_worker.state.specs import StateGroup
+
+CELL = 32  # columns of a cell, and of a block of prepared activations
+PREPARED = {"i8": 64, "exact": 144}  # bytes of a token's block
+
+
+@dataclass
+class Recording:
+    """What a model is recorded for: its state, how that is kept, how many threads will share."""
+
+    recorder: Recorder
+    groups: tuple[StateGroup, ...]
+    kv: str  # dtype of keys and values
+    block_size: int
+    longest: int  # tokens of a sequence
+    ropes: list[RopeSpec]
+    probe: Batch  # one row of a sequence that is nobody's
+
+
+class RecordingOps(Ops):
+    """A backend whose operations append entries to the recording under way."""
+
+    library: Library
+    team: Team
+    arena: Arena
+    exact: bool
+    recording: Recording | None
+
+    @property
+    def now(self) -> Recording:
+        """The recording under way."""
+        assert self.recording is not None, "operations of this backend are only recorded"
+        return self.recording
+
+    def _prepare(self, x: Buf, form: str) -> Region:
+        """x as products want it, in that form (`kernels/prepare.py`)."""
+        raise NotImplementedError
+
+    def _one(self, kind: str, x: Buf, a: float, *, by_rows: bool = False) -> Buf:
+        """An elementwise kernel of one operand and a number."""
+        raise NotImplementedError
+
+    def _two(self, kind: str, x: Buf, z: Buf, *, by_rows: bool = False) -> Buf:
+        """An elementwise kernel of two operands of the same width."""
+        raise NotImplementedError
+
+
+def tensor_of(buf: Buf) -> Tensor:
+    """Models pass activations around without looking; here they are handles."""
+    return cast(Tensor, buf)
+
+
+def buf_of(x: Tensor, width: int | None = None) -> Buf:
+    """The handle that stands for an activation, `width` columns wide if that is said."""
+    buf = cast(Buf, x)
+    assert isinstance(buf, Buf), "an activation of another backend"
+    assert width is None or buf.width == width, f"{buf.width} columns, expected {width}"
+    return buf
+
+
+def slot_of(region: Region) -> Any:
+    """The address of a region's first byte."""
+    return Buf(region, 0, 0).slot
+
+
+def pointer(vector: Tensor | None) -> Any:
+    """A vector as a kernel's argument, 0 for none."""
+    return 0 if vector is None else vector
+
+
+def equal_parts(width: int, parts: int) -> int:
+    """The width of one of `parts` equal parts."""
+    assert width % parts == 0, f"{width} columns do not make {parts} equal parts"
+    return width // parts

@@ -1,0 +1,26 @@
+"""The table of tiny configs: one row a variant, each drives every check of test_archs.py."""
+
+from tests.archs import dense, gemma, gpt, llama, mixture, old, phi, qwen, relatives
+from tests.archs.base import (
+    VOCAB,
+    Arch,
+    oracle,
+    unpermute,
+    write_checkpoint,
+    write_gguf,
+    write_safetensors,
+)
+
+__all__ = [
+    "ARCHS",
+    "VOCAB",
+    "Arch",
+    "oracle",
+    "unpermute",
+    "write_checkpoint",
+    "write_gguf",
+    "write_safetensors",
+]
+
+_GROUPS = (llama, qwen, gemma, relatives, phi, dense, gpt, old, mixture)
+ARCHS: tuple[Arch, ...] = tuple(arch for group in _GROUPS for arch in group.ARCHS)

@@ -1,0 +1,154 @@
+"""Checkpoints with the names of the models' own code: they equal HF's classes after renaming."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import transformers
+
+from tests.archs.base import Arch, Arrays, configured, rope
+
+GLM, CGLM = transformers.GlmForCausalLM, transformers.GlmConfig
+P, CP = transformers.PhiForCausalLM, transformers.PhiConfig
+
+_CHATGLM = {
+    "model.embed_tokens": "transformer.embedding.word_embeddings",
+    "model.norm": "transformer.encoder.final_layernorm",
+    "lm_head": "transformer.output_layer",
+    "model.layers.": "transformer.encoder.layers.",
+    "self_attn.qkv_proj": "self_attention.query_key_value",
+    "self_attn.o_proj": "self_attention.dense",
+    "mlp.gate_up_proj": "mlp.dense_h_to_4h",
+    "mlp.down_proj": "mlp.dense_4h_to_h",
+}
+
+
+def renamed(tensors: Arrays, names: dict[str, str]) -> Arrays:
+    """Tensors with every part of a name replaced."""
+    out = {}
+    for name, array in tensors.items():
+        for new, old in names.items():
+            name = name.replace(new, old)
+        out[name] = array
+    return out
+
+
+def fused(tensors: Arrays) -> Arrays:
+    """q, k and v in one matrix, one after the other."""
+    out = {}
+    for name, array in tensors.items():
+        if ".q_proj." in name:
+            parts = [tensors[name.replace("q_proj", f"{p}_proj")] for p in "qkv"]
+            out[name.replace("q_proj", "qkv_proj")] = np.concatenate(parts)
+        elif ".k_proj." not in name and ".v_proj." not in name:
+            out[name] = array
+    return out
+
+
+def chatglm(config: dict[str, Any], tensors: Arrays) -> tuple[dict[str, Any], Arrays]:
+    """ChatGLM 3 and GLM-4-9b as their own code writes them."""
+    theirs = {
+        "model_type": "chatglm",
+        "add_bias_linear": False,
+        "add_qkv_bias": config["attention_bias"],
+        "apply_query_key_layer_scaling": True,
+        "apply_residual_connection_post_layernorm": False,
+        "ffn_hidden_size": config["intermediate_size"],
+        "hidden_size": config["hidden_size"],
+        "kv_channels": config["head_dim"],
+        "layernorm_epsilon": config["rms_norm_eps"],
+        "multi_query_attention": True,
+        "multi_query_group_num": config["num_key_value_heads"],
+        "num_attention_heads": config["num_attention_heads"],
+        "num_layers": config["num_hidden_layers"],
+        "original_rope": True,
+        "padded_vocab_size": config["vocab_size"],
+        "post_layer_norm": True,
+        "rmsnorm": True,
+        "rope_ratio": config["rope_parameters"]["rope_theta"] / 10000,
+        "seq_length": config["max_position_embeddings"],
+        "tie_word_embeddings": False,
+        "eos_token_id": 2,
+    }
+    more = {"transformer.rotary_pos_emb.inv_freq": np.ones(4, np.float32)}
+    return theirs, renamed(fused(tensors), _CHATGLM) | more
+
+
+def _phi_config(config: dict[str, Any], model_type: str) -> dict[str, Any]:
+    rotary = config["rope_parameters"]["partial_rotary_factor"]
+    width = config["hidden_size"] // config["num_attention_heads"]
+    return {
+        "model_type": model_type,
+        "activation_function": "gelu_new",
+        "attn_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "layer_norm_epsilon": config["layer_norm_eps"],
+        "n_embd": config["hidden_size"],
+        "n_head": config["num_attention_heads"],
+        "n_inner": config["intermediate_size"],
+        "n_layer": config["num_hidden_layers"],
+        "n_positions": config["max_position_embeddings"],
+        "resid_pdrop": 0.1,
+        "rotary_dim": int(rotary * width),
+        "tie_word_embeddings": False,
+        "vocab_size": config["vocab_size"],
+    }
+
+
+_PHI = {
+    "input_layernorm": "ln",
+    "self_attn.qkv_proj": "mixer.Wqkv",
+    "self_attn.dense": "mixer.out_proj",
+}
+
+
+def phi_msft(config: dict[str, Any], tensors: Arrays) -> tuple[dict[str, Any], Arrays]:
+    """Phi-2 as its own code of December 2023 writes it."""
+    names = _PHI | {
+        "lm_head": "lm_head.linear",
+        "model.final_layernorm": "lm_head.ln",
+        "model.embed_tokens": "transformer.embd.wte",
+        "model.layers.": "transformer.h.",
+    }
+    return _phi_config(config, "phi-msft"), renamed(fused(tensors), names)
+
+
+def mixformer(config: dict[str, Any], tensors: Arrays) -> tuple[dict[str, Any], Arrays]:
+    """Phi-1 and 1.5 as one sequence: the embedding is layer 0, the head the last."""
+    last = config["num_hidden_layers"] + 1
+    names = _PHI | {
+        "lm_head": f"layers.{last}.linear",
+        "model.final_layernorm": f"layers.{last}.ln",
+        "model.embed_tokens": "layers.0.wte",
+    }
+    out = {}
+    for name, array in renamed(fused(tensors), names).items():
+        if name.startswith("model.layers."):
+            number, _, rest = name.removeprefix("model.layers.").partition(".")
+            name = f"layers.{int(number) + 1}.{rest}"
+        out[name] = array
+    for layer in range(1, last):
+        out[f"layers.{layer}.mixer.rotary_emb.inv_freq"] = np.ones(4, np.float32)
+    return _phi_config(config, "mixformer-sequential"), out
+
+
+_MHA = {"num_key_value_heads": 4}
+_QUARTER = rope("default", partial_rotary_factor=0.25)
+
+ARCHS: tuple[Arch, ...] = (
+    Arch("chatglm", GLM, configured(CGLM, head_dim=16), disk=chatglm),
+    Arch(
+        "chatglm-ratio",
+        GLM,
+        configured(
+            CGLM,
+            head_dim=32,
+            num_key_value_heads=1,
+            rope_parameters=rope("default", 5e6, partial_rotary_factor=0.5),
+        ),
+        disk=chatglm,
+    ),
+    Arch("phi-msft", P, configured(CP, **_MHA), disk=phi_msft),
+    Arch("mixformer", P, configured(CP, **_MHA, rope_parameters=_QUARTER), disk=mixformer),
+)
