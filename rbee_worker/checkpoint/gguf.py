@@ -16,7 +16,7 @@ import numpy as np
 
 from rbee_worker.checkpoint.formats import GGML_FORMATS, Packed, TensorInfo, refuse_unreadable
 from rbee_worker.checkpoint.gguf_header import FOREIGN, Cursor, Metadata, read_metadata
-from rbee_worker.checkpoint.mapping import map_file
+from rbee_worker.checkpoint.mapping import map_file, release
 
 MIN_BYTES = 24  # magic, version, two counts
 MAX_TENSORS = 1 << 17
@@ -75,6 +75,10 @@ class GgufFile:
         rows = prod(t.shape[:-1])
         data = np.frombuffer(self._data, np.uint8, t.nbytes, t.offset)
         return Packed(data.reshape(rows, t.nbytes // rows), t.format, t.shape)
+
+    def release(self) -> None:
+        """Mapped pages may leave memory; they come back from the file when they are read."""
+        release(self._data)
 
 
 def _version(cursor: Cursor) -> int:

@@ -212,6 +212,10 @@ class GgufSource:
         except ValueError as error:
             raise CheckpointError(f"{self._file.path}: {origin}: {error}.", fix=_CONVERT) from None
 
+    def release(self) -> None:
+        """See `GgufFile.release`."""
+        self._file.release()
+
 
 def _split(name: str) -> tuple[str, str]:
     """ "blk.12.attn_q.weight" -> ("blk.{}.attn_q.weight", "12")."""

@@ -29,3 +29,9 @@ def map_file(path: Path, kind: str, least: int) -> mmap.mmap:
         raise BadReference(
             f"{path}: cannot be opened ({error}).", fix="check the path and its permissions"
         ) from None
+
+
+def release(mapped: mmap.mmap) -> None:
+    """Let the pages of a file mapping leave memory. They come back when they are read."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)

@@ -65,6 +65,10 @@ class RenamedSource:
         """As `TensorSource`."""
         return self._source.read(self._where[name])
 
+    def release(self) -> None:
+        """See `TensorSource.release`."""
+        self._source.release()
+
 
 def _split(name: str) -> tuple[str, int]:
     """ "transformer.h.12.ln.bias" -> ("transformer.h.{}.ln.bias", 12)."""

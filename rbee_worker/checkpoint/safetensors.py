@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from rbee_worker.checkpoint.formats import FORMATS, Packed, TensorInfo, refuse_unreadable
-from rbee_worker.checkpoint.mapping import map_file
+from rbee_worker.checkpoint.mapping import map_file, release
 from rbee_worker.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
@@ -86,6 +86,10 @@ class SafetensorsFile:
         data = np.frombuffer(self._data, np.uint8, t.nbytes, t.offset)
         return Packed(data.reshape(rows, t.nbytes // max(rows, 1)), t.format, t.shape)
 
+    def release(self) -> None:
+        """Mapped pages may leave memory; they come back from the file when they are read."""
+        release(self._data)
+
 
 class SafetensorsSource:
     """The tensors of a directory, from one file or many, under one set of names."""
@@ -108,6 +112,11 @@ class SafetensorsSource:
 
     def read(self, name: str) -> Packed:
         return self._file_of[name].read(name)
+
+    def release(self) -> None:
+        """See `SafetensorsFile.release`."""
+        for file in self.files:
+            file.release()
 
 
 def open_directory(path: Path) -> tuple[SafetensorsSource, tuple[str, ...]]:

@@ -40,12 +40,13 @@ async def open_engine(settings: Settings, *, quiet: bool = False) -> AsyncIterat
 
 
 class Progress:
-    """Words for loading: one changing line on a terminal; elsewhere only that a download began."""
+    """Words for loading: one changing line on a terminal; elsewhere only what takes a while, once:
+    that a download or compiling began."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._status = Status()
         self._quiet = quiet
-        self._fetching = False
+        self._stage = ""
         if not quiet:
             self._status.show("Starting the engine.")
 
@@ -53,10 +54,13 @@ class Progress:
         if self._quiet:
             return
         self._status.show(words(message))
-        if message.stage == "downloading" and not self._fetching and not is_rich(sys.stderr):
-            known = f" ({size(message.bytes_total)})" if message.bytes_total else ""
-            aside(f"Fetching the model{known}.")
-        self._fetching = message.stage == "downloading"
+        if message.stage != self._stage and not is_rich(sys.stderr):
+            if message.stage == "downloading":
+                known = f" ({size(message.bytes_total)})" if message.bytes_total else ""
+                aside(f"Fetching the model{known}.")
+            elif message.stage == "compiling":
+                aside(f"Compiling {message.layers_total} CPU kernels for this processor.")
+        self._stage = message.stage
 
     def clear(self) -> None:
         """Take the line away."""
@@ -68,4 +72,6 @@ def words(message: Loading) -> str:
     if message.stage == "downloading":
         total = size(message.bytes_total) if message.bytes_total else ""
         return narration.downloading(size(message.bytes_loaded), total).human
+    if message.stage == "compiling":
+        return narration.compiling(message.layers_loaded, message.layers_total, message.item).human
     return narration.loading(message.stage, message.layers_loaded, message.layers_total).human

@@ -10,6 +10,7 @@ import torch
 from rbee_worker.checkpoint import Checkpoint, open_checkpoint
 from rbee_worker.config import Settings
 from rbee_worker.engine.engine import Engine
+from rbee_worker.engine.kernels import compile_for
 from rbee_worker.engine.machine import allowed_cores, available_memory
 from rbee_worker.engine.messages import Loading
 from rbee_worker.engine.preflight import preflight
@@ -40,11 +41,19 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
     report(Loading(stage="opening"))
     ckpt = open_checkpoint(settings.model, cache_dir=settings.cache_dir)
     ahead = preflight(ckpt, settings)
+    clock.done("open")
     compiling = _Compiling(report)
-    ops = make_ops(settings, ahead.dtype, threads=threads, progress=compiling)
+    compile_for(ckpt, settings, ahead.kv_dtype, compiling)
+    clock.done("kernels")
+    ops = make_ops(
+        settings,
+        ahead.dtype,
+        threads=threads,
+        weight_bytes=ahead.weight_bytes,
+        progress=compiling,
+    )
     if ops.name == "cpu":
         torch.set_num_threads(1)  # a second pool of threads would fight with the backend's own
-    clock.done("open")
     model = _build(ckpt, ops, report)
     clock.done("weights")
     plan = ahead.state(settings, available_memory())
@@ -153,7 +162,7 @@ class _Compiling:
         self._report = report
 
     def __call__(self, done: int, total: int, name: str) -> None:
-        self._report(Loading(stage="compiling", layers_loaded=done, layers_total=total))
+        self._report(Loading(stage="compiling", item=name, layers_loaded=done, layers_total=total))
 
 
 class _Phases:

@@ -60,6 +60,7 @@ Command = Configure | Submit | Cancel | Shutdown
 
 class Loading(Struct, frozen=True, kw_only=True, tag="loading"):
     stage: str  # "opening", "loading", "compiling", "warming"
+    item: str = ""  # what was last done: a kernel, compiling
     layers_loaded: int = 0
     layers_total: int = 0
     bytes_loaded: int = 0

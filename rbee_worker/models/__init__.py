@@ -127,5 +127,9 @@ def plan_model(ckpt: Checkpoint, dtype: str, *, packed: bool = False) -> tuple[D
     packed: for a backend that computes with packed weights as they are.
     """
     ops = PlanOps(dtype, packed=packed)
-    outline = replace(ckpt, source=Outline(ckpt.source))
-    return build_model(outline, cast(Ops, ops)), ops
+    return outline_model(ckpt, cast(Ops, ops)), ops
+
+
+def outline_model(ckpt: Checkpoint, ops: Ops) -> Decoder:
+    """Build with large tensors that are zeros and take no memory, for `ops` that holds none."""
+    return build_model(replace(ckpt, source=Outline(ckpt.source)), ops)

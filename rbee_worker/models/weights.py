@@ -56,10 +56,12 @@ class Weights:
         return child
 
     def layers(self, name: str, count: int) -> Iterator[Weights]:
-        """Cursors at `name.0` .. `name.{count - 1}`; each layer done is reported as progress."""
+        """Cursors at `name.0` .. `name.{count - 1}`; each layer done is reported as progress,
+        and its file pages may leave memory."""
         total = sum(self._source.info(n).nbytes for n in self._names) if self._progress else 0
         for i in range(count):
             yield self.sub(f"{name}.{i}")
+            self._source.release()
             if self._progress is not None:
                 done = sum(self._source.info(n).nbytes for n in self._read)
                 self._progress(i + 1, count, done, total)

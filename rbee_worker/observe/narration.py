@@ -64,6 +64,12 @@ def downloading(done: str, total: str) -> Narration:
     return Narration(actor=LOADER, action="downloading", target="model", human=human + ".")
 
 
+def compiling(done: int, total: int, last: str) -> Narration:
+    """A first start makes the kernels for this processor; `last` is the one just finished."""
+    human = f"Compiling CPU kernels: {done} of {total}" + (f", {last}" if last else "")
+    return Narration(actor=LOADER, action="compiling", target="kernels", human=human + ".")
+
+
 def loading(stage: str, done: int, total: int) -> Narration:
     """A step of bringing the model up; `done` of `total` layers, total 0 when not counted."""
     human = f"{stage.capitalize()} the model"

@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from rbee_worker.checkpoint.formats import Packed
-from rbee_worker.ops.batch import Batch
-from rbee_worker.state.specs import StateRef
-
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from rbee_worker.checkpoint.formats import Packed
+    from rbee_worker.ops.batch import Batch
+    from rbee_worker.state.specs import StateRef
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "gelu_quick", "relu", "relu2", "sigmoid", "tanh"]
 

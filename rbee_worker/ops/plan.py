@@ -96,3 +96,6 @@ class Outline:
         rows = int(np.prod(info.shape[:-1], dtype=np.int64))
         blank = np.broadcast_to(np.uint8(0), (rows, info.shape[-1] // width * each))
         return Packed(blank, info.format, info.shape)
+
+    def release(self) -> None:
+        """Nothing was read that is worth giving back."""

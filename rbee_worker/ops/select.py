@@ -14,8 +14,10 @@ from rbee_worker.ops.cpu.paged import KEYS, SPAN
 
 if TYPE_CHECKING:
     from rbee_worker.models.base import Decoder
+    from rbee_worker.ops.cpu.header import Shape
     from rbee_worker.ops.cpu.model import CpuModel
 
+ARENA_SLACK = 1 << 26  # bytes that pieces may need to begin on cache lines
 HEAD_ROWS = 64  # logits computed at once
 
 
@@ -104,21 +106,24 @@ def make_ops(
     dtype: str,
     *,
     threads: int = 1,
+    weight_bytes: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Ops:
     """The backend that `settings` ask for, computing in `dtype`. Imports torch.
 
-    threads: of the cpu backend's own. progress: kernels compiled, of, last one's name.
+    threads: of the cpu backend's own. weight_bytes: what it will hold, as planned.
+    progress: kernels compiled, of, last one's name.
     """
     if backend_name(settings) == "cpu":
         from rbee_worker.ops.cpu import isa
+        from rbee_worker.ops.cpu.arena import Arena
         from rbee_worker.ops.cpu.backend import CpuOps
         from rbee_worker.ops.cpu.native import Library
         from rbee_worker.ops.cpu.team import Team
 
         chosen = isa.choose(os.environ.get("RBEE_CPU_ISA", ""))
         library = Library(chosen, cache_dir=settings.cache_dir, progress=progress)
-        return CpuOps(library, Team(library, threads))
+        return CpuOps(library, Team(library, threads), arena=Arena(weight_bytes + ARENA_SLACK))
     from rbee_worker.ops.reference import ReferenceOps
 
     return ReferenceOps("cpu", dtype)
@@ -134,10 +139,15 @@ def executable(
     if ops.name != "cpu":
         return model
     from rbee_worker.ops.cpu.backend import CpuOps
-    from rbee_worker.ops.cpu.header import Shape
     from rbee_worker.ops.cpu.model import CpuModel
 
     assert isinstance(ops, CpuOps)
+    return CpuModel(model, ops, recording_shape(settings, kv_dtype, longest))
+
+
+def recording_shape(settings: Settings, kv_dtype: str, longest: int) -> Shape:
+    """What the cpu backend records a model for. longest: tokens of a sequence at most."""
+    from rbee_worker.ops.cpu.header import Shape
+
     rows = min(settings.max_seqs, HEAD_ROWS)
-    shape = Shape(settings.token_budget, rows, longest, settings.block_size, kv_dtype)
-    return CpuModel(model, ops, shape)
+    return Shape(settings.token_budget, rows, longest, settings.block_size, kv_dtype)

@@ -58,6 +58,7 @@ class Stats(Struct, frozen=True, kw_only=True):
 
 class Progress(Struct, frozen=True, kw_only=True):
     stage: str
+    item: str | UnsetType = UNSET  # what was last done: a kernel, compiling
     layers_loaded: int | UnsetType = UNSET
     layers_total: int | UnsetType = UNSET
     vram_mb: int | UnsetType = UNSET  # MiB of weights in place
@@ -143,6 +144,7 @@ def progress(worker: Worker) -> Progress:
     step = worker.loading
     return Progress(
         stage=STAGES.get(step.stage, step.stage),
+        item=step.item or UNSET,
         layers_loaded=step.layers_loaded,
         layers_total=step.layers_total,
         vram_mb=step.bytes_loaded // MIB,

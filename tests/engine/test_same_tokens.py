@@ -62,6 +62,9 @@ class RandomWeights:
         data = np.ascontiguousarray(values, np.float32).view(np.uint8)
         return Packed(data.reshape(int(np.prod(shape[:-1])), -1), "F32", shape)
 
+    def release(self) -> None:
+        pass
+
 
 @cache
 def model(window: int | None) -> Decoder:

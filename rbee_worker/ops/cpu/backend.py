@@ -19,6 +19,7 @@ from rbee_worker.errors import UnsupportedModel, UsageError
 from rbee_worker.ops import Activation, Ops, RopeSpec, Weight
 from rbee_worker.ops.batch import Batch
 from rbee_worker.ops.cpu import paged, step
+from rbee_worker.ops.cpu.arena import Arena
 from rbee_worker.ops.cpu.attending import Attending
 from rbee_worker.ops.cpu.columns import Columns
 from rbee_worker.ops.cpu.experts import Mixing
@@ -34,12 +35,16 @@ from rbee_worker.ops.cpu.program import (
     reads,
     writes,
 )
-from rbee_worker.ops.cpu.recording import CELL, PREPARED, Recording
-from rbee_worker.ops.cpu.recording import buf_of as _buf
-from rbee_worker.ops.cpu.recording import equal_parts as _part
-from rbee_worker.ops.cpu.recording import pointer as _pointer
-from rbee_worker.ops.cpu.recording import slot_of as _slot
-from rbee_worker.ops.cpu.recording import tensor_of as _tensor
+from rbee_worker.ops.cpu.recording import (
+    CELL,
+    PREPARED,
+    Recording,
+    buf_of,
+    equal_parts,
+    pointer,
+    slot_of,
+    tensor_of,
+)
 from rbee_worker.ops.cpu.team import Team
 from rbee_worker.ops.cpu.vocabulary import NATIVE
 from rbee_worker.ops.dequant import dequantize
@@ -55,8 +60,11 @@ class CpuOps(Attending, Mixing, Columns):
     device = "cpu"
     dtype = "f32"
 
-    def __init__(self, library: Library, team: Team, *, exact: bool = False) -> None:
+    def __init__(
+        self, library: Library, team: Team, *, exact: bool = False, arena: Arena | None = None
+    ) -> None:
         self.library, self.team = library, team
+        self.arena = Arena() if arena is None else arena
         self.exact = exact
         self.reference = ReferenceOps("cpu", "f32")
         self.recording: Recording | None = None
@@ -64,7 +72,7 @@ class CpuOps(Attending, Mixing, Columns):
     # ---- weights
 
     def matrix(self, parts: Sequence[Packed]) -> Weight:
-        matrix = hold(self.library, self.team, parts)
+        matrix = hold(self.library, self.team, self.arena, parts)
         formats = "+".join(dict.fromkeys(p.format for p in parts))
         return Weight(matrix, matrix.rows, matrix.cols, formats, matrix.formats, matrix.nbytes)
 
@@ -92,10 +100,10 @@ class CpuOps(Attending, Mixing, Columns):
             y=y.slot,
             rows=table.rows,
         )
-        return _tensor(y)
+        return tensor_of(y)
 
     def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-        rec, source = self.now.recorder, _buf(x, weight.cols)
+        rec, source = self.now.recorder, buf_of(x, weight.cols)
         matrix: Matrix = weight.data
         y = rec.buffer(weight.rows)
         for part in matrix.parts:
@@ -106,7 +114,7 @@ class CpuOps(Attending, Mixing, Columns):
                 f"linear.{variant}",
                 [Touch(ready.place, ALL, False), writes(y, ALL)],
                 w=part.data,
-                x=_slot(ready),
+                x=slot_of(ready),
                 y=y.columns(part.first, part.rows).slot,
                 bias=0 if bias is None else bias[part.first :],
                 cols=weight.cols,
@@ -114,7 +122,7 @@ class CpuOps(Attending, Mixing, Columns):
                 stride=y.stride,
                 count=step.N // 8,
             )
-        return _tensor(y)
+        return tensor_of(y)
 
     def _prepare(self, x: Buf, form: str) -> Any:
         """x as products want it; made once however many products share it."""
@@ -130,7 +138,7 @@ class CpuOps(Attending, Mixing, Columns):
                 x=x.slot,
                 stride=x.stride,
                 cols=x.width,
-                out=_slot(x.ready[form]),
+                out=slot_of(x.ready[form]),
                 count=step.N // 8,
                 per=blocks if share == ROWS else 1,
             )
@@ -148,16 +156,16 @@ class CpuOps(Attending, Mixing, Columns):
     # ---- norms
 
     def rms_norm(self, x: Tensor, weight: Tensor | None, eps: float, *, heads: int = 1) -> Tensor:
-        return self._norm("norm.rms", x, eps, heads, weight=_pointer(weight))
+        return self._norm("norm.rms", x, eps, heads, weight=pointer(weight))
 
     def layer_norm(
         self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, *, heads: int = 1
     ) -> Tensor:
-        return self._norm("norm.layer", x, eps, heads, weight=_pointer(weight), bias=_pointer(bias))
+        return self._norm("norm.layer", x, eps, heads, weight=pointer(weight), bias=pointer(bias))
 
     def _norm(self, kernel: str, x: Tensor, eps: float, heads: int, **vectors: Any) -> Tensor:
-        source = _buf(x)
-        width = _part(source.width, heads)
+        source = buf_of(x)
+        width = equal_parts(source.width, heads)
         for vector in vectors.values():
             assert isinstance(vector, int) or vector.numel() == width
         y = self.now.recorder.buffer(source.width)
@@ -173,12 +181,12 @@ class CpuOps(Attending, Mixing, Columns):
             width=width,
             **vectors,
         )
-        return _tensor(y)
+        return tensor_of(y)
 
     def add_rms_norm(
         self, x: Tensor, residual: Tensor, weight: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor]:
-        a, b = _buf(x), _buf(residual, _buf(x).width)
+        a, b = buf_of(x), buf_of(residual, buf_of(x).width)
         rec = self.now.recorder
         y, total = rec.buffer(a.width), rec.buffer(a.width)
         rec.call(
@@ -192,28 +200,28 @@ class CpuOps(Attending, Mixing, Columns):
             y_stride=y.stride,
             sum_to=total.slot,
             sum_stride=total.stride,
-            weight=_pointer(weight),
+            weight=pointer(weight),
             eps=eps,
             width=a.width,
         )
-        return _tensor(y), _tensor(total)
+        return tensor_of(y), tensor_of(total)
 
     # ---- elementwise
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
-        return _tensor(self._two("add", _buf(x), _buf(y, _buf(x).width), by_rows=True))
+        return tensor_of(self._two("add", buf_of(x), buf_of(y, buf_of(x).width), by_rows=True))
 
     def act(self, x: Tensor, kind: Activation) -> Tensor:
-        return _tensor(self._one(f"act-{kind}", _buf(x), 0.0))
+        return tensor_of(self._one(f"act-{kind}", buf_of(x), 0.0))
 
     def softcap(self, x: Tensor, cap: float) -> Tensor:
-        return _tensor(self._one("softcap", _buf(x), cap))
+        return tensor_of(self._one("softcap", buf_of(x), cap))
 
     def gated(self, gate_up: Tensor, kind: Activation) -> Tensor:
-        both = _buf(gate_up)
-        half = _part(both.width, 2)
+        both = buf_of(gate_up)
+        half = equal_parts(both.width, 2)
         gate, up = both.columns(0, half), both.columns(half, half)
-        return _tensor(self._two(f"gated-{kind}", gate, up))
+        return tensor_of(self._two(f"gated-{kind}", gate, up))
 
     def _one(self, kind: str, x: Buf, a: float, *, by_rows: bool = False) -> Buf:
         y = self.now.recorder.buffer(x.width)
@@ -257,8 +265,8 @@ class CpuOps(Attending, Mixing, Columns):
     # ---- positions and attention
 
     def rope(self, x: Tensor, spec: RopeSpec, batch: Batch, *, heads: int) -> Tensor:
-        source, now = _buf(x), self.now
-        width = _part(source.width, heads)
+        source, now = buf_of(x), self.now
+        width = equal_parts(source.width, heads)
         assert 0 < spec.dim <= width
         assert spec.dim % 2 == 0
         if spec not in now.ropes:
@@ -276,7 +284,7 @@ class CpuOps(Attending, Mixing, Columns):
             dim=spec.dim,
             table=step.rope_at(now.ropes.index(spec), len(now.groups)),
         )
-        return _tensor(y)
+        return tensor_of(y)
 
 
 def check_block_size(block_size: int) -> None:

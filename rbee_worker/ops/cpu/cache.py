@@ -1,11 +1,12 @@
 """Compiled kernels on disk: found by the content of their sources, the processor and versions.
 
 Object files live in `<cache>/kernels/<processor>/<name>-<key>.o` with their argument structs in
-`.json`. What is missing is compiled by child processes (`compile.py`); nothing here imports numba.
+`.json`. What is missing is compiled by child processes (`compile.py`), one process at a time.
 """
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import json
@@ -13,18 +14,23 @@ import os
 import re
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import IO
 
 from rbee_worker.errors import ModelError
 from rbee_worker.ops.cpu.isa import Isa
 
 PACKAGE = "rbee_worker.ops.cpu"
+TEMPORARY = ".part"  # ends the name of a file that is being written
+RECORD = 128  # bytes of a kernel's name, filled up with spaces, on the way to `compile.py`
+_SLOWEST = ("attend", "linear", "embed", "repack", "team", "norm")  # modules of kernels
 
-Progress = Callable[[int, int, str], None]  # (kernels done, kernels in all, last one's name)
+Progress = Callable[[int, int, str], None]  # (kernels done, kernels in all, last one's name or "")
 
 
 @dataclass(frozen=True)
@@ -47,18 +53,24 @@ def folder(isa: Isa, cache_dir: str = "") -> Path:
     root = Path(cache_dir) if cache_dir else Path(home) / "rbee-worker"
     digest = hashlib.sha256()
     texts = [isa.cpu, isa.features, sys.platform, sys.version]
-    for text in (*texts, version("numba"), version("llvmlite")):
+    for text in (*texts, version("llvmlite")):
         digest.update(text.encode() + b"\0")
     return root / "kernels" / f"{isa.name}-{digest.hexdigest()[:16]}"
 
 
+@functools.cache
 def stem(name: str) -> str:
     """File name, without ending, of kernel `name`: it changes with any source it is made from."""
     module = "kernels." + name.partition(".")[0]
     digest = hashlib.sha256()
     for source in sorted(_sources(module) | _sources("compile")):
-        digest.update(source.encode() + b"\0" + _path(source).read_bytes())
+        digest.update(source.encode() + b"\0" + _content(source))
     return f"{name}-{digest.hexdigest()[:16]}"
+
+
+@functools.cache
+def _content(module: str) -> bytes:
+    return _path(module).read_bytes()
 
 
 @functools.cache
@@ -70,7 +82,7 @@ def _sources(module: str) -> frozenset[str]:
         if name in found or not _path(name).exists():
             continue
         found.add(name)
-        text = _path(name).read_text()
+        text = _content(name).decode()
         todo += re.findall(rf"^\s*from {PACKAGE}\.([\w.]+) import", text, re.M)
         for names in re.findall(rf"^\s*from {PACKAGE} import ([\w ,]+)$", text, re.M):
             todo += [n.split()[0] for n in names.split(",")]
@@ -82,21 +94,64 @@ def _path(module: str) -> Path:
 
 
 def ensure(
-    names: Iterable[str],
-    isa: Isa,
-    *,
-    cache_dir: str = "",
-    progress: Progress | None = None,
-    jobs: int = 2,
+    names: Iterable[str], isa: Isa, *, cache_dir: str = "", progress: Progress | None = None
 ) -> list[Compiled]:
     """The named kernels compiled for `isa`, from the cache or freshly. Raises ModelError."""
+    names, where = list(names), folder(isa, cache_dir)
+    compile_missing(names, isa, cache_dir=cache_dir, progress=progress)
+    return [_read(n, where / stem(n)) for n in names]
+
+
+def compile_missing(
+    names: Iterable[str], isa: Isa, *, cache_dir: str = "", progress: Progress | None = None
+) -> list[str]:
+    """Compile what the cache lacks, on every core allowed; returns its names.
+
+    A second process that wants kernels while one compiles waits for it, and then compiles what is
+    still missing. Raises ModelError.
+    """
     where = folder(isa, cache_dir)
     wanted = {n: stem(n) for n in names}
-    missing = [n for n in wanted if not (where / f"{wanted[n]}.o").exists()]
-    if missing:
+    if not _missing(wanted, where):
+        return []
+    with _lock(where):
+        missing = sorted(_missing(wanted, where), key=_cost)
+        for left in where.glob(f"*{TEMPORARY}"):  # by a process that was killed
+            left.unlink(missing_ok=True)
+        if missing:
+            jobs = min(len(os.sched_getaffinity(0)), len(missing))
+            _compile(missing, where, isa, progress, jobs)
+    return missing
+
+
+def _missing(wanted: dict[str, str], where: Path) -> list[str]:
+    return [n for n, s in wanted.items() if not (where / f"{s}.o").exists()]
+
+
+def _cost(name: str) -> int:
+    """Sorts what takes longest to compile first, so that no process is left with it alone."""
+    module = name.partition(".")[0]
+    return _SLOWEST.index(module) if module in _SLOWEST else len(_SLOWEST)
+
+
+@contextmanager
+def _lock(where: Path) -> Iterator[None]:
+    """Only one process compiles into a folder; a lock ends with its holder, however that dies.
+
+    Makes the folder. Raises ModelError where it cannot be written.
+    """
+    try:
         where.mkdir(parents=True, exist_ok=True)
-        _compile(missing, where, isa, progress, max(1, min(jobs, len(missing) // 2)))
-    return [_read(n, where / s) for n, s in wanted.items()]
+        file = (where / "lock").open("w")
+    except OSError as error:
+        raise ModelError(
+            f"compiled CPU kernels cannot be kept in {where}: {error.strerror}.",
+            fix="make it writable, choose another --cache-dir, or run rbee-worker warmup first.",
+        ) from None
+    with file:
+        with suppress(OSError):  # a file system without locks: files still appear whole
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _read(name: str, path: Path) -> Compiled:
@@ -108,49 +163,39 @@ def _read(name: str, path: Path) -> Compiled:
 def _compile(
     names: Sequence[str], where: Path, isa: Isa, progress: Progress | None, jobs: int
 ) -> None:
-    """Share the names among `jobs` children and follow their output."""
-    done: list[str] = []
-    lock = threading.Lock()
-    children = [_child(names[n::jobs], where, isa) for n in range(jobs)]
-
-    def follow(child: subprocess.Popen[str]) -> None:
-        assert child.stdout is not None
-        for line in child.stdout:
-            with lock:
-                done.append(line.strip())
-                if progress is not None:
-                    progress(len(done), len(names), done[-1])
-
-    threads = [threading.Thread(target=follow, args=(c,)) for c in children]
-    for thread in threads:
-        thread.start()
-    errors = []
-    for child, thread in zip(children, threads, strict=True):
-        thread.join()
-        assert child.stderr is not None
-        text = child.stderr.read()
-        child.stdout and child.stdout.close()
-        child.stderr.close()
-        if child.wait() != 0:
-            errors.append(text.strip() or f"exit status {child.returncode}")
-    if errors:
-        last = errors[0].splitlines()[-1]
-        raise ModelError(
-            f"compiling CPU kernels for {isa.name} failed: {last}",
-            fix="report it with the output of RBEE_CPU_ISA=portable, which may run meanwhile.",
-        )
+    """Have `jobs` processes take the names in turn, and follow them."""
+    told = progress or (lambda done, total, name: None)
+    told(0, len(names), "")
+    with tempfile.TemporaryFile() as complaints:
+        with _child(where, isa, jobs, complaints) as child:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            with child.stdin, suppress(BrokenPipeError):
+                for name in names:
+                    child.stdin.write(name.ljust(RECORD).encode())
+            with child.stdout:  # closed early, if `told` raises, it stops the processes
+                for done, line in enumerate(child.stdout, 1):
+                    told(done, len(names), line.decode().strip())
+        if child.returncode == 0:
+            return
+        complaints.seek(0)
+        last = complaints.read().decode().strip().splitlines()[-1:]
+    raise ModelError(
+        f"compiling CPU kernels for {isa.name} failed: {''.join(last) or child.returncode}",
+        fix="report it with the output of RBEE_CPU_ISA=portable, which may run meanwhile.",
+    )
 
 
-def _child(names: Sequence[str], where: Path, isa: Isa) -> subprocess.Popen[str]:
+def _child(where: Path, isa: Isa, jobs: int, complaints: IO[bytes]) -> subprocess.Popen[bytes]:
     root = str(Path(__file__).parents[3])
     path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "rbee_worker.ops.cpu.compile"),
-            *(str(where), isa.cpu, isa.features, *names),
+            *(sys.executable, "-P", "-m", f"{PACKAGE}.compile"),
+            *(str(where), isa.cpu, isa.features, str(jobs)),
         ],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        stderr=complaints,
         env=os.environ | {"PYTHONPATH": path},
     )

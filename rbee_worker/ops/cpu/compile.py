@@ -1,8 +1,9 @@
-"""The compiling process: `python -m rbee_worker.ops.cpu.compile FOLDER CPU FEATURES NAME..`.
+"""The compiling process: `python -m rbee_worker.ops.cpu.compile FOLDER CPU FEATURES JOBS`.
 
-A process of its own, so that numba's memory and import time stay out of the engine, and so that
-numba can be told the target by environment. Writes FOLDER/STEM.o and FOLDER/STEM.json, and one
-line on standard output for each kernel finished.
+A process of its own, so that LLVM's memory goes back to the system; once it has imported what it
+needs it becomes JOBS processes. All take names of kernels from one standard input, records of
+`RECORD` bytes, until it ends; each writes FOLDER/STEM.o and FOLDER/STEM.json, then the name on
+standard output, one a line.
 """
 
 from __future__ import annotations
@@ -13,32 +14,54 @@ import os
 import sys
 from pathlib import Path
 
+import llvmlite.binding as llvm
 
-def main(folder: str, cpu: str, features: str, names: list[str]) -> None:
-    """Compile the named kernels; each file appears whole or not at all."""
-    os.environ["NUMBA_CPU_NAME"], os.environ["NUMBA_CPU_FEATURES"] = cpu, features
-    os.environ["NUMBA_OPT"] = "0"  # compile_kernel optimises once, the whole kernel
-    from rbee_worker.ops.cpu.cache import stem
-    from rbee_worker.ops.cpu.kernel import compile_kernel
-
-    for name in names:
-        module, _, variant = name.partition(".")
-        kernel = importlib.import_module(f"rbee_worker.ops.cpu.kernels.{module}").build(variant)
-        assert kernel.name == name, f"{kernel.name} is not {name}"
-        code, assembly = compile_kernel(kernel, cpu, features)
-        if os.environ.get("RBEE_CPU_ASSEMBLY"):
-            _write(Path(folder, f"{stem(name)}.s"), assembly.encode())
-        _write(Path(folder, f"{stem(name)}.json"), json.dumps(kernel.fields).encode())
-        _write(Path(folder, f"{stem(name)}.o"), code)
-        sys.stdout.write(name + "\n")
-        sys.stdout.flush()
+from rbee_worker.ops.cpu.cache import RECORD, TEMPORARY, stem
+from rbee_worker.ops.cpu.kernel import Kernel, compile_kernel
 
 
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+def build(name: str) -> Kernel:
+    """The kernel called `name`, "module.variant"."""
+    module, _, variant = name.partition(".")
+    kernel: Kernel = importlib.import_module(f"{__package__}.kernels.{module}").build(variant)
+    assert kernel.name == name, f"{kernel.name} is not {name}"
+    return kernel
+
+
+def main(folder: str, cpu: str, features: str, jobs: int) -> int:
+    """Compile what standard input names, in `jobs` processes; the exit code."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    others = []
+    for _ in range(jobs - 1):
+        other = os.fork()
+        if other == 0:
+            _work(Path(folder), cpu, features)
+            return 0
+        others.append(other)
+    _work(Path(folder), cpu, features)
+    return max([os.waitstatus_to_exitcode(os.waitpid(o, 0)[1]) != 0 for o in others], default=0)
+
+
+def _work(folder: Path, cpu: str, features: str) -> None:
+    """Each file appears whole or not at all."""
+    wants_text = bool(os.environ.get("RBEE_CPU_ASSEMBLY"))
+    while record := os.read(sys.stdin.fileno(), RECORD):
+        name = record.decode().strip()
+        kernel, where = build(name), folder / stem(name)
+        code, assembly = compile_kernel(kernel, cpu, features, assembly=wants_text)
+        if wants_text:
+            _write(where, ".s", assembly.encode())
+        _write(where, ".json", json.dumps(kernel.fields).encode())
+        _write(where, ".o", code)
+        os.write(sys.stdout.fileno(), f"{name}\n".encode())
+
+
+def _write(stem: Path, ending: str, data: bytes) -> None:
+    temporary = stem.with_name(f"{stem.name}{ending}.{os.getpid()}{TEMPORARY}")
     temporary.write_bytes(data)
-    temporary.replace(path)
+    temporary.replace(stem.with_name(stem.name + ending))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:])
+    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])))

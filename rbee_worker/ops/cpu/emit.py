@@ -99,6 +99,14 @@ def _first(b: Builder, n: Value) -> Value:
     return b.icmp_signed("<", lane_numbers(), splat(b, b.trunc(n, i32), I32))
 
 
+def aggregate(b: Builder, kind: ir.Type, values: Sequence[Value]) -> Value:
+    """An array or struct of `values`."""
+    whole = ir.Constant(kind, ir.Undefined)
+    for n, value in enumerate(values):
+        whole = b.insert_value(whole, value, n)
+    return whole
+
+
 # ---- conversions that memory formats need
 
 

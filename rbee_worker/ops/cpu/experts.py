@@ -21,19 +21,14 @@ from rbee_worker.ops.cpu.recording import (
     slot_of,
     tensor_of,
 )
-from rbee_worker.ops.cpu.stack import Stack, StackPart, hold_stack
+from rbee_worker.ops.cpu.stack import Stack, StackPart, hold_stack, weight_of
 
 
 class Mixing(RecordingOps):
     """The part of `CpuOps` that has several matrices of one shape."""
 
     def stack(self, members: Sequence[Sequence[Packed]]) -> Weight:
-        stack = hold_stack(self.library, self.team, members)
-        first = stack.members[0]
-        formats = "+".join(dict.fromkeys(p.format for p in members[0]))
-        return Weight(
-            stack, first.rows, first.cols, formats, first.formats, stack.nbytes, len(members)
-        )
+        return weight_of(hold_stack(self.library, self.team, self.arena, members))
 
     def heads_linear(self, x: Tensor, weight: Weight) -> Tensor:
         source = buf_of(x, weight.count * weight.cols)

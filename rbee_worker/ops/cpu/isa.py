@@ -15,8 +15,21 @@ import llvmlite.binding as llvm
 
 from rbee_worker.errors import UsageError
 
-_X86_WIDE = ("avx512", "amx", "avx10")  # prefixes of features that narrower choices leave out
-_X86_AVX = ("avx", "fma", "f16c", "xop", "vaes", "vpclmulqdq", "evex512", "gfni")
+_V2 = ("sse2", "sse3", "ssse3", "sse4.1", "sse4.2", "popcnt", "cx16", "sahf")
+_AVX2 = (*_V2, "avx", "avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe")
+_AVX512 = (*_AVX2, *(f"avx512{part}" for part in ("f", "bw", "cd", "dq", "vl", "vnni")))
+_NEWER = (  # what icelake-server has and other processors with AVX-512 VNNI may lack
+    *("avx512vbmi", "avx512vbmi2", "avx512ifma", "avx512bitalg", "avx512vpopcntdq", "gfni"),
+    *("vaes", "vpclmulqdq", "sha", "pku", "rdpid", "sgx", "clwb", "wbnoinvd", "pconfig", "fsrm"),
+)
+# Not this machine's own name and features: what one machine compiled, every other one can use.
+_X86: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {  # cpu, features it has and lacks
+    "avx512vnni": ("icelake-server", _AVX512, _NEWER),
+    "avxvnni": ("x86-64", (*_AVX2, "avxvnni"), ()),
+    "avx2": ("x86-64", _AVX2, ()),
+    "portable": ("x86-64", _V2, ()),
+}
+_ARM = ("aarch64", "arm64")
 
 
 @dataclass(frozen=True)
@@ -50,14 +63,10 @@ def dot_of(features: str) -> str:
 def names() -> tuple[str, ...]:
     """Instruction sets that this machine executes, best first."""
     have = llvm.get_host_cpu_features()
-    if platform.machine() in ("aarch64", "arm64"):
+    if platform.machine() in _ARM:
         return ("neon", "portable") if have.get("dotprod") else ("portable",)
-    found = []
-    if have.get("avx512vnni") and have.get("avx512bw") and have.get("f16c"):
-        found.append("avx512vnni")
-    if have.get("avx2") and have.get("fma") and have.get("f16c"):
-        found += (["avxvnni"] if have.get("avxvnni") else []) + ["avx2"]
-    return (*found, "portable")
+    able = [n for n, (_, needs, _) in _X86.items() if all(have.get(f) for f in needs)]
+    return tuple(dict.fromkeys([*able, "portable"]))
 
 
 def choose(asked: str = "") -> Isa:
@@ -71,15 +80,23 @@ def choose(asked: str = "") -> Isa:
             f"RBEE_CPU_ISA={asked!r} is not an instruction set of this processor.",
             fix=f"unset it, or choose one of {', '.join(names())}.",
         )
-    have = llvm.get_host_cpu_features()
-    if name in ("avx512vnni", "neon"):
-        return _isa(name, llvm.get_host_cpu_name(), dict(have))
-    if platform.machine() in ("aarch64", "arm64"):
-        return _isa(name, "generic", {k: v for k, v in have.items() if k == "neon"})
-    drop = (*_X86_WIDE, *(() if name == "avxvnni" else ("avxvnni", "avxifma", "avxneconvert")))
-    if name == "portable":
-        drop = (*_X86_WIDE, *_X86_AVX)
-    return _isa(name, "x86-64", {k: v and not k.startswith(drop) for k, v in have.items()})
+    return target(name)
+
+
+def targets() -> tuple[str, ...]:
+    """Instruction sets that this machine can compile for, executable here or not."""
+    return names() if platform.machine() in _ARM else tuple(_X86)
+
+
+def target(name: str) -> Isa:
+    """One of `targets()`."""
+    if platform.machine() in _ARM:
+        have = llvm.get_host_cpu_features()
+        own = name == "neon"
+        kept = {k: v for k, v in have.items() if own or k == "neon"}
+        return _isa(name, llvm.get_host_cpu_name() if own else "generic", kept)
+    cpu, has, lacks = _X86[name]
+    return _isa(name, cpu, dict.fromkeys(has, True) | dict.fromkeys(lacks, False))
 
 
 def _isa(name: str, cpu: str, features: dict[str, bool]) -> Isa:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rbee_worker.checkpoint.formats import FORMATS, Packed
+from rbee_worker.ops.cpu.arena import Arena
 from rbee_worker.ops.cpu.held import HELD, ROWS, Held
 from rbee_worker.ops.cpu.native import Args, Library
 from rbee_worker.ops.cpu.team import Team, Words
@@ -46,15 +47,31 @@ class Matrix:
         return "+".join(dict.fromkeys(p.held.name for p in self.parts))
 
 
-def hold(library: Library, team: Team, packed: Sequence[Packed]) -> Matrix:
+def hold(library: Library, team: Team, arena: Arena, packed: Sequence[Packed]) -> Matrix:
     """Repack matrices [out_i, in] for the kernels; formats without one are expanded to float32."""
     parts, first = [], 0
     for run in _runs([_known(p) for p in packed]):
         rows = sum(p.shape[0] for p in run)
         held = HELD[run[0].format.lower()]
-        parts.append(Part(held, _repack(library, team, run, held), first, rows))
+        parts.append(Part(held, _repack(library, team, arena, run, held), first, rows))
         first += rows
     return Matrix(tuple(parts), first, packed[0].shape[1], tuple(packed))
+
+
+def outline(packed: Sequence[Packed]) -> Matrix:
+    """What `hold` makes of matrices, without their data."""
+    parts, first = [], 0
+    for run in _runs(packed):
+        rows = sum(p.shape[0] for p in run)
+        held = HELD.get(run[0].format.lower(), HELD["f32"])
+        parts.append(Part(held, np.empty(0, np.uint8), first, rows))
+        first += rows
+    return Matrix(tuple(parts), first, packed[0].shape[1], tuple(packed))
+
+
+def repacker(held: Held) -> str:
+    """The kernel that makes the held format."""
+    return f"repack.{held.name}"
 
 
 def _known(packed: Packed) -> Packed:
@@ -77,15 +94,14 @@ def _runs(packed: Sequence[Packed]) -> list[list[Packed]]:
     return runs
 
 
-def _repack(library: Library, team: Team, run: Sequence[Packed], held: Held) -> Bytes:
+def _repack(library: Library, team: Team, arena: Arena, run: Sequence[Packed], held: Held) -> Bytes:
     """All matrices of a run, each shared among the team's threads."""
     cols = run[0].shape[1]
     units = -(-cols // held.columns)
     groups = [-(-p.shape[0] // ROWS) for p in run]
     nbytes = sum(groups) * units * held.nbytes
-    memory = np.empty(nbytes + 64, np.uint8)
-    memory = memory[-memory.ctypes.data % 64 :][:nbytes]
-    kernel = library[f"repack.{held.name}"]
+    memory = arena.take(nbytes)
+    kernel = library[repacker(held)]
     keep: list[Args] = []
     rows: list[tuple[int, int, int]] = []
     at = 0

@@ -17,7 +17,7 @@ from rbee_worker.ops.batch import Batch, FixedState, PagedState
 from rbee_worker.ops.cpu import step
 from rbee_worker.ops.cpu.backend import CpuOps, check_block_size
 from rbee_worker.ops.cpu.header import Header, Shape
-from rbee_worker.ops.cpu.program import Buf, Program, Recorder, Slot
+from rbee_worker.ops.cpu.program import Buf, Call, Program, Recorder, Slot
 from rbee_worker.ops.cpu.recording import Recording
 from rbee_worker.ops.cpu.team import Words
 from rbee_worker.state.specs import Fixed, StateGroup
@@ -81,8 +81,23 @@ class _Recorded:
     given: tuple[Slot, int, int]  # where the input of `head` goes: slot, width, stride
 
 
+def kernel_names(decoder: Decoder, ops: CpuOps, shape: Shape) -> list[str]:
+    """The kernels that recording `decoder` calls; `ops` may hold no weights (`outline.py`)."""
+    traces = [_trace(decoder, ops, shape, head=head)[0] for head in (True, False)]
+    entries = [entry for recorder in traces for entry in recorder.entries]
+    return list(dict.fromkeys(e.kernel for e in entries if isinstance(e, Call)))
+
+
 def _record(decoder: Decoder, ops: CpuOps, shape: Shape, *, head: bool) -> _Recorded:
-    """Run the model's Python once."""
+    """Run the model's Python once and load what it calls."""
+    recorder, result, ropes, given = _trace(decoder, ops, shape, head=head)
+    return _Recorded(recorder.finish(ops.library, result), ropes, given)
+
+
+def _trace(
+    decoder: Decoder, ops: CpuOps, shape: Shape, *, head: bool
+) -> tuple[Recorder, Buf, list[RopeSpec], tuple[Slot, int, int]]:
+    """Run the model's Python once: what it calls, its result, its ropes, where it takes input."""
     recorder = Recorder(shape.head_rows if head else shape.rows)
     probe = _probe(decoder.groups, shape)
     ops.recording = Recording(
@@ -99,7 +114,7 @@ def _record(decoder: Decoder, ops: CpuOps, shape: Shape, *, head: bool) -> _Reco
     result = decoder.head(cast(Tensor, given)) if head else decoder.hidden(probe)
     ropes = ops.recording.ropes
     ops.recording = None
-    return _Recorded(recorder.finish(ops.library, cast(Buf, result)), ropes, place)
+    return recorder, cast(Buf, result), ropes, place
 
 
 def _probe(groups: tuple[StateGroup, ...], shape: Shape) -> Batch:

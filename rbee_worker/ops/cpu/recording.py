@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rbee_worker.ops import Ops, RopeSpec
 from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.cpu.arena import Arena
 from rbee_worker.ops.cpu.native import Library
 from rbee_worker.ops.cpu.program import Buf, Recorder, Region
 from rbee_worker.ops.cpu.team import Team
@@ -36,6 +37,7 @@ class RecordingOps(Ops):
 
     library: Library
     team: Team
+    arena: Arena
     exact: bool
     recording: Recording | None
 

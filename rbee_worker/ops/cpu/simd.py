@@ -1,79 +1,74 @@
-"""The vector vocabulary for kernels: `emit` wrapped as numba intrinsics.
+"""The vector vocabulary for kernels: `emit` as operations that `translate.py` finds in a kernel.
 
-Vectors are the numba types `I32x16` and `F32x16`; pointers are `intp` addresses; `n`-byte offsets
-are added by the caller. Imported only where kernels are compiled (a child process), never by the
-engine.
+Vectors are `I32x16` and `F32x16`; pointers are 64-bit addresses; `n`-byte offsets are added by the
+caller. Imported only where kernels are compiled (a child process), never by the engine.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic, models, register_model
 
 from rbee_worker.ops.cpu import emit as e
 from rbee_worker.ops.cpu import isa
 
 Emit = Callable[..., Any]
 
-
-class VectorType(types.Type):  # type: ignore[misc]
-    """16 lanes of one kind, held in registers."""
-
-    def __init__(self, name: str, kind: ir.VectorType) -> None:
-        self.kind = kind
-        super().__init__(name=name)
-
-
-@register_model(VectorType)
-class VectorModel(models.PrimitiveModel):  # type: ignore[misc]
-    """A vector is one LLVM value."""
-
-    def __init__(self, manager: Any, vector: VectorType) -> None:
-        super().__init__(manager, vector, vector.kind)
-
-
-I32x16, F32x16 = VectorType("i32x16", e.I32), VectorType("f32x16", e.F32)
+I32x16, F32x16, Void = e.I32, e.F32, e.void
 Vector = Any  # what a type checker sees of both
-Void = types.void
 if TYPE_CHECKING:
     Ptr: TypeAlias = Any
     Int: TypeAlias = Any
     Float: TypeAlias = Any
 else:
-    Ptr, Int, Float = types.intp, types.int64, types.float32
+    Ptr, Int, Float = e.i64, e.i64, e.f32
+
+
+def Tuple(kind: ir.Type, count: int) -> ir.Type:
+    """The type of `count` values of one kind."""
+    return ir.ArrayType(kind, count)
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """An operation: `write` appends its instructions. Types are LLVM's; see `op`."""
+
+    write: Emit
+    result: ir.Type
+    params: tuple[ir.Type, ...]
+    target: bool
+
+    def append(self, b: e.Builder, features: str, args: Sequence[e.Value]) -> Any:
+        """The operation on `args`, for a processor's LLVM feature string; None if Void."""
+        value = self.write(b, *((features,) if self.target else ()), *args)
+        if self.result == Void:
+            return None
+        if isinstance(self.result, ir.ArrayType):
+            return e.aggregate(b, self.result, value)
+        return value
+
+    def __call__(self, *args: Any) -> Any:
+        """Only for a type checker: kernels are translated, not run."""
+        raise TypeError("operations are used in kernels")
 
 
 def op(result: Any, *params: Any, target: bool = False) -> Callable[[Emit], Any]:
-    """Make an intrinsic of a function (builder, values..) -> value.
+    """Make an operation of a function (builder, values..) -> value; a list for a `Tuple`.
 
     With `target`, the LLVM feature string of the processor compiled for comes before the values.
     """
+    kinds = tuple(_llvm(p) for p in params)
+    return lambda write: Op(write, _llvm(result), kinds, target)
 
-    def wrap(write: Emit) -> Any:
-        def typing(_context: Any, *_args: Any) -> Any:
-            def code(context: Any, b: e.Builder, sig: Any, args: Sequence[e.Value]) -> Any:
-                extra = (context.codegen()._tm_features,) if target else ()
-                value = write(b, *extra, *args)
-                if result is Void:
-                    return context.get_dummy_value()
-                if isinstance(result, types.BaseTuple):
-                    return context.make_tuple(b, sig.return_type, value)
-                return value
 
-            return result(*params), code
-
-        names = ["context", *(f"a{n}" for n in range(len(params)))]
-        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        typing.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in names])  # type: ignore[attr-defined]
-        typing.__name__ = getattr(write, "__name__", "op")
-        return intrinsic(typing)
-
-    return wrap
+def _llvm(kind: Any) -> ir.Type:
+    """tile.py still names numba's tuple and void."""
+    if isinstance(kind, ir.Type):
+        return kind
+    return ir.ArrayType(kind.dtype, kind.count) if hasattr(kind, "count") else Void
 
 
 def _splat_load(kind: ir.VectorType) -> Emit:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from rbee_worker.checkpoint.formats import Packed
+from rbee_worker.ops import Weight
+from rbee_worker.ops.cpu.arena import Arena
 from rbee_worker.ops.cpu.held import Held
-from rbee_worker.ops.cpu.matrix import Matrix, hold
+from rbee_worker.ops.cpu.matrix import Matrix, hold, outline
 from rbee_worker.ops.cpu.native import Library
 from rbee_worker.ops.cpu.team import Team, Words
 
@@ -38,9 +40,28 @@ class Stack:
         return sum(m.nbytes for m in self.members)
 
 
-def hold_stack(library: Library, team: Team, members: Sequence[Sequence[Packed]]) -> Stack:
+def hold_stack(
+    library: Library, team: Team, arena: Arena, members: Sequence[Sequence[Packed]]
+) -> Stack:
     """Repack every member for the kernels; all must be alike."""
-    held = tuple(hold(library, team, parts) for parts in members)
+    return _stack(tuple(hold(library, team, arena, parts) for parts in members))
+
+
+def outline_stack(members: Sequence[Sequence[Packed]]) -> Stack:
+    """What `hold_stack` makes of members that are all like the first, without their data."""
+    return _stack((outline(members[0]),) * len(members))
+
+
+def weight_of(stack: Stack) -> Weight:
+    """A stack as models have it."""
+    first = stack.members[0]
+    formats = "+".join(dict.fromkeys(p.format for p in first.packed))
+    return Weight(
+        stack, first.rows, first.cols, formats, first.formats, stack.nbytes, len(stack.members)
+    )
+
+
+def _stack(held: tuple[Matrix, ...]) -> Stack:
     first = held[0]
     for other in held[1:]:
         assert [(p.held, p.rows) for p in other.parts] == [(p.held, p.rows) for p in first.parts]

@@ -20,6 +20,8 @@ from rbee_worker.ops.cpu.native import CALL, Library
 
 SPIN_TICKS = 3_000_000  # of the processor's clock, 1 to 2 ms: longer than the pause between steps
 
+KERNELS = ("team.lead", "team.work", "team.stop")
+
 Words = npt.NDArray[np.int64]
 
 
@@ -74,7 +76,7 @@ class Team:
 
     def __init__(self, library: Library, threads: int, *, pin: bool = False) -> None:
         assert threads >= 1
-        library.load(["team.lead", "team.work", "team.stop"])
+        library.load(KERNELS)
         self.threads = threads
         raw = np.zeros(m.BYTES + 64, np.uint8)
         start = -raw.ctypes.data % 64

@@ -28,6 +28,8 @@ I8_BYTES, EXACT_BYTES = 64, 144  # one token's activations of one block
 SCALE, NEGSUM, SUM, NEGSUMS, SUMS = 32, 36, 40, (44, 48), (52, 56)  # offsets inside the int8 form
 EXACT_SUM, EXACT_SUMS = 128, (132, 136)
 
+AHEAD = 1024  # bytes of weights asked for before they are needed; 512 and 2048 were no better
+
 
 def sums_type(tokens: int) -> Any:
     """The numba type of `tokens` vectors."""
@@ -43,16 +45,20 @@ def step(tokens: int, name: str, exact: bool) -> Any:
     ) -> list[e.Value]:
         pen = Pen(b, target)
         acc = [pen.vec(b.extract_value(sums, t)) for t in range(tokens)]
-        at, unit, block = pen.ref(x), pen.ref(p), pen.ref(j)
-        if HELD[name].is_float:
-            acc = _plain(pen, acc, at, unit, name)
-        else:
-            unpack, shape = BLOCKS[name]
-            term = _exact if exact else _i8
-            acc = term(pen, acc, at, unpack(pen, unit, block), shape)
+        acc = _step(pen, acc, pen.ref(x), pen.ref(p), pen.ref(j), name, exact)
         return [v.value for v in acc]
 
     return op(kind, kind, Ptr, Ptr, Int, target=True)(write)
+
+
+def _step(
+    pen: Pen, acc: list[Vec], x: Ref, unit: Ref, block: Ref, name: str, exact: bool
+) -> list[Vec]:
+    if HELD[name].is_float:
+        return _plain(pen, acc, x, unit, name)
+    unpack, shape = BLOCKS[name]
+    term = _exact if exact else _i8
+    return term(pen, acc, x, unpack(pen, unit, block), shape)
 
 
 def _i8(pen: Pen, acc: list[Vec], x: Ref, block: Block, shape: Shape) -> list[Vec]:
@@ -138,6 +144,67 @@ def _chains(pen: Pen, tokens: int, x: Ref, column: Callable[[int], Vec], first: 
 def zeros(tokens: int) -> Any:
     """An intrinsic: sums for `tokens` tokens, all zero."""
     return op(sums_type(tokens))(lambda b: [e.const(0.0, e.F32)] * tokens)
+
+
+def wide(groups: int, name: str, exact: bool) -> Any:
+    """`step` for one token and `groups` groups of rows: `(sums, x, p, apart, j) -> sums`, where
+    group g's unit is at p + g * apart. Asks for what lies AHEAD of each, a stream a group."""
+    kind = sums_type(groups)
+    held = HELD[name]
+    nbytes = held.nbytes // (held.columns // 32)
+
+    def write(
+        b: e.Builder,
+        target: str,
+        sums: e.Value,
+        x: e.Value,
+        p: e.Value,
+        apart: e.Value,
+        j: e.Value,
+    ) -> list[e.Value]:
+        pen, at, units = Pen(b, target), x, [p]
+        for _ in range(groups - 1):
+            units.append(b.add(units[-1], apart))
+        here = b.mul(j, e.number(nbytes))
+        for unit in units:
+            for line in range(0, nbytes, 64):
+                e.prefetch(b, e.at(b, b.add(unit, here), AHEAD + line))
+        out = []
+        for g, unit in enumerate(units):
+            acc = [pen.vec(b.extract_value(sums, g))]
+            out += _step(pen, acc, pen.ref(at), pen.ref(unit), pen.ref(j), name, exact)
+        return [v.value for v in out]
+
+    return op(kind, kind, Ptr, Ptr, Int, Int, target=True)(write)
+
+
+def ahead(name: str) -> Any:
+    """An intrinsic `(p)`: ask for the block at p."""
+    held = HELD[name]
+    nbytes = held.nbytes // (held.columns // 32)
+
+    def write(b: e.Builder, p: e.Value) -> None:
+        for line in range(0, nbytes, 64):
+            e.prefetch(b, e.at(b, p, line))
+
+    return op(types.void, Ptr)(write)
+
+
+def put_wide(groups: int) -> Any:
+    """An intrinsic `(sums, y, bias)`: write the results of whole groups one after another, plus
+    the floats at bias unless that is 0."""
+
+    def write(b: e.Builder, sums: e.Value, y: e.Value, bias: e.Value) -> None:
+        with b.if_else(b.icmp_signed("!=", bias, e.number(0))) as (yes, no):
+            for branch, biased in ((yes, True), (no, False)):
+                with branch:
+                    for g in range(groups):
+                        v = b.extract_value(sums, g)
+                        if biased:
+                            v = b.fadd(v, e.load(b, e.at(b, bias, 64 * g), e.F32, 4))
+                        e.store(b, e.at(b, y, 64 * g), v, 4)
+
+    return op(types.void, sums_type(groups), Ptr, Ptr)(write)
 
 
 def put(tokens: int) -> Any:

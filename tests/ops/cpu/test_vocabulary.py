@@ -23,6 +23,7 @@ from rbee_worker.ops.cpu.backend import CpuOps
 from rbee_worker.ops.cpu.header import Shape
 from rbee_worker.ops.cpu.model import CpuModel
 from rbee_worker.ops.cpu.native import Library
+from rbee_worker.ops.cpu.outline import OutlineOps
 from rbee_worker.ops.cpu.team import Team
 from rbee_worker.ops.plan import PlanOps
 from rbee_worker.ops.reference import ReferenceOps
@@ -268,3 +269,12 @@ def test_the_plan_counts_what_is_held(library):
         for name in ("up", "down"):
             mine, theirs = getattr(a.mixture.experts, name), getattr(b.mixture.experts, name)
             assert (mine.nbytes, mine.held, mine.count) == (theirs.nbytes, theirs.held, COUNT)
+
+
+def test_its_kernels_are_known_before_its_weights(library):
+    model = record(library, 2)
+    used = {*model._hidden.program.names, *model._head.program.names}
+    ops = OutlineOps(exact=True)
+    needed = ops.needed(build(ops), Shape(128, 8, 256, 16, "f32"))
+    assert {n for n in needed if not n.startswith(("team.", "repack."))} == used
+    assert {"repack.f32", "repack.q8_0"} <= set(needed)

@@ -1,8 +1,10 @@
 """Matrix products: y[token, row] = sum over columns of w[row, column] x[token, column].
 
 Variants: `linear.<held>` takes int8 activations (float formats: exact ones); `linear.<held>-exact`
-takes float32 activations for a packed format. One group of 16 rows and up to 8 tokens at a time;
-every (row, token) sums its blocks in ascending order, whatever tile it falls in.
+takes float32 activations for a packed format. A tile is one group of 16 rows and up to 8 tokens, or
+4 groups and one token: a core reads memory half again as fast through 4 streams as through one, and
+with several tokens it asks for the next group's blocks while it works on this one's.
+Every (row, token) sums its blocks in ascending order, whatever tile it falls in.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from rbee_worker.ops.cpu.held import HELD
 from rbee_worker.ops.cpu.kernel import Kernel, device, kernel
 from rbee_worker.ops.cpu.simd import Int, Ptr
 
+WIDE = 4  # groups of rows that one token is multiplied with at a time
 CACHE = 1 << 19  # bytes of activations that stay in the second-level cache between groups
 
 
@@ -23,12 +26,16 @@ def _tile(tokens: int, name: str, exact: bool) -> Callable[..., None]:
     blocks, unit = HELD[name].columns // 32, HELD[name].nbytes
     x_step = tile.TOKENS * (tile.EXACT_BYTES if exact else tile.I8_BYTES)
     zeros, step, put = tile.zeros(tokens), tile.step(tokens, name, exact), tile.put(tokens)
+    ahead = tile.ahead(name)
 
     @device
     def run(w: Ptr, units: Int, x: Ptr, y: Ptr, stride: Int, bias: Ptr, rows: Int) -> None:
         sums = zeros()
+        other = w + units * unit
         for _ in range(units):
             for j in range(blocks):
+                ahead(other)
+                other += unit // blocks
                 sums = step(sums, x, w, j)
                 x += x_step
             w += unit
@@ -37,27 +44,52 @@ def _tile(tokens: int, name: str, exact: bool) -> Callable[..., None]:
     return run
 
 
-def build(variant: str) -> Kernel:
-    """A product kernel. w: held units; x: prepared activations; y: first column of the result,
-    rows `stride` floats apart; bias: address of (padded to 16) floats or 0; count: header slot."""
-    name, _, wanted = variant.partition("-")
-    exact = wanted == "exact" or HELD[name].is_float
+def _wide(groups: int, name: str, exact: bool) -> Callable[..., None]:
+    """(w, units, x, y, bias): one token by `groups` whole groups of 16 rows."""
+    blocks, unit = HELD[name].columns // 32, HELD[name].nbytes
+    x_step = tile.TOKENS * (tile.EXACT_BYTES if exact else tile.I8_BYTES)
+    zeros, step = tile.zeros(groups), tile.wide(groups, name, exact)
+    put = tile.put_wide(groups)
+
+    @device
+    def run(w: Ptr, units: Int, x: Ptr, y: Ptr, bias: Ptr) -> None:
+        sums = zeros()
+        apart = units * unit
+        for _ in range(units):
+            for j in range(blocks):
+                sums = step(sums, x, w, apart, j)
+                x += x_step
+            w += unit
+        put(sums, y, bias)
+
+    return run
+
+
+def product(name: str, exact: bool) -> Callable[..., None]:
+    """(w, first, last, x, n, y, stride, bias, cols, rows, token): groups first .. last - 1 of one
+    matrix of `rows` rows times n tokens, `token` bytes of prepared activations each."""
     columns, unit = HELD[name].columns, HELD[name].nbytes
     size = tile.EXACT_BYTES if exact else tile.I8_BYTES
     tile8, tile4, tile2, tile1 = (_tile(t, name, exact) for t in (8, 4, 2, 1))
+    wide = _wide(WIDE, name, exact)
 
+    @device
     def run(
-        step: Ptr, tid: Int, nt: Int,
-        w: Ptr, x: Ptr, y: Ptr, bias: Ptr, cols: Int, rows: Int, stride: Int, count: Int,
+        w: Ptr, first: Int, last: Int, x: Ptr, n: Int, y: Ptr, stride: Int, bias: Ptr, cols: Int,
+        rows: Int, token: Int,
     ) -> None:  # fmt: skip
-        n = s.get_i64(step + 8 * count)
         units = s.idiv(cols + columns - 1, columns)
-        groups = s.idiv(rows + 15, 16)
-        token = s.idiv(columns, 32) * units * size
         chunk = s.larger(8, s.idiv(s.idiv(CACHE, token), 8) * 8)
         for start in range(0, n, chunk):
-            stop = s.smaller(start + chunk, n)
-            for g in range(s.idiv(tid * groups, nt), s.idiv((tid + 1) * groups, nt)):
+            stop, low = s.smaller(start + chunk, n), first
+            if stop - start == 1:
+                p = x + start * token
+                while low + WIDE <= last and 16 * (low + WIDE) <= rows:
+                    b = bias + 64 * low if bias != 0 else 0
+                    out = y + 64 * low + 4 * start * stride
+                    wide(w + low * units * unit, units, p, out, b)
+                    low += WIDE
+            for g in range(low, last):
                 wg, left = w + g * units * unit, rows - 16 * g
                 out = y + 64 * g
                 b = bias + 64 * g if bias != 0 else 0
@@ -76,5 +108,30 @@ def build(variant: str) -> Kernel:
                     p += 2 * size
                 if t < stop:
                     tile1(wg, units, p, out + 4 * t * stride, stride, b, left)
+
+    return run
+
+
+def parse(variant: str) -> tuple[str, bool]:
+    """Held format, and whether activations are float32."""
+    name, _, wanted = variant.partition("-")
+    return name, wanted == "exact" or HELD[name].is_float
+
+
+def build(variant: str) -> Kernel:
+    """A product kernel. w: held units; x: prepared activations; y: first column of the result,
+    rows `stride` floats apart; bias: address of (padded to 16) floats or 0; count: header slot."""
+    name, exact = parse(variant)
+    columns, times = HELD[name].columns, product(name, exact)
+    size = tile.EXACT_BYTES if exact else tile.I8_BYTES
+
+    def run(
+        step: Ptr, tid: Int, nt: Int,
+        w: Ptr, x: Ptr, y: Ptr, bias: Ptr, cols: Int, rows: Int, stride: Int, count: Int,
+    ) -> None:  # fmt: skip
+        n, groups = s.get_i64(step + 8 * count), s.idiv(rows + 15, 16)
+        token = s.idiv(columns, 32) * s.idiv(cols + columns - 1, columns) * size
+        first, last = s.idiv(tid * groups, nt), s.idiv((tid + 1) * groups, nt)
+        times(w, first, last, x, n, y, stride, bias, cols, rows, token)
 
     return kernel(f"linear.{variant}")(run)

@@ -1,6 +1,6 @@
 """Products with several matrices of one shape: of chosen experts, or one matrix for each head.
 
-As in `linear.py`, whose tiles these are, a (row, token) sums its blocks in ascending order whatever
+As in `linear.py`, whose loops these are, a (row, token) sums its blocks in ascending order whatever
 tile it falls in. Every matrix's groups of rows are shared among the threads alike, so the load is
 even however many tokens each expert has; matrices that nobody chose are never read.
 """
@@ -11,9 +11,8 @@ from rbee_worker.ops.cpu import simd as s
 from rbee_worker.ops.cpu import step as header
 from rbee_worker.ops.cpu import tile
 from rbee_worker.ops.cpu.chosen import ENTRIES, ENTRY_BYTES
-from rbee_worker.ops.cpu.held import HELD
-from rbee_worker.ops.cpu.kernel import Kernel, device, kernel
-from rbee_worker.ops.cpu.kernels.linear import CACHE, _tile
+from rbee_worker.ops.cpu.kernel import Kernel, kernel
+from rbee_worker.ops.cpu.kernels.linear import parse, product
 from rbee_worker.ops.cpu.simd import Int, Ptr
 
 
@@ -26,47 +25,15 @@ def build(variant: str) -> Kernel:
     where `alone` is 0 or the prepared activations by token, which a lone slot reads. bias: 0, or
     floats, `bias_each` for each member.
     """
-    name, _, wanted = variant.partition("-")
-    exact = wanted == "exact" or HELD[name].is_float
-    columns, unit = HELD[name].columns, HELD[name].nbytes
+    name, exact = parse(variant)
     size = tile.EXACT_BYTES if exact else tile.I8_BYTES
-    tile8, tile4, tile2, tile1 = (_tile(t, name, exact) for t in (8, 4, 2, 1))
-
-    @device
-    def product(
-        w: Ptr, first: Int, last: Int, x: Ptr, token: Int, n: Int, y: Ptr, stride: Int, bias: Ptr,
-        units: Int, rows: Int,
-    ) -> None:  # fmt: skip
-        """Groups first .. last - 1 of one matrix, n tokens."""
-        chunk = s.larger(8, s.idiv(s.idiv(CACHE, token), 8) * 8)
-        for start in range(0, n, chunk):
-            stop = s.smaller(start + chunk, n)
-            for g in range(first, last):
-                wg, left = w + g * units * unit, rows - 16 * g
-                out = y + 64 * g
-                b = bias + 64 * g if bias != 0 else 0
-                t = start
-                while t + 8 <= stop:
-                    tile8(wg, units, x + t * token, out + 4 * t * stride, stride, b, left)
-                    t += 8
-                p = x + t * token
-                if t + 4 <= stop:
-                    tile4(wg, units, p, out + 4 * t * stride, stride, b, left)
-                    t += 4
-                    p += 4 * size
-                if t + 2 <= stop:
-                    tile2(wg, units, p, out + 4 * t * stride, stride, b, left)
-                    t += 2
-                    p += 2 * size
-                if t < stop:
-                    tile1(wg, units, p, out + 4 * t * stride, stride, b, left)
+    times = product(name, exact)
 
     def run(
         step: Ptr, tid: Int, nt: Int,
         w: Ptr, members: Int, x: Ptr, x_each: Int, token: Int, alone: Ptr, lists: Ptr, tokens: Ptr,
         y: Ptr, y_each: Int, stride: Int, bias: Ptr, bias_each: Int, cols: Int, rows: Int,
     ) -> None:  # fmt: skip
-        units = s.idiv(cols + columns - 1, columns)
         groups = s.idiv(rows + 15, 16)
         first, last = s.idiv(tid * groups, nt), s.idiv((tid + 1) * groups, nt)
         n, count = s.get_i64(step + header.N), members
@@ -84,6 +51,6 @@ def build(variant: str) -> Kernel:
                     from_ = alone + s.idiv(t, 8) * 8 * token + s.imod(t, 8) * size
             b = bias + 4 * member * bias_each if bias != 0 else 0
             at = s.get_i64(w + 8 * member)
-            product(at, first, last, from_, token, n, to, stride, b, units, rows)
+            times(at, first, last, from_, n, to, stride, b, cols, rows, token)
 
     return kernel(f"stacked.{variant}")(run)

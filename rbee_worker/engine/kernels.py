@@ -1,0 +1,53 @@
+"""Compiling what a model needs on the cpu backend, before anything else is loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rbee_worker.checkpoint import Checkpoint
+from rbee_worker.config import Settings
+from rbee_worker.models import outline_model
+from rbee_worker.ops.cpu import cache, isa
+from rbee_worker.ops.cpu.cache import Progress
+from rbee_worker.ops.select import backend_name, recording_shape
+
+
+@dataclass(frozen=True)
+class Done:
+    """names: all kernels that were asked for; compiled: those that were not in `folder`."""
+
+    folder: Path
+    names: Sequence[str]
+    compiled: Sequence[str]
+
+
+def needed(ckpt: Checkpoint, settings: Settings, kv_dtype: str) -> list[str]:
+    """Kernels that this model calls under these settings. Imports torch, reads no weights."""
+    from rbee_worker.ops.cpu.outline import OutlineOps
+
+    ops = OutlineOps()
+    model = outline_model(ckpt, ops)
+    return ops.needed(model, recording_shape(settings, kv_dtype, model.context))
+
+
+def compile_for(
+    ckpt: Checkpoint, settings: Settings, kv_dtype: str, progress: Progress | None = None
+) -> None:
+    """Have every kernel of the model compiled, all cores at it, where the backend has kernels.
+
+    Raises ModelError where they cannot be compiled or kept.
+    """
+    if backend_name(settings) == "cpu":
+        target = isa.choose(os.environ.get("RBEE_CPU_ISA", ""))
+        compile_names(needed(ckpt, settings, kv_dtype), target, settings.cache_dir, progress)
+
+
+def compile_names(
+    names: Sequence[str], target: isa.Isa, cache_dir: str = "", progress: Progress | None = None
+) -> Done:
+    """Have these kernels compiled and kept. Raises ModelError."""
+    compiled = cache.compile_missing(names, target, cache_dir=cache_dir, progress=progress)
+    return Done(cache.folder(target, cache_dir), names, compiled)

@@ -1,0 +1,54 @@
+"""Which kernels a model needs, found before any weight is read: so that all compile at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from rbee_worker.checkpoint.formats import Packed
+from rbee_worker.ops import Weight
+from rbee_worker.ops.cpu.arena import Arena
+from rbee_worker.ops.cpu.backend import CpuOps
+from rbee_worker.ops.cpu.header import Shape
+from rbee_worker.ops.cpu.matrix import outline, repacker
+from rbee_worker.ops.cpu.model import kernel_names
+from rbee_worker.ops.cpu.native import Library
+from rbee_worker.ops.cpu.stack import outline_stack, weight_of
+from rbee_worker.ops.cpu.team import KERNELS, Team
+
+if TYPE_CHECKING:
+    from rbee_worker.models.base import Decoder
+
+
+@dataclass(frozen=True)
+class _Threads:
+    """A team that only says how large it is."""
+
+    threads: int
+
+
+class OutlineOps(CpuOps):
+    """`CpuOps` for a model whose weights hold nothing: it can be recorded, never run."""
+
+    def __init__(self, *, exact: bool = False) -> None:
+        nothing = cast(Library, None), cast(Team, _Threads(1))
+        super().__init__(*nothing, exact=exact, arena=Arena(0))
+        self._repackers: set[str] = set()
+
+    def matrix(self, parts: Sequence[Packed]) -> Weight:
+        """See `Ops.matrix`; what it would be held as, without data."""
+        matrix = outline(parts)
+        self._repackers |= {repacker(part.held) for part in matrix.parts}
+        formats = "+".join(dict.fromkeys(p.format for p in parts))
+        return Weight(matrix, matrix.rows, matrix.cols, formats, matrix.formats, 0)
+
+    def stack(self, members: Sequence[Sequence[Packed]]) -> Weight:
+        """See `Ops.stack`; without data."""
+        stack = outline_stack(members)
+        self._repackers |= {repacker(part.held) for part in stack.parts}
+        return weight_of(stack)
+
+    def needed(self, decoder: Decoder, shape: Shape) -> list[str]:
+        """The kernels of loading and running `decoder`, which was built with this."""
+        return sorted({*KERNELS, *self._repackers, *kernel_names(decoder, self, shape)})

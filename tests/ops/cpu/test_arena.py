@@ -1,0 +1,42 @@
+"""The arena: pieces apart from each other, and a descriptor that outlives it."""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+import numpy as np
+import pytest
+
+from rbee_worker.ops.cpu.arena import LINE, PAGE, Arena
+
+
+def test_pieces_are_apart_aligned_and_zero() -> None:
+    arena = Arena(3 * PAGE)
+    pieces = [arena.take(n) for n in (1, 64, 65, PAGE)]
+    starts = [p.ctypes.data for p in pieces]
+    for piece, start, after in zip(pieces, starts, [*starts[1:], starts[-1] + PAGE], strict=True):
+        assert start % LINE == 0
+        assert start + piece.nbytes <= after
+        assert not piece.any()
+    with pytest.raises(AssertionError, match="planned"):
+        arena.take(4 * PAGE)
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no memfd")
+def test_the_descriptor_keeps_the_bytes() -> None:
+    arena = Arena(PAGE)
+    arena.take(100)[:] = np.arange(100, dtype=np.uint8)
+    kept = os.dup(arena.fd)
+    del arena
+    with mmap.mmap(kept, PAGE) as mapped:
+        assert mapped[:100] == bytes(range(100))
+    os.close(kept)
+
+
+def test_memory_is_taken_when_it_is_written() -> None:
+    arena = Arena(1 << 34)
+    arena.take(1 << 33)
+    arena.take(10)[:] = 1
+    if arena.fd >= 0:
+        assert os.fstat(arena.fd).st_blocks * 512 <= PAGE

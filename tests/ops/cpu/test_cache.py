@@ -1,0 +1,153 @@
+"""Compiled kernels on disk: made once, whole or not at all, by one process at a time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rbee_worker.errors import ModelError
+from rbee_worker.ops.cpu import cache, isa
+from rbee_worker.ops.cpu.native import Library
+
+TARGET = isa.choose()
+NAMES = ["norm.rms", "each.add", "team.stop", "rope.half", "linear.q4_1", "attend.f16"]
+COMPILES = f"""
+import sys
+from rbee_worker.ops.cpu import cache, isa
+done = cache.compile_missing({NAMES!r}, isa.choose(), cache_dir=sys.argv[1])
+print(*done, flush=True)
+"""
+
+
+def start(folder):
+    root = str(Path(__file__).parents[3])
+    return subprocess.Popen(
+        [sys.executable, "-c", COMPILES, str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": root},
+        start_new_session=True,
+    )
+
+
+def objects(folder):
+    return sorted(p.name for p in cache.folder(TARGET, str(folder)).glob("*.o"))
+
+
+def all_work(folder):
+    """Every file there can be loaded: none is cut off."""
+    Library(TARGET, cache_dir=str(folder)).load(NAMES)
+
+
+def test_kernels_are_compiled_once(tmp_path, monkeypatch):
+    told = []
+    made = cache.ensure(
+        NAMES, TARGET, cache_dir=str(tmp_path), progress=lambda *now: told.append(now)
+    )
+    assert [m.name for m in made] == NAMES
+    assert [t[:2] for t in told] == [(n, len(NAMES)) for n in range(len(NAMES) + 1)]
+    assert told[0][2] == ""
+    assert sorted(t[2] for t in told[1:]) == sorted(NAMES)
+    monkeypatch.setattr(subprocess, "Popen", None)  # nothing is started any more
+    again = cache.ensure(NAMES, TARGET, cache_dir=str(tmp_path), progress=lambda *_: told.clear())
+    assert again == made
+    assert told
+
+
+def test_two_processes_share_the_work(tmp_path):
+    both = [start(tmp_path), start(tmp_path)]
+    compiled = [p.communicate(timeout=120)[0].split() for p in both]
+    assert [p.returncode for p in both] == [0, 0]
+    assert sorted(compiled[0] + compiled[1]) == sorted(NAMES)  # none twice, none left out
+    assert len(objects(tmp_path)) == len(NAMES)
+
+
+def test_a_killed_compile_leaves_whole_files_only(tmp_path):
+    process = start(tmp_path)
+    until = time.monotonic() + 100
+    while not objects(tmp_path):
+        assert time.monotonic() < until
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert 1 <= len(objects(tmp_path)) < len(NAMES)
+    half = cache.folder(TARGET, str(tmp_path)) / f"norm.rms-0.o.1{cache.TEMPORARY}"
+    half.write_bytes(b"half")
+    all_work(tmp_path)
+    assert len(objects(tmp_path)) == len(NAMES)
+    assert not half.exists()
+
+
+def test_processes_end_with_the_one_that_wants_them(tmp_path):
+    """Killed alone, their parent takes them along after what they are at."""
+    process = start(tmp_path)
+    while not objects(tmp_path):
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    until = time.monotonic() + 60
+    while _alive(process.pid):
+        assert time.monotonic() < until, "a compiling process goes on for nobody"
+        time.sleep(0.05)
+    all_work(tmp_path)
+
+
+def _alive(group):
+    """Processes of a group that still run."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, pgrp = status.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(pgrp) == group and state != "Z":
+            found.append(status)
+    return found
+
+
+def test_a_listener_that_gives_up_stops_it(tmp_path):
+    def progress(done, total, name):
+        if done == 1:
+            raise InterruptedError("enough")
+
+    with pytest.raises(InterruptedError, match="enough"):
+        cache.compile_missing(NAMES, TARGET, cache_dir=str(tmp_path), progress=progress)
+    assert len(objects(tmp_path)) < len(NAMES)
+    all_work(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ModelError, match="file.*Fix: make it writable"):
+        cache.compile_missing(["each.add"], TARGET, cache_dir=str(tmp_path / "file"))
+
+
+def test_a_kernel_that_does_not_exist_is_an_error(tmp_path):
+    with pytest.raises(ModelError, match="No module named"):
+        cache.compile_missing(["nonsense.x"], TARGET, cache_dir=str(tmp_path))
+
+
+def test_a_name_changes_with_any_source_it_is_made_from(monkeypatch):
+    before = {n: cache.stem(n) for n in ("attend.f16", "each.add")}
+    read = cache._content.__wrapped__
+
+    def edited(module):
+        return read(module) + (b"# edited" if module == "softmax" else b"")
+
+    monkeypatch.setattr(cache, "_content", edited)
+    cache.stem.cache_clear()
+    after = {n: cache.stem(n) for n in before}
+    cache.stem.cache_clear()
+    assert after["attend.f16"] != before["attend.f16"]
+    assert after["each.add"] == before["each.add"]
+
+
+def test_the_slowest_begin_first():
+    order = sorted(["each.add", "linear.q4_1", "norm.rms", "attend.f16"], key=cache._cost)
+    assert order == ["attend.f16", "linear.q4_1", "norm.rms", "each.add"]
