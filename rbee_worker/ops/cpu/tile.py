@@ -1,6 +1,6 @@
 """One block of 32 columns times T tokens, for 16 rows: the inner step of every matrix product.
 
-`step(T, held, exact)` gives a numba intrinsic `(sums, x, p, j) -> sums`, unrolled over tokens, for
+`step(T, held, exact)` gives an operation `(sums, x, p, j) -> sums`, unrolled over tokens, for
 block j of the unit at p. `sums` holds T vectors whose lanes are rows; each takes its terms in the
 same order for every T, so a result does not depend on what tile it was computed in.
 
@@ -15,12 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from numba import types
-
 from rbee_worker.ops.cpu import emit as e
 from rbee_worker.ops.cpu.blocks import BLOCKS, Block, Shape
 from rbee_worker.ops.cpu.held import HELD
-from rbee_worker.ops.cpu.simd import F32x16, Int, Ptr, op
+from rbee_worker.ops.cpu.simd import F32x16, Int, Ptr, Tuple, Void, op
 from rbee_worker.ops.cpu.vec import Pen, Ref, Vec
 
 TOKENS = 8  # tokens whose activations lie together
@@ -32,12 +30,12 @@ AHEAD = 1024  # bytes of weights asked for before they are needed; 512 and 2048 
 
 
 def sums_type(tokens: int) -> Any:
-    """The numba type of `tokens` vectors."""
-    return types.UniTuple(F32x16, tokens)
+    """The type of `tokens` vectors."""
+    return Tuple(F32x16, tokens)
 
 
 def step(tokens: int, name: str, exact: bool) -> Any:
-    """The intrinsic for held format `name`; see the module's docstring."""
+    """The operation for held format `name`; see the module's docstring."""
     kind = sums_type(tokens)
 
     def write(
@@ -142,7 +140,7 @@ def _chains(pen: Pen, tokens: int, x: Ref, column: Callable[[int], Vec], first: 
 
 
 def zeros(tokens: int) -> Any:
-    """An intrinsic: sums for `tokens` tokens, all zero."""
+    """An operation: sums for `tokens` tokens, all zero."""
     return op(sums_type(tokens))(lambda b: [e.const(0.0, e.F32)] * tokens)
 
 
@@ -179,7 +177,7 @@ def wide(groups: int, name: str, exact: bool) -> Any:
 
 
 def ahead(name: str) -> Any:
-    """An intrinsic `(p)`: ask for the block at p."""
+    """An operation `(p)`: ask for the block at p."""
     held = HELD[name]
     nbytes = held.nbytes // (held.columns // 32)
 
@@ -187,11 +185,11 @@ def ahead(name: str) -> Any:
         for line in range(0, nbytes, 64):
             e.prefetch(b, e.at(b, p, line))
 
-    return op(types.void, Ptr)(write)
+    return op(Void, Ptr)(write)
 
 
 def put_wide(groups: int) -> Any:
-    """An intrinsic `(sums, y, bias)`: write the results of whole groups one after another, plus
+    """An operation `(sums, y, bias)`: write the results of whole groups one after another, plus
     the floats at bias unless that is 0."""
 
     def write(b: e.Builder, sums: e.Value, y: e.Value, bias: e.Value) -> None:
@@ -204,11 +202,11 @@ def put_wide(groups: int) -> Any:
                             v = b.fadd(v, e.load(b, e.at(b, bias, 64 * g), e.F32, 4))
                         e.store(b, e.at(b, y, 64 * g), v, 4)
 
-    return op(types.void, sums_type(groups), Ptr, Ptr)(write)
+    return op(Void, sums_type(groups), Ptr, Ptr)(write)
 
 
 def put(tokens: int) -> Any:
-    """An intrinsic `(sums, y, stride, bias, rows)`: write min(rows, 16) results of each token,
+    """An operation `(sums, y, stride, bias, rows)`: write min(rows, 16) results of each token,
     `stride` floats apart, plus the 16 floats at bias unless that is 0."""
 
     def write(
@@ -230,4 +228,4 @@ def put(tokens: int) -> Any:
                         e.store_first(b, p, b.fadd(b.extract_value(sums, t), extra), keep)
                         p = b.add(p, step_bytes)
 
-    return op(types.void, sums_type(tokens), Ptr, Int, Ptr, Int)(write)
+    return op(Void, sums_type(tokens), Ptr, Int, Ptr, Int)(write)
