@@ -222,5 +222,6 @@ def _child(where: Path, isa: Isa, jobs: int, complaints: IO[bytes]) -> subproces
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=complaints,
-        env=os.environ | {"PYTHONPATH": path},
+        # numpy's threads would be started for nothing, and threads make forking unsafe
+        env=os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
     )
