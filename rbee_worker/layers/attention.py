@@ -67,4 +67,4 @@ class Attention:
             softcap=self.softcap,
             slopes=self.slopes,
         )
-        return self.out(mixed)
+        return self.out(mixed, precise=True)
