@@ -23,12 +23,14 @@ PROMPTS = (
     "Water boils at a temperature of",
     "Dear Dr. Watson,\n\nI write to you about",
 )
+# The compiled kernels without rounding: the same answers as `reference`, ten times as soon.
+QUICK: dict[str, Any] = {"model": "smollm2", "backend": "cpu", "exact_activations": True}
 LOOPS = "The best way to learn is to"  # greedy decoding repeats itself after this
 
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[Worker]:
-    w = Worker(model="smollm2", max_seqs=16)
+    w = Worker(**QUICK, max_seqs=16)
     yield w
     w.close()
 
@@ -142,7 +144,7 @@ def test_a_seed_is_reproduced_alone_and_in_any_company(worker: Worker) -> None:
 def test_no_kv_cache_gives_the_same_tokens(worker: Worker) -> None:
     params = {"temperature": 0, "max_tokens": 12, "ignore_eos": True, "logprobs": 2}
     with_cache = worker.ask(PROMPTS[0], **params)
-    without = Worker(model="smollm2", kv_cache=False, kv_dtype="f16")
+    without = Worker(**QUICK, kv_cache=False, kv_dtype="f16")
     answer = without.ask(PROMPTS[0], **params)
     without.close()
     assert answer.ids == with_cache.ids

@@ -1,8 +1,7 @@
 """The whole worker, engine process included: many jobs at once, and cancelled anywhere.
 
 Slow: SmolLM2's weights come through the alias, as a user's do; `RBEE_TEST_MODEL` names a local
-copy, `RBEE_TEST_BACKEND` another backend than auto. In CI the 2,000 requests run on a tiny model,
-so that most of the time goes into being cancelled; `make test-long` runs them on SmolLM2 too.
+copy. It runs on the compiled kernels, without rounding; `RBEE_TEST_BACKEND` chooses others.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from tests.server.spawned import Spawned
 pytestmark = pytest.mark.slow
 
 MODEL = os.environ.get("RBEE_TEST_MODEL", "smollm2")
-BACKEND = os.environ.get("RBEE_TEST_BACKEND", "auto")
+BACKEND = os.environ.get("RBEE_TEST_BACKEND", "cpu")
 WORDS = "honey bees the of flower queen hive dance sun wax comb nectar garden and summer".split()  # noqa: SIM905
 
 
@@ -42,8 +41,8 @@ def served(*args: str) -> Iterator[Spawned]:
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[Spawned]:
-    args = ("--model-ref", MODEL, "--backend", BACKEND, "--ctx", "512", "--kv-tokens", "16384")
-    with served(*args) as spawned:
+    args = ("--model-ref", MODEL, "--backend", BACKEND, "--exact-activations", "--ctx", "512")
+    with served(*args, "--kv-tokens", "16384") as spawned:
         yield spawned
 
 
@@ -99,7 +98,6 @@ def test_200_jobs_at_once_answer_as_each_does_alone(worker: Spawned) -> None:
     assert blocks(worker) == baseline == 0
 
 
-@pytest.mark.long
 def test_2000_requests_on_the_default_model_half_of_them_cancelled(worker: Spawned) -> None:
     churn(worker, 2000)
 
