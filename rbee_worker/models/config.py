@@ -29,6 +29,8 @@ INERT = frozenset(
         "is_encoder_decoder",
         "label2id",
         "model_type",
+        "model_max_length",
+        "tokenizer_name",
         "output_attentions",
         "output_hidden_states",
         "pad_token_id",
@@ -37,6 +39,8 @@ INERT = frozenset(
         "attn_pdrop",  # dropouts
         "embd_pdrop",
         "emb_pdrop",
+        "embedding_dropout",
+        "residual_dropout",
         "resid_pdrop",
         "init_device",
         "init_config",

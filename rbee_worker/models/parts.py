@@ -248,6 +248,7 @@ def decoder(
     logits_scale: float = 1.0,
     logits_softcap: float | None = None,
     names: Names = NAMES,
+    skip: Mapping[str, str] | None = None,
 ) -> Decoder:
     """Embedding, blocks from `layer(cursor, number)`, `norm`, head (the embedding where tied)."""
     embed = w.matrix(f"{names.embed}.weight", c.vocab_size, c.hidden_size)
@@ -275,5 +276,5 @@ def decoder(
         logits_scale=logits_scale,
         logits_softcap=logits_softcap,
         ropes=tuple(dict.fromkeys(ropes)),
-        skipped=w.finish(_DERIVED | (tied if c.tie_word_embeddings else {})),
+        skipped=w.finish(_DERIVED | (tied if c.tie_word_embeddings else {}) | dict(skip or {})),
     )

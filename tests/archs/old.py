@@ -133,6 +133,24 @@ def mixformer(config: dict[str, Any], tensors: Arrays) -> tuple[dict[str, Any], 
     return _phi_config(config, "mixformer-sequential"), out
 
 
+def with_images(config: dict[str, Any], tensors: Arrays) -> tuple[dict[str, Any], Arrays]:
+    """Gemma 3 with its vision tower, as the 4B and larger models are published."""
+    both = {
+        "model_type": "gemma3",
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "eos_token_id": [1, 106],
+        "image_token_index": 262144,
+        "mm_tokens_per_image": 256,
+        "text_config": config,
+        "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 16},
+    }
+    more = {
+        "vision_tower.vision_model.embeddings.patch_embedding.bias": np.ones(4, np.float32),
+        "multi_modal_projector.mm_soft_emb_norm.weight": np.ones(4, np.float32),
+    }
+    return both, {f"language_model.{n}": a for n, a in tensors.items()} | more
+
+
 _MHA = {"num_key_value_heads": 4}
 _QUARTER = rope("default", partial_rotary_factor=0.25)
 
@@ -151,4 +169,16 @@ ARCHS: tuple[Arch, ...] = (
     ),
     Arch("phi-msft", P, configured(CP, **_MHA), disk=phi_msft),
     Arch("mixformer", P, configured(CP, **_MHA, rope_parameters=_QUARTER), disk=mixformer),
+    Arch(
+        "gemma3-with-images",
+        transformers.Gemma3ForCausalLM,
+        configured(
+            transformers.Gemma3TextConfig,
+            head_dim=16,
+            query_pre_attn_scalar=16,
+            sliding_window=24,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        ),
+        disk=with_images,
+    ),
 )

@@ -19,7 +19,9 @@ class Dialect:
     keys: config key -> the one it is called here; constants: config keys that hold for every such
     checkpoint; factors: config key -> (the one it becomes, times this). tensors: rows whose `gguf`
     side is this dialect's name (none: names are the same); after: those that count instead where
-    the number is one past the last layer. only: config keys -> the one value that is supported.
+    the number is one past the last layer; prefixes: beginnings of names -> today's. only: config
+    keys -> the one value that is supported. inside: the object of the config that describes the
+    text half; ignored: config keys about other halves.
     """
 
     model_type: str
@@ -28,7 +30,10 @@ class Dialect:
     factors: Mapping[str, tuple[str, float]] = field(default_factory=lambda: MappingProxyType({}))
     tensors: tuple[Row, ...] = ()
     after: tuple[Row, ...] = ()
+    prefixes: Mapping[str, str] = field(default_factory=lambda: _NONE)
     only: Mapping[str, Any] = field(default_factory=lambda: _NONE)
+    inside: str = ""
+    ignored: tuple[str, ...] = ()
 
 
 _FALCON_KEYS = {
@@ -101,6 +106,26 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
         "falcon": Dialect("falcon", _FALCON_KEYS),
         "RefinedWeb": Dialect("falcon", _FALCON_KEYS, constants(new_decoder_architecture=True)),
         "RefinedWebModel": Dialect("falcon", _FALCON_KEYS),
+        "gemma3": Dialect(
+            "gemma3_text",
+            prefixes=MappingProxyType(
+                {
+                    "language_model.model.": "model.",
+                    "language_model.lm_head.": "lm_head.",
+                    "model.language_model.": "model.",
+                    "model.vision_tower.": "vision_tower.",
+                    "model.multi_modal_projector.": "multi_modal_projector.",
+                }
+            ),
+            inside="text_config",
+            ignored=(
+                "vision_config",
+                "boi_token_index",
+                "eoi_token_index",
+                "image_token_index",
+                "mm_tokens_per_image",
+            ),
+        ),
         # transformers 5 writes another key than the published files have.
         "qwen2_moe": Dialect("qwen2_moe", {"num_local_experts": "num_experts"}),
         "qwen3_moe": Dialect("qwen3_moe", {"num_local_experts": "num_experts"}),
