@@ -17,6 +17,7 @@ from rbee_worker.models import (
     absent,
     bigcode,
     cohere,
+    deepseek,
     falcon,
     gemma,
     glm,
@@ -93,6 +94,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mpt": Architecture(mpt.Config, mpt.build, "MPT, Replit-code", absent.MPT),
     "gpt_bigcode": Architecture(bigcode.Config, bigcode.build, "StarCoder 1", absent.BIGCODE),
     "persimmon": Architecture(persimmon.Config, persimmon.build, "Persimmon", absent.PERSIMMON),
+    "deepseek_v2": Architecture(deepseek.Config, deepseek.build, "DeepSeek V2"),
+    "deepseek_v3": Architecture(
+        deepseek.Config, deepseek.build, "DeepSeek V3, R1", absent.DEEPSEEK_V3
+    ),
 }
 
 

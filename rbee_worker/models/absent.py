@@ -74,3 +74,4 @@ BIGCODE: Absent = {
     "max_position_embeddings": 1024,
     "tie_word_embeddings": True,
 }
+DEEPSEEK_V3: Absent = {"scoring_func": "sigmoid"}

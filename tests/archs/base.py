@@ -33,6 +33,7 @@ SHAPE: dict[str, Any] = {
     "pad_token_id": 0,
 }
 Arrays = dict[str, np.ndarray]
+Blocks = Callable[[np.ndarray], np.ndarray]  # rows, packed and unpacked
 
 
 def unchanged(tensors: Arrays, config: PretrainedConfig) -> Arrays:
@@ -46,7 +47,8 @@ class Arch:
 
     convert: what llama.cpp's converter makes of HF's tensors, still under HF names. exact: that
     changes no value, so that both formats must give the same bits. disk: HF's config.json and
-    tensors -> those of the model's own code, which the checkpoint on disk then has.
+    tensors -> those of the model's own code, which the checkpoint on disk then has. packed: what
+    is left of a tensor after conversion and packing, by a function that packs and unpacks rows.
     """
 
     id: str
@@ -58,6 +60,7 @@ class Arch:
     extra: Callable[[PretrainedConfig], Arrays] | None = None  # tensors only GGUF files have
     exact: bool = True
     disk: Callable[[dict[str, Any], Arrays], tuple[dict[str, Any], Arrays]] | None = None
+    packed: Callable[[str, np.ndarray, Blocks], np.ndarray] | None = None
     prompt: int = 70
     decoded: int = 20
 

@@ -13,13 +13,14 @@ class Key:
     """A metadata key and the config key that takes its value.
 
     gguf: after `{architecture}.` unless `whole`. hf: dots lead into nested objects.
-    kind: what the value must be (windows: for each layer, whether it has one).
+    kind: what the value must be (windows: for each layer, whether it has one; gating: a number for
+    how experts are scored).
     default: when the file lacks the key (None: config lacks it too).
     """
 
     gguf: str
     hf: str
-    kind: Literal["count", "number", "text", "flag", "id", "windows"]
+    kind: Literal["count", "number", "text", "flag", "id", "windows", "gating"]
     default: Any = None
     required: bool = False
     whole: bool = False
@@ -41,8 +42,8 @@ class Architecture:
     """One `general.architecture`.
 
     model_type: Hugging Face's; variants: (metadata key, model_type) that replaces it where the
-    key's value is positive. constants: config keys that hold for every file; by_layers: those that
-    hold for files of so many layers, where llama.cpp tells a published size by them. present:
+    key's value is positive; by_value: (config key, value, model_type) likewise. constants: config
+    keys that hold for every file; by_layers: those that hold for files of so many layers, where llama.cpp tells a published size by them. present:
     config keys that are true when one of these tensors is in the file; absent: when it is not.
     """
 
@@ -50,6 +51,7 @@ class Architecture:
     keys: tuple[Key, ...]
     tensors: tuple[Row, ...]
     variants: tuple[tuple[str, str], ...] = ()
+    by_value: tuple[tuple[str, Any, str], ...] = ()
     constants: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     by_layers: Mapping[int, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
     present: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
