@@ -21,6 +21,7 @@ from rbee_worker.models import (
     falcon,
     gemma,
     glm,
+    gptoss,
     llama,
     mixture,
     mpt,
@@ -98,6 +99,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "deepseek_v3": Architecture(
         deepseek.Config, deepseek.build, "DeepSeek V3, R1", absent.DEEPSEEK_V3
     ),
+    "gpt_oss": Architecture(gptoss.Config, gptoss.build, "GPT-OSS", absent.GPT_OSS),
 }
 
 

@@ -75,3 +75,4 @@ BIGCODE: Absent = {
     "tie_word_embeddings": True,
 }
 DEEPSEEK_V3: Absent = {"scoring_func": "sigmoid"}
+GPT_OSS: Absent = {"rope_theta": 1.5e5, "sliding_window": 128, "head_dim": 64}

@@ -1,6 +1,6 @@
 """The table of tiny configs: one row a variant, each drives every check of test_archs.py."""
 
-from tests.archs import dense, gemma, gpt, latent, llama, mixture, old, phi, qwen, relatives
+from tests.archs import dense, gemma, gpt, gptoss, latent, llama, mixture, old, phi, qwen, relatives
 from tests.archs.base import (
     VOCAB,
     Arch,
@@ -22,5 +22,5 @@ __all__ = [
     "write_safetensors",
 ]
 
-_GROUPS = (llama, qwen, gemma, relatives, phi, dense, gpt, old, mixture, latent)
+_GROUPS = (llama, qwen, gemma, relatives, phi, dense, gpt, old, mixture, latent, gptoss)
 ARCHS: tuple[Arch, ...] = tuple(arch for group in _GROUPS for arch in group.ARCHS)

@@ -161,8 +161,10 @@ def write_gguf(
     model: PreTrainedModel,
     path: Path,
     quant: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+    *,
+    only: str = ".weight",
 ) -> Path:
-    """A GGUF file of the model; matrices in `quant`, vectors in F32."""
+    """A GGUF file of the model; matrices whose name ends with `only` in `quant`, others in F32."""
     w = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch.gguf_arch])
     for key, value in (_common(model.config) | dict(arch.metadata)).items():
         add = {
@@ -175,7 +177,8 @@ def write_gguf(
         if value is not None:
             add[type(value)](f"{gguf.MODEL_ARCH_NAMES[arch.gguf_arch]}.{key}", value)
     for name, array in gguf_tensors(arch, model).items():
-        if array.ndim == 1 or "norm" in name or quant == gguf.GGMLQuantizationType.F32:
+        plain = array.ndim == 1 or "norm" in name or not name.endswith(only)
+        if plain or quant == gguf.GGMLQuantizationType.F32:
             w.add_tensor(name, array)
         else:
             w.add_tensor(name, gguf.quants.quantize(array, quant), raw_dtype=quant)

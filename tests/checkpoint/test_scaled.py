@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -18,7 +19,7 @@ from rbee_worker.errors import CheckpointError, UnsupportedModel
 from rbee_worker.models import build_model, plan_model
 from rbee_worker.ops.dequant import dequantize
 from rbee_worker.ops.reference import ReferenceOps
-from tests.archs import oracle
+from tests.archs import ARCHS, oracle, write_checkpoint, write_gguf
 from tests.archs.base import Arch, configured
 from tests.archs.latent import C3, V3
 from tests.driver import Driver
@@ -120,6 +121,21 @@ def test_four_bits_equal_those_that_transformers_decodes(tmp_path: Path) -> None
     assert source.info("up.weight").nbytes == packed.data.nbytes
     want = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
     assert torch.equal(dequantize(packed), want.swapaxes(1, 2))
+
+
+def test_four_bits_of_gguf_are_those_of_safetensors(tmp_path: Path) -> None:
+    """The same numbers, gate and up alternating in one file and apart in the other."""
+    (arch,) = (a for a in ARCHS if a.id == "gpt-oss-yarn-mxfp4")
+    four = gguf.GGMLQuantizationType.MXFP4
+    file = write_gguf(arch, oracle(arch), tmp_path / "a.gguf", four, only="_exps.weight")
+    results, tokens = [], list(range(3, 43))
+    for path in (file, write_checkpoint(arch, tmp_path / "hf")):
+        checkpoint = open_checkpoint(str(path))
+        _, plan = plan_model(checkpoint, "f32")
+        assert plan.file_bytes["MXFP4"] == 3 * 4 * 3 * 64 * 96 // 32 * 17
+        driver = Driver(build_model(checkpoint, ReferenceOps()))
+        results.append(driver.feed([(driver.start(tokens), 40)])[0])
+    assert torch.equal(*results)
 
 
 def test_pairs_that_do_not_fit_are_refused(tmp_path: Path) -> None:

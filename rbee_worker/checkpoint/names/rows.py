@@ -43,8 +43,9 @@ class Architecture:
 
     model_type: Hugging Face's; variants: (metadata key, model_type) that replaces it where the
     key's value is positive; by_value: (config key, value, model_type) likewise. constants: config
-    keys that hold for every file; by_layers: those that hold for files of so many layers, where llama.cpp tells a published size by them. present:
-    config keys that are true when one of these tensors is in the file; absent: when it is not.
+    keys that hold for every file; by_layers: those that hold for files of so many layers, where
+    llama.cpp tells a published size by them. present: config keys that are true when one of these
+    tensors is in the file; absent: when it is not.
     """
 
     model_type: str
