@@ -178,8 +178,14 @@ def test_the_plan_counts_what_the_model_has(arch: Arch, folder: Path) -> None:
     hf = oracle(arch)
     kept = [b for name, b in hf.named_buffers() if name in hf.state_dict()]
     assert planned.n_parameters == sum(p.numel() for p in (*hf.parameters(), *kept))
-    slopes = getattr(model.blocks[0].attention, "slopes", None)  # computed, not read
-    computed = 0 if slopes is None else slopes.numel()
+    made = ("slopes", "factors")  # computed, not read; layers share them
+    tensors = {
+        id(t): t
+        for b in model.blocks
+        for m in made
+        if (t := getattr(b.attention, m, None)) is not None
+    }
+    computed = sum(t.numel() for t in tensors.values())
     assert sum(plan.held_bytes.values()) == 4 * (model.n_parameters + computed)
 
 

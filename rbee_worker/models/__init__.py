@@ -23,6 +23,7 @@ from rbee_worker.models import (
     glm,
     gptoss,
     llama,
+    llama4,
     mixture,
     mpt,
     olmo,
@@ -99,6 +100,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "deepseek_v3": Architecture(
         deepseek.Config, deepseek.build, "DeepSeek V3, R1", absent.DEEPSEEK_V3
     ),
+    "llama4_text": Architecture(llama4.Config, llama4.build, "Llama 4", absent.LLAMA4),
     "gpt_oss": Architecture(gptoss.Config, gptoss.build, "GPT-OSS", absent.GPT_OSS),
 }
 

@@ -76,3 +76,9 @@ BIGCODE: Absent = {
 }
 DEEPSEEK_V3: Absent = {"scoring_func": "sigmoid"}
 GPT_OSS: Absent = {"rope_theta": 1.5e5, "sliding_window": 128, "head_dim": 64}
+LLAMA4: Absent = {
+    "rope_theta": 5e5,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+    "attention_chunk_size": 8192,
+}

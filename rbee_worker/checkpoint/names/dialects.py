@@ -126,6 +126,12 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
                 "mm_tokens_per_image",
             ),
         ),
+        "llama4": Dialect(
+            "llama4_text",
+            prefixes=MappingProxyType({"language_model.": ""}),
+            inside="text_config",
+            ignored=("vision_config", "boi_token_index", "eoi_token_index", "image_token_index"),
+        ),
         # transformers 5 writes another key than the published files have.
         "qwen2_moe": Dialect("qwen2_moe", {"num_local_experts": "num_experts"}),
         "qwen3_moe": Dialect("qwen3_moe", {"num_local_experts": "num_experts"}),
