@@ -114,6 +114,8 @@ def _checked(file: GgufFile, name: str, kind: str) -> Any:
         return ["sliding_attention" if v else "full_attention" for v in value]
     if kind == "gating" and type(value) is int and value in _GATING:
         return _GATING[value]
+    if kind == "half" and type(value) is int and 0 <= value < MAX_COUNT and value % 2 == 0:
+        return value // 2
     if isinstance(value, list):
         if not value or any(v != value[0] for v in value):
             raise UnsupportedModel(

@@ -30,7 +30,8 @@ def renamed_config(dialect: Dialect, config: Mapping[str, Any], where: str) -> d
             today[new] = config[old]
     for old, (new, factor) in dialect.factors.items():
         if isinstance(today.get(old), int | float):
-            today[new] = today.pop(old) * factor
+            product = today.pop(old) * factor
+            today[new] = int(product) if product == int(product) else product
     return {**today, **dialect.constants, "model_type": dialect.model_type}
 
 

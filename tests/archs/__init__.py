@@ -12,6 +12,7 @@ from tests.archs import (
     old,
     phi,
     qwen,
+    qwen1,
     relatives,
 )
 from tests.archs.base import (
@@ -35,5 +36,19 @@ __all__ = [
     "write_safetensors",
 ]
 
-_GROUPS = (llama, qwen, gemma, relatives, phi, dense, gpt, old, mixture, latent, gptoss, llama4)
+_GROUPS = (
+    llama,
+    qwen,
+    gemma,
+    relatives,
+    phi,
+    dense,
+    gpt,
+    old,
+    mixture,
+    latent,
+    gptoss,
+    llama4,
+    qwen1,
+)
 ARCHS: tuple[Arch, ...] = tuple(arch for group in _GROUPS for arch in group.ARCHS)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from rbee_worker.checkpoint.names import qwen1
 from rbee_worker.checkpoint.names.rows import Row, constants
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
@@ -125,6 +126,16 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
                 "image_token_index",
                 "mm_tokens_per_image",
             ),
+        ),
+        "qwen": Dialect(
+            "llama",
+            qwen1.DIALECT_KEYS,
+            qwen1.DIALECT_TRAITS,
+            # Both halves of what feeds forward together.
+            factors=MappingProxyType({"intermediate_size": ("intermediate_size", 0.5)}),
+            tensors=qwen1.DIALECT_ROWS,
+            only=qwen1.DIALECT_ONLY,
+            ignored=qwen1.DIALECT_IGNORED,
         ),
         "llama4": Dialect(
             "llama4_text",

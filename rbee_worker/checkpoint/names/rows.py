@@ -14,13 +14,13 @@ class Key:
 
     gguf: after `{architecture}.` unless `whole`. hf: dots lead into nested objects.
     kind: what the value must be (windows: for each layer, whether it has one; gating: a number for
-    how experts are scored).
+    how experts are scored; half: a count that is twice what HF says).
     default: when the file lacks the key (None: config lacks it too).
     """
 
     gguf: str
     hf: str
-    kind: Literal["count", "number", "text", "flag", "id", "windows", "gating"]
+    kind: Literal["count", "number", "text", "flag", "id", "windows", "gating", "half"]
     default: Any = None
     required: bool = False
     whole: bool = False
