@@ -155,9 +155,17 @@ def _yarn_magnitude(factor: float, s: Mapping[str, Any]) -> float:
     return mscale(factor)
 
 
+def _proportional(freq: F32, dim: int, theta: float, s: Mapping[str, Any], length: int) -> Scaled:
+    """Pairs lie as if all columns rotated, but those beyond a share stand still (Gemma 4)."""
+    turning = int(float(s.get("partial_rotary_factor") or 1.0) * dim // 2)
+    still = np.where(np.arange(dim // 2) < turning, freq, np.float32(0)).astype(np.float32)
+    return still / np.float32(s.get("factor") or 1.0), 1.0
+
+
 _SCALINGS: dict[str, Callable[[F32, int, float, Mapping[str, Any], int], Scaled]] = {
     "default": _unscaled,
     "linear": _linear,
     "llama3": _llama3,
     "yarn": _yarn,
+    "proportional": _proportional,
 }

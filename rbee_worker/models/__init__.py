@@ -20,6 +20,7 @@ from rbee_worker.models import (
     deepseek,
     falcon,
     gemma,
+    gemma4,
     glm,
     gptoss,
     llama,
@@ -100,6 +101,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "deepseek_v3": Architecture(
         deepseek.Config, deepseek.build, "DeepSeek V3, R1", absent.DEEPSEEK_V3
     ),
+    "gemma4_text": Architecture(gemma4.Config, gemma4.build, "Gemma 4", absent.GEMMA4),
     "llama4_text": Architecture(llama4.Config, llama4.build, "Llama 4", absent.LLAMA4),
     "gpt_oss": Architecture(gptoss.Config, gptoss.build, "GPT-OSS", absent.GPT_OSS),
 }

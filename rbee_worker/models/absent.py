@@ -82,3 +82,9 @@ LLAMA4: Absent = {
     "max_position_embeddings": 131072,
     "attention_chunk_size": 8192,
 }
+GEMMA4: Absent = {
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": True,
+}

@@ -3,6 +3,7 @@
 from tests.archs import (
     dense,
     gemma,
+    gemma4,
     gpt,
     gptoss,
     latent,
@@ -50,5 +51,6 @@ _GROUPS = (
     gptoss,
     llama4,
     qwen1,
+    gemma4,
 )
 ARCHS: tuple[Arch, ...] = tuple(arch for group in _GROUPS for arch in group.ARCHS)

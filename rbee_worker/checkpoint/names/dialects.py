@@ -137,6 +137,24 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
             only=qwen1.DIALECT_ONLY,
             ignored=qwen1.DIALECT_IGNORED,
         ),
+        "gemma4": Dialect(
+            "gemma4_text",
+            prefixes=MappingProxyType(
+                {
+                    "model.language_model.": "model.",
+                    **{
+                        f"model.{part}.": f"{part}."
+                        for part in ("vision_tower", "audio_tower", "embed_vision", "embed_audio")
+                    },
+                }
+            ),
+            inside="text_config",
+            ignored=(
+                *("vision_config", "audio_config", "vision_soft_tokens_per_image"),
+                *(f"{x}_token_{y}" for x in ("image", "audio", "video") for y in ("id", "index")),
+                *(f"{x}_token_{y}" for x in ("boi", "eoi", "boa", "eoa") for y in ("id", "index")),
+            ),
+        ),
         "llama4": Dialect(
             "llama4_text",
             prefixes=MappingProxyType({"language_model.": ""}),
