@@ -114,14 +114,14 @@ def _checked(file: GgufFile, name: str, kind: str) -> Any:
         return ["sliding_attention" if v else "full_attention" for v in value]
     if kind == "gating" and type(value) is int and value in _GATING:
         return _GATING[value]
-    if kind == "half" and type(value) is int and 0 <= value < MAX_COUNT and value % 2 == 0:
-        return value // 2
     if isinstance(value, list):
         if not value or any(v != value[0] for v in value):
             raise UnsupportedModel(
                 f"{file.path}: {name} differs from layer to layer.", fix="use another model"
             )
         value = value[0]
+    if kind == "twice" and type(value) is int and 0 <= value < MAX_COUNT and value % 2 == 0:
+        return value // 2
     good = {
         "count": type(value) is int and 0 <= value < MAX_COUNT,
         "id": type(value) is int and -1 <= value < MAX_COUNT,

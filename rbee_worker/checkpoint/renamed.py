@@ -29,14 +29,18 @@ def renamed_config(dialect: Dialect, config: Mapping[str, Any], where: str) -> d
         if config.get(old) is not None:
             today[new] = config[old]
     for old, (new, factor) in dialect.factors.items():
-        if isinstance(today.get(old), int | float):
-            product = today.pop(old) * factor
-            today[new] = int(product) if product == int(product) else product
+        if isinstance(value := today.get(old), int | float):
+            del today[old]
+            whole = isinstance(value, int) and (value * factor).is_integer()
+            today[new] = int(value * factor) if whole else value * factor
     return {**today, **dialect.constants, "model_type": dialect.model_type}
 
 
 class RenamedSource:
-    """Tensors under the names that a dialect's rows give them; others keep theirs."""
+    """Tensors under the names that a dialect's rows give them; others keep theirs.
+
+    Raises CheckpointError where two would get the same name.
+    """
 
     def __init__(self, source: TensorSource, dialect: Dialect, layers: object) -> None:
         self._source = source
@@ -52,6 +56,11 @@ class RenamedSource:
             hf = dialect.prefixes[start] + name.removeprefix(start) if start else name
             if row is not None:
                 hf = row.hf.replace("{}", str(number + row.shift))
+            if hf in self._where:
+                raise CheckpointError(
+                    f"tensors {self._where[hf]!r} and {name!r} are both {hf!r}.",
+                    fix="download the checkpoint again.",
+                )
             self._where[hf] = name
 
     def names(self) -> list[str]:

@@ -140,7 +140,8 @@ class DecoderConfig:
     @property
     def rotary(self) -> int:
         """Columns of one head that rotate."""
-        return int(self.width * self.partial_rotary_factor)
+        # A share that was made by dividing two such numbers must not lose one.
+        return int(self.width * self.partial_rotary_factor + 1e-6)
 
 
 def _fits(value: Any, annotation: str) -> bool:

@@ -62,9 +62,10 @@ def attention(
     """Attention from q_proj, k_proj, v_proj (or all in `fused`) and `out` at the cursor.
 
     scale None: 1 / sqrt(head width). qk_norm("q" or "k", heads): the norm of that projection.
-    groups: in `fused`, q, k, v of each group of heads lie together.
+    groups: in `fused`, q, k, v of each group of heads lie together. Raises CheckpointError.
     """
     heads, width = c.num_attention_heads, c.width
+    positive("config", sliding_window=1 if window is None else window)
     kv = c.kv_heads * width
     qkv = w.linear(
         ("q_proj", "k_proj", "v_proj"),
@@ -167,8 +168,16 @@ def long_rope(
 
 
 def typed_rope(c: DecoderConfig, given: Mapping[str, Any]) -> RopeSpec:
-    """The rotary table of one layer type: `given` is its entry of `rope_parameters`."""
+    """The rotary table of one layer type: `given` is its entry of `rope_parameters`.
+
+    Raises CheckpointError.
+    """
     theta = given.get("rope_theta", c.rope_theta)
+    if not isinstance(theta, int | float):
+        raise CheckpointError(
+            f"config: rope_parameters has a rope_theta of {theta!r}.",
+            fix="download the checkpoint's config again.",
+        )
     return rope_spec(c.rotary, float(theta), given, c.max_position_embeddings)
 
 

@@ -13,7 +13,6 @@ from tests.archs import (
     old,
     phi,
     qwen,
-    qwen1,
     relatives,
 )
 from tests.archs.base import (
@@ -50,7 +49,6 @@ _GROUPS = (
     latent,
     gptoss,
     llama4,
-    qwen1,
     gemma4,
 )
 ARCHS: tuple[Arch, ...] = tuple(arch for group in _GROUPS for arch in group.ARCHS)

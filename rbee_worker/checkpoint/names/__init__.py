@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from rbee_worker.checkpoint.names import deepseek, dense, gemma, gpt, gptoss, llama, llama4, qwen1
+from rbee_worker.checkpoint.names import deepseek, dense, gemma, gpt, gptoss, llama, llama4
 from rbee_worker.checkpoint.names.dialects import DIALECTS, Dialect
 from rbee_worker.checkpoint.names.rows import (
     GENERATION_KEYS,
@@ -39,5 +39,4 @@ GGUF_ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     | deepseek.ARCHITECTURES
     | gptoss.ARCHITECTURES
     | llama4.ARCHITECTURES
-    | qwen1.ARCHITECTURES
 )

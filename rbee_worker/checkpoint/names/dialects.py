@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from rbee_worker.checkpoint.names import qwen1
 from rbee_worker.checkpoint.names.rows import Row, constants
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
@@ -22,7 +21,7 @@ class Dialect:
     side is this dialect's name (none: names are the same); after: those that count instead where
     the number is one past the last layer; prefixes: beginnings of names -> today's. only: config
     keys -> the one value that is supported. inside: the object of the config that describes the
-    text half; ignored: config keys about other halves.
+    text half; ignored: config keys that change nothing here.
     """
 
     model_type: str
@@ -101,12 +100,57 @@ _CHATGLM_ROWS = (
     ),
 )
 
+_QWEN_LAYER = "transformer.h.{}"
+_QWEN_ROWS = (
+    Row("transformer.wte.weight", "model.embed_tokens.weight"),
+    Row("transformer.ln_f.weight", "model.norm.weight"),
+    *_both(f"{_QWEN_LAYER}.attn.c_attn", "model.layers.{}.self_attn.qkv_proj"),
+    *(
+        Row(f"{_QWEN_LAYER}.{old}.weight", f"model.layers.{{}}.{new}.weight")
+        for old, new in {
+            "ln_1": "input_layernorm",
+            "attn.c_proj": "self_attn.o_proj",
+            "ln_2": "post_attention_layernorm",
+            "mlp.w1": "mlp.up_proj",
+            "mlp.w2": "mlp.gate_proj",
+            "mlp.c_proj": "mlp.down_proj",
+        }.items()
+    ),
+)
+
 DIALECTS: Mapping[str, Dialect] = MappingProxyType(
     {
         "Yi": Dialect("llama"),
         "falcon": Dialect("falcon", _FALCON_KEYS),
         "RefinedWeb": Dialect("falcon", _FALCON_KEYS, constants(new_decoder_architecture=True)),
         "RefinedWebModel": Dialect("falcon", _FALCON_KEYS),
+        # Qwen 1. Beyond seq_length it scales positions and scores: that is the context here.
+        "qwen": Dialect(
+            "qwen2",
+            {
+                "layer_norm_epsilon": "rms_norm_eps",
+                "rotary_emb_base": "rope_theta",
+                "kv_channels": "head_dim",
+                "seq_length": "max_position_embeddings",
+            },
+            constants(hidden_act="silu"),
+            factors=MappingProxyType({"intermediate_size": ("intermediate_size", 0.5)}),
+            tensors=_QWEN_ROWS,
+            only=MappingProxyType({"no_bias": True, "rotary_pct": 1.0, "scale_attn_weights": True}),
+            ignored=(
+                "use_dynamic_ntk",
+                "use_logn_attn",
+                "attn_dropout_prob",
+                "emb_dropout_prob",
+                "onnx_safe",
+                "use_flash_attn",
+                "fp16",
+                "bf16",
+                "fp32",
+                "tokenizer_type",
+                "tokenizer_class",
+            ),
+        ),
         "gemma3": Dialect(
             "gemma3_text",
             prefixes=MappingProxyType(
@@ -126,16 +170,6 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
                 "image_token_index",
                 "mm_tokens_per_image",
             ),
-        ),
-        "qwen": Dialect(
-            "llama",
-            qwen1.DIALECT_KEYS,
-            qwen1.DIALECT_TRAITS,
-            # Both halves of what feeds forward together.
-            factors=MappingProxyType({"intermediate_size": ("intermediate_size", 0.5)}),
-            tensors=qwen1.DIALECT_ROWS,
-            only=qwen1.DIALECT_ONLY,
-            ignored=qwen1.DIALECT_IGNORED,
         ),
         "gemma4": Dialect(
             "gemma4_text",
