@@ -119,7 +119,8 @@ def _llama3(freq: F32, dim: int, theta: float, s: Mapping[str, Any], length: int
     high = float(_need(s, "high_freq_factor", "llama3"))
     original = float(_need(s, "original_max_position_embeddings", "llama3"))
     wave = 2 * math.pi / freq
-    mix = ((original / wave - low) / (high - low)).astype(np.float32)
+    span = high - low or 1.0  # without any, as in Llama 4, nothing lies between
+    mix = ((original / wave - low) / span).astype(np.float32)
     middle = (1 - mix) * freq / factor + mix * freq
     scaled = np.where(wave > original / low, freq / factor, middle)
     return np.where(wave < original / high, freq, scaled).astype(np.float32), 1.0

@@ -53,6 +53,7 @@ INERT = frozenset(
         "router_aux_loss_coef",
         "aux_loss_alpha",
         "seq_aux",
+        "for_llm_compressor",
         "ep_size",  # how many machines shared the experts
         "input_jitter_noise",
         "return_dict",
