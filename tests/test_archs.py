@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -148,10 +150,15 @@ def test_gguf_packed_equals_its_dequantized_weights(arch: Arch, folder: Path) ->
     path = write_gguf(arch, hf, folder / f"{arch.id}-q8.gguf", quant)
     plain = write_safetensors(hf, folder / f"{arch.id}-q8")
     weights = load_file(plain / "model.safetensors")
+    packed = arch.packed or (lambda name, value, blocks: blocks(value))
+
+    def there_and_back(value: np.ndarray) -> np.ndarray:
+        return gguf.quants.dequantize(gguf.quants.quantize(value, quant), quant)
+
     for name, value in weights.items():
-        if value.ndim > 1 and len(value) > 1 and "norm" not in name:
-            blocks = gguf.quants.quantize(value.numpy(), quant)
-            weights[name] = torch.from_numpy(gguf.quants.dequantize(blocks, quant))
+        if value.ndim > 1 and len(value) > 1 and not re.search("norm|bias$", name):
+            left = packed(name, value.numpy(), there_and_back)
+            weights[name] = torch.from_numpy(left)
     save_file(weights, plain / "model.safetensors", metadata={"format": "pt"})
     tokens = prompt(40)
     results = []
@@ -168,9 +175,18 @@ def test_the_plan_counts_what_the_model_has(arch: Arch, folder: Path) -> None:
     planned, plan = plan_model(open_checkpoint(str(folder / arch.id)), "f32")
     assert planned.groups == model.groups
     assert planned.n_parameters == model.n_parameters
-    assert planned.n_parameters == sum(p.numel() for p in oracle(arch).parameters())
-    slopes = next((b.attention.slopes for b in model.blocks), None)  # computed, not read
-    computed = 0 if slopes is None else slopes.numel()
+    hf = oracle(arch)
+    kept = [b for name, b in hf.named_buffers() if name in hf.state_dict()]
+    assert planned.n_parameters == sum(p.numel() for p in (*hf.parameters(), *kept))
+    made = ("slopes", "factors")  # computed, not read; layers share them
+    tensors = {
+        id(t): t
+        for b in model.blocks
+        for m in made
+        if (t := getattr(b.attention, m, None)) is not None
+    }
+    computed = sum(t.numel() for t in tensors.values())
+    computed -= sum(hasattr(b, "factor") for b in model.blocks)  # read, and held as a Python number
     assert sum(plan.held_bytes.values()) == 4 * (model.n_parameters + computed)
 
 

@@ -73,6 +73,29 @@ CASES: list[tuple[str, dict[str, Any], type[ModelError], str]] = [
     ("chatglm", {"add_bias_linear": True}, UnsupportedModel, "add_bias_linear is True"),
     ("qwen1", {"rotary_pct": 0.5}, UnsupportedModel, "rotary_pct is 0.5"),
     ("gemma3-with-images", {"text_config": 3}, CheckpointError, "text_config is not an object"),
+    ("deepseek-v2-lite", {"topk_method": "noaux_tc"}, UnsupportedModel, "'noaux_tc' of 'softmax'"),
+    ("deepseek-v2-groups", {"n_group": 3}, CheckpointError, "8 experts in 3 groups"),
+    ("deepseek-v3", {"num_experts_per_tok": 5}, CheckpointError, "5 of 8 experts in 4 groups, 2"),
+    ("deepseek-v3", {"qk_nope_head_dim": 0, "qk_head_dim": 16}, CheckpointError, "nope_head_dim"),
+    ("gpt-oss", {"swiglu_alpha": 1.5}, UnsupportedModel, "swiglu_alpha is 1.5"),
+    ("gpt-oss", {"experts_per_token": 3}, CheckpointError, "experts_per_token 3"),
+    ("llama4", {"num_experts_per_tok": 2}, UnsupportedModel, "2 experts for a token"),
+    ("llama4-chunks", {"layer_types": [FULL, SLIDING]}, UnsupportedModel, "has sliding_attention"),
+    ("llama4-chunks", {"no_rope_layers": [1]}, CheckpointError, "1 no_rope_layers"),
+    ("gemma4-experts", {"num_kv_shared_layers": 4}, CheckpointError, "shared_layers is 4"),
+    ("gemma4-experts", {"num_kv_shared_layers": 3}, CheckpointError, "layer 1 shares keys"),
+    (
+        "gemma4-experts",
+        {"per_layer_config": {"1": {"hidden_size": 8}}},
+        UnsupportedModel,
+        "per_layer_config of layer 1",
+    ),
+    (
+        "gemma4-experts",
+        {"per_layer_config": {"1": {"num_key_value_heads": 3}}},
+        CheckpointError,
+        "heads of layer 1",
+    ),
 ]
 
 

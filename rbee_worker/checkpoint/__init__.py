@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rbee_worker.checkpoint import hf_config, mapped, safetensors
+from rbee_worker.checkpoint import hf_config, mapped, safetensors, scaled
 from rbee_worker.checkpoint.formats import DECODABLE, INTEGERS, TensorSource
 from rbee_worker.checkpoint.gguf import GgufFile
 from rbee_worker.checkpoint.names import GENERATION_KEYS, TOKENIZER_KEYS, Architecture
@@ -97,9 +97,10 @@ def _open_directory(ref: str, path: Path) -> Checkpoint:
         )
     tensors, notes = safetensors.open_directory(path)
     arch, config, dialect = hf_config.read_config(path / "config.json")
-    source: TensorSource = tensors
+    config = scaled.understood(config, str(path))
+    source: TensorSource = scaled.joined(tensors)
     if dialect is not None and (dialect.tensors or dialect.prefixes):
-        source = RenamedSource(tensors, dialect, config.get("num_hidden_layers"))
+        source = RenamedSource(source, dialect, config.get("num_hidden_layers"))
     files = {name: path / name for name in TOKENIZER_FILES if (path / name).is_file()}
     tokenizer_config = _optional(path / "tokenizer_config.json")
     if "chat_template.jinja" in files:

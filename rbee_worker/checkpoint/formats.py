@@ -69,6 +69,8 @@ FORMATS: dict[str, Format] = {
         Format("TQ1_0", 256, 54, 34, False),
         Format("TQ2_0", 256, 66, 35, False),
         Format("MXFP4", 32, 17, 39, False),
+        # No file's own: 128 of F8_E4M3 behind their float32 scale; `scaled` makes it.
+        Format("F8_B128", 128, 132, None, False),
     )
 }
 
@@ -77,7 +79,7 @@ GGML_FORMATS: dict[int, Format] = {f.ggml: f for f in FORMATS.values() if f.ggml
 # Formats whose values can be computed with; the others are read as bytes at most.
 DECODABLE: frozenset[str] = frozenset(f.name for f in FORMATS.values() if f.is_float) | {
     *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
-    *("IQ4_NL", "IQ4_XS", "MXFP4"),
+    *("IQ4_NL", "IQ4_XS", "MXFP4", "F8_B128"),
 }
 INTEGERS: frozenset[str] = frozenset({"I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL"})
 

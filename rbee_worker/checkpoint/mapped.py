@@ -25,6 +25,7 @@ from rbee_worker.checkpoint.ops import OPS
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 
 MAX_COUNT = 1 << 31
+_GATING = {1: "softmax", 2: "sigmoid"}  # how llama.cpp numbers them
 _CONVERT = "convert the model again with a current GGUF converter"
 
 
@@ -73,6 +74,9 @@ def read_config(file: GgufFile, arch: Architecture) -> tuple[str, dict[str, Any]
         if isinstance(value, int) and value > 0:
             model_type = variant
             break
+    for key, value, variant in arch.by_value:
+        if config.get(key) == value:
+            model_type = variant
     config["model_type"] = model_type
     for key, names in arch.present.items():
         config[key] = any(name in file.tensors for name in names)
@@ -108,6 +112,8 @@ def _checked(file: GgufFile, name: str, kind: str) -> Any:
     value = file.metadata[name]
     if kind == "windows" and isinstance(value, list) and set(value) <= {False, True}:
         return ["sliding_attention" if v else "full_attention" for v in value]
+    if kind == "gating" and type(value) is int and value in _GATING:
+        return _GATING[value]
     if isinstance(value, list):
         if not value or any(v != value[0] for v in value):
             raise UnsupportedModel(
@@ -149,7 +155,8 @@ def _derive_sizes(file: GgufFile, config: dict[str, Any]) -> None:
         raise CheckpointError(f"{file.path}: says 0 attention heads.", fix=_CONVERT)
     config.setdefault("num_key_value_heads", heads)
     config.setdefault("head_dim", config["hidden_size"] // heads)
-    if config.get("v_head_dim", config["head_dim"]) == config["head_dim"]:
+    latent = "kv_lora_rank" in config  # heads of keys and of values differ by nature
+    if not latent and config.get("v_head_dim", config["head_dim"]) == config["head_dim"]:
         config.pop("v_head_dim", None)
     if not config.get("sliding_window", 1):
         del config["sliding_window"]
@@ -164,6 +171,8 @@ def _derive_rope(file: GgufFile, config: dict[str, Any]) -> None:
     if scaling is None:
         return
     scaling.setdefault("rope_type", "linear" if scaling.get("factor") else "none")
+    if by := scaling.pop("yarn_log_multiplier", None):  # 0.1 times what HF says
+        scaling["mscale"] = scaling["mscale_all_dim"] = _decimal(np.float32(by * 10).item())
     attn = scaling.pop("attn_factor", 1.0)
     if scaling["rope_type"] == "yarn" and attn != 1.0:
         # A GGUF factor multiplies yarn's own magnitude, HF's replaces it.

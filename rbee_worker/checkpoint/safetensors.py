@@ -80,8 +80,12 @@ class SafetensorsFile:
 
         Raises KeyError for an unknown name, UnsupportedModel for a dtype that nothing decodes.
         """
+        refuse_unreadable(self.tensors[name].format, name, str(self.path))
+        return self.view(name)
+
+    def view(self, name: str) -> Packed:
+        """The same for any dtype: bytes that the caller makes sense of."""
         t = self.tensors[name]
-        refuse_unreadable(t.format, name, str(self.path))
         rows = prod(t.shape[:-1])
         data = np.frombuffer(self._data, np.uint8, t.nbytes, t.offset)
         return Packed(data.reshape(rows, t.nbytes // max(rows, 1)), t.format, t.shape)
@@ -112,6 +116,10 @@ class SafetensorsSource:
 
     def read(self, name: str) -> Packed:
         return self._file_of[name].read(name)
+
+    def view(self, name: str) -> Packed:
+        """See `SafetensorsFile.view`."""
+        return self._file_of[name].view(name)
 
     def release(self) -> None:
         """See `SafetensorsFile.release`."""

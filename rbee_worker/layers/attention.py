@@ -23,7 +23,8 @@ class Attention:
     in the state; rope None = no positions; window: a query sees its last `window` keys;
     q_norm, k_norm: applied to the projections before they rotate. groups: q, k, v of each group of
     heads lie together (qkv.widths are then those of one group). clip: projections are cut to
-    -clip .. clip. slopes: ALiBi, float32 [heads] (Press et al. 2022).
+    -clip .. clip. slopes: ALiBi, float32 [heads] (Press et al. 2022). sinks: a score
+    more for each head that has no value, float32 [heads].
     """
 
     ops: Ops
@@ -41,6 +42,7 @@ class Attention:
     groups: int = 1
     clip: float | None = None
     slopes: Tensor | None = None
+    sinks: Tensor | None = None
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """x [N, dim] -> [N, dim]"""
@@ -66,5 +68,6 @@ class Attention:
             window=self.window,
             softcap=self.softcap,
             slopes=self.slopes,
+            sinks=self.sinks,
         )
         return self.out(mixed, precise=True)

@@ -119,7 +119,8 @@ def _llama3(freq: F32, dim: int, theta: float, s: Mapping[str, Any], length: int
     high = float(_need(s, "high_freq_factor", "llama3"))
     original = float(_need(s, "original_max_position_embeddings", "llama3"))
     wave = 2 * math.pi / freq
-    mix = ((original / wave - low) / (high - low)).astype(np.float32)
+    span = high - low or 1.0  # without any, as in Llama 4, nothing lies between
+    mix = ((original / wave - low) / span).astype(np.float32)
     middle = (1 - mix) * freq / factor + mix * freq
     scaled = np.where(wave > original / low, freq / factor, middle)
     return np.where(wave < original / high, freq, scaled).astype(np.float32), 1.0
@@ -155,9 +156,17 @@ def _yarn_magnitude(factor: float, s: Mapping[str, Any]) -> float:
     return mscale(factor)
 
 
+def _proportional(freq: F32, dim: int, theta: float, s: Mapping[str, Any], length: int) -> Scaled:
+    """Pairs lie as if all columns rotated, but those beyond a share stand still (Gemma 4)."""
+    turning = int(float(s.get("partial_rotary_factor") or 1.0) * dim // 2)
+    still = np.where(np.arange(dim // 2) < turning, freq, np.float32(0)).astype(np.float32)
+    return still / np.float32(s.get("factor") or 1.0), 1.0
+
+
 _SCALINGS: dict[str, Callable[[F32, int, float, Mapping[str, Any], int], Scaled]] = {
     "default": _unscaled,
     "linear": _linear,
     "llama3": _llama3,
     "yarn": _yarn,
+    "proportional": _proportional,
 }

@@ -17,10 +17,14 @@ from rbee_worker.models import (
     absent,
     bigcode,
     cohere,
+    deepseek,
     falcon,
     gemma,
+    gemma4,
     glm,
+    gptoss,
     llama,
+    llama4,
     mixture,
     mpt,
     olmo,
@@ -93,6 +97,13 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mpt": Architecture(mpt.Config, mpt.build, "MPT, Replit-code", absent.MPT),
     "gpt_bigcode": Architecture(bigcode.Config, bigcode.build, "StarCoder 1", absent.BIGCODE),
     "persimmon": Architecture(persimmon.Config, persimmon.build, "Persimmon", absent.PERSIMMON),
+    "deepseek_v2": Architecture(deepseek.Config, deepseek.build, "DeepSeek V2"),
+    "deepseek_v3": Architecture(
+        deepseek.Config, deepseek.build, "DeepSeek V3, R1", absent.DEEPSEEK_V3
+    ),
+    "gemma4_text": Architecture(gemma4.Config, gemma4.build, "Gemma 4", absent.GEMMA4),
+    "llama4_text": Architecture(llama4.Config, llama4.build, "Llama 4", absent.LLAMA4),
+    "gpt_oss": Architecture(gptoss.Config, gptoss.build, "GPT-OSS", absent.GPT_OSS),
 }
 
 

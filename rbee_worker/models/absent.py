@@ -74,3 +74,17 @@ BIGCODE: Absent = {
     "max_position_embeddings": 1024,
     "tie_word_embeddings": True,
 }
+DEEPSEEK_V3: Absent = {"scoring_func": "sigmoid"}
+GPT_OSS: Absent = {"rope_theta": 1.5e5, "sliding_window": 128, "head_dim": 64}
+LLAMA4: Absent = {
+    "rope_theta": 5e5,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+    "attention_chunk_size": 8192,
+}
+GEMMA4: Absent = {
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": True,
+}

@@ -51,6 +51,10 @@ INERT = frozenset(
         "cache_implementation",
         "output_router_logits",  # of training
         "router_aux_loss_coef",
+        "aux_loss_alpha",
+        "seq_aux",
+        "for_llm_compressor",
+        "ep_size",  # how many machines shared the experts
         "input_jitter_noise",
         "return_dict",
         "torch_dtype",

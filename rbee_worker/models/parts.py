@@ -57,6 +57,7 @@ def attention(
     groups: int = 1,
     clip: float | None = None,
     alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
 ) -> Attention:
     """Attention from q_proj, k_proj, v_proj (or all in `fused`) and `out` at the cursor.
 
@@ -89,6 +90,7 @@ def attention(
         groups=groups,
         clip=clip,
         slopes=alibi_slopes,
+        sinks=sinks,
     )
 
 

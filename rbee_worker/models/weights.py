@@ -144,6 +144,14 @@ class Weights:
         """A tensor as the checkpoint holds it. Raises CheckpointError."""
         return self._take(name, shape)
 
+    def floats(self, name: str, shape: tuple[int, ...]) -> Packed:
+        """A tensor's values as F32, for what a family makes of them. Raises CheckpointError."""
+        return self.ops.floats(self._take(name, shape))
+
+    def format_of(self, name: str) -> str:
+        """The format of a tensor at the cursor."""
+        return self._source.info(self._prefix + name).format
+
     def finish(self, skip: Mapping[str, str]) -> dict[str, str]:
         """Refuse tensors nobody read, unless a pattern of `skip` (regex: reason) covers them.
 

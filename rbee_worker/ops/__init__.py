@@ -119,6 +119,10 @@ class Ops(ABC):
         A part of several rows (the biases of stacked experts) counts row after row.
         """
 
+    @abstractmethod
+    def floats(self, packed: Packed) -> Packed:
+        """The same values as F32: for weights that are computed with while they are loaded."""
+
     # ---- dense
 
     @abstractmethod

@@ -50,6 +50,15 @@ def dequantize(packed: Packed, dtype: torch.dtype = F32) -> Tensor:
         return out.view(packed.shape)
 
 
+def as_floats(packed: Packed) -> Packed:
+    """The values of `packed` as F32, in its shape. Raises UnsupportedModel."""
+    if packed.format == "F32":
+        return packed
+    values = dequantize(packed).numpy()
+    rows = prod(packed.shape[:-1])
+    return Packed(values.reshape(rows, -1).view(np.uint8), "F32", packed.shape)
+
+
 def _fill(out: Tensor, packed: Packed, first: int = 0) -> None:
     """Write the values of rows first.. of `packed` into the rows of `out`."""
     width = FORMATS[packed.format].bytes
@@ -224,6 +233,12 @@ def _mxfp4(b: Tensor) -> Tensor:
     return _FP4[_nibbles(b[:, 1:]).long()] * d
 
 
+def _f8_b128(b: Tensor) -> Tensor:
+    """128 8-bit floats (1-4-3) behind their float32 scale."""
+    scale = b[:, :4].contiguous().view(F32)
+    return b[:, 4:].contiguous().view(torch.float8_e4m3fn).to(F32) * scale
+
+
 _DECODERS: dict[str, Callable[[Tensor], Tensor]] = {
     "F32": _f32,
     "F16": _f16,
@@ -239,6 +254,7 @@ _DECODERS: dict[str, Callable[[Tensor], Tensor]] = {
     "Q4_K": _q4_k,
     "Q5_K": _q5_k,
     "Q6_K": _q6_k,
+    "F8_B128": _f8_b128,
     "IQ4_NL": _iq4_nl,
     "IQ4_XS": _iq4_xs,
     "MXFP4": _mxfp4,

@@ -61,6 +61,10 @@ class PlanOps:
         """Nothing but its size, counted."""
         self._count(parts, "f32", 4 * sum(prod(p.shape) for p in parts))
 
+    def floats(self, packed: Packed) -> Packed:
+        """Zeros of its shape that take no memory."""
+        return blank("F32", packed.shape)
+
     def _count(self, parts: Sequence[Packed], held: str, nbytes: int, count: int = 1) -> None:
         for part in parts:
             before = self.file_bytes.get(part.format, 0)
@@ -92,10 +96,14 @@ class Outline:
         info = self._source.info(name)
         if info.nbytes <= self.SMALL or info.format not in DECODABLE:
             return self._source.read(name)
-        width, each = FORMATS[info.format].block, FORMATS[info.format].bytes
-        rows = int(np.prod(info.shape[:-1], dtype=np.int64))
-        blank = np.broadcast_to(np.uint8(0), (rows, info.shape[-1] // width * each))
-        return Packed(blank, info.format, info.shape)
+        return blank(info.format, info.shape)
 
     def release(self) -> None:
         """Nothing was read that is worth giving back."""
+
+
+def blank(name: str, shape: tuple[int, ...]) -> Packed:
+    """Zeros in format `name` that take no memory."""
+    width, each = FORMATS[name].block, FORMATS[name].bytes
+    rows = prod(shape[:-1])
+    return Packed(np.broadcast_to(np.uint8(0), (rows, shape[-1] // width * each)), name, shape)

@@ -18,7 +18,7 @@ from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.ops import Activation, Ops, RopeSpec, Routing, Weight
 from rbee_worker.ops.attention import Mask, attend
 from rbee_worker.ops.batch import Batch, PagedState
-from rbee_worker.ops.dequant import dequantize
+from rbee_worker.ops.dequant import as_floats, dequantize
 from rbee_worker.ops.experts import activate, add_bias, experts, gate, product, route
 from rbee_worker.state.specs import StateRef
 
@@ -60,6 +60,9 @@ class ReferenceOps(Ops):
 
     def vector(self, parts: Sequence[Packed]) -> Tensor:
         return torch.cat([dequantize(p).reshape(-1) for p in parts]).to(self.device)
+
+    def floats(self, packed: Packed) -> Packed:
+        return as_floats(packed)
 
     # ---- dense
 

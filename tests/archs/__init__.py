@@ -1,6 +1,20 @@
 """The table of tiny configs: one row a variant, each drives every check of test_archs.py."""
 
-from tests.archs import dense, gemma, gpt, llama, mixture, old, phi, qwen, relatives
+from tests.archs import (
+    dense,
+    gemma,
+    gemma4,
+    gpt,
+    gptoss,
+    latent,
+    llama,
+    llama4,
+    mixture,
+    old,
+    phi,
+    qwen,
+    relatives,
+)
 from tests.archs.base import (
     VOCAB,
     Arch,
@@ -22,5 +36,19 @@ __all__ = [
     "write_safetensors",
 ]
 
-_GROUPS = (llama, qwen, gemma, relatives, phi, dense, gpt, old, mixture)
+_GROUPS = (
+    llama,
+    qwen,
+    gemma,
+    relatives,
+    phi,
+    dense,
+    gpt,
+    old,
+    mixture,
+    latent,
+    gptoss,
+    llama4,
+    gemma4,
+)
 ARCHS: tuple[Arch, ...] = tuple(arch for group in _GROUPS for arch in group.ARCHS)

@@ -33,6 +33,7 @@ SHAPE: dict[str, Any] = {
     "pad_token_id": 0,
 }
 Arrays = dict[str, np.ndarray]
+Blocks = Callable[[np.ndarray], np.ndarray]  # rows, packed and unpacked
 
 
 def unchanged(tensors: Arrays, config: PretrainedConfig) -> Arrays:
@@ -46,7 +47,8 @@ class Arch:
 
     convert: what llama.cpp's converter makes of HF's tensors, still under HF names. exact: that
     changes no value, so that both formats must give the same bits. disk: HF's config.json and
-    tensors -> those of the model's own code, which the checkpoint on disk then has.
+    tensors -> those of the model's own code, which the checkpoint on disk then has. packed: what
+    is left of a tensor after conversion and packing, by a function that packs and unpacks rows.
     """
 
     id: str
@@ -58,6 +60,7 @@ class Arch:
     extra: Callable[[PretrainedConfig], Arrays] | None = None  # tensors only GGUF files have
     exact: bool = True
     disk: Callable[[dict[str, Any], Arrays], tuple[dict[str, Any], Arrays]] | None = None
+    packed: Callable[[str, np.ndarray, Blocks], np.ndarray] | None = None
     prompt: int = 70
     decoded: int = 20
 
@@ -158,8 +161,10 @@ def write_gguf(
     model: PreTrainedModel,
     path: Path,
     quant: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+    *,
+    only: str = ".weight",
 ) -> Path:
-    """A GGUF file of the model; matrices in `quant`, vectors in F32."""
+    """A GGUF file of the model; matrices whose name ends with `only` in `quant`, others in F32."""
     w = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch.gguf_arch])
     for key, value in (_common(model.config) | dict(arch.metadata)).items():
         add = {
@@ -172,7 +177,8 @@ def write_gguf(
         if value is not None:
             add[type(value)](f"{gguf.MODEL_ARCH_NAMES[arch.gguf_arch]}.{key}", value)
     for name, array in gguf_tensors(arch, model).items():
-        if array.ndim == 1 or "norm" in name or quant == gguf.GGMLQuantizationType.F32:
+        plain = array.ndim == 1 or "norm" in name or not name.endswith(only)
+        if plain or quant == gguf.GGMLQuantizationType.F32:
             w.add_tensor(name, array)
         else:
             w.add_tensor(name, gguf.quants.quantize(array, quant), raw_dtype=quant)

@@ -241,7 +241,7 @@ def test_rows_that_are_no_heads(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("found", "near"), [("llama4", "nearest: llama"), ("unheard", "'unheard' is not supported.")]
+    ("found", "near"), [("llamma", "nearest: llama"), ("unheard", "'unheard' is not supported.")]
 )
 def test_an_unsupported_architecture_is_named(tmp_path, found, near):
     path = write(tmp_path / "x.gguf", general__architecture=found)

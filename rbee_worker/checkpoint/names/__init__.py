@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from rbee_worker.checkpoint.names import dense, gemma, gpt, llama
+from rbee_worker.checkpoint.names import deepseek, dense, gemma, gpt, gptoss, llama, llama4
 from rbee_worker.checkpoint.names.dialects import DIALECTS, Dialect
 from rbee_worker.checkpoint.names.rows import (
     GENERATION_KEYS,
@@ -32,5 +32,11 @@ __all__ = [
 ]
 
 GGUF_ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
-    llama.ARCHITECTURES | gemma.ARCHITECTURES | dense.ARCHITECTURES | gpt.ARCHITECTURES
+    llama.ARCHITECTURES
+    | gemma.ARCHITECTURES
+    | dense.ARCHITECTURES
+    | gpt.ARCHITECTURES
+    | deepseek.ARCHITECTURES
+    | gptoss.ARCHITECTURES
+    | llama4.ARCHITECTURES
 )

@@ -171,6 +171,30 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
                 "mm_tokens_per_image",
             ),
         ),
+        "gemma4": Dialect(
+            "gemma4_text",
+            prefixes=MappingProxyType(
+                {
+                    "model.language_model.": "model.",
+                    **{
+                        f"model.{part}.": f"{part}."
+                        for part in ("vision_tower", "audio_tower", "embed_vision", "embed_audio")
+                    },
+                }
+            ),
+            inside="text_config",
+            ignored=(
+                *("vision_config", "audio_config", "vision_soft_tokens_per_image"),
+                *(f"{x}_token_{y}" for x in ("image", "audio", "video") for y in ("id", "index")),
+                *(f"{x}_token_{y}" for x in ("boi", "eoi", "boa", "eoa") for y in ("id", "index")),
+            ),
+        ),
+        "llama4": Dialect(
+            "llama4_text",
+            prefixes=MappingProxyType({"language_model.": ""}),
+            inside="text_config",
+            ignored=("vision_config", "boi_token_index", "eoi_token_index", "image_token_index"),
+        ),
         # transformers 5 writes another key than the published files have.
         "qwen2_moe": Dialect("qwen2_moe", {"num_local_experts": "num_experts"}),
         "qwen3_moe": Dialect("qwen3_moe", {"num_local_experts": "num_experts"}),

@@ -14,13 +14,13 @@ class Key:
 
     gguf: after `{architecture}.` unless `whole`. hf: dots lead into nested objects.
     kind: what the value must be (windows: for each layer, whether it has one; twice: a count
-    that stands for half of it).
+    that stands for half of it; gating: a number for how experts are scored).
     default: when the file lacks the key (None: config lacks it too).
     """
 
     gguf: str
     hf: str
-    kind: Literal["count", "number", "text", "flag", "id", "windows", "twice"]
+    kind: Literal["count", "number", "text", "flag", "id", "windows", "twice", "gating"]
     default: Any = None
     required: bool = False
     whole: bool = False
@@ -42,15 +42,17 @@ class Architecture:
     """One `general.architecture`.
 
     model_type: Hugging Face's; variants: (metadata key, model_type) that replaces it where the
-    key's value is positive. constants: config keys that hold for every file; by_layers: those that
-    hold for files of so many layers, where llama.cpp tells a published size by them. present:
-    config keys that are true when one of these tensors is in the file; absent: when it is not.
+    key's value is positive; by_value: (config key, value, model_type) likewise. constants: config
+    keys that hold for every file; by_layers: those that hold for files of so many layers, where
+    llama.cpp tells a published size by them. present: config keys that are true when one of these
+    tensors is in the file; absent: when it is not.
     """
 
     model_type: str
     keys: tuple[Key, ...]
     tensors: tuple[Row, ...]
     variants: tuple[tuple[str, str], ...] = ()
+    by_value: tuple[tuple[str, Any, str], ...] = ()
     constants: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     by_layers: Mapping[int, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
     present: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))

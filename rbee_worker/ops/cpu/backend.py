@@ -47,7 +47,7 @@ from rbee_worker.ops.cpu.recording import (
 )
 from rbee_worker.ops.cpu.team import Team
 from rbee_worker.ops.cpu.vocabulary import NATIVE
-from rbee_worker.ops.dequant import dequantize
+from rbee_worker.ops.dequant import as_floats, dequantize
 from rbee_worker.ops.reference import ReferenceOps
 
 
@@ -79,6 +79,9 @@ class CpuOps(Attending, Mixing, Columns):
         padded = torch.zeros(-(-len(values) // 16) * 16 + 16)  # kernels read whole vectors
         padded[: len(values)] = values
         return padded[: len(values)]
+
+    def floats(self, packed: Packed) -> Packed:
+        return as_floats(packed)
 
     # ---- dense
 

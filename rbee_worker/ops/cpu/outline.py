@@ -16,6 +16,7 @@ from rbee_worker.ops.cpu.model import kernel_names
 from rbee_worker.ops.cpu.native import Library
 from rbee_worker.ops.cpu.stack import outline_stack, weight_of
 from rbee_worker.ops.cpu.team import KERNELS, Team
+from rbee_worker.ops.plan import blank
 
 if TYPE_CHECKING:
     from rbee_worker.models.base import Decoder
@@ -48,6 +49,10 @@ class OutlineOps(CpuOps):
         stack = outline_stack(members)
         self._repackers |= {repacker(part.held) for part in stack.parts}
         return weight_of(stack)
+
+    def floats(self, packed: Packed) -> Packed:
+        """See `Ops.floats`; without data."""
+        return blank("F32", packed.shape)
 
     def needed(self, decoder: Decoder, shape: Shape) -> list[str]:
         """The kernels of loading and running `decoder`, which was built with this."""

@@ -2,7 +2,7 @@
 
 NATIVE = frozenset(
     (
-        *("matrix", "stack", "vector", "embed", "add_positions", "logits", "linear"),
+        *("matrix", "stack", "vector", "floats", "embed", "add_positions", "logits", "linear"),
         *("heads_linear", "split", "concat"),
         *("rms_norm", "layer_norm", "add_rms_norm"),
         *("add", "multiply", "scale", "clip", "act", "gated", "softcap"),

@@ -21,7 +21,7 @@ from rbee_worker.ops.cpu.model import CpuModel
 from rbee_worker.ops.cpu.native import Library
 from rbee_worker.ops.cpu.team import Team
 from rbee_worker.ops.reference import ReferenceOps
-from tests.archs import ARCHS, VOCAB, oracle, write_gguf, write_safetensors
+from tests.archs import ARCHS, VOCAB, oracle, write_checkpoint, write_gguf, write_safetensors
 from tests.driver import Driver
 
 CHUNKS = ([1] * 12 + [58], [17, 1, 16, 36], [3, 67])
@@ -132,3 +132,16 @@ def test_gguf_is_the_safetensors_model(teams, tmp_path):
     a = whole(record(teams[2], gguf), tokens)
     b = whole(record(teams[2], write_safetensors(hf, folder)), tokens)
     assert torch.equal(a, b)
+
+
+def test_experts_of_four_bits_stay_packed(teams, tmp_path):
+    """GPT-OSS as published: MXFP4 from safetensors, held as it is, equal to the reference."""
+    (arch,) = (a for a in ARCHS if a.id == "gpt-oss-yarn-mxfp4")
+    path = write_checkpoint(arch, tmp_path)
+    model = record(teams[2], path)
+    assert model.fallbacks == ()
+    assert model.decoder.blocks[0].mlp.experts.up.held == "mxfp4"
+    tokens = prompt(arch.prompt)
+    want = whole(build_model(open_checkpoint(str(path)), ReferenceOps()), tokens)
+    got = whole(model, tokens)
+    assert float((got - want).norm() / want.norm()) < 1e-5

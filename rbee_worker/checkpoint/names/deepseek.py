@@ -1,0 +1,94 @@
+"""DeepSeek: latent attention. Newer files hold it absorbed, one matrix a head (`attn_k_b` and
+`attn_v_b`), older ones as Hugging Face does (`attn_kv_b`).
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from rbee_worker.checkpoint.names.rows import (
+    DECODER_KEYS,
+    EMBEDDING_ROWS,
+    MLP_ROWS,
+    PRE_NORM_ROWS,
+    RMS_NORM_KEYS,
+    ROPE_KEYS,
+    TIED_WITHOUT_OUTPUT,
+    TOKEN_KEYS,
+    Architecture,
+    Key,
+    Row,
+    constants,
+    expert_rows,
+)
+
+_KEYS = (
+    *DECODER_KEYS,
+    *RMS_NORM_KEYS,
+    *(key for key in ROPE_KEYS if key.hf != "rotary_dim"),
+    *TOKEN_KEYS,
+    Key("rope.dimension_count", "qk_rope_head_dim", "count", required=True),
+    Key("rope.scaling.yarn_log_multiplier", "rope_scaling.yarn_log_multiplier", "number"),
+    Key("attention.head_count", "num_attention_heads", "count", required=True),
+    Key("attention.head_count_kv", "num_key_value_heads", "count"),
+    Key("attention.kv_lora_rank", "kv_lora_rank", "count", required=True),
+    Key("attention.q_lora_rank", "q_lora_rank", "count"),
+    # Files that hold attention absorbed give the latent's widths here, and a head's as `_mla`.
+    Key("attention.key_length", "qk_head_dim", "count"),
+    Key("attention.key_length_mla", "qk_head_dim", "count"),
+    Key("attention.value_length", "v_head_dim", "count"),
+    Key("attention.value_length_mla", "v_head_dim", "count"),
+    Key("leading_dense_block_count", "first_k_dense_replace", "count", default=0),
+    Key("expert_count", "n_routed_experts", "count"),
+    Key("expert_shared_count", "n_shared_experts", "count"),
+    Key("expert_used_count", "num_experts_per_tok", "count"),
+    Key("expert_feed_forward_length", "moe_intermediate_size", "count"),
+    Key("expert_weights_scale", "routed_scaling_factor", "number", default=1.0),
+    Key("expert_weights_norm", "norm_topk_prob", "flag"),
+    Key("expert_gating_func", "scoring_func", "gating", default="softmax"),
+    Key("expert_group_count", "n_group", "count"),
+    Key("expert_group_used_count", "topk_group", "count"),
+)
+
+_ATTENTION = {
+    "attn_q": "q_proj",
+    "attn_q_a": "q_a_proj",
+    "attn_q_a_norm": "q_a_layernorm",
+    "attn_q_b": "q_b_proj",
+    "attn_kv_a_mqa": "kv_a_proj_with_mqa",
+    "attn_kv_a_norm": "kv_a_layernorm",
+    "attn_kv_b": "kv_b_proj",
+    "attn_k_b": "k_b_proj",
+    "attn_v_b": "v_b_proj",
+    "attn_output": "o_proj",
+}
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "deepseek2": Architecture(
+        model_type="deepseek_v2",
+        by_value=(("scoring_func", "sigmoid", "deepseek_v3"),),
+        keys=_KEYS,
+        tensors=(
+            *EMBEDDING_ROWS,
+            *PRE_NORM_ROWS,
+            *MLP_ROWS,
+            *(
+                Row(f"blk.{{}}.{gguf}.{kind}", f"model.layers.{{}}.self_attn.{hf}.{kind}")
+                for gguf, hf in _ATTENTION.items()
+                for kind in ("weight", "bias")
+            ),
+            *expert_rows("mlp.gate", "mlp.experts", ("gate_proj", "up_proj", "down_proj")),
+            Row("blk.{}.exp_probs_b.bias", "model.layers.{}.mlp.gate.e_score_correction_bias"),
+            *(
+                Row(
+                    f"blk.{{}}.ffn_{part}_shexp.weight",
+                    f"model.layers.{{}}.mlp.shared_experts.{part}_proj.weight",
+                )
+                for part in ("gate", "up", "down")
+            ),
+        ),
+        constants=constants(hidden_act="silu"),
+        present=MappingProxyType({"attention_bias": ("blk.0.attn_kv_a_mqa.bias",)}),
+        absent=TIED_WITHOUT_OUTPUT,
+    ),
+}

@@ -1,0 +1,53 @@
+"""Llama 4: rotary pairs lie as in Hugging Face's files; chunks and layers without positions are
+those of the published sizes.
+"""
+
+from __future__ import annotations
+
+from rbee_worker.checkpoint.names.rows import (
+    DENSE_KEYS,
+    EMBEDDING_ROWS,
+    PRE_NORM_ROWS,
+    ROPE_ROWS,
+    TIED_WITHOUT_OUTPUT,
+    Architecture,
+    Key,
+    Row,
+    attention_rows,
+    constants,
+    expert_rows,
+)
+
+_FEED = "model.layers.{}.feed_forward"
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "llama4": Architecture(
+        model_type="llama4_text",
+        keys=(
+            *(key for key in DENSE_KEYS if key.hf != "intermediate_size"),
+            Key("feed_forward_length", "intermediate_size_mlp", "count", required=True),
+            Key("expert_feed_forward_length", "intermediate_size", "count", required=True),
+            Key("expert_count", "num_local_experts", "count", required=True),
+            Key("expert_used_count", "num_experts_per_tok", "count", required=True),
+            Key("interleave_moe_layer_step", "interleave_moe_layer_step", "count", required=True),
+        ),
+        tensors=(
+            *EMBEDDING_ROWS,
+            *ROPE_ROWS,
+            *PRE_NORM_ROWS,
+            *attention_rows(),
+            *(
+                Row(f"blk.{{}}.ffn_{part}{kind}.weight", f"{_FEED}{at}.{part}_proj.weight")
+                for kind, at in (("", ""), ("_shexp", ".shared_expert"))
+                for part in ("gate", "up", "down")
+            ),
+            *expert_rows(
+                "feed_forward.router",
+                "feed_forward.experts",
+                ("gate_proj", "up_proj", "down_proj"),
+            ),
+        ),
+        constants=constants(hidden_act="silu", attention_chunk_size=8192),
+        absent=TIED_WITHOUT_OUTPUT,
+    ),
+}

@@ -1,0 +1,130 @@
+"""Safetensors whose weights have their scales in another tensor, seen with both in one.
+
+Two layouts: `X.weight` in 8-bit floats with `X.weight_scale_inv`, one number for 128 x 128 values
+(DeepSeek V3), becomes F8_B128; `X_blocks` with `X_scales` (GPT-OSS) becomes MXFP4 under the name
+`X.weight`, an expert's rows being its outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rbee_worker.checkpoint.formats import FORMATS, Packed, TensorInfo, TensorSource
+from rbee_worker.checkpoint.safetensors import SafetensorsSource
+from rbee_worker.errors import CheckpointError, UnsupportedModel
+
+BLOCK = FORMATS["F8_B128"].block
+_SCALE, _VALUES, _POWERS = "_scale_inv", "_blocks", "_scales"
+_KINDS = ("fp8", "mxfp4")
+
+
+def understood(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`config` without a `quantization_config` that this module reads. Raises UnsupportedModel."""
+    given = config.get("quantization_config")
+    if not isinstance(given, dict) or given.get("quant_method") not in _KINDS:
+        return dict(config)
+    size = given.get("weight_block_size")
+    if given["quant_method"] == "fp8" and size != [BLOCK, BLOCK]:
+        raise UnsupportedModel(
+            f"{where}: 8-bit floats with a scale for {str(size)[:40]} values cannot be read.",
+            fix=f"use a checkpoint with weight_block_size [{BLOCK}, {BLOCK}], or a .gguf file",
+        )
+    return {key: value for key, value in config.items() if key != "quantization_config"}
+
+
+def joined(source: SafetensorsSource) -> TensorSource:
+    """`source`, or a `ScaledSource` of it where it has such pairs."""
+    scaled = ScaledSource(source)
+    return scaled if scaled.pairs else source
+
+
+class ScaledSource:
+    """The tensors of `source`, those with scales as one. Raises CheckpointError, UnsupportedModel
+    for pairs that do not fit each other."""
+
+    def __init__(self, source: SafetensorsSource) -> None:
+        self._source = source
+        names = set(source.names())
+        self.pairs: dict[str, tuple[str, str]] = {}  # name: of the values, of the scales
+        for name in source.names():
+            if name.endswith(_SCALE) and (values := name.removesuffix(_SCALE)) in names:
+                self.pairs[values] = (values, name)
+            stem = name.removesuffix(_VALUES)
+            if name != stem and stem + _POWERS in names:
+                self.pairs[f"{stem}.weight"] = (name, stem + _POWERS)
+        hidden = {part for pair in self.pairs.values() for part in pair}
+        self._names = [*(name for name in source.names() if name not in hidden), *self.pairs]
+        self._infos = {name: self._joined(name) for name in self.pairs}
+
+    def names(self) -> list[str]:
+        """As `TensorSource`."""
+        return self._names
+
+    def info(self, name: str) -> TensorInfo:
+        """As `TensorSource`."""
+        return self._infos[name] if name in self.pairs else self._source.info(name)
+
+    def read(self, name: str) -> Packed:
+        """As `TensorSource`; a pair is copied into one."""
+        if name not in self.pairs:
+            return self._source.read(name)
+        values, scales = (self._source.view(part) for part in self.pairs[name])
+        info = self._infos[name]
+        data = _fp8(values, scales) if info.format == "F8_B128" else _mxfp4(values, scales)
+        rows = int(np.prod(info.shape[:-1], dtype=np.int64))
+        return Packed(data.reshape(rows, -1), info.format, info.shape)
+
+    def release(self) -> None:
+        """See `TensorSource.release`."""
+        self._source.release()
+
+    def _joined(self, name: str) -> TensorInfo:
+        values, scales = (self._source.info(part) for part in self.pairs[name])
+        shape = values.shape
+        if name == self.pairs[name][0]:
+            good = (
+                (values.format, scales.format, len(shape)) == ("F8_E4M3", "F32", 2)
+                and scales.shape == tuple(-(-n // BLOCK) for n in shape)
+                and shape[1] % BLOCK == 0
+            )
+            form, whole = FORMATS["F8_B128"], shape
+        else:
+            form = FORMATS["MXFP4"]
+            good = (values.format, scales.format) == ("U8", "U8") and (
+                shape == (*scales.shape, form.block // 2) and len(shape) > 2
+            )
+            whole = (*shape[:-2], shape[-2] * form.block) if good else shape
+        if not good:
+            raise CheckpointError(
+                f"tensor {name!r}: {values.format} {list(shape)} and its scales, {scales.format} "
+                f"{list(scales.shape)}, do not fit each other.",
+                fix="download the checkpoint again, or use a .gguf file",
+            )
+        nbytes = int(np.prod(whole, dtype=np.int64)) // form.block * form.bytes
+        return TensorInfo(form.name, whole, nbytes)
+
+
+def _fp8(values: Packed, scales: Packed) -> npt.NDArray[np.uint8]:
+    """Each row: its blocks, each behind its scale."""
+    rows, cols = values.shape
+    out = np.empty((rows, cols // BLOCK, 4 + BLOCK), np.uint8)
+    of_rows = scales.data.reshape(-1, cols // BLOCK, 4)
+    out[:, :, :4] = np.repeat(of_rows, BLOCK, axis=0)[:rows]
+    out[:, :, 4:] = values.data.reshape(rows, -1, BLOCK)
+    return out
+
+
+def _mxfp4(values: Packed, scales: Packed) -> npt.NDArray[np.uint8]:
+    """Blocks as GGUF has them: the scale's exponent, then values n and n + 16 in one byte; here
+    neighbours share a byte, the first in its low half."""
+    both = values.data.reshape(-1, 16)
+    out = np.empty((len(both), 17), np.uint8)
+    out[:, 0] = scales.data.reshape(-1)
+    nibbles = np.empty((len(both), 32), np.uint8)
+    nibbles[:, 0::2], nibbles[:, 1::2] = both & 15, both >> 4
+    out[:, 1:] = nibbles[:, :16] | nibbles[:, 16:] << 4
+    return out

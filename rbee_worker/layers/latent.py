@@ -1,0 +1,67 @@
+"""Latent attention (MLA; DeepSeek-V2, 2024) in its absorbed form.
+
+All heads share one latent vector a token, and one rotated key. What would expand the latent to keys
+is applied to the queries instead, what would expand it to values to the result: so a token keeps
+`latent + rope` numbers, and attention has a single head of keys whose first columns are its values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rbee_worker.layers.linear import Linear
+from rbee_worker.layers.norm import RMSNorm
+from rbee_worker.ops import Ops, RopeSpec, Weight
+from rbee_worker.ops.batch import Batch
+from rbee_worker.state.specs import StateRef
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """up(norm(down x)): a linear map through few columns."""
+
+    down: Linear
+    norm: RMSNorm
+    up: Linear
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [N, in] -> [N, out]"""
+        return self.up(self.norm(self.down(x)))
+
+
+@dataclass(frozen=True)
+class LatentAttention:
+    """Attention over latents.
+
+    q: to the heads' queries, each `plain` columns without positions, then rope.dim that rotate;
+    down: to the latent and the rotated key (its two widths); into: stack of one [latent, plain] a
+    head; out_of: stack of one [value, latent] a head.
+    """
+
+    ops: Ops
+    q: Callable[[Tensor], Tensor]
+    down: Linear
+    norm: RMSNorm
+    into: Weight
+    out_of: Weight
+    out: Linear
+    where: StateRef
+    scale: float
+    rope: RopeSpec
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        """x [N, dim] -> [N, dim]"""
+        ops, heads = self.ops, self.into.count
+        plain, turning = ops.split(self.q(x), (self.into.cols, self.rope.dim), heads=heads)
+        turned = ops.rope(turning, self.rope, batch, heads=heads)
+        query = ops.concat((ops.heads_linear(plain, self.into), turned), heads=heads)
+        latent, shared = self.down.split(x)
+        latent = self.norm(latent)
+        key = ops.concat((latent, ops.rope(shared, self.rope, batch, heads=1)))
+        mixed = ops.attend(query, key, latent, self.where, batch, heads=heads, scale=self.scale)
+        return self.out(ops.heads_linear(mixed, self.out_of))

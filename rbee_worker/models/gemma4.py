@@ -1,0 +1,269 @@
+"""Gemma 4, its text half: heads of another width in layers that see all, embeddings for each layer.
+
+model_type: gemma4_text (Google DeepMind 2026); gemma4 is the model that also sees and hears, of
+which the text half is read. Beyond Gemma 3: values are normalised; in layers that see the whole
+sequence heads are wider, a quarter of their pairs rotates and, where the config says so, keys are
+the values as well; the last layers read the keys of the last layer of their type before them; a
+small embedding a layer is mixed in after the feed-forward block; and experts may stand beside that
+block. Norms are not centred around 1. What a block computes stands in `gemma4_blocks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rbee_worker.checkpoint.ops import floats, packed_floats
+from rbee_worker.errors import CheckpointError, UnsupportedModel
+from rbee_worker.layers.moe import Experts, MoE
+from rbee_worker.layers.norm import RMSNorm
+from rbee_worker.layers.rope import rope_spec
+from rbee_worker.models import parts
+from rbee_worker.models.base import Decoder
+from rbee_worker.models.config import DecoderConfig, activation, positive
+from rbee_worker.models.experts import load_experts, load_fused
+from rbee_worker.models.gemma4_blocks import (
+    Block,
+    LayerInput,
+    LayerInputs,
+    Mixer,
+    Mixture,
+    WithLayerInputs,
+)
+from rbee_worker.models.weights import Weights
+from rbee_worker.ops import RopeSpec, Routing
+from rbee_worker.state.specs import PagedKV, StateRef
+
+FULL = "full_attention"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(DecoderConfig):
+    """Gemma 4's own keys. The wider heads are `global_head_dim` or, in newer files, in
+    `per_layer_config`, which has what differs from layer to layer."""
+
+    rms_norm_eps: float = 1e-6
+    hidden_activation: str = "gelu_pytorch_tanh"
+    attention_bias: bool = False
+    use_bidirectional_attention: str | None = None
+    sliding_window: int = 512
+    layer_types: list[str] | None = None
+    rope_parameters: dict[str, Any] = field(default_factory=dict)
+    final_logit_softcapping: float | None = None
+    global_head_dim: int = 512
+    num_global_key_value_heads: int | None = None
+    per_layer_config: dict[str, Any] | None = None
+    attention_k_eq_v: bool = False
+    num_kv_shared_layers: int = 0
+    use_double_wide_mlp: bool = False
+    vocab_size_per_layer_input: int = 262144
+    hidden_size_per_layer_input: int = 256
+    enable_moe_block: bool = False
+    num_experts: int = 0
+    top_k_experts: int = 0
+    moe_intermediate_size: int = 0
+
+
+def build(c: Config, w: Weights) -> Decoder:
+    """The model, from weights at the cursor `w`. Raises CheckpointError, UnsupportedModel."""
+    types = _check(c)
+    windows = parts.windows(types, c.num_hidden_layers, c.sliding_window)
+    heads = [_heads(c, layer, kind) for layer, kind in enumerate(types)]
+    ropes = [_rope(c, kind, width) for kind, (width, _) in zip(types, heads, strict=True)]
+    first = c.num_hidden_layers - c.num_kv_shared_layers  # that reads the keys of another
+    written: dict[str, StateRef] = {}
+
+    def block(at: Weights, layer: int) -> Block:
+        width, kv = heads[layer]
+        shares = layer >= first
+        if not shares:
+            written[types[layer]] = w.states.add(PagedKV(kv, width, width, windows[layer]))
+        elif types[layer] not in written:
+            raise CheckpointError(
+                f"config: layer {layer} shares keys, but no layer of its type has any.",
+                fix="download the checkpoint's config again.",
+            )
+        mixer = _mixer(
+            at.sub("self_attn"),
+            c,
+            (width, kv),
+            where=written[types[layer]],
+            rope=ropes[layer],
+            window=windows[layer],
+            shares=shares,
+            same=c.attention_k_eq_v and types[layer] == FULL,
+        )
+        double = 2 if shares and c.use_double_wide_mlp else 1
+        mlp = parts.gated_mlp(
+            at.sub("mlp"), c, act=c.hidden_activation, inner=double * c.intermediate_size
+        )
+        return Block(
+            ops=w.ops,
+            attention_norm=_norm(at, c, "input_layernorm"),
+            attention=mixer,
+            attention_after=_norm(at, c, "post_attention_layernorm"),
+            mlp_norm=_norm(at, c, "pre_feedforward_layernorm"),
+            mlp=mlp,
+            mixture=_mixture(at, c) if c.enable_moe_block else None,
+            mlp_after=_norm(at, c, "post_feedforward_layernorm"),
+            own=_own(at, c) if c.hidden_size_per_layer_input else None,
+            factor=float(floats(at.packed("layer_scalar", (1,)))[0]),
+        )
+
+    unread = "keys and values of an earlier layer are read"
+    inputs = _inputs(w, c) if c.hidden_size_per_layer_input else None
+    model = parts.decoder(
+        w,
+        c,
+        block,
+        _norm(w, c, "model.norm"),
+        ropes=ropes,
+        embed_scale=c.hidden_size**0.5,
+        logits_softcap=c.final_logit_softcapping,
+        skip={
+            r"(vision_tower|audio_tower|embed_vision|embed_audio)\..*": "text alone is read",
+            **{
+                rf"model\.layers\.{n}\.self_attn\.[kv]_(proj|norm)\.weight": unread
+                for n in range(first, c.num_hidden_layers)
+            },
+        },
+    )
+    return WithLayerInputs(**vars(model), inputs=inputs)
+
+
+def _check(c: Config) -> Sequence[str]:
+    """The layers' types."""
+    parts.check(c)
+    layers, shared = c.num_hidden_layers, c.num_kv_shared_layers
+    if c.use_bidirectional_attention == "all" or c.attention_bias:
+        raise UnsupportedModel(
+            f"config: use_bidirectional_attention is {c.use_bidirectional_attention!r}, "
+            f"attention_bias {c.attention_bias}.",
+            fix="use a generative model of this family.",
+        )
+    if not 0 <= shared < layers:
+        raise CheckpointError(
+            f"config: num_kv_shared_layers is {shared}, there are {layers} layers.",
+            fix="download the checkpoint's config again.",
+        )
+    if c.enable_moe_block:
+        positive("config", num_experts=c.num_experts, top_k_experts=c.top_k_experts)
+        positive("config", moe_intermediate_size=c.moe_intermediate_size)
+    types = list(c.layer_types or parts.every(6, layers))
+    return [*types[:-1], FULL]  # the last layer always sees everything
+
+
+def _heads(c: Config, layer: int, kind: str) -> tuple[int, int]:
+    """Columns of a head and heads of keys in one layer."""
+    if c.per_layer_config is not None:
+        own = c.per_layer_config.get(str(layer), {})
+        if not isinstance(own, dict) or set(own) - {"head_dim", "num_key_value_heads"}:
+            raise UnsupportedModel(
+                f"config: per_layer_config of layer {layer} is {str(own)[:60]}.",
+                fix="only head_dim and num_key_value_heads may differ.",
+            )
+        found = own.get("head_dim") or c.width, own.get("num_key_value_heads") or c.kv_heads
+    elif kind == FULL:
+        few = c.num_global_key_value_heads if c.attention_k_eq_v else None
+        found = c.global_head_dim, few or c.kv_heads
+    else:
+        found = c.width, c.kv_heads
+    if not all(isinstance(n, int) and n > 0 for n in found) or c.num_attention_heads % found[1]:
+        raise CheckpointError(f"config: heads of layer {layer} are {found}.", fix="fetch it again.")
+    return found
+
+
+def _rope(c: Config, kind: str, width: int) -> RopeSpec:
+    """Of one layer: in those that see all, pairs of columns stay together, the last do not turn."""
+    plain = {"rope_theta": 1e6, "rope_type": "proportional", "partial_rotary_factor": 0.25}
+    given: Mapping[str, Any] = c.rope_parameters.get(kind) or (
+        plain if kind == FULL else {"rope_theta": 1e4}
+    )
+    return rope_spec(width, float(given["rope_theta"]), given, c.max_position_embeddings)
+
+
+def _mixer(
+    w: Weights,
+    c: Config,
+    heads: tuple[int, int],
+    *,
+    where: StateRef,
+    rope: RopeSpec,
+    window: int | None,
+    shares: bool,
+    same: bool,
+) -> Mixer:
+    (width, kv), count, eps = heads, c.num_attention_heads, c.rms_norm_eps
+    names = ("k_proj",) if same else ("k_proj", "v_proj")
+    return Mixer(
+        ops=w.ops,
+        q=w.linear("q_proj", c.hidden_size, count * width),
+        kv=None if shares else w.linear(names, c.hidden_size, [kv * width] * len(names)),
+        out=w.linear("o_proj", count * width, c.hidden_size),
+        q_norm=w.rms_norm("q_norm", width, eps, heads=count),
+        k_norm=None if shares else w.rms_norm("k_norm", width, eps, heads=kv),
+        v_norm=RMSNorm(w.ops, None, eps, kv),
+        where=where,
+        heads=count,
+        kv_heads=kv,
+        rope=rope,
+        window=window,
+    )
+
+
+def _mixture(w: Weights, c: Config) -> Mixture:
+    dim, inner, count = c.hidden_size, c.moe_intermediate_size, c.num_experts
+    at = w.sub("experts")
+    if at.has("gate_up_proj"):
+        up = load_fused(at, "gate_up_proj", count, dim, 2 * inner)
+        down = load_fused(at, "down_proj", count, inner, dim)
+    else:
+        up = load_experts(at, ("gate_proj", "up_proj"), count, dim, inner)
+        down = load_experts(at, ("down_proj",), count, inner, dim)
+    scale = floats(w.packed("router.scale", (dim,))) * np.float32(dim**-0.5)
+    return Mixture(
+        ops=w.ops,
+        mlp_after=_norm(w, c, "post_feedforward_layernorm_1"),
+        router_norm=RMSNorm(w.ops, w.ops.vector([packed_floats(scale)]), c.rms_norm_eps),
+        before=_norm(w, c, "pre_feedforward_layernorm_2"),
+        experts=MoE(
+            ops=w.ops,
+            router=w.linear("router.proj", dim, count),
+            routing=Routing(c.top_k_experts, normalise=True),
+            experts=Experts(w.ops, up, down, activation(c.hidden_activation)),
+            scales=w.ops.vector([w.packed("router.per_expert_scale", (count,))]),
+        ),
+        after=_norm(w, c, "post_feedforward_layernorm_2"),
+    )
+
+
+def _own(w: Weights, c: Config) -> LayerInput:
+    width = c.hidden_size_per_layer_input
+    return LayerInput(
+        ops=w.ops,
+        gate=w.linear("per_layer_input_gate", c.hidden_size, width),
+        out=w.linear("per_layer_projection", width, c.hidden_size),
+        norm=_norm(w, c, "post_per_layer_input_norm"),
+        act=activation(c.hidden_activation),
+    )
+
+
+def _inputs(w: Weights, c: Config) -> LayerInputs:
+    layers, width, at = c.num_hidden_layers, c.hidden_size_per_layer_input, w.sub("model")
+    name, rows = "embed_tokens_per_layer.weight", c.vocab_size_per_layer_input
+    # The projection is divided by sqrt(dim) before its norm: the same as a larger eps in it.
+    eps = c.rms_norm_eps * c.hidden_size
+    return LayerInputs(
+        ops=w.ops,
+        table=at.matrix(name, rows, layers * width),
+        project=at.linear("per_layer_model_projection", c.hidden_size, layers * width),
+        norm=at.rms_norm("per_layer_projection_norm", width, eps, heads=layers),
+        scale=width**0.5,
+    )
+
+
+def _norm(w: Weights, c: Config, name: str) -> RMSNorm:
+    return w.rms_norm(name, c.hidden_size, c.rms_norm_eps)

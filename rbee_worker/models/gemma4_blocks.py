@@ -1,0 +1,146 @@
+"""What Gemma 4's layers compute: attention with normalised values, experts beside the feed-forward
+block, an input of each layer's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rbee_worker.layers.linear import Linear
+from rbee_worker.layers.mlp import GatedMLP
+from rbee_worker.layers.moe import MoE
+from rbee_worker.layers.norm import RMSNorm
+from rbee_worker.models.base import Decoder
+from rbee_worker.ops import Activation, Ops, RopeSpec, Weight
+from rbee_worker.ops.batch import Batch
+from rbee_worker.state.specs import StateRef
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Mixer:
+    """Attention whose q, k and v are normalised head by head; kv None: another layer has written
+    keys and values at `where`. v_norm has no weights; kv.widths of one: keys are values too."""
+
+    ops: Ops
+    q: Linear
+    kv: Linear | None
+    out: Linear
+    q_norm: RMSNorm
+    k_norm: RMSNorm | None
+    v_norm: RMSNorm
+    where: StateRef
+    heads: int
+    kv_heads: int
+    rope: RopeSpec
+    window: int | None
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        """x [N, dim] -> [N, dim]"""
+        ops, k, v = self.ops, None, None
+        q = ops.rope(self.q_norm(self.q(x)), self.rope, batch, heads=self.heads)
+        if self.kv is not None and self.k_norm is not None:
+            both = self.kv.split(x)
+            v = self.v_norm(both[-1])
+            k = ops.rope(self.k_norm(both[0]), self.rope, batch, heads=self.kv_heads)
+        mixed = ops.attend(
+            q, k, v, self.where, batch, heads=self.heads, scale=1.0, window=self.window
+        )
+        return self.out(mixed)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """norm(mlp) + norm(experts of norm x), the router reading x through a norm of its own."""
+
+    ops: Ops
+    mlp_after: RMSNorm
+    router_norm: RMSNorm
+    before: RMSNorm
+    experts: MoE
+    after: RMSNorm
+
+    def __call__(self, x: Tensor, fed: Tensor) -> Tensor:
+        """x [N, dim] before the feed-forward block, fed after it -> [N, dim]"""
+        mixed = self.after(self.experts.of(self.before(x), self.router_norm(x)))
+        return self.ops.add(self.mlp_after(fed), mixed)
+
+
+@dataclass(frozen=True)
+class LayerInput:
+    """x + norm(out(act(gate x) * a layer's own input))."""
+
+    ops: Ops
+    gate: Linear
+    out: Linear
+    norm: RMSNorm
+    act: Activation
+
+    def __call__(self, x: Tensor, own: Tensor) -> Tensor:
+        """x [N, dim], own [N, width] -> [N, dim]"""
+        gated = self.ops.multiply(self.ops.act(self.gate(x), self.act), own)
+        return self.ops.add(x, self.norm(self.out(gated)))
+
+
+@dataclass(frozen=True)
+class Block:
+    """A sandwich, experts beside its feed-forward block, a layer's own input, a factor."""
+
+    ops: Ops
+    attention_norm: RMSNorm
+    attention: Mixer
+    attention_after: RMSNorm
+    mlp_norm: RMSNorm
+    mlp: GatedMLP
+    mixture: Mixture | None
+    mlp_after: RMSNorm
+    own: LayerInput | None
+    factor: float
+
+    def __call__(self, x: Tensor, batch: Batch, own: Tensor | None = None) -> Tensor:
+        """x [N, dim], own [N, width] -> [N, dim]"""
+        ops = self.ops
+        x = ops.add(x, self.attention_after(self.attention(self.attention_norm(x), batch)))
+        fed = self.mlp(self.mlp_norm(x))
+        if self.mixture is not None:
+            fed = self.mixture(x, fed)
+        x = ops.add(x, self.mlp_after(fed))
+        if self.own is not None and own is not None:
+            x = self.own(x, own)
+        return x if self.factor == 1.0 else ops.scale(x, self.factor)
+
+
+@dataclass(frozen=True)
+class LayerInputs:
+    """Every layer's own input: (norm(project x) + its embedding of the token) / sqrt 2."""
+
+    ops: Ops
+    table: Weight
+    project: Linear
+    norm: RMSNorm  # of so many layers
+    scale: float  # of the embedding
+
+    def __call__(self, x: Tensor, batch: Batch) -> tuple[Tensor, ...]:
+        """x [N, dim], the embeddings -> one [N, width] a layer"""
+        ops, layers = self.ops, self.norm.heads
+        own = ops.embed(self.table, batch, scale=self.scale)
+        both = ops.scale(ops.add(self.norm(self.project(x)), own), 2**-0.5)
+        return ops.split(both, [self.table.cols // layers] * layers)
+
+
+@dataclass(frozen=True)
+class WithLayerInputs(Decoder):
+    """A decoder whose blocks read, each, an input of their own."""
+
+    inputs: LayerInputs | None = None
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """See `Decoder.hidden`."""
+        x = self.ops.embed(self.embed, batch, scale=self.embed_scale)
+        own = () if self.inputs is None else self.inputs(x, batch)
+        for number, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            x = block(x, batch, own[number] if own else None)
+        return self.norm(x)

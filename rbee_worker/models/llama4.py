@@ -1,0 +1,213 @@
+"""Llama 4, its text half: most layers see a chunk and have positions, others see all and have none.
+
+model_type: llama4_text (Meta 2025); llama4 is the model with a vision tower, of which the text half
+is read. Queries and keys are normalised after they rotate. Where a layer has no positions, queries
+grow with the logarithm of theirs. One expert a token, whose input the router scales, beside one
+that all share. GGUF files leave out what both published sizes have in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rbee_worker.checkpoint.ops import packed_floats
+from rbee_worker.errors import CheckpointError, UnsupportedModel
+from rbee_worker.layers.blocks import FeedForward, PreNorm
+from rbee_worker.layers.linear import Linear
+from rbee_worker.layers.moe import Experts, MoE
+from rbee_worker.layers.norm import RMSNorm
+from rbee_worker.models import parts
+from rbee_worker.models.base import Decoder
+from rbee_worker.models.config import DecoderConfig, activation, positive
+from rbee_worker.models.experts import load_experts, load_fused
+from rbee_worker.models.weights import Weights
+from rbee_worker.ops import Ops, RopeSpec, Routing
+from rbee_worker.ops.batch import Batch
+from rbee_worker.state.specs import PagedKV, StateRef
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IMAGES = {r"(vision_model|multi_modal_projector)\..*": "images are not read"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(DecoderConfig):
+    """Llama 4's own keys; use_qk_norm None: as the published sizes, of which that with 128 experts
+    has no such norm."""
+
+    rms_norm_eps: float = 1e-5
+    attention_bias: bool = False
+    intermediate_size_mlp: int
+    num_local_experts: int
+    num_experts_per_tok: int = 1
+    router_jitter_noise: float = 0.0  # in training alone
+    interleave_moe_layer_step: int = 1
+    moe_layers: list[int] | None = None
+    use_qk_norm: bool | None = None
+    no_rope_layers: list[int] | None = None  # 0: this layer has no positions
+    no_rope_layer_interval: int = 4
+    layer_types: list[str] | None = None
+    attention_chunk_size: int | None = None
+    attn_temperature_tuning: bool | int = True
+    floor_scale: int = 8192
+    attn_scale: float = 0.1
+
+
+@dataclass(frozen=True)
+class Mixer:
+    """Attention that normalises after rotating; factors: of a query, by (position + 1) // every."""
+
+    ops: Ops
+    qkv: Linear
+    out: Linear
+    where: StateRef
+    heads: int
+    kv_heads: int
+    scale: float
+    rope: RopeSpec | None
+    chunk: int | None
+    norm: Callable[[int], RMSNorm] | None  # of so many heads
+    factors: Tensor | None
+    every: int
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        """x [N, dim] -> [N, dim]"""
+        ops, heads = self.ops, self.heads
+        q, k, v = self.qkv.split(x)
+        if self.rope is not None:
+            q = ops.rope(q, self.rope, batch, heads=heads)
+            k = ops.rope(k, self.rope, batch, heads=self.kv_heads)
+        if self.norm is not None:
+            q, k = self.norm(heads)(q), self.norm(self.kv_heads)(k)
+        if self.factors is not None:
+            q = ops.scale_by_position(q, self.factors, batch, every=self.every, offset=1)
+        mixed = ops.attend(
+            q, k, v, self.where, batch, heads=heads, scale=self.scale, chunk=self.chunk
+        )
+        return self.out(mixed)
+
+
+def build(c: Config, w: Weights) -> Decoder:
+    """The model, from weights at the cursor `w`. Raises CheckpointError, UnsupportedModel."""
+    parts.check(c)
+    _check(c)
+    every, count = c.interleave_moe_layer_step, c.num_hidden_layers
+    mixtures = c.moe_layers if c.moe_layers is not None else range(every - 1, count, every)
+    rotates = c.no_rope_layers or [
+        int((i + 1) % c.no_rope_layer_interval != 0) for i in range(count)
+    ]
+    types = c.layer_types or ["chunked_attention" if x else "full_attention" for x in rotates]
+    if len(rotates) < count or len(types) != count:
+        raise CheckpointError(
+            f"config: {len(rotates)} no_rope_layers, {len(types)} layer_types, {count} layers.",
+            fix="download the checkpoint's config again.",
+        )
+    rope = parts.rope_of(w, c, interleaved=True)
+    factors = _factors(w, c) if c.attn_temperature_tuning and not all(rotates) else None
+
+    def block(at: Weights, layer: int) -> PreNorm:
+        feed: FeedForward
+        inner = at.sub("feed_forward")
+        if layer in mixtures:
+            feed = _mixture(inner, c)
+        else:
+            feed = parts.gated_mlp(inner, c, inner=c.intermediate_size_mlp)
+        chunked = types[layer] == "chunked_attention"
+        return PreNorm(
+            ops=w.ops,
+            attention_norm=at.rms_norm("input_layernorm", c.hidden_size, c.rms_norm_eps),
+            attention=_mixer(
+                at.sub("self_attn"),
+                c,
+                rope if rotates[layer] else None,
+                c.attention_chunk_size if chunked else None,
+                None if rotates[layer] else factors,
+            ),
+            mlp_norm=at.rms_norm("post_attention_layernorm", c.hidden_size, c.rms_norm_eps),
+            mlp=feed,
+        )
+
+    norm = w.rms_norm("model.norm", c.hidden_size, c.rms_norm_eps)
+    return parts.decoder(w, c, block, norm, ropes=[rope], skip=IMAGES)
+
+
+def _check(c: Config) -> None:
+    positive(
+        "config",
+        inner=c.intermediate_size_mlp,
+        experts=c.num_local_experts,
+        interleave_moe_layer_step=c.interleave_moe_layer_step,
+        no_rope_layer_interval=c.no_rope_layer_interval,
+        attention_chunk_size=c.attention_chunk_size or 1,
+        floor_scale=c.floor_scale,
+    )
+    if c.num_experts_per_tok != 1:
+        raise UnsupportedModel(
+            f"config: {c.num_experts_per_tok} experts for a token, this architecture takes one.",
+            fix="check num_experts_per_tok.",
+        )
+    unknown = set(c.layer_types or ()) - {"chunked_attention", "full_attention"}
+    if unknown:
+        raise UnsupportedModel(
+            f"config: layer_types has {', '.join(map(str, sorted(unknown, key=str)))}.",
+            fix="supported: chunked_attention, full_attention.",
+        )
+
+
+def _factors(w: Weights, c: Config) -> Tensor:
+    """Temperatures (Nakanishi 2025): 1 + attn_scale * log(1 + n) in the n-th floor_scale tokens."""
+    steps = np.arange(c.max_position_embeddings // c.floor_scale + 1, dtype=np.float32)
+    values = np.log1p(steps) * np.float32(c.attn_scale) + np.float32(1)
+    return w.ops.vector([packed_floats(values.astype(np.float32))])
+
+
+def _mixer(
+    w: Weights, c: Config, rope: RopeSpec | None, chunk: int | None, factors: Tensor | None
+) -> Mixer:
+    heads, kv = c.num_attention_heads, c.kv_heads
+    widths = (heads * c.width, kv * c.width, kv * c.width)
+    names, bias = ("q_proj", "k_proj", "v_proj"), c.attention_bias
+    norms = c.num_local_experts != 128 if c.use_qk_norm is None else c.use_qk_norm
+    bare = RMSNorm(w.ops, None, c.rms_norm_eps)
+    return Mixer(
+        ops=w.ops,
+        qkv=w.linear(names, c.hidden_size, widths, bias=bias),
+        out=w.linear("o_proj", heads * c.width, c.hidden_size, bias=bias),
+        where=w.states.add(PagedKV(kv, c.width, c.width, chunk)),
+        heads=heads,
+        kv_heads=kv,
+        scale=float(c.width**-0.5),
+        rope=rope,
+        chunk=chunk,
+        norm=(lambda n: replace(bare, heads=n)) if norms and rope is not None else None,
+        factors=factors,
+        every=c.floor_scale,
+    )
+
+
+def _mixture(w: Weights, c: Config) -> MoE:
+    dim, inner, count, at = (
+        c.hidden_size,
+        c.intermediate_size,
+        c.num_local_experts,
+        w.sub("experts"),
+    )
+    if at.has("gate_up_proj"):  # inputs are rows
+        up = load_fused(at, "gate_up_proj", count, dim, 2 * inner, transposed=True)
+        down = load_fused(at, "down_proj", count, inner, dim, transposed=True)
+    else:
+        up = load_experts(at, ("gate_proj", "up_proj"), count, dim, inner)
+        down = load_experts(at, ("down_proj",), count, inner, dim)
+    return MoE(
+        ops=w.ops,
+        router=w.linear("router", dim, count),
+        routing=Routing(1, "sigmoid"),
+        experts=Experts(w.ops, up, down, activation(c.hidden_act)),
+        weigh="inputs",
+        shared=parts.gated_mlp(w.sub("shared_expert"), c),
+    )
