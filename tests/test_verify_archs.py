@@ -6,27 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from rbee_worker.checkpoint import open_checkpoint
-from rbee_worker.models import build_model
-from rbee_worker.ops.reference import ReferenceOps
-from rbee_worker.verify.compare import compare
-from rbee_worker.verify.oracle import hf_trace, load_oracle
-from tests.archs import ARCHS, Arch, oracle, write_checkpoint, write_gguf
-from tests.prompts import random_prompt
-
-TOKENS = random_prompt(70)
-
-
-def check(path: Path, arch: Arch) -> None:
-    ckpt = open_checkpoint(str(path))
-    model = build_model(ckpt, ReferenceOps("cpu", "f32"))
-    found = compare(model, hf_trace(load_oracle(ckpt).model, TOKENS), TOKENS)
-    assert found.ok, found
-    assert len(found.steps) == len(model.blocks) + 2
+from tests.archs import ARCHS, Arch
+from tests.archs.measure import GGUF, SAFETENSORS, measured
 
 
 @pytest.mark.parametrize("arch", ARCHS, ids=[a.id for a in ARCHS])
 def test_every_layer_of_every_file(arch: Arch, tmp_path: Path) -> None:
-    check(write_checkpoint(arch, tmp_path / arch.id), arch)
-    if arch.gguf_arch is not None:
-        check(write_gguf(arch, oracle(arch), tmp_path / f"{arch.id}.gguf"), arch)
+    found = measured(arch, tmp_path)
+    assert set(found) == {SAFETENSORS} | ({GGUF} if arch.gguf_arch is not None else set())
+    for kind, comparison in found.items():
+        assert comparison.ok, (kind, comparison)
+        assert len(comparison.steps) == arch.config().num_hidden_layers + 2
