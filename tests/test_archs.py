@@ -20,9 +20,9 @@ from rbee_worker.models import build_model, plan_model
 from rbee_worker.models.base import Decoder
 from rbee_worker.ops import Ops
 from rbee_worker.ops.reference import ReferenceOps
+from rbee_worker.verify.compare import relative_error as error
 from tests.archs import (
     ARCHS,
-    VOCAB,
     Arch,
     oracle,
     write_checkpoint,
@@ -30,6 +30,7 @@ from tests.archs import (
     write_safetensors,
 )
 from tests.driver import Driver
+from tests.prompts import random_prompt as prompt
 
 WITH_GGUF = [a for a in ARCHS if a.gguf_arch is not None]
 TOLERANCE = 1e-4  # norm of the difference over norm, float32 against float32
@@ -59,14 +60,6 @@ def load(path: Path, ops: Ops | None = None) -> Decoder:
 @lru_cache(maxsize=4)
 def ours(arch: Arch, folder: Path) -> Decoder:
     return load(write_checkpoint(arch, folder / arch.id))
-
-
-def prompt(n: int, seed: int = 0) -> list[int]:
-    return random.Random(seed).choices(range(3, VOCAB), k=n)
-
-
-def error(got: Tensor, want: Tensor) -> float:
-    return float((got - want).norm() / want.norm())
 
 
 @rows(ARCHS)

@@ -8,6 +8,8 @@ import pytest
 from rbee_worker.checkpoint.names import DIALECTS
 from rbee_worker.config import OPTIONS, Option
 from rbee_worker.models import ARCHITECTURES
+from rbee_worker.verify.compare import TOLERANCE
+from tests.archs import page as architectures
 
 ROOT = Path(__file__).parents[1]
 DOCS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CHANGELOG.md"]
@@ -42,6 +44,21 @@ def test_architectures_said_to_work_are_those_that_do(page: str) -> None:
     assert set(ARCHITECTURES) <= named <= set(ARCHITECTURES) | set(DIALECTS)
 
 
+def test_every_family_is_in_every_table() -> None:
+    told = architectures.problems()
+    assert not told, "\n".join(told)
+
+
+def test_the_page_of_architectures_is_what_its_tables_make() -> None:
+    """All but the digits of the measured errors, which differ from processor to processor."""
+    text = architectures.PAGE.read_text()
+    errors = architectures.written_errors(text)
+    assert architectures.page(errors) == text, f"stale: run {architectures.COMMAND}"
+    figures = [e for e in errors.values() if e != "-"]
+    assert architectures.UNKNOWN not in figures, f"not measured: run {architectures.COMMAND}"
+    assert all(0 < float(e) < TOLERANCE["f32"] for e in figures)
+
+
 @pytest.mark.parametrize("page", DOCS, ids=lambda p: p.name)
 def test_links_and_named_files_exist(page: Path) -> None:
     text = page.read_text()
@@ -50,6 +67,18 @@ def test_links_and_named_files_exist(page: Path) -> None:
     missing = [x for x in links if not (page.parent / x).exists()]
     missing += [x for x in tests if not (ROOT / x).exists()]
     assert not missing
+
+
+def test_code_that_the_page_on_adding_a_model_shows_is_the_code() -> None:
+    """Every line of its Python stands in the package or the tests."""
+    text = (ROOT / "docs/adding-a-model.md").read_text()
+    shown = [
+        s for block in re.findall(r"```python\n(.*?)```", text, re.S) for s in block.split("\n")
+    ]
+    files = [*(ROOT / "rbee_worker").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+    there = {line.strip() for file in files for line in file.read_text().splitlines()}
+    assert len(shown) > 60
+    assert [s for s in shown if s.strip() not in there and s.strip() != "..."] == []
 
 
 def named_tests() -> list[tuple[str, str]]:

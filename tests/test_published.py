@@ -39,6 +39,9 @@ class Shapes:
         rows = int(np.prod(shape[:-1], dtype=np.int64))
         return Packed(np.zeros((rows, 2 * shape[-1]), np.uint8), "BF16", shape)
 
+    def release(self) -> None:
+        pass
+
 
 def stacked(shapes: dict[str, tuple[int, ...]], kind: str) -> dict[str, tuple[int, ...]]:
     """DeepSeek's experts, which HF's class fuses, as files have them (here all experts in one)."""

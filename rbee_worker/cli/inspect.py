@@ -74,12 +74,19 @@ def _memory(plan: Mapping[str, Any]) -> Iterator[str]:
         f"cache {size(plan['kv_per_token'])} a token, "
         f"{size(plan['kv_context'])} for one sequence of the whole context"
     )
+    for state in plan["state"]:
+        yield f"  {state['kind']}: {state['formula']} = {size(_bytes(state))}"
     if plan["cache"] is not None:
         yield (
             f"here: {size(plan['cache'])} of cache for {plan['cache_tokens']:,} tokens, "
             f"sequences up to {plan['context']:,}; {size(plan['free'])} are free"
         )
     yield f"at most {size(plan['workspace'])} for everything else"
+
+
+def _bytes(state: Mapping[str, Any]) -> int:
+    """What a state's formula gives."""
+    return int(state["per_token"] or state["per_sequence"])
 
 
 def _template(template: Mapping[str, Any] | None) -> str:

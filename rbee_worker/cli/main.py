@@ -18,6 +18,7 @@ from rbee_worker.cli.options import EVERY, command
 from rbee_worker.cli.pull import pull
 from rbee_worker.cli.serve import serve
 from rbee_worker.cli.terminal import error_line
+from rbee_worker.cli.verify import verify
 from rbee_worker.cli.warmup import warmup
 
 _CACHE = ("cache_dir", "log_level", "log_format")
@@ -35,6 +36,7 @@ command(app, sampling=True)(chat)
 command(app, fields=EVERY)(serve)
 command(app)(inspect)
 command(app)(bench)
+command(app, fields=("dtype", "threads", *_CACHE))(verify)
 command(app, fields=_CACHE)(pull)
 command(app, fields=_CACHE)(models)
 command(app, fields=("backend", "kv_dtype", "block_size", *_CACHE))(warmup)

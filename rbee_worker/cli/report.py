@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from rbee_worker.checkpoint import Checkpoint, open_checkpoint
@@ -15,7 +16,7 @@ from rbee_worker.models import ARCHITECTURES
 from rbee_worker.ops import Ops
 from rbee_worker.ops.cpu.vocabulary import NATIVE
 from rbee_worker.ops.select import backend_name
-from rbee_worker.state.specs import Fixed, StateGroup
+from rbee_worker.state.kinds import state_kinds
 from rbee_worker.tokenizer.core import Tokenizer
 from rbee_worker.tokenizer.eos import eos_set, template_special_ids
 from rbee_worker.tokenizer.load import load_tokenizer
@@ -31,7 +32,8 @@ def report(
     ckpt = open_checkpoint(settings.model, cache_dir=settings.cache_dir, progress=progress)
     ahead = preflight(ckpt, settings)
     tokenizer = load_tokenizer(ckpt)
-    memory, trouble = memory_plan(ahead, settings, available_memory())
+    heads = int(ckpt.config.get("num_attention_heads") or 0)
+    memory, trouble = memory_plan(ahead, settings, available_memory(), heads)
     return {
         "ref": ckpt.ref,
         "path": str(ckpt.path),
@@ -63,20 +65,23 @@ def report(
 
 
 def memory_plan(
-    ahead: Preflight, settings: Settings, free_bytes: int
-) -> tuple[dict[str, int | None], list[str]]:
+    ahead: Preflight, settings: Settings, free_bytes: int, heads: int = 0
+) -> tuple[dict[str, Any], list[str]]:
     """Bytes and tokens, and what is wrong with them here.
 
-    kv_context: the cache of one sequence as long as the model allows; cache and cache_tokens: what
-    the engine would set aside on this machine now, null where the model does not fit; workspace: at
-    most, for everything else.
+    heads: of queries. state: what each kind of layer keeps, and by which formula. kv_context,
+    per_context: one sequence as long as the model allows; cache and cache_tokens: what the engine
+    would set aside on this machine now, null where the model does not fit; workspace: at most, for
+    everything else.
     """
-    groups, kept = ahead.model.groups, ahead.kv_dtype
-    plan: dict[str, int | None] = {
+    kinds = state_kinds(ahead.model.groups, heads, ahead.kv_dtype)
+    longest = settings.ctx or ahead.model.context
+    plan: dict[str, Any] = {
         "weights": ahead.weight_bytes,
         "weights_in_file": sum(ahead.held.file_bytes.values()),
-        "kv_per_token": sequence_bytes(groups, kept, 1),
-        "kv_context": sequence_bytes(groups, kept, settings.ctx or ahead.model.context),
+        "kv_per_token": sum(k.per_token for k in kinds),
+        "kv_context": sum(k.of(longest) for k in kinds),
+        "state": [{**asdict(k), "per_context": k.of(longest)} for k in kinds],
         "workspace": WORKSPACE_BYTES,
         "free": free_bytes,
         "cache": None,
@@ -89,21 +94,6 @@ def memory_plan(
         return plan, [str(e)]
     plan |= {"cache": state.nbytes, "cache_tokens": state.tokens, "context": state.context}
     return plan, list(state.notes)
-
-
-def sequence_bytes(groups: Iterable[StateGroup], dtype: str, tokens: int) -> int:
-    """Bytes that one sequence of `tokens` tokens needs in a cache of `dtype`.
-
-    A windowed layer needs its window.
-    """
-    total = 0
-    for group in groups:
-        spec = group.spec
-        if isinstance(spec, Fixed):
-            continue
-        kept = tokens if spec.window is None else min(tokens, spec.window)
-        total += group.layers * spec.bytes_per_token(dtype) * kept
-    return total
 
 
 def kernels(settings: Settings) -> dict[str, Any]:

@@ -44,11 +44,16 @@ class Decoder:
     n_parameters: int = 0
     notes: tuple[str, ...] = ()
 
-    def hidden(self, batch: Batch) -> Tensor:
-        """batch of N rows -> normalised hidden states [N, dim]"""
+    def embedded(self, batch: Batch) -> Tensor:
+        """batch of N rows -> what the first block reads [N, dim]"""
         x = self.ops.embed(self.embed, batch, scale=self.embed_scale)
         if self.positions is not None:
             x = self.ops.add_positions(x, self.positions, batch)
+        return x
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """batch of N rows -> normalised hidden states [N, dim]"""
+        x = self.embedded(batch)
         for block in self.blocks:
             x = block(x, batch)
         return self.norm(x)

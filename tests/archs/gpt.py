@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import gguf
 import numpy as np
 import transformers
 from transformers import PretrainedConfig
-from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
 
+from rbee_worker.verify.corrected import mpt_slopes
 from tests.archs.base import VOCAB, Arch, Arrays, configured
 
 F, CF = transformers.FalconForCausalLM, transformers.FalconConfig
@@ -25,8 +24,7 @@ class MptWithBias(M):
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__(config)
-        bias = partial(build_mpt_alibi_tensor, alibi_bias_max=config.attn_config.alibi_bias_max)
-        self.transformer.build_mpt_alibi_tensor = bias
+        mpt_slopes(self)
 
 
 def _falcon(**changes: Any) -> Callable[[], PretrainedConfig]:

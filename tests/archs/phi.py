@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import gguf
 import numpy as np
 import transformers
 from transformers import PretrainedConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from rbee_worker.verify.corrected import phimoe_long
 from tests.archs.base import Arch, Arrays, configured, rope
 from tests.archs.mixture import halves
 
@@ -54,8 +52,7 @@ class PhimoeWithLong(PM):
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__(config)
-        init = ROPE_INIT_FUNCTIONS["longrope"]
-        self.model.rotary_emb.rope_init_fn = partial(init, seq_len=config.max_position_embeddings)
+        phimoe_long(self)
 
 
 def experts(tensors: Arrays, config: PretrainedConfig) -> Arrays:

@@ -53,6 +53,9 @@ def test_a_window_bounds_what_a_sequence_needs(tmp_path: Path) -> None:
     folder = tiny.write_safetensors(tmp_path / "m", model_type="mistral", sliding_window=40)
     memory = report(Settings(model=str(folder)))["memory"]
     assert memory["kv_context"] == memory["kv_per_token"] * 40
+    [state] = memory["state"]
+    assert (state["kind"], state["window"]) == ("windowed", 40)
+    assert state["per_context"] == memory["kv_context"]
 
 
 def test_every_fact_is_shown(tmp_path: Path) -> None:
@@ -76,6 +79,8 @@ def test_every_fact_is_shown(tmp_path: Path) -> None:
         *(["warning"] if found["warnings"] else []),
     ]
     assert json.dumps(found)
+    said = [text for _, text in shown if text.startswith("  grouped: ")]
+    assert said == ["  grouped: 2 layers * 2 heads * 2 * 8*4 bytes a token = 256 B"]
     assert dict(shown)["chat template"] == "yes, with <|im_start|> <|im_end|>"
 
 

@@ -1,0 +1,78 @@
+"""`rbee-worker verify`: is this checkpoint computed as transformers computes it? Exit 1 if not."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from rbee_worker.cli.terminal import Status, bold, visible
+from rbee_worker.config import Settings
+
+
+def verify(
+    settings: Settings,
+    ref: Annotated[
+        str | None, typer.Argument(help="the model (default: RBEE_MODEL, else smollm2)")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="REF", help="transformers reads this one (default: the model)"),
+    ] = None,
+    tokens: Annotated[int, typer.Option(metavar="N", help="random ids to compare on")] = 70,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="largest error (default 1e-4 in f32, more in f16, bf16)"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Compare every layer with transformers; exit 1 where they differ."""
+    from rbee_worker.verify.run import verify_report
+
+    status = Status()
+    try:
+        found = verify_report(
+            settings, against=against, tokens=tokens, tolerance=tolerance, say=status.show
+        )
+    finally:
+        status.clear()
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+    else:
+        sys.stdout.writelines(visible(line) + "\n" for line in lines(found))
+    if not found["ok"]:
+        raise typer.Exit(1)
+
+
+def lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """A report for people: what was compared, a table of errors, the verdict.
+
+    `error`: norm of the difference over norm, of the states that come out of all layers so far;
+    `alone`: of this layer, given the states that transformers has before it.
+    """
+    other, limit = found["against"], found["tolerance"]
+    yield f"{found['ref']} ({found['architecture']}) in {found['dtype']}, {found['tokens']} tokens"
+    yield f"against {other['model']}, float32; weights {other['weights']}"
+    if other["ref"] != found["ref"]:
+        yield f"weights of {other['ref']}"
+    yield ""
+    yield f"{'':<12}{'error':>10}{'alone':>10}"
+    for step in found["steps"]:
+        mark = "" if step["alone"] <= limit else "  <- beyond the tolerance"
+        yield f"{step['name']:<12}{step['error']:>10.1e}{step['alone']:>10.1e}{mark}"
+    logits = found["logits"]
+    yield ""
+    yield (
+        f"logits differ by {logits['max']:.1e} at most, {logits['mean']:.1e} on average; "
+        f"the likeliest token is the same at {logits['same_token']:.1%} of positions"
+    )
+    yield f"worst: {found['worst']}"
+    if found["ok"]:
+        yield bold(f"equal within {limit:g}", sys.stdout)
+    else:
+        at = found["first_differing"]
+        said = f"{at} is the first that differs" if at else "errors add up in the logits"
+        yield bold(f"NOT equal within {limit:g}: {said}", sys.stdout)

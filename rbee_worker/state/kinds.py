@@ -1,0 +1,63 @@
+"""Every state group of a model in words: its kind, and the formula of its bytes. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rbee_worker.state.specs import (
+    ELEMENT_BYTES,
+    SCALE_BYTES,
+    Fixed,
+    StateGroup,
+    group_bytes_per_block,
+    group_bytes_per_slot,
+)
+
+
+@dataclass(frozen=True)
+class StateKind:
+    """kind: plain (a head of keys for each of queries), grouped (fewer), windowed, latent (keys
+    alone, values are a part of them) or recurrent (the same bytes at any length).
+
+    formula: of `per_token`, or of `per_sequence` where that is 0; bytes are of all `layers`.
+    """
+
+    kind: str
+    layers: int
+    window: int | None
+    formula: str
+    per_token: int
+    per_sequence: int
+
+    def of(self, tokens: int) -> int:
+        """Bytes that one sequence of `tokens` tokens needs."""
+        kept = tokens if self.window is None else min(tokens, self.window)
+        return kept * self.per_token + self.per_sequence
+
+
+def state_kinds(groups: Sequence[StateGroup], heads: int, dtype: str) -> list[StateKind]:
+    """One for each group. heads: of queries; dtype: of the cache."""
+    return [_kind(group, heads, dtype) for group in groups]
+
+
+def _kind(group: StateGroup, heads: int, dtype: str) -> StateKind:
+    spec, layers = group.spec, group.layers
+    per_token = group_bytes_per_block(group, 1, dtype)
+    per_sequence = group_bytes_per_slot(group)
+    if isinstance(spec, Fixed):
+        shapes = " + ".join("*".join(map(str, shape)) for shape in spec.shapes)
+        text = f"{layers} layers * ({shapes}) * {ELEMENT_BYTES[spec.dtype]} bytes"
+        return StateKind("recurrent", layers, None, text, 0, per_sequence)
+    size, scale = ELEMENT_BYTES[dtype], SCALE_BYTES.get(dtype, 0)
+    parts = [n for n in (spec.k_dim, spec.v_dim) if n]
+    each = [f"({n}*{size} + {scale})" if scale else f"{n}*{size}" for n in parts]
+    row = f"2 * {each[0]}" if len(set(each)) == 1 and len(each) == 2 else " + ".join(each)
+    row = f"({row})" if "+" in row and not row.startswith("2") else row
+    text = f"{layers} layers * {spec.heads} heads * {row} bytes a token"
+    kind = "plain" if spec.heads == heads else "grouped"
+    if spec.v_dim == 0:
+        kind = "latent"
+    if spec.window is not None:
+        kind, text = "windowed", f"{text}, the last {spec.window}"
+    return StateKind(kind, layers, spec.window, text, per_token, per_sequence)

@@ -1,0 +1,96 @@
+"""Two traces of the same tokens, side by side: the error of every layer, and a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rbee_worker.models.base import Decoder
+from rbee_worker.verify.whole import Trace, alone, trace
+
+# Largest error that rounding explains, by the dtype computed in. Float32 is what tests hold every
+# architecture to.
+TOLERANCE = {"f32": 1e-4, "f16": 1e-2, "bf16": 5e-2}
+
+
+def relative_error(got: Tensor, want: Tensor) -> float:
+    """Norm of the difference over norm; NaN where either has one."""
+    return float((got - want).norm() / want.norm())
+
+
+@dataclass(frozen=True)
+class Step:
+    """A line of the table. error: of the states that came out of everything before; alone: where
+    this layer was given the oracle's states."""
+
+    name: str
+    error: float
+    alone: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """steps: embedding, every layer, logits. logits_max and logits_mean: absolute differences.
+    agree: share of positions with the same most likely token."""
+
+    steps: tuple[Step, ...]
+    logits_max: float
+    logits_mean: float
+    agree: float
+    tolerance: float
+
+    @property
+    def logits(self) -> Step:
+        """The last line."""
+        return self.steps[-1]
+
+    @property
+    def ok(self) -> bool:
+        """Is every error, of layers alone and of the logits, within the tolerance?"""
+        return self.first is None and within(self.logits.error, self.tolerance)
+
+    @property
+    def first(self) -> Step | None:
+        """The first layer whose own error is beyond the tolerance."""
+        return next((s for s in self.steps if not within(s.alone, self.tolerance)), None)
+
+    @property
+    def worst(self) -> Step:
+        """The layer with the largest error of its own."""
+        return max(self.steps, key=lambda s: float("inf") if s.alone != s.alone else s.alone)
+
+
+def within(error: float, tolerance: float) -> bool:
+    """False for NaN too."""
+    return error <= tolerance
+
+
+def compare(
+    model: Decoder, want: Trace, tokens: Sequence[int], *, tolerance: float = TOLERANCE["f32"]
+) -> Comparison:
+    """What `model` makes of `tokens` against the oracle's trace of them."""
+    return compared(trace(model, tokens), alone(model, tokens, want), want, tolerance)
+
+
+def compared(got: Trace, each: Trace, want: Trace, tolerance: float) -> Comparison:
+    """`got`: ours from the embedding on; `each`: ours from the oracle's states."""
+    names = ["embedding", *(f"layer {n}" for n in range(len(want.states) - 1)), "logits"]
+    rows = zip(
+        names,
+        (*got.states, got.logits),
+        (*each.states, each.logits),
+        (*want.states, want.logits),
+        strict=True,
+    )
+    steps = tuple(Step(n, relative_error(g, w), relative_error(a, w)) for n, g, a, w in rows)
+    off = (got.logits - want.logits).abs()
+    same = got.logits.argmax(-1) == want.logits.argmax(-1)
+    return Comparison(
+        steps,
+        logits_max=float(off.max()),
+        logits_mean=float(off.mean()),
+        agree=float(same.float().mean()),
+        tolerance=tolerance,
+    )

@@ -1,0 +1,39 @@
+"""Where transformers' models differ from the models' own code, and how they are put right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+
+def mpt_slopes(model: Any) -> None:
+    """transformers builds MPT's slopes as if `alibi_bias_max` were always 8 (StoryWriter has
+    16)."""
+    from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
+
+    most = model.config.attn_config.alibi_bias_max
+    model.transformer.build_mpt_alibi_tensor = partial(build_mpt_alibi_tensor, alibi_bias_max=most)
+
+
+def phimoe_long(model: Any) -> None:
+    """transformers takes Phi-MoE's short divisors at any length; the model's own code takes the
+    long ones beyond the original length."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    rotary = model.model.rotary_emb
+    if rotary.rope_type != "longrope":
+        return
+    init = ROPE_INIT_FUNCTIONS["longrope"]
+
+    def before(module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        positions = named["position_ids"] if "position_ids" in named else args[1]
+        module.rope_init_fn = partial(init, seq_len=int(positions.max()) + 1)
+
+    rotary.register_forward_pre_hook(before, with_kwargs=True)
+
+
+CORRECTIONS: Mapping[str, tuple[Callable[[Any], None], ...]] = {
+    "mpt": (mpt_slopes,),
+    "phimoe": (phimoe_long,),
+}

@@ -1,0 +1,208 @@
+"""The HF model of a checkpoint, float32 on the CPU, and its trace.
+
+A directory is read by transformers itself; a GGUF file (or a directory whose names are of the
+model's own code) is decoded here and handed over under HF's names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rbee_worker.checkpoint import Checkpoint
+from rbee_worker.checkpoint.hf_config import read_json
+from rbee_worker.checkpoint.names import DIALECTS
+from rbee_worker.errors import UnsupportedModel, UsageError
+from rbee_worker.verify.corrected import CORRECTIONS
+from rbee_worker.verify.renaming import GATHERED, long_rope_of, rope_divisors, state_for
+from rbee_worker.verify.whole import Trace
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """model: HF's; by: who read the weights, for people."""
+
+    model: PreTrainedModel
+    by: str
+
+    @property
+    def title(self) -> str:
+        """The class and its version."""
+        import transformers
+
+        return f"{type(self.model).__name__} of transformers {transformers.__version__}"
+
+
+def load_oracle(ckpt: Checkpoint) -> Oracle:
+    """The HF model with this checkpoint's weights.
+
+    Raises UsageError without transformers, UnsupportedModel where it cannot have this model.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        raise UsageError(
+            "verify compares with transformers, which is not installed here.",
+            fix="pip install 'transformers>=5,<6'",
+        )
+    kind: Any = _class(ckpt)  # HF's own annotations are not to be had
+    options: dict[str, Any] = {"dtype": torch.float32}
+    if ckpt.config.get("attn_logit_softcapping"):
+        options["attn_implementation"] = "eager"  # HF's others ignore soft caps
+    with _quiet():
+        if ckpt.kind == "safetensors" and _theirs(ckpt):
+            path = str(ckpt.path)
+            options |= {"local_files_only": True, "use_safetensors": True}
+            model, said = kind.from_pretrained(path, output_loading_info=True, **options)
+            by = "transformers itself"
+        else:
+            config = hf_config(ckpt)
+            tensors = state_for(ckpt.source, _wanted(kind, config), ckpt.config, ckpt.arch)
+            model, said = kind.from_pretrained(
+                None, config=config, state_dict=tensors, output_loading_info=True, **options
+            )
+            by = f"decoded from the {ckpt.kind} file, under HF's names"
+            _divide(model, rope_divisors(ckpt.source))
+    _check(ckpt, said)
+    for correct in CORRECTIONS.get(ckpt.arch, ()):
+        correct(model)
+    return Oracle(model.eval(), by)
+
+
+def hf_config(ckpt: Checkpoint) -> PretrainedConfig:
+    """The checkpoint's config as transformers calls its keys."""
+    from transformers import CONFIG_MAPPING
+
+    kind = CONFIG_MAPPING[ckpt.arch]
+    given = dict(ckpt.config)
+    fields = {f.name for f in dataclasses.fields(kind)}
+    dialect = DIALECTS.get(ckpt.arch)
+    for theirs, ours in (dialect.keys if dialect else {}).items():
+        if theirs in fields and ours in given:
+            given[theirs] = given[ours]
+    given |= GATHERED.get(ckpt.arch, _nothing)(ckpt)
+    # A file's own tensors say more of LongRoPE than its keys.
+    given["rope_scaling"] = long_rope_of(ckpt) or given.get("rope_scaling")
+    fixed = {"model_type", *(k for k in given if _read_only(kind, k))}
+    kept = {k: v for k, v in given.items() if v is not None and k not in fixed}
+    # HF's default may lie outside of the vocabulary; it plays no part in a forward pass.
+    return kind(**{"pad_token_id": None, **kept})
+
+
+def _read_only(kind: Any, key: str) -> bool:
+    found = getattr(kind, key, None)
+    return isinstance(found, property) and found.fset is None
+
+
+def _nothing(ckpt: Checkpoint) -> dict[str, Any]:
+    return {}
+
+
+def hf_trace(model: PreTrainedModel, tokens: Sequence[int]) -> Trace:
+    """What the HF model computes of `tokens` in one forward pass."""
+    layers = _layers(model)
+    states: list[Tensor] = []
+
+    def before(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        states.append((args[0] if args else named["hidden_states"])[0].detach().float())
+
+    def after(_: Any, args: Any, result: Any) -> None:
+        out = result[0] if isinstance(result, tuple) else result
+        states.append(out[0].detach().float())
+
+    hooks = [layers[0].register_forward_pre_hook(before, with_kwargs=True)]
+    hooks += [layer.register_forward_hook(after) for layer in layers]
+    try:
+        with torch.inference_mode():
+            logits = model(torch.tensor([list(tokens)]), use_cache=False).logits[0]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Trace(tuple(states), logits.float())
+
+
+def _layers(model: PreTrainedModel) -> Sequence[torch.nn.Module]:
+    """The model's blocks: its first list of as many modules as it has layers."""
+    count = model.config.get_text_config().num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == count:
+            return list(module)
+    raise UnsupportedModel(
+        f"{type(model).__name__} keeps its {count} layers in no list.",
+        fix="this architecture cannot be verified layer by layer.",
+    )
+
+
+def _class(ckpt: Checkpoint) -> Any:
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if ckpt.arch not in CONFIG_MAPPING or CONFIG_MAPPING[ckpt.arch] not in (
+        known := MODEL_FOR_CAUSAL_LM_MAPPING
+    ):
+        raise UnsupportedModel(
+            f"{ckpt.path}: transformers has no model of type {ckpt.arch!r} to compare with.",
+            fix="install a newer transformers.",
+        )
+    return known[CONFIG_MAPPING[ckpt.arch]]
+
+
+def _theirs(ckpt: Checkpoint) -> bool:
+    """Does transformers know the directory's own model_type?"""
+    return bool(read_json(ckpt.path / "config.json").get("model_type") == ckpt.arch)
+
+
+def _wanted(kind: Any, config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the HF model's tensors."""
+    with torch.device("meta"):
+        model = kind(config)
+    return {name: tuple(t.shape) for name, t in model.state_dict().items()}
+
+
+def _check(ckpt: Checkpoint, said: Mapping[str, Any]) -> None:
+    """Nothing may be made up: HF fills what it misses with random numbers."""
+    ignored = re.compile(r"rotary_emb\.inv_freq|masked_bias|\.attn\.bias$")
+    missing = [n for n in said.get("missing_keys", ()) if not ignored.search(n)]
+    bad = [*missing, *(str(x) for x in said.get("mismatched_keys", ()))]
+    if bad:
+        raise UnsupportedModel(
+            f"{ckpt.path}: transformers' model lacks {len(bad)} of its tensors, as {bad[0]}.",
+            fix="compare with the original directory: --against DIR.",
+        )
+
+
+def _divide(model: PreTrainedModel, divisors: Tensor | None) -> None:
+    """Frequency factors that only GGUF files have."""
+    if divisors is None:
+        return
+    for name, module in model.named_modules():
+        if name.endswith("rotary_emb"):
+            module.inv_freq.div_(divisors)
+            if hasattr(module, "original_inv_freq"):
+                module.original_inv_freq = module.inv_freq
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers' progress bars and hints stay off the terminal."""
+    from transformers.utils import logging as transformers_logging
+
+    logging: Any = transformers_logging
+    level = logging.get_verbosity()
+    shown = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,176 @@
+"""Tensors of a checkpoint, decoded, as an HF model wants them: names, fused parts, experts.
+
+Our tables give HF's published names already. What is left is how a file groups rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rbee_worker.checkpoint import Checkpoint
+from rbee_worker.checkpoint.formats import INTEGERS, TensorSource
+from rbee_worker.ops.dequant import dequantize
+
+Tensors = dict[str, Tensor]
+Shapes = Mapping[str, tuple[int, ...]]
+
+# One matrix whose rows are those of others, in this order.
+_FUSED = (
+    ("qkv_proj", ("q_proj", "k_proj", "v_proj")),
+    ("gate_up_proj", ("gate_proj", "up_proj")),
+    ("input_linear", ("gate_proj", "up_proj")),
+)
+_ONLY_HERE = ("model.rope_freqs", "model.rope_factors_long", "model.rope_factors_short")
+_MAGNITUDES = ("attention_factor", "short_mscale", "long_mscale")
+_LONG = "model.rope_factors_long"
+_SHORT = "model.rope_factors_short"
+
+
+def state_for(
+    source: TensorSource, wanted: Shapes, config: Mapping[str, Any], arch: str
+) -> Tensors:
+    """float32 tensors that HF's loader takes for the `wanted` names and shapes."""
+    found = {
+        name: dequantize(source.read(name)).reshape(source.info(name).shape)
+        for name in source.names()
+        if name not in _ONLY_HERE
+        and not name.endswith("inv_freq")
+        and source.info(name).format not in INTEGERS
+    }
+    found = _OWN.get(arch, _as_they_are)(found, config)
+    found = _experts(found, wanted)
+    for whole, parts in _FUSED:
+        found = _fused(found, wanted, whole, parts)
+        found = _cut(found, wanted, whole, parts)
+    return _each_head(found, wanted)
+
+
+def rope_divisors(source: TensorSource) -> Tensor | None:
+    """What a GGUF file divides the rotary frequencies by (Llama 3.1 and later)."""
+    name = "model.rope_freqs"
+    return dequantize(source.read(name)) if name in source.names() else None
+
+
+def long_rope_of(ckpt: Checkpoint) -> dict[str, Any] | None:
+    """Phi's LongRoPE as a GGUF file holds it: two tensors and a magnitude."""
+    if _LONG not in ckpt.source.names():
+        return None
+    c = ckpt.config
+    long, short = (dequantize(ckpt.source.read(n)).tolist() for n in (_LONG, _SHORT))
+    return {
+        "rope_type": "longrope",
+        "long_factor": long,
+        "short_factor": short,
+        "original_max_position_embeddings": c.get("original_max_position_embeddings"),
+        # One magnitude, under the names of Phi 3 and of Phi-MoE.
+        **dict.fromkeys(_MAGNITUDES if c.get("rope_magnitude") else (), c.get("rope_magnitude")),
+    }
+
+
+def _fused(found: Tensors, wanted: Shapes, whole: str, parts: tuple[str, ...]) -> Tensors:
+    """Parts one after the other, where HF has one tensor of their rows."""
+    out = dict(found)
+    for name in wanted:
+        at, dot, kind = name.partition(f".{whole}")
+        kind = kind or ".weight"  # HF's stacks of experts are no modules
+        pieces = [f"{at}.{p}{kind}" for p in parts]
+        if dot and name not in out and all(p in out for p in pieces):
+            rows = [out.pop(p) for p in pieces]
+            out[name] = torch.cat(rows, dim=-2 if rows[0].ndim > 1 else 0)
+    return out
+
+
+def _cut(found: Tensors, wanted: Shapes, whole: str, parts: tuple[str, ...]) -> Tensors:
+    """One tensor cut into the parts that HF has."""
+    out = dict(found)
+    for name in found:
+        at, dot, kind = name.partition(f".{whole}.")
+        pieces = [f"{at}.{p}.{kind}" for p in parts]
+        if dot and name not in wanted and all(p in wanted for p in pieces):
+            rows = torch.split(out.pop(name), [wanted[p][0] for p in pieces])
+            out |= dict(zip(pieces, rows, strict=True))
+    return out
+
+
+def _experts(found: Tensors, wanted: Shapes) -> Tensors:
+    """Stacks as HF has them; else one tensor an expert, as published files do, which HF's loader
+    knows."""
+    out: Tensors = {}
+    for name, tensor in found.items():
+        match = re.fullmatch(r"(.*\.experts)\.(\w+)\.weight", name)
+        if match is None or tensor.ndim != 3:
+            out[name] = tensor
+        elif f"{match[1]}.{match[2]}" in wanted:
+            out[f"{match[1]}.{match[2]}"] = tensor
+        elif f"{match[1]}.gate_up_proj" in wanted:
+            out[name] = tensor  # `_fused` puts it beside its other half
+        else:
+            for number, one in enumerate(tensor):
+                out[f"{match[1]}.{number}.{match[2]}.weight"] = one
+    return out
+
+
+def _each_head(found: Tensors, wanted: Shapes) -> Tensors:
+    """Norms of heads in one tensor, where HF has a module for each."""
+    out: Tensors = {}
+    for name, tensor in found.items():
+        at = name.removesuffix(".weight")
+        if tensor.ndim == 2 and f"{at}.norms.0.weight" in wanted:
+            out |= {f"{at}.norms.{h}.weight": row for h, row in enumerate(tensor)}
+        else:
+            out[name] = tensor
+    return out
+
+
+def _as_they_are(found: Tensors, config: Mapping[str, Any]) -> Tensors:
+    return found
+
+
+def _falcon(found: Tensors, config: Mapping[str, Any]) -> Tensors:
+    """GGUF files hold q, k and v one after the other, HF group by group; and the norms of models
+    with two have other names."""
+    if config.get("qkv_grouped", True):
+        return found
+    heads, kv = config["num_attention_heads"], config.get("num_key_value_heads") or 1
+    width = config["hidden_size"] // heads
+    two = any(".ln_attn." in name for name in found)
+    out: Tensors = {}
+    for name, tensor in found.items():
+        if "query_key_value" in name:
+            rest = tensor.shape[1:]
+            q, k, v = torch.split(tensor, [heads * width, kv * width, kv * width])
+            parts = (q.reshape(kv, -1, width, *rest), k.reshape(kv, 1, width, *rest))
+            each = torch.cat([*parts, v.reshape(kv, 1, width, *rest)], dim=1)
+            tensor = each.reshape(-1, *rest)
+        name = name.replace(".input_layernorm.", ".ln_mlp.") if two else name
+        out[name] = tensor
+    return out
+
+
+def _falcon_config(ckpt: Checkpoint) -> dict[str, Any]:
+    """How many norms: a GGUF file says it by having them."""
+    if ckpt.kind != "gguf":
+        return {}
+    two = any(".ln_attn." in name for name in ckpt.source.names())
+    return {"num_ln_in_parallel_attn": 2 if two else 1}
+
+
+def _mpt_config(ckpt: Checkpoint) -> dict[str, Any]:
+    """GGUF files hold as a float what HF insists is a whole number."""
+    mix = dict(ckpt.config.get("attn_config") or {})
+    if "alibi_bias_max" in mix:
+        mix["alibi_bias_max"] = int(mix["alibi_bias_max"])
+    return {"attn_config": mix}
+
+
+_OWN: Mapping[str, Callable[[Tensors, Mapping[str, Any]], Tensors]] = {"falcon": _falcon}
+# Config keys that a file says by its tensors.
+GATHERED: Mapping[str, Callable[[Checkpoint], dict[str, Any]]] = {
+    "falcon": _falcon_config,
+    "mpt": _mpt_config,
+}

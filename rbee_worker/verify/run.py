@@ -1,0 +1,108 @@
+"""`verify` from settings to a report: open, check memory, compute both, compare."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from rbee_worker.checkpoint import Checkpoint, open_checkpoint
+from rbee_worker.config import Settings
+from rbee_worker.engine.machine import allowed_cores, available_memory
+from rbee_worker.engine.preflight import preflight
+from rbee_worker.errors import ModelError, UsageError
+from rbee_worker.models import build_model
+from rbee_worker.ops.reference import ReferenceOps
+from rbee_worker.verify.compare import TOLERANCE, Comparison, Step, compare
+from rbee_worker.verify.oracle import hf_trace, load_oracle
+
+Say = Callable[[str], None]
+
+
+def verify_report(
+    settings: Settings,
+    *,
+    against: str | None = None,
+    tokens: int = 70,
+    tolerance: float | None = None,
+    say: Say = lambda text: None,
+) -> dict[str, Any]:
+    """Compares `settings.model`, computed in `settings.dtype` (auto: float32), with transformers on
+    so many random ids; against: another checkpoint that transformers takes its weights from.
+
+    Raises UsageError, ModelError's children.
+    """
+    if settings.backend == "cpu":
+        raise UsageError(
+            "verify compares the reference operations, layer by layer.",
+            fix="leave --backend out; the tests hold the cpu backend to the same operations.",
+        )
+    dtype = "f32" if settings.dtype == "auto" else settings.dtype
+    allowed = TOLERANCE[dtype] if tolerance is None else tolerance
+    say("Opening the model.")
+    ckpt = open_checkpoint(settings.model, cache_dir=settings.cache_dir)
+    other = ckpt if against is None else open_checkpoint(against, cache_dir=settings.cache_dir)
+    ids = _ids(ckpt, settings, tokens)
+    torch.set_num_threads(settings.threads or allowed_cores())
+    say("Computing with transformers.")
+    oracle = load_oracle(other)
+    want = hf_trace(oracle.model, ids)
+    title, by = oracle.title, oracle.by
+    del oracle
+    say("Computing layer by layer.")
+    model = build_model(ckpt, ReferenceOps("cpu", dtype))
+    if len(model.blocks) + 1 != len(want.states) or model.vocab_size != want.logits.shape[1]:
+        raise ModelError(
+            f"{against}: has other sizes than {settings.model}.",
+            fix="give --against the checkpoint that this one was converted from.",
+        )
+    found = compare(model, want, ids, tolerance=allowed)
+    return {
+        "ref": ckpt.ref,
+        "path": str(ckpt.path),
+        "architecture": ckpt.arch,
+        "against": {"ref": other.ref, "model": title, "weights": by},
+        "dtype": dtype,
+        "tokens": tokens,
+        **as_dict(found),
+    }
+
+
+def as_dict(found: Comparison) -> dict[str, Any]:
+    """A comparison as `verify --json` has it."""
+    return {
+        "ok": found.ok,
+        "tolerance": found.tolerance,
+        "steps": [_step(s) for s in found.steps],
+        "first_differing": found.first.name if found.first else None,
+        "worst": found.worst.name,
+        "logits": {
+            "error": found.logits.error,
+            "max": found.logits_max,
+            "mean": found.logits_mean,
+            "same_token": found.agree,
+        },
+    }
+
+
+def _step(step: Step) -> dict[str, Any]:
+    return {"name": step.name, "error": step.error, "alone": step.alone}
+
+
+def _ids(ckpt: Checkpoint, settings: Settings, count: int) -> list[int]:
+    """Random ids, the same every time; after a check that both models will fit in memory."""
+    ahead = preflight(ckpt, settings)
+    if not 2 <= count <= ahead.model.context:
+        raise UsageError(
+            f"--tokens {count} is not between 2 and the model's context.",
+            fix=f"use 2..{ahead.model.context}.",
+        )
+    need, free = 2 * 4 * ahead.model.n_parameters, available_memory()
+    if need > free:
+        raise ModelError(
+            f"comparing needs two models in float32, {need:,} bytes; {free:,} are free.",
+            fix="verify a smaller model of the family, or on a larger machine.",
+        )
+    return random.Random(0).choices(range(ahead.model.vocab_size), k=count)

@@ -1,0 +1,30 @@
+"""One row of the table through `verify`'s own path: how far from transformers, in each file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rbee_worker.checkpoint import open_checkpoint
+from rbee_worker.models import build_model
+from rbee_worker.ops.reference import ReferenceOps
+from rbee_worker.verify.compare import Comparison, compare
+from rbee_worker.verify.oracle import hf_trace, load_oracle
+from tests.archs import Arch, oracle, write_checkpoint, write_gguf
+from tests.prompts import random_prompt
+
+TOKENS = random_prompt(70)
+SAFETENSORS, GGUF = "safetensors", "GGUF"
+
+
+def measured(arch: Arch, folder: Path) -> dict[str, Comparison]:
+    """Every layer and the logits of 70 tokens, by the kind of file."""
+    paths = {SAFETENSORS: write_checkpoint(arch, folder / arch.id)}
+    if arch.gguf_arch is not None:
+        paths[GGUF] = write_gguf(arch, oracle(arch), folder / f"{arch.id}.gguf")
+    return {kind: _compared(path) for kind, path in paths.items()}
+
+
+def _compared(path: Path) -> Comparison:
+    ckpt = open_checkpoint(str(path))
+    model = build_model(ckpt, ReferenceOps("cpu", "f32"))
+    return compare(model, hf_trace(load_oracle(ckpt).model, TOKENS), TOKENS)

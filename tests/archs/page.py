@@ -1,0 +1,184 @@
+"""docs/architectures.md, made from the tables of the package and of the tests.
+
+python -m tests.archs.page           measure every row (a minute), and write the page
+python -m tests.archs.page --keep    write it with the errors that it has already
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from rbee_worker.checkpoint.names import DIALECTS, GGUF_ARCHITECTURES
+from rbee_worker.models import ARCHITECTURES
+from tests.archs import ARCHS, Arch
+from tests.archs.families import FAMILIES, Family
+from tests.published import PUBLISHED
+
+PAGE = Path(__file__).parents[2] / "docs/architectures.md"
+COMMAND = "python -m tests.archs.page"
+UNKNOWN = "not measured"
+KINDS = ("safetensors", "GGUF")
+Errors = Mapping[tuple[str, str], str]  # (model_type, kind of file) -> as the page has it
+
+_HEAD = f"""# Architectures
+
+Made by `{COMMAND}` from [tests/archs](../tests/archs) and the tables of the package; not to be
+edited.
+
+What each family is, and whether it works here. `works` means that rows of
+[tests/archs](../tests/archs) hold it to transformers' logits in float32, from safetensors and
+from GGUF; `planned` means that loading one is refused with exit code 3 and a message that names
+the supported ones. [adding-a-model.md](adding-a-model.md) says how one is added.
+
+Columns: the Hugging Face `model_type`; `general.architecture` of GGUF files and how rotary pairs
+lie in them (`pairs`: neighbours, q and k permuted by the converter for the llama family;
+`halves`: half-split); traits. Where a column has `-`, there is no such file or no such type. End
+tokens and chat templates are always read from the files, never from a table.
+
+| family | `model_type` | GGUF | rotary | traits | state |
+|---|---|---|---|---|---|
+"""
+
+_PROOF = """
+# What holds them
+
+For each `model_type`: the class of transformers that is the oracle, with tiny random weights in
+float32; the configs that are compared, which differ in the optional traits; the largest error of
+the logits of 70 tokens (norm of the difference over norm) among them, by the file they were read
+from; and the published config that is counted ([tests/published.py](../tests/published.py)). The
+tests allow 1e-4, of every layer alone as well.
+
+The errors are of one run on one machine. Other processors round otherwise, so that the test that
+finds this page stale compares everything but their digits, and those with the bound; the bound is
+what `tests/test_verify_archs.py` measures anew each time.
+
+| `model_type` | oracle | configs | safetensors | GGUF | counted |
+|---|---|---|---|---|---|
+"""
+
+
+def page(errors: Errors) -> str:
+    """The whole page."""
+    families = "".join(_family(f) for f in FAMILIES)
+    return _HEAD + families + _PROOF + "".join(_proof(m, errors) for m in ARCHITECTURES)
+
+
+def works(family: Family) -> bool:
+    """Can every type of it be loaded?"""
+    return bool(family.types) and set(family.types) <= set(ARCHITECTURES)
+
+
+def gguf_names(family: Family) -> list[str]:
+    """What files of its types are called, by our tables."""
+    return sorted(
+        name
+        for name, row in GGUF_ARCHITECTURES.items()
+        if {row.model_type, *(v for _, v in row.variants)} & set(family.types)
+    )
+
+
+def problems() -> list[str]:
+    """What the tables lack or contradict, and what is to be done."""
+    named = {t for f in FAMILIES for t in f.types}
+    told = [
+        f"tests/archs/families.py: add to FAMILIES a Family with types=({m!r},)"
+        for m in ARCHITECTURES
+        if m not in named
+    ]
+    told += [
+        f"tests/archs: add a row to ARCHS whose config has the model_type {m!r}"
+        for m in ARCHITECTURES
+        if not rows_of(m)
+    ]
+    for family in FAMILIES:
+        said = set(re.split(r", ", family.gguf)) - {"none"}
+        if works(family) and not said <= set(gguf_names(family)):
+            told.append(
+                f"tests/archs/families.py: {family.name}: gguf={family.gguf!r}, but "
+                f"rbee_worker/checkpoint/names has {gguf_names(family)} for {family.types}"
+            )
+        if any(old not in DIALECTS for old in family.old):
+            told.append(f"tests/archs/families.py: {family.name}: {family.old} are no dialects")
+    return told
+
+
+def rows_of(model_type: str) -> list[Arch]:
+    """The tiny configs of a type."""
+    return [a for a in ARCHS if type_of(a) == model_type]
+
+
+@cache
+def type_of(arch: Arch) -> str:
+    """HF's `model_type` of a row."""
+    return str(arch.config().model_type)
+
+
+def written_errors(text: str) -> dict[tuple[str, str], str]:
+    """The errors that a page has."""
+    found = {}
+    for line in text.partition(_PROOF)[2].splitlines():
+        cells = [c.strip() for c in line.strip("|").split("|")]
+        found |= {(cells[0].strip("`"), kind): cells[3 + n] for n, kind in enumerate(KINDS)}
+    return found
+
+
+def measure() -> dict[tuple[str, str], str]:
+    """The largest error of the logits of all rows of a type, by the kind of file."""
+    from tests.archs.measure import measured
+
+    worst: dict[tuple[str, str], float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for arch in ARCHS:
+            for kind, found in measured(arch, Path(folder)).items():
+                key = (type_of(arch), kind)
+                worst[key] = max(worst.get(key, 0.0), found.logits.error)
+    return {key: f"{value:.0e}" for key, value in worst.items()}
+
+
+def _family(f: Family) -> str:
+    types = ", ".join(f"`{t}`" for t in f.types) or "-"
+    if f.old:
+        types = f"as {', '.join(f'`{t}`' for t in f.old)}: read as {f.types[0]}"
+    state = "works" if works(f) else "planned"
+    return f"| {f.name} | {types} | {f.gguf} | {f.rotary} | {f.traits} | {state} |\n"
+
+
+def _proof(model_type: str, errors: Errors) -> str:
+    rows = rows_of(model_type)
+    oracles = ", ".join(sorted({_oracle(a) for a in rows}))
+    ids = ", ".join(a.id for a in rows)
+    files = {"safetensors": bool(rows), "GGUF": any(a.gguf_arch is not None for a in rows)}
+    cells = [errors.get((model_type, k), UNKNOWN) if files[k] else "-" for k in KINDS]
+    known = PUBLISHED.get(model_type)
+    counted = "-" if known is None or known.billions is None else _counted(known.checkpoint)
+    return f"| `{model_type}` | {oracles} | {ids} | {cells[0]} | {cells[1]} | {counted} |\n"
+
+
+def _oracle(arch: Arch) -> str:
+    """HF's class; a test's own corrects it (rbee_worker/verify/corrected.py)."""
+    if arch.model.__module__.startswith("transformers"):
+        return arch.model.__name__
+    return f"{arch.model.__mro__[1].__name__}, corrected"
+
+
+def _counted(checkpoint: str) -> str:
+    return checkpoint.partition("/")[2]
+
+
+def main() -> None:
+    """Write the page."""
+    told = problems()
+    if told:
+        sys.exit("\n".join(told))
+    keep = "--keep" in sys.argv[1:]
+    errors = written_errors(PAGE.read_text()) if keep else measure()
+    PAGE.write_text(page(errors))
+
+
+if __name__ == "__main__":
+    main()
