@@ -15,7 +15,7 @@ import typer
 
 from rbee_worker.config import Settings
 from rbee_worker.engine.client import EngineClient
-from rbee_worker.engine.machine import allowed_cores
+from rbee_worker.engine.machine import allowed_cores, available_memory
 from rbee_worker.errors import InferenceFailed
 from rbee_worker.types import End, Error, Request, Usage
 
@@ -115,7 +115,8 @@ def _bandwidth(threads: int, cache_dir: str) -> float | None:
         return None
     from rbee_worker.ops.cpu.bandwidth import read_gb_s
 
-    return round(read_gb_s(threads, cache_dir), 2)
+    most = available_memory() // 4
+    return round(read_gb_s(threads, most=most, cache_dir=cache_dir), 2)
 
 
 def _table(found: dict[str, Any]) -> str:

@@ -8,7 +8,6 @@ import time
 
 import numpy as np
 
-from rbee_worker.engine.machine import available_memory
 from rbee_worker.ops.cpu import isa
 from rbee_worker.ops.cpu.native import Library
 from rbee_worker.ops.cpu.team import Team, Words
@@ -17,9 +16,12 @@ MOST = 1 << 30  # bytes read at a time: more than any cache holds
 REPEATS = 5
 
 
-def read_gb_s(threads: int, cache_dir: str = "") -> float:
-    """GB/s (10^9 bytes) that `threads` threads read from memory together: the best of a few."""
-    nbytes = min(MOST, available_memory() // 4)
+def read_gb_s(threads: int, *, most: int = MOST, cache_dir: str = "") -> float:
+    """GB/s (10^9 bytes) that `threads` threads read from memory together: the best of a few.
+
+    most: bytes that may be taken for it.
+    """
+    nbytes = min(MOST, most)
     mapped = mmap.mmap(-1, nbytes)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         mapped.madvise(mmap.MADV_HUGEPAGE)
