@@ -59,7 +59,7 @@ $(VENV)/.run: pyproject.toml $(VENV)/.python
 	@touch $@
 
 $(VENV)/.test: pyproject.toml $(VENV)/.run
-	$(PIP) -e ".[server,cpu,test]"
+	$(PIP) -e ".[server,cpu,test,smoke]"
 	@# The web page is tested in a browser where one can be had; elsewhere that test says why it is skipped.
 	-@command -v chromedriver >/dev/null || ! command -v apt-get >/dev/null || test "$$(id -u)" != 0 || \
 	  { apt-get update -qq && apt-get install -y -qq chromium chromium-driver; } >/dev/null 2>&1

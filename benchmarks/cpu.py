@@ -58,7 +58,7 @@ def main() -> None:
         "machine": platform.processor() or platform.machine(),
         "threads": threads,
         "clock": tail[2],
-        "versions": {p: version(p) for p in ("numba", "llvmlite", "torch")},
+        "versions": {p: version(p) for p in ("llvmlite", "torch")},
         "rounds": rounds,
         "median": {row: _median(rounds, "ours", row) for row in ROWS},
     }

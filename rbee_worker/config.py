@@ -30,6 +30,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     device: int = 0
     dtype: Literal["auto", "f32", "bf16", "f16"] = "auto"
     kv_dtype: Literal["auto", "f32", "bf16", "f16", "i8", "f8"] = "auto"
+    exact_activations: bool = False  # products with packed weights round no activations
     ctx: int = 0  # 0 = the model's own, as far as memory allows
     threads: int = 0  # 0 = physical cores this process may use
     kv_cache: bool = True
@@ -138,6 +139,11 @@ OPTIONS: tuple[Option, ...] = (
         later={
             "f8": "this version has no backend with such a cache; use --kv-dtype f16",
         },
+    ),
+    Option(
+        "exact_activations",
+        "packed weights times float32 activations, as reference always does; "
+        "without, the cpu backend rounds them to 8 bits, to 16 where it matters most",
     ),
     Option("ctx", "longest sequence in tokens; 0 = the model's own", low=0, high=_MAX_TOKENS),
     Option("threads", "compute threads; 0 = the physical cores allowed", low=0, high=4096),

@@ -1,314 +1,347 @@
-"""The config.json of one well-known checkpoint a family, written down from public facts.
-
-Keys that change neither a shape nor a number of a forward pass are left out. `billions` is the
-count that the checkpoint's page gives, or the one that follows from its paper's table of sizes.
-"""
+"""Configs of well-known checkpoints, written from their published files: keys that matter, and
+those that only look as if. `parameters` is the count that their pages and papers give."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Published:
-    """checkpoint: on the Hugging Face hub. billions: of parameters, to the digits given (None:
-    nobody states it)."""
+    """A checkpoint's name, its config.json and its number of parameters."""
 
-    checkpoint: str
-    billions: float | None
-    config: dict[str, Any] = field(default_factory=dict)
+    name: str
+    parameters: int
+    config: dict[str, Any]
 
 
-def _sizes(
-    vocab: int, dim: int, inner: int, layers: int, heads: int, kv: int | None = None, **more: Any
+def _decoder(
+    model_type: str, vocab: int, hidden: int, inner: int, layers: int, heads: int, **more: Any
 ) -> dict[str, Any]:
-    """The keys that most configs have."""
-    keys = {
+    return {
+        "model_type": model_type,
         "vocab_size": vocab,
-        "hidden_size": dim,
+        "hidden_size": hidden,
         "intermediate_size": inner,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
+        "attention_dropout": 0.0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "initializer_range": 0.02,
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.40.0",
+        "use_cache": True,
+        **more,
     }
-    return keys | ({} if kv is None else {"num_key_value_heads": kv}) | more
 
 
-_LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
-}
-_GRANITE = {
-    "embedding_multiplier": 12.0,
-    "residual_multiplier": 0.22,
-    "attention_multiplier": 0.0078125,
-    "logits_scaling": 16.0,
-    "tie_word_embeddings": True,
-    "rope_theta": 10000.0,
-}
-_SOFT_CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
-_UNTIED = {"tie_word_embeddings": False}
+_QWEN = {"num_key_value_heads": 4, "rms_norm_eps": 1e-6, "use_sliding_window": False}
 
-# One row at least for every model_type of `rbee_worker.models.ARCHITECTURES`.
-PUBLISHED: dict[str, Published] = {
-    "llama": Published(
-        "meta-llama/Llama-3.1-8B",
-        8.03,
-        _sizes(
-            128256, 4096, 14336, 32, 32, 8, max_position_embeddings=131072, rope_theta=500000.0,
-            rms_norm_eps=1e-5, rope_scaling=_LLAMA3, **_UNTIED,
+PUBLISHED: tuple[Published, ...] = (
+    Published(
+        "Qwen2.5-7B-Instruct",
+        7_615_616_512,
+        _decoder(
+            *("qwen2", 152064, 3584, 18944, 28, 28),
+            **_QWEN,
+            hidden_act="silu",
+            max_position_embeddings=32768,
+            max_window_layers=28,
+            rope_theta=1000000.0,
+            sliding_window=131072,
+            tie_word_embeddings=False,
         ),
     ),
-    "mistral": Published(
-        "mistralai/Mistral-7B-v0.1",
-        7.24,
-        _sizes(
-            32000, 4096, 14336, 32, 32, 8, max_position_embeddings=32768, sliding_window=4096,
-            rms_norm_eps=1e-5, **_UNTIED,
+    Published(
+        "Qwen3-0.6B",
+        596_049_920,
+        _decoder(
+            *("qwen3", 151936, 1024, 3072, 28, 16),
+            **(_QWEN | {"num_key_value_heads": 8}),
+            attention_bias=False,
+            head_dim=128,
+            hidden_act="silu",
+            max_position_embeddings=40960,
+            max_window_layers=28,
+            rope_scaling=None,
+            rope_theta=1000000,
+            sliding_window=None,
+            tie_word_embeddings=True,
         ),
     ),
-    "qwen2": Published(
-        "Qwen/Qwen2.5-7B",
-        7.62,
-        _sizes(
-            152064, 3584, 18944, 28, 28, 4, max_position_embeddings=131072, rope_theta=1e6,
-            use_sliding_window=False, sliding_window=131072, max_window_layers=28, **_UNTIED,
+    Published(
+        "gemma-3-270m",
+        268_098_176,
+        _decoder(
+            *("gemma3_text", 262144, 640, 2048, 18, 4),
+            _sliding_window_pattern=6,
+            attention_bias=False,
+            attn_logit_softcapping=None,
+            final_logit_softcapping=None,
+            head_dim=256,
+            hidden_activation="gelu_pytorch_tanh",
+            layer_types=(["sliding_attention"] * 5 + ["full_attention"]) * 3,
+            max_position_embeddings=32768,
+            num_key_value_heads=1,
+            query_pre_attn_scalar=256,
+            rms_norm_eps=1e-6,
+            rope_local_base_freq=10000.0,
+            rope_scaling=None,
+            rope_theta=1000000.0,
+            sliding_window=512,
+            use_bidirectional_attention=False,
         ),
     ),
-    "qwen3": Published(
-        "Qwen/Qwen3-8B",
-        8.19,
-        _sizes(
-            151936, 4096, 12288, 36, 32, 8, head_dim=128, max_position_embeddings=40960,
-            rope_theta=1e6, attention_bias=False, **_UNTIED,
+    Published(
+        "gemma-2-2b",
+        2_614_341_888,
+        _decoder(
+            *("gemma2", 256000, 2304, 9216, 26, 8),
+            attention_bias=False,
+            attn_logit_softcapping=50.0,
+            cache_implementation="hybrid",
+            final_logit_softcapping=30.0,
+            head_dim=256,
+            hidden_act="gelu_pytorch_tanh",
+            hidden_activation="gelu_pytorch_tanh",
+            max_position_embeddings=8192,
+            num_key_value_heads=4,
+            query_pre_attn_scalar=256,
+            rms_norm_eps=1e-6,
+            rope_theta=10000.0,
+            sliding_window=4096,
         ),
     ),
-    "mixtral": Published(
-        "mistralai/Mixtral-8x7B-v0.1",
-        46.7,
-        _sizes(
-            32000, 4096, 14336, 32, 32, 8, max_position_embeddings=32768, rope_theta=1e6,
-            num_local_experts=8, num_experts_per_tok=2, rms_norm_eps=1e-5, **_UNTIED,
+    Published(
+        "gemma-2b",
+        2_506_172_416,
+        _decoder(
+            *("gemma", 256000, 2048, 16384, 18, 8),
+            attention_bias=False,
+            head_dim=256,
+            hidden_act="gelu",
+            hidden_activation=None,
+            max_position_embeddings=8192,
+            num_key_value_heads=1,
+            rms_norm_eps=1e-6,
+            rope_scaling=None,
+            rope_theta=10000.0,
         ),
     ),
-    "qwen2_moe": Published(
-        "Qwen/Qwen1.5-MoE-A2.7B",
-        14.3,
-        _sizes(
-            151936, 2048, 5632, 24, 16, 16, moe_intermediate_size=1408, num_experts=60,
-            num_experts_per_tok=4, shared_expert_intermediate_size=5632, rope_theta=1e6,
-            max_position_embeddings=8192, norm_topk_prob=False, **_UNTIED,
+    Published(
+        "Phi-3-mini-128k-instruct",
+        3_821_079_552,
+        _decoder(
+            *("phi3", 32064, 3072, 8192, 32, 32),
+            attention_bias=False,
+            embd_pdrop=0.0,
+            hidden_act="silu",
+            max_position_embeddings=131072,
+            num_key_value_heads=32,
+            original_max_position_embeddings=4096,
+            resid_pdrop=0.0,
+            rms_norm_eps=1e-5,
+            rope_scaling={
+                "long_factor": [1.0 + i for i in range(48)],
+                "short_factor": [1.0 + i / 50 for i in range(48)],
+                "type": "longrope",
+            },
+            rope_theta=10000.0,
+            sliding_window=262144,
+            tie_word_embeddings=False,
         ),
     ),
-    "qwen3_moe": Published(
-        "Qwen/Qwen3-30B-A3B",
-        30.5,
-        _sizes(
-            151936, 2048, 6144, 48, 32, 4, head_dim=128, moe_intermediate_size=768,
-            num_experts=128, num_experts_per_tok=8, norm_topk_prob=True, rope_theta=1e6,
-            max_position_embeddings=40960, **_UNTIED,
+    Published(
+        "phi-2",
+        2_779_683_840,
+        _decoder(
+            *("phi", 51200, 2560, 10240, 32, 32),
+            embd_pdrop=0.0,
+            hidden_act="gelu_new",
+            layer_norm_eps=1e-5,
+            max_position_embeddings=2048,
+            num_key_value_heads=32,
+            partial_rotary_factor=0.4,
+            qk_layernorm=False,
+            resid_pdrop=0.1,
+            rope_scaling=None,
+            rope_theta=10000.0,
+            tie_word_embeddings=False,
         ),
     ),
-    "smollm3": Published(
-        "HuggingFaceTB/SmolLM3-3B",
-        3.08,
-        _sizes(
-            128256, 2048, 11008, 36, 16, 4, rope_theta=5e6, max_position_embeddings=65536,
-            no_rope_layer_interval=4, tie_word_embeddings=True,
+    Published(
+        "SmolLM3-3B",
+        3_075_098_624,
+        _decoder(
+            *("smollm3", 128256, 2048, 11008, 36, 16),
+            attention_bias=False,
+            hidden_act="silu",
+            layer_types=["full_attention"] * 36,
+            max_position_embeddings=65536,
+            max_window_layers=28,
+            mlp_bias=False,
+            no_rope_layer_interval=4,
+            no_rope_layers=[1, 1, 1, 0] * 9,
+            num_key_value_heads=4,
+            pretraining_tp=2,
+            rms_norm_eps=1e-6,
+            rope_scaling=None,
+            rope_theta=5000000.0,
+            sliding_window=None,
+            use_sliding_window=False,
         ),
     ),
-    "granite": Published(
-        "ibm-granite/granite-3.0-8b-instruct",
-        8.17,
-        _sizes(49155, 4096, 12800, 40, 32, 8, max_position_embeddings=4096, **_GRANITE),
-    ),
-    "granitemoe": Published(
-        "ibm-granite/granite-3.0-1b-a400m-instruct",
-        1.33,
-        _sizes(
-            49155, 1024, 512, 24, 16, 8, num_local_experts=32, num_experts_per_tok=8,
+    Published(
+        "OLMo-2-1124-7B",
+        7_298_617_344,
+        _decoder(
+            *("olmo2", 100352, 4096, 11008, 32, 32),
+            attention_bias=False,
+            hidden_act="silu",
             max_position_embeddings=4096,
-            **{**_GRANITE, "attention_multiplier": 0.015625, "logits_scaling": 6.0},
+            num_key_value_heads=32,
+            rms_norm_eps=1e-6,
+            rope_scaling=None,
+            rope_theta=500000,
+            tie_word_embeddings=False,
         ),
     ),
-    # The one checkpoint of this type is a research preview of which no sizes are stated: these
-    # are Granite 3.0 1B's, with a shared expert.
-    "granitemoeshared": Published(
-        "sizes of ibm-granite/granite-3.0-1b-a400m-instruct and a shared expert",
-        None,
-        _sizes(
-            49155, 1024, 512, 24, 16, 8, num_local_experts=32, num_experts_per_tok=8,
-            shared_intermediate_size=1024, max_position_embeddings=4096, **_GRANITE,
+    Published(
+        "starcoder2-3b",
+        3_030_371_328,
+        _decoder(
+            *("starcoder2", 49152, 3072, 12288, 30, 24),
+            activation_function="gelu",
+            embedding_dropout=0.1,
+            hidden_act="gelu_pytorch_tanh",
+            max_position_embeddings=16384,
+            mlp_type="default",
+            norm_epsilon=1e-5,
+            norm_type="layer_norm",
+            num_key_value_heads=2,
+            residual_dropout=0.1,
+            rope_theta=999999.4420358813,
+            sliding_window=4096,
+            use_bias=True,
         ),
     ),
-    "helium": Published(
-        "kyutai/helium-1-preview-2b",
-        2.17,
-        _sizes(
-            48000, 2560, 7040, 24, 20, 20, head_dim=128, max_position_embeddings=4096,
-            rope_theta=100000.0, rms_norm_eps=1e-8, **_UNTIED,
+    Published(
+        "stablelm-2-1_6b",
+        1_644_515_328,
+        _decoder(
+            *("stablelm", 100352, 2048, 5632, 24, 32),
+            hidden_act="silu",
+            hidden_dropout=0.0,
+            layer_norm_eps=1e-5,
+            max_position_embeddings=4096,
+            num_key_value_heads=32,
+            partial_rotary_factor=0.25,
+            rope_scaling=None,
+            rope_theta=10000,
+            tie_word_embeddings=False,
+            use_qkv_bias=True,
         ),
     ),
-    "gemma": Published(
-        "google/gemma-7b",
-        8.54,
-        _sizes(256000, 3072, 24576, 28, 16, 16, head_dim=256, max_position_embeddings=8192),
-    ),
-    "gemma2": Published(
-        "google/gemma-2-9b",
-        9.24,
-        _sizes(
-            256000, 3584, 14336, 42, 16, 8, head_dim=256, query_pre_attn_scalar=256,
-            sliding_window=4096, max_position_embeddings=8192, **_SOFT_CAPS,
+    Published(
+        "c4ai-command-r-v01",
+        34_980_831_232,
+        _decoder(
+            *("cohere", 256000, 8192, 22528, 40, 64),
+            attention_bias=False,
+            hidden_act="silu",
+            layer_norm_eps=1e-5,
+            logit_scale=0.0625,
+            max_position_embeddings=8192,
+            model_max_length=131072,
+            num_key_value_heads=64,
+            rope_theta=8000000.0,
+            use_qk_norm=False,
         ),
     ),
-    "gemma3_text": Published(
-        "google/gemma-3-1b-pt",
-        1.00,
-        _sizes(
-            262144, 1152, 6912, 26, 4, 1, head_dim=256, query_pre_attn_scalar=256,
-            sliding_window=512, sliding_window_pattern=6, rope_theta=1e6,
-            rope_local_base_freq=10000.0, max_position_embeddings=32768,
-        ),
-    ),
-    "phi": Published(
-        "microsoft/phi-2",
-        2.78,
-        _sizes(
-            51200, 2560, 10240, 32, 32, 32, partial_rotary_factor=0.4, hidden_act="gelu_new",
-            max_position_embeddings=2048, qk_layernorm=False, **_UNTIED,
-        ),
-    ),
-    "phi3": Published(
-        "microsoft/Phi-3-mini-4k-instruct",
-        3.82,
-        _sizes(
-            32064, 3072, 8192, 32, 32, 32, max_position_embeddings=4096, sliding_window=2047,
-            original_max_position_embeddings=4096, rms_norm_eps=1e-5, **_UNTIED,
-        ),
-    ),
-    "phimoe": Published(
-        "microsoft/Phi-3.5-MoE-instruct",
-        41.9,
-        _sizes(
-            32064, 4096, 6400, 32, 32, 8, num_local_experts=16, num_experts_per_tok=2,
-            attention_bias=True, lm_head_bias=True, max_position_embeddings=131072,
-            original_max_position_embeddings=4096, sliding_window=131072, **_UNTIED,
-        ),
-    ),
-    "glm": Published(
-        "zai-org/glm-4-9b-chat-hf",
-        9.40,
-        _sizes(
-            151552, 4096, 13696, 40, 32, 2, head_dim=128, attention_bias=True,
-            partial_rotary_factor=0.5, max_position_embeddings=131072, **_UNTIED,
-        ),
-    ),
-    "glm4": Published(
-        "zai-org/GLM-4-9B-0414",
-        9.40,
-        _sizes(
-            151552, 4096, 13696, 40, 32, 2, head_dim=128, attention_bias=True,
-            partial_rotary_factor=0.5, max_position_embeddings=32768, **_UNTIED,
-        ),
-    ),
-    "olmo": Published(
-        "allenai/OLMo-7B-hf",
-        6.89,
-        _sizes(50304, 4096, 11008, 32, 32, 32, max_position_embeddings=2048, **_UNTIED),
-    ),
-    "olmo2": Published(
-        "allenai/OLMo-2-1124-7B",
-        7.30,
-        _sizes(
-            100352, 4096, 11008, 32, 32, 32, rope_theta=500000.0, max_position_embeddings=4096,
-            **_UNTIED,
-        ),
-    ),
-    "olmo3": Published(
-        "allenai/Olmo-3-1025-7B",
-        7.30,
-        _sizes(
-            100278, 4096, 11008, 32, 32, 32, rope_theta=500000.0, sliding_window=4096,
-            max_position_embeddings=65536, **_UNTIED,
-        ),
-    ),
-    "stablelm": Published(
-        "stabilityai/stablelm-2-1_6b",
-        1.64,
-        _sizes(
-            100352, 2048, 5632, 24, 32, 32, use_qkv_bias=True, partial_rotary_factor=0.25,
-            max_position_embeddings=4096, layer_norm_eps=1e-5, **_UNTIED,
-        ),
-    ),
-    "starcoder2": Published(
-        "bigcode/starcoder2-3b",
-        3.03,
-        _sizes(
-            49152, 3072, 12288, 30, 24, 2, sliding_window=4096, rope_theta=999999.4420358813,
-            max_position_embeddings=16384, use_bias=True, tie_word_embeddings=True,
-        ),
-    ),
-    "cohere": Published(
-        "CohereLabs/c4ai-command-r-v01",
-        35.0,
-        _sizes(
-            256000, 8192, 22528, 40, 64, 64, logit_scale=0.0625, rope_theta=8e6,
-            max_position_embeddings=8192, use_qk_norm=False,
-        ),
-    ),
-    "falcon": Published(
-        "tiiuae/falcon-7b",
-        6.92,
+    Published(
+        "falcon-40b",
+        41_303_293_952,
         {
-            "vocab_size": 65024,
-            "hidden_size": 4544,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 71,
-            "multi_query": True,
-            "parallel_attn": True,
-            "new_decoder_architecture": False,
+            "model_type": "falcon",
             "alibi": False,
+            "apply_residual_connection_post_layernorm": False,
+            "attention_dropout": 0.0,
             "bias": False,
+            "bos_token_id": 11,
+            "eos_token_id": 11,
+            "hidden_dropout": 0.0,
+            "hidden_size": 8192,
+            "initializer_range": 0.02,
+            "layer_norm_epsilon": 1e-5,
+            "multi_query": True,
+            "new_decoder_architecture": True,
+            "num_attention_heads": 128,
+            "num_hidden_layers": 60,
+            "num_kv_heads": 8,
+            "parallel_attn": True,
+            "use_cache": True,
+            "vocab_size": 65024,
         },
     ),
-    "mpt": Published(
-        "mosaicml/mpt-7b",
-        6.65,
+    Published(
+        "mpt-7b",
+        6_649_286_656,
         {
-            "vocab_size": 50432,
+            "model_type": "mpt",
+            "attn_config": {
+                "alibi": True,
+                "alibi_bias_max": 8,
+                "attn_impl": "torch",
+                "attn_pdrop": 0,
+                "attn_type": "multihead_attention",
+                "attn_uses_sequence_id": False,
+                "clip_qkv": None,
+                "prefix_lm": False,
+                "qk_ln": False,
+                "softmax_scale": None,
+            },
             "d_model": 4096,
+            "emb_pdrop": 0,
+            "embedding_fraction": 1.0,
+            "expansion_ratio": 4,
+            "init_device": "cpu",
+            "learned_pos_emb": True,
+            "logit_scale": None,
+            "max_seq_len": 2048,
             "n_heads": 32,
             "n_layers": 32,
-            "expansion_ratio": 4,
-            "max_seq_len": 2048,
             "no_bias": True,
-            "attn_config": {"alibi": True, "alibi_bias_max": 8, "clip_qkv": None},
+            "norm_type": "low_precision_layernorm",
+            "resid_pdrop": 0,
+            "tokenizer_name": "EleutherAI/gpt-neox-20b",
+            "use_cache": False,
+            "verbose": 0,
+            "vocab_size": 50432,
         },
     ),
-    "gpt_bigcode": Published(
-        "bigcode/starcoder",
-        15.5,
+    Published(
+        "starcoder",
+        15_517_456_384,
         {
-            "vocab_size": 49152,
+            "model_type": "gpt_bigcode",
+            "activation_function": "gelu",
+            "attention_softmax_in_fp32": True,
+            "attn_pdrop": 0.1,
+            "embd_pdrop": 0.1,
+            "inference_runner": 0,
+            "layer_norm_epsilon": 1e-5,
+            "multi_query": True,
             "n_embd": 6144,
-            "n_layer": 40,
             "n_head": 48,
             "n_inner": 24576,
+            "n_layer": 40,
             "n_positions": 8192,
-            "multi_query": True,
-            "activation_function": "gelu",
+            "resid_pdrop": 0.1,
+            "scale_attention_softmax_in_fp32": True,
+            "scale_attn_weights": True,
+            "vocab_size": 49152,
         },
     ),
-    "persimmon": Published(
-        "adept/persimmon-8b-base",
-        9.40,  # 8 billion and the embeddings of a vocabulary that is mostly unused
-        _sizes(
-            262144, 4096, 16384, 36, 64, max_position_embeddings=16384, rope_theta=25000.0,
-            qk_layernorm=True, partial_rotary_factor=0.5, hidden_act="relu2", **_UNTIED,
-        ),
-    ),
-}  # fmt: skip
+)

@@ -98,7 +98,7 @@ def _open_directory(ref: str, path: Path) -> Checkpoint:
     tensors, notes = safetensors.open_directory(path)
     arch, config, dialect = hf_config.read_config(path / "config.json")
     source: TensorSource = tensors
-    if dialect is not None and dialect.tensors:
+    if dialect is not None and (dialect.tensors or dialect.prefixes):
         source = RenamedSource(tensors, dialect, config.get("num_hidden_layers"))
     files = {name: path / name for name in TOKENIZER_FILES if (path / name).is_file()}
     tokenizer_config = _optional(path / "tokenizer_config.json")

@@ -114,6 +114,8 @@ def _checked(file: GgufFile, name: str, kind: str) -> Any:
                 f"{file.path}: {name} differs from layer to layer.", fix="use another model"
             )
         value = value[0]
+    if kind == "twice" and type(value) is int and 0 <= value < MAX_COUNT and value % 2 == 0:
+        return value // 2
     good = {
         "count": type(value) is int and 0 <= value < MAX_COUNT,
         "id": type(value) is int and -1 <= value < MAX_COUNT,

@@ -8,29 +8,39 @@ from typing import Any
 
 from rbee_worker.checkpoint.formats import Packed, TensorInfo, TensorSource
 from rbee_worker.checkpoint.names import Dialect
-from rbee_worker.errors import UnsupportedModel
+from rbee_worker.errors import CheckpointError, UnsupportedModel
 
 
 def renamed_config(dialect: Dialect, config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`config` with the keys of today. Raises UnsupportedModel for values that it cannot have."""
+    """`config` with the keys of today. Raises UnsupportedModel for values that it cannot have,
+    CheckpointError for one that is damaged."""
     wrong = [f"{k} is {config[k]!r}" for k, v in dialect.only.items() if config.get(k, v) != v]
     if wrong:
         raise UnsupportedModel(
             f"{where}: {', '.join(wrong)}, which is not supported.",
             fix="use another version of this model.",
         )
-    today = {k: v for k, v in config.items() if k not in dialect.only and k not in dialect.keys}
+    inside = config.get(dialect.inside, {})
+    if not isinstance(inside, dict):
+        raise CheckpointError(f"{where}: {dialect.inside} is not an object.", fix="fetch it again")
+    other = {dialect.inside, *dialect.ignored, *dialect.only, *dialect.keys}
+    today = {**inside, **{k: v for k, v in config.items() if k not in other}}
     for old, new in dialect.keys.items():
         if config.get(old) is not None:
             today[new] = config[old]
     for old, (new, factor) in dialect.factors.items():
-        if isinstance(today.get(old), int | float):
-            today[new] = today.pop(old) * factor
+        if isinstance(value := today.get(old), int | float):
+            del today[old]
+            whole = isinstance(value, int) and (value * factor).is_integer()
+            today[new] = int(value * factor) if whole else value * factor
     return {**today, **dialect.constants, "model_type": dialect.model_type}
 
 
 class RenamedSource:
-    """Tensors under the names that a dialect's rows give them; others keep theirs."""
+    """Tensors under the names that a dialect's rows give them; others keep theirs.
+
+    Raises CheckpointError where two would get the same name.
+    """
 
     def __init__(self, source: TensorSource, dialect: Dialect, layers: object) -> None:
         self._source = source
@@ -42,9 +52,15 @@ class RenamedSource:
             row = patterns.get(name) or patterns.get(pattern)
             if row is not None and number + row.shift == layers:
                 row = last.get(pattern, row)
-            hf = name
+            start = next((old for old in dialect.prefixes if name.startswith(old)), "")
+            hf = dialect.prefixes[start] + name.removeprefix(start) if start else name
             if row is not None:
                 hf = row.hf.replace("{}", str(number + row.shift))
+            if hf in self._where:
+                raise CheckpointError(
+                    f"tensors {self._where[hf]!r} and {name!r} are both {hf!r}.",
+                    fix="download the checkpoint again.",
+                )
             self._where[hf] = name
 
     def names(self) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import rbee_worker
+from rbee_worker.cli.bench import bench
 from rbee_worker.cli.chat import chat
 from rbee_worker.cli.failure import INTERRUPTED
 from rbee_worker.cli.generate import generate
@@ -35,6 +36,7 @@ command(app, sampling=True)(chat)
 command(app, fields=EVERY)(serve)
 command(app)(inspect)
 command(app, fields=("dtype", "threads", *_CACHE))(verify)
+command(app)(bench)
 command(app, fields=_CACHE)(pull)
 command(app, fields=_CACHE)(models)
 command(app, fields=("backend", "kv_dtype", "block_size", *_CACHE))(warmup)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.config import Settings
+from rbee_worker.engine.machine import allowed_cores
 from rbee_worker.models import outline_model
 from rbee_worker.ops.cpu import cache, isa
 from rbee_worker.ops.cpu.cache import Progress
@@ -28,7 +29,7 @@ def needed(ckpt: Checkpoint, settings: Settings, kv_dtype: str) -> list[str]:
     """Kernels that this model calls under these settings. Imports torch, reads no weights."""
     from rbee_worker.ops.cpu.outline import OutlineOps
 
-    ops = OutlineOps()
+    ops = OutlineOps(exact=settings.exact_activations)
     model = outline_model(ckpt, ops)
     return ops.needed(model, recording_shape(settings, kv_dtype, model.context))
 
@@ -49,5 +50,7 @@ def compile_names(
     names: Sequence[str], target: isa.Isa, cache_dir: str = "", progress: Progress | None = None
 ) -> Done:
     """Have these kernels compiled and kept. Raises ModelError."""
-    compiled = cache.compile_missing(names, target, cache_dir=cache_dir, progress=progress)
+    compiled = cache.compile_missing(
+        names, target, cache_dir=cache_dir, progress=progress, jobs=allowed_cores()
+    )
     return Done(cache.folder(target, cache_dir), names, compiled)

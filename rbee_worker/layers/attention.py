@@ -44,7 +44,7 @@ class Attention:
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """x [N, dim] -> [N, dim]"""
-        projected = self.qkv(x)
+        projected = self.qkv(x, precise=True)
         if self.clip is not None:
             projected = self.ops.clip(projected, self.clip)
         q, k, v = self.ops.split(projected, self.qkv.widths, heads=self.groups)
@@ -67,4 +67,4 @@ class Attention:
             softcap=self.softcap,
             slopes=self.slopes,
         )
-        return self.out(mixed)
+        return self.out(mixed, precise=True)

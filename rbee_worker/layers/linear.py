@@ -21,9 +21,9 @@ class Linear:
     bias: Tensor | None
     widths: Sequence[int]
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """x [N, in] -> [N, sum(widths)]"""
-        return self.ops.linear(x, self.weight, self.bias)
+    def __call__(self, x: Tensor, *, precise: bool = False) -> Tensor:
+        """x [N, in] -> [N, sum(widths)]; precise: see `Ops.linear`"""
+        return self.ops.linear(x, self.weight, self.bias, precise=precise)
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
         """x [N, in] -> one [N, width] for each stacked map"""

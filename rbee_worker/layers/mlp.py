@@ -23,7 +23,7 @@ class GatedMLP:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [N, dim] -> [N, dim]"""
-        return self.down(self.ops.gated(self.gate_up(x), self.act))
+        return self.down(self.ops.gated(self.gate_up(x), self.act), precise=True)
 
 
 @dataclass(frozen=True)
@@ -37,4 +37,4 @@ class PlainMLP:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [N, dim] -> [N, dim]"""
-        return self.down(self.ops.act(self.up(x), self.act))
+        return self.down(self.ops.act(self.up(x), self.act), precise=True)

@@ -36,6 +36,10 @@ GEMMA2: Absent = _WINDOWS | {
     "final_logit_softcapping": 30.0,
 }
 GEMMA3: Absent = _WINDOWS | {
+    "vocab_size": 262208,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 131072,
     "sliding_window_pattern": 6,
     "rope_theta": 1e6,
     "rope_local_base_freq": 1e4,

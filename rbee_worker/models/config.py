@@ -29,6 +29,8 @@ INERT = frozenset(
         "is_encoder_decoder",
         "label2id",
         "model_type",
+        "model_max_length",
+        "tokenizer_name",
         "output_attentions",
         "output_hidden_states",
         "pad_token_id",
@@ -37,6 +39,8 @@ INERT = frozenset(
         "attn_pdrop",  # dropouts
         "embd_pdrop",
         "emb_pdrop",
+        "embedding_dropout",
+        "residual_dropout",
         "resid_pdrop",
         "init_device",
         "init_config",
@@ -133,7 +137,8 @@ class DecoderConfig:
     @property
     def rotary(self) -> int:
         """Columns of one head that rotate."""
-        return int(self.width * self.partial_rotary_factor)
+        # A share that was made by dividing two such numbers must not lose one.
+        return int(self.width * self.partial_rotary_factor + 1e-6)
 
 
 def _fits(value: Any, annotation: str) -> bool:

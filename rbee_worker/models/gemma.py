@@ -3,7 +3,7 @@
 model_type: gemma (Gemma Team 2024a), gemma2 (norms after each half as well, soft caps, windows in
 every second layer; 2024b), gemma3_text (norms of each head's q and k, one full layer in six, and
 another rotary base in the others; 2025). gemma3 is the model with a vision tower, of which the
-text half is read.
+text half is read under that name.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from rbee_worker.models.base import Decoder
 from rbee_worker.models.config import DecoderConfig, positive
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops import RopeSpec
+
+IMAGES = {r"(vision_tower|multi_modal_projector)\..*": "images are not read"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +122,7 @@ def _decoder(w: Weights, c: Config, block: Any, ropes: list[RopeSpec]) -> Decode
         ropes=ropes,
         embed_scale=c.hidden_size**0.5,
         logits_softcap=c.final_logit_softcapping,
+        skip=IMAGES,
     )
 
 

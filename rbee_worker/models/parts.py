@@ -61,9 +61,10 @@ def attention(
     """Attention from q_proj, k_proj, v_proj (or all in `fused`) and `out` at the cursor.
 
     scale None: 1 / sqrt(head width). qk_norm("q" or "k", heads): the norm of that projection.
-    groups: in `fused`, q, k, v of each group of heads lie together.
+    groups: in `fused`, q, k, v of each group of heads lie together. Raises CheckpointError.
     """
     heads, width = c.num_attention_heads, c.width
+    positive("config", sliding_window=1 if window is None else window)
     kv = c.kv_heads * width
     qkv = w.linear(
         ("q_proj", "k_proj", "v_proj"),
@@ -165,8 +166,16 @@ def long_rope(
 
 
 def typed_rope(c: DecoderConfig, given: Mapping[str, Any]) -> RopeSpec:
-    """The rotary table of one layer type: `given` is its entry of `rope_parameters`."""
+    """The rotary table of one layer type: `given` is its entry of `rope_parameters`.
+
+    Raises CheckpointError.
+    """
     theta = given.get("rope_theta", c.rope_theta)
+    if not isinstance(theta, int | float):
+        raise CheckpointError(
+            f"config: rope_parameters has a rope_theta of {theta!r}.",
+            fix="download the checkpoint's config again.",
+        )
     return rope_spec(c.rotary, float(theta), given, c.max_position_embeddings)
 
 
@@ -248,6 +257,7 @@ def decoder(
     logits_scale: float = 1.0,
     logits_softcap: float | None = None,
     names: Names = NAMES,
+    skip: Mapping[str, str] | None = None,
 ) -> Decoder:
     """Embedding, blocks from `layer(cursor, number)`, `norm`, head (the embedding where tied)."""
     embed = w.matrix(f"{names.embed}.weight", c.vocab_size, c.hidden_size)
@@ -275,5 +285,5 @@ def decoder(
         logits_scale=logits_scale,
         logits_softcap=logits_softcap,
         ropes=tuple(dict.fromkeys(ropes)),
-        skipped=w.finish(_DERIVED | (tied if c.tie_word_embeddings else {})),
+        skipped=w.finish(_DERIVED | (tied if c.tie_word_embeddings else {}) | dict(skip or {})),
     )

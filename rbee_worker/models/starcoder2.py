@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rbee_worker.errors import UnsupportedModel
 from rbee_worker.layers.blocks import PreNorm
 from rbee_worker.models import parts
 from rbee_worker.models.base import Decoder
@@ -16,9 +17,12 @@ from rbee_worker.models.weights import Weights
 
 @dataclass(frozen=True, kw_only=True)
 class Config(DecoderConfig):
-    """StarCoder2's own keys."""
+    """StarCoder2's own keys; `activation_function` repeats `hidden_act` less exactly."""
 
     norm_epsilon: float = 1e-5
+    norm_type: str = "layer_norm"
+    mlp_type: str = "default"
+    activation_function: str = ""
     sliding_window: int | None = None
     use_bias: bool = True
 
@@ -26,6 +30,11 @@ class Config(DecoderConfig):
 def build(c: Config, w: Weights) -> Decoder:
     """The model, from weights at the cursor `w`. Raises CheckpointError, UnsupportedModel."""
     parts.check(c)
+    if (c.norm_type, c.mlp_type) != ("layer_norm", "default"):
+        raise UnsupportedModel(
+            f"config: norm_type is {c.norm_type!r} and mlp_type {c.mlp_type!r}.",
+            fix="supported: layer_norm and default.",
+        )
     rope = parts.rope_of(w, c)
 
     def block(at: Weights, layer: int) -> PreNorm:

@@ -134,9 +134,12 @@ class Ops(ABC):
         """`linear` with its result in float32: [S, rows]."""
 
     @abstractmethod
-    def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+    def linear(
+        self, x: Tensor, weight: Weight, bias: Tensor | None = None, *, precise: bool = False
+    ) -> Tensor:
         """x [N, cols] times weight transposed, plus bias: [N, rows]. Bitwise the same for a row
-        whatever the other rows are."""
+        whatever the other rows are. precise: errors would last (keys, values), so a backend that
+        rounds activations rounds them less here."""
 
     @abstractmethod
     def heads_linear(self, x: Tensor, weight: Weight) -> Tensor:

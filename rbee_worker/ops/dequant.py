@@ -193,6 +193,37 @@ def _q6_k(b: Tensor) -> Tensor:
     return (q.view(n, 16, 16) * scale).view(n, 256)
 
 
+_IQ4 = torch.tensor(  # the values of a nibble in IQ4_NL and IQ4_XS
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], dtype=torch.int8
+)
+_FP4 = torch.tensor(  # twice the values of a nibble in MXFP4: sign, two bits of exponent, one more
+    [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], dtype=torch.int8
+)
+
+
+def _iq4_nl(b: Tensor) -> Tensor:
+    return _IQ4[_nibbles(b[:, 2:]).long()] * _half(b, 0)
+
+
+def _iq4_xs(b: Tensor) -> Tensor:
+    """8 groups of 32: 6-bit scales less 32, high pairs in two bytes, then the low four bits."""
+    n = len(b)
+    shifts = torch.arange(0, 8, 2, dtype=torch.uint8)
+    high = ((b[:, 2:4, None] >> shifts) & 3).view(n, 8)
+    low = torch.stack((b[:, 4:8] & 15, b[:, 4:8] >> 4), 2).view(n, 8)
+    scale = (low | (high << 4)).view(torch.int8) - 32
+    q = b[:, 8:].reshape(n, 8, 16)
+    values = _IQ4[torch.cat((q & 15, q >> 4), 2).long()]  # [n, 8, 32]
+    return (values * (_half(b, 0) * scale).view(n, 8, 1)).view(n, 256)
+
+
+def _mxfp4(b: Tensor) -> Tensor:
+    """The scale is an exponent e alone: 2^(e - 128), since the table has values doubled."""
+    e = b[:, :1].int()
+    d = torch.where(e < 2, (e + 1) << 21, (e - 1) << 23).view(torch.float32)  # below 2: subnormal
+    return _FP4[_nibbles(b[:, 1:]).long()] * d
+
+
 _DECODERS: dict[str, Callable[[Tensor], Tensor]] = {
     "F32": _f32,
     "F16": _f16,
@@ -208,4 +239,7 @@ _DECODERS: dict[str, Callable[[Tensor], Tensor]] = {
     "Q4_K": _q4_k,
     "Q5_K": _q5_k,
     "Q6_K": _q6_k,
+    "IQ4_NL": _iq4_nl,
+    "IQ4_XS": _iq4_xs,
+    "MXFP4": _mxfp4,
 }

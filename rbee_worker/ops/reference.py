@@ -74,7 +74,9 @@ class ReferenceOps(Ops):
         rows: Tensor = table.data[batch.positions + offset]
         return x + rows
 
-    def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+    def linear(
+        self, x: Tensor, weight: Weight, bias: Tensor | None = None, *, precise: bool = False
+    ) -> Tensor:
         return add_bias(product(x, weight.data), bias)
 
     def logits(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:

@@ -38,8 +38,8 @@ def backend_name(settings: Settings) -> str:
 
 def _no_cpu(settings: Settings) -> tuple[str, str] | None:
     """Why the cpu backend cannot be had, and what to do."""
-    if any(importlib.util.find_spec(name) is None for name in ("numba", "llvmlite")):
-        return "numba and llvmlite are not installed.", "pip install 'rbee-worker[cpu]'"
+    if importlib.util.find_spec("llvmlite") is None:
+        return "llvmlite is not installed.", "pip install 'rbee-worker[cpu]'"
     if settings.dtype not in ("auto", "f32"):
         return (
             f"it computes in f32, not in {settings.dtype}.",
@@ -123,7 +123,12 @@ def make_ops(
 
         chosen = isa.choose(os.environ.get("RBEE_CPU_ISA", ""))
         library = Library(chosen, cache_dir=settings.cache_dir, progress=progress)
-        return CpuOps(library, Team(library, threads), arena=Arena(weight_bytes + ARENA_SLACK))
+        return CpuOps(
+            library,
+            Team(library, threads),
+            exact=settings.exact_activations,
+            arena=Arena(weight_bytes + ARENA_SLACK),
+        )
     from rbee_worker.ops.reference import ReferenceOps
 
     return ReferenceOps("cpu", dtype)

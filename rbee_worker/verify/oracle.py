@@ -21,6 +21,7 @@ from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.checkpoint.hf_config import read_json
 from rbee_worker.checkpoint.names import DIALECTS
 from rbee_worker.errors import UnsupportedModel, UsageError
+from rbee_worker.models import ARCHITECTURES
 from rbee_worker.verify.corrected import CORRECTIONS
 from rbee_worker.verify.renaming import GATHERED, long_rope_of, rope_divisors, state_for
 from rbee_worker.verify.whole import Trace
@@ -83,7 +84,10 @@ def hf_config(ckpt: Checkpoint) -> PretrainedConfig:
     from transformers import CONFIG_MAPPING
 
     kind = CONFIG_MAPPING[ckpt.arch]
-    given = dict(ckpt.config)
+    # What a key's absence means is said by our table: HF's class may mean another checkpoint.
+    given = {**ARCHITECTURES[ckpt.arch].defaults, **ckpt.config}
+    if given.get("num_key_value_heads") is None:
+        given["num_key_value_heads"] = given.get("num_attention_heads")
     fields = {f.name for f in dataclasses.fields(kind)}
     dialect = DIALECTS.get(ckpt.arch)
     for theirs, ours in (dialect.keys if dialect else {}).items():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import gguf
 import numpy as np
 import transformers
+from transformers import PretrainedConfig
 
 from tests.archs.base import Arch, Arrays, configured, rope
 
@@ -133,6 +135,72 @@ def mixformer(config: dict[str, Any], tensors: Arrays) -> tuple[dict[str, Any], 
     return _phi_config(config, "mixformer-sequential"), out
 
 
+_QWEN = {
+    "model.embed_tokens": "transformer.wte",
+    "model.norm": "transformer.ln_f",
+    "model.layers.": "transformer.h.",
+    "input_layernorm": "ln_1",
+    "post_attention_layernorm": "ln_2",
+    "self_attn.qkv_proj": "attn.c_attn",
+    "self_attn.o_proj": "attn.c_proj",
+    "mlp.up_proj": "mlp.w1",
+    "mlp.gate_proj": "mlp.w2",
+    "mlp.down_proj": "mlp.c_proj",
+}
+
+
+def qwen(config: dict[str, Any], tensors: Arrays) -> tuple[dict[str, Any], Arrays]:
+    """Qwen 1 as its own code writes it; an MLP is half as wide as its config says."""
+    theirs = {
+        "model_type": "qwen",
+        "attn_dropout_prob": 0.0,
+        "bf16": True,
+        "emb_dropout_prob": 0.0,
+        "hidden_size": config["hidden_size"],
+        "intermediate_size": 2 * config["intermediate_size"],
+        "kv_channels": config["hidden_size"] // config["num_attention_heads"],
+        "layer_norm_epsilon": config["rms_norm_eps"],
+        "max_position_embeddings": 4 * config["max_position_embeddings"],
+        "no_bias": True,
+        "num_attention_heads": config["num_attention_heads"],
+        "num_hidden_layers": config["num_hidden_layers"],
+        "rotary_emb_base": 10000,
+        "rotary_pct": 1.0,
+        "scale_attn_weights": True,
+        "seq_length": config["max_position_embeddings"],
+        "tie_word_embeddings": False,
+        "tokenizer_class": "QWenTokenizer",
+        "use_dynamic_ntk": True,
+        "use_flash_attn": "auto",
+        "use_logn_attn": True,
+        "vocab_size": config["vocab_size"],
+    }
+    return theirs, renamed(fused(tensors), _QWEN)
+
+
+def qwen_gguf(tensors: Arrays, config: PretrainedConfig) -> Arrays:
+    """llama.cpp's converter takes Qwen 1's tensors as they are."""
+    return fused(tensors)
+
+
+def with_images(config: dict[str, Any], tensors: Arrays) -> tuple[dict[str, Any], Arrays]:
+    """Gemma 3 with its vision tower, as the 4B and larger models are published."""
+    both = {
+        "model_type": "gemma3",
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "eos_token_id": [1, 106],
+        "image_token_index": 262144,
+        "mm_tokens_per_image": 256,
+        "text_config": config,
+        "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 16},
+    }
+    more = {
+        "vision_tower.vision_model.embeddings.patch_embedding.bias": np.ones(4, np.float32),
+        "multi_modal_projector.mm_soft_emb_norm.weight": np.ones(4, np.float32),
+    }
+    return both, {f"language_model.{n}": a for n, a in tensors.items()} | more
+
+
 _MHA = {"num_key_value_heads": 4}
 _QUARTER = rope("default", partial_rotary_factor=0.25)
 
@@ -151,4 +219,31 @@ ARCHS: tuple[Arch, ...] = (
     ),
     Arch("phi-msft", P, configured(CP, **_MHA), disk=phi_msft),
     Arch("mixformer", P, configured(CP, **_MHA, rope_parameters=_QUARTER), disk=mixformer),
+    Arch(
+        "qwen1",
+        transformers.Qwen2ForCausalLM,
+        configured(transformers.Qwen2Config, num_key_value_heads=4),
+        gguf.MODEL_ARCH.QWEN,
+        qwen_gguf,
+        {"feed_forward_length": 192, "attention.head_count_kv": None},
+        disk=qwen,
+    ),
+    Arch(
+        "qwen1-narrow",
+        transformers.Qwen2ForCausalLM,
+        configured(transformers.Qwen2Config, num_attention_heads=8, num_key_value_heads=8),
+        disk=qwen,
+    ),
+    Arch(
+        "gemma3-with-images",
+        transformers.Gemma3ForCausalLM,
+        configured(
+            transformers.Gemma3TextConfig,
+            head_dim=16,
+            query_pre_attn_scalar=16,
+            sliding_window=24,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        ),
+        disk=with_images,
+    ),
 )

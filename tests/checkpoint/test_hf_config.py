@@ -4,8 +4,10 @@ import copy
 import json
 import warnings
 
+import numpy as np
 import pytest
 import transformers
+from safetensors.numpy import save_file
 
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.checkpoint.hf_config import canonical, read_config, read_json
@@ -123,6 +125,18 @@ def test_old_keys_become_those_of_today(tmp_path):
     path.write_text(json.dumps({**old, "rmsnorm": False}))
     with pytest.raises(UnsupportedModel, match="rmsnorm is False"):
         read_config(path)
+
+
+def test_two_tensors_cannot_get_one_name(model):
+    """The old name and today's in one checkpoint."""
+    old = {"model_type": "chatglm", "num_layers": 1, "x": 1}
+    (model / "config.json").write_text(json.dumps(old))
+    same = {
+        n: np.ones(2, np.float32) for n in ("lm_head.weight", "transformer.output_layer.weight")
+    }
+    save_file(same, model / "model.safetensors")
+    message = refusal(lambda: open_checkpoint(str(model))).message
+    assert "'lm_head.weight' and 'transformer.output_layer.weight' are both" in message
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,10 @@ def fetching(done: int, total: int = 98_400_000) -> Loading:
     return Loading(stage="downloading", bytes_loaded=done, bytes_total=total)
 
 
+def compiling(done: int, item: str = "") -> Loading:
+    return Loading(stage="compiling", item=item, layers_loaded=done, layers_total=21)
+
+
 @pytest.mark.parametrize(
     ("message", "text"),
     [
@@ -20,6 +24,8 @@ def fetching(done: int, total: int = 98_400_000) -> Loading:
             Loading(stage="loading", layers_loaded=3, layers_total=30),
             "Loading the model: 3 of 30 layers.",
         ),
+        (compiling(0), "Compiling CPU kernels: 0 of 21."),
+        (compiling(7, "attend.f16"), "Compiling CPU kernels: 7 of 21, attend.f16."),
     ],
 )
 def test_words(message: Loading, text: str) -> None:
@@ -32,6 +38,13 @@ def test_off_a_terminal_a_download_is_told_once(capsys: pytest.CaptureFixture[st
         progress(message)
     progress.clear()
     assert capsys.readouterr().err == "Fetching the model (98.4 MB).\n"
+
+
+def test_off_a_terminal_compiling_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(quiet=False)
+    for message in (Loading(stage="opening"), compiling(0), compiling(1), compiling(2)):
+        progress(message)
+    assert capsys.readouterr().err == "Compiling 21 CPU kernels for this processor.\n"
 
 
 def test_an_unknown_size_is_not_told(capsys: pytest.CaptureFixture[str]) -> None:

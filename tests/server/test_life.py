@@ -9,12 +9,17 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
+import msgspec
 import pytest
 
+from rbee_worker.engine.messages import Loading
 from rbee_worker.errors import DeviceLost
+from rbee_worker.server.health import progress
+from rbee_worker.server.worker import Worker
 from tests.server.fake_engine import Fake
 from tests.server.reading import DONE, events
 from tests.server.served import Served, wait_for
@@ -305,3 +310,13 @@ def test_heartbeats_reach_the_hive() -> None:
     assert worker["id"] == "w1"
     assert worker["status"] == "ready"
     assert beats[-1]["timestamp"].startswith("20")
+
+
+def test_progress_names_the_kernel_that_was_compiled() -> None:
+    message = Loading(stage="compiling", item="attend.f16", layers_loaded=7, layers_total=17)
+    worker = SimpleNamespace(state="loading", loading=message)
+    found = msgspec.to_builtins(progress(cast(Worker, worker)))
+    assert found["stage"] == "compiling"
+    assert (found["item"], found["layers_loaded"], found["layers_total"]) == ("attend.f16", 7, 17)
+    worker.loading = Loading(stage="opening")
+    assert "item" not in msgspec.to_builtins(progress(cast(Worker, worker)))

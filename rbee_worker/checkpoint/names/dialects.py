@@ -19,7 +19,9 @@ class Dialect:
     keys: config key -> the one it is called here; constants: config keys that hold for every such
     checkpoint; factors: config key -> (the one it becomes, times this). tensors: rows whose `gguf`
     side is this dialect's name (none: names are the same); after: those that count instead where
-    the number is one past the last layer. only: config keys -> the one value that is supported.
+    the number is one past the last layer; prefixes: beginnings of names -> today's. only: config
+    keys -> the one value that is supported. inside: the object of the config that describes the
+    text half; ignored: config keys that change nothing here.
     """
 
     model_type: str
@@ -28,7 +30,10 @@ class Dialect:
     factors: Mapping[str, tuple[str, float]] = field(default_factory=lambda: MappingProxyType({}))
     tensors: tuple[Row, ...] = ()
     after: tuple[Row, ...] = ()
+    prefixes: Mapping[str, str] = field(default_factory=lambda: _NONE)
     only: Mapping[str, Any] = field(default_factory=lambda: _NONE)
+    inside: str = ""
+    ignored: tuple[str, ...] = ()
 
 
 _FALCON_KEYS = {
@@ -95,12 +100,77 @@ _CHATGLM_ROWS = (
     ),
 )
 
+_QWEN_LAYER = "transformer.h.{}"
+_QWEN_ROWS = (
+    Row("transformer.wte.weight", "model.embed_tokens.weight"),
+    Row("transformer.ln_f.weight", "model.norm.weight"),
+    *_both(f"{_QWEN_LAYER}.attn.c_attn", "model.layers.{}.self_attn.qkv_proj"),
+    *(
+        Row(f"{_QWEN_LAYER}.{old}.weight", f"model.layers.{{}}.{new}.weight")
+        for old, new in {
+            "ln_1": "input_layernorm",
+            "attn.c_proj": "self_attn.o_proj",
+            "ln_2": "post_attention_layernorm",
+            "mlp.w1": "mlp.up_proj",
+            "mlp.w2": "mlp.gate_proj",
+            "mlp.c_proj": "mlp.down_proj",
+        }.items()
+    ),
+)
+
 DIALECTS: Mapping[str, Dialect] = MappingProxyType(
     {
         "Yi": Dialect("llama"),
         "falcon": Dialect("falcon", _FALCON_KEYS),
         "RefinedWeb": Dialect("falcon", _FALCON_KEYS, constants(new_decoder_architecture=True)),
         "RefinedWebModel": Dialect("falcon", _FALCON_KEYS),
+        # Qwen 1. Beyond seq_length it scales positions and scores: that is the context here.
+        "qwen": Dialect(
+            "qwen2",
+            {
+                "layer_norm_epsilon": "rms_norm_eps",
+                "rotary_emb_base": "rope_theta",
+                "kv_channels": "head_dim",
+                "seq_length": "max_position_embeddings",
+            },
+            constants(hidden_act="silu"),
+            factors=MappingProxyType({"intermediate_size": ("intermediate_size", 0.5)}),
+            tensors=_QWEN_ROWS,
+            only=MappingProxyType({"no_bias": True, "rotary_pct": 1.0, "scale_attn_weights": True}),
+            ignored=(
+                "use_dynamic_ntk",
+                "use_logn_attn",
+                "attn_dropout_prob",
+                "emb_dropout_prob",
+                "onnx_safe",
+                "use_flash_attn",
+                "fp16",
+                "bf16",
+                "fp32",
+                "tokenizer_type",
+                "tokenizer_class",
+            ),
+        ),
+        "gemma3": Dialect(
+            "gemma3_text",
+            prefixes=MappingProxyType(
+                {
+                    "language_model.model.": "model.",
+                    "language_model.lm_head.": "lm_head.",
+                    "model.language_model.": "model.",
+                    "model.vision_tower.": "vision_tower.",
+                    "model.multi_modal_projector.": "multi_modal_projector.",
+                }
+            ),
+            inside="text_config",
+            ignored=(
+                "vision_config",
+                "boi_token_index",
+                "eoi_token_index",
+                "image_token_index",
+                "mm_tokens_per_image",
+            ),
+        ),
         # transformers 5 writes another key than the published files have.
         "qwen2_moe": Dialect("qwen2_moe", {"num_local_experts": "num_experts"}),
         "qwen3_moe": Dialect("qwen3_moe", {"num_local_experts": "num_experts"}),

@@ -65,6 +65,22 @@ ARCHITECTURES: dict[str, Architecture] = {
         constants=_SILU,
         absent=TIED_WITHOUT_OUTPUT,
     ),
+    "qwen": Architecture(
+        model_type="qwen2",
+        keys=(
+            *(key for key in DENSE_KEYS if key.hf != "intermediate_size"),
+            Key("feed_forward_length", "intermediate_size", "twice", required=True),
+        ),
+        tensors=(
+            *_HALVES,
+            *(
+                Row(f"blk.{{}}.attn_qkv.{kind}", f"model.layers.{{}}.self_attn.qkv_proj.{kind}")
+                for kind in ("weight", "bias")
+            ),
+        ),
+        constants=_SILU,
+        absent=TIED_WITHOUT_OUTPUT,
+    ),
     "qwen3": Architecture(
         model_type="qwen3",
         keys=DENSE_KEYS,

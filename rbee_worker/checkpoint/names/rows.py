@@ -13,13 +13,14 @@ class Key:
     """A metadata key and the config key that takes its value.
 
     gguf: after `{architecture}.` unless `whole`. hf: dots lead into nested objects.
-    kind: what the value must be (windows: for each layer, whether it has one).
+    kind: what the value must be (windows: for each layer, whether it has one; twice: a count
+    that stands for half of it).
     default: when the file lacks the key (None: config lacks it too).
     """
 
     gguf: str
     hf: str
-    kind: Literal["count", "number", "text", "flag", "id", "windows"]
+    kind: Literal["count", "number", "text", "flag", "id", "windows", "twice"]
     default: Any = None
     required: bool = False
     whole: bool = False

@@ -1,8 +1,9 @@
-"""The CPU backend: numba kernels compiled ahead into object files, and a recorded program.
+"""The CPU backend: kernels in Python compiled ahead into object files, and a recorded program.
 
-Compiling, in a child process: isa (instruction sets) -> emit, vec (LLVM IR) -> simd (numba
-intrinsics) -> vmath, shares, threads, blocks, tile, micro, softmax -> kernels/* -> kernel, compile.
-Running, without numba: cache (object files) -> native (kernels by address) -> team (threads,
+Compiling, in child processes: isa (instruction sets) -> emit, vec (LLVM IR) -> simd (operations) ->
+vmath, shares, threads, blocks, tile, micro, softmax -> kernels/*; values, expressions, statements,
+translate (Python to LLVM IR) -> kernel, compile.
+Running, without any of these: cache (object files) -> native (kernels by address) -> team (threads,
 replay) -> program (recorder, arena) -> matrix (weights), angles, header (what a step's kernels
 read) -> recording (what is shared) -> attending, columns, experts (parts of `CpuOps`; stack: their
 weights) -> backend (`CpuOps`), fallback -> model (`CpuModel`).

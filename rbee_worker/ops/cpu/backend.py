@@ -24,6 +24,8 @@ from rbee_worker.ops.cpu.attending import Attending
 from rbee_worker.ops.cpu.columns import Columns
 from rbee_worker.ops.cpu.experts import Mixing
 from rbee_worker.ops.cpu.fallback import fall_back
+from rbee_worker.ops.cpu.forms import BYTES, CELL, TOKENS, natural, variant
+from rbee_worker.ops.cpu.held import Held
 from rbee_worker.ops.cpu.matrix import Matrix, hold
 from rbee_worker.ops.cpu.native import Library
 from rbee_worker.ops.cpu.program import (
@@ -36,8 +38,6 @@ from rbee_worker.ops.cpu.program import (
     writes,
 )
 from rbee_worker.ops.cpu.recording import (
-    CELL,
-    PREPARED,
     Recording,
     buf_of,
     equal_parts,
@@ -49,8 +49,6 @@ from rbee_worker.ops.cpu.team import Team
 from rbee_worker.ops.cpu.vocabulary import NATIVE
 from rbee_worker.ops.dequant import dequantize
 from rbee_worker.ops.reference import ReferenceOps
-
-TOKENS = 8  # tokens whose prepared activations lie together
 
 
 class CpuOps(Attending, Mixing, Columns):
@@ -102,16 +100,17 @@ class CpuOps(Attending, Mixing, Columns):
         )
         return tensor_of(y)
 
-    def linear(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+    def linear(
+        self, x: Tensor, weight: Weight, bias: Tensor | None = None, *, precise: bool = False
+    ) -> Tensor:
         rec, source = self.now.recorder, buf_of(x, weight.cols)
         matrix: Matrix = weight.data
         y = rec.buffer(weight.rows)
         for part in matrix.parts:
-            form = "exact" if self.exact or part.held.is_float else "i8"
+            form = self._form(part.held, precise)
             ready = self._prepare(source, form)
-            variant = f"{part.held.name}{'-exact' if self.exact and not part.held.is_float else ''}"
             rec.call(
-                f"linear.{variant}",
+                f"linear.{variant(part.held, form)}",
                 [Touch(ready.place, ALL, False), writes(y, ALL)],
                 w=part.data,
                 x=slot_of(ready),
@@ -124,13 +123,17 @@ class CpuOps(Attending, Mixing, Columns):
             )
         return tensor_of(y)
 
+    def _form(self, held: Held, precise: bool) -> str:
+        form = "exact" if self.exact else natural(held)
+        return "i16" if precise and form == "i8" else form
+
     def _prepare(self, x: Buf, form: str) -> Any:
         """x as products want it; made once however many products share it."""
         if form not in x.ready:
             rec = self.now.recorder
             blocks = -(-x.width // CELL)
             tokens = -(-rec.rows // TOKENS) * TOKENS
-            x.ready[form] = rec.region(tokens * blocks * PREPARED[form])
+            x.ready[form] = rec.region(tokens * blocks * BYTES[form])
             share = ROWS if x.made == ROWS else cells(blocks)
             rec.call(
                 f"prepare.{form}",
@@ -145,7 +148,7 @@ class CpuOps(Attending, Mixing, Columns):
         return x.ready[form]
 
     def logits(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-        return self.linear(x, weight, bias)
+        return self.linear(x, weight, bias, precise=True)
 
     def rows(self, x: Tensor, index: Tensor) -> Tensor:
         raise UnsupportedModel(

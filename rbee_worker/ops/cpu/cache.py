@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from rbee_worker.ops.cpu.isa import Isa
 PACKAGE = "rbee_worker.ops.cpu"
 TEMPORARY = ".part"  # ends the name of a file that is being written
 RECORD = 128  # bytes of a kernel's name, filled up with spaces, on the way to `compile.py`
+_FEW = 4  # compiling processes where nobody says how many; each takes 130 MB
 _SLOWEST = ("attend", "linear", "embed", "repack", "team", "norm")  # modules of kernels
 
 Progress = Callable[[int, int, str], None]  # (kernels done, kernels in all, last one's name or "")
@@ -103,9 +105,14 @@ def ensure(
 
 
 def compile_missing(
-    names: Iterable[str], isa: Isa, *, cache_dir: str = "", progress: Progress | None = None
+    names: Iterable[str],
+    isa: Isa,
+    *,
+    cache_dir: str = "",
+    progress: Progress | None = None,
+    jobs: int = 0,
 ) -> list[str]:
-    """Compile what the cache lacks, on every core allowed; returns its names.
+    """Compile what the cache lacks in `jobs` processes (0: a few); returns its names.
 
     A second process that wants kernels while one compiles waits for it, and then compiles what is
     still missing. Raises ModelError.
@@ -114,14 +121,24 @@ def compile_missing(
     wanted = {n: stem(n) for n in names}
     if not _missing(wanted, where):
         return []
-    with _lock(where):
+    told = progress or _nobody
+
+    def wait() -> None:
+        told(len(wanted) - len(_missing(wanted, where)), len(wanted), "")
+        time.sleep(0.1)
+
+    with _lock(where, wait):
         missing = sorted(_missing(wanted, where), key=_cost)
         for left in where.glob(f"*{TEMPORARY}"):  # by a process that was killed
             left.unlink(missing_ok=True)
         if missing:
-            jobs = min(len(os.sched_getaffinity(0)), len(missing))
-            _compile(missing, where, isa, progress, jobs)
+            jobs = min(jobs or min(_FEW, len(os.sched_getaffinity(0))), len(missing))
+            _compile(missing, where, isa, told, jobs)
     return missing
+
+
+def _nobody(done: int, total: int, name: str) -> None:
+    """Progress that nobody listens to."""
 
 
 def _missing(wanted: dict[str, str], where: Path) -> list[str]:
@@ -135,10 +152,11 @@ def _cost(name: str) -> int:
 
 
 @contextmanager
-def _lock(where: Path) -> Iterator[None]:
+def _lock(where: Path, wait: Callable[[], None]) -> Iterator[None]:
     """Only one process compiles into a folder; a lock ends with its holder, however that dies.
 
-    Makes the folder. Raises ModelError where it cannot be written.
+    wait: called over and over while another one has it. Makes the folder. Raises ModelError where
+    it cannot be written.
     """
     try:
         where.mkdir(parents=True, exist_ok=True)
@@ -149,9 +167,19 @@ def _lock(where: Path) -> Iterator[None]:
             fix="make it writable, choose another --cache-dir, or run rbee-worker warmup first.",
         ) from None
     with file:
-        with suppress(OSError):  # a file system without locks: files still appear whole
-            fcntl.flock(file, fcntl.LOCK_EX)
+        while not _locked(file.fileno()):
+            wait()
         yield
+
+
+def _locked(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: files still appear whole
+        return True
+    return True
 
 
 def _read(name: str, path: Path) -> Compiled:
@@ -160,17 +188,14 @@ def _read(name: str, path: Path) -> Compiled:
     return Compiled(name, code, tuple((field, kind) for field, kind in fields))
 
 
-def _compile(
-    names: Sequence[str], where: Path, isa: Isa, progress: Progress | None, jobs: int
-) -> None:
+def _compile(names: Sequence[str], where: Path, isa: Isa, told: Progress, jobs: int) -> None:
     """Have `jobs` processes take the names in turn, and follow them."""
-    told = progress or (lambda done, total, name: None)
     told(0, len(names), "")
     with tempfile.TemporaryFile() as complaints:
         with _child(where, isa, jobs, complaints) as child:
             assert child.stdin is not None
             assert child.stdout is not None
-            with child.stdin, suppress(BrokenPipeError):
+            with suppress(BrokenPipeError), child.stdin:
                 for name in names:
                     child.stdin.write(name.ljust(RECORD).encode())
             with child.stdout:  # closed early, if `told` raises, it stops the processes
@@ -197,5 +222,6 @@ def _child(where: Path, isa: Isa, jobs: int, complaints: IO[bytes]) -> subproces
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=complaints,
-        env=os.environ | {"PYTHONPATH": path},
+        # numpy's threads would be started for nothing, and threads make forking unsafe
+        env=os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
     )

@@ -4,7 +4,7 @@ A (row, expert) pair is a slot; the slots of an expert follow each other in asce
 at a multiple of 8, as tiles of activations do. The lists, in int64: how many experts were chosen by
 anybody, one more that is free, then for each of them, ascending, (expert, first slot, slots).
 Beside them: `tokens` int32 [slots], the row of each slot; `places` int32 [N, top_k], the slot of
-each pair; `counts` int64 [experts], scratch. Torch-free and numba-free.
+each pair; `counts` int64 [experts], scratch. Torch-free.
 """
 
 from __future__ import annotations

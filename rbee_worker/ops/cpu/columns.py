@@ -8,8 +8,9 @@ from torch import Tensor
 
 from rbee_worker.ops import Weight
 from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.cpu.forms import CELL
 from rbee_worker.ops.cpu.program import Buf, reads, writes
-from rbee_worker.ops.cpu.recording import CELL, RecordingOps, buf_of, equal_parts, tensor_of
+from rbee_worker.ops.cpu.recording import RecordingOps, buf_of, equal_parts, tensor_of
 
 
 class Columns(RecordingOps):

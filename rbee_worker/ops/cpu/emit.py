@@ -2,7 +2,7 @@
 
 Vectors have 16 lanes of 32 bits: `I32` integers, `F32` floats. Pointers are plain 64-bit integers.
 Nothing here carries fast-math flags and multiply-adds are explicit, so results do not depend on how
-many registers LLVM needs for 16 lanes. `simd.py` wraps these for numba.
+many registers LLVM needs for 16 lanes. `simd.py` makes operations of them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,15 @@ def call(b: Builder, name: str, result: ir.Type, args: Sequence[Value]) -> Value
 
 
 def pointer(b: Builder, p: Value, kind: ir.Type) -> Value:
-    """The integer address `p` as a pointer to `kind`."""
+    """The integer address `p` as a pointer to `kind`.
+
+    A constant offset becomes one of the pointer: a loop counter then has one user instead of a
+    hundred, which LLVM looks at in half the time.
+    """
+    if getattr(p, "opname", "") == "add" and isinstance(p.operands[1], ir.Constant):
+        base = b.inttoptr(p.operands[0], i8.as_pointer())
+        at = b.gep(base, [p.operands[1]], source_etype=i8)
+        return b.bitcast(at, kind.as_pointer())
     return b.inttoptr(p, kind.as_pointer())
 
 

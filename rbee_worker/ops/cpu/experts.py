@@ -10,10 +10,9 @@ from torch import Tensor
 from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.ops import Activation, Routing, Weight
 from rbee_worker.ops.cpu import chosen
+from rbee_worker.ops.cpu.forms import BYTES, CELL, natural, parse, variant
 from rbee_worker.ops.cpu.program import ALL, Buf, Region, Touch, reads, writes
 from rbee_worker.ops.cpu.recording import (
-    CELL,
-    PREPARED,
     RecordingOps,
     buf_of,
     equal_parts,
@@ -35,10 +34,10 @@ class Mixing(RecordingOps):
         stack: Stack = weight.data
         y = self.now.recorder.buffer(weight.count * weight.rows)
         for part in stack.parts:
-            form, name = self._form(part)
+            form, name = self._stack_form(part)
             to = y.columns(part.first, y.width - part.first)
             if weight.cols % CELL == 0:
-                token = source.width // CELL * PREPARED[form]
+                token = source.width // CELL * BYTES[form]
                 given = self._prepare(source, form)
                 self._stacked(
                     name, part, weight, given, token, to, y_each=weight.rows, members=weight.count
@@ -47,15 +46,14 @@ class Mixing(RecordingOps):
             for h in range(weight.count):  # a head's columns do not fill whole blocks
                 given = self._prepare(source.columns(h * weight.cols, weight.cols), form)
                 one = y.columns(h * weight.rows + part.first, part.rows)
-                token = -(-weight.cols // CELL) * PREPARED[form]
+                token = -(-weight.cols // CELL) * BYTES[form]
                 self._stacked(name, part, weight, given, token, one, first=h, members=1)
         return tensor_of(y)
 
-    def _form(self, part: StackPart) -> tuple[str, str]:
+    def _stack_form(self, part: StackPart) -> tuple[str, str]:
         """How a part's product wants its activations, and the kernel's variant."""
-        if part.held.is_float:
-            return "exact", part.held.name
-        return ("exact", f"{part.held.name}-exact") if self.exact else ("i8", part.held.name)
+        form = "exact" if self.exact else natural(part.held)
+        return form, variant(part.held, form)
 
     def _stacked(
         self,
@@ -73,7 +71,7 @@ class Mixing(RecordingOps):
         **fields: Any,
     ) -> None:
         """A product kernel: `members` matrices from `first` on, or those that `lists` name."""
-        form = "exact" if name != part.held.name or part.held.is_float else "i8"
+        form = parse(name)[1]
         others = [r for r in (lists, *fields.values()) if isinstance(r, Region)]
         values: dict[str, Any] = {"alone": 0, "tokens": 0, "bias": 0, "bias_each": 0} | {
             k: slot_of(v) if isinstance(v, Region) else v for k, v in fields.items()
@@ -84,7 +82,7 @@ class Mixing(RecordingOps):
             w=part.at[first:],
             members=members,
             x=slot_of(given),
-            x_each=weight.cols // CELL * chosen.TILE * PREPARED[form],
+            x_each=weight.cols // CELL * chosen.TILE * BYTES[form],
             token=token,
             lists=0 if lists is None else slot_of(lists),
             y=y.slot,
@@ -159,20 +157,20 @@ class Mixing(RecordingOps):
         ups: Stack = up.data
         downs: Stack = down.data
         hidden = self._slots(up.rows, slots)
-        for form in dict.fromkeys(self._form(p)[0] for p in ups.parts):
+        for form in dict.fromkeys(self._stack_form(p)[0] for p in ups.parts):
             alone = self._prepare(source, form)
             given = self._gather(source, alone, form, lists, tokens, slots)
-            token = -(-up.cols // CELL) * PREPARED[form]
+            token = -(-up.cols // CELL) * BYTES[form]
             for part in ups.parts:
-                if self._form(part)[0] == form:
+                if self._stack_form(part)[0] == form:
                     self._stacked(
-                        self._form(part)[1], part, up, given, token,
+                        self._stack_form(part)[1], part, up, given, token,
                         hidden.columns(part.first, part.rows), lists=lists, alone=alone,
                         tokens=tokens, bias=_of_part(up_bias, part), bias_each=up.rows,
                     )  # fmt: skip
         results = self._slots(down.rows, slots)
-        for form in dict.fromkeys(self._form(p)[0] for p in downs.parts):
-            token = -(-down.cols // CELL) * PREPARED[form]
+        for form in dict.fromkeys(self._stack_form(p)[0] for p in downs.parts):
+            token = -(-down.cols // CELL) * BYTES[form]
             given = rec.region(slots * token)
             rec.call(
                 f"experts.gate-{kind}-{form}",
@@ -190,9 +188,9 @@ class Mixing(RecordingOps):
                 out=slot_of(given),
             )
             for part in downs.parts:
-                if self._form(part)[0] == form:
+                if self._stack_form(part)[0] == form:
                     self._stacked(
-                        self._form(part)[1], part, down, given, token,
+                        self._stack_form(part)[1], part, down, given, token,
                         results.columns(part.first, part.rows), lists=lists,
                         bias=_of_part(down_bias, part), bias_each=down.rows,
                     )  # fmt: skip
@@ -230,7 +228,7 @@ class Mixing(RecordingOps):
     ) -> Region:
         """Prepared activations by slot, of those by row."""
         blocks = -(-x.width // CELL)
-        given = self.now.recorder.region(slots * blocks * PREPARED[form])
+        given = self.now.recorder.region(slots * blocks * BYTES[form])
         self.now.recorder.call(
             f"experts.gather-{form}",
             [

@@ -15,9 +15,6 @@ from rbee_worker.ops.cpu.program import Buf, Recorder, Region
 from rbee_worker.ops.cpu.team import Team
 from rbee_worker.state.specs import StateGroup
 
-CELL = 32  # columns of a cell, and of a block of prepared activations
-PREPARED = {"i8": 64, "exact": 144}  # bytes of a token's block
-
 
 @dataclass
 class Recording:

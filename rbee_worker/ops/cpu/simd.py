@@ -60,15 +60,7 @@ def op(result: Any, *params: Any, target: bool = False) -> Callable[[Emit], Any]
 
     With `target`, the LLVM feature string of the processor compiled for comes before the values.
     """
-    kinds = tuple(_llvm(p) for p in params)
-    return lambda write: Op(write, _llvm(result), kinds, target)
-
-
-def _llvm(kind: Any) -> ir.Type:
-    """tile.py still names numba's tuple and void."""
-    if isinstance(kind, ir.Type):
-        return kind
-    return ir.ArrayType(kind.dtype, kind.count) if hasattr(kind, "count") else Void
+    return lambda write: Op(write, result, params, target)
 
 
 def _splat_load(kind: ir.VectorType) -> Emit:

@@ -2,7 +2,7 @@
 
 Written by `model.CpuModel` before each replay and read by kernels, which get its address as `step`.
 One record follows for each state group and one for each rotary table; their offsets are kernel
-arguments. Torch-free and numba-free: kernels and the engine both import it.
+arguments. Torch-free: kernels and the engine both import it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Vectors with operators, for code that emits IR by the page: weight formats and tiles.
 
 A `Pen` is a builder and the target's feature string; a `Vec` is one value in it. Writing IR this
-way instead of numba calls costs the compiler a fraction of the time, which is what a first start
-waits for. Integers on the right of an operator stand for vectors of that number.
+way instead of in a kernel's Python costs the compiler less time, which a first start waits for.
+Integers on the right of an operator stand for vectors of that number.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def test_a_listener_that_gives_up_stops_it(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ModelError, match="file.*Fix: make it writable"):
+    with pytest.raises(ModelError, match=r"file.*Fix: make it writable"):
         cache.compile_missing(["each.add"], TARGET, cache_dir=str(tmp_path / "file"))
 
 

@@ -1,5 +1,7 @@
 """Routing, experts and matrices by head of CpuOps equal the reference, bitwise in any batch."""
 
+import random
+
 import pytest
 import torch
 
@@ -133,41 +135,16 @@ def test_experts_of_floats(ops, reference, form, width, dim):
 
 
 @pytest.mark.parametrize(("gate", "down"), [("q4_0", "q8_0"), ("q4_k", "q6_k"), ("mxfp4", "mxfp4")])
-def test_packed_experts(ops, exact, gate, down):
+def test_packed_experts(ops, exact, reference, gate, down):
     """Exact activations equal the reference; int8 ones stay as near as int8 products do."""
-    from rbee_worker.ops.dequant import dequantize
-
     width, dim = 256, 512
     m = Mixture("gated", width, dim, gate=gate, down=down)
     x, ids, weights = numbers(21, dim), choices(21, 6, 2), numbers(21, 2, seed=7).abs()
-    if gate == "mxfp4":
-        floats = lambda parts: [  # noqa: E731
-            [Packed(values(p), "F32", p.shape) for p in one] for one in parts
-        ]
-    else:
-        floats = lambda parts: [  # noqa: E731
-            [
-                Packed(dequantize(p).numpy().view("u1").reshape(p.shape[0], -1), "F32", p.shape)
-                for p in one
-            ]
-            for one in parts
-        ]
-    reference = ReferenceOps()
-    want = reference.experts(
-        x, ids, weights, reference.stack(floats(m.up)), reference.stack(floats(m.down)), "silu"
-    )
+    want = m.run(reference, x, ids, weights)
     near = m.run(exact, x, ids, weights)
     assert float((near - want).norm() / want.norm()) < 3e-6
     rough = m.run(ops, x, ids, weights)
     assert float((rough - want).norm() / want.norm()) < 2e-2
-
-
-def values(p):
-    """What the gguf package makes of a packed matrix, as float32 bytes."""
-    import gguf
-
-    kind = gguf.GGMLQuantizationType[p.format]
-    return gguf.quants.dequantize(p.data, kind).astype("<f4").view("u1").reshape(p.shape[0], -1)
 
 
 @pytest.mark.parametrize("gate", ["q4_0", "f32"])
@@ -224,3 +201,25 @@ def test_no_rows_at_all(ops):
     assert m.run(ops, torch.zeros(0, 64), torch.zeros(0, 2).long(), None).shape == (0, 64)
     heads = ops.stack(members(packed("f32", 2, 16, 32)))
     assert ops.heads_linear(torch.zeros(0, 64), heads).shape == (0, 32)
+
+
+def test_fuzzed_shapes(ops, reference):
+    """Odd widths, one expert, more experts than rows, every top_k."""
+    rng = random.Random(1)
+    for _ in range(40):
+        count, n = rng.choice([1, 2, 5, 17]), rng.choice([1, 2, 3, 9, 33])
+        top = rng.randint(1, count)
+        form = rng.choice(["gated", "plain", "clamped"])
+        m = Mixture(form, rng.choice([1, 16, 33, 70]), rng.choice([1, 15, 32, 100]), count=count)
+        routing = Routing(top, rng.choice(["softmax", "sigmoid"]), normalise=rng.random() < 0.5)
+        x, logits = numbers(n, m.dim, scale=0.3), numbers(n, count, seed=3)
+        ids, weights = reference.route(logits, routing)
+        got_ids, got_weights = ops.route(logits, routing)
+        assert torch.equal(ids_of(got_ids).long(), ids)
+        close(got_weights, weights, rtol=5e-6)
+        want, got = m.run(reference, x, ids, weights), m.run(ops, x, ids, weights)
+        assert float((got - want).norm()) <= 3e-6 * float(want.norm())
+        heads = members(packed("f32", count, rng.choice([1, 16, 40]), rng.choice([3, 32, 50])))
+        x = numbers(n, count * heads[0][0].shape[1])
+        got, want = (o.heads_linear(x, o.stack(heads)) for o in (ops, reference))
+        assert float((got - want).norm()) <= 3e-6 * float(want.norm())

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rbee_worker.ops.cpu import isa
+from rbee_worker.ops.cpu.forms import BYTES, variant
 from rbee_worker.ops.cpu.held import HELD
 from rbee_worker.ops.cpu.native import Library
 
@@ -80,15 +81,15 @@ def matrix(library, name, rows, cols, seed=0):
     return Matrix(name, rows, cols, held, values)
 
 
-def product(library, m, x, *, exact=False, bias=None, nt=1):
+def product(library, m, x, *, form="i8", bias=None, nt=1):
     """y [N, rows] by `nt` threads' shares one after another, and what the kernel saw of x."""
     n = len(x)
-    exact = exact or m.name in FLOATS
+    form = "exact" if m.name in FLOATS else form
     step = np.array([n], np.int64)
-    prepared = aligned(-(-max(n, 1) // 8) * 8 * (m.cols // 32) * (144 if exact else 64))
+    prepared = aligned(-(-max(n, 1) // 8) * 8 * (m.cols // 32) * BYTES[form])
     y = np.full((n, m.rows), np.nan, np.float32)
-    prepare = library["prepare.exact" if exact else "prepare.i8"]
-    linear = library[f"linear.{m.name}" + ("-exact" if exact and m.name not in FLOATS else "")]
+    prepare = library[f"prepare.{form}"]
+    linear = library[f"linear.{variant(HELD[m.name], form)}"]
     for tid in range(nt):
         prepare(
             step.ctypes.data, tid, nt, x=x, stride=m.cols, cols=m.cols, out=prepared, count=0, per=1
@@ -101,11 +102,11 @@ def product(library, m, x, *, exact=False, bias=None, nt=1):
     return y
 
 
-def rounded(x):
-    """x as int8 activations represent it, float64."""
+def rounded(x, most=127):
+    """x as integer activations of magnitude <= most represent it, float64."""
     blocks = x.reshape(len(x), -1, 32)
-    d = np.abs(blocks).max(-1, keepdims=True) / np.float32(127)
-    q = np.rint(blocks * (np.float32(127) / np.abs(blocks).max(-1, keepdims=True)))
+    d = np.abs(blocks).max(-1, keepdims=True) / np.float32(most)
+    q = np.rint(blocks * (np.float32(most) / np.abs(blocks).max(-1, keepdims=True)))
     return (q.astype(np.float64) * d).reshape(x.shape)
 
 
@@ -134,24 +135,37 @@ def test_int8_product(here, best, name):
     assert np.abs(product(here, m, x) - want).max() < 1e-6 * np.abs(want).max()
 
 
+@pytest.mark.parametrize("name", PACKED)
+def test_int16_product(here, best, name):
+    m = matrix(best, name, 40, 768)
+    x = activations(15, m.cols)
+    x[3, 32:64] = 1e30 * np.sign(x[3, 32:64])  # the largest of a block: both bytes at their ends
+    got = product(here, m, x, form="i16")
+    want = rounded(x, 127 * 256) @ m.values.T
+    top = np.abs(want).max(1, keepdims=True)
+    assert (np.abs(got - want) < 1e-6 * top).all()
+    close = x.astype(np.float64) @ m.values.T
+    assert (np.abs(got - close) < 1e-4 * top).all()
+
+
 @pytest.mark.parametrize("name", HELD)
 def test_exact_product(here, best, name):
     m = matrix(best, name, 40, 768)
     x = activations(15, m.cols)
     want = x.astype(np.float64) @ m.values.T
-    assert np.abs(product(here, m, x, exact=True) - want).max() < 2e-6 * np.abs(want).max()
+    assert np.abs(product(here, m, x, form="exact") - want).max() < 2e-6 * np.abs(want).max()
 
 
-@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("form", BYTES)
 @pytest.mark.parametrize("name", HELD)
-def test_a_token_is_bitwise_the_same_in_every_tile(best, name, exact):
+def test_a_token_is_bitwise_the_same_in_every_tile(best, name, form):
     m = matrix(best, name, 33, 512)
     x = activations(23, m.cols)
-    whole = product(best, m, x, exact=exact)
+    whole = product(best, m, x, form=form)
     assert not np.isnan(whole).any()
     for n in (1, 2, 3, 5, 8):
         for start in range(0, 23 - n, n):
-            part = product(best, m, x[start : start + n], exact=exact, nt=1 + n % 3)
+            part = product(best, m, x[start : start + n], form=form, nt=1 + n % 3)
             np.testing.assert_array_equal(part, whole[start : start + n])
 
 

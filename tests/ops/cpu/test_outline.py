@@ -80,9 +80,10 @@ steps = 0
 while not engine.idle:
     engine.step()
     steps += 1
+compiling = [t for t in told if t.stage == "compiling"]
 print(json.dumps({
     "steps": steps,
-    "compiling": [(t.layers_loaded, t.layers_total, t.item) for t in told if t.stage == "compiling"],
+    "compiling": [(t.layers_loaded, t.layers_total, t.item) for t in compiling],
     "heavy": sorted({"numba", "rbee_worker.ops.cpu.simd"} & sys.modules.keys()),
     "phases": list(info.load_s),
 }))

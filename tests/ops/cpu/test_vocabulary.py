@@ -18,6 +18,7 @@ from rbee_worker.layers.moe import Experts, MoE
 from rbee_worker.layers.norm import RMSNorm
 from rbee_worker.models.base import Decoder
 from rbee_worker.ops import Ops, RopeSpec, Routing
+from rbee_worker.ops.batch import Batch, PagedState
 from rbee_worker.ops.cpu import isa
 from rbee_worker.ops.cpu.backend import CpuOps
 from rbee_worker.ops.cpu.header import Shape
@@ -278,3 +279,16 @@ def test_its_kernels_are_known_before_its_weights(library):
     needed = ops.needed(build(ops), Shape(128, 8, 256, 16, "f32"))
     assert {n for n in needed if not n.startswith(("team.", "repack."))} == used
     assert {"repack.f32", "repack.q8_0"} <= set(needed)
+
+
+def test_an_empty_step(library):
+    model = record(library, 2)
+    driver = Driver(model)
+    driver.feed([(driver.start(tokens(5)), 5)])
+    none, start = torch.zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+    table = torch.zeros(0, 1, dtype=torch.int32)
+    states = tuple(PagedState(k, v, table, none) for k, v in zip(driver.k, driver.v, strict=True))
+    empty = Batch(none, none, start, none, none, none, states, (0,), ())
+    assert model.hidden(empty).shape == (0, DIM)
+    with torch.inference_mode():
+        assert build(ReferenceOps()).hidden(empty).shape == (0, DIM)

@@ -1,4 +1,4 @@
 """The kernels. Kernel "a.b" is what `build("b")` of module `a` returns (see `kernel.py`).
 
-These modules import numba, so only the compiling process (`compile.py`) imports them.
+Only compiling processes (`compile.py`) import these modules.
 """

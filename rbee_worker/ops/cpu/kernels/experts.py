@@ -12,8 +12,9 @@ import numpy as np
 
 from rbee_worker.ops.cpu import simd as s
 from rbee_worker.ops.cpu import step as header
-from rbee_worker.ops.cpu import tile, vmath
+from rbee_worker.ops.cpu import vmath
 from rbee_worker.ops.cpu.chosen import ENTRIES, ENTRY_BYTES
+from rbee_worker.ops.cpu.forms import BYTES
 from rbee_worker.ops.cpu.kernel import Kernel, device, kernel
 from rbee_worker.ops.cpu.kernels.each import ACTS
 from rbee_worker.ops.cpu.kernels.prepare import exact_block, i8_block
@@ -21,7 +22,6 @@ from rbee_worker.ops.cpu.shares import load_upto, share, store_upto
 from rbee_worker.ops.cpu.simd import Float, Int, Ptr, Vector
 
 f32 = np.float32
-SIZES = {"i8": tile.I8_BYTES, "exact": tile.EXACT_BYTES}
 
 
 def _group(
@@ -87,7 +87,7 @@ def _gather(size: int) -> Callable[..., None]:
 
 def _gate(kind: int, form: str) -> Callable[..., None]:
     block = {"i8": i8_block, "exact": exact_block}[form]
-    size = SIZES[form]
+    size = BYTES[form]
 
     @device
     def half(x: Ptr, width: Int, left: Int, gated: Int, limit: Float) -> Vector:
@@ -153,7 +153,7 @@ def build(variant: str) -> Kernel:
     `experts.sum`."""
     what, _, rest = variant.partition("-")
     if what == "gather":
-        run = _gather(SIZES[rest])
+        run = _gather(BYTES[rest])
     elif what == "gate":
         kind, _, form = rest.partition("-")
         run = _gate(ACTS.index(kind), form)

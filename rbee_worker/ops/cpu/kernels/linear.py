@@ -1,7 +1,7 @@
 """Matrix products: y[token, row] = sum over columns of w[row, column] x[token, column].
 
-Variants: `linear.<held>` takes int8 activations (float formats: exact ones); `linear.<held>-exact`
-takes float32 activations for a packed format. A tile is one group of 16 rows and up to 8 tokens, or
+Variants: `linear.<held>`, or `linear.<held>-<form>` for other forms of activations (`forms.py`)
+than the format's own. A tile is one group of 16 rows and up to 8 tokens, or
 4 groups and one token: a core reads memory half again as fast through 4 streams as through one, and
 with several tokens it asks for the next group's blocks while it works on this one's.
 Every (row, token) sums its blocks in ascending order, whatever tile it falls in.
@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from rbee_worker.ops.cpu import simd as s
 from rbee_worker.ops.cpu import tile
+from rbee_worker.ops.cpu.forms import BYTES, TOKENS, parse
 from rbee_worker.ops.cpu.held import HELD
 from rbee_worker.ops.cpu.kernel import Kernel, device, kernel
 from rbee_worker.ops.cpu.simd import Int, Ptr
@@ -21,11 +22,11 @@ WIDE = 4  # groups of rows that one token is multiplied with at a time
 CACHE = 1 << 19  # bytes of activations that stay in the second-level cache between groups
 
 
-def _tile(tokens: int, name: str, exact: bool) -> Callable[..., None]:
+def _tile(tokens: int, name: str, form: str) -> Callable[..., None]:
     """(w, units, x, y, stride, bias, rows): `tokens` tokens by one group of 16 rows."""
     blocks, unit = HELD[name].columns // 32, HELD[name].nbytes
-    x_step = tile.TOKENS * (tile.EXACT_BYTES if exact else tile.I8_BYTES)
-    zeros, step, put = tile.zeros(tokens), tile.step(tokens, name, exact), tile.put(tokens)
+    x_step = TOKENS * BYTES[form]
+    zeros, step, put = tile.zeros(tokens), tile.step(tokens, name, form), tile.put(tokens)
     ahead = tile.ahead(name)
 
     @device
@@ -44,11 +45,11 @@ def _tile(tokens: int, name: str, exact: bool) -> Callable[..., None]:
     return run
 
 
-def _wide(groups: int, name: str, exact: bool) -> Callable[..., None]:
+def _wide(groups: int, name: str, form: str) -> Callable[..., None]:
     """(w, units, x, y, bias): one token by `groups` whole groups of 16 rows."""
     blocks, unit = HELD[name].columns // 32, HELD[name].nbytes
-    x_step = tile.TOKENS * (tile.EXACT_BYTES if exact else tile.I8_BYTES)
-    zeros, step = tile.zeros(groups), tile.wide(groups, name, exact)
+    x_step = TOKENS * BYTES[form]
+    zeros, step = tile.zeros(groups), tile.wide(groups, name, form)
     put = tile.put_wide(groups)
 
     @device
@@ -65,13 +66,13 @@ def _wide(groups: int, name: str, exact: bool) -> Callable[..., None]:
     return run
 
 
-def product(name: str, exact: bool) -> Callable[..., None]:
+def product(name: str, form: str) -> Callable[..., None]:
     """(w, first, last, x, n, y, stride, bias, cols, rows, token): groups first .. last - 1 of one
     matrix of `rows` rows times n tokens, `token` bytes of prepared activations each."""
     columns, unit = HELD[name].columns, HELD[name].nbytes
-    size = tile.EXACT_BYTES if exact else tile.I8_BYTES
-    tile8, tile4, tile2, tile1 = (_tile(t, name, exact) for t in (8, 4, 2, 1))
-    wide = _wide(WIDE, name, exact)
+    size = BYTES[form]
+    tile8, tile4, tile2, tile1 = (_tile(t, name, form) for t in (8, 4, 2, 1))
+    wide = _wide(WIDE, name, form)
 
     @device
     def run(
@@ -112,18 +113,12 @@ def product(name: str, exact: bool) -> Callable[..., None]:
     return run
 
 
-def parse(variant: str) -> tuple[str, bool]:
-    """Held format, and whether activations are float32."""
-    name, _, wanted = variant.partition("-")
-    return name, wanted == "exact" or HELD[name].is_float
-
-
 def build(variant: str) -> Kernel:
     """A product kernel. w: held units; x: prepared activations; y: first column of the result,
     rows `stride` floats apart; bias: address of (padded to 16) floats or 0; count: header slot."""
-    name, exact = parse(variant)
-    columns, times = HELD[name].columns, product(name, exact)
-    size = tile.EXACT_BYTES if exact else tile.I8_BYTES
+    held, form = parse(variant)
+    columns, times = held.columns, product(held.name, form)
+    size = BYTES[form]
 
     def run(
         step: Ptr, tid: Int, nt: Int,

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from rbee_worker.ops.cpu import simd as s
 from rbee_worker.ops.cpu import step as header
-from rbee_worker.ops.cpu import tile
 from rbee_worker.ops.cpu.chosen import ENTRIES, ENTRY_BYTES
+from rbee_worker.ops.cpu.forms import BYTES, parse
 from rbee_worker.ops.cpu.kernel import Kernel, kernel
-from rbee_worker.ops.cpu.kernels.linear import parse, product
+from rbee_worker.ops.cpu.kernels.linear import product
 from rbee_worker.ops.cpu.simd import Int, Ptr
 
 
 def build(variant: str) -> Kernel:
-    """`stacked.<held>` and `stacked.<held>-exact`, as for `linear`.
+    """`stacked.<held>` and `stacked.<held>-<form>`, as for `linear`.
 
     w: addresses of the members' units; x: prepared activations, `token` bytes a token. lists 0:
     member m takes all rows, its columns x_each bytes and its results y_each floats further on than
@@ -25,9 +25,8 @@ def build(variant: str) -> Kernel:
     where `alone` is 0 or the prepared activations by token, which a lone slot reads. bias: 0, or
     floats, `bias_each` for each member.
     """
-    name, exact = parse(variant)
-    size = tile.EXACT_BYTES if exact else tile.I8_BYTES
-    times = product(name, exact)
+    held, form = parse(variant)
+    size, times = BYTES[form], product(held.name, form)
 
     def run(
         step: Ptr, tid: Int, nt: Int,

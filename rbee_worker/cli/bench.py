@@ -1,0 +1,140 @@
+"""`rbee-worker bench`: how fast a model runs here, against what this machine's memory allows."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import statistics
+import sys
+import time
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from rbee_worker.config import Settings
+from rbee_worker.engine.client import EngineClient
+from rbee_worker.engine.machine import allowed_cores
+from rbee_worker.errors import InferenceFailed
+from rbee_worker.types import End, Error, Request, Usage
+
+PROMPT, SHORT = 512, 16  # tokens
+STEPS = {1: 64, 8: 32, 64: 16}  # sequences -> tokens decoded by each
+REPEATS = 3
+
+
+def bench(
+    settings: Settings,
+    ref: Annotated[str | None, typer.Argument(help="the model (default: smollm2)")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Prefill and decode speed, start-up times, and the share of the memory's bandwidth."""
+    settings = msgspec.structs.replace(
+        settings, prefix_cache=False, max_seqs=max(settings.max_seqs, *STEPS)
+    )
+    threads = settings.threads or allowed_cores()
+    found = asyncio.run(_measure(settings))
+    found["read_gb_s"] = _bandwidth(threads, settings.cache_dir)
+    weights, rate = found.pop("weight_bytes"), found["decode_tok_s"]["1"]
+    if found["read_gb_s"] is not None:
+        found["bandwidth_share"] = round(weights * rate / 1e9 / found["read_gb_s"], 3)
+    found["threads"] = threads
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
+    else:
+        sys.stdout.write(_table(found))
+
+
+async def _measure(settings: Settings) -> dict[str, Any]:
+    """Everything that a running engine can tell; speeds in tokens a second."""
+    from rbee_worker.cli.session import open_engine
+
+    start = time.perf_counter()
+    async with open_engine(settings) as client:
+        ready = time.perf_counter()
+        info = client.info
+        assert info is not None
+        long = min(PROMPT, info.context // 2)
+        run = _Runs(client, info.vocab_size)
+        await run.together(1, SHORT, 1)
+        first = time.perf_counter()
+        prefill = [(await run.together(1, long, 1))[0].prefill_ms for _ in range(REPEATS)]
+        decode = {
+            str(count): await run.rate(count, SHORT, steps)
+            for count, steps in STEPS.items()
+            if count * (SHORT + steps + 1) <= info.kv_tokens
+        }
+        return {
+            "model": info.model,
+            "backend": info.backend,
+            "prefill_tok_s": {str(long): round(1e3 * long / statistics.median(prefill), 1)},
+            "decode_tok_s": decode,
+            f"decode_at_{long}_tok_s": await run.rate(1, long, STEPS[8]),
+            "load_s": round(ready - start, 3),
+            "first_token_s": round(first - start, 3),
+            "weight_bytes": info.weight_bytes,
+        }
+
+
+class _Runs:
+    """Requests of random tokens, greedy, that only the asked number of tokens ends."""
+
+    def __init__(self, client: EngineClient, vocab_size: int) -> None:
+        self._client, self._vocab_size = client, vocab_size
+        self._count = 0
+
+    async def rate(self, sequences: int, prompt: int, steps: int) -> float:
+        """Tokens a second of all sequences together, after each one's first token."""
+        rates = []
+        for _ in range(REPEATS):
+            usages = await self.together(sequences, prompt, steps + 1)
+            rates.append(1e3 * sequences * steps / max(u.decode_ms for u in usages))
+        return round(statistics.median(rates), 1)
+
+    async def together(self, sequences: int, prompt: int, tokens: int) -> list[Usage]:
+        """Run `sequences` requests at once; what each took."""
+        return await asyncio.gather(*(self._one(prompt, tokens) for _ in range(sequences)))
+
+    async def _one(self, prompt: int, tokens: int) -> Usage:
+        self._count += 1
+        ids = tuple((7919 * self._count + 31 * i) % self._vocab_size for i in range(prompt))
+        params = {"max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+        request = Request(id=f"bench-{self._count}", token_ids=ids, params=params)
+        async for event in self._client.generate(request):
+            if isinstance(event, Error):
+                raise InferenceFailed(event.message)
+            if isinstance(event, End):
+                return event.usage
+        raise InferenceFailed("the engine gave no end to a request.")
+
+
+def _bandwidth(threads: int, cache_dir: str) -> float | None:
+    """GB/s of this machine's memory, None without the compiler that the reading needs."""
+    if importlib.util.find_spec("llvmlite") is None:
+        return None
+    from rbee_worker.ops.cpu.bandwidth import read_gb_s
+
+    return round(read_gb_s(threads, cache_dir), 2)
+
+
+def _table(found: dict[str, Any]) -> str:
+    """The figures as lines for a person."""
+    rows = [
+        ("model", f"{found['model']}, backend {found['backend']}, {found['threads']} threads"),
+        *((f"prefill {n}", f"{v} tok/s") for n, v in found["prefill_tok_s"].items()),
+        *((f"decode, {n} at once", f"{v} tok/s") for n, v in found["decode_tok_s"].items()),
+        *(
+            (f"decode after {name.split('_')[2]}", f"{v} tok/s")
+            for name, v in found.items()
+            if name.startswith("decode_at_")
+        ),
+        ("ready after", f"{found['load_s']} s"),
+        ("first token after", f"{found['first_token_s']} s"),
+    ]
+    if found["read_gb_s"] is None:
+        rows.append(("memory", "not measured: pip install 'rbee-worker[cpu]'"))
+    else:
+        share = 100 * found["bandwidth_share"]
+        rows.append(("memory", f"{found['read_gb_s']} GB/s; decoding uses {share:.0f} %"))
+    return "".join(f"{name:<22} {value}\n" for name, value in rows)

@@ -1,0 +1,45 @@
+"""`rbee-worker bench` on a tiny model: every figure is there, and they fit together."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests import tiny
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*args: str) -> str:
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("RBEE_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "rbee_worker", "bench", *args],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, env=environ,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_figure_is_there(tmp_path: Path) -> None:
+    model = tiny.write_safetensors(tmp_path / "tiny")
+    found = json.loads(run(str(model), "--json", "--kv-tokens", "600", "--threads", "1"))
+    assert found["backend"] == "reference"
+    ((prompt, rate),) = found["prefill_tok_s"].items()
+    assert rate > 0
+    assert found[f"decode_at_{prompt}_tok_s"] > 0
+    assert set(found["decode_tok_s"]) == {"1", "8"}  # 64 do not fit into 600 tokens
+    assert min(found["decode_tok_s"].values()) > 0
+    assert 0 < found["load_s"] < found["first_token_s"]
+    assert 0.5 < found["read_gb_s"] < 10_000
+    assert 0 < found["bandwidth_share"] < 1
+    assert found["threads"] == 1
+
+
+def test_for_a_person(tmp_path: Path) -> None:
+    model = tiny.write_safetensors(tmp_path / "tiny")
+    text = run(str(model), "--kv-tokens", "600", "--threads", "1")
+    assert "decode, 8 at once" in text
+    assert "GB/s; decoding uses" in text

@@ -1,0 +1,89 @@
+"""What a family cannot compute is refused by name, before any weight is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rbee_worker.checkpoint import open_checkpoint
+from rbee_worker.errors import CheckpointError, ModelError, UnsupportedModel
+from rbee_worker.models import plan_model
+from tests.archs import ARCHS, write_checkpoint
+
+BY_ID = {arch.id: arch for arch in ARCHS}
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+CASES: list[tuple[str, dict[str, Any], type[ModelError], str]] = [
+    ("llama", {"partial_rotary_factor": 0.5}, UnsupportedModel, "rotates whole heads"),
+    ("llama", {"num_hidden_layers": 0}, CheckpointError, "layers = 0"),
+    ("llama", {"hidden_act": "swoosh"}, UnsupportedModel, "hidden_act 'swoosh'"),
+    ("mistral-window", {"sliding_window": -1}, CheckpointError, "sliding_window = -1"),
+    ("granite", {"logits_scaling": 0}, CheckpointError, "logits_scaling is 0"),
+    ("smollm3", {"no_rope_layers": [1, 0]}, CheckpointError, "no_rope_layers names 2 layers"),
+    ("qwen2-window", {"layer_types": [FULL]}, CheckpointError, "layer_types names 1 layers"),
+    (
+        "qwen2-window",
+        {"layer_types": [FULL, SLIDING, "chunked_attention"]},
+        UnsupportedModel,
+        "layer_types has chunked_attention",
+    ),
+    ("gemma3", {"sliding_window": None}, CheckpointError, "sliding_window is not set"),
+    ("gemma3", {"use_bidirectional_attention": True}, UnsupportedModel, "encodes text"),
+    ("gemma2", {"sliding_window_pattern": 0, "layer_types": None}, CheckpointError, "pattern = 0"),
+    (
+        "gemma3",
+        {"rope_parameters": {"full_attention": {}, "other": 3}},
+        CheckpointError,
+        "rope_parameters has 'other'",
+    ),
+    (
+        "gemma3",
+        {"rope_parameters": {"full_attention": {"rope_theta": "big"}}},
+        CheckpointError,
+        "a rope_theta of 'big'",
+    ),
+    (
+        "phi3-long",
+        {"rope_parameters": None, "rope_scaling": {"type": "su", "short_factor": [1.0]}},
+        CheckpointError,
+        "short_factor has 1 numbers, 8 columns rotate",
+    ),
+    (
+        "phi3-long",
+        {"rope_parameters": None, "rope_scaling": {"type": "su", "long_factor": [1.0]}},
+        CheckpointError,
+        "has no 'short_factor'",
+    ),
+    ("phimoe", {"num_experts_per_tok": 1}, UnsupportedModel, "1 of 4 experts"),
+    ("starcoder2", {"norm_type": "rms_norm"}, UnsupportedModel, "norm_type is 'rms_norm'"),
+    (
+        "falcon-40b",
+        {"parallel_attn": False},
+        UnsupportedModel,
+        "new_decoder_architecture without parallel_attn",
+    ),
+    ("mpt", {"attn_config": {"qk_ln": True}}, UnsupportedModel, "attn_config.qk_ln"),
+    ("mpt", {"attn_config": {"alibi": False}}, UnsupportedModel, "attn_config.alibi"),
+    ("mpt", {"no_bias": False, "logit_scale": 0.5}, UnsupportedModel, "no_bias, logit_scale"),
+    ("mixtral", {"num_experts_per_tok": 7}, CheckpointError, "is 7, there are 6 experts"),
+    ("qwen3-moe", {"num_local_experts": 0}, CheckpointError, "experts = 0"),
+    ("chatglm", {"add_bias_linear": True}, UnsupportedModel, "add_bias_linear is True"),
+    ("qwen1", {"rotary_pct": 0.5}, UnsupportedModel, "rotary_pct is 0.5"),
+    ("gemma3-with-images", {"text_config": 3}, CheckpointError, "text_config is not an object"),
+]
+
+
+@pytest.mark.parametrize(("arch", "changes", "kind", "says"), CASES)
+def test_a_config_that_cannot_work(
+    arch: str, changes: dict[str, Any], kind: type[ModelError], says: str, tmp_path: Path
+) -> None:
+    path = write_checkpoint(BY_ID[arch], tmp_path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(kind) as caught:
+        plan_model(open_checkpoint(str(path)), "f32")
+    assert says in caught.value.message
+    assert type(caught.value) is kind
