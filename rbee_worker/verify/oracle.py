@@ -56,7 +56,8 @@ def load_oracle(ckpt: Checkpoint) -> Oracle:
             fix="pip install 'transformers>=5,<6'",
         )
     kind: Any = _class(ckpt)  # HF's own annotations are not to be had
-    options: dict[str, Any] = {"dtype": torch.float32}
+    # Sizes that differ are told by `_check`, in one line.
+    options: dict[str, Any] = {"dtype": torch.float32, "ignore_mismatched_sizes": True}
     if ckpt.config.get("attn_logit_softcapping"):
         options["attn_implementation"] = "eager"  # HF's others ignore soft caps
     with _quiet():
@@ -96,7 +97,7 @@ def hf_config(ckpt: Checkpoint) -> PretrainedConfig:
     given |= GATHERED.get(ckpt.arch, _nothing)(ckpt)
     # A file's own tensors say more of LongRoPE than its keys.
     given["rope_scaling"] = long_rope_of(ckpt) or given.get("rope_scaling")
-    fixed = {"model_type", *(k for k in given if _read_only(kind, k))}
+    fixed = {"model_type", "quantization_config", *(k for k in given if _read_only(kind, k))}
     kept = {k: v for k, v in given.items() if v is not None and k not in fixed}
     # HF's default may lie outside of the vocabulary; it plays no part in a forward pass.
     return kind(**{"pad_token_id": None, **kept})
@@ -160,8 +161,9 @@ def _class(ckpt: Checkpoint) -> Any:
 
 
 def _theirs(ckpt: Checkpoint) -> bool:
-    """Does transformers know the directory's own model_type?"""
-    return bool(read_json(ckpt.path / "config.json").get("model_type") == ckpt.arch)
+    """Does transformers know the directory's own model_type, and are its weights plain?"""
+    config = read_json(ckpt.path / "config.json")
+    return config.get("model_type") == ckpt.arch and not config.get("quantization_config")
 
 
 def _wanted(kind: Any, config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
