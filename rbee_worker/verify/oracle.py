@@ -21,6 +21,7 @@ from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.checkpoint.hf_config import read_json
 from rbee_worker.checkpoint.names import DIALECTS
 from rbee_worker.errors import UnsupportedModel, UsageError
+from rbee_worker.models import ARCHITECTURES
 from rbee_worker.verify.corrected import CORRECTIONS
 from rbee_worker.verify.renaming import GATHERED, long_rope_of, rope_divisors, state_for
 from rbee_worker.verify.whole import Trace
@@ -55,7 +56,8 @@ def load_oracle(ckpt: Checkpoint) -> Oracle:
             fix="pip install 'transformers>=5,<6'",
         )
     kind: Any = _class(ckpt)  # HF's own annotations are not to be had
-    options: dict[str, Any] = {"dtype": torch.float32}
+    # Sizes that differ are told by `_check`, in one line.
+    options: dict[str, Any] = {"dtype": torch.float32, "ignore_mismatched_sizes": True}
     if ckpt.config.get("attn_logit_softcapping"):
         options["attn_implementation"] = "eager"  # HF's others ignore soft caps
     with _quiet():
@@ -83,7 +85,10 @@ def hf_config(ckpt: Checkpoint) -> PretrainedConfig:
     from transformers import CONFIG_MAPPING
 
     kind = CONFIG_MAPPING[ckpt.arch]
-    given = dict(ckpt.config)
+    # What a key's absence means is said by our table: HF's class may mean another checkpoint.
+    given = {**ARCHITECTURES[ckpt.arch].defaults, **ckpt.config}
+    if given.get("num_key_value_heads") is None:
+        given["num_key_value_heads"] = given.get("num_attention_heads")
     fields = {f.name for f in dataclasses.fields(kind)}
     dialect = DIALECTS.get(ckpt.arch)
     for theirs, ours in (dialect.keys if dialect else {}).items():
@@ -92,7 +97,7 @@ def hf_config(ckpt: Checkpoint) -> PretrainedConfig:
     given |= GATHERED.get(ckpt.arch, _nothing)(ckpt)
     # A file's own tensors say more of LongRoPE than its keys.
     given["rope_scaling"] = long_rope_of(ckpt) or given.get("rope_scaling")
-    fixed = {"model_type", *(k for k in given if _read_only(kind, k))}
+    fixed = {"model_type", "quantization_config", *(k for k in given if _read_only(kind, k))}
     kept = {k: v for k, v in given.items() if v is not None and k not in fixed}
     # HF's default may lie outside of the vocabulary; it plays no part in a forward pass.
     return kind(**{"pad_token_id": None, **kept})
@@ -156,8 +161,9 @@ def _class(ckpt: Checkpoint) -> Any:
 
 
 def _theirs(ckpt: Checkpoint) -> bool:
-    """Does transformers know the directory's own model_type?"""
-    return bool(read_json(ckpt.path / "config.json").get("model_type") == ckpt.arch)
+    """Does transformers know the directory's own model_type, and are its weights plain?"""
+    config = read_json(ckpt.path / "config.json")
+    return config.get("model_type") == ckpt.arch and not config.get("quantization_config")
 
 
 def _wanted(kind: Any, config: PretrainedConfig) -> dict[str, tuple[int, ...]]:

@@ -75,10 +75,12 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "Qwen 1",
-        (),
-        "fused c_attn bias, logn/NTK long ctx, tiktoken file",
+        ("qwen2",),
+        "fused c_attn bias; context is `seq_length` (no logn or NTK scaling beyond it); "
+        "tiktoken file not read",
         rotary="halves",
         gguf="qwen",
+        old=("qwen",),
     ),
     Family(
         "Qwen2/2.5",
@@ -124,8 +126,8 @@ FAMILIES: tuple[Family, ...] = (
         gguf="gemma2",
     ),
     Family(
-        "Gemma 3 (text)",
-        ("gemma3_text",),
+        "Gemma 3 (text half)",
+        ("gemma3_text", "gemma3"),
         "5:1 SWA, dual θ (1e4/1e6), QK-norm, no softcap, linear rope scale 8",
         rotary="halves",
         gguf="gemma3",

@@ -16,15 +16,25 @@ TOKENS = random_prompt(70)
 SAFETENSORS, GGUF = "safetensors", "GGUF"
 
 
+# Files that transformers cannot be given: (row, kind of file) -> why. `verify` must refuse them.
+REFUSED: dict[tuple[str, str], str] = {}
+
+
 def measured(arch: Arch, folder: Path) -> dict[str, Comparison]:
     """Every layer and the logits of 70 tokens, by the kind of file."""
+    return {kind: compared(path) for kind, path in files(arch, folder).items()}
+
+
+def files(arch: Arch, folder: Path, *, refused: bool = False) -> dict[str, Path]:
+    """The row's files by kind: those to compare, or those that are refused."""
     paths = {SAFETENSORS: write_checkpoint(arch, folder / arch.id)}
     if arch.gguf_arch is not None:
         paths[GGUF] = write_gguf(arch, oracle(arch), folder / f"{arch.id}.gguf")
-    return {kind: _compared(path) for kind, path in paths.items()}
+    return {k: path for k, path in paths.items() if ((arch.id, k) in REFUSED) == refused}
 
 
-def _compared(path: Path) -> Comparison:
+def compared(path: Path) -> Comparison:
+    """A file as `verify` compares it. Raises what it raises."""
     ckpt = open_checkpoint(str(path))
     model = build_model(ckpt, ReferenceOps("cpu", "f32"))
     return compare(model, hf_trace(load_oracle(ckpt).model, TOKENS), TOKENS)

@@ -133,6 +133,15 @@ def test_unusable(args: tuple[str, ...], code: int, says: str, run: Run, tmp_pat
     assert (got, says in err) == (code, True), err
 
 
+def test_weights_that_transformers_would_make_up_are_refused(run: Run, tmp_path: Path) -> None:
+    """It fills what a file lacks with random numbers."""
+    good = tiny.write_safetensors(tmp_path / "good")
+    part = tiny.write_safetensors(tmp_path / "part", without=("model.layers.1.mlp.up_proj.weight",))
+    code, out, err = run(good, "--against", part)
+    assert (code, out) == (3, "")
+    assert "model.layers.1.mlp.up_proj.weight" in err
+
+
 @pytest.mark.slow
 def test_the_default_model_is_equal(run: Run) -> None:
     code, out, _ = run("smollm2", "--json")

@@ -226,7 +226,7 @@ FORMATS: dict[str, Format] = {
         templates.DEEPSEEK,
         ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"),
         ("<｜end▁of▁sentence｜>",),
-        ("llama", "qwen2"),
+        ("llama", "qwen2", "deepseek_v2", "deepseek_v3"),
         config=("<｜end▁of▁sentence｜>",),
     ),
     "falcon": Format(FALCON, _TEXT, _TEXT, ("falcon",), config=_TEXT),
