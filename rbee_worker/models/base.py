@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 from rbee_worker.layers.linear import Linear
 from rbee_worker.ops import Ops, RopeSpec, Weight
@@ -14,7 +15,14 @@ from rbee_worker.state.specs import StateGroup
 if TYPE_CHECKING:
     from torch import Tensor
 
-Block = Callable[["Tensor", Batch], "Tensor"]
+Layer = Callable[["Tensor"], "Tensor"]
+
+
+class Block(Protocol):
+    """One layer of a model."""
+
+    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+        """x [N, dim] -> [N, dim]"""
 
 
 @dataclass(frozen=True)
@@ -54,9 +62,13 @@ class Decoder:
     def hidden(self, batch: Batch) -> Tensor:
         """batch of N rows -> normalised hidden states [N, dim]"""
         x = self.embedded(batch)
-        for block in self.blocks:
-            x = block(x, batch)
+        for layer in self.layers(x, batch):
+            x = layer(x)
         return self.norm(x)
+
+    def layers(self, x: Tensor, batch: Batch) -> Sequence[Layer]:
+        """The blocks, each as a function of the state alone. x [N, dim]: what `embedded` gave"""
+        return [partial(block, batch=batch) for block in self.blocks]
 
     def head(self, rows: Tensor) -> Tensor:
         """hidden states [S, dim] -> logits float32 [S, vocab]"""

@@ -3,14 +3,16 @@ block, an input of each layer's own."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rbee_worker.layers.linear import Linear
 from rbee_worker.layers.mlp import GatedMLP
 from rbee_worker.layers.moe import MoE
 from rbee_worker.layers.norm import RMSNorm
-from rbee_worker.models.base import Decoder
+from rbee_worker.models.base import Decoder, Layer
 from rbee_worker.ops import Activation, Ops, RopeSpec, Weight
 from rbee_worker.ops.batch import Batch
 from rbee_worker.state.specs import StateRef
@@ -136,11 +138,12 @@ class WithLayerInputs(Decoder):
 
     inputs: LayerInputs | None = None
 
-    def hidden(self, batch: Batch) -> Tensor:
-        """See `Decoder.hidden`."""
-        x = self.ops.embed(self.embed, batch, scale=self.embed_scale)
-        own = () if self.inputs is None else self.inputs(x, batch)
-        for number, block in enumerate(self.blocks):
+    def layers(self, x: Tensor, batch: Batch) -> Sequence[Layer]:
+        """See `Decoder.layers`."""
+        if self.inputs is None:
+            return super().layers(x, batch)
+        layers: list[Layer] = []
+        for block, own in zip(self.blocks, self.inputs(x, batch), strict=True):
             assert isinstance(block, Block)
-            x = block(x, batch, own[number] if own else None)
-        return self.norm(x)
+            layers.append(partial(block, batch=batch, own=own))
+        return layers

@@ -82,8 +82,8 @@ def trace(model: Decoder, tokens: Sequence[int]) -> Trace:
     with torch.inference_mode():
         x = model.embedded(batch)
         states = [x.float().clone()]
-        for block in model.blocks:
-            x = block(x, batch)
+        for layer in model.layers(x, batch):
+            x = layer(x)
             states.append(x.float().clone())
         return Trace(tuple(states), model.head(model.norm(x)))
 
@@ -95,6 +95,6 @@ def alone(model: Decoder, tokens: Sequence[int], given: Trace) -> Trace:
     with torch.inference_mode():
         x = model.embedded(batch)
         states = [x.float().clone()]
-        for block, (before, _) in zip(model.blocks, given.inputs(), strict=True):
-            states.append(block(before.to(x.dtype), batch).float().clone())
+        for layer, (before, _) in zip(model.layers(x, batch), given.inputs(), strict=True):
+            states.append(layer(before.to(x.dtype)).float().clone())
         return Trace(tuple(states), model.head(model.norm(given.states[-1].to(x.dtype))))

@@ -36,8 +36,8 @@ FAMILIES: tuple[Family, ...] = (
         gguf="llama",
     ),
     Family(
-        "Llama 4",
-        ("llama4",),
+        "Llama 4 (text half)",
+        ("llama4_text", "llama4"),
         "iRoPE (NoPE every 4th), chunked attn, QK-norm, MoE top-1+shared, temp tuning",
         rotary="pairs",
         gguf="llama4",
@@ -133,11 +133,11 @@ FAMILIES: tuple[Family, ...] = (
         gguf="gemma3",
     ),
     Family(
-        "Gemma 4",
-        ("gemma4",),
+        "Gemma 4 (text half)",
+        ("gemma4_text", "gemma4"),
         "per-layer KV heads & head dims, PLE, KV sharing, K=V in some, p-RoPE on global",
         rotary="halves",
-        gguf="gemma4",
+        gguf="none",
     ),
     Family(
         "DeepSeek V2",

@@ -17,7 +17,17 @@ SAFETENSORS, GGUF = "safetensors", "GGUF"
 
 
 # Files that transformers cannot be given: (row, kind of file) -> why. `verify` must refuse them.
-REFUSED: dict[tuple[str, str], str] = {}
+_ABSORBED = "keys and values are absorbed, HF's class has them in one matrix"
+_LAID_OUT = "HF's class keeps experts in another layout than the file"
+REFUSED: dict[tuple[str, str], str] = {
+    ("deepseek-v2-lite", GGUF): _ABSORBED,
+    ("deepseek-v2-groups", GGUF): _ABSORBED,
+    ("deepseek-v3", GGUF): _ABSORBED,
+    ("gpt-oss", GGUF): _LAID_OUT,
+    ("gpt-oss-yarn-mxfp4", SAFETENSORS): _LAID_OUT,
+    ("gpt-oss-yarn-mxfp4", GGUF): _LAID_OUT,
+    ("llama4", GGUF): _LAID_OUT,
+}
 
 
 def measured(arch: Arch, folder: Path) -> dict[str, Comparison]:

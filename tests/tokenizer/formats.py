@@ -14,6 +14,12 @@ _END = "{% endfor %}"
 _ASK = "{% if add_generation_prompt %}"
 _FI = "{% endif %}"
 
+LLAMA4 = (
+    "{{ bos_token }}" + _EACH + "{{ '<|header_start|>' + m['role'] + '<|header_end|>\\n\\n' }}"
+    "{{ m['content'] | trim + '<|eot|>' }}" + _END + _ASK
+    + "{{ '<|header_start|>assistant<|header_end|>\\n\\n' }}" + _FI
+)  # fmt: skip
+
 LLAMA2 = (
     "{% if messages[0]['role'] == 'system' %}"
     "{% set head = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' %}"
@@ -229,6 +235,13 @@ FORMATS: dict[str, Format] = {
         ("llama", "qwen2", "deepseek_v2", "deepseek_v3"),
         config=("<｜end▁of▁sentence｜>",),
     ),
+    "llama4": Format(
+        LLAMA4,
+        ("<|begin_of_text|>", "<|end_of_text|>", "<|eot|>", "<|header_start|>", "<|header_end|>"),
+        ("<|end_of_text|>", "<|eot|>"),
+        ("llama4_text",),
+        config=("<|end_of_text|>", "<|eot|>"),
+    ),
     "falcon": Format(FALCON, _TEXT, _TEXT, ("falcon",), config=_TEXT),
     "tulu": Format(
         TULU, ("<|endoftext|>", "<|user|>", "<|assistant|>"), ("<|endoftext|>",),
@@ -237,6 +250,14 @@ FORMATS: dict[str, Format] = {
     # Base models: nothing to render, but an end of text.
     "none, <|endoftext|>": Format(
         None, _TEXT, _TEXT, ("phi", "starcoder2", "gpt_bigcode", "mpt"), config=_TEXT
+    ),
+    # Formats with channels or turns that this table does not write down yet, but their ends.
+    "none, <|return|>": Format(
+        None, ("<|return|>", "<|call|>"), ("<|return|>", "<|call|>"), ("gpt_oss",),
+        config=("<|return|>", "<|call|>"),
+    ),
+    "none, <turn|>": Format(
+        None, ("<turn|>",), ("<turn|>",), ("gemma4_text",), config=("<turn|>",)
     ),
     "none, </s>": Format(None, ("<s>", "</s>"), ("</s>",), ("helium",), config=("</s>",)),
     "none, |ENDOFTEXT|": Format(
