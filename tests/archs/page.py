@@ -55,9 +55,9 @@ from; and the published config that is counted ([tests/counted.py](../tests/coun
 tests allow 1e-4, of every layer alone as well.
 
 `not by verify`: transformers cannot be given such a file's weights; `tests/test_archs.py` compares
-them with the original's. The errors are of one run on one machine. Other processors round otherwise,
-so that the test that finds this page stale compares everything but their digits, and those with the bound; the bound is
-what `tests/test_verify_archs.py` measures anew each time.
+them with the original's. The errors are of one run on one machine. Other processors round
+otherwise, so that the test that finds this page stale compares everything but their digits, and
+those with the bound; the bound is what `tests/test_verify_archs.py` measures anew each time.
 
 | `model_type` | oracle | configs | safetensors | GGUF | counted |
 |---|---|---|---|---|---|
