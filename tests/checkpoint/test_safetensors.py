@@ -120,7 +120,8 @@ HOSTILE = {
     "comma": (sealed('{"a":{"dtype":"F32","shape":[],"data_offsets":[0,4]},}', bytes(4)), "not"),
     "nested": (sealed(NESTED), "not valid"),
     "nested object": (sealed('{"a":' * 50_000), "not valid"),
-    "nested entry": (sealed('{"a":{"dtype":' + "[" * 2000 + "]" * 2000 + "}}"), "not valid"),
+    # Python 3.11 does not read it, 3.12 does
+    "nested entry": (sealed('{"a":{"dtype":' + "[" * 2000 + "]" * 2000 + "}}"), "not valid|lacks"),
     "long entry": (sealed('{"a":{"dtype":"' + "F" * 5000 + '"}}'), "takes 50"),
     "utf-8": (sealed(b'{"\xff":{}}'), "UTF-8"),
     "no dtype": (sealed({"a": {"shape": [2], "data_offsets": [0, 8]}}, bytes(8)), "'a' lacks"),
@@ -157,7 +158,7 @@ def test_hostile_files_are_refused_cheaply(tmp_path, name):
     path = tmp_path / "model.safetensors"
     path.write_bytes(raw)
     error = refusal(lambda: SafetensorsFile.open(path))
-    assert says in error.message
+    assert any(words in error.message for words in says.split("|"))
     assert str(path) in error.message
 
 
