@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import json
 import statistics
 import sys
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
-from rbee_worker.config import Settings
-from rbee_worker.engine.client import EngineClient
+from rbee_worker.config import OPTIONS, SERVE, Settings
 from rbee_worker.engine.machine import allowed_cores, available_memory
-from rbee_worker.errors import InferenceFailed
+from rbee_worker.errors import InferenceFailed, UsageError
 from rbee_worker.types import End, Error, Request, Usage
+
+if TYPE_CHECKING:
+    from rbee_worker.engine.client import EngineClient
 
 PROMPT, SHORT = 512, 16  # tokens
 STEPS = {1: 64, 8: 32, 64: 16}  # sequences -> tokens decoded by each
 REPEATS = 3
+
+# What it sets itself is no option of its own: it would be taken and do nothing.
+_OWN = ("prefix_cache", "max_seqs", "generation_config")
+FIELDS = tuple(o.field for o in OPTIONS if o.group != SERVE and o.field not in _OWN)
 
 
 def bench(
@@ -31,8 +36,10 @@ def bench(
 ) -> None:
     """Prefill and decode speed, start-up times, and the share of the memory's bandwidth."""
     settings = msgspec.structs.replace(
-        settings, prefix_cache=False, max_seqs=max(settings.max_seqs, *STEPS)
+        settings, prefix_cache=False, generation_config=False, max_seqs=max(STEPS)
     )
+    import asyncio  # only now: --help is quicker without
+
     threads = settings.threads or allowed_cores()
     found = asyncio.run(_measure(settings))
     found["read_gb_s"] = _bandwidth(threads, settings.cache_dir)
@@ -56,6 +63,13 @@ async def _measure(settings: Settings) -> dict[str, Any]:
         info = client.info
         assert info is not None
         long = min(PROMPT, info.context // 2)
+        least = max(long, SHORT + max(STEPS.values()), long + STEPS[8]) + 1
+        if info.kv_tokens < least or info.context < least:
+            raise UsageError(
+                f"a cache of {info.kv_tokens} tokens and a context of {info.context} are too small "
+                f"to measure with: {least} are needed.",
+                fix="give more --kv-tokens or --ctx.",
+            )
         run = _Runs(client, info.vocab_size)
         await run.together(1, SHORT, 1)
         first = time.perf_counter()
@@ -94,6 +108,8 @@ class _Runs:
 
     async def together(self, sequences: int, prompt: int, tokens: int) -> list[Usage]:
         """Run `sequences` requests at once; what each took."""
+        import asyncio
+
         return await asyncio.gather(*(self._one(prompt, tokens) for _ in range(sequences)))
 
     async def _one(self, prompt: int, tokens: int) -> Usage:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import rbee_worker
+from rbee_worker.cli.bench import FIELDS as BENCH
 from rbee_worker.cli.bench import bench
 from rbee_worker.cli.chat import chat
 from rbee_worker.cli.failure import INTERRUPTED
@@ -22,6 +23,7 @@ from rbee_worker.cli.verify import verify
 from rbee_worker.cli.warmup import warmup
 
 _CACHE = ("cache_dir", "log_level", "log_format")
+_WARMUP = ("backend", "kv_dtype", "exact_activations", "block_size", *_CACHE)
 
 app = typer.Typer(
     name="rbee-worker",
@@ -35,11 +37,11 @@ command(app, sampling=True)(generate)
 command(app, sampling=True)(chat)
 command(app, fields=EVERY)(serve)
 command(app)(inspect)
-command(app)(bench)
+command(app, fields=BENCH)(bench)
 command(app, fields=("dtype", "threads", *_CACHE))(verify)
 command(app, fields=_CACHE)(pull)
 command(app, fields=_CACHE)(models)
-command(app, fields=("backend", "kv_dtype", "block_size", *_CACHE))(warmup)
+command(app, fields=_WARMUP)(warmup)
 
 
 def _version(wanted: bool) -> None:

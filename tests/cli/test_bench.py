@@ -13,14 +13,14 @@ from tests import tiny
 ROOT = Path(__file__).parents[2]
 
 
-def run(*args: str) -> str:
+def run(*args: str, code: int = 0) -> str:
     environ = {k: v for k, v in os.environ.items() if not k.startswith("RBEE_")}
     done = subprocess.run(
         [sys.executable, "-m", "rbee_worker", "bench", *args],
         cwd=ROOT, capture_output=True, text=True, timeout=300, env=environ,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert done.returncode == code, done.stderr
+    return done.stdout if code == 0 else done.stderr
 
 
 def test_every_figure_is_there(tmp_path: Path) -> None:
@@ -43,3 +43,13 @@ def test_for_a_person(tmp_path: Path) -> None:
     text = run(str(model), "--kv-tokens", "600", "--threads", "1")
     assert "decode, 8 at once" in text
     assert "GB/s; decoding uses" in text
+
+
+def test_what_it_cannot_do_is_one_line(tmp_path: Path) -> None:
+    model = tiny.write_safetensors(tmp_path / "tiny")
+    small = run(str(model), "--kv-tokens", "64", "--threads", "1", code=2)
+    assert "error: a cache of 64 tokens" in small
+    assert small.count("error:") == 1
+    # what it sets itself is refused, not taken and left
+    assert "--max-seqs" in run(str(model), "--max-seqs", "2", code=2)
+    assert "--prefix-cache" in run(str(model), "--prefix-cache", code=2)
