@@ -197,3 +197,11 @@ def test_half_precision_stays_near(arch: Arch, folder: Path, dtype: str) -> None
     seq = driver.start(tokens)
     parts = [driver.feed([(seq, n)])[0] for n in (1, 30, 1, 38)]
     assert torch.equal(torch.cat(parts), whole)
+
+
+def test_longrope_says_what_it_does_not_do(folder: Path) -> None:
+    """A sequence that crosses the length while decoding is not computed again: never silently."""
+    long = next(a for a in ARCHS if a.id == "phi3-long")
+    (said,) = ours(long, folder).limits
+    assert f"past {long.config().original_max_position_embeddings} tokens" in said
+    assert ours(ARCHS[0], folder).limits == ()

@@ -60,7 +60,13 @@ def report(
         "chat_template": _template(tokenizer),
         "kernels": kernels(settings),
         "skipped": dict(ahead.model.skipped),
-        "warnings": [*tokenizer.warnings, *ckpt.notes, *ahead.model.notes, *trouble],
+        "warnings": [
+            *tokenizer.warnings,
+            *ckpt.notes,
+            *ahead.model.notes,
+            *ahead.model.limits,
+            *trouble,
+        ],
     }
 
 

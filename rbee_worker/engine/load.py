@@ -103,7 +103,7 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         n_layers=len(model.blocks),
         n_parameters=model.n_parameters,
         load_s=clock.seconds,
-        notes=ckpt.notes + model.notes + plan.notes,
+        notes=ckpt.notes + model.notes + model.limits + plan.notes,
     )
     return engine, info
 

@@ -25,6 +25,6 @@ class Linear:
         """x [N, in] -> [N, sum(widths)]; precise: see `Ops.linear`"""
         return self.ops.linear(x, self.weight, self.bias, precise=precise)
 
-    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+    def split(self, x: Tensor, *, precise: bool = False) -> tuple[Tensor, ...]:
         """x [N, in] -> one [N, width] for each stacked map"""
-        return self.ops.split(self(x), self.widths)
+        return self.ops.split(self(x, precise=precise), self.widths)

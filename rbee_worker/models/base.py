@@ -52,6 +52,16 @@ class Decoder:
     n_parameters: int = 0
     notes: tuple[str, ...] = ()
 
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """What is computed otherwise than by the reference implementation, in words."""
+        switches = sorted({r.switch for r in self.ropes if r.long_inv_freq is not None})
+        return tuple(
+            f"a sequence keeps the frequencies that its prompt's length chose, also where decoding "
+            f"takes it past {switch} tokens"
+            for switch in switches
+        )
+
     def embedded(self, batch: Batch) -> Tensor:
         """batch of N rows -> what the first block reads [N, dim]"""
         x = self.ops.embed(self.embed, batch, scale=self.embed_scale)

@@ -44,13 +44,13 @@ class Mixer:
         ops, k, v = self.ops, None, None
         q = ops.rope(self.q_norm(self.q(x)), self.rope, batch, heads=self.heads)
         if self.kv is not None and self.k_norm is not None:
-            both = self.kv.split(x)
+            both = self.kv.split(x, precise=True)
             v = self.v_norm(both[-1])
             k = ops.rope(self.k_norm(both[0]), self.rope, batch, heads=self.kv_heads)
         mixed = ops.attend(
             q, k, v, self.where, batch, heads=self.heads, scale=1.0, window=self.window
         )
-        return self.out(mixed)
+        return self.out(mixed, precise=True)
 
 
 @dataclass(frozen=True)

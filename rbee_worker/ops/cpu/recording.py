@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -44,17 +45,17 @@ class RecordingOps(Ops):
         assert self.recording is not None, "operations of this backend are only recorded"
         return self.recording
 
+    @abstractmethod
     def _prepare(self, x: Buf, form: str) -> Region:
         """x as products want it, in that form (`kernels/prepare.py`)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _one(self, kind: str, x: Buf, a: float, *, by_rows: bool = False) -> Buf:
         """An elementwise kernel of one operand and a number."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _two(self, kind: str, x: Buf, z: Buf, *, by_rows: bool = False) -> Buf:
         """An elementwise kernel of two operands of the same width."""
-        raise NotImplementedError
 
 
 def tensor_of(buf: Buf) -> Tensor:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import random
 
+import gguf
 import pytest
 import torch
 
 from rbee_worker.checkpoint import open_checkpoint
-from rbee_worker.models import build_model
+from rbee_worker.models import build_model, plan_model
 from rbee_worker.ops.batch import Batch, PagedState
 from rbee_worker.ops.cpu import isa
 from rbee_worker.ops.cpu.backend import CpuOps
@@ -145,3 +146,20 @@ def test_experts_of_four_bits_stay_packed(teams, tmp_path):
     want = whole(build_model(open_checkpoint(str(path)), ReferenceOps()), tokens)
     got = whole(model, tokens)
     assert float((got - want).norm() / want.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("arch", ARCHS, ids=[a.id for a in ARCHS])
+def test_held_weights_are_no_more_than_planned(arch, teams, tmp_path):
+    """The arena has the size of the plan: what the plan forgets would not fit. F32 and, where
+    there are such files, Q8_0."""
+    paths = [write_checkpoint(arch, tmp_path / "hf")]
+    if arch.gguf_arch is not None:
+        q8 = gguf.GGMLQuantizationType.Q8_0
+        paths.append(write_gguf(arch, oracle(arch), tmp_path / "q8.gguf", q8))
+    for path in paths:
+        ckpt = open_checkpoint(str(path))
+        _, plan = plan_model(ckpt, "f32", packed=True)
+        ops = CpuOps(teams[1]._library, teams[1])
+        build_model(ckpt, ops)
+        pieces = 64 * len(ckpt.source.names())  # each begins on a cache line
+        assert 0 < ops.arena.used <= sum(plan.held_bytes.values()) + pieces
