@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rbee_worker.errors import UsageError
+from rbee_worker.ops.cpu.entry import Entry, words
 from rbee_worker.ops.cpu.team import Team, allowed_cores, quota, thread_count
 
 
@@ -25,9 +26,9 @@ def program(library, cells, wrong, rounds):
     check = library["team_probe.check"].pack(cells=cells, wrong=wrong)
     rows = []
     for _ in range(rounds):
-        rows.append((library["team_probe.add"].address, add.address, 1))
-        rows.append((library["team_probe.check"].address, check.address, 1))
-    return np.array(rows, np.int64), (add, check)
+        rows.append(Entry(library["team_probe.add"].address, add.address, 1))
+        rows.append(Entry(library["team_probe.check"].address, check.address, 1))
+    return words(rows), (add, check)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -42,6 +43,21 @@ def test_no_thread_passes_a_barrier_early(entries, threads):
     assert not wrong.any()
     team.close()
     team.close()
+
+
+def test_asking_for_weights_at_a_barrier_changes_nothing(entries):
+    """Also where they end within a thread's share, or are fewer than the threads."""
+    for groups in (1, 2, 7, 4096):
+        team = Team(entries, 3)
+        cells, wrong = np.zeros((3, 8), np.int64), np.zeros(24, np.int64)
+        rows, _keep = program(entries, cells, wrong, 20)
+        weights = np.zeros(groups * 320, np.uint8)
+        rows[:, 3], rows[:, 4], rows[:, 5] = weights.ctypes.data, groups, 320
+        for _ in range(10):
+            team.run(rows, np.zeros(8, np.int64))
+        assert (cells[:, 0] == 200).all()
+        assert not wrong.any()
+        team.close()
 
 
 def test_idle_threads_sleep(entries):
