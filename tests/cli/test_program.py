@@ -31,6 +31,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("RBEE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("RBEE_THREADS", "1")
+    monkeypatch.setenv("RBEE_BACKEND", "reference")  # no kernels to compile for each test
 
 
 def run(*args: str, stdin: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:

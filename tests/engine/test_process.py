@@ -79,7 +79,7 @@ def test_a_process_from_start_to_end(tiny: Path) -> None:
 
     async def main() -> int:
         began = time.monotonic()
-        settings = Settings(model=str(tiny), threads=1)
+        settings = Settings(model=str(tiny), threads=1, backend="reference")
         async with started(settings, on_loading=told.append) as client:
             assert time.monotonic() - began < 0.7
             assert client.state == "loading"
@@ -120,7 +120,7 @@ def test_the_same_tokens_in_a_process_and_in_a_thread_with_and_without_cache(tin
 
     async def main(**options: Any) -> list[list[int]]:
         in_process = options.pop("in_process", False)
-        settings = Settings(model=str(tiny), threads=1, **options)
+        settings = Settings(model=str(tiny), threads=1, backend="reference", **options)
         async with started(settings, in_process=in_process) as client:
             await client.ready()
             done = await asyncio.gather(*(collect(client, r) for r in requests))
@@ -136,7 +136,7 @@ def test_the_same_tokens_in_a_process_and_in_a_thread_with_and_without_cache(tin
 
 def test_signals_idleness_and_a_sudden_end(tiny: Path) -> None:
     async def main() -> None:
-        async with started(Settings(model=str(tiny), threads=1)) as client:
+        async with started(Settings(model=str(tiny), threads=1, backend="reference")) as client:
             await client.ready()
             pid = pid_of(client)
             for number in (signal.SIGINT, signal.SIGTERM):  # the client decides, not the terminal
@@ -171,7 +171,7 @@ import asyncio, sys, os, signal
 from rbee_worker.config import Settings
 from rbee_worker.engine.client import EngineClient
 async def main():
-    client = await EngineClient.start(Settings(model=sys.argv[1], threads=1))
+    client = await EngineClient.start(Settings(model=sys.argv[1], threads=1, backend="reference"))
     if sys.argv[2] == "ready":
         await client.ready()
     while client._host.pid is None:
@@ -212,13 +212,13 @@ def fails(settings: Settings, **options: Any) -> WorkerError:
 
 def test_what_cannot_be_loaded_says_so(tiny: Path, tmp_path: Path) -> None:
     assert isinstance(fails(Settings(model=str(tmp_path / "nowhere"))), BadReference)
-    error = fails(Settings(model=str(tiny), ctx=257))
+    error = fails(Settings(model=str(tiny), ctx=257, backend="reference"))
     assert isinstance(error, UsageError)
     assert error.exit_code == 2
     assert "257" in str(error)
     broken = write_tiny(tmp_path / "broken")
     (broken / "tokenizer.json").unlink()
-    error = fails(Settings(model=str(broken)))
+    error = fails(Settings(model=str(broken), backend="reference"))
     assert isinstance(error, CheckpointError)
     assert error.exit_code == 3
 
