@@ -14,6 +14,7 @@ import numpy as np
 from rbee_worker.checkpoint.formats import Packed, TensorInfo
 from rbee_worker.checkpoint.gguf import GgufFile
 from rbee_worker.checkpoint.hf_config import canonical
+from rbee_worker.checkpoint.layered import by_layers
 from rbee_worker.checkpoint.names import (
     GGUF_ARCHITECTURES,
     INERT_KEYS,
@@ -81,7 +82,11 @@ def read_config(file: GgufFile, arch: Architecture) -> tuple[str, dict[str, Any]
     for key, names in arch.present.items():
         config[key] = any(name in file.tensors for name in names)
     config |= {key: name not in file.tensors for key, name in arch.absent.items()}
-    _derive_sizes(file, config)
+    for key, (first, second) in arch.alone.items():
+        layers = [n.removesuffix(first) for n in file.tensors if n.endswith(f".{first}")]
+        config[key] = any(f"{layer}{second}" not in file.tensors for layer in layers)
+    by_layers(config, str(file.path))
+    _derive_sizes(file, config, arch.rows)
     config = config | dict(arch.by_layers.get(config["num_hidden_layers"], {}))
     _derive_rope(file, config)
     return model_type, canonical(config, str(file.path))
@@ -114,7 +119,11 @@ def _checked(file: GgufFile, name: str, kind: str) -> Any:
         return ["sliding_attention" if v else "full_attention" for v in value]
     if kind == "gating" and type(value) is int and value in _GATING:
         return _GATING[value]
-    if isinstance(value, list):
+    if kind == "each" and isinstance(value, list) and len({*value}) > 1:
+        if all(type(v) is int and 0 <= v < MAX_COUNT for v in value):
+            return value
+        kind = "wrong"  # told below
+    elif isinstance(value, list):
         if not value or any(v != value[0] for v in value):
             raise UnsupportedModel(
                 f"{file.path}: {name} differs from layer to layer.", fix="use another model"
@@ -124,6 +133,7 @@ def _checked(file: GgufFile, name: str, kind: str) -> Any:
         return value // 2
     good = {
         "count": type(value) is int and 0 <= value < MAX_COUNT,
+        "each": type(value) is int and 0 <= value < MAX_COUNT,
         "id": type(value) is int and -1 <= value < MAX_COUNT,
         "number": type(value) in (int, float) and math.isfinite(value),
         "text": isinstance(value, str),
@@ -140,11 +150,12 @@ def _decimal(value: float) -> float:
     return float(str(short)) if float(short) == value else value
 
 
-def _derive_sizes(file: GgufFile, config: dict[str, Any]) -> None:
+def _derive_sizes(file: GgufFile, config: dict[str, Any], rows: Mapping[str, str]) -> None:
     """Fill what HF always writes and a GGUF file may leave out."""
-    embedding = file.tensors.get("token_embd.weight")
-    if embedding is not None and embedding.shape:
-        config["vocab_size"] = embedding.shape[0]  # padding included, as in HF
+    for key, name in {"vocab_size": "token_embd.weight", **rows}.items():
+        table = file.tensors.get(name)
+        if table is not None and table.shape:
+            config[key] = table.shape[0]  # padding included, as in HF
     tokens = file.metadata.array_length("tokenizer.ggml.tokens")
     if "vocab_size" not in config and tokens is not None:
         config["vocab_size"] = tokens

@@ -191,7 +191,10 @@ def _divide(model: PreTrainedModel, divisors: Tensor | None) -> None:
         return
     for name, module in model.named_modules():
         if name.endswith("rotary_emb"):
-            module.inv_freq.div_(divisors)
+            # Gemma 4 has a table for each type of layers, and divides that of those that see all.
+            for at in ("inv_freq", "full_attention_inv_freq"):
+                if hasattr(module, at):
+                    getattr(module, at).div_(divisors)
             if hasattr(module, "original_inv_freq"):
                 module.original_inv_freq = module.inv_freq
 
