@@ -16,6 +16,16 @@ def mpt_slopes(model: Any) -> None:
     model.transformer.build_mpt_alibi_tensor = partial(build_mpt_alibi_tensor, alibi_bias_max=most)
 
 
+def gemma_gelu(model: Any) -> None:
+    """Gemma 1's configs say `gelu` for the tanh form that the models were trained with. transformers
+    5.17 takes them at their word (2e-4 of the logits), 5.23 does not."""
+    from transformers.activations import ACT2FN
+
+    for layer in model.model.layers:
+        if isinstance(layer.mlp.act_fn, type(ACT2FN["gelu"])):
+            layer.mlp.act_fn = ACT2FN["gelu_pytorch_tanh"]
+
+
 def phimoe_long(model: Any) -> None:
     """transformers takes Phi-MoE's short divisors at any length; the model's own code takes the
     long ones beyond the original length."""
@@ -34,6 +44,7 @@ def phimoe_long(model: Any) -> None:
 
 
 CORRECTIONS: Mapping[str, tuple[Callable[[Any], None], ...]] = {
+    "gemma": (gemma_gelu,),
     "mpt": (mpt_slopes,),
     "phimoe": (phimoe_long,),
 }
