@@ -17,8 +17,8 @@ def mpt_slopes(model: Any) -> None:
 
 
 def gemma_gelu(model: Any) -> None:
-    """Gemma 1's configs say `gelu` for the tanh form that the models were trained with. transformers
-    5.17 takes them at their word (2e-4 of the logits), 5.23 does not."""
+    """Gemma 1's configs say `gelu` for the tanh form, which the models were trained with.
+    transformers 5.17 takes them at their word (2e-4 of the logits), 5.23 does not."""
     from transformers.activations import ACT2FN
 
     for layer in model.model.layers:
