@@ -137,7 +137,7 @@ FAMILIES: tuple[Family, ...] = (
         ("gemma4_text", "gemma4"),
         "per-layer KV heads & head dims, PLE, KV sharing, K=V in some, p-RoPE on global",
         rotary="halves",
-        gguf="none",
+        gguf="gemma4",
     ),
     Family(
         "DeepSeek V2",
