@@ -206,9 +206,9 @@ class GgufSource:
         self._where: dict[str, tuple[str, str | None]] = {}
         patterns = {row.gguf: row for row in rows}
         for name in file.tensors:
-            pattern, layer = _split(name)
+            pattern, numbers = _split(name)
             row = patterns.get(pattern)
-            hf = row.hf.replace("{}", layer) if row else f"gguf:{name}"
+            hf = row.hf.format(*numbers) if row else f"gguf:{name}"
             self._where[hf] = (name, row.op if row else None)
 
     def names(self) -> list[str]:
@@ -239,9 +239,13 @@ class GgufSource:
         self._file.release()
 
 
-def _split(name: str) -> tuple[str, str]:
-    """ "blk.12.attn_q.weight" -> ("blk.{}.attn_q.weight", "12")."""
-    match = re.match(r"([a-z]+\.)?blk\.([0-9]{1,6})\.", name)
-    if match is None:
-        return name, ""
-    return f"{match[1] or ''}blk.{{}}.{name[match.end() :]}", match[2]
+def _split(name: str) -> tuple[str, tuple[str, ...]]:
+    """ "blk.12.ffn_up.3.weight" -> ("blk.{}.ffn_up.{}.weight", ("12", "3"))."""
+    layer = re.match(r"((?:[a-z]+\.)?blk)\.([0-9]{1,6})\.", name)
+    if layer is None:
+        return name, ()
+    before, rest = f"{layer[1]}.{{}}.", name[layer.end() :]
+    expert = re.match(r"([a-z_]+)\.([0-9]{1,6})\.", rest)
+    if expert is None:
+        return f"{before}{rest}", (layer[2],)
+    return f"{before}{expert[1]}.{{}}.{rest[expert.end() :]}", (layer[2], expert[2])

@@ -29,8 +29,8 @@ class Key:
 
 @dataclass(frozen=True)
 class Row:
-    """A tensor: `{}` stands for the layer's number; op: a name in ops.OPS; shift: what is added to
-    the number on its way to the HF name."""
+    """A tensor: `{}` stands for the layer's number, a second one for an expert's; op: a name in
+    ops.OPS; shift: what is added to the layer's number on its way to the HF name."""
 
     gguf: str
     hf: str
@@ -184,6 +184,15 @@ def expert_rows(router: str, experts: str, names: tuple[str, str, str]) -> tuple
             Row(f"blk.{{}}.ffn_{part}_exps.weight", f"model.layers.{{}}.{experts}.{name}.weight")
             for part, name in parts
         ),
+    )
+
+
+def single_expert_rows(experts: str, names: tuple[str, str, str]) -> tuple[Row, ...]:
+    """gate, up and down of each expert, below a layer: how files had them before April 2024."""
+    parts = zip(("gate", "up", "down"), names, strict=True)
+    return tuple(
+        Row(f"blk.{{}}.ffn_{part}.{{}}.weight", f"model.layers.{{}}.{experts}.{{}}.{name}.weight")
+        for part, name in parts
     )
 
 
