@@ -80,7 +80,7 @@ def read_config(file: GgufFile, arch: Architecture) -> tuple[str, dict[str, Any]
             model_type = variant
     config["model_type"] = model_type
     for key, names in arch.present.items():
-        config[key] = any(name in file.tensors for name in names)
+        _put(config, key, any(name in file.tensors for name in names))
     config |= {key: name not in file.tensors for key, name in arch.absent.items()}
     for key, (first, second) in arch.alone.items():
         layers = [n.removesuffix(first) for n in file.tensors if n.endswith(f".{first}")]
@@ -105,12 +105,16 @@ def read_keys(file: GgufFile, keys: Iterable[Key], prefix: str = "") -> dict[str
             value = key.default
         else:
             continue
-        *parents, leaf = key.hf.split(".")
-        target = out
-        for parent in parents:
-            target = target.setdefault(parent, {})
-        target[leaf] = value
+        _put(out, key.hf, value)
     return out
+
+
+def _put(config: dict[str, Any], key: str, value: Any) -> None:
+    """Dots lead into nested objects."""
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        config = config.setdefault(parent, {})
+    config[leaf] = value
 
 
 def _checked(file: GgufFile, name: str, kind: str) -> Any:

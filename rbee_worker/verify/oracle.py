@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 
 from rbee_worker.checkpoint import Checkpoint
+from rbee_worker.checkpoint.formats import TensorSource
 from rbee_worker.checkpoint.hf_config import read_json
 from rbee_worker.checkpoint.names import DIALECTS
 from rbee_worker.errors import UnsupportedModel, UsageError
 from rbee_worker.models import ARCHITECTURES
+from rbee_worker.ops.dequant import dequantize
 from rbee_worker.verify.corrected import CORRECTIONS
 from rbee_worker.verify.renaming import GATHERED, long_rope_of, rope_divisors, state_for
 from rbee_worker.verify.whole import Trace
@@ -75,8 +77,10 @@ def load_oracle(ckpt: Checkpoint) -> Oracle:
             by = f"decoded from the {ckpt.kind} file, under HF's names"
             _divide(model, rope_divisors(ckpt.source))
     _check(ckpt, said)
+    before = set(model.state_dict())
     for correct in CORRECTIONS.get(ckpt.arch, ()):
         correct(model)
+    _fill(model, ckpt.source, set(model.state_dict()) - before)
     return Oracle(model.eval(), by)
 
 
@@ -183,6 +187,11 @@ def _check(ckpt: Checkpoint, said: Mapping[str, Any]) -> None:
             f"{ckpt.path}: transformers' model lacks {len(bad)} of its tensors, as {bad[0]}.",
             fix="compare with the original directory: --against DIR.",
         )
+
+
+def _fill(model: PreTrainedModel, source: TensorSource, names: set[str]) -> None:
+    """Weights of what a correction has added."""
+    model.load_state_dict({n: dequantize(source.read(n)).float() for n in names}, strict=False)
 
 
 def _divide(model: PreTrainedModel, divisors: Tensor | None) -> None:

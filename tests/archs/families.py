@@ -262,7 +262,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "MPT / Replit-code",
         ("mpt",),
-        "ALiBi, LayerNorm no bias, clip_qkv; qk_ln refused",
+        "ALiBi, LayerNorm no bias, clip_qkv; qk_ln in some",
         rotary="none",
         gguf="mpt",
     ),
