@@ -119,11 +119,11 @@ def _put(config: dict[str, Any], key: str, value: Any) -> None:
 
 def _checked(file: GgufFile, name: str, kind: str) -> Any:
     value = file.metadata[name]
-    if kind == "windows" and isinstance(value, list) and set(value) <= {False, True}:
+    if kind == "windows" and isinstance(value, list) and all(v in (False, True) for v in value):
         return ["sliding_attention" if v else "full_attention" for v in value]
     if kind == "gating" and type(value) is int and value in _GATING:
         return _GATING[value]
-    if kind == "each" and isinstance(value, list) and len({*value}) > 1:
+    if kind == "each" and isinstance(value, list) and any(v != value[0] for v in value):
         if all(type(v) is int and 0 <= v < MAX_COUNT for v in value):
             return value
         kind = "wrong"  # told below
