@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rbee_worker.checkpoint import open_checkpoint
+from rbee_worker.errors import UnsupportedModel
 from rbee_worker.models import build_model, plan_model
 from rbee_worker.models.base import Decoder
 from rbee_worker.ops import Ops
@@ -197,6 +198,15 @@ def test_half_precision_stays_near(arch: Arch, folder: Path, dtype: str) -> None
     seq = driver.start(tokens)
     parts = [driver.feed([(seq, n)])[0] for n in (1, 30, 1, 38)]
     assert torch.equal(torch.cat(parts), whole)
+
+
+def test_experts_of_different_formats_are_refused(folder: Path) -> None:
+    """Files with a tensor an expert may have them; a stack cannot."""
+    arch = next(a for a in ARCHS if a.id == "mixtral-2023")
+    quant = gguf.GGMLQuantizationType.Q8_0
+    path = write_gguf(arch, oracle(arch), folder / "mixed.gguf", quant, only="ffn_up.1.weight")
+    with pytest.raises(UnsupportedModel, match="experts hold their w1 and w3 in different formats"):
+        load(path)
 
 
 def test_longrope_says_what_it_does_not_do(folder: Path) -> None:

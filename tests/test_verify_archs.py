@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from transformers.activations import ACT2FN
 
 from rbee_worker.errors import UnsupportedModel
+from rbee_worker.verify.corrected import gemma_gelu
 from tests.archs import ARCHS, Arch
 from tests.archs.measure import REFUSED, compared, files, measured
 
@@ -27,3 +30,16 @@ def test_what_cannot_be_compared_is_refused(name: str, kind: str, tmp_path: Path
     arch = next(a for a in ARCHS if a.id == name)
     with pytest.raises(UnsupportedModel):
         compared(files(arch, tmp_path, refused=True)[kind])
+
+
+def test_gemmas_gelu_is_the_tanh_form_in_every_version_of_transformers() -> None:
+    (arch,) = (a for a in ARCHS if a.id == "gemma-mqa")
+    model = arch.model(arch.config())  # of its own: oracles are shared
+    x = torch.linspace(-4, 4, 97)
+    want = torch.nn.functional.gelu(x, approximate="tanh")
+    for layer in model.model.layers:
+        assert torch.equal(layer.mlp.act_fn(x), want)  # whichever version this is
+        layer.mlp.act_fn = ACT2FN["gelu"]  # as 5.17 has it
+        assert (layer.mlp.act_fn(x) - want).abs().max() > 1e-4
+    gemma_gelu(model)
+    assert all(torch.equal(layer.mlp.act_fn(x), want) for layer in model.model.layers)
