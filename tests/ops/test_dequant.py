@@ -24,6 +24,15 @@ SCALES = {
     "Q6_K": (208,),
     "IQ4_NL": (0,),
     "IQ4_XS": (0,),
+    "IQ1_S": (0,),
+    "IQ1_M": (),  # `random_packed` does it
+    "IQ2_XXS": (0,),
+    "IQ2_XS": (0,),
+    "IQ2_S": (0,),
+    "IQ3_XXS": (0,),
+    "IQ3_S": (0,),
+    "TQ1_0": (52,),
+    "TQ2_0": (64,),
     "MXFP4": (),
 }
 MOST = {"MXFP4": 250}  # of a first byte that is an exponent: nothing overflows
@@ -37,7 +46,16 @@ def random_packed(name: str, rows: int, blocks: int, seed: int = 0) -> Packed:
         scale = rng.standard_normal(rows * blocks).astype(np.float16)
         data[:, at : at + 2] = scale.view(np.uint8).reshape(-1, 2)
     data[:, 0] = np.minimum(data[:, 0], MOST.get(name, 255))
+    if name == "IQ1_M":
+        spread_scale(data, rng.standard_normal(rows * blocks).astype(np.float16))
     return Packed(data.reshape(rows, -1), name, (rows, blocks * fmt.block))
+
+
+def spread_scale(rows: np.ndarray, scale: np.ndarray) -> None:
+    """Write IQ1_M's float16 scales: four bits at the top of each of the last four 16-bit words."""
+    bits = scale.view(np.uint16).astype(int)
+    for k in range(4):
+        rows[:, 49 + 2 * k] = (rows[:, 49 + 2 * k] & 15) | ((bits >> (4 * k)) & 15) << 4
 
 
 def oracle(packed: Packed) -> np.ndarray:
@@ -63,6 +81,8 @@ def test_a_zero_scale_and_the_extremes_of_every_format():
             rows[2, at : at + 2] = np.float16(6e-8).reshape(1).view(np.uint8)  # subnormal
         if name in MOST:
             rows[1, 0], rows[3, 0], rows[4, 0] = MOST[name], 1, 2  # 0 and 1 are subnormal
+        if name == "IQ1_M":
+            spread_scale(rows[1:3], np.array([1.5, 6e-8], np.float16))
         want = oracle(packed)
         assert np.array_equal(dequantize(packed).numpy().view(np.uint32), want.view(np.uint32))
 
@@ -139,7 +159,7 @@ def test_large_tensors_in_spans_and_threads(threads, monkeypatch):
 
 def test_formats_without_a_decoder_are_refused():
     assert {*dequant._DECODERS} == DECODABLE
-    for name in ("IQ3_S", "I32", "F8_E4M3"):
+    for name in ("Q8_K", "I32", "F8_E4M3"):
         fmt = FORMATS[name]
         with pytest.raises(UnsupportedModel, match=name):
             dequantize(Packed(np.zeros((1, fmt.bytes), np.uint8), name, (fmt.block,)))
