@@ -14,7 +14,7 @@ import numpy as np
 
 from rbee_worker.checkpoint.formats import DECODABLE, FORMATS, Packed, TensorInfo, TensorSource
 from rbee_worker.ops import Weight
-from rbee_worker.ops.cpu.held import HELD, ROWS
+from rbee_worker.ops.cpu.held import ROWS, held_as
 
 DTYPE_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i8": 1, "f8": 1}
 
@@ -54,7 +54,7 @@ class PlanOps:
         rows, cols = part.shape
         if not self._packed:
             return self.dtype, rows * cols * DTYPE_BYTES[self.dtype]
-        held = HELD.get(part.format.lower(), HELD["f32"])
+        held = held_as(part.format)
         return held.name, -(-rows // ROWS) * -(-cols // held.columns) * held.nbytes
 
     def vector(self, parts: Sequence[Packed]) -> Any:

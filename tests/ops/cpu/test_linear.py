@@ -6,17 +6,21 @@ import gguf
 import numpy as np
 import pytest
 
+from rbee_worker.checkpoint.formats import DECODABLE
+from rbee_worker.ops import grids
 from rbee_worker.ops.cpu import isa
 from rbee_worker.ops.cpu.forms import BYTES, variant
-from rbee_worker.ops.cpu.held import HELD
+from rbee_worker.ops.cpu.held import GRID_OF, HELD, SAME, held_as
 from rbee_worker.ops.cpu.native import Library
 
-PACKED = [name for name, held in HELD.items() if not held.is_float]
 FLOATS = [name for name, held in HELD.items() if held.is_float]
+FILE = [name for name in (*HELD, *SAME) if name.upper() in DECODABLE]  # what files have
+PACKED = [name for name in FILE if name not in FLOATS]
 SCALES = {  # byte offsets of half-precision scales in a raw block
     "q4_0": [0], "q4_1": [0, 2], "q5_0": [0], "q5_1": [0, 2], "q8_0": [0], "q2_k": [80, 82],
     "q3_k": [108], "q4_k": [0, 2], "q5_k": [0, 2], "q6_k": [208], "iq4_nl": [0], "iq4_xs": [0],
-    "mxfp4": [],
+    "mxfp4": [], "iq1_s": [0], "iq1_m": [], "iq2_xxs": [0], "iq2_xs": [0], "iq2_s": [0],
+    "iq3_xxs": [0], "iq3_s": [0], "tq1_0": [52], "tq2_0": [64],
 }  # fmt: skip
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in isa.names()[1:]]
 
@@ -48,6 +52,10 @@ def random_rows(name, rows, cols, seed=0):
     if name == "mxfp4":
         raw[:, :, 0] = rng.integers(118, 130, raw.shape[:2])
         raw[0, :2, 0] = (0, 1)  # subnormal scales
+    if name == "iq1_m":  # four bits of the scale at the top of each of four words
+        bits = rng.uniform(-0.02, 0.02, raw.shape[:2]).astype(np.float16).view(np.uint16)
+        for k in range(4):
+            raw[:, :, 49 + 2 * k] = raw[:, :, 49 + 2 * k] & 15 | (bits >> (4 * k) & 15) << 4
     raw = raw.reshape(rows, -1)
     return raw, gguf.quants.dequantize(raw, kind).astype(np.float64)
 
@@ -71,13 +79,14 @@ class Matrix:
 
 def matrix(library, name, rows, cols, seed=0):
     raw, values = random_rows(name, rows, cols, seed)
-    groups, unit = -(-rows // 16), HELD[name]
+    groups, unit = -(-rows // 16), held_as(name)
     padded = np.zeros((16 * groups, raw.shape[1]), np.uint8)
     padded[:rows] = raw
     held = aligned(groups * (cols // unit.columns) * unit.nbytes)
     library[f"repack.{name}"](
-        raw=padded, stride=raw.shape[1], groups=groups, units=cols // unit.columns, out=held
-    )
+        raw=padded, stride=raw.shape[1], groups=groups, units=cols // unit.columns, out=held,
+        **({"grid": grids.digits(GRID_OF[name])} if name in GRID_OF else {}),
+    )  # fmt: skip
     return Matrix(name, rows, cols, held, values)
 
 
@@ -89,7 +98,7 @@ def product(library, m, x, *, form="i8", bias=None, nt=1):
     prepared = aligned(-(-max(n, 1) // 8) * 8 * (m.cols // 32) * BYTES[form])
     y = np.full((n, m.rows), np.nan, np.float32)
     prepare = library[f"prepare.{form}"]
-    linear = library[f"linear.{variant(HELD[m.name], form)}"]
+    linear = library[f"linear.{variant(held_as(m.name), form)}"]
     for tid in range(nt):
         prepare(
             step.ctypes.data, tid, nt, x=x, stride=m.cols, cols=m.cols, out=prepared, count=0, per=1
@@ -114,13 +123,13 @@ def activations(n, cols, seed=1):
     return np.random.default_rng(seed).standard_normal((n, cols)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", HELD)
+@pytest.mark.parametrize("name", FILE)
 def test_embed_is_the_packages_decoding(best, name):
     m = matrix(best, name, 37, 512)
     ids = np.array([36, 0, 17, 16, 15, 99], np.int64)  # 99 does not exist: row 0 stands in
     step = np.array([len(ids), ids.ctypes.data], np.int64)
     y = np.empty((len(ids), m.cols), np.float32)
-    best[f"embed.{name}"](
+    best[f"embed.{held_as(name).name}"](
         step.ctypes.data, w=m.held, cols=m.cols, scale=1.0, ids=1, count=0, y=y, rows=m.rows
     )
     want = m.values[[36, 0, 17, 16, 15, 0]]
@@ -148,7 +157,7 @@ def test_int16_product(here, best, name):
     assert (np.abs(got - close) < 1e-4 * top).all()
 
 
-@pytest.mark.parametrize("name", HELD)
+@pytest.mark.parametrize("name", FILE)
 def test_exact_product(here, best, name):
     m = matrix(best, name, 40, 768)
     x = activations(15, m.cols)
@@ -157,7 +166,7 @@ def test_exact_product(here, best, name):
 
 
 @pytest.mark.parametrize("form", BYTES)
-@pytest.mark.parametrize("name", HELD)
+@pytest.mark.parametrize("name", FILE)
 def test_a_token_is_bitwise_the_same_in_every_tile(best, name, form):
     m = matrix(best, name, 33, 512)
     x = activations(23, m.cols)
