@@ -9,58 +9,22 @@ from rbee_worker.checkpoint.formats import DECODABLE, FORMATS, Packed
 from rbee_worker.errors import UnsupportedModel
 from rbee_worker.ops import dequant
 from rbee_worker.ops.dequant import dequantize
+from tests.blocks import SCALES, put_scale, random_blocks, values
 
-# Byte offsets of the float16 scales in a block: random bits there must be finite.
-SCALES = {
-    "Q4_0": (0,),
-    "Q4_1": (0, 2),
-    "Q5_0": (0,),
-    "Q5_1": (0, 2),
-    "Q8_0": (0,),
-    "Q2_K": (80, 82),
-    "Q3_K": (108,),
-    "Q4_K": (0, 2),
-    "Q5_K": (0, 2),
-    "Q6_K": (208,),
-    "IQ4_NL": (0,),
-    "IQ4_XS": (0,),
-    "IQ1_S": (0,),
-    "IQ1_M": (),  # `random_packed` does it
-    "IQ2_XXS": (0,),
-    "IQ2_XS": (0,),
-    "IQ2_S": (0,),
-    "IQ3_XXS": (0,),
-    "IQ3_S": (0,),
-    "TQ1_0": (52,),
-    "TQ2_0": (64,),
-    "MXFP4": (),
-}
 MOST = {"MXFP4": 250}  # of a first byte that is an exponent: nothing overflows
 
 
 def random_packed(name: str, rows: int, blocks: int, seed: int = 0) -> Packed:
     rng = np.random.default_rng(seed)
-    fmt = FORMATS[name]
-    data = rng.integers(0, 256, (rows * blocks, fmt.bytes), dtype=np.uint8)
-    for at in SCALES[name]:
-        scale = rng.standard_normal(rows * blocks).astype(np.float16)
-        data[:, at : at + 2] = scale.view(np.uint8).reshape(-1, 2)
-    data[:, 0] = np.minimum(data[:, 0], MOST.get(name, 255))
-    if name == "IQ1_M":
-        spread_scale(data, rng.standard_normal(rows * blocks).astype(np.float16))
-    return Packed(data.reshape(rows, -1), name, (rows, blocks * fmt.block))
-
-
-def spread_scale(rows: np.ndarray, scale: np.ndarray) -> None:
-    """Write IQ1_M's float16 scales: four bits at the top of each of the last four 16-bit words."""
-    bits = scale.view(np.uint16).astype(int)
-    for k in range(4):
-        rows[:, 49 + 2 * k] = (rows[:, 49 + 2 * k] & 15) | ((bits >> (4 * k)) & 15) << 4
+    cols = blocks * FORMATS[name].block
+    data = random_blocks(name, rows, cols, rng, rng.standard_normal)
+    if name in MOST:
+        data.reshape(rows * blocks, -1)[:, 0] = rng.integers(0, MOST[name] + 1, rows * blocks)
+    return Packed(data, name, (rows, cols))
 
 
 def oracle(packed: Packed) -> np.ndarray:
-    kind = gguf.GGMLQuantizationType[packed.format]
-    return gguf.quants.dequantize(packed.data, kind).reshape(packed.shape)
+    return values(packed.format, packed.data).reshape(packed.shape)
 
 
 @pytest.mark.parametrize("name", SCALES)
@@ -77,12 +41,10 @@ def test_a_zero_scale_and_the_extremes_of_every_format():
         rows = packed.data.reshape(6, -1)
         rows[0], rows[1], rows[2:4] = 0, 255, 0x80
         for at in SCALES[name]:
-            rows[1, at : at + 2] = np.float16(1.5).reshape(1).view(np.uint8)
-            rows[2, at : at + 2] = np.float16(6e-8).reshape(1).view(np.uint8)  # subnormal
+            put_scale(name, rows[1:2], at, np.array(1.5))
+            put_scale(name, rows[2:3], at, np.array(6e-8))  # subnormal
         if name in MOST:
             rows[1, 0], rows[3, 0], rows[4, 0] = MOST[name], 1, 2  # 0 and 1 are subnormal
-        if name == "IQ1_M":
-            spread_scale(rows[1:3], np.array([1.5, 6e-8], np.float16))
         want = oracle(packed)
         assert np.array_equal(dequantize(packed).numpy().view(np.uint32), want.view(np.uint32))
 

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import gguf
 import numpy as np
 import pytest
 
@@ -12,16 +11,11 @@ from rbee_worker.ops.cpu import isa
 from rbee_worker.ops.cpu.forms import BYTES, variant
 from rbee_worker.ops.cpu.held import GRID_OF, HELD, SAME, held_as
 from rbee_worker.ops.cpu.native import Library
+from tests.blocks import random_blocks, values
 
 FLOATS = [name for name, held in HELD.items() if held.is_float]
 FILE = [name for name in (*HELD, *SAME) if name.upper() in DECODABLE]  # what files have
 PACKED = [name for name in FILE if name not in FLOATS]
-SCALES = {  # byte offsets of half-precision scales in a raw block
-    "q4_0": [0], "q4_1": [0, 2], "q5_0": [0], "q5_1": [0, 2], "q8_0": [0], "q2_k": [80, 82],
-    "q3_k": [108], "q4_k": [0, 2], "q5_k": [0, 2], "q6_k": [208], "iq4_nl": [0], "iq4_xs": [0],
-    "mxfp4": [], "iq1_s": [0], "iq1_m": [], "iq2_xxs": [0], "iq2_xs": [0], "iq2_s": [0],
-    "iq3_xxs": [0], "iq3_s": [0], "tq1_0": [52], "tq2_0": [64],
-}  # fmt: skip
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in isa.names()[1:]]
 
 
@@ -43,21 +37,11 @@ def random_rows(name, rows, cols, seed=0):
             bits = (w.view(np.uint32) >> 16).astype(np.uint16)
             return bits.view(np.uint8), (bits.astype(np.uint32) << 16).view(np.float32).astype("f8")
         return bits.view(np.uint8), w.astype(np.float16).astype(np.float64)
-    kind = gguf.GGMLQuantizationType[name.upper()]
-    columns, size = gguf.GGML_QUANT_SIZES[kind]
-    raw = rng.integers(0, 256, (rows, cols // columns, size), dtype=np.uint8)
-    for offset in SCALES[name]:
-        scale = rng.uniform(-0.02, 0.02, (rows, cols // columns, 1)).astype(np.float16)
-        raw[:, :, offset : offset + 2] = scale.view(np.uint8)
+    packed = name.upper()
+    raw = random_blocks(packed, rows, cols, rng, lambda n: rng.uniform(-0.02, 0.02, n))
     if name == "mxfp4":
-        raw[:, :, 0] = rng.integers(118, 130, raw.shape[:2])
-        raw[0, :2, 0] = (0, 1)  # subnormal scales
-    if name == "iq1_m":  # four bits of the scale at the top of each of four words
-        bits = rng.uniform(-0.02, 0.02, raw.shape[:2]).astype(np.float16).view(np.uint16)
-        for k in range(4):
-            raw[:, :, 49 + 2 * k] = raw[:, :, 49 + 2 * k] & 15 | (bits >> (4 * k) & 15) << 4
-    raw = raw.reshape(rows, -1)
-    return raw, gguf.quants.dequantize(raw, kind).astype(np.float64)
+        raw[0, 0], raw[0, 17] = 0, 1  # subnormal scales
+    return raw, values(packed, raw).astype(np.float64)
 
 
 def aligned(nbytes):
@@ -134,6 +118,18 @@ def test_embed_is_the_packages_decoding(best, name):
     )
     want = m.values[[36, 0, 17, 16, 15, 0]]
     np.testing.assert_allclose(y, want, rtol=2e-7, atol=1e-7 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("name", {**GRID_OF, **SAME})
+def test_what_is_held_in_another_way_is_held_exactly(best, name):
+    m = matrix(best, name, 40, 768)
+    ids = np.arange(40)
+    step = np.array([40, ids.ctypes.data], np.int64)
+    y = np.empty((40, m.cols), np.float32)
+    best[f"embed.{held_as(name).name}"](
+        step.ctypes.data, w=m.held, cols=m.cols, scale=1.0, ids=1, count=0, y=y, rows=40
+    )
+    np.testing.assert_array_equal(y, m.values)
 
 
 @pytest.mark.parametrize("name", PACKED)
