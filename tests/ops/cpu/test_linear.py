@@ -174,7 +174,7 @@ def test_a_token_is_bitwise_the_same_in_every_tile(best, name, form):
             np.testing.assert_array_equal(part, whole[start : start + n])
 
 
-@pytest.mark.parametrize("name", ["q4_1", "q6_k", "bf16"])
+@pytest.mark.parametrize("name", ["q4_1", "q6_k", "bf16", "iq2_xs", "iq3_s", "tq1_0"])
 def test_instruction_sets_agree_bitwise(here, best, name):
     m = matrix(best, name, 33, 512)
     x = activations(5, m.cols)
