@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rbee_worker.checkpoint.formats import FORMATS, Packed
+from rbee_worker.ops import grids
 from rbee_worker.ops.cpu.arena import Arena
 from rbee_worker.ops.cpu.entry import Entry, words
-from rbee_worker.ops.cpu.held import HELD, ROWS, Held
+from rbee_worker.ops.cpu.held import GRID_OF, ROWS, Held, held_as, taken_as
 from rbee_worker.ops.cpu.native import Args, Library
 from rbee_worker.ops.cpu.team import Team, Words
 from rbee_worker.ops.dequant import dequantize
@@ -53,7 +54,7 @@ def hold(library: Library, team: Team, arena: Arena, packed: Sequence[Packed]) -
     parts, first = [], 0
     for run in _runs([_known(p) for p in packed]):
         rows = sum(p.shape[0] for p in run)
-        held = HELD[run[0].format.lower()]
+        held = held_as(run[0].format)
         parts.append(Part(held, _repack(library, team, arena, run, held), first, rows))
         first += rows
     return Matrix(tuple(parts), first, packed[0].shape[1], tuple(packed))
@@ -64,20 +65,20 @@ def outline(packed: Sequence[Packed]) -> Matrix:
     parts, first = [], 0
     for run in _runs(packed):
         rows = sum(p.shape[0] for p in run)
-        held = HELD.get(run[0].format.lower(), HELD["f32"])
+        held = held_as(run[0].format)
         parts.append(Part(held, np.empty(0, np.uint8), first, rows))
         first += rows
     return Matrix(tuple(parts), first, packed[0].shape[1], tuple(packed))
 
 
-def repacker(held: Held) -> str:
-    """The kernel that makes the held format."""
-    return f"repack.{held.name}"
+def repacker(format: str) -> str:
+    """The kernel that makes a file's format the held one."""
+    return f"repack.{taken_as(format)}"
 
 
 def _known(packed: Packed) -> Packed:
     """Itself, or its values where its format has no kernel."""
-    if packed.format.lower() in HELD:
+    if taken_as(packed.format) == packed.format.lower():
         return packed
     values = dequantize(packed).numpy()
     return Packed(values.view(np.uint8).reshape(len(values), -1), "F32", packed.shape)
@@ -88,11 +89,15 @@ def _runs(packed: Sequence[Packed]) -> list[list[Packed]]:
     runs: list[list[Packed]] = []
     for one in packed:
         last = runs[-1][-1] if runs else None
-        if last is not None and last.format == one.format and last.shape[0] % ROWS == 0:
+        if last is not None and _alike(last, one) and last.shape[0] % ROWS == 0:
             runs[-1].append(one)
         else:
             runs.append([one])
     return runs
+
+
+def _alike(a: Packed, b: Packed) -> bool:
+    return taken_as(a.format) == taken_as(b.format)
 
 
 def _repack(library: Library, team: Team, arena: Arena, run: Sequence[Packed], held: Held) -> Bytes:
@@ -102,14 +107,15 @@ def _repack(library: Library, team: Team, arena: Arena, run: Sequence[Packed], h
     groups = [-(-p.shape[0] // ROWS) for p in run]
     nbytes = sum(groups) * units * held.nbytes
     memory = arena.take(nbytes)
-    kernel = library[repacker(held)]
+    kernel, source = library[repacker(run[0].format)], taken_as(run[0].format)
+    grid = {"grid": grids.digits(GRID_OF[source])} if source in GRID_OF else {}
     keep: list[Args] = []
     entries: list[Entry] = []
     at = 0
     for one, count in zip(run, groups, strict=True):
         raw = _whole(one, units * held.columns)
         to = memory[at:]
-        args = kernel.pack(raw=raw, stride=raw.shape[1], groups=count, units=units, out=to)
+        args = kernel.pack(raw=raw, stride=raw.shape[1], groups=count, units=units, out=to, **grid)
         keep.append(args)
         entries.append(Entry(kernel.address, args.address))
         at += count * units * held.nbytes
