@@ -55,11 +55,12 @@ class Decoder:
     @property
     def limits(self) -> tuple[str, ...]:
         """What is computed otherwise than by the reference implementation, in words."""
-        switches = sorted({r.switch for r in self.ropes if r.long_inv_freq is not None})
+        originals = sorted({r.dynamic[2] for r in self.ropes if r.dynamic is not None})
         return tuple(
-            f"a sequence keeps the frequencies that its prompt's length chose, also where decoding "
-            f"takes it past {switch} tokens"
-            for switch in switches
+            f"a sequence keeps the frequencies that its prompt's length chose (dynamic scaling), "
+            f"also where decoding takes it past {original} tokens"
+            for original in originals
+            if original < self.context
         )
 
     def embedded(self, batch: Batch) -> Tensor:

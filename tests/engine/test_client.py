@@ -342,6 +342,20 @@ def test_beyond_the_queue_it_is_refused_before_any_work() -> None:
 # ---- ending early
 
 
+def test_a_sequence_that_outgrows_its_frequencies_says_so_and_goes_on() -> None:
+    async def main() -> None:
+        async with fake_client(model=FakeModel(switch=9)) as client:
+            r = request("a", token_ids=(1, 5), max_tokens=16, ignore_eos=True)
+            heard = await hear(client.generate(r))
+            assert heard.ids == greedy([1, 5], 16, switch=9)
+            assert heard.text == text_of(heard.ids)
+            (told,) = [n for n in heard.kinds(Narration) if n.action == "rescaled"]
+            assert told.human.startswith("Past 9 tokens")
+            assert heard.end.usage.preemptions == 0
+
+    run(main())
+
+
 def test_cancel_and_timeout_end_with_a_record_and_usage() -> None:
     async def main() -> None:
         engines: list[Engine] = []
