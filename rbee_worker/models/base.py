@@ -81,6 +81,15 @@ class Decoder:
         """The blocks, each as a function of the state alone. x [N, dim]: what `embedded` gave"""
         return [partial(block, batch=batch) for block in self.blocks]
 
+    @property
+    def device(self) -> str:
+        """Where its tensors are."""
+        return self.ops.device
+
+    def normed(self, x: Tensor) -> Tensor:
+        """what the last block made [N, dim] -> what `head` reads [N, dim]"""
+        return self.norm(x)
+
     def head(self, rows: Tensor) -> Tensor:
         """hidden states [S, dim] -> logits float32 [S, vocab]"""
         logits = self.ops.logits(rows, self.out.weight, self.out.bias)
