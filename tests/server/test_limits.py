@@ -96,15 +96,16 @@ def test_silent_connections_are_closed() -> None:
         for sock, start in zip(socks, starts, strict=True):
             sock.sendall(start)
         for sock in socks:
-            read_all(sock)  # the socket's own patience, 10 s, is less than the setting's default
+            read_all(sock)
             sock.close()
-        assert time.monotonic() - began > 0.9
+        assert 0.9 < time.monotonic() - began < 15
         assert served.engine.held == 0
 
 
 def test_a_slow_trickle_of_bytes_does_not_keep_a_connection() -> None:
     with Served(idle_timeout=1) as served, connect(served) as sock:
-        trickle = iter(b"GET /health HTTP/1.1\r\nX-Slow: " + b"z" * 1000)  # for 40 s and more
+        began = time.monotonic()
+        trickle = iter(b"GET /health HTTP/1.1\r\nX-Slow: " + b"z" * 1000)
 
         def cut() -> bool:
             try:
@@ -115,6 +116,7 @@ def test_a_slow_trickle_of_bytes_does_not_keep_a_connection() -> None:
             return False
 
         wait_for(cut, 20)
+        assert time.monotonic() - began < 20
 
 
 def test_connections_beyond_the_limit_are_refused() -> None:
