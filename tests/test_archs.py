@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import re
 from collections.abc import Iterator
@@ -209,9 +210,11 @@ def test_experts_of_different_formats_are_refused(folder: Path) -> None:
         load(path)
 
 
-def test_longrope_says_what_it_does_not_do(folder: Path) -> None:
-    """A sequence that crosses the length while decoding is not computed again: never silently."""
-    long = next(a for a in ARCHS if a.id == "phi3-long")
-    (said,) = ours(long, folder).limits
-    assert f"past {long.config().original_max_position_embeddings} tokens" in said
-    assert ours(ARCHS[0], folder).limits == ()
+def test_dynamic_scaling_says_what_it_does_not_do(folder: Path) -> None:
+    """A sequence that crosses the length while decoding keeps its frequencies: never silently."""
+    dynamic, long = (next(a for a in ARCHS if a.id == i) for i in ("llama-dynamic", "phi3-long"))
+    model = ours(dynamic, folder)
+    assert model.limits == ()  # it is made for no longer sequence
+    (said,) = dataclasses.replace(model, context=80).limits
+    assert f"past {dynamic.config().max_position_embeddings} tokens" in said
+    assert ours(long, folder).limits == ours(ARCHS[0], folder).limits == ()

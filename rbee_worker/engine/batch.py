@@ -53,7 +53,7 @@ def build_batch(chunks: Seq[Chunk], tensors: StateTensors, device: str = "cpu") 
         [p for c in chunks for p in range(c.start, c.start + c.count)],
         starts,
         kv_lens,
-        [c.seq.prompt_len for c in chunks],
+        [c.seq.rope_len for c in chunks],
         rows,
     )
     token_ids, positions, seq_starts, lens, rope_lens, sample_rows = _ints(ids, device)

@@ -25,7 +25,8 @@ from rbee_worker.errors import UnsupportedModel, UsageError
 from rbee_worker.models import ARCHITECTURES
 from rbee_worker.ops.dequant import dequantize
 from rbee_worker.verify.corrected import CORRECTIONS
-from rbee_worker.verify.renaming import GATHERED, long_rope_of, rope_divisors, state_for
+from rbee_worker.verify.families import GATHERED
+from rbee_worker.verify.renaming import long_rope_of, rope_divisors, state_for
 from rbee_worker.verify.whole import Trace
 
 if TYPE_CHECKING:
@@ -98,11 +99,13 @@ def hf_config(ckpt: Checkpoint) -> PretrainedConfig:
     for theirs, ours in (dialect.keys if dialect else {}).items():
         if theirs in fields and ours in given:
             given[theirs] = given[ours]
-    given |= GATHERED.get(ckpt.arch, _nothing)(ckpt)
+    gathered = GATHERED.get(ckpt.arch, _nothing)(ckpt)
+    given |= gathered
     # A file's own tensors say more of LongRoPE than its keys.
     given["rope_scaling"] = long_rope_of(ckpt) or given.get("rope_scaling")
     fixed = {"model_type", "quantization_config", *(k for k in given if _read_only(kind, k))}
-    kept = {k: v for k, v in given.items() if v is not None and k not in fixed}
+    absent = {k for k, v in given.items() if v is None and k not in gathered}
+    kept = {k: v for k, v in given.items() if k not in fixed | absent}
     # HF's default may lie outside of the vocabulary; it plays no part in a forward pass.
     return kind(**{"pad_token_id": None, **kept})
 

@@ -54,6 +54,11 @@ class Header:
         yield self.words
         del keep
 
+    def rows(self, n: int) -> Words:
+        """The words for n rows of what looks at no batch."""
+        self.words[step.N // 8] = n
+        return self.words
+
     def _write(self, batch: Batch, n: int) -> list[object]:
         """Fill the header. Returns what its addresses point to."""
         if batch.token_from is not None or batch.embeds is not None or batch.memory is not None:

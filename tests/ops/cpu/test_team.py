@@ -11,6 +11,7 @@ import pytest
 from rbee_worker.errors import UsageError
 from rbee_worker.ops.cpu.entry import Entry, words
 from rbee_worker.ops.cpu.team import Team, allowed_cores, quota, thread_count
+from rbee_worker.ops.cpu.team_memory import SLEEPERS
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +67,19 @@ def test_idle_threads_sleep(entries):
     rows, _keep = program(entries, cells, wrong, 1)
     header = np.zeros(8, np.int64)
     team.run(rows, header)
-    time.sleep(0.05)
-    before = time.process_time()
+    (thread,) = [t for t in threading.enumerate() if t.name == "rbee-cpu-1"]
+    assert thread.ident is not None
+    its_clock = time.pthread_getcpuclockid(thread.ident)  # processor time of that thread
+    before, until = time.clock_gettime(its_clock), time.monotonic() + 20
+    while team._memory[SLEEPERS // 8] == 0:
+        assert time.monotonic() < until, "an idle thread never sleeps"
+        time.sleep(0.002)
+    used = time.clock_gettime(its_clock)
+    assert used - before < 0.05  # it spins for 3 million ticks: 3 ms at 1 GHz
+    began = time.monotonic()
     time.sleep(0.3)
-    assert time.process_time() - before < 0.03
+    share = (time.clock_gettime(its_clock) - used) / (time.monotonic() - began)
+    assert share < 0.01, "an idle thread uses the processor"
     for _ in range(20):  # and they wake again
         team.run(rows, header)
         time.sleep(0.003)
