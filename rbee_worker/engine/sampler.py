@@ -50,7 +50,8 @@ class Sampler:
         self.vocab_size = vocab_size
         self._sampling = TorchSampling(torch.device(device)) if sampling is None else sampling
         self._penalties = Penalties(vocab_size, self._sampling.entries(max_seqs))
-        self._plain = np.zeros(max_seqs, dtype=bool)  # greedy, nothing applied, no logprobs
+        self._plain: set[int] = set()  # slots: greedy, nothing applied, no logprobs
+        self._scored: set[int] = set()  # slots that want logprobs
         self._greedy = np.ones(max_seqs, dtype=bool)
         self._scale = np.ones(max_seqs)  # 1 / temperature, finite
         self._top_k = np.zeros(max_seqs, dtype=np.int64)
@@ -81,7 +82,7 @@ class Sampler:
         EOS ids and exempt ids are never touched by the repetition penalty; EOS ids (unless
         ignore_eos) and stop ids cannot be drawn before min_tokens tokens are out.
         """
-        self._penalties.remove(slot)
+        self.remove(slot)
         applies = self._penalties.add(
             slot, params, prompt_ids, output_ids, eos_ids=eos_ids, exempt_ids=exempt_ids
         )
@@ -91,7 +92,10 @@ class Sampler:
         self._top_p[slot] = params.top_p
         self._min_p[slot] = params.min_p
         self._logprobs[slot] = -1 if params.logprobs is None else params.logprobs
-        self._plain[slot] = params.temperature == 0 and not applies and params.logprobs is None
+        if params.logprobs is not None:
+            self._scored.add(slot)
+        elif params.temperature == 0 and not applies:
+            self._plain.add(slot)
         self._seed[slot] = params.seed
         self._choice[slot] = choice
         self._length[slot] = len(prompt_ids) + len(output_ids)
@@ -101,7 +105,8 @@ class Sampler:
     def remove(self, slot: int) -> None:
         """The sequence in `slot` ended or was preempted. Unknown slots are fine."""
         self._penalties.remove(slot)
-        self._plain[slot] = False
+        self._plain.discard(slot)
+        self._scored.discard(slot)
 
     @torch.inference_mode()
     def sample(self, logits: Tensor, slots: Sequence[int]) -> Sampled:
@@ -113,8 +118,7 @@ class Sampler:
         assert logits.shape == (len(slots), self.vocab_size)
         assert logits.dtype == torch.float32
         where = np.asarray(slots, dtype=np.int64)
-        plain = bool(self._plain[where].all())
-        if plain:
+        if self._plain.issuperset(slots):
             ids = self._sampling.greedy(logits)
         else:
             undo = self._penalties.apply(logits, slots)
@@ -166,9 +170,9 @@ class Sampler:
         self, logits: Tensor, slots: NDArray[np.int64], ids: list[int]
     ) -> list[TokenLogprob | None]:
         result: list[TokenLogprob | None] = [None] * len(ids)
-        tops = self._logprobs[slots]
-        if tops.max(initial=-1) < 0:
+        if not self._scored:
             return result
+        tops = self._logprobs[slots]
         rows = [row for row in np.flatnonzero(tops >= 0).tolist() if ids[row] >= 0]
         if rows:
             part = logits if len(rows) == len(ids) else logits[rows]

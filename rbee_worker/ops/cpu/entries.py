@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor
 
 from rbee_worker.ops.cpu import sampling_memory as m
-from rbee_worker.ops.cpu.native import Args, Library
+from rbee_worker.ops.cpu.native import Library
 from rbee_worker.ops.cpu.team import Team, Words
 from rbee_worker.ops.sampling import FIRST_CAPACITY, Bends
+
+_RECORD = struct.Struct("=8q")
 
 
 class CpuEntries:
@@ -20,19 +23,23 @@ class CpuEntries:
 
     def __init__(self, library: Library, team: Team, max_seqs: int) -> None:
         self._team, self._max_seqs = team, max_seqs
-        self._args: list[Args] = []
+        self._keep: list[object] = []  # what addresses point to
         self._do, self._undo = (self._program(library, name) for name in ("do", "undo"))
         self._header: Words = np.zeros(2, np.int64)
         self._records: Words = np.zeros((max_seqs, m.BEND // 8), np.int64)
+        self._bytes = memoryview(self._records).cast("B")  # type: ignore[arg-type]
         self._header[m.RECORDS // 8] = self._records.ctypes.data
         self._factors = np.zeros((max_seqs, 3), np.float32)
+        self._header_at, self._factors_at = self._header.ctypes.data, self._factors.ctypes.data
         self.clear()
 
-    def _program(self, library: Library, name: str) -> Words:
+    def _program(self, library: Library, name: str) -> tuple[int, int]:
+        """Address and length of a program of one kernel."""
         kernel = library[f"bend.{name}"]
         args = kernel.pack()
-        self._args.append(args)
-        return np.array([(kernel.address, args.address, 0)], np.int64)
+        entries: Words = np.array([(kernel.address, args.address, 0)], np.int64)
+        self._keep += [args, entries]
+        return entries.ctypes.data, 1
 
     def clear(self) -> None:
         """See `Entries.clear`."""
@@ -43,6 +50,8 @@ class CpuEntries:
         self._ids = np.zeros((self._max_seqs, capacity), np.int32)
         self._values = np.zeros((self._max_seqs, 4, capacity), np.float32)
         self._before = np.zeros((self._max_seqs, capacity), np.float32)
+        self._ids_at, self._values_at = self._ids.ctypes.data, self._values.ctypes.data
+        self._before_at = self._before.ctypes.data
 
     def _grow(self, capacity: int) -> None:
         if capacity <= self._capacity:
@@ -87,21 +96,26 @@ class CpuEntries:
         """See `Entries.apply`."""
         assert logits.dtype == torch.float32
         assert logits.stride(1) == 1 or logits.shape[1] == 1
-        n = len(bends.rows)
-        rows, slots = np.array((bends.rows, bends.slots), np.int64)
-        records = self._records[:n]
-        records[:, m.BENT // 8] = logits.data_ptr() + 4 * logits.stride(0) * rows
-        records[:, m.IDS // 8] = self._ids.ctypes.data + self._ids.strides[0] * slots
-        records[:, m.VALUES // 8] = self._values.ctypes.data + self._values.strides[0] * slots
-        records[:, m.WIDTH // 8] = self._capacity
-        records[:, m.COUNT // 8] = bends.used
-        records[:, m.EARLY // 8] = bends.early
-        records[:, m.FACTORS // 8] = self._factors.ctypes.data + 12 * slots
-        records[:, m.BEFORE // 8] = self._before.ctypes.data + self._before.strides[0] * slots
-        self._header[m.ROWS // 8] = n
-        self._team.run(self._do, self._header)
-        return partial(self._put_back, logits.data_ptr())
+        at, stride, room = logits.data_ptr(), 4 * logits.stride(0), self._capacity
+        place = 0
+        for row, slot, used, early in zip(*bends[:4], strict=True):
+            _RECORD.pack_into(
+                self._bytes,
+                place,
+                at + row * stride,
+                self._ids_at + slot * room * 4,
+                self._values_at + slot * room * 16,
+                room,
+                used,
+                early,
+                self._factors_at + slot * 12,
+                self._before_at + slot * room * 4,
+            )
+            place += m.BEND
+        self._header[m.ROWS // 8] = len(bends.rows)
+        self._team.replay(*self._do, self._header_at)
+        return partial(self._put_back, at)
 
     def _put_back(self, address: int, logits: Tensor) -> None:
         assert logits.data_ptr() == address
-        self._team.run(self._undo, self._header)
+        self._team.replay(*self._undo, self._header_at)

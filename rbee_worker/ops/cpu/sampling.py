@@ -9,7 +9,9 @@ it) may the two differ.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,10 @@ from rbee_worker.types import TokenLogprob
 
 KERNELS = ("sample.scan", "sample.sums", "sample.choose", "bend.do", "bend.undo")
 
-_FLOATS = slice(m.SCALE // 8, m.U // 8 + 1)  # scale, top_p, min_p, u
+_Row = tuple[int, int, float, float, float, float, int]  # a record's words after the address
+_GREEDY: _Row = (m.GREEDY, 0, 1.0, 1.0, 0.0, 0.0, 0)
+_GIVEN = struct.Struct("=3q4dq")  # a record up to its results
+_FOUND = struct.Struct(f"={m.ID}xqdd")  # id, peak, total
 _PAIR = np.dtype([("id", np.int32), ("logit", np.float32)])
 
 
@@ -40,14 +45,16 @@ class CpuSampling:
         self._width = m.padded(blocks)
         self._scratch = _memory(team.threads * m.scratch_bytes(vocab_size))
         self._header: Words = np.zeros(2, np.int64)
+        self._header_at = self._header.ctypes.data
         self._reserve(8)
 
     def _reserve(self, rows: int) -> None:
         """Room for `rows` rows at once; the programs' addresses are of that room."""
         blocks = m.blocks(self._vocab)
-        self._records: Words = np.zeros((rows, m.RECORD // 8), np.int64)
-        self._numbers = self._records.view(np.float64)
-        self._header[m.RECORDS // 8] = self._records.ctypes.data
+        self._room = rows
+        records = _memory(rows * m.RECORD)
+        self._records = memoryview(records).cast("B")  # type: ignore[arg-type]
+        self._header[m.RECORDS // 8] = records.ctypes.data
         tops = np.full((rows, self._width), -np.inf, np.float32)
         shared: dict[str, Any] = {"vocab": self._vocab, "blocks": blocks, "width": self._width}
         groups, sums = np.zeros((rows, blocks, 16), np.float32), np.zeros((rows, blocks))
@@ -67,62 +74,57 @@ class CpuSampling:
             (self._library[f"sample.{name}"].address, args.address, int(name != "scan"))
             for name, args in (("scan", scan), ("sums", add), ("choose", choose))
         ]
-        self._program: Words = np.array(entries, np.int64)
-        self._short: Words = np.array([entries[0], entries[2]], np.int64)  # nothing to sum
+        self._entries: Words = np.array([*entries, entries[0], entries[2]], np.int64)
+        self._program = self._entries.ctypes.data, 3
+        self._short = self._program[0] + self._entries[:3].nbytes, 2  # nothing to sum
 
-    def _rows(self, logits: Tensor) -> Words:
-        """Records of the rows of logits [S, V], all greedy."""
+    def _run(self, logits: Tensor, program: tuple[int, int], rows: Iterable[_Row]) -> range:
+        """Replay over the rows of logits [S, V]; where each one's record begins, in bytes."""
         assert logits.dtype == torch.float32
         assert logits.shape[1] == self._vocab
         assert logits.stride(1) == 1 or self._vocab == 1
         n = logits.shape[0]
-        if n > len(self._records):
+        if n > self._room:
             self._reserve(n)
-        records = self._records[:n]
-        first, stride = logits.data_ptr(), 4 * logits.stride(0)
-        records[:, m.LOGITS // 8] = range(first, first + n * stride, stride) if n > 1 else first
-        records[:, m.KIND // 8] = m.GREEDY
+        at, stride = logits.data_ptr(), 4 * logits.stride(0)
+        places = range(0, n * m.RECORD, m.RECORD)
+        for place, row in zip(places, rows, strict=True):
+            _GIVEN.pack_into(self._records, place, at, *row)
+            at += stride
         self._header[m.ROWS // 8] = n
-        return records
+        self._team.replay(*program, self._header_at)
+        return places
 
     def greedy(self, logits: Tensor) -> list[int]:
         """See `Sampling.greedy`."""
-        records = self._rows(logits)
-        self._team.run(self._short, self._header)
-        found: list[int] = records[:, m.ID // 8].tolist()
-        return found
+        places = self._run(logits, self._short, [_GREEDY] * logits.shape[0])
+        return [_FOUND.unpack_from(self._records, place)[0] for place in places]
 
     def choose(self, logits: Tensor, cuts: Cuts, greedy: Bools) -> list[int]:
         """See `Sampling.choose`."""
-        records = self._rows(logits)
-        n = len(records)
-        records[:, m.KIND // 8] = ~greedy  # DRAW is 1
-        records[:, m.TOP_K // 8] = np.where(cuts.top_k < self._vocab, cuts.top_k, 0)
-        self._numbers[:n, _FLOATS] = np.stack((cuts.scale, cuts.top_p, cuts.min_p, cuts.u), axis=1)
-        self._team.run(self._program, self._header)
-        found: list[int] = records[:, m.ID // 8].tolist()
-        return found
+        scale, top_k, top_p, min_p, u = (column.tolist() for column in cuts)
+        top_k = [k if k < self._vocab else 0 for k in top_k]
+        kinds = [m.GREEDY if cold else m.DRAW for cold in greedy.tolist()]
+        rows = zip(kinds, top_k, scale, top_p, min_p, u, repeat(0))
+        places = self._run(logits, self._program, rows)
+        return [_FOUND.unpack_from(self._records, place)[0] for place in places]
 
     def score(self, logits: Tensor, ids: Sequence[int], tops: Sequence[int]) -> list[TokenLogprob]:
         """See `Sampling.score`."""
-        records = self._rows(logits)
-        n, most = len(records), min(max(tops, default=0), self._vocab)
-        best = np.zeros((n, most), _PAIR)
-        records[:, m.KIND // 8] = m.SCORE
-        records[:, m.TOP_K // 8] = np.minimum(tops, self._vocab)
-        records[:, m.BEST // 8] = best.ctypes.data + best.strides[0] * np.arange(n)
-        self._numbers[:n, _FLOATS] = (1.0, 1.0, 0.0, 0.0)
-        self._team.run(self._program, self._header)
-        peaks = self._numbers[:n, m.PEAK // 8].tolist()
-        totals = self._numbers[:n, m.TOTAL // 8].tolist()
-        chosen = logits.numpy()[np.arange(n), list(ids)].tolist()
-        places, values = best["id"].tolist(), best["logit"].tolist()
+        counts = [min(top, self._vocab) for top in tops]
+        best = [np.zeros(count, _PAIR) for count in counts]
+        rows = [
+            (m.SCORE, count, 1.0, 1.0, 0.0, 0.0, pairs.ctypes.data)
+            for count, pairs in zip(counts, best, strict=True)
+        ]
+        places = self._run(logits, self._program, rows)
+        chosen = logits.numpy()[np.arange(len(counts)), list(ids)].tolist()
         result = []
-        for i, (peak, total) in enumerate(zip(peaks, totals, strict=True)):
+        for place, pairs, token, value in zip(places, best, ids, chosen, strict=True):
+            _, peak, total = _FOUND.unpack_from(self._records, place)
             norm = math.log(total)
-            pairs = zip(places[i][: tops[i]], values[i][: tops[i]], strict=True)
-            top = tuple((token, _log(value, peak, norm)) for token, value in pairs)
-            result.append(TokenLogprob(id=ids[i], logprob=_log(chosen[i], peak, norm), top=top))
+            top = tuple((other, _log(logit, peak, norm)) for other, logit in pairs.tolist())
+            result.append(TokenLogprob(id=token, logprob=_log(value, peak, norm), top=top))
         return result
 
     def entries(self, max_seqs: int) -> CpuEntries:
