@@ -175,8 +175,8 @@ class Sampler:
         tops = self._logprobs[slots]
         rows = [row for row in np.flatnonzero(tops >= 0).tolist() if ids[row] >= 0]
         if rows:
-            part = logits if len(rows) == len(ids) else logits[rows]
-            scores = self._sampling.score(part, [ids[row] for row in rows], tops[rows].tolist())
+            chosen, counts = [ids[row] for row in rows], tops[rows].tolist()
+            scores = self._sampling.score(logits, chosen, counts, rows)
             for row, one in zip(rows, scores, strict=True):
                 result[row] = one
         return result

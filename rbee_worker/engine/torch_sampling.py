@@ -52,9 +52,16 @@ class TorchSampling:
                 ids[row] = token
         return ids
 
-    def score(self, logits: Tensor, ids: Sequence[int], tops: Sequence[int]) -> list[TokenLogprob]:
+    def score(
+        self,
+        logits: Tensor,
+        ids: Sequence[int],
+        tops: Sequence[int],
+        rows: Sequence[int] | None = None,
+    ) -> list[TokenLogprob]:
         """See `Sampling.score`."""
-        return score(logits, ids, tops)
+        some = rows is not None and len(rows) < logits.shape[0]
+        return score(logits[rows] if some else logits, ids, tops)
 
     def entries(self, max_seqs: int) -> TorchEntries:
         """See `Sampling.entries`."""

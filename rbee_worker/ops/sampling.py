@@ -101,9 +101,16 @@ class Sampling(Protocol):
         """One id a row: greedy rows' as above, others' drawn as `engine/filters.py` defines."""
         ...
 
-    def score(self, logits: Tensor, ids: Sequence[int], tops: Sequence[int]) -> list[TokenLogprob]:
-        """Log-probability of ids[i] and of the tops[i] likeliest tokens of row i, the likeliest
-        first, ties: the lower id first. float64; -inf scores -inf, a row with nan scores nan."""
+    def score(
+        self,
+        logits: Tensor,
+        ids: Sequence[int],
+        tops: Sequence[int],
+        rows: Sequence[int] | None = None,
+    ) -> list[TokenLogprob]:
+        """Log-probability of ids[i] and of the tops[i] likeliest tokens of row rows[i] (None: of
+        all rows), the likeliest first, ties: the lower id first. float64; -inf scores -inf, a row
+        with nan scores nan."""
         ...
 
     def entries(self, max_seqs: int) -> Entries:

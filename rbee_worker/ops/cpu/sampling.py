@@ -78,26 +78,31 @@ class CpuSampling:
         self._program = self._entries.ctypes.data, 3
         self._short = self._program[0] + self._entries[:3].nbytes, 2  # nothing to sum
 
-    def _run(self, logits: Tensor, program: tuple[int, int], rows: Iterable[_Row]) -> range:
-        """Replay over the rows of logits [S, V]; where each one's record begins, in bytes."""
+    def _run(
+        self, logits: Tensor, records: Iterable[_Row], rows: Sequence[int], *, sums: bool = True
+    ) -> range:
+        """Replay over some rows of logits [S, V]; where each one's record begins, in bytes.
+
+        sums: may any row need the sum of its weights?
+        """
         assert logits.dtype == torch.float32
         assert logits.shape[1] == self._vocab
         assert logits.stride(1) == 1 or self._vocab == 1
-        n = logits.shape[0]
-        if n > self._room:
-            self._reserve(n)
-        at, stride = logits.data_ptr(), 4 * logits.stride(0)
-        places = range(0, n * m.RECORD, m.RECORD)
-        for place, row in zip(places, rows, strict=True):
-            _GIVEN.pack_into(self._records, place, at, *row)
-            at += stride
-        self._header[m.ROWS // 8] = n
-        self._team.replay(*program, self._header_at)
+        if len(rows) > self._room:
+            self._reserve(len(rows))
+        at, stride, last = logits.data_ptr(), 4 * logits.stride(0), logits.shape[0] - 1
+        places = range(0, len(rows) * m.RECORD, m.RECORD)
+        for place, row, record in zip(places, rows, records, strict=True):
+            assert 0 <= row <= last
+            _GIVEN.pack_into(self._records, place, at + row * stride, *record)
+        self._header[m.ROWS // 8] = len(rows)
+        self._team.replay(*(self._program if sums else self._short), self._header_at)
         return places
 
     def greedy(self, logits: Tensor) -> list[int]:
         """See `Sampling.greedy`."""
-        places = self._run(logits, self._short, [_GREEDY] * logits.shape[0])
+        rows = range(logits.shape[0])
+        places = self._run(logits, repeat(_GREEDY, len(rows)), rows, sums=False)
         return [_FOUND.unpack_from(self._records, place)[0] for place in places]
 
     def choose(self, logits: Tensor, cuts: Cuts, greedy: Bools) -> list[int]:
@@ -105,20 +110,27 @@ class CpuSampling:
         scale, top_k, top_p, min_p, u = (column.tolist() for column in cuts)
         top_k = [k if k < self._vocab else 0 for k in top_k]
         kinds = [m.GREEDY if cold else m.DRAW for cold in greedy.tolist()]
-        rows = zip(kinds, top_k, scale, top_p, min_p, u, repeat(0))
-        places = self._run(logits, self._program, rows)
+        records = zip(kinds, top_k, scale, top_p, min_p, u, [0] * len(u), strict=True)
+        places = self._run(logits, records, range(logits.shape[0]))
         return [_FOUND.unpack_from(self._records, place)[0] for place in places]
 
-    def score(self, logits: Tensor, ids: Sequence[int], tops: Sequence[int]) -> list[TokenLogprob]:
+    def score(
+        self,
+        logits: Tensor,
+        ids: Sequence[int],
+        tops: Sequence[int],
+        rows: Sequence[int] | None = None,
+    ) -> list[TokenLogprob]:
         """See `Sampling.score`."""
+        which = range(logits.shape[0]) if rows is None else rows
         counts = [min(top, self._vocab) for top in tops]
         best = [np.zeros(count, _PAIR) for count in counts]
-        rows = [
+        records = [
             (m.SCORE, count, 1.0, 1.0, 0.0, 0.0, pairs.ctypes.data)
             for count, pairs in zip(counts, best, strict=True)
         ]
-        places = self._run(logits, self._program, rows)
-        chosen = logits.numpy()[np.arange(len(counts)), list(ids)].tolist()
+        places = self._run(logits, records, which)
+        chosen = logits.numpy()[list(which), list(ids)].tolist()
         result = []
         for place, pairs, token, value in zip(places, best, ids, chosen, strict=True):
             _, peak, total = _FOUND.unpack_from(self._records, place)
