@@ -13,7 +13,6 @@ import numpy as np
 from llvmlite import ir
 
 from rbee_worker.ops.cpu import emit as e
-from rbee_worker.ops.cpu import simd as s
 from rbee_worker.ops.cpu.kernel import device
 from rbee_worker.ops.cpu.simd import F32x16, Int, Ptr, Void, op
 
@@ -26,13 +25,10 @@ else:
     Double = e.f64
 
 
-def _wide(value: int) -> ir.Constant:
-    return ir.Constant(_I64, [value] * e.LANES)
-
-
-def _power_of_two(b: e.Builder, n: e.Value) -> e.Value:
-    """2^n of integers -1022 .. 1023 (I32): the exponent's bits."""
-    return b.bitcast(b.shl(b.add(b.sext(n, _I64), _wide(1023)), _wide(52)), F64x16)
+def _times_two_to(b: e.Builder, p: e.Value, t: e.Value) -> e.Value:
+    """p * 2^n, where n are the low bits of t: added to the exponent's bits."""
+    n = b.shl(b.bitcast(t, _I64), ir.Constant(_I64, [52] * e.LANES))
+    return b.bitcast(b.add(b.bitcast(p, _I64), n), F64x16)
 
 
 get_f64 = op(Double, Ptr)(lambda b, p: e.load(b, p, e.f64, 8))
@@ -47,18 +43,13 @@ mul = op(F64x16, F64x16, F64x16)(lambda b, x, y: b.fmul(x, y))
 fma = op(F64x16, F64x16, F64x16, F64x16)(
     lambda b, x, y, z: e.call(b, "llvm.fma.v16f64", F64x16, (x, y, z))
 )
-maximum = op(F64x16, F64x16, F64x16)(e.maximum)
-nearest = op(F64x16, F64x16)(lambda b, v: e.call(b, "llvm.rint.v16f64", F64x16, (v,)))
+minimum = op(F64x16, F64x16, F64x16)(e.minimum)  # y where either is nan
 total = op(Double, F64x16)(lambda b, v: e.tree(b, v, lambda c, x, y: c.fadd(x, y)))
 lane0 = op(Double, F64x16)(lambda b, v: b.extract_element(v, ir.Constant(e.i32, 0)))
 where_less = op(F64x16, F64x16, F64x16, F64x16, F64x16)(  # x < y ? yes : no
     lambda b, x, y, yes, no: b.select(b.fcmp_ordered("<", x, y), yes, no)
 )
-where_nan = op(F64x16, F64x16, F64x16, F64x16)(
-    lambda b, x, yes, no: b.select(b.fcmp_unordered("uno", x, x), yes, no)
-)
-_to_i32 = op(s.I32x16, F64x16)(lambda b, v: b.fptosi(v, e.I32))
-_two_to = op(F64x16, s.I32x16)(_power_of_two)
+_times_two = op(F64x16, F64x16, F64x16)(_times_two_to)
 # lanes below a number of lanes keep their value, the others get 0
 first_lanes = op(F64x16, F64x16, Int)(
     lambda b, v, n: b.select(
@@ -70,19 +61,20 @@ first_lanes = op(F64x16, F64x16, Int)(
 
 LN2_HIGH = float.fromhex("0x1.62e42fefa38p-1")  # 11 zero bits at the end: exact times any n here
 LN2_LOW = float.fromhex("0x1.ef35793c76730p-45")  # the rest of ln 2
+_SHIFT = 1.5 * 2.0**52
 _TERMS = tuple(1 / math.factorial(n) for n in range(13, -1, -1))
 
 
 @device
 def exp(x: Any) -> Any:
-    """e^x for x <= 0 within 1 ulp; below -745.2 it is 0.
+    """e^x for x <= 0 within 1 ulp; below -707, near the last normal number, it is 0.
 
-    e^x = 2^n e^r with n = round(x / ln 2); Taylor's series of e^r to r^13 (|r| < 0.347, so the rest
-    is below 5e-18); 2^n in two factors so that subnormals come out right.
+    e^x = 2^n e^r with n = round(x / ln 2), which adding a number of 52 bits does and leaves in the
+    sum's low bits; Taylor's series of e^r to r^13 (|r| < 0.347, so the rest is below 5e-18).
     """
-    y = maximum(x, fill(f64(-746.0)))
-    n = nearest(mul(y, fill(f64(1.4426950408889634))))
-    r = fma(n, fill(f64(-LN2_HIGH)), y)
+    t = fma(x, fill(f64(1.4426950408889634)), fill(f64(_SHIFT)))
+    n = sub(t, fill(f64(_SHIFT)))
+    r = fma(n, fill(f64(-LN2_HIGH)), x)
     r = fma(n, fill(f64(-LN2_LOW)), r)
     p = fill(f64(_TERMS[0]))
     p = fma(p, r, fill(f64(_TERMS[1])))
@@ -98,9 +90,7 @@ def exp(x: Any) -> Any:
     p = fma(p, r, fill(f64(_TERMS[11])))
     p = fma(p, r, fill(f64(_TERMS[12])))
     p = fma(p, r, fill(f64(_TERMS[13])))
-    i = _to_i32(n)
-    low = s.sar(i, 1)
-    return mul(mul(p, _two_to(low)), _two_to(s.isub(i, low)))
+    return where_less(x, fill(f64(-707.0)), fill(f64(0.0)), _times_two(p, t))
 
 
 @device
@@ -109,6 +99,5 @@ def weigh(z: Any, top: Any, scale: Any) -> Any:
 
     top is the row's maximum. Where it is +inf, tokens at +inf weigh 1 and all others 0.
     """
-    x = sub(widen(z), top)
-    x = where_nan(x, fill(f64(0.0)), x)  # inf - inf
+    x = minimum(sub(widen(z), top), fill(f64(0.0)))  # inf - inf becomes 0
     return exp(mul(x, scale))

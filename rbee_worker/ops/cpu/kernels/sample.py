@@ -76,7 +76,8 @@ def _block(
     peak, by, low = d.fill(top), d.fill(scale), d.fill(least)
     for i in range(0, s.smaller(left, BLOCK), 16):
         w = d.weigh(load_upto(z + 4 * i, left - i), peak, by)
-        w = d.where_less(w, low, d.fill(f64(0.0)), w)
+        if least > f64(0.0):
+            w = d.where_less(w, low, d.fill(f64(0.0)), w)
         if left - i < 16:
             w = d.first_lanes(w, left - i)
         if to != 0:
