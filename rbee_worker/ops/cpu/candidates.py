@@ -3,9 +3,9 @@
 Comparisons are exact and a list is in ascending ids, so nothing here depends on how a row was
 shared among threads. A value is ordered by its bits (`_key`), -0 and 0 being equal.
 
-A thread's scratch, `width` = `padded(vocabulary)`: weights float64 [width], then six arrays of
-4 bytes a place (values, ids, and keys and order twice, to sort from one into the other), then the
-sort's 256 counters.
+A thread's scratch, `width` = `padded(vocabulary)`: weights float64 [width], then arrays of 4 bytes
+a place: values, ids, keys and order twice (to sort from one into the other), values and places of a
+part of the list; then 256 counters of 8 bytes.
 """
 
 from __future__ import annotations
@@ -46,12 +46,36 @@ def bits_upto(p: Ptr, left: Int, least: Float) -> Int:
 
 
 @device
+def peak(tops: Ptr, width: Int) -> Float:
+    """The maximum of a row, nan if it has one. tops [width]: of its blocks, -inf after them."""
+    top, bad = s.fill(f32(-np.inf)), s.zeros()
+    for i in range(0, width, 16):
+        v = s.load_f32(tops + 4 * i)
+        top, bad = s.maximum(v, top), s.where_nan(v, v, bad)
+    wrong = s.total(bad)
+    return wrong if wrong != wrong else s.largest(top)
+
+
+@device
 def _count(x: Ptr, count: Int, least: Float) -> Int:
     """How many of x [count] are >= least."""
     found = 0
     for i in range(0, count, 16):
         found += s.count_bits(bits_upto(x + 4 * i, count - i, least))
     return found
+
+
+@apart
+def first_equal(z: Ptr, vocab: Int, tops: Ptr, top: Float) -> Int:
+    """The lowest id whose logit is the maximum."""
+    for first in range(0, vocab, BLOCK):
+        if s.get_f32(tops) == top:
+            for i in range(first, s.smaller(first + BLOCK, vocab), 16):
+                bits = bits_upto(z + 4 * i, vocab - i, top)
+                if bits != 0:
+                    return i + s.lowest_bit(bits)
+        tops += 4
+    return -1
 
 
 @apart
@@ -146,6 +170,52 @@ def weights(values: Ptr, m: Int, top: Double, scale: Double, to: Ptr) -> None:
     for i in range(0, m, 16):
         w = d.weigh(s.load_f32(values + 4 * i), d.fill(top), d.fill(scale))
         d.store(to + 8 * i, w)
+
+
+@device
+def _bucket(value: Float, top: Float, by: Float) -> Int:
+    """Which of 256 equal steps below the maximum a value lies in."""
+    return s.smaller(s.truncated((top - value) * by), 255)
+
+
+@apart
+def fewest(
+    values: Ptr, m: Int, w: Ptr, width: Int, least: Float, top: Float, target: Double
+) -> None:
+    """Make 0 the weights of all but the fewest largest values [m] whose weights reach the target.
+
+    For long lists, all of them finite and >= least: weights are added up by buckets of values, and
+    only the bucket in which the target lies is sorted.
+    """
+    keys, part = values + 8 * width, values + 24 * width
+    places, masses = part + 4 * width, part + 8 * width
+    by = f32(255.0) / (top - least) if top > least else f32(0.0)
+    for b in range(256):
+        d.set_f64(masses + 8 * b, f64(0.0))
+    for i in range(m):
+        at = masses + 8 * _bucket(s.get_f32(values + 4 * i), top, by)
+        d.set_f64(at, d.get_f64(at) + d.get_f64(w + 8 * i))
+    border, sums = 0, f64(0.0)
+    while border < 256 and sums + d.get_f64(masses + 8 * border) < target:
+        sums = sums + d.get_f64(masses + 8 * border)
+        border += 1
+    n = 0
+    for i in range(m):
+        b = _bucket(s.get_f32(values + 4 * i), top, by)
+        x = d.get_f64(w + 8 * i)
+        d.set_f64(w + 8 * i, x if b <= border else f64(0.0))  # no branch: it could not be foreseen
+        if b == border:
+            s.copy_i32(part + 4 * n, values + 4 * i)
+            s.set_i32(places + 4 * n, i)
+            n += 1
+    order, keys2 = keys + 4 * width, keys + 8 * width
+    found = descending(part, n, keys, order, keys2, keys + 12 * width, masses)
+    for i in range(n):
+        at = w + 8 * s.get_i32(places + 4 * s.get_i32(found + 4 * i))
+        x = d.get_f64(at)
+        if sums >= target:
+            d.set_f64(at, f64(0.0))
+        sums = sums + x
 
 
 @device

@@ -52,4 +52,4 @@ def padded(count: int) -> int:
 
 def scratch_bytes(vocab: int) -> int:
     """Bytes of a thread's scratch, see `candidates.Scratch`."""
-    return 8 * padded(vocab) + 6 * 4 * padded(vocab) + 8 * 256 + 64
+    return 8 * padded(vocab) + 8 * 4 * padded(vocab) + 8 * 256 + 64

@@ -188,6 +188,7 @@ fma_f32 = op(Float, Float, Float, Float)(
     lambda b, x, y, z: e.call(b, "llvm.fma.f32", e.f32, (x, y, z))
 )
 bits_f32 = op(Float, Int)(lambda b, x: b.bitcast(b.trunc(x, e.i32), e.f32))
+truncated = op(Int, Float)(lambda b, x: b.fptosi(x, e.i64))
 f32_bits = op(Int, Float)(lambda b, x: b.sext(b.bitcast(x, e.i32), e.i64))
 count_bits = op(Int, Int)(lambda b, x: e.call(b, "llvm.ctpop.i64", e.i64, (x,)))
 lowest_bit = op(Int, Int)(  # its number; x is not 0

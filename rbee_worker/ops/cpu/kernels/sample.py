@@ -25,7 +25,7 @@ f32 = np.float32
 f64 = np.float64
 NONE = f32(-np.inf)
 REACH = 64  # a nucleus is looked for among this many tokens, then among
-MORE = 1024  # these, then among all that can be in it
+MORE = 1024  # these, then among all that can be in it, which is done in another way
 
 
 def _scan(
@@ -54,17 +54,6 @@ def _scan(
         s.store_f32(groups + 64 * item, top)
         most, wrong = s.largest(top), s.total(bad)
         s.set_f32(tops + 4 * (row * width + block), wrong if wrong != wrong else most)
-
-
-@device
-def _peak(tops: Ptr, width: Int) -> Float:
-    """The maximum of a row, nan if it has one."""
-    top, bad = s.fill(NONE), s.zeros()
-    for i in range(0, width, 16):
-        v = s.load_f32(tops + 4 * i)
-        top, bad = s.maximum(v, top), s.where_nan(v, v, bad)
-    wrong = s.total(bad)
-    return wrong if wrong != wrong else s.largest(top)
 
 
 @device
@@ -116,24 +105,11 @@ def _sums(
         needs = kind == r.SCORE or (kind == r.DRAW and s.get_i64(record + r.TOP_K) == 0)
         if needs:
             if row != before:
-                before, top = row, f64(_peak(tops + 4 * row * width, width))
+                before, top = row, f64(c.peak(tops + 4 * row * width, width))
             z = s.get_i64(record + r.LOGITS) + 4 * block * BLOCK
             scale, least = d.get_f64(record + r.SCALE), _least(record)
             mass = _block(z, vocab - block * BLOCK, top, scale, least, 0)
             d.set_f64(sums + 8 * item, mass)
-
-
-@apart
-def _first(z: Ptr, vocab: Int, tops: Ptr, top: Float) -> Int:
-    """The lowest id whose logit is the maximum."""
-    for first in range(0, vocab, BLOCK):
-        if s.get_f32(tops) == top:
-            for i in range(first, s.smaller(first + BLOCK, vocab), 16):
-                bits = c.bits_upto(z + 4 * i, vocab - i, top)
-                if bits != 0:
-                    return i + s.lowest_bit(bits)
-        tops += 4
-    return -1
 
 
 @apart
@@ -186,6 +162,29 @@ def _kept(record: Ptr, w: Ptr, order: Ptr, upto: Int, target: Double) -> Int:
 
 
 @apart
+def _many(
+    record: Ptr, vocab: Int, tops: Ptr, top: Float, total: Double, w: Ptr, width: Int
+) -> Int:  # fmt: skip
+    """A row with top_p whose nucleus is large: listed is all that can be in it."""
+    z, top_p = s.get_i64(record + r.LOGITS), d.get_f64(record + r.TOP_P)
+    peak, scale, min_p = f64(top), d.get_f64(record + r.SCALE), d.get_f64(record + r.MIN_P)
+    values = w + 8 * width
+    ids = values + 4 * width
+    # Were all tokens that weigh less together, top_p would still be reached without them.
+    rest = (f64(1.0) - top_p) * total / f64(vocab)
+    least = c.lightest(peak, scale, rest * f64(1.0 - 1e-9))
+    m = c.gather(z, vocab, tops, least, values, ids)
+    c.weights(values, m, peak, scale, w)
+    c.fewest(values, m, w, width, least, top, top_p * total)
+    if min_p > f64(0.0):
+        for i in range(m):
+            if d.get_f64(w + 8 * i) < min_p:
+                d.set_f64(w + 8 * i, f64(0.0))
+    target = d.get_f64(record + r.U) * c.running(w, m)
+    return s.get_i32(ids + 4 * c.walk(w, m, f64(0.0), target))
+
+
+@apart
 def _sorted(
     record: Ptr, vocab: Int, blocks: Int, tops: Ptr, groups: Ptr, top: Float, total: Double,
     w: Ptr, width: Int,
@@ -196,18 +195,14 @@ def _sorted(
     values = w + 8 * width
     ids, keys = values + 4 * width, values + 8 * width
     order, keys2, order2 = keys + 4 * width, keys + 8 * width, keys + 12 * width
-    counts = keys + 16 * width
+    counts = values + 32 * width
     want = top_k if top_k > 0 else REACH
     least, m, kept = f32(0.0), 0, -1
     found = order
     while kept < 0:
-        if top_k > 0 or want <= MORE:
-            least = _reach(z, vocab, blocks, groups, top, want)
-        elif want == 16 * MORE:  # all that weigh less cannot be what top_p needs
-            rest = (f64(1.0) - d.get_f64(record + r.TOP_P)) * total / f64(vocab)
-            least = c.lightest(peak, scale, rest * f64(1.0 - 1e-9))
-        else:
-            least = c.LOWEST
+        if want > MORE and top_k == 0:
+            return _many(record, vocab, tops, top, total, w, width)
+        least = _reach(z, vocab, blocks, groups, top, want)
         m = c.gather(z, vocab, tops, least, values, ids)
         c.weights(values, m, peak, scale, w)
         found = c.descending(values, m, keys, order, keys2, order2, counts)
@@ -241,7 +236,7 @@ def _best(
     if want > 0 and top > NONE:
         least = _reach(z, vocab, blocks, groups, top, want)
         m = c.gather(z, vocab, tops, least, values, ids)
-        found = c.descending(values, m, keys, order, keys2, order2, keys + 16 * width)
+        found = c.descending(values, m, keys, order, keys2, order2, values + 32 * width)
         n = s.smaller(m, want)
         for i in range(n):
             _put(best, i, s.get_i32(ids + 4 * s.get_i32(found + 4 * i)), z)
@@ -265,13 +260,13 @@ def _choose(
         kind = s.get_i64(record + r.KIND)
         of_row, of_groups = tops + 4 * row * width, groups + 64 * row * blocks
         of_sums = sums + 8 * row * blocks
-        top, token = _peak(of_row, width), -1
+        top, token = c.peak(of_row, width), -1
         peak, total = f64(np.nan), f64(np.nan)
         z = s.get_i64(record + r.LOGITS)
         if top > NONE:  # False for nan
             peak = f64(top)
             if kind == r.GREEDY:
-                token = _first(z, vocab, of_row, top)
+                token = c.first_equal(z, vocab, of_row, top)
             else:
                 if kind == r.SCORE or s.get_i64(record + r.TOP_K) == 0:
                     total = c.running(of_sums, blocks)
