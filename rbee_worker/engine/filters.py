@@ -13,7 +13,7 @@ device; what is narrow (a shortlist, sums of blocks) on the host, in one order, 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,25 +31,11 @@ from rbee_worker.engine.rows import (
     running_sum,
     take,
 )
-
-Ints = NDArray[np.int64]
+from rbee_worker.ops.sampling import Cuts, Ints
 
 # A row is tried with this many of its largest logits, then with all: a nucleus is mostly small.
 # Which one decides a row depends on that row alone.
 REACH = (64, 1024)
-
-
-class Cuts(NamedTuple):
-    """Parameters of R rows, each [R]."""
-
-    scale: Floats  # 1 / temperature
-    top_k: Ints  # 0 = off
-    top_p: Floats  # 1 = off
-    min_p: Floats  # 0 = off
-    u: Floats  # the uniform number of the draw
-
-    def at(self, rows: Ints) -> Cuts:
-        return Cuts(*(column[rows] for column in self))  # type: ignore[arg-type]
 
 
 def draw(z: Tensor, cuts: Cuts) -> Ints:

@@ -77,7 +77,7 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
     runnable = executable(
         model, ops, settings=settings, kv_dtype=ahead.kv_dtype, longest=plan.context
     )
-    runner = _runner(runnable, tensors, settings, ops.device)
+    runner = _runner(runnable, tensors, settings, ops)
     engine = Engine(
         runner,
         pool,
@@ -114,9 +114,10 @@ def _notes(settings: Settings) -> tuple[str, ...]:
     return (note,) if note else ()
 
 
-def _runner(model: Model, tensors: StateTensors, settings: Settings, device: str) -> Runner:
-    sampler = TimedSampler if settings.trace else Sampler
-    made = sampler(model.vocab_size, settings.max_seqs, device)
+def _runner(model: Model, tensors: StateTensors, settings: Settings, ops: Ops) -> Runner:
+    sampler, device = TimedSampler if settings.trace else Sampler, ops.device
+    sampling = ops.sampling(model.vocab_size)
+    made = sampler(model.vocab_size, settings.max_seqs, device, sampling)
     if isinstance(made, TimedSampler):
         return TimedRunner(model, tensors, made, max_seqs=settings.max_seqs, device=device)
     return Runner(model, tensors, made, max_seqs=settings.max_seqs, device=device)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from rbee_worker.engine.batch import ScoreRows, build_batch
-from rbee_worker.engine.logprobs import score
 from rbee_worker.engine.messages import StepTimes
 from rbee_worker.engine.scheduler import Chunk
 from rbee_worker.engine.sequence import Sequence
@@ -124,5 +123,5 @@ class Runner:
         for i in range(0, len(part.targets), SCORE_ROWS):
             logits = self._model.head(hidden[i : i + SCORE_ROWS])
             targets = part.targets[i : i + SCORE_ROWS]
-            found += score(logits, targets, [top] * len(targets))
+            found += self._sampler.score(logits, targets, [top] * len(targets))
         return Scores(part.chunk, tuple(found))

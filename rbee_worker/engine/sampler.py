@@ -1,4 +1,4 @@
-"""From logits to one token a row: prepare on the host, run on the device, all rows together.
+"""From logits to one token a row: prepared here, done by the backend, all rows together.
 
 Order of operations: logit_bias, penalties (repetition, presence, frequency), temperature, top_k,
 top_p, min_p, draw. Temperature 0 is the argmax after bias and penalties, ties to the lower id. A
@@ -18,11 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rbee_worker.engine.filters import Cuts, draw
-from rbee_worker.engine.logprobs import score
 from rbee_worker.engine.penalties import Penalties
 from rbee_worker.engine.random import uniforms
-from rbee_worker.engine.rows import argmax
+from rbee_worker.engine.torch_sampling import TorchSampling
+from rbee_worker.ops.sampling import Cuts, Sampling
 from rbee_worker.types import SamplingParams, TokenLogprob
 
 _AHEAD = 64  # uniform numbers computed at once for a slot
@@ -40,11 +39,19 @@ class Sampled:
 class Sampler:
     """Parameters and penalty state by slot; `sample` draws and counts."""
 
-    def __init__(self, vocab_size: int, max_seqs: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        vocab_size: int,
+        max_seqs: int,
+        device: torch.device | str = "cpu",
+        sampling: Sampling | None = None,
+    ) -> None:
+        """sampling: the backend's own; None: torch's, on `device`."""
         self.vocab_size = vocab_size
-        self._device = torch.device(device)
-        self._penalties = Penalties(vocab_size, max_seqs, self._device)
-        self._plain = np.zeros(max_seqs, dtype=bool)  # greedy, nothing applied, no logprobs
+        self._sampling = TorchSampling(torch.device(device)) if sampling is None else sampling
+        self._penalties = Penalties(vocab_size, self._sampling.entries(max_seqs))
+        self._plain: set[int] = set()  # slots: greedy, nothing applied, no logprobs
+        self._scored: set[int] = set()  # slots that want logprobs
         self._greedy = np.ones(max_seqs, dtype=bool)
         self._scale = np.ones(max_seqs)  # 1 / temperature, finite
         self._top_k = np.zeros(max_seqs, dtype=np.int64)
@@ -75,7 +82,7 @@ class Sampler:
         EOS ids and exempt ids are never touched by the repetition penalty; EOS ids (unless
         ignore_eos) and stop ids cannot be drawn before min_tokens tokens are out.
         """
-        self._penalties.remove(slot)
+        self.remove(slot)
         applies = self._penalties.add(
             slot, params, prompt_ids, output_ids, eos_ids=eos_ids, exempt_ids=exempt_ids
         )
@@ -85,7 +92,10 @@ class Sampler:
         self._top_p[slot] = params.top_p
         self._min_p[slot] = params.min_p
         self._logprobs[slot] = -1 if params.logprobs is None else params.logprobs
-        self._plain[slot] = params.temperature == 0 and not applies and params.logprobs is None
+        if params.logprobs is not None:
+            self._scored.add(slot)
+        elif params.temperature == 0 and not applies:
+            self._plain.add(slot)
         self._seed[slot] = params.seed
         self._choice[slot] = choice
         self._length[slot] = len(prompt_ids) + len(output_ids)
@@ -95,7 +105,8 @@ class Sampler:
     def remove(self, slot: int) -> None:
         """The sequence in `slot` ended or was preempted. Unknown slots are fine."""
         self._penalties.remove(slot)
-        self._plain[slot] = False
+        self._plain.discard(slot)
+        self._scored.discard(slot)
 
     @torch.inference_mode()
     def sample(self, logits: Tensor, slots: Sequence[int]) -> Sampled:
@@ -107,36 +118,34 @@ class Sampler:
         assert logits.shape == (len(slots), self.vocab_size)
         assert logits.dtype == torch.float32
         where = np.asarray(slots, dtype=np.int64)
-        if self._plain[where].all():
-            ids = _greedy(logits)
+        if self._plain.issuperset(slots):
+            ids = self._sampling.greedy(logits)
         else:
             undo = self._penalties.apply(logits, slots)
             ids = self._choose(logits, where)
             if undo is not None:
                 undo(logits)
-        good = [row for row, token in enumerate(ids) if token >= 0]
-        errors = {} if len(good) == len(ids) else _explain(logits, ids)
-        done = where if not errors else where[good]
-        self._length[done] += 1
-        self._penalties.push([slots[row] for row in good], [ids[row] for row in good])
+        if min(ids, default=0) >= 0:
+            errors: dict[int, str] = {}
+            self._length[where] += 1
+            self._penalties.push(slots, ids)
+        else:
+            errors = _explain(logits, ids)
+            good = [row for row, token in enumerate(ids) if token >= 0]
+            self._length[where[good]] += 1
+            self._penalties.push([slots[row] for row in good], [ids[row] for row in good])
         return Sampled(ids, self._score(logits, where, ids), errors)
+
+    def score(self, logits: Tensor, ids: Sequence[int], tops: Sequence[int]) -> list[TokenLogprob]:
+        """Log-probabilities of given tokens: see `Sampling.score`."""
+        return self._sampling.score(logits, ids, tops)
 
     def _choose(self, logits: Tensor, slots: NDArray[np.int64]) -> list[int]:
         """Ids [S]; -1 for rows without an answer. `logits` have bias and penalties applied."""
         greedy = self._greedy[slots]
         if greedy.all():
-            return _greedy(logits)
-        if not greedy.any():
-            drawn: list[int] = draw(logits, self._cuts(slots)).tolist()
-            return drawn
-        ids = [-1] * len(slots)
-        hot, cold = np.flatnonzero(~greedy), np.flatnonzero(greedy)
-        for row, token in zip(cold.tolist(), _greedy(logits[cold]), strict=True):
-            ids[row] = token
-        found = draw(logits[hot], self._cuts(slots[hot])).tolist()
-        for row, token in zip(hot.tolist(), found, strict=True):
-            ids[row] = token
-        return ids
+            return self._sampling.greedy(logits)
+        return self._sampling.choose(logits, self._cuts(slots), greedy)
 
     def _cuts(self, slots: NDArray[np.int64]) -> Cuts:
         index = self._length[slots]
@@ -161,22 +170,16 @@ class Sampler:
         self, logits: Tensor, slots: NDArray[np.int64], ids: list[int]
     ) -> list[TokenLogprob | None]:
         result: list[TokenLogprob | None] = [None] * len(ids)
+        if not self._scored:
+            return result
         tops = self._logprobs[slots]
         rows = [row for row in np.flatnonzero(tops >= 0).tolist() if ids[row] >= 0]
         if rows:
-            part = logits if len(rows) == len(ids) else logits[rows]
-            scores = score(part, [ids[row] for row in rows], tops[rows].tolist())
+            chosen, counts = [ids[row] for row in rows], tops[rows].tolist()
+            scores = self._sampling.score(logits, chosen, counts, rows)
             for row, one in zip(rows, scores, strict=True):
                 result[row] = one
         return result
-
-
-def _greedy(logits: Tensor) -> list[int]:
-    """The lowest of each row's likeliest ids; -1 where it is NaN or -inf."""
-    ids = argmax(logits)
-    alive = logits.gather(1, ids[:, None])[:, 0] > -torch.inf  # False for NaN
-    found: list[int] = ids.where(alive, -1).tolist()
-    return found
 
 
 def _explain(logits: Tensor, ids: list[int]) -> dict[int, str]:

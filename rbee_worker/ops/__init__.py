@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from rbee_worker.checkpoint.formats import Packed
     from rbee_worker.ops.batch import Batch
+    from rbee_worker.ops.sampling import Sampling
     from rbee_worker.state.specs import StateRef
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "gelu_quick", "relu", "relu2", "sigmoid", "tanh"]
@@ -94,6 +95,10 @@ class Ops(ABC):
     name: str
     device: str
     dtype: str  # "f32", "bf16", "f16"
+
+    def sampling(self, vocab_size: int) -> Sampling | None:
+        """This backend's own way from logits to tokens; None: torch's is used."""
+        return None
 
     # ---- weights
 

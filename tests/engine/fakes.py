@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rbee_worker.engine.engine import Engine
+from rbee_worker.engine.logprobs import score
 from rbee_worker.engine.messages import Submit
 from rbee_worker.engine.ropes import RopeLengths
 from rbee_worker.engine.runner import Runner
@@ -174,6 +175,9 @@ class FakeSampler:
             wanted = params.logprobs is not None
             logprobs.append(TokenLogprob(id=token, logprob=lp) if wanted else None)
         return SimpleNamespace(ids=ids, logprobs=logprobs, errors={})
+
+    def score(self, logits: Tensor, ids: list[int], tops: list[int]) -> list[TokenLogprob]:
+        return score(logits, ids, tops)
 
 
 def make_engine(

@@ -45,6 +45,7 @@ from rbee_worker.ops.cpu.recording import (
     slot_of,
     tensor_of,
 )
+from rbee_worker.ops.cpu.sampling import CpuSampling
 from rbee_worker.ops.cpu.team import Team
 from rbee_worker.ops.cpu.vocabulary import NATIVE
 from rbee_worker.ops.dequant import as_floats, dequantize
@@ -66,6 +67,10 @@ class CpuOps(Attending, Mixing, Columns):
         self.exact = exact
         self.reference = ReferenceOps("cpu", "f32")
         self.recording: Recording | None = None
+
+    def sampling(self, vocab_size: int) -> CpuSampling:
+        """See `Ops.sampling`: on the team's threads."""
+        return CpuSampling(self.library, self.team, vocab_size)
 
     # ---- weights
 

@@ -112,7 +112,7 @@ class Expressions:
         if not isinstance(x, ir.Value) and not isinstance(y, ir.Value):
             return _KNOWN[what](x, y)
         a, b = self._alike(x, y)
-        name = {e.i64: _INTEGER, e.f32: _FLOAT}.get(a.type, {}).get(what)
+        name = {e.i64: _INTEGER, e.f32: _FLOAT, e.f64: _FLOAT}.get(a.type, {}).get(what)
         if a.type == e.i1 and what in (ast.BitAnd, ast.BitOr, ast.BitXor):
             name = _INTEGER[what]
         if name is None:
@@ -132,7 +132,7 @@ class Expressions:
         x = self._eval(node.operand)
         if not isinstance(x, ir.Value):
             return _KNOWN[type(node.op)](x)
-        if isinstance(node.op, ast.USub) and x.type in (e.i64, e.f32):
+        if isinstance(node.op, ast.USub) and x.type in (e.i64, e.f32, e.f64):
             return self.b.neg(x) if x.type == e.i64 else self.b.fneg(x)
         if isinstance(node.op, ast.Invert) and x.type == e.i64:
             return self.b.not_(x)
@@ -145,9 +145,9 @@ class Expressions:
         if not isinstance(x, ir.Value) and not isinstance(y, ir.Value):
             return _KNOWN[what](x, y)
         a, b = self._alike(x, y)
-        if a.type not in (e.i64, e.i1, e.f32) or what not in _ORDER:
+        if a.type not in (e.i64, e.i1, e.f32, e.f64) or what not in _ORDER:
             raise KernelError(f"no {what.__name__} of {a.type}; see simd.py for functions")
-        if a.type == e.f32:
+        if a.type in (e.f32, e.f64):
             compare = self.b.fcmp_unordered if what is ast.NotEq else self.b.fcmp_ordered
             return compare(_ORDER[what], a, b)
         return self.b.icmp_signed(_ORDER[what], a, b)
@@ -221,6 +221,8 @@ class Expressions:
             return self.to.call(self.b, what, args)
         if what is np.float32 and len(args) == 1:
             return self._to_f32(args[0])
+        if what is np.float64 and len(args) == 1:
+            return self._to_f64(args[0])
         if what is len or (what in (int, abs, min, max) and not _any_value(args)):
             return what(*args)
         raise KernelError(f"{what!r} cannot be called from a kernel; is it a device function?")
@@ -229,6 +231,13 @@ class Expressions:
         if not isinstance(x, ir.Value):
             return np.float32(x)
         return x if x.type == e.f32 else self.b.sitofp(constant(x, e.i64), e.f32)
+
+    def _to_f64(self, x: Any) -> Any:
+        if not isinstance(x, ir.Value):
+            return np.float64(x)
+        if x.type == e.f32:
+            return self.b.fpext(x, e.f64)
+        return x if x.type == e.f64 else self.b.sitofp(constant(x, e.i64), e.f64)
 
 
 def _any_value(args: Sequence[Any]) -> bool:

@@ -25,7 +25,10 @@ from rbee_worker.ops.cpu.values import Device
 F = TypeVar("F", bound=Callable[..., Any])
 
 C_LIBRARY = frozenset(  # what object code may call
-    {"memcpy", "memset", "memmove", "sched_yield", "syscall", "fmaf", "rintf", "sqrtf", "usleep"}
+    {
+        *("memcpy", "memset", "memmove", "sched_yield", "syscall", "usleep"),
+        *("fmaf", "rintf", "sqrtf", "fma", "rint"),
+    }
 )
 
 

@@ -14,6 +14,7 @@ from rbee_worker.ops.cpu.header import Shape
 from rbee_worker.ops.cpu.matrix import outline, repacker
 from rbee_worker.ops.cpu.model import kernel_names
 from rbee_worker.ops.cpu.native import Library
+from rbee_worker.ops.cpu.sampling import KERNELS as SAMPLING
 from rbee_worker.ops.cpu.stack import outline_stack, weight_of
 from rbee_worker.ops.cpu.team import KERNELS, Team
 from rbee_worker.ops.plan import blank
@@ -55,5 +56,5 @@ class OutlineOps(CpuOps):
         return blank("F32", packed.shape)
 
     def needed(self, decoder: Decoder, shape: Shape) -> list[str]:
-        """The kernels of loading and running `decoder`, which was built with this."""
-        return sorted({*KERNELS, *self._repackers, *kernel_names(decoder, self, shape)})
+        """The kernels of loading and running `decoder`, built with this, and of sampling."""
+        return sorted({*KERNELS, *SAMPLING, *self._repackers, *kernel_names(decoder, self, shape)})

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from rbee_worker.ops.batch import Batch
-from rbee_worker.ops.cpu.entry import Entry, words
 from rbee_worker.ops.cpu.held import ROWS as ROWS_HELD
+from rbee_worker.ops.cpu.instruction import Instruction, words
 from rbee_worker.ops.cpu.matrix import Part
 from rbee_worker.ops.cpu.native import Args, Library
 from rbee_worker.ops.cpu.team import Team, Words
@@ -229,7 +229,7 @@ class Program:
         self.fallbacks = tuple(recorder.fallbacks)
         self.names: list[str] = []
         self.parts: list[Words | Python] = []
-        calls: list[tuple[Call, Entry]] = []
+        calls: list[tuple[Call, Instruction]] = []
         for entry in recorder.entries:
             if not isinstance(entry, Call):
                 self._close(calls)
@@ -242,15 +242,15 @@ class Program:
             }
             args = kernel.pack(**values)
             self._keep.append(args)
-            calls.append((entry, Entry(kernel.address, args.address, int(entry.barrier))))
+            calls.append((entry, Instruction(kernel.address, args.address, int(entry.barrier))))
             self.names.append(entry.kernel)
         self._close(calls)
         self._result = (result.slot, result.width, result.stride)
         self.nbytes = size
 
-    def _close(self, calls: list[tuple[Call, Entry]]) -> None:
+    def _close(self, calls: list[tuple[Call, Instruction]]) -> None:
         """A native part ends. Each entry is told what the next product from it on reads."""
-        entries: list[Entry] = []
+        entries: list[Instruction] = []
         following: dict[str, int] = {}
         for call, entry in reversed(calls):
             if call.ahead is not None:

@@ -172,6 +172,9 @@ def _select(how: str) -> Emit:
 
 
 where_less = op(F32x16, F32x16, F32x16, F32x16, F32x16)(_select("<"))  # x < y ? yes : no
+at_least = op(Int, F32x16, F32x16)(  # bit n: lane n of x >= lane n of y
+    lambda b, x, y: b.zext(b.bitcast(b.fcmp_ordered(">=", x, y), e.i16), e.i64)
+)
 where_nan = op(F32x16, F32x16, F32x16, F32x16)(
     lambda b, x, yes, no: b.select(b.fcmp_unordered("uno", x, x), yes, no)
 )
@@ -185,6 +188,12 @@ fma_f32 = op(Float, Float, Float, Float)(
     lambda b, x, y, z: e.call(b, "llvm.fma.f32", e.f32, (x, y, z))
 )
 bits_f32 = op(Float, Int)(lambda b, x: b.bitcast(b.trunc(x, e.i32), e.f32))
+truncated = op(Int, Float)(lambda b, x: b.fptosi(x, e.i64))
+f32_bits = op(Int, Float)(lambda b, x: b.sext(b.bitcast(x, e.i32), e.i64))
+count_bits = op(Int, Int)(lambda b, x: e.call(b, "llvm.ctpop.i64", e.i64, (x,)))
+lowest_bit = op(Int, Int)(  # its number; x is not 0
+    lambda b, x: e.call(b, "llvm.cttz.i64", e.i64, (x, ir.Constant(e.i1, 1)))
+)
 idiv = op(Int, Int, Int)(lambda b, x, y: b.udiv(x, y))  # of numbers >= 0
 imod = op(Int, Int, Int)(lambda b, x, y: b.urem(x, y))
 smaller = op(Int, Int, Int)(lambda b, x, y: b.select(b.icmp_signed("<", x, y), x, y))

@@ -82,6 +82,7 @@ class Team:
         start = -raw.ctypes.data % 64
         self._memory: Words = raw[start : start + m.BYTES].view(np.int64)
         self._lead = library["team.lead"].pack(team=self._memory)
+        self._lead_at = self._lead.address
         self._call = CALL(library["team.lead"].address)
         self._stop = CALL(library["team.stop"].address)
         self._stop_args = library["team.stop"].pack(team=self._memory)
@@ -106,16 +107,24 @@ class Team:
         self._end = weakref.finalize(self, _finish, self._stop, self._stop_args, self._threads)
 
     def run(self, entries: Words, header: Words, times: Words | None = None) -> None:
-        """Replay `entries` (entry.py) with `header`. times [count + 1]: clock before each entry."""
-        assert self._end.alive, "the team is closed"
+        """Replay `entries` (`instruction.py`) with `header`.
+
+        times [count + 1]: the clock before each entry.
+        """
         count = len(entries)
         assert times is None or len(times) == count + 1
+        at = 0 if times is None else times.ctypes.data
+        self.replay(entries.ctypes.data, count, header.ctypes.data, at)
+
+    def replay(self, entries: int, count: int, header: int, times: int = 0) -> None:
+        """`run` for who keeps addresses: asking an array for its own takes microseconds."""
+        assert self._end.alive, "the team is closed"
         memory = self._memory
-        memory[m.ENTRIES // 8] = entries.ctypes.data
+        memory[m.ENTRIES // 8] = entries
         memory[m.COUNT // 8] = count
-        memory[m.STEP // 8] = header.ctypes.data
-        memory[m.TIMES // 8] = 0 if times is None else times.ctypes.data
-        self._call(self._lead.address, header.ctypes.data, 0, self.threads)
+        memory[m.STEP // 8] = header
+        memory[m.TIMES // 8] = times
+        self._call(self._lead_at, header, 0, self.threads)
 
     def close(self) -> None:
         """End the threads. A second call does nothing."""

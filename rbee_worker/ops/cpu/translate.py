@@ -1,11 +1,13 @@
 """Kernels' Python translated to LLVM IR: the few constructs that kernels need, nothing else.
 
-Values are 64-bit integers (addresses too), float32 numbers, booleans, vectors, and tuples of these.
+Values are 64-bit integers (addresses too), float32 and float64 numbers, booleans, vectors, and
+tuples of these.
 Integers, floats and functions that are known when a kernel is built (constants, what a closure
 holds) stay Python objects and are computed with at once: `if` on one of them drops the other
 branch, and a function called with one is translated for it. There are `for .. in range`, `while`,
 `if`, `and`/`or`/`not`, `x if c else y`, tuples, and calls of device functions and of `simd.Op`s;
-there are no exceptions, no objects and no automatic conversions: write `f32(n)` for a float.
+there are no exceptions, no objects and no automatic conversions: write `f32(n)` or `f64(n)` for a
+float.
 A `range` goes upwards.
 
 Much less than numba can do, and 20 times faster to compile, which is what a first start waits for.

@@ -67,10 +67,14 @@ def constant(value: Any, kind: ir.Type | None = None) -> ir.Value:
             kind = e.i64
         elif isinstance(value, np.float32):
             kind = e.f32
+        elif isinstance(value, np.float64):
+            kind = e.f64
         else:
             raise KernelError(f"{value!r} cannot be held by a kernel; a float is written f32(..)")
     if kind == e.f32 and isinstance(value, float | np.floating):
         return ir.Constant(e.f32, float(np.float32(value)))
+    if kind == e.f64 and isinstance(value, float | np.floating):
+        return ir.Constant(e.f64, float(value))
     if (kind == e.i64 and type(value) is int) or (kind == e.i1 and isinstance(value, bool)):
         return ir.Constant(kind, int(value))
     raise KernelError(f"expected {kind}, got {value!r}")

@@ -35,11 +35,12 @@ def one_thread():
 
 
 def used(path, kv):
-    """The kernels of a model that is really loaded and recorded."""
+    """The kernels of a model that is really loaded and recorded, and of its sampling."""
     library = Library(isa.choose())
     team = Team(library, 1)
     ops = CpuOps(library, team)
-    CpuModel(build_model(open_checkpoint(str(path)), ops), ops, Shape(64, 8, 128, 16, kv))
+    model = CpuModel(build_model(open_checkpoint(str(path)), ops), ops, Shape(64, 8, 128, 16, kv))
+    ops.sampling(model.vocab_size)
     team.close()
     return sorted(library._kernels)
 

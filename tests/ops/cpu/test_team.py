@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rbee_worker.errors import UsageError
-from rbee_worker.ops.cpu.entry import Entry, words
+from rbee_worker.ops.cpu.instruction import Instruction, words
 from rbee_worker.ops.cpu.team import Team, allowed_cores, quota, thread_count
 from rbee_worker.ops.cpu.team_memory import SLEEPERS
 
@@ -27,8 +27,8 @@ def program(library, cells, wrong, rounds):
     check = library["team_probe.check"].pack(cells=cells, wrong=wrong)
     rows = []
     for _ in range(rounds):
-        rows.append(Entry(library["team_probe.add"].address, add.address, 1))
-        rows.append(Entry(library["team_probe.check"].address, check.address, 1))
+        rows.append(Instruction(library["team_probe.add"].address, add.address, 1))
+        rows.append(Instruction(library["team_probe.check"].address, check.address, 1))
     return words(rows), (add, check)
 
 

@@ -8,6 +8,7 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
+from rbee_worker.ops.cpu import doubles as d
 from rbee_worker.ops.cpu import isa
 from rbee_worker.ops.cpu import simd as s
 from rbee_worker.ops.cpu.kernel import Kernel, apart, compile_kernel, device, kernel
@@ -16,6 +17,7 @@ from rbee_worker.ops.cpu.simd import Float, Int, Ptr
 from rbee_worker.ops.cpu.values import KernelError
 
 f32 = np.float32
+f64 = np.float64
 TARGET = isa.choose()
 FACTORS = (3, 5)
 
@@ -269,3 +271,27 @@ def indexes(a, b):
 def test_what_it_does_not_know_is_an_error_with_its_line(fn, says):
     with pytest.raises(KernelError, match=f"test_translate.py:[0-9]+: {says}"):
         integers(fn)
+
+
+def float64(a, b):
+    c = f64(a) / f64(b) + f64(0.1)
+    d = f64(f32(a)) * c - f64(1.0)
+    if d < c or -d != d * f64(-1.0):
+        return f64(0.0) - c
+    return d * d
+
+
+def test_float64():
+    """Arithmetic, comparisons and conversions, rounded as Python's floats are."""
+    f = device(float64)
+
+    def run(step: Ptr, tid: Int, nt: Int, a: Int, b: Int, out: Ptr) -> None:
+        d.set_f64(out, f(a, b))
+
+    address, engine = loaded(kernel("test")(run))
+    for a, b in ((7, 3), (-5, 11), (1 << 40, 3), (0, 1), (10**6, -7)):
+        out = ctypes.c_double(0)
+        args = (ctypes.c_int64 * 3)(a, b, ctypes.addressof(out))
+        CALL(address)(ctypes.addressof(args), 0, 0, 1)
+        assert out.value == float(float64(a, b))
+    assert engine

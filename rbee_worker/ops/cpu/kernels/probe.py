@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from rbee_worker.ops.cpu import doubles as d
 from rbee_worker.ops.cpu import simd as s
 from rbee_worker.ops.cpu import vmath
 from rbee_worker.ops.cpu.kernel import Kernel, kernel
@@ -155,7 +156,13 @@ def _activate(step: Ptr, tid: Int, nt: Int, x: Ptr, y: Ptr, z: Ptr, out: Ptr, n:
         s.store_f32(out + 64 * i, vmath.activate(s.load_f32(x + 64 * i), s.get_i64(y)))
 
 
+def _exp64(step: Ptr, tid: Int, nt: Int, x: Ptr, y: Ptr, z: Ptr, out: Ptr, n: Int) -> None:
+    for i in range(n):
+        d.store(out + 128 * i, d.exp(d.load(x + 128 * i)))
+
+
 _OTHERS: dict[str, Run] = {
+    "exp64": _exp64,
     "fma": _fma,
     "dot": _dot,
     "lookup": _lookup,

@@ -1,8 +1,8 @@
 """What the team's threads run: `team.work` on every thread but the caller's, `team.lead` there.
 
-A program is an array of entries (`entry.py`). The team's memory is described in `team_memory.py`.
-While a thread waits at a barrier, memory would be idle: it asks for the first weights that it will
-read next, so that they lie in its second-level cache when it does. That changes no result.
+A program is an array of instructions (`instruction.py`); the team's memory: `team_memory.py`. While
+a thread waits at a barrier, memory would be idle: it asks for the first weights that it will read
+next, so that they lie in its second-level cache when it does. That changes no result.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rbee_worker.ops.cpu import simd as s
-from rbee_worker.ops.cpu.entry import BYTES
+from rbee_worker.ops.cpu.instruction import BYTES
 from rbee_worker.ops.cpu.kernel import Kernel, device, kernel
 from rbee_worker.ops.cpu.simd import Int, Ptr
 from rbee_worker.ops.cpu.team_memory import (

@@ -11,7 +11,7 @@ import numpy.typing as npt
 BYTES = 48  # of an entry: six int64, in the order of the fields
 
 
-class Entry(NamedTuple):
+class Instruction(NamedTuple):
     """kernel, args: addresses. barrier: 1 where all threads must have come before it is run.
 
     weights: address of `groups` times `group_bytes`, of which thread t of n reads the groups from
@@ -26,6 +26,6 @@ class Entry(NamedTuple):
     group_bytes: int = 0
 
 
-def words(entries: Sequence[Entry]) -> npt.NDArray[np.int64]:
+def words(entries: Sequence[Instruction]) -> npt.NDArray[np.int64]:
     """int64 [entries, 6], as `kernels/team.py` reads them."""
     return np.array(entries, np.int64).reshape(len(entries), BYTES // 8)

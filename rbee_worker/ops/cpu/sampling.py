@@ -1,0 +1,156 @@
+"""`Sampling` on the team's threads: one replay from logits to ids, no other thread is woken.
+
+Rows go to the kernels as records (`sampling_memory.py`); what a kernel will follow is checked here.
+Ids equal torch's (`engine/filters.py`): comparisons are exact and sums are float64 on both sides.
+Only where a border of top_p, min_p or the draw lies within the rounding of such a sum (1e-15 of
+it) may the two differ.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from rbee_worker.ops.cpu import sampling_memory as m
+from rbee_worker.ops.cpu.entries import CpuEntries
+from rbee_worker.ops.cpu.instruction import Instruction, words
+from rbee_worker.ops.cpu.native import Args, Library
+from rbee_worker.ops.cpu.team import Team, Words
+from rbee_worker.ops.sampling import Bools, Cuts
+from rbee_worker.types import TokenLogprob
+
+KERNELS = ("sample.scan", "sample.sums", "sample.choose", "bend.do", "bend.undo")
+
+_Row = tuple[int, int, float, float, float, float, int]  # a record's words after the address
+_GREEDY: _Row = (m.GREEDY, 0, 1.0, 1.0, 0.0, 0.0, 0)
+_GIVEN = struct.Struct("=3q4dq")  # a record up to its results
+_FOUND = struct.Struct(f"={m.ID}xqdd")  # id, peak, total
+_PAIR = np.dtype([("id", np.int32), ("logit", np.float32)])
+
+
+class CpuSampling:
+    """See `ops.sampling.Sampling`. Called by the thread that runs the team."""
+
+    def __init__(self, library: Library, team: Team, vocab_size: int) -> None:
+        library.load(KERNELS)
+        self._library, self._team, self._vocab = library, team, vocab_size
+        blocks = m.blocks(vocab_size)
+        self._width = m.padded(blocks)
+        self._scratch = _memory(team.threads * m.scratch_bytes(vocab_size))
+        self._header: Words = np.zeros(2, np.int64)
+        self._header_at = self._header.ctypes.data
+        self._reserve(8)
+
+    def _reserve(self, rows: int) -> None:
+        """Room for `rows` rows at once; the programs' addresses are of that room."""
+        blocks = m.blocks(self._vocab)
+        self._room = rows
+        records = _memory(rows * m.RECORD)
+        self._records = memoryview(records).cast("B")  # type: ignore[arg-type]
+        self._header[m.RECORDS // 8] = records.ctypes.data
+        tops = np.full((rows, self._width), -np.inf, np.float32)
+        shared: dict[str, Any] = {"vocab": self._vocab, "blocks": blocks, "width": self._width}
+        groups, sums = np.zeros((rows, blocks, 16), np.float32), np.zeros((rows, blocks))
+        scan = self._library["sample.scan"].pack(**shared, tops=tops, groups=groups)
+        add = self._library["sample.sums"].pack(**shared, tops=tops, sums=sums)
+        choose = self._library["sample.choose"].pack(
+            **shared,
+            tops=tops,
+            groups=groups,
+            sums=sums,
+            scratch=self._scratch,
+            scratch_bytes=m.scratch_bytes(self._vocab),
+            places=m.padded(self._vocab),
+        )
+        self._keep: list[Args] = [scan, add, choose]
+        entries = [
+            Instruction(self._library[f"sample.{name}"].address, args.address, int(name != "scan"))
+            for name, args in (("scan", scan), ("sums", add), ("choose", choose))
+        ]
+        self._entries = words([*entries, entries[0], entries[2]])
+        self._program = self._entries.ctypes.data, 3
+        self._short = self._program[0] + self._entries[:3].nbytes, 2  # nothing to sum
+
+    def _run(
+        self, logits: Tensor, records: Iterable[_Row], rows: Sequence[int], *, sums: bool = True
+    ) -> range:
+        """Replay over some rows of logits [S, V]; where each one's record begins, in bytes.
+
+        sums: may any row need the sum of its weights?
+        """
+        assert logits.dtype == torch.float32
+        assert logits.shape[1] == self._vocab
+        assert logits.stride(1) == 1 or self._vocab == 1
+        if len(rows) > self._room:
+            self._reserve(len(rows))
+        at, stride, last = logits.data_ptr(), 4 * logits.stride(0), logits.shape[0] - 1
+        places = range(0, len(rows) * m.RECORD, m.RECORD)
+        for place, row, record in zip(places, rows, records, strict=True):
+            assert 0 <= row <= last
+            _GIVEN.pack_into(self._records, place, at + row * stride, *record)
+        self._header[m.ROWS // 8] = len(rows)
+        self._team.replay(*(self._program if sums else self._short), self._header_at)
+        return places
+
+    def greedy(self, logits: Tensor) -> list[int]:
+        """See `Sampling.greedy`."""
+        rows = range(logits.shape[0])
+        places = self._run(logits, repeat(_GREEDY, len(rows)), rows, sums=False)
+        return [_FOUND.unpack_from(self._records, place)[0] for place in places]
+
+    def choose(self, logits: Tensor, cuts: Cuts, greedy: Bools) -> list[int]:
+        """See `Sampling.choose`."""
+        scale, top_k, top_p, min_p, u = (column.tolist() for column in cuts)
+        top_k = [k if k < self._vocab else 0 for k in top_k]
+        kinds = [m.GREEDY if cold else m.DRAW for cold in greedy.tolist()]
+        records = zip(kinds, top_k, scale, top_p, min_p, u, [0] * len(u), strict=True)
+        places = self._run(logits, records, range(logits.shape[0]))
+        return [_FOUND.unpack_from(self._records, place)[0] for place in places]
+
+    def score(
+        self,
+        logits: Tensor,
+        ids: Sequence[int],
+        tops: Sequence[int],
+        rows: Sequence[int] | None = None,
+    ) -> list[TokenLogprob]:
+        """See `Sampling.score`."""
+        which = range(logits.shape[0]) if rows is None else rows
+        counts = [min(top, self._vocab) for top in tops]
+        best = [np.zeros(count, _PAIR) for count in counts]
+        records = [
+            (m.SCORE, count, 1.0, 1.0, 0.0, 0.0, pairs.ctypes.data)
+            for count, pairs in zip(counts, best, strict=True)
+        ]
+        places = self._run(logits, records, which)
+        chosen = logits.numpy()[list(which), list(ids)].tolist()
+        result = []
+        for place, pairs, token, value in zip(places, best, ids, chosen, strict=True):
+            _, peak, total = _FOUND.unpack_from(self._records, place)
+            norm = math.log(total)
+            top = tuple((other, _log(logit, peak, norm)) for other, logit in pairs.tolist())
+            result.append(TokenLogprob(id=token, logprob=_log(value, peak, norm), top=top))
+        return result
+
+    def entries(self, max_seqs: int) -> CpuEntries:
+        """See `Sampling.entries`."""
+        return CpuEntries(self._library, self._team, max_seqs)
+
+
+def _log(value: float, peak: float, norm: float) -> float:
+    return (0.0 if value == peak == math.inf else value - peak) - norm
+
+
+def _memory(nbytes: int) -> npt.NDArray[np.uint8]:
+    """Bytes from a cache line on; the system gives pages when they are touched."""
+    raw = np.zeros(nbytes + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + nbytes]
