@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from rbee_worker.checkpoint.formats import FORMATS
+from rbee_worker.checkpoint.formats import DECODABLE, FORMATS
 from rbee_worker.errors import UsageError
 
 SPREAD = 0.02  # standard deviation of values, about
@@ -29,9 +29,20 @@ _SCALES: dict[str, tuple[tuple[int, float], ...]] = {
     "Q6_K": ((208, 1 / 1370),),
     "IQ4_NL": ((0, 1 / 70),),
     "IQ4_XS": ((0, 1 / 1300),),
+    "IQ3_S": ((0, 1 / 140),),
+    "IQ3_XXS": ((0, 1 / 140),),
+    "IQ2_S": ((0, 1 / 56),),
+    "IQ2_XS": ((0, 1 / 56),),
+    "IQ2_XXS": ((0, 1 / 53),),
+    "IQ1_S": ((0, 1 / 7.2),),
+    "TQ1_0": ((52, 1 / 0.8),),
+    "TQ2_0": ((64, 1 / 1.1),),
 }
-_EXPONENT = 118  # of MXFP4, 2^-9 times values up to 12
-RANDOM = ("BF16", "F16", "F32", "MXFP4", *_SCALES)  # formats that can be made
+_EXPONENT = 120  # of MXFP4: 2^-8 times values up to 12
+_NIBBLES, _IQ1_M = (49, 51, 53, 55), 1 / 7.2  # IQ1_M's scale lies in the high halves of these bytes
+RANDOM = tuple(  # formats that can be made
+    n for n in ("BF16", "F16", "F32", "MXFP4", *_SCALES, "IQ1_M") if n in DECODABLE
+)
 
 
 def random_rows(rng: np.random.Generator, name: str, rows: int, cols: int) -> npt.NDArray[np.uint8]:
@@ -51,6 +62,10 @@ def random_rows(rng: np.random.Generator, name: str, rows: int, cols: int) -> np
     blocks = rng.integers(0, 256, (rows * cols // form.block, form.bytes), np.uint8)
     if name == "MXFP4":
         blocks[:, 0] = _EXPONENT
+    if name == "IQ1_M":
+        bits = int(np.float16(SPREAD * _IQ1_M).view(np.uint16))
+        for k, at in enumerate(_NIBBLES):
+            blocks[:, at] = blocks[:, at] & 15 | (bits >> 4 * k & 15) << 4
     for at, scale in _SCALES.get(name, ()):
         blocks[:, at : at + 2] = np.frombuffer(np.float16(SPREAD * scale).tobytes(), np.uint8)
     return blocks.reshape(rows, -1)
