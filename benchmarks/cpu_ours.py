@@ -67,7 +67,7 @@ class Sequences:
         batch = Batch(
             torch.tensor([t for one in tokens for t in one]), position, torch.tensor(starts),
             torch.tensor(lens), torch.tensor(lens), torch.tensor(starts[1:]) - 1,
-            tuple(PagedState(*kept, table, slots) if paged else FixedState(kept, own)
+            tuple(PagedState(kept[0], kept[1], table, slots) if paged else FixedState(kept, own)
                   for paged, kept in self.caches), starts, lens,
         )  # fmt: skip
         return self.model.head(self.model.hidden(batch)[batch.sample_rows])

@@ -22,6 +22,7 @@ from typing import Any
 from benchmarks import document
 from benchmarks.side_by_side import median
 from rbee_worker.checkpoint.refs import resolve
+from rbee_worker.engine.machine import allowed_cores
 
 COLD, WARM = 10.0, 2.0  # seconds, what must be reached
 
@@ -80,7 +81,7 @@ def main() -> None:
     if path.is_file():
         path.read_bytes()
     found = measured(str(path), asked.rounds)
-    conditions = document.conditions(threads=document.allowed_cores())
+    conditions = document.conditions(threads=allowed_cores())
     sys.stdout.write(json.dumps({"conditions": conditions, "model": path.name, **found}) + "\n")
     if asked.write:
         document.write("bench-startup", tables(path.name, found, conditions))
