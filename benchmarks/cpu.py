@@ -22,6 +22,7 @@ from typing import Any
 
 from benchmarks import document, models
 from benchmarks.side_by_side import Pair, alternate, kept, median, once, ratio
+from rbee_worker.engine.machine import allowed_cores
 
 HERE = Path(__file__).parent
 ROWS = ("prefill_512", "decode", "decode_at_512", "decode_8")
@@ -119,7 +120,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("build/bench"))
     parser.add_argument("--source", type=Path, help="SmolLM2's Q4_1 file, else it is fetched")
     parser.add_argument("--only", default="", help="rows whose name contains this")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=allowed_cores())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peer-python", default="")
     parser.add_argument("--peer-plain", action="store_true", help="peer without repacked weights")

@@ -1,11 +1,12 @@
 """Decoding of every family at about 300 million parameters, against a Llama of the same size.
 
-    python -m benchmarks.families [--only NAME] [--rounds 3] [--format bf16] [--threads 2] [--write]
+    python -m benchmarks.families [--only NAME] [--rounds 3] [--format bf16] [--threads N] [--write]
 
 Weights are random (`models/random.py`), shapes those of `family_shapes.py`. What is compared is the
 share of the memory's bandwidth: bytes of weights and cache that a token reads (of experts only the
 chosen ones), times tokens a second. A family must reach 80 % of Llama's, measured in turns.
-Prints one JSON object; --write puts the table into docs/performance.md.
+Prints one JSON object; --write puts the table into docs/performance.md. With --cpu-time one thread
+runs and processor time counts: all that can be compared while others use the machine.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 from benchmarks import document
 from benchmarks.family_shapes import FAMILIES, YARDSTICK, config_of
 from benchmarks.side_by_side import once
+from rbee_worker.engine.machine import allowed_cores
 
 HERE = Path(__file__).parent
 BOUND = 0.8  # of Llama's share
@@ -72,25 +74,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="families whose name contains this")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=allowed_cores())
     parser.add_argument("--format", default="bf16", help="of the matrices: bf16, q8_0, ...")
     parser.add_argument("--size", type=float, default=300, help="million parameters, about")
     parser.add_argument("--steps", type=int, default=48, help="tokens decoded a sample")
+    parser.add_argument("--cpu-time", action="store_true", help="one thread, processor time")
     parser.add_argument("--write", action="store_true", help="into docs/performance.md")
     asked = parser.parse_args()
     chosen = [name for name in FAMILIES if asked.only in name]
     if not chosen:
         parser.error(f"--only {asked.only}: none of {', '.join(FAMILIES)}")
+    threads, clock = (1, "cpu") if asked.cpu_time else (asked.threads, "wall")
     results = []
     with tempfile.TemporaryDirectory() as folder:
 
         def run(name: str) -> dict[str, Any]:
             path = Path(folder) / f"{name}.json"
             path.write_text(json.dumps(config_of(name, int(asked.size * 1e6))))
-            numbers = [str(asked.threads), str(asked.steps)]
-            return once(
-                [sys.executable, str(HERE / "family_ours.py"), str(path), asked.format, *numbers]
-            )
+            program = [sys.executable, str(HERE / "family_ours.py"), str(path), asked.format]
+            return once([*program, str(threads), str(asked.steps), clock])
 
         for name in chosen:
             results.append(
@@ -98,7 +100,7 @@ def main() -> None:
             )
             last = results[-1]
             sys.stderr.write(f"{name}: {last['gb_s']} GB/s, {last['of_llama']:.2f} of Llama's\n")
-    conditions = document.conditions(threads=asked.threads)
+    conditions = document.conditions(threads=threads)
     sys.stdout.write(
         json.dumps({"conditions": conditions, "format": asked.format, "results": results}) + "\n"
     )

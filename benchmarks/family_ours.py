@@ -1,4 +1,4 @@
-"""One model of benchmarks/families.py: CONFIG.json FORMAT THREADS STEPS.
+"""One model of benchmarks/families.py: CONFIG.json FORMAT THREADS STEPS wall|cpu.
 
 Prints its decoding speed and what a token reads, as JSON.
 """
@@ -29,8 +29,9 @@ from rbee_worker.ops.cpu.traffic import TrafficOps
 PROMPT, REPEATS = 16, 3
 
 
-def main(config: str, form: str, threads: int, steps: int) -> None:
+def main(config: str, form: str, threads: int, steps: int, clock: str) -> None:
     torch.set_num_threads(1)
+    now = time.process_time if clock == "cpu" else time.perf_counter
     library = Library(isa.choose())
     ops = CpuOps(library, Team(library, threads))
     shape, ckpt = Shape(PROMPT, 1, CONTEXT, BLOCK, "f16"), random_checkpoint(config, form)
@@ -42,10 +43,10 @@ def main(config: str, form: str, threads: int, steps: int) -> None:
     def rate() -> float:
         sequence, token = Sequences(model, 1), 100
         sequence.feed([list(range(100, 100 + PROMPT))], 0)
-        start = time.perf_counter()
+        start = now()
         for i in range(steps):
             token = int(sequence.feed([[token]], PROMPT + i)[0].argmax())
-        return steps / (time.perf_counter() - start)
+        return steps / (now() - start)
 
     rate()
     found = statistics.median(rate() for _ in range(REPEATS))
@@ -61,4 +62,4 @@ def main(config: str, form: str, threads: int, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])

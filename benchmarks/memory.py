@@ -1,6 +1,6 @@
 """Peak memory while weights are repacked and while an engine runs; how fast repacking is.
 
-    python -m benchmarks.memory [--models FOLDER] [--only NAME] [--threads 2] [--rounds 3] [--write]
+    python -m benchmarks.memory [--models FOLDER] [--only NAME] [--threads N] [--rounds 3] [--write]
 
 A fresh process loads each file; this one reads /proc/PID/status every millisecond. RssFile, which
 counts pages of the mapped model file and of libraries that the system may drop at any time, is told
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import document, models
+from rbee_worker.engine.machine import allowed_cores
 
 HERE = Path(__file__).parent
 FILES = ("1b-Q4_0.gguf", "1b-Q8_0.gguf", "1b-Q4_K_M.gguf", "1b-Q6_K.gguf", "smol-bf16")
@@ -150,7 +151,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("build/bench"))
     parser.add_argument("--source", type=Path, help="SmolLM2's Q4_1 file, else it is fetched")
     parser.add_argument("--only", default="", help="files whose name contains this")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=allowed_cores())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--write", action="store_true", help="into docs/performance.md")
     asked = parser.parse_args()
