@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from rbee_worker.checkpoint import Checkpoint, open_checkpoint
+from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.config import Settings
 from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.kernels import compile_for
@@ -22,6 +22,7 @@ from rbee_worker.engine.trouble import is_out_of_memory
 from rbee_worker.errors import ModelError
 from rbee_worker.models import build_model
 from rbee_worker.models.base import Decoder
+from rbee_worker.models.random import open_model
 from rbee_worker.ops import Ops
 from rbee_worker.ops.select import backend_note, executable, make_ops
 from rbee_worker.state.pool import StatePool
@@ -40,7 +41,7 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
     torch.set_num_threads(threads)
     clock = _Phases()
     report(Loading(stage="opening"))
-    ckpt = open_checkpoint(settings.model, cache_dir=settings.cache_dir)
+    ckpt = open_model(settings.model, cache_dir=settings.cache_dir)
     ahead = preflight(ckpt, settings)
     clock.done("open")
     compiling = _Compiling(report)

@@ -51,7 +51,7 @@ class Weights:
 
     def sub(self, name: str) -> Weights:
         """The same cursor one level down."""
-        child = object.__new__(Weights)
+        child = object.__new__(type(self))
         child.__dict__.update(self.__dict__)
         child._prefix = f"{self._prefix}{name}."
         return child

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from rbee_worker.checkpoint.formats import FORMATS, Packed
 from rbee_worker.ops import grids
 from rbee_worker.ops.cpu.arena import Arena
+from rbee_worker.ops.cpu.forms import CELL
 from rbee_worker.ops.cpu.held import GRID_OF, ROWS, Held, held_as, taken_as
 from rbee_worker.ops.cpu.instruction import Instruction, words
 from rbee_worker.ops.cpu.native import Args, Library
@@ -32,11 +33,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Matrix:
-    """What `Weight.data` is on this backend. `packed`: as the file has it, for fallbacks."""
+    """What `Weight.data` is on this backend.
+
+    given: the formats it came in. packed: as the file has it, for fallbacks; empty where columns
+    fill whole cells, as none is needed then: rows that were moved would be held twice.
+    """
 
     parts: tuple[Part, ...]
     rows: int
     cols: int
+    given: tuple[str, ...]
     packed: tuple[Packed, ...]
 
     @property
@@ -57,7 +63,7 @@ def hold(library: Library, team: Team, arena: Arena, packed: Sequence[Packed]) -
         held = held_as(run[0].format)
         parts.append(Part(held, _repack(library, team, arena, run, held), first, rows))
         first += rows
-    return Matrix(tuple(parts), first, packed[0].shape[1], tuple(packed))
+    return _matrix(parts, packed)
 
 
 def outline(packed: Sequence[Packed]) -> Matrix:
@@ -68,7 +74,15 @@ def outline(packed: Sequence[Packed]) -> Matrix:
         held = held_as(run[0].format)
         parts.append(Part(held, np.empty(0, np.uint8), first, rows))
         first += rows
-    return Matrix(tuple(parts), first, packed[0].shape[1], tuple(packed))
+    return _matrix(parts, packed)
+
+
+def _matrix(parts: Sequence[Part], packed: Sequence[Packed]) -> Matrix:
+    cols = packed[0].shape[1]
+    kept = tuple(packed) if cols % CELL else ()
+    return Matrix(
+        tuple(parts), sum(p.rows for p in parts), cols, tuple(p.format for p in packed), kept
+    )
 
 
 def repacker(format: str) -> str:
