@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 def run(*args: str, code: int = 0) -> str:
     environ = {k: v for k, v in os.environ.items() if not k.startswith("RBEE_")}
+    environ["RBEE_BACKEND"] = "reference"
     done = subprocess.run(
         [sys.executable, "-m", "rbee_worker", "bench", *args],
         cwd=ROOT, capture_output=True, text=True, timeout=300, env=environ,

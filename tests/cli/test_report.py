@@ -31,7 +31,9 @@ def engine_says(settings: Settings) -> ModelInfo:
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 def test_the_plan_is_what_the_engine_takes(tmp_path: Path, dtype: str) -> None:
     folder = tiny.write_safetensors(tmp_path / "m")
-    settings = Settings(model=str(folder), dtype=dtype, kv_tokens=512, threads=1)
+    settings = Settings(
+        model=str(folder), dtype=dtype, kv_tokens=512, threads=1, backend="reference"
+    )
     planned, taken = report(settings), engine_says(settings)
     memory = planned["memory"]
     assert (memory["weights"], memory["cache"]) == (taken.weight_bytes, taken.kv_bytes)
@@ -113,7 +115,7 @@ def test_what_formats_are_held_as(tmp_path: Path, backend: str) -> None:
 def test_an_8_bit_cache_is_the_cpu_backends(tmp_path: Path) -> None:
     folder = str(tiny.write_safetensors(tmp_path / "m"))
     with pytest.raises(UsageError) as caught:
-        report(Settings(model=folder, kv_dtype="i8"))
+        report(Settings(model=folder, kv_dtype="i8", backend="reference"))
     assert "--kv-dtype i8" in str(caught.value)
     assert "--backend cpu" in caught.value.fix
     kept = report(Settings(model=folder, backend="cpu", kv_dtype="i8"))

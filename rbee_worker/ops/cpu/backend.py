@@ -115,6 +115,7 @@ class CpuOps(Attending, Mixing, Columns):
             rec.call(
                 f"linear.{variant(part.held, form)}",
                 [Touch(ready.place, ALL, False), writes(y, ALL)],
+                ahead=part,
                 w=part.data,
                 x=slot_of(ready),
                 y=y.columns(part.first, part.rows).slot,

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from rbee_worker.checkpoint.formats import FORMATS, Packed
 from rbee_worker.ops import grids
 from rbee_worker.ops.cpu.arena import Arena
+from rbee_worker.ops.cpu.entry import Entry, words
 from rbee_worker.ops.cpu.held import GRID_OF, ROWS, Held, held_as, taken_as
 from rbee_worker.ops.cpu.native import Args, Library
 from rbee_worker.ops.cpu.team import Team, Words
@@ -109,17 +110,17 @@ def _repack(library: Library, team: Team, arena: Arena, run: Sequence[Packed], h
     kernel, source = library[repacker(run[0].format)], taken_as(run[0].format)
     grid = {"grid": grids.digits(GRID_OF[source])} if source in GRID_OF else {}
     keep: list[Args] = []
-    rows: list[tuple[int, int, int]] = []
+    entries: list[Entry] = []
     at = 0
     for one, count in zip(run, groups, strict=True):
         raw = _whole(one, units * held.columns)
         to = memory[at:]
         args = kernel.pack(raw=raw, stride=raw.shape[1], groups=count, units=units, out=to, **grid)
         keep.append(args)
-        rows.append((kernel.address, args.address, 0))
+        entries.append(Entry(kernel.address, args.address))
         at += count * units * held.nbytes
     header: Words = np.zeros(1, np.int64)
-    team.run(np.array(rows, np.int64), header)
+    team.run(words(entries), header)
     return memory
 
 

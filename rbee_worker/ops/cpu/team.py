@@ -106,7 +106,7 @@ class Team:
         self._end = weakref.finalize(self, _finish, self._stop, self._stop_args, self._threads)
 
     def run(self, entries: Words, header: Words, times: Words | None = None) -> None:
-        """Replay `entries` [count, 3] with `header`. times [count + 1]: clock before each entry."""
+        """Replay `entries` (entry.py) with `header`. times [count + 1]: clock before each entry."""
         assert self._end.alive, "the team is closed"
         count = len(entries)
         assert times is None or len(times) == count + 1
