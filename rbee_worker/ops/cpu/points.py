@@ -143,14 +143,14 @@ def iq1_m(raw: Raw) -> Codes:
     return Codes(words, (scales & 7, (scales >> 3) & 7))
 
 
-POINTS: dict[str, Callable[[Raw], Codes]] = {
-    "iq1_s": iq1_s,
-    "iq1_m": iq1_m,
-    "iq2_xxs": iq2_xxs,
-    "iq2_xs": iq2_xs,
-    "iq2_s": iq2_s,
-    "iq3_xxs": iq3_xxs,
-    "iq3_s": iq3_s,
+POINTS: dict[str, tuple[Callable[[Raw], Codes], int]] = {  # raw bytes of a unit's row
+    "iq1_s": (iq1_s, 50),
+    "iq1_m": (iq1_m, 56),
+    "iq2_xxs": (iq2_xxs, 66),
+    "iq2_xs": (iq2_xs, 74),
+    "iq2_s": (iq2_s, 82),
+    "iq3_xxs": (iq3_xxs, 98),
+    "iq3_s": (iq3_s, 110),
 }
 _FOUR_BITS = ("iq3_xxs", "iq3_s")
 
@@ -175,7 +175,7 @@ def start(name: str) -> Any:
 
 def pair(name: str) -> Any:
     """An operation (p, stride, to, grid, j): columns 64 j .. 64 j + 63 of a unit."""
-    read = POINTS[name]
+    read, _ = POINTS[name]
 
     def write(
         b: e.Builder, target: str, p: e.Value, stride: e.Value, to: e.Value, grid: e.Value,

@@ -134,7 +134,10 @@ def test_experts_of_floats(ops, reference, form, width, dim):
             assert float((got - want).norm() / want.norm()) < 2e-6
 
 
-@pytest.mark.parametrize(("gate", "down"), [("q4_0", "q8_0"), ("q4_k", "q6_k"), ("mxfp4", "mxfp4")])
+@pytest.mark.parametrize(
+    ("gate", "down"),
+    [("q4_0", "q8_0"), ("q4_k", "q6_k"), ("mxfp4", "mxfp4"), ("iq2_xs", "iq3_s")],
+)
 def test_packed_experts(ops, exact, reference, gate, down):
     """Exact activations equal the reference; int8 ones stay as near as int8 products do."""
     width, dim = 256, 512

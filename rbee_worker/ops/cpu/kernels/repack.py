@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rbee_worker.checkpoint.formats import FORMATS
 from rbee_worker.ops.cpu import points
 from rbee_worker.ops.cpu import simd as s
 from rbee_worker.ops.cpu.held import held_as
@@ -159,25 +158,25 @@ def four_bytes(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
     store(gathered(pen, p, st, 32), to)
 
 
-_UNITS: dict[str, Callable[[Pen, Ref, Ref, Ref], None]] = {
-    "q4_0": q4_0,
-    "q4_1": q4_1,
-    "q5_0": q5_0,
-    "q5_1": q5_1,
-    "q8_0": q8_0,
-    "q2_k": q2_k,
-    "q3_k": q3_k,
-    "q4_k": q4_k,
-    "q5_k": q5_k,
-    "q6_k": q6_k,
-    "iq4_nl": q4_0,
-    "iq4_xs": iq4_xs,
-    "mxfp4": mxfp4,
-    "tq1_0": points.tq1_0,
-    "tq2_0": points.tq2_0,
-    "bf16": two_bytes,
-    "f16": two_bytes,
-    "f32": four_bytes,
+_UNITS: dict[str, tuple[Callable[[Pen, Ref, Ref, Ref], None], int]] = {  # raw bytes of a unit's row
+    "q4_0": (q4_0, 18),
+    "q4_1": (q4_1, 20),
+    "q5_0": (q5_0, 22),
+    "q5_1": (q5_1, 24),
+    "q8_0": (q8_0, 34),
+    "q2_k": (q2_k, 84),
+    "q3_k": (q3_k, 110),
+    "q4_k": (q4_k, 144),
+    "q5_k": (q5_k, 176),
+    "q6_k": (q6_k, 210),
+    "iq4_nl": (q4_0, 18),
+    "iq4_xs": (iq4_xs, 136),
+    "mxfp4": (mxfp4, 17),
+    "tq1_0": (points.tq1_0, 54),
+    "tq2_0": (points.tq2_0, 66),
+    "bf16": (two_bytes, 64),
+    "f16": (two_bytes, 64),
+    "f32": (four_bytes, 128),
 }
 
 
@@ -185,11 +184,10 @@ def build(variant: str) -> Kernel:
     """Kernel `repack.<format>`: `groups` groups of 16 rows, each row `stride` bytes apart and
     `units` units long, from `raw` to `out`; shared among threads by groups. Formats on grids also
     take the address of their grid, as `grids.digits` has it."""
-    held, form = held_as(variant), FORMATS[variant.upper()]
-    raw_bytes, held_bytes = held.columns // form.block * form.bytes, held.nbytes
+    held_bytes = held_as(variant).nbytes
     if variant in points.POINTS:
-        return kernel(f"repack.{variant}")(_gridded(variant, raw_bytes, held_bytes))
-    write = _UNITS[variant]
+        return kernel(f"repack.{variant}")(_gridded(variant, held_bytes))
+    write, raw_bytes = _UNITS[variant]
     unit = op(s.Void, Ptr, Ptr, Ptr, target=True)(
         lambda b, t, p, stride, to: write(
             Pen(b, t), Ref(Pen(b, t), p), Ref(Pen(b, t), stride), Ref(Pen(b, t), to)
@@ -207,8 +205,8 @@ def build(variant: str) -> Kernel:
     return kernel(f"repack.{variant}")(run)
 
 
-def _gridded(variant: str, raw_bytes: int, held_bytes: int) -> Callable[..., None]:
-    whole, pair = points.start(variant), points.pair(variant)
+def _gridded(variant: str, held_bytes: int) -> Callable[..., None]:
+    whole, pair, raw_bytes = points.start(variant), points.pair(variant), points.POINTS[variant][1]
 
     def run(
         step: Ptr, tid: Int, nt: Int, raw: Ptr, stride: Ptr, groups: Int, units: Int, out: Ptr,
