@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import GenerationConfig
 
 from rbee_worker.errors import FieldError, InvalidRequest, UsageError
 from rbee_worker.params import (
@@ -370,6 +371,20 @@ def test_an_unusable_default_of_the_model_is_noted_not_obeyed(value):
     assert notes[0].startswith("generation_config.json: temperature must be ")
     got = resolved({}, generation={"temperature": value})
     assert (got.params.temperature, got.origins["temperature"]) == (1.0, "default")
+
+
+def test_what_a_model_asks_of_transformers_alone_is_told():
+    neutral = GenerationConfig().to_dict() | {
+        "num_beams": 1,
+        "suppress_tokens": [],
+        "min_length": 0,
+    }
+    assert generation_defaults(neutral)[1] == ()
+    _, notes = generation_defaults({"suppress_tokens": [5, 6], "no_repeat_ngram_size": 3})
+    assert notes == (
+        "generation_config.json: no_repeat_ngram_size is not applied by this worker",
+        "generation_config.json: suppress_tokens is not applied by this worker",
+    )
 
 
 # ---- seeds, exempt ids, the report

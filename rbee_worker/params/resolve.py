@@ -16,6 +16,7 @@ from msgspec.structs import asdict, replace
 
 from rbee_worker.errors import FieldError, InvalidRequest
 from rbee_worker.params.check import check, same, shown
+from rbee_worker.params.foreign import asked
 from rbee_worker.params.parameter import SURFACES, Parameter, Surface
 from rbee_worker.params.table import PARAMETERS, names
 from rbee_worker.types import EosToken, Resolved, SamplingParams
@@ -164,7 +165,7 @@ def _together(
 def generation_defaults(
     generation: Mapping[str, Any], *, context: int = 1 << 62
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The model's own defaults from generation_config.json, and a note on each value not usable.
+    """The model's own defaults from generation_config.json, and a note on each that is not obeyed.
 
     temperature, top_p, top_k, min_p and repetition_penalty apply as they stand, whether or not
     `do_sample` is there: a served model samples unless told otherwise, and a file that carries a
@@ -191,7 +192,7 @@ def generation_defaults(
         for name in ("top_p", "top_k", "min_p"):
             values.pop(name, None)
         values["temperature"] = 0.0
-    return values, tuple(notes)
+    return values, (*notes, *asked(generation))
 
 
 def report(resolved: Resolved) -> dict[str, Any]:
