@@ -36,7 +36,7 @@ _NEUTRAL: dict[str, Any] = {
 
 
 def asked(generation: Mapping[str, Any]) -> list[str]:
-    """A note for each key that would change what transformers generates, and changes nothing here."""
+    """A note for each key that changes what transformers generates, and nothing here."""
     found = []
     for key, neutral in _NEUTRAL.items():
         value = generation.get(key)
