@@ -11,13 +11,17 @@ PROMPT ?= What is the capital of France?
 RUN_ARGS ?= --temperature 0
 TEST_JOBS ?= 2
 TEST_ARGS ?=
+LLAMACPP ?= .venv-llamacpp
+LLAMACPP_VERSION ?= 0.3.36
+BENCH_MODELS ?= build/bench
+BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_ARGS)
 
 export RBEE_PIP_ARGS := $(PIP_ARGS)
 
-.PHONY: run test test-slow test-cpu test-long lint clean
+.PHONY: run test test-slow test-cpu test-long lint bench-cpu clean
 
 run: $(VENV)/.run
 	$(BIN)/rbee-worker generate --chat "$(PROMPT)" $(RUN_ARGS)
@@ -39,8 +43,16 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Every row of docs/performance.md's CPU table, beside llama.cpp compiled for this machine, on a machine that
+# does nothing else: an hour or two. BENCH_ARGS="--rounds 1 --only Q4_0" is a first look.
+bench-cpu: $(VENV)/.test $(LLAMACPP)/.ready
+	$(BIN)/python -m benchmarks.cpu --peer-python $(LLAMACPP)/bin/python --models $(BENCH_MODELS) \
+	  --write $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.memory --models $(BENCH_MODELS) --write
+	$(BIN)/python -m benchmarks.startup --write
+
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(LLAMACPP) build dist
 
 # A stamp is made when its extras are installed, and again when the list of packages changes.
 
@@ -67,4 +79,16 @@ $(VENV)/.test: pyproject.toml $(VENV)/.run
 
 $(VENV)/.lint: pyproject.toml $(VENV)/.run
 	$(PIP) -e ".[server,cpu,otel,lint]"
+	@touch $@
+
+$(LLAMACPP)/.ready: benchmarks/llamacpp_build.py $(VENV)/.python
+	@for tool in cmake c++; do command -v $$tool >/dev/null || { \
+	  echo "error: $$tool is missing; llama.cpp is compiled with it. Fix: apt-get install cmake g++" >&2; exit 2; }; done
+	@echo "Compiling llama.cpp into $(LLAMACPP), for this processor: a quarter of an hour on two cores."
+	$(PYTHON) -m venv $(LLAMACPP) || { $(PYTHON) -m venv --clear --without-pip $(LLAMACPP) && \
+	  $(PYTHON) -m pip --python $(LLAMACPP)/bin/python install $(PIP_ARGS) pip; }
+	@# Without the cache: pip would take a wheel that was once compiled with other arguments.
+	CMAKE_ARGS="$$($(BIN)/python -m benchmarks.llamacpp_build)" $(LLAMACPP)/bin/python -m pip \
+	  --disable-pip-version-check install $(PIP_ARGS) --no-cache-dir --no-binary llama-cpp-python \
+	  llama-cpp-python==$(LLAMACPP_VERSION)
 	@touch $@

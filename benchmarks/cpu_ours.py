@@ -1,4 +1,8 @@
-"""Our side of benchmarks/cpu.py: MODEL THREADS wall|cpu. Greedy decoding without an engine."""
+"""Our side of benchmarks/cpu.py: MODEL THREADS wall|cpu. Greedy decoding without an engine.
+
+Besides the rows: what one token reads (bytes of weights, bytes of cache for each token before it)
+and how fast this machine's memory is read in the same minute.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +18,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from rbee_worker.checkpoint import open_checkpoint
-from rbee_worker.models import build_model
-from rbee_worker.ops.batch import Batch, PagedState
+from rbee_worker.models import build_model, outline_model
+from rbee_worker.ops.batch import Batch, FixedState, PagedState
 from rbee_worker.ops.cpu import isa
 from rbee_worker.ops.cpu.backend import CpuOps
+from rbee_worker.ops.cpu.bandwidth import read_gb_s
 from rbee_worker.ops.cpu.header import Shape
 from rbee_worker.ops.cpu.model import CpuModel
 from rbee_worker.ops.cpu.native import Library
 from rbee_worker.ops.cpu.team import Team
+from rbee_worker.ops.cpu.traffic import TrafficOps
 from rbee_worker.state.specs import PagedKV
 
 BLOCK, CONTEXT = 16, 640  # tokens a cache block; tokens a sequence may have
@@ -34,12 +40,20 @@ class Sequences:
         self.model, self.per = model, CONTEXT // BLOCK
         self.caches = []
         for group in model.groups:
-            assert isinstance(group.spec, PagedKV)
-            shape = (group.layers, 1 + count * self.per, BLOCK, group.spec.heads)
-            self.caches.append(
-                tuple(torch.zeros(*shape, d, dtype=torch.float16)
-                      for d in (group.spec.k_dim, group.spec.v_dim))
-            )  # fmt: skip
+            if isinstance(group.spec, PagedKV):
+                shape = (group.layers, 1 + count * self.per, BLOCK, group.spec.heads)
+                widths = (group.spec.k_dim, group.spec.v_dim)
+                kept = tuple(torch.zeros(*shape, d, dtype=torch.float16) for d in widths)
+            else:
+                shapes = group.spec.shapes
+                kept = tuple(torch.zeros(group.layers, 1 + count, *s) for s in shapes)
+            self.caches.append((isinstance(group.spec, PagedKV), kept))
+
+    @property
+    def bytes_a_token(self) -> int:
+        """Bytes of cache that a step reads for each token before it, of one sequence."""
+        specs = [(g.layers, g.spec) for g in self.model.groups if isinstance(g.spec, PagedKV)]
+        return sum(layers * spec.bytes_per_token("f16") for layers, spec in specs)
 
     def feed(self, tokens: list[list[int]], done: int) -> torch.Tensor:
         """The next tokens of every sequence, each `done` tokens long: logits of the last ones."""
@@ -47,13 +61,14 @@ class Sequences:
         table = 1 + torch.arange(b * self.per, dtype=torch.int32).view(b, self.per)
         position = torch.arange(done, done + n).repeat(b)
         slots = torch.cat([table[i].long()[position[:n] // BLOCK] for i in range(b)])
-        slots = slots * BLOCK + position % BLOCK
+        slots, own = slots * BLOCK + position % BLOCK, torch.arange(1, b + 1)
         starts = tuple(range(0, n * b + 1, n))
         lens = (done + n,) * b
         batch = Batch(
             torch.tensor([t for one in tokens for t in one]), position, torch.tensor(starts),
             torch.tensor(lens), torch.tensor(lens), torch.tensor(starts[1:]) - 1,
-            tuple(PagedState(k, v, table, slots) for k, v in self.caches), starts, lens,
+            tuple(PagedState(kept[0], kept[1], table, slots) if paged else FixedState(kept, own)
+                  for paged, kept in self.caches), starts, lens,
         )  # fmt: skip
         return self.model.head(self.model.hidden(batch)[batch.sample_rows])
 
@@ -63,8 +78,10 @@ def main(path: str, threads: int, clock: str) -> None:
     now = time.process_time if clock == "cpu" else time.perf_counter
     library = Library(isa.choose(os.environ.get("RBEE_CPU_ISA", "")))
     ops = CpuOps(library, Team(library, threads))
-    shape = Shape(512, 8, CONTEXT, BLOCK, "f16")
-    model = CpuModel(build_model(open_checkpoint(path), ops), ops, shape)
+    shape, ckpt = Shape(512, 8, CONTEXT, BLOCK, "f16"), open_checkpoint(path)
+    model = CpuModel(build_model(ckpt, ops), ops, shape)
+    traffic = TrafficOps()
+    traffic.count(outline_model(ckpt, traffic), shape)
 
     def rate(count: int, prompt: int, steps: int) -> float:
         seqs = Sequences(model, count)
@@ -88,8 +105,13 @@ def main(path: str, threads: int, clock: str) -> None:
         "decode_at_512": [rate(1, 512, 32) for _ in range(2)],
         "decode_8": [rate(8, 16, 32) for _ in range(2)],
     }
-    sys.stdout.write(json.dumps({k: round(statistics.median(v), 1) for k, v in rows.items()}))
-    sys.stdout.write("\n")
+    found = {k: round(statistics.median(v), 1) for k, v in rows.items()}
+    found |= {
+        "token_bytes": traffic.nbytes,
+        "cache_bytes": Sequences(model, 1).bytes_a_token,
+        "read_gb_s": round(read_gb_s(threads), 2),
+    }
+    sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":

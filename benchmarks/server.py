@@ -5,7 +5,8 @@ A worker process with the fake engine serves; another process reads. Two rows:
               the server's own processor time (it is one thread: "on one core"), and how fair it is:
               the slowest stream's rate over the median's.
   latency     2,000 events/s over 64 streams: from the moment the engine has the token to the moment
-              its bytes are written to the socket, and to the moment the client has read them.
+              its bytes are written to the socket, and to the moment the client has read them;
+              and how late a process wakes that does nothing else (stalls.py), meanwhile.
 Prints one JSON object. Both processes share this machine, and the reader costs about as much as
 the server; a machine with one free core shows half.
 """
@@ -25,6 +26,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from benchmarks.stalls import Stalls
 
 ROOT = Path(__file__).parents[1]
 STREAMS = 64
@@ -149,7 +152,8 @@ def latency(seconds: float) -> dict[str, float]:
     mode = {"wait_s": 1.0, "tokens": tokens, "rate": LATENCY_RATE / STREAMS}
     with worker(mode) as (process, port):
         asyncio.run(warm(port))
-        readers = asyncio.run(streams(port, tokens, stamped=True))
+        with Stalls() as stalls:
+            readers = asyncio.run(streams(port, tokens, stamped=True))
         asyncio.run(warm(port))
         process.terminate()
         assert process.stdout is not None
@@ -167,6 +171,7 @@ def latency(seconds: float) -> dict[str, float]:
         "to_socket_p99_ms": ms(written, 0.99),
         "to_client_p50_ms": ms(lags, 0.5),
         "to_client_p99_ms": ms(lags, 0.99),
+        "machine_late_p99_ms": stalls.p99_ms,
     }
 
 

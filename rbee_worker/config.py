@@ -127,7 +127,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "backend",
-        "what computes: reference = torch, cpu = compiled kernels (preview); auto = reference",
+        "what computes: reference = torch, cpu = compiled kernels; auto = cpu where it can be had",
         later={"cuda": "this version has no GPU backend yet; use --backend reference"},
     ),
     Option("device", "number of the GPU; 0 on a CPU", low=0, high=0),

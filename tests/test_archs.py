@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import re
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rbee_worker.checkpoint import open_checkpoint
+from rbee_worker.errors import UnsupportedModel
 from rbee_worker.models import build_model, plan_model
 from rbee_worker.models.base import Decoder
 from rbee_worker.ops import Ops
@@ -199,9 +201,20 @@ def test_half_precision_stays_near(arch: Arch, folder: Path, dtype: str) -> None
     assert torch.equal(torch.cat(parts), whole)
 
 
-def test_longrope_says_what_it_does_not_do(folder: Path) -> None:
-    """A sequence that crosses the length while decoding is not computed again: never silently."""
-    long = next(a for a in ARCHS if a.id == "phi3-long")
-    (said,) = ours(long, folder).limits
-    assert f"past {long.config().original_max_position_embeddings} tokens" in said
-    assert ours(ARCHS[0], folder).limits == ()
+def test_experts_of_different_formats_are_refused(folder: Path) -> None:
+    """Files with a tensor an expert may have them; a stack cannot."""
+    arch = next(a for a in ARCHS if a.id == "mixtral-2023")
+    quant = gguf.GGMLQuantizationType.Q8_0
+    path = write_gguf(arch, oracle(arch), folder / "mixed.gguf", quant, only="ffn_up.1.weight")
+    with pytest.raises(UnsupportedModel, match="experts hold their w1 and w3 in different formats"):
+        load(path)
+
+
+def test_dynamic_scaling_says_what_it_does_not_do(folder: Path) -> None:
+    """A sequence that crosses the length while decoding keeps its frequencies: never silently."""
+    dynamic, long = (next(a for a in ARCHS if a.id == i) for i in ("llama-dynamic", "phi3-long"))
+    model = ours(dynamic, folder)
+    assert model.limits == ()  # it is made for no longer sequence
+    (said,) = dataclasses.replace(model, context=80).limits
+    assert f"past {dynamic.config().max_position_embeddings} tokens" in said
+    assert ours(long, folder).limits == ours(ARCHS[0], folder).limits == ()

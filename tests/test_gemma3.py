@@ -29,7 +29,7 @@ def test_greedy_equals_transformers() -> None:
     ids = [tokenizer.encode(text) for text in PROMPTS]
     assert len(ids[2]) > 512
     want = [greedy(hf, i, 32) for i in ids]
-    worker = Worker(model="gemma3-270m", kv_dtype="f32", kv_tokens=4096)
+    worker = Worker(model="gemma3-270m", backend="reference", kv_dtype="f32", kv_tokens=4096)
     params = {"temperature": 0, "max_tokens": 32, "ignore_eos": True}
     answers = worker.ask_all([(text, params) for text in PROMPTS])
     worker.close()

@@ -12,17 +12,18 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
 from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.checkpoint.formats import Packed, TensorInfo
 from rbee_worker.checkpoint.hf_config import read_config
-from rbee_worker.models import plan_model
+from rbee_worker.models import ARCHITECTURES, plan_model
 from tests.published import PUBLISHED, Published
-from tests.published_large import LARGE
 
 
-class Shapes:
-    """Tensors that have a name and a shape, in bfloat16."""
+class Names:
+    """A `TensorSource` of names and shapes, in bfloat16, all zero and nowhere."""
 
     def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
         self._shapes = shapes
@@ -37,55 +38,69 @@ class Shapes:
     def read(self, name: str) -> Packed:
         shape = self._shapes[name]
         rows = int(np.prod(shape[:-1], dtype=np.int64))
-        return Packed(np.zeros((rows, 2 * shape[-1]), np.uint8), "BF16", shape)
+        return Packed(np.broadcast_to(np.uint8(0), (rows, 2 * shape[-1])), "BF16", shape)
 
     def release(self) -> None:
         pass
 
 
-def stacked(shapes: dict[str, tuple[int, ...]], kind: str) -> dict[str, tuple[int, ...]]:
-    """DeepSeek's experts, which HF's class fuses, as files have them (here all experts in one)."""
-    out = {}
-    for name, shape in shapes.items():
-        stem, found, part = name.partition(".mlp.experts.")
-        if not found or "deepseek" not in kind:
-            out[name] = shape
-        elif part == "gate_up_proj":
-            for half in ("gate_proj", "up_proj"):
-                out[f"{stem}{found}{half}.weight"] = (shape[0], shape[1] // 2, shape[2])
-        else:
-            out[f"{name}.weight"] = shape
-    return out
-
-
-MODELS = (*PUBLISHED, *LARGE)
-
-
-@pytest.mark.parametrize("model", MODELS, ids=[p.name for p in MODELS])
-def test_a_published_config(model: Published, tmp_path: Path) -> None:
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(model.config))
+def on_meta(folder: Path) -> PreTrainedModel:
+    """HF's class with the config of a folder, on the device that holds nothing."""
     with torch.device("meta"):
-        hf = transformers.AutoModelForCausalLM.from_config(
-            transformers.AutoConfig.from_pretrained(tmp_path)
+        return transformers.AutoModelForCausalLM.from_config(
+            transformers.AutoConfig.from_pretrained(folder)
         )
-    arch, config, _ = read_config(path)
+
+
+def checkpoint(row: Published, hf: PreTrainedModel, folder: Path) -> Checkpoint:
+    """The checkpoint that HF would publish: the config and the names of its files."""
+    arch, config, _ = read_config(folder / "config.json")
     tied = set(hf.all_tied_weights_keys)
-    named = {n: tuple(t.shape) for n, t in hf.state_dict().items() if n not in tied}
-    shapes = stacked(named, arch)
-    ckpt = Checkpoint(
-        ref=model.name,
-        path=tmp_path,
+    state = {n: t for n, t in hf.state_dict().items() if n not in tied}
+    shapes = {n: tuple(t.shape) for n, t in revert_weight_conversion(hf, state).items()}
+    return Checkpoint(
+        ref=row.name,
+        path=folder,
         kind="safetensors",
         arch=arch,
         config=config,
         generation={},
-        source=Shapes(shapes),
+        source=Names(shapes),
         tokenizer_config={},
         files={},
         gguf=None,
         notes=(),
     )
-    planned, _ = plan_model(ckpt, "bf16")
-    assert planned.notes == ()
-    assert planned.n_parameters == model.parameters
+
+
+def test_every_family_has_a_published_config() -> None:
+    known = {row.model_type for row in PUBLISHED}
+    missing = sorted(set(ARCHITECTURES) - known)
+    rows = "\n".join(
+        f'    Published("owner/checkpoint", decoder("{m}", ...), billions=...),' for m in missing
+    )
+    assert not missing, (
+        "add to a module of tests/published the config.json of one known checkpoint of each new "
+        f"family:\n{rows}"
+    )
+    extra = sorted(known - set(ARCHITECTURES))
+    assert not extra, f"tests/published has rows of no family: {extra}"
+    assert len({row.name for row in PUBLISHED}) == len(PUBLISHED)
+
+
+@pytest.mark.parametrize("row", PUBLISHED, ids=[row.name for row in PUBLISHED])
+def test_a_published_config(row: Published, tmp_path: Path) -> None:
+    """Every tensor of HF's class has a place here, and none is missing; no key goes unread; there
+    are as many parameters as are stated."""
+    (tmp_path / "config.json").write_text(json.dumps(row.config))
+    hf = on_meta(tmp_path)
+    model, _ = plan_model(checkpoint(row, hf, tmp_path), "bf16")
+    assert model.notes == ()
+    tied = set(hf.all_tied_weights_keys)
+    theirs = sum(t.numel() for n, t in hf.state_dict().items() if n not in tied)
+    assert model.n_parameters == theirs
+    assert len(model.blocks) == hf.config.num_hidden_layers
+    if row.parameters is not None:
+        assert model.n_parameters == row.parameters
+    if row.billions is not None:
+        assert f"{model.n_parameters / 1e9:.3g}" == f"{row.billions:.3g}", model.n_parameters

@@ -49,7 +49,7 @@ def greedy_64() -> list[list[int]]:
 @pytest.mark.parametrize("kv_dtype", ["auto", "f32"])
 def test_greedy_equals_transformers(greedy_64: list[list[int]], kv_dtype: str) -> None:
     """64 tokens for each of five prompts, together in one batch."""
-    w = Worker(model="smollm2", kv_dtype=kv_dtype)
+    w = Worker(model="smollm2", backend="reference", kv_dtype=kv_dtype)
     params = {"temperature": 0, "max_tokens": 64, "ignore_eos": True}
     answers = w.ask_all([(text, params) for text in PROMPTS])
     w.close()

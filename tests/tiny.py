@@ -7,13 +7,16 @@ formats' own packages, none of our code.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 from safetensors.numpy import save_file
+
+from tests import blocks
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 BOS = "<|endoftext|>"  # opens every plain prompt; the template does not write it
@@ -141,15 +144,54 @@ def write_gguf(
 ) -> Path:
     """The same model as llama.cpp's converter writes it. without: GGUF names of tensors."""
     w = gguf.GGUFWriter(path, arch)
+    _add_metadata(w, DIM, FFN, tokenizer)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, LAYERS)
+    for name, value in tensors().items():
+        stem, _, suffix = name.rpartition(".")
+        found = f"{names.get_name(stem)}.{suffix}"
+        heads = HEADS if stem.endswith("q_proj") else KV_HEADS if stem.endswith("k_proj") else 0
+        if found not in without:
+            w.add_tensor(found, _paired(value, heads) if heads else value)
+    return _written(w, path)
+
+
+def write_packed_gguf(path: Path, formats: Sequence[str], dim: int = 256) -> Path:
+    """A llama of the same shape but for `dim` and twice that: its matrices are random blocks, in
+    `formats` by turns, its norms F32."""
+    w, rng, turns = gguf.GGUFWriter(path, "llama"), np.random.default_rng(0), cycle(formats)
+    _add_metadata(w, dim, 2 * dim, True)
+    kv = dim // HEADS * KV_HEADS
+    shapes = {"token_embd": (VOCAB, dim), "output": (VOCAB, dim)}
+    for n in range(LAYERS):
+        shapes |= {
+            f"blk.{n}.attn_q": (dim, dim),
+            f"blk.{n}.attn_k": (kv, dim),
+            f"blk.{n}.attn_v": (kv, dim),
+            f"blk.{n}.attn_output": (dim, dim),
+            f"blk.{n}.ffn_gate": (2 * dim, dim),
+            f"blk.{n}.ffn_up": (2 * dim, dim),
+            f"blk.{n}.ffn_down": (dim, 2 * dim),
+        }
+    for name, (rows, cols) in shapes.items():
+        form = next(turns)
+        raw = blocks.weights(form, rows, cols, rng, 1.5 / cols**0.5)
+        w.add_tensor(f"{name}.weight", raw, raw_dtype=blocks.kind_of(form))
+    norms = [f"blk.{n}.{part}_norm" for n in range(LAYERS) for part in ("attn", "ffn")]
+    for name in (*norms, "output_norm"):
+        w.add_tensor(f"{name}.weight", rng.normal(1.0, 0.3, dim).astype(np.float32))
+    return _written(w, path)
+
+
+def _add_metadata(w: gguf.GGUFWriter, dim: int, ffn: int, tokenizer: bool) -> None:
     w.add_context_length(CONTEXT)
-    w.add_embedding_length(DIM)
+    w.add_embedding_length(dim)
     w.add_block_count(LAYERS)
-    w.add_feed_forward_length(FFN)
+    w.add_feed_forward_length(ffn)
     w.add_head_count(HEADS)
     w.add_head_count_kv(KV_HEADS)
     w.add_layer_norm_rms_eps(1e-5)
     w.add_rope_freq_base(10000.0)
-    w.add_rope_dimension_count(DIM // HEADS)
+    w.add_rope_dimension_count(dim // HEADS)
     w.add_vocab_size(VOCAB)
     if tokenizer:
         tokens = vocabulary()
@@ -162,13 +204,9 @@ def write_gguf(
         w.add_bos_token_id(tokens.index(BOS))
         w.add_add_bos_token(True)
         w.add_chat_template(TEMPLATE)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, LAYERS)
-    for name, value in tensors().items():
-        stem, _, suffix = name.rpartition(".")
-        found = f"{names.get_name(stem)}.{suffix}"
-        heads = HEADS if stem.endswith("q_proj") else KV_HEADS if stem.endswith("k_proj") else 0
-        if found not in without:
-            w.add_tensor(found, _paired(value, heads) if heads else value)
+
+
+def _written(w: gguf.GGUFWriter, path: Path) -> Path:
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()

@@ -14,6 +14,7 @@ import numpy as np
 from rbee_worker.checkpoint.formats import Packed, TensorInfo
 from rbee_worker.checkpoint.gguf import GgufFile
 from rbee_worker.checkpoint.hf_config import canonical
+from rbee_worker.checkpoint.layered import by_layers
 from rbee_worker.checkpoint.names import (
     GGUF_ARCHITECTURES,
     INERT_KEYS,
@@ -79,9 +80,13 @@ def read_config(file: GgufFile, arch: Architecture) -> tuple[str, dict[str, Any]
             model_type = variant
     config["model_type"] = model_type
     for key, names in arch.present.items():
-        config[key] = any(name in file.tensors for name in names)
+        _put(config, key, any(name in file.tensors for name in names))
     config |= {key: name not in file.tensors for key, name in arch.absent.items()}
-    _derive_sizes(file, config)
+    for key, (first, second) in arch.alone.items():
+        layers = [n.removesuffix(first) for n in file.tensors if n.endswith(f".{first}")]
+        config[key] = any(f"{layer}{second}" not in file.tensors for layer in layers)
+    by_layers(config, str(file.path))
+    _derive_sizes(file, config, arch.rows)
     config = config | dict(arch.by_layers.get(config["num_hidden_layers"], {}))
     _derive_rope(file, config)
     return model_type, canonical(config, str(file.path))
@@ -100,21 +105,29 @@ def read_keys(file: GgufFile, keys: Iterable[Key], prefix: str = "") -> dict[str
             value = key.default
         else:
             continue
-        *parents, leaf = key.hf.split(".")
-        target = out
-        for parent in parents:
-            target = target.setdefault(parent, {})
-        target[leaf] = value
+        _put(out, key.hf, value)
     return out
+
+
+def _put(config: dict[str, Any], key: str, value: Any) -> None:
+    """Dots lead into nested objects."""
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        config = config.setdefault(parent, {})
+    config[leaf] = value
 
 
 def _checked(file: GgufFile, name: str, kind: str) -> Any:
     value = file.metadata[name]
-    if kind == "windows" and isinstance(value, list) and set(value) <= {False, True}:
+    if kind == "windows" and isinstance(value, list) and all(v in (False, True) for v in value):
         return ["sliding_attention" if v else "full_attention" for v in value]
     if kind == "gating" and type(value) is int and value in _GATING:
         return _GATING[value]
-    if isinstance(value, list):
+    if kind == "each" and isinstance(value, list) and any(v != value[0] for v in value):
+        if all(type(v) is int and 0 <= v < MAX_COUNT for v in value):
+            return value
+        kind = "wrong"  # told below
+    elif isinstance(value, list):
         if not value or any(v != value[0] for v in value):
             raise UnsupportedModel(
                 f"{file.path}: {name} differs from layer to layer.", fix="use another model"
@@ -124,6 +137,7 @@ def _checked(file: GgufFile, name: str, kind: str) -> Any:
         return value // 2
     good = {
         "count": type(value) is int and 0 <= value < MAX_COUNT,
+        "each": type(value) is int and 0 <= value < MAX_COUNT,
         "id": type(value) is int and -1 <= value < MAX_COUNT,
         "number": type(value) in (int, float) and math.isfinite(value),
         "text": isinstance(value, str),
@@ -140,11 +154,12 @@ def _decimal(value: float) -> float:
     return float(str(short)) if float(short) == value else value
 
 
-def _derive_sizes(file: GgufFile, config: dict[str, Any]) -> None:
+def _derive_sizes(file: GgufFile, config: dict[str, Any], rows: Mapping[str, str]) -> None:
     """Fill what HF always writes and a GGUF file may leave out."""
-    embedding = file.tensors.get("token_embd.weight")
-    if embedding is not None and embedding.shape:
-        config["vocab_size"] = embedding.shape[0]  # padding included, as in HF
+    for key, name in {"vocab_size": "token_embd.weight", **rows}.items():
+        table = file.tensors.get(name)
+        if table is not None and table.shape:
+            config[key] = table.shape[0]  # padding included, as in HF
     tokens = file.metadata.array_length("tokenizer.ggml.tokens")
     if "vocab_size" not in config and tokens is not None:
         config["vocab_size"] = tokens
@@ -195,9 +210,9 @@ class GgufSource:
         self._where: dict[str, tuple[str, str | None]] = {}
         patterns = {row.gguf: row for row in rows}
         for name in file.tensors:
-            pattern, layer = _split(name)
+            pattern, numbers = _split(name)
             row = patterns.get(pattern)
-            hf = row.hf.replace("{}", layer) if row else f"gguf:{name}"
+            hf = row.hf.format(*numbers) if row else f"gguf:{name}"
             self._where[hf] = (name, row.op if row else None)
 
     def names(self) -> list[str]:
@@ -228,9 +243,13 @@ class GgufSource:
         self._file.release()
 
 
-def _split(name: str) -> tuple[str, str]:
-    """ "blk.12.attn_q.weight" -> ("blk.{}.attn_q.weight", "12")."""
-    match = re.match(r"([a-z]+\.)?blk\.([0-9]{1,6})\.", name)
-    if match is None:
-        return name, ""
-    return f"{match[1] or ''}blk.{{}}.{name[match.end() :]}", match[2]
+def _split(name: str) -> tuple[str, tuple[str, ...]]:
+    """ "blk.12.ffn_up.3.weight" -> ("blk.{}.ffn_up.{}.weight", ("12", "3"))."""
+    layer = re.match(r"((?:[a-z]+\.)?blk)\.([0-9]{1,6})\.", name)
+    if layer is None:
+        return name, ()
+    before, rest = f"{layer[1]}.{{}}.", name[layer.end() :]
+    expert = re.match(r"([a-z_]+)\.([0-9]{1,6})\.", rest)
+    if expert is None:
+        return f"{before}{rest}", (layer[2],)
+    return f"{before}{expert[1]}.{{}}.{rest[expert.end() :]}", (layer[2], expert[2])

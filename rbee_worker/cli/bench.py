@@ -7,6 +7,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -19,6 +20,7 @@ from rbee_worker.types import End, Error, Request, Usage
 
 if TYPE_CHECKING:
     from rbee_worker.engine.client import EngineClient
+    from rbee_worker.engine.text import TextSide
 
 PROMPT, SHORT = 512, 16  # tokens
 STEPS = {1: 64, 8: 32, 64: 16}  # sequences -> tokens decoded by each
@@ -31,21 +33,43 @@ FIELDS = tuple(o.field for o in OPTIONS if o.group != SERVE and o.field not in _
 
 def bench(
     settings: Settings,
+    line: typer.Context,
     ref: Annotated[str | None, typer.Argument(help="the model (default: smollm2)")] = None,
+    random: Annotated[
+        str,
+        typer.Option(
+            "--random",
+            metavar="SHAPE",
+            help="no checkpoint but random weights: a known shape (llama-1b, llama-8b, ...) "
+            "or the path of a config.json",
+        ),
+    ] = "",
+    random_format: Annotated[
+        str,
+        typer.Option("--random-format", metavar="FORMAT", help="of random weights (default bf16)"),
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Prefill and decode speed, start-up times, and the share of the memory's bandwidth."""
     settings = msgspec.structs.replace(
         settings, prefix_cache=False, generation_config=False, max_seqs=max(STEPS)
     )
+    text = None
+    if random:
+        if line.params["ref"] is not None:
+            raise UsageError("both a model and --random were given.", fix="give one of them.")
+        settings, text = _invented(settings, random, random_format or "bf16")
+    elif random_format:
+        raise UsageError("--random-format is for random weights.", fix="add --random SHAPE.")
     import asyncio  # only now: --help is quicker without
 
     threads = settings.threads or allowed_cores()
-    found = asyncio.run(_measure(settings))
+    found = asyncio.run(_measure(settings, text))
     found["read_gb_s"] = _bandwidth(threads, settings.cache_dir)
-    weights, rate = found.pop("weight_bytes"), found["decode_tok_s"]["1"]
     if found["read_gb_s"] is not None:
-        found["bandwidth_share"] = round(weights * rate / 1e9 / found["read_gb_s"], 3)
+        found["read_bytes"] = _read_bytes(settings)
+        reads = found["read_bytes"] * found["decode_tok_s"]["1"]
+        found["bandwidth_share"] = round(reads / 1e9 / found["read_gb_s"], 3)
     found["threads"] = threads
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")
@@ -53,12 +77,36 @@ def bench(
         sys.stdout.write(_table(found))
 
 
-async def _measure(settings: Settings) -> dict[str, Any]:
+def _invented(
+    settings: Settings, shape: str, format: str
+) -> tuple[Settings, Callable[[], TextSide]]:
+    """Settings for a model of random weights, and the words that it has: none.
+
+    Raises UsageError for an unknown shape or format, ModelError for what memory cannot hold.
+    """
+    from rbee_worker.engine.preflight import preflight
+    from rbee_worker.engine.text import wordless
+    from rbee_worker.models.random import random_checkpoint
+
+    ckpt = random_checkpoint(shape, format)
+    preflight(ckpt, settings).room(settings, available_memory())
+    return msgspec.structs.replace(settings, model=ckpt.ref), lambda: wordless(ckpt)
+
+
+def _read_bytes(settings: Settings) -> int:
+    """Of weights, for a token: see `engine.traffic`."""
+    from rbee_worker.engine.traffic import read_bytes
+    from rbee_worker.models.random import open_model
+
+    return read_bytes(open_model(settings.model, cache_dir=settings.cache_dir), settings)
+
+
+async def _measure(settings: Settings, text: Callable[[], TextSide] | None) -> dict[str, Any]:
     """Everything that a running engine can tell; speeds in tokens a second."""
     from rbee_worker.cli.session import open_engine
 
     start = time.perf_counter()
-    async with open_engine(settings) as client:
+    async with open_engine(settings, text=text) as client:
         ready = time.perf_counter()
         info = client.info
         assert info is not None
@@ -88,6 +136,8 @@ async def _measure(settings: Settings) -> dict[str, Any]:
             "load_s": round(ready - start, 3),
             "first_token_s": round(first - start, 3),
             "weight_bytes": info.weight_bytes,
+            "parameters": info.n_parameters,
+            "notes": list(info.notes),
         }
 
 
@@ -154,4 +204,6 @@ def _table(found: dict[str, Any]) -> str:
     else:
         share = 100 * found["bandwidth_share"]
         rows.append(("memory", f"{found['read_gb_s']} GB/s; decoding uses {share:.0f} %"))
+        rows.append(("a token reads", f"{found['read_bytes'] / 1e6:,.1f} MB of weights"))
+    rows += [("note", note) for note in found["notes"]]
     return "".join(f"{name:<22} {value}\n" for name, value in rows)

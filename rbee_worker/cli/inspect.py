@@ -49,7 +49,7 @@ def rows(found: Mapping[str, Any]) -> Iterator[Row]:
         "in the file",
         (f"{k}: {v['tensors']} tensors, {size(v['bytes'])}" for k, v in found["formats"].items()),
     )
-    yield from _list("held as", (f"{k}: {size(v)}" for k, v in found["held"].items()))
+    yield from _list("held as", map(_held, found["tensors"]))
     yield from _list("memory", _memory(found["memory"]))
     yield from _list(
         "ends at",
@@ -66,6 +66,14 @@ def rows(found: Mapping[str, Any]) -> Iterator[Row]:
     yield "kernels", f"{kernels['backend']}: {fast} of {all_ops} operations are fast here"
     yield from _list("not read", (f"{name}: {why}" for name, why in found["skipped"].items()))
     yield from _list("warning", found["warnings"])
+
+
+def _held(use: Mapping[str, Any]) -> str:
+    """What becomes of the tensors of one format."""
+    return (
+        f"{use['held']}: {use['tensors']} of {use['file']}, "
+        f"{size(use['file_bytes'])} -> {size(use['held_bytes'])}"
+    )
 
 
 def _memory(plan: Mapping[str, Any]) -> Iterator[str]:

@@ -51,6 +51,12 @@ def report(
             for use in summarize(ckpt.source).formats
         },
         "held": dict(sorted(ahead.held.held_bytes.items(), key=lambda item: -item[1])),
+        "tensors": [
+            {"file": file, "held": held, **use._asdict()}
+            for (file, held), use in sorted(
+                ahead.held.uses.items(), key=lambda item: -item[1].held_bytes
+            )
+        ],
         "memory": memory,
         "eos": [
             {"id": e.id, "text": e.text, "origins": list(e.origins)}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from rbee_worker.cli.terminal import Status, aside, is_rich, size
 from rbee_worker.config import Settings
@@ -13,18 +14,23 @@ from rbee_worker.engine.client import EngineClient
 from rbee_worker.engine.messages import Loading
 from rbee_worker.observe import log, narration
 
+if TYPE_CHECKING:
+    from rbee_worker.engine.text import TextSide
+
 _log = log.logger("cli")
 
 
 @asynccontextmanager
-async def open_engine(settings: Settings, *, quiet: bool = False) -> AsyncIterator[EngineClient]:
+async def open_engine(
+    settings: Settings, *, quiet: bool = False, text: Callable[[], TextSide] | None = None
+) -> AsyncIterator[EngineClient]:
     """An engine that is ready, closed at the end. Raises what keeps the model from loading.
 
-    Shows what is going on on stderr, unless `quiet`.
+    Shows what is going on on stderr, unless `quiet`. text: stands in for the checkpoint's.
     """
     began = time.perf_counter()
     progress = Progress(quiet=quiet)
-    client = await EngineClient.start(settings, on_loading=progress)
+    client = await EngineClient.start(settings, on_loading=progress, text=text)
     try:
         info = await client.ready()
         progress.clear()

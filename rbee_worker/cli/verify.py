@@ -25,7 +25,7 @@ def verify(
     tokens: Annotated[int, typer.Option(metavar="N", help="random ids to compare on")] = 70,
     tolerance: Annotated[
         float | None,
-        typer.Option(metavar="X", help="largest error (default 1e-4 in f32, more in f16, bf16)"),
+        typer.Option(metavar="X", help="largest error (default 1e-4 in f32, more where rounded)"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
@@ -54,7 +54,11 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     `alone`: of this layer, given the states that transformers has before it.
     """
     other, limit = found["against"], found["tolerance"]
-    yield f"{found['ref']} ({found['architecture']}) in {found['dtype']}, {found['tokens']} tokens"
+    rounded = ", activations in 8 bits" if found["activations"] == "i8" else ""
+    yield (
+        f"{found['ref']} ({found['architecture']}) in {found['dtype']}{rounded}, "
+        f"by {found['backend']}, {found['tokens']} tokens"
+    )
     yield f"against {other['model']}, float32; weights {other['weights']}"
     if other["ref"] != found["ref"]:
         yield f"weights of {other['ref']}"
@@ -70,6 +74,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         f"the likeliest token is the same at {logits['same_token']:.1%} of positions"
     )
     yield f"worst: {found['worst']}"
+    if rounded:
+        yield "the tolerance allows for rounding; --exact-activations compares within 0.0001"
     if found["ok"]:
         yield bold(f"equal within {limit:g}", sys.stdout)
     else:

@@ -18,6 +18,7 @@ from rbee_worker.engine.messages import (
     Finished,
     Preempted,
     PromptScores,
+    Rescaled,
     Scheduled,
     Submit,
     Tokens,
@@ -122,12 +123,14 @@ class Answer:
                 return True
         return False
 
-    def news(self, m: PromptScores | Scheduled | Preempted) -> None:
+    def news(self, m: PromptScores | Scheduled | Preempted | Rescaled) -> None:
         """What happens to it besides tokens."""
         if isinstance(m, PromptScores):
             self._add(PromptLogprobs(logprobs=m.logprobs))
         elif isinstance(m, Preempted):
             self._narrate(narration.preempted(self.request.id, m.tokens))
+        elif isinstance(m, Rescaled):
+            self._narrate(narration.rescaled(self.request.id, m.tokens, m.past))
         else:
             self.scheduled = True
             self._narrate(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -35,11 +35,9 @@ class StepBatch:
 
 def build_batch(chunks: Seq[Chunk], tensors: StateTensors, device: str = "cpu") -> StepBatch:
     """The batch of a plan's chunks, in the plan's order."""
-    counts = [c.count for c in chunks]
-    starts = (0, *accumulate(counts))
+    starts = (0, *accumulate(c.count for c in chunks))
     tokens = [t for c in chunks for t in c.seq.tokens[c.start : c.start + c.count]]
     assert len(tokens) == starts[-1], "a token is planned before it is known"
-    positions = np.array([p for c in chunks for p in range(c.start, c.start + c.count)])
     kv_lens = tuple(c.start + c.count for c in chunks)
     draws = tuple(c for c in chunks if c.draws)
     rows = [starts[i + 1] - 1 for i, c in enumerate(chunks) if c.draws]
@@ -50,22 +48,34 @@ def build_batch(chunks: Seq[Chunk], tensors: StateTensors, device: str = "cpu") 
             targets = tuple(chunk.seq.tokens[first + 1 : last + 1])
             scores.append(ScoreRows(chunk, targets))
             rows += range(starts[i] + first - chunk.start, starts[i] + last - chunk.start)
-
-    def ints(values: Seq[int] | npt.NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(np.asarray(values, dtype=np.int64)).to(device)
-
+    ids = (
+        tokens,
+        [p for c in chunks for p in range(c.start, c.start + c.count)],
+        starts,
+        kv_lens,
+        [c.seq.rope_len for c in chunks],
+        rows,
+    )
+    token_ids, positions, seq_starts, lens, rope_lens, sample_rows = _ints(ids, device)
     batch = Batch(
-        tokens=ints(tokens),
-        positions=ints(positions),
-        seq_starts=ints(starts),
-        kv_lens=ints(kv_lens),
-        rope_lens=ints([c.seq.prompt_len for c in chunks]),
-        sample_rows=ints(rows),
-        state=tuple(_states(chunks, positions, tensors, device)),
+        tokens=token_ids,
+        positions=positions,
+        seq_starts=seq_starts,
+        kv_lens=lens,
+        rope_lens=rope_lens,
+        sample_rows=sample_rows,
+        state=tuple(_states(chunks, tensors, device)),
         seq_starts_host=starts,
         kv_lens_host=kv_lens,
     )
     return StepBatch(batch, draws, tuple(scores))
+
+
+def _ints(parts: Seq[Seq[int]], device: str) -> tuple[Tensor, ...]:
+    """int64 tensors of these numbers, parts of one: a step has many and they are small."""
+    sizes = [len(part) for part in parts]
+    whole = np.fromiter(chain.from_iterable(parts), np.int64, sum(sizes))
+    return torch.split(torch.from_numpy(whole).to(device), sizes)
 
 
 def _scored(chunk: Chunk) -> tuple[int, int]:
@@ -78,29 +88,30 @@ def _scored(chunk: Chunk) -> tuple[int, int]:
 
 
 def _states(
-    chunks: Seq[Chunk], positions: npt.NDArray[np.int64], tensors: StateTensors, device: str
-) -> list[PagedState | FixedState]:
-    out: list[PagedState | FixedState] = []
+    chunks: Seq[Chunk], tensors: StateTensors, device: str
+) -> Iterator[PagedState | FixedState]:
     size = tensors.block_size
-    owner = np.repeat(np.arange(len(chunks)), [c.count for c in chunks])
     paged = 0
     for pair, fixed in zip(tensors.paged, tensors.fixed, strict=True):
         if pair is not None:
+            tables = [c.state.tables[paged] for c in chunks]
             needed = [-(-(c.start + c.count) // size) for c in chunks]
             table = np.zeros((len(chunks), max(needed)), dtype=np.int32)
-            for b, chunk in enumerate(chunks):
-                table[b, : needed[b]] = chunk.state.tables[paged][: needed[b]]
-            blocks = table[owner, positions // size].astype(np.int64)
-            assert (blocks > 0).all(), "a key would go to the sink"
-            slots = torch.from_numpy(blocks * size + positions % size)
-            k, v = pair
-            out.append(PagedState(k, v, torch.from_numpy(table).to(device), slots.to(device)))
+            for b, blocks in enumerate(tables):
+                table[b, : needed[b]] = blocks[: needed[b]]
+            slots = [
+                blocks[p // size] * size + p % size
+                for c, blocks in zip(chunks, tables, strict=True)
+                for p in range(c.start, c.start + c.count)
+            ]
+            assert min(slots) >= size, "a key would go to the sink"
+            (at,) = _ints((slots,), device)
+            yield PagedState(*pair, torch.from_numpy(table).to(device), at)
             paged += 1
         else:
             assert fixed is not None
             for chunk in chunks:
                 if chunk.start == 0:
                     tensors.clear_slot(chunk.state.slot)
-            slots = torch.tensor([c.state.slot for c in chunks], device=device)
-            out.append(FixedState(fixed, slots))
-    return out
+            (at,) = _ints(([c.state.slot for c in chunks],), device)
+            yield FixedState(fixed, at)

@@ -25,6 +25,7 @@ from rbee_worker.engine.messages import (
     Output,
     Preempted,
     PromptScores,
+    Rescaled,
     Scheduled,
     Stats,
     StepTimes,
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OfSequence = Tokens | Finished | Scheduled | Preempted | PromptScores
+OfSequence = Tokens | Finished | Scheduled | Preempted | Rescaled | PromptScores
 State = Literal["loading", "ready", "restarting", "draining", "failed"]
 CancelRule = Literal["CANCELLED", "TIMEOUT", "STOP_SEQUENCE"]
 _RETRY_S = 2

@@ -19,11 +19,13 @@ from rbee_worker.engine.messages import (
     Output,
     Preempted,
     PromptScores,
+    Rescaled,
     Scheduled,
     Stats,
     Submit,
     Tokens,
 )
+from rbee_worker.engine.ropes import RopeLengths
 from rbee_worker.engine.scheduler import Plan, Scheduler
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.engine.stop import StopRules
@@ -35,6 +37,7 @@ from rbee_worker.types import StopRecord, TokenLogprob
 if TYPE_CHECKING:
     from rbee_worker.engine.runner import Draw, Runner, Scores
 
+NO_ROPES = RopeLengths()
 STATS_EVERY_S = 0.25
 STRIKES = 3  # failed steps of several sequences before the youngest of them is given up
 
@@ -63,18 +66,17 @@ class Engine:
         max_seqs: int,
         context: int,
         kv_cache: bool = True,
-        salt: Callable[[int], bytes] = lambda _: b"",
+        ropes: RopeLengths = NO_ROPES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """salt: from a prompt's length to what must be equal for two sequences to share keys
-        (rope scaling that depends on the length). kv_cache=False computes every sequence anew for
-        each of its tokens."""
+        """ropes: how rotary scaling depends on a sequence's length. kv_cache=False computes every
+        sequence anew for each of its tokens."""
         self.runner = runner
         self.pool = pool
         self.scheduler = Scheduler(pool, token_budget=token_budget, max_seqs=max_seqs)
         self.context = min(context, pool.longest)
         self._kv_cache = kv_cache
-        self._salt = salt
+        self._ropes = ropes
         self._clock = clock
         self._live: dict[str, Sequence] = {}
         self._out: list[Output] = []
@@ -98,12 +100,14 @@ class Engine:
         rules = StopRules(m.params, m.eos, prompt=len(prompt), context=self.context)
         tokens = prompt + output
         self._arrivals += 1
+        rope_len = self._ropes.of(len(prompt), len(tokens))
         seq = Sequence(
             submit=m,
             tokens=tokens,
             limit=min(len(prompt) + m.params.max_tokens, self.context),
             rules=rules,
-            state=self.pool.new(tokens, self._salt(len(prompt))),
+            state=self.pool.new(tokens, self._ropes.salt(rope_len)),
+            rope_len=rope_len,
             arrival=self._arrivals,
             arrived_s=self._clock(),
             scores=[None] if m.prompt_logprobs else None,
@@ -203,10 +207,20 @@ class Engine:
         logprobs = None if logprob is None else (logprob,)
         self._out.append(Tokens(seq=seq.id, ids=(token,), logprobs=logprobs))
         ended = seq.rules.check(token, seq.n_output)
+        rope_len = self._ropes.of(seq.prompt_len, len(seq.tokens))
         if ended is not None:
             self._finish(seq, ended)
+        elif rope_len != seq.rope_len:
+            self._rescale(seq, rope_len)
         elif not self._kv_cache:
             self.scheduler.reset(seq)
+
+    def _rescale(self, seq: Sequence, rope_len: int) -> None:
+        """It has grown past a length from which on other frequencies hold, for all its tokens."""
+        seq.rope_len = rope_len
+        self.scheduler.reset(seq, self._ropes.salt(rope_len))
+        left = len(seq.tokens) - seq.state.computed
+        self._out.append(Rescaled(seq=seq.id, tokens=left, past=rope_len - 1))
 
     def _score(self, seq: Sequence, scores: tuple[TokenLogprob, ...]) -> None:
         """More of the prompt is scored; a sequence that only wanted that ends with it."""

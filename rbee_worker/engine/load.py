@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 
-from rbee_worker.checkpoint import Checkpoint, open_checkpoint
+from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.config import Settings
 from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.kernels import compile_for
 from rbee_worker.engine.machine import allowed_cores, available_memory
 from rbee_worker.engine.messages import Loading
 from rbee_worker.engine.preflight import preflight
+from rbee_worker.engine.ropes import RopeLengths
 from rbee_worker.engine.runner import Model, Runner
 from rbee_worker.engine.sampler import Sampler
 from rbee_worker.engine.timed import TimedRunner, TimedSampler
@@ -21,8 +22,9 @@ from rbee_worker.engine.trouble import is_out_of_memory
 from rbee_worker.errors import ModelError
 from rbee_worker.models import build_model
 from rbee_worker.models.base import Decoder
-from rbee_worker.ops import Ops, RopeSpec
-from rbee_worker.ops.select import executable, make_ops
+from rbee_worker.models.random import open_model
+from rbee_worker.ops import Ops
+from rbee_worker.ops.select import backend_note, executable, make_ops
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.tensors import StateTensors
 from rbee_worker.types import ModelInfo
@@ -39,7 +41,7 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
     torch.set_num_threads(threads)
     clock = _Phases()
     report(Loading(stage="opening"))
-    ckpt = open_checkpoint(settings.model, cache_dir=settings.cache_dir)
+    ckpt = open_model(settings.model, cache_dir=settings.cache_dir)
     ahead = preflight(ckpt, settings)
     clock.done("open")
     compiling = _Compiling(report)
@@ -84,7 +86,7 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         max_seqs=settings.max_seqs,
         context=plan.context,
         kv_cache=settings.kv_cache,
-        salt=rope_salt(model.ropes),
+        ropes=RopeLengths(model.ropes),
     )
     clock.done("state")
     info = ModelInfo(
@@ -103,9 +105,14 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         n_layers=len(model.blocks),
         n_parameters=model.n_parameters,
         load_s=clock.seconds,
-        notes=ckpt.notes + model.notes + model.limits + plan.notes,
+        notes=ckpt.notes + model.notes + model.limits + plan.notes + _notes(settings),
     )
     return engine, info
+
+
+def _notes(settings: Settings) -> tuple[str, ...]:
+    note = backend_note(settings)
+    return (note,) if note else ()
 
 
 def _runner(model: Model, tensors: StateTensors, settings: Settings, ops: Ops) -> Runner:
@@ -115,22 +122,6 @@ def _runner(model: Model, tensors: StateTensors, settings: Settings, ops: Ops) -
     if isinstance(made, TimedSampler):
         return TimedRunner(model, tensors, made, max_seqs=settings.max_seqs, device=device)
     return Runner(model, tensors, made, max_seqs=settings.max_seqs, device=device)
-
-
-def rope_salt(ropes: Iterable[RopeSpec]) -> Callable[[int], bytes]:
-    """From a prompt's length to what its keys depend on besides tokens and positions."""
-    bent = [r for r in ropes if r.dynamic is not None or r.long_inv_freq is not None]
-
-    def salt(length: int) -> bytes:
-        parts: list[int] = []
-        for rope in bent:
-            if rope.dynamic is not None:
-                parts.append(max(length, rope.dynamic[2]))
-            if rope.long_inv_freq is not None:
-                parts.append(int(length > rope.switch))
-        return repr(parts).encode() if parts else b""
-
-    return salt
 
 
 def _build(ckpt: Checkpoint, ops: Ops, report: Report) -> Decoder:

@@ -91,6 +91,14 @@ class Preempted(Struct, frozen=True, kw_only=True, tag="preempted"):
     tokens: int  # tokens to compute again
 
 
+class Rescaled(Struct, frozen=True, kw_only=True, tag="rescaled"):
+    """Past a length the model has other rotary frequencies: its keys are computed again."""
+
+    seq: str
+    tokens: int  # tokens to compute again
+    past: int  # the length
+
+
 class Tokens(Struct, frozen=True, kw_only=True, tag="tokens"):
     """New output ids of one sequence in the order they were drawn."""
 
@@ -149,6 +157,7 @@ Output = (
     | LoadFailed
     | Scheduled
     | Preempted
+    | Rescaled
     | Tokens
     | PromptScores
     | Finished

@@ -102,7 +102,8 @@ class Runner:
         rows, n = step.batch.sample_rows, len(step.draws)
         draws: list[Draw] = []
         if n:
-            logits = self._model.head(hidden[rows[:n]])
+            every = n == len(hidden)  # decoding: each row is drawn from, in order
+            logits = self._model.head(hidden if every else hidden[rows[:n]])
             sampled = self._sampler.sample(logits, [c.seq.slot for c in step.draws])
             drawn = zip(step.draws, sampled.ids, sampled.logprobs, strict=True)
             draws = [Draw(*d, sampled.errors.get(i)) for i, d in enumerate(drawn)]

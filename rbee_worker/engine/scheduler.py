@@ -80,9 +80,14 @@ class Scheduler:
             self.waiting.remove(seq)
         self.pool.release(seq.state)
 
-    def reset(self, seq: Sequence) -> None:
-        """Forget what is computed of a running sequence; it stays where it is."""
+    def reset(self, seq: Sequence, salt: bytes | None = None) -> None:
+        """Forget what is computed of a running sequence; it stays where it is.
+
+        salt: what its keys depend on from now on (state/pool.py), None = what they did.
+        """
         self._restart(seq)
+        if salt is not None:
+            seq.state = self.pool.new(seq.tokens, salt)
         self.pool.attach(seq.state, seq.reuse_limit)
 
     def suspect(self, seqs: list[Sequence]) -> list[Sequence]:

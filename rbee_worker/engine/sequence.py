@@ -14,7 +14,8 @@ from rbee_worker.types import TokenLogprob, Usage
 class Sequence:
     """`tokens` is prompt and output in one list, shared with `state` (see state/pool.py).
 
-    limit: length at which it ends at the latest. drawing: steps in flight that draw a token.
+    limit: length at which it ends at the latest. rope_len: what its rotary scaling goes by
+    (ropes.py). drawing: steps in flight that draw a token.
     solo: it was part of a step that failed and runs alone until it is known to be innocent.
     """
 
@@ -25,6 +26,7 @@ class Sequence:
     state: SeqState
     arrival: int
     arrived_s: float
+    rope_len: int
     drawing: int = 0
     slot: int = -1  # the sampler's
     solo: bool = False

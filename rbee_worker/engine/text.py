@@ -63,3 +63,31 @@ def open_text(ckpt: Checkpoint) -> TextSide:
         exempt_ids=exempt,
         stream=lambda skip_special: Detokenizer(tokenizer, skip_special=skip_special),
     )
+
+
+def wordless(ckpt: Checkpoint) -> TextSide:
+    """The text side of a model without a vocabulary: ids in, no text out, no end tokens."""
+    import tokenizers
+
+    from rbee_worker.tokenizer.core import Tokenizer
+    from rbee_worker.tokenizer.pieces import Decoding
+
+    empty = tokenizers.Tokenizer(tokenizers.models.BPE())
+    return TextSide(
+        ckpt=ckpt,
+        tokenizer=Tokenizer(empty, Decoding(), pieces=[], special_ids=()),
+        eos=(),
+        chat=None,
+        exempt_ids=frozenset(),
+        stream=lambda skip_special: _Silent(),
+    )
+
+
+class _Silent:
+    """A stream of nothing."""
+
+    def push(self, token_id: int) -> str:
+        return ""
+
+    def flush(self) -> str:
+        return ""

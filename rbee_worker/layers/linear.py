@@ -14,16 +14,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Linear:
-    """y = x W^T + b. `widths` are the outputs' widths where several maps are stacked."""
+    """y = x W^T + b. `widths` are the outputs' widths where several maps are stacked; `precise`:
+    of every product (see `Ops.linear`)."""
 
     ops: Ops
     weight: Weight
     bias: Tensor | None
     widths: Sequence[int]
+    precise: bool = False
 
     def __call__(self, x: Tensor, *, precise: bool = False) -> Tensor:
         """x [N, in] -> [N, sum(widths)]; precise: see `Ops.linear`"""
-        return self.ops.linear(x, self.weight, self.bias, precise=precise)
+        return self.ops.linear(x, self.weight, self.bias, precise=precise or self.precise)
 
     def split(self, x: Tensor, *, precise: bool = False) -> tuple[Tensor, ...]:
         """x [N, in] -> one [N, width] for each stacked map"""

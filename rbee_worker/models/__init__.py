@@ -15,6 +15,7 @@ from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.errors import UnsupportedModel
 from rbee_worker.models import (
     absent,
+    biased,
     bigcode,
     cohere,
     deepseek,
@@ -80,7 +81,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma": Architecture(gemma.Config, gemma.build_first, "Gemma 1", absent.GEMMA),
     "gemma2": Architecture(gemma.Config, gemma.build, "Gemma 2", absent.GEMMA2),
     "gemma3_text": Architecture(gemma.Config, gemma.build, "Gemma 3", absent.GEMMA3),
-    "phi": Architecture(phi.Config, phi.build, "Phi 1, 1.5, 2", absent.PHI),
+    "phi": Architecture(biased.Config, phi.build, "Phi 1, 1.5, 2", absent.PHI),
     "phi3": Architecture(phi3.Config, phi3.build, "Phi 3, 3.5, 4"),
     "phimoe": Architecture(phimoe.Config, phimoe.build, "Phi 3.5 MoE", absent.PHIMOE),
     "glm": Architecture(glm.Config, glm.build, "GLM-4-9b", absent.GLM),
@@ -96,7 +97,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "falcon": Architecture(falcon.Config, falcon.build, "Falcon", absent.FALCON),
     "mpt": Architecture(mpt.Config, mpt.build, "MPT, Replit-code", absent.MPT),
     "gpt_bigcode": Architecture(bigcode.Config, bigcode.build, "StarCoder 1", absent.BIGCODE),
-    "persimmon": Architecture(persimmon.Config, persimmon.build, "Persimmon", absent.PERSIMMON),
+    "persimmon": Architecture(biased.Config, persimmon.build, "Persimmon", absent.PERSIMMON),
     "deepseek_v2": Architecture(deepseek.Config, deepseek.build, "DeepSeek V2"),
     "deepseek_v3": Architecture(
         deepseek.Config, deepseek.build, "DeepSeek V3, R1", absent.DEEPSEEK_V3

@@ -66,7 +66,7 @@ STARCODER2: Absent = {
     "tie_word_embeddings": True,
 }
 COHERE: Absent = {"rope_theta": 5e5, "tie_word_embeddings": True}
-PERSIMMON: Absent = {"hidden_act": "relu2", "partial_rotary_factor": 0.5}
+PERSIMMON: Absent = {"hidden_act": "relu2", "partial_rotary_factor": 0.5, "qk_layernorm": True}
 FALCON: Absent = {"hidden_act": "gelu", "tie_word_embeddings": True}
 MPT: Absent = {"hidden_act": "gelu", "tie_word_embeddings": True}
 BIGCODE: Absent = {

@@ -55,11 +55,12 @@ class Decoder:
     @property
     def limits(self) -> tuple[str, ...]:
         """What is computed otherwise than by the reference implementation, in words."""
-        switches = sorted({r.switch for r in self.ropes if r.long_inv_freq is not None})
+        originals = sorted({r.dynamic[2] for r in self.ropes if r.dynamic is not None})
         return tuple(
-            f"a sequence keeps the frequencies that its prompt's length chose, also where decoding "
-            f"takes it past {switch} tokens"
-            for switch in switches
+            f"a sequence keeps the frequencies that its prompt's length chose (dynamic scaling), "
+            f"also where decoding takes it past {original} tokens"
+            for original in originals
+            if original < self.context
         )
 
     def embedded(self, batch: Batch) -> Tensor:
@@ -79,6 +80,15 @@ class Decoder:
     def layers(self, x: Tensor, batch: Batch) -> Sequence[Layer]:
         """The blocks, each as a function of the state alone. x [N, dim]: what `embedded` gave"""
         return [partial(block, batch=batch) for block in self.blocks]
+
+    @property
+    def device(self) -> str:
+        """Where its tensors are."""
+        return self.ops.device
+
+    def normed(self, x: Tensor) -> Tensor:
+        """what the last block made [N, dim] -> what `head` reads [N, dim]"""
+        return self.norm(x)
 
     def head(self, rows: Tensor) -> Tensor:
         """hidden states [S, dim] -> logits float32 [S, vocab]"""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 
 from rbee_worker.checkpoint.formats import FORMATS, Packed
+from rbee_worker.errors import UnsupportedModel
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops import Weight
 
@@ -48,7 +49,8 @@ def load_experts(
     """`count` experts' matrices `names`, each [n_out, n_in], rows of one expert in that order.
 
     Either every expert has its own, `each` saying how: "{}.{}" is `<expert>.<name>.weight`; or
-    they are stacked, `<name>.weight` [count, n_out, n_in]. Raises CheckpointError.
+    they are stacked, `<name>.weight` [count, n_out, n_in]. Raises CheckpointError, UnsupportedModel
+    where experts of one name differ in format.
     """
     if w.has(f"{names[0]}.weight"):
         stacked = [w.packed(f"{n}.weight", (count, n_out, n_in)) for n in names]
@@ -57,6 +59,11 @@ def load_experts(
         [w.packed(f"{each.format(e, n)}.weight", (n_out, n_in)) for n in names]
         for e in range(count)
     ]
+    if len({tuple(p.format for p in parts) for parts in alone}) > 1:
+        raise UnsupportedModel(
+            f"experts hold their {' and '.join(names)} in different formats.",
+            fix="quantize the model again with a current llama.cpp.",
+        )
     return w.ops.stack(alone)
 
 

@@ -5,7 +5,8 @@ which the text half is read. Beyond Gemma 3: values are normalised; in layers th
 sequence heads are wider, a quarter of their pairs rotates and, where the config says so, keys are
 the values as well; the last layers read the keys of the last layer of their type before them; a
 small embedding a layer is mixed in after the feed-forward block; and experts may stand beside that
-block. Norms are not centred around 1. What a block computes stands in `gemma4_blocks`.
+block. Norms are not centred around 1. What a block computes stands in `gemma4_blocks`. GGUF files
+say which pairs rotate by divisors in `rope_freqs`, those of the others beyond all measure.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def build(c: Config, w: Weights) -> Decoder:
     types = _check(c)
     windows = parts.windows(types, c.num_hidden_layers, c.sliding_window)
     heads = [_heads(c, layer, kind) for layer, kind in enumerate(types)]
-    ropes = [_rope(c, kind, width) for kind, (width, _) in zip(types, heads, strict=True)]
+    ropes = _ropes(c, w, [(kind, width) for kind, (width, _) in zip(types, heads, strict=True)])
     first = c.num_hidden_layers - c.num_kv_shared_layers  # that reads the keys of another
     written: dict[str, StateRef] = {}
 
@@ -149,6 +150,11 @@ def _check(c: Config) -> Sequence[str]:
             f"config: num_kv_shared_layers is {shared}, there are {layers} layers.",
             fix="download the checkpoint's config again.",
         )
+    if c.partial_rotary_factor != 1.0:
+        raise UnsupportedModel(
+            f"config: partial_rotary_factor is {c.partial_rotary_factor} for all layers.",
+            fix="say it in rope_parameters, for the layers that it holds for.",
+        )
     if c.enable_moe_block:
         positive("config", num_experts=c.num_experts, top_k_experts=c.top_k_experts)
         positive("config", moe_intermediate_size=c.moe_intermediate_size)
@@ -176,13 +182,25 @@ def _heads(c: Config, layer: int, kind: str) -> tuple[int, int]:
     return found
 
 
-def _rope(c: Config, kind: str, width: int) -> RopeSpec:
-    """Of one layer: in those that see all, pairs of columns stay together, the last do not turn."""
+def _ropes(c: Config, w: Weights, layers: Sequence[tuple[str, int]]) -> list[RopeSpec]:
+    """Of layers of a type and a width of heads: in those that see all, pairs of columns stay
+    together, the last do not turn."""
     plain = {"rope_theta": 1e6, "rope_type": "proportional", "partial_rotary_factor": 0.25}
-    given: Mapping[str, Any] = c.rope_parameters.get(kind) or (
-        plain if kind == FULL else {"rope_theta": 1e4}
-    )
-    return rope_spec(width, float(given["rope_theta"]), given, c.max_position_embeddings)
+    made: dict[tuple[str, int], RopeSpec] = {}
+    for kind, width in dict.fromkeys(layers):
+        full = kind == FULL
+        given: Mapping[str, Any] = c.rope_parameters.get(kind) or (
+            plain if full else {"rope_theta": 1e4}
+        )
+        divided = full and w.has("model.rope_freqs")
+        made[kind, width] = rope_spec(
+            width,
+            float(given["rope_theta"]),
+            given,
+            c.max_position_embeddings,
+            divisors=w.numbers("model.rope_freqs", width // 2) if divided else None,
+        )
+    return [made[layer] for layer in layers]
 
 
 def _mixer(
@@ -219,9 +237,11 @@ def _mixture(w: Weights, c: Config) -> Mixture:
     at = w.sub("experts")
     if at.has("gate_up_proj"):
         up = load_fused(at, "gate_up_proj", count, dim, 2 * inner)
-        down = load_fused(at, "down_proj", count, inner, dim)
     else:
         up = load_experts(at, ("gate_proj", "up_proj"), count, dim, inner)
+    if at.has("down_proj"):
+        down = load_fused(at, "down_proj", count, inner, dim)
+    else:
         down = load_experts(at, ("down_proj",), count, inner, dim)
     scale = floats(w.packed("router.scale", (dim,))) * np.float32(dim**-0.5)
     return Mixture(

@@ -1,7 +1,8 @@
 """MPT and Replit-code: ALiBi, layer norms without biases, q, k, v in one matrix.
 
-model_type: mpt (MosaicML 2023). Projections may be clipped. Variants that transformers does not
-compute either (norms of q and k, learned positions, prefix attention) are refused.
+model_type: mpt (MosaicML 2023). Projections may be clipped, and q and k then normalised over all
+heads, as the model's own code does (`qk_ln`; transformers leaves it out, see verify/corrected.py).
+Learned positions, prefix attention and other variants are refused.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ NAMES = parts.Names(embed="transformer.wte", layers="transformer.blocks")
 # Keys of attn_config -> the one value that is supported.
 _ONLY = {
     "attn_type": "multihead_attention",
-    "qk_ln": False,
+    "qk_gn": False,
     "prefix_lm": False,
     "alibi": True,
     "attn_uses_sequence_id": False,
+    "rope": False,
+    "sliding_window_size": -1,
 }
 
 
@@ -53,15 +56,23 @@ def build(given: Config, w: Weights) -> Decoder:
     slopes = parts.alibi(w, c.num_attention_heads, max_bias=most)
 
     def block(at: Weights, layer: int) -> PreNorm:
+        inside = at.sub("attn")
+
+        def norm(part: str, heads: int) -> LayerNorm:
+            return inside.layer_norm(
+                f"{part}_ln", heads * c.width, c.layer_norm_epsilon, bias=False
+            )
+
         return PreNorm(
             ops=w.ops,
             attention_norm=_norm(at, c, "norm_1"),
             attention=parts.attention(
-                at.sub("attn"),
+                inside,
                 c,
                 rope=None,
                 out="out_proj",
                 scale=mix.get("softmax_scale"),
+                qk_norm=norm if mix.get("qk_ln") else None,
                 fused="Wqkv",
                 clip=mix.get("clip_qkv") or None,
                 alibi_slopes=slopes,
@@ -75,6 +86,7 @@ def build(given: Config, w: Weights) -> Decoder:
 
 def _refuse(c: Config) -> None:
     wrong = [f"attn_config.{k}" for k, only in _ONLY.items() if c.attn_config.get(k, only) != only]
+    wrong += [] if c.attn_config.get("alibi_bias_max", 8) > 0 else ["attn_config.alibi_bias_max"]
     wrong += [] if c.no_bias else ["no_bias"]
     wrong += [] if c.norm_type.endswith("layernorm") else ["norm_type"]
     wrong += ["logit_scale"] if c.logit_scale is not None else []

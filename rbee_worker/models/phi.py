@@ -5,49 +5,22 @@ model_type: phi (Gunasekar et al. 2023; Li et al. 2023). A part of each head rot
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from rbee_worker.layers.blocks import Parallel
-from rbee_worker.layers.norm import LayerNorm
-from rbee_worker.models import parts
+from rbee_worker.models import biased, parts
 from rbee_worker.models.base import Decoder
-from rbee_worker.models.config import DecoderConfig
 from rbee_worker.models.weights import Weights
+from rbee_worker.ops import RopeSpec
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config(DecoderConfig):
-    """Phi's own keys."""
-
-    layer_norm_eps: float = 1e-5
-    qk_layernorm: bool = False
-
-
-def build(c: Config, w: Weights) -> Decoder:
+def build(c: biased.Config, w: Weights) -> Decoder:
     """The model, from weights at the cursor `w`. Raises CheckpointError, UnsupportedModel."""
-    parts.check(c)
-    rope = parts.rope_of(w, c)
 
-    def block(at: Weights, layer: int) -> Parallel:
-        mix = at.sub("self_attn")
-
-        def norm(part: str, heads: int) -> LayerNorm:
-            return mix.layer_norm(f"{part}_layernorm", c.width, c.layer_norm_eps, heads=heads)
-
+    def block(at: Weights, rope: RopeSpec) -> Parallel:
         return Parallel(
             ops=w.ops,
-            norm=at.layer_norm("input_layernorm", c.hidden_size, c.layer_norm_eps),
-            attention=parts.attention(
-                mix,
-                c,
-                rope=rope,
-                bias=True,
-                out="dense",
-                out_bias=True,
-                qk_norm=norm if c.qk_layernorm else None,
-            ),
+            norm=biased.norm(at, c, "input_layernorm"),
+            attention=biased.attention(at, c, rope),
             mlp=parts.plain_mlp(at.sub("mlp"), c, "fc1", "fc2", bias=True),
         )
 
-    norm = w.layer_norm("model.final_layernorm", c.hidden_size, c.layer_norm_eps)
-    return parts.decoder(w, c, block, norm, ropes=[rope], head_bias=True)
+    return biased.build(c, w, block, head_bias=True)

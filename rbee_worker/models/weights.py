@@ -45,22 +45,29 @@ class Weights:
         self._names = frozenset(source.names())
         self._read: set[str] = set()
         self._prefix = ""
+        self._precise = False
         self._where = where
         self._progress = progress
 
     def sub(self, name: str) -> Weights:
         """The same cursor one level down."""
-        child = object.__new__(Weights)
+        child = object.__new__(type(self))
         child.__dict__.update(self.__dict__)
         child._prefix = f"{self._prefix}{name}."
         return child
 
     def layers(self, name: str, count: int) -> Iterator[Weights]:
         """Cursors at `name.0` .. `name.{count - 1}`; each layer done is reported as progress,
-        and its file pages may leave memory."""
+        and its file pages may leave memory.
+
+        Maps of the last layer are precise: what it rounds goes into the logits as it is, no later
+        layer evens it out. In SmolLM2-135M that layer made half of all the divergence.
+        """
         total = sum(self._source.info(n).nbytes for n in self._names) if self._progress else 0
         for i in range(count):
-            yield self.sub(f"{name}.{i}")
+            layer = self.sub(f"{name}.{i}")
+            layer._precise = i == count - 1
+            yield layer
             self._source.release()
             if self._progress is not None:
                 done = sum(self._source.info(n).nbytes for n in self._read)
@@ -96,6 +103,7 @@ class Weights:
             self.ops.matrix(parts),
             self.ops.vector(offset) if offset is not None else None,
             tuple(widths),
+            self._precise,
         )
 
     def matrix(self, name: str, rows: int, cols: int) -> Weight:

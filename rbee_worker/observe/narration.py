@@ -46,6 +46,16 @@ def preempted(job_id: str, tokens: int) -> Narration:
     return Narration(actor=SCHEDULER, action="preempted", target=job_id, human=human, job_id=job_id)
 
 
+def rescaled(job_id: str, tokens: int, past: int) -> Narration:
+    """The answer has made the sequence longer than `past` tokens, where the model has other rotary
+    frequencies: `tokens` tokens are computed again."""
+    human = (
+        f"Past {_count(past, 'token')} this model places its text anew: "
+        f"{_count(tokens, 'token')} will be computed again."
+    )
+    return Narration(actor=SCHEDULER, action="rescaled", target=job_id, human=human, job_id=job_id)
+
+
 def engine_restarting(reason: str) -> Narration:
     """The engine process was lost and a new one is starting."""
     human = f"The engine stopped ({reason}); starting a new one."

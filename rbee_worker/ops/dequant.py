@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rbee_worker.checkpoint.formats import DECODABLE, FORMATS, Packed
 from rbee_worker.errors import UnsupportedModel
+from rbee_worker.ops import gridded
 
 # Values decoded at a time: they fit the cache, and torch runs operations this small on the calling
 # thread (its own threads meet at a barrier after each one, which stalls on a busy machine).
@@ -258,4 +259,13 @@ _DECODERS: dict[str, Callable[[Tensor], Tensor]] = {
     "IQ4_NL": _iq4_nl,
     "IQ4_XS": _iq4_xs,
     "MXFP4": _mxfp4,
+    "IQ1_S": gridded.iq1_s,
+    "IQ1_M": gridded.iq1_m,
+    "IQ2_XXS": gridded.iq2_xxs,
+    "IQ2_XS": gridded.iq2_xs,
+    "IQ2_S": gridded.iq2_s,
+    "IQ3_XXS": gridded.iq3_xxs,
+    "IQ3_S": gridded.iq3_s,
+    "TQ1_0": gridded.tq1_0,
+    "TQ2_0": gridded.tq2_0,
 }

@@ -8,15 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rbee_worker.checkpoint.formats import DECODABLE, FORMATS, Packed, TensorInfo, TensorSource
 from rbee_worker.ops import Weight
-from rbee_worker.ops.cpu.held import HELD, ROWS
+from rbee_worker.ops.cpu.held import ROWS, held_as
 
 DTYPE_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i8": 1, "f8": 1}
+
+
+class Use(NamedTuple):
+    """What becomes of a file's tensors of one format that are held alike."""
+
+    tensors: int = 0
+    file_bytes: int = 0
+    held_bytes: int = 0
 
 
 class PlanOps:
@@ -31,8 +39,23 @@ class PlanOps:
         self.dtype = dtype
         self._packed = packed
         self.device = "none"
-        self.file_bytes: dict[str, int] = {}  # by the file's format
-        self.held_bytes: dict[str, int] = {}  # by the held format
+        self.uses: dict[tuple[str, str], Use] = {}  # by the file's format and the held one
+
+    @property
+    def file_bytes(self) -> dict[str, int]:
+        """By the file's format."""
+        return self._sums(0, 1)
+
+    @property
+    def held_bytes(self) -> dict[str, int]:
+        """By the held format."""
+        return self._sums(1, 2)
+
+    def _sums(self, name: int, field: int) -> dict[str, int]:
+        sums: dict[str, int] = {}
+        for names, use in self.uses.items():
+            sums[names[name]] = sums.get(names[name], 0) + use[field]
+        return sums
 
     def matrix(self, parts: Sequence[Packed]) -> Weight:
         """Sizes of the stacked matrix, no data."""
@@ -44,7 +67,7 @@ class PlanOps:
         rows, cols = sum(p.shape[0] for p in first), first[0].shape[1]
         held = [self._held(p) for p in first]
         for n, (name, size) in enumerate(held):
-            self._count([first[n]], name, count * size, count)
+            self._count(first[n], name, size, count)
         nbytes = count * sum(size for _, size in held)
         formats = "+".join(dict.fromkeys(p.format for p in first))
         return Weight(None, rows, cols, formats, "+".join(dict(held)), nbytes, count)
@@ -54,22 +77,26 @@ class PlanOps:
         rows, cols = part.shape
         if not self._packed:
             return self.dtype, rows * cols * DTYPE_BYTES[self.dtype]
-        held = HELD.get(part.format.lower(), HELD["f32"])
+        held = held_as(part.format)
         return held.name, -(-rows // ROWS) * -(-cols // held.columns) * held.nbytes
 
     def vector(self, parts: Sequence[Packed]) -> Any:
         """Nothing but its size, counted."""
-        self._count(parts, "f32", 4 * sum(prod(p.shape) for p in parts))
+        for part in parts:
+            self._count(part, "f32", 4 * prod(part.shape))
 
     def floats(self, packed: Packed) -> Packed:
         """Zeros of its shape that take no memory."""
         return blank("F32", packed.shape)
 
-    def _count(self, parts: Sequence[Packed], held: str, nbytes: int, count: int = 1) -> None:
-        for part in parts:
-            before = self.file_bytes.get(part.format, 0)
-            self.file_bytes[part.format] = before + count * part.data.nbytes
-        self.held_bytes[held] = self.held_bytes.get(held, 0) + nbytes
+    def _count(self, part: Packed, held: str, nbytes: int, count: int = 1) -> None:
+        """`count` tensors like `part`, which take `nbytes` each."""
+        old = self.uses.get((part.format, held), Use())
+        self.uses[part.format, held] = Use(
+            old.tensors + count,
+            old.file_bytes + count * part.data.nbytes,
+            old.held_bytes + count * nbytes,
+        )
 
 
 class Outline:

@@ -24,16 +24,19 @@ HEAD_ROWS = 64  # logits computed at once
 def backend_name(settings: Settings) -> str:
     """The backend that `settings` get: "cpu" (compiled kernels) or "reference" (torch).
 
-    auto is reference until the kernels keep every promise that it keeps. Raises UsageError where
-    cpu is asked for and cannot be had.
+    auto is cpu where it can be had. Raises UsageError where cpu is asked for and cannot be had.
     """
     check_backend(settings)
-    if settings.backend != "cpu":
-        return "reference"
-    why = _no_cpu(settings)
-    if why is not None:
+    why = None if settings.backend == "reference" else _no_cpu(settings)
+    if why is not None and settings.backend == "cpu":
         raise UsageError(f"--backend cpu: {why[0]}", fix=why[1])
-    return "cpu"
+    return "cpu" if why is None and settings.backend != "reference" else "reference"
+
+
+def backend_note(settings: Settings) -> str:
+    """Why `auto` is not the fast backend here, in a line for people; "" where it is."""
+    why = _no_cpu(settings) if settings.backend == "auto" else None
+    return "" if why is None else f"backend reference, not cpu: {why[0]}"
 
 
 def _no_cpu(settings: Settings) -> tuple[str, str] | None:

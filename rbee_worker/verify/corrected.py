@@ -16,6 +16,38 @@ def mpt_slopes(model: Any) -> None:
     model.transformer.build_mpt_alibi_tensor = partial(build_mpt_alibi_tensor, alibi_bias_max=most)
 
 
+def mpt_norms(model: Any) -> None:
+    """transformers reads MPT's `qk_ln` and does nothing about it; the model's own code, and
+    llama.cpp, normalise q and k over all heads, after the clip. The norms' weights are ones."""
+    from torch.nn import LayerNorm
+
+    c = model.config
+    for block in model.transformer.blocks if c.attn_config.qk_ln else ():
+        attn = block.attn
+        attn.q_ln, attn.k_ln = (
+            LayerNorm(c.hidden_size, c.layer_norm_epsilon, bias=False) for _ in range(2)
+        )
+        attn.Wqkv.register_forward_hook(partial(_normalised, attn, attn.clip_qkv))
+        attn.clip_qkv = None
+
+
+def _normalised(attn: Any, clip: float | None, _: Any, __: Any, projected: Any) -> Any:
+    import torch
+
+    q, k, v = (projected.clamp(-clip, clip) if clip else projected).chunk(3, dim=-1)
+    return torch.cat([attn.q_ln(q), attn.k_ln(k), v], dim=-1)
+
+
+def gemma_gelu(model: Any) -> None:
+    """Gemma 1's configs say `gelu` for the tanh form, which the models were trained with.
+    transformers 5.17 takes them at their word (2e-4 of the logits), 5.23 does not."""
+    from transformers.activations import ACT2FN
+
+    for layer in model.model.layers:
+        if isinstance(layer.mlp.act_fn, type(ACT2FN["gelu"])):
+            layer.mlp.act_fn = ACT2FN["gelu_pytorch_tanh"]
+
+
 def phimoe_long(model: Any) -> None:
     """transformers takes Phi-MoE's short divisors at any length; the model's own code takes the
     long ones beyond the original length."""
@@ -34,6 +66,7 @@ def phimoe_long(model: Any) -> None:
 
 
 CORRECTIONS: Mapping[str, tuple[Callable[[Any], None], ...]] = {
-    "mpt": (mpt_slopes,),
+    "gemma": (gemma_gelu,),
+    "mpt": (mpt_slopes, mpt_norms),
     "phimoe": (phimoe_long,),
 }

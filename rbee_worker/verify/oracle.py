@@ -18,12 +18,15 @@ import torch
 from torch import Tensor
 
 from rbee_worker.checkpoint import Checkpoint
+from rbee_worker.checkpoint.formats import TensorSource
 from rbee_worker.checkpoint.hf_config import read_json
 from rbee_worker.checkpoint.names import DIALECTS
 from rbee_worker.errors import UnsupportedModel, UsageError
 from rbee_worker.models import ARCHITECTURES
+from rbee_worker.ops.dequant import dequantize
 from rbee_worker.verify.corrected import CORRECTIONS
-from rbee_worker.verify.renaming import GATHERED, long_rope_of, rope_divisors, state_for
+from rbee_worker.verify.families import GATHERED
+from rbee_worker.verify.renaming import long_rope_of, rope_divisors, state_for
 from rbee_worker.verify.whole import Trace
 
 if TYPE_CHECKING:
@@ -75,8 +78,10 @@ def load_oracle(ckpt: Checkpoint) -> Oracle:
             by = f"decoded from the {ckpt.kind} file, under HF's names"
             _divide(model, rope_divisors(ckpt.source))
     _check(ckpt, said)
+    before = set(model.state_dict())
     for correct in CORRECTIONS.get(ckpt.arch, ()):
         correct(model)
+    _fill(model, ckpt.source, set(model.state_dict()) - before)
     return Oracle(model.eval(), by)
 
 
@@ -94,11 +99,13 @@ def hf_config(ckpt: Checkpoint) -> PretrainedConfig:
     for theirs, ours in (dialect.keys if dialect else {}).items():
         if theirs in fields and ours in given:
             given[theirs] = given[ours]
-    given |= GATHERED.get(ckpt.arch, _nothing)(ckpt)
+    gathered = GATHERED.get(ckpt.arch, _nothing)(ckpt)
+    given |= gathered
     # A file's own tensors say more of LongRoPE than its keys.
     given["rope_scaling"] = long_rope_of(ckpt) or given.get("rope_scaling")
     fixed = {"model_type", "quantization_config", *(k for k in given if _read_only(kind, k))}
-    kept = {k: v for k, v in given.items() if v is not None and k not in fixed}
+    absent = {k for k, v in given.items() if v is None and k not in gathered}
+    kept = {k: v for k, v in given.items() if k not in fixed | absent}
     # HF's default may lie outside of the vocabulary; it plays no part in a forward pass.
     return kind(**{"pad_token_id": None, **kept})
 
@@ -185,13 +192,21 @@ def _check(ckpt: Checkpoint, said: Mapping[str, Any]) -> None:
         )
 
 
+def _fill(model: PreTrainedModel, source: TensorSource, names: set[str]) -> None:
+    """Weights of what a correction has added."""
+    model.load_state_dict({n: dequantize(source.read(n)).float() for n in names}, strict=False)
+
+
 def _divide(model: PreTrainedModel, divisors: Tensor | None) -> None:
     """Frequency factors that only GGUF files have."""
     if divisors is None:
         return
     for name, module in model.named_modules():
         if name.endswith("rotary_emb"):
-            module.inv_freq.div_(divisors)
+            # Gemma 4 has a table for each type of layers, and divides that of those that see all.
+            for at in ("inv_freq", "full_attention_inv_freq"):
+                if hasattr(module, at):
+                    getattr(module, at).div_(divisors)
             if hasattr(module, "original_inv_freq"):
                 module.original_inv_freq = module.inv_freq
 

@@ -6,7 +6,7 @@ Our tables give HF's published names already. What is left is how a file groups 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,8 +15,8 @@ from torch import Tensor
 from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.checkpoint.formats import INTEGERS, TensorSource
 from rbee_worker.ops.dequant import dequantize
+from rbee_worker.verify.families import REGROUPED, Tensors
 
-Tensors = dict[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
 
 # One matrix whose rows are those of others, in this order.
@@ -42,7 +42,7 @@ def state_for(
         and not name.endswith("inv_freq")
         and source.info(name).format not in INTEGERS
     }
-    found = _OWN.get(arch, _as_they_are)(found, config)
+    found = REGROUPED.get(arch, _as_they_are)(found, config)
     found = _experts(found, wanted)
     for whole, parts in _FUSED:
         found = _fused(found, wanted, whole, parts)
@@ -129,48 +129,3 @@ def _each_head(found: Tensors, wanted: Shapes) -> Tensors:
 
 def _as_they_are(found: Tensors, config: Mapping[str, Any]) -> Tensors:
     return found
-
-
-def _falcon(found: Tensors, config: Mapping[str, Any]) -> Tensors:
-    """GGUF files hold q, k and v one after the other, HF group by group; and the norms of models
-    with two have other names."""
-    if config.get("qkv_grouped", True):
-        return found
-    heads, kv = config["num_attention_heads"], config.get("num_key_value_heads") or 1
-    width = config["hidden_size"] // heads
-    two = any(".ln_attn." in name for name in found)
-    out: Tensors = {}
-    for name, tensor in found.items():
-        if "query_key_value" in name:
-            rest = tensor.shape[1:]
-            q, k, v = torch.split(tensor, [heads * width, kv * width, kv * width])
-            parts = (q.reshape(kv, -1, width, *rest), k.reshape(kv, 1, width, *rest))
-            each = torch.cat([*parts, v.reshape(kv, 1, width, *rest)], dim=1)
-            tensor = each.reshape(-1, *rest)
-        name = name.replace(".input_layernorm.", ".ln_mlp.") if two else name
-        out[name] = tensor
-    return out
-
-
-def _falcon_config(ckpt: Checkpoint) -> dict[str, Any]:
-    """How many norms: a GGUF file says it by having them."""
-    if ckpt.kind != "gguf":
-        return {}
-    two = any(".ln_attn." in name for name in ckpt.source.names())
-    return {"num_ln_in_parallel_attn": 2 if two else 1}
-
-
-def _mpt_config(ckpt: Checkpoint) -> dict[str, Any]:
-    """GGUF files hold as a float what HF insists is a whole number."""
-    mix = dict(ckpt.config.get("attn_config") or {})
-    if "alibi_bias_max" in mix:
-        mix["alibi_bias_max"] = int(mix["alibi_bias_max"])
-    return {"attn_config": mix}
-
-
-_OWN: Mapping[str, Callable[[Tensors, Mapping[str, Any]], Tensors]] = {"falcon": _falcon}
-# Config keys that a file says by its tensors.
-GATHERED: Mapping[str, Callable[[Checkpoint], dict[str, Any]]] = {
-    "falcon": _falcon_config,
-    "mpt": _mpt_config,
-}

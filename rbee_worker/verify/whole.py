@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from rbee_worker.models.base import Decoder
 from rbee_worker.ops.batch import Batch, FixedState, PagedState
 from rbee_worker.state.specs import StateGroup
 from rbee_worker.state.tensors import StateTensors
 
 BLOCK_SIZE = 16
+KV = "f32"  # of the cache: nothing but the computation is compared
 _SLOT = 1  # 0 is a sink
 
 
@@ -33,7 +34,7 @@ def whole_batch(
         [blocks] * len(groups),
         _SLOT + 1,
         block_size=block_size,
-        dtype="f32",
+        dtype=KV,
         device=device,
     )
     positions = torch.arange(n, device=device)
@@ -76,25 +77,52 @@ class Trace:
         return pairwise(self.states)
 
 
-def trace(model: Decoder, tokens: Sequence[int]) -> Trace:
+class Pieces(Protocol):
+    """A model that can be run piece by piece: a `Decoder`, or its recordings."""
+
+    @property
+    def groups(self) -> tuple[StateGroup, ...]: ...
+    @property
+    def device(self) -> str:
+        """Where its tensors are."""
+        ...
+
+    def embedded(self, batch: Batch) -> Tensor:
+        """batch of N rows -> what the first block reads [N, dim]"""
+        ...
+
+    def layers(self, x: Tensor, batch: Batch) -> Sequence[Callable[[Tensor], Tensor]]:
+        """The blocks, each as a function of the state alone."""
+        ...
+
+    def normed(self, x: Tensor) -> Tensor:
+        """What the last block made [N, dim] -> what the head reads [N, dim]"""
+        ...
+
+    def head(self, rows: Tensor) -> Tensor:
+        """hidden states [S, dim] -> logits float32 [S, vocab]"""
+        ...
+
+
+def trace(model: Pieces, tokens: Sequence[int]) -> Trace:
     """What `model` computes of `tokens` from their embedding on."""
-    batch = whole_batch(model.groups, tokens, device=model.ops.device)
+    batch = whole_batch(model.groups, tokens, device=model.device)
     with torch.inference_mode():
         x = model.embedded(batch)
         states = [x.float().clone()]
         for layer in model.layers(x, batch):
             x = layer(x)
             states.append(x.float().clone())
-        return Trace(tuple(states), model.head(model.norm(x)))
+        return Trace(tuple(states), model.head(model.normed(x)))
 
 
-def alone(model: Decoder, tokens: Sequence[int], given: Trace) -> Trace:
+def alone(model: Pieces, tokens: Sequence[int], given: Trace) -> Trace:
     """Every block, and the head, computed from what `given` has before it: errors of earlier ones
     do not reach it."""
-    batch = whole_batch(model.groups, tokens, device=model.ops.device)
+    batch = whole_batch(model.groups, tokens, device=model.device)
     with torch.inference_mode():
         x = model.embedded(batch)
         states = [x.float().clone()]
         for layer, (before, _) in zip(model.layers(x, batch), given.inputs(), strict=True):
             states.append(layer(before.to(x.dtype)).float().clone())
-        return Trace(tuple(states), model.head(model.norm(given.states[-1].to(x.dtype))))
+        return Trace(tuple(states), model.head(model.normed(given.states[-1].to(x.dtype))))

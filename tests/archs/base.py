@@ -6,6 +6,7 @@ package from those weights, as llama.cpp's converter would.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -45,7 +46,8 @@ def unchanged(tensors: Arrays, config: PretrainedConfig) -> Arrays:
 class Arch:
     """A row: HF's config and model class, and llama.cpp's name for it (None: no such file).
 
-    convert: what llama.cpp's converter makes of HF's tensors, still under HF names. exact: that
+    convert: what llama.cpp's converter makes of HF's tensors, still under HF names, or under GGUF
+    names of a layer. exact: that
     changes no value, so that both formats must give the same bits. disk: HF's config.json and
     tensors -> those of the model's own code, which the checkpoint on disk then has. packed: what
     is left of a tensor after conversion and packing, by a function that packs and unpacks rows.
@@ -150,7 +152,8 @@ def gguf_tensors(arch: Arch, model: PreTrainedModel) -> Arrays:
     out = {}
     for name, array in arch.convert(tensors, config).items():
         stem, _, suffix = name.rpartition(".")
-        found = names.get_name(stem)
+        # Names that the package no longer has, but files do, a row's `convert` gives as they are.
+        found = stem if stem.startswith("blk.") else names.get_name(stem)
         assert found is not None, stem
         out[f"{found}.{suffix}"] = np.ascontiguousarray(array, np.float32)
     return out | (arch.extra(config) if arch.extra is not None else {})
@@ -191,6 +194,8 @@ def write_gguf(
 
 def _common(c: PretrainedConfig) -> dict[str, Any]:
     """Metadata that every converter writes; a row's `metadata` replaces (None: removes) it."""
+    c = copy.copy(c)  # HF asks that whoever reads what differs by layer says so
+    c.allow_global_per_layer_attribute_access = True
     head_dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     keys: dict[str, Any] = {
         "context_length": getattr(c, "max_position_embeddings", None),

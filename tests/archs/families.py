@@ -137,7 +137,7 @@ FAMILIES: tuple[Family, ...] = (
         ("gemma4_text", "gemma4"),
         "per-layer KV heads & head dims, PLE, KV sharing, K=V in some, p-RoPE on global",
         rotary="halves",
-        gguf="none",
+        gguf="gemma4",
     ),
     Family(
         "DeepSeek V2",
@@ -262,7 +262,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "MPT / Replit-code",
         ("mpt",),
-        "ALiBi, LayerNorm no bias, clip_qkv; qk_ln refused",
+        "ALiBi, LayerNorm no bias, clip_qkv; qk_ln in some",
         rotary="none",
         gguf="mpt",
     ),

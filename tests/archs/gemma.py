@@ -10,7 +10,16 @@ import numpy as np
 import transformers
 from transformers import PretrainedConfig
 
+from rbee_worker.verify.corrected import gemma_gelu
 from tests.archs.base import Arch, Arrays, configured, rope
+
+
+class TanhForm(transformers.GemmaForCausalLM):
+    """HF 5.17 takes Gemma's `gelu` at its word."""
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__(config)
+        gemma_gelu(self)
 
 
 def plus_one(tensors: Arrays, config: PretrainedConfig) -> Arrays:
@@ -104,7 +113,7 @@ ARCHS: tuple[Arch, ...] = (
     ),
     Arch(
         "gemma-mqa",
-        G1,
+        TanhForm,
         configured(
             C1,
             head_dim=32,

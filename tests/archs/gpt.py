@@ -10,7 +10,7 @@ import numpy as np
 import transformers
 from transformers import PretrainedConfig
 
-from rbee_worker.verify.corrected import mpt_slopes
+from rbee_worker.verify.corrected import mpt_norms, mpt_slopes
 from tests.archs.base import VOCAB, Arch, Arrays, configured
 
 F, CF = transformers.FalconForCausalLM, transformers.FalconConfig
@@ -20,11 +20,13 @@ A = gguf.MODEL_ARCH
 
 
 class MptWithBias(M):
-    """HF builds MPT's slopes as if `alibi_bias_max` were always 8 (StoryWriter has 16)."""
+    """HF builds MPT's slopes as if `alibi_bias_max` were always 8 (StoryWriter has 16), and leaves
+    out norms of q and k."""
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__(config)
         mpt_slopes(self)
+        mpt_norms(self)
 
 
 def _falcon(**changes: Any) -> Callable[[], PretrainedConfig]:
@@ -124,6 +126,13 @@ ARCHS: tuple[Arch, ...] = (
         _mpt(attn_config={"clip_qkv": 1.0, "alibi_bias_max": 16}, tie_word_embeddings=False),
         A.MPT,
         metadata=_keys(4, 256, **{"attention.max_alibi_bias": 16.0, "attention.clamp_kqv": 1.0}),
+    ),
+    Arch(
+        "mpt-qk-norm",
+        MptWithBias,
+        _mpt(attn_config={"clip_qkv": 0.7, "qk_ln": True}),
+        A.MPT,
+        metadata=_keys(4, 256, **{"attention.max_alibi_bias": 8.0, "attention.clamp_kqv": 0.7}),
     ),
     Arch("starcoder", B, _bigcode(), A.STARCODER, metadata=_keys(1, 256)),
     Arch(

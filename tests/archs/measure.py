@@ -16,31 +16,17 @@ TOKENS = random_prompt(70)
 SAFETENSORS, GGUF = "safetensors", "GGUF"
 
 
-# Files that transformers cannot be given: (row, kind of file) -> why. `verify` must refuse them.
-_ABSORBED = "keys and values are absorbed, HF's class has them in one matrix"
-_LAID_OUT = "HF's class keeps experts in another layout than the file"
-REFUSED: dict[tuple[str, str], str] = {
-    ("deepseek-v2-lite", GGUF): _ABSORBED,
-    ("deepseek-v2-groups", GGUF): _ABSORBED,
-    ("deepseek-v3", GGUF): _ABSORBED,
-    ("gpt-oss", GGUF): _LAID_OUT,
-    ("gpt-oss-yarn-mxfp4", SAFETENSORS): _LAID_OUT,
-    ("gpt-oss-yarn-mxfp4", GGUF): _LAID_OUT,
-    ("llama4", GGUF): _LAID_OUT,
-}
-
-
 def measured(arch: Arch, folder: Path) -> dict[str, Comparison]:
     """Every layer and the logits of 70 tokens, by the kind of file."""
     return {kind: compared(path) for kind, path in files(arch, folder).items()}
 
 
-def files(arch: Arch, folder: Path, *, refused: bool = False) -> dict[str, Path]:
-    """The row's files by kind: those to compare, or those that are refused."""
+def files(arch: Arch, folder: Path) -> dict[str, Path]:
+    """The row's files by kind."""
     paths = {SAFETENSORS: write_checkpoint(arch, folder / arch.id)}
     if arch.gguf_arch is not None:
         paths[GGUF] = write_gguf(arch, oracle(arch), folder / f"{arch.id}.gguf")
-    return {k: path for k, path in paths.items() if ((arch.id, k) in REFUSED) == refused}
+    return paths
 
 
 def compared(path: Path) -> Comparison:

@@ -46,6 +46,20 @@ def permuted_halves(tensors: Arrays, config: PretrainedConfig) -> Arrays:
     return permuted(halves(tensors, config), config)
 
 
+def one_by_one(tensors: Arrays, config: PretrainedConfig) -> Arrays:
+    """llama.cpp's converter of 2023: a tensor for each matrix of each expert."""
+    out = {}
+    for name, array in permuted_halves(tensors, config).items():
+        at, found, part = name.partition(".experts.")
+        if not found:
+            out[name] = array
+            continue
+        for number, one in enumerate(array):
+            kind = part.replace("_proj", f".{number}")
+            out[f"blk.{at.split('.')[2]}.ffn_{kind}"] = one
+    return out
+
+
 _QWEN = {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 32}
 _QWEN_KEYS = {"expert_count": 6, "expert_used_count": 3, "expert_feed_forward_length": 32}
 _SHARED = {"shared_expert_intermediate_size": 64}
@@ -59,6 +73,14 @@ ARCHS: tuple[Arch, ...] = (
         configured(CM, **_FEW),
         A.LLAMA,
         permuted_halves,
+        {**_FEW_KEYS, "rope.freq_base": 1e6},
+    ),
+    Arch(
+        "mixtral-2023",
+        M,
+        configured(CM, **_FEW),
+        A.LLAMA,
+        one_by_one,
         {**_FEW_KEYS, "rope.freq_base": 1e6},
     ),
     Arch(

@@ -17,12 +17,11 @@ from rbee_worker.checkpoint.names import DIALECTS, GGUF_ARCHITECTURES
 from rbee_worker.models import ARCHITECTURES
 from tests.archs import ARCHS, Arch
 from tests.archs.families import FAMILIES, Family
-from tests.counted import COUNTED
+from tests.published import PUBLISHED
 
 PAGE = Path(__file__).parents[2] / "docs/architectures.md"
 COMMAND = "python -m tests.archs.page"
 UNKNOWN = "not measured"
-REFUSED_HERE = "not by verify"
 KINDS = ("safetensors", "GGUF")
 Errors = Mapping[tuple[str, str], str]  # (model_type, kind of file) -> as the page has it
 
@@ -51,13 +50,12 @@ _PROOF = """
 For each `model_type`: the class of transformers that is the oracle, with tiny random weights in
 float32; the configs that are compared, which differ in the optional traits; the largest error of
 the logits of 70 tokens (norm of the difference over norm) among them, by the file they were read
-from; and the published config that is counted ([tests/counted.py](../tests/counted.py)). The
-tests allow 1e-4, of every layer alone as well.
+from; and the published configs whose parameters are counted
+([tests/published](../tests/published)). The tests allow 1e-4, of every layer alone as well.
 
-`not by verify`: transformers cannot be given such a file's weights; `tests/test_archs.py` compares
-them with the original's. The errors are of one run on one machine. Other processors round
-otherwise, so that the test that finds this page stale compares everything but their digits, and
-those with the bound; the bound is what `tests/test_verify_archs.py` measures anew each time.
+The errors are of one run on one machine. Other processors round otherwise, so that the test that
+finds this page stale compares everything but their digits, and those with the bound; the bound is
+what `tests/test_verify_archs.py` measures anew each time.
 
 | `model_type` | oracle | configs | safetensors | GGUF | counted |
 |---|---|---|---|---|---|
@@ -146,19 +144,10 @@ def _proof(model_type: str, errors: Errors) -> str:
     oracles = ", ".join(sorted({_oracle(a) for a in rows}))
     ids = ", ".join(a.id for a in rows)
     files = {"safetensors": bool(rows), "GGUF": any(a.gguf_arch is not None for a in rows)}
-    cells = [_error(rows, model_type, k, errors) if files[k] else "-" for k in KINDS]
-    known = COUNTED.get(model_type)
-    counted = "-" if known is None or known.billions is None else _counted(known.checkpoint)
+    cells = [errors.get((model_type, k), UNKNOWN) if files[k] else "-" for k in KINDS]
+    names = [p.name for p in PUBLISHED if p.model_type == model_type and p.stated]
+    counted = ", ".join(name.partition("/")[2] for name in names) or "-"
     return f"| `{model_type}` | {oracles} | {ids} | {cells[0]} | {cells[1]} | {counted} |\n"
-
-
-def _error(rows: list[Arch], model_type: str, kind: str, errors: Errors) -> str:
-    """What was measured, or that `verify` refuses such files of every row."""
-    from tests.archs.measure import GGUF, REFUSED
-
-    if all((a.id, kind) in REFUSED for a in rows if kind != GGUF or a.gguf_arch is not None):
-        return REFUSED_HERE
-    return errors.get((model_type, kind), UNKNOWN)
 
 
 def _oracle(arch: Arch) -> str:
@@ -166,10 +155,6 @@ def _oracle(arch: Arch) -> str:
     if arch.model.__module__.startswith("transformers"):
         return arch.model.__name__
     return f"{arch.model.__mro__[1].__name__}, corrected"
-
-
-def _counted(checkpoint: str) -> str:
-    return checkpoint.partition("/")[2]
 
 
 def main() -> None:

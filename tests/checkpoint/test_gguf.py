@@ -1,7 +1,6 @@
 """The container against the gguf package, and against files that mean harm."""
 
 import random
-import time
 from pathlib import Path
 
 import gguf
@@ -14,6 +13,7 @@ from rbee_worker.checkpoint.gguf import GgufFile
 from rbee_worker.errors import BadReference, CheckpointError, UnsupportedModel
 from tests.checkpoint import gguf_bytes as g
 from tests.checkpoint.limits import refusal
+from tests.yardstick import cpu_s, ratio
 
 VALUES = {
     "t.u8": (200, gguf.GGUFValueType.UINT8),
@@ -113,7 +113,7 @@ def test_version_2_is_read(sound, tmp_path):
     assert file.metadata["a.nested"] == [[1, 2], [3]]
 
 
-def test_a_vocabulary_of_128k_tokens_opens_in_300_ms(tmp_path):
+def test_a_vocabulary_of_128k_tokens_opens_as_fast_as_its_strings_are_walked(tmp_path):
     rng = random.Random(0)
     words = ["".join(rng.choices("abcdefghij", k=rng.randint(1, 12))) for _ in range(1000)]
     tokens = [f"{words[i % 1000]}{i}" for i in range(128_000)]
@@ -127,15 +127,25 @@ def test_a_vocabulary_of_128k_tokens_opens_in_300_ms(tmp_path):
             ]
         )
     )
-    spent = []
-    for _ in range(3):
-        started = time.process_time()
+    raw = b"".join(map(g.text, [*tokens, *merges]))
+
+    def opened():
         file = GgufFile.open(tmp_path / "vocab.gguf")
-        found = file.metadata["tokenizer.ggml.tokens"]
-        spent.append(time.process_time() - started)
+        return file, file.metadata["tokenizer.ggml.tokens"]
+
+    def walked():
+        at, texts = 0, []
+        while at < len(raw):
+            end = at + 8 + int.from_bytes(raw[at : at + 8], "little")
+            texts.append(raw[at + 8 : end].decode())
+            at = end
+        return texts
+
+    file, found = opened()
     assert found == tokens
     assert file.metadata["tokenizer.ggml.merges"] == merges
-    assert min(spent) < 0.3  # the machine may be busy
+    assert walked() == [*tokens, *merges]
+    assert ratio(lambda: cpu_s(opened), lambda: cpu_s(walked), enough=1) < 1
 
 
 HUGE = 2**63
@@ -238,14 +248,14 @@ def test_metadata_beyond_its_limit_is_refused(tmp_path):
 def test_an_unknown_type_is_named_and_refused_when_read(tmp_path):
     path = tmp_path / "x.gguf"
     path.write_bytes(
-        g.gguf([], [g.tensor("t", (4,), 77, 0), g.tensor("u", (256,), 21, 32)], bytes(512))
+        g.gguf([], [g.tensor("t", (4,), 77, 0), g.tensor("u", (256,), 15, 32)], bytes(512))
     )
     file = GgufFile.open(path)
     assert file.tensors["t"].format == "GGML_77"
-    assert file.info("u").nbytes == 110
+    assert file.info("u").nbytes == 292
     with pytest.raises(UnsupportedModel, match="'t' is in format GGML_77"):
         file.read("t")
-    with pytest.raises(UnsupportedModel, match="'u' is in format IQ3_S"):
+    with pytest.raises(UnsupportedModel, match="'u' is in format Q8_K"):
         file.read("u")
 
 

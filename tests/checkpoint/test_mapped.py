@@ -283,6 +283,14 @@ def test_values_that_differ_by_layer(tmp_path):
         opened(tmp_path, llama__attention__head_count_kv=[2, 1])
 
 
+@pytest.mark.parametrize("bad", [[96, -1], [96.0, 2.5], [[96], [192]]])
+def test_lists_of_what_is_no_count(tmp_path, bad):
+    keys = {name.replace("llama", "gemma4"): value for name, value in KEYS.items()}
+    keys |= {"general.architecture": "gemma4", "gemma4.feed_forward_length": bad}
+    with pytest.raises(CheckpointError, match="feed_forward_length is"):
+        open_checkpoint(str(write(tmp_path / "x.gguf", keys)))
+
+
 def test_a_file_that_names_no_architecture(tmp_path):
     path = write(tmp_path / "x.gguf")
     path.write_bytes(path.read_bytes().replace(b"general.architecture", b"general.architectury"))

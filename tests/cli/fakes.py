@@ -90,7 +90,7 @@ class FakeClient:
         self.ckpt = SimpleNamespace(ref="fake")
 
     async def start(
-        self, settings: Settings, *, on_loading: Callable[[Loading], None]
+        self, settings: Settings, *, on_loading: Callable[[Loading], None], text: None = None
     ) -> FakeClient:
         """Stands for the class method: the fake is the class and its only instance."""
         self.settings.append(settings)

@@ -20,27 +20,34 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[=>]|\x1b\][
 _OWN_TERMINAL = "import os; os.close(os.open(os.ttyname(0), os.O_RDWR)); "
 
 
-ATTEMPTS = 10  # of a measurement that one quiet moment is enough for
-
-
 def cpu_seconds(folder: Path, *args: str) -> float:
     """Processor time of the program itself, from exec to exit, without its engine process.
 
     Where it waits for nothing, that is what a person waits on an idle machine, and it says so on a
     busy one too.
     """
+    code = f"sys.argv = {['rbee-worker', *args]!r}\nfrom rbee_worker.cli.main import main\nmain()"
+    return _cpu_seconds(folder, code)
+
+
+def import_seconds(folder: Path, modules: str) -> float:
+    """Processor time of an interpreter that imports `modules` and does nothing: the peer."""
+    return _cpu_seconds(folder, f"import {modules}")
+
+
+def _cpu_seconds(folder: Path, code: str) -> float:
     told = folder / "cpu"
     code = (
         "import atexit, resource, sys\n"
         "def tell():\n"
         "    used = resource.getrusage(resource.RUSAGE_SELF)\n"
         f"    open({str(told)!r}, 'w').write(str(used.ru_utime + used.ru_stime))\n"
-        "atexit.register(tell)\n"
-        f"sys.argv = {['rbee-worker', *args]!r}\n"
-        "from rbee_worker.cli.main import main\n"
-        "main()"
+        "atexit.register(tell)\n" + code
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=60)
+    # compiled modules may be kept, as an installed package has them
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, cwd=ROOT, env=env, capture_output=True, timeout=60)
     return float(told.read_text())
 
 

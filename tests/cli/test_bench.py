@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 def run(*args: str, code: int = 0) -> str:
     environ = {k: v for k, v in os.environ.items() if not k.startswith("RBEE_")}
+    environ["RBEE_BACKEND"] = "reference"
     done = subprocess.run(
         [sys.executable, "-m", "rbee_worker", "bench", *args],
         cwd=ROOT, capture_output=True, text=True, timeout=300, env=environ,
@@ -35,6 +36,9 @@ def test_every_figure_is_there(tmp_path: Path) -> None:
     assert 0 < found["load_s"] < found["first_token_s"]
     assert 0.5 < found["read_gb_s"] < 10_000
     assert 0 < found["bandwidth_share"] < 1
+    kv = tiny.DIM // tiny.HEADS * tiny.KV_HEADS
+    layer = tiny.DIM * (2 * tiny.DIM + 2 * kv + 3 * tiny.FFN)
+    assert found["read_bytes"] == 4 * (tiny.LAYERS * layer + tiny.VOCAB * tiny.DIM)
     assert found["threads"] == 1
 
 
@@ -53,3 +57,28 @@ def test_what_it_cannot_do_is_one_line(tmp_path: Path) -> None:
     # what it sets itself is refused, not taken and left
     assert "--max-seqs" in run(str(model), "--max-seqs", "2", code=2)
     assert "--prefix-cache" in run(str(model), "--prefix-cache", code=2)
+
+
+def test_random_weights_need_no_checkpoint(tmp_path: Path) -> None:
+    folder = tiny.write_safetensors(tmp_path / "tiny", without=("model.safetensors",))
+    for file in folder.glob("*token*"):
+        file.unlink()
+    (folder / "model.safetensors").unlink()
+    options = ("--kv-tokens", "600", "--threads", "1")
+    config, form = str(folder / "config.json"), ("--random-format", "q8_0")
+    found = json.loads(run("--random", config, *form, "--json", *options))
+    assert found["model"] == f"random:q8_0:{config}"
+    assert found["parameters"] == sum(t.size for t in tiny.tensors().values())
+    assert found["notes"][0] == "the weights are random"
+    assert found["decode_tok_s"]["1"] > 0
+    assert "bandwidth_share" in found
+
+
+def test_random_weights_or_a_model(tmp_path: Path) -> None:
+    both = run("smollm2", "--random", "llama-1b", code=2)
+    assert both.startswith("error: both a model and --random were given.")
+    assert "add --random" in run("smollm2", "--random-format", "q8_0", code=2)
+    unknown = run("--random", "llama-9b", code=2)
+    assert "llama-8b" in unknown
+    assert unknown.count("error:") == 1
+    run("--random", "llama-1b", "--random-format", "q9", code=2)

@@ -75,7 +75,10 @@ def test_inspect(cache: Path) -> None:
         "F32": 61,
     }
     assert (found["architecture"], found["layers"], found["context"]) == ("llama", 30, 8192)
-    assert found["held"] == {"f32": 4 * 134_515_008}
+    assert set(found["held"]) == {"q4_1", "q8_0", "f32"}  # as in the file; norms expanded
+    assert found["held"]["q4_1"] == (134_515_008 - 576 * (49_152 + 61)) * 20 // 32
+    expanded = json.loads(run(cache, "inspect", "--json", "--backend", "reference"))
+    assert expanded["held"] == {"f32": 4 * 134_515_008}
     assert (
         found["memory"]["kv_per_token"] == 30 * 2 * 3 * 64 * 2
     )  # layers, k and v, heads, dim, f16

@@ -31,7 +31,9 @@ def engine_says(settings: Settings) -> ModelInfo:
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 def test_the_plan_is_what_the_engine_takes(tmp_path: Path, dtype: str) -> None:
     folder = tiny.write_safetensors(tmp_path / "m")
-    settings = Settings(model=str(folder), dtype=dtype, kv_tokens=512, threads=1)
+    settings = Settings(
+        model=str(folder), dtype=dtype, kv_tokens=512, threads=1, backend="reference"
+    )
     planned, taken = report(settings), engine_says(settings)
     memory = planned["memory"]
     assert (memory["weights"], memory["cache"]) == (taken.weight_bytes, taken.kv_bytes)
@@ -84,10 +86,36 @@ def test_every_fact_is_shown(tmp_path: Path) -> None:
     assert dict(shown)["chat template"] == "yes, with <|im_start|> <|im_end|>"
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_what_formats_are_held_as(tmp_path: Path, backend: str) -> None:
+    """By each format: how many, how large in the file, how large here."""
+    path = tiny.write_packed_gguf(tmp_path / "m.gguf", ["IQ2_XS", "TQ1_0"])
+    found = report(Settings(model=str(path), backend=backend))
+    shown = list(rows(found))
+    start = [label for label, _ in shown].index("held as")
+    said = [text for _, text in shown[start : start + 3]]
+    blocks, held = 261 + 2304, found["held"]  # of 256 values, in each: the vocabulary, the layers
+    if backend == "cpu":
+        assert held == {"iq2": 2576 * 114, "q2_k": 2576 * 84, "f32": 5 * 1024}  # rows by 16
+        names = ("iq2", "q2_k", "f32")
+    else:
+        assert held == {"f32": 4 * 256 * (2 * blocks + 5)}
+        names = ("f32", "f32", "f32")
+    assert [text.split(",")[0] for text in said] == [
+        f"{names[0]}: 8 of IQ2_XS", f"{names[1]}: 8 of TQ1_0", f"{names[2]}: 5 of F32"
+    ]  # fmt: skip
+    sizes = {t["file"]: (t["file_bytes"], t["held_bytes"]) for t in found["tensors"]}
+    assert sizes["F32"] == (5 * 1024, 5 * 1024)
+    assert sizes["IQ2_XS"][0] == blocks * 74
+    assert sizes["TQ1_0"][0] == blocks * 54
+    assert sum(there for _, there in sizes.values()) == sum(held.values())
+    assert found["memory"]["weights"] == sum(held.values())
+
+
 def test_an_8_bit_cache_is_the_cpu_backends(tmp_path: Path) -> None:
     folder = str(tiny.write_safetensors(tmp_path / "m"))
     with pytest.raises(UsageError) as caught:
-        report(Settings(model=folder, kv_dtype="i8"))
+        report(Settings(model=folder, kv_dtype="i8", backend="reference"))
     assert "--kv-dtype i8" in str(caught.value)
     assert "--backend cpu" in caught.value.fix
     kept = report(Settings(model=folder, backend="cpu", kv_dtype="i8"))

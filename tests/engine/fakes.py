@@ -17,7 +17,9 @@ from torch import Tensor
 from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.logprobs import score
 from rbee_worker.engine.messages import Submit
+from rbee_worker.engine.ropes import RopeLengths
 from rbee_worker.engine.runner import Runner
+from rbee_worker.ops import RopeSpec
 from rbee_worker.ops.batch import Batch, FixedState, PagedState
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.specs import Fixed, PagedKV, StateGroup
@@ -30,6 +32,7 @@ MIXED = (StateGroup(PagedKV(1, 2, 1), 1), StateGroup(PagedKV(1, 2, 1, window=6),
 WINDOWED = (StateGroup(PagedKV(1, 2, 1, window=5), 1),)
 RECURRENT = (StateGroup(PagedKV(1, 2, 1), 1), StateGroup(Fixed(((1,),)), 1))
 MOD = 4093
+LONG = 1000
 
 
 def digest(tokens: list[int], positions: list[int], state: int) -> int:
@@ -39,17 +42,22 @@ def digest(tokens: list[int], positions: list[int], state: int) -> int:
     return state
 
 
-def expected(tokens: list[int], groups: tuple[StateGroup, ...]) -> int:
-    """The digest of the last position of a sequence, from its tokens alone."""
+def expected(tokens: list[int], groups: tuple[StateGroup, ...], switch: int | None = None) -> int:
+    """The digest of the last position of a sequence, from its tokens alone.
+
+    switch: all positions of a sequence that is longer lie LONG further on.
+    """
     total = 0
     last = len(tokens) - 1
+    shift = LONG if switch is not None and len(tokens) > switch else 0
+    positions = [shift + i for i in range(len(tokens))]
     for group in groups:
         spec = group.spec
         if isinstance(spec, Fixed):
-            total += digest(tokens, list(range(len(tokens))), 5)
+            total += digest(tokens, positions, 5)
         else:
             first = 0 if spec.window is None else max(0, last - spec.window + 1)
-            total += digest(tokens[first:], list(range(first, len(tokens))), 0) * group.layers
+            total += digest(tokens[first:], positions[first:], 0) * group.layers
     return total % MOD
 
 
@@ -59,17 +67,23 @@ def next_logits(number: int) -> Tensor:
     return ((order * 17 + number) * 29 % 97).float() / 8
 
 
-def greedy(prompt: list[int], n: int, groups: tuple[StateGroup, ...] = FULL) -> list[int]:
+def greedy(
+    prompt: list[int],
+    n: int,
+    groups: tuple[StateGroup, ...] = FULL,
+    switch: int | None = None,
+) -> list[int]:
     """What greedy decoding must give, without any cache."""
     tokens = list(prompt)
     for _ in range(n):
-        tokens.append(int(next_logits(expected(tokens, groups)).argmax()))
+        tokens.append(int(next_logits(expected(tokens, groups, switch)).argmax()))
     return tokens[len(prompt) :]
 
 
 @dataclass
 class FakeModel:
-    """See the module. `fail_on`: a token that makes a step raise; `steps`: sizes of the steps."""
+    """See the module. `fail_on`: a token that makes a step raise; `steps`: sizes of the steps;
+    `switch`: rope length past which positions lie LONG further on."""
 
     groups: tuple[StateGroup, ...] = FULL
     vocab_size: int = VOCAB
@@ -77,6 +91,7 @@ class FakeModel:
     fail_on: int = -1
     fail_with: Exception = field(default_factory=lambda: RuntimeError("kernel failed"))
     fail_rows: int = 1 << 30  # more rows than this raise
+    switch: int | None = None
     steps: list[int] = field(default_factory=list)
 
     def hidden(self, batch: Batch) -> Tensor:
@@ -97,7 +112,8 @@ class FakeModel:
             assert isinstance(spec, PagedKV)
             for layer in range(group.layers):
                 k = state.k[layer].flatten(0, 1)[:, 0]  # [slots, 2]
-                k[state.slots] = torch.stack((batch.tokens, batch.positions), 1).to(k.dtype)
+                turned = batch.positions + self._shift(batch)
+                k[state.slots] = torch.stack((batch.tokens, turned), 1).to(k.dtype)
                 for b in range(len(starts) - 1):
                     for row in range(starts[b], starts[b + 1]):
                         position = int(batch.positions[row])
@@ -109,14 +125,18 @@ class FakeModel:
                         out[row, 0] += digest(seen[:, 0].tolist(), seen[:, 1].tolist(), 0)
         return out % MOD
 
+    def _shift(self, batch: Batch) -> Tensor:
+        lens = batch.rope_lens.repeat_interleave(batch.seq_starts.diff())
+        return LONG * (lens > (1 << 40 if self.switch is None else self.switch))
+
     def _recur(self, batch: Batch, state: FixedState, out: Tensor) -> None:
-        starts = batch.seq_starts_host
+        starts, shift = batch.seq_starts_host, self._shift(batch)
         for b in range(len(starts) - 1):
             cell = state.tensors[0][0, int(state.slots[b])]
             for row in range(starts[b], starts[b + 1]):
                 token, position = int(batch.tokens[row]), int(batch.positions[row])
                 before = 5 if position == 0 and float(cell[0]) == 0 else int(cell[0]) - 1
-                after = digest([token], [position], before)
+                after = digest([token], [position + int(shift[row])], before)
                 cell[0] = after + 1
                 out[row, 0] += after
 
@@ -192,7 +212,13 @@ def make_engine(
         max_seqs=max_seqs,
         context=model.context,
         kv_cache=kv_cache,
+        ropes=RopeLengths(() if model.switch is None else (bent(model.switch),)),
     )
+
+
+def bent(switch: int) -> RopeSpec:
+    """Rotary positions whose frequencies change for sequences longer than `switch`."""
+    return RopeSpec(2, (1.0,), long_inv_freq=(0.5,), switch=switch)
 
 
 EOS = (EosToken(id=2, text="</s>", origins=("config.json", "generation_config.json")),)

@@ -7,6 +7,7 @@ import contextlib
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
@@ -341,6 +342,20 @@ def test_beyond_the_queue_it_is_refused_before_any_work() -> None:
 # ---- ending early
 
 
+def test_a_sequence_that_outgrows_its_frequencies_says_so_and_goes_on() -> None:
+    async def main() -> None:
+        async with fake_client(model=FakeModel(switch=9)) as client:
+            r = request("a", token_ids=(1, 5), max_tokens=16, ignore_eos=True)
+            heard = await hear(client.generate(r))
+            assert heard.ids == greedy([1, 5], 16, switch=9)
+            assert heard.text == text_of(heard.ids)
+            (told,) = [n for n in heard.kinds(Narration) if n.action == "rescaled"]
+            assert told.human.startswith("Past 9 tokens")
+            assert heard.end.usage.preemptions == 0
+
+    run(main())
+
+
 def test_cancel_and_timeout_end_with_a_record_and_usage() -> None:
     async def main() -> None:
         engines: list[Engine] = []
@@ -654,8 +669,10 @@ def test_load_errors_arrive_with_their_class_and_exit_code() -> None:
 
 def test_a_bad_tokenizer_fails_before_the_weights_are_loaded() -> None:
     async def main() -> None:
+        told = threading.Event()
+
         def load(*_: Any) -> Any:
-            time.sleep(1.0)
+            told.wait(20)
             return make_engine(), None
 
         def words() -> Any:
@@ -664,11 +681,12 @@ def test_a_bad_tokenizer_fails_before_the_weights_are_loaded() -> None:
         client = await EngineClient.start(
             Settings(model="fake"), in_process=True, load=load, text=words
         )
-        began = time.monotonic()
-        with pytest.raises(ModelError, match="no tokenizer"):
-            await client.ready()
-        assert time.monotonic() - began < 0.9
-        await client.close()
+        try:
+            with pytest.raises(ModelError, match="no tokenizer"):
+                await asyncio.wait_for(client.ready(), 15)  # before there is an engine
+        finally:
+            told.set()
+            await client.close()
 
     run(main())
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from rbee_worker.config import Settings
-from rbee_worker.engine.load import rope_salt
 from rbee_worker.engine.machine import allowed_cores, available_memory
 from rbee_worker.engine.memory import COMFORT, plan_state, state_bytes
+from rbee_worker.engine.ropes import RopeLengths
 from rbee_worker.errors import ModelError, UsageError
 from rbee_worker.ops import RopeSpec
 from rbee_worker.state.pool import StatePool
@@ -132,9 +132,10 @@ def test_the_machine_and_its_container(tmp_path: Path) -> None:
 
 def test_keys_are_shared_only_where_rope_agrees() -> None:
     plain = RopeSpec(dim=4, inv_freq=(1.0, 0.1))
-    assert rope_salt([plain])(10) == rope_salt([plain])(10**6) == rope_salt([])(1) == b""
-    dynamic = rope_salt([RopeSpec(4, (1.0, 0.1), dynamic=(1e4, 2.0, 100))])
+    none = RopeLengths([plain])
+    assert none.salt(10) == none.salt(10**6) == RopeLengths([]).salt(1) == b""
+    dynamic = RopeLengths([RopeSpec(4, (1.0, 0.1), dynamic=(1e4, 2.0, 100))]).salt
     assert dynamic(5) == dynamic(100) != dynamic(101) != dynamic(102)
     bent = RopeSpec(4, (1.0, 0.1), long_inv_freq=(0.5, 0.05), switch=50)
-    long = rope_salt([plain, bent])
+    long = RopeLengths([plain, bent]).salt
     assert long(5) == long(50) != long(51) == long(5000)

@@ -78,11 +78,11 @@ def test_a_process_from_start_to_end(tiny: Path) -> None:
     told: list[Loading] = []
 
     async def main() -> int:
-        began = time.monotonic()
-        settings = Settings(model=str(tiny), threads=1)
+        settings = Settings(model=str(tiny), threads=1, backend="reference")
         async with started(settings, on_loading=told.append) as client:
-            assert time.monotonic() - began < 0.7
             assert client.state == "loading"
+            assert isinstance(client._host, ProcessHost)
+            assert client._host.pid is None  # `start` waits for nothing, not even for a process
             info = await client.ready()
             assert client.state == "ready"
             assert (info.arch, info.dtype, info.kv_dtype) == ("llama", "f32", "f32")
@@ -120,7 +120,7 @@ def test_the_same_tokens_in_a_process_and_in_a_thread_with_and_without_cache(tin
 
     async def main(**options: Any) -> list[list[int]]:
         in_process = options.pop("in_process", False)
-        settings = Settings(model=str(tiny), threads=1, **options)
+        settings = Settings(model=str(tiny), threads=1, backend="reference", **options)
         async with started(settings, in_process=in_process) as client:
             await client.ready()
             done = await asyncio.gather(*(collect(client, r) for r in requests))
@@ -136,8 +136,10 @@ def test_the_same_tokens_in_a_process_and_in_a_thread_with_and_without_cache(tin
 
 def test_signals_idleness_and_a_sudden_end(tiny: Path) -> None:
     async def main() -> None:
-        async with started(Settings(model=str(tiny), threads=1)) as client:
+        began = time.monotonic()
+        async with started(Settings(model=str(tiny), threads=1, backend="reference")) as client:
             await client.ready()
+            start_s = time.monotonic() - began
             pid = pid_of(client)
             for number in (signal.SIGINT, signal.SIGTERM):  # the client decides, not the terminal
                 os.kill(pid, number)
@@ -146,9 +148,10 @@ def test_signals_idleness_and_a_sudden_end(tiny: Path) -> None:
             assert len(ids) == 5
 
             await asyncio.sleep(0.2)
-            before = _cpu_s(pid)
+            began, before = time.monotonic(), _cpu_s(pid)
             await asyncio.sleep(1.0)
-            assert _cpu_s(pid) - before < 0.05, "it spins while there is nothing to do"
+            share = (_cpu_s(pid) - before) / (time.monotonic() - began)
+            assert share < 0.05, "it spins while there is nothing to do"
 
             killed_s = 0.0
             async for event in client.generate(ask("b", 250)):
@@ -156,7 +159,7 @@ def test_signals_idleness_and_a_sudden_end(tiny: Path) -> None:
                     os.kill(pid, signal.SIGKILL)
                     killed_s = time.monotonic()
                 last = event
-            assert time.monotonic() - killed_s < 2.0
+            assert time.monotonic() - killed_s < start_s, "noticed by its silence, not its end"
             assert isinstance(last, Error)
             assert last.code == "ENGINE_LOST"
             assert "SIGKILL" in last.message
@@ -171,7 +174,7 @@ import asyncio, sys, os, signal
 from rbee_worker.config import Settings
 from rbee_worker.engine.client import EngineClient
 async def main():
-    client = await EngineClient.start(Settings(model=sys.argv[1], threads=1))
+    client = await EngineClient.start(Settings(model=sys.argv[1], threads=1, backend="reference"))
     if sys.argv[2] == "ready":
         await client.ready()
     while client._host.pid is None:
@@ -212,13 +215,13 @@ def fails(settings: Settings, **options: Any) -> WorkerError:
 
 def test_what_cannot_be_loaded_says_so(tiny: Path, tmp_path: Path) -> None:
     assert isinstance(fails(Settings(model=str(tmp_path / "nowhere"))), BadReference)
-    error = fails(Settings(model=str(tiny), ctx=257))
+    error = fails(Settings(model=str(tiny), ctx=257, backend="reference"))
     assert isinstance(error, UsageError)
     assert error.exit_code == 2
     assert "257" in str(error)
     broken = write_tiny(tmp_path / "broken")
     (broken / "tokenizer.json").unlink()
-    error = fails(Settings(model=str(broken)))
+    error = fails(Settings(model=str(broken), backend="reference"))
     assert isinstance(error, CheckpointError)
     assert error.exit_code == 3
 

@@ -42,6 +42,7 @@ def sequence(pool: StatePool, number: int, prompt: int, output: int, first: int 
         state=pool.new(tokens),
         arrival=number,
         arrived_s=0.0,
+        rope_len=prompt,
     )
 
 

@@ -24,6 +24,11 @@ from rbee_worker.types import Narration, StopRecord
             narration.preempted("j", 1200),
             "Paused to make room: 1,200 tokens will be computed again.",
         ),
+        (
+            narration.rescaled("j", 4097, 4096),
+            "Past 4,096 tokens this model places its text anew: 4,097 tokens will be computed "
+            "again.",
+        ),
         (narration.resumed("j", 37), "Engine restarted; resumed at token 37."),
         (narration.loading("loading", 3, 30), "Loading the model: 3 of 30 layers."),
         (narration.downloading("1.0 MB", "98.4 MB"), "Fetching the model: 1.0 MB of 98.4 MB."),

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,14 +18,13 @@ DAEMON = "from rbee_worker.cli.main import daemon; daemon()"
 
 
 class Spawned:
-    """A process whose first line on stdout is its address. `exec_s`: when it was spawned."""
+    """A process whose first line on stdout is its address."""
 
     def __init__(self, command: list[str], env: dict[str, str] | None = None) -> None:
         # compiled modules may be kept, as an installed package has them
         away = ("RBEE_", "LLORCH_", "PYTHONDONTWRITEBYTECODE")
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(away)}
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        self.exec_s = time.perf_counter()
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,

@@ -215,8 +215,8 @@ def test_request_timeout_ends_with_usage() -> None:
         began = time.monotonic()
         answer = served.http.post("/v1/infer", json={"prompt": "x", "max_tokens": 500}).json()
         assert answer["stop_reason"] == "TIMEOUT"
-        assert 0.9 < time.monotonic() - began < 3
-        assert answer["tokens_generated"] > 0
+        assert 0.9 < time.monotonic() - began < 15
+        assert 0 < answer["tokens_generated"] < 500
         shorter = served.http.post("/v1/infer", json={"prompt": "x", "timeout_s": 0.1}).json()
         assert shorter["stop_reason"] == "TIMEOUT"
 

@@ -98,7 +98,7 @@ def test_silent_connections_are_closed() -> None:
         for sock in socks:
             read_all(sock)
             sock.close()
-        assert 0.9 < time.monotonic() - began < 4
+        assert 0.9 < time.monotonic() - began < 15
         assert served.engine.held == 0
 
 
@@ -115,8 +115,8 @@ def test_a_slow_trickle_of_bytes_does_not_keep_a_connection() -> None:
             time.sleep(0.04)
             return False
 
-        wait_for(cut, 8)
-        assert time.monotonic() - began < 8
+        wait_for(cut, 20)
+        assert time.monotonic() - began < 20
 
 
 def test_connections_beyond_the_limit_are_refused() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.tokenizer import templates
+from tests.tokenizer import channels, templates
 
 _EACH = "{% for m in messages %}"
 _END = "{% endfor %}"
@@ -251,13 +251,22 @@ FORMATS: dict[str, Format] = {
     "none, <|endoftext|>": Format(
         None, _TEXT, _TEXT, ("phi", "starcoder2", "gpt_bigcode", "mpt"), config=_TEXT
     ),
-    # Formats with channels or turns that this table does not write down yet, but their ends.
-    "none, <|return|>": Format(
-        None, ("<|return|>", "<|call|>"), ("<|return|>", "<|call|>"), ("gpt_oss",),
-        config=("<|return|>", "<|call|>"),
+    # <|end|> closes one message of several; the third end is not in config.json.
+    "harmony": Format(
+        channels.HARMONY,
+        ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>", "<|call|>", *_TEXT),
+        ("<|return|>", "<|call|>", "<|endoftext|>"),
+        ("gpt_oss",),
+        config=("<|return|>",),
+        generation=("<|return|>", "<|endoftext|>", "<|call|>"),
     ),
-    "none, <turn|>": Format(
-        None, ("<turn|>",), ("<turn|>",), ("gemma4_text",), config=("<turn|>",)
+    "gemma4": Format(
+        channels.GEMMA4,
+        ("<eos>", "<bos>", "</s>", "<|turn>", "<turn|>", "<|tool_call>", "<|tool_response>"),
+        ("<eos>", "<turn|>", "<|tool_response>"),
+        ("gemma4_text",),
+        config=("<eos>", "<turn|>"),
+        generation=("<eos>", "<turn|>", "<|tool_response>"),
     ),
     "none, </s>": Format(None, ("<s>", "</s>"), ("</s>",), ("helium",), config=("</s>",)),
     "none, |ENDOFTEXT|": Format(

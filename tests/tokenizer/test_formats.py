@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,7 @@ def test_a_format_is_rendered_as_transformers_does(name: str) -> None:
     the same words."""
     template = FORMATS[name].template
     assert template is not None
-    hf = PreTrainedTokenizerFast(
-        tokenizer_object=Backend(models.WordLevel({"<s>": 0, "</s>": 1}, unk_token="<s>")),
-        bos_token="<s>",
-        eos_token="</s>",
-        chat_template=template,
-    )
+    hf = _hf(template)
     rendered = 0
     with ChatRenderer(template, bos_token="<s>", eos_token="</s>") as ours:
         for messages in CONVERSATIONS.values():
@@ -69,6 +65,35 @@ def test_a_format_is_rendered_as_transformers_does(name: str) -> None:
     assert rendered >= 8
 
 
+@pytest.mark.parametrize(
+    ("name", "switch"),
+    [
+        ("harmony", {"reasoning_effort": "high"}),
+        ("gemma4", {"enable_thinking": True}),
+        ("qwen3", {"enable_thinking": False}),
+    ],
+)
+def test_a_switch_of_a_format_is_heeded_as_transformers_does(
+    name: str, switch: dict[str, Any]
+) -> None:
+    template = FORMATS[name].template
+    assert template is not None
+    hf, messages = _hf(template), CONVERSATIONS["system"]
+    want = hf.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **switch)
+    with ChatRenderer(template, bos_token="<s>", eos_token="</s>") as ours:
+        assert ours.render(messages, add_generation_prompt=True, **switch) == want
+        assert ours.render(messages, add_generation_prompt=True) != want
+
+
+def _hf(template: str) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Backend(models.WordLevel({"<s>": 0, "</s>": 1}, unk_token="<s>")),
+        bos_token="<s>",
+        eos_token="</s>",
+        chat_template=template,
+    )
+
+
 def _theirs(
     hf: PreTrainedTokenizerFast, messages: list[dict[str, Any]], head: bool
 ) -> str | Exception:
@@ -78,6 +103,12 @@ def _theirs(
         return e
 
 
+_HEAD = (
+    "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\n"
+    "Knowledge cutoff: 2024-06\nCurrent date: TODAY\n\nReasoning: medium\n\n"
+    "# Valid channels: analysis, commentary, final. Channel must be included for every message."
+    "<|end|>"
+)
 # Written out: a template and its oracle can be wrong together, these cannot.
 EXACT = {
     "llama2": "<s>[INST] <<SYS>>\n Be brief.\n\n<</SYS>>\n\na [/INST] b </s><s>[INST] c [/INST]",
@@ -102,15 +133,37 @@ EXACT = {
     "<|im_start|>assistant<|im_sep|>",
     "tulu": "<s><|system|>\n Be brief.\n\n<|user|>\na\n<|assistant|>\nb</s>\n"
     "<|user|>\nc\n<|assistant|>\n",
+    "harmony": _HEAD + "<|start|>developer<|message|># Instructions\n\n Be brief.\n<|end|>"
+    "<|start|>user<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b<|end|>"
+    "<|start|>user<|message|>c<|end|><|start|>assistant",
+    "gemma4": "<s><|turn>system\nBe brief.<turn|>\n<|turn>user\na<turn|>\n<|turn>model\nb<turn|>\n"
+    "<|turn>user\nc<turn|>\n<|turn>model\n",
+}  # fmt: skip
+# A call, and what the tool said.
+CALLED = {
+    "harmony": _HEAD + "<|start|>user<|message|>What is 1 + é?<|end|>"
+    "<|start|>assistant to=functions.add<|channel|>commentary json<|message|>"
+    '{"b": "é<", "a": 1}<|call|>'
+    '<|start|>functions.add to=assistant<|channel|>commentary<|message|>"4"<|end|>'
+    "<|start|>assistant",
+    "gemma4": "<s><|turn>user\nWhat is 1 + é?<turn|>\n<|turn>model\n"
+    '<|tool_call>call:add{a:1,b:<|"|>é<<|"|>}<tool_call|>'
+    '<|tool_response>response:add{value:<|"|>4<|"|>}<tool_response|>',
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", EXACT)
-def test_a_format_letter_by_letter(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "conversation", "want"),
+    [(n, "system", w) for n, w in EXACT.items()] + [(n, "tool", w) for n, w in CALLED.items()],
+)
+def test_a_format_letter_by_letter(name: str, conversation: str, want: str) -> None:
     template = FORMATS[name].template
     assert template is not None
     with ChatRenderer(template, bos_token="<s>", eos_token="</s>") as ours:
-        assert ours.render(CONVERSATIONS["system"], add_generation_prompt=True) == EXACT[name]
+        before = f"{datetime.now():%Y-%m-%d}"
+        found = ours.render(CONVERSATIONS[conversation], add_generation_prompt=True)
+        after = f"{datetime.now():%Y-%m-%d}"
+    assert found in (want.replace("TODAY", before), want.replace("TODAY", after))
 
 
 def test_every_family_has_a_format() -> None:

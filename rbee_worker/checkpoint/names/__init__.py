@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from rbee_worker.checkpoint.names import deepseek, dense, gemma, gpt, gptoss, llama, llama4
+from rbee_worker.checkpoint.names import deepseek, dense, gemma, gemma4, gpt, gptoss, llama, llama4
 from rbee_worker.checkpoint.names.dialects import DIALECTS, Dialect
 from rbee_worker.checkpoint.names.rows import (
     GENERATION_KEYS,
@@ -34,6 +34,7 @@ __all__ = [
 GGUF_ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     llama.ARCHITECTURES
     | gemma.ARCHITECTURES
+    | gemma4.ARCHITECTURES
     | dense.ARCHITECTURES
     | gpt.ARCHITECTURES
     | deepseek.ARCHITECTURES

@@ -18,6 +18,7 @@ from rbee_worker.checkpoint.names.rows import (
     attention_rows,
     constants,
     expert_rows,
+    single_expert_rows,
 )
 
 _SHARED = EMBEDDING_ROWS + ROPE_ROWS + PRE_NORM_ROWS + MLP_ROWS
@@ -51,8 +52,11 @@ ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture(
         model_type="llama",
         keys=DENSE_KEYS + _LOCAL_EXPERTS,
-        tensors=_PAIRS
-        + expert_rows("block_sparse_moe.gate", "block_sparse_moe.experts", ("w1", "w3", "w2")),
+        tensors=(
+            *_PAIRS,
+            *expert_rows("block_sparse_moe.gate", "block_sparse_moe.experts", ("w1", "w3", "w2")),
+            *single_expert_rows("block_sparse_moe.experts", ("w1", "w3", "w2")),
+        ),
         variants=(("expert_count", "mixtral"), ("attention.sliding_window", "mistral")),
         constants=_SILU,
         present=_BIASES,

@@ -13,14 +13,15 @@ class Key:
     """A metadata key and the config key that takes its value.
 
     gguf: after `{architecture}.` unless `whole`. hf: dots lead into nested objects.
-    kind: what the value must be (windows: for each layer, whether it has one; twice: a count
-    that stands for half of it; gating: a number for how experts are scored).
+    kind: what the value must be (windows: for each layer, whether it has one; each: a count, or
+    a list of one a layer; twice: a count that stands for half of it; gating: a number for how
+    experts are scored). What is below `unwindowed.` in hf holds in layers without a window.
     default: when the file lacks the key (None: config lacks it too).
     """
 
     gguf: str
     hf: str
-    kind: Literal["count", "number", "text", "flag", "id", "windows", "twice", "gating"]
+    kind: Literal["count", "number", "text", "flag", "id", "windows", "each", "twice", "gating"]
     default: Any = None
     required: bool = False
     whole: bool = False
@@ -28,8 +29,8 @@ class Key:
 
 @dataclass(frozen=True)
 class Row:
-    """A tensor: `{}` stands for the layer's number; op: a name in ops.OPS; shift: what is added to
-    the number on its way to the HF name."""
+    """A tensor: `{}` stands for the layer's number, a second one for an expert's; op: a name in
+    ops.OPS; shift: what is added to the layer's number on its way to the HF name."""
 
     gguf: str
     hf: str
@@ -45,7 +46,8 @@ class Architecture:
     key's value is positive; by_value: (config key, value, model_type) likewise. constants: config
     keys that hold for every file; by_layers: those that hold for files of so many layers, where
     llama.cpp tells a published size by them. present: config keys that are true when one of these
-    tensors is in the file; absent: when it is not.
+    tensors is in the file; absent: when it is not; alone: when a layer has the first of these two
+    and not the second. rows: config keys that count the rows of a tensor.
     """
 
     model_type: str
@@ -57,6 +59,8 @@ class Architecture:
     by_layers: Mapping[int, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
     present: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     absent: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    alone: Mapping[str, tuple[str, str]] = field(default_factory=lambda: MappingProxyType({}))
+    rows: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 # ---- keys
@@ -180,6 +184,15 @@ def expert_rows(router: str, experts: str, names: tuple[str, str, str]) -> tuple
             Row(f"blk.{{}}.ffn_{part}_exps.weight", f"model.layers.{{}}.{experts}.{name}.weight")
             for part, name in parts
         ),
+    )
+
+
+def single_expert_rows(experts: str, names: tuple[str, str, str]) -> tuple[Row, ...]:
+    """gate, up and down of each expert, below a layer: how files had them before April 2024."""
+    parts = zip(("gate", "up", "down"), names, strict=True)
+    return tuple(
+        Row(f"blk.{{}}.ffn_{part}.{{}}.weight", f"model.layers.{{}}.{experts}.{{}}.{name}.weight")
+        for part, name in parts
     )
 
 

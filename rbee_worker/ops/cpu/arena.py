@@ -1,37 +1,43 @@
-"""The memory that held weights lie in: one memfd mapping, filled piece by piece.
+"""The memory that held weights lie in: one mapping, filled piece by piece.
 
-Its descriptor can be kept by another process, so that a restarted engine finds its weights
-repacked. Address space is reserved at once; memory is taken when it is written.
+Address space is reserved at once; memory is taken when it is written. It comes in huge pages where
+the system has them: with small ones, taking memory is most of the time that repacking takes. Most
+systems give none to shared memory, so memory is shared only where it is to be kept: its descriptor
+can then be held by another process, and a restarted engine finds its weights repacked.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import sys
 import weakref
 
 import numpy as np
 import numpy.typing as npt
 
 LINE = 64  # bytes; every piece begins on a cache line
-PAGE = 1 << 21  # bytes; huge pages are asked for, where the system gives them to shared memory
+PAGE = 1 << 21  # bytes of a huge page
 RESERVED = 1 << 36  # bytes of address space where nobody says how much is needed
+
+# More may be reserved than the machine has. Python names the flag from 3.13 on.
+_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 
 class Arena:
-    """Pieces one after another. Given back as a whole, when the last array in it is gone."""
+    """Pieces one after another. Given back as a whole, when the last array in it is gone.
 
-    def __init__(self, capacity: int = RESERVED) -> None:
+    keep: in a memfd, whose descriptor is `fd` (-1: there is none, nobody can keep the memory).
+    """
+
+    def __init__(self, capacity: int = RESERVED, *, keep: bool = False) -> None:
         capacity = -(-capacity // PAGE) * PAGE + PAGE
-        self.fd = -1  # where the system has no memfd, nobody can keep the memory
-        if hasattr(os, "memfd_create"):
+        self.fd = -1
+        if keep and hasattr(os, "memfd_create"):
             self.fd = os.memfd_create("rbee-weights", os.MFD_CLOEXEC)
             os.ftruncate(self.fd, capacity)  # sparse
             weakref.finalize(self, os.close, self.fd)
-        mapped = mmap.mmap(self.fd, capacity)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            mapped.madvise(mmap.MADV_HUGEPAGE)
-        self._bytes = np.frombuffer(mapped, np.uint8)
+        self._bytes = np.frombuffer(_mapped(self.fd, capacity), np.uint8)
         self.used = 0
 
     def take(self, nbytes: int) -> npt.NDArray[np.uint8]:
@@ -40,3 +46,14 @@ class Arena:
         self.used = -(-(start + nbytes) // LINE) * LINE
         assert self.used <= len(self._bytes), "the weights are larger than was planned"
         return self._bytes[start : start + nbytes]
+
+
+def _mapped(fd: int, capacity: int) -> mmap.mmap:
+    if fd >= 0 or not hasattr(mmap, "MAP_PRIVATE"):
+        mapped = mmap.mmap(fd, capacity)
+    else:
+        kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
+        mapped = mmap.mmap(-1, capacity, flags=kind)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        mapped.madvise(mmap.MADV_HUGEPAGE)
+    return mapped

@@ -91,8 +91,8 @@ class CpuOps(Attending, Mixing, Columns):
     # ---- dense
 
     def embed(self, table: Weight, batch: Batch, *, scale: float = 1.0) -> Tensor:
-        (part, *more) = table.data.parts
-        if table.cols % CELL or more:
+        (part,) = table.data.parts  # a table is one tensor
+        if table.cols % CELL:
             return cast(Tensor, fall_back(self, "embed", table, batch, scale=scale))
         y = self.now.recorder.buffer(table.cols)
         self.now.recorder.call(
@@ -120,6 +120,7 @@ class CpuOps(Attending, Mixing, Columns):
             rec.call(
                 f"linear.{variant(part.held, form)}",
                 [Touch(ready.place, ALL, False), writes(y, ALL)],
+                ahead=part,
                 w=part.data,
                 x=slot_of(ready),
                 y=y.columns(part.first, part.rows).slot,

@@ -9,6 +9,7 @@ import time
 import numpy as np
 
 from rbee_worker.ops.cpu import isa
+from rbee_worker.ops.cpu.instruction import Instruction, words
 from rbee_worker.ops.cpu.native import Library
 from rbee_worker.ops.cpu.team import Team, Words
 
@@ -31,7 +32,7 @@ def read_gb_s(threads: int, *, most: int = MOST, cache_dir: str = "") -> float:
     team = Team(library, threads)
     kernel = library["read.streams"]
     args = kernel.pack(p=memory, nbytes=nbytes, out=np.zeros(64 * threads, np.uint8))
-    entries: Words = np.array([(kernel.address, args.address, 0)], np.int64)
+    entries = words([Instruction(kernel.address, args.address)])
     header: Words = np.zeros(1, np.int64)
     best = 0.0
     for _ in range(REPEATS):

@@ -19,6 +19,11 @@ M4, M2, M1 = 0x0F0F0F0F, 0x03030303, 0x01010101
 
 IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 FP4 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # twice the value
+# A code's level: IQ1's 8 times the point, plus or (from 4 on) minus 1; the others' with its sign.
+IQ1 = (-7, 1, 9, 0, -9, -1, 7, 0)
+IQ2 = (8, 25, 43, 0, -8, -25, -43, 0)
+IQ3_XXS = (4, 12, 20, 28, 36, 44, 52, 62, -4, -12, -20, -28, -36, -44, -52, -62)
+IQ3_S = (1, 3, 5, 7, 9, 11, 13, 15, -1, -3, -5, -7, -9, -11, -13, -15)
 
 
 @dataclass(frozen=True)
@@ -108,13 +113,13 @@ def q6_k(pen: Pen, p: Ref, j: Ref) -> Block:
     at = p + j * 384
     high = pairs(pen, at + 256)
     w = [x | (h << 4) for x, h in zip(nibbles(pen, at), high, strict=True)]
-    return Block(w, _signed_scales(pen, p + 3072, j, p + 3328))
+    return Block(w, _signed_scales(pen, p + 3072, j, pen.load_f16(p + 3328)))
 
 
 def q3_k(pen: Pen, p: Ref, j: Ref) -> Block:
     at = p + j * 192
     w = with_bits(pen, pairs(pen, at), at + 128, 2)
-    return Block(w, _signed_scales(pen, p + 1536, j, p + 1792))
+    return Block(w, _signed_scales(pen, p + 1536, j, pen.load_f16(p + 1792)))
 
 
 def q2_k(pen: Pen, p: Ref, j: Ref) -> Block:
@@ -134,6 +139,28 @@ def iq4_xs(pen: Pen, p: Ref, j: Ref) -> Block:
     return Block(_code(nibbles(pen, p + j * 256), IQ4), (d,) * 2)
 
 
+def eighths(levels: tuple[int, ...]) -> Callable[[Pen, Ref, Ref], Block]:
+    """Three bits a column, laid out as in Q3_K; IQ1 and IQ2."""
+
+    def read(pen: Pen, p: Ref, j: Ref) -> Block:
+        at = p + j * 192
+        codes = with_bits(pen, pairs(pen, at), at + 128, 2)
+        d = pen.load_f16(p + 1792) * pen.number(0.125)
+        return Block(_code(codes, levels + levels), _signed_scales(pen, p + 1536, j, d))
+
+    return read
+
+
+def iq3_xxs(pen: Pen, p: Ref, j: Ref) -> Block:
+    d = pen.load_f16(p + 2176) * pen.load_s8(p + j * 16 + 2048).to_f32() * pen.number(0.25)
+    return Block(_code(nibbles(pen, p + j * 256), IQ3_XXS), (d,) * 2)
+
+
+def iq3_s(pen: Pen, p: Ref, j: Ref) -> Block:
+    d = pen.load_f16(p + 2176) * pen.load_s8(p + j * 16 + 2048).to_f32()
+    return Block(_code(nibbles(pen, p + j * 256), IQ3_S), (d,) * 2)
+
+
 def _code(w: list[Vec], table: tuple[int, ...]) -> list[Vec]:
     return [v.lookup([t + 128 for t in table]) for v in w]
 
@@ -146,10 +173,10 @@ def _scales_and_mins(pen: Pen, p: Ref, j: Ref) -> tuple[tuple[Vec, Vec], tuple[V
     return (d, d), (m, m)
 
 
-def _signed_scales(pen: Pen, p: Ref, j: Ref, d: Ref) -> tuple[Vec, Vec]:
-    """Q6_K, Q3_K: 16 signed scales."""
-    at, factor = p + j * 32, pen.load_f16(d)
-    return factor * pen.load_s8(at).to_f32(), factor * pen.load_s8(at + 16).to_f32()
+def _signed_scales(pen: Pen, p: Ref, j: Ref, d: Vec) -> tuple[Vec, Vec]:
+    """16 signed scales, times d."""
+    at = p + j * 32
+    return d * pen.load_s8(at).to_f32(), d * pen.load_s8(at + 16).to_f32()
 
 
 BLOCKS: dict[str, tuple[Callable[[Pen, Ref, Ref], Block], Shape]] = {
@@ -166,4 +193,8 @@ BLOCKS: dict[str, tuple[Callable[[Pen, Ref, Ref], Block], Shape]] = {
     "iq4_nl": (iq4_nl, Shape(offset=128)),
     "iq4_xs": (iq4_xs, Shape(offset=128)),
     "mxfp4": (mxfp4, Shape(offset=128)),
+    "iq1": (eighths(IQ1), Shape(halves=True, offset=128)),
+    "iq2": (eighths(IQ2), Shape(halves=True, offset=128)),
+    "iq3_xxs": (iq3_xxs, Shape(offset=128)),
+    "iq3_s": (iq3_s, Shape(offset=128)),
 }

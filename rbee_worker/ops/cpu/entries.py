@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rbee_worker.ops.cpu import sampling_memory as m
+from rbee_worker.ops.cpu.instruction import Instruction, words
 from rbee_worker.ops.cpu.native import Library
 from rbee_worker.ops.cpu.team import Team, Words
 from rbee_worker.ops.sampling import FIRST_CAPACITY, Bends
@@ -37,7 +38,7 @@ class CpuEntries:
         """Address and length of a program of one kernel."""
         kernel = library[f"bend.{name}"]
         args = kernel.pack()
-        entries: Words = np.array([(kernel.address, args.address, 0)], np.int64)
+        entries = words([Instruction(kernel.address, args.address)])
         self._keep += [args, entries]
         return entries.ctypes.data, 1
 

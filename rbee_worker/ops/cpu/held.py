@@ -37,8 +37,45 @@ HELD: dict[str, Held] = {
         Held("iq4_nl", 32, 288),
         Held("iq4_xs", 256, 2208),
         Held("mxfp4", 32, 272),
+        Held("iq1", 256, 1824),
+        Held("iq2", 256, 1824),
+        Held("iq3_xxs", 256, 2208),
+        Held("iq3_s", 256, 2208),
         Held("bf16", 32, 1024, True),
         Held("f16", 32, 1024, True),
         Held("f32", 32, 2048, True),
     )
 }
+
+# Formats whose values another held format has exactly. Points of a grid are held value by value: 3
+# bits where there are 6 different ones, 4 bits where there are 16.
+SAME: dict[str, str] = {
+    "iq1_s": "iq1",
+    "iq1_m": "iq1",
+    "iq2_xxs": "iq2",
+    "iq2_xs": "iq2",
+    "iq2_s": "iq2",
+    "tq1_0": "q2_k",
+    "tq2_0": "q2_k",
+}
+GRID_OF: dict[str, str] = {  # formats on grids: the grid's name
+    "iq1_s": "IQ1",
+    "iq1_m": "IQ1",
+    "iq2_xxs": "IQ2_XXS",
+    "iq2_xs": "IQ2_XS",
+    "iq2_s": "IQ2_S",
+    "iq3_xxs": "IQ3_XXS",
+    "iq3_s": "IQ3_S",
+}
+
+
+def taken_as(format: str) -> str:
+    """What a file's format is repacked from: itself, or float32 where no kernel knows it."""
+    name = format.lower()
+    return name if name in HELD or name in SAME else "f32"
+
+
+def held_as(format: str) -> Held:
+    """How a matrix in a file's format is held."""
+    name = taken_as(format)
+    return HELD[SAME.get(name, name)]

@@ -9,8 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rbee_worker.checkpoint.formats import FORMATS, Packed
+from rbee_worker.ops import grids
 from rbee_worker.ops.cpu.arena import Arena
-from rbee_worker.ops.cpu.held import HELD, ROWS, Held
+from rbee_worker.ops.cpu.forms import CELL
+from rbee_worker.ops.cpu.held import GRID_OF, ROWS, Held, held_as, taken_as
+from rbee_worker.ops.cpu.instruction import Instruction, words
 from rbee_worker.ops.cpu.native import Args, Library
 from rbee_worker.ops.cpu.team import Team, Words
 from rbee_worker.ops.dequant import dequantize
@@ -30,11 +33,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Matrix:
-    """What `Weight.data` is on this backend. `packed`: as the file has it, for fallbacks."""
+    """What `Weight.data` is on this backend.
+
+    given: the formats it came in. packed: as the file has it, for fallbacks; empty where columns
+    fill whole cells, as none is needed then: rows that were moved would be held twice.
+    """
 
     parts: tuple[Part, ...]
     rows: int
     cols: int
+    given: tuple[str, ...]
     packed: tuple[Packed, ...]
 
     @property
@@ -52,10 +60,10 @@ def hold(library: Library, team: Team, arena: Arena, packed: Sequence[Packed]) -
     parts, first = [], 0
     for run in _runs([_known(p) for p in packed]):
         rows = sum(p.shape[0] for p in run)
-        held = HELD[run[0].format.lower()]
+        held = held_as(run[0].format)
         parts.append(Part(held, _repack(library, team, arena, run, held), first, rows))
         first += rows
-    return Matrix(tuple(parts), first, packed[0].shape[1], tuple(packed))
+    return _matrix(parts, packed)
 
 
 def outline(packed: Sequence[Packed]) -> Matrix:
@@ -63,20 +71,28 @@ def outline(packed: Sequence[Packed]) -> Matrix:
     parts, first = [], 0
     for run in _runs(packed):
         rows = sum(p.shape[0] for p in run)
-        held = HELD.get(run[0].format.lower(), HELD["f32"])
+        held = held_as(run[0].format)
         parts.append(Part(held, np.empty(0, np.uint8), first, rows))
         first += rows
-    return Matrix(tuple(parts), first, packed[0].shape[1], tuple(packed))
+    return _matrix(parts, packed)
 
 
-def repacker(held: Held) -> str:
-    """The kernel that makes the held format."""
-    return f"repack.{held.name}"
+def _matrix(parts: Sequence[Part], packed: Sequence[Packed]) -> Matrix:
+    cols = packed[0].shape[1]
+    kept = tuple(packed) if cols % CELL else ()
+    return Matrix(
+        tuple(parts), sum(p.rows for p in parts), cols, tuple(p.format for p in packed), kept
+    )
+
+
+def repacker(format: str) -> str:
+    """The kernel that makes a file's format the held one."""
+    return f"repack.{taken_as(format)}"
 
 
 def _known(packed: Packed) -> Packed:
     """Itself, or its values where its format has no kernel."""
-    if packed.format.lower() in HELD:
+    if taken_as(packed.format) == packed.format.lower():
         return packed
     values = dequantize(packed).numpy()
     return Packed(values.view(np.uint8).reshape(len(values), -1), "F32", packed.shape)
@@ -87,11 +103,15 @@ def _runs(packed: Sequence[Packed]) -> list[list[Packed]]:
     runs: list[list[Packed]] = []
     for one in packed:
         last = runs[-1][-1] if runs else None
-        if last is not None and last.format == one.format and last.shape[0] % ROWS == 0:
+        if last is not None and _alike(last, one) and last.shape[0] % ROWS == 0:
             runs[-1].append(one)
         else:
             runs.append([one])
     return runs
+
+
+def _alike(a: Packed, b: Packed) -> bool:
+    return taken_as(a.format) == taken_as(b.format)
 
 
 def _repack(library: Library, team: Team, arena: Arena, run: Sequence[Packed], held: Held) -> Bytes:
@@ -101,19 +121,20 @@ def _repack(library: Library, team: Team, arena: Arena, run: Sequence[Packed], h
     groups = [-(-p.shape[0] // ROWS) for p in run]
     nbytes = sum(groups) * units * held.nbytes
     memory = arena.take(nbytes)
-    kernel = library[repacker(held)]
+    kernel, source = library[repacker(run[0].format)], taken_as(run[0].format)
+    grid = {"grid": grids.digits(GRID_OF[source])} if source in GRID_OF else {}
     keep: list[Args] = []
-    rows: list[tuple[int, int, int]] = []
+    entries: list[Instruction] = []
     at = 0
     for one, count in zip(run, groups, strict=True):
         raw = _whole(one, units * held.columns)
         to = memory[at:]
-        args = kernel.pack(raw=raw, stride=raw.shape[1], groups=count, units=units, out=to)
+        args = kernel.pack(raw=raw, stride=raw.shape[1], groups=count, units=units, out=to, **grid)
         keep.append(args)
-        rows.append((kernel.address, args.address, 0))
+        entries.append(Instruction(kernel.address, args.address))
         at += count * units * held.nbytes
     header: Words = np.zeros(1, np.int64)
-    team.run(np.array(rows, np.int64), header)
+    team.run(words(entries), header)
     return memory
 
 

@@ -5,6 +5,7 @@ The model's Python runs when this object is made, for `hidden` and for `head`, a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
@@ -35,13 +36,16 @@ class CpuModel:
         self.vocab_size = decoder.vocab_size
         self.context = decoder.context
         self.decoder, self.ops, self.team = decoder, ops, ops.team
-        self._head = _record(decoder, ops, shape, head=True)
+        self._head = record(decoder, ops, shape, lambda x, _: decoder.head(x), shape.head_rows)
         self._record_hidden(shape)
         self._head_header: Words = np.zeros(step.words(0, 0), np.int64)
 
     def _record_hidden(self, shape: Shape) -> None:
         self.shape = shape
-        self._hidden = _record(self.decoder, self.ops, shape, head=False)
+        decoder = self.decoder
+        self._hidden = record(
+            decoder, self.ops, shape, lambda _, batch: decoder.hidden(batch), shape.rows
+        )
         self._header = Header(self.groups, self._hidden.ropes, shape)
 
     @property
@@ -68,37 +72,49 @@ class CpuModel:
             return torch.cat([self.head(part).clone() for part in torch.split(rows, most)])
         n = rows.shape[0]
         self._head_header[step.N // 8] = n
-        program = self._head.program
-        slot, width, stride = self._head.given
-        program.view(slot, width, stride, n).copy_(rows)
-        return program.run(self.team, self._head_header, None, n, times)
+        self._head.give(rows)
+        return self._head.program.run(self.team, self._head_header, None, n, times)
+
+
+Piece = Callable[[Tensor, Batch], Tensor]  # part of a model: (what it is given, the batch)
 
 
 @dataclass(frozen=True)
-class _Recorded:
+class Recorded:
+    """A piece of a model as a program. given: where its input goes: slot, width, stride."""
+
     program: Program
     ropes: list[RopeSpec]
-    given: tuple[Slot, int, int]  # where the input of `head` goes: slot, width, stride
+    given: tuple[Slot, int, int]
+
+    def give(self, rows: Tensor) -> None:
+        """Its input for the next replay: [N, dim]"""
+        slot, width, stride = self.given
+        self.program.view(slot, width, stride, rows.shape[0]).copy_(rows)
 
 
 def kernel_names(decoder: Decoder, ops: CpuOps, shape: Shape) -> list[str]:
     """The kernels that recording `decoder` calls; `ops` may hold no weights (`outline.py`)."""
-    traces = [_trace(decoder, ops, shape, head=head)[0] for head in (True, False)]
+    pieces: tuple[tuple[Piece, int], ...] = (
+        (lambda x, _: decoder.head(x), shape.head_rows),
+        (lambda _, batch: decoder.hidden(batch), shape.rows),
+    )
+    traces = [_trace(decoder, ops, shape, *piece)[0] for piece in pieces]
     entries = [entry for recorder in traces for entry in recorder.entries]
     return list(dict.fromkeys(e.kernel for e in entries if isinstance(e, Call)))
 
 
-def _record(decoder: Decoder, ops: CpuOps, shape: Shape, *, head: bool) -> _Recorded:
-    """Run the model's Python once and load what it calls."""
-    recorder, result, ropes, given = _trace(decoder, ops, shape, head=head)
-    return _Recorded(recorder.finish(ops.library, result), ropes, given)
+def record(decoder: Decoder, ops: CpuOps, shape: Shape, piece: Piece, rows: int) -> Recorded:
+    """Run a piece of the model's Python once, for at most `rows` rows, and load what it calls."""
+    recorder, result, ropes, given = _trace(decoder, ops, shape, piece, rows)
+    return Recorded(recorder.finish(ops.library, result), ropes, given)
 
 
 def _trace(
-    decoder: Decoder, ops: CpuOps, shape: Shape, *, head: bool
+    decoder: Decoder, ops: CpuOps, shape: Shape, piece: Piece, rows: int
 ) -> tuple[Recorder, Buf, list[RopeSpec], tuple[Slot, int, int]]:
     """Run the model's Python once: what it calls, its result, its ropes, where it takes input."""
-    recorder = Recorder(shape.head_rows if head else shape.rows)
+    recorder = Recorder(rows)
     probe = _probe(decoder.groups, shape)
     ops.recording = Recording(
         recorder,
@@ -111,7 +127,7 @@ def _trace(
     )
     given = recorder.buffer(decoder.out.weight.cols)
     place = (given.slot, given.width, given.stride)
-    result = decoder.head(cast(Tensor, given)) if head else decoder.hidden(probe)
+    result = piece(cast(Tensor, given), probe)
     ropes = ops.recording.ropes
     ops.recording = None
     return recorder, cast(Buf, result), ropes, place

@@ -41,14 +41,14 @@ class OutlineOps(CpuOps):
     def matrix(self, parts: Sequence[Packed]) -> Weight:
         """See `Ops.matrix`; what it would be held as, without data."""
         matrix = outline(parts)
-        self._repackers |= {repacker(part.held) for part in matrix.parts}
+        self._repackers |= {repacker(p.format) for p in parts}
         formats = "+".join(dict.fromkeys(p.format for p in parts))
         return Weight(matrix, matrix.rows, matrix.cols, formats, matrix.formats, 0)
 
     def stack(self, members: Sequence[Sequence[Packed]]) -> Weight:
         """See `Ops.stack`; without data."""
         stack = outline_stack(members)
-        self._repackers |= {repacker(part.held) for part in stack.parts}
+        self._repackers |= {repacker(p.format) for p in members[0]}
         return weight_of(stack)
 
     def floats(self, packed: Packed) -> Packed:

@@ -19,6 +19,9 @@ import torch
 from torch import Tensor
 
 from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.cpu.held import ROWS as ROWS_HELD
+from rbee_worker.ops.cpu.instruction import Instruction, words
+from rbee_worker.ops.cpu.matrix import Part
 from rbee_worker.ops.cpu.native import Args, Library
 from rbee_worker.ops.cpu.team import Team, Words
 
@@ -114,6 +117,7 @@ class Call:
     kernel: str
     fields: dict[str, Any]
     barrier: bool
+    ahead: Part | None = None
 
 
 Python = Callable[["Program", Batch | None, int], None]  # (program, batch, rows)
@@ -127,6 +131,7 @@ class Recorder:
         self.entries: list[Call | Python] = []
         self.fallbacks: list[str] = []
         self._free: list[Place] = []
+        self._released: list[Place] = []
         self._size = 0
         self._pending: list[Touch] = []
 
@@ -155,7 +160,13 @@ class Recorder:
         return Region(Place(start, self._size), self._release)
 
     def _release(self, place: Place) -> None:
-        holes = sorted([*self._free, place], key=lambda p: p.first)
+        """Another thread may still touch it: it is used again after the next barrier. Used at
+        once, it would need a barrier of its own."""
+        self._released.append(place)
+
+    def _pass_on(self) -> None:
+        holes = sorted([*self._free, *self._released], key=lambda p: p.first)
+        self._released.clear()
         merged: list[Place] = []
         for hole in holes:
             if merged and merged[-1].last == hole.first:
@@ -166,13 +177,19 @@ class Recorder:
 
     # ---- entries
 
-    def call(self, kernel: str, touches: Sequence[Touch], **fields: Any) -> None:
-        """Append a kernel; a `Slot` among the fields becomes an address in the arena."""
+    def call(
+        self, kernel: str, touches: Sequence[Touch], *, ahead: Any = None, **fields: Any
+    ) -> None:
+        """Append a kernel; a `Slot` among the fields becomes an address in the arena.
+
+        ahead: the `Part` whose weights it reads, shared among the threads by groups of rows.
+        """
         barrier = any(t.conflicts(p) for t in touches for p in self._pending)
         if barrier:
             self._pending.clear()
+            self._pass_on()
         self._pending += touches
-        self.entries.append(Call(kernel, fields, barrier))
+        self.entries.append(Call(kernel, fields, barrier, ahead))
 
     def python(self, run: Python, name: str) -> None:
         """Append what has no kernel; the program is left and entered again around it."""
@@ -180,6 +197,7 @@ class Recorder:
         if name not in self.fallbacks:
             self.fallbacks.append(name)
         self._pending.clear()
+        self._pass_on()
 
     def finish(self, library: Library, result: Buf) -> Program:
         """Load the kernels, allocate the arena, resolve every address."""
@@ -211,10 +229,10 @@ class Program:
         self.fallbacks = tuple(recorder.fallbacks)
         self.names: list[str] = []
         self.parts: list[Words | Python] = []
-        rows: list[tuple[int, int, int]] = []
+        calls: list[tuple[Call, Instruction]] = []
         for entry in recorder.entries:
             if not isinstance(entry, Call):
-                self._close(rows)
+                self._close(calls)
                 self.parts.append(entry)
                 continue
             kernel = library[entry.kernel]
@@ -224,16 +242,28 @@ class Program:
             }
             args = kernel.pack(**values)
             self._keep.append(args)
-            rows.append((kernel.address, args.address, int(entry.barrier)))
+            calls.append((entry, Instruction(kernel.address, args.address, int(entry.barrier))))
             self.names.append(entry.kernel)
-        self._close(rows)
+        self._close(calls)
         self._result = (result.slot, result.width, result.stride)
         self.nbytes = size
 
-    def _close(self, rows: list[tuple[int, int, int]]) -> None:
-        if rows:
-            self.parts.append(np.array(rows, np.int64))
-            rows.clear()
+    def _close(self, calls: list[tuple[Call, Instruction]]) -> None:
+        """A native part ends. Each entry is told what the next product from it on reads."""
+        entries: list[Instruction] = []
+        following: dict[str, int] = {}
+        for call, entry in reversed(calls):
+            if call.ahead is not None:
+                data, groups = call.ahead.data, -(-call.ahead.rows // ROWS_HELD)
+                following = {
+                    "weights": int(data.ctypes.data),
+                    "groups": groups,
+                    "group_bytes": data.nbytes // groups,
+                }
+            entries.append(entry._replace(**following))
+        if entries:
+            self.parts.append(words(entries[::-1]))
+            calls.clear()
 
     @property
     def barriers(self) -> int:

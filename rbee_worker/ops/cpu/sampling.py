@@ -21,6 +21,7 @@ from torch import Tensor
 
 from rbee_worker.ops.cpu import sampling_memory as m
 from rbee_worker.ops.cpu.entries import CpuEntries
+from rbee_worker.ops.cpu.instruction import Instruction, words
 from rbee_worker.ops.cpu.native import Args, Library
 from rbee_worker.ops.cpu.team import Team, Words
 from rbee_worker.ops.sampling import Bools, Cuts
@@ -71,10 +72,10 @@ class CpuSampling:
         )
         self._keep: list[Args] = [scan, add, choose]
         entries = [
-            (self._library[f"sample.{name}"].address, args.address, int(name != "scan"))
+            Instruction(self._library[f"sample.{name}"].address, args.address, int(name != "scan"))
             for name, args in (("scan", scan), ("sums", add), ("choose", choose))
         ]
-        self._entries: Words = np.array([*entries, entries[0], entries[2]], np.int64)
+        self._entries = words([*entries, entries[0], entries[2]])
         self._program = self._entries.ctypes.data, 3
         self._short = self._program[0] + self._entries[:3].nbytes, 2  # nothing to sum
 

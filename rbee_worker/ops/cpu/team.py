@@ -107,7 +107,10 @@ class Team:
         self._end = weakref.finalize(self, _finish, self._stop, self._stop_args, self._threads)
 
     def run(self, entries: Words, header: Words, times: Words | None = None) -> None:
-        """Replay `entries` [count, 3] with `header`. times [count + 1]: clock before each entry."""
+        """Replay `entries` (`instruction.py`) with `header`.
+
+        times [count + 1]: the clock before each entry.
+        """
         count = len(entries)
         assert times is None or len(times) == count + 1
         at = 0 if times is None else times.ctypes.data

@@ -13,6 +13,7 @@ from rbee_worker.ops.cpu.kernel import device
 from rbee_worker.ops.cpu.simd import Int, Ptr, Void, op
 
 ARRIVED, RELEASED = 0, 64
+LINE = 64  # bytes of a cache line
 PATIENCE = 300  # pauses before a waiting thread offers its core to somebody else
 
 _FUTEX = {"x86_64": 202, "aarch64": 98}
@@ -39,20 +40,26 @@ clock = op(Int)(lambda b: e.call(b, "llvm.readcyclecounter", e.i64, ()))
 
 
 @device
-def barrier(memory: Ptr, nt: Int, phase: Int) -> Int:
-    """Wait until all `nt` threads are here. Returns the next phase."""
+def barrier(memory: Ptr, nt: Int, phase: Int, at: Int, end: Int) -> tuple[Int, Int]:
+    """Wait until all `nt` threads are here, prefetching at .. end meanwhile.
+
+    Returns the next phase, and how far the prefetching got.
+    """
     phase += 1
     if s.atomic_add(memory + ARRIVED, 1) == phase * nt - 1:
         s.atomic_store(memory + RELEASED, phase)
-        return phase
+        return phase, at
     spins = 0
     while s.atomic_load(memory + RELEASED) < phase:
-        if spins < PATIENCE:
+        if at < end:
+            s.prefetch(at)
+            at += LINE
+        elif spins < PATIENCE:
             s.pause()
+            spins += 1
         else:
             s.sched_yield()
-        spins += 1
-    return phase
+    return phase, at
 
 
 @device

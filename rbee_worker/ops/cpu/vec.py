@@ -140,6 +140,10 @@ class Pen:
     def izeros(self) -> Vec:
         return Vec(self, e.const(0))
 
+    def number(self, value: float) -> Vec:
+        """All lanes the float `value`."""
+        return Vec(self, e.const(value, e.F32))
+
     def load(self, p: Ref) -> Vec:
         """64 bytes as integers."""
         return Vec(self, e.load(self.b, p.value, e.I32))
@@ -181,4 +185,14 @@ class Pen:
             word = word if size == 4 else self.b.zext(word, e.i32)
             v = self.b.insert_element(v, word, e.number(lane, e.i32))
             at = at + stride
+        return Vec(self, v)
+
+    def pick(self, p: Ref, index: Vec, each: int) -> Vec:
+        """4 bytes at p + each * index, lane by lane."""
+        v = e.const(0)
+        for lane in range(e.LANES):
+            at = e.number(lane, e.i32)
+            steps = self.b.zext(self.b.extract_element(index.value, at), e.i64)
+            word = e.load(self.b, (p + Ref(self, steps) * each).value, e.i32)
+            v = self.b.insert_element(v, word, at)
         return Vec(self, v)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ def test_pieces_are_apart_aligned_and_zero() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no memfd")
 def test_the_descriptor_keeps_the_bytes() -> None:
-    arena = Arena(PAGE)
+    arena = Arena(PAGE, keep=True)
     arena.take(100)[:] = np.arange(100, dtype=np.uint8)
     kept = os.dup(arena.fd)
     del arena
@@ -34,9 +36,27 @@ def test_the_descriptor_keeps_the_bytes() -> None:
     os.close(kept)
 
 
-def test_memory_is_taken_when_it_is_written() -> None:
-    arena = Arena(1 << 34)
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no memfd")
+def test_memory_that_is_kept_is_taken_when_it_is_written() -> None:
+    arena = Arena(1 << 34, keep=True)
     arena.take(1 << 33)
     arena.take(10)[:] = 1
-    if arena.fd >= 0:
-        assert os.fstat(arena.fd).st_blocks * 512 <= PAGE
+    assert os.fstat(arena.fd).st_blocks * 512 <= PAGE
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no way to see it here")
+def test_memory_is_taken_when_it_is_written() -> None:
+    arena = Arena()  # far more address space than there is memory
+    assert arena.fd == -1
+    before = anonymous()
+    arena.take(1 << 33)
+    arena.take(10)[:] = 1
+    assert anonymous() - before <= 2 * PAGE
+    arena.take(8 * PAGE)[:] = 1
+    assert anonymous() - before >= 8 * PAGE
+
+
+def anonymous() -> int:
+    """Bytes of this process in no file."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) * 1024

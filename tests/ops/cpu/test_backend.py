@@ -4,6 +4,7 @@ Bounds are for float32 sums in another order; attention's are relative to values
 """
 
 import random
+import weakref
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -280,3 +281,13 @@ def test_what_has_no_kernel_falls_back(ops, reference):
     got = ops.embed(ops.matrix([packed]), rows_of([3, 19, 0]), scale=2.0)
     assert torch.equal(got, w[[3, 19, 0]] * 2)
     assert ops.fallbacks == ["embed"]
+
+
+@pytest.mark.parametrize(("cols", "kept"), [(64, False), (40, True)])
+def test_rows_are_held_once_unless_a_fallback_may_ask(ops, cols, kept):
+    data = numbers(48, cols).view(torch.uint8).numpy().copy()
+    alive = weakref.ref(data)
+    weight = ops.matrix([Packed(data, "F32", (48, cols))])
+    del data
+    assert (alive() is not None) == kept
+    assert weight.formats == "F32"

@@ -2,22 +2,20 @@
 
 from dataclasses import dataclass
 
-import gguf
 import numpy as np
 import pytest
 
+from rbee_worker.checkpoint.formats import DECODABLE
+from rbee_worker.ops import grids
 from rbee_worker.ops.cpu import isa
 from rbee_worker.ops.cpu.forms import BYTES, variant
-from rbee_worker.ops.cpu.held import HELD
+from rbee_worker.ops.cpu.held import GRID_OF, HELD, SAME, held_as
 from rbee_worker.ops.cpu.native import Library
+from tests.blocks import random_blocks, values
 
-PACKED = [name for name, held in HELD.items() if not held.is_float]
 FLOATS = [name for name, held in HELD.items() if held.is_float]
-SCALES = {  # byte offsets of half-precision scales in a raw block
-    "q4_0": [0], "q4_1": [0, 2], "q5_0": [0], "q5_1": [0, 2], "q8_0": [0], "q2_k": [80, 82],
-    "q3_k": [108], "q4_k": [0, 2], "q5_k": [0, 2], "q6_k": [208], "iq4_nl": [0], "iq4_xs": [0],
-    "mxfp4": [],
-}  # fmt: skip
+FILE = [name for name in (*HELD, *SAME) if name.upper() in DECODABLE]  # what files have
+PACKED = [name for name in FILE if name not in FLOATS]
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in isa.names()[1:]]
 
 
@@ -39,17 +37,11 @@ def random_rows(name, rows, cols, seed=0):
             bits = (w.view(np.uint32) >> 16).astype(np.uint16)
             return bits.view(np.uint8), (bits.astype(np.uint32) << 16).view(np.float32).astype("f8")
         return bits.view(np.uint8), w.astype(np.float16).astype(np.float64)
-    kind = gguf.GGMLQuantizationType[name.upper()]
-    columns, size = gguf.GGML_QUANT_SIZES[kind]
-    raw = rng.integers(0, 256, (rows, cols // columns, size), dtype=np.uint8)
-    for offset in SCALES[name]:
-        scale = rng.uniform(-0.02, 0.02, (rows, cols // columns, 1)).astype(np.float16)
-        raw[:, :, offset : offset + 2] = scale.view(np.uint8)
+    packed = name.upper()
+    raw = random_blocks(packed, rows, cols, rng, lambda n: rng.uniform(-0.02, 0.02, n))
     if name == "mxfp4":
-        raw[:, :, 0] = rng.integers(118, 130, raw.shape[:2])
-        raw[0, :2, 0] = (0, 1)  # subnormal scales
-    raw = raw.reshape(rows, -1)
-    return raw, gguf.quants.dequantize(raw, kind).astype(np.float64)
+        raw[0, 0], raw[0, 17] = 0, 1  # subnormal scales
+    return raw, values(packed, raw).astype(np.float64)
 
 
 def aligned(nbytes):
@@ -71,13 +63,14 @@ class Matrix:
 
 def matrix(library, name, rows, cols, seed=0):
     raw, values = random_rows(name, rows, cols, seed)
-    groups, unit = -(-rows // 16), HELD[name]
+    groups, unit = -(-rows // 16), held_as(name)
     padded = np.zeros((16 * groups, raw.shape[1]), np.uint8)
     padded[:rows] = raw
     held = aligned(groups * (cols // unit.columns) * unit.nbytes)
     library[f"repack.{name}"](
-        raw=padded, stride=raw.shape[1], groups=groups, units=cols // unit.columns, out=held
-    )
+        raw=padded, stride=raw.shape[1], groups=groups, units=cols // unit.columns, out=held,
+        **({"grid": grids.digits(GRID_OF[name])} if name in GRID_OF else {}),
+    )  # fmt: skip
     return Matrix(name, rows, cols, held, values)
 
 
@@ -89,7 +82,7 @@ def product(library, m, x, *, form="i8", bias=None, nt=1):
     prepared = aligned(-(-max(n, 1) // 8) * 8 * (m.cols // 32) * BYTES[form])
     y = np.full((n, m.rows), np.nan, np.float32)
     prepare = library[f"prepare.{form}"]
-    linear = library[f"linear.{variant(HELD[m.name], form)}"]
+    linear = library[f"linear.{variant(held_as(m.name), form)}"]
     for tid in range(nt):
         prepare(
             step.ctypes.data, tid, nt, x=x, stride=m.cols, cols=m.cols, out=prepared, count=0, per=1
@@ -114,17 +107,29 @@ def activations(n, cols, seed=1):
     return np.random.default_rng(seed).standard_normal((n, cols)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", HELD)
+@pytest.mark.parametrize("name", FILE)
 def test_embed_is_the_packages_decoding(best, name):
     m = matrix(best, name, 37, 512)
     ids = np.array([36, 0, 17, 16, 15, 99], np.int64)  # 99 does not exist: row 0 stands in
     step = np.array([len(ids), ids.ctypes.data], np.int64)
     y = np.empty((len(ids), m.cols), np.float32)
-    best[f"embed.{name}"](
+    best[f"embed.{held_as(name).name}"](
         step.ctypes.data, w=m.held, cols=m.cols, scale=1.0, ids=1, count=0, y=y, rows=m.rows
     )
     want = m.values[[36, 0, 17, 16, 15, 0]]
     np.testing.assert_allclose(y, want, rtol=2e-7, atol=1e-7 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("name", {**GRID_OF, **SAME})
+def test_what_is_held_in_another_way_is_held_exactly(best, name):
+    m = matrix(best, name, 40, 768)
+    ids = np.arange(40)
+    step = np.array([40, ids.ctypes.data], np.int64)
+    y = np.empty((40, m.cols), np.float32)
+    best[f"embed.{held_as(name).name}"](
+        step.ctypes.data, w=m.held, cols=m.cols, scale=1.0, ids=1, count=0, y=y, rows=40
+    )
+    np.testing.assert_array_equal(y, m.values)
 
 
 @pytest.mark.parametrize("name", PACKED)
@@ -148,7 +153,7 @@ def test_int16_product(here, best, name):
     assert (np.abs(got - close) < 1e-4 * top).all()
 
 
-@pytest.mark.parametrize("name", HELD)
+@pytest.mark.parametrize("name", FILE)
 def test_exact_product(here, best, name):
     m = matrix(best, name, 40, 768)
     x = activations(15, m.cols)
@@ -157,7 +162,7 @@ def test_exact_product(here, best, name):
 
 
 @pytest.mark.parametrize("form", BYTES)
-@pytest.mark.parametrize("name", HELD)
+@pytest.mark.parametrize("name", FILE)
 def test_a_token_is_bitwise_the_same_in_every_tile(best, name, form):
     m = matrix(best, name, 33, 512)
     x = activations(23, m.cols)
@@ -169,7 +174,7 @@ def test_a_token_is_bitwise_the_same_in_every_tile(best, name, form):
             np.testing.assert_array_equal(part, whole[start : start + n])
 
 
-@pytest.mark.parametrize("name", ["q4_1", "q6_k", "bf16"])
+@pytest.mark.parametrize("name", ["q4_1", "q6_k", "bf16", "iq2_xs", "iq3_s", "tq1_0"])
 def test_instruction_sets_agree_bitwise(here, best, name):
     m = matrix(best, name, 33, 512)
     x = activations(5, m.cols)

@@ -6,6 +6,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from rbee_worker.ops.cpu.held import HELD
+from rbee_worker.ops.cpu.matrix import Part
 from rbee_worker.ops.cpu.program import ALL, ROWS, Place, Recorder, Touch, cells, reads, writes
 
 
@@ -21,7 +23,7 @@ def test_buffers_alive_together_never_overlap():
         assert all(p.region.place.first % 64 == 0 for p in alive)
 
 
-def test_memory_is_lent_again_when_the_last_handle_is_gone():
+def test_memory_is_not_lent_again_while_somebody_may_use_it():
     recorder = Recorder(16)
     first = recorder.buffer(64)
     view = first.columns(16, 32)
@@ -29,6 +31,19 @@ def test_memory_is_lent_again_when_the_last_handle_is_gone():
     del first
     assert recorder.buffer(64).region.place != place  # the view holds it
     del view
+    assert recorder.buffer(64).region.place != place  # another thread may still be at it
+
+
+def test_memory_is_lent_again_after_the_next_barrier():
+    recorder = Recorder(16)
+    kept, dropped = recorder.buffer(64), recorder.buffer(64)
+    place = dropped.region.place
+    recorder.call("a", [writes(kept), writes(dropped)])
+    del dropped
+    recorder.call("b", [reads(kept)])  # every thread reads what it wrote itself
+    assert recorder.buffer(64).region.place != place
+    recorder.call("c", [reads(kept, ALL)])
+    assert [e.barrier for e in recorder.entries] == [False, False, True]
     assert recorder.buffer(64).region.place == place
 
 
@@ -79,3 +94,19 @@ def test_addresses_lie_in_the_arena(best):
     first = program.view(x.slot, 20, 20, 3).data_ptr()
     assert program.view(y.slot, 20, 20, 3).data_ptr() - first == y.slot.offset - x.slot.offset
     assert np.isfinite(program.nbytes)
+
+
+def test_entries_know_what_the_next_product_reads(best):
+    recorder = Recorder(1)
+    x = recorder.buffer(16)
+    parts = [
+        Part(HELD["q4_0"], np.zeros(288 * groups, np.uint8), 0, 16 * groups) for groups in (2, 3)
+    ]
+    for ahead in (None, parts[0], None, parts[1], None):
+        recorder.call(
+            "each.scale", [reads(x), writes(x)], ahead=ahead, x=x.slot, x_stride=16, y=x.slot,
+            y_stride=16, width=16, cell=16, a=1.0,
+        )  # fmt: skip
+    (entries,) = recorder.finish(best, x).parts
+    told = [(p.data.ctypes.data, -(-p.rows // 16), 288) for p in parts]
+    assert entries[:, 3:].tolist() == [list(told[i]) for i in (0, 0, 1, 1)] + [[0, 0, 0]]

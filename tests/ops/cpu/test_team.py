@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from rbee_worker.errors import UsageError
+from rbee_worker.ops.cpu.instruction import Instruction, words
 from rbee_worker.ops.cpu.team import Team, allowed_cores, quota, thread_count
+from rbee_worker.ops.cpu.team_memory import SLEEPERS
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +27,9 @@ def program(library, cells, wrong, rounds):
     check = library["team_probe.check"].pack(cells=cells, wrong=wrong)
     rows = []
     for _ in range(rounds):
-        rows.append((library["team_probe.add"].address, add.address, 1))
-        rows.append((library["team_probe.check"].address, check.address, 1))
-    return np.array(rows, np.int64), (add, check)
+        rows.append(Instruction(library["team_probe.add"].address, add.address, 1))
+        rows.append(Instruction(library["team_probe.check"].address, check.address, 1))
+    return words(rows), (add, check)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -44,16 +46,40 @@ def test_no_thread_passes_a_barrier_early(entries, threads):
     team.close()
 
 
+def test_asking_for_weights_at_a_barrier_changes_nothing(entries):
+    """Also where they end within a thread's share, or are fewer than the threads."""
+    for groups in (1, 2, 7, 4096):
+        team = Team(entries, 3)
+        cells, wrong = np.zeros((3, 8), np.int64), np.zeros(24, np.int64)
+        rows, _keep = program(entries, cells, wrong, 20)
+        weights = np.zeros(groups * 320, np.uint8)
+        rows[:, 3], rows[:, 4], rows[:, 5] = weights.ctypes.data, groups, 320
+        for _ in range(10):
+            team.run(rows, np.zeros(8, np.int64))
+        assert (cells[:, 0] == 200).all()
+        assert not wrong.any()
+        team.close()
+
+
 def test_idle_threads_sleep(entries):
     team = Team(entries, 2)
     cells, wrong = np.zeros((2, 8), np.int64), np.zeros(16, np.int64)
     rows, _keep = program(entries, cells, wrong, 1)
     header = np.zeros(8, np.int64)
     team.run(rows, header)
-    time.sleep(0.05)
-    before = time.process_time()
+    (thread,) = [t for t in threading.enumerate() if t.name == "rbee-cpu-1"]
+    assert thread.ident is not None
+    its_clock = time.pthread_getcpuclockid(thread.ident)  # processor time of that thread
+    before, until = time.clock_gettime(its_clock), time.monotonic() + 20
+    while team._memory[SLEEPERS // 8] == 0:
+        assert time.monotonic() < until, "an idle thread never sleeps"
+        time.sleep(0.002)
+    used = time.clock_gettime(its_clock)
+    assert used - before < 0.05  # it spins for 3 million ticks: 3 ms at 1 GHz
+    began = time.monotonic()
     time.sleep(0.3)
-    assert time.process_time() - before < 0.03
+    share = (time.clock_gettime(its_clock) - used) / (time.monotonic() - began)
+    assert share < 0.01, "an idle thread uses the processor"
     for _ in range(20):  # and they wake again
         team.run(rows, header)
         time.sleep(0.003)

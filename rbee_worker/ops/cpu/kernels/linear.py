@@ -1,9 +1,9 @@
 """Matrix products: y[token, row] = sum over columns of w[row, column] x[token, column].
 
 Variants: `linear.<held>`, or `linear.<held>-<form>` for other forms of activations (`forms.py`)
-than the format's own. A tile is one group of 16 rows and up to 8 tokens, or
-4 groups and one token: a core reads memory half again as fast through 4 streams as through one, and
-with several tokens it asks for the next group's blocks while it works on this one's.
+than the format's own. A tile is one group of 16 rows and up to 8 tokens, or 4 or 2 groups and one
+token: a core reads memory half again as fast through 4 streams as through one. With several tokens
+it asks for the next group's blocks while it works on this one's.
 Every (row, token) sums its blocks in ascending order, whatever tile it falls in.
 """
 
@@ -18,7 +18,6 @@ from rbee_worker.ops.cpu.held import HELD
 from rbee_worker.ops.cpu.kernel import Kernel, device, kernel
 from rbee_worker.ops.cpu.simd import Int, Ptr
 
-WIDE = 4  # groups of rows that one token is multiplied with at a time
 CACHE = 1 << 19  # bytes of activations that stay in the second-level cache between groups
 
 
@@ -72,7 +71,7 @@ def product(name: str, form: str) -> Callable[..., None]:
     columns, unit = HELD[name].columns, HELD[name].nbytes
     size = BYTES[form]
     tile8, tile4, tile2, tile1 = (_tile(t, name, form) for t in (8, 4, 2, 1))
-    wide = _wide(WIDE, name, form)
+    wide4, wide2 = (_wide(g, name, form) for g in (4, 2))
 
     @device
     def run(
@@ -85,11 +84,16 @@ def product(name: str, form: str) -> Callable[..., None]:
             stop, low = s.smaller(start + chunk, n), first
             if stop - start == 1:
                 p = x + start * token
-                while low + WIDE <= last and 16 * (low + WIDE) <= rows:
+                while low + 4 <= last and 16 * (low + 4) <= rows:
                     b = bias + 64 * low if bias != 0 else 0
                     out = y + 64 * low + 4 * start * stride
-                    wide(w + low * units * unit, units, p, out, b)
-                    low += WIDE
+                    wide4(w + low * units * unit, units, p, out, b)
+                    low += 4
+                if low + 2 <= last and 16 * (low + 2) <= rows:
+                    b = bias + 64 * low if bias != 0 else 0
+                    out = y + 64 * low + 4 * start * stride
+                    wide2(w + low * units * unit, units, p, out, b)
+                    low += 2
             for g in range(low, last):
                 wg, left = w + g * units * unit, rows - 16 * g
                 out = y + 64 * g

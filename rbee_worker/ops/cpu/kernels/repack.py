@@ -1,106 +1,66 @@
 """Raw rows of blocks into held units (see blocks.py for their layout).
 
 A `gather` reads the same bytes of 16 rows into one vector; the rest is bit arithmetic on it, so
-every format is repacked 16 rows at a time. Raw layouts: ggml's block structs.
+every format is repacked 16 rows at a time. Raw layouts: ggml's block structs. Formats whose held
+form is another's stand in `points.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from rbee_worker.checkpoint.formats import FORMATS
+from rbee_worker.ops.cpu import points
 from rbee_worker.ops.cpu import simd as s
-from rbee_worker.ops.cpu.blocks import M1, M2, M4
-from rbee_worker.ops.cpu.held import HELD
+from rbee_worker.ops.cpu.held import held_as
 from rbee_worker.ops.cpu.kernel import Kernel, kernel
+from rbee_worker.ops.cpu.planes import (
+    bit_plane,
+    gathered,
+    half,
+    nibble_planes,
+    pair_planes,
+    spread,
+    store,
+)
 from rbee_worker.ops.cpu.simd import Int, Ptr, op
-from rbee_worker.ops.cpu.vec import Pen, Ref, Vec
+from rbee_worker.ops.cpu.vec import Pen, Ref
 
 FLIP = -0x7F7F7F80  # 128 in every byte: signed bytes to unsigned ones and back
 
 
-def _words(pen: Pen, p: Ref, st: Ref, count: int) -> list[Vec]:
-    return [pen.gather(p + 4 * k, st) for k in range(count)]
-
-
-def _half(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
-    """A 16-bit number of each row."""
-    pen.gather(p, st, 2).store_i16(to)
-
-
-def _store(planes: list[Vec], to: Ref) -> None:
-    for k, v in enumerate(planes):
-        v.store(to + 64 * k)
-
-
-def _spread(pen: Pen, h: Vec) -> Vec:
-    """32 bits, bit c for column c, as a held one-bit plane: a transpose of 8 x 4 bits."""
-    plane = pen.izeros()
-    for k in range(8):
-        four = (h >> (4 * k)) & 15
-        apart = (four * 0x00204081) & M1  # bit i of the four becomes bit 0 of byte i
-        plane = plane | (apart << k)
-    return plane
-
-
-def _bit_plane(pen: Pen, words: list[Vec], j: int) -> Vec:
-    """Bit j of 8 words' bytes as a held one-bit plane."""
-    plane = pen.izeros()
-    for k, v in enumerate(words):
-        plane = plane | (((v >> j) & M1) << k)
-    return plane
-
-
-def _pair_planes(pen: Pen, words: list[Vec], shift: int) -> list[Vec]:
-    """Two bits, at `shift`, of 8 words' bytes as a held two-bit plane."""
-    planes = []
-    for part in (words[:4], words[4:]):
-        plane = pen.izeros()
-        for k, v in enumerate(part):
-            plane = plane | (((v >> shift) & M2) << (2 * k))
-        planes.append(plane)
-    return planes
-
-
-def _nibble_planes(words: list[Vec], high: bool) -> list[Vec]:
-    """The low or high halves of 8 words' bytes as a held nibble plane."""
-    return [
-        ((a >> 4) & M4) | (b & (M4 << 4) - (1 << 32)) if high else (a & M4) | ((b & M4) << 4)
-        for a, b in zip(words[:4], words[4:], strict=True)
-    ]
-
-
 def q4_0(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
-    _half(pen, p, st, to + 256)
-    _store(_words(pen, p + 2, st, 4), to)
+    half(pen, p, st, to + 256)
+    store(gathered(pen, p + 2, st, 4), to)
 
 
 def q4_1(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
-    _half(pen, p, st, to + 256)
-    _half(pen, p + 2, st, to + 288)
-    _store(_words(pen, p + 4, st, 4), to)
+    half(pen, p, st, to + 256)
+    half(pen, p + 2, st, to + 288)
+    store(gathered(pen, p + 4, st, 4), to)
 
 
 def q5_0(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
-    _half(pen, p, st, to + 320)
-    _spread(pen, pen.gather(p + 2, st)).store(to + 256)
-    _store(_words(pen, p + 6, st, 4), to)
+    half(pen, p, st, to + 320)
+    spread(pen, pen.gather(p + 2, st)).store(to + 256)
+    store(gathered(pen, p + 6, st, 4), to)
 
 
 def q5_1(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
-    _half(pen, p, st, to + 320)
-    _half(pen, p + 2, st, to + 352)
-    _spread(pen, pen.gather(p + 4, st)).store(to + 256)
-    _store(_words(pen, p + 8, st, 4), to)
+    half(pen, p, st, to + 320)
+    half(pen, p + 2, st, to + 352)
+    spread(pen, pen.gather(p + 4, st)).store(to + 256)
+    store(gathered(pen, p + 8, st, 4), to)
 
 
 def q8_0(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
-    _half(pen, p, st, to + 512)
-    _store([v ^ FLIP for v in _words(pen, p + 2, st, 8)], to)
+    half(pen, p, st, to + 512)
+    store([v ^ FLIP for v in gathered(pen, p + 2, st, 8)], to)
 
 
 def mxfp4(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
     pen.gather(p, st, 1).store_i8(to + 256)
-    _store(_words(pen, p + 1, st, 4), to)
+    store(gathered(pen, p + 1, st, 4), to)
 
 
 def _six_bits(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
@@ -115,115 +75,121 @@ def _six_bits(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
 
 def q4_k(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
     """The low halves of 32 bytes are one block, the high halves the next."""
-    _half(pen, p, st, to + 2304)
-    _half(pen, p + 2, st, to + 2336)
+    half(pen, p, st, to + 2304)
+    half(pen, p + 2, st, to + 2336)
     _six_bits(pen, p + 4, st, to + 2048)
     for j in range(0, 8, 2):
-        words = _words(pen, p + (16 + 16 * j), st, 8)
-        _store(_nibble_planes(words, False), to + 256 * j)
-        _store(_nibble_planes(words, True), to + 256 * (j + 1))
+        words = gathered(pen, p + (16 + 16 * j), st, 8)
+        store(nibble_planes(words, False), to + 256 * j)
+        store(nibble_planes(words, True), to + 256 * (j + 1))
 
 
 def q5_k(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
-    _half(pen, p, st, to + 2816)
-    _half(pen, p + 2, st, to + 2848)
+    half(pen, p, st, to + 2816)
+    half(pen, p + 2, st, to + 2848)
     _six_bits(pen, p + 4, st, to + 2560)
     for j in range(0, 8, 2):
-        words = _words(pen, p + (48 + 16 * j), st, 8)
-        _store(_nibble_planes(words, False), to + 320 * j)
-        _store(_nibble_planes(words, True), to + 320 * (j + 1))
-    high = _words(pen, p + 16, st, 8)
+        words = gathered(pen, p + (48 + 16 * j), st, 8)
+        store(nibble_planes(words, False), to + 320 * j)
+        store(nibble_planes(words, True), to + 320 * (j + 1))
+    high = gathered(pen, p + 16, st, 8)
     for j in range(8):
-        _bit_plane(pen, high, j).store(to + (320 * j + 256))
+        bit_plane(pen, high, j).store(to + (320 * j + 256))
 
 
 def q6_k(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
     """Of 64 bytes, the low halves are blocks 0 and 1, the high halves 2 and 3; then two bits."""
-    _half(pen, p + 208, st, to + 3328)
+    half(pen, p + 208, st, to + 3328)
     for j in range(16):
         pen.gather(p + (192 + j), st, 1).store_i8(to + (3072 + 16 * j))
     for c in range(2):
         for h in range(2):
-            words = _words(pen, p + (64 * c + 32 * h), st, 8)
-            _store(_nibble_planes(words, False), to + 384 * (4 * c + h))
-            _store(_nibble_planes(words, True), to + 384 * (4 * c + h + 2))
-        words = _words(pen, p + (128 + 32 * c), st, 8)
+            words = gathered(pen, p + (64 * c + 32 * h), st, 8)
+            store(nibble_planes(words, False), to + 384 * (4 * c + h))
+            store(nibble_planes(words, True), to + 384 * (4 * c + h + 2))
+        words = gathered(pen, p + (128 + 32 * c), st, 8)
         for j in range(4):
-            _store(_pair_planes(pen, words, 2 * j), to + (384 * (4 * c + j) + 256))
+            store(pair_planes(pen, words, 2 * j), to + (384 * (4 * c + j) + 256))
 
 
 def q3_k(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
     """Scales: 16 of 6 bits, less 32: the low four bits first, then the high pairs."""
-    _half(pen, p + 108, st, to + 1792)
+    half(pen, p + 108, st, to + 1792)
     for j in range(16):
         low = (pen.gather(p + (96 + j % 8), st, 1) >> (4 * (j // 8))) & 15
         high = (pen.gather(p + (104 + j % 4), st, 1) >> (2 * (j // 4))) & 3
         ((low | (high << 4)) - 32).store_i8(to + (1536 + 16 * j))
-    mask = _words(pen, p, st, 8)
+    mask = gathered(pen, p, st, 8)
     for c in range(2):
-        words = _words(pen, p + (32 + 32 * c), st, 8)
+        words = gathered(pen, p + (32 + 32 * c), st, 8)
         for j in range(4):
             at = to + 192 * (4 * c + j)
-            _store(_pair_planes(pen, words, 2 * j), at)
-            _bit_plane(pen, mask, 4 * c + j).store(at + 128)
+            store(pair_planes(pen, words, 2 * j), at)
+            bit_plane(pen, mask, 4 * c + j).store(at + 128)
 
 
 def q2_k(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
-    _half(pen, p + 80, st, to + 1280)
-    _half(pen, p + 82, st, to + 1312)
+    half(pen, p + 80, st, to + 1280)
+    half(pen, p + 82, st, to + 1312)
     for j in range(16):
         pen.gather(p + j, st, 1).store_i8(to + (1024 + 16 * j))
     for c in range(2):
-        words = _words(pen, p + (16 + 32 * c), st, 8)
+        words = gathered(pen, p + (16 + 32 * c), st, 8)
         for j in range(4):
-            _store(_pair_planes(pen, words, 2 * j), to + 128 * (4 * c + j))
+            store(pair_planes(pen, words, 2 * j), to + 128 * (4 * c + j))
 
 
 def iq4_xs(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
     """Scales: 8 of 6 bits, less 32: high pairs in two bytes, low four bits in four."""
-    _half(pen, p, st, to + 2176)
+    half(pen, p, st, to + 2176)
     high = pen.gather(p + 2, st, 2)
     for j in range(8):
         low = (pen.gather(p + (4 + j // 2), st, 1) >> (4 * (j % 2))) & 15
         ((low | (((high >> (2 * j)) & 3) << 4)) - 32).store_i8(to + (2048 + 16 * j))
-        _store(_words(pen, p + (8 + 16 * j), st, 4), to + 256 * j)
+        store(gathered(pen, p + (8 + 16 * j), st, 4), to + 256 * j)
 
 
 def two_bytes(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
-    for k, v in enumerate(_words(pen, p, st, 16)):
+    for k, v in enumerate(gathered(pen, p, st, 16)):
         v.store_i16(to + 64 * k)
         (v >> 16).store_i16(to + (64 * k + 32))
 
 
 def four_bytes(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
-    _store(_words(pen, p, st, 32), to)
+    store(gathered(pen, p, st, 32), to)
 
 
-_UNITS: dict[str, tuple[Callable[[Pen, Ref, Ref, Ref], None], int]] = {  # raw bytes of a unit's row
-    "q4_0": (q4_0, 18),
-    "q4_1": (q4_1, 20),
-    "q5_0": (q5_0, 22),
-    "q5_1": (q5_1, 24),
-    "q8_0": (q8_0, 34),
-    "q2_k": (q2_k, 84),
-    "q3_k": (q3_k, 110),
-    "q4_k": (q4_k, 144),
-    "q5_k": (q5_k, 176),
-    "q6_k": (q6_k, 210),
-    "iq4_nl": (q4_0, 18),
-    "iq4_xs": (iq4_xs, 136),
-    "mxfp4": (mxfp4, 17),
-    "bf16": (two_bytes, 64),
-    "f16": (two_bytes, 64),
-    "f32": (four_bytes, 128),
+_UNITS: dict[str, Callable[[Pen, Ref, Ref, Ref], None]] = {
+    "q4_0": q4_0,
+    "q4_1": q4_1,
+    "q5_0": q5_0,
+    "q5_1": q5_1,
+    "q8_0": q8_0,
+    "q2_k": q2_k,
+    "q3_k": q3_k,
+    "q4_k": q4_k,
+    "q5_k": q5_k,
+    "q6_k": q6_k,
+    "iq4_nl": q4_0,
+    "iq4_xs": iq4_xs,
+    "mxfp4": mxfp4,
+    "tq1_0": points.tq1_0,
+    "tq2_0": points.tq2_0,
+    "bf16": two_bytes,
+    "f16": two_bytes,
+    "f32": four_bytes,
 }
 
 
 def build(variant: str) -> Kernel:
-    """Kernel `repack.<held format>`: `groups` groups of 16 rows, each row `stride` bytes apart and
-    `units` units long, from `raw` to `out`; shared among threads by groups."""
-    write, raw_bytes = _UNITS[variant]
-    held_bytes = HELD[variant].nbytes
+    """Kernel `repack.<format>`: `groups` groups of 16 rows, each row `stride` bytes apart and
+    `units` units long, from `raw` to `out`; shared among threads by groups. Formats on grids also
+    take the address of their grid, as `grids.digits` has it."""
+    held, form = held_as(variant), FORMATS[variant.upper()]
+    raw_bytes, held_bytes = held.columns // form.block * form.bytes, held.nbytes
+    if variant in points.POINTS:
+        return kernel(f"repack.{variant}")(_gridded(variant, raw_bytes, held_bytes))
+    write = _UNITS[variant]
     unit = op(s.Void, Ptr, Ptr, Ptr, target=True)(
         lambda b, t, p, stride, to: write(
             Pen(b, t), Ref(Pen(b, t), p), Ref(Pen(b, t), stride), Ref(Pen(b, t), to)
@@ -239,3 +205,20 @@ def build(variant: str) -> Kernel:
                 unit(row + u * raw_bytes, stride, to + u * held_bytes)
 
     return kernel(f"repack.{variant}")(run)
+
+
+def _gridded(variant: str, raw_bytes: int, held_bytes: int) -> Callable[..., None]:
+    whole, pair = points.start(variant), points.pair(variant)
+
+    def run(
+        step: Ptr, tid: Int, nt: Int, raw: Ptr, stride: Ptr, groups: Int, units: Int, out: Ptr,
+        grid: Ptr,
+    ) -> None:  # fmt: skip
+        for g in range(s.idiv(tid * groups, nt), s.idiv((tid + 1) * groups, nt)):
+            row, to = raw + 16 * g * stride, out + g * units * held_bytes
+            for u in range(units):
+                whole(row + u * raw_bytes, stride, to + u * held_bytes)
+                for j in range(4):
+                    pair(row + u * raw_bytes, stride, to + u * held_bytes, grid, j)
+
+    return run

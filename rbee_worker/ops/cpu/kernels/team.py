@@ -1,7 +1,8 @@
 """What the team's threads run: `team.work` on every thread but the caller's, `team.lead` there.
 
-A program is an array of entries of three int64: kernel address, argument address, and 1 where a
-barrier must come first. The team's memory is described in `team.py`.
+A program is an array of instructions (`instruction.py`); the team's memory: `team_memory.py`. While
+a thread waits at a barrier, memory would be idle: it asks for the first weights that it will read
+next, so that they lie in its second-level cache when it does. That changes no result.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rbee_worker.ops.cpu import simd as s
+from rbee_worker.ops.cpu.instruction import BYTES
 from rbee_worker.ops.cpu.kernel import Kernel, device, kernel
 from rbee_worker.ops.cpu.simd import Int, Ptr
 from rbee_worker.ops.cpu.team_memory import (
@@ -24,21 +26,29 @@ from rbee_worker.ops.cpu.team_memory import (
 )
 from rbee_worker.ops.cpu.threads import barrier, clock, sleep_while, wake
 
+ASKED = 1 << 17  # bytes at most: more than a wait lasts, less than the cache holds
+
 
 @device
 def _replay(team: Ptr, tid: Int, nt: Int, phase: Int) -> Int:
     """Run this thread's share of all entries. Returns the next phase of the barrier."""
     entries, count = s.get_i64(team + ENTRIES), s.get_i64(team + COUNT)
     step, times = s.get_i64(team + STEP), s.get_i64(team + TIMES)
+    weights, at, end = 0, 0, 0  # what is read next, and what of it has not been asked for
     for n in range(count):
-        entry = entries + 24 * n
+        entry = entries + BYTES * n
         if nt > 1 and s.get_i64(entry + 16) != 0:
-            phase = barrier(team + BARRIER, nt, phase)
+            if s.get_i64(entry + 24) != weights:
+                weights = s.get_i64(entry + 24)
+                groups, size = s.get_i64(entry + 32), s.get_i64(entry + 40)
+                at = weights + s.idiv(tid * groups, nt) * size
+                end = s.smaller(at + ASKED, weights + s.idiv((tid + 1) * groups, nt) * size)
+            phase, at = barrier(team + BARRIER, nt, phase, at, end)
         if times != 0 and tid == 0:
             s.set_i64(times + 8 * n, clock())
         s.call_kernel(s.get_i64(entry), s.get_i64(entry + 8), step, tid, nt)
     if nt > 1:
-        phase = barrier(team + BARRIER, nt, phase)
+        phase, at = barrier(team + BARRIER, nt, phase, 0, 0)
     if times != 0 and tid == 0:
         s.set_i64(times + 8 * count, clock())
     return phase

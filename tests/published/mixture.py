@@ -1,8 +1,9 @@
-"""Configs of well-known mixtures of experts, as in `published`."""
+"""Mixtures of experts: Mixtral, Qwen, Granite, Phi, DeepSeek, GPT-OSS, Llama 4."""
 
 from __future__ import annotations
 
-from tests.published import Published
+from tests.published.llama import GRANITE
+from tests.published.row import UNTIED, Published, decoder
 
 _DEEPSEEK = {
     "attention_bias": False,
@@ -37,10 +38,63 @@ def _yarn(mscale: float) -> dict[str, object]:
     }
 
 
-LARGE: tuple[Published, ...] = (
+PUBLISHED: tuple[Published, ...] = (
     Published(
-        "DeepSeek-V2-Lite",
-        15_706_484_224,
+        "mistralai/Mixtral-8x7B-v0.1",
+        decoder(
+            "mixtral", 32000, 4096, 14336, 32, 32, 8, max_position_embeddings=32768, rope_theta=1e6,
+            num_local_experts=8, num_experts_per_tok=2, rms_norm_eps=1e-5, **UNTIED,
+        ),
+        billions=46.7,
+    ),
+    Published(
+        "Qwen/Qwen1.5-MoE-A2.7B",
+        decoder(
+            "qwen2_moe", 151936, 2048, 5632, 24, 16, 16, moe_intermediate_size=1408, num_experts=60,
+            num_experts_per_tok=4, shared_expert_intermediate_size=5632, rope_theta=1e6,
+            max_position_embeddings=8192, norm_topk_prob=False, **UNTIED,
+        ),
+        billions=14.3,
+    ),
+    Published(
+        "Qwen/Qwen3-30B-A3B",
+        decoder(
+            "qwen3_moe", 151936, 2048, 6144, 48, 32, 4, head_dim=128, moe_intermediate_size=768,
+            num_experts=128, num_experts_per_tok=8, norm_topk_prob=True, rope_theta=1e6,
+            max_position_embeddings=40960, **UNTIED,
+        ),
+        billions=30.5,
+    ),
+    Published(
+        "ibm-granite/granite-3.0-1b-a400m-instruct",
+        decoder(
+            "granitemoe", 49155, 1024, 512, 24, 16, 8, num_local_experts=32, num_experts_per_tok=8,
+            max_position_embeddings=4096,
+            **{**GRANITE, "attention_multiplier": 0.015625, "logits_scaling": 6.0},
+        ),
+        billions=1.33,
+    ),
+    # The one checkpoint of this type is a research preview of which no sizes are stated: these
+    # are Granite 3.0 1B's, with a shared expert.
+    Published(
+        "sizes of ibm-granite/granite-3.0-1b-a400m-instruct and a shared expert",
+        decoder(
+            "granitemoeshared", 49155, 1024, 512, 24, 16, 8, num_local_experts=32,
+            num_experts_per_tok=8, shared_intermediate_size=1024, max_position_embeddings=4096,
+            **GRANITE,
+        ),
+    ),
+    Published(
+        "microsoft/Phi-3.5-MoE-instruct",
+        decoder(
+            "phimoe", 32064, 4096, 6400, 32, 32, 8, num_local_experts=16, num_experts_per_tok=2,
+            attention_bias=True, lm_head_bias=True, max_position_embeddings=131072,
+            original_max_position_embeddings=4096, sliding_window=131072, **UNTIED,
+        ),
+        billions=41.9,
+    ),
+    Published(
+        "deepseek-ai/DeepSeek-V2-Lite",
         {
             **_DEEPSEEK,
             "model_type": "deepseek_v2",
@@ -67,10 +121,11 @@ LARGE: tuple[Published, ...] = (
             "topk_method": "greedy",
             "vocab_size": 102400,
         },
+        billions=15.7,
+        parameters=15_706_484_224,
     ),
     Published(
-        "DeepSeek-V3",
-        671_026_419_200,
+        "deepseek-ai/DeepSeek-V3",
         {
             **_DEEPSEEK,
             "model_type": "deepseek_v3",
@@ -98,10 +153,11 @@ LARGE: tuple[Published, ...] = (
             "topk_method": "noaux_tc",
             "vocab_size": 129280,
         },
+        billions=671,
+        parameters=671_026_419_200,
     ),
     Published(
-        "gpt-oss-20b",
-        20_914_757_184,
+        "openai/gpt-oss-20b",
         {
             "model_type": "gpt_oss",
             "attention_bias": True,
@@ -140,10 +196,12 @@ LARGE: tuple[Published, ...] = (
             "use_cache": True,
             "vocab_size": 201088,
         },
+        billions=20.9,
+        parameters=20_914_757_184,
     ),
+    # Its text half: the page counts what sees, too.
     Published(
-        "Llama-4-Scout-17B-16E, text",
-        107_769_861_120,
+        "meta-llama/Llama-4-Scout-17B-16E",
         {
             "model_type": "llama4_text",
             "attention_bias": False,
@@ -187,5 +245,6 @@ LARGE: tuple[Published, ...] = (
             "use_qk_norm": True,
             "vocab_size": 202048,
         },
+        parameters=107_769_861_120,
     ),
-)
+)  # fmt: skip

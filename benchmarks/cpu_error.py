@@ -1,0 +1,173 @@
+"""The error of the CPU backend's products, by weight format and form of the activations.
+
+    python -m benchmarks.cpu_error          measure everything and write docs/formats.md
+    python -m benchmarks.cpu_error Q4_K     print a format's errors, write nothing
+
+Against numpy in float64 on the gguf package's decoding: norm of the difference over norm of the
+product, standard normal activations, random blocks. Nothing here is timed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+
+from rbee_worker.checkpoint.formats import FORMATS, Packed
+from rbee_worker.ops.cpu.forms import WITHIN
+from rbee_worker.ops.cpu.held import GRID_OF, held_as
+from tests.blocks import SCALES, kind_of, values, weights
+from tests.ops.cpu.eager import Eager
+
+PAGE = Path(__file__).parents[1] / "docs/formats.md"
+COMMAND = "python -m benchmarks.cpu_error"
+FLOATS = ("F32", "F16", "BF16")
+ROWS, TOKENS = 64, 16
+COLS = (576, 1536, 4096)  # rows of blocks of 256 begin with 768 instead
+OTHERS = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")  # what grids could have been held as
+SIZE = 0.02  # of weights, root mean square
+INTRO = f"""# Weight formats
+
+What becomes of a file's weights on the `cpu` backend, and how exact its products are. `reference`
+expands every packed tensor to its compute type when it loads, to the values of the `gguf` package,
+bit for bit (`tests/ops/test_dequant.py`). Written by `{COMMAND}`.
+
+## Formats
+
+Bits a weight, scales included, in the file and in memory. What is held has the file's values
+without rounding, so all error is the activations': int8 is one byte a number and a scale for 32;
+int16 two planes of bytes, for keys, values, logits and what is summed into the residual stream;
+float32 is `--exact-activations`. An error is the norm of the difference from float64 over the norm,
+the largest of those for {COLS[0]} (blocks of 256: 768), {COLS[1]} and {COLS[2]} columns; standard
+normal activations, random blocks. `tests/ops/cpu/test_error.py` holds every format to
+{WITHIN["i8"]:.1e}, {WITHIN["i16"]:.0e} and {WITHIN["exact"]:.0e}. F64, and the 8-bit floats
+of DeepSeek's safetensors, are held as f32.
+
+| file | bits | held as | bits | int8 | int16 | float32 |
+|---|---|---|---|---|---|---|
+"""
+GRIDS = f"""
+## Why points of grids are held value by value
+
+An IQ format says of 8 or 4 neighbours which point of a fixed grid they are. No kernel looks points
+up while it multiplies: loading makes them one code a weight. Before the scale, IQ1 and IQ2 have 6
+different values, so 3 bits; IQ3 has 16, so 4 bits. That is exact. The formats that the backend had
+already are larger, or rounded, or both: relative error of the values (norms) in how many bits a
+weight in memory, the same random blocks packed again by the `gguf` package.
+
+| file | bits | held | {" | ".join(OTHERS)} |
+|---|---|---|{"---|" * len(OTHERS)}
+"""
+TERNARY = """
+TQ1_0 and TQ2_0 become Q2_K with scales and minimums of 1: d q - d is exact too.
+"""
+
+
+def bits(name: str) -> float:
+    """A weight in the file."""
+    return 8 * FORMATS[name].bytes / FORMATS[name].block
+
+
+def held_bits(name: str) -> float:
+    """A weight in memory."""
+    held = held_as(name)
+    return 8 * held.nbytes / held.columns / 16
+
+
+def matrix(name: str, cols: int) -> tuple[Packed, np.ndarray]:
+    """Random weights [ROWS, cols] as a file has them, and their values in float64."""
+    rng = np.random.default_rng(cols)
+    if name in FLOATS:
+        of = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[name]
+        w = torch.from_numpy(rng.normal(0, SIZE, (ROWS, cols))).to(of)
+        return Packed(w.view(torch.uint8).numpy(), name, (ROWS, cols)), w.double().numpy()
+    raw = weights(name, ROWS, cols, rng, SIZE)
+    return Packed(raw, name, (ROWS, cols)), values(name, raw).astype(np.float64)
+
+
+def relative(got: np.ndarray, want: np.ndarray) -> float:
+    """Norm of the difference over norm."""
+    return float(np.linalg.norm(got - want) / np.linalg.norm(want))
+
+
+def columns(name: str) -> tuple[int, ...]:
+    """Widths that are whole blocks."""
+    return tuple(c if c % FORMATS[name].block == 0 else 768 for c in COLS)
+
+
+def errors(name: str, rounded: Eager, exact: Eager, cols: Sequence[int]) -> dict[str, float]:
+    """The largest relative error of a product, for each form of activations the format takes."""
+    worst: dict[str, float] = {}
+    for width in cols:
+        packed, w = matrix(name, width)
+        x = np.random.default_rng(width + 1).standard_normal((TOKENS, width)).astype(np.float32)
+        want, given = x.astype(np.float64) @ w.T, torch.from_numpy(x)
+        forms = {"exact": (exact, False)}
+        if name not in FLOATS:
+            forms |= {"i8": (rounded, False), "i16": (rounded, True)}
+        for form, (eager, precise) in forms.items():
+            y = eager.linear(given, eager.matrix([packed]), precise=precise)
+            worst[form] = max(worst.get(form, 0.0), relative(y.numpy(), want))
+    return worst
+
+
+def again(name: str, other: str) -> float:
+    """Relative error of a format's values after packing them again as `other`."""
+    _, w = matrix(name, COLS[-1])
+    raw = gguf.quants.quantize(w.astype(np.float32), kind_of(other))
+    return relative(values(other, raw), w)
+
+
+def page(found: Mapping[str, Mapping[str, str]], packed: Mapping[str, Mapping[str, str]]) -> str:
+    """docs/formats.md, of figures as text: by format and form, and by format and other format."""
+    text = INTRO
+    for name, row in found.items():
+        figures = " | ".join(row.get(form, "-") for form in ("i8", "i16", "exact"))
+        held = f"{held_as(name).name} | {held_bits(name):.4g}"
+        text += f"| {name} | {bits(name):.4g} | {held} | {figures} |\n"
+    text += GRIDS
+    for name, row in packed.items():
+        figures = " | ".join(f"{row[o]} in {held_bits(o):.4g}" for o in OTHERS)
+        text += f"| {name} | {bits(name):.4g} | 0 in {held_bits(name):.4g} | {figures} |\n"
+    return text + TERNARY
+
+
+def written() -> tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]]:
+    """The figures in docs/formats.md, as `page` takes them."""
+    first, second = PAGE.read_text().split(GRIDS.splitlines()[1])
+    found, packed = {}, {}
+    for name, *cells in _rows(first):
+        forms = zip(("i8", "i16", "exact"), cells[3:], strict=True)
+        found[name] = {form: cell for form, cell in forms if cell != "-"}
+    for name, *cells in _rows(second):
+        packed[name] = {o: c.split()[0] for o, c in zip(OTHERS, cells[2:], strict=True)}
+    return found, packed
+
+
+def _rows(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def main(names: Sequence[str]) -> None:
+    """Measure the named formats, or all and write the page."""
+    rounded, exact = Eager(), Eager(exact=True)
+    found = {}
+    for name in names or (*FLOATS, *SCALES):
+        worst = errors(name, rounded, exact, columns(name))
+        found[name] = {form: f"{value:.1e}" for form, value in worst.items()}
+        print(name, found[name], flush=True)  # noqa: T201
+    rounded.close()
+    exact.close()
+    if not names:
+        grids = [name.upper() for name in GRID_OF]
+        packed = {name: {o: f"{again(name, o):.1e}" for o in OTHERS} for name in grids}
+        PAGE.write_text(page(found, packed))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

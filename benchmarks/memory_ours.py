@@ -1,0 +1,76 @@
+"""The measured side of benchmarks/memory.py: MODEL repack|engine THREADS.
+
+Prints a line of JSON at each stage and waits for one on stdin, so that whoever watches this
+process's memory knows what it was doing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+
+from rbee_worker.checkpoint import open_checkpoint
+from rbee_worker.config import Settings
+from rbee_worker.engine.kernels import compile_for
+from rbee_worker.engine.load import load_engine
+from rbee_worker.engine.messages import Submit
+from rbee_worker.engine.preflight import preflight
+from rbee_worker.models import build_model
+from rbee_worker.ops.cpu.backend import CpuOps
+from rbee_worker.ops.select import make_ops
+from rbee_worker.types import SamplingParams
+
+KV_TOKENS = 4096
+
+
+def tell(stage: str, **values: Any) -> None:
+    """Announce what begins now."""
+    sys.stdout.write(json.dumps({"stage": stage, **values}) + "\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+
+
+def repack(settings: Settings) -> None:
+    """Only the weights: kernels are compiled before, and nothing else is held."""
+    torch.set_num_threads(1)
+    ckpt = open_checkpoint(settings.model)
+    ahead = preflight(ckpt, settings)
+    compile_for(ckpt, settings, ahead.kv_dtype)
+    ops = make_ops(settings, ahead.dtype, threads=settings.threads, weight_bytes=ahead.weight_bytes)
+    assert isinstance(ops, CpuOps)
+    files = sum(ckpt.source.info(n).nbytes for n in ckpt.source.names())
+    tell("repacking", weights=ahead.weight_bytes, file_bytes=files)
+    start = time.perf_counter()
+    model = build_model(ckpt, ops)
+    taken = time.perf_counter() - start
+    tell("held", seconds=round(taken, 4), layers=len(model.blocks))
+
+
+def engine(settings: Settings) -> None:
+    """A whole engine: loads, reads a prompt of 512 tokens, draws 8."""
+    running, info = load_engine(settings, lambda loading: None)
+    tell("loaded", weights=info.weight_bytes, kv_bytes=info.kv_bytes, phases=info.load_s)
+    params = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
+    ids = tuple(100 + i for i in range(512))
+    running.submit(Submit(seq="1", prompt_ids=ids, params=params))
+    while not running.idle:
+        running.step()
+    tell("answered")
+
+
+def main(model: str, what: str, threads: int) -> None:
+    settings = Settings(model=model, backend="cpu", threads=threads, kv_tokens=KV_TOKENS)
+    tell("imported")
+    {"repack": repack, "engine": engine}[what](settings)
+    tell("end")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -1,0 +1,70 @@
+"""What a GGUF file says layer by layer, in the keys that Hugging Face has for it.
+
+Values that hold in layers without a window, and lists of one value a layer, become entries of
+`per_layer_config`; feed-forward blocks that are twice as wide where keys are shared become
+`use_double_wide_mlp`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rbee_worker.errors import UnsupportedModel
+
+FULL = "full_attention"
+_ELSE = "use another model, or its safetensors directory"
+
+
+def by_layers(config: dict[str, Any], where: str) -> None:
+    """Replace `unwindowed` and lists of values in `config`. Raises UnsupportedModel."""
+    types = config.get("layer_types") or []
+    own: dict[str, dict[str, Any]] = {}
+    full = dict(config.pop("unwindowed", {}))
+    for same in ("v_head_dim", "rotary_dim"):
+        if full.get(same) == full.get("head_dim"):
+            full.pop(same, None)
+    if full:
+        own = {str(n): dict(full) for n, kind in enumerate(types) if kind == FULL}
+    _key_heads(config, own, types, where)
+    _double(config, where)
+    for entry in config.get("rope_parameters", {}).values():
+        entry.setdefault("rope_type", "default")
+    if own:
+        config["per_layer_config"] = own
+
+
+def _key_heads(
+    config: dict[str, Any], own: dict[str, dict[str, Any]], types: list[str], where: str
+) -> None:
+    """Heads of keys: those of layers with a window for all, those that differ for their layers."""
+    heads = config.get("num_key_value_heads")
+    if not isinstance(heads, list):
+        return
+    _one_a_layer(heads, config, where, "attention.head_count_kv")
+    usual = next((n for n, t in zip(heads, types, strict=False) if t != FULL), heads[0])
+    config["num_key_value_heads"] = usual
+    for layer, count in enumerate(heads):
+        if count != usual:
+            own.setdefault(str(layer), {})["num_key_value_heads"] = count
+
+
+def _double(config: dict[str, Any], where: str) -> None:
+    """Widths of the feed-forward blocks: one, and twice that in the layers that share keys."""
+    widths = config.get("intermediate_size")
+    if not isinstance(widths, list):
+        return
+    _one_a_layer(widths, config, where, "feed_forward_length")
+    first = len(widths) - config.get("num_kv_shared_layers", 0)
+    if any(n != widths[0] * (1 if i < first else 2) for i, n in enumerate(widths)):
+        raise UnsupportedModel(
+            f"{where}: feed_forward_length differs from layer to layer.", fix=_ELSE
+        )
+    config |= {"intermediate_size": widths[0], "use_double_wide_mlp": True}
+
+
+def _one_a_layer(values: list[int], config: dict[str, Any], where: str, key: str) -> None:
+    layers = config["num_hidden_layers"]
+    if len(values) != layers:
+        raise UnsupportedModel(
+            f"{where}: {key} has {len(values)} values for {layers} layers.", fix=_ELSE
+        )

@@ -1,0 +1,67 @@
+"""Layer norms and biases everywhere, for Phi and Persimmon: attention goes out through `dense`, q
+and k may be normed head by head, one more norm stands before the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rbee_worker.layers.attention import Attention
+from rbee_worker.layers.norm import LayerNorm
+from rbee_worker.models import parts
+from rbee_worker.models.base import Block, Decoder
+from rbee_worker.models.config import DecoderConfig
+from rbee_worker.models.weights import Weights
+from rbee_worker.ops import RopeSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(DecoderConfig):
+    """Keys beyond those of every decoder."""
+
+    layer_norm_eps: float = 1e-5
+    qk_layernorm: bool = False
+
+
+def build(
+    c: Config, w: Weights, block: Callable[[Weights, RopeSpec], Block], *, head_bias: bool = False
+) -> Decoder:
+    """The model of layers block(cursor, rope). Raises CheckpointError, UnsupportedModel."""
+    parts.check(c)
+    rope = parts.rope_of(w, c)
+    return parts.decoder(
+        w,
+        c,
+        lambda at, layer: block(at, rope),
+        norm(w, c, "model.final_layernorm"),
+        ropes=[rope],
+        head_bias=head_bias,
+    )
+
+
+def norm(w: Weights, c: Config, name: str) -> LayerNorm:
+    """Of a whole row. Raises CheckpointError."""
+    return w.layer_norm(name, c.hidden_size, c.layer_norm_eps)
+
+
+def attention(
+    w: Weights, c: Config, rope: RopeSpec, *, fused: str = "qkv_proj", groups: int = 1
+) -> Attention:
+    """`self_attn` at the cursor; fused, groups: as of `parts.attention`. Raises CheckpointError."""
+    mix = w.sub("self_attn")
+
+    def head_norm(part: str, heads: int) -> LayerNorm:
+        return mix.layer_norm(f"{part}_layernorm", c.width, c.layer_norm_eps, heads=heads)
+
+    return parts.attention(
+        mix,
+        c,
+        rope=rope,
+        bias=True,
+        out="dense",
+        out_bias=True,
+        qk_norm=head_norm if c.qk_layernorm else None,
+        fused=fused,
+        groups=groups,
+    )

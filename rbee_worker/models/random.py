@@ -1,0 +1,183 @@
+"""Models of random weights: from a config alone, no checkpoint. Torch-free.
+
+A model is built once from a source that agrees to every name, which tells all names and shapes;
+then from a source that has exactly those, with random bytes in them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from math import prod
+from pathlib import Path
+from typing import Any, cast
+from zlib import crc32
+
+import numpy as np
+
+from rbee_worker.checkpoint import Checkpoint, hf_config, open_checkpoint
+from rbee_worker.checkpoint.formats import FORMATS, Packed, TensorInfo
+from rbee_worker.checkpoint.random_blocks import RANDOM, random_rows
+from rbee_worker.checkpoint.safetensors import SafetensorsSource
+from rbee_worker.errors import UsageError
+from rbee_worker.models import architecture
+from rbee_worker.models.config import read_config
+from rbee_worker.models.shapes import SHAPES
+from rbee_worker.models.weights import Weights
+from rbee_worker.ops import Ops
+from rbee_worker.ops.plan import PlanOps, blank
+
+PREFIX = "random:"
+POOL = 1 << 22  # bytes of random rows of one width; a longer matrix repeats them
+
+# Of the layouts that files may have, those that packed blocks fit: outputs as rows.
+_PACKED = re.compile(r".*(\.experts\.\w+|\.[kv]_b_proj)\.weight")
+
+
+def reference(shape: str, format: str = "bf16") -> str:
+    """What `open_model` takes for random weights of `shape`: a name of SHAPES, or the path of a
+    config.json (or of its directory)."""
+    return f"{PREFIX}{format}:{shape}"
+
+
+def open_model(model: str, *, cache_dir: str = "") -> Checkpoint:
+    """A checkpoint as `open_checkpoint` finds it, or random weights for a `reference`.
+
+    Raises ModelError's children and UsageError.
+    """
+    if not model.startswith(PREFIX):
+        return open_checkpoint(model, cache_dir=cache_dir)
+    format, _, shape = model[len(PREFIX) :].partition(":")
+    return random_checkpoint(shape, format)
+
+
+def random_checkpoint(shape: str, format: str = "bf16") -> Checkpoint:
+    """A checkpoint of random matrices in `format`, vectors in float32.
+
+    Rows that do not fill whole blocks of it are kept in bf16, as a note says. Raises UsageError for
+    an unknown shape or format, ModelError's children for a config that is no model's.
+    """
+    name = format.upper()
+    if name not in RANDOM:
+        known = ", ".join(n.lower() for n in RANDOM)
+        raise UsageError(f"no random weights in format {format!r}.", fix=f"use one of: {known}.")
+    arch, config, path = _config(shape)
+    ckpt = Checkpoint(
+        ref=reference(shape, format),
+        path=path,
+        kind="safetensors",
+        arch=arch,
+        config=config,
+        generation={},
+        source=SafetensorsSource([]),
+        tokenizer_config={},
+        files={},
+        gguf=None,
+        notes=(),
+    )
+    shapes = _shapes(ckpt)
+    source = RandomSource({n: _format(name, s) for n, s in shapes.items()}, shapes)
+    other = [n for n, s in shapes.items() if len(s) > 1 and source.info(n).format != name]
+    notes: tuple[str, ...] = ("the weights are random",)
+    if other:
+        notes += (
+            f"{len(other)} matrices are in bf16, {other[0]} for one: their rows are no whole "
+            f"{name} blocks",
+        )
+    return replace(ckpt, source=source, notes=notes)
+
+
+@dataclass
+class RandomSource:
+    """A `TensorSource` of random bytes: the same for a name each time it is read."""
+
+    formats: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+    _pools: dict[tuple[str, int], np.ndarray[Any, np.dtype[np.uint8]]] = field(default_factory=dict)
+
+    def names(self) -> list[str]:
+        """Every tensor of the model."""
+        return list(self.shapes)
+
+    def info(self, name: str) -> TensorInfo:
+        """Format, shape and bytes."""
+        form, shape = FORMATS[self.formats[name]], self.shapes[name]
+        return TensorInfo(form.name, shape, prod(shape) // form.block * form.bytes)
+
+    def read(self, name: str) -> Packed:
+        """Random rows; a vector is zeros if it is a bias, else ones."""
+        form, shape = self.formats[name], self.shapes[name]
+        if len(shape) == 1:
+            values = np.full((1, *shape), 0.0 if name.endswith("bias") else 1.0, np.float32)
+            return Packed(values.view(np.uint8), form, shape)
+        pool = self._pool(form, shape[-1])
+        rows, first = prod(shape[:-1]), crc32(name.encode()) % len(pool)
+        data = np.empty((rows, pool.shape[1]), np.uint8)
+        for at in range(0, rows, len(pool)):  # not the same rows in every matrix
+            part = data[at : at + len(pool)]
+            part[:] = np.roll(pool, first, axis=0)[: len(part)]
+        return Packed(data, form, shape)
+
+    def release(self) -> None:
+        """The rows that matrices are made of are not needed any more, until the next read."""
+        self._pools.clear()
+
+    def _pool(self, form: str, cols: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        if (form, cols) not in self._pools:
+            width = FORMATS[form].bytes * cols // FORMATS[form].block
+            rng = np.random.default_rng(crc32(f"{form} {cols}".encode()))
+            self._pools[form, cols] = random_rows(rng, form, max(POOL // width, 16), cols)
+        return self._pools[form, cols]
+
+
+class _Asking(Weights):
+    """A cursor over a checkpoint that has whatever is asked for; `asked` remembers it."""
+
+    def __init__(self, ops: Ops, where: str) -> None:
+        super().__init__(SafetensorsSource([]), ops, where=where)
+        self.asked: dict[str, tuple[int, ...]] = {}
+
+    def has(self, name: str) -> bool:
+        """Where files differ: a layout that every format fits, else the plainest."""
+        return _PACKED.fullmatch(self._prefix + name) is not None
+
+    def format_of(self, name: str) -> str:
+        return "F32"
+
+    def _take(self, name: str, shape: tuple[int, ...]) -> Packed:
+        self.asked[self._prefix + name] = shape
+        return blank("F32", shape)
+
+
+def _shapes(ckpt: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all tensors that a model of this config reads."""
+    where = str(ckpt.path)
+    row = architecture(ckpt.arch, where=where)
+    config, _ = read_config(row.config, {**row.defaults, **ckpt.config}, where=where)
+    asking = _Asking(cast(Ops, PlanOps("f32")), where)
+    build: Callable[[Any, Weights], object] = row.build
+    build(config, asking)
+    return asking.asked
+
+
+def _format(name: str, shape: tuple[int, ...]) -> str:
+    if len(shape) < 2:
+        return "F32"
+    return "BF16" if shape[-1] % FORMATS[name].block else name
+
+
+def _config(shape: str) -> tuple[str, dict[str, Any], Path]:
+    """(model_type, canonical config, what to call it). Raises UsageError, CheckpointError."""
+    if shape in SHAPES:
+        named = dict(SHAPES[shape])
+        return str(named["model_type"]), hf_config.canonical(named, shape), Path(shape)
+    path = Path(shape)
+    path = path / "config.json" if path.is_dir() else path
+    if not path.is_file():
+        raise UsageError(
+            f"{shape!r} is neither a known shape nor a config.json.",
+            fix=f"use one of {', '.join(SHAPES)}, or the path of a config.json.",
+        )
+    arch, config, _ = hf_config.read_config(path)
+    return arch, config, path

@@ -1,0 +1,31 @@
+"""What the team replays: a kernel, its arguments, and what its threads will read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+BYTES = 48  # of an entry: six int64, in the order of the fields
+
+
+class Instruction(NamedTuple):
+    """kernel, args: addresses. barrier: 1 where all threads must have come before it is run.
+
+    weights: address of `groups` times `group_bytes`, of which thread t of n reads the groups from
+    t * groups // n on; 0 where nothing is to be asked for ahead of time.
+    """
+
+    kernel: int
+    args: int
+    barrier: int = 0
+    weights: int = 0
+    groups: int = 0
+    group_bytes: int = 0
+
+
+def words(entries: Sequence[Instruction]) -> npt.NDArray[np.int64]:
+    """int64 [entries, 6], as `kernels/team.py` reads them."""
+    return np.array(entries, np.int64).reshape(len(entries), BYTES // 8)

@@ -1,0 +1,153 @@
+"""How single families' files group rows, and what they leave a config to find out.
+
+A GGUF file (and GPT-OSS's published one) holds some matrices otherwise than HF's class: these are
+the ways back, all exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rbee_worker.checkpoint import Checkpoint
+
+Tensors = dict[str, Tensor]
+
+
+def _falcon(found: Tensors, config: Mapping[str, Any]) -> Tensors:
+    """GGUF files hold q, k and v one after the other, HF group by group; and the norms of models
+    with two have other names."""
+    if config.get("qkv_grouped", True):
+        return found
+    heads, kv = config["num_attention_heads"], config.get("num_key_value_heads") or 1
+    width = config["hidden_size"] // heads
+    two = any(".ln_attn." in name for name in found)
+    out: Tensors = {}
+    for name, tensor in found.items():
+        if "query_key_value" in name:
+            rest = tensor.shape[1:]
+            q, k, v = torch.split(tensor, [heads * width, kv * width, kv * width])
+            parts = (q.reshape(kv, -1, width, *rest), k.reshape(kv, 1, width, *rest))
+            each = torch.cat([*parts, v.reshape(kv, 1, width, *rest)], dim=1)
+            tensor = each.reshape(-1, *rest)
+        name = name.replace(".input_layernorm.", ".ln_mlp.") if two else name
+        out[name] = tensor
+    return out
+
+
+def _falcon_config(ckpt: Checkpoint) -> dict[str, Any]:
+    """How many norms: a GGUF file says it by having them."""
+    if ckpt.kind != "gguf":
+        return {}
+    two = any(".ln_attn." in name for name in ckpt.source.names())
+    return {"num_ln_in_parallel_attn": 2 if two else 1}
+
+
+def _mpt_config(ckpt: Checkpoint) -> dict[str, Any]:
+    """GGUF files hold as a float what HF insists is a whole number."""
+    mix = dict(ckpt.config.get("attn_config") or {})
+    if "alibi_bias_max" in mix:
+        mix["alibi_bias_max"] = int(mix["alibi_bias_max"])
+    return {"attn_config": mix}
+
+
+def _deepseek(found: Tensors, config: Mapping[str, Any]) -> Tensors:
+    """Absorbed keys [heads, latent, plain] and values [heads, value, latent]: HF has them as rows
+    of one matrix, head by head, keys first."""
+    out = {
+        n: t for n, t in found.items() if not n.endswith((".k_b_proj.weight", ".v_b_proj.weight"))
+    }
+    for name, keys in found.items():
+        at = name.removesuffix("k_b_proj.weight")
+        if at != name:
+            rows = torch.cat([keys.swapaxes(1, 2), found[f"{at}v_b_proj.weight"]], dim=1)
+            out[f"{at}kv_b_proj.weight"] = rows.flatten(0, 1)
+    return out
+
+
+def _deepseek_config(ckpt: Checkpoint) -> dict[str, Any]:
+    """HF's defaults are those of the largest model, and its keys and values have all heads."""
+    c = ckpt.config
+    if ckpt.kind != "gguf":
+        return {"q_lora_rank": c.get("q_lora_rank")}
+    grouped = (c.get("n_group") or 1) > 1
+    return {
+        "q_lora_rank": c.get("q_lora_rank"),
+        "qk_nope_head_dim": c["qk_head_dim"] - c["qk_rope_head_dim"],
+        "num_key_value_heads": c["num_attention_heads"],
+        "topk_method": "group_limited_greedy" if grouped else "greedy",  # of V2; V3 has one way
+        "n_group": c.get("n_group") or 1,
+        "topk_group": c.get("topk_group") or 1,
+    }
+
+
+def _gpt_oss(found: Tensors, config: Mapping[str, Any]) -> Tensors:
+    """Packed experts have outputs as rows, HF's have inputs; gate and up alternate."""
+    out: Tensors = {}
+    for name, tensor in found.items():
+        at, dot, last = name.partition(".experts.")
+        stem, _, kind = last.partition(".")
+        if not dot or not kind:
+            out[name] = tensor
+            continue
+        if stem == "up_proj":
+            continue  # comes with the gate
+        if stem == "gate_proj":
+            both = torch.stack([tensor, found[f"{at}.experts.up_proj.{kind}"]], dim=2)
+            stem, tensor = "gate_up_proj", both.flatten(1, 2)
+        whole = f"{at}.experts.{stem}"
+        out |= {f"{whole}_bias": tensor} if kind == "bias" else {whole: tensor.swapaxes(1, 2)}
+    return out
+
+
+def _gpt_oss_config(ckpt: Checkpoint) -> dict[str, Any]:
+    """No scaling must be said, for HF's default is that of the published models; the ramp of yarn
+    is not rounded, whether or not a file says so."""
+    scaling = ckpt.config.get("rope_scaling")
+    if scaling is None:
+        return {"rope_scaling": {"rope_type": "default"}}
+    return {"rope_scaling": {"truncate": False, **scaling}}
+
+
+def _llama4(found: Tensors, config: Mapping[str, Any]) -> Tensors:
+    """A GGUF file's experts have outputs as rows, HF's have inputs."""
+    out: Tensors = {}
+    for name, tensor in found.items():
+        stem = name.removesuffix("_proj.weight")
+        if ".experts." not in name or stem == name:
+            out[name] = tensor
+        elif stem.endswith(".down"):
+            out[f"{stem}_proj"] = tensor.swapaxes(1, 2)
+        elif stem.endswith(".gate"):
+            up = found[f"{stem.removesuffix('gate')}up_proj.weight"]
+            out[f"{stem}_up_proj"] = torch.cat([tensor, up], dim=1).swapaxes(1, 2)
+    return out
+
+
+def _llama4_config(ckpt: Checkpoint) -> dict[str, Any]:
+    """A GGUF file does not say it: the size with 128 experts has no norms of queries and keys."""
+    if ckpt.kind != "gguf":
+        return {}
+    return {"use_qk_norm": ckpt.config["num_local_experts"] != 128}
+
+
+# Tensors of a file, by `model_type`, as HF's class groups them.
+REGROUPED: Mapping[str, Callable[[Tensors, Mapping[str, Any]], Tensors]] = {
+    "deepseek_v2": _deepseek,
+    "deepseek_v3": _deepseek,
+    "falcon": _falcon,
+    "gpt_oss": _gpt_oss,
+    "llama4_text": _llama4,
+}
+# Config keys that a file leaves to be found out; None counts.
+GATHERED: Mapping[str, Callable[[Checkpoint], dict[str, Any]]] = {
+    "deepseek_v2": _deepseek_config,
+    "deepseek_v3": _deepseek_config,
+    "falcon": _falcon_config,
+    "gpt_oss": _gpt_oss_config,
+    "llama4_text": _llama4_config,
+    "mpt": _mpt_config,
+}

@@ -1,0 +1,100 @@
+"""Models of random weights: sizes of published models, values that can be computed with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from rbee_worker.checkpoint.formats import DECODABLE
+from rbee_worker.checkpoint.random_blocks import RANDOM, random_rows
+from rbee_worker.config import Settings
+from rbee_worker.engine.traffic import read_bytes
+from rbee_worker.errors import UnsupportedModel, UsageError
+from rbee_worker.models import plan_model
+from rbee_worker.models.random import open_model, random_checkpoint, reference
+from rbee_worker.models.shapes import SHAPES
+
+# As the models' own pages count them, tied embeddings once.
+PUBLISHED = {
+    "smollm2-135m": 134_515_008,
+    "llama-1b": 1_235_814_400,
+    "llama-3b": 3_212_749_824,
+    "llama-8b": 8_030_261_248,
+    "llama-70b": 70_553_706_496,
+    "qwen3-30b-a3b": 30_532_122_624,
+}
+
+
+@pytest.mark.parametrize(("shape", "parameters"), PUBLISHED.items())
+def test_a_known_shape_has_the_published_number_of_parameters(shape: str, parameters: int) -> None:
+    model, held = plan_model(random_checkpoint(shape), "f32", packed=True)
+    assert model.n_parameters == parameters
+    assert held.held_bytes["bf16"] >= 2 * parameters * 0.99
+
+
+def test_of_experts_only_the_chosen_ones_are_read() -> None:
+    """Qwen3-30B-A3B: 8 of 128, by hand from its config."""
+    ckpt, settings = random_checkpoint("qwen3-30b-a3b"), Settings(backend="cpu")
+    layer = 2048 * 128 * (32 + 4 + 4) + 32 * 128 * 2048 + 128 * 2048 + 8 * 3 * 768 * 2048
+    numbers = 48 * layer + 151936 * 2048
+    assert read_bytes(ckpt, settings) == 2 * numbers
+    assert read_bytes(ckpt, Settings(backend="reference", dtype="f32")) == 4 * numbers
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_random_rows_are_finite_and_of_a_models_size(name: str) -> None:
+    data = random_rows(np.random.default_rng(1), name, 16, 512)
+    values = gguf.quants.dequantize(data, gguf.GGMLQuantizationType[name])
+    assert values.shape == (16, 512)
+    assert np.isfinite(values).all()
+    assert 0.008 < values.std() < 0.05
+    assert abs(values.mean()) < 0.02
+    assert len(np.unique(data, axis=0)) == 16
+
+
+def test_every_block_format_can_be_random() -> None:
+    assert DECODABLE - set(RANDOM) == {"F64", "F8_B128"}  # nobody's weights; made by us alone
+
+
+def test_a_tensor_is_the_same_each_time_and_not_the_others() -> None:
+    source = random_checkpoint("smollm2-135m", "q8_0").source
+    first, second = "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"
+    before = source.read(first).data.copy()
+    source.release()
+    assert np.array_equal(source.read(first).data, before)
+    assert not np.array_equal(source.read(second).data, before)
+    assert source.info(first).nbytes == before.nbytes == 1536 * 576 // 32 * 34
+
+
+def test_rows_that_fill_no_blocks_are_said_to_be_in_bf16() -> None:
+    ckpt = random_checkpoint("smollm2-135m", "q4_k")
+    assert ckpt.source.info("model.layers.0.mlp.up_proj.weight").format == "BF16"  # 576 wide
+    assert ckpt.source.info("model.layers.0.mlp.down_proj.weight").format == "Q4_K"
+    assert any("bf16" in note for note in ckpt.notes)
+
+
+def test_what_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"llama-9b.*neither"):
+        random_checkpoint("llama-9b")
+    with pytest.raises(UsageError, match="format 'q9'"):
+        random_checkpoint("llama-1b", "q9")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "no-such"}))
+    with pytest.raises(UnsupportedModel, match="no-such"):
+        random_checkpoint(str(tmp_path))
+
+
+def test_a_directory_will_do(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(dict(SHAPES["smollm2-135m"])))
+    found, named = random_checkpoint(str(tmp_path)), random_checkpoint("smollm2-135m")
+    assert found.config == named.config
+    assert found.source.names() == named.source.names()
+
+
+def test_a_reference_says_all() -> None:
+    ckpt = open_model(reference("llama-1b", "q4_0"))
+    assert ckpt.ref == "random:q4_0:llama-1b"
+    assert ckpt.source.info("model.layers.3.self_attn.q_proj.weight").format == "Q4_0"
