@@ -175,7 +175,7 @@ def weights(values: Ptr, m: Int, top: Double, scale: Double, to: Ptr) -> None:
 @device
 def _bucket(value: Float, top: Float, by: Float) -> Int:
     """Which of 256 equal steps below the maximum a value lies in."""
-    return s.smaller(s.truncated((top - value) * by), 255)
+    return s.larger(s.smaller(s.truncated((top - value) * by), 255), 0)
 
 
 @apart

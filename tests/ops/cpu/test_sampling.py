@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 import torch
 
+from rbee_worker.config import parse
+from rbee_worker.engine.load import load_engine
+from rbee_worker.engine.messages import Submit, Tokens
 from rbee_worker.engine.sampler import Sampler
 from rbee_worker.engine.torch_sampling import TorchSampling
 from rbee_worker.ops.cpu import isa
@@ -24,6 +27,8 @@ from rbee_worker.ops.cpu.native import Library
 from rbee_worker.ops.cpu.sampling import CpuSampling
 from rbee_worker.ops.cpu.team import Team
 from rbee_worker.ops.sampling import Cuts
+from rbee_worker.types import SamplingParams
+from tests import tiny
 from tests.engine import (
     test_sampler,
     test_sampler_batch,
@@ -227,6 +232,25 @@ def test_no_other_threads_are_woken():
     command = [sys.executable, "-c", SCRIPT]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("trace", [False, True])
+def test_the_engine_samples_with_it(trace, tmp_path):
+    model = str(tiny.write_safetensors(tmp_path / "tiny"))
+    given = {"model": model, "backend": "cpu", "threads": 1}
+    before = torch.get_num_threads()
+    try:
+        settings = parse(given | ({"trace": str(tmp_path / "t.json")} if trace else {}), {})
+        engine, _ = load_engine(settings, lambda _: None)
+    finally:
+        torch.set_num_threads(before)
+    assert isinstance(engine.runner._sampler._sampling, CpuSampling)
+    params = SamplingParams(max_tokens=5, top_p=0.9, seed=3, repetition_penalty=1.2, logprobs=1)
+    engine.submit(Submit(seq="a", prompt_ids=(5, 6, 7), params=params, prompt_logprobs=True))
+    told = []
+    while not engine.idle:
+        told += engine.step()
+    assert sum(len(m.ids) for m in told if isinstance(m, Tokens)) == 5
 
 
 def test_its_kernels_are_known_beforehand():
