@@ -83,9 +83,12 @@ def main(path: str, threads: int, clock: str) -> None:
     traffic = TrafficOps()
     traffic.count(outline_model(ckpt, traffic), shape)
 
+    def words(count: int) -> list[int]:
+        return [(100 + i) % model.vocab_size for i in range(count)]
+
     def rate(count: int, prompt: int, steps: int) -> float:
         seqs = Sequences(model, count)
-        seqs.feed([list(range(100, 100 + prompt))] * count, 0)
+        seqs.feed([words(prompt)] * count, 0)
         token, start = [[100]] * count, now()
         for i in range(steps):
             logits = seqs.feed(token, prompt + i)
@@ -94,7 +97,7 @@ def main(path: str, threads: int, clock: str) -> None:
 
     def prefill() -> float:
         seqs, start = Sequences(model, 1), now()
-        seqs.feed([list(range(100, 612))], 0)
+        seqs.feed([words(512)], 0)
         return 512 / (now() - start)
 
     rate(1, 16, 8)

@@ -79,5 +79,6 @@ def test_our_side_says_every_row(tmp_path: Path) -> None:
     assert found["cache_bytes"] == tiny.LAYERS * tiny.KV_HEADS * (tiny.DIM // tiny.HEADS) * 2 * 2
     q, kv = (tiny.DIM, tiny.DIM // tiny.HEADS * tiny.KV_HEADS)
     vocab = -(-tiny.VOCAB // 16) * 16
-    layer = tiny.DIM * (2 * q + 2 * kv + 3 * tiny.FFN)
+    cells = -(-tiny.FFN // 32) * 32  # columns are held in cells of 32, rows in groups of 16
+    layer = tiny.DIM * (2 * q + 2 * kv + 2 * tiny.FFN + cells)
     assert found["token_bytes"] == 4 * (tiny.LAYERS * layer + vocab * tiny.DIM)
