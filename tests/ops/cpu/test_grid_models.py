@@ -84,7 +84,8 @@ def test_what_is_planned_is_what_is_held_and_compiled(team, tmp_path):
     _, plan = plan_model(ckpt, "f32", packed=True)
     library = Library(isa.choose())
     alone = Team(library, 1)
-    _, ops = recorded(alone, path, exact=False)
+    model, ops = recorded(alone, path, exact=False)
+    ops.sampling(model.vocab_size)
     alone.close()
     assert sorted(library._kernels) == needed(ckpt, Settings(backend="cpu"), "f32")
     pieces = 64 * len(ckpt.source.names())  # each begins on a cache line
