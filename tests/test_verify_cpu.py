@@ -77,7 +77,8 @@ def test_every_layer_of_every_file(arch: Arch, tmp_path: Path) -> None:
 
 
 def test_rounded_activations_have_their_own_tolerance(run: Run, tmp_path: Path) -> None:
-    """8 bits: an error of about a hundredth a layer, which a float32 comparison would refuse."""
+    """8 bits: an error of about a hundredth a layer, which a float32 comparison would refuse. The
+    last layer's maps take 16."""
     arch = next(a for a in ARCHS if a.id == "llama")
     quant = gguf.GGMLQuantizationType.Q8_0
     path = write_gguf(arch, oracle(arch), tmp_path / "model.gguf", quant)
@@ -85,7 +86,9 @@ def test_rounded_activations_have_their_own_tolerance(run: Run, tmp_path: Path) 
     found = json.loads(out)
     assert (code, found["backend"], found["activations"]) == (0, "cpu", "i8")
     assert found["tolerance"] == 0.1
-    assert all(1e-4 < step["alone"] < 0.03 for step in found["steps"][1:-1])
+    *layers, last = [step["alone"] for step in found["steps"][1:-1]]
+    assert all(1e-4 < error < 0.03 for error in layers)
+    assert 1e-6 < last < 1e-4
     assert run(path, "--tolerance", "1e-4")[0] == 1
     code, out, _ = run(path, "--exact-activations", "--json")
     found = json.loads(out)
