@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import torch
 
 from rbee_worker.checkpoint import Checkpoint, open_checkpoint
@@ -34,12 +35,14 @@ def verify_report(
     tolerance: float | None = None,
     say: Say = lambda text: None,
 ) -> dict[str, Any]:
-    """Compares `settings.model`, computed by `settings.backend` in `settings.dtype` (auto: float32)
-    with a float32 cache, with transformers on so many random ids; against: another checkpoint that
-    transformers takes its weights from.
+    """Compares `settings.model`, computed by `settings.backend` (auto: reference, which is to equal
+    transformers) in `settings.dtype` (auto: float32) with a float32 cache, with transformers on so
+    many random ids; against: another checkpoint that transformers takes its weights from.
 
     Raises UsageError, ModelError's children.
     """
+    if settings.backend == "auto":
+        settings = msgspec.structs.replace(settings, backend="reference")
     backend = backend_name(settings)
     dtype = "f32" if settings.dtype == "auto" else settings.dtype
     say("Opening the model.")
