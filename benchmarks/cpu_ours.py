@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -37,11 +38,14 @@ class Sequences:
     """Sequences of one length each, with cache rows of their own (float16, as the peer's)."""
 
     def __init__(self, model: CpuModel, count: int) -> None:
-        self.model, self.per = model, CONTEXT // BLOCK
+        self.model, per = model, CONTEXT // BLOCK
+        self._table = 1 + np.arange(count * per, dtype=np.int32).reshape(count, per)
+        places = self._table.astype(np.int64)[:, :, None] * BLOCK + np.arange(BLOCK)
+        self._slots = places.reshape(count, CONTEXT)
         self.caches = []
         for group in model.groups:
             if isinstance(group.spec, PagedKV):
-                shape = (group.layers, 1 + count * self.per, BLOCK, group.spec.heads)
+                shape = (group.layers, 1 + count * per, BLOCK, group.spec.heads)
                 widths = (group.spec.k_dim, group.spec.v_dim)
                 kept = tuple(torch.zeros(*shape, d, dtype=torch.float16) for d in widths)
             else:
@@ -58,19 +62,21 @@ class Sequences:
     def feed(self, tokens: list[list[int]], done: int) -> torch.Tensor:
         """The next tokens of every sequence, each `done` tokens long: logits of the last ones."""
         n, b = len(tokens[0]), len(tokens)
-        table = 1 + torch.arange(b * self.per, dtype=torch.int32).view(b, self.per)
-        position = torch.arange(done, done + n).repeat(b)
-        slots = torch.cat([table[i].long()[position[:n] // BLOCK] for i in range(b)])
-        slots, own = slots * BLOCK + position % BLOCK, torch.arange(1, b + 1)
-        starts = tuple(range(0, n * b + 1, n))
-        lens = (done + n,) * b
+        starts, lens = tuple(range(0, n * b + 1, n)), (done + n,) * b
+        lengths, table = np.array(lens), self._table[:b]
+        slots, own = (
+            np.ascontiguousarray(self._slots[:b, done : done + n]).reshape(-1),
+            np.arange(b),
+        )
+        of = torch.from_numpy
         batch = Batch(
-            torch.tensor([t for one in tokens for t in one]), position, torch.tensor(starts),
-            torch.tensor(lens), torch.tensor(lens), torch.tensor(starts[1:]) - 1,
-            tuple(PagedState(kept[0], kept[1], table, slots) if paged else FixedState(kept, own)
-                  for paged, kept in self.caches), starts, lens,
+            of(np.array(tokens).reshape(-1)), of(np.tile(np.arange(done, done + n), b)),
+            of(np.array(starts)), of(lengths), of(lengths), of(np.array(starts[1:]) - 1),
+            tuple(PagedState(kept[0], kept[1], of(table), of(slots)) if paged
+                  else FixedState(kept, of(own + 1)) for paged, kept in self.caches), starts, lens,
         )  # fmt: skip
-        return self.model.head(self.model.hidden(batch)[batch.sample_rows])
+        hidden = self.model.hidden(batch)
+        return self.model.head(hidden if n == 1 else hidden[batch.sample_rows])
 
 
 def main(path: str, threads: int, clock: str) -> None:
@@ -83,6 +89,8 @@ def main(path: str, threads: int, clock: str) -> None:
     traffic = TrafficOps()
     traffic.count(outline_model(ckpt, traffic), shape)
 
+    sampling = ops.sampling(model.vocab_size)
+
     def words(count: int) -> list[int]:
         return [(100 + i) % model.vocab_size for i in range(count)]
 
@@ -92,7 +100,7 @@ def main(path: str, threads: int, clock: str) -> None:
         token, start = [[100]] * count, now()
         for i in range(steps):
             logits = seqs.feed(token, prompt + i)
-            token = [[int(one.argmax())] for one in logits]
+            token = [[one] for one in sampling.greedy(logits)]
         return count * steps / (now() - start)
 
     def prefill() -> float:
