@@ -15,7 +15,7 @@ from rbee_worker.errors import ModelError
 from rbee_worker.models import ARCHITECTURES
 from rbee_worker.ops import Ops
 from rbee_worker.ops.cpu.vocabulary import NATIVE
-from rbee_worker.ops.select import backend_name
+from rbee_worker.ops.select import backend_name, backend_notes
 from rbee_worker.state.kinds import state_kinds
 from rbee_worker.tokenizer.core import Tokenizer
 from rbee_worker.tokenizer.eos import eos_set, template_special_ids
@@ -72,6 +72,7 @@ def report(
             *ahead.model.notes,
             *ahead.model.limits,
             *trouble,
+            *backend_notes(settings),
         ],
     }
 

@@ -24,7 +24,7 @@ from rbee_worker.models import build_model
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.random import open_model
 from rbee_worker.ops import Ops
-from rbee_worker.ops.select import backend_note, executable, make_ops
+from rbee_worker.ops.select import backend_notes, executable, make_ops
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.tensors import StateTensors
 from rbee_worker.types import ModelInfo
@@ -105,14 +105,9 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         n_layers=len(model.blocks),
         n_parameters=model.n_parameters,
         load_s=clock.seconds,
-        notes=ckpt.notes + model.notes + model.limits + plan.notes + _notes(settings),
+        notes=ckpt.notes + model.notes + model.limits + plan.notes + backend_notes(settings),
     )
     return engine, info
-
-
-def _notes(settings: Settings) -> tuple[str, ...]:
-    note = backend_note(settings)
-    return (note,) if note else ()
 
 
 def _runner(model: Model, tensors: StateTensors, settings: Settings, ops: Ops) -> Runner:

@@ -33,10 +33,10 @@ def backend_name(settings: Settings) -> str:
     return "cpu" if why is None and settings.backend != "reference" else "reference"
 
 
-def backend_note(settings: Settings) -> str:
-    """Why `auto` is not the fast backend here, in a line for people; "" where it is."""
+def backend_notes(settings: Settings) -> tuple[str, ...]:
+    """Why `auto` is not the fast backend here, in a line for people; empty where it is."""
     why = _no_cpu(settings) if settings.backend == "auto" else None
-    return "" if why is None else f"backend reference, not cpu: {why[0]}"
+    return () if why is None else (f"backend reference, not cpu: {why[0]}",)
 
 
 def _no_cpu(settings: Settings) -> tuple[str, str] | None:

@@ -120,3 +120,10 @@ def test_an_8_bit_cache_is_the_cpu_backends(tmp_path: Path) -> None:
     assert "--backend cpu" in caught.value.fix
     kept = report(Settings(model=folder, backend="cpu", kv_dtype="i8"))
     assert kept["memory"]["kv_per_token"] == 2 * 2 * 2 * (8 + 4)
+
+
+def test_a_backend_that_is_not_the_fast_one_is_told(tmp_path: Path) -> None:
+    folder = str(tiny.write_safetensors(tmp_path / "m"))
+    (said,) = report(Settings(model=folder, dtype="bf16"))["warnings"]
+    assert "not in bf16" in said
+    assert report(Settings(model=folder))["warnings"] == []
