@@ -8,6 +8,7 @@ import re
 import select
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 from typing import Self
@@ -92,6 +93,18 @@ class Terminal:
             assert left > 0, f"no {text!r} in {self.screen[self._seen :]!r}"
             assert self._read(left), f"left before {text!r}: {self.screen[self._seen :]!r}"
         self._seen = at + len(text)
+
+    def prompt(self, seconds: float = 20) -> None:
+        """Until a prompt is drawn that reads keys.
+
+        Between two prompts the kernel reads them: Ctrl-D would be lost, Ctrl-C a signal. Wait for
+        what the last line answered first, or the prompt found is the one it was typed at.
+        """
+        self.wait_for("› ", seconds)
+        until = time.monotonic() + seconds
+        while termios.tcgetattr(self._master)[3] & termios.ICANON:
+            assert time.monotonic() < until, f"no prompt in {self.screen!r}"
+            time.sleep(0.005)
 
     def leave(self, seconds: float = 20) -> int:
         """Until the program ends: its exit code."""

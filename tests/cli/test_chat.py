@@ -26,7 +26,7 @@ def chat(home: Path, arguments: str = "", options: str = "") -> Terminal:
 @pytest.fixture
 def talk(tmp_path: Path) -> Iterator[Terminal]:
     with chat(tmp_path) as terminal:
-        terminal.wait_for("› ")
+        terminal.prompt()
         yield terminal
 
 
@@ -39,7 +39,7 @@ def test_an_answer_is_streamed_with_its_figures_and_ctrl_d_leaves(talk: Terminal
     talk.wait_for("Next in line.")
     talk.wait_for("Paris.")
     talk.wait_for("stopped: end token </s> (from config.json)")
-    talk.wait_for("› ")
+    talk.prompt()
     talk.send(CTRL_D)
     assert talk.leave() == 0
 
@@ -60,7 +60,7 @@ def test_commands(talk: Terminal, tmp_path: Path) -> None:
     ):
         say(talk, line)
         talk.wait_for(answer)
-        talk.wait_for("› ")
+        talk.prompt()
     say(talk, "/quit")
     assert talk.leave() == 0
     saved = json.loads((tmp_path / "talk.json").read_text())
@@ -71,7 +71,7 @@ def test_commands(talk: Terminal, tmp_path: Path) -> None:
 def test_several_lines_by_alt_enter_and_by_backslash(talk: Terminal, tmp_path: Path) -> None:
     talk.send("one" + ALT_ENTER + "two\\" + ENTER + "three" + ENTER)
     talk.wait_for("stopped:")
-    talk.wait_for("› ")
+    talk.prompt()
     say(talk, f"/save {tmp_path}/talk.json")
     talk.wait_for("Saved to")
     saved = json.loads((tmp_path / "talk.json").read_text())
@@ -80,19 +80,19 @@ def test_several_lines_by_alt_enter_and_by_backslash(talk: Terminal, tmp_path: P
 
 def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(tmp_path: Path) -> None:
     with chat(tmp_path, "('word ', 'more '), endless=True") as talk:
-        talk.wait_for("› ")
+        talk.prompt()
         say(talk, "Where?")
         talk.wait_for("more more")
         talk.send("unseen" + CTRL_C)
         talk.wait_for("stopped: cancelled")
         assert "unseen" not in talk.screen
         assert "^C" not in talk.screen
-        talk.wait_for("› ")
+        talk.prompt()
         talk.send("half a line" + CTRL_C)
-        talk.wait_for("› ")
+        talk.prompt()
         say(talk, "/stats")
         talk.wait_for("all 1 answers")
-        talk.wait_for("› ")
+        talk.prompt()
         talk.send(CTRL_D)
         assert talk.leave() == 0
 
@@ -100,13 +100,13 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(tmp_path: Path) -> N
 def test_lines_are_remembered_for_the_next_time(tmp_path: Path) -> None:
     for keys in ("Where is it?", "\x1b[A\x1b[A"):  # arrows recall the lines of the first visit
         with chat(tmp_path) as talk:
-            talk.wait_for("› ")
+            talk.prompt()
             say(talk, keys)
             talk.wait_for("stopped:")
-            talk.wait_for("› ")
+            talk.prompt()
             say(talk, f"/save {tmp_path}/{len(keys)}.json")
             talk.wait_for("Saved to")
-            talk.wait_for("› ")
+            talk.prompt()
             talk.send(CTRL_D)
             assert talk.leave() == 0
     second = json.loads((tmp_path / "6.json").read_text())
@@ -117,14 +117,14 @@ def test_lines_are_remembered_for_the_next_time(tmp_path: Path) -> None:
 
 def test_an_answer_cannot_steer_the_terminal(tmp_path: Path) -> None:
     with chat(tmp_path, r"('\x1b]0;owned\x07', 'done')") as talk:
-        talk.wait_for("› ")
+        talk.prompt()
         say(talk, "x")
         talk.wait_for("␛]0;owned␇done")
 
 
 def test_options_of_the_command_line_hold_for_the_conversation(tmp_path: Path) -> None:
     with chat(tmp_path, options="'--temperature', '0.2', '--system', 'be brief'") as talk:
-        talk.wait_for("› ")
+        talk.prompt()
         say(talk, "/set")
         talk.wait_for("temperature = 0.2")
         say(talk, "/system")
