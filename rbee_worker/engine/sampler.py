@@ -11,10 +11,10 @@ when a sequence ends.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from msgspec import Struct
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -27,13 +27,12 @@ from rbee_worker.types import SamplingParams, TokenLogprob
 _AHEAD = 64  # uniform numbers computed at once for a slot
 
 
-@dataclass(frozen=True)
-class Sampled:
+class Sampled(Struct, frozen=True):
     """One step's tokens. A row that could not be sampled has id -1 and a reason in `errors`."""
 
     ids: list[int]
     logprobs: list[TokenLogprob | None]
-    errors: dict[int, str] = field(default_factory=dict)  # row -> why
+    errors: dict[int, str]  # row -> why
 
 
 class Sampler:
@@ -60,12 +59,10 @@ class Sampler:
         self._logprobs = np.full(max_seqs, -1, dtype=np.int64)  # -1 = none
         self._seed = np.zeros(max_seqs, dtype=np.uint64)
         self._choice = np.zeros(max_seqs, dtype=np.int64)
-        self._length = np.zeros(max_seqs, dtype=np.int64)  # tokens of prompt and output
+        self._length = [0] * max_seqs  # tokens of prompt and output
         self._ahead = np.zeros((max_seqs, _AHEAD))  # uniforms of tokens block * 64 ...
         self._block = np.full(max_seqs, -1, dtype=np.int64)
 
-    # Entered here so that state written while a step runs stays writable between steps.
-    @torch.inference_mode()
     def add(
         self,
         slot: int,
@@ -101,58 +98,61 @@ class Sampler:
         self._length[slot] = len(prompt_ids) + len(output_ids)
         self._block[slot] = -1
 
-    @torch.inference_mode()
     def remove(self, slot: int) -> None:
         """The sequence in `slot` ended or was preempted. Unknown slots are fine."""
         self._penalties.remove(slot)
         self._plain.discard(slot)
         self._scored.discard(slot)
 
-    @torch.inference_mode()
     def sample(self, logits: Tensor, slots: Sequence[int]) -> Sampled:
         """Draw the next token of slots[i] from logits[i]; logits [S, V] f32, unchanged on return.
 
         The drawn tokens are counted as generated. A row with NaN, or with nothing above -inf,
         fails alone: see `Sampled.errors`.
         """
-        assert logits.shape == (len(slots), self.vocab_size)
-        assert logits.dtype == torch.float32
-        where = np.asarray(slots, dtype=np.int64)
         if self._plain.issuperset(slots):
             ids = self._sampling.greedy(logits)
         else:
             undo = self._penalties.apply(logits, slots)
-            ids = self._choose(logits, where)
+            ids = self._choose(logits, slots)
             if undo is not None:
                 undo(logits)
+        assert len(ids) == len(slots)
+        errors: dict[int, str] = {}
         if min(ids, default=0) >= 0:
-            errors: dict[int, str] = {}
-            self._length[where] += 1
-            self._penalties.push(slots, ids)
+            self._push(slots, ids)
         else:
             errors = _explain(logits, ids)
             good = [row for row, token in enumerate(ids) if token >= 0]
-            self._length[where[good]] += 1
-            self._penalties.push([slots[row] for row in good], [ids[row] for row in good])
-        return Sampled(ids, self._score(logits, where, ids), errors)
+            self._push([slots[row] for row in good], [ids[row] for row in good])
+        return Sampled(ids, self._score(logits, slots, ids), errors)
+
+    def _push(self, slots: Sequence[int], ids: Sequence[int]) -> None:
+        """Count the drawn tokens."""
+        for slot in slots:
+            self._length[slot] += 1
+        self._penalties.push(slots, ids)
 
     def score(self, logits: Tensor, ids: Sequence[int], tops: Sequence[int]) -> list[TokenLogprob]:
         """Log-probabilities of given tokens: see `Sampling.score`."""
         return self._sampling.score(logits, ids, tops)
 
-    def _choose(self, logits: Tensor, slots: NDArray[np.int64]) -> list[int]:
+    def _choose(self, logits: Tensor, slots: Sequence[int]) -> list[int]:
         """Ids [S]; -1 for rows without an answer. `logits` have bias and penalties applied."""
-        greedy = self._greedy[slots]
+        assert logits.shape == (len(slots), self.vocab_size)
+        where = np.asarray(slots, dtype=np.int64)
+        greedy = self._greedy[where]
         if greedy.all():
             return self._sampling.greedy(logits)
-        return self._sampling.choose(logits, self._cuts(slots), greedy)
+        return self._sampling.choose(logits, self._cuts(where), greedy)
 
     def _cuts(self, slots: NDArray[np.int64]) -> Cuts:
-        index = self._length[slots]
+        index = np.array([self._length[slot] for slot in slots.tolist()], np.int64)
         block = index // _AHEAD
-        stale = slots[self._block[slots] != block]
+        late = self._block[slots] != block
+        stale = slots[late]
         if stale.size:
-            self._block[stale] = self._length[stale] // _AHEAD
+            self._block[stale] = block[late]
             indices = self._block[stale, None] * _AHEAD + np.arange(_AHEAD)
             self._ahead[stale] = uniforms(
                 self._seed[stale, None], self._choice[stale, None], indices
@@ -167,12 +167,12 @@ class Sampler:
         )
 
     def _score(
-        self, logits: Tensor, slots: NDArray[np.int64], ids: list[int]
+        self, logits: Tensor, slots: Sequence[int], ids: list[int]
     ) -> list[TokenLogprob | None]:
         result: list[TokenLogprob | None] = [None] * len(ids)
-        if not self._scored:
+        if self._scored.isdisjoint(slots):
             return result
-        tops = self._logprobs[slots]
+        tops = self._logprobs[list(slots)]
         rows = [row for row in np.flatnonzero(tops >= 0).tolist() if ids[row] >= 0]
         if rows:
             chosen, counts = [ids[row] for row in rows], tops[rows].tolist()

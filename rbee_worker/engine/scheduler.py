@@ -21,12 +21,13 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.state.pool import SeqState, StatePool
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(Struct, frozen=True):
     """`count` tokens of one sequence from position `start`; `draws`: its last row is sampled.
 
     `state` is what the sequence held when this was planned: if it holds another one when the step

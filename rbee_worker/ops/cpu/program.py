@@ -123,6 +123,14 @@ class Call:
 Python = Callable[["Program", Batch | None, int], None]  # (program, batch, rows)
 
 
+@dataclass(frozen=True)
+class Result:
+    """What a program's first `entries` entries leave in `buf`."""
+
+    buf: Buf
+    entries: int
+
+
 class Recorder:
     """Collects entries for at most `rows` rows."""
 
@@ -199,10 +207,14 @@ class Recorder:
         self._pending.clear()
         self._pass_on()
 
-    def finish(self, library: Library, result: Buf) -> Program:
-        """Load the kernels, allocate the arena, resolve every address."""
+    def finish(self, library: Library, result: Buf, stages: Sequence[Result] = ()) -> Program:
+        """Load the kernels, allocate the arena, resolve every address.
+
+        stages: results on the way that a replay may end with.
+        """
         library.load([e.kernel for e in self.entries if isinstance(e, Call)])
-        return Program(self, library, result, self._size)
+        results = [*stages, Result(result, len(self.entries))]
+        return Program(self, library, results, self._size)
 
 
 def reads(buf: Buf, share: str = ROWS) -> Touch:
@@ -219,7 +231,9 @@ def writes(buf: Buf, share: str = ROWS) -> Touch:
 class Program:
     """A recorded program and its memory. `names`: the kernels in order, for profiles."""
 
-    def __init__(self, recorder: Recorder, library: Library, result: Buf, size: int) -> None:
+    def __init__(
+        self, recorder: Recorder, library: Library, results: Sequence[Result], size: int
+    ) -> None:
         raw = np.zeros(size + 2 * LINE, np.uint8)  # the system gives pages when they are touched
         start = -raw.ctypes.data % LINE
         self._arena: npt.NDArray[np.uint8] = raw[start : start + size + LINE]
@@ -229,8 +243,10 @@ class Program:
         self.fallbacks = tuple(recorder.fallbacks)
         self.names: list[str] = []
         self.parts: list[Words | Python] = []
+        ends: dict[int, tuple[int, int]] = {}  # entries -> (whole parts, entries of the next one)
         calls: list[tuple[Call, Instruction]] = []
-        for entry in recorder.entries:
+        for number, entry in enumerate(recorder.entries):
+            ends[number] = len(self.parts), len(calls)
             if not isinstance(entry, Call):
                 self._close(calls)
                 self.parts.append(entry)
@@ -244,8 +260,9 @@ class Program:
             self._keep.append(args)
             calls.append((entry, Instruction(kernel.address, args.address, int(entry.barrier))))
             self.names.append(entry.kernel)
+        ends[len(recorder.entries)] = len(self.parts), len(calls)
         self._close(calls)
-        self._result = (result.slot, result.width, result.stride)
+        self._ways = [self._way(result, *ends[result.entries]) for result in results]
         self.nbytes = size
 
     def _close(self, calls: list[tuple[Call, Instruction]]) -> None:
@@ -265,29 +282,56 @@ class Program:
             self.parts.append(words(entries[::-1]))
             calls.clear()
 
+    def _way(self, result: Result, whole: int, more: int) -> _Way:
+        """All before a result: `whole` parts and `more` entries of the one after them."""
+        parts = self.parts[: whole + (more > 0)]
+        runs: list[tuple[int, int] | Python] = [
+            (int(p.ctypes.data), len(p)) if isinstance(p, np.ndarray) else p for p in parts
+        ]
+        last = runs[-1] if more else None
+        if isinstance(last, tuple):
+            runs[-1] = last[0], more
+        buf = result.buf
+        return _Way(runs, (buf.slot, buf.width, buf.stride))
+
     @property
     def barriers(self) -> int:
         """Barriers that one replay passes, the last ones of its parts not counted."""
         return sum(int(p[:, 2].sum()) for p in self.parts if isinstance(p, np.ndarray))
 
     def run(
-        self, team: Team, header: Words, batch: Batch | None, rows: int,
-        times: list[Words] | None = None,
+        self, team: Team, header: int, batch: Batch | None, rows: int,
+        times: list[Words] | None = None, *, stage: int = -1,
     ) -> Tensor:  # fmt: skip
-        """One step: the result's first `rows` rows, a view that the next replay overwrites.
+        """One step, to the end or to a stage: the result's first `rows` rows, a view that the next
+        replay overwrites, and the same tensor for as many rows.
 
-        times: filled with the clock at each entry of each native part.
+        header: its address. times: filled with the clock at each entry of each native part.
         """
-        for part in self.parts:
-            if not isinstance(part, np.ndarray):
+        way = self._ways[stage]
+        for part in way.runs:
+            if not isinstance(part, tuple):
                 part(self, batch, rows)
-                continue
-            clock = None if times is None else np.zeros(len(part) + 1, np.int64)
-            team.run(part, header, clock)
-            if times is not None and clock is not None:
-                times.append(clock)
-        return self.view(*self._result, rows)
+            elif times is None:
+                team.replay(*part, header)
+            else:
+                times.append(np.zeros(part[1] + 1, np.int64))
+                team.replay(*part, header, times[-1].ctypes.data)
+        view = way.views.get(rows)
+        if view is None:
+            view = way.views[rows] = self.view(*way.place, rows)
+        return view
 
     def view(self, slot: Slot, width: int, stride: int, rows: int) -> Tensor:
         """[rows, width] of the arena as a tensor."""
         return self._floats.as_strided((rows, width), (stride, 1), slot.offset // 4)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """What is run for a result. runs: native entries (address, count), or Python. views: by rows,
+    made once: with a step's weights fresh in the caches, making a tensor takes 0.1 ms."""
+
+    runs: list[tuple[int, int] | Python]
+    place: tuple[Slot, int, int]
+    views: dict[int, Tensor] = field(default_factory=dict)

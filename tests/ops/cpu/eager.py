@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rbee_worker.ops.batch import Batch, PagedState
-from rbee_worker.ops.cpu import isa, paged, step
+from rbee_worker.ops.cpu import isa, paged
 from rbee_worker.ops.cpu.backend import CpuOps
 from rbee_worker.ops.cpu.header import KV_TORCH, Header, Shape
 from rbee_worker.ops.cpu.native import Library
@@ -79,14 +78,9 @@ class Eager:
         self.fallbacks = recorder.fallbacks
         for buf, value in inputs:
             program.view(buf.slot, buf.width, buf.stride, n).copy_(value)
-        if batch is None:
-            words = np.zeros(step.words(0, 0), np.int64)
-            words[step.N // 8] = n
-            program.run(self.team, words, None, n)
-        else:
-            shape = Shape(max(n, 1), 1, LONGEST, block, kind)
-            with Header(groups, recording.ropes, shape).of(batch) as words:
-                program.run(self.team, words, batch, n)
+        header = Header(groups, recording.ropes, Shape(max(n, 1), 1, LONGEST, block, kind))
+        address = header.rows(n) if batch is None else header.write(batch)
+        program.run(self.team, address, batch, n)
         self.ops.recording = None
         out = [program.view(r.slot, r.width, r.stride, n).clone() for r in results]
         return tuple(out) if several else out[0]
