@@ -30,20 +30,20 @@ class Batches:
 
     def build(self, chunks: Seq[Chunk]) -> StepBatch:
         """The batch of a plan's chunks, in the plan's order."""
+        longest = 0
         for chunk in chunks:
             # a sequence's first token finds a state to be cleared
-            if chunk.count != 1 or not chunk.draws or not chunk.start:
+            if chunk.count != 1 or not chunk.draws or not chunk.start or self._device != "cpu":
                 return build_batch(chunks, self._tensors, self._device)
-        if self._device != "cpu":
-            return build_batch(chunks, self._tensors, self._device)
-        return StepBatch(self._of(chunks).fill(chunks), tuple(chunks), ())
+            longest = max(longest, chunk.start + 1)
+        return StepBatch(self._of(len(chunks), longest).fill(chunks), tuple(chunks), ())
 
-    def _of(self, chunks: Seq[Chunk]) -> Decoding:
-        columns = max(chunk.start for chunk in chunks) // self._tensors.block_size + 1
-        found = self._decoding.get(len(chunks))
+    def _of(self, sequences: int, longest: int) -> Decoding:
+        columns = -(-longest // self._tensors.block_size)
+        found = self._decoding.get(sequences)
         if found is None or found.columns < columns:
-            room = 1 << columns.bit_length()  # the next power of two: room to grow
-            found = self._decoding[len(chunks)] = Decoding(self._tensors, len(chunks), room)
+            room = 1 << columns.bit_length()  # a power of two: room to grow
+            found = self._decoding[sequences] = Decoding(self._tensors, sequences, room)
         return found
 
 
@@ -83,12 +83,15 @@ class Decoding:
 
     def fill(self, chunks: Seq[Chunk]) -> Batch:
         """The batch, with these chunks' numbers in it: one token each."""
-        positions = [chunk.start for chunk in chunks]
-        self._lens[:] = [position + 1 for position in positions]
-        numbers = [chunk.seq.tokens[chunk.start] for chunk in chunks]
-        numbers += positions
-        numbers += self._lens
-        numbers += [chunk.seq.rope_len for chunk in chunks]
+        tokens, positions, lens, rope_lens = [], [], [], []
+        for chunk in chunks:
+            position, seq = chunk.start, chunk.seq
+            tokens.append(seq.tokens[position])
+            positions.append(position)
+            lens.append(position + 1)
+            rope_lens.append(seq.rope_len)
+        self._lens[:] = lens
+        numbers = [*tokens, *positions, *lens, *rope_lens]
         number = 0
         for paged in self._paged:
             if paged:

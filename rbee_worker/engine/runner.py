@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 from msgspec import Struct
+from msgspec.structs import replace
 from torch import Tensor
 
 from rbee_worker.engine.batch import ScoreRows, StepBatch
@@ -118,8 +119,10 @@ class Runner:
     def _draw(self, step: StepBatch, logits: Tensor) -> list[Draw]:
         """One token for each chunk that draws: logits [S, vocab] in their order."""
         sampled = self._sampler.sample(logits, [c.seq.slot for c in step.draws])
-        drawn = zip(step.draws, sampled.ids, sampled.logprobs, strict=True)
-        return [Draw(*d, sampled.errors.get(i)) for i, d in enumerate(drawn)]
+        draws = [Draw(*d) for d in zip(step.draws, sampled.ids, sampled.logprobs, strict=True)]
+        for row, error in sampled.errors.items():
+            draws[row] = replace(draws[row], error=error)
+        return draws
 
     def times(self) -> list[StepTimes]:
         """Times of the runs since the last call, where somebody wants them (timed.py)."""

@@ -5,10 +5,23 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
+from rbee_worker.ops.cpu.header import Header, Shape
 from rbee_worker.ops.cpu.held import HELD
 from rbee_worker.ops.cpu.matrix import Part
-from rbee_worker.ops.cpu.program import ALL, ROWS, Place, Recorder, Touch, cells, reads, writes
+from rbee_worker.ops.cpu.program import (
+    ALL,
+    ROWS,
+    Place,
+    Recorder,
+    Result,
+    Touch,
+    cells,
+    reads,
+    writes,
+)
+from rbee_worker.ops.cpu.team import Team
 
 
 def test_buffers_alive_together_never_overlap():
@@ -110,3 +123,37 @@ def test_entries_know_what_the_next_product_reads(best):
     (entries,) = recorder.finish(best, x).parts
     told = [(p.data.ctypes.data, -(-p.rows // 16), 288) for p in parts]
     assert entries[:, 3:].tolist() == [list(told[i]) for i in (0, 0, 1, 1)] + [[0, 0, 0]]
+
+
+def test_a_replay_may_end_with_a_stage(best):
+    """With native entries only and with Python among them: a stage, the whole, a stage again."""
+    team = Team(best, 2)
+    for fallback in (False, True):
+        recorder = Recorder(4)
+        x, y, z = (recorder.buffer(16) for _ in range(3))
+        stages = []
+        for a, source, to in ((2.0, x, y), (5.0, y, z)):
+            if fallback:
+                recorder.python(lambda program, batch, rows: None, "nothing")
+            recorder.call(
+                "each.scale", [reads(source), writes(to)], x=source.slot, x_stride=16, y=to.slot,
+                y_stride=16, width=16, cell=16, a=a,
+            )  # fmt: skip
+            stages.append(Result(to, len(recorder.entries)))
+        program = recorder.finish(best, z, stages[:1])
+        given = program.view(x.slot, 16, 16, 4)
+        header = Header((), (), Shape(4, 4, 16, 16, "f32"))
+        for n in (3, 4):
+            given.copy_(torch.arange(64.0).view(4, 16) + n)
+            program.view(z.slot, 16, 16, 4).zero_()
+            first = program.run(team, header.rows(n), None, n, stage=0)
+            assert torch.equal(first, 2 * given[:n])
+            assert not program.view(z.slot, 16, 16, 4).any()
+            last = program.run(team, header.rows(n), None, n)
+            assert torch.equal(last, 10 * given[:n])
+            times = []
+            assert program.run(team, header.rows(n), None, n, times, stage=0) is first
+            assert [len(t) for t in times] == [2]
+            assert program.run(team, header.rows(n), None, n, times) is last
+            assert [len(t) for t in times] == ([2, 2, 2] if fallback else [2, 3])
+    team.close()
