@@ -15,13 +15,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 from msgspec import Struct
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rbee_worker.engine.penalties import Penalties
 from rbee_worker.engine.random import uniforms
 from rbee_worker.engine.torch_sampling import TorchSampling
-from rbee_worker.ops.sampling import Cuts, Sampling
+from rbee_worker.ops.sampling import Cut, Sampling
 from rbee_worker.types import SamplingParams, TokenLogprob
 
 _AHEAD = 64  # uniform numbers computed at once for a slot
@@ -51,17 +50,13 @@ class Sampler:
         self._penalties = Penalties(vocab_size, self._sampling.entries(max_seqs))
         self._plain: set[int] = set()  # slots: greedy, nothing applied, no logprobs
         self._scored: set[int] = set()  # slots that want logprobs
-        self._greedy = np.ones(max_seqs, dtype=bool)
-        self._scale = np.ones(max_seqs)  # 1 / temperature, finite
-        self._top_k = np.zeros(max_seqs, dtype=np.int64)
-        self._top_p = np.ones(max_seqs)
-        self._min_p = np.zeros(max_seqs)
-        self._logprobs = np.full(max_seqs, -1, dtype=np.int64)  # -1 = none
-        self._seed = np.zeros(max_seqs, dtype=np.uint64)
-        self._choice = np.zeros(max_seqs, dtype=np.int64)
+        # by slot, in lists: numpy's first operation after a step costs more than a few rows' Python
+        self._kept: list[tuple[float, int, float, float] | None] = [None] * max_seqs
+        self._logprobs: list[int | None] = [None] * max_seqs
+        self._stream = [(0, 0)] * max_seqs  # seed and choice
         self._length = [0] * max_seqs  # tokens of prompt and output
-        self._ahead = np.zeros((max_seqs, _AHEAD))  # uniforms of tokens block * 64 ...
-        self._block = np.full(max_seqs, -1, dtype=np.int64)
+        self._ahead: list[list[float]] = [[]] * max_seqs  # uniforms of tokens block * 64 ...
+        self._block = [-1] * max_seqs
 
     def add(
         self,
@@ -83,18 +78,16 @@ class Sampler:
         applies = self._penalties.add(
             slot, params, prompt_ids, output_ids, eos_ids=eos_ids, exempt_ids=exempt_ids
         )
-        self._greedy[slot] = params.temperature == 0
-        self._scale[slot] = 1 / max(params.temperature, 1e-300)
-        self._top_k[slot] = max(params.top_k, 0)
-        self._top_p[slot] = params.top_p
-        self._min_p[slot] = params.min_p
-        self._logprobs[slot] = -1 if params.logprobs is None else params.logprobs
+        self._kept[slot] = None  # greedy
+        if params.temperature != 0:
+            scale = 1 / max(params.temperature, 1e-300)  # finite
+            self._kept[slot] = scale, max(params.top_k, 0), params.top_p, params.min_p
+        self._logprobs[slot] = params.logprobs
         if params.logprobs is not None:
             self._scored.add(slot)
         elif params.temperature == 0 and not applies:
             self._plain.add(slot)
-        self._seed[slot] = params.seed
-        self._choice[slot] = choice
+        self._stream[slot] = params.seed, choice
         self._length[slot] = len(prompt_ids) + len(output_ids)
         self._block[slot] = -1
 
@@ -140,31 +133,22 @@ class Sampler:
     def _choose(self, logits: Tensor, slots: Sequence[int]) -> list[int]:
         """Ids [S]; -1 for rows without an answer. `logits` have bias and penalties applied."""
         assert logits.shape == (len(slots), self.vocab_size)
-        where = np.asarray(slots, dtype=np.int64)
-        greedy = self._greedy[where]
-        if greedy.all():
+        cuts = [self._cut(slot) for slot in slots]
+        if cuts.count(None) == len(cuts):
             return self._sampling.greedy(logits)
-        return self._sampling.choose(logits, self._cuts(where), greedy)
+        return self._sampling.choose(logits, cuts)
 
-    def _cuts(self, slots: NDArray[np.int64]) -> Cuts:
-        index = np.array([self._length[slot] for slot in slots.tolist()], np.int64)
-        block = index // _AHEAD
-        late = self._block[slots] != block
-        stale = slots[late]
-        if stale.size:
-            self._block[stale] = block[late]
-            indices = self._block[stale, None] * _AHEAD + np.arange(_AHEAD)
-            self._ahead[stale] = uniforms(
-                self._seed[stale, None], self._choice[stale, None], indices
-            )
-        u = self._ahead[slots, index - block * _AHEAD]
-        return Cuts(
-            self._scale[slots],
-            self._top_k[slots],
-            self._top_p[slots],
-            self._min_p[slots],
-            u,
-        )
+    def _cut(self, slot: int) -> Cut | None:
+        """The parameters of a slot's next draw; None: greedy."""
+        kept = self._kept[slot]
+        if kept is None:
+            return None
+        block, at = divmod(self._length[slot], _AHEAD)
+        if self._block[slot] != block:
+            indices = block * _AHEAD + np.arange(_AHEAD)
+            self._ahead[slot] = uniforms(*self._stream[slot], indices).tolist()
+            self._block[slot] = block
+        return Cut(*kept, self._ahead[slot][at])
 
     def _score(
         self, logits: Tensor, slots: Sequence[int], ids: list[int]
@@ -172,10 +156,10 @@ class Sampler:
         result: list[TokenLogprob | None] = [None] * len(ids)
         if self._scored.isdisjoint(slots):
             return result
-        tops = self._logprobs[list(slots)]
-        rows = [row for row in np.flatnonzero(tops >= 0).tolist() if ids[row] >= 0]
+        tops = [self._logprobs[slot] for slot in slots]
+        rows = [row for row, top in enumerate(tops) if top is not None and ids[row] >= 0]
         if rows:
-            chosen, counts = [ids[row] for row in rows], tops[rows].tolist()
+            chosen, counts = [ids[row] for row in rows], [tops[row] or 0 for row in rows]
             scores = self._sampling.score(logits, chosen, counts, rows)
             for row, one in zip(rows, scores, strict=True):
                 result[row] = one

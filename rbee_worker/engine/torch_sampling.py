@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from rbee_worker.ops.sampling import (
     PRESENCE,
     REPETITION,
     Bends,
-    Bools,
+    Cut,
     Cuts,
 )
 from rbee_worker.types import TokenLogprob
@@ -40,20 +39,19 @@ class TorchSampling:
         return found
 
     @torch.inference_mode()
-    def choose(self, logits: Tensor, cuts: Cuts, greedy: Bools) -> list[int]:
+    def choose(self, logits: Tensor, cuts: Sequence[Cut | None]) -> list[int]:
         """See `Sampling.choose`."""
         assert logits.dtype == torch.float32
-        if not greedy.any():
-            drawn: list[int] = draw(logits, cuts).tolist()
-            return drawn
-        ids = [-1] * len(greedy)
-        hot, cold = np.flatnonzero(~greedy), np.flatnonzero(greedy)
-        for row, token in zip(cold.tolist(), self.greedy(logits[cold]), strict=True):
-            ids[row] = token
-        if hot.size:
-            for row, token in zip(
-                hot.tolist(), draw(logits[hot], cuts.at(hot)).tolist(), strict=True
-            ):
+        ids = [-1] * len(cuts)
+        hot = {row: cut for row, cut in enumerate(cuts) if cut is not None}
+        cold = [row for row, cut in enumerate(cuts) if cut is None]
+        if hot:
+            some = logits[list(hot)] if cold else logits
+            drawn: list[int] = draw(some, Cuts.of(list(hot.values()))).tolist()
+            for row, token in zip(hot, drawn, strict=True):
+                ids[row] = token
+        if cold:
+            for row, token in zip(cold, self.greedy(logits[cold]), strict=True):
                 ids[row] = token
         return ids
 

@@ -24,7 +24,7 @@ from rbee_worker.ops.cpu.entries import CpuEntries
 from rbee_worker.ops.cpu.instruction import Instruction, words
 from rbee_worker.ops.cpu.native import Args, Library
 from rbee_worker.ops.cpu.team import Team, Words
-from rbee_worker.ops.sampling import Bools, Cuts
+from rbee_worker.ops.sampling import Cut
 from rbee_worker.types import TokenLogprob
 
 KERNELS = ("sample.scan", "sample.sums", "sample.choose", "bend.do", "bend.undo")
@@ -135,14 +135,15 @@ class CpuSampling:
             self._cold = rows
         return self._ids[:rows].tolist()
 
-    def choose(self, logits: Tensor, cuts: Cuts, greedy: Bools) -> list[int]:
+    def choose(self, logits: Tensor, cuts: Sequence[Cut | None]) -> list[int]:
         """See `Sampling.choose`."""
-        scale, top_k, top_p, min_p, u = (column.tolist() for column in cuts)
-        top_k = [k if k < self._vocab else 0 for k in top_k]
-        kinds = [m.GREEDY if cold else m.DRAW for cold in greedy.tolist()]
-        records = zip(kinds, top_k, scale, top_p, min_p, u, [0] * len(u), strict=True)
+        records = [_GREEDY if cut is None else self._record(cut) for cut in cuts]
         rows = len(self._run(logits, records, range(self._meet(logits).rows)))
         return self._ids[:rows].tolist()
+
+    def _record(self, cut: Cut) -> _Row:
+        scale, top_k, top_p, min_p, u = cut
+        return m.DRAW, top_k if top_k < self._vocab else 0, scale, top_p, min_p, u, 0
 
     def score(
         self,
