@@ -111,6 +111,19 @@ def test_chunked_masks(ops, chunk):
     assert torch.equal(results[0], results[2])
 
 
+@pytest.mark.parametrize("window", [0, 100])
+def test_scores_far_apart(ops, window):
+    """Most weights are nothing, many would be subnormal."""
+    heads, kv_heads, dim = 6, 2, 32
+    q, k, v = (numbers(N, h * dim, seed=i) for i, h in enumerate((heads, kv_heads, kv_heads)))
+    results = []
+    for chunks in (cut(N, 70, 1), [N]):
+        cache = Cache(kv_heads, dim, dim, torch.float32, 16)
+        results.append(feed(ops, cache, q, k, v, chunks, heads, 8.0, window=window or None))
+    close(results[0], naive(q, k, v, heads, kv_heads, scale=8.0, window=window), 3e-5)
+    assert torch.equal(results[0], results[1])
+
+
 def test_keys_that_another_layer_wrote(ops):
     heads, kv_heads, dim = 4, 2, 32
     q, k, v = (numbers(40, h * dim, seed=i) for i, h in enumerate((heads, kv_heads, kv_heads)))

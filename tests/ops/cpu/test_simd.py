@@ -11,7 +11,7 @@ from rbee_worker.ops.cpu import emit
 
 N = 256  # vectors
 PROBES = (
-    "exp tanh erf sigmoid nearest magnitude sqrt add sub mul div maximum minimum with_sign "
+    "exp exp_weight tanh erf sigmoid nearest magnitude sqrt add sub mul div maximum minimum with_sign "
     "load_f16 load_bf16 store_f16 store_bf16 iadd isub imul iand ior ixor shl shr sar load_u8 "
     "load_s8 total largest isum fma dot lookup"
 )
@@ -215,9 +215,20 @@ def test_exp_at_its_ends(library):
     np.testing.assert_allclose(got, want, rtol=2e-7, atol=2e-45)
 
 
+def test_weights_are_never_subnormal(library):
+    x = np.linspace(-87, 0, 16 * 4096).astype(np.float32)
+    got = run(library, "exp_weight", np.empty_like(x), x)
+    want = np.exp(x.astype(np.float64))
+    assert (np.abs(got - want) / np.spacing(want.astype(np.float32))).max() < 1.0
+    assert got.min() >= np.finfo(np.float32).tiny
+    ends = np.resize(np.float32([-87.001, -87.4, -100.0, -3e38, -np.inf, np.nan]), 16)
+    got = run(library, "exp_weight", np.empty_like(ends), ends)[:6]
+    np.testing.assert_array_equal(got, np.float32([0, 0, 0, 0, 0, np.nan]))
+
+
 def test_functions_are_bitwise_the_same_everywhere(library, best):
     x = floats(14, -15.0, 15.0)
-    for name in ("exp", "tanh", "erf", "sigmoid"):
+    for name in ("exp", "exp_weight", "tanh", "erf", "sigmoid"):
         here = run(library, name, np.empty_like(x), x)
         np.testing.assert_array_equal(here, run(best, name, np.empty_like(x), x))
 
