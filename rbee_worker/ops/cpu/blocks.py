@@ -16,6 +16,7 @@ from typing import NamedTuple
 from rbee_worker.ops.cpu.vec import Pen, Ref, Vec
 
 M4, M2, M1 = 0x0F0F0F0F, 0x03030303, 0x01010101
+RAISED = 4  # bits
 
 IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 FP4 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # twice the value
@@ -39,17 +40,26 @@ class Shape:
 
 
 class Block(NamedTuple):
-    """w: 8 vectors, bytes of vector k being columns 4k .. 4k+3; d, m: one for each half."""
+    """w: 8 vectors, bytes of vector k being columns 4k .. 4k+3; d, m: one for each half.
+
+    raised: where these are cheaper to have, the bytes of vectors 4 to 7 times 2^RAISED.
+    """
 
     w: list[Vec]
     d: tuple[Vec, Vec]
     m: tuple[Vec, Vec] | None = None
+    raised: list[Vec] | None = None
 
 
 def nibbles(pen: Pen, p: Ref) -> list[Vec]:
     """8 vectors of 4-bit numbers."""
     v = [pen.load(p + 64 * k) for k in range(4)]
     return [x & M4 for x in v] + [(x >> 4) & M4 for x in v]
+
+
+def _high(pen: Pen, p: Ref) -> list[Vec]:
+    """The last 4 vectors of `nibbles`, raised: they stand in high halves of bytes."""
+    return [pen.load(p + 64 * k) & (M4 << 4) - (1 << 32) for k in range(4)]
 
 
 def pairs(pen: Pen, p: Ref) -> list[Vec]:
@@ -64,11 +74,12 @@ def with_bits(pen: Pen, w: list[Vec], p: Ref, to: int) -> list[Vec]:
 
 
 def q4_0(pen: Pen, p: Ref, j: Ref) -> Block:
-    return Block(nibbles(pen, p), (pen.load_f16(p + 256),) * 2)
+    return Block(nibbles(pen, p), (pen.load_f16(p + 256),) * 2, raised=_high(pen, p))
 
 
 def q4_1(pen: Pen, p: Ref, j: Ref) -> Block:
-    return Block(nibbles(pen, p), (pen.load_f16(p + 256),) * 2, (pen.load_f16(p + 288),) * 2)
+    d, m = pen.load_f16(p + 256), pen.load_f16(p + 288)
+    return Block(nibbles(pen, p), (d, d), (m, m), _high(pen, p))
 
 
 def q5_0(pen: Pen, p: Ref, j: Ref) -> Block:
@@ -100,7 +111,8 @@ def mxfp4(pen: Pen, p: Ref, j: Ref) -> Block:
 
 
 def q4_k(pen: Pen, p: Ref, j: Ref) -> Block:
-    return Block(nibbles(pen, p + j * 256), *_scales_and_mins(pen, p + 2048, j))
+    at = p + j * 256
+    return Block(nibbles(pen, at), *_scales_and_mins(pen, p + 2048, j), _high(pen, at))
 
 
 def q5_k(pen: Pen, p: Ref, j: Ref) -> Block:

@@ -36,6 +36,10 @@ class Vec:
     def __rshift__(self, count: Vec | int) -> Vec:
         return Vec(self.pen, self.pen.b.lshr(self.value, self._int(count)))
 
+    def sar(self, count: int) -> Vec:
+        """Shifted right, the sign coming in."""
+        return Vec(self.pen, self.pen.b.ashr(self.value, e.const(count)))
+
     def __add__(self, other: Vec | int) -> Vec:
         b = self.pen.b
         if self.value.type == e.F32:

@@ -45,19 +45,23 @@ def _tile(tokens: int, name: str, form: str) -> Callable[..., None]:
 
 
 def _wide(groups: int, name: str, form: str) -> Callable[..., None]:
-    """(w, units, x, y, bias): one token by `groups` whole groups of 16 rows."""
+    """(w, units, x, y, bias, after): one token by `groups` whole groups of 16 rows. Asks for what
+    it needs next; near the end that is the beginning of `groups` more, if `after` is so many."""
     blocks, unit = HELD[name].columns // 32, HELD[name].nbytes
     x_step = TOKENS * BYTES[form]
     zeros, step = tile.zeros(groups), tile.wide(groups, name, form)
-    put = tile.put_wide(groups)
+    put, ahead = tile.put_wide(groups), tile.AHEAD[HELD[name].columns]
 
     @device
-    def run(w: Ptr, units: Int, x: Ptr, y: Ptr, bias: Ptr) -> None:
+    def run(w: Ptr, units: Int, x: Ptr, y: Ptr, bias: Ptr, after: Int) -> None:
         sums = zeros()
         apart = units * unit
+        left, end = apart - ahead, ahead + (groups - 1) * apart if after >= groups else 0
         for _ in range(units):
             for j in range(blocks):
-                sums = step(sums, x, w, apart, j)
+                far = ahead if left > 0 else end
+                sums = step(sums, x, w, apart, j, far)
+                left -= unit // blocks
                 x += x_step
             w += unit
         put(sums, y, bias)
@@ -87,12 +91,12 @@ def product(name: str, form: str) -> Callable[..., None]:
                 while low + 4 <= last and 16 * (low + 4) <= rows:
                     b = bias + 64 * low if bias != 0 else 0
                     out = y + 64 * low + 4 * start * stride
-                    wide4(w + low * units * unit, units, p, out, b)
                     low += 4
+                    wide4(w + (low - 4) * units * unit, units, p, out, b, last - low)
                 if low + 2 <= last and 16 * (low + 2) <= rows:
                     b = bias + 64 * low if bias != 0 else 0
                     out = y + 64 * low + 4 * start * stride
-                    wide2(w + low * units * unit, units, p, out, b)
+                    wide2(w + low * units * unit, units, p, out, b, 0)
                     low += 2
             for g in range(low, last):
                 wg, left = w + g * units * unit, rows - 16 * g
