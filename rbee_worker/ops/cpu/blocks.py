@@ -4,7 +4,8 @@ Layouts, in order, each plane 16 rows wide: nibbles 4 x 64 bytes (column c in th
 in the high half of a byte); two-bit planes 2 x 64 bytes (column 4k + i of 16 at bits 2k of byte i);
 one-bit planes 64 bytes (column 4k + i of 32 at bit k of byte i). Units of 256 columns hold the
 planes of their 8 blocks one after another, then 8-bit scales, then 16-bit ones. What the numbers
-mean: ggml's block formats.
+mean: ggml's block formats. Floats: f32 and f16 column by column; bf16 two columns to a lane, so
+that one instruction makes a float of each.
 """
 
 from __future__ import annotations
@@ -49,6 +50,22 @@ class Block(NamedTuple):
     d: tuple[Vec, Vec]
     m: tuple[Vec, Vec] | None = None
     raised: list[Vec] | None = None
+
+
+def floats(pen: Pen, p: Ref, name: str) -> Callable[[int], Vec]:
+    """Reads a column of the unit of floats at p."""
+
+    def bf16(column: int) -> Vec:
+        two = pen.load(p + 64 * (column // 2))
+        return (two & -0x10000 if column % 2 else two << 16).as_f32()
+
+    def f16(column: int) -> Vec:
+        return pen.load_f16(p + 32 * column)
+
+    def f32(column: int) -> Vec:
+        return pen.load_f32(p + 64 * column)
+
+    return {"bf16": bf16, "f16": f16, "f32": f32}[name]
 
 
 def nibbles(pen: Pen, p: Ref) -> list[Vec]:

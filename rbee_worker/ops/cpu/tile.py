@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rbee_worker.ops.cpu import emit as e
-from rbee_worker.ops.cpu.blocks import BLOCKS, RAISED, Block, Shape
+from rbee_worker.ops.cpu.blocks import BLOCKS, RAISED, Block, Shape, floats
 from rbee_worker.ops.cpu.forms import BYTES
 from rbee_worker.ops.cpu.held import HELD
 from rbee_worker.ops.cpu.simd import F32x16, Int, Ptr, Tuple, Void, op
@@ -153,12 +153,7 @@ def _exact(pen: Pen, acc: list[Vec], x: Ref, block: Block, shape: Shape) -> list
 
 def _plain(pen: Pen, acc: list[Vec], x: Ref, unit: Ref, name: str) -> list[Vec]:
     """Float weights: each 16 columns one chain from zero, both added to the sum."""
-    load = {"f32": pen.load_f32, "bf16": pen.load_bf16, "f16": pen.load_f16}[name]
-    width = HELD[name].nbytes // 32
-
-    def column(k: int) -> Vec:
-        return load(unit + width * k)
-
+    column = floats(pen, unit, name)
     low, high = (_chains(pen, len(acc), x, column, first) for first in (0, 16))
     return [total + (a + b) for total, a, b in zip(acc, low, high, strict=True)]
 

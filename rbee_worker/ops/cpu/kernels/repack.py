@@ -148,6 +148,10 @@ def iq4_xs(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
         store(gathered(pen, p + (8 + 16 * j), st, 4), to + 256 * j)
 
 
+def pairs(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
+    store(gathered(pen, p, st, 16), to)
+
+
 def two_bytes(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
     for k, v in enumerate(gathered(pen, p, st, 16)):
         v.store_i16(to + 64 * k)
@@ -174,7 +178,7 @@ _UNITS: dict[str, tuple[Callable[[Pen, Ref, Ref, Ref], None], int]] = {  # raw b
     "mxfp4": (mxfp4, 17),
     "tq1_0": (points.tq1_0, 54),
     "tq2_0": (points.tq2_0, 66),
-    "bf16": (two_bytes, 64),
+    "bf16": (pairs, 64),
     "f16": (two_bytes, 64),
     "f32": (four_bytes, 128),
 }
