@@ -19,6 +19,7 @@ from rbee_worker.errors import UnsupportedModel, UsageError
 from rbee_worker.ops import Activation, Ops, RopeSpec, Weight
 from rbee_worker.ops.batch import Batch
 from rbee_worker.ops.cpu import paged, step
+from rbee_worker.ops.cpu.ahead import HeldAhead
 from rbee_worker.ops.cpu.arena import Arena
 from rbee_worker.ops.cpu.attending import Attending
 from rbee_worker.ops.cpu.columns import Columns
@@ -26,7 +27,7 @@ from rbee_worker.ops.cpu.experts import Mixing
 from rbee_worker.ops.cpu.fallback import fall_back
 from rbee_worker.ops.cpu.forms import BYTES, CELL, TOKENS, natural, variant
 from rbee_worker.ops.cpu.held import Held
-from rbee_worker.ops.cpu.matrix import Matrix, hold
+from rbee_worker.ops.cpu.matrix import Matrix
 from rbee_worker.ops.cpu.native import Library
 from rbee_worker.ops.cpu.program import (
     ALL,
@@ -53,16 +54,25 @@ from rbee_worker.ops.reference import ReferenceOps
 
 
 class CpuOps(Attending, Mixing, Columns):
-    """See `Ops`. exact: float32 activations in products with packed weights, not int8."""
+    """See `Ops`. exact: float32 activations in products with packed weights, not int8.
+
+    held: matrices that were repacked before this was made.
+    """
 
     name = "cpu"
     device = "cpu"
     dtype = "f32"
 
     def __init__(
-        self, library: Library, team: Team, *, exact: bool = False, arena: Arena | None = None
+        self,
+        library: Library,
+        team: Team,
+        *,
+        exact: bool = False,
+        arena: Arena | None = None,
+        held: HeldAhead | None = None,
     ) -> None:
-        self.library, self.team = library, team
+        self.library, self.team, self.held = library, team, held
         self.arena = Arena() if arena is None else arena
         self.exact = exact
         self.reference = ReferenceOps("cpu", "f32")
@@ -75,7 +85,7 @@ class CpuOps(Attending, Mixing, Columns):
     # ---- weights
 
     def matrix(self, parts: Sequence[Packed]) -> Weight:
-        matrix = hold(self.library, self.team, self.arena, parts)
+        matrix = self.hold(parts)
         formats = "+".join(dict.fromkeys(p.format for p in parts))
         return Weight(matrix, matrix.rows, matrix.cols, formats, matrix.formats, matrix.nbytes)
 

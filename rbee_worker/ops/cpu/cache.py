@@ -137,6 +137,11 @@ def compile_missing(
     return missing
 
 
+def are_kept(names: Iterable[str], isa: Isa, *, cache_dir: str = "") -> bool:
+    """Is every kernel of `names` in the cache?"""
+    return not _missing({n: stem(n) for n in names}, folder(isa, cache_dir))
+
+
 def _nobody(done: int, total: int, name: str) -> None:
     """Progress that nobody listens to."""
 

@@ -27,7 +27,7 @@ class Mixing(RecordingOps):
     """The part of `CpuOps` that has several matrices of one shape."""
 
     def stack(self, members: Sequence[Sequence[Packed]]) -> Weight:
-        return weight_of(hold_stack(self.library, self.team, self.arena, members))
+        return weight_of(hold_stack(self.hold, members))
 
     def heads_linear(self, x: Tensor, weight: Weight) -> Tensor:
         source = buf_of(x, weight.count * weight.cols)

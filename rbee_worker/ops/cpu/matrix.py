@@ -16,7 +16,6 @@ from rbee_worker.ops.cpu.held import GRID_OF, ROWS, Held, held_as, taken_as
 from rbee_worker.ops.cpu.instruction import Instruction, words
 from rbee_worker.ops.cpu.native import Args, Library
 from rbee_worker.ops.cpu.team import Team, Words
-from rbee_worker.ops.dequant import dequantize
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -94,6 +93,8 @@ def _known(packed: Packed) -> Packed:
     """Itself, or its values where its format has no kernel."""
     if taken_as(packed.format) == packed.format.lower():
         return packed
+    from rbee_worker.ops.dequant import dequantize  # imports torch, which may not be there yet
+
     values = dequantize(packed).numpy()
     return Packed(values.view(np.uint8).reshape(len(values), -1), "F32", packed.shape)
 
