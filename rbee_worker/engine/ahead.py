@@ -52,10 +52,20 @@ def load_ahead(settings: Settings, report: Report) -> Ahead:
     report(Loading(stage="opening"))
     ckpt = open_model(settings.model, cache_dir=settings.cache_dir)
     plan = preflight(ckpt, settings)
+    plan.room(settings, available_memory())
     opened = time.perf_counter()
     held = _hold(ckpt, plan, settings, report)
     seconds = {"open": opened - began, "weights": time.perf_counter() - opened}
     return Ahead(settings, ckpt, plan, held, {k: round(v, 3) for k, v in seconds.items()})
+
+
+def compiling(report: Report) -> cache.Progress:
+    """Tells the loader's listener about kernels compiled for this processor."""
+
+    def told(done: int, total: int, name: str) -> None:
+        report(Loading(stage="compiling", item=name, layers_loaded=done, layers_total=total))
+
+    return told
 
 
 def _hold(
@@ -69,8 +79,7 @@ def _hold(
     needed = [*KERNELS, *map(repacker, formats)]
     if not cache.are_kept(needed, chosen, cache_dir=settings.cache_dir):
         return None  # all that are missing compile at once, which takes torch to find out
-    plan.room(settings, available_memory())
-    library = Library(chosen, cache_dir=settings.cache_dir)
+    library = Library(chosen, cache_dir=settings.cache_dir, progress=compiling(report))
     library.load(needed)
     team = Team(library, settings.threads or allowed_cores())
     held = HeldAhead(source, library, team, Arena(plan.weight_bytes + ARENA_SLACK))

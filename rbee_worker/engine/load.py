@@ -12,7 +12,7 @@ import torch
 
 from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.config import Settings
-from rbee_worker.engine.ahead import Ahead, Report, load_ahead
+from rbee_worker.engine.ahead import Ahead, Report, compiling, load_ahead
 from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.kernels import compile_for
 from rbee_worker.engine.machine import allowed_cores, available_memory
@@ -47,15 +47,14 @@ def finish_engine(begun: Ahead, report: Report) -> tuple[Engine, ModelInfo]:
     threads = settings.threads or allowed_cores()
     torch.set_num_threads(threads)
     clock = _Phases(begun.seconds)
-    compiling = _Compiling(report)
-    compile_for(ckpt, settings, ahead.kv_dtype, compiling)
+    compile_for(ckpt, settings, ahead.kv_dtype, compiling(report))
     clock.done("kernels")
     ops = make_ops(
         settings,
         ahead.dtype,
         threads=threads,
         weight_bytes=ahead.weight_bytes,
-        progress=compiling,
+        progress=compiling(report),
         held=begun.held,
     )
     if ops.name == "cpu":
@@ -147,16 +146,6 @@ def _build(ckpt: Checkpoint, ops: Ops, repacked: bool, report: Report) -> Decode
             f"{ckpt.path}: there is not enough memory to hold the weights as {ops.dtype}.",
             fix="choose a smaller model, a smaller --dtype, or free some memory.",
         ) from None
-
-
-class _Compiling:
-    """Tells the loader's listener about kernels compiled for this processor."""
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-
-    def __call__(self, done: int, total: int, name: str) -> None:
-        self._report(Loading(stage="compiling", item=name, layers_loaded=done, layers_total=total))
 
 
 class _Phases:

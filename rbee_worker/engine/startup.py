@@ -49,7 +49,7 @@ async def bring_up(
         loop = asyncio.get_running_loop()
         path = await asyncio.to_thread(_found, settings, loop, progress)
         settings = msgspec.structs.replace(settings, model=str(path))
-        text = partial(_read, name, path, settings)
+        text = partial(_read, name, path)
     host.link.send(Configure(settings=settings))
     words = asyncio.ensure_future(asyncio.to_thread(text))
     engine = asyncio.ensure_future(_engine_ready(host, progress))
@@ -90,16 +90,11 @@ def _found(settings: Settings, loop: asyncio.AbstractEventLoop, progress: Progre
     return resolve(settings.model, cache_dir=settings.cache_dir, progress=fetched)
 
 
-def _read(ref: str, path: Path, settings: Settings) -> TextSide:
-    """The text side of the checkpoint at `path`, once it is known that it can be loaded."""
+def _read(ref: str, path: Path) -> TextSide:
+    """The text side of the checkpoint at `path`."""
     from rbee_worker.checkpoint import open_found
-    from rbee_worker.engine.machine import available_memory
-    from rbee_worker.engine.preflight import preflight
 
-    ckpt = open_found(ref, path)
-    # What cannot load is heard of before the engine has done its imports.
-    preflight(ckpt, settings).room(settings, available_memory())
-    return open_text(ckpt)
+    return open_text(open_found(ref, path))
 
 
 async def _engine_ready(host: EngineHost, progress: Progress) -> ModelInfo:

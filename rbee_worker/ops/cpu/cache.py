@@ -66,13 +66,18 @@ def stem(name: str) -> str:
     module = "kernels." + name.partition(".")[0]
     digest = hashlib.sha256()
     for source in sorted(_sources(module) | _sources("compile")):
-        digest.update(source.encode() + b"\0" + _content(source))
+        digest.update(source.encode() + b"\0" + _digest(source))
     return f"{name}-{digest.hexdigest()[:16]}"
 
 
 @functools.cache
 def _content(module: str) -> bytes:
     return _path(module).read_bytes()
+
+
+@functools.cache
+def _digest(module: str) -> bytes:
+    return hashlib.sha256(_content(module)).digest()
 
 
 @functools.cache
@@ -84,11 +89,17 @@ def _sources(module: str) -> frozenset[str]:
         if name in found or not _path(name).exists():
             continue
         found.add(name)
-        text = _content(name).decode()
-        todo += re.findall(rf"^\s*from {PACKAGE}\.([\w.]+) import", text, re.M)
-        for names in re.findall(rf"^\s*from {PACKAGE} import ([\w ,]+)$", text, re.M):
-            todo += [n.split()[0] for n in names.split(",")]
+        todo += _imports(name)
     return frozenset(found)
+
+
+@functools.cache
+def _imports(module: str) -> tuple[str, ...]:
+    text = _content(module).decode()
+    found = re.findall(rf"^\s*from {PACKAGE}\.([\w.]+) import", text, re.M)
+    for names in re.findall(rf"^\s*from {PACKAGE} import ([\w ,]+)$", text, re.M):
+        found += [n.split()[0] for n in names.split(",")]
+    return tuple(found)
 
 
 def _path(module: str) -> Path:
@@ -140,6 +151,29 @@ def compile_missing(
 def are_kept(names: Iterable[str], isa: Isa, *, cache_dir: str = "") -> bool:
     """Is every kernel of `names` in the cache?"""
     return not _missing({n: stem(n) for n in names}, folder(isa, cache_dir))
+
+
+def remember(asker: str, names: Iterable[str], isa: Isa, *, cache_dir: str = "") -> None:
+    """Note beside the kernels which of them `asker` needs. A hint: may fail, may be outdated."""
+    path = _needs(asker, isa, cache_dir)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+    with suppress(OSError):
+        temporary.write_text(json.dumps(sorted(names)))
+        temporary.replace(path)
+
+
+def recall(asker: str, isa: Isa, *, cache_dir: str = "") -> list[str]:
+    """What was noted for `asker`; nothing where nothing was."""
+    with suppress(OSError, ValueError):
+        names = json.loads(_needs(asker, isa, cache_dir).read_text())
+        if isinstance(names, list) and all(isinstance(n, str) for n in names):
+            return names
+    return []
+
+
+def _needs(asker: str, isa: Isa, cache_dir: str) -> Path:
+    digest = hashlib.sha256(asker.encode()).hexdigest()
+    return folder(isa, cache_dir) / f"needs-{digest[:16]}.json"
 
 
 def _nobody(done: int, total: int, name: str) -> None:
