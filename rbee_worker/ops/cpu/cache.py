@@ -66,18 +66,13 @@ def stem(name: str) -> str:
     module = "kernels." + name.partition(".")[0]
     digest = hashlib.sha256()
     for source in sorted(_sources(module) | _sources("compile")):
-        digest.update(source.encode() + b"\0" + _digest(source))
+        digest.update(source.encode() + b"\0" + _content(source))
     return f"{name}-{digest.hexdigest()[:16]}"
 
 
 @functools.cache
 def _content(module: str) -> bytes:
     return _path(module).read_bytes()
-
-
-@functools.cache
-def _digest(module: str) -> bytes:
-    return hashlib.sha256(_content(module)).digest()
 
 
 @functools.cache
