@@ -54,7 +54,7 @@ def load_ahead(settings: Settings, report: Report) -> Ahead:
     plan = preflight(ckpt, settings)
     plan.room(settings, available_memory())
     opened = time.perf_counter()
-    held = _hold(ckpt, plan, settings, report)
+    held = repacked(ckpt, plan, settings, report)
     seconds = {"open": opened - began, "weights": time.perf_counter() - opened}
     return Ahead(settings, ckpt, plan, held, {k: round(v, 3) for k, v in seconds.items()})
 
@@ -68,9 +68,13 @@ def compiling(report: Report) -> cache.Progress:
     return told
 
 
-def _hold(
+def repacked(
     ckpt: Checkpoint, plan: Preflight, settings: Settings, report: Report
 ) -> HeldAhead | None:
+    """The matrices of `plan`, repacked; None where another backend serves, or kernels are missing.
+
+    Raises CheckpointError.
+    """
     if backend_name(settings) != "cpu":
         return None
     chosen = isa.choose(os.environ.get("RBEE_CPU_ISA", ""))

@@ -12,7 +12,7 @@ import torch
 
 from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.config import Settings
-from rbee_worker.engine.ahead import Ahead, Report, compiling, load_ahead
+from rbee_worker.engine.ahead import Ahead, Report, compiling, load_ahead, repacked
 from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.kernels import compile_for
 from rbee_worker.engine.machine import allowed_cores, available_memory
@@ -49,17 +49,18 @@ def finish_engine(begun: Ahead, report: Report) -> tuple[Engine, ModelInfo]:
     clock = _Phases(begun.seconds)
     compile_for(ckpt, settings, ahead.kv_dtype, compiling(report))
     clock.done("kernels")
+    held = begun.held or repacked(ckpt, ahead, settings, report)
     ops = make_ops(
         settings,
         ahead.dtype,
         threads=threads,
         weight_bytes=ahead.weight_bytes,
         progress=compiling(report),
-        held=begun.held,
+        held=held,
     )
     if ops.name == "cpu":
         torch.set_num_threads(1)  # a second pool of threads would fight with the backend's own
-    model = _build(ckpt, ops, begun.held is not None, report)
+    model = _build(ckpt, ops, held is not None, report)
     clock.done("weights")
     plan = ahead.state(settings, available_memory())
     pool = StatePool(

@@ -15,12 +15,12 @@ import numpy.typing as npt
 from rbee_worker.checkpoint.formats import Named, Packed, TensorInfo, TensorSource
 from rbee_worker.ops.cpu.arena import Arena
 from rbee_worker.ops.cpu.held import taken_as
-from rbee_worker.ops.cpu.matrix import Matrix, hold
+from rbee_worker.ops.cpu.matrix import Matrix, hold_all
 from rbee_worker.ops.cpu.native import Library
 from rbee_worker.ops.cpu.team import Team
 from rbee_worker.ops.plan import names_of
 
-RELEASE_BYTES = 64_000_000  # of the file, after which its pages may leave memory
+BATCH_BYTES = 32_000_000  # of the file that threads share, after which its pages may leave memory
 
 
 class HeldAhead:
@@ -36,19 +36,25 @@ class HeldAhead:
 
         Those of formats that only torch decodes are left out. Raises as the source's `read`.
         """
-        total, unreleased = 0, 0
-        for names in order:
+        batch: list[tuple[str, ...]] = []
+        total, begun = 0, 0
+        for names in dict.fromkeys(order):
             infos = [self._source.info(name) for name in names]
-            if names in self._matrices or not all(map(_has_kernel, infos)):
+            if not all(map(_has_kernel, infos)):
                 continue
-            parts = [self._source.read(name) for name in names]
-            self._matrices[names] = hold(self.library, self.team, self.arena, parts)
-            nbytes = sum(info.nbytes for info in infos)
-            total, unreleased = total + nbytes, unreleased + nbytes
-            if unreleased >= RELEASE_BYTES:
-                self._source.release()
-                unreleased = 0
-            done(total)
+            batch.append(names)
+            total += sum(info.nbytes for info in infos)
+            if total - begun >= BATCH_BYTES:
+                self._hold(batch)
+                done(total)
+                batch, begun = [], total
+        self._hold(batch)
+        done(total)
+
+    def _hold(self, batch: Sequence[tuple[str, ...]]) -> None:
+        several = ([self._source.read(name) for name in names] for names in batch)
+        made = hold_all(self.library, self.team, self.arena, several)
+        self._matrices.update(zip(batch, made, strict=True))
         self._source.release()
 
     def take(self, parts: Sequence[Packed]) -> Matrix | None:

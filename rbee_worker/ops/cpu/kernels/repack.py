@@ -188,9 +188,9 @@ _UNITS: dict[str, tuple[Callable[[Pen, Ref, Ref, Ref], None], int]] = {  # raw b
 
 
 def build(variant: str) -> Kernel:
-    """Kernel `repack.<format>`: `groups` groups of 16 rows, each row `stride` bytes apart and
-    `units` units long, from `raw` to `out`; shared among threads by groups. Formats on grids also
-    take the address of their grid, as `grids.digits` has it."""
+    """Kernel `repack.<format>`: groups of 16 rows, each row `stride` bytes apart and `units` units
+    long, from `raw` to `out`; thread t makes groups shares[t] to shares[t + 1], int64. Formats on
+    grids also take the address of their grid, as `grids.digits` has it."""
     held_bytes = held_as(variant).nbytes
     if variant in points.POINTS:
         return kernel(f"repack.{variant}")(_gridded(variant, held_bytes))
@@ -204,9 +204,9 @@ def build(variant: str) -> Kernel:
     coming = _coming(16 * raw_bytes)
 
     def run(
-        step: Ptr, tid: Int, nt: Int, raw: Ptr, stride: Ptr, groups: Int, units: Int, out: Ptr
+        step: Ptr, tid: Int, nt: Int, raw: Ptr, stride: Ptr, shares: Ptr, units: Int, out: Ptr
     ) -> None:
-        for g in range(s.idiv(tid * groups, nt), s.idiv((tid + 1) * groups, nt)):
+        for g in range(s.get_i64(shares + 8 * tid), s.get_i64(shares + 8 * tid + 8)):
             row, to = raw + 16 * g * stride, out + g * units * held_bytes
             for u in range(units):
                 unit(row + u * raw_bytes, stride, to + u * held_bytes)
@@ -230,10 +230,10 @@ def _gridded(variant: str, held_bytes: int) -> Callable[..., None]:
     whole, pair, raw_bytes = points.start(variant), points.pair(variant), points.POINTS[variant][1]
 
     def run(
-        step: Ptr, tid: Int, nt: Int, raw: Ptr, stride: Ptr, groups: Int, units: Int, out: Ptr,
+        step: Ptr, tid: Int, nt: Int, raw: Ptr, stride: Ptr, shares: Ptr, units: Int, out: Ptr,
         grid: Ptr,
     ) -> None:  # fmt: skip
-        for g in range(s.idiv(tid * groups, nt), s.idiv((tid + 1) * groups, nt)):
+        for g in range(s.get_i64(shares + 8 * tid), s.get_i64(shares + 8 * tid + 8)):
             row, to = raw + 16 * g * stride, out + g * units * held_bytes
             for u in range(units):
                 whole(row + u * raw_bytes, stride, to + u * held_bytes)
