@@ -8,11 +8,9 @@ structs. Formats whose held form is another's stand in `points.py`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from rbee_worker.ops.cpu import points
 from rbee_worker.ops.cpu import simd as s
-from rbee_worker.ops.cpu.emit import Builder, Value, at, prefetch
 from rbee_worker.ops.cpu.held import held_as
 from rbee_worker.ops.cpu.kernel import Kernel, kernel
 from rbee_worker.ops.cpu.planes import (
@@ -201,8 +199,6 @@ def build(variant: str) -> Kernel:
         )
     )
 
-    coming = _coming(16 * raw_bytes)
-
     def run(
         step: Ptr, tid: Int, nt: Int, raw: Ptr, stride: Ptr, shares: Ptr, units: Int, out: Ptr
     ) -> None:
@@ -210,20 +206,8 @@ def build(variant: str) -> Kernel:
             row, to = raw + 16 * g * stride, out + g * units * held_bytes
             for u in range(units):
                 unit(row + u * raw_bytes, stride, to + u * held_bytes)
-                coming(row + 16 * (stride + u * raw_bytes))
 
     return kernel(f"repack.{variant}")(run)
-
-
-def _coming(nbytes: int) -> Any:
-    """Prefetches `nbytes` bytes of the next group, whose 16 rows follow this one's in memory: as
-    16 streams that end with the row, hardware prefetchers see them too late."""
-
-    def fetch(b: Builder, p: Value) -> None:
-        for line in range(0, nbytes, 64):
-            prefetch(b, at(b, p, line))
-
-    return op(s.Void, Ptr)(fetch)
 
 
 def _gridded(variant: str, held_bytes: int) -> Callable[..., None]:
