@@ -4,6 +4,8 @@ Variants: `linear.<held>`, or `linear.<held>-<form>` for other forms of activati
 than the format's own. A tile is one group of 16 rows and up to 8 tokens, or 4 or 2 groups and one
 token: a core reads memory half again as fast through 4 streams as through one. With several tokens
 it asks for the next group's blocks while it works on this one's.
+With AMX, products of packed weights and `amx.LEAST` or more tokens are made of its tiles
+(`amx.py`): 2 groups of rows and 8 tokens, the last ones of a step with others that nobody reads.
 Every (row, token) sums its blocks in ascending order, whatever tile it falls in.
 """
 
@@ -11,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from rbee_worker.ops.cpu import amx, tile
 from rbee_worker.ops.cpu import simd as s
-from rbee_worker.ops.cpu import tile
 from rbee_worker.ops.cpu.forms import BYTES, TOKENS, parse
 from rbee_worker.ops.cpu.held import HELD
 from rbee_worker.ops.cpu.kernel import Kernel, device, kernel
+from rbee_worker.ops.cpu.shares import store_upto
 from rbee_worker.ops.cpu.simd import Int, Ptr
 
 CACHE = 1 << 19  # bytes of activations that stay in the second-level cache between groups
@@ -65,6 +68,99 @@ def _wide(groups: int, name: str, form: str) -> Callable[..., None]:
     return run
 
 
+def _panels(groups: int, name: str, form: str) -> Callable[..., None]:
+    """(w, units, x, n, token, y, stride, bias, rows, panel, results, sums): n tokens by `groups`
+    groups of 16 rows, on tile registers; the last three are scratch."""
+    blocks, unit = HELD[name].columns // 32, HELD[name].nbytes
+    plan, x_step, most = amx.plan(name, form), TOKENS * BYTES[form], amx.BLOCKS // blocks
+    entries, each = groups * plan.entry, 64 * TOKENS * groups
+    unpack, multiply = amx.unpack(name), amx.multiply(name, form, groups)
+    zeros, step = tile.zeros(TOKENS * groups), amx.step(name, form, groups)
+    load, save = amx.load_sums(groups), amx.save_sums(groups)
+
+    @device
+    def fill(w: Ptr, units: Int, first: Int, last: Int, panel: Ptr) -> None:
+        for u in range(first, last):
+            for j in range(blocks):
+                for g in range(groups):
+                    unpack(w + (g * units + u) * unit, j, panel)
+                    panel += plan.entry
+
+    @device
+    def put(sums: Ptr, y: Ptr, stride: Int, bias: Ptr, rows: Int, tokens: Int) -> None:
+        for g in range(groups):
+            for t in range(tokens):
+                v = s.load_f32(sums + 64 * (TOKENS * g + t))
+                if bias != 0:
+                    v = s.add(v, s.load_f32(bias + 64 * g))
+                store_upto(y + 4 * t * stride + 64 * g, v, rows - 16 * g)
+
+    @device
+    def run(
+        w: Ptr, units: Int, x: Ptr, n: Int, token: Int, y: Ptr, stride: Int, bias: Ptr, rows: Int,
+        panel: Ptr, results: Ptr, sums: Ptr,
+    ) -> None:  # fmt: skip
+        out, other = results, results + plan.results
+        for first in range(0, units, most):
+            last = s.smaller(first + most, units)
+            fill(w, units, first, last, panel)
+            count, from_, at = (last - first) * blocks, x + first * blocks * x_step, sums
+            p, entry = from_, panel
+            multiply(p, entry, out)
+            for t in range(0, n, TOKENS):
+                total = zeros()
+                if first > 0:
+                    total = load(at)
+                following = from_ + (t + TOKENS if t + TOKENS < n else t) * token
+                for block in range(count):
+                    next_p, next_entry = p + x_step, entry + entries
+                    if block + 1 == count:
+                        next_p, next_entry = following, panel
+                    total = step(total, p, entry, out, next_p, next_entry, other)
+                    p, entry = next_p, next_entry
+                    out, other = other, out
+                save(at, total)
+                if last == units:
+                    put(at, y + 4 * t * stride, stride, bias, rows, s.smaller(n - t, TOKENS))
+                at += each
+
+    return run
+
+
+def _tiled(name: str, form: str) -> Callable[..., None]:
+    """As `product`, on tile registers."""
+    columns, unit, plan = HELD[name].columns, HELD[name].nbytes, amx.plan(name, form)
+    one, two = (_panels(groups, name, form) for groups in (1, amx.GROUPS))
+    configure = amx.configure(name, form)
+    panel_memory = amx.memory(amx.BLOCKS * amx.GROUPS * plan.entry)
+    results_memory = amx.memory(2 * plan.results)
+    sums_memory = amx.memory(64 * amx.GROUPS * amx.MOST)
+
+    @device
+    def run(
+        w: Ptr, first: Int, last: Int, x: Ptr, n: Int, y: Ptr, stride: Int, bias: Ptr, cols: Int,
+        rows: Int, token: Int,
+    ) -> None:  # fmt: skip
+        panel, results, sums = panel_memory(), results_memory(), sums_memory()
+        units = s.idiv(cols + columns - 1, columns)
+        chunk = s.smaller(amx.MOST, s.larger(TOKENS, s.idiv(s.idiv(CACHE, token), 8) * 8))
+        configure(results)
+        for start in range(0, n, chunk):
+            count, g, p = s.smaller(n - start, chunk), first, x + start * token
+            while g < last:
+                wg, left = w + g * units * unit, rows - 16 * g
+                out = y + 64 * g + 4 * start * stride
+                b = bias + 64 * g if bias != 0 else 0
+                if g + amx.GROUPS <= last:
+                    two(wg, units, p, count, token, out, stride, b, left, panel, results, sums)
+                else:
+                    one(wg, units, p, count, token, out, stride, b, left, panel, results, sums)
+                g += amx.GROUPS
+        amx.release()
+
+    return run
+
+
 def product(name: str, form: str) -> Callable[..., None]:
     """(w, first, last, x, n, y, stride, bias, cols, rows, token): groups first .. last - 1 of one
     matrix of `rows` rows times n tokens, `token` bytes of prepared activations each."""
@@ -72,12 +168,17 @@ def product(name: str, form: str) -> Callable[..., None]:
     size = BYTES[form]
     tile8, tile4, tile2, tile1 = (_tile(t, name, form) for t in (8, 4, 2, 1))
     wide4, wide2 = (_wide(g, name, form) for g in (4, 2))
+    suits = amx.suits(name, form)
+    tiled = _tiled(name, form) if suits else None
 
     @device
     def run(
         w: Ptr, first: Int, last: Int, x: Ptr, n: Int, y: Ptr, stride: Int, bias: Ptr, cols: Int,
         rows: Int, token: Int,
     ) -> None:  # fmt: skip
+        if suits and amx.available() and n >= amx.LEAST:
+            tiled(w, first, last, x, n, y, stride, bias, cols, rows, token)
+            return
         units = s.idiv(cols + columns - 1, columns)
         chunk = s.larger(8, s.idiv(s.idiv(CACHE, token), 8) * 8)
         for start in range(0, n, chunk):
