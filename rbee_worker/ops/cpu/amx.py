@@ -22,18 +22,18 @@ from typing import Any, NamedTuple
 
 from rbee_worker.ops.cpu import blocks
 from rbee_worker.ops.cpu import emit as e
-from rbee_worker.ops.cpu.forms import BYTES, TOKENS
+from rbee_worker.ops.cpu.forms import BYTES
 from rbee_worker.ops.cpu.held import HELD
 from rbee_worker.ops.cpu.simd import Int, Ptr, Void, op
 from rbee_worker.ops.cpu.tile import LOW, SCALE, SUM, SUMS, sums_type
 from rbee_worker.ops.cpu.vec import Pen, Ref, Vec
 
-LEAST = 4  # tokens from which on tiles are faster
-MOST = 256  # tokens whose sums are kept
-BLOCKS = 16  # blocks along a row that are unpacked at a time
-GROUPS = 2  # groups of 16 rows that share a tile of activations
+TOKENS = 16  # tokens of a tile
+MOST = 128  # tokens whose sums are kept
+BLOCKS = 8  # blocks along a row that are unpacked at a time
+GROUPS = 8  # groups of 16 rows that share activations
 WEIGHTS = 512  # bytes of an entry's weights
-RESULT = 64 * TOKENS  # bytes of a C tile
+PLANE = 512  # bytes of 16 tokens' activations: 32 each
 
 _C, _A, _B = 0, 4, 6  # the first of 4, 2 and 2 tile registers
 
@@ -60,13 +60,18 @@ class Plan(NamedTuple):
         return WEIGHTS + 64 * self.halves * (2 if self.shape.mins else 1)
 
     @property
-    def results(self) -> int:
-        """Bytes of the C tiles of one block and `GROUPS` groups."""
-        return GROUPS * self.halves * len(self.planes) * RESULT
+    def given(self) -> int:
+        """Bytes of a block of gathered activations."""
+        return PLANE * len(self.planes)
 
-    def result(self, group: int, half: int, plane: int) -> int:
+    @property
+    def results(self) -> int:
+        """Bytes of the C tiles of a block."""
+        return 1024 * self.halves * len(self.planes)
+
+    def result(self, half: int, plane: int) -> int:
         """Where a C tile lies among them."""
-        return ((group * self.halves + half) * len(self.planes) + plane) * RESULT
+        return 1024 * (half * len(self.planes) + plane)
 
 
 def plan(name: str, form: str) -> Plan:
@@ -94,22 +99,21 @@ def memory(nbytes: int) -> Any:
     return op(Ptr)(write)
 
 
-def configure(name: str, form: str) -> Any:
-    """An operation `(p)`: tile registers for a format; p: 64 bytes of scratch.
+def configure(how: Plan) -> Any:
+    """An operation `(p)`: tile registers for a plan; p: 64 bytes of scratch.
 
     From then on this thread has tile state, which `release` gives back.
     """
-    columns = 32 // plan(name, form).halves
+    columns = 32 // how.halves
     sizes = [(TOKENS, 64)] * 4 + [(TOKENS, columns)] * 2 + [(columns // 4, 64)] * 2
     raw = bytearray(64)
     raw[0] = 1  # the palette: 8 tiles of at most 16 rows of 64 bytes
     for n, (rows, width) in enumerate(sizes):
         raw[16 + 2 * n] = width
         raw[48 + n] = rows
-    kind = e.ir.VectorType(e.i8, 64)
 
     def write(b: e.Builder, p: e.Value) -> None:
-        e.store(b, p, e.ir.Constant(kind, list(raw)))
+        e.store(b, p, e.ir.Constant(e.BYTES, list(raw)), 64)
         e.call(b, "llvm.x86.ldtilecfg", e.void, (e.pointer(b, p, e.i8),))
 
     return op(Void, Ptr)(write)
@@ -137,32 +141,37 @@ def unpack(name: str) -> Any:
     return op(Void, Ptr, Int, Ptr, target=True)(write)
 
 
-def multiply(name: str, form: str, groups: int) -> Any:
-    """An operation `(x, panel, out)`: the integer products of a block's activations at x and its
-    `groups` entries at `panel` are on their way to `out`."""
-    how = plan(name, form)
+def gather(how: Plan) -> Any:
+    """An operation `(x, apart, to)`: a block's activations, the second 8 tokens' `apart` bytes
+    after the first ones', one token's bytes after another's."""
+    kind = e.ir.VectorType(e.i32, 8)
 
-    def write(b: e.Builder, x: e.Value, panel: e.Value, out: e.Value) -> None:
-        _multiply(b, how, groups, x, panel, out)
-
-    return op(Void, Ptr, Ptr, Ptr)(write)
-
-
-def _multiply(
-    b: e.Builder, how: Plan, groups: int, x: e.Value, panel: e.Value, out: e.Value
-) -> None:
-    for half in range(how.halves):
+    def write(b: e.Builder, x: e.Value, apart: e.Value, to: e.Value) -> None:
         for n, plane in enumerate(how.planes):
-            _load(b, _A + n, e.at(b, x, plane + 16 * half), BYTES[how.form])
-        for g in range(groups):
-            _load(b, _B + g, e.at(b, panel, how.entry * g + 256 * half), 64)
-        tiles = [(g, n) for g in range(groups) for n in range(len(how.planes))]
-        for c, (g, n) in enumerate(tiles):
-            _tile(b, "tilezero", _C + c)
-            _tile(b, "tdpbssd", _C + c, _A + n, _B + g)
-        for c, (g, n) in enumerate(tiles):
-            to = e.at(b, out, how.result(g, half, n))
-            _tile(b, "tilestored64", _C + c, e.pointer(b, to, e.i8), e.number(64))
+            for t in range(TOKENS):
+                p = e.at(b, b.add(x, apart) if t >= 8 else x, plane + BYTES[how.form] * (t % 8))
+                e.store(b, e.at(b, to, PLANE * n + 32 * t), e.load(b, p, kind, 32), 32)
+
+    return op(Void, Ptr, Int, Ptr)(write)
+
+
+def multiply(how: Plan) -> Any:
+    """An operation `(given, entry)`: gathered activations times a panel's entry, in C tiles."""
+
+    def write(b: e.Builder, given: e.Value, entry: e.Value) -> None:
+        _multiply(b, how, given, entry)
+
+    return op(Void, Ptr, Ptr)(write)
+
+
+def _multiply(b: e.Builder, how: Plan, given: e.Value, entry: e.Value) -> None:
+    for half in range(how.halves):
+        _load(b, _B + half, e.at(b, entry, 256 * half), 64)
+        for n in range(len(how.planes)):
+            c = _C + half * len(how.planes) + n
+            _load(b, _A + n, e.at(b, given, PLANE * n + 16 * half), 32)
+            _tile(b, "tilezero", c)
+            _tile(b, "tdpbssd", c, _A + n, _B + half)
 
 
 def _load(b: e.Builder, tile: int, p: e.Value, stride: int) -> None:
@@ -175,64 +184,57 @@ def _tile(b: e.Builder, name: str, *args: Any) -> None:
     e.call(b, f"llvm.x86.{name}", e.void, values)
 
 
-def step(name: str, form: str, groups: int) -> Any:
-    """An operation `(sums, x, panel, out, next_x, next_panel, next_out) -> sums`: starts the next
-    block's products, then adds this block's, which are at `out`. `sums` has 8 vectors a group."""
-    how, kind = plan(name, form), sums_type(TOKENS * groups)
+def step(how: Plan) -> Any:
+    """An operation `(sums, x, apart, entry, out, next_given, next_entry) -> sums`: writes this
+    block's C tiles to `out`, has the next block's multiplied, and adds this one's."""
+    kind = sums_type(TOKENS)
 
-    def write(b: e.Builder, target: str, sums: e.Value, *at: e.Value) -> list[e.Value]:
-        x, panel, out, *following = at
-        _multiply(b, how, groups, *following)
+    def write(b: e.Builder, target: str, sums: e.Value, *args: e.Value) -> list[e.Value]:
+        x, apart, entry, out, next_given, next_entry = args
+        for n in range(how.halves * len(how.planes)):
+            p = e.pointer(b, e.at(b, out, 1024 * n), e.i8)
+            _tile(b, "tilestored64", _C + n, p, e.number(64))
+        _multiply(b, how, next_given, next_entry)
         pen = Pen(b, target)
-        acc = [pen.vec(b.extract_value(sums, n)) for n in range(TOKENS * groups)]
-        return [v.value for v in _settle(pen, how, acc, pen.ref(x), pen.ref(panel), pen.ref(out))]
+        acc = [pen.vec(b.extract_value(sums, n)) for n in range(TOKENS)]
+        tokens = [pen.ref(x) + BYTES[how.form] * t for t in range(8)]
+        other = pen.ref(x) + pen.ref(apart)
+        tokens += [other + BYTES[how.form] * t for t in range(TOKENS - 8)]
+        return [v.value for v in _settle(how, acc, tokens, pen.ref(entry), pen.ref(out))]
 
-    return op(kind, kind, *(Ptr,) * 6, target=True)(write)
+    return op(kind, kind, Ptr, Int, *(Ptr,) * 4, target=True)(write)
 
 
-def _settle(pen: Pen, how: Plan, acc: list[Vec], x: Ref, panel: Ref, out: Ref) -> list[Vec]:
+def _settle(how: Plan, acc: list[Vec], tokens: list[Ref], entry: Ref, out: Ref) -> list[Vec]:
     """acc += (d * scale) * integer, then += m * sum, half by half, as `tile.py` has it."""
-    acc = list(acc)
-    sum_at = SUMS if how.shape.halves else (SUM,)
-    groups = len(acc) // TOKENS
+    pen, acc = entry.pen, list(acc)
     for half in range(how.halves):
-        entries = [panel + (how.entry * g + WEIGHTS + 64 * half) for g in range(groups)]
-        d = [pen.load_f32(at) for at in entries]
-        m = [pen.load_f32(at + 64 * how.halves) for at in entries] if how.shape.mins else []
-        for t in range(TOKENS):
-            token = x + BYTES[how.form] * t
-            scale = pen.splat(token + SCALE)
-            for g in range(groups):
-                n = TOKENS * g + t
-                whole = _whole(pen, how, out + 64 * t, g, half)
-                acc[n] = (d[g] * scale).fma(whole.to_f32(), acc[n])
-                if m:
-                    acc[n] = m[g].fma(pen.splat(token + sum_at[half]), acc[n])
+        at = entry + (WEIGHTS + 64 * half)
+        d = pen.load_f32(at)
+        m = pen.load_f32(at + 64 * how.halves) if how.shape.mins else None
+        sum_at = SUMS[half] if how.shape.halves else SUM
+        for t, token in enumerate(tokens):
+            whole = _whole(how, out + 64 * t, half)
+            acc[t] = (d * pen.splat(token + SCALE)).fma(whole.to_f32(), acc[t])
+            if m is not None:
+                acc[t] = m.fma(pen.splat(token + sum_at), acc[t])
     return acc
 
 
-def _whole(pen: Pen, how: Plan, out: Ref, group: int, half: int) -> Vec:
+def _whole(how: Plan, out: Ref, half: int) -> Vec:
     """A token's integers."""
-    high, *low = (pen.load(out + how.result(group, half, n)) for n in range(len(how.planes)))
+    high, *low = (out.pen.load(out + how.result(half, n)) for n in range(len(how.planes)))
     return (high << 8) + low[0] if low else high
 
 
-def load_sums(groups: int) -> Any:
-    """An operation `(p)`: the sums that `save_sums` wrote."""
-    count = TOKENS * groups
-
-    def write(b: e.Builder, p: e.Value) -> list[e.Value]:
-        return [e.load(b, e.at(b, p, 64 * n), e.F32, 64) for n in range(count)]
-
-    return op(sums_type(count), Ptr)(write)
+def _load_sums(b: e.Builder, p: e.Value) -> list[e.Value]:
+    return [e.load(b, e.at(b, p, 64 * t), e.F32, 64) for t in range(TOKENS)]
 
 
-def save_sums(groups: int) -> Any:
-    """An operation `(p, sums)`: keep sums, token by token within a group."""
-    count = TOKENS * groups
+def _save_sums(b: e.Builder, p: e.Value, sums: e.Value) -> None:
+    for t in range(TOKENS):
+        e.store(b, e.at(b, p, 64 * t), b.extract_value(sums, t), 64)
 
-    def write(b: e.Builder, p: e.Value, sums: e.Value) -> None:
-        for n in range(count):
-            e.store(b, e.at(b, p, 64 * n), b.extract_value(sums, n), 64)
 
-    return op(Void, Ptr, sums_type(count))(write)
+load_sums = op(sums_type(TOKENS), Ptr)(_load_sums)  # what `save_sums` wrote
+save_sums = op(Void, Ptr, sums_type(TOKENS))(_save_sums)  # token by token

@@ -4,8 +4,7 @@ Variants: `linear.<held>`, or `linear.<held>-<form>` for other forms of activati
 than the format's own. A tile is one group of 16 rows and up to 8 tokens, or 4 or 2 groups and one
 token: a core reads memory half again as fast through 4 streams as through one. With several tokens
 it asks for the next group's blocks while it works on this one's.
-With AMX, products of packed weights and `amx.LEAST` or more tokens are made of its tiles
-(`amx.py`): 2 groups of rows and 8 tokens, the last ones of a step with others that nobody reads.
+With AMX, as many tokens as are whole sixteens are multiplied with its tiles (`amx.py`).
 Every (row, token) sums its blocks in ascending order, whatever tile it falls in.
 """
 
@@ -68,72 +67,73 @@ def _wide(groups: int, name: str, form: str) -> Callable[..., None]:
     return run
 
 
-def _panels(groups: int, name: str, form: str) -> Callable[..., None]:
-    """(w, units, x, n, token, y, stride, bias, rows, panel, results, sums): n tokens by `groups`
-    groups of 16 rows, on tile registers; the last three are scratch."""
+def _panels(name: str, form: str) -> Callable[..., None]:
+    """(w, units, x, n, token, y, stride, bias, rows, groups, panel, given, out, sums): n tokens, a
+    multiple of 16, by up to `amx.GROUPS` groups of rows, on tile registers; the last four are
+    scratch."""
     blocks, unit = HELD[name].columns // 32, HELD[name].nbytes
     plan, x_step, most = amx.plan(name, form), TOKENS * BYTES[form], amx.BLOCKS // blocks
-    entries, each = groups * plan.entry, 64 * TOKENS * groups
-    unpack, multiply = amx.unpack(name), amx.multiply(name, form, groups)
-    zeros, step = tile.zeros(TOKENS * groups), amx.step(name, form, groups)
-    load, save = amx.load_sums(groups), amx.save_sums(groups)
+    unpack, gather, multiply = amx.unpack(name), amx.gather(plan), amx.multiply(plan)
+    nothing, step = tile.zeros(amx.TOKENS), amx.step(plan)
 
     @device
-    def fill(w: Ptr, units: Int, first: Int, last: Int, panel: Ptr) -> None:
-        for u in range(first, last):
-            for j in range(blocks):
-                for g in range(groups):
+    def fill(w: Ptr, units: Int, first: Int, last: Int, groups: Int, panel: Ptr) -> None:
+        for g in range(groups):
+            for u in range(first, last):
+                for j in range(blocks):
                     unpack(w + (g * units + u) * unit, j, panel)
                     panel += plan.entry
 
     @device
-    def put(sums: Ptr, y: Ptr, stride: Int, bias: Ptr, rows: Int, tokens: Int) -> None:
-        for g in range(groups):
-            for t in range(tokens):
-                v = s.load_f32(sums + 64 * (TOKENS * g + t))
-                if bias != 0:
-                    v = s.add(v, s.load_f32(bias + 64 * g))
-                store_upto(y + 4 * t * stride + 64 * g, v, rows - 16 * g)
+    def put(sums: Ptr, y: Ptr, stride: Int, bias: Ptr, rows: Int) -> None:
+        for t in range(amx.TOKENS):
+            v = s.load_f32(sums + 64 * t)
+            if bias != 0:
+                v = s.add(v, s.load_f32(bias))
+            store_upto(y + 4 * t * stride, v, rows)
 
     @device
     def run(
         w: Ptr, units: Int, x: Ptr, n: Int, token: Int, y: Ptr, stride: Int, bias: Ptr, rows: Int,
-        panel: Ptr, results: Ptr, sums: Ptr,
+        groups: Int, panel: Ptr, given: Ptr, out: Ptr, sums: Ptr,
     ) -> None:  # fmt: skip
-        out, other = results, results + plan.results
         for first in range(0, units, most):
             last = s.smaller(first + most, units)
-            fill(w, units, first, last, panel)
-            count, from_, at = (last - first) * blocks, x + first * blocks * x_step, sums
-            p, entry = from_, panel
-            multiply(p, entry, out)
-            for t in range(0, n, TOKENS):
-                total = zeros()
-                if first > 0:
-                    total = load(at)
-                following = from_ + (t + TOKENS if t + TOKENS < n else t) * token
+            fill(w, units, first, last, groups, panel)
+            count, at = (last - first) * blocks, sums
+            for t in range(0, n, amx.TOKENS):
+                start = x + t * token + first * blocks * x_step
                 for block in range(count):
-                    next_p, next_entry = p + x_step, entry + entries
-                    if block + 1 == count:
-                        next_p, next_entry = following, panel
-                    total = step(total, p, entry, out, next_p, next_entry, other)
-                    p, entry = next_p, next_entry
-                    out, other = other, out
-                save(at, total)
-                if last == units:
-                    put(at, y + 4 * t * stride, stride, bias, rows, s.smaller(n - t, TOKENS))
-                at += each
+                    gather(start + block * x_step, 8 * token, given + block * plan.given)
+                a, entry = given, panel
+                multiply(a, entry)
+                for g in range(groups):
+                    total, p = nothing(), start
+                    if first > 0:
+                        total = amx.load_sums(at)
+                    for block in range(count):
+                        next_a, next_entry = a + plan.given, entry + plan.entry
+                        if block + 1 == count:
+                            next_a = given
+                            next_entry = next_entry if g + 1 < groups else panel
+                        total = step(total, p, 8 * token, entry, out, next_a, next_entry)
+                        a, entry = next_a, next_entry
+                        p += x_step
+                    amx.save_sums(at, total)
+                    if last == units:
+                        b = bias + 64 * g if bias != 0 else 0
+                        put(at, y + 4 * t * stride + 64 * g, stride, b, rows - 16 * g)
+                    at += 64 * amx.TOKENS
 
     return run
 
 
 def _tiled(name: str, form: str) -> Callable[..., None]:
-    """As `product`, on tile registers."""
+    """As `product`, on tile registers, n being a multiple of 16."""
     columns, unit, plan = HELD[name].columns, HELD[name].nbytes, amx.plan(name, form)
-    one, two = (_panels(groups, name, form) for groups in (1, amx.GROUPS))
-    configure = amx.configure(name, form)
+    panels, configure = _panels(name, form), amx.configure(plan)
     panel_memory = amx.memory(amx.BLOCKS * amx.GROUPS * plan.entry)
-    results_memory = amx.memory(2 * plan.results)
+    given_memory, out_memory = amx.memory(amx.BLOCKS * plan.given), amx.memory(plan.results)
     sums_memory = amx.memory(64 * amx.GROUPS * amx.MOST)
 
     @device
@@ -141,21 +141,18 @@ def _tiled(name: str, form: str) -> Callable[..., None]:
         w: Ptr, first: Int, last: Int, x: Ptr, n: Int, y: Ptr, stride: Int, bias: Ptr, cols: Int,
         rows: Int, token: Int,
     ) -> None:  # fmt: skip
-        panel, results, sums = panel_memory(), results_memory(), sums_memory()
+        panel, given, out, sums = panel_memory(), given_memory(), out_memory(), sums_memory()
         units = s.idiv(cols + columns - 1, columns)
-        chunk = s.smaller(amx.MOST, s.larger(TOKENS, s.idiv(s.idiv(CACHE, token), 8) * 8))
-        configure(results)
+        chunk = s.smaller(amx.MOST, s.larger(16, s.idiv(s.idiv(CACHE, token), 16) * 16))
+        configure(out)
         for start in range(0, n, chunk):
-            count, g, p = s.smaller(n - start, chunk), first, x + start * token
-            while g < last:
-                wg, left = w + g * units * unit, rows - 16 * g
-                out = y + 64 * g + 4 * start * stride
-                b = bias + 64 * g if bias != 0 else 0
-                if g + amx.GROUPS <= last:
-                    two(wg, units, p, count, token, out, stride, b, left, panel, results, sums)
-                else:
-                    one(wg, units, p, count, token, out, stride, b, left, panel, results, sums)
-                g += amx.GROUPS
+            count, p = s.smaller(n - start, chunk), x + start * token
+            for g in range(first, last, amx.GROUPS):
+                panels(
+                    w + g * units * unit, units, p, count, token, y + 64 * g + 4 * start * stride,
+                    stride, bias + 64 * g if bias != 0 else 0, rows - 16 * g,
+                    s.smaller(amx.GROUPS, last - g), panel, given, out, sums,
+                )  # fmt: skip
         amx.release()
 
     return run
@@ -176,12 +173,13 @@ def product(name: str, form: str) -> Callable[..., None]:
         w: Ptr, first: Int, last: Int, x: Ptr, n: Int, y: Ptr, stride: Int, bias: Ptr, cols: Int,
         rows: Int, token: Int,
     ) -> None:  # fmt: skip
-        if suits and amx.available() and n >= amx.LEAST:
-            tiled(w, first, last, x, n, y, stride, bias, cols, rows, token)
-            return
+        done = 0
+        if suits and amx.available() and n >= amx.TOKENS:
+            done = n & -amx.TOKENS
+            tiled(w, first, last, x, done, y, stride, bias, cols, rows, token)
         units = s.idiv(cols + columns - 1, columns)
         chunk = s.larger(8, s.idiv(s.idiv(CACHE, token), 8) * 8)
-        for start in range(0, n, chunk):
+        for start in range(done, n, chunk):
             stop, low = s.smaller(start + chunk, n), first
             if stop - start == 1:
                 p = x + start * token
