@@ -30,7 +30,7 @@ from rbee_worker.ops.cpu.vec import Pen, Ref, Vec
 
 TOKENS = 16  # tokens of a tile
 MOST = 128  # tokens whose sums are kept
-BLOCKS = 8  # blocks along a row that are unpacked at a time
+BLOCKS = 12  # blocks along a row that are unpacked at a time
 GROUPS = 8  # groups of 16 rows that share activations
 WEIGHTS = 512  # bytes of an entry's weights
 PLANE = 512  # bytes of 16 tokens' activations: 32 each

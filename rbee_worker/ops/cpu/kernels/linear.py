@@ -85,6 +85,11 @@ def _panels(name: str, form: str) -> Callable[..., None]:
                     panel += plan.entry
 
     @device
+    def expect(y: Ptr, stride: Int) -> None:
+        for t in range(amx.TOKENS):
+            s.prefetch(y + 4 * t * stride)
+
+    @device
     def put(sums: Ptr, y: Ptr, stride: Int, bias: Ptr, rows: Int) -> None:
         for t in range(amx.TOKENS):
             v = s.load_f32(sums + 64 * t)
@@ -97,8 +102,9 @@ def _panels(name: str, form: str) -> Callable[..., None]:
         w: Ptr, units: Int, x: Ptr, n: Int, token: Int, y: Ptr, stride: Int, bias: Ptr, rows: Int,
         groups: Int, panel: Ptr, given: Ptr, out: Ptr, sums: Ptr,
     ) -> None:  # fmt: skip
-        for first in range(0, units, most):
-            last = s.smaller(first + most, units)
+        slices = s.idiv(units + most - 1, most)
+        for cut in range(slices):
+            first, last = s.idiv(cut * units, slices), s.idiv((cut + 1) * units, slices)
             fill(w, units, first, last, groups, panel)
             count, at = (last - first) * blocks, sums
             for t in range(0, n, amx.TOKENS):
@@ -108,7 +114,9 @@ def _panels(name: str, form: str) -> Callable[..., None]:
                 a, entry = given, panel
                 multiply(a, entry)
                 for g in range(groups):
-                    total, p = nothing(), start
+                    total, p, to = nothing(), start, y + 4 * t * stride + 64 * g
+                    if last == units:
+                        expect(to, stride)
                     if first > 0:
                         total = amx.load_sums(at)
                     for block in range(count):
@@ -122,7 +130,7 @@ def _panels(name: str, form: str) -> Callable[..., None]:
                     amx.save_sums(at, total)
                     if last == units:
                         b = bias + 64 * g if bias != 0 else 0
-                        put(at, y + 4 * t * stride + 64 * g, stride, b, rows - 16 * g)
+                        put(at, to, stride, b, rows - 16 * g)
                     at += 64 * amx.TOKENS
 
     return run
