@@ -1,19 +1,19 @@
-"""Products of packed weights on Intel's AMX: one block of 32 columns times 8 tokens, 32 rows.
+"""Intel's AMX: one block of 32 columns times 16 tokens, for 16 rows of packed weights.
 
-A tile instruction multiplies an A tile (8 tokens, each 32 bytes of activations) by a B tile (16
-rows of weights) into a C tile of 8 x 16 int32. Both operands lie in memory as the tiles want them:
-the prepared activations of 8 tokens are `BYTES[form]` bytes apart (`tile.py`), and vector k of an
-unpacked block holds in lane r columns 4k .. 4k+3 of row r (`blocks.py`), which is row k of a B
-tile. A block whose halves have scales of their own takes two products of 16 columns; numbers of 16
-bits take one for their high and one for their low bytes.
+A tile instruction multiplies an A tile (16 tokens, each 32 bytes of activations) by a B tile (8
+rows of 64 bytes: weights) and adds to a C tile of 16 x 16 int32, a row of which is a token's. An
+unpacked block is a B tile as it lies: vector k holds, lane by lane, columns 4k .. 4k+3 of a row of
+the matrix (`blocks.py`). Prepared activations (`tile.py`) lie together for 8 tokens only, so those
+of 16 are gathered. A block whose halves have scales of their own takes two products of 16 columns;
+numbers of 16 bits take one for their high and one for their low bytes.
 
-Weights are unpacked once for all tokens of a step, into a panel: for each block and group of 16
-rows an entry of 8 vectors of signed bytes, then d and, where the format has it, m, as float32, one
-for each half that has its own. C tiles go through memory, where `settle` reads them; they are
-those of the block after the one that is being settled, so that both units always have work.
+Weights are unpacked once for many tokens, into a panel: for each block an entry of 8 vectors of
+signed bytes, then d and, where the format has it, m, as float32, one for each half that has its
+own. C tiles go through memory to the vector registers, where `step` adds them up while the next
+block is being multiplied.
 
-The integers are exact in whatever order they are added, and floats are joined as `tile.py` does:
-a row's result is bitwise the same in a tile as alone.
+The integers are exact in whatever order they are added, and floats are joined as `tile.py` joins
+them: a row's result is bitwise the same in a tile as alone.
 """
 
 from __future__ import annotations
@@ -29,9 +29,6 @@ from rbee_worker.ops.cpu.tile import LOW, SCALE, SUM, SUMS, sums_type
 from rbee_worker.ops.cpu.vec import Pen, Ref, Vec
 
 TOKENS = 16  # tokens of a tile
-MOST = 128  # tokens whose sums are kept
-BLOCKS = 12  # blocks along a row that are unpacked at a time
-GROUPS = 8  # groups of 16 rows that share activations
 WEIGHTS = 512  # bytes of an entry's weights
 PLANE = 512  # bytes of 16 tokens' activations: 32 each
 

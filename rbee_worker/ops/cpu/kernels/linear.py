@@ -4,20 +4,20 @@ Variants: `linear.<held>`, or `linear.<held>-<form>` for other forms of activati
 than the format's own. A tile is one group of 16 rows and up to 8 tokens, or 4 or 2 groups and one
 token: a core reads memory half again as fast through 4 streams as through one. With several tokens
 it asks for the next group's blocks while it works on this one's.
-With AMX, as many tokens as are whole sixteens are multiplied with its tiles (`amx.py`).
+With AMX its tiles take the tokens of packed weights, 16 at a time (`tiled.py`), and these the rest.
 Every (row, token) sums its blocks in ascending order, whatever tile it falls in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from rbee_worker.ops.cpu import amx, tile
+from rbee_worker.ops.cpu import amx, tile, tiled
 from rbee_worker.ops.cpu import simd as s
 from rbee_worker.ops.cpu.forms import BYTES, TOKENS, parse
 from rbee_worker.ops.cpu.held import HELD
 from rbee_worker.ops.cpu.kernel import Kernel, device, kernel
-from rbee_worker.ops.cpu.shares import store_upto
 from rbee_worker.ops.cpu.simd import Int, Ptr
 
 CACHE = 1 << 19  # bytes of activations that stay in the second-level cache between groups
@@ -67,105 +67,6 @@ def _wide(groups: int, name: str, form: str) -> Callable[..., None]:
     return run
 
 
-def _panels(name: str, form: str) -> Callable[..., None]:
-    """(w, units, x, n, token, y, stride, bias, rows, groups, panel, given, out, sums): n tokens, a
-    multiple of 16, by up to `amx.GROUPS` groups of rows, on tile registers; the last four are
-    scratch."""
-    blocks, unit = HELD[name].columns // 32, HELD[name].nbytes
-    plan, x_step, most = amx.plan(name, form), TOKENS * BYTES[form], amx.BLOCKS // blocks
-    unpack, gather, multiply = amx.unpack(name), amx.gather(plan), amx.multiply(plan)
-    nothing, step = tile.zeros(amx.TOKENS), amx.step(plan)
-
-    @device
-    def fill(w: Ptr, units: Int, first: Int, last: Int, groups: Int, panel: Ptr) -> None:
-        for g in range(groups):
-            for u in range(first, last):
-                for j in range(blocks):
-                    unpack(w + (g * units + u) * unit, j, panel)
-                    panel += plan.entry
-
-    @device
-    def expect(y: Ptr, stride: Int) -> None:
-        for t in range(amx.TOKENS):
-            s.prefetch(y + 4 * t * stride)
-
-    @device
-    def put(sums: Ptr, y: Ptr, stride: Int, bias: Ptr, rows: Int) -> None:
-        for t in range(amx.TOKENS):
-            v = s.load_f32(sums + 64 * t)
-            if bias != 0:
-                v = s.add(v, s.load_f32(bias))
-            store_upto(y + 4 * t * stride, v, rows)
-
-    @device
-    def run(
-        w: Ptr, units: Int, x: Ptr, n: Int, token: Int, y: Ptr, stride: Int, bias: Ptr, rows: Int,
-        groups: Int, panel: Ptr, given: Ptr, out: Ptr, sums: Ptr,
-    ) -> None:  # fmt: skip
-        slices = s.idiv(units + most - 1, most)
-        for cut in range(slices):
-            first, last = s.idiv(cut * units, slices), s.idiv((cut + 1) * units, slices)
-            fill(w, units, first, last, groups, panel)
-            count, at = (last - first) * blocks, sums
-            for t in range(0, n, amx.TOKENS):
-                start = x + t * token + first * blocks * x_step
-                for block in range(count):
-                    gather(start + block * x_step, 8 * token, given + block * plan.given)
-                a, entry = given, panel
-                multiply(a, entry)
-                for g in range(groups):
-                    total, p, to = nothing(), start, y + 4 * t * stride + 64 * g
-                    if last == units:
-                        expect(to, stride)
-                    if first > 0:
-                        total = amx.load_sums(at)
-                    for block in range(count):
-                        next_a, next_entry = a + plan.given, entry + plan.entry
-                        if block + 1 == count:
-                            next_a = given
-                            next_entry = next_entry if g + 1 < groups else panel
-                        total = step(total, p, 8 * token, entry, out, next_a, next_entry)
-                        a, entry = next_a, next_entry
-                        p += x_step
-                    amx.save_sums(at, total)
-                    if last == units:
-                        b = bias + 64 * g if bias != 0 else 0
-                        put(at, to, stride, b, rows - 16 * g)
-                    at += 64 * amx.TOKENS
-
-    return run
-
-
-def _tiled(name: str, form: str) -> Callable[..., None]:
-    """As `product`, on tile registers, n being a multiple of 16."""
-    columns, unit, plan = HELD[name].columns, HELD[name].nbytes, amx.plan(name, form)
-    panels, configure = _panels(name, form), amx.configure(plan)
-    panel_memory = amx.memory(amx.BLOCKS * amx.GROUPS * plan.entry)
-    given_memory, out_memory = amx.memory(amx.BLOCKS * plan.given), amx.memory(plan.results)
-    sums_memory = amx.memory(64 * amx.GROUPS * amx.MOST)
-
-    @device
-    def run(
-        w: Ptr, first: Int, last: Int, x: Ptr, n: Int, y: Ptr, stride: Int, bias: Ptr, cols: Int,
-        rows: Int, token: Int,
-    ) -> None:  # fmt: skip
-        panel, given, out, sums = panel_memory(), given_memory(), out_memory(), sums_memory()
-        units = s.idiv(cols + columns - 1, columns)
-        chunk = s.smaller(amx.MOST, s.larger(16, s.idiv(s.idiv(CACHE, token), 16) * 16))
-        configure(out)
-        for start in range(0, n, chunk):
-            count, p = s.smaller(n - start, chunk), x + start * token
-            for g in range(first, last, amx.GROUPS):
-                panels(
-                    w + g * units * unit, units, p, count, token, y + 64 * g + 4 * start * stride,
-                    stride, bias + 64 * g if bias != 0 else 0, rows - 16 * g,
-                    s.smaller(amx.GROUPS, last - g), panel, given, out, sums,
-                )  # fmt: skip
-        amx.release()
-
-    return run
-
-
 def product(name: str, form: str) -> Callable[..., None]:
     """(w, first, last, x, n, y, stride, bias, cols, rows, token): groups first .. last - 1 of one
     matrix of `rows` rows times n tokens, `token` bytes of prepared activations each."""
@@ -174,19 +75,19 @@ def product(name: str, form: str) -> Callable[..., None]:
     tile8, tile4, tile2, tile1 = (_tile(t, name, form) for t in (8, 4, 2, 1))
     wide4, wide2 = (_wide(g, name, form) for g in (4, 2))
     suits = amx.suits(name, form)
-    tiled = _tiled(name, form) if suits else None
+    sixteens: Any = tiled.product(name, form) if suits else None
 
     @device
     def run(
         w: Ptr, first: Int, last: Int, x: Ptr, n: Int, y: Ptr, stride: Int, bias: Ptr, cols: Int,
         rows: Int, token: Int,
     ) -> None:  # fmt: skip
+        units = s.idiv(cols + columns - 1, columns)
+        chunk = s.larger(8, s.idiv(s.idiv(CACHE, token), 8) * 8)
         done = 0
         if suits and amx.available() and n >= amx.TOKENS:
             done = n & -amx.TOKENS
-            tiled(w, first, last, x, done, y, stride, bias, cols, rows, token)
-        units = s.idiv(cols + columns - 1, columns)
-        chunk = s.larger(8, s.idiv(s.idiv(CACHE, token), 8) * 8)
+            sixteens(w, first, last, x, done, y, stride, bias, units, rows, token, chunk)
         for start in range(done, n, chunk):
             stop, low = s.smaller(start + chunk, n), first
             if stop - start == 1:
