@@ -13,14 +13,17 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from rbee_worker.checkpoint import open_checkpoint
+from rbee_worker.engine.decoding import Batches
+from rbee_worker.engine.messages import Submit
+from rbee_worker.engine.scheduler import Chunk
+from rbee_worker.engine.sequence import Sequence
+from rbee_worker.engine.stop import StopRules
 from rbee_worker.models import build_model, outline_model
-from rbee_worker.ops.batch import Batch, FixedState, PagedState
 from rbee_worker.ops.cpu import isa
 from rbee_worker.ops.cpu.backend import CpuOps
 from rbee_worker.ops.cpu.bandwidth import read_gb_s
@@ -29,29 +32,40 @@ from rbee_worker.ops.cpu.model import CpuModel
 from rbee_worker.ops.cpu.native import Library
 from rbee_worker.ops.cpu.team import Team
 from rbee_worker.ops.cpu.traffic import TrafficOps
+from rbee_worker.state.pool import StatePool
 from rbee_worker.state.specs import PagedKV
+from rbee_worker.state.tensors import StateTensors
+from rbee_worker.types import SamplingParams
 
 BLOCK, CONTEXT = 16, 640  # tokens a cache block; tokens a sequence may have
 
 
 class Sequences:
-    """Sequences of one length each, with cache rows of their own (float16, as the peer's)."""
+    """Sequences of one length each, their cache in float16, as the peer's. What a step takes of
+    the engine it takes here: room in the pool, the batch, the model, the pool told that it ran."""
 
     def __init__(self, model: CpuModel, count: int) -> None:
-        self.model, per = model, CONTEXT // BLOCK
-        self._table = 1 + np.arange(count * per, dtype=np.int32).reshape(count, per)
-        places = self._table.astype(np.int64)[:, :, None] * BLOCK + np.arange(BLOCK)
-        self._slots = places.reshape(count, CONTEXT)
-        self.caches = []
-        for group in model.groups:
-            if isinstance(group.spec, PagedKV):
-                shape = (group.layers, 1 + count * per, BLOCK, group.spec.heads)
-                widths = (group.spec.k_dim, group.spec.v_dim)
-                kept = tuple(torch.zeros(*shape, d, dtype=torch.float16) for d in widths)
-            else:
-                shapes = group.spec.shapes
-                kept = tuple(torch.zeros(group.layers, 1 + count, *s) for s in shapes)
-            self.caches.append((isinstance(group.spec, PagedKV), kept))
+        self.model = model
+        self._pool = StatePool(
+            model.groups, tokens=count * CONTEXT, block_size=BLOCK, max_seqs=count,
+            step_tokens=CONTEXT, prefix_cache=False,
+        )  # fmt: skip
+        tensors = StateTensors(
+            model.groups, self._pool.n_blocks, self._pool.n_slots, block_size=BLOCK, dtype="f16"
+        )
+        self._batches = Batches(tensors)
+        self._seqs = [self._start(number) for number in range(count)]
+
+    def _start(self, number: int) -> Sequence:
+        tokens: list[int] = []
+        params = SamplingParams(max_tokens=CONTEXT)
+        seq = Sequence(
+            submit=Submit(seq=str(number), prompt_ids=(), params=params), tokens=tokens,
+            limit=CONTEXT, rules=StopRules(params, (), prompt=0, context=CONTEXT),
+            state=self._pool.new(tokens), arrival=number, arrived_s=0.0, rope_len=0,
+        )  # fmt: skip
+        self._pool.attach(seq.state)
+        return seq
 
     @property
     def bytes_a_token(self) -> int:
@@ -61,22 +75,18 @@ class Sequences:
 
     def feed(self, tokens: list[list[int]], done: int) -> torch.Tensor:
         """The next tokens of every sequence, each `done` tokens long: logits of the last ones."""
-        n, b = len(tokens[0]), len(tokens)
-        starts, lens = tuple(range(0, n * b + 1, n)), (done + n,) * b
-        lengths, table = np.array(lens), self._table[:b]
-        slots, own = (
-            np.ascontiguousarray(self._slots[:b, done : done + n]).reshape(-1),
-            np.arange(b),
-        )
-        of = torch.from_numpy
-        batch = Batch(
-            of(np.array(tokens).reshape(-1)), of(np.tile(np.arange(done, done + n), b)),
-            of(np.array(starts)), of(lengths), of(lengths), of(np.array(starts[1:]) - 1),
-            tuple(PagedState(kept[0], kept[1], of(table), of(slots)) if paged
-                  else FixedState(kept, of(own + 1)) for paged, kept in self.caches), starts, lens,
-        )  # fmt: skip
-        hidden = self.model.hidden(batch)
-        return self.model.head(hidden if n == 1 else hidden[batch.sample_rows])
+        chunks = []
+        for seq, new in zip(self._seqs, tokens, strict=True):
+            seq.tokens += new
+            assert len(seq.tokens) == done + len(new)
+            seq.rope_len = seq.rope_len or len(seq.tokens)
+            granted = self._pool.reserve(seq.state, len(new))
+            assert granted == len(new)
+            chunks.append(Chunk(seq, seq.state, done, granted, True))
+        logits = self.model.logits(self._batches.build(chunks).batch)
+        for chunk in chunks:
+            self._pool.commit(chunk.state, chunk.count)
+        return logits
 
 
 def main(path: str, threads: int, clock: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ import torch
 
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.config import Settings
+from rbee_worker.engine.ahead import repacked
 from rbee_worker.engine.kernels import compile_for
 from rbee_worker.engine.load import load_engine
 from rbee_worker.engine.messages import Submit
 from rbee_worker.engine.preflight import preflight
 from rbee_worker.models import build_model
-from rbee_worker.ops.cpu.backend import CpuOps
+from rbee_worker.ops.cpu.ahead import NamedSource
 from rbee_worker.ops.select import make_ops
 from rbee_worker.types import SamplingParams
 
@@ -43,12 +45,12 @@ def repack(settings: Settings) -> None:
     ckpt = open_checkpoint(settings.model)
     ahead = preflight(ckpt, settings)
     compile_for(ckpt, settings, ahead.kv_dtype)
-    ops = make_ops(settings, ahead.dtype, threads=settings.threads, weight_bytes=ahead.weight_bytes)
-    assert isinstance(ops, CpuOps)
     files = sum(ckpt.source.info(n).nbytes for n in ckpt.source.names())
     tell("repacking", weights=ahead.weight_bytes, file_bytes=files)
     start = time.perf_counter()
-    model = build_model(ckpt, ops)
+    held = repacked(ckpt, ahead, settings, lambda loading: None)
+    ops = make_ops(settings, ahead.dtype, held=held)
+    model = build_model(replace(ckpt, source=NamedSource(ckpt.source)), ops)
     taken = time.perf_counter() - start
     tell("held", seconds=round(taken, 4), layers=len(model.blocks))
 

@@ -49,18 +49,19 @@ class Driver:
 
         rope_len: the prompt's length where it is not all of the sequence's tokens.
         """
-        for seq, n in counts:
-            for group, blocks in enumerate(seq.blocks):
-                while len(blocks) * self.block_size < seq.computed + n:
-                    blocks.append(self.free[group].pop())
-        batch = self._batch(counts, rope_len)
+        batch = self.batch(counts, rope_len)
         with torch.inference_mode():
             logits = self.model.head(self.model.hidden(batch))
         for seq, n in counts:
             seq.computed += n
         return list(logits.split([n for _, n in counts]))
 
-    def _batch(self, counts: list[tuple[Sequence, int]], rope_len: int | None) -> Batch:
+    def batch(self, counts: list[tuple[Sequence, int]], rope_len: int | None = None) -> Batch:
+        """The batch of these rows, which are not counted as computed; as `feed` takes them."""
+        for seq, n in counts:
+            for group, blocks in enumerate(seq.blocks):
+                while len(blocks) * self.block_size < seq.computed + n:
+                    blocks.append(self.free[group].pop())
         tokens = [t for s, n in counts for t in s.tokens[s.computed : s.computed + n]]
         positions = [p for s, n in counts for p in range(s.computed, s.computed + n)]
         starts = [0]

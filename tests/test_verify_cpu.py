@@ -14,7 +14,7 @@ import typer
 from safetensors.torch import load_file, save_file
 
 from rbee_worker.checkpoint import open_checkpoint
-from rbee_worker.cli.main import app
+from rbee_worker.cli.app import app
 from rbee_worker.config import Settings
 from rbee_worker.models import build_model
 from rbee_worker.ops.cpu.model import CpuModel

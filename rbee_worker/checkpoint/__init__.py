@@ -15,7 +15,7 @@ from rbee_worker.checkpoint.refs import resolve
 from rbee_worker.checkpoint.renamed import RenamedSource
 from rbee_worker.errors import CheckpointError
 
-__all__ = ["Checkpoint", "open_checkpoint"]
+__all__ = ["Checkpoint", "open_checkpoint", "open_found"]
 
 # What a tokenizer may be read from; `Checkpoint.files` has those that exist.
 TOKENIZER_FILES = (
@@ -56,7 +56,11 @@ def open_checkpoint(
 
     progress(what, done, total bytes). Raises BadReference, CheckpointError, UnsupportedModel.
     """
-    path = resolve(ref, cache_dir=cache_dir, progress=progress)
+    return open_found(ref, resolve(ref, cache_dir=cache_dir, progress=progress))
+
+
+def open_found(ref: str, path: Path) -> Checkpoint:
+    """Open what `ref` was resolved to. Raises CheckpointError, UnsupportedModel."""
     return _open_directory(ref, path) if path.is_dir() else _open_gguf(ref, path)
 
 

@@ -1,74 +1,26 @@
-"""The program: commands, and the two console scripts. Imports nothing heavy before it must."""
+"""The two console scripts. The engine's process starts before this one has imported anything."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
 
-import typer
+from rbee_worker.engine import child
 
-import rbee_worker
-from rbee_worker.cli.bench import FIELDS as BENCH
-from rbee_worker.cli.bench import bench
-from rbee_worker.cli.chat import chat
-from rbee_worker.cli.failure import INTERRUPTED
-from rbee_worker.cli.generate import generate
-from rbee_worker.cli.inspect import inspect
-from rbee_worker.cli.models import models
-from rbee_worker.cli.options import EVERY, command
-from rbee_worker.cli.pull import pull
-from rbee_worker.cli.serve import serve
-from rbee_worker.cli.terminal import error_line
-from rbee_worker.cli.verify import verify
-from rbee_worker.cli.warmup import warmup
-
-_CACHE = ("cache_dir", "log_level", "log_format")
-_WARMUP = ("backend", "kv_dtype", "exact_activations", "block_size", *_CACHE)
-
-app = typer.Typer(
-    name="rbee-worker",
-    help="An LLM inference worker: one model, one device group, jobs and streams.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-command(app, sampling=True)(generate)
-command(app, sampling=True)(chat)
-command(app, fields=EVERY)(serve)
-command(app)(inspect)
-command(app, fields=BENCH)(bench)
-command(app, fields=("backend", "dtype", "exact_activations", "threads", *_CACHE))(verify)
-command(app, fields=_CACHE)(pull)
-command(app, fields=_CACHE)(models)
-command(app, fields=_WARMUP)(warmup)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"rbee-worker {rbee_worker.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _common(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
-    ] = False,
-) -> None:
-    """An LLM inference worker: one model, one device group, jobs and streams."""
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+_LOCAL = ("generate", "chat")  # commands that begin with an engine of their own
+_OTHERWISE = ("--help", "-h", "--url")  # options with which they do without one
 
 
 def main() -> None:
     """Console script `rbee-worker`: runs a command and exits with its code."""
     try:
-        code = app(prog_name="rbee-worker", standalone_mode=False)
-    except typer.TyperException as e:
-        error_line(_usage(e))
-        code = 2
-    except typer.Abort:
+        with child.early(_wants_engine(sys.argv[1:])):
+            from rbee_worker.cli.app import run  # only now: it imports for a quarter of a second
+
+            code = run()
+    except KeyboardInterrupt:  # during the imports; commands have their own way to end
         code = INTERRUPTED
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(code)
 
 
 def daemon() -> None:
@@ -77,7 +29,7 @@ def daemon() -> None:
     main()
 
 
-def _usage(error: typer.TyperException) -> str:
-    """typer's own complaint (unknown option, missing argument) in our form."""
-    text = error.format_message().rstrip(".")
-    return f"{text}. Fix: rbee-worker --help, or --help after a command, lists what there is."
+def _wants_engine(words: list[str]) -> bool:
+    """Will this command line start an engine, as far as can be told before it is understood?"""
+    without = any(word.partition("=")[0] in _OTHERWISE for word in words)
+    return bool(words) and words[0] in _LOCAL and not without

@@ -9,6 +9,7 @@ from itertools import accumulate, chain
 
 import numpy as np
 import torch
+from msgspec import Struct
 from torch import Tensor
 
 from rbee_worker.engine.scheduler import Chunk
@@ -24,8 +25,7 @@ class ScoreRows:
     targets: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class StepBatch:
+class StepBatch(Struct, frozen=True):
     """A batch and who is behind its `sample_rows`: first one row a draw, then rows that score."""
 
     batch: Batch

@@ -18,11 +18,12 @@ from rbee_worker.checkpoint.formats import FORMATS, Packed, TensorInfo
 COMMON = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "BF16", "F16", "F32")
 _DIM = 256  # a multiple of every format's block
 _KV = 128
+_LAYERS = 2  # the last one takes finer activations than the others
 _CONFIG = {
     "vocab_size": _DIM,
     "hidden_size": _DIM,
     "intermediate_size": _DIM,
-    "num_hidden_layers": 1,
+    "num_hidden_layers": _LAYERS,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 1024,
@@ -42,7 +43,11 @@ _SHAPES: dict[str, tuple[int, ...]] = {
     "model.embed_tokens.weight": (_DIM, _DIM),
     "model.norm.weight": (_DIM,),
     "lm_head.weight": (_DIM, _DIM),
-    **{f"model.layers.0.{name}.weight": shape for name, shape in _LAYER.items()},
+    **{
+        f"model.layers.{layer}.{name}.weight": shape
+        for layer in range(_LAYERS)
+        for name, shape in _LAYER.items()
+    },
 }
 
 

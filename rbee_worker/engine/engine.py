@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from rbee_worker.engine.messages import (
     Cancel,
@@ -44,13 +45,12 @@ STRIKES = 3  # failed steps of several sequences before the youngest of them is 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Pending:
+class Pending(Struct, frozen=True):
     """A launched step: its plan and what comes of it."""
 
     plan: Plan
-    draws: list[Draw] = field(default_factory=list)
-    scores: list[Scores] = field(default_factory=list)
+    draws: list[Draw] = []
+    scores: list[Scores] = []
     error: Exception | None = None
 
 
@@ -165,20 +165,23 @@ class Engine:
         plan = pending.plan
         if pending.error is not None:
             self._recover(plan, pending.error)
-        alive = {c.seq for c in plan.chunks if c.seq.state is c.state and not c.seq.done}
+        alive = set()
         for chunk in plan.chunks:
+            seq = chunk.seq
+            if seq.state is chunk.state and not seq.done:
+                alive.add(seq)
+                seq.drawing -= chunk.draws
+                seq.solo = False
             self.pool.commit(chunk.state, chunk.count)
-            if chunk.seq in alive:
-                chunk.seq.drawing -= chunk.draws
-                chunk.seq.solo = False
         for part in pending.scores:
             if part.chunk.seq in alive:
                 self._score(part.chunk.seq, part.logprobs)
         for draw in pending.draws:
-            if draw.chunk.seq in alive and draw.error is not None:
-                self._give_up(draw.chunk.seq, InferenceFailed(draw.error))
-            elif draw.chunk.seq in alive:
-                self._append(draw.chunk.seq, draw.id, draw.logprob)
+            seq = draw.chunk.seq
+            if seq in alive and draw.error is not None:
+                self._give_up(seq, InferenceFailed(draw.error))
+            elif seq in alive:
+                self._append(seq, draw.id, draw.logprob)
 
     # ---- what happens to a sequence
 

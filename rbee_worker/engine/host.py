@@ -9,6 +9,7 @@ import asyncio
 import logging
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from abc import ABC, abstractmethod
@@ -16,6 +17,7 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from rbee_worker.engine import child
 from rbee_worker.engine.link import Link, Port, socket_pair
 
 if TYPE_CHECKING:
@@ -40,10 +42,8 @@ class EngineHost(ABC):
     async def start(self) -> None:
         """Start the engine; returns before it has loaded anything."""
         async with self._busy:
-            ours, theirs = socket_pair()
-            self.link = await Link.over(ours)
+            self.link = await Link.over(await self._spawn())
             self._open = True
-            await self._spawn(theirs)
 
     async def close(self, *, patient: bool = True) -> None:
         """Hang up, which makes the engine leave, and see that it does. Harmless if repeated.
@@ -61,7 +61,8 @@ class EngineHost(ABC):
         """Why the engine is gone; asked when the link has closed."""
 
     @abstractmethod
-    async def _spawn(self, theirs: socket.socket) -> None: ...
+    async def _spawn(self) -> socket.socket:
+        """Have the engine run; our end of its link."""
 
     @abstractmethod
     async def _reap(self, patient: bool) -> None: ...
@@ -71,26 +72,23 @@ class ProcessHost(EngineHost):
     """A child process that runs `module`. Its stderr is passed on, and its last lines are kept for
     the post-mortem."""
 
-    def __init__(self, module: str = "rbee_worker.engine.process") -> None:
+    def __init__(self, module: str = child.MODULE) -> None:
         super().__init__()
         self._module = module
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._pump: asyncio.Task[None] | None = None
 
-    async def _spawn(self, theirs: socket.socket) -> None:
-        with theirs:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                self._module,
-                str(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,  # stdout is the worker's own
-                stderr=asyncio.subprocess.PIPE,
-            )
-        self._pump = asyncio.create_task(self._pass_on(), name="engine-stderr")
+    async def _spawn(self) -> socket.socket:
+        started = child.claim(self._module)
+        self._process = started.process
+        assert started.process.stderr is not None
+        reader = asyncio.StreamReader()
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), started.process.stderr
+        )
+        self._pump = asyncio.create_task(self._pass_on(reader), name="engine-stderr")
+        return started.link
 
     @property
     def pid(self) -> int | None:
@@ -100,7 +98,7 @@ class ProcessHost(EngineHost):
     async def last_words(self) -> str:
         assert self._process is not None
         try:
-            code = await asyncio.wait_for(self._process.wait(), PATIENCE_S)
+            code = await self._end(PATIENCE_S)
         except TimeoutError:
             return "it closed its link but still runs"
         if self._pump is not None:
@@ -115,18 +113,22 @@ class ProcessHost(EngineHost):
         if self._process is None:
             return
         try:
-            await asyncio.wait_for(self._process.wait(), PATIENCE_S if patient else 0)
+            await self._end(PATIENCE_S if patient else 0)
         except TimeoutError:
-            with suppress(ProcessLookupError):  # it left by itself at this very moment
-                self._process.kill()
-            await self._process.wait()
+            self._process.kill()
+            await self._end(PATIENCE_S)
         if self._pump is not None:
             await self._pump
 
-    async def _pass_on(self) -> None:
+    async def _end(self, patience_s: float) -> int:
+        """The process's exit status. Raises TimeoutError when it lives on."""
         assert self._process is not None
-        stream = self._process.stderr
-        assert stream is not None
+        try:
+            return await asyncio.to_thread(self._process.wait, patience_s)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError from None
+
+    async def _pass_on(self, stream: asyncio.StreamReader) -> None:
         rest = b""
         while block := await stream.read(1 << 16):
             sys.stderr.write(block.decode(errors="replace"))
@@ -152,11 +154,13 @@ class ThreadHost(EngineHost):
         await self._reap(patient=True)
         return "it left" if self._error is None else f"{type(self._error).__name__}: {self._error}"
 
-    async def _spawn(self, theirs: socket.socket) -> None:
+    async def _spawn(self) -> socket.socket:
+        ours, theirs = socket_pair()
         self._thread = threading.Thread(
             target=self._run, args=(Port(theirs),), name="engine", daemon=True
         )
         self._thread.start()
+        return ours
 
     async def _reap(self, patient: bool) -> None:
         if self._thread is not None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import rbee_worker
 from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.config import Settings
 from rbee_worker.engine.machine import allowed_cores
@@ -39,11 +40,29 @@ def compile_for(
 ) -> None:
     """Have every kernel of the model compiled, all cores at it, where the backend has kernels.
 
-    Raises ModelError where they cannot be compiled or kept.
+    Which they are is noted beside them: to find out takes longer than anything else in a start but
+    torch. One that is missing from an old note is compiled when it is called for. Raises ModelError
+    where they cannot be compiled or kept.
     """
-    if backend_name(settings) == "cpu":
-        target = isa.choose(os.environ.get("RBEE_CPU_ISA", ""))
-        compile_names(needed(ckpt, settings, kv_dtype), target, settings.cache_dir, progress)
+    if backend_name(settings) != "cpu":
+        return
+    target, cache_dir = isa.choose(os.environ.get("RBEE_CPU_ISA", "")), settings.cache_dir
+    asker = _asker(ckpt, settings, kv_dtype)
+    noted = cache.recall(asker, target, cache_dir=cache_dir)
+    if noted and cache.are_kept(noted, target, cache_dir=cache_dir):
+        return
+    names = needed(ckpt, settings, kv_dtype)
+    compile_names(names, target, cache_dir, progress)
+    cache.remember(asker, names, target, cache_dir=cache_dir)
+
+
+def _asker(ckpt: Checkpoint, settings: Settings, kv_dtype: str) -> str:
+    """All that decides which kernels are called: the model's shape and how it is recorded."""
+    infos = ((n, ckpt.source.info(n)) for n in sorted(ckpt.source.names()))
+    tensors = [(name, info.format, info.shape) for name, info in infos]
+    recorded = (settings.token_budget, settings.max_seqs, settings.block_size, kv_dtype)
+    made = (rbee_worker.__version__, settings.exact_activations, ckpt.arch, ckpt.config)
+    return repr((made, recorded, tensors))
 
 
 def compile_names(

@@ -47,6 +47,8 @@ class Port:
     def receive(self, *, wait: bool) -> list[Command]:
         """Commands that have arrived; with `wait`, sleeps until there is one. Raises PortClosed."""
         commands: list[Command] = []
+        if not wait and self._inbox.empty():  # between any two steps of decoding
+            return commands
         with suppress(queue.Empty):
             while True:
                 some = self._inbox.get(block=wait and not commands)

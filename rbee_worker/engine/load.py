@@ -1,19 +1,22 @@
-"""From settings to a running engine: open, build, state, sampler. Imports torch."""
+"""From an opened model to a running engine: build, state, sampler. Imports torch.
+
+What needs no torch was done in `ahead.py`, while torch was being imported.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
 from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.config import Settings
+from rbee_worker.engine.ahead import Ahead, Report, compiling, load_ahead, repacked
 from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.kernels import compile_for
 from rbee_worker.engine.machine import allowed_cores, available_memory
 from rbee_worker.engine.messages import Loading
-from rbee_worker.engine.preflight import preflight
 from rbee_worker.engine.ropes import RopeLengths
 from rbee_worker.engine.runner import Model, Runner
 from rbee_worker.engine.sampler import Sampler
@@ -22,14 +25,12 @@ from rbee_worker.engine.trouble import is_out_of_memory
 from rbee_worker.errors import ModelError
 from rbee_worker.models import build_model
 from rbee_worker.models.base import Decoder
-from rbee_worker.models.random import open_model
 from rbee_worker.ops import Ops
+from rbee_worker.ops.cpu.ahead import NamedSource
 from rbee_worker.ops.select import backend_notes, executable, make_ops
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.tensors import StateTensors
 from rbee_worker.types import ModelInfo
-
-Report = Callable[[Loading], None]
 
 
 def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
@@ -37,26 +38,29 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
 
     Raises ModelError's children and UsageError.
     """
+    return finish_engine(load_ahead(settings, report), report)
+
+
+def finish_engine(begun: Ahead, report: Report) -> tuple[Engine, ModelInfo]:
+    """Go on from what was loaded ahead. Raises as `load_engine`."""
+    settings, ckpt, ahead = begun.settings, begun.ckpt, begun.plan
     threads = settings.threads or allowed_cores()
     torch.set_num_threads(threads)
-    clock = _Phases()
-    report(Loading(stage="opening"))
-    ckpt = open_model(settings.model, cache_dir=settings.cache_dir)
-    ahead = preflight(ckpt, settings)
-    clock.done("open")
-    compiling = _Compiling(report)
-    compile_for(ckpt, settings, ahead.kv_dtype, compiling)
+    clock = _Phases(begun.seconds)
+    compile_for(ckpt, settings, ahead.kv_dtype, compiling(report))
     clock.done("kernels")
+    held = begun.held or repacked(ckpt, ahead, settings, report)
     ops = make_ops(
         settings,
         ahead.dtype,
         threads=threads,
         weight_bytes=ahead.weight_bytes,
-        progress=compiling,
+        progress=compiling(report),
+        held=held,
     )
     if ops.name == "cpu":
         torch.set_num_threads(1)  # a second pool of threads would fight with the backend's own
-    model = _build(ckpt, ops, report)
+    model = _build(ckpt, ops, held is not None, report)
     clock.done("weights")
     plan = ahead.state(settings, available_memory())
     pool = StatePool(
@@ -119,7 +123,10 @@ def _runner(model: Model, tensors: StateTensors, settings: Settings, ops: Ops) -
     return Runner(model, tensors, made, max_seqs=settings.max_seqs, device=device)
 
 
-def _build(ckpt: Checkpoint, ops: Ops, report: Report) -> Decoder:
+def _build(ckpt: Checkpoint, ops: Ops, repacked: bool, report: Report) -> Decoder:
+    if repacked:
+        ckpt = replace(ckpt, source=NamedSource(ckpt.source))
+
     def progress(layers: int, of_layers: int, done: int, total: int) -> None:
         report(
             Loading(
@@ -142,24 +149,14 @@ def _build(ckpt: Checkpoint, ops: Ops, report: Report) -> Decoder:
         ) from None
 
 
-class _Compiling:
-    """Tells the loader's listener about kernels compiled for this processor."""
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-
-    def __call__(self, done: int, total: int, name: str) -> None:
-        self._report(Loading(stage="compiling", item=name, layers_loaded=done, layers_total=total))
-
-
 class _Phases:
-    """Seconds of each phase of loading."""
+    """Seconds of each phase of loading, beside those already in `seconds`."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds = dict(seconds)
         self._last = time.perf_counter()
 
     def done(self, phase: str) -> None:
         now = time.perf_counter()
-        self.seconds[phase] = round(now - self._last, 3)
+        self.seconds[phase] = round(self.seconds.get(phase, 0.0) + now - self._last, 3)
         self._last = now

@@ -1,5 +1,8 @@
 """The engine process: `python -m rbee_worker.engine.process FD`, started by `EngineClient` only.
 
+Torch's import is most of a start, so it begins at once, in a thread of its own; meanwhile the model
+is opened and repacked (ahead.py), which torch is not needed for.
+
 Drain commands, run a step, send what came of it; asleep while there is nothing to do. It lives
 exactly as long as its client: when the socket closes it leaves at once, in the middle of a step if
 need be. SIGINT and SIGTERM are ignored: a terminal or an init system sends them to the whole group,
@@ -8,12 +11,16 @@ and whether running answers are finished first is the client's decision.
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from rbee_worker.engine.link import Port, PortClosed
 from rbee_worker.engine.messages import (
@@ -84,17 +91,49 @@ def _obey(engine: Engine, commands: list[Command]) -> bool:
     return True
 
 
+class Importing:
+    """A module that is being imported in a thread; `result` waits for it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._thread = threading.Thread(target=self._run, name="importing", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with suppress(Exception):  # `result` meets it again
+            importlib.import_module(self._name)
+
+    def result(self) -> Any:
+        """The module. Raises what its import raises."""
+        self._thread.join()
+        return importlib.import_module(self._name)
+
+
 def main() -> None:
     """Entry point of the child process."""
+    # Imports and loading make objects to stay; looking for garbage among them is a tenth of both.
+    gc.disable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # Threads that spin while they wait make every operation 10 times slower as soon as somebody
     # else needs a core. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Plug-ins of other devices: none is used here, and finding them reads every package's metadata.
+    os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
     port = Port(socket.socket(fileno=int(sys.argv[1])), on_close=lambda: os._exit(0))
-    from rbee_worker.engine.load import load_engine
+    # One thread imports at a time: these before torch, those that need torch after it.
+    from rbee_worker.engine.ahead import Ahead, load_ahead
 
-    serve(port, load_engine)
+    engine = Importing("rbee_worker.engine.load")
+
+    def load(settings: Settings, report: Callable[[Loading], None]) -> tuple[Engine, ModelInfo]:
+        begun: Ahead = load_ahead(settings, report)
+        loaded: tuple[Engine, ModelInfo] = engine.result().finish_engine(begun, report)
+        gc.freeze()
+        gc.enable()
+        return loaded
+
+    serve(port, load)
     sys.stderr.flush()
     os._exit(0)  # no interpreter shutdown: threads of numeric libraries may still be running
 

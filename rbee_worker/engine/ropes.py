@@ -23,6 +23,8 @@ class RopeLengths:
     def of(self, prompt: int, tokens: int) -> int:
         """The rope length of a sequence of `tokens` tokens, the first `prompt` of which are its
         prompt. It grows only where the sequence has gone past a switch."""
+        if not self.switches:
+            return prompt
         return max([prompt, *(switch + 1 for switch in self.switches if switch < tokens)])
 
     def salt(self, length: int) -> bytes:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
+from msgspec import Struct
+from msgspec.structs import replace
 from torch import Tensor
 
-from rbee_worker.engine.batch import ScoreRows, build_batch
+from rbee_worker.engine.batch import ScoreRows, StepBatch
+from rbee_worker.engine.decoding import Batches
 from rbee_worker.engine.messages import StepTimes
 from rbee_worker.engine.scheduler import Chunk
 from rbee_worker.engine.sequence import Sequence
@@ -42,9 +44,12 @@ class Model(Protocol):
         """[S, dim] -> logits float32 [S, vocab]"""
         ...
 
+    def logits(self, batch: Batch) -> Tensor:
+        """head(hidden(batch)[batch.sample_rows]), bit for bit, and sooner if it can be"""
+        ...
 
-@dataclass(frozen=True)
-class Draw:
+
+class Draw(Struct, frozen=True):
     """The token drawn for the last row of a chunk; `error`: why there is none."""
 
     chunk: Chunk
@@ -53,8 +58,7 @@ class Draw:
     error: str | None = None
 
 
-@dataclass(frozen=True)
-class Scores:
+class Scores(Struct, frozen=True):
     """Log-probabilities of the next prompt tokens of a chunk's sequence."""
 
     chunk: Chunk
@@ -68,9 +72,8 @@ class Runner:
         self, model: Model, tensors: StateTensors, sampler: Sampler, *, max_seqs: int, device: str
     ) -> None:
         self._model = model
-        self._tensors = tensors
+        self._batches = Batches(tensors, device)
         self._sampler = sampler
-        self._device = device
         self._slots = list(range(max_seqs - 1, -1, -1))
 
     def enter(self, seq: Sequence) -> None:
@@ -94,24 +97,32 @@ class Runner:
             self._slots.append(seq.slot)
             seq.slot = -1
 
-    @torch.inference_mode()
     def run(self, chunks: Seq[Chunk]) -> tuple[list[Draw], list[Scores]]:
         """Compute the chunks; draw and score what they ask for. Whatever goes wrong is raised."""
-        step = build_batch(chunks, self._tensors, self._device)
+        step = self._batches.build(chunks)
+        if step.scores or not step.draws:
+            return self._run_scored(step)
+        return self._draw(step, self._model.logits(step.batch)), []
+
+    @torch.inference_mode()
+    def _run_scored(self, step: StepBatch) -> tuple[list[Draw], list[Scores]]:
+        """Where prompts are scored the hidden states are needed more than once."""
         hidden = self._model.hidden(step.batch)
         rows, n = step.batch.sample_rows, len(step.draws)
-        draws: list[Draw] = []
-        if n:
-            every = n == len(hidden)  # decoding: each row is drawn from, in order
-            logits = self._model.head(hidden if every else hidden[rows[:n]])
-            sampled = self._sampler.sample(logits, [c.seq.slot for c in step.draws])
-            drawn = zip(step.draws, sampled.ids, sampled.logprobs, strict=True)
-            draws = [Draw(*d, sampled.errors.get(i)) for i, d in enumerate(drawn)]
+        draws = self._draw(step, self._model.head(hidden[rows[:n]])) if n else []
         scores = []
         for part in step.scores:
             scores.append(self._score(hidden[rows[n : n + len(part.targets)]], part))
             n += len(part.targets)
         return draws, scores
+
+    def _draw(self, step: StepBatch, logits: Tensor) -> list[Draw]:
+        """One token for each chunk that draws: logits [S, vocab] in their order."""
+        sampled = self._sampler.sample(logits, [c.seq.slot for c in step.draws])
+        draws = [Draw(*d) for d in zip(step.draws, sampled.ids, sampled.logprobs, strict=True)]
+        for row, error in sampled.errors.items():
+            draws[row] = replace(draws[row], error=error)
+        return draws
 
     def times(self) -> list[StepTimes]:
         """Times of the runs since the last call, where somebody wants them (timed.py)."""

@@ -11,29 +11,27 @@ when a sequence ends.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from msgspec import Struct
 from torch import Tensor
 
 from rbee_worker.engine.penalties import Penalties
 from rbee_worker.engine.random import uniforms
 from rbee_worker.engine.torch_sampling import TorchSampling
-from rbee_worker.ops.sampling import Cuts, Sampling
+from rbee_worker.ops.sampling import Cut, Sampling
 from rbee_worker.types import SamplingParams, TokenLogprob
 
 _AHEAD = 64  # uniform numbers computed at once for a slot
 
 
-@dataclass(frozen=True)
-class Sampled:
+class Sampled(Struct, frozen=True):
     """One step's tokens. A row that could not be sampled has id -1 and a reason in `errors`."""
 
     ids: list[int]
     logprobs: list[TokenLogprob | None]
-    errors: dict[int, str] = field(default_factory=dict)  # row -> why
+    errors: dict[int, str]  # row -> why
 
 
 class Sampler:
@@ -52,20 +50,14 @@ class Sampler:
         self._penalties = Penalties(vocab_size, self._sampling.entries(max_seqs))
         self._plain: set[int] = set()  # slots: greedy, nothing applied, no logprobs
         self._scored: set[int] = set()  # slots that want logprobs
-        self._greedy = np.ones(max_seqs, dtype=bool)
-        self._scale = np.ones(max_seqs)  # 1 / temperature, finite
-        self._top_k = np.zeros(max_seqs, dtype=np.int64)
-        self._top_p = np.ones(max_seqs)
-        self._min_p = np.zeros(max_seqs)
-        self._logprobs = np.full(max_seqs, -1, dtype=np.int64)  # -1 = none
-        self._seed = np.zeros(max_seqs, dtype=np.uint64)
-        self._choice = np.zeros(max_seqs, dtype=np.int64)
-        self._length = np.zeros(max_seqs, dtype=np.int64)  # tokens of prompt and output
-        self._ahead = np.zeros((max_seqs, _AHEAD))  # uniforms of tokens block * 64 ...
-        self._block = np.full(max_seqs, -1, dtype=np.int64)
+        # by slot, in lists: numpy's first operation after a step costs more than a few rows' Python
+        self._kept: list[tuple[float, int, float, float] | None] = [None] * max_seqs
+        self._logprobs: list[int | None] = [None] * max_seqs
+        self._stream = [(0, 0)] * max_seqs  # seed and choice
+        self._length = [0] * max_seqs  # tokens of prompt and output
+        self._ahead: list[list[float]] = [[]] * max_seqs  # uniforms of tokens block * 64 ...
+        self._block = [-1] * max_seqs
 
-    # Entered here so that state written while a step runs stays writable between steps.
-    @torch.inference_mode()
     def add(
         self,
         slot: int,
@@ -86,96 +78,88 @@ class Sampler:
         applies = self._penalties.add(
             slot, params, prompt_ids, output_ids, eos_ids=eos_ids, exempt_ids=exempt_ids
         )
-        self._greedy[slot] = params.temperature == 0
-        self._scale[slot] = 1 / max(params.temperature, 1e-300)
-        self._top_k[slot] = max(params.top_k, 0)
-        self._top_p[slot] = params.top_p
-        self._min_p[slot] = params.min_p
-        self._logprobs[slot] = -1 if params.logprobs is None else params.logprobs
+        self._kept[slot] = None  # greedy
+        if params.temperature != 0:
+            scale = 1 / max(params.temperature, 1e-300)  # finite
+            self._kept[slot] = scale, max(params.top_k, 0), params.top_p, params.min_p
+        self._logprobs[slot] = params.logprobs
         if params.logprobs is not None:
             self._scored.add(slot)
         elif params.temperature == 0 and not applies:
             self._plain.add(slot)
-        self._seed[slot] = params.seed
-        self._choice[slot] = choice
+        self._stream[slot] = params.seed, choice
         self._length[slot] = len(prompt_ids) + len(output_ids)
         self._block[slot] = -1
 
-    @torch.inference_mode()
     def remove(self, slot: int) -> None:
         """The sequence in `slot` ended or was preempted. Unknown slots are fine."""
         self._penalties.remove(slot)
         self._plain.discard(slot)
         self._scored.discard(slot)
 
-    @torch.inference_mode()
     def sample(self, logits: Tensor, slots: Sequence[int]) -> Sampled:
         """Draw the next token of slots[i] from logits[i]; logits [S, V] f32, unchanged on return.
 
         The drawn tokens are counted as generated. A row with NaN, or with nothing above -inf,
         fails alone: see `Sampled.errors`.
         """
-        assert logits.shape == (len(slots), self.vocab_size)
-        assert logits.dtype == torch.float32
-        where = np.asarray(slots, dtype=np.int64)
         if self._plain.issuperset(slots):
             ids = self._sampling.greedy(logits)
         else:
             undo = self._penalties.apply(logits, slots)
-            ids = self._choose(logits, where)
+            ids = self._choose(logits, slots)
             if undo is not None:
                 undo(logits)
+        assert len(ids) == len(slots)
+        errors: dict[int, str] = {}
         if min(ids, default=0) >= 0:
-            errors: dict[int, str] = {}
-            self._length[where] += 1
-            self._penalties.push(slots, ids)
+            self._push(slots, ids)
         else:
             errors = _explain(logits, ids)
             good = [row for row, token in enumerate(ids) if token >= 0]
-            self._length[where[good]] += 1
-            self._penalties.push([slots[row] for row in good], [ids[row] for row in good])
-        return Sampled(ids, self._score(logits, where, ids), errors)
+            self._push([slots[row] for row in good], [ids[row] for row in good])
+        return Sampled(ids, self._score(logits, slots, ids), errors)
+
+    def _push(self, slots: Sequence[int], ids: Sequence[int]) -> None:
+        """Count the drawn tokens."""
+        for slot in slots:
+            self._length[slot] += 1
+        self._penalties.push(slots, ids)
 
     def score(self, logits: Tensor, ids: Sequence[int], tops: Sequence[int]) -> list[TokenLogprob]:
         """Log-probabilities of given tokens: see `Sampling.score`."""
         return self._sampling.score(logits, ids, tops)
 
-    def _choose(self, logits: Tensor, slots: NDArray[np.int64]) -> list[int]:
+    def _choose(self, logits: Tensor, slots: Sequence[int]) -> list[int]:
         """Ids [S]; -1 for rows without an answer. `logits` have bias and penalties applied."""
-        greedy = self._greedy[slots]
-        if greedy.all():
+        assert logits.shape == (len(slots), self.vocab_size)
+        cuts = [self._cut(slot) for slot in slots]
+        if cuts.count(None) == len(cuts):
             return self._sampling.greedy(logits)
-        return self._sampling.choose(logits, self._cuts(slots), greedy)
+        return self._sampling.choose(logits, cuts)
 
-    def _cuts(self, slots: NDArray[np.int64]) -> Cuts:
-        index = self._length[slots]
-        block = index // _AHEAD
-        stale = slots[self._block[slots] != block]
-        if stale.size:
-            self._block[stale] = self._length[stale] // _AHEAD
-            indices = self._block[stale, None] * _AHEAD + np.arange(_AHEAD)
-            self._ahead[stale] = uniforms(
-                self._seed[stale, None], self._choice[stale, None], indices
-            )
-        u = self._ahead[slots, index - block * _AHEAD]
-        return Cuts(
-            self._scale[slots],
-            self._top_k[slots],
-            self._top_p[slots],
-            self._min_p[slots],
-            u,
-        )
+    def _cut(self, slot: int) -> Cut | None:
+        """The parameters of a slot's next draw; None: greedy."""
+        kept = self._kept[slot]
+        if kept is None:
+            return None
+        block, at = divmod(self._length[slot], _AHEAD)
+        if self._block[slot] != block:
+            indices = block * _AHEAD + np.arange(_AHEAD)
+            self._ahead[slot] = uniforms(*self._stream[slot], indices).tolist()
+            self._block[slot] = block
+        return Cut(*kept, self._ahead[slot][at])
 
     def _score(
-        self, logits: Tensor, slots: NDArray[np.int64], ids: list[int]
+        self, logits: Tensor, slots: Sequence[int], ids: list[int]
     ) -> list[TokenLogprob | None]:
         result: list[TokenLogprob | None] = [None] * len(ids)
-        if not self._scored:
+        if self._scored.isdisjoint(slots):
             return result
-        tops = self._logprobs[slots]
-        rows = [row for row in np.flatnonzero(tops >= 0).tolist() if ids[row] >= 0]
+        tops = [self._logprobs[slot] for slot in slots]
+        rows = [row for row, top in enumerate(tops) if top is not None and ids[row] >= 0]
         if rows:
-            chosen, counts = [ids[row] for row in rows], tops[rows].tolist()
+            chosen, counts = [ids[row] for row in rows], [tops[row] or 0 for row in rows]
             scores = self._sampling.score(logits, chosen, counts, rows)
             for row, one in zip(rows, scores, strict=True):
                 result[row] = one

@@ -21,12 +21,13 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.state.pool import SeqState, StatePool
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(Struct, frozen=True):
     """`count` tokens of one sequence from position `start`; `draws`: its last row is sampled.
 
     `state` is what the sequence held when this was planned: if it holds another one when the step
@@ -120,12 +121,14 @@ class Scheduler:
 
     def _shares(self) -> dict[Sequence, int]:
         """Split the budget: one token each for those that want one, the rest oldest first."""
-        shares = {s: 1 for s in self.running if s.wants == 1}
+        wants = {seq: seq.wants for seq in self.running}
+        shares = {seq: 1 for seq, n in wants.items() if n == 1}
         left = self.token_budget - len(shares)
-        for seq in self.running:
-            if seq.wants > 1 and left:
-                shares[seq] = min(seq.wants, left)
-                left -= shares[seq]
+        if len(shares) < len(wants):
+            for seq, n in wants.items():
+                if n > 1 and left:
+                    shares[seq] = min(n, left)
+                    left -= shares[seq]
         return shares
 
     def _grow(self, seq: Sequence, n: int, plan: Plan) -> bool:
@@ -151,10 +154,11 @@ class Scheduler:
 
     def _alone(self, plan: Plan) -> bool:
         """If a suspect can run now, plan it and nobody else."""
-        suspect = next((s for s in self.running if s.solo), None)
-        if suspect is not None:
-            self._grow(suspect, min(suspect.wants, self.token_budget), plan)
-        elif self.waiting and self.waiting[0].solo:
+        for seq in self.running:
+            if seq.solo:
+                self._grow(seq, min(seq.wants, self.token_budget), plan)
+                return bool(plan.chunks)
+        if self.waiting and self.waiting[0].solo:
             self._admit(plan)
         return bool(plan.chunks)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -26,9 +28,6 @@ from rbee_worker.errors import (
 from rbee_worker.params import generation_defaults
 from rbee_worker.types import ModelInfo
 
-if TYPE_CHECKING:
-    from rbee_worker.checkpoint import Checkpoint
-
 Progress = Callable[[Loading], None]
 
 
@@ -40,18 +39,19 @@ async def bring_up(
 ) -> tuple[ModelInfo, TextSide]:
     """Start `host` and wait until engine and text side are ready. Raises WorkerError.
 
-    The child process starts first and imports while the checkpoint is found (or fetched) here; it
-    is told the path, so that both read the same files. text: stands in for the checkpoint's.
+    The child process starts first and imports while the checkpoint is found (or fetched) here. It
+    is told the path as soon as that is known, so that both read the same files, at the same time.
+    text: stands in for the checkpoint's.
     """
     await host.start()
     name = settings.model
     if text is None:
-        ckpt = await asyncio.to_thread(_open, settings, asyncio.get_running_loop(), progress)
-        settings = msgspec.structs.replace(settings, model=str(ckpt.path))
-        words = asyncio.ensure_future(asyncio.to_thread(open_text, ckpt))
-    else:
-        words = asyncio.ensure_future(asyncio.to_thread(text))
+        loop = asyncio.get_running_loop()
+        path = await asyncio.to_thread(_found, settings, loop, progress)
+        settings = msgspec.structs.replace(settings, model=str(path))
+        text = partial(_read, name, path)
     host.link.send(Configure(settings=settings))
+    words = asyncio.ensure_future(asyncio.to_thread(text))
     engine = asyncio.ensure_future(_engine_ready(host, progress))
     try:
         await asyncio.wait({words, engine}, return_when=asyncio.FIRST_EXCEPTION)
@@ -79,19 +79,22 @@ def _seen(task: asyncio.Future[Any]) -> None:
         task.exception()
 
 
-def _open(settings: Settings, loop: asyncio.AbstractEventLoop, progress: Progress) -> Checkpoint:
-    from rbee_worker.checkpoint import open_checkpoint
-    from rbee_worker.engine.machine import available_memory
-    from rbee_worker.engine.preflight import preflight
+def _found(settings: Settings, loop: asyncio.AbstractEventLoop, progress: Progress) -> Path:
+    """Where the checkpoint is; fetched first where it is remote."""
+    from rbee_worker.checkpoint.refs import resolve
 
     def fetched(_: str, done: int, total: int) -> None:
         loading = Loading(stage="downloading", bytes_loaded=done, bytes_total=total)
         loop.call_soon_threadsafe(progress, loading)
 
-    ckpt = open_checkpoint(settings.model, cache_dir=settings.cache_dir, progress=fetched)
-    # What cannot load is heard of before the engine has done its imports.
-    preflight(ckpt, settings).room(settings, available_memory())
-    return ckpt
+    return resolve(settings.model, cache_dir=settings.cache_dir, progress=fetched)
+
+
+def _read(ref: str, path: Path) -> TextSide:
+    """The text side of the checkpoint at `path`."""
+    from rbee_worker.checkpoint import open_found
+
+    return open_text(open_found(ref, path))
 
 
 async def _engine_ready(host: EngineHost, progress: Progress) -> ModelInfo:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,41 +16,46 @@ from rbee_worker.ops.sampling import (
     PRESENCE,
     REPETITION,
     Bends,
-    Bools,
+    Cut,
     Cuts,
 )
 from rbee_worker.types import TokenLogprob
 
 
 class TorchSampling:
-    """See `ops.sampling.Sampling`."""
+    """See `ops.sampling.Sampling`. Here and below each method enters inference mode by itself, so
+    that state which one of them makes in it is written in it."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
+    @torch.inference_mode()
     def greedy(self, logits: Tensor) -> list[int]:
         """See `Sampling.greedy`."""
+        assert logits.dtype == torch.float32
         ids = argmax(logits)
         alive = logits.gather(1, ids[:, None])[:, 0] > -torch.inf  # False for NaN
         found: list[int] = ids.where(alive, -1).tolist()
         return found
 
-    def choose(self, logits: Tensor, cuts: Cuts, greedy: Bools) -> list[int]:
+    @torch.inference_mode()
+    def choose(self, logits: Tensor, cuts: Sequence[Cut | None]) -> list[int]:
         """See `Sampling.choose`."""
-        if not greedy.any():
-            drawn: list[int] = draw(logits, cuts).tolist()
-            return drawn
-        ids = [-1] * len(greedy)
-        hot, cold = np.flatnonzero(~greedy), np.flatnonzero(greedy)
-        for row, token in zip(cold.tolist(), self.greedy(logits[cold]), strict=True):
-            ids[row] = token
-        if hot.size:
-            for row, token in zip(
-                hot.tolist(), draw(logits[hot], cuts.at(hot)).tolist(), strict=True
-            ):
+        assert logits.dtype == torch.float32
+        ids = [-1] * len(cuts)
+        hot = {row: cut for row, cut in enumerate(cuts) if cut is not None}
+        cold = [row for row, cut in enumerate(cuts) if cut is None]
+        if hot:
+            some = logits[list(hot)] if cold else logits
+            drawn: list[int] = draw(some, Cuts.of(list(hot.values()))).tolist()
+            for row, token in zip(hot, drawn, strict=True):
+                ids[row] = token
+        if cold:
+            for row, token in zip(cold, self.greedy(logits[cold]), strict=True):
                 ids[row] = token
         return ids
 
+    @torch.inference_mode()
     def score(
         self,
         logits: Tensor,
@@ -75,6 +79,7 @@ class TorchEntries:
         self._max_seqs, self._device = max_seqs, device
         self.clear()
 
+    @torch.inference_mode()
     def clear(self) -> None:
         """See `Entries.clear`."""
         self._reserve(0)
@@ -96,6 +101,7 @@ class TorchEntries:
         self._ids[:, :old] = ids
         self._values[:, :old] = values
 
+    @torch.inference_mode()
     def write(
         self,
         slot: int,
@@ -112,12 +118,14 @@ class TorchEntries:
             self._values[slot, : len(ids)] = torch.tensor(values, device=self._device)
         self._factors[slot] = torch.tensor(factors, device=self._device)
 
+    @torch.inference_mode()
     def add(self, new: Sequence[tuple[int, int, int]]) -> None:
         """See `Entries.add`."""
         self._grow(max(place for _, place, _ in new) + 1)
         slot, place, id_ = torch.tensor(new, device=self._device).unbind(dim=1)
         self._ids[slot, place] = id_
 
+    @torch.inference_mode()
     def count(self, changes: Sequence[tuple[int, int, int, int]]) -> None:
         """See `Entries.count`."""
         slot, place, column, change = torch.tensor(changes, device=self._device).unbind(dim=1)
@@ -129,6 +137,7 @@ class TorchEntries:
         found: list[list[float]] = self._values[slot, :n].tolist()
         return found
 
+    @torch.inference_mode()
     def apply(self, logits: Tensor, bends: Bends) -> Callable[[Tensor], None]:
         """See `Entries.apply`."""
         index = torch.tensor([bends.rows, bends.slots, bends.used], device=self._device)
@@ -155,6 +164,7 @@ class TorchEntries:
             z = z.masked_fill((banned > 0) & early, -torch.inf)
         logits[where, ids] = z
 
+        @torch.inference_mode()
         def undo(logits: Tensor) -> None:
             logits[where, ids] = before
 

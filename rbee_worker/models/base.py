@@ -90,6 +90,13 @@ class Decoder:
         """what the last block made [N, dim] -> what `head` reads [N, dim]"""
         return self.norm(x)
 
+    def logits(self, batch: Batch) -> Tensor:
+        """batch of N rows, S of them sampled -> logits float32 [S, vocab]"""
+        from torch import inference_mode  # importing this module imports no torch
+
+        with inference_mode():
+            return self.head(self.hidden(batch)[batch.sample_rows])
+
     def head(self, rows: Tensor) -> Tensor:
         """hidden states [S, dim] -> logits float32 [S, vocab]"""
         logits = self.ops.logits(rows, self.out.weight, self.out.bias)

@@ -6,6 +6,7 @@ rows, a decode is one with a single row, and both share a step.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,10 @@ class Batch:
     seq_starts[b] .. seq_starts[b+1]; kv_lens: int64 [B], keys of b once this step's are written;
     rope_lens: int64 [B], the length that length-dependent rope scaling goes by (never the chunk's:
     engine/ropes.py); sample_rows: int64 [S], rows whose logits are wanted.
-    `seq_starts_host` and `kv_lens_host` are the same numbers as tuples, for launch shapes.
+    `seq_starts_host` and `kv_lens_host` are the same numbers on the host, for launch shapes.
+
+    Who makes batches may hand in one again with other numbers in its tensors and lists, never with
+    other tensors: whoever looks at tensors once may go by the batch's identity.
     """
 
     tokens: Tensor
@@ -55,8 +59,8 @@ class Batch:
     rope_lens: Tensor
     sample_rows: Tensor
     state: tuple[PagedState | FixedState, ...]
-    seq_starts_host: tuple[int, ...]
-    kv_lens_host: tuple[int, ...]
+    seq_starts_host: Sequence[int]
+    kv_lens_host: Sequence[int]
     token_from: Tensor | None = None  # int64 [N]: row of the previous step's ids, -1 = `tokens`
     embeds: tuple[Tensor, Tensor] | None = None  # (rows int64 [E], values [E, dim])
     memory: Tensor | None = None  # encoder states

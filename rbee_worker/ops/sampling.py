@@ -19,11 +19,20 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 BIAS, BANNED, WINDOW, OUTPUT = range(4)  # columns of an entry
 REPETITION, PRESENCE, FREQUENCY = range(3)  # columns of a slot's factors
 FIRST_CAPACITY = 256  # entries a slot, once one has any
+
+
+class Cut(NamedTuple):
+    """Parameters of one row's draw; `Cuts` says what they are."""
+
+    scale: float
+    top_k: int
+    top_p: float
+    min_p: float
+    u: float
 
 
 class Cuts(NamedTuple):
@@ -38,6 +47,18 @@ class Cuts(NamedTuple):
     def at(self, rows: Ints) -> Cuts:
         """The parameters of some rows."""
         return Cuts(*(column[rows] for column in self))  # type: ignore[arg-type]
+
+    @classmethod
+    def of(cls, rows: Sequence[Cut]) -> Cuts:
+        """Rows as columns."""
+        scale, top_k, top_p, min_p, u = zip(*rows, strict=True)
+        return cls(
+            np.array(scale, np.float64),
+            np.array(top_k, np.int64),
+            np.array(top_p, np.float64),
+            np.array(min_p, np.float64),
+            np.array(u, np.float64),
+        )
 
 
 class Bends(NamedTuple):
@@ -97,8 +118,8 @@ class Sampling(Protocol):
         """The lowest of each row's likeliest ids; -1 for nan in the row or nothing above -inf."""
         ...
 
-    def choose(self, logits: Tensor, cuts: Cuts, greedy: Bools) -> list[int]:
-        """One id a row: greedy rows' as above, others' drawn as `engine/filters.py` defines."""
+    def choose(self, logits: Tensor, cuts: Sequence[Cut | None]) -> list[int]:
+        """One id a row: as above without a cut, else drawn as `engine/filters.py` defines."""
         ...
 
     def score(

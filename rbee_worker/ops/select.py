@@ -14,6 +14,7 @@ from rbee_worker.ops.cpu.paged import KEYS, SPAN
 
 if TYPE_CHECKING:
     from rbee_worker.models.base import Decoder
+    from rbee_worker.ops.cpu.ahead import HeldAhead
     from rbee_worker.ops.cpu.header import Shape
     from rbee_worker.ops.cpu.model import CpuModel
 
@@ -111,11 +112,12 @@ def make_ops(
     threads: int = 1,
     weight_bytes: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
+    held: HeldAhead | None = None,
 ) -> Ops:
     """The backend that `settings` ask for, computing in `dtype`. Imports torch.
 
     threads: of the cpu backend's own. weight_bytes: what it will hold, as planned.
-    progress: kernels compiled, of, last one's name.
+    progress: kernels compiled, of, last one's name. held: what the cpu backend goes on from.
     """
     if backend_name(settings) == "cpu":
         from rbee_worker.ops.cpu import isa
@@ -124,6 +126,14 @@ def make_ops(
         from rbee_worker.ops.cpu.native import Library
         from rbee_worker.ops.cpu.team import Team
 
+        if held is not None:
+            return CpuOps(
+                held.library,
+                held.team,
+                exact=settings.exact_activations,
+                arena=held.arena,
+                held=held,
+            )
         chosen = isa.choose(os.environ.get("RBEE_CPU_ISA", ""))
         library = Library(chosen, cache_dir=settings.cache_dir, progress=progress)
         return CpuOps(

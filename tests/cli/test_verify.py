@@ -12,7 +12,7 @@ import pytest
 import typer
 from safetensors.torch import load_file, save_file
 
-from rbee_worker.cli.main import app
+from rbee_worker.cli.app import app
 from tests import tiny
 from tests.archs import ARCHS, Arch, oracle, write_checkpoint, write_gguf
 

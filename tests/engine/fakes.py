@@ -144,6 +144,10 @@ class FakeModel:
         """Logits [S, vocab] of digests."""
         return torch.stack([next_logits(int(r)) for r in rows[:, 0]])
 
+    def logits(self, batch: Batch) -> Tensor:
+        """Logits [S, vocab] of the sampled rows."""
+        return self.head(self.hidden(batch)[batch.sample_rows])
+
 
 class FakeSampler:
     """Greedy, with logprobs and min_tokens; complains about slots that it does not know."""

@@ -106,7 +106,7 @@ class WatchingSampler(Sampler):
 
     def sample(self, logits: Tensor, slots: list[int]) -> Sampled:  # type: ignore[override]
         for row, slot in zip(logits, slots, strict=True):
-            key = int(self._seed[slot]), int(self._length[slot])
+            key = self._stream[slot][0], self._length[slot]
             self.seen.setdefault(key, []).append(row.clone())
         return super().sample(logits, slots)
 

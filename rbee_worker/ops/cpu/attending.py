@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rbee_worker.ops.batch import Batch
 from rbee_worker.ops.cpu import paged, step
-from rbee_worker.ops.cpu.program import ALL, ROWS, Buf, Place, Touch, reads, writes
+from rbee_worker.ops.cpu.recorder import ALL, ROWS, Buf, Touch, reads, writes
 from rbee_worker.ops.cpu.recording import (
     RecordingOps,
     buf_of,
@@ -17,6 +17,7 @@ from rbee_worker.ops.cpu.recording import (
     slot_of,
     tensor_of,
 )
+from rbee_worker.ops.cpu.regions import Place
 from rbee_worker.state.specs import PagedKV, StateRef
 
 
@@ -48,7 +49,7 @@ class Attending(RecordingOps):
             assert v is not None
             width = equal_parts(buf_of(v).width, spec.heads)
         cache = Place(where.layer, where.layer + 1, f"state {where.group}")
-        shape = {"layer": where.layer, "k_dim": spec.k_dim, "block": now.block_size}
+        shape: dict[str, Any] = {"layer": where.layer, "k_dim": spec.k_dim, "block": now.block_size}
         if k is not None:
             key = buf_of(k, spec.heads * spec.k_dim)
             value = key
@@ -64,8 +65,11 @@ class Attending(RecordingOps):
         spans = -(-now.longest // paged.SPAN) + 1
         scratch = rec.region(self.team.threads * scratch_bytes)
         partial = rec.region(units * spans * tile.rows * tile.heads * partial_bytes)
-        y = rec.buffer(heads * width)
-        common = {
+        # of one row it is known whether spans are shared out, and each thread may fold all of them
+        split = spec.heads * tile.chunks < 2 * self.team.threads
+        own = rec.alone(heads * width) and split
+        y = rec.buffer(heads * width, own=own)
+        common: dict[str, Any] = {
             "y": y.slot,
             "y_stride": y.stride,
             "heads": heads,
@@ -73,6 +77,7 @@ class Attending(RecordingOps):
             "width": width,
             "rows": tile.rows,
             "chunk": tile.heads,
+            "threads": self.team.threads,
             "window": _window(window, chunk),
             "sinks": pointer(sinks),
             "scratch": slot_of(scratch),
@@ -87,7 +92,7 @@ class Attending(RecordingOps):
                 Touch(cache, ALL, False),
                 Touch(scratch.place, ALL, True),
                 Touch(partial.place, ALL, True),
-                writes(y, ALL),
+                *([] if own else [writes(y, ALL)]),
             ],
             q=query.slot,
             q_stride=query.stride,
@@ -98,16 +103,20 @@ class Attending(RecordingOps):
             **shape,
             **common,
         )
-        rec.call(
-            "attend.combine",
-            [
-                Touch(partial.place, ALL, False),
-                Touch(scratch.place, ALL, True),
-                writes(y, ROWS),
-            ],
-            latent=int(spec.v_dim == 0),
-            **common,
-        )
+        if rec.rows > 1 or split:
+            if own:
+                scratch = rec.region(scratch_bytes, own=True)
+                common["scratch"] = slot_of(scratch)
+            rec.call(
+                "attend.combine",
+                [
+                    Touch(partial.place, ALL, False),
+                    Touch(scratch.place, ALL, True),
+                    writes(y, ROWS),
+                ],
+                latent=int(spec.v_dim == 0),
+                **common,
+            )
         return tensor_of(y)
 
     def _write(
@@ -120,9 +129,13 @@ class Attending(RecordingOps):
         shape: dict[str, Any],
     ) -> None:
         """This step's keys and values into the cache."""
-        self.now.recorder.call(
+        rec = self.now.recorder
+        spread = rec.rows == 1  # one row would be one thread's
+        share = ALL if spread else ROWS
+        rec.call(
             f"kv.{self.now.kv}",
-            [reads(key), reads(value), Touch(cache, ROWS, True)],
+            [reads(key, share), reads(value, share), Touch(cache, share, True)],
+            spread=int(spread),
             k=key.slot,
             k_stride=key.stride,
             v=value.slot,

@@ -19,6 +19,7 @@ from rbee_worker.errors import UnsupportedModel, UsageError
 from rbee_worker.ops import Activation, Ops, RopeSpec, Weight
 from rbee_worker.ops.batch import Batch
 from rbee_worker.ops.cpu import paged, step
+from rbee_worker.ops.cpu.ahead import HeldAhead
 from rbee_worker.ops.cpu.arena import Arena
 from rbee_worker.ops.cpu.attending import Attending
 from rbee_worker.ops.cpu.columns import Columns
@@ -26,9 +27,9 @@ from rbee_worker.ops.cpu.experts import Mixing
 from rbee_worker.ops.cpu.fallback import fall_back
 from rbee_worker.ops.cpu.forms import BYTES, CELL, TOKENS, natural, variant
 from rbee_worker.ops.cpu.held import Held
-from rbee_worker.ops.cpu.matrix import Matrix, hold
+from rbee_worker.ops.cpu.matrix import Matrix
 from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.program import (
+from rbee_worker.ops.cpu.recorder import (
     ALL,
     ROWS,
     Buf,
@@ -53,16 +54,25 @@ from rbee_worker.ops.reference import ReferenceOps
 
 
 class CpuOps(Attending, Mixing, Columns):
-    """See `Ops`. exact: float32 activations in products with packed weights, not int8."""
+    """See `Ops`. exact: float32 activations in products with packed weights, not int8.
+
+    held: matrices that were repacked before this was made.
+    """
 
     name = "cpu"
     device = "cpu"
     dtype = "f32"
 
     def __init__(
-        self, library: Library, team: Team, *, exact: bool = False, arena: Arena | None = None
+        self,
+        library: Library,
+        team: Team,
+        *,
+        exact: bool = False,
+        arena: Arena | None = None,
+        held: HeldAhead | None = None,
     ) -> None:
-        self.library, self.team = library, team
+        self.library, self.team, self.held = library, team, held
         self.arena = Arena() if arena is None else arena
         self.exact = exact
         self.reference = ReferenceOps("cpu", "f32")
@@ -75,7 +85,7 @@ class CpuOps(Attending, Mixing, Columns):
     # ---- weights
 
     def matrix(self, parts: Sequence[Packed]) -> Weight:
-        matrix = hold(self.library, self.team, self.arena, parts)
+        matrix = self.hold(parts)
         formats = "+".join(dict.fromkeys(p.format for p in parts))
         return Weight(matrix, matrix.rows, matrix.cols, formats, matrix.formats, matrix.nbytes)
 
@@ -94,7 +104,7 @@ class CpuOps(Attending, Mixing, Columns):
         (part,) = table.data.parts  # a table is one tensor
         if table.cols % CELL:
             return cast(Tensor, fall_back(self, "embed", table, batch, scale=scale))
-        y = self.now.recorder.buffer(table.cols)
+        y = self._result(table.cols)
         self.now.recorder.call(
             f"embed.{part.held.name}",
             [writes(y, cells(table.cols // CELL))],
@@ -141,8 +151,8 @@ class CpuOps(Attending, Mixing, Columns):
         if form not in x.ready:
             rec = self.now.recorder
             blocks = -(-x.width // CELL)
-            tokens = -(-rec.rows // TOKENS) * TOKENS
-            x.ready[form] = rec.region(tokens * blocks * BYTES[form])
+            tokens, own = -(-rec.rows // TOKENS) * TOKENS, rec.alone(x.width)
+            x.ready[form] = rec.region(tokens * blocks * BYTES[form], own=own)
             share = ROWS if x.made == ROWS else cells(blocks)
             rec.call(
                 f"prepare.{form}",
@@ -180,7 +190,7 @@ class CpuOps(Attending, Mixing, Columns):
         width = equal_parts(source.width, heads)
         for vector in vectors.values():
             assert isinstance(vector, int) or vector.numel() == width
-        y = self.now.recorder.buffer(source.width)
+        y = self._result(source.width)
         self.now.recorder.call(
             kernel,
             [reads(source), writes(y)],
@@ -199,9 +209,8 @@ class CpuOps(Attending, Mixing, Columns):
         self, x: Tensor, residual: Tensor, weight: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor]:
         a, b = buf_of(x), buf_of(residual, buf_of(x).width)
-        rec = self.now.recorder
-        y, total = rec.buffer(a.width), rec.buffer(a.width)
-        rec.call(
+        y, total = self._result(a.width), self._result(a.width)
+        self.now.recorder.call(
             "norm.add_rms",
             [reads(a), reads(b), writes(y), writes(total)],
             x=a.slot,
@@ -236,7 +245,7 @@ class CpuOps(Attending, Mixing, Columns):
         return tensor_of(self._two(f"gated-{kind}", gate, up))
 
     def _one(self, kind: str, x: Buf, a: float, *, by_rows: bool = False) -> Buf:
-        y = self.now.recorder.buffer(x.width)
+        y = self._result(x.width)
         cell = x.width if by_rows else CELL
         share = cells(-(-x.width // cell))
         self.now.recorder.call(
@@ -253,7 +262,7 @@ class CpuOps(Attending, Mixing, Columns):
         return y
 
     def _two(self, kind: str, x: Buf, z: Buf, *, by_rows: bool = False) -> Buf:
-        y = self.now.recorder.buffer(x.width)
+        y = self._result(x.width)
         cell = x.width if by_rows else CELL
         share = cells(-(-x.width // cell))
         self.now.recorder.call(
@@ -283,7 +292,7 @@ class CpuOps(Attending, Mixing, Columns):
         assert spec.dim % 2 == 0
         if spec not in now.ropes:
             now.ropes.append(spec)
-        y = now.recorder.buffer(source.width)
+        y = self._result(source.width)
         now.recorder.call(
             f"rope.{'pairs' if spec.interleaved else 'half'}",
             [reads(source), writes(y)],

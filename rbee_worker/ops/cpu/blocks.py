@@ -4,7 +4,8 @@ Layouts, in order, each plane 16 rows wide: nibbles 4 x 64 bytes (column c in th
 in the high half of a byte); two-bit planes 2 x 64 bytes (column 4k + i of 16 at bits 2k of byte i);
 one-bit planes 64 bytes (column 4k + i of 32 at bit k of byte i). Units of 256 columns hold the
 planes of their 8 blocks one after another, then 8-bit scales, then 16-bit ones. What the numbers
-mean: ggml's block formats.
+mean: ggml's block formats. Floats: f32 and f16 column by column; bf16 two columns to a lane, so
+that one instruction makes a float of each.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import NamedTuple
 from rbee_worker.ops.cpu.vec import Pen, Ref, Vec
 
 M4, M2, M1 = 0x0F0F0F0F, 0x03030303, 0x01010101
+RAISED = 4  # bits
 
 IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 FP4 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # twice the value
@@ -39,17 +41,42 @@ class Shape:
 
 
 class Block(NamedTuple):
-    """w: 8 vectors, bytes of vector k being columns 4k .. 4k+3; d, m: one for each half."""
+    """w: 8 vectors, bytes of vector k being columns 4k .. 4k+3; d, m: one for each half.
+
+    raised: where these are cheaper to have, the bytes of vectors 4 to 7 times 2^RAISED.
+    """
 
     w: list[Vec]
     d: tuple[Vec, Vec]
     m: tuple[Vec, Vec] | None = None
+    raised: list[Vec] | None = None
+
+
+def floats(pen: Pen, p: Ref, name: str) -> Callable[[int], Vec]:
+    """Reads a column of the unit of floats at p."""
+
+    def bf16(column: int) -> Vec:
+        two = pen.load(p + 64 * (column // 2))
+        return (two & -0x10000 if column % 2 else two << 16).as_f32()
+
+    def f16(column: int) -> Vec:
+        return pen.load_f16(p + 32 * column)
+
+    def f32(column: int) -> Vec:
+        return pen.load_f32(p + 64 * column)
+
+    return {"bf16": bf16, "f16": f16, "f32": f32}[name]
 
 
 def nibbles(pen: Pen, p: Ref) -> list[Vec]:
     """8 vectors of 4-bit numbers."""
     v = [pen.load(p + 64 * k) for k in range(4)]
     return [x & M4 for x in v] + [(x >> 4) & M4 for x in v]
+
+
+def _high(pen: Pen, p: Ref) -> list[Vec]:
+    """The last 4 vectors of `nibbles`, raised: they stand in high halves of bytes."""
+    return [pen.load(p + 64 * k) & (M4 << 4) - (1 << 32) for k in range(4)]
 
 
 def pairs(pen: Pen, p: Ref) -> list[Vec]:
@@ -64,11 +91,12 @@ def with_bits(pen: Pen, w: list[Vec], p: Ref, to: int) -> list[Vec]:
 
 
 def q4_0(pen: Pen, p: Ref, j: Ref) -> Block:
-    return Block(nibbles(pen, p), (pen.load_f16(p + 256),) * 2)
+    return Block(nibbles(pen, p), (pen.load_f16(p + 256),) * 2, raised=_high(pen, p))
 
 
 def q4_1(pen: Pen, p: Ref, j: Ref) -> Block:
-    return Block(nibbles(pen, p), (pen.load_f16(p + 256),) * 2, (pen.load_f16(p + 288),) * 2)
+    d, m = pen.load_f16(p + 256), pen.load_f16(p + 288)
+    return Block(nibbles(pen, p), (d, d), (m, m), _high(pen, p))
 
 
 def q5_0(pen: Pen, p: Ref, j: Ref) -> Block:
@@ -100,7 +128,8 @@ def mxfp4(pen: Pen, p: Ref, j: Ref) -> Block:
 
 
 def q4_k(pen: Pen, p: Ref, j: Ref) -> Block:
-    return Block(nibbles(pen, p + j * 256), *_scales_and_mins(pen, p + 2048, j))
+    at = p + j * 256
+    return Block(nibbles(pen, at), *_scales_and_mins(pen, p + 2048, j), _high(pen, at))
 
 
 def q5_k(pen: Pen, p: Ref, j: Ref) -> Block:

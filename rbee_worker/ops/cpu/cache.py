@@ -84,11 +84,17 @@ def _sources(module: str) -> frozenset[str]:
         if name in found or not _path(name).exists():
             continue
         found.add(name)
-        text = _content(name).decode()
-        todo += re.findall(rf"^\s*from {PACKAGE}\.([\w.]+) import", text, re.M)
-        for names in re.findall(rf"^\s*from {PACKAGE} import ([\w ,]+)$", text, re.M):
-            todo += [n.split()[0] for n in names.split(",")]
+        todo += _imports(name)
     return frozenset(found)
+
+
+@functools.cache
+def _imports(module: str) -> tuple[str, ...]:
+    text = _content(module).decode()
+    found = re.findall(rf"^\s*from {PACKAGE}\.([\w.]+) import", text, re.M)
+    for names in re.findall(rf"^\s*from {PACKAGE} import ([\w ,]+)$", text, re.M):
+        found += [n.split()[0] for n in names.split(",")]
+    return tuple(found)
 
 
 def _path(module: str) -> Path:
@@ -135,6 +141,34 @@ def compile_missing(
             jobs = min(jobs or min(_FEW, len(os.sched_getaffinity(0))), len(missing))
             _compile(missing, where, isa, told, jobs)
     return missing
+
+
+def are_kept(names: Iterable[str], isa: Isa, *, cache_dir: str = "") -> bool:
+    """Is every kernel of `names` in the cache?"""
+    return not _missing({n: stem(n) for n in names}, folder(isa, cache_dir))
+
+
+def remember(asker: str, names: Iterable[str], isa: Isa, *, cache_dir: str = "") -> None:
+    """Note beside the kernels which of them `asker` needs. A hint: may fail, may be outdated."""
+    path = _needs(asker, isa, cache_dir)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+    with suppress(OSError):
+        temporary.write_text(json.dumps(sorted(names)))
+        temporary.replace(path)
+
+
+def recall(asker: str, isa: Isa, *, cache_dir: str = "") -> list[str]:
+    """What was noted for `asker`; nothing where nothing was."""
+    with suppress(OSError, ValueError):
+        names = json.loads(_needs(asker, isa, cache_dir).read_text())
+        if isinstance(names, list) and all(isinstance(n, str) for n in names):
+            return names
+    return []
+
+
+def _needs(asker: str, isa: Isa, cache_dir: str) -> Path:
+    digest = hashlib.sha256(asker.encode()).hexdigest()
+    return folder(isa, cache_dir) / f"needs-{digest[:16]}.json"
 
 
 def _nobody(done: int, total: int, name: str) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from rbee_worker.ops import Weight
 from rbee_worker.ops.batch import Batch
 from rbee_worker.ops.cpu.forms import CELL
-from rbee_worker.ops.cpu.program import Buf, reads, writes
+from rbee_worker.ops.cpu.recorder import Buf, reads, writes
 from rbee_worker.ops.cpu.recording import RecordingOps, buf_of, equal_parts, tensor_of
 
 
@@ -22,7 +22,7 @@ class Columns(RecordingOps):
             if heads == 1:
                 part = source.columns(first, width)
             else:
-                part = self.now.recorder.buffer(heads * width)
+                part = self._result(heads * width)
                 self._copy(source.columns(first, source.width - first), part, sum(widths), heads)
             out.append(tensor_of(part))
             first += width
@@ -30,7 +30,7 @@ class Columns(RecordingOps):
 
     def concat(self, parts: Sequence[Tensor], *, heads: int = 1) -> Tensor:
         given = [buf_of(p) for p in parts]
-        y, first = self.now.recorder.buffer(sum(p.width for p in given)), 0
+        y, first = self._result(sum(p.width for p in given)), 0
         whole = equal_parts(y.width, heads)
         for part in given:
             width = equal_parts(part.width, heads)
@@ -61,7 +61,7 @@ class Columns(RecordingOps):
         if b.width == a.width:
             return tensor_of(self._two("multiply", a, b))
         assert b.width == 1
-        to = self.now.recorder.buffer(a.width)
+        to = self._result(a.width)
         return tensor_of(
             self._columns("gate", a, to, b, z=b.slot, z_stride=b.stride, width=a.width)
         )
@@ -74,7 +74,7 @@ class Columns(RecordingOps):
         if not isinstance(factor, Tensor):
             return tensor_of(self._one("scale", source, factor, by_rows=source.width < 4096))
         assert factor.numel() == source.width
-        to = self.now.recorder.buffer(source.width)
+        to = self._result(source.width)
         return tensor_of(self._columns("scale", source, to, vector=factor, width=source.width))
 
     def scale_by_position(
@@ -84,7 +84,7 @@ class Columns(RecordingOps):
         assert every > 0
         assert offset >= 0
         assert factors.numel() > 0
-        to = self.now.recorder.buffer(source.width)
+        to = self._result(source.width)
         self._columns(
             "position", source, to, factors=factors, count=factors.numel(), every=every,
             offset=offset, width=source.width,
@@ -94,7 +94,9 @@ class Columns(RecordingOps):
     def add_positions(self, x: Tensor, table: Weight, batch: Batch, *, offset: int = 0) -> Tensor:
         source, rec = buf_of(x, table.cols), self.now.recorder
         (part,) = table.data.parts
-        y = rec.buffer(-(-table.cols // CELL) * CELL).columns(0, table.cols)  # kernels write cells
+        y = self._result(-(-table.cols // CELL) * CELL).columns(
+            0, table.cols
+        )  # kernels write cells
         rec.call(
             f"embed.{part.held.name}-add",
             [reads(source), writes(y)],

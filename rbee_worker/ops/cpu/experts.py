@@ -11,7 +11,7 @@ from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.ops import Activation, Routing, Weight
 from rbee_worker.ops.cpu import chosen
 from rbee_worker.ops.cpu.forms import BYTES, CELL, natural, parse, variant
-from rbee_worker.ops.cpu.program import ALL, Buf, Region, Touch, reads, writes
+from rbee_worker.ops.cpu.recorder import ALL, Buf, Touch, reads, writes
 from rbee_worker.ops.cpu.recording import (
     RecordingOps,
     buf_of,
@@ -20,6 +20,7 @@ from rbee_worker.ops.cpu.recording import (
     slot_of,
     tensor_of,
 )
+from rbee_worker.ops.cpu.regions import Region
 from rbee_worker.ops.cpu.stack import Stack, StackPart, hold_stack, weight_of
 
 
@@ -27,7 +28,7 @@ class Mixing(RecordingOps):
     """The part of `CpuOps` that has several matrices of one shape."""
 
     def stack(self, members: Sequence[Sequence[Packed]]) -> Weight:
-        return weight_of(hold_stack(self.library, self.team, self.arena, members))
+        return weight_of(hold_stack(self.hold, members))
 
     def heads_linear(self, x: Tensor, weight: Weight) -> Tensor:
         source = buf_of(x, weight.count * weight.cols)

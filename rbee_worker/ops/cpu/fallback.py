@@ -15,7 +15,8 @@ from torch import Tensor
 
 from rbee_worker.ops import Weight
 from rbee_worker.ops.batch import Batch
-from rbee_worker.ops.cpu.program import Buf, Program, Slot
+from rbee_worker.ops.cpu.program import Program
+from rbee_worker.ops.cpu.recorder import Buf, Slot
 
 if TYPE_CHECKING:
     from rbee_worker.ops.cpu.backend import CpuOps

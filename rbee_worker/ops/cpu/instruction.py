@@ -8,14 +8,16 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-BYTES = 48  # of an entry: six int64, in the order of the fields
+BYTES = 64  # of an entry: eight int64, in the order of the fields
 
 
 class Instruction(NamedTuple):
     """kernel, args: addresses. barrier: 1 where all threads must have come before it is run.
 
     weights: address of `groups` times `group_bytes`, of which thread t of n reads the groups from
-    t * groups // n on; 0 where nothing is to be asked for ahead of time.
+    t * groups // n on; 0 where nothing is to be asked for ahead of time. apart: bytes from a
+    thread's args to the next thread's, 0 where they have the same. alone: 1 where every thread does
+    all of the work, as if there were no other.
     """
 
     kernel: int
@@ -24,8 +26,10 @@ class Instruction(NamedTuple):
     weights: int = 0
     groups: int = 0
     group_bytes: int = 0
+    apart: int = 0
+    alone: int = 0
 
 
 def words(entries: Sequence[Instruction]) -> npt.NDArray[np.int64]:
-    """int64 [entries, 6], as `kernels/team.py` reads them."""
+    """int64 [entries, 8], as `kernels/team.py` reads them."""
     return np.array(entries, np.int64).reshape(len(entries), BYTES // 8)

@@ -2,13 +2,16 @@
 
 Logical vectors are 16 lanes of 32 bits everywhere; a processor with narrower registers lets LLVM
 split them, so results are bitwise the same on every instruction set. Only the integer dot product
-is spelled differently (`emit.dot`). `RBEE_CPU_ISA` forces one of `names()`.
+is spelled differently (`emit.dot`), and with AMX products of several tokens are made of tiles
+(`amx.py`). `RBEE_CPU_ISA` forces one of `names()`.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import platform
+import sys
 from dataclasses import dataclass
 
 import llvmlite.binding as llvm
@@ -24,12 +27,15 @@ _NEWER = (  # what icelake-server has and other processors with AVX-512 VNNI may
 )
 # Not this machine's own name and features: what one machine compiled, every other one can use.
 _X86: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {  # cpu, features it has and lacks
+    "avx512amx": ("icelake-server", (*_AVX512, "amx-tile", "amx-int8"), _NEWER),
     "avx512vnni": ("icelake-server", _AVX512, _NEWER),
     "avxvnni": ("x86-64", (*_AVX2, "avxvnni"), ()),
     "avx2": ("x86-64", _AVX2, ()),
     "portable": ("x86-64", _V2, ()),
 }
 _ARM = ("aarch64", "arm64")
+_TILES = "amx-tile"
+_ARCH_PRCTL, _REQ_XCOMP_PERM, _XTILEDATA = 158, 0x1023, 18  # of Linux on x86-64
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,22 @@ def names() -> tuple[str, ...]:
     if platform.machine() in _ARM:
         return ("neon", "portable") if have.get("dotprod") else ("portable",)
     able = [n for n, (_, needs, _) in _X86.items() if all(have.get(f) for f in needs)]
+    if not tiles_permitted():
+        able = [n for n in able if _TILES not in _X86[n][1]]
     return tuple(dict.fromkeys([*able, "portable"]))
+
+
+@functools.cache
+def tiles_permitted() -> bool:
+    """Whether this process may use tile registers: Linux wants to be asked, once a process.
+
+    Threads and forked children of a process that was permitted are too. False where the processor
+    has none, the kernel knows none or another system runs.
+    """
+    if sys.platform != "linux" or not llvm.get_host_cpu_features().get(_TILES):
+        return False
+    numbers = (_ARCH_PRCTL, _REQ_XCOMP_PERM, _XTILEDATA)
+    return int(ctypes.CDLL(None).syscall(*map(ctypes.c_long, numbers))) == 0
 
 
 def choose(asked: str = "") -> Isa:

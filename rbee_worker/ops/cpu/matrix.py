@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +15,8 @@ from rbee_worker.ops.cpu.arena import Arena
 from rbee_worker.ops.cpu.forms import CELL
 from rbee_worker.ops.cpu.held import GRID_OF, ROWS, Held, held_as, taken_as
 from rbee_worker.ops.cpu.instruction import Instruction, words
-from rbee_worker.ops.cpu.native import Args, Library
+from rbee_worker.ops.cpu.native import Args, Library, Native
 from rbee_worker.ops.cpu.team import Team, Words
-from rbee_worker.ops.dequant import dequantize
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -57,13 +57,25 @@ class Matrix:
 
 def hold(library: Library, team: Team, arena: Arena, packed: Sequence[Packed]) -> Matrix:
     """Repack matrices [out_i, in] for the kernels; formats without one are expanded to float32."""
-    parts, first = [], 0
-    for run in _runs([_known(p) for p in packed]):
-        rows = sum(p.shape[0] for p in run)
-        held = held_as(run[0].format)
-        parts.append(Part(held, _repack(library, team, arena, run, held), first, rows))
-        first += rows
-    return _matrix(parts, packed)
+    return hold_all(library, team, arena, [packed])[0]
+
+
+def hold_all(
+    library: Library, team: Team, arena: Arena, several: Iterable[Sequence[Packed]]
+) -> list[Matrix]:
+    """`hold` for several at once: the team's threads share all of their bytes."""
+    jobs: list[_Job] = []
+    made = []
+    for packed in several:
+        parts, first = [], 0
+        for run in _runs([_known(p) for p in packed]):
+            rows = sum(p.shape[0] for p in run)
+            held = held_as(run[0].format)
+            parts.append(Part(held, _plan(library, arena, run, held, jobs), first, rows))
+            first += rows
+        made.append(_matrix(parts, packed))
+    _repack(team, jobs)
+    return made
 
 
 def outline(packed: Sequence[Packed]) -> Matrix:
@@ -94,6 +106,8 @@ def _known(packed: Packed) -> Packed:
     """Itself, or its values where its format has no kernel."""
     if taken_as(packed.format) == packed.format.lower():
         return packed
+    from rbee_worker.ops.dequant import dequantize  # imports torch, which may not be there yet
+
     values = dequantize(packed).numpy()
     return Packed(values.view(np.uint8).reshape(len(values), -1), "F32", packed.shape)
 
@@ -114,28 +128,52 @@ def _alike(a: Packed, b: Packed) -> bool:
     return taken_as(a.format) == taken_as(b.format)
 
 
-def _repack(library: Library, team: Team, arena: Arena, run: Sequence[Packed], held: Held) -> Bytes:
-    """All matrices of a run, each shared among the team's threads."""
-    cols = run[0].shape[1]
-    units = -(-cols // held.columns)
+class _Job(NamedTuple):
+    """One matrix to repack: its kernel and what that takes but `shares`; groups of rows, and bytes
+    that each of them takes as held."""
+
+    kernel: Native
+    values: dict[str, Any]
+    groups: int
+    each: int
+
+
+def _plan(
+    library: Library, arena: Arena, run: Sequence[Packed], held: Held, jobs: list[_Job]
+) -> Bytes:
+    """Memory for all matrices of a run; how it is filled goes to `jobs`."""
+    units = -(-run[0].shape[1] // held.columns)
     groups = [-(-p.shape[0] // ROWS) for p in run]
-    nbytes = sum(groups) * units * held.nbytes
-    memory = arena.take(nbytes)
+    each = units * held.nbytes
+    memory = arena.take(sum(groups) * each)
     kernel, source = library[repacker(run[0].format)], taken_as(run[0].format)
     grid = {"grid": grids.digits(GRID_OF[source])} if source in GRID_OF else {}
-    keep: list[Args] = []
-    entries: list[Instruction] = []
     at = 0
     for one, count in zip(run, groups, strict=True):
         raw = _whole(one, units * held.columns)
-        to = memory[at:]
-        args = kernel.pack(raw=raw, stride=raw.shape[1], groups=count, units=units, out=to, **grid)
-        keep.append(args)
-        entries.append(Instruction(kernel.address, args.address))
-        at += count * units * held.nbytes
-    header: Words = np.zeros(1, np.int64)
-    team.run(words(entries), header)
+        values = {"raw": raw, "stride": raw.shape[1], "units": units, "out": memory[at:], **grid}
+        jobs.append(_Job(kernel, values, count, each))
+        at += count * each
     return memory
+
+
+def _repack(team: Team, jobs: Sequence[_Job]) -> None:
+    """Every thread fills a piece of memory of its own: two that first write the same huge page
+    would both clear one, and clearing pages is half of all the work."""
+    total = sum(job.groups * job.each for job in jobs)
+    keep: list[Args] = []
+    entries: list[Instruction] = []
+    begin = 0
+    for job in jobs:
+        ends = [total * t // team.threads - begin for t in range(team.threads + 1)]
+        shares = np.array([min(max(e // job.each, 0), job.groups) for e in ends], np.int64)
+        shares[-1] = job.groups
+        keep.append(job.kernel.pack(**job.values, shares=shares))
+        entries.append(Instruction(job.kernel.address, keep[-1].address))
+        begin += job.groups * job.each
+    header: Words = np.zeros(1, np.int64)
+    if entries:
+        team.run(words(entries), header)
 
 
 def _whole(packed: Packed, cols: int) -> Bytes:

@@ -190,6 +190,26 @@ def latent_values(kind: str) -> Any:
     return op(Void, Ptr, Ptr, Int, Int, Int, Ptr, target=True)(write)
 
 
+def _narrow(pen: Pen, v: e.Value, kind: str) -> e.Value:
+    """16 floats as they are kept in a cache; of int8, already divided by their scale."""
+    b = pen.b
+    return {
+        "f32": lambda: b.bitcast(v, e.I32),
+        "f16": lambda: e.narrow_f16(b, v, pen.native_f16),
+        "bf16": lambda: e.narrow_bf16(b, v),
+        "i8": lambda: b.trunc(b.fptosi(v, e.I32), e.I8),
+    }[kind]()
+
+
+def store(kind: str) -> Any:
+    """Intrinsic (v, p): 16 lanes as `kind`, one after another."""
+
+    def write(b: e.Builder, target: str, v: e.Value, p: e.Value) -> None:
+        e.store(b, p, _narrow(Pen(b, target), v, kind), BYTES[kind])
+
+    return op(Void, F32x16, Ptr, target=True)(write)
+
+
 def scatter(kind: str) -> Any:
     """Intrinsic (v, p, stride, count): the first `count` lanes as `kind`, `stride` bytes apart."""
 
@@ -197,12 +217,7 @@ def scatter(kind: str) -> Any:
         b: e.Builder, target: str, v: e.Value, p: e.Value, stride: e.Value, count: e.Value
     ) -> None:
         pen = Pen(b, target)
-        narrow = {
-            "f32": lambda: b.bitcast(v, e.I32),
-            "f16": lambda: e.narrow_f16(b, v, pen.native_f16),
-            "bf16": lambda: e.narrow_bf16(b, v),
-            "i8": lambda: b.trunc(b.fptosi(v, e.I32), e.I8),
-        }[kind]()
+        narrow = _narrow(pen, v, kind)
         zero = e.ir.Constant(e.i64, 0)
 
         def one(lane: e.Value, _none: list[e.Value]) -> list[e.Value]:

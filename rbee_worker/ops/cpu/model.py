@@ -1,24 +1,24 @@
 """`CpuModel`: a `Decoder` recorded once, replayed for every step. What the engine sees of it.
 
-The model's Python runs when this object is made, for `hidden` and for `head`, and never again.
+The model's Python runs when this object is made, for a whole step, of which `hidden` replays the
+beginning and `logits` all, and for `head` alone, and never again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rbee_worker.ops import RopeSpec
 from rbee_worker.ops.batch import Batch, FixedState, PagedState
-from rbee_worker.ops.cpu import step
 from rbee_worker.ops.cpu.backend import CpuOps, check_block_size
 from rbee_worker.ops.cpu.header import Header, Shape
-from rbee_worker.ops.cpu.program import Buf, Call, Program, Recorder, Slot
+from rbee_worker.ops.cpu.program import Program, finish
+from rbee_worker.ops.cpu.recorder import Buf, Call, Recorder, Result, Slot
 from rbee_worker.ops.cpu.recording import Recording
 from rbee_worker.ops.cpu.team import Words
 from rbee_worker.state.specs import Fixed, StateGroup
@@ -36,34 +36,32 @@ class CpuModel:
         self.vocab_size = decoder.vocab_size
         self.context = decoder.context
         self.decoder, self.ops, self.team = decoder, ops, ops.team
-        self._head = record(decoder, ops, shape, lambda x, _: decoder.head(x), shape.head_rows)
-        self._record_hidden(shape)
-        self._head_header: Words = np.zeros(step.words(0, 0), np.int64)
+        self._head = record(decoder, ops, shape, *_head(decoder, shape))
+        self._head_header = Header((), (), shape)
+        self._record_whole(shape)
 
-    def _record_hidden(self, shape: Shape) -> None:
+    def _record_whole(self, shape: Shape) -> None:
         self.shape = shape
-        decoder = self.decoder
-        self._hidden = record(
-            decoder, self.ops, shape, lambda _, batch: decoder.hidden(batch), shape.rows
-        )
-        self._header = Header(self.groups, self._hidden.ropes, shape)
+        self._whole = record(self.decoder, self.ops, shape, *_whole(self.decoder, shape))
+        self._header = Header(self.groups, self._whole.ropes, shape)
+        alone = replace(shape, rows=1, head_rows=1)
+        self._one = record(self.decoder, self.ops, alone, *_whole(self.decoder, alone))
+        assert self._one.ropes == self._whole.ropes  # the header is for both
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
         """Operations that `reference` computes."""
-        return (*self._hidden.program.fallbacks, *self._head.program.fallbacks)
+        names = (*self._whole.program.fallbacks, *self._head.program.fallbacks)
+        return tuple(dict.fromkeys(names))
 
     def hidden(self, batch: Batch, times: list[Words] | None = None) -> Tensor:
         """N rows -> normalised hidden states float32 [N, dim].
 
         A step larger than the model is recorded for has it recorded again, which takes a moment.
         """
-        n, longest = batch.tokens.shape[0], max(batch.kv_lens_host, default=0)
-        if n > self.shape.rows or longest > self.shape.longest:
-            rows, most = max(n, self.shape.rows), max(longest, self.shape.longest)
-            self._record_hidden(replace(self.shape, rows=rows, longest=most))
-        with self._header.of(batch) as words:
-            return self._hidden.program.run(self.team, words, batch, n, times)
+        n = self._fit(batch)
+        header = self._header.write(batch)
+        return self._for(n).run(self.team, header, batch, n, times, stage=0)
 
     def head(self, rows: Tensor, times: list[Words] | None = None) -> Tensor:
         """Hidden states [S, dim] -> logits float32 [S, vocab]."""
@@ -71,17 +69,49 @@ class CpuModel:
         if rows.shape[0] > most:
             return torch.cat([self.head(part).clone() for part in torch.split(rows, most)])
         n = rows.shape[0]
-        self._head_header[step.N // 8] = n
         self._head.give(rows)
-        return self._head.program.run(self.team, self._head_header, None, n, times)
+        return self._head.program.run(self.team, self._head_header.rows(n), None, n, times)
+
+    def logits(self, batch: Batch, times: list[Words] | None = None) -> Tensor:
+        """N rows, S of them sampled -> logits float32 [S, vocab]: the head of those hidden states,
+        bit for bit. Where every row is sampled, as in decoding, the two are one replay."""
+        n = self._fit(batch)
+        header = self._header.write(batch)
+        if n <= self.shape.head_rows and self._header.samples_all:
+            return self._for(n).run(self.team, header, batch, n, times)
+        hidden = self._for(n).run(self.team, header, batch, n, times, stage=0)
+        return self.head(hidden[batch.sample_rows], times)
+
+    def _for(self, n: int) -> Program:
+        """The program for n rows."""
+        return (self._one if n == 1 else self._whole).program
+
+    def _fit(self, batch: Batch) -> int:
+        """The step's rows, for which there is room from now on."""
+        n, longest = batch.seq_starts_host[-1], max(batch.kv_lens_host, default=0)
+        if n > self.shape.rows or longest > self.shape.longest:
+            rows, most = max(n, self.shape.rows), max(longest, self.shape.longest)
+            self._record_whole(replace(self.shape, rows=rows, longest=most))
+        return n
 
 
 Piece = Callable[[Tensor, Batch], Tensor]  # part of a model: (what it is given, the batch)
+Stage = tuple[Piece, int]  # a piece, for at most so many rows
+
+
+def _head(decoder: Decoder, shape: Shape) -> tuple[Stage, ...]:
+    return ((lambda x, _: decoder.head(x), shape.head_rows),)
+
+
+def _whole(decoder: Decoder, shape: Shape) -> tuple[Stage, ...]:
+    """Hidden states of a step, and their head where there are no more rows than it takes."""
+    head, rows = _head(decoder, shape)[0]
+    return (lambda _, batch: decoder.hidden(batch), shape.rows), (head, min(rows, shape.rows))
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """A piece of a model as a program. given: where its input goes: slot, width, stride."""
+    """Pieces of a model as a program. given: where its input goes: slot, width, stride."""
 
     program: Program
     ropes: list[RopeSpec]
@@ -95,26 +125,23 @@ class Recorded:
 
 def kernel_names(decoder: Decoder, ops: CpuOps, shape: Shape) -> list[str]:
     """The kernels that recording `decoder` calls; `ops` may hold no weights (`outline.py`)."""
-    pieces: tuple[tuple[Piece, int], ...] = (
-        (lambda x, _: decoder.head(x), shape.head_rows),
-        (lambda _, batch: decoder.hidden(batch), shape.rows),
-    )
-    traces = [_trace(decoder, ops, shape, *piece)[0] for piece in pieces]
-    entries = [entry for recorder in traces for entry in recorder.entries]
-    return list(dict.fromkeys(e.kernel for e in entries if isinstance(e, Call)))
+    recorder = _trace(decoder, ops, shape, _whole(decoder, shape))[0]
+    return list(dict.fromkeys(e.kernel for e in recorder.entries if isinstance(e, Call)))
 
 
-def record(decoder: Decoder, ops: CpuOps, shape: Shape, piece: Piece, rows: int) -> Recorded:
-    """Run a piece of the model's Python once, for at most `rows` rows, and load what it calls."""
-    recorder, result, ropes, given = _trace(decoder, ops, shape, piece, rows)
-    return Recorded(recorder.finish(ops.library, result), ropes, given)
+def record(decoder: Decoder, ops: CpuOps, shape: Shape, *stages: Stage) -> Recorded:
+    """Run pieces of the model's Python once, each given the result of the one before, and load
+    what they call. A later stage takes no more rows than the ones before it."""
+    recorder, results, ropes, given = _trace(decoder, ops, shape, stages)
+    program = finish(recorder, ops.library, results[-1].buf, results[:-1])
+    return Recorded(program, ropes, given)
 
 
 def _trace(
-    decoder: Decoder, ops: CpuOps, shape: Shape, piece: Piece, rows: int
-) -> tuple[Recorder, Buf, list[RopeSpec], tuple[Slot, int, int]]:
-    """Run the model's Python once: what it calls, its result, its ropes, where it takes input."""
-    recorder = Recorder(rows)
+    decoder: Decoder, ops: CpuOps, shape: Shape, stages: Sequence[Stage]
+) -> tuple[Recorder, list[Result], list[RopeSpec], tuple[Slot, int, int]]:
+    """Run the model's Python once: what it calls, its results, its ropes, where it takes input."""
+    recorder = Recorder(stages[0][1], ops.team.threads)
     probe = _probe(decoder.groups, shape)
     ops.recording = Recording(
         recorder,
@@ -127,10 +154,16 @@ def _trace(
     )
     given = recorder.buffer(decoder.out.weight.cols)
     place = (given.slot, given.width, given.stride)
-    result = piece(cast(Tensor, given), probe)
+    results: list[Result] = []
+    state = given
+    for piece, rows in stages:
+        assert rows <= recorder.rows
+        recorder.rows = rows
+        state = cast(Buf, piece(cast(Tensor, state), probe))
+        results.append(Result(state, len(recorder.entries)))
     ropes = ops.recording.ropes
     ops.recording = None
-    return recorder, cast(Buf, result), ropes, place
+    return recorder, results, ropes, place
 
 
 def _probe(groups: tuple[StateGroup, ...], shape: Shape) -> Batch:

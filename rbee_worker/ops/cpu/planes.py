@@ -10,8 +10,14 @@ from rbee_worker.ops.cpu.vec import Pen, Ref, Vec
 
 
 def gathered(pen: Pen, p: Ref, st: Ref, count: int) -> list[Vec]:
-    """`count` words, four bytes each, from p on."""
-    return [pen.gather(p + 4 * k, st) for k in range(count)]
+    """`count` words, four bytes each, from p on; a multiple of 4."""
+    assert count % 4 == 0
+    return [word for k in range(0, count, 4) for word in pen.quad(p + 4 * k, st)]
+
+
+def byte(words: list[Vec], j: int) -> Vec:
+    """Byte j of words, as a number of each row."""
+    return (words[j // 4] >> (8 * (j % 4))) & 255
 
 
 def half(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor
 
+from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.ops import Ops, RopeSpec
 from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.cpu.ahead import HeldAhead
 from rbee_worker.ops.cpu.arena import Arena
+from rbee_worker.ops.cpu.matrix import Matrix, hold
 from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.program import Buf, Recorder, Region
+from rbee_worker.ops.cpu.recorder import Buf, Recorder
+from rbee_worker.ops.cpu.regions import Region
 from rbee_worker.ops.cpu.team import Team
 from rbee_worker.state.specs import StateGroup
 
@@ -37,6 +42,7 @@ class RecordingOps(Ops):
     team: Team
     arena: Arena
     exact: bool
+    held: HeldAhead | None
     recording: Recording | None
 
     @property
@@ -44,6 +50,16 @@ class RecordingOps(Ops):
         """The recording under way."""
         assert self.recording is not None, "operations of this backend are only recorded"
         return self.recording
+
+    def _result(self, width: int) -> Buf:
+        """A new activation, each thread's own where threads would have nothing to share."""
+        rec = self.now.recorder
+        return rec.buffer(width, own=rec.alone(width))
+
+    def hold(self, parts: Sequence[Packed]) -> Matrix:
+        """A matrix repacked for the kernels: now, unless it was held ahead."""
+        found = self.held.take(parts) if self.held is not None else None
+        return found or hold(self.library, self.team, self.arena, parts)
 
     @abstractmethod
     def _prepare(self, x: Buf, form: str) -> Region:

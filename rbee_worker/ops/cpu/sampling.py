@@ -12,7 +12,7 @@ import math
 import struct
 from collections.abc import Iterable, Sequence
 from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from rbee_worker.ops.cpu.entries import CpuEntries
 from rbee_worker.ops.cpu.instruction import Instruction, words
 from rbee_worker.ops.cpu.native import Args, Library
 from rbee_worker.ops.cpu.team import Team, Words
-from rbee_worker.ops.sampling import Bools, Cuts
+from rbee_worker.ops.sampling import Cut
 from rbee_worker.types import TokenLogprob
 
 KERNELS = ("sample.scan", "sample.sums", "sample.choose", "bend.do", "bend.undo")
@@ -36,6 +36,15 @@ _FOUND = struct.Struct(f"={m.ID}xqdd")  # id, peak, total
 _PAIR = np.dtype([("id", np.int32), ("logit", np.float32)])
 
 
+class _Met(NamedTuple):
+    """Logits whose shape was looked at: rows, address, bytes from a row to the next."""
+
+    logits: Tensor
+    rows: int
+    at: int
+    stride: int
+
+
 class CpuSampling:
     """See `ops.sampling.Sampling`. Called by the thread that runs the team."""
 
@@ -45,8 +54,10 @@ class CpuSampling:
         blocks = m.blocks(vocab_size)
         self._width = m.padded(blocks)
         self._scratch = _memory(team.threads * m.scratch_bytes(vocab_size))
-        self._header: Words = np.zeros(2, np.int64)
-        self._header_at = self._header.ctypes.data
+        header: Words = np.zeros(2, np.int64)
+        self._header = memoryview(header)  # type: ignore[arg-type]
+        self._header_at = int(header.ctypes.data)
+        self._met: _Met | None = None
         self._reserve(8)
 
     def _reserve(self, rows: int) -> None:
@@ -55,6 +66,8 @@ class CpuSampling:
         self._room = rows
         records = _memory(rows * m.RECORD)
         self._records = memoryview(records).cast("B")  # type: ignore[arg-type]
+        self._ids = self._records.cast("q")[m.ID // 8 :: m.RECORD // 8]
+        self._cold = 0  # rows of `_met` whose records say greedy and nothing else
         self._header[m.RECORDS // 8] = records.ctypes.data
         tops = np.full((rows, self._width), -np.inf, np.float32)
         shared: dict[str, Any] = {"vocab": self._vocab, "blocks": blocks, "width": self._width}
@@ -86,34 +99,51 @@ class CpuSampling:
 
         sums: may any row need the sum of its weights?
         """
-        assert logits.dtype == torch.float32
-        assert logits.shape[1] == self._vocab
-        assert logits.stride(1) == 1 or self._vocab == 1
+        met = self._meet(logits)
         if len(rows) > self._room:
             self._reserve(len(rows))
-        at, stride, last = logits.data_ptr(), 4 * logits.stride(0), logits.shape[0] - 1
+        self._cold = 0
         places = range(0, len(rows) * m.RECORD, m.RECORD)
         for place, row, record in zip(places, rows, records, strict=True):
-            assert 0 <= row <= last
-            _GIVEN.pack_into(self._records, place, at + row * stride, *record)
-        self._header[m.ROWS // 8] = len(rows)
-        self._team.replay(*(self._program if sums else self._short), self._header_at)
+            assert 0 <= row < met.rows
+            _GIVEN.pack_into(self._records, place, met.at + row * met.stride, *record)
+        self._replay(len(rows), sums)
         return places
+
+    def _replay(self, rows: int, sums: bool) -> None:
+        self._header[m.ROWS // 8] = rows
+        self._team.replay(*(self._program if sums else self._short), self._header_at)
+
+    def _meet(self, logits: Tensor) -> _Met:
+        """A model hands in the same tensor at each step of as many rows: it is asked once."""
+        met = self._met
+        if met is None or met.logits is not logits:
+            assert logits.dtype == torch.float32
+            assert logits.shape[1] == self._vocab
+            assert logits.stride(1) == 1 or self._vocab == 1
+            met = _Met(logits, logits.shape[0], logits.data_ptr(), 4 * logits.stride(0))
+            self._met, self._cold = met, 0
+        return met
 
     def greedy(self, logits: Tensor) -> list[int]:
         """See `Sampling.greedy`."""
-        rows = range(logits.shape[0])
-        places = self._run(logits, repeat(_GREEDY, len(rows)), rows, sums=False)
-        return [_FOUND.unpack_from(self._records, place)[0] for place in places]
+        rows = self._meet(logits).rows
+        if rows and rows == self._cold:  # as in the step before: the records are still right
+            self._replay(rows, sums=False)
+        else:
+            self._run(logits, repeat(_GREEDY, rows), range(rows), sums=False)
+            self._cold = rows
+        return self._ids[:rows].tolist()
 
-    def choose(self, logits: Tensor, cuts: Cuts, greedy: Bools) -> list[int]:
+    def choose(self, logits: Tensor, cuts: Sequence[Cut | None]) -> list[int]:
         """See `Sampling.choose`."""
-        scale, top_k, top_p, min_p, u = (column.tolist() for column in cuts)
-        top_k = [k if k < self._vocab else 0 for k in top_k]
-        kinds = [m.GREEDY if cold else m.DRAW for cold in greedy.tolist()]
-        records = zip(kinds, top_k, scale, top_p, min_p, u, [0] * len(u), strict=True)
-        places = self._run(logits, records, range(logits.shape[0]))
-        return [_FOUND.unpack_from(self._records, place)[0] for place in places]
+        records = [_GREEDY if cut is None else self._record(cut) for cut in cuts]
+        rows = len(self._run(logits, records, range(self._meet(logits).rows)))
+        return self._ids[:rows].tolist()
+
+    def _record(self, cut: Cut) -> _Row:
+        scale, top_k, top_p, min_p, u = cut
+        return m.DRAW, top_k if top_k < self._vocab else 0, scale, top_p, min_p, u, 0
 
     def score(
         self,

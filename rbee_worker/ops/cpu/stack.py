@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.ops import Weight
-from rbee_worker.ops.cpu.arena import Arena
 from rbee_worker.ops.cpu.held import Held
-from rbee_worker.ops.cpu.matrix import Matrix, hold, outline
-from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.team import Team, Words
+from rbee_worker.ops.cpu.matrix import Matrix, outline
+from rbee_worker.ops.cpu.team import Words
 
 
 @dataclass(frozen=True)
@@ -41,10 +39,10 @@ class Stack:
 
 
 def hold_stack(
-    library: Library, team: Team, arena: Arena, members: Sequence[Sequence[Packed]]
+    hold: Callable[[Sequence[Packed]], Matrix], members: Sequence[Sequence[Packed]]
 ) -> Stack:
-    """Repack every member for the kernels; all must be alike."""
-    return _stack(tuple(hold(library, team, arena, parts) for parts in members))
+    """Repack every member for the kernels with `hold`; all must be alike."""
+    return _stack(tuple(hold(parts) for parts in members))
 
 
 def outline_stack(members: Sequence[Sequence[Packed]]) -> Stack:

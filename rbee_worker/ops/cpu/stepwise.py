@@ -68,8 +68,8 @@ class Stepwise:
 
     def _recorded(self, piece: Piece) -> _Step:
         model = self._model
-        rows = model.shape.rows
-        return _Step(model, record(model.decoder, model.ops, model.shape, piece, rows))
+        stage = piece, model.shape.rows
+        return _Step(model, record(model.decoder, model.ops, model.shape, stage))
 
 
 class _Step:
@@ -87,5 +87,5 @@ class _Step:
             assert x is not None
             n = x.shape[0]
             return program.run(self._team, self._header.rows(n), None, n).clone()
-        with self._header.of(batch) as words:
-            return program.run(self._team, words, batch, batch.tokens.shape[0]).clone()
+        header = self._header.write(batch)
+        return program.run(self._team, header, batch, batch.tokens.shape[0]).clone()

@@ -81,6 +81,8 @@ class Team:
         raw = np.zeros(m.BYTES + 64, np.uint8)
         start = -raw.ctypes.data % 64
         self._memory: Words = raw[start : start + m.BYTES].view(np.int64)
+        self._words = memoryview(self._memory)  # type: ignore[arg-type]
+        self._open = True
         self._lead = library["team.lead"].pack(team=self._memory)
         self._lead_at = self._lead.address
         self._call = CALL(library["team.lead"].address)
@@ -117,17 +119,19 @@ class Team:
         self.replay(entries.ctypes.data, count, header.ctypes.data, at)
 
     def replay(self, entries: int, count: int, header: int, times: int = 0) -> None:
-        """`run` for who keeps addresses: asking an array for its own takes microseconds."""
-        assert self._end.alive, "the team is closed"
-        memory = self._memory
-        memory[m.ENTRIES // 8] = entries
-        memory[m.COUNT // 8] = count
-        memory[m.STEP // 8] = header
-        memory[m.TIMES // 8] = times
+        """`run` for who keeps addresses: asking an array for its own takes microseconds, and many
+        times that when a step's weights have just gone through the caches."""
+        assert self._open, "the team is closed"
+        words = self._words
+        words[m.ENTRIES // 8] = entries
+        words[m.COUNT // 8] = count
+        words[m.STEP // 8] = header
+        words[m.TIMES // 8] = times
         self._call(self._lead_at, header, 0, self.threads)
 
     def close(self) -> None:
         """End the threads. A second call does nothing."""
+        self._open = False
         self._end()
 
 

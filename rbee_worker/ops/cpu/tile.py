@@ -6,8 +6,8 @@ same order for every T, so a result does not depend on what tile it was computed
 
 Activations lie in groups of 8 tokens, block by block, token by token (`kernels/prepare.py`), in
 one of the forms of `forms.py`:
-i8: 32 int8; f32 scale d; i32 -sum; f32 d * sum; then i32 -sum of columns 0-15 and 16-31, and f32
-d times these sums.
+i8: 32 int8; f32 scale d; i32 -8 sum; f32 d * sum; then i32 -32 sum of columns 0-15 and 16-31, and
+f32 d times these sums; i32 -128 sum.
 i16: the same for numbers q = 256 high + low, the first 32 bytes being `high`; at 64 32 bytes `low`.
 exact: 32 f32; f32 sum of all, of columns 0-15, of columns 16-31.
 """
@@ -15,22 +15,22 @@ exact: 32 f32; f32 sum of all, of columns 0-15, of columns 16-31.
 from __future__ import annotations
 
 import functools
-import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from rbee_worker.ops.cpu import emit as e
-from rbee_worker.ops.cpu.blocks import BLOCKS, Block, Shape
+from rbee_worker.ops.cpu.blocks import BLOCKS, RAISED, Block, Shape, floats
 from rbee_worker.ops.cpu.forms import BYTES
 from rbee_worker.ops.cpu.held import HELD
 from rbee_worker.ops.cpu.simd import F32x16, Int, Ptr, Tuple, Void, op
 from rbee_worker.ops.cpu.vec import Pen, Ref, Vec
 
-SCALE, NEGSUM, SUM, NEGSUMS, SUMS = 32, 36, 40, (44, 48), (52, 56)  # offsets in i8 and i16
+SCALE, LESS8, SUM, LESS32, SUMS, LESS128 = 32, 36, 40, (44, 48), (52, 56), 60  # in i8 and i16
 LOW = 64  # offset in i16
 EXACT_SUM, EXACT_SUMS = 128, (132, 136)
 
-AHEAD = 1024  # bytes of weights asked for before they are needed; 512 and 2048 were no better
+# Bytes of weights asked for before they are needed, by the columns of a unit, as measured.
+AHEAD = {32: 2048, 256: 3072}
 
 
 def sums_type(tokens: int) -> Any:
@@ -67,51 +67,65 @@ def _integers(
     pen: Pen, acc: list[Vec], x: Ref, block: Block, shape: Shape, *, form: str
 ) -> list[Vec]:
     """acc += (d * scale) * integer, then += m * sum; for each half if it has its own d."""
+    xs = [x + BYTES[form] * t for t in range(len(acc))]
+    if shape.halves:
+        wholes = [_whole(pen, block, shape, xs, range(4 * h, 4 * h + 4), form) for h in (0, 1)]
+        sums: tuple[int, ...] = SUMS
+    else:
+        wholes, sums = [_whole(pen, block, shape, xs, range(8), form)], (SUM,)
     out = []
     for t, total in enumerate(acc):
-        at = x + BYTES[form] * t
-        scale = pen.splat(at + SCALE)
-        if shape.halves:
-            for half in (0, 1):
-                start = _start(pen, shape, at + NEGSUMS[half])
-                whole = _whole(pen, start, block, at, (4 * half,), form)
-                total = (block.d[half] * scale).fma(whole.to_f32(), total)
-                if block.m is not None:
-                    total = block.m[half].fma(pen.splat(at + SUMS[half]), total)
-        else:
-            whole = _whole(pen, _start(pen, shape, at + NEGSUM), block, at, (0, 4), form)
-            total = (block.d[0] * scale).fma(whole.to_f32(), total)
+        scale = pen.splat(xs[t] + SCALE)
+        for part, (whole, at) in enumerate(zip(wholes, sums, strict=True)):
+            total = (block.d[part] * scale).fma(whole[t].to_f32(), total)
             if block.m is not None:
-                total = block.m[0].fma(pen.splat(at + SUM), total)
+                total = block.m[part].fma(pen.splat(xs[t] + at), total)
         out.append(total)
     return out
 
 
-def _whole(pen: Pen, start: Vec, block: Block, x: Ref, runs: tuple[int, ...], form: str) -> Vec:
-    """start + the integer products of runs of 16 columns; |sum| < 2^31 in every format."""
-    if form == "i16":
-        high = _sum(_dots(pen, pen.izeros(), block, x, first) for first in runs)
-        start, x = start + (high << 8), x + LOW
-    first, *others = runs
-    low = _dots(pen, start, block, x, first)
-    return _sum([low, *(_dots(pen, pen.izeros(), block, x, other) for other in others)])
+def _whole(pen: Pen, block: Block, shape: Shape, xs: list[Ref], run: range, form: str) -> list[Vec]:
+    """For each token the integer product of columns 4 `run`; |sum| < 2^31 in every format."""
+    raised = RAISED if block.raised and len(xs) == 1 else 0  # no gain for more tokens
+    starts = [_start(pen, shape, x, run, raised) for x in xs]
+    if form == "i8":
+        return _dots(pen, starts, block, raised, xs, run)
+    zeros = [pen.izeros()] * len(xs)
+    high = _dots(pen, zeros, block, raised, xs, run)
+    low = _dots(pen, starts, block, raised, [x + LOW for x in xs], run)
+    return [a + (b << 8) for a, b in zip(low, high, strict=True)]
 
 
-def _sum(parts: Iterable[Vec]) -> Vec:
-    return functools.reduce(operator.add, parts)
+def _dots(
+    pen: Pen, acc: list[Vec], block: Block, raised: int, xs: list[Ref], run: range
+) -> list[Vec]:
+    """acc / 2^raised + the products. Several tokens hide each other's latency; one takes two
+    chains for that, of which the one from acc may multiply raised weights."""
+
+    def chain(acc: list[Vec], words: list[Vec], first: int) -> list[Vec]:
+        for k, w in enumerate(words, first):
+            splats = [pen.isplat(x + 4 * k) for x in xs]
+            acc = [pen.dot(a, w, s) for a, s in zip(acc, splats, strict=True)]
+        return acc
+
+    if len(xs) > 1 or len(run) < 8:
+        return chain(acc, block.w[run.start : run.stop], run.start)
+    (second,) = chain(acc, block.raised if raised and block.raised else block.w[4:], 4)
+    (first,) = chain([pen.izeros()], block.w[:4], 0)
+    return [first + (second.sar(raised) if raised else second)]
 
 
-def _dots(pen: Pen, acc: Vec, block: Block, x: Ref, first: int) -> Vec:
-    for k in range(first, first + 4):
-        acc = pen.dot(acc, block.w[k], pen.isplat(x + 4 * k))
-    return acc
-
-
-def _start(pen: Pen, shape: Shape, negsum: Ref) -> Vec:
-    """What makes sum (u - offset) x of sum u x: -offset * sum x."""
+def _start(pen: Pen, shape: Shape, x: Ref, run: range, raised: int) -> Vec:
+    """What makes sum (u - offset) x of sum u x: -offset * sum x, times 2^raised."""
     if not shape.offset:
         return pen.izeros()
-    return pen.isplat(negsum) << (shape.offset.bit_length() - 1)
+    times = shape.offset << raised
+    if shape.halves:
+        at, has = LESS32[run.start // 4], 32
+    else:
+        at, has = (LESS128, 128) if times >= 128 else (LESS8, 8)
+    less, by = pen.isplat(x + at), times.bit_length() - has.bit_length()
+    return less << by if by > 0 else less.sar(-by) if by else less
 
 
 def _exact(pen: Pen, acc: list[Vec], x: Ref, block: Block, shape: Shape) -> list[Vec]:
@@ -139,12 +153,7 @@ def _exact(pen: Pen, acc: list[Vec], x: Ref, block: Block, shape: Shape) -> list
 
 def _plain(pen: Pen, acc: list[Vec], x: Ref, unit: Ref, name: str) -> list[Vec]:
     """Float weights: each 16 columns one chain from zero, both added to the sum."""
-    load = {"f32": pen.load_f32, "bf16": pen.load_bf16, "f16": pen.load_f16}[name]
-    width = HELD[name].nbytes // 32
-
-    def column(k: int) -> Vec:
-        return load(unit + width * k)
-
+    column = floats(pen, unit, name)
     low, high = (_chains(pen, len(acc), x, column, first) for first in (0, 16))
     return [total + (a + b) for total, a, b in zip(acc, low, high, strict=True)]
 
@@ -165,8 +174,8 @@ def zeros(tokens: int) -> Any:
 
 
 def wide(groups: int, name: str, form: str) -> Any:
-    """`step` for one token and `groups` groups of rows: `(sums, x, p, apart, j) -> sums`, where
-    group g's unit is at p + g * apart. Asks for what lies AHEAD of each, a stream a group."""
+    """`step` for one token and `groups` groups of rows: `(sums, x, p, apart, j, far) -> sums`,
+    where group g's unit is at p + g * apart. Asks for the block `far` bytes after each."""
     kind = sums_type(groups)
     held = HELD[name]
     nbytes = held.nbytes // (held.columns // 32)
@@ -179,21 +188,22 @@ def wide(groups: int, name: str, form: str) -> Any:
         p: e.Value,
         apart: e.Value,
         j: e.Value,
+        far: e.Value,
     ) -> list[e.Value]:
         pen, at, units = Pen(b, target), x, [p]
         for _ in range(groups - 1):
             units.append(b.add(units[-1], apart))
-        here = b.mul(j, e.number(nbytes))
+        there = b.add(b.mul(j, e.number(nbytes)), far)
         for unit in units:
             for line in range(0, nbytes, 64):
-                e.prefetch(b, e.at(b, b.add(unit, here), AHEAD + line))
+                e.prefetch(b, e.at(b, b.add(unit, there), line))
         out = []
         for g, unit in enumerate(units):
             acc = [pen.vec(b.extract_value(sums, g))]
             out += _step(pen, acc, pen.ref(at), pen.ref(unit), pen.ref(j), name, form)
         return [v.value for v in out]
 
-    return op(kind, kind, Ptr, Ptr, Int, Int, target=True)(write)
+    return op(kind, kind, Ptr, Ptr, Int, Int, Int, target=True)(write)
 
 
 def ahead(name: str) -> Any:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rbee_worker.ops.batch import Batch, PagedState
-from rbee_worker.ops.cpu import isa, paged, step
+from rbee_worker.ops.cpu import isa, paged
 from rbee_worker.ops.cpu.backend import CpuOps
 from rbee_worker.ops.cpu.header import KV_TORCH, Header, Shape
 from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.program import Buf, Recorder
+from rbee_worker.ops.cpu.program import finish
+from rbee_worker.ops.cpu.recorder import Buf, Recorder
 from rbee_worker.ops.cpu.recording import Recording
 from rbee_worker.ops.cpu.team import Team
 from rbee_worker.state.specs import PagedKV, StateGroup
@@ -58,7 +58,7 @@ class Eager:
         n = (batch.tokens if batch else first).shape[0]
         block = batch.state[0].k.shape[2] if batch is not None and batch.state else paged.KEYS
         groups, kind = groups_of(batch, block)
-        recorder = Recorder(max(n, 1))
+        recorder = Recorder(max(n, 1), self.team.threads)
         recording = Recording(recorder, groups, kind, block, LONGEST, [], batch or EMPTY)
         self.ops.recording = recording
         inputs: list[tuple[Buf, Tensor]] = []
@@ -75,18 +75,13 @@ class Eager:
         result = getattr(self.ops, name)(*map(handle, args), **named)
         several = isinstance(result, tuple)
         results = result if several else (result,)
-        program = recorder.finish(self.library, results[0])
+        program = finish(recorder, self.library, results[0])
         self.fallbacks = recorder.fallbacks
         for buf, value in inputs:
             program.view(buf.slot, buf.width, buf.stride, n).copy_(value)
-        if batch is None:
-            words = np.zeros(step.words(0, 0), np.int64)
-            words[step.N // 8] = n
-            program.run(self.team, words, None, n)
-        else:
-            shape = Shape(max(n, 1), 1, LONGEST, block, kind)
-            with Header(groups, recording.ropes, shape).of(batch) as words:
-                program.run(self.team, words, batch, n)
+        header = Header(groups, recording.ropes, Shape(max(n, 1), 1, LONGEST, block, kind))
+        address = header.rows(n) if batch is None else header.write(batch)
+        program.run(self.team, address, batch, n)
         self.ops.recording = None
         out = [program.view(r.slot, r.width, r.stride, n).clone() for r in results]
         return tuple(out) if several else out[0]

@@ -68,7 +68,8 @@ def matrix(library, name, rows, cols, seed=0):
     padded[:rows] = raw
     held = aligned(groups * (cols // unit.columns) * unit.nbytes)
     library[f"repack.{name}"](
-        raw=padded, stride=raw.shape[1], groups=groups, units=cols // unit.columns, out=held,
+        raw=padded, stride=raw.shape[1], units=cols // unit.columns, out=held,
+        shares=np.array([0, groups]),
         **({"grid": grids.digits(GRID_OF[name])} if name in GRID_OF else {}),
     )  # fmt: skip
     return Matrix(name, rows, cols, held, values)

@@ -163,3 +163,127 @@ def test_held_weights_are_no_more_than_planned(arch, teams, tmp_path):
         build_model(ckpt, ops)
         pieces = 64 * len(ckpt.source.names())  # each begins on a cache line
         assert 0 < ops.arena.used <= sum(plan.held_bytes.values()) + pieces
+
+
+def decoding(model, n, *, done=20):
+    """A driver, n sequences of `done` computed tokens, and the batch of one more for each."""
+    driver = Driver(model)
+    seqs = [driver.start(prompt(done + 8, seed=i)) for i in range(n)]
+    for seq in seqs:
+        driver.feed([(seq, done)])
+    return driver, seqs, driver.batch([(seq, 1) for seq in seqs])
+
+
+def both_models(teams, path):
+    return record(teams[2], path), build_model(open_checkpoint(str(path)), ReferenceOps())
+
+
+@pytest.mark.parametrize(
+    "arch", [a for a in ARCHS if a.id in ("llama", "mistral-window", "gpt-oss")]
+)
+def test_logits_are_the_head_of_the_hidden_states(arch, teams, tmp_path):
+    """Bitwise: in one replay (up to 8 rows), in more than one, and of some rows in any order."""
+    path = write_safetensors(oracle(arch), tmp_path)
+    for model in both_models(teams, path):
+        for n in (1, 2, 7, 8, 9, 11):
+            _, _, batch = decoding(model, n)
+            want = model.head(model.hidden(batch).clone()).clone()
+            assert torch.equal(model.logits(batch), want)
+            assert torch.equal(model.logits(batch), want)
+        driver = Driver(model)
+        batch = driver.batch([(driver.start(prompt(n, seed=n)), n) for n in (5, 1, 9)])
+        every = model.head(model.hidden(batch).clone()).clone()
+        for rows in ([4, 5, 14], [14, 0], [5], [3, 3], list(range(14, -1, -1)), []):
+            some = Batch(**{**vars(batch), "sample_rows": torch.tensor(rows, dtype=torch.int64)})
+            assert torch.equal(model.logits(some), every[rows])
+
+
+def overwrite(batch, other):
+    """Other numbers into the tensors and lists of a batch, as an engine does that decodes."""
+    for name in ("tokens", "positions", "kv_lens", "rope_lens"):
+        getattr(batch, name).copy_(getattr(other, name))
+    for mine, others in zip(batch.state, other.state, strict=True):
+        mine.table.copy_(others.table)
+        mine.slots.copy_(others.slots)
+    batch.kv_lens_host[:] = other.kv_lens_host
+
+
+@pytest.mark.parametrize("id_", ["llama", "mistral-window", "llama-dynamic", "phi3-long"])
+def test_a_batch_may_come_again_with_other_numbers(id_, teams, tmp_path):
+    """Every step's numbers count, however well the batch is known; others may come between."""
+    (arch,) = (a for a in ARCHS if a.id == id_)
+    path = write_safetensors(oracle(arch), tmp_path)
+    models = [record(teams[2], path) for _ in range(2)]
+    (driver, seqs, again), (fresh, others, _) = (decoding(m, 3, done=33) for m in models)
+    again = Batch(**{**vars(again), "kv_lens_host": list(again.kv_lens_host)})
+    for step in range(6):
+        overwrite(again, driver.batch([(seq, 1) for seq in seqs]))
+        got = models[0].logits(again).clone()
+        assert torch.equal(got, models[1].logits(fresh.batch([(seq, 1) for seq in others])))
+        for seq in (*seqs, *others):
+            seq.computed += 1
+        if step == 2:
+            driver.feed([(driver.start(prompt(9)), 9)])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda batch: batch.state[0].slots.fill_(64 * 16),
+        lambda batch: batch.state[0].slots[1:].fill_(-1),
+        lambda batch: batch.state[0].table[1:].fill_(64),
+        lambda batch: batch.state[0].table[:1].fill_(-1),
+        lambda batch: batch.seq_starts[1:].fill_(2),
+        lambda batch: batch.kv_lens_host.append(3),
+        lambda batch: batch.kv_lens_host.__setitem__(0, 16 * 16),
+    ],
+)
+def test_wrong_numbers_are_found_in_a_known_batch_too(spoil, teams, tmp_path):
+    model = record(teams[2], write_safetensors(oracle(ARCHS[0]), tmp_path))
+    _, _, batch = decoding(model, 3)
+    for known in (False, True):
+        spoilt = Batch(
+            **{
+                **vars(batch),
+                "seq_starts": batch.seq_starts.clone(),
+                "kv_lens_host": list(batch.kv_lens_host),
+                "state": tuple(
+                    PagedState(s.k, s.v, s.table.clone(), s.slots.clone()) for s in batch.state
+                ),
+            }
+        )
+        if known:
+            model.logits(spoilt)
+        spoil(spoilt)
+        for call in (model.logits, model.hidden):
+            with pytest.raises(AssertionError):
+                call(spoilt)
+    model.logits(batch)
+
+
+def test_tensors_of_other_kinds_are_refused(teams, tmp_path):
+    model = record(teams[2], write_safetensors(oracle(ARCHS[0]), tmp_path))
+    _, _, batch = decoding(model, 3)
+    (state,) = batch.state
+    for change in (
+        {"tokens": batch.tokens[:2]},
+        {"positions": batch.positions.int()},
+        {"kv_lens": torch.zeros(6, dtype=torch.int64)[::2]},
+        {"state": (PagedState(state.k, state.v, state.table.long(), state.slots),)},
+        {"state": (PagedState(state.k.half(), state.v, state.table, state.slots),)},
+        {"state": (PagedState(state.k, state.v, state.table[:2], state.slots),)},
+    ):
+        with pytest.raises(AssertionError):
+            model.logits(Batch(**{**vars(batch), **change}))
+
+
+def test_decoding_is_one_replay(teams, tmp_path, monkeypatch):
+    model = record(teams[2], write_safetensors(oracle(ARCHS[0]), tmp_path))
+    _, _, few = decoding(model, 8)
+    _, _, many = decoding(model, 9)
+    replays, replay = [], model.team.replay
+    monkeypatch.setattr(model.team, "replay", lambda *a: (replays.append(a), replay(*a)))
+    for batch, count in ((few, 1), (many, 3)):  # nine rows: hidden states, and the head twice
+        replays.clear()
+        model.logits(batch)
+        assert len(replays) == count

@@ -5,14 +5,28 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
+from rbee_worker.ops.cpu.header import Header, Shape
 from rbee_worker.ops.cpu.held import HELD
 from rbee_worker.ops.cpu.matrix import Part
-from rbee_worker.ops.cpu.program import ALL, ROWS, Place, Recorder, Touch, cells, reads, writes
+from rbee_worker.ops.cpu.program import finish
+from rbee_worker.ops.cpu.recorder import (
+    ALL,
+    ROWS,
+    Recorder,
+    Result,
+    Touch,
+    cells,
+    reads,
+    writes,
+)
+from rbee_worker.ops.cpu.regions import Place
+from rbee_worker.ops.cpu.team import Team
 
 
 def test_buffers_alive_together_never_overlap():
-    rng, recorder = random.Random(1), Recorder(7)
+    rng, recorder = random.Random(1), Recorder(7, 1)
     alive = []
     for _ in range(400):
         if alive and rng.random() < 0.5:
@@ -24,7 +38,7 @@ def test_buffers_alive_together_never_overlap():
 
 
 def test_memory_is_not_lent_again_while_somebody_may_use_it():
-    recorder = Recorder(16)
+    recorder = Recorder(16, 1)
     first = recorder.buffer(64)
     view = first.columns(16, 32)
     place = first.region.place
@@ -35,7 +49,7 @@ def test_memory_is_not_lent_again_while_somebody_may_use_it():
 
 
 def test_memory_is_lent_again_after_the_next_barrier():
-    recorder = Recorder(16)
+    recorder = Recorder(16, 1)
     kept, dropped = recorder.buffer(64), recorder.buffer(64)
     place = dropped.region.place
     recorder.call("a", [writes(kept), writes(dropped)])
@@ -70,7 +84,7 @@ def test_threads_wait_where_they_may_meet(before, after, expected):
 
 
 def test_one_barrier_serves_all_that_came_before():
-    recorder = Recorder(4)
+    recorder = Recorder(4, 1)
     x, y, z = (recorder.buffer(32) for _ in range(3))
     recorder.call("a", [writes(x, ALL)])
     recorder.call("b", [writes(y, ALL)])
@@ -81,13 +95,13 @@ def test_one_barrier_serves_all_that_came_before():
 
 
 def test_addresses_lie_in_the_arena(best):
-    recorder = Recorder(3)
+    recorder = Recorder(3, 1)
     x, y = recorder.buffer(20), recorder.buffer(20)
     recorder.call(
         "each.scale", [reads(x), writes(y)], x=x.slot, x_stride=x.stride, y=y.slot,
         y_stride=y.stride, width=20, cell=20, a=2.0,
     )  # fmt: skip
-    program = recorder.finish(best, y)
+    program = finish(recorder, best, y)
     assert program.names == ["each.scale"]
     assert program.barriers == 0
     assert program.view(y.slot, 20, 20, 3).shape == (3, 20)
@@ -97,7 +111,7 @@ def test_addresses_lie_in_the_arena(best):
 
 
 def test_entries_know_what_the_next_product_reads(best):
-    recorder = Recorder(1)
+    recorder = Recorder(1, 1)
     x = recorder.buffer(16)
     parts = [
         Part(HELD["q4_0"], np.zeros(288 * groups, np.uint8), 0, 16 * groups) for groups in (2, 3)
@@ -107,6 +121,73 @@ def test_entries_know_what_the_next_product_reads(best):
             "each.scale", [reads(x), writes(x)], ahead=ahead, x=x.slot, x_stride=16, y=x.slot,
             y_stride=16, width=16, cell=16, a=1.0,
         )  # fmt: skip
-    (entries,) = recorder.finish(best, x).parts
+    (entries,) = finish(recorder, best, x).parts
     told = [(p.data.ctypes.data, -(-p.rows // 16), 288) for p in parts]
-    assert entries[:, 3:].tolist() == [list(told[i]) for i in (0, 0, 1, 1)] + [[0, 0, 0]]
+    assert entries[:, 3:6].tolist() == [list(told[i]) for i in (0, 0, 1, 1)] + [[0, 0, 0]]
+
+
+def test_each_thread_has_its_own_row(best):
+    """What every thread made for itself needs no barrier, and is right in every copy."""
+    width, threads = 32 * 6, 3
+    recorder = Recorder(1, threads)
+    assert recorder.alone(width)
+    assert not recorder.alone(1 << 20)
+    assert not Recorder(2, threads).alone(width)
+    x, y = recorder.buffer(width), recorder.buffer(width)
+    a, b = (recorder.buffer(width, own=True) for _ in range(2))
+
+    def scale(source, to, share, factor):
+        recorder.call(
+            "each.scale", [reads(source, share), writes(to, share)], x=source.slot,
+            x_stride=width, y=to.slot, y_stride=width, width=width, cell=32, a=factor,
+        )  # fmt: skip
+
+    scale(x, a, cells(6), 2.0)
+    scale(a, b, cells(6), 3.0)
+    scale(b, y, cells(6), 5.0)  # each thread some cells, from its own copy
+    scale(y, a, cells(6), 7.0)
+    assert [e.barrier for e in recorder.entries] == [False, False, False, True]
+    with pytest.raises(AssertionError):
+        recorder.call("each.scale", [writes(a), writes(y)])  # all of it, or a share?
+    program = finish(recorder, best, y)
+    team = Team(best, threads)
+    given = torch.randn(1, width, generator=torch.Generator().manual_seed(1))
+    program.view(x.slot, width, width, 1).copy_(given)
+    header = Header((), (), Shape(1, 1, 1, 16, "f32")).rows(1)
+    assert torch.equal(program.run(team, header, None, 1), given * 2 * 3 * 5)
+    assert torch.equal(program.view(a.slot, width, width, 1), given * 2 * 3 * 5 * 7)
+    team.close()
+
+
+def test_a_replay_may_end_with_a_stage(best):
+    """With native entries only and with Python among them: a stage, the whole, a stage again."""
+    team = Team(best, 2)
+    for fallback in (False, True):
+        recorder = Recorder(4, team.threads)
+        x, y, z = (recorder.buffer(16) for _ in range(3))
+        stages = []
+        for a, source, to in ((2.0, x, y), (5.0, y, z)):
+            if fallback:
+                recorder.python(lambda program, batch, rows: None, "nothing")
+            recorder.call(
+                "each.scale", [reads(source), writes(to)], x=source.slot, x_stride=16, y=to.slot,
+                y_stride=16, width=16, cell=16, a=a,
+            )  # fmt: skip
+            stages.append(Result(to, len(recorder.entries)))
+        program = finish(recorder, best, z, stages[:1])
+        given = program.view(x.slot, 16, 16, 4)
+        header = Header((), (), Shape(4, 4, 16, 16, "f32"))
+        for n in (3, 4):
+            given.copy_(torch.arange(64.0).view(4, 16) + n)
+            program.view(z.slot, 16, 16, 4).zero_()
+            first = program.run(team, header.rows(n), None, n, stage=0)
+            assert torch.equal(first, 2 * given[:n])
+            assert not program.view(z.slot, 16, 16, 4).any()
+            last = program.run(team, header.rows(n), None, n)
+            assert torch.equal(last, 10 * given[:n])
+            times = []
+            assert program.run(team, header.rows(n), None, n, times, stage=0) is first
+            assert [len(t) for t in times] == [2]
+            assert program.run(team, header.rows(n), None, n, times) is last
+            assert [len(t) for t in times] == ([2, 2, 2] if fallback else [2, 3])
+    team.close()

@@ -26,7 +26,7 @@ from rbee_worker.ops.cpu.entries import CpuEntries
 from rbee_worker.ops.cpu.native import Library
 from rbee_worker.ops.cpu.sampling import CpuSampling
 from rbee_worker.ops.cpu.team import Team
-from rbee_worker.ops.sampling import Cuts
+from rbee_worker.ops.sampling import Cut, Cuts
 from rbee_worker.types import SamplingParams
 from tests import tiny
 from tests.engine import (
@@ -67,7 +67,7 @@ def made(vocab: int, threads: int = 2) -> CpuSampling:
 
 
 def _draw(z, cuts):
-    ids = made(z.shape[1]).choose(z, cuts, np.zeros(len(z), bool))
+    ids = made(z.shape[1]).choose(z, by_row(cuts))
     return torch.tensor(ids)
 
 
@@ -114,6 +114,13 @@ def rows(rng: np.random.Generator, count: int, vocab: int) -> np.ndarray:
     return z
 
 
+def by_row(cuts: Cuts, greedy: np.ndarray | None = None) -> list[Cut | None]:
+    """Columns as `choose` takes them."""
+    rows: list[Cut | None] = [Cut(*row) for row in zip(*(c.tolist() for c in cuts), strict=True)]
+    cold = np.zeros(len(rows), bool) if greedy is None else greedy
+    return [None if c else row for row, c in zip(rows, cold.tolist(), strict=True)]
+
+
 def parameters(rng: np.random.Generator, count: int) -> Cuts:
     u = np.concatenate([[0.0, 0.5, LAST], rng.random(9)])
     return Cuts(
@@ -133,7 +140,7 @@ def test_ids_are_torchs(vocab):
         count = int(rng.integers(1, 9))
         z, cuts = torch.from_numpy(rows(rng, count, vocab)), parameters(rng, count)
         greedy = rng.random(count) < 0.2
-        assert made(vocab).choose(z, cuts, greedy) == TORCH.choose(z, cuts, greedy)
+        assert made(vocab).choose(z, by_row(cuts, greedy)) == TORCH.choose(z, by_row(cuts, greedy))
         assert made(vocab).greedy(z) == TORCH.greedy(z)
         seen += count
 
@@ -164,13 +171,13 @@ def test_a_row_is_the_same_on_any_number_of_threads_and_alone(vocab):
     z, cuts = torch.from_numpy(rows(rng, 11, vocab)), parameters(rng, 11)
     cold, tops = np.arange(11) % 4 == 0, [n % 5 for n in range(11)]
     ids = list(range(11))
-    want, scores = made(vocab).choose(z, cuts, cold), made(vocab).score(z, ids, tops)
+    want, scores = made(vocab).choose(z, by_row(cuts, cold)), made(vocab).score(z, ids, tops)
     for threads in (1, 3):
-        assert made(vocab, threads).choose(z, cuts, cold) == want
+        assert made(vocab, threads).choose(z, by_row(cuts, cold)) == want
         assert repr(made(vocab, threads).score(z, ids, tops)) == repr(scores)
     for row in range(11):
-        part, one = z[row : row + 1].clone(), np.array([row])
-        assert made(vocab).choose(part, cuts.at(one), cold[one]) == [want[row]]
+        part, one = z[row : row + 1].clone(), by_row(cuts, cold)[row : row + 1]
+        assert made(vocab).choose(part, one) == [want[row]]
         assert repr(made(vocab).score(part, [row], tops[row : row + 1])) == repr([scores[row]])
 
 
@@ -191,7 +198,7 @@ def test_what_is_gathered_from_groups_is_enough():
         for u in (0.0, 0.3, 0.999, LAST):
             cuts = Cuts(*(np.array([x] * 2) for x in (0.1, top_k, 0.99, 0.0, u)))
             cold = np.zeros(2, bool)
-            assert made(5000).choose(z, cuts, cold) == TORCH.choose(z, cuts, cold)
+            assert made(5000).choose(z, by_row(cuts, cold)) == TORCH.choose(z, by_row(cuts, cold))
 
 
 SCRIPT = """
@@ -287,8 +294,8 @@ def test_choices_on_every_instruction_set(library):
     z, cuts = torch.from_numpy(rows(rng, 40, 3000)), parameters(rng, 40)
     one = Team(library, 1)
     sampling = CpuSampling(library, one, 3000)
-    ids = sampling.choose(z, cuts, np.arange(40) % 7 == 0)
-    assert ids == TORCH.choose(z, cuts, np.arange(40) % 7 == 0)
+    ids = sampling.choose(z, by_row(cuts, np.arange(40) % 7 == 0))
+    assert ids == TORCH.choose(z, by_row(cuts, np.arange(40) % 7 == 0))
     scores = repr((ids, sampling.score(z, [5] * 40, [3] * 40))).encode()
     assert FIRST.setdefault("ids", scores) == scores
     one.close()

@@ -11,8 +11,9 @@ from rbee_worker.ops.cpu import emit
 
 N = 256  # vectors
 PROBES = (
-    "exp exp_weight tanh erf sigmoid nearest magnitude sqrt add sub mul div maximum minimum with_sign "
-    "load_f16 load_bf16 store_f16 store_bf16 iadd isub imul iand ior ixor shl shr sar load_u8 "
+    "exp exp_weight tanh erf sigmoid nearest magnitude sqrt "
+    "add sub mul div maximum minimum with_sign load_f16 load_bf16 "
+    "store_f16 store_bf16 iadd isub imul iand ior ixor shl shr sar load_u8 "
     "load_s8 total largest isum fma dot lookup"
 )
 

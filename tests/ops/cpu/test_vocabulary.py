@@ -275,7 +275,7 @@ def test_the_plan_counts_what_is_held(library):
 
 def test_its_kernels_are_known_before_its_weights(library):
     model = record(library, 2)
-    used = {*model._hidden.program.names, *model._head.program.names}
+    used = {*model._whole.program.names, *model._head.program.names}
     ops = OutlineOps(exact=True)
     needed = ops.needed(build(ops), Shape(128, 8, 256, 16, "f32"))
     others = {n for n in needed if n.startswith(("team.", "repack."))} | {*SAMPLING}

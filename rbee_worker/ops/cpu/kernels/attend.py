@@ -37,9 +37,9 @@ def units_of(step: Ptr, rows: Int) -> Int:
 
 
 @device
-def splits(step: Ptr, nt: Int, rows: Int, per_tile: Int) -> Any:
+def splits(step: Ptr, threads: Int, rows: Int, per_tile: Int) -> Any:
     """Whether items are spans of units."""
-    return units_of(step, rows) * per_tile < 2 * nt
+    return units_of(step, rows) * per_tile < 2 * threads
 
 
 def _attend(kind: str, latent: bool, narrow: int) -> Callable[..., None]:
@@ -49,13 +49,13 @@ def _attend(kind: str, latent: bool, narrow: int) -> Callable[..., None]:
     def run(
         step: Ptr, tid: Int, nt: Int,
         q: Ptr, q_stride: Int, y: Ptr, y_stride: Int, group: Int, layer: Int, heads: Int,
-        kv_heads: Int, k_dim: Int, width: Int, block: Int, rows: Int, chunk: Int, window: Int,
-        scale: Float, cap: Float, slopes: Ptr, sinks: Ptr, scratch: Ptr, scratch_bytes: Int,
-        partial: Ptr, partial_bytes: Int,
+        kv_heads: Int, k_dim: Int, width: Int, block: Int, rows: Int, chunk: Int, threads: Int,
+        window: Int, scale: Float, cap: Float, slopes: Ptr, sinks: Ptr, scratch: Ptr,
+        scratch_bytes: Int, partial: Ptr, partial_bytes: Int,
     ) -> None:  # fmt: skip
         record, share_heads = step + group, s.idiv(heads, kv_heads)
         chunks = s.idiv(share_heads + chunk - 1, chunk)
-        split = splits(step, nt, rows, kv_heads * chunks)
+        split = splits(step, threads, rows, kv_heads * chunks)
         k_base = s.get_i64(record + header.K) + layer * s.get_i64(record + header.K_LAYER)
         v_base = s.get_i64(record + header.V) + layer * s.get_i64(record + header.V_LAYER)
         table, table_width = (
@@ -157,13 +157,13 @@ def _attend(kind: str, latent: bool, narrow: int) -> Callable[..., None]:
 def _combine(
     step: Ptr, tid: Int, nt: Int,
     y: Ptr, y_stride: Int, heads: Int, kv_heads: Int, width: Int, latent: Int, rows: Int,
-    chunk: Int, window: Int, sinks: Ptr, scratch: Ptr, scratch_bytes: Int, partial: Ptr,
-    partial_bytes: Int,
+    chunk: Int, threads: Int, window: Int, sinks: Ptr, scratch: Ptr, scratch_bytes: Int,
+    partial: Ptr, partial_bytes: Int,
 ) -> None:  # fmt: skip
     """Fold the partial results of each query in span order. Threads share rows."""
     share_heads = s.idiv(heads, kv_heads)
     chunks = s.idiv(share_heads + chunk - 1, chunk)
-    if not splits(step, nt, rows, kv_heads * chunks):
+    if not splits(step, threads, rows, kv_heads * chunks):
         return
     n = s.get_i64(step + header.N)
     mine, mine_end = share(tid, nt, n), share(tid + 1, nt, n)

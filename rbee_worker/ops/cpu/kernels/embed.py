@@ -9,7 +9,7 @@ import numpy as np
 from rbee_worker.ops.cpu import emit as e
 from rbee_worker.ops.cpu import simd as s
 from rbee_worker.ops.cpu import step as header
-from rbee_worker.ops.cpu.blocks import BLOCKS
+from rbee_worker.ops.cpu.blocks import BLOCKS, floats
 from rbee_worker.ops.cpu.held import HELD
 from rbee_worker.ops.cpu.kernel import Kernel, kernel
 from rbee_worker.ops.cpu.shares import load_upto, share, store_upto
@@ -23,9 +23,8 @@ def _columns(pen: Pen, p: e.Value, j: e.Value, name: str) -> list[Vec]:
     """The 32 columns of block j of the unit at p, 16 rows each."""
     unit = pen.ref(p)
     if HELD[name].is_float:
-        width = HELD[name].nbytes // 32
-        load = {"f32": pen.load_f32, "bf16": pen.load_bf16, "f16": pen.load_f16}[name]
-        return [load(unit + width * k) for k in range(32)]
+        column = floats(pen, unit, name)
+        return [column(k) for k in range(32)]
     unpack, shape = BLOCKS[name]
     block = unpack(pen, unit, pen.ref(j))
     out = []

@@ -1,6 +1,6 @@
 """Writing this step's keys and values into their blocks, where `paged.py` says.
 
-Threads share rows.
+Threads share rows, or heads of rows.
 
 int8: scale = max |x| / 127 over a head of one token.
 """
@@ -18,7 +18,7 @@ from rbee_worker.ops.cpu import step as header
 from rbee_worker.ops.cpu.kernel import Kernel, device, kernel
 from rbee_worker.ops.cpu.paged import KEYS
 from rbee_worker.ops.cpu.shares import load_upto, share
-from rbee_worker.ops.cpu.simd import Float, Int, Ptr
+from rbee_worker.ops.cpu.simd import Float, Int, Ptr, Vector
 
 f32 = np.float32
 
@@ -36,14 +36,21 @@ def _scale_of(x: Ptr, dim: Int) -> Float:
 
 def _put(kind: str) -> Callable[..., Any]:
     """(x, dim, to, stride, scale_to): one head of one token, `stride` bytes between columns."""
-    scatter = micro.scatter(kind)
+    scatter, store = micro.scatter(kind), micro.store(kind)
     size = micro.BYTES[kind]
+
+    @device
+    def lay(v: Vector, to: Ptr, stride: Int, left: Int) -> None:
+        if stride == size and left >= 16:
+            store(v, to)
+        else:
+            scatter(v, to, stride, s.smaller(left, 16))
 
     @device
     def plain(x: Ptr, dim: Int, to: Ptr, stride: Int, scale_to: Ptr) -> None:
         for i in range(0, dim, 16):
             v = load_upto(x + 4 * i, dim - i)
-            scatter(v, to + i * stride, stride, s.smaller(dim - i, 16))
+            lay(v, to + i * stride, stride, dim - i)
 
     @device
     def scaled(x: Ptr, dim: Int, to: Ptr, stride: Int, scale_to: Ptr) -> None:
@@ -52,14 +59,15 @@ def _put(kind: str) -> Callable[..., Any]:
         s.set_f32(scale_to, scale)
         for i in range(0, dim, 16):
             v = s.nearest(s.mul(load_upto(x + 4 * i, dim - i), s.fill(inverse)))
-            scatter(v, to + i * stride, stride, s.smaller(dim - i, 16))
+            lay(v, to + i * stride, stride, dim - i)
 
     return scaled if size == 1 else plain
 
 
 def build(variant: str) -> Kernel:
     """`kv.<kind>`: k [N, heads, k_dim], v [N, heads, v_dim] to a layer of the group at header
-    offset `group`; blocks of `block` tokens. v_dim 0: no values."""
+    offset `group`; blocks of `block` tokens. v_dim 0: no values. spread 1: threads share heads of
+    rows, 0: rows."""
     put, size = _put(variant), micro.BYTES[variant]
     extra = 4 if size == 1 else 0
 
@@ -67,6 +75,7 @@ def build(variant: str) -> Kernel:
         step: Ptr, tid: Int, nt: Int,
         k: Ptr, k_stride: Int, v: Ptr, v_stride: Int,
         group: Int, layer: Int, heads: Int, k_dim: Int, v_dim: Int, block: Int,
+        spread: Int,
     ) -> None:  # fmt: skip
         n, record = s.get_i64(step + header.N), step + group
         keys = s.get_i64(record + header.K) + layer * s.get_i64(record + header.K_LAYER)
@@ -74,11 +83,13 @@ def build(variant: str) -> Kernel:
         slots = s.get_i64(record + header.SLOTS)
         per_block = s.idiv(block, KEYS)
         k_group, v_group = KEYS * (k_dim * size + extra), KEYS * (v_dim * size + extra)
-        for t in range(share(tid, nt, n), share(tid + 1, nt, n)):
+        per = heads if spread != 0 else 1
+        for item in range(share(tid, nt, n * per), share(tid + 1, nt, n * per)):
+            t, one = s.idiv(item, per), s.imod(item, per)
             slot = s.get_i64(slots + 8 * t)
             first = s.idiv(slot, block) * heads * per_block
             within, lane = s.idiv(s.imod(slot, block), KEYS), s.imod(slot, KEYS)
-            for h in range(heads):
+            for h in range(one, one + s.idiv(heads, per)):
                 place = first + h * per_block + within
                 to = keys + place * k_group
                 scales = to + KEYS * k_dim * size + 4 * lane

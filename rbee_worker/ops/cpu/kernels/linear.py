@@ -4,15 +4,17 @@ Variants: `linear.<held>`, or `linear.<held>-<form>` for other forms of activati
 than the format's own. A tile is one group of 16 rows and up to 8 tokens, or 4 or 2 groups and one
 token: a core reads memory half again as fast through 4 streams as through one. With several tokens
 it asks for the next group's blocks while it works on this one's.
+With AMX its tiles take the tokens of packed weights, 16 at a time (`tiled.py`), and these the rest.
 Every (row, token) sums its blocks in ascending order, whatever tile it falls in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+from rbee_worker.ops.cpu import amx, tile, tiled
 from rbee_worker.ops.cpu import simd as s
-from rbee_worker.ops.cpu import tile
 from rbee_worker.ops.cpu.forms import BYTES, TOKENS, parse
 from rbee_worker.ops.cpu.held import HELD
 from rbee_worker.ops.cpu.kernel import Kernel, device, kernel
@@ -45,19 +47,23 @@ def _tile(tokens: int, name: str, form: str) -> Callable[..., None]:
 
 
 def _wide(groups: int, name: str, form: str) -> Callable[..., None]:
-    """(w, units, x, y, bias): one token by `groups` whole groups of 16 rows."""
+    """(w, units, x, y, bias, after): one token by `groups` whole groups of 16 rows. Asks for what
+    it needs next; near the end that is the beginning of `groups` more, if `after` is so many."""
     blocks, unit = HELD[name].columns // 32, HELD[name].nbytes
     x_step = TOKENS * BYTES[form]
     zeros, step = tile.zeros(groups), tile.wide(groups, name, form)
-    put = tile.put_wide(groups)
+    put, ahead = tile.put_wide(groups), tile.AHEAD[HELD[name].columns]
 
     @device
-    def run(w: Ptr, units: Int, x: Ptr, y: Ptr, bias: Ptr) -> None:
+    def run(w: Ptr, units: Int, x: Ptr, y: Ptr, bias: Ptr, after: Int) -> None:
         sums = zeros()
         apart = units * unit
+        left, end = apart - ahead, ahead + (groups - 1) * apart if after >= groups else 0
         for _ in range(units):
             for j in range(blocks):
-                sums = step(sums, x, w, apart, j)
+                far = ahead if left > 0 else end
+                sums = step(sums, x, w, apart, j, far)
+                left -= unit // blocks
                 x += x_step
             w += unit
         put(sums, y, bias)
@@ -72,6 +78,8 @@ def product(name: str, form: str) -> Callable[..., None]:
     size = BYTES[form]
     tile8, tile4, tile2, tile1 = (_tile(t, name, form) for t in (8, 4, 2, 1))
     wide4, wide2 = (_wide(g, name, form) for g in (4, 2))
+    suits = amx.suits(name, form)
+    sixteens: Any = tiled.product(name, form) if suits else None
 
     @device
     def run(
@@ -80,19 +88,23 @@ def product(name: str, form: str) -> Callable[..., None]:
     ) -> None:  # fmt: skip
         units = s.idiv(cols + columns - 1, columns)
         chunk = s.larger(8, s.idiv(s.idiv(CACHE, token), 8) * 8)
-        for start in range(0, n, chunk):
+        done = 0
+        if suits and amx.available() and n >= amx.TOKENS:
+            done = n & -amx.TOKENS
+            sixteens(w, first, last, x, done, y, stride, bias, units, rows, token, chunk)
+        for start in range(done, n, chunk):
             stop, low = s.smaller(start + chunk, n), first
             if stop - start == 1:
                 p = x + start * token
                 while low + 4 <= last and 16 * (low + 4) <= rows:
                     b = bias + 64 * low if bias != 0 else 0
                     out = y + 64 * low + 4 * start * stride
-                    wide4(w + low * units * unit, units, p, out, b)
                     low += 4
+                    wide4(w + (low - 4) * units * unit, units, p, out, b, last - low)
                 if low + 2 <= last and 16 * (low + 2) <= rows:
                     b = bias + 64 * low if bias != 0 else 0
                     out = y + 64 * low + 4 * start * stride
-                    wide2(w + low * units * unit, units, p, out, b)
+                    wide2(w + low * units * unit, units, p, out, b, 0)
                     low += 2
             for g in range(low, last):
                 wg, left = w + g * units * unit, rows - 16 * g

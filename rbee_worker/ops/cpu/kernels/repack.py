@@ -1,8 +1,8 @@
 """Raw rows of blocks into held units (see blocks.py for their layout).
 
-A `gather` reads the same bytes of 16 rows into one vector; the rest is bit arithmetic on it, so
-every format is repacked 16 rows at a time. Raw layouts: ggml's block structs. Formats whose held
-form is another's stand in `points.py`.
+A `quad` reads 16 bytes of 16 rows as 4 vectors of the rows' words, a `gather` fewer bytes; the rest
+is bit arithmetic on them, so every format is repacked 16 rows at a time. Raw layouts: ggml's block
+structs. Formats whose held form is another's stand in `points.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from rbee_worker.ops.cpu.held import held_as
 from rbee_worker.ops.cpu.kernel import Kernel, kernel
 from rbee_worker.ops.cpu.planes import (
     bit_plane,
+    byte,
     gathered,
     half,
     nibble_planes,
@@ -23,7 +24,7 @@ from rbee_worker.ops.cpu.planes import (
     store,
 )
 from rbee_worker.ops.cpu.simd import Int, Ptr, op
-from rbee_worker.ops.cpu.vec import Pen, Ref
+from rbee_worker.ops.cpu.vec import Pen, Ref, Vec
 
 FLIP = -0x7F7F7F80  # 128 in every byte: signed bytes to unsigned ones and back
 
@@ -62,10 +63,10 @@ def mxfp4(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
     store(gathered(pen, p + 1, st, 4), to)
 
 
-def _six_bits(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
+def _six_bits(words: list[Vec], to: Ref) -> None:
     """8 scales, then 8 minimums, 6 bits each in 12 bytes (Q4_K, Q5_K), as bytes."""
     for j in range(4):
-        a, b, c = (pen.gather(p + (4 * k + j), st, 1) for k in range(3))
+        a, b, c = (byte(words, 4 * k + j) for k in range(3))
         (a & 63).store_i8(to + 16 * j)
         (b & 63).store_i8(to + (128 + 16 * j))
         ((c & 15) | ((a >> 6) << 4)).store_i8(to + (64 + 16 * j))
@@ -74,9 +75,10 @@ def _six_bits(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
 
 def q4_k(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
     """The low halves of 32 bytes are one block, the high halves the next."""
-    half(pen, p, st, to + 2304)
-    half(pen, p + 2, st, to + 2336)
-    _six_bits(pen, p + 4, st, to + 2048)
+    both, *scales = pen.quad(p, st)
+    both.store_i16(to + 2304)
+    (both >> 16).store_i16(to + 2336)
+    _six_bits(scales, to + 2048)
     for j in range(0, 8, 2):
         words = gathered(pen, p + (16 + 16 * j), st, 8)
         store(nibble_planes(words, False), to + 256 * j)
@@ -84,9 +86,10 @@ def q4_k(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
 
 
 def q5_k(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
-    half(pen, p, st, to + 2816)
-    half(pen, p + 2, st, to + 2848)
-    _six_bits(pen, p + 4, st, to + 2560)
+    both, *scales = pen.quad(p, st)
+    both.store_i16(to + 2816)
+    (both >> 16).store_i16(to + 2848)
+    _six_bits(scales, to + 2560)
     for j in range(0, 8, 2):
         words = gathered(pen, p + (48 + 16 * j), st, 8)
         store(nibble_planes(words, False), to + 320 * j)
@@ -99,8 +102,9 @@ def q5_k(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
 def q6_k(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
     """Of 64 bytes, the low halves are blocks 0 and 1, the high halves 2 and 3; then two bits."""
     half(pen, p + 208, st, to + 3328)
+    scales = pen.quad(p + 192, st)
     for j in range(16):
-        pen.gather(p + (192 + j), st, 1).store_i8(to + (3072 + 16 * j))
+        byte(scales, j).store_i8(to + (3072 + 16 * j))
     for c in range(2):
         for h in range(2):
             words = gathered(pen, p + (64 * c + 32 * h), st, 8)
@@ -130,8 +134,9 @@ def q3_k(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
 def q2_k(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
     half(pen, p + 80, st, to + 1280)
     half(pen, p + 82, st, to + 1312)
+    scales = pen.quad(p, st)
     for j in range(16):
-        pen.gather(p + j, st, 1).store_i8(to + (1024 + 16 * j))
+        byte(scales, j).store_i8(to + (1024 + 16 * j))
     for c in range(2):
         words = gathered(pen, p + (16 + 32 * c), st, 8)
         for j in range(4):
@@ -146,6 +151,10 @@ def iq4_xs(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
         low = (pen.gather(p + (4 + j // 2), st, 1) >> (4 * (j % 2))) & 15
         ((low | (((high >> (2 * j)) & 3) << 4)) - 32).store_i8(to + (2048 + 16 * j))
         store(gathered(pen, p + (8 + 16 * j), st, 4), to + 256 * j)
+
+
+def pairs(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
+    store(gathered(pen, p, st, 16), to)
 
 
 def two_bytes(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
@@ -174,16 +183,16 @@ _UNITS: dict[str, tuple[Callable[[Pen, Ref, Ref, Ref], None], int]] = {  # raw b
     "mxfp4": (mxfp4, 17),
     "tq1_0": (points.tq1_0, 54),
     "tq2_0": (points.tq2_0, 66),
-    "bf16": (two_bytes, 64),
+    "bf16": (pairs, 64),
     "f16": (two_bytes, 64),
     "f32": (four_bytes, 128),
 }
 
 
 def build(variant: str) -> Kernel:
-    """Kernel `repack.<format>`: `groups` groups of 16 rows, each row `stride` bytes apart and
-    `units` units long, from `raw` to `out`; shared among threads by groups. Formats on grids also
-    take the address of their grid, as `grids.digits` has it."""
+    """Kernel `repack.<format>`: groups of 16 rows, each row `stride` bytes apart and `units` units
+    long, from `raw` to `out`; thread t makes groups shares[t] to shares[t + 1], int64. Formats on
+    grids also take the address of their grid, as `grids.digits` has it."""
     held_bytes = held_as(variant).nbytes
     if variant in points.POINTS:
         return kernel(f"repack.{variant}")(_gridded(variant, held_bytes))
@@ -195,9 +204,9 @@ def build(variant: str) -> Kernel:
     )
 
     def run(
-        step: Ptr, tid: Int, nt: Int, raw: Ptr, stride: Ptr, groups: Int, units: Int, out: Ptr
+        step: Ptr, tid: Int, nt: Int, raw: Ptr, stride: Ptr, shares: Ptr, units: Int, out: Ptr
     ) -> None:
-        for g in range(s.idiv(tid * groups, nt), s.idiv((tid + 1) * groups, nt)):
+        for g in range(s.get_i64(shares + 8 * tid), s.get_i64(shares + 8 * tid + 8)):
             row, to = raw + 16 * g * stride, out + g * units * held_bytes
             for u in range(units):
                 unit(row + u * raw_bytes, stride, to + u * held_bytes)
@@ -209,10 +218,10 @@ def _gridded(variant: str, held_bytes: int) -> Callable[..., None]:
     whole, pair, raw_bytes = points.start(variant), points.pair(variant), points.POINTS[variant][1]
 
     def run(
-        step: Ptr, tid: Int, nt: Int, raw: Ptr, stride: Ptr, groups: Int, units: Int, out: Ptr,
+        step: Ptr, tid: Int, nt: Int, raw: Ptr, stride: Ptr, shares: Ptr, units: Int, out: Ptr,
         grid: Ptr,
     ) -> None:  # fmt: skip
-        for g in range(s.idiv(tid * groups, nt), s.idiv((tid + 1) * groups, nt)):
+        for g in range(s.get_i64(shares + 8 * tid), s.get_i64(shares + 8 * tid + 8)):
             row, to = raw + 16 * g * stride, out + g * units * held_bytes
             for u in range(units):
                 whole(row + u * raw_bytes, stride, to + u * held_bytes)

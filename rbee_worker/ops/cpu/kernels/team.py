@@ -46,7 +46,11 @@ def _replay(team: Ptr, tid: Int, nt: Int, phase: Int) -> Int:
             phase, at = barrier(team + BARRIER, nt, phase, at, end)
         if times != 0 and tid == 0:
             s.set_i64(times + 8 * n, clock())
-        s.call_kernel(s.get_i64(entry), s.get_i64(entry + 8), step, tid, nt)
+        args = s.get_i64(entry + 8) + tid * s.get_i64(entry + 48)
+        if s.get_i64(entry + 56) != 0:
+            s.call_kernel(s.get_i64(entry), args, step, 0, 1)
+        else:
+            s.call_kernel(s.get_i64(entry), args, step, tid, nt)
     if nt > 1:
         phase, at = barrier(team + BARRIER, nt, phase, 0, 0)
     if times != 0 and tid == 0:

@@ -1,0 +1,126 @@
+"""Products of packed weights with 16 tokens at a time, on tile registers: the loops round `amx.py`.
+
+A slice of a row's columns of a few groups of rows is unpacked into a panel, which stays in the
+first two caches while all tokens go by: their activations are gathered once for all groups, and a
+group takes the slice's blocks in ascending order. Between slices sums wait in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rbee_worker.ops.cpu import amx, tile
+from rbee_worker.ops.cpu import simd as s
+from rbee_worker.ops.cpu.amx import TOKENS
+from rbee_worker.ops.cpu.forms import BYTES
+from rbee_worker.ops.cpu.held import HELD
+from rbee_worker.ops.cpu.kernel import device
+from rbee_worker.ops.cpu.shares import store_upto
+from rbee_worker.ops.cpu.simd import Int, Ptr
+
+MOST = 128  # tokens whose sums are kept
+BLOCKS = 12  # blocks along a row that are unpacked at a time, at most
+GROUPS = 8  # groups of 16 rows that share gathered activations
+
+
+@device
+def _expect(y: Ptr, stride: Int) -> None:
+    """Ask for the lines that `_put` will write: it writes faster than memory gives them."""
+    for t in range(TOKENS):
+        s.prefetch(y + 4 * t * stride)
+
+
+@device
+def _put(sums: Ptr, y: Ptr, stride: Int, bias: Ptr, rows: Int) -> None:
+    """A group's results: min(rows, 16) of each token."""
+    for t in range(TOKENS):
+        v = s.load_f32(sums + 64 * t)
+        if bias != 0:
+            v = s.add(v, s.load_f32(bias))
+        store_upto(y + 4 * t * stride, v, rows)
+
+
+def _panels(name: str, form: str) -> Callable[..., None]:
+    """(w, units, x, n, token, y, stride, bias, rows, groups, panel, given, out, sums): n tokens, a
+    multiple of 16, by up to `GROUPS` groups of rows, on tile registers; the last four are
+    scratch."""
+    blocks, unit = HELD[name].columns // 32, HELD[name].nbytes
+    plan, x_step, most = amx.plan(name, form), 8 * BYTES[form], BLOCKS // blocks
+    unpack, gather, multiply = amx.unpack(name), amx.gather(plan), amx.multiply(plan)
+    nothing, step = tile.zeros(TOKENS), amx.step(plan)
+
+    @device
+    def fill(w: Ptr, units: Int, first: Int, last: Int, groups: Int, panel: Ptr) -> None:
+        for g in range(groups):
+            for u in range(first, last):
+                for j in range(blocks):
+                    unpack(w + (g * units + u) * unit, j, panel)
+                    panel += plan.entry
+
+    @device
+    def run(
+        w: Ptr, units: Int, x: Ptr, n: Int, token: Int, y: Ptr, stride: Int, bias: Ptr, rows: Int,
+        groups: Int, panel: Ptr, given: Ptr, out: Ptr, sums: Ptr,
+    ) -> None:  # fmt: skip
+        slices = s.idiv(units + most - 1, most)
+        for cut in range(slices):
+            first, last = s.idiv(cut * units, slices), s.idiv((cut + 1) * units, slices)
+            fill(w, units, first, last, groups, panel)
+            count, at = (last - first) * blocks, sums
+            for t in range(0, n, TOKENS):
+                start = x + t * token + first * blocks * x_step
+                for block in range(count):
+                    gather(start + block * x_step, 8 * token, given + block * plan.given)
+                a, entry = given, panel
+                multiply(a, entry)
+                for g in range(groups):
+                    total, p, to = nothing(), start, y + 4 * t * stride + 64 * g
+                    if last == units:
+                        _expect(to, stride)
+                    if first > 0:
+                        total = amx.load_sums(at)
+                    for block in range(count):
+                        next_a, next_entry = a + plan.given, entry + plan.entry
+                        if block + 1 == count:
+                            next_a = given
+                            next_entry = next_entry if g + 1 < groups else panel
+                        total = step(total, p, 8 * token, entry, out, next_a, next_entry)
+                        a, entry = next_a, next_entry
+                        p += x_step
+                    amx.save_sums(at, total)
+                    if last == units:
+                        b = bias + 64 * g if bias != 0 else 0
+                        _put(at, to, stride, b, rows - 16 * g)
+                    at += 64 * TOKENS
+
+    return run
+
+
+def product(name: str, form: str) -> Callable[..., None]:
+    """(w, first, last, x, n, y, stride, bias, units, rows, token, chunk): as `linear.product`, n
+    being a multiple of 16, `units` along a row, and `chunk` tokens what the cache holds."""
+    unit, plan = HELD[name].nbytes, amx.plan(name, form)
+    panels, configure = _panels(name, form), amx.configure(plan)
+    panel_memory = amx.memory(BLOCKS * GROUPS * plan.entry)
+    given_memory, out_memory = amx.memory(BLOCKS * plan.given), amx.memory(plan.results)
+    sums_memory = amx.memory(64 * GROUPS * MOST)
+
+    @device
+    def run(
+        w: Ptr, first: Int, last: Int, x: Ptr, n: Int, y: Ptr, stride: Int, bias: Ptr, units: Int,
+        rows: Int, token: Int, chunk: Int,
+    ) -> None:  # fmt: skip
+        panel, given, out, sums = panel_memory(), given_memory(), out_memory(), sums_memory()
+        most = s.smaller(MOST, s.larger(TOKENS, chunk & -TOKENS))
+        configure(out)
+        for start in range(0, n, most):
+            count, p = s.smaller(n - start, most), x + start * token
+            for g in range(first, last, GROUPS):
+                panels(
+                    w + g * units * unit, units, p, count, token, y + 64 * g + 4 * start * stride,
+                    stride, bias + 64 * g if bias != 0 else 0, rows - 16 * g,
+                    s.smaller(GROUPS, last - g), panel, given, out, sums,
+                )  # fmt: skip
+        amx.release()
+
+    return run
