@@ -147,7 +147,7 @@ def gather(how: Plan) -> Any:
         for n, plane in enumerate(how.planes):
             for t in range(TOKENS):
                 p = e.at(b, b.add(x, apart) if t >= 8 else x, plane + BYTES[how.form] * (t % 8))
-                e.store(b, e.at(b, to, PLANE * n + 32 * t), e.load(b, p, kind, 32), 32)
+                e.store(b, e.at(b, to, PLANE * n + 32 * t), e.load(b, p, kind, 4), 32)
 
     return op(Void, Ptr, Int, Ptr)(write)
 
