@@ -4,13 +4,11 @@ A tile instruction multiplies an A tile (16 tokens, each 32 bytes of activations
 rows of 64 bytes: weights) and adds to a C tile of 16 x 16 int32, a row of which is a token's. An
 unpacked block is a B tile as it lies: vector k holds, lane by lane, columns 4k .. 4k+3 of a row of
 the matrix (`blocks.py`). Prepared activations (`tile.py`) lie together for 8 tokens only, so those
-of 16 are gathered. A block whose halves have scales of their own takes two products of 16 columns;
-numbers of 16 bits take one for their high and one for their low bytes.
+of 16 are gathered. Numbers of 16 bits take a product for their high and one for their low bytes.
 
 Weights are unpacked once for many tokens, into a panel: for each block an entry of 8 vectors of
-signed bytes, then d and, where the format has it, m, as float32, one for each half that has its
-own. C tiles go through memory to the vector registers, where `step` adds them up while the next
-block is being multiplied.
+signed bytes, then d and, where the format has it, m, as float32. C tiles go through memory to the
+vector registers, where `step` adds them up while the next block is being multiplied.
 
 The integers are exact in whatever order they are added, and floats are joined as `tile.py` joins
 them: a row's result is bitwise the same in a tile as alone.
@@ -25,14 +23,14 @@ from rbee_worker.ops.cpu import emit as e
 from rbee_worker.ops.cpu.forms import BYTES
 from rbee_worker.ops.cpu.held import HELD
 from rbee_worker.ops.cpu.simd import Int, Ptr, Void, op
-from rbee_worker.ops.cpu.tile import LOW, SCALE, SUM, SUMS, sums_type
+from rbee_worker.ops.cpu.tile import LOW, SCALE, SUM, sums_type
 from rbee_worker.ops.cpu.vec import Pen, Ref, Vec
 
 TOKENS = 16  # tokens of a tile
 WEIGHTS = 512  # bytes of an entry's weights
 PLANE = 512  # bytes of 16 tokens' activations: 32 each
 
-_C, _A, _B = 0, 4, 6  # the first of 4, 2 and 2 tile registers
+_C, _A, _B = 0, 2, 4  # the first of 2, 2 and 1 tile registers
 
 
 class Plan(NamedTuple):
@@ -42,11 +40,6 @@ class Plan(NamedTuple):
     form: str
 
     @property
-    def halves(self) -> int:
-        """Products along a block's columns."""
-        return 2 if self.shape.halves else 1
-
-    @property
     def planes(self) -> tuple[int, ...]:
         """Where a token's bytes begin, the most significant first."""
         return (0, LOW) if self.form == "i16" else (0,)
@@ -54,7 +47,7 @@ class Plan(NamedTuple):
     @property
     def entry(self) -> int:
         """Bytes of a panel's entry."""
-        return WEIGHTS + 64 * self.halves * (2 if self.shape.mins else 1)
+        return WEIGHTS + 64 * (2 if self.shape.mins else 1)
 
     @property
     def given(self) -> int:
@@ -64,11 +57,7 @@ class Plan(NamedTuple):
     @property
     def results(self) -> int:
         """Bytes of the C tiles of a block."""
-        return 1024 * self.halves * len(self.planes)
-
-    def result(self, half: int, plane: int) -> int:
-        """Where a C tile lies among them."""
-        return 1024 * (half * len(self.planes) + plane)
+        return 1024 * len(self.planes)
 
 
 def plan(name: str, form: str) -> Plan:
@@ -77,8 +66,9 @@ def plan(name: str, form: str) -> Plan:
 
 
 def suits(name: str, form: str) -> bool:
-    """Whether there is a plan: products in float32 have none."""
-    return form != "exact" and not HELD[name].is_float
+    """Whether there is a plan: products in float32 have none. Blocks whose halves have scales of
+    their own would take twice as many tiles through memory, and gain nothing."""
+    return form != "exact" and not HELD[name].is_float and not blocks.BLOCKS[name][1].halves
 
 
 # Known while a kernel is translated: what it would guard is not even written elsewhere.
@@ -101,8 +91,7 @@ def configure(how: Plan) -> Any:
 
     From then on this thread has tile state, which `release` gives back.
     """
-    columns = 32 // how.halves
-    sizes = [(TOKENS, 64)] * 4 + [(TOKENS, columns)] * 2 + [(columns // 4, 64)] * 2
+    sizes = [(TOKENS, 64)] * 2 + [(TOKENS, 32)] * 2 + [(8, 64)]
     raw = bytearray(64)
     raw[0] = 1  # the palette: 8 tiles of at most 16 rows of 64 bytes
     for n, (rows, width) in enumerate(sizes):
@@ -129,9 +118,7 @@ def unpack(name: str) -> Any:
         offset = e.const(shape.offset, e.BYTES)
         for k, w in enumerate(block.w):
             e.store(b, (at + 64 * k).value, b.sub(b.bitcast(w.value, e.BYTES), offset), 64)
-        scales = block.d[: 2 if shape.halves else 1]
-        if block.m is not None:
-            scales += block.m[: len(scales)]
+        scales = block.d[:1] if block.m is None else (block.d[0], block.m[0])
         for k, scale in enumerate(scales):
             e.store(b, (at + (WEIGHTS + 64 * k)).value, scale.value, 64)
 
@@ -162,13 +149,11 @@ def multiply(how: Plan) -> Any:
 
 
 def _multiply(b: e.Builder, how: Plan, given: e.Value, entry: e.Value) -> None:
-    for half in range(how.halves):
-        _load(b, _B + half, e.at(b, entry, 256 * half), 64)
-        for n in range(len(how.planes)):
-            c = _C + half * len(how.planes) + n
-            _load(b, _A + n, e.at(b, given, PLANE * n + 16 * half), 32)
-            _tile(b, "tilezero", c)
-            _tile(b, "tdpbssd", c, _A + n, _B + half)
+    _load(b, _B, entry, 64)
+    for n in range(len(how.planes)):
+        _load(b, _A + n, e.at(b, given, PLANE * n), 32)
+        _tile(b, "tilezero", _C + n)
+        _tile(b, "tdpbssd", _C + n, _A + n, _B)
 
 
 def _load(b: e.Builder, tile: int, p: e.Value, stride: int) -> None:
@@ -188,7 +173,7 @@ def step(how: Plan) -> Any:
 
     def write(b: e.Builder, target: str, sums: e.Value, *args: e.Value) -> list[e.Value]:
         x, apart, entry, out, next_given, next_entry = args
-        for n in range(how.halves * len(how.planes)):
+        for n in range(len(how.planes)):
             p = e.pointer(b, e.at(b, out, 1024 * n), e.i8)
             _tile(b, "tilestored64", _C + n, p, e.number(64))
         _multiply(b, how, next_given, next_entry)
@@ -203,24 +188,22 @@ def step(how: Plan) -> Any:
 
 
 def _settle(how: Plan, acc: list[Vec], tokens: list[Ref], entry: Ref, out: Ref) -> list[Vec]:
-    """acc += (d * scale) * integer, then += m * sum, half by half, as `tile.py` has it."""
-    pen, acc = entry.pen, list(acc)
-    for half in range(how.halves):
-        at = entry + (WEIGHTS + 64 * half)
-        d = pen.load_f32(at)
-        m = pen.load_f32(at + 64 * how.halves) if how.shape.mins else None
-        sum_at = SUMS[half] if how.shape.halves else SUM
-        for t, token in enumerate(tokens):
-            whole = _whole(how, out + 64 * t, half)
-            acc[t] = (d * pen.splat(token + SCALE)).fma(whole.to_f32(), acc[t])
-            if m is not None:
-                acc[t] = m.fma(pen.splat(token + sum_at), acc[t])
-    return acc
+    """acc += (d * scale) * integer, then += m * sum, as `tile.py` has it."""
+    pen, result = entry.pen, []
+    d = pen.load_f32(entry + WEIGHTS)
+    m = pen.load_f32(entry + (WEIGHTS + 64)) if how.shape.mins else None
+    for t, (token, total) in enumerate(zip(tokens, acc, strict=True)):
+        whole = _whole(how, out + 64 * t)
+        total = (d * pen.splat(token + SCALE)).fma(whole.to_f32(), total)
+        if m is not None:
+            total = m.fma(pen.splat(token + SUM), total)
+        result.append(total)
+    return result
 
 
-def _whole(how: Plan, out: Ref, half: int) -> Vec:
+def _whole(how: Plan, out: Ref) -> Vec:
     """A token's integers."""
-    high, *low = (out.pen.load(out + how.result(half, n)) for n in range(len(how.planes)))
+    high, *low = (out.pen.load(out + 1024 * n) for n in range(len(how.planes)))
     return (high << 8) + low[0] if low else high
 
 

@@ -119,7 +119,7 @@ def assembly(name, target):
 @on_x86
 @pytest.mark.parametrize(
     ("name", "products"),
-    [("linear.q4_0", 1), ("linear.q4_k-i16", 2), ("linear.q6_k", 2), ("stacked.q2_k-i16", 4)],
+    [("linear.q4_0", 1), ("linear.q4_k-i16", 2), ("stacked.q4_1-i16", 2), ("stacked.q8_0", 1)],
 )
 def test_a_block_takes_its_products_once(name, products):
     """Compiled anywhere: before the loop for the first block and in it for the next; C tiles are
@@ -132,8 +132,10 @@ def test_a_block_takes_its_products_once(name, products):
 
 
 @on_x86
-@pytest.mark.parametrize("name", ["linear.bf16", "linear.q4_0-exact"])
-def test_products_in_float32_have_no_tiles(name):
+@pytest.mark.parametrize(
+    "name", ["linear.bf16", "linear.q4_0-exact", "linear.q6_k", "stacked.q2_k-i16"]
+)
+def test_products_in_float32_and_of_halves_have_no_tiles(name):
     assert "tile" not in assembly(name, isa.target(NAME))
 
 
