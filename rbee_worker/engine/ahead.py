@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.config import Settings
@@ -18,13 +19,11 @@ from rbee_worker.engine.machine import allowed_cores, available_memory
 from rbee_worker.engine.messages import Loading
 from rbee_worker.engine.preflight import Preflight, preflight
 from rbee_worker.models.random import open_model
-from rbee_worker.ops.cpu import cache, isa
-from rbee_worker.ops.cpu.ahead import HeldAhead
-from rbee_worker.ops.cpu.arena import Arena
-from rbee_worker.ops.cpu.matrix import repacker
-from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.team import KERNELS, Team
 from rbee_worker.ops.select import ARENA_SLACK, backend_name
+
+if TYPE_CHECKING:
+    from rbee_worker.ops.cpu.ahead import HeldAhead
+    from rbee_worker.ops.cpu.cache import Progress
 
 Report = Callable[[Loading], None]
 
@@ -59,7 +58,7 @@ def load_ahead(settings: Settings, report: Report) -> Ahead:
     return Ahead(settings, ckpt, plan, held, {k: round(v, 3) for k, v in seconds.items()})
 
 
-def compiling(report: Report) -> cache.Progress:
+def compiling(report: Report) -> Progress:
     """Tells the loader's listener about kernels compiled for this processor."""
 
     def told(done: int, total: int, name: str) -> None:
@@ -77,6 +76,14 @@ def repacked(
     """
     if backend_name(settings) != "cpu":
         return None
+    # only now: its compiler may not be installed
+    from rbee_worker.ops.cpu import cache, isa
+    from rbee_worker.ops.cpu.ahead import HeldAhead
+    from rbee_worker.ops.cpu.arena import Arena
+    from rbee_worker.ops.cpu.matrix import repacker
+    from rbee_worker.ops.cpu.native import Library
+    from rbee_worker.ops.cpu.team import KERNELS, Team
+
     chosen = isa.choose(os.environ.get("RBEE_CPU_ISA", ""))
     source = ckpt.source
     formats = {source.info(name).format for names in plan.held.order for name in names}

@@ -26,7 +26,6 @@ from rbee_worker.errors import ModelError
 from rbee_worker.models import build_model
 from rbee_worker.models.base import Decoder
 from rbee_worker.ops import Ops
-from rbee_worker.ops.cpu.ahead import NamedSource
 from rbee_worker.ops.select import backend_notes, executable, make_ops
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.tensors import StateTensors
@@ -125,6 +124,8 @@ def _runner(model: Model, tensors: StateTensors, settings: Settings, ops: Ops) -
 
 def _build(ckpt: Checkpoint, ops: Ops, repacked: bool, report: Report) -> Decoder:
     if repacked:
+        from rbee_worker.ops.cpu.ahead import NamedSource
+
         ckpt = replace(ckpt, source=NamedSource(ckpt.source))
 
     def progress(layers: int, of_layers: int, done: int, total: int) -> None:

@@ -14,8 +14,6 @@ import platform
 import sys
 from dataclasses import dataclass
 
-import llvmlite.binding as llvm
-
 from rbee_worker.errors import UsageError
 
 _V2 = ("sse2", "sse3", "ssse3", "sse4.1", "sse4.2", "popcnt", "cx16", "sahf")
@@ -66,9 +64,22 @@ def dot_of(features: str) -> str:
 
 
 @functools.cache
+def _host_features() -> dict[str, bool]:
+    import llvmlite.binding as llvm  # only now: who is served by `reference` may not have it
+
+    return dict(llvm.get_host_cpu_features())
+
+
+def _host_name() -> str:
+    import llvmlite.binding as llvm
+
+    return str(llvm.get_host_cpu_name())
+
+
+@functools.cache
 def names() -> tuple[str, ...]:
     """Instruction sets that this machine executes, best first."""
-    have = llvm.get_host_cpu_features()
+    have = _host_features()
     if platform.machine() in _ARM:
         return ("neon", "portable") if have.get("dotprod") else ("portable",)
     able = [n for n, (_, needs, _) in _X86.items() if all(have.get(f) for f in needs)]
@@ -84,7 +95,7 @@ def tiles_permitted() -> bool:
     Threads and forked children of a process that was permitted are too. False where the processor
     has none, the kernel knows none or another system runs.
     """
-    if sys.platform != "linux" or not llvm.get_host_cpu_features().get(_TILES):
+    if sys.platform != "linux" or not _host_features().get(_TILES):
         return False
     numbers = (_ARCH_PRCTL, _REQ_XCOMP_PERM, _XTILEDATA)
     return int(ctypes.CDLL(None).syscall(*map(ctypes.c_long, numbers))) == 0
@@ -112,10 +123,10 @@ def targets() -> tuple[str, ...]:
 def target(name: str) -> Isa:
     """One of `targets()`."""
     if platform.machine() in _ARM:
-        have = llvm.get_host_cpu_features()
+        have = _host_features()
         own = name == "neon"
         kept = {k: v for k, v in have.items() if own or k == "neon"}
-        return _isa(name, llvm.get_host_cpu_name() if own else "generic", kept)
+        return _isa(name, _host_name() if own else "generic", kept)
     cpu, has, lacks = _X86[name]
     return _isa(name, cpu, dict.fromkeys(has, True) | dict.fromkeys(lacks, False))
 
