@@ -85,8 +85,10 @@ def compile_kernel(
     anything but C.
     """
     target = llvm.Target.from_triple(llvm.get_process_triple())
+    # Whole addresses: constants may be loaded more than 2 GB from the code, where a large model's
+    # weights or torch's libraries lie between; LLVM would end the process.
     machine = target.create_target_machine(
-        cpu=cpu, features=features, opt=3, reloc="pic", codemodel="small", jit=False
+        cpu=cpu, features=features, opt=3, reloc="static", codemodel="large", jit=False
     )
     module = llvm.parse_assembly(translate(kernel, features, machine))
     optimise(module, machine)

@@ -151,3 +151,38 @@ def test_a_name_changes_with_any_source_it_is_made_from(monkeypatch):
 def test_the_slowest_begin_first():
     order = sorted(["each.add", "linear.q4_1", "norm.rms", "attend.f16"], key=cache._cost)
     assert order == ["attend.f16", "linear.q4_1", "norm.rms", "each.add"]
+
+
+FULL = """
+import ctypes, sys
+from rbee_worker.ops.cpu import isa
+from rbee_worker.ops.cpu.native import Library
+
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+PRIVATE_ANONYMOUS_NORESERVE = 0x22 | 0x4000
+
+library = Library(isa.choose("portable"), cache_dir=sys.argv[1])
+names = ["norm.rms", "each.add", "each.gated-silu", "prepare.i8", "rope.half", "kv.f16"]
+library.load(names[:1])
+for name in names[1:]:
+    libc.mmap(None, 3 << 30, 0, PRIVATE_ANONYMOUS_NORESERVE, -1, 0)
+    for size in (1 << 24, 1 << 20, 1 << 16, 1 << 12):  # the holes that are left
+        for _ in range(2000):
+            libc.mmap(None, size, 0, PRIVATE_ANONYMOUS_NORESERVE, -1, 0)
+    library.load([name])
+print("loaded")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="fills memory as Linux lays it out")
+def test_kernels_load_wherever_memory_is_left(tmp_path):
+    """Between two loads a process may map more than an address of 32 bits reaches over."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[3],
+    )
+    assert done.stdout == "loaded\n", done.stderr[-2000:]
