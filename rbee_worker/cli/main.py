@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from rbee_worker.engine import child
@@ -20,6 +21,7 @@ def main() -> None:
             code = run()
     except KeyboardInterrupt:  # during the imports; commands have their own way to end
         code = INTERRUPTED
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is leaving already, with a code that says why
     sys.exit(code)
 
 
