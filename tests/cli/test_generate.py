@@ -29,8 +29,12 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         monkeypatch.setattr(sys, "argv", ["rbee-worker", *args])
         if stdin is not None:
             monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        with pytest.raises(SystemExit) as left:
-            program.main()
+        interrupt = signal.getsignal(signal.SIGINT)  # a program that leaves has no more use for it
+        try:
+            with pytest.raises(SystemExit) as left:
+                program.main()
+        finally:
+            signal.signal(signal.SIGINT, interrupt)
         out, err = capsys.readouterr()
         return int(left.value.code or 0), out, err
 
