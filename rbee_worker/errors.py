@@ -23,6 +23,8 @@ from typing import Any
 
 import msgspec
 
+INTERRUPTED = 130  # exit code: 128 + SIGINT, as shells count
+
 
 class FieldError(msgspec.Struct, frozen=True):
     """One field that cannot be accepted. `value` is shown only when it is short and no prompt."""

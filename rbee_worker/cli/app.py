@@ -10,7 +10,6 @@ import rbee_worker
 from rbee_worker.cli.bench import FIELDS as BENCH
 from rbee_worker.cli.bench import bench
 from rbee_worker.cli.chat import chat
-from rbee_worker.cli.failure import INTERRUPTED
 from rbee_worker.cli.generate import generate
 from rbee_worker.cli.inspect import inspect
 from rbee_worker.cli.models import models
@@ -20,6 +19,7 @@ from rbee_worker.cli.serve import serve
 from rbee_worker.cli.terminal import error_line
 from rbee_worker.cli.verify import verify
 from rbee_worker.cli.warmup import warmup
+from rbee_worker.errors import INTERRUPTED
 
 _CACHE = ("cache_dir", "log_level", "log_format")
 _WARMUP = ("backend", "kv_dtype", "exact_activations", "block_size", *_CACHE)

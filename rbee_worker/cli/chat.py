@@ -14,10 +14,9 @@ import typer
 
 from rbee_worker import params
 from rbee_worker.cli.conversation import HELP, Conversation
-from rbee_worker.cli.failure import INTERRUPTED
 from rbee_worker.cli.terminal import aside, bold, dim, error_line, no_echo, visible, write_answer
 from rbee_worker.config import Settings
-from rbee_worker.errors import UsageError, WorkerError
+from rbee_worker.errors import INTERRUPTED, UsageError, WorkerError
 from rbee_worker.types import Narration, Request
 
 if TYPE_CHECKING:

@@ -11,9 +11,7 @@ from contextlib import contextmanager
 import typer
 
 from rbee_worker.cli.terminal import error_line
-from rbee_worker.errors import WorkerError
-
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
+from rbee_worker.errors import INTERRUPTED, WorkerError
 
 
 @contextmanager

@@ -9,10 +9,9 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from rbee_worker.cli.failure import INTERRUPTED
 from rbee_worker.cli.terminal import aside, write_answer
 from rbee_worker.config import Settings
-from rbee_worker.errors import InvalidRequest, UsageError
+from rbee_worker.errors import INTERRUPTED, InvalidRequest, UsageError
 from rbee_worker.types import Narration, Request
 
 

@@ -7,7 +7,6 @@ import sys
 
 from rbee_worker.engine import child
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
 _LOCAL = ("generate", "chat")  # commands that begin with an engine of their own
 _OTHERWISE = ("--help", "-h", "--url")  # options with which they do without one
 
@@ -20,6 +19,8 @@ def main() -> None:
 
             code = run()
     except KeyboardInterrupt:  # during the imports; commands have their own way to end
+        from rbee_worker.errors import INTERRUPTED
+
         code = INTERRUPTED
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is leaving already, with a code that says why
     sys.exit(code)
