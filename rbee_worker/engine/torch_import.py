@@ -116,7 +116,8 @@ class Absent(MetaPathFinder, Loader):
         if not any(f"{fullname}.".startswith(f"{name}.") for name in waking):
             return None
         self.load()
-        there = sys.modules.get(fullname)
+        # Out of sys.modules for now, or the import system would execute it once more.
+        there = sys.modules.pop(fullname, None)
         return None if there is None else ModuleSpec(fullname, _Given(there))
 
     def _found(self, name: str, path: Sequence[str] | None) -> ModuleSpec | None:
