@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
@@ -13,6 +14,8 @@ _OTHERWISE = ("--help", "-h", "--url")  # options with which they do without one
 
 def main() -> None:
     """Console script `rbee-worker`: runs a command and exits with its code."""
+    # No command multiplies with numpy, whose threads would spin from its import on.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         with child.early(_wants_engine(sys.argv[1:])):
             from rbee_worker.cli.app import run  # only now: it imports for a quarter of a second

@@ -119,6 +119,8 @@ def main() -> None:
     # Threads that spin while they wait make every operation 10 times slower as soon as somebody
     # else needs a core. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # numpy, which multiplies nothing here, would have threads that spin from its import on.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Plug-ins of other devices: none is used here, and finding them reads every package's metadata.
     os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
     port = Port(socket.socket(fileno=int(sys.argv[1])), on_close=lambda: os._exit(0))
