@@ -9,7 +9,7 @@ soon as any of them is used they are all loaded, in the order of a plain import,
 - importing a module of `WAKING`, which rely on tables that the absent ones fill;
 - making a tensor on device "meta", most of whose kernels are in Python;
 - looking into `NAMESPACES` of operators, which absent modules define;
-- asking torch for an attribute that it does not have.
+- asking torch for a module of its own that it does not have yet.
 
 Only for versions that the tests have seen; any other is imported plainly.
 """
@@ -166,7 +166,7 @@ class Absent(MetaPathFinder, Loader):
             space = _Empty(f"torch.ops.{name}")
             vars(space)["_real"] = partial(self._space, name)
             self._put(torch.ops, name, space)
-        self._put(torch, "__getattr__", self._missing)
+        self._put(torch, "__getattr__", partial(self._missing, vars(torch)["__getattr__"]))
 
     def _put(self, owner: ModuleType, name: str, value: Any) -> None:
         self._was.append((owner, name, vars(owner).get(name)))
@@ -183,12 +183,13 @@ class Absent(MetaPathFinder, Loader):
         self.load()
         return getattr(sys.modules["torch"].ops, name)
 
-    def _missing(self, name: str) -> Any:
-        """What torch does not have: an absent module may bring it."""
-        if name.startswith("__"):
-            raise AttributeError(f"module 'torch' has no attribute {name!r}")
+    def _missing(self, otherwise: Callable[[str], Any], name: str) -> Any:
+        """What torch does not have: one of its modules, which an absent one would have brought?"""
+        torch = sys.modules["torch"]
+        if PathFinder.find_spec(f"torch.{name}", torch.__path__) is None:
+            return otherwise(name)
         self.load()
-        return getattr(sys.modules["torch"], name)
+        return getattr(torch, name)
 
     def withdraw(self) -> None:
         """Take back everything that is not torch's own."""
