@@ -24,6 +24,9 @@ def main() -> None:
     except KeyboardInterrupt:  # during the imports; commands have their own way to end
         from rbee_worker.errors import INTERRUPTED
 
+        # An interrupt within an exec, as dataclasses are made with, is remembered until the next
+        # one: at the end of `python -m`, Python would die of it instead of exiting with our code.
+        exec("")
         code = INTERRUPTED
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is leaving already, with a code that says why
     sys.exit(code)
