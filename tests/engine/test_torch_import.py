@@ -73,7 +73,6 @@ USES = {
     "vmap": "shown(torch.vmap(torch.dot)(torch.ones(3, 2), torch.ones(3, 2)))",
     "grad": "from torch.func import grad; shown(grad(torch.sin)(torch.tensor(0.5)))",
     "cond": "shown(torch.cond(True, torch.sin, torch.cos, (torch.ones(2),)))",
-    "nested": "shown(torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]).size(0))",
     "distributions": "shown(torch.distributions.Normal(0.0, 1.0).log_prob(torch.tensor(0.5)))",
     "data": "shown(list(torch.utils.data.DataLoader([1, 2, 3], batch_size=2)))",
     "masked": "shown(torch.masked.masked_tensor(torch.ones(2), torch.tensor([True, False])))",
