@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
@@ -13,6 +14,8 @@ _OTHERWISE = ("--help", "-h", "--url")  # options with which they do without one
 
 def main() -> None:
     """Console script `rbee-worker`: runs a command and exits with its code."""
+    # No command multiplies with numpy, whose threads would spin from its import on.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         with child.early(_wants_engine(sys.argv[1:])):
             from rbee_worker.cli.app import run  # only now: it imports for a quarter of a second
@@ -21,6 +24,9 @@ def main() -> None:
     except KeyboardInterrupt:  # during the imports; commands have their own way to end
         from rbee_worker.errors import INTERRUPTED
 
+        # An interrupt within an exec, as dataclasses are made with, is remembered until the next
+        # one: at the end of `python -m`, Python would die of it instead of exiting with our code.
+        exec("")
         code = INTERRUPTED
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is leaving already, with a code that says why
     sys.exit(code)

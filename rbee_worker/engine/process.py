@@ -92,15 +92,16 @@ def _obey(engine: Engine, commands: list[Command]) -> bool:
 
 
 class Importing:
-    """A module that is being imported in a thread; `result` waits for it."""
+    """A module that is being imported in a thread, after `first`; `result` waits for it."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, first: Callable[[], object]) -> None:
+        self._name, self._first = name, first
         self._thread = threading.Thread(target=self._run, name="importing", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         with suppress(Exception):  # `result` meets it again
+            self._first()
             importlib.import_module(self._name)
 
     def result(self) -> Any:
@@ -118,17 +119,24 @@ def main() -> None:
     # Threads that spin while they wait make every operation 10 times slower as soon as somebody
     # else needs a core. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # numpy, which multiplies nothing here, would have threads that spin from its import on.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Plug-ins of other devices: none is used here, and finding them reads every package's metadata.
     os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
     port = Port(socket.socket(fileno=int(sys.argv[1])), on_close=lambda: os._exit(0))
     # One thread imports at a time: these before torch, those that need torch after it.
     from rbee_worker.engine.ahead import Ahead, load_ahead
+    from rbee_worker.engine.torch_import import import_torch, whole_torch
+    from rbee_worker.ops.select import backend_name
 
-    engine = Importing("rbee_worker.engine.load")
+    engine = Importing("rbee_worker.engine.load", import_torch)
 
     def load(settings: Settings, report: Callable[[Loading], None]) -> tuple[Engine, ModelInfo]:
         begun: Ahead = load_ahead(settings, report)
-        loaded: tuple[Engine, ModelInfo] = engine.result().finish_engine(begun, report)
+        finish = engine.result().finish_engine
+        if backend_name(settings) != "cpu":
+            whole_torch()  # others compute with torch, which may use any part of it
+        loaded: tuple[Engine, ModelInfo] = finish(begun, report)
         gc.freeze()
         gc.enable()
         return loaded
