@@ -21,16 +21,16 @@ from rbee_worker.ops.cpu.simd import Int, Ptr
 
 
 @device
-def _expect(y: Ptr, stride: Int, count: Int) -> None:
+def _expect(y: Ptr, stride: Int) -> None:
     """Ask for the lines that `_put` will write: it writes faster than memory gives them."""
-    for t in range(count):
+    for t in range(TOKENS):
         s.prefetch(y + 4 * t * stride)
 
 
 @device
-def _put(sums: Ptr, y: Ptr, stride: Int, bias: Ptr, rows: Int, count: Int) -> None:
-    """A group's results for `count` tokens: min(rows, 16) of each."""
-    for t in range(count):
+def _put(sums: Ptr, y: Ptr, stride: Int, bias: Ptr, rows: Int) -> None:
+    """A group's results: min(rows, 16) of each token."""
+    for t in range(TOKENS):
         v = s.load_f32(sums + 64 * t)
         if bias != 0:
             v = s.add(v, s.load_f32(bias))
@@ -42,14 +42,9 @@ def _tiles(form: str) -> Any:
     return amx_units if form in UNITS else amx
 
 
-def least(form: str) -> int:
-    """The tokens from which on tiles are worth it, and whole multiples of which they take."""
-    return TOKENS // 2 if form in UNITS else TOKENS
-
-
 def _panels(name: str, form: str) -> Callable[..., None]:
     """(w, units, x, n, token, y, stride, bias, rows, groups, panel, given, out, sums): n tokens, a
-    multiple of `least`, by up to `plan.groups` groups of rows, on tile registers; the last four are
+    multiple of 16, by up to `plan.groups` groups of rows, on tile registers; the last four are
     scratch."""
     unit, tiles = HELD[name].nbytes, _tiles(form)
     plan = tiles.plan(name, form)
@@ -76,16 +71,14 @@ def _panels(name: str, form: str) -> Callable[..., None]:
             count, at = last - first, sums
             for t in range(0, n, TOKENS):
                 start = x + t * token + first * x_step
-                tokens = s.smaller(TOKENS, n - t)
-                apart = 8 * token if tokens > 8 else 0  # 8 tokens fill a tile twice
                 for block in range(count):
-                    gather(start + block * x_step, apart, given + block * plan.given)
+                    gather(start + block * x_step, 8 * token, given + block * plan.given)
                 a, entry = given, panel
                 multiply(a, entry)
                 for g in range(groups):
                     total, p, to = nothing(), start, y + 4 * t * stride + 64 * g
                     if last == units:
-                        _expect(to, stride, tokens)
+                        _expect(to, stride)
                     if first > 0:
                         total = amx.load_sums(at)
                     for block in range(count):
@@ -93,13 +86,13 @@ def _panels(name: str, form: str) -> Callable[..., None]:
                         if block + 1 == count:
                             next_a = given
                             next_entry = next_entry if g + 1 < groups else panel
-                        total = step(total, p, apart, entry, out, next_a, next_entry)
+                        total = step(total, p, 8 * token, entry, out, next_a, next_entry)
                         a, entry = next_a, next_entry
                         p += x_step
                     amx.save_sums(at, total)
                     if last == units:
                         b = bias + 64 * g if bias != 0 else 0
-                        _put(at, to, stride, b, rows - 16 * g, tokens)
+                        _put(at, to, stride, b, rows - 16 * g)
                     at += 64 * TOKENS
 
     return run
@@ -107,7 +100,7 @@ def _panels(name: str, form: str) -> Callable[..., None]:
 
 def product(name: str, form: str) -> Callable[..., None]:
     """(w, first, last, x, n, y, stride, bias, units, rows, token, chunk): as `linear.product`, n
-    being a multiple of `least`, `units` along a row, and `chunk` tokens what the cache holds."""
+    being a multiple of 16, `units` along a row, and `chunk` tokens what the cache holds."""
     unit, tiles = HELD[name].nbytes, _tiles(form)
     plan = tiles.plan(name, form)
     panels, configure = _panels(name, form), tiles.configure(plan)

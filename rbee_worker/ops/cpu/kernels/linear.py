@@ -4,7 +4,7 @@ Variants: `linear.<held>`, or `linear.<held>-<form>` for other forms of activati
 than the format's own. A tile is one group of 16 rows and up to 8 tokens, or 4 or 2 groups and one
 token: a core reads memory half again as fast through 4 streams as through one. With several tokens
 it asks for the next group's blocks while it works on this one's.
-With AMX its tiles take the tokens of packed weights by sixteens (`tiled.py`), and these the rest.
+With AMX its tiles take the tokens of packed weights 16 at a time (`tiled.py`), and these the rest.
 Every (row, token) sums its blocks in ascending order, whatever tile it falls in.
 """
 
@@ -86,7 +86,6 @@ def product(name: str, form: str) -> Callable[..., None]:
     wide4, wide2 = (_wide(g, name, form) for g in (4, 2))
     suits = amx.suits(name, form)
     sixteens: Any = tiled.product(name, form) if suits else None
-    least = tiled.least(form)
 
     @device
     def run(
@@ -96,8 +95,8 @@ def product(name: str, form: str) -> Callable[..., None]:
         units = s.idiv(cols + columns - 1, columns)
         chunk = s.larger(8, s.idiv(s.idiv(CACHE, token), 8) * 8)
         done = 0
-        if suits and amx.available() and n >= least:
-            done = n & -least
+        if suits and amx.available() and n >= amx.TOKENS:
+            done = n & -amx.TOKENS
             sixteens(w, first, last, x, done, y, stride, bias, units, rows, token, chunk)
         for start in range(done, n, chunk):
             stop, low = s.smaller(start + chunk, n), first
