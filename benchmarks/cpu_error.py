@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from rbee_worker.checkpoint.formats import FORMATS, Packed
-from rbee_worker.ops.cpu.forms import WITHIN
+from rbee_worker.ops.cpu.forms import WITHIN, forms
 from rbee_worker.ops.cpu.held import GRID_OF, held_as
 from tests.blocks import SCALES, kind_of, values, weights
 from tests.ops.cpu.eager import Eager
@@ -39,13 +39,14 @@ bit for bit (`tests/ops/test_dequant.py`). Written by `{COMMAND}`.
 ## Formats
 
 Bits a weight, scales included, in the file and in memory. What is held has the file's values
-without rounding, so all error is the activations': int8 is one byte a number and a scale for 32;
-int16 two planes of bytes, for keys, values, logits and what is summed into the residual stream;
-float32 is `--exact-activations`. An error is the norm of the difference from float64 over the norm,
+without rounding, so all error is the activations': int8 is one byte a number and a scale for 32,
+or for 256 where blocks have 256 columns (K formats, most IQ formats), as in llama.cpp; int16 two
+bytes, for keys, values, logits and what is summed into the residual stream; float32 is
+`--exact-activations`. An error is the norm of the difference from float64 over the norm,
 the largest of those for {COLS[0]} (blocks of 256: 768), {COLS[1]} and {COLS[2]} columns; standard
 normal activations, random blocks. `tests/ops/cpu/test_error.py` holds every format to
-{WITHIN["i8"]:.1e}, {WITHIN["i16"]:.0e} and {WITHIN["exact"]:.0e}. F64, and the 8-bit floats
-of DeepSeek's safetensors, are held as f32.
+{WITHIN["i8"]:.1e} (scales for 256: {WITHIN["k8"]:.0e}), {WITHIN["i16"]:.0e} ({WITHIN["k16"]:.0e})
+and {WITHIN["exact"]:.0e}. F64, and the 8-bit floats of DeepSeek's safetensors, are held as f32.
 
 | file | bits | held as | bits | int8 | int16 | float32 |
 |---|---|---|---|---|---|---|
@@ -106,10 +107,10 @@ def errors(name: str, rounded: Eager, exact: Eager, cols: Sequence[int]) -> dict
         packed, w = matrix(name, width)
         x = np.random.default_rng(width + 1).standard_normal((TOKENS, width)).astype(np.float32)
         want, given = x.astype(np.float64) @ w.T, torch.from_numpy(x)
-        forms = {"exact": (exact, False)}
-        if name not in FLOATS:
-            forms |= {"i8": (rounded, False), "i16": (rounded, True)}
-        for form, (eager, precise) in forms.items():
+        *packed_forms, last = forms(held_as(name))
+        runs = {last: (exact, False)}
+        runs |= {form: (rounded, n > 0) for n, form in enumerate(packed_forms)}
+        for form, (eager, precise) in runs.items():
             y = eager.linear(given, eager.matrix([packed]), precise=precise)
             worst[form] = max(worst.get(form, 0.0), relative(y.numpy(), want))
     return worst
@@ -126,7 +127,7 @@ def page(found: Mapping[str, Mapping[str, str]], packed: Mapping[str, Mapping[st
     """docs/formats.md, of figures as text: by format and form, and by format and other format."""
     text = INTRO
     for name, row in found.items():
-        figures = " | ".join(row.get(form, "-") for form in ("i8", "i16", "exact"))
+        figures = " | ".join(row.get(form, "-") for form in _columns(name))
         held = f"{held_as(name).name} | {held_bits(name):.4g}"
         text += f"| {name} | {bits(name):.4g} | {held} | {figures} |\n"
     text += GRIDS
@@ -141,11 +142,16 @@ def written() -> tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]]:
     first, second = PAGE.read_text().split(GRIDS.splitlines()[1])
     found, packed = {}, {}
     for name, *cells in _rows(first):
-        forms = zip(("i8", "i16", "exact"), cells[3:], strict=True)
-        found[name] = {form: cell for form, cell in forms if cell != "-"}
+        taken = zip(_columns(name), cells[3:], strict=True)
+        found[name] = {form: cell for form, cell in taken if cell != "-"}
     for name, *cells in _rows(second):
         packed[name] = {o: c.split()[0] for o, c in zip(OTHERS, cells[2:], strict=True)}
     return found, packed
+
+
+def _columns(name: str) -> tuple[str, ...]:
+    """The forms of the table's last three columns."""
+    return ("", "", *forms(held_as(name)))[-3:]
 
 
 def _rows(text: str) -> list[list[str]]:

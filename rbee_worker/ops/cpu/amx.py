@@ -16,14 +16,15 @@ them: a row's result is bitwise the same in a tile as alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from rbee_worker.ops.cpu import blocks
 from rbee_worker.ops.cpu import emit as e
-from rbee_worker.ops.cpu.forms import BYTES
+from rbee_worker.ops.cpu.forms import BYTES, LOW, SCALE, SUM
 from rbee_worker.ops.cpu.held import HELD
 from rbee_worker.ops.cpu.simd import Int, Ptr, Void, op
-from rbee_worker.ops.cpu.tile import LOW, SCALE, SUM, sums_type
+from rbee_worker.ops.cpu.tile import sums_type
 from rbee_worker.ops.cpu.vec import Pen, Ref, Vec
 
 TOKENS = 16  # tokens of a tile
@@ -55,6 +56,26 @@ class Plan(NamedTuple):
         return PLANE * len(self.planes)
 
     @property
+    def slice(self) -> int:
+        """Entries along a row that are unpacked at a time, at most."""
+        return 12
+
+    @property
+    def groups(self) -> int:
+        """Groups of 16 rows that share gathered activations."""
+        return 8
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Fewest and most that go by a panel; between them, as many as the cache has room for."""
+        return TOKENS, 128
+
+    @property
+    def across(self) -> int:
+        """Bytes from a block's prepared activations to the next's."""
+        return 8 * BYTES[self.form]
+
+    @property
     def results(self) -> int:
         """Bytes of the C tiles of a block."""
         return 1024 * len(self.planes)
@@ -66,24 +87,12 @@ def plan(name: str, form: str) -> Plan:
 
 
 def suits(name: str, form: str) -> bool:
-    """Whether there is a plan: products in float32 have none. Blocks whose halves have scales of
-    their own would take twice as many tiles through memory, and gain nothing."""
-    return form != "exact" and not HELD[name].is_float and not blocks.BLOCKS[name][1].halves
+    """Whether there is a plan, here or in `amx_units.py`: products in float32 have none."""
+    return form != "exact" and not HELD[name].is_float
 
 
 # Known while a kernel is translated: what it would guard is not even written elsewhere.
 available = op(Int, target=True)(lambda b, target: "+amx-int8" in target.split(","))
-
-
-def memory(nbytes: int) -> Any:
-    """An operation: the address of `nbytes` bytes of the stack, on a cache line."""
-
-    def write(b: e.Builder) -> e.Value:
-        place = b.alloca(e.ir.ArrayType(e.i8, nbytes))
-        place.align = 64
-        return b.ptrtoint(place, e.i64)
-
-    return op(Ptr)(write)
 
 
 def configure(how: Plan) -> Any:
@@ -91,7 +100,11 @@ def configure(how: Plan) -> Any:
 
     From then on this thread has tile state, which `release` gives back.
     """
-    sizes = [(TOKENS, 64)] * 2 + [(TOKENS, 32)] * 2 + [(8, 64)]
+    return configuration([(TOKENS, 64)] * 2 + [(TOKENS, 32)] * 2 + [(8, 64)])
+
+
+def configuration(sizes: Sequence[tuple[int, int]]) -> Any:
+    """An operation `(p)`: tile registers of so many rows, of so many bytes each."""
     raw = bytearray(64)
     raw[0] = 1  # the palette: 8 tiles of at most 16 rows of 64 bytes
     for n, (rows, width) in enumerate(sizes):
@@ -109,12 +122,12 @@ release = op(Void)(lambda b: e.call(b, "llvm.x86.tilerelease", e.void, ()))
 
 
 def unpack(name: str) -> Any:
-    """An operation `(p, j, to)`: block j of the unit at p becomes the panel's entry at `to`."""
+    """An operation `(p, to)`: the block at p becomes the panel's entry at `to`."""
     read, shape = blocks.BLOCKS[name]
 
-    def write(b: e.Builder, target: str, p: e.Value, j: e.Value, to: e.Value) -> None:
+    def write(b: e.Builder, target: str, p: e.Value, to: e.Value) -> None:
         pen = Pen(b, target)
-        block, at = read(pen, pen.ref(p), pen.ref(j)), pen.ref(to)
+        block, at = read(pen, pen.ref(p), pen.ref(e.number(0))), pen.ref(to)
         offset = e.const(shape.offset, e.BYTES)
         for k, w in enumerate(block.w):
             e.store(b, (at + 64 * k).value, b.sub(b.bitcast(w.value, e.BYTES), offset), 64)
@@ -122,7 +135,7 @@ def unpack(name: str) -> Any:
         for k, scale in enumerate(scales):
             e.store(b, (at + (WEIGHTS + 64 * k)).value, scale.value, 64)
 
-    return op(Void, Ptr, Int, Ptr, target=True)(write)
+    return op(Void, Ptr, Ptr, target=True)(write)
 
 
 def gather(how: Plan) -> Any:
@@ -149,18 +162,24 @@ def multiply(how: Plan) -> Any:
 
 
 def _multiply(b: e.Builder, how: Plan, given: e.Value, entry: e.Value) -> None:
-    _load(b, _B, entry, 64)
+    load_tile(b, _B, entry, 64)
     for n in range(len(how.planes)):
-        _load(b, _A + n, e.at(b, given, PLANE * n), 32)
-        _tile(b, "tilezero", _C + n)
-        _tile(b, "tdpbssd", _C + n, _A + n, _B)
+        load_tile(b, _A + n, e.at(b, given, PLANE * n), 32)
+        tile(b, "tilezero", _C + n)
+        tile(b, "tdpbssd", _C + n, _A + n, _B)
 
 
-def _load(b: e.Builder, tile: int, p: e.Value, stride: int) -> None:
-    _tile(b, "tileloadd64", tile, e.pointer(b, p, e.i8), e.number(stride))
+def load_tile(b: e.Builder, register: int, p: e.Value, stride: int) -> None:
+    """Fill a tile register with rows `stride` bytes apart."""
+    tile(b, "tileloadd64", register, e.pointer(b, p, e.i8), e.number(stride))
 
 
-def _tile(b: e.Builder, name: str, *args: Any) -> None:
+def store_tile(b: e.Builder, register: int, p: e.Value) -> None:
+    """Write a C tile, 64 bytes a row."""
+    tile(b, "tilestored64", register, e.pointer(b, p, e.i8), e.number(64))
+
+
+def tile(b: e.Builder, name: str, *args: Any) -> None:
     """A tile instruction; numbers stand for tile registers."""
     values = [e.number(a, e.i8) if isinstance(a, int) else a for a in args]
     e.call(b, f"llvm.x86.{name}", e.void, values)
@@ -174,8 +193,7 @@ def step(how: Plan) -> Any:
     def write(b: e.Builder, target: str, sums: e.Value, *args: e.Value) -> list[e.Value]:
         x, apart, entry, out, next_given, next_entry = args
         for n in range(len(how.planes)):
-            p = e.pointer(b, e.at(b, out, 1024 * n), e.i8)
-            _tile(b, "tilestored64", _C + n, p, e.number(64))
+            store_tile(b, _C + n, e.at(b, out, 1024 * n))
         _multiply(b, how, next_given, next_entry)
         pen = Pen(b, target)
         acc = [pen.vec(b.extract_value(sums, n)) for n in range(TOKENS)]

@@ -18,14 +18,14 @@ from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.errors import UnsupportedModel, UsageError
 from rbee_worker.ops import Activation, Ops, RopeSpec, Weight
 from rbee_worker.ops.batch import Batch
-from rbee_worker.ops.cpu import paged, step
+from rbee_worker.ops.cpu import forms, paged, step
 from rbee_worker.ops.cpu.ahead import HeldAhead
 from rbee_worker.ops.cpu.arena import Arena
 from rbee_worker.ops.cpu.attending import Attending
 from rbee_worker.ops.cpu.columns import Columns
 from rbee_worker.ops.cpu.experts import Mixing
 from rbee_worker.ops.cpu.fallback import fall_back
-from rbee_worker.ops.cpu.forms import BYTES, CELL, TOKENS, natural, variant
+from rbee_worker.ops.cpu.forms import BYTES, CELL, TOKENS, UNIT, at_once, natural, variant
 from rbee_worker.ops.cpu.held import Held
 from rbee_worker.ops.cpu.matrix import Matrix
 from rbee_worker.ops.cpu.native import Library
@@ -144,7 +144,7 @@ class CpuOps(Attending, Mixing, Columns):
 
     def _form(self, held: Held, precise: bool) -> str:
         form = "exact" if self.exact else natural(held)
-        return "i16" if precise and form == "i8" else form
+        return forms.precise(form) if precise else form
 
     def _prepare(self, x: Buf, form: str) -> Any:
         """x as products want it; made once however many products share it."""
@@ -153,7 +153,12 @@ class CpuOps(Attending, Mixing, Columns):
             blocks = -(-x.width // CELL)
             tokens, own = -(-rec.rows // TOKENS) * TOKENS, rec.alone(x.width)
             x.ready[form] = rec.region(tokens * blocks * BYTES[form], own=own)
-            share = ROWS if x.made == ROWS else cells(blocks)
+            per = at_once(form)
+            if x.made == ROWS:
+                per = blocks
+            elif x.made == cells(x.width // UNIT) and x.width % UNIT == 0:
+                per = UNIT // CELL
+            share = cells(blocks // per)
             rec.call(
                 f"prepare.{form}",
                 [reads(x, share), Touch(x.ready[form].place, share, True)],
@@ -162,7 +167,7 @@ class CpuOps(Attending, Mixing, Columns):
                 cols=x.width,
                 out=slot_of(x.ready[form]),
                 count=step.N // 8,
-                per=blocks if share == ROWS else 1,
+                per=per,
             )
         return x.ready[form]
 
@@ -246,7 +251,7 @@ class CpuOps(Attending, Mixing, Columns):
 
     def _one(self, kind: str, x: Buf, a: float, *, by_rows: bool = False) -> Buf:
         y = self._result(x.width)
-        cell = x.width if by_rows else CELL
+        cell = x.width if by_rows else _cell(x.width)
         share = cells(-(-x.width // cell))
         self.now.recorder.call(
             f"each.{kind}",
@@ -263,7 +268,7 @@ class CpuOps(Attending, Mixing, Columns):
 
     def _two(self, kind: str, x: Buf, z: Buf, *, by_rows: bool = False) -> Buf:
         y = self._result(x.width)
-        cell = x.width if by_rows else CELL
+        cell = x.width if by_rows else _cell(x.width)
         share = cells(-(-x.width // cell))
         self.now.recorder.call(
             f"each.{kind}",
@@ -306,6 +311,11 @@ class CpuOps(Attending, Mixing, Columns):
             table=step.rope_at(now.ropes.index(spec), len(now.groups)),
         )
         return tensor_of(y)
+
+
+def _cell(width: int) -> int:
+    """Columns that a thread computes together: what products round together, if that fits."""
+    return CELL if width % UNIT else UNIT
 
 
 def check_block_size(block_size: int) -> None:

@@ -43,13 +43,27 @@ class Shape:
 class Block(NamedTuple):
     """w: 8 vectors, bytes of vector k being columns 4k .. 4k+3; d, m: one for each half.
 
-    raised: where these are cheaper to have, the bytes of vectors 4 to 7 times 2^RAISED.
+    raised: where these are cheaper to have, the bytes of vectors 4 to 7 times 2^RAISED. Blocks of
+    a unit of 256 columns have d = unit * scale; `scale` are integers, `unit` is the unit's.
     """
 
     w: list[Vec]
     d: tuple[Vec, Vec]
     m: tuple[Vec, Vec] | None = None
     raised: list[Vec] | None = None
+    unit: Vec | None = None
+    scale: tuple[Vec, Vec] | None = None
+
+
+def _scaled(
+    w: list[Vec],
+    unit: Vec,
+    scale: tuple[Vec, Vec],
+    m: tuple[Vec, Vec] | None = None,
+    raised: list[Vec] | None = None,
+) -> Block:
+    a, b = scale
+    return Block(w, (unit * a.to_f32(), unit * b.to_f32()), m, raised, unit, scale)
 
 
 def floats(pen: Pen, p: Ref, name: str) -> Callable[[int], Vec]:
@@ -129,26 +143,26 @@ def mxfp4(pen: Pen, p: Ref, j: Ref) -> Block:
 
 def q4_k(pen: Pen, p: Ref, j: Ref) -> Block:
     at = p + j * 256
-    return Block(nibbles(pen, at), *_scales_and_mins(pen, p + 2048, j), _high(pen, at))
+    return _scaled(nibbles(pen, at), *_scales_and_mins(pen, p + 2048, j), _high(pen, at))
 
 
 def q5_k(pen: Pen, p: Ref, j: Ref) -> Block:
     at = p + j * 320
     w = with_bits(pen, nibbles(pen, at), at + 256, 4)
-    return Block(w, *_scales_and_mins(pen, p + 2560, j))
+    return _scaled(w, *_scales_and_mins(pen, p + 2560, j))
 
 
 def q6_k(pen: Pen, p: Ref, j: Ref) -> Block:
     at = p + j * 384
     high = pairs(pen, at + 256)
     w = [x | (h << 4) for x, h in zip(nibbles(pen, at), high, strict=True)]
-    return Block(w, _signed_scales(pen, p + 3072, j, pen.load_f16(p + 3328)))
+    return _scaled(w, pen.load_f16(p + 3328), _signed_scales(pen, p + 3072, j))
 
 
 def q3_k(pen: Pen, p: Ref, j: Ref) -> Block:
     at = p + j * 192
     w = with_bits(pen, pairs(pen, at), at + 128, 2)
-    return Block(w, _signed_scales(pen, p + 1536, j, pen.load_f16(p + 1792)))
+    return _scaled(w, pen.load_f16(p + 1792), _signed_scales(pen, p + 1536, j))
 
 
 def q2_k(pen: Pen, p: Ref, j: Ref) -> Block:
@@ -156,16 +170,13 @@ def q2_k(pen: Pen, p: Ref, j: Ref) -> Block:
     at = p + j * 32 + 1024
     d, low = pen.load_f16(p + 1280), -pen.load_f16(p + 1312)
     a, b = pen.load_u8(at), pen.load_u8(at + 16)
-    return Block(
-        pairs(pen, p + j * 128),
-        (d * (a & 15).to_f32(), d * (b & 15).to_f32()),
-        (low * (a >> 4).to_f32(), low * (b >> 4).to_f32()),
-    )
+    m = low * (a >> 4).to_f32(), low * (b >> 4).to_f32()
+    return _scaled(pairs(pen, p + j * 128), d, (a & 15, b & 15), m)
 
 
 def iq4_xs(pen: Pen, p: Ref, j: Ref) -> Block:
-    d = pen.load_f16(p + 2176) * pen.load_s8(p + j * 16 + 2048).to_f32()
-    return Block(_code(nibbles(pen, p + j * 256), IQ4), (d,) * 2)
+    scale = (pen.load_s8(p + j * 16 + 2048),) * 2
+    return _scaled(_code(nibbles(pen, p + j * 256), IQ4), pen.load_f16(p + 2176), scale)
 
 
 def eighths(levels: tuple[int, ...]) -> Callable[[Pen, Ref, Ref], Block]:
@@ -175,37 +186,36 @@ def eighths(levels: tuple[int, ...]) -> Callable[[Pen, Ref, Ref], Block]:
         at = p + j * 192
         codes = with_bits(pen, pairs(pen, at), at + 128, 2)
         d = pen.load_f16(p + 1792) * pen.number(0.125)
-        return Block(_code(codes, levels + levels), _signed_scales(pen, p + 1536, j, d))
+        return _scaled(_code(codes, levels + levels), d, _signed_scales(pen, p + 1536, j))
 
     return read
 
 
 def iq3_xxs(pen: Pen, p: Ref, j: Ref) -> Block:
-    d = pen.load_f16(p + 2176) * pen.load_s8(p + j * 16 + 2048).to_f32() * pen.number(0.25)
-    return Block(_code(nibbles(pen, p + j * 256), IQ3_XXS), (d,) * 2)
+    d, scale = pen.load_f16(p + 2176) * pen.number(0.25), pen.load_s8(p + j * 16 + 2048)
+    return _scaled(_code(nibbles(pen, p + j * 256), IQ3_XXS), d, (scale,) * 2)
 
 
 def iq3_s(pen: Pen, p: Ref, j: Ref) -> Block:
-    d = pen.load_f16(p + 2176) * pen.load_s8(p + j * 16 + 2048).to_f32()
-    return Block(_code(nibbles(pen, p + j * 256), IQ3_S), (d,) * 2)
+    scale = (pen.load_s8(p + j * 16 + 2048),) * 2
+    return _scaled(_code(nibbles(pen, p + j * 256), IQ3_S), pen.load_f16(p + 2176), scale)
 
 
 def _code(w: list[Vec], table: tuple[int, ...]) -> list[Vec]:
     return [v.lookup([t + 128 for t in table]) for v in w]
 
 
-def _scales_and_mins(pen: Pen, p: Ref, j: Ref) -> tuple[tuple[Vec, Vec], tuple[Vec, Vec]]:
+def _scales_and_mins(pen: Pen, p: Ref, j: Ref) -> tuple[Vec, tuple[Vec, Vec], tuple[Vec, Vec]]:
     """Q4_K, Q5_K: 8 scales and 8 minimums of 6 bits, then d and the minimums' d."""
     at = p + j * 16
-    d = pen.load_f16(p + 256) * pen.load_u8(at).to_f32()
-    m = -pen.load_f16(p + 288) * pen.load_u8(at + 128).to_f32()
-    return (d, d), (m, m)
+    scale, m = pen.load_u8(at), -pen.load_f16(p + 288) * pen.load_u8(at + 128).to_f32()
+    return pen.load_f16(p + 256), (scale, scale), (m, m)
 
 
-def _signed_scales(pen: Pen, p: Ref, j: Ref, d: Vec) -> tuple[Vec, Vec]:
-    """16 signed scales, times d."""
+def _signed_scales(pen: Pen, p: Ref, j: Ref) -> tuple[Vec, Vec]:
+    """Of 16 signed scales those of block j."""
     at = p + j * 32
-    return d * pen.load_s8(at).to_f32(), d * pen.load_s8(at + 16).to_f32()
+    return pen.load_s8(at), pen.load_s8(at + 16)
 
 
 BLOCKS: dict[str, tuple[Callable[[Pen, Ref, Ref], Block], Shape]] = {

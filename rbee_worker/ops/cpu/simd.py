@@ -225,3 +225,14 @@ call_kernel = op(Void, Ptr, Ptr, Ptr, Int, Int)(
         [args, step, tid, nt],
     )
 )
+
+
+def memory(nbytes: int) -> Any:
+    """An operation: the address of `nbytes` bytes of the stack, on a cache line."""
+
+    def write(b: e.Builder) -> e.Value:
+        place = b.alloca(e.ir.ArrayType(e.i8, nbytes))
+        place.align = 64
+        return b.ptrtoint(place, e.i64)
+
+    return op(Ptr)(write)

@@ -1,14 +1,15 @@
 """One block of 32 columns times T tokens, for 16 rows: the inner step of every matrix product.
 
-`step(T, held, form)` gives an operation `(sums, x, p, j) -> sums`, unrolled over tokens, for block
-j of the unit at p. `sums` holds T vectors whose lanes are rows; each takes its terms in the
-same order for every T, so a result does not depend on what tile it was computed in.
+`step(T, held, form)` gives an operation `(sums, x, p, j, other) -> sums`, unrolled over tokens, for
+block j of the unit at p; it asks for the block at `other`. `sums` holds T vectors whose lanes are
+rows; each takes its terms in the same order for every T, so a result does not depend on what tile
+it was computed in.
 
 Activations lie in groups of 8 tokens, block by block, token by token (`kernels/prepare.py`), in
 one of the forms of `forms.py`:
-i8: 32 int8; f32 scale d; i32 -8 sum; f32 d * sum; then i32 -32 sum of columns 0-15 and 16-31, and
-f32 d times these sums; i32 -128 sum.
+i8: 32 int8; f32 scale d; i32 -8 sum; f32 d * sum; i32 -128 sum; 16 bytes free.
 i16: the same for numbers q = 256 high + low, the first 32 bytes being `high`; at 64 32 bytes `low`.
+k8, k16: in `units.py`, whose steps take a whole unit.
 exact: 32 f32; f32 sum of all, of columns 0-15, of columns 16-31.
 """
 
@@ -20,13 +21,12 @@ from typing import Any
 
 from rbee_worker.ops.cpu import emit as e
 from rbee_worker.ops.cpu.blocks import BLOCKS, RAISED, Block, Shape, floats
-from rbee_worker.ops.cpu.forms import BYTES
+from rbee_worker.ops.cpu.forms import BYTES, LOW, SCALE, SUM
 from rbee_worker.ops.cpu.held import HELD
 from rbee_worker.ops.cpu.simd import F32x16, Int, Ptr, Tuple, Void, op
 from rbee_worker.ops.cpu.vec import Pen, Ref, Vec
 
-SCALE, LESS8, SUM, LESS32, SUMS, LESS128 = 32, 36, 40, (44, 48), (52, 56), 60  # in i8 and i16
-LOW = 64  # offset in i16
+LESS8, LESS128 = 36, 44  # in i8 and i16
 EXACT_SUM, EXACT_SUMS = 128, (132, 136)
 
 # Bytes of weights asked for before they are needed, by the columns of a unit, as measured.
@@ -43,14 +43,26 @@ def step(tokens: int, name: str, form: str) -> Any:
     kind = sums_type(tokens)
 
     def write(
-        b: e.Builder, target: str, sums: e.Value, x: e.Value, p: e.Value, j: e.Value
+        b: e.Builder, target: str, sums: e.Value, x: e.Value, p: e.Value, j: e.Value, other: e.Value
     ) -> list[e.Value]:
         pen = Pen(b, target)
+        prefetch(pen, pen.ref(other), block_bytes(name))
         acc = [pen.vec(b.extract_value(sums, t)) for t in range(tokens)]
         acc = _step(pen, acc, pen.ref(x), pen.ref(p), pen.ref(j), name, form)
         return [v.value for v in acc]
 
-    return op(kind, kind, Ptr, Ptr, Int, target=True)(write)
+    return op(kind, kind, Ptr, Ptr, Int, Ptr, target=True)(write)
+
+
+def block_bytes(name: str) -> int:
+    """Bytes of 16 rows and 32 columns of held format `name`."""
+    return HELD[name].nbytes // (HELD[name].columns // 32)
+
+
+def prefetch(pen: Pen, p: Ref, nbytes: int) -> None:
+    """Ask for the cache lines from p on."""
+    for line in range(0, nbytes, 64):
+        e.prefetch(pen.b, (p + line).value)
 
 
 def _step(
@@ -66,41 +78,34 @@ def _step(
 def _integers(
     pen: Pen, acc: list[Vec], x: Ref, block: Block, shape: Shape, *, form: str
 ) -> list[Vec]:
-    """acc += (d * scale) * integer, then += m * sum; for each half if it has its own d."""
-    xs = [x + BYTES[form] * t for t in range(len(acc))]
-    if shape.halves:
-        wholes = [_whole(pen, block, shape, xs, range(4 * h, 4 * h + 4), form) for h in (0, 1)]
-        sums: tuple[int, ...] = SUMS
-    else:
-        wholes, sums = [_whole(pen, block, shape, xs, range(8), form)], (SUM,)
-    out = []
-    for t, total in enumerate(acc):
-        scale = pen.splat(xs[t] + SCALE)
-        for part, (whole, at) in enumerate(zip(wholes, sums, strict=True)):
-            total = (block.d[part] * scale).fma(whole[t].to_f32(), total)
-            if block.m is not None:
-                total = block.m[part].fma(pen.splat(xs[t] + at), total)
+    """acc += (d * scale) * integer, then += m * sum."""
+    assert not shape.halves
+    xs, out = [x + BYTES[form] * t for t in range(len(acc))], []
+    for at, total, whole in zip(xs, acc, _wholes(pen, block, shape, xs, form), strict=True):
+        total = (block.d[0] * pen.splat(at + SCALE)).fma(whole.to_f32(), total)
+        if block.m is not None:
+            total = block.m[0].fma(pen.splat(at + SUM), total)
         out.append(total)
     return out
 
 
-def _whole(pen: Pen, block: Block, shape: Shape, xs: list[Ref], run: range, form: str) -> list[Vec]:
-    """For each token the integer product of columns 4 `run`; |sum| < 2^31 in every format."""
+def _wholes(pen: Pen, block: Block, shape: Shape, xs: list[Ref], form: str) -> list[Vec]:
+    """For each token the integer product; |sum| < 2^31 in every format."""
     raised = RAISED if block.raised and len(xs) == 1 else 0  # no gain for more tokens
-    starts = [_start(pen, shape, x, run, raised) for x in xs]
+    starts = [_start(pen, shape, x, raised) for x in xs]
     if form == "i8":
-        return _dots(pen, starts, block, raised, xs, run)
+        return dots(pen, starts, block, raised, xs)
     zeros = [pen.izeros()] * len(xs)
-    high = _dots(pen, zeros, block, raised, xs, run)
-    low = _dots(pen, starts, block, raised, [x + LOW for x in xs], run)
+    high = dots(pen, zeros, block, raised, xs)
+    low = dots(pen, starts, block, raised, [x + LOW for x in xs])
     return [a + (b << 8) for a, b in zip(low, high, strict=True)]
 
 
-def _dots(
-    pen: Pen, acc: list[Vec], block: Block, raised: int, xs: list[Ref], run: range
+def dots(
+    pen: Pen, acc: list[Vec], block: Block, raised: int, xs: list[Ref], run: range = range(8)
 ) -> list[Vec]:
-    """acc / 2^raised + the products. Several tokens hide each other's latency; one takes two
-    chains for that, of which the one from acc may multiply raised weights."""
+    """acc / 2^raised + the products of columns 4 `run`. Several tokens hide each other's latency;
+    one takes two chains for that, of which the one from acc may multiply raised weights."""
 
     def chain(acc: list[Vec], words: list[Vec], first: int) -> list[Vec]:
         for k, w in enumerate(words, first):
@@ -115,15 +120,12 @@ def _dots(
     return [first + (second.sar(raised) if raised else second)]
 
 
-def _start(pen: Pen, shape: Shape, x: Ref, run: range, raised: int) -> Vec:
+def _start(pen: Pen, shape: Shape, x: Ref, raised: int) -> Vec:
     """What makes sum (u - offset) x of sum u x: -offset * sum x, times 2^raised."""
     if not shape.offset:
         return pen.izeros()
     times = shape.offset << raised
-    if shape.halves:
-        at, has = LESS32[run.start // 4], 32
-    else:
-        at, has = (LESS128, 128) if times >= 128 else (LESS8, 8)
+    at, has = (LESS128, 128) if times >= 128 else (LESS8, 8)
     less, by = pen.isplat(x + at), times.bit_length() - has.bit_length()
     return less << by if by > 0 else less.sar(-by) if by else less
 
@@ -176,9 +178,7 @@ def zeros(tokens: int) -> Any:
 def wide(groups: int, name: str, form: str) -> Any:
     """`step` for one token and `groups` groups of rows: `(sums, x, p, apart, j, far) -> sums`,
     where group g's unit is at p + g * apart. Asks for the block `far` bytes after each."""
-    kind = sums_type(groups)
-    held = HELD[name]
-    nbytes = held.nbytes // (held.columns // 32)
+    kind, nbytes = sums_type(groups), block_bytes(name)
 
     def write(
         b: e.Builder,
@@ -195,8 +195,7 @@ def wide(groups: int, name: str, form: str) -> Any:
             units.append(b.add(units[-1], apart))
         there = b.add(b.mul(j, e.number(nbytes)), far)
         for unit in units:
-            for line in range(0, nbytes, 64):
-                e.prefetch(b, e.at(b, b.add(unit, there), line))
+            prefetch(pen, pen.ref(b.add(unit, there)), nbytes)
         out = []
         for g, unit in enumerate(units):
             acc = [pen.vec(b.extract_value(sums, g))]
@@ -204,18 +203,6 @@ def wide(groups: int, name: str, form: str) -> Any:
         return [v.value for v in out]
 
     return op(kind, kind, Ptr, Ptr, Int, Int, Int, target=True)(write)
-
-
-def ahead(name: str) -> Any:
-    """An operation `(p)`: ask for the block at p."""
-    held = HELD[name]
-    nbytes = held.nbytes // (held.columns // 32)
-
-    def write(b: e.Builder, p: e.Value) -> None:
-        for line in range(0, nbytes, 64):
-            e.prefetch(b, e.at(b, p, line))
-
-    return op(Void, Ptr)(write)
 
 
 def put_wide(groups: int) -> Any:

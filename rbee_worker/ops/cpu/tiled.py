@@ -8,19 +8,16 @@ group takes the slice's blocks in ascending order. Between slices sums wait in m
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from rbee_worker.ops.cpu import amx, tile
+from rbee_worker.ops.cpu import amx, amx_units, tile
 from rbee_worker.ops.cpu import simd as s
 from rbee_worker.ops.cpu.amx import TOKENS
-from rbee_worker.ops.cpu.forms import BYTES
+from rbee_worker.ops.cpu.forms import UNITS
 from rbee_worker.ops.cpu.held import HELD
 from rbee_worker.ops.cpu.kernel import device
 from rbee_worker.ops.cpu.shares import store_upto
 from rbee_worker.ops.cpu.simd import Int, Ptr
-
-MOST = 128  # tokens whose sums are kept
-BLOCKS = 12  # blocks along a row that are unpacked at a time, at most
-GROUPS = 8  # groups of 16 rows that share gathered activations
 
 
 @device
@@ -40,22 +37,27 @@ def _put(sums: Ptr, y: Ptr, stride: Int, bias: Ptr, rows: Int) -> None:
         store_upto(y + 4 * t * stride, v, rows)
 
 
+def _tiles(form: str) -> Any:
+    """The module of a form's tile instructions. What it multiplies at a time is a held unit."""
+    return amx_units if form in UNITS else amx
+
+
 def _panels(name: str, form: str) -> Callable[..., None]:
     """(w, units, x, n, token, y, stride, bias, rows, groups, panel, given, out, sums): n tokens, a
-    multiple of 16, by up to `GROUPS` groups of rows, on tile registers; the last four are
+    multiple of 16, by up to `plan.groups` groups of rows, on tile registers; the last four are
     scratch."""
-    blocks, unit = HELD[name].columns // 32, HELD[name].nbytes
-    plan, x_step, most = amx.plan(name, form), 8 * BYTES[form], BLOCKS // blocks
-    unpack, gather, multiply = amx.unpack(name), amx.gather(plan), amx.multiply(plan)
-    nothing, step = tile.zeros(TOKENS), amx.step(plan)
+    unit, tiles = HELD[name].nbytes, _tiles(form)
+    plan = tiles.plan(name, form)
+    x_step, most = plan.across, plan.slice
+    unpack, gather, multiply = tiles.unpack(name), tiles.gather(plan), tiles.multiply(plan)
+    nothing, step = tile.zeros(TOKENS), tiles.step(plan)
 
     @device
     def fill(w: Ptr, units: Int, first: Int, last: Int, groups: Int, panel: Ptr) -> None:
         for g in range(groups):
             for u in range(first, last):
-                for j in range(blocks):
-                    unpack(w + (g * units + u) * unit, j, panel)
-                    panel += plan.entry
+                unpack(w + (g * units + u) * unit, panel)
+                panel += plan.entry
 
     @device
     def run(
@@ -66,9 +68,9 @@ def _panels(name: str, form: str) -> Callable[..., None]:
         for cut in range(slices):
             first, last = s.idiv(cut * units, slices), s.idiv((cut + 1) * units, slices)
             fill(w, units, first, last, groups, panel)
-            count, at = (last - first) * blocks, sums
+            count, at = last - first, sums
             for t in range(0, n, TOKENS):
-                start = x + t * token + first * blocks * x_step
+                start = x + t * token + first * x_step
                 for block in range(count):
                     gather(start + block * x_step, 8 * token, given + block * plan.given)
                 a, entry = given, panel
@@ -99,11 +101,13 @@ def _panels(name: str, form: str) -> Callable[..., None]:
 def product(name: str, form: str) -> Callable[..., None]:
     """(w, first, last, x, n, y, stride, bias, units, rows, token, chunk): as `linear.product`, n
     being a multiple of 16, `units` along a row, and `chunk` tokens what the cache holds."""
-    unit, plan = HELD[name].nbytes, amx.plan(name, form)
-    panels, configure = _panels(name, form), amx.configure(plan)
-    panel_memory = amx.memory(BLOCKS * GROUPS * plan.entry)
-    given_memory, out_memory = amx.memory(BLOCKS * plan.given), amx.memory(plan.results)
-    sums_memory = amx.memory(64 * GROUPS * MOST)
+    unit, tiles = HELD[name].nbytes, _tiles(form)
+    plan = tiles.plan(name, form)
+    panels, configure = _panels(name, form), tiles.configure(plan)
+    together, (fewest, most) = plan.groups, plan.tokens
+    panel_memory = s.memory(plan.slice * together * plan.entry)
+    given_memory, out_memory = s.memory(plan.slice * plan.given), s.memory(plan.results)
+    sums_memory = s.memory(64 * together * most)
 
     @device
     def run(
@@ -111,15 +115,15 @@ def product(name: str, form: str) -> Callable[..., None]:
         rows: Int, token: Int, chunk: Int,
     ) -> None:  # fmt: skip
         panel, given, out, sums = panel_memory(), given_memory(), out_memory(), sums_memory()
-        most = s.smaller(MOST, s.larger(TOKENS, chunk & -TOKENS))
+        tokens = s.smaller(most, s.larger(fewest, chunk & -TOKENS))
         configure(out)
-        for start in range(0, n, most):
-            count, p = s.smaller(n - start, most), x + start * token
-            for g in range(first, last, GROUPS):
+        for start in range(0, n, tokens):
+            count, p = s.smaller(n - start, tokens), x + start * token
+            for g in range(first, last, together):
                 panels(
                     w + g * units * unit, units, p, count, token, y + 64 * g + 4 * start * stride,
                     stride, bias + 64 * g if bias != 0 else 0, rows - 16 * g,
-                    s.smaller(GROUPS, last - g), panel, given, out, sums,
+                    s.smaller(together, last - g), panel, given, out, sums,
                 )  # fmt: skip
         amx.release()
 

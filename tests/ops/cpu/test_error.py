@@ -3,7 +3,8 @@
 import pytest
 
 from benchmarks.cpu_error import FLOATS, columns, errors
-from rbee_worker.ops.cpu.forms import WITHIN
+from rbee_worker.ops.cpu.forms import WITHIN, forms
+from rbee_worker.ops.cpu.held import held_as
 from tests.blocks import SCALES
 from tests.ops.cpu.eager import Eager
 
@@ -20,6 +21,8 @@ def eager():
 def test_products(eager, name):
     worst = errors(name, *eager, columns(name)[:2])
     assert all(worst[form] < WITHIN[form] for form in worst)
-    assert set(worst) == ({"exact"} if name in FLOATS else set(WITHIN))
+    taken = forms(held_as(name))
+    assert set(worst) == set(taken)
     if name not in FLOATS:  # each form is what it says, not a better one
-        assert worst["i8"] > 100 * worst["i16"] > 1000 * worst["exact"]
+        one, two, exact = (worst[form] for form in taken)
+        assert one > 100 * two > 1000 * exact

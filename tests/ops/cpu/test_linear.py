@@ -8,7 +8,7 @@ import pytest
 from rbee_worker.checkpoint.formats import DECODABLE
 from rbee_worker.ops import grids
 from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu.forms import BYTES, variant
+from rbee_worker.ops.cpu.forms import BYTES, at_once, forms, natural, variant
 from rbee_worker.ops.cpu.held import GRID_OF, HELD, SAME, held_as
 from rbee_worker.ops.cpu.native import Library
 from tests.blocks import random_blocks, values
@@ -16,6 +16,7 @@ from tests.blocks import random_blocks, values
 FLOATS = [name for name, held in HELD.items() if held.is_float]
 FILE = [name for name in (*HELD, *SAME) if name.upper() in DECODABLE]  # what files have
 PACKED = [name for name in FILE if name not in FLOATS]
+TAKEN = [(name, form) for name in FILE for form in forms(held_as(name))]  # every product there is
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in isa.names()[1:]]
 
 
@@ -75,10 +76,10 @@ def matrix(library, name, rows, cols, seed=0):
     return Matrix(name, rows, cols, held, values)
 
 
-def product(library, m, x, *, form="i8", bias=None, nt=1):
-    """y [N, rows] by `nt` threads' shares one after another, and what the kernel saw of x."""
+def product(library, m, x, *, form=None, bias=None, nt=1):
+    """y [N, rows] by `nt` threads' shares one after another; form: the format's own if None."""
     n = len(x)
-    form = "exact" if m.name in FLOATS else form
+    form = form or natural(held_as(m.name))
     step = np.array([n], np.int64)
     prepared = aligned(-(-max(n, 1) // 8) * 8 * (m.cols // 32) * BYTES[form])
     y = np.full((n, m.rows), np.nan, np.float32)
@@ -86,8 +87,9 @@ def product(library, m, x, *, form="i8", bias=None, nt=1):
     linear = library[f"linear.{variant(held_as(m.name), form)}"]
     for tid in range(nt):
         prepare(
-            step.ctypes.data, tid, nt, x=x, stride=m.cols, cols=m.cols, out=prepared, count=0, per=1
-        )
+            step.ctypes.data, tid, nt, x=x, stride=m.cols, cols=m.cols, out=prepared, count=0,
+            per=at_once(form),
+        )  # fmt: skip
     for tid in range(nt):
         linear(
             step.ctypes.data, tid, nt, w=m.held, x=prepared, y=y, cols=m.cols, rows=m.rows,
@@ -96,9 +98,10 @@ def product(library, m, x, *, form="i8", bias=None, nt=1):
     return y
 
 
-def rounded(x, most=127):
-    """x as integer activations of magnitude <= most represent it, float64."""
-    blocks = x.reshape(len(x), -1, 32)
+def rounded(x, most=127, columns=32):
+    """x as integer activations of magnitude <= most represent it, float64: a scale for so many
+    columns."""
+    blocks = x.reshape(len(x), -1, columns)
     d = np.abs(blocks).max(-1, keepdims=True) / np.float32(most)
     q = np.rint(blocks * (np.float32(most) / np.abs(blocks).max(-1, keepdims=True)))
     return (q.astype(np.float64) * d).reshape(x.shape)
@@ -133,25 +136,36 @@ def test_what_is_held_in_another_way_is_held_exactly(best, name):
     np.testing.assert_array_equal(y, m.values)
 
 
-@pytest.mark.parametrize("name", PACKED)
-def test_int8_product(here, best, name):
-    m = matrix(best, name, 40, 768)
-    x = activations(15, m.cols)
-    want = rounded(x) @ m.values.T
-    assert np.abs(product(here, m, x) - want).max() < 1e-6 * np.abs(want).max()
+def takers(form):
+    """The packed formats of files whose products take a form."""
+    return [name for name in PACKED if form in forms(held_as(name))]
 
 
-@pytest.mark.parametrize("name", PACKED)
-def test_int16_product(here, best, name):
+@pytest.mark.parametrize(
+    ("name", "form"), [(name, form) for form in ("i8", "k8") for name in takers(form)]
+)
+def test_int8_product(here, best, name, form):
     m = matrix(best, name, 40, 768)
     x = activations(15, m.cols)
-    x[3, 32:64] = 1e30 * np.sign(x[3, 32:64])  # the largest of a block: both bytes at their ends
-    got = product(here, m, x, form="i16")
-    want = rounded(x, 127 * 256) @ m.values.T
+    want = rounded(x, 127, 32 * at_once(form)) @ m.values.T
+    assert np.abs(product(here, m, x, form=form) - want).max() < 1e-6 * np.abs(want).max()
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [(name, form) for form in ("i16", "k16") for name in takers(form)]
+)
+def test_int16_product(here, best, name, form):
+    m = matrix(best, name, 40, 768)
+    x = activations(15, m.cols)
+    together = 32 * at_once(form)
+    top = slice(together, 2 * together)
+    x[3, top] = 1e30 * np.sign(x[3, top])  # the largest of a block: both bytes at their ends
+    got = product(here, m, x, form=form)
+    want = rounded(x, 127 * 256, together) @ m.values.T
     top = np.abs(want).max(1, keepdims=True)
     assert (np.abs(got - want) < 1e-6 * top).all()
     close = x.astype(np.float64) @ m.values.T
-    assert (np.abs(got - close) < 1e-4 * top).all()
+    assert (np.abs(got - close) < {"i16": 1e-4, "k16": 2e-4}[form] * top).all()
 
 
 @pytest.mark.parametrize("name", FILE)
@@ -162,8 +176,7 @@ def test_exact_product(here, best, name):
     assert np.abs(product(here, m, x, form="exact") - want).max() < 2e-6 * np.abs(want).max()
 
 
-@pytest.mark.parametrize("form", BYTES)
-@pytest.mark.parametrize("name", FILE)
+@pytest.mark.parametrize(("name", "form"), TAKEN)
 def test_a_token_is_bitwise_the_same_in_every_tile(best, name, form):
     m = matrix(best, name, 33, 512)
     x = activations(23, m.cols)

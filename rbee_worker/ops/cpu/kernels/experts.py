@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +15,10 @@ from rbee_worker.ops.cpu import simd as s
 from rbee_worker.ops.cpu import step as header
 from rbee_worker.ops.cpu import vmath
 from rbee_worker.ops.cpu.chosen import ENTRIES, ENTRY_BYTES
-from rbee_worker.ops.cpu.forms import BYTES
+from rbee_worker.ops.cpu.forms import BYTES, UNIT, at_once
 from rbee_worker.ops.cpu.kernel import Kernel, device, kernel
 from rbee_worker.ops.cpu.kernels.each import ACTS
-from rbee_worker.ops.cpu.kernels.prepare import exact_block, i8_block
+from rbee_worker.ops.cpu.kernels.prepare import exact_block, i8_block, unit
 from rbee_worker.ops.cpu.shares import load_upto, share, store_upto
 from rbee_worker.ops.cpu.simd import Float, Int, Ptr, Vector
 
@@ -86,8 +87,8 @@ def _gather(size: int) -> Callable[..., None]:
 
 
 def _gate(kind: int, form: str) -> Callable[..., None]:
-    block = {"i8": i8_block, "exact": exact_block}[form]
-    size = BYTES[form]
+    size, taken, room = BYTES[form], at_once(form), s.memory(4 * UNIT)
+    block: Any = unit(form) if taken > 1 else {"i8": i8_block, "exact": exact_block}[form]
 
     @device
     def half(x: Ptr, width: Int, left: Int, gated: Int, limit: Float) -> Vector:
@@ -109,17 +110,23 @@ def _gate(kind: int, form: str) -> Callable[..., None]:
         lists: Ptr, x: Ptr, stride: Int, width: Int, gated: Int, limit: Float, out: Ptr,
     ) -> None:  # fmt: skip
         """x [slots, width or 2 width] -> prepared activations [slots, width]."""
-        blocks = s.idiv(width + 31, 32)
+        blocks, whole = s.idiv(width + 31, 32), room()
         for m in range(s.get_i64(lists)):
             entry = lists + ENTRIES + ENTRY_BYTES * m
-            slot, n = s.get_i64(entry + 8), s.get_i64(entry + 16) * blocks
-            for item in range(share(tid, nt, n), share(tid + 1, nt, n)):
+            slot, n = s.get_i64(entry + 8), s.get_i64(entry + 16) * s.idiv(blocks, taken)
+            first, last = share(tid, nt, n) * taken, share(tid + 1, nt, n) * taken
+            for item in range(first, last, taken):
                 i, b = slot + s.idiv(item, blocks), s.imod(item, blocks)
                 p, left = x + 4 * (i * stride + 32 * b), width - 32 * b
-                low = half(p, width, left, gated, limit)
-                high = half(p + 64, width, left - 16, gated, limit)
                 place = (s.idiv(i, 8) * blocks + b) * 8 + s.imod(i, 8)
-                block(low, high, out + size * place)
+                if taken > 1:
+                    for k in range(0, UNIT, 16):
+                        s.store_f32(whole + 4 * k, half(p + 4 * k, width, left - k, gated, limit))
+                    block(whole, out + size * place)
+                else:
+                    low = half(p, width, left, gated, limit)
+                    high = half(p + 64, width, left - 16, gated, limit)
+                    block(low, high, out + size * place)
 
     return run
 

@@ -4,7 +4,7 @@ Variants: `linear.<held>`, or `linear.<held>-<form>` for other forms of activati
 than the format's own. A tile is one group of 16 rows and up to 8 tokens, or 4 or 2 groups and one
 token: a core reads memory half again as fast through 4 streams as through one. With several tokens
 it asks for the next group's blocks while it works on this one's.
-With AMX its tiles take the tokens of packed weights, 16 at a time (`tiled.py`), and these the rest.
+With AMX its tiles take the tokens of packed weights 16 at a time (`tiled.py`), and these the rest.
 Every (row, token) sums its blocks in ascending order, whatever tile it falls in.
 """
 
@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rbee_worker.ops.cpu import amx, tile, tiled
+from rbee_worker.ops.cpu import amx, tile, tiled, units
 from rbee_worker.ops.cpu import simd as s
-from rbee_worker.ops.cpu.forms import BYTES, TOKENS, parse
+from rbee_worker.ops.cpu.forms import BYTES, TOKENS, UNITS, at_once, parse
 from rbee_worker.ops.cpu.held import HELD
 from rbee_worker.ops.cpu.kernel import Kernel, device, kernel
 from rbee_worker.ops.cpu.simd import Int, Ptr
@@ -23,22 +23,28 @@ from rbee_worker.ops.cpu.simd import Int, Ptr
 CACHE = 1 << 19  # bytes of activations that stay in the second-level cache between groups
 
 
+def _steps(name: str, form: str) -> tuple[Any, int, int, int]:
+    """The module whose steps a product takes, how many make a unit, and by how many bytes each
+    advances weights and activations."""
+    cells, taken = HELD[name].columns // 32, at_once(form)
+    steps: Any = units if form in UNITS else tile
+    return steps, cells // taken, HELD[name].nbytes // cells * taken, TOKENS * BYTES[form] * taken
+
+
 def _tile(tokens: int, name: str, form: str) -> Callable[..., None]:
     """(w, units, x, y, stride, bias, rows): `tokens` tokens by one group of 16 rows."""
-    blocks, unit = HELD[name].columns // 32, HELD[name].nbytes
-    x_step = TOKENS * BYTES[form]
-    zeros, step, put = tile.zeros(tokens), tile.step(tokens, name, form), tile.put(tokens)
-    ahead = tile.ahead(name)
+    unit = HELD[name].nbytes
+    steps, count, w_step, x_step = _steps(name, form)
+    zeros, step, put = tile.zeros(tokens), steps.step(tokens, name, form), tile.put(tokens)
 
     @device
     def run(w: Ptr, units: Int, x: Ptr, y: Ptr, stride: Int, bias: Ptr, rows: Int) -> None:
         sums = zeros()
         other = w + units * unit
         for _ in range(units):
-            for j in range(blocks):
-                ahead(other)
-                other += unit // blocks
-                sums = step(sums, x, w, j)
+            for j in range(count):
+                sums = step(sums, x, w, j, other)
+                other += w_step
                 x += x_step
             w += unit
         put(sums, y, stride, bias, rows)
@@ -49,9 +55,9 @@ def _tile(tokens: int, name: str, form: str) -> Callable[..., None]:
 def _wide(groups: int, name: str, form: str) -> Callable[..., None]:
     """(w, units, x, y, bias, after): one token by `groups` whole groups of 16 rows. Asks for what
     it needs next; near the end that is the beginning of `groups` more, if `after` is so many."""
-    blocks, unit = HELD[name].columns // 32, HELD[name].nbytes
-    x_step = TOKENS * BYTES[form]
-    zeros, step = tile.zeros(groups), tile.wide(groups, name, form)
+    unit = HELD[name].nbytes
+    steps, count, w_step, x_step = _steps(name, form)
+    zeros, step = tile.zeros(groups), steps.wide(groups, name, form)
     put, ahead = tile.put_wide(groups), tile.AHEAD[HELD[name].columns]
 
     @device
@@ -60,10 +66,10 @@ def _wide(groups: int, name: str, form: str) -> Callable[..., None]:
         apart = units * unit
         left, end = apart - ahead, ahead + (groups - 1) * apart if after >= groups else 0
         for _ in range(units):
-            for j in range(blocks):
+            for j in range(count):
                 far = ahead if left > 0 else end
                 sums = step(sums, x, w, apart, j, far)
-                left -= unit // blocks
+                left -= w_step
                 x += x_step
             w += unit
         put(sums, y, bias)
