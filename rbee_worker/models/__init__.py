@@ -7,35 +7,14 @@ names and shapes alone (`plan_model`), in the process that has no torch.
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.errors import UnsupportedModel
-from rbee_worker.models import (
-    absent,
-    biased,
-    bigcode,
-    cohere,
-    deepseek,
-    falcon,
-    gemma,
-    gemma4,
-    glm,
-    gptoss,
-    llama,
-    llama4,
-    mixture,
-    mpt,
-    olmo,
-    persimmon,
-    phi,
-    phi3,
-    phimoe,
-    stablelm,
-    starcoder2,
-)
+from rbee_worker.models import absent
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.config import read_config
 from rbee_worker.models.weights import Weights
@@ -47,64 +26,82 @@ Progress = Callable[[int, int, int, int], None]  # layers done, of, bytes read, 
 
 @dataclass(frozen=True)
 class Architecture:
-    """How a `model_type` becomes a model. `defaults`: config keys whose absence means this."""
+    """How a `model_type` becomes a model. `defaults`: config keys whose absence means this.
 
-    config: type[Any]
-    build: Callable[[Any, Weights], Decoder]
+    Its class and function are named, not imported: a start executes one family's file, not all.
+    """
+
+    config_name: str  # file.name, of this package
+    build_name: str
     title: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def config(self) -> type[Any]:
+        """The dataclass whose fields are the config's keys."""
+        return cast(type[Any], _named(self.config_name))
+
+    @property
+    def build(self) -> Callable[[Any, Weights], Decoder]:
+        """Makes the model from its config and weights."""
+        return cast(Callable[[Any, Weights], Decoder], _named(self.build_name))
+
+
+def _named(name: str) -> Any:
+    file, _, what = name.partition(".")
+    return getattr(importlib.import_module(f"{__name__}.{file}"), what)
+
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "llama": Architecture(llama.Config, llama.build, "Llama 1-3.3, Yi, SmolLM2"),
-    "mistral": Architecture(llama.Config, llama.build, "Mistral 7B, Nemo", absent.MISTRAL),
-    "qwen2": Architecture(llama.Config, llama.build, "Qwen 2, Qwen 2.5", absent.QWEN2),
-    "qwen3": Architecture(llama.Config, llama.build, "Qwen 3", absent.QWEN3),
+    "llama": Architecture("llama.Config", "llama.build", "Llama 1-3.3, Yi, SmolLM2"),
+    "mistral": Architecture("llama.Config", "llama.build", "Mistral 7B, Nemo", absent.MISTRAL),
+    "qwen2": Architecture("llama.Config", "llama.build", "Qwen 2, Qwen 2.5", absent.QWEN2),
+    "qwen3": Architecture("llama.Config", "llama.build", "Qwen 3", absent.QWEN3),
     "mixtral": Architecture(
-        mixture.MixtralConfig, mixture.build_mixtral, "Mixtral", absent.MIXTRAL
+        "mixture.MixtralConfig", "mixture.build_mixtral", "Mixtral", absent.MIXTRAL
     ),
     "qwen2_moe": Architecture(
-        mixture.QwenConfig, mixture.build_qwen, "Qwen 2 MoE", absent.QWEN2_MOE
+        "mixture.QwenConfig", "mixture.build_qwen", "Qwen 2 MoE", absent.QWEN2_MOE
     ),
     "qwen3_moe": Architecture(
-        mixture.QwenConfig, mixture.build_qwen, "Qwen 3 MoE", absent.QWEN3_MOE
+        "mixture.QwenConfig", "mixture.build_qwen", "Qwen 3 MoE", absent.QWEN3_MOE
     ),
-    "smollm3": Architecture(llama.Config, llama.build, "SmolLM3", absent.SMOLLM3),
-    "granite": Architecture(llama.Config, llama.build, "Granite 3", absent.GRANITE),
+    "smollm3": Architecture("llama.Config", "llama.build", "SmolLM3", absent.SMOLLM3),
+    "granite": Architecture("llama.Config", "llama.build", "Granite 3", absent.GRANITE),
     "granitemoe": Architecture(
-        mixture.MixtralConfig, mixture.build_granite, "Granite 3 MoE", absent.GRANITE
+        "mixture.MixtralConfig", "mixture.build_granite", "Granite 3 MoE", absent.GRANITE
     ),
     "granitemoeshared": Architecture(
-        mixture.MixtralConfig, mixture.build_granite, "Granite 3 MoE, shared", absent.GRANITE
+        "mixture.MixtralConfig", "mixture.build_granite", "Granite 3 MoE, shared", absent.GRANITE
     ),
-    "helium": Architecture(llama.Config, llama.build, "Helium", absent.HELIUM),
-    "gemma": Architecture(gemma.Config, gemma.build_first, "Gemma 1", absent.GEMMA),
-    "gemma2": Architecture(gemma.Config, gemma.build, "Gemma 2", absent.GEMMA2),
-    "gemma3_text": Architecture(gemma.Config, gemma.build, "Gemma 3", absent.GEMMA3),
-    "phi": Architecture(biased.Config, phi.build, "Phi 1, 1.5, 2", absent.PHI),
-    "phi3": Architecture(phi3.Config, phi3.build, "Phi 3, 3.5, 4"),
-    "phimoe": Architecture(phimoe.Config, phimoe.build, "Phi 3.5 MoE", absent.PHIMOE),
-    "glm": Architecture(glm.Config, glm.build, "GLM-4-9b", absent.GLM),
-    "glm4": Architecture(glm.Config, glm.build_sandwich, "GLM-4-0414, Z1", absent.GLM),
-    "olmo": Architecture(olmo.Config, olmo.build_first, "OLMo 1"),
-    "olmo2": Architecture(olmo.Config, olmo.build, "OLMo 2"),
-    "olmo3": Architecture(olmo.Config, olmo.build, "OLMo 3", absent.OLMO3),
-    "stablelm": Architecture(stablelm.Config, stablelm.build, "StableLM 1, 2", absent.STABLELM),
+    "helium": Architecture("llama.Config", "llama.build", "Helium", absent.HELIUM),
+    "gemma": Architecture("gemma.Config", "gemma.build_first", "Gemma 1", absent.GEMMA),
+    "gemma2": Architecture("gemma.Config", "gemma.build", "Gemma 2", absent.GEMMA2),
+    "gemma3_text": Architecture("gemma.Config", "gemma.build", "Gemma 3", absent.GEMMA3),
+    "phi": Architecture("biased.Config", "phi.build", "Phi 1, 1.5, 2", absent.PHI),
+    "phi3": Architecture("phi3.Config", "phi3.build", "Phi 3, 3.5, 4"),
+    "phimoe": Architecture("phimoe.Config", "phimoe.build", "Phi 3.5 MoE", absent.PHIMOE),
+    "glm": Architecture("glm.Config", "glm.build", "GLM-4-9b", absent.GLM),
+    "glm4": Architecture("glm.Config", "glm.build_sandwich", "GLM-4-0414, Z1", absent.GLM),
+    "olmo": Architecture("olmo.Config", "olmo.build_first", "OLMo 1"),
+    "olmo2": Architecture("olmo.Config", "olmo.build", "OLMo 2"),
+    "olmo3": Architecture("olmo.Config", "olmo.build", "OLMo 3", absent.OLMO3),
+    "stablelm": Architecture("stablelm.Config", "stablelm.build", "StableLM 1, 2", absent.STABLELM),
     "starcoder2": Architecture(
-        starcoder2.Config, starcoder2.build, "StarCoder2", absent.STARCODER2
+        "starcoder2.Config", "starcoder2.build", "StarCoder2", absent.STARCODER2
     ),
-    "cohere": Architecture(cohere.Config, cohere.build, "Command-R", absent.COHERE),
-    "falcon": Architecture(falcon.Config, falcon.build, "Falcon", absent.FALCON),
-    "mpt": Architecture(mpt.Config, mpt.build, "MPT, Replit-code", absent.MPT),
-    "gpt_bigcode": Architecture(bigcode.Config, bigcode.build, "StarCoder 1", absent.BIGCODE),
-    "persimmon": Architecture(biased.Config, persimmon.build, "Persimmon", absent.PERSIMMON),
-    "deepseek_v2": Architecture(deepseek.Config, deepseek.build, "DeepSeek V2"),
+    "cohere": Architecture("cohere.Config", "cohere.build", "Command-R", absent.COHERE),
+    "falcon": Architecture("falcon.Config", "falcon.build", "Falcon", absent.FALCON),
+    "mpt": Architecture("mpt.Config", "mpt.build", "MPT, Replit-code", absent.MPT),
+    "gpt_bigcode": Architecture("bigcode.Config", "bigcode.build", "StarCoder 1", absent.BIGCODE),
+    "persimmon": Architecture("biased.Config", "persimmon.build", "Persimmon", absent.PERSIMMON),
+    "deepseek_v2": Architecture("deepseek.Config", "deepseek.build", "DeepSeek V2"),
     "deepseek_v3": Architecture(
-        deepseek.Config, deepseek.build, "DeepSeek V3, R1", absent.DEEPSEEK_V3
+        "deepseek.Config", "deepseek.build", "DeepSeek V3, R1", absent.DEEPSEEK_V3
     ),
-    "gemma4_text": Architecture(gemma4.Config, gemma4.build, "Gemma 4", absent.GEMMA4),
-    "llama4_text": Architecture(llama4.Config, llama4.build, "Llama 4", absent.LLAMA4),
-    "gpt_oss": Architecture(gptoss.Config, gptoss.build, "GPT-OSS", absent.GPT_OSS),
+    "gemma4_text": Architecture("gemma4.Config", "gemma4.build", "Gemma 4", absent.GEMMA4),
+    "llama4_text": Architecture("llama4.Config", "llama4.build", "Llama 4", absent.LLAMA4),
+    "gpt_oss": Architecture("gptoss.Config", "gptoss.build", "GPT-OSS", absent.GPT_OSS),
 }
 
 
