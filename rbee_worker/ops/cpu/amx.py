@@ -31,7 +31,7 @@ TOKENS = 16  # tokens of a tile
 WEIGHTS = 512  # bytes of an entry's weights
 PLANE = 512  # bytes of 16 tokens' activations: 32 each
 
-_C, _A, _B = 0, 2, 4  # the first of 2, 2 and 1 tile registers
+_C, _A, _B = 0, 2, 3  # the first of 2, 1 and 1 tile registers
 
 
 class Plan(NamedTuple):
@@ -100,7 +100,7 @@ def configure(how: Plan) -> Any:
 
     From then on this thread has tile state, which `release` gives back.
     """
-    return configuration([(TOKENS, 64)] * 2 + [(TOKENS, 32)] * 2 + [(8, 64)])
+    return configuration([(TOKENS, 64)] * 2 + [(TOKENS, 32), (8, 64)])
 
 
 def configuration(sizes: Sequence[tuple[int, int]]) -> Any:
@@ -153,20 +153,21 @@ def gather(how: Plan) -> Any:
 
 
 def multiply(how: Plan) -> Any:
-    """An operation `(given, entry)`: gathered activations times a panel's entry, in C tiles."""
+    """An operation `(given, entry, out)`: gathered activations times a panel's entry, in C tiles;
+    `out` is not needed here."""
 
-    def write(b: e.Builder, given: e.Value, entry: e.Value) -> None:
+    def write(b: e.Builder, given: e.Value, entry: e.Value, out: e.Value) -> None:
         _multiply(b, how, given, entry)
 
-    return op(Void, Ptr, Ptr)(write)
+    return op(Void, Ptr, Ptr, Ptr)(write)
 
 
 def _multiply(b: e.Builder, how: Plan, given: e.Value, entry: e.Value) -> None:
     load_tile(b, _B, entry, 64)
     for n in range(len(how.planes)):
-        load_tile(b, _A + n, e.at(b, given, PLANE * n), 32)
+        load_tile(b, _A, e.at(b, given, PLANE * n), 32)
         tile(b, "tilezero", _C + n)
-        tile(b, "tdpbssd", _C + n, _A + n, _B)
+        tile(b, "tdpbssd", _C + n, _A, _B)
 
 
 def load_tile(b: e.Builder, register: int, p: e.Value, stride: int) -> None:

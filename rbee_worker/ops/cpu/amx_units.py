@@ -29,7 +29,9 @@ TILE = 1024  # bytes
 DEEP = CELLS // 2  # products of 64 columns in a unit
 WEIGHTS = 2 * DEEP * TILE  # bytes of an entry's weights
 CELL_ROWS = 512  # bytes of 32 columns in a B tile: half of it
-_C, _A, _B = 0, 4, 6  # the first of 4, 2 and 2 tile registers
+# Tile registers: two for C. Few, though more loads are needed then: where another thread shares the
+# core, it was seen to take three times as long with 8 of them as with 4, and without one as long.
+_C, _A, _B = 0, 2, 3
 _WORDS = e.ir.VectorType(e.i16, 2 * e.LANES)
 
 
@@ -93,7 +95,7 @@ def plan(name: str, form: str) -> Plan:
 
 def configure(how: Plan) -> Any:
     """As `amx.configure`."""
-    return configuration([(TOKENS, 64)] * 8)
+    return configuration([(TOKENS, 64)] * 4)
 
 
 def unpack(name: str) -> Any:
@@ -177,25 +179,32 @@ def gather(how: Plan) -> Any:
 
 
 def multiply(how: Plan) -> Any:
-    """An operation `(given, entry)`: gathered activations times a panel's entry, in C tiles."""
+    """An operation `(given, entry, out)`: gathered activations times a panel's entry. C tiles keep
+    the last of the activations' bytes, `out` gets the others."""
 
-    def write(b: e.Builder, given: e.Value, entry: e.Value) -> None:
-        for k in range(DEEP):
-            _multiply(b, how, k, given, entry)
+    def write(b: e.Builder, given: e.Value, entry: e.Value, out: e.Value) -> None:
+        for n in range(how.planes):
+            if n > 0:
+                _store(b, out, n - 1)
+            for k in range(DEEP):
+                _multiply(b, how, n, k, given, entry)
 
-    return op(Void, Ptr, Ptr)(write)
+    return op(Void, Ptr, Ptr, Ptr)(write)
 
 
-def _multiply(b: e.Builder, how: Plan, k: int, given: e.Value, entry: e.Value) -> None:
-    """64 columns of a unit, the k-th."""
-    for n in range(how.planes):
-        load_tile(b, _A + n, e.at(b, given, (how.planes * k + n) * TILE), 64)
-    for n in range(2):
-        load_tile(b, _B + n, e.at(b, entry, (2 * k + n) * TILE), 64)
-    for n in range(2 * how.planes):
+def _multiply(b: e.Builder, how: Plan, n: int, k: int, given: e.Value, entry: e.Value) -> None:
+    """64 columns of a unit, the k-th, of the n-th of their bytes."""
+    load_tile(b, _A, e.at(b, given, (how.planes * k + n) * TILE), 64)
+    for part in range(2):
+        load_tile(b, _B, e.at(b, entry, (2 * k + part) * TILE), 64)
         if k == 0:
-            tile(b, "tilezero", _C + n)
-        tile(b, "tdpbssd", _C + n, _A + n // 2, _B + n % 2)
+            tile(b, "tilezero", _C + part)
+        tile(b, "tdpbssd", _C + part, _A, _B)
+
+
+def _store(b: e.Builder, out: e.Value, n: int) -> None:
+    for part in range(2):
+        store_tile(b, _C + part, e.at(b, out, (2 * n + part) * TILE))
 
 
 def step(how: Plan) -> Any:
@@ -205,18 +214,21 @@ def step(how: Plan) -> Any:
 
     def write(b: e.Builder, target: str, sums: e.Value, *args: e.Value) -> list[e.Value]:
         x, apart, entry, out, next_given, next_entry = args
-        for n in range(2 * how.planes):
-            store_tile(b, _C + n, e.at(b, out, TILE * n))
+        _store(b, out, how.planes - 1)
         pen = Pen(b, target)
         acc = [pen.vec(b.extract_value(sums, n)) for n in range(TOKENS)]
         first = pen.ref(x)
         xs = [at + BYTES[how.form] * n for at in (first, first + pen.ref(apart)) for n in range(8)]
         few = TOKENS // DEEP  # by turns, as neither waits for the other
         for k in range(DEEP):
-            _multiply(b, how, k, next_given, next_entry)
+            _multiply(b, how, 0, k, next_given, next_entry)
             part = slice(k * few, (k + 1) * few)
             places = [pen.ref(out) + 64 * t for t in range(part.start, part.stop)]
             acc[part] = _settle(how, acc[part], xs[part], pen.ref(entry), places)
+        for n in range(1, how.planes):
+            _store(b, out, n - 1)
+            for k in range(DEEP):
+                _multiply(b, how, n, k, next_given, next_entry)
         return [v.value for v in acc]
 
     return op(kind, kind, Ptr, Int, *(Ptr,) * 4, target=True)(write)

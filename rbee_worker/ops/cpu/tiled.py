@@ -74,7 +74,7 @@ def _panels(name: str, form: str) -> Callable[..., None]:
                 for block in range(count):
                     gather(start + block * x_step, 8 * token, given + block * plan.given)
                 a, entry = given, panel
-                multiply(a, entry)
+                multiply(a, entry, out)
                 for g in range(groups):
                     total, p, to = nothing(), start, y + 4 * t * stride + 64 * g
                     if last == units:
