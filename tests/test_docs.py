@@ -10,7 +10,8 @@ from rbee_worker.checkpoint.formats import DECODABLE
 from rbee_worker.checkpoint.names import DIALECTS
 from rbee_worker.config import OPTIONS, Option
 from rbee_worker.models import ARCHITECTURES
-from rbee_worker.ops.cpu.forms import WITHIN
+from rbee_worker.ops.cpu.forms import WITHIN, forms
+from rbee_worker.ops.cpu.held import held_as
 from rbee_worker.verify.compare import TOLERANCE
 from tests.archs import page as architectures
 
@@ -109,6 +110,6 @@ def test_the_page_of_formats_is_what_its_tables_make() -> None:
     assert formats.page(found, packed) == formats.PAGE.read_text(), f"stale: {formats.COMMAND}"
     assert set(found) == DECODABLE - {"F64", "F8_B128"}  # these are held as f32
     for name, errors in found.items():
-        assert set(errors) == ({"exact"} if name in formats.FLOATS else set(WITHIN))
+        assert set(errors) == set(forms(held_as(name)))
         assert all(0 < float(errors[form]) < WITHIN[form] for form in errors)
     assert {name[:3] for name in packed} == {"IQ1", "IQ2", "IQ3"}

@@ -15,7 +15,7 @@ TOKENS = 8  # tokens whose prepared activations lie together
 CELL = 32  # columns of a block of prepared activations
 # Relative error (norm of the difference over norm) of a product with standard normal activations:
 # what the tests hold every format to; docs/formats.md has what was measured.
-WITHIN = {"i8": 7.5e-3, "i16": 3e-5, "k8": 1e-2, "k16": 4e-5, "exact": 5e-7}
+WITHIN = {"i8": 7.5e-3, "i16": 3e-5, "k8": 9e-3, "k16": 4e-5, "exact": 5e-7}
 BYTES = {"i8": 64, "i16": 96, "k8": 64, "k16": 96, "exact": 144}  # of one token's block
 UNIT = 256  # columns of a unit of a K format
 UNITS = ("k8", "k16")  # forms with a scale for that many
