@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from rbee_worker.checkpoint.formats import DECODABLE
+from rbee_worker.checkpoint.formats import DECODABLE, FORMATS
 from rbee_worker.ops import grids
 from rbee_worker.ops.cpu import isa
 from rbee_worker.ops.cpu.forms import BYTES, at_once, forms, natural, variant
 from rbee_worker.ops.cpu.held import GRID_OF, HELD, SAME, held_as
 from rbee_worker.ops.cpu.native import Library
-from tests.blocks import random_blocks, values
+from tests.blocks import SCALES, put_scale, random_blocks, values
 
 FLOATS = [name for name, held in HELD.items() if held.is_float]
 FILE = [name for name in (*HELD, *SAME) if name.upper() in DECODABLE]  # what files have
@@ -64,16 +64,23 @@ class Matrix:
 
 def matrix(library, name, rows, cols, seed=0):
     raw, values = random_rows(name, rows, cols, seed)
-    groups, unit = -(-rows // 16), held_as(name)
+    return Matrix(name, rows, cols, repacked(library, name, raw), values)
+
+
+def repacked(library, name, raw):
+    """A file's rows as held."""
+    rows, unit = len(raw), held_as(name)
+    groups = -(-rows // 16)
     padded = np.zeros((16 * groups, raw.shape[1]), np.uint8)
     padded[:rows] = raw
-    held = aligned(groups * (cols // unit.columns) * unit.nbytes)
+    kind = FORMATS[name.upper()]
+    units = raw.shape[1] // kind.bytes * kind.block // unit.columns
+    held = aligned(groups * units * unit.nbytes)
     library[f"repack.{name}"](
-        raw=padded, stride=raw.shape[1], units=cols // unit.columns, out=held,
-        shares=np.array([0, groups]),
+        raw=padded, stride=raw.shape[1], units=units, out=held, shares=np.array([0, groups]),
         **({"grid": grids.digits(GRID_OF[name])} if name in GRID_OF else {}),
     )  # fmt: skip
-    return Matrix(name, rows, cols, held, values)
+    return held
 
 
 def product(library, m, x, *, form=None, bias=None, nt=1):
@@ -166,6 +173,30 @@ def test_int16_product(here, best, name, form):
     assert (np.abs(got - want) < 1e-6 * top).all()
     close = x.astype(np.float64) @ m.values.T
     assert (np.abs(got - close) < {"i16": 1e-4, "k16": 2e-4}[form] * top).all()
+
+
+@pytest.mark.parametrize("form", ["k8", "k16"])
+@pytest.mark.parametrize("name", takers("k8"))
+def test_the_largest_integers_fit(best, name, form):
+    """Every bit of a block set, or none, or the highest ones; activations at their ends too."""
+    rows, cols = 64, 512
+    raw = random_rows(name, rows, cols)[0]
+    for row, byte in enumerate((255, 0, 128, 127, 240, 15)):
+        raw[row] = byte
+    blocks = raw.reshape(rows * cols // 256, -1)
+    for at in SCALES[name.upper()]:
+        put_scale(name.upper(), blocks, at, np.float32(0.01))
+    m = Matrix(name, rows, cols, repacked(best, name, raw), values(name.upper(), raw).astype("f8"))
+    x = np.ones((24, cols), np.float32)
+    x[1] = -1
+    x[2::2] = np.sign(activations(11, cols))
+    x[3::2, ::3] = -np.float32(128 / 32512)  # as two bytes: 0 and -128
+    got = product(best, m, x, form=form)
+    want = rounded(x, {"k8": 127, "k16": 127 * 256}[form], 256) @ m.values.T
+    most = (np.abs(x) @ np.abs(m.values.T)).max(1, keepdims=True)
+    assert (np.abs(got - want) <= 1e-6 * most).all()
+    for n in (1, 3, 8):
+        np.testing.assert_array_equal(product(best, m, x[:n], form=form), got[:n])
 
 
 @pytest.mark.parametrize("name", FILE)
