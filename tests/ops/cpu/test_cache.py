@@ -88,6 +88,7 @@ def test_processes_end_with_the_one_that_wants_them(tmp_path):
     """Killed alone, their parent takes them along after what they are at."""
     process = start(tmp_path)
     while not objects(tmp_path):
+        assert process.poll() is None, "it ended before it compiled anything"
         time.sleep(0.002)
     process.kill()
     process.communicate()
