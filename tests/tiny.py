@@ -39,7 +39,7 @@ def vocabulary() -> list[str]:
 VOCAB = len(vocabulary())
 
 
-def tensors(seed: int = 0) -> dict[str, np.ndarray]:
+def tensors(seed: int = 0, layers: int = LAYERS) -> dict[str, np.ndarray]:
     """Random weights by their Hugging Face names."""
     rng = np.random.default_rng(seed)
     head_dim = DIM // HEADS
@@ -48,7 +48,7 @@ def tensors(seed: int = 0) -> dict[str, np.ndarray]:
         "model.norm.weight": (DIM,),
         "lm_head.weight": (VOCAB, DIM),
     }
-    for n in range(LAYERS):
+    for n in range(layers):
         p = f"model.layers.{n}."
         shapes |= {
             p + "input_layernorm.weight": (DIM,),
@@ -68,7 +68,12 @@ def tensors(seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def write_safetensors(
-    folder: Path, *, without: Collection[str] = (), chat: bool = True, **config: Any
+    folder: Path,
+    *,
+    without: Collection[str] = (),
+    chat: bool = True,
+    layers: int = LAYERS,
+    **config: Any,
 ) -> Path:
     """A directory as the hub has it. without: names of tensors, or of files, to leave out."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +84,7 @@ def write_safetensors(
             "vocab_size": VOCAB,
             "hidden_size": DIM,
             "intermediate_size": FFN,
-            "num_hidden_layers": LAYERS,
+            "num_hidden_layers": layers,
             "num_attention_heads": HEADS,
             "num_key_value_heads": KV_HEADS,
             "max_position_embeddings": CONTEXT,
@@ -134,7 +139,7 @@ def write_safetensors(
     for name, content in files.items():
         if name not in without:
             (folder / name).write_text(json.dumps(content))
-    kept = {name: t for name, t in tensors().items() if name not in without}
+    kept = {name: t for name, t in tensors(layers=layers).items() if name not in without}
     save_file(kept, folder / "model.safetensors")
     return folder
 
