@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.errors import UnsupportedModel, UsageError
-from rbee_worker.ops import Activation, Ops, RopeSpec, Weight
+from rbee_worker.ops import Ops, RopeSpec, Weight
 from rbee_worker.ops.batch import Batch
 from rbee_worker.ops.cpu import forms, paged, step
 from rbee_worker.ops.cpu.ahead import HeldAhead
@@ -232,62 +232,6 @@ class CpuOps(Attending, Mixing, Columns):
         )
         return tensor_of(y), tensor_of(total)
 
-    # ---- elementwise
-
-    def add(self, x: Tensor, y: Tensor) -> Tensor:
-        return tensor_of(self._two("add", buf_of(x), buf_of(y, buf_of(x).width), by_rows=True))
-
-    def act(self, x: Tensor, kind: Activation) -> Tensor:
-        return tensor_of(self._one(f"act-{kind}", buf_of(x), 0.0))
-
-    def softcap(self, x: Tensor, cap: float) -> Tensor:
-        return tensor_of(self._one("softcap", buf_of(x), cap))
-
-    def gated(self, gate_up: Tensor, kind: Activation) -> Tensor:
-        both = buf_of(gate_up)
-        half = equal_parts(both.width, 2)
-        gate, up = both.columns(0, half), both.columns(half, half)
-        return tensor_of(self._two(f"gated-{kind}", gate, up))
-
-    def _one(self, kind: str, x: Buf, a: float, *, by_rows: bool = False) -> Buf:
-        y = self._result(x.width)
-        cell = x.width if by_rows else _cell(x.width)
-        share = cells(-(-x.width // cell))
-        self.now.recorder.call(
-            f"each.{kind}",
-            [reads(x, share if x.is_whole or by_rows else ALL), writes(y, share)],
-            x=x.slot,
-            x_stride=x.stride,
-            y=y.slot,
-            y_stride=y.stride,
-            width=x.width,
-            cell=cell,
-            a=a,
-        )
-        return y
-
-    def _two(self, kind: str, x: Buf, z: Buf, *, by_rows: bool = False) -> Buf:
-        y = self._result(x.width)
-        cell = x.width if by_rows else _cell(x.width)
-        share = cells(-(-x.width // cell))
-        self.now.recorder.call(
-            f"each.{kind}",
-            [
-                reads(x, share if x.is_whole or by_rows else ALL),
-                reads(z, share if z.is_whole or by_rows else ALL),
-                writes(y, share),
-            ],
-            x=x.slot,
-            x_stride=x.stride,
-            z=z.slot,
-            z_stride=z.stride,
-            y=y.slot,
-            y_stride=y.stride,
-            width=x.width,
-            cell=cell,
-        )
-        return y
-
     # ---- positions and attention
 
     def rope(self, x: Tensor, spec: RopeSpec, batch: Batch, *, heads: int) -> Tensor:
@@ -311,11 +255,6 @@ class CpuOps(Attending, Mixing, Columns):
             table=step.rope_at(now.ropes.index(spec), len(now.groups)),
         )
         return tensor_of(y)
-
-
-def _cell(width: int) -> int:
-    """Columns that a thread computes together: what products round together, if that fits."""
-    return CELL if width % UNIT else UNIT
 
 
 def check_block_size(block_size: int) -> None:

@@ -8,12 +8,13 @@ from torch import Tensor
 
 from rbee_worker.ops import Weight
 from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.cpu.elementwise import Elementwise
 from rbee_worker.ops.cpu.forms import CELL
 from rbee_worker.ops.cpu.recorder import Buf, reads, writes
-from rbee_worker.ops.cpu.recording import RecordingOps, buf_of, equal_parts, tensor_of
+from rbee_worker.ops.cpu.recording import buf_of, equal_parts, tensor_of
 
 
-class Columns(RecordingOps):
+class Columns(Elementwise):
     """The part of `CpuOps` that moves and multiplies columns."""
 
     def split(self, x: Tensor, widths: Sequence[int], *, heads: int = 1) -> tuple[Tensor, ...]:
@@ -59,20 +60,17 @@ class Columns(RecordingOps):
     def multiply(self, x: Tensor, y: Tensor) -> Tensor:
         a, b = buf_of(x), buf_of(y)
         if b.width == a.width:
-            return tensor_of(self._two("multiply", a, b))
+            return tensor_of(self._each("multiply", a, b))
         assert b.width == 1
         to = self._result(a.width)
         return tensor_of(
             self._columns("gate", a, to, b, z=b.slot, z_stride=b.stride, width=a.width)
         )
 
-    def clip(self, x: Tensor, limit: float) -> Tensor:
-        return tensor_of(self._one("clip", buf_of(x), limit))
-
     def scale(self, x: Tensor, factor: float | Tensor) -> Tensor:
         source = buf_of(x)
         if not isinstance(factor, Tensor):
-            return tensor_of(self._one("scale", source, factor, by_rows=source.width < 4096))
+            return tensor_of(self._each("scale", source, by_rows=source.width < 4096, a=factor))
         assert factor.numel() == source.width
         to = self._result(source.width)
         return tensor_of(self._columns("scale", source, to, vector=factor, width=source.width))

@@ -2,7 +2,7 @@
 
 Logical vectors are 16 lanes of 32 bits everywhere; a processor with narrower registers lets LLVM
 split them, so results are bitwise the same on every instruction set. Only the integer dot product
-is spelled differently (`emit.dot`), and with AMX products of several tokens are made of tiles
+is spelled differently (`dots.py`), and with AMX products of several tokens are made of tiles
 (`amx.py`). `RBEE_CPU_ISA` forces one of `names()`.
 """
 

@@ -65,14 +65,6 @@ class RecordingOps(Ops):
     def _prepare(self, x: Buf, form: str) -> Region:
         """x as products want it, in that form (`kernels/prepare.py`)."""
 
-    @abstractmethod
-    def _one(self, kind: str, x: Buf, a: float, *, by_rows: bool = False) -> Buf:
-        """An elementwise kernel of one operand and a number."""
-
-    @abstractmethod
-    def _two(self, kind: str, x: Buf, z: Buf, *, by_rows: bool = False) -> Buf:
-        """An elementwise kernel of two operands of the same width."""
-
 
 def tensor_of(buf: Buf) -> Tensor:
     """Models pass activations around without looking; here they are handles."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llvmlite import ir
 
+from rbee_worker.ops.cpu import dots, isa
 from rbee_worker.ops.cpu import emit as e
-from rbee_worker.ops.cpu import isa
 
 Emit = Callable[..., Any]
 
@@ -137,7 +137,7 @@ shr = op(I32x16, I32x16, Int)(_shift("lshr"))  # zeros come in
 sar = op(I32x16, I32x16, Int)(_shift("ashr"))  # the sign comes in
 isum = op(Int, I32x16)(lambda b, v: b.sext(e.tree(b, v, lambda c, x, y: c.add(x, y)), e.i64))
 dot = op(I32x16, I32x16, I32x16, I32x16, target=True)(
-    lambda b, t, acc, u, s: e.dot(b, isa.dot_of(t), acc, u, s)
+    lambda b, t, acc, u, s: dots.dot(b, isa.dot_of(t), acc, u, s)
 )
 
 # ---- floats
@@ -216,7 +216,7 @@ prefetch = op(Void, Ptr)(e.prefetch)
 
 def lookup(table: Sequence[int]) -> Any:
     """An intrinsic that replaces each byte 0..15 of a vector by table[byte]."""
-    return op(I32x16, I32x16, target=True)(lambda b, t, v: e.lookup(b, isa.dot_of(t), table, v))
+    return op(I32x16, I32x16, target=True)(lambda b, t, v: dots.lookup(b, isa.dot_of(t), table, v))
 
 
 call_kernel = op(Void, Ptr, Ptr, Ptr, Int, Int)(

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rbee_worker.ops.cpu import dots, isa
 from rbee_worker.ops.cpu import emit as e
-from rbee_worker.ops.cpu import isa
 
 _QUARTER = e.ir.VectorType(e.i32, 4)
 
@@ -86,7 +86,7 @@ class Vec:
 
     def lookup(self, table: Sequence[int]) -> Vec:
         """Each byte 0..15 replaced by table[byte]."""
-        return Vec(self.pen, e.lookup(self.pen.b, self.pen.how, table, self.value))
+        return Vec(self.pen, dots.lookup(self.pen.b, self.pen.how, table, self.value))
 
     def less_than(self, other: int, yes: Vec, no: Vec) -> Vec:
         """Lane by lane, self < other ? yes : no (signed)."""
@@ -189,7 +189,7 @@ class Pen:
 
     def dot(self, acc: Vec, u: Vec, s: Vec) -> Vec:
         """acc plus 4 products of u's unsigned and s's signed bytes, in each lane."""
-        return Vec(self, e.dot(self.b, self.how, acc.value, u.value, s.value))
+        return Vec(self, dots.dot(self.b, self.how, acc.value, u.value, s.value))
 
     def gather(self, p: Ref, stride: Ref, size: int = 4) -> Vec:
         """`size` (1, 2 or 4) bytes at p, p + stride, .. p + 15 stride, zero-extended."""

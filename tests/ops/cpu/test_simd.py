@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
-from rbee_worker.ops.cpu import emit
+from rbee_worker.ops.cpu import dots, emit
 
 N = 256  # vectors
 PROBES = (
@@ -239,7 +239,7 @@ def test_neon_uses_sdot():
     kinds = [emit.I32] * 3
     fn = ir.Function(module, ir.FunctionType(emit.I32, kinds), "f")
     b = ir.IRBuilder(fn.append_basic_block())
-    b.ret(emit.dot(b, "sdot", *fn.args))
+    b.ret(dots.dot(b, "sdot", *fn.args))
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     target = llvm.Target.from_triple("aarch64-unknown-linux-gnu")
