@@ -29,6 +29,7 @@ from rbee_worker.ops.cpu.forms import BYTES, CELL, TOKENS, UNIT, at_once, natura
 from rbee_worker.ops.cpu.held import Held
 from rbee_worker.ops.cpu.matrix import Matrix
 from rbee_worker.ops.cpu.native import Library
+from rbee_worker.ops.cpu.pieces import FEW, MANY, ticket
 from rbee_worker.ops.cpu.recorder import (
     ALL,
     ROWS,
@@ -127,10 +128,12 @@ class CpuOps(Attending, Mixing, Columns):
         for part in matrix.parts:
             form = self._form(part.held, precise)
             ready = self._prepare(source, form)
+            few, many = (p.number(part.groups, rec.threads) for p in (FEW, MANY))
             rec.call(
                 f"linear.{variant(part.held, form)}",
                 [Touch(ready.place, ALL, False), writes(y, ALL)],
                 ahead=part,
+                early=part.groups - few * FEW.size,
                 w=part.data,
                 x=slot_of(ready),
                 y=y.columns(part.first, part.rows).slot,
@@ -139,6 +142,9 @@ class CpuOps(Attending, Mixing, Columns):
                 rows=part.rows,
                 stride=y.stride,
                 count=step.N // 8,
+                ticket=ticket() if few or many else 0,
+                few=few,
+                many=many,
             )
         return tensor_of(y)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -44,7 +45,7 @@ class Columns(Elementwise):
         width = y.width // heads
         self._columns("copy", x, y, x_head=x_head, y_head=width, heads=heads, width=width)
 
-    def _columns(self, kind: str, x: Buf, y: Buf, *others: Buf, **fields: object) -> Buf:
+    def _columns(self, kind: str, x: Buf, y: Buf, *others: Buf, **fields: Any) -> Buf:
         """A kernel of `kernels/columns.py`; threads share rows."""
         self.now.recorder.call(
             f"columns.{kind}",

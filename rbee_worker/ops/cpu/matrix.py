@@ -30,6 +30,11 @@ class Part:
     first: int
     rows: int
 
+    @property
+    def groups(self) -> int:
+        """Groups of rows that are held together, the last one filled up."""
+        return -(-self.rows // ROWS)
+
 
 @dataclass(frozen=True)
 class Matrix:

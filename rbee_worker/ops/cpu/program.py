@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from rbee_worker.ops.batch import Batch
-from rbee_worker.ops.cpu.held import ROWS
 from rbee_worker.ops.cpu.instruction import Instruction, words
 from rbee_worker.ops.cpu.native import Args, Library, Native
 from rbee_worker.ops.cpu.recorder import Buf, Call, Python, Recorder, Result, Slot
@@ -92,11 +91,10 @@ class Program:
         following: dict[str, int] = {}
         for call, entry in reversed(calls):
             if call.ahead is not None:
-                data, groups = call.ahead.data, -(-call.ahead.rows // ROWS)
                 following = {
-                    "weights": int(data.ctypes.data),
-                    "groups": groups,
-                    "group_bytes": data.nbytes // groups,
+                    "weights": int(call.ahead.data.ctypes.data),
+                    "groups": call.early,
+                    "group_bytes": call.ahead.data.nbytes // call.ahead.groups,
                 }
             entries.append(entry._replace(**following))
         if entries:

@@ -90,12 +90,14 @@ class Touch:
 
 @dataclass(frozen=True)
 class Call:
-    """A kernel with its arguments; `Slot`s are not addresses yet. own: see `Recorder.alone`."""
+    """A kernel with its arguments; `Slot`s are not addresses yet. ahead, early: see
+    `Recorder.call`; own: see `Recorder.alone`."""
 
     kernel: str
     fields: dict[str, Any]
     barrier: bool
     ahead: Part | None = None
+    early: int = 0
     own: bool = False
 
 
@@ -153,13 +155,14 @@ class Recorder:
         kernel: str,
         touches: Sequence[Touch],
         *,
-        ahead: Any = None,
+        ahead: Part | None = None,
+        early: int = 0,
         **fields: Any,
     ) -> None:
         """Append a kernel; a `Slot` among the fields becomes an address in the arena.
 
-        ahead: the `Part` whose weights it reads, shared among the threads by groups of rows. What
-        writes memory of each thread's own, every thread does all of.
+        ahead: the weights it reads; `early` groups of their rows are shared among the threads
+        beforehand. What writes memory of each thread's own, every thread does all of.
         """
         own = any(t.place.space == OWN for t in touches if t.writes)
         assert all(own == (t.place.space == OWN) for t in touches if t.writes)
@@ -171,7 +174,7 @@ class Recorder:
             self._pending.clear()
             self._shared.pass_on()
         self._pending += met
-        self.entries.append(Call(kernel, fields, barrier, ahead, own))
+        self.entries.append(Call(kernel, fields, barrier, ahead, early, own))
 
     def python(self, run: Python, name: str) -> None:
         """Append what has no kernel; the program is left and entered again around it."""

@@ -19,6 +19,18 @@ def share(tid: Int, nt: Int, count: Int) -> Int:
 
 
 @device
+def claim(ticket: Ptr, pieces: Int, nt: Int) -> Int:
+    """The next of `pieces` that no thread has taken, `pieces` when none is left (`pieces.py`).
+
+    Every thread asks until none is left; the last to hear it leaves a zero for the next replay.
+    """
+    n = s.atomic_add(ticket, 1)
+    if n == pieces + nt - 1:
+        s.atomic_store(ticket, 0)
+    return s.smaller(n, pieces)
+
+
+@device
 def load_upto(p: Ptr, left: Int) -> Vector:
     """16 floats at p, or `left` of them and zeros where that is less."""
     if left >= 16:

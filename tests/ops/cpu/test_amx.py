@@ -82,8 +82,9 @@ def test_neighbours_of_a_result_stay_untouched(amx):
     )
     y = np.full((20, 24), 7.0, np.float32)
     amx["linear.q4_0"](
-        step.ctypes.data, w=m.held, x=x, y=y, cols=64, rows=20, stride=24, count=0, bias=0
-    )
+        step.ctypes.data, w=m.held, x=x, y=y, cols=64, rows=20, stride=24, count=0, bias=0,
+        ticket=0, few=0, many=0,
+    )  # fmt: skip
     assert (y[:, 20:] == 7).all()
     assert (y[19] == 7).all()
     assert (y[:19, :20] != 7).all()

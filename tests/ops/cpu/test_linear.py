@@ -11,6 +11,7 @@ from rbee_worker.ops.cpu import isa
 from rbee_worker.ops.cpu.forms import BYTES, at_once, forms, natural, variant
 from rbee_worker.ops.cpu.held import GRID_OF, HELD, SAME, held_as
 from rbee_worker.ops.cpu.native import Library
+from rbee_worker.ops.cpu.pieces import ticket
 from tests.blocks import SCALES, put_scale, random_blocks, values
 
 FLOATS = [name for name, held in HELD.items() if held.is_float]
@@ -83,8 +84,9 @@ def repacked(library, name, raw):
     return held
 
 
-def product(library, m, x, *, form=None, bias=None, nt=1):
-    """y [N, rows] by `nt` threads' shares one after another; form: the format's own if None."""
+def product(library, m, x, *, form=None, bias=None, nt=1, order=None, pieces=(0, 0)):
+    """y [N, rows] by `nt` threads' shares one after another, in `order`; form: the format's own if
+    None; pieces: of few and many tokens (`pieces.py`)."""
     n = len(x)
     form = form or natural(held_as(m.name))
     step = np.array([n], np.int64)
@@ -97,11 +99,14 @@ def product(library, m, x, *, form=None, bias=None, nt=1):
             step.ctypes.data, tid, nt, x=x, stride=m.cols, cols=m.cols, out=prepared, count=0,
             per=at_once(form),
         )  # fmt: skip
-    for tid in range(nt):
+    claims, (few, many) = ticket(), pieces
+    for tid in order or range(nt):
         linear(
             step.ctypes.data, tid, nt, w=m.held, x=prepared, y=y, cols=m.cols, rows=m.rows,
-            stride=m.rows, count=0, bias=0 if bias is None else bias,
+            stride=m.rows, count=0, bias=0 if bias is None else bias, ticket=claims, few=few,
+            many=many,
         )  # fmt: skip
+    assert not claims.any()  # ready for the next replay
     return y
 
 
@@ -260,7 +265,8 @@ def test_neighbours_of_a_result_stay_untouched(best):
     )
     y = np.full((2, 24), 7.0, np.float32)
     best["linear.q4_0"](
-        step.ctypes.data, w=m.held, x=x, y=y, cols=64, rows=20, stride=24, count=0, bias=0
-    )
+        step.ctypes.data, w=m.held, x=x, y=y, cols=64, rows=20, stride=24, count=0, bias=0,
+        ticket=0, few=0, many=0,
+    )  # fmt: skip
     assert (y[:, 20:] == 7).all()
     assert (y[:, :20] != 7).all()

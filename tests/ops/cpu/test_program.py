@@ -118,11 +118,12 @@ def test_entries_know_what_the_next_product_reads(best):
     ]
     for ahead in (None, parts[0], None, parts[1], None):
         recorder.call(
-            "each.scale", [reads(x), writes(x)], ahead=ahead, x=x.slot, x_stride=16, y=x.slot,
+            "each.scale", [reads(x), writes(x)], ahead=ahead,
+            early=ahead.groups - 1 if ahead else 0, x=x.slot, x_stride=16, y=x.slot,
             y_stride=16, width=16, cell=16, a=1.0,
         )  # fmt: skip
     (entries,) = finish(recorder, best, x).parts
-    told = [(p.data.ctypes.data, -(-p.rows // 16), 288) for p in parts]
+    told = [(p.data.ctypes.data, p.rows // 16 - 1, 288) for p in parts]
     assert entries[:, 3:6].tolist() == [list(told[i]) for i in (0, 0, 1, 1)] + [[0, 0, 0]]
 
 

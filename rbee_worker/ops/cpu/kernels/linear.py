@@ -18,6 +18,8 @@ from rbee_worker.ops.cpu import simd as s
 from rbee_worker.ops.cpu.forms import BYTES, TOKENS, UNITS, at_once, parse
 from rbee_worker.ops.cpu.held import HELD
 from rbee_worker.ops.cpu.kernel import Kernel, device, kernel
+from rbee_worker.ops.cpu.pieces import FEW, MANY, TILED
+from rbee_worker.ops.cpu.shares import claim
 from rbee_worker.ops.cpu.simd import Int, Ptr
 
 CACHE = 1 << 19  # bytes of activations that stay in the second-level cache between groups
@@ -137,7 +139,8 @@ def product(name: str, form: str) -> Callable[..., None]:
 
 def build(variant: str) -> Kernel:
     """A product kernel. w: held units; x: prepared activations; y: first column of the result,
-    rows `stride` floats apart; bias: address of (padded to 16) floats or 0; count: header slot."""
+    rows `stride` floats apart; bias: address of (padded to 16) floats or 0; count: header slot;
+    ticket, few, many: for threads that are done early, see `pieces.py`."""
     held, form = parse(variant)
     columns, times = held.columns, product(held.name, form)
     size = BYTES[form]
@@ -145,10 +148,20 @@ def build(variant: str) -> Kernel:
     def run(
         step: Ptr, tid: Int, nt: Int,
         w: Ptr, x: Ptr, y: Ptr, bias: Ptr, cols: Int, rows: Int, stride: Int, count: Int,
+        ticket: Ptr, few: Int, many: Int,
     ) -> None:  # fmt: skip
         n, groups = s.get_i64(step + 8 * count), s.idiv(rows + 15, 16)
         token = s.idiv(columns, 32) * s.idiv(cols + columns - 1, columns) * size
-        first, last = s.idiv(tid * groups, nt), s.idiv((tid + 1) * groups, nt)
-        times(w, first, last, x, n, y, stride, bias, cols, rows, token)
+        pieces, piece = few, FEW.size
+        if n >= TILED:
+            pieces, piece = many, MANY.size
+        early = groups - pieces * piece
+        first, last = s.idiv(tid * early, nt), s.idiv((tid + 1) * early, nt)
+        claimed = -1
+        while claimed < pieces:
+            times(w, first, last, x, n, y, stride, bias, cols, rows, token)
+            claimed = claim(ticket, pieces, nt) if pieces > 0 else 0
+            first = early + claimed * piece
+            last = first + piece
 
     return kernel(f"linear.{variant}")(run)
