@@ -2,13 +2,12 @@
 
 With float32 activations and cache the text is the same. With rounded activations it may part, but
 only where transformers itself was undecided; and over a fixed text the two agree (the text was
-sampled from the model in float32, temperature 1).
+sampled from the model in float32, temperature 1), also for weights quantized again.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.models import make
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.models import build_model
 from rbee_worker.ops.cpu import isa
@@ -87,22 +87,20 @@ def test_rounded_activations_part_only_where_it_was_undecided(oracle: Any) -> No
         assert gap < UNDECIDED, text
 
 
-@pytest.fixture(scope="module")
-def windows(oracle: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    """Token windows of the fixed text, and transformers' log-probabilities after each token."""
+@pytest.mark.parametrize("name", ["Q4_1", "Q8_0", "BF16"])
+def test_rounded_activations_agree_over_a_text(oracle: Any, tmp_path: Path, name: str) -> None:
+    """With float32 on the same weights: top-1 >= 97 %, mean KL <= 0.01, perplexity within 0.5 %."""
     tokenizer, hf = oracle
+    ckpt = open_checkpoint("smollm2")
+    if name != "Q4_1":
+        ckpt = open_checkpoint(str(make(tmp_path, f"smol-{name}.gguf", ckpt.path)))
+        hf = hf_llama(ckpt.path)
     ids = tokenizer.encode(TEXT.read_text())
     x = torch.tensor(ids[: len(ids) // WINDOW * WINDOW]).view(-1, WINDOW)
     with torch.inference_mode():
-        yield x, torch.stack([torch.log_softmax(hf(w[None]).logits[0].float(), -1) for w in x])
-
-
-def test_rounded_activations_agree_over_a_text(windows: tuple[Tensor, Tensor]) -> None:
-    """Top-1 agreement >= 97 %, mean KL <= 0.01, perplexity within 0.5 %."""
-    x, want = windows
+        want = torch.stack([torch.log_softmax(hf(w[None]).logits[0].float(), -1) for w in x])
     library = Library(isa.choose(os.environ.get("RBEE_CPU_ISA", "")))
     ops = CpuOps(library, Team(library, 2))
-    ckpt = open_checkpoint("smollm2")
     model = CpuModel(build_model(ckpt, ops), ops, Shape(WINDOW, 64, WINDOW, 16, "f32"))
     got = []
     for ids in x.tolist():
@@ -113,7 +111,8 @@ def test_rounded_activations_agree_over_a_text(windows: tuple[Tensor, Tensor]) -
     divergence = float((want.exp() * (want - mine)).sum(-1).mean())
     agreement = float((mine.argmax(-1) == want.argmax(-1)).float().mean())
     ratio = perplexity(mine, x) / perplexity(want, x)
-    print(f"{x.numel()} tokens: top-1 {agreement:.4f}, KL {divergence:.5f}, perplexity {ratio:.5f}")  # noqa: T201
+    found = f"top-1 {agreement:.4f}, KL {divergence:.5f}, perplexity {ratio:.5f}"
+    print(f"{name}, {x.numel()} tokens: {found}")  # noqa: T201
     assert agreement >= 0.97
     assert divergence <= 0.01
     assert abs(ratio - 1) <= 0.005

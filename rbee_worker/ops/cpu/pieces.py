@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rbee_worker.ops.cpu.regions import LINE, zeros
 from rbee_worker.ops.cpu.team import Words
-
-_LINE = 8  # int64 of a cache line
 
 
 class Pieces(NamedTuple):
@@ -35,6 +34,4 @@ MANY = Pieces(16, 2)
 
 def ticket() -> Words:
     """A counter of claims, zero, on a cache line of its own."""
-    raw = np.zeros(2 * _LINE, np.int64)
-    start = -raw.ctypes.data // 8 % _LINE
-    return raw[start : start + _LINE]
+    return zeros(LINE).view(np.int64)

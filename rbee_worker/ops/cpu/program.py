@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from rbee_worker.ops.batch import Batch
 from rbee_worker.ops.cpu.instruction import Instruction, words
 from rbee_worker.ops.cpu.native import Args, Library, Native
 from rbee_worker.ops.cpu.recorder import Buf, Call, Python, Recorder, Result, Slot
-from rbee_worker.ops.cpu.regions import LINE
+from rbee_worker.ops.cpu.regions import LINE, zeros
 from rbee_worker.ops.cpu.team import Team, Words
 
 
@@ -36,9 +35,7 @@ class Program:
         self._own, own = recorder.sizes  # the threads' own memory comes last
         self._threads, self._apart = recorder.threads, own + LINE
         size = self._own + self._threads * self._apart
-        raw = np.zeros(size + 2 * LINE, np.uint8)  # the system gives pages when they are touched
-        start = -raw.ctypes.data % LINE
-        self._arena: npt.NDArray[np.uint8] = raw[start : start + size + LINE]
+        self._arena = zeros(size + LINE)
         self._base = int(self._arena.ctypes.data)
         self._floats = torch.from_numpy(self._arena[: (size + LINE) // 4 * 4].view(np.float32))
         self._keep: list[Args] = []

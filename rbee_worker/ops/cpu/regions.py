@@ -6,9 +6,19 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 LINE = 64  # bytes; places begin on a cache line of their own
 
 SHARED, OWN = "arena", "own"  # spaces: one memory for all threads, one for each thread
+
+
+def zeros(nbytes: int) -> npt.NDArray[np.uint8]:
+    """Bytes from a cache line on; the system gives pages when they are touched."""
+    raw = np.zeros(nbytes + LINE, np.uint8)
+    start = -raw.ctypes.data % LINE
+    return raw[start : start + nbytes]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from rbee_worker.ops.cpu import sampling_memory as m
 from rbee_worker.ops.cpu.entries import CpuEntries
 from rbee_worker.ops.cpu.instruction import Instruction, words
 from rbee_worker.ops.cpu.native import Args, Library
+from rbee_worker.ops.cpu.regions import zeros
 from rbee_worker.ops.cpu.team import Team, Words
 from rbee_worker.ops.sampling import Cut
 from rbee_worker.types import TokenLogprob
@@ -53,7 +53,7 @@ class CpuSampling:
         self._library, self._team, self._vocab = library, team, vocab_size
         blocks = m.blocks(vocab_size)
         self._width = m.padded(blocks)
-        self._scratch = _memory(team.threads * m.scratch_bytes(vocab_size))
+        self._scratch = zeros(team.threads * m.scratch_bytes(vocab_size))
         header: Words = np.zeros(2, np.int64)
         self._header = memoryview(header)  # type: ignore[arg-type]
         self._header_at = int(header.ctypes.data)
@@ -64,7 +64,7 @@ class CpuSampling:
         """Room for `rows` rows at once; the programs' addresses are of that room."""
         blocks = m.blocks(self._vocab)
         self._room = rows
-        records = _memory(rows * m.RECORD)
+        records = zeros(rows * m.RECORD)
         self._records = memoryview(records).cast("B")  # type: ignore[arg-type]
         self._ids = self._records.cast("q")[m.ID // 8 :: m.RECORD // 8]
         self._cold = 0  # rows of `_met` whose records say greedy and nothing else
@@ -177,10 +177,3 @@ class CpuSampling:
 
 def _log(value: float, peak: float, norm: float) -> float:
     return (0.0 if value == peak == math.inf else value - peak) - norm
-
-
-def _memory(nbytes: int) -> npt.NDArray[np.uint8]:
-    """Bytes from a cache line on; the system gives pages when they are touched."""
-    raw = np.zeros(nbytes + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + nbytes]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from rbee_worker.errors import UsageError
 from rbee_worker.ops.cpu import team_memory as m
 from rbee_worker.ops.cpu.native import CALL, Library
+from rbee_worker.ops.cpu.regions import zeros
 
 SPIN_TICKS = 3_000_000  # of the processor's clock, 1 to 2 ms: longer than the pause between steps
 
@@ -78,9 +79,7 @@ class Team:
         assert threads >= 1
         library.load(KERNELS)
         self.threads = threads
-        raw = np.zeros(m.BYTES + 64, np.uint8)
-        start = -raw.ctypes.data % 64
-        self._memory: Words = raw[start : start + m.BYTES].view(np.int64)
+        self._memory: Words = zeros(m.BYTES).view(np.int64)
         self._words = memoryview(self._memory)  # type: ignore[arg-type]
         self._open = True
         self._lead = library["team.lead"].pack(team=self._memory)

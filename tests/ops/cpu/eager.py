@@ -44,6 +44,7 @@ class Eager:
         self.ops = CpuOps(self.library, self.team, exact=exact)
         self.matrix, self.vector, self.stack = self.ops.matrix, self.ops.vector, self.ops.stack
         self.fallbacks: list[str] = []
+        self.recorder: Recorder | None = None  # of the last operation
 
     def __getattr__(self, name: str) -> Any:
         return lambda *args, **named: self.run(name, args, named)
@@ -60,7 +61,7 @@ class Eager:
         groups, kind = groups_of(batch, block)
         recorder = Recorder(max(n, 1), self.team.threads)
         recording = Recording(recorder, groups, kind, block, LONGEST, [], batch or EMPTY)
-        self.ops.recording = recording
+        self.ops.recording, self.recorder = recording, recorder
         inputs: list[tuple[Buf, Tensor]] = []
 
         def handle(value: Any) -> Any:

@@ -67,8 +67,8 @@ def test_threads_at_once_take_each_piece_once(best, n):
     team.close()
 
 
-def test_a_recorded_product_is_the_same_by_two_threads_as_by_one():
-    assert FEW.number(70, 2) > 0
+def test_a_large_product_is_recorded_with_pieces():
+    """By two threads; the result is one thread's, which needs none."""
     w = np.random.default_rng(1).standard_normal((16 * 70, 64)).astype(np.float32)
     packed = [Packed(w.view(np.uint8), "F32", w.shape)]
     for n in (1, 20):
@@ -76,6 +76,11 @@ def test_a_recorded_product_is_the_same_by_two_threads_as_by_one():
         several, alone = Eager(threads=2), Eager(threads=1)
         want = alone.linear(x, alone.matrix(packed))
         assert torch.equal(several.linear(x, several.matrix(packed)), want)
+        for eager, few, many in ((several, 4, 2), (alone, 0, 0)):
+            product = eager.recorder.entries[-1]
+            assert product.kernel.startswith("linear.")
+            assert (product.fields["few"], product.fields["many"]) == (few, many)
+            assert product.early == 70 - 4 * few
 
 
 def test_tickets_share_no_line():
