@@ -87,7 +87,8 @@ class Tokenizer:
         backend = self._backend if parse_special else self._literal()
         own = add_special and self._affixes is None
         try:
-            ids: list[int] = backend.encode(text, add_special_tokens=own).ids
+            # a batch of one: only batches are tokenized while other threads may run
+            ids: list[int] = backend.encode_batch_fast([text], add_special_tokens=own)[0].ids
         except (UnicodeEncodeError, TypeError) as e:
             raise InvalidRequest(
                 [FieldError("prompt", "unicode", "text has a lone surrogate, not Unicode text")]
