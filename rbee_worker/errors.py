@@ -83,6 +83,7 @@ class WorkerError(Exception):
         if self.fix is None:
             return self.message
         message = one_line(self.message, LINE * 2 // 3)
+        message += "" if message.endswith((".", "!", "?", ":")) else "."
         room = LINE - len(message) - len(" Fix: ")
         fix = self.fix if len(self.fix) <= room else f"{self.fix[: room - 1]}…"
         return f"{message} Fix: {one_line(fix)}"

@@ -70,7 +70,8 @@ def _described(info: ModelInfo, text: TextSide, settings: Settings, name: str) -
     notes: tuple[str, ...] = ()
     if settings.generation_config:
         _, notes = generation_defaults(text.generation, context=info.context)
-    return msgspec.structs.replace(info, model=name, notes=info.notes + notes)
+    notes = info.notes + notes + tuple(text.tokenizer.warnings)
+    return msgspec.structs.replace(info, model=name, notes=tuple(dict.fromkeys(notes)))
 
 
 def _seen(task: asyncio.Future[Any]) -> None:
