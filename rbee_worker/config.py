@@ -7,6 +7,7 @@ names the option, what is allowed and what to do: never a silent default. Torch-
 
 from __future__ import annotations
 
+import difflib
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
@@ -14,9 +15,17 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from rbee_worker.errors import UsageError
+from rbee_worker.errors import UsageError, one_line
 
 ENV_PREFIX = "RBEE_"
+ELSEWHERE = (  # variables that are no settings, and who reads them
+    "RBEE_API_TOKEN",  # server/auth.py, cli/remote.py
+    "RBEE_CPU_ASSEMBLY",  # ops/cpu: where to write the kernels' machine code
+    "RBEE_CPU_ISA",  # ops/cpu/isa.py
+    "RBEE_DEBUG",  # cli/options.py
+    "RBEE_PIP_ARGS",  # checkpoint/pypi.py
+)
+_TESTS = "RBEE_TEST_"  # what the tests read
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 
@@ -217,6 +226,26 @@ def parse(given: Mapping[str, str | bool | None], environ: Mapping[str, str]) ->
         elif text := environ.get(option.env, ""):
             values[option.field] = _value(option, text, f"{option.env}={text}")
     return Settings(**values)
+
+
+def strangers(environ: Mapping[str, str]) -> list[str]:
+    """A line for each variable that looks like one of this worker's and is read by nothing in it.
+
+    Other programs may use the prefix too, so none is an error; a misspelt one is never silent.
+    """
+    known = [*(option.env for option in OPTIONS), *ELSEWHERE]
+    lines = []
+    for name in sorted(environ):
+        if not name.startswith(ENV_PREFIX) or name.startswith(_TESTS) or name in known:
+            continue
+        if environ[name]:
+            words = [word.removeprefix(ENV_PREFIX) for word in known]
+            near = difflib.get_close_matches(name[len(ENV_PREFIX) :][:64], words, n=1)
+            hint = (
+                f"; did you mean {ENV_PREFIX}{near[0]}?" if near else ", and none is spelt like it."
+            )
+            lines.append(one_line(f"{name} is read by nothing in this worker{hint}"))
+    return lines
 
 
 def _value(option: Option, text: str | bool, where: str) -> Any:

@@ -15,7 +15,7 @@ import typer
 
 from rbee_worker.cli.failure import one_line
 from rbee_worker.cli.sampling import collect, keyword, parameters
-from rbee_worker.config import OPTIONS, SERVE, Option, parse
+from rbee_worker.config import OPTIONS, SERVE, Option, parse, strangers
 from rbee_worker.observe import log
 
 EVERY = tuple(option.field for option in OPTIONS)
@@ -49,6 +49,8 @@ def command(
                     given["model"] = values.pop("ref")
                 settings = parse(given, os.environ)
                 log.setup(settings.log_level, settings.log_format)
+                for line in strangers(os.environ):
+                    log.logger("config").warning(line)
                 if "ref" in own:
                     values["ref"] = settings.model
                 if sampling:
