@@ -77,14 +77,15 @@ def check_request(request: Request, rules: Rules) -> Resolved:
 
 def prompt_faults(request: Request, rules: Rules, *, name: str | None = None) -> list[FieldError]:
     """What is wrong with the prompt: exactly one of three, not empty, not absurdly long, ids of
-    the vocabulary. name: what the caller calls the prompt, where that is not the field's name."""
+    the vocabulary. name: what the caller calls the prompt, where that is not the field's name (or
+    "prompt", which on the surface of completions is of any kind)."""
     given = [key for key in PROMPTS if getattr(request, key) is not None]
     if len(given) != 1:
         what = " and ".join(given) or "none of them"
         message = f"exactly one of prompt, messages and token_ids is needed; given: {what}"
         return [FieldError(name or "prompt", "exactly one of three", message)]
     key = given[0]
-    name = name or key
+    name = name or ("prompt" if request.surface == "completions" else key)
     value = getattr(request, key)
     if not value:
         return [FieldError(name, "length >= 1", "is empty")]
@@ -154,7 +155,7 @@ def _template_faults(request: Request, rules: Rules) -> tuple[tuple[str, ...], l
         limit = f"<= {MOST_VALUES} values, {MOST_DEPTH} levels"
         message = f"is too large: at most {MOST_VALUES} values and {MOST_DEPTH} levels of nesting"
         return (), [*faults, FieldError("template_args", limit, message)]
-    elif chat and rules.template is not None:
+    elif given and rules.template is not None:
         words = set(re.findall(r"\w+", template))
         unread = [name for name in given if name not in words]
         if rules.lenient:

@@ -21,8 +21,9 @@ from rbee_worker.errors import MOST_FAULTS, FieldError, InvalidRequest
 from rbee_worker.params import MOST_GUESSES, nearest
 from rbee_worker.server.auth import too_large
 from rbee_worker.server.json_shape import Shape, repeated
+from rbee_worker.server.openai.schemas import NESTED
 from rbee_worker.server.problems import Refusal
-from rbee_worker.server.schemas import ECHOED, NESTED, Message
+from rbee_worker.server.schemas import ECHOED, Message
 
 if TYPE_CHECKING:
     from rbee_worker.server.worker import Worker
@@ -78,8 +79,8 @@ async def refuse_body(request: HttpRequest) -> None:
     """Of a route that takes no body: anything but an empty one or `{}` is refused."""
     try:
         raw = await asyncio.wait_for(_read(request, SMALL), BODY_S)
-    except (TimeoutError, ClientDisconnect):
-        raw = b""
+    except (TimeoutError, ClientDisconnect, Refusal):
+        raw = b"something"
     if raw.strip() not in (b"", b"{}"):
         message = "This route takes no body: nothing would read it."
         raise Refusal(400, "unread_body", message, fix="leave the body out.")

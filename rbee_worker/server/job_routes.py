@@ -19,7 +19,7 @@ from rbee_worker.observe.trace import phases
 from rbee_worker.server.body import envelope, read_object
 from rbee_worker.server.encoding import LONG, answered, encoded
 from rbee_worker.server.health import worker_info, worker_of
-from rbee_worker.server.jobs import Job
+from rbee_worker.server.jobs import Job, weight
 from rbee_worker.server.problems import Refusal, json_response
 from rbee_worker.server.requests import ask, check_model, ignored, new_id, settled
 from rbee_worker.server.schemas import (
@@ -32,7 +32,7 @@ from rbee_worker.server.schemas import (
     JobState,
     JobSummary,
 )
-from rbee_worker.server.sse import DONE, EventStream, frame, weight
+from rbee_worker.server.sse import DONE, EventStream, frame
 from rbee_worker.server.worker import Worker
 from rbee_worker.types import End, Event, Narration
 
@@ -62,7 +62,8 @@ class JobRendering:
         if self._job.trace and type(event) is End:
             trace = phases(self._job)
         told = wire.job_event(event, token_name(self._worker), trace)
-        data = encoded(told) if weight(event) > LONG else _ENCODER.encode(told)
+        heavy = self._job.log.heavy and weight(event) > LONG
+        data = encoded(told) if heavy else _ENCODER.encode(told)
         return frame(data, place + 1)
 
     def done(self) -> bytes:

@@ -28,21 +28,38 @@ from rbee_worker.types import (
 State = Literal["queued", "running", "done", "cancelled", "timeout", "failed"]
 
 
+HEAVY = 64  # the size of an event, in tokens, beyond which rendering it takes long
+
+
+def weight(event: Event) -> int:
+    """About how many tokens an event is the size of, log-probabilities counted."""
+    if isinstance(event, PromptLogprobs):
+        width = len(event.logprobs[-1].top) if event.logprobs and event.logprobs[-1] else 0
+        return len(event.logprobs) * (2 + width)
+    if isinstance(event, Token | End):
+        width = 2 + len(event.logprobs[0].top) if event.logprobs else 1
+        return len(event.ids) * width
+    return 1
+
+
 class JobLog:
     """An append-only list of events and those who wait for more of it.
 
-    The event at place `k` has the SSE id `k + 1`.
+    The event at place `k` has the SSE id `k + 1`. heavy: it has events that are large by themselves
+    (a prompt's log-probabilities, many tokens at once): they are better rendered in a thread.
     """
 
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.closed = False
-        self.touched = 0.0  # monotonic seconds of the last append
+        self.heavy = False
         self._wakes: set[asyncio.Event] = set()
 
     def append(self, event: Event) -> None:
         assert not self.closed
         self.events.append(event)
+        if not (type(event) is Token and len(event.ids) == 1) and weight(event) > HEAVY:
+            self.heavy = True
         for wake in self._wakes:
             wake.set()
 

@@ -15,9 +15,12 @@ from rbee_worker import wire
 from rbee_worker.params import Parameter, names
 from rbee_worker.server.examples import EVENTS, EXAMPLES
 from rbee_worker.server.health import Progress
+from rbee_worker.server.openai.schemas import (
+    ChatChunk,
+    Completion,
+)
 from rbee_worker.server.problems import Problem
 from rbee_worker.server.routes import OPERATIONS, Operation
-from rbee_worker.server.schemas import ChatChunk, Completion
 from rbee_worker.server.worker import Worker
 
 REF = "#/components/schemas/{name}"

@@ -16,8 +16,9 @@ from rbee_worker.params import PROMPTS, check_request
 from rbee_worker.server.auth import IGNORED
 from rbee_worker.server.body import plain_messages
 from rbee_worker.server.jobs import Job
+from rbee_worker.server.openai.schemas import StreamOptions
 from rbee_worker.server.problems import Refusal
-from rbee_worker.server.schemas import InferEnvelope, JobEnvelope, StreamOptions
+from rbee_worker.server.schemas import InferEnvelope, JobEnvelope
 from rbee_worker.server.worker import Worker
 from rbee_worker.types import Error, Request
 
@@ -161,7 +162,8 @@ def failed(error: Error) -> Refusal:
     """The HTTP form of a job's error."""
     status, fix = FAILURES.get(error.code, (500, "ask again; the worker's log says more."))
     headers = {"Retry-After": "2"} if status == 503 else {}
-    return Refusal(status, error.code.lower(), error.message, fix=fix, headers=headers)
+    message, _, own = error.message.partition(" Fix: ")
+    return Refusal(status, error.code.lower(), message, fix=own or fix, headers=headers)
 
 
 def ignored(jobs: Sequence[Job]) -> dict[str, str]:

@@ -22,6 +22,7 @@ from rbee_worker.server import (
     text_routes,
 )
 from rbee_worker.server.openai import chat, completions, models
+from rbee_worker.server.openai import schemas as openai_schemas
 
 Endpoint = Callable[[HttpRequest], Awaitable[ASGIApp]]
 
@@ -180,9 +181,9 @@ OPERATIONS: tuple[Operation, ...] = (
         completions.completions,
         OPENAI,
         "Continue a prompt",
-        body=schemas.CompletionEnvelope,
+        body=openai_schemas.CompletionEnvelope,
         params="completions",
-        answer=schemas.Completion,
+        answer=openai_schemas.Completion,
         events=True,
         errors=WORK,
     ),
@@ -192,14 +193,19 @@ OPERATIONS: tuple[Operation, ...] = (
         chat.chat_completions,
         OPENAI,
         "Answer a conversation",
-        body=schemas.ChatEnvelope,
+        body=openai_schemas.ChatEnvelope,
         params="chat",
-        answer=schemas.ChatCompletion,
+        answer=openai_schemas.ChatCompletion,
         events=True,
         errors=WORK,
     ),
     Operation(
-        "GET", "/v1/models", models.models, OPENAI, "The served model", answer=schemas.ModelList
+        "GET",
+        "/v1/models",
+        models.models,
+        OPENAI,
+        "The served model",
+        answer=openai_schemas.ModelList,
     ),
     Operation(
         "GET",
@@ -207,7 +213,7 @@ OPERATIONS: tuple[Operation, ...] = (
         models.model,
         OPENAI,
         "The served model, by its name",
-        answer=schemas.ModelCard,
+        answer=openai_schemas.ModelCard,
         errors=(404,),
     ),
     Operation(
@@ -216,7 +222,7 @@ OPERATIONS: tuple[Operation, ...] = (
         models.embeddings,
         OPENAI,
         "Refused unless the model is an encoder",
-        body=schemas.EmbeddingEnvelope,
+        body=openai_schemas.EmbeddingEnvelope,
         errors=(404, *TEXT),
     ),
     Operation(

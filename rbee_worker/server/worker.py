@@ -9,10 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
-
-import msgspec
 
 import rbee_worker
 from rbee_worker.config import Settings
@@ -22,6 +19,7 @@ from rbee_worker.observe.context import correlation_id
 from rbee_worker.observe.log import fields, logger
 from rbee_worker.server.auth import place_of
 from rbee_worker.server.jobs import Job, Jobs
+from rbee_worker.server.prompts import echo, of_ids
 from rbee_worker.types import Error, Event, ModelInfo, Request, Started, Token
 
 if TYPE_CHECKING:
@@ -32,25 +30,10 @@ if TYPE_CHECKING:
 
 WorkerState = Literal["loading", "ready", "restarting", "draining", "failed"]
 RETRY_AFTER_S = 2
-INLINE = 4096  # ids that are read without a thread
 _WATCH_S = 0.1
 _LAST_WORDS_S = 2.0  # what cancelled jobs get to say their last event
 
 log = logger("server")
-
-
-def of_ids(request: Request, ids: tuple[int, ...]) -> Request:
-    """`request` with its prompt as the ids that it comes to."""
-    return msgspec.structs.replace(
-        request,
-        prompt=None,
-        messages=None,
-        token_ids=ids,
-        template_args={},
-        add_generation_prompt=None,
-        continue_final_message=None,
-        add_special_tokens=None,
-    )
 
 
 class StartEngine(Protocol):
@@ -214,15 +197,6 @@ class Worker:
             raise
         return jobs
 
-    async def _echo(self, request: Request, started: Started) -> Token:
-        """The prompt as the first text of the answer; its tokens lie before place 0."""
-        ids = started.prompt_ids
-        text = request.prompt
-        if text is None:
-            decode = partial(self.serving().tokenizer.decode, list(ids), skip_special=False)
-            text = decode() if len(ids) <= INLINE else await asyncio.to_thread(decode)
-        return Token(t=text, i=-len(ids), ids=ids)
-
     async def _begin(self, request: Request, keep: bool, trace: bool, like: Job | None) -> Job:
         """like: the job of the same prompt that has begun already: it is not tokenized again."""
         job = Job(request, correlation_id=correlation_id(), trace=trace)
@@ -233,7 +207,7 @@ class Worker:
         job.prepared_ms = (time.monotonic() - job.born) * 1e3
         job.log.append(first)
         if isinstance(first, Started) and first.sampling.params.echo:
-            job.log.append(await self._echo(job.request, first))
+            job.log.append(await echo(self.serving().tokenizer, job.request, first))
         self.jobs.add(job, keep=keep)
         if self.metrics is not None:
             self.metrics.admitted(job)

@@ -13,7 +13,11 @@ from msgspec import UNSET, Struct, UnsetType
 from rbee_worker import wire
 from rbee_worker.server import encoding
 from rbee_worker.server.encoding import SLICE, encoded, pieces
-from rbee_worker.server.schemas import ChatDelta, Completion, InferResult
+from rbee_worker.server.openai.schemas import (
+    ChatDelta,
+    Completion,
+)
+from rbee_worker.server.schemas import InferResult
 
 
 class Plain(Struct, kw_only=True, frozen=True):

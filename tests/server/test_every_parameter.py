@@ -261,6 +261,8 @@ def test_log_probabilities_are_answered_by_every_route_that_takes_them(server: S
         ("/v1/infer", {"prompt": "x", "add_generation_prompt": True}, "add_generation_prompt"),
         ("/v1/infer", {"token_ids": [1], "add_special_tokens": True}, "add_special_tokens"),
         ("/v1/completions", {"prompt": [1, 2], "add_special_tokens": True}, "add_special_tokens"),
+        ("/v1/completions", {"prompt": [1, 9999]}, "prompt"),
+        ("/v1/completions", {"prompt": [[1], [9999]]}, "prompt[1]"),
         (
             "/v1/chat/completions",
             {"messages": TALK, "template_args": {"mood": 1}, "chat_template_kwargs": {"mood": 2}},

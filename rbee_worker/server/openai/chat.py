@@ -10,16 +10,7 @@ from starlette.types import ASGIApp
 from rbee_worker.errors import FieldError
 from rbee_worker.server.body import envelope, plain_messages, read_object
 from rbee_worker.server.health import worker_of
-from rbee_worker.server.openai.shared import FINISH, Exchange, Pieces, respond
-from rbee_worker.server.requests import (
-    check_model,
-    fan_out_faults,
-    new_id,
-    refuse_envelope,
-    stream_faults,
-    time_limit,
-)
-from rbee_worker.server.schemas import (
+from rbee_worker.server.openai.schemas import (
     ChatChoice,
     ChatChunk,
     ChatChunkChoice,
@@ -32,6 +23,15 @@ from rbee_worker.server.schemas import (
     Rbee,
     TokenUsage,
     TopLogprob,
+)
+from rbee_worker.server.openai.shared import FINISH, Exchange, Pieces, respond
+from rbee_worker.server.requests import (
+    check_model,
+    fan_out_faults,
+    new_id,
+    refuse_envelope,
+    stream_faults,
+    time_limit,
 )
 from rbee_worker.types import End, Event, Request, Started, Token, TokenLogprob
 

@@ -14,6 +14,14 @@ from rbee_worker.errors import FieldError
 from rbee_worker.params import prompt_faults
 from rbee_worker.server.body import envelope, read_object
 from rbee_worker.server.health import worker_of
+from rbee_worker.server.openai.schemas import (
+    Completion,
+    CompletionChoice,
+    CompletionEnvelope,
+    CompletionLogprobs,
+    Rbee,
+    TokenUsage,
+)
 from rbee_worker.server.openai.shared import FINISH, Exchange, Pieces, respond
 from rbee_worker.server.requests import (
     check_model,
@@ -22,14 +30,6 @@ from rbee_worker.server.requests import (
     refuse_envelope,
     stream_faults,
     time_limit,
-)
-from rbee_worker.server.schemas import (
-    Completion,
-    CompletionChoice,
-    CompletionEnvelope,
-    CompletionLogprobs,
-    Rbee,
-    TokenUsage,
 )
 from rbee_worker.types import End, Event, PromptLogprobs, Request, Token, TokenLogprob
 

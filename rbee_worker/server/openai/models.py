@@ -9,9 +9,13 @@ from starlette.responses import Response
 
 from rbee_worker.server.body import envelope, read_object, refuse
 from rbee_worker.server.health import worker_of
+from rbee_worker.server.openai.schemas import (
+    EmbeddingEnvelope,
+    ModelCard,
+    ModelList,
+)
 from rbee_worker.server.problems import Refusal, json_response
 from rbee_worker.server.requests import check_model, model_names
-from rbee_worker.server.schemas import EmbeddingEnvelope, ModelCard, ModelList
 from rbee_worker.server.worker import Worker
 
 

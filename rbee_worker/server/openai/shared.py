@@ -13,11 +13,16 @@ from starlette.types import ASGIApp
 
 from rbee_worker.errors import one_line
 from rbee_worker.server.encoding import LONG, answered, encoded
-from rbee_worker.server.jobs import Job
+from rbee_worker.server.jobs import Job, weight
+from rbee_worker.server.openai.schemas import (
+    PromptDetails,
+    Rbee,
+    StreamOptions,
+    TokenUsage,
+)
 from rbee_worker.server.problems import ErrorBody, Problem
 from rbee_worker.server.requests import ignored, settled
-from rbee_worker.server.schemas import PromptDetails, Rbee, StreamOptions, TokenUsage
-from rbee_worker.server.sse import DONE, EventStream, frame, weight
+from rbee_worker.server.sse import DONE, EventStream, frame
 from rbee_worker.server.worker import Worker
 from rbee_worker.types import Error, Event
 
@@ -115,7 +120,8 @@ class ChunkRendering:
     def event(self, choice: int, place: int, event: Event) -> bytes:
         if type(event) is Error:
             return frame(self._encode(mid_stream(event)))
-        encode = encoded if weight(event) > LONG else self._encode
+        heavy = self._exchange.jobs[choice].log.heavy and weight(event) > LONG
+        encode = encoded if heavy else self._encode
         return b"".join([frame(encode(c)) for c in self._chunks.chunks(choice, event)])
 
     def done(self) -> bytes:

@@ -1,0 +1,119 @@
+"""Keys of a request that are no sampling parameters: those that its route reads, those that change
+nothing by nature, and those that are known and not implemented."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rbee_worker.params.parameter import SURFACES, Kind, Parameter, Surface
+
+
+def _unsupported(name: str, meaning: str, *off: Any, aliases: tuple[str, ...] = ()) -> Parameter:
+    return Parameter(
+        name=name, kind="any", meaning=meaning, role="unsupported", off=off, aliases=aliases
+    )
+
+
+def _inert(name: str, meaning: str) -> Parameter:
+    return Parameter(name=name, kind="any", meaning=meaning, role="inert")
+
+
+def _transport(
+    name: str, meaning: str, *surfaces: Surface, default: Any = None, kind: Kind = "any"
+) -> Parameter:
+    return Parameter(
+        name=name,
+        kind=kind,
+        meaning=meaning,
+        role="transport",
+        default=default,
+        surfaces=surfaces or SURFACES,
+    )
+
+
+TRANSPORT = (
+    _transport("prompt", "the text to go on from", "job", "generate", "completions"),
+    _transport("messages", "the conversation to answer", "job", "generate", "chat"),
+    _transport("token_ids", "the tokens to go on from", "job", "generate"),
+    _transport("operation", "what the job does", "job"),
+    _transport("model", "the model's name; must be the one served"),
+    _transport(
+        "stream", "send events as they come", "completions", "chat", default=False, kind="boolean"
+    ),
+    _transport(
+        "stream_options", "include_usage: a last event with the usage", "completions", "chat"
+    ),
+    _transport("n", "answers to the prompt", "completions", "chat", default=1, kind="integer"),
+    _transport("best_of", "must equal n", "completions", kind="integer"),
+    _transport(
+        "timeout_s",
+        "seconds until the answer is cut off",
+        "job",
+        "completions",
+        "chat",
+        kind="number",
+    ),
+    _transport("template_args", "variables of the chat template", "job", "generate", "chat"),
+    _transport("chat_template_kwargs", "the same under vLLM's name", "chat"),
+    _transport(
+        "add_generation_prompt",
+        "the template opens the assistant's turn; default: yes, unless the last message goes on",
+        "job",
+        "chat",
+        kind="boolean",
+    ),
+    _transport(
+        "continue_final_message",
+        "the answer goes on with the last message, which is left open",
+        "job",
+        "chat",
+        kind="boolean",
+    ),
+    _transport(
+        "add_special_tokens",
+        "the tokenizer puts its opening token before the text; default: before a prompt that does "
+        "not begin with it, never before a conversation, whose template has written its own",
+        "job",
+        "completions",
+        "chat",
+        kind="boolean",
+    ),
+    _transport("trace", "with the job's phases in its end event", "job", default=False),
+)
+
+INERT = (
+    _inert("user", "who asks"),
+    _inert("safety_identifier", "who asks"),
+    _inert("metadata", "the caller's own notes"),
+    _inert("store", "whether to keep the answer: nothing is kept"),
+    _inert("service_tier", "there is one"),
+    _inert("prompt_cache_key", "equal prefixes are found without it"),
+)
+
+UNSUPPORTED = (
+    _unsupported("tools", "tool calls", [], aliases=("functions",)),
+    _unsupported("tool_choice", "tool calls", "none", aliases=("function_call",)),
+    _unsupported("parallel_tool_calls", "tool calls", False),
+    _unsupported("response_format", "constrained output", {"type": "text"}),
+    _unsupported("grammar", "constrained output", ""),
+    _unsupported("json_schema", "constrained output"),
+    _unsupported("guided_json", "constrained output"),
+    _unsupported("guided_regex", "constrained output"),
+    _unsupported("guided_choice", "constrained output"),
+    _unsupported("suffix", "text after the answer", ""),
+    _unsupported("chat_template", "a template of the request's own: only the model's is used"),
+    _unsupported("modalities", "answers other than text", ["text"]),
+    _unsupported("audio", "spoken answers"),
+    _unsupported("prediction", "predicted output"),
+    _unsupported("reasoning_effort", "reasoning effort", "none"),
+    _unsupported("web_search_options", "web search"),
+    _unsupported("use_beam_search", "beam search", False),
+    _unsupported("num_beams", "beam search", 1),
+    _unsupported("length_penalty", "beam search", 1),
+    _unsupported("no_repeat_ngram_size", "n-gram blocking", 0),
+    _unsupported("typical_p", "locally typical sampling", 1, aliases=("typical",)),
+    _unsupported("tfs_z", "tail-free sampling", 1),
+    _unsupported("mirostat", "mirostat sampling", 0),
+    _unsupported("xtc_probability", "excluding top choices", 0),
+    _unsupported("dry_multiplier", "the DRY penalty", 0),
+)

@@ -1,0 +1,181 @@
+"""What OpenAI's clients send and get, as structs; the other routes' are in `server.schemas`.
+
+Fields of answers that OpenAI's shape has no place for are in `Rbee`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from rbee_worker.server.schemas import Message, Messages, Model, Seconds, TextPart, TokenId
+from rbee_worker.types import StopRecord
+
+# ---- requests
+
+
+class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    include_usage: bool = False
+    include_obfuscation: bool = False  # true is refused: nothing would be added
+
+
+class CompletionEnvelope(Struct, kw_only=True):
+    """`prompt`: a string, a list of strings, of ids, or of id lists."""
+
+    prompt: str | list[str | TokenId | list[TokenId]] | None = None
+    model: Model | None = None
+    n: Annotated[int, Meta(ge=1, le=64)] = 1
+    best_of: Annotated[int, Meta(ge=1, le=64)] | None = None
+    add_special_tokens: bool | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    timeout_s: Seconds | None = None
+
+
+class ChatEnvelope(Struct, kw_only=True):
+    messages: Messages
+    model: Model | None = None
+    n: Annotated[int, Meta(ge=1, le=64)] = 1
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    template_args: dict[str, Any] = {}
+    chat_template_kwargs: dict[str, Any] = {}  # vLLM's name for template_args
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    add_special_tokens: bool | None = None
+    timeout_s: Seconds | None = None
+
+
+class EmbeddingEnvelope(Struct, kw_only=True):
+    input: Any
+    model: Model | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int, Meta(ge=1)] | None = None
+
+
+NESTED: dict[str, tuple[type[Struct], ...]] = {  # structs inside a field of an envelope
+    "messages": (Message, TextPart),
+    "stream_options": (StreamOptions,),
+}
+
+
+# ---- answers
+
+
+class PromptDetails(Struct, frozen=True):
+    cached_tokens: int
+
+
+class TokenUsage(Struct, frozen=True, kw_only=True):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails
+
+
+class Rbee(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What OpenAI's shape has no place for: why the answer stopped, and the seed to repeat it."""
+
+    stop: StopRecord
+    seed: int
+    warnings: tuple[str, ...] = ()
+
+
+class CompletionLogprobs(Struct, frozen=True, kw_only=True):
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class CompletionChoice(Struct, frozen=True, kw_only=True):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None = None
+    finish_reason: str | None = None
+    rbee: Rbee | UnsetType = UNSET
+
+
+class Completion(Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: TokenUsage | UnsetType | None = UNSET
+
+
+class TopLogprob(Struct, frozen=True):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChatLogprob(Struct, frozen=True):
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(Struct, frozen=True):
+    content: list[ChatLogprob]
+    refusal: None = None
+
+
+class ChatMessage(Struct, frozen=True, kw_only=True):
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class ChatDelta(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    role: str | None = None
+    content: str | None = None
+
+
+class ChatChoice(Struct, frozen=True, kw_only=True):
+    index: int
+    message: ChatMessage
+    logprobs: ChatLogprobs | None = None
+    finish_reason: str
+    rbee: Rbee | UnsetType = UNSET
+
+
+class ChatChunkChoice(Struct, frozen=True, kw_only=True):
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: str | None = None
+    rbee: Rbee | UnsetType = UNSET
+
+
+class ChatCompletion(Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: TokenUsage
+
+
+class ChatChunk(Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: TokenUsage | UnsetType | None = UNSET
+
+
+class ModelCard(Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "rbee-worker"
+
+
+class ModelList(Struct, frozen=True, kw_only=True):
+    object: Literal["list"] = "list"
+    data: list[ModelCard]

@@ -1,0 +1,40 @@
+"""A request's prompt once it is tokenized: for the other answers to it, and to begin an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from rbee_worker.types import Request, Started, Token
+
+if TYPE_CHECKING:
+    from rbee_worker.tokenizer.core import Tokenizer
+
+INLINE = 4096  # ids that are read without a thread
+
+
+def of_ids(request: Request, ids: tuple[int, ...]) -> Request:
+    """`request` with its prompt as the ids that it comes to."""
+    return msgspec.structs.replace(
+        request,
+        prompt=None,
+        messages=None,
+        token_ids=ids,
+        template_args={},
+        add_generation_prompt=None,
+        continue_final_message=None,
+        add_special_tokens=None,
+    )
+
+
+async def echo(tokenizer: Tokenizer, request: Request, started: Started) -> Token:
+    """The prompt as the first text of the answer; its tokens lie before place 0."""
+    ids = started.prompt_ids
+    text = request.prompt
+    if text is None:
+        decode = partial(tokenizer.decode, list(ids), skip_special=False)
+        text = decode() if len(ids) <= INLINE else await asyncio.to_thread(decode)
+    return Token(t=text, i=-len(ids), ids=ids)
