@@ -24,14 +24,14 @@ from rbee_worker.engine.scheduler import Chunk
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.engine.stop import StopRules
 from rbee_worker.models import build_model, outline_model
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu.backend import CpuOps
-from rbee_worker.ops.cpu.bandwidth import read_gb_s
-from rbee_worker.ops.cpu.header import Shape
-from rbee_worker.ops.cpu.model import CpuModel
-from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.team import Team
-from rbee_worker.ops.cpu.traffic import TrafficOps
+from rbee_worker.ops.cpu.backend.bytes_read import TrafficOps
+from rbee_worker.ops.cpu.backend.model import CpuModel
+from rbee_worker.ops.cpu.backend.ops import CpuOps
+from rbee_worker.ops.cpu.runtime.bandwidth import read_gb_s
+from rbee_worker.ops.cpu.runtime.header import Shape
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared import isa
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.specs import PagedKV
 from rbee_worker.state.tensors import StateTensors

@@ -25,10 +25,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from rbee_worker.engine.sampler import Sampler
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.sampling import CpuSampling
-from rbee_worker.ops.cpu.team import Team
+from rbee_worker.ops.cpu.backend.sampling import CpuSampling
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared import isa
 from rbee_worker.types import SamplingParams
 
 VOCABULARIES = (49_152, 128_256)

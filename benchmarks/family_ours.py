@@ -18,13 +18,13 @@ import torch
 from benchmarks.cpu_ours import BLOCK, CONTEXT, Sequences
 from rbee_worker.models import build_model, outline_model
 from rbee_worker.models.random import random_checkpoint
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu.backend import CpuOps
-from rbee_worker.ops.cpu.header import Shape
-from rbee_worker.ops.cpu.model import CpuModel
-from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.team import Team
-from rbee_worker.ops.cpu.traffic import TrafficOps
+from rbee_worker.ops.cpu.backend.bytes_read import TrafficOps
+from rbee_worker.ops.cpu.backend.model import CpuModel
+from rbee_worker.ops.cpu.backend.ops import CpuOps
+from rbee_worker.ops.cpu.runtime.header import Shape
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared import isa
 
 PROMPT, REPEATS = 16, 3
 

@@ -19,13 +19,13 @@ import torch
 
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.config import Settings
-from rbee_worker.engine.ahead import repacked
-from rbee_worker.engine.kernels import compile_for
-from rbee_worker.engine.load import load_engine
 from rbee_worker.engine.messages import Submit
-from rbee_worker.engine.preflight import preflight
+from rbee_worker.loading.ahead import repacked
+from rbee_worker.loading.kernels import compile_for
+from rbee_worker.loading.load import load_engine
+from rbee_worker.loading.preflight import preflight
 from rbee_worker.models import build_model
-from rbee_worker.ops.cpu.ahead import NamedSource
+from rbee_worker.ops.cpu.runtime.ahead import NamedSource
 from rbee_worker.ops.select import make_ops
 from rbee_worker.types import SamplingParams
 

@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.cpu_ours import Sequences
 from rbee_worker.config import Settings
-from rbee_worker.engine.load import load_engine
 from rbee_worker.engine.messages import Submit
-from rbee_worker.ops.cpu.model import CpuModel
-from rbee_worker.ops.cpu.team import Team
+from rbee_worker.loading.load import load_engine
+from rbee_worker.ops.cpu.backend.model import CpuModel
+from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.types import SamplingParams
 
 PROMPT, STEPS = 16, 100

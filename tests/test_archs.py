@@ -21,7 +21,7 @@ from rbee_worker.errors import UnsupportedModel
 from rbee_worker.models import build_model, plan_model
 from rbee_worker.models.base import Decoder
 from rbee_worker.ops import Ops
-from rbee_worker.ops.reference import ReferenceOps
+from rbee_worker.ops.reference.ops import ReferenceOps
 from rbee_worker.verify.compare import relative_error as error
 from tests.archs import (
     ARCHS,

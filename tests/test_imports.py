@@ -19,7 +19,7 @@ MAY = {
     "observe": BASE | {"observe"},
     "wire": {"types"},
     "client": {"errors", "wire", "client"},
-    "server": BASE | {"observe", "wire", "engine", "server"},
+    "server": BASE | {"observe", "wire", "engine", "session", "server"},
     "checkpoint": BASE | {"checkpoint"},
     "tokenizer": BASE | {"checkpoint", "tokenizer"},
     "state": BASE | {"state", "ops"},
@@ -42,7 +42,7 @@ TORCH_FREE = [
     "tokenizer.stream",
     "engine.messages",
     "engine.scheduler",
-    "engine.client",
+    "session.client",
     "state.specs",
     "state.blocks",
     "cli.main",
@@ -53,7 +53,7 @@ TORCH_FREE = [
 
 
 def part_of(module: str) -> str:
-    """rbee_worker.engine.client -> engine; "" for a name of the package itself"""
+    """rbee_worker.session.client -> engine; "" for a name of the package itself"""
     part = module.split(".")[1]
     return part if (PACKAGE / part).is_dir() or (PACKAGE / f"{part}.py").exists() else ""
 
@@ -91,5 +91,5 @@ def test_torch_is_not_imported_by(module: str) -> None:
 
 def test_the_direction_test_sees_an_upward_import(tmp_path: Path) -> None:
     file = tmp_path / "low.py"
-    file.write_text("def f():\n    from rbee_worker.engine.client import EngineClient\n")
-    assert imported(file) == {"engine"}
+    file.write_text("def f():\n    from rbee_worker.session.client import EngineClient\n")
+    assert imported(file) == {"session"}

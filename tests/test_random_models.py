@@ -12,8 +12,8 @@ import pytest
 from rbee_worker.checkpoint.formats import DECODABLE
 from rbee_worker.checkpoint.random_blocks import RANDOM, random_rows
 from rbee_worker.config import Settings
-from rbee_worker.engine.traffic import read_bytes
 from rbee_worker.errors import UnsupportedModel, UsageError
+from rbee_worker.loading.bytes_read import read_bytes
 from rbee_worker.models import plan_model
 from rbee_worker.models.random import open_model, random_checkpoint, reference
 from rbee_worker.models.shapes import SHAPES

@@ -17,8 +17,8 @@ from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.cli.app import app
 from rbee_worker.config import Settings
 from rbee_worker.models import build_model
-from rbee_worker.ops.cpu.model import CpuModel
-from rbee_worker.ops.cpu.stepwise import Stepwise
+from rbee_worker.ops.cpu.backend.model import CpuModel
+from rbee_worker.ops.cpu.backend.stepwise import Stepwise
 from rbee_worker.ops.select import make_ops, recording_shape
 from rbee_worker.verify.compare import compare
 from rbee_worker.verify.oracle import hf_trace, load_oracle

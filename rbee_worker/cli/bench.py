@@ -14,13 +14,13 @@ import msgspec
 import typer
 
 from rbee_worker.config import OPTIONS, SERVE, Settings
-from rbee_worker.engine.machine import allowed_cores, available_memory
 from rbee_worker.errors import InferenceFailed, UsageError
+from rbee_worker.loading.machine import allowed_cores, available_memory
 from rbee_worker.types import End, Error, Request, Usage
 
 if TYPE_CHECKING:
-    from rbee_worker.engine.client import EngineClient
-    from rbee_worker.engine.text import TextSide
+    from rbee_worker.session.client import EngineClient
+    from rbee_worker.session.text import TextSide
 
 PROMPT, SHORT = 512, 16  # tokens
 STEPS = {1: 64, 8: 32, 64: 16}  # sequences -> tokens decoded by each
@@ -84,9 +84,9 @@ def _invented(
 
     Raises UsageError for an unknown shape or format, ModelError for what memory cannot hold.
     """
-    from rbee_worker.engine.preflight import preflight
-    from rbee_worker.engine.text import wordless
+    from rbee_worker.loading.preflight import preflight
     from rbee_worker.models.random import random_checkpoint
+    from rbee_worker.session.text import wordless
 
     ckpt = random_checkpoint(shape, format)
     preflight(ckpt, settings).room(settings, available_memory())
@@ -94,8 +94,8 @@ def _invented(
 
 
 def _read_bytes(settings: Settings) -> int:
-    """Of weights, for a token: see `engine.traffic`."""
-    from rbee_worker.engine.traffic import read_bytes
+    """Of weights, for a token: see `loading.bytes_read`."""
+    from rbee_worker.loading.bytes_read import read_bytes
     from rbee_worker.models.random import open_model
 
     return read_bytes(open_model(settings.model, cache_dir=settings.cache_dir), settings)
@@ -179,7 +179,7 @@ def _bandwidth(threads: int, cache_dir: str) -> float | None:
     """GB/s of this machine's memory, None without the compiler that the reading needs."""
     if importlib.util.find_spec("llvmlite") is None:
         return None
-    from rbee_worker.ops.cpu.bandwidth import read_gb_s
+    from rbee_worker.ops.cpu.runtime.bandwidth import read_gb_s
 
     most = available_memory() // 4
     return round(read_gb_s(threads, most=most, cache_dir=cache_dir), 2)

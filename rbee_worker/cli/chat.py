@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rbee_worker.cli.interrupt import Interrupt
     from rbee_worker.cli.prompt import Prompt
     from rbee_worker.cli.remote import RemoteClient
-    from rbee_worker.engine.client import EngineClient
+    from rbee_worker.session.client import EngineClient
 
 
 def chat(

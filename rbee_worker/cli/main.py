@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from rbee_worker.engine import child
+from rbee_worker.process import child
 
 _LOCAL = ("generate", "chat")  # commands that begin with an engine of their own
 _OTHERWISE = ("--help", "-h", "--url")  # options with which they do without one

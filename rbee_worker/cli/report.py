@@ -9,12 +9,12 @@ from typing import Any
 from rbee_worker.checkpoint import Checkpoint, open_checkpoint
 from rbee_worker.checkpoint.summary import summarize
 from rbee_worker.config import Settings
-from rbee_worker.engine.machine import available_memory
-from rbee_worker.engine.preflight import WORKSPACE_BYTES, Preflight, preflight
 from rbee_worker.errors import ModelError
+from rbee_worker.loading.machine import available_memory
+from rbee_worker.loading.preflight import WORKSPACE_BYTES, Preflight, preflight
 from rbee_worker.models import ARCHITECTURES
 from rbee_worker.ops import Ops
-from rbee_worker.ops.cpu.vocabulary import NATIVE
+from rbee_worker.ops.cpu.shared.vocabulary import NATIVE
 from rbee_worker.ops.select import backend_name, backend_notes
 from rbee_worker.state.kinds import state_kinds
 from rbee_worker.tokenizer.core import Tokenizer

@@ -18,7 +18,7 @@ from rbee_worker.observe import narration
 
 if TYPE_CHECKING:
     from rbee_worker.checkpoint import Checkpoint
-    from rbee_worker.ops.cpu.isa import Isa
+    from rbee_worker.ops.cpu.shared.isa import Isa
 
 EVERY_ISA = "all"
 
@@ -56,7 +56,7 @@ def warmup(
 
 def _targets(asked: list[str]) -> list[Isa]:
     """The instruction sets asked for. Raises UsageError for one that cannot be compiled for."""
-    from rbee_worker.ops.cpu import isa
+    from rbee_worker.ops.cpu.shared import isa
 
     if not asked:
         return [isa.choose(os.environ.get("RBEE_CPU_ISA", ""))]
@@ -73,8 +73,8 @@ def _targets(asked: list[str]) -> list[Isa]:
 
 def _names(settings: Settings, refs: list[str], status: Status) -> tuple[list[str], int]:
     """Kernels of all models, and of how many models they are."""
-    from rbee_worker.engine.kernels import needed
-    from rbee_worker.engine.preflight import preflight
+    from rbee_worker.loading.kernels import needed
+    from rbee_worker.loading.preflight import preflight
 
     names: set[str] = set()
     models = 0
@@ -87,7 +87,7 @@ def _names(settings: Settings, refs: list[str], status: Status) -> tuple[list[st
 
 def _checkpoints(settings: Settings, refs: list[str], status: Status) -> Iterable[Checkpoint]:
     if not refs:
-        from rbee_worker.engine.common import common_models
+        from rbee_worker.loading.common_models import common_models
 
         return common_models()
     from rbee_worker.checkpoint import open_checkpoint
@@ -99,7 +99,7 @@ def _checkpoints(settings: Settings, refs: list[str], status: Status) -> Iterabl
 def _compile(
     names: list[str], models: int, target: Isa, settings: Settings, status: Status
 ) -> None:
-    from rbee_worker.engine.kernels import compile_names
+    from rbee_worker.loading.kernels import compile_names
 
     def progress(done: int, total: int, last: str) -> None:
         status.show(f"{target.name}: {narration.compiling(done, total, last).human}")

@@ -26,7 +26,7 @@ from rbee_worker.engine.messages import (
     Submit,
     Tokens,
 )
-from rbee_worker.engine.ropes import RopeLengths
+from rbee_worker.engine.rope_length import RopeLengths
 from rbee_worker.engine.scheduler import Plan, Scheduler
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.engine.stop import StopRules

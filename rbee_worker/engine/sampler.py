@@ -18,8 +18,8 @@ from msgspec import Struct
 from torch import Tensor
 
 from rbee_worker.engine.penalties import Penalties
-from rbee_worker.engine.random import uniforms
-from rbee_worker.engine.torch_sampling import TorchSampling
+from rbee_worker.engine.philox import uniforms
+from rbee_worker.ops.reference.sampling.torch_sampling import TorchSampling
 from rbee_worker.ops.sampling import Cut, Sampling
 from rbee_worker.types import SamplingParams, TokenLogprob
 

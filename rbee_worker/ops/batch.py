@@ -45,7 +45,7 @@ class Batch:
     tokens, positions: int64 [N]; seq_starts: int64 [B+1], rows of sequence b are
     seq_starts[b] .. seq_starts[b+1]; kv_lens: int64 [B], keys of b once this step's are written;
     rope_lens: int64 [B], the length that length-dependent rope scaling goes by (never the chunk's:
-    engine/ropes.py); sample_rows: int64 [S], rows whose logits are wanted.
+    engine/rope_length.py); sample_rows: int64 [S], rows whose logits are wanted.
     `seq_starts_host` and `kv_lens_host` are the same numbers on the host, for launch shapes.
 
     Who makes batches may hand in one again with other numbers in its tensors and lists, never with

@@ -21,7 +21,7 @@ from rbee_worker.checkpoint.formats import (
     TensorSource,
 )
 from rbee_worker.ops import Weight
-from rbee_worker.ops.cpu.held import ROWS, held_as
+from rbee_worker.ops.cpu.shared.held import ROWS, held_as
 
 DTYPE_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i8": 1, "f8": 1}
 

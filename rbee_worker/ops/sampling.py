@@ -119,7 +119,7 @@ class Sampling(Protocol):
         ...
 
     def choose(self, logits: Tensor, cuts: Sequence[Cut | None]) -> list[int]:
-        """One id a row: as above without a cut, else drawn as `engine/filters.py` defines."""
+        """One id a row: as above without a cut, else drawn as reference/sampling/filters does."""
         ...
 
     def score(

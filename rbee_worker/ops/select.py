@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
 from rbee_worker.ops import Ops
-from rbee_worker.ops.cpu.paged import KEYS, SPAN
+from rbee_worker.ops.cpu.shared.paged import KEYS, SPAN
 
 if TYPE_CHECKING:
     from rbee_worker.models.base import Decoder
-    from rbee_worker.ops.cpu.ahead import HeldAhead
-    from rbee_worker.ops.cpu.header import Shape
-    from rbee_worker.ops.cpu.model import CpuModel
+    from rbee_worker.ops.cpu.backend.model import CpuModel
+    from rbee_worker.ops.cpu.runtime.ahead import HeldAhead
+    from rbee_worker.ops.cpu.runtime.header import Shape
 
 ARENA_SLACK = 1 << 26  # bytes that pieces may need to begin on cache lines
 HEAD_ROWS = 64  # logits computed at once
@@ -120,11 +120,11 @@ def make_ops(
     progress: kernels compiled, of, last one's name. held: what the cpu backend goes on from.
     """
     if backend_name(settings) == "cpu":
-        from rbee_worker.ops.cpu import isa
-        from rbee_worker.ops.cpu.arena import Arena
-        from rbee_worker.ops.cpu.backend import CpuOps
-        from rbee_worker.ops.cpu.native import Library
-        from rbee_worker.ops.cpu.team import Team
+        from rbee_worker.ops.cpu.backend.ops import CpuOps
+        from rbee_worker.ops.cpu.runtime.arena import Arena
+        from rbee_worker.ops.cpu.runtime.native import Library
+        from rbee_worker.ops.cpu.runtime.team import Team
+        from rbee_worker.ops.cpu.shared import isa
 
         if held is not None:
             return CpuOps(
@@ -142,7 +142,7 @@ def make_ops(
             exact=settings.exact_activations,
             arena=Arena(weight_bytes + ARENA_SLACK),
         )
-    from rbee_worker.ops.reference import ReferenceOps
+    from rbee_worker.ops.reference.ops import ReferenceOps
 
     return ReferenceOps("cpu", dtype)
 
@@ -156,8 +156,8 @@ def executable(
     """
     if ops.name != "cpu":
         return model
-    from rbee_worker.ops.cpu.backend import CpuOps
-    from rbee_worker.ops.cpu.model import CpuModel
+    from rbee_worker.ops.cpu.backend.model import CpuModel
+    from rbee_worker.ops.cpu.backend.ops import CpuOps
 
     assert isinstance(ops, CpuOps)
     return CpuModel(model, ops, recording_shape(settings, kv_dtype, longest))
@@ -165,7 +165,7 @@ def executable(
 
 def recording_shape(settings: Settings, kv_dtype: str, longest: int) -> Shape:
     """What the cpu backend records a model for. longest: tokens of a sequence at most."""
-    from rbee_worker.ops.cpu.header import Shape
+    from rbee_worker.ops.cpu.runtime.header import Shape
 
     rows = min(settings.max_seqs, HEAD_ROWS)
     return Shape(settings.token_budget, rows, longest, settings.block_size, kv_dtype)

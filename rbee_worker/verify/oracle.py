@@ -23,7 +23,7 @@ from rbee_worker.checkpoint.hf_config import read_json
 from rbee_worker.checkpoint.names import DIALECTS
 from rbee_worker.errors import UnsupportedModel, UsageError
 from rbee_worker.models import ARCHITECTURES
-from rbee_worker.ops.dequant import dequantize
+from rbee_worker.ops.reference.dequant import dequantize
 from rbee_worker.verify.corrected import CORRECTIONS
 from rbee_worker.verify.families import GATHERED
 from rbee_worker.verify.renaming import long_rope_of, rope_divisors, state_for

@@ -13,10 +13,10 @@ from rbee_worker.checkpoint import Checkpoint, open_checkpoint
 from rbee_worker.checkpoint.formats import FORMATS
 from rbee_worker.checkpoint.summary import summarize
 from rbee_worker.config import Settings
-from rbee_worker.engine.kernels import compile_for
-from rbee_worker.engine.machine import allowed_cores, available_memory
-from rbee_worker.engine.preflight import preflight
 from rbee_worker.errors import ModelError, UsageError
+from rbee_worker.loading.kernels import compile_for
+from rbee_worker.loading.machine import allowed_cores, available_memory
+from rbee_worker.loading.preflight import preflight
 from rbee_worker.models import build_model
 from rbee_worker.models.base import Decoder
 from rbee_worker.ops.select import HEAD_ROWS, backend_name, make_ops
@@ -102,10 +102,10 @@ def _pieces(model: Decoder, tokens: int) -> Pieces:
     """The model, or its recordings where the backend only records."""
     if model.ops.name != "cpu":
         return model
-    from rbee_worker.ops.cpu.backend import CpuOps
-    from rbee_worker.ops.cpu.header import Shape
-    from rbee_worker.ops.cpu.model import CpuModel
-    from rbee_worker.ops.cpu.stepwise import Stepwise
+    from rbee_worker.ops.cpu.backend.model import CpuModel
+    from rbee_worker.ops.cpu.backend.ops import CpuOps
+    from rbee_worker.ops.cpu.backend.stepwise import Stepwise
+    from rbee_worker.ops.cpu.runtime.header import Shape
 
     assert isinstance(model.ops, CpuOps)
     shape = Shape(tokens, min(tokens, HEAD_ROWS), tokens, BLOCK_SIZE, KV)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.models import build_model
-from rbee_worker.ops.reference import ReferenceOps
+from rbee_worker.ops.reference.ops import ReferenceOps
 from rbee_worker.verify.compare import Comparison, compare
 from rbee_worker.verify.oracle import hf_trace, load_oracle
 from tests.archs import Arch, oracle, write_checkpoint, write_gguf

@@ -14,7 +14,7 @@ from rbee_worker.checkpoint import Checkpoint, open_checkpoint
 from rbee_worker.checkpoint.names import GGUF_ARCHITECTURES
 from rbee_worker.checkpoint.ops import OPS
 from rbee_worker.errors import CheckpointError, ModelError, UnsupportedModel
-from rbee_worker.ops.dequant import dequantize
+from rbee_worker.ops.reference.dequant import dequantize
 
 HEADS, KV_HEADS, WIDTH, DIM = 4, 2, 8, 32
 KEYS: dict[str, Any] = {

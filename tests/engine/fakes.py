@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from rbee_worker.engine.engine import Engine
-from rbee_worker.engine.logprobs import score
 from rbee_worker.engine.messages import Submit
-from rbee_worker.engine.ropes import RopeLengths
+from rbee_worker.engine.rope_length import RopeLengths
 from rbee_worker.engine.runner import Runner
 from rbee_worker.ops import RopeSpec
 from rbee_worker.ops.batch import Batch, FixedState, PagedState
+from rbee_worker.ops.reference.sampling.logprobs import score
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.specs import Fixed, PagedKV, StateGroup
 from rbee_worker.state.tensors import StateTensors

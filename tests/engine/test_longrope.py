@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from rbee_worker.config import Settings
-from rbee_worker.engine.load import load_engine
 from rbee_worker.engine.messages import Preempted, Rescaled, Scheduled, Submit, Tokens
-from rbee_worker.engine.ropes import RopeLengths
+from rbee_worker.engine.rope_length import RopeLengths
+from rbee_worker.loading.load import load_engine
 from rbee_worker.state.specs import StateGroup
 from rbee_worker.types import SamplingParams
 from tests.archs import ARCHS

@@ -25,7 +25,7 @@ from rbee_worker.engine.sampler import Sampled, Sampler
 from rbee_worker.models import llama
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.weights import Weights
-from rbee_worker.ops.reference import ReferenceOps
+from rbee_worker.ops.reference.ops import ReferenceOps
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.tensors import StateTensors
 from rbee_worker.types import SamplingParams

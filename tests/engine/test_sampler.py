@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rbee_worker.engine.random import uniforms
+from rbee_worker.engine.philox import uniforms
 from rbee_worker.engine.sampler import Sampler
 from rbee_worker.types import SamplingParams
 from tests.engine import oracle

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rbee_worker.engine import rows
 from rbee_worker.engine.sampler import Sampler
+from rbee_worker.ops.reference.sampling import rows
 from rbee_worker.types import SamplingParams
 
 VOCABS = [7, 1_000, 49_152, 128_256]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rbee_worker.engine.penalties import Penalties
-from rbee_worker.engine.torch_sampling import TorchEntries
+from rbee_worker.ops.reference.sampling.torch_sampling import TorchEntries
 from rbee_worker.types import SamplingParams
 from tests.engine import oracle
 

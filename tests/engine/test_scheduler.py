@@ -278,7 +278,7 @@ def test_a_decoding_sequence_gets_a_token_in_every_step(
 
 
 @pytest.mark.parametrize(
-    "module", ["engine.scheduler", "engine.engine", "state.pool", "state.specs", "engine.memory"]
+    "module", ["engine.scheduler", "engine.engine", "state.pool", "state.specs", "loading.memory"]
 )
 def test_bookkeeping_imports_no_torch(module: str) -> None:
     code = f"import sys, rbee_worker.{module}; assert 'torch' not in sys.modules"

@@ -52,7 +52,7 @@ real = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *a: None if name == "llvmlite" else real(name, *a)
 
 from rbee_worker.config import Settings
-from rbee_worker.engine.load import load_engine
+from rbee_worker.loading.load import load_engine
 from rbee_worker.engine.messages import Submit
 from rbee_worker.types import SamplingParams
 

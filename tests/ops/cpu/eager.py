@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from rbee_worker.ops.batch import Batch, PagedState
-from rbee_worker.ops.cpu import isa, paged
-from rbee_worker.ops.cpu.backend import CpuOps
-from rbee_worker.ops.cpu.header import KV_TORCH, Header, Shape
-from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.program import finish
-from rbee_worker.ops.cpu.recorder import Buf, Recorder
-from rbee_worker.ops.cpu.recording import Recording
-from rbee_worker.ops.cpu.team import Team
+from rbee_worker.ops.cpu.backend.ops import CpuOps
+from rbee_worker.ops.cpu.runtime.header import KV_TORCH, Header, Shape
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.program import finish
+from rbee_worker.ops.cpu.runtime.recorder import Buf, Recorder
+from rbee_worker.ops.cpu.runtime.recording import Recording
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared import isa, paged
 from rbee_worker.state.specs import PagedKV, StateGroup
 
 KINDS = {dtype: kind for kind, dtype in KV_TORCH.items()}

@@ -9,15 +9,15 @@ import pytest
 
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.config import Settings
-from rbee_worker.engine import load
-from rbee_worker.engine.ahead import load_ahead
-from rbee_worker.engine.kernels import compile_for
 from rbee_worker.engine.messages import Submit, Tokens
+from rbee_worker.loading import load
+from rbee_worker.loading.ahead import load_ahead
+from rbee_worker.loading.kernels import compile_for
 from rbee_worker.models import plan_model
-from rbee_worker.ops.cpu.ahead import HeldAhead, NamedSource
-from rbee_worker.ops.cpu.arena import Arena
-from rbee_worker.ops.cpu.matrix import hold
-from rbee_worker.ops.cpu.team import Team
+from rbee_worker.ops.cpu.runtime.ahead import HeldAhead, NamedSource
+from rbee_worker.ops.cpu.runtime.arena import Arena
+from rbee_worker.ops.cpu.runtime.matrix import hold
+from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.types import SamplingParams
 from tests import tiny
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rbee_worker.ops.cpu.arena import LINE, PAGE, Arena
+from rbee_worker.ops.cpu.runtime.arena import LINE, PAGE, Arena
 
 
 def test_pieces_are_apart_aligned_and_zero() -> None:

@@ -14,8 +14,8 @@ import torch
 from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.ops import RopeSpec
 from rbee_worker.ops.batch import Batch, PagedState
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.reference import ReferenceOps
+from rbee_worker.ops.cpu.shared import isa
+from rbee_worker.ops.reference.ops import ReferenceOps
 from rbee_worker.state.specs import StateRef
 from tests.ops.cpu.eager import Eager
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from rbee_worker.checkpoint.formats import Packed
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.reference import ReferenceOps
+from rbee_worker.ops.cpu.shared import isa
+from rbee_worker.ops.reference.ops import ReferenceOps
 from tests.ops.cpu.eager import Eager
 from tests.ops.cpu.test_backend import close, numbers
 from tests.ops.cpu.test_linear import random_rows
-from tests.ops.test_reference import make_batch
+from tests.ops.reference.test_ops import make_batch
 
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in isa.names()[1:]]
 

@@ -10,15 +10,15 @@ import torch
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.checkpoint.formats import FORMATS
 from rbee_worker.config import Settings
-from rbee_worker.engine.kernels import needed
+from rbee_worker.loading.kernels import needed
 from rbee_worker.models import build_model, plan_model
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu.backend import CpuOps
-from rbee_worker.ops.cpu.header import Shape
-from rbee_worker.ops.cpu.model import CpuModel
-from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.team import Team
-from rbee_worker.ops.reference import ReferenceOps
+from rbee_worker.ops.cpu.backend.model import CpuModel
+from rbee_worker.ops.cpu.backend.ops import CpuOps
+from rbee_worker.ops.cpu.runtime.header import Shape
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared import isa
+from rbee_worker.ops.reference.ops import ReferenceOps
 from tests import tiny
 from tests.driver import Driver
 from tests.gguf_oracle import hf_llama

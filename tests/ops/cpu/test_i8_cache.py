@@ -10,14 +10,14 @@ import torch
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.cli.report import report
 from rbee_worker.config import Settings
-from rbee_worker.engine.client import EngineClient
 from rbee_worker.models import build_model
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu.backend import CpuOps
-from rbee_worker.ops.cpu.header import Shape
-from rbee_worker.ops.cpu.model import CpuModel
-from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.team import Team
+from rbee_worker.ops.cpu.backend.model import CpuModel
+from rbee_worker.ops.cpu.backend.ops import CpuOps
+from rbee_worker.ops.cpu.runtime.header import Shape
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared import isa
+from rbee_worker.session.client import EngineClient
 from rbee_worker.state.specs import row_bytes
 from rbee_worker.types import End, Request, Token
 from tests.driver import Driver

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from rbee_worker.checkpoint.formats import DECODABLE, FORMATS
-from rbee_worker.ops import grids
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu.forms import BYTES, at_once, forms, natural, variant
-from rbee_worker.ops.cpu.held import GRID_OF, HELD, SAME, held_as
-from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.pieces import ticket
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.shared import isa
+from rbee_worker.ops.cpu.shared.forms import BYTES, at_once, forms, natural, variant
+from rbee_worker.ops.cpu.shared.held import GRID_OF, HELD, SAME, held_as
+from rbee_worker.ops.cpu.shared.pieces import ticket
+from rbee_worker.ops.reference import grids
 from tests.blocks import SCALES, put_scale, random_blocks, values
 
 FLOATS = [name for name, held in HELD.items() if held.is_float]

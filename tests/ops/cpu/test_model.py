@@ -15,13 +15,13 @@ import torch
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.models import build_model, plan_model
 from rbee_worker.ops.batch import Batch, PagedState
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu.backend import CpuOps
-from rbee_worker.ops.cpu.header import Shape
-from rbee_worker.ops.cpu.model import CpuModel
-from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.team import Team
-from rbee_worker.ops.reference import ReferenceOps
+from rbee_worker.ops.cpu.backend.model import CpuModel
+from rbee_worker.ops.cpu.backend.ops import CpuOps
+from rbee_worker.ops.cpu.runtime.header import Shape
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared import isa
+from rbee_worker.ops.reference.ops import ReferenceOps
 from tests.archs import ARCHS, VOCAB, oracle, write_checkpoint, write_gguf, write_safetensors
 from tests.driver import Driver
 

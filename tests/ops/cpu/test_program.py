@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from rbee_worker.ops.cpu.header import Header, Shape
-from rbee_worker.ops.cpu.held import HELD
-from rbee_worker.ops.cpu.matrix import Part
-from rbee_worker.ops.cpu.program import finish
-from rbee_worker.ops.cpu.recorder import (
+from rbee_worker.ops.cpu.runtime.header import Header, Shape
+from rbee_worker.ops.cpu.runtime.matrix import Part
+from rbee_worker.ops.cpu.runtime.program import finish
+from rbee_worker.ops.cpu.runtime.recorder import (
     ALL,
     ROWS,
     Recorder,
@@ -21,8 +20,9 @@ from rbee_worker.ops.cpu.recorder import (
     reads,
     writes,
 )
-from rbee_worker.ops.cpu.regions import Place
-from rbee_worker.ops.cpu.team import Team
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared.held import HELD
+from rbee_worker.ops.cpu.shared.regions import Place
 
 
 def test_buffers_alive_together_never_overlap():

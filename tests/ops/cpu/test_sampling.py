@@ -16,34 +16,29 @@ import pytest
 import torch
 
 from rbee_worker.config import parse
-from rbee_worker.engine.load import load_engine
 from rbee_worker.engine.messages import Submit, Tokens
 from rbee_worker.engine.sampler import Sampler
-from rbee_worker.engine.torch_sampling import TorchSampling
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu import sampling as cpu_sampling
-from rbee_worker.ops.cpu.entries import CpuEntries
-from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.sampling import CpuSampling
-from rbee_worker.ops.cpu.team import Team
+from rbee_worker.loading.load import load_engine
+from rbee_worker.ops.cpu.backend import sampling as cpu_sampling
+from rbee_worker.ops.cpu.backend.entries import CpuEntries
+from rbee_worker.ops.cpu.backend.sampling import CpuSampling
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared import isa
+from rbee_worker.ops.reference.sampling.torch_sampling import TorchSampling
 from rbee_worker.ops.sampling import Cut, Cuts
 from rbee_worker.types import SamplingParams
 from tests import tiny
-from tests.engine import (
-    test_sampler,
-    test_sampler_batch,
-    test_sampler_filters,
-    test_sampler_logprobs,
-    test_sampler_penalties,
-)
+from tests.engine import test_sampler, test_sampler_batch, test_sampler_penalties
+from tests.ops.reference import test_filters, test_logprobs
 
 LAST = 1 - 2.0**-53
 TORCH = TorchSampling(torch.device("cpu"))
 COPIED = {  # tests, and what in their module is replaced by the kernels'
     test_sampler: "Sampler",
     test_sampler_batch: "Sampler",
-    test_sampler_filters: "draw",
-    test_sampler_logprobs: "score",
+    test_filters: "draw",
+    test_logprobs: "score",
     test_sampler_penalties: "TorchEntries",
 }
 ELSEWHERE = (  # of torch's own building blocks
@@ -206,9 +201,9 @@ import os, sys
 import numpy as np, torch
 from rbee_worker.engine.sampler import Sampler
 from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.sampling import CpuSampling
-from rbee_worker.ops.cpu.team import Team
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.backend.sampling import CpuSampling
+from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.types import SamplingParams
 
 torch.set_num_threads(4)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from rbee_worker.errors import UsageError
-from rbee_worker.ops.cpu.instruction import Instruction, words
-from rbee_worker.ops.cpu.team import Team, allowed_cores, quota, thread_count
-from rbee_worker.ops.cpu.team_memory import SLEEPERS
+from rbee_worker.ops.cpu.runtime.team import Team, allowed_cores, quota, thread_count
+from rbee_worker.ops.cpu.shared.instruction import Instruction, words
+from rbee_worker.ops.cpu.shared.team_memory import SLEEPERS
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
-from rbee_worker.ops.cpu import doubles as d
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu import simd as s
-from rbee_worker.ops.cpu.kernel import Kernel, apart, compile_kernel, device, kernel
-from rbee_worker.ops.cpu.native import CALL
-from rbee_worker.ops.cpu.simd import Float, Int, Ptr
-from rbee_worker.ops.cpu.values import KernelError
+from rbee_worker.ops.cpu.compiler import simd as s
+from rbee_worker.ops.cpu.compiler.kernel import Kernel, apart, compile_kernel, device, kernel
+from rbee_worker.ops.cpu.compiler.simd import Float, Int, Ptr
+from rbee_worker.ops.cpu.compiler.values import KernelError
+from rbee_worker.ops.cpu.kernels.sampling import doubles as d
+from rbee_worker.ops.cpu.runtime.native import CALL
+from rbee_worker.ops.cpu.shared import isa
 
 f32 = np.float32
 f64 = np.float64

@@ -19,16 +19,16 @@ from rbee_worker.layers.norm import RMSNorm
 from rbee_worker.models.base import Decoder
 from rbee_worker.ops import Ops, RopeSpec, Routing
 from rbee_worker.ops.batch import Batch, PagedState
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu.backend import CpuOps
-from rbee_worker.ops.cpu.header import Shape
-from rbee_worker.ops.cpu.model import CpuModel
-from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.outline import OutlineOps
-from rbee_worker.ops.cpu.sampling import KERNELS as SAMPLING
-from rbee_worker.ops.cpu.team import Team
+from rbee_worker.ops.cpu.backend.model import CpuModel
+from rbee_worker.ops.cpu.backend.ops import CpuOps
+from rbee_worker.ops.cpu.backend.outline import OutlineOps
+from rbee_worker.ops.cpu.backend.sampling import KERNELS as SAMPLING
+from rbee_worker.ops.cpu.runtime.header import Shape
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared import isa
 from rbee_worker.ops.plan import PlanOps
-from rbee_worker.ops.reference import ReferenceOps
+from rbee_worker.ops.reference.ops import ReferenceOps
 from rbee_worker.state.specs import PagedKV, StateBook, StateRef
 from tests.driver import Driver
 

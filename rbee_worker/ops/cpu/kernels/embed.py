@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from rbee_worker.ops.cpu import emit as e
-from rbee_worker.ops.cpu import simd as s
-from rbee_worker.ops.cpu import step as header
-from rbee_worker.ops.cpu.blocks import BLOCKS, floats
-from rbee_worker.ops.cpu.held import HELD
-from rbee_worker.ops.cpu.kernel import Kernel, kernel
-from rbee_worker.ops.cpu.shares import load_upto, share, store_upto
-from rbee_worker.ops.cpu.simd import Float, Int, Ptr, op
-from rbee_worker.ops.cpu.vec import Pen, Vec
+from rbee_worker.ops.cpu.compiler import emit as e
+from rbee_worker.ops.cpu.compiler import simd as s
+from rbee_worker.ops.cpu.compiler.kernel import Kernel, kernel
+from rbee_worker.ops.cpu.compiler.simd import Float, Int, Ptr, op
+from rbee_worker.ops.cpu.compiler.vec import Pen, Vec
+from rbee_worker.ops.cpu.kernels.product.blocks import BLOCKS, floats
+from rbee_worker.ops.cpu.kernels.shares import load_upto, share, store_upto
+from rbee_worker.ops.cpu.shared import step as header
+from rbee_worker.ops.cpu.shared.held import HELD
 
 f32 = np.float32
 

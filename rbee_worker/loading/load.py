@@ -1,0 +1,163 @@
+"""From an opened model to a running engine: build, state, sampler. Imports torch.
+
+What needs no torch was done in `ahead.py`, while torch was being imported.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import torch
+
+from rbee_worker.checkpoint import Checkpoint
+from rbee_worker.config import Settings
+from rbee_worker.engine.engine import Engine
+from rbee_worker.engine.messages import Loading
+from rbee_worker.engine.rope_length import RopeLengths
+from rbee_worker.engine.runner import Model, Runner
+from rbee_worker.engine.sampler import Sampler
+from rbee_worker.engine.timed import TimedRunner, TimedSampler
+from rbee_worker.engine.trouble import is_out_of_memory
+from rbee_worker.errors import ModelError
+from rbee_worker.loading.ahead import Ahead, Report, compiling, load_ahead, repacked
+from rbee_worker.loading.kernels import compile_for
+from rbee_worker.loading.machine import allowed_cores, available_memory
+from rbee_worker.models import build_model
+from rbee_worker.models.base import Decoder
+from rbee_worker.ops import Ops
+from rbee_worker.ops.select import backend_notes, executable, make_ops
+from rbee_worker.state.pool import StatePool
+from rbee_worker.state.tensors import StateTensors
+from rbee_worker.types import ModelInfo
+
+
+def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
+    """Load `settings.model`; `report` hears of stages, layers and bytes.
+
+    Raises ModelError's children and UsageError.
+    """
+    return finish_engine(load_ahead(settings, report), report)
+
+
+def finish_engine(begun: Ahead, report: Report) -> tuple[Engine, ModelInfo]:
+    """Go on from what was loaded ahead. Raises as `load_engine`."""
+    settings, ckpt, ahead = begun.settings, begun.ckpt, begun.plan
+    threads = settings.threads or allowed_cores()
+    torch.set_num_threads(threads)
+    clock = _Phases(begun.seconds)
+    compile_for(ckpt, settings, ahead.kv_dtype, compiling(report))
+    clock.done("kernels")
+    held = begun.held or repacked(ckpt, ahead, settings, report)
+    ops = make_ops(
+        settings,
+        ahead.dtype,
+        threads=threads,
+        weight_bytes=ahead.weight_bytes,
+        progress=compiling(report),
+        held=held,
+    )
+    if ops.name == "cpu":
+        torch.set_num_threads(1)  # a second pool of threads would fight with the backend's own
+    model = _build(ckpt, ops, held is not None, report)
+    clock.done("weights")
+    plan = ahead.state(settings, available_memory())
+    pool = StatePool(
+        model.groups,
+        tokens=plan.tokens,
+        block_size=settings.block_size,
+        max_seqs=settings.max_seqs,
+        step_tokens=settings.token_budget,
+        prefix_cache=settings.prefix_cache and settings.kv_cache,
+    )
+    tensors = StateTensors(
+        model.groups,
+        pool.n_blocks,
+        pool.n_slots,
+        block_size=settings.block_size,
+        dtype=ahead.kv_dtype,
+        device=ops.device,
+    )
+    runnable = executable(
+        model, ops, settings=settings, kv_dtype=ahead.kv_dtype, longest=plan.context
+    )
+    runner = _runner(runnable, tensors, settings, ops)
+    engine = Engine(
+        runner,
+        pool,
+        token_budget=settings.token_budget,
+        max_seqs=settings.max_seqs,
+        context=plan.context,
+        kv_cache=settings.kv_cache,
+        ropes=RopeLengths(model.ropes),
+    )
+    clock.done("state")
+    info = ModelInfo(
+        model=settings.model,
+        arch=ckpt.arch,
+        device=ops.device,
+        backend=ops.name,
+        dtype=ahead.dtype,
+        kv_dtype=ahead.kv_dtype,
+        context=engine.context,
+        vocab_size=model.vocab_size,
+        kv_tokens=plan.tokens,
+        block_size=settings.block_size,
+        weight_bytes=ahead.weight_bytes,
+        kv_bytes=tensors.nbytes,
+        n_layers=len(model.blocks),
+        n_parameters=model.n_parameters,
+        load_s=clock.seconds,
+        notes=ckpt.notes + model.notes + model.limits + plan.notes + backend_notes(settings),
+    )
+    return engine, info
+
+
+def _runner(model: Model, tensors: StateTensors, settings: Settings, ops: Ops) -> Runner:
+    sampler, device = TimedSampler if settings.trace else Sampler, ops.device
+    sampling = ops.sampling(model.vocab_size)
+    made = sampler(model.vocab_size, settings.max_seqs, device, sampling)
+    if isinstance(made, TimedSampler):
+        return TimedRunner(model, tensors, made, max_seqs=settings.max_seqs, device=device)
+    return Runner(model, tensors, made, max_seqs=settings.max_seqs, device=device)
+
+
+def _build(ckpt: Checkpoint, ops: Ops, repacked: bool, report: Report) -> Decoder:
+    if repacked:
+        from rbee_worker.ops.cpu.runtime.ahead import NamedSource
+
+        ckpt = replace(ckpt, source=NamedSource(ckpt.source))
+
+    def progress(layers: int, of_layers: int, done: int, total: int) -> None:
+        report(
+            Loading(
+                stage="loading",
+                layers_loaded=layers,
+                layers_total=of_layers,
+                bytes_loaded=done,
+                bytes_total=total,
+            )
+        )
+
+    try:
+        return build_model(ckpt, ops, progress)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"{ckpt.path}: there is not enough memory to hold the weights as {ops.dtype}.",
+            fix="choose a smaller model, a smaller --dtype, or free some memory.",
+        ) from None
+
+
+class _Phases:
+    """Seconds of each phase of loading, beside those already in `seconds`."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds = dict(seconds)
+        self._last = time.perf_counter()
+
+    def done(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[phase] = round(self.seconds.get(phase, 0.0) + now - self._last, 3)
+        self._last = now

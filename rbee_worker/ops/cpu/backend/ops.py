@@ -1,0 +1,279 @@
+"""`CpuOps`: the vocabulary of ops, recorded instead of computed.
+
+While a `CpuModel` records, activations are `Buf` handles and every call appends entries to the
+recorder. An operation without a kernel falls back to `reference` and is listed. Shapes are checked
+here, once; the kernels check nothing.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from rbee_worker.checkpoint.formats import Packed
+from rbee_worker.errors import UnsupportedModel, UsageError
+from rbee_worker.ops import Ops, RopeSpec, Weight
+from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.cpu.backend.attention import Attending
+from rbee_worker.ops.cpu.backend.columns import Columns
+from rbee_worker.ops.cpu.backend.experts import Mixing
+from rbee_worker.ops.cpu.backend.fallback import fall_back
+from rbee_worker.ops.cpu.backend.sampling import CpuSampling
+from rbee_worker.ops.cpu.runtime.ahead import HeldAhead
+from rbee_worker.ops.cpu.runtime.arena import Arena
+from rbee_worker.ops.cpu.runtime.matrix import Matrix
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.recorder import ALL, ROWS, Buf, Touch, cells, reads, writes
+from rbee_worker.ops.cpu.runtime.recording import (
+    Recording,
+    buf_of,
+    equal_parts,
+    pointer,
+    slot_of,
+    tensor_of,
+)
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared import forms, paged, step
+from rbee_worker.ops.cpu.shared.forms import BYTES, CELL, TOKENS, UNIT, at_once, natural, variant
+from rbee_worker.ops.cpu.shared.held import Held
+from rbee_worker.ops.cpu.shared.pieces import FEW, MANY, ticket
+from rbee_worker.ops.cpu.shared.vocabulary import NATIVE
+from rbee_worker.ops.reference.dequant import as_floats, dequantize
+from rbee_worker.ops.reference.ops import ReferenceOps
+
+
+class CpuOps(Attending, Mixing, Columns):
+    """See `Ops`. exact: float32 activations in products with packed weights, not int8.
+
+    held: matrices that were repacked before this was made.
+    """
+
+    name = "cpu"
+    device = "cpu"
+    dtype = "f32"
+
+    def __init__(
+        self,
+        library: Library,
+        team: Team,
+        *,
+        exact: bool = False,
+        arena: Arena | None = None,
+        held: HeldAhead | None = None,
+    ) -> None:
+        self.library, self.team, self.held = library, team, held
+        self.arena = Arena() if arena is None else arena
+        self.exact = exact
+        self.reference = ReferenceOps("cpu", "f32")
+        self.recording: Recording | None = None
+
+    def sampling(self, vocab_size: int) -> CpuSampling:
+        """See `Ops.sampling`: on the team's threads."""
+        return CpuSampling(self.library, self.team, vocab_size)
+
+    # ---- weights
+
+    def matrix(self, parts: Sequence[Packed]) -> Weight:
+        matrix = self.hold(parts)
+        formats = "+".join(dict.fromkeys(p.format for p in parts))
+        return Weight(matrix, matrix.rows, matrix.cols, formats, matrix.formats, matrix.nbytes)
+
+    def vector(self, parts: Sequence[Packed]) -> Tensor:
+        values = torch.cat([dequantize(p).reshape(-1) for p in parts])
+        padded = torch.zeros(-(-len(values) // 16) * 16 + 16)  # kernels read whole vectors
+        padded[: len(values)] = values
+        return padded[: len(values)]
+
+    def floats(self, packed: Packed) -> Packed:
+        return as_floats(packed)
+
+    # ---- dense
+
+    def embed(self, table: Weight, batch: Batch, *, scale: float = 1.0) -> Tensor:
+        (part,) = table.data.parts  # a table is one tensor
+        if table.cols % CELL:
+            return cast(Tensor, fall_back(self, "embed", table, batch, scale=scale))
+        y = self._result(table.cols)
+        self.now.recorder.call(
+            f"embed.{part.held.name}",
+            [writes(y, cells(table.cols // CELL))],
+            w=part.data,
+            cols=table.cols,
+            scale=scale,
+            ids=step.TOKENS // 8,
+            count=step.N // 8,
+            y=y.slot,
+            rows=table.rows,
+        )
+        return tensor_of(y)
+
+    def linear(
+        self, x: Tensor, weight: Weight, bias: Tensor | None = None, *, precise: bool = False
+    ) -> Tensor:
+        rec, source = self.now.recorder, buf_of(x, weight.cols)
+        matrix: Matrix = weight.data
+        y = rec.buffer(weight.rows)
+        for part in matrix.parts:
+            form = self._form(part.held, precise)
+            ready = self._prepare(source, form)
+            few, many = (p.number(part.groups, rec.threads) for p in (FEW, MANY))
+            rec.call(
+                f"linear.{variant(part.held, form)}",
+                [Touch(ready.place, ALL, False), writes(y, ALL)],
+                ahead=part,
+                early=part.groups - few * FEW.size,
+                w=part.data,
+                x=slot_of(ready),
+                y=y.columns(part.first, part.rows).slot,
+                bias=0 if bias is None else bias[part.first :],
+                cols=weight.cols,
+                rows=part.rows,
+                stride=y.stride,
+                count=step.N // 8,
+                ticket=ticket() if few or many else 0,
+                few=few,
+                many=many,
+            )
+        return tensor_of(y)
+
+    def _form(self, held: Held, precise: bool) -> str:
+        form = "exact" if self.exact else natural(held)
+        return forms.precise(form) if precise else form
+
+    def _prepare(self, x: Buf, form: str) -> Any:
+        """x as products want it; made once however many products share it."""
+        if form not in x.ready:
+            rec = self.now.recorder
+            blocks = -(-x.width // CELL)
+            tokens, own = -(-rec.rows // TOKENS) * TOKENS, rec.alone(x.width)
+            x.ready[form] = rec.region(tokens * blocks * BYTES[form], own=own)
+            per = at_once(form)
+            if x.made == ROWS:
+                per = blocks
+            elif x.made == cells(x.width // UNIT) and x.width % UNIT == 0:
+                per = UNIT // CELL
+            share = cells(blocks // per)
+            rec.call(
+                f"prepare.{form}",
+                [reads(x, share), Touch(x.ready[form].place, share, True)],
+                x=x.slot,
+                stride=x.stride,
+                cols=x.width,
+                out=slot_of(x.ready[form]),
+                count=step.N // 8,
+                per=per,
+            )
+        return x.ready[form]
+
+    def logits(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+        return self.linear(x, weight, bias, precise=True)
+
+    def rows(self, x: Tensor, index: Tensor) -> Tensor:
+        raise UnsupportedModel(
+            "a model that picks rows inside its forward pass cannot be recorded.",
+            fix="use --backend reference.",
+        )
+
+    # ---- norms
+
+    def rms_norm(self, x: Tensor, weight: Tensor | None, eps: float, *, heads: int = 1) -> Tensor:
+        return self._norm("norm.rms", x, eps, heads, weight=pointer(weight))
+
+    def layer_norm(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, *, heads: int = 1
+    ) -> Tensor:
+        return self._norm("norm.layer", x, eps, heads, weight=pointer(weight), bias=pointer(bias))
+
+    def _norm(self, kernel: str, x: Tensor, eps: float, heads: int, **vectors: Any) -> Tensor:
+        source = buf_of(x)
+        width = equal_parts(source.width, heads)
+        for vector in vectors.values():
+            assert isinstance(vector, int) or vector.numel() == width
+        y = self._result(source.width)
+        self.now.recorder.call(
+            kernel,
+            [reads(source), writes(y)],
+            x=source.slot,
+            x_stride=source.stride,
+            y=y.slot,
+            y_stride=y.stride,
+            eps=eps,
+            heads=heads,
+            width=width,
+            **vectors,
+        )
+        return tensor_of(y)
+
+    def add_rms_norm(
+        self, x: Tensor, residual: Tensor, weight: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        a, b = buf_of(x), buf_of(residual, buf_of(x).width)
+        y, total = self._result(a.width), self._result(a.width)
+        self.now.recorder.call(
+            "norm.add_rms",
+            [reads(a), reads(b), writes(y), writes(total)],
+            x=a.slot,
+            x_stride=a.stride,
+            z=b.slot,
+            z_stride=b.stride,
+            y=y.slot,
+            y_stride=y.stride,
+            sum_to=total.slot,
+            sum_stride=total.stride,
+            weight=pointer(weight),
+            eps=eps,
+            width=a.width,
+        )
+        return tensor_of(y), tensor_of(total)
+
+    # ---- positions and attention
+
+    def rope(self, x: Tensor, spec: RopeSpec, batch: Batch, *, heads: int) -> Tensor:
+        source, now = buf_of(x), self.now
+        width = equal_parts(source.width, heads)
+        assert 0 < spec.dim <= width
+        assert spec.dim % 2 == 0
+        if spec not in now.ropes:
+            now.ropes.append(spec)
+        y = self._result(source.width)
+        now.recorder.call(
+            f"rope.{'pairs' if spec.interleaved else 'half'}",
+            [reads(source), writes(y)],
+            x=source.slot,
+            x_stride=source.stride,
+            y=y.slot,
+            y_stride=y.stride,
+            heads=heads,
+            width=width,
+            dim=spec.dim,
+            table=step.rope_at(now.ropes.index(spec), len(now.groups)),
+        )
+        return tensor_of(y)
+
+
+def check_block_size(block_size: int) -> None:
+    """Raises UsageError unless blocks hold whole groups of keys."""
+    if block_size % paged.KEYS or paged.SPAN % block_size:
+        raise UsageError(
+            f"--block-size {block_size} cannot be used by the cpu backend.",
+            fix=f"use a multiple of {paged.KEYS} that divides {paged.SPAN}.",
+        )
+
+
+def _complete() -> None:
+    """Operations that have no method here fall back; `rows` cannot even do that."""
+    assert CpuOps.__abstractmethods__ == Ops.__abstractmethods__ - NATIVE - {"rows"}
+    for name in CpuOps.__abstractmethods__:
+
+        def method(self: CpuOps, *args: Any, _name: str = name, **named: Any) -> Any:
+            return fall_back(self, _name, *args, **named)
+
+        setattr(CpuOps, name, method)
+    abc.update_abstractmethods(CpuOps)
+
+
+_complete()

@@ -1,0 +1,1 @@
+"""Kernels' Python to machine code. Imported only by the compiling process."""

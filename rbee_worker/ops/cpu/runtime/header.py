@@ -1,0 +1,205 @@
+"""The header of a step, filled from a `Batch` (`step.py` says where things stand).
+
+Everything a kernel will follow is checked here, because a wrong address is a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from rbee_worker.errors import UnsupportedModel
+from rbee_worker.ops import RopeSpec
+from rbee_worker.ops.batch import Batch, PagedState
+from rbee_worker.ops.cpu.runtime.angles import F32, Angles
+from rbee_worker.ops.cpu.shared import step
+from rbee_worker.ops.cpu.shared.regions import Words
+from rbee_worker.state.specs import PagedKV, StateGroup, row_bytes
+
+KV_TORCH = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "i8": torch.int8}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a model is recorded for. rows: tokens of a step at most; head_rows: logits at once;
+    longest: tokens of a sequence at most."""
+
+    rows: int
+    head_rows: int
+    longest: int
+    block_size: int
+    kv: str  # dtype of keys and values
+
+
+class _Table:
+    """The block table and slots of a paged state as the host reads them."""
+
+    def __init__(self, state: PagedState, shape: Shape) -> None:
+        self._width, self._size, self._blocks = (
+            state.table.shape[1],
+            shape.block_size,
+            state.k.shape[1],
+        )
+        # a negative number is a large one without its sign
+        self._unsigned: npt.NDArray[np.uint32] = state.table.numpy().view(np.uint32)
+        self._bytes = memoryview(self._unsigned)  # type: ignore[arg-type]
+        slots: Words = state.slots.numpy()
+        self._slots = memoryview(slots).cast("B").cast("Q")  # type: ignore[arg-type]
+        self._checked = b""
+
+    def check(self, longest: int) -> None:
+        """Every block and slot is one of the cache's, and there are blocks for every key."""
+        assert self._width * self._size >= longest
+        assert max(self._slots) < self._blocks * self._size
+        blocks = self._bytes.tobytes()
+        if blocks != self._checked:  # most steps of decoding take no new block
+            assert self._unsigned.max() < self._blocks
+            self._checked = blocks
+
+
+class _Met:
+    """A batch whose tensors were looked at. An engine that decodes hands in the same one at each
+    step, with other numbers in it: tensors are not asked again, numbers are."""
+
+    def __init__(self, batch: Batch, shape: Shape) -> None:
+        self.batch = batch
+        self.n = batch.seq_starts_host[-1]
+        self.positions: Words = batch.positions.numpy()
+        self.seq_starts: Words = batch.seq_starts.numpy()
+        self.rope_lens: Words = batch.rope_lens.numpy()
+        self.sample_rows: Words = batch.sample_rows.numpy()
+        paged = [s for s in batch.state if isinstance(s, PagedState)]
+        self._tables = [_Table(state, shape) for state in paged if self.n]
+        self._starts = memoryview(self.seq_starts)  # type: ignore[arg-type]
+        self._rows = memoryview(self.sample_rows)  # type: ignore[arg-type]
+        self._in_order = list(range(self.n))
+
+    @property
+    def samples_all(self) -> bool:
+        """Is every row sampled, in order?"""
+        return len(self._rows) == self.n and self._rows.tolist() == self._in_order
+
+    def check(self, longest: int) -> None:
+        """The numbers that kernels follow lead nowhere else."""
+        batch = self.batch
+        assert self._starts.tolist() == list(batch.seq_starts_host)
+        assert len(self._starts) == len(batch.kv_lens_host) + 1
+        for table in self._tables:
+            table.check(longest)
+
+
+class Header:
+    """The words of one program's steps, and the tables of its rotary positions."""
+
+    def __init__(
+        self, groups: Sequence[StateGroup], ropes: Sequence[RopeSpec], shape: Shape
+    ) -> None:
+        self.groups, self.shape = groups, shape
+        self._angles = [Angles(spec) for spec in ropes]
+        self._turned: list[tuple[object, object]] = [(None, None)] * len(ropes)
+        self._caches: dict[int, tuple[Tensor, Tensor]] = {}  # by group, as last written
+        self._met: _Met | None = None
+        words: Words = np.zeros(step.words(len(groups), len(ropes)), np.int64)
+        self._words = memoryview(words)  # type: ignore[arg-type]
+        self._address = int(words.ctypes.data)
+
+    def rows(self, n: int) -> int:
+        """The address, filled for n rows of what looks at no batch."""
+        self._words[step.N // 8] = n
+        return self._address
+
+    def write(self, batch: Batch) -> int:
+        """The address, filled for `batch`. It points at the batch's numbers and keeps them alive
+        until it is filled again."""
+        longest = max(batch.kv_lens_host, default=0)
+        assert longest <= self.shape.longest, f"{longest} tokens, made for {self.shape.longest}"
+        met = self._met
+        if met is None or met.batch is not batch:
+            met = self._meet(batch)
+        met.check(longest)
+        for number, angles in enumerate(self._angles):
+            turned = angles.at(met.positions, met.seq_starts, met.rope_lens, longest)
+            if turned[0] is not self._turned[number][0] or turned[1] is not self._turned[number][1]:
+                self._turn(number, *turned)
+        return self._address
+
+    @property
+    def samples_all(self) -> bool:
+        """Is every row of the batch that was last written sampled, in order?"""
+        assert self._met is not None
+        return self._met.samples_all
+
+    def _meet(self, batch: Batch) -> _Met:
+        """Check a batch's tensors and write where they lie."""
+        self._met = None
+        if batch.token_from is not None or batch.embeds is not None or batch.memory is not None:
+            raise UnsupportedModel(
+                "the cpu backend takes token ids, not embeddings or encoder states.",
+                fix="use --backend reference.",
+            )
+        words = self._words
+        n, sequences = batch.seq_starts_host[-1], len(batch.kv_lens_host)
+        assert len(batch.seq_starts_host) == sequences + 1
+        words[step.N // 8], words[step.B // 8] = n, sequences
+        words[step.TOKENS // 8] = _address(batch.tokens, n)
+        words[step.POSITIONS // 8] = _address(batch.positions, n)
+        words[step.SEQ_STARTS // 8] = _address(batch.seq_starts, sequences + 1)
+        words[step.KV_LENS // 8] = _address(batch.kv_lens, sequences)
+        for number, (group, state) in enumerate(zip(self.groups, batch.state, strict=True)):
+            if isinstance(state, PagedState):
+                self._write_group(number, group, state, n, sequences)
+        self._met = _Met(batch, self.shape)
+        return self._met
+
+    def _turn(self, number: int, table: F32, index: Words) -> None:
+        """Where the angles of a rotary table lie, and which of them are whose."""
+        at = step.rope_at(number, len(self.groups)) // 8
+        self._words[at + step.ANGLES // 8] = table.ctypes.data
+        self._words[at + step.INDEX // 8] = index.ctypes.data
+        self._turned[number] = table, index
+
+    def _write_group(
+        self, number: int, group: StateGroup, state: PagedState, n: int, sequences: int
+    ) -> None:
+        known = self._caches.get(number)
+        if known is None or known[0] is not state.k or known[1] is not state.v:
+            self._write_cache(number, group, state)
+        table = state.table
+        assert table.dtype == torch.int32
+        assert table.is_contiguous()
+        assert table.shape[0] == sequences
+        at = step.group_at(number) // 8
+        words = self._words
+        words[at + step.TABLE // 8] = table.data_ptr()
+        words[at + step.TABLE_WIDTH // 8] = table.shape[1]
+        words[at + step.SLOTS // 8] = _address(state.slots, n)
+
+    def _write_cache(self, number: int, group: StateGroup, state: PagedState) -> None:
+        """Where keys and values lie; the same in every step of an engine."""
+        size, spec, blocks = self.shape.block_size, group.spec, state.k.shape[1]
+        assert isinstance(spec, PagedKV)
+        for tensor, dim in ((state.k, spec.k_dim), (state.v, spec.v_dim)):
+            row = row_bytes(self.shape.kv, dim) // tensor.element_size()
+            assert tensor.shape == (group.layers, blocks, size, spec.heads, row), tensor.shape
+            assert tensor.dtype == KV_TORCH[self.shape.kv]
+            assert tensor.is_contiguous()
+        at = step.group_at(number) // 8
+        words = self._words
+        words[at + step.K // 8] = state.k.data_ptr()
+        words[at + step.K_LAYER // 8] = state.k.nbytes // group.layers
+        words[at + step.V // 8] = state.v.data_ptr()
+        words[at + step.V_LAYER // 8] = state.v.nbytes // group.layers
+        self._caches[number] = (state.k, state.v)
+
+
+def _address(t: Tensor, count: int) -> int:
+    """Of `count` int64 one after another."""
+    assert t.dtype == torch.int64
+    assert t.shape == (count,)
+    assert t.is_contiguous()
+    return t.data_ptr()

@@ -1,0 +1,196 @@
+"""Weights as the kernels read them: parts, each in its own held format, rows stacked in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rbee_worker.checkpoint.formats import FORMATS, Packed
+from rbee_worker.ops.cpu.runtime.arena import Arena
+from rbee_worker.ops.cpu.runtime.native import Args, Library, Native
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared.forms import CELL
+from rbee_worker.ops.cpu.shared.held import GRID_OF, ROWS, Held, held_as, taken_as
+from rbee_worker.ops.cpu.shared.instruction import Instruction, words
+from rbee_worker.ops.cpu.shared.regions import Words
+from rbee_worker.ops.reference import grids
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Part:
+    """`rows` rows in `held` format, the first of them row `first` of the matrix."""
+
+    held: Held
+    data: Bytes
+    first: int
+    rows: int
+
+    @property
+    def groups(self) -> int:
+        """Groups of rows that are held together, the last one filled up."""
+        return -(-self.rows // ROWS)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What `Weight.data` is on this backend.
+
+    given: the formats it came in. packed: as the file has it, for fallbacks; empty where columns
+    fill whole cells, as none is needed then: rows that were moved would be held twice.
+    """
+
+    parts: tuple[Part, ...]
+    rows: int
+    cols: int
+    given: tuple[str, ...]
+    packed: tuple[Packed, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(p.data.nbytes for p in self.parts)
+
+    @property
+    def formats(self) -> str:
+        """Held formats, in order."""
+        return "+".join(dict.fromkeys(p.held.name for p in self.parts))
+
+
+def hold(library: Library, team: Team, arena: Arena, packed: Sequence[Packed]) -> Matrix:
+    """Repack matrices [out_i, in] for the kernels; formats without one are expanded to float32."""
+    return hold_all(library, team, arena, [packed])[0]
+
+
+def hold_all(
+    library: Library, team: Team, arena: Arena, several: Iterable[Sequence[Packed]]
+) -> list[Matrix]:
+    """`hold` for several at once: the team's threads share all of their bytes."""
+    jobs: list[_Job] = []
+    made = []
+    for packed in several:
+        parts, first = [], 0
+        for run in _runs([_known(p) for p in packed]):
+            rows = sum(p.shape[0] for p in run)
+            held = held_as(run[0].format)
+            parts.append(Part(held, _plan(library, arena, run, held, jobs), first, rows))
+            first += rows
+        made.append(_matrix(parts, packed))
+    _repack(team, jobs)
+    return made
+
+
+def outline(packed: Sequence[Packed]) -> Matrix:
+    """What `hold` makes of matrices, without their data."""
+    parts, first = [], 0
+    for run in _runs(packed):
+        rows = sum(p.shape[0] for p in run)
+        held = held_as(run[0].format)
+        parts.append(Part(held, np.empty(0, np.uint8), first, rows))
+        first += rows
+    return _matrix(parts, packed)
+
+
+def _matrix(parts: Sequence[Part], packed: Sequence[Packed]) -> Matrix:
+    cols = packed[0].shape[1]
+    kept = tuple(packed) if cols % CELL else ()
+    return Matrix(
+        tuple(parts), sum(p.rows for p in parts), cols, tuple(p.format for p in packed), kept
+    )
+
+
+def repacker(format: str) -> str:
+    """The kernel that makes a file's format the held one."""
+    return f"repack.{taken_as(format)}"
+
+
+def _known(packed: Packed) -> Packed:
+    """Itself, or its values where its format has no kernel."""
+    if taken_as(packed.format) == packed.format.lower():
+        return packed
+    from rbee_worker.ops.reference.dequant import (
+        dequantize,  # imports torch, which may not be there yet
+    )
+
+    values = dequantize(packed).numpy()
+    return Packed(values.view(np.uint8).reshape(len(values), -1), "F32", packed.shape)
+
+
+def _runs(packed: Sequence[Packed]) -> list[list[Packed]]:
+    """Neighbours of one format, where whole groups of rows meet: held, and multiplied, as one."""
+    runs: list[list[Packed]] = []
+    for one in packed:
+        last = runs[-1][-1] if runs else None
+        if last is not None and _alike(last, one) and last.shape[0] % ROWS == 0:
+            runs[-1].append(one)
+        else:
+            runs.append([one])
+    return runs
+
+
+def _alike(a: Packed, b: Packed) -> bool:
+    return taken_as(a.format) == taken_as(b.format)
+
+
+class _Job(NamedTuple):
+    """One matrix to repack: its kernel and what that takes but `shares`; groups of rows, and bytes
+    that each of them takes as held."""
+
+    kernel: Native
+    values: dict[str, Any]
+    groups: int
+    each: int
+
+
+def _plan(
+    library: Library, arena: Arena, run: Sequence[Packed], held: Held, jobs: list[_Job]
+) -> Bytes:
+    """Memory for all matrices of a run; how it is filled goes to `jobs`."""
+    units = -(-run[0].shape[1] // held.columns)
+    groups = [-(-p.shape[0] // ROWS) for p in run]
+    each = units * held.nbytes
+    memory = arena.take(sum(groups) * each)
+    kernel, source = library[repacker(run[0].format)], taken_as(run[0].format)
+    grid = {"grid": grids.digits(GRID_OF[source])} if source in GRID_OF else {}
+    at = 0
+    for one, count in zip(run, groups, strict=True):
+        raw = _whole(one, units * held.columns)
+        values = {"raw": raw, "stride": raw.shape[1], "units": units, "out": memory[at:], **grid}
+        jobs.append(_Job(kernel, values, count, each))
+        at += count * each
+    return memory
+
+
+def _repack(team: Team, jobs: Sequence[_Job]) -> None:
+    """Every thread fills a piece of memory of its own: two that first write the same huge page
+    would both clear one, and clearing pages is half of all the work."""
+    total = sum(job.groups * job.each for job in jobs)
+    keep: list[Args] = []
+    entries: list[Instruction] = []
+    begin = 0
+    for job in jobs:
+        ends = [total * t // team.threads - begin for t in range(team.threads + 1)]
+        shares = np.array([min(max(e // job.each, 0), job.groups) for e in ends], np.int64)
+        shares[-1] = job.groups
+        keep.append(job.kernel.pack(**job.values, shares=shares))
+        entries.append(Instruction(job.kernel.address, keep[-1].address))
+        begin += job.groups * job.each
+    header: Words = np.zeros(1, np.int64)
+    if entries:
+        team.run(words(entries), header)
+
+
+def _whole(packed: Packed, cols: int) -> Bytes:
+    """Raw rows of `cols` columns, a multiple of 16 of them; what is filled up decodes to zeros."""
+    rows, form = packed.shape[0], FORMATS[packed.format]
+    width = cols // form.block * form.bytes
+    raw = packed.data.reshape(rows, -1)
+    if rows % ROWS or raw.shape[1] != width:
+        padded = np.zeros((-(-rows // ROWS) * ROWS, width), np.uint8)
+        padded[:rows, : raw.shape[1]] = raw
+        raw = padded
+    return np.ascontiguousarray(raw)

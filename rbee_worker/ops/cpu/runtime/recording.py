@@ -1,0 +1,95 @@
+"""What the parts of `CpuOps` share: the recording under way, and handles in place of tensors."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import Tensor
+
+from rbee_worker.checkpoint.formats import Packed
+from rbee_worker.ops import Ops, RopeSpec
+from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.cpu.runtime.ahead import HeldAhead
+from rbee_worker.ops.cpu.runtime.arena import Arena
+from rbee_worker.ops.cpu.runtime.matrix import Matrix, hold
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.recorder import Buf, Recorder
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared.regions import Region
+from rbee_worker.state.specs import StateGroup
+
+
+@dataclass
+class Recording:
+    """What a model is recorded for: its state, how that is kept, how many threads will share."""
+
+    recorder: Recorder
+    groups: tuple[StateGroup, ...]
+    kv: str  # dtype of keys and values
+    block_size: int
+    longest: int  # tokens of a sequence
+    ropes: list[RopeSpec]
+    probe: Batch  # one row of a sequence that is nobody's
+
+
+class RecordingOps(Ops):
+    """A backend whose operations append entries to the recording under way."""
+
+    library: Library
+    team: Team
+    arena: Arena
+    exact: bool
+    held: HeldAhead | None
+    recording: Recording | None
+
+    @property
+    def now(self) -> Recording:
+        """The recording under way."""
+        assert self.recording is not None, "operations of this backend are only recorded"
+        return self.recording
+
+    def _result(self, width: int) -> Buf:
+        """A new activation, each thread's own where threads would have nothing to share."""
+        rec = self.now.recorder
+        return rec.buffer(width, own=rec.alone(width))
+
+    def hold(self, parts: Sequence[Packed]) -> Matrix:
+        """A matrix repacked for the kernels: now, unless it was held ahead."""
+        found = self.held.take(parts) if self.held is not None else None
+        return found or hold(self.library, self.team, self.arena, parts)
+
+    @abstractmethod
+    def _prepare(self, x: Buf, form: str) -> Region:
+        """x as products want it, in that form (`kernels/prepare.py`)."""
+
+
+def tensor_of(buf: Buf) -> Tensor:
+    """Models pass activations around without looking; here they are handles."""
+    return cast(Tensor, buf)
+
+
+def buf_of(x: Tensor, width: int | None = None) -> Buf:
+    """The handle that stands for an activation, `width` columns wide if that is said."""
+    buf = cast(Buf, x)
+    assert isinstance(buf, Buf), "an activation of another backend"
+    assert width is None or buf.width == width, f"{buf.width} columns, expected {width}"
+    return buf
+
+
+def slot_of(region: Region) -> Any:
+    """The address of a region's first byte."""
+    return Buf(region, 0, 0).slot
+
+
+def pointer(vector: Tensor | None) -> Any:
+    """A vector as a kernel's argument, 0 for none."""
+    return 0 if vector is None else vector
+
+
+def equal_parts(width: int, parts: int) -> int:
+    """The width of one of `parts` equal parts."""
+    assert width % parts == 0, f"{width} columns do not make {parts} equal parts"
+    return width // parts

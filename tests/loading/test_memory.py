@@ -1,0 +1,141 @@
+"""How much state a model gets, and what a machine is said to have."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from rbee_worker.config import Settings
+from rbee_worker.engine.rope_length import RopeLengths
+from rbee_worker.errors import ModelError, UsageError
+from rbee_worker.loading.machine import allowed_cores, available_memory
+from rbee_worker.loading.memory import COMFORT, plan_state, state_bytes
+from rbee_worker.ops import RopeSpec
+from rbee_worker.state.pool import StatePool
+from rbee_worker.state.specs import Fixed, PagedKV, StateGroup
+from rbee_worker.state.tensors import StateTensors, zeros
+
+FULL = StateGroup(PagedKV(2, 8, 8), 3)  # 3 * 2 * 16 * 2 = 192 bytes a token in f16
+WINDOW = StateGroup(PagedKV(2, 8, 8, window=64), 3)
+FIXED = StateGroup(Fixed(((4, 2), (3,))), 2)
+PLENTY = 1 << 40
+
+
+def plan(
+    free: int = PLENTY, groups: tuple[StateGroup, ...] = (FULL,), **kw: int
+) -> tuple[int, int]:
+    settings = Settings(**{"max_seqs": 4, "token_budget": 64, **kw})  # type: ignore[arg-type]
+    p = plan_state((FULL,), settings, model_context=4096, kv_dtype="f16", free_bytes=free)
+    return p.context, p.tokens
+
+
+def test_what_is_asked_for() -> None:
+    assert plan() == (4096, COMFORT)
+    assert plan(ctx=100) == (100, COMFORT)
+    assert plan(kv_tokens=5000) == (4096, 5000)
+    assert plan(kv_tokens=1000) == (1000, 1000)
+    assert plan(kv_tokens=1000, ctx=800) == (800, 1000)
+    with pytest.raises(UsageError, match="5000 is more than the 4096"):
+        plan(ctx=5000)
+    with pytest.raises(UsageError, match="cannot hold one sequence"):
+        plan(kv_tokens=700, ctx=800)
+
+
+def test_what_memory_allows() -> None:
+    token = 192
+    half = 2 * token * 10_000  # half of the free memory may be used
+    context, tokens = plan(free=half)
+    assert context == 4096
+    assert 10_000 - 32 <= tokens <= 10_000
+    context, tokens = plan(free=2 * token * 1000)
+    assert context == tokens
+    assert 1000 - 32 <= tokens <= 1000
+    assert tokens % 16 == 0
+    with pytest.raises(ModelError, match="a context of 2000 tokens needs"):
+        plan(free=2 * token * 1000, ctx=2000)
+    with pytest.raises(ModelError, match="needs"):
+        plan(free=2 * token * 30)
+    settings = Settings(max_seqs=4, token_budget=64)
+    cut = plan_state(
+        (FULL,), settings, model_context=4096, kv_dtype="f16", free_bytes=2 * token * 1000
+    )
+    assert "context cut from 4096 to" in cut.notes[0]
+
+
+@pytest.mark.parametrize("groups", [(FULL,), (FULL, WINDOW), (WINDOW, FIXED)])
+def test_planned_bytes_are_the_tensors_bytes(groups: tuple[StateGroup, ...]) -> None:
+    settings = Settings(max_seqs=4, token_budget=64)
+    pool = StatePool(groups, tokens=2000, block_size=16, max_seqs=4, step_tokens=64)
+    tensors = StateTensors(groups, pool.n_blocks, pool.n_slots, block_size=16, dtype="f16")
+    assert tensors.nbytes == state_bytes(groups, settings, "f16", 2000)
+    for group, pair, fixed in zip(groups, tensors.paged, tensors.fixed, strict=True):
+        assert (pair is None) != (fixed is None)
+        if pair is not None:
+            assert pair[0].shape[0] == group.layers
+            assert pair[0].shape[2:] == (16, 2, 8)
+            assert not pair[0].any()
+
+
+def test_a_window_costs_its_window() -> None:
+    settings = Settings(max_seqs=4, token_budget=64)
+    full = state_bytes((FULL,), settings, "f16", 100_000)
+    assert state_bytes((WINDOW,), settings, "f16", 100_000) < full / 100
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_zeros_cost_nothing_until_they_are_touched(dtype: torch.dtype) -> None:
+    def resident() -> int:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident()
+    big = zeros((8, 1 << 20, 16), dtype, "cpu")
+    assert big.dtype == dtype
+    assert big.shape == (8, 1 << 20, 16)
+    assert big.data_ptr() % 64 == 0
+    assert resident() - before < 16 << 20
+    assert float(big[3, 77].sum()) == 0
+    big[3, 77] = 2
+    assert float(big[3, 76:79].float().sum()) == 32
+    assert zeros((3, 0), dtype, "cpu").shape == (3, 0)
+
+
+def test_the_machine_and_its_container(tmp_path: Path) -> None:
+    proc, cgroup, cpus = tmp_path / "proc", tmp_path / "cgroup", tmp_path / "cpu"
+    for folder in (proc, cgroup, cpus):
+        folder.mkdir()
+    (proc / "meminfo").write_text("MemTotal: 999 kB\nMemAvailable:   5000 kB\n")
+    assert available_memory(proc, cgroup) == 5000 * 1024
+    (cgroup / "memory.max").write_text("max\n")
+    (cgroup / "memory.current").write_text("1000\n")
+    assert available_memory(proc, cgroup) == 5000 * 1024
+    (cgroup / "memory.max").write_text("2000000\n")
+    (cgroup / "memory.current").write_text("1500000\n")
+    (cgroup / "memory.stat").write_text("anon 1\ninactive_file 300000\n")
+    assert available_memory(proc, cgroup) == 800_000
+    assert available_memory(tmp_path, tmp_path) > 1 << 20  # nothing to read: the system's own
+
+    mine = sorted(os.sched_getaffinity(0))
+    assert allowed_cores(cpus, cgroup) == len(mine)
+    for cpu in mine:  # all are threads of one core
+        (cpus / f"cpu{cpu}" / "topology").mkdir(parents=True)
+        (cpus / f"cpu{cpu}" / "topology" / "thread_siblings_list").write_text("0-63\n")
+    assert allowed_cores(cpus, cgroup) == 1
+    (cgroup / "cpu.max").write_text("100000 100000\n")
+    assert allowed_cores(tmp_path, cgroup) == 1
+    (cgroup / "cpu.max").write_text("max 100000\n")
+    assert allowed_cores(tmp_path, cgroup) == len(mine)
+
+
+def test_keys_are_shared_only_where_rope_agrees() -> None:
+    plain = RopeSpec(dim=4, inv_freq=(1.0, 0.1))
+    none = RopeLengths([plain])
+    assert none.salt(10) == none.salt(10**6) == RopeLengths([]).salt(1) == b""
+    dynamic = RopeLengths([RopeSpec(4, (1.0, 0.1), dynamic=(1e4, 2.0, 100))]).salt
+    assert dynamic(5) == dynamic(100) != dynamic(101) != dynamic(102)
+    bent = RopeSpec(4, (1.0, 0.1), long_inv_freq=(0.5, 0.05), switch=50)
+    long = RopeLengths([plain, bent]).salt
+    assert long(5) == long(50) != long(51) == long(5000)
