@@ -137,9 +137,9 @@ class Header:
     def _meet(self, batch: Batch) -> _Met:
         """Check a batch's tensors and write where they lie."""
         self._met = None
-        if batch.token_from is not None or batch.embeds is not None or batch.memory is not None:
+        if batch.embeds is not None:
             raise UnsupportedModel(
-                "the cpu backend takes token ids, not embeddings or encoder states.",
+                "the cpu backend takes token ids, not embeddings.",
                 fix="use --backend reference.",
             )
         words = self._words
