@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rbee_worker.ops.cpu.backend.entries import CpuEntries
+from rbee_worker.ops.cpu.backend.bias_table import CpuBiasTable
 from rbee_worker.ops.cpu.runtime.native import Args, Library
 from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared import sampling_memory as m
 from rbee_worker.ops.cpu.shared.instruction import Instruction, words
 from rbee_worker.ops.cpu.shared.regions import Words, zeros
-from rbee_worker.ops.sampling import Cut
+from rbee_worker.ops.sampling import DrawParams, HostIds
 from rbee_worker.types import TokenLogprob
 
 KERNELS = ("sample.scan", "sample.sums", "sample.choose", "bend.do", "bend.undo")
@@ -125,7 +125,7 @@ class CpuSampling:
             self._met, self._cold = met, 0
         return met
 
-    def greedy(self, logits: Tensor) -> list[int]:
+    def greedy(self, logits: Tensor) -> HostIds:
         """See `Sampling.greedy`."""
         rows = self._meet(logits).rows
         if rows and rows == self._cold:  # as in the step before: the records are still right
@@ -133,16 +133,16 @@ class CpuSampling:
         else:
             self._run(logits, repeat(_GREEDY, rows), range(rows), sums=False)
             self._cold = rows
-        return self._ids[:rows].tolist()
+        return HostIds(self._ids[:rows].tolist())
 
-    def choose(self, logits: Tensor, cuts: Sequence[Cut | None]) -> list[int]:
+    def choose(self, logits: Tensor, params: Sequence[DrawParams | None]) -> HostIds:
         """See `Sampling.choose`."""
-        records = [_GREEDY if cut is None else self._record(cut) for cut in cuts]
+        records = [_GREEDY if one is None else self._record(one) for one in params]
         rows = len(self._run(logits, records, range(self._meet(logits).rows)))
-        return self._ids[:rows].tolist()
+        return HostIds(self._ids[:rows].tolist())
 
-    def _record(self, cut: Cut) -> _Row:
-        scale, top_k, top_p, min_p, u = cut
+    def _record(self, params: DrawParams) -> _Row:
+        scale, top_k, top_p, min_p, u = params
         return m.DRAW, top_k if top_k < self._vocab else 0, scale, top_p, min_p, u, 0
 
     def score(
@@ -170,9 +170,9 @@ class CpuSampling:
             result.append(TokenLogprob(id=token, logprob=_log(value, peak, norm), top=top))
         return result
 
-    def entries(self, max_seqs: int) -> CpuEntries:
-        """See `Sampling.entries`."""
-        return CpuEntries(self._library, self._team, max_seqs)
+    def bias_table(self, max_seqs: int) -> CpuBiasTable:
+        """See `Sampling.bias_table`."""
+        return CpuBiasTable(self._library, self._team, max_seqs)
 
 
 def _log(value: float, peak: float, norm: float) -> float:
