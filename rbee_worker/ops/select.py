@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
 from rbee_worker.ops import Ops
+from rbee_worker.ops.backend import Executable
 from rbee_worker.ops.cpu.shared.paged import KEYS, SPAN
 
 if TYPE_CHECKING:
     from rbee_worker.models.base import Decoder
-    from rbee_worker.ops.cpu.backend.model import CpuModel
     from rbee_worker.ops.cpu.runtime.ahead import HeldAhead
     from rbee_worker.ops.cpu.runtime.header import Shape
 
@@ -149,13 +149,15 @@ def make_ops(
 
 def executable(
     model: Decoder, ops: Ops, *, settings: Settings, kv_dtype: str, longest: int
-) -> Decoder | CpuModel:
-    """What the engine runs: the model itself, or its recording where `ops` only records.
+) -> Executable:
+    """What the engine runs: torch on the model itself, or its recording where `ops` only records.
 
     longest: tokens of a sequence at most.
     """
     if ops.name != "cpu":
-        return model
+        from rbee_worker.ops.reference.model import ReferenceModel
+
+        return ReferenceModel(model)
     from rbee_worker.ops.cpu.backend.model import CpuModel
     from rbee_worker.ops.cpu.backend.ops import CpuOps
 
