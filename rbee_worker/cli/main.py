@@ -6,9 +6,8 @@ import os
 import signal
 import sys
 
-from rbee_worker.process import child
 from rbee_worker.cli.output import whole_streams
-from rbee_worker.engine import child
+from rbee_worker.process import child
 
 _LOCAL = ("generate", "chat")  # commands that begin with an engine of their own
 _OTHERWISE = ("--help", "-h", "--url")  # options with which they do without one

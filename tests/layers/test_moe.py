@@ -34,10 +34,8 @@ from rbee_worker.models.weights import Weights
 from rbee_worker.ops import Routing
 from rbee_worker.ops.plan import Outline, PlanOps
 from rbee_worker.ops.reference.ops import ReferenceOps
-from tests.ops.reference.test_ops import pack
-from rbee_worker.ops.reference import ReferenceOps
 from rbee_worker.verify.whole import whole_batch
-from tests.ops.test_reference import pack
+from tests.ops.reference.test_ops import pack
 
 DIM, WIDTH, COUNT = 64, 40, 8
 
