@@ -166,7 +166,8 @@ class EngineClient:
             prepared = await self._prepare(request)
             ahead = sum(not a.scheduled for a in self._answers.values())
             answer = self._enter(request, prepared)
-            yield answer.started(self.settings.model)
+            assert self.info is not None
+            yield answer.started(self.info)
             if ahead and not answer.scheduled:
                 yield narration.queued(request.id, ahead)
             event: Event | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -10,7 +11,11 @@ from rbee_worker.config import Settings
 from rbee_worker.errors import FieldError, InvalidRequest
 from rbee_worker.params import Rules, check_request, fit
 from rbee_worker.session.text import TextSide
+from rbee_worker.tokenizer.continued import Renderer, continued
 from rbee_worker.types import ModelInfo, Request, Resolved
+
+if TYPE_CHECKING:
+    from rbee_worker.tokenizer.core import Tokenizer
 
 INLINE_CHARS = 2000  # a prompt that is longer is tokenized off the event loop
 INLINE_IDS = 8192  # a list of ids that is longer is checked there too
@@ -22,6 +27,7 @@ class Prepared:
 
     prompt_ids: tuple[int, ...]
     resolved: Resolved
+    warnings: tuple[str, ...] = ()
 
 
 def is_quick(request: Request) -> bool:
@@ -51,19 +57,47 @@ def prepare(request: Request, text: TextSide, rules: Rules) -> Prepared:
     """Check, render, tokenize. Raises InvalidRequest with all faults that can be known together:
     those of `check_request`; then those of the prompt's length."""
     resolved = check_request(request, rules)
-    ids = _encode(request, text)
+    ids, warnings = _encode(request, text)
     if not ids:
         raise InvalidRequest([FieldError("prompt", "not empty", "the prompt has no tokens")])
     params = fit(resolved, len(ids), rules.context)
-    return Prepared(ids, msgspec.structs.replace(resolved, params=params))
+    return Prepared(ids, msgspec.structs.replace(resolved, params=params), warnings)
 
 
-def _encode(request: Request, text: TextSide) -> tuple[int, ...]:
+def _encode(request: Request, text: TextSide) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The prompt's ids, and what a person should know of them."""
     if request.token_ids is not None:
-        return request.token_ids
+        return request.token_ids, ()
     if request.messages is not None:
         assert text.chat is not None
-        rendered = text.chat.render(list(request.messages), **request.template_args)
-        return tuple(text.tokenizer.encode(rendered, add_special=False))
+        special = request.add_special_tokens or False  # the template has written its own
+        return encoded(text.tokenizer, rendered(request, text.chat), special)
     assert request.prompt is not None
-    return tuple(text.tokenizer.encode(request.prompt))
+    return encoded(text.tokenizer, request.prompt, request.add_special_tokens)
+
+
+def rendered(request: Request, chat: Renderer) -> str:
+    """The conversation as the model's chat template writes it."""
+    assert request.messages is not None
+    if request.continue_final_message:
+        return continued(chat, request.messages, request.template_args)
+    opened = request.add_generation_prompt is not False
+    return chat.render(request.messages, add_generation_prompt=opened, **request.template_args)
+
+
+def encoded(
+    tokenizer: Tokenizer, text: str, add_special: bool | None, parse_special: bool = True
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Ids of `text` and a warning, if there is one.
+
+    add_special: put the model's opening token before it. None = unless the text begins with that
+    token itself, as a conversation that was rendered elsewhere does: a second one changes answers.
+    """
+    add = add_special is not False
+    ids = tuple(tokenizer.encode(text, add_special=add, parse_special=parse_special))
+    opening = tokenizer.bos_id
+    if add_special is not None or opening is None or ids[:2] != (opening, opening):
+        return ids, ()
+    name = tokenizer.token_text(opening)
+    warning = f"the prompt begins with {name} itself, so no second one is put before it"
+    return ids[1:], (f"{warning} (add_special_tokens: true puts it there)",)
