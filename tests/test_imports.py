@@ -26,7 +26,10 @@ MAY = {
     "ops": BASE | {"checkpoint", "state", "ops"},
     "layers": BASE | {"checkpoint", "state", "ops", "layers"},
     "models": BASE | {"checkpoint", "state", "ops", "layers", "models"},
+    "engine": BASE | {"state", "ops", "engine"},
 }
+# What the engine may import of `ops`: the vocabulary, and no backend.
+VOCABULARY = {"ops", "ops.backend", "ops.batch", "ops.sampling"}
 TORCH_FREE = [
     "types",
     "errors",
@@ -42,6 +45,7 @@ TORCH_FREE = [
     "tokenizer.stream",
     "engine.messages",
     "engine.scheduler",
+    "engine.make",
     "session.client",
     "state.specs",
     "state.blocks",
@@ -60,6 +64,11 @@ def part_of(module: str) -> str:
 
 def imported(file: Path) -> set[str]:
     """Parts of this package that a file imports at run time."""
+    return {part_of(n) for n in names_imported(file) if n.startswith("rbee_worker.")}
+
+
+def names_imported(file: Path) -> set[str]:
+    """Modules, and names in modules, that a file imports at run time."""
     found: set[str] = set()
     nodes = list(ast.parse(file.read_text()).body)
     while nodes:
@@ -70,7 +79,7 @@ def imported(file: Path) -> set[str]:
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [f"{node.module}.{a.name}" for a in node.names]
-        found |= {part_of(n) for n in names if n.startswith("rbee_worker.")}
+        found |= set(names)
         nodes += [n for n in ast.iter_child_nodes(node) if isinstance(n, ast.stmt)]
     return found
 
@@ -81,6 +90,13 @@ def test_a_part_imports_only_what_stands_below_it(part: str) -> None:
     wrong = {f.name: imported(f) - MAY[part] - {""} for f in files if f.exists()}
     assert not {name: extra for name, extra in wrong.items() if extra}
     assert any(f.exists() for f in files)
+
+
+def test_the_engine_knows_the_vocabulary_of_backends_and_no_backend() -> None:
+    names = {n for f in (PACKAGE / "engine").glob("*.py") for n in names_imported(f)}
+    modules = {n.rpartition(".")[0].removeprefix("rbee_worker.") for n in names}
+    assert {m for m in modules if m == "ops" or m.startswith("ops.")} <= VOCABULARY
+    assert "torch" not in {n.split(".")[0] for n in names}
 
 
 @pytest.mark.parametrize("module", TORCH_FREE)

@@ -96,9 +96,9 @@ class Ops(ABC):
     device: str
     dtype: str  # "f32", "bf16", "f16"
 
-    def sampling(self, vocab_size: int) -> Sampling | None:
-        """This backend's own way from logits to tokens; None: torch's is used."""
-        return None
+    def sampling(self, vocab_size: int) -> Sampling:
+        """This backend's way from logits to tokens. Operations that only count have none."""
+        raise NotImplementedError
 
     # ---- weights
 

@@ -20,6 +20,7 @@ from rbee_worker.ops.batch import Batch, PagedState
 from rbee_worker.ops.reference.attention import Mask, attend
 from rbee_worker.ops.reference.dequant import as_floats, dequantize
 from rbee_worker.ops.reference.experts import activate, add_bias, experts, gate, product, route
+from rbee_worker.ops.reference.sampling.torch_sampling import TorchSampling
 from rbee_worker.state.specs import StateRef
 
 DTYPES: dict[str, torch.dtype] = {
@@ -38,6 +39,9 @@ class ReferenceOps(Ops):
         self.device = device
         self.dtype = dtype
         self._dtype = DTYPES[dtype]
+
+    def sampling(self, vocab_size: int) -> TorchSampling:
+        return TorchSampling(torch.device(self.device))
 
     # ---- weights: every packed tensor is expanded once, to the compute dtype
 
