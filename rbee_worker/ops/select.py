@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
 from rbee_worker.ops import Ops
-from rbee_worker.ops.backend import Executable
+from rbee_worker.ops.backend import Executable, StateMemory
 from rbee_worker.ops.cpu.shared.paged import KEYS, SPAN
+from rbee_worker.state.specs import StateGroup
 
 if TYPE_CHECKING:
     from rbee_worker.models.base import Decoder
@@ -145,6 +146,27 @@ def make_ops(
     from rbee_worker.ops.reference.ops import ReferenceOps
 
     return ReferenceOps("cpu", dtype)
+
+
+def make_state(
+    ops: Ops,
+    groups: Sequence[StateGroup],
+    n_blocks: Sequence[int],
+    n_slots: int,
+    *,
+    block_size: int,
+    dtype: str,
+) -> StateMemory:
+    """Zeroed state memory of the backend of `ops`; see `Backend.state`."""
+    if ops.name == "cpu":
+        from rbee_worker.ops.cpu.runtime.state import CpuState
+
+        return CpuState(groups, n_blocks, n_slots, block_size=block_size, dtype=dtype)
+    from rbee_worker.ops.reference.state import TorchState
+
+    return TorchState(
+        groups, n_blocks, n_slots, block_size=block_size, dtype=dtype, device=ops.device
+    )
 
 
 def executable(
