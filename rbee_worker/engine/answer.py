@@ -94,8 +94,8 @@ class Answer:
             prompt_logprobs=params.echo and params.logprobs is not None,
         )
 
-    def started(self, model: str) -> Started:
-        """The first event. The time is the wall clock's, in UTC."""
+    def started(self, model: str, notes: tuple[str, ...]) -> Started:
+        """The first event, with the model's notes. The time is the wall clock's, in UTC."""
         resolved = self.prepared.resolved
         return Started(
             job_id=self.request.id,
@@ -104,7 +104,7 @@ class Answer:
             prompt_tokens=len(self.prepared.prompt_ids),
             seed=resolved.params.seed,
             sampling=resolved,
-            warnings=self._text.tokenizer.warnings,
+            warnings=notes + self.prepared.warnings,
             prompt_ids=self.prepared.prompt_ids,
         )
 

@@ -158,7 +158,7 @@ class EngineClient:
             prepared = await self._prepare(request)
             ahead = sum(not a.scheduled for a in self._answers.values())
             answer = self._enter(request, prepared)
-            yield answer.started(self.settings.model)
+            yield answer.started(self.settings.model, self.info.notes if self.info else ())
             if ahead and not answer.scheduled:
                 yield narration.queued(request.id, ahead)
             event: Event | None = None
@@ -206,7 +206,7 @@ class EngineClient:
     async def _prepare(self, request: Request) -> Prepared:
         assert self.info is not None
         job = partial(prepare, request, self.text, self.info, self.settings)
-        if is_quick(request):
+        if is_quick(request, self.text):
             return job()
         prepared = await asyncio.to_thread(job)
         if self.state != "ready":  # it may have gone meanwhile

@@ -12,20 +12,22 @@ from rbee_worker.errors import FieldError, InvalidRequest
 from rbee_worker.params import check_prompt, fit, resolve
 from rbee_worker.types import ModelInfo, Request, Resolved
 
-INLINE_CHARS = 2000  # a prompt that is longer is tokenized off the event loop
-
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request that can be run."""
+    """A request that can be run. warnings: what the caller should know of it."""
 
     prompt_ids: tuple[int, ...]
     resolved: Resolved
+    warnings: tuple[str, ...] = ()
 
 
-def is_quick(request: Request) -> bool:
-    """May this be prepared on the event loop? Chat templates and long prompts take their time."""
-    return request.messages is None and len(request.prompt or "") <= INLINE_CHARS
+def is_quick(request: Request, text: TextSide) -> bool:
+    """May this be prepared on the event loop? Chat templates, long prompts and tokenizers with
+    patterns of their own take their time."""
+    if request.token_ids is not None:
+        return True
+    return request.messages is None and text.tokenizer.is_quick(request.prompt or "")
 
 
 def prepare(request: Request, text: TextSide, info: ModelInfo, settings: Settings) -> Prepared:
@@ -50,8 +52,26 @@ def prepare(request: Request, text: TextSide, info: ModelInfo, settings: Setting
     ids = _encode(request, text)
     if not ids:
         raise InvalidRequest([FieldError("prompt", "not empty", "the prompt has no tokens")])
+    from rbee_worker.tokenizer.rows import check_rows  # loaded by now, and heavy before
+
+    check_rows(ids, text.tokenizer, info.vocab_size, _field(request))
     params = fit(resolved, len(ids), info.context)
-    return Prepared(ids, msgspec.structs.replace(resolved, params=params))
+    return Prepared(ids, msgspec.structs.replace(resolved, params=params), _warnings(request, text))
+
+
+def _field(request: Request) -> str:
+    """What the prompt's ids come from."""
+    given = ("token_ids", "messages", "prompt")
+    return next(name for name in given if getattr(request, name) is not None)
+
+
+def _warnings(request: Request, text: TextSide) -> tuple[str, ...]:
+    if request.messages is None or text.chat is None:
+        return ()
+    return tuple(
+        f"the chat template leaves out what messages of the role {role!r} say"
+        for role in text.chat.unseen(request.messages)
+    )
 
 
 def _form(

@@ -12,6 +12,8 @@ import sys
 import time
 from typing import Any, TextIO
 
+from rbee_worker.observe.visible import visible
+
 ROOT = "rbee_worker"
 _FIELDS = "rbee_fields"
 _NEVER = frozenset({"prompt", "text", "messages", "content", "token_ids", "ids", "stop"})
@@ -46,8 +48,9 @@ class KeyValue(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         values = " ".join(f"{k}={_plain(v)}" for k, v in _values(record).items())
-        line = f"{_stamp(record)} {record.levelname} {_part(record)}: {record.getMessage()}"
-        return " ".join(filter(None, (line, values))) + _trace(self, record)
+        message = " ".join(record.getMessage().splitlines())
+        line = f"{_stamp(record)} {record.levelname} {_part(record)}: {message}"
+        return visible(" ".join(filter(None, (line, values))) + _trace(self, record))
 
 
 class JsonLines(logging.Formatter):
