@@ -86,5 +86,5 @@ def _both(where: str, first: str, one: Any, second: str, other: Any) -> Checkpoi
     return CheckpointError(
         f"{where}: {first} is {str(one)[:70]}, but {second} is {str(other)[:70]}: they mean the "
         "same.",
-        fix=f"remove the one that is wrong; {second} is the newer name",
+        fix="remove the one that is wrong",
     )
