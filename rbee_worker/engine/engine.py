@@ -152,7 +152,7 @@ class Engine:
         try:
             for seq in plan.admitted:
                 self.runner.enter(seq)
-            return Pending(plan, *self.runner.run(plan.chunks))
+            return Pending(plan, *self.runner.run(plan.chunks, plan.copies))
         except Exception as error:
             log.exception("a step of %d sequences failed", len(plan.chunks))
             return Pending(plan, error=error)

@@ -16,6 +16,7 @@ from rbee_worker.engine.messages import StepTimes
 from rbee_worker.engine.scheduler import Chunk
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.ops.batch import Batch
+from rbee_worker.state.fixed import Copy
 from rbee_worker.state.specs import StateGroup
 from rbee_worker.state.tensors import StateTensors
 from rbee_worker.types import TokenLogprob
@@ -72,6 +73,7 @@ class Runner:
         self, model: Model, tensors: StateTensors, sampler: Sampler, *, max_seqs: int, device: str
     ) -> None:
         self._model = model
+        self._tensors = tensors
         self._batches = Batches(tensors, device)
         self._sampler = sampler
         self._slots = list(range(max_seqs - 1, -1, -1))
@@ -97,8 +99,10 @@ class Runner:
             self._slots.append(seq.slot)
             seq.slot = -1
 
-    def run(self, chunks: Seq[Chunk]) -> tuple[list[Draw], list[Scores]]:
-        """Compute the chunks; draw and score what they ask for. Whatever goes wrong is raised."""
+    def run(self, chunks: Seq[Chunk], copies: Seq[Copy] = ()) -> tuple[list[Draw], list[Scores]]:
+        """Copy recurrent state from slot to slot, then compute the chunks; draw and score what they
+        ask for. Whatever goes wrong is raised."""
+        self._tensors.copy(copies)
         step = self._batches.build(chunks)
         if step.scores or not step.draws:
             return self._run_scored(step)

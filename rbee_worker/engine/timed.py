@@ -12,6 +12,7 @@ from rbee_worker.engine.messages import StepTimes
 from rbee_worker.engine.runner import Draw, Model, Runner, Scores
 from rbee_worker.engine.sampler import Sampled, Sampler
 from rbee_worker.engine.scheduler import Chunk
+from rbee_worker.state.fixed import Copy
 from rbee_worker.state.tensors import StateTensors
 
 
@@ -46,10 +47,10 @@ class TimedRunner(Runner):
         self._timed = sampler
         self._times: list[StepTimes] = []
 
-    def run(self, chunks: Seq[Chunk]) -> tuple[list[Draw], list[Scores]]:
+    def run(self, chunks: Seq[Chunk], copies: Seq[Copy] = ()) -> tuple[list[Draw], list[Scores]]:
         began = now_us()
         self._timed.spent_us = 0.0
-        found = super().run(chunks)
+        found = super().run(chunks, copies)
         prompts = [c for c in chunks if c.count > 1 or not c.draws]
         self._times.append(
             StepTimes(

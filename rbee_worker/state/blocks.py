@@ -1,7 +1,8 @@
 """Who holds which block: reference counts, known prefixes, and the order of forgetting.
 
-Knows numbers only: not what a block contains, not how large it is, not who asks. Every operation
-is O(1). A block is in exactly one of four states:
+Knows numbers only: not what a block contains, not how large it is, not who asks; the slots of
+recurrent state are handed out by one too. Every operation is O(1). A block is in exactly one of
+four states:
 
     free      nobody holds it and nothing worth keeping is in it
     cached    nobody holds it, but it still contains a known prefix: first to be found again,
@@ -98,16 +99,6 @@ class BlockAllocator:
     def find(self, key: bytes) -> int | None:
         """The block with this content, held or cached."""
         return self._by_key.get(key)
-
-    def forget(self) -> None:
-        """Forget every prefix that nobody holds."""
-        for block in self._cached:
-            key = self._key[block]
-            assert key is not None
-            del self._by_key[key]
-            self._key[block] = None
-            self._free.append(block)
-        self._cached.clear()
 
     def check(self, holders: Iterable[int]) -> None:
         """Account for every block; `holders` names a block once for each sequence that holds it.

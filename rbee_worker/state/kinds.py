@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rbee_worker.state.specs import (
     ELEMENT_BYTES,
     SCALE_BYTES,
+    CrossKV,
     Fixed,
     StateGroup,
     group_bytes_per_block,
@@ -18,7 +19,8 @@ from rbee_worker.state.specs import (
 @dataclass(frozen=True)
 class StateKind:
     """kind: plain (a head of keys for each of queries), grouped (fewer), windowed, latent (keys
-    alone, values are a part of them) or recurrent (the same bytes at any length).
+    alone, values are a part of them), cross (for each row of a source, not of the sequence) or
+    recurrent (the same bytes at any length).
 
     formula: of `per_token`, or of `per_sequence` where that is 0; bytes are of all `layers`.
     """
@@ -31,7 +33,7 @@ class StateKind:
     per_sequence: int
 
     def of(self, tokens: int) -> int:
-        """Bytes that one sequence of `tokens` tokens needs."""
+        """Bytes that one sequence of `tokens` tokens needs (cross: with a source as long)."""
         kept = tokens if self.window is None else min(tokens, self.window)
         return kept * self.per_token + self.per_sequence
 
@@ -46,7 +48,7 @@ def _kind(group: StateGroup, heads: int, dtype: str) -> StateKind:
     per_token = group_bytes_per_block(group, 1, dtype)
     per_sequence = group_bytes_per_slot(group)
     if isinstance(spec, Fixed):
-        shapes = " + ".join("*".join(map(str, shape)) for shape in spec.shapes)
+        shapes = " + ".join("*".join(map(str, shape)) for _, shape in spec.shapes)
         text = f"{layers} layers * ({shapes}) * {ELEMENT_BYTES[spec.dtype]} bytes"
         return StateKind("recurrent", layers, None, text, 0, per_sequence)
     size, scale = ELEMENT_BYTES[dtype], SCALE_BYTES.get(dtype, 0)
@@ -56,7 +58,9 @@ def _kind(group: StateGroup, heads: int, dtype: str) -> StateKind:
     row = f"({row})" if "+" in row and not row.startswith("2") else row
     text = f"{layers} layers * {spec.heads} heads * {row} bytes a token"
     kind = "plain" if spec.heads == heads else "grouped"
-    if spec.v_dim == 0:
+    if isinstance(spec, CrossKV):
+        kind, text = "cross", text.replace("a token", "a row of the source")
+    elif spec.v_dim == 0:
         kind = "latent"
     if spec.window is not None:
         kind, text = "windowed", f"{text}, the last {spec.window}"

@@ -42,7 +42,7 @@ class StateTensors:
         device: str = "cpu",
     ) -> None:
         self.paged: list[tuple[Tensor, Tensor] | None] = []
-        self.fixed: list[tuple[Tensor, ...] | None] = []
+        self.fixed: list[dict[str, Tensor] | None] = []
         self.block_size = block_size
         kv = STATE_DTYPES[dtype]
         for group, blocks in zip(groups, n_blocks, strict=True):
@@ -61,14 +61,22 @@ class StateTensors:
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors, touched or not."""
-        tensors = [t for pair in self.paged + self.fixed if pair for t in pair]
-        return sum(t.nbytes for t in tensors)
+        paged = [t for pair in self.paged if pair for t in pair]
+        return sum(t.nbytes for t in [*paged, *self._fixed_tensors()])
 
     def clear_slot(self, slot: int) -> None:
         """A sequence starts from zero state."""
-        for tensors in self.fixed:
-            for tensor in tensors or ():
-                tensor[:, slot].zero_()
+        for tensor in self._fixed_tensors():
+            tensor[:, slot].zero_()
+
+    def copy(self, slots: Sequence[tuple[int, int]]) -> None:
+        """State of slot `source` to slot `target`, pair after pair, in every fixed group."""
+        for source, target in slots:
+            for tensor in self._fixed_tensors():
+                tensor[:, target].copy_(tensor[:, source])
+
+    def _fixed_tensors(self) -> list[Tensor]:
+        return [tensor for named in self.fixed if named for tensor in named.values()]
 
 
 def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Tensor:
@@ -82,6 +90,6 @@ def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Tensor:
     return torch.from_numpy(data[start : start + size]).view(dtype).view(shape)
 
 
-def _fixed(spec: Fixed, layers: int, slots: int, device: str) -> tuple[Tensor, ...]:
+def _fixed(spec: Fixed, layers: int, slots: int, device: str) -> dict[str, Tensor]:
     dtype = STATE_DTYPES[spec.dtype]
-    return tuple(zeros((layers, slots, *shape), dtype, device) for shape in spec.shapes)
+    return {name: zeros((layers, slots, *shape), dtype, device) for name, shape in spec.shapes}

@@ -121,16 +121,16 @@ def test_first_tokens_prompts_and_other_devices_get_batches_of_their_own() -> No
     steps = Steps(RECURRENT)
     batches = Batches(steps.tensors)
     (fixed,) = (tensors for tensors in steps.tensors.fixed if tensors is not None)
-    fixed[0].fill_(7.0)
+    fixed["h"].fill_(7.0)
     one = steps.start(1)
     chunks = steps.chunks([one])
     first = batches.build(chunks).batch
-    assert not fixed[0][:, one.state.slot].any()
+    assert not fixed["h"][:, one.state.slot].any()
     steps.done(chunks)
-    fixed[0].fill_(7.0)
+    fixed["h"].fill_(7.0)
     chunks = steps.chunks([one])
     second = batches.build(chunks).batch
-    assert fixed[0][:, one.state.slot].all()
+    assert fixed["h"][:, one.state.slot].all()
     assert batches.build(chunks).batch is second is not first
     assert Batches(steps.tensors, "meta").build(chunks).batch.tokens.is_meta
     more = [*chunks, *steps.chunks([steps.start(9)])]

@@ -15,7 +15,7 @@ from tests.yardstick import ratio
 N = 9
 
 
-OPS = ("take", "drop", "share", "publish", "hit", "forget")
+OPS = ("take", "drop", "share", "publish", "hit")
 STEPS = st.lists(
     st.tuples(st.sampled_from(OPS), st.integers(0, 40), st.integers(0, 5)), max_size=60
 )
@@ -53,9 +53,6 @@ def test_random_use_leaks_nothing_and_uses_nothing_twice(
             assert content[found] == key
             blocks.share(found)
             held.append(found)
-        elif op == "forget":
-            blocks.forget()
-            assert blocks.cached == 0
         blocks.check(held)
         assert blocks.used == len(set(held))
         assert blocks.used + blocks.available == N - 1

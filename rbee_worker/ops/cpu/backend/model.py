@@ -172,7 +172,8 @@ def _probe(groups: tuple[StateGroup, ...], shape: Shape) -> Batch:
     states: list[PagedState | FixedState] = []
     for group in groups:
         if isinstance(group.spec, Fixed):
-            tensors = tuple(torch.zeros(group.layers, 1, *s) for s in group.spec.shapes)
+            named = group.spec.shapes
+            tensors = {name: torch.zeros(group.layers, 1, *shape) for name, shape in named}
             states.append(FixedState(tensors, zero))
         else:
             spec = group.spec
