@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rbee_worker.errors import UnsupportedModel
 from rbee_worker.ops.batch import Batch
 from rbee_worker.ops.cpu.runtime.recorder import ALL, ROWS, Buf, Touch, reads, writes
 from rbee_worker.ops.cpu.runtime.recording import (
@@ -39,7 +40,13 @@ class Attending(RecordingOps):
         softcap: float | None = None,
         slopes: Tensor | None = None,
         sinks: Tensor | None = None,
+        causal: bool = True,
     ) -> Tensor:
+        if not causal:
+            raise UnsupportedModel(
+                "the cpu backend does not attend to keys after a query.",
+                fix="use --backend reference.",
+            )
         now, rec = self.now, self.now.recorder
         spec = now.groups[where.group].spec
         assert isinstance(spec, PagedKV)
