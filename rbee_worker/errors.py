@@ -14,16 +14,44 @@
     ├─ EngineLost              ENGINE_LOST      503     1
     └─ DeviceLost              DEVICE_LOST      503     4
 
-A message is one line: what is wrong, where, and what to do. It never contains prompt text.
+A message is one line of at most `LINE` characters: what is wrong, where, and what to do. It never
+contains prompt text.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 INTERRUPTED = 130  # exit code: 128 + SIGINT, as shells count
+LINE = 300 - len("error: ")  # characters of a message, its fix included
+MOST_FAULTS = 64  # fields that one refusal lists; how many more there are is said
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def one_line(text: str, most: int = LINE) -> str:
+    """`text` as one line that a terminal shows as it is, of at most `most` characters.
+
+    Messages repeat names that files and callers chose. Control characters become their pictures
+    (a line feed is \u240a), what else moves the cursor or the writing direction becomes \ufffd, and
+    of a text that is too long the middle is left out.
+    """
+    if len(text) > most:
+        head = (most - 1) * 2 // 3
+        text = f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"
+    return _UNPRINTABLE.sub(_picture, text)
+
+
+def _picture(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if code == 0x7F:
+        return "\u2421"
+    return chr(0x2400 + code) if code < 0x20 else "\ufffd"
 
 
 class FieldError(msgspec.Struct, frozen=True):
@@ -36,16 +64,28 @@ class FieldError(msgspec.Struct, frozen=True):
 
 
 class WorkerError(Exception):
-    """Base of all: `code` for machines, `http_status` for servers, `exit_code` for shells."""
+    """Base of all: `code` for machines, `http_status` for servers, `exit_code` for shells.
+
+    As text it is one line of at most `LINE` characters: a message that takes more than two thirds
+    of it loses its middle, a fix that is longer than the rest its end. `fix` holds all of it.
+    """
 
     code = "WORKER_ERROR"
     http_status = 500
     exit_code = 1
 
     def __init__(self, message: str, *, fix: str | None = None) -> None:
-        self.message = message
+        self.message = one_line(message)
         self.fix = fix
-        super().__init__(message if fix is None else f"{message} Fix: {fix}")
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        if self.fix is None:
+            return self.message
+        message = one_line(self.message, LINE * 2 // 3)
+        room = LINE - len(message) - len(" Fix: ")
+        fix = self.fix if len(self.fix) <= room else f"{self.fix[: room - 1]}…"
+        return f"{message} Fix: {one_line(fix)}"
 
 
 class UsageError(WorkerError):
@@ -74,15 +114,19 @@ class UnsupportedModel(ModelError):
 
 
 class InvalidRequest(WorkerError):
-    """All offending fields at once."""
+    """All offending fields at once: `MOST_FAULTS` of them, and how many more there are."""
 
     code = "INVALID_REQUEST"
     http_status = 400
 
-    def __init__(self, errors: list[FieldError]) -> None:
+    def __init__(self, errors: Sequence[FieldError], *, fix: str | None = None) -> None:
         assert errors
-        self.errors = errors
-        super().__init__("; ".join(f"{e.field}: {e.message}" for e in errors))
+        told = list(errors[:MOST_FAULTS])
+        if len(errors) > MOST_FAULTS:
+            more = f"and {len(errors) - MOST_FAULTS} more faults, which are not listed"
+            told.append(FieldError("", "fewer faults", more))
+        self.errors = told
+        super().__init__("; ".join(f"{e.field}: {e.message}".lstrip(": ") for e in told), fix=fix)
 
 
 class NotReady(WorkerError):

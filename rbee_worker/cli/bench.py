@@ -15,7 +15,7 @@ import typer
 
 from rbee_worker.config import OPTIONS, SERVE, Settings
 from rbee_worker.errors import InferenceFailed, UsageError
-from rbee_worker.loading.machine import allowed_cores, available_memory
+from rbee_worker.machine import allowed_cores, available_memory
 from rbee_worker.types import End, Error, Request, Usage
 
 if TYPE_CHECKING:

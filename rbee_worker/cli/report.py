@@ -10,8 +10,8 @@ from rbee_worker.checkpoint import Checkpoint, open_checkpoint
 from rbee_worker.checkpoint.summary import summarize
 from rbee_worker.config import Settings
 from rbee_worker.errors import ModelError
-from rbee_worker.loading.machine import available_memory
 from rbee_worker.loading.preflight import WORKSPACE_BYTES, Preflight, preflight
+from rbee_worker.machine import available_memory
 from rbee_worker.models import ARCHITECTURES
 from rbee_worker.ops import Ops
 from rbee_worker.ops.cpu.shared.vocabulary import NATIVE

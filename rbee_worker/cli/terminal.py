@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from rbee_worker.errors import one_line
+
 _DIM, _RED, _BOLD, _OFF = "\x1b[2m", "\x1b[31m", "\x1b[1m", "\x1b[0m"
 _CLEAR_LINE = "\r\x1b[2K"
 
@@ -39,7 +41,7 @@ def aside(text: str) -> None:
 def error_line(message: str) -> None:
     """`error: message` on stderr, always one line."""
     head = f"{_RED}error:{_OFF}" if is_rich(sys.stderr) else "error:"
-    sys.stderr.write(f"{head} {' '.join(message.split())}\n")
+    sys.stderr.write(f"{head} {one_line(' '.join(message.split()))}\n")
     sys.stderr.flush()
 
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Loading
-from rbee_worker.loading.machine import allowed_cores, available_memory
 from rbee_worker.loading.preflight import Preflight, preflight
+from rbee_worker.machine import allowed_cores, available_memory
 from rbee_worker.models.random import open_model
 from rbee_worker.ops.select import ARENA_SLACK, backend_name
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import rbee_worker
 from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.config import Settings
-from rbee_worker.loading.machine import allowed_cores
+from rbee_worker.machine import allowed_cores
 from rbee_worker.models import outline_model
 from rbee_worker.ops.cpu.shared import isa, kernel_cache
 from rbee_worker.ops.cpu.shared.kernel_cache import Progress

@@ -22,7 +22,7 @@ from rbee_worker.engine.trouble import is_out_of_memory
 from rbee_worker.errors import ModelError
 from rbee_worker.loading.ahead import Ahead, Report, compiling, load_ahead, repacked
 from rbee_worker.loading.kernels import compile_for
-from rbee_worker.loading.machine import allowed_cores, available_memory
+from rbee_worker.machine import allowed_cores, available_memory
 from rbee_worker.models import build_model
 from rbee_worker.models.base import Decoder
 from rbee_worker.ops import Ops

@@ -15,8 +15,8 @@ from rbee_worker.checkpoint.summary import summarize
 from rbee_worker.config import Settings
 from rbee_worker.errors import ModelError, UsageError
 from rbee_worker.loading.kernels import compile_for
-from rbee_worker.loading.machine import allowed_cores, available_memory
 from rbee_worker.loading.preflight import preflight
+from rbee_worker.machine import allowed_cores, available_memory
 from rbee_worker.models import build_model
 from rbee_worker.models.base import Decoder
 from rbee_worker.ops.select import HEAD_ROWS, backend_name, make_ops

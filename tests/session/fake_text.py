@@ -33,8 +33,12 @@ class FakeTokenizer:
     vocab_size = VOCAB
     special_ids = frozenset(SPECIAL)
     warnings = ("the pre-tokenizer is a fake",)
+    chat_template = "{{ messages }}"
+    bos_id = 1
 
-    def encode(self, text: str, *, add_special: bool = True) -> list[int]:
+    def encode(
+        self, text: str, *, add_special: bool = True, parse_special: bool = True
+    ) -> list[int]:
         return [1] * add_special + [BYTES.index(c.encode()) for c in text]
 
     def token_text(self, token_id: int) -> str:

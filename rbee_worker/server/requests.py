@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -11,16 +12,20 @@ from urllib.parse import quote
 from starlette.requests import Request as HttpRequest
 
 from rbee_worker.errors import FieldError, InvalidRequest
-from rbee_worker.params import Surface, resolve
+from rbee_worker.params import PROMPTS, check_request
 from rbee_worker.server.auth import IGNORED
-from rbee_worker.server.body import check_ids, check_messages, check_prompt
+from rbee_worker.server.body import plain_messages
 from rbee_worker.server.jobs import Job
 from rbee_worker.server.problems import Refusal
-from rbee_worker.server.schemas import InferEnvelope, JobEnvelope
+from rbee_worker.server.schemas import InferEnvelope, JobEnvelope, StreamOptions
 from rbee_worker.server.worker import Worker
 from rbee_worker.types import Error, Request
 
-STATUS_OF = {"VRAM_OOM": 507, "ENGINE_LOST": 503, "INVALID_REQUEST": 400}
+FAILURES = {  # code of a job's error -> status, what to do
+    "VRAM_OOM": (507, "ask for fewer tokens, or for fewer answers at a time."),
+    "ENGINE_LOST": (503, "ask again."),
+    "INVALID_REQUEST": (400, "correct the request."),
+}
 
 
 def new_id(prefix: str) -> str:
@@ -28,18 +33,11 @@ def new_id(prefix: str) -> str:
     return f"{prefix}-{uuid.uuid4().hex}"
 
 
-def prompt_limit(worker: Worker) -> int:
-    """Characters of a prompt, at most."""
-    info = worker.serving().info
-    assert info is not None
-    return worker.settings.max_prompt_ratio * info.context
-
-
 def model_names(worker: Worker) -> tuple[str, ...]:
     """What clients may call the model; the first is its name in answers."""
     names = [worker.settings.model]
-    if worker.engine is not None and worker.engine.info is not None:
-        names.append(worker.engine.info.model)
+    if worker.model is not None:
+        names.append(worker.model.model)
     return tuple(dict.fromkeys(names))
 
 
@@ -70,60 +68,73 @@ def ask(
     faults: list[FieldError],
     job_id: str,
 ) -> Request:
-    """The request of a job or of /v1/infer. Raises InvalidRequest with every fault."""
-    info = worker.serving().info
-    assert info is not None
-    limit = prompt_limit(worker)
-    named = {"prompt": given.prompt, "messages": given.messages, "token_ids": given.token_ids}
-    present = [name for name, value in named.items() if value is not None]
-    faulty = {fault.field.partition("[")[0] for fault in faults}
-    if len(present) != 1 and not faulty & named.keys():
-        what = "are given together" if present else "are all missing"
-        message = f"prompt, messages and token_ids {what}; give exactly one"
-        faults.append(FieldError("prompt", "exactly one", message))
+    """The request of a job or of /v1/infer. Raises InvalidRequest if the envelope has faults."""
     messages = None
     if given.messages is not None:
-        messages, found = check_messages(given.messages, limit)
+        messages, found = plain_messages(given.messages)
         faults += found
-    if given.prompt is not None:
-        faults += check_prompt("prompt", given.prompt, limit)
-    if given.token_ids is not None:
-        faults += check_ids("token_ids", given.token_ids, info.vocab_size, info.context)
-    refuse_with(worker, faults, params, "job")
-    return Request(
+    request = Request(
         id=job_id,
         prompt=given.prompt,
-        messages=None if messages is None else tuple(messages),
+        messages=messages,
         token_ids=None if given.token_ids is None else tuple(given.token_ids),
         params=params,
         surface="job",
         timeout_s=time_limit(worker, given.timeout_s),
         template_args=given.template_args,
+        add_generation_prompt=given.add_generation_prompt,
+        continue_final_message=given.continue_final_message,
+        add_special_tokens=given.add_special_tokens,
     )
+    refuse_envelope(worker, faults, request)
+    return request
 
 
-def refuse_with(
-    worker: Worker, faults: list[FieldError], params: dict[str, Any], surface: Surface
-) -> None:
-    """If the envelope has faults, raise them together with those of the parameters."""
+def refuse_envelope(worker: Worker, faults: list[FieldError], request: Request) -> None:
+    """If the envelope has `faults`, raise them together with those that `request` has besides.
+
+    A sound envelope is not checked further here: the engine's client checks every request.
+    """
     if not faults:
         return
-    info = worker.serving().info
-    assert info is not None
+    others: list[FieldError] = []
     try:
-        resolve(
-            params,
-            surface=surface,
-            vocab_size=info.vocab_size,
-            context=info.context,
-            generation={},
-            template_exempt=(),
-            eos=(),
-            lenient=worker.settings.lenient,
-        )
+        check_request(request, worker.serving().rules)
     except InvalidRequest as error:
-        faults = faults + error.errors
-    raise InvalidRequest(faults)
+        others = error.errors
+    told = {_base(fault) for fault in faults}
+    if told & {*PROMPTS}:  # what the envelope could not read is not missing besides
+        others = [fault for fault in others if _base(fault) not in PROMPTS]
+    raise InvalidRequest(faults + others)
+
+
+def _base(fault: FieldError) -> str:
+    """The body's key: "messages[3].content" -> "messages"."""
+    return re.split(r"[.\[]", fault.field, maxsplit=1)[0]
+
+
+def stream_faults(stream: bool, options: StreamOptions | None) -> list[FieldError]:
+    """stream_options that would change nothing."""
+    if options is None:
+        return []
+    faults = []
+    if not stream:
+        message = "means nothing without stream: true"
+        faults.append(FieldError("stream_options", "with stream", message))
+    if options.include_obfuscation:
+        name, message = "stream_options.include_obfuscation", "is not implemented"
+        faults.append(FieldError(name, "false (not implemented)", message))
+    return faults
+
+
+def fan_out_faults(worker: Worker, prompts: int, n: int) -> list[FieldError]:
+    """More answers asked for at once than the worker can ever hold: waiting would not help."""
+    most = worker.settings.max_seqs + worker.settings.max_queue
+    if prompts * n <= most:
+        return []
+    what = f"{prompts} prompts with n = {n}" if prompts > 1 else f"n = {n}"
+    message = f"{what} are {prompts * n} answers; this worker holds {most} at a time"
+    return [FieldError("n" if n > 1 else "prompt", f"<= {most} answers", message)]
 
 
 async def settled(http: HttpRequest, worker: Worker, jobs: Sequence[Job]) -> None:
@@ -135,7 +146,8 @@ async def settled(http: HttpRequest, worker: Worker, jobs: Sequence[Job]) -> Non
             done, _ = await asyncio.wait({*pumps, gone}, return_when=asyncio.FIRST_COMPLETED)
             pumps -= done
         if pumps:
-            raise Refusal(499, "client_left", "The client left before the answer was whole.")
+            message = "The client left before the answer was whole."
+            raise Refusal(499, "client_left", message, fix="stay until the answer has come.")
     finally:
         gone.cancel()
         for job in jobs:
@@ -147,9 +159,9 @@ async def settled(http: HttpRequest, worker: Worker, jobs: Sequence[Job]) -> Non
 
 def failed(error: Error) -> Refusal:
     """The HTTP form of a job's error."""
-    status = STATUS_OF.get(error.code, 500)
+    status, fix = FAILURES.get(error.code, (500, "ask again; the worker's log says more."))
     headers = {"Retry-After": "2"} if status == 503 else {}
-    return Refusal(status, error.code.lower(), error.message, headers=headers)
+    return Refusal(status, error.code.lower(), error.message, fix=fix, headers=headers)
 
 
 def ignored(jobs: Sequence[Job]) -> dict[str, str]:
