@@ -1,1 +1,1 @@
-"""What a sequence keeps between steps: specs, the block allocator, the pool of tensors."""
+"""What a sequence keeps between steps: declarations of layers, and who holds which blocks, slots."""

@@ -18,11 +18,16 @@ from rbee_worker.state.specs import (
 
 @dataclass(frozen=True)
 class StateKind:
-    """kind: plain (a head of keys for each of queries), grouped (fewer), windowed, latent (keys
-    alone, values are a part of them), cross (for each row of a source, not of the sequence) or
-    recurrent (the same bytes at any length).
+    """What one group keeps. kind is one of
 
-    formula: of `per_token`, or of `per_sequence` where that is 0; bytes are of all `layers`.
+        plain      as many heads of keys and values as of queries
+        grouped    fewer heads of keys and values
+        windowed   keys and values of the last `window` tokens only
+        latent     keys only: values are a part of them
+        cross      keys and values of a source's rows, not of the sequence's tokens
+        recurrent  the same bytes at any length
+
+    per_token, per_sequence: bytes of all `layers`; formula: how the one that is not 0 comes about.
     """
 
     kind: str
@@ -39,7 +44,7 @@ class StateKind:
 
 
 def state_kinds(groups: Sequence[StateGroup], heads: int, dtype: str) -> list[StateKind]:
-    """One for each group. heads: of queries; dtype: of the cache."""
+    """One for each group. heads: how many heads of queries a layer has; dtype: of the cache."""
     return [_kind(group, heads, dtype) for group in groups]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ def linear_scan(x: Tensor, decay: Tensor, state: Tensor, slots: Tensor, batch: B
     so a row's result is the same whatever its chunk and its neighbours are.
     """
     starts = batch.seq_starts_host
-    counts = [end - start for start, end in zip(starts, starts[1:], strict=False)]
+    counts = [end - start for start, end in pairwise(starts)]
     order = sorted(range(len(counts)), key=lambda b: -counts[b])  # those that go on come first
     picked = torch.tensor(order, device=x.device)
     first = batch.seq_starts[:-1][picked]
