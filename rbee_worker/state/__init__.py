@@ -1,1 +1,1 @@
-"""What a sequence keeps between steps: declarations of layers, and who holds which blocks, slots."""
+"""What a sequence keeps between steps: what layers declare, who holds which block and slot."""

@@ -92,7 +92,7 @@ def test_check_finds_a_leak_and_a_double_use() -> None:
     with pytest.raises(AssertionError, match="1 references, 2 holders"):
         blocks.check([block, block])
     blocks.check([block])
-    with pytest.raises(AssertionError, match="nobody holds it"):
+    with pytest.raises(AssertionError, match="no sequence holds it"):
         blocks.drop(block % 3 + 1)
 
 
