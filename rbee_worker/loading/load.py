@@ -13,22 +13,17 @@ import torch
 from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.config import Settings
 from rbee_worker.engine.engine import Engine
+from rbee_worker.engine.make import make_engine
 from rbee_worker.engine.messages import Loading
-from rbee_worker.engine.rope_length import RopeLengths
-from rbee_worker.engine.runner import Model, Runner
-from rbee_worker.engine.sampler import Sampler
-from rbee_worker.engine.timed import TimedRunner, TimedSampler
-from rbee_worker.engine.trouble import is_out_of_memory
-from rbee_worker.errors import ModelError
+from rbee_worker.errors import ModelError, is_out_of_memory
 from rbee_worker.loading.ahead import Ahead, Report, compiling, load_ahead, repacked
 from rbee_worker.loading.kernels import compile_for
 from rbee_worker.machine import allowed_cores, available_memory
 from rbee_worker.models import build_model
 from rbee_worker.models.base import Decoder
 from rbee_worker.ops import Ops
-from rbee_worker.ops.select import backend_notes, executable, make_ops
+from rbee_worker.ops.select import backend_notes, executable, make_ops, make_state
 from rbee_worker.state.pool import StatePool
-from rbee_worker.state.tensors import StateTensors
 from rbee_worker.types import ModelInfo
 
 
@@ -71,26 +66,28 @@ def finish_engine(begun: Ahead, report: Report) -> tuple[Engine, ModelInfo]:
         prefix_cache=settings.prefix_cache and settings.kv_cache,
         snapshots=plan.snapshots,
     )
-    tensors = StateTensors(
+    memory = make_state(
+        ops,
         model.groups,
         pool.n_blocks,
         pool.n_slots,
         block_size=settings.block_size,
         dtype=ahead.kv_dtype,
-        device=ops.device,
     )
     runnable = executable(
         model, ops, settings=settings, kv_dtype=ahead.kv_dtype, longest=plan.context
     )
-    runner = _runner(runnable, tensors, settings, ops)
-    engine = Engine(
-        runner,
+    engine = make_engine(
+        runnable,
+        memory,
+        ops.sampling(model.vocab_size),
         pool,
         token_budget=settings.token_budget,
         max_seqs=settings.max_seqs,
         context=plan.context,
         kv_cache=settings.kv_cache,
-        ropes=RopeLengths(model.ropes),
+        ropes=model.ropes,
+        trace=bool(settings.trace),
     )
     clock.done("state")
     info = ModelInfo(
@@ -105,22 +102,13 @@ def finish_engine(begun: Ahead, report: Report) -> tuple[Engine, ModelInfo]:
         kv_tokens=plan.tokens,
         block_size=settings.block_size,
         weight_bytes=ahead.weight_bytes,
-        kv_bytes=tensors.nbytes,
+        kv_bytes=memory.nbytes,
         n_layers=len(model.blocks),
         n_parameters=model.n_parameters,
         load_s=clock.seconds,
         notes=ckpt.notes + model.notes + model.limits + plan.notes + backend_notes(settings),
     )
     return engine, info
-
-
-def _runner(model: Model, tensors: StateTensors, settings: Settings, ops: Ops) -> Runner:
-    sampler, device = TimedSampler if settings.trace else Sampler, ops.device
-    sampling = ops.sampling(model.vocab_size)
-    made = sampler(model.vocab_size, settings.max_seqs, device, sampling)
-    if isinstance(made, TimedSampler):
-        return TimedRunner(model, tensors, made, max_seqs=settings.max_seqs, device=device)
-    return Runner(model, tensors, made, max_seqs=settings.max_seqs, device=device)
 
 
 def _build(ckpt: Checkpoint, ops: Ops, repacked: bool, report: Report) -> Decoder:

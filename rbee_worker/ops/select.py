@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
 from rbee_worker.ops import Ops
+from rbee_worker.ops.backend import Executable, StateMemory
 from rbee_worker.ops.cpu.shared.paged import KEYS, SPAN
+from rbee_worker.state.specs import StateGroup
 
 if TYPE_CHECKING:
     from rbee_worker.models.base import Decoder
-    from rbee_worker.ops.cpu.backend.model import CpuModel
     from rbee_worker.ops.cpu.runtime.ahead import HeldAhead
     from rbee_worker.ops.cpu.runtime.header import Shape
 
@@ -147,15 +148,38 @@ def make_ops(
     return ReferenceOps("cpu", dtype)
 
 
+def make_state(
+    ops: Ops,
+    groups: Sequence[StateGroup],
+    n_blocks: Sequence[int],
+    n_slots: int,
+    *,
+    block_size: int,
+    dtype: str,
+) -> StateMemory:
+    """Zeroed state memory of the backend of `ops`; see `Backend.state`."""
+    if ops.name == "cpu":
+        from rbee_worker.ops.cpu.runtime.state import CpuState
+
+        return CpuState(groups, n_blocks, n_slots, block_size=block_size, dtype=dtype)
+    from rbee_worker.ops.reference.state import TorchState
+
+    return TorchState(
+        groups, n_blocks, n_slots, block_size=block_size, dtype=dtype, device=ops.device
+    )
+
+
 def executable(
     model: Decoder, ops: Ops, *, settings: Settings, kv_dtype: str, longest: int
-) -> Decoder | CpuModel:
-    """What the engine runs: the model itself, or its recording where `ops` only records.
+) -> Executable:
+    """What the engine runs: torch on the model itself, or its recording where `ops` only records.
 
     longest: tokens of a sequence at most.
     """
     if ops.name != "cpu":
-        return model
+        from rbee_worker.ops.reference.model import ReferenceModel
+
+        return ReferenceModel(model)
     from rbee_worker.ops.cpu.backend.model import CpuModel
     from rbee_worker.ops.cpu.backend.ops import CpuOps
 

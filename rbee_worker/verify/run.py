@@ -101,7 +101,9 @@ def _built(ckpt: Checkpoint, settings: Settings, dtype: str, say: Say) -> Decode
 def _pieces(model: Decoder, tokens: int) -> Pieces:
     """The model, or its recordings where the backend only records."""
     if model.ops.name != "cpu":
-        return model
+        from rbee_worker.ops.reference.stepwise import ReferenceStepwise
+
+        return ReferenceStepwise(model)
     from rbee_worker.ops.cpu.backend.model import CpuModel
     from rbee_worker.ops.cpu.backend.ops import CpuOps
     from rbee_worker.ops.cpu.backend.stepwise import Stepwise
