@@ -64,6 +64,7 @@ def finish_engine(begun: Ahead, report: Report) -> tuple[Engine, ModelInfo]:
         max_seqs=settings.max_seqs,
         step_tokens=settings.token_budget,
         prefix_cache=settings.prefix_cache and settings.kv_cache,
+        snapshots=plan.snapshots,
     )
     memory = make_state(
         ops,

@@ -45,8 +45,9 @@ class TorchState:
                 k, v = (self._zeros((*shape, dim), dtype) for dim in (spec.k_dim, spec.v_dim))
                 self.memory.append(PagedMemory(k, v))
             else:
-                shapes = ((str(n), (group.layers, n_slots, *s)) for n, s in enumerate(spec.shapes))
-                self.memory.append(FixedMemory({n: self._zeros(s, spec.dtype) for n, s in shapes}))
+                shapes = {name: (group.layers, n_slots, *shape) for name, shape in spec.shapes}
+                tensors = {name: self._zeros(s, spec.dtype) for name, s in shapes.items()}
+                self.memory.append(FixedMemory(tensors))
 
     @property
     def nbytes(self) -> int:
@@ -68,8 +69,8 @@ class TorchState:
 
     def copy(self, slots: Sequence[tuple[int, int]]) -> None:
         """See `StateMemory.copy`."""
-        for tensor in self._fixed_tensors():
-            for source, target in slots:
+        for source, target in slots:
+            for tensor in self._fixed_tensors():
                 tensor[:, target] = tensor[:, source]
 
     def _fixed_tensors(self) -> list[Tensor]:

@@ -19,6 +19,7 @@ from rbee_worker.ops.batch import Array, Batch
 from rbee_worker.ops.cpu.backend.attention import Attending
 from rbee_worker.ops.cpu.backend.columns import Columns
 from rbee_worker.ops.cpu.backend.experts import Mixing
+from rbee_worker.ops.cpu.backend.recurrence import Recurring
 from rbee_worker.ops.cpu.backend.sampling import CpuSampling
 from rbee_worker.ops.cpu.runtime.ahead import HeldAhead
 from rbee_worker.ops.cpu.runtime.arena import Arena
@@ -39,7 +40,7 @@ from rbee_worker.ops.cpu.shared.held import Held
 from rbee_worker.ops.cpu.shared.pieces import FEW, MANY, ticket
 
 
-class CpuOps(Attending, Mixing, Columns):
+class CpuOps(Attending, Mixing, Columns, Recurring):
     """See `Ops`. exact: float32 activations in products with packed weights, not int8.
 
     held: matrices that were repacked before this was made.
