@@ -130,13 +130,9 @@ def build_model(ckpt: Checkpoint, ops: Ops, progress: Progress | None = None) ->
     return replace(model, n_parameters=weights.parameters, notes=notes)
 
 
-def plan_model(ckpt: Checkpoint, dtype: str, *, packed: bool = False) -> tuple[Decoder, PlanOps]:
-    """Build without reading data: every name and shape is checked, every byte counted.
-
-    packed: for a backend that computes with packed weights as they are.
-    """
-    ops = PlanOps(dtype, packed=packed)
-    return outline_model(ckpt, cast(Ops, ops)), ops
+def plan_model(ckpt: Checkpoint, ops: PlanOps) -> Decoder:
+    """Build without reading data: every name and shape is checked, `ops` counts every byte."""
+    return outline_model(ckpt, cast(Ops, ops))
 
 
 def outline_model(ckpt: Checkpoint, ops: Ops) -> Decoder:

@@ -11,8 +11,8 @@ import torch
 from rbee_worker.config import Settings
 from rbee_worker.engine.rope_length import RopeLengths
 from rbee_worker.errors import ModelError, UsageError
-from rbee_worker.loading.machine import allowed_cores, available_memory
 from rbee_worker.loading.memory import COMFORT, plan_state, state_bytes
+from rbee_worker.machine import allowed_cores, available_memory
 from rbee_worker.ops import RopeSpec
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.specs import Fixed, PagedKV, StateGroup
