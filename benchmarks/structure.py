@@ -18,7 +18,7 @@ SPLIT = ("ops", "ops.cpu")  # their folders are parts of their own
 
 
 def part_of(module: str) -> str:
-    """rbee_worker.engine.client -> engine; rbee_worker.ops.cpu.runtime.team -> ops.cpu.runtime"""
+    """rbee_worker.session.client -> session; rbee_worker.ops.cpu.runtime.team -> ops.cpu.runtime"""
     words = module.split(".")[1:]
     depth = 1
     while ".".join(words[:depth]) in SPLIT and len(words) > depth + 1:

@@ -24,7 +24,7 @@ class EosToken(Struct, frozen=True, kw_only=True):
 class SamplingParams(Struct, frozen=True, kw_only=True):
     """One request's parameters, resolved: every field has a value, in range.
 
-    Meanings and ranges: docs/worker-api.md, "Infer parameters"; `params.py` is the only producer.
+    Meanings and ranges: docs/worker-api.md, "Infer parameters"; `params/` is the only producer.
     The engine reads ids and numbers; `stop` and `skip_special_tokens` belong to the client.
     """
 

@@ -26,6 +26,7 @@ from rbee_worker.verify.compare import relative_error as error
 from tests.archs import (
     ARCHS,
     Arch,
+    cache_name,
     oracle,
     write_checkpoint,
     write_gguf,
@@ -72,6 +73,7 @@ def test_logits_equal_transformers(arch: Arch, folder: Path) -> None:
     driver, tokens = Driver(model), prompt(arch.prompt)
     seq = driver.start(tokens)
     (got,) = driver.feed([(seq, len(tokens))])
+    kept = cache_name(hf)
     with torch.inference_mode():
         step = hf(torch.tensor([tokens]), use_cache=True)
         want = step.logits[0]
@@ -83,7 +85,7 @@ def test_logits_equal_transformers(arch: Arch, folder: Path) -> None:
             assert token == int(got[-1].argmax())
             seq.tokens.append(token)
             (got,) = driver.feed([(seq, 1)], rope_len=arch.prompt)
-            step = hf(torch.tensor([[token]]), past_key_values=step.past_key_values)
+            step = hf(torch.tensor([[token]]), **{kept: step[kept]})
             want = step.logits[0]
             assert error(got, want) < TOLERANCE
 

@@ -1,6 +1,7 @@
 """Who may import whom: the torch-free part stays torch-free, and no part reaches upwards."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,3 +94,13 @@ def test_the_direction_test_sees_an_upward_import(tmp_path: Path) -> None:
     file = tmp_path / "low.py"
     file.write_text("def f():\n    from rbee_worker.session.client import EngineClient\n")
     assert imported(file) == {"session"}
+
+
+def test_observing_names_no_class_of_those_it_observes_even_for_types() -> None:
+    """It has protocols of its own (`observe/subjects.py`): arrows go down, also in types."""
+    for file in (PACKAGE / "observe").glob("*.py"):
+        named = {
+            part_of(m)
+            for m in re.findall(r"(?:from|import) (rbee_worker\.[\w.]+)", file.read_text())
+        }
+        assert named <= MAY["observe"], file.name

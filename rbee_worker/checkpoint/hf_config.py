@@ -8,46 +8,19 @@ layer type it stays as it is, and so does every other key.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rbee_worker.checkpoint.names import DIALECTS, Dialect
+from rbee_worker.checkpoint.reading import read_json
 from rbee_worker.checkpoint.renamed import renamed_config
 from rbee_worker.errors import CheckpointError, UnsupportedModel
-
-MAX_JSON_BYTES = 4 << 20
 
 _RENAMED = {"_sliding_window_pattern": "sliding_window_pattern"}  # transformers 5 writes it
 
 # Kinds that were renamed; "none" and "default" mean that nothing is scaled.
 _ROPE_TYPES = {"su": "longrope", "default": None, "none": None}
-
-
-def read_text(path: Path) -> str:
-    """A small UTF-8 file. Raises CheckpointError when it is anything else."""
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ValueError(f"larger than {MAX_JSON_BYTES >> 20} MiB")
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be read as text ({error}).", fix="fetch the file again"
-        ) from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a small JSON file. Raises CheckpointError when it is anything else."""
-    try:
-        value = json.loads(read_text(path))
-        if not isinstance(value, dict):
-            raise ValueError("not a JSON object")
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be read as JSON ({error}).", fix="fetch the file again"
-        ) from None
-    return value
 
 
 def read_config(path: Path) -> tuple[str, dict[str, Any], Dialect | None]:

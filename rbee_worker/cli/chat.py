@@ -20,10 +20,10 @@ from rbee_worker.errors import INTERRUPTED, UsageError, WorkerError
 from rbee_worker.types import Narration, Request
 
 if TYPE_CHECKING:
-    from rbee_worker.cli.answer import Answer
     from rbee_worker.cli.interrupt import Interrupt
     from rbee_worker.cli.prompt import Prompt
     from rbee_worker.cli.remote import RemoteClient
+    from rbee_worker.cli.transcript import Transcript
     from rbee_worker.session.client import EngineClient
 
 
@@ -96,7 +96,7 @@ class ChatLoop:
     talk: Conversation
     prompt: Prompt
     interrupt: Interrupt
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[Transcript] = field(default_factory=list)
 
     async def run(self) -> None:
         """Until Ctrl-D or /quit."""
@@ -146,7 +146,7 @@ class ChatLoop:
 
     async def _ask(self, text: str) -> None:
         """One question and its streamed answer."""
-        from rbee_worker.cli.answer import gather
+        from rbee_worker.cli.transcript import gather
 
         self.talk.ask(text)
         request = Request(

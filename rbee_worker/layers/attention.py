@@ -46,7 +46,7 @@ class Attention:
 
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """x [N, dim] -> [N, dim]"""
-        projected = self.qkv(x, precise=True)
+        projected = self.qkv(x, batch, precise=True)
         if self.clip is not None:
             projected = self.ops.clip(projected, self.clip)
         q, k, v = self.ops.split(projected, self.qkv.widths, heads=self.groups)
@@ -70,4 +70,4 @@ class Attention:
             slopes=self.slopes,
             sinks=self.sinks,
         )
-        return self.out(mixed, precise=True)
+        return self.out(mixed, batch, precise=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Mixer = Callable[["Tensor", Batch], "Tensor"]
-FeedForward = Callable[["Tensor"], "Tensor"]
+FeedForward = Callable[["Tensor", Batch], "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class PreNorm:
         """x [N, dim] -> [N, dim]"""
         mixed = self._scaled(self.attention(self.attention_norm(x), batch))
         normed, x = self.mlp_norm.after_add(mixed, x)
-        return self.ops.add(x, self._scaled(self.mlp(normed)))
+        return self.ops.add(x, self._scaled(self.mlp(normed, batch)))
 
     def _scaled(self, x: Tensor) -> Tensor:
         return x if self.residual_scale == 1.0 else self.ops.scale(x, self.residual_scale)
@@ -54,7 +54,7 @@ class Sandwich:
         """x [N, dim] -> [N, dim]"""
         mixed = self.attention_after(self.attention(self.attention_norm(x), batch))
         normed, x = self.mlp_norm.after_add(mixed, x)
-        return self.ops.add(x, self.mlp_after(self.mlp(normed)))
+        return self.ops.add(x, self.mlp_after(self.mlp(normed, batch)))
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class PostNorm:
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """x [N, dim] -> [N, dim]"""
         x = self.ops.add(x, self.attention_after(self.attention(x, batch)))
-        return self.ops.add(x, self.mlp_after(self.mlp(x)))
+        return self.ops.add(x, self.mlp_after(self.mlp(x, batch)))
 
 
 @dataclass(frozen=True)
@@ -86,5 +86,5 @@ class Parallel:
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """x [N, dim] -> [N, dim]"""
         normed = self.norm(x)
-        fed = self.mlp(normed if self.mlp_norm is None else self.mlp_norm(x))
+        fed = self.mlp(normed if self.mlp_norm is None else self.mlp_norm(x), batch)
         return self.ops.add(x, self.ops.add(self.attention(normed, batch), fed))

@@ -78,7 +78,7 @@ class Mixer:
     def __call__(self, x: Tensor, batch: Batch) -> Tensor:
         """x [N, dim] -> [N, dim]"""
         ops, heads = self.ops, self.heads
-        q, k, v = self.qkv.split(x)
+        q, k, v = self.qkv.split(x, batch)
         if self.rope is not None:
             q = ops.rope(q, self.rope, batch, heads=heads)
             k = ops.rope(k, self.rope, batch, heads=self.kv_heads)
@@ -89,7 +89,7 @@ class Mixer:
         mixed = ops.attend(
             q, k, v, self.where, batch, heads=heads, scale=self.scale, chunk=self.chunk
         )
-        return self.out(mixed)
+        return self.out(mixed, batch)
 
 
 def build(c: Config, w: Weights) -> Decoder:

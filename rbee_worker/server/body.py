@@ -20,7 +20,6 @@ from rbee_worker.server.problems import Refusal
 from rbee_worker.server.schemas import Message
 
 BODY_S = 60.0  # a body must be whole after so long
-_SECRET = frozenset({"prompt", "messages", "input", "text", "content"})
 
 E = TypeVar("E", bound=msgspec.Struct)
 
@@ -94,56 +93,24 @@ def refuse(faults: list[FieldError]) -> None:
         raise InvalidRequest(faults)
 
 
-def check_prompt(name: str, text: str, limit: int) -> list[FieldError]:
-    """At least one character, at most `limit`."""
-    if not text:
-        return [FieldError(name, "length >= 1", "is empty")]
-    if len(text) > limit:
-        message = f"has {len(text)} characters and the limit is {limit}"
-        return [FieldError(name, f"length <= {limit}", message)]
-    return []
-
-
-def check_ids(
-    name: str, ids: list[int] | tuple[int, ...], vocab: int, limit: int
-) -> list[FieldError]:
-    """Ids of the vocabulary, at least one, no more than the context holds (limit)."""
-    if not ids:
-        return [FieldError(name, "length >= 1", "is empty")]
-    if len(ids) > limit:
-        return [FieldError(name, f"length <= {limit}", f"has {len(ids)} ids; the limit is {limit}")]
-    if vocab and not 0 <= min(ids) <= max(ids) < vocab:
-        return [FieldError(name, f"0 <= id < {vocab}", "has an id outside the vocabulary")]
-    return []
-
-
-def check_messages(
-    messages: list[Message], limit: int
-) -> tuple[list[dict[str, Any]], list[FieldError]]:
-    """Messages as the chat template reads them, and their faults. `developer` means system."""
+def plain_messages(
+    messages: list[Message],
+) -> tuple[tuple[dict[str, Any], ...], list[FieldError]]:
+    """Messages as the chat template reads them, and the fields in them that ask for what is not
+    implemented. `developer` means system; text parts stay parts, which the renderer joins."""
     faults: list[FieldError] = []
     plain: list[dict[str, Any]] = []
-    size = 0
-    if not messages:
-        faults.append(FieldError("messages", "length >= 1", "is empty"))
-    for i, message in enumerate(messages):
-        where = f"messages[{i}]"
-        content = message.content
-        if isinstance(content, list):
-            content = "".join(part.text for part in content)
-        if content is None:
-            faults.append(FieldError(f"{where}.content", "required", "is required"))
-            content = ""
+    for place, message in enumerate(messages):
         for key in ("tool_calls", "function_call", "audio", "tool_call_id"):
             if getattr(message, key) not in (None, [], {}):
-                faults.append(FieldError(f"{where}.{key}", "not implemented", "is not implemented"))
-        size += len(content)
+                name = f"messages[{place}].{key}"
+                faults.append(FieldError(name, "not implemented", "is not implemented"))
+        content: Any = message.content
+        if isinstance(content, list):
+            content = [msgspec.structs.asdict(part) for part in content]
         role = "system" if message.role == "developer" else message.role
         entry: dict[str, Any] = {"role": role, "content": content}
         if message.name is not None:
             entry["name"] = message.name
         plain.append(entry)
-    if size > limit:
-        text = f"have {size} characters and the limit is {limit}"
-        faults.append(FieldError("messages", f"length <= {limit}", text))
-    return plain, faults
+    return tuple(plain), faults

@@ -16,11 +16,11 @@ from starlette.types import ASGIApp
 from rbee_worker import wire
 from rbee_worker.errors import FieldError, InvalidRequest
 from rbee_worker.observe.trace import phases
-from rbee_worker.server.asking import ask, check_model, ignored, new_id, settled
 from rbee_worker.server.body import envelope, read_object
 from rbee_worker.server.health import worker_info, worker_of
 from rbee_worker.server.jobs import Job
 from rbee_worker.server.problems import Refusal, json_response
+from rbee_worker.server.requests import ask, check_model, ignored, new_id, settled
 from rbee_worker.server.schemas import (
     InferEnvelope,
     InferResult,

@@ -8,10 +8,10 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from rbee_worker.errors import FieldError
-from rbee_worker.server.asking import prompt_limit
-from rbee_worker.server.body import check_ids, check_messages, envelope, read_object, refuse
+from rbee_worker.params import id_faults, length_faults, prompt_faults
+from rbee_worker.server.body import envelope, plain_messages, read_object, refuse
 from rbee_worker.server.health import worker_of
-from rbee_worker.server.problems import Refusal, json_response
+from rbee_worker.server.problems import json_response
 from rbee_worker.server.schemas import (
     Detokenized,
     DetokenizeEnvelope,
@@ -20,6 +20,7 @@ from rbee_worker.server.schemas import (
     Tokenized,
     TokenizeEnvelope,
 )
+from rbee_worker.types import Request
 
 INLINE = 4096  # characters that are tokenized without a thread
 
@@ -35,10 +36,7 @@ async def tokenize(http: HttpRequest) -> Response:
     refuse(faults)
     text = given.text if given.text is not None else given.content
     assert text is not None
-    limit = prompt_limit(worker)
-    if len(text) > limit:
-        message = f"has {len(text)} characters and the limit is {limit}"
-        refuse([FieldError("text", f"length <= {limit}", message)])
+    refuse(length_faults("text", len(text), engine.rules.most_characters))
     encode = engine.tokenizer.encode
     special = {"add_special": given.add_special, "parse_special": given.parse_special}
     if len(text) <= INLINE:
@@ -56,10 +54,8 @@ async def detokenize(http: HttpRequest) -> Response:
     given, rest, faults = envelope(body, DetokenizeEnvelope)
     faults += unknown(rest)
     refuse(faults)
-    assert engine.info is not None
-    limit = prompt_limit(worker)
-    if given.tokens:
-        refuse(check_ids("tokens", given.tokens, engine.tokenizer.vocab_size, limit))
+    most = engine.rules.most_characters
+    refuse(id_faults("tokens", given.tokens, most=most, vocab_size=engine.tokenizer.vocab_size))
     text = engine.tokenizer.decode(given.tokens, skip_special=given.skip_special)
     return json_response(Detokenized(text))
 
@@ -70,12 +66,12 @@ async def apply_template(http: HttpRequest) -> Response:
     engine = worker.serving()
     given, rest, faults = envelope(body, TemplateEnvelope)
     faults += unknown(rest)
-    messages, found = check_messages(given.messages or [], prompt_limit(worker))
+    messages, found = plain_messages(given.messages or [])
+    faults += found
     if not any(f.field == "messages" for f in faults):
-        faults += found
+        faults += prompt_faults(Request(id="", messages=messages), engine.rules)
     refuse(faults)
-    if engine.chat is None:
-        raise Refusal(400, "no_chat_template", "The loaded model has no chat template.")
+    assert engine.chat is not None
     prompt = await asyncio.to_thread(
         engine.chat.render,
         messages,

@@ -19,7 +19,7 @@ from rbee_worker.observe.context import correlation_id
 from rbee_worker.observe.log import fields, logger
 from rbee_worker.server.auth import place_of
 from rbee_worker.server.jobs import Job, Jobs
-from rbee_worker.types import Error, Event, Request, Started, Token
+from rbee_worker.types import Error, Event, ModelInfo, Request, Started, Token
 
 if TYPE_CHECKING:
     from rbee_worker.observe.metrics import WorkerMetrics
@@ -100,9 +100,14 @@ class Worker:
         return words.get(self.state, "")
 
     @property
+    def model(self) -> ModelInfo | None:
+        """The model, once it is loaded."""
+        return self.engine.info if self.engine is not None else None
+
+    @property
     def stats(self) -> Stats | None:
         """The engine's latest figures; zeros before its first step, None before it is ready."""
-        info = self.engine.info if self.engine is not None else None
+        info = self.model
         if self.engine is None or info is None:
             return None
         if self.engine.stats is not None:

@@ -8,11 +8,12 @@ import msgspec
 
 from rbee_worker.config import Settings
 from rbee_worker.errors import FieldError, InvalidRequest
-from rbee_worker.params import check_prompt, fit, resolve
+from rbee_worker.params import Rules, check_request, fit
 from rbee_worker.session.text import TextSide
 from rbee_worker.types import ModelInfo, Request, Resolved
 
 INLINE_CHARS = 2000  # a prompt that is longer is tokenized off the event loop
+INLINE_IDS = 8192  # a list of ids that is longer is checked there too
 
 
 @dataclass(frozen=True)
@@ -25,52 +26,36 @@ class Prepared:
 
 def is_quick(request: Request) -> bool:
     """May this be prepared on the event loop? Chat templates and long prompts take their time."""
-    return request.messages is None and len(request.prompt or "") <= INLINE_CHARS
+    return (
+        request.messages is None
+        and len(request.prompt or "") <= INLINE_CHARS
+        and len(request.token_ids or ()) <= INLINE_IDS
+    )
 
 
-def prepare(request: Request, text: TextSide, info: ModelInfo, settings: Settings) -> Prepared:
-    """Check, render, tokenize, resolve. Raises InvalidRequest with all faults that can be known
-    together: those of the parameters and of the prompt's form; then those of its length."""
-    faults = _form(request, text, info, settings)
-    try:
-        resolved = resolve(
-            request.params,
-            surface=request.surface,
-            vocab_size=info.vocab_size,
-            context=info.context,
-            generation=text.generation if settings.generation_config else {},
-            template_exempt=text.exempt_ids,
-            eos=text.eos,
-            lenient=settings.lenient,
-        )
-    except InvalidRequest as error:
-        raise InvalidRequest(faults + error.errors) from None
-    if faults:
-        raise InvalidRequest(faults)
+def rules_of(text: TextSide, info: ModelInfo, settings: Settings) -> Rules:
+    """What requests to this model are held to."""
+    return Rules(
+        context=info.context,
+        vocab_size=info.vocab_size,
+        characters_per_token=settings.max_prompt_ratio,
+        template=None if text.chat is None else text.tokenizer.chat_template,
+        generation=text.generation if settings.generation_config else {},
+        exempt_ids=text.exempt_ids,
+        eos=text.eos,
+        lenient=settings.lenient,
+    )
+
+
+def prepare(request: Request, text: TextSide, rules: Rules) -> Prepared:
+    """Check, render, tokenize. Raises InvalidRequest with all faults that can be known together:
+    those of `check_request`; then those of the prompt's length."""
+    resolved = check_request(request, rules)
     ids = _encode(request, text)
     if not ids:
         raise InvalidRequest([FieldError("prompt", "not empty", "the prompt has no tokens")])
-    params = fit(resolved, len(ids), info.context)
+    params = fit(resolved, len(ids), rules.context)
     return Prepared(ids, msgspec.structs.replace(resolved, params=params))
-
-
-def _form(
-    request: Request, text: TextSide, info: ModelInfo, settings: Settings
-) -> list[FieldError]:
-    """What is wrong with the prompt before it is tokenized."""
-    try:
-        check_prompt(
-            request,
-            context=info.context,
-            vocab_size=info.vocab_size,
-            characters_per_token=settings.max_prompt_ratio,
-        )
-    except InvalidRequest as error:
-        return error.errors
-    if request.messages is not None and text.chat is None:
-        message = "this model has no chat template; use prompt"
-        return [FieldError("messages", "a model with a chat template", message)]
-    return []
 
 
 def _encode(request: Request, text: TextSide) -> tuple[int, ...]:

@@ -8,7 +8,10 @@ from collections.abc import Iterable, Mapping
 import tokenizers
 
 from rbee_worker.errors import FieldError, InferenceFailed, InvalidRequest
+from rbee_worker.tokenizer.bounds import Bounded, Growth
 from rbee_worker.tokenizer.pieces import Decoding, Utf8Stream
+
+LONG = 2000  # characters of a text that takes more than a fraction of a millisecond to encode
 
 
 def is_library_failure(error: BaseException) -> bool:
@@ -23,7 +26,9 @@ class Tokenizer:
     bos_id: the token that opens a sequence, None where there is none.
     affixes: ids that `add_special` puts before and after the text; None = as the tokenizer.json's
     own post-processor says.
-    chat_templates: by name; `chat_template` is the one to use.
+    chat_templates: by name; `chat_template` is the one to use. template_tokens: text of the tokens
+    that a template knows by name. unread: files of the checkpoint that were left aside, and why.
+    slow: encoding may take long even for a short text, so no event loop should wait for it.
     """
 
     def __init__(
@@ -37,6 +42,9 @@ class Tokenizer:
         eos_id: int | None = None,
         affixes: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
         chat_templates: Mapping[str, str] | None = None,
+        template_tokens: Mapping[str, str] | None = None,
+        unread: Mapping[str, str] | None = None,
+        bounded: Bounded | None = None,
         warnings: tuple[str, ...] = (),
     ) -> None:
         backend.no_truncation()  # a prompt is never cut short silently
@@ -53,6 +61,10 @@ class Tokenizer:
         self.bos_id = bos_id
         self.eos_id = eos_id
         self.chat_templates = dict(chat_templates or {})
+        self.template_tokens = dict(template_tokens or {})
+        self.unread = dict(unread or {})
+        self.slow = bounded is not None and bounded.slow
+        self._growth = Growth() if bounded is None else bounded.growth
         self.warnings = warnings
 
     @property
@@ -81,13 +93,18 @@ class Tokenizer:
         add_special: put the model's opening and closing tokens around it (a rendered chat template
         has written its own: pass False). parse_special: special tokens spelled out in the text
         become their ids; False = they are plain text.
-        Raises InvalidRequest for text that is not Unicode (lone surrogates), InferenceFailed where
-        the tokenizer itself fails.
+        Raises InvalidRequest for text that is not Unicode (lone surrogates) or that the tokenizer
+        makes far too long a text of, InferenceFailed where the tokenizer itself fails.
         """
         backend = self._backend if parse_special else self._literal()
         own = add_special and self._affixes is None
         try:
-            ids: list[int] = backend.encode(text, add_special_tokens=own).ids
+            self._growth.check(text)
+            if self.slow or len(text) > LONG:
+                # In a batch, the library lets Python's other threads run.
+                ids: list[int] = backend.encode_batch([text], add_special_tokens=own)[0].ids
+            else:
+                ids = backend.encode(text, add_special_tokens=own).ids
         except (UnicodeEncodeError, TypeError) as e:
             raise InvalidRequest(
                 [FieldError("prompt", "unicode", "text has a lone surrogate, not Unicode text")]

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.checkpoint.formats import TensorSource
-from rbee_worker.checkpoint.hf_config import read_json
 from rbee_worker.checkpoint.names import DIALECTS
+from rbee_worker.checkpoint.reading import read_json
 from rbee_worker.errors import UnsupportedModel, UsageError
 from rbee_worker.models import ARCHITECTURES
 from rbee_worker.ops.reference.dequant import dequantize

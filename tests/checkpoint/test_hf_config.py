@@ -10,7 +10,8 @@ import transformers
 from safetensors.numpy import save_file
 
 from rbee_worker.checkpoint import open_checkpoint
-from rbee_worker.checkpoint.hf_config import canonical, read_config, read_json
+from rbee_worker.checkpoint.hf_config import canonical, read_config
+from rbee_worker.checkpoint.reading import read_json
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 from tests.checkpoint.limits import refusal
 

@@ -15,11 +15,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Loading, Stats
 from rbee_worker.errors import NotReady, QueueFull, WorkerError
 from rbee_worker.observe import narration
-from rbee_worker.params import fit, resolve
+from rbee_worker.params import Rules, check_request, fit
+from rbee_worker.tokenizer.chat import normalised
 from rbee_worker.types import (
     End,
     EosToken,
@@ -73,7 +76,9 @@ class ChatMl:
     def render(
         self, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool = True, **_: Any
     ) -> str:
-        turns = [f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages]
+        turns = [
+            f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in normalised(messages)
+        ]
         return "".join(turns) + ("<|im_start|>assistant\n" if add_generation_prompt else "")
 
     def close(self) -> None:
@@ -227,28 +232,27 @@ class FakeEngineClient:
             self.held -= 1
             self._count()
 
+    @property
+    def rules(self) -> Rules:
+        return Rules(
+            context=self.fake.context,
+            vocab_size=VOCAB,
+            characters_per_token=self.settings.max_prompt_ratio,
+            template=self.tokenizer.chat_template,
+            eos=self.eos,
+            lenient=self.settings.lenient,
+        )
+
     def _prepare(self, request: Request) -> tuple[list[int], Any]:
+        resolved = check_request(request, self.rules)
         if request.token_ids is not None:
             ids = list(request.token_ids)
         elif request.messages is not None:
             ids = self.tokenizer.encode(self.chat.render(request.messages))
         else:
             ids = self.tokenizer.encode(request.prompt or "")
-        resolved = resolve(
-            request.params,
-            surface=request.surface,
-            vocab_size=VOCAB,
-            context=self.fake.context,
-            generation={},
-            template_exempt=(),
-            eos=self.eos,
-            lenient=self.settings.lenient,
-        )
-        import msgspec
-
-        return ids, msgspec.structs.replace(
-            resolved, params=fit(resolved, len(ids), self.fake.context)
-        )
+        params = fit(resolved, len(ids), self.fake.context)
+        return ids, msgspec.structs.replace(resolved, params=params)
 
     async def _enter(self, live: _Live, timeout_s: float | None) -> bool:
         """Wait for a slot; False when the request ended first."""

@@ -33,6 +33,7 @@ class FakeTokenizer:
     vocab_size = VOCAB
     special_ids = frozenset(SPECIAL)
     warnings = ("the pre-tokenizer is a fake",)
+    chat_template = "{{ messages }}"
 
     def encode(self, text: str, *, add_special: bool = True) -> list[int]:
         return [1] * add_special + [BYTES.index(c.encode()) for c in text]

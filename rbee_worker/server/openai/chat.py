@@ -6,16 +6,10 @@ from msgspec import UNSET, UnsetType
 from starlette.requests import Request as HttpRequest
 from starlette.types import ASGIApp
 
-from rbee_worker.server.asking import (
-    check_model,
-    new_id,
-    prompt_limit,
-    refuse_with,
-    time_limit,
-)
-from rbee_worker.server.body import check_messages, envelope, read_object
+from rbee_worker.server.body import envelope, plain_messages, read_object
 from rbee_worker.server.health import worker_of
-from rbee_worker.server.openai.shared import FINISH, Answer, Pieces, respond
+from rbee_worker.server.openai.shared import FINISH, Exchange, Pieces, respond
+from rbee_worker.server.requests import check_model, new_id, refuse_envelope, time_limit
 from rbee_worker.server.schemas import (
     ChatChoice,
     ChatChunk,
@@ -40,15 +34,13 @@ async def chat_completions(http: HttpRequest) -> ASGIApp:
     worker.serving()
     given, params, faults = envelope(body, ChatEnvelope)
     model = check_model(worker, given.model)
-    messages, found = check_messages(given.messages or [], prompt_limit(worker))
-    if not any(f.field == "messages" for f in faults):
-        faults += found
-    refuse_with(worker, faults, params, "chat")
+    messages, found = plain_messages(given.messages or [])
+    faults += found
     answer_id = new_id("chatcmpl")
     requests = [
         Request(
             id=f"{answer_id}-{choice}",
-            messages=tuple(messages),
+            messages=messages,
             params=params,
             surface="chat",
             choice=choice,
@@ -57,17 +49,18 @@ async def chat_completions(http: HttpRequest) -> ASGIApp:
         )
         for choice in range(given.n)
     ]
+    refuse_envelope(worker, faults, requests[0])
     jobs = await worker.submit(requests, keep=False)
-    answer = Answer(worker, answer_id, model, jobs)
+    exchange = Exchange(worker, answer_id, model, jobs)
     return await respond(
         http,
         worker,
-        answer,
+        exchange,
         prompts=1,
         stream=given.stream,
         options=given.stream_options,
-        chunks=lambda usage: ChatChunks(answer, usage),
-        whole=lambda: _whole(answer),
+        chunks=lambda usage: ChatChunks(exchange, usage),
+        whole=lambda: _whole(exchange),
     )
 
 
@@ -93,27 +86,27 @@ def scores(
 class ChatChunks:
     """The streaming form."""
 
-    def __init__(self, answer: Answer, usage: bool) -> None:
-        self._answer = answer
+    def __init__(self, exchange: Exchange, usage: bool) -> None:
+        self._exchange = exchange
         self._usage: UnsetType | None = None if usage else UNSET
 
     def chunks(self, choice: int, event: Event) -> list[ChatChunk]:
         if type(event) is Token:
-            found = scores(self._answer.pieces, event.ids, event.logprobs)
+            found = scores(self._exchange.pieces, event.ids, event.logprobs)
             return [self._chunk(choice, ChatDelta(content=event.t), found)]
         if type(event) is Started:
             return [self._chunk(choice, ChatDelta(role="assistant", content=""))]
         if type(event) is End:
             delta = ChatDelta(content=event.text or None)
-            found = scores(self._answer.pieces, event.ids, event.logprobs)
+            found = scores(self._exchange.pieces, event.ids, event.logprobs)
             finish = FINISH.get(event.stop.rule, "stop")
-            return [self._chunk(choice, delta, found, finish, self._answer.rbee(choice))]
+            return [self._chunk(choice, delta, found, finish, self._exchange.rbee(choice))]
         return []
 
     def usage_chunk(self, usage: TokenUsage) -> ChatChunk:
-        answer = self._answer
+        exchange = self._exchange
         return ChatChunk(
-            id=answer.id, created=answer.created, model=answer.model, choices=[], usage=usage
+            id=exchange.id, created=exchange.created, model=exchange.model, choices=[], usage=usage
         )
 
     def _chunk(
@@ -124,27 +117,27 @@ class ChatChunks:
         finish: str | None = None,
         rbee: Rbee | UnsetType = UNSET,
     ) -> ChatChunk:
-        answer = self._answer
+        exchange = self._exchange
         row = ChatChunkChoice(
             index=choice, delta=delta, logprobs=found, finish_reason=finish, rbee=rbee
         )
         return ChatChunk(
-            id=answer.id,
-            created=answer.created,
-            model=answer.model,
+            id=exchange.id,
+            created=exchange.created,
+            model=exchange.model,
             choices=[row],
             usage=self._usage,
         )
 
 
-def _whole(answer: Answer) -> ChatCompletion:
+def _whole(exchange: Exchange) -> ChatCompletion:
     """The non-streaming form."""
     choices = []
-    for index, job in enumerate(answer.jobs):
+    for index, job in enumerate(exchange.jobs):
         end = job.end
         assert end is not None
         parts = [e for e in job.log.events if isinstance(e, Token | End)]
-        found = [scores(answer.pieces, e.ids, e.logprobs) for e in parts]
+        found = [scores(exchange.pieces, e.ids, e.logprobs) for e in parts]
         entries = [row for s in found if s is not None for row in s.content]
         asked = any(s is not None for s in found)
         choices.append(
@@ -153,13 +146,13 @@ def _whole(answer: Answer) -> ChatCompletion:
                 message=ChatMessage(content=job.text()),
                 logprobs=ChatLogprobs(entries) if asked else None,
                 finish_reason=FINISH.get(end.stop.rule, "stop"),
-                rbee=answer.rbee(index),
+                rbee=exchange.rbee(index),
             )
         )
     return ChatCompletion(
-        id=answer.id,
-        created=answer.created,
-        model=answer.model,
+        id=exchange.id,
+        created=exchange.created,
+        model=exchange.model,
         choices=choices,
-        usage=answer.usage(1),
+        usage=exchange.usage(1),
     )

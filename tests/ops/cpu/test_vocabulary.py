@@ -72,14 +72,14 @@ class Latent:
 
     def __call__(self, x, batch):
         ops = self.ops
-        plain, turned = ops.split(self.q(x), (NOPE, ROPE), heads=HEADS)
+        plain, turned = ops.split(self.q(x, batch), (NOPE, ROPE), heads=HEADS)
         turned = ops.rope(turned, self.rope, batch, heads=HEADS)
         query = ops.concat((ops.heads_linear(plain, self.into), turned), heads=HEADS)
-        latent, k_rope = self.down.split(x)
+        latent, k_rope = self.down.split(x, batch)
         latent = self.norm(latent)
         key = ops.concat((latent, ops.rope(k_rope, self.rope, batch, heads=1)))
         mixed = ops.attend(query, key, latent, self.where, batch, heads=HEADS, scale=0.15)
-        return self.out(ops.heads_linear(mixed, self.out_of))
+        return self.out(ops.heads_linear(mixed, self.out_of), batch)
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,13 @@ class Plain:
     how: dict
 
     def __call__(self, x, batch):
-        q, k, v = self.qkv.split(x)
+        q, k, v = self.qkv.split(x, batch)
         q = self.ops.scale_by_position(self.ops.clip(q, 2.0), self.factors, batch, every=16)
         mixed = self.ops.attend(q, k, v, self.where, batch, heads=HEADS, scale=0.2, **self.how)
         again = self.ops.attend(
             q, None, None, self.where, batch, heads=HEADS, scale=0.1, **self.how
         )
-        return self.out(self.ops.add(mixed, again))
+        return self.out(self.ops.add(mixed, again), batch)
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Block:
 
     def __call__(self, x, batch):
         x = self.ops.add(x, self.attention(self.norm(x), batch))
-        return self.ops.add(x, self.ops.scale(self.mixture(self.norm(x)), self.column))
+        return self.ops.add(x, self.ops.scale(self.mixture(self.norm(x), batch), self.column))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from rbee_worker.types import (
 
 
 @dataclass
-class Answer:
+class Transcript:
     """Everything a stream of events said. Times are seconds since the request was sent."""
 
     started: Started | None = None
@@ -98,42 +98,44 @@ async def gather(
     on_text: Callable[[str], None],
     on_narration: Callable[[Narration], None],
     prompt_text: Callable[[Started], str],
-) -> Answer:
+) -> Transcript:
     """Follow a stream to its end. Raises InferenceFailed when it ends in an error.
 
     prompt_text: the prompt as text; it comes first where the request asks for an echo.
     """
-    answer, began = Answer(), time.perf_counter()
+    transcript, began = Transcript(), time.perf_counter()
     async for event in events:
         match event:
             case Started():
-                answer.started = event
+                transcript.started = event
                 if event.sampling.params.echo:
-                    _add(answer, prompt_text(event), event.prompt_ids, on_text)
+                    _add(transcript, prompt_text(event), event.prompt_ids, on_text)
             case Token():
-                if answer.first_token_s is None:
-                    answer.first_token_s = time.perf_counter() - began
-                _add(answer, event.t, event.ids, on_text)
-                answer.logprobs += event.logprobs or ()
+                if transcript.first_token_s is None:
+                    transcript.first_token_s = time.perf_counter() - began
+                _add(transcript, event.t, event.ids, on_text)
+                transcript.logprobs += event.logprobs or ()
             case PromptLogprobs():
-                answer.prompt_logprobs = event.logprobs
+                transcript.prompt_logprobs = event.logprobs
             case Narration():
                 on_narration(event)
             case End():
-                answer.end = event
-                _add(answer, event.text, event.ids, on_text)
+                transcript.end = event
+                _add(transcript, event.text, event.ids, on_text)
             case Error():
                 raise InferenceFailed(f"{event.code}: {event.message}")
             case _:
                 pass
-    answer.total_s = time.perf_counter() - began
-    return answer
+    transcript.total_s = time.perf_counter() - began
+    return transcript
 
 
-def _add(answer: Answer, text: str, ids: tuple[int, ...], on_text: Callable[[str], None]) -> None:
-    answer.ids += ids
+def _add(
+    transcript: Transcript, text: str, ids: tuple[int, ...], on_text: Callable[[str], None]
+) -> None:
+    transcript.ids += ids
     if text:
-        answer.pieces.append(text)
+        transcript.pieces.append(text)
         on_text(text)
 
 

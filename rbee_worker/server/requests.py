@@ -11,9 +11,9 @@ from urllib.parse import quote
 from starlette.requests import Request as HttpRequest
 
 from rbee_worker.errors import FieldError, InvalidRequest
-from rbee_worker.params import Surface, resolve
+from rbee_worker.params import PROMPTS, check_request
 from rbee_worker.server.auth import IGNORED
-from rbee_worker.server.body import check_ids, check_messages, check_prompt
+from rbee_worker.server.body import plain_messages
 from rbee_worker.server.jobs import Job
 from rbee_worker.server.problems import Refusal
 from rbee_worker.server.schemas import InferEnvelope, JobEnvelope
@@ -28,18 +28,11 @@ def new_id(prefix: str) -> str:
     return f"{prefix}-{uuid.uuid4().hex}"
 
 
-def prompt_limit(worker: Worker) -> int:
-    """Characters of a prompt, at most."""
-    info = worker.serving().info
-    assert info is not None
-    return worker.settings.max_prompt_ratio * info.context
-
-
 def model_names(worker: Worker) -> tuple[str, ...]:
     """What clients may call the model; the first is its name in answers."""
     names = [worker.settings.model]
-    if worker.engine is not None and worker.engine.info is not None:
-        names.append(worker.engine.info.model)
+    if worker.model is not None:
+        names.append(worker.model.model)
     return tuple(dict.fromkeys(names))
 
 
@@ -70,60 +63,46 @@ def ask(
     faults: list[FieldError],
     job_id: str,
 ) -> Request:
-    """The request of a job or of /v1/infer. Raises InvalidRequest with every fault."""
-    info = worker.serving().info
-    assert info is not None
-    limit = prompt_limit(worker)
-    named = {"prompt": given.prompt, "messages": given.messages, "token_ids": given.token_ids}
-    present = [name for name, value in named.items() if value is not None]
-    faulty = {fault.field.partition("[")[0] for fault in faults}
-    if len(present) != 1 and not faulty & named.keys():
-        what = "are given together" if present else "are all missing"
-        message = f"prompt, messages and token_ids {what}; give exactly one"
-        faults.append(FieldError("prompt", "exactly one", message))
+    """The request of a job or of /v1/infer. Raises InvalidRequest if the envelope has faults."""
     messages = None
     if given.messages is not None:
-        messages, found = check_messages(given.messages, limit)
+        messages, found = plain_messages(given.messages)
         faults += found
-    if given.prompt is not None:
-        faults += check_prompt("prompt", given.prompt, limit)
-    if given.token_ids is not None:
-        faults += check_ids("token_ids", given.token_ids, info.vocab_size, info.context)
-    refuse_with(worker, faults, params, "job")
-    return Request(
+    request = Request(
         id=job_id,
         prompt=given.prompt,
-        messages=None if messages is None else tuple(messages),
+        messages=messages,
         token_ids=None if given.token_ids is None else tuple(given.token_ids),
         params=params,
         surface="job",
         timeout_s=time_limit(worker, given.timeout_s),
         template_args=given.template_args,
     )
+    refuse_envelope(worker, faults, request)
+    return request
 
 
-def refuse_with(
-    worker: Worker, faults: list[FieldError], params: dict[str, Any], surface: Surface
-) -> None:
-    """If the envelope has faults, raise them together with those of the parameters."""
+def refuse_envelope(worker: Worker, faults: list[FieldError], request: Request) -> None:
+    """If the envelope has `faults`, raise them together with those that `request` has besides.
+
+    A sound envelope is not checked further here: the engine's client checks every request.
+    """
     if not faults:
         return
-    info = worker.serving().info
-    assert info is not None
+    others: list[FieldError] = []
     try:
-        resolve(
-            params,
-            surface=surface,
-            vocab_size=info.vocab_size,
-            context=info.context,
-            generation={},
-            template_exempt=(),
-            eos=(),
-            lenient=worker.settings.lenient,
-        )
+        check_request(request, worker.serving().rules)
     except InvalidRequest as error:
-        faults = faults + error.errors
-    raise InvalidRequest(faults)
+        others = error.errors
+    told = {_base(fault) for fault in faults}
+    if told & {*PROMPTS}:  # what the envelope could not read is not missing besides
+        others = [fault for fault in others if _base(fault) not in PROMPTS]
+    raise InvalidRequest(faults + others)
+
+
+def _base(fault: FieldError) -> str:
+    """The body's key: "messages[3].content" -> "messages"."""
+    return fault.field.partition("[")[0]
 
 
 async def settled(http: HttpRequest, worker: Worker, jobs: Sequence[Job]) -> None:
