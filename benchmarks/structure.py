@@ -2,8 +2,9 @@
 
     python -m benchmarks.structure [ROOT of a checkout]
 
-Parts are the modules and folders of `rbee_worker`, those of `ops` and `ops/cpu` apart. Imports under
-`if TYPE_CHECKING` do not count. The exit code is 1 where parts import each other in a circle.
+Parts are the modules and folders of `rbee_worker`; `ops` and `ops/cpu` are split into theirs.
+Imports under `if TYPE_CHECKING` do not count. The exit code is 1 where parts import each other in a
+circle.
 """
 
 from __future__ import annotations

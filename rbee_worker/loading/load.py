@@ -10,9 +10,7 @@ from rbee_worker.config import Settings
 from rbee_worker.engine.engine import Engine, make_engine
 from rbee_worker.engine.messages import Loading
 from rbee_worker.engine.rope_length import RopeLengths
-from rbee_worker.engine.trouble import is_out_of_memory
 from rbee_worker.errors import ModelError, is_out_of_memory
-from rbee_worker.loading.ahead import Report
 from rbee_worker.loading.preflight import outline_of, preflight
 from rbee_worker.models import build_model
 from rbee_worker.models.base import Decoder
