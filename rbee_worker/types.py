@@ -96,6 +96,9 @@ class Request(Struct, frozen=True, kw_only=True):
     choice: int = 0  # index among `n` answers to one prompt; part of the random key
     timeout_s: float | None = None
     template_args: dict[str, Any] = {}  # e.g. {"enable_thinking": False}
+    add_generation_prompt: bool | None = None  # messages: None = unless the last one is continued
+    continue_final_message: bool | None = None  # messages: the last one is left open
+    add_special_tokens: bool | None = None  # None = for a prompt, which no template has rendered
 
 
 class Resolved(Struct, frozen=True, kw_only=True):

@@ -28,6 +28,16 @@ MAY = {
     "layers": BASE | {"checkpoint", "state", "ops", "layers"},
     "models": BASE | {"checkpoint", "state", "ops", "layers", "models"},
 }
+# Folders of ops/cpu -> those among them that each may import: compiling processes and running ones
+# meet only in what they share.
+CPU_MAY = {
+    "shared": set(),
+    "compiler": {"shared"},
+    "kernels": {"shared", "compiler"},
+    "runtime": {"shared"},
+    "backend": {"shared", "runtime"},
+}
+CPU = "rbee_worker.ops.cpu"
 TORCH_FREE = [
     "types",
     "errors",
@@ -54,13 +64,18 @@ TORCH_FREE = [
 
 
 def part_of(module: str) -> str:
-    """rbee_worker.session.client -> engine; "" for a name of the package itself"""
+    """rbee_worker.session.client -> session; "" for a name of the package itself"""
     part = module.split(".")[1]
     return part if (PACKAGE / part).is_dir() or (PACKAGE / f"{part}.py").exists() else ""
 
 
 def imported(file: Path) -> set[str]:
     """Parts of this package that a file imports at run time."""
+    return {part_of(n) for n in names_imported(file)}
+
+
+def names_imported(file: Path) -> set[str]:
+    """Modules of this package, or names in them, that a file imports at run time."""
     found: set[str] = set()
     nodes = list(ast.parse(file.read_text()).body)
     while nodes:
@@ -71,7 +86,7 @@ def imported(file: Path) -> set[str]:
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [f"{node.module}.{a.name}" for a in node.names]
-        found |= {part_of(n) for n in names if n.startswith("rbee_worker.")}
+        found |= {n for n in names if n.startswith("rbee_worker.")}
         nodes += [n for n in ast.iter_child_nodes(node) if isinstance(n, ast.stmt)]
     return found
 
@@ -82,6 +97,23 @@ def test_a_part_imports_only_what_stands_below_it(part: str) -> None:
     wrong = {f.name: imported(f) - MAY[part] - {""} for f in files if f.exists()}
     assert not {name: extra for name, extra in wrong.items() if extra}
     assert any(f.exists() for f in files)
+
+
+@pytest.mark.parametrize("folder", CPU_MAY)
+def test_a_folder_of_the_cpu_backend_imports_only_what_it_may(folder: str) -> None:
+    files = list((PACKAGE / "ops" / "cpu" / folder).rglob("*.py"))
+    assert files
+    for file in files:
+        inside = {n.split(".")[3] for n in names_imported(file) if n.startswith(f"{CPU}.")}
+        assert inside <= CPU_MAY[folder] | {folder}, file
+
+
+@pytest.mark.parametrize("folder", ["shared", "compiler", "kernels"])
+def test_kernels_are_made_of_sources_that_their_names_follow(folder: str) -> None:
+    """The kernel cache looks into ops/cpu only: code from elsewhere could change unseen."""
+    for file in (PACKAGE / "ops" / "cpu" / folder).rglob("*.py"):
+        outside = {n for n in names_imported(file) if not n.startswith(f"{CPU}.")}
+        assert {n.split(".")[1] for n in outside} <= {"errors"}, file
 
 
 @pytest.mark.parametrize("module", TORCH_FREE)

@@ -325,8 +325,10 @@ def test_transport_keys_are_the_routes():
     assert transport == {"model": "m", "messages": [], "stream": True, "n": 2}
     assert rest == {"top_p": 0.5, "prompt": "p"}
     assert [e.field for e in errors(rest, "chat")] == ["prompt"]
-    [error] = errors({"stream": True})
+    [error] = errors({"timeout_s": 1})
     assert error.constraint == "read by the route"
+    [error] = errors({"stream": True})
+    assert "it exists for completions, chat" in error.message
 
 
 # ---- the model's own defaults
@@ -495,7 +497,11 @@ def test_prompts_that_may_be_tokenized():
         ({"token_ids": ()}, "is empty"),
         ({"messages": ()}, "is empty"),
         ({"prompt": "SECRET" * 11}, "has 66 characters and the limit is 64"),
-        ({"messages": ({"role": "user", "content": ["SECRET" * 11]},)}, "has 70 characters"),
+        ({"messages": ({"role": "user", "content": "SECRET" * 11},)}, "has 66 characters"),
+        (
+            {"messages": ({"role": "user", "content": [{"type": "text", "text": "SECRET"}] * 11},)},
+            "has 66 characters",
+        ),
         ({"token_ids": (1, 2, 3, 4, 5)}, "has 5 ids; the limit is 4"),
         ({"token_ids": (1, 10)}, "entry 1 is no id"),
         ({"token_ids": (True,)}, "entry 0 is no id"),

@@ -15,6 +15,7 @@ from typing import Any
 from rbee_worker.checkpoint.names import DIALECTS, Dialect
 from rbee_worker.checkpoint.reading import read_json
 from rbee_worker.checkpoint.renamed import renamed_config
+from rbee_worker.checkpoint.spellings import check_spellings
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 
 _RENAMED = {"_sliding_window_pattern": "sliding_window_pattern"}  # transformers 5 writes it
@@ -30,6 +31,7 @@ def read_config(path: Path) -> tuple[str, dict[str, Any], Dialect | None]:
     Raises CheckpointError when it is damaged, UnsupportedModel when it names no model_type.
     """
     config = read_json(path)
+    check_spellings(config, str(path))
     found = config.get("model_type")
     if not isinstance(found, str) or not found:
         raise UnsupportedModel(
@@ -46,7 +48,9 @@ def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """`config` with rotary keys in the form that the module describes."""
     out = {_RENAMED.get(key, key): value for key, value in config.items()}
     given = out.get("rope_parameters")
-    if isinstance(given, dict) and not any(isinstance(v, dict) for v in given.values()):
+    if given == {}:
+        del out["rope_parameters"]
+    elif isinstance(given, dict) and not any(isinstance(v, dict) for v in given.values()):
         out["rope_scaling"] = {"rope_type": "default", **out.pop("rope_parameters")}
     scaling = out.get("rope_scaling")
     if scaling is not None and not isinstance(scaling, dict):

@@ -6,14 +6,15 @@ names and shapes alone (`plan_model`), in the process that has no torch.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, cast
 
 from rbee_worker.checkpoint import Checkpoint
-from rbee_worker.errors import UnsupportedModel
+from rbee_worker.checkpoint.unsupported import unsupported
+from rbee_worker.errors import WorkerError
 from rbee_worker.models import absent
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.config import read_config
@@ -45,6 +46,9 @@ class Architecture:
     def build(self) -> Callable[[Any, Weights], Decoder]:
         """Makes the model from its config and weights."""
         return cast(Callable[[Any, Weights], Decoder], _named(self.build_name))
+
+
+_TRIED = 8  # architectures that a checkpoint of an unknown one is held against
 
 
 def _named(name: str) -> Any:
@@ -105,22 +109,37 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-def architecture(name: str, *, where: str) -> Architecture:
+def architecture(name: str, *, where: str, config: Mapping[str, Any] | None = None) -> Architecture:
     """The row of a `model_type`. Raises UnsupportedModel naming it and the supported ones."""
     if name not in ARCHITECTURES:
-        near = difflib.get_close_matches(name, ARCHITECTURES, n=1, cutoff=0.5)
-        hint = f"; the nearest is {near[0]}" if near else ""
-        raise UnsupportedModel(
-            f"{where}: architecture {name!r} is not supported yet.",
-            fix=f"use a model of one of: {', '.join(ARCHITECTURES)}{hint}.",
-        )
+        raise unsupported(name, ARCHITECTURES, where, config=config)
     return ARCHITECTURES[name]
+
+
+def check_architecture(ckpt: Checkpoint) -> None:
+    """Raise UnsupportedModel for an architecture that is not here, with the one that is built
+    alike: whose model could be made of these names and shapes."""
+    if ckpt.arch in ARCHITECTURES:
+        return
+    where, nearest = str(ckpt.path), ""
+    keys = {*ckpt.config}
+    for other in sorted(ARCHITECTURES, key=lambda name: -_alike(name, keys))[:_TRIED]:
+        with suppress(WorkerError):
+            plan_model(replace(ckpt, arch=other), "f32")
+            nearest = other
+            break
+    raise unsupported(ckpt.arch, ARCHITECTURES, where, config=ckpt.config, nearest=nearest)
+
+
+def _alike(name: str, keys: set[str]) -> int:
+    """How many of a config's keys an architecture reads."""
+    return len(keys & {f.name for f in fields(ARCHITECTURES[name].config)})
 
 
 def build_model(ckpt: Checkpoint, ops: Ops, progress: Progress | None = None) -> Decoder:
     """Read a checkpoint into a model that computes with `ops`. Raises ModelError's children."""
     where = str(ckpt.path)
-    row = architecture(ckpt.arch, where=where)
+    row = architecture(ckpt.arch, where=where, config=ckpt.config)
     config, unused = read_config(row.config, {**row.defaults, **ckpt.config}, where=where)
     weights = Weights(ckpt.source, ops, where=where, progress=progress)
     model = row.build(config, weights)
@@ -131,7 +150,11 @@ def build_model(ckpt: Checkpoint, ops: Ops, progress: Progress | None = None) ->
 
 
 def plan_model(ckpt: Checkpoint, ops: PlanOps) -> Decoder:
-    """Build without reading data: every name and shape is checked, `ops` counts every byte."""
+    """Build without reading data: every name and shape is checked, `ops` counts every byte.
+
+    Raises ModelError's children.
+    """
+    check_architecture(ckpt)
     return outline_model(ckpt, cast(Ops, ops))
 
 

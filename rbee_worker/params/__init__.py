@@ -13,7 +13,7 @@ from rbee_worker.params.request import (
     length_faults,
     prompt_faults,
 )
-from rbee_worker.params.resolve import fit, generation_defaults, report, resolve
+from rbee_worker.params.resolve import fit, generation_defaults, nearest, report, resolve
 from rbee_worker.params.table import PARAMETERS, describe, names, split
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "id_faults",
     "length_faults",
     "names",
+    "nearest",
     "options",
     "prompt_faults",
     "report",

@@ -7,10 +7,12 @@ Nothing is tokenized here, and no fault repeats the prompt's text.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from rbee_worker.errors import FieldError, InvalidRequest
 from rbee_worker.params.resolve import resolve
@@ -18,6 +20,8 @@ from rbee_worker.types import EosToken, Request, Resolved
 
 CHARACTERS_PER_TOKEN = 16  # a prompt of more characters than this a token of context cannot fit
 PROMPTS = ("prompt", "messages", "token_ids")  # a request has exactly one of them
+MOST_VALUES = 4096  # values in template_args, at all levels
+MOST_DEPTH = 32
 
 
 class Rules(Struct, frozen=True, kw_only=True):
@@ -48,6 +52,8 @@ def check_request(request: Request, rules: Rules) -> Resolved:
     What the prompt's tokens come to is not known yet: that is for `fit`.
     """
     faults = prompt_faults(request, rules)
+    unread, found = _template_faults(request, rules)
+    faults += found
     try:
         resolved = resolve(
             request.params,
@@ -61,9 +67,12 @@ def check_request(request: Request, rules: Rules) -> Resolved:
         )
     except InvalidRequest as error:
         raise InvalidRequest(faults + error.errors) from None
+    if resolved.params.echo and request.surface == "chat" and resolved.params.logprobs is not None:
+        message = "together with logprobs is for completions and jobs: a chat answer has no place"
+        faults.append(FieldError("echo", "without logprobs", f"{message} for the prompt's scores"))
     if faults:
         raise InvalidRequest(faults)
-    return resolved
+    return replace(resolved, ignored=resolved.ignored + unread)
 
 
 def prompt_faults(request: Request, rules: Rules, *, name: str | None = None) -> list[FieldError]:
@@ -110,14 +119,67 @@ def id_faults(name: str, ids: Sequence[int], *, most: int, vocab_size: int) -> l
 
 
 def characters(value: Any) -> int:
-    """Characters of a text, or of all texts in a conversation."""
+    """Characters of a text, or of the contents of all messages in a conversation."""
     if isinstance(value, str):
         return len(value)
-    if isinstance(value, dict):
-        return sum(characters(item) for item in value.values())
+    if isinstance(value, Mapping):  # a message, or one part of its content
+        return characters(value.get("content", value.get("text")))
     if isinstance(value, list | tuple):
         return sum(characters(item) for item in value)
     return 0
+
+
+def _template_faults(request: Request, rules: Rules) -> tuple[tuple[str, ...], list[FieldError]]:
+    """What is said to the chat template or the tokenizer: (names that --lenient lets through,
+    faults). A variable that the template never reads would change nothing."""
+    faults = []
+    template = rules.template or ""
+    chat = request.messages is not None
+    turn = (request.add_generation_prompt, request.continue_final_message)
+    for name, value in zip(("add_generation_prompt", "continue_final_message"), turn, strict=True):
+        if value is not None and not chat:
+            faults.append(FieldError(name, "with messages", "means nothing without messages"))
+    if turn == (True, True):
+        message = "cannot be true together with add_generation_prompt"
+        faults.append(FieldError("continue_final_message", "one of the two", message))
+    if request.add_special_tokens is not None and request.token_ids is not None:
+        message = "means nothing for a prompt of ids"
+        faults.append(FieldError("add_special_tokens", "with text", message))
+    given = request.template_args
+    if given and not chat:
+        faults.append(
+            FieldError("template_args", "with messages", "means nothing without messages")
+        )
+    elif not within(given, most=MOST_VALUES, depth=MOST_DEPTH):
+        limit = f"<= {MOST_VALUES} values, {MOST_DEPTH} levels"
+        message = f"is too large: at most {MOST_VALUES} values and {MOST_DEPTH} levels of nesting"
+        return (), [*faults, FieldError("template_args", limit, message)]
+    elif chat and rules.template is not None:
+        words = set(re.findall(r"\w+", template))
+        unread = [name for name in given if name not in words]
+        if rules.lenient:
+            return tuple(f"template_args.{name[:64]}" for name in unread), faults
+        for name in unread:
+            where, message = f"template_args.{name[:64]}", "is read by no line of the chat template"
+            faults.append(FieldError(where, "a variable of the template", message))
+    return (), faults
+
+
+def within(value: Any, *, most: int, depth: int) -> bool:
+    """Has a JSON value at most `most` values in it, and at most `depth` levels?"""
+    level = [value]
+    while level and depth >= 0:
+        most -= len(level)
+        if most < 0:
+            return False
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, Mapping):
+                inner += item.values()
+            elif isinstance(item, list | tuple):
+                inner += item
+        level, depth = inner, depth - 1
+    return not level
 
 
 def _message_faults(name: str, messages: Sequence[Mapping[str, Any]]) -> list[FieldError]:

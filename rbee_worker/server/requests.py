@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -16,11 +17,15 @@ from rbee_worker.server.auth import IGNORED
 from rbee_worker.server.body import plain_messages
 from rbee_worker.server.jobs import Job
 from rbee_worker.server.problems import Refusal
-from rbee_worker.server.schemas import InferEnvelope, JobEnvelope
+from rbee_worker.server.schemas import InferEnvelope, JobEnvelope, StreamOptions
 from rbee_worker.server.worker import Worker
 from rbee_worker.types import Error, Request
 
-STATUS_OF = {"VRAM_OOM": 507, "ENGINE_LOST": 503, "INVALID_REQUEST": 400}
+FAILURES = {  # code of a job's error -> status, what to do
+    "VRAM_OOM": (507, "ask for fewer tokens, or for fewer answers at a time."),
+    "ENGINE_LOST": (503, "ask again."),
+    "INVALID_REQUEST": (400, "correct the request."),
+}
 
 
 def new_id(prefix: str) -> str:
@@ -77,6 +82,9 @@ def ask(
         surface="job",
         timeout_s=time_limit(worker, given.timeout_s),
         template_args=given.template_args,
+        add_generation_prompt=given.add_generation_prompt,
+        continue_final_message=given.continue_final_message,
+        add_special_tokens=given.add_special_tokens,
     )
     refuse_envelope(worker, faults, request)
     return request
@@ -102,7 +110,31 @@ def refuse_envelope(worker: Worker, faults: list[FieldError], request: Request) 
 
 def _base(fault: FieldError) -> str:
     """The body's key: "messages[3].content" -> "messages"."""
-    return fault.field.partition("[")[0]
+    return re.split(r"[.\[]", fault.field, maxsplit=1)[0]
+
+
+def stream_faults(stream: bool, options: StreamOptions | None) -> list[FieldError]:
+    """stream_options that would change nothing."""
+    if options is None:
+        return []
+    faults = []
+    if not stream:
+        message = "means nothing without stream: true"
+        faults.append(FieldError("stream_options", "with stream", message))
+    if options.include_obfuscation:
+        name, message = "stream_options.include_obfuscation", "is not implemented"
+        faults.append(FieldError(name, "false (not implemented)", message))
+    return faults
+
+
+def fan_out_faults(worker: Worker, prompts: int, n: int) -> list[FieldError]:
+    """More answers asked for at once than the worker can ever hold: waiting would not help."""
+    most = worker.settings.max_seqs + worker.settings.max_queue
+    if prompts * n <= most:
+        return []
+    what = f"{prompts} prompts with n = {n}" if prompts > 1 else f"n = {n}"
+    message = f"{what} are {prompts * n} answers; this worker holds {most} at a time"
+    return [FieldError("n" if n > 1 else "prompt", f"<= {most} answers", message)]
 
 
 async def settled(http: HttpRequest, worker: Worker, jobs: Sequence[Job]) -> None:
@@ -114,7 +146,8 @@ async def settled(http: HttpRequest, worker: Worker, jobs: Sequence[Job]) -> Non
             done, _ = await asyncio.wait({*pumps, gone}, return_when=asyncio.FIRST_COMPLETED)
             pumps -= done
         if pumps:
-            raise Refusal(499, "client_left", "The client left before the answer was whole.")
+            message = "The client left before the answer was whole."
+            raise Refusal(499, "client_left", message, fix="stay until the answer has come.")
     finally:
         gone.cancel()
         for job in jobs:
@@ -126,9 +159,9 @@ async def settled(http: HttpRequest, worker: Worker, jobs: Sequence[Job]) -> Non
 
 def failed(error: Error) -> Refusal:
     """The HTTP form of a job's error."""
-    status = STATUS_OF.get(error.code, 500)
+    status, fix = FAILURES.get(error.code, (500, "ask again; the worker's log says more."))
     headers = {"Retry-After": "2"} if status == 503 else {}
-    return Refusal(status, error.code.lower(), error.message, headers=headers)
+    return Refusal(status, error.code.lower(), error.message, fix=fix, headers=headers)
 
 
 def ignored(jobs: Sequence[Job]) -> dict[str, str]:

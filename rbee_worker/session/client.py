@@ -166,7 +166,8 @@ class EngineClient:
             prepared = await self._prepare(request)
             ahead = sum(not a.scheduled for a in self._answers.values())
             answer = self._enter(request, prepared)
-            yield answer.started(self.settings.model)
+            assert self.info is not None
+            yield answer.started(self.info)
             if ahead and not answer.scheduled:
                 yield narration.queued(request.id, ahead)
             event: Event | None = None
@@ -213,7 +214,7 @@ class EngineClient:
 
     async def _prepare(self, request: Request) -> Prepared:
         job = partial(prepare, request, self.text, self.rules)
-        if is_quick(request):
+        if is_quick(request, self.text):
             return job()
         prepared = await asyncio.to_thread(job)
         if self.state != "ready":  # it may have gone meanwhile

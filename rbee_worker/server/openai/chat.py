@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 from starlette.requests import Request as HttpRequest
 from starlette.types import ASGIApp
 
+from rbee_worker.errors import FieldError
 from rbee_worker.server.body import envelope, plain_messages, read_object
 from rbee_worker.server.health import worker_of
 from rbee_worker.server.openai.shared import FINISH, Exchange, Pieces, respond
-from rbee_worker.server.requests import check_model, new_id, refuse_envelope, time_limit
+from rbee_worker.server.requests import (
+    check_model,
+    fan_out_faults,
+    new_id,
+    refuse_envelope,
+    stream_faults,
+    time_limit,
+)
 from rbee_worker.server.schemas import (
     ChatChoice,
     ChatChunk,
@@ -30,26 +39,29 @@ from rbee_worker.types import End, Event, Request, Started, Token, TokenLogprob
 async def chat_completions(http: HttpRequest) -> ASGIApp:
     """The route."""
     worker = worker_of(http)
-    body = await read_object(http, worker.settings.max_body_kb * 1024)
+    body = await read_object(http, worker)
     worker.serving()
     given, params, faults = envelope(body, ChatEnvelope)
     model = check_model(worker, given.model)
     messages, found = plain_messages(given.messages or [])
-    faults += found
+    faults += found + stream_faults(given.stream, given.stream_options)
+    faults += fan_out_faults(worker, 1, given.n)
+    both = given.chat_template_kwargs.keys() & given.template_args.keys()
+    faults += [FieldError(f"template_args.{n[:64]}", "once", "is in both") for n in sorted(both)]
     answer_id = new_id("chatcmpl")
-    requests = [
-        Request(
-            id=f"{answer_id}-{choice}",
-            messages=messages,
-            params=params,
-            surface="chat",
-            choice=choice,
-            timeout_s=time_limit(worker, given.timeout_s),
-            template_args={**given.chat_template_kwargs, **given.template_args},
-        )
-        for choice in range(given.n)
-    ]
-    refuse_envelope(worker, faults, requests[0])
+    request = Request(
+        id=f"{answer_id}-0",
+        messages=messages,
+        params=params,
+        surface="chat",
+        timeout_s=time_limit(worker, given.timeout_s),
+        template_args={**given.chat_template_kwargs, **given.template_args},
+        add_generation_prompt=given.add_generation_prompt,
+        continue_final_message=given.continue_final_message,
+        add_special_tokens=given.add_special_tokens,
+    )
+    refuse_envelope(worker, faults, request)
+    requests = [replace(request, id=f"{answer_id}-{c}", choice=c) for c in range(given.n)]
     jobs = await worker.submit(requests, keep=False)
     exchange = Exchange(worker, answer_id, model, jobs)
     return await respond(

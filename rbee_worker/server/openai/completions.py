@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 from starlette.requests import Request as HttpRequest
 from starlette.types import ASGIApp
 
@@ -13,7 +15,14 @@ from rbee_worker.params import prompt_faults
 from rbee_worker.server.body import envelope, read_object
 from rbee_worker.server.health import worker_of
 from rbee_worker.server.openai.shared import FINISH, Exchange, Pieces, respond
-from rbee_worker.server.requests import check_model, new_id, refuse_envelope, time_limit
+from rbee_worker.server.requests import (
+    check_model,
+    fan_out_faults,
+    new_id,
+    refuse_envelope,
+    stream_faults,
+    time_limit,
+)
 from rbee_worker.server.schemas import (
     Completion,
     CompletionChoice,
@@ -31,33 +40,41 @@ MAX_PROMPTS = 256
 async def completions(http: HttpRequest) -> ASGIApp:
     """The route."""
     worker = worker_of(http)
-    body = await read_object(http, worker.settings.max_body_kb * 1024)
+    body = await read_object(http, worker)
     worker.serving()
     given, params, faults = envelope(body, CompletionEnvelope)
     model = check_model(worker, given.model)
     if given.best_of is not None and given.best_of != given.n:
         message = f"must equal n ({given.n}): ranking more answers than are returned is not done"
         faults.append(FieldError("best_of", "= n", message, given.best_of))
-    answer_id = new_id("cmpl")
+    faults += stream_faults(given.stream, given.stream_options)
     prompts = _prompts(given.prompt, faults)
-    requests = [
+    faults += fan_out_faults(worker, len(prompts), given.n)
+    answer_id = new_id("cmpl")
+    each = [
         Request(
-            id=f"{answer_id}-{index * given.n + choice}",
+            id=f"{answer_id}-{index * given.n}",
             prompt=prompt if isinstance(prompt, str) else None,
             token_ids=None if isinstance(prompt, str) else prompt,
             params=params,
             surface="completions",
-            choice=choice,
             timeout_s=time_limit(worker, given.timeout_s),
+            add_special_tokens=given.add_special_tokens,
         )
         for index, prompt in enumerate(prompts)
+    ]
+    if _several(given.prompt):  # one alone is checked with its parameters
+        for index, request in enumerate(each):
+            rules = worker.serving().rules
+            faults += prompt_faults(request, rules, name=f"prompt[{index}]")
+            await asyncio.sleep(0)
+    sound = Request(id=answer_id, prompt="?", params=params, surface="completions")
+    refuse_envelope(worker, faults, each[0] if len(each) == 1 else sound)
+    requests = [
+        replace(request, id=f"{answer_id}-{index * given.n + choice}", choice=choice)
+        for index, request in enumerate(each)
         for choice in range(given.n)
     ]
-    for index, request in enumerate(requests[:: given.n]):
-        name = f"prompt[{index}]" if _several(given.prompt) else "prompt"
-        faults += prompt_faults(request, worker.serving().rules, name=name)
-    sound = Request(id=answer_id, prompt="?", params=params, surface="completions")
-    refuse_envelope(worker, faults, sound)
     jobs = await worker.submit(requests, keep=False)
     exchange = Exchange(worker, answer_id, model, jobs)
     return await respond(

@@ -29,7 +29,7 @@ async def model(http: HttpRequest) -> Response:
 async def embeddings(http: HttpRequest) -> Response:
     """Refused until an encoder is served: a decoder's hidden states are no embedding."""
     worker = worker_of(http)
-    body = await read_object(http, worker.settings.max_body_kb * 1024)
+    body = await read_object(http, worker)
     worker.serving()
     given, _, faults = envelope(body, EmbeddingEnvelope)
     check_model(worker, given.model)

@@ -11,11 +11,12 @@ import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.types import ASGIApp
 
+from rbee_worker.server.encoding import LONG, answered, encoded
 from rbee_worker.server.jobs import Job
-from rbee_worker.server.problems import ErrorBody, Problem, json_response
+from rbee_worker.server.problems import ErrorBody, Problem
 from rbee_worker.server.requests import ignored, settled
 from rbee_worker.server.schemas import PromptDetails, Rbee, StreamOptions, TokenUsage
-from rbee_worker.server.sse import DONE, EventStream, frame
+from rbee_worker.server.sse import DONE, EventStream, frame, weight
 from rbee_worker.server.worker import Worker
 from rbee_worker.types import Error, Event
 
@@ -85,11 +86,11 @@ class Exchange:
         return started is not None and started.sampling.params.logprobs is not None
 
     def rbee(self, choice: int) -> Rbee:
-        """Why this choice stopped, and its seed."""
+        """Why this choice stopped, its seed, and what to know of the model and the prompt."""
         job = self.jobs[choice]
         assert job.end is not None
         assert job.started is not None
-        return Rbee(stop=job.end.stop, seed=job.started.seed)
+        return Rbee(stop=job.end.stop, seed=job.started.seed, warnings=job.started.warnings)
 
 
 class Chunks(Protocol):
@@ -113,7 +114,8 @@ class ChunkRendering:
     def event(self, choice: int, place: int, event: Event) -> bytes:
         if type(event) is Error:
             return frame(self._encode(mid_stream(event)))
-        return b"".join([frame(self._encode(c)) for c in self._chunks.chunks(choice, event)])
+        encode = encoded if weight(event) > LONG else self._encode
+        return b"".join([frame(encode(c)) for c in self._chunks.chunks(choice, event)])
 
     def done(self) -> bytes:
         if not self._usage:
@@ -145,7 +147,7 @@ async def respond(
     headers = ignored(exchange.jobs)
     if not stream:
         await settled(http, worker, exchange.jobs)
-        return json_response(whole(), headers=headers)
+        return await answered(whole, sum(job.size for job in exchange.jobs), headers)
     usage = options is not None and options.include_usage
     rendering = ChunkRendering(exchange, chunks(usage), prompts, usage)
     return EventStream(

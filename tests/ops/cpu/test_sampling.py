@@ -200,7 +200,7 @@ SCRIPT = """
 import os, sys
 import numpy as np, torch
 from rbee_worker.engine.sampler import Sampler
-from rbee_worker.ops.cpu import isa
+from rbee_worker.ops.cpu.shared import isa
 from rbee_worker.ops.cpu.runtime.native import Library
 from rbee_worker.ops.cpu.backend.sampling import CpuSampling
 from rbee_worker.ops.cpu.runtime.team import Team
