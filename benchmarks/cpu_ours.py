@@ -110,7 +110,7 @@ def main(path: str, threads: int, clock: str) -> None:
         token, start = [[100]] * count, now()
         for i in range(steps):
             logits = seqs.feed(token, prompt + i)
-            token = [[one] for one in sampling.greedy(logits)]
+            token = [[one] for one in sampling.greedy(logits).host()]
         return count * steps / (now() - start)
 
     def prefill() -> float:

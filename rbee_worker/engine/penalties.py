@@ -1,9 +1,10 @@
 """What changes single logits before temperature: bias, penalties, ids that may not come yet.
 
 A row touches few of its tokens (those in its window, its output, its bias), so the state of a
-slot is a list of *entries*, one a touched token, where the logits are (`ops.sampling.Entries`): the
-token's id, its bias, whether it is banned until min_tokens, how often it stands in the repetition
-window and how often it was generated. Each step changes the logits of all entries.
+slot is a list of *entries*, one a touched token, kept on the device that has the logits
+(`ops.sampling.BiasTable`): the token's id, its bias, whether it is banned until min_tokens, how
+often it stands in the repetition window and how often it was generated. Each step changes the
+logits of all entries.
 
 For a token with logit z, in this order (all in float32):
     z + logit_bias
@@ -19,7 +20,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rbee_worker.ops.sampling import BANNED, BIAS, OUTPUT, WINDOW, Bends, Entries
+from rbee_worker.ops.sampling import BANNED, BIAS, OUTPUT, WINDOW, BiasTable, Edits
 from rbee_worker.types import SamplingParams
 
 if TYPE_CHECKING:
@@ -62,11 +63,11 @@ class _Slot:
 
 
 class Penalties:
-    """Who has entries and which; a slot without costs nothing. The numbers are in `entries`."""
+    """Who has entries and which; a slot without costs nothing. The numbers are in `table`."""
 
-    def __init__(self, vocab_size: int, entries: Entries) -> None:
+    def __init__(self, vocab_size: int, table: BiasTable) -> None:
         self._vocab = vocab_size
-        self._entries = entries
+        self._table = table
         self._slots: dict[int, _Slot] = {}
 
     def add(
@@ -107,14 +108,14 @@ class Penalties:
         assert all(0 <= token < self._vocab for token in ids)
         values = [[columns[c].get(token, 0.0) for c in range(4)] for token in ids]
         factors = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty)
-        self._entries.write(slot, ids, values, factors)
+        self._table.write(slot, ids, values, factors)
         self._slots[slot] = state
         return True
 
     def remove(self, slot: int) -> None:
         """Forget a slot; the last one gives the memory back."""
         if self._slots.pop(slot, None) is not None and not self._slots:
-            self._entries.clear()
+            self._table.clear()
 
     def apply(self, logits: Tensor, slots: Sequence[int]) -> Callable[[Tensor], None] | None:
         """Change `logits` [S, V] in place, row i by slots[i]; what undoes it, None if nothing."""
@@ -125,7 +126,7 @@ class Penalties:
         used = [len(state.place) for state in states]
         if not rows or not max(used):
             return None
-        bends = Bends(
+        edits = Edits(
             rows,
             [slots[row] for row in rows],
             used,
@@ -134,7 +135,7 @@ class Penalties:
             any(state.repetition for state in states),
             any(state.output for state in states),
         )
-        return self._entries.apply(logits, bends)
+        return self._table.apply(logits, edits)
 
     def push(self, slots: Sequence[int], ids: Sequence[int]) -> None:
         """Count one generated token of each slot; the id that leaves a window is uncounted."""
@@ -153,15 +154,15 @@ class Penalties:
             if not state.lasting and state.generated >= state.min_tokens:
                 self.remove(slot)  # only ids were banned, and no longer
         if token:
-            self._entries.add(token)
+            self._table.add(token)
         if at:
-            self._entries.count(at)
+            self._table.count(at)
 
     def counts(self, slot: int) -> dict[int, tuple[int, int]]:
         """Token id -> (times in the window, times generated), where either is not 0."""
         state = self._slots.get(slot)
         if state is None:
             return {}
-        rows = self._entries.values(slot, len(state.place))
+        rows = self._table.values(slot, len(state.place))
         counts = {t: (int(rows[i][WINDOW]), int(rows[i][OUTPUT])) for t, i in state.place.items()}
         return {token: pair for token, pair in counts.items() if any(pair)}

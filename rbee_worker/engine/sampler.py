@@ -20,7 +20,7 @@ from torch import Tensor
 from rbee_worker.engine.penalties import Penalties
 from rbee_worker.engine.philox import uniforms
 from rbee_worker.ops.reference.sampling.torch_sampling import TorchSampling
-from rbee_worker.ops.sampling import Cut, Sampling
+from rbee_worker.ops.sampling import DrawParams, Sampling
 from rbee_worker.types import SamplingParams, TokenLogprob
 
 _AHEAD = 64  # uniform numbers computed at once for a slot
@@ -47,7 +47,7 @@ class Sampler:
         """sampling: the backend's own; None: torch's, on `device`."""
         self.vocab_size = vocab_size
         self._sampling = TorchSampling(torch.device(device)) if sampling is None else sampling
-        self._penalties = Penalties(vocab_size, self._sampling.entries(max_seqs))
+        self._penalties = Penalties(vocab_size, self._sampling.bias_table(max_seqs))
         self._plain: set[int] = set()  # slots: greedy, nothing applied, no logprobs
         self._scored: set[int] = set()  # slots that want logprobs
         # by slot, in lists: numpy's first operation after a step costs more than a few rows' Python
@@ -104,7 +104,7 @@ class Sampler:
         fails alone: see `Sampled.errors`.
         """
         if self._plain.issuperset(slots):
-            ids = self._sampling.greedy(logits)
+            ids = self._sampling.greedy(logits).host()
         else:
             undo = self._penalties.apply(logits, slots)
             ids = self._choose(logits, slots)
@@ -133,12 +133,12 @@ class Sampler:
     def _choose(self, logits: Tensor, slots: Sequence[int]) -> list[int]:
         """Ids [S]; -1 for rows without an answer. `logits` have bias and penalties applied."""
         assert logits.shape == (len(slots), self.vocab_size)
-        cuts = [self._cut(slot) for slot in slots]
-        if cuts.count(None) == len(cuts):
-            return self._sampling.greedy(logits)
-        return self._sampling.choose(logits, cuts)
+        params = [self._draw_params(slot) for slot in slots]
+        if params.count(None) == len(params):
+            return self._sampling.greedy(logits).host()
+        return self._sampling.choose(logits, params).host()
 
-    def _cut(self, slot: int) -> Cut | None:
+    def _draw_params(self, slot: int) -> DrawParams | None:
         """The parameters of a slot's next draw; None: greedy."""
         kept = self._kept[slot]
         if kept is None:
@@ -148,7 +148,7 @@ class Sampler:
             indices = block * _AHEAD + np.arange(_AHEAD)
             self._ahead[slot] = uniforms(*self._stream[slot], indices).tolist()
             self._block[slot] = block
-        return Cut(*kept, self._ahead[slot][at])
+        return DrawParams(*kept, self._ahead[slot][at])
 
     def _score(
         self, logits: Tensor, slots: Sequence[int], ids: list[int]

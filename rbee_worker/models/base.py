@@ -81,22 +81,6 @@ class Decoder:
         """The blocks, each as a function of the state alone. x [N, dim]: what `embedded` gave"""
         return [partial(block, batch=batch) for block in self.blocks]
 
-    @property
-    def device(self) -> str:
-        """Where its tensors are."""
-        return self.ops.device
-
-    def normed(self, x: Tensor) -> Tensor:
-        """what the last block made [N, dim] -> what `head` reads [N, dim]"""
-        return self.norm(x)
-
-    def logits(self, batch: Batch) -> Tensor:
-        """batch of N rows, S of them sampled -> logits float32 [S, vocab]"""
-        from torch import inference_mode  # importing this module imports no torch
-
-        with inference_mode():
-            return self.head(self.hidden(batch)[batch.sample_rows])
-
     def head(self, rows: Tensor) -> Tensor:
         """hidden states [S, dim] -> logits float32 [S, vocab]"""
         logits = self.ops.logits(rows, self.out.weight, self.out.bias)

@@ -139,7 +139,7 @@ def hf_trace(model: PreTrainedModel, tokens: Sequence[int]) -> Trace:
     finally:
         for hook in hooks:
             hook.remove()
-    return Trace(tuple(states), logits.float())
+    return Trace(tuple(s.numpy() for s in states), logits.float().numpy())
 
 
 def _layers(model: PreTrainedModel) -> Sequence[torch.nn.Module]:

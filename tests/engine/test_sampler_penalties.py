@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rbee_worker.engine.penalties import Penalties
-from rbee_worker.ops.reference.sampling.torch_sampling import TorchEntries
+from rbee_worker.ops.reference.sampling.torch_sampling import TorchBiasTable
 from rbee_worker.types import SamplingParams
 from tests.engine import oracle
 
@@ -28,7 +28,7 @@ params_ = st.builds(
 
 
 def penalties(*params: SamplingParams, prompts: list[list[int]], outputs=None) -> Penalties:
-    table = Penalties(VOCAB, TorchEntries(8, torch.device("cpu")))
+    table = Penalties(VOCAB, TorchBiasTable(8, torch.device("cpu")))
     outputs = outputs or [[] for _ in params]
     for slot, (p, prompt, output) in enumerate(zip(params, prompts, outputs, strict=True)):
         table.add(slot, p, prompt, output, eos_ids=[EOS], exempt_ids=[EXEMPT])
@@ -110,7 +110,7 @@ def test_one_is_bitwise_off_even_beside_other_penalties():
 
 def test_once_per_distinct_token_and_by_sign():
     z = torch.tensor([[2.0, -2.0, 0.0] + [1.0] * (VOCAB - 3)])
-    table = Penalties(VOCAB, TorchEntries(1, torch.device("cpu")))
+    table = Penalties(VOCAB, TorchBiasTable(1, torch.device("cpu")))
     params = SamplingParams(repetition_penalty=2.0, repeat_last_n=-1)
     table.add(0, params, [0, 0, 0, 1, 1, 2], [], eos_ids=[], exempt_ids=[])
     table.apply(z, [0])
@@ -152,7 +152,7 @@ def test_only_generated_tokens_pay_presence_and_frequency():
 
 def test_entries_outgrow_their_first_room_and_slots_are_reused():
     vocab = 5000
-    table = Penalties(vocab, TorchEntries(2, torch.device("cpu")))
+    table = Penalties(vocab, TorchBiasTable(2, torch.device("cpu")))
     params = SamplingParams(repetition_penalty=2.0, repeat_last_n=0)
     table.add(0, params, [4999], [], eos_ids=[], exempt_ids=[])
     for one in range(1000):

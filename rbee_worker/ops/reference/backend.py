@@ -100,21 +100,23 @@ class ReferenceBackend(Backend):
         block_size: int,
         dtype: str,
     ) -> StateMemory:
-        from rbee_worker.ops.reference.state import TorchState
+        from rbee_worker.ops.reference.state import ReferenceState
 
-        return TorchState(
+        return ReferenceState(
             groups, n_blocks, n_slots, block_size=block_size, dtype=dtype, device=ops.device
         )
 
     def executable(
         self, model: Decoder, settings: Settings, *, kv_dtype: str, longest: int
     ) -> Executable:
-        from rbee_worker.ops.reference.executable import Eager
+        from rbee_worker.ops.reference.model import ReferenceModel
 
-        return Eager(model)
+        return ReferenceModel(model)
 
     def pieces(self, model: Decoder, *, tokens: int, block_size: int, kv_dtype: str) -> Any:
-        return model
+        from rbee_worker.ops.reference.stepwise import ReferenceStepwise
+
+        return ReferenceStepwise(model)
 
     def bytes_per_token(self, outline: ModelOutline, settings: Settings, dtype: str) -> int:
         from rbee_worker.ops.cpu.backend.bytes_read import numbers_read

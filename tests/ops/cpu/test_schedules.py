@@ -40,6 +40,7 @@ from rbee_worker.state.pool import StatePool
 from rbee_worker.state.tensors import StateTensors
 from rbee_worker.types import SamplingParams
 from tests.engine.test_same_tokens import RandomWeights
+from tests.ops.cpu.bridge import TorchLogits, TorchModel
 
 VOCAB, BLOCK, MAX_SEQS, CONTEXT = 700, 16, 6, 256
 KINDS = {  # window, how keys are kept, threads -> schedules, 200 in all
@@ -75,7 +76,7 @@ def library() -> Library:
 
 
 @cache
-def model(window: int | None, kv: str, threads: int) -> CpuModel:
+def model(window: int | None, kv: str, threads: int) -> TorchModel:
     """Two layers of random numbers, recorded for steps of at most 64 tokens."""
     config = llama.Config(
         vocab_size=VOCAB,
@@ -105,7 +106,7 @@ def model(window: int | None, kv: str, threads: int) -> CpuModel:
     shapes["model.norm.weight"] = (64,)
     ops = CpuOps(library(), Team(library(), threads))
     decoder = llama.build(config, Weights(RandomWeights(shapes), ops))
-    return CpuModel(decoder, ops, Shape(64, 4, CONTEXT, BLOCK, kv))
+    return TorchModel(CpuModel(decoder, ops, Shape(64, 4, CONTEXT, BLOCK, kv)))
 
 
 @cache
@@ -156,7 +157,7 @@ class Run:
         tensors = StateTensors(
             made.groups, self.pool.n_blocks, self.pool.n_slots, block_size=BLOCK, dtype=kind[1]
         )
-        sampler = Sampler(VOCAB, MAX_SEQS, "cpu", made.ops.sampling(VOCAB))
+        sampler = Sampler(VOCAB, MAX_SEQS, "cpu", TorchLogits(made.ops.sampling(VOCAB)))
         runner = Runner(made, tensors, sampler, max_seqs=MAX_SEQS, device="cpu")
         self.engine = Engine(
             runner, self.pool, token_budget=budget, max_seqs=MAX_SEQS, context=CONTEXT

@@ -4,7 +4,7 @@ import gguf
 import numpy as np
 import pytest
 
-from rbee_worker.ops.reference import grids
+from rbee_worker.checkpoint.decoding import grids
 
 PEERS = {"IQ1": ("IQ1_S", "IQ1_M")}
 
