@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.config import Settings
-from rbee_worker.engine.engine import Engine, make_engine
+from rbee_worker.engine.engine import Engine
+from rbee_worker.engine.make import make_engine
 from rbee_worker.engine.messages import Loading
-from rbee_worker.engine.rope_length import RopeLengths
 from rbee_worker.errors import ModelError, is_out_of_memory
 from rbee_worker.loading.preflight import outline_of, preflight
 from rbee_worker.models import build_model
@@ -70,8 +70,10 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         max_seqs=settings.max_seqs,
         context=room.context,
         kv_cache=settings.kv_cache,
-        ropes=RopeLengths(model.ropes),
-        timed=bool(settings.trace),
+        ropes=model.ropes,
+        buckets=backend.buckets,
+        overlaps=backend.overlaps,
+        trace=bool(settings.trace),
     )
     clock.done("state")
     info = ModelInfo(

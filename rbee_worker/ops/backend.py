@@ -104,6 +104,8 @@ class Backend(ABC):
 
     name: str  # what --backend calls it
     title: str  # for people: "compiled CPU kernels"
+    buckets = False  # decoding steps have few sizes, filled up with rows of nobody
+    overlaps = False  # a step may be launched before the one before it has been collected
 
     @abstractmethod
     def refuses(self, settings: Settings) -> Refusal | None:

@@ -95,7 +95,7 @@ def make(tokens: int = 64, budget: int = 8, seqs: int = 4, depth: int = 1) -> Ru
     return Run(Scheduler(pool, token_budget=budget, max_seqs=seqs), pool, depth)
 
 
-def names(plan: Plan) -> list[tuple[str, int, int, bool]]:
+def names(plan: Plan) -> list[tuple[str, int, int, int]]:
     return [(c.seq.id, c.start, c.count, c.draws) for c in plan.chunks]
 
 

@@ -17,7 +17,6 @@ import torch
 
 from rbee_worker.config import parse
 from rbee_worker.engine.messages import Submit, Tokens
-from rbee_worker.engine.sampler import Sampler
 from rbee_worker.loading.load import load_engine
 from rbee_worker.ops.cpu.backend import sampling as cpu_sampling
 from rbee_worker.ops.cpu.backend.sampling import CpuSampling
@@ -29,14 +28,15 @@ from rbee_worker.ops.sampling import DrawColumns, DrawParams
 from rbee_worker.types import SamplingParams
 from tests import tiny
 from tests.engine import test_sampler, test_sampler_batch, test_sampler_penalties
+from tests.engine.drawn import DrawnSampler
 from tests.ops.cpu.bridge import TorchLogits
 from tests.ops.reference import test_filters, test_logprobs
 
 LAST = 1 - 2.0**-53
 TORCH = TorchSampling(torch.device("cpu"))
 COPIED = {  # tests, and what in their module is replaced by the kernels'
-    test_sampler: "Sampler",
-    test_sampler_batch: "Sampler",
+    test_sampler: "DrawnSampler",
+    test_sampler_batch: "DrawnSampler",
     test_filters: "draw",
     test_logprobs: "score",
     test_sampler_penalties: "TorchBiasTable",
@@ -67,7 +67,7 @@ def _draw(z, columns):
 
 
 INSTEAD = {
-    "Sampler": lambda vocab, seqs: Sampler(vocab, seqs, "cpu", made(vocab)),
+    "DrawnSampler": lambda vocab, seqs: DrawnSampler(vocab, seqs, made(vocab)),
     "draw": _draw,
     "score": lambda z, ids, tops: made(z.shape[1]).score(z, ids, tops),
     "TorchBiasTable": lambda seqs, device: made(7).bias_table(seqs),
@@ -206,16 +206,16 @@ def test_what_is_gathered_from_groups_is_enough():
 SCRIPT = """
 import os, sys
 import numpy as np, torch
-from rbee_worker.engine.sampler import Sampler
 from rbee_worker.ops.cpu.shared import isa
 from rbee_worker.ops.cpu.runtime.native import Library
 from rbee_worker.ops.cpu.backend.sampling import CpuSampling
 from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.types import SamplingParams
+from tests.engine.drawn import DrawnSampler
 
 torch.set_num_threads(4)
 library = Library(isa.choose())
-sampler = Sampler(50_000, 8, "cpu", CpuSampling(library, Team(library, 2), 50_000))
+sampler = DrawnSampler(50_000, 8, CpuSampling(library, Team(library, 2), 50_000))
 kinds = [
     dict(temperature=0), dict(seed=1), dict(top_p=0.9), dict(top_k=40, min_p=0.1),
     dict(temperature=0, repetition_penalty=1.2, logprobs=5), dict(logprobs=0, logit_bias={3: 1.0}),
@@ -226,8 +226,8 @@ before = threads()
 for slot, kind in enumerate(kinds):
     sampler.add(slot, SamplingParams(**kind), [1, 2, 3] * 100)
 for _ in range(5):
-    sampler.sample(z, [0, 1, 2, 3, 4, 5])
-    sampler.sample(z[:1], [0])
+    sampler.draw(z, [0, 1, 2, 3, 4, 5])
+    sampler.draw(z[:1], [0])
 own = threads() - before
 torch.rand(4_000_000).exp().sum()  # this does wake torch's
 sys.exit(0 if own == 0 and threads() > before else f"{own} threads, then {threads() - before}")
