@@ -17,6 +17,7 @@ import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -30,7 +31,7 @@ from rbee_worker.engine.messages import Cancel, Finished, Output, Tokens
 from rbee_worker.errors import InferenceFailed, NotReady, OutOfMemory, UsageError
 from rbee_worker.loading.load import load_engine
 from rbee_worker.session.live_request import LiveRequest
-from rbee_worker.session.prepare import prepare
+from rbee_worker.session.prepare import prepare, rules_of
 from rbee_worker.session.text import TextSide, open_text
 from rbee_worker.tokenizer.core import Tokenizer
 from rbee_worker.types import (
@@ -87,10 +88,11 @@ class Model:
     def __init__(self, settings: Settings, name: str) -> None:
         """settings.model is a path; name: what the model is called."""
         self.settings = settings
-        self._text: TextSide = open_text(open_found(name, settings.model))
+        self._text: TextSide = open_text(open_found(name, Path(settings.model)))
         engine, info = load_engine(settings, lambda loading: None)
         self._engine: Any = engine
         self.info: ModelInfo = msgspec.structs.replace(info, model=name)
+        self._rules = rules_of(self._text, self.info, settings)
         self._numbers = itertools.count(1)
         self._live: dict[str, LiveRequest] = {}
 
@@ -170,7 +172,7 @@ class Model:
 
     def _start(self, request: Request) -> LiveRequest:
         engine, number = self._running(), str(next(self._numbers))
-        prepared = prepare(request, self._text, self.info, self.settings)
+        prepared = prepare(request, self._text, self._rules)
         live = LiveRequest(
             msgspec.structs.replace(request, id=request.id or number), number, prepared, self._text
         )
@@ -179,7 +181,7 @@ class Model:
         return live
 
     def _events(self, live: LiveRequest) -> Iterator[Event]:
-        yield live.started(self.info.model)
+        yield live.started(self.info)
         try:
             while True:
                 event = live.take()

@@ -125,7 +125,7 @@ def check_architecture(ckpt: Checkpoint) -> None:
     keys = {*ckpt.config}
     for other in sorted(ARCHITECTURES, key=lambda name: -_alike(name, keys))[:_TRIED]:
         with suppress(WorkerError):
-            plan_model(replace(ckpt, arch=other), "f32")
+            plan_model(replace(ckpt, arch=other), PlanOps("f32"))
             nearest = other
             break
     raise unsupported(ckpt.arch, ARCHITECTURES, where, config=ckpt.config, nearest=nearest)

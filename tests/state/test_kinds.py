@@ -6,10 +6,10 @@ import re
 
 import pytest
 
+from rbee_worker.ops.cpu.runtime.state import CpuState
 from rbee_worker.state.kinds import StateKind, state_kinds
 from rbee_worker.state.paged import PagedGroup
 from rbee_worker.state.specs import Fixed, PagedKV, StateGroup
-from rbee_worker.state.tensors import StateTensors
 
 HEADS, BLOCK, BLOCKS, SLOTS = 8, 16, 5, 3
 GROUPS = {
@@ -40,7 +40,7 @@ def test_the_formula_is_what_is_allocated(name: str, dtype: str) -> None:
     group = GROUPS.get(name, UNEQUAL)
     found = kind_of(group, dtype)
     assert found.kind == name.split(",")[0]
-    made = StateTensors([group], [BLOCKS], SLOTS, block_size=BLOCK, dtype=dtype)
+    made = CpuState([group], [BLOCKS], SLOTS, block_size=BLOCK, dtype=dtype)
     assert made.nbytes == BLOCKS * BLOCK * found.per_token + SLOTS * found.per_sequence
     assert by_formula(found.formula) == (found.per_token or found.per_sequence)
     assert (found.per_token == 0) == (found.kind == "recurrent")
