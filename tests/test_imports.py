@@ -116,12 +116,9 @@ def test_a_folder_of_the_cpu_backend_imports_only_what_it_may(folder: str) -> No
 def test_kernels_are_made_of_sources_that_their_names_follow(folder: str) -> None:
     """The kernel cache looks into ops/cpu only: code from elsewhere could change unseen."""
     for file in (PACKAGE / "ops" / "cpu" / folder).rglob("*.py"):
-        outside = {
-            n
-            for n in names_imported(file)
-            if n.startswith("rbee_worker.") and not n.startswith(f"{CPU}.")
-        }
-        assert {n.split(".")[1] for n in outside} <= {"errors"}, file
+        names = {n for n in names_imported(file) if n.startswith("rbee_worker.")}
+        outside = {part_of(n) for n in names if not n.startswith(f"{CPU}.")}
+        assert outside <= {"errors"}, file
 
 
 def test_the_engine_knows_the_vocabulary_of_backends_and_no_backend() -> None:

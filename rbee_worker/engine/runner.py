@@ -102,6 +102,8 @@ class Runner:
     def launch(self, plan: Plan) -> Launched:
         """Hand a plan's chunks to the backend: compute them, draw and score what they ask for."""
         began, chunks = self._now_us(), plan.chunks
+        if plan.copies:
+            self._memory.copy(plan.copies)
         fresh = [c.state.slot for c in chunks if not c.start and c.state.slot]
         if fresh:
             self._memory.clear(fresh)

@@ -51,6 +51,7 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         max_seqs=settings.max_seqs,
         step_tokens=settings.token_budget,
         prefix_cache=settings.prefix_cache and settings.kv_cache,
+        snapshots=room.snapshots,
     )
     memory = backend.state(
         ops,

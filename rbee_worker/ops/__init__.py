@@ -290,8 +290,9 @@ class Ops(ABC):
         softcap: float | None = None,
         slopes: Array | None = None,
         sinks: Array | None = None,
+        causal: bool = True,
     ) -> Array:
-        """Write k, v of this step to the cache, then causal attention of q over each sequence.
+        """Write k, v of this step to the cache, then attention of q over each sequence's keys.
 
         q [N, heads * k_dim], k [N, kv_heads * k_dim], v [N, kv_heads * v_dim] ->
         [N, heads * v_dim]. k and v None: another layer has written them at `where`. A state that
@@ -301,6 +302,9 @@ class Ops(ABC):
         alone (at most one of the two). softcap bends the scores, then slopes (float32 [heads],
         ALiBi) add slope * (key's position - query's). sinks: float32 [heads], one more score whose
         value is zero.
+        causal False: a query sees the keys after its own too (all of them, or with a window up to
+        p + window - 1), so all rows of a sequence are in one step; in a state that has lengths of
+        its own (`CrossKV`) the keys are a source's. There is no chunk and there are no slopes then.
         A row's result depends bitwise on its own sequence alone: keys are taken in spans at
         absolute positions 0, 256, ..., partial results combined in span order.
         """

@@ -32,7 +32,7 @@ VOCAB = 64
 FULL = (StateGroup(PagedKV(1, 2, 1), 1),)
 MIXED = (StateGroup(PagedKV(1, 2, 1), 1), StateGroup(PagedKV(1, 2, 1, window=6), 2))
 WINDOWED = (StateGroup(PagedKV(1, 2, 1, window=5), 1),)
-RECURRENT = (StateGroup(PagedKV(1, 2, 1), 1), StateGroup(Fixed(((1,),)), 1))
+RECURRENT = (StateGroup(PagedKV(1, 2, 1), 1), StateGroup(Fixed((("h", (1,)),)), 1))
 MOD = 4093
 LONG = 1000
 
@@ -134,8 +134,7 @@ class FakeModel:
     def _recur(self, batch: Batch, state: FixedState, out: Tensor) -> None:
         starts, shift = batch.seq_starts_host, self._shift(batch)
         for b in range(len(starts) - 1):
-            (cells,) = state.tensors.values()
-            cell = cells[0, int(state.slots[b])]
+            cell = state.tensors["h"][0, int(state.slots[b])]
             for row in range(starts[b], starts[b + 1]):
                 token, position = int(batch.tokens[row]), int(batch.positions[row])
                 before = 5 if position == 0 and float(cell[0]) == 0 else int(cell[0]) - 1
@@ -194,6 +193,8 @@ def make_engine(
         max_seqs=max_seqs,
         step_tokens=token_budget,
         prefix_cache=prefix_cache and kv_cache,
+        snapshots=4,
+        snapshot_tokens=2 * block_size,
     )
     memory = ReferenceState(
         model.groups, pool.n_blocks, pool.n_slots, block_size=block_size, dtype="f32"

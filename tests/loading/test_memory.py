@@ -22,7 +22,7 @@ from rbee_worker.state.specs import Fixed, PagedKV, StateGroup
 
 FULL = StateGroup(PagedKV(2, 8, 8), 3)  # 3 * 2 * 16 * 2 = 192 bytes a token in f16
 WINDOW = StateGroup(PagedKV(2, 8, 8, window=64), 3)
-FIXED = StateGroup(Fixed(((4, 2), (3,))), 2)
+FIXED = StateGroup(Fixed((("h", (4, 2)), ("conv", (3,)))), 2)  # 2 * 11 * 4 = 88 bytes a slot
 PLENTY = 1 << 40
 
 
@@ -67,19 +67,50 @@ def test_what_memory_allows() -> None:
     assert "context cut from 4096 to" in cut.notes[0]
 
 
-@pytest.mark.parametrize("groups", [(FULL,), (FULL, WINDOW), (WINDOW, FIXED)])
-def test_planned_bytes_are_the_tensors_bytes(groups: tuple[StateGroup, ...]) -> None:
+@pytest.mark.parametrize("snapshots", [0, 3])
+@pytest.mark.parametrize("groups", [(FULL,), (FULL, WINDOW), (WINDOW, FIXED), (FIXED,)])
+def test_planned_bytes_are_the_tensors_bytes(
+    groups: tuple[StateGroup, ...], snapshots: int
+) -> None:
     settings = Settings(max_seqs=4, token_budget=64)
-    pool = StatePool(groups, tokens=2000, block_size=16, max_seqs=4, step_tokens=64)
+    pool = StatePool(
+        groups, tokens=2000, block_size=16, max_seqs=4, step_tokens=64, snapshots=snapshots
+    )
     for made in (CpuState, ReferenceState):
         memory = made(groups, pool.n_blocks, pool.n_slots, block_size=16, dtype="f16")
-        assert memory.nbytes == state_bytes(groups, settings, "f16", 2000)
+        assert memory.nbytes == state_bytes(groups, settings, "f16", 2000, snapshots)
         for group, held in zip(groups, memory.memory, strict=True):
             assert isinstance(held, PagedMemory) == isinstance(group.spec, PagedKV)
             if isinstance(held, PagedMemory):
                 assert held.k.shape[0] == group.layers
                 assert held.k.shape[2:] == (16, 2, 8)
                 assert not held.k.any()
+
+
+def test_snapshots_of_recurrent_state_give_way_to_tokens() -> None:
+    def planned(free: int, groups: tuple[StateGroup, ...] = (FULL, FIXED), **kw: bool):
+        chosen = Settings(max_seqs=8, token_budget=64, **kw)  # type: ignore[arg-type]
+        return plan_state(groups, chosen, model_context=4096, kv_dtype="f16", free_bytes=free)
+
+    assert planned(PLENTY).snapshots == 8
+    assert planned(PLENTY, (FULL,)).snapshots == 0
+    assert planned(PLENTY, prefix_cache=False).snapshots == 0
+    assert planned(PLENTY, kv_cache=False).snapshots == 0
+    slot, slots = 88, 9
+    assert planned(PLENTY, (FIXED,)).nbytes == (slots + 8) * slot
+    all_tokens = (COMFORT + 16) * 192  # the sink's block too
+    some = planned(2 * (all_tokens + (slots + 5) * slot))
+    assert (some.tokens, some.snapshots) == (COMFORT, 4)
+    assert some.notes == (
+        "4 snapshots of recurrent state are kept instead of 8, that is what memory holds: "
+        "fewer prompts can go on from the computed beginning of another",
+    )
+    none = planned(2 * (2000 * 192 + slots * slot))
+    assert (none.tokens, none.snapshots) == (1984, 0)
+    assert "no prompts can go on" in none.notes[0]
+    assert "context cut from 4096" in none.notes[1]
+    with pytest.raises(ModelError, match="the recurrent state of 8 sequences needs 792 bytes"):
+        planned(2 * slots * slot - 2)
 
 
 def test_a_window_costs_its_window() -> None:

@@ -18,7 +18,7 @@ from rbee_worker.checkpoint.decoding import as_floats
 from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.ops import Activation, Ops, RopeSpec, Routing, Weight
 from rbee_worker.ops.batch import Batch, PagedState
-from rbee_worker.ops.reference.attention import Mask, attend
+from rbee_worker.ops.reference.attention import Keys, Mask, attend
 from rbee_worker.ops.reference.dequant import dequantize
 from rbee_worker.ops.reference.experts import activate, add_bias, experts, gate, product, route
 from rbee_worker.ops.reference.sampling.torch_sampling import TorchSampling
@@ -213,6 +213,7 @@ class ReferenceOps(Ops):
         softcap: float | None = None,
         slopes: Tensor | None = None,
         sinks: Tensor | None = None,
+        causal: bool = True,
     ) -> Tensor:
         state = batch.state[where.group]
         assert isinstance(state, PagedState)
@@ -225,10 +226,14 @@ class ReferenceOps(Ops):
             values = keys[..., : v.shape[1] // keys.shape[2]]
         elif v is not None:
             values.flatten(0, 1)[state.slots] = _by_head(v, values.shape[2]).to(values.dtype)
-        mask = Mask(window, chunk, softcap, slopes, sinks)
-        out = attend(
-            _by_head(q.float(), heads), keys, values, state.table, batch, scale=scale, mask=mask
-        )
+        lens, lens_host = batch.kv_lens, batch.kv_lens_host
+        if state.lens is not None:
+            assert not causal
+            assert state.lens_host is not None
+            lens, lens_host = state.lens, state.lens_host.tolist()
+        kv = Keys(keys, values, state.table, lens, lens_host)
+        mask = Mask(window, chunk, softcap, slopes, sinks, causal)
+        out = attend(_by_head(q.float(), heads), kv, batch, scale=scale, mask=mask)
         return out.flatten(1).to(q.dtype)
 
 

@@ -18,7 +18,7 @@ STATE_DTYPES: dict[str, torch.dtype] = {
 }
 
 
-class ReferenceState:
+class TorchState:
     """Keys and values [layers, blocks, block_size, heads, dim], fixed states [layers, slots, ...].
 
     Zero; on the CPU the system gives a page of them when it is first written. `n_blocks` (one for
@@ -45,8 +45,9 @@ class ReferenceState:
                 k, v = (self._zeros((*shape, dim), dtype) for dim in (spec.k_dim, spec.v_dim))
                 self.memory.append(PagedMemory(k, v))
             else:
-                shapes = ((str(n), (group.layers, n_slots, *s)) for n, s in enumerate(spec.shapes))
-                self.memory.append(FixedMemory({n: self._zeros(s, spec.dtype) for n, s in shapes}))
+                shapes = {name: (group.layers, n_slots, *shape) for name, shape in spec.shapes}
+                tensors = {name: self._zeros(s, spec.dtype) for name, s in shapes.items()}
+                self.memory.append(FixedMemory(tensors))
 
     @property
     def nbytes(self) -> int:
@@ -68,8 +69,8 @@ class ReferenceState:
 
     def copy(self, slots: Sequence[tuple[int, int]]) -> None:
         """See `StateMemory.copy`."""
-        for tensor in self._fixed_tensors():
-            for source, target in slots:
+        for source, target in slots:
+            for tensor in self._fixed_tensors():
                 tensor[:, target] = tensor[:, source]
 
     def _fixed_tensors(self) -> list[Tensor]:

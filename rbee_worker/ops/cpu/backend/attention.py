@@ -36,7 +36,10 @@ class Attending(RecordingOps):
         softcap: float | None = None,
         slopes: Array | None = None,
         sinks: Array | None = None,
+        causal: bool = True,
     ) -> Array:
+        if not causal:
+            raise self.lacks("attend(causal=False)")
         now, rec = self.now, self.now.recorder
         spec = now.groups[where.group].spec
         assert isinstance(spec, PagedKV)

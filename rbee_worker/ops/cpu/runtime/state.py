@@ -67,8 +67,8 @@ class CpuState:
 
     def copy(self, slots: Sequence[tuple[int, int]]) -> None:
         """See `StateMemory.copy`."""
-        for tensor in self._fixed_tensors():
-            for source, target in slots:
+        for source, target in slots:
+            for tensor in self._fixed_tensors():
                 tensor[:, target] = tensor[:, source]
 
     def _fixed_tensors(self) -> list[Array]:
@@ -94,8 +94,8 @@ def _paged(spec: PagedKV, shape: tuple[int, ...], dtype: str) -> PagedMemory:
 
 
 def _fixed(spec: Fixed, layers: int, slots: int) -> FixedMemory:
-    shapes = enumerate(spec.shapes)
-    return FixedMemory({str(n): _lazy_zeros((layers, slots, *s), spec.dtype) for n, s in shapes})
+    shapes = {name: (layers, slots, *shape) for name, shape in spec.shapes}
+    return FixedMemory({name: _lazy_zeros(s, spec.dtype) for name, s in shapes.items()})
 
 
 def _lazy_zeros(shape: tuple[int, ...], dtype: str) -> NDArray[np.generic]:
