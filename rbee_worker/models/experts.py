@@ -13,6 +13,8 @@ import numpy as np
 
 from rbee_worker.checkpoint.formats import FORMATS, Packed
 from rbee_worker.errors import UnsupportedModel
+from rbee_worker.layers.moe import Experts
+from rbee_worker.models.config import DecoderConfig, activation
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops import Weight
 
@@ -41,6 +43,24 @@ class Members(Sequence[Parts]):
         if not 0 <= index < self._count:
             raise IndexError(index)
         return self._cut(index)
+
+
+def gated_experts(
+    w: Weights,
+    c: DecoderConfig,
+    count: int,
+    inner: int,
+    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+) -> Experts:
+    """`count` experts of `inner` columns at the cursor, each matrix of each expert a tensor, or all
+    experts' in one. Raises CheckpointError, UnsupportedModel."""
+    gate, up, down = names
+    return Experts(
+        ops=w.ops,
+        up=load_experts(w, (gate, up), count, c.hidden_size, inner),
+        down=load_experts(w, (down,), count, inner, c.hidden_size),
+        act=activation(c.hidden_act),
+    )
 
 
 def load_experts(
