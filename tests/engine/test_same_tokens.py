@@ -69,7 +69,7 @@ class RandomWeights:
 
 @cache
 def model(window: int | None) -> Decoder:
-    config = llama.Config(
+    config = llama.Mistral(
         vocab_size=VOCAB,
         hidden_size=48,
         intermediate_size=80,

@@ -75,7 +75,7 @@ def library() -> Library:
 @cache
 def model(window: int | None, kv: str, threads: int) -> CpuModel:
     """Two layers of random numbers, recorded for steps of at most 64 tokens."""
-    config = llama.Config(
+    config = llama.Mistral(
         vocab_size=VOCAB,
         hidden_size=64,
         intermediate_size=96,
