@@ -33,7 +33,8 @@ MAY = {
     "machine": set(),
     "loading": BASE | {"checkpoint", "state", "ops", "models", "engine", "loading"},
     "process": BASE | {"observe", "engine", "loading", "process"},
-    "session": BASE | {"checkpoint", "tokenizer", "observe", "engine", "process", "session"},
+    "session": BASE
+    | {"checkpoint", "tokenizer", "observe", "models", "engine", "process", "session"},
     "library": BASE | {"checkpoint", "tokenizer", "engine", "loading", "session"},
     "verify": BASE | {"checkpoint", "state", "ops", "models", "loading", "verify"},
     "cli": BASE

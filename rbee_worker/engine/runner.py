@@ -119,7 +119,7 @@ class Runner:
         part is good until the next is asked for, so it is copied here."""
         hidden = self._model.hidden(self._staged(plan, None)[1])
         parts = range(0, len(hidden), SCORE_ROWS)
-        return [np.array(self._model.head(hidden[i : i + SCORE_ROWS]), np.float32) for i in parts]
+        return [np.asarray(self._model.head(hidden[i : i + SCORE_ROWS])).copy() for i in parts]
 
     def _staged(self, plan: Plan, drawn: Drawn | None) -> tuple[Step, Batch]:
         """A plan's step, its recurrent state where it belongs, as the model takes it."""

@@ -95,7 +95,7 @@ def model(window: int | None) -> Decoder:
             f"{at}.mlp.down_proj.weight": (48, 80),
         }
     shapes["model.norm.weight"] = (48,)
-    return llama.build(config, Weights(RandomWeights(shapes), ReferenceOps()))
+    return llama.build_mistral(config, Weights(RandomWeights(shapes), ReferenceOps()))
 
 
 class WatchingSampler(Sampler):

@@ -102,7 +102,7 @@ def model(window: int | None, kv: str, threads: int) -> CpuModel:
         }
     shapes["model.norm.weight"] = (64,)
     ops = CpuOps(library(), Team(library(), threads))
-    decoder = llama.build(config, Weights(RandomWeights(shapes), ops))
+    decoder = llama.build_mistral(config, Weights(RandomWeights(shapes), ops))
     return CpuModel(decoder, ops, Shape(64, 4, CONTEXT, BLOCK, kv))
 
 
