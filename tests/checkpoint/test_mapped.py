@@ -92,7 +92,6 @@ def test_config(tmp_path):
         "head_dim": WIDTH,
         "rms_norm_eps": 1e-5,  # as it was written, not as float32 rounds it
         "rope_theta": 10000.0,
-        "rope_scaling": None,
         "partial_rotary_factor": 1.0,
         "vocab_size": 48,
         "attention_bias": False,
