@@ -136,6 +136,8 @@ def build_model(ckpt: Checkpoint, ops: Ops, progress: Progress | None = None) ->
     config, unused = read_config(row.config, given_keys(ckpt, row.config), where=where)
     weights = Weights(ckpt.source, ops, where=where, progress=progress)
     model = row.build(config, weights)
+    ops.weights_done()
+    ckpt.source.release()
     notes = model.notes
     if unused:
         notes += (f"config keys that nothing reads: {', '.join(unused)}",)

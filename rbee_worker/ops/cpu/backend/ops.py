@@ -19,10 +19,11 @@ from rbee_worker.ops.batch import Array, Batch
 from rbee_worker.ops.cpu.backend.attention import Attending
 from rbee_worker.ops.cpu.backend.columns import Columns
 from rbee_worker.ops.cpu.backend.experts import Mixing
+from rbee_worker.ops.cpu.backend.recurrence import Recurring
 from rbee_worker.ops.cpu.backend.sampling import CpuSampling
 from rbee_worker.ops.cpu.runtime.ahead import HeldAhead
 from rbee_worker.ops.cpu.runtime.arena import Arena
-from rbee_worker.ops.cpu.runtime.matrix import Matrix
+from rbee_worker.ops.cpu.runtime.matrix import Holder, Matrix
 from rbee_worker.ops.cpu.runtime.native import Library
 from rbee_worker.ops.cpu.runtime.recorder import ALL, ROWS, Buf, Touch, cells, reads, writes
 from rbee_worker.ops.cpu.runtime.recording import (
@@ -39,7 +40,7 @@ from rbee_worker.ops.cpu.shared.held import Held
 from rbee_worker.ops.cpu.shared.pieces import FEW, MANY, ticket
 
 
-class CpuOps(Attending, Mixing, Columns):
+class CpuOps(Attending, Mixing, Columns, Recurring):
     """See `Ops`. exact: float32 activations in products with packed weights, not int8.
 
     held: matrices that were repacked before this was made.
@@ -60,6 +61,7 @@ class CpuOps(Attending, Mixing, Columns):
     ) -> None:
         self.library, self.team, self.held = library, team, held
         self.arena = Arena() if arena is None else arena
+        self.holder = Holder(library, team, self.arena)
         self.exact = exact
         self.recording: Recording | None = None
 
@@ -83,6 +85,9 @@ class CpuOps(Attending, Mixing, Columns):
 
     def floats(self, packed: Packed) -> Packed:
         return as_floats(packed, threads=self.team.threads)
+
+    def weights_done(self) -> None:
+        self.holder.flush()
 
     # ---- dense
 
