@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 from rbee_worker.ops.cpu.compiler import emit as e
 from rbee_worker.ops.cpu.compiler.simd import Int, Ptr, Void, op
 from rbee_worker.ops.cpu.compiler.vec import Pen, Ref, Vec
-from rbee_worker.ops.cpu.kernels.attention.micro import loop
 from rbee_worker.ops.cpu.kernels.product import blocks
 from rbee_worker.ops.cpu.kernels.product.amx import (
     TOKENS,
@@ -127,7 +126,7 @@ def unpack(name: str) -> Any:
                 e.store(b, place.value, m.value, 64)
             return []
 
-        loop(b, e.number(0), e.number(CELLS), [], body)
+        e.loop(b, e.number(0), e.number(CELLS), [], body)
         d = blocks.BLOCKS[name][0](pen, unit, pen.ref(e.number(0))).unit
         assert d is not None
         e.store(b, (entry + WEIGHTS).value, d.value, 64)
@@ -179,7 +178,7 @@ def gather(how: Plan) -> Any:
                     e.store(b, e.at(b, place, TILE * n + 64 * t), e.load(b, p, kind, 4), 32)
             return []
 
-        loop(b, e.number(0), e.number(CELLS), [], body)
+        e.loop(b, e.number(0), e.number(CELLS), [], body)
 
     return op(Void, Ptr, Int, Ptr)(write)
 

@@ -20,7 +20,6 @@ from typing import Any
 from rbee_worker.ops.cpu.compiler import emit as e
 from rbee_worker.ops.cpu.compiler.simd import Int, Ptr, op
 from rbee_worker.ops.cpu.compiler.vec import Pen, Ref, Vec
-from rbee_worker.ops.cpu.kernels.attention.micro import loop
 from rbee_worker.ops.cpu.kernels.product.blocks import BLOCKS, RAISED, Block, Shape
 from rbee_worker.ops.cpu.kernels.product.steps import dots, prefetch, sums_type
 from rbee_worker.ops.cpu.shared.forms import BYTES, CELL, LOW, SCALE, SUM, TOKENS, UNIT
@@ -104,7 +103,7 @@ def _units(
 
     zero, last = e.number(0), e.number(CELLS)
     start = [e.const(0)] * (count * len(planes(form)))
-    totals = _planes([pen.vec(v) for v in loop(pen.b, zero, last, start, body)], count)
+    totals = _planes([pen.vec(v) for v in e.loop(pen.b, zero, last, start, body)], count)
     settled = []
     for run, acc, unit in zip(runs, sums, units, strict=True):
         d = unpack(pen, unit, pen.ref(zero)).unit
@@ -142,7 +141,7 @@ def _minimums(
         return [v.value for v in out]
 
     zero, last = e.number(0), e.number(CELLS)
-    return [pen.vec(v) for v in loop(pen.b, zero, last, [v.value for v in sums], body)]
+    return [pen.vec(v) for v in e.loop(pen.b, zero, last, [v.value for v in sums], body)]
 
 
 def add_minimums(
