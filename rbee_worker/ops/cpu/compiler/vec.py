@@ -1,8 +1,8 @@
 """Vectors with operators: the builder's way to write kernels (see the package's docstring).
 
-A `Pen` is a builder and the target's feature string; a `Vec` is one value in it, a `Ref` an address.
-Every method is an operation of `simd.py`. An integer on the right of an operator stands for a vector
-that holds it in every lane.
+A `Pen` is a builder and the target's feature string; a `Vec` is one value in it, a `Ref` is an
+address. Every method is an operation of `simd.py`. An integer on the right of an operator stands
+for a vector that holds it in every lane.
 """
 
 from __future__ import annotations
