@@ -17,11 +17,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+
 from rbee_worker.checkpoint import open_checkpoint
-from rbee_worker.engine.decoding import Batches
 from rbee_worker.engine.messages import Submit
 from rbee_worker.engine.scheduler import Chunk
 from rbee_worker.engine.sequence import Sequence
+from rbee_worker.engine.step_numbers import StepBuilder
 from rbee_worker.engine.stop import StopRules
 from rbee_worker.models import build_model, outline_model
 from rbee_worker.ops.cpu.backend.bytes_read import TrafficOps
@@ -32,9 +33,9 @@ from rbee_worker.ops.cpu.runtime.header import Shape
 from rbee_worker.ops.cpu.runtime.native import Library
 from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared import isa
+from rbee_worker.ops.reference.state import ReferenceState
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.specs import PagedKV
-from rbee_worker.state.tensors import StateTensors
 from rbee_worker.types import SamplingParams
 
 BLOCK, CONTEXT = 16, 640  # tokens a cache block; tokens a sequence may have
@@ -50,10 +51,10 @@ class Sequences:
             model.groups, tokens=count * CONTEXT, block_size=BLOCK, max_seqs=count,
             step_tokens=CONTEXT, prefix_cache=False,
         )  # fmt: skip
-        tensors = StateTensors(
+        self._memory = ReferenceState(
             model.groups, self._pool.n_blocks, self._pool.n_slots, block_size=BLOCK, dtype="f16"
         )
-        self._batches = Batches(tensors)
+        self._steps = StepBuilder(model.groups, BLOCK)
         self._seqs = [self._start(number) for number in range(count)]
 
     def _start(self, number: int) -> Sequence:
@@ -82,8 +83,8 @@ class Sequences:
             seq.rope_len = seq.rope_len or len(seq.tokens)
             granted = self._pool.reserve(seq.state, len(new))
             assert granted == len(new)
-            chunks.append(Chunk(seq, seq.state, done, granted, True))
-        logits = self.model.logits(self._batches.build(chunks).batch)
+            chunks.append(Chunk(seq, seq.state, done, granted, 1))
+        logits = self.model.logits(self._memory.stage(self._steps.build(chunks).numbers))
         for chunk in chunks:
             self._pool.commit(chunk.state, chunk.count)
         return logits
@@ -110,7 +111,7 @@ def main(path: str, threads: int, clock: str) -> None:
         token, start = [[100]] * count, now()
         for i in range(steps):
             logits = seqs.feed(token, prompt + i)
-            token = [[one] for one in sampling.greedy(logits)]
+            token = [[one] for one in sampling.greedy(logits).host()]
         return count * steps / (now() - start)
 
     def prefill() -> float:

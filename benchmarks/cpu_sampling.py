@@ -29,6 +29,7 @@ from rbee_worker.ops.cpu.backend.sampling import CpuSampling
 from rbee_worker.ops.cpu.runtime.native import Library
 from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared import isa
+from rbee_worker.ops.reference.sampling.torch_sampling import TorchSampling
 from rbee_worker.types import SamplingParams
 
 VOCABULARIES = (49_152, 128_256)
@@ -65,8 +66,9 @@ def cost(sampler: Sampler, z: torch.Tensor, params: SamplingParams, rounds: int)
             sampler.add(slot, params, PROMPT)
         start = time.process_time()
         with torch.inference_mode():
-            for _ in range(STEPS):
-                sampler.sample(z, slots)
+            for index in range(len(PROMPT), len(PROMPT) + STEPS):
+                prepared = sampler.prepare(slots, [index] * len(slots))
+                sampler.collect(sampler.sample(z, prepared))
         if n:  # the first round warms up
             best = min(best, time.process_time() - start)
     return round(best / STEPS / len(z) * 1e6, 1)
@@ -82,10 +84,8 @@ def main() -> None:
     library = Library(isa.choose(os.environ.get("RBEE_CPU_ISA", "")))
     team = Team(library, asked.threads)
     makers: dict[str, Callable[[int], Sampler]] = {
-        "kernels": lambda vocab: Sampler(
-            vocab, asked.rows, "cpu", CpuSampling(library, team, vocab)
-        ),
-        "torch": lambda vocab: Sampler(vocab, asked.rows),
+        "kernels": lambda vocab: Sampler(vocab, asked.rows, CpuSampling(library, team, vocab)),
+        "torch": lambda vocab: Sampler(vocab, asked.rows, TorchSampling(torch.device("cpu"))),
     }
     for vocab in VOCABULARIES:
         for shape in ("peaked", "flat"):

@@ -76,7 +76,7 @@ def main(path: str, count: int, threads: int) -> None:
         nonlocal ids, done
         logits = seqs.feed(ids, done)
         done += len(ids[0])
-        ids = [[token] for token in sampling.greedy(logits)]
+        ids = [[token] for token in sampling.greedy(logits).host()]
 
     decode()
     decode()

@@ -24,7 +24,7 @@ class EosToken(Struct, frozen=True, kw_only=True):
 class SamplingParams(Struct, frozen=True, kw_only=True):
     """One request's parameters, resolved: every field has a value, in range.
 
-    Meanings and ranges: docs/worker-api.md, "Infer parameters"; `params.py` is the only producer.
+    Meanings and ranges: docs/worker-api.md, "Infer parameters"; `params/` is the only producer.
     The engine reads ids and numbers; `stop` and `skip_special_tokens` belong to the client.
     """
 
@@ -96,6 +96,9 @@ class Request(Struct, frozen=True, kw_only=True):
     choice: int = 0  # index among `n` answers to one prompt; part of the random key
     timeout_s: float | None = None
     template_args: dict[str, Any] = {}  # e.g. {"enable_thinking": False}
+    add_generation_prompt: bool | None = None  # messages: None = unless the last one is continued
+    continue_final_message: bool | None = None  # messages: the last one is left open
+    add_special_tokens: bool | None = None  # None = for a prompt, which no template has rendered
 
 
 class Resolved(Struct, frozen=True, kw_only=True):

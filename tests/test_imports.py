@@ -1,6 +1,7 @@
 """Who may import whom: the torch-free part stays torch-free, and no part reaches upwards."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ MAY = {
     "ops": BASE | {"checkpoint", "state", "ops"},
     "layers": BASE | {"checkpoint", "state", "ops", "layers"},
     "models": BASE | {"checkpoint", "state", "ops", "layers", "models"},
+    "engine": BASE | {"state", "ops", "engine"},
 }
 # Folders of ops/cpu -> those among them that each may import: compiling processes and running ones
 # meet only in what they share.
@@ -37,6 +39,8 @@ CPU_MAY = {
     "backend": {"shared", "runtime"},
 }
 CPU = "rbee_worker.ops.cpu"
+# What the engine may import of `ops`: the vocabulary, and no backend.
+VOCABULARY = {"ops", "ops.backend", "ops.batch", "ops.sampling"}
 TORCH_FREE = [
     "types",
     "errors",
@@ -52,6 +56,7 @@ TORCH_FREE = [
     "tokenizer.stream",
     "engine.messages",
     "engine.scheduler",
+    "engine.make",
     "session.client",
     "state.specs",
     "state.blocks",
@@ -70,11 +75,11 @@ def part_of(module: str) -> str:
 
 def imported(file: Path) -> set[str]:
     """Parts of this package that a file imports at run time."""
-    return {part_of(n) for n in names_imported(file)}
+    return {part_of(n) for n in names_imported(file) if n.startswith("rbee_worker.")}
 
 
 def names_imported(file: Path) -> set[str]:
-    """Modules of this package, or names in them, that a file imports at run time."""
+    """Modules, and names in modules, that a file imports at run time."""
     found: set[str] = set()
     nodes = list(ast.parse(file.read_text()).body)
     while nodes:
@@ -85,7 +90,7 @@ def names_imported(file: Path) -> set[str]:
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [f"{node.module}.{a.name}" for a in node.names]
-        found |= {n for n in names if n.startswith("rbee_worker.")}
+        found |= set(names)
         nodes += [n for n in ast.iter_child_nodes(node) if isinstance(n, ast.stmt)]
     return found
 
@@ -111,8 +116,16 @@ def test_a_folder_of_the_cpu_backend_imports_only_what_it_may(folder: str) -> No
 def test_kernels_are_made_of_sources_that_their_names_follow(folder: str) -> None:
     """The kernel cache looks into ops/cpu only: code from elsewhere could change unseen."""
     for file in (PACKAGE / "ops" / "cpu" / folder).rglob("*.py"):
-        outside = {n for n in names_imported(file) if not n.startswith(f"{CPU}.")}
-        assert {n.split(".")[1] for n in outside} <= {"errors"}, file
+        names = {n for n in names_imported(file) if n.startswith("rbee_worker.")}
+        outside = {part_of(n) for n in names if not n.startswith(f"{CPU}.")}
+        assert outside <= {"errors"}, file
+
+
+def test_the_engine_knows_the_vocabulary_of_backends_and_no_backend() -> None:
+    names = {n for f in (PACKAGE / "engine").glob("*.py") for n in names_imported(f)}
+    modules = {n.rpartition(".")[0].removeprefix("rbee_worker.") for n in names}
+    assert {m for m in modules if m == "ops" or m.startswith("ops.")} <= VOCABULARY
+    assert "torch" not in {n.split(".")[0] for n in names}
 
 
 @pytest.mark.parametrize("module", TORCH_FREE)
@@ -125,3 +138,13 @@ def test_the_direction_test_sees_an_upward_import(tmp_path: Path) -> None:
     file = tmp_path / "low.py"
     file.write_text("def f():\n    from rbee_worker.session.client import EngineClient\n")
     assert imported(file) == {"session"}
+
+
+def test_observing_names_no_class_of_those_it_observes_even_for_types() -> None:
+    """It has protocols of its own (`observe/subjects.py`): arrows go down, also in types."""
+    for file in (PACKAGE / "observe").glob("*.py"):
+        named = {
+            part_of(m)
+            for m in re.findall(r"(?:from|import) (rbee_worker\.[\w.]+)", file.read_text())
+        }
+        assert named <= MAY["observe"], file.name

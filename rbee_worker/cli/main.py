@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 
+from rbee_worker.cli.output import whole_streams
 from rbee_worker.process import child
 
 _LOCAL = ("generate", "chat")  # commands that begin with an engine of their own
@@ -14,6 +15,7 @@ _OTHERWISE = ("--help", "-h", "--url")  # options with which they do without one
 
 def main() -> None:
     """Console script `rbee-worker`: runs a command and exits with its code."""
+    whole_streams()
     # No command multiplies with numpy, whose threads would spin from its import on.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 
 from rbee_worker.ops import RopeSpec
 
+NO_END = 1 << 62  # more tokens than any sequence has
+
 
 class RopeLengths:
     """`switches`: lengths past which a sequence's keys are computed again, ascending."""
@@ -26,6 +28,10 @@ class RopeLengths:
         if not self.switches:
             return prompt
         return max([prompt, *(switch + 1 for switch in self.switches if switch < tokens)])
+
+    def end(self, tokens: int) -> int:
+        """The longest that a sequence of `tokens` tokens can get with the rope length it has."""
+        return next((switch for switch in self.switches if switch >= tokens), NO_END)
 
     def salt(self, length: int) -> bytes:
         """What keys depend on besides tokens and positions, for sequences of that rope length."""

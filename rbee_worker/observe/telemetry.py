@@ -10,12 +10,11 @@ import time
 from typing import TYPE_CHECKING
 
 from rbee_worker.errors import UsageError
+from rbee_worker.observe.subjects import JobRecord
 from rbee_worker.observe.trace import phases
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
-
-    from rbee_worker.server.jobs import Job
 
 
 class Telemetry:
@@ -52,7 +51,7 @@ class Telemetry:
         self._tracer = self._provider.get_tracer("rbee_worker")
         self._inside = trace.set_span_in_context
 
-    def job(self, job: Job) -> None:
+    def job(self, job: JobRecord) -> None:
         """A job has ended."""
         if job.end is None:
             return

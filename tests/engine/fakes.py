@@ -1,4 +1,4 @@
-"""A model whose next token is a function of the keys it finds in the cache, and a plain sampler.
+"""A model whose next token depends on the keys it finds in the cache, and an engine around it.
 
 The fake writes every token and its position into the key cache through `slots` and, for each row,
 reads the sequence back through the block table: a block that is lost, shared wrongly, overwritten
@@ -7,8 +7,8 @@ or sunk too early gives other tokens than the same request alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -18,19 +18,21 @@ from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.messages import Submit
 from rbee_worker.engine.rope_length import RopeLengths
 from rbee_worker.engine.runner import Runner
+from rbee_worker.engine.sampler import Prepared, Sampler
 from rbee_worker.ops import RopeSpec
 from rbee_worker.ops.batch import Batch, FixedState, PagedState
-from rbee_worker.ops.reference.sampling.logprobs import score
+from rbee_worker.ops.reference.sampling.torch_sampling import TorchSampling
+from rbee_worker.ops.reference.state import ReferenceState
+from rbee_worker.ops.sampling import Sampling
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.specs import Fixed, PagedKV, StateGroup
-from rbee_worker.state.tensors import StateTensors
-from rbee_worker.types import EosToken, SamplingParams, TokenLogprob
+from rbee_worker.types import EosToken, SamplingParams
 
 VOCAB = 64
 FULL = (StateGroup(PagedKV(1, 2, 1), 1),)
 MIXED = (StateGroup(PagedKV(1, 2, 1), 1), StateGroup(PagedKV(1, 2, 1, window=6), 2))
 WINDOWED = (StateGroup(PagedKV(1, 2, 1, window=5), 1),)
-RECURRENT = (StateGroup(PagedKV(1, 2, 1), 1), StateGroup(Fixed(((1,),)), 1))
+RECURRENT = (StateGroup(PagedKV(1, 2, 1), 1), StateGroup(Fixed((("h", (1,)),)), 1))
 MOD = 4093
 LONG = 1000
 
@@ -132,7 +134,7 @@ class FakeModel:
     def _recur(self, batch: Batch, state: FixedState, out: Tensor) -> None:
         starts, shift = batch.seq_starts_host, self._shift(batch)
         for b in range(len(starts) - 1):
-            cell = state.tensors[0][0, int(state.slots[b])]
+            cell = state.tensors["h"][0, int(state.slots[b])]
             for row in range(starts[b], starts[b + 1]):
                 token, position = int(batch.tokens[row]), int(batch.positions[row])
                 before = 5 if position == 0 and float(cell[0]) == 0 else int(cell[0]) - 1
@@ -149,39 +151,26 @@ class FakeModel:
         return self.head(self.hidden(batch)[batch.sample_rows])
 
 
-class FakeSampler:
-    """Greedy, with logprobs and min_tokens; complains about slots that it does not know."""
+class CheckedSampler(Sampler):
+    """The sampler; complains about slots that it does not know."""
 
-    def __init__(self) -> None:
-        self.slots: dict[int, dict[str, Any]] = {}
+    def __init__(self, vocab_size: int, max_seqs: int, sampling: Sampling) -> None:
+        super().__init__(vocab_size, max_seqs, sampling)
+        self.slots: set[int] = set()
 
-    def add(self, slot: int, params: SamplingParams, prompt_ids: Any, output_ids: Any, **kw: Any):
+    def add(self, slot: int, *args: Any, **options: Any) -> bool:
         assert slot not in self.slots
-        self.slots[slot] = {"params": params, "n": len(output_ids), **kw}
+        waits = super().add(slot, *args, **options)
+        self.slots.add(slot)
+        return waits
 
     def remove(self, slot: int) -> None:
-        del self.slots[slot]
+        self.slots.discard(slot)
+        super().remove(slot)
 
-    def sample(self, logits: Tensor, slots: list[int]) -> Any:
-        ids: list[int] = []
-        logprobs: list[TokenLogprob | None] = []
-        for row, slot in zip(logits, slots, strict=True):
-            s = self.slots[slot]
-            params = s["params"]
-            row = row.clone()
-            if s["n"] < params.min_tokens:
-                eos = [] if params.ignore_eos else s["eos_ids"]
-                row[[*eos, *params.stop_token_ids]] = float("-inf")
-            token = int(row.argmax())
-            s["n"] += 1
-            ids.append(token)
-            lp = float(torch.log_softmax(row, 0)[token])
-            wanted = params.logprobs is not None
-            logprobs.append(TokenLogprob(id=token, logprob=lp) if wanted else None)
-        return SimpleNamespace(ids=ids, logprobs=logprobs, errors={})
-
-    def score(self, logits: Tensor, ids: list[int], tops: list[int]) -> list[TokenLogprob]:
-        return score(logits, ids, tops)
+    def prepare(self, slots: Sequence[int], indices: Sequence[int]) -> Prepared:
+        assert self.slots.issuperset(slots)
+        return super().prepare(slots, indices)
 
 
 def make_engine(
@@ -193,7 +182,7 @@ def make_engine(
     max_seqs: int = 8,
     prefix_cache: bool = True,
     kv_cache: bool = True,
-    sampler: Any = None,
+    sampler: type[Sampler] = CheckedSampler,
 ) -> Engine:
     """An engine around the fake model."""
     model = model or FakeModel()
@@ -204,11 +193,20 @@ def make_engine(
         max_seqs=max_seqs,
         step_tokens=token_budget,
         prefix_cache=prefix_cache and kv_cache,
+        snapshots=4,
+        snapshot_tokens=2 * block_size,
     )
-    tensors = StateTensors(
+    memory = ReferenceState(
         model.groups, pool.n_blocks, pool.n_slots, block_size=block_size, dtype="f32"
     )
-    runner = Runner(model, tensors, sampler or FakeSampler(), max_seqs=max_seqs, device="cpu")
+    sampling = TorchSampling(torch.device("cpu"))
+    runner = Runner(
+        model,
+        memory,
+        sampler(model.vocab_size, max_seqs, sampling),
+        block_size=block_size,
+        max_seqs=max_seqs,
+    )
     return Engine(
         runner,
         pool,

@@ -32,7 +32,6 @@ from tests.engine.fakes import (
     FULL,
     MIXED,
     RECURRENT,
-    VOCAB,
     WINDOWED,
     FakeModel,
     ask,
@@ -140,7 +139,7 @@ def test_seeded_draws_are_the_same_however_they_are_computed() -> None:
     ]
 
     def tokens(**options: Any) -> dict[str, list[int]]:
-        return run(requests, sampler=Sampler(VOCAB, 8), **options).tokens
+        return run(requests, **options).tokens
 
     alone = tokens(max_seqs=1)
     assert len({tuple(t) for t in alone.values()}) == len(PROMPTS)
@@ -160,7 +159,7 @@ def test_seeded_draws_are_the_same_however_they_are_computed() -> None:
             for r in requests
             if len(alone[r.seq]) > at
         ]
-        rest = run(part, sampler=Sampler(VOCAB, 8)).tokens
+        rest = run(part).tokens
         assert {s: alone[s][:at] + rest[s] for s in rest} == {s: alone[s] for s in rest}
 
 
@@ -397,23 +396,21 @@ def test_a_row_without_an_answer_fails_alone() -> None:
             logits[rows[:, 0] == expected([6, 6], FULL)] = float("nan")
             return logits
 
-    log = run(
-        [ask("nan", [6, 6], 4), ask("b", [8, 9], 4)], model=Poisoned(), sampler=Sampler(VOCAB, 8)
-    )
+    log = run([ask("nan", [6, 6], 4), ask("b", [8, 9], 4)], model=Poisoned())
     assert log.finished["nan"].stop.rule == "ERROR"
     assert log.tokens == {"b": greedy([8, 9], 4)}
 
 
 def test_a_sampler_that_refuses_parameters_costs_one_request() -> None:
     class Picky(Sampler):
-        def add(self, slot: int, params: SamplingParams, *a: Any, **kw: Any) -> None:
+        def add(self, slot: int, params: SamplingParams, *a: Any, **kw: Any) -> bool:
             if params.top_k == 13:
                 raise ValueError("bad luck")
-            super().add(slot, params, *a, **kw)
+            return super().add(slot, params, *a, **kw)
 
     log = run(
         [ask("a", [5, 6], 3), ask("bad", [6], 3, top_k=13), ask("b", [7], 3)],
-        sampler=Picky(VOCAB, 8),
+        sampler=Picky,
     )
     assert log.finished["bad"].stop.rule == "ERROR"
     assert log.tokens == {"a": greedy([5, 6], 3), "b": greedy([7], 3)}

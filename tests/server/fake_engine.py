@@ -15,11 +15,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Loading, Stats
 from rbee_worker.errors import NotReady, QueueFull, WorkerError
 from rbee_worker.observe import narration
-from rbee_worker.params import fit, resolve
+from rbee_worker.params import Rules, check_request, fit
+from rbee_worker.session.prepare import rendered
+from rbee_worker.tokenizer.messages import Form, checked
 from rbee_worker.types import (
     End,
     EosToken,
@@ -73,8 +77,14 @@ class ChatMl:
     def render(
         self, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool = True, **_: Any
     ) -> str:
-        turns = [f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages]
+        turns = [
+            f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n"
+            for m in (c.formed(Form()) for c in checked(messages))
+        ]
         return "".join(turns) + ("<|im_start|>assistant\n" if add_generation_prompt else "")
+
+    def unseen(self, messages: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+        return ()
 
     def close(self) -> None:
         pass
@@ -227,28 +237,22 @@ class FakeEngineClient:
             self.held -= 1
             self._count()
 
-    def _prepare(self, request: Request) -> tuple[list[int], Any]:
-        if request.token_ids is not None:
-            ids = list(request.token_ids)
-        elif request.messages is not None:
-            ids = self.tokenizer.encode(self.chat.render(request.messages))
-        else:
-            ids = self.tokenizer.encode(request.prompt or "")
-        resolved = resolve(
-            request.params,
-            surface=request.surface,
-            vocab_size=VOCAB,
+    @property
+    def rules(self) -> Rules:
+        return Rules(
             context=self.fake.context,
-            generation={},
-            template_exempt=(),
+            vocab_size=VOCAB,
+            characters_per_token=self.settings.max_prompt_ratio,
+            template=self.tokenizer.chat_template,
             eos=self.eos,
             lenient=self.settings.lenient,
         )
-        import msgspec
 
-        return ids, msgspec.structs.replace(
-            resolved, params=fit(resolved, len(ids), self.fake.context)
-        )
+    def _prepare(self, request: Request) -> tuple[list[int], Any]:
+        resolved = check_request(request, self.rules)
+        ids = prompt_ids(request)
+        params = fit(resolved, len(ids), self.fake.context)
+        return ids, msgspec.structs.replace(resolved, params=params)
 
     async def _enter(self, live: _Live, timeout_s: float | None) -> bool:
         """Wait for a slot; False when the request ended first."""
@@ -399,9 +403,18 @@ class FakeEngineClient:
         )
 
 
+def prompt_ids(request: Request) -> list[int]:
+    """The prompt's ids, whatever its form."""
+    if request.token_ids is not None:
+        return list(request.token_ids)
+    if request.messages is not None:
+        return ByteTokenizer().encode(rendered(request, ChatMl()))
+    return ByteTokenizer().encode(request.prompt or "")
+
+
 def answer_ids(request: Request) -> list[int]:
-    """64 words chosen by a hash of the prompt and the choice, as bytes."""
-    key = repr((request.prompt, request.messages, request.token_ids, request.choice)).encode()
+    """64 words chosen by a hash of the prompt's ids and the choice, as bytes."""
+    key = repr((prompt_ids(request), request.choice)).encode()
     digest = hashlib.sha512(key).digest()
     return list(" ".join(WORDS[b % len(WORDS)] for b in digest).encode())
 

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from rbee_worker.config import Settings
 from rbee_worker.engine.engine import Engine
-from rbee_worker.engine.sampler import Sampler
 from rbee_worker.errors import (
     InvalidRequest,
     ModelError,
@@ -42,7 +41,7 @@ from rbee_worker.types import (
     Token,
     TokenLogprob,
 )
-from tests.engine.fakes import VOCAB, FakeModel, greedy, make_engine
+from tests.engine.fakes import FakeModel, greedy, make_engine
 from tests.session.fake_text import FakeTokenizer, fake_client, fake_text, request, text_of
 
 PROMPT = [1, 7, 4, 11, 11, 14]  # "hello" with the token that opens a sequence
@@ -159,7 +158,7 @@ def test_characters_of_several_tokens_come_whole() -> None:
 
     async def main(allowed: list[int]) -> Heard:
         bias = {i: -100.0 for i in range(64) if i not in allowed}
-        async with fake_client(sampler=Sampler(VOCAB, 8)) as client:
+        async with fake_client() as client:
             params = {"max_tokens": 40, "temperature": 1.5, "seed": 3, "logit_bias": bias}
             return await hear(client.generate(request("a", **params)))
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from rbee_worker.engine.engine import Engine
+from rbee_worker.engine.make import make_engine
 from rbee_worker.engine.messages import (
     Cancel,
     Finished,
@@ -26,18 +26,16 @@ from rbee_worker.engine.messages import (
     Submit,
     Tokens,
 )
-from rbee_worker.engine.runner import Runner
-from rbee_worker.engine.sampler import Sampler
 from rbee_worker.models import llama
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops.cpu.backend.model import CpuModel
 from rbee_worker.ops.cpu.backend.ops import CpuOps
 from rbee_worker.ops.cpu.runtime.header import Shape
 from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.state import CpuState
 from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared import isa
 from rbee_worker.state.pool import StatePool
-from rbee_worker.state.tensors import StateTensors
 from rbee_worker.types import SamplingParams
 from tests.engine.test_same_tokens import RandomWeights
 
@@ -153,13 +151,17 @@ class Run:
             max_seqs=MAX_SEQS,
             step_tokens=budget,
         )
-        tensors = StateTensors(
+        memory = CpuState(
             made.groups, self.pool.n_blocks, self.pool.n_slots, block_size=BLOCK, dtype=kind[1]
         )
-        sampler = Sampler(VOCAB, MAX_SEQS, "cpu", made.ops.sampling(VOCAB))
-        runner = Runner(made, tensors, sampler, max_seqs=MAX_SEQS, device="cpu")
-        self.engine = Engine(
-            runner, self.pool, token_budget=budget, max_seqs=MAX_SEQS, context=CONTEXT
+        self.engine = make_engine(
+            made,
+            memory,
+            made.ops.sampling(VOCAB),
+            self.pool,
+            token_budget=budget,
+            max_seqs=MAX_SEQS,
+            context=CONTEXT,
         )
         self.answers: dict[str, Answer] = {}
         self.seen: Counter[str] = Counter()

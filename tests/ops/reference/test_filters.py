@@ -1,4 +1,4 @@
-"""Cuts and draw against full stable sorts in float64, for the same uniform number."""
+"""Filters and draw against full stable sorts in float64, for the same uniform number."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rbee_worker.engine.philox import uniforms
 from rbee_worker.ops.reference.sampling import filters
-from rbee_worker.ops.reference.sampling.filters import Cuts, draw
+from rbee_worker.ops.reference.sampling.filters import DrawColumns, draw
 from rbee_worker.types import SamplingParams
 from tests.engine import oracle
 
@@ -16,8 +16,8 @@ LAST = 1 - 2.0**-53  # the largest uniform number
 INF = float("inf")
 
 
-def cuts(params: list[SamplingParams], u: list[float]) -> Cuts:
-    return Cuts(
+def columns(params: list[SamplingParams], u: list[float]) -> DrawColumns:
+    return DrawColumns(
         np.array([1 / p.temperature for p in params]),
         np.array([p.top_k for p in params]),
         np.array([p.top_p for p in params], dtype=float),
@@ -29,7 +29,7 @@ def cuts(params: list[SamplingParams], u: list[float]) -> Cuts:
 def drawn(z: np.ndarray, params: SamplingParams, u: np.ndarray) -> list[int]:
     """One row drawn with many uniform numbers."""
     rows = torch.from_numpy(np.tile(z.astype(np.float32), (len(u), 1)))
-    return draw(rows, cuts([params] * len(u), list(u))).tolist()
+    return draw(rows, columns([params] * len(u), list(u))).tolist()
 
 
 def reachable(z: list[float], **params: float) -> list[int]:
@@ -75,7 +75,7 @@ def batches(draw_):
 def test_ids_equal_the_definition(monkeypatch, reach, batch):
     monkeypatch.setattr(filters, "REACH", reach)
     z, params, u = batch
-    got = draw(torch.from_numpy(z.copy()), cuts(params, u)).tolist()
+    got = draw(torch.from_numpy(z.copy()), columns(params, u)).tolist()
     for token, *row in zip(got, z, params, u, strict=True):
         assert token in oracle.choices(*row)
 
@@ -96,7 +96,7 @@ def test_large_vocabularies_and_flat_distributions(vocab, spread):
         SamplingParams(),
     ] * 2
     for u in (0.0, 0.77, LAST):
-        got = draw(torch.from_numpy(z.copy()), cuts(params, [u] * 12)).tolist()
+        got = draw(torch.from_numpy(z.copy()), columns(params, [u] * 12)).tolist()
         for token, row, p in zip(got, z, params, strict=True):
             assert token in oracle.choices(row, p, u)
 
@@ -157,7 +157,7 @@ def test_the_largest_number_ends_inside_the_kept_tokens():
     """Whatever rounding a block's sum has against the walk through it."""
     z = np.random.default_rng(0).standard_normal((300, 512)).astype("f4")
     z[:, 300:] = -INF
-    got = draw(torch.from_numpy(z), cuts([SamplingParams()] * 300, [LAST] * 300))
+    got = draw(torch.from_numpy(z), columns([SamplingParams()] * 300, [LAST] * 300))
     assert 290 < int(got.min()) <= int(got.max()) < 300
 
 
@@ -175,7 +175,7 @@ def test_infinite_logits_share_all_probability():
 def test_a_row_without_an_answer_does_not_touch_the_others(bad, params):
     z = torch.tensor([[0.0, 1.0, 5.0], bad, [5.0, 1.0, 0.0]])
     p = SamplingParams(temperature=0.01, **params)
-    assert draw(z, cuts([p] * 3, [0.5] * 3)).tolist() == [2, -1, 0]
+    assert draw(z, columns([p] * 3, [0.5] * 3)).tolist() == [2, -1, 0]
 
 
 def test_extreme_temperatures():

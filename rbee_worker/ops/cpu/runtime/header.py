@@ -10,18 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from rbee_worker.errors import UnsupportedModel
 from rbee_worker.ops import RopeSpec
-from rbee_worker.ops.batch import Batch, PagedState
+from rbee_worker.ops.batch import Array, Batch, PagedState
 from rbee_worker.ops.cpu.runtime.angles import F32, Angles
+from rbee_worker.ops.cpu.runtime.state import STATE_DTYPES
 from rbee_worker.ops.cpu.shared import step
 from rbee_worker.ops.cpu.shared.regions import Words
 from rbee_worker.state.specs import PagedKV, StateGroup, row_bytes
-
-KV_TORCH = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "i8": torch.int8}
 
 
 @dataclass(frozen=True)
@@ -46,10 +43,9 @@ class _Table:
             state.k.shape[1],
         )
         # a negative number is a large one without its sign
-        self._unsigned: npt.NDArray[np.uint32] = state.table.numpy().view(np.uint32)
-        self._bytes = memoryview(self._unsigned)  # type: ignore[arg-type]
-        slots: Words = state.slots.numpy()
-        self._slots = memoryview(slots).cast("B").cast("Q")  # type: ignore[arg-type]
+        self._unsigned: npt.NDArray[np.uint32] = state.table.view(np.uint32)
+        self._bytes = memoryview(self._unsigned)
+        self._slots = memoryview(state.slots).cast("B").cast("Q")
         self._checked = b""
 
     def check(self, longest: int) -> None:
@@ -62,21 +58,20 @@ class _Table:
             self._checked = blocks
 
 
-class _Met:
-    """A batch whose tensors were looked at. An engine that decodes hands in the same one at each
-    step, with other numbers in it: tensors are not asked again, numbers are."""
+class _KnownBatch:
+    """What was learnt of a batch's arrays. Decoding steps pass the same batch object with new
+    numbers, so its arrays are checked once and their contents at every step."""
 
     def __init__(self, batch: Batch, shape: Shape) -> None:
         self.batch = batch
         self.n = batch.seq_starts_host[-1]
-        self.positions: Words = batch.positions.numpy()
-        self.seq_starts: Words = batch.seq_starts.numpy()
-        self.rope_lens: Words = batch.rope_lens.numpy()
-        self.sample_rows: Words = batch.sample_rows.numpy()
+        self.positions: Words = batch.positions
+        self.seq_starts: Words = batch.seq_starts
+        self.rope_lens: Words = batch.rope_lens
         paged = [s for s in batch.state if isinstance(s, PagedState)]
         self._tables = [_Table(state, shape) for state in paged if self.n]
-        self._starts = memoryview(self.seq_starts)  # type: ignore[arg-type]
-        self._rows = memoryview(self.sample_rows)  # type: ignore[arg-type]
+        self._starts = memoryview(self.seq_starts)
+        self._rows = memoryview(batch.sample_rows)
         self._in_order = list(range(self.n))
 
     @property
@@ -85,7 +80,7 @@ class _Met:
         return len(self._rows) == self.n and self._rows.tolist() == self._in_order
 
     def check(self, longest: int) -> None:
-        """The numbers that kernels follow lead nowhere else."""
+        """Every number that kernels follow leads to memory of the batch or of the cache."""
         batch = self.batch
         assert self._starts.tolist() == list(batch.seq_starts_host)
         assert len(self._starts) == len(batch.kv_lens_host) + 1
@@ -102,8 +97,8 @@ class Header:
         self.groups, self.shape = groups, shape
         self._angles = [Angles(spec) for spec in ropes]
         self._turned: list[tuple[object, object]] = [(None, None)] * len(ropes)
-        self._caches: dict[int, tuple[Tensor, Tensor]] = {}  # by group, as last written
-        self._met: _Met | None = None
+        self._caches: dict[int, tuple[Array, Array]] = {}  # by group, as last written
+        self._known: _KnownBatch | None = None
         words: Words = np.zeros(step.words(len(groups), len(ropes)), np.int64)
         self._words = memoryview(words)  # type: ignore[arg-type]
         self._address = int(words.ctypes.data)
@@ -118,12 +113,12 @@ class Header:
         until it is filled again."""
         longest = max(batch.kv_lens_host, default=0)
         assert longest <= self.shape.longest, f"{longest} tokens, made for {self.shape.longest}"
-        met = self._met
-        if met is None or met.batch is not batch:
-            met = self._meet(batch)
-        met.check(longest)
+        known = self._known
+        if known is None or known.batch is not batch:
+            known = self._look_at(batch)
+        known.check(longest)
         for number, angles in enumerate(self._angles):
-            turned = angles.at(met.positions, met.seq_starts, met.rope_lens, longest)
+            turned = angles.at(known.positions, known.seq_starts, known.rope_lens, longest)
             if turned[0] is not self._turned[number][0] or turned[1] is not self._turned[number][1]:
                 self._turn(number, *turned)
         return self._address
@@ -131,15 +126,15 @@ class Header:
     @property
     def samples_all(self) -> bool:
         """Is every row of the batch that was last written sampled, in order?"""
-        assert self._met is not None
-        return self._met.samples_all
+        assert self._known is not None
+        return self._known.samples_all
 
-    def _meet(self, batch: Batch) -> _Met:
-        """Check a batch's tensors and write where they lie."""
-        self._met = None
-        if batch.token_from is not None or batch.embeds is not None or batch.memory is not None:
+    def _look_at(self, batch: Batch) -> _KnownBatch:
+        """Check a batch's arrays and write their addresses."""
+        self._known = None
+        if batch.embeds is not None:
             raise UnsupportedModel(
-                "the cpu backend takes token ids, not embeddings or encoder states.",
+                "the cpu backend takes token ids, not embeddings.",
                 fix="use --backend reference.",
             )
         words = self._words
@@ -153,8 +148,8 @@ class Header:
         for number, (group, state) in enumerate(zip(self.groups, batch.state, strict=True)):
             if isinstance(state, PagedState):
                 self._write_group(number, group, state, n, sequences)
-        self._met = _Met(batch, self.shape)
-        return self._met
+        self._known = _KnownBatch(batch, self.shape)
+        return self._known
 
     def _turn(self, number: int, table: F32, index: Words) -> None:
         """Where the angles of a rotary table lie, and which of them are whose."""
@@ -170,12 +165,12 @@ class Header:
         if known is None or known[0] is not state.k or known[1] is not state.v:
             self._write_cache(number, group, state)
         table = state.table
-        assert table.dtype == torch.int32
-        assert table.is_contiguous()
+        assert table.dtype == np.int32
+        assert table.flags.c_contiguous
         assert table.shape[0] == sequences
         at = step.group_at(number) // 8
         words = self._words
-        words[at + step.TABLE // 8] = table.data_ptr()
+        words[at + step.TABLE // 8] = table.ctypes.data
         words[at + step.TABLE_WIDTH // 8] = table.shape[1]
         words[at + step.SLOTS // 8] = _address(state.slots, n)
 
@@ -184,22 +179,22 @@ class Header:
         size, spec, blocks = self.shape.block_size, group.spec, state.k.shape[1]
         assert isinstance(spec, PagedKV)
         for tensor, dim in ((state.k, spec.k_dim), (state.v, spec.v_dim)):
-            row = row_bytes(self.shape.kv, dim) // tensor.element_size()
+            row = row_bytes(self.shape.kv, dim) // tensor.itemsize
             assert tensor.shape == (group.layers, blocks, size, spec.heads, row), tensor.shape
-            assert tensor.dtype == KV_TORCH[self.shape.kv]
-            assert tensor.is_contiguous()
+            assert tensor.dtype == STATE_DTYPES[self.shape.kv]
+            assert tensor.flags.c_contiguous
         at = step.group_at(number) // 8
         words = self._words
-        words[at + step.K // 8] = state.k.data_ptr()
+        words[at + step.K // 8] = state.k.ctypes.data
         words[at + step.K_LAYER // 8] = state.k.nbytes // group.layers
-        words[at + step.V // 8] = state.v.data_ptr()
+        words[at + step.V // 8] = state.v.ctypes.data
         words[at + step.V_LAYER // 8] = state.v.nbytes // group.layers
         self._caches[number] = (state.k, state.v)
 
 
-def _address(t: Tensor, count: int) -> int:
-    """Of `count` int64 one after another."""
-    assert t.dtype == torch.int64
-    assert t.shape == (count,)
-    assert t.is_contiguous()
-    return t.data_ptr()
+def _address(numbers: Words, count: int) -> int:
+    """The address of `count` int64 one after another."""
+    assert numbers.dtype == np.int64
+    assert numbers.shape == (count,)
+    assert numbers.flags.c_contiguous
+    return int(numbers.ctypes.data)

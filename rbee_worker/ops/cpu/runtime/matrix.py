@@ -9,15 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rbee_worker.checkpoint.decoding import as_floats, grids
 from rbee_worker.checkpoint.formats import FORMATS, Packed
 from rbee_worker.ops.cpu.runtime.arena import Arena
 from rbee_worker.ops.cpu.runtime.native import Args, Library, Native
 from rbee_worker.ops.cpu.runtime.team import Team
-from rbee_worker.ops.cpu.shared.forms import CELL
 from rbee_worker.ops.cpu.shared.held import GRID_OF, ROWS, Held, held_as, taken_as
 from rbee_worker.ops.cpu.shared.instruction import Instruction, words
 from rbee_worker.ops.cpu.shared.regions import Words
-from rbee_worker.ops.reference import grids
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -39,17 +38,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Matrix:
-    """What `Weight.data` is on this backend.
-
-    given: the formats it came in. packed: as the file has it, for fallbacks; empty where columns
-    fill whole cells, as none is needed then: rows that were moved would be held twice.
-    """
+    """What `Weight.data` is on this backend. source_formats: of the tensors it was made of."""
 
     parts: tuple[Part, ...]
     rows: int
     cols: int
-    given: tuple[str, ...]
-    packed: tuple[Packed, ...]
+    source_formats: tuple[str, ...]
 
     @property
     def nbytes(self) -> int:
@@ -74,7 +68,7 @@ def hold_all(
     made = []
     for packed in several:
         parts, first = [], 0
-        for run in _runs([_known(p) for p in packed]):
+        for run in _runs([_repackable(p, team.threads) for p in packed]):
             rows = sum(p.shape[0] for p in run)
             held = held_as(run[0].format)
             parts.append(Part(held, _plan(library, arena, run, held, jobs), first, rows))
@@ -96,11 +90,8 @@ def outline(packed: Sequence[Packed]) -> Matrix:
 
 
 def _matrix(parts: Sequence[Part], packed: Sequence[Packed]) -> Matrix:
-    cols = packed[0].shape[1]
-    kept = tuple(packed) if cols % CELL else ()
-    return Matrix(
-        tuple(parts), sum(p.rows for p in parts), cols, tuple(p.format for p in packed), kept
-    )
+    rows, cols = sum(p.rows for p in parts), packed[0].shape[1]
+    return Matrix(tuple(parts), rows, cols, tuple(p.format for p in packed))
 
 
 def repacker(format: str) -> str:
@@ -108,16 +99,11 @@ def repacker(format: str) -> str:
     return f"repack.{taken_as(format)}"
 
 
-def _known(packed: Packed) -> Packed:
-    """Itself, or its values where its format has no kernel."""
+def _repackable(packed: Packed, threads: int) -> Packed:
+    """Itself, or its values as F32 where no kernel repacks its format."""
     if taken_as(packed.format) == packed.format.lower():
         return packed
-    from rbee_worker.ops.reference.dequant import (
-        dequantize,  # imports torch, which may not be there yet
-    )
-
-    values = dequantize(packed).numpy()
-    return Packed(values.view(np.uint8).reshape(len(values), -1), "F32", packed.shape)
+    return as_floats(packed, threads=threads)
 
 
 def _runs(packed: Sequence[Packed]) -> list[list[Packed]]:

@@ -15,9 +15,10 @@ from rbee_worker.ops.sampling import (
     FREQUENCY,
     PRESENCE,
     REPETITION,
-    Bends,
-    Cut,
-    Cuts,
+    DrawColumns,
+    DrawParams,
+    Edits,
+    HostIds,
 )
 from rbee_worker.types import TokenLogprob
 
@@ -30,8 +31,11 @@ class TorchSampling:
         self._device = device
 
     @torch.inference_mode()
-    def greedy(self, logits: Tensor) -> list[int]:
+    def greedy(self, logits: Tensor) -> HostIds:
         """See `Sampling.greedy`."""
+        return HostIds(self._greedy(logits))
+
+    def _greedy(self, logits: Tensor) -> list[int]:
         assert logits.dtype == torch.float32
         ids = argmax(logits)
         alive = logits.gather(1, ids[:, None])[:, 0] > -torch.inf  # False for NaN
@@ -39,21 +43,21 @@ class TorchSampling:
         return found
 
     @torch.inference_mode()
-    def choose(self, logits: Tensor, cuts: Sequence[Cut | None]) -> list[int]:
+    def choose(self, logits: Tensor, params: Sequence[DrawParams | None]) -> HostIds:
         """See `Sampling.choose`."""
         assert logits.dtype == torch.float32
-        ids = [-1] * len(cuts)
-        hot = {row: cut for row, cut in enumerate(cuts) if cut is not None}
-        cold = [row for row, cut in enumerate(cuts) if cut is None]
+        ids = [-1] * len(params)
+        hot = {row: one for row, one in enumerate(params) if one is not None}
+        cold = [row for row, one in enumerate(params) if one is None]
         if hot:
             some = logits[list(hot)] if cold else logits
-            drawn: list[int] = draw(some, Cuts.of(list(hot.values()))).tolist()
+            drawn: list[int] = draw(some, DrawColumns.of(list(hot.values()))).tolist()
             for row, token in zip(hot, drawn, strict=True):
                 ids[row] = token
         if cold:
-            for row, token in zip(cold, self.greedy(logits[cold]), strict=True):
+            for row, token in zip(cold, self._greedy(logits[cold]), strict=True):
                 ids[row] = token
-        return ids
+        return HostIds(ids)
 
     @torch.inference_mode()
     def score(
@@ -67,13 +71,13 @@ class TorchSampling:
         some = rows is not None and len(rows) < logits.shape[0]
         return score(logits[rows] if some else logits, ids, tops)
 
-    def entries(self, max_seqs: int) -> TorchEntries:
-        """See `Sampling.entries`."""
-        return TorchEntries(max_seqs, self._device)
+    def bias_table(self, max_seqs: int) -> TorchBiasTable:
+        """See `Sampling.bias_table`."""
+        return TorchBiasTable(max_seqs, self._device)
 
 
-class TorchEntries:
-    """See `ops.sampling.Entries`: tensors on a device, all slots' rows equally long."""
+class TorchBiasTable:
+    """See `ops.sampling.BiasTable`: tensors on a device, all slots' rows equally long."""
 
     def __init__(self, max_seqs: int, device: torch.device) -> None:
         self._max_seqs, self._device = max_seqs, device
@@ -81,7 +85,7 @@ class TorchEntries:
 
     @torch.inference_mode()
     def clear(self) -> None:
-        """See `Entries.clear`."""
+        """See `BiasTable.clear`."""
         self._reserve(0)
 
     def _reserve(self, capacity: int) -> None:
@@ -109,7 +113,7 @@ class TorchEntries:
         values: Sequence[Sequence[float]],
         factors: tuple[float, float, float],
     ) -> None:
-        """See `Entries.write`."""
+        """See `BiasTable.write`."""
         self._grow(len(ids))
         self._ids[slot] = 0
         self._values[slot] = 0.0
@@ -120,30 +124,30 @@ class TorchEntries:
 
     @torch.inference_mode()
     def add(self, new: Sequence[tuple[int, int, int]]) -> None:
-        """See `Entries.add`."""
+        """See `BiasTable.add`."""
         self._grow(max(place for _, place, _ in new) + 1)
         slot, place, id_ = torch.tensor(new, device=self._device).unbind(dim=1)
         self._ids[slot, place] = id_
 
     @torch.inference_mode()
     def count(self, changes: Sequence[tuple[int, int, int, int]]) -> None:
-        """See `Entries.count`."""
+        """See `BiasTable.count`."""
         slot, place, column, change = torch.tensor(changes, device=self._device).unbind(dim=1)
         at = (slot, place, column)
         self._values.index_put_(at, change.to(torch.float32), accumulate=True)
 
     def values(self, slot: int, n: int) -> list[list[float]]:
-        """See `Entries.values`."""
+        """See `BiasTable.values`."""
         found: list[list[float]] = self._values[slot, :n].tolist()
         return found
 
     @torch.inference_mode()
-    def apply(self, logits: Tensor, bends: Bends) -> Callable[[Tensor], None]:
-        """See `Entries.apply`."""
-        index = torch.tensor([bends.rows, bends.slots, bends.used], device=self._device)
+    def apply(self, logits: Tensor, edits: Edits) -> Callable[[Tensor], None]:
+        """See `BiasTable.apply`."""
+        index = torch.tensor([edits.rows, edits.slots, edits.used], device=self._device)
         where, slot, count = index[:, :, None]  # each [A, 1]
-        place = torch.arange(max(bends.used), device=self._device)
-        if min(bends.used) < max(bends.used):
+        place = torch.arange(max(edits.used), device=self._device)
+        if min(edits.used) < max(edits.used):
             # Past its last entry a row repeats that one: equal writes to one place do no harm.
             place = place.minimum((count - 1).clamp(min=0))
         ids = self._ids[slot, place]  # [A, n]
@@ -151,17 +155,17 @@ class TorchEntries:
         factor = self._factors[slot[:, 0]].T[:, :, None]  # [3, A, 1]
         before = logits[where, ids]
         z = before
-        if bends.bias:
+        if edits.has_bias:
             z = torch.where(bias != 0, z + bias, z)
-        if bends.repetition:
+        if edits.has_repetition:
             scaled = torch.where(z > 0, z / factor[REPETITION], z * factor[REPETITION])
             z = torch.where(window > 0, scaled, z)
-        if bends.output:
+        if edits.has_output:
             counted = z - factor[PRESENCE] - output * factor[FREQUENCY]
             z = torch.where(output > 0, counted, z)
-        if any(bends.early):
-            early = torch.tensor(bends.early, device=self._device)[:, None]
-            z = z.masked_fill((banned > 0) & early, -torch.inf)
+        if any(edits.bans):
+            bans = torch.tensor(edits.bans, device=self._device)[:, None]
+            z = z.masked_fill((banned > 0) & bans, -torch.inf)
         logits[where, ids] = z
 
         @torch.inference_mode()
