@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rbee_worker.checkpoint import hf_config, mapped, safetensors, scaled, tied
+from rbee_worker.checkpoint import hf_config, limits, mapped, safetensors, scaled, tied
 from rbee_worker.checkpoint.formats import DECODABLE, INTEGERS, TensorSource
 from rbee_worker.checkpoint.gguf import GgufFile
 from rbee_worker.checkpoint.names import TOKENIZER_KEYS, Architecture
@@ -49,7 +49,9 @@ def open_checkpoint(
 
 def open_found(ref: str, path: Path) -> Checkpoint:
     """Open what `ref` was resolved to. Raises CheckpointError, UnsupportedModel."""
-    return _open_directory(ref, path) if path.is_dir() else _open_gguf(ref, path)
+    found = _open_directory(ref, path) if path.is_dir() else _open_gguf(ref, path)
+    limits.check_ranges(found.config, str(path))
+    return found
 
 
 def _open_gguf(ref: str, path: Path) -> Checkpoint:

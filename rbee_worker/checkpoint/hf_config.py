@@ -66,7 +66,7 @@ def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     if "rope_theta" in out and out["rope_theta"] is not None:
         try:
             out["rope_theta"] = float(out["rope_theta"])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise CheckpointError(f"{where}: rope_theta is not a number.", fix="fix it") from None
     return out
 
@@ -75,7 +75,7 @@ def _rotary_share(config: dict[str, Any]) -> None:
     """Columns of a head that rotate, as the share of the head that newer files say."""
     keys = ("rotary_dim", "hidden_size", "num_attention_heads")
     rotary, hidden, heads = (config.get(key) for key in keys)
-    if all(isinstance(n, int) and n > 0 for n in (rotary, hidden, heads)):
+    if all(isinstance(n, int) and 0 < n < 1 << 62 for n in (rotary, hidden, heads)):
         config["partial_rotary_factor"] = config.pop("rotary_dim") * heads / hidden
 
 
