@@ -237,11 +237,10 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     told = []
     for name in sorted(environ):
         if name.startswith(ENV_PREFIX) and name not in known and not name.startswith(_OF_TESTS):
-            near = difflib.get_close_matches(name[:_LONGEST], known, n=1)
+            shown = name[:_LONGEST]
+            near = difflib.get_close_matches(shown, known, n=1, cutoff=0.8)
             hint = f"; did you mean {near[0]}?" if near else ""
-            told.append(
-                f"the environment variable {name[:_LONGEST]} is none of this program's{hint}"
-            )
+            told.append(f"the environment variable {shown} is none of this program's{hint}")
     return told
 
 
