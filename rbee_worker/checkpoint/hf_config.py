@@ -68,7 +68,7 @@ def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     if "rope_theta" in out and out["rope_theta"] is not None:
         try:
             out["rope_theta"] = float(out["rope_theta"])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise CheckpointError(f"{where}: rope_theta is not a number.", fix="fix it") from None
     return out
 
@@ -77,10 +77,15 @@ def _rotary_share(config: dict[str, Any]) -> None:
     """Columns of a head that rotate, as the share of the head that newer files say."""
     rotary, width = config.get("rotary_dim"), config.get("head_dim")
     hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
-    if width is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
+    if width is None and _counts(hidden, heads):
         width = hidden / heads
-    if isinstance(rotary, int) and isinstance(width, int | float) and rotary > 0 < width:
+    if _counts(rotary, width):
         config["partial_rotary_factor"] = config.pop("rotary_dim") / width
+
+
+def _counts(*values: Any) -> bool:
+    """Are these numbers that can be divided by each other?"""
+    return all(isinstance(n, int | float) and 0 < n < 1 << 62 for n in values)
 
 
 def _scaling(scaling: dict[str, Any], where: str) -> dict[str, Any] | None:
