@@ -10,10 +10,11 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "rbee_worker"
 
 # Part -> parts it may import at run time (`if TYPE_CHECKING` is free). A missing part may have all.
-BASE = {"types", "errors", "config", "params"}
+BASE = {"types", "errors", "config", "params", "extras"}
 MAY = {
     "types": set(),
     "errors": set(),
+    "extras": {"errors"},
     "config": {"errors"},
     "params": BASE,
     "observe": BASE | {"observe"},
@@ -30,6 +31,7 @@ MAY = {
 TORCH_FREE = [
     "types",
     "errors",
+    "extras",
     "config",
     "params",
     "observe.narration",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import statistics
 import sys
@@ -66,10 +65,9 @@ def bench(
     threads = settings.threads or allowed_cores()
     found = asyncio.run(_measure(settings, text))
     found["read_gb_s"] = _bandwidth(threads, settings.cache_dir)
-    if found["read_gb_s"] is not None:
-        found["read_bytes"] = _read_bytes(settings)
-        reads = found["read_bytes"] * found["decode_tok_s"]["1"]
-        found["bandwidth_share"] = round(reads / 1e9 / found["read_gb_s"], 3)
+    found["read_bytes"] = _read_bytes(settings)
+    reads = found["read_bytes"] * found["decode_tok_s"]["1"]
+    found["bandwidth_share"] = round(reads / 1e9 / found["read_gb_s"], 3)
     found["threads"] = threads
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")
@@ -175,10 +173,8 @@ class _Runs:
         raise InferenceFailed("the engine gave no end to a request.")
 
 
-def _bandwidth(threads: int, cache_dir: str) -> float | None:
-    """GB/s of this machine's memory, None without the compiler that the reading needs."""
-    if importlib.util.find_spec("llvmlite") is None:
-        return None
+def _bandwidth(threads: int, cache_dir: str) -> float:
+    """GB/s of this machine's memory."""
     from rbee_worker.ops.cpu.bandwidth import read_gb_s
 
     most = available_memory() // 4
@@ -199,11 +195,8 @@ def _table(found: dict[str, Any]) -> str:
         ("ready after", f"{found['load_s']} s"),
         ("first token after", f"{found['first_token_s']} s"),
     ]
-    if found["read_gb_s"] is None:
-        rows.append(("memory", "not measured: pip install 'rbee-worker[cpu]'"))
-    else:
-        share = 100 * found["bandwidth_share"]
-        rows.append(("memory", f"{found['read_gb_s']} GB/s; decoding uses {share:.0f} %"))
-        rows.append(("a token reads", f"{found['read_bytes'] / 1e6:,.1f} MB of weights"))
+    share = 100 * found["bandwidth_share"]
+    rows.append(("memory", f"{found['read_gb_s']} GB/s; decoding uses {share:.0f} %"))
+    rows.append(("a token reads", f"{found['read_bytes'] / 1e6:,.1f} MB of weights"))
     rows += [("note", note) for note in found["notes"]]
     return "".join(f"{name:<22} {value}\n" for name, value in rows)

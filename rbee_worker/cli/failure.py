@@ -12,6 +12,7 @@ import typer
 
 from rbee_worker.cli.terminal import error_line
 from rbee_worker.errors import INTERRUPTED, WorkerError
+from rbee_worker.extras import usage_error
 
 
 @contextmanager
@@ -37,6 +38,8 @@ def one_line(debug: bool) -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except Exception as e:
+        if (missing := usage_error(e)) is not None:
+            raise _exit(str(missing), missing.exit_code, debug) from e
         kind = type(e).__name__
         fix = "run it again with --debug and report the traceback"
         raise _exit(f"internal: {kind}: {e} Fix: {fix}.", 1, debug) from e
