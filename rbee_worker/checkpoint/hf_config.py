@@ -75,17 +75,17 @@ def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _rotary_share(config: dict[str, Any]) -> None:
     """Columns of a head that rotate, as the share of the head that newer files say."""
-    rotary, width = config.get("rotary_dim"), config.get("head_dim")
-    hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
-    if width is None and _counts(hidden, heads):
-        width = hidden / heads
-    if _counts(rotary, width):
-        config["partial_rotary_factor"] = config.pop("rotary_dim") / width
+    rotary, width = _count(config.get("rotary_dim")), _count(config.get("head_dim"))
+    hidden, heads = _count(config.get("hidden_size")), _count(config.get("num_attention_heads"))
+    share = rotary / width if width else rotary * heads / hidden if hidden and heads else 0
+    if share:
+        config["partial_rotary_factor"] = share
+        del config["rotary_dim"]
 
 
-def _counts(*values: Any) -> bool:
-    """Are these numbers that can be divided by each other?"""
-    return all(isinstance(n, int | float) and 0 < n < 1 << 62 for n in values)
+def _count(value: Any) -> int:
+    """A number of columns or heads that can be computed with; 0 for anything else."""
+    return value if isinstance(value, int) and 0 < value < 1 << 62 else 0
 
 
 def _scaling(scaling: dict[str, Any], where: str) -> dict[str, Any] | None:
