@@ -18,7 +18,7 @@ from rbee_worker.ops.cpu.shared.regions import Place
 from rbee_worker.state.specs import PagedKV, StateRef
 
 
-class Attending(RecordingOps):
+class AttentionOps(RecordingOps):
     """The part of `CpuOps` that attends."""
 
     def attend(
@@ -67,8 +67,8 @@ class Attending(RecordingOps):
         partial = rec.region(units * spans * tile.rows * tile.heads * partial_bytes)
         # of one row it is known whether spans are shared out, and each thread may fold all of them
         split = spec.heads * tile.chunks < 2 * self.team.threads
-        own = rec.alone(heads * width) and split
-        y = rec.buffer(heads * width, own=own)
+        private = rec.replicates(heads * width) and split
+        y = rec.buffer(heads * width, private=private)
         common: dict[str, Any] = {
             "y": y.slot,
             "y_stride": y.stride,
@@ -92,7 +92,7 @@ class Attending(RecordingOps):
                 Touch(cache, ALL, False),
                 Touch(scratch.place, ALL, True),
                 Touch(partial.place, ALL, True),
-                *([] if own else [writes(y, ALL)]),
+                *([] if private else [writes(y, ALL)]),
             ],
             q=query.slot,
             q_stride=query.stride,
@@ -104,8 +104,8 @@ class Attending(RecordingOps):
             **common,
         )
         if rec.rows > 1 or split:
-            if own:
-                scratch = rec.region(scratch_bytes, own=True)
+            if private:
+                scratch = rec.region(scratch_bytes, private=True)
                 common["scratch"] = slot_of(scratch)
             rec.call(
                 "attend.combine",

@@ -22,7 +22,7 @@ from rbee_worker.ops.cpu.shared.forms import BYTES, CELL, natural, parse, varian
 from rbee_worker.ops.cpu.shared.regions import Region
 
 
-class Mixing(RecordingOps):
+class ExpertOps(RecordingOps):
     """The part of `CpuOps` that has several matrices of one shape."""
 
     def stack(self, members: Sequence[Sequence[Packed]]) -> Weight:

@@ -48,9 +48,9 @@ class RecordingOps(Ops):
         return self.recording
 
     def _result(self, width: int) -> Buf:
-        """A new activation, each thread's own where threads would have nothing to share."""
+        """A new activation, private to each thread where threads would have nothing to split."""
         rec = self.now.recorder
-        return rec.buffer(width, own=rec.alone(width))
+        return rec.buffer(width, private=rec.replicates(width))
 
     @abstractmethod
     def _prepare(self, x: Buf, form: str) -> Region:
