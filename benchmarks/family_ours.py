@@ -56,7 +56,6 @@ def main(config: str, form: str, threads: int, steps: int, clock: str) -> None:
         "token_bytes": traffic.nbytes,
         "decode_tok_s": round(found, 2),
         "gb_s": round(found * (traffic.nbytes + cached) / 1e9, 3),
-        "fallbacks": sorted(set(model.fallbacks)),
     }
     sys.stdout.write(json.dumps(out) + "\n")
 
