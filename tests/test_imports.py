@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import structure
+
 PACKAGE = Path(__file__).parents[1] / "rbee_worker"
 
-# Part -> parts it may import at run time (`if TYPE_CHECKING` is free). A missing part may have all.
-BASE = {"types", "errors", "config", "params"}
+# Part -> parts it may import at run time (`if TYPE_CHECKING` is free).
+BASE = {"types", "errors", "config", "params", "machine"}
 MAY = {
     "types": set(),
     "errors": set(),
@@ -28,6 +30,16 @@ MAY = {
     "layers": BASE | {"checkpoint", "state", "ops", "layers"},
     "models": BASE | {"checkpoint", "state", "ops", "layers", "models"},
     "engine": BASE | {"state", "ops", "engine"},
+    "machine": set(),
+    "loading": BASE | {"checkpoint", "state", "ops", "models", "engine", "loading"},
+    "process": BASE | {"observe", "engine", "loading", "process"},
+    "session": BASE
+    | {"checkpoint", "tokenizer", "observe", "models", "engine", "process", "session"},
+    "library": BASE | {"checkpoint", "tokenizer", "engine", "loading", "session"},
+    "verify": BASE | {"checkpoint", "state", "ops", "models", "loading", "verify"},
+    "cli": BASE
+    | {"checkpoint", "tokenizer", "observe", "wire", "client", "server", "state", "ops", "models"}
+    | {"engine", "loading", "process", "session", "verify", "cli"},
 }
 # Folders of ops/cpu -> those among them that each may import: compiling processes and running ones
 # meet only in what they share.
@@ -42,6 +54,15 @@ CPU = "rbee_worker.ops.cpu"
 # What the engine may import of `ops`: the vocabulary, and no backend.
 VOCABULARY = {"ops", "ops.backend", "ops.batch", "ops.sampling"}
 TORCH_FREE = [
+    "library",
+    "process.main",
+    "loading.load",
+    "checkpoint.decoding",
+    "ops.cpu.runtime.state",
+    "ops.cpu.backend.bytes_read",
+    "ops.cpu.backend.model",
+    "ops.cpu.backend.cpu",
+    "ops.backends",
     "types",
     "errors",
     "config",
@@ -101,6 +122,15 @@ def test_a_part_imports_only_what_stands_below_it(part: str) -> None:
     wrong = {f.name: imported(f) - MAY[part] - {""} for f in files if f.exists()}
     assert not {name: extra for name, extra in wrong.items() if extra}
     assert any(f.exists() for f in files)
+
+
+def test_every_part_has_a_wall() -> None:
+    parts = {p.stem for p in PACKAGE.iterdir() if p.is_dir() or p.suffix == ".py"}
+    assert {p for p in parts if not p.startswith("__")} == set(MAY)
+
+
+def test_no_parts_import_each_other_in_a_circle() -> None:
+    assert structure.circles(structure.arrows(PACKAGE.parent)) == []
 
 
 @pytest.mark.parametrize("folder", CPU_MAY)

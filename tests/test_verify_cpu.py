@@ -18,9 +18,10 @@ from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.cli.app import app
 from rbee_worker.config import Settings
 from rbee_worker.models import build_model
+from rbee_worker.ops.backends import backend
+from rbee_worker.ops.cpu.backend.cpu import recording_shape
 from rbee_worker.ops.cpu.backend.model import CpuModel
 from rbee_worker.ops.cpu.backend.stepwise import Stepwise
-from rbee_worker.ops.select import make_ops, recording_shape
 from rbee_worker.verify.compare import compare
 from rbee_worker.verify.oracle import hf_trace, load_oracle
 from rbee_worker.verify.whole import trace, whole_batch
@@ -57,7 +58,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 def recorded(path: Path, **options: Any) -> CpuModel:
     settings = Settings(model=str(path), backend="cpu", threads=1, **options)
-    ops: Any = make_ops(settings, "f32", weight_bytes=1 << 26)
+    ops: Any = backend("cpu").ops(settings, "f32", weight_bytes=1 << 26, progress=lambda *_: None)
     shape = recording_shape(settings, "f32", len(TOKENS))
     return CpuModel(build_model(open_checkpoint(str(path)), ops), ops, shape)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rbee_worker.checkpoint import hf_config, mapped, safetensors, scaled
+from rbee_worker.checkpoint import hf_config, mapped, safetensors, scaled, tied
 from rbee_worker.checkpoint.formats import DECODABLE, INTEGERS, TensorSource
 from rbee_worker.checkpoint.gguf import GgufFile
 from rbee_worker.checkpoint.names import GENERATION_KEYS, TOKENIZER_KEYS, Architecture
@@ -93,6 +93,7 @@ def _open_directory(ref: str, path: Path) -> Checkpoint:
     source: TensorSource = scaled.joined(tensors)
     if dialect is not None and (dialect.tensors or dialect.prefixes):
         source = RenamedSource(source, dialect, config.get("num_hidden_layers"))
+    config, source, more = tied.settle(arch, config, source)
     files = tokenizer_files(path)
     tokenizer_config = _optional(path / "tokenizer_config.json")
     if "chat_template.jinja" in files:
@@ -108,7 +109,7 @@ def _open_directory(ref: str, path: Path) -> Checkpoint:
         tokenizer_config=tokenizer_config,
         files=files,
         gguf=None,
-        notes=notes,
+        notes=notes + more,
     )
 
 

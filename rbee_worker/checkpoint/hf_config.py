@@ -1,8 +1,9 @@
 """config.json in one canonical form, whichever version wrote it.
 
-Rotary positions: `rope_theta` (float, when the file gives one) and `rope_scaling` (None, or an
-object whose kind is `rope_type`, never "default"). transformers 5 writes one `rope_parameters`
-instead, older files say `type` for `rope_type`. Where `rope_parameters` has one object for each
+Rotary positions: `rope_theta` (float) and `rope_scaling` (None where the file says that nothing is
+scaled, or an object whose kind is `rope_type`, never "default"), each when the file gives one; null
+gives none. transformers 5 writes one `rope_parameters` instead, older files say `type` for
+`rope_type`. Where `rope_parameters` has one object for each
 layer type it stays as it is, and so does every other key.
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 from rbee_worker.checkpoint.names import DIALECTS, Dialect
 from rbee_worker.checkpoint.reading import read_json
 from rbee_worker.checkpoint.renamed import renamed_config
+from rbee_worker.checkpoint.spellings import check_spellings
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 
 _RENAMED = {"_sliding_window_pattern": "sliding_window_pattern"}  # transformers 5 writes it
@@ -30,6 +32,7 @@ def read_config(path: Path) -> tuple[str, dict[str, Any], Dialect | None]:
     Raises CheckpointError when it is damaged, UnsupportedModel when it names no model_type.
     """
     config = read_json(path)
+    check_spellings(config, str(path))
     found = config.get("model_type")
     if not isinstance(found, str) or not found:
         raise UnsupportedModel(
@@ -45,10 +48,11 @@ def read_config(path: Path) -> tuple[str, dict[str, Any], Dialect | None]:
 def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """`config` with rotary keys in the form that the module describes."""
     out = {_RENAMED.get(key, key): value for key, value in config.items()}
-    given = out.get("rope_parameters")
-    if isinstance(given, dict) and not any(isinstance(v, dict) for v in given.values()):
-        out["rope_scaling"] = {"rope_type": "default", **out.pop("rope_parameters")}
-    scaling = out.get("rope_scaling")
+    given, scaling = out.get("rope_parameters"), out.get("rope_scaling")
+    if given == {}:
+        del out["rope_parameters"]
+    elif isinstance(given, dict) and not any(isinstance(v, dict) for v in given.values()):
+        scaling = {"rope_type": "default", **out.pop("rope_parameters")}
     if scaling is not None and not isinstance(scaling, dict):
         raise CheckpointError(
             f"{where}: rope_scaling is {str(scaling)[:40]!r}.", fix="it must be an object or null"
@@ -58,7 +62,9 @@ def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         if key in scaling:
             out[key] = scaling.pop(key)
     _rotary_share(out)
-    out["rope_scaling"] = _scaling(scaling, where) if scaling else None
+    out.pop("rope_scaling", None)
+    if scaling:
+        out["rope_scaling"] = _scaling(scaling, where)
     if "rope_theta" in out and out["rope_theta"] is not None:
         try:
             out["rope_theta"] = float(out["rope_theta"])
@@ -69,10 +75,12 @@ def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _rotary_share(config: dict[str, Any]) -> None:
     """Columns of a head that rotate, as the share of the head that newer files say."""
-    keys = ("rotary_dim", "hidden_size", "num_attention_heads")
-    rotary, hidden, heads = (config.get(key) for key in keys)
-    if all(isinstance(n, int) and n > 0 for n in (rotary, hidden, heads)):
-        config["partial_rotary_factor"] = config.pop("rotary_dim") * heads / hidden
+    rotary, width = config.get("rotary_dim"), config.get("head_dim")
+    hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    if width is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
+        width = hidden / heads
+    if isinstance(rotary, int) and isinstance(width, int | float) and rotary > 0 < width:
+        config["partial_rotary_factor"] = config.pop("rotary_dim") / width
 
 
 def _scaling(scaling: dict[str, Any], where: str) -> dict[str, Any] | None:

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from rbee_worker.cli.terminal import Status, bold, visible
+from rbee_worker.cli.terminal import Status, bold
 from rbee_worker.config import Settings
+from rbee_worker.observe.visible import visible
 
 
 def verify(

@@ -214,7 +214,7 @@ class EngineClient:
 
     async def _prepare(self, request: Request) -> Prepared:
         job = partial(prepare, request, self.text, self.rules)
-        if is_quick(request):
+        if is_quick(request, self.text):
             return job()
         prepared = await asyncio.to_thread(job)
         if self.state != "ready":  # it may have gone meanwhile

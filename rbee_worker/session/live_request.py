@@ -194,7 +194,7 @@ class LiveRequest:
     async def next(self) -> Event:
         """The next event, in order."""
         while True:
-            event = self._take()
+            event = self.take()
             if event is not None:
                 return event
             self._waiter = asyncio.get_running_loop().create_future()
@@ -203,7 +203,8 @@ class LiveRequest:
             finally:
                 self._waiter = None
 
-    def _take(self) -> Event | None:
+    def take(self) -> Event | None:
+        """The next event that is already there."""
         if self._events:
             return self._events.popleft()
         return self._seal()

@@ -17,26 +17,24 @@ from rbee_worker.types import ModelInfo, Request, Resolved
 if TYPE_CHECKING:
     from rbee_worker.tokenizer.core import Tokenizer
 
-INLINE_CHARS = 2000  # a prompt that is longer is tokenized off the event loop
-INLINE_IDS = 8192  # a list of ids that is longer is checked there too
+INLINE_IDS = 8192  # a list of ids that is longer is checked off the event loop
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request that can be run."""
+    """A request that can be run. warnings: what the caller should know of it."""
 
     prompt_ids: tuple[int, ...]
     resolved: Resolved
     warnings: tuple[str, ...] = ()
 
 
-def is_quick(request: Request) -> bool:
-    """May this be prepared on the event loop? Chat templates and long prompts take their time."""
-    return (
-        request.messages is None
-        and len(request.prompt or "") <= INLINE_CHARS
-        and len(request.token_ids or ()) <= INLINE_IDS
-    )
+def is_quick(request: Request, text: TextSide) -> bool:
+    """May this be prepared on the event loop? Chat templates, long prompts and tokenizers with
+    patterns of their own take their time."""
+    if request.token_ids is not None:
+        return len(request.token_ids) <= INLINE_IDS
+    return request.messages is None and text.tokenizer.is_quick(request.prompt or "")
 
 
 def rules_of(text: TextSide, info: ModelInfo, settings: Settings) -> Rules:
@@ -60,8 +58,28 @@ def prepare(request: Request, text: TextSide, rules: Rules) -> Prepared:
     ids, warnings = _encode(request, text)
     if not ids:
         raise InvalidRequest([FieldError("prompt", "not empty", "the prompt has no tokens")])
+    from rbee_worker.tokenizer.rows import check_rows  # loaded by now, and heavy before
+
+    check_rows(ids, text.tokenizer, rules.vocab_size, _field(request))
     params = fit(resolved, len(ids), rules.context)
-    return Prepared(ids, msgspec.structs.replace(resolved, params=params), warnings)
+    told = (*warnings, *_unseen(request, text))
+    return Prepared(ids, msgspec.structs.replace(resolved, params=params), told)
+
+
+def _field(request: Request) -> str:
+    """What the prompt's ids come from."""
+    given = ("token_ids", "messages", "prompt")
+    return next(name for name in given if getattr(request, name) is not None)
+
+
+def _unseen(request: Request, text: TextSide) -> tuple[str, ...]:
+    """What the template does not show the model."""
+    if request.messages is None or text.chat is None:
+        return ()
+    return tuple(
+        f"the chat template leaves out what messages of the role {role!r} say"
+        for role in text.chat.unseen(request.messages)
+    )
 
 
 def _encode(request: Request, text: TextSide) -> tuple[tuple[int, ...], tuple[str, ...]]:

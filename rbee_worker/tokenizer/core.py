@@ -11,7 +11,7 @@ from rbee_worker.errors import FieldError, InferenceFailed, InvalidRequest
 from rbee_worker.tokenizer.bounds import Bounded, Growth
 from rbee_worker.tokenizer.pieces import Decoding, Utf8Stream
 
-LONG = 2000  # characters of a text that takes more than a fraction of a millisecond to encode
+QUICK_CHARS = 2000  # a longer text takes more than a fraction of a millisecond to encode
 
 
 def is_library_failure(error: BaseException) -> bool:
@@ -28,7 +28,6 @@ class Tokenizer:
     own post-processor says.
     chat_templates: by name; `chat_template` is the one to use. template_tokens: text of the tokens
     that a template knows by name. unread: files of the checkpoint that were left aside, and why.
-    slow: encoding may take long even for a short text, so no event loop should wait for it.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class Tokenizer:
         self.chat_templates = dict(chat_templates or {})
         self.template_tokens = dict(template_tokens or {})
         self.unread = dict(unread or {})
-        self.slow = bounded is not None and bounded.slow
+        self._slow = bounded is not None and bounded.slow
         self._growth = Growth() if bounded is None else bounded.growth
         self.warnings = warnings
 
@@ -85,6 +84,10 @@ class Tokenizer:
         """Text of the tokenizer's own end token, '' where there is none."""
         return "" if self.eos_id is None else self.token_text(self.eos_id)
 
+    def is_quick(self, text: str) -> bool:
+        """May an event loop wait until `text` is encoded?"""
+        return len(text) <= QUICK_CHARS and not self._slow
+
     def encode(
         self, text: str, *, add_special: bool = True, parse_special: bool = True
     ) -> list[int]:
@@ -100,11 +103,10 @@ class Tokenizer:
         own = add_special and self._affixes is None
         try:
             self._growth.check(text)
-            if self.slow or len(text) > LONG:
-                # In a batch, the library lets Python's other threads run.
-                ids: list[int] = backend.encode_batch([text], add_special_tokens=own)[0].ids
-            else:
-                ids = backend.encode(text, add_special_tokens=own).ids
+            if self.is_quick(text):
+                ids: list[int] = backend.encode(text, add_special_tokens=own).ids
+            else:  # in a batch, the library lets Python's other threads run
+                ids = backend.encode_batch([text], add_special_tokens=own)[0].ids
         except (UnicodeEncodeError, TypeError) as e:
             raise InvalidRequest(
                 [FieldError("prompt", "unicode", "text has a lone surrogate, not Unicode text")]

@@ -159,7 +159,8 @@ def test_every_refused_field_is_named_as_an_option(run: Run) -> None:
     code, out, err = run(FakeClient(refuses=refusal), "generate", "x", "--top-p", "0")
     assert (code, out) == (2, "")
     assert err == (
-        "error: --top-p: must be greater than 0; prompt: 600 tokens, the context has 512\n"
+        "error: --top-p: must be greater than 0; prompt: 600 tokens, the context has 512 "
+        "Fix: change what is named\n"
     )
 
 
@@ -174,7 +175,8 @@ def test_debug_shows_the_traceback_too(run: Run) -> None:
     client = FakeClient(fails=UnsupportedModel("rwkv7 is unknown."))
     _, _, err = run(client, "generate", "x", "--debug")
     assert "Traceback" in err
-    assert err.splitlines()[-1] == "error: rwkv7 is unknown."
+    said = "rwkv7 is unknown. Fix: use another model, or another version of this one"
+    assert err.splitlines()[-1] == f"error: {said}"
 
 
 @pytest.mark.parametrize(

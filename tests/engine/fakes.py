@@ -22,7 +22,7 @@ from rbee_worker.engine.sampler import Prepared, Sampler
 from rbee_worker.ops import RopeSpec
 from rbee_worker.ops.batch import Batch, FixedState, PagedState
 from rbee_worker.ops.reference.sampling.torch_sampling import TorchSampling
-from rbee_worker.ops.reference.state import TorchState
+from rbee_worker.ops.reference.state import ReferenceState
 from rbee_worker.ops.sampling import Sampling
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.specs import Fixed, PagedKV, StateGroup
@@ -196,7 +196,7 @@ def make_engine(
         snapshots=4,
         snapshot_tokens=2 * block_size,
     )
-    memory = TorchState(
+    memory = ReferenceState(
         model.groups, pool.n_blocks, pool.n_slots, block_size=block_size, dtype="f32"
     )
     sampling = TorchSampling(torch.device("cpu"))

@@ -18,7 +18,7 @@ STATE_DTYPES: dict[str, torch.dtype] = {
 }
 
 
-class TorchState:
+class ReferenceState:
     """Keys and values [layers, blocks, block_size, heads, dim], fixed states [layers, slots, ...].
 
     Zero; on the CPU the system gives a page of them when it is first written. `n_blocks` (one for
@@ -53,9 +53,10 @@ class TorchState:
     def nbytes(self) -> int:
         """See `StateMemory.nbytes`."""
         pairs = (m for m in self.memory if isinstance(m, PagedMemory))
-        return sum(m.k.nbytes + m.v.nbytes for m in pairs) + sum(
+        total: int = sum(m.k.nbytes + m.v.nbytes for m in pairs) + sum(
             tensor.nbytes for tensor in self._fixed_tensors()
         )
+        return total
 
     def stage(self, numbers: StepNumbers) -> Batch:
         """See `StateMemory.stage`; on the CPU the tensors are the numbers' own memory."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rbee_worker.ops.batch import Batch
 from rbee_worker.ops.reference.ops import DTYPES
-from rbee_worker.ops.reference.state import TorchState
+from rbee_worker.ops.reference.state import ReferenceState
 from rbee_worker.state.specs import StateGroup
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ class ReferenceStepwise:
         self._dtype = DTYPES[decoder.ops.dtype]
         self.groups: tuple[StateGroup, ...] = decoder.groups
 
-    def memory(self, n_blocks: Sequence[int], n_slots: int, *, block_size: int) -> TorchState:
+    def memory(self, n_blocks: Sequence[int], n_slots: int, *, block_size: int) -> ReferenceState:
         """Zeroed float32 state."""
-        return TorchState(
+        return ReferenceState(
             self.groups,
             n_blocks,
             n_slots,
@@ -66,7 +66,8 @@ class ReferenceStepwise:
     @torch.inference_mode()
     def normed(self, x: Tensor) -> Tensor:
         """What the last block made [N, dim] -> what the head reads [N, dim]"""
-        return self._decoder.norm(x)
+        normed: Tensor = self._decoder.norm(x)
+        return normed
 
     @torch.inference_mode()
     def head(self, rows: Tensor) -> Tensor:

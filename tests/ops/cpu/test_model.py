@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from rbee_worker.checkpoint import open_checkpoint
-from rbee_worker.models import build_model, plan_model
+from rbee_worker.models import build_model
 from rbee_worker.ops.batch import Batch, PagedState
 from rbee_worker.ops.cpu.backend.model import CpuModel
 from rbee_worker.ops.cpu.backend.ops import CpuOps
@@ -29,6 +29,7 @@ from rbee_worker.ops.reference.model import ReferenceModel
 from rbee_worker.ops.reference.ops import ReferenceOps
 from tests.archs import ARCHS, VOCAB, oracle, write_checkpoint, write_gguf, write_safetensors
 from tests.driver import Driver
+from tests.outlines import planned
 
 CHUNKS = ([1] * 12 + [58], [17, 1, 16, 36], [3, 67])
 
@@ -157,7 +158,7 @@ def test_held_weights_are_no_more_than_planned(arch, teams, tmp_path):
         paths.append(write_gguf(arch, oracle(arch), tmp_path / "q8.gguf", q8))
     for path in paths:
         ckpt = open_checkpoint(str(path))
-        _, plan = plan_model(ckpt, "f32", packed=True)
+        plan = planned(ckpt)
         ops = CpuOps(teams[1]._library, teams[1])
         build_model(ckpt, ops)
         pieces = 64 * len(ckpt.source.names())  # each begins on a cache line

@@ -68,7 +68,7 @@ def library() -> Library:
 @cache
 def model(window: int | None, kv: str, threads: int) -> CpuModel:
     """Two layers of random numbers, recorded for steps of at most 64 tokens."""
-    config = llama.Config(
+    config = llama.Mistral(
         vocab_size=VOCAB,
         hidden_size=64,
         intermediate_size=96,
@@ -95,7 +95,7 @@ def model(window: int | None, kv: str, threads: int) -> CpuModel:
         }
     shapes["model.norm.weight"] = (64,)
     ops = CpuOps(library(), Team(library(), threads))
-    decoder = llama.build(config, Weights(RandomWeights(shapes), ops))
+    decoder = llama.build_mistral(config, Weights(RandomWeights(shapes), ops))
     return CpuModel(decoder, ops, Shape(64, 4, CONTEXT, BLOCK, kv))
 
 

@@ -18,6 +18,7 @@ from rbee_worker.layers.moe import Experts, MoE
 from rbee_worker.layers.norm import RMSNorm
 from rbee_worker.models.base import Decoder
 from rbee_worker.ops import Ops, RopeSpec, Routing
+from rbee_worker.ops.backends import backend
 from rbee_worker.ops.cpu.backend.model import CpuModel
 from rbee_worker.ops.cpu.backend.ops import CpuOps
 from rbee_worker.ops.cpu.backend.outline import OutlineOps
@@ -26,7 +27,6 @@ from rbee_worker.ops.cpu.runtime.header import Shape
 from rbee_worker.ops.cpu.runtime.native import Library
 from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared import isa
-from rbee_worker.ops.plan import PlanOps
 from rbee_worker.ops.reference.model import ReferenceModel
 from rbee_worker.ops.reference.ops import ReferenceOps
 from rbee_worker.state.specs import PagedKV, StateBook, StateRef
@@ -261,7 +261,7 @@ def test_any_schedule_gives_the_same_bits(library):
 
 
 def test_the_plan_counts_what_is_held(library):
-    plan = PlanOps("f32", packed=True)
+    plan = backend("cpu").plan_ops("f32")
     planned = build(plan)
     held = record(library, 1).decoder
     for a, b in zip(planned.blocks[1:], held.blocks[1:], strict=True):

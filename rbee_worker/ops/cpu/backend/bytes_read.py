@@ -6,8 +6,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rbee_worker.config import Settings
 from rbee_worker.ops import Activation, Weight
+from rbee_worker.ops.backend import ModelOutline
 from rbee_worker.ops.batch import Array
+from rbee_worker.ops.cpu.backend.cpu import recording_shape
 from rbee_worker.ops.cpu.backend.model import kernel_names
 from rbee_worker.ops.cpu.backend.outline import OutlineOps
 from rbee_worker.ops.cpu.runtime.matrix import Matrix
@@ -18,6 +21,22 @@ from rbee_worker.ops.cpu.shared.held import ROWS
 if TYPE_CHECKING:
     from rbee_worker.models.base import Decoder
     from rbee_worker.ops.cpu.runtime.header import Shape
+
+
+def bytes_read(outline: ModelOutline, settings: Settings) -> int:
+    """Bytes of held weights that decoding one token reads."""
+    return _counted(outline, settings).nbytes
+
+
+def numbers_read(outline: ModelOutline, settings: Settings) -> int:
+    """How many weights decoding one token reads, whatever they are held as."""
+    return _counted(outline, settings).numbers
+
+
+def _counted(outline: ModelOutline, settings: Settings) -> TrafficOps:
+    ops = TrafficOps(exact=settings.exact_activations)
+    ops.count(outline.build(ops), recording_shape(settings, "f32", outline.context))
+    return ops
 
 
 class TrafficOps(OutlineOps):

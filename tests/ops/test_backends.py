@@ -9,14 +9,14 @@ import pytest
 
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
-from rbee_worker.ops.select import backend_name, backend_notes
+from rbee_worker.ops.backends import backend_notes, choose_backend
 from tests import tiny
 
 
 def test_auto_is_the_compiled_backend_where_it_can_be_had() -> None:
-    assert backend_name(Settings()) == "cpu"
+    assert choose_backend(Settings()).name == "cpu"
     assert backend_notes(Settings()) == ()
-    assert backend_name(Settings(backend="reference")) == "reference"
+    assert choose_backend(Settings(backend="reference")).name == "reference"
 
 
 @pytest.mark.parametrize(
@@ -24,17 +24,26 @@ def test_auto_is_the_compiled_backend_where_it_can_be_had() -> None:
     [({"dtype": "bf16"}, "not in bf16"), ({"block_size": 24}, "--block-size 24")],
 )
 def test_auto_falls_back_aloud_and_cpu_refuses(settings: dict[str, object], words: str) -> None:
-    assert backend_name(Settings(**settings)) == "reference"
+    assert choose_backend(Settings(**settings)).name == "reference"
     assert words in backend_notes(Settings(**settings))[0]
     assert backend_notes(Settings(backend="reference", **settings)) == ()
     with pytest.raises(UsageError, match=words):
-        backend_name(Settings(backend="cpu", **settings))
+        choose_backend(Settings(backend="cpu", **settings))
 
 
 def test_without_its_compiler_auto_is_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert backend_name(Settings()) == "reference"
+    real = importlib.util.find_spec
+    hidden = {"llvmlite"}
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name in hidden else real(name, *a)
+    )
+    assert choose_backend(Settings()).name == "reference"
     assert "llvmlite is not installed" in backend_notes(Settings())[0]
+    hidden.add("torch")  # and where the second choice cannot be had either
+    with pytest.raises(UsageError, match="llvmlite is not installed"):
+        choose_backend(Settings())
+    with pytest.raises(UsageError, match=r"torch is not installed.*rbee-worker\[torch\]"):
+        choose_backend(Settings(backend="reference"))
 
 
 WITHOUT = """
@@ -72,4 +81,4 @@ def test_an_engine_runs_without_the_compiler(tmp_path: Path) -> None:
         [sys.executable, "-c", WITHOUT, str(model)], cwd=root, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("True ['backend reference, not cpu: llvmlite is not installed.")
+    assert done.stdout.startswith("True ['backend reference (plain torch")
