@@ -33,7 +33,7 @@ from rbee_worker.ops.cpu.runtime.header import Shape
 from rbee_worker.ops.cpu.runtime.native import Library
 from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared import isa
-from rbee_worker.ops.reference.state import ReferenceState
+from rbee_worker.ops.reference.state import TorchState
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.specs import PagedKV
 from rbee_worker.types import SamplingParams
@@ -51,7 +51,7 @@ class Sequences:
             model.groups, tokens=count * CONTEXT, block_size=BLOCK, max_seqs=count,
             step_tokens=CONTEXT, prefix_cache=False,
         )  # fmt: skip
-        self._memory = ReferenceState(
+        self._memory = TorchState(
             model.groups, self._pool.n_blocks, self._pool.n_slots, block_size=BLOCK, dtype="f16"
         )
         self._steps = StepBuilder(model.groups, BLOCK)

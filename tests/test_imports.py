@@ -13,10 +13,11 @@ from benchmarks import structure
 PACKAGE = Path(__file__).parents[1] / "rbee_worker"
 
 # Part -> parts it may import at run time (`if TYPE_CHECKING` is free).
-BASE = {"types", "errors", "config", "params", "machine"}
+BASE = {"types", "errors", "config", "params", "machine", "extras"}
 MAY = {
     "types": set(),
     "errors": set(),
+    "extras": {"errors"},
     "config": {"errors"},
     "params": BASE,
     "observe": BASE | {"observe"},
@@ -65,6 +66,7 @@ TORCH_FREE = [
     "ops.backends",
     "types",
     "errors",
+    "extras",
     "config",
     "params",
     "observe.narration",

@@ -272,8 +272,9 @@ class Engine:
     # ---- trouble
 
     def _recover(self, plan: Plan, error: Exception) -> None:
-        """A step failed. Of one sequence: it is to blame. Of several: each runs alone once, and
-        the one to blame fails there. If they fail only together, the youngest goes in the end."""
+        """A step failed. Of one sequence: it is to blame. Of several (the others may have ended
+        meanwhile): each runs alone once, and the one to blame fails there. If they fail only
+        together, the youngest goes in the end."""
         seqs = [c.seq for c in plan.chunks if c.seq.state is c.state and not c.seq.done]
         if not seqs:
             return
@@ -281,7 +282,7 @@ class Engine:
             self.runner.leave(seq)
         for seq in seqs:
             seq.strikes += 1
-        if len(seqs) == 1 or max(s.strikes for s in seqs) % STRIKES == 0:
+        if len(plan.chunks) == 1 or max(s.strikes for s in seqs) % STRIKES == 0:
             self._give_up(max(seqs, key=lambda s: s.arrival), error)
 
     def _give_up(self, seq: Sequence, error: Exception) -> None:

@@ -149,10 +149,12 @@ class Runner:
         once, and logits last only until the next ones: the draws are waited for at once."""
         hidden = self._model.hidden(batch)
         rows, n = batch.sample_rows, len(step.draws)
-        if n:
+        # A step that overlaps the next is known to have succeeded when its draw is there, be it
+        # of no row.
+        if n or self.overlaps:
             self._draw(step, self._model.head(hidden[rows[:n]]), launched)
-            self._wait(launched)
         for part in step.scores:
+            self._wait(launched)
             found = self._score(hidden[rows[n : n + len(part.targets)]], part)
             launched.scores.append(found)
             n += len(part.targets)

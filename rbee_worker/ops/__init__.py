@@ -136,6 +136,10 @@ class Ops(ABC):
     def floats(self, packed: Packed) -> Packed:
         """The same values as F32: for weights that are computed with while they are loaded."""
 
+    @abstractmethod
+    def weights_done(self) -> None:
+        """No more weights come: work on them that was put off is done now."""
+
     # ---- dense
 
     @abstractmethod

@@ -100,6 +100,9 @@ class PlanOps:
         """Zeros of its shape that take no memory."""
         return blank("F32", packed.shape)
 
+    def weights_done(self) -> None:
+        """Nothing was put off."""
+
     def _count(self, part: Packed, held: str, nbytes: int, count: int = 1) -> None:
         """`count` tensors like `part`, which take `nbytes` each."""
         old = self.uses.get((part.format, held), Use())

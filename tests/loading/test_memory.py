@@ -15,7 +15,7 @@ from rbee_worker.machine import allowed_cores, available_memory
 from rbee_worker.ops import RopeSpec
 from rbee_worker.ops.batch import PagedMemory
 from rbee_worker.ops.cpu.runtime.state import CpuState
-from rbee_worker.ops.reference.state import ReferenceState
+from rbee_worker.ops.reference.state import TorchState
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.specs import Fixed, PagedKV, StateGroup
 
@@ -24,8 +24,8 @@ WINDOW = StateGroup(PagedKV(2, 8, 8, window=64), 3)
 FIXED = StateGroup(Fixed((("h", (4, 2)), ("conv", (3,)))), 2)  # 2 * 11 * 4 = 88 bytes a slot
 BIG = StateGroup(PagedKV(2, 8, 8), 8)
 PLENTY = 1 << 40
-STATES = [CpuState, ReferenceState]
-Memory = CpuState | ReferenceState
+STATES = [CpuState, TorchState]
+Memory = CpuState | TorchState
 
 
 def plan(
@@ -150,7 +150,7 @@ def test_a_pool_costs_nothing_until_it_is_touched(state: type[Memory], dtype: st
     made = state([BIG], [1 << 16], 0, block_size=16, dtype=dtype)
     assert made.nbytes >= 512 << 20
     k = made.memory[0].k
-    address = k.data_ptr() if state is ReferenceState else k.ctypes.data
+    address = k.data_ptr() if state is TorchState else k.ctypes.data
     assert address % 64 == 0
     assert resident() - before < 16 << 20
     assert not k[3, 77].any()

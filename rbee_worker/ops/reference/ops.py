@@ -70,6 +70,9 @@ class ReferenceOps(Ops):
     def floats(self, packed: Packed) -> Packed:
         return as_floats(packed, threads=torch.get_num_threads())
 
+    def weights_done(self) -> None:
+        pass
+
     # ---- dense
 
     def embed(self, table: Weight, batch: Batch, *, scale: float = 1.0) -> Tensor:

@@ -11,7 +11,7 @@ import pytest
 
 from rbee_worker.ops.cpu.compiler import emit as e
 from rbee_worker.ops.cpu.compiler import simd as s
-from rbee_worker.ops.cpu.compiler.kernel import Kernel, apart, compile_kernel, device, kernel
+from rbee_worker.ops.cpu.compiler.kernel import Kernel, compile_kernel, device, kernel, noinline
 from rbee_worker.ops.cpu.compiler.simd import Float, Int, Ptr, op
 from rbee_worker.ops.cpu.compiler.values import KernelError
 from rbee_worker.ops.cpu.kernels.sampling import doubles as d
@@ -187,7 +187,7 @@ def test_floats_round_as_numpy_does():
 
 
 def test_vectors_through_tuples_and_functions_that_stay():
-    @apart
+    @noinline
     def store(p, v):
         s.store_i32(p, v)
 

@@ -23,7 +23,7 @@ from rbee_worker.ops.cpu.backend.recurrence import Recurring
 from rbee_worker.ops.cpu.backend.sampling import CpuSampling
 from rbee_worker.ops.cpu.runtime.ahead import HeldAhead
 from rbee_worker.ops.cpu.runtime.arena import Arena
-from rbee_worker.ops.cpu.runtime.matrix import Matrix
+from rbee_worker.ops.cpu.runtime.matrix import Holder, Matrix
 from rbee_worker.ops.cpu.runtime.native import Library
 from rbee_worker.ops.cpu.runtime.recorder import ALL, ROWS, Buf, Touch, cells, reads, writes
 from rbee_worker.ops.cpu.runtime.recording import (
@@ -61,6 +61,7 @@ class CpuOps(Attending, Mixing, Columns, Recurring):
     ) -> None:
         self.library, self.team, self.held = library, team, held
         self.arena = Arena() if arena is None else arena
+        self.holder = Holder(library, team, self.arena)
         self.exact = exact
         self.recording: Recording | None = None
 
@@ -84,6 +85,9 @@ class CpuOps(Attending, Mixing, Columns, Recurring):
 
     def floats(self, packed: Packed) -> Packed:
         return as_floats(packed, threads=self.team.threads)
+
+    def weights_done(self) -> None:
+        self.holder.flush()
 
     # ---- dense
 

@@ -37,9 +37,9 @@ def device(fn: F) -> F:
     return cast(F, Device(cast(Any, fn)))
 
 
-def apart(fn: F) -> F:
+def noinline(fn: F) -> F:
     """A device function that stays a function: compiled once however often it is called."""
-    return cast(F, Device(cast(Any, fn), apart=True))
+    return cast(F, Device(cast(Any, fn), noinline=True))
 
 
 @dataclass(frozen=True)

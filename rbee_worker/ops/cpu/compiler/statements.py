@@ -61,7 +61,7 @@ class Function(Expressions):
         self.value = ir.Function(to.module, ir.FunctionType(e.void, types.values()), name)
         self.value.linkage = "internal"
         self.value.attributes.add("nounwind")
-        if device.apart:
+        if device.noinline:
             self.value.attributes.add("noinline")
         cells = zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True)
         outside = dict(fn.__globals__) | {name: cell.cell_contents for name, cell in cells}

@@ -14,7 +14,7 @@ from rbee_worker.ops import Ops, RopeSpec
 from rbee_worker.ops.batch import Array
 from rbee_worker.ops.cpu.runtime.ahead import HeldAhead
 from rbee_worker.ops.cpu.runtime.arena import Arena
-from rbee_worker.ops.cpu.runtime.matrix import Matrix, hold
+from rbee_worker.ops.cpu.runtime.matrix import Holder, Matrix
 from rbee_worker.ops.cpu.runtime.native import Library
 from rbee_worker.ops.cpu.runtime.recorder import Buf, Recorder
 from rbee_worker.ops.cpu.runtime.team import Team
@@ -42,6 +42,7 @@ class RecordingOps(Ops):
     arena: Arena
     exact: bool
     held: HeldAhead | None
+    holder: Holder
     recording: Recording | None
 
     @property
@@ -56,9 +57,9 @@ class RecordingOps(Ops):
         return rec.buffer(width, own=rec.alone(width))
 
     def hold(self, parts: Sequence[Packed]) -> Matrix:
-        """A matrix repacked for the kernels: now, unless it was held ahead."""
+        """A matrix for the kernels; it has its contents after `weights_done`."""
         found = self.held.take(parts) if self.held is not None else None
-        return found or hold(self.library, self.team, self.arena, parts)
+        return found or self.holder.hold(parts)
 
     @abstractmethod
     def _prepare(self, x: Buf, form: str) -> Region:
