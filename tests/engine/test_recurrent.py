@@ -27,7 +27,7 @@ from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared import isa
 from rbee_worker.ops.reference.model import ReferenceModel
 from rbee_worker.ops.reference.ops import ReferenceOps
-from rbee_worker.ops.reference.state import ReferenceState
+from rbee_worker.ops.reference.state import TorchState
 from rbee_worker.state.pool import StatePool
 from rbee_worker.types import SamplingParams
 from tests import recurrent
@@ -68,12 +68,11 @@ def engine(kinds: str, backend: str, blocks: int, budget: int, *, snapshots: int
         snapshots=snapshots,
         snapshot_tokens=EVERY,
     )
-    state = CpuState if backend == "cpu" else ReferenceState
-    ops = made.ops if backend == "cpu" else made.decoder.ops
+    state = CpuState if backend == "cpu" else TorchState
     return make_engine(
         made,
         state(made.groups, pool.n_blocks, pool.n_slots, block_size=BLOCK, dtype="f32"),
-        ops.sampling(recurrent.VOCAB),
+        made.ops.sampling(recurrent.VOCAB),
         pool,
         token_budget=budget,
         max_seqs=MAX_SEQS,
