@@ -78,12 +78,13 @@ def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise CheckpointError(
             f"{where}: rope_scaling is {str(scaling)[:40]!r}.", fix="it must be an object or null"
         )
-    if given and scaling and given != scaling:
+    typed = isinstance(given, dict) and any(isinstance(v, dict) for v in given.values())
+    if given and scaling and given != scaling and not typed:
         raise CheckpointError(
             f"{where}: rope_scaling is {str(scaling)[:60]} and rope_parameters {str(given)[:60]}.",
             fix="remove the one that is not meant: they are two names of one thing",
         )
-    if isinstance(given, dict) and not any(isinstance(v, dict) for v in given.values()):
+    if isinstance(given, dict) and not typed:
         scaling = {"rope_type": "default", **out.pop("rope_parameters")}
     scaling = dict(scaling or {})
     for key in ("rope_theta", "partial_rotary_factor"):
