@@ -43,6 +43,11 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Starts a model family (docs/adding-a-model.md): make new-model NAME=its_model_type
+.PHONY: new-model
+new-model: $(VENV)/.test
+	$(BIN)/python -m tests.archs.new $(NAME)
+
 # Every row of docs/performance.md's CPU table, beside llama.cpp compiled for this machine, on a machine that
 # does nothing else: an hour or two. BENCH_ARGS="--rounds 1 --only Q4_0" is a first look.
 bench-cpu: $(VENV)/.test $(LLAMACPP)/.ready
