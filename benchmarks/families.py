@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks import document
 from benchmarks.family_shapes import FAMILIES, YARDSTICK, config_of
 from benchmarks.side_by_side import once
-from rbee_worker.loading.machine import allowed_cores
+from rbee_worker.machine import allowed_cores
 
 HERE = Path(__file__).parent
 BOUND = 0.8  # of Llama's share

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from msgspec import Struct
 
 from rbee_worker.engine.sequence import Sequence
-from rbee_worker.state.pool import SeqState, StatePool
+from rbee_worker.state.pool import Copy, SeqState, StatePool
 
 
 class Chunk(Struct, frozen=True):
@@ -49,9 +49,14 @@ class Chunk(Struct, frozen=True):
 
 @dataclass(slots=True)
 class Plan:
-    """One step: what to compute, who left the queue, who went back to it."""
+    """One step: what to compute, who left the queue, who went back to it.
+
+    copies: (source slot, target slot) of recurrent state, in this order, before anything of the
+    step is computed or cleared.
+    """
 
     chunks: list[Chunk] = field(default_factory=list)
+    copies: list[Copy] = field(default_factory=list)
     admitted: list[Sequence] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)
     tokens: int = 0
@@ -127,7 +132,7 @@ class Scheduler:
 
     def _shares(self) -> dict[Sequence, int]:
         """Split the budget: one token each for those that want one, the rest oldest first."""
-        wants = {seq: seq.wants for seq in self.running}
+        wants = {seq: self.pool.most(seq.state, seq.wants) for seq in self.running}
         shares = {seq: 1 for seq, n in wants.items() if n == 1}
         left = self.token_budget - len(shares)
         if len(shares) < len(wants):
@@ -156,6 +161,7 @@ class Scheduler:
         draws = int(end == len(seq.tokens) + seq.drawing)
         seq.drawing += draws
         plan.chunks.append(Chunk(seq, seq.state, end - n, n, draws))
+        plan.copies += self.pool.copies()
         plan.tokens += n
 
     def _alone(self, plan: Plan) -> bool:

@@ -81,7 +81,7 @@ def common_models() -> Iterator[Checkpoint]:
         yield Checkpoint(
             ref=f"common:{form}",
             path=Path(f"common-{form}"),
-            kind="gguf",
+            kind="safetensors",
             arch="llama",
             config=dict(_CONFIG),
             generation={},

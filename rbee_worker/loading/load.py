@@ -1,14 +1,9 @@
-"""From an opened model to a running engine: build, state, sampler. Imports torch.
-
-What needs no torch was done in `ahead.py`, while torch was being imported.
-"""
+"""From a model's name to a running engine: open, check, prepare, build, make room for state."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
-
-import torch
+from collections.abc import Callable
 
 from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.config import Settings
@@ -16,16 +11,16 @@ from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.make import make_engine
 from rbee_worker.engine.messages import Loading
 from rbee_worker.errors import ModelError, is_out_of_memory
-from rbee_worker.loading.ahead import Ahead, Report, compiling, load_ahead, repacked
-from rbee_worker.loading.kernels import compile_for
-from rbee_worker.loading.machine import allowed_cores, available_memory
+from rbee_worker.loading.preflight import outline_of, preflight
 from rbee_worker.models import build_model
 from rbee_worker.models.base import Decoder
+from rbee_worker.models.random import open_model
 from rbee_worker.ops import Ops
-from rbee_worker.ops.reference.state import TorchState
-from rbee_worker.ops.select import backend_notes, executable, make_ops
+from rbee_worker.ops.backends import backend_notes
 from rbee_worker.state.pool import StatePool
 from rbee_worker.types import ModelInfo
+
+Report = Callable[[Loading], None]
 
 
 def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
@@ -33,60 +28,52 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
 
     Raises ModelError's children and UsageError.
     """
-    return finish_engine(load_ahead(settings, report), report)
-
-
-def finish_engine(begun: Ahead, report: Report) -> tuple[Engine, ModelInfo]:
-    """Go on from what was loaded ahead. Raises as `load_engine`."""
-    settings, ckpt, ahead = begun.settings, begun.ckpt, begun.plan
-    threads = settings.threads or allowed_cores()
-    torch.set_num_threads(threads)
-    clock = _Phases(begun.seconds)
-    compile_for(ckpt, settings, ahead.kv_dtype, compiling(report))
+    clock = _Phases()
+    report(Loading(stage="opening"))
+    ckpt = open_model(settings.model, cache_dir=settings.cache_dir)
+    plan = preflight(ckpt, settings)
+    backend = plan.backend
+    plan.room(settings, backend.free_bytes())
+    clock.done("open")
+    outline = outline_of(ckpt, plan.model.context)
+    backend.prepare(outline, settings, plan.kv_dtype, _compiling(report))
     clock.done("kernels")
-    held = begun.held or repacked(ckpt, ahead, settings, report)
-    ops = make_ops(
-        settings,
-        ahead.dtype,
-        threads=threads,
-        weight_bytes=ahead.weight_bytes,
-        progress=compiling(report),
-        held=held,
+    ops = backend.ops(
+        settings, plan.dtype, weight_bytes=plan.weight_bytes, progress=_compiling(report)
     )
-    if ops.name == "cpu":
-        torch.set_num_threads(1)  # a second pool of threads would fight with the backend's own
-    model = _build(ckpt, ops, held is not None, report)
+    model = _build(ckpt, ops, report)
     clock.done("weights")
-    plan = ahead.state(settings, available_memory())
+    room = plan.state(settings, backend.free_bytes())
     pool = StatePool(
         model.groups,
-        tokens=plan.tokens,
+        tokens=room.tokens,
         block_size=settings.block_size,
         max_seqs=settings.max_seqs,
         step_tokens=settings.token_budget,
         prefix_cache=settings.prefix_cache and settings.kv_cache,
+        snapshots=room.snapshots,
     )
-    memory = TorchState(
+    memory = backend.state(
+        ops,
         model.groups,
         pool.n_blocks,
         pool.n_slots,
         block_size=settings.block_size,
-        dtype=ahead.kv_dtype,
-        device=ops.device,
+        dtype=plan.kv_dtype,
     )
-    runnable = executable(
-        model, ops, settings=settings, kv_dtype=ahead.kv_dtype, longest=plan.context
-    )
+    executable = backend.executable(model, settings, kv_dtype=plan.kv_dtype, longest=room.context)
     engine = make_engine(
-        runnable,
+        executable,
         memory,
         ops.sampling(model.vocab_size),
         pool,
         token_budget=settings.token_budget,
         max_seqs=settings.max_seqs,
-        context=plan.context,
+        context=room.context,
         kv_cache=settings.kv_cache,
         ropes=model.ropes,
+        buckets=backend.buckets,
+        overlaps=backend.overlaps,
         trace=bool(settings.trace),
     )
     clock.done("state")
@@ -94,29 +81,33 @@ def finish_engine(begun: Ahead, report: Report) -> tuple[Engine, ModelInfo]:
         model=settings.model,
         arch=ckpt.arch,
         device=ops.device,
-        backend=ops.name,
-        dtype=ahead.dtype,
-        kv_dtype=ahead.kv_dtype,
+        backend=backend.name,
+        dtype=plan.dtype,
+        kv_dtype=plan.kv_dtype,
         context=engine.context,
         vocab_size=model.vocab_size,
-        kv_tokens=plan.tokens,
+        kv_tokens=room.tokens,
         block_size=settings.block_size,
-        weight_bytes=ahead.weight_bytes,
+        weight_bytes=plan.weight_bytes,
         kv_bytes=memory.nbytes,
         n_layers=len(model.blocks),
         n_parameters=model.n_parameters,
         load_s=clock.seconds,
-        notes=ckpt.notes + model.notes + model.limits + plan.notes + backend_notes(settings),
+        notes=backend_notes(settings) + ckpt.notes + model.notes + model.limits + room.notes,
     )
     return engine, info
 
 
-def _build(ckpt: Checkpoint, ops: Ops, repacked: bool, report: Report) -> Decoder:
-    if repacked:
-        from rbee_worker.ops.cpu.runtime.ahead import NamedSource
+def _compiling(report: Report) -> Callable[[int, int, str], None]:
+    """Tells the loader's listener about kernels compiled for this processor."""
 
-        ckpt = replace(ckpt, source=NamedSource(ckpt.source))
+    def told(done: int, total: int, name: str) -> None:
+        report(Loading(stage="compiling", item=name, layers_loaded=done, layers_total=total))
 
+    return told
+
+
+def _build(ckpt: Checkpoint, ops: Ops, report: Report) -> Decoder:
     def progress(layers: int, of_layers: int, done: int, total: int) -> None:
         report(
             Loading(
@@ -131,7 +122,7 @@ def _build(ckpt: Checkpoint, ops: Ops, repacked: bool, report: Report) -> Decode
     try:
         return build_model(ckpt, ops, progress)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise ModelError(
             f"{ckpt.path}: there is not enough memory to hold the weights as {ops.dtype}.",
@@ -140,13 +131,13 @@ def _build(ckpt: Checkpoint, ops: Ops, repacked: bool, report: Report) -> Decode
 
 
 class _Phases:
-    """Seconds of each phase of loading, beside those already in `seconds`."""
+    """Seconds of each phase of loading."""
 
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self.seconds = dict(seconds)
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
     def done(self, phase: str) -> None:
         now = time.perf_counter()
-        self.seconds[phase] = round(self.seconds.get(phase, 0.0) + now - self._last, 3)
+        self.seconds[phase] = round(now - self._last, 3)
         self._last = now

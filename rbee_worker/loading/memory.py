@@ -7,13 +7,9 @@ from dataclasses import dataclass
 
 from rbee_worker.config import Settings
 from rbee_worker.errors import ModelError, UsageError
+from rbee_worker.state.fixed import plan_slots
 from rbee_worker.state.paged import plan_blocks
-from rbee_worker.state.specs import (
-    Fixed,
-    StateGroup,
-    group_bytes_per_block,
-    group_bytes_per_slot,
-)
+from rbee_worker.state.specs import StateGroup, group_bytes_per_block, group_bytes_per_slot
 
 SHARE = 0.5  # of the free memory, at most
 COMFORT = 32768  # tokens that a pool has where memory allows and nothing else is asked
@@ -22,18 +18,21 @@ LEAST = 64  # a shorter context is no use to anybody
 
 @dataclass(frozen=True)
 class StatePlan:
-    """context: longest sequence; tokens: what the pool holds; nbytes: all its tensors."""
+    """context: longest sequence; tokens: what the pool holds; nbytes: all its tensors; snapshots:
+    of recurrent state, from which later requests go on."""
 
     context: int
     tokens: int
     nbytes: int
+    snapshots: int = 0
     notes: tuple[str, ...] = ()
 
 
 def state_bytes(
-    groups: Sequence[StateGroup], settings: Settings, kv_dtype: str, tokens: int
+    groups: Sequence[StateGroup], settings: Settings, kv_dtype: str, tokens: int, snapshots: int = 0
 ) -> int:
-    """Bytes of a pool for `tokens` tokens, sinks included."""
+    """Bytes of a pool for `tokens` tokens and so many snapshots, sinks included."""
+    slots = plan_slots(groups, settings.max_seqs, snapshots)
     blocks = plan_blocks(
         groups,
         tokens=tokens,
@@ -41,12 +40,11 @@ def state_bytes(
         max_seqs=settings.max_seqs,
         step_tokens=settings.token_budget,
     )
-    total = 0
-    for group, n in zip(groups, blocks, strict=True):
-        total += n * group_bytes_per_block(group, settings.block_size, kv_dtype)
-        if isinstance(group.spec, Fixed):
-            total += (settings.max_seqs + 1) * group_bytes_per_slot(group)
-    return total
+    return sum(
+        n * group_bytes_per_block(group, settings.block_size, kv_dtype)
+        + slots * group_bytes_per_slot(group)
+        for group, n in zip(groups, blocks, strict=True)
+    )
 
 
 def plan_state(
@@ -61,14 +59,15 @@ def plan_state(
     is not enough memory for any useful context.
 
     A context nobody asked for is cut to what memory holds, with a note; one that was asked for is
-    kept or refused.
+    kept or refused. Snapshots of recurrent state give way before that, with a note.
     """
     context = _context(settings, model_context)
     tokens = settings.kv_tokens or max(context, COMFORT)
     room = int(free_bytes * SHARE)
-    if not settings.kv_tokens and state_bytes(groups, settings, kv_dtype, tokens) > room:
+    _check_slots(groups, settings, room)
+    snapshots, notes = _snapshots(groups, settings, kv_dtype, tokens, room)
+    if not settings.kv_tokens and state_bytes(groups, settings, kv_dtype, tokens, snapshots) > room:
         tokens = _fitting(groups, settings, kv_dtype, tokens, room)
-    notes: tuple[str, ...] = ()
     if tokens < context:
         if settings.ctx or tokens < min(LEAST, context):
             need = state_bytes(groups, settings, kv_dtype, context)
@@ -77,9 +76,39 @@ def plan_state(
                 f"{room:,} can be had.",
                 fix="give a smaller --ctx, a smaller --kv-dtype, or free some memory.",
             )
-        notes = (f"context cut from {context} to {tokens} tokens: that is what memory holds",)
+        notes.append(f"context cut from {context} to {tokens} tokens: that is what memory holds")
         context = tokens
-    return StatePlan(context, tokens, state_bytes(groups, settings, kv_dtype, tokens), notes)
+    nbytes = state_bytes(groups, settings, kv_dtype, tokens, snapshots)
+    return StatePlan(context, tokens, nbytes, snapshots, tuple(notes))
+
+
+def _check_slots(groups: Sequence[StateGroup], settings: Settings, room: int) -> None:
+    """Raises ModelError where not even the recurrent state of all sequences fits."""
+    each = sum(group_bytes_per_slot(group) for group in groups)
+    need = plan_slots(groups, settings.max_seqs, 0) * each
+    if need > room:
+        raise ModelError(
+            f"the recurrent state of {settings.max_seqs} sequences needs {need:,} bytes, "
+            f"{each:,} each; {room:,} can be had.",
+            fix="give a smaller --max-seqs, or free some memory.",
+        )
+
+
+def _snapshots(
+    groups: Sequence[StateGroup], settings: Settings, kv_dtype: str, tokens: int, room: int
+) -> tuple[int, list[str]]:
+    """How many snapshots of recurrent state fit beside `tokens` tokens: one for each sequence,
+    halved until they do; with a note if that is fewer."""
+    reuses = settings.prefix_cache and settings.kv_cache and plan_slots(groups, 1, 0) > 0
+    most = n = settings.max_seqs if reuses else 0
+    while n and state_bytes(groups, settings, kv_dtype, tokens, n) > room:
+        n //= 2
+    if n == most:
+        return n, []
+    return n, [
+        f"{n} snapshots of recurrent state are kept instead of {most}, that is what memory holds: "
+        f"{'fewer' if n else 'no'} prompts can go on from the computed beginning of another"
+    ]
 
 
 def _context(settings: Settings, model_context: int) -> int:

@@ -14,10 +14,11 @@ from rbee_worker.checkpoint.summary import summarize
 from rbee_worker.config import Settings
 from rbee_worker.errors import ModelError, UsageError
 from rbee_worker.loading.memory import StatePlan, plan_state
-from rbee_worker.models import plan_model
+from rbee_worker.models import outline_model, plan_model
 from rbee_worker.models.base import Decoder
+from rbee_worker.ops.backend import Backend, ModelOutline
+from rbee_worker.ops.backends import choose_backend
 from rbee_worker.ops.plan import PlanOps
-from rbee_worker.ops.select import backend_name, check_backend, compute_dtype, kv_dtype
 
 # What an engine process takes beside weights and state: the interpreter, torch, one step's buffers.
 WORKSPACE_BYTES = 500_000_000
@@ -26,8 +27,10 @@ _SPAN = 256  # keys that attention reads at once; a block must not straddle two
 
 @dataclass(frozen=True)
 class Preflight:
-    """model: built from names and shapes, holds nothing; held: what its weights will take."""
+    """backend: what will compute. model: built from names and shapes, holds nothing; held: what
+    its weights will take."""
 
+    backend: Backend
     model: Decoder
     held: PlanOps
     dtype: str
@@ -65,13 +68,22 @@ class Preflight:
 
 def preflight(ckpt: Checkpoint, settings: Settings) -> Preflight:
     """Check every name, shape and setting. Raises ModelError's children and UsageError."""
-    check_backend(settings)
+    backend = choose_backend(settings)
     if _SPAN % settings.block_size:
         raise UsageError(
             f"--block-size {settings.block_size} does not divide {_SPAN}.", fix="use 16, 32 or 64."
         )
     formats = {use.format: use.nbytes for use in summarize(ckpt.source).formats}
-    dtype = compute_dtype(settings, ckpt.kind, formats)
-    kv = kv_dtype(settings, dtype, packed=any(not FORMATS[f].is_float for f in formats))
-    model, held = plan_model(ckpt, dtype, packed=backend_name(settings) == "cpu")
-    return Preflight(model, held, dtype, kv)
+    dtype = backend.compute_dtype(settings, ckpt.kind, formats)
+    packed = any(not FORMATS[f].is_float for f in formats)
+    kv = backend.kv_dtype(settings, dtype, packed)
+    held = backend.plan_ops(dtype)
+    return Preflight(backend, plan_model(ckpt, held), held, dtype, kv)
+
+
+def outline_of(ckpt: Checkpoint, context: int) -> ModelOutline:
+    """The model as a backend may look at it before it is loaded. context: its longest sequence."""
+    infos = ((n, ckpt.source.info(n)) for n in sorted(ckpt.source.names()))
+    tensors = [(name, info.format, info.shape) for name, info in infos]
+    key = repr((ckpt.arch, ckpt.config, tensors))
+    return ModelOutline(key, context, lambda ops: outline_model(ckpt, ops))

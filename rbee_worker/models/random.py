@@ -154,7 +154,7 @@ def _shapes(ckpt: Checkpoint) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all tensors that a model of this config reads."""
     where = str(ckpt.path)
     row = architecture(ckpt.arch, where=where)
-    config, _ = read_config(row.config, {**row.defaults, **ckpt.config}, where=where)
+    config, _ = read_config(row.config, ckpt.config, where=where)
     asking = _Asking(cast(Ops, PlanOps("f32")), where)
     build: Callable[[Any, Weights], object] = row.build
     build(config, asking)

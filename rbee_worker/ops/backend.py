@@ -1,20 +1,21 @@
 """What a backend is to the rest: settings it refuses, dtypes, held formats, state, a model to run.
 
-One row of `BACKENDS` (ops/backends.py) names each; nothing else knows a backend by name. Imports no
-torch and no kernels: a backend's own modules are imported when it is asked to make something.
+One row of `ops/backends.py` names each; nothing else knows a backend by its name. Imports no torch
+and no kernels: a backend's own modules are imported when it is asked to make something.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rbee_worker.ops.batch import Array, Batch, StepNumbers
 from rbee_worker.state.specs import StateGroup
 
 if TYPE_CHECKING:
-    from rbee_worker.checkpoint import Checkpoint
     from rbee_worker.config import Settings
     from rbee_worker.models.base import Decoder
     from rbee_worker.ops import Ops
@@ -28,6 +29,29 @@ class Refusal(NamedTuple):
 
     why: str
     fix: str
+
+
+@dataclass(frozen=True)
+class ModelOutline:
+    """A model that can be built without reading its weights.
+
+    key: equal for models of the same shapes and formats. build: makes it with operations that hold
+    nothing. context: the longest sequence it was made for, tokens.
+    """
+
+    key: str
+    context: int
+    build: Callable[[Ops], Decoder]
+
+
+class Warmed(NamedTuple):
+    """What `warm` did for a target: its name, kernels in all and made now, where they are kept."""
+
+    target: str
+    kernels: int
+    made: int
+    seconds: float
+    folder: Path
 
 
 class StateMemory(Protocol):
@@ -82,7 +106,7 @@ class Executable(Protocol):
 
 
 class Backend(ABC):
-    """How models are computed on one kind of device. Made for some settings, before any model."""
+    """How models are computed on one kind of device."""
 
     name: str  # what --backend calls it
     title: str  # for people: "compiled CPU kernels"
@@ -95,27 +119,62 @@ class Backend(ABC):
     def refuses(self, settings: Settings) -> Refusal | None:
         """Why these settings cannot be served here; None where they can."""
 
+    # ---- before any weight is read
+
     @abstractmethod
     def compute_dtype(self, settings: Settings, kind: str, formats: dict[str, int]) -> str:
-        """The dtype that activations are computed in. kind: "safetensors" or "gguf"; formats: bytes
-        by format of the checkpoint's tensors."""
+        """The dtype that activations are computed in: the one asked for, else a default.
+
+        kind: "safetensors" or "gguf"; formats: bytes by format of the checkpoint's tensors.
+        """
 
     @abstractmethod
     def kv_dtype(self, settings: Settings, dtype: str, packed: bool) -> str:
-        """The dtype keys and values are kept in. Raises UsageError for what cannot be kept."""
+        """The dtype that keys and values are kept in. packed: the file's weights are quantized.
+
+        Raises UsageError for what cannot be kept.
+        """
 
     @abstractmethod
-    def plan(self, dtype: str) -> PlanOps:
-        """Counts what this backend would hold of a model, as `dtype`; reads no weights."""
+    def activations(self, settings: Settings, dtype: str, packed: bool) -> str:
+        """What products with the model's matrices take: "i8" where activations are rounded to 8
+        bits, else `dtype`. packed: the file's weights are quantized."""
+
+    @abstractmethod
+    def plan_ops(self, dtype: str) -> PlanOps:
+        """Operations that count what this backend would hold of a model computed in `dtype`."""
+
+    @abstractmethod
+    def fast(self) -> frozenset[str]:
+        """Operations of `Ops` that have kernels of this backend's own."""
+
+    @abstractmethod
+    def free_bytes(self) -> int:
+        """Bytes that weights and state may still take where this backend keeps them."""
 
     @abstractmethod
     def prepare(
-        self, ckpt: Checkpoint, settings: Settings, kv_dtype: str, progress: Progress
+        self, outline: ModelOutline, settings: Settings, kv_dtype: str, progress: Progress
     ) -> None:
         """Make what takes long and needs no weights: compile kernels. Raises ModelError."""
 
     @abstractmethod
-    def ops(self, settings: Settings, dtype: str, *, weight_bytes: int) -> Ops:
+    def warm(
+        self,
+        outlines: Sequence[tuple[ModelOutline, str]],
+        settings: Settings,
+        targets: Sequence[str],
+        progress: Callable[[str, int, int, str], None],
+    ) -> Iterator[Warmed]:
+        """Compile what models need, each with its kv_dtype, for `targets` (none: this machine).
+
+        progress: (target, done, of, the last one's name). Raises UsageError for an unknown target.
+        """
+
+    # ---- a model that runs
+
+    @abstractmethod
+    def ops(self, settings: Settings, dtype: str, *, weight_bytes: int, progress: Progress) -> Ops:
         """The operations a model is built with. weight_bytes: what it will hold, as planned."""
 
     @abstractmethod
@@ -133,14 +192,20 @@ class Backend(ABC):
 
     @abstractmethod
     def executable(
-        self, model: Decoder, ops: Ops, settings: Settings, *, kv_dtype: str, longest: int
+        self, model: Decoder, settings: Settings, *, kv_dtype: str, longest: int
     ) -> Executable:
         """What the engine runs. longest: tokens of a sequence at most."""
 
     @abstractmethod
-    def free_bytes(self, settings: Settings) -> int:
-        """Bytes that weights and state may still take where this backend keeps them."""
+    def pieces(self, model: Decoder, *, tokens: int, block_size: int, kv_dtype: str) -> Any:
+        """The model as `verify` runs it, layer by layer (`verify.whole.Pieces`)."""
+
+    # ---- measuring
 
     @abstractmethod
-    def fast(self) -> frozenset[str]:
-        """Operations of `Ops` that have kernels of this backend's own."""
+    def bytes_per_token(self, outline: ModelOutline, settings: Settings, dtype: str) -> int:
+        """Bytes of weights that decoding one token of one sequence reads; the cache not counted."""
+
+    @abstractmethod
+    def read_gb_s(self, settings: Settings) -> float:
+        """How fast the memory that holds weights can be read: the ceiling of decoding."""

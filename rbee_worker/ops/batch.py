@@ -26,10 +26,13 @@ class PagedPlaces:
     table: int32 [B, columns], the block that holds positions j * block_size .. of sequence b, at
     column j; 0 where there is none (block 0 is a sink, never a sequence's).
     slots: int64 [N], flat index (block * block_size + offset) where row n's key and value go.
+    lens: int64 [B], keys that sequence b has in this group where they are not its own tokens'
+    (`CrossKV`); None: `kv_lens`.
     """
 
     table: NDArray[np.int32]
     slots: Ints
+    lens: Ints | None = None
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,15 @@ class PagedState:
     """Keys and values of one state group, and where this step's sequences find and put theirs.
 
     k: [layers, blocks, block_size, heads, k_dim]; v: [layers, blocks, block_size, heads, v_dim];
-    table and slots: see `PagedPlaces`.
+    table, slots and lens: see `PagedPlaces`; lens_host: the same numbers on the host.
     """
 
     k: Array
     v: Array
     table: Array
     slots: Array
+    lens: Array | None = None
+    lens_host: Ints | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,9 @@ class Batch:
             slots = put(places.slots)
             if isinstance(places, PagedPlaces):
                 assert isinstance(held, PagedMemory)
-                state.append(PagedState(held.k, held.v, put(places.table), slots))
+                lens = None if places.lens is None else put(places.lens)
+                table = put(places.table)
+                state.append(PagedState(held.k, held.v, table, slots, lens, places.lens))
             else:
                 assert isinstance(held, FixedMemory)
                 state.append(FixedState(held.tensors, slots))

@@ -6,7 +6,7 @@ Torch-free.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -21,7 +21,6 @@ from rbee_worker.checkpoint.formats import (
     TensorSource,
 )
 from rbee_worker.ops import Weight
-from rbee_worker.ops.cpu.shared.held import ROWS, held_as
 
 DTYPE_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i8": 1, "f8": 1}
 
@@ -37,14 +36,16 @@ class Use(NamedTuple):
 class PlanOps:
     """Counts what a backend would hold: matrices in `dtype`, vectors in float32.
 
-    packed: matrices as the cpu backend holds them, in the file's format where it has kernels.
+    held: what a backend holds a matrix as, from its format, rows and columns: a name and bytes.
     """
 
     name = "plan"
 
-    def __init__(self, dtype: str, *, packed: bool = False) -> None:
+    def __init__(
+        self, dtype: str, *, held: Callable[[str, int, int], tuple[str, int]] | None = None
+    ) -> None:
         self.dtype = dtype
-        self._packed = packed
+        self._held_as = held
         self.device = "none"
         self.uses: dict[tuple[str, str], Use] = {}  # by the file's format and the held one
         # matrices in the order they are built in: the tensors that each stacks, by name, where it
@@ -86,10 +87,9 @@ class PlanOps:
     def _held(self, part: Packed) -> tuple[str, int]:
         """Format and bytes of a matrix as held."""
         rows, cols = part.shape
-        if not self._packed:
+        if self._held_as is None:
             return self.dtype, rows * cols * DTYPE_BYTES[self.dtype]
-        held = held_as(part.format)
-        return held.name, -(-rows // ROWS) * -(-cols // held.columns) * held.nbytes
+        return self._held_as(part.format, rows, cols)
 
     def vector(self, parts: Sequence[Packed]) -> Any:
         """Nothing but its size, counted."""
@@ -99,6 +99,9 @@ class PlanOps:
     def floats(self, packed: Packed) -> Packed:
         """Zeros of its shape that take no memory."""
         return blank("F32", packed.shape)
+
+    def weights_done(self) -> None:
+        """Nothing was put off."""
 
     def _count(self, part: Packed, held: str, nbytes: int, count: int = 1) -> None:
         """`count` tensors like `part`, which take `nbytes` each."""

@@ -18,7 +18,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from rbee_worker.process import child
-from rbee_worker.process.link import Link, Port, socket_pair
+from rbee_worker.process.link import Link, socket_pair
+from rbee_worker.process.port import Port
 
 if TYPE_CHECKING:
     from rbee_worker.process.main import Loader

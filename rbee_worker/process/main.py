@@ -1,8 +1,5 @@
 """The engine process: `python -m rbee_worker.process.main FD`, started by `EngineClient` only.
 
-Torch's import is most of a start, so it begins at once, in a thread of its own; meanwhile the model
-is opened and repacked (ahead.py), which torch is not needed for.
-
 Drain commands, run a step, send what came of it; asleep while there is nothing to do. It lives
 exactly as long as its client: when the socket closes it leaves at once, in the middle of a step if
 need be. SIGINT and SIGTERM are ignored: a terminal or an init system sends them to the whole group,
@@ -12,15 +9,12 @@ and whether running answers are finished first is the client's decision.
 from __future__ import annotations
 
 import gc
-import importlib
 import os
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rbee_worker.engine.messages import (
     Cancel,
@@ -33,8 +27,9 @@ from rbee_worker.engine.messages import (
     Submit,
 )
 from rbee_worker.errors import WorkerError
+from rbee_worker.extras import usage_error
 from rbee_worker.observe import log
-from rbee_worker.process.link import Port, PortClosed
+from rbee_worker.process.port import Port, PortClosed
 
 if TYPE_CHECKING:
     from rbee_worker.config import Settings
@@ -67,10 +62,11 @@ def _load(port: Port, load: Loader) -> Engine | None:
         engine, info = load(settings, lambda loading: port.send([loading]))
     except PortClosed:
         raise
-    except WorkerError as error:
-        port.send([LoadFailed(code=error.code, message=str(error), exit_code=error.exit_code)])
-        return None
     except Exception as error:
+        known = error if isinstance(error, WorkerError) else usage_error(error)
+        if known is not None:
+            port.send([LoadFailed(code=known.code, message=str(known), exit_code=known.exit_code)])
+            return None
         _log.exception("the model cannot be loaded")
         message = f"the model cannot be loaded: {type(error).__name__}: {error}"
         port.send([LoadFailed(code="MODEL_UNUSABLE", message=message, exit_code=3)])
@@ -91,52 +87,24 @@ def _obey(engine: Engine, commands: list[Command]) -> bool:
     return True
 
 
-class Importing:
-    """A module that is being imported in a thread, after `first`; `result` waits for it."""
-
-    def __init__(self, name: str, first: Callable[[], object]) -> None:
-        self._name, self._first = name, first
-        self._thread = threading.Thread(target=self._run, name="importing", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        with suppress(Exception):  # `result` meets it again
-            self._first()
-            importlib.import_module(self._name)
-
-    def result(self) -> Any:
-        """The module. Raises what its import raises."""
-        self._thread.join()
-        return importlib.import_module(self._name)
-
-
 def main() -> None:
     """Entry point of the child process."""
     # Imports and loading make objects to stay; looking for garbage among them is a tenth of both.
     gc.disable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # Threads that spin while they wait make every operation 10 times slower as soon as somebody
-    # else needs a core. Read when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # numpy, which multiplies nothing here, would have threads that spin from its import on.
+    # numpy multiplies nothing here; its threads would spin from its import on.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # Plug-ins of other devices: none is used here, and finding them reads every package's metadata.
+    # Read when torch is imported, by the backend that computes with it: threads that spin while
+    # they wait make every operation 10 times slower as soon as somebody else needs a core, and
+    # finding plug-ins of other devices reads every package's metadata.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
     port = Port(socket.socket(fileno=int(sys.argv[1])), on_close=lambda: os._exit(0))
-    # One thread imports at a time: these before torch, those that need torch after it.
-    from rbee_worker.loading.ahead import Ahead, load_ahead
-    from rbee_worker.loading.torch_import import import_torch, whole_torch
-    from rbee_worker.ops.select import backend_name
-
-    engine = Importing("rbee_worker.loading.load", import_torch)
+    from rbee_worker.loading.load import load_engine  # while the client finds the model
 
     def load(settings: Settings, report: Callable[[Loading], None]) -> tuple[Engine, ModelInfo]:
-        begun: Ahead = load_ahead(settings, report)
-        finish = engine.result().finish_engine
-        if backend_name(settings) != "cpu":
-            whole_torch()  # others compute with torch, which may use any part of it
-        loaded: tuple[Engine, ModelInfo] = finish(begun, report)
+        loaded = load_engine(settings, report)
         gc.freeze()
         gc.enable()
         return loaded

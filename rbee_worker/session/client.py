@@ -37,11 +37,13 @@ from rbee_worker.errors import (
     QueueFull,
     WorkerError,
 )
+from rbee_worker.extras import usage_error
 from rbee_worker.observe import narration
+from rbee_worker.params import Rules
 from rbee_worker.process.host import EngineHost, ProcessHost, ThreadHost
 from rbee_worker.session.live_request import LiveRequest
 from rbee_worker.session.observer import Observer
-from rbee_worker.session.prepare import Prepared, is_quick, prepare
+from rbee_worker.session.prepare import Prepared, is_quick, prepare, rules_of
 from rbee_worker.session.startup import bring_up
 from rbee_worker.session.text import TextSide
 from rbee_worker.types import End, EosToken, Error, Event, ModelInfo, Request
@@ -140,6 +142,13 @@ class EngineClient:
     def chat(self) -> ChatRenderer | None:
         return self.text.chat
 
+    @property
+    def rules(self) -> Rules:
+        """What requests are held to. Raises NotReady before the model is known."""
+        text = self.text
+        assert self.info is not None
+        return rules_of(text, self.info, self.settings)
+
     # ---- requests
 
     async def generate(self, request: Request) -> AsyncIterator[Event]:
@@ -158,7 +167,8 @@ class EngineClient:
             prepared = await self._prepare(request)
             ahead = sum(not a.scheduled for a in self._answers.values())
             answer = self._enter(request, prepared)
-            yield answer.started(self.settings.model)
+            assert self.info is not None
+            yield answer.started(self.info)
             if ahead and not answer.scheduled:
                 yield narration.queued(request.id, ahead)
             event: Event | None = None
@@ -204,9 +214,8 @@ class EngineClient:
         self._requests[request.id] = None
 
     async def _prepare(self, request: Request) -> Prepared:
-        assert self.info is not None
-        job = partial(prepare, request, self.text, self.info, self.settings)
-        if is_quick(request):
+        job = partial(prepare, request, self.text, self.rules)
+        if is_quick(request, self.text):
             return job()
         prepared = await asyncio.to_thread(job)
         if self.state != "ready":  # it may have gone meanwhile
@@ -256,11 +265,12 @@ class EngineClient:
             while (outputs := await self._host.link.receive()) is not None:
                 self._dispatch(outputs)
             raise EngineLost(f"the engine is gone: {await self._host.last_words()}.")
-        except WorkerError as error:
-            self._failed(error)
         except Exception as error:  # a mistake of ours must not leave callers waiting
-            log.exception("the client failed")
-            self._failed(EngineLost(f"the client failed: {type(error).__name__}: {error}"))
+            known = error if isinstance(error, WorkerError) else usage_error(error)
+            if known is None:
+                log.exception("the client failed")
+                known = EngineLost(f"the client failed: {type(error).__name__}: {error}")
+            self._failed(known)
 
     def _dispatch(self, outputs: list[Output]) -> None:
         """One step's messages. This is the path that every token takes."""

@@ -32,6 +32,7 @@ from rbee_worker.types import (
     Error,
     Event,
     Metrics,
+    ModelInfo,
     Narration,
     PromptLogprobs,
     Request,
@@ -63,6 +64,8 @@ class LiveRequest:
         self._mute = set(params.stop_token_ids)  # end the answer, and are no part of its text
         if params.skip_special_tokens and not params.ignore_eos:
             self._mute.update(e.id for e in text.eos)
+        # special tokens without text: a stop string may be made of them all the same
+        self._hidden = text.tokenizer.special_ids if params.skip_special_tokens else frozenset()
         self._matched_at: int | None = None
         self._wants_logprobs = params.logprobs is not None
         # ids whose text has not come out yet, then the token event that is being gathered
@@ -94,17 +97,17 @@ class LiveRequest:
             prompt_logprobs=params.echo and params.logprobs is not None,
         )
 
-    def started(self, model: str) -> Started:
+    def started(self, model: ModelInfo) -> Started:
         """The first event. The time is the wall clock's, in UTC."""
         resolved = self.prepared.resolved
         return Started(
             job_id=self.request.id,
-            model=model,
+            model=model.model,
             started_at=datetime.now(UTC).isoformat(),
             prompt_tokens=len(self.prepared.prompt_ids),
             seed=resolved.params.seed,
             sampling=resolved,
-            warnings=self._text.tokenizer.warnings,
+            warnings=model.notes + self.prepared.warnings,
             prompt_ids=self.prepared.prompt_ids,
         )
 
@@ -190,7 +193,7 @@ class LiveRequest:
     async def next(self) -> Event:
         """The next event, in order."""
         while True:
-            event = self._take()
+            event = self.take()
             if event is not None:
                 return event
             self._waiter = asyncio.get_running_loop().create_future()
@@ -199,7 +202,8 @@ class LiveRequest:
             finally:
                 self._waiter = None
 
-    def _take(self) -> Event | None:
+    def take(self) -> Event | None:
+        """The next event that is already there."""
         if self._events:
             return self._events.popleft()
         return self._seal()
@@ -241,6 +245,8 @@ class LiveRequest:
             self._starts.append(self._pushed)
             self._pushed += len(text)
             text = self._filter(text)
+            if token_id in self._hidden and token_id not in self._mute:
+                text += self._filter(self._text.tokenizer.token_text(token_id), hidden=True)
             leaving = bisect_left(self._starts, self._shown)
             del self._starts[:leaving]
         if not text:
@@ -251,13 +257,13 @@ class LiveRequest:
         del self._ids[:leaving], self._logprobs[:leaving]
         self._wake()
 
-    def _filter(self, text: str) -> str:
-        """What of it may be shown."""
+    def _filter(self, text: str, *, hidden: bool = False) -> str:
+        """What may be shown now that `text` has come; hidden: of itself never."""
         matcher = self._matcher
         if matcher is None:
             return text
         matcher.armed = len(self.output_ids) > self.prepared.resolved.params.min_tokens
-        text = matcher.push(text)
+        text = matcher.push(text, hidden=hidden)
         if matcher.found is not None:
             self._matched_at = len(self.output_ids)
         self._shown += len(text)

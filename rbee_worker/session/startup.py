@@ -67,10 +67,17 @@ async def bring_up(
 
 def _described(info: ModelInfo, text: TextSide, settings: Settings, name: str) -> ModelInfo:
     """What the engine says of itself, with the name it was asked for and the text side's notes."""
-    notes: tuple[str, ...] = ()
+    from rbee_worker.tokenizer.rows import rows_note  # loaded by now, and heavy before
+
+    notes = (
+        *text.tokenizer.warnings,
+        *info.notes,
+        *rows_note(text.tokenizer, info.vocab_size),
+    )
     if settings.generation_config:
-        _, notes = generation_defaults(text.generation, context=info.context)
-    return msgspec.structs.replace(info, model=name, notes=info.notes + notes)
+        _, more = generation_defaults(text.generation, context=info.context)
+        notes += more
+    return msgspec.structs.replace(info, model=name, notes=tuple(dict.fromkeys(notes)))
 
 
 def _seen(task: asyncio.Future[Any]) -> None:
@@ -93,8 +100,11 @@ def _found(settings: Settings, loop: asyncio.AbstractEventLoop, progress: Progre
 def _read(ref: str, path: Path) -> TextSide:
     """The text side of the checkpoint at `path`."""
     from rbee_worker.checkpoint import open_found
+    from rbee_worker.models import check_architecture
 
-    return open_text(open_found(ref, path))
+    ckpt = open_found(ref, path)
+    check_architecture(ckpt)  # before anything is said of its tokenizer
+    return open_text(ckpt)
 
 
 async def _engine_ready(host: EngineHost, progress: Progress) -> ModelInfo:

@@ -60,36 +60,52 @@ class StopAutomaton:
 class StopMatcher:
     """One answer's text. `found` is the stop string that ended it, None while none has.
 
-    While `armed` is False (min_tokens) a complete stop string is ordinary text.
+    While `armed` is False (min_tokens) a complete stop string is ordinary text. Hidden text, which
+    special tokens have that are not shown, completes stop strings too, and is never given out.
     """
 
     def __init__(self, stops: Sequence[str], *, armed: bool = True) -> None:
         self._automaton = StopAutomaton(stops)
         self._node = 0
         self._held = ""
+        self._veil = ""  # of each character in `_held`: is it hidden
         self.armed = armed
         self.found: str | None = None
 
-    def push(self, text: str) -> str:
+    def push(self, text: str, *, hidden: bool = False) -> str:
         """Take the next piece; returns what may be shown now. After a match: nothing."""
         if self.found is not None or not text:
             return ""
         automaton, node = self._automaton, self._node
         before = len(self._held)
         whole = self._held + text
+        veil = self._veil + (_HIDDEN if hidden else _SHOWN) * len(text)
         for i, char in enumerate(text):
             node = automaton.step(node, char)
             stop = automaton.match[node]
             if stop is not None and self.armed:
                 self.found = stop
-                self._held = ""
-                return whole[: before + i + 1 - len(stop)]
+                self._held = self._veil = ""
+                cut = before + i + 1 - len(stop)
+                return _visible(whole[:cut], veil[:cut])
         self._node = node
         cut = len(whole) - automaton.hold[node]
-        self._held = whole[cut:]
-        return whole[:cut]
+        self._held, self._veil = whole[cut:], veil[cut:]
+        return _visible(whole[:cut], veil[:cut])
 
     def flush(self) -> str:
         """The text ends here: what was held back is no stop string after all."""
-        held, self._held, self._node = self._held, "", 0
-        return held
+        held, veil = self._held, self._veil
+        self._held = self._veil = ""
+        self._node = 0
+        return _visible(held, veil)
+
+
+_SHOWN, _HIDDEN = " ", "x"
+
+
+def _visible(text: str, veil: str) -> str:
+    """The characters of `text` that `veil` does not hide."""
+    if _HIDDEN not in veil:
+        return text
+    return "".join(c for c, v in zip(text, veil, strict=True) if v == _SHOWN)

@@ -53,7 +53,7 @@ def open_text(ckpt: Checkpoint) -> TextSide:
     template = tokenizer.chat_template
     chat, exempt = None, frozenset[int]()
     if template is not None:
-        chat = ChatRenderer(template, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token)
+        chat = ChatRenderer(template, special_tokens=tokenizer.template_tokens)
         exempt = template_special_ids(template, tokenizer)
     return TextSide(
         ckpt=ckpt,

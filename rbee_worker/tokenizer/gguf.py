@@ -79,6 +79,7 @@ def tokenizer_from_gguf(meta: Metadata) -> Tokenizer:
         eos_id=ids["eos"],
         affixes=_affixes(meta, ids, adds, warnings),
         chat_templates=_templates(meta),
+        template_tokens=_template_tokens(meta, ids, vocab),
         warnings=tuple(warnings),
     )
 
@@ -131,6 +132,14 @@ _KINDS: dict[str, Callable[[Metadata, Vocabulary, list[str]], _Built]] = {
 _BOS = {"llama": 1}
 _EOS = {"llama": 2, "t5": 1}
 _UNK = {"llama": 0, "t5": 2}
+# Names in chat templates -> what GGUF keys call them.
+_OTHERS = {
+    "unk_token": "unknown",
+    "pad_token": "padding",
+    "sep_token": "seperator",  # spelled so
+    "cls_token": "cls",
+    "mask_token": "mask",
+}
 
 
 def _vocabulary(meta: Metadata) -> Vocabulary:
@@ -246,6 +255,17 @@ def _affixes(
         wanted = bool(default if said is None else said)
         found.append((token,) if wanted and token is not None else ())
     return found[0], found[1]
+
+
+def _template_tokens(
+    meta: Metadata, ids: Mapping[str, int | None], vocab: Vocabulary
+) -> dict[str, str]:
+    """Texts of the tokens that a template knows by name, as far as the file has ids for them."""
+    found = {f"{name}_token": i for name, i in ids.items()}
+    for name, key in _OTHERS.items():
+        found[name] = meta.get(f"{_KEY}{key}_token_id")
+    size = len(vocab.pieces)
+    return {name: vocab.pieces[i] for name, i in found.items() if type(i) is int and 0 <= i < size}
 
 
 def _templates(meta: Metadata) -> dict[str, str]:

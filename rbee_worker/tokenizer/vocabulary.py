@@ -82,11 +82,17 @@ def byte_level(vocab: Vocabulary, merges: Iterable[str], pre: Pre) -> tuple[Toke
     pairs = _pairs(merges, vocab)
     model = models.BPE(vocab=vocab.index, merges=pairs, ignore_merges=pre.ignore_merges)
     backend = Tokenizer(model)
-    if pre.nfc:
-        backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = pre_tokenizers.Sequence([_component(s) for s in pre.steps])
+    split_as(backend, pre)
     _add_tokens(backend, vocab)
     return backend, Decoding(alphabet=byte_alphabet())
+
+
+def split_as(backend: Tokenizer, pre: Pre, *, prefix: bool = False) -> None:
+    """Let `backend` split text as the row says. prefix: a blank goes before the text."""
+    if pre.nfc:
+        backend.normalizer = normalizers.NFC()
+    steps = [_component(step, prefix=prefix) for step in pre.steps]
+    backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
 
 
 def sentencepiece_bpe(
@@ -177,7 +183,7 @@ def _normalizers(blanks: Whitespace) -> list[normalizers.Normalizer]:
     return [*steps, normalizers.Replace(" ", META)]
 
 
-def _component(step: Step) -> pre_tokenizers.PreTokenizer:
+def _component(step: Step, *, prefix: bool) -> pre_tokenizers.PreTokenizer:
     match step:
         case Step("split", str(pattern)):
             return pre_tokenizers.Split(Regex(pattern), "isolated")
@@ -186,7 +192,7 @@ def _component(step: Step) -> pre_tokenizers.PreTokenizer:
         case Step("punctuation", str(behaviour)):
             return pre_tokenizers.Punctuation(behaviour)
         case Step("byte_level", bool(regex)):
-            return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=regex)
+            return pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=regex)
     raise AssertionError(step)
 
 

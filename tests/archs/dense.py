@@ -100,15 +100,16 @@ ARCHS: tuple[Arch, ...] = (
         O3,
         configured(
             CO3,
+            num_hidden_layers=4,
             sliding_window=24,
-            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+            layer_types=["sliding_attention", "full_attention"] * 2,
             rope_parameters={
                 "full_attention": _YARN,
                 "sliding_attention": rope("default", 5e5),
             },
         ),
         A.OLMO2,
-        metadata={**_OLMO3, **windows(True, False, True)},
+        metadata={**_OLMO3, **windows(True, False, True, False)},
     ),
     Arch("stablelm", S, configured(CS), A.STABLELM, metadata={"rope.dimension_count": 4}),
     Arch(

@@ -126,8 +126,8 @@ ARCHS: tuple[Arch, ...] = (
         "gemma3-types",
         G3,
         _gemma3(
-            num_hidden_layers=2,
-            layer_types=["full_attention", "sliding_attention"],
+            num_hidden_layers=6,
+            layer_types=["full_attention", "sliding_attention"] * 3,
             final_logit_softcapping=20.0,
             rope_parameters={
                 "sliding_attention": rope("default", 1e4),

@@ -10,10 +10,10 @@ import pytest
 from benchmarks import families
 from benchmarks.family_shapes import FAMILIES, config_of
 from rbee_worker.config import Settings
-from rbee_worker.loading.bytes_read import read_bytes
 from rbee_worker.loading.preflight import preflight
 from rbee_worker.models import ARCHITECTURES
 from rbee_worker.models.random import random_checkpoint
+from tests.outlines import read_bytes
 
 SETTINGS = Settings(backend="cpu")
 

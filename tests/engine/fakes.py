@@ -35,7 +35,7 @@ VOCAB = 64
 FULL = (StateGroup(PagedKV(1, 2, 1), 1),)
 MIXED = (StateGroup(PagedKV(1, 2, 1), 1), StateGroup(PagedKV(1, 2, 1, window=6), 2))
 WINDOWED = (StateGroup(PagedKV(1, 2, 1, window=5), 1),)
-RECURRENT = (StateGroup(PagedKV(1, 2, 1), 1), StateGroup(Fixed(((1,),)), 1))
+RECURRENT = (StateGroup(PagedKV(1, 2, 1), 1), StateGroup(Fixed((("h", (1,)),)), 1))
 MOD = 4093
 LONG = 1000
 BACKENDS = ["now", "late", "late, padded"]  # results at once; one step late, see late.py
@@ -199,6 +199,8 @@ def make_engine(
         max_seqs=max_seqs,
         step_tokens=token_budget,
         prefix_cache=prefix_cache and kv_cache,
+        snapshots=4,
+        snapshot_tokens=2 * block_size,
     )
     memory = TorchState(
         model.groups, pool.n_blocks, pool.n_slots, block_size=block_size, dtype="f32"

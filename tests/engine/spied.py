@@ -8,7 +8,7 @@ from pathlib import Path
 from rbee_worker.engine.messages import Output
 from rbee_worker.loading import torch_import
 from rbee_worker.process import main
-from rbee_worker.process.link import Port
+from rbee_worker.process.port import Port
 
 
 class Spied(Port):

@@ -262,7 +262,8 @@ def _cpu_s(pid: int) -> float:
 def test_outputs_are_one_message_a_step() -> None:
     """What a step produced crosses as one frame, whatever it holds."""
     from rbee_worker.engine.messages import Shutdown, Tokens
-    from rbee_worker.process.link import Link, Port, socket_pair
+    from rbee_worker.process.link import Link, socket_pair
+    from rbee_worker.process.port import Port
 
     async def main() -> None:
         ours, theirs = socket_pair()

@@ -32,9 +32,19 @@ class FakeTokenizer:
 
     vocab_size = VOCAB
     special_ids = frozenset(SPECIAL)
+    bos_id = None
     warnings = ("the pre-tokenizer is a fake",)
+    chat_template = "{{ messages }}"
 
-    def encode(self, text: str, *, add_special: bool = True) -> list[int]:
+    def has(self, token_id: int) -> bool:
+        return 0 <= token_id < VOCAB
+
+    def is_quick(self, text: str) -> bool:
+        return len(text) < 2000
+
+    def encode(
+        self, text: str, *, add_special: bool = True, parse_special: bool = True
+    ) -> list[int]:
         return [1] * add_special + [BYTES.index(c.encode()) for c in text]
 
     def token_text(self, token_id: int) -> str:
@@ -74,6 +84,9 @@ class FakeChat:
 
     def render(self, messages: list[dict[str, Any]], **_: Any) -> str:
         return "".join(m["content"] for m in messages)
+
+    def unseen(self, messages: list[dict[str, Any]]) -> tuple[str, ...]:
+        return tuple(m["role"] for m in messages if m["role"] == "unseen")
 
     def close(self) -> None:
         self.closed = True

@@ -118,3 +118,19 @@ def test_cost_does_not_depend_on_what_is_held() -> None:
         return time.process_time() - began
 
     assert ratio(lambda: cost(256), lambda: cost(16), enough=2) < 2
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.text(ALPHABET + "c", max_size=6), st.booleans()), max_size=8), STOPS)
+def test_hidden_text_completes_stop_strings_and_is_never_given_out(
+    pieces: list[tuple[str, bool]], stops: list[str]
+) -> None:
+    """As the whole text gives, hidden pieces included; then the hidden characters are left out."""
+    matcher = StopMatcher(stops)
+    shown = "".join(matcher.push(text, hidden=hidden) for text, hidden in pieces)
+    before, stop = whole("".join(text for text, _ in pieces), stops)
+    hidden_at = [hidden for text, hidden in pieces for _ in text]
+    assert matcher.found == stop
+    assert shown + matcher.flush() == "".join(
+        c for c, hidden in zip(before, hidden_at, strict=False) if not hidden
+    )

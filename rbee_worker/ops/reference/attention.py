@@ -1,4 +1,4 @@
-"""Causal attention over paged keys, one formula a query row: the reference's half of `Ops.attend`.
+"""Attention over paged keys, one formula a query row: the reference's half of `Ops.attend`.
 
 Work is cut into tiles of `ROWS` consecutive queries of one sequence; a tile takes the keys in
 spans at absolute positions 0, SPAN, 2 SPAN, ... and folds them with the online softmax
@@ -9,6 +9,7 @@ nor its neighbours nor a cached prefix can change its result.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,6 +31,7 @@ class Mask(NamedTuple):
     softcap: float | None = None
     slopes: Tensor | None = None  # float32 [heads]
     sinks: Tensor | None = None  # float32 [heads]
+    causal: bool = True
 
     def lowest(self, position: int) -> int:
         """The first key that a query at `position` sees."""
@@ -37,34 +39,41 @@ class Mask(NamedTuple):
             return position - position % self.chunk
         return 0 if self.window is None else position - self.window + 1
 
+    def highest(self, position: int, length: int) -> int:
+        """The last of `length` keys that a query at `position` sees."""
+        if self.causal:
+            return position
+        return length - 1 if self.window is None else min(length, position + self.window) - 1
+
+
+class Keys(NamedTuple):
+    """Keys and values of one layer, and which of them are whose."""
+
+    keys: Tensor  # [blocks, block_size, kv_heads, k_dim]
+    values: Tensor  # [blocks, block_size, kv_heads, v_dim]
+    table: Tensor  # int32 [B, max_blocks]
+    lens: Tensor  # int64 [B]
+    lens_host: Sequence[int]
+
 
 class Tiles(NamedTuple):
-    """T tiles: the rows they read, which are real, their sequence and the positions they cover."""
+    """T tiles: the rows they read, which are real, their sequence and the keys they see."""
 
     rows: Tensor  # int64 [T, ROWS]; a tile's last row repeated where it is short
     real: Tensor  # bool [T, ROWS]
     seq: Tensor  # int64 [T]
-    first: list[int]  # lowest position in each tile
-    last: list[int]  # highest
+    first: list[int]  # the first key that any row of a tile sees
+    last: list[int]  # and the last one
 
 
-def attend(
-    q: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    table: Tensor,
-    batch: Batch,
-    *,
-    scale: float,
-    mask: Mask,
-) -> Tensor:
-    """q float32 [N, heads, k_dim]; keys, values [blocks, block_size, kv_heads, dim], this step's
-    already written; table int32 [B, max_blocks] -> float32 [N, heads, v_dim]."""
+def attend(q: Tensor, kv: Keys, batch: Batch, *, scale: float, mask: Mask) -> Tensor:
+    """q float32 [N, heads, k_dim]; kv: this step's already written -> float32 [N, heads, v_dim]."""
     assert mask.window is None or mask.chunk is None
+    assert mask.causal or (mask.chunk is None and mask.slopes is None)
     n, heads, _ = q.shape
-    kv_heads, v_dim = values.shape[2:]
+    kv_heads, v_dim = kv.values.shape[2:]
     out = q.new_empty((n, heads, v_dim))
-    tiles = _tiles(batch)
+    tiles = _tiles(batch, kv.lens_host, mask)
     for start in range(0, len(tiles.first), TILES):
         part = slice(start, start + TILES)
         some = Tiles(
@@ -74,7 +83,7 @@ def attend(
             tiles.first[part],
             tiles.last[part],
         )
-        result = _fold(q, keys, values, table, batch, some, scale, mask)
+        result = _fold(q, kv, batch, some, scale, mask)
         # [tiles, kv_heads, ROWS * group, v_dim] -> [tiles * ROWS, heads, v_dim]
         result = result.view(-1, kv_heads, ROWS, heads // kv_heads, v_dim).transpose(1, 2)
         flat = result.reshape(-1, heads, v_dim)
@@ -82,10 +91,11 @@ def attend(
     return out
 
 
-def _tiles(batch: Batch) -> Tiles:
+def _tiles(batch: Batch, key_lens: Sequence[int], mask: Mask) -> Tiles:
     rows: list[range] = []
     seq: list[int] = []
     first: list[int] = []
+    last: list[int] = []
     starts, lens = batch.seq_starts_host, batch.kv_lens_host
     for b, length in enumerate(lens):
         base = length - starts[b + 1]  # position of a row = base + row
@@ -93,7 +103,8 @@ def _tiles(batch: Batch) -> Tiles:
             high = min(low + ROWS, starts[b + 1])
             rows.append(range(low, high))
             seq.append(b)
-            first.append(base + low)
+            first.append(mask.lowest(base + low))
+            last.append(mask.highest(base + high - 1, int(key_lens[b])))
     device = batch.positions.device
     ends = torch.tensor([r.stop for r in rows], device=device)[:, None]
     index = torch.tensor([r.start for r in rows], device=device)[:, None]
@@ -103,23 +114,14 @@ def _tiles(batch: Batch) -> Tiles:
         index < ends,
         torch.tensor(seq, device=device),
         first,
-        [f + len(r) - 1 for f, r in zip(first, rows, strict=True)],
+        last,
     )
 
 
-def _fold(
-    q: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    table: Tensor,
-    batch: Batch,
-    tiles: Tiles,
-    scale: float,
-    mask: Mask,
-) -> Tensor:
+def _fold(q: Tensor, kv: Keys, batch: Batch, tiles: Tiles, scale: float, mask: Mask) -> Tensor:
     """Attention of each tile: float32 [T, kv_heads, ROWS * group, v_dim]."""
     count = len(tiles.first)
-    kv_heads, v_dim = values.shape[2:]
+    kv_heads, v_dim = kv.values.shape[2:]
     group = q.shape[1] // kv_heads
     height = ROWS * group
     tile_q = q[tiles.rows].view(count, ROWS, kv_heads, group, -1).transpose(1, 2)
@@ -130,13 +132,13 @@ def _fold(
     acc = q.new_zeros((count, kv_heads, height, v_dim))
     for span in range(max(tiles.last) // SPAN + 1):
         begin = span * SPAN
-        lowest = [mask.lowest(f) for f in tiles.first]
-        here = [t for t in range(count) if tiles.last[t] >= begin and lowest[t] < begin + SPAN]
+        here = [t for t in range(count) if tiles.first[t] - SPAN < begin <= tiles.last[t]]
         if not here:
             continue
         pick = torch.tensor(here, device=q.device)
         seq = tiles.seq[pick]
-        k, v = _gather(keys, values, table[seq], begin, batch.kv_lens[seq])
+        lens = kv.lens[seq]
+        k, v = _gather(kv.keys, kv.values, kv.table[seq], begin, lens)
         scores = _product(tile_q[pick], k.transpose(2, 3))
         if mask.softcap is not None:
             scores = torch.tanh(scores / mask.softcap) * mask.softcap
@@ -144,7 +146,7 @@ def _fold(
         if mask.slopes is not None:
             by_row = behind.repeat_interleave(group, dim=1)[:, None].float()
             scores = scores + by_row * _by_query(mask.slopes, kv_heads)
-        seen = _visible(at[pick], behind, mask, group)
+        seen = _visible(at[pick], behind, lens, mask, group)
         scores = scores.masked_fill(~seen, float("-inf"))
         high = torch.maximum(top[pick], scores.amax(-1, keepdim=True))
         safe = torch.where(high == float("-inf"), 0.0, high)  # rows that have seen nothing yet
@@ -189,12 +191,17 @@ def _gather(
     return both[0], both[1]
 
 
-def _visible(at: Tensor, behind: Tensor, mask: Mask, group: int) -> Tensor:
-    """bool [T, 1, ROWS * group, SPAN]: which keys a query at `at` [T, ROWS] sees.
+def _visible(at: Tensor, behind: Tensor, lens: Tensor, mask: Mask, group: int) -> Tensor:
+    """bool [T, 1, ROWS * group, SPAN]: which of `lens` [T] keys a query at `at` [T, ROWS] sees.
 
     behind: [T, ROWS, SPAN], a key's position less the query's.
     """
-    seen = behind <= 0
+    if mask.causal:
+        seen = behind <= 0
+    else:
+        seen = behind + at[..., None] < lens[:, None, None]
+        if mask.window is not None:
+            seen = seen & (behind < mask.window)
     if mask.window is not None:
         seen = seen & (behind > -mask.window)
     if mask.chunk is not None:

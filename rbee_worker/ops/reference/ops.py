@@ -14,13 +14,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from rbee_worker.checkpoint.decoding import as_floats
 from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.ops import Activation, Ops, RopeSpec, Routing, Weight
-from rbee_worker.ops.batch import Batch, PagedState
-from rbee_worker.ops.reference.attention import Mask, attend
-from rbee_worker.ops.reference.dequant import as_floats, dequantize
+from rbee_worker.ops.batch import Batch, FixedState, PagedState
+from rbee_worker.ops.reference.attention import Keys, Mask, attend
+from rbee_worker.ops.reference.dequant import dequantize
 from rbee_worker.ops.reference.experts import activate, add_bias, experts, gate, product, route
 from rbee_worker.ops.reference.sampling.torch_sampling import TorchSampling
+from rbee_worker.ops.reference.scan import linear_scan
 from rbee_worker.state.specs import StateRef
 
 DTYPES: dict[str, torch.dtype] = {
@@ -66,7 +68,10 @@ class ReferenceOps(Ops):
         return torch.cat([dequantize(p).reshape(-1) for p in parts]).to(self.device)
 
     def floats(self, packed: Packed) -> Packed:
-        return as_floats(packed)
+        return as_floats(packed, threads=torch.get_num_threads())
+
+    def weights_done(self) -> None:
+        pass
 
     # ---- dense
 
@@ -100,9 +105,6 @@ class ReferenceOps(Ops):
 
     def concat(self, parts: Sequence[Tensor], *, heads: int = 1) -> Tensor:
         return torch.cat([_by_head(p, heads) for p in parts], dim=2).flatten(1)
-
-    def rows(self, x: Tensor, index: Tensor) -> Tensor:
-        return x[index]
 
     # ---- norms
 
@@ -215,6 +217,7 @@ class ReferenceOps(Ops):
         softcap: float | None = None,
         slopes: Tensor | None = None,
         sinks: Tensor | None = None,
+        causal: bool = True,
     ) -> Tensor:
         state = batch.state[where.group]
         assert isinstance(state, PagedState)
@@ -227,11 +230,25 @@ class ReferenceOps(Ops):
             values = keys[..., : v.shape[1] // keys.shape[2]]
         elif v is not None:
             values.flatten(0, 1)[state.slots] = _by_head(v, values.shape[2]).to(values.dtype)
-        mask = Mask(window, chunk, softcap, slopes, sinks)
-        out = attend(
-            _by_head(q.float(), heads), keys, values, state.table, batch, scale=scale, mask=mask
-        )
+        lens, lens_host = batch.kv_lens, batch.kv_lens_host
+        if state.lens is not None:
+            assert not causal
+            assert state.lens_host is not None
+            lens, lens_host = state.lens, state.lens_host.tolist()
+        kv = Keys(keys, values, state.table, lens, lens_host)
+        mask = Mask(window, chunk, softcap, slopes, sinks, causal)
+        out = attend(_by_head(q.float(), heads), kv, batch, scale=scale, mask=mask)
         return out.flatten(1).to(q.dtype)
+
+    # ---- recurrences
+
+    def linear_scan(
+        self, x: Tensor, decay: Tensor, where: StateRef, name: str, batch: Batch
+    ) -> Tensor:
+        state = batch.state[where.group]
+        assert isinstance(state, FixedState)
+        kept = state.tensors[name][where.layer]
+        return linear_scan(x.float(), decay.float(), kept, state.slots, batch).to(x.dtype)
 
 
 def _by_head(x: Tensor, heads: int) -> Tensor:

@@ -132,8 +132,13 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_a_kernel_that_does_not_exist_is_an_error(tmp_path):
-    with pytest.raises(ModelError, match="No module named"):
+    with pytest.raises(ModelError, match="there is no CPU kernel nonsense"):
         kernel_cache.compile_missing(["nonsense.x"], TARGET, cache_dir=str(tmp_path))
+
+
+def test_a_variant_that_does_not_exist_is_an_error(tmp_path):
+    with pytest.raises(ModelError, match="KeyError: 'nonsense'"):
+        kernel_cache.compile_missing(["norm.nonsense"], TARGET, cache_dir=str(tmp_path))
 
 
 def test_a_name_changes_with_any_source_it_is_made_from(monkeypatch):
@@ -151,6 +156,51 @@ def test_a_name_changes_with_any_source_it_is_made_from(monkeypatch):
     assert after["each.add"] == before["each.add"]
 
 
+IMPORTS = """
+from rbee_worker.ops.cpu.kernels.attention import (
+    micro,
+    softmax as recurrence,
+)
+import rbee_worker.ops.cpu.shared.step
+from . import vmath
+from .sampling import doubles
+from rbee_worker.errors import UsageError
+
+
+def build(variant):
+    from rbee_worker.ops.cpu.shared.held import (HELD,
+        held_as)
+"""
+
+
+def test_every_way_to_write_an_import_is_seen(monkeypatch):
+    """A source that is not seen could change while old machine code is served."""
+    read = kernel_cache._content.__wrapped__
+    monkeypatch.setattr(
+        kernel_cache,
+        "_content",
+        lambda module: IMPORTS.encode() if module == "kernels.norm" else read(module),
+    )
+    for cached in (kernel_cache._imports, kernel_cache._sources):
+        cached.cache_clear()
+    try:
+        found = kernel_cache._sources("kernels.norm")
+        assert found >= {
+            "kernels.norm",
+            "kernels.attention.micro",
+            "kernels.attention.softmax",
+            "shared.step",
+            "kernels.vmath",
+            "kernels.sampling.doubles",
+            "shared.held",
+            "compiler.vec",  # by micro
+        }
+        assert "shared.isa" not in kernel_cache._imports("kernels.norm")
+    finally:
+        for cached in (kernel_cache._imports, kernel_cache._sources):
+            cached.cache_clear()
+
+
 def test_the_slowest_begin_first():
     order = sorted(["each.add", "linear.q4_1", "norm.rms", "attend.f16"], key=kernel_cache._cost)
     assert order == ["attend.f16", "linear.q4_1", "norm.rms", "each.add"]
@@ -158,7 +208,7 @@ def test_the_slowest_begin_first():
 
 FULL = """
 import ctypes, sys
-from rbee_worker.ops.cpu import isa
+from rbee_worker.ops.cpu.shared import isa
 from rbee_worker.ops.cpu.runtime.native import Library
 
 libc = ctypes.CDLL(None)

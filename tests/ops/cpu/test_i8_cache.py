@@ -22,6 +22,7 @@ from rbee_worker.state.specs import row_bytes
 from rbee_worker.types import End, Request, Token
 from tests.driver import Driver
 from tests.engine.tiny import write_tiny
+from tests.ops.cpu.bridge import TorchModel
 
 PROMPT = "The quick brown fox jumps over the lazy dog, " * 2
 
@@ -35,7 +36,8 @@ def logits(path, kv, counts):
     library = Library(isa.choose())
     team = Team(library, 2)
     ops = CpuOps(library, team, exact=True)
-    model = CpuModel(build_model(open_checkpoint(str(path)), ops), ops, Shape(128, 8, 256, 16, kv))
+    built, shape = build_model(open_checkpoint(str(path)), ops), Shape(128, 8, 256, 16, kv)
+    model = TorchModel(CpuModel(built, ops, shape))
     driver = Driver(model)
     if kv == "i8":
         for group, spec in enumerate(g.spec for g in model.groups):

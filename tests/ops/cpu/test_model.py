@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from rbee_worker.checkpoint import open_checkpoint
-from rbee_worker.models import build_model, plan_model
+from rbee_worker.models import build_model
 from rbee_worker.ops.batch import Batch, PagedState
 from rbee_worker.ops.cpu.backend.model import CpuModel
 from rbee_worker.ops.cpu.backend.ops import CpuOps
@@ -21,9 +21,12 @@ from rbee_worker.ops.cpu.runtime.header import Shape
 from rbee_worker.ops.cpu.runtime.native import Library
 from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared import isa
+from rbee_worker.ops.reference.model import ReferenceModel
 from rbee_worker.ops.reference.ops import ReferenceOps
 from tests.archs import ARCHS, VOCAB, oracle, write_checkpoint, write_gguf, write_safetensors
 from tests.driver import Driver
+from tests.ops.cpu.bridge import TorchModel
+from tests.outlines import planned
 
 CHUNKS = ([1] * 12 + [58], [17, 1, 16, 36], [3, 67])
 
@@ -52,9 +55,8 @@ def prompt(n, seed=0):
 def record(team, path, rows=128, head_rows=8):
     """A model for float32 caches, as `Driver` has them; 70 tokens and more at a time."""
     ops = CpuOps(team._library, team, exact=True)
-    return CpuModel(
-        build_model(open_checkpoint(str(path)), ops), ops, Shape(rows, head_rows, 256, 16, "f32")
-    )
+    shape = Shape(rows, head_rows, 256, 16, "f32")
+    return TorchModel(CpuModel(build_model(open_checkpoint(str(path)), ops), ops, shape))
 
 
 def whole(model, tokens):
@@ -67,7 +69,6 @@ def test_rows_of_the_table(arch, teams, tmp_path):
     """Logits at every position equal the reference's, in one chunk and, bitwise, in several."""
     path = write_safetensors(oracle(arch), tmp_path)
     model = record(teams[2], path)
-    assert model.fallbacks == ()
     tokens = prompt(arch.prompt)
     want = whole(build_model(open_checkpoint(str(path)), ReferenceOps()), tokens)
     got = whole(model, tokens)
@@ -140,7 +141,6 @@ def test_experts_of_four_bits_stay_packed(teams, tmp_path):
     (arch,) = (a for a in ARCHS if a.id == "gpt-oss-yarn-mxfp4")
     path = write_checkpoint(arch, tmp_path)
     model = record(teams[2], path)
-    assert model.fallbacks == ()
     assert model.decoder.blocks[0].mlp.experts.up.held == "mxfp4"
     tokens = prompt(arch.prompt)
     want = whole(build_model(open_checkpoint(str(path)), ReferenceOps()), tokens)
@@ -158,7 +158,7 @@ def test_held_weights_are_no_more_than_planned(arch, teams, tmp_path):
         paths.append(write_gguf(arch, oracle(arch), tmp_path / "q8.gguf", q8))
     for path in paths:
         ckpt = open_checkpoint(str(path))
-        _, plan = plan_model(ckpt, "f32", packed=True)
+        plan = planned(ckpt)
         ops = CpuOps(teams[1]._library, teams[1])
         build_model(ckpt, ops)
         pieces = 64 * len(ckpt.source.names())  # each begins on a cache line
@@ -175,7 +175,8 @@ def decoding(model, n, *, done=20):
 
 
 def both_models(teams, path):
-    return record(teams[2], path), build_model(open_checkpoint(str(path)), ReferenceOps())
+    reference = ReferenceModel(build_model(open_checkpoint(str(path)), ReferenceOps()))
+    return record(teams[2], path), reference
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ import torch
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.config import Settings
 from rbee_worker.loading.common_models import COMMON, common_models
-from rbee_worker.loading.kernels import needed
 from rbee_worker.models import build_model
 from rbee_worker.ops.cpu.backend.model import CpuModel
 from rbee_worker.ops.cpu.backend.ops import CpuOps
@@ -24,6 +23,7 @@ from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared import isa
 from tests import tiny
 from tests.archs import ARCHS, oracle, write_gguf, write_safetensors
+from tests.outlines import needed
 
 
 @pytest.fixture(autouse=True)

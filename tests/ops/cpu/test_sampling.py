@@ -19,7 +19,6 @@ from rbee_worker.config import parse
 from rbee_worker.engine.messages import Submit, Tokens
 from rbee_worker.loading.load import load_engine
 from rbee_worker.ops.cpu.backend import sampling as cpu_sampling
-from rbee_worker.ops.cpu.backend.bias_table import CpuBiasTable
 from rbee_worker.ops.cpu.backend.sampling import CpuSampling
 from rbee_worker.ops.cpu.runtime.native import Library
 from rbee_worker.ops.cpu.runtime.team import Team
@@ -30,6 +29,7 @@ from rbee_worker.types import SamplingParams
 from tests import tiny
 from tests.engine import test_sampler, test_sampler_batch, test_sampler_penalties
 from tests.engine.drawn import DrawnSampler
+from tests.ops.cpu.bridge import TorchLogits
 from tests.ops.reference import test_filters, test_logprobs
 
 LAST = 1 - 2.0**-53
@@ -57,8 +57,8 @@ def team(threads: int) -> Team:
 
 
 @cache
-def made(vocab: int, threads: int = 2) -> CpuSampling:
-    return CpuSampling(team(threads)._library, team(threads), vocab)
+def made(vocab: int, threads: int = 2) -> TorchLogits:
+    return TorchLogits(CpuSampling(team(threads)._library, team(threads), vocab))
 
 
 def _draw(z, columns):
@@ -70,7 +70,7 @@ INSTEAD = {
     "DrawnSampler": lambda vocab, seqs: DrawnSampler(vocab, seqs, made(vocab)),
     "draw": _draw,
     "score": lambda z, ids, tops: made(z.shape[1]).score(z, ids, tops),
-    "TorchBiasTable": lambda seqs, device: CpuBiasTable(team(2)._library, team(2), seqs),
+    "TorchBiasTable": lambda seqs, device: made(7).bias_table(seqs),
 }
 
 
@@ -220,7 +220,7 @@ kinds = [
     dict(temperature=0), dict(seed=1), dict(top_p=0.9), dict(top_k=40, min_p=0.1),
     dict(temperature=0, repetition_penalty=1.2, logprobs=5), dict(logprobs=0, logit_bias={3: 1.0}),
 ]
-z = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 50_000)).astype("f4"))
+z = np.random.default_rng(0).standard_normal((6, 50_000)).astype("f4")
 threads = lambda: len(os.listdir("/proc/self/task"))
 before = threads()
 for slot, kind in enumerate(kinds):
@@ -263,7 +263,7 @@ def test_the_engine_samples_with_it(trace, tmp_path):
 
 
 def test_its_kernels_are_known_beforehand():
-    assert set(cpu_sampling.KERNELS) <= set(made(7)._library._kernels)
+    assert set(cpu_sampling.KERNELS) <= set(made(7).sampling._library._kernels)
 
 
 # ---- on every instruction set
@@ -295,7 +295,7 @@ def test_choices_on_every_instruction_set(library):
     rng = np.random.default_rng(9)
     z, columns = torch.from_numpy(rows(rng, 40, 3000)), parameters(rng, 40)
     one = Team(library, 1)
-    sampling = CpuSampling(library, one, 3000)
+    sampling = TorchLogits(CpuSampling(library, one, 3000))
     ids = sampling.choose(z, by_row(columns, np.arange(40) % 7 == 0))
     assert ids == TORCH.choose(z, by_row(columns, np.arange(40) % 7 == 0))
     scores = repr((ids, sampling.score(z, [5] * 40, [3] * 40))).encode()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
-from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.batch import Array, Batch
 from rbee_worker.ops.cpu.runtime.recorder import ALL, ROWS, Buf, Touch, reads, writes
 from rbee_worker.ops.cpu.runtime.recording import (
     RecordingOps,
@@ -14,7 +12,6 @@ from rbee_worker.ops.cpu.runtime.recording import (
     equal_parts,
     pointer,
     slot_of,
-    tensor_of,
 )
 from rbee_worker.ops.cpu.shared import paged, step
 from rbee_worker.ops.cpu.shared.regions import Place
@@ -26,9 +23,9 @@ class Attending(RecordingOps):
 
     def attend(
         self,
-        q: Tensor,
-        k: Tensor | None,
-        v: Tensor | None,
+        q: Array,
+        k: Array | None,
+        v: Array | None,
         where: StateRef,
         batch: Batch,
         *,
@@ -37,9 +34,12 @@ class Attending(RecordingOps):
         window: int | None = None,
         chunk: int | None = None,
         softcap: float | None = None,
-        slopes: Tensor | None = None,
-        sinks: Tensor | None = None,
-    ) -> Tensor:
+        slopes: Array | None = None,
+        sinks: Array | None = None,
+        causal: bool = True,
+    ) -> Array:
+        if not causal:
+            raise self.lacks("attend(causal=False)")
         now, rec = self.now, self.now.recorder
         spec = now.groups[where.group].spec
         assert isinstance(spec, PagedKV)
@@ -117,7 +117,7 @@ class Attending(RecordingOps):
                 latent=int(spec.v_dim == 0),
                 **common,
             )
-        return tensor_of(y)
+        return y
 
     def _write(
         self,

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.program import F32
 from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared import sampling_memory as m
 from rbee_worker.ops.cpu.shared.instruction import Instruction, words
@@ -33,6 +32,7 @@ class CpuBiasTable:
         self._header[m.RECORDS // 8] = self._records.ctypes.data
         self._factors = np.zeros((max_seqs, 3), np.float32)
         self._header_at, self._factors_at = self._header.ctypes.data, self._factors.ctypes.data
+        self._known: tuple[F32, int, int] | None = None  # the last logits, address and stride
         self.clear()
 
     def _program(self, library: Library, name: str) -> tuple[int, int]:
@@ -94,12 +94,12 @@ class CpuBiasTable:
         found: list[list[float]] = self._values[slot, :, :n].T.tolist()
         return found
 
-    def apply(self, logits: Tensor, edits: Edits) -> Callable[[Tensor], None]:
+    def apply(self, logits: F32, edits: Edits) -> Callable[[F32], None]:
         """See `BiasTable.apply`."""
-        assert logits.dtype == torch.float32
-        assert logits.stride(1) == 1 or logits.shape[1] == 1
-        at, stride, room = logits.data_ptr(), 4 * logits.stride(0), self._capacity
-        place = 0
+        if self._known is None or self._known[0] is not logits:
+            self._known = logits, *address_of(logits, logits.shape[1])
+        _, at, stride = self._known
+        place, room = 0, self._capacity
         for row, slot, used, bans in zip(*edits[:4], strict=True):
             _RECORD.pack_into(
                 self._bytes,
@@ -116,8 +116,17 @@ class CpuBiasTable:
             place += m.BEND
         self._header[m.ROWS // 8] = len(edits.rows)
         self._team.replay(*self._do, self._header_at)
-        return partial(self._put_back, at)
+        return partial(self._put_back, logits)
 
-    def _put_back(self, address: int, logits: Tensor) -> None:
-        assert logits.data_ptr() == address
+    def _put_back(self, changed: F32, logits: F32) -> None:
+        assert logits is changed
         self._team.replay(*self._undo, self._header_at)
+
+
+def address_of(logits: F32, vocab: int) -> tuple[int, int]:
+    """Where logits [S, vocab] lie and the bytes from a row to the next, once they are checked: a
+    kernel will follow both."""
+    assert logits.dtype == np.float32
+    assert logits.shape[1] == vocab
+    assert logits.strides[1] == 4 or vocab == 1
+    return int(logits.ctypes.data), logits.strides[0]

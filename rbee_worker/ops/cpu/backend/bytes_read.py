@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
+from rbee_worker.config import Settings
 from rbee_worker.ops import Activation, Weight
+from rbee_worker.ops.backend import ModelOutline
+from rbee_worker.ops.batch import Array
+from rbee_worker.ops.cpu.backend.cpu import recording_shape
 from rbee_worker.ops.cpu.backend.model import kernel_names
 from rbee_worker.ops.cpu.backend.outline import OutlineOps
 from rbee_worker.ops.cpu.runtime.matrix import Matrix
@@ -19,6 +21,22 @@ from rbee_worker.ops.cpu.shared.held import ROWS
 if TYPE_CHECKING:
     from rbee_worker.models.base import Decoder
     from rbee_worker.ops.cpu.runtime.header import Shape
+
+
+def bytes_read(outline: ModelOutline, settings: Settings) -> int:
+    """Bytes of held weights that decoding one token reads."""
+    return _counted(outline, settings).nbytes
+
+
+def numbers_read(outline: ModelOutline, settings: Settings) -> int:
+    """How many weights decoding one token reads, whatever they are held as."""
+    return _counted(outline, settings).numbers
+
+
+def _counted(outline: ModelOutline, settings: Settings) -> TrafficOps:
+    ops = TrafficOps(exact=settings.exact_activations)
+    ops.count(outline.build(ops), recording_shape(settings, "f32", outline.context))
+    return ops
 
 
 class TrafficOps(OutlineOps):
@@ -34,27 +52,27 @@ class TrafficOps(OutlineOps):
         kernel_names(decoder, self, shape)
 
     def linear(
-        self, x: Tensor, weight: Weight, bias: Tensor | None = None, *, precise: bool = False
-    ) -> Tensor:
+        self, x: Array, weight: Weight, bias: Array | None = None, *, precise: bool = False
+    ) -> Array:
         """See `Ops.linear`; `logits` comes through here."""
         self._read(weight.data)
         return super().linear(x, weight, bias, precise=precise)
 
-    def heads_linear(self, x: Tensor, weight: Weight) -> Tensor:
+    def heads_linear(self, x: Array, weight: Weight) -> Array:
         """See `Ops.heads_linear`."""
         self._read(_first(weight), weight.count)
         return super().heads_linear(x, weight)
 
     def experts(
         self,
-        x: Tensor,
-        ids: Tensor,
-        weights: Tensor | None,
+        x: Array,
+        ids: Array,
+        weights: Array | None,
         up: Weight,
         down: Weight,
         kind: Activation,
         **others: Any,
-    ) -> Tensor:
+    ) -> Array:
         """See `Ops.experts`; a token chooses as many as `ids` has columns."""
         for weight in (up, down):
             self._read(_first(weight), buf_of(ids).width)

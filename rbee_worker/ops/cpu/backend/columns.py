@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-
 from rbee_worker.ops import Weight
-from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.batch import Array, Batch
 from rbee_worker.ops.cpu.backend.elementwise import Elementwise
 from rbee_worker.ops.cpu.runtime.recorder import Buf, reads, writes
-from rbee_worker.ops.cpu.runtime.recording import buf_of, equal_parts, tensor_of
+from rbee_worker.ops.cpu.runtime.recording import buf_of, equal_parts, pointer
 from rbee_worker.ops.cpu.shared.forms import CELL
 
 
 class Columns(Elementwise):
     """The part of `CpuOps` that moves and multiplies columns."""
 
-    def split(self, x: Tensor, widths: Sequence[int], *, heads: int = 1) -> tuple[Tensor, ...]:
+    def split(self, x: Array, widths: Sequence[int], *, heads: int = 1) -> tuple[Array, ...]:
         source, first, out = buf_of(x, heads * sum(widths)), 0, []
         for width in widths:
             if heads == 1:
@@ -26,11 +24,11 @@ class Columns(Elementwise):
             else:
                 part = self._result(heads * width)
                 self._copy(source.columns(first, source.width - first), part, sum(widths), heads)
-            out.append(tensor_of(part))
+            out.append(part)
             first += width
         return tuple(out)
 
-    def concat(self, parts: Sequence[Tensor], *, heads: int = 1) -> Tensor:
+    def concat(self, parts: Sequence[Array], *, heads: int = 1) -> Array:
         given = [buf_of(p) for p in parts]
         y, first = self._result(sum(p.width for p in given)), 0
         whole = equal_parts(y.width, heads)
@@ -39,7 +37,7 @@ class Columns(Elementwise):
             to = y.columns(first, y.width - first)
             self._columns("copy", part, to, x_head=width, y_head=whole, heads=heads, width=width)
             first += width
-        return tensor_of(y)
+        return y
 
     def _copy(self, x: Buf, y: Buf, x_head: int, heads: int) -> None:
         width = y.width // heads
@@ -58,39 +56,37 @@ class Columns(Elementwise):
         )
         return y
 
-    def multiply(self, x: Tensor, y: Tensor) -> Tensor:
+    def multiply(self, x: Array, y: Array) -> Array:
         a, b = buf_of(x), buf_of(y)
         if b.width == a.width:
-            return tensor_of(self._each("multiply", a, b))
+            return self._each("multiply", a, b)
         assert b.width == 1
         to = self._result(a.width)
-        return tensor_of(
-            self._columns("gate", a, to, b, z=b.slot, z_stride=b.stride, width=a.width)
-        )
+        return self._columns("gate", a, to, b, z=b.slot, z_stride=b.stride, width=a.width)
 
-    def scale(self, x: Tensor, factor: float | Tensor) -> Tensor:
+    def scale(self, x: Array, factor: float | Array) -> Array:
         source = buf_of(x)
-        if not isinstance(factor, Tensor):
-            return tensor_of(self._each("scale", source, by_rows=source.width < 4096, a=factor))
-        assert factor.numel() == source.width
+        if isinstance(factor, int | float):
+            return self._each("scale", source, by_rows=source.width < 4096, a=factor)
+        assert factor.shape == (source.width,)
         to = self._result(source.width)
-        return tensor_of(self._columns("scale", source, to, vector=factor, width=source.width))
+        return self._columns("scale", source, to, vector=pointer(factor), width=source.width)
 
     def scale_by_position(
-        self, x: Tensor, factors: Tensor, batch: Batch, *, every: int = 1, offset: int = 0
-    ) -> Tensor:
+        self, x: Array, factors: Array, batch: Batch, *, every: int = 1, offset: int = 0
+    ) -> Array:
         source = buf_of(x)
         assert every > 0
         assert offset >= 0
-        assert factors.numel() > 0
+        assert factors.size > 0
         to = self._result(source.width)
         self._columns(
-            "position", source, to, factors=factors, count=factors.numel(), every=every,
+            "position", source, to, factors=pointer(factors), count=factors.size, every=every,
             offset=offset, width=source.width,
         )  # fmt: skip
-        return tensor_of(to)
+        return to
 
-    def add_positions(self, x: Tensor, table: Weight, batch: Batch, *, offset: int = 0) -> Tensor:
+    def add_positions(self, x: Array, table: Weight, batch: Batch, *, offset: int = 0) -> Array:
         source, rec = buf_of(x, table.cols), self.now.recorder
         (part,) = table.data.parts
         y = self._result(-(-table.cols // CELL) * CELL).columns(
@@ -108,4 +104,4 @@ class Columns(Elementwise):
             y_stride=y.stride,
             rows=part.rows,
         )
-        return tensor_of(y)
+        return y

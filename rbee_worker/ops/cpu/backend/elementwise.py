@@ -4,34 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from rbee_worker.ops import Activation
+from rbee_worker.ops.batch import Array
 from rbee_worker.ops.cpu.runtime.recorder import ALL, Buf, cells, reads, writes
-from rbee_worker.ops.cpu.runtime.recording import RecordingOps, buf_of, equal_parts, tensor_of
+from rbee_worker.ops.cpu.runtime.recording import RecordingOps, buf_of, equal_parts
 from rbee_worker.ops.cpu.shared.forms import CELL, UNIT
 
 
 class Elementwise(RecordingOps):
     """The part of `CpuOps` that computes each number from one or two others."""
 
-    def add(self, x: Tensor, y: Tensor) -> Tensor:
-        return tensor_of(self._each("add", buf_of(x), buf_of(y, buf_of(x).width), by_rows=True))
+    def add(self, x: Array, y: Array) -> Array:
+        return self._each("add", buf_of(x), buf_of(y, buf_of(x).width), by_rows=True)
 
-    def act(self, x: Tensor, kind: Activation) -> Tensor:
-        return tensor_of(self._each(f"act-{kind}", buf_of(x), a=0.0))
+    def act(self, x: Array, kind: Activation) -> Array:
+        return self._each(f"act-{kind}", buf_of(x), a=0.0)
 
-    def softcap(self, x: Tensor, cap: float) -> Tensor:
-        return tensor_of(self._each("softcap", buf_of(x), a=cap))
+    def softcap(self, x: Array, cap: float) -> Array:
+        return self._each("softcap", buf_of(x), a=cap)
 
-    def gated(self, gate_up: Tensor, kind: Activation) -> Tensor:
+    def gated(self, gate_up: Array, kind: Activation) -> Array:
         both = buf_of(gate_up)
         half = equal_parts(both.width, 2)
         gate, up = both.columns(0, half), both.columns(half, half)
-        return tensor_of(self._each(f"gated-{kind}", gate, up))
+        return self._each(f"gated-{kind}", gate, up)
 
-    def clip(self, x: Tensor, limit: float) -> Tensor:
-        return tensor_of(self._each("clip", buf_of(x), a=limit))
+    def clip(self, x: Array, limit: float) -> Array:
+        return self._each("clip", buf_of(x), a=limit)
 
     def _each(
         self, kind: str, x: Buf, z: Buf | None = None, *, by_rows: bool = False, **fields: Any

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-
 from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.ops import Activation, Routing, Weight
+from rbee_worker.ops.batch import Array
 from rbee_worker.ops.cpu.runtime.recorder import ALL, Buf, Touch, reads, writes
 from rbee_worker.ops.cpu.runtime.recording import (
     RecordingOps,
@@ -16,7 +15,6 @@ from rbee_worker.ops.cpu.runtime.recording import (
     equal_parts,
     pointer,
     slot_of,
-    tensor_of,
 )
 from rbee_worker.ops.cpu.runtime.stack import Stack, StackPart, hold_stack, weight_of
 from rbee_worker.ops.cpu.shared import chosen
@@ -30,7 +28,7 @@ class Mixing(RecordingOps):
     def stack(self, members: Sequence[Sequence[Packed]]) -> Weight:
         return weight_of(hold_stack(self.hold, members))
 
-    def heads_linear(self, x: Tensor, weight: Weight) -> Tensor:
+    def heads_linear(self, x: Array, weight: Weight) -> Array:
         source = buf_of(x, weight.count * weight.cols)
         stack: Stack = weight.data
         y = self.now.recorder.buffer(weight.count * weight.rows)
@@ -49,7 +47,7 @@ class Mixing(RecordingOps):
                 one = y.columns(h * weight.rows + part.first, part.rows)
                 token = -(-weight.cols // CELL) * BYTES[form]
                 self._stacked(name, part, weight, given, token, one, first=h, members=1)
-        return tensor_of(y)
+        return y
 
     def _stack_form(self, part: StackPart) -> tuple[str, str]:
         """How a part's product wants its activations, and the kernel's variant."""
@@ -96,12 +94,12 @@ class Mixing(RecordingOps):
 
     def route(
         self,
-        logits: Tensor,
+        logits: Array,
         routing: Routing,
         *,
-        bias: Tensor | None = None,
-        scales: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+        bias: Array | None = None,
+        scales: Array | None = None,
+    ) -> tuple[Array, Array]:
         source, rec = buf_of(logits), self.now.recorder
         count, r = source.width, routing
         size = equal_parts(count, r.groups)
@@ -134,21 +132,21 @@ class Mixing(RecordingOps):
             scratch=slot_of(scratch),
             scratch_bytes=scratch_bytes,
         )
-        return tensor_of(ids), tensor_of(weights)
+        return ids, weights
 
     def experts(
         self,
-        x: Tensor,
-        ids: Tensor,
-        weights: Tensor | None,
+        x: Array,
+        ids: Array,
+        weights: Array | None,
         up: Weight,
         down: Weight,
         kind: Activation,
         *,
-        up_bias: Tensor | None = None,
-        down_bias: Tensor | None = None,
+        up_bias: Array | None = None,
+        down_bias: Array | None = None,
         limit: float | None = None,
-    ) -> Tensor:
+    ) -> Array:
         rec, source, chose = self.now.recorder, buf_of(x, up.cols), buf_of(ids)
         gated = up.rows == 2 * down.cols
         assert gated or (up.rows == down.cols and limit is None)
@@ -195,7 +193,7 @@ class Mixing(RecordingOps):
                         results.columns(part.first, part.rows), lists=lists,
                         bias=_of_part(down_bias, part), bias_each=down.rows,
                     )  # fmt: skip
-        return tensor_of(self._sum(results, places, weights, chose.width))
+        return self._sum(results, places, weights, chose.width)
 
     def _slots(self, width: int, slots: int) -> Buf:
         """An activation with a row for each slot."""
@@ -244,7 +242,7 @@ class Mixing(RecordingOps):
         )
         return given
 
-    def _sum(self, results: Buf, places: Region, weights: Tensor | None, top: int) -> Buf:
+    def _sum(self, results: Buf, places: Region, weights: Array | None, top: int) -> Buf:
         rec = self.now.recorder
         y = rec.buffer(results.width)
         by = None if weights is None else buf_of(weights, top)
@@ -269,5 +267,5 @@ class Mixing(RecordingOps):
         return y
 
 
-def _of_part(bias: Tensor | None, part: StackPart) -> Any:
+def _of_part(bias: Array | None, part: StackPart) -> Any:
     return 0 if bias is None else bias[part.first :]

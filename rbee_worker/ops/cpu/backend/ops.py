@@ -1,31 +1,29 @@
 """`CpuOps`: the vocabulary of ops, recorded instead of computed.
 
 While a `CpuModel` records, activations are `Buf` handles and every call appends entries to the
-recorder. An operation without a kernel falls back to `reference` and is listed. Shapes are checked
-here, once; the kernels check nothing.
+recorder. Shapes are checked here, once; the kernels check nothing.
 """
 
 from __future__ import annotations
 
-import abc
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from rbee_worker.checkpoint.decoding import as_floats, decode
 from rbee_worker.checkpoint.formats import Packed
-from rbee_worker.errors import UnsupportedModel, UsageError
-from rbee_worker.ops import Ops, RopeSpec, Weight
-from rbee_worker.ops.batch import Batch
+from rbee_worker.errors import UsageError
+from rbee_worker.ops import RopeSpec, Weight
+from rbee_worker.ops.batch import Array, Batch
 from rbee_worker.ops.cpu.backend.attention import Attending
 from rbee_worker.ops.cpu.backend.columns import Columns
 from rbee_worker.ops.cpu.backend.experts import Mixing
-from rbee_worker.ops.cpu.backend.fallback import fall_back
+from rbee_worker.ops.cpu.backend.recurrence import Recurring
 from rbee_worker.ops.cpu.backend.sampling import CpuSampling
 from rbee_worker.ops.cpu.runtime.ahead import HeldAhead
 from rbee_worker.ops.cpu.runtime.arena import Arena
-from rbee_worker.ops.cpu.runtime.matrix import Matrix
+from rbee_worker.ops.cpu.runtime.matrix import Holder, Matrix
 from rbee_worker.ops.cpu.runtime.native import Library
 from rbee_worker.ops.cpu.runtime.recorder import ALL, ROWS, Buf, Touch, cells, reads, writes
 from rbee_worker.ops.cpu.runtime.recording import (
@@ -34,19 +32,15 @@ from rbee_worker.ops.cpu.runtime.recording import (
     equal_parts,
     pointer,
     slot_of,
-    tensor_of,
 )
 from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared import forms, paged, step
 from rbee_worker.ops.cpu.shared.forms import BYTES, CELL, TOKENS, UNIT, at_once, natural, variant
 from rbee_worker.ops.cpu.shared.held import Held
 from rbee_worker.ops.cpu.shared.pieces import FEW, MANY, ticket
-from rbee_worker.ops.cpu.shared.vocabulary import NATIVE
-from rbee_worker.ops.reference.dequant import as_floats, dequantize
-from rbee_worker.ops.reference.ops import ReferenceOps
 
 
-class CpuOps(Attending, Mixing, Columns):
+class CpuOps(Attending, Mixing, Columns, Recurring):
     """See `Ops`. exact: float32 activations in products with packed weights, not int8.
 
     held: matrices that were repacked before this was made.
@@ -67,8 +61,8 @@ class CpuOps(Attending, Mixing, Columns):
     ) -> None:
         self.library, self.team, self.held = library, team, held
         self.arena = Arena() if arena is None else arena
+        self.holder = Holder(library, team, self.arena)
         self.exact = exact
-        self.reference = ReferenceOps("cpu", "f32")
         self.recording: Recording | None = None
 
     def sampling(self, vocab_size: int) -> CpuSampling:
@@ -82,38 +76,42 @@ class CpuOps(Attending, Mixing, Columns):
         formats = "+".join(dict.fromkeys(p.format for p in parts))
         return Weight(matrix, matrix.rows, matrix.cols, formats, matrix.formats, matrix.nbytes)
 
-    def vector(self, parts: Sequence[Packed]) -> Tensor:
-        values = torch.cat([dequantize(p).reshape(-1) for p in parts])
-        padded = torch.zeros(-(-len(values) // 16) * 16 + 16)  # kernels read whole vectors
-        padded[: len(values)] = values
-        return padded[: len(values)]
+    def vector(self, parts: Sequence[Packed]) -> Array:
+        values = [decode(p).reshape(-1) for p in parts]
+        count = sum(map(len, values))
+        padded = np.zeros(-(-count // 16) * 16 + 16, np.float32)  # kernels read whole vectors
+        np.concatenate(values, out=padded[:count])
+        return padded[:count]
 
     def floats(self, packed: Packed) -> Packed:
-        return as_floats(packed)
+        return as_floats(packed, threads=self.team.threads)
+
+    def weights_done(self) -> None:
+        self.holder.flush()
 
     # ---- dense
 
-    def embed(self, table: Weight, batch: Batch, *, scale: float = 1.0) -> Tensor:
+    def embed(self, table: Weight, batch: Batch, *, scale: float = 1.0) -> Array:
         (part,) = table.data.parts  # a table is one tensor
-        if table.cols % CELL:
-            return cast(Tensor, fall_back(self, "embed", table, batch, scale=scale))
-        y = self._result(table.cols)
+        blocks = -(-table.cols // CELL)
+        y = self._result(blocks * CELL).columns(0, table.cols)  # the kernel writes whole cells
         self.now.recorder.call(
             f"embed.{part.held.name}",
-            [writes(y, cells(table.cols // CELL))],
+            [writes(y, cells(blocks))],
             w=part.data,
             cols=table.cols,
             scale=scale,
             ids=step.TOKENS // 8,
             count=step.N // 8,
             y=y.slot,
+            y_stride=y.stride,
             rows=table.rows,
         )
-        return tensor_of(y)
+        return y
 
     def linear(
-        self, x: Tensor, weight: Weight, bias: Tensor | None = None, *, precise: bool = False
-    ) -> Tensor:
+        self, x: Array, weight: Weight, bias: Array | None = None, *, precise: bool = False
+    ) -> Array:
         rec, source = self.now.recorder, buf_of(x, weight.cols)
         matrix: Matrix = weight.data
         y = rec.buffer(weight.rows)
@@ -138,7 +136,7 @@ class CpuOps(Attending, Mixing, Columns):
                 few=few,
                 many=many,
             )
-        return tensor_of(y)
+        return y
 
     def _form(self, held: Held, precise: bool) -> str:
         form = "exact" if self.exact else natural(held)
@@ -169,30 +167,24 @@ class CpuOps(Attending, Mixing, Columns):
             )
         return x.ready[form]
 
-    def logits(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+    def logits(self, x: Array, weight: Weight, bias: Array | None = None) -> Array:
         return self.linear(x, weight, bias, precise=True)
-
-    def rows(self, x: Tensor, index: Tensor) -> Tensor:
-        raise UnsupportedModel(
-            "a model that picks rows inside its forward pass cannot be recorded.",
-            fix="use --backend reference.",
-        )
 
     # ---- norms
 
-    def rms_norm(self, x: Tensor, weight: Tensor | None, eps: float, *, heads: int = 1) -> Tensor:
+    def rms_norm(self, x: Array, weight: Array | None, eps: float, *, heads: int = 1) -> Array:
         return self._norm("norm.rms", x, eps, heads, weight=pointer(weight))
 
     def layer_norm(
-        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, *, heads: int = 1
-    ) -> Tensor:
+        self, x: Array, weight: Array | None, bias: Array | None, eps: float, *, heads: int = 1
+    ) -> Array:
         return self._norm("norm.layer", x, eps, heads, weight=pointer(weight), bias=pointer(bias))
 
-    def _norm(self, kernel: str, x: Tensor, eps: float, heads: int, **vectors: Any) -> Tensor:
+    def _norm(self, kernel: str, x: Array, eps: float, heads: int, **vectors: Any) -> Array:
         source = buf_of(x)
         width = equal_parts(source.width, heads)
         for vector in vectors.values():
-            assert isinstance(vector, int) or vector.numel() == width
+            assert isinstance(vector, int) or vector.shape == (width,)
         y = self._result(source.width)
         self.now.recorder.call(
             kernel,
@@ -206,11 +198,11 @@ class CpuOps(Attending, Mixing, Columns):
             width=width,
             **vectors,
         )
-        return tensor_of(y)
+        return y
 
     def add_rms_norm(
-        self, x: Tensor, residual: Tensor, weight: Tensor | None, eps: float
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Array, residual: Array, weight: Array | None, eps: float
+    ) -> tuple[Array, Array]:
         a, b = buf_of(x), buf_of(residual, buf_of(x).width)
         y, total = self._result(a.width), self._result(a.width)
         self.now.recorder.call(
@@ -228,11 +220,11 @@ class CpuOps(Attending, Mixing, Columns):
             eps=eps,
             width=a.width,
         )
-        return tensor_of(y), tensor_of(total)
+        return y, total
 
     # ---- positions and attention
 
-    def rope(self, x: Tensor, spec: RopeSpec, batch: Batch, *, heads: int) -> Tensor:
+    def rope(self, x: Array, spec: RopeSpec, batch: Batch, *, heads: int) -> Array:
         source, now = buf_of(x), self.now
         width = equal_parts(source.width, heads)
         assert 0 < spec.dim <= width
@@ -252,7 +244,7 @@ class CpuOps(Attending, Mixing, Columns):
             dim=spec.dim,
             table=step.rope_at(now.ropes.index(spec), len(now.groups)),
         )
-        return tensor_of(y)
+        return y
 
 
 def check_block_size(block_size: int) -> None:
@@ -262,18 +254,3 @@ def check_block_size(block_size: int) -> None:
             f"--block-size {block_size} cannot be used by the cpu backend.",
             fix=f"use a multiple of {paged.KEYS} that divides {paged.SPAN}.",
         )
-
-
-def _complete() -> None:
-    """Operations that have no method here fall back; `rows` cannot even do that."""
-    assert CpuOps.__abstractmethods__ == Ops.__abstractmethods__ - NATIVE - {"rows"}
-    for name in CpuOps.__abstractmethods__:
-
-        def method(self: CpuOps, *args: Any, _name: str = name, **named: Any) -> Any:
-            return fall_back(self, _name, *args, **named)
-
-        setattr(CpuOps, name, method)
-    abc.update_abstractmethods(CpuOps)
-
-
-_complete()

@@ -15,11 +15,10 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from rbee_worker.ops.cpu.backend.bias_table import CpuBiasTable
+from rbee_worker.ops.cpu.backend.bias_table import CpuBiasTable, address_of
 from rbee_worker.ops.cpu.runtime.native import Args, Library
+from rbee_worker.ops.cpu.runtime.program import F32
 from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared import sampling_memory as m
 from rbee_worker.ops.cpu.shared.instruction import Instruction, words
@@ -36,12 +35,12 @@ _FOUND = struct.Struct(f"={m.ID}xqdd")  # id, peak, total
 _PAIR = np.dtype([("id", np.int32), ("logit", np.float32)])
 
 
-class _Met(NamedTuple):
-    """Logits whose shape was looked at: rows, address, bytes from a row to the next."""
+class _KnownLogits(NamedTuple):
+    """What was learnt of an array of logits. stride: bytes from a row to the next."""
 
-    logits: Tensor
+    logits: F32
     rows: int
-    at: int
+    address: int
     stride: int
 
 
@@ -57,7 +56,7 @@ class CpuSampling:
         header: Words = np.zeros(2, np.int64)
         self._header = memoryview(header)  # type: ignore[arg-type]
         self._header_at = int(header.ctypes.data)
-        self._met: _Met | None = None
+        self._known: _KnownLogits | None = None
         self._reserve(8)
 
     def _reserve(self, rows: int) -> None:
@@ -67,7 +66,7 @@ class CpuSampling:
         records = zeros(rows * m.RECORD)
         self._records = memoryview(records).cast("B")  # type: ignore[arg-type]
         self._ids = self._records.cast("q")[m.ID // 8 :: m.RECORD // 8]
-        self._cold = 0  # rows of `_met` whose records say greedy and nothing else
+        self._cold = 0  # rows of `_known` whose records say greedy and nothing else
         self._header[m.RECORDS // 8] = records.ctypes.data
         tops = np.full((rows, self._width), -np.inf, np.float32)
         shared: dict[str, Any] = {"vocab": self._vocab, "blocks": blocks, "width": self._width}
@@ -93,20 +92,20 @@ class CpuSampling:
         self._short = self._program[0] + self._entries[:3].nbytes, 2  # nothing to sum
 
     def _run(
-        self, logits: Tensor, records: Iterable[_Row], rows: Sequence[int], *, sums: bool = True
+        self, logits: F32, records: Iterable[_Row], rows: Sequence[int], *, sums: bool = True
     ) -> range:
         """Replay over some rows of logits [S, V]; where each one's record begins, in bytes.
 
         sums: may any row need the sum of its weights?
         """
-        met = self._meet(logits)
+        known = self._look_at(logits)
         if len(rows) > self._room:
             self._reserve(len(rows))
         self._cold = 0
         places = range(0, len(rows) * m.RECORD, m.RECORD)
         for place, row, record in zip(places, rows, records, strict=True):
-            assert 0 <= row < met.rows
-            _GIVEN.pack_into(self._records, place, met.at + row * met.stride, *record)
+            assert 0 <= row < known.rows
+            _GIVEN.pack_into(self._records, place, known.address + row * known.stride, *record)
         self._replay(len(rows), sums)
         return places
 
@@ -114,20 +113,19 @@ class CpuSampling:
         self._header[m.ROWS // 8] = rows
         self._team.replay(*(self._program if sums else self._short), self._header_at)
 
-    def _meet(self, logits: Tensor) -> _Met:
-        """A model hands in the same tensor at each step of as many rows: it is asked once."""
-        met = self._met
-        if met is None or met.logits is not logits:
-            assert logits.dtype == torch.float32
-            assert logits.shape[1] == self._vocab
-            assert logits.stride(1) == 1 or self._vocab == 1
-            met = _Met(logits, logits.shape[0], logits.data_ptr(), 4 * logits.stride(0))
-            self._met, self._cold = met, 0
-        return met
+    def _look_at(self, logits: F32) -> _KnownLogits:
+        """Checks an array of logits. A model hands in the same array at each step of as many rows:
+        it is asked for its address once."""
+        known = self._known
+        if known is None or known.logits is not logits:
+            address, stride = address_of(logits, self._vocab)
+            known = self._known = _KnownLogits(logits, len(logits), address, stride)
+            self._cold = 0
+        return known
 
-    def greedy(self, logits: Tensor) -> HostIds:
+    def greedy(self, logits: F32) -> HostIds:
         """See `Sampling.greedy`."""
-        rows = self._meet(logits).rows
+        rows = self._look_at(logits).rows
         if rows and rows == self._cold:  # as in the step before: the records are still right
             self._replay(rows, sums=False)
         else:
@@ -135,10 +133,10 @@ class CpuSampling:
             self._cold = rows
         return HostIds(self._ids[:rows].tolist())
 
-    def choose(self, logits: Tensor, params: Sequence[DrawParams | None]) -> HostIds:
+    def choose(self, logits: F32, params: Sequence[DrawParams | None]) -> HostIds:
         """See `Sampling.choose`."""
         records = [_GREEDY if one is None else self._record(one) for one in params]
-        rows = len(self._run(logits, records, range(self._meet(logits).rows)))
+        rows = len(self._run(logits, records, range(self._look_at(logits).rows)))
         return HostIds(self._ids[:rows].tolist())
 
     def _record(self, params: DrawParams) -> _Row:
@@ -147,7 +145,7 @@ class CpuSampling:
 
     def score(
         self,
-        logits: Tensor,
+        logits: F32,
         ids: Sequence[int],
         tops: Sequence[int],
         rows: Sequence[int] | None = None,
@@ -161,7 +159,7 @@ class CpuSampling:
             for count, pairs in zip(counts, best, strict=True)
         ]
         places = self._run(logits, records, which)
-        chosen = logits.numpy()[list(which), list(ids)].tolist()
+        chosen = logits[list(which), list(ids)].tolist()
         result = []
         for place, pairs, token, value in zip(places, best, ids, chosen, strict=True):
             _, peak, total = _FOUND.unpack_from(self._records, place)

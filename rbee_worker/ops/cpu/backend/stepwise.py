@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 
-from torch import Tensor
-
-from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.batch import Array, Batch
 from rbee_worker.ops.cpu.backend.model import CpuModel, Piece, Recorded, record
 from rbee_worker.ops.cpu.runtime.header import Header
+from rbee_worker.ops.cpu.runtime.program import F32
+from rbee_worker.ops.cpu.runtime.state import CpuState
 from rbee_worker.state.specs import StateGroup
 
 
@@ -27,26 +27,35 @@ class Stepwise:
     def groups(self) -> tuple[StateGroup, ...]:
         return self._model.groups
 
-    @property
-    def device(self) -> str:
-        """Where its tensors are."""
-        return self._model.ops.device
+    def memory(self, n_blocks: Sequence[int], n_slots: int, *, block_size: int) -> CpuState:
+        """Zeroed state, of the dtype that the model is recorded for."""
+        shape = self._model.shape
+        assert block_size == shape.block_size
+        return CpuState(self.groups, n_blocks, n_slots, block_size=block_size, dtype=shape.kv)
 
-    def embedded(self, batch: Batch) -> Tensor:
+    def host(self, x: F32) -> F32:
+        """A copy."""
+        return x.copy()
+
+    def put(self, x: F32) -> F32:
+        """As it is: every piece copies what it is given."""
+        return x
+
+    def embedded(self, batch: Batch) -> F32:
         """batch of N rows -> what the first block reads [N, dim]"""
         return self._embed(None, batch)
 
-    def layers(self, x: Tensor, batch: Batch) -> Sequence[Callable[[Tensor], Tensor]]:
+    def layers(self, x: F32, batch: Batch) -> Sequence[Callable[[F32], F32]]:
         """The blocks, each as a function of the state alone. x [N, dim]: what `embedded` gave"""
         return [partial(step, batch=batch) for step in self._blocks]
 
-    def normed(self, x: Tensor) -> Tensor:
+    def normed(self, x: F32) -> F32:
         """What the last block made [N, dim] -> what the head reads [N, dim]"""
         return self._norm(x, None)
 
-    def head(self, rows: Tensor) -> Tensor:
+    def head(self, rows: F32) -> F32:
         """hidden states [S, dim] -> logits float32 [S, vocab]"""
-        return self._model.head(rows).clone()
+        return self._model.head(rows).copy()
 
     @cached_property
     def _embed(self) -> _Step:
@@ -62,7 +71,7 @@ class Stepwise:
     def _norm(self) -> _Step:
         return self._recorded(lambda x, _: self._model.decoder.norm(x))
 
-    def _block(self, number: int, x: Tensor, batch: Batch) -> Tensor:
+    def _block(self, number: int, x: Array, batch: Batch) -> Array:
         decoder = self._model.decoder
         return decoder.layers(decoder.embedded(batch), batch)[number](x)
 
@@ -79,13 +88,12 @@ class _Step:
         self._team, self._recorded = model.team, recorded
         self._header = Header(model.groups, recorded.ropes, model.shape)
 
-    def __call__(self, x: Tensor | None, batch: Batch | None) -> Tensor:
+    def __call__(self, x: F32 | None, batch: Batch | None) -> F32:
         program = self._recorded.program
         if x is not None:
             self._recorded.give(x)
         if batch is None:
             assert x is not None
-            n = x.shape[0]
-            return program.run(self._team, self._header.rows(n), None, n).clone()
+            return program.run(self._team, self._header.rows(len(x)), len(x)).copy()
         header = self._header.write(batch)
-        return program.run(self._team, header, batch, batch.tokens.shape[0]).clone()
+        return program.run(self._team, header, len(batch.tokens)).copy()

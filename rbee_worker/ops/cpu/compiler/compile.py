@@ -17,14 +17,16 @@ from pathlib import Path
 import llvmlite.binding as llvm
 
 from rbee_worker.ops.cpu.compiler.kernel import Kernel, compile_kernel
+from rbee_worker.ops.cpu.compiler.values import KernelError
 from rbee_worker.ops.cpu.shared.kernel_cache import PACKAGE, RECORD, TEMPORARY, kernel_module, stem
 
 
 def build(name: str) -> Kernel:
-    """The kernel called `name`, "module.variant"."""
+    """The kernel called `name`, "module.variant"; KernelError if its module makes another one."""
     variant = name.partition(".")[2]
     kernel: Kernel = importlib.import_module(f"{PACKAGE}.{kernel_module(name)}").build(variant)
-    assert kernel.name == name, f"{kernel.name} is not {name}"
+    if kernel.name != name:
+        raise KernelError(f"asked for kernel {name}, its module made {kernel.name}")
     return kernel
 
 

@@ -193,6 +193,39 @@ def tree(b: Builder, v: Value, join: Callable[[Builder, Value, Value], Value]) -
     return b.extract_element(v, ir.Constant(i32, 0))
 
 
+# ---- loops
+
+
+def loop(
+    b: Builder,
+    begin: Value,
+    end: Value,
+    carried: Sequence[Value],
+    body: Callable[[Value, list[Value]], Sequence[Value]],
+) -> list[Value]:
+    """`for i in range(begin, end): carried = body(i, carried)`; returns what is carried out."""
+    before = b.block
+    head, inside, after = (b.append_basic_block(n) for n in ("head", "inside", "after"))
+    b.branch(head)
+    b.position_at_end(head)
+    i = b.phi(i64)
+    i.add_incoming(begin, before)
+    values = []
+    for v in carried:
+        phi = b.phi(v.type)
+        phi.add_incoming(v, before)
+        values.append(phi)
+    b.cbranch(b.icmp_signed("<", i, end), inside, after)
+    b.position_at_end(inside)
+    out = body(i, values)
+    i.add_incoming(b.add(i, ir.Constant(i64, 1)), b.block)
+    for phi, v in zip(values, out, strict=True):
+        phi.add_incoming(v, b.block)
+    b.branch(head)
+    b.position_at_end(after)
+    return values
+
+
 # ---- threads and hints
 
 

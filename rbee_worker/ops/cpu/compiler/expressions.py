@@ -38,7 +38,8 @@ _ORDER = {
 
 class Expressions:
     """Evaluates nodes at the builder's place. Local names live in `memory` where they are assigned,
-    in `plain` (LLVM values) or `known` (Python objects) where they are not."""
+    in `plain` (LLVM values) or `known` (Python objects) where they are not. stored: names that the
+    function assigns anywhere; assigned: those that have a value at this place."""
 
     def __init__(
         self,
@@ -50,6 +51,7 @@ class Expressions:
     ) -> None:
         self.to, self.b = to, builder
         self.stored, self.known, self.outside = stored, dict(known), outside
+        self.assigned: set[str] = set()
         self.memory: dict[str, Any] = {}
         self.plain: dict[str, ir.Value] = {}
 
@@ -74,14 +76,14 @@ class Expressions:
         return self._read(node.id)
 
     def _read(self, name: str) -> Any:
+        if name in self.stored and name not in self.assigned:
+            raise KernelError(self._unassigned(name))
         if name in self.memory:
             return self.b.load(self.memory[name])
         if name in self.plain:
             return self.plain[name]
         if name in self.known:
             return self.known[name]
-        if name in self.stored:
-            raise KernelError(f"{name} has no value yet")
         if name in self.outside:
             return self.outside[name]
         builtins = self.outside["__builtins__"]
@@ -89,6 +91,15 @@ class Expressions:
         if name not in names:
             raise KernelError(f"{name} is not defined")
         return names[name]
+
+    def _unassigned(self, name: str) -> str:
+        """What is wrong with reading `name`, which this function assigns."""
+        if name not in self.memory and name not in self.known:
+            return f"{name} has no value yet"
+        return (
+            f"{name} may have no value: it is assigned in a branch or a loop that may not run; "
+            "assign it before that too"
+        )
 
     def _of_attribute(self, node: ast.Attribute) -> Any:
         owner = self._eval(node.value)
@@ -110,7 +121,7 @@ class Expressions:
 
     def _binary(self, what: type[ast.operator], x: Any, y: Any) -> Any:
         if not isinstance(x, ir.Value) and not isinstance(y, ir.Value):
-            return _KNOWN[what](x, y)
+            return _of_known(what, x, y)
         a, b = self._alike(x, y)
         name = {e.i64: _INTEGER, e.f32: _FLOAT, e.f64: _FLOAT}.get(a.type, {}).get(what)
         if a.type == e.i1 and what in (ast.BitAnd, ast.BitOr, ast.BitXor):
@@ -131,7 +142,7 @@ class Expressions:
             return not truth if isinstance(truth, bool) else self.b.not_(truth)
         x = self._eval(node.operand)
         if not isinstance(x, ir.Value):
-            return _KNOWN[type(node.op)](x)
+            return _of_known(type(node.op), x)
         if isinstance(node.op, ast.USub) and x.type in (e.i64, e.f32, e.f64):
             return self.b.neg(x) if x.type == e.i64 else self.b.fneg(x)
         if isinstance(node.op, ast.Invert) and x.type == e.i64:
@@ -143,7 +154,7 @@ class Expressions:
             raise KernelError("compare two values at a time")
         x, y, what = self._eval(node.left), self._eval(node.comparators[0]), type(node.ops[0])
         if not isinstance(x, ir.Value) and not isinstance(y, ir.Value):
-            return _KNOWN[what](x, y)
+            return _of_known(what, x, y)
         a, b = self._alike(x, y)
         if a.type not in (e.i64, e.i1, e.f32, e.f64) or what not in _ORDER:
             raise KernelError(f"no {what.__name__} of {a.type}; see simd.py for functions")
@@ -238,6 +249,13 @@ class Expressions:
         if x.type == e.f32:
             return self.b.fpext(x, e.f64)
         return x if x.type == e.f64 else self.b.sitofp(constant(x, e.i64), e.f64)
+
+
+def _of_known(what: type[ast.AST], *operands: Any) -> Any:
+    """An operation on objects that are known beforehand."""
+    if what not in _KNOWN:
+        raise KernelError(f"a kernel has no {what.__name__}")
+    return _KNOWN[what](*operands)
 
 
 def _any_value(args: Sequence[Any]) -> bool:

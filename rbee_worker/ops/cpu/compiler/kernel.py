@@ -19,7 +19,7 @@ import llvmlite.binding as llvm
 
 from rbee_worker.ops.cpu.compiler import emit as e
 from rbee_worker.ops.cpu.compiler.translate import Translation
-from rbee_worker.ops.cpu.compiler.values import Device
+from rbee_worker.ops.cpu.compiler.values import Device, KernelError
 from rbee_worker.ops.cpu.shared.kernel_cache import symbol
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -37,9 +37,9 @@ def device(fn: F) -> F:
     return cast(F, Device(cast(Any, fn)))
 
 
-def apart(fn: F) -> F:
+def noinline(fn: F) -> F:
     """A device function that stays a function: compiled once however often it is called."""
-    return cast(F, Device(cast(Any, fn), apart=True))
+    return cast(F, Device(cast(Any, fn), noinline=True))
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,21 @@ def kernel(name: str) -> Callable[[Callable[..., None]], Kernel]:
     """Declare a kernel; see the module's docstring for its parameters."""
 
     def wrap(fn: Callable[..., None]) -> Kernel:
-        params = list(inspect.signature(fn).parameters.values())[3:]
-        return Kernel(name, device(fn), tuple((p.name, _kind(p.annotation)) for p in params))
+        params = list(inspect.signature(fn).parameters.values())
+        code = fn.__code__
+        if [p.name for p in params[:3]] != ["step", "tid", "nt"]:
+            error = KernelError("a kernel's first parameters are step, tid and nt")
+            raise error.at(code.co_filename, code.co_firstlineno)
+        for p in params[3:]:
+            if p.annotation not in _KINDS:
+                error = KernelError(
+                    f"{p.name} of kernel {name} is annotated {p.annotation!r}; a field is Ptr, Int "
+                    "or Float, in a file with `from __future__ import annotations`"
+                )
+                raise error.at(code.co_filename, code.co_firstlineno)
+        return Kernel(name, device(fn), tuple((p.name, _KINDS[p.annotation]) for p in params[3:]))
 
     return wrap
-
-
-def _kind(annotation: str) -> str:
-    return _KINDS[annotation]
 
 
 def translate(kernel: Kernel, features: str, machine: llvm.TargetMachine) -> str:
@@ -81,8 +88,8 @@ def compile_kernel(
 ) -> tuple[bytes, str]:
     """Object code of a kernel, and with `assembly` its text, for LLVM's `cpu` and `features`.
 
-    Raises KernelError for Python that kernels do not have, AssertionError when the code would call
-    anything but C.
+    Raises KernelError for Python that kernels do not have, and for code that would call anything
+    but C.
     """
     target = llvm.Target.from_triple(llvm.get_process_triple())
     # Whole addresses: constants may be loaded more than 2 GB from the code, where a large model's
@@ -94,7 +101,8 @@ def compile_kernel(
     optimise(module, machine)
     called = {f.name for f in module.functions if f.is_declaration}
     called = {c for c in called if not c.startswith("llvm.")}
-    assert called <= C_LIBRARY, f"kernel {kernel.name} calls {sorted(called - C_LIBRARY)}"
+    if not called <= C_LIBRARY:
+        raise KernelError(f"kernel {kernel.name} calls {sorted(called - C_LIBRARY)}, no C function")
     return machine.emit_object(module), machine.emit_assembly(module) if assembly else ""
 
 

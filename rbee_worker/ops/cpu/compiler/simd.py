@@ -1,7 +1,8 @@
-"""The vector vocabulary for kernels: `emit` as operations that `translate.py` finds in a kernel.
+"""The one table of operations: name = op(result type, operand types)(what emits it).
 
-Vectors are `I32x16` and `F32x16`; pointers are 64-bit addresses; `n`-byte offsets are added by the
-caller. Imported only where kernels are compiled (a child process), never by the engine.
+Kernels written in Python call the operations by these names (`s.add(x, y)`, found by
+`translate.py`); `vec.py` makes its operators and methods of the same ones. Vectors are `I32x16` and
+`F32x16`; pointers are 64-bit addresses.
 """
 
 from __future__ import annotations
@@ -64,6 +65,14 @@ def op(result: Any, *params: Any, target: bool = False) -> Callable[[Emit], Any]
     return lambda write: Op(write, result, params, target)
 
 
+def _spread(b: e.Builder, n: e.Value, kind: ir.VectorType) -> e.Value:
+    """All lanes the number n; of a vector of integers its low 32 bits."""
+    if isinstance(n, ir.Constant):
+        low = (n.constant + (1 << 31)) % (1 << 32) - (1 << 31) if kind == e.I32 else n.constant
+        return e.const(low, kind)
+    return e.splat(b, b.trunc(n, e.i32) if kind == e.I32 else n, kind)
+
+
 def _splat_load(kind: ir.VectorType) -> Emit:
     return lambda b, p: e.splat(b, e.load(b, p, kind.element, 4), kind)
 
@@ -73,7 +82,7 @@ def _widen(kind: ir.VectorType, how: str) -> Emit:
 
 
 def _shift(how: str) -> Emit:
-    return lambda b, v, n: getattr(b, how)(v, e.splat(b, b.trunc(n, e.i32), e.I32))
+    return lambda b, v, n: getattr(b, how)(v, _spread(b, n, e.I32))
 
 
 def _binary(how: str) -> Emit:
@@ -103,6 +112,7 @@ splat_f32 = op(F32x16, Ptr)(_splat_load(e.F32))
 store_i32 = op(Void, Ptr, I32x16)(lambda b, p, v: e.store(b, p, v, 4))
 store_f32 = op(Void, Ptr, F32x16)(lambda b, p, v: e.store(b, p, v, 4))
 store_i8 = op(Void, Ptr, I32x16)(lambda b, p, v: e.store(b, p, b.trunc(v, e.I8)))
+store_i16 = op(Void, Ptr, I32x16)(lambda b, p, v: e.store(b, p, b.trunc(v, e.I16)))
 store_bf16 = op(Void, Ptr, F32x16)(lambda b, p, v: e.store(b, p, e.narrow_bf16(b, v)))
 store_f16 = op(Void, Ptr, F32x16, target=True)(
     lambda b, t, p, v: e.store(b, p, e.narrow_f16(b, v, isa.converts_f16(t)))
@@ -113,20 +123,16 @@ store_first = op(Void, Ptr, F32x16, Int)(e.store_first)
 # ---- scalars in memory
 get_i64 = op(Int, Ptr)(lambda b, p: e.load(b, p, e.i64, 8))
 get_i32 = op(Int, Ptr)(lambda b, p: b.sext(e.load(b, p, e.i32, 4), e.i64))
-get_u16 = op(Int, Ptr)(lambda b, p: b.zext(e.load(b, p, e.i16), e.i64))
-get_u8 = op(Int, Ptr)(lambda b, p: b.zext(e.load(b, p, e.i8), e.i64))
 get_f32 = op(Float, Ptr)(lambda b, p: e.load(b, p, e.f32, 4))
 set_i64 = op(Void, Ptr, Int)(lambda b, p, v: e.store(b, p, v, 8))
 set_i32 = op(Void, Ptr, Int)(lambda b, p, v: e.store(b, p, b.trunc(v, e.i32), 4))
-set_u16 = op(Void, Ptr, Int)(lambda b, p, v: e.store(b, p, b.trunc(v, e.i16)))
-set_u8 = op(Void, Ptr, Int)(lambda b, p, v: e.store(b, p, b.trunc(v, e.i8)))
 set_f32 = op(Void, Ptr, Float)(lambda b, p, v: e.store(b, p, v, 4))
 copy_i32 = op(Void, Ptr, Ptr)(lambda b, to, p: e.store(b, to, e.load(b, p, e.i32)))
 
 # ---- integers
 zeros_i32 = op(I32x16)(lambda b: e.const(0))
 lanes = op(I32x16)(lambda b: ir.Constant(e.I32, list(range(e.LANES))))  # 0, 1, .. 15
-fill_i32 = op(I32x16, Int)(lambda b, x: e.splat(b, b.trunc(x, e.i32), e.I32))
+fill_i32 = op(I32x16, Int)(lambda b, x: _spread(b, x, e.I32))
 iadd = op(I32x16, I32x16, I32x16)(_binary("add"))
 isub = op(I32x16, I32x16, I32x16)(_binary("sub"))
 imul = op(I32x16, I32x16, I32x16)(_binary("mul"))
@@ -143,7 +149,8 @@ dot = op(I32x16, I32x16, I32x16, I32x16, target=True)(
 
 # ---- floats
 zeros = op(F32x16)(lambda b: e.const(0.0, e.F32))
-fill = op(F32x16, Float)(lambda b, x: e.splat(b, x, e.F32))
+fill = op(F32x16, Float)(lambda b, x: _spread(b, x, e.F32))
+negated = op(F32x16, F32x16)(lambda b, v: b.fsub(e.const(-0.0, e.F32), v))
 add = op(F32x16, F32x16, F32x16)(_binary("fadd"))
 sub = op(F32x16, F32x16, F32x16)(_binary("fsub"))
 mul = op(F32x16, F32x16, F32x16)(_binary("fmul"))
@@ -165,7 +172,6 @@ lane0 = op(Float, F32x16)(lambda b, v: b.extract_element(v, ir.Constant(e.i32, 0
 to_i32 = op(I32x16, F32x16)(lambda b, v: b.fptosi(v, e.I32))
 to_f32 = op(F32x16, I32x16)(lambda b, v: b.sitofp(v, e.F32))
 as_f32 = op(F32x16, I32x16)(lambda b, v: b.bitcast(v, e.F32))  # the same bits
-as_i32 = op(I32x16, F32x16)(lambda b, v: b.bitcast(v, e.I32))
 
 
 def _select(how: str) -> Emit:

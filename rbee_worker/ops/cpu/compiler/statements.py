@@ -1,9 +1,16 @@
-"""A device function, translated statement by statement."""
+"""A device function, translated statement by statement.
+
+`self.assigned` holds the names that have a value at this place, whichever way it was reached.
+Reading any other name raises UnboundLocalError in Python and would read leftover memory in machine
+code, so the translator refuses it: a name that is assigned in one branch only, or in the body of a
+loop that may not run.
+"""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
@@ -21,6 +28,17 @@ from rbee_worker.ops.cpu.compiler.values import (
 
 if TYPE_CHECKING:
     from rbee_worker.ops.cpu.compiler.translate import Translation
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """A loop under translation: the blocks that `continue` and `break` go to, and for each jump
+    there the names that have a value."""
+
+    again: ir.Block
+    after: ir.Block
+    at_again: list[set[str]] = field(default_factory=list)
+    at_break: list[set[str]] = field(default_factory=list)
 
 
 class Function(Expressions):
@@ -43,13 +61,13 @@ class Function(Expressions):
         self.value = ir.Function(to.module, ir.FunctionType(e.void, types.values()), name)
         self.value.linkage = "internal"
         self.value.attributes.add("nounwind")
-        if device.apart:
+        if device.noinline:
             self.value.attributes.add("noinline")
         cells = zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True)
         outside = dict(fn.__globals__) | {name: cell.cell_contents for name, cell in cells}
         super().__init__(to, Builder(self.value.append_basic_block()), stored, known, outside)
         self._path = fn.__code__.co_filename
-        self._loops: list[tuple[ir.Block, ir.Block]] = []  # (where continue, where break goes)
+        self._loops: list[_Loop] = []
         self._result: ir.Type | None = None
         for name, arg in zip(types, self.value.args, strict=True):
             if name in stored:
@@ -58,7 +76,10 @@ class Function(Expressions):
                 self.plain[name] = arg
         self._block(code.body)
         if not self.b.block.is_terminated:
-            self._return(None)
+            try:
+                self._return(None)
+            except KernelError as error:
+                raise error.at(self._path, code.body[-1].lineno) from None
         kind = self._result or e.void  # only now is it known what the function returns
         self.value.ftype = ir.FunctionType(kind, types.values())
         self.value.type = self.value.ftype.as_pointer()
@@ -95,7 +116,8 @@ class Function(Expressions):
             self._bind(node.target, self._eval(node.value))
 
     def _do_augassign(self, node: ast.AugAssign) -> None:
-        assert isinstance(node.target, ast.Name)
+        if not isinstance(node.target, ast.Name):
+            raise KernelError("only names are assigned")
         value = self._binary(type(node.op), self._read(node.target.id), self._eval(node.value))
         self._bind(node.target, value)
 
@@ -114,6 +136,7 @@ class Function(Expressions):
     def _assign(self, name: str, value: Any) -> None:
         if isinstance(value, tuple):
             value = tuple_value(self.b, value)
+        self.assigned.add(name)
         if not isinstance(value, ir.Value | Static):
             if name in self.memory or name in self.known:
                 raise KernelError(f"{name} cannot change: {value!r} is known beforehand")
@@ -150,11 +173,19 @@ class Function(Expressions):
             return
         yes, no, after = (self.b.append_basic_block(n) for n in ("yes", "no", "after"))
         self.b.cbranch(test, yes, no)
+        before, ends = self.assigned, list[set[str]]()
         for block, body in ((yes, node.body), (no, node.orelse)):
             self.b.position_at_end(block)
+            self.assigned = set(before)
             self._block(body)
-            self._go(after)
+            self._go(after, ends)
         self._continue_at(after)
+        self._meet(ends)
+
+    def _meet(self, ends: Sequence[set[str]]) -> None:
+        """Paths join here; a name has a value if it has one at the end of each of them."""
+        if ends:
+            self.assigned = set.intersection(*ends)
 
     def _continue_at(self, block: ir.Block) -> None:
         """Append to `block` from here on; what nothing leads to ends at once."""
@@ -162,9 +193,11 @@ class Function(Expressions):
         if not any(block in b.terminator.operands for b in self.value.blocks if b.is_terminated):
             self.b.unreachable()
 
-    def _go(self, block: ir.Block) -> None:
+    def _go(self, block: ir.Block, ends: list[set[str]]) -> None:
+        """Branch to `block` and note in `ends` what has a value; nothing if this is not reached."""
         if not self.b.block.is_terminated:
             self.b.branch(block)
+            ends.append(self.assigned)
 
     def _do_while(self, node: ast.While) -> None:
         head, inside, after = (self.b.append_basic_block(n) for n in ("while", "do", "done"))
@@ -175,19 +208,22 @@ class Function(Expressions):
             self.b.branch(inside)
         else:
             self.b.cbranch(constant(test), inside, after)
-        self._loop(node, inside, head, after)
-        self._go(head)
+        self.b.position_at_end(inside)
+        loop = _Loop(head, after)
+        skipped = [] if test is True else [self.assigned]
+        self.assigned = set(self.assigned)
+        self._body(node, loop)
         self._continue_at(after)
+        self._meet([*skipped, *loop.at_break])
 
-    def _loop(
-        self, node: ast.While | ast.For, inside: ir.Block, again: ir.Block, after: ir.Block
-    ) -> None:
+    def _body(self, node: ast.While | ast.For, loop: _Loop) -> None:
+        """Translate a loop's body; its end goes where `continue` does."""
         if node.orelse:
             raise KernelError("a loop has no else")
-        self.b.position_at_end(inside)
-        self._loops.append((again, after))
+        self._loops.append(loop)
         self._block(node.body)
         self._loops.pop()
+        self._go(loop.again, loop.at_again)
 
     def _do_for(self, node: ast.For) -> None:
         call = node.iter
@@ -208,16 +244,25 @@ class Function(Expressions):
         self.b.position_at_end(head)
         self.b.cbranch(self.b.icmp_signed("<", self.b.load(place), stop), inside, after)
         self.b.position_at_end(inside)
+        loop = _Loop(again, after)
+        skipped = [] if _runs(start, stop) else [self.assigned]
+        self.assigned = set(self.assigned)
         self._bind(node.target, self.b.load(place))
-        self._loop(node, inside, again, after)
-        self._go(again)
+        self._body(node, loop)
+        self._meet([*(skipped or loop.at_again), *loop.at_break])
         self.b.position_at_end(again)
         self.b.store(self.b.add(self.b.load(place), step, flags=("nsw",)), place)
         self.b.branch(head)
         self.b.position_at_end(after)
 
     def _do_continue(self, node: ast.Continue) -> None:
-        self.b.branch(self._loops[-1][0])
+        self._go(self._loops[-1].again, self._loops[-1].at_again)
 
     def _do_break(self, node: ast.Break) -> None:
-        self.b.branch(self._loops[-1][1])
+        self._go(self._loops[-1].after, self._loops[-1].at_break)
+
+
+def _runs(start: ir.Value, stop: ir.Value) -> bool:
+    """Is it known that a range from `start` to `stop` is not empty?"""
+    known = isinstance(start, ir.Constant) and isinstance(stop, ir.Constant)
+    return known and start.constant < stop.constant

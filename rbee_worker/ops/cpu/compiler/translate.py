@@ -8,7 +8,8 @@ branch, and a function called with one is translated for it. There are `for .. i
 `if`, `and`/`or`/`not`, `x if c else y`, tuples, and calls of device functions and of `simd.Op`s;
 there are no exceptions, no objects and no automatic conversions: write `f32(n)` or `f64(n)` for a
 float.
-A `range` goes upwards.
+A `range` goes upwards. A name is read only where it has a value on every path: not after a branch
+or a loop that may have left it out.
 
 Much less than numba can do, and 20 times faster to compile, which is what a first start waits for.
 """
@@ -59,7 +60,7 @@ class Translation:
     def call(self, b: ir.IRBuilder, device: Device, args: Sequence[Any]) -> Any:
         """Append a call of `device`, translated for the types and known values of `args`."""
         code = _code(device.fn)
-        names = [a.arg for a in code.args.args]
+        names = _parameters(code)
         if len(args) != len(names):
             raise KernelError(f"{device.fn.__name__} takes {len(names)} arguments, got {len(args)}")
         stored = _stored(code)
@@ -99,6 +100,14 @@ def _code(fn: FunctionType) -> ast.FunctionDef:
         return _functions(code.co_filename)[code.co_firstlineno]
     except KeyError:
         raise KernelError(f"{fn.__qualname__} is not written with def") from None
+
+
+def _parameters(code: ast.FunctionDef) -> list[str]:
+    """Names of a function's parameters, which are all given by place."""
+    a = code.args
+    if a.posonlyargs or a.kwonlyargs or a.vararg or a.kwarg or a.defaults:
+        raise KernelError(f"{code.name} takes its arguments one by one: no *, ** or default values")
+    return [arg.arg for arg in a.args]
 
 
 @functools.cache

@@ -34,10 +34,10 @@ class KernelError(TypeError):
 
 @dataclass(frozen=True, eq=False)
 class Device:
-    """A function that kernels call. apart: it is never inlined, so it is compiled once."""
+    """A function that kernels call. noinline: it is never inlined, so it is compiled once."""
 
     fn: FunctionType
-    apart: bool = False
+    noinline: bool = False
 
 
 class Builder(ir.IRBuilder):  # type: ignore[misc]

@@ -1,17 +1,19 @@
-"""Vectors with operators, for code that emits IR by the page: weight formats and tiles.
+"""Vectors with operators: the builder's way to write kernels (see the package's docstring).
 
-A `Pen` is a builder and the target's feature string; a `Vec` is one value in it. Writing IR this
-way instead of in a kernel's Python costs the compiler less time, which a first start waits for.
-Integers on the right of an operator stand for vectors of that number.
+A `Pen` is a builder and the target's feature string; a `Vec` is one value in it, a `Ref` is an
+address. Every method is an operation of `simd.py`. An integer on the right of an operator stands
+for a vector that holds it in every lane.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from rbee_worker.ops.cpu.compiler import dots
 from rbee_worker.ops.cpu.compiler import emit as e
+from rbee_worker.ops.cpu.compiler import simd as s
+from rbee_worker.ops.cpu.compiler.values import constant
 from rbee_worker.ops.cpu.shared import isa
 
 _QUARTER = e.ir.VectorType(e.i32, 4)
@@ -26,89 +28,77 @@ _HALVES = _quarters((0, 16, 1, 17)), _quarters((2, 18, 3, 19))  # words of two r
 _PAIRS = _quarters((0, 1, 16, 17)), _quarters((2, 3, 18, 19))
 
 
+def _loads(what: Any) -> Callable[[Pen, Ref], Vec]:
+    """A method of `Pen`: an operation on an address that gives a vector."""
+    return lambda pen, p: pen.do(what, p)
+
+
+def _stores(what: Any) -> Callable[[Vec, Ref], None]:
+    """A method of `Vec`: an operation on an address and a vector."""
+    return lambda v, p: v.pen.run(what, p, v)
+
+
+def _unary(what: Any) -> Callable[[Vec], Vec]:
+    """A method or operator of `Vec` with no operand."""
+    return lambda v: v.pen.do(what, v)
+
+
+def _integers(what: Any) -> Callable[[Vec, Vec | int], Vec]:
+    """An operator of integer vectors."""
+    return lambda v, other: v.pen.do(what, v, v.pen.lanes(other))
+
+
+def _either(of_integers: Any, of_floats: Any) -> Callable[[Vec, Vec | int], Vec]:
+    """An operator of integer and float vectors."""
+
+    def method(v: Vec, other: Vec | int) -> Vec:
+        if v.value.type == e.F32:
+            return v.pen.do(of_floats, v, other)
+        return v.pen.do(of_integers, v, v.pen.lanes(other))
+
+    return method
+
+
+def _shifts(what: Any) -> Callable[[Vec, int], Vec]:
+    """An operator that shifts every lane by the same number of bits."""
+    return lambda v, count: v.pen.do(what, v, count)
+
+
 @dataclass(frozen=True)
 class Vec:
-    """16 lanes. `*` and `+` follow the kind; `>>` brings in zeros."""
+    """16 lanes. `*` and `+` follow the kind; `>>` brings in zeros, `sar` the sign."""
 
     pen: Pen
     value: e.Value
 
-    def __and__(self, other: Vec | int) -> Vec:
-        return Vec(self.pen, self.pen.b.and_(self.value, self._int(other)))
-
-    def __or__(self, other: Vec | int) -> Vec:
-        return Vec(self.pen, self.pen.b.or_(self.value, self._int(other)))
-
-    def __xor__(self, other: Vec | int) -> Vec:
-        return Vec(self.pen, self.pen.b.xor(self.value, self._int(other)))
-
-    def __lshift__(self, count: Vec | int) -> Vec:
-        return Vec(self.pen, self.pen.b.shl(self.value, self._int(count)))
-
-    def __rshift__(self, count: Vec | int) -> Vec:
-        return Vec(self.pen, self.pen.b.lshr(self.value, self._int(count)))
-
-    def sar(self, count: int) -> Vec:
-        """Shifted right, the sign coming in."""
-        return Vec(self.pen, self.pen.b.ashr(self.value, e.const(count)))
-
-    def __add__(self, other: Vec | int) -> Vec:
-        b = self.pen.b
-        if self.value.type == e.F32:
-            assert isinstance(other, Vec)
-            return Vec(self.pen, b.fadd(self.value, other.value))
-        return Vec(self.pen, b.add(self.value, self._int(other)))
-
-    def __sub__(self, other: int) -> Vec:
-        return Vec(self.pen, self.pen.b.sub(self.value, self._int(other)))
-
-    def __mul__(self, other: Vec | int) -> Vec:
-        b = self.pen.b
-        if self.value.type == e.F32:
-            assert isinstance(other, Vec)
-            return Vec(self.pen, b.fmul(self.value, other.value))
-        return Vec(self.pen, b.mul(self.value, self._int(other)))
-
-    def __neg__(self) -> Vec:
-        """Of a float."""
-        return Vec(self.pen, self.pen.b.fsub(e.const(-0.0, e.F32), self.value))
-
-    def to_f32(self) -> Vec:
-        """The integer as a float."""
-        return Vec(self.pen, self.pen.b.sitofp(self.value, e.F32))
-
-    def as_f32(self) -> Vec:
-        """The same bits as a float."""
-        return Vec(self.pen, self.pen.b.bitcast(self.value, e.F32))
-
-    def fma(self, factor: Vec, to: Vec) -> Vec:
-        """self * factor + to, rounded once."""
-        return Vec(self.pen, e.fma(self.pen.b, self.value, factor.value, to.value))
-
-    def lookup(self, table: Sequence[int]) -> Vec:
-        """Each byte 0..15 replaced by table[byte]."""
-        return Vec(self.pen, dots.lookup(self.pen.b, self.pen.how, table, self.value))
-
-    def less_than(self, other: int, yes: Vec, no: Vec) -> Vec:
-        """Lane by lane, self < other ? yes : no (signed)."""
-        b = self.pen.b
-        below = b.icmp_signed("<", self.value, self._int(other))
-        return Vec(self.pen, b.select(below, yes.value, no.value))
+    __and__, __or__, __xor__ = _integers(s.iand), _integers(s.ior), _integers(s.ixor)
+    __lshift__, __rshift__, sar = _shifts(s.shl), _shifts(s.shr), _shifts(s.sar)
+    __add__, __sub__, __mul__ = (
+        _either(s.iadd, s.add),
+        _either(s.isub, s.sub),
+        _either(s.imul, s.mul),
+    )
+    __neg__ = _unary(s.negated)  # of a float
+    to_f32 = _unary(s.to_f32)  # the integer as a float
+    as_f32 = _unary(s.as_f32)  # the same bits as a float
+    store_i8 = _stores(s.store_i8)  # the lowest byte of each lane
+    store_i16 = _stores(s.store_i16)  # the lowest two bytes of each lane
 
     def store(self, p: Ref) -> None:
         """Write all lanes."""
-        e.store(self.pen.b, p.value, self.value)
+        self.pen.run(s.store_f32 if self.value.type == e.F32 else s.store_i32, p, self)
 
-    def store_i8(self, p: Ref) -> None:
-        """Write the lowest byte of each lane."""
-        e.store(self.pen.b, p.value, self.pen.b.trunc(self.value, e.I8))
+    def fma(self, factor: Vec, to: Vec) -> Vec:
+        """self * factor + to, rounded once."""
+        return self.pen.do(s.fma, self, factor, to)
 
-    def store_i16(self, p: Ref) -> None:
-        """Write the lowest two bytes of each lane."""
-        e.store(self.pen.b, p.value, self.pen.b.trunc(self.value, e.I16))
+    def lookup(self, table: Sequence[int]) -> Vec:
+        """Each byte 0..15 replaced by table[byte]."""
+        return self.pen.do(s.lookup(table), self)
 
-    def _int(self, other: Vec | int) -> e.Value:
-        return e.const(other) if isinstance(other, int) else other.value
+    def less_than(self, other: int, yes: Vec, no: Vec) -> Vec:
+        """Lane by lane, self < other ? yes : no (signed); yes and no are floats."""
+        return self.pen.do(s.where_less_i32, self, self.pen.lanes(other), yes, no)
 
 
 @dataclass(frozen=True)
@@ -129,20 +119,33 @@ class Ref:
 
 @dataclass(frozen=True)
 class Pen:
-    """Where instructions are appended, and for which processor."""
+    """Where instructions are appended, and for which processor (LLVM's feature string)."""
 
     b: e.Builder
     target: str
 
-    @property
-    def how(self) -> str:
-        """The integer dot product; `isa.Isa.dot`."""
-        return isa.dot_of(self.target)
+    load = _loads(s.load_i32)  # 64 bytes as integers
+    load_f32, load_f16, load_bf16 = _loads(s.load_f32), _loads(s.load_f16), _loads(s.load_bf16)
+    load_u8, load_s8 = _loads(s.load_u8), _loads(s.load_s8)
+    splat = _loads(s.splat_f32)  # all lanes the float at p
+    isplat = _loads(s.splat_i32)  # all lanes the 32-bit integer at p
 
     @property
     def native_f16(self) -> bool:
         """Whether the processor converts half precision itself."""
         return isa.converts_f16(self.target)
+
+    def run(self, what: Any, *operands: Vec | Ref | float) -> Any:
+        """Append an operation of `simd.py`; its value as LLVM's, None where it has none."""
+        values = [
+            constant(x, kind) if isinstance(x, int | float) else x.value
+            for x, kind in zip(operands, what.params, strict=True)
+        ]
+        return what.append(self.b, self.target, values)
+
+    def do(self, what: Any, *operands: Vec | Ref | float) -> Vec:
+        """Append an operation of `simd.py` that gives a vector."""
+        return Vec(self, self.run(what, *operands))
 
     def ref(self, value: e.Value) -> Ref:
         return Ref(self, value)
@@ -150,47 +153,23 @@ class Pen:
     def vec(self, value: e.Value) -> Vec:
         return Vec(self, value)
 
-    def zeros(self) -> Vec:
-        return Vec(self, e.const(0.0, e.F32))
-
-    def izeros(self) -> Vec:
-        return Vec(self, e.const(0))
+    def lanes(self, value: Vec | int) -> Vec:
+        """A vector as it is, or one whose lanes all hold an integer."""
+        return Vec(self, e.const(value)) if isinstance(value, int) else value
 
     def number(self, value: float) -> Vec:
         """All lanes the float `value`."""
-        return Vec(self, e.const(value, e.F32))
+        return self.do(s.fill, value)
 
-    def load(self, p: Ref) -> Vec:
-        """64 bytes as integers."""
-        return Vec(self, e.load(self.b, p.value, e.I32))
+    def zeros(self) -> Vec:
+        return self.do(s.zeros)
 
-    def load_f32(self, p: Ref) -> Vec:
-        return Vec(self, e.load(self.b, p.value, e.F32, 4))
+    def izeros(self) -> Vec:
+        return self.do(s.zeros_i32)
 
-    def load_u8(self, p: Ref) -> Vec:
-        return Vec(self, self.b.zext(e.load(self.b, p.value, e.I8), e.I32))
-
-    def load_s8(self, p: Ref) -> Vec:
-        return Vec(self, self.b.sext(e.load(self.b, p.value, e.I8), e.I32))
-
-    def load_f16(self, p: Ref) -> Vec:
-        bits = e.load(self.b, p.value, e.I16)
-        return Vec(self, e.widen_f16(self.b, bits, isa.converts_f16(self.target)))
-
-    def load_bf16(self, p: Ref) -> Vec:
-        return Vec(self, e.widen_bf16(self.b, e.load(self.b, p.value, e.I16)))
-
-    def splat(self, p: Ref) -> Vec:
-        """All lanes the float at p."""
-        return Vec(self, e.splat(self.b, e.load(self.b, p.value, e.f32, 4), e.F32))
-
-    def isplat(self, p: Ref) -> Vec:
-        """All lanes the 32-bit integer at p."""
-        return Vec(self, e.splat(self.b, e.load(self.b, p.value, e.i32, 4), e.I32))
-
-    def dot(self, acc: Vec, u: Vec, s: Vec) -> Vec:
-        """acc plus 4 products of u's unsigned and s's signed bytes, in each lane."""
-        return Vec(self, dots.dot(self.b, self.how, acc.value, u.value, s.value))
+    def dot(self, acc: Vec, u: Vec, signed: Vec) -> Vec:
+        """acc plus 4 products of u's unsigned and signed's signed bytes, in each lane."""
+        return self.do(s.dot, acc, u, signed)
 
     def gather(self, p: Ref, stride: Ref, size: int = 4) -> Vec:
         """`size` (1, 2 or 4) bytes at p, p + stride, .. p + 15 stride, zero-extended."""

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import is_
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from rbee_worker.errors import UnsupportedModel
 from rbee_worker.ops import RopeSpec
-from rbee_worker.ops.batch import Batch, PagedState
+from rbee_worker.ops.batch import Array, Batch, FixedState, PagedState
 from rbee_worker.ops.cpu.runtime.angles import F32, Angles
+from rbee_worker.ops.cpu.runtime.state import STATE_DTYPES
 from rbee_worker.ops.cpu.shared import step
 from rbee_worker.ops.cpu.shared.regions import Words
-from rbee_worker.state.specs import PagedKV, StateGroup, row_bytes
-
-KV_TORCH = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "i8": torch.int8}
+from rbee_worker.state.specs import Fixed, PagedKV, StateGroup, row_bytes
 
 
 @dataclass(frozen=True)
@@ -46,10 +44,9 @@ class _Table:
             state.k.shape[1],
         )
         # a negative number is a large one without its sign
-        self._unsigned: npt.NDArray[np.uint32] = state.table.numpy().view(np.uint32)
-        self._bytes = memoryview(self._unsigned)  # type: ignore[arg-type]
-        slots: Words = state.slots.numpy()
-        self._slots = memoryview(slots).cast("B").cast("Q")  # type: ignore[arg-type]
+        self._unsigned: npt.NDArray[np.uint32] = state.table.view(np.uint32)
+        self._bytes = memoryview(self._unsigned)
+        self._slots = memoryview(state.slots).cast("B").cast("Q")
         self._checked = b""
 
     def check(self, longest: int) -> None:
@@ -62,21 +59,35 @@ class _Table:
             self._checked = blocks
 
 
-class _Met:
-    """A batch whose tensors were looked at. An engine that decodes hands in the same one at each
-    step, with other numbers in it: tensors are not asked again, numbers are."""
+class _Slots:
+    """The slots of a fixed state as the host reads them."""
+
+    def __init__(self, state: FixedState) -> None:
+        self._count = min(tensor.shape[1] for tensor in state.tensors.values())
+        self._slots = memoryview(state.slots).cast("B").cast("Q")  # negative: large
+
+    def check(self, longest: int) -> None:
+        """Every slot is one of the memory's."""
+        assert max(self._slots, default=0) < self._count
+
+
+class _KnownBatch:
+    """What was learnt of a batch's arrays. Decoding steps pass the same batch object with new
+    numbers, so its arrays are checked once and their contents at every step."""
 
     def __init__(self, batch: Batch, shape: Shape) -> None:
         self.batch = batch
         self.n = batch.seq_starts_host[-1]
-        self.positions: Words = batch.positions.numpy()
-        self.seq_starts: Words = batch.seq_starts.numpy()
-        self.rope_lens: Words = batch.rope_lens.numpy()
-        self.sample_rows: Words = batch.sample_rows.numpy()
-        paged = [s for s in batch.state if isinstance(s, PagedState)]
-        self._tables = [_Table(state, shape) for state in paged if self.n]
-        self._starts = memoryview(self.seq_starts)  # type: ignore[arg-type]
-        self._rows = memoryview(self.sample_rows)  # type: ignore[arg-type]
+        self.positions: Words = batch.positions
+        self.seq_starts: Words = batch.seq_starts
+        self.rope_lens: Words = batch.rope_lens
+        self._places = [
+            _Table(state, shape) if isinstance(state, PagedState) else _Slots(state)
+            for state in batch.state
+            if self.n
+        ]
+        self._starts = memoryview(self.seq_starts)
+        self._rows = memoryview(batch.sample_rows)
         self._in_order = list(range(self.n))
 
     @property
@@ -85,12 +96,12 @@ class _Met:
         return len(self._rows) == self.n and self._rows.tolist() == self._in_order
 
     def check(self, longest: int) -> None:
-        """The numbers that kernels follow lead nowhere else."""
+        """Every number that kernels follow leads to memory of the batch or of the cache."""
         batch = self.batch
         assert self._starts.tolist() == list(batch.seq_starts_host)
         assert len(self._starts) == len(batch.kv_lens_host) + 1
-        for table in self._tables:
-            table.check(longest)
+        for places in self._places:
+            places.check(longest)
 
 
 class Header:
@@ -102,8 +113,8 @@ class Header:
         self.groups, self.shape = groups, shape
         self._angles = [Angles(spec) for spec in ropes]
         self._turned: list[tuple[object, object]] = [(None, None)] * len(ropes)
-        self._caches: dict[int, tuple[Tensor, Tensor]] = {}  # by group, as last written
-        self._met: _Met | None = None
+        self._written: dict[int, tuple[Array, ...]] = {}  # memory whose addresses stand, by group
+        self._known: _KnownBatch | None = None
         words: Words = np.zeros(step.words(len(groups), len(ropes)), np.int64)
         self._words = memoryview(words)  # type: ignore[arg-type]
         self._address = int(words.ctypes.data)
@@ -118,12 +129,12 @@ class Header:
         until it is filled again."""
         longest = max(batch.kv_lens_host, default=0)
         assert longest <= self.shape.longest, f"{longest} tokens, made for {self.shape.longest}"
-        met = self._met
-        if met is None or met.batch is not batch:
-            met = self._meet(batch)
-        met.check(longest)
+        known = self._known
+        if known is None or known.batch is not batch:
+            known = self._look_at(batch)
+        known.check(longest)
         for number, angles in enumerate(self._angles):
-            turned = angles.at(met.positions, met.seq_starts, met.rope_lens, longest)
+            turned = angles.at(known.positions, known.seq_starts, known.rope_lens, longest)
             if turned[0] is not self._turned[number][0] or turned[1] is not self._turned[number][1]:
                 self._turn(number, *turned)
         return self._address
@@ -131,12 +142,12 @@ class Header:
     @property
     def samples_all(self) -> bool:
         """Is every row of the batch that was last written sampled, in order?"""
-        assert self._met is not None
-        return self._met.samples_all
+        assert self._known is not None
+        return self._known.samples_all
 
-    def _meet(self, batch: Batch) -> _Met:
-        """Check a batch's tensors and write where they lie."""
-        self._met = None
+    def _look_at(self, batch: Batch) -> _KnownBatch:
+        """Check a batch's arrays and write their addresses."""
+        self._known = None
         if batch.embeds is not None:
             raise UnsupportedModel(
                 "the cpu backend takes token ids, not embeddings.",
@@ -152,9 +163,11 @@ class Header:
         words[step.KV_LENS // 8] = _address(batch.kv_lens, sequences)
         for number, (group, state) in enumerate(zip(self.groups, batch.state, strict=True)):
             if isinstance(state, PagedState):
-                self._write_group(number, group, state, n, sequences)
-        self._met = _Met(batch, self.shape)
-        return self._met
+                self._write_paged(number, group, state, n, sequences)
+            else:
+                self._write_fixed(number, group, state, sequences)
+        self._known = _KnownBatch(batch, self.shape)
+        return self._known
 
     def _turn(self, number: int, table: F32, index: Words) -> None:
         """Where the angles of a rotary table lie, and which of them are whose."""
@@ -163,43 +176,70 @@ class Header:
         self._words[at + step.INDEX // 8] = index.ctypes.data
         self._turned[number] = table, index
 
-    def _write_group(
+    def _stands(self, number: int, arrays: tuple[Array, ...]) -> bool:
+        """Were a group's addresses last written of these arrays? They are in every step."""
+        written = self._written.get(number, ())
+        return len(written) == len(arrays) and all(map(is_, written, arrays))
+
+    def _write_paged(
         self, number: int, group: StateGroup, state: PagedState, n: int, sequences: int
     ) -> None:
-        known = self._caches.get(number)
-        if known is None or known[0] is not state.k or known[1] is not state.v:
+        if not self._stands(number, (state.k, state.v)):
             self._write_cache(number, group, state)
         table = state.table
-        assert table.dtype == torch.int32
-        assert table.is_contiguous()
+        assert table.dtype == np.int32
+        assert table.flags.c_contiguous
         assert table.shape[0] == sequences
         at = step.group_at(number) // 8
         words = self._words
-        words[at + step.TABLE // 8] = table.data_ptr()
+        words[at + step.TABLE // 8] = table.ctypes.data
         words[at + step.TABLE_WIDTH // 8] = table.shape[1]
         words[at + step.SLOTS // 8] = _address(state.slots, n)
 
     def _write_cache(self, number: int, group: StateGroup, state: PagedState) -> None:
-        """Where keys and values lie; the same in every step of an engine."""
+        """Where keys and values lie."""
         size, spec, blocks = self.shape.block_size, group.spec, state.k.shape[1]
         assert isinstance(spec, PagedKV)
         for tensor, dim in ((state.k, spec.k_dim), (state.v, spec.v_dim)):
-            row = row_bytes(self.shape.kv, dim) // tensor.element_size()
+            row = row_bytes(self.shape.kv, dim) // tensor.itemsize
             assert tensor.shape == (group.layers, blocks, size, spec.heads, row), tensor.shape
-            assert tensor.dtype == KV_TORCH[self.shape.kv]
-            assert tensor.is_contiguous()
+            assert tensor.dtype == STATE_DTYPES[self.shape.kv]
+            assert tensor.flags.c_contiguous
         at = step.group_at(number) // 8
         words = self._words
-        words[at + step.K // 8] = state.k.data_ptr()
+        words[at + step.K // 8] = state.k.ctypes.data
         words[at + step.K_LAYER // 8] = state.k.nbytes // group.layers
-        words[at + step.V // 8] = state.v.data_ptr()
+        words[at + step.V // 8] = state.v.ctypes.data
         words[at + step.V_LAYER // 8] = state.v.nbytes // group.layers
-        self._caches[number] = (state.k, state.v)
+        self._written[number] = (state.k, state.v)
+
+    def _write_fixed(
+        self, number: int, group: StateGroup, state: FixedState, sequences: int
+    ) -> None:
+        assert isinstance(group.spec, Fixed)
+        arrays = tuple(state.tensors[name] for name, _ in group.spec.shapes)
+        if not self._stands(number, arrays):
+            self._write_tensors(number, group, group.spec, arrays)
+        at = step.group_at(number) // 8
+        self._words[at + step.SLOTS // 8] = _address(state.slots, sequences)
+
+    def _write_tensors(
+        self, number: int, group: StateGroup, spec: Fixed, arrays: tuple[Array, ...]
+    ) -> None:
+        """Where the tensors of a fixed group lie."""
+        for n, (tensor, (_, shape)) in enumerate(zip(arrays, spec.shapes, strict=True)):
+            assert tensor.shape == (group.layers, tensor.shape[1], *shape), tensor.shape
+            assert tensor.dtype == STATE_DTYPES[spec.dtype]
+            assert tensor.flags.c_contiguous
+            at = step.tensor_at(number, n) // 8
+            self._words[at + step.STATE // 8] = tensor.ctypes.data
+            self._words[at + step.STATE_LAYER // 8] = tensor.nbytes // group.layers
+        self._written[number] = arrays
 
 
-def _address(t: Tensor, count: int) -> int:
-    """Of `count` int64 one after another."""
-    assert t.dtype == torch.int64
-    assert t.shape == (count,)
-    assert t.is_contiguous()
-    return t.data_ptr()
+def _address(numbers: Words, count: int) -> int:
+    """The address of `count` int64 one after another."""
+    assert numbers.dtype == np.int64
+    assert numbers.shape == (count,)
+    assert numbers.flags.c_contiguous
+    return int(numbers.ctypes.data)

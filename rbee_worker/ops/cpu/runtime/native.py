@@ -45,7 +45,7 @@ class Native:
     def pack(self, **values: Any) -> Args:
         """The struct holding `values`, one for every field.
 
-        A pointer field takes an array, a torch tensor or an address; arrays must be contiguous.
+        A pointer field takes an address or an array, which must be contiguous.
         """
         names = [name for name, _ in self.fields]
         if sorted(values) != sorted(names):
@@ -65,9 +65,6 @@ def _field(value: Any, kind: str) -> bytes:
         return struct.pack("<fi", value, 0)
     if kind == "int" or isinstance(value, int):
         return struct.pack("<q", value)
-    if hasattr(value, "data_ptr"):
-        assert value.is_contiguous(), "a kernel's tensor must be contiguous"
-        return struct.pack("<q", value.data_ptr())
     assert value.flags.c_contiguous, "a kernel's array must be contiguous"
     return struct.pack("<q", value.ctypes.data)
 

@@ -8,16 +8,12 @@ what another thread may have touched since the last barrier.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rbee_worker.ops.batch import Batch
 from rbee_worker.ops.cpu.runtime.matrix import Part
 from rbee_worker.ops.cpu.shared.regions import OWN, Heap, Place, Region
-
-if TYPE_CHECKING:
-    from rbee_worker.ops.cpu.runtime.program import Program
 
 ROWS = "rows"  # how an entry's threads share a place: by rows,
 ALL = "all"  # or in a way that nothing can be said of
@@ -101,9 +97,6 @@ class Call:
     own: bool = False
 
 
-Python = Callable[["Program", Batch | None, int], None]  # (program, batch, rows)
-
-
 @dataclass(frozen=True)
 class Result:
     """What a program's first `entries` entries leave in `buf`."""
@@ -117,8 +110,7 @@ class Recorder:
 
     def __init__(self, rows: int, threads: int) -> None:
         self.rows, self.threads = rows, threads
-        self.entries: list[Call | Python] = []
-        self.fallbacks: list[str] = []
+        self.entries: list[Call] = []
         self._shared, self._own = Heap(), Heap(OWN)
         self._pending: list[Touch] = []
 
@@ -175,14 +167,6 @@ class Recorder:
             self._shared.pass_on()
         self._pending += met
         self.entries.append(Call(kernel, fields, barrier, ahead, early, own))
-
-    def python(self, run: Python, name: str) -> None:
-        """Append what has no kernel; the program is left and entered again around it."""
-        self.entries.append(run)
-        if name not in self.fallbacks:
-            self.fallbacks.append(name)
-        self._pending.clear()
-        self._shared.pass_on()
 
 
 def reads(buf: Buf, share: str = ROWS) -> Touch:

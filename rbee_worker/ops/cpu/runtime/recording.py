@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import Any
 
-from torch import Tensor
+import numpy as np
 
 from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.ops import Ops, RopeSpec
-from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.batch import Array
 from rbee_worker.ops.cpu.runtime.ahead import HeldAhead
 from rbee_worker.ops.cpu.runtime.arena import Arena
-from rbee_worker.ops.cpu.runtime.matrix import Matrix, hold
+from rbee_worker.ops.cpu.runtime.matrix import Holder, Matrix
 from rbee_worker.ops.cpu.runtime.native import Library
 from rbee_worker.ops.cpu.runtime.recorder import Buf, Recorder
 from rbee_worker.ops.cpu.runtime.team import Team
@@ -31,8 +31,7 @@ class Recording:
     kv: str  # dtype of keys and values
     block_size: int
     longest: int  # tokens of a sequence
-    ropes: list[RopeSpec]
-    probe: Batch  # one row of a sequence that is nobody's
+    ropes: list[RopeSpec] = field(default_factory=list)
 
 
 class RecordingOps(Ops):
@@ -43,6 +42,7 @@ class RecordingOps(Ops):
     arena: Arena
     exact: bool
     held: HeldAhead | None
+    holder: Holder
     recording: Recording | None
 
     @property
@@ -57,26 +57,20 @@ class RecordingOps(Ops):
         return rec.buffer(width, own=rec.alone(width))
 
     def hold(self, parts: Sequence[Packed]) -> Matrix:
-        """A matrix repacked for the kernels: now, unless it was held ahead."""
+        """A matrix for the kernels; it has its contents after `weights_done`."""
         found = self.held.take(parts) if self.held is not None else None
-        return found or hold(self.library, self.team, self.arena, parts)
+        return found or self.holder.hold(parts)
 
     @abstractmethod
     def _prepare(self, x: Buf, form: str) -> Region:
         """x as products want it, in that form (`kernels/prepare.py`)."""
 
 
-def tensor_of(buf: Buf) -> Tensor:
-    """Models pass activations around without looking; here they are handles."""
-    return cast(Tensor, buf)
-
-
-def buf_of(x: Tensor, width: int | None = None) -> Buf:
+def buf_of(x: Array, width: int | None = None) -> Buf:
     """The handle that stands for an activation, `width` columns wide if that is said."""
-    buf = cast(Buf, x)
-    assert isinstance(buf, Buf), "an activation of another backend"
-    assert width is None or buf.width == width, f"{buf.width} columns, expected {width}"
-    return buf
+    assert isinstance(x, Buf), "an activation of another backend"
+    assert width is None or x.width == width, f"{x.width} columns, expected {width}"
+    return x
 
 
 def slot_of(region: Region) -> Any:
@@ -84,8 +78,9 @@ def slot_of(region: Region) -> Any:
     return Buf(region, 0, 0).slot
 
 
-def pointer(vector: Tensor | None) -> Any:
+def pointer(vector: Array | None) -> Any:
     """A vector as a kernel's argument, 0 for none."""
+    assert vector is None or vector.dtype == np.float32
     return 0 if vector is None else vector
 
 

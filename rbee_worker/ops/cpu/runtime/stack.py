@@ -53,7 +53,7 @@ def outline_stack(members: Sequence[Sequence[Packed]]) -> Stack:
 def weight_of(stack: Stack) -> Weight:
     """A stack as models have it."""
     first = stack.members[0]
-    formats = "+".join(dict.fromkeys(first.given))
+    formats = "+".join(dict.fromkeys(first.source_formats))
     return Weight(
         stack, first.rows, first.cols, formats, first.formats, stack.nbytes, len(stack.members)
     )

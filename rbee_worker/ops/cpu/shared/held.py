@@ -79,3 +79,9 @@ def held_as(format: str) -> Held:
     """How a matrix in a file's format is held."""
     name = taken_as(format)
     return HELD[SAME.get(name, name)]
+
+
+def planned(format: str, rows: int, cols: int) -> tuple[str, int]:
+    """What a matrix in a file's format is held as, and in how many bytes."""
+    held = held_as(format)
+    return held.name, -(-rows // ROWS) * -(-cols // held.columns) * held.nbytes

@@ -32,6 +32,7 @@ _X86: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {  # cpu, featur
     "portable": ("x86-64", _V2, ()),
 }
 _ARM = ("aarch64", "arm64")
+_X86_64 = ("x86_64", "AMD64")
 _TILES = "amx-tile"
 _ARCH_PRCTL, _REQ_XCOMP_PERM, _XTILEDATA = 158, 0x1023, 18  # of Linux on x86-64
 
@@ -44,6 +45,21 @@ class Isa:
     cpu: str
     features: str
     dot: str  # "vnni512", "vnni256", "maddubs", "sdot" or "plain"
+
+
+def unsupported() -> str | None:
+    """Why this system cannot have the cpu backend, one sentence; None where it can.
+
+    Linux only: threads find their cores, sleep and wake by its system calls, and processes that
+    compile wait for each other by its file locks.
+    """
+    if sys.platform != "linux":
+        return f"its threads need Linux, this is {sys.platform}."
+    if platform.machine() not in (*_X86_64, *_ARM):
+        return f"it has kernels for x86-64 and 64-bit ARM, this is {platform.machine()}."
+    if sys.maxsize < 1 << 32:
+        return "it needs a 64-bit Python, this one has 32 bits."
+    return None
 
 
 def converts_f16(features: str) -> bool:
@@ -121,7 +137,9 @@ def targets() -> tuple[str, ...]:
 
 
 def target(name: str) -> Isa:
-    """One of `targets()`."""
+    """One of `targets()`. Raises UsageError on a system that cannot have the backend at all."""
+    if why := unsupported():
+        raise UsageError(f"the cpu backend cannot be had: {why}", fix="use --backend reference.")
     if platform.machine() in _ARM:
         have = _host_features()
         own = name == "neon"

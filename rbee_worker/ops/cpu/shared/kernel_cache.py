@@ -7,7 +7,6 @@ Object files live in `<cache>/kernels/<processor>/<name>-<key>.o` with their arg
 from __future__ import annotations
 
 import ast
-import fcntl
 import functools
 import hashlib
 import json
@@ -63,8 +62,16 @@ def folder(isa: Isa, cache_dir: str = "") -> Path:
 
 
 def kernel_module(name: str) -> str:
-    """The module of this package that kernel `name`, "module.variant", is built by."""
-    return _kernel_modules()[name.partition(".")[0]]
+    """The module of this package that kernel `name`, "module.variant", is built by.
+
+    Raises ModelError where there is none.
+    """
+    module = _kernel_modules().get(name.partition(".")[0])
+    if module is None:
+        raise ModelError(
+            f"there is no CPU kernel {name}.", fix="report it: a backend asked for it by mistake."
+        )
+    return module
 
 
 @functools.cache
@@ -108,10 +115,16 @@ def _imports(module: str) -> tuple[str, ...]:
     """Names that `module` imports from this package; some are functions, not modules."""
     found = []
     for node in ast.walk(ast.parse(_content(module))):
-        if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(f"{PACKAGE}."):
-            parent = (node.module or "")[len(PACKAGE) + 1 :]
-            found += [parent, *(f"{parent}.{n.name}".lstrip(".") for n in node.names)]
-    return tuple(found)
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parent = node.module or ""
+            if node.level:  # relative
+                above = f"{PACKAGE}.{module}".rsplit(".", node.level)[0]
+                parent = f"{above}.{parent}".rstrip(".")
+            found += [parent, *(f"{parent}.{alias.name}" for alias in node.names)]
+    inside = f"{PACKAGE}."
+    return tuple(name.removeprefix(inside) for name in found if name.startswith(inside))
 
 
 def _path(module: str) -> Path:
@@ -224,6 +237,8 @@ def _lock(where: Path, wait: Callable[[], None]) -> Iterator[None]:
 
 
 def _locked(file: int) -> bool:
+    import fcntl  # Linux has it; this module can be imported anywhere
+
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -15,15 +15,21 @@ SEQ_STARTS = 32  # address of int64 [B + 1]
 KV_LENS = 40  # address of int64 [B]
 RECORDS = 48  # the first record's offset
 
-# a state group's record
+# a paged group's record
 K = 0  # address of the keys of layer 0
 K_LAYER = 8  # bytes from a layer's keys to the next layer's
 V = 16
 V_LAYER = 24
 TABLE = 32  # address of int32 [B, TABLE_WIDTH]
 TABLE_WIDTH = 40
-SLOTS = 48  # address of int64 [N]
+SLOTS = 48  # address of int64 [N]; in a fixed group's record [B]
 GROUP_BYTES = 56
+
+# a fixed group's record: of tensor n, TENSOR_BYTES * n further on, and SLOTS of all
+STATE = 0  # address of layer 0
+STATE_LAYER = 8  # bytes from a layer to the next one
+TENSOR_BYTES = 16
+TENSORS = 3  # at most; a layer that keeps more declares two groups
 
 # a rotary table's record
 ANGLES = 0  # address of float32 [rows, 2, dim / 2]: cosines, then sines
@@ -34,6 +40,12 @@ ROPE_BYTES = 16
 def group_at(group: int) -> int:
     """Offset of a state group's record."""
     return RECORDS + group * GROUP_BYTES
+
+
+def tensor_at(group: int, tensor: int) -> int:
+    """Offset of what a fixed group's record says of one of its tensors."""
+    assert tensor < TENSORS
+    return group_at(group) + TENSOR_BYTES * tensor
 
 
 def rope_at(rope: int, groups: int) -> int:

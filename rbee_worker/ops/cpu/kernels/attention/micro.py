@@ -6,7 +6,6 @@ the same bits however many queries are worked on together. `kind` is a KV cache'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 from rbee_worker.ops.cpu.compiler import emit as e
@@ -16,36 +15,6 @@ from rbee_worker.ops.cpu.compiler.vec import Pen, Ref, Vec
 GROUP = 16  # keys that lie together, one in each lane
 WIDE = 4  # groups of keys, or vectors of value columns, worked on together
 BYTES = {"f32": 4, "f16": 2, "bf16": 2, "i8": 1}
-
-
-def loop(
-    b: e.Builder,
-    begin: e.Value,
-    end: e.Value,
-    carried: Sequence[e.Value],
-    body: Callable[[e.Value, list[e.Value]], Sequence[e.Value]],
-) -> list[e.Value]:
-    """`for i in range(begin, end): carried = body(i, carried)`; returns what is carried out."""
-    before = b.block
-    head, inside, after = (b.append_basic_block(n) for n in ("head", "inside", "after"))
-    b.branch(head)
-    b.position_at_end(head)
-    i = b.phi(e.i64)
-    i.add_incoming(begin, before)
-    values = []
-    for v in carried:
-        phi = b.phi(v.type)
-        phi.add_incoming(v, before)
-        values.append(phi)
-    b.cbranch(b.icmp_signed("<", i, end), inside, after)
-    b.position_at_end(inside)
-    out = body(i, values)
-    i.add_incoming(b.add(i, e.ir.Constant(e.i64, 1)), b.block)
-    for phi, v in zip(values, out, strict=True):
-        phi.add_incoming(v, b.block)
-    b.branch(head)
-    b.position_at_end(after)
-    return values
 
 
 def _load(pen: Pen, p: Ref, kind: str) -> Vec:
@@ -89,7 +58,7 @@ def scores(kind: str, queries: int) -> Any:
             return out
 
         zero = e.ir.Constant(e.i64, 0)
-        sums = loop(b, zero, dim, [e.const(0.0, e.F32)] * (WIDE * queries), body)
+        sums = e.loop(b, zero, dim, [e.const(0.0, e.F32)] * (WIDE * queries), body)
         for n in range(queries):
             to = _at(pen, out, (e.ir.Constant(e.i64, n), out_stride))
             for g in range(WIDE):
@@ -130,7 +99,7 @@ def values(kind: str, queries: int, vectors: int, tail: int) -> Any:
             return out
 
         start = [pen.load_f32(home + 64 * m).value for home in homes for m in range(vectors)]
-        sums = loop(b, begin, end, start, body)
+        sums = e.loop(b, begin, end, start, body)
         for n, home in enumerate(homes):
             for m in range(vectors):
                 pen.vec(sums[vectors * n + m]).store(home + 64 * m)
@@ -179,13 +148,13 @@ def latent_values(kind: str) -> Any:
                 seen = b.select(b.fcmp_ordered("==", w.value, zero), zero, v.value)
                 return [w.fma(pen.vec(seen), pen.vec(sums[0])).value]
 
-            (sums,) = loop(b, first, last, [zero], add)
+            (sums,) = e.loop(b, first, last, [zero], add)
             at = _at(pen, acc, (d, 4)).value
             one = e.tree(b, sums, lambda c, x, y: c.fadd(x, y))
             e.store(b, at, b.fadd(e.load(b, at, e.f32, 4), one), 4)
             return []
 
-        loop(b, e.ir.Constant(e.i64, 0), dim, [], column)
+        e.loop(b, e.ir.Constant(e.i64, 0), dim, [], column)
 
     return op(Void, Ptr, Ptr, Int, Int, Int, Ptr, target=True)(write)
 
@@ -225,6 +194,6 @@ def scatter(kind: str) -> Any:
             e.store(b, _at(pen, p, (lane, stride)).value, word)
             return []
 
-        loop(b, zero, count, [], one)
+        e.loop(b, zero, count, [], one)
 
     return op(Void, F32x16, Ptr, Int, Int, target=True)(write)

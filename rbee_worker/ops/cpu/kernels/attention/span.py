@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rbee_worker.ops.cpu.compiler import simd as s
-from rbee_worker.ops.cpu.compiler.kernel import apart, device
+from rbee_worker.ops.cpu.compiler.kernel import device, noinline
 from rbee_worker.ops.cpu.compiler.simd import Float, Int, Ptr
 from rbee_worker.ops.cpu.kernels.attention import micro, softmax
 from rbee_worker.ops.cpu.shared.paged import KEYS, POINTERS, SCORES, SPAN, STATS
@@ -124,7 +124,7 @@ def _weighted(kind: str, narrow: int) -> Callable[..., Any]:
     step = 16 * micro.WIDE
 
     def columns(block: Any, one: Any) -> Any:
-        @apart
+        @noinline
         def run(p: Ptr, groups: Ptr, begin: Int, end: Int, acc: Ptr, width: Int) -> None:
             row, stride, c = width * size, 4 * ((width + 15) & ~15), 0
             while c + step <= width:

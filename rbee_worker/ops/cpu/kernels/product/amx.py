@@ -34,10 +34,10 @@ PLANE = 512  # bytes of 16 tokens' activations: 32 each
 _C, _A, _B = 0, 2, 3  # the first of 2, 1 and 1 tile registers
 
 
-class Plan(NamedTuple):
+class TileShape(NamedTuple):
     """How products of one format and form of activations are cut."""
 
-    shape: blocks.Shape
+    encoding: blocks.Encoding
     form: str
 
     @property
@@ -46,12 +46,12 @@ class Plan(NamedTuple):
         return (0, LOW) if self.form == "i16" else (0,)
 
     @property
-    def entry(self) -> int:
+    def entry_bytes(self) -> int:
         """Bytes of a panel's entry."""
-        return WEIGHTS + 64 * (2 if self.shape.mins else 1)
+        return WEIGHTS + 64 * (2 if self.encoding.mins else 1)
 
     @property
-    def given(self) -> int:
+    def gathered_bytes(self) -> int:
         """Bytes of a block of gathered activations."""
         return PLANE * len(self.planes)
 
@@ -71,19 +71,19 @@ class Plan(NamedTuple):
         return TOKENS, 128
 
     @property
-    def across(self) -> int:
+    def x_step(self) -> int:
         """Bytes from a block's prepared activations to the next's."""
         return 8 * BYTES[self.form]
 
     @property
-    def results(self) -> int:
+    def result_bytes(self) -> int:
         """Bytes of the C tiles of a block."""
         return 1024 * len(self.planes)
 
 
-def plan(name: str, form: str) -> Plan:
+def tile_shape(name: str, form: str) -> TileShape:
     """The plan for held format `name`."""
-    return Plan(blocks.BLOCKS[name][1], form)
+    return TileShape(blocks.BLOCKS[name][1], form)
 
 
 def suits(name: str, form: str) -> bool:
@@ -95,7 +95,7 @@ def suits(name: str, form: str) -> bool:
 available = op(Int, target=True)(lambda b, target: "+amx-int8" in target.split(","))
 
 
-def configure(how: Plan) -> Any:
+def configure(shape: TileShape) -> Any:
     """An operation `(p)`: tile registers for a plan; p: 64 bytes of scratch.
 
     From then on this thread has tile state, which `release` gives back.
@@ -123,12 +123,12 @@ release = op(Void)(lambda b: e.call(b, "llvm.x86.tilerelease", e.void, ()))
 
 def unpack(name: str) -> Any:
     """An operation `(p, to)`: the block at p becomes the panel's entry at `to`."""
-    read, shape = blocks.BLOCKS[name]
+    read, encoding = blocks.BLOCKS[name]
 
     def write(b: e.Builder, target: str, p: e.Value, to: e.Value) -> None:
         pen = Pen(b, target)
         block, at = read(pen, pen.ref(p), pen.ref(e.number(0))), pen.ref(to)
-        offset = e.const(shape.offset, e.BYTES)
+        offset = e.const(encoding.offset, e.BYTES)
         for k, w in enumerate(block.w):
             e.store(b, (at + 64 * k).value, b.sub(b.bitcast(w.value, e.BYTES), offset), 64)
         scales = block.d[:1] if block.m is None else (block.d[0], block.m[0])
@@ -138,33 +138,33 @@ def unpack(name: str) -> Any:
     return op(Void, Ptr, Ptr, target=True)(write)
 
 
-def gather(how: Plan) -> Any:
-    """An operation `(x, apart, to)`: a block's activations, the second 8 tokens' `apart` bytes
+def gather(shape: TileShape) -> Any:
+    """An operation `(x, next8, to)`: a block's activations, the second 8 tokens' `next8` bytes
     after the first ones', one token's bytes after another's."""
     kind = e.ir.VectorType(e.i32, 8)
 
-    def write(b: e.Builder, x: e.Value, apart: e.Value, to: e.Value) -> None:
-        for n, plane in enumerate(how.planes):
+    def write(b: e.Builder, x: e.Value, next8: e.Value, to: e.Value) -> None:
+        for n, plane in enumerate(shape.planes):
             for t in range(TOKENS):
-                p = e.at(b, b.add(x, apart) if t >= 8 else x, plane + BYTES[how.form] * (t % 8))
+                p = e.at(b, b.add(x, next8) if t >= 8 else x, plane + BYTES[shape.form] * (t % 8))
                 e.store(b, e.at(b, to, PLANE * n + 32 * t), e.load(b, p, kind, 4), 32)
 
     return op(Void, Ptr, Int, Ptr)(write)
 
 
-def multiply(how: Plan) -> Any:
+def multiply(shape: TileShape) -> Any:
     """An operation `(given, entry, out)`: gathered activations times a panel's entry, in C tiles;
     `out` is not needed here."""
 
     def write(b: e.Builder, given: e.Value, entry: e.Value, out: e.Value) -> None:
-        _multiply(b, how, given, entry)
+        _multiply(b, shape, given, entry)
 
     return op(Void, Ptr, Ptr, Ptr)(write)
 
 
-def _multiply(b: e.Builder, how: Plan, given: e.Value, entry: e.Value) -> None:
+def _multiply(b: e.Builder, shape: TileShape, given: e.Value, entry: e.Value) -> None:
     load_tile(b, _B, entry, 64)
-    for n in range(len(how.planes)):
+    for n in range(len(shape.planes)):
         load_tile(b, _A, e.at(b, given, PLANE * n), 32)
         tile(b, "tilezero", _C + n)
         tile(b, "tdpbssd", _C + n, _A, _B)
@@ -186,33 +186,33 @@ def tile(b: e.Builder, name: str, *args: Any) -> None:
     e.call(b, f"llvm.x86.{name}", e.void, values)
 
 
-def step(how: Plan) -> Any:
-    """An operation `(sums, x, apart, entry, out, next_given, next_entry) -> sums`: writes this
+def step(shape: TileShape) -> Any:
+    """An operation `(sums, x, next8, entry, out, next_given, next_entry) -> sums`: writes this
     block's C tiles to `out`, has the next block's multiplied, and adds this one's."""
     kind = sums_type(TOKENS)
 
     def write(b: e.Builder, target: str, sums: e.Value, *args: e.Value) -> list[e.Value]:
-        x, apart, entry, out, next_given, next_entry = args
-        for n in range(len(how.planes)):
+        x, next8, entry, out, next_given, next_entry = args
+        for n in range(len(shape.planes)):
             store_tile(b, _C + n, e.at(b, out, 1024 * n))
-        _multiply(b, how, next_given, next_entry)
+        _multiply(b, shape, next_given, next_entry)
         pen = Pen(b, target)
         acc = [pen.vec(b.extract_value(sums, n)) for n in range(TOKENS)]
-        tokens = [pen.ref(x) + BYTES[how.form] * t for t in range(8)]
-        other = pen.ref(x) + pen.ref(apart)
-        tokens += [other + BYTES[how.form] * t for t in range(TOKENS - 8)]
-        return [v.value for v in _settle(how, acc, tokens, pen.ref(entry), pen.ref(out))]
+        tokens = [pen.ref(x) + BYTES[shape.form] * t for t in range(8)]
+        other = pen.ref(x) + pen.ref(next8)
+        tokens += [other + BYTES[shape.form] * t for t in range(TOKENS - 8)]
+        return [v.value for v in _settle(shape, acc, tokens, pen.ref(entry), pen.ref(out))]
 
     return op(kind, kind, Ptr, Int, *(Ptr,) * 4, target=True)(write)
 
 
-def _settle(how: Plan, acc: list[Vec], tokens: list[Ref], entry: Ref, out: Ref) -> list[Vec]:
+def _settle(shape: TileShape, acc: list[Vec], tokens: list[Ref], entry: Ref, out: Ref) -> list[Vec]:
     """acc += (d * scale) * integer, then += m * sum, as `tile.py` has it."""
     pen, result = entry.pen, []
     d = pen.load_f32(entry + WEIGHTS)
-    m = pen.load_f32(entry + (WEIGHTS + 64)) if how.shape.mins else None
+    m = pen.load_f32(entry + (WEIGHTS + 64)) if shape.encoding.mins else None
     for t, (token, total) in enumerate(zip(tokens, acc, strict=True)):
-        whole = _whole(how, out + 64 * t)
+        whole = _whole(shape, out + 64 * t)
         total = (d * pen.splat(token + SCALE)).fma(whole.to_f32(), total)
         if m is not None:
             total = m.fma(pen.splat(token + SUM), total)
@@ -220,9 +220,9 @@ def _settle(how: Plan, acc: list[Vec], tokens: list[Ref], entry: Ref, out: Ref) 
     return result
 
 
-def _whole(how: Plan, out: Ref) -> Vec:
+def _whole(shape: TileShape, out: Ref) -> Vec:
     """A token's integers."""
-    high, *low = (out.pen.load(out + 1024 * n) for n in range(len(how.planes)))
+    high, *low = (out.pen.load(out + 1024 * n) for n in range(len(shape.planes)))
     return (high << 8) + low[0] if low else high
 
 

@@ -44,20 +44,20 @@ def _tiles(form: str) -> Any:
 
 def _panels(name: str, form: str) -> Callable[..., None]:
     """(w, units, x, n, token, y, stride, bias, rows, groups, panel, given, out, sums): n tokens, a
-    multiple of 16, by up to `plan.groups` groups of rows, on tile registers; the last four are
+    multiple of 16, by up to `TileShape.groups` groups of rows, on tile registers; the last four are
     scratch."""
     unit, tiles = HELD[name].nbytes, _tiles(form)
-    plan = tiles.plan(name, form)
-    x_step, most = plan.across, plan.slice
-    unpack, gather, multiply = tiles.unpack(name), tiles.gather(plan), tiles.multiply(plan)
-    nothing, step = steps.zeros(TOKENS), tiles.step(plan)
+    shape = tiles.tile_shape(name, form)
+    x_step, most = shape.x_step, shape.slice
+    unpack, gather, multiply = tiles.unpack(name), tiles.gather(shape), tiles.multiply(shape)
+    nothing, step = steps.zeros(TOKENS), tiles.step(shape)
 
     @device
     def fill(w: Ptr, units: Int, first: Int, last: Int, groups: Int, panel: Ptr) -> None:
         for g in range(groups):
             for u in range(first, last):
                 unpack(w + (g * units + u) * unit, panel)
-                panel += plan.entry
+                panel += shape.entry_bytes
 
     @device
     def run(
@@ -72,7 +72,7 @@ def _panels(name: str, form: str) -> Callable[..., None]:
             for t in range(0, n, TOKENS):
                 start = x + t * token + first * x_step
                 for block in range(count):
-                    gather(start + block * x_step, 8 * token, given + block * plan.given)
+                    gather(start + block * x_step, 8 * token, given + block * shape.gathered_bytes)
                 a, entry = given, panel
                 multiply(a, entry, out)
                 for g in range(groups):
@@ -82,7 +82,7 @@ def _panels(name: str, form: str) -> Callable[..., None]:
                     if first > 0:
                         total = amx.load_sums(at)
                     for block in range(count):
-                        next_a, next_entry = a + plan.given, entry + plan.entry
+                        next_a, next_entry = a + shape.gathered_bytes, entry + shape.entry_bytes
                         if block + 1 == count:
                             next_a = given
                             next_entry = next_entry if g + 1 < groups else panel
@@ -102,11 +102,12 @@ def product(name: str, form: str) -> Callable[..., None]:
     """(w, first, last, x, n, y, stride, bias, units, rows, token, chunk): as `linear.product`, n
     being a multiple of 16, `units` along a row, and `chunk` tokens what the cache holds."""
     unit, tiles = HELD[name].nbytes, _tiles(form)
-    plan = tiles.plan(name, form)
-    panels, configure = _panels(name, form), tiles.configure(plan)
-    together, (fewest, most) = plan.groups, plan.tokens
-    panel_memory = s.memory(plan.slice * together * plan.entry)
-    given_memory, out_memory = s.memory(plan.slice * plan.given), s.memory(plan.results)
+    shape = tiles.tile_shape(name, form)
+    panels, configure = _panels(name, form), tiles.configure(shape)
+    together, (fewest, most) = shape.groups, shape.tokens
+    panel_memory = s.memory(shape.slice * together * shape.entry_bytes)
+    given_memory = s.memory(shape.slice * shape.gathered_bytes)
+    out_memory = s.memory(shape.result_bytes)
     sums_memory = s.memory(64 * together * most)
 
     @device

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 from rbee_worker.ops.cpu.compiler import emit as e
 from rbee_worker.ops.cpu.compiler.simd import Int, Ptr, Void, op
 from rbee_worker.ops.cpu.compiler.vec import Pen, Ref, Vec
-from rbee_worker.ops.cpu.kernels.attention.micro import loop
 from rbee_worker.ops.cpu.kernels.product import blocks
 from rbee_worker.ops.cpu.kernels.product.amx import (
     TOKENS,
@@ -27,7 +26,13 @@ from rbee_worker.ops.cpu.kernels.product.amx import (
     store_tile,
     tile,
 )
-from rbee_worker.ops.cpu.kernels.product.k_steps import CELLS, across, add_minimums, joined, planes
+from rbee_worker.ops.cpu.kernels.product.k_steps import (
+    CELLS,
+    add_minimums,
+    block_step,
+    joined,
+    planes,
+)
 from rbee_worker.ops.cpu.kernels.product.steps import sums_type
 from rbee_worker.ops.cpu.shared.forms import BYTES, SCALE
 
@@ -41,10 +46,10 @@ _C, _A, _B = 0, 2, 3
 _WORDS = e.ir.VectorType(e.i16, 2 * e.LANES)
 
 
-class Plan(NamedTuple):
+class TileShape(NamedTuple):
     """How products of one format and form of activations are cut."""
 
-    shape: blocks.Shape
+    encoding: blocks.Encoding
     form: str
 
     @property
@@ -71,42 +76,42 @@ class Plan(NamedTuple):
     @property
     def minimums(self) -> int:
         """Vectors of minimums that a block of 32 columns has."""
-        return (2 if self.shape.halves else 1) if self.shape.mins else 0
+        return (2 if self.encoding.halves else 1) if self.encoding.mins else 0
 
     @property
-    def entry(self) -> int:
+    def entry_bytes(self) -> int:
         """Bytes of a panel's entry: a unit."""
         return WEIGHTS + 64 * (1 + CELLS * self.minimums)
 
     @property
-    def given(self) -> int:
+    def gathered_bytes(self) -> int:
         """Bytes of a unit of gathered activations."""
         return self.planes * DEEP * TILE
 
     @property
-    def results(self) -> int:
+    def result_bytes(self) -> int:
         """Bytes of the C tiles of a unit."""
         return 2 * self.planes * TILE
 
     @property
-    def across(self) -> int:
+    def x_step(self) -> int:
         """Bytes from a unit's prepared activations to the next's."""
-        return CELLS * across(self.form)
+        return CELLS * block_step(self.form)
 
 
-def plan(name: str, form: str) -> Plan:
+def tile_shape(name: str, form: str) -> TileShape:
     """The plan for held format `name`."""
-    return Plan(blocks.BLOCKS[name][1], form)
+    return TileShape(blocks.BLOCKS[name][1], form)
 
 
-def configure(how: Plan) -> Any:
+def configure(shape: TileShape) -> Any:
     """As `amx.configure`."""
     return configuration([(TOKENS, 64)] * 4)
 
 
 def unpack(name: str) -> Any:
     """An operation `(p, to)`: the unit at p becomes the panel's entry at `to`."""
-    how = plan(name, "k8")  # the same for both
+    shape = tile_shape(name, "k8")  # the same for both
 
     def write(b: e.Builder, target: str, p: e.Value, to: e.Value) -> None:
         pen = Pen(b, target)
@@ -119,15 +124,15 @@ def unpack(name: str) -> Any:
             assert block.scale is not None
             scales = [_twice(s) for s in block.scale]
             for k, w in enumerate(block.w):
-                high, low = _bytes(b, w.value, how.shape, scales[k // 4])
+                high, low = _bytes(b, w.value, shape.encoding, scales[k // 4])
                 e.store(b, (rows + 64 * k).value, high, 64)
                 e.store(b, (rows + (TILE + 64 * k)).value, low, 64)
-            for k, m in enumerate((block.m or ())[: how.minimums]):
-                place = entry + (WEIGHTS + 64 * (1 + k)) + pen.ref(j) * (64 * how.minimums)
+            for k, m in enumerate((block.m or ())[: shape.minimums]):
+                place = entry + (WEIGHTS + 64 * (1 + k)) + pen.ref(j) * (64 * shape.minimums)
                 e.store(b, place.value, m.value, 64)
             return []
 
-        loop(b, e.number(0), e.number(CELLS), [], body)
+        e.loop(b, e.number(0), e.number(CELLS), [], body)
         d = blocks.BLOCKS[name][0](pen, unit, pen.ref(e.number(0))).unit
         assert d is not None
         e.store(b, (entry + WEIGHTS).value, d.value, 64)
@@ -142,14 +147,14 @@ def _twice(scale: Vec) -> e.Value:
 
 
 def _bytes(
-    b: e.Builder, w: e.Value, shape: blocks.Shape, scale: e.Value
+    b: e.Builder, w: e.Value, encoding: blocks.Encoding, scale: e.Value
 ) -> tuple[e.Value, e.Value]:
     """scale * (byte - offset) of every byte of w as 128 h + l: bytes h and l, l from -64 to 63, or
     from 0 to 127 where nothing is negative."""
     words, eight, low_byte = b.bitcast(w, _WORDS), e.const(8, _WORDS), e.const(255, _WORDS)
     even, odd = (b.mul(x, scale) for x in (b.and_(words, low_byte), b.lshr(words, eight)))
-    if not shape.mins:
-        more = b.sub(e.const(64, _WORDS), b.mul(scale, e.const(shape.offset, _WORDS)))
+    if not encoding.mins:
+        more = b.sub(e.const(64, _WORDS), b.mul(scale, e.const(encoding.offset, _WORDS)))
         even, odd = b.add(even, more), b.add(odd, more)  # 128 h + l + 64
     high = b.or_(
         b.and_(b.lshr(even, e.const(7, _WORDS)), low_byte),
@@ -157,50 +162,52 @@ def _bytes(
     )
     low = b.bitcast(b.or_(b.and_(even, low_byte), b.shl(odd, eight)), e.BYTES)
     low = b.and_(low, e.const(127, e.BYTES))
-    low = low if shape.mins else b.sub(low, e.const(64, e.BYTES))
+    low = low if encoding.mins else b.sub(low, e.const(64, e.BYTES))
     return b.bitcast(high, e.BYTES), low
 
 
-def gather(how: Plan) -> Any:
-    """An operation `(x, apart, to)`: a unit's activations, the second 8 tokens' `apart` bytes after
+def gather(shape: TileShape) -> Any:
+    """An operation `(x, next8, to)`: a unit's activations, the second 8 tokens' `next8` bytes after
     the first ones', as A tiles."""
     kind = e.ir.VectorType(e.i32, 8)
 
-    def write(b: e.Builder, x: e.Value, apart: e.Value, to: e.Value) -> None:
+    def write(b: e.Builder, x: e.Value, next8: e.Value, to: e.Value) -> None:
         def body(j: e.Value, _none: list[e.Value]) -> list[e.Value]:
-            cell = b.add(x, b.mul(j, e.number(across(how.form))))
-            second = b.add(cell, apart)
-            tiles = b.mul(b.lshr(j, e.number(1)), e.number(how.planes * TILE))
+            cell = b.add(x, b.mul(j, e.number(block_step(shape.form))))
+            second = b.add(cell, next8)
+            tiles = b.mul(b.lshr(j, e.number(1)), e.number(shape.planes * TILE))
             half = b.mul(b.and_(j, e.number(1)), e.number(32))
             place = b.add(to, b.add(tiles, half))
-            for n, plane in enumerate(planes(how.form)):
+            for n, plane in enumerate(planes(shape.form)):
                 for t in range(TOKENS):
-                    p = e.at(b, second if t >= 8 else cell, plane + BYTES[how.form] * (t % 8))
+                    p = e.at(b, second if t >= 8 else cell, plane + BYTES[shape.form] * (t % 8))
                     e.store(b, e.at(b, place, TILE * n + 64 * t), e.load(b, p, kind, 4), 32)
             return []
 
-        loop(b, e.number(0), e.number(CELLS), [], body)
+        e.loop(b, e.number(0), e.number(CELLS), [], body)
 
     return op(Void, Ptr, Int, Ptr)(write)
 
 
-def multiply(how: Plan) -> Any:
+def multiply(shape: TileShape) -> Any:
     """An operation `(given, entry, out)`: gathered activations times a panel's entry. C tiles keep
     the last of the activations' bytes, `out` gets the others."""
 
     def write(b: e.Builder, given: e.Value, entry: e.Value, out: e.Value) -> None:
-        for n in range(how.planes):
+        for n in range(shape.planes):
             if n > 0:
                 _store(b, out, n - 1)
             for k in range(DEEP):
-                _multiply(b, how, n, k, given, entry)
+                _multiply(b, shape, n, k, given, entry)
 
     return op(Void, Ptr, Ptr, Ptr)(write)
 
 
-def _multiply(b: e.Builder, how: Plan, n: int, k: int, given: e.Value, entry: e.Value) -> None:
+def _multiply(
+    b: e.Builder, shape: TileShape, n: int, k: int, given: e.Value, entry: e.Value
+) -> None:
     """64 columns of a unit, the k-th, of the n-th of their bytes."""
-    load_tile(b, _A, e.at(b, given, (how.planes * k + n) * TILE), 64)
+    load_tile(b, _A, e.at(b, given, (shape.planes * k + n) * TILE), 64)
     for part in range(2):
         load_tile(b, _B, e.at(b, entry, (2 * k + part) * TILE), 64)
         if k == 0:
@@ -213,45 +220,49 @@ def _store(b: e.Builder, out: e.Value, n: int) -> None:
         store_tile(b, _C + part, e.at(b, out, (2 * n + part) * TILE))
 
 
-def step(how: Plan) -> Any:
-    """An operation `(sums, x, apart, entry, out, next_given, next_entry) -> sums`: writes this
+def step(shape: TileShape) -> Any:
+    """An operation `(sums, x, next8, entry, out, next_given, next_entry) -> sums`: writes this
     unit's C tiles to `out`, has the next unit's multiplied, and adds this one's."""
     kind = sums_type(TOKENS)
 
     def write(b: e.Builder, target: str, sums: e.Value, *args: e.Value) -> list[e.Value]:
-        x, apart, entry, out, next_given, next_entry = args
-        _store(b, out, how.planes - 1)
+        x, next8, entry, out, next_given, next_entry = args
+        _store(b, out, shape.planes - 1)
         pen = Pen(b, target)
         acc = [pen.vec(b.extract_value(sums, n)) for n in range(TOKENS)]
         first = pen.ref(x)
-        xs = [at + BYTES[how.form] * n for at in (first, first + pen.ref(apart)) for n in range(8)]
+        xs = [
+            at + BYTES[shape.form] * n for at in (first, first + pen.ref(next8)) for n in range(8)
+        ]
         few = TOKENS // DEEP  # by turns, as neither waits for the other
         for k in range(DEEP):
-            _multiply(b, how, 0, k, next_given, next_entry)
+            _multiply(b, shape, 0, k, next_given, next_entry)
             part = slice(k * few, (k + 1) * few)
             places = [pen.ref(out) + 64 * t for t in range(part.start, part.stop)]
-            acc[part] = _settle(how, acc[part], xs[part], pen.ref(entry), places)
-        for n in range(1, how.planes):
+            acc[part] = _settle(shape, acc[part], xs[part], pen.ref(entry), places)
+        for n in range(1, shape.planes):
             _store(b, out, n - 1)
             for k in range(DEEP):
-                _multiply(b, how, n, k, next_given, next_entry)
+                _multiply(b, shape, n, k, next_given, next_entry)
         return [v.value for v in acc]
 
     return op(kind, kind, Ptr, Int, *(Ptr,) * 4, target=True)(write)
 
 
-def _settle(how: Plan, acc: list[Vec], xs: list[Ref], entry: Ref, places: list[Ref]) -> list[Vec]:
+def _settle(
+    shape: TileShape, acc: list[Vec], xs: list[Ref], entry: Ref, places: list[Ref]
+) -> list[Vec]:
     """What `units.py` does at the end of a unit, for tokens at `xs` with integers at `places`."""
     pen, result = entry.pen, []
     d = pen.load_f32(entry + WEIGHTS)
     for total, x, place in zip(acc, xs, places, strict=True):
-        c = [pen.load(place + TILE * n) for n in range(2 * how.planes)]
+        c = [pen.load(place + TILE * n) for n in range(2 * shape.planes)]
         parts = [(h << 7) + low for h, low in zip(c[::2], c[1::2], strict=True)]
         result.append((d * pen.splat(x + SCALE)).fma(joined(pen, parts), total))
-    for j in range(CELLS if how.shape.mins else 0):
-        at = entry + (WEIGHTS + 64 * (1 + j * how.minimums))
-        m = pen.load_f32(at), pen.load_f32(at + 64 * (how.minimums - 1))
+    for j in range(CELLS if shape.encoding.mins else 0):
+        at = entry + (WEIGHTS + 64 * (1 + j * shape.minimums))
+        m = pen.load_f32(at), pen.load_f32(at + 64 * (shape.minimums - 1))
         block = blocks.Block([], m, m)
-        at_block = xs[0] + across(how.form) * j
-        result = add_minimums(pen, result, at_block, block, how.shape, how.form)
+        at_block = xs[0] + block_step(shape.form) * j
+        result = add_minimums(pen, result, at_block, block, shape.encoding, shape.form)
     return result

@@ -29,7 +29,7 @@ IQ3_S = (1, 3, 5, 7, 9, 11, 13, 15, -1, -3, -5, -7, -9, -11, -13, -15)
 
 
 @dataclass(frozen=True)
-class Shape:
+class Encoding:
     """What a block's weights w are, from unsigned bytes u: w = d * (u - offset) + m.
 
     halves: d and m change after 16 columns. offset: a power of two, or 0. mins: there is an m.
@@ -218,22 +218,22 @@ def _signed_scales(pen: Pen, p: Ref, j: Ref) -> tuple[Vec, Vec]:
     return pen.load_s8(at), pen.load_s8(at + 16)
 
 
-BLOCKS: dict[str, tuple[Callable[[Pen, Ref, Ref], Block], Shape]] = {
-    "q4_0": (q4_0, Shape(offset=8)),
-    "q4_1": (q4_1, Shape(mins=True)),
-    "q5_0": (q5_0, Shape(offset=16)),
-    "q5_1": (q5_1, Shape(mins=True)),
-    "q8_0": (q8_0, Shape(offset=128)),
-    "q2_k": (q2_k, Shape(halves=True, mins=True)),
-    "q3_k": (q3_k, Shape(halves=True, offset=4)),
-    "q4_k": (q4_k, Shape(mins=True)),
-    "q5_k": (q5_k, Shape(mins=True)),
-    "q6_k": (q6_k, Shape(halves=True, offset=32)),
-    "iq4_nl": (iq4_nl, Shape(offset=128)),
-    "iq4_xs": (iq4_xs, Shape(offset=128)),
-    "mxfp4": (mxfp4, Shape(offset=128)),
-    "iq1": (eighths(IQ1), Shape(halves=True, offset=128)),
-    "iq2": (eighths(IQ2), Shape(halves=True, offset=128)),
-    "iq3_xxs": (iq3_xxs, Shape(offset=128)),
-    "iq3_s": (iq3_s, Shape(offset=128)),
+BLOCKS: dict[str, tuple[Callable[[Pen, Ref, Ref], Block], Encoding]] = {
+    "q4_0": (q4_0, Encoding(offset=8)),
+    "q4_1": (q4_1, Encoding(mins=True)),
+    "q5_0": (q5_0, Encoding(offset=16)),
+    "q5_1": (q5_1, Encoding(mins=True)),
+    "q8_0": (q8_0, Encoding(offset=128)),
+    "q2_k": (q2_k, Encoding(halves=True, mins=True)),
+    "q3_k": (q3_k, Encoding(halves=True, offset=4)),
+    "q4_k": (q4_k, Encoding(mins=True)),
+    "q5_k": (q5_k, Encoding(mins=True)),
+    "q6_k": (q6_k, Encoding(halves=True, offset=32)),
+    "iq4_nl": (iq4_nl, Encoding(offset=128)),
+    "iq4_xs": (iq4_xs, Encoding(offset=128)),
+    "mxfp4": (mxfp4, Encoding(offset=128)),
+    "iq1": (eighths(IQ1), Encoding(halves=True, offset=128)),
+    "iq2": (eighths(IQ2), Encoding(halves=True, offset=128)),
+    "iq3_xxs": (iq3_xxs, Encoding(offset=128)),
+    "iq3_s": (iq3_s, Encoding(offset=128)),
 }

@@ -66,12 +66,12 @@ def _wide(groups: int, name: str, form: str) -> Callable[..., None]:
     @device
     def run(w: Ptr, units: Int, x: Ptr, y: Ptr, bias: Ptr, after: Int) -> None:
         sums = zeros()
-        apart = units * unit
-        left, end = apart - ahead, ahead + (groups - 1) * apart if after >= groups else 0
+        group_step = units * unit
+        left, end = group_step - ahead, ahead + (groups - 1) * group_step if after >= groups else 0
         for _ in range(units):
             for j in range(count):
                 far = ahead if left > 0 else end
-                sums = step(sums, x, w, apart, j, far)
+                sums = step(sums, x, w, group_step, j, far)
                 left -= w_step
                 x += x_step
             w += unit

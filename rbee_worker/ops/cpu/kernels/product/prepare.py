@@ -69,7 +69,7 @@ def _planes(q: Vector, to: Ptr) -> tuple[Int, Int]:
 def unit(form: str) -> Callable[[Ptr, Ptr], None]:
     """A device function `(p, to)`: the 256 floats at p as blocks with one scale."""
     two = form == "k16"
-    most, across = f32(32512.0 if two else 127.0), k_steps.across(form)
+    most, block_step = f32(32512.0 if two else 127.0), k_steps.block_step(form)
 
     (high0, high1), (low0, low1), (sum0, sum1) = k_steps.LESS_HIGH, k_steps.LESS_LOW, k_steps.SUMS
 
@@ -101,7 +101,7 @@ def unit(form: str) -> Callable[[Ptr, Ptr], None]:
                 s.set_f32(to + sum0 + half * (sum1 - sum0), d * f32(part))
                 total += part
             s.set_f32(to + SUM, d * f32(total))
-            to += across
+            to += block_step
 
     return run
 

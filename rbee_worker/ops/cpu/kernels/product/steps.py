@@ -22,7 +22,7 @@ from typing import Any
 from rbee_worker.ops.cpu.compiler import emit as e
 from rbee_worker.ops.cpu.compiler.simd import F32x16, Int, Ptr, Tuple, Void, op
 from rbee_worker.ops.cpu.compiler.vec import Pen, Ref, Vec
-from rbee_worker.ops.cpu.kernels.product.blocks import BLOCKS, RAISED, Block, Shape, floats
+from rbee_worker.ops.cpu.kernels.product.blocks import BLOCKS, RAISED, Block, Encoding, floats
 from rbee_worker.ops.cpu.shared.forms import BYTES, LOW, SCALE, SUM
 from rbee_worker.ops.cpu.shared.held import HELD
 
@@ -70,18 +70,18 @@ def _step(
 ) -> list[Vec]:
     if HELD[name].is_float:
         return _plain(pen, acc, x, unit, name)
-    unpack, shape = BLOCKS[name]
+    unpack, encoding = BLOCKS[name]
     term = _exact if form == "exact" else functools.partial(_integers, form=form)
-    return term(pen, acc, x, unpack(pen, unit, block), shape)
+    return term(pen, acc, x, unpack(pen, unit, block), encoding)
 
 
 def _integers(
-    pen: Pen, acc: list[Vec], x: Ref, block: Block, shape: Shape, *, form: str
+    pen: Pen, acc: list[Vec], x: Ref, block: Block, encoding: Encoding, *, form: str
 ) -> list[Vec]:
     """acc += (d * scale) * integer, then += m * sum."""
-    assert not shape.halves
+    assert not encoding.halves
     xs, out = [x + BYTES[form] * t for t in range(len(acc))], []
-    for at, total, whole in zip(xs, acc, _wholes(pen, block, shape, xs, form), strict=True):
+    for at, total, whole in zip(xs, acc, _wholes(pen, block, encoding, xs, form), strict=True):
         total = (block.d[0] * pen.splat(at + SCALE)).fma(whole.to_f32(), total)
         if block.m is not None:
             total = block.m[0].fma(pen.splat(at + SUM), total)
@@ -89,10 +89,10 @@ def _integers(
     return out
 
 
-def _wholes(pen: Pen, block: Block, shape: Shape, xs: list[Ref], form: str) -> list[Vec]:
+def _wholes(pen: Pen, block: Block, encoding: Encoding, xs: list[Ref], form: str) -> list[Vec]:
     """For each token the integer product; |sum| < 2^31 in every format."""
     raised = RAISED if block.raised and len(xs) == 1 else 0  # no gain for more tokens
-    starts = [_start(pen, shape, x, raised) for x in xs]
+    starts = [_start(pen, encoding, x, raised) for x in xs]
     if form == "i8":
         return dots(pen, starts, block, raised, xs)
     zeros = [pen.izeros()] * len(xs)
@@ -120,27 +120,27 @@ def dots(
     return [first + (second.sar(raised) if raised else second)]
 
 
-def _start(pen: Pen, shape: Shape, x: Ref, raised: int) -> Vec:
+def _start(pen: Pen, encoding: Encoding, x: Ref, raised: int) -> Vec:
     """What makes sum (u - offset) x of sum u x: -offset * sum x, times 2^raised."""
-    if not shape.offset:
+    if not encoding.offset:
         return pen.izeros()
-    times = shape.offset << raised
+    times = encoding.offset << raised
     at, has = (LESS128, 128) if times >= 128 else (LESS8, 8)
     less, by = pen.isplat(x + at), times.bit_length() - has.bit_length()
     return less << by if by > 0 else less.sar(-by) if by else less
 
 
-def _exact(pen: Pen, acc: list[Vec], x: Ref, block: Block, shape: Shape) -> list[Vec]:
+def _exact(pen: Pen, acc: list[Vec], x: Ref, block: Block, encoding: Encoding) -> list[Vec]:
     """Each 16 columns one chain from zero; then as for int8."""
 
     def column(k: int) -> Vec:
-        return (((block.w[k // 4] >> (8 * (k % 4))) & 0xFF) - shape.offset).to_f32()
+        return (((block.w[k // 4] >> (8 * (k % 4))) & 0xFF) - encoding.offset).to_f32()
 
     low, high = (_chains(pen, len(acc), x, column, first) for first in (0, 16))
     out = []
     for t, total in enumerate(acc):
         at = x + BYTES["exact"] * t
-        if shape.halves:
+        if encoding.halves:
             for half, chains in enumerate((low, high)):
                 total = block.d[half].fma(chains[t], total)
                 if block.m is not None:
@@ -176,8 +176,8 @@ def zeros(tokens: int) -> Any:
 
 
 def wide(groups: int, name: str, form: str) -> Any:
-    """`step` for one token and `groups` groups of rows: `(sums, x, p, apart, j, far) -> sums`,
-    where group g's unit is at p + g * apart. Asks for the block `far` bytes after each."""
+    """`step` for one token and `groups` groups of rows: `(sums, x, p, group_step, j, far) -> sums`,
+    where group g's unit is at p + g * group_step. Asks for the block `far` bytes after each."""
     kind, nbytes = sums_type(groups), block_bytes(name)
 
     def write(
@@ -186,13 +186,13 @@ def wide(groups: int, name: str, form: str) -> Any:
         sums: e.Value,
         x: e.Value,
         p: e.Value,
-        apart: e.Value,
+        group_step: e.Value,
         j: e.Value,
         far: e.Value,
     ) -> list[e.Value]:
         pen, at, units = Pen(b, target), x, [p]
         for _ in range(groups - 1):
-            units.append(b.add(units[-1], apart))
+            units.append(b.add(units[-1], group_step))
         there = b.add(b.mul(j, e.number(nbytes)), far)
         for unit in units:
             prefetch(pen, pen.ref(b.add(unit, there)), nbytes)
@@ -224,7 +224,7 @@ def put_wide(groups: int) -> Any:
 
 def put(tokens: int) -> Any:
     """An operation `(sums, y, stride, bias, rows)`: write min(rows, 16) results of each token,
-    `stride` floats apart, plus the 16 floats at bias unless that is 0."""
+    `stride` floats group_step, plus the 16 floats at bias unless that is 0."""
 
     def write(
         b: e.Builder, sums: e.Value, y: e.Value, stride: e.Value, bias: e.Value, rows: e.Value

@@ -35,11 +35,11 @@ def spread(pen: Pen, h: Vec) -> Vec:
     """32 bits, bit c for column c, as a held one-bit plane: a transpose of 8 x 4 bits."""
     plane = pen.izeros()
     for k in range(8):
-        plane = plane | (apart(h >> (4 * k)) << k)
+        plane = plane | (bits_to_bytes(h >> (4 * k)) << k)
     return plane
 
 
-def apart(bits: Vec) -> Vec:
+def bits_to_bytes(bits: Vec) -> Vec:
     """The four lowest bits, each as the lowest of a byte: of a word."""
     return ((bits & 15) * 0x00204081) & M1
 

@@ -16,8 +16,8 @@ from rbee_worker.ops.cpu.compiler import simd as s
 from rbee_worker.ops.cpu.compiler.simd import Int, Ptr, op
 from rbee_worker.ops.cpu.compiler.vec import Pen, Ref, Vec
 from rbee_worker.ops.cpu.kernels.repacking.bit_planes import (
-    apart,
     bit_plane,
+    bits_to_bytes,
     gathered,
     half,
     pair_planes,
@@ -71,7 +71,7 @@ def _even(seven: Vec) -> Vec:
 
 def _signed(words: Sequence[Vec], signs: Vec, bit: int) -> list[Vec]:
     """Two words with 8 sign bits at `bit` of their bytes."""
-    return [w | (apart(signs >> (4 * k)) << bit) for k, w in enumerate(words)]
+    return [w | (bits_to_bytes(signs >> (4 * k)) << bit) for k, w in enumerate(words)]
 
 
 def iq2_xxs(raw: Raw) -> Codes:

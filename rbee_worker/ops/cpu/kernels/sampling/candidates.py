@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from rbee_worker.ops.cpu.compiler import simd as s
-from rbee_worker.ops.cpu.compiler.kernel import apart, device
+from rbee_worker.ops.cpu.compiler.kernel import device, noinline
 from rbee_worker.ops.cpu.compiler.simd import Float, Int, Ptr
 from rbee_worker.ops.cpu.kernels.sampling import doubles as d
 from rbee_worker.ops.cpu.kernels.sampling.doubles import Double
@@ -65,7 +65,7 @@ def _count(x: Ptr, count: Int, least: Float) -> Int:
     return found
 
 
-@apart
+@noinline
 def first_equal(z: Ptr, vocab: Int, tops: Ptr, top: Float) -> Int:
     """The lowest id whose logit is the maximum."""
     for first in range(0, vocab, BLOCK):
@@ -78,7 +78,7 @@ def first_equal(z: Ptr, vocab: Int, tops: Ptr, top: Float) -> Int:
     return -1
 
 
-@apart
+@noinline
 def threshold(x: Ptr, count: Int, top: Float, want: Int) -> Float:
     """A finite number that at least `want` of x [count] are >=, and not many more; `LOWEST` where
     fewer are finite. No x is greater than `top`."""
@@ -96,7 +96,7 @@ def threshold(x: Ptr, count: Int, top: Float, want: Int) -> Float:
     return _number(low)
 
 
-@apart
+@noinline
 def lightest(top: Double, scale: Double, least: Double) -> Float:
     """About the smallest number that weighs `least` or more beside a maximum of `top`."""
     low, high = _key(LOWEST), _key(f32(np.inf))
@@ -110,7 +110,7 @@ def lightest(top: Double, scale: Double, least: Double) -> Float:
     return _number(low)
 
 
-@apart
+@noinline
 def gather(z: Ptr, vocab: Int, tops: Ptr, least: Float, values: Ptr, ids: Ptr) -> Int:
     """List what is >= least of a row, in ascending ids; how many. tops: maxima of its blocks."""
     m = 0
@@ -128,7 +128,7 @@ def gather(z: Ptr, vocab: Int, tops: Ptr, least: Float, values: Ptr, ids: Ptr) -
     return m
 
 
-@apart
+@noinline
 def descending(
     values: Ptr, m: Int, keys: Ptr, order: Ptr, keys2: Ptr, order2: Ptr, counts: Ptr
 ) -> Ptr:
@@ -178,7 +178,7 @@ def _bucket(value: Float, top: Float, by: Float) -> Int:
     return s.larger(s.smaller(s.truncated((top - value) * by), 255), 0)
 
 
-@apart
+@noinline
 def fewest(
     values: Ptr, m: Int, w: Ptr, width: Int, least: Float, top: Float, target: Double
 ) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from rbee_worker.ops.cpu.compiler import simd as s
-from rbee_worker.ops.cpu.compiler.kernel import Kernel, apart, device, kernel
+from rbee_worker.ops.cpu.compiler.kernel import Kernel, device, kernel, noinline
 from rbee_worker.ops.cpu.compiler.simd import Float, Int, Ptr
 from rbee_worker.ops.cpu.kernels.sampling import candidates as c
 from rbee_worker.ops.cpu.kernels.sampling import doubles as d
@@ -112,7 +112,7 @@ def _sums(
             d.set_f64(sums + 8 * item, mass)
 
 
-@apart
+@noinline
 def _whole(record: Ptr, vocab: Int, blocks: Int, top: Double, sums: Ptr, w: Ptr) -> Int:
     """A row without top_k and top_p: the block of the running sum, then the token in it."""
     target = d.get_f64(record + r.U) * c.running(sums, blocks)
@@ -161,7 +161,7 @@ def _kept(record: Ptr, w: Ptr, order: Ptr, upto: Int, target: Double) -> Int:
     return -1 - upto
 
 
-@apart
+@noinline
 def _many(
     record: Ptr, vocab: Int, tops: Ptr, top: Float, total: Double, w: Ptr, width: Int
 ) -> Int:  # fmt: skip
@@ -184,7 +184,7 @@ def _many(
     return s.get_i32(ids + 4 * c.walk(w, m, f64(0.0), target))
 
 
-@apart
+@noinline
 def _sorted(
     record: Ptr, vocab: Int, blocks: Int, tops: Ptr, groups: Ptr, top: Float, total: Double,
     w: Ptr, width: Int,
@@ -223,7 +223,7 @@ def _put(best: Ptr, place: Int, token: Int, z: Ptr) -> None:
     s.copy_i32(best + 8 * place + 4, z + 4 * token)
 
 
-@apart
+@noinline
 def _best(
     record: Ptr, vocab: Int, blocks: Int, tops: Ptr, groups: Ptr, top: Float, w: Ptr, width: Int
 ) -> None:
