@@ -18,10 +18,10 @@ from torch import Tensor
 from rbee_worker.ops.backend import StateMemory
 from rbee_worker.ops.batch import Batch, FixedPlaces, PagedPlaces, Places, StepNumbers
 from rbee_worker.ops.cpu.runtime.state import CpuState
-from rbee_worker.ops.reference.state import ReferenceState
+from rbee_worker.ops.reference.state import TorchState
 from rbee_worker.state.specs import Fixed
 
-MEMORY = {"cpu": CpuState, "reference": ReferenceState}  # by the name of a model's operations
+MEMORY = {"cpu": CpuState, "reference": TorchState}  # by the name of a model's operations
 
 
 @dataclass
