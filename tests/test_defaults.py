@@ -49,6 +49,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("deepseek_v2", "moe_layer_freq"): "of the model's own code",
     ("deepseek_v2", "num_nextn_predict_layers"): "of the model's own code",
     ("deepseek_v2", "qk_head_dim"): "the two parts together: GGUF files say it",
+    ("deepseek_v2", "rope_interleave"): "the class always has neighbours for pairs",
     ("deepseek_v2", "scoring_func"): "of the model's own code",
     ("deepseek_v3", "moe_layer_freq"): "of the model's own code",
     ("deepseek_v3", "qk_head_dim"): "the two parts together: GGUF files say it",

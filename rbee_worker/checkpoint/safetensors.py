@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import mmap
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 
 from rbee_worker.checkpoint.formats import FORMATS, Packed, TensorInfo, refuse_unreadable
 from rbee_worker.checkpoint.mapping import map_file, release
+from rbee_worker.checkpoint.reading import inside
 from rbee_worker.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
@@ -34,7 +36,9 @@ _REFETCH = "download the file again (it is damaged or was cut short)"
 # A JSON string; an object without objects inside; what stands between two members.
 # (`*+` and `++` never backtrack: time stays linear in the header.)
 _STRING = r'"(?:[^"\\\x00-\x1f]++|\\.)*+"'
-_ENTRY = re.compile(rf'\s*+({_STRING})\s*+:\s*+(\{{(?:{_STRING}|[^"{{}}]++)*+\}})\s*+(,|\}})')
+_OBJECT = rf'\{{(?:{_STRING}|[^"{{}}]++)*+\}}'
+# The safetensors library takes null for metadata that are not there.
+_ENTRY = re.compile(rf"\s*+({_STRING})\s*+:\s*+({_OBJECT}|null)\s*+(,|\}})")
 _PAIR = re.compile(rf"\s*+({_STRING})\s*+:\s*+({_STRING})\s*+(,|\}})")
 _EMPTY = re.compile(r"\s*\{\s*\}\s*")
 _MAP = re.compile(r'"weight_map"\s*:\s*\{')
@@ -96,13 +100,21 @@ class SafetensorsFile:
 
 
 class SafetensorsSource:
-    """The tensors of a directory, from one file or many, under one set of names."""
+    """The tensors of a directory, from one file or many, under one set of names.
 
-    def __init__(self, files: list[SafetensorsFile]) -> None:
+    index: name -> the file that it is taken from, where several have it.
+    """
+
+    def __init__(
+        self, files: list[SafetensorsFile], index: Mapping[str, str] | None = None
+    ) -> None:
         self.files = files
         self._file_of: dict[str, SafetensorsFile] = {}
+        decided = index or {}
         for file in files:
             for name in file.tensors:
+                if decided.get(name, file.path.name) != file.path.name:
+                    continue
                 other = self._file_of.setdefault(name, file)
                 if other is not file:
                     raise _bad(file.path, f"tensor {name!r} is also in {other.path.name}")
@@ -146,11 +158,12 @@ def open_directory(path: Path) -> tuple[SafetensorsSource, tuple[str, ...]]:
         )
     else:
         raise _none(path)
-    return SafetensorsSource([SafetensorsFile.open(file) for file in used]), _unused(found, used)
+    files = [SafetensorsFile.open(inside(path, file)) for file in used]
+    return SafetensorsSource(files), _unused(found, used)
 
 
 def _sharded(path: Path, found: list[Path]) -> tuple[SafetensorsSource, tuple[str, ...]]:
-    index = path / INDEX
+    index = inside(path, path / INDEX)
     wanted = _weight_map(index)
     for name in dict.fromkeys(wanted.values()):
         if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
@@ -163,11 +176,11 @@ def _sharded(path: Path, found: list[Path]) -> tuple[SafetensorsSource, tuple[st
                 fix="fetch the missing file (the download was incomplete)",
             )
     used = [path / name for name in dict.fromkeys(wanted.values())]
-    files = {file.name: SafetensorsFile.open(file) for file in used}
+    files = {file.name: SafetensorsFile.open(inside(path, file)) for file in used}
     for tensor, name in wanted.items():
         if tensor not in files[name].tensors:
             raise _bad(index, f"says that tensor {tensor!r} is in {name}, which lacks it")
-    return SafetensorsSource(list(files.values())), _unused(found, used)
+    return SafetensorsSource(list(files.values()), wanted), _unused(found, used)
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -213,6 +226,8 @@ def _directory(path: Path, header: bytes, start: int, size: int) -> dict[str, St
             raise _bad(path, f"the header names {name[:200]!r} twice")
         if name == "__metadata__":
             seen_metadata = True
+        elif entry[2] == "null":
+            raise _bad(path, f"tensor {name[:80]!r} is null")
         else:
             tensors[name] = _entry(path, name, entry[2], start)
         if len(tensors) > MAX_TENSORS:

@@ -145,6 +145,18 @@ def _llama4_config(ckpt: Checkpoint) -> dict[str, Any]:
     return {"use_qk_norm": ckpt.config["num_local_experts"] != 128}
 
 
+def _olmo3_config(ckpt: Checkpoint) -> dict[str, Any]:
+    """HF's class takes both kinds of layers, or neither."""
+    if ckpt.kind != "gguf":
+        return {}
+    c = ckpt.config
+    plain = {"rope_type": "default", "rope_theta": c["rope_theta"]}
+    local = (c.get("rope_parameters") or {}).get("sliding_attention", plain)
+    full = plain | (c.get("rope_scaling") or {})
+    both = {"full_attention": full, "sliding_attention": local}
+    return {"rope_parameters": both, "rope_scaling": None}
+
+
 # Tensors of a file, by `model_type`, as HF's class groups them.
 REGROUPED: Mapping[str, Callable[[Tensors, Mapping[str, Any]], Tensors]] = {
     "deepseek_v2": _deepseek,
@@ -166,4 +178,5 @@ GATHERED: Mapping[str, Callable[[Checkpoint], dict[str, Any]]] = {
     "phi3": _phi3_config,
     "llama4_text": _llama4_config,
     "mpt": _mpt_config,
+    "olmo3": _olmo3_config,
 }

@@ -69,10 +69,11 @@ def engine(kinds: str, backend: str, blocks: int, budget: int, *, snapshots: int
         snapshot_tokens=EVERY,
     )
     state = CpuState if backend == "cpu" else TorchState
+    ops = made.ops if backend == "cpu" else made.decoder.ops
     return make_engine(
         made,
         state(made.groups, pool.n_blocks, pool.n_slots, block_size=BLOCK, dtype="f32"),
-        made.ops.sampling(recurrent.VOCAB),
+        ops.sampling(recurrent.VOCAB),
         pool,
         token_budget=budget,
         max_seqs=MAX_SEQS,

@@ -143,7 +143,11 @@ ARCHITECTURES: dict[str, Architecture] = {
     "olmo2": Architecture(
         model_type="olmo2",
         variants=(("attention.sliding_window", "olmo3"),),
-        keys=(*DENSE_KEYS, WINDOWS_KEY),
+        keys=(
+            *DENSE_KEYS,
+            WINDOWS_KEY,
+            Key("rope.freq_base_swa", "rope_parameters.sliding_attention.rope_theta", "number"),
+        ),
         tensors=(
             *EMBEDDING_ROWS,
             *attention_rows(),

@@ -26,7 +26,7 @@ class Mixing(RecordingOps):
     """The part of `CpuOps` that has several matrices of one shape."""
 
     def stack(self, members: Sequence[Sequence[Packed]]) -> Weight:
-        return weight_of(hold_stack(self.hold, members))
+        return weight_of(hold_stack(self.holder.hold, members))
 
     def heads_linear(self, x: Array, weight: Weight) -> Array:
         source = buf_of(x, weight.count * weight.cols)

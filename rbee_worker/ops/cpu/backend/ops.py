@@ -21,7 +21,6 @@ from rbee_worker.ops.cpu.backend.columns import Columns
 from rbee_worker.ops.cpu.backend.experts import Mixing
 from rbee_worker.ops.cpu.backend.recurrence import Recurring
 from rbee_worker.ops.cpu.backend.sampling import CpuSampling
-from rbee_worker.ops.cpu.runtime.ahead import HeldAhead
 from rbee_worker.ops.cpu.runtime.arena import Arena
 from rbee_worker.ops.cpu.runtime.matrix import Holder, Matrix
 from rbee_worker.ops.cpu.runtime.native import Library
@@ -41,10 +40,7 @@ from rbee_worker.ops.cpu.shared.pieces import FEW, MANY, ticket
 
 
 class CpuOps(Attending, Mixing, Columns, Recurring):
-    """See `Ops`. exact: float32 activations in products with packed weights, not int8.
-
-    held: matrices that were repacked before this was made.
-    """
+    """See `Ops`. exact: float32 activations in products with packed weights, not int8."""
 
     name = "cpu"
     device = "cpu"
@@ -57,9 +53,8 @@ class CpuOps(Attending, Mixing, Columns, Recurring):
         *,
         exact: bool = False,
         arena: Arena | None = None,
-        held: HeldAhead | None = None,
     ) -> None:
-        self.library, self.team, self.held = library, team, held
+        self.library, self.team = library, team
         self.arena = Arena() if arena is None else arena
         self.holder = Holder(library, team, self.arena)
         self.exact = exact
@@ -72,7 +67,7 @@ class CpuOps(Attending, Mixing, Columns, Recurring):
     # ---- weights
 
     def matrix(self, parts: Sequence[Packed]) -> Weight:
-        matrix = self.hold(parts)
+        matrix = self.holder.hold(parts)
         formats = "+".join(dict.fromkeys(p.format for p in parts))
         return Weight(matrix, matrix.rows, matrix.cols, formats, matrix.formats, matrix.nbytes)
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.ops import Ops, RopeSpec
 from rbee_worker.ops.batch import Array
-from rbee_worker.ops.cpu.runtime.ahead import HeldAhead
 from rbee_worker.ops.cpu.runtime.arena import Arena
-from rbee_worker.ops.cpu.runtime.matrix import Holder, Matrix
+from rbee_worker.ops.cpu.runtime.matrix import Holder
 from rbee_worker.ops.cpu.runtime.native import Library
 from rbee_worker.ops.cpu.runtime.recorder import Buf, Recorder
 from rbee_worker.ops.cpu.runtime.team import Team
@@ -41,7 +38,6 @@ class RecordingOps(Ops):
     team: Team
     arena: Arena
     exact: bool
-    held: HeldAhead | None
     holder: Holder
     recording: Recording | None
 
@@ -55,11 +51,6 @@ class RecordingOps(Ops):
         """A new activation, each thread's own where threads would have nothing to share."""
         rec = self.now.recorder
         return rec.buffer(width, own=rec.alone(width))
-
-    def hold(self, parts: Sequence[Packed]) -> Matrix:
-        """A matrix for the kernels; it has its contents after `weights_done`."""
-        found = self.held.take(parts) if self.held is not None else None
-        return found or self.holder.hold(parts)
 
     @abstractmethod
     def _prepare(self, x: Buf, form: str) -> Region:
