@@ -59,6 +59,7 @@ CANNOT: Mapping[str, str] = {
     "falcon-alibi-mqa": "ALiBi is left out, an MLP has four widths",
     "mpt-clip-heads": "softmax_scale is left out",
     "bigcode-mha": "one head of keys",
+    "nemotron-head-dim": "columns that rotate are counted of hidden_size / heads",
     "mixtral-window": WINDOW,
     "qwen2-moe-mixed": "every layer is a mixture",
     "qwen2-moe-window": WINDOW,

@@ -88,6 +88,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma4_text": Architecture("gemma4.Config", "gemma4.build", "Gemma 4"),
     "llama4_text": Architecture("llama4.Config", "llama4.build", "Llama 4"),
     "gpt_oss": Architecture("gptoss.Config", "gptoss.build", "GPT-OSS"),
+    "nemotron": Architecture("nemotron.Config", "nemotron.build", "Nemotron 3, 4, Minitron"),
 }
 
 

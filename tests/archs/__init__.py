@@ -10,6 +10,7 @@ from tests.archs import (
     llama,
     llama4,
     mixture,
+    nemotron,
     old,
     phi,
     qwen,
@@ -50,5 +51,6 @@ _GROUPS = (
     gptoss,
     llama4,
     gemma4,
+    nemotron,
 )
 ARCHS: tuple[Arch, ...] = tuple(arch for group in _GROUPS for arch in group.ARCHS)

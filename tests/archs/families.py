@@ -321,6 +321,13 @@ FAMILIES: tuple[Family, ...] = (
         gguf="gpt-oss",
     ),
     Family(
+        "Nemotron 3/4, Minitron",
+        ("nemotron",),
+        "LayerNorm(1+w), squared ReLU without a gate, partial rotary 0.5",
+        rotary="halves",
+        gguf="nemotron",
+    ),
+    Family(
         "Phi-3.5-MoE",
         ("phimoe",),
         "sparsemixer top-2 routing, LayerNorm, longrope",

@@ -1,5 +1,5 @@
 """Families with norms, biases or rotations of their own: Phi, GLM, OLMo, StableLM, StarCoder2,
-Cohere, Persimmon."""
+Nemotron, Cohere, Persimmon."""
 
 from __future__ import annotations
 
@@ -101,6 +101,15 @@ PUBLISHED: tuple[Published, ...] = (
         ),
         billions=3.03,
         parameters=3_030_371_328,
+    ),
+    Published(
+        "nvidia/Minitron-4B-Base",
+        decoder(
+            "nemotron", 256000, 3072, 9216, 32, 24, 8, **INERT, attention_bias=False, head_dim=128,
+            hidden_act="relu2", hidden_dropout=0.0, max_position_embeddings=4096, mlp_bias=False,
+            norm_eps=1e-5, partial_rotary_factor=0.5, rope_theta=10000.0, **UNTIED,
+        ),
+        billions=4.19,
     ),
     Published(
         "CohereLabs/c4ai-command-r-v01",

@@ -268,7 +268,9 @@ FORMATS: dict[str, Format] = {
         config=("<eos>", "<turn|>"),
         generation=("<eos>", "<turn|>", "<|tool_response>"),
     ),
-    "none, </s>": Format(None, ("<s>", "</s>"), ("</s>",), ("helium",), config=("</s>",)),
+    "none, </s>": Format(
+        None, ("<s>", "</s>"), ("</s>",), ("helium", "nemotron"), config=("</s>",)
+    ),
     "none, |ENDOFTEXT|": Format(
         None, ("|ENDOFTEXT|",), ("|ENDOFTEXT|",), ("persimmon",), config=("|ENDOFTEXT|",)
     ),
