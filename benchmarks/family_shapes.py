@@ -89,6 +89,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "olmo3": {"num_key_value_heads": 16},
     "stablelm": {"num_key_value_heads": 16},
     "starcoder2": _FOUR_TIMES,
+    "exaone4": {"head_dim": 64},
     "nemotron": _FOUR_TIMES,
     "cohere": {"tie_word_embeddings": True},
     "falcon": {

@@ -178,6 +178,8 @@ LENIENT: dict[tuple[str, str], str] = {
     ("deepseek_v3", "n_routed_experts"): "no layer is a mixture",
     ("deepseek_v3", "n_shared_experts"): "nothing is shared",
     ("deepseek_v3", "qk_nope_head_dim"): "what qk_head_dim leaves",
+    ("exaone4", "sliding_window"): "every layer sees all keys, and has positions",
+    ("exaone4", "sliding_window_pattern"): "refused unless layer_types or no window make it idle",
     ("gemma2", "query_pre_attn_scalar"): "a head's width",
     ("gemma3_text", "query_pre_attn_scalar"): "a head's width",
     ("gemma3_text", "sliding_window"): "every layer sees all keys",

@@ -89,6 +89,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "llama4_text": Architecture("llama4.Config", "llama4.build", "Llama 4"),
     "gpt_oss": Architecture("gptoss.Config", "gptoss.build", "GPT-OSS"),
     "nemotron": Architecture("nemotron.Config", "nemotron.build", "Nemotron 3, 4, Minitron"),
+    "exaone4": Architecture("exaone4.Config", "exaone4.build", "EXAONE 4"),
 }
 
 

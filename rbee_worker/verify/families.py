@@ -157,6 +157,13 @@ def _olmo3_config(ckpt: Checkpoint) -> dict[str, Any]:
     return {"rope_parameters": both, "rope_scaling": None}
 
 
+def _exaone4_config(ckpt: Checkpoint) -> dict[str, Any]:
+    """HF's class cannot count out a pattern without windows."""
+    if ckpt.kind != "gguf" or ckpt.config.get("sliding_window"):
+        return {}
+    return {"layer_types": ["full_attention"] * ckpt.config["num_hidden_layers"]}
+
+
 # Tensors of a file, by `model_type`, as HF's class groups them.
 REGROUPED: Mapping[str, Callable[[Tensors, Mapping[str, Any]], Tensors]] = {
     "deepseek_v2": _deepseek,
@@ -169,6 +176,7 @@ REGROUPED: Mapping[str, Callable[[Tensors, Mapping[str, Any]], Tensors]] = {
 GATHERED: Mapping[str, Callable[[Checkpoint], dict[str, Any]]] = {
     "deepseek_v2": _deepseek_config,
     "deepseek_v3": _deepseek_config,
+    "exaone4": _exaone4_config,
     "falcon": _falcon_config,
     "gemma2": _gemma_config,
     "gemma3_text": _gemma_config,

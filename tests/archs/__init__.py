@@ -2,6 +2,7 @@
 
 from tests.archs import (
     dense,
+    exaone4,
     gemma,
     gemma4,
     gpt,
@@ -52,5 +53,6 @@ _GROUPS = (
     llama4,
     gemma4,
     nemotron,
+    exaone4,
 )
 ARCHS: tuple[Arch, ...] = tuple(arch for group in _GROUPS for arch in group.ARCHS)

@@ -328,6 +328,13 @@ FAMILIES: tuple[Family, ...] = (
         gguf="nemotron",
     ),
     Family(
+        "EXAONE 4",
+        ("exaone4",),
+        "norms after each half, of each head's q and k; 32B: SWA 3:1, NoPE in full layers",
+        rotary="halves",
+        gguf="exaone4",
+    ),
+    Family(
         "Phi-3.5-MoE",
         ("phimoe",),
         "sparsemixer top-2 routing, LayerNorm, longrope",

@@ -20,6 +20,11 @@ LLAMA4 = (
     + "{{ '<|header_start|>assistant<|header_end|>\\n\\n' }}" + _FI
 )  # fmt: skip
 
+EXAONE4 = (
+    _EACH + "{{ '[|' + m['role'] + '|]\\n' + m['content'].strip() + '[|endofturn|]\\n' }}" + _END
+    + _ASK + "{{ '[|assistant|]\\n' }}" + _FI
+)  # fmt: skip
+
 LLAMA2 = (
     "{% if messages[0]['role'] == 'system' %}"
     "{% set head = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' %}"
@@ -241,6 +246,13 @@ FORMATS: dict[str, Format] = {
         ("<|end_of_text|>", "<|eot|>"),
         ("llama4_text",),
         config=("<|end_of_text|>", "<|eot|>"),
+    ),
+    "exaone4": Format(
+        EXAONE4,
+        ("[|system|]", "[|user|]", "[|assistant|]", "[|tool|]", "[|endofturn|]"),
+        ("[|endofturn|]",),
+        ("exaone4",),
+        config=("[|endofturn|]",),
     ),
     "falcon": Format(FALCON, _TEXT, _TEXT, ("falcon",), config=_TEXT),
     "tulu": Format(

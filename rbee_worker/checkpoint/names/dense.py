@@ -1,5 +1,5 @@
 """Families with tensors or keys of their own: Phi, GLM, OLMo, StableLM, StarCoder2, Nemotron,
-Cohere."""
+EXAONE 4, Cohere."""
 
 from __future__ import annotations
 
@@ -158,6 +158,19 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         constants=_SILU,
         present=BIASED,
+        absent=TIED_WITHOUT_OUTPUT,
+    ),
+    "exaone4": Architecture(
+        model_type="exaone4",
+        keys=(*DENSE_KEYS, WINDOWS_KEY),
+        tensors=(
+            *EMBEDDING_ROWS,
+            *ROPE_ROWS,
+            *attention_rows(),
+            *MLP_ROWS,
+            *norm_rows(QK_NORMS | POST_NORMS),
+        ),
+        constants=constants(hidden_act="silu", sliding_window_pattern=4),
         absent=TIED_WITHOUT_OUTPUT,
     ),
     "stablelm": Architecture(
