@@ -64,6 +64,8 @@ CANNOT: Mapping[str, str] = {
     "qwen2-moe-mixed": "every layer is a mixture",
     "qwen2-moe-window": WINDOW,
     "qwen3-moe-window": WINDOW,
+    "dots1-groups-window": WINDOW,
+    "olmoe-bias-tied": "weights of experts are not normalised",
     "deepseek-v3-one-group": "rotary pairs are neighbours",
     "llama4-chunks": "chunks and layers without positions are those of the published sizes",
     "llama4-no-norm-with-images": PATTERN,

@@ -90,6 +90,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gpt_oss": Architecture("gptoss.Config", "gptoss.build", "GPT-OSS"),
     "nemotron": Architecture("nemotron.Config", "nemotron.build", "Nemotron 3, 4, Minitron"),
     "exaone4": Architecture("exaone4.Config", "exaone4.build", "EXAONE 4"),
+    "dots1": Architecture("dots1.Config", "dots1.build", "dots.llm1"),
+    "olmoe": Architecture("olmoe.Config", "olmoe.build", "OLMoE"),
 }
 
 

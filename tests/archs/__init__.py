@@ -2,6 +2,7 @@
 
 from tests.archs import (
     dense,
+    dots1,
     exaone4,
     gemma,
     gemma4,
@@ -13,6 +14,7 @@ from tests.archs import (
     mixture,
     nemotron,
     old,
+    olmoe,
     phi,
     qwen,
     relatives,
@@ -54,5 +56,7 @@ _GROUPS = (
     gemma4,
     nemotron,
     exaone4,
+    dots1,
+    olmoe,
 )
 ARCHS: tuple[Arch, ...] = tuple(arch for group in _GROUPS for arch in group.ARCHS)

@@ -328,6 +328,20 @@ FAMILIES: tuple[Family, ...] = (
         gguf="nemotron",
     ),
     Family(
+        "dots.llm1",
+        ("dots1",),
+        "qk-RMSNorm per head, sigmoid + e_score_correction_bias, shared experts, first_k_dense",
+        rotary="halves",
+        gguf="dots1",
+    ),
+    Family(
+        "OLMoE",
+        ("olmoe",),
+        "qk-RMSNorm over full width, 64 experts top-8, not renormalised",
+        rotary="halves",
+        gguf="olmoe",
+    ),
+    Family(
         "EXAONE 4",
         ("exaone4",),
         "norms after each half, of each head's q and k; 32B: SWA 3:1, NoPE in full layers",
