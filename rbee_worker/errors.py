@@ -94,6 +94,7 @@ class WorkerError(Exception):
 
     def _with(self, fix: str, message: str | None = None) -> str:
         text = " ".join((self.message if message is None else message).split())
+        text += "" if text.endswith((".", "!", "?", ":")) else "."
         fix = one_line(fix, max(_FIX, LINE - len(_MARK) - len(text)))
         return one_line(text, LINE - len(_MARK) - len(fix)) + _MARK + fix
 
@@ -128,7 +129,7 @@ class UnsupportedModel(ModelError):
 
 
 class InvalidRequest(WorkerError):
-    """All offending fields at once: `MOST_FAULTS` of them, and how many more there are."""
+    """All offending fields at once. `told`: those that are listed, and how many more there are."""
 
     code = "INVALID_REQUEST"
     http_status = 400
@@ -136,12 +137,13 @@ class InvalidRequest(WorkerError):
 
     def __init__(self, errors: Sequence[FieldError], *, fix: str | None = None) -> None:
         assert errors
-        told = list(errors[:MOST_FAULTS])
-        if len(errors) > MOST_FAULTS:
-            more = f"and {len(errors) - MOST_FAULTS} more faults, which are not listed"
-            told.append(FieldError("", "fewer faults", more))
-        self.errors = told
-        super().__init__("; ".join(f"{e.field}: {e.message}".lstrip(": ") for e in told), fix=fix)
+        self.errors = list(errors)
+        self.told = self.errors[:MOST_FAULTS]
+        if len(self.errors) > MOST_FAULTS:
+            more = f"and {len(self.errors) - MOST_FAULTS} more faults, which are not listed"
+            self.told.append(FieldError("", "fewer faults", more))
+        words = (f"{e.field}: {e.message}" if e.field else e.message for e in self.told)
+        super().__init__("; ".join(words), fix=fix)
 
 
 class NotReady(WorkerError):

@@ -27,7 +27,9 @@ from numpy.typing import NDArray
 from rbee_worker.checkpoint import open_found
 from rbee_worker.checkpoint.refs import resolve
 from rbee_worker.config import OPTIONS, SERVE, Settings, parse
+from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.messages import Cancel, Finished, Output, Tokens
+from rbee_worker.engine.prompt_logits import prompt_logits
 from rbee_worker.errors import InferenceFailed, NotReady, OutOfMemory, UsageError
 from rbee_worker.loading.load import load_engine
 from rbee_worker.session.live_request import LiveRequest
@@ -90,7 +92,7 @@ class Model:
         self.settings = settings
         self._text: TextSide = open_text(open_found(name, Path(settings.model)))
         engine, info = load_engine(settings, lambda loading: None)
-        self._engine: Any = engine
+        self._engine: Engine | None = engine
         self.info: ModelInfo = msgspec.structs.replace(info, model=name)
         self._rules = rules_of(self._text, self.info, settings)
         self._numbers = itertools.count(1)
@@ -145,8 +147,7 @@ class Model:
         if wrong or not 1 <= len(ids) <= most:
             what = f"id {wrong[0]}" if wrong else f"{len(ids)} ids"
             raise UsageError(f"logits: {what}.", fix=f"give 1..{most} ids, each below {size}.")
-        logits: NDArray[np.float32] = self._running().logits(list(ids))
-        return logits
+        return prompt_logits(self._running(), ids)
 
     # ---- life
 
@@ -165,7 +166,7 @@ class Model:
         i = self.info
         return f"<{i.model}: {i.arch}, {i.n_parameters / 1e6:,.0f} M parameters, {i.backend}>"
 
-    def _running(self) -> Any:
+    def _running(self) -> Engine:
         if self._engine is None:
             raise NotReady("closed", "This model was closed. Fix: load it again.")
         return self._engine
@@ -197,14 +198,15 @@ class Model:
 
     def _step(self) -> None:
         """One step of the engine; every live request gets what is its own."""
-        outputs: list[Output] = self._running().step()
+        engine = self._running()
+        outputs: list[Output] = engine.step()
         for m in outputs:
             live = self._live.get(getattr(m, "seq", ""))
             if live is None:
                 continue
             if isinstance(m, Tokens):
                 if live.tokens(m):
-                    self._engine.cancel(Cancel(seq=live.seq, rule="STOP_SEQUENCE"))
+                    engine.cancel(Cancel(seq=live.seq, rule="STOP_SEQUENCE"))
             elif isinstance(m, Finished):
                 live.finished(m)
             else:

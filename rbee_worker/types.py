@@ -76,7 +76,7 @@ class Usage(Struct, frozen=True, kw_only=True):
     preemptions: int = 0
 
 
-class TokenLogprob(Struct, frozen=True, kw_only=True):
+class TokenLogprob(Struct, frozen=True, kw_only=True, gc=False):
     """log softmax of the raw logits (before bias, penalties, temperature) at one position."""
 
     id: int
@@ -124,7 +124,7 @@ class Started(Struct, frozen=True, kw_only=True, tag="started", tag_field="type"
     prompt_ids: tuple[int, ...] = ()
 
 
-class Token(Struct, frozen=True, kw_only=True, tag="token", tag_field="type"):
+class Token(Struct, frozen=True, kw_only=True, gc=False, tag="token", tag_field="type"):
     """Whole UTF-8 text and the ids that make it; `i` is the first one's place in the output."""
 
     t: str

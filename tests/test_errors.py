@@ -31,7 +31,7 @@ def test_a_fix_of_its_own_stays() -> None:
     assert errors.ModelError("a.", fix="b").line == "a. Fix: b"
     assert errors.ModelError("a. Fix: b").line == "a. Fix: b"  # as an engine sends it
     assert (
-        errors.InvalidRequest([FieldError("a", "b", "c")]).line == "a: c Fix: change what is named"
+        errors.InvalidRequest([FieldError("a", "b", "c")]).line == "a: c. Fix: change what is named"
     )
 
 

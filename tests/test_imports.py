@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import structure
+
 PACKAGE = Path(__file__).parents[1] / "rbee_worker"
 
-# Part -> parts it may import at run time (`if TYPE_CHECKING` is free). A missing part may have all.
-BASE = {"types", "errors", "config", "params"}
+# Part -> parts it may import at run time (`if TYPE_CHECKING` is free).
+BASE = {"types", "errors", "config", "params", "machine", "extras"}
 MAY = {
     "types": set(),
     "errors": set(),
+    "extras": {"errors"},
     "config": {"errors"},
     "params": BASE,
     "observe": BASE | {"observe"},
@@ -28,6 +31,16 @@ MAY = {
     "layers": BASE | {"checkpoint", "state", "ops", "layers"},
     "models": BASE | {"checkpoint", "state", "ops", "layers", "models"},
     "engine": BASE | {"state", "ops", "engine"},
+    "machine": set(),
+    "loading": BASE | {"checkpoint", "state", "ops", "models", "engine", "loading"},
+    "process": BASE | {"observe", "engine", "loading", "process"},
+    "session": BASE
+    | {"checkpoint", "tokenizer", "observe", "models", "engine", "process", "session"},
+    "library": BASE | {"checkpoint", "tokenizer", "engine", "loading", "session"},
+    "verify": BASE | {"checkpoint", "state", "ops", "models", "loading", "verify"},
+    "cli": BASE
+    | {"checkpoint", "tokenizer", "observe", "wire", "client", "server", "state", "ops", "models"}
+    | {"engine", "loading", "process", "session", "verify", "cli"},
 }
 # Folders of ops/cpu -> those among them that each may import: compiling processes and running ones
 # meet only in what they share.
@@ -42,8 +55,18 @@ CPU = "rbee_worker.ops.cpu"
 # What the engine may import of `ops`: the vocabulary, and no backend.
 VOCABULARY = {"ops", "ops.backend", "ops.batch", "ops.sampling"}
 TORCH_FREE = [
+    "library",
+    "process.main",
+    "loading.load",
+    "checkpoint.decoding",
+    "ops.cpu.runtime.state",
+    "ops.cpu.backend.bytes_read",
+    "ops.cpu.backend.model",
+    "ops.cpu.backend.cpu",
+    "ops.backends",
     "types",
     "errors",
+    "extras",
     "config",
     "params",
     "observe.narration",
@@ -91,7 +114,8 @@ def names_imported(file: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [f"{node.module}.{a.name}" for a in node.names]
         found |= set(names)
-        nodes += [n for n in ast.iter_child_nodes(node) if isinstance(n, ast.stmt)]
+        inside = (ast.stmt, ast.ExceptHandler, ast.match_case)
+        nodes += [n for n in ast.iter_child_nodes(node) if isinstance(n, inside)]
     return found
 
 
@@ -101,6 +125,15 @@ def test_a_part_imports_only_what_stands_below_it(part: str) -> None:
     wrong = {f.name: imported(f) - MAY[part] - {""} for f in files if f.exists()}
     assert not {name: extra for name, extra in wrong.items() if extra}
     assert any(f.exists() for f in files)
+
+
+def test_every_part_has_a_wall() -> None:
+    parts = {p.stem for p in PACKAGE.iterdir() if p.is_dir() or p.suffix == ".py"}
+    assert {p for p in parts if not p.startswith("__")} == set(MAY)
+
+
+def test_no_parts_import_each_other_in_a_circle() -> None:
+    assert structure.circles(structure.arrows(PACKAGE.parent)) == []
 
 
 @pytest.mark.parametrize("folder", CPU_MAY)
@@ -132,6 +165,17 @@ def test_the_engine_knows_the_vocabulary_of_backends_and_no_backend() -> None:
 def test_torch_is_not_imported_by(module: str) -> None:
     code = f"import sys, rbee_worker.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent).returncode == 0
+
+
+WITH_TORCH = {"ops/reference", "verify"}
+
+
+def test_torch_is_named_nowhere_but_in_the_reference_and_in_verify() -> None:
+    """Not even inside functions: what a worker on the cpu backend does never depends on torch."""
+    for file in PACKAGE.rglob("*.py"):
+        path = file.relative_to(PACKAGE).as_posix()
+        if not any(path.startswith(f"{folder}/") for folder in WITH_TORCH):
+            assert "torch" not in {n.split(".")[0] for n in names_imported(file)}, path
 
 
 def test_the_direction_test_sees_an_upward_import(tmp_path: Path) -> None:

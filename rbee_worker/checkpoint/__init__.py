@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rbee_worker.checkpoint import hf_config, mapped, safetensors, scaled, tied
+from rbee_worker.checkpoint import hf_config, limits, mapped, safetensors, scaled, tied
 from rbee_worker.checkpoint.formats import DECODABLE, INTEGERS, TensorSource
 from rbee_worker.checkpoint.gguf import GgufFile
-from rbee_worker.checkpoint.names import GENERATION_KEYS, TOKENIZER_KEYS, Architecture
+from rbee_worker.checkpoint.names import TOKENIZER_KEYS, Architecture
 from rbee_worker.checkpoint.reading import read_json, read_text
 from rbee_worker.checkpoint.refs import resolve
 from rbee_worker.checkpoint.renamed import RenamedSource
@@ -49,7 +49,9 @@ def open_checkpoint(
 
 def open_found(ref: str, path: Path) -> Checkpoint:
     """Open what `ref` was resolved to. Raises CheckpointError, UnsupportedModel."""
-    return _open_directory(ref, path) if path.is_dir() else _open_gguf(ref, path)
+    found = _open_directory(ref, path) if path.is_dir() else _open_gguf(ref, path)
+    limits.check_ranges(found.config, str(path))
+    return found
 
 
 def _open_gguf(ref: str, path: Path) -> Checkpoint:
@@ -62,7 +64,7 @@ def _open_gguf(ref: str, path: Path) -> Checkpoint:
         kind="gguf",
         arch=arch,
         config=config,
-        generation=mapped.read_keys(file, GENERATION_KEYS),
+        generation=mapped.read_sampling(file),
         source=mapped.GgufSource(file, row.tensors, config),
         tokenizer_config=mapped.read_keys(file, TOKENIZER_KEYS),
         files={},

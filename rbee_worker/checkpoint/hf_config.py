@@ -68,19 +68,24 @@ def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     if "rope_theta" in out and out["rope_theta"] is not None:
         try:
             out["rope_theta"] = float(out["rope_theta"])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise CheckpointError(f"{where}: rope_theta is not a number.", fix="fix it") from None
     return out
 
 
 def _rotary_share(config: dict[str, Any]) -> None:
     """Columns of a head that rotate, as the share of the head that newer files say."""
-    rotary, width = config.get("rotary_dim"), config.get("head_dim")
-    hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
-    if width is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
-        width = hidden / heads
-    if isinstance(rotary, int) and isinstance(width, int | float) and rotary > 0 < width:
-        config["partial_rotary_factor"] = config.pop("rotary_dim") / width
+    rotary, width = _count(config.get("rotary_dim")), _count(config.get("head_dim"))
+    hidden, heads = _count(config.get("hidden_size")), _count(config.get("num_attention_heads"))
+    share = rotary / width if width else rotary * heads / hidden if hidden and heads else 0
+    if share:
+        config["partial_rotary_factor"] = share
+        del config["rotary_dim"]
+
+
+def _count(value: Any) -> int:
+    """A number of columns or heads that can be computed with; 0 for anything else."""
+    return value if isinstance(value, int) and 0 < value < 1 << 62 else 0
 
 
 def _scaling(scaling: dict[str, Any], where: str) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from rbee_worker.checkpoint.gguf import GgufFile
 from rbee_worker.checkpoint.hf_config import canonical
 from rbee_worker.checkpoint.layered import by_layers
 from rbee_worker.checkpoint.names import (
+    GENERATION_KEYS,
     GGUF_ARCHITECTURES,
     INERT_KEYS,
     Architecture,
@@ -108,6 +109,14 @@ def read_keys(file: GgufFile, keys: Iterable[Key], prefix: str = "") -> dict[str
             continue
         _put(out, key.hf, value)
     return out
+
+
+def read_sampling(file: GgufFile) -> dict[str, Any]:
+    """The sampling defaults of a file: those with a name in generation_config.json under that,
+    every other under its own, so that it is heard of."""
+    known = {key.gguf for key in GENERATION_KEYS}
+    others = (k for k in file.metadata if k.startswith("general.sampling.") and k not in known)
+    return read_keys(file, GENERATION_KEYS) | {key: file.metadata[key] for key in others}
 
 
 def _put(config: dict[str, Any], key: str, value: Any) -> None:

@@ -23,6 +23,8 @@ def main() -> None:
             from rbee_worker.cli.app import run  # only now: it imports for a quarter of a second
 
             code = run()
+    except ImportError as error:  # of what every command needs
+        code = _incomplete(error)
     except KeyboardInterrupt:  # during the imports; commands have their own way to end
         from rbee_worker.errors import INTERRUPTED
 
@@ -32,6 +34,17 @@ def main() -> None:
         code = INTERRUPTED
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is leaving already, with a code that says why
     sys.exit(code)
+
+
+def _incomplete(error: ImportError) -> int:
+    """One line for a package that is missing; the exit code of a usage error."""
+    from rbee_worker.extras import said_of
+
+    said = said_of(error)
+    if said is None:
+        raise error
+    sys.stderr.write(f"error: {said[0]} Fix: {said[1]}\n")
+    return 2
 
 
 def daemon() -> None:

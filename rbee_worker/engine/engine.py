@@ -91,24 +91,9 @@ class Engine:
         """Queue a sequence. One that is already live is left alone."""
         if m.seq in self._live:
             return
-        prompt, output = list(m.prompt_ids), list(m.output_ids)
-        rules = StopRules(m.params, m.eos, prompt=len(prompt), context=self.context)
-        tokens = prompt + output
         self._arrivals += 1
-        rope_len = self._ropes.of(len(prompt), len(tokens))
-        seq = Sequence(
-            submit=m,
-            tokens=tokens,
-            limit=min(len(prompt) + m.params.max_tokens, self.context),
-            rules=rules,
-            state=self.pool.new(tokens, self._ropes.salt(rope_len)),
-            rope_len=rope_len,
-            rope_end=self._ropes.end(len(tokens)),
-            waits=not self._kv_cache,
-            arrival=self._arrivals,
-            arrived_s=self._clock(),
-            scores=[None] if m.prompt_logprobs else None,
-        )
+        seq = self.sequence(m)
+        prompt, output, tokens, rules = m.prompt_ids, m.output_ids, seq.tokens, seq.rules
         self._live[m.seq] = seq
         self.scheduler.add(seq)
         if not prompt or len(tokens) > self.context:
@@ -119,6 +104,25 @@ class Engine:
         ended = rules.check(output[-1], len(output)) if output else rules.length(0)
         if ended is not None and not seq.scoring:
             self._finish(seq, ended)
+
+    def sequence(self, m: Submit) -> Sequence:
+        """A sequence that nothing is planned for."""
+        prompt = len(m.prompt_ids)
+        tokens = [*m.prompt_ids, *m.output_ids]
+        rope_len = self._ropes.of(prompt, len(tokens))
+        return Sequence(
+            submit=m,
+            tokens=tokens,
+            limit=min(prompt + m.params.max_tokens, self.context),
+            rules=StopRules(m.params, m.eos, prompt=prompt, context=self.context),
+            state=self.pool.new(tokens, self._ropes.salt(rope_len)),
+            rope_len=rope_len,
+            rope_end=self._ropes.end(len(tokens)),
+            waits=not self._kv_cache,
+            arrival=self._arrivals,
+            arrived_s=self._clock(),
+            scores=[None] if m.prompt_logprobs else None,
+        )
 
     def cancel(self, m: Cancel) -> None:
         """End a sequence wherever it is. An unknown one has ended already: nothing happens."""
@@ -268,8 +272,9 @@ class Engine:
     # ---- trouble
 
     def _recover(self, plan: Plan, error: Exception) -> None:
-        """A step failed. Of one sequence: it is to blame. Of several: each runs alone once, and
-        the one to blame fails there. If they fail only together, the youngest goes in the end."""
+        """A step failed. Of one sequence: it is to blame. Of several (the others may have ended
+        meanwhile): each runs alone once, and the one to blame fails there. If they fail only
+        together, the youngest goes in the end."""
         seqs = [c.seq for c in plan.chunks if c.seq.state is c.state and not c.seq.done]
         if not seqs:
             return
@@ -277,7 +282,7 @@ class Engine:
             self.runner.leave(seq)
         for seq in seqs:
             seq.strikes += 1
-        if len(seqs) == 1 or max(s.strikes for s in seqs) % STRIKES == 0:
+        if len(plan.chunks) == 1 or max(s.strikes for s in seqs) % STRIKES == 0:
             self._give_up(max(seqs, key=lambda s: s.arrival), error)
 
     def _give_up(self, seq: Sequence, error: Exception) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -16,7 +17,7 @@ from rbee_worker.engine.messages import StepTimes
 from rbee_worker.engine.sampler import Drawing, Sampler
 from rbee_worker.engine.scheduler import Chunk, Plan
 from rbee_worker.engine.sequence import Sequence
-from rbee_worker.engine.step_numbers import ScoreRows, Step, StepBuilder
+from rbee_worker.engine.step_numbers import Drawn, ScoreRows, Step, StepBuilder
 from rbee_worker.ops.backend import Executable, StateMemory
 from rbee_worker.ops.batch import Array, Batch
 from rbee_worker.types import TokenLogprob
@@ -102,13 +103,7 @@ class Runner:
     def launch(self, plan: Plan) -> Launched:
         """Hand a plan's chunks to the backend: compute them, draw and score what they ask for."""
         began, chunks = self._now_us(), plan.chunks
-        if plan.copies:
-            self._memory.copy(plan.copies)
-        fresh = [c.state.slot for c in chunks if not c.start and c.state.slot]
-        if fresh:
-            self._memory.clear(fresh)
-        step = self._steps.build(chunks, self._drawn)
-        batch = self._memory.stage(step.numbers)
+        step, batch = self._staged(plan, self._drawn)
         launched = Launched(chunks, step.draws, began)
         if step.scores or not step.draws:
             self._launch_hidden(step, batch, launched)
@@ -118,6 +113,24 @@ class Runner:
             first_rows = reversed(list(enumerate(step.draws)))
             self._drawn = {chunk.seq: row for row, chunk in first_rows}
         return launched
+
+    def logits(self, plan: Plan) -> list[Array]:
+        """Logits of every row of a plan, in parts of at most `SCORE_ROWS`; nothing is drawn. Each
+        part is good until the next is asked for, so it is copied here."""
+        hidden = self._model.hidden(self._staged(plan, None)[1])
+        parts = range(0, len(hidden), SCORE_ROWS)
+        return [np.asarray(self._model.head(hidden[i : i + SCORE_ROWS])).copy() for i in parts]
+
+    def _staged(self, plan: Plan, drawn: Drawn | None) -> tuple[Step, Batch]:
+        """A plan's step, its recurrent state where it belongs, as the model takes it."""
+        chunks = plan.chunks
+        if plan.copies:
+            self._memory.copy(plan.copies)
+        fresh = [c.state.slot for c in chunks if not c.start and c.state.slot]
+        if fresh:
+            self._memory.clear(fresh)
+        step = self._steps.build(chunks, drawn)
+        return step, self._memory.stage(step.numbers)
 
     def collect(self, launched: Launched) -> tuple[list[Draw], list[Scores]]:
         """Wait for what came of a step."""
@@ -136,10 +149,12 @@ class Runner:
         once, and logits last only until the next ones: the draws are waited for at once."""
         hidden = self._model.hidden(batch)
         rows, n = batch.sample_rows, len(step.draws)
-        if n:
+        # A step that overlaps the next is known to have succeeded when its draw is there, be it
+        # of no row.
+        if n or self.overlaps:
             self._draw(step, self._model.head(hidden[rows[:n]]), launched)
-            self._wait(launched)
         for part in step.scores:
+            self._wait(launched)
             found = self._score(hidden[rows[n : n + len(part.targets)]], part)
             launched.scores.append(found)
             n += len(part.targets)

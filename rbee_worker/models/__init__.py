@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 from rbee_worker.checkpoint import Checkpoint
+from rbee_worker.checkpoint.limits import check_counts
 from rbee_worker.checkpoint.unsupported import unsupported
 from rbee_worker.errors import WorkerError
 from rbee_worker.models.base import Decoder
@@ -133,9 +134,12 @@ def build_model(ckpt: Checkpoint, ops: Ops, progress: Progress | None = None) ->
     """Read a checkpoint into a model that computes with `ops`. Raises ModelError's children."""
     where = str(ckpt.path)
     row = architecture(ckpt.arch, where=where, config=ckpt.config)
+    check_counts(ckpt.config, ckpt.source, where)  # before lists of such lengths are made
     config, unused = read_config(row.config, given_keys(ckpt, row.config), where=where)
     weights = Weights(ckpt.source, ops, where=where, progress=progress)
     model = row.build(config, weights)
+    ops.weights_done()
+    ckpt.source.release()
     notes = model.notes
     if unused:
         notes += (f"config keys that nothing reads: {', '.join(unused)}",)

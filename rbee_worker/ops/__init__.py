@@ -136,6 +136,10 @@ class Ops(ABC):
     def floats(self, packed: Packed) -> Packed:
         """The same values as F32: for weights that are computed with while they are loaded."""
 
+    @abstractmethod
+    def weights_done(self) -> None:
+        """No more weights come: work on them that was put off is done now."""
+
     # ---- dense
 
     @abstractmethod
@@ -307,4 +311,18 @@ class Ops(ABC):
         its own (`CrossKV`) the keys are a source's. There is no chunk and there are no slopes then.
         A row's result depends bitwise on its own sequence alone: keys are taken in spans at
         absolute positions 0, 256, ..., partial results combined in span order.
+        """
+
+    # ---- recurrences
+
+    @abstractmethod
+    def linear_scan(
+        self, x: Array, decay: Array, where: StateRef, name: str, batch: Batch
+    ) -> Array:
+        """h_t = decay_t * h_{t-1} + x_t, number by number over the rows of each sequence.
+
+        x, decay [N, width] -> every h_t [N, width]. The h before a sequence's first row is in its
+        slot of tensor `name` of the `Fixed` state at `where`, float32 [width]; the last one is left
+        there. The product and the sum are rounded to float32 each and rows are taken in order, so a
+        row's result depends bitwise on its own sequence alone, however that is cut into steps.
         """

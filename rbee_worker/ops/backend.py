@@ -64,7 +64,8 @@ class StateMemory(Protocol):
 
     def stage(self, numbers: StepNumbers) -> Batch:
         """The batch that a model computes, good until the next call. The same `numbers` object may
-        come again with other numbers in it."""
+        come again with other numbers in it; a backend that overlaps steps has copied them when
+        this returns."""
         ...
 
     def clear(self, slots: Sequence[int]) -> None:
@@ -77,7 +78,12 @@ class StateMemory(Protocol):
 
 
 class Executable(Protocol):
-    """A model that computes batches: what the engine's runner needs of one."""
+    """A model that computes batches: what the engine's runner needs of one.
+
+    What a call returns may be overwritten by the next one. Where steps overlap, what the last call
+    of a step returned stays until the second `StateMemory.stage` after that step's, because its
+    log-probabilities are computed when it is collected.
+    """
 
     @property
     def groups(self) -> tuple[StateGroup, ...]: ...
@@ -104,8 +110,10 @@ class Backend(ABC):
 
     name: str  # what --backend calls it
     title: str  # for people: "compiled CPU kernels"
-    buckets = False  # decoding steps have few sizes, filled up with rows of nobody
-    overlaps = False  # a step may be launched before the one before it has been collected
+    buckets: bool = False  # decoding steps are padded to 1, 2, 4, 8 .. sequences
+    # Calls return before their results are there, so that the engine can plan and hand over the
+    # next step meanwhile; everything is done in the order it was handed over.
+    overlaps: bool = False
 
     @abstractmethod
     def refuses(self, settings: Settings) -> Refusal | None:

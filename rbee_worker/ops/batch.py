@@ -50,7 +50,8 @@ class StepNumbers:
     """N rows (tokens) of B sequences, S of which are sampled, as numbers on the host.
 
     Fields are those of `Batch`; places: one for each state group. takes: int64 [N], which draw of
-    the step before a row's token is, -1 where `tokens` says it (None: everywhere).
+    the step before a row's token is, -1 where `tokens` says it (None: everywhere). Where that draw
+    has no answer (-1, or the step failed) any token will do: the row's result is dropped.
 
     An engine may hand in the same object again with other numbers in its arrays, never with other
     arrays: whoever stages it may keep what depends on the arrays alone.

@@ -13,10 +13,18 @@ from rbee_worker.params.request import (
     length_faults,
     prompt_faults,
 )
-from rbee_worker.params.resolve import fit, generation_defaults, nearest, report, resolve
+from rbee_worker.params.resolve import (
+    MOST_GUESSES,
+    fit,
+    generation_defaults,
+    nearest,
+    report,
+    resolve,
+)
 from rbee_worker.params.table import PARAMETERS, describe, names, split
 
 __all__ = [
+    "MOST_GUESSES",
     "PARAMETERS",
     "PROMPTS",
     "Option",

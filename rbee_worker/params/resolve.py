@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import asdict, replace
 
-from rbee_worker.errors import FieldError, InvalidRequest
+from rbee_worker.errors import MOST_FAULTS, FieldError, InvalidRequest
 from rbee_worker.params.check import check, same, shown
 from rbee_worker.params.foreign import asked
 from rbee_worker.params.parameter import SURFACES, Parameter, Surface
@@ -24,7 +24,7 @@ from rbee_worker.types import EosToken, Resolved, SamplingParams
 _SEED_BITS = 53  # a random seed survives a JSON reader that only has doubles
 _MOST_IGNORED = 64  # unknown names that --lenient lets through: all of them are told to the caller
 _MOST_NAME = 64  # characters of a name that a fault repeats
-_MOST_GUESSES = 16  # unknown names for which the nearest known one is looked for: it takes time
+MOST_GUESSES = 16  # unknown names for which the nearest known one is looked for: it takes time
 _NAMES = {surface: names(surface) for surface in SURFACES}
 
 
@@ -48,6 +48,7 @@ def resolve(
     """
     errors: list[FieldError] = []
     ignored: list[str] = []
+    unknown = 0
     given: dict[str, Any] = {}  # parameter name -> value
     used: dict[str, str] = {}  # parameter name -> the key that gave it
     known = _NAMES[surface]
@@ -56,8 +57,11 @@ def resolve(
         if parameter is None and lenient and len(key) <= _MOST_NAME:
             ignored.append(key)
         elif parameter is None:
-            guess = len(errors) < _MOST_GUESSES
-            errors.append(_unknown(key, surface, known if guess else {}))
+            unknown += 1
+            if unknown > MOST_FAULTS:
+                errors.append(errors[-1])  # counted; more than those are not listed
+            else:
+                errors.append(_unknown(key, surface, known if unknown <= MOST_GUESSES else {}))
         elif value is None or parameter.role == "inert":
             continue
         elif parameter.role != "sampling":
@@ -185,8 +189,8 @@ def generation_defaults(
     `do_sample` is there: a served model samples unless told otherwise, and a file that carries a
     temperature means it. Only `"do_sample": false`, written out, means what it says: temperature
     0, and the file's other sampling values sleep, as they do in transformers (its repetition
-    penalty applies). Defaults that transformers fills in itself (top_k 50) and its length limits
-    are not taken over.
+    penalty applies). Defaults that transformers fills in itself (top_k 50) are not taken over, nor
+    are length limits; those that would cut an answer short are noted.
     """
     values: dict[str, Any] = {}
     notes: list[str] = []
@@ -206,7 +210,8 @@ def generation_defaults(
         for name in ("top_p", "top_k", "min_p"):
             values.pop(name, None)
         values["temperature"] = 0.0
-    return values, (*notes, *asked(generation))
+    applied = [parameter.name for parameter in PARAMETERS if parameter.generation]
+    return values, (*notes, *asked(generation, applied, context))
 
 
 def report(resolved: Resolved) -> dict[str, Any]:

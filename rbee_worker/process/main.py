@@ -27,6 +27,7 @@ from rbee_worker.engine.messages import (
     Submit,
 )
 from rbee_worker.errors import WorkerError
+from rbee_worker.extras import usage_error
 from rbee_worker.observe import log
 from rbee_worker.process.port import Port, PortClosed
 
@@ -61,10 +62,11 @@ def _load(port: Port, load: Loader) -> Engine | None:
         engine, info = load(settings, lambda loading: port.send([loading]))
     except PortClosed:
         raise
-    except WorkerError as error:
-        port.send([LoadFailed(code=error.code, message=str(error), exit_code=error.exit_code)])
-        return None
     except Exception as error:
+        known = error if isinstance(error, WorkerError) else usage_error(error)
+        if known is not None:
+            port.send([LoadFailed(code=known.code, message=str(known), exit_code=known.exit_code)])
+            return None
         _log.exception("the model cannot be loaded")
         message = f"the model cannot be loaded: {type(error).__name__}: {error}"
         port.send([LoadFailed(code="MODEL_UNUSABLE", message=message, exit_code=3)])

@@ -17,8 +17,8 @@ import msgspec
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 
-from rbee_worker.errors import FieldError, InvalidRequest
-from rbee_worker.params import nearest
+from rbee_worker.errors import MOST_FAULTS, FieldError, InvalidRequest
+from rbee_worker.params import MOST_GUESSES, nearest
 from rbee_worker.server.auth import too_large
 from rbee_worker.server.json_shape import Shape, repeated
 from rbee_worker.server.problems import Refusal
@@ -62,7 +62,9 @@ async def read_object(request: HttpRequest, worker: Worker) -> Body:
         value = msgspec.json.decode(raw)
         if len(raw) > SMALL:
             await asyncio.sleep(0)
-        twice = repeated(raw)
+        twice = repeated(raw, MOST_FAULTS)
+        if len(raw) > SMALL:
+            await asyncio.sleep(0)
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
         raise Refusal(400, "invalid_json", _not_json(error), fix="send one JSON object.") from None
     if not isinstance(value, dict):
@@ -157,11 +159,14 @@ def _fault(name: str, error: msgspec.ValidationError) -> FieldError:
 
 
 def unknown_faults(rest: Iterable[str], kind: type[msgspec.Struct]) -> list[FieldError]:
-    """A fault for every key that a route with the envelope `kind` does not know."""
-    known = kind.__struct_fields__
-    return [
-        FieldError(n[:64], "a known field", f"is not known here{nearest(n, known)}") for n in rest
-    ]
+    """A fault for every key that a route with the envelope `kind` does not know; those beyond what
+    a refusal lists are only counted."""
+    names = list(rest)
+    faults = []
+    for place, name in enumerate(names[:MOST_FAULTS]):
+        hint = nearest(name, kind.__struct_fields__) if place < MOST_GUESSES else ""
+        faults.append(FieldError(name[:64], "a known field", f"is not known here{hint}"))
+    return faults + faults[-1:] * (len(names) - MOST_FAULTS)
 
 
 def refuse(faults: list[FieldError]) -> None:
@@ -179,7 +184,11 @@ def plain_messages(
     plain: list[dict[str, Any]] = []
     for place, message in enumerate(messages):
         for key in ECHOED:
-            if getattr(message, key):  # null and what is empty ask for nothing
+            if not getattr(message, key):
+                continue  # null and what is empty ask for nothing
+            if len(faults) >= MOST_FAULTS:
+                faults.append(faults[-1])  # counted; more than those are not listed
+            else:
                 name = f"messages[{place}].{key}"
                 faults.append(FieldError(name, "null or empty", "is not implemented"))
         content: Any = message.content

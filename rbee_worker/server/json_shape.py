@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-MOST_CONTAINERS = 1 << 15  # arrays and objects
-MOST_MEMBERS = 1 << 16  # names in objects
+MOST_CONTAINERS = 1 << 14  # arrays and objects
+MOST_MEMBERS = 1 << 15  # names in objects
 MOST_VALUES = 1 << 19  # of any kind
 
 
@@ -52,13 +52,12 @@ class Shape:
         return ""
 
 
-def repeated(raw: bytes) -> list[str]:
-    """Names that an object of a valid JSON text gives more than once."""
+def repeated(raw: bytes, most: int) -> list[str]:
+    """Names that an object of a valid JSON text gives more than once; `most` of them at most."""
     found: dict[str, None] = {}
 
     def look(pairs: list[tuple[str, Any]]) -> None:
-        names = {name for name, _ in pairs}
-        if len(names) < len(pairs):
+        if len(dict(pairs)) < len(pairs) and len(found) < most:
             seen: set[str] = set()
             for name, _ in pairs:
                 if name in seen:
@@ -66,4 +65,4 @@ def repeated(raw: bytes) -> list[str]:
                 seen.add(name)
 
     json.loads(raw, object_pairs_hook=look)
-    return list(found)
+    return list(found)[:most]

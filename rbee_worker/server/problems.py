@@ -104,7 +104,7 @@ def answer(error: WorkerError) -> Response:
         error.fix = error.fix or f"ask again in {error.retry_after_s} s."
     errors: tuple[FieldError, ...] = ()
     if isinstance(error, InvalidRequest):
-        errors = tuple(error.errors)
+        errors = tuple(error.told)
         error.fix = error.fix or "correct each field in errors; GET /info lists all parameters."
     return problem(
         error.http_status, error.code.lower(), str(error), errors=errors, headers=headers

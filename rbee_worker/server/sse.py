@@ -19,6 +19,7 @@ from rbee_worker.types import End, Event, PromptLogprobs, Token
 
 DONE = b"data: [DONE]\n\n"
 COMMENT = b": still here\n\n"
+EVENTS = "rbee.events"  # a request's scope says so: its answer may have comments at any time
 BEAT_S = 10.0  # a comment after so long without a write, so that proxies keep the connection
 BATCH = 256  # events rendered into one write, at most: bounds what one stream holds in memory
 HEAVY = 4096  # tokens' worth of events that are rendered without a thread
@@ -84,6 +85,7 @@ class EventStream:
         self._left = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[EVENTS] = True
         wake = asyncio.Event()
         watcher = asyncio.create_task(self._watch(receive, wake))
         for log in self._logs:
@@ -170,6 +172,8 @@ class MessageStream:
         self._frames = frames
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[EVENTS] = True
+
         async def write() -> None:
             await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
             async for body in self._frames:

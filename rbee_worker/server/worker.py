@@ -81,6 +81,7 @@ class Worker:
         self.tracer = tracer
         self.telemetry = telemetry
         self.loading = Loading(stage="starting")
+        self.pages: dict[str, bytes] = {}  # descriptions of the routes, once they were asked for
         self.restarts = 0  # engine processes that were lost and replaced
         self.failure: WorkerError | None = None
         self.stopping = asyncio.Event()  # the process is about to leave: endless streams end

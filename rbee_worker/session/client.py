@@ -37,6 +37,7 @@ from rbee_worker.errors import (
     QueueFull,
     WorkerError,
 )
+from rbee_worker.extras import usage_error
 from rbee_worker.observe import narration
 from rbee_worker.params import Rules
 from rbee_worker.process.host import EngineHost, ProcessHost, ThreadHost
@@ -264,11 +265,12 @@ class EngineClient:
             while (outputs := await self._host.link.receive()) is not None:
                 self._dispatch(outputs)
             raise EngineLost(f"the engine is gone: {await self._host.last_words()}.")
-        except WorkerError as error:
-            self._failed(error)
         except Exception as error:  # a mistake of ours must not leave callers waiting
-            log.exception("the client failed")
-            self._failed(EngineLost(f"the client failed: {type(error).__name__}: {error}"))
+            known = error if isinstance(error, WorkerError) else usage_error(error)
+            if known is None:
+                log.exception("the client failed")
+                known = EngineLost(f"the client failed: {type(error).__name__}: {error}")
+            self._failed(known)
 
     def _dispatch(self, outputs: list[Output]) -> None:
         """One step's messages. This is the path that every token takes."""

@@ -100,7 +100,6 @@ class LiveRequest:
     def started(self, model: ModelInfo) -> Started:
         """The first event. The time is the wall clock's, in UTC."""
         resolved = self.prepared.resolved
-        told = (*model.notes, *self._text.tokenizer.warnings, *self.prepared.warnings)
         return Started(
             job_id=self.request.id,
             model=model.model,
@@ -108,7 +107,7 @@ class LiveRequest:
             prompt_tokens=len(self.prepared.prompt_ids),
             seed=resolved.params.seed,
             sampling=resolved,
-            warnings=tuple(dict.fromkeys(told)),
+            warnings=model.notes + self.prepared.warnings,
             prompt_ids=self.prepared.prompt_ids,
         )
 

@@ -77,7 +77,7 @@ def _described(info: ModelInfo, text: TextSide, settings: Settings, name: str) -
     if settings.generation_config:
         _, more = generation_defaults(text.generation, context=info.context)
         notes += more
-    return msgspec.structs.replace(info, model=name, notes=notes)
+    return msgspec.structs.replace(info, model=name, notes=tuple(dict.fromkeys(notes)))
 
 
 def _seen(task: asyncio.Future[Any]) -> None:

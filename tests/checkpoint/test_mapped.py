@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rbee_worker.checkpoint import Checkpoint, open_checkpoint
-from rbee_worker.checkpoint.names import GGUF_ARCHITECTURES
+from rbee_worker.checkpoint.names import GENERATION_KEYS, GGUF_ARCHITECTURES
 from rbee_worker.checkpoint.ops import OPS
 from rbee_worker.errors import CheckpointError, ModelError, UnsupportedModel
 from rbee_worker.ops.reference.dequant import dequantize
+from rbee_worker.params import generation_defaults
 
 HEADS, KV_HEADS, WIDTH, DIM = 4, 2, 8, 32
 KEYS: dict[str, Any] = {
@@ -171,6 +172,23 @@ def test_generation_and_tokenizer_keys(tmp_path):
     assert ckpt.generation == {"temperature": 0.6, "top_k": 20, "top_p": 0.95}
     assert ckpt.tokenizer_config == {"chat_template": "{{ messages }}", "add_bos_token": False}
     assert ckpt.gguf is not None
+
+
+def test_every_sampling_default_of_the_format_is_applied_or_told(tmp_path):
+    """All that the gguf package can write, and one that it cannot yet."""
+    theirs = {v for k, v in vars(gguf.Keys.General).items() if k.startswith("SAMPLING_")}
+    assert len(theirs) > 10
+    given = {key.replace(".", "__"): 2.5 for key in theirs if not key.endswith("sequence")}
+    given |= {"general__sampling__top_k": 7, "general__sampling__of_tomorrow": 1}
+    given["general__sampling__sequence"] = "xtc;temp"
+    generation = opened(tmp_path, **given).generation
+    values, notes = generation_defaults(generation)
+    told = {note.split(" ")[0] for note in notes if note.startswith("general.")}
+    refused = {note.split(" ")[1] for note in notes if note.startswith("generation_config")}
+    names = {key.gguf: key.hf for key in GENERATION_KEYS}
+    applied = {key for key in theirs if names.get(key) in {*values, *refused}}
+    assert told | applied == theirs | {"general.sampling.of_tomorrow"}
+    assert told & applied == set()
 
 
 def test_keys_and_formats_that_nothing_reads_are_noted(tmp_path):

@@ -10,7 +10,7 @@ from tests.cli.test_bad_models import check, program
 
 ROW = f"the model has {tiny.VOCAB} rows for tokens, the tokenizer knows 1 tokens beyond them"
 KEY = "config keys that nothing reads: odd_key"
-PLACED = "generation_config.json: num_beams is not applied by this worker"
+PLACED = "generation_config.json: num_beams (4) is not applied by this worker"
 
 
 @pytest.fixture(scope="module")

@@ -23,11 +23,11 @@ from rbee_worker.engine.messages import Finished, Preempted, Scheduled, Submit, 
 from rbee_worker.engine.runner import Runner
 from rbee_worker.engine.sampler import Drawing, Prepared, Sampler
 from rbee_worker.models import llama
-from rbee_worker.models.base import Decoder
 from rbee_worker.models.weights import Weights
+from rbee_worker.ops.reference.model import ReferenceModel
 from rbee_worker.ops.reference.ops import ReferenceOps
 from rbee_worker.ops.reference.sampling.torch_sampling import TorchSampling
-from rbee_worker.ops.reference.state import ReferenceState
+from rbee_worker.ops.reference.state import TorchState
 from rbee_worker.state.pool import StatePool
 from rbee_worker.types import SamplingParams
 
@@ -68,8 +68,8 @@ class RandomWeights:
 
 
 @cache
-def model(window: int | None) -> Decoder:
-    config = llama.Config(
+def model(window: int | None) -> ReferenceModel:
+    config = llama.Mistral(
         vocab_size=VOCAB,
         hidden_size=48,
         intermediate_size=80,
@@ -95,7 +95,9 @@ def model(window: int | None) -> Decoder:
             f"{at}.mlp.down_proj.weight": (48, 80),
         }
     shapes["model.norm.weight"] = (48,)
-    return llama.build(config, Weights(RandomWeights(shapes), ReferenceOps()))
+    return ReferenceModel(
+        llama.build_mistral(config, Weights(RandomWeights(shapes), ReferenceOps()))
+    )
 
 
 class WatchingSampler(Sampler):
@@ -141,7 +143,7 @@ def run(
     pool = StatePool(
         m.groups, tokens=blocks * 16, block_size=16, max_seqs=max_seqs, step_tokens=budget
     )
-    memory = ReferenceState(m.groups, pool.n_blocks, pool.n_slots, block_size=16, dtype=kv_dtype)
+    memory = TorchState(m.groups, pool.n_blocks, pool.n_slots, block_size=16, dtype=kv_dtype)
     sampler = WatchingSampler(max_seqs)
     runner = Runner(m, memory, sampler, block_size=16, max_seqs=max_seqs)
     engine = Engine(

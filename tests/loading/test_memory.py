@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,14 +15,17 @@ from rbee_worker.machine import allowed_cores, available_memory
 from rbee_worker.ops import RopeSpec
 from rbee_worker.ops.batch import PagedMemory
 from rbee_worker.ops.cpu.runtime.state import CpuState
-from rbee_worker.ops.reference.state import ReferenceState
+from rbee_worker.ops.reference.state import TorchState
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.specs import Fixed, PagedKV, StateGroup
 
 FULL = StateGroup(PagedKV(2, 8, 8), 3)  # 3 * 2 * 16 * 2 = 192 bytes a token in f16
 WINDOW = StateGroup(PagedKV(2, 8, 8, window=64), 3)
 FIXED = StateGroup(Fixed((("h", (4, 2)), ("conv", (3,)))), 2)  # 2 * 11 * 4 = 88 bytes a slot
+BIG = StateGroup(PagedKV(2, 8, 8), 8)
 PLENTY = 1 << 40
+STATES = [CpuState, TorchState]
+Memory = CpuState | TorchState
 
 
 def plan(
@@ -67,24 +69,42 @@ def test_what_memory_allows() -> None:
     assert "context cut from 4096 to" in cut.notes[0]
 
 
+@pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("snapshots", [0, 3])
 @pytest.mark.parametrize("groups", [(FULL,), (FULL, WINDOW), (WINDOW, FIXED), (FIXED,)])
-def test_planned_bytes_are_the_tensors_bytes(
-    groups: tuple[StateGroup, ...], snapshots: int
+def test_planned_bytes_are_what_is_allocated(
+    groups: tuple[StateGroup, ...], snapshots: int, state: type[Memory]
 ) -> None:
     settings = Settings(max_seqs=4, token_budget=64)
     pool = StatePool(
         groups, tokens=2000, block_size=16, max_seqs=4, step_tokens=64, snapshots=snapshots
     )
-    for made in (CpuState, ReferenceState):
-        memory = made(groups, pool.n_blocks, pool.n_slots, block_size=16, dtype="f16")
-        assert memory.nbytes == state_bytes(groups, settings, "f16", 2000, snapshots)
-        for group, held in zip(groups, memory.memory, strict=True):
-            assert isinstance(held, PagedMemory) == isinstance(group.spec, PagedKV)
-            if isinstance(held, PagedMemory):
-                assert held.k.shape[0] == group.layers
-                assert held.k.shape[2:] == (16, 2, 8)
-                assert not held.k.any()
+    made = state(groups, pool.n_blocks, pool.n_slots, block_size=16, dtype="f16")
+    assert made.nbytes == state_bytes(groups, settings, "f16", 2000, snapshots)
+    for group, memory in zip(groups, made.memory, strict=True):
+        if isinstance(memory, PagedMemory):
+            assert memory.k.shape[0] == group.layers
+            assert memory.k.shape[2:] == (16, 2, 8)
+            assert not memory.k.any()
+        else:
+            slots = 1 + 4 + snapshots
+            shapes = {name: tuple(t.shape) for name, t in memory.tensors.items()}
+            assert shapes == {"h": (2, slots, 4, 2), "conv": (2, slots, 3)}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_slots_are_cleared_and_copied_in_order(state: type[Memory]) -> None:
+    groups = (FIXED, StateGroup(Fixed((("s", (5,)),)), 1))
+    made = state(groups, [0, 0], 6, block_size=16, dtype="f16")
+    tensors = [t for memory in made.memory for t in memory.tensors.values()]
+    for tensor in tensors:
+        for slot in range(6):
+            tensor[:, slot] = slot
+    made.copy([(1, 2), (2, 3), (4, 1)])  # 3 gets what 1 had, through 2
+    made.clear([5])
+    for tensor in tensors:
+        assert [float(tensor[0, slot].min()) for slot in range(6)] == [0, 4, 1, 1, 4, 0]
+        assert [float(tensor[-1, slot].max()) for slot in range(6)] == [0, 4, 1, 1, 4, 0]
 
 
 def test_snapshots_of_recurrent_state_give_way_to_tokens() -> None:
@@ -120,26 +140,23 @@ def test_a_window_costs_its_window() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
-@pytest.mark.parametrize("made", [CpuState, ReferenceState])
-def test_state_costs_nothing_until_it_is_touched(made: Any, dtype: str) -> None:
+@pytest.mark.parametrize("state", STATES)
+def test_a_pool_costs_nothing_until_it_is_touched(state: type[Memory], dtype: str) -> None:
     def resident() -> int:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     before = resident()
-    group = StateGroup(PagedKV(1, 16, 16), 8)
-    memory = made((group,), [1 << 16], 0, block_size=16, dtype=dtype).memory[0]
-    assert memory.k.shape == memory.v.shape == (8, 1 << 16, 16, 1, 16)
-    address = memory.k.data_ptr() if made is ReferenceState else memory.k.ctypes.data
+    made = state([BIG], [1 << 16], 0, block_size=16, dtype=dtype)
+    assert made.nbytes >= 512 << 20
+    k = made.memory[0].k
+    address = k.data_ptr() if state is TorchState else k.ctypes.data
     assert address % 64 == 0
     assert resident() - before < 16 << 20
-    assert not memory.k[3, 77].any()
-    memory.k[3, 77] = 2
-    assert memory.k[3, 77].all()
-    assert not memory.k[3, 76].any()
-    assert not memory.k[3, 78].any()
-    latent = StateGroup(PagedKV(1, 16, 0), 8)
-    assert made((latent,), [4], 0, block_size=16, dtype=dtype).memory[0].v.nbytes == 0
+    assert not k[3, 77].any()
+    k[3, 77] = 2
+    assert int((k[3, 76:79] == 2).sum()) == 16 * 2 * 8
+    assert resident() - before < 16 << 20
 
 
 def test_the_machine_and_its_container(tmp_path: Path) -> None:

@@ -32,9 +32,18 @@ def test_auto_falls_back_aloud_and_cpu_refuses(settings: dict[str, object], word
 
 
 def test_without_its_compiler_auto_is_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    real = importlib.util.find_spec
+    hidden = {"llvmlite"}
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name in hidden else real(name, *a)
+    )
     assert choose_backend(Settings()).name == "reference"
     assert "llvmlite is not installed" in backend_notes(Settings())[0]
+    hidden.add("torch")  # and where the second choice cannot be had either
+    with pytest.raises(UsageError, match="llvmlite is not installed"):
+        choose_backend(Settings())
+    with pytest.raises(UsageError, match=r"torch is not installed.*rbee-worker\[torch\]"):
+        choose_backend(Settings(backend="reference"))
 
 
 WITHOUT = """
@@ -72,4 +81,4 @@ def test_an_engine_runs_without_the_compiler(tmp_path: Path) -> None:
         [sys.executable, "-c", WITHOUT, str(model)], cwd=root, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("True ['backend reference, not cpu: llvmlite is not installed.")
+    assert done.stdout.startswith("True ['backend reference (plain torch")

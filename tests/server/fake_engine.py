@@ -22,7 +22,7 @@ from rbee_worker.engine.messages import Loading, Stats
 from rbee_worker.errors import NotReady, QueueFull, WorkerError
 from rbee_worker.observe import narration
 from rbee_worker.params import Rules, check_request, fit
-from rbee_worker.session.prepare import rendered
+from rbee_worker.session.prepare import encoded, rendered
 from rbee_worker.tokenizer.messages import Form, checked
 from rbee_worker.types import (
     End,
@@ -103,6 +103,7 @@ class Fake:
     slots: int = 64  # sequences at a time; more wait
     context: int = 4096
     narrate: bool = True
+    notes: tuple[str, ...] = ()  # of the model
     fail_at: int | None = None  # token at which a request fails
     script: Callable[[Request], Sequence[int]] | None = None  # ids to answer with
     stamp: Callable[[str, int], None] | None = None  # called with (job, token) when a token exists
@@ -136,6 +137,7 @@ class FakeEngineClient:
         self._live: dict[str, _Live] = {}
         self._waiting = 0
         self._loader = asyncio.create_task(self._load())
+        self.seen: list[Any] = []  # what it was asked for: (request, resolved, prompt's ids)
         self.held = 0  # what a leak would leave above zero
         self.submitted = 0
         self.most_buffered = 0
@@ -173,6 +175,7 @@ class FakeEngineClient:
             n_layers=n,
             n_parameters=1_000_000,
             load_s={"total": self.fake.load_s},
+            notes=self.fake.notes,
         )
         self.state = "ready"
         self._count()
@@ -201,6 +204,7 @@ class FakeEngineClient:
         if len(self._live) >= self.fake.slots + self.settings.max_queue:
             raise QueueFull(f"{len(self._live)} requests are running or waiting already.")
         prompt_ids, resolved = self._prepare(request)
+        self.seen.append((request, resolved, prompt_ids))
         params = resolved.params
         live = self._live[request.id] = _Live()
         self.submitted += 1
@@ -213,6 +217,7 @@ class FakeEngineClient:
                 prompt_tokens=len(prompt_ids),
                 seed=params.seed,
                 sampling=resolved,
+                warnings=self.fake.notes,
                 prompt_ids=tuple(prompt_ids),
             )
             began = time.monotonic()
@@ -250,9 +255,17 @@ class FakeEngineClient:
 
     def _prepare(self, request: Request) -> tuple[list[int], Any]:
         resolved = check_request(request, self.rules)
-        ids = prompt_ids(request)
+        ids = list(self._encode(request))
         params = fit(resolved, len(ids), self.fake.context)
         return ids, msgspec.structs.replace(resolved, params=params)
+
+    def _encode(self, request: Request) -> Sequence[int]:
+        if request.token_ids is not None:
+            return request.token_ids
+        if request.messages is not None:
+            special = request.add_special_tokens or False
+            return encoded(self.tokenizer, rendered(request, self.chat), special)[0]
+        return encoded(self.tokenizer, request.prompt or "", request.add_special_tokens)[0]
 
     async def _enter(self, live: _Live, timeout_s: float | None) -> bool:
         """Wait for a slot; False when the request ended first."""

@@ -33,6 +33,7 @@ FLAGS = (
     "--disable-dev-shm-usage",
 )
 PHONE = (390, 844)
+NOTE = "weights of two formats were found"
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def busy() -> Iterator[Served]:
-    with Served(Fake(token_s=0.015)) as server:
+    with Served(Fake(token_s=0.015, notes=(NOTE,))) as server:
         yield server
 
 
@@ -137,6 +138,7 @@ def test_an_answer_streams_with_its_figures_and_its_story(browser: Any, busy: Se
     assert "temperature0.5request" in rows
     assert "top_p1default" in rows
     assert "Reading a prompt of" in text(browser, "#feed")
+    assert text(browser, "#feed").count(NOTE) == 1, "told once, whatever repeats it"
     assert any(rate not in ("–", "") and float(rate) > 20 for rate in rates), rates
     assert "%" in text(browser, "#kv-text")
     assert text(browser, "#queue").isdigit()

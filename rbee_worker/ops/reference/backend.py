@@ -100,9 +100,9 @@ class ReferenceBackend(Backend):
         block_size: int,
         dtype: str,
     ) -> StateMemory:
-        from rbee_worker.ops.reference.state import ReferenceState
+        from rbee_worker.ops.reference.state import TorchState
 
-        return ReferenceState(
+        return TorchState(
             groups, n_blocks, n_slots, block_size=block_size, dtype=dtype, device=ops.device
         )
 

@@ -17,11 +17,12 @@ from torch import Tensor
 from rbee_worker.checkpoint.decoding import as_floats
 from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.ops import Activation, Ops, RopeSpec, Routing, Weight
-from rbee_worker.ops.batch import Batch, PagedState
+from rbee_worker.ops.batch import Batch, FixedState, PagedState
 from rbee_worker.ops.reference.attention import Keys, Mask, attend
 from rbee_worker.ops.reference.dequant import dequantize
 from rbee_worker.ops.reference.experts import activate, add_bias, experts, gate, product, route
 from rbee_worker.ops.reference.sampling.torch_sampling import TorchSampling
+from rbee_worker.ops.reference.scan import linear_scan
 from rbee_worker.state.specs import StateRef
 
 DTYPES: dict[str, torch.dtype] = {
@@ -68,6 +69,9 @@ class ReferenceOps(Ops):
 
     def floats(self, packed: Packed) -> Packed:
         return as_floats(packed, threads=torch.get_num_threads())
+
+    def weights_done(self) -> None:
+        pass
 
     # ---- dense
 
@@ -235,6 +239,16 @@ class ReferenceOps(Ops):
         mask = Mask(window, chunk, softcap, slopes, sinks, causal)
         out = attend(_by_head(q.float(), heads), kv, batch, scale=scale, mask=mask)
         return out.flatten(1).to(q.dtype)
+
+    # ---- recurrences
+
+    def linear_scan(
+        self, x: Tensor, decay: Tensor, where: StateRef, name: str, batch: Batch
+    ) -> Tensor:
+        state = batch.state[where.group]
+        assert isinstance(state, FixedState)
+        kept = state.tensors[name][where.layer]
+        return linear_scan(x.float(), decay.float(), kept, state.slots, batch).to(x.dtype)
 
 
 def _by_head(x: Tensor, heads: int) -> Tensor:

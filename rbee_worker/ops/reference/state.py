@@ -18,7 +18,7 @@ STATE_DTYPES: dict[str, torch.dtype] = {
 }
 
 
-class ReferenceState:
+class TorchState:
     """Keys and values [layers, blocks, block_size, heads, dim], fixed states [layers, slots, ...].
 
     Zero; on the CPU the system gives a page of them when it is first written. `n_blocks` (one for

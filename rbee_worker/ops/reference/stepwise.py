@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rbee_worker.ops.batch import Batch
 from rbee_worker.ops.reference.ops import DTYPES
-from rbee_worker.ops.reference.state import ReferenceState
+from rbee_worker.ops.reference.state import TorchState
 from rbee_worker.state.specs import StateGroup
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ class ReferenceStepwise:
         self._dtype = DTYPES[decoder.ops.dtype]
         self.groups: tuple[StateGroup, ...] = decoder.groups
 
-    def memory(self, n_blocks: Sequence[int], n_slots: int, *, block_size: int) -> ReferenceState:
+    def memory(self, n_blocks: Sequence[int], n_slots: int, *, block_size: int) -> TorchState:
         """Zeroed float32 state."""
-        return ReferenceState(
+        return TorchState(
             self.groups,
             n_blocks,
             n_slots,

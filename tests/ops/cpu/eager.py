@@ -83,6 +83,7 @@ class Eager:
             return array(value)
 
         named = {key: array(value) for key, value in named.items()}
+        self.ops.weights_done()
         result = getattr(self.ops, name)(*map(handle, args), **named)
         several = isinstance(result, tuple)
         results = result if several else (result,)

@@ -309,4 +309,4 @@ def test_an_operation_that_a_backend_lacks_is_named(ops):
 
 def test_every_operation_that_inspect_calls_fast_has_a_kernel():
     assert {name for name in NATIVE if getattr(CpuOps, name) is getattr(Ops, name)} == set()
-    assert Ops.__abstractmethods__ <= NATIVE | {"sampling"}
+    assert Ops.__abstractmethods__ <= NATIVE | {"sampling", "weights_done"}

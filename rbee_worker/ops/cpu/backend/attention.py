@@ -18,7 +18,7 @@ from rbee_worker.ops.cpu.shared.regions import Place, Region
 from rbee_worker.state.specs import PagedKV, StateRef
 
 
-class Attending(RecordingOps):
+class AttentionOps(RecordingOps):
     """The part of `CpuOps` that attends."""
 
     def attend(
@@ -68,8 +68,8 @@ class Attending(RecordingOps):
         items = self._items(heads, spec.heads, tile, _window(window, chunk))
         # of one row it is known whether spans are shared out, and each thread may fold all of them
         split = spec.heads * tile.chunks < 2 * self.team.threads
-        own = rec.alone(heads * width) and split
-        y = rec.buffer(heads * width, own=own)
+        private = rec.replicates(heads * width) and split
+        y = rec.buffer(heads * width, private=private)
         common: dict[str, Any] = {
             "items": slot_of(items),
             "y": y.slot,
@@ -93,7 +93,7 @@ class Attending(RecordingOps):
                 Touch(items.place, ALL, False),
                 Touch(scratch.place, ALL, True),
                 Touch(partial.place, ALL, True),
-                *([] if own else [writes(y, ALL)]),
+                *([] if private else [writes(y, ALL)]),
             ],
             q=query.slot,
             q_stride=query.stride,
@@ -106,8 +106,8 @@ class Attending(RecordingOps):
             **common,
         )
         if rec.rows > 1 or split:
-            if own:
-                scratch = rec.region(scratch_bytes, own=True)
+            if private:
+                scratch = rec.region(scratch_bytes, private=True)
                 common["scratch"] = slot_of(scratch)
             rec.call(
                 "attend.combine",

@@ -22,11 +22,11 @@ from rbee_worker.ops.cpu.shared.forms import BYTES, CELL, natural, parse, varian
 from rbee_worker.ops.cpu.shared.regions import Region
 
 
-class Mixing(RecordingOps):
+class ExpertOps(RecordingOps):
     """The part of `CpuOps` that has several matrices of one shape."""
 
     def stack(self, members: Sequence[Sequence[Packed]]) -> Weight:
-        return weight_of(hold_stack(self.hold, members))
+        return weight_of(hold_stack(self.holder.hold, members))
 
     def heads_linear(self, x: Array, weight: Weight) -> Array:
         source = buf_of(x, weight.count * weight.cols)

@@ -132,6 +132,7 @@ def kernel_names(decoder: Decoder, ops: CpuOps, shape: Shape) -> list[str]:
 def record(decoder: Decoder, ops: CpuOps, shape: Shape, *stages: Stage) -> Recorded:
     """Run pieces of the model's Python once, each given the result of the one before, and load
     what they call. A later stage takes no more rows than the ones before it."""
+    ops.weights_done()  # a model that was not built from a checkpoint may have weights pending
     recorder, results, ropes, given = _trace(decoder, ops, shape, stages)
     program = finish(recorder, ops.library, results[-1].buf, results[:-1])
     return Recorded(program, ropes, given)

@@ -1,17 +1,13 @@
 """The memory that held weights lie in: one mapping, filled piece by piece.
 
 Address space is reserved at once; memory is taken when it is written. It comes in huge pages where
-the system has them: with small ones, taking memory is most of the time that repacking takes. Most
-systems give none to shared memory, so memory is shared only where it is to be kept: its descriptor
-can then be held by another process, and a restarted engine finds its weights repacked.
+the system has them: with small ones, taking memory is most of the time that repacking takes.
 """
 
 from __future__ import annotations
 
 import mmap
-import os
 import sys
-import weakref
 
 import numpy as np
 import numpy.typing as npt
@@ -25,19 +21,10 @@ _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" el
 
 
 class Arena:
-    """Pieces one after another. Given back as a whole, when the last array in it is gone.
+    """Pieces one after another. Given back as a whole, when the last array in it is gone."""
 
-    keep: in a memfd, whose descriptor is `fd` (-1: there is none, nobody can keep the memory).
-    """
-
-    def __init__(self, capacity: int = RESERVED, *, keep: bool = False) -> None:
-        capacity = -(-capacity // PAGE) * PAGE + PAGE
-        self.fd = -1
-        if keep and hasattr(os, "memfd_create"):
-            self.fd = os.memfd_create("rbee-weights", os.MFD_CLOEXEC)
-            os.ftruncate(self.fd, capacity)  # sparse
-            weakref.finalize(self, os.close, self.fd)
-        self._bytes = np.frombuffer(_mapped(self.fd, capacity), np.uint8)
+    def __init__(self, capacity: int = RESERVED) -> None:
+        self._bytes = np.frombuffer(_mapped(-(-capacity // PAGE) * PAGE + PAGE), np.uint8)
         self.used = 0
 
     def take(self, nbytes: int) -> npt.NDArray[np.uint8]:
@@ -48,12 +35,12 @@ class Arena:
         return self._bytes[start : start + nbytes]
 
 
-def _mapped(fd: int, capacity: int) -> mmap.mmap:
-    if fd >= 0 or not hasattr(mmap, "MAP_PRIVATE"):
-        mapped = mmap.mmap(fd, capacity)
-    else:
+def _mapped(capacity: int) -> mmap.mmap:
+    if hasattr(mmap, "MAP_PRIVATE"):
         kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
         mapped = mmap.mmap(-1, capacity, flags=kind)
+    else:
+        mapped = mmap.mmap(-1, capacity)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         mapped.madvise(mmap.MADV_HUGEPAGE)
     return mapped

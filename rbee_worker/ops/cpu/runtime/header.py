@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import is_
 
 import numpy as np
 import numpy.typing as npt
 
 from rbee_worker.errors import UnsupportedModel
 from rbee_worker.ops import RopeSpec
-from rbee_worker.ops.batch import Array, Batch, PagedState
+from rbee_worker.ops.batch import Array, Batch, FixedState, PagedState
 from rbee_worker.ops.cpu.runtime.angles import F32, Angles
 from rbee_worker.ops.cpu.runtime.state import STATE_DTYPES
 from rbee_worker.ops.cpu.shared import step
 from rbee_worker.ops.cpu.shared.regions import Words
-from rbee_worker.state.specs import PagedKV, StateGroup, row_bytes
+from rbee_worker.state.specs import Fixed, PagedKV, StateGroup, row_bytes
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,18 @@ class _Table:
             self._checked = blocks
 
 
+class _Slots:
+    """The slots of a fixed state as the host reads them."""
+
+    def __init__(self, state: FixedState) -> None:
+        self._count = min(tensor.shape[1] for tensor in state.tensors.values())
+        self._slots = memoryview(state.slots).cast("B").cast("Q")  # negative: large
+
+    def check(self, longest: int) -> None:
+        """Every slot is one of the memory's."""
+        assert max(self._slots, default=0) < self._count
+
+
 class _KnownBatch:
     """What was learnt of a batch's arrays. Decoding steps pass the same batch object with new
     numbers, so its arrays are checked once and their contents at every step."""
@@ -68,8 +81,11 @@ class _KnownBatch:
         self.positions: Words = batch.positions
         self.seq_starts: Words = batch.seq_starts
         self.rope_lens: Words = batch.rope_lens
-        paged = [s for s in batch.state if isinstance(s, PagedState)]
-        self._tables = [_Table(state, shape) for state in paged if self.n]
+        self._places = [
+            _Table(state, shape) if isinstance(state, PagedState) else _Slots(state)
+            for state in batch.state
+            if self.n
+        ]
         self._starts = memoryview(self.seq_starts)
         self._rows = memoryview(batch.sample_rows)
         self._in_order = list(range(self.n))
@@ -84,8 +100,8 @@ class _KnownBatch:
         batch = self.batch
         assert self._starts.tolist() == list(batch.seq_starts_host)
         assert len(self._starts) == len(batch.kv_lens_host) + 1
-        for table in self._tables:
-            table.check(longest)
+        for places in self._places:
+            places.check(longest)
 
 
 class Header:
@@ -96,15 +112,15 @@ class Header:
     ) -> None:
         self.groups, self.shape = groups, shape
         self._angles = [Angles(spec) for spec in ropes]
-        self._turned: list[tuple[object, object]] = [(None, None)] * len(ropes)
-        self._caches: dict[int, tuple[Array, Array]] = {}  # by group, as last written
+        self._angles_written: list[tuple[object, object]] = [(None, None)] * len(ropes)
+        self._written: dict[int, tuple[Array, ...]] = {}  # arrays whose addresses are written, by group
         self._known: _KnownBatch | None = None
         words: Words = np.zeros(step.words(len(groups), len(ropes)), np.int64)
         self._words = memoryview(words)  # type: ignore[arg-type]
         self._address = int(words.ctypes.data)
 
     def rows(self, n: int) -> int:
-        """The address, filled for n rows of what looks at no batch."""
+        """The address, filled for n rows of a program that reads no batch."""
         self._words[step.N // 8] = n
         return self._address
 
@@ -118,9 +134,9 @@ class Header:
             known = self._look_at(batch)
         known.check(longest)
         for number, angles in enumerate(self._angles):
-            turned = angles.at(known.positions, known.seq_starts, known.rope_lens, longest)
-            if turned[0] is not self._turned[number][0] or turned[1] is not self._turned[number][1]:
-                self._turn(number, *turned)
+            found = angles.at(known.positions, known.seq_starts, known.rope_lens, longest)
+            if not all(map(is_, found, self._angles_written[number])):
+                self._write_angles(number, *found)
         return self._address
 
     @property
@@ -147,22 +163,28 @@ class Header:
         words[step.KV_LENS // 8] = _address(batch.kv_lens, sequences)
         for number, (group, state) in enumerate(zip(self.groups, batch.state, strict=True)):
             if isinstance(state, PagedState):
-                self._write_group(number, group, state, n, sequences)
+                self._write_paged(number, group, state, n, sequences)
+            else:
+                self._write_fixed(number, group, state, sequences)
         self._known = _KnownBatch(batch, self.shape)
         return self._known
 
-    def _turn(self, number: int, table: F32, index: Words) -> None:
+    def _write_angles(self, number: int, table: F32, index: Words) -> None:
         """Where the angles of a rotary table lie, and which of them are whose."""
         at = step.rope_at(number, len(self.groups)) // 8
         self._words[at + step.ANGLES // 8] = table.ctypes.data
         self._words[at + step.INDEX // 8] = index.ctypes.data
-        self._turned[number] = table, index
+        self._angles_written[number] = table, index
 
-    def _write_group(
+    def _stands(self, number: int, arrays: tuple[Array, ...]) -> bool:
+        """Were a group's addresses last written of these arrays? They are in every step."""
+        written = self._written.get(number, ())
+        return len(written) == len(arrays) and all(map(is_, written, arrays))
+
+    def _write_paged(
         self, number: int, group: StateGroup, state: PagedState, n: int, sequences: int
     ) -> None:
-        known = self._caches.get(number)
-        if known is None or known[0] is not state.k or known[1] is not state.v:
+        if not self._stands(number, (state.k, state.v)):
             self._write_cache(number, group, state)
         table = state.table
         assert table.dtype == np.int32
@@ -175,7 +197,7 @@ class Header:
         words[at + step.SLOTS // 8] = _address(state.slots, n)
 
     def _write_cache(self, number: int, group: StateGroup, state: PagedState) -> None:
-        """Where keys and values lie; the same in every step of an engine."""
+        """Where keys and values lie."""
         size, spec, blocks = self.shape.block_size, group.spec, state.k.shape[1]
         assert isinstance(spec, PagedKV)
         for tensor, dim in ((state.k, spec.k_dim), (state.v, spec.v_dim)):
@@ -189,7 +211,30 @@ class Header:
         words[at + step.K_LAYER // 8] = state.k.nbytes // group.layers
         words[at + step.V // 8] = state.v.ctypes.data
         words[at + step.V_LAYER // 8] = state.v.nbytes // group.layers
-        self._caches[number] = (state.k, state.v)
+        self._written[number] = (state.k, state.v)
+
+    def _write_fixed(
+        self, number: int, group: StateGroup, state: FixedState, sequences: int
+    ) -> None:
+        assert isinstance(group.spec, Fixed)
+        arrays = tuple(state.tensors[name] for name, _ in group.spec.shapes)
+        if not self._stands(number, arrays):
+            self._write_tensors(number, group, group.spec, arrays)
+        at = step.group_at(number) // 8
+        self._words[at + step.SLOTS // 8] = _address(state.slots, sequences)
+
+    def _write_tensors(
+        self, number: int, group: StateGroup, spec: Fixed, arrays: tuple[Array, ...]
+    ) -> None:
+        """Where the tensors of a fixed group lie."""
+        for n, (tensor, (_, shape)) in enumerate(zip(arrays, spec.shapes, strict=True)):
+            assert tensor.shape == (group.layers, tensor.shape[1], *shape), tensor.shape
+            assert tensor.dtype == STATE_DTYPES[spec.dtype]
+            assert tensor.flags.c_contiguous
+            at = step.tensor_at(number, n) // 8
+            self._words[at + step.STATE // 8] = tensor.ctypes.data
+            self._words[at + step.STATE_LAYER // 8] = tensor.nbytes // group.layers
+        self._written[number] = arrays
 
 
 def _address(numbers: Words, count: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +19,8 @@ from rbee_worker.ops.cpu.shared.instruction import Instruction, words
 from rbee_worker.ops.cpu.shared.regions import Words
 
 Bytes = npt.NDArray[np.uint8]
+
+BATCH_BYTES = 32_000_000  # of the file, repacked together
 
 
 @dataclass(frozen=True)
@@ -55,31 +57,74 @@ class Matrix:
         return "+".join(dict.fromkeys(p.held.name for p in self.parts))
 
 
-def hold(library: Library, team: Team, arena: Arena, packed: Sequence[Packed]) -> Matrix:
-    """Repack matrices [out_i, in] for the kernels; formats without one are expanded to float32."""
-    return hold_all(library, team, arena, [packed])[0]
+class Holder:
+    """Puts matrices into an arena, repacked for the kernels.
 
+    A matrix has its memory when `hold` returns and its contents after the next `flush`: threads
+    share the bytes of several matrices at once, which for small ones takes half the time.
+    """
 
-def hold_all(
-    library: Library, team: Team, arena: Arena, several: Iterable[Sequence[Packed]]
-) -> list[Matrix]:
-    """`hold` for several at once: the team's threads share all of their bytes."""
-    jobs: list[_Job] = []
-    made = []
-    for packed in several:
+    def __init__(self, library: Library, team: Team, arena: Arena) -> None:
+        self._library, self._team, self._arena = library, team, arena
+        self._jobs: list[_Job] = []
+        self._pending = 0  # bytes of the file that `_jobs` read
+
+    def hold(self, packed: Sequence[Packed]) -> Matrix:
+        """The matrices [out_i, in], rows stacked; formats without a kernel are expanded to float32.
+        Repacks whatever is pending once that is much."""
         parts, first = [], 0
-        for run in _runs([_repackable(p, team.threads) for p in packed]):
+        for run in _runs([_repackable(p, self._team.threads) for p in packed]):
             rows = sum(p.shape[0] for p in run)
             held = held_as(run[0].format)
-            parts.append(Part(held, _plan(library, arena, run, held, jobs), first, rows))
+            parts.append(Part(held, self._plan(run, held), first, rows))
             first += rows
-        made.append(_matrix(parts, packed))
-    _repack(team, jobs)
-    return made
+        if self._pending >= BATCH_BYTES:
+            self.flush()
+        return _matrix(parts, packed)
+
+    def _plan(self, run: Sequence[Packed], held: Held) -> Bytes:
+        """Memory for all matrices of a run; the jobs that will fill it are pending."""
+        units = -(-run[0].shape[1] // held.columns)
+        groups = [-(-p.shape[0] // ROWS) for p in run]
+        each = units * held.nbytes
+        memory = self._arena.take(sum(groups) * each)
+        kernel, source = self._library[repacker(run[0].format)], taken_as(run[0].format)
+        grid = {"grid": grids.digits(GRID_OF[source])} if source in GRID_OF else {}
+        at = 0
+        for one, count in zip(run, groups, strict=True):
+            raw = _whole(one, units * held.columns)
+            values = {"raw": raw, "stride": raw.shape[1], "units": units, "out": memory[at:]}
+            self._jobs.append(_Job(kernel, {**values, **grid}, count, each))
+            self._pending += raw.nbytes
+            at += count * each
+        return memory
+
+    def flush(self) -> None:
+        """Repack what is pending.
+
+        Every thread fills a piece of memory of its own: two that first write the same huge page
+        would both clear one, and clearing pages is half of all the work.
+        """
+        jobs, self._jobs, self._pending = self._jobs, [], 0
+        threads = self._team.threads
+        total = sum(job.groups * job.each for job in jobs)
+        keep: list[Args] = []
+        entries: list[Instruction] = []
+        begin = 0
+        for job in jobs:
+            ends = [total * t // threads - begin for t in range(threads + 1)]
+            shares = np.array([min(max(e // job.each, 0), job.groups) for e in ends], np.int64)
+            shares[-1] = job.groups
+            keep.append(job.kernel.pack(**job.values, shares=shares))
+            entries.append(Instruction(job.kernel.address, keep[-1].address))
+            begin += job.groups * job.each
+        header: Words = np.zeros(1, np.int64)
+        if entries:
+            self._team.run(words(entries), header)
 
 
 def outline(packed: Sequence[Packed]) -> Matrix:
-    """What `hold` makes of matrices, without their data."""
+    """What a `Holder` makes of matrices, without their contents."""
     parts, first = [], 0
     for run in _runs(packed):
         rows = sum(p.shape[0] for p in run)
@@ -123,51 +168,13 @@ def _alike(a: Packed, b: Packed) -> bool:
 
 
 class _Job(NamedTuple):
-    """One matrix to repack: its kernel and what that takes but `shares`; groups of rows, and bytes
-    that each of them takes as held."""
+    """One matrix to repack. values: the kernel's arguments but `shares`, which says how threads
+    share the groups of rows. each: bytes that a group takes as held."""
 
     kernel: Native
     values: dict[str, Any]
     groups: int
     each: int
-
-
-def _plan(
-    library: Library, arena: Arena, run: Sequence[Packed], held: Held, jobs: list[_Job]
-) -> Bytes:
-    """Memory for all matrices of a run; how it is filled goes to `jobs`."""
-    units = -(-run[0].shape[1] // held.columns)
-    groups = [-(-p.shape[0] // ROWS) for p in run]
-    each = units * held.nbytes
-    memory = arena.take(sum(groups) * each)
-    kernel, source = library[repacker(run[0].format)], taken_as(run[0].format)
-    grid = {"grid": grids.digits(GRID_OF[source])} if source in GRID_OF else {}
-    at = 0
-    for one, count in zip(run, groups, strict=True):
-        raw = _whole(one, units * held.columns)
-        values = {"raw": raw, "stride": raw.shape[1], "units": units, "out": memory[at:], **grid}
-        jobs.append(_Job(kernel, values, count, each))
-        at += count * each
-    return memory
-
-
-def _repack(team: Team, jobs: Sequence[_Job]) -> None:
-    """Every thread fills a piece of memory of its own: two that first write the same huge page
-    would both clear one, and clearing pages is half of all the work."""
-    total = sum(job.groups * job.each for job in jobs)
-    keep: list[Args] = []
-    entries: list[Instruction] = []
-    begin = 0
-    for job in jobs:
-        ends = [total * t // team.threads - begin for t in range(team.threads + 1)]
-        shares = np.array([min(max(e // job.each, 0), job.groups) for e in ends], np.int64)
-        shares[-1] = job.groups
-        keep.append(job.kernel.pack(**job.values, shares=shares))
-        entries.append(Instruction(job.kernel.address, keep[-1].address))
-        begin += job.groups * job.each
-    header: Words = np.zeros(1, np.int64)
-    if entries:
-        team.run(words(entries), header)
 
 
 def _whole(packed: Packed, cols: int) -> Bytes:

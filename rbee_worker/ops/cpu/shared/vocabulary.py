@@ -8,5 +8,6 @@ NATIVE = frozenset(
         *("add", "multiply", "scale", "clip", "act", "gated", "softcap"),
         *("route", "experts"),
         *("scale_by_position", "rope", "attend"),
+        "linear_scan",
     )
 )
