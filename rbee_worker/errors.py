@@ -48,6 +48,7 @@ class WorkerError(Exception):
     usual_fix = "run it again with --debug and report the traceback"  # where none is given
 
     def __init__(self, message: str, *, fix: str | None = None) -> None:
+        message = " ".join(message.splitlines())
         self.message = message
         self.fix = fix
         super().__init__(message if fix is None else f"{message}{_MARK}{fix}")

@@ -51,7 +51,8 @@ def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     if given == {}:
         del out["rope_parameters"]
     elif isinstance(given, dict) and not any(isinstance(v, dict) for v in given.values()):
-        out["rope_scaling"] = {"rope_type": "default", **out.pop("rope_parameters")}
+        kind = given.get("rope_type", given.get("type", "default"))
+        out["rope_scaling"] = {**out.pop("rope_parameters"), "rope_type": kind}
     scaling = out.get("rope_scaling")
     if scaling is not None and not isinstance(scaling, dict):
         raise CheckpointError(

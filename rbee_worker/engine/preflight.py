@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rbee_worker.checkpoint import Checkpoint
-from rbee_worker.checkpoint.formats import FORMATS
+from rbee_worker.checkpoint.formats import FLOATS
 from rbee_worker.checkpoint.summary import summarize
 from rbee_worker.config import Settings
 from rbee_worker.engine.memory import StatePlan, plan_state
@@ -72,6 +72,6 @@ def preflight(ckpt: Checkpoint, settings: Settings) -> Preflight:
         )
     formats = {use.format: use.nbytes for use in summarize(ckpt.source).formats}
     dtype = compute_dtype(settings, ckpt.kind, formats)
-    kv = kv_dtype(settings, dtype, packed=any(not FORMATS[f].is_float for f in formats))
+    kv = kv_dtype(settings, dtype, packed=not FLOATS.issuperset(formats))
     model, held = plan_model(ckpt, dtype, packed=backend_name(settings) == "cpu")
     return Preflight(model, held, dtype, kv)
