@@ -14,20 +14,47 @@
     ├─ EngineLost              ENGINE_LOST      503     1
     └─ DeviceLost              DEVICE_LOST      503     4
 
-A message is one line: what is wrong, where, and what to do. It never contains prompt text. On a
-terminal it takes at most 300 characters, and always says what to do.
+A message is one line: what is wrong, where, and what to do. It never contains prompt text. With its
+fix it has at most `LINE` characters.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 INTERRUPTED = 130  # exit code: 128 + SIGINT, as shells count
-LINE = 300  # characters of an error on a terminal
-_FIX = 130  # of them, for what to do
+LINE = 300 - len("error: ")  # characters of a message, its fix included
+_FIX = 130  # of them that a fix has at least
 _MARK = " Fix: "
+MOST_FAULTS = 64  # fields that one refusal lists; how many more there are is said
+UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def one_line(text: str, most: int = LINE) -> str:
+    """`text` as one line that a terminal shows as it is, of at most `most` characters.
+
+    Messages repeat names that files and callers chose. Control characters become their pictures
+    (a line feed is \u240a), what else moves the cursor or the writing direction becomes \ufffd, and
+    of a text that is too long the middle is left out.
+    """
+    if len(text) > most:
+        head = (most - 1) * 2 // 3
+        text = f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"
+    return UNPRINTABLE.sub(picture, text)
+
+
+def picture(match: re.Match[str]) -> str:
+    """What stands for a character that a terminal would obey."""
+    code = ord(match[0])
+    if code == 0x7F:
+        return "\u2421"
+    return chr(0x2400 + code) if code < 0x20 else "\ufffd"
 
 
 class FieldError(msgspec.Struct, frozen=True):
@@ -40,7 +67,11 @@ class FieldError(msgspec.Struct, frozen=True):
 
 
 class WorkerError(Exception):
-    """Base of all: `code` for machines, `http_status` for servers, `exit_code` for shells."""
+    """Base of all: `code` for machines, `http_status` for servers, `exit_code` for shells.
+
+    As text it is one line of at most `LINE` characters: a message that takes more than two thirds
+    of it loses its middle, a fix that is longer than the rest its end. `fix` holds all of it.
+    """
 
     code = "WORKER_ERROR"
     http_status = 500
@@ -48,26 +79,24 @@ class WorkerError(Exception):
     usual_fix = "run it again with --debug and report the traceback"  # where none is given
 
     def __init__(self, message: str, *, fix: str | None = None) -> None:
-        message = " ".join(message.splitlines())
-        self.message = message
+        self.message = one_line(message)
         self.fix = fix
-        super().__init__(message if fix is None else f"{message}{_MARK}{fix}")
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        return self.message if self.fix is None else self._with(self.fix)
 
     @property
     def line(self) -> str:
-        """What is wrong and what to do, in one line of at most `LINE` characters."""
-        # An engine's error comes as text, its fix within.
-        message, _, told = " ".join(self.message.split()).partition(_MARK)
-        fix = shortened(self.fix or told or self.usual_fix, _FIX)
-        return shortened(message, LINE - len(_MARK) - len(fix)) + _MARK + fix
+        """What is wrong and what to do; the fix is the usual one where there is no better."""
+        message, _, told = self.message.partition(_MARK)  # an engine's error has its fix within
+        return self._with(self.fix or told or self.usual_fix, message)
 
-
-def shortened(text: str, most: int) -> str:
-    """`text` in at most `most` characters: what is cut is its middle."""
-    if len(text) <= most:
-        return text
-    end = most // 3
-    return f"{text[: most - end - 1]}…{text[len(text) - end :]}"
+    def _with(self, fix: str, message: str | None = None) -> str:
+        text = " ".join((self.message if message is None else message).split())
+        text += "" if text.endswith((".", "!", "?", ":")) else "."
+        fix = one_line(fix, max(_FIX, LINE - len(_MARK) - len(text)))
+        return one_line(text, LINE - len(_MARK) - len(fix)) + _MARK + fix
 
 
 class UsageError(WorkerError):
@@ -100,16 +129,21 @@ class UnsupportedModel(ModelError):
 
 
 class InvalidRequest(WorkerError):
-    """All offending fields at once."""
+    """All offending fields at once. `told`: those that are listed, and how many more there are."""
 
     code = "INVALID_REQUEST"
     http_status = 400
     usual_fix = "change what is named"
 
-    def __init__(self, errors: list[FieldError]) -> None:
+    def __init__(self, errors: Sequence[FieldError], *, fix: str | None = None) -> None:
         assert errors
-        self.errors = errors
-        super().__init__("; ".join(f"{e.field}: {e.message}" for e in errors))
+        self.errors = list(errors)
+        self.told = self.errors[:MOST_FAULTS]
+        if len(self.errors) > MOST_FAULTS:
+            more = f"and {len(self.errors) - MOST_FAULTS} more faults, which are not listed"
+            self.told.append(FieldError("", "fewer faults", more))
+        words = (f"{e.field}: {e.message}" if e.field else e.message for e in self.told)
+        super().__init__("; ".join(words), fix=fix)
 
 
 class NotReady(WorkerError):
@@ -154,3 +188,25 @@ class DeviceLost(WorkerError):
     http_status = 503
     usual_fix = "check the device, then start the worker again"
     exit_code = 4
+
+
+# torch raises RuntimeError, or an OutOfMemoryError of its own, with one of these.
+_OUT_OF_MEMORY = ("allocate memory", "out of memory")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Python's, torch's or the device's way of saying that memory is gone."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY)
+
+
+def as_worker_error(error: Exception) -> WorkerError:
+    """The error that the request's caller sees. Never contains prompt text."""
+    if isinstance(error, WorkerError):
+        return error
+    if is_out_of_memory(error):
+        return OutOfMemory(
+            "there was not enough memory to compute this request.",
+            fix="send a shorter prompt, or start the worker with a smaller --ctx.",
+        )
+    first = (str(error).splitlines() or ["no message"])[0][:200]
+    return InferenceFailed(f"the model failed on this request: {type(error).__name__}: {first}")

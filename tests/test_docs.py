@@ -10,8 +10,8 @@ from rbee_worker.checkpoint.formats import DECODABLE
 from rbee_worker.checkpoint.names import DIALECTS
 from rbee_worker.config import OPTIONS, Option
 from rbee_worker.models import ARCHITECTURES
-from rbee_worker.ops.cpu.forms import WITHIN, forms
-from rbee_worker.ops.cpu.held import held_as
+from rbee_worker.ops.cpu.shared.forms import WITHIN, forms
+from rbee_worker.ops.cpu.shared.held import held_as
 from rbee_worker.verify.compare import TOLERANCE
 from tests.archs import page as architectures
 

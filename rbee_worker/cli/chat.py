@@ -19,9 +19,9 @@ from rbee_worker.cli.terminal import (
     bold,
     dim,
     error_line,
+    flat,
     no_echo,
     note,
-    one_line,
     write_answer,
 )
 from rbee_worker.config import Settings
@@ -29,11 +29,11 @@ from rbee_worker.errors import INTERRUPTED, UsageError, WorkerError
 from rbee_worker.types import Narration, Request
 
 if TYPE_CHECKING:
-    from rbee_worker.cli.answer import Answer
     from rbee_worker.cli.interrupt import Interrupt
     from rbee_worker.cli.prompt import Prompt
     from rbee_worker.cli.remote import RemoteClient
-    from rbee_worker.engine.client import EngineClient
+    from rbee_worker.cli.transcript import Transcript
+    from rbee_worker.session.client import EngineClient
 
 
 def chat(
@@ -105,16 +105,16 @@ class ChatLoop:
     talk: Conversation
     prompt: Prompt
     interrupt: Interrupt
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[Transcript] = field(default_factory=list)
 
     async def run(self) -> None:
         """Until Ctrl-D or /quit."""
         info = self.client.info
         assert info is not None
         sys.stdout.write(
-            f"{bold(one_line(info.model), sys.stdout)} "
+            f"{bold(flat(info.model), sys.stdout)} "
             + dim(
-                f"{one_line(info.arch)}, {info.context:,} tokens of context, {info.device}",
+                f"{flat(info.arch)}, {info.context:,} tokens of context, {info.device}",
                 sys.stdout,
             )
             + "\n"
@@ -158,7 +158,7 @@ class ChatLoop:
 
     async def _ask(self, text: str) -> None:
         """One question and its streamed answer."""
-        from rbee_worker.cli.answer import gather
+        from rbee_worker.cli.transcript import gather
 
         self.talk.ask(text)
         request = Request(

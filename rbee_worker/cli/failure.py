@@ -12,6 +12,7 @@ import typer
 
 from rbee_worker.cli.terminal import error_line
 from rbee_worker.errors import INTERRUPTED, InferenceFailed, ModelError, WorkerError
+from rbee_worker.extras import usage_error
 
 
 @contextmanager
@@ -37,6 +38,8 @@ def one_line(debug: bool) -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except Exception as e:
+        if (missing := usage_error(e)) is not None:
+            raise _exit(missing.line, missing.exit_code, debug) from e
         raise _exit(InferenceFailed(f"internal: {type(e).__name__}: {e}").line, 1, debug) from e
 
 

@@ -58,9 +58,9 @@ async def _generate(settings: Settings, request: Request, *, as_json: bool, quie
     """Runs the request; returns the exit code."""
     import asyncio
 
-    from rbee_worker.cli.answer import gather
     from rbee_worker.cli.interrupt import Interrupt
     from rbee_worker.cli.session import open_engine
+    from rbee_worker.cli.transcript import gather
 
     interrupt = Interrupt()
     try:

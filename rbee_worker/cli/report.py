@@ -10,13 +10,13 @@ from rbee_worker.checkpoint import Checkpoint, open_checkpoint
 from rbee_worker.checkpoint.summary import summarize
 from rbee_worker.checkpoint.tokenizer_files import SENTENCEPIECE
 from rbee_worker.config import Settings
-from rbee_worker.engine.machine import available_memory
-from rbee_worker.engine.preflight import WORKSPACE_BYTES, Preflight, preflight
 from rbee_worker.errors import ModelError
+from rbee_worker.loading.preflight import WORKSPACE_BYTES, Preflight, preflight
+from rbee_worker.machine import available_memory
 from rbee_worker.models import ARCHITECTURES
 from rbee_worker.ops import Ops
-from rbee_worker.ops.cpu.vocabulary import NATIVE
-from rbee_worker.ops.select import backend_name, backend_notes
+from rbee_worker.ops.backend import Backend
+from rbee_worker.ops.backends import backend_notes
 from rbee_worker.params import generation_defaults
 from rbee_worker.state.kinds import state_kinds
 from rbee_worker.tokenizer.core import Tokenizer
@@ -67,7 +67,7 @@ def report(
         ],
         "tokenizer": _tokenizer(ckpt, tokenizer),
         "chat_template": _template(tokenizer),
-        "kernels": kernels(settings),
+        "kernels": kernels(ahead.backend),
         "skipped": {**ahead.model.skipped, **tokenizer.unread},
         "warnings": [
             *tokenizer.warnings,
@@ -121,11 +121,11 @@ def memory_plan(
     return plan, list(state.notes)
 
 
-def kernels(settings: Settings) -> dict[str, Any]:
-    """The backend, the operations it has kernels for, and those that `reference` computes."""
-    backend, names = backend_name(settings), set(Ops.__abstractmethods__)
-    fast = names & NATIVE if backend == "cpu" else set()
-    return {"backend": backend, "fast": sorted(fast), "reference": sorted(names - fast)}
+def kernels(backend: Backend) -> dict[str, Any]:
+    """The backend, the operations it has kernels for, and those that it has none for."""
+    names = set(Ops.__abstractmethods__)
+    fast = names & backend.fast()
+    return {"backend": backend.name, "fast": sorted(fast), "reference": sorted(names - fast)}
 
 
 def _tokenizer(ckpt: Checkpoint, tokenizer: Tokenizer) -> dict[str, Any]:

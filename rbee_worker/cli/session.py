@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from rbee_worker.cli.terminal import Status, aside, is_rich, note, size
 from rbee_worker.config import Settings
-from rbee_worker.engine.client import EngineClient
 from rbee_worker.engine.messages import Loading
 from rbee_worker.observe import log, narration
+from rbee_worker.session.client import EngineClient
 
 if TYPE_CHECKING:
-    from rbee_worker.engine.text import TextSide
+    from rbee_worker.session.text import TextSide
 
 _log = log.logger("cli")
 

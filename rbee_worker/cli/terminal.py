@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from rbee_worker.errors import one_line
 from rbee_worker.observe.visible import visible
 
 _DIM, _RED, _BOLD, _OFF = "\x1b[2m", "\x1b[31m", "\x1b[1m", "\x1b[0m"
@@ -40,17 +41,17 @@ def aside(text: str) -> None:
 
 def note(text: str) -> None:
     """`note: text` on stderr, always one line: what a person should know of the model."""
-    aside(f"note: {one_line(text)}")
+    aside(f"note: {flat(text)}")
 
 
 def error_line(message: str) -> None:
     """`error: message` on stderr, always one line."""
     head = f"{_RED}error:{_OFF}" if is_rich(sys.stderr) else "error:"
-    sys.stderr.write(f"{head} {one_line(message)}\n")
+    sys.stderr.write(f"{head} {one_line(' '.join(message.split()))}\n")
     sys.stderr.flush()
 
 
-def one_line(text: str) -> str:
+def flat(text: str) -> str:
     """`text` without line breaks, and `visible`: messages quote files, templates and names."""
     return visible(" ".join(text.split()))
 
@@ -95,7 +96,7 @@ class Status:
     def show(self, text: str) -> None:
         """Replace the line."""
         if self._on:
-            sys.stderr.write(f"{_CLEAR_LINE}{_DIM}{one_line(text)}{_OFF}")
+            sys.stderr.write(f"{_CLEAR_LINE}{_DIM}{flat(text)}{_OFF}")
             sys.stderr.flush()
             self._shown = True
 

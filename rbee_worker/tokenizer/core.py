@@ -106,7 +106,7 @@ class Tokenizer:
             if self.is_quick(text):
                 ids: list[int] = backend.encode(text, add_special_tokens=own).ids
             else:  # in a batch, the library lets Python's other threads run
-                ids = backend.encode_batch([text], add_special_tokens=own)[0].ids
+                ids = backend.encode_batch_fast([text], add_special_tokens=own)[0].ids
         except (UnicodeEncodeError, TypeError) as e:
             raise InvalidRequest(
                 [FieldError("prompt", "unicode", "text has a lone surrogate, not Unicode text")]

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rbee_worker.errors import InferenceFailed
+from rbee_worker.extras import need
 
 _HEADER = struct.Struct(">I")
 _SCRIPT = Path(__file__).with_name("render_child.py")
@@ -26,6 +27,7 @@ class RenderProcess:
     """
 
     def __init__(self, limits: tuple[str, ...]) -> None:
+        need("jinja2", "markupsafe")
         # jinja2 and markupsafe are found for the child, which runs isolated from the environment.
         specs = [find_spec(name) for name in ("jinja2", "markupsafe")]
         paths = {str(Path(s.origin).parents[1]) for s in specs if s is not None and s.origin}

@@ -18,6 +18,7 @@ from tests.archs import (
 from tests.archs.base import (
     VOCAB,
     Arch,
+    cache_name,
     oracle,
     unpermute,
     write_checkpoint,
@@ -29,6 +30,7 @@ __all__ = [
     "ARCHS",
     "VOCAB",
     "Arch",
+    "cache_name",
     "oracle",
     "unpermute",
     "write_checkpoint",

@@ -14,7 +14,7 @@ from rbee_worker.checkpoint import Checkpoint, open_checkpoint
 from rbee_worker.checkpoint.names import GENERATION_KEYS, GGUF_ARCHITECTURES
 from rbee_worker.checkpoint.ops import OPS
 from rbee_worker.errors import CheckpointError, ModelError, UnsupportedModel
-from rbee_worker.ops.dequant import dequantize
+from rbee_worker.ops.reference.dequant import dequantize
 from rbee_worker.params import generation_defaults
 
 HEADS, KV_HEADS, WIDTH, DIM = 4, 2, 8, 32
@@ -93,7 +93,6 @@ def test_config(tmp_path):
         "head_dim": WIDTH,
         "rms_norm_eps": 1e-5,  # as it was written, not as float32 rounds it
         "rope_theta": 10000.0,
-        "rope_scaling": None,
         "partial_rotary_factor": 1.0,
         "vocab_size": 48,
         "attention_bias": False,

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from rbee_worker.checkpoint.safetensors import INDEX, SafetensorsFile, open_directory
 from rbee_worker.errors import BadReference, CheckpointError, UnsupportedModel
-from rbee_worker.ops.dequant import dequantize
+from rbee_worker.ops.reference.dequant import dequantize
 from tests.checkpoint.limits import refusal
 
 FLOATS = {

@@ -17,8 +17,8 @@ from rbee_worker.checkpoint.safetensors import open_directory
 from rbee_worker.checkpoint.scaled import joined, understood
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 from rbee_worker.models import build_model, plan_model
-from rbee_worker.ops.dequant import dequantize
-from rbee_worker.ops.reference import ReferenceOps
+from rbee_worker.ops.reference.dequant import dequantize
+from rbee_worker.ops.reference.ops import ReferenceOps
 from tests.archs import ARCHS, oracle, write_checkpoint, write_gguf
 from tests.archs.base import Arch, configured
 from tests.archs.latent import C3, V3

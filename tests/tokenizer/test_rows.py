@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from rbee_worker.config import Settings
-from rbee_worker.engine.prepare import prepare
-from rbee_worker.engine.text import TextSide, open_text
 from rbee_worker.errors import InvalidRequest
+from rbee_worker.session.prepare import prepare, rules_of
+from rbee_worker.session.text import TextSide, open_text
 from rbee_worker.tokenizer import Tokenizer, load_tokenizer
 from rbee_worker.tokenizer.rows import check_rows, rows_note
 from rbee_worker.types import ModelInfo, Request
@@ -122,11 +122,13 @@ def test_every_way_to_such_an_id_is_refused(name: str, tmp_path: Path) -> None:
     asked, changed, field, token = WAYS[name]
     text = side(tmp_path, **changed)
     with pytest.raises(InvalidRequest) as caught:
-        prepare(Request(id="x", **asked), text, INFO, Settings())
+        prepare(Request(id="x", **asked), text, rules_of(text, INFO, Settings()))
     (error,) = caught.value.errors
     assert error.field == field
     assert (f"has the token {token!r}" if token else "has id 5000") in error.message
-    assert prepare(Request(id="x", token_ids=(1, 700)), text, INFO, Settings()).prompt_ids == (
+    assert prepare(
+        Request(id="x", token_ids=(1, 700)), text, rules_of(text, INFO, Settings())
+    ).prompt_ids == (
         1,
         700,
     )
@@ -136,7 +138,10 @@ def test_a_role_that_the_template_leaves_out_is_a_warning(tmp_path: Path) -> Non
     template = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
     text = open_text(source(tmp_path, {"chat_template": template}))  # type: ignore[arg-type]
     talk = ({"role": "system", "content": "a"}, {"role": "user", "content": "b"})
-    assert prepare(Request(id="x", messages=talk), text, INFO, Settings()).warnings == (
-        "the chat template leaves out what messages of the role 'system' say",
+    assert prepare(
+        Request(id="x", messages=talk), text, rules_of(text, INFO, Settings())
+    ).warnings == ("the chat template leaves out what messages of the role 'system' say",)
+    assert (
+        prepare(Request(id="x", messages=talk[1:]), text, rules_of(text, INFO, Settings())).warnings
+        == ()
     )
-    assert prepare(Request(id="x", messages=talk[1:]), text, INFO, Settings()).warnings == ()

@@ -6,12 +6,12 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu.compile import build
-from rbee_worker.ops.cpu.forms import forms, variant
-from rbee_worker.ops.cpu.held import HELD, held_as
-from rbee_worker.ops.cpu.kernel import compile_kernel
-from rbee_worker.ops.cpu.native import Library
+from rbee_worker.ops.cpu.compiler.compile import build
+from rbee_worker.ops.cpu.compiler.kernel import compile_kernel
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.shared import isa
+from rbee_worker.ops.cpu.shared.forms import forms, variant
+from rbee_worker.ops.cpu.shared.held import HELD, held_as
 from tests.ops.cpu.test_linear import PACKED, activations, aligned, matrix, product
 
 NAME = "avx512amx"
