@@ -23,9 +23,6 @@ _OF_THE_WHOLE = frozenset(
         *("id2label", "label2id", "chunk_size_feed_forward", "use_bidirectional_attention"),
     }
 )
-# Old keys that their model's own code reads, whatever stands under the new one: ChatGLM's table is
-# larger than the vocabulary that it also names.
-_DECIDES = ("padded_vocab_size",)
 
 
 def renamed_config(dialect: Dialect, config: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -41,10 +38,13 @@ def renamed_config(dialect: Dialect, config: Mapping[str, Any], where: str) -> d
     today = {k: v for k, v in config.items() if k not in other}
     if dialect.inside in config:
         today = _text_half(config[dialect.inside], today, f"{where}: {dialect.inside}")
-    pairs = ((new, old) for old, new in dialect.keys.items() if old not in _DECIDES)
-    refuse_different(config, pairs, where)
     for old, new in dialect.keys.items():
         if config.get(old) is not None:
+            # The model's own code reads the old key, whatever stands under the new one: ChatGLM's
+            # table is larger than the vocabulary it also names, Qwen was trained on fewer positions
+            # than it has. What is not read is told as such.
+            if today.get(new, config[old]) != config[old]:
+                today[f"{new} (beside {old})"] = today[new]
             today[new] = config[old]
     for old, (new, factor) in dialect.factors.items():
         if isinstance(value := today.get(old), int | float):
