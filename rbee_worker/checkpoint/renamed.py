@@ -24,6 +24,11 @@ _OF_THE_WHOLE = frozenset(
     }
 )
 
+# Old keys that their model's own code reads, whatever stands under the new one: ChatGLM's table is
+# larger than the vocabulary it also names, Qwen was trained on fewer positions than it has, and
+# Falcon knows no intermediate_size.
+_DECIDES = ("padded_vocab_size", "seq_length", "ffn_hidden_size")
+
 
 def renamed_config(dialect: Dialect, config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """`config` with the keys of today. Raises UnsupportedModel for values that it cannot have,
@@ -38,13 +43,12 @@ def renamed_config(dialect: Dialect, config: Mapping[str, Any], where: str) -> d
     today = {k: v for k, v in config.items() if k not in other}
     if dialect.inside in config:
         today = _text_half(config[dialect.inside], today, f"{where}: {dialect.inside}")
+    pairs = ((new, old) for old, new in dialect.keys.items() if old not in _DECIDES)
+    refuse_different(config, pairs, where)
     for old, new in dialect.keys.items():
         if config.get(old) is not None:
-            # The model's own code reads the old key, whatever stands under the new one: ChatGLM's
-            # table is larger than the vocabulary it also names, Qwen was trained on fewer positions
-            # than it has. What is not read is told as such.
             if today.get(new, config[old]) != config[old]:
-                today[f"{new} (beside {old})"] = today[new]
+                today[f"{new} (beside {old})"] = today[new]  # nothing reads it, which is told
             today[new] = config[old]
     for old, (new, factor) in dialect.factors.items():
         if isinstance(value := today.get(old), int | float):
