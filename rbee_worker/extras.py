@@ -7,8 +7,8 @@ missing itself.
 
 from __future__ import annotations
 
+import importlib.util
 import sys
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +24,13 @@ EXTRAS = {
 _OURS = __name__.partition(".")[0]
 
 
+def missing(package: str) -> tuple[str, str] | None:
+    """What to say where `package` is not installed, and the fix; None where it is."""
+    if importlib.util.find_spec(package) is not None:
+        return None
+    return said_of(ModuleNotFoundError(f"No module named {package!r}", name=package))
+
+
 def need(*modules: str) -> None:
     """Raises UsageError for the first of `modules` that is not installed.
 
@@ -31,7 +38,7 @@ def need(*modules: str) -> None:
     """
     for module in modules:
         try:
-            found = find_spec(module) is not None
+            found = importlib.util.find_spec(module) is not None
         except ModuleNotFoundError:  # the package it is part of
             found = False
         if not found:

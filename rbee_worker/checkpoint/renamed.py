@@ -47,8 +47,6 @@ def renamed_config(dialect: Dialect, config: Mapping[str, Any], where: str) -> d
     refuse_different(config, pairs, where)
     for old, new in dialect.keys.items():
         if config.get(old) is not None:
-            if today.get(new, config[old]) != config[old]:
-                today[f"{new} (beside {old})"] = today[new]  # nothing reads it, which is told
             today[new] = config[old]
     for old, (new, factor) in dialect.factors.items():
         if isinstance(value := today.get(old), int | float):

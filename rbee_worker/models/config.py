@@ -222,7 +222,9 @@ def positive(where: str, **sizes: float) -> None:
     """Every size must be greater than zero. Raises CheckpointError."""
     bad = [f"{k} = {v}" for k, v in sizes.items() if not v > 0]
     if bad:
-        raise CheckpointError(f"{where}: sizes must be positive: {', '.join(bad)}.")
+        raise CheckpointError(
+            f"{where}: sizes must be positive: {', '.join(bad)}.", fix="correct the config"
+        )
 
 
 def activation(name: str) -> Activation:

@@ -55,7 +55,7 @@ def choose_backend(settings: Settings) -> Backend:
         for row in ROWS[1:]:
             if backend(row.name).refuses(settings) is None:
                 return backend(row.name)
-    raise UsageError(f"--backend {asked}: {refusal.why}", fix=refusal.fix)
+    raise UsageError(refusal.why, fix=refusal.fix)
 
 
 def backend_notes(settings: Settings) -> tuple[str, ...]:

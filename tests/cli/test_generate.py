@@ -157,7 +157,7 @@ def test_every_refused_field_is_named_as_an_option(run: Run) -> None:
     code, out, err = run(FakeClient(refuses=refusal), "generate", "x", "--top-p", "0")
     assert (code, out) == (2, "")
     assert err == (
-        "error: --top-p: must be greater than 0; prompt: 600 tokens, the context has 512 "
+        "error: --top-p: must be greater than 0; prompt: 600 tokens, the context has 512. "
         "Fix: change what is named\n"
     )
 

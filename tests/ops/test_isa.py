@@ -12,7 +12,7 @@ from rbee_worker.ops.cpu.shared import isa
 @pytest.mark.parametrize("system", ["darwin", "win32", "freebsd14"])
 def test_other_systems_are_told_that_linux_is_needed(monkeypatch, system):
     monkeypatch.setattr(sys, "platform", system)
-    assert isa.unsupported() == f"its threads need Linux, this is {system}."
+    assert isa.unsupported() == f"the cpu backend's threads need Linux, this is {system}."
     with pytest.raises(UsageError, match=f"this is {system}. Fix: use --backend reference"):
         isa.target("portable")
 
@@ -21,14 +21,17 @@ def test_other_systems_are_told_that_linux_is_needed(monkeypatch, system):
 def test_other_processors_are_named(monkeypatch, machine):
     monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setattr(sys, "platform", "linux")
-    assert isa.unsupported() == f"it has kernels for x86-64 and 64-bit ARM, this is {machine}."
+    assert (
+        isa.unsupported()
+        == f"the cpu backend has kernels for x86-64 and 64-bit ARM, this is {machine}."
+    )
 
 
 def test_a_python_of_32_bits_is_told(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(sys, "maxsize", 2**31 - 1)
-    assert isa.unsupported() == "it needs a 64-bit Python, this one has 32 bits."
+    assert isa.unsupported() == "the cpu backend needs a 64-bit Python, this one has 32 bits."
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])

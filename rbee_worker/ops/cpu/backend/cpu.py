@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
+from rbee_worker.extras import missing
 from rbee_worker.machine import allowed_cores, available_memory
 from rbee_worker.ops.backend import (
     Backend,
@@ -21,6 +20,7 @@ from rbee_worker.ops.backend import (
     Warmed,
 )
 from rbee_worker.ops.cpu.shared.held import planned
+from rbee_worker.ops.cpu.shared.isa import unsupported
 from rbee_worker.ops.cpu.shared.paged import KEYS, SPAN
 from rbee_worker.ops.cpu.shared.vocabulary import NATIVE
 from rbee_worker.ops.plan import PlanOps
@@ -43,16 +43,15 @@ class CpuBackend(Backend):
     title = "compiled CPU kernels"
 
     def refuses(self, settings: Settings) -> Refusal | None:
-        if importlib.util.find_spec("llvmlite") is None:
-            return Refusal("llvmlite is not installed.", "pip install llvmlite")
-        if sys.platform != "linux":
-            return Refusal(
-                f"its threads need Linux, this is {sys.platform}.",
-                "use --backend reference (pip install 'rbee-worker[torch]').",
-            )
+        absent = missing("llvmlite")
+        if absent is not None:
+            return Refusal(*absent)
+        why = unsupported()
+        if why is not None:
+            return Refusal(why, "use --backend reference (pip install 'rbee-worker[torch]').")
         if settings.dtype not in ("auto", "f32"):
             return Refusal(
-                f"it computes in f32, not in {settings.dtype}.",
+                f"the cpu backend computes in f32, not in {settings.dtype}.",
                 "drop --dtype, or use --backend reference.",
             )
         if settings.block_size % KEYS or SPAN % settings.block_size:

@@ -54,11 +54,13 @@ def unsupported() -> str | None:
     compile wait for each other by its file locks.
     """
     if sys.platform != "linux":
-        return f"its threads need Linux, this is {sys.platform}."
+        return f"the cpu backend's threads need Linux, this is {sys.platform}."
     if platform.machine() not in (*_X86_64, *_ARM):
-        return f"it has kernels for x86-64 and 64-bit ARM, this is {platform.machine()}."
+        return (
+            f"the cpu backend has kernels for x86-64 and 64-bit ARM, this is {platform.machine()}."
+        )
     if sys.maxsize < 1 << 32:
-        return "it needs a 64-bit Python, this one has 32 bits."
+        return "the cpu backend needs a 64-bit Python, this one has 32 bits."
     return None
 
 
