@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
+from rbee_worker.extras import missing
 from rbee_worker.machine import allowed_cores, available_memory
 from rbee_worker.ops.backend import (
     Backend,
@@ -33,9 +33,8 @@ class ReferenceBackend(Backend):
     title = "plain torch operations, slow"
 
     def refuses(self, settings: Settings) -> Refusal | None:
-        if importlib.util.find_spec("torch") is None:
-            return Refusal("torch is not installed.", "pip install 'rbee-worker[torch]'")
-        return None
+        gone = missing("torch")
+        return None if gone is None else Refusal(*gone)
 
     def compute_dtype(self, settings: Settings, kind: str, formats: dict[str, int]) -> str:
         """GGUF files are computed in f32, a safetensors file in what most of its bytes have."""

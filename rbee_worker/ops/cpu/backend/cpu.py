@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
+from rbee_worker.extras import missing
 from rbee_worker.machine import allowed_cores, available_memory
 from rbee_worker.ops.backend import (
     Backend,
@@ -43,8 +43,8 @@ class CpuBackend(Backend):
     title = "compiled CPU kernels"
 
     def refuses(self, settings: Settings) -> Refusal | None:
-        if importlib.util.find_spec("llvmlite") is None:
-            return Refusal("llvmlite is not installed.", "pip install llvmlite")
+        if (gone := missing("llvmlite")) is not None:
+            return Refusal(*gone)
         if sys.platform != "linux":
             return Refusal(
                 f"its threads need Linux, this is {sys.platform}.",
