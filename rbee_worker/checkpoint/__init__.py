@@ -13,7 +13,6 @@ from rbee_worker.checkpoint.gguf import GgufFile
 from rbee_worker.checkpoint.gguf_split import open_gguf
 from rbee_worker.checkpoint.names import TOKENIZER_KEYS, Architecture
 from rbee_worker.checkpoint.reading import inside, read_json, read_text
-from rbee_worker.checkpoint.refs import resolve
 from rbee_worker.checkpoint.renamed import RenamedSource
 from rbee_worker.checkpoint.tokenizer_files import tokenizer_files
 from rbee_worker.errors import CheckpointError
@@ -45,6 +44,10 @@ def open_checkpoint(
 
     progress(what, done, total bytes). Raises BadReference, CheckpointError, UnsupportedModel.
     """
+    from rbee_worker.checkpoint.refs import (
+        resolve,  # an engine is given a path and needs none of it
+    )
+
     return open_found(ref, resolve(ref, cache_dir=cache_dir, progress=progress))
 
 
