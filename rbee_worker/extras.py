@@ -1,8 +1,8 @@
 """Packages that are missing: one line for each, with what needs it and what to install.
 
-Most are imported where they are first needed. `need` asks for them beforehand; `said_of` words the
-ImportError that comes otherwise, for those who turn errors into lines. Imports nothing that may be
-missing itself.
+Most are imported where they are first needed. `missing` and `need` ask for them beforehand;
+`said_of` words the ImportError that comes otherwise, for those who turn errors into lines. Imports
+nothing that may be missing itself.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ EXTRAS = {
 _OURS = __name__.partition(".")[0]
 
 
-def missing(package: str) -> tuple[str, str] | None:
-    """What to say where `package` is not installed, and the fix; None where it is."""
-    if importlib.util.find_spec(package) is not None:
+def missing(module: str) -> tuple[str, str] | None:
+    """What is missing and the fix, if `module` is not installed.
+
+    Does not import it, only the packages that a dotted name is part of.
+    """
+    try:
+        found = importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package it is part of
+        found = False
+    if found:
         return None
-    return said_of(ModuleNotFoundError(f"No module named {package!r}", name=package))
+    return said_of(ModuleNotFoundError(f"No module named {module!r}", name=module))
 
 
 def need(*modules: str) -> None:
-    """Raises UsageError for the first of `modules` that is not installed.
+    """Raises UsageError for the first of `modules` that is not installed; imports none of them."""
+    from rbee_worker.errors import UsageError
 
-    Imports none of them, only the packages that a dotted name is part of.
-    """
     for module in modules:
-        try:
-            found = importlib.util.find_spec(module) is not None
-        except ModuleNotFoundError:  # the package it is part of
-            found = False
-        if not found:
-            error = usage_error(ModuleNotFoundError(f"No module named {module!r}", name=module))
-            assert error is not None
-            raise error
+        if (gone := missing(module)) is not None:
+            raise UsageError(gone[0], fix=gone[1])
 
 
 def usage_error(error: BaseException) -> UsageError | None:
@@ -67,8 +67,12 @@ def said_of(error: BaseException) -> tuple[str, str] | None:
         return f"{error.name} is not installed; {use}.", f"pip install 'rbee-worker[{extra}]'."
     by = _importer(error)
     what = f"rbee-worker[{extra}]" if extra else "rbee-worker"
+    if isinstance(error, ModuleNotFoundError) and error.name == package:
+        told = f"{package} is not installed; {by} imports it."
+    else:
+        told = f"{by} cannot import {error.name}: {_short(error)}."
     return (
-        f"{by} cannot import {error.name} ({_short(error)}).",
+        told,
         f"the installation is damaged or incomplete: pip install --force-reinstall '{what}'.",
     )
 

@@ -31,7 +31,7 @@ def test_a_package_that_is_there_and_broken_is_named_with_its_own_words() -> Non
     error = ImportError("libtorch.so: no such file", name="torch._C")
     said = said_of(error)
     assert said is not None
-    assert "cannot import torch._C (libtorch.so: no such file)" in said[0]
+    assert "cannot import torch._C: libtorch.so: no such file" in said[0]
     assert "--force-reinstall 'rbee-worker[torch]'" in said[1]
 
 

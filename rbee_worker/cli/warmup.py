@@ -34,7 +34,7 @@ def warmup(
     ] = None,
 ) -> None:
     """Compile the CPU kernels of models, and keep them for later starts."""
-    if settings.backend == AUTO:  # the first choice, whether or not it serves these settings
+    if settings.backend == AUTO:  # where that one cannot be had, there are no kernels to compile
         settings = msgspec.structs.replace(settings, backend=ROWS[0].name)
     backend = choose_backend(settings)
     status = Status()

@@ -87,6 +87,24 @@ def _obey(engine: Engine, commands: list[Command]) -> bool:
     return True
 
 
+def _loader() -> Loader:
+    """What loads an engine; imported now, while the client finds the model.
+
+    Where a package is missing, it says so when it is called, as then the client listens.
+    """
+    try:
+        from rbee_worker.loading.load import load_engine
+    except ImportError as error:
+        missing = error
+
+        def load_engine(
+            settings: Settings, report: Callable[[Loading], None]
+        ) -> tuple[Engine, ModelInfo]:
+            raise missing
+
+    return load_engine
+
+
 def main() -> None:
     """Entry point of the child process."""
     # Imports and loading make objects to stay; looking for garbage among them is a tenth of both.
@@ -101,7 +119,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
     port = Port(socket.socket(fileno=int(sys.argv[1])), on_close=lambda: os._exit(0))
-    from rbee_worker.loading.load import load_engine  # while the client finds the model
+    load_engine = _loader()
 
     def load(settings: Settings, report: Callable[[Loading], None]) -> tuple[Engine, ModelInfo]:
         loaded = load_engine(settings, report)

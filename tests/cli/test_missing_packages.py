@@ -46,6 +46,7 @@ def error_without(package: str, command: tuple[str, ...], model: Path, tmp_path:
         ("typer", ("models",)),
         ("msgspec", ("models",)),
         ("numpy", ("inspect", "MODEL")),
+        ("numpy", GENERATE),
         ("tokenizers", GENERATE),
         ("jinja2", (*GENERATE, "--chat")),
         ("markupsafe", (*GENERATE, "--chat")),
@@ -64,8 +65,7 @@ def test_one_that_every_installation_has(
     package: str, command: tuple[str, ...], model: Path, tmp_path: Path
 ) -> None:
     line = error_without(package, command, model, tmp_path)
-    assert line.startswith("error: rbee_worker")
-    assert f"cannot import {package}" in line
+    assert f"{package} is not installed; rbee_worker" in line
     assert line.endswith(INCOMPLETE)
 
 
@@ -88,7 +88,7 @@ def test_one_of_the_extra_torch(
     package: str, command: tuple[str, ...], says: str, model: Path, tmp_path: Path
 ) -> None:
     line = error_without(package, command, model, tmp_path)
-    assert line.startswith(f"error: {says}")
+    assert says in line
     assert line.endswith("Fix: pip install 'rbee-worker[torch]'.")
 
 

@@ -75,13 +75,13 @@ def test_commands(absent: Absence, model: Path) -> None:
         assert len(json.loads(said)["token_ids"]) == 5
     found = json.loads(run(absent, "bench", str(model), "--json", "--kv-tokens", "600"))
     assert found["backend"] == "cpu"
-    assert any("rbee_worker.engine.process" in p for p in absent.processes())
+    assert any("rbee_worker.process.main" in p for p in absent.processes())
 
 
 def test_compiling(absent: Absence, tmp_path: Path) -> None:
     model = tiny.write_gguf(tmp_path / "tiny.gguf")
     run(absent, "warmup", str(model), "--cache-dir", str(tmp_path / "empty"))
-    assert any("rbee_worker.ops.cpu.compile" in p for p in absent.processes())
+    assert any("rbee_worker.ops.cpu.compiler" in p for p in absent.processes())
 
 
 def test_bench_of_random_weights(absent: Absence, tmp_path: Path) -> None:

@@ -56,9 +56,8 @@ def unsupported() -> str | None:
     if sys.platform != "linux":
         return f"the cpu backend's threads need Linux, this is {sys.platform}."
     if platform.machine() not in (*_X86_64, *_ARM):
-        return (
-            f"the cpu backend has kernels for x86-64 and 64-bit ARM, this is {platform.machine()}."
-        )
+        found = platform.machine()
+        return f"the cpu backend has kernels for x86-64 and 64-bit ARM, this is {found}."
     if sys.maxsize < 1 << 32:
         return "the cpu backend needs a 64-bit Python, this one has 32 bits."
     return None
