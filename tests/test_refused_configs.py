@@ -32,6 +32,12 @@ CASES: list[tuple[str, dict[str, Any], type[ModelError], str]] = [
     ),
     ("gemma3", {"sliding_window": None}, CheckpointError, "sliding_window is not set"),
     ("gemma3", {"use_bidirectional_attention": True}, UnsupportedModel, "encodes text"),
+    (
+        "exaone4",
+        {"sliding_window_pattern": None, "layer_types": None},
+        CheckpointError,
+        "pattern = 0",
+    ),
     ("gemma3", {"sliding_window_pattern": 0, "layer_types": None}, CheckpointError, "pattern = 0"),
     (
         "gemma3",

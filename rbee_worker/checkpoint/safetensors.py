@@ -27,6 +27,7 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MAX_HEADER_BYTES = 16 << 20
 MAX_ENTRY_BYTES = 4 << 10
+MAX_METADATA_BYTES = 4 << 20
 MAX_INDEX_BYTES = 32 << 20
 MAX_TENSORS = 1 << 17
 MAX_DIMENSIONS = 8
@@ -206,6 +207,10 @@ def _weight_map(index: Path) -> dict[str, str]:
         if len(names) > MAX_TENSORS:
             raise _bad(index, f"names more than {MAX_TENSORS} tensors")
         at, more = pair.end(), pair[3] == ","
+    # All around the map must be JSON too, and the map where it belongs.
+    around = _json(index, f"{text[: start.end() - 1]}{{}}{text[at:]}")
+    if not isinstance(around, dict) or around.get("weight_map") != {}:
+        raise _bad(index, "has no weight_map of its own")
     return names
 
 
@@ -226,6 +231,7 @@ def _directory(path: Path, header: bytes, start: int, size: int) -> dict[str, St
             raise _bad(path, f"the header names {name[:200]!r} twice")
         if name == "__metadata__":
             seen_metadata = True
+            _check_metadata(path, entry[2])
         elif entry[2] == "null":
             raise _bad(path, f"tensor {name[:80]!r} is null")
         else:
@@ -237,6 +243,15 @@ def _directory(path: Path, header: bytes, start: int, size: int) -> dict[str, St
         raise _bad(path, f"the header is not valid near byte {8 + at}")
     _check_layout(path, tensors, start, size)
     return tensors
+
+
+def _check_metadata(path: Path, text: str) -> None:
+    """What a file says of itself is text for text, or null, as the library has it."""
+    if len(text) > MAX_METADATA_BYTES:
+        raise _bad(path, f"__metadata__ takes {len(text)} bytes")
+    found = _json(path, text)
+    if found is not None and not all(isinstance(value, str) for value in found.values()):
+        raise _bad(path, "__metadata__ has a value that is no text")
 
 
 def _entry(path: Path, name: str, text: str, start: int) -> StoredTensor:
@@ -285,7 +300,10 @@ def _json(path: Path, text: str) -> Any:
         return dict(pairs)
 
     try:
-        return json.loads(text, object_pairs_hook=members)
+        found = json.loads(text, object_pairs_hook=members)
+        if "\\u" in text:  # half of a surrogate pair is no text, as the library has it
+            json.dumps(found, ensure_ascii=False).encode()
+        return found
     except (ValueError, RecursionError):
         raise _bad(path, f"not valid JSON at {text[:60]!r}") from None
 

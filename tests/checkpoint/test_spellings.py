@@ -63,6 +63,14 @@ DIFFERENT: dict[str, tuple[str, dict[str, Any], tuple[str, str]]] = {
         },
         ("linear", "default"),
     ),
+    "the length before stretching": (
+        "phi3",
+        {
+            "original_max_position_embeddings": 8,
+            "rope_scaling": {"type": "longrope", "original_max_position_embeddings": 16},
+        },
+        ("8", "16"),
+    ),
     "patterns": (
         "gemma3_text",
         {"sliding_window_pattern": 2, "_sliding_window_pattern": 3},
@@ -127,6 +135,7 @@ SAME: dict[str, dict[str, Any]] = {
     "empty": {"rope_scaling": LINEAR, "rope_parameters": {}},
     "a base outside": {"rope_theta": 5.0, "rope_parameters": {**LINEAR, "rope_theta": 7.0}},
     "a base in the old one": {"rope_theta": 5.0, "rope_scaling": {**LINEAR, "rope_theta": 7.0}},
+    "old names in the new key": {"rope_parameters": {"type": "linear", "factor": 4.0}},
     "two kinds": {"rope_scaling": {"type": "linear", **DYNAMIC}},
 }
 

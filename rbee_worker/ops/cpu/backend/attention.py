@@ -13,8 +13,8 @@ from rbee_worker.ops.cpu.runtime.recording import (
     pointer,
     slot_of,
 )
-from rbee_worker.ops.cpu.shared import paged, step
-from rbee_worker.ops.cpu.shared.regions import Place
+from rbee_worker.ops.cpu.shared import attend_items, paged, step
+from rbee_worker.ops.cpu.shared.regions import Place, Region
 from rbee_worker.state.specs import PagedKV, StateRef
 
 
@@ -61,15 +61,17 @@ class AttentionOps(RecordingOps):
         assert heads % spec.heads == 0
         scratch_bytes = -(-paged.scratch_bytes(tile, spec.k_dim, width) // 64) * 64
         partial_bytes = paged.partial_bytes(width)
-        units = 2 * self.team.threads + spec.heads * tile.chunks
-        spans = -(-now.longest // paged.SPAN) + 1
+        units = attend_items.most_split_units(tile, spec.heads, self.team.threads)
+        spans = attend_items.most_spans(now.longest)
         scratch = rec.region(self.team.threads * scratch_bytes)
         partial = rec.region(units * spans * tile.rows * tile.heads * partial_bytes)
+        items = self._items(heads, spec.heads, tile, _window(window, chunk))
         # of one row it is known whether spans are shared out, and each thread may fold all of them
         split = spec.heads * tile.chunks < 2 * self.team.threads
         private = rec.replicates(heads * width) and split
         y = rec.buffer(heads * width, private=private)
         common: dict[str, Any] = {
+            "items": slot_of(items),
             "y": y.slot,
             "y_stride": y.stride,
             "heads": heads,
@@ -77,8 +79,6 @@ class AttentionOps(RecordingOps):
             "width": width,
             "rows": tile.rows,
             "chunk": tile.heads,
-            "threads": self.team.threads,
-            "window": _window(window, chunk),
             "sinks": pointer(sinks),
             "scratch": slot_of(scratch),
             "scratch_bytes": scratch_bytes,
@@ -90,6 +90,7 @@ class AttentionOps(RecordingOps):
             [
                 reads(query, ALL),
                 Touch(cache, ALL, False),
+                Touch(items.place, ALL, False),
                 Touch(scratch.place, ALL, True),
                 Touch(partial.place, ALL, True),
                 *([] if private else [writes(y, ALL)]),
@@ -98,6 +99,7 @@ class AttentionOps(RecordingOps):
             q_stride=query.stride,
             group=step.group_at(where.group),
             scale=scale,
+            window=_window(window, chunk),
             cap=softcap or 0.0,
             slopes=pointer(slopes),
             **shape,
@@ -110,6 +112,7 @@ class AttentionOps(RecordingOps):
             rec.call(
                 "attend.combine",
                 [
+                    Touch(items.place, ALL, False),
                     Touch(partial.place, ALL, False),
                     Touch(scratch.place, ALL, True),
                     writes(y, ROWS),
@@ -118,6 +121,26 @@ class AttentionOps(RecordingOps):
                 **common,
             )
         return y
+
+    def _items(self, heads: int, kv_heads: int, tile: paged.Tiling, window: int) -> Region:
+        """The step's list of items, written where the first layer of this shape attends."""
+        now, rec, threads = self.now, self.now.recorder, self.team.threads
+        key = heads, kv_heads, window
+        if key not in now.attend_items:
+            nbytes = attend_items.list_bytes(rec.rows, tile, kv_heads, threads, now.longest)
+            items = now.attend_items[key] = rec.region(nbytes)
+            rec.call(
+                "attend.plan",
+                [Touch(items.place, ALL, True)],
+                items=slot_of(items),
+                heads=heads,
+                kv_heads=kv_heads,
+                rows=tile.rows,
+                chunk=tile.heads,
+                threads=threads,
+                window=window,
+            )
+        return now.attend_items[key]
 
     def _write(
         self,

@@ -26,7 +26,7 @@ from rbee_worker.ops.cpu.shared.regions import Words, zeros
 from rbee_worker.ops.sampling import DrawParams, HostIds
 from rbee_worker.types import TokenLogprob
 
-KERNELS = ("sample.scan", "sample.sums", "sample.choose", "bend.do", "bend.undo")
+KERNELS = ("sample.scan", "sample.sums", "sample.choose", "edits.apply", "edits.undo")
 
 _Row = tuple[int, int, float, float, float, float, int]  # a record's words after the address
 _GREEDY: _Row = (m.GREEDY, 0, 1.0, 1.0, 0.0, 0.0, 0)

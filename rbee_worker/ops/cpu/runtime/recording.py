@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,7 @@ class Recording:
     block_size: int
     longest: int  # tokens of a sequence
     ropes: list[RopeSpec] = field(default_factory=list)
+    attend_items: dict[Hashable, Region] = field(default_factory=dict)  # lists of `attend.plan`
 
 
 class RecordingOps(Ops):
