@@ -8,7 +8,6 @@ needed beyond the result is below a megabyte for each thread.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from math import prod
 
 import numpy as np
@@ -109,6 +108,8 @@ def _each_span(packed: Packed, work: Callable[[slice], None], threads: int) -> N
         for span in spans:
             work(span)
         return
+    from concurrent.futures import ThreadPoolExecutor  # few models need it, every start would pay
+
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, spans))
 
