@@ -26,7 +26,7 @@ MAY = {
     "server": BASE | {"observe", "wire", "engine", "session", "server"},
     "checkpoint": BASE | {"checkpoint"},
     "tokenizer": BASE | {"checkpoint", "tokenizer"},
-    "state": BASE | {"state", "ops"},
+    "state": {"state"},
     "ops": BASE | {"checkpoint", "state", "ops"},
     "layers": BASE | {"checkpoint", "state", "ops", "layers"},
     "models": BASE | {"checkpoint", "state", "ops", "layers", "models"},
