@@ -79,7 +79,7 @@ def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             f"{where}: rope_scaling is {str(scaling)[:40]!r}.", fix="it must be an object or null"
         )
     typed = isinstance(given, dict) and any(isinstance(v, dict) for v in given.values())
-    if given and scaling and given != scaling and not typed:
+    if isinstance(given, dict) and scaling and not typed and _differ(given, scaling):
         raise CheckpointError(
             f"{where}: rope_scaling is {str(scaling)[:60]} and rope_parameters {str(given)[:60]}.",
             fix="remove the one that is not meant: they are two names of one thing",
@@ -100,6 +100,12 @@ def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         except (TypeError, ValueError):
             raise CheckpointError(f"{where}: rope_theta is not a number.", fix="fix it") from None
     return out
+
+
+def _differ(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
+    """Does the new spelling not say what the old one says? It may say more: theta."""
+    renamed = {"rope_type" if key == "type" else key: value for key, value in old.items()}
+    return any(new.get(key) != value for key, value in renamed.items())
 
 
 def _rotary_share(config: dict[str, Any]) -> None:

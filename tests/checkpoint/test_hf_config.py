@@ -63,6 +63,13 @@ def test_old_and_new_files_become_one_form(name, tmp_path):
         ({"rope_scaling": None}, {}),
         ({"rope_parameters": None}, {"rope_parameters": None}),
         ({"rope_scaling": {"type": "none"}}, {"rope_scaling": None}),
+        (
+            {
+                "rope_scaling": {"type": "linear", "factor": 2.0},
+                "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5},
+            },
+            {"rope_scaling": {"rope_type": "linear", "factor": 2.0}, "rope_theta": 5e5},
+        ),
         ({"rope_parameters": {"rope_type": "default"}}, {"rope_scaling": None}),
         (
             {"rope_parameters": {"rope_theta": 1e6, "partial_rotary_factor": 0.5}},
