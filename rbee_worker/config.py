@@ -7,6 +7,7 @@ names the option, what is allowed and what to do: never a silent default. Torch-
 
 from __future__ import annotations
 
+import difflib
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
@@ -17,6 +18,16 @@ from msgspec import Struct
 from rbee_worker.errors import UsageError
 
 ENV_PREFIX = "RBEE_"
+# Variables that are no settings.
+OTHER_VARIABLES = (
+    "RBEE_API_TOKEN",
+    "RBEE_CPU_ASSEMBLY",
+    "RBEE_CPU_ISA",
+    "RBEE_DEBUG",
+    "RBEE_PIP_ARGS",
+)
+_OF_TESTS = "RBEE_TEST_"
+_LONGEST = 64  # characters of a name that is shown
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 
@@ -217,6 +228,20 @@ def parse(given: Mapping[str, str | bool | None], environ: Mapping[str, str]) ->
         elif text := environ.get(option.env, ""):
             values[option.field] = _value(option, text, f"{option.env}={text}")
     return Settings(**values)
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """A sentence for each variable that begins like ours and that nothing reads, with the nearest
+    that is read. Values are not shown: they may be secrets."""
+    known = {*(option.env for option in OPTIONS), *OTHER_VARIABLES}
+    told = []
+    for name in sorted(environ):
+        if name.startswith(ENV_PREFIX) and name not in known and not name.startswith(_OF_TESTS):
+            shown = name[:_LONGEST]
+            near = difflib.get_close_matches(shown, known, n=1, cutoff=0.8)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            told.append(f"the environment variable {shown} is none of this program's{hint}")
+    return told
 
 
 def _value(option: Option, text: str | bool, where: str) -> Any:

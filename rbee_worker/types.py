@@ -24,7 +24,7 @@ class EosToken(Struct, frozen=True, kw_only=True):
 class SamplingParams(Struct, frozen=True, kw_only=True):
     """One request's parameters, resolved: every field has a value, in range.
 
-    Meanings and ranges: docs/worker-api.md, "Infer parameters"; `params.py` is the only producer.
+    Meanings and ranges: docs/worker-api.md, "Infer parameters"; `params/` is the only producer.
     The engine reads ids and numbers; `stop` and `skip_special_tokens` belong to the client.
     """
 
@@ -76,7 +76,7 @@ class Usage(Struct, frozen=True, kw_only=True):
     preemptions: int = 0
 
 
-class TokenLogprob(Struct, frozen=True, kw_only=True):
+class TokenLogprob(Struct, frozen=True, kw_only=True, gc=False):
     """log softmax of the raw logits (before bias, penalties, temperature) at one position."""
 
     id: int
@@ -96,6 +96,9 @@ class Request(Struct, frozen=True, kw_only=True):
     choice: int = 0  # index among `n` answers to one prompt; part of the random key
     timeout_s: float | None = None
     template_args: dict[str, Any] = {}  # e.g. {"enable_thinking": False}
+    add_generation_prompt: bool | None = None  # messages: None = unless the last one is continued
+    continue_final_message: bool | None = None  # messages: the last one is left open
+    add_special_tokens: bool | None = None  # None = for a prompt, which no template has rendered
 
 
 class Resolved(Struct, frozen=True, kw_only=True):
@@ -121,7 +124,7 @@ class Started(Struct, frozen=True, kw_only=True, tag="started", tag_field="type"
     prompt_ids: tuple[int, ...] = ()
 
 
-class Token(Struct, frozen=True, kw_only=True, tag="token", tag_field="type"):
+class Token(Struct, frozen=True, kw_only=True, gc=False, tag="token", tag_field="type"):
     """Whole UTF-8 text and the ids that make it; `i` is the first one's place in the output."""
 
     t: str

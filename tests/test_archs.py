@@ -22,24 +22,26 @@ from rbee_worker.checkpoint.hf_config import canonical
 from rbee_worker.checkpoint.names import DIALECTS
 from rbee_worker.checkpoint.renamed import renamed_config
 from rbee_worker.errors import UnsupportedModel
-from rbee_worker.models import ARCHITECTURES, build_model, plan_model
+from rbee_worker.models import ARCHITECTURES, build_model
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.config import read_config
 from rbee_worker.ops import Ops
-from rbee_worker.ops.dequant import dequantize
-from rbee_worker.ops.reference import ReferenceOps
+from rbee_worker.ops.reference.dequant import dequantize
+from rbee_worker.ops.reference.ops import ReferenceOps
 from rbee_worker.verify.compare import compare
 from rbee_worker.verify.compare import relative_error as error
 from rbee_worker.verify.oracle import hf_trace
 from tests.archs import (
     ARCHS,
     Arch,
+    cache_name,
     oracle,
     write_checkpoint,
     write_gguf,
     write_safetensors,
 )
 from tests.driver import Driver
+from tests.outlines import planned_model
 from tests.prompts import random_prompt as prompt
 
 WITH_GGUF = [a for a in ARCHS if a.gguf_arch is not None]
@@ -121,6 +123,7 @@ def test_logits_equal_transformers(arch: Arch, folder: Path) -> None:
     driver, tokens = Driver(model), prompt(arch.prompt)
     seq = driver.start(tokens)
     (got,) = driver.feed([(seq, len(tokens))])
+    kept = cache_name(hf)
     with torch.inference_mode():
         step = hf(torch.tensor([tokens]), use_cache=True)
         want = step.logits[0]
@@ -132,7 +135,7 @@ def test_logits_equal_transformers(arch: Arch, folder: Path) -> None:
             assert token == int(got[-1].argmax())
             seq.tokens.append(token)
             (got,) = driver.feed([(seq, 1)], rope_len=arch.prompt)
-            step = hf(torch.tensor([[token]]), past_key_values=step.past_key_values)
+            step = hf(torch.tensor([[token]]), **{kept: step[kept]})
             want = step.logits[0]
             assert error(got, want) < TOLERANCE
 
@@ -216,7 +219,7 @@ def test_gguf_packed_equals_its_dequantized_weights(arch: Arch, folder: Path) ->
 def test_the_plan_counts_what_the_model_has(arch: Arch, folder: Path) -> None:
     """A plan reads no data and knows parameters, bytes and state groups of the real thing."""
     model = ours(arch, folder)
-    planned, plan = plan_model(open_checkpoint(str(folder / arch.id)), "f32")
+    planned, plan = planned_model(open_checkpoint(str(folder / arch.id)), "f32")
     assert planned.groups == model.groups
     assert planned.n_parameters == model.n_parameters
     hf = oracle(arch)

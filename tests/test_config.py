@@ -1,9 +1,12 @@
 """Settings: one option and one variable for every field; precedence; what is refused and how."""
 
+import re
+from pathlib import Path
+
 import msgspec
 import pytest
 
-from rbee_worker.config import OPTIONS, Settings, parse
+from rbee_worker.config import OPTIONS, OTHER_VARIABLES, Settings, parse, unknown_variables
 from rbee_worker.errors import UsageError
 
 FIELDS = [f.name for f in msgspec.structs.fields(Settings)]
@@ -86,3 +89,25 @@ def test_refused_values_are_not_offered() -> None:
     with pytest.raises(UsageError) as caught:
         parse({"backend": "tpu"}, {})
     assert caught.value.fix == "one of auto, reference, cpu."
+
+
+def test_a_variable_that_does_not_exist_is_named_with_the_nearest() -> None:
+    environ = {
+        "RBEE_THREAD": "4",
+        "RBEE_SECRET_KEY": "hunter2",
+        "RBEE_TEST_MODEL": "x",
+        "PATH": "/bin",
+        **dict.fromkeys(OTHER_VARIABLES, "x"),
+        **{option.env: "" for option in OPTIONS},
+    }
+    assert unknown_variables(environ) == [
+        "the environment variable RBEE_SECRET_KEY is none of this program's",
+        "the environment variable RBEE_THREAD is none of this program's; "
+        "did you mean RBEE_THREADS?",
+    ]
+
+
+def test_every_variable_that_the_package_reads_is_known() -> None:
+    files = (Path(__file__).parents[1] / "rbee_worker").rglob("*.py")
+    read = {n for f in files for n in re.findall(r'"(RBEE_[A-Z_]+)"', f.read_text())}
+    assert read - {option.env for option in OPTIONS} - {"RBEE_TEST_"} == set(OTHER_VARIABLES)

@@ -18,7 +18,7 @@ from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.checkpoint.names import GGUF_ARCHITECTURES
 from rbee_worker.errors import ModelError
 from rbee_worker.models import build_model
-from rbee_worker.ops.reference import ReferenceOps
+from rbee_worker.ops.reference.ops import ReferenceOps
 from rbee_worker.verify.compare import relative_error
 from tests.archs import ARCHS, Arch, oracle
 from tests.driver import Driver

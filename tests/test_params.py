@@ -14,7 +14,8 @@ from transformers import GenerationConfig
 from rbee_worker.errors import FieldError, InvalidRequest, UsageError
 from rbee_worker.params import (
     PARAMETERS,
-    check_prompt,
+    Rules,
+    check_request,
     describe,
     fit,
     from_text,
@@ -25,6 +26,7 @@ from rbee_worker.params import (
     resolve,
     split,
 )
+from rbee_worker.params.foreign import INERT
 from rbee_worker.types import EosToken, Request, Resolved, SamplingParams
 
 VOCAB, CONTEXT = 1000, 512
@@ -324,8 +326,10 @@ def test_transport_keys_are_the_routes():
     assert transport == {"model": "m", "messages": [], "stream": True, "n": 2}
     assert rest == {"top_p": 0.5, "prompt": "p"}
     assert [e.field for e in errors(rest, "chat")] == ["prompt"]
-    [error] = errors({"stream": True})
+    [error] = errors({"timeout_s": 1})
     assert error.constraint == "read by the route"
+    [error] = errors({"stream": True})
+    assert "it exists for completions, chat" in error.message
 
 
 # ---- the model's own defaults
@@ -382,9 +386,48 @@ def test_what_a_model_asks_of_transformers_alone_is_told():
     assert generation_defaults(neutral)[1] == ()
     _, notes = generation_defaults({"suppress_tokens": [5, 6], "no_repeat_ngram_size": 3})
     assert notes == (
-        "generation_config.json: no_repeat_ngram_size is not applied by this worker",
-        "generation_config.json: suppress_tokens is not applied by this worker",
+        "generation_config.json: suppress_tokens ([5, 6]) is not applied by this worker",
+        "generation_config.json: no_repeat_ngram_size (3) is not applied by this worker",
     )
+
+
+def test_every_default_that_exists_is_applied_or_inert_or_told():
+    """All that transformers knows; and keys that it does not know, or not yet."""
+    applied = {p.name for p in PARAMETERS if p.generation}
+    theirs = {
+        *GenerationConfig().to_dict(),
+        "presence_penalty",
+        "xtc_probability",
+        "dry_multiplier",
+    }
+    theirs |= {"stop_token_ids", "a_key_of_tomorrow"}
+    for key in theirs - applied:
+        _, notes = generation_defaults({"num_beams": 4, key: 3.5})
+        told = any(f" {key} (3.5) is not applied" in note for note in notes)
+        assert told != (key in INERT), key
+    assert applied <= theirs
+    assert INERT & applied == set()
+    # Nothing that changes which tokens are drawn is in the list of what changes nothing.
+    drawing = {"num_beams", "typical_p", "suppress_tokens", "guidance_scale", "stop_strings"}
+    assert INERT & drawing == set()
+
+
+def test_a_limit_that_cuts_nothing_short_is_no_news():
+    for key in ("max_length", "max_new_tokens"):
+        assert generation_defaults({key: 4096}, context=4096)[1] == ()
+        assert key in generation_defaults({key: 4095}, context=4096)[1][0]
+
+
+def test_parts_of_what_is_off_are_no_news():
+    mirostat = {"general.sampling.mirostat": 0, "general.sampling.mirostat_tau": 5.0}
+    assert generation_defaults(mirostat)[1] == ()
+    _, notes = generation_defaults({**mirostat, "general.sampling.mirostat": 2})
+    assert notes == (
+        "general.sampling.mirostat (2) is not applied by this worker",
+        "general.sampling.mirostat_tau (5.0) is not applied by this worker",
+    )
+    assert generation_defaults({"length_penalty": 2.0})[1] == ()
+    assert len(generation_defaults({"length_penalty": 2.0, "num_beams": 4})[1]) == 2
 
 
 # ---- seeds, exempt ids, the report
@@ -476,7 +519,7 @@ def test_what_fits_never_exceeds_the_context(tokens, context, asked):
 
 
 def prompted(**prompt: Any) -> None:
-    check_prompt(Request(id="r", **prompt), context=4, vocab_size=10)
+    check_request(Request(id="r", **prompt), Rules(context=4, vocab_size=10, template="{{ x }}"))
 
 
 def test_prompts_that_may_be_tokenized():
@@ -490,12 +533,16 @@ def test_prompts_that_may_be_tokenized():
     [
         ({}, "none of them"),
         ({"prompt": "x", "token_ids": (1,)}, "prompt and token_ids"),
-        ({"prompt": ""}, "must not be empty"),
-        ({"token_ids": ()}, "must not be empty"),
-        ({"messages": ()}, "must not be empty"),
-        ({"prompt": "SECRET" * 11}, "has 66 characters; at most 64"),
-        ({"messages": ({"role": "user", "content": ["SECRET" * 11]},)}, "has 70 characters"),
-        ({"token_ids": (1, 2, 3, 4, 5)}, "has 5 ids; the context holds 4"),
+        ({"prompt": ""}, "is empty"),
+        ({"token_ids": ()}, "is empty"),
+        ({"messages": ()}, "is empty"),
+        ({"prompt": "SECRET" * 11}, "has 66 characters and the limit is 64"),
+        ({"messages": ({"role": "user", "content": "SECRET" * 11},)}, "has 66 characters"),
+        (
+            {"messages": ({"role": "user", "content": [{"type": "text", "text": "SECRET"}] * 11},)},
+            "has 66 characters",
+        ),
+        ({"token_ids": (1, 2, 3, 4, 5)}, "has 5 ids; the limit is 4"),
         ({"token_ids": (1, 10)}, "entry 1 is no id"),
         ({"token_ids": (True,)}, "entry 0 is no id"),
         ({"token_ids": (-1,)}, "entry 0 is no id"),
@@ -506,6 +553,20 @@ def test_prompts_that_may_not(prompt, words):
         prompted(**prompt)
     assert words in str(caught.value)
     assert "SECRET" not in str(caught.value)
+
+
+def test_one_checker_tells_the_faults_of_the_prompt_and_of_every_parameter_together():
+    rules = Rules(context=4, vocab_size=10)
+    talk = ({"role": "user", "content": None}, {"role": "assistant", "content": None})
+    request = Request(id="r", messages=talk, params={"top_p": 0, "temprature": 1})
+    with pytest.raises(InvalidRequest) as caught:
+        check_request(request, rules)
+    assert [e.field for e in caught.value.errors] == [
+        "messages[0].content",
+        "messages",  # no chat template
+        "top_p",
+        "temprature",
+    ]
 
 
 # ---- the table itself

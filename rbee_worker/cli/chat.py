@@ -14,17 +14,26 @@ import typer
 
 from rbee_worker import params
 from rbee_worker.cli.conversation import HELP, Conversation
-from rbee_worker.cli.terminal import aside, bold, dim, error_line, no_echo, visible, write_answer
+from rbee_worker.cli.terminal import (
+    aside,
+    bold,
+    dim,
+    error_line,
+    flat,
+    no_echo,
+    note,
+    write_answer,
+)
 from rbee_worker.config import Settings
 from rbee_worker.errors import INTERRUPTED, UsageError, WorkerError
 from rbee_worker.types import Narration, Request
 
 if TYPE_CHECKING:
-    from rbee_worker.cli.answer import Answer
     from rbee_worker.cli.interrupt import Interrupt
     from rbee_worker.cli.prompt import Prompt
     from rbee_worker.cli.remote import RemoteClient
-    from rbee_worker.engine.client import EngineClient
+    from rbee_worker.cli.transcript import Transcript
+    from rbee_worker.session.client import EngineClient
 
 
 def chat(
@@ -96,15 +105,18 @@ class ChatLoop:
     talk: Conversation
     prompt: Prompt
     interrupt: Interrupt
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[Transcript] = field(default_factory=list)
 
     async def run(self) -> None:
         """Until Ctrl-D or /quit."""
         info = self.client.info
         assert info is not None
         sys.stdout.write(
-            f"{bold(info.model, sys.stdout)} "
-            + dim(f"{info.arch}, {info.context:,} tokens of context, {info.device}", sys.stdout)
+            f"{bold(flat(info.model), sys.stdout)} "
+            + dim(
+                f"{flat(info.arch)}, {info.context:,} tokens of context, {info.device}",
+                sys.stdout,
+            )
             + "\n"
             + dim("/help lists the commands, Ctrl-D leaves.", sys.stdout)
             + "\n\n"
@@ -114,7 +126,7 @@ class ChatLoop:
                 if not await self._obey(line):
                     return
             except WorkerError as e:
-                error_line(str(e))
+                error_line(e.line)
 
     async def _obey(self, line: str) -> bool:
         """One line of input; False to leave."""
@@ -146,7 +158,7 @@ class ChatLoop:
 
     async def _ask(self, text: str) -> None:
         """One question and its streamed answer."""
-        from rbee_worker.cli.answer import gather
+        from rbee_worker.cli.transcript import gather
 
         self.talk.ask(text)
         request = Request(
@@ -177,6 +189,8 @@ class ChatLoop:
             self.talk.answer("".join(said))
         self.answers.append(answer)
         sys.stdout.write("\n")
+        for warning in answer.own_warnings(self.client.info):
+            note(warning)
         aside(answer.summary() + "\n")
 
     def _model(self) -> str:
@@ -222,4 +236,4 @@ def _save_path(rest: str) -> Path:
 
 
 def _tell(narration: Narration) -> None:
-    aside(visible(narration.human))
+    aside(narration.human)

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rbee_worker.layers.linear import Linear
 from rbee_worker.layers.norm import RMSNorm
 from rbee_worker.ops import Ops, RopeSpec, Weight
-from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.batch import Array, Batch
 from rbee_worker.state.specs import StateRef
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -29,7 +25,7 @@ class LowRank:
     norm: RMSNorm
     up: Linear
 
-    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+    def __call__(self, x: Array, batch: Batch) -> Array:
         """x [N, in] -> [N, out]"""
         return self.up(self.norm(self.down(x, batch)), batch)
 
@@ -44,7 +40,7 @@ class LatentAttention:
     """
 
     ops: Ops
-    q: Callable[[Tensor, Batch], Tensor]
+    q: Callable[[Array, Batch], Array]
     down: Linear
     norm: RMSNorm
     into: Weight
@@ -54,7 +50,7 @@ class LatentAttention:
     scale: float
     rope: RopeSpec
 
-    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+    def __call__(self, x: Array, batch: Batch) -> Array:
         """x [N, dim] -> [N, dim]"""
         ops, heads = self.ops, self.into.count
         plain, turning = ops.split(self.q(x, batch), (self.into.cols, self.rope.dim), heads=heads)

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rbee_worker.ops import Ops, Weight
-from rbee_worker.ops.batch import Batch
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from rbee_worker.ops.batch import Array, Batch
 
 
 @dataclass(frozen=True)
@@ -24,15 +20,15 @@ class Linear:
 
     ops: Ops
     weight: Weight
-    bias: Tensor | None
+    bias: Array | None
     widths: Sequence[int]
     precise: bool = False
 
-    def __call__(self, x: Tensor, batch: Batch, *, precise: bool = False) -> Tensor:
+    def __call__(self, x: Array, batch: Batch, *, precise: bool = False) -> Array:
         """x [N, in], a row of it for each row of `batch` -> [N, sum(widths)]; precise: see
         `Ops.linear`"""
         return self.ops.linear(x, self.weight, self.bias, precise=precise or self.precise)
 
-    def split(self, x: Tensor, batch: Batch, *, precise: bool = False) -> tuple[Tensor, ...]:
+    def split(self, x: Array, batch: Batch, *, precise: bool = False) -> tuple[Array, ...]:
         """x [N, in] -> one [N, width] for each stacked map"""
         return self.ops.split(self(x, batch, precise=precise), self.widths)

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rbee_worker.layers.linear import Linear
 from rbee_worker.ops import Activation, Ops
-from rbee_worker.ops.batch import Batch
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from rbee_worker.ops.batch import Array, Batch
 
 
 @dataclass(frozen=True)
@@ -22,7 +18,7 @@ class GatedMLP:
     down: Linear
     act: Activation
 
-    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+    def __call__(self, x: Array, batch: Batch) -> Array:
         """x [N, dim] -> [N, dim]"""
         gated = self.ops.gated(self.gate_up(x, batch), self.act)
         return self.down(gated, batch, precise=True)
@@ -37,7 +33,7 @@ class PlainMLP:
     down: Linear
     act: Activation
 
-    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+    def __call__(self, x: Array, batch: Batch) -> Array:
         """x [N, dim] -> [N, dim]"""
         bent = self.ops.act(self.up(x, batch), self.act)
         return self.down(bent, batch, precise=True)

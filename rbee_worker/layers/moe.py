@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from rbee_worker.layers.blocks import FeedForward
 from rbee_worker.layers.linear import Linear
 from rbee_worker.ops import Activation, Ops, Routing, Weight
-from rbee_worker.ops.batch import Batch
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from rbee_worker.ops.batch import Array, Batch
 
 
 @dataclass(frozen=True)
@@ -26,11 +23,11 @@ class Experts:
     up: Weight
     down: Weight
     act: Activation
-    up_bias: Tensor | None = None
-    down_bias: Tensor | None = None
+    up_bias: Array | None = None
+    down_bias: Array | None = None
     limit: float | None = None
 
-    def __call__(self, x: Tensor, ids: Tensor, weights: Tensor | None) -> Tensor:
+    def __call__(self, x: Array, ids: Array, weights: Array | None) -> Array:
         """x [N, dim], ids and weights [N, top_k] -> [N, dim]"""
         return self.ops.experts(
             x,
@@ -58,8 +55,8 @@ class MoE:
     router: Linear
     routing: Routing
     experts: Experts
-    choice_bias: Tensor | None = None
-    scales: Tensor | None = None
+    choice_bias: Array | None = None
+    scales: Array | None = None
     weigh: Literal["results", "inputs"] = "results"
     shared: FeedForward | None = None
     shared_gate: Linear | None = None
@@ -67,11 +64,11 @@ class MoE:
     def __post_init__(self) -> None:
         assert self.weigh == "results" or self.routing.top_k == 1
 
-    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+    def __call__(self, x: Array, batch: Batch) -> Array:
         """x [N, dim] -> [N, dim]"""
         return self.of(x, x, batch)
 
-    def of(self, x: Tensor, routed_by: Tensor, batch: Batch) -> Tensor:
+    def of(self, x: Array, routed_by: Array, batch: Batch) -> Array:
         """Experts of x [N, dim], chosen by what the router makes of `routed_by` [N, dim]."""
         logits = self.ops.logits(routed_by, self.router.weight, self.router.bias)
         ids, weights = self.ops.route(

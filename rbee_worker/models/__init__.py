@@ -6,14 +6,16 @@ names and shapes alone (`plan_model`), in the process that has no torch.
 
 from __future__ import annotations
 
-import difflib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 from rbee_worker.checkpoint import Checkpoint
-from rbee_worker.errors import UnsupportedModel
+from rbee_worker.checkpoint.limits import check_counts
+from rbee_worker.checkpoint.unsupported import unsupported
+from rbee_worker.errors import WorkerError
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.config import read_config
 from rbee_worker.models.weights import Weights
@@ -43,6 +45,9 @@ class Architecture:
     def build(self) -> Callable[[Any, Weights], Decoder]:
         """Makes the model from its config and weights."""
         return cast(Callable[[Any, Weights], Decoder], _named(self.build_name))
+
+
+_TRIED = 8  # architectures that a checkpoint of an unknown one is held against
 
 
 def _named(name: str) -> Any:
@@ -95,16 +100,31 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-def architecture(name: str, *, where: str) -> Architecture:
+def architecture(name: str, *, where: str, config: Mapping[str, Any] | None = None) -> Architecture:
     """The row of a `model_type`. Raises UnsupportedModel naming it and the supported ones."""
     if name not in ARCHITECTURES:
-        near = difflib.get_close_matches(name, ARCHITECTURES, n=1, cutoff=0.5)
-        hint = f"; the nearest is {near[0]}" if near else ""
-        raise UnsupportedModel(
-            f"{where}: architecture {name!r} is not supported yet.",
-            fix=f"use a model of one of: {', '.join(ARCHITECTURES)}{hint}.",
-        )
+        raise unsupported(name, ARCHITECTURES, where, config=config)
     return ARCHITECTURES[name]
+
+
+def check_architecture(ckpt: Checkpoint) -> None:
+    """Raise UnsupportedModel for an architecture that is not here, with the one that is built
+    alike: whose model could be made of these names and shapes."""
+    if ckpt.arch in ARCHITECTURES:
+        return
+    where, nearest = str(ckpt.path), ""
+    keys = {*ckpt.config}
+    for other in sorted(ARCHITECTURES, key=lambda name: -_alike(name, keys))[:_TRIED]:
+        with suppress(WorkerError):
+            plan_model(replace(ckpt, arch=other), PlanOps("f32"))
+            nearest = other
+            break
+    raise unsupported(ckpt.arch, ARCHITECTURES, where, config=ckpt.config, nearest=nearest)
+
+
+def _alike(name: str, keys: set[str]) -> int:
+    """How many of a config's keys an architecture reads."""
+    return len(keys & {f.name for f in fields(ARCHITECTURES[name].config)})
 
 
 def given_keys(ckpt: Checkpoint, config: type[Any]) -> dict[str, Any]:
@@ -117,23 +137,26 @@ def given_keys(ckpt: Checkpoint, config: type[Any]) -> dict[str, Any]:
 def build_model(ckpt: Checkpoint, ops: Ops, progress: Progress | None = None) -> Decoder:
     """Read a checkpoint into a model that computes with `ops`. Raises ModelError's children."""
     where = str(ckpt.path)
-    row = architecture(ckpt.arch, where=where)
+    row = architecture(ckpt.arch, where=where, config=ckpt.config)
+    check_counts(ckpt.config, ckpt.source, where)  # before lists of such lengths are made
     config, unused = read_config(row.config, given_keys(ckpt, row.config), where=where)
     weights = Weights(ckpt.source, ops, where=where, progress=progress)
     model = row.build(config, weights)
+    ops.weights_done()
+    ckpt.source.release()
     notes = model.notes
     if unused:
         notes += (f"config keys that nothing reads: {', '.join(unused)}",)
     return replace(model, n_parameters=weights.parameters, notes=notes)
 
 
-def plan_model(ckpt: Checkpoint, dtype: str, *, packed: bool = False) -> tuple[Decoder, PlanOps]:
-    """Build without reading data: every name and shape is checked, every byte counted.
+def plan_model(ckpt: Checkpoint, ops: PlanOps) -> Decoder:
+    """Build without reading data: every name and shape is checked, `ops` counts every byte.
 
-    packed: for a backend that computes with packed weights as they are.
+    Raises ModelError's children.
     """
-    ops = PlanOps(dtype, packed=packed)
-    return outline_model(ckpt, cast(Ops, ops)), ops
+    check_architecture(ckpt)
+    return outline_model(ckpt, cast(Ops, ops))
 
 
 def outline_model(ckpt: Checkpoint, ops: Ops) -> Decoder:

@@ -7,7 +7,7 @@ is not held.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, overload
+from typing import overload
 
 import numpy as np
 
@@ -17,9 +17,7 @@ from rbee_worker.layers.moe import Experts
 from rbee_worker.models.config import DecoderConfig, activation, positive
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops import Routing, Weight
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from rbee_worker.ops.batch import Array
 
 Parts = Sequence[Packed]
 
@@ -127,7 +125,7 @@ def load_fused(
 
 def load_biases(
     w: Weights, names: Sequence[str], count: int, n_out: int, *, interleaved: bool = False
-) -> Tensor:
+) -> Array:
     """Biases of all experts, for `Ops.experts`: each name [count, n_out]; an expert's follow each
     other in order of names."""
     parts = [w.packed(n, (count, n_out)) for n in names]

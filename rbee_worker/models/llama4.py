@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,11 +26,8 @@ from rbee_worker.models.experts import load_experts, load_fused
 from rbee_worker.models.layer_plan import LayerPlan, plan_layers
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops import Ops, RopeSpec, Routing
-from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.batch import Array, Batch
 from rbee_worker.state.specs import PagedKV, StateRef
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 IMAGES = {r"(vision_model|multi_modal_projector)\..*": "images are not read"}
 
@@ -101,10 +97,10 @@ class Mixer:
     rope: RopeSpec | None
     chunk: int | None
     norm: Callable[[int], RMSNorm] | None  # of so many heads
-    factors: Tensor | None
+    factors: Array | None
     every: int
 
-    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+    def __call__(self, x: Array, batch: Batch) -> Array:
         """x [N, dim] -> [N, dim]"""
         ops, heads = self.ops, self.heads
         q, k, v = self.qkv.split(x, batch)
@@ -162,14 +158,14 @@ def _check(c: Config) -> None:
         )
 
 
-def _factors(w: Weights, c: Config) -> Tensor:
+def _factors(w: Weights, c: Config) -> Array:
     """Temperatures (Nakanishi 2025): 1 + attn_scale * log(1 + n) in the n-th floor_scale tokens."""
     steps = np.arange(c.max_position_embeddings // c.floor_scale + 1, dtype=np.float32)
     values = np.log1p(steps) * np.float32(c.attn_scale) + np.float32(1)
     return w.ops.vector([packed_floats(values.astype(np.float32))])
 
 
-def _mixer(w: Weights, c: Config, layer: LayerPlan, factors: Tensor | None) -> Mixer:
+def _mixer(w: Weights, c: Config, layer: LayerPlan, factors: Array | None) -> Mixer:
     heads, kv = c.num_attention_heads, c.kv_heads
     widths = (heads * c.width, kv * c.width, kv * c.width)
     names, bias = ("q_proj", "k_proj", "v_proj"), c.attention_bias

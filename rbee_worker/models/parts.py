@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,10 +21,8 @@ from rbee_worker.models.config import FULL, SLIDING, DecoderConfig, activation, 
 from rbee_worker.models.layer_plan import LayerPlan
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops import RopeSpec
+from rbee_worker.ops.batch import Array
 from rbee_worker.state.specs import PagedKV
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _DERIVED = {r".*\.rotary_emb\.inv_freq": "derived from the config"}
 
@@ -41,7 +39,7 @@ class Names:
 
 NAMES = Names()
 # The norm of the projection "q" or "k", which has so many heads.
-HeadNorm = Callable[[str, int], Callable[["Tensor"], "Tensor"]]
+HeadNorm = Callable[[str, int], Callable[[Array], Array]]
 
 
 def head_norms(w: Weights, c: DecoderConfig, eps: float) -> HeadNorm:
@@ -68,8 +66,8 @@ def attention(
     fused: str = "qkv_proj",
     groups: int = 1,
     clip: float | None = None,
-    alibi_slopes: Tensor | None = None,
-    sinks: Tensor | None = None,
+    alibi_slopes: Array | None = None,
+    sinks: Array | None = None,
 ) -> Attention:
     """Attention from q_proj, k_proj, v_proj (or all in `fused`) and `out` at the cursor, of a layer
     that has a window or sees all keys.
@@ -107,7 +105,7 @@ def attention(
     )
 
 
-def alibi(w: Weights, heads: int, *, max_bias: float = 8.0, scale: float = 1.0) -> Tensor:
+def alibi(w: Weights, heads: int, *, max_bias: float = 8.0, scale: float = 1.0) -> Array:
     """ALiBi slopes times `scale`, float32 [heads], for all layers."""
     values = np.array([s * scale for s in slopes(heads, max_bias)], np.float32)
     return w.ops.vector([packed_floats(values)])
@@ -237,7 +235,7 @@ def decoder(
     c: DecoderConfig,
     plans: Sequence[LayerPlan],
     block: Callable[[Weights, LayerPlan], Block],
-    norm: Callable[[Tensor], Tensor],
+    norm: Callable[[Array], Array],
     *,
     head_bias: bool = False,
     embed_scale: float = 1.0,

@@ -12,7 +12,11 @@ import sys
 import time
 from typing import Any, TextIO
 
+from rbee_worker.errors import one_line
+from rbee_worker.observe.visible import visible
+
 ROOT = "rbee_worker"
+_VALUE = 1024  # characters of one value, at most
 _FIELDS = "rbee_fields"
 _NEVER = frozenset({"prompt", "text", "messages", "content", "token_ids", "ids", "stop"})
 
@@ -46,8 +50,9 @@ class KeyValue(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         values = " ".join(f"{k}={_plain(v)}" for k, v in _values(record).items())
-        line = f"{_stamp(record)} {record.levelname} {_part(record)}: {record.getMessage()}"
-        return " ".join(filter(None, (line, values))) + _trace(self, record)
+        message = " ".join(record.getMessage().splitlines())
+        line = f"{_stamp(record)} {record.levelname} {_part(record)}: {message}"
+        return visible(" ".join(filter(None, (line, values))) + _trace(self, record))
 
 
 class JsonLines(logging.Formatter):
@@ -80,8 +85,9 @@ def _stamp(record: logging.LogRecord) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A value without spaces stands as it is, any other is quoted as JSON quotes it."""
-    text = str(value)
+    """A value without spaces stands as it is, any other is quoted as JSON quotes it. Callers choose
+    paths and names: what moves a terminal's cursor is shown, not obeyed."""
+    text = one_line(str(value), _VALUE)
     quoted = not text or any(c.isspace() or c in '"=' for c in text)
     return json.dumps(text, ensure_ascii=False) if quoted else text
 

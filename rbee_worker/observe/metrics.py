@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -19,11 +18,8 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from rbee_worker.observe.subjects import JobRecord, WorkerFigures
 from rbee_worker.types import Token
-
-if TYPE_CHECKING:
-    from rbee_worker.server.jobs import Job
-    from rbee_worker.server.worker import Worker
 
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -34,7 +30,7 @@ class WorkerMetrics:
 
     content_type = CONTENT_TYPE_LATEST
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: WorkerFigures) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(Gauges(worker))
 
@@ -56,7 +52,7 @@ class WorkerMetrics:
     def text(self) -> bytes:
         return generate_latest(self.registry)
 
-    def admitted(self, job: Job) -> None:
+    def admitted(self, job: JobRecord) -> None:
         self._requests.inc()
 
     def refused(self, code: str) -> None:
@@ -65,7 +61,7 @@ class WorkerMetrics:
     def sent(self, events: int) -> None:
         self._sent.inc(events)
 
-    def token(self, job: Job, event: Token) -> None:
+    def token(self, job: JobRecord, event: Token) -> None:
         """New tokens of `job`."""
         now = time.monotonic()
         if job.last_token is None:
@@ -74,7 +70,7 @@ class WorkerMetrics:
             self._between.observe((now - job.last_token) / len(event.ids))
         job.last_token = now
 
-    def finished(self, job: Job) -> None:
+    def finished(self, job: JobRecord) -> None:
         self._whole.observe(time.monotonic() - job.born)
         if job.end is not None:
             self._stops.labels(job.end.stop.rule).inc()
@@ -86,7 +82,7 @@ class WorkerMetrics:
 class Gauges(Collector):
     """What the engine last said of itself, and the server's own counts, at the time of asking."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: WorkerFigures) -> None:
         self._worker = worker
 
     def describe(self) -> Iterable[Metric]:
@@ -98,7 +94,7 @@ class Gauges(Collector):
         yield _gauge("jobs_live", "jobs that have not ended", len(worker.jobs.live()))
         yield _gauge("uptime_seconds", "since the process started", worker.age())
         yield _count("engine_restarts", "engine processes lost and replaced", worker.restarts)
-        info = worker.engine.info if worker.engine is not None else None
+        info = worker.model
         if info is not None:
             yield _gauge("weight_bytes", "weights as held", info.weight_bytes)
             yield _gauge("kv_bytes", "the KV pool", info.kv_bytes)

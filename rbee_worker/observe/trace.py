@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from rbee_worker.errors import UsageError
-
-if TYPE_CHECKING:
-    from rbee_worker.engine.messages import StepTimes
-    from rbee_worker.server.jobs import Job
+from rbee_worker.observe.subjects import JobRecord, StepFigures
 
 SERVER, ENGINE, JOBS = 1, 2, 3  # process rows
 FLUSH_BYTES = 1 << 16
@@ -28,7 +25,7 @@ def now_us() -> float:
     return time.monotonic() * 1e6
 
 
-def phases(job: Job) -> list[dict[str, Any]]:
+def phases(job: JobRecord) -> list[dict[str, Any]]:
     """The phases of a job that has ended: `{"phase", "start_ms", "ms"}` since it was asked for.
 
     `prepare` is checking, template and tokenizer; queue, prefill and decode are the engine's own
@@ -78,7 +75,7 @@ class Tracer:
                 }
             )
 
-    def step(self, times: StepTimes) -> None:
+    def step(self, times: StepFigures) -> None:
         """One engine step: prefill, decode or both, and the sampling inside it."""
         kinds = ["prefill"] if times.prompts else []
         kinds += ["decode"] if times.sequences > times.prompts else []
@@ -106,7 +103,7 @@ class Tracer:
         """A stream has written `events` events."""
         self._span(SERVER, "send", "send", start_us, now_us() - start_us, {"events": events})
 
-    def job(self, job: Job) -> None:
+    def job(self, job: JobRecord) -> None:
         """A job has ended: its phases as one row of its own."""
         if job.end is None:
             return

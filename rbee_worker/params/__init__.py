@@ -5,22 +5,43 @@ Torch-free. `PARAMETERS` is the one list that resolving, /info and the command l
 
 from rbee_worker.params.command_line import Option, from_text, options
 from rbee_worker.params.parameter import Parameter, Surface
-from rbee_worker.params.prompt import check_prompt
-from rbee_worker.params.resolve import fit, generation_defaults, report, resolve
+from rbee_worker.params.request import (
+    PROMPTS,
+    Rules,
+    check_request,
+    id_faults,
+    length_faults,
+    prompt_faults,
+)
+from rbee_worker.params.resolve import (
+    MOST_GUESSES,
+    fit,
+    generation_defaults,
+    nearest,
+    report,
+    resolve,
+)
 from rbee_worker.params.table import PARAMETERS, describe, names, split
 
 __all__ = [
+    "MOST_GUESSES",
     "PARAMETERS",
+    "PROMPTS",
     "Option",
     "Parameter",
+    "Rules",
     "Surface",
-    "check_prompt",
+    "check_request",
     "describe",
     "fit",
     "from_text",
     "generation_defaults",
+    "id_faults",
+    "length_faults",
     "names",
+    "nearest",
     "options",
+    "prompt_faults",
     "report",
     "resolve",
     "split",

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rbee_worker.errors import FieldError
-from rbee_worker.params.parameter import MAX_STOP_LENGTH, MAX_STOPS, Parameter, plain
+from rbee_worker.params.parameter import MAX_BIASES, MAX_STOP_LENGTH, MAX_STOPS, Parameter, plain
 
 _SHOWN = 64  # characters of a value that an error may repeat
 
@@ -102,10 +102,10 @@ def _strings(parameter: Parameter, key: str, value: Any) -> Any:
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, list | tuple):
         return _wrong(parameter, key, value)
-    if not all(isinstance(item, str) for item in items):
-        return _wrong(parameter, key, None, "every entry must be a string")
     if len(items) > MAX_STOPS:
         return _wrong(parameter, key, None, f"must be at most {MAX_STOPS} strings")
+    if not all(isinstance(item, str) for item in items):
+        return _wrong(parameter, key, None, "every entry must be a string")
     for item in items:
         if not 1 <= len(item) <= MAX_STOP_LENGTH:
             text = f"every string must have 1 to {MAX_STOP_LENGTH} characters"
@@ -118,10 +118,10 @@ def _strings(parameter: Parameter, key: str, value: Any) -> Any:
 def _ids(parameter: Parameter, key: str, value: Any, vocab_size: int) -> Any:
     if not isinstance(value, list | tuple):
         return _wrong(parameter, key, value)
-    if not all(type(item) is int for item in value):
-        return _wrong(parameter, key, None, "every entry must be an integer")
     if len(value) > MAX_STOPS:
         return _wrong(parameter, key, None, f"must be at most {MAX_STOPS} ids")
+    if not all(type(item) is int for item in value):
+        return _wrong(parameter, key, None, "every entry must be an integer")
     for item in value:
         if not 0 <= item < vocab_size:
             return _outside(parameter, key, item, vocab_size)
@@ -131,6 +131,8 @@ def _ids(parameter: Parameter, key: str, value: Any, vocab_size: int) -> Any:
 def _biases(parameter: Parameter, key: str, value: Any, vocab_size: int) -> Any:
     if not isinstance(value, Mapping):
         return _wrong(parameter, key, value)
+    if len(value) > MAX_BIASES:
+        return _wrong(parameter, key, None, f"must be at most {MAX_BIASES} token ids")
     biases: dict[int, float] = {}
     assert parameter.low is not None
     assert parameter.high is not None

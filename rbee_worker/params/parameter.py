@@ -21,6 +21,7 @@ MAX_SEED = (1 << 64) - 1
 MAX_INT = (1 << 31) - 1  # where the meaning sets no bound
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 256  # characters
+MAX_BIASES = 16_384  # token ids of one logit_bias: checking and applying them takes time
 
 
 class Parameter(Struct, frozen=True, kw_only=True):
@@ -50,7 +51,8 @@ class Parameter(Struct, frozen=True, kw_only=True):
             case "ids":
                 return f"up to {MAX_STOPS} token ids"
             case "biases":
-                return f"token id -> number in [{self.low:g}, {self.high:g}]"
+                bounds = f"[{self.low:g}, {self.high:g}]"
+                return f"up to {MAX_BIASES:,} of token id -> number in {bounds}"
             case "any":
                 return ""
         if self.low is None:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import asdict, replace
 
-from rbee_worker.errors import FieldError, InvalidRequest
+from rbee_worker.errors import MOST_FAULTS, FieldError, InvalidRequest
 from rbee_worker.params.check import check, same, shown
 from rbee_worker.params.foreign import asked
 from rbee_worker.params.parameter import SURFACES, Parameter, Surface
@@ -22,6 +22,10 @@ from rbee_worker.params.table import PARAMETERS, names
 from rbee_worker.types import EosToken, Resolved, SamplingParams
 
 _SEED_BITS = 53  # a random seed survives a JSON reader that only has doubles
+_MOST_IGNORED = 64  # unknown names that --lenient lets through: all of them are told to the caller
+_MOST_NAME = 64  # characters of a name that a fault repeats
+MOST_GUESSES = 16  # unknown names for which the nearest known one is looked for: it takes time
+_NAMES = {surface: names(surface) for surface in SURFACES}
 
 
 def resolve(
@@ -39,20 +43,25 @@ def resolve(
 
     `request_params` holds what `split` leaves for this surface; `generation` is the model's
     generation_config.json ({} to ignore it). With `lenient`, unknown keys are returned in
-    `Resolved.ignored` instead of refused; a key that is known but not implemented is still
-    refused. `max_tokens` is not yet held against the prompt: see `fit`.
+    `Resolved.ignored` instead of refused (64 of them, of up to 64 characters); a key that is
+    known but not implemented is still refused. `max_tokens` is held against the prompt by `fit`.
     """
     errors: list[FieldError] = []
     ignored: list[str] = []
+    unknown = 0
     given: dict[str, Any] = {}  # parameter name -> value
     used: dict[str, str] = {}  # parameter name -> the key that gave it
-    known = names(surface)
+    known = _NAMES[surface]
     for key, value in request_params.items():
         parameter = known.get(key)
-        if parameter is None and lenient:
+        if parameter is None and lenient and len(key) <= _MOST_NAME:
             ignored.append(key)
         elif parameter is None:
-            errors.append(_unknown(key, surface, known))
+            unknown += 1
+            if unknown > MOST_FAULTS:
+                errors.append(errors[-1])  # counted; more than those are not listed
+            else:
+                errors.append(_unknown(key, surface, known if unknown <= MOST_GUESSES else {}))
         elif value is None or parameter.role == "inert":
             continue
         elif parameter.role != "sampling":
@@ -67,6 +76,9 @@ def resolve(
                 errors.append(checked)
             else:
                 given[parameter.name] = checked
+    if len(ignored) > _MOST_IGNORED:
+        message = f"{len(ignored)} keys are unknown; --lenient ignores {_MOST_IGNORED} of them"
+        errors.append(FieldError(ignored[0], f"<= {_MOST_IGNORED} unknown keys", message))
     defaults, _ = generation_defaults(generation, context=context)
     values, origins = _merge(known, given, defaults, context)
     errors += _together(given, used, values, surface)
@@ -94,14 +106,20 @@ def _checked(
 
 
 def _unknown(key: str, surface: Surface, known: Mapping[str, Parameter]) -> FieldError:
-    """An error for a key no row has; the value is not repeated: it may be a misspelt prompt."""
-    near = difflib.get_close_matches(key, known, n=1)
-    elsewhere = [s for s in SURFACES if s != surface and key in names(s)]
-    if elsewhere:
-        hint = f"; it exists for {', '.join(elsewhere)}"
-    else:
-        hint = f"; did you mean {near[0]}?" if near else ""
-    return FieldError(key[:64], "a known parameter", f"is not a parameter of {surface}{hint}")
+    """An error for a key no row has; the value is not repeated: it may be a misspelt prompt.
+
+    known: where the nearest name is looked for.
+    """
+    elsewhere = [s for s in SURFACES if s != surface and key in _NAMES[s]] if known else []
+    hint = f"; it exists for {', '.join(elsewhere)}" if elsewhere else nearest(key, known)
+    message = f"is not a parameter of {surface}{hint}"
+    return FieldError(key[:_MOST_NAME], "a known parameter", message)
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """ "; did you mean top_p?" where a known name is near `key`, else ""."""
+    near = difflib.get_close_matches(key, known, n=1) if len(key) <= _MOST_NAME else []
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _refused(parameter: Parameter, key: str, value: Any) -> list[FieldError]:
@@ -171,8 +189,8 @@ def generation_defaults(
     `do_sample` is there: a served model samples unless told otherwise, and a file that carries a
     temperature means it. Only `"do_sample": false`, written out, means what it says: temperature
     0, and the file's other sampling values sleep, as they do in transformers (its repetition
-    penalty applies). Defaults that transformers fills in itself (top_k 50) and its length limits
-    are not taken over.
+    penalty applies). Defaults that transformers fills in itself (top_k 50) are not taken over, nor
+    are length limits; those that would cut an answer short are noted.
     """
     values: dict[str, Any] = {}
     notes: list[str] = []
@@ -192,7 +210,8 @@ def generation_defaults(
         for name in ("top_p", "top_k", "min_p"):
             values.pop(name, None)
         values["temperature"] = 0.0
-    return values, (*notes, *asked(generation))
+    applied = [parameter.name for parameter in PARAMETERS if parameter.generation]
+    return values, (*notes, *asked(generation, applied, context))
 
 
 def report(resolved: Resolved) -> dict[str, Any]:

@@ -219,13 +219,48 @@ _TRANSPORT = (
     _transport("token_ids", "the tokens to go on from", "job", "generate"),
     _transport("operation", "what the job does", "job"),
     _transport("model", "the model's name; must be the one served"),
-    _transport("stream", "send events as they come", default=False, kind="boolean"),
-    _transport("stream_options", "include_usage: a last event with the usage"),
+    _transport(
+        "stream", "send events as they come", "completions", "chat", default=False, kind="boolean"
+    ),
+    _transport(
+        "stream_options", "include_usage: a last event with the usage", "completions", "chat"
+    ),
     _transport("n", "answers to the prompt", "completions", "chat", default=1, kind="integer"),
     _transport("best_of", "must equal n", "completions", kind="integer"),
-    _transport("timeout_s", "seconds until the answer is cut off", "job", kind="number"),
+    _transport(
+        "timeout_s",
+        "seconds until the answer is cut off",
+        "job",
+        "completions",
+        "chat",
+        kind="number",
+    ),
     _transport("template_args", "variables of the chat template", "job", "generate", "chat"),
     _transport("chat_template_kwargs", "the same under vLLM's name", "chat"),
+    _transport(
+        "add_generation_prompt",
+        "the template opens the assistant's turn; default: yes, unless the last message goes on",
+        "job",
+        "chat",
+        kind="boolean",
+    ),
+    _transport(
+        "continue_final_message",
+        "the answer goes on with the last message, which is left open",
+        "job",
+        "chat",
+        kind="boolean",
+    ),
+    _transport(
+        "add_special_tokens",
+        "the tokenizer puts its opening token before the text; default: before a prompt that does "
+        "not begin with it, never before a conversation, whose template has written its own",
+        "job",
+        "completions",
+        "chat",
+        kind="boolean",
+    ),
+    _transport("trace", "with the job's phases in its end event", "job", default=False),
 )
 
 _INERT = (

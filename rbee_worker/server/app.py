@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from rbee_worker.errors import WorkerError
-from rbee_worker.server.auth import IGNORED, Gate, cors_origins
+from rbee_worker.errors import MOST_FAULTS, FieldError, InvalidRequest, WorkerError
+from rbee_worker.server.auth import IGNORED, UNREAD, WORKER, Gate, cors_origins
+from rbee_worker.server.body import refuse_body
+from rbee_worker.server.headers import has_body
 from rbee_worker.server.page_files import page_routes
-from rbee_worker.server.problems import on_http_exception, on_worker_error
-from rbee_worker.server.routes import OPERATIONS, Endpoint
+from rbee_worker.server.problems import (
+    Refusal,
+    answer,
+    not_found,
+    on_http_exception,
+    on_worker_error,
+)
+from rbee_worker.server.routes import OPERATIONS, Endpoint, Operation
 from rbee_worker.server.worker import Worker
 
 EXPOSED = ["X-Correlation-ID", "Retry-After", IGNORED, "Deprecation"]
@@ -23,34 +33,62 @@ def build_app(worker: Worker, token: str) -> ASGIApp:
     """The ASGI application that serves `worker`. token: "" in local mode."""
     page = page_routes()
     router = Router([*_routes(), *page], redirect_slashes=False)
+    paths = sorted({op.path for op in OPERATIONS})
     inner = ExceptionMiddleware(
-        router, {WorkerError: on_worker_error, HTTPException: on_http_exception}
+        router,
+        {WorkerError: on_worker_error, HTTPException: on_http_exception, 404: not_found(paths)},
     )
     public = {route.path for route in page} | {"/health"}
     gate = Gate(inner, worker, token, public)
     origins = cors_origins(worker.settings)
     if not origins:
         return gate
-    return CORSMiddleware(
+    return Cors(
         gate,
         allow_origins=origins,
         allow_methods=["GET", "POST", "DELETE"],
-        allow_headers=["Authorization", "Content-Type", "Last-Event-ID", "X-Correlation-ID"],
+        allow_headers=["*"],  # clients send headers of their own; what they say changes nothing
         expose_headers=EXPOSED,
     )
 
 
+class Cors(CORSMiddleware):
+    """Starlette's, with this server's form of errors."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code == 200:
+            return response
+        kept = {k: v for k, v in response.headers.items() if not k.startswith("content-")}
+        message = f"{bytes(response.body).decode()}."
+        fix = "name the page's origin with --cors-origin; methods are GET, POST and DELETE."
+        return answer(Refusal(400, "cors_refused", message, fix=fix, headers=kept))
+
+
 def _routes() -> list[Route]:
     """One route for each path, so that 405 names every method it has."""
-    by_path: dict[str, dict[str, Endpoint]] = {}
+    by_path: dict[str, dict[str, Operation]] = {}
     for op in OPERATIONS:
-        by_path.setdefault(op.path, {})[op.method] = op.endpoint
-    return [Route(path, _by_method(ends), methods=list(ends)) for path, ends in by_path.items()]
+        by_path.setdefault(op.path, {})[op.method] = op
+    return [Route(path, _by_method(ops), methods=list(ops)) for path, ops in by_path.items()]
 
 
-def _by_method(endpoints: dict[str, Endpoint]) -> Endpoint:
+def _by_method(operations: dict[str, Operation]) -> Endpoint:
     async def endpoint(http: HttpRequest) -> ASGIApp:
-        method = "GET" if http.method == "HEAD" else http.method
-        return await endpoints[method](http)
+        operation = operations["GET" if http.method == "HEAD" else http.method]
+        if operation.body is None and has_body(http.headers):
+            await refuse_body(http)
+        _refuse_query(http)
+        return await operation.endpoint(http)
 
     return endpoint
+
+
+def _refuse_query(http: HttpRequest) -> None:
+    """No route reads a query: what would be dropped is refused, or named by --lenient."""
+    names = list(dict.fromkeys(http.query_params))
+    if names and http.scope[WORKER].settings.lenient and len(names) <= MOST_FAULTS:
+        http.scope[UNREAD] = [name[:64] for name in names]
+    elif names:
+        message = "is in the query, which no route reads; parameters stand in the JSON body"
+        raise InvalidRequest([FieldError(n[:64], "absent", message) for n in names])

@@ -3,18 +3,18 @@
 With a token: everything but the public paths needs `Authorization: Bearer TOKEN`, known routes and
 unknown ones alike. In local mode there is no token; instead a Host that is not this machine, a
 foreign Origin and bodies that are not JSON are refused (DNS rebinding, posts from other sites).
+Headers that cannot be read as they were meant are refused before anything else.
 """
 
 from __future__ import annotations
 
 import hmac
-import re
 import time
 import traceback
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
@@ -24,6 +24,14 @@ from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError, WorkerError
 from rbee_worker.observe.context import correlated
 from rbee_worker.observe.log import fields, logger
+from rbee_worker.server.headers import (
+    CORRELATION,
+    has_body,
+    host_name,
+    length,
+    malformed,
+    media_type,
+)
 from rbee_worker.server.problems import Refusal, answer, problem
 
 if TYPE_CHECKING:
@@ -32,9 +40,8 @@ if TYPE_CHECKING:
 MIN_TOKEN = 16
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 WORKER = "rbee.worker"  # where a request's scope holds the worker
-CORRELATION = "x-correlation-id"
+UNREAD = "rbee.unread"  # and the names in its query that --lenient let through
 IGNORED = "X-Ignored-Parameters"
-_CORRELATION_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 log = logger("http")
 
@@ -90,8 +97,9 @@ class Gate:
                 await send({"type": "websocket.close", "code": 1008})
             return
         headers = Headers(scope=scope)
-        asked = headers.get(CORRELATION, "")
-        correlation = asked if _CORRELATION_ID.fullmatch(asked) else uuid.uuid4().hex
+        fault = malformed(headers, scope["http_version"])
+        named = fault is None or fault.param != CORRELATION
+        correlation = (named and headers.get(CORRELATION)) or uuid.uuid4().hex
         began = time.perf_counter()
         status = 0
 
@@ -99,14 +107,14 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[CORRELATION] = correlation
+                _tag(MutableHeaders(scope=message), correlation, scope.get(UNREAD, ()))
             await send(message)
 
         with correlated(correlation):
             try:
                 scope[WORKER] = self._worker
                 scope["app"] = self._app  # makes the router raise, not answer, 404 and 405
-                refusal = self._refusal(scope, headers)
+                refusal = self._refusal(scope, headers, fault)
                 await (refusal or self._app)(scope, receive, tagged)
             except Exception as error:
                 # never the exception's own words: they may repeat what the caller sent
@@ -127,19 +135,20 @@ class Gate:
                     ),
                 )
 
-    def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
+    def _refusal(self, scope: Scope, headers: Headers, fault: Refusal | None) -> Response | None:
         if len(scope["headers"]) > self._max_headers:
             message = f"More than {self._max_headers} headers."
-            return problem(431, "too_many_headers", message)
-        refusal = self._refused_locally(scope, headers) if self._local else None
+            fault = Refusal(431, "too_many_headers", message, fix="send fewer (--max-headers).")
+        refusal = fault or (self._refused_locally(scope, headers) if self._local else None)
         if refusal is None and not self._local and not self._known(scope, headers):
             refusal = Refusal(
                 401,
                 "invalid_api_key",
-                "This worker needs its token: Authorization: Bearer TOKEN.",
+                "This worker needs its token.",
+                fix="send Authorization: Bearer TOKEN.",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        if refusal is None and _length(headers) > self._max_body:
+        if refusal is None and length(headers) > self._max_body:
             refusal = too_large(self._max_body)
         return answer(refusal) if refusal is not None else None
 
@@ -152,40 +161,42 @@ class Gate:
 
     def _refused_locally(self, scope: Scope, headers: Headers) -> Refusal | None:
         host = headers.get("host", "")
-        if _host_name(host) not in LOCAL_HOSTS:
-            return Refusal(403, "foreign_host", "Local mode answers to localhost only.")
+        if host_name(host) not in LOCAL_HOSTS:
+            message = "Local mode answers to localhost only."
+            fix = "ask by localhost or 127.0.0.1, or serve with a token and without --local-mode."
+            return Refusal(403, "foreign_host", message, fix=fix, param="host")
         origin = headers.get("origin")
         friend = origin is None or origin in self._friends or urlsplit(origin).netloc == host
         if not friend:
-            return Refusal(403, "foreign_origin", "Local mode refuses other sites' pages.")
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        has_body = _length(headers) > 0 or "transfer-encoding" in headers
-        if has_body and kind != "application/json":
-            return Refusal(415, "not_json", "Bodies must be application/json in local mode.")
+            message = "Local mode refuses other sites' pages."
+            fix = "name the site with --cors-origin."
+            return Refusal(403, "foreign_origin", message, fix=fix, param="origin")
+        if has_body(headers) and media_type(headers) != "application/json":
+            message = "Bodies must be JSON in local mode."
+            fix = "send Content-Type: application/json."
+            return Refusal(415, "not_json", message, fix=fix, param="content-type")
         return None
+
+
+def _tag(headers: MutableHeaders, correlation: str, unread: Sequence[str]) -> None:
+    """What every answer says of its request: the id, and the query parameters it did not read."""
+    headers[CORRELATION] = correlation
+    names = [quote(name, safe="") for name in unread]
+    if names:
+        headers[IGNORED] = ", ".join([*filter(None, [headers.get(IGNORED)]), *names])
 
 
 def too_large(limit: int) -> Refusal:
     """A body beyond `limit` bytes."""
-    return Refusal(413, "body_too_large", f"The body is larger than {limit} bytes (--max-body-kb).")
-
-
-def _length(headers: Headers) -> int:
-    text = headers.get("content-length", "")
-    return int(text) if text.isascii() and text.isdigit() else 0
-
-
-def _host_name(host: str) -> str:
-    """`host` without its port: "[::1]:80" -> "[::1]"."""
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.partition(":")[0].lower()
+    message = f"The body is larger than {limit} bytes."
+    return Refusal(413, "body_too_large", message, fix="send less, or raise --max-body-kb.")
 
 
 def _crash(error: Exception) -> Response:
     if isinstance(error, WorkerError):
         return answer(error)
-    return problem(500, "internal_error", "An error inside the worker; its log says more.")
+    message = "An error inside the worker. Fix: its log says more; please report it."
+    return problem(500, "internal_error", message)
 
 
 def place_of(error: BaseException) -> str:

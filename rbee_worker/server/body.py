@@ -8,40 +8,103 @@ unread. Values never occur in a fault about prompts.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, TypeVar
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 
-from rbee_worker.errors import FieldError, InvalidRequest
+from rbee_worker.errors import MOST_FAULTS, FieldError, InvalidRequest
+from rbee_worker.params import MOST_GUESSES, nearest
 from rbee_worker.server.auth import too_large
+from rbee_worker.server.json_shape import Shape, repeated
 from rbee_worker.server.problems import Refusal
-from rbee_worker.server.schemas import Message
+from rbee_worker.server.schemas import ECHOED, NESTED, Message
 
+if TYPE_CHECKING:
+    from rbee_worker.server.worker import Worker
+
+SMALL = 1 << 16  # bytes of a body that is decoded without a look at its shape
 BODY_S = 60.0  # a body must be whole after so long
-_SECRET = frozenset({"prompt", "messages", "input", "text", "content"})
 
 E = TypeVar("E", bound=msgspec.Struct)
 
 
-async def read_object(request: HttpRequest, max_bytes: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Body:
+    """A request's JSON object and what is wrong with it as such."""
+
+    values: dict[str, Any]
+    faults: list[FieldError]
+
+
+async def read_object(request: HttpRequest, worker: Worker) -> Body:
     """The JSON object in the request's body. Raises Refusal (400, 408, 413)."""
     try:
-        raw = await asyncio.wait_for(_read(request, max_bytes), BODY_S)
+        raw = await asyncio.wait_for(_read(request, worker.settings.max_body_kb * 1024), BODY_S)
     except TimeoutError:
         raise Refusal(
-            408, "body_too_slow", f"The body was not whole after {BODY_S:.0f} s."
+            408,
+            "body_too_slow",
+            f"The body was not whole after {BODY_S:.0f} s.",
+            fix="send faster.",
         ) from None
     except ClientDisconnect:
-        raise Refusal(400, "client_left", "The client left before its body was whole.") from None
+        raise Refusal(
+            400, "client_left", "The client left before its body was whole.", fix="send all of it."
+        ) from None
+    if len(raw) > SMALL:
+        await _measure(raw, worker.model.context if worker.model is not None else 0)
     try:
         value = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        raise Refusal(400, "invalid_json", "The body is not valid JSON.") from None
+        if len(raw) > SMALL:
+            await asyncio.sleep(0)
+        twice = repeated(raw, MOST_FAULTS)
+        if len(raw) > SMALL:
+            await asyncio.sleep(0)
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        raise Refusal(400, "invalid_json", _not_json(error), fix="send one JSON object.") from None
     if not isinstance(value, dict):
-        raise Refusal(400, "invalid_json", "The body must be a JSON object.")
-    return value
+        raise Refusal(
+            400, "invalid_json", "The body is JSON but no object.", fix="send one JSON object."
+        )
+    return Body(value, [FieldError(n[:64], "once", "is given more than once") for n in twice])
+
+
+async def refuse_body(request: HttpRequest) -> None:
+    """Of a route that takes no body: anything but an empty one or `{}` is refused."""
+    try:
+        raw = await asyncio.wait_for(_read(request, SMALL), BODY_S)
+    except (TimeoutError, ClientDisconnect):
+        raw = b""
+    if raw.strip() not in (b"", b"{}"):
+        message = "This route takes no body: nothing would read it."
+        raise Refusal(400, "unread_body", message, fix="leave the body out.")
+
+
+def _not_json(error: Exception) -> str:
+    """Why it cannot be read, without any of it."""
+    if isinstance(error, RecursionError):
+        return "The body is nested too deeply."
+    if isinstance(error, msgspec.ValidationError):
+        return "The body has a number that is too large for JSON readers."
+    return "The body is not valid JSON."
+
+
+async def _measure(raw: bytes, context: int) -> None:
+    """Refuse what would take long to decode. More values are allowed where prompts of ids are
+    longer."""
+    shape = Shape()
+    for start in range(0, len(raw), SMALL):
+        shape.feed(raw[start : start + SMALL])
+        if excess := shape.excess(context):
+            raise Refusal(
+                413, "body_too_complex", f"The body has {excess}.", fix="send several requests."
+            )
+        await asyncio.sleep(0)
 
 
 async def _read(request: HttpRequest, max_bytes: int) -> bytes:
@@ -55,37 +118,55 @@ async def _read(request: HttpRequest, max_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def envelope(body: dict[str, Any], kind: type[E]) -> tuple[E, dict[str, Any], list[FieldError]]:
+def envelope(body: Body, kind: type[E]) -> tuple[E, dict[str, Any], list[FieldError]]:
     """`body` as (its envelope, the other keys, faults). null means absent.
 
     A field with a fault keeps its default in the envelope, so that checking can go on.
     """
-    faults: list[FieldError] = []
+    faults = list(body.faults)
     values: dict[str, Any] = {}
     fields = {f.encode_name: f for f in msgspec.structs.fields(kind)}
     for name, field in fields.items():
-        if body.get(name) is None:
+        given = body.values.get(name)
+        if given is None:
             if field.required:
                 faults.append(FieldError(name, "required", "is required"))
                 values[field.name] = None
             continue
         try:
-            values[field.name] = msgspec.convert(body[name], field.type)
+            values[field.name] = msgspec.convert(given, field.type)
         except msgspec.ValidationError as error:
             faults.append(_fault(name, error))
             if field.required:
                 values[field.name] = None
-    rest = {k: v for k, v in body.items() if k not in fields}
+    rest = {k: v for k, v in body.values.items() if k not in fields}
     return kind(**values), rest, faults
 
 
 def _fault(name: str, error: msgspec.ValidationError) -> FieldError:
-    """msgspec's words without the value: "Expected `str`, got `int` - at `$[0].content`"."""
-    text = str(error)
+    """msgspec's words without the value: "Expected `str`, got `int` - at `$[0].content`" is said of
+    the field messages[0].content."""
+    text, _, where = str(error).partition(" - at `$")
+    field = name + where.rstrip("`")
     if text.startswith("Invalid enum value"):
-        where = text.partition(" - at ")[2]
-        text = "is not one of the allowed values" + (f" - at {where}" if where else "")
-    return FieldError(name, "type", (text[:1].lower() + text[1:])[:200])
+        return FieldError(field, "one of the allowed", "is not one of the allowed values")
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text, re.DOTALL)
+    if unknown is not None:
+        known = [f for kind in NESTED.get(name, ()) for f in kind.__struct_fields__]
+        hint = nearest(unknown[1], known)
+        return FieldError(f"{field}.{unknown[1][:64]}", "a known field", f"is not known here{hint}")
+    return FieldError(field, "type", (text[:1].lower() + text[1:])[:200])
+
+
+def unknown_faults(rest: Iterable[str], kind: type[msgspec.Struct]) -> list[FieldError]:
+    """A fault for every key that a route with the envelope `kind` does not know; those beyond what
+    a refusal lists are only counted."""
+    names = list(rest)
+    faults = []
+    for place, name in enumerate(names[:MOST_FAULTS]):
+        hint = nearest(name, kind.__struct_fields__) if place < MOST_GUESSES else ""
+        faults.append(FieldError(name[:64], "a known field", f"is not known here{hint}"))
+    return faults + faults[-1:] * (len(names) - MOST_FAULTS)
 
 
 def refuse(faults: list[FieldError]) -> None:
@@ -94,56 +175,28 @@ def refuse(faults: list[FieldError]) -> None:
         raise InvalidRequest(faults)
 
 
-def check_prompt(name: str, text: str, limit: int) -> list[FieldError]:
-    """At least one character, at most `limit`."""
-    if not text:
-        return [FieldError(name, "length >= 1", "is empty")]
-    if len(text) > limit:
-        message = f"has {len(text)} characters and the limit is {limit}"
-        return [FieldError(name, f"length <= {limit}", message)]
-    return []
-
-
-def check_ids(
-    name: str, ids: list[int] | tuple[int, ...], vocab: int, limit: int
-) -> list[FieldError]:
-    """Ids of the vocabulary, at least one, no more than the context holds (limit)."""
-    if not ids:
-        return [FieldError(name, "length >= 1", "is empty")]
-    if len(ids) > limit:
-        return [FieldError(name, f"length <= {limit}", f"has {len(ids)} ids; the limit is {limit}")]
-    if vocab and not 0 <= min(ids) <= max(ids) < vocab:
-        return [FieldError(name, f"0 <= id < {vocab}", "has an id outside the vocabulary")]
-    return []
-
-
-def check_messages(
-    messages: list[Message], limit: int
-) -> tuple[list[dict[str, Any]], list[FieldError]]:
-    """Messages as the chat template reads them, and their faults. `developer` means system."""
+def plain_messages(
+    messages: list[Message],
+) -> tuple[tuple[dict[str, Any], ...], list[FieldError]]:
+    """Messages as the chat template reads them, and the fields in them that ask for what is not
+    implemented. `developer` means system; text parts stay parts, which the renderer joins."""
     faults: list[FieldError] = []
     plain: list[dict[str, Any]] = []
-    size = 0
-    if not messages:
-        faults.append(FieldError("messages", "length >= 1", "is empty"))
-    for i, message in enumerate(messages):
-        where = f"messages[{i}]"
-        content = message.content
+    for place, message in enumerate(messages):
+        for key in ECHOED:
+            if not getattr(message, key):
+                continue  # null and what is empty ask for nothing
+            if len(faults) >= MOST_FAULTS:
+                faults.append(faults[-1])  # counted; more than those are not listed
+            else:
+                name = f"messages[{place}].{key}"
+                faults.append(FieldError(name, "null or empty", "is not implemented"))
+        content: Any = message.content
         if isinstance(content, list):
-            content = "".join(part.text for part in content)
-        if content is None:
-            faults.append(FieldError(f"{where}.content", "required", "is required"))
-            content = ""
-        for key in ("tool_calls", "function_call", "audio", "tool_call_id"):
-            if getattr(message, key) not in (None, [], {}):
-                faults.append(FieldError(f"{where}.{key}", "not implemented", "is not implemented"))
-        size += len(content)
+            content = [{"type": "text", "text": part.text} for part in content]
         role = "system" if message.role == "developer" else message.role
         entry: dict[str, Any] = {"role": role, "content": content}
         if message.name is not None:
             entry["name"] = message.name
         plain.append(entry)
-    if size > limit:
-        text = f"have {size} characters and the limit is {limit}"
-        faults.append(FieldError("messages", f"length <= {limit}", text))
-    return plain, faults
+    return tuple(plain), faults

@@ -2,24 +2,36 @@
 
 uvicorn parses and answers HTTP; this subclass adds the limits that it leaves open *before* a
 request is whole (no route, hence no token check, has run then) and while an answer lies unread.
+What is refused here is refused in the form of all errors.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
+from starlette.responses import Response
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from rbee_worker.config import Settings
+from rbee_worker.server.problems import Refusal, answer
+from rbee_worker.server.sse import COMMENT, EVENTS
 
 MAX_HEADER_BYTES = 32 * 1024  # of one request, its URL included
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"  # an answer that says nothing; clients skip it
+EVENT_COMMENT = b"%x\r\n%b\r\n" % (len(COMMENT), COMMENT)  # one chunk
+FIRST_PROBE_S, LAST_PROBE_S = 0.02, 1.0
 
 
 class TooMuch(Exception):
-    """Raised inside the parser, which answers 400 and closes."""
+    """Raised inside the parser, which then ends in `send_400_response`."""
+
+
+class Elsewhere(Exception):
+    """As `TooMuch`: the request line names another host than the header Host."""
 
 
 class Connection(HttpToolsProtocol):
@@ -36,6 +48,9 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._head_bytes = 0
+        self._wrong: Response | None = None  # what is to be said of what cannot be parsed
+        self._half_closed = False  # the client sends no more, and may still read
+        self._probing: asyncio.TimerHandle | None = None  # the next look at such a client
         self._patience: asyncio.TimerHandle | None = None  # until the next request is whole
         self._stalled: asyncio.TimerHandle | None = None  # until the client reads on
 
@@ -43,8 +58,10 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if len(self.connections) >= self.limits.max_connections:
-            transport.abort()
             self.transport = transport
+            message = f"This worker has its {self.limits.max_connections} connections."
+            fix = "close some, come again, or raise --max-connections."
+            self._say(answer(Refusal(503, "too_many_connections", message, fix=fix)))
             return
         super().connection_made(transport)
         self._await_request()
@@ -53,12 +70,22 @@ class Connection(HttpToolsProtocol):
         self._hurry_over()
         if self._stalled is not None:
             self._stalled.cancel()
-        super().connection_lost(exc)
+        if self._probing is not None:
+            self._probing.cancel()
+        if self.flow is not None:
+            super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self.flow is None or self.transport.is_closing():
+            return  # it was refused when it came
         if self._patience is None and (self.cycle is None or self.cycle.response_complete):
             self._await_request()
         super().data_received(data)
+
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn calls this for what its parser cannot read, or where a callback here raised."""
+        wrong = Refusal(400, "invalid_http", "This is no HTTP request.", fix="send HTTP/1.1.")
+        self._say(self._wrong or answer(wrong))
 
     def on_message_begin(self) -> None:
         self._head_bytes = 0
@@ -70,10 +97,24 @@ class Connection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count(len(name) + len(value))
-        # a few beyond the limit still pass, so that the gate can answer with a proper 431
+        # a few beyond the limit still pass, so that the gate can answer
         if len(self.headers) > 2 * self.limits.max_headers:
+            self._wrong = self._too_many(f"More than {self.limits.max_headers} headers.")
             raise TooMuch
         super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if not self.url.startswith(b"/") and self.url != b"*":
+            self._check_authority()
+        super().on_headers_complete()
+
+    def _check_authority(self) -> None:
+        """`GET http://host/path`: two names of the host, of which checks would read one only."""
+        named = self.url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
+        if [value for name, value in self.headers if name == b"host"] != [named]:
+            message = "The request line names another host than the header Host."
+            self._wrong = answer(Refusal(400, "two_hosts", message, fix="send the path alone."))
+            raise Elsewhere
 
     def on_message_complete(self) -> None:
         self._hurry_over()
@@ -82,16 +123,71 @@ class Connection(HttpToolsProtocol):
     def _count(self, n: int) -> None:
         self._head_bytes += n
         if self._head_bytes > MAX_HEADER_BYTES:
+            self._wrong = self._too_many(f"More than {MAX_HEADER_BYTES} bytes of headers.")
             raise TooMuch
+
+    def _too_many(self, message: str) -> Response:
+        return answer(Refusal(400, "too_many_headers", message, fix="send fewer (--max-headers)."))
 
     def _await_request(self) -> None:
         self._hurry_over()
-        self._patience = self.loop.call_later(self.limits.idle_timeout, self.transport.abort)
+        self._patience = self.loop.call_later(self.limits.idle_timeout, self._too_slow)
+
+    def _too_slow(self) -> None:
+        """The time for a request is over. One that has begun is told so."""
+        if self._head_bytes == 0 or (self.cycle is not None and self.cycle.response_started):
+            self.transport.abort()
+            return
+        message = f"The request was not whole after {self.limits.idle_timeout} s."
+        fix = "send faster, or raise --idle-timeout."
+        self._say(answer(Refusal(408, "request_too_slow", message, fix=fix)))
 
     def _hurry_over(self) -> None:
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
+
+    def _say(self, response: Response) -> None:
+        """Answer outside of any request, and close."""
+        head = [STATUS_LINE[response.status_code], b"connection: close\r\n"]
+        head += [b"%b: %b\r\n" % pair for pair in response.raw_headers]
+        self.transport.write(b"".join([*head, b"\r\n", bytes(response.body)]))
+        self.transport.close()
+
+    # ---- a client that has said all it has to say
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """The client sends no more: it is gone, or waits for its answer with its own side closed.
+        What is sent to it now shows which. True: the connection stays open."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or cycle.more_body:
+            return None
+        harmless = CONTINUE if not cycle.response_started else EVENT_COMMENT
+        if cycle.response_started and not cycle.scope.get(EVENTS):
+            return None
+        self._half_closed = True
+        if self.scope["http_version"] == "1.1":
+            self.transport.write(harmless)
+            self._probe(FIRST_PROBE_S)
+        return True
+
+    def _probe(self, pause: float) -> None:
+        """After `pause` seconds look whether a client that is gone has refused what was sent."""
+        self._probing = self.loop.call_later(pause, self._look, pause)
+
+    def _look(self, pause: float) -> None:
+        if self.transport.is_closing():
+            return
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+        else:
+            self._probe(min(2 * pause, LAST_PROBE_S))
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._half_closed and not self.pipeline:
+            self.transport.close()
 
     # ---- an answer must be read
 

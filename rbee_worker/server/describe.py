@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 from starlette.requests import Request as HttpRequest
 from starlette.responses import HTMLResponse, Response
@@ -12,6 +15,7 @@ from rbee_worker.config import Settings
 from rbee_worker.params import describe as describe_parameters
 from rbee_worker.server.health import Memory, worker_info, worker_of
 from rbee_worker.server.problems import json_response
+from rbee_worker.server.worker import Worker
 from rbee_worker.types import EosToken, ModelInfo
 
 PROMISE = (
@@ -124,16 +128,31 @@ async def metrics(http: HttpRequest) -> Response:
 
 
 async def openapi(http: HttpRequest) -> Response:
-    from rbee_worker.server.openapi import document
-
-    return json_response(document(worker_of(http)))
+    body = await _once(worker_of(http), "/openapi.json", _document)
+    return Response(body, media_type="application/json")
 
 
 async def docs(http: HttpRequest) -> Response:
+    body = await _once(worker_of(http), "/docs", _page)
+    policy = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+    return HTMLResponse(body, headers=policy)
+
+
+async def _once(worker: Worker, path: str, make: Callable[[Worker], bytes]) -> bytes:
+    """A page that never changes while the worker runs: made off the event loop when first asked."""
+    if path not in worker.pages:
+        worker.pages[path] = await asyncio.to_thread(make, worker)
+    return worker.pages[path]
+
+
+def _document(worker: Worker) -> bytes:
+    from rbee_worker.server.openapi import document
+
+    return msgspec.json.encode(document(worker))
+
+
+def _page(worker: Worker) -> bytes:
     from rbee_worker.server.openapi import document
     from rbee_worker.server.reference import reference_page
 
-    return HTMLResponse(
-        reference_page(document(worker_of(http))),
-        headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"},
-    )
+    return reference_page(document(worker)).encode()

@@ -81,7 +81,7 @@ async def health(request: HttpRequest) -> Response:
 async def ready(request: HttpRequest) -> Response:
     worker = worker_of(request)
     state = worker.state
-    info = worker.engine.info if worker.engine is not None else None
+    info = worker.model
     body = Ready(
         ready=state == "ready",
         state=state,
@@ -155,7 +155,7 @@ def progress(worker: Worker) -> Progress:
 
 def worker_info(worker: Worker) -> dict[str, Any]:
     """The WorkerInfo that orchestrators know: six fields and the version."""
-    info = worker.engine.info if worker.engine is not None else None
+    info = worker.model
     return {
         "id": worker.id,
         "model_id": worker.settings.model,

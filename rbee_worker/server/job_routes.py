@@ -16,11 +16,12 @@ from starlette.types import ASGIApp
 from rbee_worker import wire
 from rbee_worker.errors import FieldError, InvalidRequest
 from rbee_worker.observe.trace import phases
-from rbee_worker.server.asking import ask, check_model, ignored, new_id, settled
 from rbee_worker.server.body import envelope, read_object
+from rbee_worker.server.encoding import LONG, answered, encoded
 from rbee_worker.server.health import worker_info, worker_of
 from rbee_worker.server.jobs import Job
 from rbee_worker.server.problems import Refusal, json_response
+from rbee_worker.server.requests import ask, check_model, ignored, new_id, settled
 from rbee_worker.server.schemas import (
     InferEnvelope,
     InferResult,
@@ -31,12 +32,22 @@ from rbee_worker.server.schemas import (
     JobState,
     JobSummary,
 )
-from rbee_worker.server.sse import DONE, EventStream, frame
+from rbee_worker.server.sse import DONE, EventStream, frame, weight
 from rbee_worker.server.worker import Worker
 from rbee_worker.types import End, Event, Narration
 
 OPERATIONS = ("infer", "status")
 _ENCODER = msgspec.json.Encoder()
+
+
+def token_name(worker: Worker) -> wire.TokenText:
+    """How ids are named in log-probabilities: the pieces of the vocabulary."""
+
+    def name(token_id: int) -> str:
+        assert worker.engine is not None
+        return worker.engine.tokenizer.token_text(token_id)
+
+    return name
 
 
 class JobRendering:
@@ -50,15 +61,12 @@ class JobRendering:
         trace: list[dict[str, Any]] | UnsetType = UNSET
         if self._job.trace and type(event) is End:
             trace = phases(self._job)
-        return frame(_ENCODER.encode(wire.job_event(event, self._text, trace)), place + 1)
+        told = wire.job_event(event, token_name(self._worker), trace)
+        data = encoded(told) if weight(event) > LONG else _ENCODER.encode(told)
+        return frame(data, place + 1)
 
     def done(self) -> bytes:
         return DONE
-
-    def _text(self, token_id: int) -> str:
-        engine = self._worker.engine
-        assert engine is not None
-        return engine.tokenizer.token_text(token_id)
 
 
 async def create(http: HttpRequest) -> Response:
@@ -76,9 +84,9 @@ async def create_inference(http: HttpRequest) -> Response:
 
 async def _create(http: HttpRequest, base: str) -> Response:
     worker = worker_of(http)
-    body = await read_object(http, worker.settings.max_body_kb * 1024)
-    if body.get("operation", "infer") == "status":
-        return _status_job(worker, base, sorted(body.keys() - {"operation"}))
+    body = await read_object(http, worker)
+    if body.values.get("operation") == "status" and not body.faults:
+        return _status_job(worker, base, sorted(body.values.keys() - {"operation"}))
     worker.serving()
     given, params, faults = envelope(body, JobEnvelope)
     if given.operation not in OPERATIONS:
@@ -95,7 +103,7 @@ def _status_job(worker: Worker, base: str, others: list[str]) -> Response:
     """A job that is over at once: its stream is one narration of the worker's state."""
     if others:
         raise InvalidRequest(
-            [FieldError(name, "absent", "means nothing with operation status") for name in others]
+            [FieldError(n[:64], "absent", "means nothing with operation status") for n in others]
         )
     info = worker_info(worker)
     human = f"Worker {worker.id} is {worker.state} and serves {worker.settings.model}."
@@ -120,7 +128,8 @@ async def stream(http: HttpRequest) -> ASGIApp:
 async def look(http: HttpRequest) -> Response:
     """GET /v1/jobs/{id}."""
     worker = worker_of(http)
-    return json_response(state(worker, _job(worker, http)))
+    job = _job(worker, http)
+    return await answered(partial(state, worker, job), job.size)
 
 
 async def cancel(http: HttpRequest) -> Response:
@@ -128,7 +137,7 @@ async def cancel(http: HttpRequest) -> Response:
     worker = worker_of(http)
     job = _job(worker, http)
     await worker.cancel(job)
-    return json_response(state(worker, job))
+    return await answered(partial(state, worker, job), job.size)
 
 
 async def listing(http: HttpRequest) -> Response:
@@ -153,7 +162,7 @@ async def infer(http: HttpRequest) -> Response:
     """POST /v1/infer: the whole answer in one response; leaving cancels."""
     began = time.perf_counter()
     worker = worker_of(http)
-    body = await read_object(http, worker.settings.max_body_kb * 1024)
+    body = await read_object(http, worker)
     worker.serving()
     given, params, faults = envelope(body, InferEnvelope)
     check_model(worker, given.model)
@@ -161,10 +170,15 @@ async def infer(http: HttpRequest) -> Response:
     jobs = await worker.submit([request], keep=False)
     await settled(http, worker, jobs)
     (job,) = jobs
+    return await answered(partial(_result, worker, job, began), job.size, ignored(jobs))
+
+
+def _result(worker: Worker, job: Job, began: float) -> InferResult:
+    """A job that has ended as POST /v1/infer answers it; `began` on the performance counter."""
     started, end = job.started, job.end
     assert started is not None
     assert end is not None
-    result = InferResult(
+    return InferResult(
         text=job.text(),
         token_ids=job.token_ids(),
         tokens_generated=end.usage.output_tokens,
@@ -179,8 +193,26 @@ async def infer(http: HttpRequest) -> Response:
         stop_sequence_matched=end.stop.sequence,
         stop=end.stop,
         sampling=wire.sampling_table(started.sampling),
+        warnings=started.warnings,
+        **_scores(worker, job),
     )
-    return json_response(result, headers=ignored(jobs))
+
+
+def _scores(worker: Worker, job: Job) -> dict[str, Any]:
+    """`logprobs` and `prompt_logprobs` of a job that has ended, where they were asked for.
+
+    They are long, and the state of a job that is under way is asked for often.
+    """
+    if job.live:
+        return {}
+    name = token_name(worker)
+    found, prompt = job.logprobs(), job.prompt_logprobs()
+    scores: dict[str, Any] = {}
+    if found is not None:
+        scores["logprobs"] = [wire.scored(e, name) for e in found]
+    if prompt is not None:
+        scores["prompt_logprobs"] = [e if e is None else wire.scored(e, name) for e in prompt]
+    return scores
 
 
 def _job(worker: Worker, http: HttpRequest) -> Job:
@@ -214,6 +246,8 @@ def state(worker: Worker, job: Job) -> JobState:
         stop_reason=reason,
         stop=end.stop if end is not None else None,
         error=JobError(error.code, error.message) if error is not None else None,
+        warnings=started.warnings if started is not None else (),
+        **_scores(worker, job),
     )
 
 

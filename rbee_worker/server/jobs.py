@@ -14,7 +14,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rbee_worker.types import End, Error, Event, Request, Started, Token
+from rbee_worker.types import (
+    End,
+    Error,
+    Event,
+    PromptLogprobs,
+    Request,
+    Started,
+    Token,
+    TokenLogprob,
+)
 
 State = Literal["queued", "running", "done", "cancelled", "timeout", "failed"]
 
@@ -66,6 +75,7 @@ class Job:
     sent_events: int = 0
     finished: float | None = None  # Unix seconds
     last_token: float | None = None  # monotonic seconds
+    drawn: int = 0  # output tokens in the log so far
     pump: asyncio.Task[None] | None = None
 
     @property
@@ -107,7 +117,7 @@ class Job:
         """Output tokens so far."""
         if self.end is not None:
             return self.end.usage.output_tokens
-        return sum(len(e.ids) for e in self.log.events if isinstance(e, Token) and e.i >= 0)
+        return self.drawn
 
     def text(self) -> str:
         """The answer so far; whole once the job has ended."""
@@ -117,9 +127,31 @@ class Job:
         return "".join(parts)
 
     def token_ids(self) -> list[int]:
-        tokens = [e for e in self.log.events if isinstance(e, Token) and e.i >= 0]
-        ids = [i for e in tokens for i in e.ids]
+        """The ids of `text`: with echo they begin with the prompt's."""
+        ids = [i for e in self.log.events if isinstance(e, Token) for i in e.ids]
         return ids + list(self.end.ids) if self.end is not None else ids
+
+    def logprobs(self) -> list[TokenLogprob] | None:
+        """Of the output tokens so far; None if they were not asked for."""
+        if self.started is None or self.started.sampling.params.logprobs is None:
+            return None
+        parts = [e.logprobs for e in self.log.events if isinstance(e, Token | End)]
+        return [entry for part in parts if part is not None for entry in part]
+
+    def prompt_logprobs(self) -> tuple[TokenLogprob | None, ...] | None:
+        """Of the prompt's tokens; None if they were not asked for, or are not known yet."""
+        found = (e.logprobs for e in self.log.events[:8] if isinstance(e, PromptLogprobs))
+        return next(found, None)
+
+    @property
+    def size(self) -> int:
+        """About how many tokens an answer with all of it is the size of."""
+        started = self.started
+        if started is None:
+            return 0
+        params = started.sampling.params
+        each = 1 if params.logprobs is None else 2 + params.logprobs
+        return each * (self.tokens_out + (started.prompt_tokens if params.echo else 0))
 
 
 class Jobs:

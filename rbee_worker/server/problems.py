@@ -6,6 +6,8 @@ read, and the list of all offending fields where job clients look for it. Holds 
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -13,7 +15,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rbee_worker.errors import FieldError, InvalidRequest, NotReady, QueueFull, WorkerError
+from rbee_worker.errors import (
+    FieldError,
+    InvalidRequest,
+    NotReady,
+    QueueFull,
+    WorkerError,
+    one_line,
+)
 
 TYPES = {
     400: "invalid_request_error",
@@ -22,6 +31,9 @@ TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
+
+
+_MOST_PATH = 128  # characters of a path for which the nearest route is looked for
 
 
 class ErrorBody(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -48,7 +60,7 @@ class Refusal(WorkerError):
         code: str,
         message: str,
         *,
-        fix: str | None = None,
+        fix: str,
         headers: dict[str, str] | None = None,
         param: str | None = None,
     ) -> None:
@@ -83,7 +95,8 @@ def problem(
     """An error answer. `errors` lists every offending field."""
     kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     param = param or (errors[0].field if errors else None)
-    body = ErrorBody(message=message, type=kind, code=code, param=param, errors=errors)
+    line = one_line(message)
+    body = ErrorBody(message=line, type=kind, code=code, param=param, errors=errors)
     return json_response(Problem(error=body, errors=errors), status, headers)
 
 
@@ -96,7 +109,11 @@ def answer(error: WorkerError) -> Response:
         )
     if isinstance(error, NotReady | QueueFull):
         headers["Retry-After"] = str(error.retry_after_s)
-    errors = tuple(error.errors) if isinstance(error, InvalidRequest) else ()
+        error.fix = error.fix or f"ask again in {error.retry_after_s} s."
+    errors: tuple[FieldError, ...] = ()
+    if isinstance(error, InvalidRequest):
+        errors = tuple(error.told)
+        error.fix = error.fix or "correct each field in errors; GET /info lists all parameters."
     return problem(
         error.http_status, error.code.lower(), str(error), errors=errors, headers=headers
     )
@@ -107,12 +124,27 @@ async def on_worker_error(request: Request, error: Exception) -> Response:
     return answer(error)
 
 
+def not_found(paths: Sequence[str]) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """What is said of a path that is none of `paths`."""
+
+    async def handler(request: Request, error: Exception) -> Response:
+        path = request.url.path
+        near = difflib.get_close_matches(path, paths, n=1) if len(path) <= _MOST_PATH else []
+        fix = f"did you mean {near[0]}? " if near else ""
+        fix += "GET /docs lists all routes."
+        return answer(Refusal(404, "not_found", f"There is no route {path}.", fix=fix))
+
+    return handler
+
+
 async def on_http_exception(request: Request, error: Exception) -> Response:
-    """What the router says: no such route, wrong method, and the like."""
+    """What the router says: wrong method, and the like."""
     assert isinstance(error, HTTPException)
-    words = {
-        404: ("not_found", f"No route {request.url.path}; GET /docs lists them."),
-        405: ("method_not_allowed", f"{request.method} is not allowed here."),
-    }
-    code, message = words.get(error.status_code, ("http_error", str(error.detail)))
-    return problem(error.status_code, code, message, headers=dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        message = f"{request.method} is not allowed here."
+        fix = f"use {headers.get('Allow', 'another method')}."
+        return answer(Refusal(405, "method_not_allowed", message, fix=fix, headers=headers))
+    detail = f"{error.detail}."
+    fix = "GET /docs describes all routes."
+    return answer(Refusal(error.status_code, "http_error", detail, fix=fix, headers=headers))

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from rbee_worker.types import StopRecord
+from rbee_worker.wire import ScoredToken
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Model = Annotated[str, Meta(max_length=512)]
@@ -23,18 +24,24 @@ class TextPart(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One turn. `developer` means system. Fields of tools and audio are known, not implemented."""
+    """One turn. `developer` means system. Clients send back whole messages that they were given:
+    fields of what is not implemented may be null or empty."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart] | None = None
+    content: str | list[TextPart] | None = None  # null: only an assistant's
     name: str | None = None  # given to the chat template, which may show it
     tool_calls: Any = None
     tool_call_id: Any = None
     function_call: Any = None
     audio: Any = None
-    refusal: str | None = None
+    refusal: Any = None
+    annotations: Any = None
+    reasoning: Any = None
+    reasoning_content: Any = None
+    parsed: Any = None
 
 
+ECHOED = tuple(f for f in Message.__struct_fields__ if f not in ("role", "content", "name"))
 Messages = Annotated[list[Message], Meta(min_length=1, max_length=4096)]
 
 
@@ -51,6 +58,9 @@ class JobEnvelope(Struct, kw_only=True):
     model: Model | None = None
     timeout_s: Seconds | None = None
     template_args: dict[str, Any] = {}
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    add_special_tokens: bool | None = None
     trace: bool = False
 
 
@@ -63,6 +73,9 @@ class InferEnvelope(Struct, kw_only=True):
     model: Model | None = None
     timeout_s: Seconds | None = None
     template_args: dict[str, Any] = {}
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    add_special_tokens: bool | None = None
 
 
 class JobCreated(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -93,6 +106,9 @@ class JobState(Struct, frozen=True, kw_only=True):
     stop_reason: str | None = None
     stop: StopRecord | None = None
     error: JobError | None = None
+    warnings: tuple[str, ...] = ()
+    logprobs: list[ScoredToken] | UnsetType = UNSET  # where they were asked for
+    prompt_logprobs: list[ScoredToken | None] | UnsetType = UNSET  # with echo too
 
 
 class JobSummary(Struct, frozen=True, kw_only=True):
@@ -125,6 +141,9 @@ class InferResult(Struct, frozen=True, kw_only=True):
     stop_sequence_matched: str | None
     stop: StopRecord
     sampling: dict[str, Any]
+    warnings: tuple[str, ...] = ()
+    logprobs: list[ScoredToken] | UnsetType = UNSET  # where they were asked for
+    prompt_logprobs: list[ScoredToken | None] | UnsetType = UNSET  # with echo too
 
 
 # ---- text
@@ -133,14 +152,15 @@ class InferResult(Struct, frozen=True, kw_only=True):
 class TokenizeEnvelope(Struct, kw_only=True):
     text: str | None = None
     content: str | None = None  # llama.cpp's name for text
-    add_special: bool = True
+    add_special: bool | None = None  # null: as a prompt is tokenized, one opening token
     parse_special: bool = True
 
 
-class Tokenized(Struct, frozen=True, kw_only=True):
+class Tokenized(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tokens: list[int]
     count: int
     pieces: list[str]
+    warnings: tuple[str, ...] = ()
 
 
 class DetokenizeEnvelope(Struct, kw_only=True):
@@ -154,7 +174,8 @@ class Detokenized(Struct, frozen=True):
 
 class TemplateEnvelope(Struct, kw_only=True):
     messages: Messages
-    add_generation_prompt: bool = True
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     template_args: dict[str, Any] = {}
 
 
@@ -167,7 +188,7 @@ class Templated(Struct, frozen=True):
 
 class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):
     include_usage: bool = False
-    include_obfuscation: bool = False  # accepted for OpenAI's sake; nothing is added
+    include_obfuscation: bool = False  # true is refused: nothing would be added
 
 
 class CompletionEnvelope(Struct, kw_only=True):
@@ -177,6 +198,7 @@ class CompletionEnvelope(Struct, kw_only=True):
     model: Model | None = None
     n: Annotated[int, Meta(ge=1, le=64)] = 1
     best_of: Annotated[int, Meta(ge=1, le=64)] | None = None
+    add_special_tokens: bool | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     timeout_s: Seconds | None = None
@@ -190,6 +212,9 @@ class ChatEnvelope(Struct, kw_only=True):
     stream_options: StreamOptions | None = None
     template_args: dict[str, Any] = {}
     chat_template_kwargs: dict[str, Any] = {}  # vLLM's name for template_args
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    add_special_tokens: bool | None = None
     timeout_s: Seconds | None = None
 
 
@@ -198,6 +223,12 @@ class EmbeddingEnvelope(Struct, kw_only=True):
     model: Model | None = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Meta(ge=1)] | None = None
+
+
+NESTED: dict[str, tuple[type[Struct], ...]] = {  # structs inside a field of an envelope
+    "messages": (Message, TextPart),
+    "stream_options": (StreamOptions,),
+}
 
 
 # ---- OpenAI: answers
@@ -219,6 +250,7 @@ class Rbee(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     stop: StopRecord
     seed: int
+    warnings: tuple[str, ...] = ()
 
 
 class CompletionLogprobs(Struct, frozen=True, kw_only=True):

@@ -15,12 +15,14 @@ from typing import Protocol
 from starlette.types import Receive, Scope, Send
 
 from rbee_worker.server.jobs import JobLog
-from rbee_worker.types import Event
+from rbee_worker.types import End, Event, PromptLogprobs, Token
 
 DONE = b"data: [DONE]\n\n"
 COMMENT = b": still here\n\n"
+EVENTS = "rbee.events"  # a request's scope says so: its answer may have comments at any time
 BEAT_S = 10.0  # a comment after so long without a write, so that proxies keep the connection
 BATCH = 256  # events rendered into one write, at most: bounds what one stream holds in memory
+HEAVY = 4096  # tokens' worth of events that are rendered without a thread
 
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -34,6 +36,17 @@ def frame(data: bytes, number: int | None = None) -> bytes:
     if number is None:
         return b"data: %b\n\n" % data
     return b"id: %d\ndata: %b\n\n" % (number, data)
+
+
+def weight(event: Event) -> int:
+    """About how many tokens an event is the size of, log-probabilities counted."""
+    if isinstance(event, PromptLogprobs):
+        width = len(event.logprobs[-1].top) if event.logprobs and event.logprobs[-1] else 0
+        return len(event.logprobs) * (2 + width)
+    if isinstance(event, Token | End):
+        width = 2 + len(event.logprobs[0].top) if event.logprobs else 1
+        return len(event.ids) * width
+    return 1
 
 
 class Rendering(Protocol):
@@ -72,6 +85,7 @@ class EventStream:
         self._left = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[EVENTS] = True
         wake = asyncio.Event()
         watcher = asyncio.create_task(self._watch(receive, wake))
         for log in self._logs:
@@ -95,7 +109,7 @@ class EventStream:
         try:
             while not self._left:
                 wake.clear()
-                count, body = self._batch()
+                count, body = await self._batch()
                 if body:
                     start = time.monotonic()
                     await send({"type": "http.response.body", "body": body, "more_body": True})
@@ -119,20 +133,21 @@ class EventStream:
         finally:
             beat.cancel()
 
-    def _batch(self) -> tuple[int, bytes]:
+    async def _batch(self) -> tuple[int, bytes]:
         """Frames of the events that are ready, fairly from every log: (how many, bytes)."""
-        count = 0
-        parts: list[bytes] = []
         share = max(1, BATCH // len(self._logs))
+        ready: list[tuple[int, int, Event]] = []  # (log, place, event)
         for choice, log in enumerate(self._logs):
             place = self._places[choice]
-            ready = log.events[place : place + share]
-            for event in ready:
-                parts.append(self._rendering.event(choice, place, event))
-                place += 1
-            self._places[choice] = place
-            count += len(ready)
-        return count, b"".join(parts)
+            new = log.events[place : place + share]
+            ready += [(choice, place + i, event) for i, event in enumerate(new)]
+            self._places[choice] = place + len(new)
+        if sum(weight(event) for _, _, event in ready) <= HEAVY:
+            return len(ready), self._frames(ready)
+        return len(ready), await asyncio.to_thread(self._frames, ready)
+
+    def _frames(self, ready: list[tuple[int, int, Event]]) -> bytes:
+        return b"".join([self._rendering.event(*row) for row in ready])
 
     def _at_end(self) -> bool:
         return all(
@@ -157,6 +172,8 @@ class MessageStream:
         self._frames = frames
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[EVENTS] = True
+
         async def write() -> None:
             await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
             async for body in self._frames:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from rbee_worker.errors import FieldError
-from rbee_worker.server.asking import prompt_limit
-from rbee_worker.server.body import check_ids, check_messages, envelope, read_object, refuse
+from rbee_worker.errors import FieldError, InvalidRequest
+from rbee_worker.params import Rules, check_request, id_faults, length_faults
+from rbee_worker.server.body import (
+    envelope,
+    plain_messages,
+    read_object,
+    refuse,
+    unknown_faults,
+)
+from rbee_worker.server.encoding import answered
 from rbee_worker.server.health import worker_of
-from rbee_worker.server.problems import Refusal, json_response
+from rbee_worker.server.problems import json_response
 from rbee_worker.server.schemas import (
     Detokenized,
     DetokenizeEnvelope,
@@ -20,71 +28,73 @@ from rbee_worker.server.schemas import (
     Tokenized,
     TokenizeEnvelope,
 )
-
-INLINE = 4096  # characters that are tokenized without a thread
+from rbee_worker.session.prepare import encoded, rendered
+from rbee_worker.types import Request
 
 
 async def tokenize(http: HttpRequest) -> Response:
     worker = worker_of(http)
-    body = await read_object(http, worker.settings.max_body_kb * 1024)
+    body = await read_object(http, worker)
     engine = worker.serving()
     given, rest, faults = envelope(body, TokenizeEnvelope)
-    faults += unknown(rest)
+    faults += unknown_faults(rest, TokenizeEnvelope)
     if (given.text is None) == (given.content is None) and not faults:
         faults.append(FieldError("text", "exactly one", "give text (or its other name, content)"))
+    name, text = ("text", given.text) if given.text is not None else ("content", given.content)
+    faults += length_faults(name, len(text or ""), engine.rules.most_characters)
     refuse(faults)
-    text = given.text if given.text is not None else given.content
     assert text is not None
-    limit = prompt_limit(worker)
-    if len(text) > limit:
-        message = f"has {len(text)} characters and the limit is {limit}"
-        refuse([FieldError("text", f"length <= {limit}", message)])
-    encode = engine.tokenizer.encode
-    special = {"add_special": given.add_special, "parse_special": given.parse_special}
-    if len(text) <= INLINE:
-        ids = encode(text, **special)
-    else:
-        ids = await asyncio.to_thread(encode, text, **special)
-    pieces = [engine.tokenizer.token_text(i) for i in ids]
-    return json_response(Tokenized(tokens=ids, count=len(ids), pieces=pieces))
+
+    def make() -> Tokenized:
+        ids, warnings = encoded(engine.tokenizer, text, given.add_special, given.parse_special)
+        pieces = [engine.tokenizer.token_text(i) for i in ids]
+        return Tokenized(tokens=list(ids), count=len(ids), pieces=pieces, warnings=warnings)
+
+    return await answered(make, len(text))
 
 
 async def detokenize(http: HttpRequest) -> Response:
     worker = worker_of(http)
-    body = await read_object(http, worker.settings.max_body_kb * 1024)
+    body = await read_object(http, worker)
     engine = worker.serving()
     given, rest, faults = envelope(body, DetokenizeEnvelope)
-    faults += unknown(rest)
+    faults += unknown_faults(rest, DetokenizeEnvelope)
     refuse(faults)
-    assert engine.info is not None
-    limit = prompt_limit(worker)
-    if given.tokens:
-        refuse(check_ids("tokens", given.tokens, engine.tokenizer.vocab_size, limit))
-    text = engine.tokenizer.decode(given.tokens, skip_special=given.skip_special)
-    return json_response(Detokenized(text))
+    most, vocab = engine.rules.most_characters, engine.tokenizer.vocab_size
+    decode = partial(engine.tokenizer.decode, given.tokens, skip_special=given.skip_special)
+
+    def make() -> Detokenized:
+        refuse(id_faults("tokens", given.tokens, most=most, vocab_size=vocab))
+        return Detokenized(decode())
+
+    return await answered(make, len(given.tokens))
 
 
 async def apply_template(http: HttpRequest) -> Response:
     worker = worker_of(http)
-    body = await read_object(http, worker.settings.max_body_kb * 1024)
+    body = await read_object(http, worker)
     engine = worker.serving()
     given, rest, faults = envelope(body, TemplateEnvelope)
-    faults += unknown(rest)
-    messages, found = check_messages(given.messages or [], prompt_limit(worker))
-    if not any(f.field == "messages" for f in faults):
-        faults += found
-    refuse(faults)
-    if engine.chat is None:
-        raise Refusal(400, "no_chat_template", "The loaded model has no chat template.")
-    prompt = await asyncio.to_thread(
-        engine.chat.render,
-        messages,
+    faults += unknown_faults(rest, TemplateEnvelope)
+    messages, found = plain_messages(given.messages or [])
+    faults += found
+    request = Request(
+        id="",
+        messages=messages,
+        template_args=given.template_args,
         add_generation_prompt=given.add_generation_prompt,
-        **given.template_args,
+        continue_final_message=given.continue_final_message,
     )
-    return json_response(Templated(prompt))
+    if not any(f.field.startswith("messages") for f in faults):
+        faults += _faults(request, engine.rules)
+    refuse(faults)
+    assert engine.chat is not None
+    return json_response(Templated(await asyncio.to_thread(rendered, request, engine.chat)))
 
 
-def unknown(rest: dict[str, object]) -> list[FieldError]:
-    """A fault for every key that this route does not know."""
-    return [FieldError(name, "absent", "is not known here") for name in rest]
+def _faults(request: Request, rules: Rules) -> list[FieldError]:
+    try:
+        check_request(request, rules)
+    except InvalidRequest as error:
+        return error.errors
+    return []

@@ -9,7 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
+
+import msgspec
 
 import rbee_worker
 from rbee_worker.config import Settings
@@ -19,20 +22,35 @@ from rbee_worker.observe.context import correlation_id
 from rbee_worker.observe.log import fields, logger
 from rbee_worker.server.auth import place_of
 from rbee_worker.server.jobs import Job, Jobs
-from rbee_worker.types import Error, Event, Request, Started, Token
+from rbee_worker.types import Error, Event, ModelInfo, Request, Started, Token
 
 if TYPE_CHECKING:
-    from rbee_worker.engine.client import EngineClient
     from rbee_worker.observe.metrics import WorkerMetrics
     from rbee_worker.observe.telemetry import Telemetry
     from rbee_worker.observe.trace import Tracer
+    from rbee_worker.session.client import EngineClient
 
 WorkerState = Literal["loading", "ready", "restarting", "draining", "failed"]
 RETRY_AFTER_S = 2
+INLINE = 4096  # ids that are read without a thread
 _WATCH_S = 0.1
 _LAST_WORDS_S = 2.0  # what cancelled jobs get to say their last event
 
 log = logger("server")
+
+
+def of_ids(request: Request, ids: tuple[int, ...]) -> Request:
+    """`request` with its prompt as the ids that it comes to."""
+    return msgspec.structs.replace(
+        request,
+        prompt=None,
+        messages=None,
+        token_ids=ids,
+        template_args={},
+        add_generation_prompt=None,
+        continue_final_message=None,
+        add_special_tokens=None,
+    )
 
 
 class StartEngine(Protocol):
@@ -63,6 +81,7 @@ class Worker:
         self.tracer = tracer
         self.telemetry = telemetry
         self.loading = Loading(stage="starting")
+        self.pages: dict[str, bytes] = {}  # descriptions of the routes, once they were asked for
         self.restarts = 0  # engine processes that were lost and replaced
         self.failure: WorkerError | None = None
         self.stopping = asyncio.Event()  # the process is about to leave: endless streams end
@@ -100,9 +119,14 @@ class Worker:
         return words.get(self.state, "")
 
     @property
+    def model(self) -> ModelInfo | None:
+        """The model, once it is loaded."""
+        return self.engine.info if self.engine is not None else None
+
+    @property
     def stats(self) -> Stats | None:
         """The engine's latest figures; zeros before its first step, None before it is ready."""
-        info = self.engine.info if self.engine is not None else None
+        info = self.model
         if self.engine is None or info is None:
             return None
         if self.engine.stats is not None:
@@ -179,7 +203,9 @@ class Worker:
         jobs: list[Job] = []
         try:
             for request in requests:
-                jobs.append(await self._begin(request, keep, trace))
+                like = jobs[len(jobs) - request.choice] if request.choice else None
+                jobs.append(await self._begin(request, keep, trace, like))
+                await asyncio.sleep(0)  # preparing many must not hold up the others' streams
         except BaseException as error:
             for job in jobs:
                 await self.cancel(job)
@@ -188,22 +214,26 @@ class Worker:
             raise
         return jobs
 
-    def _echo(self, request: Request, started: Started) -> Token:
+    async def _echo(self, request: Request, started: Started) -> Token:
         """The prompt as the first text of the answer; its tokens lie before place 0."""
         ids = started.prompt_ids
         text = request.prompt
         if text is None:
-            text = self.serving().tokenizer.decode(list(ids), skip_special=False)
+            decode = partial(self.serving().tokenizer.decode, list(ids), skip_special=False)
+            text = decode() if len(ids) <= INLINE else await asyncio.to_thread(decode)
         return Token(t=text, i=-len(ids), ids=ids)
 
-    async def _begin(self, request: Request, keep: bool, trace: bool) -> Job:
+    async def _begin(self, request: Request, keep: bool, trace: bool, like: Job | None) -> Job:
+        """like: the job of the same prompt that has begun already: it is not tokenized again."""
         job = Job(request, correlation_id=correlation_id(), trace=trace)
+        if like is not None and like.started is not None:
+            request = of_ids(request, like.started.prompt_ids)
         events = self.serving().generate(request)
         first = await anext(events)
         job.prepared_ms = (time.monotonic() - job.born) * 1e3
         job.log.append(first)
         if isinstance(first, Started) and first.sampling.params.echo:
-            job.log.append(self._echo(request, first))
+            job.log.append(await self._echo(job.request, first))
         self.jobs.add(job, keep=keep)
         if self.metrics is not None:
             self.metrics.admitted(job)
@@ -217,8 +247,10 @@ class Worker:
             async for event in events:
                 last = event
                 job.log.append(event)
-                if self.metrics is not None and type(event) is Token:
-                    self.metrics.token(job, event)
+                if type(event) is Token:
+                    job.drawn += len(event.ids)
+                    if self.metrics is not None:
+                        self.metrics.token(job, event)
         except WorkerError as error:
             code = error.code if error.code in ("VRAM_OOM", "ENGINE_LOST") else "INFERENCE_FAILED"
             last = Error(code=code, message=str(error))  # type: ignore[arg-type]

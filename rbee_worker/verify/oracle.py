@@ -7,7 +7,6 @@ model's own code) is decoded here and handed over under HF's names.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,11 +18,11 @@ from torch import Tensor
 
 from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.checkpoint.formats import TensorSource
-from rbee_worker.checkpoint.hf_config import read_json
 from rbee_worker.checkpoint.names import DIALECTS
-from rbee_worker.errors import UnsupportedModel, UsageError
+from rbee_worker.checkpoint.reading import read_json
+from rbee_worker.errors import UnsupportedModel
 from rbee_worker.models import ARCHITECTURES, given_keys
-from rbee_worker.ops.dequant import dequantize
+from rbee_worker.ops.reference.dequant import dequantize
 from rbee_worker.verify.corrected import CORRECTIONS
 from rbee_worker.verify.families import GATHERED
 from rbee_worker.verify.renaming import long_rope_of, rope_divisors, state_for
@@ -51,13 +50,8 @@ class Oracle:
 def load_oracle(ckpt: Checkpoint) -> Oracle:
     """The HF model with this checkpoint's weights.
 
-    Raises UsageError without transformers, UnsupportedModel where it cannot have this model.
+    Raises UnsupportedModel where transformers cannot have this model.
     """
-    if importlib.util.find_spec("transformers") is None:
-        raise UsageError(
-            "verify compares with transformers, which is not installed here.",
-            fix="pip install 'transformers>=5,<6'",
-        )
     kind: Any = _class(ckpt)  # HF's own annotations are not to be had
     # Sizes that differ are told by `_check`, in one line.
     options: dict[str, Any] = {"dtype": torch.float32, "ignore_mismatched_sizes": True}
@@ -139,7 +133,7 @@ def hf_trace(model: PreTrainedModel, tokens: Sequence[int]) -> Trace:
     finally:
         for hook in hooks:
             hook.remove()
-    return Trace(tuple(states), logits.float())
+    return Trace(tuple(s.numpy() for s in states), logits.float().numpy())
 
 
 def _layers(model: PreTrainedModel) -> Sequence[torch.nn.Module]:

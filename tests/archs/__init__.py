@@ -22,6 +22,7 @@ from tests.archs import (
 from tests.archs.base import (
     VOCAB,
     Arch,
+    cache_name,
     oracle,
     unpermute,
     write_checkpoint,
@@ -33,6 +34,7 @@ __all__ = [
     "ARCHS",
     "VOCAB",
     "Arch",
+    "cache_name",
     "oracle",
     "unpermute",
     "write_checkpoint",

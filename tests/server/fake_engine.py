@@ -15,11 +15,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Loading, Stats
 from rbee_worker.errors import NotReady, QueueFull, WorkerError
 from rbee_worker.observe import narration
-from rbee_worker.params import fit, resolve
+from rbee_worker.params import Rules, check_request, fit
+from rbee_worker.session.prepare import encoded, rendered
+from rbee_worker.tokenizer.messages import Form, checked
 from rbee_worker.types import (
     End,
     EosToken,
@@ -73,8 +77,14 @@ class ChatMl:
     def render(
         self, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool = True, **_: Any
     ) -> str:
-        turns = [f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages]
+        turns = [
+            f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n"
+            for m in (c.formed(Form()) for c in checked(messages))
+        ]
         return "".join(turns) + ("<|im_start|>assistant\n" if add_generation_prompt else "")
+
+    def unseen(self, messages: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+        return ()
 
     def close(self) -> None:
         pass
@@ -93,6 +103,7 @@ class Fake:
     slots: int = 64  # sequences at a time; more wait
     context: int = 4096
     narrate: bool = True
+    notes: tuple[str, ...] = ()  # of the model
     fail_at: int | None = None  # token at which a request fails
     script: Callable[[Request], Sequence[int]] | None = None  # ids to answer with
     stamp: Callable[[str, int], None] | None = None  # called with (job, token) when a token exists
@@ -126,6 +137,7 @@ class FakeEngineClient:
         self._live: dict[str, _Live] = {}
         self._waiting = 0
         self._loader = asyncio.create_task(self._load())
+        self.seen: list[Any] = []  # what it was asked for: (request, resolved, prompt's ids)
         self.held = 0  # what a leak would leave above zero
         self.submitted = 0
         self.most_buffered = 0
@@ -163,6 +175,7 @@ class FakeEngineClient:
             n_layers=n,
             n_parameters=1_000_000,
             load_s={"total": self.fake.load_s},
+            notes=self.fake.notes,
         )
         self.state = "ready"
         self._count()
@@ -191,6 +204,7 @@ class FakeEngineClient:
         if len(self._live) >= self.fake.slots + self.settings.max_queue:
             raise QueueFull(f"{len(self._live)} requests are running or waiting already.")
         prompt_ids, resolved = self._prepare(request)
+        self.seen.append((request, resolved, prompt_ids))
         params = resolved.params
         live = self._live[request.id] = _Live()
         self.submitted += 1
@@ -203,6 +217,7 @@ class FakeEngineClient:
                 prompt_tokens=len(prompt_ids),
                 seed=params.seed,
                 sampling=resolved,
+                warnings=self.fake.notes,
                 prompt_ids=tuple(prompt_ids),
             )
             began = time.monotonic()
@@ -227,28 +242,30 @@ class FakeEngineClient:
             self.held -= 1
             self._count()
 
-    def _prepare(self, request: Request) -> tuple[list[int], Any]:
-        if request.token_ids is not None:
-            ids = list(request.token_ids)
-        elif request.messages is not None:
-            ids = self.tokenizer.encode(self.chat.render(request.messages))
-        else:
-            ids = self.tokenizer.encode(request.prompt or "")
-        resolved = resolve(
-            request.params,
-            surface=request.surface,
-            vocab_size=VOCAB,
+    @property
+    def rules(self) -> Rules:
+        return Rules(
             context=self.fake.context,
-            generation={},
-            template_exempt=(),
+            vocab_size=VOCAB,
+            characters_per_token=self.settings.max_prompt_ratio,
+            template=self.tokenizer.chat_template,
             eos=self.eos,
             lenient=self.settings.lenient,
         )
-        import msgspec
 
-        return ids, msgspec.structs.replace(
-            resolved, params=fit(resolved, len(ids), self.fake.context)
-        )
+    def _prepare(self, request: Request) -> tuple[list[int], Any]:
+        resolved = check_request(request, self.rules)
+        ids = list(self._encode(request))
+        params = fit(resolved, len(ids), self.fake.context)
+        return ids, msgspec.structs.replace(resolved, params=params)
+
+    def _encode(self, request: Request) -> Sequence[int]:
+        if request.token_ids is not None:
+            return request.token_ids
+        if request.messages is not None:
+            special = request.add_special_tokens or False
+            return encoded(self.tokenizer, rendered(request, self.chat), special)[0]
+        return encoded(self.tokenizer, request.prompt or "", request.add_special_tokens)[0]
 
     async def _enter(self, live: _Live, timeout_s: float | None) -> bool:
         """Wait for a slot; False when the request ended first."""
@@ -399,9 +416,18 @@ class FakeEngineClient:
         )
 
 
+def prompt_ids(request: Request) -> list[int]:
+    """The prompt's ids, whatever its form."""
+    if request.token_ids is not None:
+        return list(request.token_ids)
+    if request.messages is not None:
+        return ByteTokenizer().encode(rendered(request, ChatMl()))
+    return ByteTokenizer().encode(request.prompt or "")
+
+
 def answer_ids(request: Request) -> list[int]:
-    """64 words chosen by a hash of the prompt and the choice, as bytes."""
-    key = repr((request.prompt, request.messages, request.token_ids, request.choice)).encode()
+    """64 words chosen by a hash of the prompt's ids and the choice, as bytes."""
+    key = repr((prompt_ids(request), request.choice)).encode()
     digest = hashlib.sha512(key).digest()
     return list(" ".join(WORDS[b % len(WORDS)] for b in digest).encode())
 

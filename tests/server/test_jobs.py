@@ -179,7 +179,15 @@ def test_infer_blocks_and_answers(served: Served) -> None:
 def test_echo_puts_the_prompt_first(served: Served) -> None:
     answer = served.http.post("/v1/infer", json={"prompt": "a bee", "max_tokens": 5, "echo": True})
     assert answer.json()["text"].startswith("a bee")
-    assert answer.json()["tokens_generated"] == 5 == len(answer.json()["token_ids"])
+    assert answer.json()["tokens_generated"] == 5
+    assert answer.json()["token_ids"][:5] == list(b"a bee")
+    assert len(answer.json()["token_ids"]) == 10
+    for path, prompt in (("/v1/infer", {"token_ids": list(b"a bee")}),):
+        other = served.http.post(path, json={**prompt, "max_tokens": 5, "echo": True}).json()
+        assert (other["text"], other["token_ids"]) == (
+            answer.json()["text"],
+            answer.json()["token_ids"],
+        )
     job = start(served, max_tokens=5, echo=True, logprobs=1)
     found = events(served.http.get(job["sse_url"]).text)
     assert found[1] == {"type": "token", "t": "a bee", "i": -5, "ids": list(b"a bee")}

@@ -36,7 +36,7 @@ def test_large_bodies_are_413_declared_or_not(path: str) -> None:
 
 
 def test_bodies_that_are_no_json_objects(served: Served) -> None:
-    for body in (b"", b"{", b"[]", b"1", b'"x"', b"\xff", b"[" * 100_000, b'{"a":1}{"b":2}'):
+    for body in (b"", b"{", b"[]", b"1", b'"x"', b"\xff", b"[" * 30_000, b'{"a":1}{"b":2}'):
         response = served.http.post("/v1/jobs", content=body)
         assert response.status_code == 400, body[:10]
         assert response.json()["error"]["code"] == "invalid_json"

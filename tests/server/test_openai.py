@@ -207,7 +207,7 @@ def test_chat(client: openai.OpenAI) -> None:
     assert answer.choices[0].finish_reason == "length"
     assert answer.usage is not None
     rendered = (
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHum!<|im_end|>\n"
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHum\n!<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
     assert answer.usage.prompt_tokens == len(rendered)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from selenium import webdriver
 
 from tests.server.fake_engine import Fake
 from tests.server.served import Served, wait_for
@@ -32,11 +33,11 @@ FLAGS = (
     "--disable-dev-shm-usage",
 )
 PHONE = (390, 844)
+NOTE = "weights of two formats were found"
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver")
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
@@ -52,7 +53,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def busy() -> Iterator[Served]:
-    with Served(Fake(token_s=0.015)) as server:
+    with Served(Fake(token_s=0.015, notes=(NOTE,))) as server:
         yield server
 
 
@@ -137,6 +138,7 @@ def test_an_answer_streams_with_its_figures_and_its_story(browser: Any, busy: Se
     assert "temperature0.5request" in rows
     assert "top_p1default" in rows
     assert "Reading a prompt of" in text(browser, "#feed")
+    assert text(browser, "#feed").count(NOTE) == 1, "told once, whatever repeats it"
     assert any(rate not in ("–", "") and float(rate) > 20 for rate in rates), rates
     assert "%" in text(browser, "#kv-text")
     assert text(browser, "#queue").isdigit()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from rbee_worker.client import Client, End, Token
-from rbee_worker.engine.text import TextSide
+from rbee_worker.session.text import TextSide
 from tests import tiny
 from tests.server.scripted import scripted_start, text_of_checkpoint
 from tests.server.served import Served
@@ -31,6 +31,7 @@ class Vocabulary:
         self.tokenizer = text.tokenizer
         self.scripts: list[list[int]] = []
         self.client: Client | None = None
+        self.stop: dict[str, Any] = {}  # of the last answer
         start = scripted_start(lambda seed: self.scripts[seed], lambda: text)
         self.server = Served(token="", start=start, max_prompt_ratio=1)
 
@@ -50,6 +51,7 @@ class Vocabulary:
         tokens = [e for e in events if isinstance(e, Token)]
         end = events[-1]
         assert isinstance(end, End)
+        self.stop = {"rule": end.stop.rule, "sequence": end.stop.sequence}
         all_ids = [i for t in tokens for i in t.ids] + list(end.ids)
         return "".join(t.t for t in tokens), end.text, all_ids
 
@@ -89,6 +91,28 @@ def test_stop_strings_end_the_answer_wherever_tokens_are_cut(small: Vocabulary) 
     shown, rest, got = small.answer(ids, stop=["STOP"])
     assert shown + rest == "one two "
     assert got == ids[: len(got)]
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_stop_strings_made_of_special_tokens_stop_whether_or_not_those_are_shown(
+    small: Vocabulary, shown: bool
+) -> None:
+    tokenizer = small.tokenizer
+    special = max(tokenizer.special_ids)
+    name = tokenizer.token_text(special)
+    words = tokenizer.encode("one two", add_special=False)
+    ids = [*words, special, *words, special, special, *words]
+    pieces = [("one two", False), (name, True), ("one two", False), (name, True), (name, True)]
+    whole = "".join(piece for piece, _ in pieces)
+    hidden = [special for piece, special in pieces for _ in piece]
+    more: dict[str, Any] = {"skip_special_tokens": shown is False, "ignore_eos": True}
+    for stop in (name, name[1:], "two" + name, name + name[:2], name[-1] + "one"):
+        before = whole[: whole.index(stop)]
+        seen = "".join(c for c, h in zip(before, hidden, strict=False) if shown or not h)
+        text, rest, got = small.answer(ids, stop=[stop], **more)
+        assert text + rest == seen
+        assert got == ids[: len(got)]
+        assert small.stop["sequence"] == stop
 
 
 @pytest.mark.long

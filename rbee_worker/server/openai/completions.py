@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 from starlette.requests import Request as HttpRequest
 from starlette.types import ASGIApp
 
 from rbee_worker.errors import FieldError
-from rbee_worker.server.asking import (
+from rbee_worker.params import prompt_faults
+from rbee_worker.server.body import envelope, read_object
+from rbee_worker.server.health import worker_of
+from rbee_worker.server.openai.shared import FINISH, Exchange, Pieces, respond
+from rbee_worker.server.requests import (
     check_model,
+    fan_out_faults,
     new_id,
-    prompt_limit,
-    refuse_with,
+    refuse_envelope,
+    stream_faults,
     time_limit,
 )
-from rbee_worker.server.body import check_ids, check_prompt, envelope, read_object
-from rbee_worker.server.health import worker_of
-from rbee_worker.server.openai.shared import FINISH, Answer, Pieces, respond
 from rbee_worker.server.schemas import (
     Completion,
     CompletionChoice,
@@ -27,7 +31,6 @@ from rbee_worker.server.schemas import (
     Rbee,
     TokenUsage,
 )
-from rbee_worker.server.worker import Worker
 from rbee_worker.types import End, Event, PromptLogprobs, Request, Token, TokenLogprob
 
 Prompt = str | tuple[int, ...]
@@ -37,55 +40,63 @@ MAX_PROMPTS = 256
 async def completions(http: HttpRequest) -> ASGIApp:
     """The route."""
     worker = worker_of(http)
-    body = await read_object(http, worker.settings.max_body_kb * 1024)
+    body = await read_object(http, worker)
     worker.serving()
     given, params, faults = envelope(body, CompletionEnvelope)
     model = check_model(worker, given.model)
-    prompts = _prompts(worker, given.prompt, faults)
     if given.best_of is not None and given.best_of != given.n:
         message = f"must equal n ({given.n}): ranking more answers than are returned is not done"
         faults.append(FieldError("best_of", "= n", message, given.best_of))
-    refuse_with(worker, faults, params, "completions")
+    faults += stream_faults(given.stream, given.stream_options)
+    prompts = _prompts(given.prompt, faults)
+    faults += fan_out_faults(worker, len(prompts), given.n)
     answer_id = new_id("cmpl")
-    requests = [
+    each = [
         Request(
-            id=f"{answer_id}-{index * given.n + choice}",
+            id=f"{answer_id}-{index * given.n}",
             prompt=prompt if isinstance(prompt, str) else None,
             token_ids=None if isinstance(prompt, str) else prompt,
             params=params,
             surface="completions",
-            choice=choice,
             timeout_s=time_limit(worker, given.timeout_s),
+            add_special_tokens=given.add_special_tokens,
         )
         for index, prompt in enumerate(prompts)
+    ]
+    if _several(given.prompt):  # one alone is checked with its parameters
+        for index, request in enumerate(each):
+            rules = worker.serving().rules
+            faults += prompt_faults(request, rules, name=f"prompt[{index}]")
+            await asyncio.sleep(0)
+    sound = Request(id=answer_id, prompt="?", params=params, surface="completions")
+    refuse_envelope(worker, faults, each[0] if len(each) == 1 else sound)
+    requests = [
+        replace(request, id=f"{answer_id}-{index * given.n + choice}", choice=choice)
+        for index, request in enumerate(each)
         for choice in range(given.n)
     ]
     jobs = await worker.submit(requests, keep=False)
-    answer = Answer(worker, answer_id, model, jobs)
+    exchange = Exchange(worker, answer_id, model, jobs)
     return await respond(
         http,
         worker,
-        answer,
+        exchange,
         prompts=len(prompts),
         stream=given.stream,
         options=given.stream_options,
-        chunks=lambda usage: CompletionChunks(answer, usage),
-        whole=lambda: _whole(answer, len(prompts)),
+        chunks=lambda usage: CompletionChunks(exchange, usage),
+        whole=lambda: _whole(exchange, len(prompts)),
     )
 
 
-def _prompts(worker: Worker, given: Any, faults: list[FieldError]) -> list[Prompt]:
-    """One prompt or several, of text or ids; faults are added to `faults`."""
+def _prompts(given: Any, faults: list[FieldError]) -> list[Prompt]:
+    """One prompt or several, of text or ids; a fault of their form is added to `faults`."""
     if any(f.field == "prompt" for f in faults):
         return []
     if given is None:
         faults.append(FieldError("prompt", "required", "is required"))
         return []
-    info = worker.serving().info
-    assert info is not None
-    limit = prompt_limit(worker)
     if isinstance(given, str):
-        faults += check_prompt("prompt", given, limit)
         return [given]
     kinds = {type(item) for item in given}
     if len(kinds) > 1 or not given or (len(given) > MAX_PROMPTS and kinds != {int}):
@@ -93,18 +104,13 @@ def _prompts(worker: Worker, given: Any, faults: list[FieldError]) -> list[Promp
         faults.append(FieldError("prompt", "one kind", message))
         return []
     if kinds == {int}:
-        faults += check_ids("prompt", given, info.vocab_size, info.context)
         return [tuple(given)]
-    prompts: list[Prompt] = []
-    for index, item in enumerate(given):
-        where = f"prompt[{index}]"
-        if isinstance(item, str):
-            faults += check_prompt(where, item, limit)
-            prompts.append(item)
-        else:
-            faults += check_ids(where, item, info.vocab_size, info.context)
-            prompts.append(tuple(item))
-    return prompts
+    return [item if isinstance(item, str) else tuple(item) for item in given]
+
+
+def _several(given: Any) -> bool:
+    """Is it a list of prompts, rather than one prompt?"""
+    return isinstance(given, list) and not isinstance(given[0], int)
 
 
 class Scores:
@@ -138,33 +144,33 @@ class Scores:
 class CompletionChunks:
     """The streaming form."""
 
-    def __init__(self, answer: Answer, usage: bool) -> None:
-        self._answer = answer
+    def __init__(self, exchange: Exchange, usage: bool) -> None:
+        self._exchange = exchange
         self._usage: UnsetType | None = None if usage else UNSET
-        self._scores = [Scores(answer.pieces) for _ in answer.jobs]
+        self._scores = [Scores(exchange.pieces) for _ in exchange.jobs]
 
     def chunks(self, choice: int, event: Event) -> list[Completion]:
         scores = self._scores[choice]
         if type(event) is Token:
-            if event.i < 0 and self._answer.wants_logprobs(choice):
+            if event.i < 0 and self._exchange.wants_logprobs(choice):
                 return []  # the prompt follows with its scores
             found = scores.of(event.t, event.ids, event.logprobs)
             return [self._chunk(choice, event.t, found)]
         if type(event) is End:
             found = scores.of(event.text, event.ids, event.logprobs)
             finish = FINISH.get(event.stop.rule, "stop")
-            return [self._chunk(choice, event.text, found, finish, self._answer.rbee(choice))]
+            return [self._chunk(choice, event.text, found, finish, self._exchange.rbee(choice))]
         if type(event) is PromptLogprobs:
-            echo = self._answer.jobs[choice].log.events[1]
+            echo = self._exchange.jobs[choice].log.events[1]
             assert isinstance(echo, Token)
             found = scores.of(echo.t, echo.ids, event.logprobs)
             return [self._chunk(choice, echo.t, found)]
         return []
 
     def usage_chunk(self, usage: TokenUsage) -> Completion:
-        answer = self._answer
+        exchange = self._exchange
         return Completion(
-            id=answer.id, created=answer.created, model=answer.model, choices=[], usage=usage
+            id=exchange.id, created=exchange.created, model=exchange.model, choices=[], usage=usage
         )
 
     def _chunk(
@@ -175,24 +181,24 @@ class CompletionChunks:
         finish: str | None = None,
         rbee: Rbee | UnsetType = UNSET,
     ) -> Completion:
-        answer = self._answer
+        exchange = self._exchange
         row = CompletionChoice(
             index=choice, text=text, logprobs=scores, finish_reason=finish, rbee=rbee
         )
         return Completion(
-            id=answer.id,
-            created=answer.created,
-            model=answer.model,
+            id=exchange.id,
+            created=exchange.created,
+            model=exchange.model,
             choices=[row],
             usage=self._usage,
         )
 
 
-def _whole(answer: Answer, prompts: int) -> Completion:
+def _whole(exchange: Exchange, prompts: int) -> Completion:
     """The non-streaming form: the chunks of each choice, put together."""
-    chunks = CompletionChunks(answer, usage=False)
+    chunks = CompletionChunks(exchange, usage=False)
     choices = []
-    for index, job in enumerate(answer.jobs):
+    for index, job in enumerate(exchange.jobs):
         rows = [c.choices[0] for event in job.log.events for c in chunks.chunks(index, event)]
         scored = [row.logprobs for row in rows if row.logprobs is not None]
         logprobs = None
@@ -209,13 +215,13 @@ def _whole(answer: Answer, prompts: int) -> Completion:
                 text="".join(row.text for row in rows),
                 logprobs=logprobs,
                 finish_reason=rows[-1].finish_reason,
-                rbee=answer.rbee(index),
+                rbee=exchange.rbee(index),
             )
         )
     return Completion(
-        id=answer.id,
-        created=answer.created,
-        model=answer.model,
+        id=exchange.id,
+        created=exchange.created,
+        model=exchange.model,
         choices=choices,
-        usage=answer.usage(prompts),
+        usage=exchange.usage(prompts),
     )

@@ -7,10 +7,10 @@ import time
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from rbee_worker.server.asking import check_model, model_names
 from rbee_worker.server.body import envelope, read_object, refuse
 from rbee_worker.server.health import worker_of
 from rbee_worker.server.problems import Refusal, json_response
+from rbee_worker.server.requests import check_model, model_names
 from rbee_worker.server.schemas import EmbeddingEnvelope, ModelCard, ModelList
 from rbee_worker.server.worker import Worker
 
@@ -29,7 +29,7 @@ async def model(http: HttpRequest) -> Response:
 async def embeddings(http: HttpRequest) -> Response:
     """Refused until an encoder is served: a decoder's hidden states are no embedding."""
     worker = worker_of(http)
-    body = await read_object(http, worker.settings.max_body_kb * 1024)
+    body = await read_object(http, worker)
     worker.serving()
     given, _, faults = envelope(body, EmbeddingEnvelope)
     check_model(worker, given.model)

@@ -11,11 +11,13 @@ import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.types import ASGIApp
 
-from rbee_worker.server.asking import ignored, settled
+from rbee_worker.errors import one_line
+from rbee_worker.server.encoding import LONG, answered, encoded
 from rbee_worker.server.jobs import Job
-from rbee_worker.server.problems import ErrorBody, Problem, json_response
+from rbee_worker.server.problems import ErrorBody, Problem
+from rbee_worker.server.requests import ignored, settled
 from rbee_worker.server.schemas import PromptDetails, Rbee, StreamOptions, TokenUsage
-from rbee_worker.server.sse import DONE, EventStream, frame
+from rbee_worker.server.sse import DONE, EventStream, frame, weight
 from rbee_worker.server.worker import Worker
 from rbee_worker.types import Error, Event
 
@@ -51,7 +53,7 @@ class Pieces:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
 
-class Answer:
+class Exchange:
     """One OpenAI request under way: its id, name, and the jobs that answer it, by choice."""
 
     def __init__(self, worker: Worker, answer_id: str, model: str, jobs: Sequence[Job]) -> None:
@@ -85,11 +87,11 @@ class Answer:
         return started is not None and started.sampling.params.logprobs is not None
 
     def rbee(self, choice: int) -> Rbee:
-        """Why this choice stopped, and its seed."""
+        """Why this choice stopped, its seed, and what to know of the model and the prompt."""
         job = self.jobs[choice]
         assert job.end is not None
         assert job.started is not None
-        return Rbee(stop=job.end.stop, seed=job.started.seed)
+        return Rbee(stop=job.end.stop, seed=job.started.seed, warnings=job.started.warnings)
 
 
 class Chunks(Protocol):
@@ -103,8 +105,8 @@ class Chunks(Protocol):
 class ChunkRendering:
     """`Chunks` as server-sent events, with the usage at the end when asked for."""
 
-    def __init__(self, answer: Answer, chunks: Chunks, prompts: int, usage: bool) -> None:
-        self._answer = answer
+    def __init__(self, exchange: Exchange, chunks: Chunks, prompts: int, usage: bool) -> None:
+        self._exchange = exchange
         self._chunks = chunks
         self._prompts = prompts
         self._usage = usage
@@ -113,27 +115,26 @@ class ChunkRendering:
     def event(self, choice: int, place: int, event: Event) -> bytes:
         if type(event) is Error:
             return frame(self._encode(mid_stream(event)))
-        return b"".join([frame(self._encode(c)) for c in self._chunks.chunks(choice, event)])
+        encode = encoded if weight(event) > LONG else self._encode
+        return b"".join([frame(encode(c)) for c in self._chunks.chunks(choice, event)])
 
     def done(self) -> bytes:
         if not self._usage:
             return DONE
-        usage = self._chunks.usage_chunk(self._answer.usage(self._prompts))
+        usage = self._chunks.usage_chunk(self._exchange.usage(self._prompts))
         return frame(self._encode(usage)) + DONE
 
 
 def mid_stream(event: Error) -> Problem:
     """An error after the answer has begun."""
-    body = ErrorBody(
-        message=event.message, type="server_error", code=event.code.lower(), param=None
-    )
-    return Problem(error=body)
+    message, code = one_line(event.message), event.code.lower()
+    return Problem(error=ErrorBody(message=message, type="server_error", code=code, param=None))
 
 
 async def respond(
     http: HttpRequest,
     worker: Worker,
-    answer: Answer,
+    exchange: Exchange,
     *,
     prompts: int,
     stream: bool,
@@ -142,16 +143,16 @@ async def respond(
     whole: Callable[[], Any],
 ) -> ASGIApp:
     """The response, streamed or whole; a client that leaves cancels its jobs."""
-    headers = ignored(answer.jobs)
+    headers = ignored(exchange.jobs)
     if not stream:
-        await settled(http, worker, answer.jobs)
-        return json_response(whole(), headers=headers)
+        await settled(http, worker, exchange.jobs)
+        return await answered(whole, sum(job.size for job in exchange.jobs), headers)
     usage = options is not None and options.include_usage
-    rendering = ChunkRendering(answer, chunks(usage), prompts, usage)
+    rendering = ChunkRendering(exchange, chunks(usage), prompts, usage)
     return EventStream(
-        [job.log for job in answer.jobs],
+        [job.log for job in exchange.jobs],
         rendering,
         headers=[(k.lower().encode(), v.encode()) for k, v in headers.items()],
-        gone=lambda: worker.abandon(answer.jobs),
-        sent=partial(worker.sent, answer.jobs[0]),
+        gone=lambda: worker.abandon(exchange.jobs),
+        sent=partial(worker.sent, exchange.jobs[0]),
     )

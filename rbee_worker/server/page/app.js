@@ -70,6 +70,17 @@ function narrate(words, ofState = false) {
   while ($("feed").children.length > FEED_MAX) $("feed").lastChild.remove();
 }
 
+const warned = new Set();
+
+// What there is to know of the model, once each, however often answers repeat it.
+function warn(words) {
+  for (const word of words) {
+    if (warned.has(word)) continue;
+    warned.add(word);
+    narrate(`Note: ${word}`);
+  }
+}
+
 // ---- the token
 
 function openGate(wrong) {
@@ -90,6 +101,7 @@ async function begin() {
     const info = await (await ask("GET", "/info")).json();
     chats = info.chat_template !== false;
     $("model").textContent = info.model_id;
+    warn(info.notes ?? []);
   } catch (error) {
     if (error instanceof Refused && error.status === 401) return openGate(token.get() !== "");
   }
@@ -194,7 +206,7 @@ function sampling(article, started) {
   for (const [name, { value, origin }] of Object.entries(started.sampling)) {
     row(article, "sampling", [name, value, origin], origin !== "default");
   }
-  for (const warning of started.warnings) narrate(warning);
+  warn(started.warnings);
 }
 
 const WHY = {

@@ -1,0 +1,124 @@
+"""What is observed, as far as observing needs to know it: a job, a worker, a step of the engine.
+
+Metrics, traces and spans read these; the server's and the engine's own classes have all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from rbee_worker.types import End, ModelInfo, Started
+
+
+class JobRecord(Protocol):
+    """One request, from being asked for to its end. Times: `created` Unix seconds, `born` and
+    `last_token` monotonic seconds, the others milliseconds."""
+
+    created: float
+    born: float
+    correlation_id: str
+    prepared_ms: float
+    send_ms: float
+    sent_events: int
+    last_token: float | None
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def started(self) -> Started | None: ...
+
+    @property
+    def end(self) -> End | None: ...
+
+
+class EngineFigures(Protocol):
+    """What the engine last said of itself (`messages.Stats`)."""
+
+    @property
+    def waiting(self) -> int: ...
+
+    @property
+    def running(self) -> int: ...
+
+    @property
+    def kv_used_blocks(self) -> int: ...
+
+    @property
+    def kv_cached_blocks(self) -> int: ...
+
+    @property
+    def kv_total_blocks(self) -> int: ...
+
+    @property
+    def tokens_in(self) -> int: ...
+
+    @property
+    def tokens_out(self) -> int: ...
+
+    @property
+    def cached_tokens(self) -> int: ...
+
+    @property
+    def preemptions(self) -> int: ...
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def step_ms(self) -> float: ...
+
+
+class Live(Protocol):
+    """Jobs, of which those that have not ended can be listed."""
+
+    def live(self) -> Sequence[object]: ...
+
+
+class WorkerFigures(Protocol):
+    """A worker, for gauges that are read when asked."""
+
+    restarts: int
+
+    @property
+    def state(self) -> str: ...
+
+    @property
+    def jobs(self) -> Live: ...
+
+    @property
+    def model(self) -> ModelInfo | None: ...
+
+    @property
+    def stats(self) -> EngineFigures | None: ...
+
+    def age(self) -> float: ...
+
+
+class StepFigures(Protocol):
+    """One step of the engine (`messages.StepTimes`); times in microseconds, monotonic clock."""
+
+    @property
+    def start_us(self) -> float: ...
+
+    @property
+    def us(self) -> float: ...
+
+    @property
+    def sampling_start_us(self) -> float: ...
+
+    @property
+    def sampling_us(self) -> float: ...
+
+    @property
+    def sequences(self) -> int: ...
+
+    @property
+    def prompts(self) -> int: ...
+
+    @property
+    def prompt_tokens(self) -> int: ...
+
+    @property
+    def drawn(self) -> int: ...

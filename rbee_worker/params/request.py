@@ -1,0 +1,191 @@
+"""One request held against its model: the prompt's form and every parameter, all faults at once.
+
+This is the only checker: the engine's client runs it on every request, whoever made it, and the
+server runs it for requests whose envelope it refuses, so that their other faults are told too.
+Nothing is tokenized here, and no fault repeats the prompt's text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from rbee_worker.errors import FieldError, InvalidRequest
+from rbee_worker.params.resolve import resolve
+from rbee_worker.types import EosToken, Request, Resolved
+
+CHARACTERS_PER_TOKEN = 16  # a prompt of more characters than this a token of context cannot fit
+PROMPTS = ("prompt", "messages", "token_ids")  # a request has exactly one of them
+MOST_VALUES = 4096  # values in template_args, at all levels
+MOST_DEPTH = 32
+
+
+class Rules(Struct, frozen=True, kw_only=True):
+    """What a model and the settings of its worker hold every request to.
+
+    template: the model's chat template, None where it has none. generation: its own sampling
+    defaults, {} where they are not to apply. exempt_ids: the template's special tokens.
+    """
+
+    context: int
+    vocab_size: int
+    characters_per_token: int = CHARACTERS_PER_TOKEN
+    template: str | None = None
+    generation: Mapping[str, Any] = {}
+    exempt_ids: frozenset[int] = frozenset()
+    eos: tuple[EosToken, ...] = ()
+    lenient: bool = False
+
+    @property
+    def most_characters(self) -> int:
+        """Characters of a prompt, at most: more cannot be worth tokenizing."""
+        return self.characters_per_token * self.context
+
+
+def check_request(request: Request, rules: Rules) -> Resolved:
+    """Every parameter with its origin. Raises InvalidRequest with all faults of the request.
+
+    What the prompt's tokens come to is not known yet: that is for `fit`.
+    """
+    faults = prompt_faults(request, rules)
+    unread, found = _template_faults(request, rules)
+    faults += found
+    try:
+        resolved = resolve(
+            request.params,
+            surface=request.surface,
+            vocab_size=rules.vocab_size,
+            context=rules.context,
+            generation=rules.generation,
+            template_exempt=rules.exempt_ids,
+            eos=rules.eos,
+            lenient=rules.lenient,
+        )
+    except InvalidRequest as error:
+        raise InvalidRequest(faults + error.errors) from None
+    if resolved.params.echo and request.surface == "chat" and resolved.params.logprobs is not None:
+        message = "together with logprobs is for completions and jobs: a chat answer has no place"
+        faults.append(FieldError("echo", "without logprobs", f"{message} for the prompt's scores"))
+    if faults:
+        raise InvalidRequest(faults)
+    return replace(resolved, ignored=resolved.ignored + unread)
+
+
+def prompt_faults(request: Request, rules: Rules, *, name: str | None = None) -> list[FieldError]:
+    """What is wrong with the prompt: exactly one of three, not empty, not absurdly long, ids of
+    the vocabulary. name: what the caller calls the prompt, where that is not the field's name."""
+    given = [key for key in PROMPTS if getattr(request, key) is not None]
+    if len(given) != 1:
+        what = " and ".join(given) or "none of them"
+        message = f"exactly one of prompt, messages and token_ids is needed; given: {what}"
+        return [FieldError(name or "prompt", "exactly one of three", message)]
+    key = given[0]
+    name = name or key
+    value = getattr(request, key)
+    if not value:
+        return [FieldError(name, "length >= 1", "is empty")]
+    if key == "token_ids":
+        return id_faults(name, value, most=rules.context, vocab_size=rules.vocab_size)
+    faults = []
+    if key == "messages":
+        faults += _message_faults(name, value)
+        if rules.template is None:
+            message = "this model has no chat template; use prompt"
+            faults.append(FieldError(name, "a model with a chat template", message))
+    return faults + length_faults(name, characters(value), rules.most_characters)
+
+
+def length_faults(name: str, size: int, most: int) -> list[FieldError]:
+    """A text of `size` characters where `most` are allowed."""
+    if size <= most:
+        return []
+    message = f"has {size} characters and the limit is {most}"
+    return [FieldError(name, f"length <= {most}", message)]
+
+
+def id_faults(name: str, ids: Sequence[int], *, most: int, vocab_size: int) -> list[FieldError]:
+    """Ids where at most `most` are allowed, each below `vocab_size`."""
+    if len(ids) > most:
+        return [FieldError(name, f"<= {most} ids", f"has {len(ids)} ids; the limit is {most}")]
+    for place, token in enumerate(ids):
+        if type(token) is not int or not 0 <= token < vocab_size:
+            message = f"entry {place} is no id of the vocabulary of {vocab_size}"
+            return [FieldError(name, f"ids 0 to {vocab_size - 1}", message)]
+    return []
+
+
+def characters(value: Any) -> int:
+    """Characters of a text, or of the contents of all messages in a conversation."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):  # a message, or one part of its content
+        return characters(value.get("content", value.get("text")))
+    if isinstance(value, list | tuple):
+        return sum(characters(item) for item in value)
+    return 0
+
+
+def _template_faults(request: Request, rules: Rules) -> tuple[tuple[str, ...], list[FieldError]]:
+    """What is said to the chat template or the tokenizer: (names that --lenient lets through,
+    faults). A variable that the template never reads would change nothing."""
+    faults = []
+    template = rules.template or ""
+    chat = request.messages is not None
+    turn = (request.add_generation_prompt, request.continue_final_message)
+    for name, value in zip(("add_generation_prompt", "continue_final_message"), turn, strict=True):
+        if value is not None and not chat:
+            faults.append(FieldError(name, "with messages", "means nothing without messages"))
+    if turn == (True, True):
+        message = "cannot be true together with add_generation_prompt"
+        faults.append(FieldError("continue_final_message", "one of the two", message))
+    if request.add_special_tokens is not None and request.token_ids is not None:
+        message = "means nothing for a prompt of ids"
+        faults.append(FieldError("add_special_tokens", "with text", message))
+    given = request.template_args
+    if given and not chat:
+        faults.append(
+            FieldError("template_args", "with messages", "means nothing without messages")
+        )
+    elif not within(given, most=MOST_VALUES, depth=MOST_DEPTH):
+        limit = f"<= {MOST_VALUES} values, {MOST_DEPTH} levels"
+        message = f"is too large: at most {MOST_VALUES} values and {MOST_DEPTH} levels of nesting"
+        return (), [*faults, FieldError("template_args", limit, message)]
+    elif chat and rules.template is not None:
+        words = set(re.findall(r"\w+", template))
+        unread = [name for name in given if name not in words]
+        if rules.lenient:
+            return tuple(f"template_args.{name[:64]}" for name in unread), faults
+        for name in unread:
+            where, message = f"template_args.{name[:64]}", "is read by no line of the chat template"
+            faults.append(FieldError(where, "a variable of the template", message))
+    return (), faults
+
+
+def within(value: Any, *, most: int, depth: int) -> bool:
+    """Has a JSON value at most `most` values in it, and at most `depth` levels?"""
+    level = [value]
+    while level and depth >= 0:
+        most -= len(level)
+        if most < 0:
+            return False
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, Mapping):
+                inner += item.values()
+            elif isinstance(item, list | tuple):
+                inner += item
+        level, depth = inner, depth - 1
+    return not level
+
+
+def _message_faults(name: str, messages: Sequence[Mapping[str, Any]]) -> list[FieldError]:
+    """Only an assistant's message may be without content."""
+    return [
+        FieldError(f"{name}[{place}].content", "required", "is required")
+        for place, message in enumerate(messages)
+        if message.get("content") is None and message.get("role") != "assistant"
+    ]

@@ -1,0 +1,103 @@
+"""Headers that this server reads: each at most once, each in a form that it understands.
+
+Of two headers of one name, two readers (a proxy and this server) may each believe another one; what
+is sent in a coding or a character set that nobody undoes would be read as something else. Both are
+refused, never guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers
+
+from rbee_worker.server.problems import Refusal
+
+CORRELATION = "x-correlation-id"
+ONCE = (
+    "host",
+    "origin",
+    "authorization",
+    "content-type",
+    "content-length",
+    "content-encoding",
+    "transfer-encoding",
+    "last-event-id",
+    CORRELATION,
+)
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_CORRELATION_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_UTF8 = ("", "utf-8", "utf8")
+
+
+def malformed(headers: Headers, version: str) -> Refusal | None:
+    """Why a request cannot be read as it was meant: 400 or 415. version: of HTTP, "1.1"."""
+    for name in ONCE:
+        if len(headers.getlist(name)) > 1:
+            message = f"The header {name} is given more than once."
+            return Refusal(400, "repeated_header", message, fix="send one.", param=name)
+    host = headers.get("host")
+    if host is None and version != "1.0":
+        return Refusal(400, "no_host", "The header Host is missing.", fix="send one.", param="host")
+    if host and _HOST.fullmatch(host) is None:
+        message = "The header Host is no host name with a port."
+        return Refusal(400, "bad_host", message, fix="send name:port.", param="host")
+    asked = headers.get(CORRELATION)
+    if asked is not None and _CORRELATION_ID.fullmatch(asked) is None:
+        message = "X-Correlation-ID is no id that can be kept."
+        fix = "1 to 128 letters, digits and ._:/+=- or leave it out."
+        return Refusal(400, "bad_correlation_id", message, fix=fix, param=CORRELATION)
+    return _coded(headers)
+
+
+def _coded(headers: Headers) -> Refusal | None:
+    """A body in a coding or a character set that is not undone here."""
+    coding = headers.get("content-encoding", "identity").strip().lower()
+    if coding != "identity":
+        message = f"Bodies in the coding {coding} are not read."
+        fix = "send the JSON as it is, without Content-Encoding."
+        return Refusal(415, "content_coding", message, fix=fix, param="content-encoding")
+    transfer = headers.get("transfer-encoding", "chunked").strip().lower()
+    if transfer != "chunked":
+        message = f"Bodies in the transfer coding {transfer} are not read."
+        return Refusal(
+            415, "transfer_coding", message, fix="send it chunked, or with Content-Length."
+        )
+    charset = _charset(headers.get("content-type", ""))
+    if charset not in _UTF8:
+        message = f"Bodies in the character set {charset} are not read."
+        return Refusal(415, "charset", message, fix="send UTF-8.", param="content-type")
+    return None
+
+
+def has_body(headers: Headers) -> bool:
+    """Does the request say that it has a body?"""
+    return length(headers) > 0 or "transfer-encoding" in headers
+
+
+def length(headers: Headers) -> int:
+    """Content-Length, 0 where there is none."""
+    text = headers.get("content-length", "")
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def media_type(headers: Headers) -> str:
+    """Content-Type without its parameters."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def host_name(host: str) -> str:
+    """`host` without its port: "[::1]:80" -> "[::1]"."""
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0].lower()
+
+
+def _charset(content_type: str) -> str:
+    parts: Sequence[str] = content_type.split(";")[1:]
+    for part in parts:
+        name, _, value = part.partition("=")
+        if name.strip().lower() == "charset":
+            return value.strip().strip('"').lower()
+    return ""

@@ -1,0 +1,68 @@
+"""How much there is in a JSON text, counted before it is decoded, and names that stand twice.
+
+Decoding costs time for every value, not for every byte, and nothing else can happen on the event
+loop meanwhile: 16 MiB of prompt are decoded at once, 16 MiB of `[],[],...` are not.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+MOST_CONTAINERS = 1 << 14  # arrays and objects
+MOST_MEMBERS = 1 << 15  # names in objects
+MOST_VALUES = 1 << 19  # of any kind
+
+
+class Shape:
+    """Counts of what `feed` has seen, outside strings. Parts may be cut anywhere."""
+
+    def __init__(self) -> None:
+        self.containers = 0
+        self.members = 0
+        self._commas = 0
+        self._inside = False  # of a string
+        self._rest = b""  # a backslash whose character is in the next part
+
+    @property
+    def values(self) -> int:
+        """Values of any kind: never fewer than there are."""
+        return self._commas + self.containers + 1
+
+    def feed(self, part: bytes) -> None:
+        """The next bytes of the text."""
+        part = (self._rest + part).replace(b"\\\\", b"").replace(b'\\"', b"")
+        self._rest = b"\\" if part.endswith(b"\\") else b""
+        pieces = part.split(b'"')
+        outside = b"".join(pieces[self._inside :: 2])
+        self._inside ^= len(pieces) % 2 == 0
+        self.containers += outside.count(b"[") + outside.count(b"{")
+        self.members += outside.count(b":")
+        self._commas += outside.count(b",")
+
+    def excess(self, more: int) -> str:
+        """What there is too much of, in words; "" if nothing. more: values beyond the usual."""
+        for count, most, words in (
+            (self.containers, MOST_CONTAINERS, "arrays and objects"),
+            (self.members, MOST_MEMBERS, "names in objects"),
+            (self.values, MOST_VALUES + more, "values"),
+        ):
+            if count > most:
+                return f"more than {most:,} {words}"
+        return ""
+
+
+def repeated(raw: bytes, most: int) -> list[str]:
+    """Names that an object of a valid JSON text gives more than once; `most` of them at most."""
+    found: dict[str, None] = {}
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        if len(dict(pairs)) < len(pairs) and len(found) < most:
+            seen: set[str] = set()
+            for name, _ in pairs:
+                if name in seen:
+                    found[name] = None
+                seen.add(name)
+
+    json.loads(raw, object_pairs_hook=look)
+    return list(found)[:most]

@@ -1,0 +1,176 @@
+"""From a checked envelope to requests for the engine: what every inference route shares."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+from starlette.requests import Request as HttpRequest
+
+from rbee_worker.errors import FieldError, InvalidRequest
+from rbee_worker.params import PROMPTS, check_request
+from rbee_worker.server.auth import IGNORED
+from rbee_worker.server.body import plain_messages
+from rbee_worker.server.jobs import Job
+from rbee_worker.server.problems import Refusal
+from rbee_worker.server.schemas import InferEnvelope, JobEnvelope, StreamOptions
+from rbee_worker.server.worker import Worker
+from rbee_worker.types import Error, Request
+
+FAILURES = {  # code of a job's error -> status, what to do
+    "VRAM_OOM": (507, "ask for fewer tokens, or for fewer answers at a time."),
+    "ENGINE_LOST": (503, "ask again."),
+    "INVALID_REQUEST": (400, "correct the request."),
+}
+
+
+def new_id(prefix: str) -> str:
+    """A fresh id such as "job-3f2a..."."""
+    return f"{prefix}-{uuid.uuid4().hex}"
+
+
+def model_names(worker: Worker) -> tuple[str, ...]:
+    """What clients may call the model; the first is its name in answers."""
+    names = [worker.settings.model]
+    if worker.model is not None:
+        names.append(worker.model.model)
+    return tuple(dict.fromkeys(names))
+
+
+def check_model(worker: Worker, asked: str | None) -> str:
+    """The served model's name. Raises Refusal 404 when another one is asked for."""
+    names = model_names(worker)
+    if asked is not None and asked not in names:
+        raise Refusal(
+            404,
+            "model_not_found",
+            "The model does not exist here.",
+            fix=f"this worker serves {names[0]}; GET /v1/models lists it.",
+            param="model",
+        )
+    return names[0]
+
+
+def time_limit(worker: Worker, asked: float | None) -> float | None:
+    """Seconds the request may take: the smaller of --request-timeout and its own wish."""
+    limits = [s for s in (asked, worker.settings.request_timeout or None) if s is not None]
+    return min(limits) if limits else None
+
+
+def ask(
+    worker: Worker,
+    given: JobEnvelope | InferEnvelope,
+    params: dict[str, Any],
+    faults: list[FieldError],
+    job_id: str,
+) -> Request:
+    """The request of a job or of /v1/infer. Raises InvalidRequest if the envelope has faults."""
+    messages = None
+    if given.messages is not None:
+        messages, found = plain_messages(given.messages)
+        faults += found
+    request = Request(
+        id=job_id,
+        prompt=given.prompt,
+        messages=messages,
+        token_ids=None if given.token_ids is None else tuple(given.token_ids),
+        params=params,
+        surface="job",
+        timeout_s=time_limit(worker, given.timeout_s),
+        template_args=given.template_args,
+        add_generation_prompt=given.add_generation_prompt,
+        continue_final_message=given.continue_final_message,
+        add_special_tokens=given.add_special_tokens,
+    )
+    refuse_envelope(worker, faults, request)
+    return request
+
+
+def refuse_envelope(worker: Worker, faults: list[FieldError], request: Request) -> None:
+    """If the envelope has `faults`, raise them together with those that `request` has besides.
+
+    A sound envelope is not checked further here: the engine's client checks every request.
+    """
+    if not faults:
+        return
+    others: list[FieldError] = []
+    try:
+        check_request(request, worker.serving().rules)
+    except InvalidRequest as error:
+        others = error.errors
+    told = {_base(fault) for fault in faults}
+    if told & {*PROMPTS}:  # what the envelope could not read is not missing besides
+        others = [fault for fault in others if _base(fault) not in PROMPTS]
+    raise InvalidRequest(faults + others)
+
+
+def _base(fault: FieldError) -> str:
+    """The body's key: "messages[3].content" -> "messages"."""
+    return re.split(r"[.\[]", fault.field, maxsplit=1)[0]
+
+
+def stream_faults(stream: bool, options: StreamOptions | None) -> list[FieldError]:
+    """stream_options that would change nothing."""
+    if options is None:
+        return []
+    faults = []
+    if not stream:
+        message = "means nothing without stream: true"
+        faults.append(FieldError("stream_options", "with stream", message))
+    if options.include_obfuscation:
+        name, message = "stream_options.include_obfuscation", "is not implemented"
+        faults.append(FieldError(name, "false (not implemented)", message))
+    return faults
+
+
+def fan_out_faults(worker: Worker, prompts: int, n: int) -> list[FieldError]:
+    """More answers asked for at once than the worker can ever hold: waiting would not help."""
+    most = worker.settings.max_seqs + worker.settings.max_queue
+    if prompts * n <= most:
+        return []
+    what = f"{prompts} prompts with n = {n}" if prompts > 1 else f"n = {n}"
+    message = f"{what} are {prompts * n} answers; this worker holds {most} at a time"
+    return [FieldError("n" if n > 1 else "prompt", f"<= {most} answers", message)]
+
+
+async def settled(http: HttpRequest, worker: Worker, jobs: Sequence[Job]) -> None:
+    """Wait until all jobs have ended. Raises Refusal, and cancels, if the client leaves first."""
+    gone = asyncio.create_task(_gone(http))
+    pumps = {job.pump for job in jobs if job.pump is not None}
+    try:
+        while pumps and not gone.done():
+            done, _ = await asyncio.wait({*pumps, gone}, return_when=asyncio.FIRST_COMPLETED)
+            pumps -= done
+        if pumps:
+            message = "The client left before the answer was whole."
+            raise Refusal(499, "client_left", message, fix="stay until the answer has come.")
+    finally:
+        gone.cancel()
+        for job in jobs:
+            await worker.cancel(job)
+    for job in jobs:
+        if job.error is not None:
+            raise failed(job.error)
+
+
+def failed(error: Error) -> Refusal:
+    """The HTTP form of a job's error."""
+    status, fix = FAILURES.get(error.code, (500, "ask again; the worker's log says more."))
+    headers = {"Retry-After": "2"} if status == 503 else {}
+    return Refusal(status, error.code.lower(), error.message, fix=fix, headers=headers)
+
+
+def ignored(jobs: Sequence[Job]) -> dict[str, str]:
+    """The header that names what --lenient let through, percent-encoded (callers choose names)."""
+    started = jobs[0].started
+    names = started.sampling.ignored if started is not None else ()
+    return {IGNORED: ", ".join(quote(name, safe="") for name in names)} if names else {}
+
+
+async def _gone(http: HttpRequest) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,351 @@
+"""Nothing is accepted and dropped: every parameter of every route has an effect that can be seen in
+the answer or in what the engine is asked for, or is refused by name, or is listed as inert."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from rbee_worker.params import PARAMETERS, names
+from rbee_worker.server.routes import OPERATIONS, Operation
+from rbee_worker.types import Request, Resolved
+from tests.server.fake_engine import ByteTokenizer, ChatMl, Fake, FakeEngineClient, starter
+from tests.server.reading import DONE, events
+from tests.server.served import Served
+
+TALK = [{"role": "user", "content": "Hum"}, {"role": "assistant", "content": "Hm"}]
+BASE: dict[str, dict[str, Any]] = {
+    "/v1/jobs": {"messages": TALK, "seed": 1},
+    "/v1/inference": {"messages": TALK, "seed": 1},
+    "/v1/infer": {"messages": TALK, "seed": 1},
+    "/v1/completions": {"prompt": "<s>Hum", "seed": 1},
+    "/v1/chat/completions": {"messages": TALK, "seed": 1},
+    "/v1/embeddings": {"input": "Hum"},
+    "/tokenize": {"text": "<s>Hum</s>"},
+    "/detokenize": {"tokens": [72, 117, 109, 259]},
+    "/apply-template": {"messages": TALK},
+}
+USAGE = {"include_usage": True}
+INERT = {p.name for p in PARAMETERS if p.role == "inert"}
+# A value of each parameter that is allowed and differs from what absence means. Several where one
+# alone need not show: at least one must.
+VALUES: dict[str, Any] = {
+    "prompt": "something else",
+    "messages": [{"role": "user", "content": "Sing"}],
+    "token_ids": [1, 2, 3],
+    "text": "Sing",
+    "content": "Sing",
+    "tokens": [65],
+    "operation": "dance",
+    "model": "another",
+    "max_tokens": 3,
+    "max_completion_tokens": 3,
+    "temperature": 0.5,
+    "top_p": 0.5,
+    "top_k": 5,
+    "min_p": 0.5,
+    "repetition_penalty": 1.5,
+    "repeat_penalty": 1.5,
+    "repeat_last_n": 7,
+    "presence_penalty": 1.0,
+    "frequency_penalty": 1.0,
+    "logit_bias": {"65": 5},
+    "seed": 2,
+    "stop": ["a"],
+    "stop_token_ids": [65],
+    "ignore_eos": True,
+    "min_tokens": 5,
+    "echo": True,
+    "skip_special_tokens": False,
+    "stream": True,
+    "stream_options": {"include_usage": True},
+    "n": 2,
+    "best_of": 3,
+    "timeout_s": 5.0,
+    "template_args": {"mood": "glad"},
+    "chat_template_kwargs": {"mood": "glad"},
+    "add_generation_prompt": False,
+    "continue_final_message": True,
+    "add_special_tokens": True,
+    "add_special": True,
+    "parse_special": False,
+    "skip_special": True,
+    "trace": True,
+    "input": "other",
+    "encoding_format": "base64",
+    "dimensions": 2,
+}
+PROMPTS = ("prompt", "messages", "token_ids", "text", "content")  # one of them at a time
+# What must show in the answer itself: the engine's share of it is not the route's.
+IN_THE_ANSWER = {"logprobs", "top_logprobs", "echo", "stream", "stream_options", "trace", "n"}
+NEEDS: dict[str, dict[str, Any]] = {  # what a parameter needs beside it to mean anything
+    "stream_options": {"stream": True},
+    "top_logprobs": {"logprobs": True},
+    "best_of": {"n": 2},
+}
+
+
+class Specials(ByteTokenizer):
+    """Its flags do something."""
+
+    bos_id = 256
+
+    def encode(
+        self, text: str, *, add_special: bool = True, parse_special: bool = True
+    ) -> list[int]:
+        ids: list[int] = [256] if add_special else []
+        for piece in re.split(r"(</?s>)", text):
+            special = {"<s>": 256, "</s>": 257}.get(piece) if parse_special else None
+            ids += [special] if special is not None else list(piece.encode())
+        return ids
+
+
+class Moody(ChatMl):
+    """A template that reads one variable."""
+
+    def render(self, messages: Any, *, add_generation_prompt: bool = True, **args: Any) -> str:
+        text = super().render(messages, add_generation_prompt=add_generation_prompt)
+        return text + args.get("mood", "")
+
+
+class Server(Served):
+    """`asked`: what the engine was asked for last."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Request, Resolved, list[int]]] = []
+        made: list[FakeEngineClient] = []
+        start = starter(Fake(narrate=False), made)
+
+        async def wrapped(settings: Any, *, on_loading: Any) -> FakeEngineClient:
+            engine = await start(settings, on_loading=on_loading)
+            engine.tokenizer, engine.chat = Specials(), Moody()
+            engine.tokenizer.chat_template = "{{ mood }}"
+            engine.seen = self.asked
+            return engine
+
+        super().__init__(start=wrapped)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with Server() as found:
+        yield found
+
+
+def seen(server: Server, op: Operation, body: dict[str, Any]) -> tuple[int, str, Any]:
+    """(status, what the answer says, what the engine was asked for), without ids and times."""
+    server.asked.clear()
+    response = server.http.post(op.path, json=body)
+    text = response.text
+    if response.status_code == 200 and "sse_url" in text:
+        created = response.json()
+        text = server.http.get(created["sse_url"]).text + str(sorted(created))
+    asked = [
+        (msgspec.structs.replace(request, id="", params={}), resolved.params, ids)
+        for request, resolved, ids in server.asked
+    ]
+    return response.status_code, steady(text), asked
+
+
+def steady(text: str) -> str:
+    """An answer without what differs from one time to the next."""
+    text = re.sub(r"(job|infer|cmpl|chatcmpl)-[0-9a-f]{32}", "ID", text)
+    text = re.sub(
+        r'"(started_at|created|duration_ms|\w+_time_ms|start_ms|ms)":("[^"]*"|[\d.]+)', "", text
+    )
+    return re.sub(r'"phase":"\w+"', '"phase"', text)
+
+
+def parameters(op: Operation) -> list[str]:
+    """Every key that the route knows: its envelope's and the table's."""
+    assert op.body is not None
+    known = [f.encode_name for f in msgspec.structs.fields(op.body)]
+    return sorted({*known, *(names(op.params) if op.params else ())})
+
+
+def value_of(key: str, op: Operation) -> Any:
+    if key == "logprobs":
+        return True if op.params == "chat" else 3
+    if key == "top_logprobs":
+        return 2
+    return VALUES.get(key)
+
+
+CASES = [(op, key) for op in OPERATIONS if op.body is not None for key in parameters(op)]
+
+
+@pytest.mark.parametrize(("op", "key"), CASES, ids=[f"{op.path}:{key}" for op, key in CASES])
+def test_a_parameter_shows_or_is_refused_or_is_inert(
+    server: Server, op: Operation, key: str
+) -> None:
+    base = {**BASE[op.path], **NEEDS.get(key, {})}
+    row = names(op.params).get(key) if op.params else None
+    if key in INERT:
+        assert seen(server, op, {**base, key: "x"}) == seen(server, op, base)
+        return
+    value = value_of(key, op)
+    if value is None:  # known, and not implemented
+        assert row is not None
+        assert row.role == "unsupported"
+        value = {"type": "other"}
+    plain = seen(server, op, base)
+    status, answer, asked = seen(server, op, {**base, key: value})
+    if status in (400, 404):
+        told = json.loads(answer)
+        fields = {e["field"].split("[")[0].split(".")[0] for e in told.get("errors", ())}
+        where = {key, "prompt", "text"} if key in PROMPTS else {key}
+        whole = told["error"]["code"] == "not_an_encoder"  # the route refuses everything
+        assert fields & where or told["error"]["param"] == key or whole, answer
+        return
+    assert status == 200
+    assert (answer, asked) != plain[1:], f"{key} is accepted by {op.path} and changes nothing"
+    if key in IN_THE_ANSWER:
+        assert answer != plain[1], f"{key} does not show in the answer of {op.path}"
+
+
+@pytest.mark.parametrize("op", [o for o in OPERATIONS if o.params], ids=lambda o: o.path)
+def test_info_lists_every_parameter_that_a_route_takes(server: Server, op: Operation) -> None:
+    assert op.body is not None
+    listed = {
+        name
+        for row in server.http.get("/info").json()["parameters"]
+        if op.params in row["surfaces"]
+        for name in (row["name"], *row["aliases"])
+    }
+    assert {f.encode_name for f in msgspec.structs.fields(op.body)} <= listed
+
+
+def test_log_probabilities_are_answered_by_every_route_that_takes_them(server: Server) -> None:
+    body = {"token_ids": [72, 117, 109], "logprobs": 2, "echo": True, "max_tokens": 4, "seed": 1}
+    created = server.http.post("/v1/jobs", json=body).json()
+    told = events(server.http.get(created["sse_url"]).text)
+    assert told[-1] == DONE
+    state = server.http.get(f"/v1/jobs/{created['job_id']}").json()
+    infer = server.http.post("/v1/infer", json=body).json()
+    streamed = [row for e in told[2:-1] if e["type"] == "token" for row in e["logprobs"]]
+    [prompt] = [e["logprobs"] for e in told[:-1] if e["type"] == "prompt_logprobs"]
+    for answer in (state, infer):
+        assert answer["logprobs"] == streamed
+        assert answer["prompt_logprobs"] == prompt
+        assert answer["token_ids"][:3] == body["token_ids"]
+        assert answer["text"].startswith("Hum")
+    silent = server.http.post("/v1/infer", json={**body, "logprobs": None}).json()
+    assert "logprobs" not in silent
+    assert "prompt_logprobs" not in silent
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/v1/completions", {"prompt": "x", "stream_options": USAGE}, "stream_options"),
+        ("/v1/completions", {"prompt": "x", "stream_options": {}, "n": 2}, "stream_options"),
+        (
+            "/v1/chat/completions",
+            {"messages": TALK, "stream": True, "stream_options": {"include_obfuscation": True}},
+            "stream_options.include_obfuscation",
+        ),
+        (
+            "/v1/chat/completions",
+            {"messages": TALK, "stream": True, "stream_options": {"include_usge": True}},
+            "stream_options.include_usge",
+        ),
+        ("/v1/chat/completions", {"messages": TALK, "echo": True, "logprobs": True}, "echo"),
+        ("/v1/infer", {"messages": TALK, "template_args": {"mod": 1}}, "template_args.mod"),
+        ("/v1/infer", {"prompt": "x", "template_args": {"mood": "glad"}}, "template_args"),
+        ("/v1/infer", {"prompt": "x", "continue_final_message": True}, "continue_final_message"),
+        ("/v1/infer", {"prompt": "x", "add_generation_prompt": True}, "add_generation_prompt"),
+        ("/v1/infer", {"token_ids": [1], "add_special_tokens": True}, "add_special_tokens"),
+        ("/v1/completions", {"prompt": [1, 2], "add_special_tokens": True}, "add_special_tokens"),
+        (
+            "/v1/chat/completions",
+            {"messages": TALK, "template_args": {"mood": 1}, "chat_template_kwargs": {"mood": 2}},
+            "template_args.mood",
+        ),
+    ],
+)  # fmt: skip
+def test_what_would_mean_nothing_is_refused_by_name(
+    server: Server, path: str, body: dict[str, Any], field: str
+) -> None:
+    response = server.http.post(path, json=body)
+    assert response.status_code == 400
+    assert [e["field"] for e in response.json()["errors"]] == [field]
+
+
+@pytest.mark.parametrize(
+    ("raw", "names_twice"),
+    [
+        ('{"prompt":"x","temperature":0,"temperature":1}', ["temperature"]),
+        ('{"prompt":"x","prompt":"y","top_p":2}', ["prompt", "top_p"]),
+        ('{"messages":[{"role":"user","content":"a","content":"b"}],"seed":1}', ["content"]),
+        ('{"prompt":"x","logit_bias":{"65":1,"\\u0036\\u0035":2}}', ["65"]),
+        ('{"operation":"status","operation":"infer","prompt":"x"}', ["operation"]),
+    ],
+)
+def test_names_given_twice_are_refused(server: Server, raw: str, names_twice: list[str]) -> None:
+    response = server.http.post("/v1/jobs", content=raw)
+    assert response.status_code == 400
+    assert [e["field"] for e in response.json()["errors"]] == names_twice
+
+
+def paths() -> list[tuple[str, str]]:
+    told = {"{job_id}": "job-x", "{model:path}": "smollm2"}
+    return [(op.method, re.sub(r"\{[^}]*\}", lambda m: told[m[0]], op.path)) for op in OPERATIONS]
+
+
+@pytest.mark.parametrize(("method", "path"), paths())
+def test_no_route_takes_a_query_or_a_body_that_it_does_not_read(
+    server: Server, method: str, path: str
+) -> None:
+    response = server.http.request(method, path + "?temperature=2&x", json=None)
+    assert response.status_code == 400
+    assert [e["field"] for e in response.json()["errors"]] == ["temperature", "x"]
+    if method != "POST":
+        response = server.http.request(method, path, json={"temperature": 2})
+        assert response.status_code == 400
+        assert response.json()["error"]["code"] == "unread_body"
+
+
+def test_lenient_names_the_query_and_the_template_arguments_too() -> None:
+    with Served(lenient=True) as served:
+        body = {"messages": TALK, "odd": 1, "template_args": {"mood": 1}, "max_tokens": 1}
+        response = served.http.post("/v1/chat/completions?api-version=1", json=body)
+        assert response.status_code == 200
+        assert response.headers["x-ignored-parameters"] == "odd, template_args.mood, api-version"
+        response = served.http.get("/info?a=1&a=2&b")
+        assert response.headers["x-ignored-parameters"] == "a, b"
+        many = {f"odd{i}": 1 for i in range(65)}
+        response = served.http.post("/v1/infer", json={"prompt": "x", **many})
+        assert response.status_code == 400
+
+
+@pytest.mark.parametrize("given", ["a b", "é".encode(), "x" * 129, ""])
+def test_a_correlation_id_that_cannot_be_kept_is_refused(server: Server, given: Any) -> None:
+    response = server.http.get("/health", headers={"X-Correlation-ID": given})
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "bad_correlation_id"
+    assert server.http.get("/health", headers={"X-Correlation-ID": "a:1"}).headers[
+        "x-correlation-id"
+    ] == "a:1"  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "coding", "status"),
+    [
+        ("application/json", "gzip", 415),
+        ("application/json", "br", 415),
+        ("application/json", "identity", 200),
+        ("application/json; charset=latin-1", "", 415),
+        ("application/json; charset=UTF-8", "", 200),
+        ('application/json; charset="utf-16"', "", 415),
+    ],
+)
+def test_codings_and_character_sets(server: Server, kind: str, coding: str, status: int) -> None:
+    headers = {"Content-Type": kind, **({"Content-Encoding": coding} if coding else {})}
+    body = json.dumps({"prompt": "x", "max_tokens": 1})
+    response = server.http.post("/v1/infer", content=body, headers=headers)
+    assert response.status_code == status
