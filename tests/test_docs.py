@@ -14,6 +14,7 @@ from rbee_worker.ops.cpu.shared.forms import WITHIN, forms
 from rbee_worker.ops.cpu.shared.held import held_as
 from rbee_worker.verify.compare import TOLERANCE
 from tests.archs import page as architectures
+from tests.archs.new import PLACES
 
 ROOT = Path(__file__).parents[1]
 DOCS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CHANGELOG.md"]
@@ -83,6 +84,13 @@ def test_code_that_the_page_on_adding_a_model_shows_is_the_code() -> None:
     there = {line.strip() for file in files for line in file.read_text().splitlines()}
     assert len(shown) > 60
     assert [s for s in shown if s.strip() not in there and s.strip() != "..."] == []
+
+
+def test_the_page_on_adding_a_model_names_every_place() -> None:
+    text = (ROOT / "docs/adding-a-model.md").read_text()
+    table = re.findall(r"^\| `([\w./]+)` \|", text, re.MULTILINE)
+    assert table[: len(PLACES)] == [place for place, _ in PLACES]
+    assert [place for place, _ in PLACES if not (ROOT / place).exists()] == []
 
 
 def named_tests() -> list[tuple[str, str]]:
