@@ -1,4 +1,4 @@
-"""From logits to one token a row: prepared here, done by the backend, all rows together.
+"""Draws one token for each row of logits: prepared here, done by the backend, all rows together.
 
 Order of operations: logit_bias, penalties (repetition, presence, frequency), temperature, top_k,
 top_p, min_p, draw. Temperature 0 is the argmax after bias and penalties, ties to the lower id. A
