@@ -20,6 +20,7 @@ from rbee_worker.engine.sequence import Sequence
 from rbee_worker.engine.step_numbers import ScoreRows, Step, StepBuilder
 from rbee_worker.ops.backend import Executable, StateMemory
 from rbee_worker.ops.batch import Array, Batch
+from rbee_worker.state.specs import Fixed
 from rbee_worker.types import TokenLogprob
 
 SCORE_ROWS = 64  # rows of logits held at once while scoring a prompt
@@ -73,6 +74,7 @@ class Runner:
         one before is collected. clock: microseconds; given where times of steps are wanted."""
         self._model, self._memory, self._sampler = model, memory, sampler
         self._steps = StepBuilder(model.groups, block_size, bucket=max_seqs if buckets else 0)
+        self._recurrent = any(isinstance(group.spec, Fixed) for group in model.groups)
         self.overlaps = overlaps
         self._slots = list(range(max_seqs - 1, -1, -1))
         self._drawn: dict[Sequence, int] | None = {} if overlaps else None
@@ -123,13 +125,11 @@ class Runner:
 
     def _staged(self, plan: Plan) -> tuple[Step, Batch]:
         """A plan's step, its recurrent state where it belongs, as the model takes it."""
-        chunks = plan.chunks
         if plan.copies:
             self._memory.copy(plan.copies)
-        fresh = [c.state.slot for c in chunks if not c.start and c.state.slot]
-        if fresh:
+        if self._recurrent and (fresh := [c.state.slot for c in plan.chunks if not c.start]):
             self._memory.clear(fresh)
-        step = self._steps.build(chunks, self._drawn)
+        step = self._steps.build(plan.chunks, self._drawn)
         return step, self._memory.stage(step.numbers)
 
     def collect(self, launched: Launched) -> tuple[list[Draw], list[Scores]]:
