@@ -13,8 +13,6 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
@@ -31,9 +29,10 @@ from rbee_worker.ops.cpu.backend.ops import CpuOps
 from rbee_worker.ops.cpu.runtime.bandwidth import read_gb_s
 from rbee_worker.ops.cpu.runtime.header import Shape
 from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.program import F32
+from rbee_worker.ops.cpu.runtime.state import CpuState
 from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared import isa
-from rbee_worker.ops.reference.state import TorchState
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.specs import PagedKV
 from rbee_worker.types import SamplingParams
@@ -51,7 +50,7 @@ class Sequences:
             model.groups, tokens=count * CONTEXT, block_size=BLOCK, max_seqs=count,
             step_tokens=CONTEXT, prefix_cache=False,
         )  # fmt: skip
-        self._memory = TorchState(
+        self._memory = CpuState(
             model.groups, self._pool.n_blocks, self._pool.n_slots, block_size=BLOCK, dtype="f16"
         )
         self._steps = StepBuilder(model.groups, BLOCK)
@@ -74,7 +73,7 @@ class Sequences:
         specs = [(g.layers, g.spec) for g in self.model.groups if isinstance(g.spec, PagedKV)]
         return sum(layers * spec.bytes_per_token("f16") for layers, spec in specs)
 
-    def feed(self, tokens: list[list[int]], done: int) -> torch.Tensor:
+    def feed(self, tokens: list[list[int]], done: int) -> F32:
         """The next tokens of every sequence, each `done` tokens long: logits of the last ones."""
         chunks = []
         for seq, new in zip(self._seqs, tokens, strict=True):
@@ -91,7 +90,6 @@ class Sequences:
 
 
 def main(path: str, threads: int, clock: str) -> None:
-    torch.set_num_threads(1)
     now = time.process_time if clock == "cpu" else time.perf_counter
     library = Library(isa.choose(os.environ.get("RBEE_CPU_ISA", "")))
     ops = CpuOps(library, Team(library, threads))

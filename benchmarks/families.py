@@ -42,7 +42,6 @@ def summary(
         "decode_tok_s": statistics.median(ours["decode_tok_s"] for ours, _ in runs),
         "gb_s": round(statistics.median(ours["gb_s"] for ours, _ in runs), 2),
         "of_llama": round(statistics.median(ratios), 3),
-        "fallbacks": first["fallbacks"],
         "samples": [round(r, 3) for r in ratios],
     }
 

@@ -13,8 +13,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import torch
-
 from benchmarks.cpu_ours import BLOCK, CONTEXT, Sequences
 from rbee_worker.models import build_model, outline_model
 from rbee_worker.models.random import random_checkpoint
@@ -30,7 +28,6 @@ PROMPT, REPEATS = 16, 3
 
 
 def main(config: str, form: str, threads: int, steps: int, clock: str) -> None:
-    torch.set_num_threads(1)
     now = time.process_time if clock == "cpu" else time.perf_counter
     library = Library(isa.choose())
     ops = CpuOps(library, Team(library, threads))
@@ -56,7 +53,6 @@ def main(config: str, form: str, threads: int, steps: int, clock: str) -> None:
         "token_bytes": traffic.nbytes,
         "decode_tok_s": round(found, 2),
         "gb_s": round(found * (traffic.nbytes + cached) / 1e9, 3),
-        "fallbacks": sorted(set(model.fallbacks)),
     }
     sys.stdout.write(json.dumps(out) + "\n")
 

@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.cpu_ours import Sequences
@@ -63,7 +61,6 @@ class Gaps:
 
 
 def main(path: str, count: int, threads: int) -> None:
-    torch.set_num_threads(1)
     settings = Settings(model=path, backend="cpu", threads=threads, max_seqs=max(8, count))
     engine, _ = load_engine(settings, lambda loading: None)
     model = engine.runner._model

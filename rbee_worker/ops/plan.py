@@ -15,7 +15,6 @@ import numpy as np
 from rbee_worker.checkpoint.formats import (
     DECODABLE,
     FORMATS,
-    Named,
     Packed,
     TensorInfo,
     TensorSource,
@@ -48,9 +47,6 @@ class PlanOps:
         self._held_as = held
         self.device = "none"
         self.uses: dict[tuple[str, str], Use] = {}  # by the file's format and the held one
-        # matrices in the order they are built in: the tensors that each stacks, by name, where it
-        # stacks whole tensors of the source and nothing that was made of them
-        self.order: list[tuple[str, ...]] = []
 
     @property
     def file_bytes(self) -> dict[str, int]:
@@ -75,7 +71,6 @@ class PlanOps:
     def stack(self, members: Sequence[Sequence[Packed]]) -> Weight:
         """Sizes of all matrices of a stack, no data."""
         first, count = members[0], len(members)
-        self.order += [names for names in map(names_of, members) if names]
         rows, cols = sum(p.shape[0] for p in first), first[0].shape[1]
         held = [self._held(p) for p in first]
         for n, (name, size) in enumerate(held):
@@ -136,19 +131,11 @@ class Outline:
         """The tensor, or its blank outline. Raises as `source` does for an unreadable format."""
         info = self._source.info(name)
         if info.nbytes <= self.SMALL or info.format not in DECODABLE:
-            small = self._source.read(name)
-            return Named(small.data, small.format, small.shape, name)
-        empty = blank(info.format, info.shape)
-        return Named(empty.data, empty.format, empty.shape, name)
+            return self._source.read(name)
+        return blank(info.format, info.shape)
 
     def release(self) -> None:
         """Nothing was read that is worth giving back."""
-
-
-def names_of(parts: Sequence[Packed]) -> tuple[str, ...]:
-    """The names of tensors of a source; none where one of `parts` was made of them."""
-    named = [part.name for part in parts if isinstance(part, Named)]
-    return tuple(named) if len(named) == len(parts) else ()
 
 
 def blank(name: str, shape: tuple[int, ...]) -> Packed:

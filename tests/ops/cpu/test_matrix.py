@@ -11,7 +11,7 @@ from rbee_worker.models import build_model
 from rbee_worker.ops.cpu.backend.ops import CpuOps
 from rbee_worker.ops.cpu.runtime import matrix
 from rbee_worker.ops.cpu.runtime.arena import Arena
-from rbee_worker.ops.cpu.runtime.matrix import Holder, hold
+from rbee_worker.ops.cpu.runtime.matrix import Holder
 from rbee_worker.ops.cpu.runtime.team import Team
 from tests import tiny
 
@@ -28,6 +28,14 @@ def random_matrix(seed, rows, cols):
     return Packed(values.view(np.uint8), "F32", (rows, cols))
 
 
+def hold(library, team, packed):
+    """One matrix with its contents."""
+    holder = Holder(library, team, Arena(1 << 24))
+    made = holder.hold([packed])
+    holder.flush()
+    return made
+
+
 SHAPES = [(16, 32), (40, 64), (1, 7), (300, 32), (17, 100)]
 
 
@@ -38,7 +46,7 @@ def test_contents_come_with_the_flush_and_do_not_depend_on_the_company(best, tea
     assert not any(part.data.any() for m in made for part in m.parts)
     together.flush()
     for one, got in zip(given, made, strict=True):
-        want = hold(best, team, Arena(1 << 22), [one])
+        want = hold(best, team, one)
         assert (got.rows, got.cols, got.nbytes) == (want.rows, want.cols, want.nbytes)
         for a, b in zip(got.parts, want.parts, strict=True):
             assert np.array_equal(a.data, b.data)
@@ -67,5 +75,5 @@ def test_a_model_is_whole_when_it_is_built(best, team, tmp_path):
         "model.embed_tokens.weight": model.embed,
         "model.layers.1.mlp.down_proj.weight": model.blocks[1].mlp.down.weight,
     }.items():
-        want = hold(best, team, Arena(1 << 24), [ckpt.source.read(name)])
+        want = hold(best, team, ckpt.source.read(name))
         assert np.array_equal(weight.data.parts[0].data, want.parts[0].data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -123,23 +123,8 @@ class Holder:
             self._team.run(words(entries), header)
 
 
-def hold_all(
-    library: Library, team: Team, arena: Arena, several: Iterable[Sequence[Packed]]
-) -> list[Matrix]:
-    """Several matrices with their contents."""
-    holder = Holder(library, team, arena)
-    made = [holder.hold(packed) for packed in several]
-    holder.flush()
-    return made
-
-
-def hold(library: Library, team: Team, arena: Arena, packed: Sequence[Packed]) -> Matrix:
-    """One matrix with its contents."""
-    return hold_all(library, team, arena, [packed])[0]
-
-
 def outline(packed: Sequence[Packed]) -> Matrix:
-    """What `hold` makes of matrices, without their data."""
+    """What a `Holder` makes of matrices, without their contents."""
     parts, first = [], 0
     for run in _runs(packed):
         rows = sum(p.shape[0] for p in run)

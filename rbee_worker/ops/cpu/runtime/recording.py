@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.ops import Ops, RopeSpec
 from rbee_worker.ops.batch import Array
-from rbee_worker.ops.cpu.runtime.ahead import HeldAhead
 from rbee_worker.ops.cpu.runtime.arena import Arena
-from rbee_worker.ops.cpu.runtime.matrix import Holder, Matrix
+from rbee_worker.ops.cpu.runtime.matrix import Holder
 from rbee_worker.ops.cpu.runtime.native import Library
 from rbee_worker.ops.cpu.runtime.recorder import Buf, Recorder
 from rbee_worker.ops.cpu.runtime.team import Team
@@ -32,6 +30,7 @@ class Recording:
     block_size: int
     longest: int  # tokens of a sequence
     ropes: list[RopeSpec] = field(default_factory=list)
+    attend_items: dict[Hashable, Region] = field(default_factory=dict)  # lists of `attend.plan`
 
 
 class RecordingOps(Ops):
@@ -41,7 +40,6 @@ class RecordingOps(Ops):
     team: Team
     arena: Arena
     exact: bool
-    held: HeldAhead | None
     holder: Holder
     recording: Recording | None
 
@@ -52,14 +50,9 @@ class RecordingOps(Ops):
         return self.recording
 
     def _result(self, width: int) -> Buf:
-        """A new activation, each thread's own where threads would have nothing to share."""
+        """A new activation, private to each thread where threads would have nothing to split."""
         rec = self.now.recorder
-        return rec.buffer(width, own=rec.alone(width))
-
-    def hold(self, parts: Sequence[Packed]) -> Matrix:
-        """A matrix for the kernels; it has its contents after `weights_done`."""
-        found = self.held.take(parts) if self.held is not None else None
-        return found or self.holder.hold(parts)
+        return rec.buffer(width, private=rec.replicates(width))
 
     @abstractmethod
     def _prepare(self, x: Buf, form: str) -> Region:
