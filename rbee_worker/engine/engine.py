@@ -138,14 +138,18 @@ class Engine:
         started = self._clock()
         plan = self.scheduler.schedule()
         pending = self.launch(plan)
-        if self._pending is not None:
-            before, self._pending = self._pending, None
-            self.collect(before)
+        self.settle()
         if self.runner.overlaps and pending.launched is not None:
             self._pending = pending
         else:
             self.collect(pending)
         return self._report(plan, started)
+
+    def settle(self) -> None:
+        """Collect the step that still runs, if there is one."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            self.collect(pending)
 
     def launch(self, plan: Plan) -> Pending:
         """Hand a plan to the runner. An exception is carried, not raised."""
@@ -162,7 +166,6 @@ class Engine:
                 self.runner.enter(seq)
             return Pending(plan, self.runner.launch(plan))
         except Exception as error:
-            log.exception("a step of %d sequences failed", len(plan.chunks))
             return Pending(plan, error=error)
 
     def collect(self, pending: Pending) -> None:
@@ -177,7 +180,6 @@ class Engine:
             try:
                 draws, scores = self.runner.collect(pending.launched)
             except Exception as late:
-                log.exception("a step of %d sequences failed", len(plan.chunks))
                 error = late
         if error is not None:
             self._recover(plan, error)
@@ -275,6 +277,7 @@ class Engine:
         """A step failed. Of one sequence: it is to blame. Of several (the others may have ended
         meanwhile): each runs alone once, and the one to blame fails there. If they fail only
         together, the youngest goes in the end."""
+        log.error("a step of %d sequences failed", len(plan.chunks), exc_info=error)
         seqs = [c.seq for c in plan.chunks if c.seq.state is c.state and not c.seq.done]
         if not seqs:
             return

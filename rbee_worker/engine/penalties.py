@@ -69,7 +69,8 @@ class Change(Struct, frozen=True):
 
 
 class Penalties:
-    """Who has entries and which; a slot without costs nothing. The numbers are in `table`."""
+    """Which slots have entries, and for which tokens; a slot without entries costs nothing. The
+    numbers are in `table`."""
 
     def __init__(self, vocab_size: int, table: BiasTable) -> None:
         self._vocab = vocab_size

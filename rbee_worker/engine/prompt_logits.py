@@ -19,6 +19,7 @@ def prompt_logits(engine: Engine, ids: Sequence[int]) -> NDArray[np.float32]:
 
     No more tokens at once than a step has. Raises OutOfMemory where live sequences leave no room.
     """
+    engine.settle()
     pool = engine.pool
     seq = engine.sequence(Submit(seq="", prompt_ids=tuple(ids), params=SamplingParams()))
     pool.attach(seq.state, limit=0)  # a row that is taken from a cached prefix has no logits

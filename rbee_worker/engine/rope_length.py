@@ -2,8 +2,8 @@
 
 Dynamic NTK goes by the prompt's length for as long as the sequence lives. LongRoPE goes by the
 length of all that is known: the step that takes a sequence past `switch` tokens uses the long
-frequencies for every key, so those computed with the short ones are of no more use. The length is a
-function of the tokens alone, so an answer does not depend on what was computed when. Torch-free.
+frequencies for every key, so keys computed with the short ones become useless. The length is a
+function of the tokens alone, so an answer does not depend on what was computed when.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class RopeLengths:
     """`switches`: lengths past which a sequence's keys are computed again, ascending."""
 
     def __init__(self, ropes: Iterable[RopeSpec] = ()) -> None:
-        self._bent = [r for r in ropes if r.dynamic is not None or r.long_inv_freq is not None]
-        self.switches = sorted({r.switch for r in self._bent if r.long_inv_freq is not None})
+        self._varying = [r for r in ropes if r.dynamic is not None or r.long_inv_freq is not None]
+        self.switches = sorted({r.switch for r in self._varying if r.long_inv_freq is not None})
 
     def of(self, prompt: int, tokens: int) -> int:
         """The rope length of a sequence of `tokens` tokens, the first `prompt` of which are its
@@ -36,7 +36,7 @@ class RopeLengths:
     def salt(self, length: int) -> bytes:
         """What keys depend on besides tokens and positions, for sequences of that rope length."""
         parts: list[int] = []
-        for rope in self._bent:
+        for rope in self._varying:
             if rope.dynamic is not None:
                 parts.append(max(length, rope.dynamic[2]))
             if rope.long_inv_freq is not None:

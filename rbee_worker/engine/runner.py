@@ -17,9 +17,10 @@ from rbee_worker.engine.messages import StepTimes
 from rbee_worker.engine.sampler import Drawing, Sampler
 from rbee_worker.engine.scheduler import Chunk, Plan
 from rbee_worker.engine.sequence import Sequence
-from rbee_worker.engine.step_numbers import Drawn, ScoreRows, Step, StepBuilder
+from rbee_worker.engine.step_numbers import ScoreRows, Step, StepBuilder
 from rbee_worker.ops.backend import Executable, StateMemory
 from rbee_worker.ops.batch import Array, Batch
+from rbee_worker.state.specs import Fixed
 from rbee_worker.types import TokenLogprob
 
 SCORE_ROWS = 64  # rows of logits held at once while scoring a prompt
@@ -45,7 +46,7 @@ class Launched(Struct):
     """A step that was handed to the backend, and what is known of it so far."""
 
     chunks: list[Chunk]
-    rows: list[Chunk]  # whose each row that draws is
+    rows: list[Chunk]  # the chunk of each row that draws
     began_us: float
     sampling_start_us: float = 0.0
     sampling_us: float = 0.0
@@ -73,6 +74,7 @@ class Runner:
         one before is collected. clock: microseconds; given where times of steps are wanted."""
         self._model, self._memory, self._sampler = model, memory, sampler
         self._steps = StepBuilder(model.groups, block_size, bucket=max_seqs if buckets else 0)
+        self._recurrent = any(isinstance(group.spec, Fixed) for group in model.groups)
         self.overlaps = overlaps
         self._slots = list(range(max_seqs - 1, -1, -1))
         self._drawn: dict[Sequence, int] | None = {} if overlaps else None
@@ -103,7 +105,7 @@ class Runner:
     def launch(self, plan: Plan) -> Launched:
         """Hand a plan's chunks to the backend: compute them, draw and score what they ask for."""
         began, chunks = self._now_us(), plan.chunks
-        step, batch = self._staged(plan, self._drawn)
+        step, batch = self._staged(plan)
         launched = Launched(chunks, step.draws, began)
         if step.scores or not step.draws:
             self._launch_hidden(step, batch, launched)
@@ -115,21 +117,19 @@ class Runner:
         return launched
 
     def logits(self, plan: Plan) -> list[Array]:
-        """Logits of every row of a plan, in parts of at most `SCORE_ROWS`; nothing is drawn. Each
-        part is good until the next is asked for, so it is copied here."""
-        hidden = self._model.hidden(self._staged(plan, None)[1])
+        """Logits of every row of a plan, in parts of at most `SCORE_ROWS`; nothing is drawn, and no
+        step may be running. Each part is good until the next is asked for, so it is copied here."""
+        hidden = self._model.hidden(self._staged(plan)[1])
         parts = range(0, len(hidden), SCORE_ROWS)
         return [np.asarray(self._model.head(hidden[i : i + SCORE_ROWS])).copy() for i in parts]
 
-    def _staged(self, plan: Plan, drawn: Drawn | None) -> tuple[Step, Batch]:
+    def _staged(self, plan: Plan) -> tuple[Step, Batch]:
         """A plan's step, its recurrent state where it belongs, as the model takes it."""
-        chunks = plan.chunks
         if plan.copies:
             self._memory.copy(plan.copies)
-        fresh = [c.state.slot for c in chunks if not c.start and c.state.slot]
-        if fresh:
+        if self._recurrent and (fresh := [c.state.slot for c in plan.chunks if not c.start]):
             self._memory.clear(fresh)
-        step = self._steps.build(chunks, drawn)
+        step = self._steps.build(plan.chunks, self._drawn)
         return step, self._memory.stage(step.numbers)
 
     def collect(self, launched: Launched) -> tuple[list[Draw], list[Scores]]:

@@ -1,4 +1,4 @@
-"""From logits to one token a row: prepared here, done by the backend, all rows together.
+"""Draws one token for each row of logits: prepared here, done by the backend, all rows together.
 
 Order of operations: logit_bias, penalties (repetition, presence, frequency), temperature, top_k,
 top_p, min_p, draw. Temperature 0 is the argmax after bias and penalties, ties to the lower id. A
@@ -63,6 +63,7 @@ class Sampler:
         self._sampling = sampling
         self._penalties = Penalties(vocab_size, sampling.bias_table(max_seqs))
         self._plain: set[int] = set()  # slots: greedy, nothing applied, no logprobs
+        self._scored: set[int] = set()  # slots that want logprobs
         # Plain lists indexed by slot: right after a step, one numpy call costs more than a Python
         # loop over a few rows.
         self._kept: list[tuple[float, int, float, float] | None] = [None] * max_seqs
@@ -99,7 +100,9 @@ class Sampler:
         applies = self._penalties.add(
             slot, params, prompt_ids, output_ids, eos_ids=eos_ids, exempt_ids=exempt_ids
         )
-        if params.logprobs is None and params.temperature == 0 and not applies:
+        if params.logprobs is not None:
+            self._scored.add(slot)
+        elif params.temperature == 0 and not applies:
             self._plain.add(slot)
         return self._penalties.counts_draws(slot)
 
@@ -107,6 +110,7 @@ class Sampler:
         """The sequence in `slot` ended or was preempted. Unknown slots are fine."""
         self._penalties.remove(slot)
         self._plain.discard(slot)
+        self._scored.discard(slot)
 
     def prepare(self, slots: Sequence[int], indices: Sequence[int]) -> Prepared:
         """What the draws of some rows go by: row i draws token indices[i] of slots[i]'s sequence.
@@ -116,11 +120,15 @@ class Sampler:
         if self._plain.issuperset(slots):
             return Prepared(len(slots))
         params = [self._draw_params(s, i) for s, i in zip(slots, indices, strict=True)]
+        scored = {}
+        if not self._scored.isdisjoint(slots):
+            tops = enumerate(self._logprobs[slot] for slot in slots)
+            scored = {row: top for row, top in tops if top is not None}
         return Prepared(
             len(slots),
             None if params.count(None) == len(params) else params,
             self._penalties.prepare(slots, indices),
-            {r: top for r, s in enumerate(slots) if (top := self._logprobs[s]) is not None},
+            scored,
         )
 
     def sample(self, logits: Array, prepared: Prepared) -> Drawing:

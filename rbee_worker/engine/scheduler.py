@@ -10,7 +10,8 @@ same thing: a sequence that wants n tokens computed.
     2. Nobody starves. A sequence that wants one token (decode) is served before those that want
        many, and there are always fewer sequences than budget, so something is left for the oldest
        of the others. Only a younger sequence is ever preempted for an older one: the oldest keeps
-       what it has and gets at least one token in every step.
+       what it has and gets at least one token in every step (where steps overlap, in every step
+       that does not have to wait for the result of the one before).
     3. The pool is asked oldest first, so a sequence that loses its place has not been planned in
        this step. A step plans at most `token_budget` tokens.
     4. A preempted sequence is one with nothing computed. It keeps its tokens, its output included.

@@ -7,7 +7,7 @@ or sunk too early gives other tokens than the same request alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -189,8 +189,10 @@ def make_engine(
     kv_cache: bool = True,
     sampler: type[Sampler] = CheckedSampler,
     backend: str | None = None,
+    clock: Callable[[], float] | None = None,
 ) -> Engine:
-    """An engine around the fake model. backend: see BACKENDS; None: what a test runs with."""
+    """An engine around the fake model. backend: see BACKENDS; None: what a test runs with. clock:
+    the runner's."""
     model, backend = model or FakeModel(), backend or BACKEND
     pool = StatePool(
         model.groups,
@@ -218,6 +220,7 @@ def make_engine(
         max_seqs=max_seqs,
         buckets=backend == "late, padded",
         overlaps=backend != "now",
+        clock=clock,
     )
     return Engine(
         runner,

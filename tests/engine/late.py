@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from rbee_worker.ops.batch import Batch, StepNumbers
@@ -77,6 +78,12 @@ class Late:
         while not self._done:
             self._device.todo.popleft()()
         return self.value
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        return np.asarray(self.host(), dtype)
 
     def __getitem__(self, index: Any) -> Any:
         """Of rows, later; of one row, now."""

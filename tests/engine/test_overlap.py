@@ -25,6 +25,7 @@ from rbee_worker.engine.messages import (
     Submit,
     Tokens,
 )
+from rbee_worker.engine.prompt_logits import prompt_logits
 from rbee_worker.state.specs import StateGroup
 from rbee_worker.types import EosToken, SamplingParams
 from tests.engine.fakes import (
@@ -35,8 +36,10 @@ from tests.engine.fakes import (
     WINDOWED,
     FakeModel,
     ask,
+    expected,
     greedy,
     make_engine,
+    next_logits,
 )
 from tests.engine.late import Device
 from tests.engine.test_engine import Log
@@ -410,6 +413,24 @@ def test_the_last_of_a_failed_step_is_not_to_blame_for_those_that_have_ended() -
     log = finish(engine, ask("a", [5, 6], 9, eos=eos), ask("b", [8, 9], 9))
     assert log.finished["a"].stop.rule == "EOS"
     assert log.tokens == {"a": out[:3], "b": other}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_logits_of_a_prompt_between_two_steps(backend: str) -> None:
+    """The step that runs is collected first: its log-probabilities are computed from its logits."""
+    engine = make_engine(backend=backend, token_budget=7)
+    run, asked, ids = Run(engine), ask("a", [5, 6], 9, logprobs=2), list(range(4, 20))
+    run.submit(asked)
+    for _ in range(3):
+        run.step()
+    logits = prompt_logits(engine, ids)
+    for n, row in enumerate(logits, 1):
+        assert row.tolist() == next_logits(expected(ids[:n], FULL)).tolist()
+    run.end()
+    one = Run(make_engine(backend="now"))
+    one.submit(asked)
+    one.end()
+    assert run.answers == one.answers
 
 
 def test_log_probabilities_are_of_the_right_step() -> None:

@@ -207,6 +207,55 @@ def test_logprobs_zero_is_the_drawn_token_alone():
     assert one.top == ()
 
 
+# ---- rows of a step: padding, several of one sequence
+
+
+ROWS = [
+    SamplingParams(temperature=0),
+    SamplingParams(seed=3),
+    SamplingParams(temperature=0, repetition_penalty=1.4, logprobs=2),
+    SamplingParams(seed=5, top_k=7, logit_bias={4: 2.0}, logprobs=0),
+]
+
+
+@pytest.mark.parametrize("members", [[0], [0, 0], [1, 0], [2, 1, 0], [3, 2, 1, 0, 1]], ids=str)
+def test_rows_after_those_that_draw_are_padding(members):
+    """Whatever they hold, they change nothing and are not reported."""
+    found = []
+    for padding in (0, 1, 3):
+        sampler = DrawnSampler(VOCAB, 8)
+        for slot, member in enumerate(members):
+            sampler.add(slot, ROWS[member], [4, 5])
+        steps = []
+        for step in range(3):
+            rows = [logits(10 * step + slot) for slot in range(len(members))]
+            rows += [torch.full((1, VOCAB), math.nan), torch.full((1, VOCAB), -INF), logits(99)]
+            steps.append(
+                sampler.draw(torch.cat(rows[: len(members) + padding]), [*range(len(members))])
+            )
+        found.append(steps)
+    assert repr(found[0]) == repr(found[1]) == repr(found[2])
+    assert all(len(step.ids) == len(members) and not step.errors for step in found[0])
+
+
+def test_several_rows_of_one_sequence_draw_by_their_own_places():
+    """As a step draws them that checks guessed tokens: one after another, or all at once."""
+    params, prompt = SamplingParams(seed=9, top_p=0.9, min_tokens=2), [4] * 62
+    whole = generate(params, prompt=prompt, steps=6)  # past 64, where the numbers come anew
+    sampler = DrawnSampler(VOCAB, 4)
+    sampler.add(2, params, prompt, eos_ids=[EOS])
+    z = torch.cat([logits(step) for step in range(6)])
+    prepared = sampler.prepare([2] * 6, [62 + step for step in range(6)])
+    assert sampler.collect(sampler.sample(z, prepared)).ids == whole
+    banned = constant({EOS: 9.0, 9: 7.0})
+    greedy = SamplingParams(temperature=0, min_tokens=2)
+    sampler.add(1, greedy, prompt, eos_ids=[EOS])
+    prepared = sampler.prepare([1] * 4, [62, 63, 64, 65])
+    z = torch.cat([banned(0)] * 4)
+    assert sampler.collect(sampler.sample(z, prepared)).ids == [9, 9, EOS, EOS]
+    assert torch.equal(z, torch.cat([banned(0)] * 4))  # what was edited is put back, row by row
+
+
 # ---- greedy, ties, bad rows
 
 

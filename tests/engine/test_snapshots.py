@@ -11,6 +11,7 @@ from rbee_worker.engine.messages import Finished, Preempted, Scheduled, Tokens
 from rbee_worker.state.specs import Fixed, StateGroup
 from tests.engine.fakes import RECURRENT, FakeModel, ask, greedy, make_engine
 
+pytestmark = pytest.mark.usefixtures("backend")
 ALONE = (StateGroup(Fixed((("h", (1,)),)), 1),)
 BOTH = pytest.mark.parametrize("groups", [ALONE, RECURRENT], ids=["recurrent", "hybrid"])
 PROMPT = [5, 6, 7, 8] * 6

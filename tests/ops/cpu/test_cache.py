@@ -254,3 +254,17 @@ def test_kernels_load_wherever_memory_is_left(tmp_path):
         cwd=Path(__file__).parents[3],
     )
     assert done.stdout == "loaded\n", done.stderr[-2000:]
+
+
+def test_a_note_of_kernels_that_there_no_longer_are_is_outdated(tmp_path):
+    """As one that another state of these sources wrote; whoever reads it finds the list anew."""
+    cache = str(tmp_path)
+    kernel_cache.compile_missing(["team.stop"], TARGET, cache_dir=cache)
+    kernel_cache.remember("a model", ["team.stop", "gone.apply"], TARGET, cache_dir=cache)
+    noted = kernel_cache.recall("a model", TARGET, cache_dir=cache)
+    assert noted is not None
+    assert "gone.apply" in noted
+    assert kernel_cache.are_kept(["team.stop"], TARGET, cache_dir=cache)
+    assert not kernel_cache.are_kept(noted, TARGET, cache_dir=cache)
+    with pytest.raises(ModelError, match=r"no CPU kernel gone\.apply"):
+        kernel_sources.kernel_module("gone.apply")

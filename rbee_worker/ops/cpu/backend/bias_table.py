@@ -27,9 +27,8 @@ class CpuBiasTable:
         self._keep: list[object] = []  # what addresses point to
         self._apply, self._undo = (self._program(library, name) for name in ("apply", "undo"))
         self._header: Words = np.zeros(2, np.int64)
-        self._records: Words = np.zeros((max_seqs, m.EDIT_BYTES // 8), np.int64)
-        self._bytes = memoryview(self._records).cast("B")  # type: ignore[arg-type]
-        self._header[m.RECORDS // 8] = self._records.ctypes.data
+        self._capacity = 0
+        self._take_rows(max_seqs)
         self._factors = np.zeros((max_seqs, 3), np.float32)
         self._header_at, self._factors_at = self._header.ctypes.data, self._factors.ctypes.data
         self._known: tuple[F32, int, int] | None = None  # the last logits, address and stride
@@ -47,13 +46,21 @@ class CpuBiasTable:
         """See `BiasTable.clear`."""
         self._reserve(0)
 
+    def _take_rows(self, rows: int) -> None:
+        """Room for so many rows of one step: there may be several of one slot."""
+        self._rows = rows
+        self._records: Words = np.zeros((rows, m.EDIT_BYTES // 8), np.int64)
+        self._bytes = memoryview(self._records).cast("B")  # type: ignore[arg-type]
+        self._header[m.RECORDS // 8] = self._records.ctypes.data
+        self._before = np.zeros((rows, self._capacity), np.float32)
+        self._before_at = self._before.ctypes.data
+
     def _reserve(self, capacity: int) -> None:
         self._capacity = capacity
         self._ids = np.zeros((self._max_seqs, capacity), np.int32)
         self._values = np.zeros((self._max_seqs, 4, capacity), np.float32)
-        self._before = np.zeros((self._max_seqs, capacity), np.float32)
         self._ids_at, self._values_at = self._ids.ctypes.data, self._values.ctypes.data
-        self._before_at = self._before.ctypes.data
+        self._take_rows(self._rows)
 
     def _grow(self, capacity: int) -> None:
         if capacity <= self._capacity:
@@ -99,7 +106,9 @@ class CpuBiasTable:
         if self._known is None or self._known[0] is not logits:
             self._known = logits, *address_of(logits, logits.shape[1])
         _, at, stride = self._known
-        place, room = 0, self._capacity
+        if len(edits.rows) > self._rows:
+            self._take_rows(len(edits.rows))
+        place, before, room = 0, self._before_at, self._capacity
         for row, slot, used, bans in zip(*edits[:4], strict=True):
             _RECORD.pack_into(
                 self._bytes,
@@ -111,9 +120,10 @@ class CpuBiasTable:
                 used,
                 bans,
                 self._factors_at + slot * 12,
-                self._before_at + slot * room * 4,
+                before,
             )
             place += m.EDIT_BYTES
+            before += room * 4
         self._header[m.ROWS // 8] = len(edits.rows)
         self._team.replay(*self._apply, self._header_at)
         return partial(self._put_back, logits)
@@ -128,5 +138,5 @@ def address_of(logits: F32, vocab: int) -> tuple[int, int]:
     kernel will follow both."""
     assert logits.dtype == np.float32
     assert logits.shape[1] == vocab
-    assert logits.strides[1] == 4 or vocab == 1
+    assert logits.strides[1] == 4 or vocab == 1 or not logits.size
     return int(logits.ctypes.data), logits.strides[0]

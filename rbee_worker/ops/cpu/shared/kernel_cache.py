@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING
 
 from rbee_worker.errors import ModelError
 from rbee_worker.ops.cpu.shared.isa import Isa
-from rbee_worker.ops.cpu.shared.kernel_sources import PACKAGE, source_digest
+from rbee_worker.ops.cpu.shared.kernel_sources import PACKAGE, is_kernel, source_digest
 
 if TYPE_CHECKING:
     import subprocess
@@ -112,10 +112,11 @@ def compile_missing(
     return missing
 
 
-def are_kept(names: Iterable[str], isa: Isa, *, cache_dir: str = "") -> bool:
-    """Is every kernel of `names` in the cache?"""
+def are_kept(names: Sequence[str], isa: Isa, *, cache_dir: str = "") -> bool:
+    """Is every kernel of `names` in the cache? One that there no longer is (names may come of an
+    outdated note) is not."""
     where = folder(isa, cache_dir)
-    return not _missing({n: stem(n, where) for n in names}, where)
+    return all(map(is_kernel, names)) and not _missing({n: stem(n, where) for n in names}, where)
 
 
 def remember(asker: str, names: Iterable[str], isa: Isa, *, cache_dir: str = "") -> None:

@@ -38,6 +38,11 @@ def kernel_module(name: str) -> str:
     return module
 
 
+def is_kernel(name: str) -> bool:
+    """Whether there is a module that builds kernels of this name."""
+    return name.partition(".")[0] in _kernel_modules()
+
+
 @functools.cache
 def _kernel_modules() -> dict[str, str]:
     """Modules in the folders of `kernels/`, by the last part of their names."""
