@@ -29,7 +29,7 @@ SLOW := slow and not kernels and not long
 
 export RBEE_PIP_ARGS := $(PIP_ARGS)
 
-.PHONY: run test test-slow test-cpu test-long test-latest lint lock bench-cpu clean
+.PHONY: run test test-slow test-cpu test-long test-latest lint lock size new-model bench-cpu clean
 
 run: $(VENV)/.run
 	$(VENV)/bin/rbee-worker generate --chat "$(PROMPT)" $(RUN_ARGS)
@@ -70,6 +70,14 @@ lock: $(DEV)/.python
 	printf '%s\n' $(BUILDERS) uv | UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile \
 	  --universal --python-version 3.11 --python $(BIN)/python --upgrade --all-extras --annotation-style line \
 	  --no-emit-index-url --no-emit-find-links --output-file constraints.txt pyproject.toml - >/dev/null
+
+# Starts a model family (docs/adding-a-model.md): make new-model NAME=its_model_type
+new-model: $(DEV)/.test
+	$(BIN)/python -m tests.archs.new $(NAME)
+
+# The bytes that `make run` downloads before the model, which must stay within a budget.
+size: $(VENV)/.python
+	$(VENV)/bin/python -m benchmarks.packages $(BUILDERS)
 
 # Every row of docs/performance.md's CPU table, beside llama.cpp compiled for this machine, on a machine that
 # does nothing else: an hour or two. BENCH_ARGS="--rounds 1 --only Q4_0" is a first look.

@@ -1,7 +1,10 @@
-"""What `make run` downloads before the model: `python -m benchmarks.packages`.
+"""What `make run` downloads before the model: `make size`.
+
+    python -m benchmarks.packages BUILDERS..
 
 pip fetches the wheels of this system and Python, in the versions of constraints.txt, into a folder
 that is then removed. Prints one JSON object with their sizes; exit status 1 above the budget.
+BUILDERS: packages that are installed beside those of pyproject.toml.
 """
 
 from __future__ import annotations
@@ -17,7 +20,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 BUDGET = 120e6  # bytes
-BUILDERS = ("pip", "hatchling", "editables")
 
 
 def sizes(wanted: list[str]) -> dict[str, int]:
@@ -32,7 +34,7 @@ def sizes(wanted: list[str]) -> dict[str, int]:
 
 def main() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    found = sizes([*project["dependencies"], *BUILDERS])
+    found = sizes([*project["dependencies"], *sys.argv[1:]])
     total = sum(found.values())
     largest = dict(sorted(found.items(), key=lambda item: -item[1])[:5])
     result = {"bytes": total, "budget": int(BUDGET), "wheels": len(found), "largest": largest}

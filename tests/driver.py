@@ -116,7 +116,9 @@ class Driver:
             blocks = seq.blocks[group]
             while len(blocks) * size < seq.computed + n:
                 blocks.append(self._blocks[group].pop())
-        table = np.zeros((len(counts), max(len(s.blocks[group]) for s, _ in counts)), np.int32)
+        table = np.zeros(
+            (len(counts), max((len(s.blocks[group]) for s, _ in counts), default=1)), np.int32
+        )
         for row, (seq, _) in zip(table, counts, strict=True):
             row[: len(seq.blocks[group])] = seq.blocks[group]
         slots = [

@@ -22,12 +22,15 @@ from rbee_worker.checkpoint.hf_config import canonical
 from rbee_worker.checkpoint.names import DIALECTS
 from rbee_worker.checkpoint.renamed import renamed_config
 from rbee_worker.errors import UnsupportedModel
-from rbee_worker.models import ARCHITECTURES, build_model, plan_model
+from rbee_worker.models import ARCHITECTURES, build_model
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.config import read_config
 from rbee_worker.ops import Ops
+from rbee_worker.ops.reference.dequant import dequantize
 from rbee_worker.ops.reference.ops import ReferenceOps
+from rbee_worker.verify.compare import compare
 from rbee_worker.verify.compare import relative_error as error
+from rbee_worker.verify.oracle import hf_trace
 from tests.archs import (
     ARCHS,
     Arch,
@@ -38,6 +41,7 @@ from tests.archs import (
     write_safetensors,
 )
 from tests.driver import Driver
+from tests.outlines import planned_model
 from tests.prompts import random_prompt as prompt
 
 WITH_GGUF = [a for a in ARCHS if a.gguf_arch is not None]
@@ -89,6 +93,21 @@ def test_a_tiny_model_has_the_whole_pattern_of_layers(arch: Arch) -> None:
     assert arch.config().num_hidden_layers >= longest
 
 
+def layers_that_differ(arch: Arch, model: Decoder) -> str:
+    """Where a wrong number comes from: each layer alone, given transformers' states."""
+    tokens = prompt(arch.prompt)
+    return f"{arch.id}: {compare(model, hf_trace(oracle(arch), tokens), tokens)}"
+
+
+def tensors_that_differ(one: Path, other: Path) -> str:
+    """Which tensors of two files are not the same, by their name today."""
+    a, b = (open_checkpoint(str(path)).source for path in (one, other))
+    common = set(a.names()) & set(b.names())
+    wrong = [n for n in sorted(common) if not torch.equal(*(dequantize(s.read(n)) for s in (a, b)))]
+    alone = sorted(set(a.names()) ^ set(b.names()))
+    return f"tensors that differ: {wrong[:8]}; in one of the files only: {alone[:8]}"
+
+
 def as_read(arch: Arch) -> dict[str, Any]:
     """The row's config.json in the names of today."""
     written, model_type = arch.config().to_dict(), arch.config().model_type
@@ -109,7 +128,7 @@ def test_logits_equal_transformers(arch: Arch, folder: Path) -> None:
         step = hf(torch.tensor([tokens]), use_cache=True)
         want = step.logits[0]
         assert got.shape == want.shape
-        assert error(got, want) < TOLERANCE
+        assert error(got, want) < TOLERANCE, layers_that_differ(arch, model)
         assert max(error(g, w) for g, w in zip(got, want, strict=True)) < TOLERANCE
         for _ in range(arch.decoded):
             token = int(want[-1].argmax())
@@ -166,8 +185,8 @@ def test_gguf_f32_equals_safetensors(arch: Arch, folder: Path) -> None:
         driver = Driver(model)
         results.append(driver.feed([(driver.start(tokens), len(tokens))])[0])
     if arch.exact:
-        assert torch.equal(*results)
-    assert error(*results) < 1e-6
+        assert torch.equal(*results), tensors_that_differ(path, folder / arch.id)
+    assert error(*results) < 1e-6, tensors_that_differ(path, folder / arch.id)
 
 
 @rows(WITH_GGUF)
@@ -200,7 +219,7 @@ def test_gguf_packed_equals_its_dequantized_weights(arch: Arch, folder: Path) ->
 def test_the_plan_counts_what_the_model_has(arch: Arch, folder: Path) -> None:
     """A plan reads no data and knows parameters, bytes and state groups of the real thing."""
     model = ours(arch, folder)
-    planned, plan = plan_model(open_checkpoint(str(folder / arch.id)), "f32")
+    planned, plan = planned_model(open_checkpoint(str(folder / arch.id)), "f32")
     assert planned.groups == model.groups
     assert planned.n_parameters == model.n_parameters
     hf = oracle(arch)

@@ -1,9 +1,104 @@
-"""Error lines: short, one line, always with what to do."""
+"""An error is one line: short, with its fix, and with nothing in it that a terminal would obey."""
+
+from __future__ import annotations
+
+import io
+import sys
+import unicodedata
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rbee_worker import errors
-from rbee_worker.errors import LINE, FieldError, InvalidRequest, WorkerError, one_line
+from rbee_worker.cli.terminal import error_line
+from rbee_worker.errors import (
+    LINE,
+    MOST_FAULTS,
+    FieldError,
+    InvalidRequest,
+    UsageError,
+    WorkerError,
+    one_line,
+)
+from rbee_worker.observe import log
+
+ANY = st.text(st.characters(codec=None, categories=None), max_size=700)
+
+
+@given(ANY, st.none() | ANY)
+def test_any_error_is_a_short_line_that_can_be_shown(message: str, fix: str | None) -> None:
+    text = str(UsageError(message, fix=fix))
+    assert len(text) <= LINE
+    assert ("Fix: " in text) >= (fix is not None)
+    text.encode()  # no lone surrogates
+    assert all(unicodedata.category(c) not in ("Cc", "Cs", "Zl", "Zp") for c in text)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain, with é, 日本 and 🙂", "plain, with é, 日本 and 🙂"),
+        ("a\nb\tc\r\0d", "a␊b␉c␍␀d"),
+        ("\x1b[31mred\x7f", "␛[31mred␡"),
+        ("\x9b31m", "\ufffd31m"),
+        ("abc\u202etxt.exe", "abc\ufffdtxt.exe"),
+        ("a\u2028b\ud800", "a\ufffdb\ufffd"),
+    ],
+)
+def test_control_characters_are_pictures(text: str, shown: str) -> None:
+    assert one_line(text) == shown
+
+
+def test_what_is_too_long_loses_its_middle_and_keeps_its_ends() -> None:
+    text = "".join(chr(ord("a") + i % 26) for i in range(900))
+    short = one_line(text, 100)
+    assert len(short) == 100
+    head, _, tail = short.partition("…")
+    assert text.startswith(head)
+    assert text.endswith(tail)
+    assert min(len(head), len(tail)) > 20
+
+
+def test_message_and_fix_share_the_line_and_both_are_kept_whole() -> None:
+    error = UsageError("m" * 900, fix="f" * 900)
+    text = str(error)
+    assert text.startswith("m" * 50)
+    assert " Fix: fff" in text
+    assert len(text) == LINE
+    assert error.fix == "f" * 900
+    short = UsageError("no such thing", fix="make one.")
+    assert str(short) == "no such thing. Fix: make one."
+
+
+def test_many_faults_are_counted() -> None:
+    faults = [FieldError(f"f{i}", "c", "is wrong") for i in range(MOST_FAULTS + 936)]
+    error = InvalidRequest(faults)
+    assert len(error.told) == MOST_FAULTS + 1
+    assert error.told[-1].message == "and 936 more faults, which are not listed"
+    assert InvalidRequest(faults[:MOST_FAULTS]).told == faults[:MOST_FAULTS]
+    assert str(error).endswith("and 936 more faults, which are not listed")
+
+
+def test_the_line_of_a_command_has_300_characters_at_most(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    error_line(str(UsageError("\x1b]0;title\x07" * 200, fix="x" * 400)))
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ␛]0;title␇")
+    assert len(line) <= 300
+
+
+def test_log_lines_obey_nothing_either() -> None:
+    stream = io.StringIO()
+    try:
+        log.setup("info", "text", stream)
+        log.logger("http").info("request", extra=log.fields(path="/\x1b[2J\nfake line", n=1))
+    finally:
+        log.setup("warning", "text", sys.stderr)
+    [line] = stream.getvalue().splitlines()
+    assert line.endswith('http: request path="/␛[2J␊fake line" n=1')
+
 
 KINDS = [
     kind

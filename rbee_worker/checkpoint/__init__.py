@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rbee_worker.checkpoint import hf_config, limits, mapped, safetensors, scaled, tied
+from rbee_worker.checkpoint import foreign, hf_config, limits, mapped, safetensors, scaled, tied
 from rbee_worker.checkpoint.formats import DECODABLE, INTEGERS, TensorSource
 from rbee_worker.checkpoint.gguf import GgufFile
+from rbee_worker.checkpoint.gguf_split import open_gguf
 from rbee_worker.checkpoint.names import TOKENIZER_KEYS, Architecture
-from rbee_worker.checkpoint.reading import read_json, read_text
-from rbee_worker.checkpoint.refs import resolve
+from rbee_worker.checkpoint.reading import inside, read_json, read_text
 from rbee_worker.checkpoint.renamed import RenamedSource
 from rbee_worker.checkpoint.tokenizer_files import tokenizer_files
 from rbee_worker.errors import CheckpointError
@@ -44,6 +44,10 @@ def open_checkpoint(
 
     progress(what, done, total bytes). Raises BadReference, CheckpointError, UnsupportedModel.
     """
+    from rbee_worker.checkpoint.refs import (
+        resolve,  # an engine is given a path and needs none of it
+    )
+
     return open_found(ref, resolve(ref, cache_dir=cache_dir, progress=progress))
 
 
@@ -55,7 +59,7 @@ def open_found(ref: str, path: Path) -> Checkpoint:
 
 
 def _open_gguf(ref: str, path: Path) -> Checkpoint:
-    file = GgufFile.open(path)
+    file = open_gguf(path)
     row = mapped.architecture_of(file)
     arch, config = mapped.read_config(file, row)
     return Checkpoint(
@@ -85,19 +89,21 @@ def _notes(file: GgufFile, row: Architecture) -> tuple[str, ...]:
 
 
 def _open_directory(ref: str, path: Path) -> Checkpoint:
+    foreign.refuse_directory(path)
     if not (path / "config.json").is_file() and list(path.glob("*.safetensors")):
         raise CheckpointError(
             f"{path}: has no config.json.", fix="fetch config.json of the model as well"
         )
     tensors, notes = safetensors.open_directory(path)
-    arch, config, dialect = hf_config.read_config(path / "config.json")
+    arch, config, dialect = hf_config.read_config(inside(path, path / "config.json"))
+    foreign.refuse_quantized(config, tensors, str(path))
     config = scaled.understood(config, str(path))
     source: TensorSource = scaled.joined(tensors)
     if dialect is not None and (dialect.tensors or dialect.prefixes):
         source = RenamedSource(source, dialect, config.get("num_hidden_layers"))
     config, source, more = tied.settle(arch, config, source)
     files = tokenizer_files(path)
-    tokenizer_config = _optional(path / "tokenizer_config.json")
+    tokenizer_config = _optional(path, "tokenizer_config.json")
     if "chat_template.jinja" in files:
         tokenizer_config["chat_template"] = read_text(files["chat_template.jinja"])
     return Checkpoint(
@@ -106,7 +112,7 @@ def _open_directory(ref: str, path: Path) -> Checkpoint:
         kind="safetensors",
         arch=arch,
         config=config,
-        generation=_optional(path / "generation_config.json"),
+        generation=_optional(path, "generation_config.json"),
         source=source,
         tokenizer_config=tokenizer_config,
         files=files,
@@ -115,5 +121,6 @@ def _open_directory(ref: str, path: Path) -> Checkpoint:
     )
 
 
-def _optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+def _optional(directory: Path, name: str) -> dict[str, Any]:
+    path = directory / name
+    return read_json(inside(directory, path)) if path.is_file() else {}

@@ -52,7 +52,8 @@ def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     if given == {}:
         del out["rope_parameters"]
     elif isinstance(given, dict) and not any(isinstance(v, dict) for v in given.values()):
-        scaling = {"rope_type": "default", **out.pop("rope_parameters")}
+        kind = given.get("rope_type", given.get("type", "default"))
+        scaling = {**out.pop("rope_parameters"), "rope_type": kind}
     if scaling is not None and not isinstance(scaling, dict):
         raise CheckpointError(
             f"{where}: rope_scaling is {str(scaling)[:40]!r}.", fix="it must be an object or null"

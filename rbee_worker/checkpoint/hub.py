@@ -24,6 +24,7 @@ from rbee_worker.checkpoint.cache import (
     silent,
     staged,
 )
+from rbee_worker.checkpoint.gguf_split import parts_of
 from rbee_worker.errors import BadReference, ModelError
 
 # Files of a model directory; only these, and only at the top of the repository.
@@ -141,12 +142,28 @@ def _choose(model: HubModel, sizes: dict[str, int]) -> list[str]:
                 f"{model}: the repository has no such GGUF file (it has: {held}).",
                 fix="name one of its .gguf files, or none for a safetensors model",
             )
-        return [model.file]
+        return _parts(model, ggufs)
     names = sorted(name for name in sizes if _WANTED.fullmatch(name))
     if not any(name.endswith(".safetensors") for name in names):
         fix = f"name a file: {model}:{ggufs[0]}" if ggufs else "use a repository with safetensors"
         raise BadReference(f"{model}: the repository has no safetensors weights.", fix=fix)
     return names
+
+
+def _parts(model: HubModel, ggufs: list[str]) -> list[str]:
+    """The file that was asked for, first, and those that a model in several files has beside it.
+
+    Raises BadReference for one that the repository lacks.
+    """
+    folder, _, name = model.file.rpartition("/")
+    parts = [f"{folder}/{part}" if folder else part for part in parts_of(name)]
+    if missing := [part for part in parts if part not in ggufs]:
+        raise BadReference(
+            f"{model}: the repository lacks {len(missing)} of the model's {len(parts)} files "
+            f"({missing[0]}).",
+            fix="use another version of the model",
+        )
+    return [model.file, *(part for part in parts if part != model.file)]
 
 
 @contextmanager

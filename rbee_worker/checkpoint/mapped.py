@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rbee_worker.checkpoint.foreign import refuse_gguf
 from rbee_worker.checkpoint.formats import Packed, TensorInfo
 from rbee_worker.checkpoint.gguf import GgufFile
 from rbee_worker.checkpoint.hf_config import canonical
@@ -27,24 +28,20 @@ from rbee_worker.checkpoint.unsupported import unsupported
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 
 MAX_COUNT = 1 << 31
+NO_ID = 0xFFFF_FFFF  # how an unsigned key says -1: there is no such token
 _GATING = {1: "softmax", 2: "sigmoid"}  # how llama.cpp numbers them
 _CONVERT = "convert the model again with a current GGUF converter"
 
 
 def architecture_of(file: GgufFile) -> Architecture:
     """The table row of a file. Raises UnsupportedModel, CheckpointError when it names none."""
+    refuse_gguf(file.metadata, str(file.path))
     found = file.metadata.get("general.architecture")
     if not isinstance(found, str):
         raise CheckpointError(f"{file.path}: has no general.architecture.", fix=_CONVERT)
     if found not in GGUF_ARCHITECTURES:
         nearest = _built_alike(file)
         raise unsupported(found, GGUF_ARCHITECTURES, str(file.path), nearest=nearest)
-    parts = file.metadata.get("split.count", 1)
-    if parts != 1:
-        raise UnsupportedModel(
-            f"{file.path}: one part of a model split into {str(parts)[:10]} files.",
-            fix="merge them into one file with llama-gguf-split --merge",
-        )
     return GGUF_ARCHITECTURES[found]
 
 
@@ -145,6 +142,8 @@ def _checked(file: GgufFile, name: str, kind: str) -> Any:
                 f"{file.path}: {name} differs from layer to layer.", fix="use another model"
             )
         value = value[0]
+    if kind == "id" and value == NO_ID:
+        return -1
     if kind == "twice" and type(value) is int and 0 <= value < MAX_COUNT and value % 2 == 0:
         return value // 2
     good = {

@@ -18,6 +18,7 @@ from rbee_worker.errors import CheckpointError
 MAX_JSON_BYTES = 4 << 20
 
 _AGAIN = "fetch the file again"
+_POINTER = b"version https://git-lfs"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -31,14 +32,24 @@ def inside(root: Path, path: Path) -> Path:
     except (OSError, RuntimeError):  # RuntimeError: links in a circle, before Python 3.13
         raise CheckpointError(f"{path}: a link that leads nowhere.", fix=_AGAIN) from None
     stores = [home]
-    if home.parent.name == "snapshots":
-        stores.append(home.parent.parent / "blobs")
+    for folder in home.parents:  # `root` is a snapshot, or a folder of one
+        if folder.name == "snapshots":
+            stores.append(folder.parent / "blobs")
     if not any(found.is_relative_to(store) for store in stores):
         raise CheckpointError(
             f"{path}: a link that leads out of the model's directory.",
             fix="put the file itself there, or give the directory that it is in",
         )
     return path
+
+
+def refuse_pointer(path: Path, start: bytes) -> None:
+    """Raise CheckpointError for a file that git-lfs keeps elsewhere, told by its first bytes."""
+    if start.startswith(_POINTER):
+        raise CheckpointError(
+            f"{path}: a git-lfs pointer, not the file itself.",
+            fix="run `git lfs pull` in its directory, or download it from the model's page",
+        )
 
 
 def read_bytes(path: Path, most: int) -> bytes:
@@ -48,9 +59,11 @@ def read_bytes(path: Path, most: int) -> bytes:
             raise ValueError("not a regular file")
         if path.stat().st_size > most:
             raise ValueError(f"larger than {most >> 20} MiB")
-        return path.read_bytes()
+        data = path.read_bytes()
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}).", fix=_AGAIN) from None
+    refuse_pointer(path, data[:64])
+    return data
 
 
 def read_text(path: Path, most: int = MAX_JSON_BYTES) -> str:

@@ -29,6 +29,7 @@ def check_spellings(config: Mapping[str, Any], where: str) -> None:
     """Raise CheckpointError where two keys that mean the same say different things."""
     refuse_different(config, _PAIRS, where)
     _check_rope(config, where)
+    _check_original(config, where)
     rotary, share = _number(config, "rotary_dim"), _number(config, "partial_rotary_factor")
     width = _head_width(config)
     if rotary and share and width and abs(rotary - share * width) >= 1:
@@ -58,6 +59,16 @@ def _check_rope(config: Mapping[str, Any], where: str) -> None:
         one, other = (rope.get(key, config.get(key)) for rope in (old, against))
         if one != other:  # transformers takes the old description, and this with it
             raise _both(where, f"{key} of rope_scaling", one, f"{key} of rope_parameters", other)
+
+
+def _check_original(config: Mapping[str, Any], where: str) -> None:
+    """The length before stretching, which some families have outside of the description."""
+    key = "original_max_position_embeddings"
+    for name in ("rope_scaling", "rope_parameters"):
+        rope = config.get(name)
+        one, other = config.get(key), rope.get(key) if isinstance(rope, dict) else None
+        if one is not None and other is not None and one != other:
+            raise _both(where, key, one, f"{key} of {name}", other)
 
 
 def _meaning(rope: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rbee_worker.checkpoint import Checkpoint
-from rbee_worker.checkpoint.formats import FORMATS
+from rbee_worker.checkpoint.formats import FLOATS
 from rbee_worker.checkpoint.summary import summarize
 from rbee_worker.config import Settings
 from rbee_worker.errors import ModelError, UsageError
@@ -75,8 +75,7 @@ def preflight(ckpt: Checkpoint, settings: Settings) -> Preflight:
         )
     formats = {use.format: use.nbytes for use in summarize(ckpt.source).formats}
     dtype = backend.compute_dtype(settings, ckpt.kind, formats)
-    packed = any(not FORMATS[f].is_float for f in formats)
-    kv = backend.kv_dtype(settings, dtype, packed)
+    kv = backend.kv_dtype(settings, dtype, not FLOATS.issuperset(formats))
     held = backend.plan_ops(dtype)
     return Preflight(backend, plan_model(ckpt, held), held, dtype, kv)
 

@@ -50,6 +50,7 @@ class Config(small_experts.Config):
     moe_layer_freq: int = 1
     scoring_func: str = "softmax"
     topk_method: str | None = "greedy"
+    rope_interleave: bool | None = True
     num_nextn_predict_layers: int = 0
 
     @property
@@ -85,7 +86,6 @@ class V3(Config):
 
     num_key_value_heads: int | None = 128
     max_position_embeddings: int = 4096
-    rope_interleave: bool | None = True
     first_k_dense_replace: int | None = 3
     n_routed_experts: int | None = 256
     n_shared_experts: int | None = 1
@@ -102,15 +102,15 @@ class V3(Config):
 
 def build_second(c: V2, w: Weights) -> Decoder:
     """V2. Raises CheckpointError, UnsupportedModel."""
-    return _build(c, w, interleaved=True, mlp_bias=c.mlp_bias)
+    return _build(c, w, mlp_bias=c.mlp_bias)
 
 
 def build_third(c: V3, w: Weights) -> Decoder:
     """V3. Raises CheckpointError, UnsupportedModel."""
-    return _build(c, w, interleaved=bool(c.rope_interleave))
+    return _build(c, w)
 
 
-def _build(c: Config, w: Weights, *, interleaved: bool, mlp_bias: bool = False) -> Decoder:
+def _build(c: Config, w: Weights, *, mlp_bias: bool = False) -> Decoder:
     parts.check(c)
     positive(
         "config",
@@ -120,7 +120,7 @@ def _build(c: Config, w: Weights, *, interleaved: bool, mlp_bias: bool = False) 
         v_head_dim=c.v_head_dim,
         moe_layer_freq=c.moe_layer_freq,
     )
-    rope = parts.rope_of(w, c, interleaved=interleaved)
+    rope = parts.rope_of(w, c, interleaved=bool(c.rope_interleave))
     routing = _routing(c)
 
     def block(at: Weights, layer: LayerPlan) -> PreNorm:

@@ -185,7 +185,7 @@ def typed_ropes(
 ) -> dict[str, RopeSpec]:
     """One rotary table for each kind of layers: as `given`, the config's `rope_parameters`, says;
     else the config's own for layers that see all keys, and for those with a window a table that is
-    never scaled, of the base `local`.
+    never scaled, of the base `local`. A `rope_scaling` beside it is of layers that see all keys.
 
     Raises CheckpointError, UnsupportedModel.
     """
@@ -198,6 +198,8 @@ def typed_ropes(
                 f"config: rope_parameters has {kind!r} beside those of layer types.",
                 fix="download the checkpoint's config again.",
             )
+        if kind == FULL:
+            entry = entry | (c.rope_scaling or {})
         theta = entry.get("rope_theta", thetas.get(kind, c.rope_theta))
         if not isinstance(theta, int | float):
             raise CheckpointError(

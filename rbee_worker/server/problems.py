@@ -15,7 +15,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rbee_worker.errors import FieldError, InvalidRequest, NotReady, QueueFull, WorkerError
+from rbee_worker.errors import (
+    FieldError,
+    InvalidRequest,
+    NotReady,
+    QueueFull,
+    WorkerError,
+    one_line,
+)
 
 TYPES = {
     400: "invalid_request_error",
@@ -88,7 +95,8 @@ def problem(
     """An error answer. `errors` lists every offending field."""
     kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     param = param or (errors[0].field if errors else None)
-    body = ErrorBody(message=message, type=kind, code=code, param=param, errors=errors)
+    line = one_line(message)
+    body = ErrorBody(message=line, type=kind, code=code, param=param, errors=errors)
     return json_response(Problem(error=body, errors=errors), status, headers)
 
 

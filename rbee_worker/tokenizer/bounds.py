@@ -13,6 +13,7 @@ import base64
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import tokenizers
@@ -28,7 +29,9 @@ MAX_ADDED = 1 << 17
 MAX_TOKEN_CHARS = 1 << 12
 MAX_STEPS = 64  # of a normalizer
 MAX_GROWTH = 256  # characters that one step makes of one, at most
-MAX_NORMALIZED = 4 << 20  # characters that a normalizer may make of a text
+MAX_NORMALIZED = 1 << 20  # characters that a normalizer may make of a text
+MAX_OWN = 16 << 20  # .. of its own added tokens, at most
+USUAL_GROWTH = 1 << 10  # characters that published normalizers could make of one, all steps
 MAX_AFFIXES = 1 << 10  # ids that a post-processor puts around a text
 
 _AGAIN = "download tokenizer.json again, from a source you trust"
@@ -56,18 +59,27 @@ class Growth:
 
     def check(self, text: str) -> None:
         """Raise InvalidRequest where the normalizer makes far too much of `text`."""
-        most = len(text)
-        for _, factor in self.steps:
-            most *= factor
-        if most <= MAX_NORMALIZED:
+        if len(text) * prod(factor for _, factor in self.steps) <= MAX_NORMALIZED:
             return
         limit = max(MAX_NORMALIZED, 2 * len(text))
         for step, factor in self.steps:
-            if len(text) * factor > limit:
-                message = "the model's tokenizer makes too long a text of it"
-                allowed = f"at most {MAX_NORMALIZED} characters once normalized"
-                raise InvalidRequest([FieldError("prompt", allowed, message)])
-            text = _alone(step).normalize_str(text)
+            text = _grown(_alone(step), factor, text, limit)
+
+
+def _grown(step: normalizers.Normalizer, factor: int, text: str, limit: int) -> str:
+    """What one step makes of `text`, piece by piece, so that no piece becomes longer than `limit`;
+    what pieces lose at their ends does not matter to lengths. Raises InvalidRequest beyond it."""
+    size = max(limit // factor, 1)
+    pieces, length = [], 0
+    for at in range(0, len(text), size):
+        piece = step.normalize_str(text[at : at + size])
+        length += len(piece)
+        if length > limit:
+            message = "the model's tokenizer makes too long a text of it"
+            allowed = f"at most {MAX_NORMALIZED} characters once normalized"
+            raise InvalidRequest([FieldError("prompt", allowed, message)])
+        pieces.append(piece)
+    return "".join(pieces)
 
 
 @dataclass(frozen=True)
@@ -93,7 +105,8 @@ def check_tokenizer(made: Mapping[str, Any]) -> Bounded:
         raise _beyond(f"its normalizer makes {largest} characters of one")
     _check_added(made, factors)
     patterns = {*_patterns(made.get("normalizer")), *_patterns(made.get("pre_tokenizer"))}
-    return Bounded(Growth(tuple(zip(flat, factors, strict=True))), not patterns <= _PUBLISHED)
+    growth = Growth(tuple(zip(flat, factors, strict=True)))
+    return Bounded(growth, not patterns <= _PUBLISHED or prod(factors) > USUAL_GROWTH)
 
 
 def _check_vocabulary(made: Mapping[str, Any]) -> None:
@@ -118,10 +131,7 @@ def _check_added(made: Mapping[str, Any], factors: list[int]) -> None:
         for t in added
         if isinstance(t, dict) and t.get("normalized") and _is_text(t.get("content"))
     ]
-    size = sum(map(len, normalized))
-    for factor in factors:
-        size *= factor
-    if size > MAX_NORMALIZED:
+    if sum(map(len, normalized)) * prod(factors) > MAX_OWN:
         raise _beyond("its normalizer makes too long a text of its own added tokens")
 
 
@@ -176,13 +186,13 @@ def _charsmap(step: Mapping[str, Any]) -> bytes:
 
 
 def _patterns(component: Any) -> Iterator[str]:
-    """Every regular expression below a component."""
+    """Every regular expression below a component, line breaks spelled as escapes."""
     left = [component]
     while left:
         value = left.pop()
         if isinstance(value, dict):
             if isinstance(pattern := value.get("Regex"), str):
-                yield pattern
+                yield pattern.replace("\r", r"\r").replace("\n", r"\n")
             left += value.values()
         elif isinstance(value, list):
             left += value

@@ -7,6 +7,7 @@ from typing import Any
 
 from rbee_worker.errors import CheckpointError
 from rbee_worker.tokenizer.core import Tokenizer
+from rbee_worker.tokenizer.gguf import NO_ID
 from rbee_worker.tokenizer.source import TokenizerSource
 from rbee_worker.tokenizer.turns import END_OF_TURN, NOT_AMONG
 from rbee_worker.types import EosToken
@@ -60,7 +61,8 @@ def _configured(ckpt: TokenizerSource) -> Iterator[tuple[int, str]]:
         return
     for key in (*_GGUF_KEYS, *_GGUF_LISTS):
         name = f"tokenizer.ggml.{key}"
-        yield from ((i, f"gguf:{name}") for i in _ids(ckpt.gguf.metadata.get(name), name))
+        ids = _ids(ckpt.gguf.metadata.get(name), name)
+        yield from ((i, f"gguf:{name}") for i in ids if i not in NO_ID)
 
 
 def _by_text(ckpt: TokenizerSource, tokenizer: Tokenizer) -> Iterator[tuple[int, str]]:

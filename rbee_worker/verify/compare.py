@@ -63,6 +63,14 @@ class Comparison:
         """The layer with the largest error of its own."""
         return max(self.steps, key=lambda s: float("inf") if s.alone != s.alone else s.alone)
 
+    def __str__(self) -> str:
+        """One line: which layer is the first that is wrong, and how far off the logits are."""
+        steps = ", ".join(
+            f"{s.name} {s.alone:.1e}" for s in self.steps if not within(s.alone, self.tolerance)
+        )
+        wrong = f"wrong alone: {steps}" if steps else "every layer alone is right"
+        return f"{wrong}; the logits differ by {self.logits.error:.1e}"
+
 
 def within(error: float, tolerance: float) -> bool:
     """False for NaN too."""

@@ -68,7 +68,7 @@ ARCHS: tuple[Arch, ...] = (
     Arch(
         "gemma3-linear",
         G3,
-        _gemma3(rope_parameters=_DUAL, query_pre_attn_scalar=48, num_key_value_heads=2),
+        _gemma3(rope_parameters=_DUAL, num_key_value_heads=2),
     ),
     Arch(
         "gemma2",

@@ -272,9 +272,9 @@ def test_an_unsupported_architecture_is_named(tmp_path, found, near):
     assert caught.value.exit_code == 3
 
 
-def test_one_part_of_a_split_model(tmp_path):
-    with pytest.raises(UnsupportedModel, match="split into 3 files"):
-        opened(tmp_path, split__count=3)
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_file_that_is_split_in_one_is_whole(tmp_path, count):
+    assert opened(tmp_path, split__count=count).config["hidden_size"] == DIM
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,14 @@ DIFFERENT: dict[str, tuple[str, dict[str, Any], tuple[str, str]]] = {
         },
         ("linear", "default"),
     ),
+    "the length before stretching": (
+        "phi3",
+        {
+            "original_max_position_embeddings": 8,
+            "rope_scaling": {"type": "longrope", "original_max_position_embeddings": 16},
+        },
+        ("8", "16"),
+    ),
     "patterns": (
         "gemma3_text",
         {"sliding_window_pattern": 2, "_sliding_window_pattern": 3},
@@ -109,8 +117,10 @@ def test_every_renamed_key_is_held_against_its_new_name(model_type: str, tmp_pat
     for old, new in dialect.keys.items():
         both = {**sound, old: 3, new: 3}
         assert read(tmp_path, both)[new] == 3
-        if old == "padded_vocab_size":  # ChatGLM's own code reads it alone
-            assert read(tmp_path, {**both, new: 2})[new] == 3
+        if old in ("padded_vocab_size", "seq_length", "ffn_hidden_size"):
+            different = read(tmp_path, {**both, new: 2})  # the model's own code reads the old one
+            assert different[new] == 3
+            assert different[f"{new} (beside {old})"] == 2
             continue
         with pytest.raises(CheckpointError, match=f"{new} is 2, but {old} is 3"):
             read(tmp_path, {**both, new: 2})
@@ -127,6 +137,7 @@ SAME: dict[str, dict[str, Any]] = {
     "empty": {"rope_scaling": LINEAR, "rope_parameters": {}},
     "a base outside": {"rope_theta": 5.0, "rope_parameters": {**LINEAR, "rope_theta": 7.0}},
     "a base in the old one": {"rope_theta": 5.0, "rope_scaling": {**LINEAR, "rope_theta": 7.0}},
+    "old names in the new key": {"rope_parameters": {"type": "linear", "factor": 4.0}},
     "two kinds": {"rope_scaling": {"type": "linear", **DYNAMIC}},
 }
 

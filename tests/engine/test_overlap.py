@@ -348,7 +348,10 @@ def test_what_is_drawn_after_the_end_is_dropped_and_its_blocks_stay_until_then(
 @pytest.mark.parametrize("backend", LATE)
 def test_a_draw_in_flight_is_not_counted_for_the_next_in_its_slot(backend: str) -> None:
     """A cancelled request's last token comes when another one with penalties has its slot."""
-    params = SamplingParams(temperature=0.0, max_tokens=14, presence_penalty=1.9)
+    few = dict.fromkeys((3, 4, 5, 6), 50.0)  # all others are out of the question
+    params = SamplingParams(
+        temperature=0.0, max_tokens=14, frequency_penalty=1.5, logit_bias=few, ignore_eos=True
+    )
     first = Submit(seq="a", prompt_ids=(5, 6), params=params)
     second = Submit(seq="b", prompt_ids=(9,), params=params)
     want = finish(make_engine(max_seqs=1), second).tokens["b"]

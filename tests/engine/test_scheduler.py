@@ -204,6 +204,21 @@ def test_suspects_run_alone_once_and_in_order() -> None:
     assert len(run.step().chunks) == 3
 
 
+def test_nobody_runs_beside_a_suspect_that_waits_for_its_token() -> None:
+    """Where steps overlap, a step with nobody in it waits for the suspect's."""
+    run = make(budget=16, depth=2)
+    seqs = [sequence(run.pool, i, 3, 4, first=i) for i in range(2)]
+    for seq in seqs:
+        seq.waits = True
+        run.scheduler.add(seq)
+    plan = run.scheduler.schedule()
+    run.scheduler.suspect([c.seq for c in plan.chunks])
+    for chunk in plan.chunks:
+        run.pool.commit(chunk.state, chunk.count)
+    assert [names(run.step()) for _ in range(4)] == [[("0", 0, 3, 1)], [], [("1", 0, 3, 1)], []]
+    assert names(run.step()) == [("0", 3, 1, 1), ("1", 3, 1, 1)]
+
+
 REQUESTS = st.lists(
     st.tuples(
         st.integers(0, 12),  # step of arrival

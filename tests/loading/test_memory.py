@@ -157,6 +157,8 @@ def test_a_pool_costs_nothing_until_it_is_touched(state: type[Memory], dtype: st
     k[3, 77] = 2
     assert int((k[3, 76:79] == 2).sum()) == 16 * 2 * 8
     assert resident() - before < 16 << 20
+    latent = StateGroup(PagedKV(1, 16, 0), 8)
+    assert state([latent], [4], 0, block_size=16, dtype=dtype).memory[0].v.nbytes == 0
 
 
 def test_the_machine_and_its_container(tmp_path: Path) -> None:

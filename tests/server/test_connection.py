@@ -172,3 +172,32 @@ def test_a_client_that_is_gone_is_told_from_one_that_waits(stream: str) -> None:
         began = time.monotonic()
         wait_for(lambda: served.engine.held == 0, 30)
         assert time.monotonic() - began < 30
+
+
+# ---- error lines
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/%1b%5b31m%0a/nothing", None),
+        ("GET", "/" + "nothing" * 900, None),
+        ("PUT", "/info", None),
+        ("GET", "/v1/jobs/" + "x" * 5000, None),
+        ("GET", "/v1/models/%0d%0a", None),
+        ("POST", "/v1/infer", {"prompt": "x", "\x1b[31m\n" * 40: 1, "temprature": 1}),
+        ("POST", "/v1/infer", {"prompt": "x", **{f"odd\x00{i}" * 20: i for i in range(99)}}),
+        ("POST", "/v1/infer", {"messages": [{"role": "user", "con\ntent" * 99: "x"}]}),
+        ("POST", "/v1/completions", {"model": "\x1b" * 500, "prompt": "x"}),
+        ("POST", "/tokenize", {"\x9b" * 400: 1}),
+        ("POST", "/v1/embeddings", {"input": "x"}),
+        ("POST", "/v1/jobs", {"operation": "\x1b[2J" * 300}),
+    ],
+)
+def test_error_lines_are_short_and_say_what_to_do(
+    served: Served, method: str, path: str, body: Any
+) -> None:
+    response = served.http.request(method, path, json=body)
+    assert response.status_code >= 400
+    found = check_problem(response.content, response.json()["error"]["code"])
+    assert not any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 for c in found["error"]["message"])

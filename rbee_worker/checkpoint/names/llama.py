@@ -75,8 +75,11 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen": Architecture(
         model_type="qwen2",
         keys=(
-            *(key for key in DENSE_KEYS if key.hf != "intermediate_size"),
+            *(k for k in DENSE_KEYS if k.hf not in ("intermediate_size", "rms_norm_eps")),
             Key("feed_forward_length", "intermediate_size", "twice", required=True),
+            # Converters of different years call the same number by either name.
+            Key("attention.layer_norm_epsilon", "rms_norm_eps", "number"),
+            Key("attention.layer_norm_rms_epsilon", "rms_norm_eps", "number"),
         ),
         tensors=(*_HALVES, *layer_rows("attn_qkv", "self_attn.qkv_proj")),
         constants=_QWEN,

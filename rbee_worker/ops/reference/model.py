@@ -21,7 +21,7 @@ class ReferenceModel:
     """See `ops.backend.Executable`."""
 
     def __init__(self, decoder: Decoder) -> None:
-        self.decoder = decoder
+        self.decoder, self.ops = decoder, decoder.ops
         self.groups: tuple[StateGroup, ...] = decoder.groups
         self.vocab_size = decoder.vocab_size
         self.context = decoder.context

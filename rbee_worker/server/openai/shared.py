@@ -11,6 +11,7 @@ import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.types import ASGIApp
 
+from rbee_worker.errors import one_line
 from rbee_worker.server.encoding import LONG, answered, encoded
 from rbee_worker.server.jobs import Job
 from rbee_worker.server.problems import ErrorBody, Problem
@@ -126,10 +127,8 @@ class ChunkRendering:
 
 def mid_stream(event: Error) -> Problem:
     """An error after the answer has begun."""
-    body = ErrorBody(
-        message=event.message, type="server_error", code=event.code.lower(), param=None
-    )
-    return Problem(error=body)
+    message, code = one_line(event.message), event.code.lower()
+    return Problem(error=ErrorBody(message=message, type="server_error", code=code, param=None))
 
 
 async def respond(

@@ -1,5 +1,5 @@
-"""The cpu backend for drivers and engines that speak torch: arrays on one side, tensors on the
-other, the same memory."""
+"""The cpu backend for tests that speak torch: arrays on one side, tensors on the other, the same
+memory."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rbee_worker.ops.batch import Batch, PagedState
-from rbee_worker.ops.cpu.backend.model import CpuModel
+from rbee_worker.ops.batch import Batch, FixedState, PagedState, State
 from rbee_worker.ops.cpu.backend.sampling import CpuSampling
 
 
@@ -24,36 +23,14 @@ def array(x: Any) -> Any:
 def arrays(batch: Batch) -> Batch:
     """A batch of tensors as one of arrays."""
     named = {k: array(v) for k, v in vars(batch).items()}
-    paged = [s for s in batch.state if isinstance(s, PagedState)]
-    assert len(paged) == len(batch.state)
-    state = tuple(PagedState(*map(array, (s.k, s.v, s.table, s.slots))) for s in paged)
-    return Batch(**{**named, "state": state})
+    return Batch(**{**named, "state": tuple(map(_state, batch.state))})
 
 
-class TorchModel:
-    """A `CpuModel` that takes batches of tensors and gives tensors."""
-
-    def __init__(self, model: CpuModel) -> None:
-        self.model = model
-        self.groups, self.vocab_size, self.context = model.groups, model.vocab_size, model.context
-        self._known: tuple[Batch, Batch] | None = None  # the last batch, and its arrays
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
-
-    def _arrays(self, batch: Batch) -> Batch:
-        if self._known is None or self._known[0] is not batch:
-            self._known = batch, arrays(batch)
-        return self._known[1]
-
-    def hidden(self, batch: Batch) -> Tensor:
-        return torch.from_numpy(self.model.hidden(self._arrays(batch)))
-
-    def head(self, rows: Tensor) -> Tensor:
-        return torch.from_numpy(self.model.head(rows.numpy()))
-
-    def logits(self, batch: Batch) -> Tensor:
-        return torch.from_numpy(self.model.logits(self._arrays(batch)))
+def _state(state: State) -> State:
+    if isinstance(state, PagedState):
+        return PagedState(*map(array, (state.k, state.v, state.table, state.slots)))
+    tensors = {name: array(tensor) for name, tensor in state.tensors.items()}
+    return FixedState(tensors, array(state.slots))
 
 
 class TorchLogits:

@@ -13,7 +13,7 @@ import pytest
 
 from rbee_worker.errors import ModelError
 from rbee_worker.ops.cpu.runtime.native import Library
-from rbee_worker.ops.cpu.shared import isa, kernel_cache
+from rbee_worker.ops.cpu.shared import isa, kernel_cache, kernel_sources
 
 TARGET = isa.choose()
 NAMES = ["norm.rms", "each.add", "team.stop", "rope.half", "linear.q4_1", "attend.f16"]
@@ -142,18 +142,44 @@ def test_a_variant_that_does_not_exist_is_an_error(tmp_path):
 
 
 def test_a_name_changes_with_any_source_it_is_made_from(monkeypatch):
-    before = {n: kernel_cache.stem(n) for n in ("attend.f16", "each.add")}
-    read = kernel_cache._content.__wrapped__
-
-    def edited(module):
-        return read(module) + (b"# edited" if module == "kernels.attention.softmax" else b"")
-
-    monkeypatch.setattr(kernel_cache, "_content", edited)
-    kernel_cache.stem.cache_clear()
-    after = {n: kernel_cache.stem(n) for n in before}
-    kernel_cache.stem.cache_clear()
+    names = ("attend.f16", "each.add")
+    before = {n: kernel_sources.source_digest(n) for n in names}
+    edited = dict(kernel_sources.sources())
+    edited["kernels.attention.softmax"] += b"# edited"
+    monkeypatch.setattr(kernel_sources, "sources", lambda: edited)
+    after = {n: kernel_sources.source_digest(n) for n in names}
     assert after["attend.f16"] != before["attend.f16"]
     assert after["each.add"] == before["each.add"]
+    edited["compiler.emit"] += b"# edited"
+    assert kernel_sources.source_digest("each.add") != before["each.add"]
+
+
+def test_who_imports_whom_is_kept_and_read_again_after_any_edit(tmp_path, monkeypatch):
+    fresh = kernel_sources.imports()
+    read = kernel_sources.imports.__wrapped__
+    assert read(tmp_path) == fresh
+    (kept,) = tmp_path.iterdir()
+    parse = Counting(kernel_sources.imports_of)
+    monkeypatch.setattr(kernel_sources, "imports_of", parse)
+    assert read(tmp_path) == fresh
+    assert not parse.calls
+    kept.write_text("half a fil")
+    assert read(tmp_path) == fresh
+    assert parse.calls == len(fresh)
+    texts = kernel_sources.sources()
+    edited = {**texts, "kernels.norm": b"from rbee_worker.ops.cpu.shared import step\n"}
+    monkeypatch.setattr(kernel_sources, "sources", lambda: edited)
+    assert read(tmp_path)["kernels.norm"] == ["shared", "shared.step"]
+    assert read(tmp_path / "not there")["kernels.norm"] == ["shared", "shared.step"]
+
+
+class Counting:
+    def __init__(self, function):
+        self.function, self.calls = function, 0
+
+    def __call__(self, *args):
+        self.calls += 1
+        return self.function(*args)
 
 
 IMPORTS = """
@@ -173,32 +199,21 @@ def build(variant):
 """
 
 
-def test_every_way_to_write_an_import_is_seen(monkeypatch):
+def test_every_way_to_write_an_import_is_seen():
     """A source that is not seen could change while old machine code is served."""
-    read = kernel_cache._content.__wrapped__
-    monkeypatch.setattr(
-        kernel_cache,
-        "_content",
-        lambda module: IMPORTS.encode() if module == "kernels.norm" else read(module),
-    )
-    for cached in (kernel_cache._imports, kernel_cache._sources):
-        cached.cache_clear()
-    try:
-        found = kernel_cache._sources("kernels.norm")
-        assert found >= {
-            "kernels.norm",
-            "kernels.attention.micro",
-            "kernels.attention.softmax",
-            "shared.step",
-            "kernels.vmath",
-            "kernels.sampling.doubles",
-            "shared.held",
-            "compiler.vec",  # by micro
-        }
-        assert "shared.isa" not in kernel_cache._imports("kernels.norm")
-    finally:
-        for cached in (kernel_cache._imports, kernel_cache._sources):
-            cached.cache_clear()
+    texts = {**kernel_sources.sources(), "kernels.norm": IMPORTS.encode()}
+    graph = {module: kernel_sources.imports_of(module, text) for module, text in texts.items()}
+    assert kernel_sources.reached(("kernels.norm",), graph, texts) >= {
+        "kernels.norm",
+        "kernels.attention.micro",
+        "kernels.attention.softmax",
+        "shared.step",
+        "kernels.vmath",
+        "kernels.sampling.doubles",
+        "shared.held",
+        "compiler.vec",  # by micro
+    }
+    assert "shared.isa" not in graph["kernels.norm"]
 
 
 def test_the_slowest_begin_first():

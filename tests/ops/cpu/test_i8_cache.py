@@ -18,11 +18,9 @@ from rbee_worker.ops.cpu.runtime.native import Library
 from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared import isa
 from rbee_worker.session.client import EngineClient
-from rbee_worker.state.specs import row_bytes
 from rbee_worker.types import End, Request, Token
 from tests.driver import Driver
 from tests.engine.tiny import write_tiny
-from tests.ops.cpu.bridge import TorchModel
 
 PROMPT = "The quick brown fox jumps over the lazy dog, " * 2
 
@@ -37,15 +35,13 @@ def logits(path, kv, counts):
     team = Team(library, 2)
     ops = CpuOps(library, team, exact=True)
     built, shape = build_model(open_checkpoint(str(path)), ops), Shape(128, 8, 256, 16, kv)
-    model = TorchModel(CpuModel(built, ops, shape))
-    driver = Driver(model)
+    driver = Driver(CpuModel(built, ops, shape), dtype=kv)
     if kv == "i8":
-        for group, spec in enumerate(g.spec for g in model.groups):
-            for cache, dim in ((driver.k, spec.k_dim), (driver.v, spec.v_dim)):
-                shape = (*cache[group].shape[:-1], row_bytes(kv, dim))
-                cache[group] = torch.full(shape, -1, dtype=torch.int8)
+        for memory in driver.memory.memory:
+            memory.k.fill(-1)
+            memory.v.fill(-1)
     seq = driver.start([1 + i * 7 % 250 for i in range(sum(counts))])
-    out = torch.cat([driver.feed([(seq, n)])[0].clone() for n in counts])
+    out = torch.cat([driver.feed([(seq, n)])[0] for n in counts])
     team.close()
     return out
 

@@ -18,7 +18,8 @@ import llvmlite.binding as llvm
 
 from rbee_worker.ops.cpu.compiler.kernel import Kernel, compile_kernel
 from rbee_worker.ops.cpu.compiler.values import KernelError
-from rbee_worker.ops.cpu.shared.kernel_cache import PACKAGE, RECORD, TEMPORARY, kernel_module, stem
+from rbee_worker.ops.cpu.shared.kernel_cache import RECORD, TEMPORARY, stem
+from rbee_worker.ops.cpu.shared.kernel_sources import PACKAGE, kernel_module
 
 
 def build(name: str) -> Kernel:
@@ -50,7 +51,7 @@ def _work(folder: Path, cpu: str, features: str) -> None:
     wants_text = bool(os.environ.get("RBEE_CPU_ASSEMBLY"))
     while record := os.read(sys.stdin.fileno(), RECORD):
         name = record.decode().strip()
-        kernel, where = build(name), folder / stem(name)
+        kernel, where = build(name), folder / stem(name, folder)
         code, assembly = compile_kernel(kernel, cpu, features, assembly=wants_text)
         if wants_text:
             _write(where, ".s", assembly.encode())

@@ -113,9 +113,7 @@ class Header:
         self.groups, self.shape = groups, shape
         self._angles = [Angles(spec) for spec in ropes]
         self._angles_written: list[tuple[object, object]] = [(None, None)] * len(ropes)
-        self._written: dict[
-            int, tuple[Array, ...]
-        ] = {}  # arrays whose addresses are written, by group
+        self._written: dict[int, tuple[Array, ...]] = {}  # by group: arrays whose addresses stand
         self._known: _KnownBatch | None = None
         words: Words = np.zeros(step.words(len(groups), len(ropes)), np.int64)
         self._words = memoryview(words)  # type: ignore[arg-type]

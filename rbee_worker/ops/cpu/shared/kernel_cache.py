@@ -6,28 +6,26 @@ Object files live in `<cache>/kernels/<processor>/<name>-<key>.o` with their arg
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
 import json
 import os
 import re
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from rbee_worker.errors import ModelError
 from rbee_worker.ops.cpu.shared.isa import Isa
+from rbee_worker.ops.cpu.shared.kernel_sources import PACKAGE, source_digest
 
-PACKAGE = "rbee_worker.ops.cpu"
-_ROOT = Path(__file__).parents[1]
+if TYPE_CHECKING:
+    import subprocess
+
 TEMPORARY = ".part"  # ends the name of a file that is being written
 RECORD = 128  # bytes of a kernel's name, filled up with spaces, on the way to `compile.py`
 _FEW = 4  # compiling processes where nobody says how many; each takes 130 MB
@@ -55,80 +53,21 @@ def folder(isa: Isa, cache_dir: str = "") -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     root = Path(cache_dir) if cache_dir else Path(home) / "rbee-worker"
     digest = hashlib.sha256()
+    import llvmlite  # its version only: who is served by `reference` may not have it
+
     texts = [isa.cpu, isa.features, sys.platform, sys.version]
-    for text in (*texts, version("llvmlite")):
+    for text in (*texts, llvmlite.__version__):
         digest.update(text.encode() + b"\0")
     return root / "kernels" / f"{isa.name}-{digest.hexdigest()[:16]}"
 
 
-def kernel_module(name: str) -> str:
-    """The module of this package that kernel `name`, "module.variant", is built by.
+@functools.cache
+def stem(name: str, where: Path | None = None) -> str:
+    """File name, without ending, of kernel `name`: it changes with any source it is made from.
 
-    Raises ModelError where there is none.
+    where: the folder that it belongs to.
     """
-    module = _kernel_modules().get(name.partition(".")[0])
-    if module is None:
-        raise ModelError(
-            f"there is no CPU kernel {name}.", fix="report it: a backend asked for it by mistake."
-        )
-    return module
-
-
-@functools.cache
-def _kernel_modules() -> dict[str, str]:
-    """Modules in the folders of `kernels/`, by the last part of their names."""
-    found = sorted(_path("kernels").with_suffix("").rglob("[a-z]*.py"))
-    modules = {p.stem: ".".join(p.relative_to(_ROOT).with_suffix("").parts) for p in found}
-    assert len(modules) == len(found), "two kernel modules have one name"
-    return modules
-
-
-@functools.cache
-def stem(name: str) -> str:
-    """File name, without ending, of kernel `name`: it changes with any source it is made from."""
-    digest = hashlib.sha256()
-    for source in sorted(_sources(kernel_module(name)) | _sources("compiler.compile")):
-        digest.update(source.encode() + b"\0" + _content(source))
-    return f"{name}-{digest.hexdigest()[:16]}"
-
-
-@functools.cache
-def _content(module: str) -> bytes:
-    return _path(module).read_bytes()
-
-
-@functools.cache
-def _sources(module: str) -> frozenset[str]:
-    """`module` and the modules of this package that it imports, directly or not."""
-    found, todo = set[str](), [module]
-    while todo:
-        name = todo.pop()
-        if name in found or not _path(name).exists():
-            continue
-        found.add(name)
-        todo += _imports(name)
-    return frozenset(found)
-
-
-@functools.cache
-def _imports(module: str) -> tuple[str, ...]:
-    """Names that `module` imports from this package; some are functions, not modules."""
-    found = []
-    for node in ast.walk(ast.parse(_content(module))):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            parent = node.module or ""
-            if node.level:  # relative
-                above = f"{PACKAGE}.{module}".rsplit(".", node.level)[0]
-                parent = f"{above}.{parent}".rstrip(".")
-            found += [parent, *(f"{parent}.{alias.name}" for alias in node.names)]
-    inside = f"{PACKAGE}."
-    return tuple(name.removeprefix(inside) for name in found if name.startswith(inside))
-
-
-def _path(module: str) -> Path:
-    return _ROOT / (module.replace(".", "/") + ".py")
+    return f"{name}-{source_digest(name, where)}"
 
 
 def ensure(
@@ -137,7 +76,7 @@ def ensure(
     """The named kernels compiled for `isa`, from the cache or freshly. Raises ModelError."""
     names, where = list(names), folder(isa, cache_dir)
     compile_missing(names, isa, cache_dir=cache_dir, progress=progress)
-    return [_read(n, where / stem(n)) for n in names]
+    return [_read(n, where / stem(n, where)) for n in names]
 
 
 def compile_missing(
@@ -154,7 +93,7 @@ def compile_missing(
     still missing. Raises ModelError.
     """
     where = folder(isa, cache_dir)
-    wanted = {n: stem(n) for n in names}
+    wanted = {n: stem(n, where) for n in names}
     if not _missing(wanted, where):
         return []
     told = progress or _nobody
@@ -175,7 +114,8 @@ def compile_missing(
 
 def are_kept(names: Iterable[str], isa: Isa, *, cache_dir: str = "") -> bool:
     """Is every kernel of `names` in the cache?"""
-    return not _missing({n: stem(n) for n in names}, folder(isa, cache_dir))
+    where = folder(isa, cache_dir)
+    return not _missing({n: stem(n, where) for n in names}, where)
 
 
 def remember(asker: str, names: Iterable[str], isa: Isa, *, cache_dir: str = "") -> None:
@@ -257,6 +197,8 @@ def _read(name: str, path: Path) -> Compiled:
 def _compile(names: Sequence[str], where: Path, isa: Isa, told: Progress, jobs: int) -> None:
     """Have `jobs` processes take the names in turn, and follow them."""
     told(0, len(names), "")
+    import tempfile
+
     with tempfile.TemporaryFile() as complaints:
         with _child(where, isa, jobs, complaints) as child:
             assert child.stdin is not None
@@ -280,6 +222,8 @@ def _compile(names: Sequence[str], where: Path, isa: Isa, told: Progress, jobs: 
 def _child(where: Path, isa: Isa, jobs: int, complaints: IO[bytes]) -> subprocess.Popen[bytes]:
     root = str(Path(__file__).parents[4])
     path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
+    import subprocess
+
     return subprocess.Popen(
         [
             *(sys.executable, "-P", "-m", f"{PACKAGE}.compiler.compile"),
