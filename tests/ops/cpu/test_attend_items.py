@@ -58,10 +58,10 @@ def test_every_query_comes_once_with_all_its_keys(library, heads, kv_heads, thre
     for sequences in kinds:
         split, items = listed(library, sequences, heads, kv_heads, threads, window)
         tile, units = paged.tiling(heads, kv_heads), {}
-        for sequence, first, last, head, span, left in items.tolist():
-            units.setdefault((sequence, first, last, head), []).append((span, left))
+        for *unit, span, left in items.tolist():
+            units.setdefault(tuple(unit), []).append((span, left))
         found = set()
-        for (sequence, first, last, head), spans in units.items():
+        for (sequence, first, last, kv_head, head, count), spans in units.items():
             start = sum(n for n, _ in sequences[:sequence])
             tokens, keys = sequences[sequence]
             assert start <= first < last <= start + tokens
@@ -74,9 +74,9 @@ def test_every_query_comes_once_with_all_its_keys(library, heads, kv_heads, thre
             visible = [seen(base + row, window) for row in range(first, last)]
             assert spans[0][0] == min(v[0] for v in visible) // paged.SPAN
             assert end == max(v[-1] for v in visible) // paged.SPAN + 1
-            share = heads // kv_heads
-            last_head = min(head + tile.heads, (head // share + 1) * share)
-            queries = {(row, h) for row in range(first, last) for h in range(head, last_head)}
+            assert 0 < count <= tile.heads
+            assert {h * kv_heads // heads for h in range(head, head + count)} == {kv_head}
+            queries = {(row, head + k) for row in range(first, last) for k in range(count)}
             assert not queries & found
             found |= queries
         rows = sum(n for n, _ in sequences)

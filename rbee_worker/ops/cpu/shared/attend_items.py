@@ -14,14 +14,16 @@ COUNT = 0  # how many items
 SPLIT = 8  # 1: an item is one span of its unit
 ITEMS = 64  # the first item
 
-# an item
+# an item, on a cache line of its own
 SEQUENCE = 0
 FIRST = 8  # rows FIRST .. LAST - 1 of the step
 LAST = 16
-HEAD = 24  # the first of its query heads
-SPAN_NUMBER = 32  # the first of its spans
-SPANS = 40  # spans from that one to the last one of the unit
-ITEM_BYTES = 48
+KV_HEAD = 24
+HEAD = 32  # query heads HEAD .. HEAD + HEADS - 1
+HEADS = 40
+SPAN_NUMBER = 48  # the first of its spans
+SPANS = 56  # spans from that one to the last one of the unit
+ITEM_BYTES = 64
 
 
 def most_split_units(tile: Tiling, kv_heads: int, threads: int) -> int:

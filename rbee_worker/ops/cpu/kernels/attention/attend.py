@@ -56,12 +56,14 @@ def _plan(
             first = s.idiv(lowest(base + t, window), SPAN)
             last = s.idiv(base + stop - 1, SPAN) + 1
             for unit in range(kv_heads * chunks):
-                head = s.idiv(unit, chunks) * share_heads + s.imod(unit, chunks) * chunk
+                h, behind = s.idiv(unit, chunks), s.imod(unit, chunks) * chunk
                 for n in range(first, last if split != 0 else first + 1):
                     s.set_i64(to + work.SEQUENCE, b)
                     s.set_i64(to + work.FIRST, t)
                     s.set_i64(to + work.LAST, stop)
-                    s.set_i64(to + work.HEAD, head)
+                    s.set_i64(to + work.KV_HEAD, h)
+                    s.set_i64(to + work.HEAD, h * share_heads + behind)
+                    s.set_i64(to + work.HEADS, s.smaller(chunk, share_heads - behind))
                     s.set_i64(to + work.SPAN_NUMBER, n)
                     s.set_i64(to + work.SPANS, last - n)
                     to += work.ITEM_BYTES
@@ -110,12 +112,12 @@ def _attend(kind: str, latent: bool, narrow: int) -> Callable[..., None]:
     def run(
         step: Ptr, tid: Int, nt: Int,
         items: Ptr, q: Ptr, q_stride: Int, y: Ptr, y_stride: Int, group: Int, layer: Int,
-        heads: Int, kv_heads: Int, k_dim: Int, width: Int, block: Int, rows: Int, chunk: Int,
-        window: Int, scale: Float, cap: Float, slopes: Ptr, sinks: Ptr, scratch: Ptr,
-        scratch_bytes: Int, partial: Ptr, partial_bytes: Int,
+        kv_heads: Int, k_dim: Int, width: Int, block: Int, rows: Int, chunk: Int, window: Int,
+        scale: Float, cap: Float, slopes: Ptr, sinks: Ptr, scratch: Ptr, scratch_bytes: Int,
+        partial: Ptr, partial_bytes: Int,
     ) -> None:  # fmt: skip
         """Threads take items in turn."""
-        record, share_heads = step + group, s.idiv(heads, kv_heads)
+        record = step + group
         k_base = s.get_i64(record + header.K) + layer * s.get_i64(record + header.K_LAYER)
         v_base = s.get_i64(record + header.V) + layer * s.get_i64(record + header.V_LAYER)
         table, table_width = (
@@ -135,12 +137,11 @@ def _attend(kind: str, latent: bool, narrow: int) -> Callable[..., None]:
         split = s.get_i64(items + work.SPLIT) != 0
         for number in range(tid, s.get_i64(items + work.COUNT), nt):
             item = items + work.ITEMS + work.ITEM_BYTES * number
-            b, head = s.get_i64(item + work.SEQUENCE), s.get_i64(item + work.HEAD)
+            b, h = s.get_i64(item + work.SEQUENCE), s.get_i64(item + work.KV_HEAD)
+            head, here = s.get_i64(item + work.HEAD), s.get_i64(item + work.HEADS)
             t, stop = s.get_i64(item + work.FIRST), s.get_i64(item + work.LAST)
             base = s.get_i64(lens + 8 * b) - s.get_i64(starts + 8 * b + 8)
             blocks = table + 4 * b * table_width
-            h = s.idiv(head, share_heads)
-            here = s.smaller(chunk, (h + 1) * share_heads - head)
             count = (stop - t) * here
             slope = slopes + 4 * head if slopes != 0 else 0
             _load_queries(q, q_stride, t, head, here, count, k_dim, scale, q_at)
@@ -180,14 +181,13 @@ def _attend(kind: str, latent: bool, narrow: int) -> Callable[..., None]:
 
 def _combine(
     step: Ptr, tid: Int, nt: Int,
-    items: Ptr, y: Ptr, y_stride: Int, heads: Int, kv_heads: Int, width: Int, latent: Int,
-    rows: Int, chunk: Int, sinks: Ptr, scratch: Ptr, scratch_bytes: Int, partial: Ptr,
-    partial_bytes: Int,
+    items: Ptr, y: Ptr, y_stride: Int, width: Int, latent: Int, rows: Int, chunk: Int,
+    sinks: Ptr, scratch: Ptr, scratch_bytes: Int, partial: Ptr, partial_bytes: Int,
 ) -> None:  # fmt: skip
     """Fold the partial results of each query in span order. Threads share rows."""
     if s.get_i64(items + work.SPLIT) == 0:
         return
-    n, share_heads = s.get_i64(step + header.N), s.idiv(heads, kv_heads)
+    n = s.get_i64(step + header.N)
     mine, mine_end = share(tid, nt, n), share(tid + 1, nt, n)
     queries, vp = rows * chunk, (width + 15) & ~15
     stats = scratch + tid * scratch_bytes
@@ -196,8 +196,8 @@ def _combine(
     while number < count:  # the first item of each unit
         item = items + work.ITEMS + work.ITEM_BYTES * number
         t, stop = s.get_i64(item + work.FIRST), s.get_i64(item + work.LAST)
-        head, spans = s.get_i64(item + work.HEAD), s.get_i64(item + work.SPANS)
-        here = s.smaller(chunk, (s.idiv(head, share_heads) + 1) * share_heads - head)
+        head, here = s.get_i64(item + work.HEAD), s.get_i64(item + work.HEADS)
+        spans = s.get_i64(item + work.SPANS)
         for row in range(s.larger(t, mine), s.smaller(stop, mine_end)):
             for k in range(here):
                 softmax.start(stats, acc, vp)
