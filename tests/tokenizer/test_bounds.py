@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer as Backend
 
-from rbee_worker.engine.prepare import is_quick
-from rbee_worker.engine.text import TextSide
 from rbee_worker.errors import CheckpointError, InferenceFailed, InvalidRequest
+from rbee_worker.session.prepare import is_quick
+from rbee_worker.session.text import TextSide
 from rbee_worker.tokenizer import Tokenizer, load_tokenizer
 from rbee_worker.tokenizer.bounds import MAX_NORMALIZED
 from rbee_worker.types import Request
