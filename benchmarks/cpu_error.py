@@ -34,7 +34,7 @@ INTRO = f"""# Weight formats
 
 What becomes of a file's weights on the `cpu` backend, and how exact its products are. `reference`
 expands every packed tensor to its compute type when it loads, to the values of the `gguf` package,
-bit for bit (`tests/ops/reference/test_dequant.py`). Written by `{COMMAND}`.
+bit for bit (`tests/checkpoint/test_decoding.py`). Written by `{COMMAND}`.
 
 ## Formats
 

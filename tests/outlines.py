@@ -6,10 +6,17 @@ from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.config import Settings
 from rbee_worker.loading.preflight import outline_of, preflight
 from rbee_worker.models import plan_model
+from rbee_worker.models.base import Decoder
 from rbee_worker.ops.backends import backend
 from rbee_worker.ops.cpu.backend import warm
 from rbee_worker.ops.cpu.backend.cpu import recording_shape
 from rbee_worker.ops.plan import PlanOps
+
+
+def planned_model(ckpt: Checkpoint, dtype: str) -> tuple[Decoder, PlanOps]:
+    """Built from names and shapes, and what a backend that expands all weights would hold."""
+    plan = PlanOps(dtype)
+    return plan_model(ckpt, plan), plan
 
 
 def planned(ckpt: Checkpoint) -> PlanOps:

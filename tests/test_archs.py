@@ -22,7 +22,7 @@ from rbee_worker.checkpoint.hf_config import canonical
 from rbee_worker.checkpoint.names import DIALECTS
 from rbee_worker.checkpoint.renamed import renamed_config
 from rbee_worker.errors import UnsupportedModel
-from rbee_worker.models import ARCHITECTURES, build_model, plan_model
+from rbee_worker.models import ARCHITECTURES, build_model
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.config import read_config
 from rbee_worker.ops import Ops
@@ -41,6 +41,7 @@ from tests.archs import (
     write_safetensors,
 )
 from tests.driver import Driver
+from tests.outlines import planned_model
 from tests.prompts import random_prompt as prompt
 
 WITH_GGUF = [a for a in ARCHS if a.gguf_arch is not None]
@@ -218,7 +219,7 @@ def test_gguf_packed_equals_its_dequantized_weights(arch: Arch, folder: Path) ->
 def test_the_plan_counts_what_the_model_has(arch: Arch, folder: Path) -> None:
     """A plan reads no data and knows parameters, bytes and state groups of the real thing."""
     model = ours(arch, folder)
-    planned, plan = plan_model(open_checkpoint(str(folder / arch.id)), "f32")
+    planned, plan = planned_model(open_checkpoint(str(folder / arch.id)), "f32")
     assert planned.groups == model.groups
     assert planned.n_parameters == model.n_parameters
     hf = oracle(arch)

@@ -55,6 +55,8 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("deepseek_v3", "qk_head_dim"): "the two parts together: GGUF files say it",
     ("deepseek_v3", "scoring_func"): "of the model's own code",
     ("deepseek_v3", "topk_method"): "of the model's own code",
+    ("dots1", "moe_layer_freq"): "of the model's own code",
+    ("dots1", "scoring_func"): "of the model's own code",
     ("falcon", "intermediate_size"): "0 is four times the width, which the class writes out",
     ("falcon", "qkv_grouped"): "of GGUF files",
     ("gemma", "hidden_activation"): "of early files, which say the activation twice",
@@ -178,6 +180,8 @@ LENIENT: dict[tuple[str, str], str] = {
     ("deepseek_v3", "n_routed_experts"): "no layer is a mixture",
     ("deepseek_v3", "n_shared_experts"): "nothing is shared",
     ("deepseek_v3", "qk_nope_head_dim"): "what qk_head_dim leaves",
+    ("exaone4", "sliding_window"): "every layer sees all keys, and has positions",
+    ("exaone4", "sliding_window_pattern"): "refused unless layer_types or no window make it idle",
     ("gemma2", "query_pre_attn_scalar"): "a head's width",
     ("gemma3_text", "query_pre_attn_scalar"): "a head's width",
     ("gemma3_text", "sliding_window"): "every layer sees all keys",
@@ -193,6 +197,7 @@ STRICT = {
     ("cohere", "layer_norm_eps"),
     ("cohere", "logit_scale"),
     ("deepseek_v3", "v_head_dim"),
+    ("dots1", "max_window_layers"),
     ("falcon", "layer_norm_epsilon"),
     *(
         (kind, f"{what}")

@@ -114,7 +114,8 @@ def names_imported(file: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [f"{node.module}.{a.name}" for a in node.names]
         found |= set(names)
-        nodes += [n for n in ast.iter_child_nodes(node) if isinstance(n, ast.stmt)]
+        inside = (ast.stmt, ast.ExceptHandler, ast.match_case)
+        nodes += [n for n in ast.iter_child_nodes(node) if isinstance(n, inside)]
     return found
 
 
@@ -164,6 +165,17 @@ def test_the_engine_knows_the_vocabulary_of_backends_and_no_backend() -> None:
 def test_torch_is_not_imported_by(module: str) -> None:
     code = f"import sys, rbee_worker.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent).returncode == 0
+
+
+WITH_TORCH = {"ops/reference", "verify"}
+
+
+def test_torch_is_named_nowhere_but_in_the_reference_and_in_verify() -> None:
+    """Not even inside functions: what a worker on the cpu backend does never depends on torch."""
+    for file in PACKAGE.rglob("*.py"):
+        path = file.relative_to(PACKAGE).as_posix()
+        if not any(path.startswith(f"{folder}/") for folder in WITH_TORCH):
+            assert "torch" not in {n.split(".")[0] for n in names_imported(file)}, path
 
 
 def test_the_direction_test_sees_an_upward_import(tmp_path: Path) -> None:

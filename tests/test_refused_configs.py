@@ -10,8 +10,8 @@ import pytest
 
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.errors import CheckpointError, ModelError, UnsupportedModel
-from rbee_worker.models import plan_model
 from tests.archs import ARCHS, write_checkpoint
+from tests.outlines import planned_model
 
 BY_ID = {arch.id: arch for arch in ARCHS}
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -32,7 +32,18 @@ CASES: list[tuple[str, dict[str, Any], type[ModelError], str]] = [
     ),
     ("gemma3", {"sliding_window": None}, CheckpointError, "sliding_window is not set"),
     ("gemma3", {"use_bidirectional_attention": True}, UnsupportedModel, "encodes text"),
-    ("gemma3", {"sliding_window_pattern": 0, "layer_types": None}, CheckpointError, "pattern = 0"),
+    (
+        "exaone4",
+        {"sliding_window_pattern": None, "layer_types": None},
+        CheckpointError,
+        "pattern = 0",
+    ),
+    (
+        "gemma3",
+        {"sliding_window_pattern": 0, "_sliding_window_pattern": 0, "layer_types": None},
+        CheckpointError,
+        "pattern = 0",
+    ),
     (
         "gemma3",
         {"rope_parameters": {"full_attention": {}, "other": 3}},
@@ -109,6 +120,6 @@ def test_a_config_that_cannot_work(
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | changes))
     with pytest.raises(kind) as caught:
-        plan_model(open_checkpoint(str(path)), "f32")
+        planned_model(open_checkpoint(str(path)), "f32")
     assert says in caught.value.message
     assert type(caught.value) is kind

@@ -23,9 +23,11 @@ _OF_THE_WHOLE = frozenset(
         *("id2label", "label2id", "chunk_size_feed_forward", "use_bidirectional_attention"),
     }
 )
+
 # Old keys that their model's own code reads, whatever stands under the new one: ChatGLM's table is
-# larger than the vocabulary that it also names.
-_DECIDES = ("padded_vocab_size",)
+# larger than the vocabulary it also names, Qwen was trained on fewer positions than it has, and
+# Falcon knows no intermediate_size.
+_DECIDES = ("padded_vocab_size", "seq_length", "ffn_hidden_size")
 
 
 def renamed_config(dialect: Dialect, config: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -45,6 +47,8 @@ def renamed_config(dialect: Dialect, config: Mapping[str, Any], where: str) -> d
     refuse_different(config, pairs, where)
     for old, new in dialect.keys.items():
         if config.get(old) is not None:
+            if today.get(new, config[old]) != config[old]:
+                today[f"{new} (beside {old})"] = today[new]  # nothing reads it, which is told
             today[new] = config[old]
     for old, (new, factor) in dialect.factors.items():
         if isinstance(value := today.get(old), int | float):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from rbee_worker.engine.scheduler import Chunk
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.ops.batch import FixedPlaces, Ints, PagedPlaces, Places, StepNumbers
-from rbee_worker.state.specs import PagedKV, StateGroup
+from rbee_worker.state.specs import CrossKV, PagedKV, StateGroup
 
 Drawn = Mapping[Sequence, int]  # sequence -> row of its first draw in the step before
 
@@ -54,6 +54,7 @@ class StepBuilder:
     def __init__(self, groups: Seq[StateGroup], block_size: int, *, bucket: int = 0) -> None:
         """bucket: 0, or the most sequences of a step: decoding steps are then padded with sinks
         to 1, 2, 4, 8 .. `bucket` sequences."""
+        assert not any(isinstance(group.spec, CrossKV) for group in groups), "no encoder's steps"
         self._paged = [isinstance(group.spec, PagedKV) for group in groups]
         self._block_size = block_size
         self._bucket = bucket

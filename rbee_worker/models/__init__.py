@@ -93,6 +93,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma4_text": Architecture("gemma4.Config", "gemma4.build", "Gemma 4"),
     "llama4_text": Architecture("llama4.Config", "llama4.build", "Llama 4"),
     "gpt_oss": Architecture("gptoss.Config", "gptoss.build", "GPT-OSS"),
+    "nemotron": Architecture("nemotron.Config", "nemotron.build", "Nemotron 3, 4, Minitron"),
+    "exaone4": Architecture("exaone4.Config", "exaone4.build", "EXAONE 4"),
+    "dots1": Architecture("dots1.Config", "dots1.build", "dots.llm1"),
+    "olmoe": Architecture("olmoe.Config", "olmoe.build", "OLMoE"),
 }
 
 

@@ -12,11 +12,11 @@ from typing import overload
 import numpy as np
 
 from rbee_worker.checkpoint.formats import FORMATS, Packed
-from rbee_worker.errors import UnsupportedModel
+from rbee_worker.errors import CheckpointError, UnsupportedModel
 from rbee_worker.layers.moe import Experts
-from rbee_worker.models.config import DecoderConfig, activation
+from rbee_worker.models.config import DecoderConfig, activation, positive
 from rbee_worker.models.weights import Weights
-from rbee_worker.ops import Weight
+from rbee_worker.ops import Routing, Weight
 from rbee_worker.ops.batch import Array
 
 Parts = Sequence[Packed]
@@ -41,6 +41,20 @@ class Members(Sequence[Parts]):
         if not 0 <= index < self._count:
             raise IndexError(index)
         return self._cut(index)
+
+
+def plain_routing(experts: int, chosen: int, *, normalise: bool) -> Routing:
+    """The best by a softmax over all experts; normalise: their weights' sum is 1.
+
+    Raises CheckpointError.
+    """
+    positive("config", experts=experts, num_experts_per_tok=chosen)
+    if chosen > experts:
+        raise CheckpointError(
+            f"config: num_experts_per_tok is {chosen}, there are {experts} experts.",
+            fix="download the checkpoint's config again.",
+        )
+    return Routing(chosen, normalise=normalise)
 
 
 def gated_experts(

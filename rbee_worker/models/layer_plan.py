@@ -69,6 +69,11 @@ def every(nth: int, count: int) -> list[str]:
     return [SLIDING if (i + 1) % nth else FULL for i in range(count)]
 
 
+def windowed_from(first: int, count: int) -> list[str]:
+    """The kinds of `count` layers, all of which have a window but the first ones."""
+    return [SLIDING if i >= first else FULL for i in range(count)]
+
+
 def _one_for_each(key: str, values: Sequence[object], c: DecoderConfig) -> None:
     if len(values) != c.num_hidden_layers:
         raise CheckpointError(

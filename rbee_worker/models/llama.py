@@ -16,7 +16,7 @@ from rbee_worker.layers.blocks import FeedForward
 from rbee_worker.models import parts, prenorm
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.config import FULL, SLIDING, MixedConfig, WindowConfig, positive
-from rbee_worker.models.layer_plan import LayerPlan
+from rbee_worker.models.layer_plan import LayerPlan, windowed_from
 from rbee_worker.models.weights import Weights
 
 
@@ -53,9 +53,8 @@ class Qwen2(MixedConfig, prenorm.Config):
 
     @property
     def pattern(self) -> Sequence[str]:
-        first = 0 if self.window is None else self.num_hidden_layers - self.max_window_layers
-        windowed = max(first, 0)
-        return [FULL] * (self.num_hidden_layers - windowed) + [SLIDING] * windowed
+        count = self.num_hidden_layers
+        return windowed_from(count if self.window is None else self.max_window_layers, count)
 
 
 @dataclass(frozen=True, kw_only=True)

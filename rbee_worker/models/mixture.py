@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rbee_worker.errors import CheckpointError
 from rbee_worker.layers.blocks import FeedForward
 from rbee_worker.layers.mlp import GatedMLP
 from rbee_worker.layers.moe import Experts, MoE
 from rbee_worker.models import parts, prenorm
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.config import FULL, SLIDING, MixedConfig, WindowConfig, activation, positive
-from rbee_worker.models.experts import gated_experts, load_fused
+from rbee_worker.models.experts import gated_experts, load_fused, plain_routing
 from rbee_worker.models.layer_plan import LayerPlan
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops import Routing
@@ -108,7 +107,7 @@ class GraniteMoeShared(GraniteMoe):
 def build_mixtral(c: Mixtral, w: Weights) -> Decoder:
     """mixtral. Raises CheckpointError, UnsupportedModel."""
     count = c.num_local_experts
-    routing = _routing(count, c.num_experts_per_tok)
+    routing = plain_routing(count, c.num_experts_per_tok, normalise=True)
 
     def feed_forward(at: Weights, layer: LayerPlan) -> MoE:
         moe = at.sub("block_sparse_moe")
@@ -167,7 +166,10 @@ def build_granite_shared(c: GraniteMoeShared, w: Weights) -> Decoder:
 def _granite(c: GraniteMoe, w: Weights, width: int) -> Decoder:
     """width: of what all tokens share; 0: nothing."""
     dim, count, inner = c.hidden_size, c.num_local_experts, c.intermediate_size
-    routing, act = _routing(count, c.num_experts_per_tok), activation(c.hidden_act)
+    routing, act = (
+        plain_routing(count, c.num_experts_per_tok, normalise=True),
+        activation(c.hidden_act),
+    )
 
     def shared(at: Weights) -> GatedMLP:
         names = ("gate_proj", "up_proj")
@@ -208,15 +210,4 @@ def _is_mixture(c: QwenExperts, layer: LayerPlan) -> bool:
 
 def _qwen_routing(c: QwenExperts) -> Routing:
     positive("config", decoder_sparse_step=c.decoder_sparse_step, width=c.moe_intermediate_size)
-    return _routing(c.num_experts, c.num_experts_per_tok, normalise=c.norm_topk_prob)
-
-
-def _routing(experts: int, chosen: int, *, normalise: bool = True) -> Routing:
-    """Raises CheckpointError."""
-    positive("config", experts=experts, num_experts_per_tok=chosen)
-    if chosen > experts:
-        raise CheckpointError(
-            f"config: num_experts_per_tok is {chosen}, there are {experts} experts.",
-            fix="download the checkpoint's config again.",
-        )
-    return Routing(chosen, normalise=normalise)
+    return plain_routing(c.num_experts, c.num_experts_per_tok, normalise=c.norm_topk_prob)

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rbee_worker.layers.blocks import PostNorm, PreNorm
-from rbee_worker.layers.norm import LayerNorm, RMSNorm
-from rbee_worker.models import parts
+from rbee_worker.layers.blocks import PreNorm
+from rbee_worker.layers.norm import LayerNorm
+from rbee_worker.models import parts, postnorm
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.config import DecoderConfig, MixedConfig
 from rbee_worker.models.layer_plan import LayerPlan, every, plan_layers
@@ -30,10 +30,9 @@ class Config(DecoderConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Olmo2(DecoderConfig):
-    """OLMo 2's own keys."""
+class Olmo2(postnorm.Config):
+    """OLMo 2's own key."""
 
-    rms_norm_eps: float = 1e-5
     attention_bias: bool = False
 
 
@@ -77,36 +76,13 @@ def build(c: Config, w: Weights) -> Decoder:
 def build_second(c: Olmo2, w: Weights) -> Decoder:
     """OLMo 2. Raises CheckpointError, UnsupportedModel."""
     parts.check(c)
-    return _post_norm(w, c, plan_layers(c, parts.rope_of(w, c)))
+    plans = plan_layers(c, parts.rope_of(w, c))
+    return postnorm.build(c, w, plans, parts.whole_norms, bias=c.attention_bias)
 
 
 def build_third(c: Olmo3, w: Weights) -> Decoder:
     """OLMo 3. Raises CheckpointError, UnsupportedModel."""
     parts.check(c)
     ropes = parts.typed_ropes(w, c, c.rope_parameters, local=c.rope_theta)
-    return _post_norm(w, c, plan_layers(c, ropes))
-
-
-def _post_norm(w: Weights, c: Olmo2, plans: Sequence[LayerPlan]) -> Decoder:
-    def block(at: Weights, layer: LayerPlan) -> PostNorm:
-        mix = at.sub("self_attn")
-        return PostNorm(
-            ops=w.ops,
-            attention=parts.attention(
-                mix,
-                c,
-                layer=layer,
-                bias=c.attention_bias,
-                out_bias=c.attention_bias,
-                qk_norm=parts.whole_norms(mix, c, c.rms_norm_eps),
-            ),
-            attention_after=_norm(at, c, "post_attention_layernorm"),
-            mlp=parts.gated_mlp(at.sub("mlp"), c),
-            mlp_after=_norm(at, c, "post_feedforward_layernorm"),
-        )
-
-    return parts.decoder(w, c, plans, block, _norm(w, c, "model.norm"))
-
-
-def _norm(w: Weights, c: Olmo2, name: str) -> RMSNorm:
-    return w.rms_norm(name, c.hidden_size, c.rms_norm_eps)
+    plans = plan_layers(c, ropes)
+    return postnorm.build(c, w, plans, parts.whole_norms, bias=c.attention_bias)

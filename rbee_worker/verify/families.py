@@ -68,6 +68,13 @@ def _deepseek(found: Tensors, config: Mapping[str, Any]) -> Tensors:
     return out
 
 
+def _small_experts_config(ckpt: Checkpoint) -> dict[str, Any]:
+    """Null, which a GGUF file means by leaving these out, is a number to HF."""
+    usual = {"n_routed_experts": 0, "n_shared_experts": 0, "n_group": 1, "topk_group": 1}
+    said = {key: ckpt.config.get(key) or usual[key] for key in usual}
+    return said if ckpt.kind == "gguf" else {}
+
+
 def _deepseek_config(ckpt: Checkpoint) -> dict[str, Any]:
     """HF's keys and values have all heads; what a file leaves out is a number there."""
     c = ckpt.config
@@ -75,13 +82,10 @@ def _deepseek_config(ckpt: Checkpoint) -> dict[str, Any]:
         return {}
     grouped = (c.get("n_group") or 1) > 1
     return {
-        "n_routed_experts": c.get("n_routed_experts") or 0,
-        "n_shared_experts": c.get("n_shared_experts") or 0,
+        **_small_experts_config(ckpt),
         "qk_nope_head_dim": c["qk_head_dim"] - c["qk_rope_head_dim"],
         "num_key_value_heads": c["num_attention_heads"],
         "topk_method": "group_limited_greedy" if grouped else "greedy",  # of V2; V3 has one way
-        "n_group": c.get("n_group") or 1,
-        "topk_group": c.get("topk_group") or 1,
     }
 
 
@@ -157,6 +161,13 @@ def _olmo3_config(ckpt: Checkpoint) -> dict[str, Any]:
     return {"rope_parameters": both, "rope_scaling": None}
 
 
+def _exaone4_config(ckpt: Checkpoint) -> dict[str, Any]:
+    """HF's class cannot count out a pattern without windows."""
+    if ckpt.kind != "gguf" or ckpt.config.get("sliding_window"):
+        return {}
+    return {"layer_types": ["full_attention"] * ckpt.config["num_hidden_layers"]}
+
+
 # Tensors of a file, by `model_type`, as HF's class groups them.
 REGROUPED: Mapping[str, Callable[[Tensors, Mapping[str, Any]], Tensors]] = {
     "deepseek_v2": _deepseek,
@@ -169,6 +180,8 @@ REGROUPED: Mapping[str, Callable[[Tensors, Mapping[str, Any]], Tensors]] = {
 GATHERED: Mapping[str, Callable[[Checkpoint], dict[str, Any]]] = {
     "deepseek_v2": _deepseek_config,
     "deepseek_v3": _deepseek_config,
+    "dots1": _small_experts_config,
+    "exaone4": _exaone4_config,
     "falcon": _falcon_config,
     "gemma2": _gemma_config,
     "gemma3_text": _gemma_config,

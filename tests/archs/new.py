@@ -55,9 +55,17 @@ def started(model_type: str) -> list[str]:
     row = f'    "{model_type}": Architecture(\n'
     row += f'        "{model_type}.Config", "{model_type}.build", "{model_type}"\n    ),\n'
     _insert(TABLE, "}\n\n\ndef architecture(", row)
-    _insert(GROUPS, ")\nfrom tests.archs.base import", f"    {model_type},\n")
+    _imported(model_type)
     _insert(GROUPS, ")\nARCHS: ", f"    {model_type},\n")
     return [str(p.relative_to(ROOT)) for p in (family, tiny, TABLE, GROUPS)]
+
+
+def _imported(module: str) -> None:
+    """Among the modules that `tests.archs` imports, in order."""
+    before, start, rest = GROUPS.read_text().partition("from tests.archs import (\n")
+    names, end, after = rest.partition(")\n")
+    lines = sorted([*names.splitlines(), f"    {module},"])
+    GROUPS.write_text(before + start + "\n".join(lines) + "\n" + end + after)
 
 
 def _insert(path: Path, before: str, text: str) -> None:

@@ -112,10 +112,6 @@ def test_canonical(given, found):
         ({"rope_scaling": {"factor": 2.0}}, "no rope_type"),
         ({"rope_scaling": {"type": None, "factor": 2.0}}, "no rope_type"),
         ({"rope_theta": "big"}, "rope_theta is not a number"),
-        (
-            {"rope_scaling": {"type": "linear"}, "rope_parameters": {"rope_type": "default"}},
-            "rope_scaling is {'type': 'linear'} and rope_parameters {'rope_type': 'default'}",
-        ),
         ({"rope_theta": [1]}, "rope_theta is not a number"),
     ],
 )

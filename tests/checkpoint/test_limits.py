@@ -13,9 +13,10 @@ import pytest
 from rbee_worker.checkpoint import limits, open_checkpoint
 from rbee_worker.checkpoint.limits import RANGES, check_counts, check_ranges
 from rbee_worker.errors import CheckpointError, ModelError
-from rbee_worker.models import ARCHITECTURES, plan_model
+from rbee_worker.models import ARCHITECTURES
 from tests import tiny
 from tests.checkpoint.limits import refusal
+from tests.outlines import planned_model
 
 NAN, INF = float("nan"), float("inf")
 # Integers of configs of which no list is made and no size: distances, intervals, switches.
@@ -115,7 +116,7 @@ COUNTS = (*limits._LAYERS, *limits._LISTED, *limits._WIDTHS)
 @pytest.mark.parametrize("value", [2**31, 2**31 - 1, 10**30])
 def test_counts_of_billions_are_refused_at_once(key: str, value: int, tmp_path: Path) -> None:
     folder = tiny.write_safetensors(tmp_path / "m", **{key: value})
-    said = refusal(lambda: plan_model(open_checkpoint(str(folder)), "f32")).message
+    said = refusal(lambda: planned_model(open_checkpoint(str(folder)), "f32")).message
     assert key in said or (key == "rotary_dim" and "partial_rotary_factor" in said)
 
 
@@ -132,7 +133,7 @@ def test_no_family_makes_anything_of_a_count_of_billions(arch: str, tmp_path: Pa
     for changes in (dict.fromkeys(names, 2**31 - 1), *({n: 2**31 - 1} for n in names)):
         changed: dict[str, Any] = {**ckpt.config, **changes}
         try:
-            refusal(lambda c=changed: plan_model(dataclasses.replace(ckpt, config=c), "f32"))
+            refusal(lambda c=changed: planned_model(dataclasses.replace(ckpt, config=c), "f32"))
         except BaseException as e:  # accepted, or refused as something else
             if not isinstance(e.__cause__ or e, ModelError) and "DID NOT RAISE" not in str(e):
                 raise

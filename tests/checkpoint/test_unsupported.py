@@ -12,15 +12,16 @@ from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.checkpoint.names import GGUF_ARCHITECTURES
 from rbee_worker.checkpoint.unsupported import PLANNED, unsupported
 from rbee_worker.errors import LINE, UnsupportedModel
-from rbee_worker.models import ARCHITECTURES, plan_model
+from rbee_worker.models import ARCHITECTURES
 from tests import tiny
 from tests.archs.families import FAMILIES
 from tests.archs.page import works
+from tests.outlines import planned_model
 
 
 def refused(folder: Path) -> str:
     with pytest.raises(UnsupportedModel) as caught:
-        plan_model(open_checkpoint(str(folder)), "f32")
+        planned_model(open_checkpoint(str(folder)), "f32")
     assert len(caught.value.line) <= LINE
     assert " Fix: use one of llama, " in caught.value.line
     return caught.value.message

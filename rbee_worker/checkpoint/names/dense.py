@@ -1,4 +1,5 @@
-"""Families with tensors or keys of their own: Phi, GLM, OLMo, StableLM, StarCoder2, Cohere."""
+"""Families with tensors or keys of their own: Phi, GLM, OLMo, StableLM, StarCoder2, Nemotron,
+EXAONE 4, Cohere."""
 
 from __future__ import annotations
 
@@ -26,6 +27,7 @@ from rbee_worker.checkpoint.names.rows import (
     Row,
     attention_rows,
     constants,
+    embedding_rows,
     expert_rows,
     norm_rows,
     rows,
@@ -158,6 +160,19 @@ ARCHITECTURES: dict[str, Architecture] = {
         present=BIASED,
         absent=TIED_WITHOUT_OUTPUT,
     ),
+    "exaone4": Architecture(
+        model_type="exaone4",
+        keys=(*DENSE_KEYS, WINDOWS_KEY),
+        tensors=(
+            *EMBEDDING_ROWS,
+            *ROPE_ROWS,
+            *attention_rows(),
+            *MLP_ROWS,
+            *norm_rows(QK_NORMS | POST_NORMS),
+        ),
+        constants=constants(hidden_act="silu", sliding_window_pattern=4),
+        absent=TIED_WITHOUT_OUTPUT,
+    ),
     "stablelm": Architecture(
         model_type="stablelm",
         keys=(*_NORM_KEYS, _eps("layer_norm_eps")),
@@ -198,6 +213,26 @@ ARCHITECTURES: dict[str, Architecture] = {
             mlp_type="default",
         ),
         present=MappingProxyType({"use_bias": ("blk.0.attn_q.bias",)}),
+        absent=TIED_WITHOUT_OUTPUT,
+    ),
+    "nemotron": Architecture(
+        model_type="nemotron",
+        keys=(
+            *_NORM_KEYS,
+            _eps("norm_eps"),
+            # The same number: llama.cpp's converter takes its name for that of either norm.
+            Key("attention.layer_norm_rms_epsilon", "norm_eps", "number"),
+        ),
+        tensors=(
+            *embedding_rows("sub_one"),
+            *rows("output_norm", "model.norm", "bias"),
+            *norm_rows(PRE_NORMS, op="sub_one"),
+            *norm_rows(PRE_NORMS, "bias"),
+            *attention_rows(),
+            *MLP_ROWS,
+        ),
+        constants=constants(hidden_act="relu2"),
+        present=MappingProxyType({**BIASED, "mlp_bias": ("blk.0.ffn_up.bias",)}),
         absent=TIED_WITHOUT_OUTPUT,
     ),
     "command-r": Architecture(

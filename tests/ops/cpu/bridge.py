@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rbee_worker.ops.batch import Batch, PagedState
+from rbee_worker.ops.batch import Batch, FixedState, PagedState, State
 from rbee_worker.ops.cpu.backend.sampling import CpuSampling
 
 
@@ -23,10 +23,14 @@ def array(x: Any) -> Any:
 def arrays(batch: Batch) -> Batch:
     """A batch of tensors as one of arrays."""
     named = {k: array(v) for k, v in vars(batch).items()}
-    paged = [s for s in batch.state if isinstance(s, PagedState)]
-    assert len(paged) == len(batch.state)
-    state = tuple(PagedState(*map(array, (s.k, s.v, s.table, s.slots))) for s in paged)
-    return Batch(**{**named, "state": state})
+    return Batch(**{**named, "state": tuple(map(_state, batch.state))})
+
+
+def _state(state: State) -> State:
+    if isinstance(state, PagedState):
+        return PagedState(*map(array, (state.k, state.v, state.table, state.slots)))
+    tensors = {name: array(tensor) for name, tensor in state.tensors.items()}
+    return FixedState(tensors, array(state.slots))
 
 
 class TorchLogits:

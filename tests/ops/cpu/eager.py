@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rbee_worker.checkpoint.formats import Packed
-from rbee_worker.ops.batch import Batch, PagedState
+from rbee_worker.ops.batch import Batch, FixedState, PagedState
 from rbee_worker.ops.cpu.backend.ops import CpuOps
 from rbee_worker.ops.cpu.runtime.header import Header, Shape
 from rbee_worker.ops.cpu.runtime.native import Library
@@ -20,7 +20,7 @@ from rbee_worker.ops.cpu.runtime.recording import Recording
 from rbee_worker.ops.cpu.runtime.state import STATE_DTYPES
 from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared import isa, paged
-from rbee_worker.state.specs import PagedKV, StateGroup
+from rbee_worker.state.specs import Fixed, PagedKV, StateGroup
 from tests.ops.cpu.bridge import array, arrays
 
 KINDS = {dtype: kind for kind, dtype in STATE_DTYPES.items()}
@@ -31,7 +31,11 @@ def groups_of(batch: Batch | None, block: int) -> tuple[tuple[StateGroup, ...], 
     """State groups as the shapes of a batch's caches tell, and the caches' kind."""
     groups, kind = [], "f32"
     for state in batch.state if batch is not None else ():
-        assert isinstance(state, PagedState)
+        if isinstance(state, FixedState):
+            shapes = tuple((name, tensor.shape[2:]) for name, tensor in state.tensors.items())
+            (layers,) = {tensor.shape[0] for tensor in state.tensors.values()}
+            groups.append(StateGroup(Fixed(shapes), layers))
+            continue
         kind = KINDS[state.k.dtype]
         extra = 4 if kind == "i8" else 0
         v_dim = state.v.shape[-1] - (extra if state.v.shape[-1] else 0)
@@ -62,11 +66,13 @@ class Eager:
 
         Integers go in as the bits of int32 and come out as such: view the result as torch.int32.
         """
+        self.ops.weights_done()
         args = tuple(arrays(a) if isinstance(a, Batch) else a for a in args)
         batch = next((a for a in args if isinstance(a, Batch)), None)
         first = args[0][0] if isinstance(args[0], list) else args[0]
         n = (batch.tokens if batch else first).shape[0]
-        block = batch.state[0].k.shape[2] if batch is not None and batch.state else paged.KEYS
+        states = batch.state if batch is not None else ()
+        block = next((s.k.shape[2] for s in states if isinstance(s, PagedState)), paged.KEYS)
         groups, kind = groups_of(batch, block)
         recorder = Recorder(max(n, 1), self.team.threads)
         recording = Recording(recorder, groups, kind, block, LONGEST)

@@ -103,7 +103,7 @@ def test_stacked_matrices(amx, vnni, form):
     header[0] = 35
     amx[f"stacked.{variant(HELD['q5_0'], form)}"](
         header.ctypes.data, w=np.array([m.held.ctypes.data for m in members]), members=3, x=given,
-        x_each=2 * 8 * size, token=blocks * size, alone=0, lists=0, tokens=0, y=y, y_each=40,
+        x_each=2 * 8 * size, token=blocks * size, by_token=0, lists=0, tokens=0, y=y, y_each=40,
         stride=120, bias=0, bias_each=0, cols=64, rows=40,
     )  # fmt: skip
     for n, m in enumerate(members):

@@ -80,7 +80,7 @@ def test_a_large_product_is_recorded_with_pieces():
             product = eager.recorder.entries[-1]
             assert product.kernel.startswith("linear.")
             assert (product.fields["few"], product.fields["many"]) == (few, many)
-            assert product.early == 70 - 4 * few
+            assert product.dealt == 70 - 4 * few
 
 
 def test_tickets_share_no_line():

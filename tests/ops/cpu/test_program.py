@@ -115,10 +115,10 @@ def test_entries_know_what_the_next_product_reads(best):
     parts = [
         Part(HELD["q4_0"], np.zeros(288 * groups, np.uint8), 0, 16 * groups) for groups in (2, 3)
     ]
-    for ahead in (None, parts[0], None, parts[1], None):
+    for part in (None, parts[0], None, parts[1], None):
         recorder.call(
-            "each.scale", [reads(x), writes(x)], ahead=ahead,
-            early=ahead.groups - 1 if ahead else 0, x=x.slot, x_stride=16, y=x.slot,
+            "each.scale", [reads(x), writes(x)], product=part,
+            dealt=part.groups - 1 if part else 0, x=x.slot, x_stride=16, y=x.slot,
             y_stride=16, width=16, cell=16, a=1.0,
         )  # fmt: skip
     entries = finish(recorder, best, x).entries
@@ -130,11 +130,11 @@ def test_each_thread_has_its_own_row(best):
     """What every thread made for itself needs no barrier, and is right in every copy."""
     width, threads = 32 * 6, 3
     recorder = Recorder(1, threads)
-    assert recorder.alone(width)
-    assert not recorder.alone(1 << 20)
-    assert not Recorder(2, threads).alone(width)
+    assert recorder.replicates(width)
+    assert not recorder.replicates(1 << 20)
+    assert not Recorder(2, threads).replicates(width)
     x, y = recorder.buffer(width), recorder.buffer(width)
-    a, b = (recorder.buffer(width, own=True) for _ in range(2))
+    a, b = (recorder.buffer(width, private=True) for _ in range(2))
 
     def scale(source, to, share, factor):
         recorder.call(

@@ -127,6 +127,5 @@ def test_no_rows_at_all() -> None:
         (ops.softcap(x, 3.0), 24),
         (ops.add_positions(x, matrix, batch), 24),
         (ops.scale_by_position(x, torch.ones(3), batch), 24),
-        (ops.rows(x, torch.zeros(0, dtype=torch.int64)), 24),
     ):
         assert result.shape == (0, width)

@@ -13,12 +13,12 @@ from rbee_worker.ops.cpu.runtime.recording import (
     pointer,
     slot_of,
 )
-from rbee_worker.ops.cpu.shared import paged, step
-from rbee_worker.ops.cpu.shared.regions import Place
+from rbee_worker.ops.cpu.shared import attend_items, paged, step
+from rbee_worker.ops.cpu.shared.regions import Place, Region
 from rbee_worker.state.specs import PagedKV, StateRef
 
 
-class Attending(RecordingOps):
+class AttentionOps(RecordingOps):
     """The part of `CpuOps` that attends."""
 
     def attend(
@@ -61,15 +61,17 @@ class Attending(RecordingOps):
         assert heads % spec.heads == 0
         scratch_bytes = -(-paged.scratch_bytes(tile, spec.k_dim, width) // 64) * 64
         partial_bytes = paged.partial_bytes(width)
-        units = 2 * self.team.threads + spec.heads * tile.chunks
-        spans = -(-now.longest // paged.SPAN) + 1
+        units = attend_items.most_split_units(tile, spec.heads, self.team.threads)
+        spans = attend_items.most_spans(now.longest)
         scratch = rec.region(self.team.threads * scratch_bytes)
         partial = rec.region(units * spans * tile.rows * tile.heads * partial_bytes)
+        items = self._items(heads, spec.heads, tile, _window(window, chunk))
         # of one row it is known whether spans are shared out, and each thread may fold all of them
         split = spec.heads * tile.chunks < 2 * self.team.threads
-        own = rec.alone(heads * width) and split
-        y = rec.buffer(heads * width, own=own)
+        private = rec.replicates(heads * width) and split
+        y = rec.buffer(heads * width, private=private)
         common: dict[str, Any] = {
+            "items": slot_of(items),
             "y": y.slot,
             "y_stride": y.stride,
             "heads": heads,
@@ -77,8 +79,6 @@ class Attending(RecordingOps):
             "width": width,
             "rows": tile.rows,
             "chunk": tile.heads,
-            "threads": self.team.threads,
-            "window": _window(window, chunk),
             "sinks": pointer(sinks),
             "scratch": slot_of(scratch),
             "scratch_bytes": scratch_bytes,
@@ -90,26 +90,29 @@ class Attending(RecordingOps):
             [
                 reads(query, ALL),
                 Touch(cache, ALL, False),
+                Touch(items.place, ALL, False),
                 Touch(scratch.place, ALL, True),
                 Touch(partial.place, ALL, True),
-                *([] if own else [writes(y, ALL)]),
+                *([] if private else [writes(y, ALL)]),
             ],
             q=query.slot,
             q_stride=query.stride,
             group=step.group_at(where.group),
             scale=scale,
+            window=_window(window, chunk),
             cap=softcap or 0.0,
             slopes=pointer(slopes),
             **shape,
             **common,
         )
         if rec.rows > 1 or split:
-            if own:
-                scratch = rec.region(scratch_bytes, own=True)
+            if private:
+                scratch = rec.region(scratch_bytes, private=True)
                 common["scratch"] = slot_of(scratch)
             rec.call(
                 "attend.combine",
                 [
+                    Touch(items.place, ALL, False),
                     Touch(partial.place, ALL, False),
                     Touch(scratch.place, ALL, True),
                     writes(y, ROWS),
@@ -118,6 +121,26 @@ class Attending(RecordingOps):
                 **common,
             )
         return y
+
+    def _items(self, heads: int, kv_heads: int, tile: paged.Tiling, window: int) -> Region:
+        """The step's list of items, written where the first layer of this shape attends."""
+        now, rec, threads = self.now, self.now.recorder, self.team.threads
+        key = heads, kv_heads, window
+        if key not in now.attend_items:
+            nbytes = attend_items.list_bytes(rec.rows, tile, kv_heads, threads, now.longest)
+            items = now.attend_items[key] = rec.region(nbytes)
+            rec.call(
+                "attend.plan",
+                [Touch(items.place, ALL, True)],
+                items=slot_of(items),
+                heads=heads,
+                kv_heads=kv_heads,
+                rows=tile.rows,
+                chunk=tile.heads,
+                threads=threads,
+                window=window,
+            )
+        return now.attend_items[key]
 
     def _write(
         self,

@@ -25,9 +25,9 @@ class CpuBiasTable:
     def __init__(self, library: Library, team: Team, max_seqs: int) -> None:
         self._team, self._max_seqs = team, max_seqs
         self._keep: list[object] = []  # what addresses point to
-        self._do, self._undo = (self._program(library, name) for name in ("do", "undo"))
+        self._apply, self._undo = (self._program(library, name) for name in ("apply", "undo"))
         self._header: Words = np.zeros(2, np.int64)
-        self._records: Words = np.zeros((max_seqs, m.BEND // 8), np.int64)
+        self._records: Words = np.zeros((max_seqs, m.EDIT_BYTES // 8), np.int64)
         self._bytes = memoryview(self._records).cast("B")  # type: ignore[arg-type]
         self._header[m.RECORDS // 8] = self._records.ctypes.data
         self._factors = np.zeros((max_seqs, 3), np.float32)
@@ -37,7 +37,7 @@ class CpuBiasTable:
 
     def _program(self, library: Library, name: str) -> tuple[int, int]:
         """Address and length of a program of one kernel."""
-        kernel = library[f"bend.{name}"]
+        kernel = library[f"edits.{name}"]
         args = kernel.pack()
         entries = words([Instruction(kernel.address, args.address)])
         self._keep += [args, entries]
@@ -113,9 +113,9 @@ class CpuBiasTable:
                 self._factors_at + slot * 12,
                 self._before_at + slot * room * 4,
             )
-            place += m.BEND
+            place += m.EDIT_BYTES
         self._header[m.ROWS // 8] = len(edits.rows)
-        self._team.replay(*self._do, self._header_at)
+        self._team.replay(*self._apply, self._header_at)
         return partial(self._put_back, logits)
 
     def _put_back(self, changed: F32, logits: F32) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 
 from rbee_worker.ops import Weight
 from rbee_worker.ops.batch import Array, Batch
-from rbee_worker.ops.cpu.backend.elementwise import Elementwise
+from rbee_worker.ops.cpu.backend.elementwise import ElementwiseOps
 from rbee_worker.ops.cpu.runtime.recorder import Buf, reads, writes
 from rbee_worker.ops.cpu.runtime.recording import buf_of, equal_parts, pointer
 from rbee_worker.ops.cpu.shared.forms import CELL
 
 
-class Columns(Elementwise):
+class ColumnOps(ElementwiseOps):
     """The part of `CpuOps` that moves and multiplies columns."""
 
     def split(self, x: Array, widths: Sequence[int], *, heads: int = 1) -> tuple[Array, ...]:

@@ -11,7 +11,7 @@ from rbee_worker.ops.cpu.runtime.recording import RecordingOps, buf_of, equal_pa
 from rbee_worker.ops.cpu.shared.forms import CELL, UNIT
 
 
-class Elementwise(RecordingOps):
+class ElementwiseOps(RecordingOps):
     """The part of `CpuOps` that computes each number from one or two others."""
 
     def add(self, x: Array, y: Array) -> Array:

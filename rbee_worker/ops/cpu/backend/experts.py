@@ -17,12 +17,12 @@ from rbee_worker.ops.cpu.runtime.recording import (
     slot_of,
 )
 from rbee_worker.ops.cpu.runtime.stack import Stack, StackPart, hold_stack, weight_of
-from rbee_worker.ops.cpu.shared import chosen
+from rbee_worker.ops.cpu.shared import expert_lists
 from rbee_worker.ops.cpu.shared.forms import BYTES, CELL, natural, parse, variant
 from rbee_worker.ops.cpu.shared.regions import Region
 
 
-class Mixing(RecordingOps):
+class ExpertOps(RecordingOps):
     """The part of `CpuOps` that has several matrices of one shape."""
 
     def stack(self, members: Sequence[Sequence[Packed]]) -> Weight:
@@ -72,7 +72,7 @@ class Mixing(RecordingOps):
         """A product kernel: `members` matrices from `first` on, or those that `lists` name."""
         form = parse(name)[1]
         others = [r for r in (lists, *fields.values()) if isinstance(r, Region)]
-        values: dict[str, Any] = {"alone": 0, "tokens": 0, "bias": 0, "bias_each": 0} | {
+        values: dict[str, Any] = {"by_token": 0, "tokens": 0, "bias": 0, "bias_each": 0} | {
             k: slot_of(v) if isinstance(v, Region) else v for k, v in fields.items()
         }
         self.now.recorder.call(
@@ -81,7 +81,7 @@ class Mixing(RecordingOps):
             w=part.at[first:],
             members=members,
             x=slot_of(given),
-            x_each=weight.cols // CELL * chosen.TILE * BYTES[form],
+            x_each=weight.cols // CELL * expert_lists.TILE * BYTES[form],
             token=token,
             lists=0 if lists is None else slot_of(lists),
             y=y.slot,
@@ -151,20 +151,20 @@ class Mixing(RecordingOps):
         gated = up.rows == 2 * down.cols
         assert gated or (up.rows == down.cols and limit is None)
         assert up.count == down.count
-        slots = chosen.slots(rec.rows, chose.width, up.count)
+        slots = expert_lists.slots(rec.rows, chose.width, up.count)
         lists, tokens, places = self._group(chose, up.count, slots)
         ups: Stack = up.data
         downs: Stack = down.data
         hidden = self._slots(up.rows, slots)
         for form in dict.fromkeys(self._stack_form(p)[0] for p in ups.parts):
-            alone = self._prepare(source, form)
-            given = self._gather(source, alone, form, lists, tokens, slots)
+            by_token = self._prepare(source, form)
+            given = self._gather(source, by_token, form, lists, tokens, slots)
             token = -(-up.cols // CELL) * BYTES[form]
             for part in ups.parts:
                 if self._stack_form(part)[0] == form:
                     self._stacked(
                         self._stack_form(part)[1], part, up, given, token,
-                        hidden.columns(part.first, part.rows), lists=lists, alone=alone,
+                        hidden.columns(part.first, part.rows), lists=lists, by_token=by_token,
                         tokens=tokens, bias=_of_part(up_bias, part), bias_each=up.rows,
                     )  # fmt: skip
         results = self._slots(down.rows, slots)
@@ -172,7 +172,7 @@ class Mixing(RecordingOps):
             token = -(-down.cols // CELL) * BYTES[form]
             given = rec.region(slots * token)
             rec.call(
-                f"experts.gate-{kind}-{form}",
+                f"expert_slots.gate-{kind}-{form}",
                 [
                     Touch(lists.place, ALL, False),
                     reads(hidden, ALL),
@@ -200,13 +200,13 @@ class Mixing(RecordingOps):
         return Buf(self.now.recorder.region(4 * width * slots), width, width)
 
     def _group(self, ids: Buf, count: int, slots: int) -> tuple[Region, Region, Region]:
-        """Lists, tokens and places of `chosen.py`."""
+        """Lists, tokens and places of `expert_lists.py`."""
         rec = self.now.recorder
-        lists = rec.region(chosen.list_bytes(rec.rows, ids.width, count))
+        lists = rec.region(expert_lists.list_bytes(rec.rows, ids.width, count))
         tokens, places = rec.region(4 * slots), rec.region(4 * rec.rows * ids.width)
         counts = rec.region(8 * count)
         rec.call(
-            "experts.group",
+            "expert_slots.group",
             [
                 reads(ids, ALL),
                 *(Touch(r.place, ALL, True) for r in (lists, tokens, places, counts)),
@@ -229,7 +229,7 @@ class Mixing(RecordingOps):
         blocks = -(-x.width // CELL)
         given = self.now.recorder.region(slots * blocks * BYTES[form])
         self.now.recorder.call(
-            f"experts.gather-{form}",
+            f"expert_slots.gather-{form}",
             [
                 *(Touch(r.place, ALL, False) for r in (lists, tokens, ready)),
                 Touch(given.place, ALL, True),
@@ -247,7 +247,7 @@ class Mixing(RecordingOps):
         y = rec.buffer(results.width)
         by = None if weights is None else buf_of(weights, top)
         rec.call(
-            "experts.sum",
+            "expert_slots.sum",
             [
                 reads(results, ALL),
                 Touch(places.place, ALL, False),

@@ -16,10 +16,10 @@ from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.errors import UsageError
 from rbee_worker.ops import RopeSpec, Weight
 from rbee_worker.ops.batch import Array, Batch
-from rbee_worker.ops.cpu.backend.attention import Attending
-from rbee_worker.ops.cpu.backend.columns import Columns
-from rbee_worker.ops.cpu.backend.experts import Mixing
-from rbee_worker.ops.cpu.backend.recurrence import Recurring
+from rbee_worker.ops.cpu.backend.attention import AttentionOps
+from rbee_worker.ops.cpu.backend.columns import ColumnOps
+from rbee_worker.ops.cpu.backend.experts import ExpertOps
+from rbee_worker.ops.cpu.backend.recurrence import RecurrenceOps
 from rbee_worker.ops.cpu.backend.sampling import CpuSampling
 from rbee_worker.ops.cpu.runtime.arena import Arena
 from rbee_worker.ops.cpu.runtime.matrix import Holder, Matrix
@@ -39,7 +39,7 @@ from rbee_worker.ops.cpu.shared.held import Held
 from rbee_worker.ops.cpu.shared.pieces import FEW, MANY, ticket
 
 
-class CpuOps(Attending, Mixing, Columns, Recurring):
+class CpuOps(AttentionOps, ExpertOps, ColumnOps, RecurrenceOps):
     """See `Ops`. exact: float32 activations in products with packed weights, not int8."""
 
     name = "cpu"
@@ -117,8 +117,8 @@ class CpuOps(Attending, Mixing, Columns, Recurring):
             rec.call(
                 f"linear.{variant(part.held, form)}",
                 [Touch(ready.place, ALL, False), writes(y, ALL)],
-                ahead=part,
-                early=part.groups - few * FEW.size,
+                product=part,
+                dealt=part.groups - few * FEW.size,
                 w=part.data,
                 x=slot_of(ready),
                 y=y.columns(part.first, part.rows).slot,
@@ -142,8 +142,8 @@ class CpuOps(Attending, Mixing, Columns, Recurring):
         if form not in x.ready:
             rec = self.now.recorder
             blocks = -(-x.width // CELL)
-            tokens, own = -(-rec.rows // TOKENS) * TOKENS, rec.alone(x.width)
-            x.ready[form] = rec.region(tokens * blocks * BYTES[form], own=own)
+            tokens, private = -(-rec.rows // TOKENS) * TOKENS, rec.replicates(x.width)
+            x.ready[form] = rec.region(tokens * blocks * BYTES[form], private=private)
             per = at_once(form)
             if x.made == ROWS:
                 per = blocks

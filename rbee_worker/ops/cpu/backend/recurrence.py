@@ -13,7 +13,7 @@ from rbee_worker.ops.cpu.shared.regions import Place
 from rbee_worker.state.specs import ELEMENT_BYTES, Fixed, StateRef
 
 
-class Recurring(RecordingOps):
+class RecurrenceOps(RecordingOps):
     """The part of `CpuOps` that goes on from a sequence's fixed state."""
 
     def linear_scan(

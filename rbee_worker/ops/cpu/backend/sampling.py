@@ -1,6 +1,6 @@
 """`Sampling` on the team's threads: one replay from logits to ids, no other thread is woken.
 
-Rows go to the kernels as records (`sampling_memory.py`); what a kernel will follow is checked here.
+Kernels are told of rows by records (`sampling_memory.py`); every address in one is checked here.
 Ids equal torch's (`reference/sampling/filters.py`): comparisons are exact and sums are float64 on
 both sides. Only where a border of top_p, min_p or the draw lies within the rounding of such a sum
 (1e-15 of it) may the two differ.
@@ -26,7 +26,7 @@ from rbee_worker.ops.cpu.shared.regions import Words, zeros
 from rbee_worker.ops.sampling import DrawParams, HostIds
 from rbee_worker.types import TokenLogprob
 
-KERNELS = ("sample.scan", "sample.sums", "sample.choose", "bend.do", "bend.undo")
+KERNELS = ("sample.scan", "sample.sums", "sample.choose", "edits.apply", "edits.undo")
 
 _Row = tuple[int, int, float, float, float, float, int]  # a record's words after the address
 _GREEDY: _Row = (m.GREEDY, 0, 1.0, 1.0, 0.0, 0.0, 0)
@@ -60,13 +60,13 @@ class CpuSampling:
         self._reserve(8)
 
     def _reserve(self, rows: int) -> None:
-        """Room for `rows` rows at once; the programs' addresses are of that room."""
+        """Make room for `rows` rows at once, and programs that read it."""
         blocks = m.blocks(self._vocab)
         self._room = rows
         records = zeros(rows * m.RECORD)
         self._records = memoryview(records).cast("B")  # type: ignore[arg-type]
         self._ids = self._records.cast("q")[m.ID // 8 :: m.RECORD // 8]
-        self._cold = 0  # rows of `_known` whose records say greedy and nothing else
+        self._greedy_rows = 0  # rows of `_known` whose records are still those of `greedy`
         self._header[m.RECORDS // 8] = records.ctypes.data
         tops = np.full((rows, self._width), -np.inf, np.float32)
         shared: dict[str, Any] = {"vocab": self._vocab, "blocks": blocks, "width": self._width}
@@ -94,14 +94,14 @@ class CpuSampling:
     def _run(
         self, logits: F32, records: Iterable[_Row], rows: Sequence[int], *, sums: bool = True
     ) -> range:
-        """Replay over some rows of logits [S, V]; where each one's record begins, in bytes.
+        """Replay over some rows of logits [S, V]. Returns where each row's record begins, in bytes.
 
-        sums: may any row need the sum of its weights?
+        sums: whether any row may need the sum of its weights.
         """
         known = self._look_at(logits)
         if len(rows) > self._room:
             self._reserve(len(rows))
-        self._cold = 0
+        self._greedy_rows = 0
         places = range(0, len(rows) * m.RECORD, m.RECORD)
         for place, row, record in zip(places, rows, records, strict=True):
             assert 0 <= row < known.rows
@@ -120,17 +120,17 @@ class CpuSampling:
         if known is None or known.logits is not logits:
             address, stride = address_of(logits, self._vocab)
             known = self._known = _KnownLogits(logits, len(logits), address, stride)
-            self._cold = 0
+            self._greedy_rows = 0
         return known
 
     def greedy(self, logits: F32) -> HostIds:
         """See `Sampling.greedy`."""
         rows = self._look_at(logits).rows
-        if rows and rows == self._cold:  # as in the step before: the records are still right
+        if rows and rows == self._greedy_rows:  # as in the step before: the records are still right
             self._replay(rows, sums=False)
         else:
             self._run(logits, repeat(_GREEDY, rows), range(rows), sums=False)
-            self._cold = rows
+            self._greedy_rows = rows
         return HostIds(self._ids[:rows].tolist())
 
     def choose(self, logits: F32, params: Sequence[DrawParams | None]) -> HostIds:

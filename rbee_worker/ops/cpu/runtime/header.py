@@ -112,15 +112,15 @@ class Header:
     ) -> None:
         self.groups, self.shape = groups, shape
         self._angles = [Angles(spec) for spec in ropes]
-        self._turned: list[tuple[object, object]] = [(None, None)] * len(ropes)
-        self._written: dict[int, tuple[Array, ...]] = {}  # memory whose addresses stand, by group
+        self._angles_written: list[tuple[object, object]] = [(None, None)] * len(ropes)
+        self._written: dict[int, tuple[Array, ...]] = {}  # by group: arrays whose addresses stand
         self._known: _KnownBatch | None = None
         words: Words = np.zeros(step.words(len(groups), len(ropes)), np.int64)
         self._words = memoryview(words)  # type: ignore[arg-type]
         self._address = int(words.ctypes.data)
 
     def rows(self, n: int) -> int:
-        """The address, filled for n rows of what looks at no batch."""
+        """The address, filled for n rows of a program that reads no batch."""
         self._words[step.N // 8] = n
         return self._address
 
@@ -134,9 +134,9 @@ class Header:
             known = self._look_at(batch)
         known.check(longest)
         for number, angles in enumerate(self._angles):
-            turned = angles.at(known.positions, known.seq_starts, known.rope_lens, longest)
-            if turned[0] is not self._turned[number][0] or turned[1] is not self._turned[number][1]:
-                self._turn(number, *turned)
+            found = angles.at(known.positions, known.seq_starts, known.rope_lens, longest)
+            if not all(map(is_, found, self._angles_written[number])):
+                self._write_angles(number, *found)
         return self._address
 
     @property
@@ -169,12 +169,12 @@ class Header:
         self._known = _KnownBatch(batch, self.shape)
         return self._known
 
-    def _turn(self, number: int, table: F32, index: Words) -> None:
+    def _write_angles(self, number: int, table: F32, index: Words) -> None:
         """Where the angles of a rotary table lie, and which of them are whose."""
         at = step.rope_at(number, len(self.groups)) // 8
         self._words[at + step.ANGLES // 8] = table.ctypes.data
         self._words[at + step.INDEX // 8] = index.ctypes.data
-        self._turned[number] = table, index
+        self._angles_written[number] = table, index
 
     def _stands(self, number: int, arrays: tuple[Array, ...]) -> bool:
         """Were a group's addresses last written of these arrays? They are in every step."""

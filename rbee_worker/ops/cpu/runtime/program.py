@@ -52,7 +52,7 @@ class Program:
     def _instruction(self, call: Call, kernel: Native) -> Instruction:
         """A call with its addresses; one argument struct for each thread where it uses private
         memory."""
-        private = any(isinstance(v, Slot) and v.own for v in call.fields.values())
+        private = any(isinstance(v, Slot) and v.private for v in call.fields.values())
         structs = []
         for thread in range(self._threads if private else 1):
             values = {
@@ -67,13 +67,13 @@ class Program:
             kernel.address,
             args.address,
             int(call.barrier),
-            apart=size if private else 0,
-            alone=int(call.own),
+            args_stride=size if private else 0,
+            replicated=int(call.replicated),
         )
 
     def _offset(self, slot: Slot, thread: int = 0) -> int:
         """Where a slot lies in the arena; of private memory, `thread`'s."""
-        return slot.offset + (self._shared + thread * self._each if slot.own else 0)
+        return slot.offset + (self._shared + thread * self._each if slot.private else 0)
 
     @property
     def barriers(self) -> int:
@@ -128,11 +128,11 @@ def _prefetching(calls: Sequence[Call], entries: Sequence[Instruction]) -> list[
     told: list[Instruction] = []
     following: dict[str, int] = {}
     for call, entry in zip(reversed(calls), reversed(entries), strict=True):
-        if call.ahead is not None:
+        if call.product is not None:
             following = {
-                "weights": int(call.ahead.data.ctypes.data),
-                "groups": call.early,
-                "group_bytes": call.ahead.data.nbytes // call.ahead.groups,
+                "weights": int(call.product.data.ctypes.data),
+                "groups": call.dealt,
+                "group_bytes": call.product.data.nbytes // call.product.groups,
             }
         told.append(entry._replace(**following))
     return told[::-1]

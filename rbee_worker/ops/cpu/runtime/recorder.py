@@ -1,9 +1,9 @@
 """Recording a program: activations as places in one arena, operations as entries to replay.
 
-While a model's Python runs once, each operation adds an entry and gets `Buf` handles in place of
-tensors. A buffer's memory is given out again when the last handle to it is gone, so Python's own
-reference counts are the liveness analysis. A barrier goes before an entry only where it touches
-what another thread may have touched since the last barrier.
+While a model's Python runs once, each operation adds an entry and returns `Buf` handles in place of
+arrays. A buffer's memory is given out again when the last handle to it is gone, so Python's own
+reference counts are the liveness analysis. A barrier goes before an entry only where the entry
+touches what another thread may have touched since the last barrier.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from typing import Any
 from rbee_worker.ops.cpu.runtime.matrix import Part
 from rbee_worker.ops.cpu.shared.regions import OWN, Heap, Place, Region
 
-ROWS = "rows"  # how an entry's threads share a place: by rows,
-ALL = "all"  # or in a way that nothing can be said of
-ALONE = 2048  # columns that each thread computes for itself sooner than it waits for another
+ROWS = "rows"  # threads split a place by its rows
+ALL = "all"  # access pattern unknown: any thread may touch any byte
+REPLICATED = 2048  # columns that a thread computes sooner than it waits for another to do it
 
 
 def cells(count: int) -> str:
-    """By `count` cells of each row (`shares.py`); 1 is by rows."""
+    """Threads split a place by `count` cells of each row (`shares.py`); 1 is by rows."""
     return ROWS if count == 1 else f"cells {count}"
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A pointer argument: an offset into the arena, or into each thread's own memory."""
+    """A pointer argument: an offset into the arena, or into each thread's private memory."""
 
     offset: int
-    own: bool = False
+    private: bool = False
 
 
 @dataclass(eq=False)
 class Buf:
     """An activation [rows, width] float32, its rows `stride` floats apart, from column `first`.
 
-    `made`: how threads shared the writing of it. `ready`: the same numbers as a product wants them,
-    by form (`kernels/prepare.py`).
+    made: how threads split the writing of it. ready: the same numbers as products take them, by
+    form (`kernels/product/prepare.py`).
     """
 
     region: Region
@@ -50,10 +50,10 @@ class Buf:
 
     @property
     def slot(self) -> Slot:
-        return Slot(self.region.place.first + 4 * self.first, self.is_own)
+        return Slot(self.region.place.first + 4 * self.first, self.is_private)
 
     @property
-    def is_own(self) -> bool:
+    def is_private(self) -> bool:
         """Has each thread one of its own?"""
         return self.region.place.space == OWN
 
@@ -70,14 +70,14 @@ class Buf:
 
 @dataclass(frozen=True)
 class Touch:
-    """An entry reads or writes a place, its threads sharing it as `share` says."""
+    """An entry reads or writes a place, which its threads split as `share` says."""
 
     place: Place
     share: str
     writes: bool
 
     def conflicts(self, other: Touch) -> bool:
-        """May two threads meet here?"""
+        """May one thread touch here what another one writes?"""
         if not (self.writes or other.writes) or not self.place.overlaps(other.place):
             return False
         alike = self.share == other.share != ALL
@@ -86,15 +86,15 @@ class Touch:
 
 @dataclass(frozen=True)
 class Call:
-    """A kernel with its arguments; `Slot`s are not addresses yet. ahead, early: see
-    `Recorder.call`; own: see `Recorder.alone`."""
+    """A kernel with its arguments; `Slot`s are not addresses yet. product, dealt: see
+    `Recorder.call`. replicated: every thread runs the whole entry, into private memory."""
 
     kernel: str
     fields: dict[str, Any]
     barrier: bool
-    ahead: Part | None = None
-    early: int = 0
-    own: bool = False
+    product: Part | None = None
+    dealt: int = 0
+    replicated: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,34 +111,35 @@ class Recorder:
     def __init__(self, rows: int, threads: int) -> None:
         self.rows, self.threads = rows, threads
         self.entries: list[Call] = []
-        self._shared, self._own = Heap(), Heap(OWN)
+        self._shared, self._private = Heap(), Heap(OWN)
         self._pending: list[Touch] = []
 
     # ---- memory
 
-    def alone(self, columns: int) -> bool:
-        """Whether each thread should do the whole of an entry for itself, in memory of its own.
+    def replicates(self, columns: int) -> bool:
+        """True if it is cheaper for every thread to recompute an entry into private memory than to
+        share it.
 
-        A step of one row gives the threads nothing to share in a norm: one would work, the others
+        A step of one row gives the threads nothing to split in a norm: one would work, the others
         wait for it, and then fetch what it wrote from its cache.
         """
-        return self.rows == 1 and columns <= ALONE
+        return self.rows == 1 and columns <= REPLICATED
 
-    def buffer(self, width: int, *, own: bool = False) -> Buf:
-        """A new activation of `width` columns; own: one for each thread."""
-        return Buf(self.region(4 * width * self.rows, own=own), width, width)
+    def buffer(self, width: int, *, private: bool = False) -> Buf:
+        """A new activation of `width` columns; private: one for each thread."""
+        return Buf(self.region(4 * width * self.rows, private=private), width, width)
 
-    def region(self, nbytes: int, *, own: bool = False) -> Region:
-        """Memory of at least `nbytes`, all threads' or of each thread."""
-        if not own:
+    def region(self, nbytes: int, *, private: bool = False) -> Region:
+        """Memory of at least `nbytes`, shared by all threads or private to each."""
+        if not private:
             return self._shared.take(nbytes)
-        self._own.pass_on()  # nobody else can be at it
-        return self._own.take(nbytes)
+        self._private.pass_on()  # no other thread can be using it
+        return self._private.take(nbytes)
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """Bytes of the arena, and of each thread's own memory."""
-        return self._shared.size, self._own.size
+        """Bytes of the memory that threads share, and of each thread's private memory."""
+        return self._shared.size, self._private.size
 
     # ---- entries
 
@@ -147,26 +148,27 @@ class Recorder:
         kernel: str,
         touches: Sequence[Touch],
         *,
-        ahead: Part | None = None,
-        early: int = 0,
+        product: Part | None = None,
+        dealt: int = 0,
         **fields: Any,
     ) -> None:
         """Append a kernel; a `Slot` among the fields becomes an address in the arena.
 
-        ahead: the weights it reads; `early` groups of their rows are shared among the threads
-        beforehand. What writes memory of each thread's own, every thread does all of.
+        product: the weights that it multiplies with, which threads fetch before they get there;
+        `dealt` groups of their rows have a thread beforehand, the others are taken by whoever is
+        free (`pieces.py`). An entry that writes private memory is run in full by every thread.
         """
-        own = any(t.place.space == OWN for t in touches if t.writes)
-        assert all(own == (t.place.space == OWN) for t in touches if t.writes)
-        met = [t for t in touches if t.place.space != OWN]
-        if own:
-            met = [replace(t, share=ALL) for t in met]
-        barrier = any(t.conflicts(p) for t in met for p in self._pending)
+        replicated = any(t.place.space == OWN for t in touches if t.writes)
+        assert all(replicated == (t.place.space == OWN) for t in touches if t.writes)
+        shared = [t for t in touches if t.place.space != OWN]
+        if replicated:
+            shared = [replace(t, share=ALL) for t in shared]
+        barrier = any(t.conflicts(p) for t in shared for p in self._pending)
         if barrier:
             self._pending.clear()
             self._shared.pass_on()
-        self._pending += met
-        self.entries.append(Call(kernel, fields, barrier, ahead, early, own))
+        self._pending += shared
+        self.entries.append(Call(kernel, fields, barrier, product, dealt, replicated))
 
 
 def reads(buf: Buf, share: str = ROWS) -> Touch:

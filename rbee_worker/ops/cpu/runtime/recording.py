@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,7 @@ class Recording:
     block_size: int
     longest: int  # tokens of a sequence
     ropes: list[RopeSpec] = field(default_factory=list)
+    attend_items: dict[Hashable, Region] = field(default_factory=dict)  # lists of `attend.plan`
 
 
 class RecordingOps(Ops):
@@ -48,9 +50,9 @@ class RecordingOps(Ops):
         return self.recording
 
     def _result(self, width: int) -> Buf:
-        """A new activation, each thread's own where threads would have nothing to share."""
+        """A new activation, private to each thread where threads would have nothing to split."""
         rec = self.now.recorder
-        return rec.buffer(width, own=rec.alone(width))
+        return rec.buffer(width, private=rec.replicates(width))
 
     @abstractmethod
     def _prepare(self, x: Buf, form: str) -> Region:

@@ -1,4 +1,5 @@
-"""Several matrices of one shape as the kernels read them: each held apart, found by its address."""
+"""Several matrices of one shape as the kernels read them: each is held by itself, and found by its
+address."""
 
 from __future__ import annotations
 

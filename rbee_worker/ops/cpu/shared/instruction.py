@@ -12,12 +12,12 @@ BYTES = 64  # of an entry: eight int64, in the order of the fields
 
 
 class Instruction(NamedTuple):
-    """kernel, args: addresses. barrier: 1 where all threads must have come before it is run.
+    """kernel, args: addresses. barrier: 1 if every thread must have arrived before it is run.
 
     weights: address of `groups` times `group_bytes`, of which thread t of n reads the groups from
-    t * groups // n on; 0 where nothing is to be asked for ahead of time. apart: bytes from a
-    thread's args to the next thread's, 0 where they have the same. alone: 1 where every thread does
-    all of the work, as if there were no other.
+    t * groups // n on; 0 if there is nothing to prefetch. args_stride: bytes between consecutive
+    threads' argument structs (0 = shared). replicated: 1 if every thread runs the whole entry
+    itself.
     """
 
     kernel: int
@@ -26,8 +26,8 @@ class Instruction(NamedTuple):
     weights: int = 0
     groups: int = 0
     group_bytes: int = 0
-    apart: int = 0
-    alone: int = 0
+    args_stride: int = 0
+    replicated: int = 0
 
 
 def words(entries: Sequence[Instruction]) -> npt.NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """What a step's sampling knows of each row: records of 8-byte words at fixed byte offsets.
 
 The header of a replay: how many rows, and the address of their records. Written by `sampling.py`,
-read by `kernels/sample.py` and `kernels/bend.py`. Torch-free.
+read by `kernels/sample.py` and `kernels/edits.py`. Torch-free.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RECORD = 88  # bytes
 GREEDY, DRAW, SCORE = range(3)  # kinds
 
 # a row whose single logits change before it is drawn
-BENT = 0  # address of its logits
+EDITED = 0  # address of its logits
 IDS = 8  # address of int32 [COUNT]
 VALUES = 16  # address of float32 [columns, WIDTH]: bias, banned, times in the window, times out
 WIDTH = 24
@@ -34,7 +34,7 @@ COUNT = 32
 EARLY = 40  # 1: banned ids cannot come yet
 FACTORS = 48  # address of float32 [3]: repetition, presence, frequency
 BEFORE = 56  # address of float32 [COUNT]: the logits as they were
-BEND = 64  # bytes
+EDIT_BYTES = 64  # bytes
 
 BLOCK = 512  # columns whose maxima and sums are made together
 LANES = 16

@@ -42,10 +42,10 @@ def weigh(
     low, high = s.idiv(first, 16), s.idiv(last + 15, 16)
     top = s.fill(NONE)
     begin, end = s.fill_i32(first), s.fill_i32(last)
-    bent = k_scales != 0 or cap != f32(0.0) or slope != f32(0.0)
+    adjusted = k_scales != 0 or cap != f32(0.0) or slope != f32(0.0)
     for g in range(low, high):
         v = s.load_f32(scores + 64 * g)
-        if not bent and 16 * g >= first and 16 * g + 16 <= last:
+        if not adjusted and 16 * g >= first and 16 * g + 16 <= last:
             top = s.maximum(v, top)
             continue
         if k_scales != 0:

@@ -1,7 +1,7 @@
 """What experts need around their products: rows grouped by expert, gates, and the weighted sum.
 
-`chosen.py` says where things lie. Threads share slots (`gather`), blocks of slots (`gate`) or rows
-(`sum`); `group` is one thread's work, a counting sort.
+`expert_lists.py` describes the layout. `group` is a counting sort by one thread; threads share
+slots in `gather`, blocks of slots in `gate`, and rows in `sum`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rbee_worker.ops.cpu.kernels.each import ACTS
 from rbee_worker.ops.cpu.kernels.product.prepare import exact_block, i8_block, unit
 from rbee_worker.ops.cpu.kernels.shares import load_upto, share, store_upto
 from rbee_worker.ops.cpu.shared import step as header
-from rbee_worker.ops.cpu.shared.chosen import ENTRIES, ENTRY_BYTES
+from rbee_worker.ops.cpu.shared.expert_lists import ENTRIES, ENTRY_BYTES
 from rbee_worker.ops.cpu.shared.forms import BYTES, UNIT, at_once
 
 f32 = np.float32
@@ -156,8 +156,7 @@ _PARTS: dict[str, Callable[..., None]] = {"group": _group, "sum": _sum}
 
 
 def build(variant: str) -> Kernel:
-    """`experts.group`, `experts.gather-<form>`, `experts.gate-<activation>-<form>` or
-    `experts.sum`."""
+    """`expert_slots.group`, `.gather-<form>`, `.gate-<activation>-<form>` or `.sum`."""
     what, _, rest = variant.partition("-")
     if what == "gather":
         run = _gather(BYTES[rest])
@@ -166,4 +165,4 @@ def build(variant: str) -> Kernel:
         run = _gate(ACTS.index(kind), form)
     else:
         run = _PARTS[what]
-    return kernel(f"experts.{variant}")(run)
+    return kernel(f"expert_slots.{variant}")(run)

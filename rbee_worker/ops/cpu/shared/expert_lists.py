@@ -1,4 +1,4 @@
-"""Where the rows of each chosen expert lie: lists that `experts.group` makes and products read.
+"""Where the rows of each chosen expert lie: lists that `expert_slots.group` makes for products.
 
 A (row, expert) pair is a slot; the slots of an expert follow each other in ascending rows and begin
 at a multiple of 8, as tiles of activations do. The lists, in int64: how many experts were chosen by
