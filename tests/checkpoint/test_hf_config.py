@@ -64,13 +64,6 @@ def test_old_and_new_files_become_one_form(name, tmp_path):
         ({"rope_scaling": None}, {}),
         ({"rope_parameters": None}, {"rope_parameters": None}),
         ({"rope_scaling": {"type": "none"}}, {"rope_scaling": None}),
-        (
-            {
-                "rope_scaling": {"type": "linear", "factor": 2.0},
-                "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5},
-            },
-            {"rope_scaling": {"rope_type": "linear", "factor": 2.0}, "rope_theta": 5e5},
-        ),
         ({"rope_parameters": {"rope_type": "default"}}, {"rope_scaling": None}),
         (
             {"rope_parameters": {"rope_theta": 1e6, "partial_rotary_factor": 0.5}},
@@ -152,7 +145,7 @@ def test_old_keys_become_those_of_today(tmp_path):
         "num_hidden_layers": 2,
         "rope_theta": 5e6,
         "vocab_size": 8,
-        "vocab_size (beside padded_vocab_size)": 7,  # told as one that nothing reads
+        "vocab_size (beside padded_vocab_size)": 7,
         "x": 1,
     }
     path.write_text(json.dumps({**old, "rmsnorm": False}))

@@ -82,4 +82,4 @@ def test_an_engine_runs_without_the_compiler(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("True [")
-    assert "backend reference (plain torch operations, slow), not cpu: llvmlite" in done.stdout
+    assert "backend reference (plain torch operations, slow), not cpu: rbee_worker" in done.stdout
