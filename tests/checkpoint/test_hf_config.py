@@ -145,7 +145,6 @@ def test_old_keys_become_those_of_today(tmp_path):
         "num_hidden_layers": 2,
         "rope_theta": 5e6,
         "vocab_size": 8,
-        "vocab_size (beside padded_vocab_size)": 7,
         "x": 1,
     }
     path.write_text(json.dumps({**old, "rmsnorm": False}))
