@@ -1,11 +1,11 @@
 # Everything here needs only Python >= 3.11, pip, make and git. `make run` and `make test` do all set-up.
 #
-#   make run PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
-#
-# passes PIP_ARGS to every pip call, the download of the default model included.
+# PIP_ARGS goes to every pip call, the download of the default model included: a mirror, a proxy, another index.
 
 PYTHON ?= python3
 VENV ?= .venv
+DEV ?= .venv-dev
+LATEST ?= .venv-latest
 PIP_ARGS ?=
 PROMPT ?= What is the capital of France?
 RUN_ARGS ?= --temperature 0
@@ -16,79 +16,118 @@ LLAMACPP_VERSION ?= 0.3.36
 BENCH_MODELS ?= build/bench
 BENCH_ARGS ?=
 
-BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_ARGS)
+# What installs the rest is pinned as well: a package that is built here (this one) is built without isolation, by
+# the hatchling of constraints.txt.
+BUILDERS := pip hatchling editables
+PIP := -m pip --disable-pip-version-check install $(PIP_ARGS)
+LOCKED := $(PIP) --constraint constraints.txt
+HERE := $(LOCKED) --no-build-isolation --editable
+BIN := $(DEV)/bin
+
+QUICK := not slow and not kernels and not long
+SLOW := slow and not kernels and not long
 
 export RBEE_PIP_ARGS := $(PIP_ARGS)
 
-.PHONY: run test test-slow test-cpu test-long lint bench-cpu clean
+.PHONY: run test test-slow test-cpu test-long test-latest lint lock size new-model bench-cpu clean
 
 run: $(VENV)/.run
-	$(BIN)/rbee-worker generate --chat "$(PROMPT)" $(RUN_ARGS)
+	$(VENV)/bin/rbee-worker generate --chat "$(PROMPT)" $(RUN_ARGS)
 
-test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) -m "not slow and not kernels and not long" $(TEST_ARGS)
+test: $(DEV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) -m "$(QUICK)" $(TEST_ARGS)
 
-test-slow: $(VENV)/.test
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "slow and not kernels and not long" $(TEST_ARGS)
+test-slow: $(DEV)/.test
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "$(SLOW)" $(TEST_ARGS)
 
-test-long: $(VENV)/.test
+test-long: $(DEV)/.test
 	$(BIN)/python -m pytest -m long $(TEST_ARGS)
 
-test-cpu: $(VENV)/.test
+test-cpu: $(DEV)/.test
 	$(BIN)/python -m pytest -n $(TEST_JOBS) -m kernels $(TEST_ARGS)
 
-lint: $(VENV)/.lint
+lint: $(DEV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The quick and the slow suite with today's newest versions that pyproject.toml allows, pip and hatchling included:
+# for CI to run weekly. Red here and green in `make test`: a release of somebody else's needs a change of ours, or a
+# bound in pyproject.toml. Green: `make lock` may take it. Deprecations are listed and fail nothing here.
+LATEST_ARGS := $(foreach kind,DeprecationWarning PendingDeprecationWarning FutureWarning,-W default::$(kind))
+test-latest:
+	$(call make_venv,$(LATEST))
+	$(LATEST)/bin/python $(PIP) --upgrade pip
+	$(LATEST)/bin/python $(PIP) --upgrade --upgrade-strategy eager --editable ".[test]"
+	$(LATEST)/bin/python -m pip list
+	OMP_NUM_THREADS=1 $(LATEST)/bin/python -m pytest -n $(TEST_JOBS) $(LATEST_ARGS) -m "$(QUICK)" $(TEST_ARGS)
+	OMP_WAIT_POLICY=PASSIVE $(LATEST)/bin/python -m pytest $(LATEST_ARGS) -m "$(SLOW)" $(TEST_ARGS)
+
+# Writes constraints.txt anew: the newest versions that pyproject.toml allows, for every system and Python >= 3.11, by
+# `uv pip compile` (uv's own configuration says where it looks, PIP_ARGS does not). Then run .ci/run.
+lock: $(DEV)/.python
+	$(BIN)/python $(LOCKED) uv
+	printf '%s\n' $(BUILDERS) uv | UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile \
+	  --universal --python-version 3.11 --python $(BIN)/python --upgrade --all-extras --annotation-style line \
+	  --no-emit-index-url --no-emit-find-links --output-file constraints.txt pyproject.toml - >/dev/null
+
+# Starts a model family (docs/adding-a-model.md): make new-model NAME=its_model_type
+new-model: $(DEV)/.test
+	$(BIN)/python -m tests.archs.new $(NAME)
+
+# The bytes that `make run` downloads before the model, which must stay within a budget.
+size: $(VENV)/.python
+	$(VENV)/bin/python -m benchmarks.packages $(BUILDERS)
+
 # Every row of docs/performance.md's CPU table, beside llama.cpp compiled for this machine, on a machine that
 # does nothing else: an hour or two. BENCH_ARGS="--rounds 1 --only Q4_0" is a first look.
-bench-cpu: $(VENV)/.test $(LLAMACPP)/.ready
+bench-cpu: $(DEV)/.test $(LLAMACPP)/.ready
 	$(BIN)/python -m benchmarks.cpu --peer-python $(LLAMACPP)/bin/python --models $(BENCH_MODELS) \
 	  --write $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.memory --models $(BENCH_MODELS) --write
 	$(BIN)/python -m benchmarks.startup --write
 
 clean:
-	rm -rf $(VENV) $(LLAMACPP) build dist
+	rm -rf $(VENV) $(DEV) $(LATEST) $(LLAMACPP) build dist
 
-# A stamp is made when its extras are installed, and again when the list of packages changes.
-
-$(VENV)/.python:
+# Debian's Python comes without ensurepip; its pip can still fill an empty environment.
+define make_venv
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: $(PYTHON) is older than Python 3.11. Fix: make PYTHON=/path/to/python3.11" >&2; \
 	  exit 2; }
-	@# Debian's Python comes without ensurepip; its pip can still fill an empty environment.
-	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) && \
-	  $(PYTHON) -m pip --python $(BIN)/python install $(PIP_ARGS) pip; }
+	$(PYTHON) -m venv $(1) || { $(PYTHON) -m venv --clear --without-pip $(1) && \
+	  $(PYTHON) -m pip --python $(1)/bin/python install $(PIP_ARGS) pip; }
+endef
+
+# A stamp is made when what it stands for is installed, and again when the list of packages or their versions change.
+
+$(VENV)/.python $(DEV)/.python: %/.python: constraints.txt
+	$(call make_venv,$*)
+	$*/bin/python $(LOCKED) $(BUILDERS)
 	@touch $@
 
 $(VENV)/.run: pyproject.toml $(VENV)/.python
-	@echo "Installing rbee-worker into $(VENV); torch is the large part."
-	$(PIP) -e ".[server,cpu]"
+	$(VENV)/bin/python $(HERE) .
 	@touch $@
 
-$(VENV)/.test: pyproject.toml $(VENV)/.run
-	$(PIP) -e ".[server,cpu,test,smoke]"
+$(DEV)/.test: pyproject.toml $(DEV)/.python
+	@echo "Installing what the tests need into $(DEV); torch is the large part."
+	$(BIN)/python $(HERE) ".[test]"
 	@# The web page is tested in a browser where one can be had; elsewhere that test says why it is skipped.
 	-@command -v chromedriver >/dev/null || ! command -v apt-get >/dev/null || test "$$(id -u)" != 0 || \
 	  { apt-get update -qq && apt-get install -y -qq chromium chromium-driver; } >/dev/null 2>&1
 	@touch $@
 
-$(VENV)/.lint: pyproject.toml $(VENV)/.run
-	$(PIP) -e ".[server,cpu,otel,lint]"
+$(DEV)/.lint: pyproject.toml $(DEV)/.python
+	$(BIN)/python $(HERE) ".[lint]"
 	@touch $@
 
-$(LLAMACPP)/.ready: benchmarks/llamacpp_build.py $(VENV)/.python
+$(LLAMACPP)/.ready: benchmarks/llamacpp_build.py $(DEV)/.python
 	@for tool in cmake c++; do command -v $$tool >/dev/null || { \
 	  echo "error: $$tool is missing; llama.cpp is compiled with it. Fix: apt-get install cmake g++" >&2; exit 2; }; done
 	@echo "Compiling llama.cpp into $(LLAMACPP), for this processor: a quarter of an hour on two cores."
-	$(PYTHON) -m venv $(LLAMACPP) || { $(PYTHON) -m venv --clear --without-pip $(LLAMACPP) && \
-	  $(PYTHON) -m pip --python $(LLAMACPP)/bin/python install $(PIP_ARGS) pip; }
+	$(call make_venv,$(LLAMACPP))
 	@# Without the cache: pip would take a wheel that was once compiled with other arguments.
-	CMAKE_ARGS="$$($(BIN)/python -m benchmarks.llamacpp_build)" $(LLAMACPP)/bin/python -m pip \
-	  --disable-pip-version-check install $(PIP_ARGS) --no-cache-dir --no-binary llama-cpp-python \
-	  llama-cpp-python==$(LLAMACPP_VERSION)
+	CMAKE_ARGS="$$($(BIN)/python -m benchmarks.llamacpp_build)" $(LLAMACPP)/bin/python $(LOCKED) \
+	  --no-cache-dir --no-binary llama-cpp-python llama-cpp-python==$(LLAMACPP_VERSION)
 	@touch $@

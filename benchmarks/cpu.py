@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks import document, models
 from benchmarks.side_by_side import Pair, alternate, kept, median, once, ratio
-from rbee_worker.engine.machine import allowed_cores
+from rbee_worker.machine import allowed_cores
 
 HERE = Path(__file__).parent
 ROWS = ("prefill_512", "decode", "decode_at_512", "decode_8")

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from rbee_worker.checkpoint.formats import FORMATS, Packed
-from rbee_worker.ops.cpu.forms import WITHIN, forms
-from rbee_worker.ops.cpu.held import GRID_OF, held_as
+from rbee_worker.ops.cpu.shared.forms import WITHIN, forms
+from rbee_worker.ops.cpu.shared.held import GRID_OF, held_as
 from tests.blocks import SCALES, kind_of, values, weights
 from tests.ops.cpu.eager import Eager
 
@@ -34,7 +34,7 @@ INTRO = f"""# Weight formats
 
 What becomes of a file's weights on the `cpu` backend, and how exact its products are. `reference`
 expands every packed tensor to its compute type when it loads, to the values of the `gguf` package,
-bit for bit (`tests/ops/test_dequant.py`). Written by `{COMMAND}`.
+bit for bit (`tests/checkpoint/test_decoding.py`). Written by `{COMMAND}`.
 
 ## Formats
 

@@ -13,28 +13,28 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+
 from rbee_worker.checkpoint import open_checkpoint
-from rbee_worker.engine.decoding import Batches
 from rbee_worker.engine.messages import Submit
 from rbee_worker.engine.scheduler import Chunk
 from rbee_worker.engine.sequence import Sequence
+from rbee_worker.engine.step_numbers import StepBuilder
 from rbee_worker.engine.stop import StopRules
 from rbee_worker.models import build_model, outline_model
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu.backend import CpuOps
-from rbee_worker.ops.cpu.bandwidth import read_gb_s
-from rbee_worker.ops.cpu.header import Shape
-from rbee_worker.ops.cpu.model import CpuModel
-from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.team import Team
-from rbee_worker.ops.cpu.traffic import TrafficOps
+from rbee_worker.ops.cpu.backend.bytes_read import TrafficOps
+from rbee_worker.ops.cpu.backend.model import CpuModel
+from rbee_worker.ops.cpu.backend.ops import CpuOps
+from rbee_worker.ops.cpu.runtime.bandwidth import read_gb_s
+from rbee_worker.ops.cpu.runtime.header import Shape
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.program import F32
+from rbee_worker.ops.cpu.runtime.state import CpuState
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared import isa
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.specs import PagedKV
-from rbee_worker.state.tensors import StateTensors
 from rbee_worker.types import SamplingParams
 
 BLOCK, CONTEXT = 16, 640  # tokens a cache block; tokens a sequence may have
@@ -50,10 +50,10 @@ class Sequences:
             model.groups, tokens=count * CONTEXT, block_size=BLOCK, max_seqs=count,
             step_tokens=CONTEXT, prefix_cache=False,
         )  # fmt: skip
-        tensors = StateTensors(
+        self._memory = CpuState(
             model.groups, self._pool.n_blocks, self._pool.n_slots, block_size=BLOCK, dtype="f16"
         )
-        self._batches = Batches(tensors)
+        self._steps = StepBuilder(model.groups, BLOCK)
         self._seqs = [self._start(number) for number in range(count)]
 
     def _start(self, number: int) -> Sequence:
@@ -73,7 +73,7 @@ class Sequences:
         specs = [(g.layers, g.spec) for g in self.model.groups if isinstance(g.spec, PagedKV)]
         return sum(layers * spec.bytes_per_token("f16") for layers, spec in specs)
 
-    def feed(self, tokens: list[list[int]], done: int) -> torch.Tensor:
+    def feed(self, tokens: list[list[int]], done: int) -> F32:
         """The next tokens of every sequence, each `done` tokens long: logits of the last ones."""
         chunks = []
         for seq, new in zip(self._seqs, tokens, strict=True):
@@ -82,15 +82,14 @@ class Sequences:
             seq.rope_len = seq.rope_len or len(seq.tokens)
             granted = self._pool.reserve(seq.state, len(new))
             assert granted == len(new)
-            chunks.append(Chunk(seq, seq.state, done, granted, True))
-        logits = self.model.logits(self._batches.build(chunks).batch)
+            chunks.append(Chunk(seq, seq.state, done, granted, 1))
+        logits = self.model.logits(self._memory.stage(self._steps.build(chunks).numbers))
         for chunk in chunks:
             self._pool.commit(chunk.state, chunk.count)
         return logits
 
 
 def main(path: str, threads: int, clock: str) -> None:
-    torch.set_num_threads(1)
     now = time.process_time if clock == "cpu" else time.perf_counter
     library = Library(isa.choose(os.environ.get("RBEE_CPU_ISA", "")))
     ops = CpuOps(library, Team(library, threads))
@@ -110,7 +109,7 @@ def main(path: str, threads: int, clock: str) -> None:
         token, start = [[100]] * count, now()
         for i in range(steps):
             logits = seqs.feed(token, prompt + i)
-            token = [[one] for one in sampling.greedy(logits)]
+            token = [[one] for one in sampling.greedy(logits).host()]
         return count * steps / (now() - start)
 
     def prefill() -> float:

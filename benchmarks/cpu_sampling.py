@@ -21,14 +21,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from rbee_worker.engine.sampler import Sampler
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.sampling import CpuSampling
-from rbee_worker.ops.cpu.team import Team
+from rbee_worker.ops.batch import Array
+from rbee_worker.ops.cpu.backend.sampling import CpuSampling
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared import isa
+from rbee_worker.ops.reference.sampling.torch_sampling import TorchSampling
 from rbee_worker.types import SamplingParams
 
 VOCABULARIES = (49_152, 128_256)
@@ -46,17 +49,17 @@ KINDS = {
 }
 
 
-def logits(rows: int, vocab: int, shape: str) -> torch.Tensor:
+def logits(rows: int, vocab: int, shape: str) -> NDArray[np.float32]:
     """Normal logits; where peaked, some tokens stand out by what falls off like a power law."""
     rng = np.random.default_rng(0)
     z = rng.standard_normal((rows, vocab)) * 2.5
     if shape == "peaked":
         for row in z:
             row[rng.choice(vocab, 200, replace=False)] = 20 - 1.5 * np.log(np.arange(1, 201))
-    return torch.from_numpy(z.astype(np.float32))
+    return z.astype(np.float32)
 
 
-def cost(sampler: Sampler, z: torch.Tensor, params: SamplingParams, rounds: int) -> float:
+def cost(sampler: Sampler, z: Array, params: SamplingParams, rounds: int) -> float:
     """Microseconds of processor time a row."""
     slots = list(range(len(z)))
     best = float("inf")
@@ -64,9 +67,9 @@ def cost(sampler: Sampler, z: torch.Tensor, params: SamplingParams, rounds: int)
         for slot in slots:
             sampler.add(slot, params, PROMPT)
         start = time.process_time()
-        with torch.inference_mode():
-            for _ in range(STEPS):
-                sampler.sample(z, slots)
+        for index in range(len(PROMPT), len(PROMPT) + STEPS):
+            prepared = sampler.prepare(slots, [index] * len(slots))
+            sampler.collect(sampler.sample(z, prepared))
         if n:  # the first round warms up
             best = min(best, time.process_time() - start)
     return round(best / STEPS / len(z) * 1e6, 1)
@@ -82,17 +85,17 @@ def main() -> None:
     library = Library(isa.choose(os.environ.get("RBEE_CPU_ISA", "")))
     team = Team(library, asked.threads)
     makers: dict[str, Callable[[int], Sampler]] = {
-        "kernels": lambda vocab: Sampler(
-            vocab, asked.rows, "cpu", CpuSampling(library, team, vocab)
-        ),
-        "torch": lambda vocab: Sampler(vocab, asked.rows),
+        "kernels": lambda vocab: Sampler(vocab, asked.rows, CpuSampling(library, team, vocab)),
+        "torch": lambda vocab: Sampler(vocab, asked.rows, TorchSampling(torch.device("cpu"))),
     }
     for vocab in VOCABULARIES:
         for shape in ("peaked", "flat"):
             z = logits(asked.rows, vocab, shape)
+            given = {"kernels": z, "torch": torch.from_numpy(z)}
             for kind, params in KINDS.items():
                 found = {
-                    n: cost(make(vocab), z, params, asked.rounds) for n, make in makers.items()
+                    n: cost(make(vocab), given[n], params, asked.rounds)
+                    for n, make in makers.items()
                 }
                 row = {"vocabulary": vocab, "logits": shape, "sampling": kind, **found}
                 sys.stdout.write(json.dumps(row) + "\n")

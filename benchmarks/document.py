@@ -9,7 +9,7 @@ from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from rbee_worker.engine.machine import allowed_cores
+from rbee_worker.machine import allowed_cores
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 PACKAGES = ("torch", "llvmlite", "numpy")

@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks import document
 from benchmarks.family_shapes import FAMILIES, YARDSTICK, config_of
 from benchmarks.side_by_side import once
-from rbee_worker.engine.machine import allowed_cores
+from rbee_worker.machine import allowed_cores
 
 HERE = Path(__file__).parent
 BOUND = 0.8  # of Llama's share
@@ -42,7 +42,6 @@ def summary(
         "decode_tok_s": statistics.median(ours["decode_tok_s"] for ours, _ in runs),
         "gb_s": round(statistics.median(ours["gb_s"] for ours, _ in runs), 2),
         "of_llama": round(statistics.median(ratios), 3),
-        "fallbacks": first["fallbacks"],
         "samples": [round(r, 3) for r in ratios],
     }
 

@@ -13,24 +13,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import torch
-
 from benchmarks.cpu_ours import BLOCK, CONTEXT, Sequences
 from rbee_worker.models import build_model, outline_model
 from rbee_worker.models.random import random_checkpoint
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu.backend import CpuOps
-from rbee_worker.ops.cpu.header import Shape
-from rbee_worker.ops.cpu.model import CpuModel
-from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.team import Team
-from rbee_worker.ops.cpu.traffic import TrafficOps
+from rbee_worker.ops.cpu.backend.bytes_read import TrafficOps
+from rbee_worker.ops.cpu.backend.model import CpuModel
+from rbee_worker.ops.cpu.backend.ops import CpuOps
+from rbee_worker.ops.cpu.runtime.header import Shape
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared import isa
 
 PROMPT, REPEATS = 16, 3
 
 
 def main(config: str, form: str, threads: int, steps: int, clock: str) -> None:
-    torch.set_num_threads(1)
     now = time.process_time if clock == "cpu" else time.perf_counter
     library = Library(isa.choose())
     ops = CpuOps(library, Team(library, threads))
@@ -56,7 +53,6 @@ def main(config: str, form: str, threads: int, steps: int, clock: str) -> None:
         "token_bytes": traffic.nbytes,
         "decode_tok_s": round(found, 2),
         "gb_s": round(found * (traffic.nbytes + cached) / 1e9, 3),
-        "fallbacks": sorted(set(model.fallbacks)),
     }
     sys.stdout.write(json.dumps(out) + "\n")
 

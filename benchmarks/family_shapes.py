@@ -89,6 +89,10 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "olmo3": {"num_key_value_heads": 16},
     "stablelm": {"num_key_value_heads": 16},
     "starcoder2": _FOUR_TIMES,
+    "olmoe": {"intermediate_size": 384, "num_experts": 32, "num_experts_per_tok": 4},
+    "dots1": {k: v for k, v in _LATENT.items() if "lora" not in k and "head_dim" not in k},
+    "exaone4": {"head_dim": 64},
+    "nemotron": _FOUR_TIMES,
     "cohere": {"tie_word_embeddings": True},
     "falcon": {
         "intermediate_size": None,

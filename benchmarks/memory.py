@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import document, models
-from rbee_worker.engine.machine import allowed_cores
+from rbee_worker.machine import allowed_cores
 
 HERE = Path(__file__).parent
 FILES = ("1b-Q4_0.gguf", "1b-Q8_0.gguf", "1b-Q4_K_M.gguf", "1b-Q6_K.gguf", "smol-bf16")

@@ -9,24 +9,17 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import torch
-
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.config import Settings
-from rbee_worker.engine.ahead import repacked
-from rbee_worker.engine.kernels import compile_for
-from rbee_worker.engine.load import load_engine
 from rbee_worker.engine.messages import Submit
-from rbee_worker.engine.preflight import preflight
+from rbee_worker.loading.load import load_engine
+from rbee_worker.loading.preflight import outline_of, preflight
 from rbee_worker.models import build_model
-from rbee_worker.ops.cpu.ahead import NamedSource
-from rbee_worker.ops.select import make_ops
 from rbee_worker.types import SamplingParams
 
 KV_TOKENS = 4096
@@ -41,16 +34,17 @@ def tell(stage: str, **values: Any) -> None:
 
 def repack(settings: Settings) -> None:
     """Only the weights: kernels are compiled before, and nothing else is held."""
-    torch.set_num_threads(1)
     ckpt = open_checkpoint(settings.model)
-    ahead = preflight(ckpt, settings)
-    compile_for(ckpt, settings, ahead.kv_dtype)
+    plan = preflight(ckpt, settings)
+    outline = outline_of(ckpt, plan.model.context)
+    plan.backend.prepare(outline, settings, plan.kv_dtype, lambda *_: None)
     files = sum(ckpt.source.info(n).nbytes for n in ckpt.source.names())
-    tell("repacking", weights=ahead.weight_bytes, file_bytes=files)
+    tell("repacking", weights=plan.weight_bytes, file_bytes=files)
     start = time.perf_counter()
-    held = repacked(ckpt, ahead, settings, lambda loading: None)
-    ops = make_ops(settings, ahead.dtype, held=held)
-    model = build_model(replace(ckpt, source=NamedSource(ckpt.source)), ops)
+    ops = plan.backend.ops(
+        settings, plan.dtype, weight_bytes=plan.weight_bytes, progress=lambda *_: None
+    )
+    model = build_model(ckpt, ops)
     taken = time.perf_counter() - start
     tell("held", seconds=round(taken, 4), layers=len(model.blocks))
 

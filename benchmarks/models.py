@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.checkpoint.random_blocks import random_rows
 from rbee_worker.checkpoint.refs import resolve
-from rbee_worker.ops.dequant import dequantize
+from rbee_worker.ops.reference.dequant import dequantize
 
 VOCAB, HEAD_DIM = 49152, 64
 WIDE = {"dim": 2048, "layers": 16, "ffn": 8192, "heads": 32, "kv_heads": 8}  # the shape of 1B

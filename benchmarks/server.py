@@ -21,11 +21,12 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from benchmarks.stalls import Stalls
 
@@ -114,27 +115,49 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+class ServerWorker:
+    """A worker process with the fake engine, and what it prints: a JSON value a line."""
+
+    def __init__(self, process: subprocess.Popen[bytes], complaints: IO[bytes]) -> None:
+        self.process, self._complaints = process, complaints
+
+    def line(self) -> Any:
+        """The next line. Raises SystemExit with the worker's own words where it printed none."""
+        assert self.process.stdout is not None
+        said = self.process.stdout.readline()
+        if said.endswith(b"\n"):
+            return json.loads(said)
+        self._complaints.seek(0)
+        last = self._complaints.read().decode().strip().splitlines()[-1:]
+        status = self.process.wait()
+        raise SystemExit(
+            f"benchmarks.server_worker ended with status {status}, {len(said)} bytes into a line: "
+            f"{''.join(last) or 'no reason given'}"
+        )
+
+
 @contextmanager
-def worker(mode: dict[str, Any]) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A worker with the fake engine: (process, port); ended and its pipe closed afterwards."""
+def worker(mode: dict[str, Any]) -> Iterator[tuple[ServerWorker, int]]:
+    """A worker with the fake engine and its port; ended and its pipe closed afterwards."""
     command = [sys.executable, "-m", "benchmarks.server_worker", json.dumps(mode)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT
-    ) as process:
-        assert process.stdout is not None
+    with (
+        tempfile.TemporaryFile() as complaints,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, cwd=ROOT) as process,
+    ):
         try:
-            yield process, int(json.loads(process.stdout.readline())["port"])
+            started = ServerWorker(process, complaints)
+            yield started, int(started.line()["port"])
         finally:
             process.terminate()
 
 
 def throughput(tokens: int) -> dict[str, float]:
     """One run at full speed."""
-    with worker({"wait_s": 1.5, "tokens": tokens}) as (process, port):
+    with worker({"wait_s": 1.5, "tokens": tokens}) as (started, port):
         asyncio.run(warm(port))
-        before = cpu_s(process.pid)
+        before = cpu_s(started.process.pid)
         readers = asyncio.run(streams(port, tokens, stamped=False))
-        spent = cpu_s(process.pid) - before
+        spent = cpu_s(started.process.pid) - before
     events = sum(r.events for r in readers)
     wall = max(r.last for r in readers) - min(r.first for r in readers)
     rates = sorted(r.events / (r.last - min(s.first for s in readers)) for r in readers)
@@ -150,15 +173,13 @@ def latency(seconds: float) -> dict[str, float]:
     """One run at `LATENCY_RATE`."""
     tokens = int(LATENCY_RATE / STREAMS * seconds)
     mode = {"wait_s": 1.0, "tokens": tokens, "rate": LATENCY_RATE / STREAMS}
-    with worker(mode) as (process, port):
+    with worker(mode) as (started, port):
         asyncio.run(warm(port))
         with Stalls() as stalls:
             readers = asyncio.run(streams(port, tokens, stamped=True))
         asyncio.run(warm(port))
-        process.terminate()
-        assert process.stdout is not None
-        rest = process.stdout.read()
-    written = sorted(json.loads(rest.splitlines()[-1]))
+        started.process.terminate()
+        written = sorted(started.line())
     lags = sorted(lag for r in readers for lag in r.lags)
     wall = max(r.last for r in readers) - min(r.first for r in readers)
 

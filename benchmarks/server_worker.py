@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+from rbee_worker.cli.output import whole_streams
 from rbee_worker.config import Settings
 from rbee_worker.server.run import serve
 from rbee_worker.server.worker import Worker
@@ -69,6 +70,7 @@ async def start(settings: Settings, *, on_loading: Any) -> Events:
 
 
 def main() -> None:
+    whole_streams()  # the last line is longer than a pipe takes at once
     found = measure_writes() if "rate" in OPTIONS else []
     settings = Settings(local_mode=True, port=0, max_seqs=64)
     code = serve(settings, "", start)

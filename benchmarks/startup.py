@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks import document
 from benchmarks.side_by_side import median
 from rbee_worker.checkpoint.refs import resolve
-from rbee_worker.engine.machine import allowed_cores
+from rbee_worker.machine import allowed_cores
 
 COLD, WARM = 10.0, 2.0  # seconds, what must be reached
 

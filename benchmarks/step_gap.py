@@ -13,16 +13,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.cpu_ours import Sequences
 from rbee_worker.config import Settings
-from rbee_worker.engine.load import load_engine
 from rbee_worker.engine.messages import Submit
-from rbee_worker.ops.cpu.model import CpuModel
-from rbee_worker.ops.cpu.team import Team
+from rbee_worker.loading.load import load_engine
+from rbee_worker.ops.cpu.backend.model import CpuModel
+from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.types import SamplingParams
 
 PROMPT, STEPS = 16, 100
@@ -63,7 +61,6 @@ class Gaps:
 
 
 def main(path: str, count: int, threads: int) -> None:
-    torch.set_num_threads(1)
     settings = Settings(model=path, backend="cpu", threads=threads, max_seqs=max(8, count))
     engine, _ = load_engine(settings, lambda loading: None)
     model = engine.runner._model
@@ -76,7 +73,7 @@ def main(path: str, count: int, threads: int) -> None:
         nonlocal ids, done
         logits = seqs.feed(ids, done)
         done += len(ids[0])
-        ids = [[token] for token in sampling.greedy(logits)]
+        ids = [[token] for token in sampling.greedy(logits).host()]
 
     decode()
     decode()

@@ -15,17 +15,19 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from rbee_worker.errors import UsageError, one_line
+from rbee_worker.errors import UsageError
 
 ENV_PREFIX = "RBEE_"
-ELSEWHERE = (  # variables that are no settings, and who reads them
-    "RBEE_API_TOKEN",  # server/auth.py, cli/remote.py
-    "RBEE_CPU_ASSEMBLY",  # ops/cpu: where to write the kernels' machine code
-    "RBEE_CPU_ISA",  # ops/cpu/isa.py
-    "RBEE_DEBUG",  # cli/options.py
-    "RBEE_PIP_ARGS",  # checkpoint/pypi.py
+# Variables that are no settings.
+OTHER_VARIABLES = (
+    "RBEE_API_TOKEN",
+    "RBEE_CPU_ASSEMBLY",
+    "RBEE_CPU_ISA",
+    "RBEE_DEBUG",
+    "RBEE_PIP_ARGS",
 )
-_TESTS = "RBEE_TEST_"  # what the tests read
+_OF_TESTS = "RBEE_TEST_"
+_LONGEST = 64  # characters of a name that is shown
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 
@@ -228,24 +230,18 @@ def parse(given: Mapping[str, str | bool | None], environ: Mapping[str, str]) ->
     return Settings(**values)
 
 
-def strangers(environ: Mapping[str, str]) -> list[str]:
-    """A line for each variable that looks like one of this worker's and is read by nothing in it.
-
-    Other programs may use the prefix too, so none is an error; a misspelt one is never silent.
-    """
-    known = [*(option.env for option in OPTIONS), *ELSEWHERE]
-    lines = []
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """A sentence for each variable that begins like ours and that nothing reads, with the nearest
+    that is read. Values are not shown: they may be secrets."""
+    known = {*(option.env for option in OPTIONS), *OTHER_VARIABLES}
+    told = []
     for name in sorted(environ):
-        if not name.startswith(ENV_PREFIX) or name.startswith(_TESTS) or name in known:
-            continue
-        if environ[name]:
-            words = [word.removeprefix(ENV_PREFIX) for word in known]
-            near = difflib.get_close_matches(name[len(ENV_PREFIX) :][:64], words, n=1)
-            hint = (
-                f"; did you mean {ENV_PREFIX}{near[0]}?" if near else ", and none is spelt like it."
-            )
-            lines.append(one_line(f"{name} is read by nothing in this worker{hint}"))
-    return lines
+        if name.startswith(ENV_PREFIX) and name not in known and not name.startswith(_OF_TESTS):
+            shown = name[:_LONGEST]
+            near = difflib.get_close_matches(shown, known, n=1, cutoff=0.8)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            told.append(f"the environment variable {shown} is none of this program's{hint}")
+    return told
 
 
 def _value(option: Option, text: str | bool, where: str) -> Any:

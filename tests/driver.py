@@ -1,48 +1,76 @@
 """Runs a model on chosen rows without a scheduler: tests decide what shares a step.
 
-Blocks are handed out in a shuffled order, so that a wrong table shows.
+Blocks and slots are handed out in a shuffled order, so that a wrong table shows. The memory is the
+backend's own, and every batch is staged by it.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from rbee_worker.models.base import Decoder
-from rbee_worker.ops.batch import Batch, PagedState
-from rbee_worker.state.specs import PagedKV
+from rbee_worker.ops.backend import StateMemory
+from rbee_worker.ops.batch import Batch, FixedPlaces, PagedPlaces, Places, StepNumbers
+from rbee_worker.ops.cpu.runtime.state import CpuState
+from rbee_worker.ops.reference.state import TorchState
+from rbee_worker.state.specs import Fixed
+
+MEMORY = {"cpu": CpuState, "reference": TorchState}  # by the name of a model's operations
 
 
 @dataclass
 class Sequence:
-    """A sequence's tokens so far and the blocks it has, one list a state group."""
+    """A sequence's tokens so far, the blocks it has, one list a paged group, and its slot."""
 
     tokens: list[int]
+    slot: int
     computed: int = 0
-    blocks: list[list[int]] = field(default_factory=list)
+    blocks: dict[int, list[int]] = field(default_factory=dict)
 
 
 class Driver:
-    """`feed({seq: n})` computes the next n tokens of each sequence in one step."""
+    """`feed([(seq, n)])` computes the next n tokens of each sequence in one step.
 
-    def __init__(self, model: Decoder, *, blocks: int = 64, block_size: int = 16) -> None:
+    model: a `Decoder`, or what a backend makes of one. dtype: of keys and values.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        blocks: int = 64,
+        slots: int = 24,
+        block_size: int = 16,
+        dtype: str = "f32",
+    ) -> None:
         self.model = model
         self.block_size = block_size
-        self.k, self.v, self.free = [], [], []
-        for number, group in enumerate(model.groups):
-            assert isinstance(group.spec, PagedKV)
-            shape = (group.layers, blocks, block_size, group.spec.heads)
-            self.k.append(torch.zeros(*shape, group.spec.k_dim))
-            self.v.append(torch.zeros(*shape, group.spec.v_dim))
-            order = list(range(1, blocks))
-            random.Random(number).shuffle(order)
-            self.free.append(order)
+        fixed = [isinstance(group.spec, Fixed) for group in model.groups]
+        counts = [0 if is_fixed else blocks for is_fixed in fixed]
+        self.memory: StateMemory = MEMORY[model.ops.name](
+            model.groups, counts, slots, block_size=block_size, dtype=dtype
+        )
+        self._blocks = {g: _shuffled(blocks, g) for g, is_fixed in enumerate(fixed) if not is_fixed}
+        self._slots = _shuffled(slots, 99)
 
     def start(self, tokens: list[int]) -> Sequence:
-        return Sequence(list(tokens), 0, [[] for _ in self.model.groups])
+        """A sequence of which nothing is computed."""
+        slot = self._slots.pop()
+        self.memory.clear([slot])
+        return Sequence(list(tokens), slot, 0, {group: [] for group in self._blocks})
+
+    def fork(self, seq: Sequence) -> Sequence:
+        """A sequence that goes on from a copy of what another has computed in fixed groups."""
+        assert not seq.blocks
+        slot = self._slots.pop()
+        self.memory.copy([(seq.slot, slot)])
+        return Sequence(list(seq.tokens), slot, seq.computed)
 
     def feed(self, counts: list[tuple[Sequence, int]], rope_len: int | None = None) -> list[Tensor]:
         """Logits [n, vocab] of the next n tokens of each sequence, all in one batch.
@@ -51,42 +79,62 @@ class Driver:
         """
         batch = self.batch(counts, rope_len)
         with torch.inference_mode():
-            logits = self.model.head(self.model.hidden(batch))
+            logits = torch.as_tensor(self.model.head(self.model.hidden(batch))).clone()
         for seq, n in counts:
             seq.computed += n
         return list(logits.split([n for _, n in counts]))
 
     def batch(self, counts: list[tuple[Sequence, int]], rope_len: int | None = None) -> Batch:
         """The batch of these rows, which are not counted as computed; as `feed` takes them."""
-        for seq, n in counts:
-            for group, blocks in enumerate(seq.blocks):
-                while len(blocks) * self.block_size < seq.computed + n:
-                    blocks.append(self.free[group].pop())
+        return self.memory.stage(self.numbers(counts, rope_len))
+
+    def numbers(
+        self, counts: list[tuple[Sequence, int]], rope_len: int | None = None
+    ) -> StepNumbers:
+        """The same as numbers on the host."""
         tokens = [t for s, n in counts for t in s.tokens[s.computed : s.computed + n]]
         positions = [p for s, n in counts for p in range(s.computed, s.computed + n)]
-        starts = [0]
-        for _, n in counts:
-            starts.append(starts[-1] + n)
-        kv_lens = [s.computed + n for s, n in counts]
-        state = []
-        for group in range(len(self.model.groups)):
-            width = max(len(s.blocks[group]) for s, _ in counts)
-            rows = [s.blocks[group] + [0] * (width - len(s.blocks[group])) for s, _ in counts]
-            slots = [
-                s.blocks[group][p // self.block_size] * self.block_size + p % self.block_size
-                for s, n in counts
-                for p in range(s.computed, s.computed + n)
-            ]
-            table = torch.tensor(rows, dtype=torch.int32)
-            state.append(PagedState(self.k[group], self.v[group], table, torch.tensor(slots)))
-        return Batch(
-            tokens=torch.tensor(tokens),
-            positions=torch.tensor(positions),
-            seq_starts=torch.tensor(starts),
-            kv_lens=torch.tensor(kv_lens),
-            rope_lens=torch.tensor([rope_len or len(s.tokens) for s, _ in counts]),
-            sample_rows=torch.tensor([e - 1 for e in starts[1:]]),
-            state=tuple(state),
-            seq_starts_host=tuple(starts),
-            kv_lens_host=tuple(kv_lens),
+        starts = (0, *accumulate(n for _, n in counts))
+        kv_lens = tuple(s.computed + n for s, n in counts)
+        return StepNumbers(
+            tokens=_ints(tokens),
+            positions=_ints(positions),
+            seq_starts=_ints(starts),
+            kv_lens=_ints(kv_lens),
+            rope_lens=_ints([rope_len or len(s.tokens) for s, _ in counts]),
+            sample_rows=_ints([end - 1 for end in starts[1:]]),
+            places=tuple(self._places(g, counts) for g in range(len(self.model.groups))),
+            seq_starts_host=starts,
+            kv_lens_host=kv_lens,
         )
+
+    def _places(self, group: int, counts: list[tuple[Sequence, int]]) -> Places:
+        if group not in self._blocks:
+            return FixedPlaces(_ints([s.slot for s, _ in counts]))
+        size = self.block_size
+        for seq, n in counts:
+            blocks = seq.blocks[group]
+            while len(blocks) * size < seq.computed + n:
+                blocks.append(self._blocks[group].pop())
+        table = np.zeros(
+            (len(counts), max((len(s.blocks[group]) for s, _ in counts), default=1)), np.int32
+        )
+        for row, (seq, _) in zip(table, counts, strict=True):
+            row[: len(seq.blocks[group])] = seq.blocks[group]
+        slots = [
+            s.blocks[group][p // size] * size + p % size
+            for s, n in counts
+            for p in range(s.computed, s.computed + n)
+        ]
+        return PagedPlaces(table, _ints(slots))
+
+
+def _ints(numbers: Any) -> Any:
+    return np.array(numbers, np.int64)
+
+
+def _shuffled(count: int, seed: int) -> list[int]:
+    """1 .. count - 1; 0 is the sink."""
+    order = list(range(1, count))
+    random.Random(seed).shuffle(order)
+    return order

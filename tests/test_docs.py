@@ -10,10 +10,11 @@ from rbee_worker.checkpoint.formats import DECODABLE
 from rbee_worker.checkpoint.names import DIALECTS
 from rbee_worker.config import OPTIONS, Option
 from rbee_worker.models import ARCHITECTURES
-from rbee_worker.ops.cpu.forms import WITHIN, forms
-from rbee_worker.ops.cpu.held import held_as
+from rbee_worker.ops.cpu.shared.forms import WITHIN, forms
+from rbee_worker.ops.cpu.shared.held import held_as
 from rbee_worker.verify.compare import TOLERANCE
 from tests.archs import page as architectures
+from tests.archs.new import PLACES
 
 ROOT = Path(__file__).parents[1]
 DOCS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CHANGELOG.md"]
@@ -85,6 +86,13 @@ def test_code_that_the_page_on_adding_a_model_shows_is_the_code() -> None:
     assert [s for s in shown if s.strip() not in there and s.strip() != "..."] == []
 
 
+def test_the_page_on_adding_a_model_names_every_place() -> None:
+    text = (ROOT / "docs/adding-a-model.md").read_text()
+    table = re.findall(r"^\| `([\w./]+)` \|", text, re.MULTILINE)
+    assert table[: len(PLACES)] == [place for place, _ in PLACES]
+    assert [place for place, _ in PLACES if not (ROOT / place).exists()] == []
+
+
 def named_tests() -> list[tuple[str, str]]:
     """`tests/file.py::name` wherever a page says that a test proves something."""
     text = "\n".join(p.read_text() for p in DOCS)
@@ -98,8 +106,8 @@ def test_a_test_that_a_page_names_exists(file: str, name: str) -> None:
 
 def test_the_readme_shows_every_make_target_that_ci_runs() -> None:
     ci = (ROOT / ".ci/run").read_text()
-    targets = re.findall(r"^make (\S+)$", ci, re.MULTILINE)
-    assert targets == ["lint", "test", "test-slow"]
+    targets = re.findall(r"^(?:answer=\$\()?make ([\w-]+)\)?$", ci, re.MULTILINE)
+    assert targets == ["run", "size", "lint", "test", "test-slow"]
     readme = (ROOT / "README.md").read_text()
     assert [t for t in targets if f"make {t}" not in readme] == []
 

@@ -8,29 +8,65 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import structure
+
 PACKAGE = Path(__file__).parents[1] / "rbee_worker"
 
-# Part -> parts it may import at run time (`if TYPE_CHECKING` is free). A missing part may have all.
-BASE = {"types", "errors", "config", "params"}
+# Part -> parts it may import at run time (`if TYPE_CHECKING` is free).
+BASE = {"types", "errors", "config", "params", "machine", "extras"}
 MAY = {
     "types": set(),
     "errors": set(),
+    "extras": {"errors"},
     "config": {"errors"},
     "params": BASE,
     "observe": BASE | {"observe"},
     "wire": {"types"},
     "client": {"errors", "wire", "client"},
-    "server": BASE | {"observe", "wire", "engine", "server"},
+    "server": BASE | {"observe", "wire", "engine", "session", "server"},
     "checkpoint": BASE | {"checkpoint"},
     "tokenizer": BASE | {"checkpoint", "tokenizer"},
-    "state": BASE | {"state", "ops"},
+    "state": {"state"},
     "ops": BASE | {"checkpoint", "state", "ops"},
     "layers": BASE | {"checkpoint", "state", "ops", "layers"},
     "models": BASE | {"checkpoint", "state", "ops", "layers", "models"},
+    "engine": BASE | {"state", "ops", "engine"},
+    "machine": set(),
+    "loading": BASE | {"checkpoint", "state", "ops", "models", "engine", "loading"},
+    "process": BASE | {"observe", "engine", "loading", "process"},
+    "session": BASE
+    | {"checkpoint", "tokenizer", "observe", "models", "engine", "process", "session"},
+    "library": BASE | {"checkpoint", "tokenizer", "engine", "loading", "session"},
+    "verify": BASE | {"checkpoint", "state", "ops", "models", "loading", "verify"},
+    "cli": BASE
+    | {"checkpoint", "tokenizer", "observe", "wire", "client", "server", "state", "ops", "models"}
+    | {"engine", "loading", "process", "session", "verify", "cli"},
 }
+# Folders of ops/cpu -> those among them that each may import: compiling processes and running ones
+# meet only in what they share.
+CPU_MAY = {
+    "shared": set(),
+    "compiler": {"shared"},
+    "kernels": {"shared", "compiler"},
+    "runtime": {"shared"},
+    "backend": {"shared", "runtime"},
+}
+CPU = "rbee_worker.ops.cpu"
+# What the engine may import of `ops`: the vocabulary, and no backend.
+VOCABULARY = {"ops", "ops.backend", "ops.batch", "ops.sampling"}
 TORCH_FREE = [
+    "library",
+    "process.main",
+    "loading.load",
+    "checkpoint.decoding",
+    "ops.cpu.runtime.state",
+    "ops.cpu.backend.bytes_read",
+    "ops.cpu.backend.model",
+    "ops.cpu.backend.cpu",
+    "ops.backends",
     "types",
     "errors",
+    "extras",
     "config",
     "params",
     "observe.narration",
@@ -43,7 +79,8 @@ TORCH_FREE = [
     "tokenizer.stream",
     "engine.messages",
     "engine.scheduler",
-    "engine.client",
+    "engine.make",
+    "session.client",
     "state.specs",
     "state.blocks",
     "cli.main",
@@ -54,13 +91,18 @@ TORCH_FREE = [
 
 
 def part_of(module: str) -> str:
-    """rbee_worker.engine.client -> engine; "" for a name of the package itself"""
+    """rbee_worker.session.client -> session; "" for a name of the package itself"""
     part = module.split(".")[1]
     return part if (PACKAGE / part).is_dir() or (PACKAGE / f"{part}.py").exists() else ""
 
 
 def imported(file: Path) -> set[str]:
     """Parts of this package that a file imports at run time."""
+    return {part_of(n) for n in names_imported(file) if n.startswith("rbee_worker.")}
+
+
+def names_imported(file: Path) -> set[str]:
+    """Modules, and names in modules, that a file imports at run time."""
     found: set[str] = set()
     nodes = list(ast.parse(file.read_text()).body)
     while nodes:
@@ -71,8 +113,9 @@ def imported(file: Path) -> set[str]:
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [f"{node.module}.{a.name}" for a in node.names]
-        found |= {part_of(n) for n in names if n.startswith("rbee_worker.")}
-        nodes += [n for n in ast.iter_child_nodes(node) if isinstance(n, ast.stmt)]
+        found |= set(names)
+        inside = (ast.stmt, ast.ExceptHandler, ast.match_case)
+        nodes += [n for n in ast.iter_child_nodes(node) if isinstance(n, inside)]
     return found
 
 
@@ -84,16 +127,61 @@ def test_a_part_imports_only_what_stands_below_it(part: str) -> None:
     assert any(f.exists() for f in files)
 
 
+def test_every_part_has_a_wall() -> None:
+    parts = {p.stem for p in PACKAGE.iterdir() if p.is_dir() or p.suffix == ".py"}
+    assert {p for p in parts if not p.startswith("__")} == set(MAY)
+
+
+def test_no_parts_import_each_other_in_a_circle() -> None:
+    assert structure.circles(structure.arrows(PACKAGE.parent)) == []
+
+
+@pytest.mark.parametrize("folder", CPU_MAY)
+def test_a_folder_of_the_cpu_backend_imports_only_what_it_may(folder: str) -> None:
+    files = list((PACKAGE / "ops" / "cpu" / folder).rglob("*.py"))
+    assert files
+    for file in files:
+        inside = {n.split(".")[3] for n in names_imported(file) if n.startswith(f"{CPU}.")}
+        assert inside <= CPU_MAY[folder] | {folder}, file
+
+
+@pytest.mark.parametrize("folder", ["shared", "compiler", "kernels"])
+def test_kernels_are_made_of_sources_that_their_names_follow(folder: str) -> None:
+    """The kernel cache looks into ops/cpu only: code from elsewhere could change unseen."""
+    for file in (PACKAGE / "ops" / "cpu" / folder).rglob("*.py"):
+        names = {n for n in names_imported(file) if n.startswith("rbee_worker.")}
+        outside = {part_of(n) for n in names if not n.startswith(f"{CPU}.")}
+        assert outside <= {"errors"}, file
+
+
+def test_the_engine_knows_the_vocabulary_of_backends_and_no_backend() -> None:
+    names = {n for f in (PACKAGE / "engine").glob("*.py") for n in names_imported(f)}
+    modules = {n.rpartition(".")[0].removeprefix("rbee_worker.") for n in names}
+    assert {m for m in modules if m == "ops" or m.startswith("ops.")} <= VOCABULARY
+    assert "torch" not in {n.split(".")[0] for n in names}
+
+
 @pytest.mark.parametrize("module", TORCH_FREE)
 def test_torch_is_not_imported_by(module: str) -> None:
     code = f"import sys, rbee_worker.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent).returncode == 0
 
 
+WITH_TORCH = {"ops/reference", "verify"}
+
+
+def test_torch_is_named_nowhere_but_in_the_reference_and_in_verify() -> None:
+    """Not even inside functions: what a worker on the cpu backend does never depends on torch."""
+    for file in PACKAGE.rglob("*.py"):
+        path = file.relative_to(PACKAGE).as_posix()
+        if not any(path.startswith(f"{folder}/") for folder in WITH_TORCH):
+            assert "torch" not in {n.split(".")[0] for n in names_imported(file)}, path
+
+
 def test_the_direction_test_sees_an_upward_import(tmp_path: Path) -> None:
     file = tmp_path / "low.py"
-    file.write_text("def f():\n    from rbee_worker.engine.client import EngineClient\n")
-    assert imported(file) == {"engine"}
+    file.write_text("def f():\n    from rbee_worker.session.client import EngineClient\n")
+    assert imported(file) == {"session"}
 
 
 def test_observing_names_no_class_of_those_it_observes_even_for_types() -> None:

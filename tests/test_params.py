@@ -26,6 +26,7 @@ from rbee_worker.params import (
     resolve,
     split,
 )
+from rbee_worker.params.foreign import INERT
 from rbee_worker.types import EosToken, Request, Resolved, SamplingParams
 
 VOCAB, CONTEXT = 1000, 512
@@ -385,9 +386,48 @@ def test_what_a_model_asks_of_transformers_alone_is_told():
     assert generation_defaults(neutral)[1] == ()
     _, notes = generation_defaults({"suppress_tokens": [5, 6], "no_repeat_ngram_size": 3})
     assert notes == (
-        "generation_config.json: no_repeat_ngram_size is not applied by this worker",
-        "generation_config.json: suppress_tokens is not applied by this worker",
+        "generation_config.json: suppress_tokens ([5, 6]) is not applied by this worker",
+        "generation_config.json: no_repeat_ngram_size (3) is not applied by this worker",
     )
+
+
+def test_every_default_that_exists_is_applied_or_inert_or_told():
+    """All that transformers knows; and keys that it does not know, or not yet."""
+    applied = {p.name for p in PARAMETERS if p.generation}
+    theirs = {
+        *GenerationConfig().to_dict(),
+        "presence_penalty",
+        "xtc_probability",
+        "dry_multiplier",
+    }
+    theirs |= {"stop_token_ids", "a_key_of_tomorrow"}
+    for key in theirs - applied:
+        _, notes = generation_defaults({"num_beams": 4, key: 3.5})
+        told = any(f" {key} (3.5) is not applied" in note for note in notes)
+        assert told != (key in INERT), key
+    assert applied <= theirs
+    assert INERT & applied == set()
+    # Nothing that changes which tokens are drawn is in the list of what changes nothing.
+    drawing = {"num_beams", "typical_p", "suppress_tokens", "guidance_scale", "stop_strings"}
+    assert INERT & drawing == set()
+
+
+def test_a_limit_that_cuts_nothing_short_is_no_news():
+    for key in ("max_length", "max_new_tokens"):
+        assert generation_defaults({key: 4096}, context=4096)[1] == ()
+        assert key in generation_defaults({key: 4095}, context=4096)[1][0]
+
+
+def test_parts_of_what_is_off_are_no_news():
+    mirostat = {"general.sampling.mirostat": 0, "general.sampling.mirostat_tau": 5.0}
+    assert generation_defaults(mirostat)[1] == ()
+    _, notes = generation_defaults({**mirostat, "general.sampling.mirostat": 2})
+    assert notes == (
+        "general.sampling.mirostat (2) is not applied by this worker",
+        "general.sampling.mirostat_tau (5.0) is not applied by this worker",
+    )
+    assert generation_defaults({"length_penalty": 2.0})[1] == ()
+    assert len(generation_defaults({"length_penalty": 2.0, "num_beams": 4})[1]) == 2
 
 
 # ---- seeds, exempt ids, the report

@@ -18,7 +18,8 @@ from transformers.core_model_loading import revert_weight_conversion
 from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.checkpoint.formats import Packed, TensorInfo
 from rbee_worker.checkpoint.hf_config import read_config
-from rbee_worker.models import ARCHITECTURES, plan_model
+from rbee_worker.models import ARCHITECTURES
+from tests.outlines import planned_model
 from tests.published import PUBLISHED, Published
 
 
@@ -94,7 +95,7 @@ def test_a_published_config(row: Published, tmp_path: Path) -> None:
     are as many parameters as are stated."""
     (tmp_path / "config.json").write_text(json.dumps(row.config))
     hf = on_meta(tmp_path)
-    model, _ = plan_model(checkpoint(row, hf, tmp_path), "bf16")
+    model, _ = planned_model(checkpoint(row, hf, tmp_path), "bf16")
     assert model.notes == ()
     tied = set(hf.all_tied_weights_keys)
     theirs = sum(t.numel() for n, t in hf.state_dict().items() if n not in tied)

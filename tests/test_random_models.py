@@ -12,11 +12,12 @@ import pytest
 from rbee_worker.checkpoint.formats import DECODABLE
 from rbee_worker.checkpoint.random_blocks import RANDOM, random_rows
 from rbee_worker.config import Settings
-from rbee_worker.engine.traffic import read_bytes
 from rbee_worker.errors import UnsupportedModel, UsageError
 from rbee_worker.models import plan_model
 from rbee_worker.models.random import open_model, random_checkpoint, reference
 from rbee_worker.models.shapes import SHAPES
+from rbee_worker.ops.backends import backend
+from tests.outlines import read_bytes
 
 # As the models' own pages count them, tied embeddings once.
 PUBLISHED = {
@@ -31,7 +32,8 @@ PUBLISHED = {
 
 @pytest.mark.parametrize(("shape", "parameters"), PUBLISHED.items())
 def test_a_known_shape_has_the_published_number_of_parameters(shape: str, parameters: int) -> None:
-    model, held = plan_model(random_checkpoint(shape), "f32", packed=True)
+    held = backend("cpu").plan_ops("f32")
+    model = plan_model(random_checkpoint(shape), held)
     assert model.n_parameters == parameters
     assert held.held_bytes["bf16"] >= 2 * parameters * 0.99
 

@@ -10,8 +10,8 @@ import pytest
 
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.errors import CheckpointError, ModelError, UnsupportedModel
-from rbee_worker.models import plan_model
 from tests.archs import ARCHS, write_checkpoint
+from tests.outlines import planned_model
 
 BY_ID = {arch.id: arch for arch in ARCHS}
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -32,7 +32,18 @@ CASES: list[tuple[str, dict[str, Any], type[ModelError], str]] = [
     ),
     ("gemma3", {"sliding_window": None}, CheckpointError, "sliding_window is not set"),
     ("gemma3", {"use_bidirectional_attention": True}, UnsupportedModel, "encodes text"),
-    ("gemma2", {"sliding_window_pattern": 0, "layer_types": None}, CheckpointError, "pattern = 0"),
+    (
+        "exaone4",
+        {"sliding_window_pattern": None, "layer_types": None},
+        CheckpointError,
+        "pattern = 0",
+    ),
+    (
+        "gemma3",
+        {"sliding_window_pattern": 0, "_sliding_window_pattern": 0, "layer_types": None},
+        CheckpointError,
+        "pattern = 0",
+    ),
     (
         "gemma3",
         {"rope_parameters": {"full_attention": {}, "other": 3}},
@@ -83,9 +94,9 @@ CASES: list[tuple[str, dict[str, Any], type[ModelError], str]] = [
     ("gpt-oss", {"experts_per_token": 3}, CheckpointError, "experts_per_token 3"),
     ("llama4", {"num_experts_per_tok": 2}, UnsupportedModel, "2 experts for a token"),
     ("llama4-chunks", {"layer_types": [FULL, SLIDING]}, UnsupportedModel, "has sliding_attention"),
-    ("llama4-chunks", {"no_rope_layers": [1]}, CheckpointError, "1 no_rope_layers"),
-    ("gemma4-experts", {"num_kv_shared_layers": 4}, CheckpointError, "shared_layers is 4"),
-    ("gemma4-experts", {"num_kv_shared_layers": 3}, CheckpointError, "layer 1 shares keys"),
+    ("llama4-chunks", {"no_rope_layers": [1]}, CheckpointError, "no_rope_layers names 1"),
+    ("gemma4-experts", {"num_kv_shared_layers": 6}, CheckpointError, "shared_layers is 6"),
+    ("gemma4-experts", {"num_kv_shared_layers": 5}, CheckpointError, "layer 1 shares keys"),
     (
         "gemma4-experts",
         {"per_layer_config": {"1": {"hidden_size": 8}}},
@@ -109,6 +120,6 @@ def test_a_config_that_cannot_work(
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | changes))
     with pytest.raises(kind) as caught:
-        plan_model(open_checkpoint(str(path)), "f32")
+        planned_model(open_checkpoint(str(path)), "f32")
     assert says in caught.value.message
     assert type(caught.value) is kind

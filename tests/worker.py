@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from rbee_worker.config import Settings
-from rbee_worker.engine.client import EngineClient
+from rbee_worker.session.client import EngineClient
 from rbee_worker.types import End, Error, Request, Started, Token
 
 

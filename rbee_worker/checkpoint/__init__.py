@@ -7,29 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rbee_worker.checkpoint import hf_config, mapped, safetensors, scaled
+from rbee_worker.checkpoint import foreign, hf_config, limits, mapped, safetensors, scaled, tied
 from rbee_worker.checkpoint.formats import DECODABLE, INTEGERS, TensorSource
 from rbee_worker.checkpoint.gguf import GgufFile
-from rbee_worker.checkpoint.names import GENERATION_KEYS, TOKENIZER_KEYS, Architecture
-from rbee_worker.checkpoint.refs import resolve
+from rbee_worker.checkpoint.gguf_split import open_gguf
+from rbee_worker.checkpoint.names import TOKENIZER_KEYS, Architecture
+from rbee_worker.checkpoint.reading import inside, read_json, read_text
 from rbee_worker.checkpoint.renamed import RenamedSource
+from rbee_worker.checkpoint.tokenizer_files import tokenizer_files
 from rbee_worker.errors import CheckpointError
 
 __all__ = ["Checkpoint", "open_checkpoint", "open_found"]
-
-# What a tokenizer may be read from; `Checkpoint.files` has those that exist.
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-)
 
 
 @dataclass(frozen=True)
@@ -44,7 +32,7 @@ class Checkpoint:
     generation: dict[str, Any]  # generation_config.json ({} when absent)
     source: TensorSource
     tokenizer_config: dict[str, Any]
-    files: dict[str, Path]  # see TOKENIZER_FILES
+    files: dict[str, Path]  # see `tokenizer_files`
     gguf: GgufFile | None
     notes: tuple[str, ...]  # warnings for a person
 
@@ -56,16 +44,22 @@ def open_checkpoint(
 
     progress(what, done, total bytes). Raises BadReference, CheckpointError, UnsupportedModel.
     """
+    from rbee_worker.checkpoint.refs import (
+        resolve,  # an engine is given a path and needs none of it
+    )
+
     return open_found(ref, resolve(ref, cache_dir=cache_dir, progress=progress))
 
 
 def open_found(ref: str, path: Path) -> Checkpoint:
     """Open what `ref` was resolved to. Raises CheckpointError, UnsupportedModel."""
-    return _open_directory(ref, path) if path.is_dir() else _open_gguf(ref, path)
+    found = _open_directory(ref, path) if path.is_dir() else _open_gguf(ref, path)
+    limits.check_ranges(found.config, str(path))
+    return found
 
 
 def _open_gguf(ref: str, path: Path) -> Checkpoint:
-    file = GgufFile.open(path)
+    file = open_gguf(path)
     row = mapped.architecture_of(file)
     arch, config = mapped.read_config(file, row)
     return Checkpoint(
@@ -74,7 +68,7 @@ def _open_gguf(ref: str, path: Path) -> Checkpoint:
         kind="gguf",
         arch=arch,
         config=config,
-        generation=mapped.read_keys(file, GENERATION_KEYS),
+        generation=mapped.read_sampling(file),
         source=mapped.GgufSource(file, row.tensors, config),
         tokenizer_config=mapped.read_keys(file, TOKENIZER_KEYS),
         files={},
@@ -95,34 +89,38 @@ def _notes(file: GgufFile, row: Architecture) -> tuple[str, ...]:
 
 
 def _open_directory(ref: str, path: Path) -> Checkpoint:
+    foreign.refuse_directory(path)
     if not (path / "config.json").is_file() and list(path.glob("*.safetensors")):
         raise CheckpointError(
             f"{path}: has no config.json.", fix="fetch config.json of the model as well"
         )
     tensors, notes = safetensors.open_directory(path)
-    arch, config, dialect = hf_config.read_config(path / "config.json")
+    arch, config, dialect = hf_config.read_config(inside(path, path / "config.json"))
+    foreign.refuse_quantized(config, tensors, str(path))
     config = scaled.understood(config, str(path))
     source: TensorSource = scaled.joined(tensors)
     if dialect is not None and (dialect.tensors or dialect.prefixes):
         source = RenamedSource(source, dialect, config.get("num_hidden_layers"))
-    files = {name: path / name for name in TOKENIZER_FILES if (path / name).is_file()}
-    tokenizer_config = _optional(path / "tokenizer_config.json")
+    config, source, more = tied.settle(arch, config, source)
+    files = tokenizer_files(path)
+    tokenizer_config = _optional(path, "tokenizer_config.json")
     if "chat_template.jinja" in files:
-        tokenizer_config["chat_template"] = hf_config.read_text(files["chat_template.jinja"])
+        tokenizer_config["chat_template"] = read_text(files["chat_template.jinja"])
     return Checkpoint(
         ref=ref,
         path=path,
         kind="safetensors",
         arch=arch,
         config=config,
-        generation=_optional(path / "generation_config.json"),
+        generation=_optional(path, "generation_config.json"),
         source=source,
         tokenizer_config=tokenizer_config,
         files=files,
         gguf=None,
-        notes=notes,
+        notes=notes + more,
     )
 
 
-def _optional(path: Path) -> dict[str, Any]:
-    return hf_config.read_json(path) if path.is_file() else {}
+def _optional(directory: Path, name: str) -> dict[str, Any]:
+    path = directory / name
+    return read_json(inside(directory, path)) if path.is_file() else {}

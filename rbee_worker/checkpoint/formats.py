@@ -76,8 +76,10 @@ FORMATS: dict[str, Format] = {
 
 GGML_FORMATS: dict[int, Format] = {f.ggml: f for f in FORMATS.values() if f.ggml is not None}
 
+FLOATS: frozenset[str] = frozenset(f.name for f in FORMATS.values() if f.is_float)
+
 # Formats whose values can be computed with; the others are read as bytes at most.
-DECODABLE: frozenset[str] = frozenset(f.name for f in FORMATS.values() if f.is_float) | {
+DECODABLE: frozenset[str] = FLOATS | {
     *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
     *("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS"),
     *("TQ1_0", "TQ2_0", "MXFP4", "F8_B128"),
@@ -105,13 +107,6 @@ class Packed:
     data: npt.NDArray[np.uint8]
     format: str
     shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Named(Packed):
-    """A whole tensor just as a source has it, and its name there; what is made of it has none."""
-
-    name: str
 
 
 def refuse_unreadable(format: str, tensor: str, where: str) -> None:

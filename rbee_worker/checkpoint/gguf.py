@@ -8,15 +8,17 @@ Format: github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, lit
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
 from rbee_worker.checkpoint.formats import GGML_FORMATS, Packed, TensorInfo, refuse_unreadable
-from rbee_worker.checkpoint.gguf_header import FOREIGN, Cursor, Metadata, read_metadata
+from rbee_worker.checkpoint.gguf_header import FOREIGN, REFETCH, Cursor, Metadata, read_metadata
 from rbee_worker.checkpoint.mapping import map_file, release
+from rbee_worker.errors import CheckpointError
 
 MIN_BYTES = 24  # magic, version, two counts
 MAX_TENSORS = 1 << 17
@@ -24,15 +26,32 @@ MAX_NAME_BYTES = 1 << 10
 MAX_DIMENSIONS = 4
 MAX_ALIGNMENT = 1 << 20
 
+# How other files begin.
+_MAGIC = {
+    b"PK\x03\x04": ", but a zip archive, as PyTorch pickles into",
+    b"\x80\x02": ", but a Python pickle",
+    b"lmgg": ", but GGML of before August 2023",
+    b"fmgg": ", but GGML of before August 2023",
+    b"tjgg": ", but GGML of before August 2023",
+    b"algg": ", but a LoRA adapter of before August 2023",
+    b"\x89HDF": ", but HDF5",
+    b"\x1f\x8b": ", but compressed with gzip",
+    b"<!DO": ", but a web page",
+    b"<htm": ", but a web page",
+    b"{": ", but JSON",
+}
+
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """One entry of the directory. shape: outermost first; offset: from the start of the file."""
+    """One entry of the directory. shape: outermost first; offset: from the start of its file;
+    part: number of that file, where a model is in several."""
 
     format: str
     shape: tuple[int, ...]
     offset: int
     nbytes: int
+    part: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,7 +63,7 @@ class GgufFile:
     alignment: int
     metadata: Metadata
     tensors: dict[str, GgufTensor]
-    _data: mmap.mmap
+    _data: tuple[mmap.mmap, ...]
 
     @classmethod
     def open(cls, path: Path) -> GgufFile:
@@ -58,7 +77,7 @@ class GgufFile:
         metadata = read_metadata(cursor, n_keys)
         alignment = _alignment(cursor, metadata)
         tensors = _directory(cursor, n_tensors, alignment)
-        return cls(path, version, alignment, metadata, tensors, cursor.data)
+        return cls(path, version, alignment, metadata, tensors, (cursor.data,))
 
     def info(self, name: str) -> TensorInfo:
         """Raises KeyError when there is no such tensor."""
@@ -73,19 +92,37 @@ class GgufFile:
         t = self.tensors[name]
         refuse_unreadable(t.format, name, str(self.path))
         rows = prod(t.shape[:-1])
-        data = np.frombuffer(self._data, np.uint8, t.nbytes, t.offset)
+        data = np.frombuffer(self._data[t.part], np.uint8, t.nbytes, t.offset)
         return Packed(data.reshape(rows, t.nbytes // rows), t.format, t.shape)
 
     def release(self) -> None:
         """Mapped pages may leave memory; they come back from the file when they are read."""
-        release(self._data)
+        for data in self._data:
+            release(data)
+
+    def with_parts(self, others: Sequence[GgufFile]) -> GgufFile:
+        """This file with the tensors of others. Raises CheckpointError for one that two have."""
+        tensors, data = dict(self.tensors), self._data
+        for number, other in enumerate(others, len(data)):
+            for name, tensor in other.tensors.items():
+                if name in tensors:
+                    raise CheckpointError(
+                        f"{other.path}: tensor {name[:80]!r} is in another part as well.",
+                        fix=REFETCH,
+                    )
+                tensors[name] = replace(tensor, part=number)
+            data += other._data
+        return replace(self, tensors=tensors, _data=data)
 
 
 def _version(cursor: Cursor) -> int:
-    if cursor.data[:4] != b"GGUF":
-        start = cursor.data[:4].hex(" ")
+    start = cursor.data[:10]
+    if not start.startswith(b"GGUF"):
+        what = next((what for magic, what in _MAGIC.items() if start.startswith(magic)), "")
+        if not what and start[8:10] in (b'{"', b"{ ", b"{}"):
+            what = ", but a safetensors file"
         raise cursor.bad(
-            f"not a GGUF file (it starts with {start}, not 'GGUF')",
+            f"not a GGUF file{what} (it starts with {start[:4].hex(' ')}, not 'GGUF')",
             "give a .gguf file or a directory with safetensors",
         )
     cursor.at = 4

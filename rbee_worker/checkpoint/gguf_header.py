@@ -159,11 +159,19 @@ class Metadata(Mapping[str, Any]):
         """(value, where it ends). Sizes were checked when the file was opened."""
         if kind == _STRING:
             end = at + 8 + _U64.unpack_from(self._data, at)[0]
-            return self._data[at + 8 : end].decode(errors="replace"), end
+            return self._text(self._data[at + 8 : end], key), end
         if kind == _ARRAY:
             return self._decode_array(at, key)
         values, end = self._numbers(kind, at, 1)
         return values[0], end
+
+    def _text(self, raw: bytes, key: str) -> str:
+        """A string value. Descriptions may be in another encoding; what a prompt is made of not."""
+        try:
+            return raw.decode(errors="strict" if key.startswith("tokenizer.") else "replace")
+        except UnicodeDecodeError:
+            what = f"metadata key {key!r} is not UTF-8"
+            raise CheckpointError(f"{self._path}: {what}.", fix=REFETCH) from None
 
     def _numbers(self, kind: int, at: int, n: int) -> tuple[list[Any], int]:
         dtype = _NUMBERS[kind]

@@ -1,53 +1,28 @@
 """config.json in one canonical form, whichever version wrote it.
 
-Rotary positions: `rope_theta` (float, when the file gives one) and `rope_scaling` (None, or an
-object whose kind is `rope_type`, never "default"). transformers 5 writes one `rope_parameters`
-instead, older files say `type` for `rope_type`. Where `rope_parameters` has one object for each
+Rotary positions: `rope_theta` (float) and `rope_scaling` (None where the file says that nothing is
+scaled, or an object whose kind is `rope_type`, never "default"), each when the file gives one; null
+gives none. transformers 5 writes one `rope_parameters` instead, older files say `type` for
+`rope_type`. Where `rope_parameters` has one object for each
 layer type it stays as it is, and so does every other key.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rbee_worker.checkpoint.names import DIALECTS, Dialect
+from rbee_worker.checkpoint.reading import read_json
 from rbee_worker.checkpoint.renamed import renamed_config
+from rbee_worker.checkpoint.spellings import check_spellings
 from rbee_worker.errors import CheckpointError, UnsupportedModel
-
-MAX_JSON_BYTES = 4 << 20
 
 _RENAMED = {"_sliding_window_pattern": "sliding_window_pattern"}  # transformers 5 writes it
 
 # Kinds that were renamed; "none" and "default" mean that nothing is scaled.
 _ROPE_TYPES = {"su": "longrope", "default": None, "none": None}
-
-
-def read_text(path: Path) -> str:
-    """A small UTF-8 file. Raises CheckpointError when it is anything else."""
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ValueError(f"larger than {MAX_JSON_BYTES >> 20} MiB")
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be read as text ({error}).", fix="fetch the file again"
-        ) from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a small JSON file. Raises CheckpointError when it is anything else."""
-    try:
-        value = json.loads(read_text(path))
-        if not isinstance(value, dict):
-            raise ValueError("not a JSON object")
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be read as JSON ({error}).", fix="fetch the file again"
-        ) from None
-    return value
 
 
 def read_config(path: Path) -> tuple[str, dict[str, Any], Dialect | None]:
@@ -57,6 +32,7 @@ def read_config(path: Path) -> tuple[str, dict[str, Any], Dialect | None]:
     Raises CheckpointError when it is damaged, UnsupportedModel when it names no model_type.
     """
     config = read_json(path)
+    check_spellings(config, str(path))
     found = config.get("model_type")
     if not isinstance(found, str) or not found:
         raise UnsupportedModel(
@@ -72,10 +48,12 @@ def read_config(path: Path) -> tuple[str, dict[str, Any], Dialect | None]:
 def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """`config` with rotary keys in the form that the module describes."""
     out = {_RENAMED.get(key, key): value for key, value in config.items()}
-    given = out.get("rope_parameters")
-    if isinstance(given, dict) and not any(isinstance(v, dict) for v in given.values()):
-        out["rope_scaling"] = {"rope_type": "default", **out.pop("rope_parameters")}
-    scaling = out.get("rope_scaling")
+    given, scaling = out.get("rope_parameters"), out.get("rope_scaling")
+    if given == {}:
+        del out["rope_parameters"]
+    elif isinstance(given, dict) and not any(isinstance(v, dict) for v in given.values()):
+        kind = given.get("rope_type", given.get("type", "default"))
+        scaling = {**out.pop("rope_parameters"), "rope_type": kind}
     if scaling is not None and not isinstance(scaling, dict):
         raise CheckpointError(
             f"{where}: rope_scaling is {str(scaling)[:40]!r}.", fix="it must be an object or null"
@@ -85,21 +63,30 @@ def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         if key in scaling:
             out[key] = scaling.pop(key)
     _rotary_share(out)
-    out["rope_scaling"] = _scaling(scaling, where) if scaling else None
+    out.pop("rope_scaling", None)
+    if scaling:
+        out["rope_scaling"] = _scaling(scaling, where)
     if "rope_theta" in out and out["rope_theta"] is not None:
         try:
             out["rope_theta"] = float(out["rope_theta"])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise CheckpointError(f"{where}: rope_theta is not a number.", fix="fix it") from None
     return out
 
 
 def _rotary_share(config: dict[str, Any]) -> None:
     """Columns of a head that rotate, as the share of the head that newer files say."""
-    keys = ("rotary_dim", "hidden_size", "num_attention_heads")
-    rotary, hidden, heads = (config.get(key) for key in keys)
-    if all(isinstance(n, int) and n > 0 for n in (rotary, hidden, heads)):
-        config["partial_rotary_factor"] = config.pop("rotary_dim") * heads / hidden
+    rotary, width = _count(config.get("rotary_dim")), _count(config.get("head_dim"))
+    hidden, heads = _count(config.get("hidden_size")), _count(config.get("num_attention_heads"))
+    share = rotary / width if width else rotary * heads / hidden if hidden and heads else 0
+    if share:
+        config["partial_rotary_factor"] = share
+        del config["rotary_dim"]
+
+
+def _count(value: Any) -> int:
+    """A number of columns or heads that can be computed with; 0 for anything else."""
+    return value if isinstance(value, int) and 0 < value < 1 << 62 else 0
 
 
 def _scaling(scaling: dict[str, Any], where: str) -> dict[str, Any] | None:

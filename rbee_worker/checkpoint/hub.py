@@ -5,6 +5,7 @@ Never fetches pickles. Resuming, checksums and credentials are huggingface_hub's
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 
+from rbee_worker.checkpoint import hf_cache
 from rbee_worker.checkpoint.cache import (
     POLL_SECONDS,
     Progress,
@@ -22,6 +24,7 @@ from rbee_worker.checkpoint.cache import (
     silent,
     staged,
 )
+from rbee_worker.checkpoint.gguf_split import parts_of
 from rbee_worker.errors import BadReference, ModelError
 
 # Files of a model directory; only these, and only at the top of the repository.
@@ -44,42 +47,55 @@ class HubModel:
         return f"hf:{self.repo}{revision}" + (f":{self.file}" if self.file else "")
 
 
-def local(model: HubModel, root: Path) -> Path | None:
-    """Where the cache has the model, complete."""
-    try:
-        path = Path(json.loads(_receipt(model, root).read_bytes())["path"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return path if path.exists() else None
+def store_of(cache_dir: str, root: Path) -> Path:
+    """Where downloads go: Hugging Face's own cache, so that nothing is fetched twice, unless the
+    person has named a directory."""
+    return root / "hf" if cache_dir else hf_cache.cache_root()
 
 
-def receipts(root: Path) -> list[tuple[str, Path]]:
-    """(reference, path) of every model that was fetched whole."""
-    found = []
+def local(model: HubModel, root: Path, store: Path) -> Path | None:
+    """Where this machine has the model, complete: fetched by us, or by others."""
+    for receipt in (_receipt(model, root), _old_receipt(model, root)):
+        ref, path = _read_receipt(receipt)
+        if ref == str(model) and path is not None:
+            return path
+    for place in dict.fromkeys((hf_cache.cache_root(), store)):
+        if path := hf_cache.found(model.repo, model.revision, model.file, place):
+            return path
+    return None
+
+
+def models(root: Path, cache_dir: str) -> list[tuple[str, Path]]:
+    """(reference, path) of every model from the hub that is here whole."""
+    found: dict[str, Path] = {}
     for file in sorted((root / "hf" / "pulled").glob("*.json")):
-        try:
-            receipt = json.loads(file.read_bytes())
-            ref, path = str(receipt["ref"]), Path(receipt["path"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if path.exists():
-            found.append((ref, path))
-    return found
+        ref, path = _read_receipt(file)
+        if path is not None:
+            found[ref] = path
+    if not cache_dir:
+        for repo, path in hf_cache.whole_models(hf_cache.cache_root()):
+            found.setdefault(f"hf:{repo}", path)
+    return [*found.items()]
 
 
 def fetch(
-    model: HubModel, root: Path, progress: Progress = silent, *, refresh: bool = False
+    model: HubModel,
+    root: Path,
+    store: Path,
+    progress: Progress = silent,
+    *,
+    refresh: bool = False,
 ) -> Path:
-    """The model's directory or file, downloaded unless the cache has it whole.
+    """The model's directory or file, downloaded into `store` unless it is here whole.
 
     refresh: ask the hub whether the revision moved on. Raises BadReference, ModelError (disk).
     """
     with exclusive(root, "hf", progress):
-        found = local(model, root)
-        if found and not refresh:
+        found = local(model, root, store)
+        if found and (not refresh or hf_cache.offline()):
             return found
         with _hub_errors(model):
-            path = _fetch(model, root / "hf", progress)
+            path = _fetch(model, store, progress)
         receipt = _receipt(model, root)
         with disk_errors(receipt), staged(receipt) as partial:
             partial.write_text(json.dumps({"ref": str(model), "path": str(path)}))
@@ -95,14 +111,25 @@ def _fetch(model: HubModel, cache: Path, progress: Progress) -> Path:
     names = _choose(model, sizes)
     total = sum(sizes[name] for name in names)
     need_room(cache, total, str(model))
-    blobs = cache / f"models--{model.repo.replace('/', '--')}" / "blobs"
+    blobs = hf_cache.folder_of(model.repo, cache) / "blobs"
     with _watched(blobs, f"fetching {model}", total, progress):
         # One after the other: each transfer uses the whole line, and Ctrl-C ends it at once.
         paths = [
             Path(hf_hub_download(model.repo, name, revision=info.sha, cache_dir=cache))
             for name in names
         ]
+    _remember(model, str(info.sha), cache)
     return paths[0] if model.file else paths[0].parent
+
+
+def _remember(model: HubModel, commit: str, cache: Path) -> None:
+    """Note which commit the branch stands at, where other programs look when they are offline."""
+    branch = model.revision or "main"
+    if branch == commit:
+        return
+    note = hf_cache.folder_of(model.repo, cache) / "refs" / branch
+    with staged(note) as partial:
+        partial.write_text(commit)
 
 
 def _choose(model: HubModel, sizes: dict[str, int]) -> list[str]:
@@ -115,12 +142,28 @@ def _choose(model: HubModel, sizes: dict[str, int]) -> list[str]:
                 f"{model}: the repository has no such GGUF file (it has: {held}).",
                 fix="name one of its .gguf files, or none for a safetensors model",
             )
-        return [model.file]
+        return _parts(model, ggufs)
     names = sorted(name for name in sizes if _WANTED.fullmatch(name))
     if not any(name.endswith(".safetensors") for name in names):
         fix = f"name a file: {model}:{ggufs[0]}" if ggufs else "use a repository with safetensors"
         raise BadReference(f"{model}: the repository has no safetensors weights.", fix=fix)
     return names
+
+
+def _parts(model: HubModel, ggufs: list[str]) -> list[str]:
+    """The file that was asked for, first, and those that a model in several files has beside it.
+
+    Raises BadReference for one that the repository lacks.
+    """
+    folder, _, name = model.file.rpartition("/")
+    parts = [f"{folder}/{part}" if folder else part for part in parts_of(name)]
+    if missing := [part for part in parts if part not in ggufs]:
+        raise BadReference(
+            f"{model}: the repository lacks {len(missing)} of the model's {len(parts)} files "
+            f"({missing[0]}).",
+            fix="use another version of the model",
+        )
+    return [model.file, *(part for part in parts if part != model.file)]
 
 
 @contextmanager
@@ -185,6 +228,11 @@ def _hub_errors(model: HubModel) -> Iterator[None]:
         ) from None
     except errors.RevisionNotFoundError:
         raise BadReference(f"{model}: no such revision.", fix="check the part after @") from None
+    except errors.OfflineModeIsEnabled:
+        raise BadReference(
+            f"{model}: HF_HUB_OFFLINE is set, and no whole copy is on this machine.",
+            fix="unset HF_HUB_OFFLINE to go online, or give the path of a model that is here",
+        ) from None
     # Whatever HTTP library the hub uses has its own errors, and so has its transfer library.
     except Exception as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
@@ -195,5 +243,23 @@ def _hub_errors(model: HubModel) -> Iterator[None]:
 
 
 def _receipt(model: HubModel, root: Path) -> Path:
+    """The note of a download: one for each reference, however alike two are."""
+    old = _old_receipt(model, root)
+    digest = hashlib.sha256(str(model).encode()).hexdigest()[:16]
+    return old.with_name(f"{old.stem[:100]}-{digest}.json")
+
+
+def _old_receipt(model: HubModel, root: Path) -> Path:
+    """Where it was before: two references could share it, so what it says is checked."""
     name = re.sub(r"[^A-Za-z0-9._-]", "--", str(model).removeprefix("hf:"))
     return root / "hf" / "pulled" / f"{name}.json"
+
+
+def _read_receipt(file: Path) -> tuple[str, Path | None]:
+    """(reference, path); no path where it is gone, or the note unreadable."""
+    try:
+        receipt = json.loads(file.read_bytes())
+        ref, path = str(receipt["ref"]), Path(receipt["path"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", None
+    return ref, path if path.exists() else None

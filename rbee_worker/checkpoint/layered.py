@@ -2,7 +2,8 @@
 
 Values that hold in layers without a window, and lists of one value a layer, become entries of
 `per_layer_config`; feed-forward blocks that are twice as wide where keys are shared become
-`use_double_wide_mlp`.
+`use_double_wide_mlp`. Where a file only says that every nth layer sees all keys, `layer_types` is
+counted out.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ _ELSE = "use another model, or its safetensors directory"
 
 def by_layers(config: dict[str, Any], where: str) -> None:
     """Replace `unwindowed` and lists of values in `config`. Raises UnsupportedModel."""
+    if isinstance(nth := config.get("layer_types"), int):
+        count = range(1, config["num_hidden_layers"] + 1)
+        config["layer_types"] = ["sliding_attention" if n % nth else FULL for n in count]
     types = config.get("layer_types") or []
     own: dict[str, dict[str, Any]] = {}
     full = dict(config.pop("unwindowed", {}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -11,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from rbee_worker.checkpoint.foreign import refuse_gguf
 from rbee_worker.checkpoint.formats import Packed, TensorInfo
 from rbee_worker.checkpoint.gguf import GgufFile
 from rbee_worker.checkpoint.hf_config import canonical
 from rbee_worker.checkpoint.layered import by_layers
 from rbee_worker.checkpoint.names import (
+    GENERATION_KEYS,
     GGUF_ARCHITECTURES,
     INERT_KEYS,
     Architecture,
@@ -23,38 +24,36 @@ from rbee_worker.checkpoint.names import (
     Row,
 )
 from rbee_worker.checkpoint.ops import OPS
+from rbee_worker.checkpoint.unsupported import unsupported
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 
 MAX_COUNT = 1 << 31
+NO_ID = 0xFFFF_FFFF  # how an unsigned key says -1: there is no such token
 _GATING = {1: "softmax", 2: "sigmoid"}  # how llama.cpp numbers them
 _CONVERT = "convert the model again with a current GGUF converter"
 
 
-def unsupported_architecture(found: str, supported: Iterable[str], where: str) -> UnsupportedModel:
-    """The refusal that names what was found, what is supported and what comes nearest."""
-    known = sorted(supported)
-    near = difflib.get_close_matches(found, known, n=1, cutoff=0.5)
-    hint = f" (nearest: {near[0]})" if near else ""
-    return UnsupportedModel(
-        f"{where}: architecture {found[:80]!r} is not supported{hint}.",
-        fix=f"use a model of one of: {', '.join(known)}",
-    )
-
-
 def architecture_of(file: GgufFile) -> Architecture:
     """The table row of a file. Raises UnsupportedModel, CheckpointError when it names none."""
+    refuse_gguf(file.metadata, str(file.path))
     found = file.metadata.get("general.architecture")
     if not isinstance(found, str):
         raise CheckpointError(f"{file.path}: has no general.architecture.", fix=_CONVERT)
     if found not in GGUF_ARCHITECTURES:
-        raise unsupported_architecture(found, GGUF_ARCHITECTURES, str(file.path))
-    parts = file.metadata.get("split.count", 1)
-    if parts != 1:
-        raise UnsupportedModel(
-            f"{file.path}: one part of a model split into {str(parts)[:10]} files.",
-            fix="merge them into one file with llama-gguf-split --merge",
-        )
+        nearest = _built_alike(file)
+        raise unsupported(found, GGUF_ARCHITECTURES, str(file.path), nearest=nearest)
     return GGUF_ARCHITECTURES[found]
+
+
+def _built_alike(file: GgufFile) -> str:
+    """The architecture whose tables know most of the file's tensors, if that is nearly all."""
+    patterns = {_split(name)[0] for name in file.tensors}
+    known = {
+        name: len(patterns & {row.gguf for row in arch.tensors})
+        for name, arch in GGUF_ARCHITECTURES.items()
+    }
+    best = max(known, key=lambda name: known[name])
+    return best if patterns and known[best] >= 0.9 * len(patterns) else ""
 
 
 def unused_keys(file: GgufFile, arch: Architecture) -> list[str]:
@@ -109,6 +108,14 @@ def read_keys(file: GgufFile, keys: Iterable[Key], prefix: str = "") -> dict[str
     return out
 
 
+def read_sampling(file: GgufFile) -> dict[str, Any]:
+    """The sampling defaults of a file: those with a name in generation_config.json under that,
+    every other under its own, so that it is heard of."""
+    known = {key.gguf for key in GENERATION_KEYS}
+    others = (k for k in file.metadata if k.startswith("general.sampling.") and k not in known)
+    return read_keys(file, GENERATION_KEYS) | {key: file.metadata[key] for key in others}
+
+
 def _put(config: dict[str, Any], key: str, value: Any) -> None:
     """Dots lead into nested objects."""
     *parents, leaf = key.split(".")
@@ -121,6 +128,8 @@ def _checked(file: GgufFile, name: str, kind: str) -> Any:
     value = file.metadata[name]
     if kind == "windows" and isinstance(value, list) and all(v in (False, True) for v in value):
         return ["sliding_attention" if v else "full_attention" for v in value]
+    if kind == "windows" and type(value) is int and 0 < value < MAX_COUNT:
+        return value  # see `layered`
     if kind == "gating" and type(value) is int and value in _GATING:
         return _GATING[value]
     if kind == "each" and isinstance(value, list) and any(v != value[0] for v in value):
@@ -133,6 +142,8 @@ def _checked(file: GgufFile, name: str, kind: str) -> Any:
                 f"{file.path}: {name} differs from layer to layer.", fix="use another model"
             )
         value = value[0]
+    if kind == "id" and value == NO_ID:
+        return -1
     if kind == "twice" and type(value) is int and 0 <= value < MAX_COUNT and value % 2 == 0:
         return value // 2
     good = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 from pathlib import Path
 
+from rbee_worker.checkpoint.reading import refuse_pointer
 from rbee_worker.errors import BadReference, CheckpointError
 
 
@@ -19,6 +20,7 @@ def map_file(path: Path, kind: str, least: int) -> mmap.mmap:
             raise OSError("not a regular file")
         with path.open("rb") as file:
             size = path.stat().st_size
+            refuse_pointer(path, file.read(64))
             if size < least:
                 raise CheckpointError(
                     f"{path}: {size} bytes are too few for {kind}.",

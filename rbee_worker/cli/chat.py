@@ -14,7 +14,16 @@ import typer
 
 from rbee_worker import params
 from rbee_worker.cli.conversation import HELP, Conversation
-from rbee_worker.cli.terminal import aside, bold, dim, error_line, no_echo, visible, write_answer
+from rbee_worker.cli.terminal import (
+    aside,
+    bold,
+    dim,
+    error_line,
+    flat,
+    no_echo,
+    note,
+    write_answer,
+)
 from rbee_worker.config import Settings
 from rbee_worker.errors import INTERRUPTED, UsageError, WorkerError
 from rbee_worker.types import Narration, Request
@@ -24,7 +33,7 @@ if TYPE_CHECKING:
     from rbee_worker.cli.prompt import Prompt
     from rbee_worker.cli.remote import RemoteClient
     from rbee_worker.cli.transcript import Transcript
-    from rbee_worker.engine.client import EngineClient
+    from rbee_worker.session.client import EngineClient
 
 
 def chat(
@@ -103,8 +112,11 @@ class ChatLoop:
         info = self.client.info
         assert info is not None
         sys.stdout.write(
-            f"{bold(info.model, sys.stdout)} "
-            + dim(f"{info.arch}, {info.context:,} tokens of context, {info.device}", sys.stdout)
+            f"{bold(flat(info.model), sys.stdout)} "
+            + dim(
+                f"{flat(info.arch)}, {info.context:,} tokens of context, {info.device}",
+                sys.stdout,
+            )
             + "\n"
             + dim("/help lists the commands, Ctrl-D leaves.", sys.stdout)
             + "\n\n"
@@ -114,7 +126,7 @@ class ChatLoop:
                 if not await self._obey(line):
                     return
             except WorkerError as e:
-                error_line(str(e))
+                error_line(e.line)
 
     async def _obey(self, line: str) -> bool:
         """One line of input; False to leave."""
@@ -177,6 +189,8 @@ class ChatLoop:
             self.talk.answer("".join(said))
         self.answers.append(answer)
         sys.stdout.write("\n")
+        for warning in answer.own_warnings(self.client.info):
+            note(warning)
         aside(answer.summary() + "\n")
 
     def _model(self) -> str:
@@ -222,4 +236,4 @@ def _save_path(rest: str) -> Path:
 
 
 def _tell(narration: Narration) -> None:
-    aside(visible(narration.human))
+    aside(narration.human)

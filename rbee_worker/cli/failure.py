@@ -11,7 +11,8 @@ from contextlib import contextmanager
 import typer
 
 from rbee_worker.cli.terminal import error_line
-from rbee_worker.errors import INTERRUPTED, WorkerError
+from rbee_worker.errors import INTERRUPTED, InferenceFailed, ModelError, WorkerError
+from rbee_worker.extras import usage_error
 
 
 @contextmanager
@@ -23,7 +24,7 @@ def one_line(debug: bool) -> Iterator[None]:
     try:
         yield
     except WorkerError as e:
-        raise _exit(str(e), e.exit_code, debug) from e
+        raise _exit(e.line, e.exit_code, debug) from e
     except KeyboardInterrupt as e:
         raise typer.Exit(INTERRUPTED) from e
     except BrokenPipeError as e:
@@ -32,14 +33,14 @@ def one_line(debug: bool) -> Iterator[None]:
         raise typer.Exit(1) from e
     except OSError as e:
         what = f"{e.filename}: {e.strerror}" if e.filename else str(e)
-        fix = "check the path, its permissions and the free space"
-        raise _exit(f"{what}. Fix: {fix}.", 1, debug) from e
+        error = ModelError(f"{what}.", fix="check the path, its permissions and the free space")
+        raise _exit(error.line, 1, debug) from e
     except (typer.Exit, typer.Abort):
         raise
     except Exception as e:
-        kind = type(e).__name__
-        fix = "run it again with --debug and report the traceback"
-        raise _exit(f"internal: {kind}: {e} Fix: {fix}.", 1, debug) from e
+        if (missing := usage_error(e)) is not None:
+            raise _exit(missing.line, missing.exit_code, debug) from e
+        raise _exit(InferenceFailed(f"internal: {type(e).__name__}: {e}").line, 1, debug) from e
 
 
 def _exit(message: str, code: int, debug: bool) -> typer.Exit:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from rbee_worker.cli.terminal import aside, write_answer
+from rbee_worker.cli.terminal import aside, note, write_answer
 from rbee_worker.config import Settings
 from rbee_worker.errors import INTERRUPTED, InvalidRequest, UsageError
 from rbee_worker.types import Narration, Request
@@ -77,7 +77,7 @@ async def _generate(settings: Settings, request: Request, *, as_json: bool, quie
                         ),
                     )
     except InvalidRequest as e:
-        raise UsageError(_as_flags(e)) from e
+        raise UsageError(_as_flags(e), fix=e.usual_fix) from e
     except asyncio.CancelledError:
         return INTERRUPTED
     if as_json:
@@ -85,6 +85,8 @@ async def _generate(settings: Settings, request: Request, *, as_json: bool, quie
     elif not answer.text.endswith("\n"):
         write_answer("\n")
     if not quiet:
+        for text in answer.own_warnings(client.info):
+            note(text)
         aside(answer.summary())
     return INTERRUPTED if interrupt.pressed else 0
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from rbee_worker.cli.terminal import Status, dim, download_progress, size, visible
+from rbee_worker.cli.terminal import Status, dim, download_progress, one_row, size
 from rbee_worker.config import Settings
 
 Row = tuple[str, str]
@@ -34,7 +34,7 @@ def inspect(
         sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
         return
     for label, text in rows(found):
-        sys.stdout.write(f"{dim(f'{label:<14}', sys.stdout)} {visible(text)}\n")
+        sys.stdout.write(f"{dim(f'{label:<14}', sys.stdout)} {one_row(text)}\n")
 
 
 def rows(found: Mapping[str, Any]) -> Iterator[Row]:

@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 
-from rbee_worker.engine import child
+from rbee_worker.cli.output import whole_streams
+from rbee_worker.process import child
 
 _LOCAL = ("generate", "chat")  # commands that begin with an engine of their own
 _OTHERWISE = ("--help", "-h", "--url")  # options with which they do without one
@@ -14,6 +15,7 @@ _OTHERWISE = ("--help", "-h", "--url")  # options with which they do without one
 
 def main() -> None:
     """Console script `rbee-worker`: runs a command and exits with its code."""
+    whole_streams()
     # No command multiplies with numpy, whose threads would spin from its import on.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
@@ -21,6 +23,8 @@ def main() -> None:
             from rbee_worker.cli.app import run  # only now: it imports for a quarter of a second
 
             code = run()
+    except ImportError as error:  # of what every command needs
+        code = _incomplete(error)
     except KeyboardInterrupt:  # during the imports; commands have their own way to end
         from rbee_worker.errors import INTERRUPTED
 
@@ -30,6 +34,17 @@ def main() -> None:
         code = INTERRUPTED
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is leaving already, with a code that says why
     sys.exit(code)
+
+
+def _incomplete(error: ImportError) -> int:
+    """One line for a package that is missing; the exit code of a usage error."""
+    from rbee_worker.extras import said_of
+
+    said = said_of(error)
+    if said is None:
+        raise error
+    sys.stderr.write(f"error: {said[0]} Fix: {said[1]}\n")
+    return 2
 
 
 def daemon() -> None:

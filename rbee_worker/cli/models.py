@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from rbee_worker.cli.terminal import aside, dim, size
+from rbee_worker.cli.terminal import aside, dim, flat, size
 from rbee_worker.config import Settings
 
 
@@ -18,5 +18,5 @@ def models(settings: Settings) -> None:
         return
     wide = max(len(model.ref) for model in found)
     for model in found:
-        where = dim(str(model.path), sys.stdout)
-        sys.stdout.write(f"{model.ref:<{wide}}  {size(model.nbytes):>9}  {where}\n")
+        where = dim(flat(str(model.path)), sys.stdout)
+        sys.stdout.write(f"{flat(model.ref):<{wide}}  {size(model.nbytes):>9}  {where}\n")

@@ -15,7 +15,8 @@ import typer
 
 from rbee_worker.cli.failure import one_line
 from rbee_worker.cli.sampling import collect, keyword, parameters
-from rbee_worker.config import OPTIONS, SERVE, Option, parse, strangers
+from rbee_worker.cli.terminal import note
+from rbee_worker.config import OPTIONS, SERVE, Option, parse, unknown_variables
 from rbee_worker.observe import log
 
 EVERY = tuple(option.field for option in OPTIONS)
@@ -49,8 +50,8 @@ def command(
                     given["model"] = values.pop("ref")
                 settings = parse(given, os.environ)
                 log.setup(settings.log_level, settings.log_format)
-                for line in strangers(os.environ):
-                    log.logger("config").warning(line)
+                for text in unknown_variables(os.environ):
+                    note(text)
                 if "ref" in own:
                     values["ref"] = settings.model
                 if sampling:

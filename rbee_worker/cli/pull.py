@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rbee_worker.cli.terminal import is_rich, size
+from rbee_worker.cli.terminal import is_rich, size, write_answer
 from rbee_worker.config import Settings
 
 _WEIGHTS = (".gguf", ".safetensors")
@@ -28,10 +28,9 @@ def pull(
     with Bar(enabled=is_rich(sys.stderr)) as bar:
         path = refs.pull(settings.model, bar.update, cache_dir=settings.cache_dir)
     open_checkpoint(str(path))  # a damaged file is heard of now, not at the first prompt
-    sys.stdout.write(f"{path}\n")
+    write_answer(f"{path}\n")
     for file in weight_files(path):
-        line = f"sha256:{sha256(file)}  {size(file.stat().st_size):>9}  {file.name}\n"
-        sys.stdout.write(line)
+        write_answer(f"sha256:{sha256(file)}  {size(file.stat().st_size):>9}  {file.name}\n")
 
 
 def weight_files(path: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from rbee_worker import types, wire
+from rbee_worker.cli.terminal import note
 from rbee_worker.client import AsyncClient, AsyncJob
 from rbee_worker.types import Request
 
@@ -54,6 +55,8 @@ async def open_worker(url: str) -> AsyncIterator[RemoteClient]:
     """The worker at `url`, asked with the token in RBEE_API_TOKEN. Raises Unreachable, Refused."""
     async with AsyncClient(url, os.environ.get(TOKEN_ENV, "")) as client:
         info = await client.info()
+        for text in _model(info).notes:
+            note(text)
         yield RemoteClient(client, _model(info), bool(info.get("chat_template", True)))
 
 
@@ -62,6 +65,7 @@ def _model(info: dict[str, object]) -> types.ModelInfo:
     known = {"model": info["model_id"], "block_size": 0, "kv_tokens": 0, "n_layers": 0}
     for name in ("arch", "device", "backend", "dtype", "kv_dtype"):
         known[name] = info.get(name, "unknown")
+    known["notes"] = info.get("notes", ())
     for name in ("context", "vocab_size", "n_parameters", "weight_bytes", "kv_bytes"):
         known[name] = info.get(name, 0)
     return msgspec.convert(known, types.ModelInfo)

@@ -8,18 +8,21 @@ from typing import Any
 
 from rbee_worker.checkpoint import Checkpoint, open_checkpoint
 from rbee_worker.checkpoint.summary import summarize
+from rbee_worker.checkpoint.tokenizer_files import SENTENCEPIECE
 from rbee_worker.config import Settings
-from rbee_worker.engine.machine import available_memory
-from rbee_worker.engine.preflight import WORKSPACE_BYTES, Preflight, preflight
 from rbee_worker.errors import ModelError
+from rbee_worker.loading.preflight import WORKSPACE_BYTES, Preflight, preflight
+from rbee_worker.machine import available_memory
 from rbee_worker.models import ARCHITECTURES
 from rbee_worker.ops import Ops
-from rbee_worker.ops.cpu.vocabulary import NATIVE
-from rbee_worker.ops.select import backend_name, backend_notes
+from rbee_worker.ops.backend import Backend
+from rbee_worker.ops.backends import backend_notes
+from rbee_worker.params import generation_defaults
 from rbee_worker.state.kinds import state_kinds
 from rbee_worker.tokenizer.core import Tokenizer
 from rbee_worker.tokenizer.eos import eos_set, template_special_ids
 from rbee_worker.tokenizer.load import load_tokenizer
+from rbee_worker.tokenizer.rows import rows_note
 
 
 def report(
@@ -64,8 +67,8 @@ def report(
         ],
         "tokenizer": _tokenizer(ckpt, tokenizer),
         "chat_template": _template(tokenizer),
-        "kernels": kernels(settings),
-        "skipped": dict(ahead.model.skipped),
+        "kernels": kernels(ahead.backend),
+        "skipped": {**ahead.model.skipped, **tokenizer.unread},
         "warnings": [
             *tokenizer.warnings,
             *ckpt.notes,
@@ -73,8 +76,17 @@ def report(
             *ahead.model.limits,
             *trouble,
             *backend_notes(settings),
+            *rows_note(tokenizer, ahead.model.vocab_size),
+            *_generation_notes(ckpt, ahead, settings),
         ],
     }
+
+
+def _generation_notes(ckpt: Checkpoint, ahead: Preflight, settings: Settings) -> tuple[str, ...]:
+    """What of the model's own sampling defaults is not applied."""
+    if not settings.generation_config:
+        return ()
+    return generation_defaults(ckpt.generation, context=ahead.model.context)[1]
 
 
 def memory_plan(
@@ -109,11 +121,11 @@ def memory_plan(
     return plan, list(state.notes)
 
 
-def kernels(settings: Settings) -> dict[str, Any]:
-    """The backend, the operations it has kernels for, and those that `reference` computes."""
-    backend, names = backend_name(settings), set(Ops.__abstractmethods__)
-    fast = names & NATIVE if backend == "cpu" else set()
-    return {"backend": backend, "fast": sorted(fast), "reference": sorted(names - fast)}
+def kernels(backend: Backend) -> dict[str, Any]:
+    """The backend, the operations it has kernels for, and those that it has none for."""
+    names = set(Ops.__abstractmethods__)
+    fast = names & backend.fast()
+    return {"backend": backend.name, "fast": sorted(fast), "reference": sorted(names - fast)}
 
 
 def _tokenizer(ckpt: Checkpoint, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -128,7 +140,8 @@ def _tokenizer(ckpt: Checkpoint, tokenizer: Tokenizer) -> dict[str, Any]:
 def tokenizer_kind(ckpt: Checkpoint) -> str:
     """Where the vocabulary comes from: a file's name, or what a GGUF file says of it."""
     if ckpt.gguf is None:
-        return next(name for name in ("tokenizer.json", "tokenizer.model") if name in ckpt.files)
+        vocabularies = ("tokenizer.json", *SENTENCEPIECE, "vocab.json")
+        return next(name for name in vocabularies if name in ckpt.files)
     model = ckpt.gguf.metadata.get("tokenizer.ggml.model")
     pre = ckpt.gguf.metadata.get("tokenizer.ggml.pre")
     return f"GGUF {model}" + (f", split as {pre}" if pre else "")

@@ -11,8 +11,8 @@ import typer
 from rbee_worker.config import Settings
 
 if TYPE_CHECKING:
-    from rbee_worker.engine.client import EngineClient
     from rbee_worker.engine.messages import Loading
+    from rbee_worker.session.client import EngineClient
 
 
 def serve(settings: Settings) -> None:
@@ -31,6 +31,6 @@ def serve(settings: Settings) -> None:
 
 async def _engine(settings: Settings, *, on_loading: Callable[[Loading], None]) -> EngineClient:
     """The engine in its own process; imported only now, so that the socket listens first."""
-    from rbee_worker.engine.client import EngineClient
+    from rbee_worker.session.client import EngineClient
 
     return await EngineClient.start(settings, on_loading=on_loading)

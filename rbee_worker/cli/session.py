@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from rbee_worker.cli.terminal import Status, aside, is_rich, size
+from rbee_worker.cli.terminal import Status, aside, is_rich, note, size
 from rbee_worker.config import Settings
-from rbee_worker.engine.client import EngineClient
 from rbee_worker.engine.messages import Loading
 from rbee_worker.observe import log, narration
+from rbee_worker.session.client import EngineClient
 
 if TYPE_CHECKING:
-    from rbee_worker.engine.text import TextSide
+    from rbee_worker.session.text import TextSide
 
 _log = log.logger("cli")
 
@@ -26,7 +26,8 @@ async def open_engine(
 ) -> AsyncIterator[EngineClient]:
     """An engine that is ready, closed at the end. Raises what keeps the model from loading.
 
-    Shows what is going on on stderr, unless `quiet`. text: stands in for the checkpoint's.
+    Shows what is going on on stderr, and the model's notes, unless `quiet`. text: stands in for
+    the checkpoint's.
     """
     began = time.perf_counter()
     progress = Progress(quiet=quiet)
@@ -39,6 +40,8 @@ async def open_engine(
             "engine ready",
             extra=log.fields(model=info.model, device=info.device, seconds=seconds),
         )
+        for said in () if quiet else info.notes:
+            note(said)
         yield client
     finally:
         progress.clear()

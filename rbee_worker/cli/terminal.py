@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from rbee_worker.errors import one_line
+from rbee_worker.observe.visible import visible
 
 _DIM, _RED, _BOLD, _OFF = "\x1b[2m", "\x1b[31m", "\x1b[1m", "\x1b[0m"
 _CLEAR_LINE = "\r\x1b[2K"
@@ -33,9 +34,14 @@ def bold(text: str, stream: TextIO) -> str:
 
 
 def aside(text: str) -> None:
-    """One grey line on stderr."""
-    sys.stderr.write(dim(text, sys.stderr) + "\n")
+    """A grey line (or several) on stderr, made harmless."""
+    sys.stderr.write(dim(visible(text), sys.stderr) + "\n")
     sys.stderr.flush()
+
+
+def note(text: str) -> None:
+    """`note: text` on stderr, always one line: what a person should know of the model."""
+    aside(f"note: {flat(text)}")
 
 
 def error_line(message: str) -> None:
@@ -45,20 +51,14 @@ def error_line(message: str) -> None:
     sys.stderr.flush()
 
 
-def visible(text: str) -> str:
-    """`text` without the power to move the cursor or change the terminal.
-
-    Control characters but newline and tab become their Unicode pictures: a model's answer is not
-    to be trusted with escape sequences.
-    """
-    return text.translate(_PICTURES)
+def flat(text: str) -> str:
+    """`text` without line breaks, and `visible`: messages quote files, templates and names."""
+    return visible(" ".join(text.split()))
 
 
-_PICTURES = {
-    **{c: 0x2400 + c for c in range(0x20) if c not in (0x09, 0x0A)},
-    0x7F: 0x2421,
-    **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
-}
+def one_row(text: str) -> str:
+    """`text` as it is spaced, `visible`, its line breaks as pictures too."""
+    return visible(text).replace("\n", "\u240a")
 
 
 def write_answer(text: str) -> None:
@@ -96,7 +96,7 @@ class Status:
     def show(self, text: str) -> None:
         """Replace the line."""
         if self._on:
-            sys.stderr.write(f"{_CLEAR_LINE}{_DIM}{text}{_OFF}")
+            sys.stderr.write(f"{_CLEAR_LINE}{_DIM}{flat(text)}{_OFF}")
             sys.stderr.flush()
             self._shown = True
 

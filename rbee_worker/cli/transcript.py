@@ -15,6 +15,7 @@ from rbee_worker.types import (
     End,
     Error,
     Event,
+    ModelInfo,
     Narration,
     PromptLogprobs,
     Started,
@@ -58,6 +59,11 @@ class Transcript:
             f"{usage.output_tokens} tokens{speed} · prompt {usage.prompt_tokens} tokens{cached} "
             f"in {usage.prefill_ms / 1000:.2f} s · stopped: {why_stopped(self.end.stop)}"
         )
+
+    def own_warnings(self, info: ModelInfo | None) -> tuple[str, ...]:
+        """Warnings of this answer that are not the model's own notes."""
+        told = self.started.warnings if self.started else ()
+        return tuple(text for text in told if info is None or text not in info.notes)
 
     def as_json(self) -> dict[str, Any]:
         """The object that `generate --json` prints."""

@@ -9,8 +9,10 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from rbee_worker.cli.terminal import Status, bold, visible
+from rbee_worker.cli.terminal import Status, bold
 from rbee_worker.config import Settings
+from rbee_worker.extras import need
+from rbee_worker.observe.visible import visible
 
 
 def verify(
@@ -30,6 +32,7 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Compare every layer with transformers; exit 1 where they differ."""
+    need("torch", "transformers", "safetensors")
     from rbee_worker.verify.run import verify_report
 
     status = Status()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,14 +11,12 @@ import typer
 
 from rbee_worker.cli.terminal import Status, dim, download_progress
 from rbee_worker.config import Settings
-from rbee_worker.errors import UsageError
 from rbee_worker.observe import narration
+from rbee_worker.ops.backends import AUTO, ROWS, choose_backend
 
 if TYPE_CHECKING:
     from rbee_worker.checkpoint import Checkpoint
-    from rbee_worker.ops.cpu.isa import Isa
-
-EVERY_ISA = "all"
+    from rbee_worker.ops.backend import ModelOutline, Warmed
 
 
 def warmup(
@@ -38,56 +34,36 @@ def warmup(
     ] = None,
 ) -> None:
     """Compile the CPU kernels of models, and keep them for later starts."""
-    if settings.backend == "reference":
-        raise UsageError(
-            "--backend reference has no kernels to compile.", fix="use --backend cpu, or leave it."
-        )
-    settings = msgspec.structs.replace(settings, backend="cpu")
-    targets = _targets(isa or [])
+    if settings.backend == AUTO:  # where that one cannot be had, there are no kernels to compile
+        settings = msgspec.structs.replace(settings, backend=ROWS[0].name)
+    backend = choose_backend(settings)
     status = Status()
+
+    def progress(target: str, done: int, total: int, last: str) -> None:
+        status.show(f"{target}: {narration.compiling(done, total, last).human}")
+
     try:
         status.show("Looking at what is needed.")
-        names, models = _names(settings, refs or [], status)
-        for target in targets:
-            _compile(names, models, target, settings, status)
+        models = _checkpoints(settings, refs or [], status)
+        outlines = [_outlined(ckpt, settings) for ckpt in models]
+        for warmed in backend.warm(outlines, settings, isa or [], progress):
+            status.clear()
+            _say(warmed, len(outlines))
     finally:
         status.clear()
 
 
-def _targets(asked: list[str]) -> list[Isa]:
-    """The instruction sets asked for. Raises UsageError for one that cannot be compiled for."""
-    from rbee_worker.ops.cpu import isa
+def _outlined(ckpt: Checkpoint, settings: Settings) -> tuple[ModelOutline, str]:
+    """A model's outline, and what its keys and values would be kept in."""
+    from rbee_worker.loading.preflight import outline_of, preflight
 
-    if not asked:
-        return [isa.choose(os.environ.get("RBEE_CPU_ISA", ""))]
-    known = isa.targets()
-    for name in asked:
-        if name not in (*known, EVERY_ISA):
-            raise UsageError(
-                f"--isa {name} is not known here.",
-                fix=f"use {', '.join(known)}, or {EVERY_ISA}.",
-            )
-    wanted = known if EVERY_ISA in asked else dict.fromkeys(asked)
-    return [isa.target(name) for name in wanted]
-
-
-def _names(settings: Settings, refs: list[str], status: Status) -> tuple[list[str], int]:
-    """Kernels of all models, and of how many models they are."""
-    from rbee_worker.engine.kernels import needed
-    from rbee_worker.engine.preflight import preflight
-
-    names: set[str] = set()
-    models = 0
-    for ckpt in _checkpoints(settings, refs, status):
-        mine = msgspec.structs.replace(settings, model=ckpt.ref)
-        names |= set(needed(ckpt, mine, preflight(ckpt, mine).kv_dtype))
-        models += 1
-    return sorted(names), models
+    plan = preflight(ckpt, msgspec.structs.replace(settings, model=ckpt.ref))
+    return outline_of(ckpt, plan.model.context), plan.kv_dtype
 
 
 def _checkpoints(settings: Settings, refs: list[str], status: Status) -> Iterable[Checkpoint]:
     if not refs:
-        from rbee_worker.engine.common import common_models
+        from rbee_worker.loading.common_models import common_models
 
         return common_models()
     from rbee_worker.checkpoint import open_checkpoint
@@ -96,20 +72,9 @@ def _checkpoints(settings: Settings, refs: list[str], status: Status) -> Iterabl
     return (open_checkpoint(r, cache_dir=settings.cache_dir, progress=progress) for r in refs)
 
 
-def _compile(
-    names: list[str], models: int, target: Isa, settings: Settings, status: Status
-) -> None:
-    from rbee_worker.engine.kernels import compile_names
-
-    def progress(done: int, total: int, last: str) -> None:
-        status.show(f"{target.name}: {narration.compiling(done, total, last).human}")
-
-    began = time.perf_counter()
-    done = compile_names(names, target, settings.cache_dir, progress)
-    seconds = time.perf_counter() - began
-    status.clear()
-    made = f"{len(done.compiled)} compiled in {seconds:.1f} s" if done.compiled else "all there"
+def _say(warmed: Warmed, models: int) -> None:
+    made = f"{warmed.made} compiled in {warmed.seconds:.1f} s" if warmed.made else "all there"
     of = f"of {models} model{'s' if models != 1 else ''}"
-    where = dim(str(done.folder), sys.stdout)
-    sys.stdout.write(f"{target.name}: {len(names)} kernels {of}, {made}  {where}\n")
+    where = dim(str(warmed.folder), sys.stdout)
+    sys.stdout.write(f"{warmed.target}: {warmed.kernels} kernels {of}, {made}  {where}\n")
     sys.stdout.flush()

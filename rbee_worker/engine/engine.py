@@ -1,8 +1,9 @@
-"""The engine: sequences of ids in, ids out, one step at a time. In-process and synchronous.
+"""The engine: sequences of ids in, ids out, one step at a time, in one thread.
 
-It knows nothing of text, of processes, of HTTP; of tensors only its `Runner` knows. `launch` and
-`collect` are apart so that steps can overlap one day: whatever a step may still be using is given
-back only in `collect`.
+It knows nothing of text, of processes, of HTTP; only its `Runner` talks to a backend. A step is
+launched, then collected. Where the backend computes while the host goes on, the next step is
+planned and launched before this one is collected; whatever a launched step may still be using is
+given back only in `collect`.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from rbee_worker.engine.figures import Figures
 from rbee_worker.engine.messages import (
     Cancel,
     Finished,
@@ -26,31 +27,26 @@ from rbee_worker.engine.messages import (
     Submit,
     Tokens,
 )
-from rbee_worker.engine.ropes import RopeLengths
+from rbee_worker.engine.rope_length import RopeLengths
+from rbee_worker.engine.runner import Draw, Launched, Runner, Scores
 from rbee_worker.engine.scheduler import Plan, Scheduler
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.engine.stop import StopRules
-from rbee_worker.engine.trouble import as_worker_error
-from rbee_worker.errors import InferenceFailed, WorkerError
+from rbee_worker.errors import InferenceFailed, WorkerError, as_worker_error
 from rbee_worker.state.pool import StatePool
 from rbee_worker.types import StopRecord, TokenLogprob
 
-if TYPE_CHECKING:
-    from rbee_worker.engine.runner import Draw, Runner, Scores
-
 NO_ROPES = RopeLengths()
-STATS_EVERY_S = 0.25
 STRIKES = 3  # failed steps of several sequences before the youngest of them is given up
 
 log = logging.getLogger(__name__)
 
 
 class Pending(Struct, frozen=True):
-    """A launched step: its plan and what comes of it."""
+    """A step that is not collected: its plan and what was launched, or why that failed."""
 
     plan: Plan
-    draws: list[Draw] = []
-    scores: list[Scores] = []
+    launched: Launched | None = None
     error: Exception | None = None
 
 
@@ -79,39 +75,25 @@ class Engine:
         self._ropes = ropes
         self._clock = clock
         self._live: dict[str, Sequence] = {}
+        self._pending: Pending | None = None  # a step that runs while the next one is planned
         self._out: list[Output] = []
         self._arrivals = 0
-        self._stats_s = 0.0
-        self._step_ms = 0.0
-        self._counts = {"tokens_in": 0, "tokens_out": 0, "cached": 0, "preemptions": 0, "steps": 0}
+        self._figures = Figures()
 
     # ---- commands
 
     @property
     def idle(self) -> bool:
-        """Nothing to compute and nothing to tell."""
-        return self.scheduler.idle and not self._out
+        """Nothing to compute, nothing to wait for and nothing to tell."""
+        return self.scheduler.idle and self._pending is None and not self._out
 
     def submit(self, m: Submit) -> None:
         """Queue a sequence. One that is already live is left alone."""
         if m.seq in self._live:
             return
-        prompt, output = list(m.prompt_ids), list(m.output_ids)
-        rules = StopRules(m.params, m.eos, prompt=len(prompt), context=self.context)
-        tokens = prompt + output
         self._arrivals += 1
-        rope_len = self._ropes.of(len(prompt), len(tokens))
-        seq = Sequence(
-            submit=m,
-            tokens=tokens,
-            limit=min(len(prompt) + m.params.max_tokens, self.context),
-            rules=rules,
-            state=self.pool.new(tokens, self._ropes.salt(rope_len)),
-            rope_len=rope_len,
-            arrival=self._arrivals,
-            arrived_s=self._clock(),
-            scores=[None] if m.prompt_logprobs else None,
-        )
+        seq = self.sequence(m)
+        prompt, output, tokens, rules = m.prompt_ids, m.output_ids, seq.tokens, seq.rules
         self._live[m.seq] = seq
         self.scheduler.add(seq)
         if not prompt or len(tokens) > self.context:
@@ -123,6 +105,25 @@ class Engine:
         if ended is not None and not seq.scoring:
             self._finish(seq, ended)
 
+    def sequence(self, m: Submit) -> Sequence:
+        """A sequence that nothing is planned for."""
+        prompt = len(m.prompt_ids)
+        tokens = [*m.prompt_ids, *m.output_ids]
+        rope_len = self._ropes.of(prompt, len(tokens))
+        return Sequence(
+            submit=m,
+            tokens=tokens,
+            limit=min(prompt + m.params.max_tokens, self.context),
+            rules=StopRules(m.params, m.eos, prompt=prompt, context=self.context),
+            state=self.pool.new(tokens, self._ropes.salt(rope_len)),
+            rope_len=rope_len,
+            rope_end=self._ropes.end(len(tokens)),
+            waits=not self._kv_cache,
+            arrival=self._arrivals,
+            arrived_s=self._clock(),
+            scores=[None] if m.prompt_logprobs else None,
+        )
+
     def cancel(self, m: Cancel) -> None:
         """End a sequence wherever it is. An unknown one has ended already: nothing happens."""
         seq = self._live.get(m.seq)
@@ -132,19 +133,30 @@ class Engine:
     # ---- the step
 
     def step(self) -> list[Output]:
-        """One step of all that is running, and everything that came of it."""
+        """One step of all that is running, and everything that came of it. Where steps overlap it
+        is launched only, and everything that came of the step before is told."""
         started = self._clock()
         plan = self.scheduler.schedule()
         pending = self.launch(plan)
-        self.collect(pending)
+        self.settle()
+        if self.runner.overlaps and pending.launched is not None:
+            self._pending = pending
+        else:
+            self.collect(pending)
         return self._report(plan, started)
 
+    def settle(self) -> None:
+        """Collect the step that still runs, if there is one."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            self.collect(pending)
+
     def launch(self, plan: Plan) -> Pending:
-        """Run a plan's model and sampler. An exception is carried, not raised."""
+        """Hand a plan to the runner. An exception is carried, not raised."""
         for seq in plan.preempted:
             self.runner.leave(seq)
             self._out.append(Preempted(seq=seq.id, tokens=len(seq.tokens)))
-            self._counts["preemptions"] += 1
+            self._figures.preemptions += 1
         for seq in plan.admitted:
             self._admitted(seq)
         if not plan.chunks:
@@ -152,9 +164,8 @@ class Engine:
         try:
             for seq in plan.admitted:
                 self.runner.enter(seq)
-            return Pending(plan, *self.runner.run(plan.chunks))
+            return Pending(plan, self.runner.launch(plan))
         except Exception as error:
-            log.exception("a step of %d sequences failed", len(plan.chunks))
             return Pending(plan, error=error)
 
     def collect(self, pending: Pending) -> None:
@@ -162,9 +173,16 @@ class Engine:
 
         The result of a sequence that was preempted or ended meanwhile is dropped.
         """
-        plan = pending.plan
-        if pending.error is not None:
-            self._recover(plan, pending.error)
+        plan, error = pending.plan, pending.error
+        draws: list[Draw] = []
+        scores: list[Scores] = []
+        if pending.launched is not None:
+            try:
+                draws, scores = self.runner.collect(pending.launched)
+            except Exception as late:
+                error = late
+        if error is not None:
+            self._recover(plan, error)
         alive = set()
         for chunk in plan.chunks:
             seq = chunk.seq
@@ -173,14 +191,16 @@ class Engine:
                 seq.drawing -= chunk.draws
                 seq.solo = False
             self.pool.commit(chunk.state, chunk.count)
-        for part in pending.scores:
+        for part in scores:
             if part.chunk.seq in alive:
                 self._score(part.chunk.seq, part.logprobs)
-        for draw in pending.draws:
+        for draw in draws:
             seq = draw.chunk.seq
-            if seq in alive and draw.error is not None:
+            if seq not in alive or seq.done:
+                continue
+            if draw.error is not None:
                 self._give_up(seq, InferenceFailed(draw.error))
-            elif seq in alive:
+            else:
                 self._append(seq, draw.id, draw.logprob)
 
     # ---- what happens to a sequence
@@ -191,8 +211,7 @@ class Engine:
         if not seq.started_s:  # what it finds again after a preemption is its own, not a hit
             seq.started_s = now
             seq.reused = seq.cached
-            self._counts["tokens_in"] += seq.prompt_len
-            self._counts["cached"] += seq.cached
+            self._figures.admitted(seq)
         self._out.append(
             Scheduled(
                 seq=seq.id,
@@ -206,7 +225,7 @@ class Engine:
         """One more output token; it may be the last."""
         seq.tokens.append(token)
         seq.first_token_s = seq.first_token_s or self._clock()
-        self._counts["tokens_out"] += 1
+        self._figures.tokens_out += 1
         logprobs = None if logprob is None else (logprob,)
         self._out.append(Tokens(seq=seq.id, ids=(token,), logprobs=logprobs))
         ended = seq.rules.check(token, seq.n_output)
@@ -220,7 +239,7 @@ class Engine:
 
     def _rescale(self, seq: Sequence, rope_len: int) -> None:
         """It has grown past a length from which on other frequencies hold, for all its tokens."""
-        seq.rope_len = rope_len
+        seq.rope_len, seq.rope_end = rope_len, self._ropes.end(len(seq.tokens))
         self.scheduler.reset(seq, self._ropes.salt(rope_len))
         left = len(seq.tokens) - seq.state.computed
         self._out.append(Rescaled(seq=seq.id, tokens=left, past=rope_len - 1))
@@ -255,8 +274,10 @@ class Engine:
     # ---- trouble
 
     def _recover(self, plan: Plan, error: Exception) -> None:
-        """A step failed. Of one sequence: it is to blame. Of several: each runs alone once, and
-        the one to blame fails there. If they fail only together, the youngest goes in the end."""
+        """A step failed. Of one sequence: it is to blame. Of several (the others may have ended
+        meanwhile): each runs alone once, and the one to blame fails there. If they fail only
+        together, the youngest goes in the end."""
+        log.error("a step of %d sequences failed", len(plan.chunks), exc_info=error)
         seqs = [c.seq for c in plan.chunks if c.seq.state is c.state and not c.seq.done]
         if not seqs:
             return
@@ -264,7 +285,7 @@ class Engine:
             self.runner.leave(seq)
         for seq in seqs:
             seq.strikes += 1
-        if len(seqs) == 1 or max(s.strikes for s in seqs) % STRIKES == 0:
+        if len(plan.chunks) == 1 or max(s.strikes for s in seqs) % STRIKES == 0:
             self._give_up(max(seqs, key=lambda s: s.arrival), error)
 
     def _give_up(self, seq: Sequence, error: Exception) -> None:
@@ -274,27 +295,12 @@ class Engine:
         """Everything that is to be told since the last step, with fresh figures if due."""
         now = self._clock()
         if plan.chunks:
-            self._counts["steps"] += 1
-            self._step_ms = (now - started) * 1e3
-        if self.scheduler.idle or now - self._stats_s >= STATS_EVERY_S:
-            self._stats_s = now
+            self._figures.stepped((now - started) * 1e3)
+        if self._figures.due(now, self.scheduler.idle):
             self._out.append(self.stats())
         out, self._out = self._out, []
         return out + self.runner.times()
 
     def stats(self) -> Stats:
         """Gauges and counters as they are now."""
-        usage = self.pool.usage()
-        return Stats(
-            waiting=len(self.scheduler.waiting),
-            running=len(self.scheduler.running),
-            kv_used_blocks=usage.used,
-            kv_cached_blocks=usage.cached,
-            kv_total_blocks=usage.total,
-            tokens_in=self._counts["tokens_in"],
-            tokens_out=self._counts["tokens_out"],
-            cached_tokens=self._counts["cached"],
-            preemptions=self._counts["preemptions"],
-            steps=self._counts["steps"],
-            step_ms=self._step_ms,
-        )
+        return self._figures.stats(self.scheduler)

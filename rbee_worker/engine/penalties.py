@@ -1,9 +1,10 @@
 """What changes single logits before temperature: bias, penalties, ids that may not come yet.
 
 A row touches few of its tokens (those in its window, its output, its bias), so the state of a
-slot is a list of *entries*, one a touched token, where the logits are (`ops.sampling.Entries`): the
-token's id, its bias, whether it is banned until min_tokens, how often it stands in the repetition
-window and how often it was generated. Each step changes the logits of all entries.
+slot is a list of *entries*, one a touched token, kept on the device that has the logits
+(`ops.sampling.BiasTable`): the token's id, its bias, whether it is banned until min_tokens, how
+often it stands in the repetition window and how often it was generated. Each step changes the
+logits of all entries.
 
 For a token with logit z, in this order (all in float32):
     z + logit_bias
@@ -17,29 +18,27 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
-from rbee_worker.ops.sampling import BANNED, BIAS, OUTPUT, WINDOW, Bends, Entries
+from msgspec import Struct
+
+from rbee_worker.ops.batch import Array
+from rbee_worker.ops.sampling import BANNED, BIAS, OUTPUT, WINDOW, BiasTable, Edits
 from rbee_worker.types import SamplingParams
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class _Slot:
     """Host side of a slot: where each token's entry is and what the window holds."""
 
-    def __init__(self, params: SamplingParams, exempt: frozenset[int]) -> None:
+    def __init__(self, params: SamplingParams, prompt: int, exempt: frozenset[int]) -> None:
         self.place: dict[int, int] = {}  # token id -> entry
         self.exempt = exempt
         self.repetition = params.repetition_penalty != 1.0
         self.output = params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
         self.span = params.repeat_last_n if params.repeat_last_n > 0 else None
         self.window: deque[int] = deque()  # the last `span` ids, exempt ones too; unused if None
-        self.generated = 0
         self.bias = bool(params.logit_bias)
         self.lasting = self.bias or self.repetition or self.output
-        self.min_tokens = params.min_tokens
+        self.bans_end = prompt + params.min_tokens  # index of the first token without bans
 
     def entry(self, token: int) -> int:
         return self.place.setdefault(token, len(self.place))
@@ -47,7 +46,6 @@ class _Slot:
     def push(self, token: int) -> list[tuple[int, int, int]]:
         """The counts that one generated token changes: (entry, column, difference)."""
         changes = []
-        self.generated += 1
         if self.output:
             changes.append((self.entry(token), OUTPUT, 1))
         if self.repetition:
@@ -61,12 +59,22 @@ class _Slot:
         return changes
 
 
-class Penalties:
-    """Who has entries and which; a slot without costs nothing. The numbers are in `entries`."""
+class Change(Struct, frozen=True):
+    """What one step's draws change: `edits`, and whose slot each edited row was when this was
+    prepared, so that a draw is never counted for the next sequence in that slot."""
 
-    def __init__(self, vocab_size: int, entries: Entries) -> None:
+    edits: Edits
+    owners: list[_Slot]
+    indices: list[int]
+
+
+class Penalties:
+    """Which slots have entries, and for which tokens; a slot without entries costs nothing. The
+    numbers are in `table`."""
+
+    def __init__(self, vocab_size: int, table: BiasTable) -> None:
         self._vocab = vocab_size
-        self._entries = entries
+        self._table = table
         self._slots: dict[int, _Slot] = {}
 
     def add(
@@ -84,12 +92,11 @@ class Penalties:
         Returns whether the slot has anything to apply.
         """
         eos = frozenset(eos_ids)
-        state = _Slot(params, eos | frozenset(exempt_ids))
+        state = _Slot(params, len(prompt_ids), eos | frozenset(exempt_ids))
         ends = set(params.stop_token_ids) | (set() if params.ignore_eos else eos)
         banned = ends if params.min_tokens > len(output_ids) else set()
         if not (state.lasting or banned):
             return False
-        state.generated = len(output_ids)
         tokens = [*prompt_ids, *output_ids] if state.repetition else []
         if state.span is not None:
             tokens = tokens[-state.span :]
@@ -107,61 +114,74 @@ class Penalties:
         assert all(0 <= token < self._vocab for token in ids)
         values = [[columns[c].get(token, 0.0) for c in range(4)] for token in ids]
         factors = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty)
-        self._entries.write(slot, ids, values, factors)
+        self._table.write(slot, ids, values, factors)
         self._slots[slot] = state
         return True
 
     def remove(self, slot: int) -> None:
         """Forget a slot; the last one gives the memory back."""
         if self._slots.pop(slot, None) is not None and not self._slots:
-            self._entries.clear()
+            self._table.clear()
 
-    def apply(self, logits: Tensor, slots: Sequence[int]) -> Callable[[Tensor], None] | None:
-        """Change `logits` [S, V] in place, row i by slots[i]; what undoes it, None if nothing."""
+    def counts_draws(self, slot: int) -> bool:
+        """Whether a slot's next draw depends on which ids were drawn before it."""
+        state = self._slots.get(slot)
+        return state is not None and (state.repetition or state.output)
+
+    def prepare(self, slots: Sequence[int], indices: Sequence[int]) -> Change | None:
+        """What is done to logits whose row i draws token indices[i] of the sequence in slots[i],
+        and to counts by what is drawn; None: nothing."""
         if not self._slots:
             return None
         rows = [row for row, slot in enumerate(slots) if slot in self._slots]
         states = [self._slots[slots[row]] for row in rows]
-        used = [len(state.place) for state in states]
-        if not rows or not max(used):
+        if not rows:
             return None
-        bends = Bends(
+        at = [indices[row] for row in rows]
+        edits = Edits(
             rows,
             [slots[row] for row in rows],
-            used,
-            [state.generated < state.min_tokens for state in states],
+            [len(state.place) for state in states],
+            [index < state.bans_end for index, state in zip(at, states, strict=True)],
             any(state.bias for state in states),
             any(state.repetition for state in states),
             any(state.output for state in states),
         )
-        return self._entries.apply(logits, bends)
+        return Change(edits, states, at)
 
-    def push(self, slots: Sequence[int], ids: Sequence[int]) -> None:
-        """Count one generated token of each slot; the id that leaves a window is uncounted."""
-        if not self._slots:
-            return
+    def apply(self, logits: Array, change: Change) -> Callable[[Array], None] | None:
+        """Change `logits` [S, V] in place. Returns what restores them bit for bit, None where
+        nothing was changed."""
+        return self._table.apply(logits, change.edits) if max(change.edits.used) else None
+
+    def count(self, change: Change, ids: Sequence[int]) -> None:
+        """Count the id that each row drew (none where it is -1); the id that leaves a window is
+        uncounted."""
         at: list[tuple[int, int, int, int]] = []
         token: list[tuple[int, int, int]] = []
-        for slot, new in zip(slots, ids, strict=True):
-            state = self._slots.get(slot)
-            if state is None:
+        edits = change.edits
+        for row, slot, state, index in zip(
+            edits.rows, edits.slots, change.owners, change.indices, strict=True
+        ):
+            new = ids[row]
+            if new < 0 or self._slots.get(slot) is not state:
                 continue
             known = len(state.place)
-            at += [(slot, *change) for change in state.push(new)]
+            at += [(slot, *one) for one in state.push(new)]
             if len(state.place) > known:
                 token.append((slot, known, new))
-            if not state.lasting and state.generated >= state.min_tokens:
+            if not state.lasting and index + 1 >= state.bans_end:
                 self.remove(slot)  # only ids were banned, and no longer
         if token:
-            self._entries.add(token)
+            self._table.add(token)
         if at:
-            self._entries.count(at)
+            self._table.count(at)
 
     def counts(self, slot: int) -> dict[int, tuple[int, int]]:
         """Token id -> (times in the window, times generated), where either is not 0."""
         state = self._slots.get(slot)
         if state is None:
             return {}
-        rows = self._entries.values(slot, len(state.place))
+        rows = self._table.values(slot, len(state.place))
         counts = {t: (int(rows[i][WINDOW]), int(rows[i][OUTPUT])) for t, i in state.place.items()}
         return {token: pair for token, pair in counts.items() if any(pair)}

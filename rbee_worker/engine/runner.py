@@ -1,56 +1,33 @@
-"""`Runner`: the part of the engine that touches tensors: model, state, sampler, prompt scores."""
+"""`Runner`: the part of the engine that talks to a backend: model, state, sampler, prompt scores.
+
+`launch` hands a step to the backend, `collect` waits for what came of it. Where the backend
+computes while the host goes on (`overlaps`), the next step is launched before this one is
+collected; what the next step needs of this one's draws is then resolved where they are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
 
-import torch
+import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
-from torch import Tensor
 
-from rbee_worker.engine.batch import ScoreRows, StepBatch
-from rbee_worker.engine.decoding import Batches
 from rbee_worker.engine.messages import StepTimes
-from rbee_worker.engine.scheduler import Chunk
+from rbee_worker.engine.sampler import Drawing, Sampler
+from rbee_worker.engine.scheduler import Chunk, Plan
 from rbee_worker.engine.sequence import Sequence
-from rbee_worker.ops.batch import Batch
-from rbee_worker.state.specs import StateGroup
-from rbee_worker.state.tensors import StateTensors
+from rbee_worker.engine.step_numbers import ScoreRows, Step, StepBuilder
+from rbee_worker.ops.backend import Executable, StateMemory
+from rbee_worker.ops.batch import Array, Batch
+from rbee_worker.state.specs import Fixed
 from rbee_worker.types import TokenLogprob
-
-if TYPE_CHECKING:
-    from rbee_worker.engine.sampler import Sampler
 
 SCORE_ROWS = 64  # rows of logits held at once while scoring a prompt
 
 
-class Model(Protocol):
-    """What the engine needs of a model."""
-
-    @property
-    def groups(self) -> tuple[StateGroup, ...]: ...
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def context(self) -> int: ...
-
-    def hidden(self, batch: Batch) -> Tensor:
-        """N rows -> [N, dim]"""
-        ...
-
-    def head(self, rows: Tensor) -> Tensor:
-        """[S, dim] -> logits float32 [S, vocab]"""
-        ...
-
-    def logits(self, batch: Batch) -> Tensor:
-        """head(hidden(batch)[batch.sample_rows]), bit for bit, and sooner if it can be"""
-        ...
-
-
 class Draw(Struct, frozen=True):
-    """The token drawn for the last row of a chunk; `error`: why there is none."""
+    """The token drawn for one row of a chunk; `error`: why there is none."""
 
     chunk: Chunk
     id: int
@@ -65,22 +42,50 @@ class Scores(Struct, frozen=True):
     logprobs: tuple[TokenLogprob, ...]
 
 
+class Launched(Struct):
+    """A step that was handed to the backend, and what is known of it so far."""
+
+    chunks: list[Chunk]
+    rows: list[Chunk]  # the chunk of each row that draws
+    began_us: float
+    sampling_start_us: float = 0.0
+    sampling_us: float = 0.0
+    drawing: Drawing | None = None  # not waited for yet
+    draws: list[Draw] = []  # by chunk in the plan's order, those of a chunk by position
+    scores: list[Scores] = []
+
+
 class Runner:
-    """Owns one sampler slot for each running sequence."""
+    """Owns one sampler slot for each running sequence. Whatever goes wrong is raised."""
 
     def __init__(
-        self, model: Model, tensors: StateTensors, sampler: Sampler, *, max_seqs: int, device: str
+        self,
+        model: Executable,
+        memory: StateMemory,
+        sampler: Sampler,
+        *,
+        block_size: int,
+        max_seqs: int,
+        buckets: bool = False,
+        overlaps: bool = False,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        self._model = model
-        self._batches = Batches(tensors, device)
-        self._sampler = sampler
+        """buckets: decoding steps are padded to few sizes. overlaps: steps are launched before the
+        one before is collected. clock: microseconds; given where times of steps are wanted."""
+        self._model, self._memory, self._sampler = model, memory, sampler
+        self._steps = StepBuilder(model.groups, block_size, bucket=max_seqs if buckets else 0)
+        self._recurrent = any(isinstance(group.spec, Fixed) for group in model.groups)
+        self.overlaps = overlaps
         self._slots = list(range(max_seqs - 1, -1, -1))
+        self._drawn: dict[Sequence, int] | None = {} if overlaps else None
+        self._clock = clock
+        self._times: list[StepTimes] = []
 
     def enter(self, seq: Sequence) -> None:
         """A sequence starts or resumes: its parameters and counts go to the sampler."""
         seq.slot = self._slots.pop()
         m = seq.submit
-        self._sampler.add(
+        seq.waits |= self._sampler.add(
             seq.slot,
             m.params,
             m.prompt_ids,
@@ -97,38 +102,81 @@ class Runner:
             self._slots.append(seq.slot)
             seq.slot = -1
 
-    def run(self, chunks: Seq[Chunk]) -> tuple[list[Draw], list[Scores]]:
-        """Compute the chunks; draw and score what they ask for. Whatever goes wrong is raised."""
-        step = self._batches.build(chunks)
+    def launch(self, plan: Plan) -> Launched:
+        """Hand a plan's chunks to the backend: compute them, draw and score what they ask for."""
+        began, chunks = self._now_us(), plan.chunks
+        step, batch = self._staged(plan)
+        launched = Launched(chunks, step.draws, began)
         if step.scores or not step.draws:
-            return self._run_scored(step)
-        return self._draw(step, self._model.logits(step.batch)), []
+            self._launch_hidden(step, batch, launched)
+        else:
+            self._draw(step, self._model.logits(batch), launched)
+        if self._drawn is not None:
+            first_rows = reversed(list(enumerate(step.draws)))
+            self._drawn = {chunk.seq: row for row, chunk in first_rows}
+        return launched
 
-    @torch.inference_mode()
-    def _run_scored(self, step: StepBatch) -> tuple[list[Draw], list[Scores]]:
-        """Where prompts are scored the hidden states are needed more than once."""
-        hidden = self._model.hidden(step.batch)
-        rows, n = step.batch.sample_rows, len(step.draws)
-        draws = self._draw(step, self._model.head(hidden[rows[:n]])) if n else []
-        scores = []
-        for part in step.scores:
-            scores.append(self._score(hidden[rows[n : n + len(part.targets)]], part))
-            n += len(part.targets)
-        return draws, scores
+    def logits(self, plan: Plan) -> list[Array]:
+        """Logits of every row of a plan, in parts of at most `SCORE_ROWS`; nothing is drawn, and no
+        step may be running. Each part is good until the next is asked for, so it is copied here."""
+        hidden = self._model.hidden(self._staged(plan)[1])
+        parts = range(0, len(hidden), SCORE_ROWS)
+        return [np.asarray(self._model.head(hidden[i : i + SCORE_ROWS])).copy() for i in parts]
 
-    def _draw(self, step: StepBatch, logits: Tensor) -> list[Draw]:
-        """One token for each chunk that draws: logits [S, vocab] in their order."""
-        sampled = self._sampler.sample(logits, [c.seq.slot for c in step.draws])
-        draws = [Draw(*d) for d in zip(step.draws, sampled.ids, sampled.logprobs, strict=True)]
-        for row, error in sampled.errors.items():
-            draws[row] = replace(draws[row], error=error)
-        return draws
+    def _staged(self, plan: Plan) -> tuple[Step, Batch]:
+        """A plan's step, its recurrent state where it belongs, as the model takes it."""
+        if plan.copies:
+            self._memory.copy(plan.copies)
+        if self._recurrent and (fresh := [c.state.slot for c in plan.chunks if not c.start]):
+            self._memory.clear(fresh)
+        step = self._steps.build(plan.chunks, self._drawn)
+        return step, self._memory.stage(step.numbers)
+
+    def collect(self, launched: Launched) -> tuple[list[Draw], list[Scores]]:
+        """Wait for what came of a step."""
+        self._wait(launched)
+        if self._clock is not None:
+            self._times.append(self._timed(launched))
+        return launched.draws, launched.scores
 
     def times(self) -> list[StepTimes]:
-        """Times of the runs since the last call, where somebody wants them (timed.py)."""
-        return []
+        """Times of the steps collected since the last call, where there is a clock."""
+        told, self._times = self._times, []
+        return told
 
-    def _score(self, hidden: Tensor, part: ScoreRows) -> Scores:
+    def _launch_hidden(self, step: Step, batch: Batch, launched: Launched) -> None:
+        """A step that scores prompts, or draws nothing. Scoring needs the hidden states more than
+        once, and logits last only until the next ones: the draws are waited for at once."""
+        hidden = self._model.hidden(batch)
+        rows, n = batch.sample_rows, len(step.draws)
+        # A step that overlaps the next is known to have succeeded when its draw is there, be it
+        # of no row.
+        if n or self.overlaps:
+            self._draw(step, self._model.head(hidden[rows[:n]]), launched)
+        for part in step.scores:
+            self._wait(launched)
+            found = self._score(hidden[rows[n : n + len(part.targets)]], part)
+            launched.scores.append(found)
+            n += len(part.targets)
+
+    def _draw(self, step: Step, logits: Array, launched: Launched) -> None:
+        """One token for each row that draws: logits [P, vocab], theirs first, in their order."""
+        launched.sampling_start_us = self._now_us()
+        prepared = self._sampler.prepare([c.seq.slot for c in step.draws], step.indices)
+        launched.drawing = self._sampler.sample(logits, prepared)
+
+    def _wait(self, launched: Launched) -> None:
+        """Wait for a step's draws."""
+        if launched.drawing is None:
+            return
+        sampled = self._sampler.collect(launched.drawing)
+        draws = [Draw(*d) for d in zip(launched.rows, sampled.ids, sampled.logprobs, strict=True)]
+        for row, error in sampled.errors.items():
+            draws[row] = replace(draws[row], error=error)
+        launched.draws, launched.drawing = draws, None
+        launched.sampling_us = self._now_us() - launched.sampling_start_us
+
+    def _score(self, hidden: Array, part: ScoreRows) -> Scores:
         top = part.chunk.seq.submit.params.logprobs or 0
         found: list[TokenLogprob] = []
         for i in range(0, len(part.targets), SCORE_ROWS):
@@ -136,3 +184,20 @@ class Runner:
             targets = part.targets[i : i + SCORE_ROWS]
             found += self._sampler.score(logits, targets, [top] * len(targets))
         return Scores(part.chunk, tuple(found))
+
+    def _now_us(self) -> float:
+        return 0.0 if self._clock is None else self._clock()
+
+    def _timed(self, launched: Launched) -> StepTimes:
+        """By the clock: from its launch to now."""
+        prompts = [c for c in launched.chunks if c.count > 1 or not c.draws]
+        return StepTimes(
+            start_us=launched.began_us,
+            us=self._now_us() - launched.began_us,
+            sampling_start_us=launched.sampling_start_us,
+            sampling_us=launched.sampling_us,
+            sequences=len(launched.chunks),
+            prompt_tokens=sum(c.count for c in prompts),
+            prompts=len(prompts),
+            drawn=len(launched.draws),
+        )

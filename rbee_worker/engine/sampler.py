@@ -1,11 +1,13 @@
-"""From logits to one token a row: prepared here, done by the backend, all rows together.
+"""Draws one token for each row of logits: prepared here, done by the backend, all rows together.
 
 Order of operations: logit_bias, penalties (repetition, presence, frequency), temperature, top_k,
 top_p, min_p, draw. Temperature 0 is the argmax after bias and penalties, ties to the lower id. A
 row's token depends on its own logits, parameters and history only, bit for bit.
 
-A *slot* is the engine's number for a running sequence, 0 .. max_seqs-1. This module does not know
-when a sequence ends.
+A *slot* is the engine's number for a running sequence, 0 .. max_seqs-1. The *index* of a draw is
+the place that its token will have in the sequence: with the sequence's seed it determines the
+uniform number, however the sequence came to be where it is. This module does not know when a
+sequence ends.
 """
 
 from __future__ import annotations
@@ -13,17 +15,36 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import torch
 from msgspec import Struct
-from torch import Tensor
 
-from rbee_worker.engine.penalties import Penalties
-from rbee_worker.engine.random import uniforms
-from rbee_worker.engine.torch_sampling import TorchSampling
-from rbee_worker.ops.sampling import Cut, Sampling
+from rbee_worker.engine.penalties import Change, Penalties
+from rbee_worker.engine.philox import uniforms
+from rbee_worker.ops.batch import Array
+from rbee_worker.ops.sampling import DrawParams, Ids, Sampling
 from rbee_worker.types import SamplingParams, TokenLogprob
 
-_AHEAD = 64  # uniform numbers computed at once for a slot
+_BLOCK = 64  # uniform numbers computed at once for a slot
+
+
+class Prepared(Struct, frozen=True):
+    """What a step's draws go by, as numbers on the host.
+
+    params: None where every row is greedy. change: what bias and penalties do to which rows.
+    scored: rows whose log-probabilities are wanted, and of how many of the likeliest tokens too.
+    """
+
+    count: int
+    params: list[DrawParams | None] | None = None
+    change: Change | None = None
+    scored: dict[int, int] = {}
+
+
+class Drawing(Struct, frozen=True):
+    """Draws that were launched: their ids may not be known yet."""
+
+    prepared: Prepared
+    ids: Ids
+    logits: Array
 
 
 class Sampled(Struct, frozen=True):
@@ -35,27 +56,20 @@ class Sampled(Struct, frozen=True):
 
 
 class Sampler:
-    """Parameters and penalty state by slot; `sample` draws and counts."""
+    """Parameters and penalty state by slot. A draw is `prepare`, `sample`, `collect`."""
 
-    def __init__(
-        self,
-        vocab_size: int,
-        max_seqs: int,
-        device: torch.device | str = "cpu",
-        sampling: Sampling | None = None,
-    ) -> None:
-        """sampling: the backend's own; None: torch's, on `device`."""
+    def __init__(self, vocab_size: int, max_seqs: int, sampling: Sampling) -> None:
         self.vocab_size = vocab_size
-        self._sampling = TorchSampling(torch.device(device)) if sampling is None else sampling
-        self._penalties = Penalties(vocab_size, self._sampling.entries(max_seqs))
+        self._sampling = sampling
+        self._penalties = Penalties(vocab_size, sampling.bias_table(max_seqs))
         self._plain: set[int] = set()  # slots: greedy, nothing applied, no logprobs
         self._scored: set[int] = set()  # slots that want logprobs
-        # by slot, in lists: numpy's first operation after a step costs more than a few rows' Python
+        # Plain lists indexed by slot: right after a step, one numpy call costs more than a Python
+        # loop over a few rows.
         self._kept: list[tuple[float, int, float, float] | None] = [None] * max_seqs
         self._logprobs: list[int | None] = [None] * max_seqs
         self._stream = [(0, 0)] * max_seqs  # seed and choice
-        self._length = [0] * max_seqs  # tokens of prompt and output
-        self._ahead: list[list[float]] = [[]] * max_seqs  # uniforms of tokens block * 64 ...
+        self._uniforms: list[list[float]] = [[]] * max_seqs  # those of indices block * 64 ...
         self._block = [-1] * max_seqs
 
     def add(
@@ -68,28 +82,29 @@ class Sampler:
         eos_ids: Iterable[int] = (),
         exempt_ids: Iterable[int] = (),
         choice: int = 0,
-    ) -> None:
+    ) -> bool:
         """A sequence starts in `slot`, or goes on after `output_ids` as if it had never stopped.
 
         EOS ids and exempt ids are never touched by the repetition penalty; EOS ids (unless
         ignore_eos) and stop ids cannot be drawn before min_tokens tokens are out.
+        Returns whether each draw must be collected before the next one is prepared.
         """
         self.remove(slot)
-        applies = self._penalties.add(
-            slot, params, prompt_ids, output_ids, eos_ids=eos_ids, exempt_ids=exempt_ids
-        )
         self._kept[slot] = None  # greedy
         if params.temperature != 0:
             scale = 1 / max(params.temperature, 1e-300)  # finite
             self._kept[slot] = scale, max(params.top_k, 0), params.top_p, params.min_p
         self._logprobs[slot] = params.logprobs
+        self._stream[slot] = params.seed, choice
+        self._block[slot] = -1
+        applies = self._penalties.add(
+            slot, params, prompt_ids, output_ids, eos_ids=eos_ids, exempt_ids=exempt_ids
+        )
         if params.logprobs is not None:
             self._scored.add(slot)
         elif params.temperature == 0 and not applies:
             self._plain.add(slot)
-        self._stream[slot] = params.seed, choice
-        self._length[slot] = len(prompt_ids) + len(output_ids)
-        self._block[slot] = -1
+        return self._penalties.counts_draws(slot)
 
     def remove(self, slot: int) -> None:
         """The sequence in `slot` ended or was preempted. Unknown slots are fine."""
@@ -97,81 +112,83 @@ class Sampler:
         self._plain.discard(slot)
         self._scored.discard(slot)
 
-    def sample(self, logits: Tensor, slots: Sequence[int]) -> Sampled:
-        """Draw the next token of slots[i] from logits[i]; logits [S, V] f32, unchanged on return.
+    def prepare(self, slots: Sequence[int], indices: Sequence[int]) -> Prepared:
+        """What the draws of some rows go by: row i draws token indices[i] of slots[i]'s sequence.
 
-        The drawn tokens are counted as generated. A row with NaN, or with nothing above -inf,
-        fails alone: see `Sampled.errors`.
+        Changes nothing. Where draws are counted (see `add`), those before a row's are collected.
         """
         if self._plain.issuperset(slots):
+            return Prepared(len(slots))
+        params = [self._draw_params(s, i) for s, i in zip(slots, indices, strict=True)]
+        scored = {}
+        if not self._scored.isdisjoint(slots):
+            tops = enumerate(self._logprobs[slot] for slot in slots)
+            scored = {row: top for row, top in tops if top is not None}
+        return Prepared(
+            len(slots),
+            None if params.count(None) == len(params) else params,
+            self._penalties.prepare(slots, indices),
+            scored,
+        )
+
+    def sample(self, logits: Array, prepared: Prepared) -> Drawing:
+        """Draw from logits [P, V] f32, unchanged on return; rows after the prepared ones are
+        padding. Does not wait for the ids; `collect` needs the logits."""
+        undo = None if prepared.change is None else self._penalties.apply(logits, prepared.change)
+        if prepared.params is None:
             ids = self._sampling.greedy(logits)
         else:
-            undo = self._penalties.apply(logits, slots)
-            ids = self._choose(logits, slots)
-            if undo is not None:
-                undo(logits)
-        assert len(ids) == len(slots)
-        errors: dict[int, str] = {}
-        if min(ids, default=0) >= 0:
-            self._push(slots, ids)
-        else:
-            errors = _explain(logits, ids)
-            good = [row for row, token in enumerate(ids) if token >= 0]
-            self._push([slots[row] for row in good], [ids[row] for row in good])
-        return Sampled(ids, self._score(logits, slots, ids), errors)
+            rows, vocab = logits.shape
+            assert vocab == self.vocab_size
+            padding = [None] * (rows - len(prepared.params))
+            ids = self._sampling.choose(logits, [*prepared.params, *padding])
+        if undo is not None:
+            undo(logits)
+        return Drawing(prepared, ids, logits)
 
-    def _push(self, slots: Sequence[int], ids: Sequence[int]) -> None:
-        """Count the drawn tokens."""
-        for slot in slots:
-            self._length[slot] += 1
-        self._penalties.push(slots, ids)
+    def collect(self, drawing: Drawing) -> Sampled:
+        """Wait for the ids, and count them where the slot still has the sequence of `prepare`.
 
-    def score(self, logits: Tensor, ids: Sequence[int], tops: Sequence[int]) -> list[TokenLogprob]:
+        A row with nan, or with nothing above -inf, fails alone: see `Sampled.errors`.
+        """
+        prepared, logits = drawing.prepared, drawing.logits
+        ids = drawing.ids.host()[: prepared.count]
+        if prepared.change is not None:
+            self._penalties.count(prepared.change, ids)
+        errors = _explain(logits, ids) if min(ids, default=0) < 0 else {}
+        logprobs: list[TokenLogprob | None] = [None] * len(ids)
+        rows = [row for row in prepared.scored if ids[row] >= 0]
+        if rows:
+            chosen, tops = [ids[row] for row in rows], [prepared.scored[row] for row in rows]
+            found = self._sampling.score(logits, chosen, tops, rows)
+            for row, one in zip(rows, found, strict=True):
+                logprobs[row] = one
+        return Sampled(ids, logprobs, errors)
+
+    def score(self, logits: Array, ids: Sequence[int], tops: Sequence[int]) -> list[TokenLogprob]:
         """Log-probabilities of given tokens: see `Sampling.score`."""
         return self._sampling.score(logits, ids, tops)
 
-    def _choose(self, logits: Tensor, slots: Sequence[int]) -> list[int]:
-        """Ids [S]; -1 for rows without an answer. `logits` have bias and penalties applied."""
-        assert logits.shape == (len(slots), self.vocab_size)
-        cuts = [self._cut(slot) for slot in slots]
-        if cuts.count(None) == len(cuts):
-            return self._sampling.greedy(logits)
-        return self._sampling.choose(logits, cuts)
-
-    def _cut(self, slot: int) -> Cut | None:
-        """The parameters of a slot's next draw; None: greedy."""
+    def _draw_params(self, slot: int, index: int) -> DrawParams | None:
+        """The parameters of a slot's draw of token `index`; None: greedy."""
         kept = self._kept[slot]
         if kept is None:
             return None
-        block, at = divmod(self._length[slot], _AHEAD)
+        block, at = divmod(index, _BLOCK)
         if self._block[slot] != block:
-            indices = block * _AHEAD + np.arange(_AHEAD)
-            self._ahead[slot] = uniforms(*self._stream[slot], indices).tolist()
+            indices = block * _BLOCK + np.arange(_BLOCK)
+            self._uniforms[slot] = uniforms(*self._stream[slot], indices).tolist()
             self._block[slot] = block
-        return Cut(*kept, self._ahead[slot][at])
-
-    def _score(
-        self, logits: Tensor, slots: Sequence[int], ids: list[int]
-    ) -> list[TokenLogprob | None]:
-        result: list[TokenLogprob | None] = [None] * len(ids)
-        if self._scored.isdisjoint(slots):
-            return result
-        tops = [self._logprobs[slot] for slot in slots]
-        rows = [row for row, top in enumerate(tops) if top is not None and ids[row] >= 0]
-        if rows:
-            chosen, counts = [ids[row] for row in rows], [tops[row] or 0 for row in rows]
-            scores = self._sampling.score(logits, chosen, counts, rows)
-            for row, one in zip(rows, scores, strict=True):
-                result[row] = one
-        return result
+        return DrawParams(*kept, self._uniforms[slot][at])
 
 
-def _explain(logits: Tensor, ids: list[int]) -> dict[int, str]:
+def _explain(logits: Array, ids: list[int]) -> dict[int, str]:
     """Why rows have id -1, in words for the request's owner."""
     errors = {}
     for row, token in enumerate(ids):
         if token < 0:
-            nan = int(logits[row].isnan().sum())
+            values = logits[row]
+            nan = int((values != values).sum())  # in any backend's arrays
             errors[row] = (
                 f"the model's output is not a number for {nan} of {logits.shape[1]} tokens"
                 if nan

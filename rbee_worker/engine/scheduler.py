@@ -10,7 +10,8 @@ same thing: a sequence that wants n tokens computed.
     2. Nobody starves. A sequence that wants one token (decode) is served before those that want
        many, and there are always fewer sequences than budget, so something is left for the oldest
        of the others. Only a younger sequence is ever preempted for an older one: the oldest keeps
-       what it has and gets at least one token in every step.
+       what it has and gets at least one token in every step (where steps overlap, in every step
+       that does not have to wait for the result of the one before).
     3. The pool is asked oldest first, so a sequence that loses its place has not been planned in
        this step. A step plans at most `token_budget` tokens.
     4. A preempted sequence is one with nothing computed. It keeps its tokens, its output included.
@@ -24,28 +25,39 @@ from dataclasses import dataclass, field
 from msgspec import Struct
 
 from rbee_worker.engine.sequence import Sequence
-from rbee_worker.state.pool import SeqState, StatePool
+from rbee_worker.state.pool import Copy, SeqState, StatePool
 
 
 class Chunk(Struct, frozen=True):
-    """`count` tokens of one sequence from position `start`; `draws`: its last row is sampled.
+    """`count` tokens of one sequence from position `start`; each of the last `draws` rows draws
+    the token after it.
 
-    `state` is what the sequence held when this was planned: if it holds another one when the step
-    is over, it was preempted or ended, and the result is dropped.
+    `state` is what the sequence held when this was planned. If it holds another one when the step
+    is over, it was preempted or has ended, and the result is dropped.
     """
 
     seq: Sequence
     state: SeqState
     start: int
     count: int
-    draws: bool
+    draws: int
+
+    @property
+    def end(self) -> int:
+        """The position after its last row's."""
+        return self.start + self.count
 
 
 @dataclass(slots=True)
 class Plan:
-    """One step: what to compute, who left the queue, who went back to it."""
+    """One step: what to compute, who left the queue, who went back to it.
+
+    copies: (source slot, target slot) of recurrent state, in this order, before anything of the
+    step is computed or cleared.
+    """
 
     chunks: list[Chunk] = field(default_factory=list)
+    copies: list[Copy] = field(default_factory=list)
     admitted: list[Sequence] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)
     tokens: int = 0
@@ -121,7 +133,7 @@ class Scheduler:
 
     def _shares(self) -> dict[Sequence, int]:
         """Split the budget: one token each for those that want one, the rest oldest first."""
-        wants = {seq: seq.wants for seq in self.running}
+        wants = {seq: self.pool.most(seq.state, seq.wants) for seq in self.running}
         shares = {seq: 1 for seq, n in wants.items() if n == 1}
         left = self.token_budget - len(shares)
         if len(shares) < len(wants):
@@ -147,17 +159,19 @@ class Scheduler:
 
     def _plan(self, seq: Sequence, n: int, plan: Plan) -> None:
         end = seq.state.planned
-        draws = end == len(seq.tokens) + seq.drawing
+        draws = int(end == len(seq.tokens) + seq.drawing)
         seq.drawing += draws
         plan.chunks.append(Chunk(seq, seq.state, end - n, n, draws))
+        plan.copies += self.pool.copies()
         plan.tokens += n
 
     def _alone(self, plan: Plan) -> bool:
-        """If a suspect can run now, plan it and nobody else."""
+        """If a suspect can run now, plan it and nobody else. True: nobody else may run."""
         for seq in self.running:
             if seq.solo:
-                self._grow(seq, min(seq.wants, self.token_budget), plan)
-                return bool(plan.chunks)
+                if seq.wants:
+                    self._grow(seq, min(seq.wants, self.token_budget), plan)
+                return bool(plan.chunks) or seq.drawing > 0
         if self.waiting and self.waiting[0].solo:
             self._admit(plan)
         return bool(plan.chunks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rbee_worker.engine.messages import Submit
+from rbee_worker.engine.rope_length import NO_END
 from rbee_worker.engine.stop import StopRules
 from rbee_worker.state.pool import SeqState
 from rbee_worker.types import TokenLogprob, Usage
@@ -14,9 +15,11 @@ from rbee_worker.types import TokenLogprob, Usage
 class Sequence:
     """`tokens` is prompt and output in one list, shared with `state` (see state/pool.py).
 
-    limit: length at which it ends at the latest. rope_len: what its rotary scaling goes by
-    (ropes.py). drawing: steps in flight that draw a token.
-    solo: it was part of a step that failed and runs alone until it is known to be innocent.
+    limit: length at which it ends at the latest. rope_len: what its rotary scaling goes by, for as
+    long as it has no more than rope_end tokens (rope_length.py). drawing: tokens that launched
+    steps draw and that are not collected. waits: the next token can only be computed once these
+    are known. solo: it was part of a step that failed and runs alone until one of its steps has
+    succeeded.
     """
 
     submit: Submit
@@ -27,7 +30,9 @@ class Sequence:
     arrival: int
     arrived_s: float
     rope_len: int
+    rope_end: int = NO_END
     drawing: int = 0
+    waits: bool = False
     slot: int = -1  # the sampler's
     solo: bool = False
     strikes: int = 0
@@ -57,8 +62,11 @@ class Sequence:
 
     @property
     def wants(self) -> int:
-        """Positions that can be planned now: the last token of all needs no computing."""
-        return min(len(self.tokens) + self.drawing, self.limit - 1) - self.state.planned
+        """Positions that can be planned now. The last token of all needs no computing."""
+        known = len(self.tokens)
+        if self.drawing and not self.waits:
+            known = max(known, min(known + self.drawing, self.rope_end))
+        return min(known, self.limit - 1) - self.state.planned
 
     @property
     def reuse_limit(self) -> int | None:

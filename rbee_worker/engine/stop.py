@@ -1,7 +1,7 @@
 """Stop rules on ids: EOS union, stop ids, max_tokens, end of the context. One record each.
 
-Text stop strings are the client's (engine/stopstrings.py). An EOS or stop id cannot be drawn before
-`min_tokens`: the sampler masks it.
+Text stop strings are the client's (session/stop_strings.py). An EOS or stop id cannot be drawn
+before `min_tokens`: the sampler masks it.
 """
 
 from __future__ import annotations

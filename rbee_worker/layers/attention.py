@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rbee_worker.layers.linear import Linear
 from rbee_worker.ops import Ops, RopeSpec
-from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.batch import Array, Batch
 from rbee_worker.state.specs import StateRef
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -37,16 +33,16 @@ class Attention:
     rope: RopeSpec | None
     window: int | None = None
     softcap: float | None = None
-    q_norm: Callable[[Tensor], Tensor] | None = None
-    k_norm: Callable[[Tensor], Tensor] | None = None
+    q_norm: Callable[[Array], Array] | None = None
+    k_norm: Callable[[Array], Array] | None = None
     groups: int = 1
     clip: float | None = None
-    slopes: Tensor | None = None
-    sinks: Tensor | None = None
+    slopes: Array | None = None
+    sinks: Array | None = None
 
-    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+    def __call__(self, x: Array, batch: Batch) -> Array:
         """x [N, dim] -> [N, dim]"""
-        projected = self.qkv(x, precise=True)
+        projected = self.qkv(x, batch, precise=True)
         if self.clip is not None:
             projected = self.ops.clip(projected, self.clip)
         q, k, v = self.ops.split(projected, self.qkv.widths, heads=self.groups)
@@ -70,4 +66,4 @@ class Attention:
             slopes=self.slopes,
             sinks=self.sinks,
         )
-        return self.out(mixed, precise=True)
+        return self.out(mixed, batch, precise=True)

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rbee_worker.layers.norm import Norm
 from rbee_worker.ops import Ops
-from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.batch import Array, Batch
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Mixer = Callable[["Tensor", Batch], "Tensor"]
-FeedForward = Callable[["Tensor"], "Tensor"]
+Mixer = Callable[[Array, Batch], Array]
+FeedForward = Callable[[Array, Batch], Array]
 
 
 @dataclass(frozen=True)
@@ -28,13 +24,13 @@ class PreNorm:
     mlp: FeedForward
     residual_scale: float = 1.0
 
-    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+    def __call__(self, x: Array, batch: Batch) -> Array:
         """x [N, dim] -> [N, dim]"""
         mixed = self._scaled(self.attention(self.attention_norm(x), batch))
         normed, x = self.mlp_norm.after_add(mixed, x)
-        return self.ops.add(x, self._scaled(self.mlp(normed)))
+        return self.ops.add(x, self._scaled(self.mlp(normed, batch)))
 
-    def _scaled(self, x: Tensor) -> Tensor:
+    def _scaled(self, x: Array) -> Array:
         return x if self.residual_scale == 1.0 else self.ops.scale(x, self.residual_scale)
 
 
@@ -50,11 +46,11 @@ class Sandwich:
     mlp: FeedForward
     mlp_after: Norm
 
-    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+    def __call__(self, x: Array, batch: Batch) -> Array:
         """x [N, dim] -> [N, dim]"""
         mixed = self.attention_after(self.attention(self.attention_norm(x), batch))
         normed, x = self.mlp_norm.after_add(mixed, x)
-        return self.ops.add(x, self.mlp_after(self.mlp(normed)))
+        return self.ops.add(x, self.mlp_after(self.mlp(normed, batch)))
 
 
 @dataclass(frozen=True)
@@ -67,10 +63,10 @@ class PostNorm:
     mlp: FeedForward
     mlp_after: Norm
 
-    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+    def __call__(self, x: Array, batch: Batch) -> Array:
         """x [N, dim] -> [N, dim]"""
         x = self.ops.add(x, self.attention_after(self.attention(x, batch)))
-        return self.ops.add(x, self.mlp_after(self.mlp(x)))
+        return self.ops.add(x, self.mlp_after(self.mlp(x, batch)))
 
 
 @dataclass(frozen=True)
@@ -83,8 +79,8 @@ class Parallel:
     mlp: FeedForward
     mlp_norm: Norm | None = None
 
-    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+    def __call__(self, x: Array, batch: Batch) -> Array:
         """x [N, dim] -> [N, dim]"""
         normed = self.norm(x)
-        fed = self.mlp(normed if self.mlp_norm is None else self.mlp_norm(x))
+        fed = self.mlp(normed if self.mlp_norm is None else self.mlp_norm(x), batch)
         return self.ops.add(x, self.ops.add(self.attention(normed, batch), fed))

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rbee_worker.layers.linear import Linear
 from rbee_worker.layers.norm import RMSNorm
 from rbee_worker.ops import Ops, RopeSpec, Weight
-from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.batch import Array, Batch
 from rbee_worker.state.specs import StateRef
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -29,9 +25,9 @@ class LowRank:
     norm: RMSNorm
     up: Linear
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Array, batch: Batch) -> Array:
         """x [N, in] -> [N, out]"""
-        return self.up(self.norm(self.down(x)))
+        return self.up(self.norm(self.down(x, batch)), batch)
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ class LatentAttention:
     """
 
     ops: Ops
-    q: Callable[[Tensor], Tensor]
+    q: Callable[[Array, Batch], Array]
     down: Linear
     norm: RMSNorm
     into: Weight
@@ -54,14 +50,14 @@ class LatentAttention:
     scale: float
     rope: RopeSpec
 
-    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+    def __call__(self, x: Array, batch: Batch) -> Array:
         """x [N, dim] -> [N, dim]"""
         ops, heads = self.ops, self.into.count
-        plain, turning = ops.split(self.q(x), (self.into.cols, self.rope.dim), heads=heads)
+        plain, turning = ops.split(self.q(x, batch), (self.into.cols, self.rope.dim), heads=heads)
         turned = ops.rope(turning, self.rope, batch, heads=heads)
         query = ops.concat((ops.heads_linear(plain, self.into), turned), heads=heads)
-        latent, shared = self.down.split(x, precise=True)
+        latent, shared = self.down.split(x, batch, precise=True)
         latent = self.norm(latent)
         key = ops.concat((latent, ops.rope(shared, self.rope, batch, heads=1)))
         mixed = ops.attend(query, key, latent, self.where, batch, heads=heads, scale=self.scale)
-        return self.out(ops.heads_linear(mixed, self.out_of), precise=True)
+        return self.out(ops.heads_linear(mixed, self.out_of), batch, precise=True)

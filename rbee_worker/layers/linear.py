@@ -4,29 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rbee_worker.ops import Ops, Weight
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from rbee_worker.ops.batch import Array, Batch
 
 
 @dataclass(frozen=True)
 class Linear:
     """y = x W^T + b. `widths` are the outputs' widths where several maps are stacked; `precise`:
-    of every product (see `Ops.linear`)."""
+    of every product (see `Ops.linear`).
+
+    Every call is told the batch that the rows belong to: a low-rank adapter adds its own product
+    here, and which one a row takes is the batch's to say.
+    """
 
     ops: Ops
     weight: Weight
-    bias: Tensor | None
+    bias: Array | None
     widths: Sequence[int]
     precise: bool = False
 
-    def __call__(self, x: Tensor, *, precise: bool = False) -> Tensor:
-        """x [N, in] -> [N, sum(widths)]; precise: see `Ops.linear`"""
+    def __call__(self, x: Array, batch: Batch, *, precise: bool = False) -> Array:
+        """x [N, in], a row of it for each row of `batch` -> [N, sum(widths)]; precise: see
+        `Ops.linear`"""
         return self.ops.linear(x, self.weight, self.bias, precise=precise or self.precise)
 
-    def split(self, x: Tensor, *, precise: bool = False) -> tuple[Tensor, ...]:
+    def split(self, x: Array, batch: Batch, *, precise: bool = False) -> tuple[Array, ...]:
         """x [N, in] -> one [N, width] for each stacked map"""
-        return self.ops.split(self(x, precise=precise), self.widths)
+        return self.ops.split(self(x, batch, precise=precise), self.widths)

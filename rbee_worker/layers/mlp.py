@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rbee_worker.layers.linear import Linear
 from rbee_worker.ops import Activation, Ops
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from rbee_worker.ops.batch import Array, Batch
 
 
 @dataclass(frozen=True)
@@ -21,9 +18,10 @@ class GatedMLP:
     down: Linear
     act: Activation
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Array, batch: Batch) -> Array:
         """x [N, dim] -> [N, dim]"""
-        return self.down(self.ops.gated(self.gate_up(x), self.act), precise=True)
+        gated = self.ops.gated(self.gate_up(x, batch), self.act)
+        return self.down(gated, batch, precise=True)
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,7 @@ class PlainMLP:
     down: Linear
     act: Activation
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Array, batch: Batch) -> Array:
         """x [N, dim] -> [N, dim]"""
-        return self.down(self.ops.act(self.up(x), self.act), precise=True)
+        bent = self.ops.act(self.up(x, batch), self.act)
+        return self.down(bent, batch, precise=True)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from rbee_worker.layers.blocks import FeedForward
 from rbee_worker.layers.linear import Linear
 from rbee_worker.ops import Activation, Ops, Routing, Weight
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from rbee_worker.ops.batch import Array, Batch
 
 
 @dataclass(frozen=True)
@@ -25,11 +23,11 @@ class Experts:
     up: Weight
     down: Weight
     act: Activation
-    up_bias: Tensor | None = None
-    down_bias: Tensor | None = None
+    up_bias: Array | None = None
+    down_bias: Array | None = None
     limit: float | None = None
 
-    def __call__(self, x: Tensor, ids: Tensor, weights: Tensor | None) -> Tensor:
+    def __call__(self, x: Array, ids: Array, weights: Array | None) -> Array:
         """x [N, dim], ids and weights [N, top_k] -> [N, dim]"""
         return self.ops.experts(
             x,
@@ -57,20 +55,20 @@ class MoE:
     router: Linear
     routing: Routing
     experts: Experts
-    choice_bias: Tensor | None = None
-    scales: Tensor | None = None
+    choice_bias: Array | None = None
+    scales: Array | None = None
     weigh: Literal["results", "inputs"] = "results"
-    shared: Callable[[Tensor], Tensor] | None = None
+    shared: FeedForward | None = None
     shared_gate: Linear | None = None
 
     def __post_init__(self) -> None:
         assert self.weigh == "results" or self.routing.top_k == 1
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Array, batch: Batch) -> Array:
         """x [N, dim] -> [N, dim]"""
-        return self.of(x, x)
+        return self.of(x, x, batch)
 
-    def of(self, x: Tensor, routed_by: Tensor) -> Tensor:
+    def of(self, x: Array, routed_by: Array, batch: Batch) -> Array:
         """Experts of x [N, dim], chosen by what the router makes of `routed_by` [N, dim]."""
         logits = self.ops.logits(routed_by, self.router.weight, self.router.bias)
         ids, weights = self.ops.route(
@@ -82,8 +80,8 @@ class MoE:
             mixed = self.experts(x, ids, weights)
         if self.shared is None:
             return mixed
-        always = self.shared(x)
+        always = self.shared(x, batch)
         if self.shared_gate is not None:
-            gate = self.ops.act(self.shared_gate(x), "sigmoid")
+            gate = self.ops.act(self.shared_gate(x, batch), "sigmoid")
             always = self.ops.multiply(always, gate)
         return self.ops.add(mixed, always)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from rbee_worker.ops import Ops
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from rbee_worker.ops.batch import Array
 
 
 class Norm(Protocol):
     """What a block needs of a norm: of a row, and of the sum of two."""
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Array) -> Array:
         """x [N, width] -> [N, width]"""
 
-    def after_add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+    def after_add(self, x: Array, residual: Array) -> tuple[Array, Array]:
         """(norm of x + residual, x + residual)"""
 
 
@@ -26,15 +24,15 @@ class RMSNorm:
     """Root mean square norm (Zhang & Sennrich 2019), over each of `heads` equal parts of a row."""
 
     ops: Ops
-    weight: Tensor | None
+    weight: Array | None
     eps: float
     heads: int = 1
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Array) -> Array:
         """x [N, width] -> [N, width]"""
         return self.ops.rms_norm(x, self.weight, self.eps, heads=self.heads)
 
-    def after_add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+    def after_add(self, x: Array, residual: Array) -> tuple[Array, Array]:
         """(norm of x + residual, x + residual)"""
         assert self.heads == 1
         return self.ops.add_rms_norm(x, residual, self.weight, self.eps)
@@ -48,16 +46,16 @@ class LayerNorm:
     """
 
     ops: Ops
-    weight: Tensor | None
-    bias: Tensor | None
+    weight: Array | None
+    bias: Array | None
     eps: float
     heads: int = 1
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Array) -> Array:
         """x [N, width] -> [N, width]"""
         return self.ops.layer_norm(x, self.weight, self.bias, self.eps, heads=self.heads)
 
-    def after_add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+    def after_add(self, x: Array, residual: Array) -> tuple[Array, Array]:
         """(norm of x + residual, x + residual)"""
         total = self.ops.add(x, residual)
         return self(total), total
@@ -68,11 +66,11 @@ class EachHeadNorm:
     """Layer norm of each of `heads` equal parts of a row, every head with weights of its own."""
 
     ops: Ops
-    weight: Tensor  # [heads * head_dim]
+    weight: Array  # [heads * head_dim]
     eps: float
     heads: int
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Array) -> Array:
         """x [N, heads * head_dim] -> the same shape"""
         normed = self.ops.layer_norm(x, None, None, self.eps, heads=self.heads)
         return self.ops.scale(normed, self.weight)

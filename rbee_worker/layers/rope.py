@@ -63,7 +63,7 @@ def _longrope(freq: F32, s: Mapping[str, Any], length: int, interleaved: bool) -
     """One divisor a frequency, from one of two sets: the long one serves a whole sequence that is
     longer than the original length. Both grow by a factor that follows from how far it is
     stretched, or by the factors that the config has for each."""
-    original = int(_need(s, "original_max_position_embeddings", "longrope"))
+    original = int(s.get("original_max_position_embeddings") or length)
     if original < 2:
         raise CheckpointError("config.json: original_max_position_embeddings is below 2.")
     sets = []
@@ -117,7 +117,7 @@ def _llama3(freq: F32, dim: int, theta: float, s: Mapping[str, Any], length: int
     factor = float(_need(s, "factor", "llama3"))
     low = float(_need(s, "low_freq_factor", "llama3"))
     high = float(_need(s, "high_freq_factor", "llama3"))
-    original = float(_need(s, "original_max_position_embeddings", "llama3"))
+    original = float(s.get("original_max_position_embeddings") or length)
     wave = 2 * math.pi / freq
     span = high - low or 1.0  # without any, as in Llama 4, nothing lies between
     mix = ((original / wave - low) / span).astype(np.float32)

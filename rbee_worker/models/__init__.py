@@ -6,15 +6,16 @@ names and shapes alone (`plan_model`), in the process that has no torch.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 from rbee_worker.checkpoint import Checkpoint
-from rbee_worker.errors import UnsupportedModel
-from rbee_worker.models import absent
+from rbee_worker.checkpoint.limits import check_counts
+from rbee_worker.checkpoint.unsupported import unsupported
+from rbee_worker.errors import WorkerError
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.config import read_config
 from rbee_worker.models.weights import Weights
@@ -26,7 +27,7 @@ Progress = Callable[[int, int, int, int], None]  # layers done, of, bytes read, 
 
 @dataclass(frozen=True)
 class Architecture:
-    """How a `model_type` becomes a model. `defaults`: config keys whose absence means this.
+    """How a `model_type` becomes a model.
 
     Its class and function are named, not imported: a start executes one family's file, not all.
     """
@@ -34,7 +35,6 @@ class Architecture:
     config_name: str  # file.name, of this package
     build_name: str
     title: str
-    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def config(self) -> type[Any]:
@@ -47,6 +47,9 @@ class Architecture:
         return cast(Callable[[Any, Weights], Decoder], _named(self.build_name))
 
 
+_TRIED = 8  # architectures that a checkpoint of an unknown one is held against
+
+
 def _named(name: str) -> Any:
     file, _, what = name.partition(".")
     return getattr(importlib.import_module(f"{__name__}.{file}"), what)
@@ -54,89 +57,106 @@ def _named(name: str) -> Any:
 
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture("llama.Config", "llama.build", "Llama 1-3.3, Yi, SmolLM2"),
-    "mistral": Architecture("llama.Config", "llama.build", "Mistral 7B, Nemo", absent.MISTRAL),
-    "qwen2": Architecture("llama.Config", "llama.build", "Qwen 2, Qwen 2.5", absent.QWEN2),
-    "qwen3": Architecture("llama.Config", "llama.build", "Qwen 3", absent.QWEN3),
-    "mixtral": Architecture(
-        "mixture.MixtralConfig", "mixture.build_mixtral", "Mixtral", absent.MIXTRAL
-    ),
-    "qwen2_moe": Architecture(
-        "mixture.QwenConfig", "mixture.build_qwen", "Qwen 2 MoE", absent.QWEN2_MOE
-    ),
-    "qwen3_moe": Architecture(
-        "mixture.QwenConfig", "mixture.build_qwen", "Qwen 3 MoE", absent.QWEN3_MOE
-    ),
-    "smollm3": Architecture("llama.Config", "llama.build", "SmolLM3", absent.SMOLLM3),
-    "granite": Architecture("llama.Config", "llama.build", "Granite 3", absent.GRANITE),
-    "granitemoe": Architecture(
-        "mixture.MixtralConfig", "mixture.build_granite", "Granite 3 MoE", absent.GRANITE
-    ),
+    "mistral": Architecture("llama.Mistral", "llama.build_mistral", "Mistral 7B, Nemo"),
+    "qwen2": Architecture("llama.Qwen2", "llama.build_qwen2", "Qwen 2, Qwen 2.5"),
+    "qwen3": Architecture("llama.Qwen3", "llama.build_qwen3", "Qwen 3"),
+    "mixtral": Architecture("mixture.Mixtral", "mixture.build_mixtral", "Mixtral"),
+    "qwen2_moe": Architecture("mixture.Qwen2Moe", "mixture.build_qwen2", "Qwen 2 MoE"),
+    "qwen3_moe": Architecture("mixture.Qwen3Moe", "mixture.build_qwen3", "Qwen 3 MoE"),
+    "smollm3": Architecture("llama.SmolLM3", "llama.build", "SmolLM3"),
+    "granite": Architecture("llama.Granite", "llama.build_granite", "Granite 3"),
+    "granitemoe": Architecture("mixture.GraniteMoe", "mixture.build_granite", "Granite 3 MoE"),
     "granitemoeshared": Architecture(
-        "mixture.MixtralConfig", "mixture.build_granite", "Granite 3 MoE, shared", absent.GRANITE
+        "mixture.GraniteMoeShared", "mixture.build_granite_shared", "Granite 3 MoE, shared"
     ),
-    "helium": Architecture("llama.Config", "llama.build", "Helium", absent.HELIUM),
-    "gemma": Architecture("gemma.Config", "gemma.build_first", "Gemma 1", absent.GEMMA),
-    "gemma2": Architecture("gemma.Config", "gemma.build", "Gemma 2", absent.GEMMA2),
-    "gemma3_text": Architecture("gemma.Config", "gemma.build", "Gemma 3", absent.GEMMA3),
-    "phi": Architecture("biased.Config", "phi.build", "Phi 1, 1.5, 2", absent.PHI),
+    "helium": Architecture("llama.Helium", "llama.build_helium", "Helium"),
+    "gemma": Architecture("gemma.Config", "gemma.build", "Gemma 1"),
+    "gemma2": Architecture("gemma.Gemma2", "gemma.build_second", "Gemma 2"),
+    "gemma3_text": Architecture("gemma.Gemma3", "gemma.build_third", "Gemma 3"),
+    "phi": Architecture("phi.Config", "phi.build", "Phi 1, 1.5, 2"),
     "phi3": Architecture("phi3.Config", "phi3.build", "Phi 3, 3.5, 4"),
-    "phimoe": Architecture("phimoe.Config", "phimoe.build", "Phi 3.5 MoE", absent.PHIMOE),
-    "glm": Architecture("glm.Config", "glm.build", "GLM-4-9b", absent.GLM),
-    "glm4": Architecture("glm.Config", "glm.build_sandwich", "GLM-4-0414, Z1", absent.GLM),
-    "olmo": Architecture("olmo.Config", "olmo.build_first", "OLMo 1"),
-    "olmo2": Architecture("olmo.Config", "olmo.build", "OLMo 2"),
-    "olmo3": Architecture("olmo.Config", "olmo.build", "OLMo 3", absent.OLMO3),
-    "stablelm": Architecture("stablelm.Config", "stablelm.build", "StableLM 1, 2", absent.STABLELM),
-    "starcoder2": Architecture(
-        "starcoder2.Config", "starcoder2.build", "StarCoder2", absent.STARCODER2
-    ),
-    "cohere": Architecture("cohere.Config", "cohere.build", "Command-R", absent.COHERE),
-    "falcon": Architecture("falcon.Config", "falcon.build", "Falcon", absent.FALCON),
-    "mpt": Architecture("mpt.Config", "mpt.build", "MPT, Replit-code", absent.MPT),
-    "gpt_bigcode": Architecture("bigcode.Config", "bigcode.build", "StarCoder 1", absent.BIGCODE),
-    "persimmon": Architecture("biased.Config", "persimmon.build", "Persimmon", absent.PERSIMMON),
-    "deepseek_v2": Architecture("deepseek.Config", "deepseek.build", "DeepSeek V2"),
-    "deepseek_v3": Architecture(
-        "deepseek.Config", "deepseek.build", "DeepSeek V3, R1", absent.DEEPSEEK_V3
-    ),
-    "gemma4_text": Architecture("gemma4.Config", "gemma4.build", "Gemma 4", absent.GEMMA4),
-    "llama4_text": Architecture("llama4.Config", "llama4.build", "Llama 4", absent.LLAMA4),
-    "gpt_oss": Architecture("gptoss.Config", "gptoss.build", "GPT-OSS", absent.GPT_OSS),
+    "phimoe": Architecture("phimoe.Config", "phimoe.build", "Phi 3.5 MoE"),
+    "glm": Architecture("glm.Config", "glm.build", "GLM-4-9b"),
+    "glm4": Architecture("glm.Glm4", "glm.build_sandwich", "GLM-4-0414, Z1"),
+    "olmo": Architecture("olmo.Config", "olmo.build", "OLMo 1"),
+    "olmo2": Architecture("olmo.Olmo2", "olmo.build_second", "OLMo 2"),
+    "olmo3": Architecture("olmo.Olmo3", "olmo.build_third", "OLMo 3"),
+    "stablelm": Architecture("stablelm.Config", "stablelm.build", "StableLM 1, 2"),
+    "starcoder2": Architecture("starcoder2.Config", "starcoder2.build", "StarCoder2"),
+    "cohere": Architecture("cohere.Config", "cohere.build", "Command-R"),
+    "falcon": Architecture("falcon.Config", "falcon.build", "Falcon"),
+    "mpt": Architecture("mpt.Config", "mpt.build", "MPT, Replit-code"),
+    "gpt_bigcode": Architecture("bigcode.Config", "bigcode.build", "StarCoder 1"),
+    "persimmon": Architecture("persimmon.Config", "persimmon.build", "Persimmon"),
+    "deepseek_v2": Architecture("deepseek.V2", "deepseek.build_second", "DeepSeek V2"),
+    "deepseek_v3": Architecture("deepseek.V3", "deepseek.build_third", "DeepSeek V3, R1"),
+    "gemma4_text": Architecture("gemma4.Config", "gemma4.build", "Gemma 4"),
+    "llama4_text": Architecture("llama4.Config", "llama4.build", "Llama 4"),
+    "gpt_oss": Architecture("gptoss.Config", "gptoss.build", "GPT-OSS"),
+    "nemotron": Architecture("nemotron.Config", "nemotron.build", "Nemotron 3, 4, Minitron"),
+    "exaone4": Architecture("exaone4.Config", "exaone4.build", "EXAONE 4"),
+    "dots1": Architecture("dots1.Config", "dots1.build", "dots.llm1"),
+    "olmoe": Architecture("olmoe.Config", "olmoe.build", "OLMoE"),
 }
 
 
-def architecture(name: str, *, where: str) -> Architecture:
+def architecture(name: str, *, where: str, config: Mapping[str, Any] | None = None) -> Architecture:
     """The row of a `model_type`. Raises UnsupportedModel naming it and the supported ones."""
     if name not in ARCHITECTURES:
-        near = difflib.get_close_matches(name, ARCHITECTURES, n=1, cutoff=0.5)
-        hint = f"; the nearest is {near[0]}" if near else ""
-        raise UnsupportedModel(
-            f"{where}: architecture {name!r} is not supported yet.",
-            fix=f"use a model of one of: {', '.join(ARCHITECTURES)}{hint}.",
-        )
+        raise unsupported(name, ARCHITECTURES, where, config=config)
     return ARCHITECTURES[name]
+
+
+def check_architecture(ckpt: Checkpoint) -> None:
+    """Raise UnsupportedModel for an architecture that is not here, with the one that is built
+    alike: whose model could be made of these names and shapes."""
+    if ckpt.arch in ARCHITECTURES:
+        return
+    where, nearest = str(ckpt.path), ""
+    keys = {*ckpt.config}
+    for other in sorted(ARCHITECTURES, key=lambda name: -_alike(name, keys))[:_TRIED]:
+        with suppress(WorkerError):
+            plan_model(replace(ckpt, arch=other), PlanOps("f32"))
+            nearest = other
+            break
+    raise unsupported(ckpt.arch, ARCHITECTURES, where, config=ckpt.config, nearest=nearest)
+
+
+def _alike(name: str, keys: set[str]) -> int:
+    """How many of a config's keys an architecture reads."""
+    return len(keys & {f.name for f in fields(ARCHITECTURES[name].config)})
+
+
+def given_keys(ckpt: Checkpoint, config: type[Any]) -> dict[str, Any]:
+    """The keys that `ckpt` gives to a `config` class. What a GGUF file does not say is null: its
+    tables know what llama.cpp means by a key's absence, which transformers' defaults do not."""
+    unsaid = {f.name: None for f in fields(config)} if ckpt.kind == "gguf" else {}
+    return unsaid | ckpt.config
 
 
 def build_model(ckpt: Checkpoint, ops: Ops, progress: Progress | None = None) -> Decoder:
     """Read a checkpoint into a model that computes with `ops`. Raises ModelError's children."""
     where = str(ckpt.path)
-    row = architecture(ckpt.arch, where=where)
-    config, unused = read_config(row.config, {**row.defaults, **ckpt.config}, where=where)
+    row = architecture(ckpt.arch, where=where, config=ckpt.config)
+    check_counts(ckpt.config, ckpt.source, where)  # before lists of such lengths are made
+    config, unused = read_config(row.config, given_keys(ckpt, row.config), where=where)
     weights = Weights(ckpt.source, ops, where=where, progress=progress)
     model = row.build(config, weights)
+    ops.weights_done()
+    ckpt.source.release()
     notes = model.notes
     if unused:
         notes += (f"config keys that nothing reads: {', '.join(unused)}",)
     return replace(model, n_parameters=weights.parameters, notes=notes)
 
 
-def plan_model(ckpt: Checkpoint, dtype: str, *, packed: bool = False) -> tuple[Decoder, PlanOps]:
-    """Build without reading data: every name and shape is checked, every byte counted.
+def plan_model(ckpt: Checkpoint, ops: PlanOps) -> Decoder:
+    """Build without reading data: every name and shape is checked, `ops` counts every byte.
 
-    packed: for a backend that computes with packed weights as they are.
+    Raises ModelError's children.
     """
-    ops = PlanOps(dtype, packed=packed)
-    return outline_model(ckpt, cast(Ops, ops)), ops
+    check_architecture(ckpt)
+    return outline_model(ckpt, cast(Ops, ops))
 
 
 def outline_model(ckpt: Checkpoint, ops: Ops) -> Decoder:

@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from rbee_worker.layers.linear import Linear
 from rbee_worker.ops import Ops, RopeSpec, Weight
-from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.batch import Array, Batch
 from rbee_worker.state.specs import StateGroup
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Layer = Callable[["Tensor"], "Tensor"]
+Layer = Callable[[Array], Array]
 
 
 class Block(Protocol):
     """One layer of a model."""
 
-    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+    def __call__(self, x: Array, batch: Batch) -> Array:
         """x [N, dim] -> [N, dim]"""
 
 
@@ -38,7 +35,7 @@ class Decoder:
     ops: Ops
     embed: Weight
     blocks: Sequence[Block]
-    norm: Callable[[Tensor], Tensor]
+    norm: Callable[[Array], Array]
     out: Linear
     groups: tuple[StateGroup, ...]
     vocab_size: int
@@ -63,41 +60,25 @@ class Decoder:
             if original < self.context
         )
 
-    def embedded(self, batch: Batch) -> Tensor:
+    def embedded(self, batch: Batch) -> Array:
         """batch of N rows -> what the first block reads [N, dim]"""
         x = self.ops.embed(self.embed, batch, scale=self.embed_scale)
         if self.positions is not None:
             x = self.ops.add_positions(x, self.positions, batch)
         return x
 
-    def hidden(self, batch: Batch) -> Tensor:
+    def hidden(self, batch: Batch) -> Array:
         """batch of N rows -> normalised hidden states [N, dim]"""
         x = self.embedded(batch)
         for layer in self.layers(x, batch):
             x = layer(x)
         return self.norm(x)
 
-    def layers(self, x: Tensor, batch: Batch) -> Sequence[Layer]:
+    def layers(self, x: Array, batch: Batch) -> Sequence[Layer]:
         """The blocks, each as a function of the state alone. x [N, dim]: what `embedded` gave"""
         return [partial(block, batch=batch) for block in self.blocks]
 
-    @property
-    def device(self) -> str:
-        """Where its tensors are."""
-        return self.ops.device
-
-    def normed(self, x: Tensor) -> Tensor:
-        """what the last block made [N, dim] -> what `head` reads [N, dim]"""
-        return self.norm(x)
-
-    def logits(self, batch: Batch) -> Tensor:
-        """batch of N rows, S of them sampled -> logits float32 [S, vocab]"""
-        from torch import inference_mode  # importing this module imports no torch
-
-        with inference_mode():
-            return self.head(self.hidden(batch)[batch.sample_rows])
-
-    def head(self, rows: Tensor) -> Tensor:
+    def head(self, rows: Array) -> Array:
         """hidden states [S, dim] -> logits float32 [S, vocab]"""
         logits = self.ops.logits(rows, self.out.weight, self.out.bias)
         if self.logits_scale != 1.0:

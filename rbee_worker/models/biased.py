@@ -12,32 +12,27 @@ from rbee_worker.layers.norm import LayerNorm
 from rbee_worker.models import parts
 from rbee_worker.models.base import Block, Decoder
 from rbee_worker.models.config import DecoderConfig
+from rbee_worker.models.layer_plan import LayerPlan, plan_layers
 from rbee_worker.models.weights import Weights
-from rbee_worker.ops import RopeSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(DecoderConfig):
     """Keys beyond those of every decoder."""
 
+    partial_rotary_factor: float = 0.5
     layer_norm_eps: float = 1e-5
     qk_layernorm: bool = False
 
 
 def build(
-    c: Config, w: Weights, block: Callable[[Weights, RopeSpec], Block], *, head_bias: bool = False
+    c: Config, w: Weights, block: Callable[[Weights, LayerPlan], Block], *, head_bias: bool = False
 ) -> Decoder:
-    """The model of layers block(cursor, rope). Raises CheckpointError, UnsupportedModel."""
+    """The model of layers block(cursor, plan). Raises CheckpointError, UnsupportedModel."""
     parts.check(c)
-    rope = parts.rope_of(w, c)
-    return parts.decoder(
-        w,
-        c,
-        lambda at, layer: block(at, rope),
-        norm(w, c, "model.final_layernorm"),
-        ropes=[rope],
-        head_bias=head_bias,
-    )
+    final = norm(w, c, "model.final_layernorm")
+    plans = plan_layers(c, parts.rope_of(w, c))
+    return parts.decoder(w, c, plans, block, final, head_bias=head_bias)
 
 
 def norm(w: Weights, c: Config, name: str) -> LayerNorm:
@@ -46,7 +41,7 @@ def norm(w: Weights, c: Config, name: str) -> LayerNorm:
 
 
 def attention(
-    w: Weights, c: Config, rope: RopeSpec, *, fused: str = "qkv_proj", groups: int = 1
+    w: Weights, c: Config, layer: LayerPlan, *, fused: str = "qkv_proj", groups: int = 1
 ) -> Attention:
     """`self_attn` at the cursor; fused, groups: as of `parts.attention`. Raises CheckpointError."""
     mix = w.sub("self_attn")
@@ -57,7 +52,7 @@ def attention(
     return parts.attention(
         mix,
         c,
-        rope=rope,
+        layer=layer,
         bias=True,
         out="dense",
         out_bias=True,

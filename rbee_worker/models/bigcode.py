@@ -12,6 +12,7 @@ from rbee_worker.layers.norm import LayerNorm
 from rbee_worker.models import parts
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.config import DecoderConfig
+from rbee_worker.models.layer_plan import LayerPlan, plan_layers
 from rbee_worker.models.weights import Weights
 
 NAMES = parts.Names(embed="transformer.wte", layers="transformer.h", positions="transformer.wpe")
@@ -22,28 +23,31 @@ class Config(DecoderConfig):
     """BigCode's own keys."""
 
     intermediate_size: int = 0  # 0: four times the width
+    hidden_act: str = "gelu_pytorch_tanh"
+    max_position_embeddings: int = 1024
+    tie_word_embeddings: bool = True
     layer_norm_epsilon: float = 1e-5
     multi_query: bool = True
     scale_attn_weights: bool = True
 
+    @property
+    def kv_heads(self) -> int:
+        return 1 if self.multi_query else self.num_attention_heads
+
 
 def build(given: Config, w: Weights) -> Decoder:
     """The model, from weights at the cursor `w`. Raises CheckpointError, UnsupportedModel."""
-    c = replace(
-        given,
-        intermediate_size=given.intermediate_size or 4 * given.hidden_size,
-        num_key_value_heads=1 if given.multi_query else given.num_attention_heads,
-    )
+    c = replace(given, intermediate_size=given.intermediate_size or 4 * given.hidden_size)
     parts.check(c)
 
-    def block(at: Weights, layer: int) -> PreNorm:
+    def block(at: Weights, layer: LayerPlan) -> PreNorm:
         return PreNorm(
             ops=w.ops,
             attention_norm=_norm(at, c, "ln_1"),
             attention=parts.attention(
                 at.sub("attn"),
                 c,
-                rope=None,
+                layer=layer,
                 bias=True,
                 out="c_proj",
                 out_bias=True,
@@ -55,7 +59,8 @@ def build(given: Config, w: Weights) -> Decoder:
             mlp=parts.plain_mlp(at.sub("mlp"), c, "c_fc", "c_proj", bias=True),
         )
 
-    return parts.decoder(w, c, block, _norm(w, c, "transformer.ln_f"), ropes=[], names=NAMES)
+    plans, norm = plan_layers(c, None), _norm(w, c, "transformer.ln_f")
+    return parts.decoder(w, c, plans, block, norm, names=NAMES)
 
 
 def _norm(w: Weights, c: Config, name: str) -> LayerNorm:

@@ -13,6 +13,7 @@ from rbee_worker.layers.norm import EachHeadNorm
 from rbee_worker.models import parts
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.config import DecoderConfig
+from rbee_worker.models.layer_plan import LayerPlan, plan_layers
 from rbee_worker.models.weights import Weights
 
 
@@ -20,18 +21,21 @@ from rbee_worker.models.weights import Weights
 class Config(DecoderConfig):
     """Cohere's own keys."""
 
+    max_position_embeddings: int = 8192
+    rope_theta: float = 5e5
+    tie_word_embeddings: bool = True
     layer_norm_eps: float = 1e-5
     attention_bias: bool = False
-    use_qk_norm: bool = False
+    use_qk_norm: bool | None = False
     logit_scale: float = 0.0625
 
 
 def build(c: Config, w: Weights) -> Decoder:
     """The model, from weights at the cursor `w`. Raises CheckpointError, UnsupportedModel."""
     parts.check(c)
-    rope = parts.rope_of(w, c, interleaved=True)
+    plans = plan_layers(c, parts.rope_of(w, c, interleaved=True))
 
-    def block(at: Weights, layer: int) -> Parallel:
+    def block(at: Weights, layer: LayerPlan) -> Parallel:
         mix = at.sub("self_attn")
 
         def norm(part: str, heads: int) -> EachHeadNorm:
@@ -43,7 +47,7 @@ def build(c: Config, w: Weights) -> Decoder:
             attention=parts.attention(
                 mix,
                 c,
-                rope=rope,
+                layer=layer,
                 bias=c.attention_bias,
                 out_bias=c.attention_bias,
                 qk_norm=norm if c.use_qk_norm else None,
@@ -52,4 +56,4 @@ def build(c: Config, w: Weights) -> Decoder:
         )
 
     norm = w.layer_norm("model.norm", c.hidden_size, c.layer_norm_eps, bias=False)
-    return parts.decoder(w, c, block, norm, ropes=[rope], logits_scale=c.logit_scale)
+    return parts.decoder(w, c, plans, block, norm, logits_scale=c.logit_scale)

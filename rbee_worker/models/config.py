@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -83,21 +83,21 @@ _ACTIVATIONS: dict[str, Activation] = {
 def read_config(cls: type[C], config: Mapping[str, Any], *, where: str) -> tuple[C, list[str]]:
     """An instance of dataclass `cls` from `config`, and the keys that nothing reads.
 
-    A key that is null or absent takes the field's default. Raises CheckpointError that lists every
-    missing or mistyped key.
+    An absent key takes the field's default; null is a value of its own, for the fields that have it
+    in their type. Raises CheckpointError that lists every missing or mistyped key.
     """
     assert dataclasses.is_dataclass(cls)
     values: dict[str, Any] = {}
     wrong: list[str] = []
     fields = dataclasses.fields(cls)
     for f in fields:
-        value = config.get(f.name)
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if value is None:
+        if f.name not in config:
             if required:
                 wrong.append(f"{f.name} is missing")
-        elif not _fits(value, str(f.type)):
-            wrong.append(f"{f.name} is {value!r}, expected {f.type}")
+        elif not _fits(value := config[f.name], str(f.type)):
+            said = "null" if value is None else repr(value)
+            wrong.append(f"{f.name} is {said}, expected {f.type}")
         else:
             values[f.name] = value
     if wrong:
@@ -110,9 +110,17 @@ def read_config(cls: type[C], config: Mapping[str, Any], *, where: str) -> tuple
     return cls(**values), unused
 
 
+FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
+
+
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """The keys of config.json that nearly every decoder-only family has; a family adds its own."""
+    """The keys of config.json that nearly every decoder-only family has; a family adds its own.
+
+    A default is what transformers' config class means by the key's absence, and a `None` in a type
+    stands where that class takes null: tests/test_defaults.py compares all of them. What a shape
+    follows from has no default: a config that lacks it is damaged.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -144,10 +152,65 @@ class DecoderConfig:
         # A share that was made by dividing two such numbers must not lose one.
         return int(self.width * self.partial_rotary_factor + 1e-6)
 
+    # What differs from layer to layer: see `layer_plan`, which checks it.
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        """Each layer's kind, as `layer_types` names it."""
+        return [FULL] * self.num_hidden_layers
+
+    @property
+    def lengths(self) -> Mapping[str, int | None]:
+        """The kinds that layers may be of: how many positions one sees; None: all, or not said."""
+        return {FULL: None}
+
+    @property
+    def rotates(self) -> Sequence[object]:
+        """For each layer, whether it has rotary positions."""
+        return [True] * self.num_hidden_layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowConfig(DecoderConfig):
+    """Every layer has the same window, or none has."""
+
+    sliding_window: int | None = None
+
+    @property
+    def window(self) -> int | None:
+        """Of layers that have one."""
+        return self.sliding_window
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        return [FULL if self.window is None else SLIDING] * self.num_hidden_layers
+
+    @property
+    def lengths(self) -> Mapping[str, int | None]:
+        return {FULL: None, SLIDING: self.window}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedConfig(WindowConfig):
+    """Some layers have a window: `layer_types` says which, else `pattern`."""
+
+    layer_types: list[str] | None = None
+
+    @property
+    def pattern(self) -> Sequence[str]:
+        """The layers' kinds where `layer_types` does not say them."""
+        raise NotImplementedError
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        return self.pattern if self.layer_types is None else self.layer_types
+
 
 def _fits(value: Any, annotation: str) -> bool:
     """Does a JSON value fit a field written as int, float, bool, str, dict, list (| None)?"""
     kinds = [part.split("[")[0].strip() for part in annotation.split("|")]
+    if value is None:
+        return "None" in kinds
     if isinstance(value, bool):
         return "bool" in kinds
     if isinstance(value, int):
@@ -159,7 +222,9 @@ def positive(where: str, **sizes: float) -> None:
     """Every size must be greater than zero. Raises CheckpointError."""
     bad = [f"{k} = {v}" for k, v in sizes.items() if not v > 0]
     if bad:
-        raise CheckpointError(f"{where}: sizes must be positive: {', '.join(bad)}.")
+        raise CheckpointError(
+            f"{where}: sizes must be positive: {', '.join(bad)}.", fix="correct the config"
+        )
 
 
 def activation(name: str) -> Activation:

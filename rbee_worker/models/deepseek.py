@@ -12,18 +12,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from rbee_worker.checkpoint.formats import FORMATS, Packed
-from rbee_worker.errors import CheckpointError, UnsupportedModel
-from rbee_worker.layers.blocks import FeedForward, PreNorm
+from rbee_worker.errors import UnsupportedModel
+from rbee_worker.layers.blocks import PreNorm
 from rbee_worker.layers.latent import LatentAttention, LowRank
 from rbee_worker.layers.linear import Linear
-from rbee_worker.layers.moe import Experts, MoE
-from rbee_worker.layers.rope import rope_spec
-from rbee_worker.models import parts
+from rbee_worker.models import parts, small_experts
 from rbee_worker.models.base import Decoder
-from rbee_worker.models.config import DecoderConfig, activation, positive
+from rbee_worker.models.config import positive
 from rbee_worker.models.experts import Members, Parts, load_experts, transpose
+from rbee_worker.models.layer_plan import LayerPlan, plan_layers
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops import RopeSpec, Routing, Weight
 from rbee_worker.state.specs import PagedKV
@@ -33,31 +33,24 @@ _METHODS = (("softmax", "greedy"), ("softmax", "group_limited_greedy"), ("sigmoi
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(DecoderConfig):
-    """DeepSeek's own keys."""
+class Config(small_experts.Config):
+    """What V2 and V3 both say; `qk_head_dim` is what GGUF files say of both parts of a head.
+
+    topk_method None: what the scores and the groups ask for.
+    """
 
     rms_norm_eps: float = 1e-6
     attention_bias: bool = False
-    mlp_bias: bool = False
-    kv_lora_rank: int
-    q_lora_rank: int | None = None
-    qk_rope_head_dim: int
-    qk_nope_head_dim: int | None = None
-    qk_head_dim: int | None = None  # both together, where that is what a file says
-    v_head_dim: int
-    rope_interleave: bool = True
-    first_k_dense_replace: int = 0
+    kv_lora_rank: int = 512
+    q_lora_rank: int | None = 1536
+    qk_rope_head_dim: int = 64
+    qk_nope_head_dim: int | None = 128
+    qk_head_dim: int | None = None
+    v_head_dim: int = 128
     moe_layer_freq: int = 1
-    n_routed_experts: int | None = None
-    n_shared_experts: int = 0
-    num_experts_per_tok: int = 0
-    moe_intermediate_size: int = 0
     scoring_func: str = "softmax"
-    topk_method: str | None = None  # None: what the scores and the groups ask for
-    n_group: int = 1
-    topk_group: int = 1
-    norm_topk_prob: bool = False
-    routed_scaling_factor: float = 1.0
+    topk_method: str | None = "greedy"
+    rope_interleave: bool | None = True
     num_nextn_predict_layers: int = 0
 
     @property
@@ -65,9 +58,59 @@ class Config(DecoderConfig):
         """Columns of a head's query that have no positions."""
         return self.qk_nope_head_dim or (self.qk_head_dim or 0) - self.qk_rope_head_dim
 
+    @property
+    def rotary(self) -> int:
+        return self.qk_rope_head_dim
 
-def build(c: Config, w: Weights) -> Decoder:
-    """The model, from weights at the cursor `w`. Raises CheckpointError, UnsupportedModel."""
+    @property
+    def width(self) -> int:
+        return self.plain + self.rotary
+
+
+@dataclass(frozen=True, kw_only=True)
+class V2(Config):
+    """V2's own keys."""
+
+    mlp_bias: bool = False
+    first_k_dense_replace: int = 0
+    n_routed_experts: int | None = 64
+    n_shared_experts: int | None = 2
+    n_group: int | None = None
+    topk_group: int | None = None
+    moe_intermediate_size: int = 1407
+
+
+@dataclass(frozen=True, kw_only=True)
+class V3(Config):
+    """V3's own keys."""
+
+    num_key_value_heads: int | None = 128
+    max_position_embeddings: int = 4096
+    first_k_dense_replace: int | None = 3
+    n_routed_experts: int | None = 256
+    n_shared_experts: int | None = 1
+    num_experts_per_tok: int | None = 8
+    moe_intermediate_size: int = 2048
+    n_group: int | None = 8
+    topk_group: int | None = 4
+    norm_topk_prob: bool | None = True
+    routed_scaling_factor: float = 2.5
+    scoring_func: str = "sigmoid"
+    topk_method: str | None = "noaux_tc"
+    num_nextn_predict_layers: int = 1
+
+
+def build_second(c: V2, w: Weights) -> Decoder:
+    """V2. Raises CheckpointError, UnsupportedModel."""
+    return _build(c, w, mlp_bias=c.mlp_bias)
+
+
+def build_third(c: V3, w: Weights) -> Decoder:
+    """V3. Raises CheckpointError, UnsupportedModel."""
+    return _build(c, w)
+
+
+def _build(c: Config, w: Weights, *, mlp_bias: bool = False) -> Decoder:
     parts.check(c)
     positive(
         "config",
@@ -77,33 +120,23 @@ def build(c: Config, w: Weights) -> Decoder:
         v_head_dim=c.v_head_dim,
         moe_layer_freq=c.moe_layer_freq,
     )
-    rope = rope_spec(
-        c.qk_rope_head_dim,
-        c.rope_theta,
-        c.rope_scaling,
-        c.max_position_embeddings,
-        interleaved=c.rope_interleave,
-    )
-    routing = _routing(c) if c.n_routed_experts else None
+    rope = parts.rope_of(w, c, interleaved=bool(c.rope_interleave))
+    routing = _routing(c)
 
-    def block(at: Weights, layer: int) -> PreNorm:
-        mixture = layer >= c.first_k_dense_replace and layer % c.moe_layer_freq == 0
-        mlp: FeedForward
-        if routing is not None and mixture:
-            mlp = _mixture(at.sub("mlp"), c, routing)
-        else:
-            mlp = parts.gated_mlp(at.sub("mlp"), c, bias=c.mlp_bias)
+    def block(at: Weights, layer: LayerPlan) -> PreNorm:
         return PreNorm(
             ops=w.ops,
             attention_norm=at.rms_norm("input_layernorm", c.hidden_size, c.rms_norm_eps),
             attention=_attention(at.sub("self_attn"), c, rope),
             mlp_norm=at.rms_norm("post_attention_layernorm", c.hidden_size, c.rms_norm_eps),
-            mlp=mlp,
+            mlp=small_experts.feed_forward(
+                at, c, routing, layer, bias=mlp_bias, every=c.moe_layer_freq
+            ),
         )
 
     norm = w.rms_norm("model.norm", c.hidden_size, c.rms_norm_eps)
     notes = _notes(w)
-    model = parts.decoder(w, c, block, norm, ropes=[rope], skip=_predictors(c))
+    model = parts.decoder(w, c, plan_layers(c, rope), block, norm, skip=_predictors(c))
     return replace(model, notes=notes)
 
 
@@ -183,13 +216,10 @@ def _scale(c: Config) -> float:
     return scale
 
 
-def _routing(c: Config) -> Routing:
-    experts, chosen = c.n_routed_experts or 0, c.num_experts_per_tok
-    positive("config", num_experts_per_tok=chosen, n_group=c.n_group, topk_group=c.topk_group)
-    positive("config", moe_intermediate_size=c.moe_intermediate_size)
+def _routing(c: Config) -> Routing | None:
     method = c.topk_method
     if method is None and c.scoring_func == "softmax":
-        method = "group_limited_greedy" if c.n_group > 1 else "greedy"
+        method = "group_limited_greedy" if (c.n_group or 1) > 1 else "greedy"
     elif method is None:
         method = "noaux_tc"
     if (c.scoring_func, method) not in _METHODS:
@@ -198,45 +228,5 @@ def _routing(c: Config) -> Routing:
             f"config: topk_method {method!r} of {c.scoring_func!r} is not supported.",
             fix=f"supported: {known}.",
         )
-    groups, best = c.n_group, c.topk_group
-    if method == "greedy":
-        groups = best = 1
-    if experts % groups or best > groups or chosen > experts // groups * best:
-        raise CheckpointError(
-            f"config: {chosen} of {experts} experts in {groups} groups, {best} of them allowed.",
-            fix="download the checkpoint's config again.",
-        )
-    sigmoid = c.scoring_func == "sigmoid"
-    return Routing(
-        top_k=chosen,
-        score="sigmoid" if sigmoid else "softmax",
-        normalise=c.norm_topk_prob,
-        scale=c.routed_scaling_factor,
-        groups=groups,
-        top_groups=best,
-        group_score="best two" if sigmoid else "best",
-    )
-
-
-def _mixture(w: Weights, c: Config, routing: Routing) -> MoE:
-    dim, inner, count = c.hidden_size, c.moe_intermediate_size, c.n_routed_experts or 0
-    at, bias = w.sub("experts"), None
-    if routing.score == "sigmoid":
-        bias = w.ops.vector([w.packed("gate.e_score_correction_bias", (count,))])
-    shared = None
-    if c.n_shared_experts:
-        width = inner * c.n_shared_experts
-        shared = parts.gated_mlp(w.sub("shared_experts"), c, bias=c.mlp_bias, inner=width)
-    return MoE(
-        ops=w.ops,
-        router=w.linear("gate", dim, count),
-        routing=routing,
-        experts=Experts(
-            ops=w.ops,
-            up=load_experts(at, ("gate_proj", "up_proj"), count, dim, inner),
-            down=load_experts(at, ("down_proj",), count, inner, dim),
-            act=activation(c.hidden_act),
-        ),
-        choice_bias=bias,
-        shared=shared,
-    )
+    score: Literal["softmax", "sigmoid"] = "sigmoid" if method == "noaux_tc" else "softmax"
+    return small_experts.routing(c, score, grouped=method != "greedy")

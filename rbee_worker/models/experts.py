@@ -7,17 +7,17 @@ is not held.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, overload
+from typing import overload
 
 import numpy as np
 
 from rbee_worker.checkpoint.formats import FORMATS, Packed
-from rbee_worker.errors import UnsupportedModel
+from rbee_worker.errors import CheckpointError, UnsupportedModel
+from rbee_worker.layers.moe import Experts
+from rbee_worker.models.config import DecoderConfig, activation, positive
 from rbee_worker.models.weights import Weights
-from rbee_worker.ops import Weight
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from rbee_worker.ops import Routing, Weight
+from rbee_worker.ops.batch import Array
 
 Parts = Sequence[Packed]
 
@@ -41,6 +41,38 @@ class Members(Sequence[Parts]):
         if not 0 <= index < self._count:
             raise IndexError(index)
         return self._cut(index)
+
+
+def plain_routing(experts: int, chosen: int, *, normalise: bool) -> Routing:
+    """The best by a softmax over all experts; normalise: their weights' sum is 1.
+
+    Raises CheckpointError.
+    """
+    positive("config", experts=experts, num_experts_per_tok=chosen)
+    if chosen > experts:
+        raise CheckpointError(
+            f"config: num_experts_per_tok is {chosen}, there are {experts} experts.",
+            fix="download the checkpoint's config again.",
+        )
+    return Routing(chosen, normalise=normalise)
+
+
+def gated_experts(
+    w: Weights,
+    c: DecoderConfig,
+    count: int,
+    inner: int,
+    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+) -> Experts:
+    """`count` experts of `inner` columns at the cursor, each matrix of each expert a tensor, or all
+    experts' in one. Raises CheckpointError, UnsupportedModel."""
+    gate, up, down = names
+    return Experts(
+        ops=w.ops,
+        up=load_experts(w, (gate, up), count, c.hidden_size, inner),
+        down=load_experts(w, (down,), count, inner, c.hidden_size),
+        act=activation(c.hidden_act),
+    )
 
 
 def load_experts(
@@ -93,7 +125,7 @@ def load_fused(
 
 def load_biases(
     w: Weights, names: Sequence[str], count: int, n_out: int, *, interleaved: bool = False
-) -> Tensor:
+) -> Array:
     """Biases of all experts, for `Ops.experts`: each name [count, n_out]; an expert's follow each
     other in order of names."""
     parts = [w.packed(n, (count, n_out)) for n in names]

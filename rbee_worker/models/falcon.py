@@ -17,6 +17,7 @@ from rbee_worker.layers.norm import LayerNorm
 from rbee_worker.models import parts
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.config import DecoderConfig
+from rbee_worker.models.layer_plan import LayerPlan, plan_layers
 from rbee_worker.models.weights import Weights
 
 NAMES = parts.Names(embed="transformer.word_embeddings", layers="transformer.h")
@@ -24,24 +25,32 @@ NAMES = parts.Names(embed="transformer.word_embeddings", layers="transformer.h")
 
 @dataclass(frozen=True, kw_only=True)
 class Config(DecoderConfig):
-    """Falcon's own keys."""
+    """Falcon's own keys, and what GGUF files have otherwise: `qkv_grouped`."""
 
     intermediate_size: int = 0  # 0: four times the width
+    hidden_act: str = "gelu"
+    tie_word_embeddings: bool = True
     layer_norm_epsilon: float = 1e-5
-    alibi: bool = False
-    new_decoder_architecture: bool = False
+    alibi: bool | None = False
+    new_decoder_architecture: bool | None = False
     num_ln_in_parallel_attn: int | None = None
-    multi_query: bool = True
-    parallel_attn: bool = True
-    bias: bool = False
+    multi_query: bool | None = True
+    parallel_attn: bool | None = True
+    bias: bool | None = False
     qkv_grouped: bool = True
+
+    @property
+    def kv_heads(self) -> int:
+        if self.new_decoder_architecture:
+            return super().kv_heads
+        return 1 if self.multi_query else self.num_attention_heads
 
 
 def build(given: Config, w: Weights) -> Decoder:
     """The model, from weights at the cursor `w`. Raises CheckpointError, UnsupportedModel."""
-    c = _completed(given)
+    c = replace(given, intermediate_size=given.intermediate_size or 4 * given.hidden_size)
     parts.check(c)
-    new, parallel = c.new_decoder_architecture, c.parallel_attn
+    new, parallel, bias = c.new_decoder_architecture, c.parallel_attn, bool(c.bias)
     if new and not parallel:
         raise UnsupportedModel(
             "config: new_decoder_architecture without parallel_attn.", fix="check the config."
@@ -49,24 +58,24 @@ def build(given: Config, w: Weights) -> Decoder:
     norms = c.num_ln_in_parallel_attn
     found = w.has(f"{NAMES.layers}.0.ln_attn.weight")
     two_norms = new and (found if norms is None else norms == 2)
-    rope = None if c.alibi else parts.rope_of(w, c)
+    plans = plan_layers(c, None if c.alibi else parts.rope_of(w, c))
     # Slopes are scaled as the scores are.
     heads = c.num_attention_heads
     slopes = parts.alibi(w, heads, scale=c.width**-0.5) if c.alibi else None
 
-    def block(at: Weights, layer: int) -> PreNorm | Parallel:
+    def block(at: Weights, layer: LayerPlan) -> PreNorm | Parallel:
         attention = parts.attention(
             at.sub("self_attention"),
             c,
-            rope=rope,
-            bias=c.bias,
+            layer=layer,
+            bias=bias,
             out="dense",
-            out_bias=c.bias,
+            out_bias=bias,
             fused="query_key_value",
             groups=c.kv_heads if c.qkv_grouped else 1,
             alibi_slopes=slopes,
         )
-        mlp = parts.plain_mlp(at.sub("mlp"), c, "dense_h_to_4h", "dense_4h_to_h", bias=c.bias)
+        mlp = parts.plain_mlp(at.sub("mlp"), c, "dense_h_to_4h", "dense_4h_to_h", bias=bias)
         if two_norms:
             # llama.cpp's files call the MLP's norm the first one.
             second = "ln_mlp" if at.has("ln_mlp.weight") else "input_layernorm"
@@ -77,16 +86,7 @@ def build(given: Config, w: Weights) -> Decoder:
         return PreNorm(w.ops, first, attention, _norm(at, c, "post_attention_layernorm"), mlp)
 
     norm = _norm(w, c, "transformer.ln_f")
-    return parts.decoder(w, c, block, norm, ropes=[rope] if rope else [], names=NAMES)
-
-
-def _completed(c: Config) -> Config:
-    """Heads of keys and the MLP's width as the older and newer configs mean them."""
-    kv = c.kv_heads if c.new_decoder_architecture else c.num_attention_heads
-    if c.multi_query and not c.new_decoder_architecture:
-        kv = 1
-    inner = c.intermediate_size or 4 * c.hidden_size
-    return replace(c, num_key_value_heads=kv, intermediate_size=inner)
+    return parts.decoder(w, c, plans, block, norm, names=NAMES)
 
 
 def _norm(w: Weights, c: Config, name: str) -> LayerNorm:

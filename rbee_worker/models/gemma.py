@@ -8,6 +8,7 @@ text half is read under that name.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,63 +16,117 @@ from rbee_worker.errors import UnsupportedModel
 from rbee_worker.layers.blocks import PreNorm, Sandwich
 from rbee_worker.layers.norm import RMSNorm
 from rbee_worker.models import parts
-from rbee_worker.models.base import Decoder
-from rbee_worker.models.config import DecoderConfig, positive
+from rbee_worker.models.base import Block, Decoder
+from rbee_worker.models.config import DecoderConfig, MixedConfig, positive
+from rbee_worker.models.layer_plan import LayerPlan, every, plan_layers
 from rbee_worker.models.weights import Weights
-from rbee_worker.ops import RopeSpec
 
 IMAGES = {r"(vision_tower|multi_modal_projector)\..*": "images are not read"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(DecoderConfig):
-    """Gemma's own keys. `qk_norm` is a trait of Gemma 3, which the table of architectures sets;
-    `sliding_window_pattern` counts the layers from one full layer to the next."""
+    """Gemma 1's own keys; old files have the activation under both of its names."""
 
+    num_key_value_heads: int = 16
+    head_dim: int = 256
+    hidden_act: str = "gelu_pytorch_tanh"
+    hidden_activation: str | None = None
+    max_position_embeddings: int = 8192
+    tie_word_embeddings: bool = True
     rms_norm_eps: float = 1e-6
-    hidden_activation: str = "gelu_pytorch_tanh"
     attention_bias: bool = False
-    use_bidirectional_attention: bool = False
-    query_pre_attn_scalar: float | None = None
+    use_bidirectional_attention: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gemma2(MixedConfig):
+    """Gemma 2's own keys."""
+
+    num_key_value_heads: int = 4
+    head_dim: int = 256
+    hidden_activation: str = "gelu_pytorch_tanh"
+    max_position_embeddings: int = 8192
+    tie_word_embeddings: bool = True
+    rms_norm_eps: float = 1e-6
+    attention_bias: bool = False
+    use_bidirectional_attention: bool | None = None
+    query_pre_attn_scalar: float | None = 256.0  # None: a head's width
+    attn_logit_softcapping: float | None = 50.0
+    final_logit_softcapping: float | None = 30.0
+    sliding_window: int | None = 4096
+
+    @property
+    def pattern(self) -> Sequence[str]:
+        return every(2, self.num_hidden_layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gemma3(Gemma2):
+    """Gemma 3's own keys; `sliding_window_pattern` counts the layers from one that sees all keys to
+    the next, `rope_parameters` has one entry for each kind of layers."""
+
+    max_position_embeddings: int = 131072
+    use_bidirectional_attention: bool | None = False
+    rope_theta: float = 1e6
+    rope_local_base_freq: float = 1e4
+    rope_parameters: dict[str, Any] | None = None
     attn_logit_softcapping: float | None = None
     final_logit_softcapping: float | None = None
-    sliding_window: int | None = None
-    sliding_window_pattern: int = 1
-    layer_types: list[str] | None = None
-    rope_parameters: dict[str, Any] | None = None  # one entry for each layer type
-    rope_local_base_freq: float | None = None
-    qk_norm: bool = False
+    sliding_window_pattern: int = 6
+
+    @property
+    def pattern(self) -> Sequence[str]:
+        nth = 1 if self.window is None else self.sliding_window_pattern
+        return every(nth, self.num_hidden_layers)
 
 
-def build_first(c: Config, w: Weights) -> Decoder:
+def build(c: Config, w: Weights) -> Decoder:
     """Gemma 1. Raises CheckpointError, UnsupportedModel."""
     _check(c)
-    rope = parts.rope_of(w, c)
     # What Gemma 1's configs call gelu was trained as the tanh form.
     act = "gelu_pytorch_tanh" if c.hidden_act == "gelu" else c.hidden_act
+    if c.hidden_activation not in (None, act):
+        raise UnsupportedModel(
+            f"config: hidden_act is {c.hidden_act!r}, hidden_activation {c.hidden_activation!r}.",
+            fix="remove the one that the model was not trained with.",
+        )
+    plans, bias = plan_layers(c, parts.rope_of(w, c)), c.attention_bias
 
-    def block(at: Weights, layer: int) -> PreNorm:
+    def block(at: Weights, layer: LayerPlan) -> PreNorm:
         return PreNorm(
             ops=w.ops,
             attention_norm=_norm(at, c, "input_layernorm"),
             attention=parts.attention(
-                at.sub("self_attn"), c, rope=rope, bias=c.attention_bias, out_bias=c.attention_bias
+                at.sub("self_attn"), c, layer=layer, bias=bias, out_bias=bias
             ),
             mlp_norm=_norm(at, c, "post_attention_layernorm"),
             mlp=parts.gated_mlp(at.sub("mlp"), c, act=act),
         )
 
-    return _decoder(w, c, block, [rope])
+    return _decoder(w, c, plans, block)
 
 
-def build(c: Config, w: Weights) -> Decoder:
-    """Gemma 2 and 3. Raises CheckpointError, UnsupportedModel."""
+def build_second(c: Gemma2, w: Weights) -> Decoder:
+    """Gemma 2. Raises CheckpointError, UnsupportedModel."""
     _check(c)
-    types = c.layer_types or parts.every(c.sliding_window_pattern, c.num_hidden_layers)
-    window = parts.windows(types, c.num_hidden_layers, c.sliding_window)
-    ropes = _ropes(w, c)
+    return _sandwiches(w, c, plan_layers(c, parts.rope_of(w, c)))
 
-    def block(at: Weights, layer: int) -> Sandwich:
+
+def build_third(c: Gemma3, w: Weights) -> Decoder:
+    """Gemma 3. Raises CheckpointError, UnsupportedModel."""
+    _check(c)
+    ropes = parts.typed_ropes(w, c, c.rope_parameters, local=c.rope_local_base_freq)
+    return _sandwiches(w, c, plan_layers(c, ropes), head_norms=True)
+
+
+def _sandwiches(
+    w: Weights, c: Gemma2, plans: Sequence[LayerPlan], *, head_norms: bool = False
+) -> Decoder:
+    divisor = c.width if c.query_pre_attn_scalar is None else c.query_pre_attn_scalar
+    positive("config", query_pre_attn_scalar=divisor)
+
+    def block(at: Weights, layer: LayerPlan) -> Sandwich:
         mix = at.sub("self_attn")
 
         def head_norm(part: str, heads: int) -> RMSNorm:
@@ -83,13 +138,12 @@ def build(c: Config, w: Weights) -> Decoder:
             attention=parts.attention(
                 mix,
                 c,
-                rope=ropes[types[layer]],
-                window=window[layer],
+                layer=layer,
                 bias=c.attention_bias,
                 out_bias=c.attention_bias,
-                scale=(c.query_pre_attn_scalar or c.width) ** -0.5,
+                scale=divisor**-0.5,
                 softcap=c.attn_logit_softcapping,
-                qk_norm=head_norm if c.qk_norm else None,
+                qk_norm=head_norm if head_norms else None,
             ),
             attention_after=_norm(at, c, "post_attention_layernorm"),
             mlp_norm=_norm(at, c, "pre_feedforward_layernorm"),
@@ -97,38 +151,35 @@ def build(c: Config, w: Weights) -> Decoder:
             mlp_after=_norm(at, c, "post_feedforward_layernorm"),
         )
 
-    return _decoder(w, c, block, [ropes[t] for t in types])
+    return _decoder(w, c, plans, block, softcap=c.final_logit_softcapping)
 
 
-def _ropes(w: Weights, c: Config) -> dict[str, RopeSpec]:
-    """One table for each layer type; in older configs layers with a window have their own base,
-    which is never scaled."""
-    full = local = parts.rope_of(w, c)
-    if c.rope_local_base_freq is not None:
-        local = parts.typed_rope(c, {"rope_theta": c.rope_local_base_freq})
-    return parts.typed_ropes(c, c.rope_parameters, full=full, sliding=local)
-
-
-def _norm(w: Weights, c: Config, name: str) -> RMSNorm:
+def _norm(w: Weights, c: Config | Gemma2, name: str) -> RMSNorm:
     return w.rms_norm(name, c.hidden_size, c.rms_norm_eps, centre=1.0)
 
 
-def _decoder(w: Weights, c: Config, block: Any, ropes: list[RopeSpec]) -> Decoder:
+def _decoder(
+    w: Weights,
+    c: Config | Gemma2,
+    plans: Sequence[LayerPlan],
+    block: Callable[[Weights, LayerPlan], Block],
+    *,
+    softcap: float | None = None,
+) -> Decoder:
     return parts.decoder(
         w,
         c,
+        plans,
         block,
-        w.rms_norm("model.norm", c.hidden_size, c.rms_norm_eps, centre=1.0),
-        ropes=ropes,
+        _norm(w, c, "model.norm"),
         embed_scale=c.hidden_size**0.5,
-        logits_softcap=c.final_logit_softcapping,
+        logits_softcap=softcap,
         skip=IMAGES,
     )
 
 
-def _check(c: Config) -> None:
+def _check(c: Config | Gemma2) -> None:
     parts.check(c)
-    positive("config", sliding_window_pattern=c.sliding_window_pattern)
     if c.use_bidirectional_attention:
         raise UnsupportedModel(
             "config: use_bidirectional_attention is true: this model encodes text, and does not "

@@ -12,7 +12,7 @@ say which pairs rotate by divisors in `rope_freqs`, those of the others beyond a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from rbee_worker.layers.norm import RMSNorm
 from rbee_worker.layers.rope import rope_spec
 from rbee_worker.models import parts
 from rbee_worker.models.base import Decoder
-from rbee_worker.models.config import DecoderConfig, activation, positive
+from rbee_worker.models.config import FULL, MixedConfig, activation, positive
 from rbee_worker.models.experts import load_experts, load_fused
 from rbee_worker.models.gemma4_blocks import (
     Block,
@@ -34,25 +34,27 @@ from rbee_worker.models.gemma4_blocks import (
     Mixture,
     WithLayerInputs,
 )
+from rbee_worker.models.layer_plan import LayerPlan, every, plan_layers
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops import RopeSpec, Routing
 from rbee_worker.state.specs import PagedKV, StateRef
 
-FULL = "full_attention"
-
 
 @dataclass(frozen=True, kw_only=True)
-class Config(DecoderConfig):
+class Config(MixedConfig):
     """Gemma 4's own keys. The wider heads are `global_head_dim` or, in newer files, in
     `per_layer_config`, which has what differs from layer to layer."""
 
+    num_key_value_heads: int = 4
+    head_dim: int = 256
+    max_position_embeddings: int = 131072
+    tie_word_embeddings: bool = True
     rms_norm_eps: float = 1e-6
     hidden_activation: str = "gelu_pytorch_tanh"
     attention_bias: bool = False
     use_bidirectional_attention: str | None = None
     sliding_window: int = 512
-    layer_types: list[str] | None = None
-    rope_parameters: dict[str, Any] = field(default_factory=dict)
+    rope_parameters: dict[str, Any] | None = None
     final_logit_softcapping: float | None = None
     global_head_dim: int = 512
     num_global_key_value_heads: int | None = None
@@ -63,39 +65,74 @@ class Config(DecoderConfig):
     vocab_size_per_layer_input: int = 262144
     hidden_size_per_layer_input: int = 256
     enable_moe_block: bool = False
-    num_experts: int = 0
-    top_k_experts: int = 0
-    moe_intermediate_size: int = 0
+    num_experts: int | None = None
+    top_k_experts: int | None = None
+    moe_intermediate_size: int | None = None
+
+    @property
+    def heads(self) -> Sequence[tuple[int, int]]:
+        """Columns of a head and heads of keys, for each layer. Raises CheckpointError,
+        UnsupportedModel."""
+        # transformers writes the numbers of layers with leading zeros.
+        own = {int(n): v for n, v in (self.per_layer_config or {}).items() if n.isdecimal()}
+        return [self._heads(own.get(n, {}), n, kind) for n, kind in enumerate(self.kinds)]
+
+    def _heads(self, own: Any, layer: int, kind: str) -> tuple[int, int]:
+        found = self.width, self.kv_heads
+        if self.per_layer_config is not None:
+            if not isinstance(own, dict) or set(own) - {"head_dim", "num_key_value_heads"}:
+                raise UnsupportedModel(
+                    f"config: per_layer_config of layer {layer} is {str(own)[:60]}.",
+                    fix="only head_dim and num_key_value_heads may differ.",
+                )
+            found = own.get("head_dim") or found[0], own.get("num_key_value_heads") or found[1]
+        elif kind == FULL:
+            few = self.num_global_key_value_heads if self.attention_k_eq_v else None
+            found = self.global_head_dim, few or self.kv_heads
+        good = all(isinstance(n, int) and n > 0 for n in found)
+        if not good or self.num_attention_heads % found[1]:
+            raise CheckpointError(
+                f"config: heads of layer {layer} are {found}.", fix="fetch it again."
+            )
+        return found
+
+    @property
+    def pattern(self) -> Sequence[str]:
+        return every(6, self.num_hidden_layers)
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        return [*super().kinds[:-1], FULL]  # the last layer always sees everything
 
 
 def build(c: Config, w: Weights) -> Decoder:
     """The model, from weights at the cursor `w`. Raises CheckpointError, UnsupportedModel."""
-    types = _check(c)
-    windows = parts.windows(types, c.num_hidden_layers, c.sliding_window)
-    heads = [_heads(c, layer, kind) for layer, kind in enumerate(types)]
-    ropes = _ropes(c, w, [(kind, width) for kind, (width, _) in zip(types, heads, strict=True)])
+    _check(c)
+    bare = plan_layers(c, None)
+    heads = c.heads
+    ropes = _ropes(c, w, bare, [width for width, _ in heads])
+    plans = [replace(layer, rope=rope) for layer, rope in zip(bare, ropes, strict=True)]
     first = c.num_hidden_layers - c.num_kv_shared_layers  # that reads the keys of another
     written: dict[str, StateRef] = {}
 
-    def block(at: Weights, layer: int) -> Block:
-        width, kv = heads[layer]
-        shares = layer >= first
+    def block(at: Weights, layer: LayerPlan) -> Block:
+        width, kv = heads[layer.number]
+        shares = layer.number >= first
         if not shares:
-            written[types[layer]] = w.states.add(PagedKV(kv, width, width, windows[layer]))
-        elif types[layer] not in written:
+            written[layer.kind] = w.states.add(PagedKV(kv, width, width, layer.window))
+        elif layer.kind not in written:
             raise CheckpointError(
-                f"config: layer {layer} shares keys, but no layer of its type has any.",
+                f"config: layer {layer.number} shares keys, but no layer of its type has any.",
                 fix="download the checkpoint's config again.",
             )
         mixer = _mixer(
             at.sub("self_attn"),
             c,
+            layer,
             (width, kv),
-            where=written[types[layer]],
-            rope=ropes[layer],
-            window=windows[layer],
+            where=written[layer.kind],
             shares=shares,
-            same=c.attention_k_eq_v and types[layer] == FULL,
+            same=c.attention_k_eq_v and layer.kind == FULL,
         )
         double = 2 if shares and c.use_double_wide_mlp else 1
         mlp = parts.gated_mlp(
@@ -119,9 +156,9 @@ def build(c: Config, w: Weights) -> Decoder:
     model = parts.decoder(
         w,
         c,
+        plans,
         block,
         _norm(w, c, "model.norm"),
-        ropes=ropes,
         embed_scale=c.hidden_size**0.5,
         logits_softcap=c.final_logit_softcapping,
         skip={
@@ -135,8 +172,7 @@ def build(c: Config, w: Weights) -> Decoder:
     return WithLayerInputs(**vars(model), inputs=inputs)
 
 
-def _check(c: Config) -> Sequence[str]:
-    """The layers' types."""
+def _check(c: Config) -> None:
     parts.check(c)
     layers, shared = c.num_hidden_layers, c.num_kv_shared_layers
     if c.use_bidirectional_attention == "all" or c.attention_bias:
@@ -156,40 +192,21 @@ def _check(c: Config) -> Sequence[str]:
             fix="say it in rope_parameters, for the layers that it holds for.",
         )
     if c.enable_moe_block:
-        positive("config", num_experts=c.num_experts, top_k_experts=c.top_k_experts)
-        positive("config", moe_intermediate_size=c.moe_intermediate_size)
-    types = list(c.layer_types or parts.every(6, layers))
-    return [*types[:-1], FULL]  # the last layer always sees everything
+        positive("config", num_experts=c.num_experts or 0, top_k_experts=c.top_k_experts or 0)
+        positive("config", moe_intermediate_size=c.moe_intermediate_size or 0)
 
 
-def _heads(c: Config, layer: int, kind: str) -> tuple[int, int]:
-    """Columns of a head and heads of keys in one layer."""
-    if c.per_layer_config is not None:
-        own = c.per_layer_config.get(str(layer), {})
-        if not isinstance(own, dict) or set(own) - {"head_dim", "num_key_value_heads"}:
-            raise UnsupportedModel(
-                f"config: per_layer_config of layer {layer} is {str(own)[:60]}.",
-                fix="only head_dim and num_key_value_heads may differ.",
-            )
-        found = own.get("head_dim") or c.width, own.get("num_key_value_heads") or c.kv_heads
-    elif kind == FULL:
-        few = c.num_global_key_value_heads if c.attention_k_eq_v else None
-        found = c.global_head_dim, few or c.kv_heads
-    else:
-        found = c.width, c.kv_heads
-    if not all(isinstance(n, int) and n > 0 for n in found) or c.num_attention_heads % found[1]:
-        raise CheckpointError(f"config: heads of layer {layer} are {found}.", fix="fetch it again.")
-    return found
-
-
-def _ropes(c: Config, w: Weights, layers: Sequence[tuple[str, int]]) -> list[RopeSpec]:
+def _ropes(
+    c: Config, w: Weights, layers: Sequence[LayerPlan], widths: Sequence[int]
+) -> list[RopeSpec]:
     """Of layers of a type and a width of heads: in those that see all, pairs of columns stay
     together, the last do not turn."""
     plain = {"rope_theta": 1e6, "rope_type": "proportional", "partial_rotary_factor": 0.25}
     made: dict[tuple[str, int], RopeSpec] = {}
-    for kind, width in dict.fromkeys(layers):
+    both = [(layer.kind, width) for layer, width in zip(layers, widths, strict=True)]
+    for kind, width in dict.fromkeys(both):
         full = kind == FULL
-        given: Mapping[str, Any] = c.rope_parameters.get(kind) or (
+        given: Mapping[str, Any] = (c.rope_parameters or {}).get(kind) or (
             plain if full else {"rope_theta": 1e4}
         )
         divided = full and w.has("model.rope_freqs")
@@ -200,22 +217,22 @@ def _ropes(c: Config, w: Weights, layers: Sequence[tuple[str, int]]) -> list[Rop
             c.max_position_embeddings,
             divisors=w.numbers("model.rope_freqs", width // 2) if divided else None,
         )
-    return [made[layer] for layer in layers]
+    return [made[key] for key in both]
 
 
 def _mixer(
     w: Weights,
     c: Config,
+    layer: LayerPlan,
     heads: tuple[int, int],
     *,
     where: StateRef,
-    rope: RopeSpec,
-    window: int | None,
     shares: bool,
     same: bool,
 ) -> Mixer:
     (width, kv), count, eps = heads, c.num_attention_heads, c.rms_norm_eps
     names = ("k_proj",) if same else ("k_proj", "v_proj")
+    assert layer.rope is not None
     return Mixer(
         ops=w.ops,
         q=w.linear("q_proj", c.hidden_size, count * width),
@@ -227,13 +244,13 @@ def _mixer(
         where=where,
         heads=count,
         kv_heads=kv,
-        rope=rope,
-        window=window,
+        rope=layer.rope,
+        window=layer.window,
     )
 
 
 def _mixture(w: Weights, c: Config) -> Mixture:
-    dim, inner, count = c.hidden_size, c.moe_intermediate_size, c.num_experts
+    dim, inner, count = c.hidden_size, c.moe_intermediate_size or 0, c.num_experts or 0
     at = w.sub("experts")
     if at.has("gate_up_proj"):
         up = load_fused(at, "gate_up_proj", count, dim, 2 * inner)
@@ -252,7 +269,7 @@ def _mixture(w: Weights, c: Config) -> Mixture:
         experts=MoE(
             ops=w.ops,
             router=w.linear("router.proj", dim, count),
-            routing=Routing(c.top_k_experts, normalise=True),
+            routing=Routing(c.top_k_experts or 0, normalise=True),
             experts=Experts(w.ops, up, down, activation(c.hidden_activation)),
             scales=w.ops.vector([w.packed("router.per_expert_scale", (count,))]),
         ),

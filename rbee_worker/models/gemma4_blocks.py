@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from rbee_worker.layers.linear import Linear
 from rbee_worker.layers.mlp import GatedMLP
@@ -14,11 +13,8 @@ from rbee_worker.layers.moe import MoE
 from rbee_worker.layers.norm import RMSNorm
 from rbee_worker.models.base import Decoder, Layer
 from rbee_worker.ops import Activation, Ops, RopeSpec, Weight
-from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.batch import Array, Batch
 from rbee_worker.state.specs import StateRef
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -39,18 +35,18 @@ class Mixer:
     rope: RopeSpec
     window: int | None
 
-    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+    def __call__(self, x: Array, batch: Batch) -> Array:
         """x [N, dim] -> [N, dim]"""
         ops, k, v = self.ops, None, None
-        q = ops.rope(self.q_norm(self.q(x)), self.rope, batch, heads=self.heads)
+        q = ops.rope(self.q_norm(self.q(x, batch)), self.rope, batch, heads=self.heads)
         if self.kv is not None and self.k_norm is not None:
-            both = self.kv.split(x, precise=True)
+            both = self.kv.split(x, batch, precise=True)
             v = self.v_norm(both[-1])
             k = ops.rope(self.k_norm(both[0]), self.rope, batch, heads=self.kv_heads)
         mixed = ops.attend(
             q, k, v, self.where, batch, heads=self.heads, scale=1.0, window=self.window
         )
-        return self.out(mixed, precise=True)
+        return self.out(mixed, batch, precise=True)
 
 
 @dataclass(frozen=True)
@@ -64,9 +60,9 @@ class Mixture:
     experts: MoE
     after: RMSNorm
 
-    def __call__(self, x: Tensor, fed: Tensor) -> Tensor:
+    def __call__(self, x: Array, fed: Array, batch: Batch) -> Array:
         """x [N, dim] before the feed-forward block, fed after it -> [N, dim]"""
-        mixed = self.after(self.experts.of(self.before(x), self.router_norm(x)))
+        mixed = self.after(self.experts.of(self.before(x), self.router_norm(x), batch))
         return self.ops.add(self.mlp_after(fed), mixed)
 
 
@@ -80,10 +76,10 @@ class LayerInput:
     norm: RMSNorm
     act: Activation
 
-    def __call__(self, x: Tensor, own: Tensor) -> Tensor:
+    def __call__(self, x: Array, own: Array, batch: Batch) -> Array:
         """x [N, dim], own [N, width] -> [N, dim]"""
-        gated = self.ops.multiply(self.ops.act(self.gate(x), self.act), own)
-        return self.ops.add(x, self.norm(self.out(gated)))
+        gated = self.ops.multiply(self.ops.act(self.gate(x, batch), self.act), own)
+        return self.ops.add(x, self.norm(self.out(gated, batch)))
 
 
 @dataclass(frozen=True)
@@ -101,16 +97,16 @@ class Block:
     own: LayerInput | None
     factor: float
 
-    def __call__(self, x: Tensor, batch: Batch, own: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Array, batch: Batch, own: Array | None = None) -> Array:
         """x [N, dim], own [N, width] -> [N, dim]"""
         ops = self.ops
         x = ops.add(x, self.attention_after(self.attention(self.attention_norm(x), batch)))
-        fed = self.mlp(self.mlp_norm(x))
+        fed = self.mlp(self.mlp_norm(x), batch)
         if self.mixture is not None:
-            fed = self.mixture(x, fed)
+            fed = self.mixture(x, fed, batch)
         x = ops.add(x, self.mlp_after(fed))
         if self.own is not None and own is not None:
-            x = self.own(x, own)
+            x = self.own(x, own, batch)
         return x if self.factor == 1.0 else ops.scale(x, self.factor)
 
 
@@ -124,11 +120,11 @@ class LayerInputs:
     norm: RMSNorm  # of so many layers
     scale: float  # of the embedding
 
-    def __call__(self, x: Tensor, batch: Batch) -> tuple[Tensor, ...]:
+    def __call__(self, x: Array, batch: Batch) -> tuple[Array, ...]:
         """x [N, dim], the embeddings -> one [N, width] a layer"""
         ops, layers = self.ops, self.norm.heads
         own = ops.embed(self.table, batch, scale=self.scale)
-        both = ops.scale(ops.add(self.norm(self.project(x)), own), 2**-0.5)
+        both = ops.scale(ops.add(self.norm(self.project(x, batch)), own), 2**-0.5)
         return ops.split(both, [self.table.cols // layers] * layers)
 
 
@@ -138,7 +134,7 @@ class WithLayerInputs(Decoder):
 
     inputs: LayerInputs | None = None
 
-    def layers(self, x: Tensor, batch: Batch) -> Sequence[Layer]:
+    def layers(self, x: Array, batch: Batch) -> Sequence[Layer]:
         """See `Decoder.layers`."""
         if self.inputs is None:
             return super().layers(x, batch)

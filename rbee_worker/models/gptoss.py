@@ -1,43 +1,61 @@
 """GPT-OSS: sinks in attention, every second layer with a window, experts with a clamped SwiGLU.
 
 model_type: gpt_oss (OpenAI 2025). Experts are stored as MXFP4, in safetensors as blocks and scales
-(`checkpoint.scaled`), rows of gate and up alternating; GGUF files have gate and up apart. Yarn's
-ramp is not rounded to whole columns, whether or not a file says so.
+(`checkpoint.scaled`), rows of gate and up alternating; GGUF files have gate and up apart.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 from rbee_worker.layers.blocks import PreNorm
 from rbee_worker.layers.moe import Experts, MoE
-from rbee_worker.layers.rope import rope_spec
 from rbee_worker.models import parts
 from rbee_worker.models.base import Decoder
-from rbee_worker.models.config import DecoderConfig, positive
+from rbee_worker.models.config import MixedConfig, positive
 from rbee_worker.models.experts import load_biases, load_experts, load_fused
+from rbee_worker.models.layer_plan import LayerPlan, every, plan_layers
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops import Routing, Weight
 
+# Without any scaling in a config, it is that of the published models.
+YARN: Mapping[str, Any] = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
 ALPHA = 1.702  # of the sigmoid in the gate: the activation `gelu_quick`
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(DecoderConfig):
+class Config(MixedConfig):
     """GPT-OSS's own keys. The published files say the number of chosen experts twice, and what
     the context was before yarn."""
 
+    num_key_value_heads: int = 8
+    head_dim: int = 64
+    max_position_embeddings: int = 131072
+    rope_theta: float = 1.5e5
+    rope_scaling: dict[str, Any] | None = field(default_factory=lambda: dict(YARN))
     rms_norm_eps: float = 1e-5
     attention_bias: bool = True
-    sliding_window: int | None = None
-    layer_types: list[str] | None = None
-    num_local_experts: int
-    num_experts_per_tok: int
+    sliding_window: int | None = 128
+    num_local_experts: int = 128
+    num_experts_per_tok: int = 4
     experts_per_token: int | None = None
     initial_context_length: int | None = None
     swiglu_alpha: float = ALPHA
     swiglu_limit: float = 7.0
+
+    @property
+    def pattern(self) -> Sequence[str]:
+        return every(2, self.num_hidden_layers)
 
 
 def build(c: Config, w: Weights) -> Decoder:
@@ -55,12 +73,9 @@ def build(c: Config, w: Weights) -> Decoder:
             f"config: swiglu_alpha is {c.swiglu_alpha}, only {ALPHA} is supported.",
             fix="use a published checkpoint of this architecture.",
         )
-    scaling = c.rope_scaling and {"truncate": False, **c.rope_scaling}
-    rope = rope_spec(c.width, c.rope_theta, scaling, c.max_position_embeddings)
-    types = c.layer_types or parts.every(2, c.num_hidden_layers)
-    window = parts.windows(types, c.num_hidden_layers, c.sliding_window)
+    plans = plan_layers(c, parts.rope_of(w, c))
 
-    def block(at: Weights, layer: int) -> PreNorm:
+    def block(at: Weights, layer: LayerPlan) -> PreNorm:
         mix = at.sub("self_attn")
         return PreNorm(
             ops=w.ops,
@@ -68,8 +83,7 @@ def build(c: Config, w: Weights) -> Decoder:
             attention=parts.attention(
                 mix,
                 c,
-                rope=rope,
-                window=window[layer],
+                layer=layer,
                 bias=c.attention_bias,
                 out_bias=c.attention_bias,
                 sinks=w.ops.vector([mix.packed("sinks", (c.num_attention_heads,))]),
@@ -79,7 +93,7 @@ def build(c: Config, w: Weights) -> Decoder:
         )
 
     norm = w.rms_norm("model.norm", c.hidden_size, c.rms_norm_eps)
-    return parts.decoder(w, c, block, norm, ropes=[rope])
+    return parts.decoder(w, c, plans, block, norm)
 
 
 def _mixture(w: Weights, c: Config) -> MoE:

@@ -8,29 +8,26 @@ that all share. GGUF files leave out what both published sizes have in common.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rbee_worker.checkpoint.ops import packed_floats
-from rbee_worker.errors import CheckpointError, UnsupportedModel
+from rbee_worker.errors import UnsupportedModel
 from rbee_worker.layers.blocks import FeedForward, PreNorm
 from rbee_worker.layers.linear import Linear
 from rbee_worker.layers.moe import Experts, MoE
 from rbee_worker.layers.norm import RMSNorm
 from rbee_worker.models import parts
 from rbee_worker.models.base import Decoder
-from rbee_worker.models.config import DecoderConfig, activation, positive
+from rbee_worker.models.config import CHUNKED, FULL, DecoderConfig, activation, positive
 from rbee_worker.models.experts import load_experts, load_fused
+from rbee_worker.models.layer_plan import LayerPlan, plan_layers
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops import Ops, RopeSpec, Routing
-from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.batch import Array, Batch
 from rbee_worker.state.specs import PagedKV, StateRef
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 IMAGES = {r"(vision_model|multi_modal_projector)\..*": "images are not read"}
 
@@ -40,22 +37,50 @@ class Config(DecoderConfig):
     """Llama 4's own keys; use_qk_norm None: as the published sizes, of which that with 128 experts
     has no such norm."""
 
+    num_key_value_heads: int = 8
+    head_dim: int = 128
+    max_position_embeddings: int = 131072
+    rope_theta: float = 5e5
     rms_norm_eps: float = 1e-5
     attention_bias: bool = False
-    intermediate_size_mlp: int
-    num_local_experts: int
+    intermediate_size_mlp: int = 16384
+    num_local_experts: int = 16
     num_experts_per_tok: int = 1
-    router_jitter_noise: float = 0.0  # in training alone
     interleave_moe_layer_step: int = 1
     moe_layers: list[int] | None = None
-    use_qk_norm: bool | None = None
+    use_qk_norm: bool | None = True
     no_rope_layers: list[int] | None = None  # 0: this layer has no positions
     no_rope_layer_interval: int = 4
     layer_types: list[str] | None = None
-    attention_chunk_size: int | None = None
+    attention_chunk_size: int | None = 8192
     attn_temperature_tuning: bool | int = True
     floor_scale: int = 8192
     attn_scale: float = 0.1
+
+    @property
+    def rotates(self) -> Sequence[object]:
+        every = self.no_rope_layer_interval
+        positive("config", no_rope_layer_interval=every)
+        counted = [(i + 1) % every != 0 for i in range(self.num_hidden_layers)]
+        return self.no_rope_layers or counted
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        if self.layer_types is not None:
+            return self.layer_types
+        chunked = FULL if self.attention_chunk_size is None else CHUNKED
+        return [chunked if turns else FULL for turns in self.rotates]
+
+    @property
+    def mixtures(self) -> Sequence[int]:
+        """The layers that are mixtures."""
+        every, count = self.interleave_moe_layer_step, self.num_hidden_layers
+        positive("config", interleave_moe_layer_step=every)
+        return range(every - 1, count, every) if self.moe_layers is None else self.moe_layers
+
+    @property
+    def lengths(self) -> Mapping[str, int | None]:
+        return {CHUNKED: self.attention_chunk_size, FULL: None}
 
 
 @dataclass(frozen=True)
@@ -72,13 +97,13 @@ class Mixer:
     rope: RopeSpec | None
     chunk: int | None
     norm: Callable[[int], RMSNorm] | None  # of so many heads
-    factors: Tensor | None
+    factors: Array | None
     every: int
 
-    def __call__(self, x: Tensor, batch: Batch) -> Tensor:
+    def __call__(self, x: Array, batch: Batch) -> Array:
         """x [N, dim] -> [N, dim]"""
         ops, heads = self.ops, self.heads
-        q, k, v = self.qkv.split(x)
+        q, k, v = self.qkv.split(x, batch)
         if self.rope is not None:
             q = ops.rope(q, self.rope, batch, heads=heads)
             k = ops.rope(k, self.rope, batch, heads=self.kv_heads)
@@ -89,51 +114,34 @@ class Mixer:
         mixed = ops.attend(
             q, k, v, self.where, batch, heads=heads, scale=self.scale, chunk=self.chunk
         )
-        return self.out(mixed)
+        return self.out(mixed, batch)
 
 
 def build(c: Config, w: Weights) -> Decoder:
     """The model, from weights at the cursor `w`. Raises CheckpointError, UnsupportedModel."""
     parts.check(c)
     _check(c)
-    every, count = c.interleave_moe_layer_step, c.num_hidden_layers
-    mixtures = c.moe_layers if c.moe_layers is not None else range(every - 1, count, every)
-    rotates = c.no_rope_layers or [
-        int((i + 1) % c.no_rope_layer_interval != 0) for i in range(count)
-    ]
-    types = c.layer_types or ["chunked_attention" if x else "full_attention" for x in rotates]
-    if len(rotates) < count or len(types) != count:
-        raise CheckpointError(
-            f"config: {len(rotates)} no_rope_layers, {len(types)} layer_types, {count} layers.",
-            fix="download the checkpoint's config again.",
-        )
-    rope = parts.rope_of(w, c, interleaved=True)
-    factors = _factors(w, c) if c.attn_temperature_tuning and not all(rotates) else None
+    plans = plan_layers(c, parts.rope_of(w, c, interleaved=True))
+    still = any(layer.rope is None for layer in plans)
+    factors = _factors(w, c) if c.attn_temperature_tuning and still else None
 
-    def block(at: Weights, layer: int) -> PreNorm:
+    def block(at: Weights, layer: LayerPlan) -> PreNorm:
         feed: FeedForward
         inner = at.sub("feed_forward")
-        if layer in mixtures:
+        if layer.number in c.mixtures:
             feed = _mixture(inner, c)
         else:
             feed = parts.gated_mlp(inner, c, inner=c.intermediate_size_mlp)
-        chunked = types[layer] == "chunked_attention"
         return PreNorm(
             ops=w.ops,
             attention_norm=at.rms_norm("input_layernorm", c.hidden_size, c.rms_norm_eps),
-            attention=_mixer(
-                at.sub("self_attn"),
-                c,
-                rope if rotates[layer] else None,
-                c.attention_chunk_size if chunked else None,
-                None if rotates[layer] else factors,
-            ),
+            attention=_mixer(at.sub("self_attn"), c, layer, factors),
             mlp_norm=at.rms_norm("post_attention_layernorm", c.hidden_size, c.rms_norm_eps),
             mlp=feed,
         )
 
     norm = w.rms_norm("model.norm", c.hidden_size, c.rms_norm_eps)
-    return parts.decoder(w, c, block, norm, ropes=[rope], skip=IMAGES)
+    return parts.decoder(w, c, plans, block, norm, skip=IMAGES)
 
 
 def _check(c: Config) -> None:
@@ -141,9 +149,6 @@ def _check(c: Config) -> None:
         "config",
         inner=c.intermediate_size_mlp,
         experts=c.num_local_experts,
-        interleave_moe_layer_step=c.interleave_moe_layer_step,
-        no_rope_layer_interval=c.no_rope_layer_interval,
-        attention_chunk_size=c.attention_chunk_size or 1,
         floor_scale=c.floor_scale,
     )
     if c.num_experts_per_tok != 1:
@@ -151,24 +156,16 @@ def _check(c: Config) -> None:
             f"config: {c.num_experts_per_tok} experts for a token, this architecture takes one.",
             fix="check num_experts_per_tok.",
         )
-    unknown = set(c.layer_types or ()) - {"chunked_attention", "full_attention"}
-    if unknown:
-        raise UnsupportedModel(
-            f"config: layer_types has {', '.join(map(str, sorted(unknown, key=str)))}.",
-            fix="supported: chunked_attention, full_attention.",
-        )
 
 
-def _factors(w: Weights, c: Config) -> Tensor:
+def _factors(w: Weights, c: Config) -> Array:
     """Temperatures (Nakanishi 2025): 1 + attn_scale * log(1 + n) in the n-th floor_scale tokens."""
     steps = np.arange(c.max_position_embeddings // c.floor_scale + 1, dtype=np.float32)
     values = np.log1p(steps) * np.float32(c.attn_scale) + np.float32(1)
     return w.ops.vector([packed_floats(values.astype(np.float32))])
 
 
-def _mixer(
-    w: Weights, c: Config, rope: RopeSpec | None, chunk: int | None, factors: Tensor | None
-) -> Mixer:
+def _mixer(w: Weights, c: Config, layer: LayerPlan, factors: Array | None) -> Mixer:
     heads, kv = c.num_attention_heads, c.kv_heads
     widths = (heads * c.width, kv * c.width, kv * c.width)
     names, bias = ("q_proj", "k_proj", "v_proj"), c.attention_bias
@@ -178,14 +175,14 @@ def _mixer(
         ops=w.ops,
         qkv=w.linear(names, c.hidden_size, widths, bias=bias),
         out=w.linear("o_proj", heads * c.width, c.hidden_size, bias=bias),
-        where=w.states.add(PagedKV(kv, c.width, c.width, chunk)),
+        where=w.states.add(PagedKV(kv, c.width, c.width, layer.chunk)),
         heads=heads,
         kv_heads=kv,
         scale=float(c.width**-0.5),
-        rope=rope,
-        chunk=chunk,
-        norm=(lambda n: replace(bare, heads=n)) if norms and rope is not None else None,
-        factors=factors,
+        rope=layer.rope,
+        chunk=layer.chunk,
+        norm=(lambda n: replace(bare, heads=n)) if norms and layer.rope is not None else None,
+        factors=factors if layer.rope is None else None,
         every=c.floor_scale,
     )
 

@@ -7,129 +7,207 @@ GGUF files hold gate, up and down of all experts as one tensor each.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from rbee_worker.errors import CheckpointError
 from rbee_worker.layers.blocks import FeedForward
 from rbee_worker.layers.mlp import GatedMLP
 from rbee_worker.layers.moe import Experts, MoE
 from rbee_worker.models import parts, prenorm
 from rbee_worker.models.base import Decoder
-from rbee_worker.models.config import activation, positive
-from rbee_worker.models.experts import load_experts, load_fused
+from rbee_worker.models.config import FULL, SLIDING, MixedConfig, WindowConfig, activation, positive
+from rbee_worker.models.experts import gated_experts, load_fused, plain_routing
+from rbee_worker.models.layer_plan import LayerPlan
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops import Routing
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixtralConfig(prenorm.Config):
-    """Mixtral's and Granite's own keys; an expert is intermediate_size wide."""
+class Mixtral(WindowConfig, prenorm.Config):
+    """Mixtral's own keys; an expert is intermediate_size wide."""
 
+    num_key_value_heads: int = 8
+    max_position_embeddings: int = 131072
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 1e6
     num_local_experts: int = 8
     num_experts_per_tok: int = 2
-    shared_intermediate_size: int = 0
-    router_jitter_noise: float = 0.0  # in training alone
 
 
 @dataclass(frozen=True, kw_only=True)
-class QwenConfig(prenorm.Config):
-    """Qwen's own keys; every decoder_sparse_step-th layer is a mixture, but mlp_only_layers."""
+class QwenExperts(prenorm.Config):
+    """The mixtures' keys: every decoder_sparse_step-th layer is one, but mlp_only_layers."""
 
     num_experts: int
     num_experts_per_tok: int
     moe_intermediate_size: int
-    shared_expert_intermediate_size: int = 0
     norm_topk_prob: bool = False
     decoder_sparse_step: int = 1
-    mlp_only_layers: list[int] = field(default_factory=list)
+    mlp_only_layers: list[int] | None = None
+    use_sliding_window: bool = False
+    sliding_window: int | None = 4096
+    max_position_embeddings: int = 32768
+
+    @property
+    def window(self) -> int | None:
+        """Of layers that have one."""
+        return self.sliding_window if self.use_sliding_window else None
 
 
-def build_mixtral(c: MixtralConfig, w: Weights) -> Decoder:
+@dataclass(frozen=True, kw_only=True)
+class Qwen2Moe(QwenExperts, MixedConfig):
+    """Qwen 2's own keys; every second of the first `max_window_layers` has a window."""
+
+    num_key_value_heads: int | None = 16
+    num_experts: int = 60
+    num_experts_per_tok: int = 4
+    moe_intermediate_size: int = 1408
+    shared_expert_intermediate_size: int = 5632
+    max_window_layers: int = 28
+    qkv_bias: bool = True
+
+    @property
+    def pattern(self) -> Sequence[str]:
+        first = 0 if self.window is None else self.max_window_layers
+        count = self.num_hidden_layers
+        return [SLIDING if i < first and i % 2 == 0 else FULL for i in range(count)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Qwen3Moe(QwenExperts, WindowConfig):
+    """Qwen 3's own keys."""
+
+    num_key_value_heads: int = 4
+    num_experts: int = 128
+    num_experts_per_tok: int = 8
+    moe_intermediate_size: int = 768
+    attention_bias: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraniteMoe(prenorm.Config):
+    """Granite's own keys; an expert is intermediate_size wide."""
+
+    attention_bias: bool = False
+    embedding_multiplier: float = 1.0
+    attention_multiplier: float | None = 1.0  # None: one over the root of a head's width
+    residual_multiplier: float = 1.0
+    logits_scaling: float = 1.0
+    num_local_experts: int = 8
+    num_experts_per_tok: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraniteMoeShared(GraniteMoe):
+    """With a feed-forward block that all tokens share."""
+
+    shared_intermediate_size: int = 0
+
+
+def build_mixtral(c: Mixtral, w: Weights) -> Decoder:
     """mixtral. Raises CheckpointError, UnsupportedModel."""
-    _check(c.num_local_experts, c.num_experts_per_tok)
-    routing = Routing(c.num_experts_per_tok, normalise=True)
+    count = c.num_local_experts
+    routing = plain_routing(count, c.num_experts_per_tok, normalise=True)
 
-    def feed_forward(at: Weights, layer: int) -> MoE:
+    def feed_forward(at: Weights, layer: LayerPlan) -> MoE:
         moe = at.sub("block_sparse_moe")
-        experts = _experts(moe, c, c.num_local_experts, c.intermediate_size, ("w1", "w3", "w2"))
-        return MoE(w.ops, moe.linear("gate", c.hidden_size, c.num_local_experts), routing, experts)
+        experts = gated_experts(
+            moe.sub("experts"), c, count, c.intermediate_size, ("w1", "w3", "w2")
+        )
+        return MoE(w.ops, moe.linear("gate", c.hidden_size, count), routing, experts)
 
     return prenorm.build(c, w, feed_forward)
 
 
-def build_qwen(c: QwenConfig, w: Weights) -> Decoder:
-    """qwen2_moe and qwen3_moe. Raises CheckpointError, UnsupportedModel."""
-    _check(c.num_experts, c.num_experts_per_tok)
-    positive("config", decoder_sparse_step=c.decoder_sparse_step, width=c.moe_intermediate_size)
-    routing = Routing(c.num_experts_per_tok, normalise=c.norm_topk_prob)
-    names = ("gate_proj", "up_proj", "down_proj")
+def build_qwen2(c: Qwen2Moe, w: Weights) -> Decoder:
+    """qwen2_moe. Raises CheckpointError, UnsupportedModel."""
+    routing = _qwen_routing(c)
 
-    def feed_forward(at: Weights, layer: int) -> FeedForward:
-        moe = at.sub("mlp")
-        if layer in c.mlp_only_layers or (layer + 1) % c.decoder_sparse_step:
+    def feed_forward(at: Weights, layer: LayerPlan) -> FeedForward:
+        moe, shared = at.sub("mlp"), c.shared_expert_intermediate_size
+        if not _is_mixture(c, layer):
             return parts.gated_mlp(moe, c)
-        shared = c.shared_expert_intermediate_size
         return MoE(
             ops=w.ops,
             router=moe.linear("gate", c.hidden_size, c.num_experts),
             routing=routing,
-            experts=_experts(moe, c, c.num_experts, c.moe_intermediate_size, names),
+            experts=gated_experts(moe.sub("experts"), c, c.num_experts, c.moe_intermediate_size),
             shared=parts.gated_mlp(moe.sub("shared_expert"), c, inner=shared) if shared else None,
             shared_gate=moe.linear("shared_expert_gate", c.hidden_size, 1) if shared else None,
         )
 
-    return prenorm.build(c, w, feed_forward)
+    return prenorm.build(c, w, feed_forward, bias=c.qkv_bias)
 
 
-def build_granite(c: MixtralConfig, w: Weights) -> Decoder:
-    """granitemoe and granitemoeshared. Raises CheckpointError, UnsupportedModel."""
-    _check(c.num_local_experts, c.num_experts_per_tok)
+def build_qwen3(c: Qwen3Moe, w: Weights) -> Decoder:
+    """qwen3_moe. Raises CheckpointError, UnsupportedModel."""
+    routing, biases = _qwen_routing(c), c.attention_bias
+
+    def feed_forward(at: Weights, layer: LayerPlan) -> FeedForward:
+        moe = at.sub("mlp")
+        if not _is_mixture(c, layer):
+            return parts.gated_mlp(moe, c)
+        experts = gated_experts(moe.sub("experts"), c, c.num_experts, c.moe_intermediate_size)
+        return MoE(w.ops, moe.linear("gate", c.hidden_size, c.num_experts), routing, experts)
+
+    return prenorm.build(c, w, feed_forward, bias=biases, out_bias=biases, qk_norm=parts.head_norms)
+
+
+def build_granite(c: GraniteMoe, w: Weights) -> Decoder:
+    """granitemoe. Raises CheckpointError, UnsupportedModel."""
+    return _granite(c, w, 0)
+
+
+def build_granite_shared(c: GraniteMoeShared, w: Weights) -> Decoder:
+    """granitemoeshared. Raises CheckpointError, UnsupportedModel."""
+    return _granite(c, w, c.shared_intermediate_size)
+
+
+def _granite(c: GraniteMoe, w: Weights, width: int) -> Decoder:
+    """width: of what all tokens share; 0: nothing."""
     dim, count, inner = c.hidden_size, c.num_local_experts, c.intermediate_size
-    routing = Routing(c.num_experts_per_tok, normalise=True)
-    act = activation(c.hidden_act)
+    routing, act = (
+        plain_routing(count, c.num_experts_per_tok, normalise=True),
+        activation(c.hidden_act),
+    )
 
     def shared(at: Weights) -> GatedMLP:
-        width = c.shared_intermediate_size
         names = ("gate_proj", "up_proj")
         both = at.linear(names, dim, (width, width), fused="input_linear")
         return GatedMLP(w.ops, both, at.linear("output_linear", width, dim), act)
 
-    def feed_forward(at: Weights, layer: int) -> MoE:
+    def feed_forward(at: Weights, layer: LayerPlan) -> MoE:
         moe = at.sub("block_sparse_moe")
         if moe.has("input_linear.weight"):
             up = load_fused(moe, "input_linear.weight", count, dim, 2 * inner)
             down = load_fused(moe, "output_linear.weight", count, inner, dim)
             experts = Experts(w.ops, up, down, act)
         else:
-            experts = _experts(moe, c, count, inner, ("gate_proj", "up_proj", "down_proj"))
+            experts = gated_experts(moe.sub("experts"), c, count, inner)
         return MoE(
             ops=w.ops,
             router=moe.linear("router.layer", dim, count),
             routing=routing,
             experts=experts,
-            shared=shared(at.sub("shared_mlp")) if c.shared_intermediate_size else None,
+            shared=shared(at.sub("shared_mlp")) if width else None,
         )
 
-    return prenorm.build(c, w, feed_forward)
-
-
-def _experts(
-    moe: Weights, c: prenorm.Config, count: int, inner: int, names: tuple[str, str, str]
-) -> Experts:
-    """Experts by the names of their gate, up and down, each expert's own or all in one tensor."""
-    at, (gate, up, down) = moe.sub("experts"), names
-    return Experts(
-        ops=moe.ops,
-        up=load_experts(at, (gate, up), count, c.hidden_size, inner),
-        down=load_experts(at, (down,), count, inner, c.hidden_size),
-        act=activation(c.hidden_act),
+    return prenorm.build(
+        c,
+        w,
+        feed_forward,
+        bias=c.attention_bias,
+        out_bias=c.attention_bias,
+        attention_scale=c.attention_multiplier,
+        by=prenorm.multipliers(c.embedding_multiplier, c.residual_multiplier, c.logits_scaling),
     )
 
 
-def _check(experts: int, chosen: int) -> None:
-    positive("config", experts=experts, num_experts_per_tok=chosen)
-    if chosen > experts:
-        raise CheckpointError(
-            f"config: num_experts_per_tok is {chosen}, there are {experts} experts.",
-            fix="download the checkpoint's config again.",
-        )
+def _is_mixture(c: QwenExperts, layer: LayerPlan) -> bool:
+    dense = layer.number in (c.mlp_only_layers or ())
+    return not dense and (layer.number + 1) % c.decoder_sparse_step == 0
+
+
+def _qwen_routing(c: QwenExperts) -> Routing:
+    positive("config", decoder_sparse_step=c.decoder_sparse_step, width=c.moe_intermediate_size)
+    return plain_routing(c.num_experts, c.num_experts_per_tok, normalise=c.norm_topk_prob)

@@ -7,7 +7,7 @@ Learned positions, prefix attention and other variants are refused.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rbee_worker.errors import UnsupportedModel
@@ -16,6 +16,7 @@ from rbee_worker.layers.norm import LayerNorm
 from rbee_worker.models import parts
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.config import DecoderConfig
+from rbee_worker.models.layer_plan import LayerPlan, plan_layers
 from rbee_worker.models.weights import Weights
 
 NAMES = parts.Names(embed="transformer.wte", layers="transformer.blocks")
@@ -33,16 +34,19 @@ _ONLY = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(DecoderConfig):
-    """MPT's own keys; `learned_pos_emb` counts only without ALiBi."""
+    """MPT's own keys; `learned_pos_emb` counts only without ALiBi. intermediate_size is what GGUF
+    files say."""
 
     intermediate_size: int = 0  # 0: expansion_ratio times the width
+    hidden_act: str = "gelu"
+    tie_word_embeddings: bool = True
     expansion_ratio: int = 4
     layer_norm_epsilon: float = 1e-5
-    attn_config: dict[str, Any] = field(default_factory=dict)
+    attn_config: dict[str, Any] | None = None
     logit_scale: float | str | None = None
     no_bias: bool = True
     norm_type: str = "low_precision_layernorm"
-    learned_pos_emb: bool = False
+    learned_pos_emb: bool = True
 
 
 def build(given: Config, w: Weights) -> Decoder:
@@ -51,11 +55,11 @@ def build(given: Config, w: Weights) -> Decoder:
     c = replace(given, intermediate_size=inner)
     parts.check(c)
     _refuse(c)
-    mix = c.attn_config
+    mix = c.attn_config or {}
     most = float(mix.get("alibi_bias_max", 8))
     slopes = parts.alibi(w, c.num_attention_heads, max_bias=most)
 
-    def block(at: Weights, layer: int) -> PreNorm:
+    def block(at: Weights, layer: LayerPlan) -> PreNorm:
         inside = at.sub("attn")
 
         def norm(part: str, heads: int) -> LayerNorm:
@@ -69,7 +73,7 @@ def build(given: Config, w: Weights) -> Decoder:
             attention=parts.attention(
                 inside,
                 c,
-                rope=None,
+                layer=layer,
                 out="out_proj",
                 scale=mix.get("softmax_scale"),
                 qk_norm=norm if mix.get("qk_ln") else None,
@@ -81,12 +85,14 @@ def build(given: Config, w: Weights) -> Decoder:
             mlp=parts.plain_mlp(at.sub("ffn"), c, "up_proj", "down_proj"),
         )
 
-    return parts.decoder(w, c, block, _norm(w, c, "transformer.norm_f"), ropes=[], names=NAMES)
+    plans, final = plan_layers(c, None), _norm(w, c, "transformer.norm_f")
+    return parts.decoder(w, c, plans, block, final, names=NAMES)
 
 
 def _refuse(c: Config) -> None:
-    wrong = [f"attn_config.{k}" for k, only in _ONLY.items() if c.attn_config.get(k, only) != only]
-    wrong += [] if c.attn_config.get("alibi_bias_max", 8) > 0 else ["attn_config.alibi_bias_max"]
+    mix = c.attn_config or {}
+    wrong = [f"attn_config.{k}" for k, only in _ONLY.items() if mix.get(k, only) != only]
+    wrong += [] if mix.get("alibi_bias_max", 8) > 0 else ["attn_config.alibi_bias_max"]
     wrong += [] if c.no_bias else ["no_bias"]
     wrong += [] if c.norm_type.endswith("layernorm") else ["norm_type"]
     wrong += ["logit_scale"] if c.logit_scale is not None else []

@@ -7,45 +7,61 @@ three layers of four, whose positions are never scaled; 2025).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rbee_worker.layers.blocks import PostNorm, PreNorm
-from rbee_worker.layers.norm import LayerNorm, RMSNorm
-from rbee_worker.models import parts
+from rbee_worker.layers.blocks import PreNorm
+from rbee_worker.layers.norm import LayerNorm
+from rbee_worker.models import parts, postnorm
 from rbee_worker.models.base import Decoder
-from rbee_worker.models.config import DecoderConfig, positive
+from rbee_worker.models.config import DecoderConfig, MixedConfig
+from rbee_worker.models.layer_plan import LayerPlan, every, plan_layers
 from rbee_worker.models.weights import Weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(DecoderConfig):
-    """OLMo's own keys; `sliding_window_pattern` counts from one full layer to the next."""
+    """OLMo 1's own keys; `layer_norm_eps` is no key of config.json, but one of GGUF files."""
 
-    layer_norm_eps: float = 1e-5  # no key of config.json, but of GGUF files
-    rms_norm_eps: float = 1e-5
+    layer_norm_eps: float = 1e-5
     attention_bias: bool = False
     clip_qkv: float | None = None
-    sliding_window: int | None = None
-    sliding_window_pattern: int = 1
-    layer_types: list[str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Olmo2(postnorm.Config):
+    """OLMo 2's own key."""
+
+    attention_bias: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Olmo3(MixedConfig, Olmo2):
+    """OLMo 3's own keys; `rope_parameters` has one entry for each kind of layers."""
+
+    rope_theta: float = 5e5
     rope_parameters: dict[str, Any] | None = None
+    sliding_window: int | None = 4096
+
+    @property
+    def pattern(self) -> Sequence[str]:
+        return every(4, self.num_hidden_layers)
 
 
-def build_first(c: Config, w: Weights) -> Decoder:
+def build(c: Config, w: Weights) -> Decoder:
     """OLMo 1. Raises CheckpointError, UnsupportedModel."""
     parts.check(c)
-    rope = parts.rope_of(w, c)
     norm = LayerNorm(w.ops, None, None, c.layer_norm_eps)
 
-    def block(at: Weights, layer: int) -> PreNorm:
+    def block(at: Weights, layer: LayerPlan) -> PreNorm:
         return PreNorm(
             ops=w.ops,
             attention_norm=norm,
             attention=parts.attention(
                 at.sub("self_attn"),
                 c,
-                rope=rope,
+                layer=layer,
                 bias=c.attention_bias,
                 out_bias=c.attention_bias,
                 clip=c.clip_qkv,
@@ -54,44 +70,19 @@ def build_first(c: Config, w: Weights) -> Decoder:
             mlp=parts.gated_mlp(at.sub("mlp"), c),
         )
 
-    return parts.decoder(w, c, block, norm, ropes=[rope])
+    return parts.decoder(w, c, plan_layers(c, parts.rope_of(w, c)), block, norm)
 
 
-def build(c: Config, w: Weights) -> Decoder:
-    """OLMo 2 and 3. Raises CheckpointError, UnsupportedModel."""
+def build_second(c: Olmo2, w: Weights) -> Decoder:
+    """OLMo 2. Raises CheckpointError, UnsupportedModel."""
     parts.check(c)
-    positive("config", sliding_window_pattern=c.sliding_window_pattern)
-    types = c.layer_types or parts.every(c.sliding_window_pattern, c.num_hidden_layers)
-    window = parts.windows(types, c.num_hidden_layers, c.sliding_window)
-    plain = parts.typed_rope(c, {"rope_theta": c.rope_theta})
-    ropes = parts.typed_ropes(c, c.rope_parameters, full=parts.rope_of(w, c), sliding=plain)
-
-    def block(at: Weights, layer: int) -> PostNorm:
-        mix = at.sub("self_attn")
-
-        def norm(part: str, heads: int) -> RMSNorm:
-            return mix.rms_norm(f"{part}_norm", heads * c.width, c.rms_norm_eps)
-
-        return PostNorm(
-            ops=w.ops,
-            attention=parts.attention(
-                mix,
-                c,
-                rope=ropes[types[layer]],
-                window=window[layer],
-                bias=c.attention_bias,
-                out_bias=c.attention_bias,
-                qk_norm=norm,
-            ),
-            attention_after=_norm(at, c, "post_attention_layernorm"),
-            mlp=parts.gated_mlp(at.sub("mlp"), c),
-            mlp_after=_norm(at, c, "post_feedforward_layernorm"),
-        )
-
-    return parts.decoder(
-        w, c, block, _norm(w, c, "model.norm"), ropes=[ropes[kind] for kind in types]
-    )
+    plans = plan_layers(c, parts.rope_of(w, c))
+    return postnorm.build(c, w, plans, parts.whole_norms, bias=c.attention_bias)
 
 
-def _norm(w: Weights, c: Config, name: str) -> RMSNorm:
-    return w.rms_norm(name, c.hidden_size, c.rms_norm_eps)
+def build_third(c: Olmo3, w: Weights) -> Decoder:
+    """OLMo 3. Raises CheckpointError, UnsupportedModel."""
+    parts.check(c)
+    ropes = parts.typed_ropes(w, c, c.rope_parameters, local=c.rope_theta)
+    plans = plan_layers(c, ropes)
+    return postnorm.build(c, w, plans, parts.whole_norms, bias=c.attention_bias)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,13 +17,12 @@ from rbee_worker.layers.linear import Linear
 from rbee_worker.layers.mlp import GatedMLP, PlainMLP
 from rbee_worker.layers.rope import rope_spec
 from rbee_worker.models.base import Block, Decoder
-from rbee_worker.models.config import DecoderConfig, activation, positive
+from rbee_worker.models.config import FULL, SLIDING, DecoderConfig, activation, positive
+from rbee_worker.models.layer_plan import LayerPlan
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops import RopeSpec
+from rbee_worker.ops.batch import Array
 from rbee_worker.state.specs import PagedKV
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _DERIVED = {r".*\.rotary_emb\.inv_freq": "derived from the config"}
 
@@ -39,33 +38,45 @@ class Names:
 
 
 NAMES = Names()
+# The norm of the projection "q" or "k", which has so many heads.
+HeadNorm = Callable[[str, int], Callable[[Array], Array]]
+
+
+def head_norms(w: Weights, c: DecoderConfig, eps: float) -> HeadNorm:
+    """q_norm and k_norm at the cursor: one RMS norm for the columns of each head."""
+    return lambda part, heads: w.rms_norm(f"{part}_norm", c.width, eps, heads=heads)
+
+
+def whole_norms(w: Weights, c: DecoderConfig, eps: float) -> HeadNorm:
+    """q_norm and k_norm at the cursor: RMS norms over all heads at once."""
+    return lambda part, heads: w.rms_norm(f"{part}_norm", heads * c.width, eps)
 
 
 def attention(
     w: Weights,
     c: DecoderConfig,
     *,
-    rope: RopeSpec | None,
-    window: int | None = None,
+    layer: LayerPlan,
     bias: bool = False,
     out_bias: bool = False,
     out: str = "o_proj",
     scale: float | None = None,
     softcap: float | None = None,
-    qk_norm: Callable[[str, int], Callable[[Tensor], Tensor]] | None = None,
+    qk_norm: HeadNorm | None = None,
     fused: str = "qkv_proj",
     groups: int = 1,
     clip: float | None = None,
-    alibi_slopes: Tensor | None = None,
-    sinks: Tensor | None = None,
+    alibi_slopes: Array | None = None,
+    sinks: Array | None = None,
 ) -> Attention:
-    """Attention from q_proj, k_proj, v_proj (or all in `fused`) and `out` at the cursor.
+    """Attention from q_proj, k_proj, v_proj (or all in `fused`) and `out` at the cursor, of a layer
+    that has a window or sees all keys.
 
     scale None: 1 / sqrt(head width). qk_norm("q" or "k", heads): the norm of that projection.
     groups: in `fused`, q, k, v of each group of heads lie together. Raises CheckpointError.
     """
     heads, width = c.num_attention_heads, c.width
-    positive("config", sliding_window=1 if window is None else window)
+    assert layer.chunk is None
     kv = c.kv_heads * width
     qkv = w.linear(
         ("q_proj", "k_proj", "v_proj"),
@@ -78,12 +89,12 @@ def attention(
         ops=w.ops,
         qkv=replace(qkv, widths=tuple(n // groups for n in qkv.widths)),
         out=w.linear(out, heads * width, c.hidden_size, bias=out_bias),
-        where=w.states.add(PagedKV(c.kv_heads, width, width, window)),
+        where=w.states.add(PagedKV(c.kv_heads, width, width, layer.window)),
         heads=heads,
         kv_heads=c.kv_heads,
         scale=width**-0.5 if scale is None else scale,
-        rope=rope,
-        window=window,
+        rope=layer.rope,
+        window=layer.window,
         softcap=softcap,
         q_norm=None if qk_norm is None else qk_norm("q", heads),
         k_norm=None if qk_norm is None else qk_norm("k", c.kv_heads),
@@ -94,7 +105,7 @@ def attention(
     )
 
 
-def alibi(w: Weights, heads: int, *, max_bias: float = 8.0, scale: float = 1.0) -> Tensor:
+def alibi(w: Weights, heads: int, *, max_bias: float = 8.0, scale: float = 1.0) -> Array:
     """ALiBi slopes times `scale`, float32 [heads], for all layers."""
     values = np.array([s * scale for s in slopes(heads, max_bias)], np.float32)
     return w.ops.vector([packed_floats(values)])
@@ -149,13 +160,15 @@ def rope_of(w: Weights, c: DecoderConfig, *, interleaved: bool = False) -> RopeS
 def long_rope(
     w: Weights, c: DecoderConfig, *, original: int | None, magnitude: float | None
 ) -> RopeSpec:
-    """Phi's: the config's scaling, which may leave the original length to the config; or the two
+    """Phi's: the config's scaling, whose original length the config may give outside; or the two
     sets of divisors in a GGUF file, with its magnitude."""
-    scaling, length = c.rope_scaling, original or c.max_position_embeddings
+    scaling = c.rope_scaling
+    length = original or (scaling or {}).get("original_max_position_embeddings")
+    length = length or c.max_position_embeddings
     if scaling is not None:
         # Early files say yarn for what became LongRoPE.
         kind = "longrope" if scaling.get("rope_type") == "yarn" else scaling.get("rope_type")
-        scaling = {"original_max_position_embeddings": length, **scaling, "rope_type": kind}
+        scaling = {**scaling, "original_max_position_embeddings": length, "rope_type": kind}
     elif w.has("model.rope_factors_long"):
         scaling = {
             "rope_type": "longrope",
@@ -167,70 +180,40 @@ def long_rope(
     return rope_spec(c.rotary, c.rope_theta, scaling, c.max_position_embeddings)
 
 
-def typed_rope(c: DecoderConfig, given: Mapping[str, Any]) -> RopeSpec:
-    """The rotary table of one layer type: `given` is its entry of `rope_parameters`.
-
-    Raises CheckpointError.
-    """
-    theta = given.get("rope_theta", c.rope_theta)
-    if not isinstance(theta, int | float):
-        raise CheckpointError(
-            f"config: rope_parameters has a rope_theta of {theta!r}.",
-            fix="download the checkpoint's config again.",
-        )
-    return rope_spec(c.rotary, float(theta), given, c.max_position_embeddings)
-
-
 def typed_ropes(
-    c: DecoderConfig,
-    given: Mapping[str, Any] | None,
-    *,
-    full: RopeSpec,
-    sliding: RopeSpec,
+    w: Weights, c: DecoderConfig, given: Mapping[str, Any] | None, *, local: float
 ) -> dict[str, RopeSpec]:
-    """One table for each layer type: `given`, the config's `rope_parameters`, else these two.
+    """One rotary table for each kind of layers: as `given`, the config's `rope_parameters`, says;
+    else the config's own for layers that see all keys, and for those with a window a table that is
+    never scaled, of the base `local`. A `rope_scaling` beside it is of layers that see all keys.
 
-    Raises CheckpointError.
+    Raises CheckpointError, UnsupportedModel.
     """
-    specs = {"full_attention": full, "sliding_attention": sliding}
+    length = c.max_position_embeddings
+    specs = {FULL: rope_of(w, c), SLIDING: rope_spec(c.rotary, local, None, length)}
+    thetas = {FULL: c.rope_theta, SLIDING: local}
     for kind, entry in (given or {}).items():
         if not isinstance(entry, dict):
             raise CheckpointError(
                 f"config: rope_parameters has {kind!r} beside those of layer types.",
                 fix="download the checkpoint's config again.",
             )
-        specs[kind] = typed_rope(c, entry)
+        if kind == FULL:
+            entry = entry | (c.rope_scaling or {})
+        theta = entry.get("rope_theta", thetas.get(kind, c.rope_theta))
+        if not isinstance(theta, int | float):
+            raise CheckpointError(
+                f"config: rope_parameters has a rope_theta of {theta!r}.",
+                fix="download the checkpoint's config again.",
+            )
+        if entry.get("partial_rotary_factor", 1.0) != 1.0:
+            raise UnsupportedModel(
+                f"config: rope_parameters has a partial_rotary_factor for {kind}, but this "
+                "architecture rotates whole heads.",
+                fix="check model_type: this config belongs to another architecture.",
+            )
+        specs[kind] = rope_spec(c.rotary, float(theta), entry, length)
     return specs
-
-
-def every(nth: int, count: int) -> list[str]:
-    """The layer types of `count` layers of which every nth sees the whole sequence."""
-    return ["sliding_attention" if (i + 1) % nth else "full_attention" for i in range(count)]
-
-
-def windows(types: Sequence[Any], count: int, window: int | None) -> list[int | None]:
-    """The window of each of `count` layers of the given `layer_types`; None: the whole sequence.
-
-    Raises CheckpointError, UnsupportedModel.
-    """
-    if len(types) != count:
-        raise CheckpointError(
-            f"config: layer_types names {len(types)} layers, num_hidden_layers says {count}.",
-            fix="download the checkpoint's config again.",
-        )
-    known = {"full_attention": None, "sliding_attention": window}
-    unknown = sorted({str(t) for t in types if t not in known})
-    if unknown:
-        raise UnsupportedModel(
-            f"config: layer_types has {', '.join(unknown)}, which this architecture lacks.",
-            fix=f"supported: {', '.join(known)}.",
-        )
-    if window is None and "sliding_attention" in types:
-        raise CheckpointError(
-            "config: layer_types has sliding_attention, but sliding_window is not set.",
-            fix="download the checkpoint's config again.",
-        )
-    return [known[t] for t in types]
 
 
 def check(c: DecoderConfig) -> None:
@@ -250,10 +233,10 @@ def check(c: DecoderConfig) -> None:
 def decoder(
     w: Weights,
     c: DecoderConfig,
-    layer: Callable[[Weights, int], Block],
-    norm: Callable[[Tensor], Tensor],
+    plans: Sequence[LayerPlan],
+    block: Callable[[Weights, LayerPlan], Block],
+    norm: Callable[[Array], Array],
     *,
-    ropes: Sequence[RopeSpec],
     head_bias: bool = False,
     embed_scale: float = 1.0,
     logits_scale: float = 1.0,
@@ -261,10 +244,10 @@ def decoder(
     names: Names = NAMES,
     skip: Mapping[str, str] | None = None,
 ) -> Decoder:
-    """Embedding, blocks from `layer(cursor, number)`, `norm`, head (the embedding where tied)."""
+    """Embedding, `block(cursor, plan)` for each layer, `norm`, head (the embedding where tied)."""
     embed = w.matrix(f"{names.embed}.weight", c.vocab_size, c.hidden_size)
-    layers = enumerate(w.layers(names.layers, c.num_hidden_layers))
-    blocks = [layer(at, number) for number, at in layers]
+    layers = w.layers(names.layers, c.num_hidden_layers)
+    blocks = [block(at, plan) for at, plan in zip(layers, plans, strict=True)]
     if c.tie_word_embeddings:
         head = Linear(w.ops, embed, None, (c.vocab_size,))
     else:
@@ -286,6 +269,6 @@ def decoder(
         positions=positions,
         logits_scale=logits_scale,
         logits_softcap=logits_softcap,
-        ropes=tuple(dict.fromkeys(ropes)),
+        ropes=tuple(dict.fromkeys(p.rope for p in plans if p.rope is not None)),
         skipped=w.finish(_DERIVED | (tied if c.tie_word_embeddings else {}) | dict(skip or {})),
     )

@@ -5,21 +5,30 @@ model_type: phi (Gunasekar et al. 2023; Li et al. 2023). A part of each head rot
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from rbee_worker.layers.blocks import Parallel
 from rbee_worker.models import biased, parts
 from rbee_worker.models.base import Decoder
+from rbee_worker.models.layer_plan import LayerPlan
 from rbee_worker.models.weights import Weights
-from rbee_worker.ops import RopeSpec
 
 
-def build(c: biased.Config, w: Weights) -> Decoder:
+@dataclass(frozen=True, kw_only=True)
+class Config(biased.Config):
+    """Phi's own value."""
+
+    hidden_act: str = "gelu_new"
+
+
+def build(c: Config, w: Weights) -> Decoder:
     """The model, from weights at the cursor `w`. Raises CheckpointError, UnsupportedModel."""
 
-    def block(at: Weights, rope: RopeSpec) -> Parallel:
+    def block(at: Weights, layer: LayerPlan) -> Parallel:
         return Parallel(
             ops=w.ops,
             norm=biased.norm(at, c, "input_layernorm"),
-            attention=biased.attention(at, c, rope),
+            attention=biased.attention(at, c, layer),
             mlp=parts.plain_mlp(at.sub("mlp"), c, "fc1", "fc2", bias=True),
         )
 

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from rbee_worker.layers.blocks import PreNorm
 from rbee_worker.models import parts
 from rbee_worker.models.base import Decoder
-from rbee_worker.models.config import DecoderConfig
+from rbee_worker.models.config import WindowConfig
+from rbee_worker.models.layer_plan import LayerPlan, plan_layers
 from rbee_worker.models.weights import Weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(DecoderConfig):
+class Config(WindowConfig):
     """Phi-3's own keys; `rope_magnitude` is what GGUF files say of LongRoPE."""
 
+    max_position_embeddings: int = 4096
+    original_max_position_embeddings: int | None = 4096
     rms_norm_eps: float = 1e-5
-    sliding_window: int | None = None
-    original_max_position_embeddings: int | None = None
     rope_magnitude: float | None = None
 
 
@@ -31,16 +32,16 @@ def build(c: Config, w: Weights) -> Decoder:
     rope = parts.long_rope(
         w, c, original=c.original_max_position_embeddings, magnitude=c.rope_magnitude
     )
+    plans = plan_layers(c, rope)
 
-    def block(at: Weights, layer: int) -> PreNorm:
+    def block(at: Weights, layer: LayerPlan) -> PreNorm:
         return PreNorm(
             ops=w.ops,
             attention_norm=at.rms_norm("input_layernorm", c.hidden_size, c.rms_norm_eps),
-            attention=parts.attention(at.sub("self_attn"), c, rope=rope, window=c.sliding_window),
+            attention=parts.attention(at.sub("self_attn"), c, layer=layer),
             mlp_norm=at.rms_norm("post_attention_layernorm", c.hidden_size, c.rms_norm_eps),
             mlp=parts.gated_mlp(at.sub("mlp"), c),
         )
 
-    return parts.decoder(
-        w, c, block, w.rms_norm("model.norm", c.hidden_size, c.rms_norm_eps), ropes=[rope]
-    )
+    norm = w.rms_norm("model.norm", c.hidden_size, c.rms_norm_eps)
+    return parts.decoder(w, c, plans, block, norm)

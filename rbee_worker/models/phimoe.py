@@ -11,24 +11,27 @@ from dataclasses import dataclass
 
 from rbee_worker.errors import UnsupportedModel
 from rbee_worker.layers.blocks import PreNorm
-from rbee_worker.layers.moe import Experts, MoE
+from rbee_worker.layers.moe import MoE
 from rbee_worker.layers.norm import LayerNorm
 from rbee_worker.models import parts
 from rbee_worker.models.base import Decoder
-from rbee_worker.models.config import DecoderConfig, activation, positive
-from rbee_worker.models.experts import load_experts
+from rbee_worker.models.config import WindowConfig, positive
+from rbee_worker.models.experts import gated_experts
+from rbee_worker.models.layer_plan import LayerPlan, plan_layers
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops import Routing
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(DecoderConfig):
+class Config(WindowConfig):
     """Phi-MoE's own keys; `rope_magnitude` is what GGUF files say of LongRoPE."""
 
+    num_key_value_heads: int = 8
+    max_position_embeddings: int = 131072
+    rope_theta: float = 1e6
     rms_norm_eps: float = 1e-5
     attention_bias: bool = False
     lm_head_bias: bool = False
-    sliding_window: int | None = None
     original_max_position_embeddings: int | None = None
     rope_magnitude: float | None = None
     num_local_experts: int = 16
@@ -48,16 +51,16 @@ def build(c: Config, w: Weights) -> Decoder:
     rope = parts.long_rope(
         w, c, original=c.original_max_position_embeddings, magnitude=c.rope_magnitude
     )
+    plans = plan_layers(c, rope)
 
-    def block(at: Weights, layer: int) -> PreNorm:
+    def block(at: Weights, layer: LayerPlan) -> PreNorm:
         return PreNorm(
             ops=w.ops,
             attention_norm=_norm(at, c, "input_layernorm"),
             attention=parts.attention(
                 at.sub("self_attn"),
                 c,
-                rope=rope,
-                window=c.sliding_window,
+                layer=layer,
                 bias=c.attention_bias,
                 out_bias=c.attention_bias,
             ),
@@ -66,22 +69,16 @@ def build(c: Config, w: Weights) -> Decoder:
         )
 
     norm = _norm(w, c, "model.norm")
-    return parts.decoder(w, c, block, norm, ropes=[rope], head_bias=c.lm_head_bias)
+    return parts.decoder(w, c, plans, block, norm, head_bias=c.lm_head_bias)
 
 
 def _experts(w: Weights, c: Config) -> MoE:
-    dim, inner, count = c.hidden_size, c.intermediate_size, c.num_local_experts
-    at = w.sub("experts")
+    count, names = c.num_local_experts, ("w1", "w3", "w2")
     return MoE(
         ops=w.ops,
-        router=w.linear("gate", dim, count),
+        router=w.linear("gate", c.hidden_size, count),
         routing=Routing(c.num_experts_per_tok, "sparsemixer", jitter=c.router_jitter_noise),
-        experts=Experts(
-            ops=w.ops,
-            up=load_experts(at, ("w1", "w3"), count, dim, inner),
-            down=load_experts(at, ("w2",), count, inner, dim),
-            act=activation(c.hidden_act),
-        ),
+        experts=gated_experts(w.sub("experts"), c, count, c.intermediate_size, names),
     )
 
 

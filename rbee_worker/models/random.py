@@ -16,7 +16,7 @@ from zlib import crc32
 
 import numpy as np
 
-from rbee_worker.checkpoint import Checkpoint, hf_config, open_checkpoint
+from rbee_worker.checkpoint import Checkpoint, hf_config, open_checkpoint, open_found
 from rbee_worker.checkpoint.formats import FORMATS, Packed, TensorInfo
 from rbee_worker.checkpoint.random_blocks import RANDOM, random_rows
 from rbee_worker.checkpoint.safetensors import SafetensorsSource
@@ -47,6 +47,9 @@ def open_model(model: str, *, cache_dir: str = "") -> Checkpoint:
     Raises ModelError's children and UsageError.
     """
     if not model.startswith(PREFIX):
+        path = Path(model)
+        if path.suffix == ".gguf" and path.is_file():  # found before, as an engine's models are
+            return open_found(model, path)
         return open_checkpoint(model, cache_dir=cache_dir)
     format, _, shape = model[len(PREFIX) :].partition(":")
     return random_checkpoint(shape, format)
@@ -154,7 +157,7 @@ def _shapes(ckpt: Checkpoint) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all tensors that a model of this config reads."""
     where = str(ckpt.path)
     row = architecture(ckpt.arch, where=where)
-    config, _ = read_config(row.config, {**row.defaults, **ckpt.config}, where=where)
+    config, _ = read_config(row.config, ckpt.config, where=where)
     asking = _Asking(cast(Ops, PlanOps("f32")), where)
     build: Callable[[Any, Weights], object] = row.build
     build(config, asking)

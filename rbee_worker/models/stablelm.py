@@ -13,6 +13,7 @@ from rbee_worker.layers.norm import EachHeadNorm
 from rbee_worker.models import parts
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.config import DecoderConfig
+from rbee_worker.models.layer_plan import LayerPlan, plan_layers
 from rbee_worker.models.weights import Weights
 
 
@@ -20,6 +21,9 @@ from rbee_worker.models.weights import Weights
 class Config(DecoderConfig):
     """StableLM's own keys."""
 
+    num_key_value_heads: int = 32
+    max_position_embeddings: int = 4096
+    partial_rotary_factor: float = 0.25
     layer_norm_eps: float = 1e-5
     use_qkv_bias: bool = False
     qk_layernorm: bool = False
@@ -29,9 +33,9 @@ class Config(DecoderConfig):
 def build(c: Config, w: Weights) -> Decoder:
     """The model, from weights at the cursor `w`. Raises CheckpointError, UnsupportedModel."""
     parts.check(c)
-    rope = parts.rope_of(w, c)
+    plans = plan_layers(c, parts.rope_of(w, c))
 
-    def block(at: Weights, layer: int) -> PreNorm | Parallel:
+    def block(at: Weights, layer: LayerPlan) -> PreNorm | Parallel:
         mix = at.sub("self_attn")
 
         def norm(part: str, heads: int) -> EachHeadNorm:
@@ -39,7 +43,7 @@ def build(c: Config, w: Weights) -> Decoder:
 
         first = at.layer_norm("input_layernorm", c.hidden_size, c.layer_norm_eps)
         attention = parts.attention(
-            mix, c, rope=rope, bias=c.use_qkv_bias, qk_norm=norm if c.qk_layernorm else None
+            mix, c, layer=layer, bias=c.use_qkv_bias, qk_norm=norm if c.qk_layernorm else None
         )
         mlp = parts.gated_mlp(at.sub("mlp"), c)
         if c.use_parallel_residual:
@@ -48,4 +52,4 @@ def build(c: Config, w: Weights) -> Decoder:
         return PreNorm(w.ops, first, attention, second, mlp)
 
     norm = w.layer_norm("model.norm", c.hidden_size, c.layer_norm_eps)
-    return parts.decoder(w, c, block, norm, ropes=[rope])
+    return parts.decoder(w, c, plans, block, norm)

@@ -117,16 +117,24 @@ class Weights:
 
         centre: what the checkpoint's weights are offsets from (1 in Gemma).
         """
-        weight = self._take(f"{name}.weight", (dim,))
-        if centre:
-            weight = packed_floats(floats(weight) + np.float32(centre))
+        weight = self._norm_weight(name, dim, centre)
         return RMSNorm(self.ops, self.ops.vector([weight]), eps, heads)
 
     def layer_norm(
-        self, name: str, dim: int, eps: float, *, heads: int = 1, bias: bool = True
+        self,
+        name: str,
+        dim: int,
+        eps: float,
+        *,
+        heads: int = 1,
+        bias: bool = True,
+        centre: float = 0.0,
     ) -> LayerNorm:
-        """`name.weight` and `name.bias`, [dim] each: of one head where there are several."""
-        weight = self.ops.vector([self._take(f"{name}.weight", (dim,))])
+        """`name.weight` and `name.bias`, [dim] each: of one head where there are several.
+
+        centre: as of `rms_norm`.
+        """
+        weight = self.ops.vector([self._norm_weight(name, dim, centre)])
         offset = self.ops.vector([self._take(f"{name}.bias", (dim,))]) if bias else None
         return LayerNorm(self.ops, weight, offset, eps, heads)
 
@@ -180,6 +188,10 @@ class Weights:
                 fix="use a checkpoint of the architecture that config.json (or the file) names.",
             )
         return left
+
+    def _norm_weight(self, name: str, dim: int, centre: float) -> Packed:
+        weight = self._take(f"{name}.weight", (dim,))
+        return packed_floats(floats(weight) + np.float32(centre)) if centre else weight
 
     def _take(self, name: str, shape: tuple[int, ...]) -> Packed:
         full = self._prefix + name

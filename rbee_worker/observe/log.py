@@ -13,6 +13,7 @@ import time
 from typing import Any, TextIO
 
 from rbee_worker.errors import one_line
+from rbee_worker.observe.visible import visible
 
 ROOT = "rbee_worker"
 _VALUE = 1024  # characters of one value, at most
@@ -49,8 +50,9 @@ class KeyValue(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         values = " ".join(f"{k}={_plain(v)}" for k, v in _values(record).items())
-        line = f"{_stamp(record)} {record.levelname} {_part(record)}: {record.getMessage()}"
-        return " ".join(filter(None, (line, values))) + _trace(self, record)
+        message = " ".join(record.getMessage().splitlines())
+        line = f"{_stamp(record)} {record.levelname} {_part(record)}: {message}"
+        return visible(" ".join(filter(None, (line, values))) + _trace(self, record))
 
 
 class JsonLines(logging.Formatter):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from rbee_worker.errors import UsageError
+from rbee_worker.extras import need
 from rbee_worker.observe.subjects import JobRecord
 from rbee_worker.observe.trace import phases
 
@@ -24,21 +24,16 @@ class Telemetry:
         self, endpoint: str, worker_id: str, version: str, exporter: SpanExporter | None = None
     ) -> None:
         """exporter: instead of OTLP/HTTP to `endpoint`. Raises UsageError without the extra."""
-        try:
-            from opentelemetry import trace
-            from opentelemetry.sdk.resources import Resource
-            from opentelemetry.sdk.trace import TracerProvider
-            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        need("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
+        from opentelemetry import trace
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-            if exporter is None:
-                from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        if exporter is None:
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-                exporter = OTLPSpanExporter(endpoint=endpoint.rstrip("/") + "/v1/traces")
-        except ImportError:
-            raise UsageError(
-                "--otel-endpoint needs packages that are not installed.",
-                fix="pip install 'rbee-worker[otel]'.",
-            ) from None
+            exporter = OTLPSpanExporter(endpoint=endpoint.rstrip("/") + "/v1/traces")
         resource = Resource.create(
             {
                 "service.name": "rbee-worker",

@@ -1,4 +1,4 @@
-"""THE vocabulary: every tensor operation a model may use. One abstract class, one backend each.
+"""Every operation on tensors that a model may use. `Ops` is abstract; each backend implements it.
 
 A model is built with an `Ops` in hand (`weights.ops`) and touches activations only through it.
 Activations are opaque to models and layers: shape [N, width] in the compute dtype, N rows of a
@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from rbee_worker.errors import UnsupportedModel
 
+if TYPE_CHECKING:
     from rbee_worker.checkpoint.formats import Packed
-    from rbee_worker.ops.batch import Batch
+    from rbee_worker.ops.batch import Array, Batch
     from rbee_worker.ops.sampling import Sampling
     from rbee_worker.state.specs import StateRef
 
@@ -96,9 +96,17 @@ class Ops(ABC):
     device: str
     dtype: str  # "f32", "bf16", "f16"
 
-    def sampling(self, vocab_size: int) -> Sampling | None:
-        """This backend's own way from logits to tokens; None: torch's is used."""
-        return None
+    def lacks(self, operation: str) -> UnsupportedModel:
+        """The error to raise for an operation that this backend does not have. An operation that
+        not every backend has is not abstract: its body here raises this."""
+        return UnsupportedModel(
+            f"the {self.name} backend does not have the operation {operation!r} of this model.",
+            fix="pip install 'rbee-worker[torch]', and use --backend reference.",
+        )
+
+    @abstractmethod
+    def sampling(self, vocab_size: int) -> Sampling:
+        """From logits of a vocabulary to tokens, on this backend's device."""
 
     # ---- weights
 
@@ -118,7 +126,7 @@ class Ops(ABC):
         """
 
     @abstractmethod
-    def vector(self, parts: Sequence[Packed]) -> Tensor:
+    def vector(self, parts: Sequence[Packed]) -> Array:
         """Float vectors (norm weights, biases) one after another, held in float32.
 
         A part of several rows (the biases of stacked experts) counts row after row.
@@ -128,92 +136,92 @@ class Ops(ABC):
     def floats(self, packed: Packed) -> Packed:
         """The same values as F32: for weights that are computed with while they are loaded."""
 
+    @abstractmethod
+    def weights_done(self) -> None:
+        """No more weights come: work on them that was put off is done now."""
+
     # ---- dense
 
     @abstractmethod
-    def embed(self, table: Weight, batch: Batch, *, scale: float = 1.0) -> Tensor:
+    def embed(self, table: Weight, batch: Batch, *, scale: float = 1.0) -> Array:
         """Rows of `table` for batch.tokens (or batch.embeds in place), times scale: [N, cols]"""
 
     @abstractmethod
-    def add_positions(self, x: Tensor, table: Weight, batch: Batch, *, offset: int = 0) -> Tensor:
+    def add_positions(self, x: Array, table: Weight, batch: Batch, *, offset: int = 0) -> Array:
         """x plus the rows of `table` at batch.positions + offset (learned positions)."""
 
     @abstractmethod
-    def logits(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+    def logits(self, x: Array, weight: Weight, bias: Array | None = None) -> Array:
         """`linear` with its result in float32: [S, rows]."""
 
     @abstractmethod
     def linear(
-        self, x: Tensor, weight: Weight, bias: Tensor | None = None, *, precise: bool = False
-    ) -> Tensor:
+        self, x: Array, weight: Weight, bias: Array | None = None, *, precise: bool = False
+    ) -> Array:
         """x [N, cols] times weight transposed, plus bias: [N, rows]. Bitwise the same for a row
         whatever the other rows are. precise: errors would last (keys, values), so a backend that
         rounds activations rounds them less here."""
 
     @abstractmethod
-    def heads_linear(self, x: Tensor, weight: Weight) -> Tensor:
+    def heads_linear(self, x: Array, weight: Weight) -> Array:
         """Part h of x [N, count * cols] times member h of a stack, transposed: [N, count * rows].
 
         Absorbed latent attention: queries into the latent space, results out of it.
         """
 
     @abstractmethod
-    def split(self, x: Tensor, widths: Sequence[int], *, heads: int = 1) -> tuple[Tensor, ...]:
+    def split(self, x: Array, widths: Sequence[int], *, heads: int = 1) -> tuple[Array, ...]:
         """Columns of x [N, heads * sum(widths)] as one activation [N, heads * width] for each of
         `widths`, every head cut alike."""
 
     @abstractmethod
-    def concat(self, parts: Sequence[Tensor], *, heads: int = 1) -> Tensor:
+    def concat(self, parts: Sequence[Array], *, heads: int = 1) -> Array:
         """The opposite of `split`: parts [N, heads * width_i] joined head by head."""
-
-    @abstractmethod
-    def rows(self, x: Tensor, index: Tensor) -> Tensor:
-        """Rows of x [N, width] at index [S]: [S, width]."""
 
     # ---- norms (computed in float32, returned in the compute dtype)
 
     @abstractmethod
-    def rms_norm(self, x: Tensor, weight: Tensor | None, eps: float, *, heads: int = 1) -> Tensor:
+    def rms_norm(self, x: Array, weight: Array | None, eps: float, *, heads: int = 1) -> Array:
         """x / sqrt(mean(x^2) + eps) * weight over each of `heads` equal parts of a row."""
 
     @abstractmethod
     def layer_norm(
-        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, *, heads: int = 1
-    ) -> Tensor:
+        self, x: Array, weight: Array | None, bias: Array | None, eps: float, *, heads: int = 1
+    ) -> Array:
         """(x - mean) / sqrt(var + eps) * weight + bias, each of `heads` equal parts of a row."""
 
     @abstractmethod
     def add_rms_norm(
-        self, x: Tensor, residual: Tensor, weight: Tensor | None, eps: float
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Array, residual: Array, weight: Array | None, eps: float
+    ) -> tuple[Array, Array]:
         """(rms_norm(x + residual), x + residual)."""
 
     # ---- elementwise
 
     @abstractmethod
-    def add(self, x: Tensor, y: Tensor) -> Tensor: ...
+    def add(self, x: Array, y: Array) -> Array: ...
 
     @abstractmethod
-    def multiply(self, x: Tensor, y: Tensor) -> Tensor:
+    def multiply(self, x: Array, y: Array) -> Array:
         """x [N, width] times y, as wide or one column for all of a row (a gate)."""
 
     @abstractmethod
-    def scale(self, x: Tensor, factor: float | Tensor) -> Tensor:
+    def scale(self, x: Array, factor: float | Array) -> Array:
         """x times a number, or times a vector: one number for each column."""
 
     @abstractmethod
-    def clip(self, x: Tensor, limit: float) -> Tensor:
+    def clip(self, x: Array, limit: float) -> Array:
         """x cut to -limit .. limit."""
 
     @abstractmethod
-    def act(self, x: Tensor, kind: Activation) -> Tensor: ...
+    def act(self, x: Array, kind: Activation) -> Array: ...
 
     @abstractmethod
-    def gated(self, gate_up: Tensor, kind: Activation) -> Tensor:
+    def gated(self, gate_up: Array, kind: Activation) -> Array:
         """act(gate) * up, where gate_up [N, 2 * width] holds gate, then up."""
 
     @abstractmethod
-    def softcap(self, x: Tensor, cap: float) -> Tensor:
+    def softcap(self, x: Array, cap: float) -> Array:
         """cap * tanh(x / cap)."""
 
     # ---- mixture of experts
@@ -221,12 +229,12 @@ class Ops(ABC):
     @abstractmethod
     def route(
         self,
-        logits: Tensor,
+        logits: Array,
         routing: Routing,
         *,
-        bias: Tensor | None = None,
-        scales: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+        bias: Array | None = None,
+        scales: Array | None = None,
+    ) -> tuple[Array, Array]:
         """Which experts each row takes and how much they weigh, from logits [N, experts].
 
         bias: float32 [experts], added to the scores for choosing only, not for weighing; scales:
@@ -238,17 +246,17 @@ class Ops(ABC):
     @abstractmethod
     def experts(
         self,
-        x: Tensor,
-        ids: Tensor,
-        weights: Tensor | None,
+        x: Array,
+        ids: Array,
+        weights: Array | None,
         up: Weight,
         down: Weight,
         kind: Activation,
         *,
-        up_bias: Tensor | None = None,
-        down_bias: Tensor | None = None,
+        up_bias: Array | None = None,
+        down_bias: Array | None = None,
         limit: float | None = None,
-    ) -> Tensor:
+    ) -> Array:
         """Sum over the row's experts e, in ascending order, of weights * (down_e(h) + down_bias_e):
         [N, down.rows].
 
@@ -261,21 +269,21 @@ class Ops(ABC):
 
     @abstractmethod
     def scale_by_position(
-        self, x: Tensor, factors: Tensor, batch: Batch, *, every: int = 1, offset: int = 0
-    ) -> Tensor:
+        self, x: Array, factors: Array, batch: Batch, *, every: int = 1, offset: int = 0
+    ) -> Array:
         """The row of x at position p times factors[(p + offset) // every], the last factor beyond
         the end (attention temperature that grows with the position)."""
 
     @abstractmethod
-    def rope(self, x: Tensor, spec: RopeSpec, batch: Batch, *, heads: int) -> Tensor:
+    def rope(self, x: Array, spec: RopeSpec, batch: Batch, *, heads: int) -> Array:
         """Rotate each of `heads` equal parts of x [N, heads * head_dim] by batch.positions."""
 
     @abstractmethod
     def attend(
         self,
-        q: Tensor,
-        k: Tensor | None,
-        v: Tensor | None,
+        q: Array,
+        k: Array | None,
+        v: Array | None,
         where: StateRef,
         batch: Batch,
         *,
@@ -284,10 +292,11 @@ class Ops(ABC):
         window: int | None = None,
         chunk: int | None = None,
         softcap: float | None = None,
-        slopes: Tensor | None = None,
-        sinks: Tensor | None = None,
-    ) -> Tensor:
-        """Write k, v of this step to the cache, then causal attention of q over each sequence.
+        slopes: Array | None = None,
+        sinks: Array | None = None,
+        causal: bool = True,
+    ) -> Array:
+        """Write k, v of this step to the cache, then attention of q over each sequence's keys.
 
         q [N, heads * k_dim], k [N, kv_heads * k_dim], v [N, kv_heads * v_dim] ->
         [N, heads * v_dim]. k and v None: another layer has written them at `where`. A state that
@@ -297,6 +306,23 @@ class Ops(ABC):
         alone (at most one of the two). softcap bends the scores, then slopes (float32 [heads],
         ALiBi) add slope * (key's position - query's). sinks: float32 [heads], one more score whose
         value is zero.
+        causal False: a query sees the keys after its own too (all of them, or with a window up to
+        p + window - 1), so all rows of a sequence are in one step; in a state that has lengths of
+        its own (`CrossKV`) the keys are a source's. There is no chunk and there are no slopes then.
         A row's result depends bitwise on its own sequence alone: keys are taken in spans at
         absolute positions 0, 256, ..., partial results combined in span order.
+        """
+
+    # ---- recurrences
+
+    @abstractmethod
+    def linear_scan(
+        self, x: Array, decay: Array, where: StateRef, name: str, batch: Batch
+    ) -> Array:
+        """h_t = decay_t * h_{t-1} + x_t, number by number over the rows of each sequence.
+
+        x, decay [N, width] -> every h_t [N, width]. The h before a sequence's first row is in its
+        slot of tensor `name` of the `Fixed` state at `where`, float32 [width]; the last one is left
+        there. The product and the sum are rounded to float32 each and rows are taken in order, so a
+        row's result depends bitwise on its own sequence alone, however that is cut into steps.
         """

@@ -1,66 +1,173 @@
-"""`Batch`: the only thing a model sees of the outside. Ragged and without phases.
+"""A step as numbers on the host (`StepNumbers`), and as a model sees it (`Batch`).
 
 A step's tokens of all sequences lie one after another; a prefill chunk is a sequence with many
-rows, a decode is one with a single row, and both share a step.
+rows, a decode is one with a single row, and both share a step. The scheduler's plan becomes
+`StepNumbers`: a few numpy arrays, small enough to be sent to another process or device. A backend's
+state memory stages them into a `Batch`, whose arrays are the backend's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+Array = Any  # a backend's own array: numpy on `cpu`, a torch tensor on `reference`
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PagedPlaces:
+    """Where a step's sequences find and put their keys in one paged group.
+
+    table: int32 [B, columns], the block that holds positions j * block_size .. of sequence b, at
+    column j; 0 where there is none (block 0 is a sink, never a sequence's).
+    slots: int64 [N], flat index (block * block_size + offset) where row n's key and value go.
+    lens: int64 [B], keys that sequence b has in this group where they are not its own tokens'
+    (`CrossKV`); None: `kv_lens`.
+    """
+
+    table: NDArray[np.int32]
+    slots: Ints
+    lens: Ints | None = None
+
+
+@dataclass(frozen=True)
+class FixedPlaces:
+    """Which slot of one fixed group each sequence has: slots int64 [B]; 0 is a sink."""
+
+    slots: Ints
+
+
+Places = PagedPlaces | FixedPlaces
+
+
+@dataclass(frozen=True)
+class StepNumbers:
+    """N rows (tokens) of B sequences, S of which are sampled, as numbers on the host.
+
+    Fields are those of `Batch`; places: one for each state group. takes: int64 [N], which draw of
+    the step before a row's token is, -1 where `tokens` says it (None: everywhere). Where that draw
+    has no answer (-1, or the step failed) any token will do: the row's result is dropped.
+
+    An engine may hand in the same object again with other numbers in its arrays, never with other
+    arrays: whoever stages it may keep what depends on the arrays alone.
+    """
+
+    tokens: Ints
+    positions: Ints
+    seq_starts: Ints
+    kv_lens: Ints
+    rope_lens: Ints
+    sample_rows: Ints
+    places: tuple[Places, ...]
+    seq_starts_host: Sequence[int]
+    kv_lens_host: Sequence[int]
+    takes: Ints | None = None
 
 
 @dataclass(frozen=True)
 class PagedState:
     """Keys and values of one state group, and where this step's sequences find and put theirs.
 
-    k: [layers, blocks, block_size, heads, k_dim]; v: [layers, blocks, block_size, heads, v_dim].
-    table: int32 [B, max_blocks]: block that holds positions j*block_size .. of sequence b, at
-    column j; 0 where there is none (block 0 is a sink, never a sequence's).
-    slots: int64 [N]: flat index (block * block_size + offset) where row n's key and value go.
+    k: [layers, blocks, block_size, heads, k_dim]; v: [layers, blocks, block_size, heads, v_dim];
+    table, slots and lens: see `PagedPlaces`; lens_host: the same numbers on the host.
     """
 
-    k: Tensor
-    v: Tensor
-    table: Tensor
-    slots: Tensor
+    k: Array
+    v: Array
+    table: Array
+    slots: Array
+    lens: Array | None = None
+    lens_host: Ints | None = None
 
 
 @dataclass(frozen=True)
 class FixedState:
-    """Recurrent state of one group: tensors [layers, slots, ...], slots int64 [B]; 0 is a sink."""
+    """Recurrent state of one group: tensors by name [layers, slots, ...], slots int64 [B]."""
 
-    tensors: tuple[Tensor, ...]
-    slots: Tensor
+    tensors: Mapping[str, Array]
+    slots: Array
+
+
+State = PagedState | FixedState
+
+
+@dataclass(frozen=True)
+class PagedMemory:
+    """Keys and values of one paged group; see `PagedState`."""
+
+    k: Array
+    v: Array
+
+
+@dataclass(frozen=True)
+class FixedMemory:
+    """Tensors of one fixed group by name, [layers, slots, ...]."""
+
+    tensors: Mapping[str, Array] = field(default_factory=dict)
+
+
+Memory = PagedMemory | FixedMemory
 
 
 @dataclass(frozen=True)
 class Batch:
-    """N rows (tokens) of B sequences, S of which are sampled.
+    """The only thing a model sees of the outside: N rows of B sequences, S of them sampled.
 
     tokens, positions: int64 [N]; seq_starts: int64 [B+1], rows of sequence b are
     seq_starts[b] .. seq_starts[b+1]; kv_lens: int64 [B], keys of b once this step's are written;
     rope_lens: int64 [B], the length that length-dependent rope scaling goes by (never the chunk's:
-    engine/ropes.py); sample_rows: int64 [S], rows whose logits are wanted.
+    engine/rope_length.py); sample_rows: int64 [S], rows whose logits are wanted.
     `seq_starts_host` and `kv_lens_host` are the same numbers on the host, for launch shapes.
+    embeds: (rows int64 [E], values [E, dim]) that take the place of embeddings.
 
-    Who makes batches may hand in one again with other numbers in its tensors and lists, never with
-    other tensors: whoever looks at tensors once may go by the batch's identity.
+    A batch may come again with other numbers in its arrays and lists, never with other arrays:
+    whoever looks at arrays once may go by the batch's identity.
     """
 
-    tokens: Tensor
-    positions: Tensor
-    seq_starts: Tensor
-    kv_lens: Tensor
-    rope_lens: Tensor
-    sample_rows: Tensor
-    state: tuple[PagedState | FixedState, ...]
+    tokens: Array
+    positions: Array
+    seq_starts: Array
+    kv_lens: Array
+    rope_lens: Array
+    sample_rows: Array
+    state: tuple[State, ...]
     seq_starts_host: Sequence[int]
     kv_lens_host: Sequence[int]
-    token_from: Tensor | None = None  # int64 [N]: row of the previous step's ids, -1 = `tokens`
-    embeds: tuple[Tensor, Tensor] | None = None  # (rows int64 [E], values [E, dim])
-    memory: Tensor | None = None  # encoder states
+    embeds: tuple[Array, Array] | None = None
+
+    @classmethod
+    def make(
+        cls,
+        numbers: StepNumbers,
+        memory: Sequence[Memory],
+        put: Callable[[NDArray[Any]], Array] = lambda numbers: numbers,
+    ) -> Batch:
+        """The batch of these numbers. memory: one for each state group; put: makes a host array
+        the backend's own."""
+        state: list[State] = []
+        for held, places in zip(memory, numbers.places, strict=True):
+            slots = put(places.slots)
+            if isinstance(places, PagedPlaces):
+                assert isinstance(held, PagedMemory)
+                lens = None if places.lens is None else put(places.lens)
+                table = put(places.table)
+                state.append(PagedState(held.k, held.v, table, slots, lens, places.lens))
+            else:
+                assert isinstance(held, FixedMemory)
+                state.append(FixedState(held.tensors, slots))
+        return cls(
+            tokens=put(numbers.tokens),
+            positions=put(numbers.positions),
+            seq_starts=put(numbers.seq_starts),
+            kv_lens=put(numbers.kv_lens),
+            rope_lens=put(numbers.rope_lens),
+            sample_rows=put(numbers.sample_rows),
+            state=tuple(state),
+            seq_starts_host=numbers.seq_starts_host,
+            kv_lens_host=numbers.kv_lens_host,
+        )

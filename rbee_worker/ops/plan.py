@@ -6,7 +6,7 @@ Torch-free.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -15,13 +15,11 @@ import numpy as np
 from rbee_worker.checkpoint.formats import (
     DECODABLE,
     FORMATS,
-    Named,
     Packed,
     TensorInfo,
     TensorSource,
 )
 from rbee_worker.ops import Weight
-from rbee_worker.ops.cpu.held import ROWS, held_as
 
 DTYPE_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i8": 1, "f8": 1}
 
@@ -37,19 +35,18 @@ class Use(NamedTuple):
 class PlanOps:
     """Counts what a backend would hold: matrices in `dtype`, vectors in float32.
 
-    packed: matrices as the cpu backend holds them, in the file's format where it has kernels.
+    held: what a backend holds a matrix as, from its format, rows and columns: a name and bytes.
     """
 
     name = "plan"
 
-    def __init__(self, dtype: str, *, packed: bool = False) -> None:
+    def __init__(
+        self, dtype: str, *, held: Callable[[str, int, int], tuple[str, int]] | None = None
+    ) -> None:
         self.dtype = dtype
-        self._packed = packed
+        self._held_as = held
         self.device = "none"
         self.uses: dict[tuple[str, str], Use] = {}  # by the file's format and the held one
-        # matrices in the order they are built in: the tensors that each stacks, by name, where it
-        # stacks whole tensors of the source and nothing that was made of them
-        self.order: list[tuple[str, ...]] = []
 
     @property
     def file_bytes(self) -> dict[str, int]:
@@ -74,7 +71,6 @@ class PlanOps:
     def stack(self, members: Sequence[Sequence[Packed]]) -> Weight:
         """Sizes of all matrices of a stack, no data."""
         first, count = members[0], len(members)
-        self.order += [names for names in map(names_of, members) if names]
         rows, cols = sum(p.shape[0] for p in first), first[0].shape[1]
         held = [self._held(p) for p in first]
         for n, (name, size) in enumerate(held):
@@ -86,10 +82,9 @@ class PlanOps:
     def _held(self, part: Packed) -> tuple[str, int]:
         """Format and bytes of a matrix as held."""
         rows, cols = part.shape
-        if not self._packed:
+        if self._held_as is None:
             return self.dtype, rows * cols * DTYPE_BYTES[self.dtype]
-        held = held_as(part.format)
-        return held.name, -(-rows // ROWS) * -(-cols // held.columns) * held.nbytes
+        return self._held_as(part.format, rows, cols)
 
     def vector(self, parts: Sequence[Packed]) -> Any:
         """Nothing but its size, counted."""
@@ -99,6 +94,9 @@ class PlanOps:
     def floats(self, packed: Packed) -> Packed:
         """Zeros of its shape that take no memory."""
         return blank("F32", packed.shape)
+
+    def weights_done(self) -> None:
+        """Nothing was put off."""
 
     def _count(self, part: Packed, held: str, nbytes: int, count: int = 1) -> None:
         """`count` tensors like `part`, which take `nbytes` each."""
@@ -133,19 +131,11 @@ class Outline:
         """The tensor, or its blank outline. Raises as `source` does for an unreadable format."""
         info = self._source.info(name)
         if info.nbytes <= self.SMALL or info.format not in DECODABLE:
-            small = self._source.read(name)
-            return Named(small.data, small.format, small.shape, name)
-        empty = blank(info.format, info.shape)
-        return Named(empty.data, empty.format, empty.shape, name)
+            return self._source.read(name)
+        return blank(info.format, info.shape)
 
     def release(self) -> None:
         """Nothing was read that is worth giving back."""
-
-
-def names_of(parts: Sequence[Packed]) -> tuple[str, ...]:
-    """The names of tensors of a source; none where one of `parts` was made of them."""
-    named = [part.name for part in parts if isinstance(part, Named)]
-    return tuple(named) if len(named) == len(parts) else ()
 
 
 def blank(name: str, shape: tuple[int, ...]) -> Packed:

@@ -7,49 +7,47 @@ Imports no torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rbee_worker.ops.batch import Array
 from rbee_worker.types import TokenLogprob
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 BIAS, BANNED, WINDOW, OUTPUT = range(4)  # columns of an entry
 REPETITION, PRESENCE, FREQUENCY = range(3)  # columns of a slot's factors
-FIRST_CAPACITY = 256  # entries a slot, once one has any
+FIRST_CAPACITY = 256  # entries that each slot has room for, once any slot has one
 
 
-class Cut(NamedTuple):
-    """Parameters of one row's draw; `Cuts` says what they are."""
+class DrawParams(NamedTuple):
+    """How one row's token is drawn."""
 
-    scale: float
-    top_k: int
-    top_p: float
-    min_p: float
-    u: float
+    scale: float  # 1 / temperature
+    top_k: int  # only the top_k likeliest tokens can be drawn; 0: all of them
+    top_p: float  # only the fewest likeliest whose probabilities reach top_p; 1: all of them
+    min_p: float  # only those at least min_p times as likely as the likeliest; 0: all of them
+    u: float  # the uniform random number in [0, 1) that decides
 
 
-class Cuts(NamedTuple):
-    """Parameters of R rows, each [R]."""
+class DrawColumns(NamedTuple):
+    """`DrawParams` of R rows as columns, each [R]."""
 
-    scale: Floats  # 1 / temperature
-    top_k: Ints  # 0 = off
-    top_p: Floats  # 1 = off
-    min_p: Floats  # 0 = off
-    u: Floats  # the uniform number of the draw
+    scale: Floats
+    top_k: Ints
+    top_p: Floats
+    min_p: Floats
+    u: Floats
 
-    def at(self, rows: Ints) -> Cuts:
+    def at(self, rows: Ints) -> DrawColumns:
         """The parameters of some rows."""
-        return Cuts(*(column[rows] for column in self))  # type: ignore[arg-type]
+        return DrawColumns(*(column[rows] for column in self))  # type: ignore[arg-type]
 
     @classmethod
-    def of(cls, rows: Sequence[Cut]) -> Cuts:
+    def of(cls, rows: Sequence[DrawParams]) -> DrawColumns:
         """Rows as columns."""
         scale, top_k, top_p, min_p, u = zip(*rows, strict=True)
         return cls(
@@ -61,23 +59,42 @@ class Cuts(NamedTuple):
         )
 
 
-class Bends(NamedTuple):
-    """Whose logits change: rows[i] has the first used[i] entries of slots[i]."""
+class Edits(NamedTuple):
+    """Edits to one step's logits: row rows[i] uses the first used[i] entries of slot slots[i]."""
 
     rows: list[int]
     slots: list[int]
     used: list[int]
-    early: list[bool]  # banned ids cannot come yet
-    bias: bool  # does any of them have a bias,
-    repetition: bool  # a repetition penalty,
-    output: bool  # a presence or frequency penalty?
+    bans: list[bool]  # whether the row's banned ids cannot be drawn yet (before min_tokens)
+    has_bias: bool  # whether any row has a logit bias
+    has_repetition: bool  # whether any row has a repetition penalty
+    has_output: bool  # whether any row has a presence or frequency penalty
 
 
-class Entries(Protocol):
-    """The tokens that bias and penalties touch, by slot, where the logits are.
+class Ids(Protocol):
+    """The ids that a step drew, one for each row; -1 for a row without an answer."""
+
+    def host(self) -> list[int]:
+        """The ids; waits until they are known."""
+        ...
+
+
+class HostIds(NamedTuple):
+    """`Ids` of a backend that knows them when the call returns."""
+
+    ids: list[int]
+
+    def host(self) -> list[int]:
+        """See `Ids.host`."""
+        return self.ids
+
+
+class BiasTable(Protocol):
+    """Which tokens' logits bias, penalties and bans change: entries by slot, kept on the device
+    that has the logits.
 
     An entry is an id and four float32: its bias, whether it is banned (1), how often it stands in
-    the window, how often it was generated. What is done with them, `engine/penalties.py` says.
+    the window, how often it was generated. `engine/penalties.py` has the formula.
     """
 
     def clear(self) -> None:
@@ -91,7 +108,8 @@ class Entries(Protocol):
         values: Sequence[Sequence[float]],
         factors: tuple[float, float, float],
     ) -> None:
-        """A slot's entries [n], [n, 4], in place of what it had; factors: of its penalties."""
+        """Replace a slot's entries: ids [n], values [n, 4]. factors: its penalties, in the order
+        REPETITION, PRESENCE, FREQUENCY."""
         ...
 
     def add(self, new: Sequence[tuple[int, int, int]]) -> None:
@@ -106,25 +124,28 @@ class Entries(Protocol):
         """The first n entries of a slot, [n, 4]."""
         ...
 
-    def apply(self, logits: Tensor, bends: Bends) -> Callable[[Tensor], None]:
-        """Change `logits` [S, V] in place; what puts them back, bit for bit, before the next."""
+    def apply(self, logits: Array, edits: Edits) -> Callable[[Array], None]:
+        """Change `logits` [S, V] in place. Returns a function that restores them bit for bit; call
+        it with the same logits before the next `apply`."""
         ...
 
 
 class Sampling(Protocol):
     """From logits [S, V] float32 to ids and log-probabilities; logits are not changed."""
 
-    def greedy(self, logits: Tensor) -> list[int]:
-        """The lowest of each row's likeliest ids; -1 for nan in the row or nothing above -inf."""
+    def greedy(self, logits: Array) -> Ids:
+        """Each row's likeliest id, the lowest of equals; -1 for a row with nan or with nothing
+        above -inf."""
         ...
 
-    def choose(self, logits: Tensor, cuts: Sequence[Cut | None]) -> list[int]:
-        """One id a row: as above without a cut, else drawn as `engine/filters.py` defines."""
+    def choose(self, logits: Array, params: Sequence[DrawParams | None]) -> Ids:
+        """One id for each row: drawn as `reference/sampling/filters.py` defines it, or as `greedy`
+        does where the row's parameters are None."""
         ...
 
     def score(
         self,
-        logits: Tensor,
+        logits: Array,
         ids: Sequence[int],
         tops: Sequence[int],
         rows: Sequence[int] | None = None,
@@ -134,6 +155,6 @@ class Sampling(Protocol):
         with nan scores nan."""
         ...
 
-    def entries(self, max_seqs: int) -> Entries:
+    def bias_table(self, max_seqs: int) -> BiasTable:
         """Room for the entries of slots 0 .. max_seqs - 1."""
         ...

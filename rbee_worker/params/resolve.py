@@ -189,8 +189,8 @@ def generation_defaults(
     `do_sample` is there: a served model samples unless told otherwise, and a file that carries a
     temperature means it. Only `"do_sample": false`, written out, means what it says: temperature
     0, and the file's other sampling values sleep, as they do in transformers (its repetition
-    penalty applies). Defaults that transformers fills in itself (top_k 50) and its length limits
-    are not taken over.
+    penalty applies). Defaults that transformers fills in itself (top_k 50) are not taken over, nor
+    are length limits; those that would cut an answer short are noted.
     """
     values: dict[str, Any] = {}
     notes: list[str] = []
@@ -210,7 +210,8 @@ def generation_defaults(
         for name in ("top_p", "top_k", "min_p"):
             values.pop(name, None)
         values["temperature"] = 0.0
-    return values, (*notes, *asked(generation))
+    applied = [parameter.name for parameter in PARAMETERS if parameter.generation]
+    return values, (*notes, *asked(generation, applied, context))
 
 
 def report(resolved: Resolved) -> dict[str, Any]:

@@ -24,6 +24,7 @@ import uvloop
 import rbee_worker
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError, WorkerError
+from rbee_worker.extras import need
 from rbee_worker.observe.log import fields, logger
 from rbee_worker.observe.trace import Tracer
 from rbee_worker.server.app import build_app
@@ -125,6 +126,8 @@ class Service:
         self.settings = settings
         self._signals_heard = signals
         self._start = start
+        if settings.hive_url:
+            need("httpx")  # imported by a task in the background, where nobody would hear of it
         self.tracer = Tracer(settings.trace) if settings.trace else None
         self.telemetry = _telemetry(settings)
         self.worker = Worker(settings, tracer=self.tracer, telemetry=self.telemetry)

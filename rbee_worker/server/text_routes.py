@@ -8,7 +8,6 @@ from functools import partial
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from rbee_worker.engine.prepare import encoded, rendered
 from rbee_worker.errors import FieldError, InvalidRequest
 from rbee_worker.params import Rules, check_request, id_faults, length_faults
 from rbee_worker.server.body import (
@@ -29,6 +28,7 @@ from rbee_worker.server.schemas import (
     Tokenized,
     TokenizeEnvelope,
 )
+from rbee_worker.session.prepare import encoded, rendered
 from rbee_worker.types import Request
 
 

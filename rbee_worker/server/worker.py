@@ -23,10 +23,10 @@ from rbee_worker.server.prompts import echo, of_ids
 from rbee_worker.types import Error, Event, ModelInfo, Request, Started, Token
 
 if TYPE_CHECKING:
-    from rbee_worker.engine.client import EngineClient
     from rbee_worker.observe.metrics import WorkerMetrics
     from rbee_worker.observe.telemetry import Telemetry
     from rbee_worker.observe.trace import Tracer
+    from rbee_worker.session.client import EngineClient
 
 WorkerState = Literal["loading", "ready", "restarting", "draining", "failed"]
 RETRY_AFTER_S = 2

@@ -1,1 +1,1 @@
-"""What a sequence keeps between steps: specs, the block allocator, the pool of tensors."""
+"""What a sequence keeps between steps: what layers declare, who holds which block and slot."""

@@ -1,13 +1,14 @@
-"""Who holds which block: reference counts, known prefixes, and the order of forgetting.
+"""`BlockAllocator`: how many sequences hold each block, and which known prefix it contains.
 
-Knows numbers only: not what a block contains, not how large it is, not who asks. Every operation
-is O(1). A block is in exactly one of four states:
+It deals in block numbers: it does not know what a block contains, how large it is or which sequence
+asks. The slots of recurrent state are handed out by an allocator too. Every operation is O(1). A
+block is in exactly one of four states:
 
-    free      nobody holds it and nothing worth keeping is in it
-    cached    nobody holds it, but it still contains a known prefix: first to be found again,
-              least recently used first to be overwritten
+    free      no sequence holds it and it contains nothing worth keeping
+    cached    no sequence holds it, but it contains a known prefix that can still be found; the
+              least recently used one is overwritten first, when no block is free
     held      one or more sequences hold it
-    the sink  block 0: padding is written there; it is never given out
+    the sink  block 0: padding is written there, and it is never handed out
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class BlockAllocator:
 
     @property
     def cached(self) -> int:
-        """Blocks that nobody holds and that still contain a known prefix."""
+        """Blocks that no sequence holds and that contain a known prefix."""
         return len(self._cached)
 
     @property
@@ -58,7 +59,8 @@ class BlockAllocator:
         return self.n_blocks - 1 - self.available
 
     def take(self) -> int:
-        """A block to write to, held once. Forgets the least recently used prefix if it must."""
+        """A block to write to, held once. If none is free, the least recently used prefix is
+        forgotten."""
         if self._free:
             block = self._free.pop()
         else:
@@ -73,14 +75,15 @@ class BlockAllocator:
         return block
 
     def share(self, block: int) -> None:
-        """One more holder of a block that is held or cached."""
+        """Count one more holder of a block that is held or cached."""
         if self._refs[block] == 0:
             del self._cached[block]
         self._refs[block] += 1
 
     def drop(self, block: int) -> None:
-        """One holder less. The last one leaves the block cached if its content is known."""
-        assert self._refs[block] > 0, f"block {block} is dropped but nobody holds it"
+        """Count one holder less. After the last one, the block is cached if its prefix is known,
+        and free if not."""
+        assert self._refs[block] > 0, f"block {block} is dropped but no sequence holds it"
         self._refs[block] -= 1
         if self._refs[block] == 0:
             if self._key[block] is None:
@@ -89,28 +92,19 @@ class BlockAllocator:
                 self._cached[block] = None
 
     def publish(self, block: int, key: bytes) -> None:
-        """Say what a held block contains. If another block is known for it, that one stays."""
+        """Make a held block known by the key of what it contains. If another block is known by
+        that key already, nothing changes."""
         assert self._refs[block] > 0
         if self._key[block] is None and key not in self._by_key:
             self._key[block] = key
             self._by_key[key] = block
 
     def find(self, key: bytes) -> int | None:
-        """The block with this content, held or cached."""
+        """The held or cached block known by this key."""
         return self._by_key.get(key)
 
-    def forget(self) -> None:
-        """Forget every prefix that nobody holds."""
-        for block in self._cached:
-            key = self._key[block]
-            assert key is not None
-            del self._by_key[key]
-            self._key[block] = None
-            self._free.append(block)
-        self._cached.clear()
-
     def check(self, holders: Iterable[int]) -> None:
-        """Account for every block; `holders` names a block once for each sequence that holds it.
+        """Account for every block. holders: a block's number once for each sequence holding it.
 
         Raises AssertionError on a leak, a double use or a stale prefix.
         """

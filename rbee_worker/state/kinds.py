@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rbee_worker.state.specs import (
     ELEMENT_BYTES,
     SCALE_BYTES,
+    CrossKV,
     Fixed,
     StateGroup,
     group_bytes_per_block,
@@ -17,10 +18,16 @@ from rbee_worker.state.specs import (
 
 @dataclass(frozen=True)
 class StateKind:
-    """kind: plain (a head of keys for each of queries), grouped (fewer), windowed, latent (keys
-    alone, values are a part of them) or recurrent (the same bytes at any length).
+    """What one group keeps. kind is one of
 
-    formula: of `per_token`, or of `per_sequence` where that is 0; bytes are of all `layers`.
+        plain      as many heads of keys and values as of queries
+        grouped    fewer heads of keys and values
+        windowed   keys and values of the last `window` tokens only
+        latent     keys only: values are a part of them
+        cross      keys and values of a source's rows, not of the sequence's tokens
+        recurrent  the same bytes at any length
+
+    per_token, per_sequence: bytes of all `layers`; formula: how the one that is not 0 comes about.
     """
 
     kind: str
@@ -31,13 +38,13 @@ class StateKind:
     per_sequence: int
 
     def of(self, tokens: int) -> int:
-        """Bytes that one sequence of `tokens` tokens needs."""
+        """Bytes that one sequence of `tokens` tokens needs (cross: with a source as long)."""
         kept = tokens if self.window is None else min(tokens, self.window)
         return kept * self.per_token + self.per_sequence
 
 
 def state_kinds(groups: Sequence[StateGroup], heads: int, dtype: str) -> list[StateKind]:
-    """One for each group. heads: of queries; dtype: of the cache."""
+    """One for each group. heads: how many heads of queries a layer has; dtype: of the cache."""
     return [_kind(group, heads, dtype) for group in groups]
 
 
@@ -46,7 +53,7 @@ def _kind(group: StateGroup, heads: int, dtype: str) -> StateKind:
     per_token = group_bytes_per_block(group, 1, dtype)
     per_sequence = group_bytes_per_slot(group)
     if isinstance(spec, Fixed):
-        shapes = " + ".join("*".join(map(str, shape)) for shape in spec.shapes)
+        shapes = " + ".join("*".join(map(str, shape)) for _, shape in spec.shapes)
         text = f"{layers} layers * ({shapes}) * {ELEMENT_BYTES[spec.dtype]} bytes"
         return StateKind("recurrent", layers, None, text, 0, per_sequence)
     size, scale = ELEMENT_BYTES[dtype], SCALE_BYTES.get(dtype, 0)
@@ -56,7 +63,9 @@ def _kind(group: StateGroup, heads: int, dtype: str) -> StateKind:
     row = f"({row})" if "+" in row and not row.startswith("2") else row
     text = f"{layers} layers * {spec.heads} heads * {row} bytes a token"
     kind = "plain" if spec.heads == heads else "grouped"
-    if spec.v_dim == 0:
+    if isinstance(spec, CrossKV):
+        kind, text = "cross", text.replace("a token", "a row of the source")
+    elif spec.v_dim == 0:
         kind = "latent"
     if spec.window is not None:
         kind, text = "windowed", f"{text}, the last {spec.window}"

@@ -1,53 +1,32 @@
-"""One paged group: which blocks a sequence holds in it, and which of them a query still reads.
-
-A group without a window is one whose window never ends.
-"""
+"""Paged groups: which blocks a sequence holds, and which of them a query still reads."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from collections.abc import Iterable, Sequence
 
 from rbee_worker.state.blocks import SINK, BlockAllocator
-from rbee_worker.state.specs import Fixed, PagedKV, StateGroup
+from rbee_worker.state.group import PoolGroup
+from rbee_worker.state.sequence import SeqState, Table
+from rbee_worker.state.specs import CrossKV, Fixed, PagedKV, StateGroup
 
-Table: TypeAlias = "array[int]"
 
+class PagedGroup(PoolGroup):
+    """Keys and values of a sequence's own tokens, in blocks of `block_size` positions.
 
-@dataclass(eq=False, slots=True)
-class SeqState:
-    """What one sequence holds. `computed` <= `planned` <= len(tokens) + tokens not yet known.
-
-    tokens: prompt, then output; shared with the engine, which appends. tables: for each paged
-    group the block of positions j*block_size .. at index j, the sink where it is not held (out of
-    the window); 32-bit integers, copied into a batch as they are. slot: this sequence's place in
-    the fixed groups, 0 = none.
+    number: which of `SeqState.tables` is this group's. A group without a window is one whose
+    window never ends.
     """
 
-    tokens: list[int]
-    salt: bytes = b""
-    computed: int = 0
-    planned: int = 0
-    tables: tuple[Table, ...] = ()
-    slot: int = 0
-    keys: list[bytes] = field(default_factory=list)
-    in_flight: int = 0  # steps that were reserved and not yet committed
-    released: bool = False
-
-    def renewed(self) -> SeqState:
-        """The same tokens with nothing held and nothing computed."""
-        return SeqState(self.tokens, self.salt, keys=self.keys)
-
-
-class PagedGroup:
-    """The blocks of one group, and what they mean to a sequence's table."""
-
-    def __init__(self, spec: PagedKV, block_size: int, n_blocks: int) -> None:
+    def __init__(self, spec: PagedKV, number: int, block_size: int, n_blocks: int) -> None:
         self.window = spec.window
+        self.number = number
         self.block_size = block_size
-        self.blocks = BlockAllocator(n_blocks)
+        self.units = BlockAllocator(n_blocks)
+
+    def table(self, seq: SeqState) -> Table:
+        """The sequence's blocks of this group."""
+        return seq.tables[self.number]
 
     def first(self, position: int) -> int:
         """First block that a query at `position` (or later) reads."""
@@ -56,35 +35,28 @@ class PagedGroup:
         return max(0, position - self.window + 1) // self.block_size
 
     def served(self, keys: Sequence[bytes]) -> list[bool]:
-        """Entry j: this group can go on right after block j, for as many blocks as it is asked."""
         out: list[bool] = []
         run = 0
         for j, key in enumerate(keys):
-            run = run + 1 if self.blocks.find(key) is not None else 0
+            run = run + 1 if self.units.find(key) is not None else 0
             if run == 0 and self.window is None:
                 break
             out.append(run >= j + 1 - self.first((j + 1) * self.block_size))
         return out
 
-    def adopt(self, keys: Sequence[bytes]) -> Table:
-        """Hold the known blocks of a served prefix; the sink stands for those out of the window."""
+    def adopt(self, seq: SeqState, keys: Sequence[bytes]) -> None:
+        """Hold the known blocks; the sink stands for those out of the window."""
         first = self.first(len(keys) * self.block_size)
         table = array("i", [SINK]) * first
         for key in keys[first:]:
-            block = self.blocks.find(key)
+            block = self.units.find(key)
             assert block is not None
-            self.blocks.share(block)
+            self.units.share(block)
             table.append(block)
-        return table
+        seq.tables[self.number] = table
 
-    def extend(self, table: Table, end: int) -> int:
-        """Blocks up to position `end`, as far as there are any; the end that is covered."""
-        while len(table) * self.block_size < end and self.blocks.available:
-            table.append(self.blocks.take())
-        return min(end, len(table) * self.block_size)
-
-    def needs(self, seq: SeqState, table: Table, step_tokens: int) -> int:
-        """Blocks still to be taken until all of the sequence's tokens and one more are computed."""
+    def needs(self, seq: SeqState, step_tokens: int) -> int:
+        table = self.table(seq)
         end = len(seq.tokens) + 1
         missing = -(-end // self.block_size) - len(table)
         if self.window is not None:
@@ -93,23 +65,69 @@ class PagedGroup:
             missing = min(missing, peak - held)
         return max(0, missing)
 
-    def shrink(self, table: Table, computed: int) -> None:
-        """Drop what no query at `computed` or later reads. Whole blocks behind the last block
-        boundary stay readable, so that a fork can start there."""
+    def extend(self, seq: SeqState, end: int) -> int:
+        table = self.table(seq)
+        while len(table) * self.block_size < end and self.units.available:
+            table.append(self.units.take())
+        return min(end, len(table) * self.block_size)
+
+    def publish(self, seq: SeqState, first: int, keys: Sequence[bytes]) -> None:
+        table = self.table(seq)
+        for j in range(first, len(keys)):
+            self.units.publish(table[j], keys[j])
+
+    def shrink(self, seq: SeqState) -> None:
+        """What a query at the last block boundary reads stays: if the sequence is preempted, it
+        resumes there."""
         if self.window is None:
             return
-        last = self.first(computed // self.block_size * self.block_size)
-        for j in range(last - 1, -1, -1):
+        table = self.table(seq)
+        boundary = seq.computed // self.block_size * self.block_size
+        for j in range(self.first(boundary) - 1, -1, -1):
             if table[j] == SINK:
                 break
-            self.blocks.drop(table[j])
+            self.units.drop(table[j])
             table[j] = SINK
 
-    def drop(self, table: Table) -> None:
-        """Give all back, the tail first: the head of a prefix is worth more and goes last."""
-        for block in reversed(table):
+    def drop(self, seq: SeqState) -> None:
+        """The tail first: the head of a prefix is worth more and is forgotten last."""
+        for block in reversed(self.table(seq)):
             if block != SINK:
-                self.blocks.drop(block)
+                self.units.drop(block)
+        seq.tables[self.number] = array("i")
+
+    def held(self, seq: SeqState) -> Iterable[int]:
+        return (block for block in self.table(seq) if block != SINK)
+
+
+class CrossGroup(PagedGroup):
+    """Keys and values of a sequence's source: all of them are written before its first token.
+
+    Nothing of it is shared, so a model with such a group reuses no prefixes.
+    """
+
+    def served(self, keys: Sequence[bytes]) -> list[bool]:
+        return []
+
+    def needs(self, seq: SeqState, step_tokens: int) -> int:
+        return -(-seq.source // self.block_size) - len(self.table(seq))
+
+    def extend(self, seq: SeqState, end: int) -> int:
+        """Room for the whole source or for nothing."""
+        missing = self.needs(seq, 0)
+        if missing > self.units.available:
+            return seq.planned
+        self.table(seq).extend(self.units.take() for _ in range(missing))
+        return end
+
+    def publish(self, seq: SeqState, first: int, keys: Sequence[bytes]) -> None:
+        """Nothing: no other sequence has this source."""
+
+
+def paged_group(spec: PagedKV, number: int, block_size: int, n_blocks: int) -> PagedGroup:
+    """The bookkeeping of a declaration."""
+    kind = CrossGroup if isinstance(spec, CrossKV) else PagedGroup
+    return kind(spec, number, block_size, n_blocks)
 
 
 def plan_blocks(
@@ -117,7 +135,8 @@ def plan_blocks(
 ) -> tuple[int, ...]:
     """Blocks of each group (sink included; 0 for fixed groups) in a pool for `tokens` tokens.
 
-    A windowed group needs no more than its windows and one step for every sequence.
+    A windowed group needs no more than its windows and one step for every sequence; sources are
+    taken to be as long as the sequences that read them.
     """
     full = -(-tokens // block_size)
     counts = []

@@ -1,30 +1,35 @@
 """`StatePool`: the one view the scheduler has of a sequence's state, whatever the layers keep.
 
-Bookkeeping only, torch-free; the tensors live in `state/tensors.py` and are indexed by what stands
-here. A model has one or more state groups (full attention, sliding windows, recurrent state); each
-answers for itself and a promise counts only if every group can keep it.
+Bookkeeping only; the memory is a backend's (`ops.backend.StateMemory`) and is indexed by what
+stands here. A model has one or more state groups (full attention, sliding windows, recurrent
+state); each answers for itself and a promise counts only if every group can keep it.
 
     attach   find the longest prefix that is already computed, and hold it
-    reserve  room for the next n positions (may grant fewer)      ... a step runs ...
+    reserve  room for the next n positions (may grant fewer)
+    copies   what must be copied in the memory before that step      ... the step runs ...
     commit   these positions are computed: now others may reuse them
     release  give everything back; blocks of a step still running return when it is committed
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from rbee_worker.state.blocks import SINK, chain_key, root_key
-from rbee_worker.state.paged import PagedGroup, SeqState, plan_blocks
-from rbee_worker.state.specs import Fixed, PagedKV, StateGroup
+from rbee_worker.state.blocks import chain_key, root_key
+from rbee_worker.state.fixed import SNAPSHOT_TOKENS, Copy, FixedGroup, plan_slots
+from rbee_worker.state.group import PoolGroup
+from rbee_worker.state.paged import paged_group, plan_blocks
+from rbee_worker.state.sequence import SeqState
+from rbee_worker.state.specs import PagedKV, StateGroup
 
-__all__ = ["PoolUsage", "SeqState", "StatePool"]
+__all__ = ["Copy", "PoolUsage", "SeqState", "StatePool"]
 
 
 @dataclass(frozen=True, slots=True)
 class PoolUsage:
-    """Blocks over all groups. share: the fullest group's used part, 0..1."""
+    """Blocks over all paged groups. share: the fullest group's used part, 0..1."""
 
     used: int
     cached: int
@@ -44,9 +49,13 @@ class StatePool:
         max_seqs: int,
         step_tokens: int,
         prefix_cache: bool = True,
+        snapshots: int = 0,
+        snapshot_tokens: int = SNAPSHOT_TOKENS,
         salt: bytes = b"",
     ) -> None:
-        """`tokens`: what the pool holds in all; `step_tokens`: the longest step of a sequence."""
+        """`tokens`: what the pool holds in all; `step_tokens`: the longest step of a sequence;
+        `snapshots`: of recurrent state, at multiples of `snapshot_tokens`; a model with such state
+        reuses no prefixes without them."""
         self.groups = tuple(groups)
         self.block_size = block_size
         self.step_tokens = step_tokens
@@ -58,25 +67,33 @@ class StatePool:
             max_seqs=max_seqs,
             step_tokens=step_tokens,
         )
+        snapshots = snapshots if prefix_cache else 0
+        self.n_slots = plan_slots(groups, max_seqs, snapshots)
+        self.prefix_cache = prefix_cache and (snapshots > 0 or not self.n_slots)
         self._salt = salt
-        self._paged = tuple(
-            PagedGroup(g.spec, block_size, n)
-            for g, n in zip(groups, self.n_blocks, strict=True)
-            if isinstance(g.spec, PagedKV)
-        )
-        fixed = any(isinstance(g.spec, Fixed) for g in groups)
-        self.n_slots = max_seqs + 1 if fixed else 0  # slot 0 is a sink
-        self._slots = list(range(self.n_slots - 1, 0, -1))
-        # A recurrent state can be taken up only where it was kept, and none is kept yet.
-        self.prefix_cache = prefix_cache and not fixed
+        paged = [(g.spec, n) for g, n in zip(groups, self.n_blocks, strict=True) if n]
+        self._paged = [
+            paged_group(spec, number, block_size, n)
+            for number, (spec, n) in enumerate(paged)
+            if isinstance(spec, PagedKV)
+        ]
+        self._fixed: list[FixedGroup] = []
+        if self.n_slots:
+            self._fixed.append(FixedGroup(max_seqs, snapshots, block_size, snapshot_tokens))
+        # first those that shorten a step, so that the others take no more than it needs
+        self._all: list[PoolGroup] = [*self._fixed, *self._paged]
         self._live: set[SeqState] = set()
+        self._copies: list[Copy] = []
 
-    def new(self, tokens: list[int], salt: bytes = b"") -> SeqState:
-        """State of a sequence that holds nothing yet. Only equal salts share a prefix."""
-        return SeqState(tokens, salt)
+    def new(self, tokens: list[int], salt: bytes = b"", source: int = 0) -> SeqState:
+        """State of a sequence that holds nothing yet. Only equal salts share a prefix.
+
+        source: rows of an encoder that it will read.
+        """
+        return SeqState(tokens, salt, source)
 
     def reusable(self, seq: SeqState, limit: int | None = None) -> int:
-        """Length of the longest prefix that every group has computed, at most `limit` tokens.
+        """Length of the longest prefix that every group can go on from, at most `limit` tokens.
 
         A multiple of the block size, and always short of the last token: its logits are wanted.
         """
@@ -85,7 +102,7 @@ class StatePool:
         end = len(seq.tokens) - 1 if limit is None else min(limit, len(seq.tokens) - 1)
         keys = self._keys(seq, end // self.block_size)
         best = len(keys)
-        served = [group.served(keys) for group in self._paged]
+        served = [group.served(keys) for group in self._all]
         while best and not all(len(s) >= best and s[best - 1] for s in served):
             best -= 1
         return best * self.block_size
@@ -96,9 +113,9 @@ class StatePool:
         assert seq.planned == 0
         reused = self.reusable(seq, limit)
         keys = seq.keys[: reused // self.block_size]
-        seq.tables = tuple(group.adopt(keys) for group in self._paged)
-        if self.n_slots and self._slots:
-            seq.slot = self._slots.pop()
+        seq.tables = [array("i") for _ in self._paged]
+        for group in self._all:
+            group.adopt(seq, keys)
         seq.computed = seq.planned = reused
         self._live.add(seq)
         return reused
@@ -108,29 +125,43 @@ class StatePool:
 
         Admitting on less would only preempt it again soon.
         """
-        others = list(others)
-        for i, group in enumerate(self._paged):
-            need = group.needs(seq, seq.tables[i], self.step_tokens)
-            need += sum(group.needs(o, o.tables[i], self.step_tokens) for o in others)
-            if need > group.blocks.available:
-                return False
-        return not self.n_slots or seq.slot > 0
+        everyone = [seq, *others]
+        return all(
+            sum(group.needs(s, self.step_tokens) for s in everyone) <= group.units.available
+            for group in self._all
+        )
+
+    def most(self, seq: SeqState, n: int) -> int:
+        """How many of n more positions one step may have, whatever room there is."""
+        for group in self._fixed:
+            if group.snapshots:
+                n = min(n, group.limit(seq) - seq.planned)
+        return n
 
     def reserve(self, seq: SeqState, n: int) -> int:
-        """Room for up to n more positions; plans them and returns how many. 0: nothing is left."""
+        """Room for up to n more positions; plans them and returns how many. 0: nothing is left.
+
+        What must be copied before that step is added to `copies`.
+        """
         assert seq in self._live
         assert not seq.released
         assert n > 0
-        if self.n_slots and not seq.slot:
-            return 0
         end = seq.planned + n
-        for group, table in zip(self._paged, seq.tables, strict=True):
-            end = group.extend(table, end)
+        for group in self._all:
+            end = group.extend(seq, end)
         granted = end - seq.planned
         if granted > 0:
+            for fixed in self._fixed:
+                self._copies += fixed.begin(seq)
             seq.planned = end
             seq.in_flight += 1
         return max(granted, 0)
+
+    def copies(self) -> list[Copy]:
+        """(source slot, target slot) of the fixed groups, to be done in this order before the step
+        that was reserved since the last call."""
+        copies, self._copies = self._copies, []
+        return copies
 
     def commit(self, seq: SeqState, n: int) -> None:
         """The step that was granted n positions is over. Of a released sequence nothing is kept."""
@@ -145,37 +176,12 @@ class StatePool:
         seq.computed += n
         assert seq.computed <= seq.planned
         full = seq.computed // self.block_size
-        if self.prefix_cache and full > start:
+        if self.prefix_cache and (full > start or seq.snapshots):
             keys = self._keys(seq, full)
-            for group, table in zip(self._paged, seq.tables, strict=True):
-                for j in range(start, full):
-                    group.blocks.publish(table[j], keys[j])
-        for group, table in zip(self._paged, seq.tables, strict=True):
-            group.shrink(table, seq.computed)
-
-    def fork(self, seq: SeqState, tokens: list[int]) -> SeqState:
-        """A second sequence that shares the first's whole computed blocks and recomputes the rest.
-
-        `tokens` starts like the first's. Nothing is copied: a shared block is never written again.
-        """
-        assert seq in self._live
-        assert not seq.released
-        child = SeqState(tokens, seq.salt)
-        full = 0 if self.n_slots else min(seq.computed, len(tokens) - 1) // self.block_size
-        if full != seq.computed // self.block_size:
-            full = 0 if any(g.window is not None for g in self._paged) else full
-        child.tables = tuple(table[:full] for table in seq.tables)
-        for group, table in zip(self._paged, child.tables, strict=True):
-            for j in range(full):
-                if j < group.first(full * self.block_size):
-                    table[j] = SINK
-                if table[j] != SINK:
-                    group.blocks.share(table[j])
-        if self.n_slots and self._slots:
-            child.slot = self._slots.pop()
-        child.computed = child.planned = full * self.block_size
-        self._live.add(child)
-        return child
+            for group in self._all:
+                group.publish(seq, start, keys)
+        for group in self._all:
+            group.shrink(seq)
 
     def release(self, seq: SeqState) -> None:
         """Give everything back; what a running step still uses returns when it is committed."""
@@ -185,31 +191,20 @@ class StatePool:
         if seq.in_flight == 0:
             self._drop(seq)
 
-    def forget(self) -> None:
-        """Forget every cached prefix that no sequence holds."""
-        for group in self._paged:
-            group.blocks.forget()
-
     def usage(self) -> PoolUsage:
         """Blocks held, cached and in all."""
-        used = [g.blocks.used for g in self._paged]
-        total = [g.blocks.n_blocks - 1 for g in self._paged]
-        cached = sum(g.blocks.cached for g in self._paged)
+        used = [g.units.used for g in self._paged]
+        total = [g.units.n_blocks - 1 for g in self._paged]
+        cached = sum(g.units.cached for g in self._paged)
         share = max((u / t for u, t in zip(used, total, strict=True)), default=0.0)
         return PoolUsage(sum(used), cached, sum(total), share)
 
     def check(self) -> None:
         """Account for every block and slot of every group. Raises AssertionError on any mistake."""
-        for i, group in enumerate(self._paged):
-            group.blocks.check(self._held(i))
-        slots = [seq.slot for seq in self._live if seq.slot]
-        assert sorted(slots + self._slots) == list(range(1, self.n_slots)), "a slot is lost"
+        for group in self._all:
+            group.check(self._live)
         for seq in self._live:
             assert 0 <= seq.computed <= seq.planned
-
-    def _held(self, group: int) -> Iterator[int]:
-        for seq in self._live:
-            yield from (block for block in seq.tables[group] if block != SINK)
 
     def _keys(self, seq: SeqState, n: int) -> list[bytes]:
         """Keys of the first n full blocks, computed once for each sequence."""
@@ -221,10 +216,6 @@ class StatePool:
         return keys[:n]
 
     def _drop(self, seq: SeqState) -> None:
-        for group, table in zip(self._paged, seq.tables, strict=True):
-            group.drop(table)
-        seq.tables = ()
-        if seq.slot:
-            self._slots.append(seq.slot)
-            seq.slot = 0
+        for group in self._all:
+            group.drop(seq)
         self._live.remove(seq)

@@ -36,11 +36,34 @@ class PagedKV:
 
 
 @dataclass(frozen=True)
-class Fixed:
-    """Per sequence: tensors of the given shapes, whatever its length (recurrent layers)."""
+class CrossKV(PagedKV):
+    """Keys and values of a sequence's source (the rows of an encoder), not of its own tokens.
 
-    shapes: tuple[tuple[int, ...], ...]
+    They are written once, before the sequence's first token is computed, and as many as the source
+    is long: `SeqState.source` rows, `PagedState.lens` in a batch. Bytes are for each source row.
+    """
+
+    def __post_init__(self) -> None:
+        assert self.window is None, "every query reads all of the source"
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Per sequence: tensors whose size does not depend on its length (recurrent layers).
+
+    shapes: (name, shape) of each tensor; a layer's operations ask for one by its name.
+    """
+
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
     dtype: str = "f32"
+
+    def __post_init__(self) -> None:
+        assert len(dict(self.shapes)) == len(self.shapes), "two tensors of one name"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that one layer keeps for one sequence."""
+        return sum(prod(shape) for _, shape in self.shapes) * ELEMENT_BYTES[self.dtype]
 
 
 StateSpec = PagedKV | Fixed
@@ -56,7 +79,7 @@ class StateRef:
 
 @dataclass(frozen=True)
 class StateGroup:
-    """Layers that keep the same kind of state and so share one block table."""
+    """Layers that keep the same kind of state and so share one block table, or one slot."""
 
     spec: StateSpec
     layers: int
@@ -93,5 +116,4 @@ def group_bytes_per_slot(group: StateGroup) -> int:
     spec = group.spec
     if isinstance(spec, PagedKV):
         return 0
-    element = ELEMENT_BYTES[spec.dtype]
-    return group.layers * sum(prod(shape) * element for shape in spec.shapes)
+    return group.layers * spec.nbytes

@@ -42,6 +42,14 @@ def check_charsmap(data: bytes) -> bytes:
     return data
 
 
+def longest_replacement(data: bytes) -> int:
+    """Characters that a checked map puts in the place of one, at most."""
+    if not data:
+        return 1
+    texts = data[4 + int.from_bytes(data[:4], "little") :]
+    return max(1, *(len(text.decode()) for text in texts.split(b"\0")))
+
+
 def _damaged() -> CheckpointError:
     return CheckpointError(
         "the tokenizer's character map is damaged", fix="convert or download the model again"

@@ -8,28 +8,21 @@ nothing of tokens: encode the result without adding specials, the template has w
 from __future__ import annotations
 
 import json
-import re
-import select
 import signal
-import struct
-import subprocess
-import sys
 import threading
-import time
 import weakref
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, NoReturn, Self
 
-from rbee_worker.errors import CheckpointError, FieldError, InferenceFailed, InvalidRequest
+from rbee_worker.errors import CheckpointError, FieldError, InvalidRequest
+from rbee_worker.tokenizer.messages import Form, Message, Render, checked, find_form
+from rbee_worker.tokenizer.render_process import RenderProcess
 
-_HEADER = struct.Struct(">I")
-_SCRIPT = Path(__file__).with_name("render_child.py")
-_START_S = 60.0  # for a machine under load; 0.1 s on an idle one
-_ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
-_ROLES = {"developer": "system"}
 _RESERVED = ("messages", "add_generation_prompt", "tools", "documents")
+# Errors of which a template that makes one for a word makes one for everything.
+_HOPELESS = ("time", "memory", "output", "syntax")
+_USUAL = ("system", "user", "assistant", "tool")
+_MOST_ROLES = 32  # whose form is remembered: callers may invent roles
 
 
 class ChatRenderer:
@@ -54,11 +47,13 @@ class ChatRenderer:
         self._template = template
         tokens = {"bos_token": bos_token, "eos_token": eos_token, **(special_tokens or {})}
         self._tokens = {name: text for name, text in tokens.items() if text}
+        self._context = {**self._tokens, "tools": None, "documents": None}
         self._cpu_s = cpu_s
         self._wall_s = wall_s
         self._limits = (str(cpu_s), str(memory), str(most_chars))
         self._lock = threading.Lock()
-        self._child: _Child | None = None
+        self._child: RenderProcess | None = None
+        self._forms: dict[str, Form] = {}  # by role, found when it first occurs
 
     def render(
         self,
@@ -78,25 +73,26 @@ class ChatRenderer:
             raise InvalidRequest(
                 [FieldError(n, "reserved", f"{n} is no template argument") for n in taken]
             )
-        context = {
-            **self._tokens,
-            "tools": None,
-            "documents": None,
-            **template_args,
-            "messages": normalised(messages),
-            "add_generation_prompt": add_generation_prompt,
-        }
-        try:
-            body = json.dumps({"context": context})
-        except (TypeError, ValueError) as e:
-            raise _refused(
-                "messages", "json", "messages and template arguments must be JSON"
-            ) from e
+        given = checked(messages)
+        roles = dict.fromkeys(message.role for message in given)
+        _json(template_args)
         with self._lock:
-            answer = self._ask(body)
+            forms = {role: self._form(role, template_args) for role in roles}
+            context = {
+                **self._context,
+                **template_args,
+                "messages": [message.formed(forms[message.role]) for message in given],
+                "add_generation_prompt": add_generation_prompt,
+            }
+            answer = self._ask(_json({"context": context}))
         if "text" in answer:
             return answer["text"]
         return _raise(answer["error"], answer["message"])
+
+    def unseen(self, messages: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+        """Roles in messages that were rendered whose text the template leaves out."""
+        roles = dict.fromkeys(message.role for message in checked(messages))
+        return tuple(r for r in roles if r in self._forms and not self._forms[r].shown)
 
     async def arender(
         self,
@@ -123,11 +119,35 @@ class ChatRenderer:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def _form(self, role: str, template_args: Mapping[str, Any]) -> Form:
+        """How the template reads messages of `role`. Raises as `render` does for a template that
+        cannot even render a word."""
+        if role in self._forms:
+            return self._forms[role]
+        form = find_form(role, self._probe({}))
+        if form is None:  # it may need arguments; what those do holds for this request alone
+            return find_form(role, self._probe(template_args)) or Form()
+        if role in _USUAL or len(self._forms) < _MOST_ROLES:
+            self._forms[role] = form
+        return form
+
+    def _probe(self, template_args: Mapping[str, Any]) -> Render:
+        """Renders messages of our own: None where the template refuses them."""
+
+        def render(messages: list[Message]) -> str | None:
+            given = {"messages": messages, "add_generation_prompt": True}
+            answer = self._ask(_json({"context": {**self._context, **template_args, **given}}))
+            if answer.get("error") in _HOPELESS:
+                _raise(answer["error"], answer["message"])
+            return answer.get("text")
+
+        return render
+
     def _ask(self, body: str) -> dict[str, str]:
         if self._child is not None and not self._child.alive:
             self._end()
         if self._child is None:
-            self._child = _Child(self._limits)
+            self._child = RenderProcess(self._limits)
             self._reaper = weakref.finalize(self, self._child.kill)
             body = json.dumps({"template": self._template})[:-1] + ", " + body[1:]
         try:
@@ -152,119 +172,12 @@ class ChatRenderer:
         return child.kill()
 
 
-class _Child:
-    """The process and its two pipes."""
-
-    def __init__(self, limits: tuple[str, ...]) -> None:
-        # jinja2 and markupsafe are found for the child, which runs isolated from the environment.
-        specs = [find_spec(name) for name in ("jinja2", "markupsafe")]
-        paths = {str(Path(s.origin).parents[1]) for s in specs if s is not None and s.origin}
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", str(_SCRIPT), *sorted(paths), *limits],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                env={},
-                bufsize=0,
-            )
-        except OSError as e:
-            raise InferenceFailed(f"the chat template process cannot start: {e.strerror}") from e
-        try:
-            self._frame(time.monotonic() + _START_S)
-        except (OSError, EOFError) as e:  # TimeoutError is an OSError
-            raise InferenceFailed(
-                f"the chat template process did not start (exit status {self.kill()})"
-            ) from e
-
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
-    def ask(self, body: bytes, wall_s: float) -> dict[str, str]:
-        """Send one frame, wait for its answer. Raises TimeoutError, OSError, EOFError."""
-        until = time.monotonic() + wall_s
-        assert self._process.stdin is not None
-        frame = memoryview(_HEADER.pack(len(body)) + body)
-        while frame:
-            frame = frame[self._process.stdin.write(frame) or 0 :]
-        return self._frame(until)
-
-    def _frame(self, until: float) -> dict[str, str]:
-        (size,) = _HEADER.unpack(self._receive(_HEADER.size, until))
-        answer: dict[str, str] = json.loads(self._receive(size, until))
-        return answer
-
-    def _receive(self, size: int, until: float) -> bytes:
-        pipe = self._process.stdout
-        assert pipe is not None
-        parts: list[bytes] = []
-        while size:
-            ready, _, _ = select.select([pipe], [], [], max(0.0, until - time.monotonic()))
-            if not ready:
-                raise TimeoutError
-            part = pipe.read(min(size, 1 << 20))
-            if not part:
-                raise EOFError
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
-
-    def kill(self) -> int:
-        """End the process if it still runs; its exit status, negative for a signal."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
-        try:
-            return self._process.wait(0.1)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.wait()
-
-
-def normalised(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages with one string of content each; text parts are joined with newlines, the role
-    `developer` is `system`. Raises InvalidRequest that lists every message it cannot use."""
-    errors: list[FieldError] = []
-    found: list[dict[str, Any]] = []
-    if not messages:
-        errors.append(FieldError("messages", "length >= 1", "at least one message is needed"))
-    for at, message in enumerate(messages):
-        if not isinstance(message, Mapping):
-            errors.append(FieldError(f"messages[{at}]", "object", "a message is an object"))
-            continue
-        role = message.get("role")
-        if not isinstance(role, str) or not _ROLE.fullmatch(role):
-            errors.append(
-                FieldError(f"messages[{at}].role", "role name", "role must be a plain name")
-            )
-            continue
-        content = _content(message.get("content"), f"messages[{at}].content", errors)
-        found.append({**message, "role": _ROLES.get(role, role), "content": content})
-    if errors:
-        raise InvalidRequest(errors)
-    return found
-
-
-def _content(value: Any, field: str, errors: list[FieldError]) -> str:
-    if value is None:
-        return ""  # an assistant's message may have none
-    if isinstance(value, str):
-        return value
-    texts: list[str] = []
-    if not isinstance(value, list | tuple):
-        errors.append(FieldError(field, "string or parts", "content is a string or text parts"))
-        return ""
-    for at, part in enumerate(value):
-        text = part.get("text") if isinstance(part, Mapping) else None
-        if isinstance(text, str) and part.get("type", "text") in ("text", "input_text"):
-            texts.append(text)
-        else:
-            errors.append(
-                FieldError(f"{field}[{at}]", "text part", "only text parts are supported")
-            )
-    return "\n".join(texts)
+def _json(value: Any) -> str:
+    """Raises InvalidRequest for what JSON does not have."""
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError, RecursionError) as e:
+        raise _refused("messages", "json", "messages and template arguments must be JSON") from e
 
 
 def _refused(field: str, constraint: str, message: str) -> InvalidRequest:

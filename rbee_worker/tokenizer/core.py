@@ -8,7 +8,10 @@ from collections.abc import Iterable, Mapping
 import tokenizers
 
 from rbee_worker.errors import FieldError, InferenceFailed, InvalidRequest
+from rbee_worker.tokenizer.bounds import Bounded, Growth
 from rbee_worker.tokenizer.pieces import Decoding, Utf8Stream
+
+QUICK_CHARS = 2000  # a longer text takes more than a fraction of a millisecond to encode
 
 
 def is_library_failure(error: BaseException) -> bool:
@@ -23,7 +26,8 @@ class Tokenizer:
     bos_id: the token that opens a sequence, None where there is none.
     affixes: ids that `add_special` puts before and after the text; None = as the tokenizer.json's
     own post-processor says.
-    chat_templates: by name; `chat_template` is the one to use.
+    chat_templates: by name; `chat_template` is the one to use. template_tokens: text of the tokens
+    that a template knows by name. unread: files of the checkpoint that were left aside, and why.
     """
 
     def __init__(
@@ -37,6 +41,9 @@ class Tokenizer:
         eos_id: int | None = None,
         affixes: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
         chat_templates: Mapping[str, str] | None = None,
+        template_tokens: Mapping[str, str] | None = None,
+        unread: Mapping[str, str] | None = None,
+        bounded: Bounded | None = None,
         warnings: tuple[str, ...] = (),
     ) -> None:
         backend.no_truncation()  # a prompt is never cut short silently
@@ -53,6 +60,10 @@ class Tokenizer:
         self.bos_id = bos_id
         self.eos_id = eos_id
         self.chat_templates = dict(chat_templates or {})
+        self.template_tokens = dict(template_tokens or {})
+        self.unread = dict(unread or {})
+        self._slow = bounded is not None and bounded.slow
+        self._growth = Growth() if bounded is None else bounded.growth
         self.warnings = warnings
 
     @property
@@ -73,6 +84,10 @@ class Tokenizer:
         """Text of the tokenizer's own end token, '' where there is none."""
         return "" if self.eos_id is None else self.token_text(self.eos_id)
 
+    def is_quick(self, text: str) -> bool:
+        """May an event loop wait until `text` is encoded?"""
+        return len(text) <= QUICK_CHARS and not self._slow
+
     def encode(
         self, text: str, *, add_special: bool = True, parse_special: bool = True
     ) -> list[int]:
@@ -81,14 +96,17 @@ class Tokenizer:
         add_special: put the model's opening and closing tokens around it (a rendered chat template
         has written its own: pass False). parse_special: special tokens spelled out in the text
         become their ids; False = they are plain text.
-        Raises InvalidRequest for text that is not Unicode (lone surrogates), InferenceFailed where
-        the tokenizer itself fails.
+        Raises InvalidRequest for text that is not Unicode (lone surrogates) or that the tokenizer
+        makes far too long a text of, InferenceFailed where the tokenizer itself fails.
         """
         backend = self._backend if parse_special else self._literal()
         own = add_special and self._affixes is None
         try:
-            # a batch of one: only batches are tokenized while other threads may run
-            ids: list[int] = backend.encode_batch_fast([text], add_special_tokens=own)[0].ids
+            self._growth.check(text)
+            if self.is_quick(text):
+                ids: list[int] = backend.encode(text, add_special_tokens=own).ids
+            else:  # in a batch, the library lets Python's other threads run
+                ids = backend.encode_batch_fast([text], add_special_tokens=own)[0].ids
         except (UnicodeEncodeError, TypeError) as e:
             raise InvalidRequest(
                 [FieldError("prompt", "unicode", "text has a lone surrogate, not Unicode text")]

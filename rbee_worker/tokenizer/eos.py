@@ -7,7 +7,8 @@ from typing import Any
 
 from rbee_worker.errors import CheckpointError
 from rbee_worker.tokenizer.core import Tokenizer
-from rbee_worker.tokenizer.load import TokenizerSource
+from rbee_worker.tokenizer.gguf import NO_ID
+from rbee_worker.tokenizer.source import TokenizerSource
 from rbee_worker.tokenizer.turns import END_OF_TURN, NOT_AMONG
 from rbee_worker.types import EosToken
 
@@ -42,8 +43,8 @@ def template_special_ids(template: str | None, tokenizer: Tokenizer) -> frozense
     """Special tokens spelled out in a chat template, and those it writes as variables."""
     if not template:
         return frozenset()
-    variables = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
-    named = {i for name, i in variables.items() if i is not None and name in template}
+    used = [text for name, text in tokenizer.template_tokens.items() if name in template]
+    named = {i for text in used if (i := tokenizer.token_id(text)) is not None}
     return frozenset(
         i for i in tokenizer.special_ids if (text := tokenizer.token_text(i)) and text in template
     ) | (named & tokenizer.special_ids)
@@ -60,7 +61,8 @@ def _configured(ckpt: TokenizerSource) -> Iterator[tuple[int, str]]:
         return
     for key in (*_GGUF_KEYS, *_GGUF_LISTS):
         name = f"tokenizer.ggml.{key}"
-        yield from ((i, f"gguf:{name}") for i in _ids(ckpt.gguf.metadata.get(name), name))
+        ids = _ids(ckpt.gguf.metadata.get(name), name)
+        yield from ((i, f"gguf:{name}") for i in ids if i not in NO_ID)
 
 
 def _by_text(ckpt: TokenizerSource, tokenizer: Tokenizer) -> Iterator[tuple[int, str]]:

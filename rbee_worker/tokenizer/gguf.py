@@ -23,12 +23,14 @@ from rbee_worker.tokenizer.pretokenizers import (
 )
 from rbee_worker.tokenizer.turns import UNMISTAKABLE
 from rbee_worker.tokenizer.vocabulary import (
+    Merges,
     PieceType,
     Vocabulary,
     Whitespace,
     byte_level,
     sentencepiece_bpe,
     unigram,
+    usable_merges,
 )
 
 Metadata = Mapping[str, Any]
@@ -66,9 +68,10 @@ def tokenizer_from_gguf(meta: Metadata) -> Tokenizer:
     if twins := len(vocab.pieces) - len(vocab.index):
         warnings.append(f"{twins} tokens of the GGUF file are spelled like others: never encoded")
     backend, decoding, adds = build(meta, vocab, warnings)
+    size = len(vocab.pieces)
     ids = {
-        name: _token_id(meta, f"{name}_token_id", default, len(vocab.pieces))
-        for name, default in (("bos", _BOS.get(kind)), ("eos", _EOS.get(kind)))
+        "bos": _token_id(meta, "bos_token_id", _BOS.get(kind), size, warnings),
+        "eos": _token_id(meta, "eos_token_id", _EOS.get(kind), size),
     }
     return Tokenizer(
         backend,
@@ -79,6 +82,7 @@ def tokenizer_from_gguf(meta: Metadata) -> Tokenizer:
         eos_id=ids["eos"],
         affixes=_affixes(meta, ids, adds, warnings),
         chat_templates=_templates(meta),
+        template_tokens=_template_tokens(meta, ids, vocab),
         warnings=tuple(warnings),
     )
 
@@ -87,8 +91,8 @@ _Built = tuple[Backend, Decoding, tuple[bool, bool]]  # .., (adds bos, adds eos)
 
 
 def _byte_level(meta: Metadata, vocab: Vocabulary, warnings: list[str]) -> _Built:
-    merges = _column(meta, "merges", str)
-    if not merges:
+    merges = _merges(meta, vocab, warnings)
+    if merges is None:
         raise CheckpointError(
             "the GGUF file's byte-level tokenizer has no merges (tokenizer.ggml.merges)",
             fix=_AGAIN,
@@ -98,7 +102,7 @@ def _byte_level(meta: Metadata, vocab: Vocabulary, warnings: list[str]) -> _Buil
 
 
 def _sentencepiece(meta: Metadata, vocab: Vocabulary, warnings: list[str]) -> _Built:
-    merges = _column(meta, "merges", str) or None
+    merges = _merges(meta, vocab, warnings)
     if merges is None and len(set(vocab.scores)) < 2:
         warnings.append(
             "the GGUF file's SentencePiece vocabulary has no scores: text is split by token ids "
@@ -110,7 +114,7 @@ def _sentencepiece(meta: Metadata, vocab: Vocabulary, warnings: list[str]) -> _B
 
 def _gemma4(meta: Metadata, vocab: Vocabulary, warnings: list[str]) -> _Built:
     blanks = _blanks(meta, prefix=False)
-    return *sentencepiece_bpe(vocab, blanks, _column(meta, "merges", str)), (True, False)
+    return *sentencepiece_bpe(vocab, blanks, _merges(meta, vocab, warnings) or []), (True, False)
 
 
 def _unigram(meta: Metadata, vocab: Vocabulary, warnings: list[str]) -> _Built:
@@ -122,21 +126,47 @@ def _unigram(meta: Metadata, vocab: Vocabulary, warnings: list[str]) -> _Built:
     return *unigram(vocab, _blanks(meta, prefix=True)), (False, True)
 
 
+def _merges(meta: Metadata, vocab: Vocabulary, warnings: list[str]) -> Merges | None:
+    """The file's merges, None where it has none. Some that make no token are left out, as llama.cpp
+    does no more with them than fall back to bytes."""
+    listed = _column(meta, "merges", str)
+    if not listed:
+        return None
+    merges, unusable = usable_merges(listed, vocab)
+    if unusable:
+        warnings.append(
+            f"{unusable} of the GGUF file's {len(listed)} merges are not two tokens that make a "
+            "third, or stand there twice: they are left out"
+        )
+    return merges
+
+
 _KINDS: dict[str, Callable[[Metadata, Vocabulary, list[str]], _Built]] = {
     "gpt2": _byte_level,
     "llama": _sentencepiece,
     "gemma4": _gemma4,
     "t5": _unigram,
 }
+NO_ID = (-1, 0xFFFF_FFFF)  # how files say that there is no such token
 _BOS = {"llama": 1}
 _EOS = {"llama": 2, "t5": 1}
 _UNK = {"llama": 0, "t5": 2}
+# Names in chat templates -> what GGUF keys call them.
+_OTHERS = {
+    "unk_token": "unknown",
+    "pad_token": "padding",
+    "sep_token": "seperator",  # spelled so
+    "cls_token": "cls",
+    "mask_token": "mask",
+}
 
 
 def _vocabulary(meta: Metadata) -> Vocabulary:
     pieces: list[str] = _column(meta, "tokens", str)
+    if not pieces:
+        raise CheckpointError("the GGUF file's tokenizer has no tokens", fix=_AGAIN)
     types: list[int] = list(_column(meta, "token_type", int))
-    scores: list[float] = _column(meta, "scores", float)
+    scores: list[float] = [float(score) for score in _column(meta, "scores", float, int)]
     for name, column in (("token_type", types), ("scores", scores)):
         if column and len(column) != len(pieces):
             raise CheckpointError(
@@ -169,11 +199,11 @@ def _respelled(piece: str, kind: int) -> str:
     return META * len(piece) if blank else piece
 
 
-def _column(meta: Metadata, name: str, kind: type) -> list[Any]:
-    """One array of the metadata, [] where there is none; every item is of `kind`."""
+def _column(meta: Metadata, name: str, *kinds: type) -> list[Any]:
+    """One array of the metadata, [] where there is none; every item is of one of `kinds`."""
     value = meta.get(_KEY + name, [])
-    if not isinstance(value, list) or not all(type(v) is kind for v in value):
-        raise CheckpointError(f"{_KEY}{name} is not an array of {kind.__name__}", fix=_AGAIN)
+    if not isinstance(value, list) or not all(type(v) in kinds for v in value):
+        raise CheckpointError(f"{_KEY}{name} is not an array of {kinds[0].__name__}", fix=_AGAIN)
     return value
 
 
@@ -220,16 +250,26 @@ def _blanks(meta: Metadata, *, prefix: bool) -> Whitespace:
     )
 
 
-def _token_id(meta: Metadata, name: str, default: int | None, size: int) -> int | None:
-    value = meta.get(_KEY + name, default)
-    if value is None:
-        return None
-    if type(value) is not int or not 0 <= value < size:
-        raise CheckpointError(
-            f"{_KEY}{name} is {str(value)[:20]}, outside the vocabulary of {size} tokens",
-            fix=_AGAIN,
-        )
-    return value
+def _token_id(
+    meta: Metadata,
+    name: str,
+    default: int | None,
+    size: int,
+    warnings: list[str] | None = None,
+) -> int | None:
+    """The id that a key gives, else `default`. warnings: hear of one that is no token, which then
+    counts as not given, as in llama.cpp; without, it is refused."""
+    value = meta.get(_KEY + name)
+    usual = default if default is not None and default < size else None
+    if value is None or value in NO_ID:
+        return usual
+    if type(value) is int and 0 <= value < size:
+        return value
+    said = f"{_KEY}{name} is {str(value)[:20]}, outside the vocabulary of {size} tokens"
+    if warnings is None or type(value) is not int:
+        raise CheckpointError(said, fix=_AGAIN)
+    warnings.append(f"{said}: {'none' if usual is None else usual} is used")
+    return usual
 
 
 def _affixes(
@@ -246,6 +286,17 @@ def _affixes(
         wanted = bool(default if said is None else said)
         found.append((token,) if wanted and token is not None else ())
     return found[0], found[1]
+
+
+def _template_tokens(
+    meta: Metadata, ids: Mapping[str, int | None], vocab: Vocabulary
+) -> dict[str, str]:
+    """Texts of the tokens that a template knows by name, as far as the file has ids for them."""
+    found = {f"{name}_token": i for name, i in ids.items()}
+    for name, key in _OTHERS.items():
+        found[name] = meta.get(f"{_KEY}{key}_token_id")
+    size = len(vocab.pieces)
+    return {name: vocab.pieces[i] for name, i in found.items() if type(i) is int and 0 <= i < size}
 
 
 def _templates(meta: Metadata) -> dict[str, str]:

@@ -12,6 +12,7 @@ Out: {} once it is ready, then {"text"} or {"error": kind, "message"}.
 from __future__ import annotations
 
 import json
+import re
 import resource
 import signal
 import struct
@@ -21,6 +22,23 @@ from datetime import datetime
 from typing import Any, BinaryIO
 
 HEADER = struct.Struct(">I")
+
+# What a text may be encoded with in a template; each is a module that is imported when first used.
+_CODECS = ("utf-8", "utf-16", "utf-32", "ascii", "latin-1", "cp1252", "idna", "punycode")
+_WORD = re.compile(r"\w+")
+_LEFT_OUT = "…"
+_SEVERAL = re.compile(f"{_LEFT_OUT}(?:\\s*{_LEFT_OUT})+")
+_MOST_SAID = 2000  # characters of an error that are looked at
+# Words and marks of Jinja's own messages.
+_OWN_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "is undefined has no attribute element object of access to unsafe the a an in not callable "
+        "safely dict list str int float bool tuple None NoneType sequence mapping jinja2 utils "
+        "Namespace namespace begins with underscore filter test named",
+    )
+)
+_OWN_MARKS = " '\".,:;()[]"
 
 
 class _TooLong(Exception):
@@ -82,12 +100,21 @@ class _Renderer:
         self.most = most
         self.environment = _environment()
         self.source = ""
+        self.words: frozenset[str] = frozenset()
+        self.marks: set[str] = set()
         self.template: Any = None
 
     def warm_up(self) -> None:
         """Everything that imports lazily, errors included, before files can no longer be opened."""
         for text in ("{{ [1]|tojson }}{{ strftime_now('%d') }}", "{{ x.y.z }}", "{% if %}", "{{"):
             self.answer({"template": text, "context": {}})
+        context = self.environment.from_string("").new_context()
+        for name in self.environment.filters:
+            for value in ("a b", ["a"], {"a": 1}):
+                with suppress(Exception):  # one that needs more is asked for more by its users
+                    self.environment.call_filter(name, value, context=context)
+        for codec in _CODECS:
+            "a".encode(codec)
 
     def answer(self, request: dict[str, Any]) -> dict[str, str]:
         """The frame that answers `request`. Never raises."""
@@ -95,6 +122,8 @@ class _Renderer:
             if "template" in request:
                 self.source = request["template"]
                 self.template = None
+                self.words = _OWN_WORDS.union(_WORD.findall(self.source))
+                self.marks = set(self.source).union(_OWN_MARKS)
             if self.template is None:
                 self.template = self.environment.from_string(self.source)
             return {"text": self.render(request["context"])}
@@ -103,15 +132,29 @@ class _Renderer:
         except self.errors.TemplateSyntaxError as e:
             return _error("syntax", f"line {e.lineno}: {e.message}")
         except self.errors.SecurityError as e:
-            return _error("security", str(e))
+            return self.told("security", e, request)
         except self.errors.UndefinedError as e:
-            return _error("undefined", str(e))
+            return self.told("undefined", e, request)
         except self.errors.TemplateError as e:
-            return _error("raised", str(e))
+            return self.told("raised", e, request)
         except MemoryError:
             return _error("memory", "")
         except (Exception, RecursionError) as e:
             return _error("other", type(e).__name__)
+
+    def told(self, kind: str, error: Exception, request: dict[str, Any]) -> dict[str, str]:
+        """The error in words of the template, of Jinja and of roles: a message may be made of what
+        somebody wrote, and that goes into no message and no log."""
+        messages = request["context"].get("messages") or ()
+        roles = " ".join(str(m.get("role")) for m in messages if isinstance(m, dict))
+        known = self.words.union(_WORD.findall(roles))
+
+        def kept(piece: re.Match[str]) -> str:
+            text = piece[0]
+            return text if text in (known if _WORD.fullmatch(text) else self.marks) else _LEFT_OUT
+
+        said = re.sub(r"\w+|\W", kept, str(error)[:_MOST_SAID])
+        return _error(kind, _SEVERAL.sub(_LEFT_OUT, said))
 
     def render(self, context: dict[str, Any]) -> str:
         parts: list[str] = []

@@ -6,7 +6,7 @@ in their own modules.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
@@ -31,7 +31,10 @@ class PieceType(IntEnum):
     BYTE = 6
 
 
+Merges = list[tuple[str, str]]
+
 _AGAIN = "convert or download the model again"
+_MOST_CUTS = 1 << 27  # characters looked at for ways to make pieces; published ones need 2^24
 _SPECIAL = (PieceType.UNKNOWN, PieceType.CONTROL)
 
 
@@ -77,23 +80,28 @@ class Whitespace:
     charsmap: bytes = b""  # SentencePiece's compiled character map
 
 
-def byte_level(vocab: Vocabulary, merges: Iterable[str], pre: Pre) -> tuple[Tokenizer, Decoding]:
-    """Byte-level BPE. merges: "left right", best first. Raises CheckpointError."""
-    pairs = _pairs(merges, vocab)
-    model = models.BPE(vocab=vocab.index, merges=pairs, ignore_merges=pre.ignore_merges)
+def byte_level(vocab: Vocabulary, merges: Merges, pre: Pre) -> tuple[Tokenizer, Decoding]:
+    """Byte-level BPE. merges: pairs of tokens that make a token, best first."""
+    model = models.BPE(vocab=vocab.index, merges=merges, ignore_merges=pre.ignore_merges)
     backend = Tokenizer(model)
-    if pre.nfc:
-        backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = pre_tokenizers.Sequence([_component(s) for s in pre.steps])
+    split_as(backend, pre)
     _add_tokens(backend, vocab)
     return backend, Decoding(alphabet=byte_alphabet())
 
 
+def split_as(backend: Tokenizer, pre: Pre, *, prefix: bool = False) -> None:
+    """Let `backend` split text as the row says. prefix: a blank goes before the text."""
+    if pre.nfc:
+        backend.normalizer = normalizers.NFC()
+    steps = [_component(step, prefix=prefix) for step in pre.steps]
+    backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
+
+
 def sentencepiece_bpe(
-    vocab: Vocabulary, blanks: Whitespace, merges: Iterable[str] | None = None
+    vocab: Vocabulary, blanks: Whitespace, merges: Merges | None = None
 ) -> tuple[Tokenizer, Decoding]:
     """SentencePiece BPE: pairs whose union is a piece merge in the order of that piece's score."""
-    pairs = merges_by_score(vocab) if merges is None else _pairs(merges, vocab)
+    pairs = merges_by_score(vocab) if merges is None else merges
     unknown = vocab.unknown_id
     fallback = "<0x0A>" in vocab.index
     model = models.BPE(
@@ -147,6 +155,8 @@ def merges_by_score(vocab: Vocabulary) -> list[tuple[str, str]]:
         if kind not in _SPECIAL
     ]
     ranked.sort()
+    if sum(len(vocab.pieces[at]) ** 2 for _, at in ranked) > _MOST_CUTS:
+        raise CheckpointError("the tokenizer's pieces are too long to be words", fix=_AGAIN)
     merges: list[tuple[str, str]] = []
     for rank, at in ranked:
         piece = vocab.pieces[at]
@@ -177,7 +187,7 @@ def _normalizers(blanks: Whitespace) -> list[normalizers.Normalizer]:
     return [*steps, normalizers.Replace(" ", META)]
 
 
-def _component(step: Step) -> pre_tokenizers.PreTokenizer:
+def _component(step: Step, *, prefix: bool) -> pre_tokenizers.PreTokenizer:
     match step:
         case Step("split", str(pattern)):
             return pre_tokenizers.Split(Regex(pattern), "isolated")
@@ -186,7 +196,7 @@ def _component(step: Step) -> pre_tokenizers.PreTokenizer:
         case Step("punctuation", str(behaviour)):
             return pre_tokenizers.Punctuation(behaviour)
         case Step("byte_level", bool(regex)):
-            return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=regex)
+            return pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=regex)
     raise AssertionError(step)
 
 
@@ -204,24 +214,27 @@ def _add_tokens(backend: Tokenizer, vocab: Vocabulary) -> None:
     backend.add_tokens(added)
 
 
-def _pairs(merges: Iterable[str], vocab: Vocabulary) -> list[tuple[str, str]]:
-    """Merges as pairs of tokens that make a token. Raises CheckpointError.
+def usable_merges(merges: Sequence[str], vocab: Vocabulary) -> tuple[Merges, int]:
+    """Merges as pairs of tokens that make a token, best first, and how many are none.
 
-    A piece may itself begin with a blank, so the separator is sought from the second place.
+    A piece may itself begin with a blank, so the separator is sought from the second place. Raises
+    CheckpointError where most of them are none: they belong to another vocabulary.
     """
     index = vocab.index
-    pairs: list[tuple[str, str]] = []
-    for at, merge in enumerate(merges):
+    pairs: dict[tuple[str, str], None] = {}
+    for merge in merges:
         cut = merge.find(" ", 1)
         left, right = merge[:cut], merge[cut + 1 :]
-        if cut < 0 or left not in index or right not in index or left + right not in index:
-            raise CheckpointError(
-                f"the tokenizer's merges do not fit its vocabulary: merge {at} is not two tokens "
-                "that make a third",
-                fix=_AGAIN,
-            )
-        pairs.append((left, right))
-    return pairs
+        if cut > 0 and left in index and right in index and left + right in index:
+            pairs.setdefault((left, right))
+    unusable, count = len(merges) - len(pairs), len(merges)
+    if unusable > count // 2:
+        raise CheckpointError(
+            f"the tokenizer's merges do not fit its vocabulary: {unusable} of {count} are not two "
+            "tokens that make a third",
+            fix=_AGAIN,
+        )
+    return [*pairs], unusable
 
 
 def _check_scores(vocab: Vocabulary) -> None:

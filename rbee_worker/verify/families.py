@@ -68,19 +68,24 @@ def _deepseek(found: Tensors, config: Mapping[str, Any]) -> Tensors:
     return out
 
 
+def _small_experts_config(ckpt: Checkpoint) -> dict[str, Any]:
+    """Null, which a GGUF file means by leaving these out, is a number to HF."""
+    usual = {"n_routed_experts": 0, "n_shared_experts": 0, "n_group": 1, "topk_group": 1}
+    said = {key: ckpt.config.get(key) or usual[key] for key in usual}
+    return said if ckpt.kind == "gguf" else {}
+
+
 def _deepseek_config(ckpt: Checkpoint) -> dict[str, Any]:
-    """HF's defaults are those of the largest model, and its keys and values have all heads."""
+    """HF's keys and values have all heads; what a file leaves out is a number there."""
     c = ckpt.config
     if ckpt.kind != "gguf":
-        return {"q_lora_rank": c.get("q_lora_rank")}
+        return {}
     grouped = (c.get("n_group") or 1) > 1
     return {
-        "q_lora_rank": c.get("q_lora_rank"),
+        **_small_experts_config(ckpt),
         "qk_nope_head_dim": c["qk_head_dim"] - c["qk_rope_head_dim"],
         "num_key_value_heads": c["num_attention_heads"],
         "topk_method": "group_limited_greedy" if grouped else "greedy",  # of V2; V3 has one way
-        "n_group": c.get("n_group") or 1,
-        "topk_group": c.get("topk_group") or 1,
     }
 
 
@@ -103,13 +108,23 @@ def _gpt_oss(found: Tensors, config: Mapping[str, Any]) -> Tensors:
     return out
 
 
-def _gpt_oss_config(ckpt: Checkpoint) -> dict[str, Any]:
-    """No scaling must be said, for HF's default is that of the published models; the ramp of yarn
-    is not rounded, whether or not a file says so."""
-    scaling = ckpt.config.get("rope_scaling")
-    if scaling is None:
-        return {"rope_scaling": {"rope_type": "default"}}
-    return {"rope_scaling": {"truncate": False, **scaling}}
+def _gemma_config(ckpt: Checkpoint) -> dict[str, Any]:
+    """Scores are divided by the root of a head's width unless a file says otherwise."""
+    said = ckpt.config.get("query_pre_attn_scalar", 0)
+    return {"query_pre_attn_scalar": ckpt.config["head_dim"]} if said is None else {}
+
+
+def _granite_config(ckpt: Checkpoint) -> dict[str, Any]:
+    """The same of Granite, which multiplies."""
+    said = ckpt.config.get("attention_multiplier", 0)
+    return {"attention_multiplier": ckpt.config["head_dim"] ** -0.5} if said is None else {}
+
+
+def _phi3_config(ckpt: Checkpoint) -> dict[str, Any]:
+    """A GGUF file without an original length was not stretched."""
+    key = "original_max_position_embeddings"
+    said = ckpt.config.get(key, 0 if ckpt.kind == "gguf" else 1)
+    return {} if said else {key: ckpt.config["max_position_embeddings"]}
 
 
 def _llama4(found: Tensors, config: Mapping[str, Any]) -> Tensors:
@@ -134,6 +149,25 @@ def _llama4_config(ckpt: Checkpoint) -> dict[str, Any]:
     return {"use_qk_norm": ckpt.config["num_local_experts"] != 128}
 
 
+def _olmo3_config(ckpt: Checkpoint) -> dict[str, Any]:
+    """HF's class takes both kinds of layers, or neither."""
+    if ckpt.kind != "gguf":
+        return {}
+    c = ckpt.config
+    plain = {"rope_type": "default", "rope_theta": c["rope_theta"]}
+    local = (c.get("rope_parameters") or {}).get("sliding_attention", plain)
+    full = plain | (c.get("rope_scaling") or {})
+    both = {"full_attention": full, "sliding_attention": local}
+    return {"rope_parameters": both, "rope_scaling": None}
+
+
+def _exaone4_config(ckpt: Checkpoint) -> dict[str, Any]:
+    """HF's class cannot count out a pattern without windows."""
+    if ckpt.kind != "gguf" or ckpt.config.get("sliding_window"):
+        return {}
+    return {"layer_types": ["full_attention"] * ckpt.config["num_hidden_layers"]}
+
+
 # Tensors of a file, by `model_type`, as HF's class groups them.
 REGROUPED: Mapping[str, Callable[[Tensors, Mapping[str, Any]], Tensors]] = {
     "deepseek_v2": _deepseek,
@@ -146,8 +180,16 @@ REGROUPED: Mapping[str, Callable[[Tensors, Mapping[str, Any]], Tensors]] = {
 GATHERED: Mapping[str, Callable[[Checkpoint], dict[str, Any]]] = {
     "deepseek_v2": _deepseek_config,
     "deepseek_v3": _deepseek_config,
+    "dots1": _small_experts_config,
+    "exaone4": _exaone4_config,
     "falcon": _falcon_config,
-    "gpt_oss": _gpt_oss_config,
+    "gemma2": _gemma_config,
+    "gemma3_text": _gemma_config,
+    "granite": _granite_config,
+    "granitemoe": _granite_config,
+    "granitemoeshared": _granite_config,
+    "phi3": _phi3_config,
     "llama4_text": _llama4_config,
     "mpt": _mpt_config,
+    "olmo3": _olmo3_config,
 }

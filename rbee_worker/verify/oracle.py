@@ -7,7 +7,6 @@ model's own code) is decoded here and handed over under HF's names.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,11 +18,11 @@ from torch import Tensor
 
 from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.checkpoint.formats import TensorSource
-from rbee_worker.checkpoint.hf_config import read_json
 from rbee_worker.checkpoint.names import DIALECTS
-from rbee_worker.errors import UnsupportedModel, UsageError
-from rbee_worker.models import ARCHITECTURES
-from rbee_worker.ops.dequant import dequantize
+from rbee_worker.checkpoint.reading import read_json
+from rbee_worker.errors import UnsupportedModel
+from rbee_worker.models import ARCHITECTURES, given_keys
+from rbee_worker.ops.reference.dequant import dequantize
 from rbee_worker.verify.corrected import CORRECTIONS
 from rbee_worker.verify.families import GATHERED
 from rbee_worker.verify.renaming import long_rope_of, rope_divisors, state_for
@@ -51,13 +50,8 @@ class Oracle:
 def load_oracle(ckpt: Checkpoint) -> Oracle:
     """The HF model with this checkpoint's weights.
 
-    Raises UsageError without transformers, UnsupportedModel where it cannot have this model.
+    Raises UnsupportedModel where transformers cannot have this model.
     """
-    if importlib.util.find_spec("transformers") is None:
-        raise UsageError(
-            "verify compares with transformers, which is not installed here.",
-            fix="pip install 'transformers>=5,<6'",
-        )
     kind: Any = _class(ckpt)  # HF's own annotations are not to be had
     # Sizes that differ are told by `_check`, in one line.
     options: dict[str, Any] = {"dtype": torch.float32, "ignore_mismatched_sizes": True}
@@ -90,22 +84,22 @@ def hf_config(ckpt: Checkpoint) -> PretrainedConfig:
     from transformers import CONFIG_MAPPING
 
     kind = CONFIG_MAPPING[ckpt.arch]
-    # What a key's absence means is said by our table: HF's class may mean another checkpoint.
-    given = {**ARCHITECTURES[ckpt.arch].defaults, **ckpt.config}
-    if given.get("num_key_value_heads") is None:
-        given["num_key_value_heads"] = given.get("num_attention_heads")
-    fields = {f.name for f in dataclasses.fields(kind)}
+    given = given_keys(ckpt, ARCHITECTURES[ckpt.arch].config)
+    fields = {f.name: f.type for f in dataclasses.fields(kind)}
     dialect = DIALECTS.get(ckpt.arch)
     for theirs, ours in (dialect.keys if dialect else {}).items():
         if theirs in fields and ours in given:
             given[theirs] = given[ours]
-    gathered = GATHERED.get(ckpt.arch, _nothing)(ckpt)
-    given |= gathered
-    # A file's own tensors say more of LongRoPE than its keys.
-    given["rope_scaling"] = long_rope_of(ckpt) or given.get("rope_scaling")
+    given |= GATHERED.get(ckpt.arch, _nothing)(ckpt)
+    typed = given.get("rope_parameters") is not None  # one entry for each kind of layers
+    if "rope_parameters" in fields and "rope_scaling" in given and not typed:
+        # A file's own tensors say more of LongRoPE than its keys.
+        unscaled = {"rope_type": "default"}
+        given["rope_scaling"] = long_rope_of(ckpt) or given["rope_scaling"] or unscaled
     fixed = {"model_type", "quantization_config", *(k for k in given if _read_only(kind, k))}
-    absent = {k for k, v in given.items() if v is None and k not in gathered}
-    kept = {k: v for k, v in given.items() if k not in fixed | absent}
+    # Null is a value only where HF's class has it.
+    lost = {k for k, v in given.items() if v is None and "None" not in str(fields.get(k, ""))}
+    kept = {k: v for k, v in given.items() if k not in fixed | lost}
     # HF's default may lie outside of the vocabulary; it plays no part in a forward pass.
     return kind(**{"pad_token_id": None, **kept})
 
@@ -139,7 +133,7 @@ def hf_trace(model: PreTrainedModel, tokens: Sequence[int]) -> Trace:
     finally:
         for hook in hooks:
             hook.remove()
-    return Trace(tuple(states), logits.float())
+    return Trace(tuple(s.numpy() for s in states), logits.float().numpy())
 
 
 def _layers(model: PreTrainedModel) -> Sequence[torch.nn.Module]:

@@ -13,16 +13,15 @@ from rbee_worker.checkpoint import Checkpoint, open_checkpoint
 from rbee_worker.checkpoint.formats import FORMATS
 from rbee_worker.checkpoint.summary import summarize
 from rbee_worker.config import Settings
-from rbee_worker.engine.kernels import compile_for
-from rbee_worker.engine.machine import allowed_cores, available_memory
-from rbee_worker.engine.preflight import preflight
 from rbee_worker.errors import ModelError, UsageError
+from rbee_worker.loading.preflight import outline_of, preflight
+from rbee_worker.machine import allowed_cores, available_memory
 from rbee_worker.models import build_model
 from rbee_worker.models.base import Decoder
-from rbee_worker.ops.select import HEAD_ROWS, backend_name, make_ops
+from rbee_worker.ops.backends import choose_backend
 from rbee_worker.verify.compare import TOLERANCE, Comparison, Step, compare
 from rbee_worker.verify.oracle import hf_trace, load_oracle
-from rbee_worker.verify.whole import BLOCK_SIZE, KV, Pieces
+from rbee_worker.verify.whole import BLOCK_SIZE, KV
 
 Say = Callable[[str], None]
 
@@ -43,12 +42,12 @@ def verify_report(
     """
     if settings.backend == "auto":
         settings = msgspec.structs.replace(settings, backend="reference")
-    backend = backend_name(settings)
+    backend = choose_backend(settings)
     dtype = "f32" if settings.dtype == "auto" else settings.dtype
     say("Opening the model.")
     ckpt = open_checkpoint(settings.model, cache_dir=settings.cache_dir)
-    rounded = backend == "cpu" and not settings.exact_activations and _packed(ckpt)
-    allowed = TOLERANCE["i8" if rounded else dtype] if tolerance is None else tolerance
+    activations = backend.activations(settings, dtype, _packed(ckpt))
+    allowed = TOLERANCE[activations] if tolerance is None else tolerance
     other = ckpt if against is None else open_checkpoint(against, cache_dir=settings.cache_dir)
     ids = _ids(ckpt, settings, tokens)
     torch.set_num_threads(settings.threads or allowed_cores())
@@ -64,22 +63,23 @@ def verify_report(
             f"{against}: has other sizes than {settings.model}.",
             fix="give --against the checkpoint that this one was converted from.",
         )
-    found = compare(_pieces(model, len(ids)), want, ids, tolerance=allowed)
+    pieces = backend.pieces(model, tokens=len(ids), block_size=BLOCK_SIZE, kv_dtype=KV)
+    found = compare(pieces, want, ids, tolerance=allowed)
     return {
         "ref": ckpt.ref,
         "path": str(ckpt.path),
         "architecture": ckpt.arch,
         "against": {"ref": other.ref, "model": title, "weights": by},
-        "backend": backend,
+        "backend": backend.name,
         "dtype": dtype,
-        "activations": "i8" if rounded else dtype,
+        "activations": activations,
         "tokens": tokens,
         **as_dict(found),
     }
 
 
 def _packed(ckpt: Checkpoint) -> bool:
-    """Has it weights whose products the cpu backend computes with rounded activations?"""
+    """Are any of its weights quantized?"""
     return any(not FORMATS[use.format].is_float for use in summarize(ckpt.source).formats)
 
 
@@ -89,27 +89,10 @@ def _built(ckpt: Checkpoint, settings: Settings, dtype: str, say: Say) -> Decode
     def compiling(done: int, total: int, name: str) -> None:
         say(f"Compiling CPU kernels: {done} of {total}, {name}.")
 
-    compile_for(ckpt, settings, KV, compiling)
-    threads = settings.threads or allowed_cores()
-    weight_bytes = preflight(ckpt, settings).weight_bytes
-    ops = make_ops(settings, dtype, threads=threads, weight_bytes=weight_bytes, progress=compiling)
-    if ops.name == "cpu":
-        torch.set_num_threads(1)  # a second pool of threads would fight with the backend's own
+    plan = preflight(ckpt, settings)
+    plan.backend.prepare(outline_of(ckpt, plan.model.context), settings, KV, compiling)
+    ops = plan.backend.ops(settings, dtype, weight_bytes=plan.weight_bytes, progress=compiling)
     return build_model(ckpt, ops)
-
-
-def _pieces(model: Decoder, tokens: int) -> Pieces:
-    """The model, or its recordings where the backend only records."""
-    if model.ops.name != "cpu":
-        return model
-    from rbee_worker.ops.cpu.backend import CpuOps
-    from rbee_worker.ops.cpu.header import Shape
-    from rbee_worker.ops.cpu.model import CpuModel
-    from rbee_worker.ops.cpu.stepwise import Stepwise
-
-    assert isinstance(model.ops, CpuOps)
-    shape = Shape(tokens, min(tokens, HEAD_ROWS), tokens, BLOCK_SIZE, KV)
-    return Stepwise(CpuModel(model, model.ops, shape))
 
 
 def as_dict(found: Comparison) -> dict[str, Any]:

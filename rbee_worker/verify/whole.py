@@ -1,4 +1,4 @@
-"""One sequence computed at once, with a state of its own: what a comparison runs."""
+"""One sequence computed at once, with state of its own: what a comparison runs. Torch-free."""
 
 from __future__ import annotations
 
@@ -7,122 +7,122 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from rbee_worker.ops.batch import Batch, FixedState, PagedState
-from rbee_worker.state.specs import StateGroup
-from rbee_worker.state.tensors import StateTensors
+from rbee_worker.ops.backend import StateMemory
+from rbee_worker.ops.batch import Array, Batch, FixedPlaces, PagedPlaces, Places, StepNumbers
+from rbee_worker.state.specs import PagedKV, StateGroup
+
+F32 = NDArray[np.float32]
 
 BLOCK_SIZE = 16
-KV = "f32"  # of the cache: nothing but the computation is compared
+KV = "f32"  # dtype of the cache: nothing but the computation is compared
 _SLOT = 1  # 0 is a sink
-
-
-def whole_batch(
-    groups: Sequence[StateGroup],
-    tokens: Sequence[int],
-    *,
-    device: str = "cpu",
-    block_size: int = BLOCK_SIZE,
-) -> Batch:
-    """All of `tokens` as one sequence of one step, with zeroed float32 state of `groups`."""
-    n = len(tokens)
-    blocks = -(-n // block_size) + 1  # and the sink
-    made = StateTensors(
-        groups,
-        [blocks] * len(groups),
-        _SLOT + 1,
-        block_size=block_size,
-        dtype=KV,
-        device=device,
-    )
-    positions = torch.arange(n, device=device)
-    table = torch.arange(1, blocks, dtype=torch.int32, device=device)[None]
-    slot = torch.tensor([_SLOT], device=device)
-    state: list[PagedState | FixedState] = []
-    for paged, fixed in zip(made.paged, made.fixed, strict=True):
-        if paged is not None:
-            state.append(PagedState(*paged, table, positions + block_size))
-        else:
-            assert fixed is not None
-            state.append(FixedState(fixed, slot))
-
-    def one(value: int) -> Tensor:
-        return torch.tensor([value], device=device)
-
-    return Batch(
-        tokens=torch.tensor(list(tokens), device=device),
-        positions=positions,
-        seq_starts=torch.tensor([0, n], device=device),
-        kv_lens=one(n),
-        rope_lens=one(n),
-        sample_rows=one(n - 1),
-        state=tuple(state),
-        seq_starts_host=(0, n),
-        kv_lens_host=(n,),
-    )
 
 
 @dataclass(frozen=True)
 class Trace:
     """States of the T tokens of one sequence: before the first block and after each [T, dim], and
-    the logits [T, vocab], all float32."""
+    the logits [T, vocab]."""
 
-    states: tuple[Tensor, ...]
-    logits: Tensor
+    states: tuple[F32, ...]
+    logits: F32
 
-    def inputs(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def inputs(self) -> Iterator[tuple[F32, F32]]:
         """What each block got and what it made of it."""
         return pairwise(self.states)
 
 
 class Pieces(Protocol):
-    """A model that can be run piece by piece: a `Decoder`, or its recordings."""
+    """A model that can be run piece by piece on some backend."""
 
     @property
     def groups(self) -> tuple[StateGroup, ...]: ...
-    @property
-    def device(self) -> str:
-        """Where its tensors are."""
+
+    def memory(self, n_blocks: Sequence[int], n_slots: int, *, block_size: int) -> StateMemory:
+        """Zeroed float32 state for the model."""
         ...
 
-    def embedded(self, batch: Batch) -> Tensor:
+    def host(self, x: Array) -> F32:
+        """A copy of states or logits on the host."""
+        ...
+
+    def put(self, x: F32) -> Array:
+        """States as the pieces take them."""
+        ...
+
+    def embedded(self, batch: Batch) -> Array:
         """batch of N rows -> what the first block reads [N, dim]"""
         ...
 
-    def layers(self, x: Tensor, batch: Batch) -> Sequence[Callable[[Tensor], Tensor]]:
-        """The blocks, each as a function of the state alone."""
+    def layers(self, x: Array, batch: Batch) -> Sequence[Callable[[Array], Array]]:
+        """The blocks, each as a function of the state alone. x [N, dim]: what `embedded` gave"""
         ...
 
-    def normed(self, x: Tensor) -> Tensor:
+    def normed(self, x: Array) -> Array:
         """What the last block made [N, dim] -> what the head reads [N, dim]"""
         ...
 
-    def head(self, rows: Tensor) -> Tensor:
+    def head(self, rows: Array) -> Array:
         """hidden states [S, dim] -> logits float32 [S, vocab]"""
         ...
 
 
+def whole_numbers(groups: Sequence[StateGroup], tokens: Sequence[int]) -> StepNumbers:
+    """All of `tokens` as one sequence of one step, in blocks 1, 2, ... and slot 1."""
+    n = len(tokens)
+    positions = np.arange(n)
+    places: list[Places] = []
+    for group in groups:
+        if isinstance(group.spec, PagedKV):
+            table = np.arange(1, _blocks(n), dtype=np.int32)[None]
+            places.append(PagedPlaces(table, positions + BLOCK_SIZE))
+        else:
+            places.append(FixedPlaces(np.array([_SLOT])))
+    return StepNumbers(
+        tokens=np.array(tokens, np.int64),
+        positions=positions,
+        seq_starts=np.array([0, n]),
+        kv_lens=np.array([n]),
+        rope_lens=np.array([n]),
+        sample_rows=np.array([n - 1]),
+        places=tuple(places),
+        seq_starts_host=(0, n),
+        kv_lens_host=(n,),
+    )
+
+
+def whole_batch(model: Pieces, tokens: Sequence[int]) -> Batch:
+    """All of `tokens` as one sequence of one step, with zeroed state for `model`."""
+    blocks = [_blocks(len(tokens))] * len(model.groups)
+    memory = model.memory(blocks, _SLOT + 1, block_size=BLOCK_SIZE)
+    return memory.stage(whole_numbers(model.groups, tokens))
+
+
+def _blocks(tokens: int) -> int:
+    """Blocks that so many tokens need, and the sink."""
+    return -(-tokens // BLOCK_SIZE) + 1
+
+
 def trace(model: Pieces, tokens: Sequence[int]) -> Trace:
     """What `model` computes of `tokens` from their embedding on."""
-    batch = whole_batch(model.groups, tokens, device=model.device)
-    with torch.inference_mode():
-        x = model.embedded(batch)
-        states = [x.float().clone()]
-        for layer in model.layers(x, batch):
-            x = layer(x)
-            states.append(x.float().clone())
-        return Trace(tuple(states), model.head(model.normed(x)))
+    batch = whole_batch(model, tokens)
+    x = model.embedded(batch)
+    states = [model.host(x)]
+    for layer in model.layers(x, batch):
+        x = layer(x)
+        states.append(model.host(x))
+    return Trace(tuple(states), model.host(model.head(model.normed(x))))
 
 
-def alone(model: Pieces, tokens: Sequence[int], given: Trace) -> Trace:
+def layer_by_layer(model: Pieces, tokens: Sequence[int], given: Trace) -> Trace:
     """Every block, and the head, computed from what `given` has before it: errors of earlier ones
     do not reach it."""
-    batch = whole_batch(model.groups, tokens, device=model.device)
-    with torch.inference_mode():
-        x = model.embedded(batch)
-        states = [x.float().clone()]
-        for layer, (before, _) in zip(model.layers(x, batch), given.inputs(), strict=True):
-            states.append(layer(before.to(x.dtype)).float().clone())
-        return Trace(tuple(states), model.head(model.normed(given.states[-1].to(x.dtype))))
+    batch = whole_batch(model, tokens)
+    x = model.embedded(batch)
+    states = [model.host(x)]
+    for layer, (before, _) in zip(model.layers(x, batch), given.inputs(), strict=True):
+        states.append(model.host(layer(model.put(before))))
+    logits = model.head(model.normed(model.put(given.states[-1])))
+    return Trace(tuple(states), model.host(logits))

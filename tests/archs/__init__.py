@@ -2,6 +2,8 @@
 
 from tests.archs import (
     dense,
+    dots1,
+    exaone4,
     gemma,
     gemma4,
     gpt,
@@ -10,7 +12,9 @@ from tests.archs import (
     llama,
     llama4,
     mixture,
+    nemotron,
     old,
+    olmoe,
     phi,
     qwen,
     relatives,
@@ -18,6 +22,7 @@ from tests.archs import (
 from tests.archs.base import (
     VOCAB,
     Arch,
+    cache_name,
     oracle,
     unpermute,
     write_checkpoint,
@@ -29,6 +34,7 @@ __all__ = [
     "ARCHS",
     "VOCAB",
     "Arch",
+    "cache_name",
     "oracle",
     "unpermute",
     "write_checkpoint",
@@ -50,5 +56,9 @@ _GROUPS = (
     gptoss,
     llama4,
     gemma4,
+    nemotron,
+    exaone4,
+    dots1,
+    olmoe,
 )
 ARCHS: tuple[Arch, ...] = tuple(arch for group in _GROUPS for arch in group.ARCHS)

@@ -7,6 +7,7 @@ package from those weights, as llama.cpp's converter would.
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -99,6 +100,15 @@ def oracle(arch: Arch) -> PreTrainedModel:
             else:
                 p.mul_(4.0)  # HF's 0.02 gives nearly linear blocks: errors would hide
     return model
+
+
+def cache_name(model: PreTrainedModel) -> str:
+    """What this transformers calls a model's cache, in the arguments and in the output.
+
+    `cache` since 5.24, where the older `past_key_values` is deprecated (gone in 5.40).
+    """
+    taken = inspect.signature(model.forward).parameters
+    return "cache" if "cache" in taken else "past_key_values"
 
 
 def write_safetensors(model: PreTrainedModel, folder: Path) -> Path:

@@ -49,7 +49,8 @@ _OLMO3 = {
 }
 
 ARCHS: tuple[Arch, ...] = (
-    Arch("glm", GLM, configured(CGLM, head_dim=16), A.CHATGLM, metadata=HALF),
+    # llama.cpp's converter knows no other epsilon.
+    Arch("glm", GLM, configured(CGLM, head_dim=16, rms_norm_eps=1e-5), A.CHATGLM, metadata=HALF),
     Arch(
         "glm-ratio",
         GLM,
@@ -100,15 +101,20 @@ ARCHS: tuple[Arch, ...] = (
         O3,
         configured(
             CO3,
+            num_hidden_layers=4,
             sliding_window=24,
-            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+            layer_types=["sliding_attention", "full_attention"] * 2,
             rope_parameters={
                 "full_attention": _YARN,
-                "sliding_attention": rope("default", 5e5),
+                "sliding_attention": rope("default", 1e4),
             },
         ),
         A.OLMO2,
-        metadata={**_OLMO3, **windows(True, False, True)},
+        metadata={
+            **_OLMO3,
+            **windows(True, False, True, False),
+            "rope.freq_base_swa": 1e4,
+        },
     ),
     Arch("stablelm", S, configured(CS), A.STABLELM, metadata={"rope.dimension_count": 4}),
     Arch(

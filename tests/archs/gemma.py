@@ -68,7 +68,7 @@ ARCHS: tuple[Arch, ...] = (
     Arch(
         "gemma3-linear",
         G3,
-        _gemma3(rope_parameters=_DUAL, query_pre_attn_scalar=48, num_key_value_heads=2),
+        _gemma3(rope_parameters=_DUAL, num_key_value_heads=2),
     ),
     Arch(
         "gemma2",
@@ -126,8 +126,8 @@ ARCHS: tuple[Arch, ...] = (
         "gemma3-types",
         G3,
         _gemma3(
-            num_hidden_layers=2,
-            layer_types=["full_attention", "sliding_attention"],
+            num_hidden_layers=6,
+            layer_types=["full_attention", "sliding_attention"] * 3,
             final_logit_softcapping=20.0,
             rope_parameters={
                 "sliding_attention": rope("default", 1e4),

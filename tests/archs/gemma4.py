@@ -42,7 +42,7 @@ def with_towers(config: dict[str, Any], tensors: Arrays) -> tuple[dict[str, Any]
     out = {n.replace("model.", "model.language_model.", 1): a for n, a in tensors.items()}
     for n in ("vision_tower.x.weight", "audio_tower.x.weight", "embed_vision.x.weight"):
         out[f"model.{n}"] = np.ones((8, 8), np.float32)
-    out["model.language_model.layers.3.self_attn.k_norm.weight"] = np.ones(32, np.float32)
+    out["model.language_model.layers.5.self_attn.k_norm.weight"] = np.ones(32, np.float32)
     return whole, out
 
 
@@ -85,8 +85,8 @@ def _gemma4(**changes: Any) -> Callable[[], PretrainedConfig]:
     values = {
         "head_dim": 16,
         "global_head_dim": 32,
-        "num_hidden_layers": 4,
-        "layer_types": types * 2,
+        "num_hidden_layers": 6,
+        "layer_types": types * 3,
         "sliding_window": 24,
         "vocab_size_per_layer_input": 211,
         "hidden_size_per_layer_input": 32,
@@ -97,7 +97,7 @@ def _gemma4(**changes: Any) -> Callable[[], PretrainedConfig]:
 
 _KEYS: dict[str, Any] = {
     "attention.sliding_window": 24,
-    "attention.sliding_window_pattern": [True, False, True, False],
+    "attention.sliding_window_pattern": [True, False] * 3,
     "attention.shared_kv_layers": 0,
     "attention.key_length": 32,
     "attention.value_length": 32,
@@ -127,7 +127,7 @@ ARCHS: tuple[Arch, ...] = (
         {
             **_KEYS,
             "attention.shared_kv_layers": 2,
-            "feed_forward_length": [96, 96, 192, 192],
+            "feed_forward_length": [96] * 4 + [192] * 2,
             "embedding_length_per_layer_input": 32,
             "final_logit_softcapping": 30.0,
         },
@@ -150,7 +150,7 @@ ARCHS: tuple[Arch, ...] = (
         {
             **_KEYS,
             **_EXPERT_KEYS,
-            "attention.head_count_kv": [2, 1, 2, 1],
+            "attention.head_count_kv": [2, 1] * 3,
             "embedding_length_per_layer_input": 0,
         },
         extra=still,
@@ -166,7 +166,7 @@ ARCHS: tuple[Arch, ...] = (
             **_KEYS,
             **_EXPERT_KEYS,
             "attention.shared_kv_layers": 2,
-            "attention.head_count_kv": [2, 2, 2, 2],
+            "attention.head_count_kv": [2] * 6,
             "embedding_length_per_layer_input": 32,
         },
         extra=still,

@@ -30,7 +30,7 @@ class MptWithBias(M):
 
 
 def _falcon(**changes: Any) -> Callable[[], PretrainedConfig]:
-    return configured(CF, **{"num_key_value_heads": None, "ffn_hidden_size": 96, **changes})
+    return configured(CF, **{"num_key_value_heads": None, **changes})
 
 
 def _mpt(**changes: Any) -> Callable[[], PretrainedConfig]:
@@ -75,14 +75,14 @@ def _keys(config_heads: int, inner: int, **more: Any) -> dict[str, Any]:
 
 
 ARCHS: tuple[Arch, ...] = (
-    Arch("falcon-7b", F, _falcon(), A.FALCON, stacked, _keys(1, 96)),
+    Arch("falcon-7b", F, _falcon(), A.FALCON, stacked, _keys(1, 256)),
     Arch(
         "falcon-40b",
         F,
         _falcon(new_decoder_architecture=True, num_kv_heads=2),
         A.FALCON,
         stacked,
-        _keys(2, 96),
+        _keys(2, 256),
     ),
     Arch(
         "falcon-11b",
@@ -92,7 +92,6 @@ ARCHS: tuple[Arch, ...] = (
             num_kv_heads=2,
             num_ln_in_parallel_attn=1,
             tie_word_embeddings=False,
-            ffn_hidden_size=None,
         ),
         A.FALCON,
         stacked,
@@ -101,7 +100,7 @@ ARCHS: tuple[Arch, ...] = (
     Arch(
         "falcon-rw",
         F,
-        _falcon(alibi=True, multi_query=False, parallel_attn=False, bias=True),
+        _falcon(alibi=True, multi_query=False, parallel_attn=False, bias=True, ffn_hidden_size=96),
     ),
     Arch("falcon-alibi-mqa", F, _falcon(alibi=True)),
     Arch(

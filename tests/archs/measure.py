@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.models import build_model
-from rbee_worker.ops.reference import ReferenceOps
+from rbee_worker.ops.reference.ops import ReferenceOps
+from rbee_worker.ops.reference.stepwise import ReferenceStepwise
 from rbee_worker.verify.compare import Comparison, compare
 from rbee_worker.verify.oracle import hf_trace, load_oracle
 from tests.archs import Arch, oracle, write_checkpoint, write_gguf
@@ -33,4 +34,4 @@ def compared(path: Path) -> Comparison:
     """A file as `verify` compares it. Raises what it raises."""
     ckpt = open_checkpoint(str(path))
     model = build_model(ckpt, ReferenceOps("cpu", "f32"))
-    return compare(model, hf_trace(load_oracle(ckpt).model, TOKENS), TOKENS)
+    return compare(ReferenceStepwise(model), hf_trace(load_oracle(ckpt).model, TOKENS), TOKENS)

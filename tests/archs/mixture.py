@@ -111,6 +111,20 @@ ARCHS: tuple[Arch, ...] = (
             tie_word_embeddings=True,
         ),
     ),
+    # Every second of the first three layers sees 24 tokens, the others all.
+    Arch(
+        "qwen2-moe-window",
+        Q2,
+        configured(
+            CQ2,
+            **_QWEN,
+            **_SHARED,
+            use_sliding_window=True,
+            sliding_window=24,
+            max_window_layers=3,
+            num_hidden_layers=5,
+        ),
+    ),
     Arch(
         "qwen3-moe",
         Q3,

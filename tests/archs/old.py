@@ -52,6 +52,7 @@ def chatglm(config: dict[str, Any], tensors: Arrays) -> tuple[dict[str, Any], Ar
     """ChatGLM 3 and GLM-4-9b as their own code writes them."""
     theirs = {
         "model_type": "chatglm",
+        "architectures": ["ChatGLMModel"],
         "add_bias_linear": False,
         "add_qkv_bias": config["attention_bias"],
         "apply_query_key_layer_scaling": True,
@@ -153,6 +154,7 @@ def qwen(config: dict[str, Any], tensors: Arrays) -> tuple[dict[str, Any], Array
     """Qwen 1 as its own code writes it; an MLP is half as wide as its config says."""
     theirs = {
         "model_type": "qwen",
+        "architectures": ["QWenLMHeadModel"],
         "attn_dropout_prob": 0.0,
         "bf16": True,
         "emb_dropout_prob": 0.0,
@@ -242,7 +244,8 @@ ARCHS: tuple[Arch, ...] = (
             head_dim=16,
             query_pre_attn_scalar=16,
             sliding_window=24,
-            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+            num_hidden_layers=6,
+            layer_types=["sliding_attention", "full_attention"] * 3,
         ),
         disk=with_images,
     ),

@@ -72,6 +72,8 @@ def long_keys(original: int, length: int) -> dict[str, object]:
     }
 
 
+MAGNITUDE = float(np.sqrt(1 + np.log(256 / 32) / np.log(32)))  # that llama.cpp's converter takes
+
 # Prompts have 70 tokens: an original length of 128 keeps the short set, 32 takes the long one.
 ARCHS: tuple[Arch, ...] = (
     Arch(
@@ -118,7 +120,10 @@ ARCHS: tuple[Arch, ...] = (
         "phi-mha-fused",
         P,
         configured(
-            CP, num_key_value_heads=4, rope_parameters=rope("default", partial_rotary_factor=0.25)
+            CP,
+            num_key_value_heads=4,
+            intermediate_size=256,
+            rope_parameters=rope("default", partial_rotary_factor=0.25),
         ),
         A.PHI2,
         fused,
@@ -164,15 +169,15 @@ ARCHS: tuple[Arch, ...] = (
             rope_parameters=longrope(
                 16,
                 original_max_position_embeddings=32,
-                short_mscale=1.3,
-                long_mscale=1.3,
+                short_mscale=MAGNITUDE,
+                long_mscale=MAGNITUDE,
             ),
         ),
         A.PHIMOE,
         experts,
         {
             "rope.scaling.original_context_length": 32,
-            "rope.scaling.attn_factor": 1.3,
+            "rope.scaling.attn_factor": MAGNITUDE,
             "expert_count": 6,
             "expert_used_count": 2,
             "attention.sliding_window": 48,

@@ -52,6 +52,7 @@ ARCHS: tuple[Arch, ...] = (
             attention_bias=True,
             use_sliding_window=True,
             sliding_window=24,
+            max_window_layers=1,
             layer_types=["sliding_attention", "full_attention", "sliding_attention"],
         ),
     ),

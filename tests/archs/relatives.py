@@ -39,7 +39,8 @@ ARCHS: tuple[Arch, ...] = (
         S,
         configured(
             CS,
-            no_rope_layers=[1, 0, 1],
+            num_hidden_layers=4,
+            no_rope_layers=[1, 0, 1, 0],
             use_sliding_window=True,
             sliding_window=24,
             tie_word_embeddings=False,

@@ -10,10 +10,10 @@ import pytest
 from benchmarks import families
 from benchmarks.family_shapes import FAMILIES, config_of
 from rbee_worker.config import Settings
-from rbee_worker.engine.preflight import preflight
-from rbee_worker.engine.traffic import read_bytes
+from rbee_worker.loading.preflight import preflight
 from rbee_worker.models import ARCHITECTURES
 from rbee_worker.models.random import random_checkpoint
+from tests.outlines import read_bytes
 
 SETTINGS = Settings(backend="cpu")
 
@@ -40,7 +40,6 @@ def test_what_is_told_of_a_family() -> None:
     def run(gb_s: float) -> dict[str, float]:
         return {
             "parameters": 3e8, "token_bytes": 2e8, "decode_tok_s": 5 * gb_s, "gb_s": gb_s,
-            "fallbacks": [],
         }  # fmt: skip
 
     found = families.summary("x", [(run(8), run(10)), (run(9), run(10)), (run(10), run(10))])

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from benchmarks import models
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.models import plan_model
+from rbee_worker.ops.backends import backend
 from tests import tiny
 
 
@@ -33,7 +34,9 @@ def test_a_random_file_loads_and_decodes_to_sane_numbers(tmp_path: Path) -> None
         assert np.isfinite(values).all()
         if values.ndim > 1:
             assert 0.005 < values.std() < 0.08, tensor.name
-    model, _ = plan_model(open_checkpoint(str(path)), "f32", packed=True)  # every name and shape
+    model = plan_model(
+        open_checkpoint(str(path)), backend("cpu").plan_ops("f32")
+    )  # every name and shape
     assert len(model.blocks) == 8
     before = path.stat().st_mtime_ns
     assert models.make(tmp_path / "made", "1b-Q4_K_M.gguf", source) == path

@@ -10,7 +10,8 @@ import transformers
 from safetensors.numpy import save_file
 
 from rbee_worker.checkpoint import open_checkpoint
-from rbee_worker.checkpoint.hf_config import canonical, read_config, read_json
+from rbee_worker.checkpoint.hf_config import canonical, read_config
+from rbee_worker.checkpoint.reading import read_json
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 from tests.checkpoint.limits import refusal
 
@@ -45,22 +46,47 @@ def test_old_and_new_files_become_one_form(name, tmp_path):
     for found in (new, from_old):
         assert "rope_parameters" not in found
         assert found["rope_theta"] == 500000.0
-        ours = found["rope_scaling"] or {"rope_type": "default"}
+        ours = found.get("rope_scaling") or {"rope_type": "default"}
         meant = {k: v for k, v in oracle.rope_parameters.items() if k not in ("rope_theta", "type")}
         assert ours == meant
-    if name in ("none", "default"):
+    if name in ("none", "default"):  # transformers 5 writes it out
         assert new["rope_scaling"] is None
+    assert ("rope_scaling" in from_old) == (name != "none")
 
 
 @pytest.mark.parametrize(
     ("given", "found"),
     [
-        ({}, {"rope_scaling": None}),
-        ({"rope_theta": 10000}, {"rope_scaling": None, "rope_theta": 10000.0}),
-        ({"rope_scaling": {}}, {"rope_scaling": None}),
+        ({}, {}),
+        ({"rope_theta": 10000}, {"rope_theta": 10000.0}),
+        # Nothing, null and {} say nothing of scaling; a kind of "default" says that there is none.
+        ({"rope_scaling": {}}, {}),
+        ({"rope_scaling": None}, {}),
+        ({"rope_parameters": None}, {"rope_parameters": None}),
+        ({"rope_scaling": {"type": "none"}}, {"rope_scaling": None}),
+        ({"rope_parameters": {"rope_type": "default"}}, {"rope_scaling": None}),
         (
             {"rope_parameters": {"rope_theta": 1e6, "partial_rotary_factor": 0.5}},
             {"rope_scaling": None, "rope_theta": 1e6, "partial_rotary_factor": 0.5},
+        ),
+        # A share of the head's own width, which need not be hidden_size / heads.
+        (
+            {"rotary_dim": 8, "hidden_size": 64, "num_attention_heads": 4, "head_dim": 32},
+            {
+                "hidden_size": 64,
+                "num_attention_heads": 4,
+                "head_dim": 32,
+                "partial_rotary_factor": 0.25,
+            },
+        ),
+        (
+            {"rotary_dim": 8, "hidden_size": 64, "num_attention_heads": 4, "head_dim": None},
+            {
+                "hidden_size": 64,
+                "num_attention_heads": 4,
+                "head_dim": None,
+                "partial_rotary_factor": 0.5,
+            },
         ),
         (
             {"rope_scaling": {"type": "su", "long_factor": [1.0]}},
@@ -68,9 +94,9 @@ def test_old_and_new_files_become_one_form(name, tmp_path):
         ),
         (
             {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
-            {"rope_parameters": {"full_attention": {"rope_type": "default"}}, "rope_scaling": None},
+            {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
         ),
-        ({"anything": [1, {"a": None}]}, {"anything": [1, {"a": None}], "rope_scaling": None}),
+        ({"anything": [1, {"a": None}]}, {"anything": [1, {"a": None}]}),
     ],
 )
 def test_canonical(given, found):
@@ -118,7 +144,6 @@ def test_old_keys_become_those_of_today(tmp_path):
         "hidden_act": "silu",
         "num_hidden_layers": 2,
         "rope_theta": 5e6,
-        "rope_scaling": None,
         "vocab_size": 8,
         "x": 1,
     }

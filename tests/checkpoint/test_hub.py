@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 import threading
 from collections import namedtuple
 from collections.abc import Iterator
@@ -11,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import close_session, constants
+from huggingface_hub import close_session, constants, hf_hub_download, scan_cache_dir
 
-from rbee_worker.checkpoint.refs import list_models, pull, resolve
+from rbee_worker.checkpoint import hf_cache
+from rbee_worker.checkpoint import hub as hub_module
+from rbee_worker.checkpoint.refs import list_models, parse, pull, resolve
 from rbee_worker.errors import BadReference, ModelError
 
 FILES = {
@@ -98,7 +102,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.server.got.append(file)
         tag = f'"{hashlib.sha1(data).hexdigest()}"'
-        self.reply(200, data, ETag=tag, X_Repo_Commit=sha, Accept_Ranges="bytes")
+        commit = self.server.revisions.get(sha, sha)
+        self.reply(200, data, ETag=tag, X_Repo_Commit=commit, Accept_Ranges="bytes")
 
 
 @pytest.fixture
@@ -110,7 +115,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
+    for name in ("HF_TOKEN", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     yield server
@@ -218,11 +225,134 @@ def test_what_the_hub_refuses(hub, tmp_path, status, says):
 
 def test_offline(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(BadReference, match="cannot be reached") as caught:
+    with pytest.raises(BadReference, match="HF_HUB_OFFLINE is set") as caught:
         resolve("hf:o/model", cache_dir=str(tmp_path))
     assert "\n" not in str(caught.value)
     assert "go online" in str(caught.value.fix)
     assert hub.asked == []
+
+
+def theirs(hub: Hub, home: Path, *names: str, repo: str = "o/model") -> Path:
+    """What another program has fetched with huggingface_hub into its own cache."""
+    store = home / "hub"
+    paths = [Path(hf_hub_download(repo, name, cache_dir=store)) for name in names]
+    hub.asked.clear()
+    hub.got.clear()
+    return paths[0].parent
+
+
+@pytest.fixture
+def whole(hub: Hub) -> Hub:
+    """The repository with an index that names its shards."""
+    names = {f"t{n}": f"model-0000{n}-of-00002.safetensors" for n in (1, 2)}
+    index = json.dumps({"weight_map": names}).encode()
+    hub.files["o/model"]["model.safetensors.index.json"] = index
+    return hub
+
+
+def test_what_others_have_fetched_is_not_fetched_again(whole, tmp_path):
+    there = theirs(whole, tmp_path / "hf-home", *WANTED)
+    assert resolve("hf:o/model", cache_dir=str(tmp_path / "ours")) == there
+    assert resolve("hf:o/model") == there
+    assert resolve(f"hf:o/model@{there.name}") == there
+    assert resolve("hf:o/model:quant/m-Q4_0.gguf").name == "m-Q4_0.gguf"
+    assert whole.got == ["quant/m-Q4_0.gguf"]
+    assert ("hf:o/model", there) in [(m.ref, m.path) for m in list_models()]
+
+
+def test_what_is_fetched_goes_where_others_look(whole, tmp_path):
+    path = resolve("hf:o/model")
+    assert path.is_relative_to(tmp_path / "hf-home" / "hub" / "models--o--model" / "snapshots")
+    assert scan_cache_dir(tmp_path / "hf-home" / "hub").repos
+    whole.status = 500
+    assert (
+        Path(
+            hf_hub_download(
+                "o/model",
+                "config.json",
+                local_files_only=True,
+                cache_dir=tmp_path / "hf-home" / "hub",
+            )
+        )
+        == path / "config.json"
+    )
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "config.json",
+        "tokenizer.json",
+        "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+    ],
+)
+def test_a_part_of_a_model_is_none(whole, tmp_path, missing):
+    held = WANTED - {missing} - ({"tokenizer.model"} if missing == "tokenizer.json" else set())
+    theirs(whole, tmp_path / "hf-home", *held)
+    path = resolve("hf:o/model")
+    assert {file.name for file in path.iterdir()} == WANTED
+    assert missing in whole.got
+
+
+def test_offline_what_is_there_is_enough_also_to_pull(whole, tmp_path, monkeypatch):
+    there = theirs(whole, tmp_path / "hf-home", *WANTED)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert pull("hf:o/model") == there
+    assert whole.asked == []
+
+
+def test_a_folder_of_the_cache_is_the_model(whole, tmp_path):
+    there = theirs(whole, tmp_path / "hf-home", *WANTED)
+    folder = there.parent.parent
+    assert folder.name == "models--o--model"
+    assert resolve(str(folder)) == there
+    (folder / "refs" / "main").unlink()
+    assert resolve(str(folder)) == there
+    (folder / "snapshots" / ("d" * 40)).mkdir()
+    with pytest.raises(BadReference) as caught:
+        resolve(str(folder))
+    assert "no branch says which snapshot" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"HF_HOME": "/a/hf"},
+        {"HF_HOME": "~/hf"},
+        {"HF_HUB_CACHE": "/c"},
+        {"HF_HUB_CACHE": "/c", "HF_HOME": "/a"},
+        {"HUGGINGFACE_HUB_CACHE": "/d"},
+        {"XDG_CACHE_HOME": "/x"},
+    ],
+    ids=str,
+)
+def test_the_cache_is_where_huggingface_hub_has_it(environ, tmp_path, monkeypatch):
+    names = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {**environ, "HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    code = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert str(hf_cache.cache_root()) == said.stdout.strip()
+
+
+ALIKE = ["hf:o/m:a.gguf", "hf:o/m@a.gguf", "hf:o/m--a.gguf", "hf:o--m/a.gguf"]
+
+
+def test_two_references_never_share_a_receipt(tmp_path):
+    models = [parse(ref) for ref in ALIKE]
+    assert len({hub_module._old_receipt(m, tmp_path) for m in models}) < len(models)
+    assert len({hub_module._receipt(m, tmp_path) for m in models}) == len(models)
+    (tmp_path / "x").mkdir()
+    for model in models:
+        file = hub_module._old_receipt(model, tmp_path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"ref": ALIKE[0], "path": str(tmp_path / "x")}))
+    found = [hub_module.local(m, tmp_path, tmp_path / "store") for m in models]
+    assert found == [tmp_path / "x", None, None, None]
 
 
 def test_room_is_checked_first(hub, tmp_path, monkeypatch):

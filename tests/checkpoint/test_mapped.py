@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rbee_worker.checkpoint import Checkpoint, open_checkpoint
-from rbee_worker.checkpoint.names import GGUF_ARCHITECTURES
+from rbee_worker.checkpoint.names import GENERATION_KEYS, GGUF_ARCHITECTURES
 from rbee_worker.checkpoint.ops import OPS
 from rbee_worker.errors import CheckpointError, ModelError, UnsupportedModel
-from rbee_worker.ops.dequant import dequantize
+from rbee_worker.ops.reference.dequant import dequantize
+from rbee_worker.params import generation_defaults
 
 HEADS, KV_HEADS, WIDTH, DIM = 4, 2, 8, 32
 KEYS: dict[str, Any] = {
@@ -92,7 +93,6 @@ def test_config(tmp_path):
         "head_dim": WIDTH,
         "rms_norm_eps": 1e-5,  # as it was written, not as float32 rounds it
         "rope_theta": 10000.0,
-        "rope_scaling": None,
         "partial_rotary_factor": 1.0,
         "vocab_size": 48,
         "attention_bias": False,
@@ -174,6 +174,23 @@ def test_generation_and_tokenizer_keys(tmp_path):
     assert ckpt.gguf is not None
 
 
+def test_every_sampling_default_of_the_format_is_applied_or_told(tmp_path):
+    """All that the gguf package can write, and one that it cannot yet."""
+    theirs = {v for k, v in vars(gguf.Keys.General).items() if k.startswith("SAMPLING_")}
+    assert len(theirs) > 10
+    given = {key.replace(".", "__"): 2.5 for key in theirs if not key.endswith("sequence")}
+    given |= {"general__sampling__top_k": 7, "general__sampling__of_tomorrow": 1}
+    given["general__sampling__sequence"] = "xtc;temp"
+    generation = opened(tmp_path, **given).generation
+    values, notes = generation_defaults(generation)
+    told = {note.split(" ")[0] for note in notes if note.startswith("general.")}
+    refused = {note.split(" ")[1] for note in notes if note.startswith("generation_config")}
+    names = {key.gguf: key.hf for key in GENERATION_KEYS}
+    applied = {key for key in theirs if names.get(key) in {*values, *refused}}
+    assert told | applied == theirs | {"general.sampling.of_tomorrow"}
+    assert told & applied == set()
+
+
 def test_keys_and_formats_that_nothing_reads_are_noted(tmp_path):
     ckpt = opened(tmp_path, llama__new__feature=1, llama__rope__scaling__finetuned=True)
     assert ckpt.notes == ("metadata keys that nothing reads: llama.new.feature",)
@@ -241,20 +258,23 @@ def test_rows_that_are_no_heads(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("found", "near"), [("llamma", "nearest: llama"), ("unheard", "'unheard' is not supported.")]
+    ("found", "near"), [("llamma", "nearest: llama"), ("unheard", "'unheard' is not supported")]
 )
 def test_an_unsupported_architecture_is_named(tmp_path, found, near):
     path = write(tmp_path / "x.gguf", general__architecture=found)
     with pytest.raises(UnsupportedModel) as caught:
         open_checkpoint(str(path))
     assert near in caught.value.message
-    assert caught.value.fix.endswith(", ".join(sorted(GGUF_ARCHITECTURES)))
+    named = [name for name in GGUF_ARCHITECTURES if f"{name}," in caught.value.fix]
+    named += [name for name in GGUF_ARCHITECTURES if f"{name} and" in caught.value.fix]
+    assert len(named) > 3
+    assert f"and {len(GGUF_ARCHITECTURES) - len(named)} more" in caught.value.fix
     assert caught.value.exit_code == 3
 
 
-def test_one_part_of_a_split_model(tmp_path):
-    with pytest.raises(UnsupportedModel, match="split into 3 files"):
-        opened(tmp_path, split__count=3)
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_file_that_is_split_in_one_is_whole(tmp_path, count):
+    assert opened(tmp_path, split__count=count).config["hidden_size"] == DIM
 
 
 @pytest.mark.parametrize(

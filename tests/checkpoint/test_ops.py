@@ -7,7 +7,7 @@ import torch
 from rbee_worker.checkpoint import ops
 from rbee_worker.checkpoint.formats import DECODABLE, FORMATS, Packed
 from rbee_worker.errors import UnsupportedModel
-from rbee_worker.ops.dequant import dequantize
+from rbee_worker.ops.reference.dequant import dequantize
 
 NUMPY = {"F32": np.float32, "F16": np.float16, "F64": np.float64}
 

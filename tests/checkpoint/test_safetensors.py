@@ -4,6 +4,7 @@ import json
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from rbee_worker.checkpoint.safetensors import INDEX, SafetensorsFile, open_directory
 from rbee_worker.errors import BadReference, CheckpointError, UnsupportedModel
-from rbee_worker.ops.dequant import dequantize
+from rbee_worker.ops.reference.dequant import dequantize
 from tests.checkpoint.limits import refusal
 
 FLOATS = {
@@ -297,14 +298,63 @@ def test_hostile_indexes_are_refused(tmp_path, weight_map, says):
     assert INDEX in error.message
 
 
-def test_a_tensor_in_two_files_is_refused(tmp_path):
+def test_the_index_decides_which_file_a_tensor_comes_from(tmp_path):
     everything = shard(tmp_path)
+    other = {name: tensor + 1 for name, tensor in everything.items()}
+    second = {"t3": everything["t3"], "t0": other["t0"]}
+    save_file(second, tmp_path / "model-00002-of-00002.safetensors")
+    source, _ = open_directory(tmp_path)
+    for name, tensor in everything.items():
+        assert torch.equal(dequantize(source.read(name)), tensor)
+
+
+def test_a_tensor_in_two_files_of_which_the_index_says_nothing_is_refused(tmp_path):
+    everything = shard(tmp_path, {"t1": ONE, "t3": "model-00002-of-00002.safetensors"})
     save_file(
         {"t3": everything["t3"], "t0": everything["t0"]},
         tmp_path / "model-00002-of-00002.safetensors",
     )
     with pytest.raises(CheckpointError, match="'t0' is also in"):
         open_directory(tmp_path)
+
+
+NULL = b'{"__metadata__":null,"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+
+
+def test_metadata_that_are_null_are_read_as_the_library_reads_them(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(NULL).to_bytes(8, "little") + NULL + np.arange(2, dtype="f4").tobytes())
+    want = load_file(path)
+    assert torch.equal(want["a"], torch.tensor([0.0, 1.0]))
+    assert torch.equal(dequantize(open_directory(tmp_path)[0].read("a")), want["a"])
+    for bad in (
+        NULL.replace(b'{"dtype":"F32","shape":[2],"data_offsets":[0,8]}', b"null"),
+        NULL.replace(b"null", b"5"),
+    ):
+        path.write_bytes(len(bad).to_bytes(8, "little") + bad + bytes(8))
+        with pytest.raises(CheckpointError):
+            open_directory(tmp_path)
+        with pytest.raises(SafetensorError):
+            load_file(path)
+
+
+def test_links_lead_only_inside(tmp_path):
+    folder, elsewhere = tmp_path / "m", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    for home in (folder, elsewhere):
+        save_file({"a": torch.ones(2)}, home / "weights.safetensors")
+    link = folder / "model.safetensors"
+    link.symlink_to("weights.safetensors")
+    assert open_directory(folder)[0].names() == ["a"]
+    link.unlink()
+    link.symlink_to(elsewhere / "weights.safetensors")
+    with pytest.raises(CheckpointError, match="a link that leads out of the model's directory"):
+        open_directory(folder)
+    link.unlink()
+    link.symlink_to("model.safetensors")
+    with pytest.raises(CheckpointError):
+        open_directory(folder)
 
 
 def test_an_index_that_names_a_tensor_twice_is_refused(tmp_path):

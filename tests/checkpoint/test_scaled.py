@@ -16,13 +16,14 @@ from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.checkpoint.safetensors import open_directory
 from rbee_worker.checkpoint.scaled import joined, understood
 from rbee_worker.errors import CheckpointError, UnsupportedModel
-from rbee_worker.models import build_model, plan_model
-from rbee_worker.ops.dequant import dequantize
-from rbee_worker.ops.reference import ReferenceOps
+from rbee_worker.models import build_model
+from rbee_worker.ops.reference.dequant import dequantize
+from rbee_worker.ops.reference.ops import ReferenceOps
 from tests.archs import ARCHS, oracle, write_checkpoint, write_gguf
 from tests.archs.base import Arch, configured
 from tests.archs.latent import C3, V3
 from tests.driver import Driver
+from tests.outlines import planned_model
 
 FP8 = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}
 NARROW = Arch(
@@ -98,7 +99,7 @@ def test_deepseek_in_8_bits_equals_what_its_weights_mean(tmp_path: Path) -> None
 
 
 def test_the_plan_tells_what_8_bits_take_as_floats(tmp_path: Path) -> None:
-    planned, plan = plan_model(open_checkpoint(str(written(tmp_path))), "bf16")
+    planned, plan = planned_model(open_checkpoint(str(written(tmp_path))), "bf16")
     assert planned.notes == ("kv_b_proj (F8_B128) is taken apart and held as floats",)
     tensors = load_file(tmp_path / "model.safetensors")
     eight = [v.numel() for n, v in tensors.items() if v.dtype == torch.float8_e4m3fn]
@@ -131,7 +132,7 @@ def test_four_bits_of_gguf_are_those_of_safetensors(tmp_path: Path) -> None:
     results, tokens = [], list(range(3, 43))
     for path in (file, write_checkpoint(arch, tmp_path / "hf")):
         checkpoint = open_checkpoint(str(path))
-        _, plan = plan_model(checkpoint, "f32")
+        _, plan = planned_model(checkpoint, "f32")
         assert plan.file_bytes["MXFP4"] == 3 * 4 * 3 * 64 * 96 // 32 * 17
         driver = Driver(build_model(checkpoint, ReferenceOps()))
         results.append(driver.feed([(driver.start(tokens), 40)])[0])

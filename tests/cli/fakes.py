@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Loading
@@ -67,7 +69,10 @@ def started(request: Request) -> Started:
 
 
 class FakeClient:
-    """Says its words one by one; with `endless`, the last again and again until cancelled."""
+    """Says its words one by one; with `endless`, the last again and again until cancelled.
+
+    ctrl_c: presses it, once: "loading" while it then loads for ever, or "answer" after two words.
+    """
 
     def __init__(
         self,
@@ -77,9 +82,9 @@ class FakeClient:
         refuses: WorkerError | None = None,
         fails: WorkerError | None = None,
         chat: bool = True,
-        loads_for: float = 0,
+        ctrl_c: Literal["", "loading", "answer"] = "",
     ) -> None:
-        self.loads_for = loads_for
+        self.ctrl_c = ctrl_c
         self.words, self.endless, self.refuses, self.fails = words, endless, refuses, fails
         self.requests: list[Request] = []
         self.settings: list[Settings] = []
@@ -98,7 +103,9 @@ class FakeClient:
         return self
 
     async def ready(self) -> ModelInfo:
-        await asyncio.sleep(self.loads_for)
+        if self.ctrl_c == "loading":
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.Event().wait()
         if self.fails is not None:
             raise self.fails
         return INFO
@@ -123,6 +130,8 @@ class FakeClient:
                 return
             yield Token(t=word, i=made, ids=(made,))
             made += 1
+            if self.ctrl_c == "answer" and made == 2:
+                os.kill(os.getpid(), signal.SIGINT)
             await asyncio.sleep(0.01 if self.endless else 0)
         stop = StopRecord(rule="EOS", at=made, token_id=2, token_text="</s>", origin="config.json")
         yield End(stop=stop, usage=usage(made + 1), ids=(2,))

@@ -15,8 +15,8 @@ import pytest
 
 from rbee_worker.cli.report import report
 from rbee_worker.config import Settings
-from rbee_worker.engine.client import EngineClient
-from rbee_worker.engine.host import ProcessHost
+from rbee_worker.process.host import ProcessHost
+from rbee_worker.session.client import EngineClient
 from rbee_worker.types import Request
 from tests.cli.pseudo import CTRL_D, ENTER, Terminal
 

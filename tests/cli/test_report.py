@@ -10,9 +10,9 @@ from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.cli.inspect import rows
 from rbee_worker.cli.report import memory_plan, report
 from rbee_worker.config import Settings
-from rbee_worker.engine.client import EngineClient
-from rbee_worker.engine.preflight import preflight
 from rbee_worker.errors import UsageError
+from rbee_worker.loading.preflight import preflight
+from rbee_worker.session.client import EngineClient
 from rbee_worker.types import ModelInfo
 from tests import tiny
 

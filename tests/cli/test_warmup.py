@@ -10,10 +10,10 @@ import pytest
 
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.config import Settings
-from rbee_worker.engine.common import COMMON, common_models
-from rbee_worker.engine.kernels import needed
-from rbee_worker.ops.cpu import isa
+from rbee_worker.loading.common_models import COMMON, common_models
+from rbee_worker.ops.cpu.shared import isa
 from tests import tiny
+from tests.outlines import needed
 
 ROOT = Path(__file__).parents[2]
 LINE = re.compile(

@@ -1,4 +1,4 @@
-"""A model whose next token is a function of the keys it finds in the cache, and a plain sampler.
+"""A model whose next token depends on the keys it finds in the cache, and an engine around it.
 
 The fake writes every token and its position into the key cache through `slots` and, for each row,
 reads the sequence back through the block table: a block that is lost, shared wrongly, overwritten
@@ -7,37 +7,44 @@ or sunk too early gives other tokens than the same request alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rbee_worker.engine.engine import Engine
-from rbee_worker.engine.logprobs import score
 from rbee_worker.engine.messages import Submit
-from rbee_worker.engine.ropes import RopeLengths
+from rbee_worker.engine.rope_length import RopeLengths
 from rbee_worker.engine.runner import Runner
+from rbee_worker.engine.sampler import Prepared, Sampler
 from rbee_worker.ops import RopeSpec
-from rbee_worker.ops.batch import Batch, FixedState, PagedState
+from rbee_worker.ops.batch import Batch, FixedState, Ints
+from rbee_worker.ops.reference.sampling.torch_sampling import TorchSampling
+from rbee_worker.ops.reference.state import TorchState
+from rbee_worker.ops.sampling import Sampling
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.specs import Fixed, PagedKV, StateGroup
-from rbee_worker.state.tensors import StateTensors
-from rbee_worker.types import EosToken, SamplingParams, TokenLogprob
+from rbee_worker.types import EosToken, SamplingParams
+from tests.engine.late import Device, LateMemory, LateModel, LateSampling
 
 VOCAB = 64
 FULL = (StateGroup(PagedKV(1, 2, 1), 1),)
 MIXED = (StateGroup(PagedKV(1, 2, 1), 1), StateGroup(PagedKV(1, 2, 1, window=6), 2))
 WINDOWED = (StateGroup(PagedKV(1, 2, 1, window=5), 1),)
-RECURRENT = (StateGroup(PagedKV(1, 2, 1), 1), StateGroup(Fixed(((1,),)), 1))
+RECURRENT = (StateGroup(PagedKV(1, 2, 1), 1), StateGroup(Fixed((("h", (1,)),)), 1))
 MOD = 4093
 LONG = 1000
+BACKENDS = ["now", "late", "late, padded"]  # results at once; one step late, see late.py
+BACKEND = "now"
 
 
-def digest(tokens: list[int], positions: list[int], state: int) -> int:
-    """An order-sensitive number of what attention would see."""
-    for token, position in zip(tokens, positions, strict=True):
+def digest(seen: Iterable[Sequence[int]], state: int) -> int:
+    """An order-sensitive number of what attention would see: (token, position) of each key."""
+    for token, position in seen:
         state = (state * 31 + token * 7 + position + 1) % MOD
     return state
 
@@ -48,16 +55,15 @@ def expected(tokens: list[int], groups: tuple[StateGroup, ...], switch: int | No
     switch: all positions of a sequence that is longer lie LONG further on.
     """
     total = 0
-    last = len(tokens) - 1
     shift = LONG if switch is not None and len(tokens) > switch else 0
-    positions = [shift + i for i in range(len(tokens))]
+    seen = [(token, shift + i) for i, token in enumerate(tokens)]
     for group in groups:
         spec = group.spec
         if isinstance(spec, Fixed):
-            total += digest(tokens, positions, 5)
+            total += digest(seen, 5)
         else:
-            first = 0 if spec.window is None else max(0, last - spec.window + 1)
-            total += digest(tokens[first:], positions[first:], 0) * group.layers
+            first = 0 if spec.window is None else max(0, len(tokens) - spec.window)
+            total += digest(seen[first:], 0) * group.layers
     return total % MOD
 
 
@@ -95,93 +101,81 @@ class FakeModel:
     steps: list[int] = field(default_factory=list)
 
     def hidden(self, batch: Batch) -> Tensor:
-        """One row: the digest of what it sees."""
-        n = batch.tokens.shape[0]
-        self.steps.append(n)
-        if n > self.fail_rows or (batch.tokens == self.fail_on).any():
+        """One row: the digest of what it sees, int64 [N, 1]."""
+        tokens, positions = np.asarray(batch.tokens), np.asarray(batch.positions)
+        self.steps.append(len(tokens))
+        if len(tokens) > self.fail_rows or (tokens == self.fail_on).any():
             raise self.fail_with
-        out = torch.zeros(n, 1)
-        starts = batch.seq_starts_host
-        assert len(set(batch.sample_rows.tolist())) == len(batch.sample_rows)
+        turned = positions + self._shift(batch)
+        rows = np.asarray(batch.sample_rows).tolist()
+        assert len(set(rows)) == len(rows)
+        out = np.zeros(len(tokens), np.int64)
         for group, state in zip(self.groups, batch.state, strict=True):
             if isinstance(state, FixedState):
-                self._recur(batch, state, out)
+                self._recur(batch, state, turned, out)
                 continue
-            assert isinstance(state, PagedState)
-            spec = group.spec
-            assert isinstance(spec, PagedKV)
+            assert isinstance(group.spec, PagedKV)
+            slots, table = np.asarray(state.slots), np.asarray(state.table)
             for layer in range(group.layers):
-                k = state.k[layer].flatten(0, 1)[:, 0]  # [slots, 2]
-                turned = batch.positions + self._shift(batch)
-                k[state.slots] = torch.stack((batch.tokens, turned), 1).to(k.dtype)
-                for b in range(len(starts) - 1):
-                    for row in range(starts[b], starts[b + 1]):
-                        position = int(batch.positions[row])
-                        first = 0 if spec.window is None else max(0, position - spec.window + 1)
-                        at = torch.arange(first, position + 1)
-                        size = state.k.shape[2]
-                        slots = state.table[b, at // size].long() * size + at % size
-                        seen = k[slots].long()
-                        out[row, 0] += digest(seen[:, 0].tolist(), seen[:, 1].tolist(), 0)
-        return out % MOD
+                k = np.asarray(state.k)[layer]  # [blocks, block_size, heads, 2]
+                k.reshape(-1, 2)[slots] = np.stack((tokens, turned), 1)
+                for b, (start, end) in enumerate(pairwise(batch.seq_starts_host)):
+                    blocks = table[b, : -(-batch.kv_lens_host[b] // k.shape[1])]
+                    seen = k[blocks].reshape(-1, 2).astype(int).tolist()
+                    for row in range(start, end):
+                        last = int(positions[row]) + 1
+                        first = 0 if group.spec.window is None else max(0, last - group.spec.window)
+                        out[row] += digest(seen[first:last], 0)
+        return torch.from_numpy(out[:, None] % MOD)
 
-    def _shift(self, batch: Batch) -> Tensor:
-        lens = batch.rope_lens.repeat_interleave(batch.seq_starts.diff())
+    def _shift(self, batch: Batch) -> Ints:
+        """What is added to each row's position."""
+        lens = np.repeat(np.asarray(batch.rope_lens), np.diff(np.asarray(batch.seq_starts)))
         return LONG * (lens > (1 << 40 if self.switch is None else self.switch))
 
-    def _recur(self, batch: Batch, state: FixedState, out: Tensor) -> None:
-        starts, shift = batch.seq_starts_host, self._shift(batch)
-        for b in range(len(starts) - 1):
-            cell = state.tensors[0][0, int(state.slots[b])]
-            for row in range(starts[b], starts[b + 1]):
-                token, position = int(batch.tokens[row]), int(batch.positions[row])
-                before = 5 if position == 0 and float(cell[0]) == 0 else int(cell[0]) - 1
-                after = digest([token], [position + int(shift[row])], before)
+    def _recur(self, batch: Batch, state: FixedState, turned: Ints, out: Ints) -> None:
+        (cells,) = state.tensors.values()
+        tokens, slots = np.asarray(batch.tokens), np.asarray(state.slots)
+        for b, (start, end) in enumerate(pairwise(batch.seq_starts_host)):
+            cell = np.asarray(cells)[0, slots[b]]
+            for row in range(start, end):
+                fresh = batch.positions[row] == 0 and cell[0] == 0
+                before = 5 if fresh else int(cell[0]) - 1
+                after = digest([[int(tokens[row]), int(turned[row])]], before)
                 cell[0] = after + 1
-                out[row, 0] += after
+                out[row] += after
 
     def head(self, rows: Tensor) -> Tensor:
         """Logits [S, vocab] of digests."""
-        return torch.stack([next_logits(int(r)) for r in rows[:, 0]])
+        if not len(rows):
+            return torch.empty(0, self.vocab_size)
+        return torch.stack([next_logits(number) for number in rows[:, 0].tolist()])
 
     def logits(self, batch: Batch) -> Tensor:
         """Logits [S, vocab] of the sampled rows."""
         return self.head(self.hidden(batch)[batch.sample_rows])
 
 
-class FakeSampler:
-    """Greedy, with logprobs and min_tokens; complains about slots that it does not know."""
+class CheckedSampler(Sampler):
+    """The sampler; complains about slots that it does not know."""
 
-    def __init__(self) -> None:
-        self.slots: dict[int, dict[str, Any]] = {}
+    def __init__(self, vocab_size: int, max_seqs: int, sampling: Sampling) -> None:
+        super().__init__(vocab_size, max_seqs, sampling)
+        self.slots: set[int] = set()
 
-    def add(self, slot: int, params: SamplingParams, prompt_ids: Any, output_ids: Any, **kw: Any):
+    def add(self, slot: int, *args: Any, **options: Any) -> bool:
         assert slot not in self.slots
-        self.slots[slot] = {"params": params, "n": len(output_ids), **kw}
+        waits = super().add(slot, *args, **options)
+        self.slots.add(slot)
+        return waits
 
     def remove(self, slot: int) -> None:
-        del self.slots[slot]
+        self.slots.discard(slot)
+        super().remove(slot)
 
-    def sample(self, logits: Tensor, slots: list[int]) -> Any:
-        ids: list[int] = []
-        logprobs: list[TokenLogprob | None] = []
-        for row, slot in zip(logits, slots, strict=True):
-            s = self.slots[slot]
-            params = s["params"]
-            row = row.clone()
-            if s["n"] < params.min_tokens:
-                eos = [] if params.ignore_eos else s["eos_ids"]
-                row[[*eos, *params.stop_token_ids]] = float("-inf")
-            token = int(row.argmax())
-            s["n"] += 1
-            ids.append(token)
-            lp = float(torch.log_softmax(row, 0)[token])
-            wanted = params.logprobs is not None
-            logprobs.append(TokenLogprob(id=token, logprob=lp) if wanted else None)
-        return SimpleNamespace(ids=ids, logprobs=logprobs, errors={})
-
-    def score(self, logits: Tensor, ids: list[int], tops: list[int]) -> list[TokenLogprob]:
-        return score(logits, ids, tops)
+    def prepare(self, slots: Sequence[int], indices: Sequence[int]) -> Prepared:
+        assert self.slots.issuperset(slots)
+        return super().prepare(slots, indices)
 
 
 def make_engine(
@@ -193,10 +187,13 @@ def make_engine(
     max_seqs: int = 8,
     prefix_cache: bool = True,
     kv_cache: bool = True,
-    sampler: Any = None,
+    sampler: type[Sampler] = CheckedSampler,
+    backend: str | None = None,
+    clock: Callable[[], float] | None = None,
 ) -> Engine:
-    """An engine around the fake model."""
-    model = model or FakeModel()
+    """An engine around the fake model. backend: see BACKENDS; None: what a test runs with. clock:
+    the runner's."""
+    model, backend = model or FakeModel(), backend or BACKEND
     pool = StatePool(
         model.groups,
         tokens=tokens,
@@ -204,11 +201,27 @@ def make_engine(
         max_seqs=max_seqs,
         step_tokens=token_budget,
         prefix_cache=prefix_cache and kv_cache,
+        snapshots=4,
+        snapshot_tokens=2 * block_size,
     )
-    tensors = StateTensors(
+    memory = TorchState(
         model.groups, pool.n_blocks, pool.n_slots, block_size=block_size, dtype="f32"
     )
-    runner = Runner(model, tensors, sampler or FakeSampler(), max_seqs=max_seqs, device="cpu")
+    executable, sampling = model, TorchSampling(torch.device("cpu"))
+    if backend != "now":
+        device = Device()
+        executable, memory = LateModel(model, device), LateMemory(memory, device)
+        sampling = LateSampling(sampling, device)
+    runner = Runner(
+        executable,
+        memory,
+        sampler(model.vocab_size, max_seqs, sampling),
+        block_size=block_size,
+        max_seqs=max_seqs,
+        buckets=backend == "late, padded",
+        overlaps=backend != "now",
+        clock=clock,
+    )
     return Engine(
         runner,
         pool,

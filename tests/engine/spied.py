@@ -5,9 +5,10 @@ import os
 import sys
 from pathlib import Path
 
-from rbee_worker.engine import process, torch_import
-from rbee_worker.engine.link import Port
 from rbee_worker.engine.messages import Output
+from rbee_worker.loading import torch_import
+from rbee_worker.process import main
+from rbee_worker.process.port import Port
 
 
 class Spied(Port):
@@ -27,5 +28,5 @@ class Spied(Port):
 
 
 if __name__ == "__main__":
-    process.Port = Spied  # type: ignore[misc]
-    process.main()
+    main.Port = Spied  # type: ignore[misc]
+    main.main()

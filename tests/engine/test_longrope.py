@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from rbee_worker.config import Settings
-from rbee_worker.engine.load import load_engine
 from rbee_worker.engine.messages import Preempted, Rescaled, Scheduled, Submit, Tokens
-from rbee_worker.engine.ropes import RopeLengths
+from rbee_worker.engine.rope_length import RopeLengths
+from rbee_worker.loading.load import load_engine
 from rbee_worker.state.specs import StateGroup
 from rbee_worker.types import SamplingParams
 from tests.archs import ARCHS
@@ -44,6 +44,7 @@ PROMPTS = [
 ]
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("groups", [FULL, MIXED, WINDOWED, RECURRENT])
 @pytest.mark.parametrize(
     "options",
@@ -75,6 +76,7 @@ def test_the_same_tokens_however_they_are_computed(
         assert log.kinds(Preempted)
 
 
+@pytest.mark.usefixtures("backend")
 def test_prefixes_are_shared_among_the_short_and_among_the_long_only() -> None:
     prompt = PROMPTS[1]
     log = Log(make_engine(FakeModel(switch=SWITCH)))
@@ -93,6 +95,7 @@ def test_prefixes_are_shared_among_the_short_and_among_the_long_only() -> None:
     assert [m.tokens for m in log.kinds(Rescaled)] == [1]  # the rest was the longer one's
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("kept", [0, 4, 7, 8, 11])
 def test_going_on_in_another_engine(kept: int) -> None:
     """After a crash: with the long frequencies at once where the tokens kept are more."""

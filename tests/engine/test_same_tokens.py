@@ -8,7 +8,7 @@ saw when it ran alone.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -21,13 +21,14 @@ from rbee_worker.checkpoint.formats import Packed, TensorInfo
 from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.messages import Finished, Preempted, Scheduled, Submit, Tokens
 from rbee_worker.engine.runner import Runner
-from rbee_worker.engine.sampler import Sampled, Sampler
+from rbee_worker.engine.sampler import Drawing, Prepared, Sampler
 from rbee_worker.models import llama
-from rbee_worker.models.base import Decoder
 from rbee_worker.models.weights import Weights
-from rbee_worker.ops.reference import ReferenceOps
+from rbee_worker.ops.reference.model import ReferenceModel
+from rbee_worker.ops.reference.ops import ReferenceOps
+from rbee_worker.ops.reference.sampling.torch_sampling import TorchSampling
+from rbee_worker.ops.reference.state import TorchState
 from rbee_worker.state.pool import StatePool
-from rbee_worker.state.tensors import StateTensors
 from rbee_worker.types import SamplingParams
 
 VOCAB = 199
@@ -67,8 +68,8 @@ class RandomWeights:
 
 
 @cache
-def model(window: int | None) -> Decoder:
-    config = llama.Config(
+def model(window: int | None) -> ReferenceModel:
+    config = llama.Mistral(
         vocab_size=VOCAB,
         hidden_size=48,
         intermediate_size=80,
@@ -94,21 +95,28 @@ def model(window: int | None) -> Decoder:
             f"{at}.mlp.down_proj.weight": (48, 80),
         }
     shapes["model.norm.weight"] = (48,)
-    return llama.build(config, Weights(RandomWeights(shapes), ReferenceOps()))
+    return ReferenceModel(
+        llama.build_mistral(config, Weights(RandomWeights(shapes), ReferenceOps()))
+    )
 
 
 class WatchingSampler(Sampler):
     """Keeps every row of logits under the sequence's seed and length."""
 
     def __init__(self, max_seqs: int) -> None:
-        super().__init__(VOCAB, max_seqs)
+        super().__init__(VOCAB, max_seqs, TorchSampling(torch.device("cpu")))
         self.seen: dict[Key, list[Tensor]] = {}
+        self._keys: list[Key] = []
 
-    def sample(self, logits: Tensor, slots: list[int]) -> Sampled:  # type: ignore[override]
-        for row, slot in zip(logits, slots, strict=True):
-            key = self._stream[slot][0], self._length[slot]
+    def prepare(self, slots: Sequence[int], indices: Sequence[int]) -> Prepared:
+        seeds = [self._stream[slot][0] for slot in slots]
+        self._keys = list(zip(seeds, indices, strict=True))
+        return super().prepare(slots, indices)
+
+    def sample(self, logits: Tensor, prepared: Prepared) -> Drawing:
+        for row, key in zip(logits, self._keys, strict=True):
             self.seen.setdefault(key, []).append(row.clone())
-        return super().sample(logits, slots)
+        return super().sample(logits, prepared)
 
 
 @dataclass
@@ -135,9 +143,9 @@ def run(
     pool = StatePool(
         m.groups, tokens=blocks * 16, block_size=16, max_seqs=max_seqs, step_tokens=budget
     )
-    tensors = StateTensors(m.groups, pool.n_blocks, pool.n_slots, block_size=16, dtype=kv_dtype)
+    memory = TorchState(m.groups, pool.n_blocks, pool.n_slots, block_size=16, dtype=kv_dtype)
     sampler = WatchingSampler(max_seqs)
-    runner = Runner(m, tensors, sampler, max_seqs=max_seqs, device="cpu")
+    runner = Runner(m, memory, sampler, block_size=16, max_seqs=max_seqs)
     engine = Engine(
         runner, pool, token_budget=budget, max_seqs=max_seqs, context=512, kv_cache=kv_cache
     )

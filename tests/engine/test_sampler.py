@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rbee_worker.engine.random import uniforms
-from rbee_worker.engine.sampler import Sampler
+from rbee_worker.engine.philox import uniforms
 from rbee_worker.types import SamplingParams
 from tests.engine import oracle
+from tests.engine.drawn import DrawnSampler
 
 VOCAB, EOS, EXEMPT, STOP = 50, 1, 2, 3
 INF = float("inf")
@@ -33,10 +33,10 @@ def generate(
     slot: int = 0,
 ) -> list[int]:
     """Ids of one sequence over logits that depend on the step only."""
-    sampler = Sampler(VOCAB, 4)
+    sampler = DrawnSampler(VOCAB, 4)
     sampler.add(slot, params, prompt, output, eos_ids=[EOS], exempt_ids=[EXEMPT], choice=choice)
     return [
-        sampler.sample(z(step), [slot]).ids[0] for step in range(len(output), len(output) + steps)
+        sampler.draw(z(step), [slot]).ids[0] for step in range(len(output), len(output) + steps)
     ]
 
 
@@ -152,9 +152,9 @@ def test_the_number_belongs_to_the_place_in_the_sequence():
     """A prompt that ends with a part of the answer is continued with the same tokens."""
     params = SamplingParams(seed=11)
     whole = generate(params, prompt=[4, 5], steps=20)
-    rest = Sampler(VOCAB, 1)
+    rest = DrawnSampler(VOCAB, 1)
     rest.add(0, params, [4, 5, *whole[:8]])
-    assert [rest.sample(logits(step), [0]).ids[0] for step in range(8, 20)] == whole[8:]
+    assert [rest.draw(logits(step), [0]).ids[0] for step in range(8, 20)] == whole[8:]
 
 
 @pytest.mark.parametrize("length", [0, 60, 64, 127, 130])
@@ -182,14 +182,14 @@ def test_ignore_eos_leaves_eos_drawable():
 
 
 def test_logprobs_are_of_the_raw_logits():
-    sampler = Sampler(VOCAB, 2)
+    sampler = DrawnSampler(VOCAB, 2)
     bent = SamplingParams(
         temperature=0.3, top_k=1, logit_bias={9: 50.0}, repetition_penalty=1.9, logprobs=2
     )
     sampler.add(0, bent, [4, 9])
     sampler.add(1, SamplingParams(), [4])
     z = torch.cat([logits(1), logits(2)])
-    sampled = sampler.sample(z, [0, 1])
+    sampled = sampler.draw(z, [0, 1])
     one, none = sampled.logprobs
     assert none is None
     assert one is not None
@@ -200,11 +200,60 @@ def test_logprobs_are_of_the_raw_logits():
 
 
 def test_logprobs_zero_is_the_drawn_token_alone():
-    sampler = Sampler(VOCAB, 1)
+    sampler = DrawnSampler(VOCAB, 1)
     sampler.add(0, SamplingParams(temperature=0, logprobs=0), [4])
-    [one] = sampler.sample(logits(1), [0]).logprobs
+    [one] = sampler.draw(logits(1), [0]).logprobs
     assert one is not None
     assert one.top == ()
+
+
+# ---- rows of a step: padding, several of one sequence
+
+
+ROWS = [
+    SamplingParams(temperature=0),
+    SamplingParams(seed=3),
+    SamplingParams(temperature=0, repetition_penalty=1.4, logprobs=2),
+    SamplingParams(seed=5, top_k=7, logit_bias={4: 2.0}, logprobs=0),
+]
+
+
+@pytest.mark.parametrize("members", [[0], [0, 0], [1, 0], [2, 1, 0], [3, 2, 1, 0, 1]], ids=str)
+def test_rows_after_those_that_draw_are_padding(members):
+    """Whatever they hold, they change nothing and are not reported."""
+    found = []
+    for padding in (0, 1, 3):
+        sampler = DrawnSampler(VOCAB, 8)
+        for slot, member in enumerate(members):
+            sampler.add(slot, ROWS[member], [4, 5])
+        steps = []
+        for step in range(3):
+            rows = [logits(10 * step + slot) for slot in range(len(members))]
+            rows += [torch.full((1, VOCAB), math.nan), torch.full((1, VOCAB), -INF), logits(99)]
+            steps.append(
+                sampler.draw(torch.cat(rows[: len(members) + padding]), [*range(len(members))])
+            )
+        found.append(steps)
+    assert repr(found[0]) == repr(found[1]) == repr(found[2])
+    assert all(len(step.ids) == len(members) and not step.errors for step in found[0])
+
+
+def test_several_rows_of_one_sequence_draw_by_their_own_places():
+    """As a step draws them that checks guessed tokens: one after another, or all at once."""
+    params, prompt = SamplingParams(seed=9, top_p=0.9, min_tokens=2), [4] * 62
+    whole = generate(params, prompt=prompt, steps=6)  # past 64, where the numbers come anew
+    sampler = DrawnSampler(VOCAB, 4)
+    sampler.add(2, params, prompt, eos_ids=[EOS])
+    z = torch.cat([logits(step) for step in range(6)])
+    prepared = sampler.prepare([2] * 6, [62 + step for step in range(6)])
+    assert sampler.collect(sampler.sample(z, prepared)).ids == whole
+    banned = constant({EOS: 9.0, 9: 7.0})
+    greedy = SamplingParams(temperature=0, min_tokens=2)
+    sampler.add(1, greedy, prompt, eos_ids=[EOS])
+    prepared = sampler.prepare([1] * 4, [62, 63, 64, 65])
+    z = torch.cat([banned(0)] * 4)
+    assert sampler.collect(sampler.sample(z, prepared)).ids == [9, 9, EOS, EOS]
+    assert torch.equal(z, torch.cat([banned(0)] * 4))  # what was edited is put back, row by row
 
 
 # ---- greedy, ties, bad rows
@@ -212,16 +261,16 @@ def test_logprobs_zero_is_the_drawn_token_alone():
 
 @pytest.mark.parametrize("vocab", [7, 1_000, 49_152])
 def test_greedy_ties_go_to_the_lower_id(vocab):
-    sampler = Sampler(vocab, 2)
+    sampler = DrawnSampler(vocab, 2)
     sampler.add(0, SamplingParams(temperature=0), [])
     sampler.add(1, SamplingParams(temperature=0, presence_penalty=0.1), [])
     for low in (0, 3, vocab - 4):
         z = torch.full((2, vocab), -1.0)
         z[:, [low, low + 1, vocab - 1]] = 2.0
-        assert sampler.sample(z, [0, 1]).ids[0] == low
+        assert sampler.draw(z, [0, 1]).ids[0] == low
     z = torch.full((2, vocab), -INF)
     z[:, 4] = -1e30
-    assert sampler.sample(z, [0, 1]).ids == [4, 4]
+    assert sampler.draw(z, [0, 1]).ids == [4, 4]
 
 
 @pytest.mark.parametrize(
@@ -229,28 +278,28 @@ def test_greedy_ties_go_to_the_lower_id(vocab):
     [{"temperature": 0}, {}, {"top_k": 5}, {"top_p": 0.9}, {"temperature": 0, "logprobs": 1}],
 )
 def test_bad_logits_fail_one_row_with_the_reason(params):
-    sampler = Sampler(VOCAB, 4)
+    sampler = DrawnSampler(VOCAB, 4)
     for slot in range(4):
         sampler.add(slot, SamplingParams(seed=slot, **params), [4])
-    fine = [sampler.sample(logits(0).repeat(4, 1), [0, 1, 2, 3]).ids]
+    fine = [sampler.draw(logits(0).repeat(4, 1), [0, 1, 2, 3]).ids]
     z = logits(1).repeat(4, 1)
     z[1, 20] = math.nan
     z[2] = -INF
-    sampled = sampler.sample(z, [0, 1, 2, 3])
+    sampled = sampler.draw(z, [0, 1, 2, 3])
     assert sampled.ids[1:3] == [-1, -1]
     assert sampled.logprobs[1:3] == [None, None]
     assert set(sampled.errors) == {1, 2}
     assert "not a number for 1 of 50" in sampled.errors[1]
     assert "-inf" in sampled.errors[2]
-    alone = Sampler(VOCAB, 4)
+    alone = DrawnSampler(VOCAB, 4)
     for slot in (0, 3):
         alone.add(slot, SamplingParams(seed=slot, **params), [4])
-        assert alone.sample(logits(0), [slot]).ids == [fine[0][slot]]
-        assert alone.sample(logits(1), [slot]).ids == [sampled.ids[slot]]
+        assert alone.draw(logits(0), [slot]).ids == [fine[0][slot]]
+        assert alone.draw(logits(1), [slot]).ids == [sampled.ids[slot]]
     # A row that failed was not counted: the next number is still the one for its place.
     alone.add(1, SamplingParams(seed=1, **params), [4])
-    assert alone.sample(logits(0), [1]).ids == [fine[0][1]]
-    assert alone.sample(logits(2, 0.1), [1]).ids == sampler.sample(logits(2, 0.1), [1]).ids
+    assert alone.draw(logits(0), [1]).ids == [fine[0][1]]
+    assert alone.draw(logits(2, 0.1), [1]).ids == sampler.draw(logits(2, 0.1), [1]).ids
 
 
 def test_plus_infinity_wins():
@@ -261,10 +310,10 @@ def test_plus_infinity_wins():
 
 
 def test_all_tokens_banned_is_an_error_not_a_token():
-    sampler = Sampler(4, 1)
+    sampler = DrawnSampler(4, 1)
     params = SamplingParams(temperature=0, min_tokens=2, stop_token_ids=(0, 1, 2))
     sampler.add(0, params, [3], eos_ids=[3])
-    sampled = sampler.sample(torch.zeros(1, 4), [0])
+    sampled = sampler.draw(torch.zeros(1, 4), [0])
     assert sampled.ids == [-1]
     assert "min_tokens" in sampled.errors[0]
 
@@ -291,7 +340,7 @@ params_ = st.builds(
 @given(st.lists(params_, min_size=1, max_size=5), st.integers(0, 2**20), st.data())
 def test_sequences_equal_the_definition_and_survive_preemption(params, seed, data):
     """Every token as the oracle has it; now and then a sequence moves to another slot."""
-    sampler = Sampler(VOCAB, 8)
+    sampler = DrawnSampler(VOCAB, 8)
     outputs: list[list[int]] = [[] for _ in params]
     slot_of = {member: 7 - member for member in range(len(params))}
     for member, slot in slot_of.items():
@@ -311,7 +360,7 @@ def test_sequences_equal_the_definition_and_survive_preemption(params, seed, dat
             )
         z = torch.cat([logits(seed + 10 * step + member, 1.5) for member in slot_of])
         before = z.clone()
-        ids = sampler.sample(z, list(slot_of.values())).ids
+        ids = sampler.draw(z, list(slot_of.values())).ids
         assert torch.equal(z, before)
         for member, p in enumerate(params):
             row = oracle.adjusted(
@@ -330,28 +379,28 @@ def test_sequences_equal_the_definition_and_survive_preemption(params, seed, dat
 def test_state_may_grow_in_inference_mode_and_be_written_outside():
     """The engine's step runs in inference mode; sequences come and go outside it."""
     vocab = 400
-    sampler = Sampler(vocab, 2)
+    sampler = DrawnSampler(vocab, 2)
     params = SamplingParams(temperature=0, repetition_penalty=1.5, repeat_last_n=0)
     sampler.add(0, params, list(range(250)))
     with torch.inference_mode():
         for step in range(20):  # past the first room for entries
-            sampler.sample(logits(step, vocab=vocab), [0])
+            sampler.draw(logits(step, vocab=vocab), [0])
     sampler.add(1, params, [0, 1])
-    assert sampler.sample(torch.ones(1, vocab), [1]).ids == [2]
+    assert sampler.draw(torch.ones(1, vocab), [1]).ids == [2]
     with torch.inference_mode():
-        assert sampler.sample(torch.ones(2, vocab), [1, 0]).ids[0] == 3
+        assert sampler.draw(torch.ones(2, vocab), [1, 0]).ids[0] == 3
 
 
 def test_a_slot_keeps_nothing_of_its_last_sequence():
-    sampler = Sampler(VOCAB, 1)
+    sampler = DrawnSampler(VOCAB, 1)
     strange = SamplingParams(
         seed=5, repetition_penalty=2.0, logit_bias={9: 100.0}, logprobs=3, top_k=2
     )
     sampler.add(0, strange, [4] * 3)
-    sampler.sample(logits(0), [0])
+    sampler.draw(logits(0), [0])
     sampler.remove(0)
     sampler.remove(0)
     sampler.add(0, SamplingParams(seed=6), [4, 5, 6])
-    again = [sampler.sample(logits(step), [0]) for step in range(10)]
+    again = [sampler.draw(logits(step), [0]) for step in range(10)]
     assert [one.ids[0] for one in again] == generate(SamplingParams(seed=6), steps=10)
     assert all(one.logprobs == [None] for one in again)

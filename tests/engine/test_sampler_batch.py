@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from rbee_worker.engine import rows
-from rbee_worker.engine.sampler import Sampler
+from rbee_worker.ops.reference.sampling import rows
 from rbee_worker.types import SamplingParams
+from tests.engine.drawn import DrawnSampler
 
 VOCABS = [7, 1_000, 49_152, 128_256]
 
@@ -38,14 +38,14 @@ def logits(count: int, vocab: int, seed: int) -> torch.Tensor:
 
 def run(vocab: int, members: list[int], slots: list[int], steps: int) -> list[list[object]]:
     """Everything that the members' sequences get, with each its own logits at each step."""
-    sampler = Sampler(vocab, 32)
+    sampler = DrawnSampler(vocab, 32)
     for member, slot in zip(members, slots, strict=True):
         prompt = [(member * 5 + i) % vocab for i in range(6)]
         sampler.add(slot, PARAMS[member % 8], prompt, eos_ids=[1], choice=member // 8)
     got: list[list[object]] = [[] for _ in members]
     for step in range(steps):
         z = torch.cat([logits(1, vocab, 1000 * step + member) for member in members])
-        sampled = sampler.sample(z, slots)
+        sampled = sampler.draw(z, slots)
         assert not sampled.errors
         for row, pair in enumerate(zip(sampled.ids, sampled.logprobs, strict=True)):
             got[row].append(pair)

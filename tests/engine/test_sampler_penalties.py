@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rbee_worker.engine.penalties import Penalties
-from rbee_worker.engine.torch_sampling import TorchEntries
+from rbee_worker.ops.reference.sampling.torch_sampling import TorchBiasTable
 from rbee_worker.types import SamplingParams
 from tests.engine import oracle
 
@@ -27,8 +27,27 @@ params_ = st.builds(
 )
 
 
-def penalties(*params: SamplingParams, prompts: list[list[int]], outputs=None) -> Penalties:
-    table = Penalties(VOCAB, TorchEntries(8, torch.device("cpu")))
+class Table(Penalties):
+    """For sequences whose lengths it keeps: their next draws are edited and counted."""
+
+    def add(self, slot, params, prompt_ids, output_ids, **options):
+        self.next = {**vars(self).get("next", {}), slot: len(prompt_ids) + len(output_ids)}
+        return super().add(slot, params, prompt_ids, output_ids, **options)
+
+    def edit(self, z, slots):
+        change = self.prepare(slots, [self.next[slot] for slot in slots])
+        return None if change is None else self.apply(z, change)
+
+    def push(self, slots, ids):
+        change = self.prepare(slots, [self.next[slot] for slot in slots])
+        if change is not None:
+            self.count(change, ids)
+        for slot in slots:
+            self.next[slot] += 1
+
+
+def penalties(*params: SamplingParams, prompts: list[list[int]], outputs=None) -> Table:
+    table = Table(VOCAB, TorchBiasTable(8, torch.device("cpu")))
     outputs = outputs or [[] for _ in params]
     for slot, (p, prompt, output) in enumerate(zip(params, prompts, outputs, strict=True)):
         table.add(slot, p, prompt, output, eos_ids=[EOS], exempt_ids=[EXEMPT])
@@ -66,7 +85,7 @@ def test_logits_equal_the_formula_after_every_token(rows, seed):
         live = [slot for slot, output in enumerate(outputs) if len(output) >= step]
         z = logits(len(live), seed + step)
         raw = z.clone()
-        undo = table.apply(z, live)
+        undo = table.edit(z, live)
         for row, slot in enumerate(live):
             want = expected(raw[row], params[slot], prompts[slot], outputs[slot][:step])
             assert z[row].numpy().tolist() == want.tolist()
@@ -89,8 +108,8 @@ def test_resuming_gives_the_state_of_going_on(params, prompt, output, data):
         resumed.push([0], [one])
     assert straight.counts(0) == resumed.counts(0)
     a, b = logits(1, 5), logits(1, 5)
-    straight.apply(a, [0])
-    resumed.apply(b, [0])
+    straight.edit(a, [0])
+    resumed.edit(b, [0])
     assert same_bits(a.numpy(), b.numpy())
 
 
@@ -98,11 +117,11 @@ def test_one_is_bitwise_off_even_beside_other_penalties():
     prompt = list(range(VOCAB))
     plain = penalties(SamplingParams(), prompts=[prompt])
     z = logits(1, 1)
-    assert plain.apply(z, [0]) is None
+    assert plain.edit(z, [0]) is None
     # A bias on one token makes the slot active; every other bit stays.
     biased = penalties(SamplingParams(logit_bias={5: 1.0}, repeat_last_n=0), prompts=[prompt])
     before = z.clone()
-    biased.apply(z, [0])
+    biased.edit(z, [0])
     assert z[0, 5] == before[0, 5] + 1
     z[0, 5] = before[0, 5]
     assert same_bits(z.numpy(), before.numpy())
@@ -110,10 +129,10 @@ def test_one_is_bitwise_off_even_beside_other_penalties():
 
 def test_once_per_distinct_token_and_by_sign():
     z = torch.tensor([[2.0, -2.0, 0.0] + [1.0] * (VOCAB - 3)])
-    table = Penalties(VOCAB, TorchEntries(1, torch.device("cpu")))
+    table = Table(VOCAB, TorchBiasTable(1, torch.device("cpu")))
     params = SamplingParams(repetition_penalty=2.0, repeat_last_n=-1)
     table.add(0, params, [0, 0, 0, 1, 1, 2], [], eos_ids=[], exempt_ids=[])
-    table.apply(z, [0])
+    table.edit(z, [0])
     assert z[0, :4].tolist() == [1.0, -4.0, 0.0, 1.0]
 
 
@@ -146,24 +165,24 @@ def test_only_generated_tokens_pay_presence_and_frequency():
     for one in (21, 22, 22, EOS):
         table.push([0], [one])
     z = torch.zeros(1, VOCAB)
-    table.apply(z, [0])
+    table.edit(z, [0])
     assert z[0, [20, 21, 22, EOS]].tolist() == [0.0, -0.75, -1.0, -0.75]
 
 
 def test_entries_outgrow_their_first_room_and_slots_are_reused():
     vocab = 5000
-    table = Penalties(vocab, TorchEntries(2, torch.device("cpu")))
+    table = Table(vocab, TorchBiasTable(2, torch.device("cpu")))
     params = SamplingParams(repetition_penalty=2.0, repeat_last_n=0)
     table.add(0, params, [4999], [], eos_ids=[], exempt_ids=[])
     for one in range(1000):
         table.push([0], [one])
     z = torch.ones(1, vocab)
-    table.apply(z, [0])
+    table.edit(z, [0])
     assert z.sum() == vocab - 1001 / 2
     table.remove(0)
     table.add(0, params, [7], [], eos_ids=[], exempt_ids=[])
     z = torch.ones(1, vocab)
-    table.apply(z, [0])
+    table.edit(z, [0])
     assert (z != 1).nonzero().tolist() == [[0, 7]]
 
 
@@ -172,10 +191,10 @@ def test_a_ban_ends_with_min_tokens_and_costs_nothing_after():
     table = penalties(params, prompts=[[5]])
     for banned in (True, True, False):
         z = torch.zeros(1, VOCAB)
-        undo = table.apply(z, [0])
+        undo = table.edit(z, [0])
         assert (z == -torch.inf).nonzero()[:, 1].tolist() == ([EOS, STOP] if banned else [])
         assert (undo is None) is not banned
         if banned:
             table.push([0], [9])
     late = penalties(params, prompts=[[5]], outputs=[[9, 9]])
-    assert late.apply(torch.zeros(1, VOCAB), [0]) is None
+    assert late.edit(torch.zeros(1, VOCAB), [0]) is None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 
 import pytest
@@ -18,15 +19,21 @@ from rbee_worker.engine.stop import StopRules
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.specs import Fixed, PagedKV, StateGroup
 from rbee_worker.types import SamplingParams
+from tests.state.slot_memory import SlotMemory
 
 FULL = (StateGroup(PagedKV(1, 1, 1), 1),)
 MIXED = (*FULL, StateGroup(PagedKV(1, 1, 1, window=5), 1))
-RECURRENT = (*FULL, StateGroup(Fixed(((1,),)), 1))
+RECURRENT = (StateGroup(Fixed((("h", (1,)),)), 1),)
+HYBRID = (*FULL, *RECURRENT)
 SIZE = 4
 
 
-def pool_of(groups: tuple[StateGroup, ...], tokens: int, budget: int, seqs: int) -> StatePool:
-    return StatePool(groups, tokens=tokens, block_size=SIZE, max_seqs=seqs, step_tokens=budget)
+def pool_of(
+    groups: tuple[StateGroup, ...], tokens: int, budget: int, seqs: int, **kw: int
+) -> StatePool:
+    return StatePool(
+        groups, tokens=tokens, block_size=SIZE, max_seqs=seqs, step_tokens=budget, **kw
+    )
 
 
 def sequence(pool: StatePool, number: int, prompt: int, output: int, first: int = 0) -> Sequence:
@@ -48,7 +55,10 @@ def sequence(pool: StatePool, number: int, prompt: int, output: int, first: int 
 
 @dataclass
 class Run:
-    """A stand-in for the engine: steps of a plan complete `depth` - 1 steps later."""
+    """A stand-in for the engine: steps of a plan complete `depth` - 1 steps later.
+
+    Recurrent state is followed: each chunk must find that of the tokens before it.
+    """
 
     scheduler: Scheduler
     pool: StatePool
@@ -58,14 +68,24 @@ class Run:
         self.pending: deque[Plan] = deque()
         self.finished: list[Sequence] = []
         self.steps = 0
+        self.slots = SlotMemory(self.pool)
+        self.seen: Counter[str] = Counter()
 
     def step(self) -> Plan:
         plan = self.scheduler.schedule()
         self.pending.append(plan)
         self.steps += bool(plan.chunks)
+        assert plan.chunks or not plan.copies
+        taken = [s.slot for c in plan.chunks for s in c.state.snapshots]
+        self.seen["snapshots"] += sum(target in taken for _, target in plan.copies)
+        self.seen["resumed"] += sum(target not in taken for _, target in plan.copies)
+        self.slots.copy(plan.copies)
+        for chunk in plan.chunks:
+            self.slots.compute(chunk.state, chunk.start, chunk.start + chunk.count)
         while len(self.pending) >= self.depth and self.pending:
             self.collect(self.pending.popleft())
         self.pool.check()
+        self.slots.check()
         return plan
 
     def collect(self, plan: Plan) -> None:
@@ -95,7 +115,7 @@ def make(tokens: int = 64, budget: int = 8, seqs: int = 4, depth: int = 1) -> Ru
     return Run(Scheduler(pool, token_budget=budget, max_seqs=seqs), pool, depth)
 
 
-def names(plan: Plan) -> list[tuple[str, int, int, bool]]:
+def names(plan: Plan) -> list[tuple[str, int, int, int]]:
     return [(c.seq.id, c.start, c.count, c.draws) for c in plan.chunks]
 
 
@@ -184,6 +204,21 @@ def test_suspects_run_alone_once_and_in_order() -> None:
     assert len(run.step().chunks) == 3
 
 
+def test_nobody_runs_beside_a_suspect_that_waits_for_its_token() -> None:
+    """Where steps overlap, a step with nobody in it waits for the suspect's."""
+    run = make(budget=16, depth=2)
+    seqs = [sequence(run.pool, i, 3, 4, first=i) for i in range(2)]
+    for seq in seqs:
+        seq.waits = True
+        run.scheduler.add(seq)
+    plan = run.scheduler.schedule()
+    run.scheduler.suspect([c.seq for c in plan.chunks])
+    for chunk in plan.chunks:
+        run.pool.commit(chunk.state, chunk.count)
+    assert [names(run.step()) for _ in range(4)] == [[("0", 0, 3, 1)], [], [("1", 0, 3, 1)], []]
+    assert names(run.step()) == [("0", 3, 1, 1), ("1", 3, 1, 1)]
+
+
 REQUESTS = st.lists(
     st.tuples(
         st.integers(0, 12),  # step of arrival
@@ -200,12 +235,13 @@ REQUESTS = st.lists(
 @settings(max_examples=150, deadline=None)
 @given(
     requests=REQUESTS,
-    groups=st.sampled_from([FULL, MIXED, RECURRENT]),
+    groups=st.sampled_from([FULL, MIXED, RECURRENT, HYBRID]),
     tokens=st.integers(42, 120),
     budget=st.integers(1, 20),
     seqs=st.integers(1, 6),
     depth=st.integers(1, 3),
     cache=st.booleans(),
+    snapshots=st.integers(0, 5),
 )
 def test_every_request_ends_within_its_bound(
     requests: list[tuple[int, int, int, int, int | None]],
@@ -215,9 +251,11 @@ def test_every_request_ends_within_its_bound(
     seqs: int,
     depth: int,
     cache: bool,
+    snapshots: int,
 ) -> None:
-    pool = pool_of(groups, tokens, budget, seqs)
-    pool.prefix_cache = pool.prefix_cache and cache
+    pool = pool_of(
+        groups, tokens, budget, seqs, prefix_cache=cache, snapshots=snapshots, snapshot_tokens=8
+    )
     run = Run(Scheduler(pool, token_budget=budget, max_seqs=seqs), pool, depth)
     todo = sorted(enumerate(requests), key=lambda r: r[1][0])
     cancels: dict[int, list[Sequence]] = {}
@@ -258,6 +296,42 @@ def test_every_request_ends_within_its_bound(
         assert seq.n_output <= seq.submit.params.max_tokens
 
 
+@pytest.mark.parametrize("groups", [RECURRENT, HYBRID], ids=["recurrent", "hybrid"])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_recurrent_state_is_always_that_of_the_tokens_before_a_step(
+    groups: tuple[StateGroup, ...], depth: int
+) -> None:
+    """Long random schedules of prompts that share beginnings, in too little memory."""
+    seen: Counter[str] = Counter()
+    for seed in range(30):
+        rng = random.Random(seed)
+        snapshots, seqs = rng.randint(1, 15), rng.randint(1, 5)
+        pool = pool_of(
+            groups, rng.randint(60, 150), 12, seqs, snapshots=snapshots, snapshot_tokens=8
+        )
+        run = Run(Scheduler(pool, token_budget=12, max_seqs=seqs), pool, depth)
+        live: list[Sequence] = []
+        left = 40
+        while left or not run.scheduler.idle:
+            if left and rng.random() < 0.3:
+                left -= 1
+                first = rng.randrange(3)
+                live.append(sequence(pool, 40 - left, rng.randint(1, 40), 12, first))
+                run.scheduler.add(live[-1])
+            if live and rng.random() < 0.05:
+                seq = rng.choice(live)
+                if not seq.done:
+                    run.finish(seq)
+            seen["preempted"] += len(run.step().preempted)
+        run.drain()
+        pool.check()
+        assert pool.usage().used == 0
+        seen += run.seen
+    assert seen["resumed"] > 300, seen
+    assert seen["snapshots"] > 300, seen
+    assert seen["preempted"] > (20 if groups is HYBRID else -1), seen
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 60), st.integers(1, 20)), min_size=2, max_size=8),
@@ -278,7 +352,7 @@ def test_a_decoding_sequence_gets_a_token_in_every_step(
 
 
 @pytest.mark.parametrize(
-    "module", ["engine.scheduler", "engine.engine", "state.pool", "state.specs", "engine.memory"]
+    "module", ["engine.scheduler", "engine.engine", "state.pool", "state.specs", "loading.memory"]
 )
 def test_bookkeeping_imports_no_torch(module: str) -> None:
     code = f"import sys, rbee_worker.{module}; assert 'torch' not in sys.modules"

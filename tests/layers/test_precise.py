@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.models import build_model
-from rbee_worker.ops.reference import ReferenceOps
+from rbee_worker.ops.reference.ops import ReferenceOps
 from tests import tiny
 
 

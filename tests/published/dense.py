@@ -1,5 +1,5 @@
 """Families with norms, biases or rotations of their own: Phi, GLM, OLMo, StableLM, StarCoder2,
-Cohere, Persimmon."""
+Nemotron, EXAONE 4, Cohere, Persimmon."""
 
 from __future__ import annotations
 
@@ -101,6 +101,43 @@ PUBLISHED: tuple[Published, ...] = (
         ),
         billions=3.03,
         parameters=3_030_371_328,
+    ),
+    Published(
+        "LGAI-EXAONE/EXAONE-4.0-32B",
+        decoder(
+            "exaone4", 102400, 5120, 27392, 64, 40, 8, **INERT, head_dim=128, hidden_act="silu",
+            layer_types=(["sliding_attention"] * 3 + ["full_attention"]) * 16,
+            max_position_embeddings=131072, rms_norm_eps=1e-5,
+            rope_scaling={
+                "factor": 16.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+                "original_max_position_embeddings": 8192, "rope_type": "llama3",
+            },
+            rope_theta=1000000, sliding_window=4096, sliding_window_pattern="LLLG", **UNTIED,
+        ),
+        billions=32.0,
+    ),
+    Published(
+        "LGAI-EXAONE/EXAONE-4.0-1.2B",
+        decoder(
+            "exaone4", 102400, 2048, 4096, 30, 32, 8, **INERT, head_dim=64, hidden_act="silu",
+            layer_types=["full_attention"] * 30, max_position_embeddings=65536, rms_norm_eps=1e-5,
+            rope_scaling={
+                "factor": 16.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+                "original_max_position_embeddings": 8192, "rope_type": "llama3",
+            },
+            rope_theta=1000000, sliding_window=None, sliding_window_pattern=None,
+            tie_word_embeddings=True,
+        ),
+        billions=1.28,
+    ),
+    Published(
+        "nvidia/Minitron-4B-Base",
+        decoder(
+            "nemotron", 256000, 3072, 9216, 32, 24, 8, **INERT, attention_bias=False, head_dim=128,
+            hidden_act="relu2", hidden_dropout=0.0, max_position_embeddings=4096, mlp_bias=False,
+            norm_eps=1e-5, partial_rotary_factor=0.5, rope_theta=10000.0, **UNTIED,
+        ),
+        billions=4.19,
     ),
     Published(
         "CohereLabs/c4ai-command-r-v01",

@@ -1,9 +1,10 @@
-"""Mixtures of experts: Mixtral, Qwen, Granite, Phi, DeepSeek, GPT-OSS, Llama 4."""
+"""Mixtures of experts: Mixtral, Qwen, Granite, Phi, OLMoE, dots.llm1, DeepSeek, GPT-OSS,
+Llama 4."""
 
 from __future__ import annotations
 
 from tests.published.llama import GRANITE
-from tests.published.row import UNTIED, Published, decoder
+from tests.published.row import INERT, UNTIED, Published, decoder
 
 _DEEPSEEK = {
     "attention_bias": False,
@@ -39,6 +40,29 @@ def _yarn(mscale: float) -> dict[str, object]:
 
 
 PUBLISHED: tuple[Published, ...] = (
+    Published(
+        "allenai/OLMoE-1B-7B-0924",
+        decoder(
+            "olmoe", 50304, 2048, 1024, 16, 16, 16, **INERT, attention_bias=False, clip_qkv=None,
+            hidden_act="silu", max_position_embeddings=4096, norm_topk_prob=False, num_experts=64,
+            num_experts_per_tok=8, output_router_logits=False, rms_norm_eps=1e-5,
+            rope_scaling=None, rope_theta=10000.0, router_aux_loss_coef=0.01, **UNTIED,
+        ),
+        billions=6.92,
+    ),
+    Published(
+        "rednote-hilab/dots.llm1.inst",
+        decoder(
+            "dots1", 152064, 4096, 10944, 62, 32, 32, **INERT, attention_bias=False,
+            first_k_dense_replace=1, hidden_act="silu", max_position_embeddings=32768,
+            max_window_layers=62, moe_intermediate_size=1408, moe_layer_freq=1, n_group=1,
+            n_routed_experts=128, n_shared_experts=2, norm_topk_prob=True, num_experts_per_tok=6,
+            pretraining_tp=1, rms_norm_eps=1e-5, rope_scaling=None, rope_theta=10000000,
+            routed_scaling_factor=2.5, scoring_func="noaux_tc", sliding_window=None, topk_group=1,
+            use_sliding_window=False, **UNTIED,
+        ),
+        billions=143,
+    ),
     Published(
         "mistralai/Mixtral-8x7B-v0.1",
         decoder(

@@ -19,11 +19,11 @@ import msgspec
 
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Loading, Stats
-from rbee_worker.engine.prepare import encoded, rendered
 from rbee_worker.errors import NotReady, QueueFull, WorkerError
 from rbee_worker.observe import narration
 from rbee_worker.params import Rules, check_request, fit
-from rbee_worker.tokenizer.chat import normalised
+from rbee_worker.session.prepare import encoded, rendered
+from rbee_worker.tokenizer.messages import Form, checked
 from rbee_worker.types import (
     End,
     EosToken,
@@ -78,9 +78,13 @@ class ChatMl:
         self, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool = True, **_: Any
     ) -> str:
         turns = [
-            f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in normalised(messages)
+            f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n"
+            for m in (c.formed(Form()) for c in checked(messages))
         ]
         return "".join(turns) + ("<|im_start|>assistant\n" if add_generation_prompt else "")
+
+    def unseen(self, messages: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+        return ()
 
     def close(self) -> None:
         pass

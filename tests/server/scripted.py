@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rbee_worker.config import Settings
-from rbee_worker.engine.client import EngineClient
 from rbee_worker.engine.messages import Cancel, Finished, Loading, Output, Scheduled, Submit, Tokens
-from rbee_worker.engine.text import TextSide
+from rbee_worker.session.client import EngineClient
+from rbee_worker.session.text import TextSide
 from rbee_worker.types import ModelInfo, StopRecord, Usage
 
 
@@ -90,6 +90,6 @@ def scripted_start(
 def text_of_checkpoint(path: Path) -> TextSide:
     """The text side of a checkpoint on disk."""
     from rbee_worker.checkpoint import open_checkpoint
-    from rbee_worker.engine.text import open_text
+    from rbee_worker.session.text import open_text
 
     return open_text(open_checkpoint(str(path)))

@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from rbee_worker.checkpoint import open_checkpoint
-from rbee_worker.engine.text import open_text
+from rbee_worker.session.text import open_text
 from rbee_worker.tokenizer import ChatRenderer
 from tests import tiny
 from tests.server.fake_engine import Fake

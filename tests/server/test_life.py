@@ -51,9 +51,9 @@ def test_the_server_never_imports_torch() -> None:
     code = (
         "import sys, rbee_worker.server.run, rbee_worker.server.openapi, rbee_worker.client, "
         "rbee_worker.server.reference, rbee_worker.observe.metrics, rbee_worker.observe.heartbeat, "
-        "rbee_worker.observe.trace, rbee_worker.engine.client, rbee_worker.cli.main, "
+        "rbee_worker.observe.trace, rbee_worker.session.client, rbee_worker.cli.main, "
         "rbee_worker.checkpoint, rbee_worker.tokenizer.load, rbee_worker.tokenizer.eos, "
-        "rbee_worker.tokenizer.stream, rbee_worker.engine.text, rbee_worker.params\n"
+        "rbee_worker.tokenizer.stream, rbee_worker.session.text, rbee_worker.params\n"
         "heavy = {'torch', 'numba', 'transformers', 'fastapi'} & sys.modules.keys()\n"
         "assert not heavy, heavy"
     )

@@ -10,10 +10,10 @@ import pytest
 
 from rbee_worker.config import Settings
 from rbee_worker.types import Request, Started
-from tests.engine.fake_text import fake_client
 from tests.server.fake_engine import Fake
 from tests.server.reading import events
 from tests.server.served import Served
+from tests.session.fake_text import fake_client
 
 NOTE = "weights of two formats were found; the second was left out"
 ASK = {"prompt": "x", "max_tokens": 2, "seed": 1}

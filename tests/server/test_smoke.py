@@ -1,4 +1,4 @@
-"""Other people's clients, as they come: litellm and the `llm` command (extra `smoke`)."""
+"""Other people's clients, as they come: litellm and the `llm` command."""
 
 from __future__ import annotations
 
@@ -59,14 +59,12 @@ def run(command: list[str], home: Path) -> str:
 
 
 def test_litellm(served: Served, tmp_path: Path) -> None:
-    pytest.importorskip("litellm", reason="pip install 'rbee-worker[smoke]'")
     local = ["-c", "import os; os.environ['LITELLM_LOCAL_MODEL_COST_MAP']='True'\n" + LITELLM]
     out = run([sys.executable, *local, served.url + "/v1", served.token], tmp_path)
     assert "TEXT" in out
 
 
 def test_llm_command(served: Served, tmp_path: Path) -> None:
-    pytest.importorskip("llm", reason="pip install 'rbee-worker[smoke]'")
     (tmp_path / "extra-openai-models.yaml").write_text(MODELS.format(base=served.url + "/v1"))
     (tmp_path / "keys.json").write_text(f'{{"bee": "{served.token}"}}')
     command = [

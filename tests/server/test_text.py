@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from rbee_worker.client import Client, End, Token
-from rbee_worker.engine.text import TextSide
+from rbee_worker.session.text import TextSide
 from tests import tiny
 from tests.server.scripted import scripted_start, text_of_checkpoint
 from tests.server.served import Served

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from rbee_worker.errors import UsageError
+from rbee_worker.observe.telemetry import Telemetry
 from rbee_worker.observe.trace import Tracer
 from tests import tiny
 from tests.server.fake_engine import Fake
@@ -67,10 +69,7 @@ def test_a_job_can_ask_for_its_phases() -> None:
 
 
 def test_spans_for_opentelemetry() -> None:
-    memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
-    from rbee_worker.observe.telemetry import Telemetry
-
-    exporter = memory.InMemorySpanExporter()
+    exporter = InMemorySpanExporter()
     with Served() as served:
         telemetry = Telemetry("", "w1", "0", exporter)
         served.service.worker.telemetry = telemetry

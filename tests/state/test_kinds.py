@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from array import array
 
 import pytest
 
+from rbee_worker.ops.cpu.runtime.state import CpuState
 from rbee_worker.state.kinds import StateKind, state_kinds
 from rbee_worker.state.paged import PagedGroup
-from rbee_worker.state.specs import Fixed, PagedKV, StateGroup
-from rbee_worker.state.tensors import StateTensors
+from rbee_worker.state.sequence import SeqState
+from rbee_worker.state.specs import CrossKV, Fixed, PagedKV, StateGroup
 
 HEADS, BLOCK, BLOCKS, SLOTS = 8, 16, 5, 3
 GROUPS = {
@@ -17,7 +19,8 @@ GROUPS = {
     "grouped": StateGroup(PagedKV(2, 64, 64), 3),
     "windowed": StateGroup(PagedKV(2, 32, 32, window=40), 5),
     "latent": StateGroup(PagedKV(1, 576, 0), 2),
-    "recurrent": StateGroup(Fixed(((3, 96), (24, 16, 4))), 6),
+    "recurrent": StateGroup(Fixed((("conv", (3, 96)), ("h", (24, 16, 4)))), 6),
+    "cross": StateGroup(CrossKV(8, 64, 64), 4),
 }
 UNEQUAL = StateGroup(PagedKV(2, 192, 128), 3)  # keys wider than values
 
@@ -29,7 +32,8 @@ def kind_of(group: StateGroup, dtype: str) -> StateKind:
 
 def by_formula(text: str) -> int:
     """The number that a printed formula says: `2 heads * 64*2 bytes` is 2 * 64*2."""
-    numbers = re.sub(r"[a-z]+", "", text.split(",")[0].replace(" a token", ""))
+    each = re.sub(" a (token|row of the source)", "", text.split(",")[0])
+    numbers = re.sub(r"[a-z]+", "", each)
     assert re.fullmatch(r"[0-9 *+()]+", numbers)
     return int(eval(numbers))
 
@@ -40,7 +44,7 @@ def test_the_formula_is_what_is_allocated(name: str, dtype: str) -> None:
     group = GROUPS.get(name, UNEQUAL)
     found = kind_of(group, dtype)
     assert found.kind == name.split(",")[0]
-    made = StateTensors([group], [BLOCKS], SLOTS, block_size=BLOCK, dtype=dtype)
+    made = CpuState([group], [BLOCKS], SLOTS, block_size=BLOCK, dtype=dtype)
     assert made.nbytes == BLOCKS * BLOCK * found.per_token + SLOTS * found.per_sequence
     assert by_formula(found.formula) == (found.per_token or found.per_sequence)
     assert (found.per_token == 0) == (found.kind == "recurrent")
@@ -61,11 +65,13 @@ def test_a_window_keeps_its_blocks_and_no_more() -> None:
     """What a sequence of 1,000 tokens holds: the window in whole blocks."""
     spec = GROUPS["windowed"].spec
     assert isinstance(spec, PagedKV)
-    group = PagedGroup(spec, BLOCK, 100)
-    table = group.adopt([])
+    group = PagedGroup(spec, 0, BLOCK, 100)
+    seq = SeqState([1] * 1000, tables=[array("i")])
+    group.adopt(seq, [])
     for end in range(1, 1001):
-        assert group.extend(table, end) == end
-        group.shrink(table, end)
-    held = sum(1 for block in table if block)
+        assert group.extend(seq, end) == end
+        seq.computed = seq.planned = end
+        group.shrink(seq)
+    held = len(list(group.held(seq)))
     assert spec.window is not None
     assert spec.window <= held * BLOCK <= spec.window + 2 * BLOCK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from itertools import pairwise
 
 import pytest
@@ -9,19 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rbee_worker.state.blocks import SINK
-from rbee_worker.state.paged import SeqState, plan_blocks
-from rbee_worker.state.pool import StatePool
+from rbee_worker.state.fixed import plan_slots
+from rbee_worker.state.paged import plan_blocks
+from rbee_worker.state.pool import SeqState, StatePool
 from rbee_worker.state.specs import (
+    CrossKV,
     Fixed,
     PagedKV,
     StateGroup,
     group_bytes_per_block,
     group_bytes_per_slot,
 )
+from tests.state.slot_memory import SlotMemory
 
 FULL = StateGroup(PagedKV(2, 8, 8), 3)
 WINDOW = StateGroup(PagedKV(2, 8, 8, window=6), 2)
-FIXED = StateGroup(Fixed(((4, 2), (3,))), 2)
+FIXED = StateGroup(Fixed((("h", (4, 2)), ("conv", (3,)))), 2)
+CROSS = StateGroup(CrossKV(2, 8, 8), 2)
 SIZE = 4
 
 
@@ -91,8 +96,6 @@ def test_salts_and_limits_keep_prefixes_apart() -> None:
     assert pool.reusable(pool.new(list(range(20)), b"long rope")) == 0
     assert pool.reusable(pool.new(list(range(20))), limit=9) == 8
     assert pool.reusable(pool.new(list(range(20))), limit=0) == 0
-    pool.forget()
-    assert pool.reusable(pool.new(list(range(20)))) == 0
     assert make(FULL, prefix_cache=False).prefix_cache is False
 
 
@@ -130,7 +133,7 @@ def test_a_prefix_counts_only_if_every_group_has_it() -> None:
     pool = make(FULL, WINDOW, tokens=64)
     pool.release(compute_all(pool, list(range(24)), step=4))
     assert pool.reusable(pool.new(list(range(24)))) == 20
-    window = pool._paged[1].blocks
+    window = pool._paged[1].units
     keys = pool._keys(pool.new(list(range(24))), 6)
     lost = window.find(keys[3])  # 12..15; a query at 20 reads 15
     assert lost is not None
@@ -140,11 +143,11 @@ def test_a_prefix_counts_only_if_every_group_has_it() -> None:
     assert pool._paged[0].served(keys)[4] is True
 
 
-def test_a_fixed_group_has_a_slot_for_each_sequence_and_no_prefix() -> None:
+def test_a_fixed_group_has_a_slot_for_each_sequence() -> None:
     pool = make(FULL, FIXED, max_seqs=2)
     one = compute_all(pool, list(range(20)))
     two = pool.new(list(range(20)))
-    assert pool.attach(two) == 0
+    assert pool.attach(two) == 0  # no snapshots: nothing to go on from
     assert {one.slot, two.slot} == {1, 2}
     three = pool.new([1])
     pool.attach(three)
@@ -154,6 +157,158 @@ def test_a_fixed_group_has_a_slot_for_each_sequence_and_no_prefix() -> None:
     pool.release(one)
     pool.attach(again := three.renewed())
     assert again.slot == 1 or again.slot == 2
+    pool.check()
+
+
+def hybrid(snapshots: int = 2, **kw: object) -> StatePool:
+    return make(FULL, FIXED, max_seqs=2, snapshots=snapshots, snapshot_tokens=8, **kw)
+
+
+def test_steps_end_at_snapshots_which_are_taken_before_the_next_one() -> None:
+    pool = hybrid()
+    seq = pool.new(list(range(20)))
+    pool.attach(seq)
+    assert pool.most(seq, 20) == 8
+    assert pool.most(seq, 5) == 5
+    assert pool.reserve(seq, 3) == 3
+    pool.commit(seq, 3)
+    assert pool.most(seq, 20) == 5
+    assert pool.reserve(seq, 20) == 5
+    assert pool.copies() == []
+    pool.commit(seq, 5)
+    assert pool.reusable(pool.new(list(range(20)))) == 0  # its state is still in the slot alone
+    assert pool.reserve(seq, 1) == 1
+    assert pool.copies() == [(seq.slot, 2)]
+    assert pool.copies() == []
+    assert pool.reusable(pool.new(list(range(20)))) == 0  # the copy is under way
+    pool.commit(seq, 1)
+    assert pool.reusable(pool.new(list(range(20)))) == 8
+    assert pool.reusable(pool.new([*range(7), 50, *range(9)])) == 0
+    pool.check()
+
+
+def test_a_preempted_sequence_goes_on_from_its_last_snapshot() -> None:
+    pool = hybrid()
+    seq = compute_all(pool, list(range(22)))
+    assert [pair[0] for pair in pool.copies()] == [seq.slot, seq.slot]  # at 8 and at 16
+    pool.release(seq)
+    again = seq.renewed()
+    assert pool.attach(again) == 16
+    snapshot = again.resume
+    pool.check()
+    assert pool.reserve(again, 6) == 6
+    assert pool.copies() == [(snapshot, again.slot)]
+    assert again.resume == 0
+    pool.check()
+
+
+def test_a_hybrid_goes_on_where_both_kinds_of_state_are_known() -> None:
+    pool = hybrid(tokens=32)
+    pool.release(compute_all(pool, list(range(22))))
+    keys = pool._keys(pool.new(list(range(22))), 5)
+    assert pool._paged[0].served(keys) == [True] * 5
+    assert pool._fixed[0].served(keys) == [False, True, False, True, False]
+    assert pool.reusable(pool.new(list(range(22)))) == 16
+    assert pool.reusable(pool.new(list(range(22))), limit=15) == 8
+    blocks = pool._paged[0].units
+    while blocks.find(keys[2]) is not None:  # 8..11 are forgotten, the snapshots are not
+        blocks.take()
+    assert pool._fixed[0].served(keys)[3]
+    assert pool.reusable(pool.new(list(range(22)))) in (0, 8)
+
+
+def test_the_least_recently_used_snapshot_gives_way() -> None:
+    pool = make(FIXED, max_seqs=1, snapshots=2, snapshot_tokens=8, tokens=1000)
+    prompts = {name: [name] * 9 for name in range(3)}
+    for name in (0, 1):
+        pool.release(compute_all(pool, prompts[name]))
+    assert [pool.reusable(pool.new(p)) for p in prompts.values()] == [8, 8, 0]
+    pool.release(compute_all(pool, prompts[0]))  # 0 goes on from its own: now 1 is the oldest
+    pool.release(compute_all(pool, prompts[2]))
+    assert [pool.reusable(pool.new(p)) for p in prompts.values()] == [8, 0, 8]
+    pool.check()
+
+
+def test_a_known_snapshot_is_not_taken_again() -> None:
+    pool = make(FIXED, max_seqs=1, snapshots=2, snapshot_tokens=8, tokens=1000)
+    pool.release(compute_all(pool, list(range(9))))
+    assert len(pool.copies()) == 1
+    seq = pool.new(list(range(9)))
+    pool.attach(seq, limit=7)  # it may not go on from it
+    while seq.computed < 9:
+        run(pool, seq, 9)
+    assert pool.copies() == []
+    pool.check()
+
+
+def test_a_failed_step_leaves_no_snapshot() -> None:
+    """What a released sequence's last step was to copy is not known to have been copied."""
+    pool = make(FIXED, max_seqs=1, snapshots=2, snapshot_tokens=8, tokens=1000)
+    seq = pool.new(list(range(9)))
+    pool.attach(seq)
+    run(pool, seq, 8)
+    pool.reserve(seq, 1)
+    pool.release(seq)
+    pool.check()
+    pool.commit(seq, 1)
+    pool.check()
+    assert pool.reusable(pool.new(list(range(9)))) == 0
+
+
+def test_a_snapshot_is_known_when_the_step_after_it_is_over() -> None:
+    """Its copy is launched with that step, which may still fail."""
+    pool = make(FIXED, max_seqs=1, snapshots=2, snapshot_tokens=8, tokens=1000)
+    seq = pool.new(list(range(9)))
+    pool.attach(seq)
+    pool.reserve(seq, 8)
+    pool.reserve(seq, 1)
+    assert len(pool.copies()) == 1
+    pool.commit(seq, 8)
+    assert pool.reusable(pool.new(list(range(9)))) == 0
+    pool.commit(seq, 1)
+    assert pool.reusable(pool.new(list(range(9)))) == 8
+
+
+def test_snapshots_leave_a_slot_for_every_sequence() -> None:
+    pool = make(FIXED, max_seqs=2, snapshots=1, snapshot_tokens=4, tokens=1000)
+    one = pool.new(list(range(40)))
+    pool.attach(one)
+    for _ in range(4):  # four steps in flight: three would want a snapshot, one fits
+        assert pool.reserve(one, 4) == 4
+    assert len(pool.copies()) == 1
+    two = pool.new([7])
+    pool.attach(two)
+    assert two.slot
+    pool.check()
+
+
+def test_recurrent_state_without_reuse_has_no_snapshots() -> None:
+    pool = hybrid(prefix_cache=False)
+    assert pool.n_slots == 3
+    seq = pool.new(list(range(20)))
+    pool.attach(seq)
+    assert pool.most(seq, 20) == pool.reserve(seq, 20) == 20
+
+
+def test_a_source_is_held_whole_and_not_shared() -> None:
+    pool = make(FULL, CROSS, tokens=24)
+    one = pool.new([1] * 6, source=14)
+    pool.attach(one)
+    assert pool.reserve(one, 6) == 6
+    assert [len(table) for table in one.tables] == [2, 4]
+    pool.commit(one, 6)
+    assert pool.reserve(one, 1) == 1
+    assert len(one.tables[1]) == 4  # as long as the source, whatever the sequence is
+    two = pool.new([1] * 6, source=14)
+    assert pool.attach(two) == 0
+    assert not pool.admits(two, [one])
+    assert pool.reserve(two, 6) == 0  # two blocks are left, four are needed
+    assert len(two.tables[1]) == 0
+    pool.check()
+    pool.release(one)
+    pool.commit(one, 1)
+    assert pool.admits(two, [])
+    assert pool.reserve(two, 6) == 6
     pool.check()
 
 
@@ -185,27 +340,6 @@ def test_blocks_of_a_running_step_return_when_it_is_committed() -> None:
     pool.check()
 
 
-def test_a_fork_shares_whole_blocks_and_recomputes_the_rest() -> None:
-    for groups in ((FULL,), (WINDOW,), (FULL, WINDOW), (FULL, FIXED)):
-        pool = make(*groups, prefix_cache=False)
-        seq = compute_all(pool, list(range(23)), step=3)
-        child = pool.fork(seq, [*range(23), 50])
-        expected = 0 if FIXED in groups else 20
-        assert child.computed == child.planned == expected
-        for mine, theirs in zip(seq.tables, child.tables, strict=True):
-            assert len(theirs) == expected // SIZE
-            assert all(b in (mine[j], SINK) for j, b in enumerate(theirs))
-            assert expected == 0 or theirs[-1] == mine[expected // SIZE - 1] != SINK
-        pool.check()
-        pool.release(seq)
-        pool.check()
-        while child.computed < 24:
-            assert run(pool, child, 3)
-        pool.release(child)
-        pool.check()
-        assert pool.usage().used == 0
-
-
 def test_admission_counts_what_others_still_have_to_take() -> None:
     pool = make(FULL, tokens=32)
     one = pool.new([1] * 20)
@@ -226,6 +360,8 @@ def test_sizes() -> None:
     groups = (FULL, WINDOW, FIXED)
     counts = plan_blocks(groups, tokens=1000, block_size=4, max_seqs=2, step_tokens=8)
     assert counts == (251, 2 * (4 + 2) + 1, 0)
+    assert plan_slots(groups, 2, 5) == 8
+    assert plan_slots((FULL, WINDOW), 2, 5) == 0
     assert group_bytes_per_block(FULL, 4, "f16") == 3 * 4 * 2 * (8 + 8) * 2
     assert group_bytes_per_block(FULL, 4, "i8") == 3 * 4 * 2 * (8 + 4 + 8 + 4)
     latent = StateGroup(PagedKV(1, 24, 0), 3)
@@ -234,22 +370,38 @@ def test_sizes() -> None:
     assert group_bytes_per_slot(FULL) == group_bytes_per_block(FIXED, 4, "f16") == 0
 
 
-OPS = ("new", "run", "run", "run", "release", "fork", "grow")
 STEPS = st.lists(
-    st.tuples(st.sampled_from(OPS), st.integers(0, 99), st.integers(1, 9)), max_size=50
+    st.tuples(
+        st.sampled_from(("new", "run", "run", "run", "release", "grow")),
+        st.integers(0, 99),
+        st.integers(1, 9),
+    ),
+    max_size=60,
 )
-GROUPS = st.sampled_from([(FULL,), (WINDOW,), (FULL, WINDOW), (FULL, WINDOW, FIXED)])
+GROUPS = st.sampled_from(
+    [(FULL,), (WINDOW,), (FULL, WINDOW), (FIXED,), (FULL, FIXED), (FULL, WINDOW, FIXED)]
+)
 
 
-@settings(max_examples=150, deadline=None)
-@given(GROUPS, STEPS, st.booleans())
+@settings(max_examples=300, deadline=None)
+@given(GROUPS, STEPS, st.booleans(), st.integers(0, 4), st.integers(1, 3))
 def test_random_use(
-    groups: tuple[StateGroup, ...], steps: list[tuple[str, int, int]], cache: bool
+    groups: tuple[StateGroup, ...],
+    steps: list[tuple[str, int, int]],
+    cache: bool,
+    snapshots: int,
+    depth: int,
 ) -> None:
-    """Against what the blocks would contain: every position that a query will read is where the
-    table says, and was written for the same tokens."""
-    pool = make(*groups, tokens=40, max_seqs=3, step_tokens=9, prefix_cache=cache)
+    """Against what the memory would contain: every position that a query will read is where the
+    table says, and was written for the same tokens; recurrent state is that of exactly the tokens
+    before the step, snapshots that of exactly their prefix. `depth` steps run at once."""
+    pool = make(
+        *groups, tokens=40, max_seqs=3, step_tokens=9, prefix_cache=cache,
+        snapshots=snapshots, snapshot_tokens=2 * SIZE,
+    )  # fmt: skip
     live: list[SeqState] = []
+    running: deque[tuple[SeqState, int]] = deque()
+    slots = SlotMemory(pool)
     memory: dict[tuple[int, int], tuple[tuple[int, ...], int]] = {}  # slot -> (prefix, group)
     for op, at, n in steps:
         seq = live[at % len(live)] if live else None
@@ -261,26 +413,34 @@ def test_random_use(
             continue
         elif op == "run" and len(seq.tokens) > seq.planned:
             start = seq.planned
+            wanted = pool.most(seq, min(n, len(seq.tokens) - start))
             granted = pool.reserve(seq, min(n, len(seq.tokens) - start))
+            assert granted <= wanted
+            slots.copy(pool.copies())
+            if granted:
+                slots.compute(seq, start, start + granted)
+                running.append((seq, granted))
             for i, table in enumerate(seq.tables):
                 for p in range(start, start + granted):
                     slot = table[p // SIZE] * SIZE + p % SIZE
                     assert slot >= SIZE, "a key would go to the sink"
                     memory[i, slot] = tuple(seq.tokens[: p + 1]), p
             _readable(pool, seq, start, start + granted, memory)
-            if granted:
-                pool.commit(seq, granted)
         elif op == "grow" and len(seq.tokens) < 40:
-            seq.tokens.append(n)
+            seq.tokens.append(n % 2)
         elif op == "release":
             live.remove(seq)
             pool.release(seq)
-        elif op == "fork" and len(live) < 3:
-            live.append(pool.fork(seq, [*seq.tokens]))
+        while len(running) >= depth:
+            pool.commit(*running.popleft())
         pool.check()
+        slots.check()
     for seq in live:
         pool.release(seq)
+    for step in running:
+        pool.commit(*step)
     pool.check()
+    slots.check()
     assert pool.usage().used == 0
 
 
@@ -291,7 +451,8 @@ def _readable(
     end: int,
     memory: dict[tuple[int, int], tuple[tuple[int, ...], int]],
 ) -> None:
-    for i, (group, table) in enumerate(zip(pool._paged, seq.tables, strict=True)):
+    for i, group in enumerate(pool._paged):
+        table = group.table(seq)
         for query in range(start, end):
             first = 0 if group.window is None else max(0, query - group.window + 1)
             for p in range(first, query + 1):

@@ -20,6 +20,19 @@ LLAMA4 = (
     + "{{ '<|header_start|>assistant<|header_end|>\\n\\n' }}" + _FI
 )  # fmt: skip
 
+DOTS1 = (
+    _EACH + "{% if m['role'] == 'user' %}{% set who = 'userprompt' %}"
+    "{% elif m['role'] == 'assistant' %}{% set who = 'response' %}"
+    "{% else %}{% set who = m['role'] %}{% endif %}"
+    "{{ '<|' + who + '|>' + m['content'] + '<|endof' + who + '|>' }}" + _END
+    + _ASK + "{{ '<|response|>' }}" + _FI
+)  # fmt: skip
+
+EXAONE4 = (
+    _EACH + "{{ '[|' + m['role'] + '|]\\n' + m['content'].strip() + '[|endofturn|]\\n' }}" + _END
+    + _ASK + "{{ '[|assistant|]\\n' }}" + _FI
+)  # fmt: skip
+
 LLAMA2 = (
     "{% if messages[0]['role'] == 'system' %}"
     "{% set head = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' %}"
@@ -242,10 +255,28 @@ FORMATS: dict[str, Format] = {
         ("llama4_text",),
         config=("<|end_of_text|>", "<|eot|>"),
     ),
+    "dots1": Format(
+        DOTS1,
+        tuple(
+            f"<|{part}{who}|>"
+            for part in ("", "endof")
+            for who in ("system", "userprompt", "response")
+        ),
+        ("<|endofresponse|>",),
+        ("dots1",),
+        config=("<|endofresponse|>",),
+    ),
+    "exaone4": Format(
+        EXAONE4,
+        ("[|system|]", "[|user|]", "[|assistant|]", "[|tool|]", "[|endofturn|]"),
+        ("[|endofturn|]",),
+        ("exaone4",),
+        config=("[|endofturn|]",),
+    ),
     "falcon": Format(FALCON, _TEXT, _TEXT, ("falcon",), config=_TEXT),
     "tulu": Format(
         TULU, ("<|endoftext|>", "<|user|>", "<|assistant|>"), ("<|endoftext|>",),
-        ("olmo", "olmo2"), config=("<|endoftext|>",),
+        ("olmo", "olmo2", "olmoe"), config=("<|endoftext|>",),
     ),
     # Base models: nothing to render, but an end of text.
     "none, <|endoftext|>": Format(
@@ -268,7 +299,9 @@ FORMATS: dict[str, Format] = {
         config=("<eos>", "<turn|>"),
         generation=("<eos>", "<turn|>", "<|tool_response>"),
     ),
-    "none, </s>": Format(None, ("<s>", "</s>"), ("</s>",), ("helium",), config=("</s>",)),
+    "none, </s>": Format(
+        None, ("<s>", "</s>"), ("</s>",), ("helium", "nemotron"), config=("</s>",)
+    ),
     "none, |ENDOFTEXT|": Format(
         None, ("|ENDOFTEXT|",), ("|ENDOFTEXT|",), ("persimmon",), config=("|ENDOFTEXT|",)
     ),

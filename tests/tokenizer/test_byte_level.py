@@ -141,5 +141,5 @@ def test_damaged_vocabularies_are_refused_in_one_line(tmp_path: Path) -> None:
     refused(CheckpointError, "is not an array of str", merges=[1])
     refused(CheckpointError, "is not an array of str", tokens=7)
     refused(CheckpointError, "701 tokens but 2 entries", token_type=[1, 1])
-    refused(CheckpointError, "bos_token_id is 70000, outside", bos_token_id=70000)
+    refused(CheckpointError, "eos_token_id is 70000, outside", eos_token_id=70000)
     refused(CheckpointError, "bos_token_id is oops, outside", bos_token_id="oops")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
-from jinja2 import TemplateError
+from jinja2 import Environment, TemplateError
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
 from transformers import PreTrainedTokenizerFast
@@ -38,7 +42,7 @@ WITH_TOOL = [
 ]
 
 
-def _hf(template: str) -> PreTrainedTokenizerFast:
+def hf_with(template: str) -> PreTrainedTokenizerFast:
     backend = Backend(models.WordLevel({"<s>": 0, "</s>": 1}, unk_token="<s>"))
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", chat_template=template
@@ -47,7 +51,7 @@ def _hf(template: str) -> PreTrainedTokenizerFast:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_equals_transformers(name: str) -> None:
-    hf = _hf(TEMPLATES[name])
+    hf = hf_with(TEMPLATES[name])
     with ChatRenderer(TEMPLATES[name], bos_token="<s>", eos_token="</s>") as ours:
         rendered = 0
         for messages in (ASK, TALK, WITH_SYSTEM, WITH_TOOL):
@@ -234,6 +238,91 @@ def test_the_child_has_no_files_and_ends_with_its_owner() -> None:
         assert f.read() == b""
     del renderer
     assert process.poll() is not None
+
+
+def test_dates_are_those_of_the_workers_time_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for zone in ("Asia/Tokyo", "America/Los_Angeles", "UTC", "EST5EDT"):
+        monkeypatch.setenv("TZ", zone)
+        with ChatRenderer("{{ strftime_now('%Y-%m-%d %H') }}") as renderer:
+            before = datetime.now(ZoneInfo(zone))
+            rendered = renderer.render(ASK)
+            after = datetime.now(ZoneInfo(zone))
+        assert rendered in {t.strftime("%Y-%m-%d %H") for t in (before, after)}
+
+
+VALUES: list[Any] = ["a <b>x</b> %s", [2, 1], [{"x": 1}], {"b": 1, "a": [2]}, 3.5]
+# What each filter needs beside the value; the others need nothing.
+ARGUMENTS = {
+    "attr": "('x')",
+    "batch": "(2)",
+    "format": "(1)",
+    "groupby": "('x')",
+    "map": "('string')",
+    "replace": "('a', 'z')",
+    "slice": "(2)",
+    "indent": "(2)",
+}
+RANDOM = ("random",)  # gives something else each time
+
+
+def test_every_filter_and_encoding_works_without_files_as_in_transformers() -> None:
+    """Some import what they need when first called; the child can open nothing by then."""
+    names = sorted(set(Environment().filters) - set(RANDOM))
+    calls = [f"x|{n}{ARGUMENTS.get(n, '')}" for n in names]
+    calls += [f"x is {n}" for n in ("string", "mapping", "iterable", "none", "boolean", "number")]
+    calls += [f"'é'.encode('{c}')|string" for c in ("utf-8", "utf-16", "latin-1", "idna", "cp1252")]
+    source = "".join(
+        f"{{% if which == {i} %}}{{{{ {c} }}}}{{% endif %}}" for i, c in enumerate(calls)
+    )
+    hf, worked = hf_with(source), set()
+    with ChatRenderer(source) as ours:
+        for which, x in itertools.product(range(len(calls)), VALUES):
+            try:
+                want = hf.apply_chat_template(ASK, tokenize=False, which=which, x=x)
+            except Exception:
+                with pytest.raises(InvalidRequest):
+                    ours.render(ASK, which=which, x=x)
+            else:
+                worked.add(calls[which])
+                got = ours.render(ASK, which=which, x=x)
+                assert _no_address(got) == _no_address(want), (calls[which], x)
+    assert {*calls} - worked == set()
+
+
+def _no_address(text: str) -> str:
+    return re.sub("0x[0-9a-f]+", "0x", text)
+
+
+SAYING = {
+    "raised": "{{ raise_exception('bad turn: ' ~ messages[-1].content) }}",
+    "raised in part": "{{ raise_exception(messages[-1].content[:12] ~ ' is no turn') }}",
+    "raised in capitals": "{{ raise_exception(messages[-1].content | upper) }}",
+    "as a key": "{{ {}[messages[-1].content].x }}",
+    "as an attribute": "{{ (messages[-1]|attr(messages[-1].content)).x }}",
+    "as a forbidden attribute": "{{ (''|attr('__' ~ messages[-1].content)).x }}",
+    "as a filter's argument": "{{ 1 | map(messages[-1].content) | list }}",
+    "of an argument": "{{ raise_exception('bad: ' ~ note) }}",
+}
+
+
+@pytest.mark.parametrize("name", SAYING)
+def test_an_error_of_a_template_never_carries_the_prompt(name: str) -> None:
+    secret = "Sesame-4711 öffne 密码 🤫 dich"
+    ask = [{"role": "user", "content": secret}]
+    with ChatRenderer(SAYING[name]) as renderer, pytest.raises(WorkerError) as caught:
+        renderer.render(ask, note=secret)
+    said = str(caught.value).lower()
+    for word in ("sesame", "4711", "öffne", "密", "🤫", "dich"):
+        assert word not in said
+    if name == "raised":
+        assert str(caught.value).startswith("messages: bad turn: …")
+
+
+def test_an_error_of_a_template_keeps_its_own_words() -> None:
+    source = "{{ raise_exception('Unexpected role ' ~ messages[0].role ~ ' (2), not «user»!') }}"
+    with ChatRenderer(source) as renderer, pytest.raises(InvalidRequest) as caught:
+        renderer.render([{"role": "ipython.2", "content": "x"}])
+    assert str(caught.value) == "messages: Unexpected role ipython.2 (2), not «user»!"
 
 
 def test_threads_and_the_event_loop_share_one_child(chatml: ChatRenderer) -> None:

@@ -10,9 +10,10 @@ import pytest
 from tokenizers import Tokenizer as Backend
 from transformers.models.gemma.tokenization_gemma import GemmaTokenizer
 
-from rbee_worker.tokenizer import Tokenizer, load_tokenizer
+from rbee_worker.tokenizer import Tokenizer, eos_set, load_tokenizer
 from rbee_worker.tokenizer.spm import read_sentencepiece
 from rbee_worker.tokenizer.vocabulary import merges_by_score
+from tests.checkpoint.limits import refusal
 from tests.tokenizer.builders import (
     Source,
     gguf_of_byte_level,
@@ -108,6 +109,61 @@ def test_bos_wanted_but_not_named(tmp_path: Path) -> None:
     ours = load_tokenizer(Source(gguf=file))
     assert "add_bos_token but no bos_token_id: none is added" in ours.warnings[0]
     assert ours.encode("") == []
+
+
+NONE = 0xFFFF_FFFF  # as an unsigned key says -1
+
+
+@pytest.mark.parametrize("name", ["padding", "unknown", "seperator", "mask", "eot", "eom"])
+def test_an_id_that_means_none_is_none(name: str, tmp_path: Path) -> None:
+    made = train_byte_level(*PUBLISHED["gpt-2"])
+    keys = {f"{name}_token_id": NONE, "bos_token_id": NONE, "eos_token_id": 2}
+    source = Source(gguf=gguf_of_byte_level(tmp_path / "t.gguf", made, "gpt-2", **keys))
+    ours = load_tokenizer(source)
+    assert (ours.bos_id, ours.eos_id, ours.warnings) == (None, 2, ())
+    assert [end.id for end in eos_set(source, ours)] == [0, 2]
+    assert set(ours.template_tokens) == {"eos_token"}
+
+
+def test_a_first_token_that_is_off_is_a_warning(tmp_path: Path) -> None:
+    """llama.cpp warns, too, and takes the kind's usual id."""
+    made = train_byte_level(*PUBLISHED["gpt-2"])
+    file = gguf_of_byte_level(tmp_path / "t.gguf", made, "gpt-2", bos_token_id=70000)
+    ours = load_tokenizer(Source(gguf=file))
+    assert ours.bos_id is None
+    assert (
+        "bos_token_id is 70000, outside the vocabulary of 701 tokens: none is used"
+        in (ours.warnings[0])
+    )
+    spm = {
+        "model": "llama",
+        "tokens": ["<unk>", "<s>", "</s>", "▁", "a"],
+        "token_type": [2, 3, 3, 1, 1],
+        "scores": [0, 0, 0, -1, -2],  # integers, as some converters write them
+        "bos_token_id": 9,
+    }
+    ours = _load(spm)
+    assert ours.encode("a") == [1, 3, 4]
+    assert "1 is used" in ours.warnings[0]
+
+
+def test_merges_that_make_no_token_are_left_out_and_said(tmp_path: Path) -> None:
+    made = train_byte_level(*PUBLISHED["gpt-2"])
+    file = gguf_of_byte_level(tmp_path / "t.gguf", made, "gpt-2")
+    merges = file.metadata["tokenizer.ggml.merges"]
+    more = [merges[0], "Ġ nowhere", *merges, "x", merges[5]]
+    meta = {**file.metadata, "tokenizer.ggml.merges": more}
+    ours, plain = _load(meta), load_tokenizer(Source(gguf=file))
+    assert ours.warnings[0].startswith(f"4 of the GGUF file's {len(more)} merges are not two tok")
+    for text in TEXTS:
+        assert ours.encode(text) == plain.encode(text)
+
+
+def test_pieces_too_long_to_be_cut_in_all_ways_are_refused() -> None:
+    long = "a" * 20_000
+    tokens = ["<unk>", "<s>", "</s>", "a", long]
+    meta = {"model": "llama", "tokens": tokens, "token_type": [2, 3, 3, 1, 1], "scores": [0.0] * 5}
+    assert "too long to be words" in refusal(lambda: _load(meta)).message
 
 
 def test_templates_by_name(tmp_path: Path) -> None:

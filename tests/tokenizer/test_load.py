@@ -130,10 +130,8 @@ def test_names_from_special_tokens_map(made: dict[str, Any], tmp_path: Path) -> 
     files["tokenizer.json"].write_text(json.dumps(made), encoding="utf-8")
     files["special_tokens_map.json"].write_text('{"eos_token": {"content": "<|im_end|>"}}')
     assert load_tokenizer(Source(files=files)).eos_id == 2
-    newer = {"eos_token": "<|endoftext|>"}
-    assert load_tokenizer(Source(files=files, tokenizer_config=newer)).eos_id == 0
     files["special_tokens_map.json"].write_text("{")
-    with pytest.raises(CheckpointError, match="is not JSON"):
+    with pytest.raises(CheckpointError, match="cannot be read as JSON"):
         load_tokenizer(Source(files=files))
 
 
@@ -164,16 +162,6 @@ def test_ids_where_only_config_json_names_them(made: dict[str, Any], tmp_path: P
     assert (none.bos_token, none.eos_token) == ("", "")
 
 
-def test_a_token_at_an_impossible_id_is_a_warning(made: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.json").write_text(json.dumps(made), encoding="utf-8")
-    config = {"added_tokens_decoder": {"9000": {"content": "<far>", "special": True}}}
-    files = {"tokenizer.json": tmp_path / "tokenizer.json"}
-    ours = load_tokenizer(Source(files=files, tokenizer_config=config))
-    assert ours.warnings == (
-        "tokenizer_config.json places 1 tokens at ids the vocabulary does not give",
-    )
-
-
 def test_no_tokenizer_and_a_broken_one_are_one_line_with_the_fix(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no tokenizer found.*Fix: copy tokenizer.json"):
         load_tokenizer(Source())
@@ -181,7 +169,7 @@ def test_no_tokenizer_and_a_broken_one_are_one_line_with_the_fix(tmp_path: Path)
     path = tmp_path / "tokenizer.json"
     for text in ("", "{", "[]", '{"model": {}}', "\x00"):
         path.write_text(text, encoding="utf-8")
-        with pytest.raises(CheckpointError, match=r"tokenizer.json cannot be read: .*Fix: ") as e:
+        with pytest.raises(CheckpointError, match=r"tokenizer.json:? cannot be read.*Fix: ") as e:
             load_tokenizer(Source(files={"tokenizer.json": path}))
         assert "\n" not in str(e.value)
 

@@ -274,7 +274,7 @@ def _unigram_metadata(**changes: Any) -> dict[str, Any]:
     [
         ({"scores": [float("nan")] * 5}, "not all finite"),
         ({"scores": None}, "no scores"),
-        ({"tokens": [], "token_type": [], "scores": []}, "unknown_token_id is 2, outside"),
+        ({"tokens": [], "token_type": [], "scores": []}, "has no tokens"),
         ({"precompiled_charsmap": [1, 2, 3]}, "character map is damaged"),
         ({"precompiled_charsmap": [0] * 4}, "character map is damaged"),
         ({"precompiled_charsmap": [4, 0, 0, 0] + [0] * 4}, "character map is damaged"),

@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from rbee_worker.checkpoint.names import deepseek, dense, gemma, gemma4, gpt, gptoss, llama, llama4
+from rbee_worker.checkpoint.names import (
+    deepseek,
+    dense,
+    gemma,
+    gemma4,
+    gpt,
+    gptoss,
+    llama,
+    llama4,
+    mixtures,
+)
 from rbee_worker.checkpoint.names.dialects import DIALECTS, Dialect
 from rbee_worker.checkpoint.names.rows import (
     GENERATION_KEYS,
@@ -40,4 +50,5 @@ GGUF_ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     | deepseek.ARCHITECTURES
     | gptoss.ARCHITECTURES
     | llama4.ARCHITECTURES
+    | mixtures.ARCHITECTURES
 )

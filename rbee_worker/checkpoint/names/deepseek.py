@@ -7,19 +7,22 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from rbee_worker.checkpoint.names.rows import (
+    CHOICE_BIAS_ROW,
     DECODER_KEYS,
     EMBEDDING_ROWS,
     MLP_ROWS,
     PRE_NORM_ROWS,
     RMS_NORM_KEYS,
     ROPE_KEYS,
+    SMALL_EXPERT_KEYS,
     TIED_WITHOUT_OUTPUT,
     TOKEN_KEYS,
     Architecture,
     Key,
-    Row,
     constants,
     expert_rows,
+    layer_rows,
+    shared_expert_rows,
 )
 
 _KEYS = (
@@ -38,16 +41,8 @@ _KEYS = (
     Key("attention.key_length_mla", "qk_head_dim", "count"),
     Key("attention.value_length", "v_head_dim", "count"),
     Key("attention.value_length_mla", "v_head_dim", "count"),
-    Key("leading_dense_block_count", "first_k_dense_replace", "count", default=0),
-    Key("expert_count", "n_routed_experts", "count"),
-    Key("expert_shared_count", "n_shared_experts", "count"),
-    Key("expert_used_count", "num_experts_per_tok", "count"),
-    Key("expert_feed_forward_length", "moe_intermediate_size", "count"),
-    Key("expert_weights_scale", "routed_scaling_factor", "number", default=1.0),
-    Key("expert_weights_norm", "norm_topk_prob", "flag"),
+    *SMALL_EXPERT_KEYS,
     Key("expert_gating_func", "scoring_func", "gating", default="softmax"),
-    Key("expert_group_count", "n_group", "count"),
-    Key("expert_group_used_count", "topk_group", "count"),
 )
 
 _ATTENTION = {
@@ -73,21 +68,21 @@ ARCHITECTURES: dict[str, Architecture] = {
             *PRE_NORM_ROWS,
             *MLP_ROWS,
             *(
-                Row(f"blk.{{}}.{gguf}.{kind}", f"model.layers.{{}}.self_attn.{hf}.{kind}")
+                row
                 for gguf, hf in _ATTENTION.items()
-                for kind in ("weight", "bias")
+                for row in layer_rows(gguf, f"self_attn.{hf}")
             ),
-            *expert_rows("mlp.gate", "mlp.experts", ("gate_proj", "up_proj", "down_proj")),
-            Row("blk.{}.exp_probs_b.bias", "model.layers.{}.mlp.gate.e_score_correction_bias"),
-            *(
-                Row(
-                    f"blk.{{}}.ffn_{part}_shexp.weight",
-                    f"model.layers.{{}}.mlp.shared_experts.{part}_proj.weight",
-                )
-                for part in ("gate", "up", "down")
-            ),
+            *expert_rows("mlp.gate", "mlp.experts"),
+            CHOICE_BIAS_ROW,
+            *shared_expert_rows("mlp.shared_experts"),
         ),
-        constants=constants(hidden_act="silu"),
+        constants=constants(
+            hidden_act="silu",
+            mlp_bias=False,
+            moe_layer_freq=1,
+            num_nextn_predict_layers=0,
+            rope_interleave=True,
+        ),
         present=MappingProxyType({"attention_bias": ("blk.0.attn_kv_a_mqa.bias",)}),
         absent=TIED_WITHOUT_OUTPUT,
     ),

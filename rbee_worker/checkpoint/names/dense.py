@@ -1,4 +1,5 @@
-"""Families with tensors or keys of their own: Phi, GLM, OLMo, StableLM, StarCoder2, Cohere."""
+"""Families with tensors or keys of their own: Phi, GLM, OLMo, StableLM, StarCoder2, Nemotron,
+EXAONE 4, Cohere."""
 
 from __future__ import annotations
 
@@ -6,31 +7,32 @@ from types import MappingProxyType
 
 from rbee_worker.checkpoint.names.rows import (
     ATTENTION_KEYS,
+    BIASED,
     DECODER_KEYS,
     DENSE_KEYS,
     EMBEDDING_ROWS,
     MLP_ROWS,
+    POST_NORMS,
     PRE_NORM_ROWS,
+    PRE_NORMS,
     QK_NORM_ROWS,
+    QK_NORMS,
     ROPE_KEYS,
     ROPE_ROWS,
     TIED_WITHOUT_OUTPUT,
     TOKEN_KEYS,
+    WINDOWS_KEY,
     Architecture,
     Key,
     Row,
     attention_rows,
     constants,
+    embedding_rows,
     expert_rows,
+    norm_rows,
+    rows,
 )
-
-
-def _layer(gguf: str, hf: str, *kinds: str) -> tuple[Row, ...]:
-    """A tensor of each layer, with its bias where the file has one."""
-    return tuple(
-        Row(f"blk.{{}}.{gguf}.{kind}", f"model.layers.{{}}.{hf}.{kind}")
-        for kind in kinds or ("weight", "bias")
-    )
+from rbee_worker.checkpoint.names.rows import layer_rows as _layer
 
 
 def _eps(hf: str) -> Key:
@@ -39,11 +41,7 @@ def _eps(hf: str) -> Key:
 
 _SILU = constants(hidden_act="silu")
 _NORM_KEYS = DECODER_KEYS + ATTENTION_KEYS + ROPE_KEYS + TOKEN_KEYS  # and _eps
-_NORM_BIASES = (
-    *_layer("attn_norm", "input_layernorm", "bias"),
-    *_layer("ffn_norm", "post_attention_layernorm", "bias"),
-    Row("output_norm.bias", "model.norm.bias"),
-)
+_NORM_BIASES = (*norm_rows(PRE_NORMS, "bias"), *rows("output_norm", "model.norm", "bias"))
 _FUSED_MLP = _layer("ffn_up", "mlp.gate_up_proj") + _layer("ffn_down", "mlp.down_proj")
 _FUSED_QKV = _layer("attn_qkv", "self_attn.qkv_proj")
 _FUSED = (
@@ -60,6 +58,7 @@ _LONG_KEYS = (
     Key("rope.scaling.original_context_length", "original_max_position_embeddings", "count"),
     Key("rope.scaling.attn_factor", "rope_magnitude", "number"),
 )
+_GLM = MappingProxyType({"attention_bias": ("blk.0.attn_q.bias", "blk.0.attn_qkv.bias")})
 _LONG_ROWS = (
     Row("rope_factors_long.weight", "model.rope_factors_long"),
     Row("rope_factors_short.weight", "model.rope_factors_short"),
@@ -70,9 +69,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         model_type="phi",
         keys=(*_NORM_KEYS, _eps("layer_norm_eps")),
         tensors=(
-            Row("token_embd.weight", "model.embed_tokens.weight"),
-            *(Row(f"output_norm.{k}", f"model.final_layernorm.{k}") for k in ("weight", "bias")),
-            *(Row(f"output.{k}", f"lm_head.{k}") for k in ("weight", "bias")),
+            *rows("token_embd", "model.embed_tokens", "weight"),
+            *rows("output_norm", "model.final_layernorm"),
+            *rows("output", "lm_head"),
             *_layer("attn_norm", "input_layernorm"),
             *(row for p in "qkv" for row in _layer(f"attn_{p}", f"self_attn.{p}_proj")),
             *_FUSED_QKV,
@@ -80,7 +79,8 @@ ARCHITECTURES: dict[str, Architecture] = {
             *_layer("ffn_up", "mlp.fc1"),
             *_layer("ffn_down", "mlp.fc2"),
         ),
-        constants=constants(hidden_act="gelu_new"),
+        constants=constants(hidden_act="gelu_new", qk_layernorm=False),
+        absent=TIED_WITHOUT_OUTPUT,
     ),
     "phi3": Architecture(
         model_type="phi3",
@@ -102,12 +102,12 @@ ARCHITECTURES: dict[str, Architecture] = {
             *_NORM_BIASES,
             *attention_rows(),
             *_LONG_ROWS,
-            *expert_rows("block_sparse_moe.gate", "block_sparse_moe.experts", ("w1", "w3", "w2")),
+            *expert_rows(
+                "block_sparse_moe.gate", "block_sparse_moe.experts", names=("w1", "w3", "w2")
+            ),
         ),
-        constants=_SILU,
-        present=MappingProxyType(
-            {"attention_bias": ("blk.0.attn_q.bias",), "lm_head_bias": ("output.bias",)}
-        ),
+        constants=constants(hidden_act="silu", router_jitter_noise=0.01),
+        present=MappingProxyType({**BIASED, "lm_head_bias": ("output.bias",)}),
         absent=TIED_WITHOUT_OUTPUT,
     ),
     "chatglm": Architecture(
@@ -115,7 +115,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         keys=DENSE_KEYS,
         tensors=_FUSED,
         constants=_SILU,
-        present=MappingProxyType({"attention_bias": ("blk.0.attn_q.bias", "blk.0.attn_qkv.bias")}),
+        present=_GLM,
         absent=TIED_WITHOUT_OUTPUT,
     ),
     "glm4": Architecture(
@@ -127,7 +127,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             *_layer("post_ffw_norm", "post_mlp_layernorm", "weight"),
         ),
         constants=_SILU,
-        present=MappingProxyType({"attention_bias": ("blk.0.attn_q.bias", "blk.0.attn_qkv.bias")}),
+        present=_GLM,
         absent=TIED_WITHOUT_OUTPUT,
     ),
     "olmo": Architecture(
@@ -139,21 +139,38 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         tensors=EMBEDDING_ROWS + attention_rows("half_split_q", "half_split_k") + MLP_ROWS,
         constants=_SILU,
+        present=BIASED,
         absent=TIED_WITHOUT_OUTPUT,
     ),
     "olmo2": Architecture(
         model_type="olmo2",
         variants=(("attention.sliding_window", "olmo3"),),
-        keys=(*DENSE_KEYS, Key("attention.sliding_window_pattern", "layer_types", "windows")),
+        keys=(
+            *DENSE_KEYS,
+            WINDOWS_KEY,
+            Key("rope.freq_base_swa", "rope_parameters.sliding_attention.rope_theta", "number"),
+        ),
         tensors=(
             *EMBEDDING_ROWS,
             *attention_rows(),
             *MLP_ROWS,
-            *QK_NORM_ROWS,
-            *_layer("post_attention_norm", "post_attention_layernorm", "weight"),
-            *_layer("post_ffw_norm", "post_feedforward_layernorm", "weight"),
+            *norm_rows(QK_NORMS | POST_NORMS),
         ),
         constants=_SILU,
+        present=BIASED,
+        absent=TIED_WITHOUT_OUTPUT,
+    ),
+    "exaone4": Architecture(
+        model_type="exaone4",
+        keys=(*DENSE_KEYS, WINDOWS_KEY),
+        tensors=(
+            *EMBEDDING_ROWS,
+            *ROPE_ROWS,
+            *attention_rows(),
+            *MLP_ROWS,
+            *norm_rows(QK_NORMS | POST_NORMS),
+        ),
+        constants=constants(hidden_act="silu", sliding_window_pattern=4),
         absent=TIED_WITHOUT_OUTPUT,
     ),
     "stablelm": Architecture(
@@ -165,8 +182,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             *_NORM_BIASES,
             *attention_rows(),
             *MLP_ROWS,
-            *_layer("attn_q_norm", "self_attn.q_layernorm", "weight"),
-            *_layer("attn_k_norm", "self_attn.k_layernorm", "weight"),
+            *norm_rows({f"attn_{p}_norm": f"self_attn.{p}_layernorm" for p in "qk"}),
         ),
         constants=_SILU,
         present=MappingProxyType(
@@ -190,8 +206,33 @@ ARCHITECTURES: dict[str, Architecture] = {
             *_layer("ffn_up", "mlp.c_fc"),
             *_layer("ffn_down", "mlp.c_proj"),
         ),
-        constants=constants(hidden_act="gelu_pytorch_tanh"),
+        constants=constants(
+            hidden_act="gelu_pytorch_tanh",
+            activation_function="gelu",
+            norm_type="layer_norm",
+            mlp_type="default",
+        ),
         present=MappingProxyType({"use_bias": ("blk.0.attn_q.bias",)}),
+        absent=TIED_WITHOUT_OUTPUT,
+    ),
+    "nemotron": Architecture(
+        model_type="nemotron",
+        keys=(
+            *_NORM_KEYS,
+            _eps("norm_eps"),
+            # The same number: llama.cpp's converter takes its name for that of either norm.
+            Key("attention.layer_norm_rms_epsilon", "norm_eps", "number"),
+        ),
+        tensors=(
+            *embedding_rows("sub_one"),
+            *rows("output_norm", "model.norm", "bias"),
+            *norm_rows(PRE_NORMS, op="sub_one"),
+            *norm_rows(PRE_NORMS, "bias"),
+            *attention_rows(),
+            *MLP_ROWS,
+        ),
+        constants=constants(hidden_act="relu2"),
+        present=MappingProxyType({**BIASED, "mlp_bias": ("blk.0.ffn_up.bias",)}),
         absent=TIED_WITHOUT_OUTPUT,
     ),
     "command-r": Architecture(
@@ -199,7 +240,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         keys=(
             *_NORM_KEYS,
             _eps("layer_norm_eps"),
-            Key("logit_scale", "logit_scale", "number", required=True),
+            Key("logit_scale", "logit_scale", "number", default=1.0),
         ),
         tensors=(
             *EMBEDDING_ROWS,
@@ -211,7 +252,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         constants=_SILU,
         present=MappingProxyType(
             {
-                "attention_bias": ("blk.0.attn_q.bias",),
+                **BIASED,
                 "use_qk_norm": ("blk.0.attn_q_norm.weight",),
             }
         ),

@@ -133,7 +133,7 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
                 "kv_channels": "head_dim",
                 "seq_length": "max_position_embeddings",
             },
-            constants(hidden_act="silu"),
+            constants(hidden_act="silu", num_key_value_heads=None),
             factors=MappingProxyType({"intermediate_size": ("intermediate_size", 0.5)}),
             tensors=_QWEN_ROWS,
             only=MappingProxyType({"no_bias": True, "rotary_pct": 1.0, "scale_attn_weights": True}),

@@ -7,6 +7,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from rbee_worker.checkpoint.names.rows import (
+    BIASED,
     DECODER_KEYS,
     EMBEDDING_ROWS,
     MLP_ROWS,
@@ -82,8 +83,15 @@ ARCHITECTURES: dict[str, Architecture] = {
             *MLP_ROWS,
             *(Row(f"blk.{{}}.{g}", f"model.layers.{{}}.{hf}") for g, hf in _LAYER.items()),
         ),
-        constants=constants(hidden_activation="gelu_pytorch_tanh"),
-        present=MappingProxyType({"enable_moe_block": ("blk.0.ffn_gate_inp.weight",)}),
+        constants=constants(
+            hidden_act="gelu_pytorch_tanh",
+            hidden_activation="gelu_pytorch_tanh",
+            rope_theta=10000.0,  # each kind of layers has its own
+            global_head_dim=512,  # as have layers that see all keys, of heads
+            use_double_wide_mlp=False,  # unless the widths say otherwise
+            vocab_size_per_layer_input=0,  # unless there is such a table
+        ),
+        present=MappingProxyType({**BIASED, "enable_moe_block": ("blk.0.ffn_gate_inp.weight",)}),
         absent=TIED_WITHOUT_OUTPUT,
         alone=MappingProxyType({"attention_k_eq_v": ("attn_k.weight", "attn_v.weight")}),
         rows=MappingProxyType({"vocab_size_per_layer_input": "per_layer_token_embd.weight"}),

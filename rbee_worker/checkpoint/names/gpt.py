@@ -8,11 +8,13 @@ from rbee_worker.checkpoint.names.rows import (
     ATTENTION_KEYS,
     DECODER_KEYS,
     ROPE_KEYS,
+    TIED_WITHOUT_OUTPUT,
     TOKEN_KEYS,
     Architecture,
     Key,
     Row,
     constants,
+    rows,
 )
 
 _KEYS = (
@@ -21,12 +23,6 @@ _KEYS = (
     *TOKEN_KEYS,
     Key("attention.layer_norm_epsilon", "layer_norm_epsilon", "number", required=True),
 )
-_TIED = MappingProxyType({"tie_word_embeddings": "output.weight"})
-
-
-def _both(gguf: str, hf: str) -> tuple[Row, ...]:
-    """A weight and its bias."""
-    return tuple(Row(f"{gguf}.{kind}", f"{hf}.{kind}") for kind in ("weight", "bias"))
 
 
 def _rows(embed: str, norm: str, layer: str, **parts: str) -> tuple[Row, ...]:
@@ -34,8 +30,8 @@ def _rows(embed: str, norm: str, layer: str, **parts: str) -> tuple[Row, ...]:
     return (
         Row("token_embd.weight", f"{embed}.weight"),
         Row("output.weight", "lm_head.weight"),
-        *_both("output_norm", norm),
-        *(row for g, hf in parts.items() for row in _both(f"blk.{{}}.{g}", f"{layer}.{{}}.{hf}")),
+        *rows("output_norm", norm),
+        *(row for g, hf in parts.items() for row in rows(f"blk.{{}}.{g}", f"{layer}.{{}}.{hf}")),
     )
 
 
@@ -59,16 +55,18 @@ ARCHITECTURES: dict[str, Architecture] = {
             qkv_grouped=False,
             # A file says how many heads of keys there are, and has two norms or one.
             new_decoder_architecture=True,
+            parallel_attn=True,
         ),
         present=MappingProxyType({"bias": ("blk.0.attn_qkv.bias",)}),
-        absent=_TIED,
+        absent=TIED_WITHOUT_OUTPUT,
     ),
     "mpt": Architecture(
         model_type="mpt",
         keys=(
             *_KEYS,
             Key("attention.clamp_kqv", "attn_config.clip_qkv", "number"),
-            Key("attention.max_alibi_bias", "attn_config.alibi_bias_max", "number"),
+            # 0: no ALiBi, and so no positions at all.
+            Key("attention.max_alibi_bias", "attn_config.alibi_bias_max", "number", default=0.0),
         ),
         tensors=_rows(
             "transformer.wte",
@@ -83,9 +81,16 @@ ARCHITECTURES: dict[str, Architecture] = {
             ffn_up="ffn.up_proj",
             ffn_down="ffn.down_proj",
         ),
-        constants=constants(hidden_act="gelu"),
+        constants=constants(
+            hidden_act="gelu",
+            rope_theta=10000.0,  # nothing rotates
+            expansion_ratio=4,
+            no_bias=True,
+            norm_type="low_precision_layernorm",
+            learned_pos_emb=False,
+        ),
         present=MappingProxyType({"attn_config.qk_ln": ("blk.0.attn_q_norm.weight",)}),
-        absent=_TIED,
+        absent=TIED_WITHOUT_OUTPUT,
     ),
     "starcoder": Architecture(
         model_type="gpt_bigcode",
@@ -104,7 +109,12 @@ ARCHITECTURES: dict[str, Architecture] = {
                 ffn_down="mlp.c_proj",
             ),
         ),
-        constants=constants(hidden_act="gelu_pytorch_tanh"),
-        absent=_TIED,
+        constants=constants(
+            hidden_act="gelu_pytorch_tanh",
+            rope_theta=10000.0,  # nothing rotates
+            multi_query=True,
+            scale_attn_weights=True,
+        ),
+        absent=TIED_WITHOUT_OUTPUT,
     ),
 }

@@ -3,46 +3,46 @@
 from __future__ import annotations
 
 from rbee_worker.checkpoint.names.rows import (
+    BIASED,
     DENSE_KEYS,
     EMBEDDING_ROWS,
     TIED_WITHOUT_OUTPUT,
+    WINDOWS_KEY,
     Architecture,
     Key,
     Row,
     attention_rows,
     constants,
     expert_rows,
+    norm_rows,
 )
+
+_NORMS = {
+    "attn_norm": "input_layernorm",
+    "post_attention_norm": "post_attention_layernorm",
+}
 
 ARCHITECTURES: dict[str, Architecture] = {
     "gpt-oss": Architecture(
         model_type="gpt_oss",
         keys=(
             *DENSE_KEYS,
+            WINDOWS_KEY,
+            # Yarn's ramp is not rounded to whole columns. No file says it, every one means it.
+            Key("rope.scaling.truncate", "rope_scaling.truncate", "flag", default=False),
             Key("expert_count", "num_local_experts", "count", required=True),
             Key("expert_used_count", "num_experts_per_tok", "count", required=True),
-            Key("expert_feed_forward_length", "intermediate_size", "count"),
+            Key("expert_feed_forward_length", "intermediate_size", "count", required=True),
         ),
         tensors=(
             *EMBEDDING_ROWS,
             *attention_rows(),
             Row("blk.{}.attn_sinks.weight", "model.layers.{}.self_attn.sinks"),
-            Row("blk.{}.attn_norm.weight", "model.layers.{}.input_layernorm.weight"),
-            Row(
-                "blk.{}.post_attention_norm.weight",
-                "model.layers.{}.post_attention_layernorm.weight",
-            ),
-            *expert_rows("mlp.router", "mlp.experts", ("gate_proj", "up_proj", "down_proj")),
-            Row("blk.{}.ffn_gate_inp.bias", "model.layers.{}.mlp.router.bias"),
-            *(
-                Row(
-                    f"blk.{{}}.ffn_{part}_exps.bias",
-                    f"model.layers.{{}}.mlp.experts.{part}_proj.bias",
-                )
-                for part in ("gate", "up", "down")
-            ),
+            *norm_rows(_NORMS),
+            *expert_rows("mlp.router", "mlp.experts", "weight", "bias"),
         ),
-        constants=constants(hidden_act="silu"),
+        constants=constants(hidden_act="silu", swiglu_alpha=1.702, swiglu_limit=7.0),
+        present=BIASED,
         absent=TIED_WITHOUT_OUTPUT,
     ),
 }

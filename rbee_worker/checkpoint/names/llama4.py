@@ -5,6 +5,7 @@ those of the published sizes.
 from __future__ import annotations
 
 from rbee_worker.checkpoint.names.rows import (
+    BIASED,
     DENSE_KEYS,
     EMBEDDING_ROWS,
     PRE_NORM_ROWS,
@@ -12,13 +13,12 @@ from rbee_worker.checkpoint.names.rows import (
     TIED_WITHOUT_OUTPUT,
     Architecture,
     Key,
-    Row,
     attention_rows,
     constants,
     expert_rows,
+    mlp_rows,
+    shared_expert_rows,
 )
-
-_FEED = "model.layers.{}.feed_forward"
 
 ARCHITECTURES: dict[str, Architecture] = {
     "llama4": Architecture(
@@ -36,18 +36,19 @@ ARCHITECTURES: dict[str, Architecture] = {
             *ROPE_ROWS,
             *PRE_NORM_ROWS,
             *attention_rows(),
-            *(
-                Row(f"blk.{{}}.ffn_{part}{kind}.weight", f"{_FEED}{at}.{part}_proj.weight")
-                for kind, at in (("", ""), ("_shexp", ".shared_expert"))
-                for part in ("gate", "up", "down")
-            ),
-            *expert_rows(
-                "feed_forward.router",
-                "feed_forward.experts",
-                ("gate_proj", "up_proj", "down_proj"),
-            ),
+            *mlp_rows("feed_forward", "weight"),
+            *shared_expert_rows("feed_forward.shared_expert"),
+            *expert_rows("feed_forward.router", "feed_forward.experts"),
         ),
-        constants=constants(hidden_act="silu", attention_chunk_size=8192),
+        constants=constants(
+            hidden_act="silu",
+            attention_chunk_size=8192,
+            no_rope_layer_interval=4,
+            attn_temperature_tuning=True,
+            floor_scale=8192,
+            attn_scale=0.1,
+        ),
+        present=BIASED,
         absent=TIED_WITHOUT_OUTPUT,
     ),
 }

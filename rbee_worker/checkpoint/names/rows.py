@@ -16,7 +16,7 @@ class Key:
     kind: what the value must be (windows: for each layer, whether it has one; each: a count, or
     a list of one a layer; twice: a count that stands for half of it; gating: a number for how
     experts are scored). What is below `unwindowed.` in hf holds in layers without a window.
-    default: when the file lacks the key (None: config lacks it too).
+    default: what llama.cpp means by the key's absence; None: nothing, config has null there.
     """
 
     gguf: str
@@ -45,7 +45,8 @@ class Architecture:
     model_type: Hugging Face's; variants: (metadata key, model_type) that replaces it where the
     key's value is positive; by_value: (config key, value, model_type) likewise. constants: config
     keys that hold for every file; by_layers: those that hold for files of so many layers, where
-    llama.cpp tells a published size by them. present: config keys that are true when one of these
+    llama.cpp tells a published size by them. What neither these nor a key say is null, never the
+    default of transformers' config class. present: config keys that are true when one of these
     tensors is in the file; absent: when it is not; alone: when a layer has the first of these two
     and not the second. rows: config keys that count the rows of a tensor.
     """
@@ -106,6 +107,19 @@ TOKEN_KEYS = (
     Key("tokenizer.ggml.padding_token_id", "pad_token_id", "id", whole=True),
 )
 
+# Many small experts beside shared ones (models/small_experts.py).
+SMALL_EXPERT_KEYS = (
+    Key("leading_dense_block_count", "first_k_dense_replace", "count", default=0),
+    Key("expert_count", "n_routed_experts", "count"),
+    Key("expert_shared_count", "n_shared_experts", "count"),
+    Key("expert_used_count", "num_experts_per_tok", "count"),
+    Key("expert_feed_forward_length", "moe_intermediate_size", "count", required=True),
+    Key("expert_weights_scale", "routed_scaling_factor", "number", default=1.0),
+    Key("expert_weights_norm", "norm_topk_prob", "flag"),
+    Key("expert_group_count", "n_group", "count"),
+    Key("expert_group_used_count", "topk_group", "count"),
+)
+
 # generation_config.json
 GENERATION_KEYS = (
     Key("general.sampling.temp", "temperature", "number", whole=True),
@@ -122,6 +136,9 @@ TOKENIZER_KEYS = (
     Key("tokenizer.ggml.add_eos_token", "add_eos_token", "flag", whole=True),
 )
 
+# For each layer, whether it has the window; or a number, of which layer each sees all keys.
+WINDOWS_KEY = Key("attention.sliding_window_pattern", "layer_types", "windows")
+
 # Keys that change no number: what happened in training, how rows were laid out for loading.
 # Whether a residual is parallel is seen by the tensors.
 INERT_KEYS = (
@@ -133,12 +150,29 @@ INERT_KEYS = (
 
 # ---- tensors
 
-EMBEDDING_ROWS = (
-    Row("token_embd.weight", "model.embed_tokens.weight"),
-    Row("output_norm.weight", "model.norm.weight"),
-    Row("output.weight", "lm_head.weight"),
-    Row("output.bias", "lm_head.bias"),
-)
+_KINDS = ("weight", "bias")
+
+
+def rows(gguf: str, hf: str, *kinds: str, op: str | None = None) -> tuple[Row, ...]:
+    """A module's tensors, `kinds` of them (none named: weight and bias); op: as of `Row`."""
+    return tuple(Row(f"{gguf}.{kind}", f"{hf}.{kind}", op) for kind in kinds or _KINDS)
+
+
+def layer_rows(gguf: str, hf: str, *kinds: str, op: str | None = None) -> tuple[Row, ...]:
+    """The same for a module of each layer."""
+    return rows(f"blk.{{}}.{gguf}", f"model.layers.{{}}.{hf}", *kinds, op=op)
+
+
+def embedding_rows(norm_op: str | None = None) -> tuple[Row, ...]:
+    """What stands outside of the layers; norm_op: undoes what a converter does to the norm."""
+    return (
+        *rows("token_embd", "model.embed_tokens", "weight"),
+        *rows("output_norm", "model.norm", "weight", op=norm_op),
+        *rows("output", "lm_head"),
+    )
+
+
+EMBEDDING_ROWS = embedding_rows()
 
 ROPE_ROWS = (
     # Factors that DIVIDE the inverse frequencies (Llama 3.1 and later); no HF file has them.
@@ -146,45 +180,71 @@ ROPE_ROWS = (
     Row("blk.{}.attn_rot_embd.weight", "model.layers.{}.self_attn.rotary_emb.inv_freq"),
 )
 
-PRE_NORM_ROWS = (
-    Row("blk.{}.attn_norm.weight", "model.layers.{}.input_layernorm.weight"),
-    Row("blk.{}.ffn_norm.weight", "model.layers.{}.post_attention_layernorm.weight"),
-)
+# Norms as a file of each kind of block calls them, by the names of Hugging Face's.
+PRE_NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+POST_NORMS = {
+    "post_attention_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+SANDWICH_NORMS = {
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    **POST_NORMS,
+}
+QK_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
+
+
+def norm_rows(norms: Mapping[str, str], *kinds: str, op: str | None = None) -> tuple[Row, ...]:
+    """Norms of each layer, their weights if no kind is named."""
+    named = kinds or ("weight",)
+    return tuple(row for g, hf in norms.items() for row in layer_rows(g, hf, *named, op=op))
+
+
+PRE_NORM_ROWS = norm_rows(PRE_NORMS)
+QK_NORM_ROWS = norm_rows(QK_NORMS)
 
 
 def attention_rows(q_op: str | None = None, k_op: str | None = None) -> tuple[Row, ...]:
     """q, k, v, o with biases; the ops undo what a converter does to the rows of q and k."""
-    ops = {"q": q_op, "k": k_op}
-    parts = (("attn_q", "q"), ("attn_k", "k"), ("attn_v", "v"), ("attn_output", "o"))
+    parts = (("q", "q", q_op), ("k", "k", k_op), ("v", "v", None), ("output", "o", None))
     return tuple(
-        Row(f"blk.{{}}.{gguf}.{kind}", f"model.layers.{{}}.self_attn.{hf}_proj.{kind}", ops.get(hf))
-        for gguf, hf in parts
-        for kind in ("weight", "bias")
+        row
+        for gguf, hf, op in parts
+        for row in layer_rows(f"attn_{gguf}", f"self_attn.{hf}_proj", op=op)
     )
 
 
-MLP_ROWS = tuple(
-    Row(f"blk.{{}}.ffn_{part}.{kind}", f"model.layers.{{}}.mlp.{part}_proj.{kind}")
-    for part in ("gate", "up", "down")
-    for kind in ("weight", "bias")
-)
-
-QK_NORM_ROWS = tuple(
-    Row(f"blk.{{}}.attn_{part}_norm.weight", f"model.layers.{{}}.self_attn.{part}_norm.weight")
-    for part in ("q", "k")
-)
+_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 
 
-def expert_rows(router: str, experts: str, names: tuple[str, str, str]) -> tuple[Row, ...]:
-    """A router and the stacked gate, up and down of all experts, below a layer."""
+def mlp_rows(
+    at: str, *kinds: str, suffix: str = "", names: tuple[str, str, str] = _PROJECTIONS
+) -> tuple[Row, ...]:
+    """Gate, up and down of a feed-forward block `at` each layer; suffix: of the file's names."""
     parts = zip(("gate", "up", "down"), names, strict=True)
-    return (
-        Row("blk.{}.ffn_gate_inp.weight", f"model.layers.{{}}.{router}.weight"),
-        *(
-            Row(f"blk.{{}}.ffn_{part}_exps.weight", f"model.layers.{{}}.{experts}.{name}.weight")
-            for part, name in parts
-        ),
+    return tuple(
+        row for part, hf in parts for row in layer_rows(f"ffn_{part}{suffix}", f"{at}.{hf}", *kinds)
     )
+
+
+MLP_ROWS = mlp_rows("mlp")
+
+
+def expert_rows(
+    router: str, experts: str, *kinds: str, names: tuple[str, str, str] = _PROJECTIONS
+) -> tuple[Row, ...]:
+    """A router and the stacked gate, up and down of all experts, below a layer; their weights if no
+    kind is named."""
+    named = kinds or ("weight",)
+    return (
+        *layer_rows("ffn_gate_inp", router, *named),
+        *mlp_rows(experts, *named, suffix="_exps", names=names),
+    )
+
+
+def shared_expert_rows(at: str, names: tuple[str, str, str] = _PROJECTIONS) -> tuple[Row, ...]:
+    """The feed-forward block that all tokens share, below a layer."""
+    return mlp_rows(at, "weight", suffix="_shexp", names=names)
 
 
 def single_expert_rows(experts: str, names: tuple[str, str, str]) -> tuple[Row, ...]:
@@ -196,9 +256,14 @@ def single_expert_rows(experts: str, names: tuple[str, str, str]) -> tuple[Row, 
     )
 
 
+CHOICE_BIAS_ROW = Row("blk.{}.exp_probs_b.bias", "model.layers.{}.mlp.gate.e_score_correction_bias")
+
 DENSE_KEYS = DECODER_KEYS + ATTENTION_KEYS + RMS_NORM_KEYS + ROPE_KEYS + TOKEN_KEYS
 
 TIED_WITHOUT_OUTPUT = MappingProxyType({"tie_word_embeddings": "output.weight"})
+BIASED = MappingProxyType({"attention_bias": ("blk.0.attn_q.bias",)})  # `present`
+# Config keys of windows, for files whose layers all see everything.
+NO_WINDOWS = MappingProxyType({"use_sliding_window": False, "max_window_layers": 0})
 
 
 def constants(**values: Any) -> Mapping[str, Any]:

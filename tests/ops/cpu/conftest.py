@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu.native import Library
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.shared import isa
 
 
 @pytest.fixture(scope="session", params=isa.names())

@@ -1,24 +1,29 @@
-"""Operations of `CpuOps` on tensors: each call is recorded for its rows and replayed once."""
+"""Operations of `CpuOps` on torch tensors, to be compared with those of the reference: each call is
+recorded for its rows and replayed once."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from rbee_worker.ops.batch import Batch, PagedState
-from rbee_worker.ops.cpu import isa, paged
-from rbee_worker.ops.cpu.backend import CpuOps
-from rbee_worker.ops.cpu.header import KV_TORCH, Header, Shape
-from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.program import finish
-from rbee_worker.ops.cpu.recorder import Buf, Recorder
-from rbee_worker.ops.cpu.recording import Recording
-from rbee_worker.ops.cpu.team import Team
-from rbee_worker.state.specs import PagedKV, StateGroup
+from rbee_worker.checkpoint.formats import Packed
+from rbee_worker.ops.batch import Batch, FixedState, PagedState
+from rbee_worker.ops.cpu.backend.ops import CpuOps
+from rbee_worker.ops.cpu.runtime.header import Header, Shape
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.program import finish
+from rbee_worker.ops.cpu.runtime.recorder import Buf, Recorder
+from rbee_worker.ops.cpu.runtime.recording import Recording
+from rbee_worker.ops.cpu.runtime.state import STATE_DTYPES
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared import isa, paged
+from rbee_worker.state.specs import Fixed, PagedKV, StateGroup
+from tests.ops.cpu.bridge import array, arrays
 
-KINDS = {dtype: kind for kind, dtype in KV_TORCH.items()}
+KINDS = {dtype: kind for kind, dtype in STATE_DTYPES.items()}
 LONGEST = 2048
 
 
@@ -26,7 +31,11 @@ def groups_of(batch: Batch | None, block: int) -> tuple[tuple[StateGroup, ...], 
     """State groups as the shapes of a batch's caches tell, and the caches' kind."""
     groups, kind = [], "f32"
     for state in batch.state if batch is not None else ():
-        assert isinstance(state, PagedState)
+        if isinstance(state, FixedState):
+            shapes = tuple((name, tensor.shape[2:]) for name, tensor in state.tensors.items())
+            (layers,) = {tensor.shape[0] for tensor in state.tensors.values()}
+            groups.append(StateGroup(Fixed(shapes), layers))
+            continue
         kind = KINDS[state.k.dtype]
         extra = 4 if kind == "i8" else 0
         v_dim = state.v.shape[-1] - (extra if state.v.shape[-1] else 0)
@@ -42,9 +51,12 @@ class Eager:
         self.library = Library(isa.choose(name))
         self.team = Team(self.library, threads)
         self.ops = CpuOps(self.library, self.team, exact=exact)
-        self.matrix, self.vector, self.stack = self.ops.matrix, self.ops.vector, self.ops.stack
-        self.fallbacks: list[str] = []
+        self.matrix, self.stack = self.ops.matrix, self.ops.stack
         self.recorder: Recorder | None = None  # of the last operation
+
+    def vector(self, parts: list[Packed]) -> Tensor:
+        """For both backends: the memory that the kernels get, padding behind it."""
+        return torch.from_numpy(self.ops.vector(parts))
 
     def __getattr__(self, name: str) -> Any:
         return lambda *args, **named: self.run(name, args, named)
@@ -54,13 +66,16 @@ class Eager:
 
         Integers go in as the bits of int32 and come out as such: view the result as torch.int32.
         """
+        self.ops.weights_done()
+        args = tuple(arrays(a) if isinstance(a, Batch) else a for a in args)
         batch = next((a for a in args if isinstance(a, Batch)), None)
         first = args[0][0] if isinstance(args[0], list) else args[0]
         n = (batch.tokens if batch else first).shape[0]
-        block = batch.state[0].k.shape[2] if batch is not None and batch.state else paged.KEYS
+        states = batch.state if batch is not None else ()
+        block = next((s.k.shape[2] for s in states if isinstance(s, PagedState)), paged.KEYS)
         groups, kind = groups_of(batch, block)
         recorder = Recorder(max(n, 1), self.team.threads)
-        recording = Recording(recorder, groups, kind, block, LONGEST, [], batch or EMPTY)
+        recording = Recording(recorder, groups, kind, block, LONGEST)
         self.ops.recording, self.recorder = recording, recorder
         inputs: list[tuple[Buf, Tensor]] = []
 
@@ -71,26 +86,23 @@ class Eager:
                 value = value if value.is_floating_point() else value.int().view(torch.float32)
                 inputs.append((recorder.buffer(value.shape[1]), value))
                 return inputs[-1][0]
-            return value
+            return array(value)
 
+        named = {key: array(value) for key, value in named.items()}
+        self.ops.weights_done()
         result = getattr(self.ops, name)(*map(handle, args), **named)
         several = isinstance(result, tuple)
         results = result if several else (result,)
         program = finish(recorder, self.library, results[0])
-        self.fallbacks = recorder.fallbacks
         for buf, value in inputs:
-            program.view(buf.slot, buf.width, buf.stride, n).copy_(value)
+            np.copyto(program.view(buf, n), value.numpy())
         header = Header(groups, recording.ropes, Shape(max(n, 1), 1, LONGEST, block, kind))
         address = header.rows(n) if batch is None else header.write(batch)
-        program.run(self.team, address, batch, n)
+        program.run(self.team, address, n)
         self.ops.recording = None
-        out = [program.view(r.slot, r.width, r.stride, n).clone() for r in results]
+        out = [torch.from_numpy(program.view(r, n).copy()) for r in results]
         return tuple(out) if several else out[0]
 
     def close(self) -> None:
         """End the threads."""
         self.team.close()
-
-
-_NONE = torch.zeros(0, dtype=torch.int64)
-EMPTY = Batch(_NONE, _NONE, _NONE, _NONE, _NONE, _NONE, (), (0,), ())

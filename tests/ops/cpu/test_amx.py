@@ -6,12 +6,12 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu.compile import build
-from rbee_worker.ops.cpu.forms import forms, variant
-from rbee_worker.ops.cpu.held import HELD, held_as
-from rbee_worker.ops.cpu.kernel import compile_kernel
-from rbee_worker.ops.cpu.native import Library
+from rbee_worker.ops.cpu.compiler.compile import build
+from rbee_worker.ops.cpu.compiler.kernel import compile_kernel
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.shared import isa
+from rbee_worker.ops.cpu.shared.forms import forms, variant
+from rbee_worker.ops.cpu.shared.held import HELD, held_as
 from tests.ops.cpu.test_linear import PACKED, activations, aligned, matrix, product
 
 NAME = "avx512amx"
@@ -103,7 +103,7 @@ def test_stacked_matrices(amx, vnni, form):
     header[0] = 35
     amx[f"stacked.{variant(HELD['q5_0'], form)}"](
         header.ctypes.data, w=np.array([m.held.ctypes.data for m in members]), members=3, x=given,
-        x_each=2 * 8 * size, token=blocks * size, alone=0, lists=0, tokens=0, y=y, y_each=40,
+        x_each=2 * 8 * size, token=blocks * size, by_token=0, lists=0, tokens=0, y=y, y_each=40,
         stride=120, bias=0, bias_each=0, cols=64, rows=40,
     )  # fmt: skip
     for n, m in enumerate(members):

@@ -1,16 +1,13 @@
-"""The arena: pieces apart from each other, and a descriptor that outlives it."""
+"""The arena: pieces apart from each other, memory that is taken when it is written."""
 
 from __future__ import annotations
 
-import mmap
-import os
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from rbee_worker.ops.cpu.arena import LINE, PAGE, Arena
+from rbee_worker.ops.cpu.runtime.arena import LINE, PAGE, Arena
 
 
 def test_pieces_are_apart_aligned_and_zero() -> None:
@@ -25,29 +22,9 @@ def test_pieces_are_apart_aligned_and_zero() -> None:
         arena.take(4 * PAGE)
 
 
-@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no memfd")
-def test_the_descriptor_keeps_the_bytes() -> None:
-    arena = Arena(PAGE, keep=True)
-    arena.take(100)[:] = np.arange(100, dtype=np.uint8)
-    kept = os.dup(arena.fd)
-    del arena
-    with mmap.mmap(kept, PAGE) as mapped:
-        assert mapped[:100] == bytes(range(100))
-    os.close(kept)
-
-
-@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no memfd")
-def test_memory_that_is_kept_is_taken_when_it_is_written() -> None:
-    arena = Arena(1 << 34, keep=True)
-    arena.take(1 << 33)
-    arena.take(10)[:] = 1
-    assert os.fstat(arena.fd).st_blocks * 512 <= PAGE
-
-
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no way to see it here")
 def test_memory_is_taken_when_it_is_written() -> None:
     arena = Arena()  # far more address space than there is memory
-    assert arena.fd == -1
     before = anonymous()
     arena.take(1 << 33)
     arena.take(10)[:] = 1

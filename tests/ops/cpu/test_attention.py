@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from rbee_worker.ops.batch import PagedState
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.reference import ReferenceOps
+from rbee_worker.ops.cpu.shared import isa
+from rbee_worker.ops.reference.ops import ReferenceOps
 from rbee_worker.state.specs import StateRef, row_bytes
 from tests.ops.cpu.eager import Eager
 from tests.ops.cpu.test_backend import Cache, Sequence, numbers

@@ -12,10 +12,13 @@ import pytest
 import torch
 
 from rbee_worker.checkpoint.formats import Packed
-from rbee_worker.ops import RopeSpec
+from rbee_worker.errors import UnsupportedModel
+from rbee_worker.ops import Ops, RopeSpec
 from rbee_worker.ops.batch import Batch, PagedState
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.reference import ReferenceOps
+from rbee_worker.ops.cpu.backend.ops import CpuOps
+from rbee_worker.ops.cpu.shared import isa
+from rbee_worker.ops.cpu.shared.vocabulary import NATIVE
+from rbee_worker.ops.reference.ops import ReferenceOps
 from rbee_worker.state.specs import StateRef
 from tests.ops.cpu.eager import Eager
 
@@ -275,19 +278,35 @@ def test_rope_that_follows_the_length(ops, reference):
         close(ops.rope(x, spec, batch, heads=1), reference.rope(x, spec, batch, heads=1))
 
 
-def test_what_has_no_kernel_falls_back(ops, reference):
-    w = numbers(20, 40)
-    packed = Packed(w.view(torch.uint8).numpy().reshape(20, -1), "F32", (20, 40))
-    got = ops.embed(ops.matrix([packed]), rows_of([3, 19, 0]), scale=2.0)
-    assert torch.equal(got, w[[3, 19, 0]] * 2)
-    assert ops.fallbacks == ["embed"]
+@pytest.mark.parametrize("cols", [8, 24, 40, 100])
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
+def test_embeddings_of_any_width(ops, reference, cols, kind):
+    """Widths that are no multiple of the 32 columns that a kernel writes at once, rows after each
+    other: as they are in the file, times the scale, and nothing of a row in the next one."""
+    w = numbers(20, cols).to({"F32": torch.float32, "F16": torch.float16}.get(kind, torch.bfloat16))
+    packed = Packed(w.view(torch.uint8).numpy().reshape(20, -1), kind, (20, cols))
+    got = ops.embed(ops.matrix([packed]), rows_of([3, 19, 0, 3]), scale=2.0)
+    assert torch.equal(got, w.float()[[3, 19, 0, 3]] * 2)
 
 
-@pytest.mark.parametrize(("cols", "kept"), [(64, False), (40, True)])
-def test_rows_are_held_once_unless_a_fallback_may_ask(ops, cols, kept):
+@pytest.mark.parametrize("cols", [64, 40])
+def test_rows_are_held_once(ops, cols):
     data = numbers(48, cols).view(torch.uint8).numpy().copy()
     alive = weakref.ref(data)
     weight = ops.matrix([Packed(data, "F32", (48, cols))])
     del data
-    assert (alive() is not None) == kept
+    assert alive() is None
     assert weight.nbytes == 3 * -(-cols // 32) * 16 * 32 * 4  # groups of 16 rows, cells of 32
+
+
+def test_an_operation_that_a_backend_lacks_is_named(ops):
+    error = ops.ops.lacks("scan")
+    assert isinstance(error, UnsupportedModel)
+    assert "the cpu backend does not have the operation 'scan'" in str(error)
+    assert "rbee-worker[torch]" in error.fix
+    assert "--backend reference" in error.fix
+
+
+def test_every_operation_that_inspect_calls_fast_has_a_kernel():
+    assert {name for name in NATIVE if getattr(CpuOps, name) is getattr(Ops, name)} == set()
+    assert Ops.__abstractmethods__ <= NATIVE | {"sampling", "weights_done"}

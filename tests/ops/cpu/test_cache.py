@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from rbee_worker.errors import ModelError
-from rbee_worker.ops.cpu import cache, isa
-from rbee_worker.ops.cpu.native import Library
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.shared import isa, kernel_cache, kernel_sources
 
 TARGET = isa.choose()
 NAMES = ["norm.rms", "each.add", "team.stop", "rope.half", "linear.q4_1", "attend.f16"]
 COMPILES = f"""
 import sys
-from rbee_worker.ops.cpu import cache, isa
-done = cache.compile_missing({NAMES!r}, isa.choose(), cache_dir=sys.argv[1])
+from rbee_worker.ops.cpu.shared import kernel_cache, isa
+done = kernel_cache.compile_missing({NAMES!r}, isa.choose(), cache_dir=sys.argv[1])
 print(*done, flush=True)
 """
 
@@ -37,7 +37,7 @@ def start(folder):
 
 
 def objects(folder):
-    return sorted(p.name for p in cache.folder(TARGET, str(folder)).glob("*.o"))
+    return sorted(p.name for p in kernel_cache.folder(TARGET, str(folder)).glob("*.o"))
 
 
 def all_work(folder):
@@ -47,7 +47,7 @@ def all_work(folder):
 
 def test_kernels_are_compiled_once(tmp_path, monkeypatch):
     told = []
-    made = cache.ensure(
+    made = kernel_cache.ensure(
         NAMES, TARGET, cache_dir=str(tmp_path), progress=lambda *now: told.append(now)
     )
     assert [m.name for m in made] == NAMES
@@ -55,7 +55,9 @@ def test_kernels_are_compiled_once(tmp_path, monkeypatch):
     assert told[0][2] == ""
     assert sorted(t[2] for t in told[1:]) == sorted(NAMES)
     monkeypatch.setattr(subprocess, "Popen", None)  # nothing is started any more
-    again = cache.ensure(NAMES, TARGET, cache_dir=str(tmp_path), progress=lambda *_: told.clear())
+    again = kernel_cache.ensure(
+        NAMES, TARGET, cache_dir=str(tmp_path), progress=lambda *_: told.clear()
+    )
     assert again == made
     assert told
 
@@ -77,7 +79,7 @@ def test_a_killed_compile_leaves_whole_files_only(tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert 1 <= len(objects(tmp_path)) < len(NAMES)
-    half = cache.folder(TARGET, str(tmp_path)) / f"norm.rms-0.o.1{cache.TEMPORARY}"
+    half = kernel_cache.folder(TARGET, str(tmp_path)) / f"norm.rms-0.o.1{kernel_cache.TEMPORARY}"
     half.write_bytes(b"half")
     all_work(tmp_path)
     assert len(objects(tmp_path)) == len(NAMES)
@@ -118,7 +120,7 @@ def test_a_listener_that_gives_up_stops_it(tmp_path):
             raise InterruptedError("enough")
 
     with pytest.raises(InterruptedError, match="enough"):
-        cache.compile_missing(NAMES, TARGET, cache_dir=str(tmp_path), progress=progress)
+        kernel_cache.compile_missing(NAMES, TARGET, cache_dir=str(tmp_path), progress=progress)
     assert len(objects(tmp_path)) < len(NAMES)
     all_work(tmp_path)
 
@@ -126,38 +128,103 @@ def test_a_listener_that_gives_up_stops_it(tmp_path):
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelError, match=r"file.*Fix: make it writable"):
-        cache.compile_missing(["each.add"], TARGET, cache_dir=str(tmp_path / "file"))
+        kernel_cache.compile_missing(["each.add"], TARGET, cache_dir=str(tmp_path / "file"))
 
 
 def test_a_kernel_that_does_not_exist_is_an_error(tmp_path):
-    with pytest.raises(ModelError, match="No module named"):
-        cache.compile_missing(["nonsense.x"], TARGET, cache_dir=str(tmp_path))
+    with pytest.raises(ModelError, match="there is no CPU kernel nonsense"):
+        kernel_cache.compile_missing(["nonsense.x"], TARGET, cache_dir=str(tmp_path))
+
+
+def test_a_variant_that_does_not_exist_is_an_error(tmp_path):
+    with pytest.raises(ModelError, match="KeyError: 'nonsense'"):
+        kernel_cache.compile_missing(["norm.nonsense"], TARGET, cache_dir=str(tmp_path))
 
 
 def test_a_name_changes_with_any_source_it_is_made_from(monkeypatch):
-    before = {n: cache.stem(n) for n in ("attend.f16", "each.add")}
-    read = cache._content.__wrapped__
-
-    def edited(module):
-        return read(module) + (b"# edited" if module == "softmax" else b"")
-
-    monkeypatch.setattr(cache, "_content", edited)
-    cache.stem.cache_clear()
-    after = {n: cache.stem(n) for n in before}
-    cache.stem.cache_clear()
+    names = ("attend.f16", "each.add")
+    before = {n: kernel_sources.source_digest(n) for n in names}
+    edited = dict(kernel_sources.sources())
+    edited["kernels.attention.softmax"] += b"# edited"
+    monkeypatch.setattr(kernel_sources, "sources", lambda: edited)
+    after = {n: kernel_sources.source_digest(n) for n in names}
     assert after["attend.f16"] != before["attend.f16"]
     assert after["each.add"] == before["each.add"]
+    edited["compiler.emit"] += b"# edited"
+    assert kernel_sources.source_digest("each.add") != before["each.add"]
+
+
+def test_who_imports_whom_is_kept_and_read_again_after_any_edit(tmp_path, monkeypatch):
+    fresh = kernel_sources.imports()
+    read = kernel_sources.imports.__wrapped__
+    assert read(tmp_path) == fresh
+    (kept,) = tmp_path.iterdir()
+    parse = Counting(kernel_sources.imports_of)
+    monkeypatch.setattr(kernel_sources, "imports_of", parse)
+    assert read(tmp_path) == fresh
+    assert not parse.calls
+    kept.write_text("half a fil")
+    assert read(tmp_path) == fresh
+    assert parse.calls == len(fresh)
+    texts = kernel_sources.sources()
+    edited = {**texts, "kernels.norm": b"from rbee_worker.ops.cpu.shared import step\n"}
+    monkeypatch.setattr(kernel_sources, "sources", lambda: edited)
+    assert read(tmp_path)["kernels.norm"] == ["shared", "shared.step"]
+    assert read(tmp_path / "not there")["kernels.norm"] == ["shared", "shared.step"]
+
+
+class Counting:
+    def __init__(self, function):
+        self.function, self.calls = function, 0
+
+    def __call__(self, *args):
+        self.calls += 1
+        return self.function(*args)
+
+
+IMPORTS = """
+from rbee_worker.ops.cpu.kernels.attention import (
+    micro,
+    softmax as recurrence,
+)
+import rbee_worker.ops.cpu.shared.step
+from . import vmath
+from .sampling import doubles
+from rbee_worker.errors import UsageError
+
+
+def build(variant):
+    from rbee_worker.ops.cpu.shared.held import (HELD,
+        held_as)
+"""
+
+
+def test_every_way_to_write_an_import_is_seen():
+    """A source that is not seen could change while old machine code is served."""
+    texts = {**kernel_sources.sources(), "kernels.norm": IMPORTS.encode()}
+    graph = {module: kernel_sources.imports_of(module, text) for module, text in texts.items()}
+    assert kernel_sources.reached(("kernels.norm",), graph, texts) >= {
+        "kernels.norm",
+        "kernels.attention.micro",
+        "kernels.attention.softmax",
+        "shared.step",
+        "kernels.vmath",
+        "kernels.sampling.doubles",
+        "shared.held",
+        "compiler.vec",  # by micro
+    }
+    assert "shared.isa" not in graph["kernels.norm"]
 
 
 def test_the_slowest_begin_first():
-    order = sorted(["each.add", "linear.q4_1", "norm.rms", "attend.f16"], key=cache._cost)
+    order = sorted(["each.add", "linear.q4_1", "norm.rms", "attend.f16"], key=kernel_cache._cost)
     assert order == ["attend.f16", "linear.q4_1", "norm.rms", "each.add"]
 
 
 FULL = """
 import ctypes, sys
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu.native import Library
+from rbee_worker.ops.cpu.shared import isa
+from rbee_worker.ops.cpu.runtime.native import Library
 
 libc = ctypes.CDLL(None)
 libc.mmap.restype = ctypes.c_void_p
@@ -187,3 +254,17 @@ def test_kernels_load_wherever_memory_is_left(tmp_path):
         cwd=Path(__file__).parents[3],
     )
     assert done.stdout == "loaded\n", done.stderr[-2000:]
+
+
+def test_a_note_of_kernels_that_there_no_longer_are_is_outdated(tmp_path):
+    """As one that another state of these sources wrote; whoever reads it finds the list anew."""
+    cache = str(tmp_path)
+    kernel_cache.compile_missing(["team.stop"], TARGET, cache_dir=cache)
+    kernel_cache.remember("a model", ["team.stop", "gone.apply"], TARGET, cache_dir=cache)
+    noted = kernel_cache.recall("a model", TARGET, cache_dir=cache)
+    assert noted is not None
+    assert "gone.apply" in noted
+    assert kernel_cache.are_kept(["team.stop"], TARGET, cache_dir=cache)
+    assert not kernel_cache.are_kept(noted, TARGET, cache_dir=cache)
+    with pytest.raises(ModelError, match=r"no CPU kernel gone\.apply"):
+        kernel_sources.kernel_module("gone.apply")

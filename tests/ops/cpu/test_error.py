@@ -3,8 +3,8 @@
 import pytest
 
 from benchmarks.cpu_error import FLOATS, columns, errors
-from rbee_worker.ops.cpu.forms import WITHIN, forms
-from rbee_worker.ops.cpu.held import held_as
+from rbee_worker.ops.cpu.shared.forms import WITHIN, forms
+from rbee_worker.ops.cpu.shared.held import held_as
 from tests.blocks import SCALES
 from tests.ops.cpu.eager import Eager
 

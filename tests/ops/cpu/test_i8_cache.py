@@ -10,15 +10,14 @@ import torch
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.cli.report import report
 from rbee_worker.config import Settings
-from rbee_worker.engine.client import EngineClient
 from rbee_worker.models import build_model
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu.backend import CpuOps
-from rbee_worker.ops.cpu.header import Shape
-from rbee_worker.ops.cpu.model import CpuModel
-from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.team import Team
-from rbee_worker.state.specs import row_bytes
+from rbee_worker.ops.cpu.backend.model import CpuModel
+from rbee_worker.ops.cpu.backend.ops import CpuOps
+from rbee_worker.ops.cpu.runtime.header import Shape
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared import isa
+from rbee_worker.session.client import EngineClient
 from rbee_worker.types import End, Request, Token
 from tests.driver import Driver
 from tests.engine.tiny import write_tiny
@@ -35,15 +34,14 @@ def logits(path, kv, counts):
     library = Library(isa.choose())
     team = Team(library, 2)
     ops = CpuOps(library, team, exact=True)
-    model = CpuModel(build_model(open_checkpoint(str(path)), ops), ops, Shape(128, 8, 256, 16, kv))
-    driver = Driver(model)
+    built, shape = build_model(open_checkpoint(str(path)), ops), Shape(128, 8, 256, 16, kv)
+    driver = Driver(CpuModel(built, ops, shape), dtype=kv)
     if kv == "i8":
-        for group, spec in enumerate(g.spec for g in model.groups):
-            for cache, dim in ((driver.k, spec.k_dim), (driver.v, spec.v_dim)):
-                shape = (*cache[group].shape[:-1], row_bytes(kv, dim))
-                cache[group] = torch.full(shape, -1, dtype=torch.int8)
+        for memory in driver.memory.memory:
+            memory.k.fill(-1)
+            memory.v.fill(-1)
     seq = driver.start([1 + i * 7 % 250 for i in range(sum(counts))])
-    out = torch.cat([driver.feed([(seq, n)])[0].clone() for n in counts])
+    out = torch.cat([driver.feed([(seq, n)])[0] for n in counts])
     team.close()
     return out
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from rbee_worker.checkpoint.decoding import grids
 from rbee_worker.checkpoint.formats import DECODABLE, FORMATS
-from rbee_worker.ops import grids
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu.forms import BYTES, at_once, forms, natural, variant
-from rbee_worker.ops.cpu.held import GRID_OF, HELD, SAME, held_as
-from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.pieces import ticket
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.shared import isa
+from rbee_worker.ops.cpu.shared.forms import BYTES, at_once, forms, natural, variant
+from rbee_worker.ops.cpu.shared.held import GRID_OF, HELD, SAME, held_as
+from rbee_worker.ops.cpu.shared.pieces import ticket
 from tests.blocks import SCALES, put_scale, random_blocks, values
 
 FLOATS = [name for name, held in HELD.items() if held.is_float]
@@ -130,7 +130,15 @@ def test_embed_is_the_packages_decoding(best, name):
     step = np.array([len(ids), ids.ctypes.data], np.int64)
     y = np.empty((len(ids), m.cols), np.float32)
     best[f"embed.{held_as(name).name}"](
-        step.ctypes.data, w=m.held, cols=m.cols, scale=1.0, ids=1, count=0, y=y, rows=m.rows
+        step.ctypes.data,
+        w=m.held,
+        cols=m.cols,
+        scale=1.0,
+        ids=1,
+        count=0,
+        y=y,
+        y_stride=m.cols,
+        rows=m.rows,
     )
     want = m.values[[36, 0, 17, 16, 15, 0]]
     np.testing.assert_allclose(y, want, rtol=2e-7, atol=1e-7 * np.abs(want).max())
@@ -143,7 +151,15 @@ def test_what_is_held_in_another_way_is_held_exactly(best, name):
     step = np.array([40, ids.ctypes.data], np.int64)
     y = np.empty((40, m.cols), np.float32)
     best[f"embed.{held_as(name).name}"](
-        step.ctypes.data, w=m.held, cols=m.cols, scale=1.0, ids=1, count=0, y=y, rows=40
+        step.ctypes.data,
+        w=m.held,
+        cols=m.cols,
+        scale=1.0,
+        ids=1,
+        count=0,
+        y=y,
+        y_stride=m.cols,
+        rows=40,
     )
     np.testing.assert_array_equal(y, m.values)
 

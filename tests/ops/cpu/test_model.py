@@ -7,23 +7,29 @@ from __future__ import annotations
 
 import os
 import random
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
 
 import gguf
+import numpy as np
 import pytest
 import torch
 
 from rbee_worker.checkpoint import open_checkpoint
-from rbee_worker.models import build_model, plan_model
+from rbee_worker.models import build_model
 from rbee_worker.ops.batch import Batch, PagedState
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu.backend import CpuOps
-from rbee_worker.ops.cpu.header import Shape
-from rbee_worker.ops.cpu.model import CpuModel
-from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.team import Team
-from rbee_worker.ops.reference import ReferenceOps
+from rbee_worker.ops.cpu.backend.model import CpuModel
+from rbee_worker.ops.cpu.backend.ops import CpuOps
+from rbee_worker.ops.cpu.runtime.header import Shape
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared import isa
+from rbee_worker.ops.reference.model import ReferenceModel
+from rbee_worker.ops.reference.ops import ReferenceOps
 from tests.archs import ARCHS, VOCAB, oracle, write_checkpoint, write_gguf, write_safetensors
 from tests.driver import Driver
+from tests.outlines import planned
 
 CHUNKS = ([1] * 12 + [58], [17, 1, 16, 36], [3, 67])
 
@@ -52,14 +58,13 @@ def prompt(n, seed=0):
 def record(team, path, rows=128, head_rows=8):
     """A model for float32 caches, as `Driver` has them; 70 tokens and more at a time."""
     ops = CpuOps(team._library, team, exact=True)
-    return CpuModel(
-        build_model(open_checkpoint(str(path)), ops), ops, Shape(rows, head_rows, 256, 16, "f32")
-    )
+    shape = Shape(rows, head_rows, 256, 16, "f32")
+    return CpuModel(build_model(open_checkpoint(str(path)), ops), ops, shape)
 
 
 def whole(model, tokens):
     driver = Driver(model)
-    return driver.feed([(driver.start(tokens), len(tokens))])[0].clone()
+    return driver.feed([(driver.start(tokens), len(tokens))])[0]
 
 
 @pytest.mark.parametrize("arch", ARCHS, ids=[a.id for a in ARCHS])
@@ -67,7 +72,6 @@ def test_rows_of_the_table(arch, teams, tmp_path):
     """Logits at every position equal the reference's, in one chunk and, bitwise, in several."""
     path = write_safetensors(oracle(arch), tmp_path)
     model = record(teams[2], path)
-    assert model.fallbacks == ()
     tokens = prompt(arch.prompt)
     want = whole(build_model(open_checkpoint(str(path)), ReferenceOps()), tokens)
     got = whole(model, tokens)
@@ -75,7 +79,7 @@ def test_rows_of_the_table(arch, teams, tmp_path):
     driver = Driver(model)
     for chunks in CHUNKS:
         seq = driver.start(tokens)
-        parts = [driver.feed([(seq, n)])[0].clone() for n in chunks]
+        parts = [driver.feed([(seq, n)])[0] for n in chunks]
         assert torch.equal(torch.cat(parts), got), chunks
 
 
@@ -100,7 +104,7 @@ def test_two_hundred_random_steps(arch, teams, tmp_path):
             ]
             out = driver.feed([(seqs[i], n) for i, n in zip(picked, counts, strict=True)])
             for i, logits in zip(picked, out, strict=True):
-                got[i].append(logits.clone())
+                got[i].append(logits)
             steps += 1
         for parts, want in zip(got, alone, strict=True):
             assert torch.equal(torch.cat(parts), want)
@@ -118,11 +122,8 @@ def test_an_empty_step(teams, tmp_path):
     model = record(teams[2], write_safetensors(oracle(arch), tmp_path))
     driver = Driver(model)
     driver.feed([(driver.start(prompt(5)), 5)])
-    none, start = torch.zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
-    state = PagedState(driver.k[0], driver.v[0], torch.zeros(0, 1, dtype=torch.int32), none)
-    empty = Batch(none, none, start, none, none, none, (state,), (0,), ())
-    assert model.hidden(empty).shape == (0, 64)
-    assert model.head(torch.zeros(0, 64)).shape == (0, VOCAB)
+    assert model.hidden(driver.batch([])).shape == (0, 64)
+    assert model.head(np.zeros((0, 64), np.float32)).shape == (0, VOCAB)
 
 
 def test_gguf_is_the_safetensors_model(teams, tmp_path):
@@ -140,7 +141,6 @@ def test_experts_of_four_bits_stay_packed(teams, tmp_path):
     (arch,) = (a for a in ARCHS if a.id == "gpt-oss-yarn-mxfp4")
     path = write_checkpoint(arch, tmp_path)
     model = record(teams[2], path)
-    assert model.fallbacks == ()
     assert model.decoder.blocks[0].mlp.experts.up.held == "mxfp4"
     tokens = prompt(arch.prompt)
     want = whole(build_model(open_checkpoint(str(path)), ReferenceOps()), tokens)
@@ -158,7 +158,7 @@ def test_held_weights_are_no_more_than_planned(arch, teams, tmp_path):
         paths.append(write_gguf(arch, oracle(arch), tmp_path / "q8.gguf", q8))
     for path in paths:
         ckpt = open_checkpoint(str(path))
-        _, plan = plan_model(ckpt, "f32", packed=True)
+        plan = planned(ckpt)
         ops = CpuOps(teams[1]._library, teams[1])
         build_model(ckpt, ops)
         pieces = 64 * len(ckpt.source.names())  # each begins on a cache line
@@ -166,16 +166,18 @@ def test_held_weights_are_no_more_than_planned(arch, teams, tmp_path):
 
 
 def decoding(model, n, *, done=20):
-    """A driver, n sequences of `done` computed tokens, and the batch of one more for each."""
+    """A driver, n sequences of `done` computed tokens, and the numbers of one more for each."""
     driver = Driver(model)
     seqs = [driver.start(prompt(done + 8, seed=i)) for i in range(n)]
     for seq in seqs:
         driver.feed([(seq, done)])
-    return driver, seqs, driver.batch([(seq, 1) for seq in seqs])
+    numbers = driver.numbers([(seq, 1) for seq in seqs])
+    return driver, seqs, replace(numbers, kv_lens_host=list(numbers.kv_lens_host))
 
 
 def both_models(teams, path):
-    return record(teams[2], path), build_model(open_checkpoint(str(path)), ReferenceOps())
+    reference = ReferenceModel(build_model(open_checkpoint(str(path)), ReferenceOps()))
+    return record(teams[2], path), reference
 
 
 @pytest.mark.parametrize(
@@ -186,26 +188,32 @@ def test_logits_are_the_head_of_the_hidden_states(arch, teams, tmp_path):
     path = write_safetensors(oracle(arch), tmp_path)
     for model in both_models(teams, path):
         for n in (1, 2, 7, 8, 9, 11):
-            _, _, batch = decoding(model, n)
-            want = model.head(model.hidden(batch).clone()).clone()
-            assert torch.equal(model.logits(batch), want)
-            assert torch.equal(model.logits(batch), want)
+            driver, _, numbers = decoding(model, n)
+            batch = driver.memory.stage(numbers)
+            want = deepcopy(model.head(deepcopy(model.hidden(batch))))
+            assert equal(model.logits(batch), want)
+            assert equal(model.logits(batch), want)
         driver = Driver(model)
-        batch = driver.batch([(driver.start(prompt(n, seed=n)), n) for n in (5, 1, 9)])
-        every = model.head(model.hidden(batch).clone()).clone()
+        numbers = driver.numbers([(driver.start(prompt(n, seed=n)), n) for n in (5, 1, 9)])
+        every = deepcopy(model.head(deepcopy(model.hidden(driver.memory.stage(numbers)))))
         for rows in ([4, 5, 14], [14, 0], [5], [3, 3], list(range(14, -1, -1)), []):
-            some = Batch(**{**vars(batch), "sample_rows": torch.tensor(rows, dtype=torch.int64)})
-            assert torch.equal(model.logits(some), every[rows])
+            some = replace(numbers, sample_rows=np.array(rows, np.int64))
+            assert equal(model.logits(driver.memory.stage(some)), every[rows])
 
 
-def overwrite(batch, other):
-    """Other numbers into the tensors and lists of a batch, as an engine does that decodes."""
+def equal(a, b):
+    """Of a backend's own arrays."""
+    return np.array_equal(np.asarray(a), np.asarray(b))
+
+
+def overwrite(numbers, other):
+    """Other numbers into the arrays and lists of a step, as an engine does that decodes."""
     for name in ("tokens", "positions", "kv_lens", "rope_lens"):
-        getattr(batch, name).copy_(getattr(other, name))
-    for mine, others in zip(batch.state, other.state, strict=True):
-        mine.table.copy_(others.table)
-        mine.slots.copy_(others.slots)
-    batch.kv_lens_host[:] = other.kv_lens_host
+        np.copyto(getattr(numbers, name), getattr(other, name))
+    for mine, others in zip(numbers.places, other.places, strict=True):
+        np.copyto(mine.table, others.table)
+        np.copyto(mine.slots, others.slots)
+    numbers.kv_lens_host[:] = other.kv_lens_host
 
 
 @pytest.mark.parametrize("id_", ["llama", "mistral-window", "llama-dynamic", "phi3-long"])
@@ -215,11 +223,10 @@ def test_a_batch_may_come_again_with_other_numbers(id_, teams, tmp_path):
     path = write_safetensors(oracle(arch), tmp_path)
     models = [record(teams[2], path) for _ in range(2)]
     (driver, seqs, again), (fresh, others, _) = (decoding(m, 3, done=33) for m in models)
-    again = Batch(**{**vars(again), "kv_lens_host": list(again.kv_lens_host)})
     for step in range(6):
-        overwrite(again, driver.batch([(seq, 1) for seq in seqs]))
-        got = models[0].logits(again).clone()
-        assert torch.equal(got, models[1].logits(fresh.batch([(seq, 1) for seq in others])))
+        overwrite(again, driver.numbers([(seq, 1) for seq in seqs]))
+        got = models[0].logits(driver.memory.stage(again))
+        assert equal(got, models[1].logits(fresh.batch([(seq, 1) for seq in others])))
         for seq in (*seqs, *others):
             seq.computed += 1
         if step == 2:
@@ -229,26 +236,27 @@ def test_a_batch_may_come_again_with_other_numbers(id_, teams, tmp_path):
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda batch: batch.state[0].slots.fill_(64 * 16),
-        lambda batch: batch.state[0].slots[1:].fill_(-1),
-        lambda batch: batch.state[0].table[1:].fill_(64),
-        lambda batch: batch.state[0].table[:1].fill_(-1),
-        lambda batch: batch.seq_starts[1:].fill_(2),
+        lambda batch: batch.state[0].slots.fill(64 * 16),
+        lambda batch: batch.state[0].slots[1:].fill(-1),
+        lambda batch: batch.state[0].table[1:].fill(64),
+        lambda batch: batch.state[0].table[:1].fill(-1),
+        lambda batch: batch.seq_starts[1:].fill(2),
         lambda batch: batch.kv_lens_host.append(3),
         lambda batch: batch.kv_lens_host.__setitem__(0, 16 * 16),
     ],
 )
 def test_wrong_numbers_are_found_in_a_known_batch_too(spoil, teams, tmp_path):
     model = record(teams[2], write_safetensors(oracle(ARCHS[0]), tmp_path))
-    _, _, batch = decoding(model, 3)
+    driver, _, numbers = decoding(model, 3)
+    batch = driver.memory.stage(numbers)
     for known in (False, True):
         spoilt = Batch(
             **{
                 **vars(batch),
-                "seq_starts": batch.seq_starts.clone(),
+                "seq_starts": batch.seq_starts.copy(),
                 "kv_lens_host": list(batch.kv_lens_host),
                 "state": tuple(
-                    PagedState(s.k, s.v, s.table.clone(), s.slots.clone()) for s in batch.state
+                    PagedState(s.k, s.v, s.table.copy(), s.slots.copy()) for s in batch.state
                 ),
             }
         )
@@ -261,16 +269,17 @@ def test_wrong_numbers_are_found_in_a_known_batch_too(spoil, teams, tmp_path):
     model.logits(batch)
 
 
-def test_tensors_of_other_kinds_are_refused(teams, tmp_path):
+def test_arrays_of_other_kinds_are_refused(teams, tmp_path):
     model = record(teams[2], write_safetensors(oracle(ARCHS[0]), tmp_path))
-    _, _, batch = decoding(model, 3)
+    driver, _, numbers = decoding(model, 3)
+    batch = driver.memory.stage(numbers)
     (state,) = batch.state
     for change in (
         {"tokens": batch.tokens[:2]},
-        {"positions": batch.positions.int()},
-        {"kv_lens": torch.zeros(6, dtype=torch.int64)[::2]},
-        {"state": (PagedState(state.k, state.v, state.table.long(), state.slots),)},
-        {"state": (PagedState(state.k.half(), state.v, state.table, state.slots),)},
+        {"positions": batch.positions.astype(np.int32)},
+        {"kv_lens": np.zeros(6, np.int64)[::2]},
+        {"state": (PagedState(state.k, state.v, state.table.astype(np.int64), state.slots),)},
+        {"state": (PagedState(state.k.astype(np.float16), state.v, state.table, state.slots),)},
         {"state": (PagedState(state.k, state.v, state.table[:2], state.slots),)},
     ):
         with pytest.raises(AssertionError):
@@ -279,8 +288,8 @@ def test_tensors_of_other_kinds_are_refused(teams, tmp_path):
 
 def test_decoding_is_one_replay(teams, tmp_path, monkeypatch):
     model = record(teams[2], write_safetensors(oracle(ARCHS[0]), tmp_path))
-    _, _, few = decoding(model, 8)
-    _, _, many = decoding(model, 9)
+    decode = partial(decoding, model)
+    few, many = (driver.memory.stage(numbers) for driver, _, numbers in map(decode, (8, 9)))
     replays, replay = [], model.team.replay
     monkeypatch.setattr(model.team, "replay", lambda *a: (replays.append(a), replay(*a)))
     for batch, count in ((few, 1), (many, 3)):  # nine rows: hidden states, and the head twice

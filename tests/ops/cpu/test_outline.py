@@ -13,17 +13,17 @@ import torch
 
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.config import Settings
-from rbee_worker.engine.common import COMMON, common_models
-from rbee_worker.engine.kernels import needed
+from rbee_worker.loading.common_models import COMMON, common_models
 from rbee_worker.models import build_model
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu.backend import CpuOps
-from rbee_worker.ops.cpu.header import Shape
-from rbee_worker.ops.cpu.model import CpuModel
-from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.team import Team
+from rbee_worker.ops.cpu.backend.model import CpuModel
+from rbee_worker.ops.cpu.backend.ops import CpuOps
+from rbee_worker.ops.cpu.runtime.header import Shape
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared import isa
 from tests import tiny
 from tests.archs import ARCHS, oracle, write_gguf, write_safetensors
+from tests.outlines import needed
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +69,7 @@ def test_common_models_are_one_for_each_format():
 SCRIPT = """
 import json, os, sys
 from rbee_worker.config import parse
-from rbee_worker.engine.load import load_engine
+from rbee_worker.loading.load import load_engine
 from rbee_worker.engine.messages import Submit
 from rbee_worker.types import SamplingParams
 
@@ -85,7 +85,7 @@ compiling = [t for t in told if t.stage == "compiling"]
 print(json.dumps({
     "steps": steps,
     "compiling": [(t.layers_loaded, t.layers_total, t.item) for t in compiling],
-    "heavy": sorted({"numba", "rbee_worker.ops.cpu.simd"} & sys.modules.keys()),
+    "heavy": sorted({"numba", "rbee_worker.ops.cpu.compiler.simd"} & sys.modules.keys()),
     "phases": list(info.load_s),
 }))
 """

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbee_worker.checkpoint.formats import Packed
-from rbee_worker.ops.cpu.forms import BYTES, at_once
-from rbee_worker.ops.cpu.instruction import Instruction, words
-from rbee_worker.ops.cpu.pieces import FEW, MANY, ticket
-from rbee_worker.ops.cpu.team import Team
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared.forms import BYTES, at_once
+from rbee_worker.ops.cpu.shared.instruction import Instruction, words
+from rbee_worker.ops.cpu.shared.pieces import FEW, MANY, ticket
 from tests.ops.cpu.eager import Eager
 from tests.ops.cpu.test_linear import activations, aligned, matrix, product
 
@@ -80,7 +80,7 @@ def test_a_large_product_is_recorded_with_pieces():
             product = eager.recorder.entries[-1]
             assert product.kernel.startswith("linear.")
             assert (product.fields["few"], product.fields["many"]) == (few, many)
-            assert product.early == 70 - 4 * few
+            assert product.dealt == 70 - 4 * few
 
 
 def test_tickets_share_no_line():

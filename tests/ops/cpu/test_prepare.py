@@ -4,8 +4,8 @@ their sums."""
 import numpy as np
 import pytest
 
-from rbee_worker.ops.cpu import tile, units
-from rbee_worker.ops.cpu.forms import BYTES, LOW, SCALE, SUM, at_once
+from rbee_worker.ops.cpu.kernels.product import k_steps, steps
+from rbee_worker.ops.cpu.shared.forms import BYTES, LOW, SCALE, SUM, at_once
 from tests.ops.cpu.test_linear import activations, aligned
 
 MOST = {"i8": 127, "i16": 127 * 256, "k8": 127, "k16": 127 * 256}
@@ -43,8 +43,8 @@ def test_blocks_hold_multiples_of_their_sums(library, form):
     d = field(blocks, SCALE, np.float32)
     np.testing.assert_array_equal(d, top[:, 0] / np.float32(MOST[form]))
     total = q.sum(1)
-    np.testing.assert_array_equal(field(blocks, tile.LESS8, np.int32), -8 * total)
-    np.testing.assert_array_equal(field(blocks, tile.LESS128, np.int32), -128 * total)
+    np.testing.assert_array_equal(field(blocks, steps.LESS8, np.int32), -8 * total)
+    np.testing.assert_array_equal(field(blocks, steps.LESS128, np.int32), -128 * total)
     np.testing.assert_array_equal(field(blocks, SUM, np.float32), d * total.astype(np.float32))
 
 
@@ -70,8 +70,8 @@ def test_units_have_one_scale_and_sums_of_each_byte(library, form):
     for half in (0, 1):
         part = slice(16 * half, 16 * half + 16)
         want = d * q[:, part].sum(1).astype(np.float32)
-        np.testing.assert_array_equal(field(blocks, units.SUMS[half], np.float32), want)
-        for plane, at in zip(planes, (units.LESS_HIGH, units.LESS_LOW), strict=False):
+        np.testing.assert_array_equal(field(blocks, k_steps.SUMS[half], np.float32), want)
+        for plane, at in zip(planes, (k_steps.LESS_HIGH, k_steps.LESS_LOW), strict=False):
             less = field(blocks, at[half], np.int32)
             np.testing.assert_array_equal(less, -32 * plane[:, part].sum(1))
 

@@ -5,13 +5,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
 
-from rbee_worker.ops.cpu.header import Header, Shape
-from rbee_worker.ops.cpu.held import HELD
-from rbee_worker.ops.cpu.matrix import Part
-from rbee_worker.ops.cpu.program import finish
-from rbee_worker.ops.cpu.recorder import (
+from rbee_worker.ops.cpu.runtime.header import Header, Shape
+from rbee_worker.ops.cpu.runtime.matrix import Part
+from rbee_worker.ops.cpu.runtime.program import finish
+from rbee_worker.ops.cpu.runtime.recorder import (
     ALL,
     ROWS,
     Recorder,
@@ -21,8 +19,9 @@ from rbee_worker.ops.cpu.recorder import (
     reads,
     writes,
 )
-from rbee_worker.ops.cpu.regions import Place
-from rbee_worker.ops.cpu.team import Team
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared.held import HELD
+from rbee_worker.ops.cpu.shared.regions import Place
 
 
 def test_buffers_alive_together_never_overlap():
@@ -104,9 +103,9 @@ def test_addresses_lie_in_the_arena(best):
     program = finish(recorder, best, y)
     assert program.names == ["each.scale"]
     assert program.barriers == 0
-    assert program.view(y.slot, 20, 20, 3).shape == (3, 20)
-    first = program.view(x.slot, 20, 20, 3).data_ptr()
-    assert program.view(y.slot, 20, 20, 3).data_ptr() - first == y.slot.offset - x.slot.offset
+    assert program.view(y, 3).shape == (3, 20)
+    first, second = (program.view(b, 3).ctypes.data for b in (x, y))
+    assert second - first == y.slot.offset - x.slot.offset
     assert np.isfinite(program.nbytes)
 
 
@@ -116,13 +115,13 @@ def test_entries_know_what_the_next_product_reads(best):
     parts = [
         Part(HELD["q4_0"], np.zeros(288 * groups, np.uint8), 0, 16 * groups) for groups in (2, 3)
     ]
-    for ahead in (None, parts[0], None, parts[1], None):
+    for part in (None, parts[0], None, parts[1], None):
         recorder.call(
-            "each.scale", [reads(x), writes(x)], ahead=ahead,
-            early=ahead.groups - 1 if ahead else 0, x=x.slot, x_stride=16, y=x.slot,
+            "each.scale", [reads(x), writes(x)], product=part,
+            dealt=part.groups - 1 if part else 0, x=x.slot, x_stride=16, y=x.slot,
             y_stride=16, width=16, cell=16, a=1.0,
         )  # fmt: skip
-    (entries,) = finish(recorder, best, x).parts
+    entries = finish(recorder, best, x).entries
     told = [(p.data.ctypes.data, p.rows // 16 - 1, 288) for p in parts]
     assert entries[:, 3:6].tolist() == [list(told[i]) for i in (0, 0, 1, 1)] + [[0, 0, 0]]
 
@@ -131,11 +130,11 @@ def test_each_thread_has_its_own_row(best):
     """What every thread made for itself needs no barrier, and is right in every copy."""
     width, threads = 32 * 6, 3
     recorder = Recorder(1, threads)
-    assert recorder.alone(width)
-    assert not recorder.alone(1 << 20)
-    assert not Recorder(2, threads).alone(width)
+    assert recorder.replicates(width)
+    assert not recorder.replicates(1 << 20)
+    assert not Recorder(2, threads).replicates(width)
     x, y = recorder.buffer(width), recorder.buffer(width)
-    a, b = (recorder.buffer(width, own=True) for _ in range(2))
+    a, b = (recorder.buffer(width, private=True) for _ in range(2))
 
     def scale(source, to, share, factor):
         recorder.call(
@@ -152,43 +151,39 @@ def test_each_thread_has_its_own_row(best):
         recorder.call("each.scale", [writes(a), writes(y)])  # all of it, or a share?
     program = finish(recorder, best, y)
     team = Team(best, threads)
-    given = torch.randn(1, width, generator=torch.Generator().manual_seed(1))
-    program.view(x.slot, width, width, 1).copy_(given)
+    given = np.random.default_rng(1).standard_normal((1, width)).astype(np.float32)
+    np.copyto(program.view(x, 1), given)
     header = Header((), (), Shape(1, 1, 1, 16, "f32")).rows(1)
-    assert torch.equal(program.run(team, header, None, 1), given * 2 * 3 * 5)
-    assert torch.equal(program.view(a.slot, width, width, 1), given * 2 * 3 * 5 * 7)
+    assert np.array_equal(program.run(team, header, 1), given * 2 * 3 * 5)
+    assert np.array_equal(program.view(a, 1), given * 2 * 3 * 5 * 7)
     team.close()
 
 
 def test_a_replay_may_end_with_a_stage(best):
-    """With native entries only and with Python among them: a stage, the whole, a stage again."""
+    """A stage, the whole, a stage again."""
     team = Team(best, 2)
-    for fallback in (False, True):
-        recorder = Recorder(4, team.threads)
-        x, y, z = (recorder.buffer(16) for _ in range(3))
-        stages = []
-        for a, source, to in ((2.0, x, y), (5.0, y, z)):
-            if fallback:
-                recorder.python(lambda program, batch, rows: None, "nothing")
-            recorder.call(
-                "each.scale", [reads(source), writes(to)], x=source.slot, x_stride=16, y=to.slot,
-                y_stride=16, width=16, cell=16, a=a,
-            )  # fmt: skip
-            stages.append(Result(to, len(recorder.entries)))
-        program = finish(recorder, best, z, stages[:1])
-        given = program.view(x.slot, 16, 16, 4)
-        header = Header((), (), Shape(4, 4, 16, 16, "f32"))
-        for n in (3, 4):
-            given.copy_(torch.arange(64.0).view(4, 16) + n)
-            program.view(z.slot, 16, 16, 4).zero_()
-            first = program.run(team, header.rows(n), None, n, stage=0)
-            assert torch.equal(first, 2 * given[:n])
-            assert not program.view(z.slot, 16, 16, 4).any()
-            last = program.run(team, header.rows(n), None, n)
-            assert torch.equal(last, 10 * given[:n])
-            times = []
-            assert program.run(team, header.rows(n), None, n, times, stage=0) is first
-            assert [len(t) for t in times] == [2]
-            assert program.run(team, header.rows(n), None, n, times) is last
-            assert [len(t) for t in times] == ([2, 2, 2] if fallback else [2, 3])
+    recorder = Recorder(4, team.threads)
+    x, y, z = (recorder.buffer(16) for _ in range(3))
+    stages = []
+    for a, source, to in ((2.0, x, y), (5.0, y, z)):
+        recorder.call(
+            "each.scale", [reads(source), writes(to)], x=source.slot, x_stride=16, y=to.slot,
+            y_stride=16, width=16, cell=16, a=a,
+        )  # fmt: skip
+        stages.append(Result(to, len(recorder.entries)))
+    program = finish(recorder, best, z, stages[:1])
+    given = program.view(x, 4)
+    header = Header((), (), Shape(4, 4, 16, 16, "f32"))
+    for n in (3, 4):
+        given[:] = np.arange(64.0).reshape(4, 16) + n
+        program.view(z, 4)[:] = 0
+        first = program.run(team, header.rows(n), n, stage=0)
+        assert np.array_equal(first, 2 * given[:n])
+        assert not program.view(z, 4).any()
+        last = program.run(team, header.rows(n), n)
+        assert np.array_equal(last, 10 * given[:n])
+        times = []
+        assert program.run(team, header.rows(n), n, times, stage=0) is first
+        assert program.run(team, header.rows(n), n, times) is last
+        assert [len(t) for t in times] == [2, 3]  # the clock before each entry, and at the end
     team.close()

@@ -16,35 +16,30 @@ import pytest
 import torch
 
 from rbee_worker.config import parse
-from rbee_worker.engine.load import load_engine
 from rbee_worker.engine.messages import Submit, Tokens
-from rbee_worker.engine.sampler import Sampler
-from rbee_worker.engine.torch_sampling import TorchSampling
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu import sampling as cpu_sampling
-from rbee_worker.ops.cpu.entries import CpuEntries
-from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.sampling import CpuSampling
-from rbee_worker.ops.cpu.team import Team
-from rbee_worker.ops.sampling import Cut, Cuts
+from rbee_worker.loading.load import load_engine
+from rbee_worker.ops.cpu.backend import sampling as cpu_sampling
+from rbee_worker.ops.cpu.backend.sampling import CpuSampling
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared import isa
+from rbee_worker.ops.reference.sampling.torch_sampling import TorchSampling
+from rbee_worker.ops.sampling import DrawColumns, DrawParams
 from rbee_worker.types import SamplingParams
 from tests import tiny
-from tests.engine import (
-    test_sampler,
-    test_sampler_batch,
-    test_sampler_filters,
-    test_sampler_logprobs,
-    test_sampler_penalties,
-)
+from tests.engine import test_sampler, test_sampler_batch, test_sampler_penalties
+from tests.engine.drawn import DrawnSampler
+from tests.ops.cpu.bridge import TorchLogits
+from tests.ops.reference import test_filters, test_logprobs
 
 LAST = 1 - 2.0**-53
 TORCH = TorchSampling(torch.device("cpu"))
 COPIED = {  # tests, and what in their module is replaced by the kernels'
-    test_sampler: "Sampler",
-    test_sampler_batch: "Sampler",
-    test_sampler_filters: "draw",
-    test_sampler_logprobs: "score",
-    test_sampler_penalties: "TorchEntries",
+    test_sampler: "DrawnSampler",
+    test_sampler_batch: "DrawnSampler",
+    test_filters: "draw",
+    test_logprobs: "score",
+    test_sampler_penalties: "TorchBiasTable",
 }
 ELSEWHERE = (  # of torch's own building blocks
     "test_sums_do_not_depend_on_the_batch",
@@ -62,20 +57,20 @@ def team(threads: int) -> Team:
 
 
 @cache
-def made(vocab: int, threads: int = 2) -> CpuSampling:
-    return CpuSampling(team(threads)._library, team(threads), vocab)
+def made(vocab: int, threads: int = 2) -> TorchLogits:
+    return TorchLogits(CpuSampling(team(threads)._library, team(threads), vocab))
 
 
-def _draw(z, cuts):
-    ids = made(z.shape[1]).choose(z, by_row(cuts))
-    return torch.tensor(ids)
+def _draw(z, columns):
+    ids = made(z.shape[1]).choose(z, by_row(columns))
+    return torch.tensor(ids.host())
 
 
 INSTEAD = {
-    "Sampler": lambda vocab, seqs: Sampler(vocab, seqs, "cpu", made(vocab)),
+    "DrawnSampler": lambda vocab, seqs: DrawnSampler(vocab, seqs, made(vocab)),
     "draw": _draw,
     "score": lambda z, ids, tops: made(z.shape[1]).score(z, ids, tops),
-    "TorchEntries": lambda seqs, device: CpuEntries(team(2)._library, team(2), seqs),
+    "TorchBiasTable": lambda seqs, device: made(7).bias_table(seqs),
 }
 
 
@@ -114,16 +109,18 @@ def rows(rng: np.random.Generator, count: int, vocab: int) -> np.ndarray:
     return z
 
 
-def by_row(cuts: Cuts, greedy: np.ndarray | None = None) -> list[Cut | None]:
+def by_row(columns: DrawColumns, greedy: np.ndarray | None = None) -> list[DrawParams | None]:
     """Columns as `choose` takes them."""
-    rows: list[Cut | None] = [Cut(*row) for row in zip(*(c.tolist() for c in cuts), strict=True)]
+    rows: list[DrawParams | None] = [
+        DrawParams(*row) for row in zip(*(c.tolist() for c in columns), strict=True)
+    ]
     cold = np.zeros(len(rows), bool) if greedy is None else greedy
     return [None if c else row for row, c in zip(rows, cold.tolist(), strict=True)]
 
 
-def parameters(rng: np.random.Generator, count: int) -> Cuts:
+def parameters(rng: np.random.Generator, count: int) -> DrawColumns:
     u = np.concatenate([[0.0, 0.5, LAST], rng.random(9)])
-    return Cuts(
+    return DrawColumns(
         1 / rng.choice([0.05, 0.3, 0.7, 1.0, 1.5, 2.0], count),
         rng.choice([0, 0, 1, 2, 5, 40, 300, 1000, 3000], count),
         rng.choice([1.0, 1.0, 0.999, 0.95, 0.5, 0.25, 1e-9, 1 - 1e-12], count),
@@ -138,9 +135,11 @@ def test_ids_are_torchs(vocab):
     rng, seen = np.random.default_rng(vocab), 0
     while seen < (600 if vocab < 10_000 else 120):
         count = int(rng.integers(1, 9))
-        z, cuts = torch.from_numpy(rows(rng, count, vocab)), parameters(rng, count)
+        z, columns = torch.from_numpy(rows(rng, count, vocab)), parameters(rng, count)
         greedy = rng.random(count) < 0.2
-        assert made(vocab).choose(z, by_row(cuts, greedy)) == TORCH.choose(z, by_row(cuts, greedy))
+        assert made(vocab).choose(z, by_row(columns, greedy)) == TORCH.choose(
+            z, by_row(columns, greedy)
+        )
         assert made(vocab).greedy(z) == TORCH.greedy(z)
         seen += count
 
@@ -168,25 +167,26 @@ def test_scores_are_torchs(vocab):
 def test_a_row_is_the_same_on_any_number_of_threads_and_alone(vocab):
     """To the last bit of the sums that decide, which ids alone would not show."""
     rng = np.random.default_rng(vocab)
-    z, cuts = torch.from_numpy(rows(rng, 11, vocab)), parameters(rng, 11)
+    z, columns = torch.from_numpy(rows(rng, 11, vocab)), parameters(rng, 11)
     cold, tops = np.arange(11) % 4 == 0, [n % 5 for n in range(11)]
     ids = list(range(11))
-    want, scores = made(vocab).choose(z, by_row(cuts, cold)), made(vocab).score(z, ids, tops)
+    want = made(vocab).choose(z, by_row(columns, cold)).host()
+    scores = made(vocab).score(z, ids, tops)
     for threads in (1, 3):
-        assert made(vocab, threads).choose(z, by_row(cuts, cold)) == want
+        assert made(vocab, threads).choose(z, by_row(columns, cold)).host() == want
         assert repr(made(vocab, threads).score(z, ids, tops)) == repr(scores)
     for row in range(11):
-        part, one = z[row : row + 1].clone(), by_row(cuts, cold)[row : row + 1]
-        assert made(vocab).choose(part, one) == [want[row]]
+        part, one = z[row : row + 1].clone(), by_row(columns, cold)[row : row + 1]
+        assert made(vocab).choose(part, one).host() == [want[row]]
         assert repr(made(vocab).score(part, [row], tops[row : row + 1])) == repr([scores[row]])
 
 
 def test_rows_need_not_follow_each_other():
     z = torch.randn(6, 700, generator=torch.Generator().manual_seed(1))
-    want = TORCH.greedy(z)
-    assert made(700).greedy(z[::2]) == want[::2]
+    want = TORCH.greedy(z).host()
+    assert made(700).greedy(z[::2]).host() == want[::2]
     assert made(600).greedy(z[:, 50:650]) == TORCH.greedy(z[:, 50:650])
-    assert made(700).greedy(z[:0]) == []
+    assert made(700).greedy(z[:0]).host() == []
 
 
 def test_what_is_gathered_from_groups_is_enough():
@@ -196,36 +196,38 @@ def test_what_is_gathered_from_groups_is_enough():
     z[1] = -torch.arange(5000) / 100
     for top_k in (1, 31, 32, 33, 100, 159, 4999):
         for u in (0.0, 0.3, 0.999, LAST):
-            cuts = Cuts(*(np.array([x] * 2) for x in (0.1, top_k, 0.99, 0.0, u)))
+            columns = DrawColumns(*(np.array([x] * 2) for x in (0.1, top_k, 0.99, 0.0, u)))
             cold = np.zeros(2, bool)
-            assert made(5000).choose(z, by_row(cuts, cold)) == TORCH.choose(z, by_row(cuts, cold))
+            assert made(5000).choose(z, by_row(columns, cold)) == TORCH.choose(
+                z, by_row(columns, cold)
+            )
 
 
 SCRIPT = """
 import os, sys
 import numpy as np, torch
-from rbee_worker.engine.sampler import Sampler
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.sampling import CpuSampling
-from rbee_worker.ops.cpu.team import Team
+from rbee_worker.ops.cpu.shared import isa
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.backend.sampling import CpuSampling
+from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.types import SamplingParams
+from tests.engine.drawn import DrawnSampler
 
 torch.set_num_threads(4)
 library = Library(isa.choose())
-sampler = Sampler(50_000, 8, "cpu", CpuSampling(library, Team(library, 2), 50_000))
+sampler = DrawnSampler(50_000, 8, CpuSampling(library, Team(library, 2), 50_000))
 kinds = [
     dict(temperature=0), dict(seed=1), dict(top_p=0.9), dict(top_k=40, min_p=0.1),
     dict(temperature=0, repetition_penalty=1.2, logprobs=5), dict(logprobs=0, logit_bias={3: 1.0}),
 ]
-z = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 50_000)).astype("f4"))
+z = np.random.default_rng(0).standard_normal((6, 50_000)).astype("f4")
 threads = lambda: len(os.listdir("/proc/self/task"))
 before = threads()
 for slot, kind in enumerate(kinds):
     sampler.add(slot, SamplingParams(**kind), [1, 2, 3] * 100)
 for _ in range(5):
-    sampler.sample(z, [0, 1, 2, 3, 4, 5])
-    sampler.sample(z[:1], [0])
+    sampler.draw(z, [0, 1, 2, 3, 4, 5])
+    sampler.draw(z[:1], [0])
 own = threads() - before
 torch.rand(4_000_000).exp().sum()  # this does wake torch's
 sys.exit(0 if own == 0 and threads() > before else f"{own} threads, then {threads() - before}")
@@ -261,7 +263,7 @@ def test_the_engine_samples_with_it(trace, tmp_path):
 
 
 def test_its_kernels_are_known_beforehand():
-    assert set(cpu_sampling.KERNELS) <= set(made(7)._library._kernels)
+    assert set(cpu_sampling.KERNELS) <= set(made(7).sampling._library._kernels)
 
 
 # ---- on every instruction set
@@ -291,11 +293,11 @@ FIRST: dict[str, bytes] = {}
 def test_choices_on_every_instruction_set(library):
     """Ids and scores are the same bits."""
     rng = np.random.default_rng(9)
-    z, cuts = torch.from_numpy(rows(rng, 40, 3000)), parameters(rng, 40)
+    z, columns = torch.from_numpy(rows(rng, 40, 3000)), parameters(rng, 40)
     one = Team(library, 1)
-    sampling = CpuSampling(library, one, 3000)
-    ids = sampling.choose(z, by_row(cuts, np.arange(40) % 7 == 0))
-    assert ids == TORCH.choose(z, by_row(cuts, np.arange(40) % 7 == 0))
+    sampling = TorchLogits(CpuSampling(library, one, 3000))
+    ids = sampling.choose(z, by_row(columns, np.arange(40) % 7 == 0))
+    assert ids == TORCH.choose(z, by_row(columns, np.arange(40) % 7 == 0))
     scores = repr((ids, sampling.score(z, [5] * 40, [3] * 40))).encode()
     assert FIRST.setdefault("ids", scores) == scores
     one.close()

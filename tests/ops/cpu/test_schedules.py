@@ -9,36 +9,27 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
 import torch
 
 from rbee_worker.engine.engine import Engine
-from rbee_worker.engine.messages import (
-    Cancel,
-    Finished,
-    Preempted,
-    PromptScores,
-    Scheduled,
-    Submit,
-    Tokens,
-)
-from rbee_worker.engine.runner import Runner
-from rbee_worker.engine.sampler import Sampler
+from rbee_worker.engine.make import make_engine
+from rbee_worker.engine.messages import Submit
 from rbee_worker.models import llama
 from rbee_worker.models.weights import Weights
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu.backend import CpuOps
-from rbee_worker.ops.cpu.header import Shape
-from rbee_worker.ops.cpu.model import CpuModel
-from rbee_worker.ops.cpu.native import Library
-from rbee_worker.ops.cpu.team import Team
+from rbee_worker.ops.cpu.backend.model import CpuModel
+from rbee_worker.ops.cpu.backend.ops import CpuOps
+from rbee_worker.ops.cpu.runtime.header import Shape
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.state import CpuState
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared import isa
 from rbee_worker.state.pool import StatePool
-from rbee_worker.state.tensors import StateTensors
 from rbee_worker.types import SamplingParams
+from tests.engine.schedules import Answer, each_alone, random_schedule
 from tests.engine.test_same_tokens import RandomWeights
 
 VOCAB, BLOCK, MAX_SEQS, CONTEXT = 700, 16, 6, 256
@@ -77,7 +68,7 @@ def library() -> Library:
 @cache
 def model(window: int | None, kv: str, threads: int) -> CpuModel:
     """Two layers of random numbers, recorded for steps of at most 64 tokens."""
-    config = llama.Config(
+    config = llama.Mistral(
         vocab_size=VOCAB,
         hidden_size=64,
         intermediate_size=96,
@@ -104,7 +95,7 @@ def model(window: int | None, kv: str, threads: int) -> CpuModel:
         }
     shapes["model.norm.weight"] = (64,)
     ops = CpuOps(library(), Team(library(), threads))
-    decoder = llama.build(config, Weights(RandomWeights(shapes), ops))
+    decoder = llama.build_mistral(config, Weights(RandomWeights(shapes), ops))
     return CpuModel(decoder, ops, Shape(64, 4, CONTEXT, BLOCK, kv))
 
 
@@ -131,125 +122,37 @@ def requests() -> list[Submit]:
     return made
 
 
-@dataclass
-class Answer:
-    """What a request was told, the prompt's scores included."""
-
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[Any] = field(default_factory=list)
-    scores: list[Any] = field(default_factory=list)
-    rule: str = ""
-
-
-class Run:
-    """An engine, its answers, and how often what the test is about has happened."""
-
-    def __init__(self, kind: tuple[int | None, str, int], blocks: int, budget: int) -> None:
-        made = model(*kind)
-        self.pool = StatePool(
-            made.groups,
-            tokens=blocks * BLOCK,
-            block_size=BLOCK,
-            max_seqs=MAX_SEQS,
-            step_tokens=budget,
-        )
-        tensors = StateTensors(
-            made.groups, self.pool.n_blocks, self.pool.n_slots, block_size=BLOCK, dtype=kind[1]
-        )
-        sampler = Sampler(VOCAB, MAX_SEQS, "cpu", made.ops.sampling(VOCAB))
-        runner = Runner(made, tensors, sampler, max_seqs=MAX_SEQS, device="cpu")
-        self.engine = Engine(
-            runner, self.pool, token_budget=budget, max_seqs=MAX_SEQS, context=CONTEXT
-        )
-        self.answers: dict[str, Answer] = {}
-        self.seen: Counter[str] = Counter()
-
-    def submit(self, request: Submit) -> None:
-        self.answers[request.seq] = Answer()
-        self.engine.submit(request)
-
-    def step(self) -> None:
-        self.seen["shared steps"] += len(self.engine.scheduler.running) > 1
-        for out in self.engine.step():
-            if isinstance(out, Tokens):
-                self.answers[out.seq].ids += out.ids
-                self.answers[out.seq].logprobs += out.logprobs or ()
-            elif isinstance(out, PromptScores):
-                self.answers[out.seq].scores += out.logprobs
-            elif isinstance(out, Preempted):
-                self.seen["preempted"] += 1
-            elif isinstance(out, Scheduled):
-                self.seen["cached"] += out.cached
-            elif isinstance(out, Finished):
-                assert out.error is None
-                self.answers[out.seq].rule = out.stop.rule
-
-    def end(self) -> None:
-        while not self.engine.idle:
-            self.step()
-        self.pool.check()
-        assert self.pool.usage().used == 0
+def engine(kind: tuple[int | None, str, int], blocks: int, budget: int) -> Engine:
+    made = model(*kind)
+    pool = StatePool(
+        made.groups,
+        tokens=blocks * BLOCK,
+        block_size=BLOCK,
+        max_seqs=MAX_SEQS,
+        step_tokens=budget,
+    )
+    memory = CpuState(made.groups, pool.n_blocks, pool.n_slots, block_size=BLOCK, dtype=kind[1])
+    return make_engine(
+        made,
+        memory,
+        made.ops.sampling(VOCAB),
+        pool,
+        token_budget=budget,
+        max_seqs=MAX_SEQS,
+        context=CONTEXT,
+    )
 
 
 @cache
 def alone(kind: tuple[int | None, str, int]) -> dict[str, Answer]:
-    """Each request in an engine of its own, its prompt in steps as large as they get."""
-    found = {}
-    for request in requests():
-        run = Run(kind, blocks=40, budget=64)
-        run.submit(request)
-        run.end()
-        found |= run.answers
-    return found
-
-
-def schedule(kind: tuple[int | None, str, int], seed: int) -> Run:
-    """One random schedule, held against what each of its requests got alone."""
-    rng, want = random.Random(seed), alone(kind)
-    run = Run(kind, blocks=rng.choice(POOLS), budget=rng.choice([7, 16, 33, 64]))
-    members = rng.choices(requests(), k=rng.randint(4, 9))  # some twice: the second is in the cache
-    given: dict[str, tuple[Submit, int]] = {}  # as what it runs -> itself, tokens it had before
-    for n, request in enumerate(members):
-        done = want[request.seq].ids
-        had = rng.randrange(len(done)) if rng.random() < 0.2 else 0
-        given[f"{request.seq}-{n}"] = request, had
-    waiting = list(given)
-    while waiting or not run.engine.idle:
-        for _ in range(min(rng.choice([0, 1, 2, 5]), len(waiting))):
-            name = waiting.pop()
-            request, had = given[name]
-            run.submit(
-                Submit(
-                    seq=name,
-                    prompt_ids=request.prompt_ids,
-                    params=request.params,
-                    prompt_logprobs=request.prompt_logprobs,
-                    output_ids=tuple(want[request.seq].ids[:had]),
-                )
-            )
-        if rng.random() < 0.03 and run.answers:
-            run.engine.cancel(Cancel(seq=rng.choice(list(run.answers))))
-        run.step()
-    run.end()
-    for name, (request, had) in given.items():
-        got, one = run.answers[name], want[request.seq]
-        left = slice(had, had + len(got.ids) if got.rule == "CANCELLED" else None)
-        run.seen["resumed"] += had > 0
-        run.seen["compared"] += len(got.ids)
-        assert got.ids == one.ids[left], name
-        if one.logprobs:
-            assert repr(got.logprobs) == repr(one.logprobs[left]), name
-        if got.scores:
-            assert repr(got.scores) == repr(one.scores), name
-        assert got.scores or not one.scores or got.rule == "CANCELLED"
-    return run
+    return each_alone(partial(engine, kind), requests(), blocks=40)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_the_same_bits_in_random_schedules(kind):
     seen: Counter[str] = Counter()
     for seed in range(KINDS[kind]):
-        seen += schedule(kind, seed).seen
+        seen += random_schedule(partial(engine, kind), requests(), alone(kind), POOLS, seed)
     # Otherwise too little of what this test is about has happened.
     assert seen["preempted"] >= (KINDS[kind] / 5 if kind[0] is None else 0), seen
     assert seen["cached"] >= KINDS[kind] * 20, seen

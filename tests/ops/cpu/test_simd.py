@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
-from rbee_worker.ops.cpu import dots, emit
+from rbee_worker.ops.cpu.compiler import dots, emit
 
 N = 256  # vectors
 PROBES = (

@@ -1,17 +1,15 @@
 """Threads, barrier and replay: every entry runs once on every thread, in order."""
 
 import gc
-import os
 import threading
 import time
 
 import numpy as np
 import pytest
 
-from rbee_worker.errors import UsageError
-from rbee_worker.ops.cpu.instruction import Instruction, words
-from rbee_worker.ops.cpu.team import Team, allowed_cores, quota, thread_count
-from rbee_worker.ops.cpu.team_memory import SLEEPERS
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared.instruction import Instruction, words
+from rbee_worker.ops.cpu.shared.team_memory import SLEEPERS
 
 
 @pytest.fixture(scope="module")
@@ -106,21 +104,3 @@ def test_times_are_taken_at_each_entry(entries):
     team.run(rows, np.zeros(8, np.int64), times)
     assert (np.diff(times) > 0).all()
     team.close()
-
-
-def test_thread_count_follows_cores_and_quota(tmp_path):
-    assert 1 <= thread_count(0) <= len(allowed_cores())
-    assert thread_count(1) == 1
-    with pytest.raises(UsageError, match="processors"):
-        thread_count(len(os.sched_getaffinity(0)) + 1)
-    (tmp_path / "cpu.max").write_text("150000 100000\n")
-    assert quota(tmp_path) == 1.5
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert quota(tmp_path) is None
-    (tmp_path / "cpu.max").unlink()
-    (tmp_path / "cpu").mkdir()
-    (tmp_path / "cpu/cpu.cfs_quota_us").write_text("-1\n")
-    (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000\n")
-    assert quota(tmp_path) is None
-    (tmp_path / "cpu/cpu.cfs_quota_us").write_text("200000\n")
-    assert quota(tmp_path) == 2.0

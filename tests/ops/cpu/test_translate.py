@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
-from rbee_worker.ops.cpu import doubles as d
-from rbee_worker.ops.cpu import isa
-from rbee_worker.ops.cpu import simd as s
-from rbee_worker.ops.cpu.kernel import Kernel, apart, compile_kernel, device, kernel
-from rbee_worker.ops.cpu.native import CALL
-from rbee_worker.ops.cpu.simd import Float, Int, Ptr
-from rbee_worker.ops.cpu.values import KernelError
+from rbee_worker.ops.cpu.compiler import emit as e
+from rbee_worker.ops.cpu.compiler import simd as s
+from rbee_worker.ops.cpu.compiler.kernel import Kernel, compile_kernel, device, kernel, noinline
+from rbee_worker.ops.cpu.compiler.simd import Float, Int, Ptr, op
+from rbee_worker.ops.cpu.compiler.values import KernelError
+from rbee_worker.ops.cpu.kernels.sampling import doubles as d
+from rbee_worker.ops.cpu.runtime.native import CALL
+from rbee_worker.ops.cpu.shared import isa
 
 f32 = np.float32
 f64 = np.float64
@@ -185,7 +187,7 @@ def test_floats_round_as_numpy_does():
 
 
 def test_vectors_through_tuples_and_functions_that_stay():
-    @apart
+    @noinline
     def store(p, v):
         s.store_i32(p, v)
 
@@ -254,6 +256,20 @@ def indexes(a, b):
     return FACTORS[a]
 
 
+def falls_off_its_end(a, b):  # noqa: RET503
+    if a > b:
+        return a
+
+
+def contains(a, b):
+    return a if 3 in FACTORS else b
+
+
+def assigns_an_element(a, b):
+    FACTORS[0] += a
+    return b
+
+
 @pytest.mark.parametrize(
     ("fn", "says"),
     [
@@ -266,11 +282,195 @@ def indexes(a, b):
         (has_try, "a kernel has no Try"),
         (downwards, "a range goes upwards"),
         (indexes, "an index must be known"),
+        (falls_off_its_end, "returns i64 and void"),
+        (contains, "a kernel has no In"),
+        (assigns_an_element, "only names are assigned"),
     ],
 )
 def test_what_it_does_not_know_is_an_error_with_its_line(fn, says):
     with pytest.raises(KernelError, match=f"test_translate.py:[0-9]+: {says}"):
         integers(fn)
+
+
+def in_one_branch(a, b):
+    if a > b:
+        x = a * 7
+    return x  # read
+
+
+def only_known_if(a, b):
+    if FACTORS[0] == 4:
+        x = a
+    return x
+
+
+def empty_range(a, b):
+    for i in range(0):  # noqa: B007
+        pass
+    return i  # read
+
+
+def loop_variable(a, b):
+    for _i in range(a):
+        pass
+    return _i  # read
+
+
+def in_a_loop(a, b):
+    for i in range(b):
+        last = i
+    return last  # read
+
+
+def in_a_while(a, b):
+    while a > b:
+        a -= 1
+        last = a
+    return last  # read
+
+
+def before_a_break(a, b):
+    while True:
+        if a > b:
+            break
+        a += 1
+        last = a
+    return last  # read
+
+
+def after_continue(a, b):
+    for i in range(3):
+        if i == a:
+            continue
+        last = i
+    return last  # read
+
+
+def added_to(a, b):
+    if a > 0:
+        total = b
+    total += 1  # read
+    return total
+
+
+def read_first(a, b):
+    c = d  # noqa: F823
+    d = a  # noqa: F841
+    return c
+
+
+@pytest.mark.parametrize(
+    ("fn", "name"),
+    [
+        (in_one_branch, "x"),
+        (empty_range, "i"),
+        (loop_variable, "_i"),
+        (in_a_loop, "last"),
+        (in_a_while, "last"),
+        (before_a_break, "last"),
+        (after_continue, "last"),
+        (added_to, "total"),
+    ],
+)
+def test_a_name_that_may_have_no_value_is_refused(fn, name):
+    """Python raises UnboundLocalError on some of these paths; compiled it would read garbage."""
+    lines, first = inspect.getsourcelines(fn)
+    read = first + next(n for n, line in enumerate(lines) if line.endswith("# read\n"))
+    with pytest.raises(KernelError, match=f"test_translate.py:{read}: {name} may have no value"):
+        integers(fn)
+
+
+@pytest.mark.parametrize(("fn", "name"), [(only_known_if, "x"), (read_first, "d")])
+def test_a_name_that_has_no_value_is_refused(fn, name):
+    with pytest.raises(KernelError, match=f"test_translate.py:[0-9]+: {name} has no value yet"):
+        integers(fn)
+
+
+def both_branches(a, b):
+    if a > b:
+        x = a
+    elif a == b:
+        return -1
+    else:
+        x = b
+    return x
+
+
+def never_skipped(a, b):
+    for i in range(3):
+        if i == a:
+            break
+        last = i + b
+    else_ = 0
+    for i in range(2, 5):
+        last = i * a
+        else_ += i
+        if last > b:
+            continue
+        last += 1
+    return last + i + else_
+
+
+def until_found(a, b):
+    while True:
+        a += 1
+        found = a
+        if a > b:
+            break
+    return found
+
+
+@pytest.mark.parametrize("fn", [both_branches, never_skipped, until_found])
+def test_a_name_that_always_has_a_value_is_read(fn):
+    call = integers(fn)
+    for a in range(-3, 5):
+        for b in range(-3, 5):
+            assert call(a, b) == fn(a, b), (a, b)
+
+
+def with_default(a, b=3):
+    return a + b
+
+
+def by_keyword(a, b, *, FACTORS=1):
+    return a + b + FACTORS
+
+
+@pytest.mark.parametrize("fn", [with_default, by_keyword])
+def test_parameters_that_a_call_would_leave_out_are_refused(fn):
+    with pytest.raises(KernelError, match=f"{fn.__name__} takes its arguments one by one"):
+        integers(fn)
+
+
+def test_a_kernel_file_without_postponed_annotations_is_told_so():
+    """Ptr and Int are one type of LLVM: only their names tell them apart."""
+
+    def run(step, tid, nt, a, out):
+        s.set_i64(out, a)
+
+    run.__annotations__ = {"a": Int, "out": Ptr}
+    with pytest.raises(
+        KernelError, match=r"test_translate.py:[0-9]+: a of kernel test .*import ann"
+    ):
+        kernel("test")(run)
+
+
+def test_the_first_parameters_of_a_kernel_are_given():
+    def run(step: Ptr, tid: Int, a: Int, out: Ptr) -> None:
+        s.set_i64(out, a)
+
+    with pytest.raises(KernelError, match="first parameters are step, tid and nt"):
+        kernel("test")(run)
+
+
+def test_a_kernel_calls_nothing_but_c():
+    beyond = op(s.Void)(lambda b: e.call(b, "malloc_trim", e.void, ()))
+
+    def run(step: Ptr, tid: Int, nt: Int, out: Ptr) -> None:
+        beyond()
+
+    with pytest.raises(KernelError, match=r"kernel test calls \['malloc_trim'\]"):
+        compile_kernel(kernel("test")(run), TARGET.cpu, TARGET.features)
 
 
 def float64(a, b):

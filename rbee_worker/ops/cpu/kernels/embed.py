@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from rbee_worker.ops.cpu import emit as e
-from rbee_worker.ops.cpu import simd as s
-from rbee_worker.ops.cpu import step as header
-from rbee_worker.ops.cpu.blocks import BLOCKS, floats
-from rbee_worker.ops.cpu.held import HELD
-from rbee_worker.ops.cpu.kernel import Kernel, kernel
-from rbee_worker.ops.cpu.shares import load_upto, share, store_upto
-from rbee_worker.ops.cpu.simd import Float, Int, Ptr, op
-from rbee_worker.ops.cpu.vec import Pen, Vec
+from rbee_worker.ops.cpu.compiler import emit as e
+from rbee_worker.ops.cpu.compiler import simd as s
+from rbee_worker.ops.cpu.compiler.kernel import Kernel, kernel
+from rbee_worker.ops.cpu.compiler.simd import Float, Int, Ptr, op
+from rbee_worker.ops.cpu.compiler.vec import Pen, Vec
+from rbee_worker.ops.cpu.kernels.product.blocks import BLOCKS, floats
+from rbee_worker.ops.cpu.kernels.shares import load_upto, share, store_upto
+from rbee_worker.ops.cpu.shared import step as header
+from rbee_worker.ops.cpu.shared.held import HELD
 
 f32 = np.float32
 
@@ -77,7 +77,7 @@ def _add(variant: str) -> Kernel:
 
 def build(variant: str) -> Kernel:
     """Kernel `embed.<held format>`: y[t] = scale * row ids[t] of w; header slot `count` holds n,
-    slot `ids` the address of int64 ids. `cols` is a multiple of 32 or y is wide enough for one.
+    slot `ids` the address of int64 ids. Rows of y have room for whole blocks of 32.
     `embed.<held>-add`: see `_add`."""
     if variant.endswith("-add"):
         return _add(variant.removesuffix("-add"))
@@ -86,17 +86,18 @@ def build(variant: str) -> Kernel:
 
     def run(
         step: Ptr, tid: Int, nt: Int,
-        w: Ptr, cols: Int, scale: Float, ids: Int, count: Int, y: Ptr, rows: Int,
+        w: Ptr, cols: Int, scale: Float, ids: Int, count: Int, y: Ptr, y_stride: Int,
+        rows: Int,
     ) -> None:  # fmt: skip
         n, tokens = s.get_i64(step + 8 * count), s.get_i64(step + 8 * ids)
         units, per = s.idiv(cols + columns - 1, columns), s.idiv(columns, 32)
-        blocks = s.idiv(cols, 32)
+        blocks = s.idiv(cols + 31, 32)
         for item in range(s.idiv(tid * n * blocks, nt), s.idiv((tid + 1) * n * blocks, nt)):
             t, b = s.idiv(item, blocks), s.imod(item, blocks)
             row = s.get_i64(tokens + 8 * t)
             if row < 0 or row >= rows:
                 row = 0
             p = w + (s.idiv(row, 16) * units + s.idiv(b, per)) * unit
-            lane(p, s.imod(b, per), s.imod(row, 16), scale, y + 4 * (t * cols + 32 * b))
+            lane(p, s.imod(b, per), s.imod(row, 16), scale, y + 4 * (t * y_stride + 32 * b))
 
     return kernel(f"embed.{variant}")(run)

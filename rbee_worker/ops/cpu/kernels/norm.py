@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rbee_worker.ops.cpu import simd as s
-from rbee_worker.ops.cpu import step as header
-from rbee_worker.ops.cpu.kernel import Kernel, device, kernel
-from rbee_worker.ops.cpu.shares import load_upto, share, store_upto
-from rbee_worker.ops.cpu.simd import Float, Int, Ptr
+from rbee_worker.ops.cpu.compiler import simd as s
+from rbee_worker.ops.cpu.compiler.kernel import Kernel, device, kernel
+from rbee_worker.ops.cpu.compiler.simd import Float, Int, Ptr
+from rbee_worker.ops.cpu.kernels.shares import load_upto, share, store_upto
+from rbee_worker.ops.cpu.shared import step as header
 
 f32 = np.float32
 

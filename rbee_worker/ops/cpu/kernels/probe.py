@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rbee_worker.ops.cpu import doubles as d
-from rbee_worker.ops.cpu import simd as s
-from rbee_worker.ops.cpu import vmath
-from rbee_worker.ops.cpu.kernel import Kernel, kernel
-from rbee_worker.ops.cpu.simd import Int, Ptr
+from rbee_worker.ops.cpu.compiler import simd as s
+from rbee_worker.ops.cpu.compiler.kernel import Kernel, kernel
+from rbee_worker.ops.cpu.compiler.simd import Int, Ptr
+from rbee_worker.ops.cpu.kernels import vmath
+from rbee_worker.ops.cpu.kernels.sampling import doubles as d
 
 Run = Callable[..., None]
 _CODEBOOK = s.lookup(tuple(range(-128, 128, 16)))

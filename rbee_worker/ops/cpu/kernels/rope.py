@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rbee_worker.ops.cpu import simd as s
-from rbee_worker.ops.cpu import step as header
-from rbee_worker.ops.cpu.kernel import Kernel, device, kernel
-from rbee_worker.ops.cpu.shares import share
-from rbee_worker.ops.cpu.simd import Int, Ptr, Vector
+from rbee_worker.ops.cpu.compiler import simd as s
+from rbee_worker.ops.cpu.compiler.kernel import Kernel, device, kernel
+from rbee_worker.ops.cpu.compiler.simd import Int, Ptr, Vector
+from rbee_worker.ops.cpu.kernels.shares import share
+from rbee_worker.ops.cpu.shared import step as header
 
 
 @device

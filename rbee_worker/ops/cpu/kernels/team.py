@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rbee_worker.ops.cpu import simd as s
-from rbee_worker.ops.cpu.instruction import BYTES
-from rbee_worker.ops.cpu.kernel import Kernel, device, kernel
-from rbee_worker.ops.cpu.simd import Int, Ptr
-from rbee_worker.ops.cpu.team_memory import (
+from rbee_worker.ops.cpu.compiler import simd as s
+from rbee_worker.ops.cpu.compiler.kernel import Kernel, device, kernel
+from rbee_worker.ops.cpu.compiler.simd import Int, Ptr
+from rbee_worker.ops.cpu.kernels.threads import barrier, clock, sleep_while, wake
+from rbee_worker.ops.cpu.shared.instruction import BYTES
+from rbee_worker.ops.cpu.shared.team_memory import (
     BARRIER,
     COUNT,
     ENTRIES,
@@ -24,7 +25,6 @@ from rbee_worker.ops.cpu.team_memory import (
     STOP,
     TIMES,
 )
-from rbee_worker.ops.cpu.threads import barrier, clock, sleep_while, wake
 
 ASKED = 1 << 17  # bytes at most: more than a wait lasts, less than the cache holds
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rbee_worker.ops.cpu import simd as s
-from rbee_worker.ops.cpu.kernel import Kernel, kernel
-from rbee_worker.ops.cpu.simd import Int, Ptr
+from rbee_worker.ops.cpu.compiler import simd as s
+from rbee_worker.ops.cpu.compiler.kernel import Kernel, kernel
+from rbee_worker.ops.cpu.compiler.simd import Int, Ptr
 
 
 def _add(step: Ptr, tid: Int, nt: Int, cells: Ptr) -> None:

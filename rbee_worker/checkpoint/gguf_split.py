@@ -1,0 +1,75 @@
+"""A GGUF model in several files, `name-00001-of-00003.gguf` and so on (llama-gguf-split).
+
+Each file has a directory of its own tensors; the first has the metadata of the model. Any one of
+them may be named: all are found by their names.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from rbee_worker.checkpoint.gguf import GgufFile
+from rbee_worker.checkpoint.reading import inside
+from rbee_worker.errors import CheckpointError
+
+MAX_PARTS = 1 << 12
+_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+_AGAIN = "fetch all parts, and keep the names they were published under"
+
+
+def open_gguf(path: Path) -> GgufFile:
+    """The model in `path`, or in all of the files of which it is one.
+
+    Raises as `GgufFile.open`; CheckpointError for a part that is missing or of another model.
+    """
+    file = GgufFile.open(path)
+    count = file.metadata.get("split.count", 0)
+    if count in (0, 1):
+        return file
+    if type(count) is not int or not 1 < count <= MAX_PARTS:
+        raise CheckpointError(f"{path}: split.count is {str(count)[:40]!r}.", fix=_AGAIN)
+    parts = [_part(path, name, n, count) for n, name in enumerate(_names(path, count))]
+    whole = parts[0].with_parts(parts[1:])
+    total = whole.metadata.get("split.tensors.count", len(whole.tensors))
+    if total != len(whole.tensors):
+        raise CheckpointError(
+            f"{path}: its {count} parts have {len(whole.tensors)} tensors, the first says {total}.",
+            fix=_AGAIN,
+        )
+    return whole
+
+
+def parts_of(name: str) -> list[str]:
+    """The names of all files of which the one called `name` is a part; itself where it is none."""
+    match = _NAME.fullmatch(name)
+    count = int(match["count"]) if match else 0
+    if match is None or not 1 < count <= MAX_PARTS:
+        return [name]
+    return [f"{match['stem']}-{n + 1:05d}-of-{count:05d}.gguf" for n in range(count)]
+
+
+def _names(path: Path, count: int) -> list[str]:
+    names = parts_of(path.name)
+    if len(names) != count:
+        raise CheckpointError(
+            f"{path}: one of {count} files, but its name does not say which.", fix=_AGAIN
+        )
+    return names
+
+
+def _part(path: Path, name: str, number: int, count: int) -> GgufFile:
+    """Part `number` (from 0), beside `path`."""
+    there = path.with_name(name)
+    if not there.is_file():
+        raise CheckpointError(f"{there}: missing; the model is in {count} files.", fix=_AGAIN)
+    part = GgufFile.open(there if there == path else inside(path.parent, there))
+    said: dict[str, Any] = {key: part.metadata.get(f"split.{key}") for key in ("no", "count")}
+    if said != {"no": number, "count": count}:
+        raise CheckpointError(
+            f"{there}: says that it is part {str(said['no'])[:20]} (from 0) of "
+            f"{str(said['count'])[:20]}, its name says {number} of {count}.",
+            fix=_AGAIN,
+        )
+    return part

@@ -1,0 +1,111 @@
+"""Hugging Face's own cache on this machine: where it is, and what of it is whole.
+
+Layout: `models--owner--name/{blobs,refs,snapshots/<commit>}`, a snapshot's files being links to
+blobs. A snapshot may hold a part of a model: whoever wanted one file fetched one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from rbee_worker.checkpoint.safetensors import INDEX, SINGLE
+from rbee_worker.checkpoint.tokenizer_files import SENTENCEPIECE
+from rbee_worker.errors import BadReference
+
+_PREFIX = "models--"
+_VOCABULARIES = ("tokenizer.json", *SENTENCEPIECE, "vocab.json")
+
+
+def cache_root() -> Path:
+    """Where huggingface_hub keeps models: HF_HUB_CACHE, HF_HOME/hub, or the usual place."""
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if given := os.environ.get(name):
+            return Path(os.path.expandvars(given)).expanduser()
+    home = os.environ.get("HF_HOME")
+    if not home:
+        home = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    return Path(os.path.expandvars(home)).expanduser() / "hub"
+
+
+def offline() -> bool:
+    """Has the person forbidden the network to huggingface_hub?"""
+    said = (os.environ.get(n, "").upper() for n in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    return any(value in ("1", "ON", "YES", "TRUE") for value in said)
+
+
+def folder_of(repo: str, store: Path) -> Path:
+    """The folder of `owner/name` in a cache."""
+    return store / f"{_PREFIX}{repo.replace('/', '--')}"
+
+
+def found(repo: str, revision: str, file: str, store: Path) -> Path | None:
+    """A whole model (or `file` of it) at `revision`, "" being the default branch."""
+    folder = folder_of(repo, store)
+    snapshot = _snapshot(folder, revision or "main")
+    if snapshot is None:
+        return None
+    if file:
+        return snapshot / file if (snapshot / file).is_file() else None
+    return snapshot if is_whole(snapshot) else None
+
+
+def is_repository(path: Path) -> bool:
+    """Is this a model's folder of such a cache, with its snapshots inside?"""
+    return path.name.startswith(_PREFIX) and (path / "snapshots").is_dir()
+
+
+def current(folder: Path) -> Path:
+    """The snapshot of a model's folder that the default branch names, or the only one.
+
+    Raises BadReference.
+    """
+    snapshot = _snapshot(folder, "main")
+    all_of_them = sorted(p for p in (folder / "snapshots").iterdir() if p.is_dir())
+    if snapshot is None and len(all_of_them) == 1:
+        snapshot = all_of_them[0]
+    if snapshot is None:
+        names = ", ".join(p.name for p in all_of_them[:3]) or "none"
+        raise BadReference(
+            f"{folder}: no branch says which snapshot to take (there: {names}).",
+            fix=f"give one: {folder}/snapshots/...",
+        )
+    return snapshot
+
+
+def whole_models(store: Path) -> Iterator[tuple[str, Path]]:
+    """(owner/name, snapshot) of every whole safetensors model of a cache."""
+    for folder in sorted(store.glob(f"{_PREFIX}*--*")):
+        snapshot = _snapshot(folder, "main")
+        if snapshot is not None and is_whole(snapshot):
+            yield folder.name.removeprefix(_PREFIX).replace("--", "/", 1), snapshot
+
+
+def is_whole(snapshot: Path) -> bool:
+    """Has a snapshot config, vocabulary and every file of weights?"""
+    if not (snapshot / "config.json").is_file():
+        return False
+    if not any((snapshot / name).is_file() for name in _VOCABULARIES):
+        return False
+    if (snapshot / SINGLE).is_file():
+        return True
+    try:
+        index = json.loads((snapshot / INDEX).read_bytes())
+        names = {str(name) for name in index["weight_map"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False
+    return bool(names) and all("/" not in n and (snapshot / n).is_file() for n in names)
+
+
+def _snapshot(folder: Path, revision: str) -> Path | None:
+    """The snapshot of a branch, tag or commit, as far as the cache knows it."""
+    if ".." in revision or revision.startswith("/"):
+        return None
+    try:
+        commit = (folder / "refs" / revision).read_text().strip()
+    except (OSError, ValueError):
+        commit = revision
+    snapshot = folder / "snapshots" / commit
+    return snapshot if "/" not in commit and commit and snapshot.is_dir() else None

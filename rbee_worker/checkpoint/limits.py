@@ -1,0 +1,131 @@
+"""Numbers of a config, held against what they can be before anything is made of them.
+
+A number is not believed because a file says it. An eps below zero or a frequency base of infinity
+passes every check of types and shapes and makes rubbish of all answers; a count of 2^31 layers
+takes gigabytes of lists before the first tensor is found missing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from math import prod
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from rbee_worker.checkpoint.formats import TensorSource
+from rbee_worker.errors import CheckpointError
+
+
+class Range(NamedTuple):
+    """From `low` to `high`; `low` itself is not in it where `above`."""
+
+    low: float
+    high: float
+    above: bool = True
+
+    def __contains__(self, value: object) -> bool:
+        assert isinstance(value, int | float)
+        return (value > self.low if self.above else value >= self.low) and value <= self.high
+
+    def __str__(self) -> str:
+        return f"{'greater than' if self.above else 'at least'} {self.low:g}, at most {self.high:g}"
+
+
+_EPSILON = Range(0, 1)
+_POSITIVE = Range(0, 1e6)
+_MAGNITUDE = Range(0, 1e3)
+_MAYBE = Range(0, 1e3, above=False)  # 0 means that there is none
+_BASE = Range(1, 1e12)
+_LENGTH = Range(1, 1 << 31, above=False)
+
+# Every key of a config that is a fraction, and what it can be. Lists: each of their numbers.
+RANGES: Mapping[str, Range] = MappingProxyType(
+    {
+        **dict.fromkeys(
+            ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"),
+            _EPSILON,
+        ),
+        **dict.fromkeys(("rope_theta", "rope_local_base_freq"), _BASE),
+        "partial_rotary_factor": Range(0, 1),
+        **dict.fromkeys(
+            ("factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow"), _POSITIVE
+        ),
+        **dict.fromkeys(("short_factor", "long_factor"), _POSITIVE),
+        **dict.fromkeys(
+            ("attention_factor", "rope_magnitude", "short_mscale", "long_mscale"), _MAGNITUDE
+        ),
+        **dict.fromkeys(("mscale", "mscale_all_dim"), _MAYBE),
+        **dict.fromkeys(("original_max_position_embeddings", "initial_context_length"), _LENGTH),
+        "max_position_embeddings": _LENGTH,
+        **dict.fromkeys(
+            ("embedding_multiplier", "attention_multiplier", "residual_multiplier"), _POSITIVE
+        ),
+        **dict.fromkeys(("logits_scaling", "logit_scale", "routed_scaling_factor"), _POSITIVE),
+        **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping"), _POSITIVE),
+        "query_pre_attn_scalar": Range(0, 1e9),
+        **dict.fromkeys(("clip_qkv", "swiglu_limit", "swiglu_alpha", "attn_scale"), _POSITIVE),
+        "softmax_scale": _POSITIVE,
+        "router_jitter_noise": Range(0, 1, above=False),
+    }
+)
+
+# Counts of which lists are made: no more than the files have tensors, or a tensor has rows.
+_LISTED = (
+    *("num_attention_heads", "num_key_value_heads", "num_global_key_value_heads"),
+    *("num_local_experts", "num_experts", "n_routed_experts", "n_shared_experts"),
+    *("num_experts_per_tok", "top_k_experts", "experts_per_token", "n_group", "topk_group"),
+)
+_LAYERS = ("num_hidden_layers", "num_nextn_predict_layers", "num_kv_shared_layers")
+# Widths: no more than the largest tensor has numbers.
+_WIDTHS = (
+    *("vocab_size", "hidden_size", "intermediate_size", "head_dim", "global_head_dim"),
+    *("moe_intermediate_size", "shared_intermediate_size", "shared_expert_intermediate_size"),
+    *("intermediate_size_mlp", "kv_lora_rank", "q_lora_rank", "qk_rope_head_dim"),
+    *("qk_nope_head_dim", "qk_head_dim", "v_head_dim", "rotary_dim"),
+    *("hidden_size_per_layer_input", "vocab_size_per_layer_input"),
+)
+_AGAIN = "download the checkpoint again; its config is damaged or not of these weights"
+
+
+def check_ranges(config: Mapping[str, Any], where: str) -> None:
+    """Raise CheckpointError for a number that is not finite, or outside of its key's range."""
+    for key, name, value in _numbers(config):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise CheckpointError(f"{where}: {name} is {value}.", fix=_AGAIN)
+        allowed = RANGES.get(key)
+        if allowed is not None and value not in allowed:
+            raise CheckpointError(
+                f"{where}: {name} is {str(value)[:40]}; it must be {allowed}.", fix=_AGAIN
+            )
+
+
+def check_counts(config: Mapping[str, Any], source: TensorSource, where: str) -> None:
+    """Raise CheckpointError for a count that the tensors of `source` cannot bear out."""
+    shapes = [source.info(name).shape for name in source.names()]
+    most = {
+        _LAYERS: (len(shapes), "tensors in all"),
+        _LISTED: (max([len(shapes), *map(max, filter(None, shapes))]), "rows or tensors"),
+        _WIDTHS: (max(map(prod, shapes), default=0), "numbers in the largest tensor"),
+    }
+    for keys, (limit, what) in most.items():
+        for key in keys:
+            value = config.get(key)
+            if type(value) is int and value > limit:
+                raise CheckpointError(
+                    f"{where}: {key} is {value}, but the files have {limit} {what}.", fix=_AGAIN
+                )
+
+
+def _numbers(value: Any, key: str = "", name: str = "", depth: int = 0) -> Iterator[Any]:
+    """(key, its path, number) of every number in a config; elements of a list have its key."""
+    if isinstance(value, bool) or depth > 8:
+        return
+    if isinstance(value, int | float):
+        yield key, name, value
+    elif isinstance(value, Mapping):
+        for inner, item in value.items():
+            yield from _numbers(item, str(inner), f"{name}.{inner}" if name else inner, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _numbers(item, key, name, depth + 1)

@@ -1,0 +1,95 @@
+"""A head that is tied to the embedding, where the config and the tensors disagree.
+
+The rule is that of transformers (modeling_utils.tie_weights, version 5): a tie holds only where the
+files do not contradict it. Where both tensors are there and differ, each is used as it is; where
+only the head was saved, it is the embedding as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rbee_worker.checkpoint.formats import Packed, TensorInfo, TensorSource
+
+HEAD = "lm_head.weight"
+# Where families keep their embedding.
+EMBEDDINGS = (
+    "model.embed_tokens.weight",
+    "transformer.word_embeddings.weight",
+    "transformer.wte.weight",
+)
+# Architectures whose config means a tie where it does not say.
+TIED_UNSAID = frozenset(
+    {
+        *("gemma", "gemma2", "gemma3_text", "gemma4_text", "smollm3", "starcoder2", "cohere"),
+        *("falcon", "mpt", "gpt_bigcode"),
+    }
+)
+_KEY = "tie_word_embeddings"
+_ROWS = 4096  # compared at once
+
+
+def settle(
+    arch: str, config: Mapping[str, Any], source: TensorSource
+) -> tuple[dict[str, Any], TensorSource, tuple[str, ...]]:
+    """Config, tensors and notes, after what the tensors say has been held against the config."""
+    said = config.get(_KEY)
+    names = set(source.names())
+    embedding = next((name for name in EMBEDDINGS if name in names), "")
+    if said is False or (said is None and arch not in TIED_UNSAID) or HEAD not in names:
+        return dict(config), source, ()
+    if not embedding:
+        note = f"the embedding is not in the files: {HEAD}, which is tied to it, is used for both"
+        return dict(config), _HeadForBoth(source, _embedding_of(names)), (note,)
+    if _equal(source.read(embedding), source.read(HEAD)):
+        return dict(config), source, ()
+    note = (
+        f"the config ties the head to the embedding, but {HEAD} and {embedding} differ: each is "
+        "used as it is, as in transformers"
+    )
+    return {**config, _KEY: False}, source, (note,)
+
+
+def _embedding_of(names: set[str]) -> str:
+    """What the missing embedding is called beside the other tensors."""
+    if any(name.startswith("transformer.") for name in names):
+        falcon = any(".self_attention." in name for name in names)
+        return EMBEDDINGS[1] if falcon else EMBEDDINGS[2]
+    return EMBEDDINGS[0]
+
+
+def _equal(one: Packed, other: Packed) -> bool:
+    """Are two tensors the same bytes? Read a piece at a time: most differ in the first."""
+    if (one.format, one.shape) != (other.format, other.shape):
+        return False
+    return all(
+        np.array_equal(one.data[at : at + _ROWS], other.data[at : at + _ROWS])
+        for at in range(0, len(one.data), _ROWS)
+    )
+
+
+class _HeadForBoth:
+    """A source whose head is called as the embedding that it is tied to."""
+
+    def __init__(self, source: TensorSource, embedding: str) -> None:
+        self._source = source
+        self._embedding = embedding
+
+    def names(self) -> list[str]:
+        """As `TensorSource`."""
+        return [self._embedding if name == HEAD else name for name in self._source.names()]
+
+    def info(self, name: str) -> TensorInfo:
+        """As `TensorSource`."""
+        return self._source.info(HEAD if name == self._embedding else name)
+
+    def read(self, name: str) -> Packed:
+        """As `TensorSource`."""
+        return self._source.read(HEAD if name == self._embedding else name)
+
+    def release(self) -> None:
+        """See `TensorSource.release`."""
+        self._source.release()

@@ -1,0 +1,51 @@
+"""The files that say how text becomes ids: which are read, and which are known but not read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from rbee_worker.checkpoint.reading import inside
+
+SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+
+# What a tokenizer may be read from; `Checkpoint.files` has those that exist.
+READ = (
+    "tokenizer.json",
+    *SENTENCEPIECE,
+    "vocab.json",
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+TEMPLATES = "additional_chat_templates"  # a folder of NAME.jinja
+
+# Files of other libraries' tokenizers; alone, they are a vocabulary that cannot be used here.
+UNREAD: Mapping[str, str] = MappingProxyType(
+    {
+        "vocab.txt": "BERT's WordPiece vocabulary, which this worker does not have",
+        "tekken.json": "mistral-common's own format",
+        "tiktoken.model": "tiktoken's own format",
+        "qwen.tiktoken": "tiktoken's own format",
+        "tokenizer.model.v3": "mistral-common's own format",
+        "vocab.bpe": "OpenAI's name for merges.txt",
+        "encoder.json": "OpenAI's name for vocab.json",
+    }
+)
+
+
+def tokenizer_files(directory: Path) -> dict[str, Path]:
+    """Those of `READ` and `UNREAD` that a model directory has, and its named chat templates (as
+    `additional_chat_templates/NAME.jinja`).
+
+    Raises CheckpointError for a link that leads out of the directory.
+    """
+    names = [name for name in (*READ, *UNREAD) if (directory / name).is_file()]
+    folder = directory / TEMPLATES
+    if folder.is_dir():
+        names += sorted(f"{TEMPLATES}/{file.name}" for file in folder.glob("*.jinja"))
+    return {name: inside(directory, directory / name) for name in names}

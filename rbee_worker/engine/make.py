@@ -1,0 +1,62 @@
+"""One engine of the parts that loading has made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from rbee_worker.engine.engine import Engine
+from rbee_worker.engine.rope_length import RopeLengths
+from rbee_worker.engine.runner import Runner
+from rbee_worker.engine.sampler import Sampler
+from rbee_worker.ops import RopeSpec
+from rbee_worker.ops.backend import Executable, StateMemory
+from rbee_worker.ops.sampling import Sampling
+from rbee_worker.state.pool import StatePool
+
+
+def make_engine(
+    model: Executable,
+    memory: StateMemory,
+    sampling: Sampling,
+    pool: StatePool,
+    *,
+    token_budget: int,
+    max_seqs: int,
+    context: int,
+    kv_cache: bool = True,
+    ropes: Iterable[RopeSpec] = (),
+    buckets: bool = False,
+    overlaps: bool = False,
+    trace: bool = False,
+) -> Engine:
+    """An engine that runs `model`. memory, sampling: its backend's, for `pool` and its vocabulary.
+
+    token_budget: tokens of a step. context: longest sequence. ropes: every rotary table of the
+    model. buckets, overlaps: what the backend says of itself (`ops.backend.Backend`). trace: tell
+    the times of every step.
+    """
+    runner = Runner(
+        model,
+        memory,
+        Sampler(model.vocab_size, max_seqs, sampling),
+        block_size=pool.block_size,
+        max_seqs=max_seqs,
+        buckets=buckets,
+        overlaps=overlaps,
+        clock=_now_us if trace else None,
+    )
+    return Engine(
+        runner,
+        pool,
+        token_budget=token_budget,
+        max_seqs=max_seqs,
+        context=context,
+        kv_cache=kv_cache,
+        ropes=RopeLengths(ropes),
+    )
+
+
+def _now_us() -> float:
+    """The clock of all traces."""
+    return time.monotonic() * 1e6

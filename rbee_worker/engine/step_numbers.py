@@ -1,0 +1,283 @@
+"""Plan -> `StepNumbers`: a step's tokens laid end to end, and where each finds and puts its state.
+
+Numbers on the host: nothing is computed, cleared or copied here.
+
+Most steps decode: every sequence computes one token and draws the next. The arrays of such a step
+are made once for each number of sequences; a step writes its numbers into them through plain
+memory. Right after a step, the weights it read have pushed everything else out of the caches: an
+array operation then takes 30 to 100 microseconds and plain Python a few, so that making new arrays
+took longer than everything else between two steps.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Seq
+from itertools import accumulate, chain, pairwise
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from rbee_worker.engine.scheduler import Chunk
+from rbee_worker.engine.sequence import Sequence
+from rbee_worker.ops.batch import FixedPlaces, Ints, PagedPlaces, Places, StepNumbers
+from rbee_worker.state.specs import CrossKV, PagedKV, StateGroup
+
+Drawn = Mapping[Sequence, int]  # sequence -> row of its first draw in the step before
+
+
+class ScoreRows(Struct, frozen=True):
+    """Rows whose logits score the prompt: row i of this part scores token targets[i]."""
+
+    chunk: Chunk
+    targets: tuple[int, ...]
+
+
+class Step(Struct, frozen=True):
+    """A step's numbers, and what its `sample_rows` are for.
+
+    The first of them draw: row i draws token indices[i] of the sequence of draws[i]. Then those of
+    `scores`. Any others are padding.
+    """
+
+    numbers: StepNumbers
+    draws: list[Chunk]
+    indices: list[int]
+    scores: list[ScoreRows]
+
+
+class StepBuilder:
+    """Builds every step's numbers. Those of a decoding step are good until the next is built."""
+
+    def __init__(self, groups: Seq[StateGroup], block_size: int, *, bucket: int = 0) -> None:
+        """bucket: 0, or the most sequences of a step: decoding steps are then padded with sinks
+        to 1, 2, 4, 8 .. `bucket` sequences."""
+        assert not any(isinstance(group.spec, CrossKV) for group in groups), "no encoder's steps"
+        self._paged = [isinstance(group.spec, PagedKV) for group in groups]
+        self._block_size = block_size
+        self._bucket = bucket
+        self._decoding: dict[int, _Decoding] = {}  # by number of sequences
+
+    def build(self, chunks: Seq[Chunk], drawn: Drawn | None = None) -> Step:
+        """The numbers of a plan's chunks, in the plan's order.
+
+        drawn: given where the draws of the step before may not be known yet. A token that is not
+        in its sequence's list is then taken from there (`StepNumbers.takes`).
+        """
+        longest = 0
+        for chunk in chunks:
+            if chunk.count != 1 or chunk.draws != 1:
+                return self._mixed(chunks, drawn)
+            longest = max(longest, chunk.start + 1)
+        decoding = self._for(len(chunks), longest, drawn is not None)
+        numbers = decoding.fill(chunks, drawn)
+        return Step(numbers, list(chunks), [chunk.end for chunk in chunks], [])
+
+    def _for(self, sequences: int, longest: int, takes: bool) -> _Decoding:
+        rows, columns = sequences, -(-longest // self._block_size)
+        if self._bucket:
+            assert sequences <= self._bucket
+            rows = min(1 << (sequences - 1).bit_length(), self._bucket)
+        found = self._decoding.get(rows)
+        if found is None or found.columns < columns:
+            room = 1 << columns.bit_length()  # a power of two: room to grow
+            found = _Decoding(self._paged, self._block_size, rows, room, takes)
+            self._decoding[rows] = found
+        return found
+
+    def _mixed(self, chunks: Seq[Chunk], drawn: Drawn | None) -> Step:
+        """A step whose sequences compute any number of tokens."""
+        starts = (0, *accumulate(c.count for c in chunks))
+        tokens, takes = _tokens(chunks, drawn)
+        rows, draws, indices, scores = _sampled(chunks, starts)
+        kv_lens = tuple(c.end for c in chunks)
+        ids, positions, seq_starts, lens, rope_lens, sample_rows = _arrays(
+            tokens,
+            [p for c in chunks for p in range(c.start, c.end)],
+            starts,
+            kv_lens,
+            [c.seq.rope_len for c in chunks],
+            rows,
+        )
+        numbers = StepNumbers(
+            tokens=ids,
+            positions=positions,
+            seq_starts=seq_starts,
+            kv_lens=lens,
+            rope_lens=rope_lens,
+            sample_rows=sample_rows,
+            places=tuple(self._places(chunks)),
+            seq_starts_host=starts,
+            kv_lens_host=kv_lens,
+            takes=None if drawn is None else np.array(takes, np.int64),
+        )
+        return Step(numbers, draws, indices, scores)
+
+    def _places(self, chunks: Seq[Chunk]) -> Iterator[Places]:
+        size, number = self._block_size, 0
+        for paged in self._paged:
+            if not paged:
+                yield FixedPlaces(*_arrays([c.state.slot for c in chunks]))
+                continue
+            tables = [c.state.tables[number] for c in chunks]
+            needed = [-(-c.end // size) for c in chunks]
+            table = np.zeros((len(chunks), max(needed)), np.int32)
+            for row, blocks, n in zip(table, tables, needed, strict=True):
+                row[:n] = blocks[:n]
+            slots = [
+                blocks[p // size] * size + p % size
+                for c, blocks in zip(chunks, tables, strict=True)
+                for p in range(c.start, c.end)
+            ]
+            assert min(slots) >= size, "a key would go to the sink"
+            yield PagedPlaces(table, *_arrays(slots))
+            number += 1
+
+
+def _tokens(chunks: Seq[Chunk], drawn: Drawn | None) -> tuple[list[int], list[int]]:
+    """Every row's token, and which draw of the step before it is: -1 where the token is known."""
+    tokens: list[int] = []
+    takes: list[int] = []
+    for chunk in chunks:
+        known = chunk.seq.tokens[chunk.start : chunk.end]
+        unknown = chunk.count - len(known)
+        tokens += known
+        takes += [-1] * len(known)
+        if unknown:
+            assert drawn is not None, "a token is planned before it is known"
+            first = drawn[chunk.seq] + chunk.end - unknown - len(chunk.seq.tokens)
+            tokens += [0] * unknown
+            takes += range(first, first + unknown)
+    return tokens, takes
+
+
+def _sampled(
+    chunks: Seq[Chunk], starts: Seq[int]
+) -> tuple[list[int], list[Chunk], list[int], list[ScoreRows]]:
+    """The rows that are sampled, those that draw first; and what they are for, as in `Step`.
+    starts: each chunk's first row, and the end of the last."""
+    rows: list[int] = []
+    draws: list[Chunk] = []
+    indices: list[int] = []
+    for chunk, end in zip(chunks, starts[1:], strict=True):
+        rows += range(end - chunk.draws, end)
+        draws += [chunk] * chunk.draws
+        indices += range(chunk.end - chunk.draws + 1, chunk.end + 1)
+    scores = []
+    for chunk, start in zip(chunks, starts[:-1], strict=True):
+        first, last = _scored(chunk)
+        if last > first:
+            scores.append(ScoreRows(chunk, tuple(chunk.seq.tokens[first + 1 : last + 1])))
+            rows += range(start + first - chunk.start, start + last - chunk.start)
+    return rows, draws, indices, scores
+
+
+def _scored(chunk: Chunk) -> tuple[int, int]:
+    """Positions first .. last-1 of a chunk whose logits score a prompt token not scored yet."""
+    scores = chunk.seq.scores
+    if scores is None:
+        return 0, 0
+    first = max(chunk.start, len(scores) - 1)
+    return first, min(chunk.end, chunk.seq.prompt_len - 1)
+
+
+def _arrays(*parts: Seq[int]) -> list[Ints]:
+    """int64 arrays of these numbers, parts of one: a step has many and they are small."""
+    ends = (0, *accumulate(len(part) for part in parts))
+    whole = np.fromiter(chain.from_iterable(parts), np.int64, ends[-1])
+    return [whole[start:end] for start, end in pairwise(ends)]
+
+
+class _Decoding:
+    """The numbers of a step in which up to `rows` sequences decode; block tables of `columns`."""
+
+    def __init__(
+        self, paged: Seq[bool], block_size: int, rows: int, columns: int, takes: bool
+    ) -> None:
+        self.rows, self.columns = rows, columns
+        self._paged, self._size = paged, block_size
+        # what padding has, by line: tokens, positions, kv_lens, rope_lens, slots of each group
+        self._sinks = [0, 0, 1, 1, *(0 for _ in paged), *(-1 for _ in range(takes))]
+        numbers: Ints = np.repeat(np.array(self._sinks, np.int64)[:, None], rows, axis=1)
+        self._numbers = memoryview(numbers).cast("B").cast("q")  # type: ignore[arg-type]
+        self._tables = [_Table(rows, columns) for is_paged in paged if is_paged]
+        self._lens = [1] * rows
+        slots, tables = iter(numbers[4:]), iter(self._tables)
+        places = [
+            PagedPlaces(next(tables).blocks, next(slots)) if is_paged else FixedPlaces(next(slots))
+            for is_paged in paged
+        ]
+        starts = np.arange(rows + 1)
+        self._step = StepNumbers(
+            tokens=numbers[0],
+            positions=numbers[1],
+            seq_starts=starts,
+            kv_lens=numbers[2],
+            rope_lens=numbers[3],
+            sample_rows=starts[:-1],
+            places=tuple(places),
+            seq_starts_host=tuple(range(rows + 1)),
+            kv_lens_host=self._lens,
+            takes=numbers[-1] if takes else None,
+        )
+
+    def fill(self, chunks: Seq[Chunk], drawn: Drawn | None) -> StepNumbers:
+        """The numbers of these chunks, one token each."""
+        positions = [chunk.start for chunk in chunks]
+        lens = [position + 1 for position in positions]
+        ropes = [chunk.seq.rope_len for chunk in chunks]
+        if drawn is None:
+            takes: list[int] = []
+            tokens = [chunk.seq.tokens[chunk.start] for chunk in chunks]
+        else:
+            tokens, takes = _tokens(chunks, drawn)
+        padding = self.rows - len(chunks)
+        lines = [tokens, positions, lens, ropes, *self._slots(chunks)]
+        if drawn is not None:
+            lines.append(takes)
+        if padding:
+            lens = lens + [1] * padding
+            lines = [[*a, *[b] * padding] for a, b in zip(lines, self._sinks, strict=True)]
+        self._lens[:] = lens
+        self._numbers[:] = array("q", chain.from_iterable(lines))
+        return self._step
+
+    def _slots(self, chunks: Seq[Chunk]) -> Iterator[list[int]]:
+        """Where each group's state goes; the tables of paged groups are written."""
+        number = 0
+        for paged in self._paged:
+            if not paged:
+                yield [chunk.state.slot for chunk in chunks]
+                continue
+            write, size, slots = self._tables[number].write, self._size, []
+            for row, chunk in enumerate(chunks):
+                blocks = chunk.state.tables[number]
+                write(row, blocks)
+                slots.append(blocks[chunk.start // size] * size + chunk.start % size)
+            for row in range(len(chunks), self.rows):
+                write(row, _NO_BLOCKS)
+            assert min(slots) >= size, "a key would go to the sink"
+            yield slots
+            number += 1
+
+
+_NO_BLOCKS = array("i")
+
+
+class _Table:
+    """A block table int32 [rows, columns] and how much of each row is in use."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        self.blocks: NDArray[np.int32] = np.zeros((rows, columns), np.int32)
+        self._columns, self._used = columns, [0] * rows
+        self._numbers = memoryview(self.blocks).cast("B").cast("i")  # type: ignore[arg-type]
+
+    def write(self, row: int, blocks: array[int]) -> None:
+        """A sequence's blocks; the rest of its row is the sink."""
+        first, n, before = row * self._columns, len(blocks), self._used[row]
+        self._numbers[first : first + n] = blocks
+        if before > n:
+            self._numbers[first + n : first + before] = array("i", bytes(4 * (before - n)))
+        self._used[row] = n

@@ -1,0 +1,283 @@
+"""A model in this Python process: `rbee_worker.load`. For notebooks, scripts and research.
+
+    import rbee_worker
+
+    with rbee_worker.load("smollm2") as model:
+        print(model.chat("What is the capital of France?"))
+
+The engine is the worker's own and computes in this process, one step after another while somebody
+asks for tokens: no server, no second process, no threads of Python. Tokens are those that
+`generate` and `serve` give for the same request.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from rbee_worker.checkpoint import open_found
+from rbee_worker.checkpoint.refs import resolve
+from rbee_worker.config import OPTIONS, SERVE, Settings, parse
+from rbee_worker.engine.engine import Engine
+from rbee_worker.engine.messages import Cancel, Finished, Output, Tokens
+from rbee_worker.engine.prompt_logits import prompt_logits
+from rbee_worker.errors import InferenceFailed, NotReady, OutOfMemory, UsageError
+from rbee_worker.loading.load import load_engine
+from rbee_worker.session.live_request import LiveRequest
+from rbee_worker.session.prepare import prepare, rules_of
+from rbee_worker.session.text import TextSide, open_text
+from rbee_worker.tokenizer.core import Tokenizer
+from rbee_worker.types import (
+    End,
+    Error,
+    Event,
+    ModelInfo,
+    Request,
+    Started,
+    StopRecord,
+    Token,
+    TokenLogprob,
+    Usage,
+)
+
+Message = Mapping[str, Any]  # {"role": "user", "content": "..."}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A finished answer; `str(answer)` is its text.
+
+    token_ids: all ids drawn. stop: why it ended. usage: tokens and times. logprobs: one for each
+    token where `logprobs` was asked for. warnings: what the model's files make one expect.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    stop: StopRecord
+    usage: Usage
+    seed: int
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    warnings: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def load(model: str = "smollm2", **options: Any) -> Model:
+    """Load a model: an alias, a directory, a `.gguf` file, `hf:owner/name` or `pypi:package`.
+
+    options: those of the command line, e.g. `backend="reference"`, `ctx=4096`, `threads=4`;
+    environment variables (RBEE_...) count where an option is not given. Downloads what is not here.
+    Raises UsageError and ModelError's children, each with a fix in its message.
+    """
+    settings = _settings({"model": model, **options})
+    path = resolve(settings.model, cache_dir=settings.cache_dir)
+    return Model(msgspec.structs.replace(settings, model=str(path)), settings.model)
+
+
+class Model:
+    """A loaded model. Not for several threads at once; close it, or use it in a `with` block."""
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        """settings.model is a path; name: what the model is called."""
+        self.settings = settings
+        self._text: TextSide = open_text(open_found(name, Path(settings.model)))
+        engine, info = load_engine(settings, lambda loading: None)
+        self._engine: Engine | None = engine
+        self.info: ModelInfo = msgspec.structs.replace(info, model=name)
+        self._rules = rules_of(self._text, self.info, settings)
+        self._numbers = itertools.count(1)
+        self._live: dict[str, LiveRequest] = {}
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Text to ids and back: `encode`, `decode`, `token_text`."""
+        return self._text.tokenizer
+
+    # ---- answers
+
+    def generate(self, prompt: str | Sequence[int], **params: Any) -> Answer:
+        """Continue a prompt: text, or token ids as they are. params: see docs/worker-api.md, e.g.
+        `max_tokens=40, temperature=0, stop=["\\n"], seed=7, logprobs=3`.
+
+        Raises InvalidRequest listing every wrong parameter, InferenceFailed, OutOfMemory.
+        """
+        return _gathered(self.events(_request(prompt, params)))
+
+    def stream(self, prompt: str | Sequence[int], **params: Any) -> Iterator[str]:
+        """`generate`, piece by piece as text. Leaving the loop ends the answer."""
+        return _texts(self.events(_request(prompt, params)))
+
+    def chat(self, messages: str | Sequence[Message], **params: Any) -> Answer:
+        """The next message of a conversation, by the model's own chat template; a string is one
+        message of the user. Raises as `generate`."""
+        return _gathered(self.events(_chat(messages, params)))
+
+    def chat_stream(self, messages: str | Sequence[Message], **params: Any) -> Iterator[str]:
+        """`chat`, piece by piece."""
+        return _texts(self.events(_chat(messages, params)))
+
+    def generate_all(self, prompts: Sequence[str | Sequence[int]], **params: Any) -> list[Answer]:
+        """`generate` for several prompts, computed together: the same tokens as one by one."""
+        streams = [self._start(_request(prompt, params)) for prompt in prompts]
+        return [_gathered(self._events(one)) for one in streams]
+
+    def events(self, request: Request) -> Iterator[Event]:
+        """Everything that happens to a request, as `generate --json` and the job API tell it."""
+        return self._events(self._start(request))
+
+    # ---- numbers
+
+    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """What the model computes after each of these tokens: float32 [len(ids), vocabulary].
+
+        Raises UsageError for ids that the model has not, or more than its context.
+        """
+        size, most = self.info.vocab_size, self.info.context
+        wrong = [i for i in ids if not 0 <= i < size]
+        if wrong or not 1 <= len(ids) <= most:
+            what = f"id {wrong[0]}" if wrong else f"{len(ids)} ids"
+            raise UsageError(f"logits: {what}.", fix=f"give 1..{most} ids, each below {size}.")
+        return prompt_logits(self._running(), ids)
+
+    # ---- life
+
+    def close(self) -> None:
+        """Give the memory back. Harmless if repeated."""
+        self._engine = None
+        self._live.clear()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        i = self.info
+        return f"<{i.model}: {i.arch}, {i.n_parameters / 1e6:,.0f} M parameters, {i.backend}>"
+
+    def _running(self) -> Engine:
+        if self._engine is None:
+            raise NotReady("closed", "This model was closed. Fix: load it again.")
+        return self._engine
+
+    def _start(self, request: Request) -> LiveRequest:
+        engine, number = self._running(), str(next(self._numbers))
+        prepared = prepare(request, self._text, self._rules)
+        live = LiveRequest(
+            msgspec.structs.replace(request, id=request.id or number), number, prepared, self._text
+        )
+        self._live[number] = live
+        engine.submit(live.submit())
+        return live
+
+    def _events(self, live: LiveRequest) -> Iterator[Event]:
+        yield live.started(self.info)
+        try:
+            while True:
+                event = live.take()
+                if event is not None:
+                    yield event
+                    if isinstance(event, End | Error):
+                        return
+                elif live.seq in self._live:
+                    self._step()
+        finally:
+            if self._live.pop(live.seq, None) is not None and self._engine is not None:
+                self._engine.cancel(Cancel(seq=live.seq, rule="CANCELLED"))
+
+    def _step(self) -> None:
+        """One step of the engine; every live request gets what is its own."""
+        engine = self._running()
+        outputs: list[Output] = engine.step()
+        for m in outputs:
+            live = self._live.get(getattr(m, "seq", ""))
+            if live is None:
+                continue
+            if isinstance(m, Tokens):
+                if live.tokens(m):
+                    engine.cancel(Cancel(seq=live.seq, rule="STOP_SEQUENCE"))
+            elif isinstance(m, Finished):
+                live.finished(m)
+            else:
+                live.news(m)  # type: ignore[arg-type]
+
+
+def _request(prompt: str | Sequence[int], params: Mapping[str, Any]) -> Request:
+    if isinstance(prompt, str):
+        return Request(id="", prompt=prompt, params=dict(params))
+    return Request(id="", token_ids=tuple(prompt), params=dict(params))
+
+
+def _chat(messages: str | Sequence[Message], params: Mapping[str, Any]) -> Request:
+    said = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+    return Request(id="", messages=tuple(dict(m) for m in said), params=dict(params))
+
+
+def _settings(options: Mapping[str, Any]) -> Settings:
+    """Raises UsageError for an option that is unknown, or means nothing without a server."""
+    known = [o.field for o in OPTIONS if o.group != SERVE]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}."
+            raise UsageError(f"load: there is no option {name!r}.", fix=hint)
+    words = {k: v if isinstance(v, bool) else str(v) for k, v in options.items()}
+    return parse(words, os.environ)
+
+
+def _gathered(events: Iterator[Event]) -> Answer:
+    """An answer of all its events. Raises what ended it in an error."""
+    texts: list[str] = []
+    ids: list[int] = []
+    logprobs: list[TokenLogprob] = []
+    started: Started | None = None
+    for event in events:
+        _raise(event)
+        if isinstance(event, Started):
+            started = event
+        elif isinstance(event, Token | End):
+            texts.append(event.t if isinstance(event, Token) else event.text)
+            ids += event.ids
+            logprobs += event.logprobs or ()
+        if isinstance(event, End):
+            assert started is not None
+            wanted = started.sampling.params.logprobs is not None
+            return Answer(
+                "".join(texts),
+                tuple(ids),
+                event.stop,
+                event.usage,
+                started.seed,
+                tuple(logprobs) if wanted else None,
+                started.warnings,
+            )
+    raise InferenceFailed("the engine gave no end to this request.")
+
+
+def _texts(events: Iterator[Event]) -> Iterator[str]:
+    for event in events:
+        text = event.t if isinstance(event, Token) else _end_text(event)
+        if text:
+            yield text
+
+
+def _end_text(event: Event) -> str:
+    _raise(event)
+    return event.text if isinstance(event, End) else ""
+
+
+def _raise(event: Event) -> None:
+    if isinstance(event, Error):
+        kind = OutOfMemory if event.code == "VRAM_OOM" else InferenceFailed
+        raise kind(event.message)

@@ -1,0 +1,1 @@
+"""From a model reference to a running engine: checks, memory plan, weights."""

@@ -1,0 +1,143 @@
+"""From a model's name to a running engine: open, check, prepare, build, make room for state."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rbee_worker.checkpoint import Checkpoint
+from rbee_worker.config import Settings
+from rbee_worker.engine.engine import Engine
+from rbee_worker.engine.make import make_engine
+from rbee_worker.engine.messages import Loading
+from rbee_worker.errors import ModelError, is_out_of_memory
+from rbee_worker.loading.preflight import outline_of, preflight
+from rbee_worker.models import build_model
+from rbee_worker.models.base import Decoder
+from rbee_worker.models.random import open_model
+from rbee_worker.ops import Ops
+from rbee_worker.ops.backends import backend_notes
+from rbee_worker.state.pool import StatePool
+from rbee_worker.types import ModelInfo
+
+Report = Callable[[Loading], None]
+
+
+def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
+    """Load `settings.model`; `report` hears of stages, layers and bytes.
+
+    Raises ModelError's children and UsageError.
+    """
+    clock = _Phases()
+    report(Loading(stage="opening"))
+    ckpt = open_model(settings.model, cache_dir=settings.cache_dir)
+    plan = preflight(ckpt, settings)
+    backend = plan.backend
+    plan.room(settings, backend.free_bytes())
+    clock.done("open")
+    outline = outline_of(ckpt, plan.model.context)
+    backend.prepare(outline, settings, plan.kv_dtype, _compiling(report))
+    clock.done("kernels")
+    ops = backend.ops(
+        settings, plan.dtype, weight_bytes=plan.weight_bytes, progress=_compiling(report)
+    )
+    model = _build(ckpt, ops, report)
+    clock.done("weights")
+    room = plan.state(settings, backend.free_bytes())
+    pool = StatePool(
+        model.groups,
+        tokens=room.tokens,
+        block_size=settings.block_size,
+        max_seqs=settings.max_seqs,
+        step_tokens=settings.token_budget,
+        prefix_cache=settings.prefix_cache and settings.kv_cache,
+        snapshots=room.snapshots,
+    )
+    memory = backend.state(
+        ops,
+        model.groups,
+        pool.n_blocks,
+        pool.n_slots,
+        block_size=settings.block_size,
+        dtype=plan.kv_dtype,
+    )
+    executable = backend.executable(model, settings, kv_dtype=plan.kv_dtype, longest=room.context)
+    engine = make_engine(
+        executable,
+        memory,
+        ops.sampling(model.vocab_size),
+        pool,
+        token_budget=settings.token_budget,
+        max_seqs=settings.max_seqs,
+        context=room.context,
+        kv_cache=settings.kv_cache,
+        ropes=model.ropes,
+        buckets=backend.buckets,
+        overlaps=backend.overlaps,
+        trace=bool(settings.trace),
+    )
+    clock.done("state")
+    info = ModelInfo(
+        model=settings.model,
+        arch=ckpt.arch,
+        device=ops.device,
+        backend=backend.name,
+        dtype=plan.dtype,
+        kv_dtype=plan.kv_dtype,
+        context=engine.context,
+        vocab_size=model.vocab_size,
+        kv_tokens=room.tokens,
+        block_size=settings.block_size,
+        weight_bytes=plan.weight_bytes,
+        kv_bytes=memory.nbytes,
+        n_layers=len(model.blocks),
+        n_parameters=model.n_parameters,
+        load_s=clock.seconds,
+        notes=backend_notes(settings) + ckpt.notes + model.notes + model.limits + room.notes,
+    )
+    return engine, info
+
+
+def _compiling(report: Report) -> Callable[[int, int, str], None]:
+    """Tells the loader's listener about kernels compiled for this processor."""
+
+    def told(done: int, total: int, name: str) -> None:
+        report(Loading(stage="compiling", item=name, layers_loaded=done, layers_total=total))
+
+    return told
+
+
+def _build(ckpt: Checkpoint, ops: Ops, report: Report) -> Decoder:
+    def progress(layers: int, of_layers: int, done: int, total: int) -> None:
+        report(
+            Loading(
+                stage="loading",
+                layers_loaded=layers,
+                layers_total=of_layers,
+                bytes_loaded=done,
+                bytes_total=total,
+            )
+        )
+
+    try:
+        return build_model(ckpt, ops, progress)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"{ckpt.path}: there is not enough memory to hold the weights as {ops.dtype}.",
+            fix="choose a smaller model, a smaller --dtype, or free some memory.",
+        ) from None
+
+
+class _Phases:
+    """Seconds of each phase of loading."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def done(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[phase] = round(now - self._last, 3)
+        self._last = now

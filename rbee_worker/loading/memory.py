@@ -1,0 +1,143 @@
+"""How much state a model gets: tokens, context and bytes from the memory there is. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rbee_worker.config import Settings
+from rbee_worker.errors import ModelError, UsageError
+from rbee_worker.state.fixed import plan_slots
+from rbee_worker.state.paged import plan_blocks
+from rbee_worker.state.specs import StateGroup, group_bytes_per_block, group_bytes_per_slot
+
+SHARE = 0.5  # of the free memory, at most
+COMFORT = 32768  # tokens that a pool has where memory allows and nothing else is asked
+LEAST = 64  # a shorter context is no use to anybody
+
+
+@dataclass(frozen=True)
+class StatePlan:
+    """context: longest sequence; tokens: what the pool holds; nbytes: all its tensors; snapshots:
+    of recurrent state, from which later requests go on."""
+
+    context: int
+    tokens: int
+    nbytes: int
+    snapshots: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def state_bytes(
+    groups: Sequence[StateGroup], settings: Settings, kv_dtype: str, tokens: int, snapshots: int = 0
+) -> int:
+    """Bytes of a pool for `tokens` tokens and so many snapshots, sinks included."""
+    slots = plan_slots(groups, settings.max_seqs, snapshots)
+    blocks = plan_blocks(
+        groups,
+        tokens=tokens,
+        block_size=settings.block_size,
+        max_seqs=settings.max_seqs,
+        step_tokens=settings.token_budget,
+    )
+    return sum(
+        n * group_bytes_per_block(group, settings.block_size, kv_dtype)
+        + slots * group_bytes_per_slot(group)
+        for group, n in zip(groups, blocks, strict=True)
+    )
+
+
+def plan_state(
+    groups: Sequence[StateGroup],
+    settings: Settings,
+    *,
+    model_context: int,
+    kv_dtype: str,
+    free_bytes: int,
+) -> StatePlan:
+    """Raises UsageError for sizes that contradict each other or the model, ModelError where there
+    is not enough memory for any useful context.
+
+    A context nobody asked for is cut to what memory holds, with a note; one that was asked for is
+    kept or refused. Snapshots of recurrent state give way before that, with a note.
+    """
+    context = _context(settings, model_context)
+    tokens = settings.kv_tokens or max(context, COMFORT)
+    room = int(free_bytes * SHARE)
+    _check_slots(groups, settings, room)
+    snapshots, notes = _snapshots(groups, settings, kv_dtype, tokens, room)
+    if not settings.kv_tokens and state_bytes(groups, settings, kv_dtype, tokens, snapshots) > room:
+        tokens = _fitting(groups, settings, kv_dtype, tokens, room)
+    if tokens < context:
+        if settings.ctx or tokens < min(LEAST, context):
+            need = state_bytes(groups, settings, kv_dtype, context)
+            raise ModelError(
+                f"a context of {context} tokens needs {need:,} bytes of state; "
+                f"{room:,} can be had.",
+                fix="give a smaller --ctx, a smaller --kv-dtype, or free some memory.",
+            )
+        notes.append(f"context cut from {context} to {tokens} tokens: that is what memory holds")
+        context = tokens
+    nbytes = state_bytes(groups, settings, kv_dtype, tokens, snapshots)
+    return StatePlan(context, tokens, nbytes, snapshots, tuple(notes))
+
+
+def _check_slots(groups: Sequence[StateGroup], settings: Settings, room: int) -> None:
+    """Raises ModelError where not even the recurrent state of all sequences fits."""
+    each = sum(group_bytes_per_slot(group) for group in groups)
+    need = plan_slots(groups, settings.max_seqs, 0) * each
+    if need > room:
+        raise ModelError(
+            f"the recurrent state of {settings.max_seqs} sequences needs {need:,} bytes, "
+            f"{each:,} each; {room:,} can be had.",
+            fix="give a smaller --max-seqs, or free some memory.",
+        )
+
+
+def _snapshots(
+    groups: Sequence[StateGroup], settings: Settings, kv_dtype: str, tokens: int, room: int
+) -> tuple[int, list[str]]:
+    """How many snapshots of recurrent state fit beside `tokens` tokens: one for each sequence,
+    halved until they do; with a note if that is fewer."""
+    reuses = settings.prefix_cache and settings.kv_cache and plan_slots(groups, 1, 0) > 0
+    most = n = settings.max_seqs if reuses else 0
+    while n and state_bytes(groups, settings, kv_dtype, tokens, n) > room:
+        n //= 2
+    if n == most:
+        return n, []
+    return n, [
+        f"{n} snapshots of recurrent state are kept instead of {most}, that is what memory holds: "
+        f"{'fewer' if n else 'no'} prompts can go on from the computed beginning of another"
+    ]
+
+
+def _context(settings: Settings, model_context: int) -> int:
+    if settings.ctx > model_context:
+        raise UsageError(
+            f"--ctx {settings.ctx} is more than the {model_context} tokens the model was made for.",
+            fix=f"use --ctx {model_context} or less.",
+        )
+    context = settings.ctx or model_context
+    if settings.kv_tokens and settings.kv_tokens < context:
+        if settings.ctx:
+            raise UsageError(
+                f"--kv-tokens {settings.kv_tokens} cannot hold one sequence of --ctx {context}.",
+                fix="raise --kv-tokens or lower --ctx.",
+            )
+        context = settings.kv_tokens
+    return context
+
+
+def _fitting(
+    groups: Sequence[StateGroup], settings: Settings, kv_dtype: str, tokens: int, room: int
+) -> int:
+    """The most tokens, in whole blocks, whose state fits `room`; by bisection: windowed groups
+    make the size a bent line."""
+    low, high = 0, tokens // settings.block_size
+    while low < high:
+        middle = (low + high + 1) // 2
+        if state_bytes(groups, settings, kv_dtype, middle * settings.block_size) <= room:
+            low = middle
+        else:
+            high = middle - 1
+    return low * settings.block_size

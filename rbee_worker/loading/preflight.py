@@ -1,0 +1,88 @@
+"""What a checkpoint becomes under given settings, before any weight is read. Torch-free.
+
+The client asks it so that a model that cannot load is heard of at once, `inspect` prints it, and
+the loader follows it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rbee_worker.checkpoint import Checkpoint
+from rbee_worker.checkpoint.formats import FLOATS
+from rbee_worker.checkpoint.summary import summarize
+from rbee_worker.config import Settings
+from rbee_worker.errors import ModelError, UsageError
+from rbee_worker.loading.memory import StatePlan, plan_state
+from rbee_worker.models import outline_model, plan_model
+from rbee_worker.models.base import Decoder
+from rbee_worker.ops.backend import Backend, ModelOutline
+from rbee_worker.ops.backends import choose_backend
+from rbee_worker.ops.plan import PlanOps
+
+# What an engine process takes beside weights and state: the interpreter, torch, one step's buffers.
+WORKSPACE_BYTES = 500_000_000
+_SPAN = 256  # keys that attention reads at once; a block must not straddle two
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """backend: what will compute. model: built from names and shapes, holds nothing; held: what
+    its weights will take."""
+
+    backend: Backend
+    model: Decoder
+    held: PlanOps
+    dtype: str
+    kv_dtype: str
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights as held."""
+        return sum(self.held.held_bytes.values())
+
+    def room(self, settings: Settings, free_bytes: int) -> StatePlan:
+        """Context and cache beside the weights in `free_bytes`, before either is held.
+
+        Raises ModelError where they do not fit, UsageError for sizes that cannot be.
+        """
+        left = free_bytes - self.weight_bytes
+        if left < 0:
+            raise ModelError(
+                f"the weights need {self.weight_bytes:,} bytes as {self.dtype}; "
+                f"{free_bytes:,} are free.",
+                fix="choose a smaller model or a smaller --dtype, or free some memory.",
+            )
+        return self.state(settings, left)
+
+    def state(self, settings: Settings, free_bytes: int) -> StatePlan:
+        """Context and cache, once the weights are held and `free_bytes` are left."""
+        return plan_state(
+            self.model.groups,
+            settings,
+            model_context=self.model.context,
+            kv_dtype=self.kv_dtype,
+            free_bytes=free_bytes,
+        )
+
+
+def preflight(ckpt: Checkpoint, settings: Settings) -> Preflight:
+    """Check every name, shape and setting. Raises ModelError's children and UsageError."""
+    backend = choose_backend(settings)
+    if _SPAN % settings.block_size:
+        raise UsageError(
+            f"--block-size {settings.block_size} does not divide {_SPAN}.", fix="use 16, 32 or 64."
+        )
+    formats = {use.format: use.nbytes for use in summarize(ckpt.source).formats}
+    dtype = backend.compute_dtype(settings, ckpt.kind, formats)
+    kv = backend.kv_dtype(settings, dtype, not FLOATS.issuperset(formats))
+    held = backend.plan_ops(dtype)
+    return Preflight(backend, plan_model(ckpt, held), held, dtype, kv)
+
+
+def outline_of(ckpt: Checkpoint, context: int) -> ModelOutline:
+    """The model as a backend may look at it before it is loaded. context: its longest sequence."""
+    infos = ((n, ckpt.source.info(n)) for n in sorted(ckpt.source.names()))
+    tensors = [(name, info.format, info.shape) for name, info in infos]
+    key = repr((ckpt.arch, ckpt.config, tensors))
+    return ModelOutline(key, context, lambda ops: outline_model(ckpt, ops))

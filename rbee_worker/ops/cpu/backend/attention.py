@@ -1,0 +1,181 @@
+"""Attention of the cpu backend: what is recorded for `Ops.attend`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rbee_worker.ops.batch import Array, Batch
+from rbee_worker.ops.cpu.runtime.recorder import ALL, ROWS, Buf, Touch, reads, writes
+from rbee_worker.ops.cpu.runtime.recording import (
+    RecordingOps,
+    buf_of,
+    equal_parts,
+    pointer,
+    slot_of,
+)
+from rbee_worker.ops.cpu.shared import attend_items, paged, step
+from rbee_worker.ops.cpu.shared.regions import Place, Region
+from rbee_worker.state.specs import PagedKV, StateRef
+
+
+class AttentionOps(RecordingOps):
+    """The part of `CpuOps` that attends."""
+
+    def attend(
+        self,
+        q: Array,
+        k: Array | None,
+        v: Array | None,
+        where: StateRef,
+        batch: Batch,
+        *,
+        heads: int,
+        scale: float,
+        window: int | None = None,
+        chunk: int | None = None,
+        softcap: float | None = None,
+        slopes: Array | None = None,
+        sinks: Array | None = None,
+        causal: bool = True,
+    ) -> Array:
+        if not causal:
+            raise self.lacks("attend(causal=False)")
+        now, rec = self.now, self.now.recorder
+        spec = now.groups[where.group].spec
+        assert isinstance(spec, PagedKV)
+        query = buf_of(q, heads * spec.k_dim)
+        width = spec.v_dim
+        if not width:
+            assert v is not None
+            width = equal_parts(buf_of(v).width, spec.heads)
+        cache = Place(where.layer, where.layer + 1, f"state {where.group}")
+        shape: dict[str, Any] = {"layer": where.layer, "k_dim": spec.k_dim, "block": now.block_size}
+        if k is not None:
+            key = buf_of(k, spec.heads * spec.k_dim)
+            value = key
+            if spec.v_dim:
+                assert v is not None
+                value = buf_of(v, spec.heads * spec.v_dim)
+            self._write(key, value, where, spec, cache, shape)
+        tile = paged.tiling(heads, spec.heads)
+        assert heads % spec.heads == 0
+        scratch_bytes = -(-paged.scratch_bytes(tile, spec.k_dim, width) // 64) * 64
+        partial_bytes = paged.partial_bytes(width)
+        units = attend_items.most_split_units(tile, spec.heads, self.team.threads)
+        spans = attend_items.most_spans(now.longest)
+        scratch = rec.region(self.team.threads * scratch_bytes)
+        partial = rec.region(units * spans * tile.rows * tile.heads * partial_bytes)
+        items = self._items(heads, spec.heads, tile, _window(window, chunk))
+        # of one row it is known whether spans are shared out, and each thread may fold all of them
+        split = spec.heads * tile.chunks < 2 * self.team.threads
+        private = rec.replicates(heads * width) and split
+        y = rec.buffer(heads * width, private=private)
+        common: dict[str, Any] = {
+            "items": slot_of(items),
+            "y": y.slot,
+            "y_stride": y.stride,
+            "width": width,
+            "rows": tile.rows,
+            "chunk": tile.heads,
+            "sinks": pointer(sinks),
+            "scratch": slot_of(scratch),
+            "scratch_bytes": scratch_bytes,
+            "partial": slot_of(partial),
+            "partial_bytes": partial_bytes,
+        }
+        rec.call(
+            _attend_name(now.kv, spec.v_dim),
+            [
+                reads(query, ALL),
+                Touch(cache, ALL, False),
+                Touch(items.place, ALL, False),
+                Touch(scratch.place, ALL, True),
+                Touch(partial.place, ALL, True),
+                *([] if private else [writes(y, ALL)]),
+            ],
+            q=query.slot,
+            q_stride=query.stride,
+            group=step.group_at(where.group),
+            scale=scale,
+            kv_heads=spec.heads,
+            window=_window(window, chunk),
+            cap=softcap or 0.0,
+            slopes=pointer(slopes),
+            **shape,
+            **common,
+        )
+        if rec.rows > 1 or split:
+            if private:
+                scratch = rec.region(scratch_bytes, private=True)
+                common["scratch"] = slot_of(scratch)
+            rec.call(
+                "attend.combine",
+                [
+                    Touch(items.place, ALL, False),
+                    Touch(partial.place, ALL, False),
+                    Touch(scratch.place, ALL, True),
+                    writes(y, ROWS),
+                ],
+                latent=int(spec.v_dim == 0),
+                **common,
+            )
+        return y
+
+    def _items(self, heads: int, kv_heads: int, tile: paged.Tiling, window: int) -> Region:
+        """The step's list of items, written where the first layer of this shape attends."""
+        now, rec, threads = self.now, self.now.recorder, self.team.threads
+        key = heads, kv_heads, window
+        if key not in now.attend_items:
+            nbytes = attend_items.list_bytes(rec.rows, tile, kv_heads, threads, now.longest)
+            items = now.attend_items[key] = rec.region(nbytes)
+            rec.call(
+                "attend.plan",
+                [Touch(items.place, ALL, True)],
+                items=slot_of(items),
+                heads=heads,
+                kv_heads=kv_heads,
+                rows=tile.rows,
+                chunk=tile.heads,
+                threads=threads,
+                window=window,
+            )
+        return now.attend_items[key]
+
+    def _write(
+        self,
+        key: Buf,
+        value: Buf,
+        where: StateRef,
+        spec: PagedKV,
+        cache: Place,
+        shape: dict[str, Any],
+    ) -> None:
+        """This step's keys and values into the cache."""
+        rec = self.now.recorder
+        spread = rec.rows == 1  # one row would be one thread's
+        share = ALL if spread else ROWS
+        rec.call(
+            f"kv.{self.now.kv}",
+            [reads(key, share), reads(value, share), Touch(cache, share, True)],
+            spread=int(spread),
+            k=key.slot,
+            k_stride=key.stride,
+            v=value.slot,
+            v_stride=value.stride,
+            group=step.group_at(where.group),
+            heads=spec.heads,
+            v_dim=spec.v_dim,
+            **shape,
+        )
+
+
+def _window(window: int | None, chunk: int | None) -> int:
+    """As the kernels want it: 0 for none, and a chunked mask as a number below zero."""
+    assert window is None or chunk is None
+    return window or -(chunk or 0)
+
+
+def _attend_name(kv: str, v_dim: int) -> str:
+    if v_dim >= paged.KEYS:
+        return f"attend.{kv}"
+    return f"attend.{kv}-{v_dim or 'latent'}"

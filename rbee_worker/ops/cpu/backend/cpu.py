@@ -1,0 +1,181 @@
+"""`CpuBackend`: compiled kernels and a recorded program; see the package's docstring."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rbee_worker.config import Settings
+from rbee_worker.errors import UsageError
+from rbee_worker.extras import missing
+from rbee_worker.machine import allowed_cores, available_memory
+from rbee_worker.ops.backend import (
+    Backend,
+    Executable,
+    ModelOutline,
+    Progress,
+    Refusal,
+    StateMemory,
+    Warmed,
+)
+from rbee_worker.ops.cpu.shared.held import planned
+from rbee_worker.ops.cpu.shared.isa import unsupported
+from rbee_worker.ops.cpu.shared.paged import KEYS, SPAN
+from rbee_worker.ops.cpu.shared.vocabulary import NATIVE
+from rbee_worker.ops.plan import PlanOps
+from rbee_worker.state.specs import StateGroup
+
+if TYPE_CHECKING:
+    from rbee_worker.models.base import Decoder
+    from rbee_worker.ops import Ops
+    from rbee_worker.ops.cpu.runtime.header import Shape
+
+ARENA_SLACK = 1 << 26  # bytes that parts of weights may need to begin on cache lines
+HEAD_ROWS = 64  # logits computed at once
+_LEAST_READ = 4  # a bandwidth measurement takes at most one part in so many of the free memory
+
+
+class CpuBackend(Backend):
+    """x86-64 and Arm under Linux; activations in float32, weights in the file's own formats."""
+
+    name = "cpu"
+    title = "compiled CPU kernels"
+
+    def refuses(self, settings: Settings) -> Refusal | None:
+        absent = missing("llvmlite")
+        if absent is not None:
+            return Refusal(*absent)
+        why = unsupported()
+        if why is not None:
+            return Refusal(why, "use --backend reference (pip install 'rbee-worker[torch]').")
+        if settings.dtype not in ("auto", "f32"):
+            return Refusal(
+                f"the cpu backend computes in f32, not in {settings.dtype}.",
+                "drop --dtype, or use --backend reference.",
+            )
+        if settings.block_size % KEYS or SPAN % settings.block_size:
+            return Refusal(
+                f"--block-size {settings.block_size} is not a multiple of {KEYS} that divides "
+                f"{SPAN}.",
+                f"use --block-size {KEYS}, or --backend reference.",
+            )
+        return None
+
+    def compute_dtype(self, settings: Settings, kind: str, formats: dict[str, int]) -> str:
+        return "f32"
+
+    def kv_dtype(self, settings: Settings, dtype: str, packed: bool) -> str:
+        """auto: f16 for packed weights, else the compute dtype."""
+        if settings.kv_dtype == "f8":
+            raise UsageError("--kv-dtype f8 is not available.", fix="use --kv-dtype f16.")
+        if settings.kv_dtype != "auto":
+            return settings.kv_dtype
+        return "f16" if packed else dtype
+
+    def activations(self, settings: Settings, dtype: str, packed: bool) -> str:
+        return "i8" if packed and not settings.exact_activations else dtype
+
+    def plan_ops(self, dtype: str) -> PlanOps:
+        return PlanOps(dtype, held=planned)
+
+    def fast(self) -> frozenset[str]:
+        return NATIVE
+
+    def free_bytes(self) -> int:
+        return available_memory()
+
+    def prepare(
+        self, outline: ModelOutline, settings: Settings, kv_dtype: str, progress: Progress
+    ) -> None:
+        from rbee_worker.ops.cpu.backend.warm import compile_for
+
+        shape = recording_shape(settings, kv_dtype, outline.context)
+        compile_for(outline, shape, settings, progress)
+
+    def warm(
+        self,
+        outlines: Sequence[tuple[ModelOutline, str]],
+        settings: Settings,
+        targets: Sequence[str],
+        progress: Callable[[str, int, int, str], None],
+    ) -> Iterator[Warmed]:
+        from rbee_worker.ops.cpu.backend.warm import chosen_targets, compile_target, needed
+
+        wanted = chosen_targets(targets)
+        names: set[str] = set()
+        for outline, kv in outlines:
+            names |= set(needed(outline, recording_shape(settings, kv, outline.context), settings))
+        return (compile_target(sorted(names), isa, settings, progress) for isa in wanted)
+
+    def ops(self, settings: Settings, dtype: str, *, weight_bytes: int, progress: Progress) -> Ops:
+        from rbee_worker.ops.cpu.backend.ops import CpuOps
+        from rbee_worker.ops.cpu.runtime.arena import Arena
+        from rbee_worker.ops.cpu.runtime.native import Library
+        from rbee_worker.ops.cpu.runtime.team import Team
+        from rbee_worker.ops.cpu.shared import isa
+
+        chosen = isa.choose(os.environ.get("RBEE_CPU_ISA", ""))
+        library = Library(chosen, cache_dir=settings.cache_dir, progress=progress)
+        return CpuOps(
+            library,
+            Team(library, settings.threads or allowed_cores()),
+            exact=settings.exact_activations,
+            arena=Arena(weight_bytes + ARENA_SLACK),
+        )
+
+    def state(
+        self,
+        ops: Ops,
+        groups: Sequence[StateGroup],
+        n_blocks: Sequence[int],
+        n_slots: int,
+        *,
+        block_size: int,
+        dtype: str,
+    ) -> StateMemory:
+        from rbee_worker.ops.cpu.runtime.state import CpuState
+
+        return CpuState(groups, n_blocks, n_slots, block_size=block_size, dtype=dtype)
+
+    def executable(
+        self, model: Decoder, settings: Settings, *, kv_dtype: str, longest: int
+    ) -> Executable:
+        from rbee_worker.ops.cpu.backend.model import CpuModel
+        from rbee_worker.ops.cpu.backend.ops import CpuOps
+
+        assert isinstance(model.ops, CpuOps)
+        return CpuModel(model, model.ops, recording_shape(settings, kv_dtype, longest))
+
+    def pieces(self, model: Decoder, *, tokens: int, block_size: int, kv_dtype: str) -> Any:
+        from rbee_worker.ops.cpu.backend.model import CpuModel
+        from rbee_worker.ops.cpu.backend.ops import CpuOps
+        from rbee_worker.ops.cpu.backend.stepwise import Stepwise
+        from rbee_worker.ops.cpu.runtime.header import Shape
+
+        assert isinstance(model.ops, CpuOps)
+        shape = Shape(tokens, min(tokens, HEAD_ROWS), tokens, block_size, kv_dtype)
+        return Stepwise(CpuModel(model, model.ops, shape))
+
+    def bytes_per_token(self, outline: ModelOutline, settings: Settings, dtype: str) -> int:
+        from rbee_worker.ops.cpu.backend.bytes_read import bytes_read
+
+        return bytes_read(outline, settings)
+
+    def read_gb_s(self, settings: Settings) -> float:
+        from rbee_worker.ops.cpu.runtime.bandwidth import read_gb_s
+
+        threads = settings.threads or allowed_cores()
+        most = available_memory() // _LEAST_READ
+        return read_gb_s(threads, most=most, cache_dir=settings.cache_dir)
+
+
+def recording_shape(settings: Settings, kv_dtype: str, longest: int) -> Shape:
+    """What a model is recorded for. longest: tokens of a sequence at most."""
+    from rbee_worker.ops.cpu.runtime.header import Shape
+
+    rows = min(settings.max_seqs, HEAD_ROWS)
+    return Shape(settings.token_budget, rows, longest, settings.block_size, kv_dtype)
+
+
+BACKEND = CpuBackend()

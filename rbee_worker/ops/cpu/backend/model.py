@@ -1,0 +1,182 @@
+"""`CpuModel`: a `Decoder` recorded once, replayed for every step. What the engine sees of it.
+
+The model's Python runs when this object is made, for a whole step, of which `hidden` replays the
+beginning and `logits` all, and for `head` alone, and never again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rbee_worker.ops import RopeSpec
+from rbee_worker.ops.batch import Array, Batch, FixedPlaces, PagedPlaces, StepNumbers
+from rbee_worker.ops.cpu.backend.ops import CpuOps, check_block_size
+from rbee_worker.ops.cpu.runtime.header import Header, Shape
+from rbee_worker.ops.cpu.runtime.program import F32, Program, finish
+from rbee_worker.ops.cpu.runtime.recorder import Buf, Recorder, Result
+from rbee_worker.ops.cpu.runtime.recording import Recording, buf_of
+from rbee_worker.ops.cpu.runtime.state import CpuState
+from rbee_worker.ops.cpu.shared.regions import Words
+from rbee_worker.state.specs import Fixed, StateGroup
+
+if TYPE_CHECKING:
+    from rbee_worker.models.base import Decoder
+
+
+class CpuModel:
+    """Hidden states and logits by replay. Results are views that the next call overwrites."""
+
+    def __init__(self, decoder: Decoder, ops: CpuOps, shape: Shape) -> None:
+        check_block_size(shape.block_size)
+        self.groups = decoder.groups
+        self.vocab_size = decoder.vocab_size
+        self.context = decoder.context
+        self.decoder, self.ops, self.team = decoder, ops, ops.team
+        self._head = record(decoder, ops, shape, *_head(decoder, shape))
+        self._head_header = Header((), (), shape)
+        self._record_whole(shape)
+
+    def _record_whole(self, shape: Shape) -> None:
+        self.shape = shape
+        self._whole = record(self.decoder, self.ops, shape, *_whole(self.decoder, shape))
+        self._header = Header(self.groups, self._whole.ropes, shape)
+        single = replace(shape, rows=1, head_rows=1)
+        self._single = record(self.decoder, self.ops, single, *_whole(self.decoder, single))
+        assert self._single.ropes == self._whole.ropes  # the header is for both
+
+    def hidden(self, batch: Batch, times: list[Words] | None = None) -> F32:
+        """N rows -> normalised hidden states float32 [N, dim].
+
+        A step larger than the model is recorded for has it recorded again, which takes a moment.
+        """
+        n = self._fit(batch)
+        header = self._header.write(batch)
+        return self._for(n).run(self.team, header, n, times, stage=0)
+
+    def head(self, rows: F32, times: list[Words] | None = None) -> F32:
+        """Hidden states [S, dim] -> logits float32 [S, vocab]."""
+        n, most = len(rows), self.shape.head_rows
+        if n > most:
+            logits = np.empty((n, self.vocab_size), np.float32)
+            for at in range(0, n, most):
+                logits[at : at + most] = self.head(rows[at : at + most], times)
+            return logits
+        self._head.give(rows)
+        return self._head.program.run(self.team, self._head_header.rows(n), n, times)
+
+    def logits(self, batch: Batch, times: list[Words] | None = None) -> F32:
+        """N rows, S of them sampled -> logits float32 [S, vocab]: the head of those hidden states,
+        bit for bit. Where every row is sampled, as in decoding, the two are one replay."""
+        n = self._fit(batch)
+        header = self._header.write(batch)
+        if n <= self.shape.head_rows and self._header.samples_all:
+            return self._for(n).run(self.team, header, n, times)
+        hidden = self._for(n).run(self.team, header, n, times, stage=0)
+        return self.head(hidden[batch.sample_rows], times)
+
+    def _for(self, n: int) -> Program:
+        """The program for n rows."""
+        return (self._single if n == 1 else self._whole).program
+
+    def _fit(self, batch: Batch) -> int:
+        """The step's rows, for which there is room from now on."""
+        n, longest = batch.seq_starts_host[-1], max(batch.kv_lens_host, default=0)
+        if n > self.shape.rows or longest > self.shape.longest:
+            rows, most = max(n, self.shape.rows), max(longest, self.shape.longest)
+            self._record_whole(replace(self.shape, rows=rows, longest=most))
+        return n
+
+
+Piece = Callable[[Array, Batch], Array]  # part of a model: (what it is given, the batch)
+Stage = tuple[Piece, int]  # a piece, for at most so many rows
+
+
+def _head(decoder: Decoder, shape: Shape) -> tuple[Stage, ...]:
+    return ((lambda x, _: decoder.head(x), shape.head_rows),)
+
+
+def _whole(decoder: Decoder, shape: Shape) -> tuple[Stage, ...]:
+    """Hidden states of a step, and their head where there are no more rows than it takes."""
+    head, rows = _head(decoder, shape)[0]
+    return (lambda _, batch: decoder.hidden(batch), shape.rows), (head, min(rows, shape.rows))
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Pieces of a model as a program. given: where its input goes."""
+
+    program: Program
+    ropes: list[RopeSpec]
+    given: Buf
+    _inputs: dict[int, F32] = field(default_factory=dict)  # views of `given`, by rows
+
+    def give(self, rows: F32) -> None:
+        """Its input for the next replay: [N, dim]"""
+        n = len(rows)
+        view = self._inputs.get(n)
+        if view is None:
+            view = self._inputs[n] = self.program.view(self.given, n)
+        np.copyto(view, rows)
+
+
+def kernel_names(decoder: Decoder, ops: CpuOps, shape: Shape) -> list[str]:
+    """The kernels that recording `decoder` calls; `ops` may hold no weights (`outline.py`)."""
+    recorder = _trace(decoder, ops, shape, _whole(decoder, shape))[0]
+    return list(dict.fromkeys(call.kernel for call in recorder.entries))
+
+
+def record(decoder: Decoder, ops: CpuOps, shape: Shape, *stages: Stage) -> Recorded:
+    """Run pieces of the model's Python once, each given the result of the one before, and load
+    what they call. A later stage takes no more rows than the ones before it."""
+    ops.weights_done()  # a model that was not built from a checkpoint may have weights pending
+    recorder, results, ropes, given = _trace(decoder, ops, shape, stages)
+    program = finish(recorder, ops.library, results[-1].buf, results[:-1])
+    return Recorded(program, ropes, given)
+
+
+def _trace(
+    decoder: Decoder, ops: CpuOps, shape: Shape, stages: Sequence[Stage]
+) -> tuple[Recorder, list[Result], list[RopeSpec], Buf]:
+    """Run the model's Python once: what it calls, its results, its ropes, where it takes input."""
+    recorder = Recorder(stages[0][1], ops.team.threads)
+    probe = _probe(decoder.groups, shape)
+    recording = Recording(recorder, decoder.groups, shape.kv, shape.block_size, shape.longest)
+    given = recorder.buffer(decoder.out.weight.cols)
+    results: list[Result] = []
+    state = given
+    ops.recording = recording
+    for piece, rows in stages:
+        assert rows <= recorder.rows
+        recorder.rows = rows
+        state = buf_of(piece(state, probe))
+        results.append(Result(state, len(recorder.entries)))
+    ops.recording = None
+    return recorder, results, recording.ropes, given
+
+
+def _probe(groups: tuple[StateGroup, ...], shape: Shape) -> Batch:
+    """One row of one sequence, its state in the sinks: what a model is recorded with."""
+    zero, one = np.zeros(1, np.int64), np.ones(1, np.int64)
+    numbers = StepNumbers(
+        tokens=zero,
+        positions=zero,
+        seq_starts=np.arange(2),
+        kv_lens=one,
+        rope_lens=one,
+        sample_rows=zero,
+        places=tuple(
+            FixedPlaces(zero)
+            if isinstance(group.spec, Fixed)
+            else PagedPlaces(np.zeros((1, 1), np.int32), zero)
+            for group in groups
+        ),
+        seq_starts_host=(0, 1),
+        kv_lens_host=(1,),
+    )
+    sinks = [1] * len(groups)
+    state = CpuState(groups, sinks, 1, block_size=shape.block_size, dtype=shape.kv)
+    return state.stage(numbers)

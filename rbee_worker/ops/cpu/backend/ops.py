@@ -1,0 +1,251 @@
+"""`CpuOps`: the vocabulary of ops, recorded instead of computed.
+
+While a `CpuModel` records, activations are `Buf` handles and every call appends entries to the
+recorder. Shapes are checked here, once; the kernels check nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rbee_worker.checkpoint.decoding import as_floats, decode
+from rbee_worker.checkpoint.formats import Packed
+from rbee_worker.errors import UsageError
+from rbee_worker.ops import RopeSpec, Weight
+from rbee_worker.ops.batch import Array, Batch
+from rbee_worker.ops.cpu.backend.attention import AttentionOps
+from rbee_worker.ops.cpu.backend.columns import ColumnOps
+from rbee_worker.ops.cpu.backend.experts import ExpertOps
+from rbee_worker.ops.cpu.backend.recurrence import RecurrenceOps
+from rbee_worker.ops.cpu.backend.sampling import CpuSampling
+from rbee_worker.ops.cpu.runtime.arena import Arena
+from rbee_worker.ops.cpu.runtime.matrix import Holder, Matrix
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.recorder import ALL, ROWS, Buf, Touch, cells, reads, writes
+from rbee_worker.ops.cpu.runtime.recording import (
+    Recording,
+    buf_of,
+    equal_parts,
+    pointer,
+    slot_of,
+)
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared import forms, paged, step
+from rbee_worker.ops.cpu.shared.forms import BYTES, CELL, TOKENS, UNIT, at_once, natural, variant
+from rbee_worker.ops.cpu.shared.held import Held
+from rbee_worker.ops.cpu.shared.pieces import FEW, MANY, ticket
+
+
+class CpuOps(AttentionOps, ExpertOps, ColumnOps, RecurrenceOps):
+    """See `Ops`. exact: float32 activations in products with packed weights, not int8."""
+
+    name = "cpu"
+    device = "cpu"
+    dtype = "f32"
+
+    def __init__(
+        self,
+        library: Library,
+        team: Team,
+        *,
+        exact: bool = False,
+        arena: Arena | None = None,
+    ) -> None:
+        self.library, self.team = library, team
+        self.arena = Arena() if arena is None else arena
+        self.holder = Holder(library, team, self.arena)
+        self.exact = exact
+        self.recording: Recording | None = None
+
+    def sampling(self, vocab_size: int) -> CpuSampling:
+        """See `Ops.sampling`: on the team's threads."""
+        return CpuSampling(self.library, self.team, vocab_size)
+
+    # ---- weights
+
+    def matrix(self, parts: Sequence[Packed]) -> Weight:
+        matrix = self.holder.hold(parts)
+        formats = "+".join(dict.fromkeys(p.format for p in parts))
+        return Weight(matrix, matrix.rows, matrix.cols, formats, matrix.formats, matrix.nbytes)
+
+    def vector(self, parts: Sequence[Packed]) -> Array:
+        values = [decode(p).reshape(-1) for p in parts]
+        count = sum(map(len, values))
+        padded = np.zeros(-(-count // 16) * 16 + 16, np.float32)  # kernels read whole vectors
+        np.concatenate(values, out=padded[:count])
+        return padded[:count]
+
+    def floats(self, packed: Packed) -> Packed:
+        return as_floats(packed, threads=self.team.threads)
+
+    def weights_done(self) -> None:
+        self.holder.flush()
+
+    # ---- dense
+
+    def embed(self, table: Weight, batch: Batch, *, scale: float = 1.0) -> Array:
+        (part,) = table.data.parts  # a table is one tensor
+        blocks = -(-table.cols // CELL)
+        y = self._result(blocks * CELL).columns(0, table.cols)  # the kernel writes whole cells
+        self.now.recorder.call(
+            f"embed.{part.held.name}",
+            [writes(y, cells(blocks))],
+            w=part.data,
+            cols=table.cols,
+            scale=scale,
+            ids=step.TOKENS // 8,
+            count=step.N // 8,
+            y=y.slot,
+            y_stride=y.stride,
+            rows=table.rows,
+        )
+        return y
+
+    def linear(
+        self, x: Array, weight: Weight, bias: Array | None = None, *, precise: bool = False
+    ) -> Array:
+        rec, source = self.now.recorder, buf_of(x, weight.cols)
+        matrix: Matrix = weight.data
+        y = rec.buffer(weight.rows)
+        for part in matrix.parts:
+            form = self._form(part.held, precise)
+            ready = self._prepare(source, form)
+            few, many = (p.number(part.groups, rec.threads) for p in (FEW, MANY))
+            rec.call(
+                f"linear.{variant(part.held, form)}",
+                [Touch(ready.place, ALL, False), writes(y, ALL)],
+                product=part,
+                dealt=part.groups - few * FEW.size,
+                w=part.data,
+                x=slot_of(ready),
+                y=y.columns(part.first, part.rows).slot,
+                bias=0 if bias is None else bias[part.first :],
+                cols=weight.cols,
+                rows=part.rows,
+                stride=y.stride,
+                count=step.N // 8,
+                ticket=ticket() if few or many else 0,
+                few=few,
+                many=many,
+            )
+        return y
+
+    def _form(self, held: Held, precise: bool) -> str:
+        form = "exact" if self.exact else natural(held)
+        return forms.precise(form) if precise else form
+
+    def _prepare(self, x: Buf, form: str) -> Any:
+        """x as products want it; made once however many products share it."""
+        if form not in x.ready:
+            rec = self.now.recorder
+            blocks = -(-x.width // CELL)
+            tokens, private = -(-rec.rows // TOKENS) * TOKENS, rec.replicates(x.width)
+            x.ready[form] = rec.region(tokens * blocks * BYTES[form], private=private)
+            per = at_once(form)
+            if x.made == ROWS:
+                per = blocks
+            elif x.made == cells(x.width // UNIT) and x.width % UNIT == 0:
+                per = UNIT // CELL
+            share = cells(blocks // per)
+            rec.call(
+                f"prepare.{form}",
+                [reads(x, share), Touch(x.ready[form].place, share, True)],
+                x=x.slot,
+                stride=x.stride,
+                cols=x.width,
+                out=slot_of(x.ready[form]),
+                count=step.N // 8,
+                per=per,
+            )
+        return x.ready[form]
+
+    def logits(self, x: Array, weight: Weight, bias: Array | None = None) -> Array:
+        return self.linear(x, weight, bias, precise=True)
+
+    # ---- norms
+
+    def rms_norm(self, x: Array, weight: Array | None, eps: float, *, heads: int = 1) -> Array:
+        return self._norm("norm.rms", x, eps, heads, weight=pointer(weight))
+
+    def layer_norm(
+        self, x: Array, weight: Array | None, bias: Array | None, eps: float, *, heads: int = 1
+    ) -> Array:
+        return self._norm("norm.layer", x, eps, heads, weight=pointer(weight), bias=pointer(bias))
+
+    def _norm(self, kernel: str, x: Array, eps: float, heads: int, **vectors: Any) -> Array:
+        source = buf_of(x)
+        width = equal_parts(source.width, heads)
+        for vector in vectors.values():
+            assert isinstance(vector, int) or vector.shape == (width,)
+        y = self._result(source.width)
+        self.now.recorder.call(
+            kernel,
+            [reads(source), writes(y)],
+            x=source.slot,
+            x_stride=source.stride,
+            y=y.slot,
+            y_stride=y.stride,
+            eps=eps,
+            heads=heads,
+            width=width,
+            **vectors,
+        )
+        return y
+
+    def add_rms_norm(
+        self, x: Array, residual: Array, weight: Array | None, eps: float
+    ) -> tuple[Array, Array]:
+        a, b = buf_of(x), buf_of(residual, buf_of(x).width)
+        y, total = self._result(a.width), self._result(a.width)
+        self.now.recorder.call(
+            "norm.add_rms",
+            [reads(a), reads(b), writes(y), writes(total)],
+            x=a.slot,
+            x_stride=a.stride,
+            z=b.slot,
+            z_stride=b.stride,
+            y=y.slot,
+            y_stride=y.stride,
+            sum_to=total.slot,
+            sum_stride=total.stride,
+            weight=pointer(weight),
+            eps=eps,
+            width=a.width,
+        )
+        return y, total
+
+    # ---- positions and attention
+
+    def rope(self, x: Array, spec: RopeSpec, batch: Batch, *, heads: int) -> Array:
+        source, now = buf_of(x), self.now
+        width = equal_parts(source.width, heads)
+        assert 0 < spec.dim <= width
+        assert spec.dim % 2 == 0
+        if spec not in now.ropes:
+            now.ropes.append(spec)
+        y = self._result(source.width)
+        now.recorder.call(
+            f"rope.{'pairs' if spec.interleaved else 'half'}",
+            [reads(source), writes(y)],
+            x=source.slot,
+            x_stride=source.stride,
+            y=y.slot,
+            y_stride=y.stride,
+            heads=heads,
+            width=width,
+            dim=spec.dim,
+            table=step.rope_at(now.ropes.index(spec), len(now.groups)),
+        )
+        return y
+
+
+def check_block_size(block_size: int) -> None:
+    """Raises UsageError unless blocks hold whole groups of keys."""
+    if block_size % paged.KEYS or paged.SPAN % block_size:
+        raise UsageError(
+            f"--block-size {block_size} cannot be used by the cpu backend.",
+            fix=f"use a multiple of {paged.KEYS} that divides {paged.SPAN}.",
+        )

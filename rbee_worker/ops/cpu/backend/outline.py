@@ -1,0 +1,60 @@
+"""Which kernels a model needs, found before any weight is read: so that all compile at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from rbee_worker.checkpoint.formats import Packed
+from rbee_worker.ops import Weight
+from rbee_worker.ops.cpu.backend.model import kernel_names
+from rbee_worker.ops.cpu.backend.ops import CpuOps
+from rbee_worker.ops.cpu.backend.sampling import KERNELS as SAMPLING
+from rbee_worker.ops.cpu.runtime.arena import Arena
+from rbee_worker.ops.cpu.runtime.header import Shape
+from rbee_worker.ops.cpu.runtime.matrix import outline, repacker
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.stack import outline_stack, weight_of
+from rbee_worker.ops.cpu.runtime.team import KERNELS, Team
+from rbee_worker.ops.plan import blank
+
+if TYPE_CHECKING:
+    from rbee_worker.models.base import Decoder
+
+
+@dataclass(frozen=True)
+class _Threads:
+    """A team that only says how large it is."""
+
+    threads: int
+
+
+class OutlineOps(CpuOps):
+    """`CpuOps` for a model whose weights hold nothing: it can be recorded, never run."""
+
+    def __init__(self, *, exact: bool = False) -> None:
+        nothing = cast(Library, None), cast(Team, _Threads(1))
+        super().__init__(*nothing, exact=exact, arena=Arena(0))
+        self._repackers: set[str] = set()
+
+    def matrix(self, parts: Sequence[Packed]) -> Weight:
+        """See `Ops.matrix`; what it would be held as, without data."""
+        matrix = outline(parts)
+        self._repackers |= {repacker(p.format) for p in parts}
+        formats = "+".join(dict.fromkeys(p.format for p in parts))
+        return Weight(matrix, matrix.rows, matrix.cols, formats, matrix.formats, 0)
+
+    def stack(self, members: Sequence[Sequence[Packed]]) -> Weight:
+        """See `Ops.stack`; without data."""
+        stack = outline_stack(members)
+        self._repackers |= {repacker(p.format) for p in members[0]}
+        return weight_of(stack)
+
+    def floats(self, packed: Packed) -> Packed:
+        """See `Ops.floats`; without data."""
+        return blank("F32", packed.shape)
+
+    def needed(self, decoder: Decoder, shape: Shape) -> list[str]:
+        """The kernels of loading and running `decoder`, built with this, and of sampling."""
+        return sorted({*KERNELS, *SAMPLING, *self._repackers, *kernel_names(decoder, self, shape)})

@@ -1,0 +1,99 @@
+"""`Stepwise`: a recorded model replayed piece by piece, so that every layer's states can be seen.
+
+Each piece is a recording of its own of the same Python, so it calls the same kernels with the same
+numbers as the whole; states come out as copies. Slower than the whole, and for comparing alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+
+from rbee_worker.ops.batch import Array, Batch
+from rbee_worker.ops.cpu.backend.model import CpuModel, Piece, Recorded, record
+from rbee_worker.ops.cpu.runtime.header import Header
+from rbee_worker.ops.cpu.runtime.program import F32
+from rbee_worker.ops.cpu.runtime.state import CpuState
+from rbee_worker.state.specs import StateGroup
+
+
+class Stepwise:
+    """The pieces of `model`: embedding, each block, final norm, head."""
+
+    def __init__(self, model: CpuModel) -> None:
+        self._model = model
+
+    @property
+    def groups(self) -> tuple[StateGroup, ...]:
+        return self._model.groups
+
+    def memory(self, n_blocks: Sequence[int], n_slots: int, *, block_size: int) -> CpuState:
+        """Zeroed state, of the dtype that the model is recorded for."""
+        shape = self._model.shape
+        assert block_size == shape.block_size
+        return CpuState(self.groups, n_blocks, n_slots, block_size=block_size, dtype=shape.kv)
+
+    def host(self, x: F32) -> F32:
+        """A copy."""
+        return x.copy()
+
+    def put(self, x: F32) -> F32:
+        """As it is: every piece copies what it is given."""
+        return x
+
+    def embedded(self, batch: Batch) -> F32:
+        """batch of N rows -> what the first block reads [N, dim]"""
+        return self._embed(None, batch)
+
+    def layers(self, x: F32, batch: Batch) -> Sequence[Callable[[F32], F32]]:
+        """The blocks, each as a function of the state alone. x [N, dim]: what `embedded` gave"""
+        return [partial(step, batch=batch) for step in self._blocks]
+
+    def normed(self, x: F32) -> F32:
+        """What the last block made [N, dim] -> what the head reads [N, dim]"""
+        return self._norm(x, None)
+
+    def head(self, rows: F32) -> F32:
+        """hidden states [S, dim] -> logits float32 [S, vocab]"""
+        return self._model.head(rows).copy()
+
+    @cached_property
+    def _embed(self) -> _Step:
+        return self._recorded(lambda _, batch: self._model.decoder.embedded(batch))
+
+    @cached_property
+    def _blocks(self) -> list[_Step]:
+        return [
+            self._recorded(partial(self._block, n)) for n in range(len(self._model.decoder.blocks))
+        ]
+
+    @cached_property
+    def _norm(self) -> _Step:
+        return self._recorded(lambda x, _: self._model.decoder.norm(x))
+
+    def _block(self, number: int, x: Array, batch: Batch) -> Array:
+        decoder = self._model.decoder
+        return decoder.layers(decoder.embedded(batch), batch)[number](x)
+
+    def _recorded(self, piece: Piece) -> _Step:
+        model = self._model
+        stage = piece, model.shape.rows
+        return _Step(model, record(model.decoder, model.ops, model.shape, stage))
+
+
+class _Step:
+    """One piece and its header. Called with an input [N, dim] and a batch, or one of them."""
+
+    def __init__(self, model: CpuModel, recorded: Recorded) -> None:
+        self._team, self._recorded = model.team, recorded
+        self._header = Header(model.groups, recorded.ropes, model.shape)
+
+    def __call__(self, x: F32 | None, batch: Batch | None) -> F32:
+        program = self._recorded.program
+        if x is not None:
+            self._recorded.give(x)
+        if batch is None:
+            assert x is not None
+            return program.run(self._team, self._header.rows(len(x)), len(x)).copy()
+        header = self._header.write(batch)
+        return program.run(self._team, header, len(batch.tokens)).copy()

@@ -1,0 +1,70 @@
+"""The compiling process: `python -m rbee_worker.ops.cpu.compiler.compile FOLDER CPU FEATURES JOBS`.
+
+A process of its own, so that LLVM's memory goes back to the system; once it has imported what it
+needs it becomes JOBS processes. All take names of kernels from one standard input, records of
+`RECORD` bytes, until it ends; each writes FOLDER/STEM.o and FOLDER/STEM.json, then the name on
+standard output, one a line.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import llvmlite.binding as llvm
+
+from rbee_worker.ops.cpu.compiler.kernel import Kernel, compile_kernel
+from rbee_worker.ops.cpu.compiler.values import KernelError
+from rbee_worker.ops.cpu.shared.kernel_cache import RECORD, TEMPORARY, stem
+from rbee_worker.ops.cpu.shared.kernel_sources import PACKAGE, kernel_module
+
+
+def build(name: str) -> Kernel:
+    """The kernel called `name`, "module.variant"; KernelError if its module makes another one."""
+    variant = name.partition(".")[2]
+    kernel: Kernel = importlib.import_module(f"{PACKAGE}.{kernel_module(name)}").build(variant)
+    if kernel.name != name:
+        raise KernelError(f"asked for kernel {name}, its module made {kernel.name}")
+    return kernel
+
+
+def main(folder: str, cpu: str, features: str, jobs: int) -> int:
+    """Compile what standard input names, in `jobs` processes; the exit code."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    others = []
+    for _ in range(jobs - 1):
+        other = os.fork()
+        if other == 0:
+            _work(Path(folder), cpu, features)
+            return 0
+        others.append(other)
+    _work(Path(folder), cpu, features)
+    return max([os.waitstatus_to_exitcode(os.waitpid(o, 0)[1]) != 0 for o in others], default=0)
+
+
+def _work(folder: Path, cpu: str, features: str) -> None:
+    """Each file appears whole or not at all."""
+    wants_text = bool(os.environ.get("RBEE_CPU_ASSEMBLY"))
+    while record := os.read(sys.stdin.fileno(), RECORD):
+        name = record.decode().strip()
+        kernel, where = build(name), folder / stem(name, folder)
+        code, assembly = compile_kernel(kernel, cpu, features, assembly=wants_text)
+        if wants_text:
+            _write(where, ".s", assembly.encode())
+        _write(where, ".json", json.dumps(kernel.fields).encode())
+        _write(where, ".o", code)
+        os.write(sys.stdout.fileno(), f"{name}\n".encode())
+
+
+def _write(stem: Path, ending: str, data: bytes) -> None:
+    temporary = stem.with_name(f"{stem.name}{ending}.{os.getpid()}{TEMPORARY}")
+    temporary.write_bytes(data)
+    temporary.replace(stem.with_name(stem.name + ending))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])))

@@ -1,0 +1,150 @@
+"""Two operations that every processor spells in its own way: a dot product of bytes, and a table.
+
+Both take vectors of the vocabulary (`emit.py`); `how` is `Isa.dot`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+
+from rbee_worker.ops.cpu.compiler.emit import (
+    BYTES,
+    I32,
+    LANES,
+    Builder,
+    Value,
+    call,
+    const,
+    i8,
+    i16,
+    i32,
+)
+
+
+def dot(b: Builder, how: str, acc: Value, u: Value, s: Value) -> Value:
+    """acc[lane] + sum of 4 products: u's bytes unsigned (0..255) times s's bytes signed. Exact.
+
+    `how` is Isa.dot. All vectors are I32; a lane holds 4 consecutive bytes, lowest first.
+    """
+    return _DOTS[how](b, acc, u, s)
+
+
+def _vnni512(b: Builder, acc: Value, u: Value, s: Value) -> Value:
+    return call(b, "llvm.x86.avx512.vpdpbusd.512", I32, (acc, u, s))
+
+
+def _vnni256(b: Builder, acc: Value, u: Value, s: Value) -> Value:
+    return _by_parts(b, 8, "llvm.x86.avx512.vpdpbusd.256", acc, u, s)
+
+
+def _maddubs(b: Builder, acc: Value, u: Value, s: Value) -> Value:
+    """AVX2 without VNNI: even and odd bytes as 16-bit numbers, multiplied and added in pairs.
+
+    vpmaddubsw would do both at once but saturates for weights above 128.
+    """
+    words = ir.VectorType(i16, 2 * LANES)
+    eight = const(8, words)
+    uw, sw = b.bitcast(u, words), b.bitcast(s, words)
+    pairs = (
+        (b.and_(uw, const(0xFF, words)), b.ashr(b.shl(sw, eight), eight)),
+        (b.lshr(uw, eight), b.ashr(sw, eight)),
+    )
+    half, eight_i32 = ir.VectorType(i16, 16), ir.VectorType(i32, 8)
+    for x, y in pairs:
+        sums = [
+            call(b, "llvm.x86.avx2.pmadd.wd", eight_i32, (part_x, part_y))
+            for part_x, part_y in zip(_parts(b, x, half), _parts(b, y, half), strict=True)
+        ]
+        acc = b.add(acc, _join(b, sums))
+    return acc
+
+
+def _sdot(b: Builder, acc: Value, u: Value, s: Value) -> Value:
+    """NEON: sdot is signed by signed, so u is split in u - 128 and 128."""
+    flipped = b.xor(u, const(-0x7F7F7F80))
+    whole = _by_parts(b, 4, "llvm.aarch64.neon.sdot.v4i32.v16i8", acc, flipped, s)
+    sums = _by_parts(b, 4, "llvm.aarch64.neon.sdot.v4i32.v16i8", const(0), const(0x01010101), s)
+    return b.add(whole, b.shl(sums, const(7)))
+
+
+def _plain(b: Builder, acc: Value, u: Value, s: Value) -> Value:
+    for byte in range(4):
+        x = b.and_(b.lshr(u, const(8 * byte)), const(0xFF))
+        y = b.ashr(b.shl(s, const(24 - 8 * byte)), const(24))
+        acc = b.add(acc, b.mul(x, y))
+    return acc
+
+
+_DOTS: dict[str, Callable[[Builder, Value, Value, Value], Value]] = {
+    "vnni512": _vnni512,
+    "vnni256": _vnni256,
+    "maddubs": _maddubs,
+    "sdot": _sdot,
+    "plain": _plain,
+}
+
+
+def lookup(b: Builder, how: str, table: Sequence[int], nibbles: Value) -> Value:
+    """Each byte of `nibbles` (0..15, in an I32 vector) replaced by table[byte], 16 bytes."""
+    index = b.bitcast(nibbles, BYTES)
+    if how == "vnni512":
+        entries = ir.Constant(BYTES, [t & 0xFF for t in table] * 4)
+        return b.bitcast(call(b, "llvm.x86.avx512.pshuf.b.512", BYTES, (entries, index)), I32)
+    if how in ("vnni256", "maddubs"):
+        half = ir.VectorType(i8, 32)
+        entries = ir.Constant(half, [t & 0xFF for t in table] * 2)
+        halves = [
+            call(b, "llvm.x86.avx2.pshuf.b", half, (entries, part))
+            for part in _parts(b, index, half)
+        ]
+        return b.bitcast(_join(b, halves), I32)
+    # four levels of selects on the bits of the index
+    values: list[Any] = [const(t & 0xFF, BYTES) for t in table]
+    for bit in range(4):
+        is_set = b.icmp_unsigned("!=", b.and_(index, const(1 << bit, BYTES)), const(0, BYTES))
+        values = [
+            b.select(is_set, high, low)
+            for low, high in zip(values[0::2], values[1::2], strict=True)
+        ]
+    return b.bitcast(values[0], I32)
+
+
+# ---- vectors in parts
+
+
+def _parts(b: Builder, v: Value, kind: ir.VectorType) -> list[Value]:
+    undefined = ir.Constant(v.type, ir.Undefined)
+    n = kind.count
+    return [
+        b.shuffle_vector(
+            v, undefined, ir.Constant(ir.VectorType(i32, n), list(range(start, start + n)))
+        )
+        for start in range(0, v.type.count, n)
+    ]
+
+
+def _join(b: Builder, parts: list[Value]) -> Value:
+    while len(parts) > 1:
+        n = 2 * parts[0].type.count
+        order = ir.Constant(ir.VectorType(i32, n), list(range(n)))
+        parts = [
+            b.shuffle_vector(x, y, order) for x, y in zip(parts[0::2], parts[1::2], strict=True)
+        ]
+    return parts[0]
+
+
+def _by_parts(b: Builder, lanes: int, name: str, acc: Value, u: Value, s: Value) -> Value:
+    """Apply a narrower intrinsic (acc, u, s) to every `lanes` lanes."""
+    kind = ir.VectorType(i32, lanes)
+    as_bytes = "neon" in name
+    narrow = ir.VectorType(i8, 4 * lanes)
+    out = []
+    for parts in zip(*(_parts(b, v, kind) for v in (acc, u, s)), strict=True):
+        a, x, y = parts
+        if as_bytes:
+            x, y = b.bitcast(x, narrow), b.bitcast(y, narrow)
+        out.append(call(b, name, kind, (a, x, y)))
+    return _join(b, out)

@@ -1,0 +1,168 @@
+"""Matrix products: y[token, row] = sum over columns of w[row, column] x[token, column].
+
+Variants: `linear.<held>`, or `linear.<held>-<form>` for other forms of activations (`forms.py`)
+than the format's own. A tile is one group of 16 rows and up to 8 tokens, or 4 or 2 groups and one
+token: a core reads memory half again as fast through 4 streams as through one. With several tokens
+it asks for the next group's blocks while it works on this one's.
+With AMX its tiles take the tokens of packed weights 16 at a time (`amx_loops.py`), and these the
+rest.
+Every (row, token) sums its blocks in ascending order, whatever tile it falls in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rbee_worker.ops.cpu.compiler import simd as s
+from rbee_worker.ops.cpu.compiler.kernel import Kernel, device, kernel
+from rbee_worker.ops.cpu.compiler.simd import Int, Ptr
+from rbee_worker.ops.cpu.kernels.product import amx, amx_loops, k_steps, steps
+from rbee_worker.ops.cpu.kernels.shares import claim
+from rbee_worker.ops.cpu.shared.forms import BYTES, TOKENS, UNITS, at_once, parse
+from rbee_worker.ops.cpu.shared.held import HELD
+from rbee_worker.ops.cpu.shared.pieces import FEW, MANY, TILED
+
+CACHE = 1 << 19  # bytes of activations that stay in the second-level cache between groups
+
+
+def _steps(name: str, form: str) -> tuple[Any, int, int, int]:
+    """The module whose steps a product takes, how many make a unit, and by how many bytes each
+    advances weights and activations."""
+    cells, taken = HELD[name].columns // 32, at_once(form)
+    inner: Any = k_steps if form in UNITS else steps
+    return inner, cells // taken, HELD[name].nbytes // cells * taken, TOKENS * BYTES[form] * taken
+
+
+def _tile(tokens: int, name: str, form: str) -> Callable[..., None]:
+    """(w, units, x, y, stride, bias, rows): `tokens` tokens by one group of 16 rows."""
+    unit = HELD[name].nbytes
+    inner, count, w_step, x_step = _steps(name, form)
+    zeros, step, put = steps.zeros(tokens), inner.step(tokens, name, form), steps.put(tokens)
+
+    @device
+    def run(w: Ptr, units: Int, x: Ptr, y: Ptr, stride: Int, bias: Ptr, rows: Int) -> None:
+        sums = zeros()
+        other = w + units * unit
+        for _ in range(units):
+            for j in range(count):
+                sums = step(sums, x, w, j, other)
+                other += w_step
+                x += x_step
+            w += unit
+        put(sums, y, stride, bias, rows)
+
+    return run
+
+
+def _wide(groups: int, name: str, form: str) -> Callable[..., None]:
+    """(w, units, x, y, bias, after): one token by `groups` whole groups of 16 rows. Asks for what
+    it needs next; near the end that is the beginning of `groups` more, if `after` is so many."""
+    unit = HELD[name].nbytes
+    inner, count, w_step, x_step = _steps(name, form)
+    zeros, step = steps.zeros(groups), inner.wide(groups, name, form)
+    put, ahead = steps.put_wide(groups), steps.AHEAD[HELD[name].columns]
+
+    @device
+    def run(w: Ptr, units: Int, x: Ptr, y: Ptr, bias: Ptr, after: Int) -> None:
+        sums = zeros()
+        group_step = units * unit
+        left, end = group_step - ahead, ahead + (groups - 1) * group_step if after >= groups else 0
+        for _ in range(units):
+            for j in range(count):
+                far = ahead if left > 0 else end
+                sums = step(sums, x, w, group_step, j, far)
+                left -= w_step
+                x += x_step
+            w += unit
+        put(sums, y, bias)
+
+    return run
+
+
+def product(name: str, form: str) -> Callable[..., None]:
+    """(w, first, last, x, n, y, stride, bias, cols, rows, token): groups first .. last - 1 of one
+    matrix of `rows` rows times n tokens, `token` bytes of prepared activations each."""
+    columns, unit = HELD[name].columns, HELD[name].nbytes
+    size = BYTES[form]
+    tile8, tile4, tile2, tile1 = (_tile(t, name, form) for t in (8, 4, 2, 1))
+    wide4, wide2 = (_wide(g, name, form) for g in (4, 2))
+    suits = amx.suits(name, form)
+    sixteens: Any = amx_loops.product(name, form) if suits else None
+
+    @device
+    def run(
+        w: Ptr, first: Int, last: Int, x: Ptr, n: Int, y: Ptr, stride: Int, bias: Ptr, cols: Int,
+        rows: Int, token: Int,
+    ) -> None:  # fmt: skip
+        units = s.idiv(cols + columns - 1, columns)
+        chunk = s.larger(8, s.idiv(s.idiv(CACHE, token), 8) * 8)
+        done = 0
+        if suits and amx.available() and n >= amx.TOKENS:
+            done = n & -amx.TOKENS
+            sixteens(w, first, last, x, done, y, stride, bias, units, rows, token, chunk)
+        for start in range(done, n, chunk):
+            stop, low = s.smaller(start + chunk, n), first
+            if stop - start == 1:
+                p = x + start * token
+                while low + 4 <= last and 16 * (low + 4) <= rows:
+                    b = bias + 64 * low if bias != 0 else 0
+                    out = y + 64 * low + 4 * start * stride
+                    low += 4
+                    wide4(w + (low - 4) * units * unit, units, p, out, b, last - low)
+                if low + 2 <= last and 16 * (low + 2) <= rows:
+                    b = bias + 64 * low if bias != 0 else 0
+                    out = y + 64 * low + 4 * start * stride
+                    wide2(w + low * units * unit, units, p, out, b, 0)
+                    low += 2
+            for g in range(low, last):
+                wg, left = w + g * units * unit, rows - 16 * g
+                out = y + 64 * g
+                b = bias + 64 * g if bias != 0 else 0
+                t = start
+                while t + 8 <= stop:
+                    tile8(wg, units, x + t * token, out + 4 * t * stride, stride, b, left)
+                    t += 8
+                p = x + t * token
+                if t + 4 <= stop:
+                    tile4(wg, units, p, out + 4 * t * stride, stride, b, left)
+                    t += 4
+                    p += 4 * size
+                if t + 2 <= stop:
+                    tile2(wg, units, p, out + 4 * t * stride, stride, b, left)
+                    t += 2
+                    p += 2 * size
+                if t < stop:
+                    tile1(wg, units, p, out + 4 * t * stride, stride, b, left)
+
+    return run
+
+
+def build(variant: str) -> Kernel:
+    """A product kernel. w: held units; x: prepared activations; y: first column of the result,
+    rows `stride` floats apart; bias: address of (padded to 16) floats or 0; count: header slot;
+    ticket, few, many: for threads that are done early, see `pieces.py`."""
+    held, form = parse(variant)
+    columns, times = held.columns, product(held.name, form)
+    size = BYTES[form]
+
+    def run(
+        step: Ptr, tid: Int, nt: Int,
+        w: Ptr, x: Ptr, y: Ptr, bias: Ptr, cols: Int, rows: Int, stride: Int, count: Int,
+        ticket: Ptr, few: Int, many: Int,
+    ) -> None:  # fmt: skip
+        n, groups = s.get_i64(step + 8 * count), s.idiv(rows + 15, 16)
+        token = s.idiv(columns, 32) * s.idiv(cols + columns - 1, columns) * size
+        pieces, piece = few, FEW.size
+        if n >= TILED:
+            pieces, piece = many, MANY.size
+        early = groups - pieces * piece
+        first, last = s.idiv(tid * early, nt), s.idiv((tid + 1) * early, nt)
+        claimed = -1
+        while claimed < pieces:
+            times(w, first, last, x, n, y, stride, bias, cols, rows, token)
+            claimed = claim(ticket, pieces, nt) if pieces > 0 else 0
+            first = early + claimed * piece
+            last = first + piece
+
+    return kernel(f"linear.{variant}")(run)

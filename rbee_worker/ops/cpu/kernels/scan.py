@@ -1,0 +1,45 @@
+"""Linear recurrences over the rows of each sequence, with their state in a slot.
+
+Threads share cells of 16 columns, each cell of every sequence; the rows of a sequence are taken in
+order, with a product and a sum rounded each, so that a row's result depends on nothing but the
+state before it.
+"""
+
+from __future__ import annotations
+
+from rbee_worker.ops.cpu.compiler import simd as s
+from rbee_worker.ops.cpu.compiler.kernel import Kernel, kernel
+from rbee_worker.ops.cpu.compiler.simd import Int, Ptr
+from rbee_worker.ops.cpu.kernels.shares import load_upto, share, store_upto
+from rbee_worker.ops.cpu.shared import step as header
+
+CELL = 16  # columns
+
+
+def _linear(
+    step: Ptr, tid: Int, nt: Int,
+    x: Ptr, x_stride: Int, decay: Ptr, decay_stride: Int, y: Ptr, y_stride: Int,
+    group: Int, tensor: Int, slot_bytes: Int, layer: Int, width: Int,
+) -> None:  # fmt: skip
+    """h = decay * h + x; y = h. group, tensor: where in the header stands who has which slot, and
+    where the tensor lies that keeps h."""
+    sequences, starts = s.get_i64(step + header.B), s.get_i64(step + header.SEQ_STARTS)
+    state = s.get_i64(step + tensor + header.STATE)
+    state += layer * s.get_i64(step + tensor + header.STATE_LAYER)
+    slots = s.get_i64(step + group + header.SLOTS)
+    items = s.idiv(width + CELL - 1, CELL) * sequences
+    for item in range(share(tid, nt, items), share(tid + 1, nt, items)):
+        i, b = CELL * s.idiv(item, sequences), s.imod(item, sequences)
+        left = width - i
+        kept = state + slot_bytes * s.get_i64(slots + 8 * b) + 4 * i
+        h = load_upto(kept, left)
+        for t in range(s.get_i64(starts + 8 * b), s.get_i64(starts + 8 * (b + 1))):
+            a = load_upto(decay + 4 * (t * decay_stride + i), left)
+            h = s.add(s.mul(a, h), load_upto(x + 4 * (t * x_stride + i), left))
+            store_upto(y + 4 * (t * y_stride + i), h, left)
+        store_upto(kept, h, left)
+
+
+def build(variant: str) -> Kernel:
+    """`scan.linear`"""
+    return kernel(f"scan.{variant}")({"linear": _linear}[variant])

@@ -1,0 +1,1 @@
+"""Threads, memory and recorded programs: what runs kernels. Never imports the compiler."""

@@ -1,0 +1,44 @@
+"""How fast this machine's memory can be read: the ceiling of decoding."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+
+import numpy as np
+
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared import isa
+from rbee_worker.ops.cpu.shared.instruction import Instruction, words
+from rbee_worker.ops.cpu.shared.regions import Words
+
+MOST = 1 << 30  # bytes read at a time: more than any cache holds
+REPEATS = 5
+
+
+def read_gb_s(threads: int, *, most: int = MOST, cache_dir: str = "") -> float:
+    """GB/s (10^9 bytes) that `threads` threads read from memory together: the best of a few.
+
+    most: bytes that may be taken for it.
+    """
+    nbytes = min(MOST, most)
+    mapped = mmap.mmap(-1, nbytes)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        mapped.madvise(mmap.MADV_HUGEPAGE)
+    memory = np.frombuffer(mapped, np.uint8)
+    memory[:: mmap.PAGESIZE] = 1  # pages of zeros that nobody wrote are all the same one
+    library = Library(isa.choose(os.environ.get("RBEE_CPU_ISA", "")), cache_dir=cache_dir)
+    team = Team(library, threads)
+    kernel = library["read.streams"]
+    args = kernel.pack(p=memory, nbytes=nbytes, out=np.zeros(64 * threads, np.uint8))
+    entries = words([Instruction(kernel.address, args.address)])
+    header: Words = np.zeros(1, np.int64)
+    best = 0.0
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        team.run(entries, header)
+        best = max(best, nbytes / (time.perf_counter() - start) / 1e9)
+    team.close()
+    return best

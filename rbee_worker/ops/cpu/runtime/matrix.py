@@ -1,0 +1,189 @@
+"""Weights as the kernels read them: parts, each in its own held format, rows stacked in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rbee_worker.checkpoint.decoding import as_floats, grids
+from rbee_worker.checkpoint.formats import FORMATS, Packed
+from rbee_worker.ops.cpu.runtime.arena import Arena
+from rbee_worker.ops.cpu.runtime.native import Args, Library, Native
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared.held import GRID_OF, ROWS, Held, held_as, taken_as
+from rbee_worker.ops.cpu.shared.instruction import Instruction, words
+from rbee_worker.ops.cpu.shared.regions import Words
+
+Bytes = npt.NDArray[np.uint8]
+
+BATCH_BYTES = 32_000_000  # of the file, repacked together
+
+
+@dataclass(frozen=True)
+class Part:
+    """`rows` rows in `held` format, the first of them row `first` of the matrix."""
+
+    held: Held
+    data: Bytes
+    first: int
+    rows: int
+
+    @property
+    def groups(self) -> int:
+        """Groups of rows that are held together, the last one filled up."""
+        return -(-self.rows // ROWS)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What `Weight.data` is on this backend. source_formats: of the tensors it was made of."""
+
+    parts: tuple[Part, ...]
+    rows: int
+    cols: int
+    source_formats: tuple[str, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(p.data.nbytes for p in self.parts)
+
+    @property
+    def formats(self) -> str:
+        """Held formats, in order."""
+        return "+".join(dict.fromkeys(p.held.name for p in self.parts))
+
+
+class Holder:
+    """Puts matrices into an arena, repacked for the kernels.
+
+    A matrix has its memory when `hold` returns and its contents after the next `flush`: threads
+    share the bytes of several matrices at once, which for small ones takes half the time.
+    """
+
+    def __init__(self, library: Library, team: Team, arena: Arena) -> None:
+        self._library, self._team, self._arena = library, team, arena
+        self._jobs: list[_Job] = []
+        self._pending = 0  # bytes of the file that `_jobs` read
+
+    def hold(self, packed: Sequence[Packed]) -> Matrix:
+        """The matrices [out_i, in], rows stacked; formats without a kernel are expanded to float32.
+        Repacks whatever is pending once that is much."""
+        parts, first = [], 0
+        for run in _runs([_repackable(p, self._team.threads) for p in packed]):
+            rows = sum(p.shape[0] for p in run)
+            held = held_as(run[0].format)
+            parts.append(Part(held, self._plan(run, held), first, rows))
+            first += rows
+        if self._pending >= BATCH_BYTES:
+            self.flush()
+        return _matrix(parts, packed)
+
+    def _plan(self, run: Sequence[Packed], held: Held) -> Bytes:
+        """Memory for all matrices of a run; the jobs that will fill it are pending."""
+        units = -(-run[0].shape[1] // held.columns)
+        groups = [-(-p.shape[0] // ROWS) for p in run]
+        each = units * held.nbytes
+        memory = self._arena.take(sum(groups) * each)
+        kernel, source = self._library[repacker(run[0].format)], taken_as(run[0].format)
+        grid = {"grid": grids.digits(GRID_OF[source])} if source in GRID_OF else {}
+        at = 0
+        for one, count in zip(run, groups, strict=True):
+            raw = _whole(one, units * held.columns)
+            values = {"raw": raw, "stride": raw.shape[1], "units": units, "out": memory[at:]}
+            self._jobs.append(_Job(kernel, {**values, **grid}, count, each))
+            self._pending += raw.nbytes
+            at += count * each
+        return memory
+
+    def flush(self) -> None:
+        """Repack what is pending.
+
+        Every thread fills a piece of memory of its own: two that first write the same huge page
+        would both clear one, and clearing pages is half of all the work.
+        """
+        jobs, self._jobs, self._pending = self._jobs, [], 0
+        threads = self._team.threads
+        total = sum(job.groups * job.each for job in jobs)
+        keep: list[Args] = []
+        entries: list[Instruction] = []
+        begin = 0
+        for job in jobs:
+            ends = [total * t // threads - begin for t in range(threads + 1)]
+            shares = np.array([min(max(e // job.each, 0), job.groups) for e in ends], np.int64)
+            shares[-1] = job.groups
+            keep.append(job.kernel.pack(**job.values, shares=shares))
+            entries.append(Instruction(job.kernel.address, keep[-1].address))
+            begin += job.groups * job.each
+        header: Words = np.zeros(1, np.int64)
+        if entries:
+            self._team.run(words(entries), header)
+
+
+def outline(packed: Sequence[Packed]) -> Matrix:
+    """What a `Holder` makes of matrices, without their contents."""
+    parts, first = [], 0
+    for run in _runs(packed):
+        rows = sum(p.shape[0] for p in run)
+        held = held_as(run[0].format)
+        parts.append(Part(held, np.empty(0, np.uint8), first, rows))
+        first += rows
+    return _matrix(parts, packed)
+
+
+def _matrix(parts: Sequence[Part], packed: Sequence[Packed]) -> Matrix:
+    rows, cols = sum(p.rows for p in parts), packed[0].shape[1]
+    return Matrix(tuple(parts), rows, cols, tuple(p.format for p in packed))
+
+
+def repacker(format: str) -> str:
+    """The kernel that makes a file's format the held one."""
+    return f"repack.{taken_as(format)}"
+
+
+def _repackable(packed: Packed, threads: int) -> Packed:
+    """Itself, or its values as F32 where no kernel repacks its format."""
+    if taken_as(packed.format) == packed.format.lower():
+        return packed
+    return as_floats(packed, threads=threads)
+
+
+def _runs(packed: Sequence[Packed]) -> list[list[Packed]]:
+    """Neighbours of one format, where whole groups of rows meet: held, and multiplied, as one."""
+    runs: list[list[Packed]] = []
+    for one in packed:
+        last = runs[-1][-1] if runs else None
+        if last is not None and _alike(last, one) and last.shape[0] % ROWS == 0:
+            runs[-1].append(one)
+        else:
+            runs.append([one])
+    return runs
+
+
+def _alike(a: Packed, b: Packed) -> bool:
+    return taken_as(a.format) == taken_as(b.format)
+
+
+class _Job(NamedTuple):
+    """One matrix to repack. values: the kernel's arguments but `shares`, which says how threads
+    share the groups of rows. each: bytes that a group takes as held."""
+
+    kernel: Native
+    values: dict[str, Any]
+    groups: int
+    each: int
+
+
+def _whole(packed: Packed, cols: int) -> Bytes:
+    """Raw rows of `cols` columns, a multiple of 16 of them; what is filled up decodes to zeros."""
+    rows, form = packed.shape[0], FORMATS[packed.format]
+    width = cols // form.block * form.bytes
+    raw = packed.data.reshape(rows, -1)
+    if rows % ROWS or raw.shape[1] != width:
+        padded = np.zeros((-(-rows // ROWS) * ROWS, width), np.uint8)
+        padded[:rows, : raw.shape[1]] = raw
+        raw = padded
+    return np.ascontiguousarray(raw)

@@ -1,0 +1,1 @@
+"""What compiling and running agree on: layouts, offsets, formats, the cache of kernels."""

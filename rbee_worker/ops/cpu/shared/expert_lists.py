@@ -1,0 +1,25 @@
+"""Where the rows of each chosen expert lie: lists that `expert_slots.group` makes for products.
+
+A (row, expert) pair is a slot; the slots of an expert follow each other in ascending rows and begin
+at a multiple of 8, as tiles of activations do. The lists, in int64: how many experts were chosen by
+anybody, one more that is free, then for each of them, ascending, (expert, first slot, slots).
+Beside them: `tokens` int32 [slots], the row of each slot; `places` int32 [N, top_k], the slot of
+each pair; `counts` int64 [experts], scratch. Torch-free.
+"""
+
+from __future__ import annotations
+
+ENTRIES = 16  # bytes before the first expert's entry
+ENTRY_BYTES = 24
+TILE = 8  # slots that lie together
+
+
+def slots(rows: int, top_k: int, experts: int) -> int:
+    """The most slots that `rows` rows take, those left empty between experts included."""
+    pairs = rows * top_k
+    return -(-(pairs + (TILE - 1) * min(experts, pairs)) // TILE) * TILE
+
+
+def list_bytes(rows: int, top_k: int, experts: int) -> int:
+    """Bytes of the lists."""
+    return ENTRIES + ENTRY_BYTES * min(experts, rows * top_k)

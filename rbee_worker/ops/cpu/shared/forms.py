@@ -1,0 +1,57 @@
+"""How activations are made ready for a matrix product: a form is what a kernel's variant names.
+
+i8: as llama.cpp, one byte a number and one scale for 32 columns. i16: two bytes a number, for
+products whose rounding would last (keys, values) or show at once (logits). k8, k16: the same with
+one scale for 256 columns, for formats in units of 256, as llama.cpp has it for these: their blocks'
+scales are integers, and so everything is up to the end of a unit. exact: float32. The layouts
+stand in `tile.py` and `units.py`. Torch-free; kernels and the engine both import it.
+"""
+
+from __future__ import annotations
+
+from rbee_worker.ops.cpu.shared.held import HELD, Held
+
+TOKENS = 8  # tokens whose prepared activations lie together
+CELL = 32  # columns of a block of prepared activations
+# Relative error (norm of the difference over norm) of a product with standard normal activations:
+# what the tests hold every format to; docs/formats.md has what was measured.
+WITHIN = {"i8": 7.5e-3, "i16": 3e-5, "k8": 9e-3, "k16": 4e-5, "exact": 5e-7}
+BYTES = {"i8": 64, "i16": 96, "k8": 64, "k16": 96, "exact": 144}  # of one token's block
+UNIT = 256  # columns of a unit of a K format
+UNITS = ("k8", "k16")  # forms with a scale for that many
+LOW = 64  # offset of the second bytes in i16 and k16
+SCALE, SUM = 32, 40  # offsets in all but `exact`
+
+
+def natural(held: Held) -> str:
+    """The form that a variant without a suffix takes: float weights never round activations."""
+    if held.is_float:
+        return "exact"
+    return "k8" if held.columns == UNIT else "i8"
+
+
+def precise(form: str) -> str:
+    """The form with two bytes a number instead of one."""
+    return {"i8": "i16", "k8": "k16"}.get(form, form)
+
+
+def forms(held: Held) -> tuple[str, ...]:
+    """All that its products can take."""
+    return tuple(dict.fromkeys((natural(held), precise(natural(held)), "exact")))
+
+
+def at_once(form: str) -> int:
+    """Blocks of 32 columns that are rounded together."""
+    return UNIT // CELL if form in UNITS else 1
+
+
+def variant(held: Held, form: str) -> str:
+    """The name of a product kernel's variant, without its family."""
+    return held.name if form == natural(held) else f"{held.name}-{form}"
+
+
+def parse(name: str) -> tuple[Held, str]:
+    """The inverse of `variant`."""
+    held_name, _, form = name.partition("-")
+    held = HELD[held_name]
+    return held, form or natural(held)

@@ -1,0 +1,93 @@
+"""Memory of a program's activations: places in an arena, lent and given back while recording."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+LINE = 64  # bytes; places begin on a cache line of their own
+
+Words = npt.NDArray[np.int64]  # what kernels follow: headers, records, argument structs
+
+SHARED, OWN = "arena", "own"  # spaces: one memory for all threads, one for each thread
+
+
+def zeros(nbytes: int) -> npt.NDArray[np.uint8]:
+    """Bytes from a cache line on; the system gives pages when they are touched."""
+    raw = np.zeros(nbytes + LINE, np.uint8)
+    start = -raw.ctypes.data % LINE
+    return raw[start : start + nbytes]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Bytes first .. last - 1 of the arena, or of something else that `space` names."""
+
+    first: int
+    last: int
+    space: str = SHARED
+
+    def overlaps(self, other: Place) -> bool:
+        """Do the two have a byte in common?"""
+        return self.space == other.space and self.first < other.last and other.first < self.last
+
+
+class Region:
+    """Memory in use; given back when the object dies."""
+
+    def __init__(self, place: Place, free: Callable[[Place], None]) -> None:
+        self.place = place
+        weakref.finalize(self, free, place)
+
+
+class Heap:
+    """The memory of one space. `size`: bytes it needs so far.
+
+    What is given back is lent again after `pass_on`: another thread may still touch it, and used
+    at once it would need a barrier of its own.
+    """
+
+    def __init__(self, space: str = SHARED) -> None:
+        self.size = 0
+        self._space = space
+        self._free: list[Place] = []
+        self._released: list[Place] = []
+
+    def take(self, nbytes: int) -> Region:
+        """Memory of at least `nbytes`, from the first hole that is large enough."""
+        nbytes = max(LINE, -(-nbytes // LINE) * LINE)
+        for n, hole in enumerate(self._free):
+            if hole.last - hole.first >= nbytes:
+                if hole.first + nbytes == hole.last:
+                    del self._free[n]
+                else:
+                    self._free[n] = self._place(hole.first + nbytes, hole.last)
+                return self._lend(hole.first, hole.first + nbytes)
+        if self._free and self._free[-1].last == self.size:  # the space grows from its last hole
+            start = self._free.pop().first
+        else:
+            start = self.size
+        self.size = start + nbytes
+        return self._lend(start, self.size)
+
+    def pass_on(self) -> None:
+        """What was given back may be lent again."""
+        holes = sorted([*self._free, *self._released], key=lambda p: p.first)
+        self._released.clear()
+        merged: list[Place] = []
+        for hole in holes:
+            if merged and merged[-1].last == hole.first:
+                merged[-1] = self._place(merged[-1].first, hole.last)
+            else:
+                merged.append(hole)
+        self._free = merged
+
+    def _place(self, first: int, last: int) -> Place:
+        return Place(first, last, self._space)
+
+    def _lend(self, first: int, last: int) -> Region:
+        return Region(self._place(first, last), self._released.append)

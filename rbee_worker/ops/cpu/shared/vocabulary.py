@@ -1,0 +1,13 @@
+"""Which operations have kernels here: what `inspect` says without loading torch."""
+
+NATIVE = frozenset(
+    (
+        *("matrix", "stack", "vector", "floats", "embed", "add_positions", "logits", "linear"),
+        *("heads_linear", "split", "concat"),
+        *("rms_norm", "layer_norm", "add_rms_norm"),
+        *("add", "multiply", "scale", "clip", "act", "gated", "softcap"),
+        *("route", "experts"),
+        *("scale_by_position", "rope", "attend"),
+        "linear_scan",
+    )
+)

@@ -1,0 +1,1 @@
+"""`reference`: every operation in plain torch; the definition of right."""

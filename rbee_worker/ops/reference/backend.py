@@ -1,0 +1,137 @@
+"""`ReferenceBackend`: plain torch operations, the definition of right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from rbee_worker.config import Settings
+from rbee_worker.errors import UsageError
+from rbee_worker.extras import missing
+from rbee_worker.machine import allowed_cores, available_memory
+from rbee_worker.ops.backend import (
+    Backend,
+    Executable,
+    ModelOutline,
+    Progress,
+    Refusal,
+    StateMemory,
+    Warmed,
+)
+from rbee_worker.ops.plan import DTYPE_BYTES, PlanOps
+from rbee_worker.state.specs import StateGroup
+
+if TYPE_CHECKING:
+    from rbee_worker.models.base import Decoder
+    from rbee_worker.ops import Ops
+
+
+class ReferenceBackend(Backend):
+    """torch on the CPU, in any float dtype."""
+
+    name = "reference"
+    title = "plain torch operations, slow"
+
+    def refuses(self, settings: Settings) -> Refusal | None:
+        absent = missing("torch")
+        return None if absent is None else Refusal(*absent)
+
+    def compute_dtype(self, settings: Settings, kind: str, formats: dict[str, int]) -> str:
+        """GGUF files are computed in f32, a safetensors file in what most of its bytes have."""
+        if settings.dtype != "auto":
+            return settings.dtype
+        if kind == "gguf" or not formats:
+            return "f32"
+        most = max(formats, key=lambda name: formats[name])
+        return {"BF16": "bf16", "F16": "f16"}.get(most, "f32")
+
+    def kv_dtype(self, settings: Settings, dtype: str, packed: bool) -> str:
+        if settings.kv_dtype in ("i8", "f8"):
+            raise UsageError(
+                f"--kv-dtype {settings.kv_dtype}: the reference backend has no 8-bit cache.",
+                fix="use --kv-dtype f16, or i8 with --backend cpu.",
+            )
+        if settings.kv_dtype != "auto":
+            return settings.kv_dtype
+        return "f16" if packed else dtype
+
+    def activations(self, settings: Settings, dtype: str, packed: bool) -> str:
+        return dtype
+
+    def plan_ops(self, dtype: str) -> PlanOps:
+        return PlanOps(dtype)
+
+    def fast(self) -> frozenset[str]:
+        return frozenset()
+
+    def free_bytes(self) -> int:
+        return available_memory()
+
+    def prepare(
+        self, outline: ModelOutline, settings: Settings, kv_dtype: str, progress: Progress
+    ) -> None:
+        """Nothing is compiled."""
+
+    def warm(
+        self,
+        outlines: Sequence[tuple[ModelOutline, str]],
+        settings: Settings,
+        targets: Sequence[str],
+        progress: Callable[[str, int, int, str], None],
+    ) -> Iterator[Warmed]:
+        _no_kernels()
+
+    def ops(self, settings: Settings, dtype: str, *, weight_bytes: int, progress: Progress) -> Ops:
+        import torch
+
+        from rbee_worker.ops.reference.ops import ReferenceOps
+
+        torch.set_num_threads(settings.threads or allowed_cores())
+        return ReferenceOps("cpu", dtype)
+
+    def state(
+        self,
+        ops: Ops,
+        groups: Sequence[StateGroup],
+        n_blocks: Sequence[int],
+        n_slots: int,
+        *,
+        block_size: int,
+        dtype: str,
+    ) -> StateMemory:
+        from rbee_worker.ops.reference.state import TorchState
+
+        return TorchState(
+            groups, n_blocks, n_slots, block_size=block_size, dtype=dtype, device=ops.device
+        )
+
+    def executable(
+        self, model: Decoder, settings: Settings, *, kv_dtype: str, longest: int
+    ) -> Executable:
+        from rbee_worker.ops.reference.model import ReferenceModel
+
+        return ReferenceModel(model)
+
+    def pieces(self, model: Decoder, *, tokens: int, block_size: int, kv_dtype: str) -> Any:
+        from rbee_worker.ops.reference.stepwise import ReferenceStepwise
+
+        return ReferenceStepwise(model)
+
+    def bytes_per_token(self, outline: ModelOutline, settings: Settings, dtype: str) -> int:
+        from rbee_worker.ops.cpu.backend.bytes_read import numbers_read
+
+        return numbers_read(outline, settings) * DTYPE_BYTES[dtype]
+
+    def read_gb_s(self, settings: Settings) -> float:
+        from rbee_worker.ops.cpu.backend.cpu import BACKEND as CPU
+
+        return CPU.read_gb_s(settings)  # the same memory
+
+
+def _no_kernels() -> NoReturn:
+    raise UsageError(
+        "--backend reference has no kernels to compile.", fix="use --backend cpu, or leave it."
+    )
+
+
+BACKEND = ReferenceBackend()

@@ -1,0 +1,44 @@
+"""`ReferenceModel`: a `Decoder` computed by torch, as the engine runs it.
+
+Every method enters torch's inference mode by itself, so that nobody else needs torch for it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rbee_worker.ops.batch import Batch
+from rbee_worker.state.specs import StateGroup
+
+if TYPE_CHECKING:
+    from rbee_worker.models.base import Decoder
+
+
+class ReferenceModel:
+    """See `ops.backend.Executable`."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder, self.ops = decoder, decoder.ops
+        self.groups: tuple[StateGroup, ...] = decoder.groups
+        self.vocab_size = decoder.vocab_size
+        self.context = decoder.context
+
+    @torch.inference_mode()
+    def hidden(self, batch: Batch) -> Tensor:
+        """See `Executable.hidden`."""
+        hidden: Tensor = self.decoder.hidden(batch)
+        return hidden
+
+    @torch.inference_mode()
+    def head(self, rows: Tensor) -> Tensor:
+        """See `Executable.head`."""
+        logits: Tensor = self.decoder.head(rows)
+        return logits
+
+    @torch.inference_mode()
+    def logits(self, batch: Batch) -> Tensor:
+        """See `Executable.logits`."""
+        return self.head(self.hidden(batch)[batch.sample_rows])

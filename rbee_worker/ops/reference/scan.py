@@ -1,0 +1,37 @@
+"""Linear recurrences over the rows of each sequence: the reference's half of `Ops.linear_scan`."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from rbee_worker.ops.batch import Batch
+
+
+def linear_scan(x: Tensor, decay: Tensor, state: Tensor, slots: Tensor, batch: Batch) -> Tensor:
+    """h_t = decay_t * h_{t-1} + x_t, one row after another: float32 [N, width].
+
+    x, decay: float32 [N, width]; state: float32 [slots, width], h before the first row of each
+    sequence, and after its last one when this returns; slots: int64 [B].
+
+    Sequences take their steps together, each number by a product and a sum rounded to float32 each,
+    so a row's result is the same whatever its chunk and its neighbours are.
+    """
+    starts = batch.seq_starts_host
+    counts = [end - start for start, end in pairwise(starts)]
+    order = sorted(range(len(counts)), key=lambda b: -counts[b])  # those that go on come first
+    picked = torch.tensor(order, device=x.device)
+    first = batch.seq_starts[:-1][picked]
+    h = state[slots[picked]]
+    out = torch.empty_like(x)
+    live = len(order)
+    for t in range(max(counts, default=0)):
+        while counts[order[live - 1]] <= t:
+            live -= 1
+        rows = first[:live] + t
+        h[:live] = decay[rows] * h[:live] + x[rows]
+        out[rows] = h[:live]
+    state[slots[picked]] = h
+    return out

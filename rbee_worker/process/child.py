@@ -1,0 +1,70 @@
+"""The engine's process from outside: started, claimed by whoever needs an engine, or ended.
+
+A command knows that it will need an engine before it knows anything else: `early` starts the
+process, whose imports take longest, and `claim` hands it over. Imports next to nothing.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+MODULE = "rbee_worker.process.main"
+
+
+@dataclass(frozen=True)
+class Child:
+    """A process and our end of its link."""
+
+    process: subprocess.Popen[bytes]
+    link: socket.socket
+
+    def end(self) -> None:
+        """Hang up and see that it is gone."""
+        self.link.close()
+        self.process.kill()
+        self.process.wait()
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+
+
+_EARLY: ContextVar[list[Child]] = ContextVar("rbee_early_engine")
+
+
+def spawn(module: str = MODULE) -> Child:
+    """Start a process that runs `module`; it leaves when its link is closed."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, str(theirs.fileno())],
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,  # stdout is the worker's own
+            stderr=subprocess.PIPE,
+            bufsize=0,
+        )
+    return Child(process, ours)
+
+
+@contextmanager
+def early(wanted: bool) -> Iterator[None]:
+    """Inside, an engine is starting if it is `wanted`; one that nobody claims is ended."""
+    waiting = [spawn()] if wanted else []
+    mark = _EARLY.set(waiting)
+    try:
+        yield
+    finally:
+        _EARLY.reset(mark)
+        for unclaimed in waiting:
+            unclaimed.end()
+
+
+def claim(module: str = MODULE) -> Child:
+    """The process that was started early, else a new one."""
+    waiting = _EARLY.get([])
+    return waiting.pop() if waiting and module == MODULE else spawn(module)

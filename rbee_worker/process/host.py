@@ -1,0 +1,183 @@
+"""Where an engine runs: its own process, or a thread of this one (tests, small tools).
+
+Either way it is behind the same link and runs the same loop (process/main.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from rbee_worker.process import child
+from rbee_worker.process.link import Link, socket_pair
+from rbee_worker.process.port import Port
+
+if TYPE_CHECKING:
+    from rbee_worker.process.main import Loader
+
+PATIENCE_S = 5.0  # what an engine gets to leave by itself
+log = logging.getLogger(__name__)
+
+_TAIL_LINES = 12
+_LINE_CHARS = 300
+
+
+class EngineHost(ABC):
+    """Starts one engine, says why it is gone, ends it. `link` exists once `start` has begun."""
+
+    link: Link
+
+    def __init__(self) -> None:
+        self._busy = asyncio.Lock()  # an engine that is just being started is closed afterwards
+        self._open = False
+
+    async def start(self) -> None:
+        """Start the engine; returns before it has loaded anything."""
+        async with self._busy:
+            self.link = await Link.over(await self._spawn())
+            self._open = True
+
+    async def close(self, *, patient: bool = True) -> None:
+        """Hang up, which makes the engine leave, and see that it does. Harmless if repeated.
+
+        patient: False where it has nothing to finish, e.g. while it loads: a process is ended.
+        """
+        async with self._busy:
+            if self._open:
+                self._open = False
+                await self.link.close()
+                await self._reap(patient)
+
+    @abstractmethod
+    async def last_words(self) -> str:
+        """Why the engine is gone; asked when the link has closed."""
+
+    @abstractmethod
+    async def _spawn(self) -> socket.socket:
+        """Have the engine run; our end of its link."""
+
+    @abstractmethod
+    async def _reap(self, patient: bool) -> None: ...
+
+
+class ProcessHost(EngineHost):
+    """A child process that runs `module`. Its stderr is passed on, and its last lines are kept for
+    the post-mortem."""
+
+    def __init__(self, module: str = child.MODULE) -> None:
+        super().__init__()
+        self._module = module
+        self._process: subprocess.Popen[bytes] | None = None
+        self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._pump: asyncio.Task[None] | None = None
+
+    async def _spawn(self) -> socket.socket:
+        started = child.claim(self._module)
+        self._process = started.process
+        assert started.process.stderr is not None
+        reader = asyncio.StreamReader()
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), started.process.stderr
+        )
+        self._pump = asyncio.create_task(self._pass_on(reader), name="engine-stderr")
+        return started.link
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id."""
+        return None if self._process is None else self._process.pid
+
+    async def last_words(self) -> str:
+        assert self._process is not None
+        try:
+            code = await self._end(PATIENCE_S)
+        except TimeoutError:
+            return "it closed its link but still runs"
+        if self._pump is not None:
+            await self._pump
+        how = f"exit status {code}"
+        if code < 0:
+            with suppress(ValueError):
+                how = f"killed by {signal.Signals(-code).name}"
+        return f"{how}; its last line: {self._tail[-1]}" if self._tail else how
+
+    async def _reap(self, patient: bool) -> None:
+        if self._process is None:
+            return
+        try:
+            await self._end(PATIENCE_S if patient else 0)
+        except TimeoutError:
+            self._process.kill()
+            await self._end(PATIENCE_S)
+        if self._pump is not None:
+            await self._pump
+
+    async def _end(self, patience_s: float) -> int:
+        """The process's exit status. Raises TimeoutError when it lives on."""
+        assert self._process is not None
+        try:
+            return await asyncio.to_thread(self._process.wait, patience_s)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError from None
+
+    async def _pass_on(self, stream: asyncio.StreamReader) -> None:
+        rest = b""
+        while block := await stream.read(1 << 16):
+            sys.stderr.write(block.decode(errors="replace"))
+            sys.stderr.flush()
+            *lines, rest = (rest + block).split(b"\n")
+            for line in lines:
+                if line.strip():
+                    self._tail.append(line.decode(errors="replace").strip()[:_LINE_CHARS])
+        if rest.strip():
+            self._tail.append(rest.decode(errors="replace").strip()[:_LINE_CHARS])
+
+
+class ThreadHost(EngineHost):
+    """A thread of this process. `load` stands in for the real loader."""
+
+    def __init__(self, load: Loader | None = None) -> None:
+        super().__init__()
+        self._load = load
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    async def last_words(self) -> str:
+        await self._reap(patient=True)
+        return "it left" if self._error is None else f"{type(self._error).__name__}: {self._error}"
+
+    async def _spawn(self) -> socket.socket:
+        ours, theirs = socket_pair()
+        self._thread = threading.Thread(
+            target=self._run, args=(Port(theirs),), name="engine", daemon=True
+        )
+        self._thread.start()
+        return ours
+
+    async def _reap(self, patient: bool) -> None:
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join, PATIENCE_S)
+
+    def _run(self, port: Port) -> None:
+        from rbee_worker.process.main import serve
+
+        try:
+            if self._load is None:
+                from rbee_worker.loading.load import load_engine
+
+                self._load = load_engine
+            serve(port, self._load)
+        except Exception as error:
+            log.exception("the engine failed")
+            self._error = error
+        finally:
+            port.close()

@@ -1,0 +1,136 @@
+"""The engine process: `python -m rbee_worker.process.main FD`, started by `EngineClient` only.
+
+Drain commands, run a step, send what came of it; asleep while there is nothing to do. It lives
+exactly as long as its client: when the socket closes it leaves at once, in the middle of a step if
+need be. SIGINT and SIGTERM are ignored: a terminal or an init system sends them to the whole group,
+and whether running answers are finished first is the client's decision.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rbee_worker.engine.messages import (
+    Cancel,
+    Command,
+    Configure,
+    LoadFailed,
+    Loading,
+    Ready,
+    Shutdown,
+    Submit,
+)
+from rbee_worker.errors import WorkerError
+from rbee_worker.extras import usage_error
+from rbee_worker.observe import log
+from rbee_worker.process.port import Port, PortClosed
+
+if TYPE_CHECKING:
+    from rbee_worker.config import Settings
+    from rbee_worker.engine.engine import Engine
+    from rbee_worker.types import ModelInfo
+
+    Loader = Callable[[Settings, Callable[[Loading], None]], tuple[Engine, ModelInfo]]
+
+_log = log.logger("engine")
+
+
+def serve(port: Port, load: Loader) -> None:
+    """Load what the client asks for and run it until the client is gone or says so."""
+    try:
+        engine = _load(port, load)
+        while engine is not None and _obey(engine, port.receive(wait=engine.idle)):
+            if not engine.idle:
+                port.send(engine.step())
+    except PortClosed:
+        _log.debug("the client is gone")
+
+
+def _load(port: Port, load: Loader) -> Engine | None:
+    commands = port.receive(wait=True)
+    if not isinstance(commands[0], Configure):
+        return None  # it gave up before it knew what to load
+    settings = commands[0].settings
+    log.setup(settings.log_level, settings.log_format)
+    try:
+        engine, info = load(settings, lambda loading: port.send([loading]))
+    except PortClosed:
+        raise
+    except Exception as error:
+        known = error if isinstance(error, WorkerError) else usage_error(error)
+        if known is not None:
+            port.send([LoadFailed(code=known.code, message=str(known), exit_code=known.exit_code)])
+            return None
+        _log.exception("the model cannot be loaded")
+        message = f"the model cannot be loaded: {type(error).__name__}: {error}"
+        port.send([LoadFailed(code="MODEL_UNUSABLE", message=message, exit_code=3)])
+        return None
+    port.send([Ready(info=info)])
+    return engine if _obey(engine, commands[1:]) else None
+
+
+def _obey(engine: Engine, commands: list[Command]) -> bool:
+    """Hand commands to the engine. False: leave."""
+    for command in commands:
+        if isinstance(command, Submit):
+            engine.submit(command)
+        elif isinstance(command, Cancel):
+            engine.cancel(command)
+        elif isinstance(command, Shutdown):
+            return False
+    return True
+
+
+def _loader() -> Loader:
+    """What loads an engine; imported now, while the client finds the model.
+
+    Where a package is missing, it says so when it is called, as then the client listens.
+    """
+    try:
+        from rbee_worker.loading.load import load_engine
+    except ImportError as error:
+        missing = error
+
+        def load_engine(
+            settings: Settings, report: Callable[[Loading], None]
+        ) -> tuple[Engine, ModelInfo]:
+            raise missing
+
+    return load_engine
+
+
+def main() -> None:
+    """Entry point of the child process."""
+    # Imports and loading make objects to stay; looking for garbage among them is a tenth of both.
+    gc.disable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # numpy multiplies nothing here; its threads would spin from its import on.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # Read when torch is imported, by the backend that computes with it: threads that spin while
+    # they wait make every operation 10 times slower as soon as somebody else needs a core, and
+    # finding plug-ins of other devices reads every package's metadata.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+    port = Port(socket.socket(fileno=int(sys.argv[1])), on_close=lambda: os._exit(0))
+    load_engine = _loader()
+
+    def load(settings: Settings, report: Callable[[Loading], None]) -> tuple[Engine, ModelInfo]:
+        loaded = load_engine(settings, report)
+        gc.freeze()
+        gc.enable()
+        return loaded
+
+    serve(port, load)
+    sys.stderr.flush()
+    os._exit(0)  # no interpreter shutdown: threads of numeric libraries may still be running
+
+
+if __name__ == "__main__":
+    main()

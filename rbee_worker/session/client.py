@@ -1,0 +1,328 @@
+"""`EngineClient`: what servers and commands know of the engine. Text in, events out; asyncio.
+
+Ids belong to the engine, text to the client: it tokenizes, detokenizes, matches stop strings and
+keeps every live request with its prompt and output apart. Never imports torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from rbee_worker.config import Settings
+from rbee_worker.engine.messages import (
+    Cancel,
+    Finished,
+    Loading,
+    Output,
+    Preempted,
+    PromptScores,
+    Rescaled,
+    Scheduled,
+    Stats,
+    StepTimes,
+    Tokens,
+)
+from rbee_worker.errors import (
+    EngineLost,
+    FieldError,
+    InvalidRequest,
+    NotReady,
+    QueueFull,
+    WorkerError,
+)
+from rbee_worker.extras import usage_error
+from rbee_worker.observe import narration
+from rbee_worker.params import Rules
+from rbee_worker.process.host import EngineHost, ProcessHost, ThreadHost
+from rbee_worker.session.live_request import LiveRequest
+from rbee_worker.session.observer import Observer
+from rbee_worker.session.prepare import Prepared, is_quick, prepare, rules_of
+from rbee_worker.session.startup import bring_up
+from rbee_worker.session.text import TextSide
+from rbee_worker.types import End, EosToken, Error, Event, ModelInfo, Request
+
+if TYPE_CHECKING:
+    from rbee_worker.checkpoint import Checkpoint
+    from rbee_worker.process.main import Loader
+    from rbee_worker.tokenizer.chat import ChatRenderer
+    from rbee_worker.tokenizer.core import Tokenizer
+
+log = logging.getLogger(__name__)
+
+OfSequence = Tokens | Finished | Scheduled | Preempted | Rescaled | PromptScores
+State = Literal["loading", "ready", "restarting", "draining", "failed"]
+CancelRule = Literal["CANCELLED", "TIMEOUT", "STOP_SEQUENCE"]
+_RETRY_S = 2
+
+
+class EngineClient:
+    """One engine and its live requests. All methods belong to one event loop.
+
+    state: what `generate` does now. info: the model, once ready. loading: how far loading is.
+    stats: the engine's latest figures. observer: who is told times. failure: why it is "failed".
+    """
+
+    def __init__(self, settings: Settings, host: EngineHost) -> None:
+        self.settings = settings
+        self.state: State = "loading"
+        self.info: ModelInfo | None = None
+        self.loading = Loading(stage="opening")
+        self.stats: Stats | None = None
+        self.failure: WorkerError | None = None
+        self.observer: Observer | None = None
+        self._host = host
+        self._on_loading: Callable[[Loading], None] | None = None
+        self._text: TextSide | None = None
+        self._answers: dict[str, LiveRequest] = {}  # by the engine's name
+        self._requests: dict[str, LiveRequest | None] = {}  # by the caller's; None: being prepared
+        self._early: dict[str, CancelRule] = {}  # cancelled while being prepared
+        self._numbers = itertools.count(1)
+        self._task: asyncio.Task[None] | None = None
+        self._up = asyncio.Event()  # ready or failed
+        self._closing = False
+        self._bytes = 0  # weights and state
+
+    @classmethod
+    async def start(
+        cls,
+        settings: Settings,
+        *,
+        in_process: bool = False,
+        on_loading: Callable[[Loading], None] | None = None,
+        load: Loader | None = None,
+        text: Callable[[], TextSide] | None = None,
+    ) -> EngineClient:
+        """Start loading and return at once; `ready` waits.
+
+        in_process: the engine runs in a thread of this process (tests, small tools). load, text:
+        stand-ins for the engine's loader (in-process only) and for the checkpoint's text side.
+        """
+        client = cls(settings, ThreadHost(load) if in_process else ProcessHost())
+        client._on_loading = on_loading
+        client._task = asyncio.create_task(client._live(text), name="engine-client")
+        return client
+
+    async def ready(self) -> ModelInfo:
+        """Wait until the engine can serve. Raises what kept it from loading."""
+        await self._up.wait()
+        if self.failure is not None:
+            raise self.failure
+        assert self.info is not None
+        return self.info
+
+    # ---- the model's words
+
+    @property
+    def text(self) -> TextSide:
+        """Tokenizer, EOS set, template. Raises NotReady before they are read."""
+        if self._text is None:
+            raise NotReady(self.state, f"Not ready: the engine is {self.state}.")
+        return self._text
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.text.tokenizer
+
+    @property
+    def ckpt(self) -> Checkpoint:
+        return self.text.ckpt
+
+    @property
+    def eos(self) -> tuple[EosToken, ...]:
+        return self.text.eos
+
+    @property
+    def chat(self) -> ChatRenderer | None:
+        return self.text.chat
+
+    @property
+    def rules(self) -> Rules:
+        """What requests are held to. Raises NotReady before the model is known."""
+        text = self.text
+        assert self.info is not None
+        return rules_of(text, self.info, self.settings)
+
+    # ---- requests
+
+    async def generate(self, request: Request) -> AsyncIterator[Event]:
+        """Events of one request: Started first, End or Error last.
+
+        Raises NotReady, QueueFull or InvalidRequest before the first event. Closing the iterator
+        early cancels the sequence.
+        """
+        self._admit(request)
+        answer: LiveRequest | None = None
+        timer: asyncio.TimerHandle | None = None
+        try:
+            if request.timeout_s is not None:
+                loop = asyncio.get_running_loop()
+                timer = loop.call_later(request.timeout_s, self._cancel, request.id, "TIMEOUT")
+            prepared = await self._prepare(request)
+            ahead = sum(not a.scheduled for a in self._answers.values())
+            answer = self._enter(request, prepared)
+            assert self.info is not None
+            yield answer.started(self.info)
+            if ahead and not answer.scheduled:
+                yield narration.queued(request.id, ahead)
+            event: Event | None = None
+            while not isinstance(event, End | Error):
+                event = await answer.next()
+                yield event
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._leave(request, answer)
+
+    async def cancel(self, request_id: str, rule: CancelRule = "CANCELLED") -> None:
+        """End a request; its `End` follows. One that is not live has ended: nothing happens."""
+        self._cancel(request_id, rule)
+
+    async def close(self) -> None:
+        """End everything: live requests get an Error, the engine leaves."""
+        self._closing = True
+        if self.state != "failed":
+            self.state = "draining"
+        self._lose("the worker is shutting down.")
+        await self._host.close(patient=self.info is not None)
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        if self._text is not None and self._text.chat is not None:
+            self._text.chat.close()
+        if not self._up.is_set():
+            self._failed(NotReady("draining", "the engine was closed while it was loading."))
+
+    def _admit(self, request: Request) -> None:
+        """Before any work is spent on it. Raises NotReady, QueueFull, InvalidRequest."""
+        if self.state != "ready":
+            why = f": {self.failure.message}" if self.failure is not None else "."
+            message = f"Not ready: the engine is {self.state}{why}"
+            raise NotReady(self.state, message, retry_after_s=_RETRY_S)
+        if len(self._requests) >= self.settings.max_seqs + self.settings.max_queue:
+            raise QueueFull(f"{len(self._requests)} requests are running or waiting already.")
+        if request.id in self._requests:
+            message = f"a request named {request.id!r} is live"
+            raise InvalidRequest([FieldError("id", "unique", message)])
+        self._requests[request.id] = None
+
+    async def _prepare(self, request: Request) -> Prepared:
+        job = partial(prepare, request, self.text, self.rules)
+        if is_quick(request, self.text):
+            return job()
+        prepared = await asyncio.to_thread(job)
+        if self.state != "ready":  # it may have gone meanwhile
+            raise NotReady(self.state, f"Not ready: the engine is {self.state}.")
+        return prepared
+
+    def _enter(self, request: Request, prepared: Prepared) -> LiveRequest:
+        """Make the answer and hand it to the engine."""
+        answer = LiveRequest(request, f"{next(self._numbers)}/{request.id}", prepared, self.text)
+        self._requests[request.id] = answer
+        rule = self._early.pop(request.id, None)
+        if rule is not None:
+            answer.abandoned(rule)
+        else:
+            self._answers[answer.seq] = answer
+            self._host.link.send(answer.submit())
+        return answer
+
+    def _leave(self, request: Request, answer: LiveRequest | None) -> None:
+        """The caller has its last event, or wants no more."""
+        del self._requests[request.id]
+        self._early.pop(request.id, None)
+        if answer is not None and not answer.ended:
+            del self._answers[answer.seq]
+            self._host.link.send(Cancel(seq=answer.seq))
+
+    def _cancel(self, request_id: str, rule: CancelRule) -> None:
+        if request_id not in self._requests:
+            return
+        answer = self._requests[request_id]
+        if answer is None:
+            self._early[request_id] = rule
+        elif not answer.ended:
+            self._host.link.send(Cancel(seq=answer.seq, rule=rule))
+
+    # ---- the engine
+
+    async def _live(self, text: Callable[[], TextSide] | None) -> None:
+        """From start to the engine's end, whatever ends it."""
+        try:
+            self.info, self._text = await bring_up(self._host, self.settings, self._progress, text)
+            self._bytes = self.info.weight_bytes + self.info.kv_bytes
+            if self._closing:
+                return
+            self.state = "ready"
+            self._up.set()
+            while (outputs := await self._host.link.receive()) is not None:
+                self._dispatch(outputs)
+            raise EngineLost(f"the engine is gone: {await self._host.last_words()}.")
+        except Exception as error:  # a mistake of ours must not leave callers waiting
+            known = error if isinstance(error, WorkerError) else usage_error(error)
+            if known is None:
+                log.exception("the client failed")
+                known = EngineLost(f"the client failed: {type(error).__name__}: {error}")
+            self._failed(known)
+
+    def _dispatch(self, outputs: list[Output]) -> None:
+        """One step's messages. This is the path that every token takes."""
+        now = time.monotonic()
+        matched: list[Cancel] = []
+        for m in outputs:
+            if isinstance(m, Stats):
+                self.stats = m
+                continue
+            if isinstance(m, StepTimes) and self.observer is not None:
+                self.observer.step(m)
+            if not isinstance(m, OfSequence):
+                continue
+            answer = self._answers.get(m.seq)
+            if answer is None:
+                continue  # the caller went away
+            if isinstance(m, Tokens):
+                if answer.tokens(m):
+                    matched.append(Cancel(seq=m.seq, rule="STOP_SEQUENCE"))
+                if now >= answer.metrics_due:
+                    answer.metrics(now, self._bytes, self._kv_usage())
+            elif isinstance(m, Finished):
+                del self._answers[m.seq]
+                answer.finished(m)
+            else:
+                answer.news(m)
+        if matched:
+            self._host.link.send(*matched)
+        if self.observer is not None:
+            drawn = sum(len(m.ids) for m in outputs if isinstance(m, Tokens))
+            self.observer.detokenized(now * 1e6, drawn)
+
+    def _kv_usage(self) -> float:
+        stats = self.stats
+        return stats.kv_used_blocks / max(stats.kv_total_blocks, 1) if stats is not None else 0.0
+
+    def _progress(self, loading: Loading) -> None:
+        self.loading = loading
+        if self._on_loading is not None:
+            self._on_loading(loading)
+
+    def _failed(self, error: WorkerError) -> None:
+        """No engine any more, or none yet: every live request hears of it."""
+        if self._closing:
+            error = NotReady("draining", "the worker is shutting down.")
+        else:
+            self.state = "failed"
+        self.failure = self.failure or error
+        self._lose(error.message)
+        self._up.set()
+
+    def _lose(self, message: str) -> None:
+        answers, self._answers = self._answers, {}
+        for answer in answers.values():
+            answer.lost(message)

@@ -1,0 +1,121 @@
+"""`Request` -> ids and resolved parameters, or one error that lists everything that is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from rbee_worker.config import Settings
+from rbee_worker.errors import FieldError, InvalidRequest
+from rbee_worker.params import Rules, check_request, fit
+from rbee_worker.session.text import TextSide
+from rbee_worker.tokenizer.continued import Renderer, continued
+from rbee_worker.types import ModelInfo, Request, Resolved
+
+if TYPE_CHECKING:
+    from rbee_worker.tokenizer.core import Tokenizer
+
+INLINE_IDS = 8192  # a list of ids that is longer is checked off the event loop
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request that can be run. warnings: what the caller should know of it."""
+
+    prompt_ids: tuple[int, ...]
+    resolved: Resolved
+    warnings: tuple[str, ...] = ()
+
+
+def is_quick(request: Request, text: TextSide) -> bool:
+    """May this be prepared on the event loop? Chat templates, long prompts and tokenizers with
+    patterns of their own take their time."""
+    if request.token_ids is not None:
+        return len(request.token_ids) <= INLINE_IDS
+    return request.messages is None and text.tokenizer.is_quick(request.prompt or "")
+
+
+def rules_of(text: TextSide, info: ModelInfo, settings: Settings) -> Rules:
+    """What requests to this model are held to."""
+    return Rules(
+        context=info.context,
+        vocab_size=info.vocab_size,
+        characters_per_token=settings.max_prompt_ratio,
+        template=None if text.chat is None else text.tokenizer.chat_template,
+        generation=text.generation if settings.generation_config else {},
+        exempt_ids=text.exempt_ids,
+        eos=text.eos,
+        lenient=settings.lenient,
+    )
+
+
+def prepare(request: Request, text: TextSide, rules: Rules) -> Prepared:
+    """Check, render, tokenize. Raises InvalidRequest with all faults that can be known together:
+    those of `check_request`; then those of the prompt's length."""
+    resolved = check_request(request, rules)
+    ids, warnings = _encode(request, text)
+    if not ids:
+        raise InvalidRequest([FieldError("prompt", "not empty", "the prompt has no tokens")])
+    from rbee_worker.tokenizer.rows import check_rows  # loaded by now, and heavy before
+
+    check_rows(ids, text.tokenizer, rules.vocab_size, _field(request))
+    params = fit(resolved, len(ids), rules.context)
+    told = (*warnings, *_unseen(request, text))
+    return Prepared(ids, msgspec.structs.replace(resolved, params=params), told)
+
+
+def _field(request: Request) -> str:
+    """What the prompt's ids come from."""
+    given = ("token_ids", "messages", "prompt")
+    return next(name for name in given if getattr(request, name) is not None)
+
+
+def _unseen(request: Request, text: TextSide) -> tuple[str, ...]:
+    """What the template does not show the model."""
+    if request.messages is None or text.chat is None:
+        return ()
+    return tuple(
+        f"the chat template leaves out what messages of the role {role!r} say"
+        for role in text.chat.unseen(request.messages)
+    )
+
+
+def _encode(request: Request, text: TextSide) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The prompt's ids, and what a person should know of them."""
+    if request.token_ids is not None:
+        return request.token_ids, ()
+    if request.messages is not None:
+        assert text.chat is not None
+        special = request.add_special_tokens or False  # the template has written its own
+        return encoded(text.tokenizer, rendered(request, text.chat), special)
+    assert request.prompt is not None
+    return encoded(text.tokenizer, request.prompt, request.add_special_tokens)
+
+
+def rendered(request: Request, chat: Renderer) -> str:
+    """The conversation as the model's chat template writes it."""
+    assert request.messages is not None
+    if request.continue_final_message:
+        return continued(chat, request.messages, request.template_args)
+    opened = request.add_generation_prompt is not False
+    return chat.render(request.messages, add_generation_prompt=opened, **request.template_args)
+
+
+def encoded(
+    tokenizer: Tokenizer, text: str, add_special: bool | None, parse_special: bool = True
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Ids of `text` and a warning, if there is one.
+
+    add_special: put the model's opening token before it. None = unless the text begins with that
+    token itself, as a conversation that was rendered elsewhere does: a second one changes answers.
+    """
+    add = add_special is not False
+    ids = tuple(tokenizer.encode(text, add_special=add, parse_special=parse_special))
+    opening = tokenizer.bos_id
+    if add_special is not None or opening is None or ids[:2] != (opening, opening):
+        return ids, ()
+    name = tokenizer.token_text(opening)
+    warning = f"the prompt begins with {name} itself, so no second one is put before it"
+    return ids[1:], (f"{warning} (add_special_tokens: true puts it there)",)

@@ -1,0 +1,137 @@
+"""From settings to an engine that serves: the engine loads the weights while the client reads the
+same checkpoint's tokenizer and template. Whatever fails first ends both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rbee_worker.config import Settings
+from rbee_worker.engine.messages import Configure, LoadFailed, Loading, Ready
+from rbee_worker.errors import (
+    BadReference,
+    CheckpointError,
+    DeviceLost,
+    ModelError,
+    OutOfMemory,
+    UnsupportedModel,
+    UsageError,
+    WorkerError,
+)
+from rbee_worker.params import generation_defaults
+from rbee_worker.process.host import EngineHost
+from rbee_worker.session.text import TextSide, open_text
+from rbee_worker.types import ModelInfo
+
+Progress = Callable[[Loading], None]
+
+
+async def bring_up(
+    host: EngineHost,
+    settings: Settings,
+    progress: Progress,
+    text: Callable[[], TextSide] | None = None,
+) -> tuple[ModelInfo, TextSide]:
+    """Start `host` and wait until engine and text side are ready. Raises WorkerError.
+
+    The child process starts first and imports while the checkpoint is found (or fetched) here. It
+    is told the path as soon as that is known, so that both read the same files, at the same time.
+    text: stands in for the checkpoint's.
+    """
+    await host.start()
+    name = settings.model
+    if text is None:
+        loop = asyncio.get_running_loop()
+        path = await asyncio.to_thread(_found, settings, loop, progress)
+        settings = msgspec.structs.replace(settings, model=str(path))
+        text = partial(_read, name, path)
+    host.link.send(Configure(settings=settings))
+    words = asyncio.ensure_future(asyncio.to_thread(text))
+    engine = asyncio.ensure_future(_engine_ready(host, progress))
+    try:
+        await asyncio.wait({words, engine}, return_when=asyncio.FIRST_EXCEPTION)
+        for task in (words, engine):
+            if task.done():
+                task.result()
+        return _described(await engine, await words, settings, name), await words
+    finally:
+        for task in (words, engine):
+            task.cancel()
+            task.add_done_callback(_seen)
+
+
+def _described(info: ModelInfo, text: TextSide, settings: Settings, name: str) -> ModelInfo:
+    """What the engine says of itself, with the name it was asked for and the text side's notes."""
+    from rbee_worker.tokenizer.rows import rows_note  # loaded by now, and heavy before
+
+    notes = (
+        *text.tokenizer.warnings,
+        *info.notes,
+        *rows_note(text.tokenizer, info.vocab_size),
+    )
+    if settings.generation_config:
+        _, more = generation_defaults(text.generation, context=info.context)
+        notes += more
+    return msgspec.structs.replace(info, model=name, notes=tuple(dict.fromkeys(notes)))
+
+
+def _seen(task: asyncio.Future[Any]) -> None:
+    """Two may fail, one is raised; the other's exception must not be reported as forgotten."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _found(settings: Settings, loop: asyncio.AbstractEventLoop, progress: Progress) -> Path:
+    """Where the checkpoint is; fetched first where it is remote."""
+    from rbee_worker.checkpoint.refs import resolve
+
+    def fetched(_: str, done: int, total: int) -> None:
+        loading = Loading(stage="downloading", bytes_loaded=done, bytes_total=total)
+        loop.call_soon_threadsafe(progress, loading)
+
+    return resolve(settings.model, cache_dir=settings.cache_dir, progress=fetched)
+
+
+def _read(ref: str, path: Path) -> TextSide:
+    """The text side of the checkpoint at `path`."""
+    from rbee_worker.checkpoint import open_found
+    from rbee_worker.models import check_architecture
+
+    ckpt = open_found(ref, path)
+    check_architecture(ckpt)  # before anything is said of its tokenizer
+    return open_text(ckpt)
+
+
+async def _engine_ready(host: EngineHost, progress: Progress) -> ModelInfo:
+    while (outputs := await host.link.receive()) is not None:
+        for m in outputs:
+            if isinstance(m, Loading):
+                progress(m)
+            elif isinstance(m, LoadFailed):
+                raise _load_error(m)
+            elif isinstance(m, Ready):
+                return m.info
+    raise ModelError(
+        f"the engine ended while it was loading the model: {await host.last_words()}.",
+        fix="see the lines above; running out of memory is a common cause.",
+    )
+
+
+def _load_error(m: LoadFailed) -> WorkerError:
+    """The engine's exception again, by its code; its message is complete."""
+    kinds: tuple[type[WorkerError], ...] = (
+        UsageError,
+        BadReference,
+        CheckpointError,
+        UnsupportedModel,
+        OutOfMemory,
+        DeviceLost,
+    )
+    error = next((k for k in kinds if k.code == m.code), ModelError)(m.message)
+    error.exit_code = m.exit_code
+    return error

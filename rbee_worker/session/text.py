@@ -1,0 +1,93 @@
+"""`TextSide`: what the client knows of a model's words: tokenizer, EOS set, chat template.
+
+Torch-free, and read from the checkpoint while the engine process loads the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rbee_worker.types import EosToken
+
+if TYPE_CHECKING:
+    from rbee_worker.checkpoint import Checkpoint
+    from rbee_worker.tokenizer.chat import ChatRenderer
+    from rbee_worker.tokenizer.core import Tokenizer
+
+
+class TextStream(Protocol):
+    """Ids in, whole characters out (tokenizer.stream.Detokenizer)."""
+
+    def push(self, token_id: int) -> str: ...
+
+    def flush(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class TextSide:
+    """A model's words. `exempt_ids`: special tokens of the chat template, never penalised."""
+
+    ckpt: Checkpoint
+    tokenizer: Tokenizer
+    eos: tuple[EosToken, ...]
+    chat: ChatRenderer | None
+    exempt_ids: frozenset[int]
+    stream: Callable[[bool], TextStream]  # skip_special -> a new stream
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """The sampling defaults that the model brings."""
+        return self.ckpt.generation
+
+
+def open_text(ckpt: Checkpoint) -> TextSide:
+    """Build the text side of a checkpoint. Raises ModelError's children."""
+    from rbee_worker.tokenizer.chat import ChatRenderer
+    from rbee_worker.tokenizer.eos import eos_set, template_special_ids
+    from rbee_worker.tokenizer.load import load_tokenizer
+    from rbee_worker.tokenizer.stream import Detokenizer
+
+    tokenizer = load_tokenizer(ckpt)
+    template = tokenizer.chat_template
+    chat, exempt = None, frozenset[int]()
+    if template is not None:
+        chat = ChatRenderer(template, special_tokens=tokenizer.template_tokens)
+        exempt = template_special_ids(template, tokenizer)
+    return TextSide(
+        ckpt=ckpt,
+        tokenizer=tokenizer,
+        eos=eos_set(ckpt, tokenizer),
+        chat=chat,
+        exempt_ids=exempt,
+        stream=lambda skip_special: Detokenizer(tokenizer, skip_special=skip_special),
+    )
+
+
+def wordless(ckpt: Checkpoint) -> TextSide:
+    """The text side of a model without a vocabulary: ids in, no text out, no end tokens."""
+    import tokenizers
+
+    from rbee_worker.tokenizer.core import Tokenizer
+    from rbee_worker.tokenizer.pieces import Decoding
+
+    empty = tokenizers.Tokenizer(tokenizers.models.BPE())
+    return TextSide(
+        ckpt=ckpt,
+        tokenizer=Tokenizer(empty, Decoding(), pieces=[], special_ids=()),
+        eos=(),
+        chat=None,
+        exempt_ids=frozenset(),
+        stream=lambda skip_special: _Silent(),
+    )
+
+
+class _Silent:
+    """A stream of nothing."""
+
+    def push(self, token_id: int) -> str:
+        return ""
+
+    def flush(self) -> str:
+        return ""

@@ -1,0 +1,200 @@
+"""A backend on its way to a `Tokenizer`: the tokens that the files beside it add and name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken
+
+from rbee_worker.errors import CheckpointError
+from rbee_worker.tokenizer.bounds import Bounded
+from rbee_worker.tokenizer.classes import NAMES, TokenizerClass, class_name, class_of
+from rbee_worker.tokenizer.core import Tokenizer
+from rbee_worker.tokenizer.pieces import Decoding
+from rbee_worker.tokenizer.source import TokenizerSource
+from rbee_worker.tokenizer.templates import Templates
+from rbee_worker.tokenizer.words import MAX_ID, Words
+
+# Classes whose add_bos_token and add_eos_token count although the tokenizer.json's post-processor
+# adds nothing (DeepSeek's files). With any other class the post-processor alone decides.
+_CONFIG_ADDS = frozenset(
+    {
+        "LlamaTokenizer",
+        "LlamaTokenizerFast",
+        "CodeLlamaTokenizer",
+        "CodeLlamaTokenizerFast",
+        "GemmaTokenizer",
+        "GemmaTokenizerFast",
+        "CohereTokenizerFast",
+    }
+)
+_AGREE = "correct the files so that they agree, or download them again"
+
+_Affixes = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def affix(token: int | None, wanted: Any) -> tuple[int, ...]:
+    """One id to put before or after a text, or none."""
+    return (token,) if wanted and token is not None else ()
+
+
+class Assembly:
+    """Adds the tokens of `words` to `backend`; `finish` makes the tokenizer.
+
+    Raises CheckpointError where the files contradict each other.
+    """
+
+    def __init__(
+        self,
+        ckpt: TokenizerSource,
+        backend: tokenizers.Tokenizer,
+        words: Words,
+        templates: Templates,
+        *,
+        defaults: bool = False,
+    ) -> None:
+        """defaults: tokens that the tokenizer's class names count as well."""
+        self.ckpt = ckpt
+        self.words = words
+        self.templates = templates
+        self.warnings = [*words.notes, *templates.notes]
+        self.backend = self._placed(backend)
+        self._class = class_name(words.config, ckpt.config)
+        row = class_of(self._class, byte_level=True) if defaults else TokenizerClass()
+        self._add_special([*self._named_tokens(row).values(), *words.extra])
+
+    def _named_tokens(self, row: TokenizerClass) -> dict[str, AddedToken]:
+        """Tokens with names, those of the class where the files are silent."""
+        said = self.words.named
+        silent = {
+            name: AddedToken(text, special=True, normalized=False)
+            for name, text in row.tokens.items()
+            if name not in self.words.config
+        }
+        both = {**silent, **said}
+        return {name: both[name] for name in (*NAMES, *said) if name in both}
+
+    def _placed(self, backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+        """`backend` with every listed token at the id that its file gives."""
+        missing: dict[int, AddedToken] = {}
+        moved = 0
+        for i, token in self.words.given.items():
+            found = backend.token_to_id(token.content)
+            if found is not None:
+                moved += found != i
+                continue
+            if (other := backend.id_to_token(i)) is not None:
+                raise CheckpointError(
+                    f"{self.words.origin} gives id {i} to {token.content[:60]!r}, the vocabulary "
+                    f"gives it to {other[:60]!r}.",
+                    fix=_AGREE,
+                )
+            missing[i] = token
+        if moved:
+            self.warnings.append(
+                f"{self.words.origin} places {moved} tokens at ids the vocabulary does not give: "
+                "those of the vocabulary count"
+            )
+        if not missing:
+            return backend
+        added = backend.get_added_tokens_decoder()
+        first = max(backend.get_vocab_size(with_added_tokens=False), max(added, default=-1) + 1)
+        if [*missing] != [*range(first, first + len(missing))]:
+            backend = self._with_gaps(backend, missing)
+        backend.add_tokens([*missing.values()])
+        for i, token in missing.items():
+            if backend.token_to_id(token.content) != i:
+                raise CheckpointError(
+                    f"{self.words.origin} gives {token.content[:60]!r} the id {i}, which this "
+                    "vocabulary has no place for.",
+                    fix=_AGREE,
+                )
+        return backend
+
+    def _with_gaps(
+        self, backend: tokenizers.Tokenizer, missing: Mapping[int, AddedToken]
+    ) -> tokenizers.Tokenizer:
+        """Tokens beyond a gap become entries of the model's own vocabulary: the library gives ids
+        to added tokens one after the other. Unigram vocabularies have no gaps."""
+        made = json.loads(backend.to_str())
+        vocab = made["model"]["vocab"]
+        if isinstance(vocab, dict):
+            vocab |= {token.content: i for i, token in missing.items()}
+            backend = tokenizers.Tokenizer.from_str(json.dumps(made))
+        return backend
+
+    def _add_special(self, tokens: list[AddedToken]) -> None:
+        known = {t.content: t for t in self.backend.get_added_tokens_decoder().values()}
+        # A token already known keeps how it treats the blanks around it.
+        special = [known.get(token.content, token) for token in tokens]
+        for token in special:
+            token.special = True
+        self.backend.add_special_tokens(special)
+        self.special = {token.content for token in special}
+
+    def named(self, name: str, default: int | None = None) -> int | None:
+        """The id of "bos_token" or the like: the files of names, `default`, config.json."""
+        token = self.words.named.get(name)
+        found = None if token is None else self.backend.token_to_id(token.content)
+        if found is not None:
+            return int(found)
+        if default is not None or name in self.words.config:
+            return default
+        ids = self.ckpt.config.get(f"{name}_id")
+        first = ids[0] if isinstance(ids, list) and ids else ids
+        if type(first) is int and 0 <= first <= MAX_ID and self.backend.id_to_token(first):
+            return first
+        return None
+
+    def finish(
+        self,
+        decoding: Decoding,
+        *,
+        bos: int | None = None,
+        eos: int | None = None,
+        affixes: _Affixes | None = None,
+        bounded: Bounded | None = None,
+    ) -> Tokenizer:
+        """The tokenizer. bos, eos: ids where no file names the tokens."""
+        vocab = self.backend.get_vocab()
+        last = max(vocab.values(), default=-1)
+        if last > MAX_ID:
+            raise CheckpointError(
+                f"the tokenizer has a token of id {last}; ids up to {MAX_ID} are read.",
+                fix="download the tokenizer's files again",
+            )
+        pieces: list[str | None] = [None] * (last + 1)
+        for piece, i in vocab.items():
+            pieces[i] = piece
+        bos, eos = self.named("bos_token", bos), self.named("eos_token", eos)
+        added = self.backend.get_added_tokens_decoder().items()
+        return Tokenizer(
+            self.backend,
+            decoding,
+            pieces=pieces,
+            special_ids=[i for i, t in added if t.special or t.content in self.special],
+            bos_id=bos,
+            eos_id=eos,
+            affixes=affixes or self._configured_affixes(bos, eos),
+            chat_templates=self.templates.by_name,
+            template_tokens=self._template_tokens(decoding),
+            unread={**self.words.unread, **self.templates.unread},
+            bounded=bounded,
+            warnings=tuple(self.warnings),
+        )
+
+    def _template_tokens(self, decoding: Decoding) -> dict[str, str]:
+        """Names that a chat template knows, as transformers defines them."""
+        row = class_of(self._class, byte_level=decoding.alphabet is not None)
+        return {name: token.content for name, token in self._named_tokens(row).items()}
+
+    def _configured_affixes(self, bos: int | None, eos: int | None) -> _Affixes | None:
+        config = self.words.config
+        if config.get("tokenizer_class") not in _CONFIG_ADDS:
+            return None
+        if self.backend.num_special_tokens_to_add(False):
+            return None
+        return affix(bos, config.get("add_bos_token")), affix(eos, config.get("add_eos_token"))

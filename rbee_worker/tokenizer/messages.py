@@ -1,0 +1,148 @@
+"""The messages of a conversation, checked, and in the form in which a chat template reads them.
+
+Most templates write a message's content as a string; some go through its parts
+(`{% for part in message.content %}`), and a string has none that they would find: the text would
+vanish without a word. Which form a template wants is found by rendering a word nobody writes, both
+ways, once for each role.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rbee_worker.errors import FieldError, InvalidRequest
+
+SENTINEL = "Zq7Vx2"
+_ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+_ROLES = {"developer": "system"}
+_KEY = re.compile(r"""['"]type['"]""")  # of a part that is written out as it is, not read
+
+Message = dict[str, Any]
+Render = Callable[[list[Message]], str | None]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a template reads the content of messages of one role. shown: does it show it at all."""
+
+    text: bool = True
+    parts: bool = False
+    shown: bool = True
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A message that can be rendered. content: a string, or the texts of its parts."""
+
+    given: Mapping[str, Any]
+    role: str
+    content: str | tuple[str, ...]
+
+    def formed(self, form: Form) -> Message:
+        """The message as a template of that form reads it; a string stays one where it can.
+
+        Where the template reads no parts, they become lines of one string.
+        """
+        content: Any = self.content
+        if isinstance(content, str) and not form.text:
+            content = _parts(content)
+        elif not isinstance(content, str):
+            content = _parts(*content) if form.parts else "\n".join(content)
+        return {**self.given, "role": self.role, "content": content}
+
+
+def checked(messages: Sequence[Mapping[str, Any]]) -> list[Checked]:
+    """Messages with a role and text; the role `developer` is `system`.
+
+    Raises InvalidRequest that lists every message that cannot be used.
+    """
+    errors: list[FieldError] = []
+    found: list[Checked] = []
+    if not messages:
+        errors.append(FieldError("messages", "length >= 1", "at least one message is needed"))
+    for at, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            errors.append(FieldError(f"messages[{at}]", "object", "a message is an object"))
+            continue
+        role = message.get("role")
+        if not isinstance(role, str) or not _ROLE.fullmatch(role):
+            errors.append(
+                FieldError(f"messages[{at}].role", "role name", "role must be a plain name")
+            )
+            continue
+        content = _content(message.get("content"), f"messages[{at}].content", errors)
+        found.append(Checked(message, _ROLES.get(role, role), content))
+    if errors:
+        raise InvalidRequest(errors)
+    return found
+
+
+def _content(value: Any, field: str, errors: list[FieldError]) -> str | tuple[str, ...]:
+    if value is None:
+        return ""  # an assistant's message may have none
+    if isinstance(value, str):
+        return value
+    texts: list[str] = []
+    if not isinstance(value, list | tuple):
+        errors.append(FieldError(field, "string or parts", "content is a string or text parts"))
+        return ""
+    for at, part in enumerate(value):
+        text = part.get("text") if isinstance(part, Mapping) else None
+        if isinstance(text, str) and part.get("type", "text") in ("text", "input_text"):
+            texts.append(text)
+        else:
+            errors.append(
+                FieldError(f"{field}[{at}]", "text part", "only text parts are supported")
+            )
+    return tuple(texts)
+
+
+def find_form(role: str, render: Render) -> Form | None:
+    """The form in which a template reads messages of `role`; None where it refuses them all.
+
+    render: the prompt for messages, None where the template refuses them.
+    """
+    rendered = False
+    for parts in (False, True):  # how the messages around it are written
+        for conversation in _conversations(role):
+            around = [_message(r, "x", parts=parts) for r in conversation]
+            at = len(conversation) - 1 - conversation[::-1].index(role)
+            around[at] = _message(role, SENTINEL, parts=False)
+            as_text = render(around)
+            around[at] = _message(role, SENTINEL, parts=True)
+            as_parts = render(around)
+            rendered = rendered or as_text is not None or as_parts is not None
+            form = _form(as_text or "", as_parts or "")
+            if form.shown:
+                return form
+    return Form(shown=False) if rendered else None
+
+
+def _form(as_text: str, as_parts: str) -> Form:
+    """From a prompt with the sentinel as a string, and one with it as a part."""
+    text = SENTINEL.lower() in as_text.lower()
+    written = len(_KEY.findall(as_parts)) > len(_KEY.findall(as_text))  # the list itself
+    parts = SENTINEL.lower() in as_parts.lower() and not written
+    return Form(text=text or not parts, parts=parts, shown=text or parts)
+
+
+def _conversations(role: str) -> list[list[str]]:
+    """Roles of short conversations in which templates allow a message of `role`."""
+    if role == "user":
+        return [["user"], ["system", "user"]]
+    if role == "system":
+        return [["system", "user"], ["system"]]
+    if role == "assistant":
+        return [["user", "assistant", "user"], ["user", "assistant"]]
+    return [["user", role], ["user", "assistant", role], ["system", "user", "assistant", role]]
+
+
+def _message(role: str, text: str, *, parts: bool) -> Message:
+    return {"role": role, "content": _parts(text) if parts else text}
+
+
+def _parts(*texts: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text} for text in texts]

@@ -1,0 +1,177 @@
+"""Starts a new family: `python -m tests.archs.new MODEL_TYPE`, or `make new-model NAME=MODEL_TYPE`.
+
+Writes the family's file, in Llama's shape and with the config keys and defaults of transformers'
+class, and a file of tiny configs; adds the rows of tables that follow from the name alone; and
+prints every other place that a family has, in order. A place left out fails a test that names it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from rbee_worker.models import ARCHITECTURES
+from rbee_worker.models.config import INERT, DecoderConfig
+
+ROOT = Path(__file__).parents[2]
+MODELS, ARCHS = ROOT / "rbee_worker/models", ROOT / "tests/archs"
+TABLE, GROUPS = MODELS / "__init__.py", ARCHS / "__init__.py"
+
+# Every place a family has, in the order in which docs/adding-a-model.md goes through them.
+PLACES: tuple[tuple[str, str], ...] = (
+    ("rbee_worker/models/", "its file: config keys, and the block that they make"),
+    ("rbee_worker/models/__init__.py", "its row: model_type, config, build, title"),
+    ("rbee_worker/checkpoint/names/", "its GGUF files: keys and tensors (none: no such files)"),
+    ("rbee_worker/verify/families.py", "only where a GGUF file groups rows otherwise than HF"),
+    ("tests/archs/", "at least two tiny configs that differ in every optional trait"),
+    ("tests/archs/families.py", "its line of docs/architectures.md"),
+    ("tests/published/", "a published config.json and its number of parameters"),
+    ("tests/tokenizer/formats.py", "the chat format that its models speak"),
+    ("benchmarks/family_shapes.py", "what differs in a model of 300 million parameters"),
+    ("README.md", "its line of the table of models"),
+    ("docs/architectures.md", "made by `python -m tests.archs.page`"),
+    ("CHANGELOG.md", "a line"),
+)
+
+
+def started(model_type: str) -> list[str]:
+    """Write what follows from the name. Returns what was written. Raises SystemExit."""
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if model_type in ARCHITECTURES:
+        raise SystemExit(f"{model_type} is there: {ARCHITECTURES[model_type].build_name}")
+    if model_type not in CONFIG_MAPPING:
+        raise SystemExit(f"the installed transformers has no model_type {model_type!r} to go by")
+    kind = CONFIG_MAPPING[model_type]
+    oracle = MODEL_FOR_CAUSAL_LM_MAPPING[kind].__name__
+    family, tiny = MODELS / f"{model_type}.py", ARCHS / f"{model_type}.py"
+    for path in (family, tiny):
+        if path.exists():
+            raise SystemExit(f"{path.relative_to(ROOT)} is there already")
+    family.write_text(family_file(model_type, kind))
+    tiny.write_text(tiny_file(model_type, kind.__name__, oracle))
+    row = f'    "{model_type}": Architecture(\n'
+    row += f'        "{model_type}.Config", "{model_type}.build", "{model_type}"\n    ),\n'
+    _insert(TABLE, "}\n\n\ndef architecture(", row)
+    _imported(model_type)
+    _insert(GROUPS, ")\nARCHS: ", f"    {model_type},\n")
+    return [str(p.relative_to(ROOT)) for p in (family, tiny, TABLE, GROUPS)]
+
+
+def _imported(module: str) -> None:
+    """Among the modules that `tests.archs` imports, in order."""
+    before, start, rest = GROUPS.read_text().partition("from tests.archs import (\n")
+    names, end, after = rest.partition(")\n")
+    lines = sorted([*names.splitlines(), f"    {module},"])
+    GROUPS.write_text(before + start + "\n".join(lines) + "\n" + end + after)
+
+
+def _insert(path: Path, before: str, text: str) -> None:
+    whole = path.read_text()
+    assert whole.count(before) == 1, f"{path}: {before!r}"
+    path.write_text(whole.replace(before, text + before))
+
+
+def fields_of(kind: type[Any]) -> list[tuple[str, str, Any]]:
+    """(name, type, default) of the keys that a `Config` on top of `DecoderConfig` must have: those
+    that it lacks or has with another default."""
+    shared = {f.name: f for f in dataclasses.fields(DecoderConfig)}
+    fresh = kind()
+    found = []
+    for f in dataclasses.fields(kind):
+        if f.name in INERT or f.name == "rope_parameters" or f.name in _base_fields():
+            continue
+        default = f.default if f.default is not dataclasses.MISSING else None
+        same = f.name in shared and shared[f.name].default in (default, dataclasses.MISSING)
+        if not same:
+            found.append((f.name, _written(f.type), default))
+    rotary = fresh.to_dict().get("rope_parameters") or {}
+    for name, usual in (("rope_theta", 10000.0), ("partial_rotary_factor", 1.0)):
+        if rotary.get(name, usual) != usual:
+            found.append((name, "float", float(rotary[name])))
+    return found
+
+
+def _base_fields() -> set[str]:
+    from transformers import PretrainedConfig
+
+    return {f.name for f in dataclasses.fields(PretrainedConfig)}
+
+
+def _written(annotation: Any) -> str:
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    return text.replace("float | int", "float").replace("int | float", "float")
+
+
+def family_file(model_type: str, kind: type[Any]) -> str:
+    """A family in Llama's shape with the keys of transformers' config class."""
+    none = "    # None: a row of the table with llama.Config and llama.build is enough.\n"
+    keys = "".join(f"    {n}: {t} = {d!r}\n" for n, t, d in fields_of(kind)) or none
+    return f'''"""Who made it, when, and what differs from Llama.
+
+model_type: {model_type} (authors year: what sets it apart).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rbee_worker.models import parts, prenorm
+from rbee_worker.models.base import Decoder
+from rbee_worker.models.weights import Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(prenorm.Config):
+    """Its own keys."""
+
+{keys}
+
+def build(c: Config, w: Weights) -> Decoder:
+    """The model, from weights at the cursor `w`. Raises CheckpointError, UnsupportedModel."""
+    return prenorm.build(c, w, lambda at, layer: parts.gated_mlp(at.sub("mlp"), c))
+'''
+
+
+def tiny_file(model_type: str, config: str, oracle: str) -> str:
+    """Two rows of the table of tiny configs, from transformers and as a GGUF file."""
+    import gguf
+
+    known = model_type.upper() in gguf.MODEL_ARCH.__members__
+    arch = f"gguf.MODEL_ARCH.{model_type.upper()}" if known else "None"
+    imported = "import gguf\n" if known else ""
+    return f'''"""What sets {model_type} apart."""
+
+from __future__ import annotations
+
+{imported}import transformers
+
+from tests.archs.base import Arch, configured
+
+M, C = transformers.{oracle}, transformers.{config}
+
+ARCHS: tuple[Arch, ...] = (
+    Arch("{model_type}", M, configured(C), {arch}),
+    Arch("{model_type}-tied", M, configured(C, tie_word_embeddings=True)),
+)
+'''
+
+
+def main(model_type: str) -> None:
+    """Start `model_type` and say what is left."""
+    written = started(model_type)
+    sys.stdout.write(f"written: {', '.join(written)}\n\nEvery place, in order:\n")
+    for place, what in PLACES:
+        sys.stdout.write(f"  {place:34} {what}\n")
+    sys.stdout.write(
+        f"\nWhat is left and what is wrong:\n  python -m pytest -q tests/test_defaults.py "
+        f"tests/test_archs.py tests/test_verify_archs.py tests/test_docs.py -k {model_type}\n"
+        "  python -m pytest -q tests/test_docs.py tests/test_published.py tests/tokenizer "
+        "tests/benchmarks\n"
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,145 @@
+"""Toy models with recurrent layers through the real engine, on `reference` and on `cpu`: the same
+tokens and log-probabilities, bit for bit, in random schedules with snapshots, and numpy's tokens.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rbee_worker.engine.engine import Engine
+from rbee_worker.engine.make import make_engine
+from rbee_worker.engine.messages import Submit
+from rbee_worker.ops.cpu.backend.model import CpuModel
+from rbee_worker.ops.cpu.backend.ops import CpuOps
+from rbee_worker.ops.cpu.runtime.header import Shape
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.state import CpuState
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared import isa
+from rbee_worker.ops.reference.model import ReferenceModel
+from rbee_worker.ops.reference.ops import ReferenceOps
+from rbee_worker.ops.reference.state import TorchState
+from rbee_worker.state.pool import StatePool
+from rbee_worker.types import SamplingParams
+from tests import recurrent
+from tests.engine.schedules import Answer, each_alone, random_schedule
+
+BLOCK, MAX_SEQS, CONTEXT, EVERY = 16, 6, 256, 32
+POOLS = [10, 12, 40]  # blocks: tight ones preempt where there is attention
+SCHEDULES = 8
+KINDS = [recurrent.RECURRENT, recurrent.HYBRID]
+BACKENDS = ["reference", pytest.param("cpu", marks=pytest.mark.kernels)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@cache
+def model(kinds: str, backend: str) -> Any:
+    if backend == "reference":
+        return ReferenceModel(recurrent.build(ReferenceOps(), kinds))
+    library = Library(isa.choose(os.environ.get("RBEE_CPU_ISA", "")))
+    ops = CpuOps(library, Team(library, 2), exact=True)
+    return CpuModel(recurrent.build(ops, kinds), ops, Shape(64, 4, CONTEXT, BLOCK, "f32"))
+
+
+def engine(kinds: str, backend: str, blocks: int, budget: int, *, snapshots: int = 5) -> Engine:
+    made = model(kinds, backend)
+    pool = StatePool(
+        made.groups,
+        tokens=blocks * BLOCK,
+        block_size=BLOCK,
+        max_seqs=MAX_SEQS,
+        step_tokens=budget,
+        snapshots=snapshots,
+        snapshot_tokens=EVERY,
+    )
+    state = CpuState if backend == "cpu" else TorchState
+    ops = made.ops if backend == "cpu" else made.decoder.ops
+    return make_engine(
+        made,
+        state(made.groups, pool.n_blocks, pool.n_slots, block_size=BLOCK, dtype="f32"),
+        ops.sampling(recurrent.VOCAB),
+        pool,
+        token_budget=budget,
+        max_seqs=MAX_SEQS,
+        context=min(CONTEXT, blocks * BLOCK),
+    )
+
+
+@cache
+def requests() -> list[Submit]:
+    """Prompts of 1 to 90 tokens that often begin alike; greedy and drawn, with log-probabilities
+    and some with the scores of their prompts."""
+    rng = random.Random(4)
+    shared = rng.choices(range(recurrent.VOCAB), k=80)
+    made = []
+    for i in range(14):
+        start = shared[: rng.choice([0, 33, 50, 80])]
+        own = rng.choices(range(recurrent.VOCAB), k=rng.choice([1, 3, 10]))
+        params = SamplingParams(
+            temperature=0.0 if i % 2 else 1.0,
+            max_tokens=rng.choice([1, 9, 20, 45]),
+            seed=100 + i,
+            logprobs=2,
+        )
+        made.append(
+            Submit(
+                seq=f"r{i}", prompt_ids=(*start, *own), params=params, prompt_logprobs=i % 5 == 0
+            )
+        )
+    return made
+
+
+@cache
+def alone(kinds: str, backend: str) -> dict[str, Answer]:
+    """Each request by itself, with nothing to go on from."""
+    make = partial(engine, kinds, backend, snapshots=0)
+    return each_alone(make, requests(), blocks=40)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kinds", KINDS)
+def test_the_same_bits_in_random_schedules(kinds: str, backend: str) -> None:
+    seen: Counter[str] = Counter()
+    want = alone(kinds, backend)
+    for seed in range(SCHEDULES):
+        seen += random_schedule(partial(engine, kinds, backend), requests(), want, POOLS, seed)
+    # Otherwise too little of what this test is about has happened.
+    assert seen["cached"] >= 32 * SCHEDULES, seen
+    assert seen["shared steps"] >= 10 * SCHEDULES, seen
+    assert seen["preempted"] >= (SCHEDULES / 4 if kinds == recurrent.HYBRID else 0), seen
+    assert seen["compared"] >= 40 * SCHEDULES, seen
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kinds", KINDS)
+def test_greedy_tokens_and_their_probabilities_are_numpy_s(kinds: str, backend: str) -> None:
+    checked = 0
+    for request in requests():
+        if request.params.temperature:
+            continue
+        answer = alone(kinds, backend)[request.seq]
+        tokens = [*request.prompt_ids, *answer.ids]
+        logits = recurrent.logits(kinds, tokens)[len(request.prompt_ids) - 1 : -1]
+        assert answer.ids == logits.argmax(-1).tolist()
+        shifted = logits - logits.max(-1, keepdims=True)
+        expected = -np.log(np.exp(shifted).sum(-1))  # of the best token
+        got = [told.logprob for told in answer.logprobs]
+        assert np.abs(np.array(got) - expected).max() < 1e-4
+        checked += len(answer.ids)
+    assert checked > 100

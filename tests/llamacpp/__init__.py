@@ -1,0 +1,1 @@
+"""llama.cpp's own converter, fetched when a test needs it: nothing of it is kept here."""

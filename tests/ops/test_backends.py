@@ -1,0 +1,85 @@
+"""Which backend a worker gets, and that it is said where `auto` is not the fast one."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rbee_worker.config import Settings
+from rbee_worker.errors import UsageError
+from rbee_worker.ops.backends import backend_notes, choose_backend
+from tests import tiny
+
+
+def test_auto_is_the_compiled_backend_where_it_can_be_had() -> None:
+    assert choose_backend(Settings()).name == "cpu"
+    assert backend_notes(Settings()) == ()
+    assert choose_backend(Settings(backend="reference")).name == "reference"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"dtype": "bf16"}, "not in bf16"), ({"block_size": 24}, "--block-size 24")],
+)
+def test_auto_falls_back_aloud_and_cpu_refuses(settings: dict[str, object], words: str) -> None:
+    assert choose_backend(Settings(**settings)).name == "reference"
+    assert words in backend_notes(Settings(**settings))[0]
+    assert backend_notes(Settings(backend="reference", **settings)) == ()
+    with pytest.raises(UsageError, match=words):
+        choose_backend(Settings(backend="cpu", **settings))
+
+
+def test_without_its_compiler_auto_is_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    hidden = {"llvmlite"}
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name in hidden else real(name, *a)
+    )
+    assert choose_backend(Settings()).name == "reference"
+    assert "llvmlite is not installed" in backend_notes(Settings())[0]
+    hidden.add("torch")  # and where the second choice cannot be had either
+    with pytest.raises(UsageError, match="llvmlite is not installed"):
+        choose_backend(Settings())
+    with pytest.raises(UsageError, match=r"torch is not installed.*rbee-worker\[torch\]"):
+        choose_backend(Settings(backend="reference"))
+
+
+WITHOUT = """
+import importlib.abc, sys
+
+class Nowhere(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "llvmlite":
+            raise ModuleNotFoundError(name)
+        return None
+
+sys.meta_path.insert(0, Nowhere())
+import importlib.util
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *a: None if name == "llvmlite" else real(name, *a)
+
+from rbee_worker.config import Settings
+from rbee_worker.loading.load import load_engine
+from rbee_worker.engine.messages import Submit
+from rbee_worker.types import SamplingParams
+
+engine, info = load_engine(Settings(model=sys.argv[1]), lambda told: None)
+params = SamplingParams(max_tokens=3, ignore_eos=True)
+engine.submit(Submit(seq="a", prompt_ids=(5, 6), params=params))
+tokens = sum(len(engine.step()) for _ in range(9))
+print(tokens > 0, [note for note in info.notes if "llvmlite" in note])
+"""
+
+
+def test_an_engine_runs_without_the_compiler(tmp_path: Path) -> None:
+    """In a process where nothing can import it."""
+    model = tiny.write_safetensors(tmp_path / "tiny")
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, str(model)], cwd=root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("True [")
+    assert "backend reference (plain torch operations, slow), not cpu: llvmlite" in done.stdout

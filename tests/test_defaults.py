@@ -1,0 +1,259 @@
+"""What an absent key means, and what null means: as transformers' config classes have it.
+
+Two configs of each type are compared: one of nothing but sizes, and the one that transformers makes
+of it, every key written out. They must come to the same numbers, windows, heads and mixtures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+from transformers import CONFIG_MAPPING, PretrainedConfig
+
+from rbee_worker.checkpoint.hf_config import canonical
+from rbee_worker.checkpoint.names import DIALECTS
+from rbee_worker.checkpoint.renamed import renamed_config
+from rbee_worker.errors import CheckpointError
+from rbee_worker.models import ARCHITECTURES
+from rbee_worker.models.config import INERT, DecoderConfig, read_config
+
+# Sizes, by the names of `DecoderConfig`; those that follow from others must follow here as well.
+SIZES: dict[str, dict[str, Any]] = {
+    "their own": {},
+    "small": {"hidden_size": 384, "num_hidden_layers": 13, "num_attention_heads": 8},
+    "with windows": {
+        "num_hidden_layers": 13,
+        "use_sliding_window": True,
+        "sliding_window": 24,
+        "max_window_layers": 5,
+    },
+}
+# What a property of the config says of these fields is compared in their stead: a list that
+# transformers writes out, a number that it derives.
+RESOLVED = {
+    "head_dim",  # width
+    "layer_types",  # kinds
+    "moe_layers",  # mixtures
+    "no_rope_layers",  # rotates
+    "num_key_value_heads",  # kv_heads
+    "sliding_window",  # the lengths of the kinds in use
+    "per_layer_config",  # heads
+}
+# (type, field): why transformers' class is no measure of it.
+EXCEPTIONS: dict[tuple[str, str], str] = {
+    ("deepseek_v2", "moe_layer_freq"): "of the model's own code",
+    ("deepseek_v2", "num_nextn_predict_layers"): "of the model's own code",
+    ("deepseek_v2", "qk_head_dim"): "the two parts together: GGUF files say it",
+    ("deepseek_v2", "rope_interleave"): "the class always has neighbours for pairs",
+    ("deepseek_v2", "scoring_func"): "of the model's own code",
+    ("deepseek_v3", "moe_layer_freq"): "of the model's own code",
+    ("deepseek_v3", "qk_head_dim"): "the two parts together: GGUF files say it",
+    ("deepseek_v3", "scoring_func"): "of the model's own code",
+    ("deepseek_v3", "topk_method"): "of the model's own code",
+    ("dots1", "moe_layer_freq"): "of the model's own code",
+    ("dots1", "scoring_func"): "of the model's own code",
+    ("falcon", "intermediate_size"): "0 is four times the width, which the class writes out",
+    ("falcon", "qkv_grouped"): "of GGUF files",
+    ("gemma", "hidden_activation"): "of early files, which say the activation twice",
+    ("gemma2", "hidden_act"): "early files have it beside hidden_activation; nothing reads it",
+    ("gemma3_text", "hidden_act"): "early files have it beside hidden_activation; nothing reads it",
+    ("gemma4_text", "hidden_act"): "nothing reads it: the family's key is hidden_activation",
+    ("gemma4_text", "per_layer_config"): "the class makes it, of keys that it does not keep",
+    ("mpt", "hidden_act"): "no file says it",
+    ("gemma4_text", "global_head_dim"): "the class writes per_layer_config in its stead",
+    ("gemma4_text", "num_global_key_value_heads"): "the class writes per_layer_config instead",
+    ("gemma4_text", "rope_parameters"): "the class writes what its absence means",
+    ("gpt_bigcode", "intermediate_size"): "0 is four times the width, as null is there",
+    ("gpt_oss", "experts_per_token"): "published files have it beside num_experts_per_tok",
+    ("gpt_oss", "initial_context_length"): "published files have it; nothing reads it",
+    ("mpt", "attn_config"): "the class writes what its absence means",
+    ("mpt", "intermediate_size"): "0 is expansion_ratio times the width",
+    ("olmo", "layer_norm_eps"): "of GGUF files; the class of the norm has it",
+    ("olmo3", "rope_parameters"): "the class writes what its absence means",
+    ("phi3", "rope_magnitude"): "of GGUF files",
+    (
+        "phimoe",
+        "original_max_position_embeddings",
+    ): "published files have it outside of the scaling",
+    ("phimoe", "rope_magnitude"): "of GGUF files",
+    ("qwen2_moe", "mlp_only_layers"): "the class writes [] for null",
+    ("qwen3_moe", "mlp_only_layers"): "the class writes [] for null",
+    ("smollm3", "max_window_layers"): "published files have it; nothing reads it",
+    ("starcoder2", "activation_function"): "of the model's own code",
+    ("starcoder2", "mlp_type"): "of the model's own code",
+    ("starcoder2", "norm_type"): "of the model's own code",
+    ("gemma3_text", "rope_local_base_freq"): "the class writes rope_parameters in its stead",
+    ("gemma3_text", "rope_parameters"): "the class writes what its absence means",
+    ("gemma3_text", "rope_theta"): "the class writes rope_parameters in its stead",
+}
+
+
+def named(model_type: str, config: dict[str, Any]) -> dict[str, Any]:
+    """A config.json as it is read: in the names of today, in canonical form."""
+    dialect = DIALECTS.get(model_type)
+    renamed = renamed_config(dialect, config, "here") if dialect else dict(config)
+    return canonical(renamed, "here")
+
+
+def their_names(model_type: str) -> dict[str, str]:
+    """Our names of keys -> transformers', where they differ."""
+    kind, dialect = CONFIG_MAPPING[model_type], DIALECTS.get(model_type)
+    known = {f.name for f in dataclasses.fields(kind)}
+    both = [(ours, old) for old, ours in (dialect.keys if dialect else {}).items()]
+    both += [(new, old) for old, new in kind.attribute_map.items()]
+    return {ours: old for ours, old in both if old in known and ours not in known}
+
+
+def theirs(model_type: str, **keys: Any) -> PretrainedConfig:
+    """transformers' config of these keys, which have our names."""
+    names = their_names(model_type)
+    return CONFIG_MAPPING[model_type](**{names.get(k, k): v for k, v in keys.items()})
+
+
+def written(model_type: str, keys: dict[str, Any]) -> dict[str, Any] | None:
+    """All keys that transformers makes of these; None where it refuses them."""
+    try:
+        return named(model_type, theirs(model_type, **keys).to_dict())
+    except StrictDataclassFieldValidationError:
+        return None
+
+
+def read(model_type: str, config: dict[str, Any]) -> DecoderConfig:
+    found, _ = read_config(ARCHITECTURES[model_type].config, config, where="here")
+    assert isinstance(found, DecoderConfig)
+    return found
+
+
+def meaning(c: DecoderConfig) -> dict[str, Any]:
+    """Every field but those that a property resolves, and every property."""
+    fields = {f.name: getattr(c, f.name) for f in dataclasses.fields(c) if f.name not in RESOLVED}
+    properties = {
+        name: getattr(c, name)
+        for name, _ in inspect.getmembers(type(c), lambda m: isinstance(m, property))
+        if name not in ("lengths", "pattern", "window")
+    }
+    properties = {k: list(v) if isinstance(v, range) else v for k, v in properties.items()}
+    seen = {kind: c.lengths.get(kind) for kind in c.kinds}
+    turns = [bool(x) for x in c.rotates]
+    return fields | properties | {"kinds": list(c.kinds), "rotates": turns, "lengths": seen}
+
+
+def sizes(model_type: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """The sizes that a config must say, those of transformers' class where `changes` has none."""
+    whole = named(model_type, theirs(model_type).to_dict()) | changes
+    has = {f.name for f in dataclasses.fields(ARCHITECTURES[model_type].config)}
+    return {key: whole[key] for key in {*required(model_type), *changes} & has}
+
+
+def required(model_type: str) -> list[str]:
+    """The fields without a default."""
+    fields = dataclasses.fields(ARCHITECTURES[model_type].config)
+    return [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
+
+
+def differing(model_type: str, mine: DecoderConfig, full: DecoderConfig) -> dict[str, Any]:
+    a, b = meaning(mine), meaning(full)
+    known = {field for kind, field in EXCEPTIONS if kind == model_type}
+    return {k: (a[k], b[k]) for k in a if a[k] != b[k] and k not in known}
+
+
+@pytest.mark.parametrize("changes", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_what_an_absent_key_means(model_type: str, changes: dict[str, Any]) -> None:
+    said = sizes(model_type, changes)
+    full = written(model_type, said)
+    assert full is not None
+    differ = differing(model_type, read(model_type, said), read(model_type, full))
+    assert not differ, f"{model_type}: (ours, transformers') of absent keys: {differ}"
+
+
+# Where null is taken though transformers refuses it or fails: what a GGUF file without it means.
+LENIENT: dict[tuple[str, str], str] = {
+    ("deepseek_v2", "n_routed_experts"): "no layer is a mixture",
+    ("deepseek_v2", "n_shared_experts"): "nothing is shared",
+    ("deepseek_v2", "qk_nope_head_dim"): "what qk_head_dim leaves",
+    ("deepseek_v3", "n_routed_experts"): "no layer is a mixture",
+    ("deepseek_v3", "n_shared_experts"): "nothing is shared",
+    ("deepseek_v3", "qk_nope_head_dim"): "what qk_head_dim leaves",
+    ("exaone4", "sliding_window"): "every layer sees all keys, and has positions",
+    ("exaone4", "sliding_window_pattern"): "refused unless layer_types or no window make it idle",
+    ("gemma2", "query_pre_attn_scalar"): "a head's width",
+    ("gemma3_text", "query_pre_attn_scalar"): "a head's width",
+    ("gemma3_text", "sliding_window"): "every layer sees all keys",
+    ("granite", "attention_multiplier"): "one over the root of a head's width",
+    ("granitemoe", "attention_multiplier"): "one over the root of a head's width",
+    ("granitemoeshared", "attention_multiplier"): "one over the root of a head's width",
+    ("llama4_text", "use_qk_norm"): "as the published size with so many experts",
+    ("phi3", "original_max_position_embeddings"): "max_position_embeddings",
+}
+# Where null is refused though transformers' config takes it: its model then fails.
+STRICT = {
+    ("gemma3_text", "sliding_window_pattern"),
+    ("cohere", "layer_norm_eps"),
+    ("cohere", "logit_scale"),
+    ("deepseek_v3", "v_head_dim"),
+    ("dots1", "max_window_layers"),
+    ("falcon", "layer_norm_epsilon"),
+    *(
+        (kind, f"{what}")
+        for kind in ("granitemoe", "granitemoeshared")
+        for what in (
+            "embedding_multiplier",
+            "residual_multiplier",
+            "logits_scaling",
+            "num_local_experts",
+            "num_experts_per_tok",
+        )
+    ),
+}
+
+
+def nulls() -> Iterator[tuple[str, str]]:
+    rotary = ("rope_scaling", "rope_theta", "partial_rotary_factor")  # tests/checkpoint has them
+    for model_type, row in ARCHITECTURES.items():
+        for field in dataclasses.fields(row.config):
+            key = (model_type, field.name)
+            if field.name not in rotary and key not in EXCEPTIONS:
+                yield key
+
+
+@pytest.mark.parametrize(("model_type", "field"), nulls())
+def test_what_null_means(model_type: str, field: str) -> None:
+    """Refused where transformers refuses it, and else what transformers makes of it."""
+    key, said = (model_type, field), sizes(model_type, {})
+    name = their_names(model_type).get(field, field)
+    others = {k: v for k, v in said.items() if k != field}
+    mine = named(model_type, {**others, name: None})
+    fields = {f.name for f in dataclasses.fields(CONFIG_MAPPING[model_type])}
+    if key in LENIENT:
+        read(model_type, mine)
+    elif name not in fields and key not in STRICT:
+        assert field in ("head_dim", "num_key_value_heads"), "a key that transformers lacks"
+        assert differing(model_type, read(model_type, mine), read(model_type, said)) == {}
+    elif key in STRICT or (full := written(model_type, {**said, field: None})) is None:
+        if name == field or field in required(
+            model_type
+        ):  # an old key of null is dropped: see `renamed`
+            with pytest.raises(CheckpointError, match=f"{field} is (null|missing)"):
+                read(model_type, mine)
+    else:
+        differ = differing(model_type, read(model_type, mine), read(model_type, full))
+        assert not differ, f"{model_type}: (ours, transformers') of null: {differ}"
+
+
+def test_the_exceptions_are_needed() -> None:
+    """Each names a field that is there, and that transformers' class does not have as it is."""
+    for model_type, field in EXCEPTIONS:
+        config = ARCHITECTURES[model_type].config
+        assert field in {f.name for f in dataclasses.fields(config)}
+        said = sizes(model_type, {})
+        full = written(model_type, said)
+        assert full is not None
+        a, b = getattr(read(model_type, said), field), getattr(read(model_type, full), field)
+        assert field not in full or a != b, (model_type, field)
+    assert not {field for _, field in EXCEPTIONS} & INERT
