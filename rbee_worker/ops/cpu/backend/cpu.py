@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -43,13 +42,12 @@ class CpuBackend(Backend):
     title = "compiled CPU kernels"
 
     def refuses(self, settings: Settings) -> Refusal | None:
+        from rbee_worker.ops.cpu.shared.isa import unsupported
+
+        if (why := unsupported()) is not None:
+            return Refusal(why, "use --backend reference (pip install 'rbee-worker[torch]').")
         if importlib.util.find_spec("llvmlite") is None:
             return Refusal("llvmlite is not installed.", "pip install llvmlite")
-        if sys.platform != "linux":
-            return Refusal(
-                f"its threads need Linux, this is {sys.platform}.",
-                "use --backend reference (pip install 'rbee-worker[torch]').",
-            )
         if settings.dtype not in ("auto", "f32"):
             return Refusal(
                 f"it computes in f32, not in {settings.dtype}.",
