@@ -46,6 +46,16 @@ def test_without_its_compiler_auto_is_reference(monkeypatch: pytest.MonkeyPatch)
         choose_backend(Settings(backend="reference"))
 
 
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+def test_on_other_systems_auto_is_reference(monkeypatch: pytest.MonkeyPatch, system: str) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    assert choose_backend(Settings()).name == "reference"
+    (note,) = backend_notes(Settings())
+    assert f"not cpu: its threads need Linux, this is {system}." in note
+    with pytest.raises(UsageError, match=f"--backend cpu: .* this is {system}"):
+        choose_backend(Settings(backend="cpu"))
+
+
 WITHOUT = """
 import importlib.abc, sys
 

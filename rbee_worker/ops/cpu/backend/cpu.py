@@ -43,12 +43,10 @@ class CpuBackend(Backend):
     title = "compiled CPU kernels"
 
     def refuses(self, settings: Settings) -> Refusal | None:
-        absent = missing("llvmlite")
-        if absent is not None:
-            return Refusal(*absent)
-        why = unsupported()
-        if why is not None:
+        if (why := unsupported()) is not None:
             return Refusal(why, "use --backend reference (pip install 'rbee-worker[torch]').")
+        if (absent := missing("llvmlite")) is not None:
+            return Refusal(*absent)
         if settings.dtype not in ("auto", "f32"):
             return Refusal(
                 f"the cpu backend computes in f32, not in {settings.dtype}.",

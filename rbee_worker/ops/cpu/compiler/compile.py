@@ -1,9 +1,8 @@
 """The compiling process: `python -m rbee_worker.ops.cpu.compiler.compile FOLDER CPU FEATURES JOBS`.
 
-A process of its own, so that LLVM's memory goes back to the system; once it has imported what it
-needs it becomes JOBS processes. All take names of kernels from one standard input, records of
-`RECORD` bytes, until it ends; each writes FOLDER/STEM.o and FOLDER/STEM.json, then the name on
-standard output, one a line.
+A separate process, so that LLVM's memory goes back to the system. After its imports it forks into
+JOBS processes. All of them read kernel names from one standard input, in records of `RECORD` bytes,
+until it ends. For each name they write FOLDER/STEM.o and FOLDER/STEM.json, then print the name.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def build(name: str) -> Kernel:
 
 
 def main(folder: str, cpu: str, features: str, jobs: int) -> int:
-    """Compile what standard input names, in `jobs` processes; the exit code."""
+    """Compile the kernels that standard input names, in `jobs` processes. Returns the exit code."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     others = []
@@ -47,7 +46,7 @@ def main(folder: str, cpu: str, features: str, jobs: int) -> int:
 
 
 def _work(folder: Path, cpu: str, features: str) -> None:
-    """Each file appears whole or not at all."""
+    """Compile names until there are no more. A file appears whole or not at all."""
     wants_text = bool(os.environ.get("RBEE_CPU_ASSEMBLY"))
     while record := os.read(sys.stdin.fileno(), RECORD):
         name = record.decode().strip()

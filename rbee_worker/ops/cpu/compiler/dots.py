@@ -1,6 +1,6 @@
-"""Two operations that every processor spells in its own way: a dot product of bytes, and a table.
+"""Two operations that processors have different instructions for: a dot product and a table lookup.
 
-Both take vectors of the vocabulary (`emit.py`); `how` is `Isa.dot`.
+Both take vectors of `emit.py`; `how` is `Isa.dot`.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def lookup(b: Builder, how: str, table: Sequence[int], nibbles: Value) -> Value:
             for part in _parts(b, index, half)
         ]
         return b.bitcast(_join(b, halves), I32)
-    # four levels of selects on the bits of the index
+    # four levels of selects, one for each bit of the index
     values: list[Any] = [const(t & 0xFF, BYTES) for t in table]
     for bit in range(4):
         is_set = b.icmp_unsigned("!=", b.and_(index, const(1 << bit, BYTES)), const(0, BYTES))
@@ -137,7 +137,7 @@ def _join(b: Builder, parts: list[Value]) -> Value:
 
 
 def _by_parts(b: Builder, lanes: int, name: str, acc: Value, u: Value, s: Value) -> Value:
-    """Apply a narrower intrinsic (acc, u, s) to every `lanes` lanes."""
+    """Apply a narrower intrinsic (acc, u, s) to each run of `lanes` lanes."""
     kind = ir.VectorType(i32, lanes)
     as_bytes = "neon" in name
     narrow = ir.VectorType(i8, 4 * lanes)

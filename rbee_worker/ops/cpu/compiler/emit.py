@@ -1,8 +1,8 @@
-"""The vector vocabulary as LLVM IR: each function appends instructions to a builder.
+"""Vector instructions as LLVM IR: each function appends instructions to a builder.
 
 Vectors have 16 lanes of 32 bits: `I32` integers, `F32` floats. Pointers are plain 64-bit integers.
-Nothing here carries fast-math flags and multiply-adds are explicit, so results do not depend on how
-many registers LLVM needs for 16 lanes. `simd.py` makes operations of them.
+There are no fast-math flags and multiply-adds are explicit, so results do not depend on how LLVM
+splits 16 lanes into registers. `simd.py` makes operations of these functions.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def call(b: Builder, name: str, result: ir.Type, args: Sequence[Value]) -> Value
 def pointer(b: Builder, p: Value, kind: ir.Type) -> Value:
     """The integer address `p` as a pointer to `kind`.
 
-    A constant offset becomes one of the pointer: a loop counter then has one user instead of a
-    hundred, which LLVM looks at in half the time.
+    A constant offset is added to the pointer instead of the integer: a loop counter then has one
+    use instead of a hundred, which halves LLVM's time.
     """
     if getattr(p, "opname", "") == "add" and isinstance(p.operands[1], ir.Constant):
         base = b.inttoptr(p.operands[0], i8.as_pointer())
@@ -121,8 +121,8 @@ def aggregate(b: Builder, kind: ir.Type, values: Sequence[Value]) -> Value:
 def widen_f16(b: Builder, bits: Value, native: bool = True) -> Value:
     """16 half-precision bit patterns (I16) as F32, by integer arithmetic unless `native`.
 
-    The integer form: shift the magnitude to float32's place and multiply by 2^112, which also makes
-    subnormals right; infinities and nans get their exponent filled.
+    The integer form shifts the magnitude to its place in float32 and multiplies by 2^112, which is
+    right for subnormals too; infinities and nans get all exponent bits.
     """
     if native:
         return b.fpext(b.bitcast(bits, F16), F32)
@@ -144,7 +144,7 @@ def narrow_f16(b: Builder, v: Value, native: bool = True) -> Value:
     size = b.and_(bits, const(0x7FFFFFFF))
     odd = b.and_(b.lshr(size, const(13)), const(1))
     normal = b.lshr(b.add(b.add(size, const(0xFFF - (112 << 23))), odd), const(13))
-    # below 2^-14: adding 0.5 leaves the subnormal's bits, rounded, at the end of the sum
+    # below 2^-14: adding 0.5 rounds the subnormal's bits into the low bits of the sum
     tiny = b.sub(b.bitcast(b.fadd(b.bitcast(size, F32), const(0.5, F32)), I32), const(0x3F000000))
     half = b.select(b.icmp_unsigned("<", size, const(113 << 23)), tiny, normal)
     half = b.select(b.icmp_unsigned(">=", size, const(0x477FF000)), const(0x7C00), half)
@@ -185,7 +185,7 @@ def minimum(b: Builder, x: Value, y: Value) -> Value:
 
 
 def tree(b: Builder, v: Value, join: Callable[[Builder, Value, Value], Value]) -> Value:
-    """Lanes joined in one fixed order: 0 with 8, 1 with 9, ..; then 4, 2 and 1 apart."""
+    """All lanes joined in one fixed order: lanes 8 apart first, then 4, 2 and 1 apart."""
     undefined = ir.Constant(v.type, ir.Undefined)
     for step in (8, 4, 2, 1):
         order = ir.Constant(I32, [(lane + step) % LANES for lane in range(LANES)])
@@ -203,7 +203,7 @@ def loop(
     carried: Sequence[Value],
     body: Callable[[Value, list[Value]], Sequence[Value]],
 ) -> list[Value]:
-    """`for i in range(begin, end): carried = body(i, carried)`; returns what is carried out."""
+    """`for i in range(begin, end): carried = body(i, carried)`; returns the last `carried`."""
     before = b.block
     head, inside, after = (b.append_basic_block(n) for n in ("head", "inside", "after"))
     b.branch(head)

@@ -1,4 +1,4 @@
-"""Expressions of a kernel's Python, as LLVM values or as Python objects where they are known."""
+"""Expressions of a kernel's Python: LLVM values, or Python objects where they are known."""
 
 from __future__ import annotations
 
@@ -37,9 +37,12 @@ _ORDER = {
 
 
 class Expressions:
-    """Evaluates nodes at the builder's place. Local names live in `memory` where they are assigned,
-    in `plain` (LLVM values) or `known` (Python objects) where they are not. stored: names that the
-    function assigns anywhere; assigned: those that have a value at this place."""
+    """Evaluates syntax nodes at the builder's place.
+
+    Local names are in `memory` if the function assigns them, otherwise in `plain` (LLVM values) or
+    `known` (Python objects). stored: names that the function assigns anywhere; assigned: those of
+    them that have a value at this place.
+    """
 
     def __init__(
         self,
@@ -131,7 +134,7 @@ class Expressions:
         return getattr(self.b, name)(a, b)
 
     def _alike(self, x: Any, y: Any) -> tuple[ir.Value, ir.Value]:
-        """Two values of one type; a known one takes the other's."""
+        """Two values of one type; a known one takes the type of the other."""
         if isinstance(x, ir.Value):
             return x, constant(y, x.type)
         return constant(x, y.type), y
@@ -173,8 +176,8 @@ class Expressions:
         return constant(x, e.i1)
 
     def _of_boolop(self, node: ast.BoolOp) -> Any:
-        """and, or: what comes later is only looked at where it matters."""
-        stop = isinstance(node.op, ast.Or)  # the value that decides
+        """and, or: a later operand is evaluated only if the ones before it do not decide."""
+        stop = isinstance(node.op, ast.Or)  # an operand of this value decides
         first, *rest = node.values
         x = self._truth(first)
         for other in rest:

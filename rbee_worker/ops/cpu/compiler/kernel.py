@@ -2,10 +2,10 @@
 
 A kernel is a Python function `(step, tid, nt, *fields)`: the step header's address, this thread's
 number, how many threads share the work, and the fields of its argument struct, 8 bytes each, in
-declared order. Annotations say what a field is: `Ptr` and `Int` (64 bits) or `Float` (the value's
-float32 bits). Compiled, it is a C function `(args, step, tid, nt)` that depends on nothing but
-libc, so that its object code can be kept in a file and called by address. `translate.py` says what
-Python it may contain.
+declared order. A field's annotation is `Ptr` or `Int` (64 bits), or `Float` (the bits of a
+float32). Compiled, it is a C function `(args, step, tid, nt)` that depends on libc alone, so its
+object code can be kept in a file and called by address. `translate.py` lists the Python that it may
+contain.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def device(fn: F) -> F:
 
 
 def noinline(fn: F) -> F:
-    """A device function that stays a function: compiled once however often it is called."""
+    """A device function that is never inlined: compiled once however often it is called."""
     return cast(F, Device(cast(Any, fn), noinline=True))
 
 
@@ -55,7 +55,7 @@ _KINDS = {"Ptr": "ptr", "Int": "int", "Float": "float"}
 
 
 def kernel(name: str) -> Callable[[Callable[..., None]], Kernel]:
-    """Declare a kernel; see the module's docstring for its parameters."""
+    """Declare a kernel. The module's docstring describes its parameters."""
 
     def wrap(fn: Callable[..., None]) -> Kernel:
         params = list(inspect.signature(fn).parameters.values())
@@ -92,8 +92,8 @@ def compile_kernel(
     but C.
     """
     target = llvm.Target.from_triple(llvm.get_process_triple())
-    # Whole addresses: constants may be loaded more than 2 GB from the code, where a large model's
-    # weights or torch's libraries lie between; LLVM would end the process.
+    # 64-bit addresses: constants may be loaded more than 2 GB from the code if a large model's
+    # weights lie between them, and LLVM would end the process.
     machine = target.create_target_machine(
         cpu=cpu, features=features, opt=3, reloc="static", codemodel="large", jit=False
     )
@@ -107,8 +107,8 @@ def compile_kernel(
 
 
 def optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine) -> None:
-    """LLVM's passes. Loops that matter are already as wide as they should be, so widening and
-    unrolling others would only make a first start longer: half of it, in attention."""
+    """Run LLVM's passes. The loops that matter are vectors already; vectorizing and unrolling the
+    others would only make a first start longer, in attention by half."""
     options = llvm.create_pipeline_tuning_options(speed_level=2)
     options.slp_vectorization = False
     options.loop_vectorization = False

@@ -36,7 +36,7 @@ def Tuple(kind: ir.Type, count: int) -> ir.Type:
 
 @dataclass(frozen=True, eq=False)
 class Op:
-    """An operation: `write` appends its instructions. Types are LLVM's; see `op`."""
+    """An operation: `write` appends its instructions. Types are LLVM types; see `op`."""
 
     write: Emit
     result: ir.Type
@@ -44,7 +44,7 @@ class Op:
     target: bool
 
     def append(self, b: e.Builder, features: str, args: Sequence[e.Value]) -> Any:
-        """The operation on `args`, for a processor's LLVM feature string; None if Void."""
+        """Append the operation on `args` for a target's LLVM features; returns its value."""
         value = self.write(b, *((features,) if self.target else ()), *args)
         if self.result == Void:
             return None
@@ -58,15 +58,15 @@ class Op:
 
 
 def op(result: Any, *params: Any, target: bool = False) -> Callable[[Emit], Any]:
-    """Make an operation of a function (builder, values..) -> value; a list for a `Tuple`.
+    """Make an operation of a function (builder, values..) -> value, or -> list for a `Tuple`.
 
-    With `target`, the LLVM feature string of the processor compiled for comes before the values.
+    With `target`, the function gets the target's LLVM feature string before the values.
     """
     return lambda write: Op(write, result, params, target)
 
 
 def _spread(b: e.Builder, n: e.Value, kind: ir.VectorType) -> e.Value:
-    """All lanes the number n; of a vector of integers its low 32 bits."""
+    """All lanes hold n, or its low 32 bits where lanes are integers."""
     if isinstance(n, ir.Constant):
         low = (n.constant + (1 << 31)) % (1 << 32) - (1 << 31) if kind == e.I32 else n.constant
         return e.const(low, kind)

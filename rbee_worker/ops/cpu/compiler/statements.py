@@ -188,13 +188,13 @@ class Function(Expressions):
             self.assigned = set.intersection(*ends)
 
     def _continue_at(self, block: ir.Block) -> None:
-        """Append to `block` from here on; what nothing leads to ends at once."""
+        """Append to `block` from here on. It ends at once if no branch leads to it."""
         self.b.position_at_end(block)
         if not any(block in b.terminator.operands for b in self.value.blocks if b.is_terminated):
             self.b.unreachable()
 
     def _go(self, block: ir.Block, ends: list[set[str]]) -> None:
-        """Branch to `block` and note in `ends` what has a value; nothing if this is not reached."""
+        """Branch to `block`, if this is reached, and note in `ends` which names have a value."""
         if not self.b.block.is_terminated:
             self.b.branch(block)
             ends.append(self.assigned)
@@ -263,6 +263,6 @@ class Function(Expressions):
 
 
 def _runs(start: ir.Value, stop: ir.Value) -> bool:
-    """Is it known that a range from `start` to `stop` is not empty?"""
+    """Whether a range from `start` to `stop` is known to be not empty."""
     known = isinstance(start, ir.Constant) and isinstance(stop, ir.Constant)
     return known and start.constant < stop.constant

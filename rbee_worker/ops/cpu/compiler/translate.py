@@ -1,17 +1,16 @@
 """Kernels' Python translated to LLVM IR: the few constructs that kernels need, nothing else.
 
 Values are 64-bit integers (addresses too), float32 and float64 numbers, booleans, vectors, and
-tuples of these.
-Integers, floats and functions that are known when a kernel is built (constants, what a closure
-holds) stay Python objects and are computed with at once: `if` on one of them drops the other
-branch, and a function called with one is translated for it. There are `for .. in range`, `while`,
-`if`, `and`/`or`/`not`, `x if c else y`, tuples, and calls of device functions and of `simd.Op`s;
-there are no exceptions, no objects and no automatic conversions: write `f32(n)` or `f64(n)` for a
-float.
-A `range` goes upwards. A name is read only where it has a value on every path: not after a branch
-or a loop that may have left it out.
+tuples of these. Numbers and functions that are known when a kernel is built (constants, a closure's
+variables) stay Python objects and are evaluated at once: an `if` on one of them drops the other
+branch, and a function called with one is translated for its value.
 
-Much less than numba can do, and 20 times faster to compile, which is what a first start waits for.
+There are `for .. in range`, `while`, `if`, `and`/`or`/`not`, `x if c else y`, tuples, and calls of
+device functions and of `simd.Op`s. There are no exceptions, no objects and no automatic
+conversions: a float is written `f32(n)` or `f64(n)`. A `range` goes upwards. A name may be read
+only where it has a value on every path: not after a branch or a loop that may not have assigned it.
+
+This is far less than numba can do and compiles 20 times faster, which shortens a first start.
 """
 
 from __future__ import annotations
@@ -47,8 +46,7 @@ class Translation:
         self._done: dict[Any, ir.Function] = {}
 
     def entry(self, name: str, run: Device, fields: Sequence[ir.Type]) -> None:
-        """The C function `name(args, step, tid, nt)`: `run` with the fields at `args`, each in 8
-        bytes."""
+        """The C function `name(args, step, tid, nt)`: calls `run` with the fields at `args`."""
         fn = ir.Function(self.module, ir.FunctionType(e.void, [e.i64] * 4), name)
         fn.attributes.add("nounwind")
         b = Builder(fn.append_basic_block())
@@ -103,7 +101,7 @@ def _code(fn: FunctionType) -> ast.FunctionDef:
 
 
 def _parameters(code: ast.FunctionDef) -> list[str]:
-    """Names of a function's parameters, which are all given by place."""
+    """Names of a function's parameters. Raises KernelError for any that are not plain."""
     a = code.args
     if a.posonlyargs or a.kwonlyargs or a.vararg or a.kwarg or a.defaults:
         raise KernelError(f"{code.name} takes its arguments one by one: no *, ** or default values")
@@ -112,6 +110,6 @@ def _parameters(code: ast.FunctionDef) -> list[str]:
 
 @functools.cache
 def _stored(code: ast.FunctionDef) -> frozenset[str]:
-    """Names that a function assigns."""
+    """The names that a function assigns."""
     names = (n for n in ast.walk(code) if isinstance(n, ast.Name))
     return frozenset(n.id for n in names if isinstance(n.ctx, ast.Store))

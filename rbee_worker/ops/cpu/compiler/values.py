@@ -1,7 +1,7 @@
-"""Values in a kernel under translation: LLVM's, and what is known before.
+"""Values in a kernel under translation: LLVM values, and Python objects that are known beforehand.
 
-Known numbers, functions and modules stay Python objects for as long as they can; `constant` turns a
-known number into LLVM's.
+Known numbers, functions and modules stay Python objects as long as possible; `constant` turns a
+known number into an LLVM constant.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from llvmlite import ir
 
 from rbee_worker.ops.cpu.compiler import emit as e
 
-Static = bool | int | np.floating  # known numbers; other known objects are functions and modules
+Static = bool | int | np.floating  # known numbers; others are functions and modules
 
 
 class KernelError(TypeError):
-    """What a kernel may not contain; the message begins with file and line."""
+    """Something that a kernel may not contain. The message begins with file and line."""
 
     _has_place = False
 
     def at(self, path: str, line: int) -> KernelError:
-        """The same with its place, unless it has one already."""
+        """This error with its place, unless it has one already."""
         if self._has_place:
             return self
         error = KernelError(f"{path}:{line}: {self}")
@@ -50,9 +50,9 @@ class Builder(ir.IRBuilder):  # type: ignore[misc]
 
 
 def constant(value: Any, kind: ir.Type | None = None) -> ir.Value:
-    """A known number as an LLVM constant, of `kind` where one is wanted; others as they are.
+    """A known number as an LLVM constant, of type `kind` if given; an LLVM value as it is.
 
-    Raises KernelError for what has no such value.
+    Raises KernelError for anything that has no such value.
     """
     if isinstance(value, ir.Value):
         if kind is not None and value.type != kind:
@@ -81,7 +81,7 @@ def constant(value: Any, kind: ir.Type | None = None) -> ir.Value:
 
 
 def tuple_value(b: ir.IRBuilder, values: tuple[Any, ...]) -> Any:
-    """A tuple as one value; one of known objects that are no numbers stays a Python tuple."""
+    """A tuple as one LLVM value; it stays a Python tuple if a member is a function or module."""
     if not all(isinstance(v, ir.Value | Static) for v in values):
         return values
     held = [constant(v) for v in values]

@@ -24,7 +24,7 @@ def _quarters(lanes: Sequence[int]) -> list[int]:
     return [4 * quarter + lane for quarter in range(4) for lane in lanes]
 
 
-_HALVES = _quarters((0, 16, 1, 17)), _quarters((2, 18, 3, 19))  # words of two rows by turns
+_HALVES = _quarters((0, 16, 1, 17)), _quarters((2, 18, 3, 19))  # words of two rows, alternating
 _PAIRS = _quarters((0, 1, 16, 17)), _quarters((2, 3, 18, 19))
 
 
@@ -136,7 +136,7 @@ class Pen:
         return isa.converts_f16(self.target)
 
     def run(self, what: Any, *operands: Vec | Ref | float) -> Any:
-        """Append an operation of `simd.py`; its value as LLVM's, None where it has none."""
+        """Append an operation of `simd.py`. Returns its LLVM value, or None."""
         values = [
             constant(x, kind) if isinstance(x, int | float) else x.value
             for x, kind in zip(operands, what.params, strict=True)
@@ -185,7 +185,7 @@ class Pen:
     def quad(self, p: Ref, stride: Ref) -> list[Vec]:
         """16 bytes at p, p + stride, .. p + 15 stride: as 4 vectors of 4 bytes of each row.
 
-        What 4 calls of `gather` give, in a sixth of the instructions: whole loads, and a transpose
+        The same as 4 calls of `gather` in a sixth of the instructions: whole loads, and a transpose
         of 4 x 4 words within each quarter of a vector.
         """
         at, rows = p, []
@@ -202,7 +202,7 @@ class Pen:
         ]
 
     def _joined(self, quarters: Sequence[e.Value]) -> e.Value:
-        """4 vectors of 4 lanes, one after another."""
+        """4 vectors of 4 lanes as one of 16."""
         two, four = range(8), range(16)
         first = self._mixed(quarters[0], quarters[1], two)
         return self._mixed(first, self._mixed(quarters[2], quarters[3], two), four)

@@ -1,4 +1,4 @@
-"""The kernels. Kernel "a.b" is what `build("b")` of module `a` returns (see `kernel.py`).
+"""The kernels. Kernel "a.b" is the result of `build("b")` in module `a` (see `kernel.py`).
 
 Only compiling processes (`compile.py`) import these modules.
 """

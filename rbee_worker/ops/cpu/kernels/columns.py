@@ -1,4 +1,4 @@
-"""Columns moved and multiplied: heads cut out and joined, gates, factors. Threads share rows."""
+"""Columns copied and scaled: heads split and joined, gates, factors. Threads share rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _copy(
     step: Ptr, tid: Int, nt: Int,
     x: Ptr, x_stride: Int, x_head: Int, y: Ptr, y_stride: Int, y_head: Int, heads: Int, width: Int,
 ) -> None:  # fmt: skip
-    """`width` columns of each head; heads begin x_head (y_head) floats apart."""
+    """Copy `width` columns of each head; heads are x_head and y_head floats apart."""
     n = s.get_i64(step + header.N)
     for t in range(share(tid, nt, n), share(tid + 1, nt, n)):
         for h in range(heads):
@@ -36,7 +36,7 @@ def _gate(
     step: Ptr, tid: Int, nt: Int,
     x: Ptr, x_stride: Int, z: Ptr, z_stride: Int, y: Ptr, y_stride: Int, width: Int,
 ) -> None:  # fmt: skip
-    """y = x * z, z one column."""
+    """y = x * z; z has one column."""
     n = s.get_i64(step + header.N)
     for t in range(share(tid, nt, n), share(tid + 1, nt, n)):
         scaled(x + 4 * t * x_stride, s.get_f32(z + 4 * t * z_stride), y + 4 * t * y_stride, width)
@@ -46,7 +46,7 @@ def _scale(
     step: Ptr, tid: Int, nt: Int,
     x: Ptr, x_stride: Int, vector: Ptr, y: Ptr, y_stride: Int, width: Int,
 ) -> None:  # fmt: skip
-    """y = x * vector, a factor for each column."""
+    """y = x * vector, which has a factor for each column."""
     n = s.get_i64(step + header.N)
     for t in range(share(tid, nt, n), share(tid + 1, nt, n)):
         for i in range(0, width, 16):
@@ -60,7 +60,7 @@ def _position(
     x: Ptr, x_stride: Int, factors: Ptr, count: Int, every: Int, offset: Int, y: Ptr,
     y_stride: Int, width: Int,
 ) -> None:  # fmt: skip
-    """y = x * factors[(position + offset) // every], the last of `count` beyond the end."""
+    """y = x * factors[(position + offset) // every], or the last of `count` factors beyond them."""
     n, positions = s.get_i64(step + header.N), s.get_i64(step + header.POSITIONS)
     for t in range(share(tid, nt, n), share(tid + 1, nt, n)):
         p = s.idiv(s.get_i64(positions + 8 * t) + offset, every)

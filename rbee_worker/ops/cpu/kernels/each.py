@@ -1,5 +1,5 @@
-"""Elementwise operations. Threads share cells of `cell` columns of the result, row after row:
-whole rows where `cell` is the width."""
+"""Elementwise operations. Threads share cells of `cell` columns of the result, row after row; a
+cell may be a whole row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rbee_worker.ops.cpu.kernels.shares import load_upto, share, store_upto
 from rbee_worker.ops.cpu.shared import step as header
 
 f32 = np.float32
-ACTS = (  # numbers of vmath.activate
+ACTS = (  # in the order of the numbers that `vmath.activate` takes
     *("silu", "gelu", "gelu_tanh", "gelu_quick", "relu", "relu2"),
     *("sigmoid", "tanh"),
 )

@@ -1,4 +1,4 @@
-"""Rows of a held matrix as floats: token embeddings, and the exact values tests compare with."""
+"""Rows of a held matrix as floats: token embeddings, and exact values for tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ f32 = np.float32
 
 
 def _columns(pen: Pen, p: e.Value, j: e.Value, name: str) -> list[Vec]:
-    """The 32 columns of block j of the unit at p, 16 rows each."""
+    """The 32 columns of block j of the unit at p; a vector has 16 rows."""
     unit = pen.ref(p)
     if HELD[name].is_float:
         column = floats(pen, unit, name)
@@ -36,7 +36,7 @@ def _columns(pen: Pen, p: e.Value, j: e.Value, name: str) -> list[Vec]:
 
 
 def _lane(name: str) -> Any:
-    """An intrinsic (p, j, lane, scale, to): block j of one row as 32 floats, times scale."""
+    """An operation (p, j, lane, scale, to): block j of one row as 32 floats, times scale."""
 
     def write(
         b: e.Builder, t: str, p: e.Value, j: e.Value, lane: e.Value, scale: e.Value, to: e.Value

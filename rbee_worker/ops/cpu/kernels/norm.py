@@ -1,7 +1,7 @@
 """Norms over each of `heads` equal parts of a row. Threads share rows.
 
-Sums run over 16 lanes in ascending columns, lanes joined by the fixed tree, so a row's result
-depends on nothing but the row. Strides are in floats. `weight` and `bias` are 0 for none.
+Columns are summed in 16 lanes in ascending order and the lanes joined by the fixed tree, so a row's
+result depends on the row alone. Strides are in floats. `weight` and `bias` are 0 for none.
 """
 
 from __future__ import annotations

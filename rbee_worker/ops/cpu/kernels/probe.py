@@ -1,4 +1,4 @@
-"""Kernels that apply one vector operation, so that tests can hold each against numpy."""
+"""Kernels that apply one vector operation each, so that tests can compare it with numpy."""
 
 from __future__ import annotations
 

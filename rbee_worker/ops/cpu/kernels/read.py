@@ -1,4 +1,4 @@
-"""Reading memory and nothing else, four streams a thread: what this machine's memory can give."""
+"""Reads memory in four streams a thread and does nothing else: this machine's bandwidth."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ STREAMS = 4
 
 
 def build(variant: str) -> Kernel:
-    """`read.streams`: read nbytes at p, shared among the threads; 64 bytes a thread go to out."""
+    """`read.streams`: threads share `nbytes` bytes at p; each writes 64 bytes to out."""
 
     def run(step: Ptr, tid: Int, nt: Int, p: Ptr, nbytes: Int, out: Ptr) -> None:
         lines = s.idiv(nbytes, nt * STREAMS * 64)

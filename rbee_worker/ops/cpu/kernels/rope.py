@@ -1,8 +1,8 @@
-"""Rotary positions: each head of a row turns by its token's angles. Threads share rows.
+"""Rotary positions: each head of a row is rotated by its token's angles. Threads share rows.
 
-Angles come from a table (`step.ANGLES`): a row is dim / 2 cosines, then dim / 2 sines, the
-magnitude in both. (a, b) -> (a cos - b sin, b cos + a sin), each with one fma; columns from `dim`
-on pass through.
+Angles come from a table (`step.ANGLES`): a row is dim / 2 cosines, then dim / 2 sines, both already
+multiplied by the magnitude. (a, b) -> (a cos - b sin, b cos + a sin), each with one fma; columns
+from `dim` on are copied.
 """
 
 from __future__ import annotations

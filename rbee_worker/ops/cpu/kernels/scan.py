@@ -1,8 +1,7 @@
 """Linear recurrences over the rows of each sequence, with their state in a slot.
 
-Threads share cells of 16 columns, each cell of every sequence; the rows of a sequence are taken in
-order, with a product and a sum rounded each, so that a row's result depends on nothing but the
-state before it.
+Threads share cells of 16 columns of each sequence. The rows of a sequence are taken in order, and
+product and sum are rounded separately, so a row's result depends only on the state before it.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ def _linear(
     x: Ptr, x_stride: Int, decay: Ptr, decay_stride: Int, y: Ptr, y_stride: Int,
     group: Int, tensor: Int, slot_bytes: Int, layer: Int, width: Int,
 ) -> None:  # fmt: skip
-    """h = decay * h + x; y = h. group, tensor: where in the header stands who has which slot, and
-    where the tensor lies that keeps h."""
+    """h = decay * h + x; y = h. group, tensor: offsets in the header, of the record with the
+    sequences' slots and of the one with the address of the tensor that keeps h."""
     sequences, starts = s.get_i64(step + header.B), s.get_i64(step + header.SEQ_STARTS)
     state = s.get_i64(step + tensor + header.STATE)
     state += layer * s.get_i64(step + tensor + header.STATE_LAYER)

@@ -1,8 +1,8 @@
-"""What the team's threads run: `team.work` on every thread but the caller's, `team.lead` there.
+"""The loops of the team's threads: `team.lead` on the caller's thread, `team.work` on the others.
 
-A program is an array of instructions (`instruction.py`); the team's memory: `team_memory.py`. While
-a thread waits at a barrier, memory would be idle: it asks for the first weights that it will read
-next, so that they lie in its second-level cache when it does. That changes no result.
+A program is an array of instructions (`instruction.py`); `team_memory.py` describes the team's
+memory. The memory bus would be idle while a thread waits at a barrier, so the thread prefetches the
+first weights that it will read next into its second-level cache. That changes no result.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rbee_worker.ops.cpu.shared.team_memory import (
     TIMES,
 )
 
-ASKED = 1 << 17  # bytes at most: more than a wait lasts, less than the cache holds
+PREFETCHED = 1 << 17  # bytes at most: more than fit into a wait, fewer than the cache holds
 
 
 @device
@@ -34,7 +34,11 @@ def _replay(team: Ptr, tid: Int, nt: Int, phase: Int) -> Int:
     """Run this thread's share of all entries. Returns the next phase of the barrier."""
     entries, count = s.get_i64(team + ENTRIES), s.get_i64(team + COUNT)
     step, times = s.get_i64(team + STEP), s.get_i64(team + TIMES)
-    weights, at, end = 0, 0, 0  # what is read next, and what of it has not been asked for
+    weights, at, end = (
+        0,
+        0,
+        0,
+    )  # the weights read next, and the part of them that is still to be prefetched
     for n in range(count):
         entry = entries + BYTES * n
         if nt > 1 and s.get_i64(entry + 16) != 0:
@@ -42,7 +46,7 @@ def _replay(team: Ptr, tid: Int, nt: Int, phase: Int) -> Int:
                 weights = s.get_i64(entry + 24)
                 groups, size = s.get_i64(entry + 32), s.get_i64(entry + 40)
                 at = weights + s.idiv(tid * groups, nt) * size
-                end = s.smaller(at + ASKED, weights + s.idiv((tid + 1) * groups, nt) * size)
+                end = s.smaller(at + PREFETCHED, weights + s.idiv((tid + 1) * groups, nt) * size)
             phase, at = barrier(team + BARRIER, nt, phase, at, end)
         if times != 0 and tid == 0:
             s.set_i64(times + 8 * n, clock())

@@ -1,4 +1,4 @@
-"""Kernels that show whether a barrier holds; only tests run them."""
+"""Kernels that show whether a barrier works; only tests run them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Barrier, sleep and wake-up for the team's threads, inside kernels.
 
-A barrier's memory: int64 `arrived` at 0, int64 `released` at 64 (a cache line of its own). Both
+A barrier's memory: int64 `arrived` at 0, int64 `released` at 64 (on a separate cache line). Both
 only grow: `phase` is how many barriers this thread has passed since the memory was zero, the same
-number on every thread. Sleeping is Linux's futex; elsewhere threads yield instead.
+number on every thread. Threads sleep with Linux's futex; in code for other systems they yield.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rbee_worker.ops.cpu.compiler.simd import Int, Ptr, Void, op
 
 ARRIVED, RELEASED = 0, 64
 LINE = 64  # bytes of a cache line
-PATIENCE = 300  # pauses before a waiting thread offers its core to somebody else
+PATIENCE = 300  # pauses before a waiting thread yields its core
 
 _FUTEX = {"x86_64": 202, "aarch64": 98}
 _WAIT, _WAKE = 128, 129  # private futexes
@@ -41,7 +41,7 @@ clock = op(Int)(lambda b: e.call(b, "llvm.readcyclecounter", e.i64, ()))
 
 @device
 def barrier(memory: Ptr, nt: Int, phase: Int, at: Int, end: Int) -> tuple[Int, Int]:
-    """Wait until all `nt` threads are here, prefetching at .. end meanwhile.
+    """Wait until all `nt` threads have arrived; meanwhile prefetch at .. end.
 
     Returns the next phase, and how far the prefetching got.
     """

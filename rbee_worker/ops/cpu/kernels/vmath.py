@@ -1,4 +1,4 @@
-"""exp, tanh, erf and the activations on vectors: own polynomials, the same bits on every processor.
+"""exp, tanh, erf and activations on vectors, as polynomials: the same bits on every processor.
 
 Cody-Waite reduction and minimax polynomials in the form of Cephes (Moshier 1989), evaluated with
 explicit fma. Accuracy against float64 is asserted by tests/ops/cpu/test_simd.py.
@@ -15,7 +15,7 @@ from rbee_worker.ops.cpu.compiler.kernel import device
 
 f32 = np.float32
 LOG2_E = f32(1.44269504088896341)
-LEAST_WEIGHT = f32(-87.0)  # the least normal number is e^-87.34
+LEAST_WEIGHT = f32(-87.0)  # the smallest normal number is e^-87.34
 
 
 @device
@@ -36,8 +36,8 @@ def exp(x: Any) -> Any:
 def exp_weight(x: Any) -> Any:
     """e^x for x <= 0 within 2 ulp; 0 below -87, nan stays nan.
 
-    Nothing subnormal: such a weight is lost beside the largest one, which is 1, and arithmetic with
-    it takes a hundred times as long on many processors.
+    Results are never subnormal: such a weight is negligible beside the largest one, which is 1, and
+    on many processors arithmetic with it takes a hundred times as long.
     """
     y = s.maximum(x, s.fill(LEAST_WEIGHT))
     n = s.nearest(s.mul(y, s.fill(LOG2_E)))
@@ -117,7 +117,7 @@ def sigmoid(x: Any) -> Any:
     return s.div(one, s.add(one, exp(s.sub(s.zeros(), x))))
 
 
-SILU, GELU, GELU_TANH, GELU_QUICK, RELU, RELU2, SIGMOID, TANH = range(8)  # of `Activation`
+SILU, GELU, GELU_TANH, GELU_QUICK, RELU, RELU2, SIGMOID, TANH = range(8)  # each `Activation`
 
 
 @device

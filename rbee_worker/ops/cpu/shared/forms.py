@@ -1,30 +1,30 @@
-"""How activations are made ready for a matrix product: a form is what a kernel's variant names.
+"""The forms in which activations enter a matrix product; a kernel's variant names one.
 
-i8: as llama.cpp, one byte a number and one scale for 32 columns. i16: two bytes a number, for
-products whose rounding would last (keys, values) or show at once (logits). k8, k16: the same with
-one scale for 256 columns, for formats in units of 256, as llama.cpp has it for these: their blocks'
-scales are integers, and so everything is up to the end of a unit. exact: float32. The layouts
-stand in `tile.py` and `units.py`. Torch-free; kernels and the engine both import it.
+i8: one byte a number and one scale for 32 columns, as in llama.cpp. i16: two bytes a number, where
+rounding would last (keys, values) or show directly (logits). k8, k16: the same with one scale for
+256 columns, as in llama.cpp for formats with units of 256: the scales of their blocks are integers,
+so sums stay integers up to the end of a unit. exact: float32. `kernels/product/steps.py` and
+`k_steps.py` describe the layouts. Torch-free; kernels and the engine both import it.
 """
 
 from __future__ import annotations
 
 from rbee_worker.ops.cpu.shared.held import HELD, Held
 
-TOKENS = 8  # tokens whose prepared activations lie together
+TOKENS = 8  # tokens whose prepared activations are interleaved
 CELL = 32  # columns of a block of prepared activations
-# Relative error (norm of the difference over norm) of a product with standard normal activations:
-# what the tests hold every format to; docs/formats.md has what was measured.
+# Relative error (norm of the difference over norm) of a product with standard normal activations.
+# The tests hold every format to it; docs/formats.md has the measured values.
 WITHIN = {"i8": 7.5e-3, "i16": 3e-5, "k8": 9e-3, "k16": 4e-5, "exact": 5e-7}
 BYTES = {"i8": 64, "i16": 96, "k8": 64, "k16": 96, "exact": 144}  # of one token's block
 UNIT = 256  # columns of a unit of a K format
-UNITS = ("k8", "k16")  # forms with a scale for that many
+UNITS = ("k8", "k16")  # forms with one scale for that many columns
 LOW = 64  # offset of the second bytes in i16 and k16
 SCALE, SUM = 32, 40  # offsets in all but `exact`
 
 
 def natural(held: Held) -> str:
-    """The form that a variant without a suffix takes: float weights never round activations."""
+    """The form of a variant without a suffix. Float weights never round activations."""
     if held.is_float:
         return "exact"
     return "k8" if held.columns == UNIT else "i8"
@@ -36,7 +36,7 @@ def precise(form: str) -> str:
 
 
 def forms(held: Held) -> tuple[str, ...]:
-    """All that its products can take."""
+    """All forms that its products take."""
     return tuple(dict.fromkeys((natural(held), precise(natural(held)), "exact")))
 
 

@@ -1,8 +1,8 @@
-"""How weights are held: 16 rows interleaved, so that a lane of a vector is a row.
+"""How weights are held in memory: 16 rows interleaved, so that each lane of a vector is a row.
 
-A unit is 16 rows times `columns` columns in `nbytes` bytes; units of a group of 16 rows follow each
-other along the row, groups follow each other. What lies inside a unit is written beside the code
-that reads it, `kernels/blocks.py`, and beside the code that makes it, `kernels/repack.py`.
+A unit is 16 rows times `columns` columns and takes `nbytes` bytes. The units of a group of 16 rows
+follow each other along the row, and groups follow each other. The layout inside a unit is described
+where it is read, `kernels/product/blocks.py`; `kernels/repacking/` makes it.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ HELD: dict[str, Held] = {
     )
 }
 
-# Formats whose values another held format has exactly. Points of a grid are held value by value: 3
-# bits where there are 6 different ones, 4 bits where there are 16.
+# Formats that are held as another one, which has all their values exactly. Grid points are held
+# value by value: 3 bits where a grid has 6 different values, 4 bits where it has 16.
 SAME: dict[str, str] = {
     "iq1_s": "iq1",
     "iq1_m": "iq1",
@@ -70,7 +70,7 @@ GRID_OF: dict[str, str] = {  # formats on grids: the grid's name
 
 
 def taken_as(format: str) -> str:
-    """What a file's format is repacked from: itself, or float32 where no kernel knows it."""
+    """The format to repack from: the file's own, or float32 where no kernel knows it."""
     name = format.lower()
     return name if name in HELD or name in SAME else "f32"
 
@@ -82,6 +82,6 @@ def held_as(format: str) -> Held:
 
 
 def planned(format: str, rows: int, cols: int) -> tuple[str, int]:
-    """What a matrix in a file's format is held as, and in how many bytes."""
+    """The held format of a matrix in a file's format, and its bytes."""
     held = held_as(format)
     return held.name, -(-rows // ROWS) * -(-cols // held.columns) * held.nbytes

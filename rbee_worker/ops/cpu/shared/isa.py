@@ -1,8 +1,8 @@
-"""Which instructions the kernels are compiled for, chosen at run time.
+"""Which instruction set the kernels are compiled for, chosen at run time.
 
-Logical vectors are 16 lanes of 32 bits everywhere; a processor with narrower registers lets LLVM
-split them, so results are bitwise the same on every instruction set. Only the integer dot product
-is spelled differently (`dots.py`), and with AMX products of several tokens are made of tiles
+Vectors have 16 lanes of 32 bits everywhere; LLVM splits them for processors with narrower
+registers, so results are bitwise the same on every instruction set. Only the integer dot product is
+written differently for each (`dots.py`), and with AMX, products of several tokens use tiles
 (`amx.py`). `RBEE_CPU_ISA` forces one of `names()`.
 """
 
@@ -23,7 +23,7 @@ _NEWER = (  # what icelake-server has and other processors with AVX-512 VNNI may
     *("avx512vbmi", "avx512vbmi2", "avx512ifma", "avx512bitalg", "avx512vpopcntdq", "gfni"),
     *("vaes", "vpclmulqdq", "sha", "pku", "rdpid", "sgx", "clwb", "wbnoinvd", "pconfig", "fsrm"),
 )
-# Not this machine's own name and features: what one machine compiled, every other one can use.
+# Fixed names and features, not this machine's own: its kernels then run on every other one as well.
 _X86: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {  # cpu, features it has and lacks
     "avx512amx": ("icelake-server", (*_AVX512, "amx-tile", "amx-int8"), _NEWER),
     "avx512vnni": ("icelake-server", _AVX512, _NEWER),
@@ -82,7 +82,7 @@ def dot_of(features: str) -> str:
 
 @functools.cache
 def _host_features() -> dict[str, bool]:
-    import llvmlite.binding as llvm  # only now: who is served by `reference` may not have it
+    import llvmlite.binding as llvm  # imported late: the reference backend runs without it
 
     return dict(llvm.get_host_cpu_features())
 
@@ -107,10 +107,10 @@ def names() -> tuple[str, ...]:
 
 @functools.cache
 def tiles_permitted() -> bool:
-    """Whether this process may use tile registers: Linux wants to be asked, once a process.
+    """Whether this process may use tile registers, which Linux grants to a process on request.
 
-    Threads and forked children of a process that was permitted are too. False where the processor
-    has none, the kernel knows none or another system runs.
+    The grant holds for its threads and forked children. False if the processor, the kernel or the
+    system does not have them.
     """
     if sys.platform != "linux" or not _host_features().get(_TILES):
         return False

@@ -1,7 +1,7 @@
-"""Compiled kernels on disk: found by the content of their sources, the processor and versions.
+"""Compiled kernels on disk, keyed by the content of their sources, the processor and versions.
 
-Object files live in `<cache>/kernels/<processor>/<name>-<key>.o` with their argument structs in
-`.json`. What is missing is compiled by child processes (`compile.py`), one process at a time.
+Object files are `<cache>/kernels/<processor>/<name>-<key>.o`, with their argument structs in
+`.json`. Missing kernels are compiled by child processes (`compile.py`) of one process at a time.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import subprocess
 
 TEMPORARY = ".part"  # ends the name of a file that is being written
-RECORD = 128  # bytes of a kernel's name, filled up with spaces, on the way to `compile.py`
-_FEW = 4  # compiling processes where nobody says how many; each takes 130 MB
+RECORD = 128  # bytes of a kernel's name, padded with spaces, as `compile.py` reads it
+_FEW = 4  # compiling processes at most, unless asked for more; each takes 130 MB
 _SLOWEST = ("attend", "linear", "embed", "repack", "team", "norm")  # modules of kernels
 
 Progress = Callable[[int, int, str], None]  # (kernels done, kernels in all, last one's name or "")
@@ -53,7 +53,7 @@ def folder(isa: Isa, cache_dir: str = "") -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     root = Path(cache_dir) if cache_dir else Path(home) / "rbee-worker"
     digest = hashlib.sha256()
-    import llvmlite  # its version only: who is served by `reference` may not have it
+    import llvmlite  # only for its version; the reference backend runs without it
 
     texts = [isa.cpu, isa.features, sys.platform, sys.version]
     for text in (*texts, llvmlite.__version__):
@@ -63,9 +63,9 @@ def folder(isa: Isa, cache_dir: str = "") -> Path:
 
 @functools.cache
 def stem(name: str, where: Path | None = None) -> str:
-    """File name, without ending, of kernel `name`: it changes with any source it is made from.
+    """File name of kernel `name`, without ending. It changes with any source the kernel is made of.
 
-    where: the folder that it belongs to.
+    where: the folder of the file.
     """
     return f"{name}-{source_digest(name, where)}"
 
@@ -73,7 +73,7 @@ def stem(name: str, where: Path | None = None) -> str:
 def ensure(
     names: Iterable[str], isa: Isa, *, cache_dir: str = "", progress: Progress | None = None
 ) -> list[Compiled]:
-    """The named kernels compiled for `isa`, from the cache or freshly. Raises ModelError."""
+    """The named kernels for `isa`, compiled if the cache lacks them. Raises ModelError."""
     names, where = list(names), folder(isa, cache_dir)
     compile_missing(names, isa, cache_dir=cache_dir, progress=progress)
     return [_read(n, where / stem(n, where)) for n in names]
@@ -87,7 +87,7 @@ def compile_missing(
     progress: Progress | None = None,
     jobs: int = 0,
 ) -> list[str]:
-    """Compile what the cache lacks in `jobs` processes (0: a few); returns its names.
+    """Compile the kernels that the cache lacks in `jobs` processes (0: a few); return their names.
 
     A second process that wants kernels while one compiles waits for it, and then compiles what is
     still missing. Raises ModelError.
@@ -96,19 +96,19 @@ def compile_missing(
     wanted = {n: stem(n, where) for n in names}
     if not _missing(wanted, where):
         return []
-    told = progress or _nobody
+    report = progress or _no_report
 
     def wait() -> None:
-        told(len(wanted) - len(_missing(wanted, where)), len(wanted), "")
+        report(len(wanted) - len(_missing(wanted, where)), len(wanted), "")
         time.sleep(0.1)
 
     with _lock(where, wait):
         missing = sorted(_missing(wanted, where), key=_cost)
-        for left in where.glob(f"*{TEMPORARY}"):  # by a process that was killed
+        for left in where.glob(f"*{TEMPORARY}"):  # left by a process that was killed
             left.unlink(missing_ok=True)
         if missing:
             jobs = min(jobs or min(_FEW, len(os.sched_getaffinity(0))), len(missing))
-            _compile(missing, where, isa, told, jobs)
+            _compile(missing, where, isa, report, jobs)
     return missing
 
 
@@ -120,7 +120,7 @@ def are_kept(names: Sequence[str], isa: Isa, *, cache_dir: str = "") -> bool:
 
 
 def remember(asker: str, names: Iterable[str], isa: Isa, *, cache_dir: str = "") -> None:
-    """Note beside the kernels which of them `asker` needs. A hint: may fail, may be outdated."""
+    """Note beside the kernels which of them `asker` needs. A hint: it may be missing or old."""
     path = _needs(asker, isa, cache_dir)
     temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
     with suppress(OSError):
@@ -129,7 +129,7 @@ def remember(asker: str, names: Iterable[str], isa: Isa, *, cache_dir: str = "")
 
 
 def recall(asker: str, isa: Isa, *, cache_dir: str = "") -> list[str]:
-    """What was noted for `asker`; nothing where nothing was."""
+    """The names noted for `asker`; none if nothing was noted."""
     with suppress(OSError, ValueError):
         names = json.loads(_needs(asker, isa, cache_dir).read_text())
         if isinstance(names, list) and all(isinstance(n, str) for n in names):
@@ -142,8 +142,8 @@ def _needs(asker: str, isa: Isa, cache_dir: str) -> Path:
     return folder(isa, cache_dir) / f"needs-{digest[:16]}.json"
 
 
-def _nobody(done: int, total: int, name: str) -> None:
-    """Progress that nobody listens to."""
+def _no_report(done: int, total: int, name: str) -> None:
+    """Takes progress where the caller wants none."""
 
 
 def _missing(wanted: dict[str, str], where: Path) -> list[str]:
@@ -151,16 +151,16 @@ def _missing(wanted: dict[str, str], where: Path) -> list[str]:
 
 
 def _cost(name: str) -> int:
-    """Sorts what takes longest to compile first, so that no process is left with it alone."""
+    """A sort key: the slowest kernels first, so that none of them is left for the end."""
     module = name.partition(".")[0]
     return _SLOWEST.index(module) if module in _SLOWEST else len(_SLOWEST)
 
 
 @contextmanager
 def _lock(where: Path, wait: Callable[[], None]) -> Iterator[None]:
-    """Only one process compiles into a folder; a lock ends with its holder, however that dies.
+    """Let one process at a time compile into a folder. The lock ends when its holder dies.
 
-    wait: called over and over while another one has it. Makes the folder. Raises ModelError where
+    wait: called repeatedly while another process holds it. Makes the folder; raises ModelError if
     it cannot be written.
     """
     try:
@@ -184,7 +184,7 @@ def _locked(file: int) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks: files still appear whole
+    except OSError:  # a file system without locks; files still appear whole
         return True
     return True
 
@@ -195,9 +195,9 @@ def _read(name: str, path: Path) -> Compiled:
     return Compiled(name, code, tuple((field, kind) for field, kind in fields))
 
 
-def _compile(names: Sequence[str], where: Path, isa: Isa, told: Progress, jobs: int) -> None:
-    """Have `jobs` processes take the names in turn, and follow them."""
-    told(0, len(names), "")
+def _compile(names: Sequence[str], where: Path, isa: Isa, report: Progress, jobs: int) -> None:
+    """Compile `names` in `jobs` processes, which take them in turn, and report progress."""
+    report(0, len(names), "")
     import tempfile
 
     with tempfile.TemporaryFile() as complaints:
@@ -207,9 +207,9 @@ def _compile(names: Sequence[str], where: Path, isa: Isa, told: Progress, jobs: 
             with suppress(BrokenPipeError), child.stdin:
                 for name in names:
                     child.stdin.write(name.ljust(RECORD).encode())
-            with child.stdout:  # closed early, if `told` raises, it stops the processes
+            with child.stdout:  # if `report` raises, closing it stops the processes
                 for done, line in enumerate(child.stdout, 1):
-                    told(done, len(names), line.decode().strip())
+                    report(done, len(names), line.decode().strip())
         if child.returncode == 0:
             return
         complaints.seek(0)
@@ -233,6 +233,6 @@ def _child(where: Path, isa: Isa, jobs: int, complaints: IO[bytes]) -> subproces
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=complaints,
-        # numpy's threads would be started for nothing, and threads make forking unsafe
+        # numpy would start threads that nobody uses, and threads make forking unsafe
         env=os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
     )

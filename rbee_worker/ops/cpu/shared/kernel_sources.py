@@ -1,7 +1,7 @@
-"""Which sources a kernel is made of: its module, the compiler, and all that they import.
+"""Which sources a kernel is made of: its module, the compiler, and everything they import.
 
-Who imports whom is read from the sources by `ast`, which takes longer than most of a start, so it
-is kept in a file beside the kernels, under a name that changes with any source.
+Reading the imports from the sources with `ast` would be one of the slowest parts of a start, so the
+result is kept in a file beside the kernels, under a name that changes with any source.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def is_kernel(name: str) -> bool:
 
 @functools.cache
 def _kernel_modules() -> dict[str, str]:
-    """Modules in the folders of `kernels/`, by the last part of their names."""
+    """The modules in `kernels/` and its folders, by the last part of their names."""
     found = [module for module in sources() if module.startswith("kernels.")]
     modules = {module.rpartition(".")[2]: module for module in found}
     assert len(modules) == len(found), "two kernel modules have one name"
@@ -60,7 +60,7 @@ def sources() -> Sources:
 
 
 def source_digest(name: str, where: Path | None = None) -> str:
-    """Changes with any source that kernel `name` is made of. where: see `imports`."""
+    """A digest of every source that kernel `name` is made of. where: see `imports`."""
     texts = sources()
     digest = hashlib.sha256()
     for module in sorted(reached((kernel_module(name), COMPILER), imports(where), texts)):
@@ -81,7 +81,7 @@ def reached(begin: tuple[str, ...], graph: Imports, texts: Sources) -> set[str]:
 
 @functools.cache
 def imports(where: Path | None = None) -> Imports:
-    """Who imports whom; kept in the folder `where`, if that is there and can be written."""
+    """The imports of every module; kept in the folder `where` if it exists and can be written."""
     texts = sources()
     digest = hashlib.sha256()
     for module in sorted(texts):
@@ -103,7 +103,7 @@ def imports(where: Path | None = None) -> Imports:
 
 def imports_of(module: str, text: bytes) -> list[str]:
     """Names that a module imports from this package; some are functions, not modules."""
-    import ast  # only where nothing is kept
+    import ast  # not needed where they are kept
 
     found = []
     for node in ast.walk(ast.parse(text)):

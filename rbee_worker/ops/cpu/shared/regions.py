@@ -1,4 +1,4 @@
-"""Memory of a program's activations: places in an arena, lent and given back while recording."""
+"""Memory for a program's activations: places in an arena, taken and freed while recording."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 LINE = 64  # bytes; places begin on a cache line of their own
 
-Words = npt.NDArray[np.int64]  # what kernels follow: headers, records, argument structs
+Words = npt.NDArray[np.int64]  # headers, records and argument structs, as kernels read them
 
 SHARED, OWN = "arena", "own"  # spaces: one memory for all threads, one for each thread
 
 
 def zeros(nbytes: int) -> npt.NDArray[np.uint8]:
-    """Bytes from a cache line on; the system gives pages when they are touched."""
+    """Zeros that begin on a cache line; the system provides pages when they are touched."""
     raw = np.zeros(nbytes + LINE, np.uint8)
     start = -raw.ctypes.data % LINE
     return raw[start : start + nbytes]
@@ -25,19 +25,19 @@ def zeros(nbytes: int) -> npt.NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Place:
-    """Bytes first .. last - 1 of the arena, or of something else that `space` names."""
+    """Bytes first .. last - 1 of the arena, or of another memory that `space` names."""
 
     first: int
     last: int
     space: str = SHARED
 
     def overlaps(self, other: Place) -> bool:
-        """Do the two have a byte in common?"""
+        """Whether the two have a byte in common."""
         return self.space == other.space and self.first < other.last and other.first < self.last
 
 
 class Region:
-    """Memory in use; given back when the object dies."""
+    """Memory in use; freed when the object dies."""
 
     def __init__(self, place: Place, free: Callable[[Place], None]) -> None:
         self.place = place
@@ -47,8 +47,8 @@ class Region:
 class Heap:
     """The memory of one space. `size`: bytes it needs so far.
 
-    What is given back is lent again after `pass_on`: another thread may still touch it, and used
-    at once it would need a barrier of its own.
+    Freed memory is not reused before `pass_on`: another thread may still touch it, so reusing it
+    at once would need one more barrier.
     """
 
     def __init__(self, space: str = SHARED) -> None:
@@ -75,7 +75,7 @@ class Heap:
         return self._lend(start, self.size)
 
     def pass_on(self) -> None:
-        """What was given back may be lent again."""
+        """Memory that was freed before may be reused from now on."""
         holes = sorted([*self._free, *self._released], key=lambda p: p.first)
         self._released.clear()
         merged: list[Place] = []

@@ -1,7 +1,7 @@
-"""What a step's sampling knows of each row: records of 8-byte words at fixed byte offsets.
+"""What sampling knows of each row of a step: records of 8-byte words at fixed byte offsets.
 
-The header of a replay: how many rows, and the address of their records. Written by `sampling.py`,
-read by `kernels/sample.py` and `kernels/edits.py`. Torch-free.
+A replay's header holds the number of rows and the address of their records. Written by the backend
+(`sampling.py`, `bias_table.py`), read by `kernels/sampling/`. Torch-free.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ RECORDS = 8
 # a row that is drawn or scored
 LOGITS = 0  # address of float32 [vocabulary]
 KIND = 8
-TOP_K = 16  # 0 = off; of a scored row, how many of its likeliest tokens are told
+TOP_K = 16  # 0 = off; of a scored row, how many of its likeliest tokens to report
 SCALE = 24  # float64, 1 / temperature
 TOP_P = 32  # float64, 1 = off
 MIN_P = 40  # float64, 0 = off
@@ -20,23 +20,23 @@ U = 48  # float64, the uniform number of the draw
 BEST = 56  # address of (int32 id, float32 logit) [TOP_K] of a scored row
 ID = 64  # result: the token, -1 where there is none
 PEAK = 72  # result of a scored row: its maximum, float64
-TOTAL = 80  # and the sum of e^(logit - maximum), float64; both nan where there is no answer
+TOTAL = 80  # the sum of e^(logit - maximum), float64; both are nan if there is no answer
 RECORD = 88  # bytes
 
 GREEDY, DRAW, SCORE = range(3)  # kinds
 
-# a row whose single logits change before it is drawn
+# a row of which some logits are changed before it is drawn
 EDITED = 0  # address of its logits
 IDS = 8  # address of int32 [COUNT]
-VALUES = 16  # address of float32 [columns, WIDTH]: bias, banned, times in the window, times out
+VALUES = 16  # address of float32 [4, WIDTH]: bias, banned, counts in the window and in the output
 WIDTH = 24
 COUNT = 32
-EARLY = 40  # 1: banned ids cannot come yet
+EARLY = 40  # 1: banned ids are still excluded
 FACTORS = 48  # address of float32 [3]: repetition, presence, frequency
-BEFORE = 56  # address of float32 [COUNT]: the logits as they were
+BEFORE = 56  # address of float32 [COUNT]: the logits before the change
 EDIT_BYTES = 64  # bytes
 
-BLOCK = 512  # columns whose maxima and sums are made together
+BLOCK = 512  # columns whose maximum and sum are computed together
 LANES = 16
 
 
@@ -46,10 +46,10 @@ def blocks(vocab: int) -> int:
 
 
 def padded(count: int) -> int:
-    """Whole vectors, and one more that may be read."""
+    """`count` rounded up to whole vectors, plus one more that may be read."""
     return -(-count // LANES) * LANES + LANES
 
 
 def scratch_bytes(vocab: int) -> int:
-    """Bytes of a thread's scratch, see `candidates.Scratch`."""
+    """Bytes of a thread's scratch, as `kernels/sampling/candidates.py` describes it."""
     return 8 * padded(vocab) + 8 * 4 * padded(vocab) + 8 * 256 + 64

@@ -1,8 +1,8 @@
 """The step header: int64 words that change from step to step, at fixed byte offsets.
 
-Written by `model.CpuModel` before each replay and read by kernels, which get its address as `step`.
-One record follows for each state group and one for each rotary table; their offsets are kernel
-arguments. Torch-free: kernels and the engine both import it.
+`header.Header` writes it before each replay; kernels get its address as `step`. One record follows
+for each state group and one for each rotary table; their offsets are kernel arguments. Torch-free:
+kernels and the engine both import it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TABLE_WIDTH = 40
 SLOTS = 48  # address of int64 [N]; in a fixed group's record [B]
 GROUP_BYTES = 56
 
-# a fixed group's record: of tensor n, TENSOR_BYTES * n further on, and SLOTS of all
+# a fixed group's record: these words of tensor n are TENSOR_BYTES * n further on, SLOTS is shared
 STATE = 0  # address of layer 0
 STATE_LAYER = 8  # bytes from a layer to the next one
 TENSOR_BYTES = 16

@@ -1,4 +1,4 @@
-"""Byte offsets in the memory that a team's threads share; lines of 64 bytes keep writers apart."""
+"""Byte offsets in the memory that a team's threads share; each writer has its own cache line."""
 
 BARRIER = 0  # two lines, see threads.py
 EPOCH = 128  # replays started, plus one for the stop; threads sleep on its low half

@@ -1,4 +1,4 @@
-"""Which operations have kernels here: what `inspect` says without loading torch."""
+"""Which operations have kernels; `inspect` reads it without loading torch."""
 
 NATIVE = frozenset(
     (

@@ -82,7 +82,9 @@ def _load_queries(
         p = q + 4 * ((first + s.idiv(j, here)) * stride + (head + s.imod(j, here)) * k_dim)
         for i in range(0, k_dim, 16):
             v = s.mul(load_upto(p + 4 * i, k_dim - i), s.fill(scale))
-            s.store_f32(to + 4 * (j * k_dim + i), v)  # spills into the next one, written later
+            s.store_f32(
+                to + 4 * (j * k_dim + i), v
+            )  # may write into the next query, which comes later
 
 
 @device

@@ -1,8 +1,6 @@
-"""Writing this step's keys and values into their blocks, where `paged.py` says.
+"""Writing a step's keys and values into their blocks, in the layout of `paged.py`.
 
-Threads share rows, or heads of rows.
-
-int8: scale = max |x| / 127 over a head of one token.
+Threads share rows, or heads of rows. int8: scale = max |x| / 127 over a head of one token.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ f32 = np.float32
 
 @device
 def _scale_of(x: Ptr, dim: Int) -> Float:
-    """max |x| / 127; nan where a number is not finite."""
+    """max |x| / 127; nan if a number is not finite."""
     top, poison = s.zeros(), s.zeros()
     for i in range(0, dim, 16):
         v = load_upto(x + 4 * i, dim - i)
@@ -35,7 +33,8 @@ def _scale_of(x: Ptr, dim: Int) -> Float:
 
 
 def _put(kind: str) -> Callable[..., Any]:
-    """(x, dim, to, stride, scale_to): one head of one token, `stride` bytes between columns."""
+    """A device function (x, dim, to, stride, scale_to): one head of one token, whose columns are
+    `stride` bytes apart."""
     scatter, store = micro.scatter(kind), micro.store(kind)
     size = micro.BYTES[kind]
 
@@ -65,9 +64,9 @@ def _put(kind: str) -> Callable[..., Any]:
 
 
 def build(variant: str) -> Kernel:
-    """`kv.<kind>`: k [N, heads, k_dim], v [N, heads, v_dim] to a layer of the group at header
-    offset `group`; blocks of `block` tokens. v_dim 0: no values. spread 1: threads share heads of
-    rows, 0: rows."""
+    """`kv.<kind>`: k [N, heads, k_dim] and v [N, heads, v_dim] into a layer of the group at header
+    offset `group`, in blocks of `block` tokens. v_dim 0: no values. spread 1: threads share heads
+    of rows; 0: rows."""
     put, size = _put(variant), micro.BYTES[variant]
     extra = 4 if size == 1 else 0
 

@@ -1,7 +1,7 @@
 """The inner loops of attention: blocks of accumulators in registers, as LLVM IR.
 
-Each accumulator is one chain in ascending order (of columns, or of keys), so a query's result is
-the same bits however many queries are worked on together. `kind` is a KV cache's dtype.
+Each accumulator is one chain in ascending order (of columns, or of keys), so the bits of a query's
+result do not depend on how many queries are computed together. `kind` is a KV cache's dtype.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from rbee_worker.ops.cpu.compiler import emit as e
 from rbee_worker.ops.cpu.compiler.simd import F32x16, Int, Ptr, Void, op
 from rbee_worker.ops.cpu.compiler.vec import Pen, Ref, Vec
 
-GROUP = 16  # keys that lie together, one in each lane
-WIDE = 4  # groups of keys, or vectors of value columns, worked on together
+GROUP = 16  # keys that are stored together, one in each lane
+WIDE = 4  # groups of keys, or vectors of value columns, computed together
 BYTES = {"f32": 4, "f16": 2, "bf16": 2, "i8": 1}
 
 
 def _load(pen: Pen, p: Ref, kind: str) -> Vec:
-    """16 numbers of a KV cache as floats; int8 without their scale."""
+    """16 numbers of a KV cache as floats; those of int8 without their scale."""
     if kind == "i8":
         return pen.load_s8(p).to_f32()
     return {"f32": pen.load_f32, "f16": pen.load_f16, "bf16": pen.load_bf16}[kind](p)
 
 
 def _at(pen: Pen, p: e.Value, *steps: tuple[e.Value, e.Value | int]) -> Ref:
-    """p plus the products of `steps`."""
+    """p plus the product of each pair in `steps`."""
     ref = pen.ref(p)
     for count, size in steps:
         factor = e.ir.Constant(e.i64, size) if isinstance(size, int) else size
@@ -34,7 +34,7 @@ def _at(pen: Pen, p: e.Value, *steps: tuple[e.Value, e.Value | int]) -> Ref:
 
 
 def scores(kind: str, queries: int) -> Any:
-    """Intrinsic (q, q_stride, keys, dim, out, out_stride): products of `queries` queries with 4
+    """An operation (q, q_stride, keys, dim, out, out_stride): products of `queries` queries with 4
     groups of keys.
 
     q: float32 [queries, dim]; keys: addresses of 4 groups [dim, 16]; out: float32 [queries, 64].
@@ -68,11 +68,11 @@ def scores(kind: str, queries: int) -> Any:
 
 
 def values(kind: str, queries: int, vectors: int, tail: int) -> Any:
-    """Intrinsic (p, p_stride, groups, begin, end, row, column, acc, acc_stride): acc += p V.
+    """An operation (p, p_stride, groups, begin, end, row, column, acc, acc_stride): acc += p V.
 
-    p: float32 [queries, keys]; groups: addresses of values, 16 keys each, a key's values `row`
-    bytes after the one before's; column: first column's offset in bytes; acc: float32
-    [queries, 16 * vectors], of which the last vector has `tail` columns (0 = 16).
+    p: float32 [queries, keys]; groups: addresses of the values of 16 keys each, `row` bytes a key;
+    column: the first column's offset in bytes; acc: float32 [queries, 16 * vectors], of which the
+    last vector has `tail` columns (0 = 16).
     """
 
     def write(
@@ -109,7 +109,7 @@ def values(kind: str, queries: int, vectors: int, tail: int) -> Any:
 
 
 def _load_first(pen: Pen, p: Ref, kind: str, count: int) -> Vec:
-    """`count` numbers as floats and zeros after them, reading nothing beyond."""
+    """`count` numbers as floats, then zeros; nothing beyond them is read."""
     bits = e.ir.VectorType(e.ir.IntType(8 * BYTES[kind]), e.LANES)
     whole = e.ir.Constant(bits, [0] * e.LANES)
     for n in range(count):
@@ -125,12 +125,12 @@ def _load_first(pen: Pen, p: Ref, kind: str, count: int) -> Vec:
 
 
 def latent_values(kind: str) -> Any:
-    """Intrinsic (p, groups, first, last, dim, acc): acc += p V where values are the first `dim`
+    """An operation (p, groups, first, last, dim, acc): acc += p V where values are the first `dim`
     columns of the keys.
 
-    p: float32, 16 keys a group, from group `first` to `last`; groups: addresses of keys
-    [k_dim, 16]; acc: float32 [dim]. A key of weight 0 is not looked at. A column's sum: 16 lanes in
-    ascending groups, joined by the fixed tree.
+    p: float32, 16 keys a group, for groups first .. last - 1; groups: addresses of keys
+    [k_dim, 16]; acc: float32 [dim]. A key of weight 0 adds nothing, whatever its value. A column is
+    summed in 16 lanes over ascending groups; the lanes are joined by the fixed tree.
     """
 
     def write(
@@ -160,7 +160,7 @@ def latent_values(kind: str) -> Any:
 
 
 def _narrow(pen: Pen, v: e.Value, kind: str) -> e.Value:
-    """16 floats as they are kept in a cache; of int8, already divided by their scale."""
+    """16 floats in a cache's dtype; for int8 they have been divided by their scale."""
     b = pen.b
     return {
         "f32": lambda: b.bitcast(v, e.I32),
@@ -171,7 +171,7 @@ def _narrow(pen: Pen, v: e.Value, kind: str) -> e.Value:
 
 
 def store(kind: str) -> Any:
-    """Intrinsic (v, p): 16 lanes as `kind`, one after another."""
+    """An operation (v, p) that writes 16 lanes as `kind`, one after another."""
 
     def write(b: e.Builder, target: str, v: e.Value, p: e.Value) -> None:
         e.store(b, p, _narrow(Pen(b, target), v, kind), BYTES[kind])
@@ -180,7 +180,7 @@ def store(kind: str) -> Any:
 
 
 def scatter(kind: str) -> Any:
-    """Intrinsic (v, p, stride, count): the first `count` lanes as `kind`, `stride` bytes apart."""
+    """An operation (v, p, stride, count): write `count` lanes as `kind`, `stride` bytes apart."""
 
     def write(
         b: e.Builder, target: str, v: e.Value, p: e.Value, stride: e.Value, count: e.Value

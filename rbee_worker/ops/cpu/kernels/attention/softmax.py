@@ -1,8 +1,8 @@
-"""What attention does to one query: weights of a span, folding spans together, the result.
+"""Attention of one query: the weights of a span, folding spans together, the result.
 
 The recurrence is the online softmax (Milakov & Gimelshein 2018): a span's maximum m, sum of weights
-l and weighted sum of values are folded into the running ones in ascending order of spans. Spans are
-worked out apart and folded the same way whether in one go or from partial results, so both give the
+l and weighted sum of values are folded into the running ones in ascending order of spans. Each span
+is computed by itself and folded in the same way, at once or from a partial result, so both give the
 same bits.
 """
 
@@ -17,7 +17,7 @@ from rbee_worker.ops.cpu.kernels import vmath
 from rbee_worker.ops.cpu.kernels.shares import store_upto
 
 f32 = np.float32
-NONE = f32(-np.inf)  # maximum of no key at all
+NONE = f32(-np.inf)  # the maximum over no keys
 
 TOP, SUM, SPAN_TOP, SPAN_SUM, FIRST, LAST = 0, 4, 8, 12, 16, 24  # offsets in a query's statistics
 
@@ -33,11 +33,12 @@ def weigh(
     scores: Ptr, first: Int, last: Int, cap: Float, slope: Float, behind: Int,
     k_scales: Ptr, v_scales: Ptr, scale_at: Int, v_scale_at: Int, stats: Ptr,
 ) -> None:  # fmt: skip
-    """Scores of keys first .. last - 1 of a span become weights e^(score - maximum), others 0.
+    """Replace the scores of keys first .. last - 1 of a span by e^(score - maximum), others by 0.
 
-    cap: 0 or the soft cap; slope: of a bias linear in the distance (ALiBi), `behind` being the
-    query's position less the span's first. k_scales, v_scales: 0, or addresses of 16 groups, whose
-    scales lie `scale_at` and `v_scale_at` bytes further. Sets the span's maximum and sum.
+    cap: the soft cap, or 0. slope: of a bias that is linear in the distance (ALiBi); `behind` is
+    the query's position minus that of the span's first key. k_scales, v_scales: 0, or the addresses
+    of 16 groups, whose scales are `scale_at` and `v_scale_at` bytes further on. Sets the span's
+    maximum and sum.
     """
     low, high = s.idiv(first, 16), s.idiv(last + 15, 16)
     top = s.fill(NONE)
@@ -88,7 +89,7 @@ def fold(stats: Ptr, acc: Ptr, top: Float, total: Float, part: Ptr, width: Int) 
 
 @device
 def start(stats: Ptr, acc: Ptr, width: Int) -> None:
-    """Nothing seen yet."""
+    """The state before any key: nothing seen."""
     s.set_f32(stats + TOP, NONE)
     s.set_f32(stats + SUM, f32(0.0))
     for i in range(0, width, 16):
@@ -99,8 +100,8 @@ def start(stats: Ptr, acc: Ptr, width: Int) -> None:
 def finish(stats: Ptr, acc: Ptr, sink: Float, y: Ptr, width: Int, exact: Int) -> None:
     """y [width] = weighted values / sum of weights.
 
-    sink: -inf for none, or one more score, whose value is 0.
-    exact: vector i holds columns 16 i .. even where the last one is not full.
+    sink: one more score, whose value is 0, or -inf for none. exact: vector i holds columns 16 i and
+    following even if the last vector is not full; otherwise see `span._weighted`.
     """
     total = s.get_f32(stats + SUM)
     a = s.fill(f32(1.0))

@@ -1,8 +1,8 @@
 """One span of up to 256 paged keys for a tile of queries: scores, weights, and their values' sums.
 
-Queries go through the inner loops of `micro.py` four at a time; `softmax.py` holds the recurrence
-that joins the spans of a query. What a span leaves: sums over its values, and in the statistics
-the maximum and the sum of its weights.
+Queries go through the inner loops of `micro.py` four at a time; `softmax.py` has the recurrence
+that joins the spans of a query. The result of a span is its weighted sum of values and, in the
+query's statistics, the maximum and the sum of its weights.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ f32 = np.float32
 
 @device
 def lowest(position: Int, window: Int) -> Int:
-    """The first key that a query at `position` sees. A window below 0 is the length of the chunks
-    of a chunked mask."""
+    """The first key that a query at `position` sees. A negative window is a chunked mask: minus the
+    length of a chunk."""
     if window < 0:
         return position - s.imod(position, -window)
     return s.larger(position - window + 1, 0) if window > 0 else 0
@@ -35,8 +35,8 @@ def find(
     table: Ptr, begin: Int, low: Int, high: Int, head: Int, heads: Int, block: Int,
     base: Ptr, bytes_each: Int, out: Ptr,
 ) -> None:  # fmt: skip
-    """Addresses of the groups with keys low .. high - 1 of the span at `begin`; groups around
-    them get the address of the first."""
+    """Write the addresses of the groups with keys low .. high - 1 of the span at `begin`. The other
+    groups of the span get the address of the first one."""
     per_block = s.idiv(block, KEYS)
     first, last = s.idiv(low, KEYS), s.idiv(high + KEYS - 1, KEYS)
     for n in range(POINTERS):
@@ -47,8 +47,11 @@ def find(
 
 
 def span_of(kind: str, latent: bool, narrow: int) -> Callable[..., Any]:
-    """The device function `span` for a cache's dtype. latent: values are the first columns of the
-    keys; narrow: values of fewer than 16 columns, how many, or 0."""
+    """The device function `span` for a cache's dtype.
+
+    latent: values are the first columns of the keys. narrow: the number of a value's columns if it
+    is below 16, else 0.
+    """
     score, size = _dispatch(kind), micro.BYTES[kind]
     spread = _latent(kind) if latent else _weighted(kind, narrow)
     extra = 4 if size == 1 else 0
@@ -59,7 +62,7 @@ def span_of(kind: str, latent: bool, narrow: int) -> Callable[..., Any]:
         width: Int, scores: Ptr, part: Ptr, stats: Ptr, keys: Ptr, values: Ptr, cap: Float,
         slopes: Ptr,
     ) -> None:  # fmt: skip
-        """One span for `count` queries, `chunk` of each token from `position` on."""
+        """One span for `count` queries: `chunk` heads of each token from `position` on."""
         vp = (width + 15) & ~15
         for j in range(count):
             of, at = stats + STATS * j, position + s.idiv(j, chunk)
@@ -71,7 +74,7 @@ def span_of(kind: str, latent: bool, narrow: int) -> Callable[..., Any]:
                 s.store_f32(part + 4 * (j * vp + i), s.zeros())
         for j in range(0, count, 4):
             n = s.smaller(count - j, 4)
-            # positions ascend with j: the first query sees lowest, the last one highest
+            # positions ascend with j: the first query has the lowest keys, the last one the highest
             low = s.idiv(s.get_i64(stats + STATS * j + softmax.FIRST), KEYS)
             high = s.get_i64(stats + STATS * (j + n - 1) + softmax.LAST)
             p = scores + SCORES * j
@@ -113,10 +116,10 @@ def _dispatch(kind: str) -> Callable[..., Any]:
 
 
 def _weighted(kind: str, narrow: int) -> Callable[..., Any]:
-    """(n, p, groups, stats, acc, width): add weights times values for n queries, all columns.
+    """A device function (n, p, groups, stats, acc, width): add weights times values for n queries.
 
-    Vector i of a query's sums holds columns 16 i .., but the last one the last 16 columns of all,
-    so that nothing beyond a value is read. narrow: values of fewer than 16 columns, how many.
+    Vector i of a query's sums holds columns 16 i and following, except that the last vector holds
+    the last 16 columns, so that nothing beyond a value is read. narrow: see `span_of`.
     """
     size = micro.BYTES[kind]
     wide = [micro.values(kind, n, micro.WIDE, 0) for n in (1, 2, 3, 4)]
@@ -141,7 +144,7 @@ def _weighted(kind: str, narrow: int) -> Callable[..., Any]:
 
     @device
     def batch(n: Int, p: Ptr, groups: Ptr, stats: Ptr, acc: Ptr, width: Int) -> None:
-        """Keys that all queries see together, the others one by one, each query's in key order."""
+        """Keys that all queries see are added together, others query by query; in key order."""
         begin, end, stride = 0, SPAN, 4 * ((width + 15) & ~15)
         for j in range(n):
             begin = s.larger(begin, s.get_i64(stats + STATS * j + softmax.FIRST))
@@ -171,7 +174,7 @@ def _weighted(kind: str, narrow: int) -> Callable[..., Any]:
 
 
 def _latent(kind: str) -> Callable[..., Any]:
-    """The same for values that are the first columns of the keys."""
+    """`_weighted` for values that are the first columns of the keys."""
     product = micro.latent_values(kind)
 
     @device

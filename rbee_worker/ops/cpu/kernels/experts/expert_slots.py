@@ -71,7 +71,7 @@ def _gather(size: int) -> Callable[..., None]:
         step: Ptr, tid: Int, nt: Int,
         lists: Ptr, tokens: Ptr, x: Ptr, blocks: Int, out: Ptr,
     ) -> None:  # fmt: skip
-        """Prepared activations by token become those by slot; lone slots are left out."""
+        """Prepared activations from token order to slot order, for experts with several slots."""
         for m in range(s.get_i64(lists)):
             entry = lists + ENTRIES + ENTRY_BYTES * m
             slot, n = s.get_i64(entry + 8), s.get_i64(entry + 16)
@@ -92,7 +92,7 @@ def _gate(kind: int, form: str) -> Callable[..., None]:
 
     @device
     def half(x: Ptr, width: Int, left: Int, gated: Int, limit: Float) -> Vector:
-        """16 columns of act(gate) * up, or of act(up)."""
+        """16 columns of act(gate) * up, or of act(up) if there is no gate."""
         v = s.load_first(x, left)
         if gated == 0:
             return vmath.activate(v, kind)

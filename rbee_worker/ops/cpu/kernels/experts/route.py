@@ -1,7 +1,7 @@
-"""Which experts a row takes and how much they weigh; what is meant, `Ops.route` says.
+"""Which experts a row takes, and their weights; `Ops.route` defines both.
 
-Threads share rows. Sums along a row run over 16 lanes in ascending columns, joined by the fixed
-tree; the sum of the chosen weights in ascending ids.
+Threads share rows. Sums along a row run in 16 lanes over ascending columns, joined by the fixed
+tree; chosen weights are summed in ascending ids.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NONE = f32(-np.inf)
 
 @device
 def _best(x: Ptr, taken: Ptr, first: Int, last: Int) -> Int:
-    """The first of the greatest of x[first .. last - 1] that is not taken; one of them always."""
+    """The first of the largest of x[first .. last - 1] that are not taken. At least one must be."""
     best, most = first - 1, f32(0.0)
     for e in range(first, last):
         if s.get_i32(taken + 4 * e) == 0:
@@ -95,8 +95,8 @@ def _close_groups(
 
 @device
 def _sparse(logits: Ptr, taken: Ptr, count: Int, jitter: Float, scores: Ptr) -> None:
-    """Scores of the best two: e^(best - itself) = 1 over the sum of e^(l - best) of those near it,
-    of the experts not taken before."""
+    """Scores of the best two: 1 over the sum of e^(logit - best), of the experts that are near the
+    best one and not yet taken."""
     for _ in range(2):
         best = _best(logits, taken, 0, count)
         top, total = s.get_f32(logits + 4 * best), f32(0.0)
@@ -166,6 +166,6 @@ def _kernel(score: Callable[..., Any] | None) -> Callable[..., None]:
 
 def build(variant: str) -> Kernel:
     """`route.softmax`, `route.sigmoid` or `route.sparsemixer`: logits [N, count] -> ids int32 and
-    weights float32 [N, top]. scratch: a thread's share has 12 bytes an expert, 8 a group."""
+    weights float32 [N, top]. scratch: for each thread 12 bytes an expert and 8 bytes a group."""
     score = {"softmax": _softmax, "sigmoid": _sigmoid, "sparsemixer": None}[variant]
     return kernel(f"route.{variant}")(_kernel(score))

@@ -1,17 +1,18 @@
 """Intel's AMX: one block of 32 columns times 16 tokens, for 16 rows of packed weights.
 
 A tile instruction multiplies an A tile (16 tokens, each 32 bytes of activations) by a B tile (8
-rows of 64 bytes: weights) and adds to a C tile of 16 x 16 int32, a row of which is a token's. An
-unpacked block is a B tile as it lies: vector k holds, lane by lane, columns 4k .. 4k+3 of a row of
-the matrix (`blocks.py`). Prepared activations (`tile.py`) lie together for 8 tokens only, so those
-of 16 are gathered. Numbers of 16 bits take a product for their high and one for their low bytes.
+rows of 64 bytes: weights) and adds to a C tile of 16 x 16 int32, one row for each token. An
+unpacked block already has the layout of a B tile: lane by lane, vector k holds columns 4k .. 4k+3
+of a row of the matrix (`blocks.py`). Prepared activations (`steps.py`) are interleaved by 8 tokens
+only, so those of 16 tokens are gathered. 16-bit numbers take two products, one for their high and
+one for their low bytes.
 
 Weights are unpacked once for many tokens, into a panel: for each block an entry of 8 vectors of
-signed bytes, then d and, where the format has it, m, as float32. C tiles go through memory to the
+signed bytes, then d and, if the format has one, m, as float32. C tiles go through memory to the
 vector registers, where `step` adds them up while the next block is being multiplied.
 
-The integers are exact in whatever order they are added, and floats are joined as `tile.py` joins
-them: a row's result is bitwise the same in a tile as alone.
+Integer sums are exact in any order, and floats are joined in the same order as in `steps.py`, so a
+row's result is bitwise the same with and without tiles.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ _C, _A, _B = 0, 2, 3  # the first of 2, 1 and 1 tile registers
 
 
 class TileShape(NamedTuple):
-    """How products of one format and form of activations are cut."""
+    """How products of one weight format and one form of activations are cut into tiles."""
 
     encoding: blocks.Encoding
     form: str
 
     @property
     def planes(self) -> tuple[int, ...]:
-        """Where a token's bytes begin, the most significant first."""
+        """Offsets of a token's bytes in a block, the most significant byte of each number first."""
         return (0, LOW) if self.form == "i16" else (0,)
 
     @property
@@ -57,7 +58,7 @@ class TileShape(NamedTuple):
 
     @property
     def slice(self) -> int:
-        """Entries along a row that are unpacked at a time, at most."""
+        """The most entries along a row that are unpacked at a time."""
         return 12
 
     @property
@@ -67,12 +68,12 @@ class TileShape(NamedTuple):
 
     @property
     def tokens(self) -> tuple[int, int]:
-        """Fewest and most that go by a panel; between them, as many as the cache has room for."""
+        """The fewest and the most tokens per panel; in between, as many as fit into the cache."""
         return TOKENS, 128
 
     @property
     def x_step(self) -> int:
-        """Bytes from a block's prepared activations to the next's."""
+        """Bytes from the prepared activations of one block to those of the next."""
         return 8 * BYTES[self.form]
 
     @property
@@ -82,29 +83,29 @@ class TileShape(NamedTuple):
 
 
 def tile_shape(name: str, form: str) -> TileShape:
-    """The plan for held format `name`."""
+    """The tile shape for held format `name`."""
     return TileShape(blocks.BLOCKS[name][1], form)
 
 
 def suits(name: str, form: str) -> bool:
-    """Whether there is a plan, here or in `amx_units.py`: products in float32 have none."""
+    """Whether products can use tiles, here or in `amx_units.py`. Products in float32 cannot."""
     return form != "exact" and not HELD[name].is_float
 
 
-# Known while a kernel is translated: what it would guard is not even written elsewhere.
+# A constant while a kernel is translated: other targets get no code for the branch it guards.
 available = op(Int, target=True)(lambda b, target: "+amx-int8" in target.split(","))
 
 
 def configure(shape: TileShape) -> Any:
-    """An operation `(p)`: tile registers for a plan; p: 64 bytes of scratch.
+    """An operation `(p)` that sets up the tile registers; p: 64 bytes of scratch.
 
-    From then on this thread has tile state, which `release` gives back.
+    From then on this thread has tile state, until `release`.
     """
     return configuration([(TOKENS, 64)] * 2 + [(TOKENS, 32), (8, 64)])
 
 
 def configuration(sizes: Sequence[tuple[int, int]]) -> Any:
-    """An operation `(p)`: tile registers of so many rows, of so many bytes each."""
+    """An operation `(p)` that sets up tile registers of the given (rows, bytes of a row)."""
     raw = bytearray(64)
     raw[0] = 1  # the palette: 8 tiles of at most 16 rows of 64 bytes
     for n, (rows, width) in enumerate(sizes):
@@ -122,7 +123,7 @@ release = op(Void)(lambda b: e.call(b, "llvm.x86.tilerelease", e.void, ()))
 
 
 def unpack(name: str) -> Any:
-    """An operation `(p, to)`: the block at p becomes the panel's entry at `to`."""
+    """An operation `(p, to)` that unpacks the block at p into the panel entry at `to`."""
     read, encoding = blocks.BLOCKS[name]
 
     def write(b: e.Builder, target: str, p: e.Value, to: e.Value) -> None:
@@ -139,8 +140,10 @@ def unpack(name: str) -> Any:
 
 
 def gather(shape: TileShape) -> Any:
-    """An operation `(x, next8, to)`: a block's activations, the second 8 tokens' `next8` bytes
-    after the first ones', one token's bytes after another's."""
+    """An operation `(x, next8, to)` that copies a block's activations, token after token.
+
+    x: those of the first 8 tokens; those of the second 8 tokens are `next8` bytes further on.
+    """
     kind = e.ir.VectorType(e.i32, 8)
 
     def write(b: e.Builder, x: e.Value, next8: e.Value, to: e.Value) -> None:
@@ -153,8 +156,10 @@ def gather(shape: TileShape) -> Any:
 
 
 def multiply(shape: TileShape) -> Any:
-    """An operation `(given, entry, out)`: gathered activations times a panel's entry, in C tiles;
-    `out` is not needed here."""
+    """An operation `(given, entry, out)` that multiplies gathered activations by a panel entry.
+
+    The result stays in the C tiles; `out` is not used here.
+    """
 
     def write(b: e.Builder, given: e.Value, entry: e.Value, out: e.Value) -> None:
         _multiply(b, shape, given, entry)
@@ -187,8 +192,11 @@ def tile(b: e.Builder, name: str, *args: Any) -> None:
 
 
 def step(shape: TileShape) -> Any:
-    """An operation `(sums, x, next8, entry, out, next_given, next_entry) -> sums`: writes this
-    block's C tiles to `out`, has the next block's multiplied, and adds this one's."""
+    """An operation `(sums, x, next8, entry, out, next_given, next_entry) -> sums`.
+
+    It writes this block's C tiles to `out`, starts the product of the next block, and adds this
+    block's integers to the sums.
+    """
     kind = sums_type(TOKENS)
 
     def write(b: e.Builder, target: str, sums: e.Value, *args: e.Value) -> list[e.Value]:
@@ -207,7 +215,7 @@ def step(shape: TileShape) -> Any:
 
 
 def _settle(shape: TileShape, acc: list[Vec], tokens: list[Ref], entry: Ref, out: Ref) -> list[Vec]:
-    """acc += (d * scale) * integer, then += m * sum, as `tile.py` has it."""
+    """acc += (d * scale) * integer, then += m * sum, as in `steps.py`."""
     pen, result = entry.pen, []
     d = pen.load_f32(entry + WEIGHTS)
     m = pen.load_f32(entry + (WEIGHTS + 64)) if shape.encoding.mins else None
@@ -235,5 +243,5 @@ def _save_sums(b: e.Builder, p: e.Value, sums: e.Value) -> None:
         e.store(b, e.at(b, p, 64 * t), b.extract_value(sums, t), 64)
 
 
-load_sums = op(sums_type(TOKENS), Ptr)(_load_sums)  # what `save_sums` wrote
+load_sums = op(sums_type(TOKENS), Ptr)(_load_sums)  # reads what `save_sums` wrote
 save_sums = op(Void, Ptr, sums_type(TOKENS))(_save_sums)  # token by token

@@ -1,8 +1,9 @@
-"""Products of packed weights with 16 tokens at a time, on tile registers: the loops round `amx.py`.
+"""Products of packed weights with 16 tokens at a time on tile registers: loops around `amx.py`.
 
-A slice of a row's columns of a few groups of rows is unpacked into a panel, which stays in the
-first two caches while all tokens go by: their activations are gathered once for all groups, and a
-group takes the slice's blocks in ascending order. Between slices sums wait in memory.
+For a few groups of rows, a slice of their columns is unpacked into a panel. The panel stays in the
+first two caches while all tokens are multiplied by it. Activations are gathered once for all
+groups, and each group takes the slice's blocks in ascending order. Between slices, sums are kept in
+memory.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from rbee_worker.ops.cpu.shared.held import HELD
 
 @device
 def _expect(y: Ptr, stride: Int) -> None:
-    """Ask for the lines that `_put` will write: it writes faster than memory gives them."""
+    """Prefetch the lines that `_put` will write; it writes faster than memory delivers them."""
     for t in range(TOKENS):
         s.prefetch(y + 4 * t * stride)
 
 
 @device
 def _put(sums: Ptr, y: Ptr, stride: Int, bias: Ptr, rows: Int) -> None:
-    """A group's results: min(rows, 16) of each token."""
+    """Write a group's results: min(rows, 16) of each token."""
     for t in range(TOKENS):
         v = s.load_f32(sums + 64 * t)
         if bias != 0:
@@ -38,14 +39,14 @@ def _put(sums: Ptr, y: Ptr, stride: Int, bias: Ptr, rows: Int) -> None:
 
 
 def _tiles(form: str) -> Any:
-    """The module of a form's tile instructions. What it multiplies at a time is a held unit."""
+    """The module with a form's tile instructions, each of which multiplies one held unit."""
     return amx_units if form in UNITS else amx
 
 
 def _panels(name: str, form: str) -> Callable[..., None]:
-    """(w, units, x, n, token, y, stride, bias, rows, groups, panel, given, out, sums): n tokens, a
-    multiple of 16, by up to `TileShape.groups` groups of rows, on tile registers; the last four are
-    scratch."""
+    """A device function (w, units, x, n, token, y, stride, bias, rows, groups, panel, given, out,
+    sums): n tokens, a multiple of 16, times up to `TileShape.groups` groups of rows. The last four
+    are scratch."""
     unit, tiles = HELD[name].nbytes, _tiles(form)
     shape = tiles.tile_shape(name, form)
     x_step, most = shape.x_step, shape.slice
@@ -99,8 +100,9 @@ def _panels(name: str, form: str) -> Callable[..., None]:
 
 
 def product(name: str, form: str) -> Callable[..., None]:
-    """(w, first, last, x, n, y, stride, bias, units, rows, token, chunk): as `linear.product`, n
-    being a multiple of 16, `units` along a row, and `chunk` tokens what the cache holds."""
+    """A device function (w, first, last, x, n, y, stride, bias, units, rows, token, chunk), as
+    `linear.product`. n is a multiple of 16, a row has `units` units, and the cache holds `chunk`
+    tokens."""
     unit, tiles = HELD[name].nbytes, _tiles(form)
     shape = tiles.tile_shape(name, form)
     panels, configure = _panels(name, form), tiles.configure(shape)

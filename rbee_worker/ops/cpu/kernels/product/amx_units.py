@@ -1,13 +1,13 @@
 """Intel's AMX: one unit of 256 columns of a K format times 16 tokens, for 16 rows.
 
-A weight without its unit's scale d is an integer, scale * w, of 15 bits: `unpack` cuts it into
-two signed bytes, scale * w = 128 h + l. So a unit takes two products of bytes for the activations'
-bytes u, and for form k16 two for their second bytes v (`units.py`), whose sums the C tiles keep for
-all 256 columns: H = 128 sum h u + sum l u, L = 128 sum h v + sum l v. These are `units.py`'s
-integers, and are joined as there: bitwise the same results, with one scaling for 256 columns.
+Without its unit's scale d, a weight is a 15-bit integer, scale * w. `unpack` splits it into two
+signed bytes: scale * w = 128 h + l. So a unit takes two byte products for the activations' bytes u,
+and for form k16 two more for their second bytes v (`k_steps.py`). The C tiles keep the sums of all
+256 columns: H = 128 sum h u + sum l u, L = 128 sum h v + sum l v. These are the integers of
+`k_steps.py`, joined in the same way: bitwise the same results, scaled once for 256 columns.
 
-A panel's entry: for each 64 columns the B tiles of h and of l, each 16 rows of 64 bytes: four
-columns of 16 rows of the matrix; then d, and the minimums of the blocks if there are any. Gathered
+A panel entry: for each 64 columns the B tiles of h and of l, each 16 rows of 64 bytes, four columns
+of 16 rows of the matrix; then d, and the blocks' minimums if the format has them. Gathered
 activations: for each 64 columns the A tiles of u and of v.
 """
 
@@ -40,14 +40,14 @@ TILE = 1024  # bytes
 DEEP = CELLS // 2  # products of 64 columns in a unit
 WEIGHTS = 2 * DEEP * TILE  # bytes of an entry's weights
 CELL_ROWS = 512  # bytes of 32 columns in a B tile: half of it
-# Tile registers: two for C. Few, though more loads are needed then: where another thread shares the
-# core, it was seen to take three times as long with 8 of them as with 4, and without one as long.
+# Tile registers, two for C. Using few needs more loads, but where two threads share a core, 8
+# registers were seen to take three times as long as 4; with one thread a core, the same time.
 _C, _A, _B = 0, 2, 3
 _WORDS = e.ir.VectorType(e.i16, 2 * e.LANES)
 
 
 class TileShape(NamedTuple):
-    """How products of one format and form of activations are cut."""
+    """How products of one weight format and one form of activations are cut into tiles."""
 
     encoding: blocks.Encoding
     form: str
@@ -69,18 +69,18 @@ class TileShape(NamedTuple):
 
     @property
     def tokens(self) -> tuple[int, int]:
-        """Fewest and most that go by a panel: many, as unpacking takes longer than in `amx.py`, and
-        the cache has room for one unit's columns of theirs however long rows are."""
+        """The fewest and the most tokens per panel: many, because unpacking takes longer than in
+        `amx.py`, and one unit's columns of their activations fit into the cache anyway."""
         return 256, 256
 
     @property
     def minimums(self) -> int:
-        """Vectors of minimums that a block of 32 columns has."""
+        """Vectors of minimums in a block of 32 columns."""
         return (2 if self.encoding.halves else 1) if self.encoding.mins else 0
 
     @property
     def entry_bytes(self) -> int:
-        """Bytes of a panel's entry: a unit."""
+        """Bytes of a panel's entry, which is one unit."""
         return WEIGHTS + 64 * (1 + CELLS * self.minimums)
 
     @property
@@ -95,12 +95,12 @@ class TileShape(NamedTuple):
 
     @property
     def x_step(self) -> int:
-        """Bytes from a unit's prepared activations to the next's."""
+        """Bytes from the prepared activations of one unit to those of the next."""
         return CELLS * block_step(self.form)
 
 
 def tile_shape(name: str, form: str) -> TileShape:
-    """The plan for held format `name`."""
+    """The tile shape for held format `name`."""
     return TileShape(blocks.BLOCKS[name][1], form)
 
 
@@ -110,8 +110,8 @@ def configure(shape: TileShape) -> Any:
 
 
 def unpack(name: str) -> Any:
-    """An operation `(p, to)`: the unit at p becomes the panel's entry at `to`."""
-    shape = tile_shape(name, "k8")  # the same for both
+    """An operation `(p, to)` that unpacks the unit at p into the panel entry at `to`."""
+    shape = tile_shape(name, "k8")  # unpacking is the same for both forms
 
     def write(b: e.Builder, target: str, p: e.Value, to: e.Value) -> None:
         pen = Pen(b, target)
@@ -141,7 +141,7 @@ def unpack(name: str) -> Any:
 
 
 def _twice(scale: Vec) -> e.Value:
-    """Each lane's number in both of its halves."""
+    """Each lane's number, repeated in both of its 16-bit halves."""
     b = scale.pen.b
     return b.bitcast(((scale & 0xFFFF) | (scale << 16)).value, _WORDS)
 
@@ -149,8 +149,10 @@ def _twice(scale: Vec) -> e.Value:
 def _bytes(
     b: e.Builder, w: e.Value, encoding: blocks.Encoding, scale: e.Value
 ) -> tuple[e.Value, e.Value]:
-    """scale * (byte - offset) of every byte of w as 128 h + l: bytes h and l, l from -64 to 63, or
-    from 0 to 127 where nothing is negative."""
+    """scale * (byte - offset) of every byte of w, split into bytes h and l of 128 h + l.
+
+    l is from -64 to 63, or from 0 to 127 where no weight is negative.
+    """
     words, eight, low_byte = b.bitcast(w, _WORDS), e.const(8, _WORDS), e.const(255, _WORDS)
     even, odd = (b.mul(x, scale) for x in (b.and_(words, low_byte), b.lshr(words, eight)))
     if not encoding.mins:
@@ -167,8 +169,10 @@ def _bytes(
 
 
 def gather(shape: TileShape) -> Any:
-    """An operation `(x, next8, to)`: a unit's activations, the second 8 tokens' `next8` bytes after
-    the first ones', as A tiles."""
+    """An operation `(x, next8, to)` that copies a unit's activations into A tiles.
+
+    x: those of the first 8 tokens; those of the second 8 tokens are `next8` bytes further on.
+    """
     kind = e.ir.VectorType(e.i32, 8)
 
     def write(b: e.Builder, x: e.Value, next8: e.Value, to: e.Value) -> None:
@@ -190,8 +194,10 @@ def gather(shape: TileShape) -> Any:
 
 
 def multiply(shape: TileShape) -> Any:
-    """An operation `(given, entry, out)`: gathered activations times a panel's entry. C tiles keep
-    the last of the activations' bytes, `out` gets the others."""
+    """An operation `(given, entry, out)` that multiplies gathered activations by a panel entry.
+
+    Products of the activations' last bytes stay in the C tiles; `out` gets the others.
+    """
 
     def write(b: e.Builder, given: e.Value, entry: e.Value, out: e.Value) -> None:
         for n in range(shape.planes):
@@ -206,7 +212,7 @@ def multiply(shape: TileShape) -> Any:
 def _multiply(
     b: e.Builder, shape: TileShape, n: int, k: int, given: e.Value, entry: e.Value
 ) -> None:
-    """64 columns of a unit, the k-th, of the n-th of their bytes."""
+    """The k-th 64 columns of a unit, with the n-th bytes of their activations."""
     load_tile(b, _A, e.at(b, given, (shape.planes * k + n) * TILE), 64)
     for part in range(2):
         load_tile(b, _B, e.at(b, entry, (2 * k + part) * TILE), 64)
@@ -221,8 +227,11 @@ def _store(b: e.Builder, out: e.Value, n: int) -> None:
 
 
 def step(shape: TileShape) -> Any:
-    """An operation `(sums, x, next8, entry, out, next_given, next_entry) -> sums`: writes this
-    unit's C tiles to `out`, has the next unit's multiplied, and adds this one's."""
+    """An operation `(sums, x, next8, entry, out, next_given, next_entry) -> sums`.
+
+    It writes this unit's C tiles to `out`, multiplies the next unit, and adds this unit's integers
+    to the sums.
+    """
     kind = sums_type(TOKENS)
 
     def write(b: e.Builder, target: str, sums: e.Value, *args: e.Value) -> list[e.Value]:
@@ -234,7 +243,7 @@ def step(shape: TileShape) -> Any:
         xs = [
             at + BYTES[shape.form] * n for at in (first, first + pen.ref(next8)) for n in range(8)
         ]
-        few = TOKENS // DEEP  # by turns, as neither waits for the other
+        few = TOKENS // DEEP  # multiplying and adding alternate: neither waits for the other
         for k in range(DEEP):
             _multiply(b, shape, 0, k, next_given, next_entry)
             part = slice(k * few, (k + 1) * few)
@@ -252,7 +261,7 @@ def step(shape: TileShape) -> Any:
 def _settle(
     shape: TileShape, acc: list[Vec], xs: list[Ref], entry: Ref, places: list[Ref]
 ) -> list[Vec]:
-    """What `units.py` does at the end of a unit, for tokens at `xs` with integers at `places`."""
+    """The end of a unit as in `k_steps.py`, for tokens at `xs` whose integers are at `places`."""
     pen, result = entry.pen, []
     d = pen.load_f32(entry + WEIGHTS)
     for total, x, place in zip(acc, xs, places, strict=True):

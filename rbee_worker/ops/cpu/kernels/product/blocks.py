@@ -1,11 +1,11 @@
 """Reading held units: an unpacker appends code that reads block j (32 columns) of the unit at p.
 
-Layouts, in order, each plane 16 rows wide: nibbles 4 x 64 bytes (column c in the low half, c + 16
-in the high half of a byte); two-bit planes 2 x 64 bytes (column 4k + i of 16 at bits 2k of byte i);
-one-bit planes 64 bytes (column 4k + i of 32 at bit k of byte i). Units of 256 columns hold the
-planes of their 8 blocks one after another, then 8-bit scales, then 16-bit ones. What the numbers
-mean: ggml's block formats. Floats: f32 and f16 column by column; bf16 two columns to a lane, so
-that one instruction makes a float of each.
+The layout of a block, each plane 16 rows wide, in this order: nibbles, 4 x 64 bytes (column c in
+the low half of a byte, column c + 16 in the high half); two-bit planes, 2 x 64 bytes (column 4k + i
+of 16 at bits 2k of byte i); one-bit planes, 64 bytes (column 4k + i of 32 at bit k of byte i). A
+unit of 256 columns holds the planes of its 8 blocks one after another, then 8-bit scales, then
+16-bit ones. ggml's block formats define what the numbers mean. Floats: f32 and f16 column by
+column; bf16 two columns to a lane, so that one instruction makes each of them a float.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ RAISED = 4  # bits
 
 IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 FP4 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # twice the value
-# A code's level: IQ1's 8 times the point, plus or (from 4 on) minus 1; the others' with its sign.
+# The value of each code. IQ1: 8 times the grid point, plus 1, or minus 1 from code 4 on. The
+# others: the grid value with its sign.
 IQ1 = (-7, 1, 9, 0, -9, -1, 7, 0)
 IQ2 = (8, 25, 43, 0, -8, -25, -43, 0)
 IQ3_XXS = (4, 12, 20, 28, 36, 44, 52, 62, -4, -12, -20, -28, -36, -44, -52, -62)
@@ -30,7 +31,7 @@ IQ3_S = (1, 3, 5, 7, 9, 11, 13, 15, -1, -3, -5, -7, -9, -11, -13, -15)
 
 @dataclass(frozen=True)
 class Encoding:
-    """What a block's weights w are, from unsigned bytes u: w = d * (u - offset) + m.
+    """How unsigned bytes u encode a block's weights: w = d * (u - offset) + m.
 
     halves: d and m change after 16 columns. offset: a power of two, or 0. mins: there is an m.
     """
@@ -41,10 +42,11 @@ class Encoding:
 
 
 class Block(NamedTuple):
-    """w: 8 vectors, bytes of vector k being columns 4k .. 4k+3; d, m: one for each half.
+    """w: 8 vectors; the bytes of vector k are columns 4k .. 4k+3. d, m: one for each half.
 
-    raised: where these are cheaper to have, the bytes of vectors 4 to 7 times 2^RAISED. Blocks of
-    a unit of 256 columns have d = unit * scale; `scale` are integers, `unit` is the unit's.
+    raised: the bytes of vectors 4 to 7 times 2^RAISED, for formats where these are cheaper to get.
+    Blocks of a unit of 256 columns have d = unit * scale: `scale` are the block's integers, `unit`
+    is the scale of the unit.
     """
 
     w: list[Vec]
@@ -67,7 +69,7 @@ def _scaled(
 
 
 def floats(pen: Pen, p: Ref, name: str) -> Callable[[int], Vec]:
-    """Reads a column of the unit of floats at p."""
+    """A function that reads a column of the unit of floats at p."""
 
     def bf16(column: int) -> Vec:
         two = pen.load(p + 64 * (column // 2))
@@ -89,7 +91,7 @@ def nibbles(pen: Pen, p: Ref) -> list[Vec]:
 
 
 def _high(pen: Pen, p: Ref) -> list[Vec]:
-    """The last 4 vectors of `nibbles`, raised: they stand in high halves of bytes."""
+    """The last 4 vectors of `nibbles`, raised: they are in the high halves of bytes."""
     return [pen.load(p + 64 * k) & (M4 << 4) - (1 << 32) for k in range(4)]
 
 
@@ -99,7 +101,7 @@ def pairs(pen: Pen, p: Ref) -> list[Vec]:
 
 
 def with_bits(pen: Pen, w: list[Vec], p: Ref, to: int) -> list[Vec]:
-    """Numbers with a one-bit plane added at bit `to`."""
+    """Numbers with the one-bit plane at p added as bit `to`."""
     h = pen.load(p)
     return [x | (((h >> k) & M1) << to) for k, x in enumerate(w)]
 
@@ -124,7 +126,7 @@ def q5_1(pen: Pen, p: Ref, j: Ref) -> Block:
 
 
 def q8_0(pen: Pen, p: Ref, j: Ref) -> Block:
-    """Bytes are held plus 128."""
+    """Bytes are held with 128 added."""
     w = [pen.load(p + 64 * k) for k in range(8)]
     return Block(w, (pen.load_f16(p + 512),) * 2)
 
@@ -134,7 +136,7 @@ def iq4_nl(pen: Pen, p: Ref, j: Ref) -> Block:
 
 
 def mxfp4(pen: Pen, p: Ref, j: Ref) -> Block:
-    """The scale is a bare exponent x: 2^(x - 128), for the table of doubled values."""
+    """The scale is only an exponent x: 2^(x - 128), because the table has doubled values."""
     x = pen.load_u8(p + 256)
     subnormal = ((x + 1) << 21).as_f32()  # x = 0, 1
     d = x.less_than(2, subnormal, ((x - 1) << 23).as_f32())
@@ -166,7 +168,7 @@ def q3_k(pen: Pen, p: Ref, j: Ref) -> Block:
 
 
 def q2_k(pen: Pen, p: Ref, j: Ref) -> Block:
-    """A byte holds a 4-bit scale, and above it a 4-bit minimum."""
+    """A byte holds a 4-bit scale and, in its high half, a 4-bit minimum."""
     at = p + j * 32 + 1024
     d, low = pen.load_f16(p + 1280), -pen.load_f16(p + 1312)
     a, b = pen.load_u8(at), pen.load_u8(at + 16)
@@ -213,7 +215,7 @@ def _scales_and_mins(pen: Pen, p: Ref, j: Ref) -> tuple[Vec, tuple[Vec, Vec], tu
 
 
 def _signed_scales(pen: Pen, p: Ref, j: Ref) -> tuple[Vec, Vec]:
-    """Of 16 signed scales those of block j."""
+    """The two scales of block j, of 16 signed ones."""
     at = p + j * 32
     return pen.load_s8(at), pen.load_s8(at + 16)
 

@@ -1,11 +1,11 @@
 """One unit of 256 columns times T tokens, for 16 rows: the inner step of products of K formats.
 
-Scales of such a unit's blocks are integers, and so are activations (forms k8 and k16), which have
-one scale for all 256 columns. For k16 a number is q = 256 u + v, u and v bytes, for k8 q = u.
-H = sum over blocks of scale * sum w u and L, the same of v, are exact in 32 bits (|H|, |L| <=
-128 * 127 * 128 * 256 < 2^31), in whatever order they are added; a unit then adds
-(d * scale of x) * (256 H + L), rounded once, and its minimums block by block. Tiles of AMX
-(`amx_units.py`) make the same integers in another way.
+The scales of such a unit's blocks are integers, and so are its activations (forms k8 and k16),
+which have one scale for all 256 columns. A number is q = 256 u + v with bytes u and v for k16, and
+q = u for k8. H = sum over blocks of scale * sum w u, and L, the same of v, are exact in 32 bits in
+any order of addition (|H|, |L| <= 128 * 127 * 128 * 256 < 2^31). A unit then adds
+(d * scale of x) * (256 H + L), rounded once, and its minimums block by block. AMX tiles
+(`amx_units.py`) compute the same integers in another way.
 
 A prepared block of 32 columns: 32 bytes u; f32 scale; i32 -32 sum u of columns 0-15; f32 scale *
 sum q; i32 -32 sum u of columns 16-31; i32 -32 sum v of 0-15; f32 scale * sum q of 0-15 and 16-31;
@@ -30,18 +30,18 @@ LESS_HIGH, LESS_LOW, SUMS = (36, 44), (48, 60), (52, 56)
 
 
 def block_step(form: str) -> int:
-    """Bytes from a token's block to its next."""
+    """Bytes from a block of a token to the next one."""
     return TOKENS * BYTES[form]
 
 
 def planes(form: str) -> tuple[int, ...]:
-    """Where a token's bytes begin, the most significant first."""
+    """Offsets of a token's bytes in a block, the most significant byte of each number first."""
     return (0, LOW) if form == "k16" else (0,)
 
 
 def step(tokens: int, name: str, form: str) -> Any:
-    """The operation `(sums, x, p, j, other) -> sums` for held format `name`: the unit at p, j being
-    0; asks for the unit at `other`."""
+    """The operation `(sums, x, p, j, other) -> sums` for held format `name`: the unit at p; j is 0.
+    Prefetches the unit at `other`."""
     kind = sums_type(tokens)
 
     def write(
@@ -57,7 +57,7 @@ def step(tokens: int, name: str, form: str) -> Any:
 
 def wide(groups: int, name: str, form: str) -> Any:
     """`step` for one token and `groups` groups of rows: `(sums, x, p, group_step, j, far) -> sums`,
-    where group g's unit is at p + g * group_step. Asks for the unit `far` bytes after each."""
+    where group g's unit is at p + g * group_step. Prefetches the unit `far` bytes after each."""
     kind = sums_type(groups)
 
     def write(
@@ -84,10 +84,11 @@ def _units(
     name: str,
     form: str,
 ) -> list[list[Vec]]:
-    """Sums of groups of rows, of each for tokens; their units; what to ask for."""
+    """Add units: sums [group][token]; the unit of each group; `others`, what to prefetch."""
     unpack, encoding = BLOCKS[name]
     nbytes, tokens = HELD[name].nbytes // CELLS, len(sums[0])
-    runs = [slice(g * tokens, (g + 1) * tokens) for g in range(len(sums))]  # of a plane's totals
+    # each group's part of a plane's totals
+    runs = [slice(g * tokens, (g + 1) * tokens) for g in range(len(sums))]
     count = len(sums) * tokens
 
     def body(j: e.Value, carried: list[e.Value]) -> list[e.Value]:
@@ -121,7 +122,7 @@ def _planes(values: list[Vec], count: int) -> list[list[Vec]]:
 
 
 def joined(pen: Pen, parts: Sequence[Vec]) -> Vec:
-    """H, or 256 H + L, as a float, rounded from floats."""
+    """H, or 256 H + L, as a float."""
     high, *low = (part.to_f32() for part in parts)
     return high.fma(pen.number(256.0), low[0]) if low else high
 
@@ -147,7 +148,7 @@ def _minimums(
 def add_minimums(
     pen: Pen, acc: list[Vec], x: Ref, block: Block, encoding: Encoding, form: str
 ) -> list[Vec]:
-    """acc += m * (scale * sum q) for the block at x, token after token."""
+    """acc += m * (scale * sum q) for the block at x, for each token."""
     assert block.m is not None
     for m, at in zip(block.m, SUMS, strict=True) if encoding.halves else ((block.m[0], SUM),):
         sums = [pen.splat(x + (BYTES[form] * t + at)) for t in range(len(acc))]
@@ -158,7 +159,7 @@ def add_minimums(
 def _block(
     pen: Pen, totals: list[Vec], x: Ref, block: Block, encoding: Encoding, form: str, plane: int
 ) -> list[Vec]:
-    """Totals plus what a block of 32 columns adds to H (plane 0) or L, for tokens from x on."""
+    """Totals plus a block's part of H (plane 0) or L (plane 1), for the tokens from x on."""
     xs = [x + BYTES[form] * t for t in range(len(totals))]
     raised = RAISED if block.raised and len(xs) == 1 else 0
     assert block.scale is not None
@@ -174,7 +175,7 @@ def _block(
 
 
 def _start(pen: Pen, encoding: Encoding, x: Ref, places: tuple[int, ...], raised: int) -> Vec:
-    """What makes sum (u - offset) x of sum u x: -offset * sum x, times 2^raised."""
+    """-offset * sum x, times 2^raised: added to sum u x it makes sum (u - offset) x."""
     if not encoding.offset:
         return pen.izeros()
     less = pen.isplat(x + places[0])

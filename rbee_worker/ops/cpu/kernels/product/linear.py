@@ -1,12 +1,11 @@
 """Matrix products: y[token, row] = sum over columns of w[row, column] x[token, column].
 
-Variants: `linear.<held>`, or `linear.<held>-<form>` for other forms of activations (`forms.py`)
+Variants: `linear.<held>`, or `linear.<held>-<form>` for forms of activations (`forms.py`) other
 than the format's own. A tile is one group of 16 rows and up to 8 tokens, or 4 or 2 groups and one
-token: a core reads memory half again as fast through 4 streams as through one. With several tokens
-it asks for the next group's blocks while it works on this one's.
-With AMX its tiles take the tokens of packed weights 16 at a time (`amx_loops.py`), and these the
-rest.
-Every (row, token) sums its blocks in ascending order, whatever tile it falls in.
+token, because a core reads memory half again as fast through 4 streams as through one. With several
+tokens, the next group's blocks are prefetched during the work on this one's. With AMX, products of
+packed weights take 16 tokens at a time in tile registers (`amx_loops.py`), and the rest here. Every
+(row, token) sums its blocks in ascending order, whichever tile it is in.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from rbee_worker.ops.cpu.shared.forms import BYTES, TOKENS, UNITS, at_once, pars
 from rbee_worker.ops.cpu.shared.held import HELD
 from rbee_worker.ops.cpu.shared.pieces import FEW, MANY, TILED
 
-CACHE = 1 << 19  # bytes of activations that stay in the second-level cache between groups
+CACHE = 1 << 19  # bytes of activations that stay in the second-level cache from group to group
 
 
 def _steps(name: str, form: str) -> tuple[Any, int, int, int]:
-    """The module whose steps a product takes, how many make a unit, and by how many bytes each
+    """The module whose steps a product uses, how many steps make a unit, and by how many bytes each
     advances weights and activations."""
     cells, taken = HELD[name].columns // 32, at_once(form)
     inner: Any = k_steps if form in UNITS else steps
@@ -35,7 +34,7 @@ def _steps(name: str, form: str) -> tuple[Any, int, int, int]:
 
 
 def _tile(tokens: int, name: str, form: str) -> Callable[..., None]:
-    """(w, units, x, y, stride, bias, rows): `tokens` tokens by one group of 16 rows."""
+    """A device function (w, units, x, y, stride, bias, rows): `tokens` tokens by 16 rows."""
     unit = HELD[name].nbytes
     inner, count, w_step, x_step = _steps(name, form)
     zeros, step, put = steps.zeros(tokens), inner.step(tokens, name, form), steps.put(tokens)
@@ -56,8 +55,11 @@ def _tile(tokens: int, name: str, form: str) -> Callable[..., None]:
 
 
 def _wide(groups: int, name: str, form: str) -> Callable[..., None]:
-    """(w, units, x, y, bias, after): one token by `groups` whole groups of 16 rows. Asks for what
-    it needs next; near the end that is the beginning of `groups` more, if `after` is so many."""
+    """A device function (w, units, x, y, bias, after): one token by `groups` whole groups of rows.
+
+    It prefetches what it needs next: near the end, the beginning of the next `groups` groups, if at
+    least so many come `after`.
+    """
     unit = HELD[name].nbytes
     inner, count, w_step, x_step = _steps(name, form)
     zeros, step = steps.zeros(groups), inner.wide(groups, name, form)
@@ -81,8 +83,9 @@ def _wide(groups: int, name: str, form: str) -> Callable[..., None]:
 
 
 def product(name: str, form: str) -> Callable[..., None]:
-    """(w, first, last, x, n, y, stride, bias, cols, rows, token): groups first .. last - 1 of one
-    matrix of `rows` rows times n tokens, `token` bytes of prepared activations each."""
+    """A device function (w, first, last, x, n, y, stride, bias, cols, rows, token): groups
+    first .. last - 1 of a matrix of `rows` rows times n tokens, each of which has `token` bytes of
+    prepared activations."""
     columns, unit = HELD[name].columns, HELD[name].nbytes
     size = BYTES[form]
     tile8, tile4, tile2, tile1 = (_tile(t, name, form) for t in (8, 4, 2, 1))
@@ -139,9 +142,10 @@ def product(name: str, form: str) -> Callable[..., None]:
 
 
 def build(variant: str) -> Kernel:
-    """A product kernel. w: held units; x: prepared activations; y: first column of the result,
-    rows `stride` floats apart; bias: address of (padded to 16) floats or 0; count: header slot;
-    ticket, few, many: for threads that are done early, see `pieces.py`."""
+    """A product kernel. w: held units; x: prepared activations; y: the first column of the result,
+    whose rows are `stride` floats apart; bias: 0, or the address of floats, padded to 16; count:
+    the header slot of the number of tokens; ticket, few, many: how the last groups are shared, see
+    `pieces.py`."""
     held, form = parse(variant)
     columns, times = held.columns, product(held.name, form)
     size = BYTES[form]

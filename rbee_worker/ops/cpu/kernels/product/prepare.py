@@ -1,7 +1,7 @@
-"""Activations made ready for a matrix product: grouped by 8 tokens, block by block.
+"""Activations prepared for a matrix product: in groups of 8 tokens, block by block.
 
-See steps.py for what a block holds. i8: d = max |x| / 127 over 32 columns, as ggml's Q8_0. i16:
-d = max |x| / (127 * 256). k8, k16: one d for 256 columns (`k_steps.py`).
+`steps.py` describes a block. i8: d = max |x| / 127 over 32 columns, as in ggml's Q8_0. i16: d =
+max |x| / (127 * 256). k8, k16: one d for 256 columns (`k_steps.py`).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def i16_block(a: Vector, b: Vector, to: Ptr) -> None:
 
 @device
 def _planes(q: Vector, to: Ptr) -> tuple[Int, Int]:
-    """16 numbers as bytes u and v, and the sums of these."""
+    """Write 16 numbers as bytes u and v; returns the sums of both."""
     u = s.sar(s.iadd(q, s.fill_i32(128)), 8)
     v = s.isub(q, s.shl(u, 8))
     s.store_i8(to, u)
@@ -108,7 +108,7 @@ def unit(form: str) -> Callable[[Ptr, Ptr], None]:
 
 @device
 def exact_block(a: Vector, b: Vector, to: Ptr) -> None:
-    """32 floats and their sums."""
+    """32 floats and their sums, unrounded."""
     s.store_f32(to, a)
     s.store_f32(to + 64, b)
     sum0, sum1 = s.total(a), s.total(b)
@@ -124,7 +124,7 @@ def _by_units(form: str) -> Callable[..., None]:
         step: Ptr, tid: Int, nt: Int,
         x: Ptr, stride: Int, cols: Int, out: Ptr, count: Int, per: Int,
     ) -> None:  # fmt: skip
-        """As in `build`: `cols` are whole units, and so are `per` blocks."""
+        """As in `build`; `cols` and `per` blocks are whole numbers of units."""
         blocks = s.idiv(cols, 32)
         runs = s.get_i64(step + 8 * count) * s.idiv(blocks, per)
         first, last = s.idiv(tid * runs, nt) * per, s.idiv((tid + 1) * runs, nt) * per
@@ -137,8 +137,8 @@ def _by_units(form: str) -> Callable[..., None]:
 
 
 def build(variant: str) -> Kernel:
-    """Kernel `prepare.<form>`: x [n, cols], rows `stride` floats apart -> out;
-    header slot `count` holds n. Threads share runs of `per` blocks, a divisor of a row's."""
+    """Kernel `prepare.<form>`: x [n, cols], its rows `stride` floats apart -> out. Header slot
+    `count` holds n. Threads share runs of `per` blocks; `per` divides the blocks of a row."""
     if variant in UNITS:
         return kernel(f"prepare.{variant}")(_by_units(variant))
     block = {"i8": i8_block, "i16": i16_block, "exact": exact_block}[variant]

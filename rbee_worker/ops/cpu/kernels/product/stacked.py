@@ -1,8 +1,8 @@
-"""Products with several matrices of one shape: of chosen experts, or one matrix for each head.
+"""Products with several matrices of one shape: the chosen experts', or one matrix for each head.
 
-As in `linear.py`, whose loops these are, a (row, token) sums its blocks in ascending order whatever
-tile it falls in. Every matrix's groups of rows are shared among the threads alike, so the load is
-even however many tokens each expert has; matrices that nobody chose are never read.
+The loops are those of `linear.py`: a (row, token) sums its blocks in ascending order in any tile.
+Threads share the groups of rows of every matrix in the same way, so the load is even however many
+tokens each expert has. Matrices that no token chose are never read.
 """
 
 from __future__ import annotations

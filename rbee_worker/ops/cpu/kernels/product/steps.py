@@ -1,15 +1,15 @@
 """One block of 32 columns times T tokens, for 16 rows: the inner step of every matrix product.
 
-`step(T, held, form)` gives an operation `(sums, x, p, j, other) -> sums`, unrolled over tokens, for
-block j of the unit at p; it asks for the block at `other`. `sums` holds T vectors whose lanes are
-rows; each takes its terms in the same order for every T, so a result does not depend on what tile
-it was computed in.
+`step(T, held, form)` makes an operation `(sums, x, p, j, other) -> sums`, unrolled over tokens, for
+block j of the unit at p; it prefetches the block at `other`. `sums` holds T vectors whose lanes are
+rows. Each adds its terms in the same order for every T, so a result does not depend on the tile
+that it was computed in.
 
-Activations lie in groups of 8 tokens, block by block, token by token (`kernels/prepare.py`), in
-one of the forms of `forms.py`:
-i8: 32 int8; f32 scale d; i32 -8 sum; f32 d * sum; i32 -128 sum; 16 bytes free.
-i16: the same for numbers q = 256 high + low, the first 32 bytes being `high`; at 64 32 bytes `low`.
-k8, k16: in `units.py`, whose steps take a whole unit.
+Activations are stored in groups of 8 tokens, block by block, token by token
+(`kernels/product/prepare.py`), in one of the forms of `forms.py`:
+i8: 32 int8; f32 scale d; i32 -8 sum; f32 d * sum; i32 -128 sum; 16 unused bytes.
+i16: the same for numbers q = 256 high + low; the first 32 bytes are `high`, the 32 at 64 are `low`.
+k8, k16: see `k_steps.py`, whose steps take a whole unit.
 exact: 32 f32; f32 sum of all, of columns 0-15, of columns 16-31.
 """
 
@@ -29,7 +29,7 @@ from rbee_worker.ops.cpu.shared.held import HELD
 LESS8, LESS128 = 36, 44  # in i8 and i16
 EXACT_SUM, EXACT_SUMS = 128, (132, 136)
 
-# Bytes of weights asked for before they are needed, by the columns of a unit, as measured.
+# How many bytes ahead weights are prefetched, by the columns of a unit; measured.
 AHEAD = {32: 2048, 256: 3072}
 
 
@@ -60,7 +60,7 @@ def block_bytes(name: str) -> int:
 
 
 def prefetch(pen: Pen, p: Ref, nbytes: int) -> None:
-    """Ask for the cache lines from p on."""
+    """Prefetch `nbytes` bytes from p on."""
     for line in range(0, nbytes, 64):
         e.prefetch(pen.b, (p + line).value)
 
@@ -91,7 +91,7 @@ def _integers(
 
 def _wholes(pen: Pen, block: Block, encoding: Encoding, xs: list[Ref], form: str) -> list[Vec]:
     """For each token the integer product; |sum| < 2^31 in every format."""
-    raised = RAISED if block.raised and len(xs) == 1 else 0  # no gain for more tokens
+    raised = RAISED if block.raised and len(xs) == 1 else 0  # it gains nothing with more tokens
     starts = [_start(pen, encoding, x, raised) for x in xs]
     if form == "i8":
         return dots(pen, starts, block, raised, xs)
@@ -104,8 +104,11 @@ def _wholes(pen: Pen, block: Block, encoding: Encoding, xs: list[Ref], form: str
 def dots(
     pen: Pen, acc: list[Vec], block: Block, raised: int, xs: list[Ref], run: range = range(8)
 ) -> list[Vec]:
-    """acc / 2^raised + the products of columns 4 `run`. Several tokens hide each other's latency;
-    one takes two chains for that, of which the one from acc may multiply raised weights."""
+    """acc / 2^raised + the products of the columns that vectors `run` hold.
+
+    Several tokens hide each other's latency. One token takes two chains instead; the one that
+    begins with acc may multiply raised weights.
+    """
 
     def chain(acc: list[Vec], words: list[Vec], first: int) -> list[Vec]:
         for k, w in enumerate(words, first):
@@ -121,7 +124,7 @@ def dots(
 
 
 def _start(pen: Pen, encoding: Encoding, x: Ref, raised: int) -> Vec:
-    """What makes sum (u - offset) x of sum u x: -offset * sum x, times 2^raised."""
+    """-offset * sum x, times 2^raised: added to sum u x it makes sum (u - offset) x."""
     if not encoding.offset:
         return pen.izeros()
     times = encoding.offset << raised
@@ -131,7 +134,7 @@ def _start(pen: Pen, encoding: Encoding, x: Ref, raised: int) -> Vec:
 
 
 def _exact(pen: Pen, acc: list[Vec], x: Ref, block: Block, encoding: Encoding) -> list[Vec]:
-    """Each 16 columns one chain from zero; then as for int8."""
+    """Each 16 columns are one chain that begins at zero; then as for int8."""
 
     def column(k: int) -> Vec:
         return (((block.w[k // 4] >> (8 * (k % 4))) & 0xFF) - encoding.offset).to_f32()
@@ -154,7 +157,7 @@ def _exact(pen: Pen, acc: list[Vec], x: Ref, block: Block, encoding: Encoding) -
 
 
 def _plain(pen: Pen, acc: list[Vec], x: Ref, unit: Ref, name: str) -> list[Vec]:
-    """Float weights: each 16 columns one chain from zero, both added to the sum."""
+    """Float weights: each 16 columns are one chain that begins at zero; both are added to acc."""
     column = floats(pen, unit, name)
     low, high = (_chains(pen, len(acc), x, column, first) for first in (0, 16))
     return [total + (a + b) for total, a, b in zip(acc, low, high, strict=True)]
@@ -177,7 +180,7 @@ def zeros(tokens: int) -> Any:
 
 def wide(groups: int, name: str, form: str) -> Any:
     """`step` for one token and `groups` groups of rows: `(sums, x, p, group_step, j, far) -> sums`,
-    where group g's unit is at p + g * group_step. Asks for the block `far` bytes after each."""
+    where group g's unit is at p + g * group_step. Prefetches the block `far` bytes after each."""
     kind, nbytes = sums_type(groups), block_bytes(name)
 
     def write(
@@ -206,8 +209,8 @@ def wide(groups: int, name: str, form: str) -> Any:
 
 
 def put_wide(groups: int) -> Any:
-    """An operation `(sums, y, bias)`: write the results of whole groups one after another, plus
-    the floats at bias unless that is 0."""
+    """An operation `(sums, y, bias)` that writes the results of whole groups one after another,
+    plus the floats at bias unless bias is 0."""
 
     def write(b: e.Builder, sums: e.Value, y: e.Value, bias: e.Value) -> None:
         with b.if_else(b.icmp_signed("!=", bias, e.number(0))) as (yes, no):
@@ -223,15 +226,15 @@ def put_wide(groups: int) -> Any:
 
 
 def put(tokens: int) -> Any:
-    """An operation `(sums, y, stride, bias, rows)`: write min(rows, 16) results of each token,
-    `stride` floats group_step, plus the 16 floats at bias unless that is 0."""
+    """An operation `(sums, y, stride, bias, rows)` that writes min(rows, 16) results of each token,
+    `stride` floats apart, plus the 16 floats at bias unless bias is 0."""
 
     def write(
         b: e.Builder, sums: e.Value, y: e.Value, stride: e.Value, bias: e.Value, rows: e.Value
     ) -> None:
         zero = e.number(0)
         added = b.alloca(e.F32)
-        b.store(e.const(-0.0, e.F32), added)  # adding -0.0 changes nothing, not even a sign
+        b.store(e.const(-0.0, e.F32), added)  # adding -0.0 changes nothing
         with b.if_then(b.icmp_signed("!=", bias, zero)):
             b.store(e.load(b, bias, e.F32, 4), added)
         extra = b.load(added)

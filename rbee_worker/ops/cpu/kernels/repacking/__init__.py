@@ -1,1 +1,1 @@
-"""A file's blocks into the layout that products read."""
+"""Repacking a file's blocks into the layout that products read."""

@@ -1,6 +1,6 @@
-"""Bytes of 16 rows, gathered into vectors, as the planes of held units (`blocks.py`).
+"""Bytes of 16 rows, gathered into vectors, become planes of held units (`blocks.py`).
 
-A word is a vector whose lane holds four columns of a row, a byte each; 8 words are 32 columns.
+A word is a vector whose lanes each hold four columns of a row, a byte each; 8 words are 32 columns.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from rbee_worker.ops.cpu.kernels.product.blocks import M1, M2, M4
 
 
 def gathered(pen: Pen, p: Ref, st: Ref, count: int) -> list[Vec]:
-    """`count` words, four bytes each, from p on; a multiple of 4."""
+    """`count` words, four bytes of each row, from p on. `count` is a multiple of 4."""
     assert count % 4 == 0
     return [word for k in range(0, count, 4) for word in pen.quad(p + 4 * k, st)]
 
 
 def byte(words: list[Vec], j: int) -> Vec:
-    """Byte j of words, as a number of each row."""
+    """Byte j of each row as a number."""
     return (words[j // 4] >> (8 * (j % 4))) & 255
 
 
 def half(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
-    """A 16-bit number of each row."""
+    """Copy a 16-bit number of each row from p to `to`."""
     pen.gather(p, st, 2).store_i16(to)
 
 
@@ -32,7 +32,7 @@ def store(planes: list[Vec], to: Ref) -> None:
 
 
 def spread(pen: Pen, h: Vec) -> Vec:
-    """32 bits, bit c for column c, as a held one-bit plane: a transpose of 8 x 4 bits."""
+    """32 bits, bit c of column c, as a held one-bit plane: a transpose of 8 x 4 bits."""
     plane = pen.izeros()
     for k in range(8):
         plane = plane | (bits_to_bytes(h >> (4 * k)) << k)
@@ -40,7 +40,7 @@ def spread(pen: Pen, h: Vec) -> Vec:
 
 
 def bits_to_bytes(bits: Vec) -> Vec:
-    """The four lowest bits, each as the lowest of a byte: of a word."""
+    """The four lowest bits of each lane, each as the lowest bit of a byte."""
     return ((bits & 15) * 0x00204081) & M1
 
 

@@ -1,8 +1,8 @@
-"""Raw rows of blocks into held units (see blocks.py for their layout).
+"""Repacking raw rows of blocks into held units, whose layout `blocks.py` describes.
 
-A `quad` reads 16 bytes of 16 rows as 4 vectors of the rows' words, a `gather` fewer bytes; the rest
+A `quad` reads 16 bytes of 16 rows as 4 vectors of words, a `gather` reads fewer bytes, and the rest
 is bit arithmetic on them, so every format is repacked 16 rows at a time. Raw layouts: ggml's block
-structs. Formats whose held form is another's stand in `repack_grids.py`.
+structs. `repack_grids.py` has the formats that are held as another one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rbee_worker.ops.cpu.kernels.repacking.bit_planes import (
 )
 from rbee_worker.ops.cpu.shared.held import held_as
 
-FLIP = -0x7F7F7F80  # 128 in every byte: signed bytes to unsigned ones and back
+FLIP = -0x7F7F7F80  # 128 in every byte: turns signed bytes into unsigned ones and back
 
 
 def q4_0(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
@@ -64,7 +64,7 @@ def mxfp4(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
 
 
 def _six_bits(words: list[Vec], to: Ref) -> None:
-    """8 scales, then 8 minimums, 6 bits each in 12 bytes (Q4_K, Q5_K), as bytes."""
+    """8 scales, then 8 minimums, as bytes; raw, they are 6 bits each in 12 bytes (Q4_K, Q5_K)."""
     for j in range(4):
         a, b, c = (byte(words, 4 * k + j) for k in range(3))
         (a & 63).store_i8(to + 16 * j)
@@ -74,7 +74,7 @@ def _six_bits(words: list[Vec], to: Ref) -> None:
 
 
 def q4_k(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
-    """The low halves of 32 bytes are one block, the high halves the next."""
+    """The low halves of 32 bytes are one block, the high halves are the next."""
     both, *scales = pen.quad(p, st)
     both.store_i16(to + 2304)
     (both >> 16).store_i16(to + 2336)
@@ -100,7 +100,7 @@ def q5_k(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
 
 
 def q6_k(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
-    """Of 64 bytes, the low halves are blocks 0 and 1, the high halves 2 and 3; then two bits."""
+    """The low halves of 64 bytes are blocks 0 and 1, the high halves 2 and 3; then two bits."""
     half(pen, p + 208, st, to + 3328)
     scales = pen.quad(p + 192, st)
     for j in range(16):
@@ -116,7 +116,7 @@ def q6_k(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
 
 
 def q3_k(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
-    """Scales: 16 of 6 bits, less 32: the low four bits first, then the high pairs."""
+    """16 scales of 6 bits, minus 32: first the low four bits of all, then the high pairs."""
     half(pen, p + 108, st, to + 1792)
     for j in range(16):
         low = (pen.gather(p + (96 + j % 8), st, 1) >> (4 * (j // 8))) & 15
@@ -144,7 +144,7 @@ def q2_k(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
 
 
 def iq4_xs(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
-    """Scales: 8 of 6 bits, less 32: high pairs in two bytes, low four bits in four."""
+    """8 scales of 6 bits, minus 32: the high pairs in two bytes, the low four bits in four."""
     half(pen, p, st, to + 2176)
     high = pen.gather(p + 2, st, 2)
     for j in range(8):
@@ -167,7 +167,9 @@ def four_bytes(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
     store(gathered(pen, p, st, 32), to)
 
 
-_UNITS: dict[str, tuple[Callable[[Pen, Ref, Ref, Ref], None], int]] = {  # raw bytes of a unit's row
+_UNITS: dict[
+    str, tuple[Callable[[Pen, Ref, Ref, Ref], None], int]
+] = {  # with the raw bytes of a row of a unit
     "q4_0": (q4_0, 18),
     "q4_1": (q4_1, 20),
     "q5_0": (q5_0, 22),
@@ -190,9 +192,10 @@ _UNITS: dict[str, tuple[Callable[[Pen, Ref, Ref, Ref], None], int]] = {  # raw b
 
 
 def build(variant: str) -> Kernel:
-    """Kernel `repack.<format>`: groups of 16 rows, each row `stride` bytes apart and `units` units
-    long, from `raw` to `out`; thread t makes groups shares[t] to shares[t + 1], int64. Formats on
-    grids also take the address of their grid, as `grids.digits` has it."""
+    """Kernel `repack.<format>`: groups of 16 rows from `raw` to `out`. A row is `units` units long;
+    the next one begins `stride` bytes further on. Thread t makes groups shares[t] ..
+    shares[t + 1] - 1 (int64). Formats on grids also take the address of their grid, as
+    `grids.digits` makes it."""
     held_bytes = held_as(variant).nbytes
     if variant in repack_grids.POINTS:
         return kernel(f"repack.{variant}")(_gridded(variant, held_bytes))

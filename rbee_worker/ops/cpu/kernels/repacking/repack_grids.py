@@ -1,9 +1,9 @@
-"""Raw rows of grid and ternary formats into held units: points become codes, value by value.
+"""Repacking raw rows of grid and ternary formats: grid points become codes, value by value.
 
-A code is the level's number on its grid, and one bit more: a sign (IQ2, IQ3), or IQ1's "an eighth
-less" instead of "an eighth more". Three bits are laid out as Q3_K, four as IQ4_XS (`blocks.py`);
-scales s become 2s + 1. Ternary formats are Q2_K with scales and minimums of 1. Nothing is rounded.
-Raw layouts: ggml's block structs.
+A code is the number of the value on its grid, and one bit more: the sign (IQ2, IQ3), or for IQ1
+whether an eighth is subtracted instead of added. Codes of three bits are laid out as in Q3_K, codes
+of four bits as in IQ4_XS (`blocks.py`); scales s become 2s + 1. Ternary formats become Q2_K with
+scales and minimums of 1. Nothing is rounded. Raw layouts: ggml's block structs.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from rbee_worker.ops.cpu.kernels.repacking.bit_planes import (
 )
 
 _POWERS = (1, 3, 9, 27, 81)
-DOWN = 0x04040404  # the bit of a three-bit code that says "less", in all four bytes
+DOWN = 0x04040404  # in all four bytes, the bit of a three-bit code for "subtract"
 
 
 class Raw(NamedTuple):
-    """Columns 64 j + 32 h .. of the units at p, whose rows are `st` bytes apart."""
+    """The 32 columns from 64 j + 32 h on of the units at p, whose rows are `st` bytes apart."""
 
     pen: Pen
     p: Ref
@@ -52,7 +52,7 @@ class Raw(NamedTuple):
 
 
 class Codes(NamedTuple):
-    """32 columns: 8 words of codes, and scales s (2s + 1 is held), one or one for each half."""
+    """32 columns: 8 words of codes, and scales s (held as 2s + 1): one, or one for each half."""
 
     words: list[Vec]
     scales: tuple[Vec, ...]
@@ -63,19 +63,19 @@ def _byte(v: Vec, k: int) -> Vec:
 
 
 def _even(seven: Vec) -> Vec:
-    """7 sign bits -> 8, of which the last makes their number even."""
+    """7 sign bits -> 8; the last one makes the number of set bits even."""
     parity = seven ^ (seven >> 4)
     parity = parity ^ (parity >> 2)
     return seven | (((parity ^ (parity >> 1)) & 1) << 7)
 
 
 def _signed(words: Sequence[Vec], signs: Vec, bit: int) -> list[Vec]:
-    """Two words with 8 sign bits at `bit` of their bytes."""
+    """Two words, with 8 sign bits added to their bytes as bit `bit`."""
     return [w | (bits_to_bytes(signs >> (4 * k)) << bit) for k, w in enumerate(words)]
 
 
 def iq2_xxs(raw: Raw) -> Codes:
-    """4 bytes of indices, then four times 7 signs and a scale."""
+    """4 bytes of indices, then 4 times 7 signs and a scale."""
     index, rest = raw.get(2, 16, 8), raw.get(6, 16, 8)
     words = []
     for k in range(4):
@@ -84,7 +84,7 @@ def iq2_xxs(raw: Raw) -> Codes:
 
 
 def iq2_xs(raw: Raw) -> Codes:
-    """Each 8 columns: 9 bits of index, 7 signs."""
+    """For each 8 columns 9 bits of index and 7 signs."""
     words = []
     for k in range(4):
         q = raw.get(2 + 2 * k, 16, 8, 2)
@@ -94,7 +94,7 @@ def iq2_xs(raw: Raw) -> Codes:
 
 
 def iq2_s(raw: Raw) -> Codes:
-    """Each 8 columns: a byte of index and two bits more, a byte of signs."""
+    """For each 8 columns a byte of index and two more bits, and a byte of signs."""
     index, signs, high = raw.get(2, 8, 4), raw.get(34, 8, 4), raw.get(66, 2, 1, 1)
     words = []
     for k in range(4):
@@ -105,7 +105,7 @@ def iq2_s(raw: Raw) -> Codes:
 
 
 def iq3_xxs(raw: Raw) -> Codes:
-    """8 bytes of indices; elsewhere four times 7 signs and a scale."""
+    """8 bytes of indices; elsewhere 4 times 7 signs, and a scale."""
     indices, rest = [raw.get(2, 16, 8), raw.get(6, 16, 8)], raw.get(66, 8, 4)
     words = []
     for k in range(4):
@@ -115,7 +115,7 @@ def iq3_xxs(raw: Raw) -> Codes:
 
 
 def iq3_s(raw: Raw) -> Codes:
-    """8 bytes of indices, a ninth bit of each, 4 bytes of signs."""
+    """8 bytes of indices, a ninth bit for each, and 4 bytes of signs."""
     indices, high = [raw.get(2, 16, 8), raw.get(6, 16, 8)], raw.get(66, 2, 1, 1)
     signs, words = raw.get(74, 8, 4), []
     for k in range(4):
@@ -128,7 +128,7 @@ def iq3_s(raw: Raw) -> Codes:
 
 
 def iq1_s(raw: Raw) -> Codes:
-    """4 bytes of index; 16 bits: four times 3 high bits, a scale of 3 bits, "less"."""
+    """4 bytes of index; 16 bits: 4 times 3 high bits, a scale of 3 bits, and "subtract"."""
     index, high = raw.get(2, 8, 4), raw.get(34, 4, 2, 2)
     down, words = (high >> 15) * DOWN, []
     for k in range(4):
@@ -138,7 +138,7 @@ def iq1_s(raw: Raw) -> Codes:
 
 
 def iq1_m(raw: Raw) -> Codes:
-    """4 bytes of index; four times 3 high bits and "less"; 16 bits for 64 columns: four scales of
+    """4 bytes of index; 4 times 3 high bits and "subtract"; 16 bits for 64 columns: 4 scales of
     3 bits, and a part of d."""
     index, high = raw.get(0, 8, 4), raw.get(32, 4, 2, 2)
     words = []
@@ -163,7 +163,7 @@ _FOUR_BITS = ("iq3_xxs", "iq3_s")
 
 
 def start(name: str) -> Any:
-    """An operation (p, stride, to): what a unit has once, its d."""
+    """An operation (p, stride, to) that copies d, which a unit has once."""
 
     def write(b: e.Builder, target: str, p: e.Value, stride: e.Value, to: e.Value) -> None:
         pen = Pen(b, target)
@@ -181,7 +181,7 @@ def start(name: str) -> Any:
 
 
 def pair(name: str) -> Any:
-    """An operation (p, stride, to, grid, j): columns 64 j .. 64 j + 63 of a unit."""
+    """An operation (p, stride, to, grid, j) that repacks columns 64 j .. 64 j + 63 of a unit."""
     read, _ = POINTS[name]
 
     def write(
@@ -197,7 +197,7 @@ def pair(name: str) -> Any:
 
 
 def _put(pen: Pen, codes: Codes, to: Ref, j: Ref, h: int) -> None:
-    """Block 2 j + h of the unit at `to`."""
+    """Write block 2 j + h of the unit at `to`."""
     words, scales = codes.words, [(s << 1) | 1 for s in codes.scales]
     if len(scales) == 1:
         joined = [a | (b << 4) for a, b in zip(words[:4], words[4:], strict=True)]
@@ -212,7 +212,7 @@ def _put(pen: Pen, codes: Codes, to: Ref, j: Ref, h: int) -> None:
 
 
 def tq2_0(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
-    """Two bits a value, in two halves of 128 columns as in Q2_K."""
+    """Two bits a value, in two halves of 128 columns, as in Q2_K."""
     for c in range(2):
         words = gathered(pen, p + 32 * c, st, 8)
         for j in range(4):
@@ -221,7 +221,7 @@ def tq2_0(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
 
 
 def tq1_0(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
-    """Digits of base 3: five of each of 32, then of 16 bytes, four of each of 4 bytes."""
+    """Digits in base 3: 5 in each of 32 bytes, 5 in each of 16 bytes, 4 in each of 4 bytes."""
     many, some = gathered(pen, p, st, 8), gathered(pen, p + 32, st, 4)
     few = pen.gather(p + 48, st)
     blocks = [[_digit(w, n) for w in many] for n in range(5)]
@@ -233,7 +233,7 @@ def tq1_0(pen: Pen, p: Ref, st: Ref, to: Ref) -> None:
 
 
 def _digit(v: Vec, n: int) -> Vec:
-    """Digit n behind the point of each byte, a fraction in base 3."""
+    """Digit n after the point of each byte, which is a fraction in base 3."""
 
     def two(v: Vec) -> Vec:  # the bytes at even places
         return ((((v & 0x00FF00FF) * _POWERS[n]) & 0x00FF00FF) * 3 >> 8) & 0x00FF00FF

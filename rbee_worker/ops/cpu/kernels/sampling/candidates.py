@@ -1,11 +1,11 @@
-"""The few largest values of a row, found without sorting it: a threshold, a list, a sort of that.
+"""The few largest values of a row, without sorting the row: a threshold, a list, a sorted list.
 
-Comparisons are exact and a list is in ascending ids, so nothing here depends on how a row was
-shared among threads. A value is ordered by its bits (`_key`), -0 and 0 being equal.
+Comparisons are exact and lists are in ascending ids, so nothing here depends on how threads shared
+a row. Values are ordered by their bits (`_key`); -0 and 0 are equal.
 
-A thread's scratch, `width` = `padded(vocabulary)`: weights float64 [width], then arrays of 4 bytes
-a place: values, ids, keys and order twice (to sort from one into the other), values and places of a
-part of the list; then 256 counters of 8 bytes.
+A thread's scratch, with `width` = `padded(vocabulary)`: weights float64 [width]; then arrays
+[width] of 4 bytes a place: values, ids, keys and order twice (to sort from one into the other),
+values and places of a part of the list; then 256 counters of 8 bytes.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from rbee_worker.ops.cpu.shared.sampling_memory import BLOCK
 
 f32 = np.float32
 f64 = np.float64
-LOWEST = f32(np.finfo(np.float32).min)  # below it there is only -inf, which weighs nothing
+LOWEST = f32(np.finfo(np.float32).min)  # only -inf is below it, and has no weight
 
 
 @device
 def _key(x: Float) -> Int:
-    """An integer that is ordered as x is."""
+    """An integer that orders like x."""
     bits = s.f32_bits(x + f32(0.0))  # -0 becomes 0
     return bits ^ ((bits >> 63) & 0x7FFFFFFF)
 
 
 @device
 def _number(key: Int) -> Float:
-    """The number whose key this is."""
+    """The number with this key."""
     return s.bits_f32(key ^ ((key >> 63) & 0x7FFFFFFF))
 
 
 @device
 def bits_upto(p: Ptr, left: Int, least: Float) -> Int:
-    """Bit n: the n-th of 16 numbers at p, or of `left` where that is less, is >= least."""
+    """Bit n: the n-th of min(left, 16) numbers at p is >= least."""
     if left >= 16:
         return s.at_least(s.load_f32(p), s.fill(least))
     return s.at_least(s.load_first(p, left), s.fill(least)) & ((1 << left) - 1)
@@ -47,7 +47,7 @@ def bits_upto(p: Ptr, left: Int, least: Float) -> Int:
 
 @device
 def peak(tops: Ptr, width: Int) -> Float:
-    """The maximum of a row, nan if it has one. tops [width]: of its blocks, -inf after them."""
+    """The maximum of a row, or nan if it has one. tops [width]: its blocks' maxima, then -inf."""
     top, bad = s.fill(f32(-np.inf)), s.zeros()
     for i in range(0, width, 16):
         v = s.load_f32(tops + 4 * i)
@@ -80,8 +80,10 @@ def first_equal(z: Ptr, vocab: Int, tops: Ptr, top: Float) -> Int:
 
 @noinline
 def threshold(x: Ptr, count: Int, top: Float, want: Int) -> Float:
-    """A finite number that at least `want` of x [count] are >=, and not many more; `LOWEST` where
-    fewer are finite. No x is greater than `top`."""
+    """A finite number such that at least `want` of x [count], and not many more, are >= it.
+
+    `LOWEST` if fewer are finite. top: no x is greater.
+    """
     enough = _count(x, count, LOWEST)
     if enough <= want:
         return LOWEST
@@ -98,7 +100,7 @@ def threshold(x: Ptr, count: Int, top: Float, want: Int) -> Float:
 
 @noinline
 def lightest(top: Double, scale: Double, least: Double) -> Float:
-    """About the smallest number that weighs `least` or more beside a maximum of `top`."""
+    """About the smallest number whose weight is at least `least` if the maximum is `top`."""
     low, high = _key(LOWEST), _key(f32(np.inf))
     while high - low > 1:
         middle = low + ((high - low) >> 1)
@@ -112,7 +114,10 @@ def lightest(top: Double, scale: Double, least: Double) -> Float:
 
 @noinline
 def gather(z: Ptr, vocab: Int, tops: Ptr, least: Float, values: Ptr, ids: Ptr) -> Int:
-    """List what is >= least of a row, in ascending ids; how many. tops: maxima of its blocks."""
+    """List the values of a row that are >= least, in ascending ids; returns how many there are.
+
+    tops: the maxima of the row's blocks.
+    """
     m = 0
     for first in range(0, vocab, BLOCK):
         if s.get_f32(tops) >= least:
@@ -132,9 +137,9 @@ def gather(z: Ptr, vocab: Int, tops: Ptr, least: Float, values: Ptr, ids: Ptr) -
 def descending(
     values: Ptr, m: Int, keys: Ptr, order: Ptr, keys2: Ptr, order2: Ptr, counts: Ptr
 ) -> Ptr:
-    """Address of the places of values [m] in descending order, equal ones in ascending places.
+    """Sort values [m], descending, equal ones by place; returns the address of their places.
 
-    A radix sort of keys, a byte at a time, the lowest first.
+    A radix sort of keys, one byte at a time, the lowest byte first.
     """
     for i in range(m):
         s.set_i32(keys + 4 * i, 0x7FFFFFFF - _key(s.get_f32(values + 4 * i)))  # 0 .. 2^32 - 1
@@ -147,7 +152,7 @@ def descending(
             last = (s.get_i32(keys + 4 * i) >> shift) & 255
             s.set_i64(counts + 8 * last, s.get_i64(counts + 8 * last) + 1)
         if s.get_i64(counts + 8 * last) == m:
-            continue  # all the same
+            continue  # this byte is the same in all keys
         before = 0
         for digit in range(256):
             n = s.get_i64(counts + 8 * digit)
@@ -166,7 +171,7 @@ def descending(
 
 @device
 def weights(values: Ptr, m: Int, top: Double, scale: Double, to: Ptr) -> None:
-    """Weights float64 of values [m]; whole vectors are read and written."""
+    """Write the weights, float64, of values [m]; whole vectors are read and written."""
     for i in range(0, m, 16):
         w = d.weigh(s.load_f32(values + 4 * i), d.fill(top), d.fill(scale))
         d.store(to + 8 * i, w)
@@ -174,7 +179,7 @@ def weights(values: Ptr, m: Int, top: Double, scale: Double, to: Ptr) -> None:
 
 @device
 def _bucket(value: Float, top: Float, by: Float) -> Int:
-    """Which of 256 equal steps below the maximum a value lies in."""
+    """The number of a value's bucket: one of 256 equal steps below the maximum."""
     return s.larger(s.smaller(s.truncated((top - value) * by), 255), 0)
 
 
@@ -182,10 +187,10 @@ def _bucket(value: Float, top: Float, by: Float) -> Int:
 def fewest(
     values: Ptr, m: Int, w: Ptr, width: Int, least: Float, top: Float, target: Double
 ) -> None:
-    """Make 0 the weights of all but the fewest largest values [m] whose weights reach the target.
+    """Keep the weights of the fewest largest values [m] that reach the target; set the others to 0.
 
-    For long lists, all of them finite and >= least: weights are added up by buckets of values, and
-    only the bucket in which the target lies is sorted.
+    For long lists, whose values are finite and >= least: weights are summed by buckets of values,
+    and only the bucket that contains the target is sorted.
     """
     keys, part = values + 8 * width, values + 24 * width
     places, masses = part + 4 * width, part + 8 * width
@@ -203,7 +208,7 @@ def fewest(
     for i in range(m):
         b = _bucket(s.get_f32(values + 4 * i), top, by)
         x = d.get_f64(w + 8 * i)
-        d.set_f64(w + 8 * i, x if b <= border else f64(0.0))  # no branch: it could not be foreseen
+        d.set_f64(w + 8 * i, x if b <= border else f64(0.0))  # no branch: it could not be predicted
         if b == border:
             s.copy_i32(part + 4 * n, values + 4 * i)
             s.set_i32(places + 4 * n, i)
@@ -220,8 +225,10 @@ def fewest(
 
 @device
 def walk(w: Ptr, m: Int, before: Double, target: Double) -> Int:
-    """The first place where the running sum of w [m], begun at `before`, exceeds the target; where
-    none does, the last one that weighs anything, -1 if none does."""
+    """The first place where the running sum of w [m], which begins at `before`, exceeds the target.
+
+    If there is none, the last place with a weight above 0, or -1.
+    """
     sums, last = before, -1
     for i in range(m):
         x = d.get_f64(w + 8 * i)
@@ -235,7 +242,7 @@ def walk(w: Ptr, m: Int, before: Double, target: Double) -> Int:
 
 @device
 def running(w: Ptr, m: Int) -> Double:
-    """The sum of w [m] from left to right."""
+    """The sum of w [m], from left to right."""
     sums = f64(0.0)
     for i in range(m):
         sums = sums + d.get_f64(w + 8 * i)

@@ -1,7 +1,6 @@
-"""Vectors of 16 float64, for what is summed over a vocabulary: operations and an exp of our own.
+"""Vectors of 16 float64, for sums over a vocabulary: operations and an exponential function.
 
-Like `simd.py` and `vmath.py`: the same bits on every processor. Imported only where kernels are
-compiled.
+Like `simd.py` and `vmath.py`, they give the same bits on every processor.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ else:
 
 
 def _times_two_to(b: e.Builder, p: e.Value, t: e.Value) -> e.Value:
-    """p * 2^n, where n are the low bits of t: added to the exponent's bits."""
+    """p * 2^n, where n is in the low bits of t; it is added to the exponent's bits."""
     n = b.shl(b.bitcast(t, _I64), ir.Constant(_I64, [52] * e.LANES))
     return b.bitcast(b.add(b.bitcast(p, _I64), n), F64x16)
 
@@ -50,7 +49,7 @@ where_less = op(F64x16, F64x16, F64x16, F64x16, F64x16)(  # x < y ? yes : no
     lambda b, x, y, yes, no: b.select(b.fcmp_ordered("<", x, y), yes, no)
 )
 _times_two = op(F64x16, F64x16, F64x16)(_times_two_to)
-# lanes below a number of lanes keep their value, the others get 0
+# the first n lanes keep their value, the others become 0
 first_lanes = op(F64x16, F64x16, Int)(
     lambda b, v, n: b.select(
         b.icmp_signed("<", e.lane_numbers(), e.splat(b, b.trunc(n, e.i32), e.I32)),
@@ -59,7 +58,9 @@ first_lanes = op(F64x16, F64x16, Int)(
     )
 )
 
-LN2_HIGH = float.fromhex("0x1.62e42fefa38p-1")  # 11 zero bits at the end: exact times any n here
+LN2_HIGH = float.fromhex(
+    "0x1.62e42fefa38p-1"
+)  # ends in 11 zero bits: its product with any n here is exact
 LN2_LOW = float.fromhex("0x1.ef35793c76730p-45")  # the rest of ln 2
 _SHIFT = 1.5 * 2.0**52
 _TERMS = tuple(1 / math.factorial(n) for n in range(13, -1, -1))
@@ -67,10 +68,10 @@ _TERMS = tuple(1 / math.factorial(n) for n in range(13, -1, -1))
 
 @device
 def exp(x: Any) -> Any:
-    """e^x for x <= 0 within 1 ulp; below -707, near the last normal number, it is 0.
+    """e^x for x <= 0 within 1 ulp; 0 below -707, which is near the smallest normal number.
 
-    e^x = 2^n e^r with n = round(x / ln 2), which adding a number of 52 bits does and leaves in the
-    sum's low bits; Taylor's series of e^r to r^13 (|r| < 0.347, so the rest is below 5e-18).
+    e^x = 2^n e^r with n = round(x / ln 2). Adding 1.5 * 2^52 does the rounding and leaves n in the
+    low bits of the sum. e^r is Taylor's series to r^13 (|r| < 0.347, so the rest is below 5e-18).
     """
     t = fma(x, fill(f64(1.4426950408889634)), fill(f64(_SHIFT)))
     n = sub(t, fill(f64(_SHIFT)))
@@ -95,9 +96,9 @@ def exp(x: Any) -> Any:
 
 @device
 def weigh(z: Any, top: Any, scale: Any) -> Any:
-    """e^((z - top) * scale) of 16 float32, in float64; top, scale: float64, the same in all lanes.
+    """e^((z - top) * scale) of 16 float32, in float64. top and scale hold one float64 in all lanes.
 
-    top is the row's maximum. Where it is +inf, tokens at +inf weigh 1 and all others 0.
+    top is the row's maximum. If it is +inf, tokens at +inf weigh 1 and all others 0.
     """
     x = minimum(sub(widen(z), top), fill(f64(0.0)))  # inf - inf becomes 0
     return exp(mul(x, scale))

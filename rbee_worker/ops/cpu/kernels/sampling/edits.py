@@ -1,5 +1,5 @@
-"""Bias, penalties and bans on the few logits that they touch; what is meant,
-`engine/penalties.py` says. Threads share rows."""
+"""Bias, penalties and bans, applied to the few logits that they change. `engine/penalties.py`
+defines them. Threads share rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ f32 = np.float32
 
 @device
 def _edited(z: Float, entry: Ptr, width: Int, early: Int, factors: Ptr) -> Float:
-    """A logit as it is drawn from. entry: its first column, the others `width` floats apart."""
+    """A logit with its edits. entry: the first of its values, which are `width` floats apart."""
     bias, banned = s.get_f32(entry), s.get_f32(entry + 4 * width)
     window, output = s.get_f32(entry + 8 * width), s.get_f32(entry + 12 * width)
     if bias != f32(0.0):
@@ -34,7 +34,7 @@ def _edited(z: Float, entry: Ptr, width: Int, early: Int, factors: Ptr) -> Float
 
 
 def _apply(step: Ptr, tid: Int, nt: Int) -> None:
-    """Change the logits that entries name and keep them as they were."""
+    """Change the logits that entries name, and keep their values from before."""
     rows, table = s.get_i64(step + r.ROWS), s.get_i64(step + r.RECORDS)
     for row in range(share(tid, nt, rows), share(tid + 1, nt, rows)):
         record = table + r.EDIT_BYTES * row
@@ -49,7 +49,7 @@ def _apply(step: Ptr, tid: Int, nt: Int) -> None:
 
 
 def _undo(step: Ptr, tid: Int, nt: Int) -> None:
-    """Put back the logits as they were."""
+    """Restore the logits from before."""
     rows, table = s.get_i64(step + r.ROWS), s.get_i64(step + r.RECORDS)
     for row in range(share(tid, nt, rows), share(tid + 1, nt, rows)):
         record = table + r.EDIT_BYTES * row

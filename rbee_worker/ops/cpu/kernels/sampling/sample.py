@@ -1,8 +1,9 @@
-"""From rows of logits to tokens: maxima of blocks, sums of blocks, then each row's choice.
+"""From rows of logits to tokens: the maximum and the sum of each block, then each row's choice.
 
-Threads share blocks of all rows, then rows. `reference/sampling/filters.py` defines what is meant.
-Sums are float64, in an order that only the row decides: a block's over 16 lanes in ascending
-columns joined by the fixed tree; blocks, and tokens on a list, from left to right.
+Threads share the blocks of all rows, then rows. `reference/sampling/filters.py` defines the result.
+Sums are float64, in an order that depends on the row alone: within a block in 16 lanes over
+ascending columns, joined by the fixed tree; over blocks, and over a list's tokens, from left to
+right.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from rbee_worker.ops.cpu.shared.sampling_memory import BLOCK
 f32 = np.float32
 f64 = np.float64
 NONE = f32(-np.inf)
-REACH = 64  # a nucleus is looked for among this many tokens, then among
-MORE = 1024  # these, then among all that can be in it, which is done in another way
+REACH = 64  # a nucleus is searched for among this many tokens,
+MORE = 1024  # then among so many, then by `_many` among all that can be in it
 
 
 def _scan(
     step: Ptr, tid: Int, nt: Int, vocab: Int, blocks: Int, width: Int, tops: Ptr, groups: Ptr
 ) -> None:
-    """Maxima of each block, nan if it has one: tops [rows, width]; and of each of its 16 groups of
-    every 16th column, without nans: groups [rows, blocks, 16]."""
+    """The maximum of each block, nan if it has one: tops [rows, width]; and, ignoring nans, the
+    maximum of each of its 16 groups of every 16th column: groups [rows, blocks, 16]."""
     rows, table = s.get_i64(step + r.ROWS), s.get_i64(step + r.RECORDS)
     n = rows * blocks
     for item in range(share(tid, nt, n), share(tid + 1, nt, n)):
@@ -60,7 +61,7 @@ def _scan(
 def _block(
     z: Ptr, left: Int, top: Double, scale: Double, least: Double, to: Ptr
 ) -> Double:  # fmt: skip
-    """Sum of the weights >= least of a block; to: where the weights go, 0 for nowhere."""
+    """The sum of a block's weights that are >= least. to: where to write the weights, or 0."""
     sums = d.fill(f64(0.0))
     peak, by, low = d.fill(top), d.fill(scale), d.fill(least)
     for i in range(0, s.smaller(left, BLOCK), 16):
@@ -77,7 +78,7 @@ def _block(
 
 @device
 def _sorts(record: Ptr) -> Int:
-    """1: the row has top_k or top_p."""
+    """1 if the row has top_k or top_p."""
     if s.get_i64(record + r.TOP_K) > 0 or d.get_f64(record + r.TOP_P) < f64(1.0):
         return 1
     return 0
@@ -85,7 +86,7 @@ def _sorts(record: Ptr) -> Int:
 
 @device
 def _least(record: Ptr) -> Double:
-    """What a token must weigh to be counted: min_p, but top_p's part is of all tokens."""
+    """The weight that a token needs to be summed: min_p, or 0 if top_p needs the sum of all."""
     if s.get_i64(record + r.KIND) == r.DRAW and _sorts(record) == 0:
         return d.get_f64(record + r.MIN_P)
     return f64(0.0)
@@ -94,7 +95,7 @@ def _least(record: Ptr) -> Double:
 def _sums(
     step: Ptr, tid: Int, nt: Int, vocab: Int, blocks: Int, width: Int, tops: Ptr, sums: Ptr
 ) -> None:
-    """Weights of each block: sums float64 [rows, blocks], where a row needs them."""
+    """Sum the weights of each block, for rows that need it: sums float64 [rows, blocks]."""
     rows, table = s.get_i64(step + r.ROWS), s.get_i64(step + r.RECORDS)
     n = rows * blocks
     before, top = -1, f64(0.0)
@@ -114,20 +115,23 @@ def _sums(
 
 @noinline
 def _whole(record: Ptr, vocab: Int, blocks: Int, top: Double, sums: Ptr, w: Ptr) -> Int:
-    """A row without top_k and top_p: the block of the running sum, then the token in it."""
+    """The token of a row without top_k and top_p: its block by running sums, then the token."""
     target = d.get_f64(record + r.U) * c.running(sums, blocks)
     block = c.walk(sums, blocks, f64(0.0), target)
     first = block * BLOCK
     z, left = s.get_i64(record + r.LOGITS) + 4 * first, vocab - first
     _block(z, left, top, d.get_f64(record + r.SCALE), _least(record), w)
-    # Adding up a block at once or one by one may differ in the last bit: then it is its last token.
+    # A block's sum and its running sum may differ in the last bit; then its last token is taken.
     return first + c.walk(w, s.smaller(left, BLOCK), c.running(sums, block), target)
 
 
 @device
 def _reach(z: Ptr, vocab: Int, blocks: Int, groups: Ptr, top: Float, want: Int) -> Float:
-    """See `candidates.threshold`. A group's maximum is one of its members, so as many groups as are
-    wanted hold as many tokens; where they hardly suffice the row itself is looked at."""
+    """A threshold as of `candidates.threshold`, found among groups' maxima if there are enough.
+
+    The maximum of a group is one of its tokens, so `want` groups contain at least `want` tokens. If
+    there are hardly enough groups, the row itself is searched.
+    """
     if 8 * want <= 7 * 16 * blocks:
         return c.threshold(groups, 16 * blocks, top, want)
     return c.threshold(z, vocab, top, want)
@@ -135,7 +139,7 @@ def _reach(z: Ptr, vocab: Int, blocks: Int, groups: Ptr, top: Float, want: Int) 
 
 @device
 def _target(record: Ptr, w: Ptr, order: Ptr, upto: Int, total: Double) -> Double:
-    """The sum of weights that top_p asks for, more than there is where it is off."""
+    """The sum of weights that top_p asks for; infinite if top_p is off."""
     top_p = d.get_f64(record + r.TOP_P)
     if top_p >= f64(1.0):
         return f64(np.inf)
@@ -148,8 +152,8 @@ def _target(record: Ptr, w: Ptr, order: Ptr, upto: Int, total: Double) -> Double
 
 @device
 def _kept(record: Ptr, w: Ptr, order: Ptr, upto: Int, target: Double) -> Int:
-    """How many of the likeliest `upto` tokens top_p and min_p keep; -1 - n where all n are kept and
-    more may be."""
+    """How many of the likeliest `upto` tokens top_p and min_p keep; -1 - upto if they keep all of
+    them and perhaps more."""
     min_p, sums = d.get_f64(record + r.MIN_P), f64(0.0)
     for i in range(upto):
         x = d.get_f64(w + 8 * s.get_i32(order + 4 * i))
@@ -165,12 +169,12 @@ def _kept(record: Ptr, w: Ptr, order: Ptr, upto: Int, target: Double) -> Int:
 def _many(
     record: Ptr, vocab: Int, tops: Ptr, top: Float, total: Double, w: Ptr, width: Int
 ) -> Int:  # fmt: skip
-    """A row with top_p whose nucleus is large: listed is all that can be in it."""
+    """The token of a row with top_p whose nucleus is large: all that can be in it is listed."""
     z, top_p = s.get_i64(record + r.LOGITS), d.get_f64(record + r.TOP_P)
     peak, scale, min_p = f64(top), d.get_f64(record + r.SCALE), d.get_f64(record + r.MIN_P)
     values = w + 8 * width
     ids = values + 4 * width
-    # Were all tokens that weigh less together, top_p would still be reached without them.
+    # All tokens that weigh less than this have less than 1 - top_p together: they are not needed.
     rest = (f64(1.0) - top_p) * total / f64(vocab)
     least = c.lightest(peak, scale, rest * f64(1.0 - 1e-9))
     m = c.gather(z, vocab, tops, least, values, ids)
@@ -189,7 +193,7 @@ def _sorted(
     record: Ptr, vocab: Int, blocks: Int, tops: Ptr, groups: Ptr, top: Float, total: Double,
     w: Ptr, width: Int,
 ) -> Int:  # fmt: skip
-    """A row with top_k or top_p is decided by as few of its largest logits as suffice."""
+    """The token of a row with top_k or top_p, from as few of its largest logits as suffice."""
     z, top_k = s.get_i64(record + r.LOGITS), s.get_i64(record + r.TOP_K)
     peak, scale = f64(top), d.get_f64(record + r.SCALE)
     values = w + 8 * width
@@ -227,7 +231,7 @@ def _put(best: Ptr, place: Int, token: Int, z: Ptr) -> None:
 def _best(
     record: Ptr, vocab: Int, blocks: Int, tops: Ptr, groups: Ptr, top: Float, w: Ptr, width: Int
 ) -> None:
-    """The likeliest tokens of a scored row, ties: the lower id first; of one with nan, any."""
+    """The likeliest tokens of a scored row, ties by lower id; any tokens if the row has a nan."""
     z, want = s.get_i64(record + r.LOGITS), s.get_i64(record + r.TOP_K)
     best, values = s.get_i64(record + r.BEST), w + 8 * width
     ids, keys = values + 4 * width, values + 8 * width
@@ -240,7 +244,7 @@ def _best(
         n = s.smaller(m, want)
         for i in range(n):
             _put(best, i, s.get_i32(ids + 4 * s.get_i32(found + 4 * i)), z)
-    for token in range(vocab):  # what is -inf comes last
+    for token in range(vocab):  # tokens at -inf come last
         if n < want and not (s.get_f32(z + 4 * token) > NONE and top > NONE):
             _put(best, n, token, z)
             n += 1
@@ -252,7 +256,7 @@ def _choose(
     step: Ptr, tid: Int, nt: Int, vocab: Int, blocks: Int, width: Int, tops: Ptr, groups: Ptr,
     sums: Ptr, scratch: Ptr, scratch_bytes: Int, places: Int,
 ) -> None:  # fmt: skip
-    """Each row's token, or what its score needs. places: of a thread's scratch arrays."""
+    """Each row's token, or what its score needs. places: the width of a thread's scratch arrays."""
     rows, table = s.get_i64(step + r.ROWS), s.get_i64(step + r.RECORDS)
     w = scratch + tid * scratch_bytes
     for row in range(share(tid, nt, rows), share(tid + 1, nt, rows)):
@@ -287,5 +291,5 @@ _KINDS: dict[str, Callable[..., None]] = {"scan": _scan, "sums": _sums, "choose"
 
 
 def build(variant: str) -> Kernel:
-    """`sample.scan`, `sample.sums` or `sample.choose`, replayed in this order."""
+    """`sample.scan`, `sample.sums` or `sample.choose`, which are replayed in this order."""
     return kernel(f"sample.{variant}")(_KINDS[variant])
