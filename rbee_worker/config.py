@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from rbee_worker.errors import UsageError
+from rbee_worker.errors import UsageError, one_line
 
 ENV_PREFIX = "RBEE_"
 # Variables that are no settings.
@@ -237,7 +237,7 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     told = []
     for name in sorted(environ):
         if name.startswith(ENV_PREFIX) and name not in known and not name.startswith(_OF_TESTS):
-            shown = name[:_LONGEST]
+            shown = one_line(name, _LONGEST)
             near = difflib.get_close_matches(shown, known, n=1, cutoff=0.8)
             hint = f"; did you mean {near[0]}?" if near else ""
             told.append(f"the environment variable {shown} is none of this program's{hint}")
