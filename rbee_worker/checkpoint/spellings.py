@@ -21,6 +21,7 @@ _PAIRS = (
 )
 # Names of one kind of rotary scaling.
 _ROPE_TYPES: Mapping[Any, Any] = MappingProxyType({"su": "longrope", "none": "default"})
+_TWO_KINDS = ("gemma3_text", "gemma4_text")  # whose layers have rotary descriptions by kind
 # Keys of a rotary description that stand outside of it in older files.
 _OUTSIDE = ("rope_theta", "partial_rotary_factor")
 
@@ -30,6 +31,7 @@ def check_spellings(config: Mapping[str, Any], where: str) -> None:
     refuse_different(config, _PAIRS, where)
     _check_rope(config, where)
     _check_original(config, where)
+    _check_layer_types(config, where)
     rotary, share = _number(config, "rotary_dim"), _number(config, "partial_rotary_factor")
     width = _head_width(config)
     if rotary and share and width and abs(rotary - share * width) >= 1:
@@ -59,6 +61,18 @@ def _check_rope(config: Mapping[str, Any], where: str) -> None:
         one, other = (rope.get(key, config.get(key)) for rope in (old, against))
         if one != other:  # transformers takes the old description, and this with it
             raise _both(where, f"{key} of rope_scaling", one, f"{key} of rope_parameters", other)
+
+
+def _check_layer_types(config: Mapping[str, Any], where: str) -> None:
+    """Where layers of two kinds rotate differently, one description for all says nothing."""
+    rope = config.get("rope_parameters")
+    if config.get("model_type") not in _TWO_KINDS or not isinstance(rope, dict) or not rope:
+        return
+    if not any(isinstance(entry, dict) for entry in rope.values()):
+        raise CheckpointError(
+            f"{where}: rope_parameters is {str(rope)[:70]}, which no kind of layers reads.",
+            fix="give it one entry for full_attention and one for sliding_attention",
+        )
 
 
 def _check_original(config: Mapping[str, Any], where: str) -> None:

@@ -116,6 +116,11 @@ def build_second(c: Gemma2, w: Weights) -> Decoder:
 def build_third(c: Gemma3, w: Weights) -> Decoder:
     """Gemma 3. Raises CheckpointError, UnsupportedModel."""
     _check(c)
+    if c.attn_logit_softcapping is not None:
+        raise UnsupportedModel(
+            f"config: attn_logit_softcapping is {c.attn_logit_softcapping}; Gemma 3 has none.",
+            fix="remove the key, or name the architecture that the model was trained as.",
+        )
     ropes = parts.typed_ropes(w, c, c.rope_parameters, local=c.rope_local_base_freq)
     return _sandwiches(w, c, plan_layers(c, ropes), head_norms=True)
 

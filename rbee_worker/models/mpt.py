@@ -96,6 +96,7 @@ def _refuse(c: Config) -> None:
     wrong += [] if c.no_bias else ["no_bias"]
     wrong += [] if c.norm_type.endswith("layernorm") else ["norm_type"]
     wrong += ["logit_scale"] if c.logit_scale is not None else []
+    wrong += ["hidden_act"] if c.hidden_act != "gelu" else []
     if wrong:
         raise UnsupportedModel(
             f"config: these keys of MPT have values that are not supported: {', '.join(wrong)}.",

@@ -61,10 +61,11 @@ class Assembly:
         self.words = words
         self.templates = templates
         self.warnings = [*words.notes, *templates.notes]
-        self.backend = self._placed(backend)
         self._class = class_name(words.config, ckpt.config)
         row = class_of(self._class, byte_level=True) if defaults else TokenizerClass()
-        self._add_special([*self._named_tokens(row).values(), *words.extra])
+        named = [*self._named_tokens(row).values(), *words.extra]
+        self.special = {token.content for token in named}
+        self.backend = self._assembled(backend, named)
 
     def _named_tokens(self, row: TokenizerClass) -> dict[str, AddedToken]:
         """Tokens with names, those of the class where the files are silent."""
@@ -77,34 +78,30 @@ class Assembly:
         both = {**silent, **said}
         return {name: both[name] for name in (*NAMES, *said) if name in both}
 
-    def _placed(self, backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-        """`backend` with every listed token at the id that its file gives."""
-        missing: dict[int, AddedToken] = {}
-        moved = 0
-        for i, token in self.words.given.items():
-            found = backend.token_to_id(token.content)
-            if found is not None:
-                moved += found != i
-                continue
-            if (other := backend.id_to_token(i)) is not None:
-                raise CheckpointError(
-                    f"{self.words.origin} gives id {i} to {token.content[:60]!r}, the vocabulary "
-                    f"gives it to {other[:60]!r}.",
-                    fix=_AGREE,
-                )
-            missing[i] = token
-        if moved:
-            self.warnings.append(
-                f"{self.words.origin} places {moved} tokens at ids the vocabulary does not give: "
-                "those of the vocabulary count"
-            )
-        if not missing:
-            return backend
+    def _assembled(
+        self, backend: tokenizers.Tokenizer, named: list[AddedToken]
+    ) -> tokenizers.Tokenizer:
+        """`backend` with every listed token at the id that its file gives, then `named` ones.
+
+        All are added in one call and in this order, as transformers does: the library gives ids to
+        those that are nowhere yet one after the other.
+        """
+        listed, missing = self._listed(backend)
         added = backend.get_added_tokens_decoder()
         first = max(backend.get_vocab_size(with_added_tokens=False), max(added, default=-1) + 1)
         if [*missing] != [*range(first, first + len(missing))]:
             backend = self._with_gaps(backend, missing)
-        backend.add_tokens([*missing.values()])
+        there = {token.content: token for token in added.values()}
+        there |= {token.content: token for token in listed}
+        unseen = {t.content: t for t in named if t.content not in there}
+        for token in (*listed, *unseen.values()):
+            token.special = token.special or token.content in self.special
+        backend.add_tokens([*listed, *unseen.values()])
+        # Others are special from now on, and keep how they treat the blanks around them.
+        marked = [there[text] for text in self.special if text in there]
+        for token in marked:
+            token.special = True
+        backend.add_special_tokens(marked)
         for i, token in missing.items():
             if backend.token_to_id(token.content) != i:
                 raise CheckpointError(
@@ -114,26 +111,47 @@ class Assembly:
                 )
         return backend
 
+    def _listed(
+        self, backend: tokenizers.Tokenizer
+    ) -> tuple[list[AddedToken], dict[int, AddedToken]]:
+        """Tokens that are to be added, in the order of their ids, and those of them that the
+        vocabulary lacks. One that it has is added too: from then on it is found before text is
+        split."""
+        added = {t.content for t in backend.get_added_tokens_decoder().values()}
+        listed: list[AddedToken] = []
+        missing: dict[int, AddedToken] = {}
+        moved = 0
+        for i, token in self.words.given.items():
+            found = backend.token_to_id(token.content)
+            if found is None and (other := backend.id_to_token(i)) is not None:
+                raise CheckpointError(
+                    f"{self.words.origin} gives id {i} to {token.content[:60]!r}, the vocabulary "
+                    f"gives it to {other[:60]!r}.",
+                    fix=_AGREE,
+                )
+            if found is None:
+                missing[i] = token
+            moved += found not in (None, i)
+            if self.words.restates or token.content not in added or found != i:
+                listed.append(token)
+        if moved:
+            self.warnings.append(
+                f"{self.words.origin} places {moved} tokens at ids the vocabulary does not give: "
+                "those of the vocabulary count"
+            )
+        return listed, missing
+
     def _with_gaps(
         self, backend: tokenizers.Tokenizer, missing: Mapping[int, AddedToken]
     ) -> tokenizers.Tokenizer:
-        """Tokens beyond a gap become entries of the model's own vocabulary: the library gives ids
-        to added tokens one after the other. Unigram vocabularies have no gaps."""
+        """Tokens beyond a gap become entries of the model's own vocabulary, which may have gaps.
+        That of a unigram model may not."""
         made = json.loads(backend.to_str())
         vocab = made["model"]["vocab"]
         if isinstance(vocab, dict):
             vocab |= {token.content: i for i, token in missing.items()}
             backend = tokenizers.Tokenizer.from_str(json.dumps(made))
         return backend
-
-    def _add_special(self, tokens: list[AddedToken]) -> None:
-        known = {t.content: t for t in self.backend.get_added_tokens_decoder().values()}
-        # A token already known keeps how it treats the blanks around it.
-        special = [known.get(token.content, token) for token in tokens]
-        for token in special:
-            token.special = True
-        self.backend.add_special_tokens(special)
-        self.special = {token.content for token in special}
 
     def named(self, name: str, default: int | None = None) -> int | None:
         """The id of "bos_token" or the like: the files of names, `default`, config.json."""
@@ -168,13 +186,20 @@ class Assembly:
             )
         pieces: list[str | None] = [None] * (last + 1)
         for piece, i in vocab.items():
+            if (other := pieces[i]) is not None:
+                raise CheckpointError(
+                    f"the tokenizer has two tokens of id {i}: {other[:60]!r} and {piece[:60]!r}.",
+                    fix=_AGREE,
+                )
             pieces[i] = piece
         bos, eos = self.named("bos_token", bos), self.named("eos_token", eos)
         added = self.backend.get_added_tokens_decoder().items()
+        spelled = {i: self.backend.id_to_token(i) or "" for i, t in added if t.normalized}
         return Tokenizer(
             self.backend,
             decoding,
             pieces=pieces,
+            spelled=spelled,
             special_ids=[i for i, t in added if t.special or t.content in self.special],
             bos_id=bos,
             eos_id=eos,

@@ -19,7 +19,7 @@ from typing import Any
 import tokenizers
 from tokenizers import normalizers
 
-from rbee_worker.errors import CheckpointError, FieldError, InvalidRequest
+from rbee_worker.errors import CheckpointError, FieldError, InvalidRequest, UnsupportedModel
 from rbee_worker.tokenizer.charsmap import check_charsmap, longest_replacement
 from rbee_worker.tokenizer.pretokenizers import PRE_TOKENIZERS
 from rbee_worker.tokenizer.words import MAX_ID
@@ -97,6 +97,7 @@ def check_tokenizer(made: Mapping[str, Any]) -> Bounded:
     """
     _check_vocabulary(made)
     _check_affixes(made.get("post_processor"))
+    _check_marks(made.get("model"))
     flat = list(_flat(made.get("normalizer"), "normalizers"))
     if len(flat) > MAX_STEPS:
         raise _beyond(f"its normalizer has {len(flat)} steps")
@@ -107,6 +108,18 @@ def check_tokenizer(made: Mapping[str, Any]) -> Bounded:
     patterns = {*_patterns(made.get("normalizer")), *_patterns(made.get("pre_tokenizer"))}
     growth = Growth(tuple(zip(flat, factors, strict=True)))
     return Bounded(growth, not patterns <= _PUBLISHED or prod(factors) > USUAL_GROWTH)
+
+
+def _check_marks(model: Any) -> None:
+    """Raise UnsupportedModel for pieces that say where in a word they stand: no decoder here knows
+    them, and the library panics where a piece is shorter than its mark."""
+    for key in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if isinstance(model, dict) and model.get("type") in ("BPE", None) and model.get(key):
+            raise UnsupportedModel(
+                f"the tokenizer marks pieces with {key} {str(model[key])[:40]!r}, which is not "
+                "supported.",
+                fix="use a model with a byte-level or SentencePiece tokenizer",
+            )
 
 
 def _check_vocabulary(made: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ class Tokenizer:
     """One vocabulary with its splitting and decoding rules. Threads may share it.
 
     bos_id: the token that opens a sequence, None where there is none.
+    spelled: pieces that decoding spells otherwise, by id.
     affixes: ids that `add_special` puts before and after the text; None = as the tokenizer.json's
     own post-processor says.
     chat_templates: by name; `chat_template` is the one to use. template_tokens: text of the tokens
@@ -36,6 +37,7 @@ class Tokenizer:
         decoding: Decoding,
         *,
         pieces: list[str | None],
+        spelled: Mapping[int, str] | None = None,
         special_ids: Iterable[int],
         bos_id: int | None = None,
         eos_id: int | None = None,
@@ -52,6 +54,7 @@ class Tokenizer:
         self._plain: tokenizers.Tokenizer | None = None
         self._lock = threading.Lock()
         self._pieces = pieces
+        self._spelled = dict(spelled or {})
         self._bytes: list[bytes | None] = [None] * len(pieces)
         self._affixes = affixes
         self.decoding = decoding
@@ -153,7 +156,7 @@ class Tokenizer:
             return b""
         data = self._bytes[token_id]
         if data is None:
-            data = self.decoding.token_bytes(self._pieces[token_id] or "")
+            data = self.decoding.token_bytes(self._spelling(token_id))
             self._bytes[token_id] = data
         return data
 
@@ -166,7 +169,11 @@ class Tokenizer:
         """The bytes of the token that opens a text; None for an id without a token."""
         if not self.has(token_id):
             return None
-        return self.decoding.token_bytes(self._pieces[token_id] or "", first=True)
+        return self.decoding.token_bytes(self._spelling(token_id), first=True)
+
+    def _spelling(self, token_id: int) -> str:
+        """What decoding goes by: an added token that is normalized has its normalized form."""
+        return self._spelled.get(token_id) or self._pieces[token_id] or ""
 
     def _literal(self) -> tokenizers.Tokenizer:
         """A second backend that reads special tokens as text; made when first asked for."""

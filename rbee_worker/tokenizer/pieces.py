@@ -17,6 +17,8 @@ from rbee_worker.errors import UnsupportedModel
 META = "\u2581"  # ▁, SentencePiece's mark for a space
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 REPLACEMENT = "\ufffd"
+# Where a step of a decoder stands: pieces one by one, then joined, then the whole text.
+_ORDER = {"Replace": 0, "Metaspace": 0, "ByteLevel": 0, "ByteFallback": 1, "Fuse": 2, "Strip": 3}
 
 
 def byte_alphabet() -> dict[str, int]:
@@ -63,28 +65,38 @@ def decoding_of(decoder: dict[str, Any] | None) -> Decoding:
         return Decoding(joiner=b" ")
     steps = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
     found: dict[str, Any] = {}
-    fused = False
+    last = -1
     for step in steps:
         kind = step["type"]
+        place = _ORDER.get(kind, -1)
+        if place <= last:  # unknown, or where it would do something else
+            raise _unsupported(kind)
+        last = place
         if kind == "ByteLevel":
             found["alphabet"] = byte_alphabet()
         elif kind == "ByteFallback":
             found["byte_fallback"] = True
-        elif kind == "Fuse":
-            fused = True
         elif kind == "Metaspace" and step.get("replacement", META) == META:
             scheme = step.get("prepend_scheme", "always")
             found |= {"meta_is_space": True, "first_drops_meta": scheme != "never"}
         elif kind == "Replace" and (step["pattern"], step["content"]) == ({"String": META}, " "):
             found["meta_is_space"] = True
-        elif kind == "Strip" and fused and (step["content"], step["stop"]) == (" ", 0):
+        elif kind == "Strip" and (step["content"], step["stop"]) == (" ", 0):
             found["strip_left"] = step["start"]
-        else:
-            raise UnsupportedModel(
-                f"the tokenizer's decoder step {kind!r} is not supported",
-                fix="convert the tokenizer to a byte-level or SentencePiece one",
-            )
+        elif kind != "Fuse":
+            raise _unsupported(kind)
+    if "alphabet" in found and len(found) > 1:
+        raise _unsupported("ByteLevel")
+    if "strip_left" in found and not any(step["type"] == "Fuse" for step in steps):
+        raise _unsupported("Strip")
     return Decoding(**found)
+
+
+def _unsupported(kind: str) -> UnsupportedModel:
+    return UnsupportedModel(
+        f"the tokenizer's decoder step {kind!r} is not supported where it stands",
+        fix="convert the tokenizer to a byte-level or SentencePiece one",
+    )
 
 
 class Utf8Stream:

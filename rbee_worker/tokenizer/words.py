@@ -39,6 +39,12 @@ class Words:
     notes: tuple[str, ...]
 
     @property
+    def restates(self) -> bool:
+        """Does the list say anew how tokens of the vocabulary treat the text around them?
+        added_tokens.json says of each no more than its id."""
+        return self.origin == _CONFIG
+
+    @property
     def named(self) -> dict[str, AddedToken]:
         """Tokens with names, in the order in which those that are missing get ids."""
         own = {name: self.config.get(name) for name in NAMES}
@@ -93,6 +99,13 @@ def _merged(
             notes.append(
                 f"{_MAP} says that {name} is {there.content!r}, {_CONFIG} says {here.content!r}: "
                 f"the first counts, as in transformers"
+            )
+    for name in sorted(config.keys() & names.keys() - {*NAMES}):
+        here, there = config[name], names[name]
+        if name.endswith("_token") and isinstance(here, str) and here and here != there:
+            raise CheckpointError(
+                f"{_MAP} says that {name} is {str(there)[:60]}, {_CONFIG} says {here[:60]}.",
+                fix="remove the one that is wrong",
             )
     merged = {**config, **names}
     for key in ("extra_special_tokens", "additional_special_tokens"):
