@@ -107,6 +107,16 @@ def _fold(stats: Ptr, sums: Ptr, width: Int, acc: Ptr) -> None:
         softmax.fold(stats, acc, top, total, sums, width)
 
 
+@device
+def _finish(
+    row: Int, head: Int, stats: Ptr, acc: Ptr, sinks: Ptr, y: Ptr, y_stride: Int, width: Int,
+    latent: Int,
+) -> None:  # fmt: skip
+    """Write the result of a query."""
+    sink = s.get_f32(sinks + 4 * head) if sinks != 0 else softmax.NONE
+    softmax.finish(stats, acc, sink, y + 4 * (row * y_stride + head * width), width, latent)
+
+
 def _attend(kind: str, latent: bool, narrow: int) -> Callable[..., None]:
     span, size = span_of(kind, latent, narrow), micro.BYTES[kind]
     extra = 4 if size == 1 else 0
@@ -122,10 +132,8 @@ def _attend(kind: str, latent: bool, narrow: int) -> Callable[..., None]:
         record = step + group
         k_base = s.get_i64(record + header.K) + layer * s.get_i64(record + header.K_LAYER)
         v_base = s.get_i64(record + header.V) + layer * s.get_i64(record + header.V_LAYER)
-        table, table_width = (
-            s.get_i64(record + header.TABLE),
-            s.get_i64(record + header.TABLE_WIDTH),
-        )
+        table = s.get_i64(record + header.TABLE)
+        table_width = s.get_i64(record + header.TABLE_WIDTH)
         starts, lens = s.get_i64(step + header.SEQ_STARTS), s.get_i64(step + header.KV_LENS)
         k_bytes, v_bytes = KEYS * (k_dim * size + extra), KEYS * (width * size + extra)
         queries, vp = rows * chunk, (width + 15) & ~15
@@ -165,17 +173,14 @@ def _attend(kind: str, latent: bool, narrow: int) -> Callable[..., None]:
                 for j in range(count):
                     of, sums = stats + STATS * j, part + 4 * vp * j
                     if split:
-                        to = partial + (number * queries + j) * partial_bytes
-                        _leave(of, sums, vp, to)
+                        _leave(of, sums, vp, partial + (number * queries + j) * partial_bytes)
                     else:
                         _fold(of, sums, vp, acc + 4 * vp * j)
             if not split:
                 for j in range(count):
-                    row, query_head = t + s.idiv(j, here), head + s.imod(j, here)
-                    sink = s.get_f32(sinks + 4 * query_head) if sinks != 0 else softmax.NONE
-                    to = y + 4 * (row * y_stride + query_head * width)
-                    softmax.finish(
-                        stats + STATS * j, acc + 4 * vp * j, sink, to, width, 1 if latent else 0
+                    _finish(
+                        t + s.idiv(j, here), head + s.imod(j, here), stats + STATS * j,
+                        acc + 4 * vp * j, sinks, y, y_stride, width, 1 if latent else 0,
                     )  # fmt: skip
 
     return run
@@ -208,9 +213,7 @@ def _combine(
                     if s.get_i64(of + 4 * vp + 8) != 0:
                         top, total = s.get_f32(of + 4 * vp), s.get_f32(of + 4 * vp + 4)
                         softmax.fold(stats, acc, top, total, of, vp)
-                sink = s.get_f32(sinks + 4 * (head + k)) if sinks != 0 else softmax.NONE
-                to = y + 4 * (row * y_stride + (head + k) * width)
-                softmax.finish(stats, acc, sink, to, width, latent)
+                _finish(row, head + k, stats, acc, sinks, y, y_stride, width, latent)
         number += spans
 
 
