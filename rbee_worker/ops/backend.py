@@ -119,6 +119,10 @@ class Backend(ABC):
     def refuses(self, settings: Settings) -> Refusal | None:
         """Why these settings cannot be served here; None where they can."""
 
+    @abstractmethod
+    def preload(self) -> None:
+        """Import what any model will need, while it is not known yet which. Raises ImportError."""
+
     # ---- before any weight is read
 
     @abstractmethod

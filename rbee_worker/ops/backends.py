@@ -40,6 +40,13 @@ def backend(name: str) -> Backend:
     )
 
 
+def preload() -> None:
+    """Import what most models will need of the first backend, if it can be had here."""
+    first = backend(ROWS[0].name)
+    if first.refuses(Settings()) is None:
+        first.preload()
+
+
 def choose_backend(settings: Settings) -> Backend:
     """The backend that `settings` get; auto: the first that serves them.
 

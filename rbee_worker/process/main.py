@@ -94,6 +94,9 @@ def _loader() -> Loader:
     """
     try:
         from rbee_worker.loading.load import load_engine
+        from rbee_worker.ops.backends import preload
+
+        preload()
     except ImportError as error:
         missing = error
 

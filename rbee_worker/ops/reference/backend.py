@@ -36,6 +36,9 @@ class ReferenceBackend(Backend):
         absent = missing("torch")
         return None if absent is None else Refusal(*absent)
 
+    def preload(self) -> None:
+        """Nothing: torch is imported when it is known to be needed."""
+
     def compute_dtype(self, settings: Settings, kind: str, formats: dict[str, int]) -> str:
         """GGUF files are computed in f32, a safetensors file in what most of its bytes have."""
         if settings.dtype != "auto":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
     from rbee_worker.ops.cpu.runtime.header import Shape
 
 ARENA_SLACK = 1 << 26  # bytes that parts of weights may need to begin on cache lines
+_NEEDED = (  # by every model, and slow to import
+    "rbee_worker.ops.cpu.backend.model",
+    "rbee_worker.ops.cpu.backend.warm",
+    "rbee_worker.ops.cpu.runtime.state",
+)
 HEAD_ROWS = 64  # logits computed at once
 _LEAST_READ = 4  # a bandwidth measurement takes at most one part in so many of the free memory
 
@@ -59,6 +65,10 @@ class CpuBackend(Backend):
                 f"use --block-size {KEYS}, or --backend reference.",
             )
         return None
+
+    def preload(self) -> None:
+        for module in _NEEDED:
+            importlib.import_module(module)
 
     def compute_dtype(self, settings: Settings, kind: str, formats: dict[str, int]) -> str:
         return "f32"
