@@ -33,7 +33,7 @@ MAY = {
     "engine": BASE | {"state", "ops", "engine"},
     "machine": set(),
     "loading": BASE | {"checkpoint", "state", "ops", "models", "engine", "loading"},
-    "process": BASE | {"observe", "engine", "loading", "process"},
+    "process": BASE | {"observe", "ops", "engine", "loading", "process"},
     "session": BASE
     | {"checkpoint", "tokenizer", "observe", "models", "engine", "process", "session"},
     "library": BASE | {"checkpoint", "tokenizer", "engine", "loading", "session"},
