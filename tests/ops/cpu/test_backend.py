@@ -295,6 +295,7 @@ def test_rows_are_held_once(ops, cols):
     alive = weakref.ref(data)
     weight = ops.matrix([Packed(data, "F32", (48, cols))])
     del data
+    ops.ops.weights_done()
     assert alive() is None
     assert weight.nbytes == 3 * -(-cols // 32) * 16 * 32 * 4  # groups of 16 rows, cells of 32
 
