@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -107,6 +108,7 @@ class Fake:
     fail_at: int | None = None  # token at which a request fails
     script: Callable[[Request], Sequence[int]] | None = None  # ids to answer with
     stamp: Callable[[str, int], None] | None = None  # called with (job, token) when a token exists
+    hold: threading.Event | None = None  # tokens wait until it is set
 
 
 @dataclass
@@ -346,6 +348,8 @@ class FakeEngineClient:
                     tokens_per_sec=sent / (now - first), vram_bytes=5 << 20, kv_usage=0.25
                 )
             await self._pause(live, fake.token_s)
+            while fake.hold is not None and not fake.hold.is_set():
+                await asyncio.sleep(0.005)
         text = self.tokenizer.decode(held) if held else ""
         yield self._end(
             rule, sent, len(prompt_ids), queued, time.monotonic() - began, matched, held, text

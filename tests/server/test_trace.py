@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -55,11 +56,17 @@ def test_the_file_shows_every_phase_of_the_worker(tmp_path: Path) -> None:
 
 
 def test_a_job_can_ask_for_its_phases() -> None:
-    with Served(Fake(token_s=0.002)) as served:
+    hold = threading.Event()
+    with Served(Fake(hold=hold)) as served:
         body = {"prompt": "x", "max_tokens": 20}
         for trace in (False, True):
+            hold.clear()  # no token but the first until somebody reads
             job = served.http.post("/v1/jobs", json={**body, "trace": trace}).json()
-            end = events(served.http.get(job["sse_url"]).text)[-2]
+            with served.http.stream("GET", job["sse_url"]) as response:
+                parts = response.iter_text()
+                first = next(parts)
+                hold.set()
+                end = events(first + "".join(parts))[-2]
             assert ("trace" in end) is trace
         rows = {row["phase"]: row for row in end["trace"]}
         assert list(rows) == ["prepare", "queue", "prefill", "decode", "send"]
