@@ -9,7 +9,7 @@ from rbee_worker.models import plan_model
 from rbee_worker.models.base import Decoder
 from rbee_worker.ops.backends import backend
 from rbee_worker.ops.cpu.backend import warm
-from rbee_worker.ops.cpu.backend.cpu import recording_shape
+from rbee_worker.ops.cpu.backend.warm import recording_shape
 from rbee_worker.ops.plan import PlanOps
 
 

@@ -10,9 +10,9 @@ from rbee_worker.config import Settings
 from rbee_worker.ops import Activation, Weight
 from rbee_worker.ops.backend import ModelOutline
 from rbee_worker.ops.batch import Array
-from rbee_worker.ops.cpu.backend.cpu import recording_shape
 from rbee_worker.ops.cpu.backend.model import kernel_names
 from rbee_worker.ops.cpu.backend.outline import OutlineOps
+from rbee_worker.ops.cpu.backend.warm import recording_shape
 from rbee_worker.ops.cpu.runtime.matrix import Matrix
 from rbee_worker.ops.cpu.runtime.recording import buf_of
 from rbee_worker.ops.cpu.runtime.stack import Stack

@@ -30,7 +30,6 @@ from rbee_worker.state.specs import StateGroup
 if TYPE_CHECKING:
     from rbee_worker.models.base import Decoder
     from rbee_worker.ops import Ops
-    from rbee_worker.ops.cpu.runtime.header import Shape
 
 ARENA_SLACK = 1 << 26  # bytes that parts of weights may need to begin on cache lines
 _NEEDED = (  # by every model, and slow to import
@@ -38,7 +37,6 @@ _NEEDED = (  # by every model, and slow to import
     "rbee_worker.ops.cpu.backend.warm",
     "rbee_worker.ops.cpu.runtime.state",
 )
-HEAD_ROWS = 64  # logits computed at once
 _LEAST_READ = 4  # a bandwidth measurement takes at most one part in so many of the free memory
 
 
@@ -96,7 +94,7 @@ class CpuBackend(Backend):
     def prepare(
         self, outline: ModelOutline, settings: Settings, kv_dtype: str, progress: Progress
     ) -> None:
-        from rbee_worker.ops.cpu.backend.warm import compile_for
+        from rbee_worker.ops.cpu.backend.warm import compile_for, recording_shape
 
         shape = recording_shape(settings, kv_dtype, outline.context)
         compile_for(outline, shape, settings, progress)
@@ -108,7 +106,12 @@ class CpuBackend(Backend):
         targets: Sequence[str],
         progress: Callable[[str, int, int, str], None],
     ) -> Iterator[Warmed]:
-        from rbee_worker.ops.cpu.backend.warm import chosen_targets, compile_target, needed
+        from rbee_worker.ops.cpu.backend.warm import (
+            chosen_targets,
+            compile_target,
+            needed,
+            recording_shape,
+        )
 
         wanted = chosen_targets(targets)
         names: set[str] = set()
@@ -151,6 +154,7 @@ class CpuBackend(Backend):
     ) -> Executable:
         from rbee_worker.ops.cpu.backend.model import CpuModel
         from rbee_worker.ops.cpu.backend.ops import CpuOps
+        from rbee_worker.ops.cpu.backend.warm import recording_shape
 
         assert isinstance(model.ops, CpuOps)
         return CpuModel(model, model.ops, recording_shape(settings, kv_dtype, longest))
@@ -159,6 +163,7 @@ class CpuBackend(Backend):
         from rbee_worker.ops.cpu.backend.model import CpuModel
         from rbee_worker.ops.cpu.backend.ops import CpuOps
         from rbee_worker.ops.cpu.backend.stepwise import Stepwise
+        from rbee_worker.ops.cpu.backend.warm import HEAD_ROWS
         from rbee_worker.ops.cpu.runtime.header import Shape
 
         assert isinstance(model.ops, CpuOps)
@@ -176,14 +181,6 @@ class CpuBackend(Backend):
         threads = settings.threads or allowed_cores()
         most = available_memory() // _LEAST_READ
         return read_gb_s(threads, most=most, cache_dir=settings.cache_dir)
-
-
-def recording_shape(settings: Settings, kv_dtype: str, longest: int) -> Shape:
-    """What a model is recorded for. longest: tokens of a sequence at most."""
-    from rbee_worker.ops.cpu.runtime.header import Shape
-
-    rows = min(settings.max_seqs, HEAD_ROWS)
-    return Shape(settings.token_budget, rows, longest, settings.block_size, kv_dtype)
 
 
 BACKEND = CpuBackend()

@@ -15,6 +15,13 @@ from rbee_worker.ops.cpu.runtime.header import Shape
 from rbee_worker.ops.cpu.shared import isa, kernel_cache
 
 EVERY_ISA = "all"
+HEAD_ROWS = 64  # logits computed at once
+
+
+def recording_shape(settings: Settings, kv_dtype: str, longest: int) -> Shape:
+    """What a model is recorded for. longest: tokens of a sequence at most."""
+    rows = min(settings.max_seqs, HEAD_ROWS)
+    return Shape(settings.token_budget, rows, longest, settings.block_size, kv_dtype)
 
 
 def needed(outline: ModelOutline, shape: Shape, settings: Settings) -> list[str]:
