@@ -7,6 +7,8 @@ that is measured at the same time (a hundredth to a few hundredths of a second).
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import threading
 import time
@@ -139,8 +141,20 @@ class Reader:
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
     fake = Fake(token_s=0.005, context=1 << 16, script=lambda request: [120] * 60_000)
-    with Served(fake, max_prompt_ratio=1) as server:
+    with without_others_objects(), Served(fake, max_prompt_ratio=1) as server:
         yield server
+
+
+@contextlib.contextmanager
+def without_others_objects() -> Iterator[None]:
+    """What earlier tests of this process left is not part of a server: a collection that walks it
+    stops every thread for most of a second."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def check(served: Served, names: list[str], routes: list[str]) -> None:
@@ -154,8 +168,9 @@ def check(served: Served, names: list[str], routes: list[str]) -> None:
                 assert seen.worst <= MOST * spent, (name, route, seen.worst / spent, seen.where)
                 if response.status_code >= 400:
                     check_refusal(response.json(), response.content)
+        longest = reader.longest  # read first: the yardstick's own collections hold the reader up
         passed = max(passed, yardstick()[1])
-        assert reader.longest <= LONGEST * passed
+        assert longest <= LONGEST * passed
 
 
 def check_refusal(body: dict[str, Any], raw: bytes) -> None:
@@ -212,7 +227,7 @@ def test_long_answers_hold_up_nobody_either() -> None:
     ids = {"token_ids": [7] * 500}
     asked = {"max_tokens": 8000, "logprobs": 20}
     spent, _ = yardstick()
-    with Served(fake, max_prompt_ratio=1) as served:
+    with without_others_objects(), Served(fake, max_prompt_ratio=1) as served:
         job = served.http.post("/v1/jobs", json={**ids, **asked, "echo": True}).json()
         whole = served.http.get(job["sse_url"])
         with watched(served.loop) as seen:
