@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +14,6 @@ import typer
 from rbee_worker.config import OPTIONS, SERVE, Settings
 from rbee_worker.errors import InferenceFailed, UsageError
 from rbee_worker.machine import allowed_cores, available_memory
-from rbee_worker.ops.backends import choose_backend
 from rbee_worker.types import End, Error, Request, Usage
 
 if TYPE_CHECKING:
@@ -61,7 +59,9 @@ def bench(
         settings, text = _invented(settings, random, random_format or "bf16")
     elif random_format:
         raise UsageError("--random-format is for random weights.", fix="add --random SHAPE.")
-    import asyncio  # only now: --help is quicker without
+    import asyncio  # only now, as the next: --help is quicker without
+
+    from rbee_worker.ops.backends import choose_backend
 
     threads = settings.threads or allowed_cores()
     found = asyncio.run(_measure(settings, text))
@@ -105,6 +105,8 @@ def _read_bytes(settings: Settings) -> int:
 
 async def _measure(settings: Settings, text: Callable[[], TextSide] | None) -> dict[str, Any]:
     """Everything that a running engine can tell; speeds in tokens a second."""
+    from statistics import median
+
     from rbee_worker.cli.session import open_engine
 
     start = time.perf_counter()
@@ -132,7 +134,7 @@ async def _measure(settings: Settings, text: Callable[[], TextSide] | None) -> d
         return {
             "model": info.model,
             "backend": info.backend,
-            "prefill_tok_s": {str(long): round(1e3 * long / statistics.median(prefill), 1)},
+            "prefill_tok_s": {str(long): round(1e3 * long / median(prefill), 1)},
             "decode_tok_s": decode,
             f"decode_at_{long}_tok_s": await run.rate(1, long, STEPS[8]),
             "load_s": round(ready - start, 3),
@@ -152,11 +154,13 @@ class _Runs:
 
     async def rate(self, sequences: int, prompt: int, steps: int) -> float:
         """Tokens a second of all sequences together, after each one's first token."""
+        from statistics import median
+
         rates = []
         for _ in range(REPEATS):
             usages = await self.together(sequences, prompt, steps + 1)
             rates.append(1e3 * sequences * steps / max(u.decode_ms for u in usages))
-        return round(statistics.median(rates), 1)
+        return round(median(rates), 1)
 
     async def together(self, sequences: int, prompt: int, tokens: int) -> list[Usage]:
         """Run `sequences` requests at once; what each took."""

@@ -12,7 +12,6 @@ import typer
 from rbee_worker.cli.terminal import Status, dim, download_progress
 from rbee_worker.config import Settings
 from rbee_worker.observe import narration
-from rbee_worker.ops.backends import AUTO, ROWS, choose_backend
 
 if TYPE_CHECKING:
     from rbee_worker.checkpoint import Checkpoint
@@ -34,6 +33,8 @@ def warmup(
     ] = None,
 ) -> None:
     """Compile the CPU kernels of models, and keep them for later starts."""
+    from rbee_worker.ops.backends import AUTO, ROWS, choose_backend  # only now: it imports numpy
+
     if settings.backend == AUTO:  # where that one cannot be had, there are no kernels to compile
         settings = msgspec.structs.replace(settings, backend=ROWS[0].name)
     backend = choose_backend(settings)
