@@ -6,12 +6,12 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
+import click
 import msgspec
-import typer
 
-from rbee_worker.config import OPTIONS, SERVE, Settings
+from rbee_worker.config import Settings
 from rbee_worker.errors import InferenceFailed, UsageError
 from rbee_worker.machine import allowed_cores, available_memory
 from rbee_worker.types import End, Error, Request, Usage
@@ -24,37 +24,27 @@ PROMPT, SHORT = 512, 16  # tokens
 STEPS = {1: 64, 8: 32, 64: 16}  # sequences -> tokens decoded by each
 REPEATS = 3
 
-# What it sets itself is no option of its own: it would be taken and do nothing.
-_OWN = ("prefix_cache", "max_seqs", "generation_config")
-FIELDS = tuple(o.field for o in OPTIONS if o.group != SERVE and o.field not in _OWN)
 
-
-def bench(
-    settings: Settings,
-    line: typer.Context,
-    ref: Annotated[str | None, typer.Argument(help="the model (default: smollm2)")] = None,
-    random: Annotated[
-        str,
-        typer.Option(
-            "--random",
-            metavar="SHAPE",
-            help="no checkpoint but random weights: a known shape (llama-1b, llama-8b, ...) "
-            "or the path of a config.json",
-        ),
-    ] = "",
-    random_format: Annotated[
-        str,
-        typer.Option("--random-format", metavar="FORMAT", help="of random weights (default bf16)"),
-    ] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
-) -> None:
+@click.argument("ref", required=False, help="the model (default: smollm2)")
+@click.option(
+    "--random",
+    metavar="SHAPE",
+    default="",
+    help="no checkpoint but random weights: a known shape (llama-1b, llama-8b, ...) "
+    "or the path of a config.json",
+)
+@click.option(
+    "--random-format", metavar="FORMAT", default="", help="of random weights (default bf16)"
+)
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+def bench(settings: Settings, ref: str, random: str, random_format: str, as_json: bool) -> None:
     """Prefill and decode speed, start-up times, and the share of the memory's bandwidth."""
     settings = msgspec.structs.replace(
         settings, prefix_cache=False, generation_config=False, max_seqs=max(STEPS)
     )
     text = None
     if random:
-        if line.params["ref"] is not None:
+        if click.get_current_context().params["ref"] is not None:
             raise UsageError("both a model and --random were given.", fix="give one of them.")
         settings, text = _invented(settings, random, random_format or "bf16")
     elif random_format:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Any
 
+import click
 import msgspec
-import typer
+from click.exceptions import Exit
 
 from rbee_worker.cli.terminal import Status, bold
 from rbee_worker.config import Settings
@@ -15,21 +16,30 @@ from rbee_worker.extras import need
 from rbee_worker.observe.visible import visible
 
 
+@click.argument("ref", required=False, help="the model (default: RBEE_MODEL, else smollm2)")
+@click.option("--against", metavar="REF", help="transformers reads this one (default: the model)")
+@click.option(
+    "--tokens",
+    metavar="N",
+    type=int,
+    default=70,
+    show_default=True,
+    help="random ids to compare on",
+)
+@click.option(
+    "--tolerance",
+    metavar="X",
+    type=float,
+    help="largest error (default 1e-4 in f32, more where rounded)",
+)
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 def verify(
     settings: Settings,
-    ref: Annotated[
-        str | None, typer.Argument(help="the model (default: RBEE_MODEL, else smollm2)")
-    ] = None,
-    against: Annotated[
-        str | None,
-        typer.Option(metavar="REF", help="transformers reads this one (default: the model)"),
-    ] = None,
-    tokens: Annotated[int, typer.Option(metavar="N", help="random ids to compare on")] = 70,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(metavar="X", help="largest error (default 1e-4 in f32, more where rounded)"),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+    ref: str,
+    against: str | None,
+    tokens: int,
+    tolerance: float | None,
+    as_json: bool,
 ) -> None:
     """Compare every layer with transformers; exit 1 where they differ."""
     need("torch", "transformers", "safetensors")
@@ -47,7 +57,7 @@ def verify(
     else:
         sys.stdout.writelines(visible(line) + "\n" for line in lines(found))
     if not found["ok"]:
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:

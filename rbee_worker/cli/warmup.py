@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
+import click
 import msgspec
-import typer
 
 from rbee_worker.cli.terminal import Status, dim, download_progress
 from rbee_worker.config import Settings
@@ -18,20 +18,16 @@ if TYPE_CHECKING:
     from rbee_worker.ops.backend import ModelOutline, Warmed
 
 
-def warmup(
-    settings: Settings,
-    refs: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[REF]...", help="models; without: what common models need"),
-    ] = None,
-    isa: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="instruction set, repeatable, or all (default: this machine's)",
-        ),
-    ] = None,
-) -> None:
+@click.argument(
+    "refs", nargs=-1, metavar="[REF]...", help="models; without: what common models need"
+)
+@click.option(
+    "--isa",
+    metavar="NAME",
+    multiple=True,
+    help="instruction set, repeatable, or all (default: this machine's)",
+)
+def warmup(settings: Settings, refs: Sequence[str], isa: Sequence[str]) -> None:
     """Compile the CPU kernels of models, and keep them for later starts."""
     from rbee_worker.ops.backends import AUTO, ROWS, choose_backend  # only now: it imports numpy
 
@@ -45,9 +41,9 @@ def warmup(
 
     try:
         status.show("Looking at what is needed.")
-        models = _checkpoints(settings, refs or [], status)
+        models = _checkpoints(settings, refs, status)
         outlines = [_outlined(ckpt, settings) for ckpt in models]
-        for warmed in backend.warm(outlines, settings, isa or [], progress):
+        for warmed in backend.warm(outlines, settings, isa, progress):
             status.clear()
             _say(warmed, len(outlines))
     finally:
@@ -62,7 +58,7 @@ def _outlined(ckpt: Checkpoint, settings: Settings) -> tuple[ModelOutline, str]:
     return outline_of(ckpt, plan.model.context), plan.kv_dtype
 
 
-def _checkpoints(settings: Settings, refs: list[str], status: Status) -> Iterable[Checkpoint]:
+def _checkpoints(settings: Settings, refs: Sequence[str], status: Status) -> Iterable[Checkpoint]:
     if not refs:
         from rbee_worker.loading.common_models import common_models
 
