@@ -24,7 +24,7 @@ from rbee_worker.checkpoint.cache import (
     silent,
     staged,
 )
-from rbee_worker.checkpoint.gguf_split import parts_of
+from rbee_worker.checkpoint.weight_files import parts_of
 from rbee_worker.errors import BadReference, ModelError
 
 # Files of a model directory; only these, and only at the top of the repository.

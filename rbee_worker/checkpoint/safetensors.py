@@ -21,10 +21,9 @@ import numpy as np
 from rbee_worker.checkpoint.formats import FORMATS, Packed, TensorInfo, refuse_unreadable
 from rbee_worker.checkpoint.mapping import map_file, release
 from rbee_worker.checkpoint.reading import inside
+from rbee_worker.checkpoint.weight_files import INDEX, SINGLE
 from rbee_worker.errors import CheckpointError
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 MAX_HEADER_BYTES = 16 << 20
 MAX_ENTRY_BYTES = 4 << 10
 MAX_METADATA_BYTES = 4 << 20
