@@ -49,6 +49,12 @@ _LATENT = {
     "num_experts_per_tok": 4,
     "moe_intermediate_size": 384,
 }
+_RECURRENT = {
+    "intermediate_size": 2048,
+    "num_attention_heads": None,
+    "num_key_value_heads": None,
+    "max_position_embeddings": None,
+}
 _CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
 
 # model_type -> what differs from _BASE; None removes a key.
@@ -139,6 +145,8 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
         "num_experts_per_tok": 2,
         "intermediate_size": 1024,
     },
+    "mamba": _RECURRENT,
+    "falcon_mamba": _RECURRENT,
 }
 _OWN_WORDS = {"mpt": "n_layers", "gpt_bigcode": "n_layer"}  # families with keys of their own
 

@@ -20,9 +20,9 @@ from rbee_worker.checkpoint.names import DIALECTS
 from rbee_worker.checkpoint.renamed import renamed_config
 from rbee_worker.errors import CheckpointError
 from rbee_worker.models import ARCHITECTURES
-from rbee_worker.models.config import INERT, DecoderConfig, read_config
+from rbee_worker.models.config import INERT, StackConfig, read_config
 
-# Sizes, by the names of `DecoderConfig`; those that follow from others must follow here as well.
+# Sizes, by the names of `StackConfig`; those that follow from others must follow here as well.
 SIZES: dict[str, dict[str, Any]] = {
     "their own": {},
     "small": {"hidden_size": 384, "num_hidden_layers": 13, "num_attention_heads": 8},
@@ -43,6 +43,7 @@ RESOLVED = {
     "num_key_value_heads",  # kv_heads
     "sliding_window",  # the lengths of the kinds in use
     "per_layer_config",  # heads
+    "time_step_rank",  # rank
 }
 # (type, field): why transformers' class is no measure of it.
 EXCEPTIONS: dict[tuple[str, str], str] = {
@@ -71,6 +72,10 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("gpt_bigcode", "intermediate_size"): "0 is four times the width, as null is there",
     ("gpt_oss", "experts_per_token"): "published files have it beside num_experts_per_tok",
     ("gpt_oss", "initial_context_length"): "published files have it; nothing reads it",
+    ("falcon_mamba", "intermediate_size"): "0 is expand times the width, which the class writes",
+    ("falcon_mamba", "max_position_embeddings"): "no file says it: there is no limit",
+    ("mamba", "intermediate_size"): "0 is expand times the width, which the class writes",
+    ("mamba", "max_position_embeddings"): "no file says it: there is no limit",
     ("mpt", "attn_config"): "the class writes what its absence means",
     ("mpt", "intermediate_size"): "0 is expansion_ratio times the width",
     ("olmo", "layer_norm_eps"): "of GGUF files; the class of the norm has it",
@@ -123,13 +128,13 @@ def written(model_type: str, keys: dict[str, Any]) -> dict[str, Any] | None:
         return None
 
 
-def read(model_type: str, config: dict[str, Any]) -> DecoderConfig:
+def read(model_type: str, config: dict[str, Any]) -> StackConfig:
     found, _ = read_config(ARCHITECTURES[model_type].config, config, where="here")
-    assert isinstance(found, DecoderConfig)
+    assert isinstance(found, StackConfig)
     return found
 
 
-def meaning(c: DecoderConfig) -> dict[str, Any]:
+def meaning(c: StackConfig) -> dict[str, Any]:
     """Every field but those that a property resolves, and every property."""
     fields = {f.name: getattr(c, f.name) for f in dataclasses.fields(c) if f.name not in RESOLVED}
     properties = {
@@ -156,7 +161,7 @@ def required(model_type: str) -> list[str]:
     return [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
 
 
-def differing(model_type: str, mine: DecoderConfig, full: DecoderConfig) -> dict[str, Any]:
+def differing(model_type: str, mine: StackConfig, full: StackConfig) -> dict[str, Any]:
     a, b = meaning(mine), meaning(full)
     known = {field for kind, field in EXCEPTIONS if kind == model_type}
     return {k: (a[k], b[k]) for k in a if a[k] != b[k] and k not in known}
@@ -182,6 +187,7 @@ LENIENT: dict[tuple[str, str], str] = {
     ("deepseek_v3", "qk_nope_head_dim"): "what qk_head_dim leaves",
     ("exaone4", "sliding_window"): "every layer sees all keys, and has positions",
     ("exaone4", "sliding_window_pattern"): "refused unless layer_types or no window make it idle",
+    ("falcon_mamba", "mixer_rms_eps"): "that of the other norms",
     ("gemma2", "query_pre_attn_scalar"): "a head's width",
     ("gemma3_text", "query_pre_attn_scalar"): "a head's width",
     ("gemma3_text", "sliding_window"): "every layer sees all keys",

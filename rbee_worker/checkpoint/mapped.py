@@ -59,7 +59,9 @@ def _built_alike(file: GgufFile) -> str:
 def unused_keys(file: GgufFile, arch: Architecture) -> list[str]:
     """Keys about the architecture that no table row reads."""
     prefix = str(file.metadata["general.architecture"]) + "."
-    read = {prefix + key.gguf for key in arch.keys} | {prefix + key for key in INERT_KEYS}
+    read = {prefix + key.gguf for key in arch.keys} | {
+        prefix + key for key in (*INERT_KEYS, *arch.inert)
+    }
     read |= {prefix + key for key, _ in arch.variants}
     return sorted(k for k in file.metadata if k.startswith(prefix) and k not in read)
 

@@ -20,12 +20,13 @@ EMBEDDINGS = (
     "model.embed_tokens.weight",
     "transformer.word_embeddings.weight",
     "transformer.wte.weight",
+    "backbone.embeddings.weight",
 )
 # Architectures whose config means a tie where it does not say.
 TIED_UNSAID = frozenset(
     {
         *("gemma", "gemma2", "gemma3_text", "gemma4_text", "smollm3", "starcoder2", "cohere"),
-        *("falcon", "mpt", "gpt_bigcode"),
+        *("falcon", "mpt", "gpt_bigcode", "mamba", "falcon_mamba"),
     }
 )
 _KEY = "tie_word_embeddings"
@@ -58,7 +59,7 @@ def _embedding_of(names: set[str]) -> str:
     if any(name.startswith("transformer.") for name in names):
         falcon = any(".self_attention." in name for name in names)
         return EMBEDDINGS[1] if falcon else EMBEDDINGS[2]
-    return EMBEDDINGS[0]
+    return EMBEDDINGS[3] if any(name.startswith("backbone.") for name in names) else EMBEDDINGS[0]
 
 
 def _equal(one: Packed, other: Packed) -> bool:

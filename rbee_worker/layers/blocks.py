@@ -84,3 +84,18 @@ class Parallel:
         normed = self.norm(x)
         fed = self.mlp(normed if self.mlp_norm is None else self.mlp_norm(x), batch)
         return self.ops.add(x, self.ops.add(self.attention(normed, batch), fed))
+
+
+@dataclass(frozen=True)
+class SinglePreNorm:
+    """x + mix(norm x), and nothing that feeds forward; wide: the residual is float32, whatever the
+    compute dtype."""
+
+    ops: Ops
+    norm: Norm
+    mix: Mixer
+    wide: bool = False
+
+    def __call__(self, x: Array, batch: Batch) -> Array:
+        """x [N, dim] -> [N, dim]"""
+        return self.ops.add(x, self.mix(self.norm(x), batch), wide=self.wide)

@@ -97,6 +97,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "exaone4": Architecture("exaone4.Config", "exaone4.build", "EXAONE 4"),
     "dots1": Architecture("dots1.Config", "dots1.build", "dots.llm1"),
     "olmoe": Architecture("olmoe.Config", "olmoe.build", "OLMoE"),
+    "mamba": Architecture("mamba.Config", "mamba.build", "Mamba"),
+    "falcon_mamba": Architecture("mamba.Falcon", "mamba.build", "Falcon-Mamba"),
 }
 
 

@@ -64,6 +64,15 @@ INERT = frozenset(
         "rope_interleaved",
         "is_llama_config",
         "quantization_version",
+        "time_step_scale",  # how the weights of Mamba began, and by which code HF computes it
+        "time_step_min",
+        "time_step_max",
+        "time_step_floor",
+        "time_step_init_scheme",
+        "rescale_prenorm_residual",
+        "use_mambapy",
+        "use_falcon_mambapy",
+        "use_associative_scan",
     ]
 )
 
@@ -111,11 +120,15 @@ def read_config(cls: type[C], config: Mapping[str, Any], *, where: str) -> tuple
 
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
+RECURRENT = "linear_attention"
+UNBOUNDED = (
+    1 << 20
+)  # positions of a model that has no limit of its own, as llama.cpp's files say it
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
-    """The keys of config.json that nearly every decoder-only family has; a family adds its own.
+class StackConfig:
+    """The keys of config.json that every decoder-only family has, whatever its layers are made of.
 
     A default is what transformers' config class means by the key's absence, and a `None` in a type
     stands where that class takes null: tests/test_defaults.py compares all of them. What a shape
@@ -124,17 +137,51 @@ class DecoderConfig:
 
     vocab_size: int
     hidden_size: int
-    intermediate_size: int
     num_hidden_layers: int
+    hidden_act: str = "silu"
+    max_position_embeddings: int = 2048
+    tie_word_embeddings: bool = False
+
+    # What differs from layer to layer: see `layer_plan`, which checks it.
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        """Each layer's kind, as `layer_types` names it."""
+        raise NotImplementedError
+
+    @property
+    def lengths(self) -> Mapping[str, int | None]:
+        """The kinds that layers may be of: how many positions one sees; None: all, or not said."""
+        return dict.fromkeys(self.kinds)
+
+    @property
+    def rotates(self) -> Sequence[object]:
+        """For each layer, whether it has rotary positions."""
+        return [False] * self.num_hidden_layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecurrentConfig(StackConfig):
+    """Every layer is recurrent: no positions, and no limit to how many there are."""
+
+    max_position_embeddings: int = UNBOUNDED
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        return [RECURRENT] * self.num_hidden_layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig(StackConfig):
+    """The keys that nearly every family with attention has; a family adds its own."""
+
+    intermediate_size: int
     num_attention_heads: int
     num_key_value_heads: int | None = None
     head_dim: int | None = None
-    hidden_act: str = "silu"
-    max_position_embeddings: int = 2048
     rope_theta: float = 10000.0
     rope_scaling: dict[str, Any] | None = None
     partial_rotary_factor: float = 1.0
-    tie_word_embeddings: bool = False
 
     @property
     def kv_heads(self) -> int:
@@ -152,21 +199,16 @@ class DecoderConfig:
         # A share that was made by dividing two such numbers must not lose one.
         return int(self.width * self.partial_rotary_factor + 1e-6)
 
-    # What differs from layer to layer: see `layer_plan`, which checks it.
-
     @property
     def kinds(self) -> Sequence[str]:
-        """Each layer's kind, as `layer_types` names it."""
         return [FULL] * self.num_hidden_layers
 
     @property
     def lengths(self) -> Mapping[str, int | None]:
-        """The kinds that layers may be of: how many positions one sees; None: all, or not said."""
         return {FULL: None}
 
     @property
     def rotates(self) -> Sequence[object]:
-        """For each layer, whether it has rotary positions."""
         return [True] * self.num_hidden_layers
 
 

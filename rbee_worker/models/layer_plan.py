@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rbee_worker.errors import CheckpointError, UnsupportedModel
-from rbee_worker.models.config import CHUNKED, FULL, SLIDING, DecoderConfig, positive
+from rbee_worker.models.config import CHUNKED, FULL, SLIDING, StackConfig, positive
 from rbee_worker.ops import RopeSpec
 
 _KEYS = {SLIDING: "sliding_window", CHUNKED: "attention_chunk_size"}
@@ -26,7 +26,7 @@ class LayerPlan:
 
 
 def plan_layers(
-    c: DecoderConfig, rope: RopeSpec | Mapping[str, RopeSpec] | None
+    c: StackConfig, rope: RopeSpec | Mapping[str, RopeSpec] | None
 ) -> tuple[LayerPlan, ...]:
     """One plan for each layer of `c`. rope: of all layers, or of each kind of them.
 
@@ -41,7 +41,7 @@ def plan_layers(
         )
     _one_for_each("layer_types", kinds, c)
     _one_for_each("no_rope_layers", rotates, c)
-    for kind in set(kinds) - {FULL}:
+    for kind in set(kinds) & {*_KEYS}:
         length = lengths[kind]
         if length is None:
             raise CheckpointError(
@@ -74,7 +74,7 @@ def windowed_from(first: int, count: int) -> list[str]:
     return [SLIDING if i >= first else FULL for i in range(count)]
 
 
-def _one_for_each(key: str, values: Sequence[object], c: DecoderConfig) -> None:
+def _one_for_each(key: str, values: Sequence[object], c: StackConfig) -> None:
     if len(values) != c.num_hidden_layers:
         raise CheckpointError(
             f"config: {key} names {len(values)} layers, num_hidden_layers says "

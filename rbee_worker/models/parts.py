@@ -17,7 +17,14 @@ from rbee_worker.layers.linear import Linear
 from rbee_worker.layers.mlp import GatedMLP, PlainMLP
 from rbee_worker.layers.rope import rope_spec
 from rbee_worker.models.base import Block, Decoder
-from rbee_worker.models.config import FULL, SLIDING, DecoderConfig, activation, positive
+from rbee_worker.models.config import (
+    FULL,
+    SLIDING,
+    DecoderConfig,
+    StackConfig,
+    activation,
+    positive,
+)
 from rbee_worker.models.layer_plan import LayerPlan
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops import RopeSpec
@@ -232,7 +239,7 @@ def check(c: DecoderConfig) -> None:
 
 def decoder(
     w: Weights,
-    c: DecoderConfig,
+    c: StackConfig,
     plans: Sequence[LayerPlan],
     block: Callable[[Weights, LayerPlan], Block],
     norm: Callable[[Array], Array],

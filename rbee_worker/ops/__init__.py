@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from rbee_worker.errors import UnsupportedModel
+from rbee_worker.ops.recurrences import Recurrences
 
 if TYPE_CHECKING:
     from rbee_worker.checkpoint.formats import Packed
@@ -89,7 +90,7 @@ class Routing:
     jitter: float = 0.0
 
 
-class Ops(ABC):
+class Ops(Recurrences, ABC):
     """A backend. `device` and `dtype` (compute) are fixed for its life."""
 
     name: str
@@ -199,7 +200,9 @@ class Ops(ABC):
     # ---- elementwise
 
     @abstractmethod
-    def add(self, x: Array, y: Array) -> Array: ...
+    def add(self, x: Array, y: Array, *, wide: bool = False) -> Array:
+        """x + y; wide: in float32, whatever the compute dtype, for a residual that is to stay so.
+        The norm of it is in the compute dtype again."""
 
     @abstractmethod
     def multiply(self, x: Array, y: Array) -> Array:
@@ -311,18 +314,4 @@ class Ops(ABC):
         its own (`CrossKV`) the keys are a source's. There is no chunk and there are no slopes then.
         A row's result depends bitwise on its own sequence alone: keys are taken in spans at
         absolute positions 0, 256, ..., partial results combined in span order.
-        """
-
-    # ---- recurrences
-
-    @abstractmethod
-    def linear_scan(
-        self, x: Array, decay: Array, where: StateRef, name: str, batch: Batch
-    ) -> Array:
-        """h_t = decay_t * h_{t-1} + x_t, number by number over the rows of each sequence.
-
-        x, decay [N, width] -> every h_t [N, width]. The h before a sequence's first row is in its
-        slot of tensor `name` of the `Fixed` state at `where`, float32 [width]; the last one is left
-        there. The product and the sum are rounded to float32 each and rows are taken in order, so a
-        row's result depends bitwise on its own sequence alone, however that is cut into steps.
         """

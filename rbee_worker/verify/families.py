@@ -168,6 +168,13 @@ def _exaone4_config(ckpt: Checkpoint) -> dict[str, Any]:
     return {"layer_types": ["full_attention"] * ckpt.config["num_hidden_layers"]}
 
 
+def _falcon_mamba_config(ckpt: Checkpoint) -> dict[str, Any]:
+    """A GGUF file has one epsilon for all norms."""
+    said = ckpt.config.get("mixer_rms_eps")
+    missing = ckpt.kind == "gguf" and said is None
+    return {"mixer_rms_eps": ckpt.config["layer_norm_epsilon"]} if missing else {}
+
+
 # Tensors of a file, by `model_type`, as HF's class groups them.
 REGROUPED: Mapping[str, Callable[[Tensors, Mapping[str, Any]], Tensors]] = {
     "deepseek_v2": _deepseek,
@@ -183,6 +190,7 @@ GATHERED: Mapping[str, Callable[[Checkpoint], dict[str, Any]]] = {
     "dots1": _small_experts_config,
     "exaone4": _exaone4_config,
     "falcon": _falcon_config,
+    "falcon_mamba": _falcon_mamba_config,
     "gemma2": _gemma_config,
     "gemma3_text": _gemma_config,
     "granite": _granite_config,

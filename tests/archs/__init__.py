@@ -11,6 +11,7 @@ from tests.archs import (
     latent,
     llama,
     llama4,
+    mamba,
     mixture,
     nemotron,
     old,
@@ -60,5 +61,6 @@ _GROUPS = (
     exaone4,
     dots1,
     olmoe,
+    mamba,
 )
 ARCHS: tuple[Arch, ...] = tuple(arch for group in _GROUPS for arch in group.ARCHS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -95,7 +96,9 @@ def oracle(arch: Arch) -> PreTrainedModel:
     model = arch.model(arch.config()).float().eval()
     with torch.no_grad():
         for name, p in model.named_parameters():
-            if p.ndim == 1:
+            if name.endswith("A_log"):
+                p.sub_(3.0)  # states that last for many tokens
+            elif p.ndim == 1:
                 p.copy_(torch.randn_like(p) * 0.3 + (1.0 if "norm" in name else 0.0))
             else:
                 p.mul_(4.0)  # HF's 0.02 gives nearly linear blocks: errors would hide
@@ -190,7 +193,7 @@ def write_gguf(
         if value is not None:
             add[type(value)](f"{gguf.MODEL_ARCH_NAMES[arch.gguf_arch]}.{key}", value)
     for name, array in gguf_tensors(arch, model).items():
-        plain = array.ndim == 1 or "norm" in name or not name.endswith(only)
+        plain = array.ndim == 1 or re.search("norm|ssm_conv1d", name) or not name.endswith(only)
         if plain or quant == gguf.GGMLQuantizationType.F32:
             w.add_tensor(name, array)
         else:
@@ -206,20 +209,21 @@ def _common(c: PretrainedConfig) -> dict[str, Any]:
     """Metadata that every converter writes; a row's `metadata` replaces (None: removes) it."""
     c = copy.copy(c)  # HF asks that whoever reads what differs by layer says so
     c.allow_global_per_layer_attribute_access = True
-    head_dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+    heads = getattr(c, "num_attention_heads", None)  # None: a model without attention
+    head_dim = getattr(c, "head_dim", None) or (c.hidden_size // heads if heads else None)
     keys: dict[str, Any] = {
         "context_length": getattr(c, "max_position_embeddings", None),
         "embedding_length": c.hidden_size,
         "block_count": c.num_hidden_layers,
         "feed_forward_length": getattr(c, "intermediate_size", None),
-        "attention.head_count": c.num_attention_heads,
+        "attention.head_count": heads,
         "attention.head_count_kv": getattr(c, "num_key_value_heads", None),
         "attention.layer_norm_rms_epsilon": getattr(c, "rms_norm_eps", None),
         "attention.layer_norm_epsilon": getattr(c, "layer_norm_eps", None),
-        "rope.freq_base": 10000.0,
+        "rope.freq_base": 10000.0 if heads else None,
         "rope.dimension_count": head_dim,
         "vocab_size": c.vocab_size,
     }
-    if head_dim * c.num_attention_heads != c.hidden_size:
+    if heads and head_dim * heads != c.hidden_size:
         keys |= {"attention.key_length": head_dim, "attention.value_length": head_dim}
     return keys

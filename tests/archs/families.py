@@ -188,7 +188,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "Mamba / Falcon-Mamba",
-        ("mamba",),
+        ("mamba", "falcon_mamba"),
         "selective scan, conv1d 4, fp32 residual, no KV",
         rotary="none",
         gguf="mamba",

@@ -15,7 +15,7 @@ from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.checkpoint.names import GGUF_ARCHITECTURES
 from rbee_worker.errors import ModelError
 from rbee_worker.models import ARCHITECTURES, given_keys
-from rbee_worker.models.config import DecoderConfig, read_config
+from rbee_worker.models.config import StackConfig, read_config
 from tests.checkpoint.test_mapped import write
 
 # What every file says or its tensors show, whatever the architecture.
@@ -53,7 +53,7 @@ def test_tables_say_every_key_that_cannot_be_null() -> None:
     )
 
 
-def config_of(tmp_path: Path, arch: str, **more: Any) -> DecoderConfig:
+def config_of(tmp_path: Path, arch: str, **more: Any) -> StackConfig:
     """The config of a file that says nothing but sizes and `more` (`__` for `.`)."""
     keys = {**KEYS, **{k.replace("__", "."): v for k, v in more.items()}}
     tensors = {"token_embd.weight": np.zeros((48, 64), np.float32)}
@@ -67,12 +67,14 @@ def config_of(tmp_path: Path, arch: str, **more: Any) -> DecoderConfig:
     ckpt = open_checkpoint(str(path))
     config = ARCHITECTURES[ckpt.arch].config
     found, _ = read_config(config, given_keys(ckpt, config), where="x.gguf")
-    assert isinstance(found, DecoderConfig)
+    assert isinstance(found, StackConfig)
     return found
 
 
 _MOE = {"expert_count": 8, "expert_used_count": 2, "expert_feed_forward_length": 32}
+_SSM_SIZES = {"conv_kernel": 4, "inner_size": 96, "state_size": 16, "time_step_rank": 4}
 _MLA = {"attention__kv_lora_rank": 16, "rope__dimension_count": 8, "attention__value_length": 8}
+_SSM = {f"ssm__{k}": n for k, n in _SSM_SIZES.items()}
 _PATTERN = "attention__sliding_window_pattern"
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -144,6 +146,12 @@ FULL, SLIDING = "full_attention", "sliding_attention"
         ("llama4", _MOE | {"interleave_moe_layer_step": 1}, {"kv_heads": 4, "rope_theta": 10000.0}),
         ("falcon", {}, {"kv_heads": 4}),
         ("mpt", {}, {"attn_config": {"alibi_bias_max": 0.0, "qk_ln": False}}),
+        (
+            "mamba",
+            _SSM,
+            {"parameter_norm": None, "use_bias": False, "use_conv_bias": False, "inner": 96},
+        ),
+        ("mamba", _SSM | {"ssm__dt_b_c_rms": True}, {"parameter_norm": 1e-5, "rank": 4}),
     ],
 )  # fmt: skip
 def test_what_an_absent_key_means_in_gguf(

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.checkpoint.tied import EMBEDDINGS, HEAD, TIED_UNSAID
 from rbee_worker.errors import CheckpointError
-from rbee_worker.models import ARCHITECTURES, bigcode, falcon, mpt, parts
+from rbee_worker.models import ARCHITECTURES, bigcode, falcon, mamba, mpt, parts
 from tests.driver import Driver
 from tests.test_archs import error, load
 
@@ -27,6 +27,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "gpt_bigcode": {"n_inner": 48, "multi_query": True, "n_positions": 64},
     "falcon": {"multi_query": True},
     "mpt": {"max_seq_len": 64},
+    "mamba": {"state_size": 4},
 }
 SAVED = ("both, different", "both, equal", "the head alone", "the embedding alone")
 SAID: tuple[bool | None, ...] = (True, False, None)
@@ -111,7 +112,7 @@ def test_what_is_tied_unsaid_is_what_transformers_ties_unsaid() -> None:
 
 
 def test_every_place_of_an_embedding_is_known() -> None:
-    names = (parts.NAMES, bigcode.NAMES, falcon.NAMES, mpt.NAMES)
+    names = (parts.NAMES, bigcode.NAMES, falcon.NAMES, mpt.NAMES, mamba.NAMES)
     assert {f"{n.embed}.weight" for n in names} == set(EMBEDDINGS)
     assert {f"{n.head}.weight" for n in names} == {HEAD}
 

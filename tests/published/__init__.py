@@ -6,7 +6,7 @@ others keys that change neither a shape nor a number of a forward pass are left 
 
 from __future__ import annotations
 
-from tests.published import dense, gemma, gpt, llama, mixture
+from tests.published import dense, gemma, gpt, llama, mixture, recurrent
 from tests.published.row import Published
 
 __all__ = ["PUBLISHED", "Published"]
@@ -17,4 +17,5 @@ PUBLISHED: tuple[Published, ...] = (
     *dense.PUBLISHED,
     *gpt.PUBLISHED,
     *mixture.PUBLISHED,
+    *recurrent.PUBLISHED,
 )

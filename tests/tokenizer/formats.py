@@ -280,7 +280,11 @@ FORMATS: dict[str, Format] = {
     ),
     # Base models: nothing to render, but an end of text.
     "none, <|endoftext|>": Format(
-        None, _TEXT, _TEXT, ("phi", "starcoder2", "gpt_bigcode", "mpt"), config=_TEXT
+        None,
+        _TEXT,
+        _TEXT,
+        ("phi", "starcoder2", "gpt_bigcode", "mpt", "mamba", "falcon_mamba"),
+        config=_TEXT,
     ),
     # <|end|> closes one message of several; the third end is not in config.json.
     "harmony": Format(

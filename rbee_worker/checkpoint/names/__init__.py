@@ -18,6 +18,7 @@ from rbee_worker.checkpoint.names import (
     llama,
     llama4,
     mixtures,
+    recurrent,
 )
 from rbee_worker.checkpoint.names.dialects import DIALECTS, Dialect
 from rbee_worker.checkpoint.names.rows import (
@@ -51,4 +52,5 @@ GGUF_ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     | gptoss.ARCHITECTURES
     | llama4.ARCHITECTURES
     | mixtures.ARCHITECTURES
+    | recurrent.ARCHITECTURES
 )

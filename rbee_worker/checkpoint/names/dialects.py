@@ -199,6 +199,18 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
         "qwen2_moe": Dialect("qwen2_moe", {"num_local_experts": "num_experts"}),
         "qwen3_moe": Dialect("qwen3_moe", {"num_local_experts": "num_experts"}),
         "gpt_bigcode": Dialect("gpt_bigcode", _GPT_KEYS),
+        # Published files have the keys of the authors' own code beside those of today.
+        "mamba": Dialect(
+            "mamba",
+            {
+                "d_model": "hidden_size",
+                "d_inner": "intermediate_size",
+                "n_layer": "num_hidden_layers",
+            },
+            prefixes=MappingProxyType({"backbone.embedding.": "backbone.embeddings."}),
+            only=MappingProxyType({"rms_norm": True}),
+            ignored=("ssm_cfg", "fused_add_norm", "pad_vocab_size_multiple"),
+        ),
         "mpt": Dialect(
             "mpt",
             {

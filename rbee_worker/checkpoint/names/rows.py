@@ -48,7 +48,8 @@ class Architecture:
     llama.cpp tells a published size by them. What neither these nor a key say is null, never the
     default of transformers' config class. present: config keys that are true when one of these
     tensors is in the file; absent: when it is not; alone: when a layer has the first of these two
-    and not the second. rows: config keys that count the rows of a tensor.
+    and not the second. rows: config keys that count the rows of a tensor. inert: metadata keys that
+    change no number of this architecture.
     """
 
     model_type: str
@@ -62,6 +63,7 @@ class Architecture:
     absent: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     alone: Mapping[str, tuple[str, str]] = field(default_factory=lambda: MappingProxyType({}))
     rows: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    inert: tuple[str, ...] = ()
 
 
 # ---- keys

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from rbee_worker.checkpoint.decoding import as_floats
 from rbee_worker.checkpoint.formats import Packed
-from rbee_worker.ops import Activation, Ops, RopeSpec, Routing, Weight
-from rbee_worker.ops.batch import Batch, FixedState, PagedState
+from rbee_worker.ops import Activation, RopeSpec, Routing, Weight
+from rbee_worker.ops.batch import Batch, PagedState
 from rbee_worker.ops.reference.attention import Keys, Mask, attend
 from rbee_worker.ops.reference.dequant import dequantize
 from rbee_worker.ops.reference.experts import activate, add_bias, experts, gate, product, route
+from rbee_worker.ops.reference.recurrence import RecurrenceOps
 from rbee_worker.ops.reference.sampling.torch_sampling import TorchSampling
-from rbee_worker.ops.reference.scan import linear_scan
 from rbee_worker.state.specs import StateRef
 
 DTYPES: dict[str, torch.dtype] = {
@@ -32,7 +32,7 @@ DTYPES: dict[str, torch.dtype] = {
 }
 
 
-class ReferenceOps(Ops):
+class ReferenceOps(RecurrenceOps):
     """See `Ops` for what each operation means; here stands how torch does it."""
 
     name = "reference"
@@ -111,7 +111,7 @@ class ReferenceOps(Ops):
     def rms_norm(self, x: Tensor, weight: Tensor | None, eps: float, *, heads: int = 1) -> Tensor:
         y = _by_head(x.float(), heads)
         y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)
-        return (y if weight is None else y * weight).reshape(x.shape).to(x.dtype)
+        return (y if weight is None else y * weight).reshape(x.shape).to(self._dtype)
 
     def layer_norm(
         self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, *, heads: int = 1
@@ -123,7 +123,7 @@ class ReferenceOps(Ops):
             y = y * weight
         if bias is not None:
             y = y + bias
-        return y.reshape(x.shape).to(x.dtype)
+        return y.reshape(x.shape).to(self._dtype)
 
     def add_rms_norm(
         self, x: Tensor, residual: Tensor, weight: Tensor | None, eps: float
@@ -133,8 +133,8 @@ class ReferenceOps(Ops):
 
     # ---- elementwise
 
-    def add(self, x: Tensor, y: Tensor) -> Tensor:
-        return x + y
+    def add(self, x: Tensor, y: Tensor, *, wide: bool = False) -> Tensor:
+        return x.float() + y.float() if wide else x + y
 
     def multiply(self, x: Tensor, y: Tensor) -> Tensor:
         assert y.shape[1] in (1, x.shape[1])
@@ -239,16 +239,6 @@ class ReferenceOps(Ops):
         mask = Mask(window, chunk, softcap, slopes, sinks, causal)
         out = attend(_by_head(q.float(), heads), kv, batch, scale=scale, mask=mask)
         return out.flatten(1).to(q.dtype)
-
-    # ---- recurrences
-
-    def linear_scan(
-        self, x: Tensor, decay: Tensor, where: StateRef, name: str, batch: Batch
-    ) -> Tensor:
-        state = batch.state[where.group]
-        assert isinstance(state, FixedState)
-        kept = state.tensors[name][where.layer]
-        return linear_scan(x.float(), decay.float(), kept, state.slots, batch).to(x.dtype)
 
 
 def _by_head(x: Tensor, heads: int) -> Tensor:

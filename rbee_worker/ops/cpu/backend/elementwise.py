@@ -14,7 +14,7 @@ from rbee_worker.ops.cpu.shared.forms import CELL, UNIT
 class ElementwiseOps(RecordingOps):
     """The part of `CpuOps` that computes each number from one or two others."""
 
-    def add(self, x: Array, y: Array) -> Array:
+    def add(self, x: Array, y: Array, *, wide: bool = False) -> Array:
         return self._each("add", buf_of(x), buf_of(y, buf_of(x).width), by_rows=True)
 
     def act(self, x: Array, kind: Activation) -> Array:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+from rbee_worker.ops import Activation
 from rbee_worker.ops.batch import Array, Batch
 from rbee_worker.ops.cpu.runtime.recorder import ALL, Touch, reads, writes
-from rbee_worker.ops.cpu.runtime.recording import RecordingOps, buf_of
+from rbee_worker.ops.cpu.runtime.recording import RecordingOps, buf_of, pointer
 from rbee_worker.ops.cpu.shared import step
 from rbee_worker.ops.cpu.shared.regions import Place
 from rbee_worker.state.specs import ELEMENT_BYTES, Fixed, StateRef
@@ -33,6 +34,78 @@ class RecurrenceOps(RecordingOps):
             y=y.slot,
             y_stride=y.stride,
             width=source.width,
+            **fields,
+        )
+        return y
+
+    def causal_conv(
+        self,
+        x: Array,
+        taps: Array,
+        bias: Array | None,
+        where: StateRef,
+        name: str,
+        batch: Batch,
+        *,
+        kind: Activation | None,
+    ) -> Array:
+        source, rec = buf_of(x), self.now.recorder
+        count = taps.size // source.width
+        assert taps.shape == (count * source.width,)
+        assert bias is None or bias.shape == (source.width,)
+        y = rec.buffer(source.width)
+        state, fields = self._kept(where, name, (count - 1, source.width))
+        rec.call(
+            f"conv.causal-{kind}" if kind else "conv.causal",
+            [reads(source, ALL), Touch(state, ALL, True), writes(y, ALL)],
+            x=source.slot,
+            x_stride=source.stride,
+            taps=pointer(taps),
+            count=count,
+            bias=pointer(bias),
+            y=y.slot,
+            y_stride=y.stride,
+            width=source.width,
+            **fields,
+        )
+        return y
+
+    def selective_scan(
+        self,
+        x: Array,
+        dt: Array,
+        b: Array,
+        c: Array,
+        gate: Array,
+        rates: Array,
+        skip: Array,
+        where: StateRef,
+        name: str,
+        batch: Batch,
+    ) -> Array:
+        source, rec = buf_of(x), self.now.recorder
+        width, states = source.width, buf_of(b).width
+        rows = {"x": source, "dt": buf_of(dt, width), "b": buf_of(b), "c": buf_of(c, states)}
+        rows["gate"] = buf_of(gate, width)
+        assert rates.shape == (states * width,)
+        assert skip.shape == (width,)
+        y = rec.buffer(width)
+        state, fields = self._kept(where, name, (states, width))
+        for part, buf in rows.items():
+            fields |= {part: buf.slot, f"{part}_stride": buf.stride}
+        rec.call(
+            "scan.selective",
+            [
+                *(reads(buf, ALL) for buf in rows.values()),
+                Touch(state, ALL, True),
+                writes(y, ALL),
+            ],
+            rates=pointer(rates),
+            skip=pointer(skip),
+            y=y.slot,
+            y_stride=y.stride,
+            width=width,
+            states=states,
             **fields,
         )
         return y

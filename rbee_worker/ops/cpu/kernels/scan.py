@@ -6,9 +6,12 @@ product and sum are rounded separately, so a row's result depends only on the st
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rbee_worker.ops.cpu.compiler import simd as s
 from rbee_worker.ops.cpu.compiler.kernel import Kernel, kernel
 from rbee_worker.ops.cpu.compiler.simd import Int, Ptr
+from rbee_worker.ops.cpu.kernels import vmath
 from rbee_worker.ops.cpu.kernels.shares import load_upto, share, store_upto
 from rbee_worker.ops.cpu.shared import step as header
 
@@ -39,6 +42,41 @@ def _linear(
         store_upto(kept, h, left)
 
 
+def _selective(
+    step: Ptr, tid: Int, nt: Int,
+    x: Ptr, x_stride: Int, dt: Ptr, dt_stride: Int, b: Ptr, b_stride: Int, c: Ptr, c_stride: Int,
+    gate: Ptr, gate_stride: Int, rates: Ptr, skip: Ptr, y: Ptr, y_stride: Int,
+    group: Int, tensor: Int, slot_bytes: Int, layer: Int, width: Int, states: Int,
+) -> None:  # fmt: skip
+    """`Recurrences.selective_scan`. group, tensor: as of `_linear`."""
+    sequences, starts = s.get_i64(step + header.B), s.get_i64(step + header.SEQ_STARTS)
+    state = s.get_i64(step + tensor + header.STATE)
+    state += layer * s.get_i64(step + tensor + header.STATE_LAYER)
+    slots = s.get_i64(step + group + header.SLOTS)
+    items = s.idiv(width + CELL - 1, CELL) * sequences
+    for item in range(share(tid, nt, items), share(tid + 1, nt, items)):
+        i, q = CELL * s.idiv(item, sequences), s.imod(item, sequences)
+        left = width - i
+        kept = state + slot_bytes * s.get_i64(slots + 8 * q) + 4 * i
+        for t in range(s.get_i64(starts + 8 * q), s.get_i64(starts + 8 * (q + 1))):
+            v = load_upto(x + 4 * (t * x_stride + i), left)
+            size = vmath.softplus(load_upto(dt + 4 * (t * dt_stride + i), left))
+            u = s.mul(size, v)
+            into, out = b + 4 * t * b_stride, c + 4 * t * c_stride
+            total = s.zeros()
+            for n in range(states):
+                decay = vmath.exp_weight(s.mul(size, load_upto(rates + 4 * (n * width + i), left)))
+                h = s.mul(decay, load_upto(kept + 4 * n * width, left))
+                h = s.add(h, s.mul(u, s.splat_f32(into + 4 * n)))
+                store_upto(kept + 4 * n * width, h, left)
+                total = s.fma(h, s.splat_f32(out + 4 * n), total)
+            total = s.fma(load_upto(skip + 4 * i, left), v, total)
+            z = load_upto(gate + 4 * (t * gate_stride + i), left)
+            z = s.mul(z, vmath.sigmoid(z))
+            store_upto(y + 4 * (t * y_stride + i), s.mul(total, z), left)
+
+
 def build(variant: str) -> Kernel:
-    """`scan.linear`"""
-    return kernel(f"scan.{variant}")({"linear": _linear}[variant])
+    """`scan.linear` or `scan.selective`."""
+    kinds: dict[str, Callable[..., None]] = {"linear": _linear, "selective": _selective}
+    return kernel(f"scan.{variant}")(kinds[variant])

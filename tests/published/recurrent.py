@@ -1,0 +1,90 @@
+"""Families of recurrent layers: Mamba and Falcon-Mamba."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.published.row import UNTIED, Published
+
+# How weights began, and what training needed.
+_BEGAN: dict[str, Any] = {
+    "initializer_range": 0.1,
+    "rescale_prenorm_residual": False,
+    "time_step_floor": 0.0001,
+    "time_step_init_scheme": "random",
+    "time_step_max": 0.1,
+    "time_step_min": 0.001,
+    "time_step_scale": 1.0,
+    "use_cache": True,
+}
+_SELECTIVE: dict[str, Any] = {
+    "bos_token_id": 0,
+    "conv_kernel": 4,
+    "hidden_act": "silu",
+    "layer_norm_epsilon": 1e-5,
+    "residual_in_fp32": True,
+    "state_size": 16,
+    "use_bias": False,
+    "use_conv_bias": True,
+}
+
+PUBLISHED: tuple[Published, ...] = (
+    Published(
+        "state-spaces/mamba-130m-hf",
+        {
+            "model_type": "mamba",
+            "architectures": ["MambaForCausalLM"],
+            **_BEGAN,
+            **_SELECTIVE,
+            "d_inner": 1536,
+            "d_model": 768,
+            "eos_token_id": 0,
+            "expand": 2,
+            "fused_add_norm": True,
+            "hidden_size": 768,
+            "intermediate_size": 1536,
+            "n_layer": 24,
+            "num_hidden_layers": 24,
+            "pad_token_id": 0,
+            "pad_vocab_size_multiple": 8,
+            "rms_norm": True,
+            "ssm_cfg": {},
+            "time_step_rank": 48,
+            "torch_dtype": "float32",
+            "vocab_size": 50280,
+        },
+        parameters=129_135_360,
+    ),
+    Published(
+        "state-spaces/mamba-2.8b-hf",
+        {
+            "model_type": "mamba",
+            **_SELECTIVE,
+            "hidden_size": 2560,
+            "num_hidden_layers": 64,
+            "vocab_size": 50280,
+        },
+        billions=2.77,
+    ),
+    # expand is not that of its weights: what counts is intermediate_size.
+    Published(
+        "tiiuae/falcon-mamba-7b",
+        {
+            "model_type": "falcon_mamba",
+            "architectures": ["FalconMambaForCausalLM"],
+            **_BEGAN,
+            **_SELECTIVE,
+            "eos_token_id": 11,
+            "expand": 16,
+            "hidden_size": 4096,
+            "intermediate_size": 8192,
+            "num_hidden_layers": 64,
+            "pad_token_id": 11,
+            "time_step_rank": 256,
+            "torch_dtype": "bfloat16",
+            "vocab_size": 65024,
+            **UNTIED,
+        },
+        billions=7.27,
+    ),
+)
