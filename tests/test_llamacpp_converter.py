@@ -31,6 +31,7 @@ pytestmark = pytest.mark.slow
 TOLERANCE = 1e-4
 WINDOW = "the family's files have no key for a window"
 PATTERN = "the family's files have one pattern of layers"
+INNER = "the recurrence has twice the columns of the model"
 ABSENT = "llama.cpp has no such family"
 # Rows whose files cannot say what the row is: the converter fails, or leaves it out.
 CANNOT: Mapping[str, str] = {
@@ -69,6 +70,8 @@ CANNOT: Mapping[str, str] = {
     "deepseek-v3-one-group": "rotary pairs are neighbours",
     "llama4-chunks": "chunks and layers without positions are those of the published sizes",
     "llama4-no-norm-with-images": PATTERN,
+    "mamba-biases": INNER,
+    "falcon-mamba-inner": INNER,
 }
 # Rows in the names of a model's own code, which published files of the family do not have any more.
 WITHOUT_NAME = {"phi-msft", "mixformer"}

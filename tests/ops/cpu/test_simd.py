@@ -11,7 +11,7 @@ from rbee_worker.ops.cpu.compiler import dots, emit
 
 N = 256  # vectors
 PROBES = (
-    "exp exp_weight tanh erf sigmoid nearest magnitude sqrt "
+    "exp exp_weight tanh erf sigmoid softplus nearest magnitude sqrt "
     "add sub mul div maximum minimum with_sign load_f16 load_bf16 "
     "store_f16 store_bf16 iadd isub imul iand ior ixor shl shr sar load_u8 "
     "load_s8 total largest isum fma dot lookup"
@@ -192,6 +192,7 @@ def test_sums_follow_one_tree(library):
         ("exp", np.exp, 1.0),
         ("tanh", np.tanh, 1.5),
         ("sigmoid", lambda x: 1 / (1 + np.exp(-x)), 3.0),
+        ("softplus", lambda x: np.log1p(np.exp(x)), 4.0),
     ],
 )
 def test_functions_within_ulps(library, name, exact, bound):
@@ -229,7 +230,7 @@ def test_weights_are_never_subnormal(library):
 
 def test_functions_are_bitwise_the_same_everywhere(library, best):
     x = floats(14, -15.0, 15.0)
-    for name in ("exp", "exp_weight", "tanh", "erf", "sigmoid"):
+    for name in ("exp", "exp_weight", "tanh", "erf", "sigmoid", "softplus"):
         here = run(library, name, np.empty_like(x), x)
         np.testing.assert_array_equal(here, run(best, name, np.empty_like(x), x))
 

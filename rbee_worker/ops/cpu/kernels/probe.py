@@ -20,6 +20,7 @@ _F = {  # F32x16 -> F32x16
     "tanh": vmath.tanh,
     "erf": vmath.erf,
     "sigmoid": vmath.sigmoid,
+    "softplus": vmath.softplus,
     "nearest": s.nearest,
     "magnitude": s.magnitude,
     "sqrt": s.sqrt,

@@ -1,0 +1,188 @@
+"""Operations with fixed state on random rows: numpy's float64 of them, and a backend's in any cut.
+
+A case is a few sequences with their rows and what their slots hold. It is run in steps, of which
+each takes some of the next rows of each sequence.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rbee_worker.ops import Activation
+from rbee_worker.ops.batch import Batch, FixedState
+from rbee_worker.state.specs import StateRef
+from tests.ops.reference.test_ops import make_batch
+
+LAYERS, LAYER, SLOTS = 3, 1, 12
+Counts = Sequence[int]  # rows of each sequence
+
+
+class Case(ABC):
+    """lengths: rows of each sequence. rows: what an operation takes of each row, one tensor an
+    argument, [N, ...], those of all sequences one after another; state: [layers, slots, ...]."""
+
+    name = "kept"
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.torch = torch.Generator().manual_seed(seed)
+        self.width = self.rng.choice([1, 7, 16, 40, 53, 70])
+        self.lengths = [self.rng.choice([1, 2, 5, 33, 70]) for _ in range(self.rng.randint(1, 4))]
+        self.slots = self.rng.sample(range(1, SLOTS), len(self.lengths))
+
+    rows: list[Tensor]
+    state: Tensor
+
+    @abstractmethod
+    def run(self, ops: Any, rows: list[Tensor], batch: Batch) -> Tensor:
+        """The operation on some rows."""
+
+    @abstractmethod
+    def exact(self, rows: list[np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """One sequence in float64: what it gives, and the state that is left."""
+
+    def normal(self, *shape: int, scale: float = 1.0) -> Tensor:
+        return torch.randn(*shape, generator=self.torch) * scale
+
+    def of(self, b: int) -> slice:
+        """The rows of sequence b."""
+        start = sum(self.lengths[:b])
+        return slice(start, start + self.lengths[b])
+
+    def cuts(self, seed: int) -> list[Counts]:
+        """Steps in which all rows are taken, of as many as may be, none included."""
+        rng, left, steps = random.Random(seed), list(self.lengths), []
+        while any(left):
+            step = [min(n, rng.choice([0, 1, 1, 3, 20, 64])) for n in left]
+            steps.append(step)
+            left = [n - taken for n, taken in zip(left, step, strict=True)]
+        return steps
+
+    def wanted(self) -> tuple[list[np.ndarray], np.ndarray]:
+        """What float64 gives: results of each sequence, and all of the state."""
+        out, state = [], self.state.double().numpy().copy()
+        for b, slot in enumerate(self.slots):
+            rows = [t[self.of(b)].double().numpy() for t in self.rows]
+            y, state[LAYER, slot] = self.exact(rows, state[LAYER, slot])
+            out.append(y)
+        return out, state
+
+    def computed(
+        self, ops: Any, steps: Sequence[Counts], *, only: int | None = None
+    ) -> tuple[list[Tensor], Tensor]:
+        """What a backend gives in these steps; only: sequence b alone."""
+        state = self.state.clone()
+        chosen = range(len(self.lengths)) if only is None else [only]
+        done, out = [0] * len(self.lengths), [[] for _ in self.lengths]  # type: ignore[var-annotated]
+        for step in steps:
+            counts = [step[b] for b in chosen]
+            if not sum(counts):
+                continue
+            starts = [self.of(b).start + done[b] for b in chosen]
+            taken = [slice(s, s + n) for s, n in zip(starts, counts, strict=True)]
+            rows = [torch.cat([t[part] for part in taken]) for t in self.rows]
+            plain = make_batch([(n + 1, n) for n in counts], heads=1)
+            slots = torch.tensor([self.slots[b] for b in chosen])
+            fixed = FixedState({"other": state * 0, self.name: state}, slots)
+            y = self.run(ops, rows, replace(plain, state=(*plain.state, fixed)))
+            for b, part in zip(chosen, y.split(counts), strict=True):
+                out[b].append(part)
+                done[b] += len(part)
+        return [torch.cat(out[b]) for b in chosen], state
+
+
+@dataclass(frozen=True)
+class _Act:
+    kind: Activation | None
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        if self.kind is None:
+            return x
+        return x / (1 + np.exp(-x)) if self.kind == "silu" else np.tanh(x)
+
+
+class Conv(Case):
+    """`Ops.causal_conv`"""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        count = self.rng.choice([2, 3, 4, 6])
+        self.kind: Activation | None = self.rng.choice([None, "silu", "tanh"])
+        self.taps = self.normal(count, self.width)
+        self.bias = self.normal(self.width) if self.rng.random() < 0.7 else None
+        self.rows = [self.normal(sum(self.lengths), self.width)]
+        self.state = self.normal(LAYERS, SLOTS, count - 1, self.width)
+
+    def run(self, ops: Any, rows: list[Tensor], batch: Batch) -> Tensor:
+        where, taps = StateRef(1, LAYER), self.taps.flatten()
+        y: Tensor = ops.causal_conv(*rows, taps, self.bias, where, self.name, batch, kind=self.kind)
+        return y
+
+    def exact(self, rows: list[np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        (x,) = rows
+        taps, count = self.taps.double().numpy(), len(self.taps)
+        line = np.concatenate([state, x])
+        y = np.stack([(taps * line[t : t + count]).sum(0) for t in range(len(x))])
+        if self.bias is not None:
+            y = y + self.bias.double().numpy()
+        return _Act(self.kind)(y), line[len(x) :]
+
+
+class Selective(Case):
+    """`Ops.selective_scan`; steps from tiny to large, states that last and such that do not."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        count, states = sum(self.lengths), self.rng.choice([1, 3, 16, 21])
+        self.rates = -torch.exp(self.normal(states, self.width, scale=2.0))
+        self.skip = self.normal(self.width)
+        shapes = (self.width, self.width, states, states, self.width)  # x, dt, b, c, gate
+        self.rows = [self.normal(count, n) for n in shapes]
+        self.rows[1] = self.rows[1] * 4 - 2
+        self.state = self.normal(LAYERS, SLOTS, states, self.width)
+
+    def run(self, ops: Any, rows: list[Tensor], batch: Batch) -> Tensor:
+        where, rates = StateRef(1, LAYER), self.rates.flatten()
+        y: Tensor = ops.selective_scan(*rows, rates, self.skip, where, self.name, batch)
+        return y
+
+    def exact(self, rows: list[np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x, dt, b, c, gate = rows
+        rates, skip = self.rates.double().numpy(), self.skip.double().numpy()
+        size, h, out = np.log1p(np.exp(dt)), state, []
+        for t in range(len(x)):
+            h = np.exp(size[t] * rates) * h + np.outer(b[t], size[t] * x[t])
+            out.append(h.T @ c[t] + skip * x[t])
+        return np.stack(out) * _Act("silu")(gate), h
+
+
+CASES: tuple[type[Case], ...] = (Conv, Selective)
+
+
+def check(case: Case, ops: Any) -> None:
+    """Float64's numbers; the same bits in other steps, and of each sequence alone; no other slot or
+    layer is touched."""
+    whole = [case.lengths]
+    got, left = case.computed(ops, whole)
+    want, state = case.wanted()
+    for y, exact in zip(got, want, strict=True):
+        assert np.abs(y.double().numpy() - exact).max() < 2e-6 * max(1, np.abs(exact).max())
+    assert np.abs(left.double().numpy() - state).max() < 2e-6 * np.abs(state).max()
+    touched = torch.zeros(LAYERS, SLOTS, dtype=torch.bool)
+    touched[LAYER, case.slots] = True
+    assert torch.equal(left[~touched], case.state[~touched])
+    for seed in range(2):
+        again, after = case.computed(ops, case.cuts(seed))
+        assert all(map(torch.equal, again, got))
+        assert torch.equal(after, left)
+    for b in range(len(case.lengths)):
+        (alone,), _ = case.computed(ops, case.cuts(b), only=b)
+        assert torch.equal(alone, got[b])
