@@ -74,15 +74,19 @@ def _held(use: Mapping[str, Any]) -> str:
 
 def _memory(plan: Mapping[str, Any]) -> Iterator[str]:
     yield f"weights {size(plan['weights'])} ({size(plan['weights_in_file'])} on disk)"
-    yield (
-        f"cache {size(plan['kv_per_token'])} a token, "
-        f"{size(plan['kv_context'])} for one sequence of the whole context"
-    )
+    whole, grows = size(plan["kv_context"]), plan["kv_per_token"]
+    if grows:
+        yield f"cache {size(grows)} a token, {whole} for one sequence of the whole context"
+    else:
+        yield f"cache {whole} a sequence, however long it gets"
     for state in plan["state"]:
         yield f"  {state['kind']}: {state['formula']} = {size(_bytes(state))}"
     if plan["cache"] is not None:
+        room = f"{plan['cache_tokens']:,} tokens" if grows else f"{plan['sequences']} sequences"
+        if plan["snapshots"]:
+            room += f" and {plan['snapshots']} snapshots"
         yield (
-            f"here: {size(plan['cache'])} of cache for {plan['cache_tokens']:,} tokens, "
+            f"here: {size(plan['cache'])} of cache for {room}, "
             f"sequences up to {plan['context']:,}; {size(plan['free'])} are free"
         )
     yield f"at most {size(plan['workspace'])} for everything else"

@@ -95,9 +95,9 @@ def memory_plan(
     """Bytes and tokens, and what is wrong with them here.
 
     heads: of queries. state: what each kind of layer keeps, and by which formula. kv_context,
-    per_context: one sequence as long as the model allows; cache and cache_tokens: what the engine
-    would set aside on this machine now, null where the model does not fit; workspace: at most, for
-    everything else.
+    per_context: one sequence as long as the model allows; cache, cache_tokens and snapshots (of
+    recurrent state): what the engine would set aside on this machine now, null where the model does
+    not fit; sequences: that can run at once; workspace: at most, for everything else.
     """
     kinds = state_kinds(ahead.model.groups, heads, ahead.kv_dtype)
     longest = settings.ctx or ahead.model.context
@@ -111,6 +111,8 @@ def memory_plan(
         "free": free_bytes,
         "cache": None,
         "cache_tokens": None,
+        "sequences": settings.max_seqs,
+        "snapshots": None,
         "context": None,
     }
     try:
@@ -118,6 +120,7 @@ def memory_plan(
     except ModelError as e:
         return plan, [str(e)]
     plan |= {"cache": state.nbytes, "cache_tokens": state.tokens, "context": state.context}
+    plan["snapshots"] = state.snapshots
     return plan, list(state.notes)
 
 

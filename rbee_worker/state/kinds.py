@@ -54,7 +54,7 @@ def _kind(group: StateGroup, heads: int, dtype: str) -> StateKind:
     per_sequence = group_bytes_per_slot(group)
     if isinstance(spec, Fixed):
         shapes = " + ".join("*".join(map(str, shape)) for _, shape in spec.shapes)
-        text = f"{layers} layers * ({shapes}) * {ELEMENT_BYTES[spec.dtype]} bytes"
+        text = f"{layers} layers * ({shapes}) * {ELEMENT_BYTES[spec.dtype]} bytes a sequence"
         return StateKind("recurrent", layers, None, text, 0, per_sequence)
     size, scale = ELEMENT_BYTES[dtype], SCALE_BYTES.get(dtype, 0)
     parts = [n for n in (spec.k_dim, spec.v_dim) if n]

@@ -9,12 +9,15 @@ import pytest
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.cli.inspect import rows
 from rbee_worker.cli.report import memory_plan, report
+from rbee_worker.cli.terminal import size
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
 from rbee_worker.loading.preflight import preflight
 from rbee_worker.session.client import EngineClient
 from rbee_worker.types import ModelInfo
 from tests import tiny
+from tests.archs import ARCHS
+from tests.llamacpp.files import write_with_tokenizer
 
 
 def engine_says(settings: Settings) -> ModelInfo:
@@ -58,6 +61,24 @@ def test_a_window_bounds_what_a_sequence_needs(tmp_path: Path) -> None:
     [state] = memory["state"]
     assert (state["kind"], state["window"]) == ("windowed", 40)
     assert state["per_context"] == memory["kv_context"]
+
+
+def test_recurrent_state_is_said_not_to_grow(tmp_path: Path) -> None:
+    """The same bytes at any context, and what the engine then takes."""
+    arch = next(a for a in ARCHS if a.id == "mamba")
+    folder = str(write_with_tokenizer(arch, tmp_path / "m"))
+    each = 3 * (3 * 128 + 16 * 128) * 4  # layers: rows of a convolution, and 16 states
+    for ctx in (100, 10_000):
+        settings = Settings(model=folder, backend="reference", max_seqs=3, ctx=ctx, threads=1)
+        found = report(settings)
+        memory = found["memory"]
+        assert (memory["kv_per_token"], memory["kv_context"]) == (0, each)
+        assert (memory["sequences"], memory["snapshots"]) == (3, 3)
+        assert memory["cache"] == (3 + 3 + 1) * each == engine_says(settings).kv_bytes
+        said = "\n".join(text for _, text in rows(found))
+        assert f"cache {size(each)} a sequence, however long it gets" in said
+        assert "recurrent: 3 layers * (3*128 + 16*128) * 4 bytes a sequence" in said
+        assert f"for 3 sequences and 3 snapshots, sequences up to {ctx:,};" in said
 
 
 def test_every_fact_is_shown(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def kind_of(group: StateGroup, dtype: str) -> StateKind:
 
 def by_formula(text: str) -> int:
     """The number that a printed formula says: `2 heads * 64*2 bytes` is 2 * 64*2."""
-    each = re.sub(" a (token|row of the source)", "", text.split(",")[0])
+    each = re.sub(" a (token|sequence|row of the source)", "", text.split(",")[0])
     numbers = re.sub(r"[a-z]+", "", each)
     assert re.fullmatch(r"[0-9 *+()]+", numbers)
     return int(eval(numbers))
