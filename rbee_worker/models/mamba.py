@@ -20,6 +20,7 @@ from rbee_worker.models.base import Decoder
 from rbee_worker.models.config import RecurrentConfig, activation, positive
 from rbee_worker.models.layer_plan import LayerPlan, plan_layers
 from rbee_worker.models.weights import Weights
+from rbee_worker.ops.cells import by_cell, scan_shape
 from rbee_worker.state.specs import Fixed, StateRef
 
 NAMES = parts.Names(embed="backbone.embeddings", layers="backbone.layers")
@@ -97,7 +98,7 @@ def build(c: Config, w: Weights) -> Decoder:
 
 def _mixer(w: Weights, c: Config) -> SelectiveSpace:
     inner, states = c.inner, c.state_size
-    shapes = ((CONV, (c.conv_kernel - 1, inner)), (SCAN, (states, inner)))
+    shapes = ((CONV, (c.conv_kernel - 1, inner)), (SCAN, scan_shape(states, inner)))
     where = w.states.add(Fixed(shapes))
     eps = c.parameter_norm
     into = w.linear("in_proj", c.hidden_size, 2 * inner, bias=c.use_bias)
@@ -110,7 +111,7 @@ def _mixer(w: Weights, c: Config) -> SelectiveSpace:
             w.linear("x_proj", inner, c.rank + 2 * states), widths=(c.rank, states, states)
         ),
         step=w.linear("dt_proj", c.rank, inner, bias=True),
-        rates=w.ops.vector([packed_floats(np.ascontiguousarray(rates.T))]),
+        rates=w.ops.vector([packed_floats(by_cell(rates.T))]),
         skip=w.ops.vector([w.packed("D", (inner,))]),
         out=w.linear("out_proj", inner, c.hidden_size, bias=c.use_bias),
         where=where,

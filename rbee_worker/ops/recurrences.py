@@ -3,6 +3,7 @@
 Each takes rows of a ragged batch, begins with what a sequence's slot holds, and leaves there what
 its next step begins with. Rows of a sequence are taken in order, each with the same roundings, so
 its results depend bitwise on its own sequence alone, however that is cut into steps.
+What a scan keeps or reads of each column and state lies in cells (`ops/cells.py`).
 """
 
 from __future__ import annotations
@@ -70,6 +71,33 @@ class Recurrences(ABC):
             y_t[i] = (sum over n of h_t[n, i] * c_t[n] + skip[i] * x_t[i]) * silu(gate_t[i])
 
         where s = log(1 + exp(dt)). x, dt, gate [N, width], b, c [N, states] -> y [N, width]. rates:
-        float32 [states * width], all below zero, those of state 0 first; skip: float32 [width].
-        The state is h, float32 [states, width].
+        float32 [states, width] in cells (`by_cell`), none above zero; skip: float32 [width]. The
+        state is h, float32 `scan_shape(states, width)`.
+        """
+
+    @abstractmethod
+    def ssd(
+        self,
+        x: Array,
+        dt: Array,
+        b: Array,
+        c: Array,
+        gate: Array,
+        bias: Array,
+        rates: Array,
+        skip: Array,
+        where: StateRef,
+        name: str,
+        batch: Batch,
+        *,
+        groups: int = 1,
+    ) -> Array:
+        """Mamba 2's recurrence (Dao & Gu 2024, section 6): that of `selective_scan`, but all states
+        and columns of a head share a step and a rate, and the heads of a group b and c,
+
+            h_t[n, i] = exp(s_t * rate) * h_{t-1}[n, i] + s_t * x_t[i] * b_t[n]
+
+        with s = log(1 + exp(dt + bias)). dt [N, heads]; x, gate [N, heads * columns], head by head;
+        b, c [N, groups * states] -> y as x. bias, rates (none above zero), skip: float32 [heads].
+        The state is h, float32 `scan_shape(states, columns, heads)`.
         """

@@ -77,7 +77,7 @@ def test_recurrent_state_is_said_not_to_grow(tmp_path: Path) -> None:
         assert memory["cache"] == (3 + 3 + 1) * each == engine_says(settings).kv_bytes
         said = "\n".join(text for _, text in rows(found))
         assert f"cache {size(each)} a sequence, however long it gets" in said
-        assert "recurrent: 3 layers * (3*128 + 16*128) * 4 bytes a sequence" in said
+        assert "recurrent: 3 layers * (3*128 + 8*16*16) * 4 bytes a sequence" in said
         assert f"for 3 sequences and 3 snapshots, sequences up to {ctx:,};" in said
 
 

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from rbee_worker.ops import Activation
 from rbee_worker.ops.batch import Batch, FixedState
+from rbee_worker.ops.cells import by_cell
+from rbee_worker.ops.reference.scan import into_cells
 from rbee_worker.state.specs import StateRef
 from tests.ops.reference.test_ops import make_batch
 
@@ -147,24 +149,75 @@ class Selective(Case):
         shapes = (self.width, self.width, states, states, self.width)  # x, dt, b, c, gate
         self.rows = [self.normal(count, n) for n in shapes]
         self.rows[1] = self.rows[1] * 4 - 2
-        self.state = self.normal(LAYERS, SLOTS, states, self.width)
+        self.state = into_cells(self.normal(LAYERS, SLOTS, states, self.width))
 
     def run(self, ops: Any, rows: list[Tensor], batch: Batch) -> Tensor:
-        where, rates = StateRef(1, LAYER), self.rates.flatten()
+        where = StateRef(1, LAYER)
+        rates = torch.from_numpy(by_cell(self.rates.numpy())).flatten()
         y: Tensor = ops.selective_scan(*rows, rates, self.skip, where, self.name, batch)
         return y
 
     def exact(self, rows: list[np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         x, dt, b, c, gate = rows
         rates, skip = self.rates.double().numpy(), self.skip.double().numpy()
-        size, h, out = np.log1p(np.exp(dt)), state, []
+        cells, states, _ = state.shape
+        h = state.swapaxes(0, 1).reshape(states, -1)[:, : self.width]
+        size, out = np.log1p(np.exp(dt)), []
         for t in range(len(x)):
             h = np.exp(size[t] * rates) * h + np.outer(b[t], size[t] * x[t])
             out.append(h.T @ c[t] + skip * x[t])
-        return np.stack(out) * _Act("silu")(gate), h
+        left = np.zeros((states, cells * 16))
+        left[:, : self.width] = h
+        left = left.reshape(states, cells, 16).swapaxes(0, 1)
+        return np.stack(out) * _Act("silu")(gate), left
 
 
-CASES: tuple[type[Case], ...] = (Conv, Selective)
+class Heads(Case):
+    """`Ops.ssd`; heads of any width, one group and several."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        count, states = sum(self.lengths), self.rng.choice([1, 5, 16, 34])
+        self.groups = self.rng.choice([1, 2, 3])
+        heads = self.groups * self.rng.choice([1, 2, 5])
+        width = heads * self.rng.choice([1, 8, 16, 24, 40])
+        self.bias, self.skip = self.normal(heads), self.normal(heads)
+        self.rates = -torch.exp(self.normal(heads, scale=2.0))
+        shared = self.groups * states
+        shapes = (width, heads, shared, shared, width)  # x, dt, b, c, gate
+        self.rows = [self.normal(count, n) for n in shapes]
+        self.rows[1] = self.rows[1] * 4 - 2
+        self.state = into_cells(self.normal(LAYERS, SLOTS, states, width), heads)
+
+    def run(self, ops: Any, rows: list[Tensor], batch: Batch) -> Tensor:
+        where, vectors = StateRef(1, LAYER), (self.bias, self.rates, self.skip)
+        y: Tensor = ops.ssd(*rows, *vectors, where, self.name, batch, groups=self.groups)
+        return y
+
+    def exact(self, rows: list[np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x, dt, b, c, gate = rows
+        heads, states, columns = dt.shape[1], state.shape[1], x.shape[1] // dt.shape[1]
+        bias, rates, skip = (v.double().numpy() for v in (self.bias, self.rates, self.skip))
+        size = np.log1p(np.exp(dt + bias))
+        # [heads * cells, states, 16] as [states, heads, columns of whole cells]
+        whole = (
+            state.reshape(heads, -1, states, 16).transpose(2, 0, 1, 3).reshape(states, heads, -1)
+        )
+        h, y = whole.copy(), np.empty_like(x)
+        for t in range(len(x)):
+            for head in range(heads):
+                part = slice(head * columns, (head + 1) * columns)
+                mine = head // (heads // self.groups) * states
+                into, out = b[t, mine : mine + states], c[t, mine : mine + states]
+                mine_h = h[:, head, :columns]
+                mine_h *= np.exp(size[t, head] * rates[head])
+                mine_h += np.outer(into, size[t, head] * x[t, part])
+                y[t, part] = out @ mine_h + skip[head] * x[t, part]
+        left = h.reshape(states, heads, -1, 16).transpose(1, 2, 0, 3).reshape(state.shape)
+        return y * _Act("silu")(gate), left
+
+
+CASES: tuple[type[Case], ...] = (Conv, Selective, Heads)
 
 
 def check(case: Case, ops: Any) -> None:

@@ -7,7 +7,14 @@ from torch import Tensor
 from rbee_worker.ops import Activation, Ops
 from rbee_worker.ops.batch import Batch, FixedState
 from rbee_worker.ops.reference.experts import activate
-from rbee_worker.ops.reference.scan import causal_conv, linear_scan, selective_scan
+from rbee_worker.ops.reference.scan import (
+    causal_conv,
+    into_cells,
+    linear_scan,
+    out_of_cells,
+    selective_scan,
+    softplus,
+)
 from rbee_worker.state.specs import StateRef
 
 
@@ -52,19 +59,52 @@ class RecurrenceOps(Ops):
         batch: Batch,
     ) -> Tensor:
         kept, slots = _kept(where, name, batch)
+        rows, width = x.float(), x.shape[1]
+        h = out_of_cells(kept[slots], width)
         y = selective_scan(
-            x.float(),
-            dt.float(),
-            b.float(),
-            c.float(),
-            gate.float(),
-            rates.view(b.shape[1], x.shape[1]),
-            skip,
-            kept,
-            slots,
+            rows,
+            softplus(dt.float()),
+            b.float()[:, None],
+            c.float()[:, None],
+            out_of_cells(rates.view(kept.shape[1:]), width),
+            h,
             batch.seq_starts_host,
         )
-        return y.to(x.dtype)
+        kept[slots] = into_cells(h)
+        return ((y + skip * rows) * activate(gate.float(), "silu")).to(x.dtype)
+
+    def ssd(
+        self,
+        x: Tensor,
+        dt: Tensor,
+        b: Tensor,
+        c: Tensor,
+        gate: Tensor,
+        bias: Tensor,
+        rates: Tensor,
+        skip: Tensor,
+        where: StateRef,
+        name: str,
+        batch: Batch,
+        *,
+        groups: int = 1,
+    ) -> Tensor:
+        kept, slots = _kept(where, name, batch)
+        rows, heads = x.float(), dt.shape[1]
+        columns = x.shape[1] // heads
+        h = out_of_cells(kept[slots], columns, heads)
+        y = selective_scan(
+            rows,
+            softplus(dt.float() + bias),
+            b.float().view(len(b), groups, -1),
+            c.float().view(len(c), groups, -1),
+            rates[None],
+            h,
+            batch.seq_starts_host,
+        )
+        kept[slots] = into_cells(h, heads)
+        y = y + skip.repeat_interleave(columns) * rows
+        return (y * activate(gate.float(), "silu")).to(x.dtype)
 
 
 def _kept(where: StateRef, name: str, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from rbee_worker.ops.reference.experts import activate
+from rbee_worker.ops.cells import CELL, scan_shape
 
-BLOCK = 64  # rows whose states are in memory at once
+BLOCK = 64  # rows at most whose states are in memory at once
+NUMBERS = 1 << 23  # of such states, unless one row has more
 
 
 def linear_scan(
@@ -75,30 +77,59 @@ def causal_conv(
 
 def selective_scan(
     x: Tensor,
-    dt: Tensor,
+    step: Tensor,
     b: Tensor,
     c: Tensor,
-    gate: Tensor,
     rates: Tensor,
-    skip: Tensor,
-    state: Tensor,
-    slots: Tensor,
+    h: Tensor,
     starts: Sequence[int],
 ) -> Tensor:
-    """See `Recurrences.selective_scan`: float32 [N, width].
+    """The sums over states of `Recurrences.selective_scan`, and of `ssd`: float32 [N, width].
 
-    All but slots and starts are float32: x, dt, gate [N, width], b, c [N, states], rates
-    [states, width], skip [width], state [slots, states, width].
+    float32: x [N, width], step [N, heads] (after its softplus), b, c [N, groups, states], rates
+    [states or 1, heads], h [B, states, width], which is replaced by what the last rows leave. Heads
+    are equal parts of the width, groups equal parts of the heads; starts: see `linear_scan`.
     """
-    step, kept, out = softplus(dt), state.flatten(1), torch.empty_like(x)
-    for first in range(0, len(x), BLOCK):
-        rows = slice(first, first + BLOCK)
-        decay = torch.exp(step[rows, None] * rates)  # [rows, states, width]
-        inflow = (step[rows] * x[rows])[:, None] * b[rows, :, None]
-        inside, cut = within(starts, first, min(first + BLOCK, len(x)))
-        h = linear_scan(inflow.flatten(1), decay.flatten(1), kept, slots[inside], cut)
-        out[rows] = (h.view(inflow.shape) * c[rows, :, None]).sum(1)
-    return (out + skip * x) * activate(gate, "silu")
+    kept, out = h.view(len(h), -1), torch.empty_like(x)
+    (states, width), heads, groups = h.shape[1:], step.shape[1], b.shape[1]
+    columns = width // heads
+    block = max(1, min(BLOCK, NUMBERS // (states * width)))
+    for first in range(0, len(x), block):
+        rows = slice(first, first + block)
+        decay = torch.exp(step[rows, None] * rates).repeat_interleave(columns, 2)
+        decay = decay.expand(-1, states, -1)  # [rows, states, width]
+        given = step[rows].repeat_interleave(columns, 1) * x[rows]
+        inflow = _by_group(given, groups) * b[rows].swapaxes(1, 2)[..., None]
+        inside, cut = within(starts, first, min(first + block, len(x)))
+        those = torch.tensor(inside, device=x.device)
+        passed = linear_scan(inflow.flatten(1), decay.flatten(1), kept, those, cut)
+        passed = passed.view(inflow.shape)  # [rows, states, groups, width of a group]
+        out[rows] = (passed * c[rows].swapaxes(1, 2)[..., None]).sum(1).flatten(1)
+    return out
+
+
+def out_of_cells(values: Tensor, columns: int, heads: int = 1) -> Tensor:
+    """[.., heads * cells, states, CELL], each head's columns in cells of their own, as
+    [.., states, heads * columns]."""
+    *before, _, states, _ = values.shape
+    apart = values.reshape(*before, heads, -1, states, CELL).movedim(-2, -4)
+    whole = apart.flatten(-2)  # [.., states, heads, columns of whole cells]
+    return whole[..., :columns].flatten(-2).contiguous()
+
+
+def into_cells(values: Tensor, heads: int = 1) -> Tensor:
+    """The opposite of `out_of_cells`; columns that are not there are zero."""
+    *before, states, width = values.shape
+    cells, _, _ = scan_shape(states, width // heads)
+    columns = values.reshape(*before, states, heads, -1)
+    padded = F.pad(columns, (0, cells * CELL - columns.shape[-1]))
+    apart = padded.view(*before, states, heads, cells, CELL).movedim(-4, -2)
+    return apart.reshape(*before, heads * cells, states, CELL).contiguous()
+
+
+def _by_group(x: Tensor, groups: int) -> Tensor:
+    """x [N, width] as [N, 1, groups, width of a group]"""
+    return x.view(len(x), 1, groups, x.shape[1] // groups)
 
 
 def within(starts: Sequence[int], first: int, end: int) -> tuple[list[int], list[int]]:

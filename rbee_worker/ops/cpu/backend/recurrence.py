@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 from typing import Any
 
 from rbee_worker.ops import Activation
 from rbee_worker.ops.batch import Array, Batch
+from rbee_worker.ops.cells import scan_shape
 from rbee_worker.ops.cpu.runtime.recorder import ALL, Touch, reads, writes
-from rbee_worker.ops.cpu.runtime.recording import RecordingOps, buf_of, pointer
+from rbee_worker.ops.cpu.runtime.recording import RecordingOps, buf_of, equal_parts, pointer
 from rbee_worker.ops.cpu.shared import step
 from rbee_worker.ops.cpu.shared.regions import Place
 from rbee_worker.state.specs import ELEMENT_BYTES, Fixed, StateRef
@@ -83,29 +85,72 @@ class RecurrenceOps(RecordingOps):
         name: str,
         batch: Batch,
     ) -> Array:
-        source, rec = buf_of(x), self.now.recorder
-        width, states = source.width, buf_of(b).width
-        rows = {"x": source, "dt": buf_of(dt, width), "b": buf_of(b), "c": buf_of(c, states)}
-        rows["gate"] = buf_of(gate, width)
-        assert rates.shape == (states * width,)
+        width, states = buf_of(x).width, buf_of(b).width
+        shape = scan_shape(states, width)
+        assert rates.shape == (prod(shape),)
         assert skip.shape == (width,)
-        y = rec.buffer(width)
-        state, fields = self._kept(where, name, (states, width))
-        for part, buf in rows.items():
-            fields |= {part: buf.slot, f"{part}_stride": buf.stride}
+        assert buf_of(c).width == states
+        assert buf_of(dt).width == width
+        rows = {"x": x, "dt": dt, "b": b, "c": c, "gate": gate}
+        kept = self._kept(where, name, shape)
+        vectors = {"rates": pointer(rates), "skip": pointer(skip)}
+        return self._scan("selective", rows, kept, **vectors, width=width, states=states)
+
+    def ssd(
+        self,
+        x: Array,
+        dt: Array,
+        b: Array,
+        c: Array,
+        gate: Array,
+        bias: Array,
+        rates: Array,
+        skip: Array,
+        where: StateRef,
+        name: str,
+        batch: Batch,
+        *,
+        groups: int = 1,
+    ) -> Array:
+        heads = buf_of(dt).width
+        columns = equal_parts(buf_of(x).width, heads)
+        states = equal_parts(buf_of(b).width, groups)
+        assert buf_of(c).width == groups * states
+        assert heads % groups == 0
+        vectors = {"bias": bias, "rates": rates, "skip": skip}
+        for vector in vectors.values():
+            assert vector.shape == (heads,)
+        return self._scan(
+            "heads",
+            {"x": x, "dt": dt, "b": b, "c": c, "gate": gate},
+            self._kept(where, name, scan_shape(states, columns, heads)),
+            **{part: pointer(vector) for part, vector in vectors.items()},
+            heads=heads,
+            columns=columns,
+            groups=groups,
+            states=states,
+        )
+
+    def _scan(
+        self,
+        kind: str,
+        rows: Mapping[str, Array],
+        kept: tuple[Place, dict[str, Any]],
+        **fields: Any,
+    ) -> Array:
+        """A kernel of `kernels/scan.py`; rows: what it reads, by the names of its arguments."""
+        rec, given = self.now.recorder, {part: buf_of(value) for part, value in rows.items()}
+        assert given["gate"].width == given["x"].width
+        y = rec.buffer(given["x"].width)
+        state, found = kept
+        for part, buf in given.items():
+            found |= {part: buf.slot, f"{part}_stride": buf.stride}
         rec.call(
-            "scan.selective",
-            [
-                *(reads(buf, ALL) for buf in rows.values()),
-                Touch(state, ALL, True),
-                writes(y, ALL),
-            ],
-            rates=pointer(rates),
-            skip=pointer(skip),
+            f"scan.{kind}",
+            [*(reads(buf, ALL) for buf in given.values()), Touch(state, ALL, True), writes(y, ALL)],
             y=y.slot,
             y_stride=y.stride,
-            width=width,
-            states=states,
+            **found,
             **fields,
         )
         return y

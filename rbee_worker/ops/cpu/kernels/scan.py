@@ -55,9 +55,10 @@ def _selective(
     slots = s.get_i64(step + group + header.SLOTS)
     items = s.idiv(width + CELL - 1, CELL) * sequences
     for item in range(share(tid, nt, items), share(tid + 1, nt, items)):
-        i, q = CELL * s.idiv(item, sequences), s.imod(item, sequences)
+        cell, q = s.idiv(item, sequences), s.imod(item, sequences)
+        i, own = CELL * cell, 4 * CELL * states * cell
         left = width - i
-        kept = state + slot_bytes * s.get_i64(slots + 8 * q) + 4 * i
+        kept, mine = state + slot_bytes * s.get_i64(slots + 8 * q) + own, rates + own
         for t in range(s.get_i64(starts + 8 * q), s.get_i64(starts + 8 * (q + 1))):
             v = load_upto(x + 4 * (t * x_stride + i), left)
             size = vmath.softplus(load_upto(dt + 4 * (t * dt_stride + i), left))
@@ -65,10 +66,10 @@ def _selective(
             into, out = b + 4 * t * b_stride, c + 4 * t * c_stride
             total = s.zeros()
             for n in range(states):
-                decay = vmath.exp_weight(s.mul(size, load_upto(rates + 4 * (n * width + i), left)))
-                h = s.mul(decay, load_upto(kept + 4 * n * width, left))
+                decay = vmath.exp_weight(s.mul(size, s.load_f32(mine + 4 * CELL * n)))
+                h = s.mul(decay, s.load_f32(kept + 4 * CELL * n))
                 h = s.add(h, s.mul(u, s.splat_f32(into + 4 * n)))
-                store_upto(kept + 4 * n * width, h, left)
+                s.store_f32(kept + 4 * CELL * n, h)
                 total = s.fma(h, s.splat_f32(out + 4 * n), total)
             total = s.fma(load_upto(skip + 4 * i, left), v, total)
             z = load_upto(gate + 4 * (t * gate_stride + i), left)
@@ -76,7 +77,51 @@ def _selective(
             store_upto(y + 4 * (t * y_stride + i), s.mul(total, z), left)
 
 
+def _heads(
+    step: Ptr, tid: Int, nt: Int,
+    x: Ptr, x_stride: Int, dt: Ptr, dt_stride: Int, b: Ptr, b_stride: Int, c: Ptr, c_stride: Int,
+    gate: Ptr, gate_stride: Int, bias: Ptr, rates: Ptr, skip: Ptr, y: Ptr, y_stride: Int,
+    group: Int, tensor: Int, slot_bytes: Int, layer: Int,
+    heads: Int, columns: Int, groups: Int, states: Int,
+) -> None:  # fmt: skip
+    """`Recurrences.ssd`; a cell is of one head. group, tensor: as of `_linear`."""
+    sequences, starts = s.get_i64(step + header.B), s.get_i64(step + header.SEQ_STARTS)
+    state = s.get_i64(step + tensor + header.STATE)
+    state += layer * s.get_i64(step + tensor + header.STATE_LAYER)
+    slots = s.get_i64(step + group + header.SLOTS)
+    cells = s.idiv(columns + CELL - 1, CELL)  # of a head
+    items = heads * cells * sequences
+    for item in range(share(tid, nt, items), share(tid + 1, nt, items)):
+        cell, q = s.idiv(item, sequences), s.imod(item, sequences)
+        head, part = s.idiv(cell, cells), CELL * s.imod(cell, cells)
+        left, at = columns - part, 4 * (head * columns + part)
+        mine = 4 * states * s.idiv(head * groups, heads)  # where the group's b and c begin
+        rate, more = s.splat_f32(rates + 4 * head), s.splat_f32(bias + 4 * head)
+        passed = s.splat_f32(skip + 4 * head)
+        kept = state + slot_bytes * s.get_i64(slots + 8 * q) + 4 * CELL * states * cell
+        for t in range(s.get_i64(starts + 8 * q), s.get_i64(starts + 8 * (q + 1))):
+            v = load_upto(x + 4 * t * x_stride + at, left)
+            size = vmath.softplus(s.add(s.splat_f32(dt + 4 * (t * dt_stride + head)), more))
+            decay, u = vmath.exp_weight(s.mul(size, rate)), s.mul(size, v)
+            into, out = b + 4 * t * b_stride + mine, c + 4 * t * c_stride + mine
+            total = s.mul(passed, v)
+            for n in range(states):
+                h = s.mul(decay, s.load_f32(kept + 4 * CELL * n))
+                h = s.add(h, s.mul(u, s.splat_f32(into + 4 * n)))
+                s.store_f32(kept + 4 * CELL * n, h)
+                total = s.fma(h, s.splat_f32(out + 4 * n), total)
+            z = load_upto(gate + 4 * t * gate_stride + at, left)
+            z = s.mul(z, vmath.sigmoid(z))
+            store_upto(y + 4 * t * y_stride + at, s.mul(total, z), left)
+
+
+_KINDS: dict[str, Callable[..., None]] = {
+    "linear": _linear,
+    "selective": _selective,
+    "heads": _heads,
+}
+
+
 def build(variant: str) -> Kernel:
-    """`scan.linear` or `scan.selective`."""
-    kinds: dict[str, Callable[..., None]] = {"linear": _linear, "selective": _selective}
-    return kernel(f"scan.{variant}")(kinds[variant])
+    """`scan.linear`, `scan.selective` or `scan.heads`."""
+    return kernel(f"scan.{variant}")(_KINDS[variant])
