@@ -147,6 +147,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     },
     "mamba": _RECURRENT,
     "falcon_mamba": _RECURRENT,
+    "mamba2": {**_RECURRENT, "num_heads": 32, "head_dim": 64, "n_groups": 1},
 }
 _OWN_WORDS = {"mpt": "n_layers", "gpt_bigcode": "n_layer"}  # families with keys of their own
 

@@ -25,7 +25,12 @@ from rbee_worker.models.config import INERT, StackConfig, read_config
 # Sizes, by the names of `StackConfig`; those that follow from others must follow here as well.
 SIZES: dict[str, dict[str, Any]] = {
     "their own": {},
-    "small": {"hidden_size": 384, "num_hidden_layers": 13, "num_attention_heads": 8},
+    "small": {
+        "hidden_size": 384,
+        "num_hidden_layers": 13,
+        "num_attention_heads": 8,
+        "num_heads": 12,  # of Mamba 2, whose heads have 64 columns
+    },
     "with windows": {
         "num_hidden_layers": 13,
         "use_sliding_window": True,
@@ -76,6 +81,9 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("falcon_mamba", "max_position_embeddings"): "no file says it: there is no limit",
     ("mamba", "intermediate_size"): "0 is expand times the width, which the class writes",
     ("mamba", "max_position_embeddings"): "no file says it: there is no limit",
+    ("mamba2", "intermediate_size"): "0 is expand times the width; the class has no such key",
+    ("mamba2", "max_position_embeddings"): "no file says it: there is no limit",
+    ("mamba2", "time_step_limit"): "the class writes what its absence means",
     ("mpt", "attn_config"): "the class writes what its absence means",
     ("mpt", "intermediate_size"): "0 is expansion_ratio times the width",
     ("olmo", "layer_norm_eps"): "of GGUF files; the class of the norm has it",
@@ -194,6 +202,7 @@ LENIENT: dict[tuple[str, str], str] = {
     ("granite", "attention_multiplier"): "one over the root of a head's width",
     ("granitemoe", "attention_multiplier"): "one over the root of a head's width",
     ("granitemoeshared", "attention_multiplier"): "one over the root of a head's width",
+    ("mamba2", "head_dim"): "what num_heads leave of the columns",
     ("llama4_text", "use_qk_norm"): "as the published size with so many experts",
     ("phi3", "original_max_position_embeddings"): "max_position_embeddings",
 }

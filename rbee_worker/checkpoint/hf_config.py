@@ -9,6 +9,7 @@ layer type it stays as it is, and so does every other key.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def read_config(path: Path) -> tuple[str, dict[str, Any], Dialect | None]:
 
 def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """`config` with rotary keys in the form that the module describes."""
-    out = {_RENAMED.get(key, key): value for key, value in config.items()}
+    out = {_RENAMED.get(key, key): _plain(value) for key, value in config.items()}
     given, scaling = out.get("rope_parameters"), out.get("rope_scaling")
     if given == {}:
         del out["rope_parameters"]
@@ -72,6 +73,15 @@ def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         except (TypeError, ValueError, OverflowError):
             raise CheckpointError(f"{where}: rope_theta is not a number.", fix="fix it") from None
     return out
+
+
+def _plain(value: Any) -> Any:
+    """Numbers that JSON does not have, as transformers 5 writes them: {"__float__": "Infinity"}."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict) and set(value) == {"__float__"}:
+        return {"Infinity": math.inf, "-Infinity": -math.inf}.get(str(value["__float__"]), math.nan)
+    return value
 
 
 def _rotary_share(config: dict[str, Any]) -> None:

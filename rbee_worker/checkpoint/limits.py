@@ -46,6 +46,7 @@ RANGES: Mapping[str, Range] = MappingProxyType(
             ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"),
             _EPSILON,
         ),
+        "mixer_rms_eps": _EPSILON,
         **dict.fromkeys(("rope_theta", "rope_local_base_freq"), _BASE),
         "partial_rotary_factor": Range(0, 1),
         **dict.fromkeys(
@@ -70,6 +71,9 @@ RANGES: Mapping[str, Range] = MappingProxyType(
     }
 )
 
+# Limits, of which infinity says that there is none.
+_ENDLESS = frozenset({"time_step_limit"})
+
 # Counts of which lists are made: no more than the files have tensors, or a tensor has rows.
 _LISTED = (
     *("num_attention_heads", "num_key_value_heads", "num_global_key_value_heads"),
@@ -84,6 +88,7 @@ _WIDTHS = (
     *("intermediate_size_mlp", "kv_lora_rank", "q_lora_rank", "qk_rope_head_dim"),
     *("qk_nope_head_dim", "qk_head_dim", "v_head_dim", "rotary_dim"),
     *("hidden_size_per_layer_input", "vocab_size_per_layer_input"),
+    *("state_size", "conv_kernel", "time_step_rank", "expand", "num_heads", "n_groups"),
 )
 _AGAIN = "download the checkpoint again; its config is damaged or not of these weights"
 
@@ -91,7 +96,8 @@ _AGAIN = "download the checkpoint again; its config is damaged or not of these w
 def check_ranges(config: Mapping[str, Any], where: str) -> None:
     """Raise CheckpointError for a number that is not finite, or outside of its key's range."""
     for key, name, value in _numbers(config):
-        if isinstance(value, float) and not math.isfinite(value):
+        none = key in _ENDLESS and value == math.inf
+        if isinstance(value, float) and not math.isfinite(value) and not none:
             raise CheckpointError(f"{where}: {name} is {value}.", fix=_AGAIN)
         allowed = RANGES.get(key)
         if allowed is not None and value not in allowed:

@@ -90,6 +90,21 @@ def unsqueeze(packed: Packed) -> Packed:
     return _reshaped(packed, (*packed.shape[:-1], 1, packed.shape[-1]))
 
 
+def column(packed: Packed) -> Packed:
+    """[n, 1] -> [n]: numbers of heads, which GGUF files give a dimension more."""
+    return _reshaped(packed, packed.shape[:1]) if packed.shape[1:] == (1,) else packed
+
+
+def neg_log_column(packed: Packed) -> Packed:
+    """`neg_log` of a column."""
+    return neg_log(column(packed))
+
+
+def flatten(packed: Packed) -> Packed:
+    """[groups, n] -> [groups * n]: a norm's weights, which GGUF files have group by group."""
+    return _reshaped(packed, (int(np.prod(packed.shape)),))
+
+
 def row(packed: Packed) -> Packed:
     """[n] -> [1, n]: a matrix of one row, which GGUF files drop to a vector."""
     return packed if len(packed.shape) > 1 else _reshaped(packed, (1, *packed.shape))
@@ -123,6 +138,10 @@ class RowOp:
         return self.apply(packed, int(config[self.argument]))
 
 
+def _column_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[:1] if shape[1:] == (1,) else shape
+
+
 OPS: dict[str, RowOp] = {
     "half_split_q": RowOp(half_split_rows, "num_attention_heads"),
     "half_split_k": RowOp(half_split_rows, "num_key_value_heads"),
@@ -131,5 +150,8 @@ OPS: dict[str, RowOp] = {
     "neg_log": RowOp(neg_log),
     "squeeze": RowOp(squeeze, shape=lambda shape: tuple(n for n in shape if n != 1)),
     "unsqueeze": RowOp(unsqueeze, shape=lambda shape: (*shape[:-1], 1, shape[-1])),
+    "column": RowOp(column, shape=_column_shape),
+    "neg_log_column": RowOp(neg_log_column, shape=_column_shape),
+    "flatten": RowOp(flatten, shape=lambda shape: (int(np.prod(shape)),)),
     "row": RowOp(row, shape=lambda shape: shape if len(shape) > 1 else (1, *shape)),
 }

@@ -74,3 +74,20 @@ class EachHeadNorm:
         """x [N, heads * head_dim] -> the same shape"""
         normed = self.ops.layer_norm(x, None, None, self.eps, heads=self.heads)
         return self.ops.scale(normed, self.weight)
+
+
+@dataclass(frozen=True)
+class GroupNorm:
+    """RMS norm of each of `groups` equal parts of a row, every column with a weight of its own."""
+
+    ops: Ops
+    weight: Array  # [width]
+    eps: float
+    groups: int
+
+    def __call__(self, x: Array) -> Array:
+        """x [N, width] -> the same shape"""
+        if self.groups == 1:
+            return self.ops.rms_norm(x, self.weight, self.eps)
+        normed = self.ops.rms_norm(x, None, self.eps, heads=self.groups)
+        return self.ops.scale(normed, self.weight)

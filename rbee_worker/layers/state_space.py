@@ -66,3 +66,36 @@ class SelectiveSpace:
             x, dt, b, c, gate, self.rates, self.skip, self.where, SCAN, batch
         )
         return self.out(mixed, batch, precise=True)
+
+
+@dataclass(frozen=True)
+class HeadedSpace:
+    """out(norm(scan(conv x) * silu(gate))) with x, B and C convolved together (Dao & Gu 2024).
+
+    into: to the gate, to x, B and C, and to dt of each head; shared: columns of B, and of C; bias,
+    rates, skip, groups: see `Ops.ssd`. where: this layer's place in the state, h in tensor `SCAN`.
+    Maps whose errors would last in the state are precise.
+    """
+
+    ops: Ops
+    into: Linear
+    conv: CausalConv
+    shared: int
+    bias: Array
+    rates: Array
+    skip: Array
+    norm: Callable[[Array], Array]
+    out: Linear
+    where: StateRef
+    groups: int = 1
+
+    def __call__(self, x: Array, batch: Batch) -> Array:
+        """x [N, dim] -> [N, dim]"""
+        gate, convolved, dt = self.into.split(x, batch, precise=True)
+        parts = (self.into.widths[0], self.shared, self.shared)
+        x, b, c = self.ops.split(self.conv(convolved, batch), parts)
+        vectors = (self.bias, self.rates, self.skip)
+        mixed = self.ops.ssd(
+            x, dt, b, c, gate, *vectors, self.where, SCAN, batch, groups=self.groups
+        )
+        return self.out(self.norm(mixed), batch, precise=True)

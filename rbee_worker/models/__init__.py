@@ -99,6 +99,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "olmoe": Architecture("olmoe.Config", "olmoe.build", "OLMoE"),
     "mamba": Architecture("mamba.Config", "mamba.build", "Mamba"),
     "falcon_mamba": Architecture("mamba.Falcon", "mamba.build", "Falcon-Mamba"),
+    "mamba2": Architecture("mamba2.Config", "mamba2.build", "Mamba 2, Codestral Mamba"),
 }
 
 

@@ -175,6 +175,16 @@ def _falcon_mamba_config(ckpt: Checkpoint) -> dict[str, Any]:
     return {"mixer_rms_eps": ckpt.config["layer_norm_epsilon"]} if missing else {}
 
 
+def _mamba2_config(ckpt: Checkpoint) -> dict[str, Any]:
+    """A GGUF file counts columns and heads; HF wants the width of a head, and what the columns are
+    times the model's width."""
+    c = ckpt.config
+    if ckpt.kind != "gguf":
+        return {}
+    inner = c["intermediate_size"]
+    return {"head_dim": inner // c["num_heads"], "expand": inner // c["hidden_size"]}
+
+
 # Tensors of a file, by `model_type`, as HF's class groups them.
 REGROUPED: Mapping[str, Callable[[Tensors, Mapping[str, Any]], Tensors]] = {
     "deepseek_v2": _deepseek,
@@ -196,6 +206,7 @@ GATHERED: Mapping[str, Callable[[Checkpoint], dict[str, Any]]] = {
     "granite": _granite_config,
     "granitemoe": _granite_config,
     "granitemoeshared": _granite_config,
+    "mamba2": _mamba2_config,
     "phi3": _phi3_config,
     "llama4_text": _llama4_config,
     "mpt": _mpt_config,

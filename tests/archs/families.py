@@ -193,7 +193,7 @@ FAMILIES: tuple[Family, ...] = (
         rotary="none",
         gguf="mamba",
     ),
-    Family("Mamba2", ("mamba2",), "SSD, gated RMSNorm, groups", rotary="none", gguf="mamba2"),
+    Family("Mamba 2", ("mamba2",), "SSD, gated RMSNorm, groups", rotary="none", gguf="mamba2"),
     Family(
         "RecurrentGemma",
         ("recurrent_gemma",),

@@ -1,5 +1,5 @@
-"""Mamba and Falcon-Mamba: state spaces, no attention; epsilons, biases, ranks and widths of their
-own."""
+"""Mamba, Falcon-Mamba and Mamba 2: state spaces, no attention; epsilons, biases, ranks, heads,
+groups and widths of their own."""
 
 from __future__ import annotations
 
@@ -61,6 +61,25 @@ def metadata(rank: int, *, states: int = 16, kernel: int = 4, **more: Any) -> di
     }
 
 
+M2, C2 = transformers.Mamba2ForCausalLM, transformers.Mamba2Config
+A2 = gguf.MODEL_ARCH.MAMBA2
+
+
+def stored_heads(tensors: Arrays, config: PretrainedConfig) -> Arrays:
+    """The same of Mamba 2: numbers of heads are columns, a norm has a row for each group."""
+    out = {}
+    for name, array in stored(tensors, config).items():
+        if name.endswith((".ssm_a", ".ssm_d")):
+            out[name] = array[:, None]
+        elif name.endswith(".dt_bias"):
+            out[name.replace("dt_bias", "dt_proj.bias")] = array
+        elif name.endswith("mixer.norm.weight"):
+            out[name] = array.reshape(config.n_groups, -1)
+        else:
+            out[name] = array
+    return out
+
+
 # log(exp(x)) is x but for its last bits: `exact` cannot hold.
 ARCHS: tuple[Arch, ...] = (
     Arch("mamba", M, configured(C, **SMALL), A, stored, metadata(32), exact=False, packed=packed),
@@ -102,4 +121,57 @@ ARCHS: tuple[Arch, ...] = (
         packed=packed,
     ),
     Arch("falcon-mamba-inner", FM, configured(FC, **{**NONE, "intermediate_size": 96}, expand=16)),
+    # transformers' chunks come round several times in a prompt.
+    Arch(
+        "mamba2",
+        M2,
+        configured(
+            C2,
+            **NONE,
+            num_heads=8,
+            head_dim=16,
+            n_groups=2,
+            state_size=16,
+            chunk_size=32,
+        ),
+        A2,
+        stored_heads,
+        metadata(8, **{"ssm.group_count": 2}),
+        exact=False,
+        packed=packed,
+    ),
+    Arch(
+        "mamba2-one-group",
+        M2,
+        configured(
+            C2,
+            **NONE,
+            num_heads=8,
+            head_dim=24,
+            n_groups=1,
+            state_size=24,
+            chunk_size=16,
+            expand=3,
+            conv_kernel=3,
+            use_bias=True,
+            use_conv_bias=False,
+            layer_norm_epsilon=1e-3,
+            residual_in_fp32=False,
+            tie_word_embeddings=True,
+        ),
+        A2,
+        stored_heads,
+        metadata(
+            8,
+            states=24,
+            kernel=3,
+            **{
+                "ssm.group_count": 1,
+                "ssm.inner_size": 192,
+                "attention.layer_norm_rms_epsilon": 1e-3,
+            },
+        ),
+        exact=False,
+        packed=packed,
+    ),
 )

@@ -152,6 +152,11 @@ FULL, SLIDING = "full_attention", "sliding_attention"
             {"parameter_norm": None, "use_bias": False, "use_conv_bias": False, "inner": 96},
         ),
         ("mamba", _SSM | {"ssm__dt_b_c_rms": True}, {"parameter_norm": 1e-5, "rank": 4}),
+        (
+            "mamba2",
+            _SSM | {"ssm__group_count": 2},
+            {"num_heads": 4, "width": 24, "time_step_limit": None, "use_conv_bias": False},
+        ),
     ],
 )  # fmt: skip
 def test_what_an_absent_key_means_in_gguf(

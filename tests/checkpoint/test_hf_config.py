@@ -119,6 +119,17 @@ def test_rotary_keys_that_make_no_sense(given, says):
     assert says in refusal(lambda: canonical(given, "x")).message
 
 
+@pytest.mark.parametrize("limit", [float("inf"), 0.5])
+def test_a_number_that_json_lacks_is_the_number(limit, tmp_path):
+    """As this transformers writes it, and as older ones did."""
+    config = transformers.Mamba2Config(time_step_limit=(0.0, limit))
+    config.save_pretrained(tmp_path)
+    assert read_config(tmp_path / "config.json")[1]["time_step_limit"] == [0.0, limit]
+    old = {"model_type": "mamba2", "time_step_limit": [0.0, limit]}
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    assert read_config(tmp_path / "config.json")[1]["time_step_limit"] == [0.0, limit]
+
+
 def test_model_type(tmp_path):
     path = tmp_path / "config.json"
     path.write_text('{"model_type": "Yi"}')

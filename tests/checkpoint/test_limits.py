@@ -72,6 +72,13 @@ def test_a_number_of_an_unknown_key_is_finite_too() -> None:
         check_ranges({"of_tomorrow": {"a": NAN}}, "x")
 
 
+def test_infinity_is_a_limit_that_is_none() -> None:
+    check_ranges({"time_step_limit": [0.0, INF]}, "x")
+    for value in (NAN, -INF):
+        with pytest.raises(CheckpointError, match="time_step_limit is"):
+            check_ranges({"time_step_limit": [0.0, value]}, "x")
+
+
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e999", "0", "0.0", "-1e-5"])
 def test_a_file_says_it_in_json(text: str, tmp_path: Path) -> None:
     folder = tiny.write_safetensors(tmp_path / "m")

@@ -83,6 +83,22 @@ def test_shapes_lose_and_gain_ones():
     assert ops.squeeze(blocks).data.shape == (4, 34)
 
 
+def test_columns_and_groups_become_vectors():
+    """Shapes are told beforehand as they then are."""
+    values = np.arange(-6, 0, dtype=np.float32)
+    for name, given, want in (
+        ("column", values[:, None], values),
+        ("column", values, values),
+        ("neg_log_column", values[:, None], np.log(-values)),
+        ("flatten", values.reshape(2, 3), values),
+    ):
+        op, packed = ops.OPS[name], ops.packed_floats(given)
+        found = op(packed, {})
+        assert op.shape(given.shape) == found.shape == want.shape
+        assert np.array_equal(dequantize(found).numpy(), want)
+    assert ops.column(ops.packed_floats(values.reshape(2, 3))).shape == (2, 3)
+
+
 def test_operations_take_their_argument_from_the_config():
     config = {"num_attention_heads": 2, "num_key_value_heads": 1}
     w = vector([0, 1, 2, 3, 10, 11, 12, 13])

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.checkpoint.tied import EMBEDDINGS, HEAD, TIED_UNSAID
 from rbee_worker.errors import CheckpointError
-from rbee_worker.models import ARCHITECTURES, bigcode, falcon, mamba, mpt, parts
+from rbee_worker.models import ARCHITECTURES, bigcode, falcon, mpt, parts, state_spaces
 from tests.driver import Driver
 from tests.test_archs import error, load
 
@@ -112,7 +112,7 @@ def test_what_is_tied_unsaid_is_what_transformers_ties_unsaid() -> None:
 
 
 def test_every_place_of_an_embedding_is_known() -> None:
-    names = (parts.NAMES, bigcode.NAMES, falcon.NAMES, mpt.NAMES, mamba.NAMES)
+    names = (parts.NAMES, bigcode.NAMES, falcon.NAMES, mpt.NAMES, state_spaces.NAMES)
     assert {f"{n.embed}.weight" for n in names} == set(EMBEDDINGS)
     assert {f"{n.head}.weight" for n in names} == {HEAD}
 

@@ -1,7 +1,8 @@
-"""Families of recurrent layers: Mamba and Falcon-Mamba."""
+"""Families of recurrent layers: Mamba, Falcon-Mamba and Mamba 2."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tests.published.row import UNTIED, Published
@@ -86,5 +87,53 @@ PUBLISHED: tuple[Published, ...] = (
             **UNTIED,
         },
         billions=7.27,
+    ),
+    Published(
+        "mistralai/Mamba-Codestral-7B-v0.1",
+        {
+            "model_type": "mamba2",
+            "architectures": ["Mamba2ForCausalLM"],
+            **{k: v for k, v in _BEGAN.items() if k not in ("time_step_init_scheme",)},
+            **_SELECTIVE,
+            "chunk_size": 256,
+            "eos_token_id": 0,
+            "expand": 2,
+            "head_dim": 64,
+            "hidden_size": 4096,
+            "intermediate_size": 8192,
+            "n_groups": 8,
+            "norm_before_gate": True,
+            "num_heads": 128,
+            "num_hidden_layers": 64,
+            "pad_token_id": 0,
+            "rms_norm": True,
+            "state_size": 128,
+            "time_step_limit": [0.0, math.inf],
+            "time_step_rank": 256,
+            "torch_dtype": "bfloat16",
+            "vocab_size": 32768,
+            **UNTIED,
+        },
+        billions=7.29,
+    ),
+    Published(
+        "AntonV/mamba2-780m-hf",
+        {
+            "model_type": "mamba2",
+            **_SELECTIVE,
+            "chunk_size": 256,
+            "expand": 2,
+            "head_dim": 64,
+            "hidden_size": 1536,
+            "n_groups": 1,
+            "num_heads": 48,
+            "num_hidden_layers": 48,
+            "rms_norm": True,
+            "state_size": 128,
+            "time_step_limit": [0.0, {"__float__": "Infinity"}],
+            "tie_word_embeddings": True,
+            "vocab_size": 50288,
+        },
+        billions=0.780,
     ),
 )

@@ -211,6 +211,20 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
             only=MappingProxyType({"rms_norm": True}),
             ignored=("ssm_cfg", "fused_add_norm", "pad_vocab_size_multiple"),
         ),
+        # Codestral Mamba says norm_before_gate, of which HF's class knows nothing: its norm comes
+        # after the gate. Chunks are of HF's own way to compute, a rank is Mamba 1's.
+        "mamba2": Dialect(
+            "mamba2",
+            prefixes=MappingProxyType(
+                {
+                    "model.backbone.": "backbone.",
+                    "model.lm_head.": "lm_head.",
+                    "backbone.embedding.": "backbone.embeddings.",
+                }
+            ),
+            only=MappingProxyType({"rms_norm": True}),
+            ignored=("chunk_size", "time_step_rank", "norm_before_gate"),
+        ),
         "mpt": Dialect(
             "mpt",
             {

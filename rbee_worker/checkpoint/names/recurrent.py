@@ -1,4 +1,4 @@
-"""Families of recurrent layers: Mamba and Falcon-Mamba.
+"""Families of recurrent layers: Mamba, Falcon-Mamba and Mamba 2.
 
 A file holds rates of decay, -exp(A_log); taps of a convolution have no dimension of 1 in it.
 """
@@ -25,7 +25,6 @@ _KEYS = (
     Key("ssm.conv_kernel", "conv_kernel", "count", required=True),
     Key("ssm.inner_size", "intermediate_size", "count", required=True),
     Key("ssm.state_size", "state_size", "count", required=True),
-    Key("ssm.time_step_rank", "time_step_rank", "count", required=True),
     Key("attention.layer_norm_rms_epsilon", "layer_norm_epsilon", "number", required=True),
     *TOKEN_KEYS,
 )
@@ -49,10 +48,14 @@ _ROWS = (
     *rows("blk.{}.ssm_out", "backbone.layers.{}.mixer.out_proj"),
 )
 
+_BIASES = MappingProxyType(
+    {"use_bias": ("blk.0.ssm_in.bias",), "use_conv_bias": ("blk.0.ssm_conv1d.bias",)}
+)
+
 ARCHITECTURES: dict[str, Architecture] = {
     "mamba": Architecture(
         model_type="mamba",
-        keys=_KEYS,
+        keys=(*_KEYS, Key("ssm.time_step_rank", "time_step_rank", "count", required=True)),
         tensors=(
             *_ROWS,
             _layer("ssm_a", "mixer.A_log", "neg_log"),
@@ -62,12 +65,26 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         variants=(("ssm.dt_b_c_rms", "falcon_mamba"),),
         constants=constants(hidden_act="silu", expand=2, residual_in_fp32=True),
-        present=MappingProxyType(
-            {
-                "use_bias": ("blk.0.ssm_in.bias",),
-                "use_conv_bias": ("blk.0.ssm_conv1d.bias",),
-            }
+        present=_BIASES,
+        absent=TIED_WITHOUT_OUTPUT,
+        inert=_NO_ATTENTION,
+    ),
+    "mamba2": Architecture(
+        model_type="mamba2",
+        keys=(
+            *_KEYS,
+            Key("ssm.time_step_rank", "num_heads", "count", required=True),
+            Key("ssm.group_count", "n_groups", "count", required=True),
         ),
+        tensors=(
+            *_ROWS,
+            _layer("ssm_a", "mixer.A_log", "neg_log_column"),
+            _layer("ssm_d", "mixer.D", "column"),
+            _layer("ssm_dt.bias", "mixer.dt_bias"),
+            _layer("ssm_norm.weight", "mixer.norm.weight", "flatten"),
+        ),
+        constants=constants(hidden_act="silu", expand=2, residual_in_fp32=True),
+        present=_BIASES,
         absent=TIED_WITHOUT_OUTPUT,
         inert=_NO_ATTENTION,
     ),

@@ -1,0 +1,80 @@
+"""What Mamba and Mamba 2 share: layers of one half, x + mix(norm x), whose mixer begins with a
+causal convolution. No layer feeds forward, nothing has positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from rbee_worker.checkpoint.ops import floats, packed_floats
+from rbee_worker.errors import UnsupportedModel
+from rbee_worker.layers.blocks import Mixer, SinglePreNorm
+from rbee_worker.layers.state_space import CausalConv
+from rbee_worker.models import parts
+from rbee_worker.models.base import Decoder
+from rbee_worker.models.config import RecurrentConfig, activation, positive
+from rbee_worker.models.layer_plan import LayerPlan, plan_layers
+from rbee_worker.models.weights import Weights
+from rbee_worker.state.specs import StateRef
+
+NAMES = parts.Names(embed="backbone.embeddings", layers="backbone.layers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RecurrentConfig):
+    """The keys that both have."""
+
+    intermediate_size: int = 0  # 0: expand times the width
+    expand: int = 2
+    state_size: int = 16
+    conv_kernel: int = 4
+    layer_norm_epsilon: float = 1e-5
+    use_bias: bool = False
+    use_conv_bias: bool = True
+    residual_in_fp32: bool = True
+
+    @property
+    def inner(self) -> int:
+        """Columns of the recurrence."""
+        return self.intermediate_size or self.expand * self.hidden_size
+
+
+def build(c: Config, w: Weights, mixer: Callable[[Weights], Mixer], **sizes: int) -> Decoder:
+    """The model, mixer(cursor at a layer's mixer) for each layer; sizes: the family's own, which
+    must be positive. Raises CheckpointError, UnsupportedModel."""
+    positive(
+        "config",
+        vocab=c.vocab_size,
+        hidden=c.hidden_size,
+        inner=c.inner,
+        layers=c.num_hidden_layers,
+        state=c.state_size,
+        **sizes,
+    )
+    if c.conv_kernel < 2:
+        raise UnsupportedModel(
+            f"config: conv_kernel is {c.conv_kernel}: a convolution of one row is none.",
+            fix="check the config: published models of this architecture have 4.",
+        )
+
+    def block(at: Weights, layer: LayerPlan) -> SinglePreNorm:
+        norm = at.rms_norm("norm", c.hidden_size, c.layer_norm_epsilon)
+        return SinglePreNorm(w.ops, norm, mixer(at.sub("mixer")), c.residual_in_fp32)
+
+    norm = w.rms_norm("backbone.norm_f", c.hidden_size, c.layer_norm_epsilon)
+    return parts.decoder(w, c, plan_layers(c, None), block, norm, names=NAMES)
+
+
+def conv(w: Weights, c: Config, width: int, where: StateRef) -> CausalConv:
+    """conv1d at the cursor, of `width` columns."""
+    taps = floats(w.floats("conv1d.weight", (width, 1, c.conv_kernel)))
+    return CausalConv(
+        ops=w.ops,
+        taps=w.ops.vector([packed_floats(np.ascontiguousarray(taps[:, 0].T))]),
+        bias=w.ops.vector([w.packed("conv1d.bias", (width,))]) if c.use_conv_bias else None,
+        act=activation(c.hidden_act),
+        where=where,
+    )
