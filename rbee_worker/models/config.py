@@ -121,9 +121,7 @@ def read_config(cls: type[C], config: Mapping[str, Any], *, where: str) -> tuple
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 RECURRENT = "linear_attention"
-UNBOUNDED = (
-    1 << 20
-)  # positions of a model that has no limit of its own, as llama.cpp's files say it
+UNBOUNDED = 1 << 20  # positions where a model has no limit of its own; as llama.cpp's files say
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,23 +22,9 @@ class RecurrenceOps(RecordingOps):
     def linear_scan(
         self, x: Array, decay: Array, where: StateRef, name: str, batch: Batch
     ) -> Array:
-        source, factors = buf_of(x), buf_of(decay, buf_of(x).width)
-        rec = self.now.recorder
-        y = rec.buffer(source.width)
-        state, fields = self._kept(where, name, (source.width,))
-        rec.call(
-            "scan.linear",
-            [reads(source, ALL), reads(factors, ALL), Touch(state, ALL, True), writes(y, ALL)],
-            x=source.slot,
-            x_stride=source.stride,
-            decay=factors.slot,
-            decay_stride=factors.stride,
-            y=y.slot,
-            y_stride=y.stride,
-            width=source.width,
-            **fields,
-        )
-        return y
+        width = buf_of(decay, buf_of(x).width).width
+        kept = self._kept(where, name, (width,))
+        return self._in_order("scan.linear", {"x": x, "decay": decay}, kept, width=width)
 
     def causal_conv(
         self,
@@ -51,26 +37,19 @@ class RecurrenceOps(RecordingOps):
         *,
         kind: Activation | None,
     ) -> Array:
-        source, rec = buf_of(x), self.now.recorder
-        count = taps.size // source.width
-        assert taps.shape == (count * source.width,)
-        assert bias is None or bias.shape == (source.width,)
-        y = rec.buffer(source.width)
-        state, fields = self._kept(where, name, (count - 1, source.width))
-        rec.call(
+        width = buf_of(x).width
+        count = taps.size // width
+        assert taps.shape == (count * width,)
+        assert bias is None or bias.shape == (width,)
+        return self._in_order(
             f"conv.causal-{kind}" if kind else "conv.causal",
-            [reads(source, ALL), Touch(state, ALL, True), writes(y, ALL)],
-            x=source.slot,
-            x_stride=source.stride,
+            {"x": x},
+            self._kept(where, name, (count - 1, width)),
             taps=pointer(taps),
             count=count,
             bias=pointer(bias),
-            y=y.slot,
-            y_stride=y.stride,
-            width=source.width,
-            **fields,
+            width=width,
         )
-        return y
 
     def selective_scan(
         self,
@@ -89,12 +68,11 @@ class RecurrenceOps(RecordingOps):
         shape = scan_shape(states, width)
         assert rates.shape == (prod(shape),)
         assert skip.shape == (width,)
-        assert buf_of(c).width == states
-        assert buf_of(dt).width == width
+        assert (buf_of(c).width, buf_of(dt).width, buf_of(gate).width) == (states, width, width)
         rows = {"x": x, "dt": dt, "b": b, "c": c, "gate": gate}
         kept = self._kept(where, name, shape)
         vectors = {"rates": pointer(rates), "skip": pointer(skip)}
-        return self._scan("selective", rows, kept, **vectors, width=width, states=states)
+        return self._in_order("scan.selective", rows, kept, **vectors, width=width, states=states)
 
     def ssd(
         self,
@@ -115,13 +93,13 @@ class RecurrenceOps(RecordingOps):
         heads = buf_of(dt).width
         columns = equal_parts(buf_of(x).width, heads)
         states = equal_parts(buf_of(b).width, groups)
-        assert buf_of(c).width == groups * states
+        assert (buf_of(c).width, buf_of(gate).width) == (groups * states, heads * columns)
         assert heads % groups == 0
         vectors = {"bias": bias, "rates": rates, "skip": skip}
         for vector in vectors.values():
             assert vector.shape == (heads,)
-        return self._scan(
-            "heads",
+        return self._in_order(
+            "scan.heads",
             {"x": x, "dt": dt, "b": b, "c": c, "gate": gate},
             self._kept(where, name, scan_shape(states, columns, heads)),
             **{part: pointer(vector) for part, vector in vectors.items()},
@@ -131,22 +109,21 @@ class RecurrenceOps(RecordingOps):
             states=states,
         )
 
-    def _scan(
+    def _in_order(
         self,
-        kind: str,
+        kernel: str,
         rows: Mapping[str, Array],
         kept: tuple[Place, dict[str, Any]],
         **fields: Any,
     ) -> Array:
-        """A kernel of `kernels/scan.py`; rows: what it reads, by the names of its arguments."""
+        """A kernel that takes rows in order; rows: what it reads of each, x among it, by name."""
         rec, given = self.now.recorder, {part: buf_of(value) for part, value in rows.items()}
-        assert given["gate"].width == given["x"].width
         y = rec.buffer(given["x"].width)
         state, found = kept
         for part, buf in given.items():
             found |= {part: buf.slot, f"{part}_stride": buf.stride}
         rec.call(
-            f"scan.{kind}",
+            kernel,
             [*(reads(buf, ALL) for buf in given.values()), Touch(state, ALL, True), writes(y, ALL)],
             y=y.slot,
             y_stride=y.stride,

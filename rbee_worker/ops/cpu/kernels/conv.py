@@ -15,6 +15,7 @@ from rbee_worker.ops.cpu.compiler.simd import Int, Ptr, Vector
 from rbee_worker.ops.cpu.kernels import vmath
 from rbee_worker.ops.cpu.kernels.each import ACTS
 from rbee_worker.ops.cpu.kernels.shares import load_upto, share, store_upto
+from rbee_worker.ops.cpu.kernels.slots import first_row, kept_of
 from rbee_worker.ops.cpu.shared import step as header
 
 CELL = 16  # columns
@@ -34,18 +35,15 @@ def _causal(act: Callable[..., Any]) -> Callable[..., None]:
         x: Ptr, x_stride: Int, taps: Ptr, count: Int, bias: Ptr, y: Ptr, y_stride: Int,
         group: Int, tensor: Int, slot_bytes: Int, layer: Int, width: Int,
     ) -> None:  # fmt: skip
-        """group, tensor: as of `scan.linear`."""
-        sequences, starts = s.get_i64(step + header.B), s.get_i64(step + header.SEQ_STARTS)
-        state = s.get_i64(step + tensor + header.STATE)
-        state += layer * s.get_i64(step + tensor + header.STATE_LAYER)
-        slots = s.get_i64(step + group + header.SLOTS)
+        """`Recurrences.causal_conv`. group, tensor, layer, slot_bytes: see `kept_of`."""
+        sequences = s.get_i64(step + header.B)
         before = count - 1
         items = s.idiv(width + CELL - 1, CELL) * sequences
         for item in range(share(tid, nt, items), share(tid + 1, nt, items)):
             i, q = CELL * s.idiv(item, sequences), s.imod(item, sequences)
             left = width - i
-            kept = state + slot_bytes * s.get_i64(slots + 8 * q) + 4 * i
-            first, end = s.get_i64(starts + 8 * q), s.get_i64(starts + 8 * (q + 1))
+            kept = kept_of(step, group, tensor, layer, slot_bytes, q) + 4 * i
+            first, end = first_row(step, q), first_row(step, q + 1)
             rows = x + 4 * (first * x_stride + i)
             for n in range(end - first):
                 total = s.zeros()

@@ -13,9 +13,10 @@ from rbee_worker.ops.cpu.compiler.kernel import Kernel, kernel
 from rbee_worker.ops.cpu.compiler.simd import Int, Ptr
 from rbee_worker.ops.cpu.kernels import vmath
 from rbee_worker.ops.cpu.kernels.shares import load_upto, share, store_upto
+from rbee_worker.ops.cpu.kernels.slots import first_row, kept_of
 from rbee_worker.ops.cpu.shared import step as header
 
-CELL = 16  # columns
+CELL = 16  # columns; as in ops/cells.py, which says how states lie in memory
 
 
 def _linear(
@@ -23,19 +24,15 @@ def _linear(
     x: Ptr, x_stride: Int, decay: Ptr, decay_stride: Int, y: Ptr, y_stride: Int,
     group: Int, tensor: Int, slot_bytes: Int, layer: Int, width: Int,
 ) -> None:  # fmt: skip
-    """h = decay * h + x; y = h. group, tensor: offsets in the header, of the record with the
-    sequences' slots and of the one with the address of the tensor that keeps h."""
-    sequences, starts = s.get_i64(step + header.B), s.get_i64(step + header.SEQ_STARTS)
-    state = s.get_i64(step + tensor + header.STATE)
-    state += layer * s.get_i64(step + tensor + header.STATE_LAYER)
-    slots = s.get_i64(step + group + header.SLOTS)
+    """h = decay * h + x; y = h. group, tensor, layer, slot_bytes: see `kept_of`, also below."""
+    sequences = s.get_i64(step + header.B)
     items = s.idiv(width + CELL - 1, CELL) * sequences
     for item in range(share(tid, nt, items), share(tid + 1, nt, items)):
         i, b = CELL * s.idiv(item, sequences), s.imod(item, sequences)
         left = width - i
-        kept = state + slot_bytes * s.get_i64(slots + 8 * b) + 4 * i
+        kept = kept_of(step, group, tensor, layer, slot_bytes, b) + 4 * i
         h = load_upto(kept, left)
-        for t in range(s.get_i64(starts + 8 * b), s.get_i64(starts + 8 * (b + 1))):
+        for t in range(first_row(step, b), first_row(step, b + 1)):
             a = load_upto(decay + 4 * (t * decay_stride + i), left)
             h = s.add(s.mul(a, h), load_upto(x + 4 * (t * x_stride + i), left))
             store_upto(y + 4 * (t * y_stride + i), h, left)
@@ -48,25 +45,22 @@ def _selective(
     gate: Ptr, gate_stride: Int, rates: Ptr, skip: Ptr, y: Ptr, y_stride: Int,
     group: Int, tensor: Int, slot_bytes: Int, layer: Int, width: Int, states: Int,
 ) -> None:  # fmt: skip
-    """`Recurrences.selective_scan`. group, tensor: as of `_linear`."""
-    sequences, starts = s.get_i64(step + header.B), s.get_i64(step + header.SEQ_STARTS)
-    state = s.get_i64(step + tensor + header.STATE)
-    state += layer * s.get_i64(step + tensor + header.STATE_LAYER)
-    slots = s.get_i64(step + group + header.SLOTS)
+    """`Recurrences.selective_scan`."""
+    sequences = s.get_i64(step + header.B)
     items = s.idiv(width + CELL - 1, CELL) * sequences
     for item in range(share(tid, nt, items), share(tid + 1, nt, items)):
         cell, q = s.idiv(item, sequences), s.imod(item, sequences)
         i, own = CELL * cell, 4 * CELL * states * cell
         left = width - i
-        kept, mine = state + slot_bytes * s.get_i64(slots + 8 * q) + own, rates + own
-        for t in range(s.get_i64(starts + 8 * q), s.get_i64(starts + 8 * (q + 1))):
+        kept = kept_of(step, group, tensor, layer, slot_bytes, q) + own
+        for t in range(first_row(step, q), first_row(step, q + 1)):
             v = load_upto(x + 4 * (t * x_stride + i), left)
             size = vmath.softplus(load_upto(dt + 4 * (t * dt_stride + i), left))
             u = s.mul(size, v)
             into, out = b + 4 * t * b_stride, c + 4 * t * c_stride
             total = s.zeros()
             for n in range(states):
-                decay = vmath.exp_weight(s.mul(size, s.load_f32(mine + 4 * CELL * n)))
+                decay = vmath.exp_weight(s.mul(size, s.load_f32(rates + own + 4 * CELL * n)))
                 h = s.mul(decay, s.load_f32(kept + 4 * CELL * n))
                 h = s.add(h, s.mul(u, s.splat_f32(into + 4 * n)))
                 s.store_f32(kept + 4 * CELL * n, h)
@@ -84,11 +78,8 @@ def _heads(
     group: Int, tensor: Int, slot_bytes: Int, layer: Int,
     heads: Int, columns: Int, groups: Int, states: Int,
 ) -> None:  # fmt: skip
-    """`Recurrences.ssd`; a cell is of one head. group, tensor: as of `_linear`."""
-    sequences, starts = s.get_i64(step + header.B), s.get_i64(step + header.SEQ_STARTS)
-    state = s.get_i64(step + tensor + header.STATE)
-    state += layer * s.get_i64(step + tensor + header.STATE_LAYER)
-    slots = s.get_i64(step + group + header.SLOTS)
+    """`Recurrences.ssd`; a cell is of one head."""
+    sequences = s.get_i64(step + header.B)
     cells = s.idiv(columns + CELL - 1, CELL)  # of a head
     items = heads * cells * sequences
     for item in range(share(tid, nt, items), share(tid + 1, nt, items)):
@@ -98,8 +89,8 @@ def _heads(
         mine = 4 * states * s.idiv(head * groups, heads)  # where the group's b and c begin
         rate, more = s.splat_f32(rates + 4 * head), s.splat_f32(bias + 4 * head)
         passed = s.splat_f32(skip + 4 * head)
-        kept = state + slot_bytes * s.get_i64(slots + 8 * q) + 4 * CELL * states * cell
-        for t in range(s.get_i64(starts + 8 * q), s.get_i64(starts + 8 * (q + 1))):
+        kept = kept_of(step, group, tensor, layer, slot_bytes, q) + 4 * CELL * states * cell
+        for t in range(first_row(step, q), first_row(step, q + 1)):
             v = load_upto(x + 4 * t * x_stride + at, left)
             size = vmath.softplus(s.add(s.splat_f32(dt + 4 * (t * dt_stride + head)), more))
             decay, u = vmath.exp_weight(s.mul(size, rate)), s.mul(size, v)
