@@ -101,4 +101,19 @@ SHAPES: Mapping[str, Shape] = {
         "rope_theta": 1000000.0,
         "max_position_embeddings": 40960,
     },
+    "mamba-130m": {
+        "model_type": "mamba",
+        "vocab_size": 50280,
+        "hidden_size": 768,
+        "num_hidden_layers": 24,
+    },
+    "mamba2-780m": {
+        "model_type": "mamba2",
+        "vocab_size": 50288,
+        "hidden_size": 1536,
+        "num_hidden_layers": 48,
+        "num_heads": 48,
+        "n_groups": 1,
+        "tie_word_embeddings": True,
+    },
 }

@@ -128,7 +128,7 @@ def hf_trace(model: PreTrainedModel, tokens: Sequence[int]) -> Trace:
     hooks = [layers[0].register_forward_pre_hook(before, with_kwargs=True)]
     hooks += [layer.register_forward_hook(after) for layer in layers]
     try:
-        with torch.inference_mode():
+        with _quiet(), torch.inference_mode():
             logits = model(torch.tensor([list(tokens)]), use_cache=False).logits[0]
     finally:
         for hook in hooks:
