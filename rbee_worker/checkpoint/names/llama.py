@@ -1,4 +1,4 @@
-"""Llama and the architectures with its tensors: pre-norm, q, k, v, o, gate, up, down."""
+"""Llama and the architectures with the same tensors: pre-norm, q, k, v, o, gate, up, down."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         keys=(
             *(k for k in DENSE_KEYS if k.hf not in ("intermediate_size", "rms_norm_eps")),
             Key("feed_forward_length", "intermediate_size", "twice", required=True),
-            # Converters of different years call the same number by either name.
+            # Converters have written this number under either key.
             Key("attention.layer_norm_epsilon", "rms_norm_eps", "number"),
             Key("attention.layer_norm_rms_epsilon", "rms_norm_eps", "number"),
         ),
