@@ -258,7 +258,7 @@ def test_experts_of_different_formats_are_refused(folder: Path) -> None:
     arch = next(a for a in ARCHS if a.id == "mixtral-2023")
     quant = gguf.GGMLQuantizationType.Q8_0
     path = write_gguf(arch, oracle(arch), folder / "mixed.gguf", quant, only="ffn_up.1.weight")
-    with pytest.raises(UnsupportedModel, match="experts hold their w1 and w3 in different formats"):
+    with pytest.raises(UnsupportedModel, match="the experts' w1 and w3 have different formats"):
         load(path)
 
 

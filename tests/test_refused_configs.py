@@ -60,7 +60,7 @@ CASES: list[tuple[str, dict[str, Any], type[ModelError], str]] = [
         "phi3-long",
         {"rope_parameters": None, "rope_scaling": {"type": "su", "short_factor": [1.0]}},
         CheckpointError,
-        "short_factor has 1 numbers, 8 columns rotate",
+        "short_factor has 1 values, but 8 pairs rotate",
     ),
     (
         "phi3-long",
@@ -81,7 +81,7 @@ CASES: list[tuple[str, dict[str, Any], type[ModelError], str]] = [
     ("mpt", {"attn_config": {"alibi_bias_max": 0.0}}, UnsupportedModel, "config.alibi_bias_max"),
     ("mpt", {"attn_config": {"alibi": False}}, UnsupportedModel, "attn_config.alibi"),
     ("mpt", {"no_bias": False, "logit_scale": 0.5}, UnsupportedModel, "no_bias, logit_scale"),
-    ("mixtral", {"num_experts_per_tok": 7}, CheckpointError, "is 7, there are 6 experts"),
+    ("mixtral", {"num_experts_per_tok": 7}, CheckpointError, "is 7, but there are 6 experts"),
     ("qwen3-moe", {"num_local_experts": 0}, CheckpointError, "experts = 0"),
     ("chatglm", {"add_bias_linear": True}, UnsupportedModel, "add_bias_linear is True"),
     ("qwen1", {"rotary_pct": 0.5}, UnsupportedModel, "rotary_pct is 0.5"),

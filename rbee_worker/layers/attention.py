@@ -13,14 +13,14 @@ from rbee_worker.state.specs import StateRef
 
 @dataclass(frozen=True)
 class Attention:
-    """softmax(scale * q k^T) v with rotated q and k, projected back.
+    """softmax(scale * q k^T) v with rotated q and k, projected back to the hidden width.
 
-    qkv: stacked map to q [heads * head_dim], k, v [kv_heads * head_dim]; where: this layer's place
-    in the state; rope None = no positions; window: a query sees its last `window` keys;
-    q_norm, k_norm: applied to the projections before they rotate. groups: q, k, v of each group of
-    heads lie together (qkv.widths are then those of one group). clip: projections are cut to
-    -clip .. clip. slopes: ALiBi, float32 [heads] (Press et al. 2022). sinks: a score
-    more for each head that has no value, float32 [heads].
+    qkv: stacked maps to q [heads * head_dim], k and v [kv_heads * head_dim] each; where: this
+    layer's entry in the state; rope None: no positions; window: a query sees its last `window`
+    keys; q_norm, k_norm: applied to the projections before they rotate; groups: q, k and v of each
+    group of heads are adjacent, and qkv.widths are those of one group; clip: projections are cut to
+    -clip .. clip; slopes: ALiBi, float32 [heads] (Press et al. 2022); sinks: an additional score
+    per head without a value, float32 [heads].
     """
 
     ops: Ops
