@@ -1,4 +1,4 @@
-"""The program: its commands. Imports nothing heavy before it must."""
+"""The program and its commands. Heavy imports happen only inside the commands that need them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _common(
 
 
 def run() -> int:
-    """Run the command that the command line names; its exit code."""
+    """Run the command that the command line names; returns its exit code."""
     try:
         code = app(prog_name="rbee-worker", standalone_mode=False)
     except typer.TyperException as e:
@@ -71,5 +71,5 @@ def run() -> int:
 
 
 def _usage(error: typer.TyperException) -> str:
-    """typer's own complaint (unknown option, missing argument) in our form."""
+    """One of typer's errors (unknown option, missing argument) in the form of our own messages."""
     return UsageError(error.format_message().rstrip(".") + ".").line

@@ -42,7 +42,7 @@ def chat(
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="the system message")] = None,
     url: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="talk with a worker there (token: RBEE_API_TOKEN)"),
+        typer.Option(metavar="URL", help="use the worker at this URL (token: RBEE_API_TOKEN)"),
     ] = None,
 ) -> None:
     """Talk with the model; /help lists what you can do."""
@@ -50,7 +50,7 @@ def chat(
         raise UsageError(
             "chat needs a terminal.", fix='rbee-worker generate --chat "..." works in a pipe.'
         )
-    import asyncio  # only now: --help is quicker without
+    import asyncio  # imported late: --help is quicker without it
 
     code = asyncio.run(_chat(settings, sampling, system, url))
     if code:
@@ -99,7 +99,7 @@ def _opening(
 
 @dataclass
 class ChatLoop:
-    """Reads a line, does what it says, until the person leaves."""
+    """Reads a line and carries it out, until the user leaves."""
 
     client: EngineClient | RemoteClient
     talk: Conversation
@@ -108,7 +108,7 @@ class ChatLoop:
     answers: list[Transcript] = field(default_factory=list)
 
     async def run(self) -> None:
-        """Until Ctrl-D or /quit."""
+        """Run until Ctrl-D or /quit."""
         info = self.client.info
         assert info is not None
         sys.stdout.write(
@@ -129,7 +129,7 @@ class ChatLoop:
                 error_line(e.line)
 
     async def _obey(self, line: str) -> bool:
-        """One line of input; False to leave."""
+        """Carry out one line of input; False to leave."""
         word, _, rest = line.strip().partition(" ")
         match word:
             case "":
@@ -157,7 +157,7 @@ class ChatLoop:
         return True
 
     async def _ask(self, text: str) -> None:
-        """One question and its streamed answer."""
+        """Send one question and stream its answer."""
         from rbee_worker.cli.transcript import gather
 
         self.talk.ask(text)
@@ -183,7 +183,7 @@ class ChatLoop:
                     self.client.generate(request),
                     on_text=show,
                     on_narration=_tell,
-                    prompt_text=lambda _: "",  # the person sees what was asked
+                    prompt_text=lambda _: "",  # the user can see the question already
                 )
         finally:
             self.talk.answer("".join(said))
@@ -215,7 +215,7 @@ class ChatLoop:
         return end.usage.prompt_tokens + end.usage.output_tokens if end else 0
 
     def _stats(self) -> str:
-        """Speed of the last answer, and sums."""
+        """The speed of the last answer, and totals."""
         if not self.answers:
             return "No answer yet."
         usages = [a.end.usage for a in self.answers if a.end]

@@ -1,4 +1,4 @@
-"""From an exception to one line on stderr and an exit code (docs/worker-api.md, exit codes)."""
+"""Turns an exception into one line on stderr and an exit code (docs/worker-api.md, exit codes)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rbee_worker.extras import usage_error
 
 @contextmanager
 def one_line(debug: bool) -> Iterator[None]:
-    """Runs a command's body; any failure leaves as `typer.Exit` after one line on stderr.
+    """Runs a command's body. Any failure becomes one line on stderr and a `typer.Exit`.
 
     debug: print the traceback first.
     """
@@ -28,7 +28,7 @@ def one_line(debug: bool) -> Iterator[None]:
     except KeyboardInterrupt as e:
         raise typer.Exit(INTERRUPTED) from e
     except BrokenPipeError as e:
-        # The reader has gone (`| head`): nothing more can be said, not even at shutdown.
+        # The reader has gone (`| head`): nothing more can be written, not even at shutdown.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(1) from e
     except OSError as e:

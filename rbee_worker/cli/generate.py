@@ -22,7 +22,7 @@ def generate(
         str | None, typer.Argument(help="the text to continue; - reads it from stdin")
     ] = None,
     chat: Annotated[
-        bool, typer.Option("--chat", help="ask it as a chat message, with the model's template")
+        bool, typer.Option("--chat", help="send it as a chat message, using the model's template")
     ] = False,
     system: Annotated[
         str | None, typer.Option(metavar="TEXT", help="with --chat: the system message")
@@ -31,7 +31,7 @@ def generate(
         bool, typer.Option("--json", help="print one JSON object instead of streaming")
     ] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="say nothing but the answer and errors")
+        bool, typer.Option("--quiet", "-q", help="print nothing but the answer and errors")
     ] = False,
 ) -> None:
     """One completion, streamed to the terminal."""
@@ -47,7 +47,7 @@ def generate(
         params=sampling,
         surface="generate",
     )
-    import asyncio  # only now: --help is quicker without
+    import asyncio  # imported late: --help is quicker without it
 
     code = asyncio.run(_generate(settings, request, as_json=as_json, quiet=quiet))
     if code:
@@ -55,7 +55,7 @@ def generate(
 
 
 async def _generate(settings: Settings, request: Request, *, as_json: bool, quiet: bool) -> int:
-    """Runs the request; returns the exit code."""
+    """Run the request; returns the exit code."""
     import asyncio
 
     from rbee_worker.cli.interrupt import Interrupt
@@ -92,7 +92,7 @@ async def _generate(settings: Settings, request: Request, *, as_json: bool, quie
 
 
 def _prompt(given: str | None) -> str:
-    """The prompt argument, or stdin for `-` and for a pipe without argument."""
+    """The prompt argument; or stdin, for `-` and for a pipe without an argument."""
     if given is None and sys.stdin.isatty():
         raise UsageError(
             "no prompt.", fix='rbee-worker generate "Once upon a time", or - for stdin.'
@@ -115,7 +115,7 @@ def _messages(system: str | None, text: str) -> tuple[dict[str, Any], ...]:
 
 
 def _as_flags(error: InvalidRequest) -> str:
-    """Field errors as a person at a command line reads them: --top-p: must be ..."""
+    """Field errors in command-line terms: --top-p: must be ..."""
     lines = [f"{_flag(e.field)}: {e.message}" for e in error.errors]
     return "; ".join(lines)
 
@@ -130,4 +130,4 @@ def _tell(narration: Narration) -> None:
 
 
 def _nothing(_: object) -> None:
-    """Shows nothing."""
+    """Takes an event and shows nothing."""

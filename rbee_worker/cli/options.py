@@ -1,7 +1,7 @@
 """Command-line options made from tables: `OPTIONS` (settings) and `PARAMETERS` (sampling).
 
-A command is an ordinary function that takes `settings` (and `sampling`); `command` gives it one
-option for every row of the tables, so that none can be forgotten or differ from its documentation.
+A command is an ordinary function that takes `settings` (and `sampling`). `command` adds an option
+for every row of the tables, so none can be forgotten or differ from its documentation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rbee_worker.config import OPTIONS, SERVE, Option, parse, unknown_variables
 from rbee_worker.observe import log
 
 EVERY = tuple(option.field for option in OPTIONS)
-ALL = tuple(option.field for option in OPTIONS if option.group != SERVE)  # without a server
+ALL = tuple(option.field for option in OPTIONS if option.group != SERVE)  # all but the server's
 DEBUG_ENV = "RBEE_DEBUG"
 
 
@@ -29,9 +29,9 @@ def command(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a command of `app`, under its own name.
 
-    fields: the settings that it has options for; all others come from the environment. The function
-    receives `settings: Settings`, with sampling also `sampling: dict[str, Any]` (raw parameters, as
-    a request has them), and its own parameters. A parameter `ref` replaces the option --model.
+    fields: the settings that get options; all others come from the environment. The function
+    receives `settings: Settings`, its own parameters, and with sampling also `sampling: dict[str,
+    Any]` (raw parameters, as in a request). A parameter `ref` replaces the option --model.
     """
 
     def register(run: Callable[..., None]) -> Callable[..., None]:
@@ -68,7 +68,7 @@ def command(
 
 
 def _parameter(option: Option) -> inspect.Parameter:
-    """One row of `OPTIONS` as typer wants it: text (or a switch), None when not given."""
+    """One row of `OPTIONS` as a typer parameter: text (or a switch), None if not given."""
     if option.kind is bool:
         declared = typer.Option(
             f"{option.flag}/--no-{option.flag[2:]}",

@@ -1,4 +1,4 @@
-"""The sampling parameters as options of a command, and as words after `/set`."""
+"""The sampling parameters as command-line options, and as words after `/set`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _GROUP = "Sampling"
 
 
 def parameters() -> list[inspect.Parameter]:
-    """One option for every name that a parameter has; other names than the first are hidden."""
+    """One option per name of a parameter; only its first name is shown in --help."""
     found = []
     for option in params.options():
         for n, flag in enumerate(option.flags):
@@ -34,10 +34,10 @@ def parameters() -> list[inspect.Parameter]:
 
 
 def collect(values: MutableMapping[str, Any]) -> dict[str, Any]:
-    """Takes the sampling options out of `values`: name -> value as a request carries it.
+    """Remove the sampling options from `values`; returns name -> value as in a request.
 
-    Options that were not given are absent. Raises UsageError for text that is no such value; ranges
-    are checked later, when the model is known.
+    Options that were not given are absent. Raises UsageError for text that is not a value of the
+    right type; ranges are checked later, when the model is known.
     """
     raw: dict[str, Any] = {}
     for option in params.options():

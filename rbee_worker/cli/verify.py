@@ -1,4 +1,5 @@
-"""`rbee-worker verify`: is this checkpoint computed as transformers computes it? Exit 1 if not."""
+"""`rbee-worker verify`: does this worker compute a checkpoint as transformers does? Exit 1 if
+not."""
 
 from __future__ import annotations
 
@@ -22,16 +23,16 @@ def verify(
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(metavar="REF", help="transformers reads this one (default: the model)"),
+        typer.Option(metavar="REF", help="the checkpoint for transformers (default: the model)"),
     ] = None,
     tokens: Annotated[int, typer.Option(metavar="N", help="random ids to compare on")] = 70,
     tolerance: Annotated[
         float | None,
-        typer.Option(metavar="X", help="largest error (default 1e-4 in f32, more where rounded)"),
+        typer.Option(metavar="X", help="largest error (default 1e-4 in f32, more if rounded)"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
-    """Compare every layer with transformers; exit 1 where they differ."""
+    """Compare every layer with transformers; exit with 1 if they differ."""
     need("torch", "transformers", "safetensors")
     from rbee_worker.verify.run import verify_report
 
@@ -51,10 +52,10 @@ def verify(
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """A report for people: what was compared, a table of errors, the verdict.
+    """A report as lines of text: what was compared, a table of errors, the verdict.
 
-    `error`: norm of the difference over norm, of the states that come out of all layers so far;
-    `alone`: of this layer, given the states that transformers has before it.
+    `error`: relative error (norm of the difference / norm) of the states after this layer; `alone`:
+    the same for this layer alone, computed from transformers' states before it.
     """
     other, limit = found["against"], found["tolerance"]
     rounded = ", activations in 8 bits" if found["activations"] == "i8" else ""
@@ -74,7 +75,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         f"logits differ by {logits['max']:.1e} at most, {logits['mean']:.1e} on average; "
-        f"the likeliest token is the same at {logits['same_token']:.1%} of positions"
+        f"the most likely token is the same at {logits['same_token']:.1%} of positions"
     )
     yield f"worst: {found['worst']}"
     if rounded:
@@ -83,5 +84,5 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield bold(f"equal within {limit:g}", sys.stdout)
     else:
         at = found["first_differing"]
-        said = f"{at} is the first that differs" if at else "errors add up in the logits"
+        said = f"{at} is the first that differs" if at else "the errors add up in the logits"
         yield bold(f"NOT equal within {limit:g}: {said}", sys.stdout)

@@ -1,4 +1,4 @@
-"""`rbee-worker warmup`: compile CPU kernels now, so that no first start has to; for images."""
+"""`rbee-worker warmup`: compiles CPU kernels ahead of the first start, for example in an image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def warmup(
     settings: Settings,
     refs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[REF]...", help="models; without: what common models need"),
+        typer.Argument(metavar="[REF]...", help="models (default: kernels of common models)"),
     ] = None,
     isa: Annotated[
         list[str] | None,
@@ -34,7 +34,7 @@ def warmup(
     ] = None,
 ) -> None:
     """Compile the CPU kernels of models, and keep them for later starts."""
-    if settings.backend == AUTO:  # where that one cannot be had, there are no kernels to compile
+    if settings.backend == AUTO:  # otherwise there may be no kernels
         settings = msgspec.structs.replace(settings, backend=ROWS[0].name)
     backend = choose_backend(settings)
     status = Status()
@@ -43,7 +43,7 @@ def warmup(
         status.show(f"{target}: {narration.compiling(done, total, last).human}")
 
     try:
-        status.show("Looking at what is needed.")
+        status.show("Finding out which kernels are needed.")
         models = _checkpoints(settings, refs or [], status)
         outlines = [_outlined(ckpt, settings) for ckpt in models]
         for warmed in backend.warm(outlines, settings, isa or [], progress):
@@ -54,7 +54,7 @@ def warmup(
 
 
 def _outlined(ckpt: Checkpoint, settings: Settings) -> tuple[ModelOutline, str]:
-    """A model's outline, and what its keys and values would be kept in."""
+    """A model's outline, and the dtype that its cache would have."""
     from rbee_worker.loading.preflight import outline_of, preflight
 
     plan = preflight(ckpt, msgspec.structs.replace(settings, model=ckpt.ref))
