@@ -1,4 +1,4 @@
-"""What this process may use of the machine: memory and cores, container limits included."""
+"""The memory and cores that this process may use, container limits included."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _CPUS = Path("/sys/devices/system/cpu")
 
 
 def available_memory(proc: Path = Path("/proc"), cgroup: Path = _CGROUP) -> int:
-    """Bytes that can still be allocated without swapping: the system's and the container's."""
+    """Bytes that can still be allocated without swapping, within the container's limit."""
     found = [n for n in (_meminfo(proc), _cgroup_left(cgroup)) if n is not None]
     if found:
         return max(0, min(found))
@@ -18,7 +18,7 @@ def available_memory(proc: Path = Path("/proc"), cgroup: Path = _CGROUP) -> int:
 
 
 def allowed_cores(cpus: Path = _CPUS, cgroup: Path = _CGROUP) -> int:
-    """Physical cores this process may run on, within the container's quota; at least 1."""
+    """Physical cores that this process may run on, within the container's quota; at least 1."""
     mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if not mine:
         return max(1, (os.cpu_count() or 2) // 2)
@@ -36,7 +36,7 @@ def _meminfo(proc: Path) -> int | None:
 
 
 def _cgroup_left(cgroup: Path) -> int | None:
-    """What is left under a cgroup v2 limit; file pages that can be dropped count as free."""
+    """Bytes left under a cgroup v2 limit; file pages that can be dropped count as free."""
     limit, used = _read(cgroup / "memory.max").strip(), _read(cgroup / "memory.current").strip()
     if not limit.isdigit() or not used.isdigit():
         return None
@@ -45,7 +45,7 @@ def _cgroup_left(cgroup: Path) -> int | None:
 
 
 def _cpu_quota(cgroup: Path) -> int | None:
-    """Whole cores' worth of time that cgroup v2 grants; None = no limit."""
+    """The number of whole cores that cgroup v2 grants time for; None = no limit."""
     parts = _read(cgroup / "cpu.max").split()
     if len(parts) != 2 or not parts[0].isdigit():
         return None

@@ -1,4 +1,4 @@
-"""From a model's name to a running engine: open, check, prepare, build, make room for state."""
+"""From a model's name to a running engine: open, check, prepare, build, allocate the state."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Report = Callable[[Loading], None]
 
 
 def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
-    """Load `settings.model`; `report` hears of stages, layers and bytes.
+    """Load `settings.model`; report: is told of stages, layers and bytes.
 
-    Raises ModelError's children and UsageError.
+    Raises subclasses of ModelError, and UsageError.
     """
     clock = _Phases()
     report(Loading(stage="opening"))
@@ -99,7 +99,7 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
 
 
 def _compiling(report: Report) -> Callable[[int, int, str], None]:
-    """Tells the loader's listener about kernels compiled for this processor."""
+    """A callback that reports kernels compiled for this processor."""
 
     def told(done: int, total: int, name: str) -> None:
         report(Loading(stage="compiling", item=name, layers_loaded=done, layers_total=total))
@@ -131,7 +131,7 @@ def _build(ckpt: Checkpoint, ops: Ops, report: Report) -> Decoder:
 
 
 class _Phases:
-    """Seconds of each phase of loading."""
+    """The seconds that each phase of loading took."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

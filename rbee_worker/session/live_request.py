@@ -1,8 +1,8 @@
-"""`LiveRequest`, one request on the text side: ids become characters, characters become events.
+"""`LiveRequest`: one request on the text side. Ids become characters, characters become events.
 
-Ids wait until a character is complete; characters wait while they could become a stop string. What
-comes out is append-only. The consumer may be slow: token events it has not taken are one event that
-grows, so a request never holds more than its own answer.
+Ids wait until a character is complete; characters wait while they could become a stop string. The
+output is append-only. The consumer may be slow: token events that it has not taken are merged into
+one event that grows, so a request never holds more than its own answer.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ from rbee_worker.types import (
 )
 
 METRICS_EVERY_S = 1.0
-MOST_EVENTS = 64  # a consumer further behind gets no more narrations and metrics
+MOST_EVENTS = 64  # a consumer that is further behind gets no more narrations and metrics
 
 
 class LiveRequest:
-    """`seq` names it in the engine. `output_ids` are all ids drawn and kept so far."""
+    """seq: the request's name in the engine. output_ids: all ids drawn and kept so far."""
 
     def __init__(self, request: Request, seq: str, prepared: Prepared, text: TextSide) -> None:
         params = prepared.resolved.params
@@ -57,33 +57,33 @@ class LiveRequest:
         self.prepared = prepared
         self.output_ids: list[int] = []
         self.scheduled = False
-        self.ended = False  # the engine has nothing more to say of it
+        self.ended = False  # the engine will send nothing more about it
         self._text = text
         self._stream = text.stream(params.skip_special_tokens)
         self._matcher = StopMatcher(params.stop, armed=False) if params.stop else None
-        self._mute = set(params.stop_token_ids)  # end the answer, and are no part of its text
+        self._mute = set(params.stop_token_ids)  # ids that end the answer and are not in its text
         if params.skip_special_tokens and not params.ignore_eos:
             self._mute.update(e.id for e in text.eos)
-        # special tokens without text: a stop string may be made of them all the same
+        # special tokens without visible text, which a stop string may still contain
         self._hidden = text.tokenizer.special_ids if params.skip_special_tokens else frozenset()
         self._matched_at: int | None = None
         self._wants_logprobs = params.logprobs is not None
-        # ids whose text has not come out yet, then the token event that is being gathered
+        # ids whose text has not come out yet, then the token event that is being collected
         self._ids: list[int] = []
         self._logprobs: list[TokenLogprob] = []
         self._open_text: list[str] = []
         self._open_ids: list[int] = []
         self._open_logprobs: list[TokenLogprob] = []
-        self._starts: list[int] = []  # of each waiting id: characters before its own
-        self._pushed = self._shown = 0  # characters; counted only where there are stop strings
-        self._sent = 0  # ids that have left in events
+        self._starts: list[int] = []  # for each waiting id: the characters before its first one
+        self._pushed = self._shown = 0  # characters; counted only if there are stop strings
+        self._sent = 0  # ids sent in events
         self._events: deque[Event] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._first_s = 0.0
         self.metrics_due = 0.0
 
     def submit(self) -> Submit:
-        """The message that starts it, or goes on with it in another engine."""
+        """The message that starts the request, or continues it in another engine."""
         resolved = self.prepared.resolved
         params = resolved.params
         return Submit(
@@ -98,7 +98,7 @@ class LiveRequest:
         )
 
     def started(self, model: ModelInfo) -> Started:
-        """The first event. The time is the wall clock's, in UTC."""
+        """The first event. Its time is the wall clock's, in UTC."""
         resolved = self.prepared.resolved
         return Started(
             job_id=self.request.id,
@@ -114,9 +114,9 @@ class LiveRequest:
     # ---- from the engine
 
     def tokens(self, m: Tokens) -> bool:
-        """New ids. True: a stop string is complete, the engine may stop drawing."""
+        """Take new ids. True: a stop string is complete, and the engine may stop drawing."""
         if self._matched_at is not None:
-            return False  # drawn before the engine heard of the match
+            return False  # drawn before the engine learned of the match
         for i, token_id in enumerate(m.ids):
             self.output_ids.append(token_id)
             if m.logprobs is not None:
@@ -127,7 +127,7 @@ class LiveRequest:
         return False
 
     def news(self, m: PromptScores | Scheduled | Preempted | Rescaled) -> None:
-        """What happens to it besides tokens."""
+        """Take a message about the request other than its tokens."""
         if isinstance(m, PromptScores):
             self._add(PromptLogprobs(logprobs=m.logprobs))
         elif isinstance(m, Preempted):
@@ -141,7 +141,7 @@ class LiveRequest:
             )
 
     def finished(self, m: Finished) -> None:
-        """The engine has ended it: flush what is held and close with `End` or `Error`."""
+        """The engine ended the request: flush the held text and close with `End` or `Error`."""
         self.ended = True
         if m.stop.rule == "ERROR" and self._matched_at is None:
             message = m.error or "the engine failed on this request."
@@ -165,18 +165,19 @@ class LiveRequest:
         )
 
     def abandoned(self, rule: str) -> None:
-        """It was ended before the engine heard of it."""
+        """End the request, which the engine was never sent."""
         usage = Usage(prompt_tokens=len(self.prepared.prompt_ids), cached_tokens=0, output_tokens=0)
         record = StopRecord(rule="TIMEOUT" if rule == "TIMEOUT" else "CANCELLED", at=0)
         self.finished(Finished(seq=self.seq, stop=record, usage=usage))
 
     def lost(self, message: str) -> None:
-        """The engine is gone."""
+        """End the request with an error, because the engine is gone."""
         self.ended = True
         self._add(Error(code="ENGINE_LOST", message=message))
 
     def metrics(self, now: float, vram_bytes: int, kv_usage: float) -> None:
-        """Figures, called when they are due: with the first token (no event) and every second."""
+        """Emit figures. Called when they are due: at the first token (no event), then every
+        second."""
         self.metrics_due = now + METRICS_EVERY_S
         if not self._first_s:
             self._first_s = now
@@ -191,7 +192,7 @@ class LiveRequest:
     # ---- to the consumer
 
     async def next(self) -> Event:
-        """The next event, in order."""
+        """Wait for the next event, in order."""
         while True:
             event = self.take()
             if event is not None:
@@ -203,13 +204,13 @@ class LiveRequest:
                 self._waiter = None
 
     def take(self) -> Event | None:
-        """The next event that is already there."""
+        """The next event if there is one already."""
         if self._events:
             return self._events.popleft()
         return self._seal()
 
     def _seal(self) -> Token | None:
-        """The token event gathered so far; a new one begins."""
+        """The token event collected so far; a new one begins."""
         if not self._open_ids:
             return None
         event = Token(
@@ -236,8 +237,8 @@ class LiveRequest:
     # ---- text
 
     def _push(self, token_id: int) -> None:
-        """One id more. It leaves with the first event that shows a character at or after its own
-        first; an id without a character waits for the next that is shown."""
+        """Take one id. It goes into the first event that shows a character at or after the id's own
+        first character; an id without characters waits for the next character shown."""
         text = "" if token_id in self._mute else self._stream.push(token_id)
         self._ids.append(token_id)
         leaving = len(self._ids) if text else 0
@@ -258,7 +259,7 @@ class LiveRequest:
         self._wake()
 
     def _filter(self, text: str, *, hidden: bool = False) -> str:
-        """What may be shown now that `text` has come; hidden: of itself never."""
+        """The text that may be shown after `text` has come; hidden: `text` itself must not be."""
         matcher = self._matcher
         if matcher is None:
             return text
@@ -270,7 +271,7 @@ class LiveRequest:
         return text
 
     def _record(self, stop: StopRecord) -> StopRecord:
-        """The engine's record with what only the text side knows."""
+        """The engine's record, completed with what only the text side knows."""
         if self._matched_at is not None:
             assert self._matcher is not None
             return StopRecord(

@@ -349,7 +349,7 @@ def test_a_sequence_that_outgrows_its_frequencies_says_so_and_goes_on() -> None:
             assert heard.ids == greedy([1, 5], 16, switch=9)
             assert heard.text == text_of(heard.ids)
             (told,) = [n for n in heard.kinds(Narration) if n.action == "rescaled"]
-            assert told.human.startswith("Past 9 tokens")
+            assert told.human.startswith("Beyond 9 tokens")
             assert heard.end.usage.preemptions == 0
 
     run(main())

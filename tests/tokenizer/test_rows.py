@@ -140,7 +140,7 @@ def test_a_role_that_the_template_leaves_out_is_a_warning(tmp_path: Path) -> Non
     talk = ({"role": "system", "content": "a"}, {"role": "user", "content": "b"})
     assert prepare(
         Request(id="x", messages=talk), text, rules_of(text, INFO, Settings())
-    ).warnings == ("the chat template leaves out what messages of the role 'system' say",)
+    ).warnings == ("the chat template leaves out the content of 'system' messages",)
     assert (
         prepare(Request(id="x", messages=talk[1:]), text, rules_of(text, INFO, Settings())).warnings
         == ()
