@@ -1,7 +1,7 @@
 """How soon the server answers: `python -m benchmarks.server_start`.
 
 From exec of `llm-worker-rbee` to the first byte of /health, and the same for a bare server: a
-program on the same libraries (typer, uvicorn, uvloop, httptools, Starlette) whose one route says
+program on the same libraries (click, uvicorn, uvloop, httptools, Starlette) whose one route says
 ok. The bare server is what Python and these libraries take on this machine at this hour, so the
 ratio holds on slow machines too; on the machine the bound was set on (0.7 s), bare takes 0.36 s.
 Alternating runs; prints one JSON object with all of them.
@@ -27,7 +27,7 @@ BARE = """
 import json
 import socket
 import sys
-import typer
+import click
 import uvicorn
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
@@ -36,6 +36,8 @@ from starlette.routing import Route
 async def health(request):
     return JSONResponse({"status": "ok"})
 
+@click.command()
+@click.argument("port", type=int)
 def main(port: int) -> None:
     listener = socket.create_server(("127.0.0.1", port))
     print(json.dumps({"url": "http://127.0.0.1:%d" % listener.getsockname()[1]}), flush=True)
@@ -43,7 +45,7 @@ def main(port: int) -> None:
     config = uvicorn.Config(app, loop="uvloop", http="httptools", log_level="critical")
     uvicorn.Server(config).run(sockets=[listener])
 
-typer.run(main)
+main()
 """
 
 

@@ -11,7 +11,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-import typer
+from click.exceptions import Exit
 from safetensors.torch import load_file, save_file
 
 from rbee_worker.checkpoint import open_checkpoint
@@ -48,7 +48,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     def call(*args: object) -> tuple[int, str, str]:
         try:
             code = app(["verify", *map(str, args), "--backend", "cpu"], standalone_mode=False)
-        except typer.Exit as e:
+        except Exit as e:
             code = e.exit_code
         said = capsys.readouterr()
         return code or 0, said.out, said.err

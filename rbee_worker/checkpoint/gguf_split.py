@@ -6,16 +6,14 @@ may name any of the files: the others are found by their names.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from rbee_worker.checkpoint.gguf import GgufFile
 from rbee_worker.checkpoint.reading import inside
+from rbee_worker.checkpoint.weight_files import MAX_PARTS, parts_of
 from rbee_worker.errors import CheckpointError
 
-MAX_PARTS = 1 << 12
-_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 _AGAIN = "fetch all parts, and keep the names they were published under"
 
 
@@ -40,16 +38,6 @@ def open_gguf(path: Path) -> GgufFile:
             fix=_AGAIN,
         )
     return whole
-
-
-def parts_of(name: str) -> list[str]:
-    """The names of all parts of the model that the file `name` belongs to; [name] if it is
-    alone."""
-    match = _NAME.fullmatch(name)
-    count = int(match["count"]) if match else 0
-    if match is None or not 1 < count <= MAX_PARTS:
-        return [name]
-    return [f"{match['stem']}-{n + 1:05d}-of-{count:05d}.gguf" for n in range(count)]
 
 
 def _names(path: Path, count: int) -> list[str]:

@@ -11,8 +11,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from rbee_worker.checkpoint.safetensors import INDEX, SINGLE
 from rbee_worker.checkpoint.tokenizer_files import SENTENCEPIECE
+from rbee_worker.checkpoint.weight_files import INDEX, SINGLE
 from rbee_worker.errors import BadReference
 
 _PREFIX = "models--"

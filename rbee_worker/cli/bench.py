@@ -4,19 +4,17 @@ bandwidth."""
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
+import click
 import msgspec
-import typer
 
-from rbee_worker.config import OPTIONS, SERVE, Settings
+from rbee_worker.config import Settings
 from rbee_worker.errors import InferenceFailed, UsageError
 from rbee_worker.machine import allowed_cores, available_memory
-from rbee_worker.ops.backends import choose_backend
 from rbee_worker.types import End, Error, Request, Usage
 
 if TYPE_CHECKING:
@@ -27,42 +25,34 @@ PROMPT, SHORT = 512, 16  # tokens
 STEPS = {1: 64, 8: 32, 64: 16}  # sequences -> tokens decoded by each
 REPEATS = 3
 
-# Settings that bench sets itself have no option: such an option would be accepted without effect.
-_OWN = ("prefix_cache", "max_seqs", "generation_config")
-FIELDS = tuple(o.field for o in OPTIONS if o.group != SERVE and o.field not in _OWN)
 
-
-def bench(
-    settings: Settings,
-    line: typer.Context,
-    ref: Annotated[str | None, typer.Argument(help="the model (default: smollm2)")] = None,
-    random: Annotated[
-        str,
-        typer.Option(
-            "--random",
-            metavar="SHAPE",
-            help="use random weights, not a checkpoint: a known shape (llama-1b, llama-8b, ...) "
-            "or the path of a config.json",
-        ),
-    ] = "",
-    random_format: Annotated[
-        str,
-        typer.Option("--random-format", metavar="FORMAT", help="of random weights (default bf16)"),
-    ] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
-) -> None:
+@click.argument("ref", required=False, help="the model (default: smollm2)")
+@click.option(
+    "--random",
+    metavar="SHAPE",
+    default="",
+    help="random weights, not a checkpoint: a known shape (llama-1b, llama-8b, ...) "
+    "or the path of a config.json",
+)
+@click.option(
+    "--random-format", metavar="FORMAT", default="", help="of random weights (default bf16)"
+)
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+def bench(settings: Settings, ref: str, random: str, random_format: str, as_json: bool) -> None:
     """Prefill and decode speed, start-up times, and the used share of the memory bandwidth."""
     settings = msgspec.structs.replace(
         settings, prefix_cache=False, generation_config=False, max_seqs=max(STEPS)
     )
     text = None
     if random:
-        if line.params["ref"] is not None:
+        if click.get_current_context().params["ref"] is not None:
             raise UsageError("both a model and --random were given.", fix="give one of them.")
         settings, text = _invented(settings, random, random_format or "bf16")
     elif random_format:
         raise UsageError("--random-format applies to random weights.", fix="add --random SHAPE.")
-    import asyncio  # imported late: --help is quicker without it
+    import asyncio  # imported late, like the next: --help is quicker
+
+    from rbee_worker.ops.backends import choose_backend
 
     threads = settings.threads or allowed_cores()
     found = asyncio.run(_measure(settings, text))
@@ -107,6 +97,8 @@ def _read_bytes(settings: Settings) -> int:
 
 async def _measure(settings: Settings, text: Callable[[], TextSide] | None) -> dict[str, Any]:
     """All figures that a running engine can give; speeds are in tokens per second."""
+    from statistics import median
+
     from rbee_worker.cli.session import open_engine
 
     start = time.perf_counter()
@@ -134,7 +126,7 @@ async def _measure(settings: Settings, text: Callable[[], TextSide] | None) -> d
         return {
             "model": info.model,
             "backend": info.backend,
-            "prefill_tok_s": {str(long): round(1e3 * long / statistics.median(prefill), 1)},
+            "prefill_tok_s": {str(long): round(1e3 * long / median(prefill), 1)},
             "decode_tok_s": decode,
             f"decode_at_{long}_tok_s": await run.rate(1, long, STEPS[8]),
             "load_s": round(ready - start, 3),
@@ -154,11 +146,13 @@ class _Runs:
 
     async def rate(self, sequences: int, prompt: int, steps: int) -> float:
         """Tokens per second of all sequences together, counted after each one's first token."""
+        from statistics import median
+
         rates = []
         for _ in range(REPEATS):
             usages = await self.together(sequences, prompt, steps + 1)
             rates.append(1e3 * sequences * steps / max(u.decode_ms for u in usages))
-        return round(statistics.median(rates), 1)
+        return round(median(rates), 1)
 
     async def together(self, sequences: int, prompt: int, tokens: int) -> list[Usage]:
         """Run `sequences` requests at once; returns the usage of each."""

@@ -8,9 +8,10 @@ import uuid
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
+from click.exceptions import Exit
 
 from rbee_worker import params
 from rbee_worker.cli.conversation import HELP, Conversation
@@ -36,15 +37,9 @@ if TYPE_CHECKING:
     from rbee_worker.session.client import EngineClient
 
 
-def chat(
-    settings: Settings,
-    sampling: dict[str, Any],
-    system: Annotated[str | None, typer.Option(metavar="TEXT", help="the system message")] = None,
-    url: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="use the worker at this URL (token: RBEE_API_TOKEN)"),
-    ] = None,
-) -> None:
+@click.option("--system", metavar="TEXT", help="the system message")
+@click.option("--url", metavar="URL", help="use the worker at this URL (token: RBEE_API_TOKEN)")
+def chat(settings: Settings, sampling: dict[str, Any], system: str | None, url: str | None) -> None:
     """Talk with the model; /help lists what you can do."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError(
@@ -54,7 +49,7 @@ def chat(
 
     code = asyncio.run(_chat(settings, sampling, system, url))
     if code:
-        raise typer.Exit(code)
+        raise Exit(code)
 
 
 async def _chat(

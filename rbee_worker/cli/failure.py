@@ -8,7 +8,8 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import typer
+import click
+from click.exceptions import Exit
 
 from rbee_worker.cli.terminal import error_line
 from rbee_worker.errors import INTERRUPTED, InferenceFailed, ModelError, WorkerError
@@ -17,7 +18,7 @@ from rbee_worker.extras import usage_error
 
 @contextmanager
 def one_line(debug: bool) -> Iterator[None]:
-    """Runs a command's body. Any failure becomes one line on stderr and a `typer.Exit`.
+    """Runs a command's body. Any failure becomes one line on stderr and an `Exit`.
 
     debug: print the traceback first.
     """
@@ -26,16 +27,16 @@ def one_line(debug: bool) -> Iterator[None]:
     except WorkerError as e:
         raise _exit(e.line, e.exit_code, debug) from e
     except KeyboardInterrupt as e:
-        raise typer.Exit(INTERRUPTED) from e
+        raise Exit(INTERRUPTED) from e
     except BrokenPipeError as e:
         # The reader has gone (`| head`): nothing more can be written, not even at shutdown.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(1) from e
+        raise Exit(1) from e
     except OSError as e:
         what = f"{e.filename}: {e.strerror}" if e.filename else str(e)
         error = ModelError(f"{what}.", fix="check the path, its permissions and the free space")
         raise _exit(error.line, 1, debug) from e
-    except (typer.Exit, typer.Abort):
+    except (Exit, click.Abort):
         raise
     except Exception as e:
         if (missing := usage_error(e)) is not None:
@@ -43,8 +44,8 @@ def one_line(debug: bool) -> Iterator[None]:
         raise _exit(InferenceFailed(f"internal: {type(e).__name__}: {e}").line, 1, debug) from e
 
 
-def _exit(message: str, code: int, debug: bool) -> typer.Exit:
+def _exit(message: str, code: int, debug: bool) -> Exit:
     if debug:
         traceback.print_exc()
     error_line(message)
-    return typer.Exit(code)
+    return Exit(code)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import uuid
-from typing import Annotated, Any
+from typing import Any
 
+import click
 import msgspec
-import typer
+from click.exceptions import Exit
 
 from rbee_worker.cli.terminal import aside, note, write_answer
 from rbee_worker.config import Settings
@@ -15,24 +16,19 @@ from rbee_worker.errors import INTERRUPTED, InvalidRequest, UsageError
 from rbee_worker.types import Narration, Request
 
 
+@click.argument("prompt", required=False, help="the text to continue; - reads it from stdin")
+@click.option("--chat", is_flag=True, help="send it as a chat message, with the model's template")
+@click.option("--system", metavar="TEXT", help="with --chat: the system message")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object instead of streaming")
+@click.option("--quiet", "-q", is_flag=True, help="print nothing but the answer and errors")
 def generate(
     settings: Settings,
     sampling: dict[str, Any],
-    prompt: Annotated[
-        str | None, typer.Argument(help="the text to continue; - reads it from stdin")
-    ] = None,
-    chat: Annotated[
-        bool, typer.Option("--chat", help="send it as a chat message, using the model's template")
-    ] = False,
-    system: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="with --chat: the system message")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="print one JSON object instead of streaming")
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="print nothing but the answer and errors")
-    ] = False,
+    prompt: str | None,
+    chat: bool,
+    system: str | None,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """One completion, streamed to the terminal."""
     if system is not None and not chat:
@@ -51,7 +47,7 @@ def generate(
 
     code = asyncio.run(_generate(settings, request, as_json=as_json, quiet=quiet))
     if code:
-        raise typer.Exit(code)
+        raise Exit(code)
 
 
 async def _generate(settings: Settings, request: Request, *, as_json: bool, quiet: bool) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Any
 
+import click
 import msgspec
-import typer
 
 from rbee_worker.cli.terminal import Status, dim, download_progress, one_row, size
 from rbee_worker.config import Settings
@@ -16,13 +16,9 @@ from rbee_worker.config import Settings
 Row = tuple[str, str]
 
 
-def inspect(
-    settings: Settings,
-    ref: Annotated[
-        str | None, typer.Argument(help="the model (default: RBEE_MODEL, else smollm2)")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
-) -> None:
+@click.argument("ref", required=False, help="the model (default: RBEE_MODEL, else smollm2)")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+def inspect(settings: Settings, ref: str, as_json: bool) -> None:
     """What a model is and what it needs here; loads no weights."""
     from rbee_worker.cli.report import report
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import sys
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 
 from rbee_worker.cli.terminal import is_rich, size, write_answer
 from rbee_worker.config import Settings
@@ -15,12 +14,8 @@ from rbee_worker.config import Settings
 _WEIGHTS = (".gguf", ".safetensors")
 
 
-def pull(
-    settings: Settings,
-    ref: Annotated[
-        str | None, typer.Argument(help="what to fetch (default: RBEE_MODEL, else smollm2)")
-    ] = None,
-) -> None:
+@click.argument("ref", required=False, help="what to fetch (default: RBEE_MODEL, else smollm2)")
+def pull(settings: Settings, ref: str) -> None:
     """Fetch a model, check it, print its path and its checksums."""
     from rbee_worker.checkpoint import open_checkpoint, refs
     from rbee_worker.cli.progress import Bar

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import MutableMapping
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
 from rbee_worker import params
 
-_GROUP = "Sampling"
 
-
-def parameters() -> list[inspect.Parameter]:
-    """One option per name of a parameter; only its first name is shown in --help."""
-    found = []
+def options() -> list[click.Parameter]:
+    """One option per name of a parameter; --help shows only its first name."""
+    found: list[click.Parameter] = []
     for option in params.options():
         for n, flag in enumerate(option.flags):
             spelled = f"{flag}/--no-{flag[2:]}" if option.switch else flag
             also = f" (also {', '.join(option.flags[1:])})" if option.flags[1:] else ""
-            declared = typer.Option(
-                spelled,
+            declared = click.Option(
+                [_name(flag), spelled],
                 help=option.help + also,
                 metavar=option.metavar or None,
-                show_default=False,
+                default=None,
+                multiple=option.repeated,
                 hidden=n > 0,
-                rich_help_panel=_GROUP,
             )
-            kind: Any = bool if option.switch else list[str] if option.repeated else str
-            found.append(keyword(_name(flag), kind, declared))
+            found.append(declared)
     return found
 
 
@@ -46,19 +42,10 @@ def collect(values: MutableMapping[str, Any]) -> dict[str, Any]:
             if isinstance(given, bool):
                 raw[_name(flag)] = given
             elif given:
-                raw[_name(flag)] = params.from_text(_name(flag), given)
+                text = list(given) if option.repeated else given
+                raw[_name(flag)] = params.from_text(_name(flag), text)
     return raw
 
 
 def _name(flag: str) -> str:
     return flag.removeprefix("--").replace("-", "_")
-
-
-def keyword(name: str, kind: Any, declared: Any) -> inspect.Parameter:
-    """A parameter that is None unless given."""
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[kind | None, declared],
-    )

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import typer
+from click.exceptions import Exit
 
 from rbee_worker.config import Settings
 
@@ -26,7 +26,7 @@ def serve(settings: Settings) -> None:
     token = read_token(settings, os.environ)
     from rbee_worker.server.run import serve as run
 
-    raise typer.Exit(run(settings, token, _engine))
+    raise Exit(run(settings, token, _engine))
 
 
 async def _engine(settings: Settings, *, on_loading: Callable[[Loading], None]) -> EngineClient:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Any
 
+import click
 import msgspec
-import typer
+from click.exceptions import Exit
 
 from rbee_worker.cli.terminal import Status, bold
 from rbee_worker.config import Settings
@@ -16,21 +17,32 @@ from rbee_worker.extras import need
 from rbee_worker.observe.visible import visible
 
 
+@click.argument("ref", required=False, help="the model (default: RBEE_MODEL, else smollm2)")
+@click.option(
+    "--against", metavar="REF", help="the checkpoint for transformers (default: the model)"
+)
+@click.option(
+    "--tokens",
+    metavar="N",
+    type=int,
+    default=70,
+    show_default=True,
+    help="random ids to compare on",
+)
+@click.option(
+    "--tolerance",
+    metavar="X",
+    type=float,
+    help="largest error (default 1e-4 in f32, more if rounded)",
+)
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 def verify(
     settings: Settings,
-    ref: Annotated[
-        str | None, typer.Argument(help="the model (default: RBEE_MODEL, else smollm2)")
-    ] = None,
-    against: Annotated[
-        str | None,
-        typer.Option(metavar="REF", help="the checkpoint for transformers (default: the model)"),
-    ] = None,
-    tokens: Annotated[int, typer.Option(metavar="N", help="random ids to compare on")] = 70,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(metavar="X", help="largest error (default 1e-4 in f32, more if rounded)"),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+    ref: str,
+    against: str | None,
+    tokens: int,
+    tolerance: float | None,
+    as_json: bool,
 ) -> None:
     """Compare every layer with transformers; exit with 1 if they differ."""
     need("torch", "transformers", "safetensors")
@@ -48,7 +60,7 @@ def verify(
     else:
         sys.stdout.writelines(visible(line) + "\n" for line in lines(found))
     if not found["ok"]:
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:

@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
+import click
 import msgspec
-import typer
 
 from rbee_worker.cli.terminal import Status, dim, download_progress
 from rbee_worker.config import Settings
 from rbee_worker.observe import narration
-from rbee_worker.ops.backends import AUTO, ROWS, choose_backend
 
 if TYPE_CHECKING:
     from rbee_worker.checkpoint import Checkpoint
     from rbee_worker.ops.backend import ModelOutline, Warmed
 
 
-def warmup(
-    settings: Settings,
-    refs: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[REF]...", help="models (default: kernels of common models)"),
-    ] = None,
-    isa: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="instruction set, repeatable, or all (default: this machine's)",
-        ),
-    ] = None,
-) -> None:
+@click.argument(
+    "refs", nargs=-1, metavar="[REF]...", help="models (default: what common models need)"
+)
+@click.option(
+    "--isa",
+    metavar="NAME",
+    multiple=True,
+    help="instruction set, repeatable, or all (default: this machine's)",
+)
+def warmup(settings: Settings, refs: Sequence[str], isa: Sequence[str]) -> None:
     """Compile the CPU kernels of models, and keep them for later starts."""
+    from rbee_worker.ops.backends import AUTO, ROWS, choose_backend  # imports numpy
+
     if settings.backend == AUTO:  # otherwise there may be no kernels
         settings = msgspec.structs.replace(settings, backend=ROWS[0].name)
     backend = choose_backend(settings)
@@ -44,9 +41,9 @@ def warmup(
 
     try:
         status.show("Finding out which kernels are needed.")
-        models = _checkpoints(settings, refs or [], status)
+        models = _checkpoints(settings, refs, status)
         outlines = [_outlined(ckpt, settings) for ckpt in models]
-        for warmed in backend.warm(outlines, settings, isa or [], progress):
+        for warmed in backend.warm(outlines, settings, isa, progress):
             status.clear()
             _say(warmed, len(outlines))
     finally:
@@ -61,7 +58,7 @@ def _outlined(ckpt: Checkpoint, settings: Settings) -> tuple[ModelOutline, str]:
     return outline_of(ckpt, plan.model.context), plan.kv_dtype
 
 
-def _checkpoints(settings: Settings, refs: list[str], status: Status) -> Iterable[Checkpoint]:
+def _checkpoints(settings: Settings, refs: Sequence[str], status: Status) -> Iterable[Checkpoint]:
     if not refs:
         from rbee_worker.loading.common_models import common_models
 

@@ -7,6 +7,7 @@ drains. Knows nothing of HTTP and never imports torch.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -128,7 +129,8 @@ class Worker:
     async def run(self, start: StartEngine) -> None:
         """Load the model and watch over the engine until it fails. Raises WorkerError."""
         try:
-            self.meter()
+            await asyncio.to_thread(importlib.import_module, "rbee_worker.observe.metrics")
+            self.meter()  # whose library was just imported, off the loop: it answers meanwhile
             self.engine = await start(self.settings, on_loading=self._progress)
             self.engine.observer = self.tracer
             info = await self.engine.ready()

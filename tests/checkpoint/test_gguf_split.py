@@ -11,7 +11,8 @@ import pytest
 
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.checkpoint.gguf import GgufFile
-from rbee_worker.checkpoint.gguf_split import open_gguf, parts_of
+from rbee_worker.checkpoint.gguf_split import open_gguf
+from rbee_worker.checkpoint.weight_files import parts_of
 from rbee_worker.errors import CheckpointError
 from tests import tiny
 from tests.checkpoint import gguf_bytes as g

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from rbee_worker.checkpoint.safetensors import INDEX, SafetensorsFile, open_directory
+from rbee_worker.checkpoint.safetensors import SafetensorsFile, open_directory
+from rbee_worker.checkpoint.weight_files import INDEX
 from rbee_worker.errors import BadReference, CheckpointError, UnsupportedModel
 from rbee_worker.ops.reference.dequant import dequantize
 from tests.checkpoint.limits import refusal

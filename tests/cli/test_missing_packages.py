@@ -43,7 +43,7 @@ def error_without(package: str, command: tuple[str, ...], model: Path, tmp_path:
 @pytest.mark.parametrize(
     ("package", "command"),
     [
-        ("typer", ("models",)),
+        ("click", ("models",)),
         ("msgspec", ("models",)),
         ("numpy", ("inspect", "MODEL")),
         ("numpy", GENERATE),

@@ -270,6 +270,19 @@ def test_light_commands_import_no_torch(args: list[str], model: Path) -> None:
     assert done.stderr.endswith("torch=False")
 
 
+def test_a_model_is_found_before_anything_heavy_is_imported() -> None:
+    """The engine waits for the path; what else the command needs it can import meanwhile."""
+    code = (
+        "import sys, rbee_worker.cli.main, rbee_worker.cli.app, rbee_worker.cli.generate, "
+        "rbee_worker.cli.session, rbee_worker.cli.transcript, rbee_worker.checkpoint.refs as refs\n"
+        "refs.resolve('.')\n"
+        "heavy = {'numpy', 'tokenizers', 'jinja2', 'pydantic', 'rich', 'httpx', 'llvmlite', "
+        "'huggingface_hub'} & sys.modules.keys()\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 @pytest.mark.slow
 def test_help_costs_little_more_than_the_interpreter(tmp_path: Path) -> None:
     def ours() -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
+from click.exceptions import Exit
 from safetensors.torch import load_file, save_file
 
 from rbee_worker.cli.app import app
@@ -30,7 +30,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     def call(*args: str) -> tuple[int, str, str]:
         try:
             code = app(["verify", *map(str, args)], standalone_mode=False)
-        except typer.Exit as e:
+        except Exit as e:
             code = e.exit_code
         said = capsys.readouterr()
         return code or 0, said.out, said.err

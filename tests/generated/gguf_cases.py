@@ -16,7 +16,7 @@ import numpy as np
 from rbee_worker.checkpoint import Checkpoint, open_checkpoint
 from rbee_worker.cli.report import report
 from rbee_worker.config import Settings
-from rbee_worker.tokenizer import load_tokenizer
+from rbee_worker.tokenizer.load import load_tokenizer
 from tests import tiny
 from tests.checkpoint import gguf_bytes as g
 from tests.generated import mutate

@@ -10,7 +10,7 @@ from jinja2 import TemplateError
 from jinja2.exceptions import SecurityError
 
 from rbee_worker.errors import CheckpointError
-from rbee_worker.tokenizer import ChatRenderer
+from rbee_worker.tokenizer.chat import ChatRenderer
 from rbee_worker.tokenizer.render_child import _Renderer
 from tests.generated import mutate
 from tests.generated.budget import within_budget

@@ -12,7 +12,7 @@ import pytest
 
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.session.text import open_text
-from rbee_worker.tokenizer import ChatRenderer
+from rbee_worker.tokenizer.chat import ChatRenderer
 from tests import tiny
 from tests.server.fake_engine import Fake
 from tests.server.scripted import scripted_start

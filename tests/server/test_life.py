@@ -46,6 +46,17 @@ def test_it_answers_hardly_later_than_a_bare_server_on_the_same_libraries() -> N
     assert max(min(walls) for walls in ours.values()) <= START_OVER_BARE * min(bare)
 
 
+def test_what_answers_first_is_not_what_takes_long_to_import() -> None:
+    """All that is imported before the socket listens: no arrays, vocabularies, or metrics yet."""
+    code = (
+        "import sys, rbee_worker.cli.main, rbee_worker.cli.app, rbee_worker.server.run\n"
+        "heavy = {'numpy', 'tokenizers', 'prometheus_client', 'jinja2', 'httpx', 'llvmlite', "
+        "'huggingface_hub'} & sys.modules.keys()\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 def test_the_server_never_imports_torch() -> None:
     """Importing all that the server and its client side of the engine import."""
     code = (

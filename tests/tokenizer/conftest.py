@@ -12,7 +12,8 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders
 
 from rbee_worker.checkpoint import Checkpoint, open_checkpoint
-from rbee_worker.tokenizer import Tokenizer, load_tokenizer
+from rbee_worker.tokenizer.core import Tokenizer
+from rbee_worker.tokenizer.load import load_tokenizer
 from tests.tokenizer.builders import (
     Source,
     gguf_of_byte_level,

@@ -15,8 +15,9 @@ from tokenizers import Tokenizer as Backend
 from rbee_worker.errors import CheckpointError, InferenceFailed, InvalidRequest
 from rbee_worker.session.prepare import is_quick
 from rbee_worker.session.text import TextSide
-from rbee_worker.tokenizer import Tokenizer, load_tokenizer
 from rbee_worker.tokenizer.bounds import MAX_NORMALIZED
+from rbee_worker.tokenizer.core import Tokenizer
+from rbee_worker.tokenizer.load import load_tokenizer
 from rbee_worker.types import Request
 from tests.checkpoint.limits import refusal
 from tests.tokenizer.builders import Source, train_byte_level, train_sentencepiece

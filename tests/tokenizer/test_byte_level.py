@@ -9,7 +9,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from rbee_worker.errors import CheckpointError, UnsupportedModel
-from rbee_worker.tokenizer import load_tokenizer
+from rbee_worker.tokenizer.load import load_tokenizer
 from rbee_worker.tokenizer.pretokenizers import ALIASES, PRE_TOKENIZERS, TELLTALES
 from tests.tokenizer.builders import Source, gguf_of_byte_level, train_byte_level
 from tests.tokenizer.published import PUBLISHED

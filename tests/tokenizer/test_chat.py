@@ -23,7 +23,7 @@ from tokenizers import models
 from transformers import PreTrainedTokenizerFast
 
 from rbee_worker.errors import CheckpointError, InvalidRequest, WorkerError
-from rbee_worker.tokenizer import ChatRenderer
+from rbee_worker.tokenizer.chat import ChatRenderer
 from tests.tokenizer.templates import CHATML, TEMPLATES
 from tests.yardstick import ratio, wall_s
 

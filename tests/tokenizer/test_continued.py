@@ -10,7 +10,7 @@ from tokenizers import models
 from transformers import PreTrainedTokenizerFast
 
 from rbee_worker.errors import InvalidRequest
-from rbee_worker.tokenizer import ChatRenderer
+from rbee_worker.tokenizer.chat import ChatRenderer
 from rbee_worker.tokenizer.continued import continued
 from tests.tokenizer.templates import TEMPLATES
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from rbee_worker.errors import CheckpointError
-from rbee_worker.tokenizer import eos_set, load_tokenizer, template_special_ids
+from rbee_worker.tokenizer.eos import eos_set, template_special_ids
+from rbee_worker.tokenizer.load import load_tokenizer
 from tests.tokenizer.builders import Source, train_byte_level
 from tests.tokenizer.published import PUBLISHED
 

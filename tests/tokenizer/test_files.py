@@ -15,8 +15,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from rbee_worker.checkpoint.reading import read_json
 from rbee_worker.checkpoint.tokenizer_files import UNREAD, tokenizer_files
 from rbee_worker.errors import CheckpointError
-from rbee_worker.tokenizer import ChatRenderer, Tokenizer, eos_set, load_tokenizer
+from rbee_worker.tokenizer.chat import ChatRenderer
 from rbee_worker.tokenizer.classes import CLASSES, NAMES
+from rbee_worker.tokenizer.core import Tokenizer
+from rbee_worker.tokenizer.eos import eos_set
+from rbee_worker.tokenizer.load import load_tokenizer
 from tests.tokenizer.builders import Source, train_byte_level
 from tests.tokenizer.published import PUBLISHED
 from tests.tokenizer.texts import TEXTS

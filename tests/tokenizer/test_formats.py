@@ -16,7 +16,9 @@ from transformers import PreTrainedTokenizerFast
 
 from rbee_worker.errors import InvalidRequest
 from rbee_worker.models import ARCHITECTURES
-from rbee_worker.tokenizer import ChatRenderer, eos_set, load_tokenizer
+from rbee_worker.tokenizer.chat import ChatRenderer
+from rbee_worker.tokenizer.eos import eos_set
+from rbee_worker.tokenizer.load import load_tokenizer
 from tests.tokenizer.builders import Source, train_byte_level
 from tests.tokenizer.formats import FORMATS, Format
 from tests.tokenizer.published import PUBLISHED

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rbee_worker.errors import InvalidRequest
-from rbee_worker.tokenizer import ChatRenderer
+from rbee_worker.tokenizer.chat import ChatRenderer
 from tests.tokenizer.templates import TEMPLATES
 from tests.tokenizer.test_chat import hf_with
 

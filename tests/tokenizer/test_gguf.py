@@ -10,7 +10,9 @@ import pytest
 from tokenizers import Tokenizer as Backend
 from transformers.models.gemma.tokenization_gemma import GemmaTokenizer
 
-from rbee_worker.tokenizer import Tokenizer, eos_set, load_tokenizer
+from rbee_worker.tokenizer.core import Tokenizer
+from rbee_worker.tokenizer.eos import eos_set
+from rbee_worker.tokenizer.load import load_tokenizer
 from rbee_worker.tokenizer.spm import read_sentencepiece
 from rbee_worker.tokenizer.vocabulary import merges_by_score
 from tests.checkpoint.limits import refusal

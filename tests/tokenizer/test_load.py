@@ -10,7 +10,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from rbee_worker.errors import CheckpointError, InvalidRequest
-from rbee_worker.tokenizer import Tokenizer, load_tokenizer
+from rbee_worker.tokenizer.core import Tokenizer
+from rbee_worker.tokenizer.load import load_tokenizer
 from tests.tokenizer.builders import Source, train_byte_level
 from tests.tokenizer.published import PUBLISHED
 from tests.tokenizer.texts import TEXTS

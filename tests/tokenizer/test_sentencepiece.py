@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tokenizers import decoders, normalizers
 
 from rbee_worker.errors import CheckpointError, UnsupportedModel
-from rbee_worker.tokenizer import Tokenizer, load_tokenizer
 from rbee_worker.tokenizer.charsmap import check_charsmap
+from rbee_worker.tokenizer.core import Tokenizer
+from rbee_worker.tokenizer.load import load_tokenizer
 from rbee_worker.tokenizer.spm import read_sentencepiece
 from tests.tokenizer.builders import Source, gguf_of_sentencepiece, train_sentencepiece
 from tests.tokenizer.texts import TEXTS

@@ -10,8 +10,12 @@ from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer
 
 from rbee_worker.checkpoint import Checkpoint
-from rbee_worker.tokenizer import ChatRenderer, Detokenizer, Tokenizer, eos_set, load_tokenizer
-from rbee_worker.tokenizer import template_special_ids as specials_of
+from rbee_worker.tokenizer.chat import ChatRenderer
+from rbee_worker.tokenizer.core import Tokenizer
+from rbee_worker.tokenizer.eos import eos_set
+from rbee_worker.tokenizer.eos import template_special_ids as specials_of
+from rbee_worker.tokenizer.load import load_tokenizer
+from rbee_worker.tokenizer.stream import Detokenizer
 from tests.tokenizer.published import DIGITS_GPT2
 from tests.tokenizer.texts import TEXTS
 from tests.yardstick import cpu_s, ratio

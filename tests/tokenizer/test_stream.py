@@ -13,8 +13,10 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
 from rbee_worker.errors import UnsupportedModel
-from rbee_worker.tokenizer import Detokenizer, Tokenizer, load_tokenizer
+from rbee_worker.tokenizer.core import Tokenizer
+from rbee_worker.tokenizer.load import load_tokenizer
 from rbee_worker.tokenizer.pieces import Utf8Stream, decoding_of
+from rbee_worker.tokenizer.stream import Detokenizer
 from tests.tokenizer.builders import Source
 from tests.tokenizer.conftest import Pair
 from tests.tokenizer.texts import TEXTS
