@@ -186,7 +186,7 @@ class Model:
         yield live.started(self.info)
         try:
             while True:
-                event = live.take()
+                event = live.events.take()
                 if event is not None:
                     yield event
                     if isinstance(event, End | Error):

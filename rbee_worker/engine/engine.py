@@ -79,6 +79,9 @@ class Engine:
         self._out: list[Output] = []
         self._arrivals = 0
         self._figures = Figures()
+        # Told, where it is set, what must be known even if the step about to run ends the process:
+        # which sequences are in it.
+        self.tell: Callable[[list[Output]], None] | None = None
 
     # ---- commands
 
@@ -159,6 +162,9 @@ class Engine:
             self._figures.preemptions += 1
         for seq in plan.admitted:
             self._admitted(seq)
+        if plan.admitted and self.tell is not None:
+            told, self._out = self._out, []
+            self.tell(told)
         if not plan.chunks:
             return Pending(plan)
         try:

@@ -58,6 +58,11 @@ class EngineHost(ABC):
                 await self._reap(patient)
 
     @abstractmethod
+    def successor(self) -> EngineHost | None:
+        """A host, not yet started, for the engine that takes the place of a lost one; None where
+        there can be none."""
+
+    @abstractmethod
     async def last_words(self) -> str:
         """Why the engine is gone; called after the link has closed."""
 
@@ -90,6 +95,9 @@ class ProcessHost(EngineHost):
         )
         self._pump = asyncio.create_task(self._pass_on(reader), name="engine-stderr")
         return started.link
+
+    def successor(self) -> ProcessHost:
+        return ProcessHost(self._module)
 
     @property
     def pid(self) -> int | None:
@@ -150,6 +158,9 @@ class ThreadHost(EngineHost):
         self._load = load
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+
+    def successor(self) -> None:
+        """An engine in this process that failed would fail again: its memory is this process's."""
 
     async def last_words(self) -> str:
         await self._reap(patient=True)

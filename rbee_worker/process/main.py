@@ -45,6 +45,8 @@ def serve(port: Port, load: Loader) -> None:
     """Load the model that the client names and run it until the client is gone or says stop."""
     try:
         engine = _load(port, load)
+        if engine is not None:
+            engine.tell = port.send
         while engine is not None and _obey(engine, port.receive(wait=engine.idle)):
             if not engine.idle:
                 port.send(engine.step())

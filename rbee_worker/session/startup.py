@@ -65,6 +65,21 @@ async def bring_up(
             task.add_done_callback(_seen)
 
 
+async def bring_back(
+    host: EngineHost, settings: Settings, text: TextSide, progress: Progress
+) -> ModelInfo:
+    """Start `host` in the place of a lost engine and wait until it is ready, with the same files.
+
+    Raises WorkerError.
+    """
+    await host.start()
+    here = settings
+    if text.ckpt.path.exists():  # a model of random weights has no files
+        here = msgspec.structs.replace(settings, model=str(text.ckpt.path))
+    host.link.send(Configure(settings=here))
+    return _described(await _engine_ready(host, progress), text, here, settings.model)
+
+
 def _described(info: ModelInfo, text: TextSide, settings: Settings, name: str) -> ModelInfo:
     """The engine's description, with the name that the user gave and the text side's notes."""
     from rbee_worker.tokenizer.rows import rows_note  # late: a heavy import
