@@ -8,6 +8,7 @@ from tests.archs import (
     gemma4,
     gpt,
     gptoss,
+    hunyuan_v1_dense,
     latent,
     llama,
     llama4,
@@ -60,5 +61,6 @@ _GROUPS = (
     exaone4,
     dots1,
     olmoe,
+    hunyuan_v1_dense,
 )
 ARCHS: tuple[Arch, ...] = tuple(arch for group in _GROUPS for arch in group.ARCHS)

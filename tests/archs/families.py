@@ -349,6 +349,13 @@ FAMILIES: tuple[Family, ...] = (
         gguf="exaone4",
     ),
     Family(
+        "Hunyuan dense, Hunyuan-MT, Hy-MT",
+        ("hunyuan_v1_dense",),
+        "RMSNorm of each head's q and k after rotation, θ×α^(d/(d-2)), tied",
+        rotary="halves",
+        gguf="hunyuan-dense",
+    ),
+    Family(
         "Phi-3.5-MoE",
         ("phimoe",),
         "sparsemixer top-2 routing, LayerNorm, longrope",

@@ -33,6 +33,15 @@ EXAONE4 = (
     + _ASK + "{{ '[|assistant|]\\n' }}" + _FI
 )  # fmt: skip
 
+HUNYUAN = (
+    "{{ '<｜hy_begin▁of▁sentence｜>' }}{% if messages[0]['role'] == 'system' %}"
+    "{{ messages[0]['content'] + '<｜hy_place▁holder▁no▁3｜>' }}" + _FI + _EACH
+    + "{% if m['role'] == 'user' %}{{ '<｜hy_User｜>' + m['content'] }}"
+    "{% elif m['role'] == 'assistant' %}"
+    "{{ '<｜hy_Assistant｜>' + m['content'] + '<｜hy_place▁holder▁no▁2｜>' }}{% endif %}" + _END
+    + _ASK + "{{ '<｜hy_Assistant｜>' }}{% else %}{{ '<｜hy_place▁holder▁no▁8｜>' }}" + _FI
+)  # fmt: skip
+
 LLAMA2 = (
     "{% if messages[0]['role'] == 'system' %}"
     "{% set head = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' %}"
@@ -272,6 +281,16 @@ FORMATS: dict[str, Format] = {
         ("[|endofturn|]",),
         ("exaone4",),
         config=("[|endofturn|]",),
+    ),
+    "hunyuan": Format(
+        HUNYUAN,
+        (
+            "<｜hy_begin▁of▁sentence｜>", "<｜hy_User｜>", "<｜hy_Assistant｜>",
+            *(f"<｜hy_place▁holder▁no▁{n}｜>" for n in (2, 3, 8)),
+        ),
+        ("<｜hy_place▁holder▁no▁2｜>",),
+        ("hunyuan_v1_dense",),
+        config=("<｜hy_place▁holder▁no▁2｜>",),
     ),
     "falcon": Format(FALCON, _TEXT, _TEXT, ("falcon",), config=_TEXT),
     "tulu": Format(

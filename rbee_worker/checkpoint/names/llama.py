@@ -20,6 +20,7 @@ from rbee_worker.checkpoint.names.rows import (
     constants,
     expert_rows,
     layer_rows,
+    norm_rows,
     shared_expert_rows,
     single_expert_rows,
 )
@@ -90,6 +91,29 @@ ARCHITECTURES: dict[str, Architecture] = {
         keys=DENSE_KEYS,
         tensors=_HALVES + QK_NORM_ROWS,
         constants=_QWEN,
+        present=BIASED,
+        absent=TIED_WITHOUT_OUTPUT,
+    ),
+    "hunyuan-dense": Architecture(
+        model_type="hunyuan_v1_dense",
+        keys=DENSE_KEYS,
+        tensors=(
+            *_HALVES,
+            *norm_rows(
+                {
+                    "attn_q_norm": "self_attn.query_layernorm",
+                    "attn_k_norm": "self_attn.key_layernorm",
+                }
+            ),
+        ),
+        constants=constants(
+            hidden_act="silu",
+            use_qk_norm=True,
+            use_cla=False,
+            use_rotary_pos_emb=True,
+            mlp_bias=False,
+            norm_type="rms",
+        ),
         present=BIASED,
         absent=TIED_WITHOUT_OUTPUT,
     ),
