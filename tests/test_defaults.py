@@ -195,6 +195,7 @@ LENIENT: dict[tuple[str, str], str] = {
     ("granitemoe", "attention_multiplier"): "one over the root of a head's width",
     ("granitemoeshared", "attention_multiplier"): "one over the root of a head's width",
     ("llama4_text", "use_qk_norm"): "as the published size with so many experts",
+    ("seed_oss", "head_dim"): "the width that sizes give, which is odd for those of the class",
     ("phi3", "original_max_position_embeddings"): "max_position_embeddings",
 }
 # Where null is refused though transformers' config takes it: its model then fails.

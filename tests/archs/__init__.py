@@ -19,6 +19,7 @@ from tests.archs import (
     phi,
     qwen,
     relatives,
+    seed_oss,
 )
 from tests.archs.base import (
     VOCAB,
@@ -62,5 +63,6 @@ _GROUPS = (
     dots1,
     olmoe,
     hunyuan_v1_dense,
+    seed_oss,
 )
 ARCHS: tuple[Arch, ...] = tuple(arch for group in _GROUPS for arch in group.ARCHS)

@@ -356,6 +356,13 @@ FAMILIES: tuple[Family, ...] = (
         gguf="hunyuan-dense",
     ),
     Family(
+        "Seed-OSS",
+        ("seed_oss",),
+        "QKV bias, head_dim 128 explicit, θ 1e7, llama-like",
+        rotary="halves",
+        gguf="seed_oss",
+    ),
+    Family(
         "Phi-3.5-MoE",
         ("phimoe",),
         "sparsemixer top-2 routing, LayerNorm, longrope",

@@ -1,4 +1,5 @@
-"""Models in Llama's shape: Llama, Mistral, Qwen, SmolLM3, Granite, Helium, Hunyuan."""
+"""Models in Llama's shape: Llama, Mistral, Qwen, SmolLM3, Granite, Helium, Hunyuan,
+Seed-OSS."""
 
 from __future__ import annotations
 
@@ -140,5 +141,16 @@ PUBLISHED: tuple[Published, ...] = (
             rope_theta=10000.0, tie_word_embeddings=True,
         ),
         billions=7.50,
+    ),
+    Published(
+        "ByteDance-Seed/Seed-OSS-36B-Instruct",
+        decoder(
+            "seed_oss", 155136, 5120, 27648, 64, 80, 8, **INERT, attention_bias=True,
+            attention_out_bias=False, head_dim=128, hidden_act="silu",
+            max_position_embeddings=524288, mlp_bias=False, pad_token_id=1,
+            residual_dropout=0.1, rms_norm_eps=1e-6, rope_scaling={"rope_type": "default"},
+            rope_theta=10000000.0, **UNTIED,
+        ),
+        billions=36.2,
     ),
 )  # fmt: skip

@@ -42,6 +42,12 @@ HUNYUAN = (
     + _ASK + "{{ '<｜hy_Assistant｜>' }}{% else %}{{ '<｜hy_place▁holder▁no▁8｜>' }}" + _FI
 )  # fmt: skip
 
+SEED_OSS = (
+    _EACH + "{{ '<seed:bos>' + m['role'] + '\\n' }}"
+    "{{ (m['content'] | trim if m['role'] == 'assistant' else m['content']) + '<seed:eos>' }}"
+    + _END + _ASK + "{{ '<seed:bos>assistant\\n' }}" + _FI
+)  # fmt: skip
+
 LLAMA2 = (
     "{% if messages[0]['role'] == 'system' %}"
     "{% set head = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' %}"
@@ -281,6 +287,10 @@ FORMATS: dict[str, Format] = {
         ("[|endofturn|]",),
         ("exaone4",),
         config=("[|endofturn|]",),
+    ),
+    "seed-oss": Format(
+        SEED_OSS, ("<seed:bos>", "<seed:eos>"), ("<seed:eos>",), ("seed_oss",),
+        config=("<seed:eos>",), generation=("<seed:eos>",),
     ),
     "hunyuan": Format(
         HUNYUAN,

@@ -117,6 +117,21 @@ ARCHITECTURES: dict[str, Architecture] = {
         present=BIASED,
         absent=TIED_WITHOUT_OUTPUT,
     ),
+    "seed_oss": Architecture(
+        model_type="seed_oss",
+        keys=DENSE_KEYS,
+        tensors=(
+            *EMBEDDING_ROWS,
+            *ROPE_ROWS,
+            *attention_rows(),
+            *MLP_ROWS,
+            *layer_rows("attn_norm", "input_layernorm", "weight"),
+            *layer_rows("post_attention_norm", "post_attention_layernorm", "weight"),
+        ),
+        constants=_SILU,
+        present=MappingProxyType({**_BIASES, "attention_out_bias": ("blk.0.attn_output.bias",)}),
+        absent=TIED_WITHOUT_OUTPUT,
+    ),
     "smollm3": Architecture(
         model_type="smollm3",
         keys=DENSE_KEYS,
