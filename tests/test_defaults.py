@@ -240,7 +240,9 @@ def test_what_null_means(model_type: str, field: str) -> None:
     if key in LENIENT:
         read(model_type, mine)
     elif name not in fields and key not in STRICT:
-        assert field in ("head_dim", "num_key_value_heads"), "a key that transformers lacks"
+        assert field in ("head_dim", "num_key_value_heads"), (
+            f"transformers' class has no {name!r}: name {key} in EXCEPTIONS, with its origin"
+        )
         assert differing(model_type, read(model_type, mine), read(model_type, said)) == {}
     elif key in STRICT or (full := written(model_type, {**said, field: None})) is None:
         if name == field or field in required(
