@@ -101,6 +101,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "hunyuan_v1_dense.Config", "hunyuan_v1_dense.build", "Hunyuan dense, Hy-MT"
     ),
     "seed_oss": Architecture("llama.SeedOss", "llama.build_seed_oss", "Seed-OSS"),
+    "arcee": Architecture("arcee.Config", "arcee.build", "Arcee AFM"),
 }
 
 

@@ -1,6 +1,7 @@
 """The table of tiny configs: one row a variant, each drives every check of test_archs.py."""
 
 from tests.archs import (
+    arcee,
     dense,
     dots1,
     exaone4,
@@ -64,5 +65,6 @@ _GROUPS = (
     olmoe,
     hunyuan_v1_dense,
     seed_oss,
+    arcee,
 )
 ARCHS: tuple[Arch, ...] = tuple(arch for group in _GROUPS for arch in group.ARCHS)

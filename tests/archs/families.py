@@ -363,6 +363,13 @@ FAMILIES: tuple[Family, ...] = (
         gguf="seed_oss",
     ),
     Family(
+        "Arcee AFM",
+        ("arcee",),
+        "squared ReLU without a gate, yarn",
+        rotary="pairs",
+        gguf="arcee",
+    ),
+    Family(
         "Phi-3.5-MoE",
         ("phimoe",),
         "sparsemixer top-2 routing, LayerNorm, longrope",

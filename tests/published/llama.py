@@ -1,5 +1,5 @@
 """Models in Llama's shape: Llama, Mistral, Qwen, SmolLM3, Granite, Helium, Hunyuan,
-Seed-OSS."""
+Seed-OSS, Arcee."""
 
 from __future__ import annotations
 
@@ -152,5 +152,18 @@ PUBLISHED: tuple[Published, ...] = (
             rope_theta=10000000.0, **UNTIED,
         ),
         billions=36.2,
+    ),
+    Published(
+        "Delta-Vector/Austral-AFM-SFT",  # of AFM-4.5B
+        decoder(
+            "arcee", 128005, 2560, 18432, 36, 20, 4, **INERT, attention_bias=False, head_dim=128,
+            hidden_act="relu2", max_position_embeddings=65536, mlp_bias=False, rms_norm_eps=1e-5,
+            rope_scaling={
+                "beta_fast": 32.0, "beta_slow": 1.0, "factor": 20.0, "mscale": 1.0,
+                "original_max_position_embeddings": 4096, "rope_type": "yarn", "type": "yarn",
+            },
+            rope_theta=10000.0, **UNTIED,
+        ),
+        billions=4.62,
     ),
 )  # fmt: skip

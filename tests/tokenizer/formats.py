@@ -178,7 +178,7 @@ FORMATS: dict[str, Format] = {
         templates.CHATML,
         _IM,
         ("<|im_end|>", "<|endoftext|>"),
-        ("qwen2", "qwen2_moe", "olmo3"),
+        ("qwen2", "qwen2_moe", "olmo3", "arcee"),
         config=("<|endoftext|>",),
         generation=("<|im_end|>", "<|endoftext|>"),
     ),

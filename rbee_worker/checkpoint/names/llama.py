@@ -132,6 +132,14 @@ ARCHITECTURES: dict[str, Architecture] = {
         present=MappingProxyType({**_BIASES, "attention_out_bias": ("blk.0.attn_output.bias",)}),
         absent=TIED_WITHOUT_OUTPUT,
     ),
+    "arcee": Architecture(
+        model_type="arcee",
+        keys=DENSE_KEYS,
+        tensors=_PAIRS,
+        constants=constants(hidden_act="relu2"),
+        present=MappingProxyType({**BIASED, "mlp_bias": ("blk.0.ffn_up.bias",)}),
+        absent=TIED_WITHOUT_OUTPUT,
+    ),
     "smollm3": Architecture(
         model_type="smollm3",
         keys=DENSE_KEYS,
