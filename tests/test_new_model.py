@@ -77,6 +77,8 @@ def test_its_tensors_are_held_against_those_of_llama() -> None:
         ("+", f"{at}.query_layernorm.weight", "blk.{}.attn_q_norm.weight"),
         ("+", f"{at}.key_layernorm.weight", "blk.{}.attn_k_norm.weight"),
     ]
+    plain = tensors_of(next(a for a in ARCHS if a.id == "arcee"))
+    assert [f for f in plain if f[0] != " "] == [("-", "model.layers.{}.mlp.gate_proj.weight", "")]
 
 
 @pytest.mark.parametrize(("name", "says"), [("llama", "is there"), ("no-such", "no model_type")])

@@ -44,7 +44,7 @@ COMMANDS = """\
   python -m pytest -q tests/test_docs.py tests/test_published.py tests/test_refused_configs.py \\
     tests/test_config_keys.py tests/checkpoint/test_absent_keys.py tests/tokenizer tests/benchmarks
   python -m pytest -q -m slow tests/test_llamacpp_converter.py -k {name}
-  python -m pytest -q -m kernels tests/ops/cpu/test_model.py -k {name}
+  python -m pytest -q -m kernels tests/ops/cpu/test_model.py -k "rows and {name}"
 """
 
 
@@ -188,7 +188,7 @@ def gguf_name(model_type: str) -> str | None:
 
 def tensors_of(arch: Arch) -> list[tuple[str, str, str]]:
     """The tensors of a tiny model, those of layers once: ("+" where Llama has no such tensor, the
-    name that transformers has, that of GGUF files)."""
+    name that transformers has, that of GGUF files); then those that only Llama has, with "-"."""
     import gguf
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -196,7 +196,7 @@ def tensors_of(arch: Arch) -> list[tuple[str, str, str]]:
     config = arch.config()
     with torch.device("meta"):
         names = arch.model(config).state_dict()
-        llama = {_anywhere(n) for n in LlamaForCausalLM(configured(LlamaConfig)()).state_dict()}
+        llama = [_anywhere(n) for n in LlamaForCausalLM(configured(LlamaConfig)()).state_dict()]
     count, known = config.num_hidden_layers, None
     if arch.gguf_arch is not None:
         known = gguf.get_tensor_name_map(arch.gguf_arch, count)
@@ -206,7 +206,8 @@ def tensors_of(arch: Arch) -> list[tuple[str, str, str]]:
         other = known.get_name(stem) if known else None
         named = f"{_anywhere(other)}.{suffix}" if other else "?"
         found.setdefault(here, (" " if here in llama else "+", here, named))
-    return list(found.values())
+    lacking = [("-", name, "") for name in dict.fromkeys(llama) if name not in found]
+    return [*found.values(), *lacking]
 
 
 def _anywhere(name: str) -> str:
@@ -220,7 +221,7 @@ def main(model_type: str) -> None:
     sys.stdout.write(f"written: {', '.join(written)}\n\nEvery place, in order:\n")
     for place, what in PLACES:
         sys.stdout.write(f"  {place:34} {what}\n")
-    sys.stdout.write("\nIts tensors (+: Llama has none of this name), and those of GGUF files:\n")
+    sys.stdout.write("\nIts tensors (+: not in Llama, -: only there), and those of GGUF files:\n")
     for mark, name, other in tensors_of(import_module(f"tests.archs.{model_type}").ARCHS[0]):
         sys.stdout.write(f"{mark} {name:60} {other}\n")
     sys.stdout.write("\nWhat is left and what is wrong:\n" + COMMANDS.format(name=model_type))
