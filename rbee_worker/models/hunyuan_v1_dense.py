@@ -79,7 +79,7 @@ def _stretched(c: Config) -> Config:
     alpha = scaling.get("alpha")
     if scaling.get("rope_type") != "dynamic" or not alpha:
         return c
-    if c.width <= 2 or not isinstance(alpha, int | float) or alpha < 0:
+    if c.width <= 2 or not isinstance(alpha, int | float) or not 0 < alpha <= 1e9:
         raise CheckpointError(
             f"config: rope_scaling has an alpha of {alpha!r} for heads of {c.width} columns.",
             fix="download the checkpoint's config again.",

@@ -33,21 +33,6 @@ EXAONE4 = (
     + _ASK + "{{ '[|assistant|]\\n' }}" + _FI
 )  # fmt: skip
 
-HUNYUAN = (
-    "{{ '<｜hy_begin▁of▁sentence｜>' }}{% if messages[0]['role'] == 'system' %}"
-    "{{ messages[0]['content'] + '<｜hy_place▁holder▁no▁3｜>' }}" + _FI + _EACH
-    + "{% if m['role'] == 'user' %}{{ '<｜hy_User｜>' + m['content'] }}"
-    "{% elif m['role'] == 'assistant' %}"
-    "{{ '<｜hy_Assistant｜>' + m['content'] + '<｜hy_place▁holder▁no▁2｜>' }}{% endif %}" + _END
-    + _ASK + "{{ '<｜hy_Assistant｜>' }}{% else %}{{ '<｜hy_place▁holder▁no▁8｜>' }}" + _FI
-)  # fmt: skip
-
-SEED_OSS = (
-    _EACH + "{{ '<seed:bos>' + m['role'] + '\\n' }}"
-    "{{ (m['content'] | trim if m['role'] == 'assistant' else m['content']) + '<seed:eos>' }}"
-    + _END + _ASK + "{{ '<seed:bos>assistant\\n' }}" + _FI
-)  # fmt: skip
-
 LLAMA2 = (
     "{% if messages[0]['role'] == 'system' %}"
     "{% set head = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' %}"
@@ -289,11 +274,11 @@ FORMATS: dict[str, Format] = {
         config=("[|endofturn|]",),
     ),
     "seed-oss": Format(
-        SEED_OSS, ("<seed:bos>", "<seed:eos>"), ("<seed:eos>",), ("seed_oss",),
+        templates.SEED_OSS, ("<seed:bos>", "<seed:eos>"), ("<seed:eos>",), ("seed_oss",),
         config=("<seed:eos>",), generation=("<seed:eos>",),
     ),
     "hunyuan": Format(
-        HUNYUAN,
+        templates.HUNYUAN,
         (
             "<｜hy_begin▁of▁sentence｜>", "<｜hy_User｜>", "<｜hy_Assistant｜>",
             *(f"<｜hy_place▁holder▁no▁{n}｜>" for n in (2, 3, 8)),
