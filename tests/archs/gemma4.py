@@ -20,8 +20,8 @@ class Model(transformers.Gemma4ForCausalLM):
     """With factors of layers that are not one: above it, each another.
 
     A factor shrinks or stretches all that a layer passes on, and what the next one adds is normed.
-    Below one, what is added outweighs what was there: six such layers (0.5 to 0.85) made rounding
-    160 times as large, transformers' own no less than ours.
+    Below one, what is added outweighs what was there: six layers, most with 0.5 to 0.85, made an
+    error 160 times as large, transformers' own rounding no less than ours.
     """
 
     def __init__(self, config: PretrainedConfig) -> None:
