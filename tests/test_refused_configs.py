@@ -68,6 +68,14 @@ CASES: list[tuple[str, dict[str, Any], type[ModelError], str]] = [
         CheckpointError,
         "has no 'short_factor'",
     ),
+    ("hunyuan-dense", {"use_cla": True}, UnsupportedModel, "not supported: use_cla"),
+    ("hunyuan-dense", {"attention_head_dim": 8}, CheckpointError, "attention_head_dim is 8"),
+    (
+        "hunyuan-dense-alpha",
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": -1.0}},
+        CheckpointError,
+        "an alpha of -1.0",
+    ),
     ("phimoe", {"num_experts_per_tok": 1}, UnsupportedModel, "1 of 4 experts"),
     ("starcoder2", {"norm_type": "rms_norm"}, UnsupportedModel, "norm_type is 'rms_norm'"),
     (

@@ -98,6 +98,11 @@ ARCHITECTURES: dict[str, Architecture] = {
     "exaone4": Architecture("exaone4.Config", "exaone4.build", "EXAONE 4"),
     "dots1": Architecture("dots1.Config", "dots1.build", "dots.llm1"),
     "olmoe": Architecture("olmoe.Config", "olmoe.build", "OLMoE"),
+    "hunyuan_v1_dense": Architecture(
+        "hunyuan_v1_dense.Config", "hunyuan_v1_dense.build", "Hunyuan dense, Hy-MT"
+    ),
+    "seed_oss": Architecture("llama.SeedOss", "llama.build_seed_oss", "Seed-OSS"),
+    "arcee": Architecture("arcee.Config", "arcee.build", "Arcee AFM"),
 }
 
 

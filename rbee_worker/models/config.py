@@ -56,6 +56,19 @@ INERT = frozenset(
         "for_llm_compressor",
         "ep_size",  # the number of machines that shared the experts
         "input_jitter_noise",
+        "eod_token_id",  # tokens
+        "im_start_id",
+        "im_end_id",
+        "im_newline_id",
+        "mask_init_id",
+        "pad_id",
+        "sep_token_id",
+        "text_start_id",
+        "text_end_id",
+        "org_vocab_size",
+        "dense_list",  # of a head that sorts texts into classes
+        "pool_type",
+        "cla_share_factor",  # idle without use_cla, which is refused
         "return_dict",
         "torch_dtype",
         "transformers_version",

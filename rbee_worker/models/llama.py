@@ -3,7 +3,8 @@
 model_type: llama (Touvron et al. 2023; Meta 2024), mistral (a sliding window; Jiang et al. 2023),
 qwen2 (biases of q, k, v; Qwen 2024), qwen3 (norms of each head's q and k; Qwen 2025), smollm3
 (layers without positions; HF 2025), granite (muP multipliers; IBM 2024), helium (rotary pairs are
-adjacent columns; Kyutai 2025).
+adjacent columns; Kyutai 2025), seed_oss (biases of q, k, v and of the output map, each by a key;
+ByteDance 2025).
 GGUF files have Llama 3.1's frequency scaling as divisors in `rope_freqs`.
 """
 
@@ -116,6 +117,17 @@ class Helium(Config):
     rope_theta: float = 1e5
 
 
+@dataclass(frozen=True, kw_only=True)
+class SeedOss(Config):
+    """Seed-OSS's own keys."""
+
+    num_key_value_heads: int | None = 8
+    head_dim: int | None = 128
+    max_position_embeddings: int = 524288
+    attention_bias: bool = True
+    attention_out_bias: bool = False
+
+
 def build(c: Config, w: Weights) -> Decoder:
     """llama and smollm3. Raises CheckpointError, UnsupportedModel."""
     biases = c.attention_bias
@@ -155,6 +167,12 @@ def build_helium(c: Helium, w: Weights) -> Decoder:
     """helium. Raises CheckpointError, UnsupportedModel."""
     # The output projection has no bias, whatever attention_bias says.
     return prenorm.build(c, w, _mlp(c, bias=c.mlp_bias), bias=c.attention_bias, interleaved=True)
+
+
+def build_seed_oss(c: SeedOss, w: Weights) -> Decoder:
+    """seed_oss. Raises CheckpointError, UnsupportedModel."""
+    mlp = _mlp(c, bias=c.mlp_bias)
+    return prenorm.build(c, w, mlp, bias=c.attention_bias, out_bias=c.attention_out_bias)
 
 
 def _mlp(c: prenorm.Config, *, bias: bool = False) -> Callable[[Weights, LayerPlan], FeedForward]:

@@ -63,6 +63,7 @@ def attention(
     scale: float | None = None,
     softcap: float | None = None,
     qk_norm: HeadNorm | None = None,
+    qk_after: HeadNorm | None = None,
     fused: str = "qkv_proj",
     groups: int = 1,
     clip: float | None = None,
@@ -72,8 +73,9 @@ def attention(
     """Attention from q_proj, k_proj, v_proj (or `fused`, which has all three) and `out` at the
     cursor. layer: its window, or none.
 
-    scale None: 1 / sqrt(head width). qk_norm("q" or "k", heads): the norm of that projection.
-    groups: in `fused`, q, k and v of each group of heads are adjacent. Raises CheckpointError.
+    scale None: 1 / sqrt(head width). qk_norm("q" or "k", heads): the norm of that projection before
+    it rotates; qk_after: the same after it has rotated. groups: in `fused`, q, k and v of each
+    group of heads are adjacent. Raises CheckpointError.
     """
     heads, width = c.num_attention_heads, c.width
     assert layer.chunk is None
@@ -98,6 +100,8 @@ def attention(
         softcap=softcap,
         q_norm=None if qk_norm is None else qk_norm("q", heads),
         k_norm=None if qk_norm is None else qk_norm("k", c.kv_heads),
+        q_after=None if qk_after is None else qk_after("q", heads),
+        k_after=None if qk_after is None else qk_after("k", c.kv_heads),
         groups=groups,
         clip=clip,
         slopes=alibi_slopes,

@@ -48,14 +48,16 @@ def build(
     out_bias: bool = False,
     interleaved: bool = False,
     qk_norm: Callable[[Weights, DecoderConfig, float], parts.HeadNorm] | None = None,
+    qk_after: Callable[[Weights, DecoderConfig, float], parts.HeadNorm] | None = None,
     clip: float | None = None,
     attention_scale: float | None = None,
     by: Multipliers = Multipliers(),
 ) -> Decoder:
     """The model. feed_forward(cursor at a layer, the layer's plan): the block after attention.
 
-    bias: of q, k and v; qk_norm: `parts.head_norms` or `parts.whole_norms`; clip, attention_scale:
-    see `parts.attention`. Raises CheckpointError, UnsupportedModel.
+    bias: of q, k and v; qk_norm: `parts.head_norms` or `parts.whole_norms`; qk_after: the norms of
+    q and k after they have rotated; clip, attention_scale: see `parts.attention`. Raises
+    CheckpointError, UnsupportedModel.
     """
     parts.check(c)
     if c.partial_rotary_factor != 1.0:
@@ -79,6 +81,7 @@ def build(
                 out_bias=out_bias,
                 scale=attention_scale,
                 qk_norm=None if qk_norm is None else qk_norm(mix, c, c.rms_norm_eps),
+                qk_after=None if qk_after is None else qk_after(mix, c, c.rms_norm_eps),
                 clip=clip,
             ),
             mlp_norm=at.rms_norm("post_attention_layernorm", c.hidden_size, c.rms_norm_eps),
