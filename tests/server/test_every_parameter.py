@@ -208,6 +208,21 @@ def test_a_parameter_shows_or_is_refused_or_is_inert(
         assert answer != plain[1], f"{key} does not show in the answer of {op.path}"
 
 
+EMPTY: tuple[Any, ...] = ([], {}, "", 0, -1, 0.5, None, False, True, [[]], [None], [{}], [""])
+
+
+@pytest.mark.parametrize("op", [o for o in OPERATIONS if o.body is not None], ids=lambda o: o.path)
+def test_nothing_empty_or_of_another_kind_fails_inside(server: Server, op: Operation) -> None:
+    """Every parameter, with what a client sends that has nothing to say."""
+    for key in parameters(op):
+        for value in EMPTY:
+            body = {**BASE[op.path], "max_tokens": 2, key: value}
+            if op.params is None:
+                del body["max_tokens"]
+            status = server.http.post(op.path, json=body).status_code
+            assert status in (200, 400, 404), (key, value)
+
+
 @pytest.mark.parametrize("op", [o for o in OPERATIONS if o.params], ids=lambda o: o.path)
 def test_info_lists_every_parameter_that_a_route_takes(server: Server, op: Operation) -> None:
     assert op.body is not None
