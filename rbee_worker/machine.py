@@ -1,4 +1,5 @@
-"""The memory and cores that this process may use, container limits included."""
+"""What this process may use of the machine: memory and cores, container limits included, and the
+user's cache directory."""
 
 from __future__ import annotations
 
@@ -7,6 +8,19 @@ from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
 _CPUS = Path("/sys/devices/system/cpu")
+_NO_HOME = "/nonexistent"  # what Debian calls the home of users that have none
+
+
+def user_cache() -> Path:
+    """The user's cache directory: XDG_CACHE_HOME, or .cache in the home directory.
+
+    Whoever has no home directory gets a path that does not exist and often cannot be made.
+    """
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(given):  # the XDG specification ignores relative paths
+        return Path(given)
+    home = os.path.expanduser("~")
+    return Path(home if os.path.isabs(home) else _NO_HOME) / ".cache"
 
 
 def available_memory(proc: Path = Path("/proc"), cgroup: Path = _CGROUP) -> int:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rbee_worker.errors import ModelError
+from rbee_worker.machine import user_cache
 
 Progress = Callable[[str, int, int], None]  # (what, bytes done, bytes in total; 0 = unknown)
 
@@ -29,11 +30,8 @@ def silent(what: str, done: int, total: int) -> None:
 def cache_root(cache_dir: str = "") -> Path:
     """`cache_dir`, or rbee-worker/models in the user's cache directory; it need not exist."""
     if cache_dir:
-        return Path(cache_dir).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification ignores relative paths.
-    home = Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()
-    return home / "rbee-worker" / "models"
+        return Path(os.path.expanduser(cache_dir)).absolute()
+    return user_cache() / "rbee-worker" / "models"
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 from rbee_worker.checkpoint.tokenizer_files import SENTENCEPIECE
 from rbee_worker.checkpoint.weight_files import INDEX, SINGLE
 from rbee_worker.errors import BadReference
+from rbee_worker.machine import user_cache
 
 _PREFIX = "models--"
 _VOCABULARIES = ("tokenizer.json", *SENTENCEPIECE, "vocab.json")
@@ -23,11 +24,13 @@ def cache_root() -> Path:
     """Where huggingface_hub keeps models: HF_HUB_CACHE, HF_HOME/hub, or the default directory."""
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if given := os.environ.get(name):
-            return Path(os.path.expandvars(given)).expanduser()
+            return Path(os.path.expanduser(os.path.expandvars(given)))
     home = os.environ.get("HF_HOME")
+    if not home and (base := os.environ.get("XDG_CACHE_HOME")):
+        home = os.path.join(base, "huggingface")
     if not home:
-        home = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
-    return Path(os.path.expandvars(home)).expanduser() / "hub"
+        return user_cache() / "huggingface" / "hub"
+    return Path(os.path.expanduser(os.path.expandvars(home))) / "hub"
 
 
 def offline() -> bool:

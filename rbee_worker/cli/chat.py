@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import uuid
@@ -227,7 +228,7 @@ class ChatLoop:
 
 def _save_path(rest: str) -> Path:
     name = rest.strip() or time.strftime("chat-%Y%m%d-%H%M%S.json")
-    return Path(name).expanduser()
+    return Path(os.path.expanduser(name))
 
 
 def _tell(narration: Narration) -> None:

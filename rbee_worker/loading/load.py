@@ -36,10 +36,14 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
     plan.room(settings, backend.free_bytes())
     clock.done("open")
     outline = outline_of(ckpt, plan.model.context)
-    backend.prepare(outline, settings, plan.kv_dtype, _compiling(report))
+    prepared = backend.prepare(outline, settings, plan.kv_dtype, _compiling(report))
     clock.done("kernels")
     ops = backend.ops(
-        settings, plan.dtype, weight_bytes=plan.weight_bytes, progress=_compiling(report)
+        settings,
+        plan.dtype,
+        weight_bytes=plan.weight_bytes,
+        progress=_compiling(report),
+        prepared=prepared,
     )
     model = _build(ckpt, ops, report)
     clock.done("weights")
@@ -93,7 +97,10 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         n_layers=len(model.blocks),
         n_parameters=model.n_parameters,
         load_s=clock.seconds,
-        notes=backend_notes(settings) + ckpt.notes + model.notes + model.limits + room.notes,
+        notes=(
+            *(*backend_notes(settings), *prepared.notes),
+            *(*ckpt.notes, *model.notes, *model.limits, *room.notes),
+        ),
     )
     return engine, info
 

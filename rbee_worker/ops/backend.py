@@ -44,6 +44,15 @@ class ModelOutline:
     build: Callable[[Ops], Decoder]
 
 
+class Prepared(Protocol):
+    """What `Backend.prepare` made, for `Backend.ops` to take."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of it, in lines; complete once a model is recorded."""
+        ...
+
+
 class Warmed(NamedTuple):
     """What `warm` did for a target: its name, kernels in all and made now, where they are kept."""
 
@@ -159,7 +168,7 @@ class Backend(ABC):
     @abstractmethod
     def prepare(
         self, outline: ModelOutline, settings: Settings, kv_dtype: str, progress: Progress
-    ) -> None:
+    ) -> Prepared:
         """Make what takes long and needs no weights: compile kernels. Raises ModelError."""
 
     @abstractmethod
@@ -178,8 +187,19 @@ class Backend(ABC):
     # ---- a model that runs
 
     @abstractmethod
-    def ops(self, settings: Settings, dtype: str, *, weight_bytes: int, progress: Progress) -> Ops:
-        """The operations a model is built with. weight_bytes: what it will hold, as planned."""
+    def ops(
+        self,
+        settings: Settings,
+        dtype: str,
+        *,
+        weight_bytes: int,
+        progress: Progress,
+        prepared: Prepared | None = None,
+    ) -> Ops:
+        """The operations a model is built with. weight_bytes: what it will hold, as planned.
+
+        prepared: what `prepare` of this backend returned; without, all of it is made when needed.
+        """
 
     @abstractmethod
     def state(

@@ -79,10 +79,17 @@ def encoded(value: Any) -> bytes:
 
 
 async def answered(
-    make: Callable[[], Any], size: int, headers: dict[str, str] | None = None
+    make: Callable[[], Any],
+    size: int,
+    headers: dict[str, str] | None = None,
+    *,
+    quick: bool = True,
 ) -> Response:
-    """The answer that `make` puts together, of about `size` tokens."""
-    if size <= LONG:
+    """The answer that `make` puts together, of about `size` tokens.
+
+    quick: False where `make` may take long however short the answer is.
+    """
+    if quick and size <= LONG:
         return json_response(make(), headers=headers)
     body = await asyncio.to_thread(lambda: encoded(make()))
     return Response(body, headers=headers, media_type="application/json")

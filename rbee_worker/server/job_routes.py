@@ -16,10 +16,12 @@ from starlette.types import ASGIApp
 from rbee_worker import wire
 from rbee_worker.errors import FieldError, InvalidRequest
 from rbee_worker.observe.trace import phases
-from rbee_worker.server.body import envelope, read_object
+from rbee_worker.server.body import Body, envelope, read_object
 from rbee_worker.server.encoding import LONG, answered, encoded
+from rbee_worker.server.headers import IDEMPOTENCY
 from rbee_worker.server.health import worker_info, worker_of
-from rbee_worker.server.jobs import Job, weight
+from rbee_worker.server.idempotency import asked_by, once
+from rbee_worker.server.jobs import Asked, Job, weight
 from rbee_worker.server.problems import Refusal, json_response
 from rbee_worker.server.requests import ask, check_model, ignored, new_id, settled
 from rbee_worker.server.schemas import (
@@ -86,8 +88,18 @@ async def create_inference(http: HttpRequest) -> Response:
 async def _create(http: HttpRequest, base: str) -> Response:
     worker = worker_of(http)
     body = await read_object(http, worker)
+    asked = asked_by(http.headers.get(IDEMPOTENCY), body)
+    job, again = await once(worker, asked, partial(_begin, worker, body, asked))
+    status = worker_info(worker) if body.values.get("operation") == "status" else UNSET
+    created = JobCreated(job_id=job.id, sse_url=f"{base}/{job.id}/stream", status=status)
+    replayed = {"Idempotent-Replayed": "true"} if again else {}
+    return json_response(created, headers={**ignored([job]), **replayed})
+
+
+async def _begin(worker: Worker, body: Body, asked: Asked | None) -> Job:
+    """The job that `body` asks for."""
     if body.values.get("operation") == "status" and not body.faults:
-        return _status_job(worker, base, sorted(body.values.keys() - {"operation"}))
+        return _status_job(worker, sorted(body.values.keys() - {"operation"}), asked)
     worker.serving()
     given, params, faults = envelope(body, JobEnvelope)
     if given.operation not in OPERATIONS:
@@ -95,22 +107,19 @@ async def _create(http: HttpRequest, base: str) -> Response:
         faults.append(FieldError("operation", f"one of {', '.join(OPERATIONS)}", message))
     check_model(worker, given.model)
     request = ask(worker, given, params, faults, new_id("job"))
-    (job,) = await worker.submit([request], keep=True, trace=given.trace)
-    created = JobCreated(job_id=job.id, sse_url=f"{base}/{job.id}/stream")
-    return json_response(created, headers=ignored([job]))
+    (job,) = await worker.submit([request], keep=True, trace=given.trace, asked=asked)
+    return job
 
 
-def _status_job(worker: Worker, base: str, others: list[str]) -> Response:
+def _status_job(worker: Worker, others: list[str], asked: Asked | None) -> Job:
     """A job that is over at once: its stream is one narration of the worker's state."""
     if others:
         raise InvalidRequest(
             [FieldError(n[:64], "absent", "means nothing with operation status") for n in others]
         )
-    info = worker_info(worker)
     human = f"Worker {worker.id} is {worker.state} and serves {worker.settings.model}."
     word = Narration(actor="worker", action="status", target=worker.id, human=human)
-    job = worker.jobs.note(new_id("job"), word)
-    return json_response(JobCreated(job_id=job.id, sse_url=f"{base}/{job.id}/stream", status=info))
+    return worker.jobs.note(new_id("job"), word, asked)
 
 
 async def stream(http: HttpRequest) -> ASGIApp:

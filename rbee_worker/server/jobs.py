@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rbee_worker.types import (
     End,
@@ -77,6 +77,13 @@ class JobLog:
         self._wakes.discard(wake)
 
 
+class Asked(NamedTuple):
+    """The Idempotency-Key that a job was asked for with, and a digest of its request's body."""
+
+    key: str
+    digest: bytes
+
+
 @dataclass(eq=False)
 class Job:
     """One request and everything that happened to it."""
@@ -86,6 +93,7 @@ class Job:
     born: float = field(default_factory=time.monotonic)
     log: JobLog = field(default_factory=JobLog)
     correlation_id: str = ""
+    asked: Asked | None = None
     trace: bool = False
     prepared_ms: float = 0.0  # from being asked for to its first event
     send_ms: float = 0.0  # writing its events to streams, so far
@@ -183,12 +191,15 @@ class Jobs:
         self._live: dict[str, Job] = {}
         self._kept: set[str] = set()  # ids of live jobs that can be found
         self._finished: OrderedDict[str, Job] = OrderedDict()  # oldest first
+        self._by_key: dict[str, Job] = {}  # kept jobs by their Idempotency-Key
 
     def add(self, job: Job, *, keep: bool) -> None:
         """keep: `get` finds it, now and for a while after it has ended."""
         self._live[job.id] = job
         if keep:
             self._kept.add(job.id)
+            if job.asked is not None:
+                self._by_key[job.asked.key] = job
 
     def finish(self, job: Job) -> None:
         """The job has just ended."""
@@ -205,9 +216,14 @@ class Jobs:
             return self._live[job_id]
         return self._finished.get(job_id)
 
-    def note(self, job_id: str, word: Event) -> Job:
+    def by_key(self, key: str) -> Job | None:
+        """The kept job that was asked for with this Idempotency-Key."""
+        self._tidy()
+        return self._by_key.get(key)
+
+    def note(self, job_id: str, word: Event, asked: Asked | None = None) -> Job:
         """A kept job that asks nothing of the engine: one event, and over."""
-        job = Job(Request(id=job_id))
+        job = Job(Request(id=job_id), asked=asked)
         self.add(job, keep=True)
         job.log.append(word)
         job.log.close()
@@ -232,3 +248,5 @@ class Jobs:
             if len(self._finished) <= self._keep_n and oldest.finished > horizon:
                 return
             self._finished.popitem(last=False)
+            if oldest.asked is not None:
+                del self._by_key[oldest.asked.key]

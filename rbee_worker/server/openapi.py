@@ -14,6 +14,7 @@ from msgspec import Meta
 from rbee_worker import wire
 from rbee_worker.params import Parameter, names
 from rbee_worker.server.examples import EVENTS, EXAMPLES
+from rbee_worker.server.headers import IDEMPOTENCY, RESUME
 from rbee_worker.server.health import Progress
 from rbee_worker.server.openai.schemas import (
     ChatChunk,
@@ -33,6 +34,7 @@ WORDS = {
     404: "There is no such thing",
     405: "The path has no such method",
     408: "The body came too slowly",
+    409: "The Idempotency-Key was given with another body",
     413: "The body is too large",
     415: "Local mode: the body is not application/json",
     429: "The queue is full",
@@ -40,6 +42,10 @@ WORDS = {
     500: "This request failed",
     503: "Not ready: loading, restarting, draining or failed",
     507: "Out of memory for this request",
+}
+HEADERS: dict[str, tuple[str, dict[str, Any], str]] = {  # name, schema, example
+    RESUME: ("Last-Event-ID", {"type": "string", "pattern": "^[0-9]{1,9}$"}, "12"),
+    IDEMPOTENCY: ("Idempotency-Key", {"type": "string", "pattern": "^[!-~]{1,255}$"}, "order-7"),
 }
 STREAMS = {
     "/v1/loading/progress": Progress,
@@ -180,10 +186,7 @@ def _path_and_headers(op: Operation) -> list[dict[str, Any]]:
         found.append(_parameter("path", "job_id", {"type": "string"}, "job-1f0c2d"))
     if "{model:path}" in op.path:
         found.append(_parameter("path", "model", {"type": "string"}, "smollm2"))
-    if op.path.endswith("{job_id}/stream"):
-        number = {"type": "string", "pattern": "^[0-9]{1,9}$"}
-        found.append(_parameter("header", "Last-Event-ID", number, "12"))
-    return found
+    return found + [_parameter("header", *HEADERS[name]) for name in op.headers]
 
 
 def _parameter(where: str, name: str, schema: dict[str, Any], example: str) -> dict[str, Any]:

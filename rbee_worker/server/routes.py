@@ -21,6 +21,7 @@ from rbee_worker.server import (
     schemas,
     text_routes,
 )
+from rbee_worker.server.headers import IDEMPOTENCY, RESUME
 from rbee_worker.server.openai import chat, completions, models
 from rbee_worker.server.openai import schemas as openai_schemas
 
@@ -33,7 +34,7 @@ class Operation:
 
     body: envelope of the request; params: sampling parameters may stand beside it, of that surface.
     answer: body of a success; events: the answer is (also) a stream. errors: statuses beyond those
-    that every route can give.
+    that every route can give. headers: that this route reads and others do not, in lower case.
     """
 
     method: str
@@ -48,6 +49,7 @@ class Operation:
     events: bool = False
     errors: tuple[int, ...] = ()
     deprecated: bool = False
+    headers: tuple[str, ...] = ()
 
 
 WORK = (400, 404, 408, 413, 429, 500, 503, 507)  # what asking the engine can end in
@@ -106,11 +108,12 @@ OPERATIONS: tuple[Operation, ...] = (
         "/v1/jobs",
         job_routes.create,
         JOB,
-        "Start a job",
+        "Start a job; once for each Idempotency-Key",
         body=schemas.JobEnvelope,
         params="job",
         answer=schemas.JobCreated,
-        errors=WORK,
+        errors=(*WORK, 409),
+        headers=(IDEMPOTENCY,),
     ),
     Operation(
         "GET", "/v1/jobs", job_routes.listing, JOB, "Jobs, newest first", answer=schemas.JobList
@@ -141,6 +144,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "A job's events from the start, or after Last-Event-ID",
         events=True,
         errors=(400, 404),
+        headers=(RESUME,),
     ),
     Operation(
         "POST",
@@ -162,8 +166,9 @@ OPERATIONS: tuple[Operation, ...] = (
         body=schemas.JobEnvelope,
         params="job",
         answer=schemas.JobCreated,
-        errors=WORK,
+        errors=(*WORK, 409),
         deprecated=True,
+        headers=(IDEMPOTENCY,),
     ),
     Operation(
         "GET",
@@ -174,6 +179,7 @@ OPERATIONS: tuple[Operation, ...] = (
         events=True,
         errors=(400, 404),
         deprecated=True,
+        headers=(RESUME,),
     ),
     Operation(
         "POST",

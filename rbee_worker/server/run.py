@@ -82,7 +82,8 @@ def bind(settings: Settings) -> socket.socket:
     """A listening socket on the address of `settings`. Raises UsageError."""
     host = host_of(settings)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # TCP by name: asyncio sends small pieces at once (TCP_NODELAY) only where it finds that.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, settings.port))

@@ -19,7 +19,7 @@ from rbee_worker.errors import NotReady, WorkerError
 from rbee_worker.observe.context import correlation_id
 from rbee_worker.observe.log import fields, logger
 from rbee_worker.server.auth import place_of
-from rbee_worker.server.jobs import Job, Jobs
+from rbee_worker.server.jobs import Asked, Job, Jobs
 from rbee_worker.server.prompts import echo, of_ids
 from rbee_worker.types import Error, Event, ModelInfo, Request, Started, Token
 
@@ -61,6 +61,7 @@ class Worker:
         self.born = time.monotonic()
         self.engine: EngineClient | None = None
         self.jobs = Jobs(keep_s=settings.keep_jobs_s, keep_n=settings.keep_jobs)
+        self.beginning: dict[str, asyncio.Future[None]] = {}  # by Idempotency-Key
         self.metrics: WorkerMetrics | None = None
         self.tracer = tracer
         self.telemetry = telemetry
@@ -178,18 +179,24 @@ class Worker:
     # ---- work
 
     async def submit(
-        self, requests: Sequence[Request], *, keep: bool, trace: bool = False
+        self,
+        requests: Sequence[Request],
+        *,
+        keep: bool,
+        trace: bool = False,
+        asked: Asked | None = None,
     ) -> list[Job]:
         """Admit all of `requests` or none; each job's log begins with its first event.
 
         keep: the jobs can be found by id, also for a while after they have ended. trace: note the
-        phases of each. Raises NotReady, QueueFull, InvalidRequest.
+        phases of each. asked: the key of the one job that is kept. Raises NotReady, QueueFull,
+        InvalidRequest.
         """
         jobs: list[Job] = []
         try:
             for request in requests:
                 like = jobs[len(jobs) - request.choice] if request.choice else None
-                jobs.append(await self._begin(request, keep, trace, like))
+                jobs.append(await self._begin(request, keep, trace, like, asked))
                 await asyncio.sleep(0)  # preparing many must not hold up the others' streams
         except BaseException as error:
             for job in jobs:
@@ -199,9 +206,11 @@ class Worker:
             raise
         return jobs
 
-    async def _begin(self, request: Request, keep: bool, trace: bool, like: Job | None) -> Job:
+    async def _begin(
+        self, request: Request, keep: bool, trace: bool, like: Job | None, asked: Asked | None
+    ) -> Job:
         """like: the job of the same prompt that has begun already: it is not tokenized again."""
-        job = Job(request, correlation_id=correlation_id(), trace=trace)
+        job = Job(request, correlation_id=correlation_id(), trace=trace, asked=asked)
         if like is not None and like.started is not None:
             request = of_ids(request, like.started.prompt_ids)
         events = self.serving().generate(request)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import tokenizers
 
 from rbee_worker.errors import FieldError, InferenceFailed, InvalidRequest
 from rbee_worker.tokenizer.bounds import Bounded, Growth
 from rbee_worker.tokenizer.pieces import Decoding, Utf8Stream
+from rbee_worker.tokenizer.unheard import unheard
 
 QUICK_CHARS = 2000  # a longer text takes more than a fraction of a millisecond to encode
+# Beyond it published patterns reach a limit of the library too: Llama 3's, in a run of blanks.
+PANICKING_CHARS = 1 << 20
 
 
 def is_library_failure(error: BaseException) -> bool:
@@ -109,7 +113,9 @@ class Tokenizer:
             if self.is_quick(text):
                 ids: list[int] = backend.encode(text, add_special_tokens=own).ids
             else:  # in a batch, the library lets Python's other threads run
-                ids = backend.encode_batch_fast([text], add_special_tokens=own)[0].ids
+                call = partial(backend.encode_batch_fast, [text], add_special_tokens=own)
+                panics = self._slow or len(text) > PANICKING_CHARS
+                ids = (unheard(call) if panics else call())[0].ids
         except (UnicodeEncodeError, TypeError) as e:
             raise InvalidRequest(
                 [FieldError("prompt", "unicode", "text has a lone surrogate, not Unicode text")]
@@ -176,10 +182,20 @@ class Tokenizer:
         return self._spelled.get(token_id) or self._pieces[token_id] or ""
 
     def _literal(self) -> tokenizers.Tokenizer:
-        """A second backend that reads special tokens as text; made when first asked for."""
+        """A second backend that reads special tokens as text; made when first asked for.
+
+        It shares the vocabulary: reading that again would hold every thread for a second.
+        """
         with self._lock:
             if self._plain is None:
-                plain = tokenizers.Tokenizer.from_str(self._backend.to_str())
+                own = self._backend
+                plain = tokenizers.Tokenizer(own.model)
+                plain.normalizer = own.normalizer  # before tokens, which some of them go through
+                plain.pre_tokenizer = own.pre_tokenizer
+                plain.post_processor = own.post_processor
+                plain.decoder = own.decoder
+                added = own.get_added_tokens_decoder()
+                plain.add_tokens([added[i] for i in sorted(added)])
                 plain.encode_special_tokens = True
                 self._plain = plain
             return self._plain

@@ -90,8 +90,13 @@ def _built(ckpt: Checkpoint, settings: Settings, dtype: str, say: Say) -> Decode
         say(f"Compiling CPU kernels: {done} of {total}, {name}.")
 
     plan = preflight(ckpt, settings)
-    plan.backend.prepare(outline_of(ckpt, plan.model.context), settings, KV, compiling)
-    ops = plan.backend.ops(settings, dtype, weight_bytes=plan.weight_bytes, progress=compiling)
+    outline = outline_of(ckpt, plan.model.context)
+    prepared = plan.backend.prepare(outline, settings, KV, compiling)
+    for note in prepared.notes:
+        say(note)
+    ops = plan.backend.ops(
+        settings, dtype, weight_bytes=plan.weight_bytes, progress=compiling, prepared=prepared
+    )
     return build_model(ckpt, ops)
 
 

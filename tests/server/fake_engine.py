@@ -24,6 +24,7 @@ from rbee_worker.errors import NotReady, QueueFull, WorkerError
 from rbee_worker.observe import narration
 from rbee_worker.params import Rules, check_request, fit
 from rbee_worker.session.prepare import encoded, rendered
+from rbee_worker.tokenizer.core import QUICK_CHARS
 from rbee_worker.tokenizer.messages import Form, checked
 from rbee_worker.types import (
     End,
@@ -54,6 +55,9 @@ class ByteTokenizer:
     bos_id = None
     warnings: tuple[str, ...] = ()
     chat_template = "chatml"
+
+    def is_quick(self, text: str) -> bool:
+        return len(text) <= QUICK_CHARS
 
     def encode(
         self, text: str, *, add_special: bool = True, parse_special: bool = True

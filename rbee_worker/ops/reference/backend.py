@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rbee_worker.config import Settings
@@ -13,6 +14,7 @@ from rbee_worker.ops.backend import (
     Backend,
     Executable,
     ModelOutline,
+    Prepared,
     Progress,
     Refusal,
     StateMemory,
@@ -24,6 +26,13 @@ from rbee_worker.state.specs import StateGroup
 if TYPE_CHECKING:
     from rbee_worker.models.base import Decoder
     from rbee_worker.ops import Ops
+
+
+@dataclass(frozen=True)
+class _Nothing:
+    """What `prepare` makes here."""
+
+    notes: tuple[str, ...] = ()
 
 
 class ReferenceBackend(Backend):
@@ -72,8 +81,9 @@ class ReferenceBackend(Backend):
 
     def prepare(
         self, outline: ModelOutline, settings: Settings, kv_dtype: str, progress: Progress
-    ) -> None:
+    ) -> Prepared:
         """Nothing is compiled."""
+        return _Nothing()
 
     def warm(
         self,
@@ -84,7 +94,15 @@ class ReferenceBackend(Backend):
     ) -> Iterator[Warmed]:
         _no_kernels()
 
-    def ops(self, settings: Settings, dtype: str, *, weight_bytes: int, progress: Progress) -> Ops:
+    def ops(
+        self,
+        settings: Settings,
+        dtype: str,
+        *,
+        weight_bytes: int,
+        progress: Progress,
+        prepared: Prepared | None = None,
+    ) -> Ops:
         import torch
 
         from rbee_worker.ops.reference.ops import ReferenceOps

@@ -110,7 +110,7 @@ def _prompts(given: Any, faults: list[FieldError]) -> list[Prompt]:
 
 def _several(given: Any) -> bool:
     """Is it a list of prompts, rather than one prompt?"""
-    return isinstance(given, list) and not isinstance(given[0], int)
+    return isinstance(given, list) and bool(given) and not isinstance(given[0], int)
 
 
 class Scores:

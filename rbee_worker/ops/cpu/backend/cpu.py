@@ -15,6 +15,7 @@ from rbee_worker.ops.backend import (
     Backend,
     Executable,
     ModelOutline,
+    Prepared,
     Progress,
     Refusal,
     StateMemory,
@@ -93,11 +94,11 @@ class CpuBackend(Backend):
 
     def prepare(
         self, outline: ModelOutline, settings: Settings, kv_dtype: str, progress: Progress
-    ) -> None:
+    ) -> Prepared:
         from rbee_worker.ops.cpu.backend.warm import compile_for, recording_shape
 
         shape = recording_shape(settings, kv_dtype, outline.context)
-        compile_for(outline, shape, settings, progress)
+        return compile_for(outline, shape, settings, progress)
 
     def warm(
         self,
@@ -119,15 +120,25 @@ class CpuBackend(Backend):
             names |= set(needed(outline, recording_shape(settings, kv, outline.context), settings))
         return (compile_target(sorted(names), isa, settings, progress) for isa in wanted)
 
-    def ops(self, settings: Settings, dtype: str, *, weight_bytes: int, progress: Progress) -> Ops:
+    def ops(
+        self,
+        settings: Settings,
+        dtype: str,
+        *,
+        weight_bytes: int,
+        progress: Progress,
+        prepared: Prepared | None = None,
+    ) -> Ops:
         from rbee_worker.ops.cpu.backend.ops import CpuOps
         from rbee_worker.ops.cpu.runtime.arena import Arena
+        from rbee_worker.ops.cpu.runtime.kernel_cache import Unkept
         from rbee_worker.ops.cpu.runtime.native import Library
         from rbee_worker.ops.cpu.runtime.team import Team
         from rbee_worker.ops.cpu.shared import isa
 
         chosen = isa.choose(os.environ.get("RBEE_CPU_ISA", ""))
-        library = Library(chosen, cache_dir=settings.cache_dir, progress=progress)
+        unkept = prepared if isinstance(prepared, Unkept) else None
+        library = Library(chosen, cache_dir=settings.cache_dir, progress=progress, unkept=unkept)
         return CpuOps(
             library,
             Team(library, settings.threads or allowed_cores()),

@@ -11,8 +11,9 @@ from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
 from rbee_worker.machine import allowed_cores
 from rbee_worker.ops.backend import ModelOutline, Progress, Warmed
+from rbee_worker.ops.cpu.runtime import kernel_cache
 from rbee_worker.ops.cpu.runtime.header import Shape
-from rbee_worker.ops.cpu.shared import isa, kernel_cache
+from rbee_worker.ops.cpu.shared import isa
 
 EVERY_ISA = "all"
 HEAD_ROWS = 64  # logits computed at once
@@ -34,23 +35,30 @@ def needed(outline: ModelOutline, shape: Shape, settings: Settings) -> list[str]
 
 def compile_for(
     outline: ModelOutline, shape: Shape, settings: Settings, progress: Progress | None = None
-) -> None:
-    """Have every kernel of the model compiled, with all cores.
+) -> kernel_cache.Unkept:
+    """Have every kernel of the model compiled, with all cores; return those that cannot be kept.
 
     The list of kernels is kept next to them, because finding it takes longer than most of a start.
     A kernel that a stale list lacks is compiled on first use. Raises ModelError where kernels
-    cannot be compiled or kept.
+    cannot be compiled.
     """
     target, cache_dir = isa.choose(os.environ.get("RBEE_CPU_ISA", "")), settings.cache_dir
     asker = repr((rbee_worker.__version__, settings.exact_activations, shape, outline.key))
+    unkept = kernel_cache.Unkept()
     noted = kernel_cache.recall(asker, target, cache_dir=cache_dir)
     if noted and kernel_cache.are_kept(noted, target, cache_dir=cache_dir):
-        return
+        return unkept
     names = needed(outline, shape, settings)
     kernel_cache.compile_missing(
-        names, target, cache_dir=cache_dir, progress=progress, jobs=allowed_cores()
+        names,
+        target,
+        cache_dir=cache_dir,
+        progress=progress,
+        jobs=allowed_cores(),
+        unkept=unkept,
     )
     kernel_cache.remember(asker, names, target, cache_dir=cache_dir)
+    return unkept
 
 
 def chosen_targets(asked: Sequence[str]) -> list[isa.Isa]:

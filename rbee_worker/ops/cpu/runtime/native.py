@@ -16,8 +16,9 @@ import llvmlite.binding as llvm
 import numpy as np
 import numpy.typing as npt
 
+from rbee_worker.ops.cpu.runtime.kernel_cache import Unkept, ensure
 from rbee_worker.ops.cpu.shared.isa import Isa
-from rbee_worker.ops.cpu.shared.kernel_cache import Compiled, Progress, ensure, symbol
+from rbee_worker.ops.cpu.shared.kernel_files import Compiled, Progress, symbol
 
 CALL = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 
@@ -70,13 +71,24 @@ def _field(value: Any, kind: str) -> bytes:
 
 
 class Library:
-    """Kernels of one instruction set, loaded on demand and kept for the life of the library."""
+    """Kernels of one instruction set, loaded on demand and kept for the life of the library.
 
-    def __init__(self, isa: Isa, *, cache_dir: str = "", progress: Progress | None = None) -> None:
+    unkept: kernels that were compiled before and could not be kept; takes those that are now.
+    """
+
+    def __init__(
+        self,
+        isa: Isa,
+        *,
+        cache_dir: str = "",
+        progress: Progress | None = None,
+        unkept: Unkept | None = None,
+    ) -> None:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         self.isa = isa
         self._cache_dir, self._progress = cache_dir, progress
+        self._unkept = Unkept() if unkept is None else unkept
         self._kernels: dict[str, Native] = {}
         machine = llvm.Target.from_default_triple().create_target_machine()
         self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
@@ -85,7 +97,11 @@ class Library:
         """Compile (or find) and load several kernels at once."""
         wanted = [n for n in dict.fromkeys(names) if n not in self._kernels]
         for compiled in ensure(
-            wanted, self.isa, cache_dir=self._cache_dir, progress=self._progress
+            wanted,
+            self.isa,
+            cache_dir=self._cache_dir,
+            progress=self._progress,
+            unkept=self._unkept,
         ):
             self._add(compiled)
 
