@@ -24,7 +24,7 @@ from rbee_worker.params.request import MOST_DEPTH, MOST_VALUES
 from rbee_worker.server import json_shape
 from rbee_worker.server.json_shape import MOST_CONTAINERS, MOST_MEMBERS
 from rbee_worker.server.routes import OPERATIONS
-from rbee_worker.tokenizer import Tokenizer
+from rbee_worker.tokenizer.core import Tokenizer
 from tests.server.fake_engine import ByteTokenizer, Fake
 from tests.server.loop_time import watched, yardstick
 from tests.server.served import Served

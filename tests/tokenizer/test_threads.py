@@ -13,7 +13,7 @@ from tokenizers import AddedToken, models, normalizers, processors
 from tokenizers import Tokenizer as Backend
 
 from rbee_worker.checkpoint import open_checkpoint
-from rbee_worker.tokenizer import load_tokenizer
+from rbee_worker.tokenizer.load import load_tokenizer
 from tests import tiny
 from tests.tokenizer.builders import Source, train_byte_level
 from tests.tokenizer.published import PUBLISHED

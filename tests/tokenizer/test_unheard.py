@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rbee_worker.errors import InferenceFailed
-from rbee_worker.tokenizer import Tokenizer
+from rbee_worker.tokenizer.core import Tokenizer
 from rbee_worker.tokenizer.unheard import unheard
 from tests.tokenizer.test_bounds import SLOW, tokenizer
 
