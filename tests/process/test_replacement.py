@@ -213,7 +213,7 @@ def test_while_there_is_no_engine_requests_can_be_ended(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By their caller, by their time limit; new ones hear what is going on."""
-    monkeypatch.setattr(replacing, "PAUSES_S", (1.0,))
+    monkeypatch.setattr(replacing, "PAUSES_S", (2.0,))
 
     async def main() -> None:
         async with engine(settings_of(tiny)) as client:
