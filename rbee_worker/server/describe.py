@@ -124,7 +124,7 @@ def _model(loaded: ModelInfo, settings: Settings) -> dict[str, Any]:
 
 
 async def metrics(http: HttpRequest) -> Response:
-    found = worker_of(http).meter()
+    found = worker_of(http).observers.metrics()
     return Response(found.text(), media_type=None, headers={"Content-Type": found.content_type})
 
 

@@ -20,11 +20,11 @@ from rbee_worker.observe.context import correlation_id
 from rbee_worker.observe.log import fields, logger
 from rbee_worker.server.auth import place_of
 from rbee_worker.server.jobs import Job, Jobs
+from rbee_worker.server.observers import Observers
 from rbee_worker.server.prompts import echo, of_ids
 from rbee_worker.types import Error, Event, ModelInfo, Request, Started, Token
 
 if TYPE_CHECKING:
-    from rbee_worker.observe.metrics import WorkerMetrics
     from rbee_worker.observe.telemetry import Telemetry
     from rbee_worker.observe.trace import Tracer
     from rbee_worker.session.client import EngineClient
@@ -61,9 +61,7 @@ class Worker:
         self.born = time.monotonic()
         self.engine: EngineClient | None = None
         self.jobs = Jobs(keep_s=settings.keep_jobs_s, keep_n=settings.keep_jobs)
-        self.metrics: WorkerMetrics | None = None
-        self.tracer = tracer
-        self.telemetry = telemetry
+        self.observers = Observers(self, tracer, telemetry)
         self.loading = Loading(stage="starting")
         self.pages: dict[str, bytes] = {}  # descriptions of the routes, made on first request
         self.restarts = 0  # engine processes that were lost and replaced
@@ -130,9 +128,9 @@ class Worker:
         """Load the model and supervise the engine until it fails. Raises WorkerError."""
         try:
             await asyncio.to_thread(importlib.import_module, "rbee_worker.observe.metrics")
-            self.meter()  # its library was just imported outside the loop, which kept answering
+            self.observers.metrics()  # its library is imported by now, outside the event loop
             self.engine = await start(self.settings, on_loading=self._progress)
-            self.engine.observer = self.tracer
+            self.engine.observer = self.observers.tracer
             info = await self.engine.ready()
             log.info(
                 "ready", extra=fields(model=info.model, device=info.device, s=round(self.age(), 2))
@@ -194,8 +192,8 @@ class Worker:
         except BaseException as error:
             for job in jobs:
                 await self.cancel(job)
-            if self.metrics is not None and isinstance(error, WorkerError):
-                self.metrics.refused(error.code)
+            if isinstance(error, WorkerError):
+                self.observers.refused(error.code)
             raise
         return jobs
 
@@ -211,8 +209,7 @@ class Worker:
         if isinstance(first, Started) and first.sampling.params.echo:
             job.log.append(await echo(self.serving().tokenizer, job.request, first))
         self.jobs.add(job, keep=keep)
-        if self.metrics is not None:
-            self.metrics.admitted(job)
+        self.observers.admitted(job)
         job.pump = asyncio.create_task(self._pump(job, events))
         return job
 
@@ -225,8 +222,7 @@ class Worker:
                 job.log.append(event)
                 if type(event) is Token:
                     job.drawn += len(event.ids)
-                    if self.metrics is not None:
-                        self.metrics.token(job, event)
+                    self.observers.token(job, event)
         except WorkerError as error:
             code = error.code if error.code in ("VRAM_OOM", "ENGINE_LOST") else "INFERENCE_FAILED"
             last = Error(code=code, message=str(error))  # type: ignore[arg-type]
@@ -243,29 +239,13 @@ class Worker:
         finally:
             job.log.close()
             self.jobs.finish(job)
-            if self.metrics is not None:
-                self.metrics.finished(job)
-            if self.tracer is not None:
-                self.tracer.job(job)
-            if self.telemetry is not None:
-                self.telemetry.job(job)
-
-    def meter(self) -> WorkerMetrics:
-        """The metrics, made on first use, because their library is imported then."""
-        if self.metrics is None:
-            from rbee_worker.observe.metrics import WorkerMetrics
-
-            self.metrics = WorkerMetrics(self)
-        return self.metrics
+            self.observers.finished(job)
 
     def sent(self, job: Job, start_s: float, events: int) -> None:
         """A stream of `job` wrote `events` events; start_s: when that began (monotonic)."""
         job.send_ms += (time.monotonic() - start_s) * 1e3
         job.sent_events += events
-        if self.metrics is not None:
-            self.metrics.sent(events)
-        if self.tracer is not None:
-            self.tracer.sent(start_s * 1e6, events)
+        self.observers.sent(start_s, events)
 
     def abandon(self, jobs: Sequence[Job]) -> None:
         """The only reader of these jobs has left: cancel them, without waiting."""
