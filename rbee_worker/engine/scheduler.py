@@ -12,7 +12,7 @@ same thing: a sequence that wants n tokens computed.
        of the others. Only a younger sequence is ever preempted for an older one: the oldest keeps
        what it has and gets at least one token in every step (where steps overlap, in every step
        that does not have to wait for the result of the one before).
-    3. The pool is asked for the oldest sequence first, so a sequence that is preempted has not been
+    3. State is reserved for the oldest sequence first, so a sequence that is preempted has not been
        planned in this step. A step plans at most `token_budget` tokens.
     4. A preempted sequence has nothing computed. It keeps its tokens, including its output.
 """
