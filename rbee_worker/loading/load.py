@@ -57,14 +57,7 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         prefix_cache=settings.prefix_cache and settings.kv_cache,
         snapshots=room.snapshots,
     )
-    memory = backend.state(
-        ops,
-        model.groups,
-        pool.n_blocks,
-        pool.n_slots,
-        block_size=settings.block_size,
-        dtype=plan.kv_dtype,
-    )
+    memory = backend.state(ops, pool, plan.kv_dtype)
     executable = backend.executable(model, settings, kv_dtype=plan.kv_dtype, longest=room.context)
     engine = make_engine(
         executable,

@@ -1,4 +1,4 @@
-"""The application: routes as a list, the gate in front of them, errors in one shape."""
+"""The application: the list of routes, the gate in front of them, one form for all errors."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def build_app(worker: Worker, token: str) -> ASGIApp:
         gate,
         allow_origins=origins,
         allow_methods=["GET", "POST", "DELETE"],
-        allow_headers=["*"],  # clients send headers of their own
+        allow_headers=["*"],  # clients send headers of their own, which have no effect here
         expose_headers=EXPOSED,
     )
 
 
 class Cors(CORSMiddleware):
-    """Starlette's, with this server's form of errors."""
+    """Starlette's CORS middleware, with errors in this server's form."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
         response = super().preflight_response(request_headers)
@@ -66,7 +66,7 @@ class Cors(CORSMiddleware):
 
 
 def _routes() -> list[Route]:
-    """One route for each path, so that 405 names every method it has."""
+    """One route per path, so that a 405 lists every method of the path."""
     by_path: dict[str, dict[str, Operation]] = {}
     for op in OPERATIONS:
         by_path.setdefault(op.path, {})[op.method] = op
@@ -87,7 +87,7 @@ def _by_method(operations: dict[str, Operation]) -> Endpoint:
 def _refuse_unread(http: HttpRequest, operation: Operation) -> None:
     """What would be dropped is refused, or named by --lenient: a query, which no route reads, and
     headers that ask for what this route does not do."""
-    message = "is in the query, which no route reads; parameters stand in the JSON body"
+    message = "is in the query, which no route reads; parameters belong in the JSON body"
     faults = [FieldError(n[:64], "absent", message) for n in dict.fromkeys(http.query_params)]
     meant = without_effect(
         http.headers, http.method, read=operation.headers, work=operation.params is not None

@@ -1,8 +1,8 @@
-"""JSON of answers that may be long, made so that the event loop is never held up by one of them.
+"""JSON of long answers, encoded so that none of them blocks the event loop.
 
-Encoding is one C call that nothing interrupts: a few milliseconds for what fits on a screen, half a
-second for the log-probabilities of a long answer. Long lists are encoded slice by slice, and the
-whole of a long answer in a thread, where the interpreter can give others their turn between slices.
+Encoding is one C call that nothing interrupts: a few milliseconds for a screenful, half a second
+for the log-probabilities of a long answer. Long lists are encoded slice by slice, and a long answer
+as a whole in a thread, where the interpreter can run other threads between the slices.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from rbee_worker.server.problems import json_response
 
-LONG = 1024  # tokens, or things of their size, that are encoded without a thread
+LONG = 1024  # tokens, or items of their size, up to which no thread is used
 SLICE = 256  # items of a list in one call
 _ENCODE = msgspec.json.Encoder().encode
 
@@ -25,8 +25,8 @@ _ENCODE = msgspec.json.Encoder().encode
 def pieces(value: Any) -> Iterator[bytes]:
     """The JSON of `value`, in pieces that are each made quickly.
 
-    Structs and lists are taken apart; anything else (dicts of callers included, whose sizes are
-    limited where they are read) is one piece.
+    Structs and lists are split; anything else is one piece (this includes callers' dicts, whose
+    size is limited when they are read).
     """
     if isinstance(value, Struct) and not value.__struct_config__.array_like:
         yield from _struct(value)
@@ -47,8 +47,8 @@ def pieces(value: Any) -> Iterator[bytes]:
 
 
 def _struct(value: Struct) -> Iterator[bytes]:
-    """A struct member by member, as msgspec would have it: tag first, defaults left out if so
-    declared."""
+    """A struct member by member, in msgspec's form: tag first, defaults left out if the struct says
+    so."""
     config = value.__struct_config__
     mark = b"{"
     if config.tag is not None:
@@ -85,9 +85,9 @@ async def answered(
     *,
     quick: bool = True,
 ) -> Response:
-    """The answer that `make` puts together, of about `size` tokens.
+    """The answer that `make` builds, of about `size` tokens.
 
-    quick: False where `make` may take long however short the answer is.
+    quick: False if `make` may take long however short the answer is.
     """
     if quick and size <= LONG:
         return json_response(make(), headers=headers)

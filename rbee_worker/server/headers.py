@@ -1,8 +1,8 @@
-"""Headers that this server reads: each at most once, each in a form that it understands.
+"""The headers that this server reads: each at most once, each in a form that it understands.
 
-Of two headers of one name, two readers (a proxy and this server) may each believe another one; what
-is sent in a coding or a character set that nobody undoes would be read as something else. Both are
-refused, never guessed. So is a header that is sent for an effect which a route does not have.
+If a header occurs twice, two readers (a proxy and this server) may each believe another one. A body
+in a coding or a character set that is not decoded would be read as something else. Both are
+refused, never guessed. So is a header that asks for an effect which a route does not have.
 """
 
 from __future__ import annotations
@@ -80,11 +80,11 @@ def malformed(headers: Headers, version: str) -> Refusal | None:
     if host is None and version != "1.0":
         return Refusal(400, "no_host", "The header Host is missing.", fix="send one.", param="host")
     if host and _HOST.fullmatch(host) is None:
-        message = "The header Host is no host name with a port."
+        message = "The header Host is not a host name with a port."
         return Refusal(400, "bad_host", message, fix="send name:port.", param="host")
     asked = headers.get(CORRELATION)
     if asked is not None and _CORRELATION_ID.fullmatch(asked) is None:
-        message = "X-Correlation-ID is no id that can be kept."
+        message = "X-Correlation-ID is not a valid id."
         fix = "1 to 128 letters, digits and ._:/+=- or leave it out."
         return Refusal(400, "bad_correlation_id", message, fix=fix, param=CORRELATION)
     key = headers.get(IDEMPOTENCY)
@@ -110,7 +110,7 @@ def without_effect(
 
 
 def _coded(headers: Headers) -> Refusal | None:
-    """A body in a coding or a character set that is not undone here."""
+    """The refusal of a body in a coding or a character set that is not decoded here."""
     coding = headers.get("content-encoding", "identity").strip().lower()
     if coding != "identity":
         message = f"Bodies in the coding {coding} are not read."
@@ -130,12 +130,12 @@ def _coded(headers: Headers) -> Refusal | None:
 
 
 def has_body(headers: Headers) -> bool:
-    """Does the request say that it has a body?"""
+    """Whether the request declares a body."""
     return length(headers) > 0 or "transfer-encoding" in headers
 
 
 def length(headers: Headers) -> int:
-    """Content-Length, 0 where there is none."""
+    """Content-Length, 0 if there is none."""
     text = headers.get("content-length", "")
     return int(text) if text.isascii() and text.isdigit() else 0
 

@@ -1,4 +1,4 @@
-"""Jobs over HTTP: create, follow, look at, list, cancel; and the blocking /v1/infer."""
+"""Jobs over HTTP: create, follow, inspect, list, cancel; and the blocking /v1/infer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _ENCODER = msgspec.json.Encoder()
 
 
 def token_name(worker: Worker) -> wire.TokenText:
-    """How ids are named in log-probabilities: the pieces of the vocabulary."""
+    """A function that names ids in log-probabilities by their text in the vocabulary."""
 
     def name(token_id: int) -> str:
         assert worker.engine is not None
@@ -53,7 +53,7 @@ def token_name(worker: Worker) -> wire.TokenText:
 
 
 class JobRendering:
-    """A job's events as docs/worker-api.md, "Job events", has them; each with its `id:`."""
+    """A job's events in the form of docs/worker-api.md, "Job events"; each with its `id:`."""
 
     def __init__(self, worker: Worker, job: Job) -> None:
         self._worker = worker
@@ -78,7 +78,7 @@ async def create(http: HttpRequest) -> Response:
 
 
 async def create_inference(http: HttpRequest) -> Response:
-    """POST /v1/inference: as /v1/jobs, under its old name."""
+    """POST /v1/inference: /v1/jobs under its old name."""
     response = await _create(http, "/v1/inference")
     response.headers["Deprecation"] = "true"
     response.headers["Link"] = '</v1/jobs>; rel="successor-version"'
@@ -112,7 +112,7 @@ async def _begin(worker: Worker, body: Body, asked: Asked | None) -> Job:
 
 
 def _status_job(worker: Worker, others: list[str], asked: Asked | None) -> Job:
-    """A job that is over at once: its stream is one narration of the worker's state."""
+    """A job that ends at once: its stream is one narration of the worker's state."""
     if others:
         raise InvalidRequest(
             [FieldError(n[:64], "absent", "means nothing with operation status") for n in others]
@@ -123,7 +123,7 @@ def _status_job(worker: Worker, others: list[str], asked: Asked | None) -> Job:
 
 
 async def stream(http: HttpRequest) -> ASGIApp:
-    """GET /v1/jobs/{id}/stream: from the beginning, or after `Last-Event-ID`."""
+    """GET /v1/jobs/{id}/stream: from the beginning, or from after `Last-Event-ID`."""
     worker = worker_of(http)
     job = _job(worker, http)
     last = http.headers.get("last-event-id", "").strip() or "0"
@@ -143,7 +143,7 @@ async def look(http: HttpRequest) -> Response:
 
 
 async def cancel(http: HttpRequest) -> Response:
-    """DELETE /v1/jobs/{id}: asks the job to end; the answer is its state now."""
+    """DELETE /v1/jobs/{id}: asks the job to end; answers with its current state."""
     worker = worker_of(http)
     job = _job(worker, http)
     await worker.cancel(job)
@@ -169,7 +169,7 @@ async def listing(http: HttpRequest) -> Response:
 
 
 async def infer(http: HttpRequest) -> Response:
-    """POST /v1/infer: the whole answer in one response; leaving cancels."""
+    """POST /v1/infer: the whole answer in one response; a client that leaves cancels it."""
     began = time.perf_counter()
     worker = worker_of(http)
     body = await read_object(http, worker)
@@ -184,7 +184,7 @@ async def infer(http: HttpRequest) -> Response:
 
 
 def _result(worker: Worker, job: Job, began: float) -> InferResult:
-    """A job that has ended as POST /v1/infer answers it; `began` on the performance counter."""
+    """The answer of POST /v1/infer for a job that has ended. began: on the performance counter."""
     started, end = job.started, job.end
     assert started is not None
     assert end is not None
@@ -209,9 +209,9 @@ def _result(worker: Worker, job: Job, began: float) -> InferResult:
 
 
 def _scores(worker: Worker, job: Job) -> dict[str, Any]:
-    """`logprobs` and `prompt_logprobs` of a job that has ended, where they were asked for.
+    """`logprobs` and `prompt_logprobs` of a job that has ended, if they were requested.
 
-    They are long, and the state of a job that is under way is asked for often.
+    They are long, and clients often ask for the state of a running job, so that has none of them.
     """
     if job.live:
         return {}
@@ -238,7 +238,7 @@ def _job(worker: Worker, http: HttpRequest) -> Job:
 
 
 def state(worker: Worker, job: Job) -> JobState:
-    """A job as GET /v1/jobs/{id} shows it."""
+    """A job in the form of GET /v1/jobs/{id}."""
     started, end, error = job.started, job.end, job.error
     reason = end.stop.rule if end is not None else ("ERROR" if error is not None else None)
     return JobState(

@@ -1,7 +1,7 @@
 """The OpenAPI document, generated from the route table, the structs and the parameter table.
 
-JSON schemas come from msgspec; a request's schema is its envelope plus one field for every
-sampling parameter of its surface, with the range that `resolve` holds it to.
+msgspec makes the JSON schemas. A request's schema is its envelope plus one field for every sampling
+parameter of its surface, with the range that `resolve` enforces.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rbee_worker.server.routes import OPERATIONS, Operation
 from rbee_worker.server.worker import Worker
 
 REF = "#/components/schemas/{name}"
-EVERYWHERE = (400, 401, 403, 405, 415, 431)  # what the gate and the parser can say on any route
+EVERYWHERE = (400, 401, 403, 405, 415, 431)  # statuses of the gate and the parser, on any route
 WORDS = {
     200: "Success",
     400: "A field is wrong; all are listed",
@@ -82,7 +82,7 @@ def document(worker: Worker) -> dict[str, Any]:
 
 
 def _kinds(lenient: bool) -> dict[str, Any]:
-    """Every type that the document names, by a key of our own."""
+    """Every type that the document uses, by a key of our own."""
     kinds: dict[str, Any] = {"problem": Problem, "event": wire.JobEvent}
     for path, kind in STREAMS.items():
         kinds[f"stream {path}"] = kind
@@ -123,7 +123,7 @@ def _default(field: msgspec.structs.FieldInfo) -> Any:
 
 
 def _type(parameter: Parameter) -> Any:
-    """A parameter's JSON type with its range; null always means silent."""
+    """A parameter's JSON type with its range; null always means the default."""
     words = parameter.meaning
     if parameter.aliases:
         words += f" (also: {', '.join(parameter.aliases)})"

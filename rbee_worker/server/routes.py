@@ -1,7 +1,7 @@
-"""The route table: every operation with what it takes and gives.
+"""The route table: every operation with its request and its answer.
 
-The application, the OpenAPI document, `/docs` and the tests that walk all routes read this table;
-a route that is not in it does not exist.
+The application, the OpenAPI document, `/docs` and the tests that walk all routes read this table. A
+route that is not in it does not exist.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ Endpoint = Callable[[HttpRequest], Awaitable[ASGIApp]]
 class Operation:
     """One method of one path.
 
-    body: envelope of the request; params: sampling parameters may stand beside it, of that surface.
-    answer: body of a success; events: the answer is (also) a stream. errors: statuses beyond those
-    that every route can give. headers: that this route reads and others do not, in lower case.
+    body: envelope of the request; params: the surface whose sampling parameters may be in the body
+    too; answer: body of a success; events: whether the answer is (or can be) a stream; errors:
+    statuses besides those of every route; headers: those that this route reads and others do not,
+    in lower case.
     """
 
     method: str
@@ -52,7 +53,7 @@ class Operation:
     headers: tuple[str, ...] = ()
 
 
-WORK = (400, 404, 408, 413, 429, 500, 503, 507)  # what asking the engine can end in
+WORK = (400, 404, 408, 413, 429, 500, 503, 507)  # the statuses of routes that use the engine
 TEXT = (400, 408, 413, 503)
 
 JOB = "jobs"

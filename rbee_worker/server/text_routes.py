@@ -1,4 +1,4 @@
-"""POST /tokenize, /detokenize, /apply-template: the model's text side, without computing."""
+"""POST /tokenize, /detokenize, /apply-template: the model's text side, without the engine."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def test_unused_ids_beyond_the_table_are_a_note(tmp_path: Path) -> None:
     assert rows_note(ours, ROWS + 2) == ()
     assert rows_note(ours, ROWS + 64) == ()  # padding: rows without a token
     assert rows_note(ours, ROWS) == (
-        "the model has 701 rows for tokens, the tokenizer knows 2 tokens beyond them: "
+        "the model has 701 rows for tokens, but the tokenizer has 2 tokens beyond them: "
         "'<image>' (701), '<audio>' (702); a prompt with one is refused",
     )
     assert "698 more" in rows_note(ours, 2)[0]

@@ -1,4 +1,4 @@
-"""POST /v1/completions: several prompts, `n`, `echo`, `logprobs`; streaming and not."""
+"""POST /v1/completions: several prompts, `n`, `echo`, `logprobs`; streamed or not."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MAX_PROMPTS = 256
 
 
 async def completions(http: HttpRequest) -> ASGIApp:
-    """The route."""
+    """The endpoint of the route."""
     worker = worker_of(http)
     body = await read_object(http, worker)
     worker.serving()
@@ -63,7 +63,7 @@ async def completions(http: HttpRequest) -> ASGIApp:
         )
         for index, prompt in enumerate(prompts)
     ]
-    if _several(given.prompt):  # one alone is checked with its parameters
+    if _several(given.prompt):  # a single prompt is checked together with its parameters
         for index, request in enumerate(each):
             rules = worker.serving().rules
             faults += prompt_faults(request, rules, name=f"prompt[{index}]")
@@ -90,7 +90,7 @@ async def completions(http: HttpRequest) -> ASGIApp:
 
 
 def _prompts(given: Any, faults: list[FieldError]) -> list[Prompt]:
-    """One prompt or several, of text or ids; a fault of their form is added to `faults`."""
+    """One prompt or several, as text or ids; a fault in their form is added to `faults`."""
     if any(f.field == "prompt" for f in faults):
         return []
     if given is None:
@@ -109,12 +109,12 @@ def _prompts(given: Any, faults: list[FieldError]) -> list[Prompt]:
 
 
 def _several(given: Any) -> bool:
-    """Is it a list of prompts, rather than one prompt?"""
+    """Whether the value is a list of prompts, not one prompt."""
     return isinstance(given, list) and bool(given) and not isinstance(given[0], int)
 
 
 class Scores:
-    """The `logprobs` of one choice, and where in its text each token begins."""
+    """The `logprobs` of one choice, and the position in its text where each token begins."""
 
     def __init__(self, pieces: Pieces) -> None:
         self._pieces = pieces
@@ -123,7 +123,7 @@ class Scores:
     def of(
         self, text: str, ids: tuple[int, ...], entries: tuple[TokenLogprob | None, ...] | None
     ) -> CompletionLogprobs | None:
-        """Scores of the tokens `ids` that make `text`; None when none were asked for."""
+        """Scores of the tokens `ids` that make `text`; None if they were not requested."""
         if entries is None:
             return None
         rows = CompletionLogprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
@@ -142,7 +142,7 @@ class Scores:
 
 
 class CompletionChunks:
-    """The streaming form."""
+    """The streamed form."""
 
     def __init__(self, exchange: Exchange, usage: bool) -> None:
         self._exchange = exchange
@@ -153,7 +153,7 @@ class CompletionChunks:
         scores = self._scores[choice]
         if type(event) is Token:
             if event.i < 0 and self._exchange.wants_logprobs(choice):
-                return []  # the prompt follows with its scores
+                return []  # the prompt comes later, with its scores
             found = scores.of(event.t, event.ids, event.logprobs)
             return [self._chunk(choice, event.t, found)]
         if type(event) is End:
@@ -195,7 +195,7 @@ class CompletionChunks:
 
 
 def _whole(exchange: Exchange, prompts: int) -> Completion:
-    """The non-streaming form: the chunks of each choice, put together."""
+    """The form that is not streamed: the chunks of each choice, joined."""
     chunks = CompletionChunks(exchange, usage=False)
     choices = []
     for index, job in enumerate(exchange.jobs):

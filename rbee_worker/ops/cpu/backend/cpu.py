@@ -26,19 +26,19 @@ from rbee_worker.ops.cpu.shared.isa import unsupported
 from rbee_worker.ops.cpu.shared.paged import KEYS, SPAN
 from rbee_worker.ops.cpu.shared.vocabulary import NATIVE
 from rbee_worker.ops.plan import PlanOps
-from rbee_worker.state.specs import StateGroup
 
 if TYPE_CHECKING:
     from rbee_worker.models.base import Decoder
     from rbee_worker.ops import Ops
+    from rbee_worker.state.pool import StatePool
 
-ARENA_SLACK = 1 << 26  # bytes that parts of weights may need to begin on cache lines
-_NEEDED = (  # by every model, and slow to import
+ARENA_SLACK = 1 << 26  # bytes for aligning parts of weights to cache lines
+_NEEDED = (  # modules that every model needs and that are slow to import
     "rbee_worker.ops.cpu.backend.model",
     "rbee_worker.ops.cpu.backend.warm",
     "rbee_worker.ops.cpu.runtime.state",
 )
-_LEAST_READ = 4  # a bandwidth measurement takes at most one part in so many of the free memory
+_LEAST_READ = 4  # a bandwidth measurement takes at most 1/4 of the free memory
 
 
 class CpuBackend(Backend):
@@ -146,19 +146,12 @@ class CpuBackend(Backend):
             arena=Arena(weight_bytes + ARENA_SLACK),
         )
 
-    def state(
-        self,
-        ops: Ops,
-        groups: Sequence[StateGroup],
-        n_blocks: Sequence[int],
-        n_slots: int,
-        *,
-        block_size: int,
-        dtype: str,
-    ) -> StateMemory:
+    def state(self, ops: Ops, pool: StatePool, dtype: str) -> StateMemory:
         from rbee_worker.ops.cpu.runtime.state import CpuState
 
-        return CpuState(groups, n_blocks, n_slots, block_size=block_size, dtype=dtype)
+        return CpuState(
+            pool.groups, pool.n_blocks, pool.n_slots, block_size=pool.block_size, dtype=dtype
+        )
 
     def executable(
         self, model: Decoder, settings: Settings, *, kv_dtype: str, longest: int

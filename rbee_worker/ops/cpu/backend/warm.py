@@ -1,4 +1,4 @@
-"""Compiling the kernels that models need, before anything else of them is loaded."""
+"""Compiles the kernels that models need, before anything else of a model is loaded."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ HEAD_ROWS = 64  # logits computed at once
 
 
 def recording_shape(settings: Settings, kv_dtype: str, longest: int) -> Shape:
-    """What a model is recorded for. longest: tokens of a sequence at most."""
+    """The shape that a model is recorded for. longest: the most tokens of a sequence."""
     rows = min(settings.max_seqs, HEAD_ROWS)
     return Shape(settings.token_budget, rows, longest, settings.block_size, kv_dtype)
 
 
 def needed(outline: ModelOutline, shape: Shape, settings: Settings) -> list[str]:
-    """Kernels that this model calls under these settings. Reads no weights."""
+    """The kernels that this model calls under these settings. Reads no weights."""
     from rbee_worker.ops.cpu.backend.outline import OutlineOps
 
     ops = OutlineOps(exact=settings.exact_activations)
@@ -36,10 +36,10 @@ def needed(outline: ModelOutline, shape: Shape, settings: Settings) -> list[str]
 def compile_for(
     outline: ModelOutline, shape: Shape, settings: Settings, progress: Progress | None = None
 ) -> kernel_cache.Unkept:
-    """Have every kernel of the model compiled, with all cores; return those that cannot be kept.
+    """Compile every kernel of the model, using all cores; returns those that cannot be kept.
 
     The list of kernels is kept next to them, because finding it takes longer than most of a start.
-    A kernel that a stale list lacks is compiled on first use. Raises ModelError where kernels
+    A kernel missing from a stale list is compiled on first use. Raises ModelError if kernels
     cannot be compiled.
     """
     target, cache_dir = isa.choose(os.environ.get("RBEE_CPU_ISA", "")), settings.cache_dir
@@ -62,7 +62,7 @@ def compile_for(
 
 
 def chosen_targets(asked: Sequence[str]) -> list[isa.Isa]:
-    """The instruction sets asked for, this machine's where none is.
+    """The instruction sets named, or this machine's if none is.
 
     Raises UsageError for one that cannot be compiled for.
     """
@@ -85,7 +85,7 @@ def compile_target(
     settings: Settings,
     progress: Callable[[str, int, int, str], None],
 ) -> Warmed:
-    """Have these kernels compiled for `target` and kept. Raises ModelError."""
+    """Compile these kernels for `target` and store them. Raises ModelError."""
     began = time.perf_counter()
     made = kernel_cache.compile_missing(
         names,

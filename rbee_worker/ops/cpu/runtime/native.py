@@ -1,7 +1,7 @@
-"""Object code in memory: kernels by address, and their argument structs.
+"""Object code in memory: kernels with their addresses, and their argument structs.
 
-A wrong address is a crash without a message, so arguments are checked here, when a struct is
-made, and never while it is used.
+A wrong address is a crash without a message, so arguments are checked here when a struct is made,
+and never when it is used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CALL = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ct
 
 @dataclass(frozen=True)
 class Args:
-    """An argument struct: its memory, and what it points to, kept alive as long as it is."""
+    """An argument struct: its memory, and the objects it points to, which it keeps alive."""
 
     memory: npt.NDArray[np.uint8]
     keep: tuple[Any, ...]
@@ -44,7 +44,7 @@ class Native:
     fields: tuple[tuple[str, str], ...]
 
     def pack(self, **values: Any) -> Args:
-        """The struct holding `values`, one for every field.
+        """The struct with `values`, one for every field.
 
         A pointer field takes an address or an array, which must be contiguous.
         """
@@ -71,7 +71,7 @@ def _field(value: Any, kind: str) -> bytes:
 
 
 class Library:
-    """Kernels of one instruction set, loaded on demand and kept for the life of the library.
+    """Kernels of one instruction set, loaded on demand and kept as long as the library.
 
     unkept: kernels that were compiled before and could not be kept; takes those that are now.
     """
@@ -94,7 +94,7 @@ class Library:
         self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
 
     def load(self, names: Iterable[str]) -> None:
-        """Compile (or find) and load several kernels at once."""
+        """Load several kernels at once, compiling those that are not cached."""
         wanted = [n for n in dict.fromkeys(names) if n not in self._kernels]
         for compiled in ensure(
             wanted,
