@@ -80,7 +80,12 @@ _LAYERS = ("num_hidden_layers", "num_nextn_predict_layers", "num_kv_shared_layer
 # Widths: at most as many as the largest tensor has values.
 _WIDTHS = (
     *("vocab_size", "hidden_size", "intermediate_size", "head_dim", "global_head_dim"),
-    *("moe_intermediate_size", "shared_intermediate_size", "shared_expert_intermediate_size"),
+    *(
+        "attention_head_dim",
+        "moe_intermediate_size",
+        "shared_intermediate_size",
+        "shared_expert_intermediate_size",
+    ),
     *("intermediate_size_mlp", "kv_lora_rank", "q_lora_rank", "qk_rope_head_dim"),
     *("qk_nope_head_dim", "qk_head_dim", "v_head_dim", "rotary_dim"),
     *("hidden_size_per_layer_input", "vocab_size_per_layer_input"),
