@@ -60,7 +60,8 @@ class Token(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="token", 
 
 
 class PromptLogprobs(Struct, frozen=True, kw_only=True, tag="prompt_logprobs", tag_field="type"):
-    """One entry a prompt token; the first has none to be predicted from."""
+    """Scores of the prompt's next tokens, as they are computed: a long prompt has several of these
+    events. One entry for each token; the first of all has none to be predicted from."""
 
     logprobs: tuple[ScoredToken | None, ...]
 

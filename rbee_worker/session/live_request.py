@@ -77,6 +77,7 @@ class LiveRequest:
         self._starts: list[int] = []  # of each waiting id: characters before its own
         self._pushed = self._shown = 0  # characters; counted only where there are stop strings
         self._sent = 0  # ids that have left in events
+        self._scored = 0  # prompt tokens whose scores have
         self._events: deque[Event] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._first_s = 0.0
@@ -129,7 +130,10 @@ class LiveRequest:
     def news(self, m: PromptScores | Scheduled | Preempted | Rescaled) -> None:
         """What happens to it besides tokens."""
         if isinstance(m, PromptScores):
-            self._add(PromptLogprobs(logprobs=m.logprobs))
+            fresh = m.logprobs[max(0, self._scored - m.start) :]  # all again after a restart
+            if fresh:
+                self._scored = m.start + len(m.logprobs)
+                self._add(PromptLogprobs(logprobs=fresh))
         elif isinstance(m, Preempted):
             self._narrate(narration.preempted(self.request.id, m.tokens))
         elif isinstance(m, Rescaled):
