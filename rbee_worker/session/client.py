@@ -37,7 +37,7 @@ from rbee_worker.errors import (
     QueueFull,
     WorkerError,
 )
-from rbee_worker.extras import usage_error
+from rbee_worker.extras import explained
 from rbee_worker.observe import narration
 from rbee_worker.params import Rules
 from rbee_worker.process.host import EngineHost, ProcessHost, ThreadHost
@@ -266,7 +266,7 @@ class EngineClient:
                 self._dispatch(outputs)
             raise EngineLost(f"the engine is gone: {await self._host.last_words()}.")
         except Exception as error:  # a mistake of ours must not leave callers waiting
-            known = error if isinstance(error, WorkerError) else usage_error(error)
+            known = explained(error)
             if known is None:
                 log.exception("the client failed")
                 known = EngineLost(f"the client failed: {type(error).__name__}: {error}")
