@@ -11,8 +11,10 @@ import importlib.util
 import sys
 from typing import TYPE_CHECKING
 
+from rbee_worker.machine import shortage
+
 if TYPE_CHECKING:
-    from rbee_worker.errors import UsageError
+    from rbee_worker.errors import UsageError, WorkerError
 
 # Package -> our extra that installs it, and what needs it. All others are installed always.
 EXTRAS = {
@@ -53,6 +55,16 @@ def usage_error(error: BaseException) -> UsageError | None:
 
     said = said_of(error)
     return None if said is None else UsageError(said[0], fix=said[1])
+
+
+def explained(error: BaseException) -> WorkerError | None:
+    """`error` as what a person reads: itself, a shortage, a package that is missing; else None."""
+    from rbee_worker.errors import ModelError, WorkerError
+
+    if isinstance(error, WorkerError):
+        return error
+    short = shortage(error)
+    return usage_error(error) if short is None else ModelError(short[0], fix=short[1])
 
 
 def said_of(error: BaseException) -> tuple[str, str] | None:

@@ -1,8 +1,9 @@
-"""What this process may use of the machine: memory and cores, container limits included, and the
-user's cache directory."""
+"""What this process may use of the machine: memory and cores, container limits included; the user's
+cache directory; and which resource an error says is short."""
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -39,6 +40,26 @@ def allowed_cores(cpus: Path = _CPUS, cgroup: Path = _CGROUP) -> int:
     cores = {_siblings(cpus, cpu) for cpu in mine}
     quota = _cpu_quota(cgroup)
     return max(1, len(cores) if quota is None else min(len(cores), quota))
+
+
+def shortage(error: BaseException | None) -> tuple[str, str] | None:
+    """What the machine gives this process too little of, and the fix, where that is why `error`
+    was raised."""
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        text = str(error)
+        if number in (errno.EMFILE, errno.ENFILE):
+            return "no more files may be open.", "allow more of them (ulimit -n)."
+        if number == errno.EAGAIN or "can't start new thread" in text:
+            fix = "allow more of them (ulimit -u, the container's limit), or free some memory."
+            return "no more processes or threads may be started.", fix
+        # the last is what the dynamic linker says of a library
+        gone = isinstance(error, MemoryError) or "failed to map segment" in text
+        if gone or number == errno.ENOMEM:
+            fix = "free some, raise its limit (ulimit -v, the container's), or use a smaller model."
+            return "there is not enough memory to begin.", fix
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _meminfo(proc: Path) -> int | None:

@@ -134,7 +134,8 @@ class Token(Struct, frozen=True, kw_only=True, gc=False, tag="token", tag_field=
 
 
 class PromptLogprobs(Struct, frozen=True, kw_only=True, tag="prompt_logprobs", tag_field="type"):
-    """Only with `echo` and `logprobs`: one entry per prompt token, None for the first."""
+    """Only with `echo` and `logprobs`: the prompt's next tokens, as they are computed; one entry
+    per token, None for the first of all."""
 
     logprobs: tuple[TokenLogprob | None, ...]
 

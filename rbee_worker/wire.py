@@ -60,7 +60,8 @@ class Token(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="token", 
 
 
 class PromptLogprobs(Struct, frozen=True, kw_only=True, tag="prompt_logprobs", tag_field="type"):
-    """One entry per prompt token; None for the first, which has nothing before it."""
+    """Scores of the prompt's next tokens, as they are computed: a long prompt has several of these
+    events. One entry per token; None for the first of all, which has nothing before it."""
 
     logprobs: tuple[ScoredToken | None, ...]
 

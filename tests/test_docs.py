@@ -77,6 +77,12 @@ def test_links_and_named_files_exist(page: Path) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("page", DOCS, ids=lambda p: p.name)
+def test_named_tests_exist(page: Path) -> None:
+    for file, name in re.findall(r"`(tests/[\w/.]+\.py)::(\w+)`", page.read_text()):
+        assert f"\ndef {name}(" in (ROOT / file).read_text(), (file, name)
+
+
 def test_code_that_the_page_on_adding_a_model_shows_is_the_code() -> None:
     """Every line of its Python stands in the package or the tests."""
     text = (ROOT / "docs/adding-a-model.md").read_text()

@@ -13,7 +13,7 @@ from click.exceptions import Exit
 
 from rbee_worker.cli.terminal import error_line
 from rbee_worker.errors import INTERRUPTED, InferenceFailed, ModelError, WorkerError
-from rbee_worker.extras import usage_error
+from rbee_worker.extras import explained
 
 
 @contextmanager
@@ -33,14 +33,16 @@ def one_line(debug: bool) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise Exit(1) from e
     except OSError as e:
+        if (short := explained(e)) is not None:
+            raise _exit(short.line, short.exit_code, debug) from e
         what = f"{e.filename}: {e.strerror}" if e.filename else str(e)
         error = ModelError(f"{what}.", fix="check the path, its permissions and the free space")
         raise _exit(error.line, 1, debug) from e
     except (Exit, click.Abort):
         raise
     except Exception as e:
-        if (missing := usage_error(e)) is not None:
-            raise _exit(missing.line, missing.exit_code, debug) from e
+        if (known := explained(e)) is not None:
+            raise _exit(known.line, known.exit_code, debug) from e
         raise _exit(InferenceFailed(f"internal: {type(e).__name__}: {e}").line, 1, debug) from e
 
 

@@ -23,8 +23,8 @@ def main() -> None:
             from rbee_worker.cli.app import run  # imported late: it takes a quarter of a second
 
             code = run()
-    except ImportError as error:  # a package that every command needs
-        code = _incomplete(error)
+    except (ImportError, OSError, MemoryError) as error:  # before a command could begin
+        code = _cannot_begin(error)
     except KeyboardInterrupt:  # during the imports; afterwards the commands handle it
         from rbee_worker.errors import INTERRUPTED
 
@@ -36,15 +36,18 @@ def main() -> None:
     sys.exit(code)
 
 
-def _incomplete(error: ImportError) -> int:
-    """Print one line about a missing package; returns the exit code of a usage error."""
+def _cannot_begin(error: ImportError | OSError | MemoryError) -> int:
+    """Print one line about a missing package, or about what the process has too little of; returns
+    the exit code."""
     from rbee_worker.extras import said_of
+    from rbee_worker.machine import shortage
 
-    said = said_of(error)
+    short = shortage(error)
+    said = short or said_of(error)
     if said is None:
         raise error
     sys.stderr.write(f"error: {said[0]} Fix: {said[1]}\n")
-    return 2
+    return 2 if short is None else 3
 
 
 def daemon() -> None:

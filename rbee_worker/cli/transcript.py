@@ -122,7 +122,7 @@ async def gather(
                 _add(transcript, event.t, event.ids, on_text)
                 transcript.logprobs += event.logprobs or ()
             case PromptLogprobs():
-                transcript.prompt_logprobs = event.logprobs
+                transcript.prompt_logprobs = (transcript.prompt_logprobs or ()) + event.logprobs
             case Narration():
                 on_narration(event)
             case End():

@@ -101,7 +101,8 @@ class Engine:
             what = f"{len(tokens)} tokens, but 1 to {self.context} are possible"
             self._give_up(seq, InferenceFailed(what))
             return
-        self._tell_scores(seq)
+        if seq.scores is not None and not seq.scoring:  # one token alone
+            self._tell_scores(seq, 0)
         ended = rules.check(output[-1], len(output)) if output else rules.length(0)
         if ended is not None and not seq.scoring:
             self._finish(seq, ended)
@@ -245,15 +246,16 @@ class Engine:
         """Take scores of the prompt; a sequence that wants nothing else ends when they are
         complete."""
         assert seq.scores is not None
+        told = len(seq.scores) if len(seq.scores) > 1 else 0  # the first entry waits for others
         seq.scores.extend(scores)
-        self._tell_scores(seq)
+        self._tell_scores(seq, told)
         ended = seq.rules.length(seq.n_output)
         if ended is not None and not seq.scoring:
             self._finish(seq, ended)
 
-    def _tell_scores(self, seq: Sequence) -> None:
-        if seq.scores is not None and not seq.scoring:
-            self._out.append(PromptScores(seq=seq.id, logprobs=tuple(seq.scores)))
+    def _tell_scores(self, seq: Sequence, start: int) -> None:
+        assert seq.scores is not None
+        self._out.append(PromptScores(seq=seq.id, start=start, logprobs=tuple(seq.scores[start:])))
 
     def _finish(self, seq: Sequence, stop: StopRecord, error: WorkerError | None = None) -> None:
         self.scheduler.finish(seq)

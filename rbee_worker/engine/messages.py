@@ -108,7 +108,10 @@ class Tokens(Struct, frozen=True, kw_only=True, tag="tokens"):
 
 
 class PromptScores(Struct, frozen=True, kw_only=True, tag="prompt_scores"):
+    """Scores of the prompt's tokens from place `start` on, of as many as a step computed."""
+
     seq: str
+    start: int
     logprobs: tuple[TokenLogprob | None, ...]
 
 

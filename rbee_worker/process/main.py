@@ -26,8 +26,7 @@ from rbee_worker.engine.messages import (
     Shutdown,
     Submit,
 )
-from rbee_worker.errors import WorkerError
-from rbee_worker.extras import usage_error
+from rbee_worker.extras import explained
 from rbee_worker.observe import log
 from rbee_worker.process.port import Port, PortClosed
 
@@ -65,7 +64,7 @@ def _load(port: Port, load: Loader) -> Engine | None:
     except PortClosed:
         raise
     except Exception as error:
-        known = error if isinstance(error, WorkerError) else usage_error(error)
+        known = explained(error)
         if known is not None:
             port.send([LoadFailed(code=known.code, message=str(known), exit_code=known.exit_code)])
             return None
@@ -92,14 +91,15 @@ def _obey(engine: Engine, commands: list[Command]) -> bool:
 def _loader() -> Loader:
     """The function that loads an engine; imported now, while the client finds the model.
 
-    If a package is missing, the returned function raises the error, when the client listens.
+    If a package is missing, or memory for it, the returned function raises the error, when the
+    client listens.
     """
     try:
         from rbee_worker.loading.load import load_engine
         from rbee_worker.ops.backends import preload
 
         preload()
-    except ImportError as error:
+    except (ImportError, OSError, MemoryError) as error:
         missing = error
 
         def load_engine(
@@ -139,4 +139,12 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Exception as error:
+        known = explained(error)
+        if known is None:
+            raise
+        sys.stderr.write(f"{known.line}\n")  # the client tells it as the last line
+        sys.stderr.flush()
+        os._exit(known.exit_code)

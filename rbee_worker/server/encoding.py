@@ -14,11 +14,13 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from rbee_worker.server.problems import json_response
 
 LONG = 1024  # tokens, or items of their size, up to which no thread is used
 SLICE = 256  # items of a list in one call
+PART = 1 << 20  # bytes of a long answer that are written in one go
 _ENCODE = msgspec.json.Encoder().encode
 
 
@@ -92,4 +94,17 @@ async def answered(
     if quick and size <= LONG:
         return json_response(make(), headers=headers)
     body = await asyncio.to_thread(lambda: encoded(make()))
-    return Response(body, headers=headers, media_type="application/json")
+    return LongResponse(body, headers=headers, media_type="application/json")
+
+
+class LongResponse(Response):
+    """A body that is handed over in parts: what the socket does not take at once is copied."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = {"type": "http.response.start", "status": self.status_code}
+        await send({**start, "headers": self.raw_headers})
+        whole = memoryview(self.body)
+        for at in range(0, len(whole), PART):
+            part = bytes(whole[at : at + PART])
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

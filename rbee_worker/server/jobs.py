@@ -163,10 +163,15 @@ class Job:
         parts = [e.logprobs for e in self.log.events if isinstance(e, Token | End)]
         return [entry for part in parts if part is not None for entry in part]
 
-    def prompt_logprobs(self) -> tuple[TokenLogprob | None, ...] | None:
-        """Of the prompt's tokens; None if they were not requested or are not known yet."""
-        found = (e.logprobs for e in self.log.events[:8] if isinstance(e, PromptLogprobs))
-        return next(found, None)
+    def prompt_logprobs(self) -> list[TokenLogprob | None] | None:
+        """Of the prompt's tokens so far; None if they were not requested or none is known yet."""
+        found: list[TokenLogprob | None] = []
+        for event in self.log.events:
+            if isinstance(event, PromptLogprobs):
+                found += event.logprobs
+            elif isinstance(event, Token) and event.i >= 0:
+                break  # the prompt is computed before anything is drawn
+        return found or None
 
     @property
     def size(self) -> int:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from rbee_worker.server.jobs import JobLog
+from rbee_worker.server.jobs import JobLog, weight
 from rbee_worker.types import Event
 
 DONE = b"data: [DONE]\n\n"
@@ -22,6 +22,7 @@ COMMENT = b": still here\n\n"
 EVENTS = "rbee.events"  # key of a request's scope: comments may be put into its answer at any time
 BEAT_S = 10.0  # seconds without a write before a comment, which makes proxies keep the connection
 BATCH = 256  # most events in one write, which bounds the memory of one stream
+HEAVIEST = 1 << 14  # tokens, or things of their size, in one write, after which it takes no more
 
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -131,12 +132,14 @@ class EventStream:
         share = max(1, BATCH // len(self._logs))
         for choice, log in enumerate(self._logs):
             place = self._places[choice]
-            ready = log.events[place : place + share]
-            for event in ready:
+            heavy = 0
+            for event in log.events[place : place + share]:
                 parts.append(self._rendering.event(choice, place, event))
                 place += 1
+                count += 1
+                if log.heavy and (heavy := heavy + weight(event)) * len(self._logs) > HEAVIEST:
+                    break
             self._places[choice] = place
-            count += len(ready)
         return count, b"".join(parts)
 
     def _at_end(self) -> bool:

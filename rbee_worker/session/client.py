@@ -19,7 +19,7 @@ import msgspec
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Loading, Output, Stats, StepTimes, Tokens
 from rbee_worker.errors import EngineLost, ModelError, NotReady, WorkerError
-from rbee_worker.extras import usage_error
+from rbee_worker.extras import explained
 from rbee_worker.observe import narration
 from rbee_worker.params import Rules
 from rbee_worker.process.host import EngineHost, ProcessHost, ThreadHost
@@ -216,7 +216,7 @@ class EngineClient:
                     raise lost
                 await self._replace(lost)
         except Exception as error:  # a mistake of ours must not leave callers waiting
-            known = error if isinstance(error, WorkerError) else usage_error(error)
+            known = explained(error)
             if known is None:
                 log.exception("the client failed")
                 known = EngineLost(f"the client failed: {type(error).__name__}: {error}")

@@ -71,13 +71,13 @@ class LiveRequest:
         self._starts: list[int] = []  # for each waiting id: the characters before its first one
         self._pushed = self._shown = 0  # characters; counted only if there are stop strings
         self.events = EventQueue(logprobs=self._wants_logprobs)
+        self._scored = 0  # prompt tokens whose scores have been sent
         self.metrics_due = 0.0
         # of the engine that has it now, and of those that were lost
         self.submitted = False
         self._running = False
         self.crashes = 0  # engines lost while they ran it, since its last token
         self._resumed = False  # not all of it was done by one engine
-        self._scored = False  # the scores of its prompt have come
         self._clock = RequestClock()
 
     def submit(self) -> Submit:
@@ -87,6 +87,7 @@ class LiveRequest:
             self._narrate(narration.resumed(self.request.id, len(self.output_ids)))
         resolved = self.prepared.resolved
         params = resolved.params
+        scores = params.echo and params.logprobs is not None
         return Submit(
             seq=self.seq,
             prompt_ids=self.prepared.prompt_ids,
@@ -95,7 +96,7 @@ class LiveRequest:
             choice=self.request.choice,
             eos=self._text.eos,
             exempt_ids=resolved.exempt_ids,
-            prompt_logprobs=params.echo and params.logprobs is not None and not self._scored,
+            prompt_logprobs=scores and self._scored < len(self.prepared.prompt_ids),
         )
 
     def started(self, model: ModelInfo) -> Started:
@@ -131,8 +132,10 @@ class LiveRequest:
     def news(self, m: PromptScores | Scheduled | Preempted | Rescaled) -> None:
         """Take a message about the request other than its tokens."""
         if isinstance(m, PromptScores):
-            self._scored = True
-            self.events.add(PromptLogprobs(logprobs=m.logprobs))
+            fresh = m.logprobs[max(0, self._scored - m.start) :]  # all again after a restart
+            if fresh:
+                self._scored = m.start + len(m.logprobs)
+                self.events.add(PromptLogprobs(logprobs=fresh))
         elif isinstance(m, Preempted):
             self._clock.preemptions += 1
             self._running = False

@@ -105,6 +105,7 @@ class Fake:
     delay_s: float = 0.0  # before the first token
     token_s: float = 0.0  # between tokens
     chunk: int = 1  # tokens an event
+    scored: int = 100  # prompt tokens whose log-probabilities come in one event
     slots: int = 64  # sequences at a time; more wait
     context: int = 4096
     narrate: bool = True
@@ -300,8 +301,13 @@ class FakeEngineClient:
         began = time.monotonic()
         deadline = None if request.timeout_s is None else began + request.timeout_s - queued
         if params.echo and params.logprobs is not None:
-            rows = [None, *(self._logprob(i, params.logprobs) for i in prompt_ids[1:])]
-            yield PromptLogprobs(logprobs=tuple(rows))
+            for start in range(0, len(prompt_ids), fake.scored):
+                rows = [
+                    self._logprob(i, params.logprobs) if start + k else None
+                    for k, i in enumerate(prompt_ids[start : start + fake.scored])
+                ]
+                yield PromptLogprobs(logprobs=tuple(rows))
+                await asyncio.sleep(0)
         if fake.delay_s:
             await self._pause(live, fake.delay_s)
         script = fake.script or answer_ids

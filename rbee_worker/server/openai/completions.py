@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 from typing import Any
 
 from msgspec import UNSET, UnsetType
@@ -113,12 +114,26 @@ def _several(given: Any) -> bool:
     return isinstance(given, list) and bool(given) and not isinstance(given[0], int)
 
 
+class Place:
+    """How many characters of a text there are, of bytes that may end within one."""
+
+    def __init__(self, characters: int = 0) -> None:
+        self.characters = characters
+        self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+
+    def add(self, data: bytes) -> None:
+        """More bytes of the text."""
+        self.characters += len(self._decoder.decode(data))
+
+
 class Scores:
     """The `logprobs` of one choice, and the position in its text where each token begins."""
 
     def __init__(self, pieces: Pieces) -> None:
         self._pieces = pieces
         self._offset = 0
+        self._prompt = 0  # its tokens that are scored
+        self._prompt_end = Place()
 
     def of(
         self, text: str, ids: tuple[int, ...], entries: tuple[TokenLogprob | None, ...] | None
@@ -126,8 +141,27 @@ class Scores:
         """Scores of the tokens `ids` that make `text`; None if they were not requested."""
         if entries is None:
             return None
+        rows = self._rows(ids, entries, Place(self._offset))
+        self._offset += len(text)
+        return rows
+
+    def of_prompt(
+        self, prompt: Token, entries: tuple[TokenLogprob | None, ...]
+    ) -> tuple[str, CompletionLogprobs]:
+        """The text to show with scores of the prompt's next tokens: all of it with the first of
+        them; and the scores."""
+        start, self._prompt = self._prompt, self._prompt + len(entries)
+        rows = self._rows(prompt.ids[start : self._prompt], entries, self._prompt_end)
+        if start:
+            return "", rows
+        self._offset = len(prompt.t)
+        return prompt.t, rows
+
+    def _rows(
+        self, ids: tuple[int, ...], entries: tuple[TokenLogprob | None, ...], place: Place
+    ) -> CompletionLogprobs:
+        """place: where the first of `ids` begins; it moves on to behind the last."""
         rows = CompletionLogprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
-        made = b""
         for token_id, entry in zip(ids, entries, strict=True):
             name = self._pieces.name
             rows.tokens.append(name(token_id))
@@ -135,9 +169,8 @@ class Scores:
             rows.top_logprobs.append(
                 None if entry is None else {name(i): p for i, p in reversed(entry.top)}
             )
-            rows.text_offset.append(self._offset + len(made.decode(errors="ignore")))
-            made += self._pieces.raw(token_id)
-        self._offset += len(text)
+            rows.text_offset.append(place.characters)
+            place.add(self._pieces.raw(token_id))
         return rows
 
 
@@ -163,8 +196,8 @@ class CompletionChunks:
         if type(event) is PromptLogprobs:
             echo = self._exchange.jobs[choice].log.events[1]
             assert isinstance(echo, Token)
-            found = scores.of(echo.t, echo.ids, event.logprobs)
-            return [self._chunk(choice, echo.t, found)]
+            text, rows = scores.of_prompt(echo, event.logprobs)
+            return [self._chunk(choice, text, rows)]
         return []
 
     def usage_chunk(self, usage: TokenUsage) -> Completion:
