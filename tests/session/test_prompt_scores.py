@@ -34,7 +34,7 @@ def told(folder: Path, *pieces: tuple[int, int]) -> list[tuple[TokenLogprob | No
     )
     for start, end in pieces:
         live.news(PromptScores(seq="0/r", start=start, logprobs=SCORES[start:end]))
-    heard = [live._events.popleft() for _ in range(len(live._events))]
+    heard = [live.events.take() for _ in range(len(live.events))]
     return [e.logprobs for e in heard if isinstance(e, PromptLogprobs)]
 
 
