@@ -1,4 +1,4 @@
-"""State spaces: a causal convolution, then a recurrence whose parameters follow from the input."""
+"""State spaces: a causal convolution, then a recurrence whose parameters depend on the input."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ CONV, SCAN = "conv", "h"  # tensors of the state
 
 @dataclass(frozen=True)
 class CausalConv:
-    """A convolution of each column alone over a row and those before it, then `act`.
+    """A convolution per column over a row and the K - 1 rows before it, then `act`.
 
-    taps: float32 [K * width], those of the oldest row first; the K - 1 rows before a step are in
-    tensor `CONV` of the state at `where`.
+    taps: float32 [K * width], the oldest row's first. The state is tensor `CONV` at `where`.
     """
 
     ops: Ops
@@ -34,13 +33,13 @@ class CausalConv:
 
 @dataclass(frozen=True)
 class SelectiveSpace:
-    """out(scan(conv x) * silu(gate)), x and gate being maps of the input (Gu & Dao 2023).
+    """out(scan(conv x) * silu(gate)) of two projections x and gate (Gu & Dao 2023).
 
-    into: to x and gate; parameters: of x after its convolution to a narrow dt, and to B and C;
-    norm: what those three go through, each alone; step: the narrow dt to one for each column; rates
-    and skip: see `Ops.selective_scan`. where: this layer's place in the state, h in tensor `SCAN`.
+    into: the projection to x and gate; parameters: from the convolved x to a narrow dt, B and C;
+    norm: applied to each of these three; step: from the narrow dt to one for each column; rates,
+    skip: see `Ops.selective_scan`. where: this layer's place in the state, h is tensor `SCAN`.
 
-    Maps whose errors would last in the state are precise.
+    Projections are precise, because their errors would last in the state.
     """
 
     ops: Ops
@@ -70,11 +69,12 @@ class SelectiveSpace:
 
 @dataclass(frozen=True)
 class HeadedSpace:
-    """out(norm(scan(conv x) * silu(gate))) with x, B and C convolved together (Dao & Gu 2024).
+    """out(norm(scan(conv x) * silu(gate))); x, B and C are convolved together (Dao & Gu 2024).
 
-    into: to the gate, to x, B and C, and to dt of each head; shared: columns of B, and of C; bias,
-    rates, skip, groups: see `Ops.ssd`. where: this layer's place in the state, h in tensor `SCAN`.
-    Maps whose errors would last in the state are precise.
+    into: the projection to the gate, to x, B and C, and to dt of each head; shared: the number of
+    columns of B, and of C; bias, rates, skip, groups: see `Ops.ssd`. where: this layer's place in
+    the state, h is tensor `SCAN`. Projections are precise, because their errors would last in the
+    state.
     """
 
     ops: Ops

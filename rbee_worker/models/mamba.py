@@ -30,13 +30,13 @@ class Config(state_spaces.Config):
 
     @property
     def rank(self) -> int:
-        """Columns of dt before it has one for each of `inner`. Raises CheckpointError."""
+        """Columns of the narrow dt. Raises CheckpointError."""
         if isinstance(self.time_step_rank, int):
             return self.time_step_rank
         if self.time_step_rank != "auto":
             raise CheckpointError(
-                f"config: time_step_rank is {self.time_step_rank!r}.",
-                fix="it is a number or auto; download the checkpoint's config again.",
+                f"config: time_step_rank is {self.time_step_rank!r}, not a number or auto.",
+                fix="download the checkpoint's config again.",
             )
         return -(-self.hidden_size // 16)
 
@@ -48,9 +48,9 @@ class Config(state_spaces.Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Falcon(Config):
-    """Falcon-Mamba has one key more."""
+    """Falcon-Mamba's additional key."""
 
-    mixer_rms_eps: float | None = 1e-6  # None: that of the other norms, as llama.cpp has it
+    mixer_rms_eps: float | None = 1e-6  # None: the epsilon of the other norms, as in llama.cpp
 
     @property
     def parameter_norm(self) -> float | None:

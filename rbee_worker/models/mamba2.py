@@ -1,7 +1,7 @@
-"""Mamba 2: a state space of heads, whose B and C are shared by groups of them.
+"""Mamba 2: a state space with heads; groups of heads share B and C.
 
-model_type: mamba2 (Dao & Gu 2024; Codestral Mamba has 8 groups). What comes out is gated, then
-normed group by group.
+model_type: mamba2 (Dao & Gu 2024; Codestral Mamba has 8 groups). The scan's result is gated, then
+normed per group.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Config(state_spaces.Config):
     """Mamba 2's own keys."""
 
     num_heads: int = 128
-    head_dim: int | None = 64  # None: what num_heads leave of the columns
+    head_dim: int | None = 64  # None: the columns divided by num_heads
     state_size: int = 128
     n_groups: int = 8
     time_step_limit: list[float] | None = None  # None: steps of any size
@@ -44,8 +44,8 @@ def build(c: Config, w: Weights) -> Decoder:
     positive("config", heads=c.num_heads, groups=c.n_groups, hidden=c.hidden_size)
     if c.num_heads * c.width != c.inner:
         raise CheckpointError(
-            f"config: {c.num_heads} heads of {c.width} columns are not the {c.inner} that "
-            "expand and hidden_size make.",
+            f"config: {c.num_heads} heads of {c.width} columns do not make the {c.inner} columns "
+            "that expand and hidden_size give.",
             fix="download the checkpoint's config again.",
         )
     if c.num_heads % c.n_groups:
@@ -56,7 +56,7 @@ def build(c: Config, w: Weights) -> Decoder:
     if c.time_step_limit not in (None, [0.0, math.inf]):
         raise UnsupportedModel(
             f"config: time_step_limit is {c.time_step_limit}, which is not supported.",
-            fix="use a model whose steps have no limit: published ones have [0.0, Infinity].",
+            fix="use a model without a limit: published ones have [0.0, Infinity].",
         )
     return state_spaces.build(c, w, lambda at: _mixer(at, c), head_dim=c.width)
 

@@ -1,5 +1,5 @@
-"""What Mamba and Mamba 2 share: layers of one half, x + mix(norm x), whose mixer begins with a
-causal convolution. No layer feeds forward, nothing has positions.
+"""The code that Mamba and Mamba 2 share: layers x + mix(norm x), whose mixer starts with a causal
+convolution. There are no feed-forward blocks and no positions.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Config(RecurrentConfig):
 
 
 def build(c: Config, w: Weights, mixer: Callable[[Weights], Mixer], **sizes: int) -> Decoder:
-    """The model, mixer(cursor at a layer's mixer) for each layer; sizes: the family's own, which
-    must be positive. Raises CheckpointError, UnsupportedModel."""
+    """The model; mixer: called for each layer with the cursor at its mixer; sizes: further sizes
+    that must be positive. Raises CheckpointError, UnsupportedModel."""
     positive(
         "config",
         vocab=c.vocab_size,
@@ -56,7 +56,7 @@ def build(c: Config, w: Weights, mixer: Callable[[Weights], Mixer], **sizes: int
     )
     if c.conv_kernel < 2:
         raise UnsupportedModel(
-            f"config: conv_kernel is {c.conv_kernel}: a convolution of one row is none.",
+            f"config: conv_kernel is {c.conv_kernel}; convolutions have at least 2 rows here.",
             fix="check the config: published models of this architecture have 4.",
         )
 
@@ -69,7 +69,7 @@ def build(c: Config, w: Weights, mixer: Callable[[Weights], Mixer], **sizes: int
 
 
 def conv(w: Weights, c: Config, width: int, where: StateRef) -> CausalConv:
-    """conv1d at the cursor, of `width` columns."""
+    """conv1d at the cursor, with `width` columns."""
     taps = floats(w.floats("conv1d.weight", (width, 1, c.conv_kernel)))
     return CausalConv(
         ops=w.ops,

@@ -1,8 +1,8 @@
-"""Cells: how what a recurrence has of each column and state lies in memory.
+"""Cells: the memory layout of a recurrence's numbers per column and state.
 
-[cells, states, CELL]: `CELL` columns of every state are one piece of memory, and whole vectors of
-every instruction set. In the order [states, width] the states of a column would be a power of two
-apart, and push each other out of the cache. Columns of a last cell beyond the width are zero.
+[cells, states, CELL]: the states of `CELL` columns are contiguous, and each is a whole vector on
+every instruction set. In the layout [states, width] the states of a column would often lie a power
+of two apart and evict each other from the cache. Columns beyond the width (last cell) are zero.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ CELL = 16  # columns
 
 
 def scan_shape(states: int, columns: int, heads: int = 1) -> tuple[int, int, int]:
-    """Of what a scan keeps; each head's columns are in cells of their own."""
+    """The shape of a scan's state; no cell has columns of two heads."""
     return heads * -(-columns // CELL), states, CELL
 
 

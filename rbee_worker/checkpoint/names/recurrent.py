@@ -1,6 +1,6 @@
 """Families of recurrent layers: Mamba, Falcon-Mamba and Mamba 2.
 
-A file holds rates of decay, -exp(A_log); taps of a convolution have no dimension of 1 in it.
+A GGUF file has rates of decay, -exp(A_log), and drops the convolution's dimension of 1.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _KEYS = (
     Key("attention.layer_norm_rms_epsilon", "layer_norm_epsilon", "number", required=True),
     *TOKEN_KEYS,
 )
-# Files have them because llama.cpp's loader asks every file for them.
+# Files have these keys only because llama.cpp's loader requires them of every file.
 _NO_ATTENTION = ("attention.head_count", "feed_forward_length")
 
 

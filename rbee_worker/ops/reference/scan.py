@@ -1,9 +1,8 @@
-"""Convolutions and recurrences over the rows of each sequence: the reference's half of
-`Recurrences`.
+"""Convolutions and recurrences over the rows of each sequence: the reference for `Recurrences`.
 
-h_t is made of h_{t-1} as it was rounded: a form that takes many rows at once rounds otherwise
-wherever a step ends between them. So only that product and sum go row by row; whatever else a
-recurrence consists of is computed for a block of rows at once.
+Each h_t is computed from the rounded h_{t-1}: a form that computes many rows at once rounds
+differently when a step ends between them. So that product and sum are computed row by row, and
+everything else for a block of rows at once.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from torch import Tensor
 
 from rbee_worker.ops.cells import CELL, scan_shape
 
-BLOCK = 64  # rows at most whose states are in memory at once
-NUMBERS = 1 << 23  # of such states, unless one row has more
+BLOCK = 64  # most rows whose states are in memory at once
+NUMBERS = 1 << 23  # most numbers of such states, unless one row has more
 
 
 def linear_scan(
@@ -27,14 +26,14 @@ def linear_scan(
     """h_t = decay_t * h_{t-1} + x_t, one row after another: float32 [N, width].
 
     x, decay: float32 [N, width]; state: float32 [slots, width], h before the first row of each
-    sequence, and after its last one when this returns; slots: int64 [B]; starts: the first row of
-    each sequence, and the end.
+    sequence, replaced with h after its last one; slots: int64 [B]; starts: the first row of each
+    sequence, then the end.
 
-    Sequences take their steps together, each number by a product and a sum rounded to float32 each,
-    so a row's result is the same whatever its chunk and its neighbours are.
+    Sequences advance together. For each number, a product and a sum are each rounded to float32, so
+    a row's result does not depend on its chunk or its neighbours.
     """
     counts = [end - start for start, end in pairwise(starts)]
-    order = sorted(range(len(counts)), key=lambda b: -counts[b])  # those that go on come first
+    order = sorted(range(len(counts)), key=lambda b: -counts[b])  # longest first
     picked = torch.tensor(order, device=x.device)
     first = torch.tensor([starts[b] for b in order], device=x.device)
     h = state[slots[picked]]
@@ -60,7 +59,7 @@ def causal_conv(
     """
     kept, sequences = len(taps) - 1, len(slots)
     counts = starts.diff()
-    # Every sequence's rows with the kept ones before them, one after another.
+    # The rows of each sequence, preceded by those of its state.
     begins = starts[:-1] + kept * torch.arange(sequences, device=x.device)
     before = torch.arange(kept, device=x.device)
     at = torch.arange(len(x), device=x.device)
@@ -87,8 +86,8 @@ def selective_scan(
     """The sums over states of `Recurrences.selective_scan`, and of `ssd`: float32 [N, width].
 
     float32: x [N, width], step [N, heads] (after its softplus), b, c [N, groups, states], rates
-    [states or 1, heads], h [B, states, width], which is replaced by what the last rows leave. Heads
-    are equal parts of the width, groups equal parts of the heads; starts: see `linear_scan`.
+    [states or 1, heads], h [B, states, width], replaced with h after the last row of each sequence.
+    Heads are equal parts of the width, groups equal parts of the heads; starts: see `linear_scan`.
     """
     kept, out = h.view(len(h), -1), torch.empty_like(x)
     (states, width), heads, groups = h.shape[1:], step.shape[1], b.shape[1]
@@ -109,7 +108,7 @@ def selective_scan(
 
 
 def out_of_cells(values: Tensor, columns: int, heads: int = 1) -> Tensor:
-    """[.., heads * cells, states, CELL], each head's columns in cells of their own, as
+    """[.., heads * cells, states, CELL], where no cell has columns of two heads, as
     [.., states, heads * columns]."""
     *before, _, states, _ = values.shape
     apart = values.reshape(*before, heads, -1, states, CELL).movedim(-2, -4)
@@ -118,7 +117,7 @@ def out_of_cells(values: Tensor, columns: int, heads: int = 1) -> Tensor:
 
 
 def into_cells(values: Tensor, heads: int = 1) -> Tensor:
-    """The opposite of `out_of_cells`; columns that are not there are zero."""
+    """The inverse of `out_of_cells`; columns beyond those of a head are zero."""
     *before, states, width = values.shape
     cells, _, _ = scan_shape(states, width // heads)
     columns = values.reshape(*before, states, heads, -1)
@@ -133,12 +132,12 @@ def _by_group(x: Tensor, groups: int) -> Tensor:
 
 
 def within(starts: Sequence[int], first: int, end: int) -> tuple[list[int], list[int]]:
-    """Which sequences have rows among first .. end, and where those start, counted from `first`;
-    then their end."""
+    """The sequences that have rows in first .. end, and where those rows start, counted from
+    `first`; then their end."""
     inside = [b for b, (s, e) in enumerate(pairwise(starts)) if s < end and e > first and s < e]
     return inside, [*(max(starts[b] - first, 0) for b in inside), end - first]
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + e^x), composed as `activate` is and for the same reason."""
+    """log(1 + e^x), composed like `activate` and for the same reason."""
     return x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))

@@ -1,4 +1,4 @@
-"""Recurrent operations of the cpu backend: what is recorded for them."""
+"""Recurrent operations: what the cpu backend records for them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rbee_worker.state.specs import ELEMENT_BYTES, Fixed, StateRef
 
 
 class RecurrenceOps(RecordingOps):
-    """The part of `CpuOps` that goes on from a sequence's fixed state."""
+    """The part of `CpuOps` that updates a sequence's fixed state."""
 
     def linear_scan(
         self, x: Array, decay: Array, where: StateRef, name: str, batch: Batch
@@ -116,7 +116,7 @@ class RecurrenceOps(RecordingOps):
         kept: tuple[Place, dict[str, Any]],
         **fields: Any,
     ) -> Array:
-        """A kernel that takes rows in order; rows: what it reads of each, x among it, by name."""
+        """Record a kernel that computes rows in order. rows: its inputs by name, x among them."""
         rec, given = self.now.recorder, {part: buf_of(value) for part, value in rows.items()}
         y = rec.buffer(given["x"].width)
         state, found = kept
@@ -135,7 +135,7 @@ class RecurrenceOps(RecordingOps):
     def _kept(
         self, where: StateRef, name: str, shape: tuple[int, ...]
     ) -> tuple[Place, dict[str, Any]]:
-        """The place of a layer's tensor, for barriers, and how a kernel finds it."""
+        """The place of a layer's tensor, for barriers, and the kernel's arguments to find it."""
         spec = self.now.groups[where.group].spec
         assert isinstance(spec, Fixed)
         assert spec.dtype == "f32"

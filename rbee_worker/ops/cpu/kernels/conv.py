@@ -1,7 +1,7 @@
-"""Causal convolutions of each column alone, the rows before a step in a slot.
+"""Causal convolutions per column, with the rows before a step in a slot.
 
-Threads share cells of 16 columns of each sequence. Products are summed from the oldest row on and
-the bias comes last, each rounded, so a row's result depends only on itself and the rows before it.
+Threads share cells of 16 columns of each sequence. Products are summed from the oldest row on, the
+bias is added last, and each is rounded: a row's result depends only on itself and the rows before.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CELL = 16  # columns
 
 @device
 def _row(kept: Ptr, x: Ptr, stride: Int, width: Int, before: Int, n: Int, left: Int) -> Vector:
-    """Row n of a sequence's rows of this step with the `before` kept ones in front of them."""
+    """Row n of a sequence, counted from the first of the `before` rows in its slot."""
     if n < before:
         return load_upto(kept + 4 * n * width, left)
     return load_upto(x + 4 * (n - before) * stride, left)
@@ -53,7 +53,7 @@ def _causal(act: Callable[..., Any]) -> Callable[..., None]:
                 if bias != 0:
                     total = s.add(total, load_upto(bias + 4 * i, left))
                 store_upto(y + 4 * ((first + n) * y_stride + i), act(total), left)
-            for k in range(before):  # a row is overwritten only after it was read
+            for k in range(before):  # a row is overwritten after it was read
                 v = _row(kept, rows, x_stride, width, before, end - first + k, left)
                 store_upto(kept + 4 * k * width, v, left)
 
@@ -61,7 +61,7 @@ def _causal(act: Callable[..., Any]) -> Callable[..., None]:
 
 
 def build(variant: str) -> Kernel:
-    """`conv.causal`, or `conv.causal-<kind>` with an activation behind it."""
+    """`conv.causal`, or `conv.causal-<kind>` with an activation."""
     _, _, kind = variant.partition("-")
     number = ACTS.index(kind) if kind else 0
 

@@ -16,7 +16,7 @@ from rbee_worker.ops.cpu.kernels.shares import load_upto, share, store_upto
 from rbee_worker.ops.cpu.kernels.slots import first_row, kept_of
 from rbee_worker.ops.cpu.shared import step as header
 
-CELL = 16  # columns; as in ops/cells.py, which says how states lie in memory
+CELL = 16  # columns; ops/cells.py describes the memory layout of states
 
 
 def _linear(

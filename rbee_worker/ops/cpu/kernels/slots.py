@@ -1,4 +1,4 @@
-"""Where a sequence's fixed state lies, and which rows of a step are its own."""
+"""Addresses of a sequence's fixed state, and its rows of a step."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from rbee_worker.ops.cpu.shared import step as header
 
 @device
 def kept_of(step: Ptr, group: Int, tensor: Int, layer: Int, slot_bytes: Int, q: Int) -> Ptr:
-    """A tensor of a layer in the slot of sequence q. group, tensor: offsets in the header, of the
-    record with the sequences' slots and of the one with the tensor's address."""
+    """The address of a layer's tensor in the slot of sequence q. group, tensor: header offsets of
+    the record with the sequences' slots and of the one with the tensor's address."""
     at = s.get_i64(step + tensor + header.STATE)
     at += layer * s.get_i64(step + tensor + header.STATE_LAYER)
     return at + slot_bytes * s.get_i64(s.get_i64(step + group + header.SLOTS) + 8 * q)
