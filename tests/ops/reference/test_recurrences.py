@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from rbee_worker.ops.reference import scan
 from rbee_worker.ops.reference.ops import ReferenceOps
 from rbee_worker.ops.reference.scan import softplus, within
-from tests.ops.recurrences import CASES, Case, check
+from tests.ops.recurrences import CASES, Case, Heads, Selective, check
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,6 +25,19 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.parametrize("kind", CASES)
 def test_random_rows_in_any_cut(kind: type[Case], seed: int) -> None:
     check(kind(seed), ReferenceOps())
+
+
+@pytest.mark.parametrize("kind", [Selective, Heads])
+@pytest.mark.parametrize("numbers", [1, 5000])
+def test_the_same_bits_in_blocks_of_any_size(
+    kind: type[Case], numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = kind(4)
+    want, state = case.computed(ReferenceOps(), [case.lengths])
+    monkeypatch.setattr(scan, "NUMBERS", numbers)
+    got, left = case.computed(ReferenceOps(), [case.lengths])
+    assert all(map(torch.equal, got, want))
+    assert torch.equal(left, state)
 
 
 @pytest.mark.parametrize("kind", CASES)
