@@ -52,6 +52,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     token_budget: int = 512  # tokens computed a step, at most
     max_seqs: int = 64  # sequences computed together, at most
     prefix_cache: bool = True
+    speculate: Literal["off", "ngram"] = "off"  # how tokens are drafted
     generation_config: bool = True  # apply the model's own sampling defaults
     cache_dir: str = ""  # downloaded models; "" = the user's cache directory
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
@@ -187,6 +188,12 @@ OPTIONS: tuple[Option, ...] = (
     Option("token_budget", "tokens computed in one step", low=1, high=1 << 20, group=_ENGINE),
     Option("max_seqs", "sequences computed together", low=1, high=4096, group=_ENGINE),
     Option("prefix_cache", "reuse the cached beginning of earlier prompts", group=_ENGINE),
+    Option(
+        "speculate",
+        "draft tokens and check several in one step, the answers stay the same; ngram = from where "
+        "prompt and answer repeat themselves",
+        group=_ENGINE,
+    ),
     Option("generation_config", "apply the sampling defaults that the model brings"),
     Option("cache_dir", "where downloaded models lie; empty = the user's cache directory"),
     Option("log_level", "least important message that is logged to stderr", group="Log options"),

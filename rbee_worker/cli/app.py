@@ -16,7 +16,8 @@ from rbee_worker.errors import INTERRUPTED, UsageError
 
 _CACHE = ("cache_dir", "log_level", "log_format")
 # What bench sets itself is no option of its own: it would be taken and do nothing.
-_BENCH = tuple(f for f in ALL if f not in ("prefix_cache", "max_seqs", "generation_config"))
+_SET = ("prefix_cache", "speculate", "max_seqs", "generation_config")
+_BENCH = tuple(f for f in ALL if f not in _SET)
 
 
 class _Row(NamedTuple):

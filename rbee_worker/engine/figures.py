@@ -21,12 +21,19 @@ class Figures:
     preemptions: int = 0
     steps: int = 0
     step_ms: float = 0.0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     told_s: float = 0.0
 
     def admitted(self, seq: Sequence) -> None:
         """It runs for the first time."""
         self.tokens_in += seq.prompt_len
         self.cached_tokens += seq.cached
+
+    def drafts(self, drafted: int, accepted: int) -> None:
+        """So many tokens more were drafted, so many of them drawn."""
+        self.drafted_tokens += drafted
+        self.accepted_tokens += accepted
 
     def stepped(self, ms: float) -> None:
         """A step took so long."""
@@ -55,4 +62,6 @@ class Figures:
             preemptions=self.preemptions,
             steps=self.steps,
             step_ms=self.step_ms,
+            drafted_tokens=self.drafted_tokens,
+            accepted_tokens=self.accepted_tokens,
         )

@@ -23,6 +23,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rbee_worker.config import Settings
+from rbee_worker.state.specs import Fixed, StateGroup
+
 GRAM = 3  # tokens that must stand in both places
 PLACES = 8  # earlier places that are compared, the latest first
 AGREEING = 32  # tokens before a place that are compared at most
@@ -34,6 +37,23 @@ ENOUGH = 4.0  # drafted tokens, faded, without which nothing is concluded
 FIRST_REST, LONGEST_REST = 16, 256  # tokens without a draft, after the first and later failures
 
 _BITS = 21  # of a token id, in the key of a gram
+
+
+def why_no_drafts(groups: Sequence[StateGroup], kv_cache: bool) -> str | None:
+    """Why nothing can be drafted for a model that keeps such state; None: it can be."""
+    if not kv_cache:
+        return "without a cache (--no-kv-cache) every token is computed in a step of its own"
+    if any(isinstance(group.spec, Fixed) for group in groups):
+        return "recurrent state cannot give up a token that was drafted and not drawn"
+    return None
+
+
+def drafting_notes(settings: Settings, groups: Sequence[StateGroup]) -> tuple[str, ...]:
+    """What a person who asked for drafts should know."""
+    why = why_no_drafts(groups, settings.kv_cache)
+    if settings.speculate == "off" or why is None:
+        return ()
+    return (f"--speculate {settings.speculate} drafts nothing here: {why}",)
 
 
 class Drafter:
@@ -54,16 +74,19 @@ class Drafter:
         self._recent = 0.0, 0.0  # drafted and accepted, faded
         self._rest, self._until = FIRST_REST, 0  # no draft is made for tokens before `_until`
 
-    def follow(self, end: int) -> None:
-        """Take account of the first `end` tokens."""
+    def follow(self, end: int) -> tuple[int, int]:
+        """Take account of the first `end` tokens. Returns by how much the two counts have grown."""
+        drafted, accepted = self.drafted, self.accepted
         for at in range(self._followed, end):
             draft = self._drafted_from(self._round)
             self._followed = at + 1
             place = at - self._round
+            self.drafted += 0 if place else len(draft)
             if place < len(draft) and draft[place] == self._tokens[at]:
                 self.accepted += 1
             else:
                 self._finish(min(place, len(draft)))
+        return self.drafted - drafted, self.accepted - accepted
 
     def draft(self) -> tuple[int, ...]:
         """Tokens that may come after those followed."""
@@ -78,7 +101,6 @@ class Drafter:
         """The round's draft, made from the tokens before `at`."""
         if self._draft is None:
             self._draft = self._made(at)
-            self.drafted += len(self._draft)
         return self._draft
 
     def _finish(self, accepted: int) -> None:

@@ -155,8 +155,8 @@ class Penalties:
         return self._table.apply(logits, change.edits) if max(change.edits.used) else None
 
     def count(self, change: Change, ids: Sequence[int]) -> None:
-        """Count the id that each row drew (none where it is -1); the id that leaves a window is
-        uncounted."""
+        """Count the id that each row drew (none where it is negative); the id that leaves a window
+        is uncounted."""
         at: list[tuple[int, int, int, int]] = []
         token: list[tuple[int, int, int]] = []
         edits = change.edits

@@ -8,13 +8,14 @@ collected; what the next step needs of this one's draws is then resolved where t
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 
 import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
 from rbee_worker.engine.messages import StepTimes
-from rbee_worker.engine.sampler import Drawing, Sampler
+from rbee_worker.engine.sampler import NONE, REJECTED, Drawing, Sampled, Sampler
 from rbee_worker.engine.scheduler import Chunk, Plan
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.engine.step_numbers import ScoreRows, Step, StepBuilder
@@ -46,10 +47,12 @@ class Launched(Struct):
     """A step that was handed to the backend, and what is known of it so far."""
 
     chunks: list[Chunk]
-    rows: list[Chunk]  # the chunk of each row that draws
+    step: Step
     began_us: float
     sampling_start_us: float = 0.0
     sampling_us: float = 0.0
+    logits: Array = None  # of the rows that draw
+    at_once: Seq[int] = ()  # those of them that `drawing` draws, the others come one after another
     drawing: Drawing | None = None  # not waited for yet
     draws: list[Draw] = []  # by chunk in the plan's order, those of a chunk by position
     scores: list[Scores] = []
@@ -85,7 +88,7 @@ class Runner:
         """A sequence starts or resumes: its parameters and counts go to the sampler."""
         seq.slot = self._slots.pop()
         m = seq.submit
-        seq.waits |= self._sampler.add(
+        seq.counted = self._sampler.add(
             seq.slot,
             m.params,
             m.prompt_ids,
@@ -94,6 +97,11 @@ class Runner:
             exempt_ids=m.exempt_ids,
             choice=m.choice,
         )
+        seq.waits |= seq.counted
+        # Rows whose draws are counted are drawn one after another, when those before are known:
+        # where steps overlap, the next one has been launched by then and takes its tokens from the
+        # last draws.
+        seq.one_row = seq.counted and self.overlaps
 
     def leave(self, seq: Sequence) -> None:
         """It no longer runs: its slot is free."""
@@ -104,9 +112,9 @@ class Runner:
 
     def launch(self, plan: Plan) -> Launched:
         """Hand a plan's chunks to the backend: compute them, draw and score what they ask for."""
-        began, chunks = self._now_us(), plan.chunks
+        began = self._now_us()
         step, batch = self._staged(plan)
-        launched = Launched(chunks, step.draws, began)
+        launched = Launched(plan.chunks, step, began)
         if step.scores or not step.draws:
             self._launch_hidden(step, batch, launched)
         else:
@@ -162,19 +170,51 @@ class Runner:
     def _draw(self, step: Step, logits: Array, launched: Launched) -> None:
         """One token for each row that draws: logits [P, vocab], theirs first, in their order."""
         launched.sampling_start_us = self._now_us()
-        prepared = self._sampler.prepare([c.seq.slot for c in step.draws], step.indices)
-        launched.drawing = self._sampler.sample(logits, prepared)
+        slots, indices, expected = [c.seq.slot for c in step.draws], step.indices, step.expected
+        rows: Seq[int] = range(len(slots))
+        if expected and any(c.draft and c.seq.counted for c in step.draws):
+            launched.logits = logits
+            rows = [r for r in rows if not _follows(step, r)]
+            slots, indices = [slots[r] for r in rows], [indices[r] for r in rows]
+            alone = {r for r in rows if step.draws[r].seq.counted}
+            expected = [NONE if r in alone else expected[r] for r in rows]
+            logits = logits[rows]
+        launched.at_once = rows
+        launched.drawing = self._sampler.sample(
+            logits, self._sampler.prepare(slots, indices, expected)
+        )
 
     def _wait(self, launched: Launched) -> None:
         """Wait for a step's draws."""
         if launched.drawing is None:
             return
+        step = launched.step
         sampled = self._sampler.collect(launched.drawing)
-        draws = [Draw(*d) for d in zip(launched.rows, sampled.ids, sampled.logprobs, strict=True)]
-        for row, error in sampled.errors.items():
-            draws[row] = replace(draws[row], error=error)
-        launched.draws, launched.drawing = draws, None
+        found = self._draws(step, launched.at_once, sampled)
+        for row in range(len(step.draws)) if len(launched.at_once) < len(step.draws) else ():
+            before = found.get(row - 1)
+            if _follows(step, row) and before is not None and before.id == step.expected[row - 1]:
+                found |= self._draws(step, [row], self._draw_one(step, row, launched.logits))
+        launched.draws = [found[row] for row in sorted(found)]
+        launched.drawing = launched.logits = None
         launched.sampling_us = self._now_us() - launched.sampling_start_us
+
+    def _draw_one(self, step: Step, row: int, logits: Array) -> Sampled:
+        """Draw a row whose penalties depend on the draws before it, which are collected."""
+        slot, index = step.draws[row].seq.slot, step.indices[row]
+        prepared = self._sampler.prepare([slot], [index])
+        return self._sampler.collect(self._sampler.sample(logits[row : row + 1], prepared))
+
+    def _draws(self, step: Step, rows: Seq[int], sampled: Sampled) -> dict[int, Draw]:
+        """What was drawn for some rows, by row; without those that do not count."""
+        found = {
+            row: Draw(step.draws[row], id_, logprob)
+            for row, id_, logprob in zip(rows, sampled.ids, sampled.logprobs, strict=True)
+            if id_ != REJECTED
+        }
+        for at, error in sampled.errors.items():
+            found[rows[at]] = replace(found[rows[at]], error=error)
+        return found
 
     def _score(self, hidden: Array, part: ScoreRows) -> Scores:
         top = part.chunk.seq.submit.params.logprobs or 0
@@ -190,7 +230,7 @@ class Runner:
 
     def _timed(self, launched: Launched) -> StepTimes:
         """By the clock: from its launch to now."""
-        prompts = [c for c in launched.chunks if c.count > 1 or not c.draws]
+        prompts = [c for c in launched.chunks if c.count > c.draws]
         return StepTimes(
             start_us=launched.began_us,
             us=self._now_us() - launched.began_us,
@@ -201,3 +241,9 @@ class Runner:
             prompts=len(prompts),
             drawn=len(launched.draws),
         )
+
+
+def _follows(step: Step, row: int) -> bool:
+    """Is it a row of a sequence whose draws are counted, and not the first of its step?"""
+    chunk = step.draws[row]
+    return chunk.seq.counted and row > 0 and step.draws[row - 1] is chunk

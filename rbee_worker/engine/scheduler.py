@@ -15,6 +15,8 @@ same thing: a sequence that wants n tokens computed.
     3. The pool is asked oldest first, so a sequence that loses its place has not been planned in
        this step. A step plans at most `token_budget` tokens.
     4. A preempted sequence is one with nothing computed. It keeps its tokens, its output included.
+    5. A small step is filled up with drafted tokens (lookup.py), after all else and with nobody
+       preempted for them. That decides how soon tokens come, never which.
 """
 
 from __future__ import annotations
@@ -23,17 +25,24 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.state.pool import Copy, SeqState, StatePool
+
+# Rows up to which a step is filled with drafts. Each more costs a CPU a fifth of a step; where many
+# sequences share the step, a token of one of them is worth less than that.
+DRAFTED_ROWS = 16
 
 
 class Chunk(Struct, frozen=True):
     """`count` tokens of one sequence from position `start`; each of the last `draws` rows draws
     the token after it.
 
-    `state` is what the sequence held when this was planned. If it holds another one when the step
-    is over, it was preempted or has ended, and the result is dropped.
+    `draft` holds the tokens of its last rows where these are guesses: the draw after a row counts
+    while the draws before it were the draft's tokens. `state` is what the sequence held when this
+    was planned. If it holds another one when the step is over, it was preempted or has ended, and
+    the result is dropped.
     """
 
     seq: Sequence
@@ -41,6 +50,7 @@ class Chunk(Struct, frozen=True):
     start: int
     count: int
     draws: int
+    draft: tuple[int, ...] = ()
 
     @property
     def end(self) -> int:
@@ -129,6 +139,7 @@ class Scheduler:
             i += 1
         if not plan.preempted:
             self._admit(plan)
+        self._speculate(plan)
         return plan
 
     def _shares(self) -> dict[Sequence, int]:
@@ -164,6 +175,32 @@ class Scheduler:
         plan.chunks.append(Chunk(seq, seq.state, end - n, n, draws))
         plan.copies += self.pool.copies()
         plan.tokens += n
+
+    def _speculate(self, plan: Plan) -> None:
+        """Fill a step up to DRAFTED_ROWS with drafts, the same share for each sequence that is up
+        to date and has one."""
+        room = min(DRAFTED_ROWS, self.token_budget) - plan.tokens
+        if room <= 0:
+            return
+        drafts = {}
+        for number, chunk in enumerate(plan.chunks):
+            seq = chunk.seq
+            if seq.drafter is not None and chunk.count == 1 and chunk.end == len(seq.tokens):
+                drafts[number] = seq.draft()
+        left = sum(1 for draft in drafts.values() if draft)
+        for number, draft in drafts.items():
+            if not draft:
+                continue
+            chunk, most = plan.chunks[number], min(len(draft), -(-room // left))
+            left -= 1
+            n = self.pool.widen(chunk.state, most) if most else 0
+            if n:
+                chunk.seq.drawing += n
+                plan.chunks[number] = replace(
+                    chunk, count=1 + n, draws=1 + n, draft=tuple(draft[:n])
+                )
+                plan.tokens += n
+                room -= n
 
     def _alone(self, plan: Plan) -> bool:
         """If a suspect can run now, plan it and nobody else. True: nobody else may run."""

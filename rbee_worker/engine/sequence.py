@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from rbee_worker.engine.lookup import Drafter
 from rbee_worker.engine.messages import Submit
 from rbee_worker.engine.rope_length import NO_END
 from rbee_worker.engine.stop import StopRules
@@ -18,8 +19,9 @@ class Sequence:
     limit: length at which it ends at the latest. rope_len: what its rotary scaling goes by, for as
     long as it has no more than rope_end tokens (rope_length.py). drawing: tokens that launched
     steps draw and that are not collected. waits: the next token can only be computed once these
-    are known. solo: it was part of a step that failed and runs alone until one of its steps has
-    succeeded.
+    are known. counted: what is drawn depends on how often each token was drawn before. drafter:
+    None where nothing is drafted. one_row: what is drafted cannot be computed here. solo: it was
+    part of a step that failed and runs alone until one of its steps has succeeded.
     """
 
     submit: Submit
@@ -33,6 +35,9 @@ class Sequence:
     rope_end: int = NO_END
     drawing: int = 0
     waits: bool = False
+    counted: bool = False
+    one_row: bool = False
+    drafter: Drafter | None = None
     slot: int = -1  # the sampler's
     solo: bool = False
     strikes: int = 0
@@ -65,8 +70,21 @@ class Sequence:
         """Positions that can be planned now. The last token of all needs no computing."""
         known = len(self.tokens)
         if self.drawing and not self.waits:
-            known = max(known, min(known + self.drawing, self.rope_end))
-        return min(known, self.limit - 1) - self.state.planned
+            # a draft is made of tokens that are known
+            end = (
+                self.rope_end
+                if self.drafter is None
+                else min(self.rope_end, self.drafter.resting_until - 1)
+            )
+            known = max(known, min(known + self.drawing, end))
+        return max(min(known, self.limit - 1) - self.state.planned, 0)
+
+    def draft(self) -> tuple[int, ...]:
+        """What may come after all its tokens, as far as a step can compute that beside them."""
+        if self.drafter is None or self.one_row:
+            return ()
+        self.drafter.follow(len(self.tokens))
+        return self.drafter.draft()[: max(self.rope_end - len(self.tokens), 0)]
 
     @property
     def reuse_limit(self) -> int | None:
@@ -92,4 +110,6 @@ class Sequence:
             prefill_ms=(first - started) * 1e3,
             decode_ms=(now_s - first) * 1e3,
             preemptions=self.preemptions,
+            drafted_tokens=0 if self.drafter is None else self.drafter.drafted,
+            accepted_tokens=0 if self.drafter is None else self.drafter.accepted,
         )

@@ -79,6 +79,7 @@ class LiveRequest:
         self._sent = 0  # ids that have left in events
         self._events: deque[Event] = deque()
         self._waiter: asyncio.Future[None] | None = None
+        self._drafted = self._accepted = 0  # of `output_ids`
         self._first_s = 0.0
         self.metrics_due = 0.0
 
@@ -117,6 +118,7 @@ class LiveRequest:
         """New ids. True: a stop string is complete, the engine may stop drawing."""
         if self._matched_at is not None:
             return False  # drawn before the engine heard of the match
+        self._drafted, self._accepted = m.drafted, m.accepted
         for i, token_id in enumerate(m.ids):
             self.output_ids.append(token_id)
             if m.logprobs is not None:
@@ -153,7 +155,14 @@ class LiveRequest:
             tail = self._filter(self._stream.flush())
         if self._matcher is not None and self._matched_at is None:
             tail += self._matcher.flush()
-        usage = msgspec.structs.replace(m.usage, output_tokens=len(self.output_ids))
+        usage = msgspec.structs.replace(
+            m.usage,
+            output_tokens=len(self.output_ids),
+            drafted_tokens=self._drafted,
+            accepted_tokens=self._accepted,
+        )
+        if self._drafted:
+            self._narrate(narration.drafted(self.request.id, self._drafted, self._accepted))
         self._add(
             End(
                 stop=self._record(m.stop),

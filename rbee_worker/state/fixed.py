@@ -97,6 +97,9 @@ class FixedGroup(PoolGroup):
         seq.snapshots.append(Snapshot(seq.planned, slot))
         return [(seq.slot, slot)]
 
+    def retract(self, seq: SeqState) -> None:
+        """Nothing: `StatePool.widen` takes no positions that could be given back."""
+
     def publish(self, seq: SeqState, first: int, keys: Sequence[bytes]) -> None:
         """A snapshot is good once the step before which it was taken is over."""
         while seq.snapshots and seq.snapshots[0].position < seq.computed:

@@ -36,6 +36,10 @@ class PoolGroup(ABC):
         that can be planned, at least `seq.planned`."""
 
     @abstractmethod
+    def retract(self, seq: SeqState) -> None:
+        """Give back what was held for positions from `seq.planned` on."""
+
+    @abstractmethod
     def publish(self, seq: SeqState, first: int, keys: Sequence[bytes]) -> None:
         """`seq.computed` tokens are computed, `keys` are of its full blocks, those before `first`
         were published: others may find what is held of them."""

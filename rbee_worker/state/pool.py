@@ -6,8 +6,10 @@ state); each answers for itself and a promise counts only if every group can kee
 
     attach   find the longest prefix that is already computed, and hold it
     reserve  room for the next n positions (may grant fewer)
+    widen    room for more positions of the step just reserved
     copies   what must be copied in the memory before that step      ... the step runs ...
-    commit   these positions are computed: now others may reuse them
+    commit   these positions are computed: now others may reuse them (drafted ones that were wrong
+             are given up: they will be planned again)
     release  give everything back; blocks of a step still running return when it is committed
 """
 
@@ -157,14 +159,28 @@ class StatePool:
             seq.in_flight += 1
         return max(granted, 0)
 
+    def widen(self, seq: SeqState, n: int) -> int:
+        """Room for up to n more positions of the step that was reserved last, as far as there is
+        any. Returns how many. Not for recurrent state, which cannot give up a position."""
+        assert seq in self._live
+        assert seq.in_flight > 0
+        assert not self._fixed
+        end = seq.planned + n
+        for group in self._all:
+            end = group.extend(seq, end)
+        granted = max(end - seq.planned, 0)
+        seq.planned += granted
+        return granted
+
     def copies(self) -> list[Copy]:
         """(source slot, target slot) of the fixed groups, to be done in this order before the step
         that was reserved since the last call."""
         copies, self._copies = self._copies, []
         return copies
 
-    def commit(self, seq: SeqState, n: int) -> None:
-        """The step that was granted n positions is over. Of a released sequence nothing is kept."""
+    def commit(self, seq: SeqState, n: int, rejected: int = 0) -> None:
+        """The step that was granted n positions is over, and its last `rejected` ones were computed
+        for other tokens than the sequence has. Of a released sequence nothing is kept."""
         assert seq in self._live
         assert seq.in_flight > 0
         seq.in_flight -= 1
@@ -173,7 +189,12 @@ class StatePool:
                 self._drop(seq)
             return
         start = seq.computed // self.block_size
-        seq.computed += n
+        seq.computed += n - rejected
+        if rejected:
+            assert seq.in_flight == 0, "a step was planned on top of a draft"
+            seq.planned -= rejected
+            for group in self._all:
+                group.retract(seq)
         assert seq.computed <= seq.planned
         full = seq.computed // self.block_size
         if self.prefix_cache and (full > start or seq.snapshots):
