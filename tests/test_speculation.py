@@ -202,7 +202,7 @@ def compare(path: Path, backend: str, seeds: range) -> Counter[str]:
         "accepted": 1.5,
         "accepted beside penalties": 0.1,
         "steps saved": 1,
-        "preempted": 0.05,
+        "preempted": 0.03,
         "in a batch": 2,
         "MAX_TOKENS": 0.2,
         "STOP_SEQUENCE": 0.1,
