@@ -29,7 +29,7 @@ from rbee_worker.state.specs import Fixed, StateGroup
 GRAM = 3  # tokens that must stand in both places
 PLACES = 8  # earlier places that are compared, the latest first
 AGREEING = 32  # tokens before a place that are compared at most
-MOST = 15  # tokens of a draft
+MOST = 14  # tokens of a draft
 
 COST = 0.3  # a drafted token's share of a step: fewer accepted ones do not pay
 FADING = 0.9  # what a round weighs after the next one

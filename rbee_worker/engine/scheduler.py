@@ -15,7 +15,7 @@ same thing: a sequence that wants n tokens computed.
     3. The pool is asked oldest first, so a sequence that loses its place has not been planned in
        this step. A step plans at most `token_budget` tokens.
     4. A preempted sequence is one with nothing computed. It keeps its tokens, its output included.
-    5. A small step is filled up with drafted tokens (lookup.py), after all else and with nobody
+    5. A small step computes drafted tokens too (lookup.py), after all else and with nobody
        preempted for them. That decides how soon tokens come, never which.
 """
 
@@ -30,8 +30,8 @@ from msgspec.structs import replace
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.state.pool import Copy, SeqState, StatePool
 
-# Rows up to which a step is filled with drafts. Each more costs a CPU a fifth of a step; where many
-# sequences share the step, a token of one of them is worth less than that.
+# Drafted rows of a step with n others: at most this less 2 n. A row more costs a CPU a fifth to a
+# quarter of a step of one, and what a token is worth falls as more sequences share the step.
 DRAFTED_ROWS = 16
 
 
@@ -139,7 +139,7 @@ class Scheduler:
             i += 1
         if not plan.preempted:
             self._admit(plan)
-        self._speculate(plan)
+            self._speculate(plan)
         return plan
 
     def _shares(self) -> dict[Sequence, int]:
@@ -177,28 +177,21 @@ class Scheduler:
         plan.tokens += n
 
     def _speculate(self, plan: Plan) -> None:
-        """Fill a step up to DRAFTED_ROWS with drafts, the same share for each sequence that is up
-        to date and has one."""
-        room = min(DRAFTED_ROWS, self.token_budget) - plan.tokens
+        """Add drafted rows to a small step, in equal shares, the oldest first."""
+        room = min(DRAFTED_ROWS - 2 * plan.tokens, self.token_budget - plan.tokens)
         if room <= 0:
             return
-        drafts = {}
+        drafts: dict[int, tuple[int, ...]] = {}
         for number, chunk in enumerate(plan.chunks):
-            seq = chunk.seq
-            if seq.drafter is not None and chunk.count == 1 and chunk.end == len(seq.tokens):
-                drafts[number] = seq.draft()
-        left = sum(1 for draft in drafts.values() if draft)
-        for number, draft in drafts.items():
-            if not draft:
-                continue
-            chunk, most = plan.chunks[number], min(len(draft), -(-room // left))
-            left -= 1
-            n = self.pool.widen(chunk.state, most) if most else 0
+            up_to_date = chunk.count == 1 and chunk.end == len(chunk.seq.tokens)
+            if up_to_date and (draft := chunk.seq.draft()):
+                drafts[number] = draft
+        for done, (number, draft) in enumerate(drafts.items()):
+            chunk, share = plan.chunks[number], -(-room // (len(drafts) - done))
+            n = self.pool.widen(chunk.state, min(len(draft), share)) if share else 0
             if n:
                 chunk.seq.drawing += n
-                plan.chunks[number] = replace(
-                    chunk, count=1 + n, draws=1 + n, draft=tuple(draft[:n])
-                )
+                plan.chunks[number] = replace(chunk, count=1 + n, draws=1 + n, draft=draft[:n])
                 plan.tokens += n
                 room -= n
 

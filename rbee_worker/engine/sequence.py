@@ -80,8 +80,9 @@ class Sequence:
         return max(min(known, self.limit - 1) - self.state.planned, 0)
 
     def draft(self) -> tuple[int, ...]:
-        """What may come after all its tokens, as far as a step can compute that beside them."""
-        if self.drafter is None or self.one_row:
+        """What may come after all its tokens, as far as a step can compute that beside them.
+        Nothing before its first step, which says how its draws go."""
+        if self.drafter is None or self.slot < 0 or self.one_row:
             return ()
         self.drafter.follow(len(self.tokens))
         return self.drafter.draft()[: max(self.rope_end - len(self.tokens), 0)]
