@@ -80,7 +80,8 @@ def requests(few: bool = False) -> tuple[Submit, ...]:
         own = rng.choices(range(64), k=rng.randint(1, 14))
         kind = SAMPLING[i % len(SAMPLING)]
         if few:
-            kind = kind | {"logit_bias": dict.fromkeys(rng.sample(range(64), k=2), 50.0)}
+            bias = dict.fromkeys(rng.sample(range(64), k=2), 50.0)
+            kind = kind | {"logit_bias": bias, "speculation": i % 4 != 3}
         given = Submit(
             seq=f"r{i}",
             prompt_ids=(*shared[: rng.choice([0, 0, 9, 16, 24])], *own),
