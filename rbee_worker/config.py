@@ -26,6 +26,9 @@ OTHER_VARIABLES = (
     "RBEE_DEBUG",
     "RBEE_PIP_ARGS",
 )
+# Drafted rows of a step with n others: at most this less 2 n. A row more costs a CPU a fifth to a
+# quarter of a step of one, and what a token is worth falls as more sequences share the step.
+DRAFTED_ROWS = 16
 _OF_TESTS = "RBEE_TEST_"
 _LONGEST = 64  # characters of a name that is shown
 _TRUE = ("1", "true", "yes", "on")

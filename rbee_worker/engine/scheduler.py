@@ -27,12 +27,9 @@ from dataclasses import dataclass, field
 from msgspec import Struct
 from msgspec.structs import replace
 
+from rbee_worker.config import DRAFTED_ROWS
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.state.pool import Copy, SeqState, StatePool
-
-# Drafted rows of a step with n others: at most this less 2 n. A row more costs a CPU a fifth to a
-# quarter of a step of one, and what a token is worth falls as more sequences share the step.
-DRAFTED_ROWS = 16
 
 
 class Chunk(Struct, frozen=True):

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from rbee_worker.config import Settings
+from rbee_worker.config import DRAFTED_ROWS, Settings
 from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.lookup import MOST, drafting_notes
 from rbee_worker.engine.messages import Submit
-from rbee_worker.engine.scheduler import DRAFTED_ROWS, Plan
+from rbee_worker.engine.scheduler import Plan
 from rbee_worker.types import SamplingParams
 from tests.engine.fakes import BACKENDS, FULL, RECURRENT, FakeModel, ask, greedy, make_engine
 from tests.engine.test_engine import Log
