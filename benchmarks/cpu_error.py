@@ -32,35 +32,36 @@ OTHERS = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")  # what grids could have been 
 SIZE = 0.02  # of weights, root mean square
 INTRO = f"""# Weight formats
 
-What becomes of a file's weights on the `cpu` backend, and how exact its products are. `reference`
-expands every packed tensor to its compute type when it loads, to the values of the `gguf` package,
-bit for bit (`tests/checkpoint/test_decoding.py`). Written by `{COMMAND}`.
+How the `cpu` backend stores a file's weights, and how exact its products are. `reference` expands
+every packed tensor to its compute type on load, to the values of the `gguf` package, bit for bit
+(`tests/checkpoint/test_decoding.py`). Written by `{COMMAND}`.
 
 ## Formats
 
-Bits a weight, scales included, in the file and in memory. What is held has the file's values
-without rounding, so all error is the activations': int8 is one byte a number and a scale for 32,
-or for 256 where blocks have 256 columns (K formats, most IQ formats), as in llama.cpp; int16 two
-bytes, for keys, values, logits and what is summed into the residual stream; float32 is
-`--exact-activations`. An error is the norm of the difference from float64 over the norm,
+Bits are per weight, including scales, in the file and in memory. The stored form has the file's
+values without rounding, so all error comes from the activations. int8: one byte per number and a
+scale per 32, or per 256 in formats with blocks of 256 columns (K formats, most IQ formats), as in
+llama.cpp. int16: two bytes, for keys, values, logits and results that are added to the residual
+stream. float32: `--exact-activations`. An error is the norm of the difference from float64 / norm,
 the largest of those for {COLS[0]} (blocks of 256: 768), {COLS[1]} and {COLS[2]} columns; standard
 normal activations, random blocks. `tests/ops/cpu/test_error.py` holds every format to
 {WITHIN["i8"]:.1e} (scales for 256: {WITHIN["k8"]:.0e}), {WITHIN["i16"]:.0e} ({WITHIN["k16"]:.0e})
-and {WITHIN["exact"]:.0e}. F64, and the 8-bit floats of DeepSeek's safetensors, are held as f32.
+and {WITHIN["exact"]:.0e}. F64, and the 8-bit floats of DeepSeek's safetensors, are stored as f32.
 
-| file | bits | held as | bits | int8 | int16 | float32 |
+| file | bits | stored as | bits | int8 | int16 | float32 |
 |---|---|---|---|---|---|---|
 """
 GRIDS = f"""
-## Why points of grids are held value by value
+## Why grid points are stored value by value
 
-An IQ format says of 8 or 4 neighbours which point of a fixed grid they are. No kernel looks points
-up while it multiplies: loading makes them one code a weight. Before the scale, IQ1 and IQ2 have 6
-different values, so 3 bits; IQ3 has 16, so 4 bits. That is exact. The formats that the backend had
-already are larger, or rounded, or both: relative error of the values (norms) in how many bits a
-weight in memory, the same random blocks packed again by the `gguf` package.
+For 8 or 4 neighbours, an IQ format stores the index of a point in a fixed grid. No kernel looks
+points up while it multiplies: loading turns them into one code per weight. Before the scale, IQ1
+and IQ2 have 6 different values, so 3 bits; IQ3 has 16, so 4 bits. That is exact. The formats that
+the backend already had would be larger, or rounded, or both. The table gives the relative error of
+the values (norms) and the bits per weight in memory, for the same random blocks packed again by
+the `gguf` package.
 
-| file | bits | held | {" | ".join(OTHERS)} |
+| file | bits | stored | {" | ".join(OTHERS)} |
 |---|---|---|{"---|" * len(OTHERS)}
 """
 TERNARY = """

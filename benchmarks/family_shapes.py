@@ -92,6 +92,9 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "olmoe": {"intermediate_size": 384, "num_experts": 32, "num_experts_per_tok": 4},
     "dots1": {k: v for k, v in _LATENT.items() if "lora" not in k and "head_dim" not in k},
     "exaone4": {"head_dim": 64},
+    "arcee": _FOUR_TIMES,
+    "seed_oss": {"head_dim": 64},
+    "hunyuan_v1_dense": {"head_dim": 64, "tie_word_embeddings": True},
     "nemotron": _FOUR_TIMES,
     "cohere": {"tie_word_embeddings": True},
     "falcon": {

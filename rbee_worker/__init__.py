@@ -15,7 +15,7 @@ __all__ = ["Answer", "Model", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """The library is imported when it is first used: the commands start sooner without."""
+    """Import the library on first use: the commands start faster without it."""
     if name in ("Answer", "Model", "load"):
         from rbee_worker import library
 

@@ -1,8 +1,8 @@
-"""Settings: one frozen flat struct. Defaults < environment (RBEE_...) < command line; parsed once.
+"""Settings: one flat, frozen struct. Defaults < environment (RBEE_...) < command line; parsed once.
 
-`OPTIONS` has one row for each field of `Settings`; the command line, the environment variables and
+`OPTIONS` has one row for each field of `Settings`. The command line, the environment variables and
 the documentation are generated from it or tested against it. A bad value is a `UsageError` that
-names the option, what is allowed and what to do: never a silent default. Torch-free.
+names the option, the allowed values and the fix, never a silent default. Torch-free.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from msgspec import Struct
 from rbee_worker.errors import UsageError, one_line
 
 ENV_PREFIX = "RBEE_"
-# Variables that are no settings.
+# Variables that are not settings.
 OTHER_VARIABLES = (
     "RBEE_API_TOKEN",
     "RBEE_CPU_ASSEMBLY",
@@ -30,13 +30,13 @@ OTHER_VARIABLES = (
 # quarter of a step of one, and what a token is worth falls as more sequences share the step.
 DRAFTED_ROWS = 16
 _OF_TESTS = "RBEE_TEST_"
-_LONGEST = 64  # characters of a name that is shown
+_LONGEST = 64  # characters of a name that a message shows
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """How a worker runs. Field `kv_dtype` is the option --kv-dtype and RBEE_KV_DTYPE."""
+    """How a worker runs. For example, the field `kv_dtype` is --kv-dtype and RBEE_KV_DTYPE."""
 
     # model and engine
     model: str = "smollm2"
@@ -44,16 +44,16 @@ class Settings(Struct, frozen=True, kw_only=True):
     device: int = 0
     dtype: Literal["auto", "f32", "bf16", "f16"] = "auto"
     kv_dtype: Literal["auto", "f32", "bf16", "f16", "i8", "f8"] = "auto"
-    exact_activations: bool = False  # products with packed weights round no activations
-    ctx: int = 0  # 0 = the model's own, as far as memory allows
-    threads: int = 0  # 0 = physical cores this process may use
+    exact_activations: bool = False  # do not round activations in products with packed weights
+    ctx: int = 0  # 0 = the model's own context, as far as memory allows
+    threads: int = 0  # 0 = the physical cores that this process may use
     kv_cache: bool = True
     attention: Literal["auto", "reference", "flash"] = "auto"
     tensor_parallel: int = 1
     block_size: int = 16  # tokens a KV block
-    kv_tokens: int = 0  # tokens the pool holds; 0 = from memory
-    token_budget: int = 512  # tokens computed a step, at most
-    max_seqs: int = 64  # sequences computed together, at most
+    kv_tokens: int = 0  # tokens that the pool holds; 0 = as memory allows
+    token_budget: int = 512  # most tokens computed in one step
+    max_seqs: int = 64  # most sequences computed together
     prefix_cache: bool = True
     speculate: Literal["off", "ngram"] = "off"  # how tokens are drafted
     generation_config: bool = True  # apply the model's own sampling defaults
@@ -62,34 +62,34 @@ class Settings(Struct, frozen=True, kw_only=True):
     log_format: Literal["text", "json"] = "text"
 
     # serve
-    worker_id: str = ""  # "" = one is made up
+    worker_id: str = ""  # "" = a random one
     host: str = "0.0.0.0"
-    port: int = 8080  # 0 = any free one
-    hive_url: str = ""  # heartbeats go here; "" = none are sent
+    port: int = 8080  # 0 = any free port
+    hive_url: str = ""  # where heartbeats are sent; "" = none are sent
     heartbeat_s: int = 30
-    local_mode: bool = False  # 127.0.0.1 only, and no token
-    cors_origin: str = ""  # origins allowed to call from a browser, separated by commas
-    max_queue: int = 256  # requests that may wait; beyond it 429
-    request_timeout: int = 0  # seconds a request may take; 0 = no limit
-    drain_timeout: int = 30  # seconds running jobs get after SIGTERM
-    lenient: bool = False  # let unknown parameters through, named in X-Ignored-Parameters
+    local_mode: bool = False  # listen on 127.0.0.1 only, without a token
+    cors_origin: str = ""  # origins that may call from a browser, separated by commas
+    max_queue: int = 256  # requests that may wait; further ones get 429
+    request_timeout: int = 0  # seconds that a request may take; 0 = no limit
+    drain_timeout: int = 30  # seconds that running jobs get after SIGTERM
+    lenient: bool = False  # accept unknown parameters and list them in X-Ignored-Parameters
     max_body_kb: int = 16384
-    max_prompt_ratio: int = 16  # characters of a prompt <= this x context
+    max_prompt_ratio: int = 16  # most characters of a prompt, as a multiple of the context
     max_headers: int = 64
     max_connections: int = 1024
-    idle_timeout: int = 30  # seconds a connection may lie still outside a response
-    stall_timeout: int = 120  # seconds a client may leave what it is sent unread
+    idle_timeout: int = 30  # seconds that a connection may be silent outside a response
+    stall_timeout: int = 120  # seconds that a client may leave a response unread
     keep_jobs_s: int = 600  # seconds a finished job is kept
-    keep_jobs: int = 1000  # finished jobs kept
+    keep_jobs: int = 1000  # most finished jobs kept
     trace: str = ""  # file for a Chrome/Perfetto trace; "" = none
     otel_endpoint: str = ""  # OTLP/HTTP collector for spans; "" = none
 
 
 class Option(NamedTuple):
-    """How one field of `Settings` is asked for.
+    """One field of `Settings` as an option.
 
-    low, high: range of an integer, both included. later: values that are known but cannot work in
-    this version -> what to do instead; they are refused, not ignored.
+    low, high: the range of an integer, both included. later: known values that this version does
+    not support -> what to do instead; they are refused, not ignored.
     """
 
     field: str
@@ -130,7 +130,7 @@ class Option(NamedTuple):
 _KINDS: dict[str, Any] = typing.get_type_hints(Settings)
 _DEFAULTS: dict[str, Any] = {f.name: f.default for f in msgspec.structs.fields(Settings)}
 _ENGINE = "Engine options"
-SERVE = "Server options"  # group of what only `serve` takes
+SERVE = "Server options"  # the group of options that only `serve` has
 _MAX_TOKENS = 1 << 31
 
 OPTIONS: tuple[Option, ...] = (
@@ -142,7 +142,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "backend",
-        "what computes: reference = torch, cpu = compiled kernels; auto = cpu where it can be had",
+        "what computes: reference = torch, cpu = compiled kernels; auto = cpu if available",
         later={"cuda": "this version has no GPU backend yet; use --backend reference"},
     ),
     Option("device", "number of the GPU; 0 on a CPU", low=0, high=0),
@@ -198,22 +198,22 @@ OPTIONS: tuple[Option, ...] = (
         group=_ENGINE,
     ),
     Option("generation_config", "apply the sampling defaults that the model brings"),
-    Option("cache_dir", "where downloaded models lie; empty = the user's cache directory"),
+    Option("cache_dir", "directory of downloaded models; empty = the user's cache directory"),
     Option("log_level", "least important message that is logged to stderr", group="Log options"),
     Option("log_format", "key=value text, or one JSON object a line", group="Log options"),
-    Option("worker_id", "name of this worker; empty = one is made up", group=SERVE),
+    Option("worker_id", "name of this worker; empty = a random one", group=SERVE),
     Option("host", "address to listen on; --local-mode listens on 127.0.0.1 only", group=SERVE),
-    Option("port", "port to listen on; 0 = any free one", low=0, high=65535, group=SERVE),
-    Option("hive_url", "where heartbeats go; empty = none are sent", group=SERVE),
+    Option("port", "port to listen on; 0 = any free port", low=0, high=65535, group=SERVE),
+    Option("hive_url", "where heartbeats are sent; empty = none are sent", group=SERVE),
     Option("heartbeat_s", "seconds between heartbeats", low=1, high=3600, group=SERVE),
     Option("local_mode", "serve this machine only, without a token", group=SERVE),
     Option("cors_origin", "web origins that may call, separated by commas", group=SERVE),
-    Option("max_queue", "requests that may wait; beyond it 429", low=0, high=1 << 20, group=SERVE),
+    Option("max_queue", "requests that may wait; more get 429", low=0, high=1 << 20, group=SERVE),
     Option("request_timeout", "seconds for a request; 0 = any", low=0, high=86400, group=SERVE),
     Option("drain_timeout", "seconds for jobs after SIGTERM", low=0, high=86400, group=SERVE),
     Option("lenient", "ignore unknown parameters, named in X-Ignored-Parameters", group=SERVE),
     Option("max_body_kb", "KiB of a request's body", low=1, high=1 << 20, group=SERVE),
-    Option("max_prompt_ratio", "prompt characters: this x context", low=1, high=999, group=SERVE),
+    Option("max_prompt_ratio", "prompt characters per context token", low=1, high=999, group=SERVE),
     Option("max_headers", "headers of a request", low=8, high=1024, group=SERVE),
     Option("max_connections", "connections at a time", low=1, high=1 << 16, group=SERVE),
     Option("idle_timeout", "seconds a connection may be silent", low=1, high=3600, group=SERVE),
@@ -226,7 +226,7 @@ OPTIONS: tuple[Option, ...] = (
 
 
 def parse(given: Mapping[str, str | bool | None], environ: Mapping[str, str]) -> Settings:
-    """Settings from what the command line gave (None = not given) and the environment.
+    """Settings from the command line's values (None = not given) and the environment.
 
     An environment variable that is set but empty counts as not set. Raises UsageError.
     """
@@ -241,8 +241,8 @@ def parse(given: Mapping[str, str | bool | None], environ: Mapping[str, str]) ->
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """A sentence for each variable that begins like ours and that nothing reads, with the nearest
-    that is read. Values are not shown: they may be secrets."""
+    """A sentence for each variable that starts like ours but is unknown, with the nearest known
+    one. Values are not shown: they may be secrets."""
     known = {*(option.env for option in OPTIONS), *OTHER_VARIABLES}
     told = []
     for name in sorted(environ):
@@ -250,12 +250,12 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
             shown = one_line(name, _LONGEST)
             near = difflib.get_close_matches(shown, known, n=1, cutoff=0.8)
             hint = f"; did you mean {near[0]}?" if near else ""
-            told.append(f"the environment variable {shown} is none of this program's{hint}")
+            told.append(f"the environment variable {shown} is not one of this program's{hint}")
     return told
 
 
 def _value(option: Option, text: str | bool, where: str) -> Any:
-    """`text` as the option's kind, checked; `where` is how the person wrote it."""
+    """`text` as a value of the option's kind, checked; where: how the user wrote it."""
     if isinstance(text, bool):
         return text
     if option.kind is bool:
@@ -293,5 +293,5 @@ def _number(option: Option, text: str, where: str) -> int:
 
 def _range(option: Option) -> str:
     if option.low == option.high:
-        return f"{option.flag} {option.low} is the only value of this version"
+        return f"{option.flag} {option.low} is the only value that this version supports"
     return f"{option.flag} takes {option.low} to {option.high}"

@@ -1,4 +1,4 @@
-"""Every error a person can cause or must hear of.
+"""Every error that a user can cause or must be told about.
 
     WorkerError                code            http  exit
     ├─ UsageError              BAD_USAGE        400     2   a flag, setting or environment variable
@@ -14,8 +14,8 @@
     ├─ EngineLost              ENGINE_LOST      503     1
     └─ DeviceLost              DEVICE_LOST      503     4
 
-A message is one line: what is wrong, where, and what to do. It never contains prompt text. With its
-fix it has at most `LINE` characters.
+A message is one line: what is wrong, where, and what to do. It never contains prompt text. Together
+with its fix it has at most `LINE` characters.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from typing import Any
 
 import msgspec
 
-INTERRUPTED = 130  # exit code: 128 + SIGINT, as shells count
-LINE = 300 - len("error: ")  # characters of a message, its fix included
-_FIX = 130  # of them that a fix has at least
+INTERRUPTED = 130  # exit code: 128 + SIGINT, as in shells
+LINE = 300 - len("error: ")  # most characters of a message, including its fix
+_FIX = 130  # characters that are reserved for the fix
 _MARK = " Fix: "
-MOST_FAULTS = 64  # fields that one refusal lists; how many more there are is said
+MOST_FAULTS = 64  # fields that one refusal lists; it says how many more there are
 UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
 
 
 def one_line(text: str, most: int = LINE) -> str:
-    """`text` as one line that a terminal shows as it is, of at most `most` characters.
+    """`text` as one line of at most `most` characters that a terminal can safely show.
 
-    Messages repeat names that files and callers chose. Control characters become their pictures
-    (a line feed is \u240a), what else moves the cursor or the writing direction becomes \ufffd, and
-    of a text that is too long the middle is left out.
+    Messages quote names that files and callers chose. Control characters become their pictures (a
+    line feed is \u240a), other characters that move the cursor or change the writing direction
+    become \ufffd, and a text that is too long loses its middle.
     """
     if len(text) > most:
         head = (most - 1) * 2 // 3
@@ -50,7 +50,7 @@ def one_line(text: str, most: int = LINE) -> str:
 
 
 def picture(match: re.Match[str]) -> str:
-    """What stands for a character that a terminal would obey."""
+    """The replacement for a character that a terminal would interpret."""
     code = ord(match[0])
     if code == 0x7F:
         return "\u2421"
@@ -58,7 +58,7 @@ def picture(match: re.Match[str]) -> str:
 
 
 class FieldError(msgspec.Struct, frozen=True):
-    """One field that cannot be accepted. `value` is shown only when it is short and no prompt."""
+    """A field that cannot be accepted. `value` is set only if it is short and not a prompt."""
 
     field: str
     constraint: str
@@ -67,16 +67,17 @@ class FieldError(msgspec.Struct, frozen=True):
 
 
 class WorkerError(Exception):
-    """Base of all: `code` for machines, `http_status` for servers, `exit_code` for shells.
+    """Base of all errors: `code` for programs, `http_status` for servers, `exit_code` for shells.
 
-    As text it is one line of at most `LINE` characters: a message that takes more than two thirds
-    of it loses its middle, a fix that is longer than the rest its end. `fix` holds all of it.
+    As text it is one line of at most `LINE` characters. A message that takes more than two thirds
+    of it loses its middle; a fix that is longer than the rest loses its end. `fix` has the whole
+    fix.
     """
 
     code = "WORKER_ERROR"
     http_status = 500
     exit_code = 1
-    usual_fix = "run it again with --debug and report the traceback"  # where none is given
+    usual_fix = "run it again with --debug and report the traceback"  # if no other fix is given
 
     def __init__(self, message: str, *, fix: str | None = None) -> None:
         self.message = one_line(message)
@@ -88,8 +89,8 @@ class WorkerError(Exception):
 
     @property
     def line(self) -> str:
-        """What is wrong and what to do; the fix is the usual one where there is no better."""
-        message, _, told = self.message.partition(_MARK)  # an engine's error has its fix within
+        """What is wrong and the fix: the given one, or else the usual one."""
+        message, _, told = self.message.partition(_MARK)  # an engine's message includes its fix
         return self._with(self.fix or told or self.usual_fix, message)
 
     def _with(self, fix: str, message: str | None = None) -> str:
@@ -116,7 +117,7 @@ class ModelError(WorkerError):
 class BadReference(ModelError):
     code = "BAD_REFERENCE"
     http_status = 404
-    usual_fix = "check how the model is called, or give the path of one on this machine"
+    usual_fix = "check the model's name, or give the path of a model on this machine"
 
 
 class CheckpointError(ModelError):
@@ -129,11 +130,11 @@ class UnsupportedModel(ModelError):
 
 
 class InvalidRequest(WorkerError):
-    """All offending fields at once. `told`: those that are listed, and how many more there are."""
+    """All faulty fields at once. `told`: those that are listed, and the number of the others."""
 
     code = "INVALID_REQUEST"
     http_status = 400
-    usual_fix = "change what is named"
+    usual_fix = "change the fields that are named"
 
     def __init__(self, errors: Sequence[FieldError], *, fix: str | None = None) -> None:
         assert errors
@@ -190,17 +191,17 @@ class DeviceLost(WorkerError):
     exit_code = 4
 
 
-# torch raises RuntimeError, or an OutOfMemoryError of its own, with one of these.
+# torch raises RuntimeError, or its own OutOfMemoryError, with one of these in the message.
 _OUT_OF_MEMORY = ("allocate memory", "out of memory")
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Python's, torch's or the device's way of saying that memory is gone."""
+    """Whether an error of Python, torch or a device means that memory ran out."""
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
 def as_worker_error(error: Exception) -> WorkerError:
-    """The error that the request's caller sees. Never contains prompt text."""
+    """The error that the request's caller gets. It never contains prompt text."""
     if isinstance(error, WorkerError):
         return error
     if is_out_of_memory(error):

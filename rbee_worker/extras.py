@@ -1,8 +1,8 @@
-"""Packages that are missing: one line for each, with what needs it and what to install.
+"""Missing packages: one line for each, with what needs it and what to install.
 
-Most are imported where they are first needed. `missing` and `need` ask for them beforehand;
-`said_of` words the ImportError that comes otherwise, for those who turn errors into lines. Imports
-nothing that may be missing itself.
+Most packages are imported where they are first needed. `missing` and `need` check for them
+beforehand; `said_of` explains the ImportError that is raised otherwise. This module imports nothing
+that may itself be missing.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import importlib.util
 import sys
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rbee_worker.errors import UsageError
+from rbee_worker.machine import shortage
 
-# Package -> extra of ours that has it, and what it is for. All others come with every installation.
+if TYPE_CHECKING:
+    from rbee_worker.errors import UsageError, WorkerError
+
+# Package -> our extra that installs it, and what needs it. All others are installed always.
 EXTRAS = {
     "torch": ("torch", "--backend reference and verify compute with it"),
     "transformers": ("torch", "verify compares with it"),
@@ -25,13 +27,13 @@ _OURS = __name__.partition(".")[0]
 
 
 def missing(module: str) -> tuple[str, str] | None:
-    """What is missing and the fix, if `module` is not installed.
+    """What is missing and the fix, or None if `module` is installed.
 
-    Does not import it, only the packages that a dotted name is part of.
+    Imports only the parent packages of a dotted name, not the module itself.
     """
     try:
         found = importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # the package it is part of
+    except ModuleNotFoundError:  # a parent package is missing
         found = False
     if found:
         return None
@@ -39,7 +41,7 @@ def missing(module: str) -> tuple[str, str] | None:
 
 
 def need(*modules: str) -> None:
-    """Raises UsageError for the first of `modules` that is not installed; imports none of them."""
+    """Raise UsageError for the first of `modules` that is not installed; import none of them."""
     from rbee_worker.errors import UsageError
 
     for module in modules:
@@ -48,15 +50,25 @@ def need(*modules: str) -> None:
 
 
 def usage_error(error: BaseException) -> UsageError | None:
-    """`error` as what a person reads; None where it is no import of other people's package."""
+    """`error` as a UsageError; None if it is not a failed import of another project's package."""
     from rbee_worker.errors import UsageError
 
     said = said_of(error)
     return None if said is None else UsageError(said[0], fix=said[1])
 
 
+def explained(error: BaseException) -> WorkerError | None:
+    """`error` as what a person reads: itself, a shortage, a package that is missing; else None."""
+    from rbee_worker.errors import ModelError, WorkerError
+
+    if isinstance(error, WorkerError):
+        return error
+    short = shortage(error)
+    return usage_error(error) if short is None else ModelError(short[0], fix=short[1])
+
+
 def said_of(error: BaseException) -> tuple[str, str] | None:
-    """What is missing or broken, and the fix; None where `error` is of another kind."""
+    """What is missing or broken, and the fix; None for an error of another kind."""
     if not isinstance(error, ImportError) or not error.name:
         return None
     package = error.name.partition(".")[0]

@@ -5,9 +5,9 @@
     with rbee_worker.load("smollm2") as model:
         print(model.chat("What is the capital of France?"))
 
-The engine is the worker's own and computes in this process, one step after another while somebody
-asks for tokens: no server, no second process, no threads of Python. Tokens are those that
-`generate` and `serve` give for the same request.
+The engine is the worker's own. It computes in this process, one step at a time while somebody reads
+tokens: no server, no second process, no Python threads. The tokens are those that `generate` and
+`serve` give for the same request.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ Message = Mapping[str, Any]  # {"role": "user", "content": "..."}
 class Answer:
     """A finished answer; `str(answer)` is its text.
 
-    token_ids: all ids drawn. stop: why it ended. usage: tokens and times. logprobs: one for each
-    token where `logprobs` was asked for. warnings: what the model's files make one expect.
+    token_ids: all ids drawn. stop: why it ended. usage: tokens and times. logprobs: one per token,
+    if `logprobs` was requested. warnings: problems that the model's files lead to.
     """
 
     text: str
@@ -76,8 +76,8 @@ def load(model: str = "smollm2", **options: Any) -> Model:
     """Load a model: an alias, a directory, a `.gguf` file, `hf:owner/name` or `pypi:package`.
 
     options: those of the command line, e.g. `backend="reference"`, `ctx=4096`, `threads=4`;
-    environment variables (RBEE_...) count where an option is not given. Downloads what is not here.
-    Raises UsageError and ModelError's children, each with a fix in its message.
+    an option that is not given takes its environment variable (RBEE_...). Downloads the model if it
+    is not on this machine. Raises UsageError and subclasses of ModelError, each with a fix.
     """
     settings = _settings({"model": model, **options})
     path = resolve(settings.model, cache_dir=settings.cache_dir)
@@ -85,10 +85,10 @@ def load(model: str = "smollm2", **options: Any) -> Model:
 
 
 class Model:
-    """A loaded model. Not for several threads at once; close it, or use it in a `with` block."""
+    """A loaded model. Use it from one thread at a time; close it, or use it in a `with` block."""
 
     def __init__(self, settings: Settings, name: str) -> None:
-        """settings.model is a path; name: what the model is called."""
+        """settings.model: a path; name: the model's name in answers."""
         self.settings = settings
         self._text: TextSide = open_text(open_found(name, Path(settings.model)))
         engine, info = load_engine(settings, lambda loading: None)
@@ -114,12 +114,12 @@ class Model:
         return _gathered(self.events(_request(prompt, params)))
 
     def stream(self, prompt: str | Sequence[int], **params: Any) -> Iterator[str]:
-        """`generate`, piece by piece as text. Leaving the loop ends the answer."""
+        """`generate`, piece by piece as text. Leaving the loop cancels the answer."""
         return _texts(self.events(_request(prompt, params)))
 
     def chat(self, messages: str | Sequence[Message], **params: Any) -> Answer:
-        """The next message of a conversation, by the model's own chat template; a string is one
-        message of the user. Raises as `generate`."""
+        """The next message of a conversation, by the model's own chat template; a string is taken
+        as one user message. Raises as `generate`."""
         return _gathered(self.events(_chat(messages, params)))
 
     def chat_stream(self, messages: str | Sequence[Message], **params: Any) -> Iterator[str]:
@@ -127,20 +127,21 @@ class Model:
         return _texts(self.events(_chat(messages, params)))
 
     def generate_all(self, prompts: Sequence[str | Sequence[int]], **params: Any) -> list[Answer]:
-        """`generate` for several prompts, computed together: the same tokens as one by one."""
+        """`generate` for several prompts computed together; the tokens are the same as one by
+        one."""
         streams = [self._start(_request(prompt, params)) for prompt in prompts]
         return [_gathered(self._events(one)) for one in streams]
 
     def events(self, request: Request) -> Iterator[Event]:
-        """Everything that happens to a request, as `generate --json` and the job API tell it."""
+        """All events of a request, as in `generate --json` and the job API."""
         return self._events(self._start(request))
 
     # ---- numbers
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """What the model computes after each of these tokens: float32 [len(ids), vocabulary].
+        """The model's logits after each of these tokens: float32 [len(ids), vocabulary].
 
-        Raises UsageError for ids that the model has not, or more than its context.
+        Raises UsageError for ids outside the vocabulary, or more than the context.
         """
         size, most = self.info.vocab_size, self.info.context
         wrong = [i for i in ids if not 0 <= i < size]
@@ -152,7 +153,7 @@ class Model:
     # ---- life
 
     def close(self) -> None:
-        """Give the memory back. Harmless if repeated."""
+        """Free the memory. Safe to repeat."""
         self._engine = None
         self._live.clear()
 
@@ -185,7 +186,7 @@ class Model:
         yield live.started(self.info)
         try:
             while True:
-                event = live.take()
+                event = live.events.take()
                 if event is not None:
                     yield event
                     if isinstance(event, End | Error):
@@ -197,7 +198,7 @@ class Model:
                 self._engine.cancel(Cancel(seq=live.seq, rule="CANCELLED"))
 
     def _step(self) -> None:
-        """One step of the engine; every live request gets what is its own."""
+        """One step of the engine; each live request gets its own messages."""
         engine = self._running()
         outputs: list[Output] = engine.step()
         for m in outputs:
@@ -225,7 +226,7 @@ def _chat(messages: str | Sequence[Message], params: Mapping[str, Any]) -> Reque
 
 
 def _settings(options: Mapping[str, Any]) -> Settings:
-    """Raises UsageError for an option that is unknown, or means nothing without a server."""
+    """Raises UsageError for an option that is unknown, or has no effect without a server."""
     known = [o.field for o in OPTIONS if o.group != SERVE]
     for name in options:
         if name not in known:
@@ -237,7 +238,7 @@ def _settings(options: Mapping[str, Any]) -> Settings:
 
 
 def _gathered(events: Iterator[Event]) -> Answer:
-    """An answer of all its events. Raises what ended it in an error."""
+    """The answer that these events make up. Raises the error that ended it, if any."""
     texts: list[str] = []
     ids: list[int] = []
     logprobs: list[TokenLogprob] = []
@@ -262,7 +263,7 @@ def _gathered(events: Iterator[Event]) -> Answer:
                 tuple(logprobs) if wanted else None,
                 started.warnings,
             )
-    raise InferenceFailed("the engine gave no end to this request.")
+    raise InferenceFailed("the engine did not end this request.")
 
 
 def _texts(events: Iterator[Event]) -> Iterator[str]:

@@ -1,16 +1,31 @@
-"""What this process may use of the machine: memory and cores, container limits included."""
+"""What this process may use of the machine: memory and cores, container limits included; the user's
+cache directory; and which resource an error says is short."""
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
 _CPUS = Path("/sys/devices/system/cpu")
+_NO_HOME = "/nonexistent"  # what Debian calls the home of users that have none
+
+
+def user_cache() -> Path:
+    """The user's cache directory: XDG_CACHE_HOME, or .cache in the home directory.
+
+    Whoever has no home directory gets a path that does not exist and often cannot be made.
+    """
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(given):  # the XDG specification ignores relative paths
+        return Path(given)
+    home = os.path.expanduser("~")
+    return Path(home if os.path.isabs(home) else _NO_HOME) / ".cache"
 
 
 def available_memory(proc: Path = Path("/proc"), cgroup: Path = _CGROUP) -> int:
-    """Bytes that can still be allocated without swapping: the system's and the container's."""
+    """Bytes that can still be allocated without swapping, within the container's limit."""
     found = [n for n in (_meminfo(proc), _cgroup_left(cgroup)) if n is not None]
     if found:
         return max(0, min(found))
@@ -18,13 +33,33 @@ def available_memory(proc: Path = Path("/proc"), cgroup: Path = _CGROUP) -> int:
 
 
 def allowed_cores(cpus: Path = _CPUS, cgroup: Path = _CGROUP) -> int:
-    """Physical cores this process may run on, within the container's quota; at least 1."""
+    """Physical cores that this process may run on, within the container's quota; at least 1."""
     mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if not mine:
         return max(1, (os.cpu_count() or 2) // 2)
     cores = {_siblings(cpus, cpu) for cpu in mine}
     quota = _cpu_quota(cgroup)
     return max(1, len(cores) if quota is None else min(len(cores), quota))
+
+
+def shortage(error: BaseException | None) -> tuple[str, str] | None:
+    """What the machine gives this process too little of, and the fix, where that is why `error`
+    was raised."""
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        text = str(error)
+        if number in (errno.EMFILE, errno.ENFILE):
+            return "no more files may be open.", "allow more of them (ulimit -n)."
+        if number == errno.EAGAIN or "can't start new thread" in text:
+            fix = "allow more of them (ulimit -u, the container's limit), or free some memory."
+            return "no more processes or threads may be started.", fix
+        # the last is what the dynamic linker says of a library
+        gone = isinstance(error, MemoryError) or "failed to map segment" in text
+        if gone or number == errno.ENOMEM:
+            fix = "free some, raise its limit (ulimit -v, the container's), or use a smaller model."
+            return "there is not enough memory to begin.", fix
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _meminfo(proc: Path) -> int | None:
@@ -36,7 +71,7 @@ def _meminfo(proc: Path) -> int | None:
 
 
 def _cgroup_left(cgroup: Path) -> int | None:
-    """What is left under a cgroup v2 limit; file pages that can be dropped count as free."""
+    """Bytes left under a cgroup v2 limit; file pages that can be dropped count as free."""
     limit, used = _read(cgroup / "memory.max").strip(), _read(cgroup / "memory.current").strip()
     if not limit.isdigit() or not used.isdigit():
         return None
@@ -45,7 +80,7 @@ def _cgroup_left(cgroup: Path) -> int | None:
 
 
 def _cpu_quota(cgroup: Path) -> int | None:
-    """Whole cores' worth of time that cgroup v2 grants; None = no limit."""
+    """The number of whole cores that cgroup v2 grants time for; None = no limit."""
     parts = _read(cgroup / "cpu.max").split()
     if len(parts) != 2 or not parts[0].isdigit():
         return None

@@ -1,7 +1,7 @@
-"""The words every part of the worker shares: parameters, requests, events, records.
+"""The data types that all parts of the worker share: parameters, requests, events, records.
 
-All are frozen `msgspec.Struct`s, so they travel between processes and onto the wire unchanged.
-This module knows nothing of torch, of tokenizers or of HTTP.
+All are frozen `msgspec.Struct`s, so they go between processes and onto the wire unchanged. This
+module knows nothing of torch, tokenizers or HTTP.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from msgspec import Struct
 
 
 class EosToken(Struct, frozen=True, kw_only=True):
-    """An id that ends a sequence, and every place that says so."""
+    """An id that ends a sequence, and every place that defines it as such."""
 
     id: int
     text: str
@@ -22,7 +22,7 @@ class EosToken(Struct, frozen=True, kw_only=True):
 
 
 class SamplingParams(Struct, frozen=True, kw_only=True):
-    """One request's parameters, resolved: every field has a value, in range.
+    """The resolved parameters of one request: every field has a value within its range.
 
     Meanings and ranges: docs/worker-api.md, "Infer parameters"; `params/` is the only producer.
     The engine reads ids and numbers; `stop` and `skip_special_tokens` belong to the client.
@@ -43,7 +43,7 @@ class SamplingParams(Struct, frozen=True, kw_only=True):
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     min_tokens: int = 0
-    logprobs: int | None = None  # None = none; 0 = the chosen token only; k = and the k likeliest
+    logprobs: int | None = None  # None = none; 0 = the drawn token only; k = also the k most likely
     echo: bool = False  # the prompt (and, with logprobs, its log-probabilities) comes first
     skip_special_tokens: bool = True
     speculation: bool = True  # False: nothing is drafted, whatever the worker's settings
@@ -55,11 +55,11 @@ Rule = Literal[
 
 
 class StopRecord(Struct, frozen=True, kw_only=True):
-    """Why a sequence ended: one record, whatever the cause."""
+    """Why a sequence ended: one record for all causes."""
 
     rule: Rule
     at: int  # number of output tokens when it ended
-    token_id: int | None = None  # EOS and stop ids: which
+    token_id: int | None = None  # the EOS or stop id
     token_text: str | None = None
     origin: str | None = None  # where the rule comes from: "request", "generation_config.json", ...
     sequence: str | None = None  # the stop string that matched
@@ -88,33 +88,33 @@ class TokenLogprob(Struct, frozen=True, kw_only=True, gc=False):
 
     id: int
     logprob: float
-    top: tuple[tuple[int, float], ...] = ()  # (id, logprob), likeliest first; ties: lower id first
+    top: tuple[tuple[int, float], ...] = ()  # (id, logprob), most likely first; ties: lower id
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """What a caller asks, before anything is resolved. Exactly one of the three prompts is set."""
+    """A caller's request, before anything is resolved. Exactly one of the three prompts is set."""
 
     id: str
     prompt: str | None = None
     messages: tuple[dict[str, Any], ...] | None = None
     token_ids: tuple[int, ...] | None = None
-    params: dict[str, Any] = {}  # raw: names and values as the caller wrote them
+    params: dict[str, Any] = {}  # names and values as the caller wrote them
     surface: Literal["job", "generate", "completions", "chat"] = "job"
     choice: int = 0  # index among `n` answers to one prompt; part of the random key
     timeout_s: float | None = None
     template_args: dict[str, Any] = {}  # e.g. {"enable_thinking": False}
     add_generation_prompt: bool | None = None  # messages: None = unless the last one is continued
     continue_final_message: bool | None = None  # messages: the last one is left open
-    add_special_tokens: bool | None = None  # None = for a prompt, which no template has rendered
+    add_special_tokens: bool | None = None  # None = yes for a prompt that no template rendered
 
 
 class Resolved(Struct, frozen=True, kw_only=True):
-    """Parameters with the place each came from: "request", "generation_config", "default"."""
+    """Parameters with their origins: "request", "generation_config", "default", "random"."""
 
     params: SamplingParams
     origins: dict[str, str]
-    ignored: tuple[str, ...] = ()  # unknown keys let through by --lenient
-    exempt_ids: tuple[int, ...] = ()  # never touched by the repetition penalty
+    ignored: tuple[str, ...] = ()  # unknown keys that --lenient let through
+    exempt_ids: tuple[int, ...] = ()  # ids that the repetition penalty never changes
 
 
 # ---- events of one request, in order: Started, then Token / Narration / Metrics, then End or Error
@@ -132,7 +132,7 @@ class Started(Struct, frozen=True, kw_only=True, tag="started", tag_field="type"
 
 
 class Token(Struct, frozen=True, kw_only=True, gc=False, tag="token", tag_field="type"):
-    """Whole UTF-8 text and the ids that make it; `i` is the first one's place in the output."""
+    """Complete UTF-8 text and its ids; `i` is the first id's position in the output."""
 
     t: str
     i: int
@@ -141,13 +141,14 @@ class Token(Struct, frozen=True, kw_only=True, gc=False, tag="token", tag_field=
 
 
 class PromptLogprobs(Struct, frozen=True, kw_only=True, tag="prompt_logprobs", tag_field="type"):
-    """Only with `echo` and `logprobs`: one entry a prompt token, None for the first."""
+    """Only with `echo` and `logprobs`: the prompt's next tokens, as they are computed; one entry
+    per token, None for the first of all."""
 
     logprobs: tuple[TokenLogprob | None, ...]
 
 
 class Narration(Struct, frozen=True, kw_only=True, tag="narration", tag_field="type"):
-    """What is happening, in words a person likes to read."""
+    """What is happening, in a sentence for people."""
 
     actor: str
     action: str
@@ -165,9 +166,9 @@ class Metrics(Struct, frozen=True, kw_only=True, tag="metrics", tag_field="type"
 class End(Struct, frozen=True, kw_only=True, tag="end", tag_field="type"):
     stop: StopRecord
     usage: Usage
-    ids: tuple[int, ...] = ()  # last tokens that completed no character or lie inside a stop string
-    text: str = ""  # their text, flushed
-    logprobs: tuple[TokenLogprob, ...] | None = None  # of `ids`, if they were asked for
+    ids: tuple[int, ...] = ()  # last ids, which completed no character or are in a stop string
+    text: str = ""  # the rest of the text
+    logprobs: tuple[TokenLogprob, ...] | None = None  # of `ids`, if requested
 
 
 class Error(Struct, frozen=True, kw_only=True, tag="error", tag_field="type"):
@@ -179,22 +180,22 @@ Event = Started | PromptLogprobs | Token | Narration | Metrics | End | Error
 
 
 class ModelInfo(Struct, frozen=True, kw_only=True):
-    """What the engine says of itself once it can serve."""
+    """The engine's description of itself, once it can serve."""
 
-    model: str  # the reference it was asked for
+    model: str  # the reference that the user gave
     arch: str
     device: str  # "cpu", "cuda:0"
     backend: str  # "reference", "cpu", "cuda"
     dtype: str
     kv_dtype: str
     context: int  # longest sequence, tokens
-    vocab_size: int  # rows of the head: ids are 0 .. vocab_size-1
-    kv_tokens: int  # tokens the pool holds in all
+    vocab_size: int  # rows of the output head: ids are 0 .. vocab_size-1
+    kv_tokens: int  # tokens that the pool holds
     block_size: int
-    weight_bytes: int  # as held
+    weight_bytes: int  # in memory
     kv_bytes: int
     n_layers: int
     n_parameters: int
     speculate: str = "off"  # how tokens are drafted: "off", "ngram"
     load_s: dict[str, float] = {}  # phase -> seconds
-    notes: tuple[str, ...] = ()  # warnings worth a person's eye
+    notes: tuple[str, ...] = ()  # warnings for the user

@@ -1,7 +1,7 @@
-"""Job events as they stand on the wire: what the server writes and the Python client reads.
+"""Job events in their wire form: what the server writes and the Python client reads.
 
-`types.Event` is what happened; this module is how a job stream says it (docs/worker-api.md,
-"Job events"). The structs are also the source of the OpenAPI schema. Knows nothing of HTTP.
+`types.Event` is what happened; this module is how a job stream represents it (docs/worker-api.md,
+"Job events"). The structs are also the source of the OpenAPI schema. No HTTP here.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from msgspec import UNSET, Struct, UnsetType
 from rbee_worker import types
 from rbee_worker.types import StopRecord
 
-TokenText = Callable[[int], str]  # an id's literal piece, for reports
+TokenText = Callable[[int], str]  # an id's text in the vocabulary, for reports
 
 
 class ResolvedValue(Struct, frozen=True):
-    """One parameter as it was used, and the place its value came from."""
+    """One parameter's value, and its origin."""
 
     value: Any
     origin: str  # "request", "generation_config", "default"
@@ -47,8 +47,8 @@ class Started(Struct, frozen=True, kw_only=True, tag="started", tag_field="type"
     prompt_tokens: int
     seed: int
     sampling: dict[str, ResolvedValue]
-    exempt_ids: tuple[int, ...] = ()  # never touched by the repetition penalty
-    ignored: tuple[str, ...] = ()  # unknown keys let through by --lenient
+    exempt_ids: tuple[int, ...] = ()  # ids that the repetition penalty never changes
+    ignored: tuple[str, ...] = ()  # unknown keys that --lenient let through
     warnings: tuple[str, ...] = ()
 
 
@@ -60,7 +60,8 @@ class Token(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="token", 
 
 
 class PromptLogprobs(Struct, frozen=True, kw_only=True, tag="prompt_logprobs", tag_field="type"):
-    """One entry a prompt token; the first has none to be predicted from."""
+    """Scores of the prompt's next tokens, as they are computed: a long prompt has several of these
+    events. One entry per token; None for the first of all, which has nothing before it."""
 
     logprobs: tuple[ScoredToken | None, ...]
 
@@ -92,9 +93,9 @@ class End(Struct, frozen=True, kw_only=True, tag="end", tag_field="type"):
     preemptions: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
-    ids: tuple[int, ...] = ()  # last ids that completed no character, or lie in a stop string
-    text: str = ""  # what they flush to
-    logprobs: tuple[ScoredToken, ...] | UnsetType = UNSET  # of `ids`, if they were asked for
+    ids: tuple[int, ...] = ()  # last ids, which completed no character or are in a stop string
+    text: str = ""  # the rest of the text
+    logprobs: tuple[ScoredToken, ...] | UnsetType = UNSET  # of `ids`, if requested
     trace: list[dict[str, Any]] | UnsetType = UNSET  # with `"trace": true`: this job's phases
 
 
@@ -107,7 +108,7 @@ JobEvent = Started | Token | PromptLogprobs | Narration | Metrics | End | Error
 
 
 def sampling_table(resolved: types.Resolved) -> dict[str, ResolvedValue]:
-    """Every resolved parameter with its origin; a field nobody named comes from `default`."""
+    """Every resolved parameter with its origin; the origin of a field without one is `default`."""
     values = msgspec.structs.asdict(resolved.params)
     values["logit_bias"] = {str(k): v for k, v in resolved.params.logit_bias.items()}
     return {k: ResolvedValue(v, resolved.origins.get(k, "default")) for k, v in values.items()}
@@ -121,7 +122,8 @@ def scored(entry: types.TokenLogprob, text: TokenText) -> ScoredToken:
 def job_event(
     event: types.Event, text: TokenText, trace: list[dict[str, Any]] | UnsetType = UNSET
 ) -> JobEvent:
-    """The wire form of `event`; `text` names ids in logprobs, `trace` goes into `end`."""
+    """The wire form of `event`; text: names the ids in logprobs; trace: goes into the `end`
+    event."""
     match event:
         case types.Token(t=t, i=i, ids=ids, logprobs=None):
             return Token(t=t, i=i, ids=ids)

@@ -46,6 +46,7 @@ from tests.prompts import random_prompt as prompt
 
 WITH_GGUF = [a for a in ARCHS if a.gguf_arch is not None]
 TOLERANCE = 1e-4  # norm of the difference over norm, float32 against float32
+AMPLIFIED = 30  # how much larger a tiny model may make an error
 
 
 def rows(archs: list[Arch] | tuple[Arch, ...]) -> pytest.MarkDecorator:
@@ -91,6 +92,34 @@ def test_a_tiny_model_has_the_whole_pattern_of_layers(arch: Arch) -> None:
         if kinds[first:-period] == kinds[first + period :]
     )
     assert arch.config().num_hidden_layers >= longest
+
+
+@rows(ARCHS)
+def test_a_tiny_model_is_well_conditioned(arch: Arch) -> None:
+    """What differs by rounding alone stays small, whoever computes it: in transformers, a change of
+    the embeddings is not a much larger change of the logits. The least of three, of most positions:
+    a change may turn a router to another expert, which is no rounding."""
+    model, tokens = oracle(arch), torch.tensor([prompt(arch.prompt)])
+    size, drawn = 1e-5, torch.Generator().manual_seed(1)
+
+    def changed(module: Any, given: Any, x: Tensor) -> Tensor:
+        return x + size * x.square().mean().sqrt() * torch.randn(x.shape, generator=drawn)
+
+    def logits() -> Tensor:
+        with torch.inference_mode():
+            found: Tensor = model(tokens).logits[0]
+        return found
+
+    before, changes = logits(), []
+    hook = model.get_input_embeddings().register_forward_hook(changed)
+    for _ in range(3):
+        change = (logits() - before).norm(dim=-1) / before.norm(dim=-1)
+        changes.append(torch.median(change).item() / size)
+    hook.remove()
+    assert min(changes) < AMPLIFIED, (
+        f"{arch.id}: its layers make an error {min(changes):.0f} times as large, so that rounding "
+        "looks like a fault: what a layer adds must not outweigh what it is given (factors, norms)"
+    )
 
 
 def layers_that_differ(arch: Arch, model: Decoder) -> str:
@@ -258,7 +287,7 @@ def test_experts_of_different_formats_are_refused(folder: Path) -> None:
     arch = next(a for a in ARCHS if a.id == "mixtral-2023")
     quant = gguf.GGMLQuantizationType.Q8_0
     path = write_gguf(arch, oracle(arch), folder / "mixed.gguf", quant, only="ffn_up.1.weight")
-    with pytest.raises(UnsupportedModel, match="experts hold their w1 and w3 in different formats"):
+    with pytest.raises(UnsupportedModel, match="the experts' w1 and w3 have different formats"):
         load(path)
 
 

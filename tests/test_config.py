@@ -101,8 +101,8 @@ def test_a_variable_that_does_not_exist_is_named_with_the_nearest() -> None:
         **{option.env: "" for option in OPTIONS},
     }
     assert unknown_variables(environ) == [
-        "the environment variable RBEE_SECRET_KEY is none of this program's",
-        "the environment variable RBEE_THREAD is none of this program's; "
+        "the environment variable RBEE_SECRET_KEY is not one of this program's",
+        "the environment variable RBEE_THREAD is not one of this program's; "
         "did you mean RBEE_THREADS?",
     ]
 

@@ -125,9 +125,8 @@ def test_every_error_is_one_short_line_with_a_fix(kind: type[WorkerError], messa
 def test_a_fix_of_its_own_stays() -> None:
     assert errors.ModelError("a.", fix="b").line == "a. Fix: b"
     assert errors.ModelError("a. Fix: b").line == "a. Fix: b"  # as an engine sends it
-    assert (
-        errors.InvalidRequest([FieldError("a", "b", "c")]).line == "a: c. Fix: change what is named"
-    )
+    refused = errors.InvalidRequest([FieldError("a", "b", "c")])
+    assert refused.line == "a: c. Fix: change the fields that are named"
 
 
 def test_the_middle_gives_way() -> None:

@@ -17,7 +17,7 @@ BASE = {"types", "errors", "config", "params", "machine", "extras"}
 MAY = {
     "types": set(),
     "errors": set(),
-    "extras": {"errors"},
+    "extras": {"errors", "machine"},
     "config": {"errors"},
     "params": BASE,
     "observe": BASE | {"observe"},

@@ -1,4 +1,7 @@
-"""A path or reference becomes metadata and tensors in HF vocabulary. Torch-free but `weights`."""
+"""A path or reference becomes metadata and tensors in Hugging Face (HF) vocabulary, without torch.
+
+`open_checkpoint` is the way in. Every reader speaks HF names, whatever the file on disk calls them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ __all__ = ["Checkpoint", "open_checkpoint", "open_found"]
 
 
 def __getattr__(name: str) -> Any:
-    """Opening is imported when it is first used: finding a model (`refs`) needs none of it."""
+    """Import `opened` on first use: finding a model (`refs`) needs none of it."""
     if name in __all__:
         from rbee_worker.checkpoint import opened
 

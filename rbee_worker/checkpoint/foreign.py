@@ -1,5 +1,7 @@
-"""Checkpoints of other kinds, called what they are: quantized by another library, an adapter, an
-export, a pointer. "Damaged, download it again" would send people round in circles.
+"""Recognizes checkpoints that this worker cannot load, and says what they are: weights quantized by
+another library, an adapter, an export for another runtime, a git-lfs pointer.
+
+Calling such a file damaged would only make the user download it again.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from rbee_worker.errors import UnsupportedModel
 
 _PLAIN = "use the model's plain safetensors version, or a .gguf file of it"
 
-# `quant_method` of a quantization_config -> who quantizes so.
+# `quant_method` of a quantization_config -> the library or format that uses it.
 METHODS: Mapping[str, str] = MappingProxyType(
     {
         "aqlm": "AQLM",
@@ -49,7 +51,7 @@ METHODS: Mapping[str, str] = MappingProxyType(
         "vptq": "VPTQ",
     }
 )
-# The end of a tensor's name that only these have.
+# Suffixes of tensor names that occur in quantized checkpoints only.
 _TELLTALES = (
     (".qzeros", "GPTQ or AWQ"),
     (".g_idx", "GPTQ"),
@@ -60,10 +62,10 @@ _TELLTALES = (
     (".weight_packed", "compressed-tensors"),
     (".weight_scale_2", "NVIDIA ModelOpt"),
 )
-# Files beside which there is nothing to load -> what they are, and what can be done.
+# Files that, where there are no other weights, mean another kind of model -> what it is, the fix.
 _FILES = (
     ("*.onnx", "an ONNX export", _PLAIN),
-    ("model_index.json", "a diffusers pipeline: it makes pictures, not text", "use a text model"),
+    ("model_index.json", "a diffusers pipeline: it makes images, not text", "use a text model"),
     ("consolidated*.pth", "Meta's own format, pickled", _PLAIN),
     ("params.json", "Mistral's or Meta's own format", "use the version made for transformers"),
     ("tf_model.h5", "TensorFlow weights", _PLAIN),
@@ -74,18 +76,18 @@ _FILES = (
 )
 _ADAPTER = "adapter_config.json"
 
-# general.type, or general.architecture, of GGUF files that are no model.
+# `general.type` or `general.architecture` of GGUF files that are not models.
 _GGUF = {
-    "adapter": ("a LoRA adapter", "merge it into its model (llama-export-lora), and give that"),
-    "mmproj": ("the part that sees pictures (mmproj)", "give the .gguf file of the text model"),
-    "clip": ("the part that sees pictures (mmproj)", "give the .gguf file of the text model"),
+    "adapter": ("a LoRA adapter", "merge it into its model (llama-export-lora), and use that"),
+    "mmproj": ("an image encoder (mmproj)", "give the .gguf file of the text model"),
+    "clip": ("an image encoder (mmproj)", "give the .gguf file of the text model"),
     "imatrix": ("an importance matrix", "give the .gguf file of the model"),
     "vocab": ("a vocabulary without weights", "give the .gguf file of the model"),
 }
 
 
 def refuse_directory(path: Path) -> None:
-    """Raise UnsupportedModel for a directory that holds something else than a model."""
+    """Raise UnsupportedModel for a directory that holds something other than a model."""
     weights = [f for f in path.glob("*.safetensors") if not f.name.startswith("consolidated")]
     adapter = path / _ADAPTER
     if adapter.is_file() and not any(not f.name.startswith("adapter") for f in weights):
@@ -93,7 +95,7 @@ def refuse_directory(path: Path) -> None:
         of = f" of {base!r}" if base else ""
         raise UnsupportedModel(
             f"{path}: a LoRA adapter{of}, not a model.",
-            fix="merge it into its model (peft: merge_and_unload, save_pretrained), and give that",
+            fix="merge it into its model (peft: merge_and_unload, save_pretrained), and use that",
         )
     if weights or list(path.glob("*.gguf")) or list(path.glob("*.bin")):
         return
@@ -105,7 +107,7 @@ def refuse_directory(path: Path) -> None:
 def refuse_quantized(config: Mapping[str, Any], source: TensorSource, where: str) -> None:
     """Raise UnsupportedModel for weights that another library has quantized.
 
-    Those that `scaled` reads are its own to check.
+    The formats that `scaled` reads pass: `scaled` checks them itself.
     """
     given = config.get("quantization_config") or config.get("compression_config")
     if isinstance(given, dict):
@@ -125,7 +127,7 @@ def refuse_quantized(config: Mapping[str, Any], source: TensorSource, where: str
 
 
 def refuse_gguf(metadata: Mapping[str, Any], where: str) -> None:
-    """Raise UnsupportedModel for a GGUF file that is a part of something, not a model."""
+    """Raise UnsupportedModel for a GGUF file that is only a part of a model, or no model at all."""
     for key in ("general.type", "general.architecture"):
         found = metadata.get(key)
         if isinstance(found, str) and found in _GGUF:

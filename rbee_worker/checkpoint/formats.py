@@ -1,6 +1,7 @@
-"""Weight formats: names, block sizes, bytes; and `Packed`, a tensor exactly as its file holds it.
+"""Weight formats (names, block sizes, byte sizes) and `Packed`, a tensor exactly as its file holds
+it.
 
-Torch-free. How a format is decoded lives in `ops`; here stands only what is needed to check sizes.
+This module knows only sizes; `decoding` knows how a format's values are computed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Format(NamedTuple):
     block: int
     bytes: int
     ggml: int | None  # type number in a GGUF file
-    is_float: bool  # every value stands alone: value operations are allowed
+    is_float: bool  # each value has its own bytes, so operations on single values are allowed
 
 
 FORMATS: dict[str, Format] = {
@@ -45,7 +46,7 @@ FORMATS: dict[str, Format] = {
         Format("I16", 1, 2, 25, False),
         Format("I32", 1, 4, 26, False),
         Format("I64", 1, 8, 27, False),
-        # Sizes known, so that a file can be inspected; `DECODABLE` says what can be computed with.
+        # Known by size only, so that such files can be inspected; see `DECODABLE`.
         Format("U8", 1, 1, None, False),
         Format("U16", 1, 2, None, False),
         Format("U32", 1, 4, None, False),
@@ -69,7 +70,7 @@ FORMATS: dict[str, Format] = {
         Format("TQ1_0", 256, 54, 34, False),
         Format("TQ2_0", 256, 66, 35, False),
         Format("MXFP4", 32, 17, 39, False),
-        # No file's own: 128 of F8_E4M3 behind their float32 scale; `scaled` makes it.
+        # In no file: 128 F8_E4M3 values preceded by their float32 scale, made by `scaled`.
         Format("F8_B128", 128, 132, None, False),
     )
 }
@@ -78,7 +79,7 @@ GGML_FORMATS: dict[int, Format] = {f.ggml: f for f in FORMATS.values() if f.ggml
 
 FLOATS: frozenset[str] = frozenset(f.name for f in FORMATS.values() if f.is_float)
 
-# Formats whose values can be computed with; the others are read as bytes at most.
+# Formats whose values can be computed with; the bytes of the others can be read at most.
 DECODABLE: frozenset[str] = FLOATS | {
     *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
     *("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS"),
@@ -89,7 +90,7 @@ INTEGERS: frozenset[str] = frozenset({"I8", "I16", "I32", "I64", "U8", "U16", "U
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor's format and shape in HF order (outermost first), without its data."""
+    """A tensor's format and its shape in HF order (outermost first), without its data."""
 
     format: str
     shape: tuple[int, ...]
@@ -98,10 +99,11 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Packed:
-    """A tensor in its file's own encoding: rows of blocks, nothing decoded.
+    """A tensor in its file's own encoding: rows of blocks, not decoded.
 
-    data: uint8 [rows, row_bytes], rows = product of shape[:-1] (1 for vectors and scalars), usually
-    a view into a mapped file. Row operations are valid on every format: blocks run along a row.
+    data: uint8 [rows, row_bytes], where rows is the product of shape[:-1] (1 for vectors and
+    scalars); usually a view of a mapped file. A block never spans two rows, so whole rows can be
+    moved in every format.
     """
 
     data: npt.NDArray[np.uint8]
@@ -110,7 +112,7 @@ class Packed:
 
 
 def refuse_unreadable(format: str, tensor: str, where: str) -> None:
-    """Raise UnsupportedModel for a format whose bytes nothing here can make sense of."""
+    """Raise UnsupportedModel for a format that can be neither decoded nor read as integers."""
     if format not in DECODABLE and format not in INTEGERS:
         raise UnsupportedModel(
             f"{where}: tensor {tensor!r} is in format {format}, which cannot be read yet.",
@@ -119,7 +121,7 @@ def refuse_unreadable(format: str, tensor: str, where: str) -> None:
 
 
 class TensorSource(Protocol):
-    """Named tensors in HF vocabulary; nothing is read before `read`."""
+    """Named tensors in HF vocabulary. Data is read by `read` only."""
 
     def names(self) -> list[str]: ...
 
@@ -130,5 +132,5 @@ class TensorSource(Protocol):
     def read(self, name: str) -> Packed: ...
 
     def release(self) -> None:
-        """Mapped pages of the files may leave memory; what is read again comes from the files."""
+        """Let mapped pages leave memory; they are read from the files again when needed."""
         ...

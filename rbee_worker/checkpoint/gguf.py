@@ -1,7 +1,7 @@
-"""The GGUF container: metadata and a directory of tensors in one mapped file.
+"""The GGUF container: metadata and a tensor directory in one memory-mapped file.
 
-Knows no architecture and decodes no weights. Everything is checked against the file's size before
-it is used, and a tensor is a view of the file.
+This module knows no architecture and decodes no weights. It checks everything against the file's
+size before use, and returns tensors as views of the file.
 Format: github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, little endian).
 """
 
@@ -20,20 +20,20 @@ from rbee_worker.checkpoint.gguf_header import FOREIGN, REFETCH, Cursor, Metadat
 from rbee_worker.checkpoint.mapping import map_file, release
 from rbee_worker.errors import CheckpointError
 
-MIN_BYTES = 24  # magic, version, two counts
+MIN_BYTES = 24  # magic number, version, two counts
 MAX_TENSORS = 1 << 17
 MAX_NAME_BYTES = 1 << 10
 MAX_DIMENSIONS = 4
 MAX_ALIGNMENT = 1 << 20
 
-# How other files begin.
+# How files of other kinds begin -> what to call them.
 _MAGIC = {
-    b"PK\x03\x04": ", but a zip archive, as PyTorch pickles into",
+    b"PK\x03\x04": ", but a zip archive, such as a PyTorch pickle",
     b"\x80\x02": ", but a Python pickle",
-    b"lmgg": ", but GGML of before August 2023",
-    b"fmgg": ", but GGML of before August 2023",
-    b"tjgg": ", but GGML of before August 2023",
-    b"algg": ", but a LoRA adapter of before August 2023",
+    b"lmgg": ", but a GGML file from before August 2023",
+    b"fmgg": ", but a GGML file from before August 2023",
+    b"tjgg": ", but a GGML file from before August 2023",
+    b"algg": ", but a LoRA adapter from before August 2023",
     b"\x89HDF": ", but HDF5",
     b"\x1f\x8b": ", but compressed with gzip",
     b"<!DO": ", but a web page",
@@ -44,8 +44,8 @@ _MAGIC = {
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """One entry of the directory. shape: outermost first; offset: from the start of its file;
-    part: number of that file, where a model is in several."""
+    """One directory entry. shape: outermost dimension first; offset: from the start of its file;
+    part: the number of that file, if the model is split into several."""
 
     format: str
     shape: tuple[int, ...]
@@ -56,7 +56,7 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufFile:
-    """An open GGUF file. Tensors keep the names and row order that the file gives them."""
+    """An open GGUF file. Tensors keep the names and the row order of the file."""
 
     path: Path
     version: int
@@ -67,7 +67,7 @@ class GgufFile:
 
     @classmethod
     def open(cls, path: Path) -> GgufFile:
-        """Map the file and check its whole directory; no tensor data is touched.
+        """Map the file and check its whole directory, without reading tensor data.
 
         Raises BadReference when it cannot be opened, CheckpointError when it is damaged.
         """
@@ -80,14 +80,14 @@ class GgufFile:
         return cls(path, version, alignment, metadata, tensors, (cursor.data,))
 
     def info(self, name: str) -> TensorInfo:
-        """Raises KeyError when there is no such tensor."""
+        """Raises KeyError if there is no such tensor."""
         t = self.tensors[name]
         return TensorInfo(t.format, t.shape, t.nbytes)
 
     def read(self, name: str) -> Packed:
-        """A view of the tensor's blocks in the mapped file (read-only, kept alive by the view).
+        """The tensor's blocks as a read-only view, which keeps the mapping alive.
 
-        Raises KeyError for an unknown name, UnsupportedModel for a format that nothing decodes.
+        Raises KeyError for an unknown name, UnsupportedModel for a format that has no decoder.
         """
         t = self.tensors[name]
         refuse_unreadable(t.format, name, str(self.path))
@@ -96,12 +96,15 @@ class GgufFile:
         return Packed(data.reshape(rows, t.nbytes // rows), t.format, t.shape)
 
     def release(self) -> None:
-        """Mapped pages may leave memory; they come back from the file when they are read."""
+        """Let the mapped pages leave memory; they are read from the file again when needed."""
         for data in self._data:
             release(data)
 
     def with_parts(self, others: Sequence[GgufFile]) -> GgufFile:
-        """This file with the tensors of others. Raises CheckpointError for one that two have."""
+        """This file with the tensors of `others` added.
+
+        Raises CheckpointError for a tensor that two files have.
+        """
         tensors, data = dict(self.tensors), self._data
         for number, other in enumerate(others, len(data)):
             for name, tensor in other.tensors.items():
@@ -168,7 +171,7 @@ def _directory(cursor: Cursor, n_tensors: int, alignment: int) -> dict[str, Gguf
 
 
 def _entry(cursor: Cursor, i: int, alignment: int) -> tuple[str, GgufTensor]:
-    """Directory entry i; its offset still counts from the start of the data."""
+    """Directory entry i. Its offset is still relative to the start of the tensor data."""
     name = cursor.text(f"the name of tensor {i}", MAX_NAME_BYTES)
     what = f"tensor {name!r}"
     n_dims = cursor.u32(what)

@@ -1,7 +1,7 @@
-"""The front of a GGUF file: a cursor that trusts no size, and metadata decoded on first use.
+"""The header of a GGUF file: a cursor that trusts no size, and metadata decoded on first use.
 
-Nothing is allocated before its size is checked, and nothing is decoded that nobody asks for: a
-hostile file costs neither time nor memory, a vocabulary of 128k tokens is stepped over in
+Nothing is allocated before its size is checked, and nothing is decoded before it is needed. A
+hostile file therefore costs neither time nor memory, and a vocabulary of 128k tokens is skipped in
 milliseconds.
 """
 
@@ -18,12 +18,12 @@ import numpy as np
 
 from rbee_worker.errors import CheckpointError
 
-MAX_METADATA_BYTES = 64 << 20  # a 262k vocabulary with merges takes 15 MiB
-MAX_ITEMS = 2 << 20  # keys, tensors and array elements in all
+MAX_METADATA_BYTES = 64 << 20  # a vocabulary of 262k tokens with merges takes 15 MiB
+MAX_ITEMS = 2 << 20  # total of keys, tensors and array elements
 MAX_KEYS = 1 << 16
 MAX_KEY_BYTES = 1 << 16
 MAX_NESTING = 4
-BATCH = 1 << 15  # strings decoded together
+BATCH = 1 << 15  # strings decoded in one call
 
 REFETCH = "download the file again (it is damaged or was cut short)"
 FOREIGN = "convert the model again with a current GGUF converter"
@@ -38,7 +38,8 @@ _NUMBERS: dict[int, np.dtype[Any]] = {
 
 
 class Cursor:
-    """Reads forward through the header of one file; every read is checked against its end."""
+    """Reads forward through one file's header; every read is checked against the end of the
+    file."""
 
     def __init__(self, path: Path, data: mmap.mmap) -> None:
         self.path = path
@@ -51,15 +52,15 @@ class Cursor:
         return CheckpointError(f"{self.path}: {what}.", fix=fix)
 
     def count(self, items: int, each: int, what: str) -> None:
-        """Refuse `items` things of at least `each` bytes that the file cannot hold."""
+        """Refuse `items` things of at least `each` bytes if the rest of the file is too small."""
         if items * each > self.size - self.at:
-            raise self.bad(f"{what} says {items} entries, the file ends before them")
+            raise self.bad(f"{what} says {items} entries, but the file ends before them")
         self.items += items
         if self.items > MAX_ITEMS:
-            raise self.bad(f"{what} brings the header over {MAX_ITEMS} items", FOREIGN)
+            raise self.bad(f"{what} takes the header over {MAX_ITEMS} items", FOREIGN)
 
     def skip(self, n: int, what: str) -> int:
-        """Step over n bytes; where they start."""
+        """Step over n bytes; returns the position where they start."""
         start = self.at
         if n > self.size - start:
             raise self.bad(f"the file ends inside {what}")
@@ -73,10 +74,10 @@ class Cursor:
         return int(_U64.unpack_from(self.data, self.skip(8, what))[0])
 
     def text(self, what: str, limit: int) -> str:
-        """A string that names something: short, valid UTF-8, not empty."""
+        """A string that is a name: not empty, at most `limit` bytes, valid UTF-8."""
         n = self.u64(what)
         if not 0 < n <= limit:
-            raise self.bad(f"the length of {what} is {n}, allowed is 1 to {limit}", FOREIGN)
+            raise self.bad(f"the length of {what} is {n}; it must be 1 to {limit}", FOREIGN)
         start = self.skip(n, what)
         try:
             return self.data[start : start + n].decode()
@@ -84,7 +85,7 @@ class Cursor:
             raise self.bad(f"{what} is not UTF-8") from None
 
     def value(self, kind: int, what: str, depth: int = 0) -> None:
-        """Step over a metadata value of type number `kind`."""
+        """Step over a metadata value; kind: the number of its type."""
         if kind == _STRING:
             self.skip(self.u64(what), what)
         elif kind == _ARRAY:
@@ -112,7 +113,7 @@ class Cursor:
             raise self.bad(f"{what} is an array of the unknown type {kind}", FOREIGN)
 
     def _strings(self, n: int, what: str) -> None:
-        # A vocabulary: hundreds of thousands of strings, so no call per string but the unpack.
+        # A vocabulary has hundreds of thousands of strings, so the loop makes one call per string.
         length, view, at, last = _U64.unpack_from, memoryview(self.data), self.at, self.size - 8
         for _ in range(n):
             if at > last:
@@ -124,15 +125,15 @@ class Cursor:
 
 
 class Metadata(Mapping[str, Any]):
-    """Keys of the file and their values, decoded on first use.
+    """The file's metadata keys and values. A value is decoded when it is first read.
 
-    Numbers are int, float or bool, strings str, arrays (also nested) lists of these.
+    Numbers become int, float or bool; strings become str; arrays, also nested ones, become lists.
     """
 
     def __init__(self, path: Path, data: mmap.mmap, index: dict[str, tuple[int, int]]) -> None:
         self._path = path
         self._data = data
-        self._index = index  # key -> (type number, where the value starts)
+        self._index = index  # key -> (type number, position where the value starts)
         self._decoded: dict[str, Any] = {}
 
     def __getitem__(self, key: str) -> Any:
@@ -151,12 +152,13 @@ class Metadata(Mapping[str, Any]):
         return len(self._index)
 
     def array_length(self, key: str) -> int | None:
-        """Elements of an array without decoding it; None when the key is absent or no array."""
+        """The length of an array, without decoding it; None if the key is absent or not an
+        array."""
         kind, at = self._index.get(key, (-1, 0))
         return int(_U64.unpack_from(self._data, at + 4)[0]) if kind == _ARRAY else None
 
     def _decode(self, kind: int, at: int, key: str) -> tuple[Any, int]:
-        """(value, where it ends). Sizes were checked when the file was opened."""
+        """(value, position where it ends). Sizes were checked when the file was opened."""
         if kind == _STRING:
             end = at + 8 + _U64.unpack_from(self._data, at)[0]
             return self._text(self._data[at + 8 : end], key), end
@@ -166,7 +168,8 @@ class Metadata(Mapping[str, Any]):
         return values[0], end
 
     def _text(self, raw: bytes, key: str) -> str:
-        """A string value. Descriptions may be in another encoding; what a prompt is made of not."""
+        """A string value. Only the tokenizer's strings must be valid UTF-8: prompts depend on
+        them."""
         try:
             return raw.decode(errors="strict" if key.startswith("tokenizer.") else "replace")
         except UnicodeDecodeError:
@@ -202,9 +205,10 @@ class Metadata(Mapping[str, Any]):
 
 
 def _decode_strings(view: memoryview, first: int, n: int) -> tuple[list[str] | None, int]:
-    """n strings from byte `first` on (None when one is not UTF-8), and where they end.
+    """n strings, the first at byte `first` (None if one is not UTF-8), and where the last one ends.
 
-    Each length gives way to one zero byte, so that all are decoded, then split, in one call.
+    Each length field is replaced with one zero byte; then one call decodes all strings and one
+    splits them.
     """
     starts, at, length = array("q"), first, _U64.unpack_from
     for _ in range(n):
@@ -217,7 +221,7 @@ def _decode_strings(view: memoryview, first: int, n: int) -> tuple[list[str] | N
     text[heads] = 0
     try:
         found = text[keep].tobytes().decode().split("\0")[1:]
-        if len(found) != n:  # a string has a zero byte of its own
+        if len(found) != n:  # a string contains a zero byte
             ends = [*starts[1:], at]
             both = zip(starts, ends, strict=True)
             found = [bytes(view[start + 8 : end]).decode() for start, end in both]
@@ -227,7 +231,7 @@ def _decode_strings(view: memoryview, first: int, n: int) -> tuple[list[str] | N
 
 
 def read_metadata(cursor: Cursor, n_keys: int) -> Metadata:
-    """Step over `n_keys` keys at the cursor. Raises CheckpointError."""
+    """Index `n_keys` metadata keys, which start at the cursor. Raises CheckpointError."""
     cursor.count(n_keys, 13, "the number of metadata keys")
     if n_keys > MAX_KEYS:
         raise cursor.bad(f"{n_keys} metadata keys; at most {MAX_KEYS} are read", FOREIGN)

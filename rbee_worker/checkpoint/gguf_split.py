@@ -1,7 +1,7 @@
-"""A GGUF model in several files, `name-00001-of-00003.gguf` and so on (llama-gguf-split).
+"""A GGUF model split over several files, `name-00001-of-00003.gguf` and so on (llama-gguf-split).
 
-Each file has a directory of its own tensors; the first has the metadata of the model. Any one of
-them may be named: all are found by their names.
+Each file has a directory of its own tensors; the first also has the model's metadata. A reference
+may name any of the files: the others are found by their names.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _AGAIN = "fetch all parts, and keep the names they were published under"
 
 
 def open_gguf(path: Path) -> GgufFile:
-    """The model in `path`, or in all of the files of which it is one.
+    """The model in `path`, or the model that `path` is one part of.
 
-    Raises as `GgufFile.open`; CheckpointError for a part that is missing or of another model.
+    Raises as `GgufFile.open`, and CheckpointError if a part is missing or belongs to another model.
     """
     file = GgufFile.open(path)
     count = file.metadata.get("split.count", 0)
@@ -33,7 +33,8 @@ def open_gguf(path: Path) -> GgufFile:
     total = whole.metadata.get("split.tensors.count", len(whole.tensors))
     if total != len(whole.tensors):
         raise CheckpointError(
-            f"{path}: its {count} parts have {len(whole.tensors)} tensors, the first says {total}.",
+            f"{path}: its {count} parts have {len(whole.tensors)} tensors, but the first says "
+            f"{total}.",
             fix=_AGAIN,
         )
     return whole
@@ -49,16 +50,16 @@ def _names(path: Path, count: int) -> list[str]:
 
 
 def _part(path: Path, name: str, number: int, count: int) -> GgufFile:
-    """Part `number` (from 0), beside `path`."""
+    """Part `number` (counted from 0), which lies beside `path`."""
     there = path.with_name(name)
     if not there.is_file():
-        raise CheckpointError(f"{there}: missing; the model is in {count} files.", fix=_AGAIN)
+        raise CheckpointError(f"{there}: missing; the model has {count} files.", fix=_AGAIN)
     part = GgufFile.open(there if there == path else inside(path.parent, there))
     said: dict[str, Any] = {key: part.metadata.get(f"split.{key}") for key in ("no", "count")}
     if said != {"no": number, "count": count}:
         raise CheckpointError(
             f"{there}: says that it is part {str(said['no'])[:20]} (from 0) of "
-            f"{str(said['count'])[:20]}, its name says {number} of {count}.",
+            f"{str(said['count'])[:20]}, but its name says {number} of {count}.",
             fix=_AGAIN,
         )
     return part

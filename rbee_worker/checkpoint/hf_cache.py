@@ -1,7 +1,7 @@
-"""Hugging Face's own cache on this machine: where it is, and what of it is whole.
+"""Hugging Face's own cache on this machine: where it is, and which of its models are complete.
 
-Layout: `models--owner--name/{blobs,refs,snapshots/<commit>}`, a snapshot's files being links to
-blobs. A snapshot may hold a part of a model: whoever wanted one file fetched one.
+Layout: `models--owner--name/{blobs,refs,snapshots/<commit>}`. The files of a snapshot are links to
+blobs. A snapshot may be incomplete: a program that needed one file fetched only that file.
 """
 
 from __future__ import annotations
@@ -14,35 +14,38 @@ from pathlib import Path
 from rbee_worker.checkpoint.tokenizer_files import SENTENCEPIECE
 from rbee_worker.checkpoint.weight_files import INDEX, SINGLE
 from rbee_worker.errors import BadReference
+from rbee_worker.machine import user_cache
 
 _PREFIX = "models--"
 _VOCABULARIES = ("tokenizer.json", *SENTENCEPIECE, "vocab.json")
 
 
 def cache_root() -> Path:
-    """Where huggingface_hub keeps models: HF_HUB_CACHE, HF_HOME/hub, or the usual place."""
+    """Where huggingface_hub keeps models: HF_HUB_CACHE, HF_HOME/hub, or the default directory."""
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if given := os.environ.get(name):
-            return Path(os.path.expandvars(given)).expanduser()
+            return Path(os.path.expanduser(os.path.expandvars(given)))
     home = os.environ.get("HF_HOME")
+    if not home and (base := os.environ.get("XDG_CACHE_HOME")):
+        home = os.path.join(base, "huggingface")
     if not home:
-        home = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
-    return Path(os.path.expandvars(home)).expanduser() / "hub"
+        return user_cache() / "huggingface" / "hub"
+    return Path(os.path.expanduser(os.path.expandvars(home))) / "hub"
 
 
 def offline() -> bool:
-    """Has the person forbidden the network to huggingface_hub?"""
+    """Whether the user has told huggingface_hub not to use the network."""
     said = (os.environ.get(n, "").upper() for n in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
     return any(value in ("1", "ON", "YES", "TRUE") for value in said)
 
 
 def folder_of(repo: str, store: Path) -> Path:
-    """The folder of `owner/name` in a cache."""
+    """The folder of the model `owner/name` in a cache."""
     return store / f"{_PREFIX}{repo.replace('/', '--')}"
 
 
 def found(repo: str, revision: str, file: str, store: Path) -> Path | None:
-    """A whole model (or `file` of it) at `revision`, "" being the default branch."""
+    """A complete model (or its file `file`) at `revision`; "" means the default branch."""
     folder = folder_of(repo, store)
     snapshot = _snapshot(folder, revision or "main")
     if snapshot is None:
@@ -53,12 +56,12 @@ def found(repo: str, revision: str, file: str, store: Path) -> Path | None:
 
 
 def is_repository(path: Path) -> bool:
-    """Is this a model's folder of such a cache, with its snapshots inside?"""
+    """Whether `path` is one model's folder in such a cache, with snapshots inside."""
     return path.name.startswith(_PREFIX) and (path / "snapshots").is_dir()
 
 
 def current(folder: Path) -> Path:
-    """The snapshot of a model's folder that the default branch names, or the only one.
+    """The snapshot that the default branch points to, or the only one.
 
     Raises BadReference.
     """
@@ -69,14 +72,14 @@ def current(folder: Path) -> Path:
     if snapshot is None:
         names = ", ".join(p.name for p in all_of_them[:3]) or "none"
         raise BadReference(
-            f"{folder}: no branch says which snapshot to take (there: {names}).",
+            f"{folder}: no branch says which snapshot to use (available: {names}).",
             fix=f"give one: {folder}/snapshots/...",
         )
     return snapshot
 
 
 def whole_models(store: Path) -> Iterator[tuple[str, Path]]:
-    """(owner/name, snapshot) of every whole safetensors model of a cache."""
+    """(owner/name, snapshot) of every complete safetensors model in a cache."""
     for folder in sorted(store.glob(f"{_PREFIX}*--*")):
         snapshot = _snapshot(folder, "main")
         if snapshot is not None and is_whole(snapshot):
@@ -84,7 +87,7 @@ def whole_models(store: Path) -> Iterator[tuple[str, Path]]:
 
 
 def is_whole(snapshot: Path) -> bool:
-    """Has a snapshot config, vocabulary and every file of weights?"""
+    """Whether a snapshot has its config, its vocabulary and every weight file."""
     if not (snapshot / "config.json").is_file():
         return False
     if not any((snapshot / name).is_file() for name in _VOCABULARIES):
@@ -100,7 +103,7 @@ def is_whole(snapshot: Path) -> bool:
 
 
 def _snapshot(folder: Path, revision: str) -> Path | None:
-    """The snapshot of a branch, tag or commit, as far as the cache knows it."""
+    """The snapshot of a branch, tag or commit, if the cache has it."""
     if ".." in revision or revision.startswith("/"):
         return None
     try:

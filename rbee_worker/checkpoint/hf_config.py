@@ -1,10 +1,10 @@
-"""config.json in one canonical form, whichever version wrote it.
+"""Reads config.json into one canonical form, whichever version of transformers wrote it.
 
-Rotary positions: `rope_theta` (float) and `rope_scaling` (None where the file says that nothing is
-scaled, or an object whose kind is `rope_type`, never "default"), each when the file gives one; null
-gives none. transformers 5 writes one `rope_parameters` instead, older files say `type` for
-`rope_type`. Where `rope_parameters` has one object for each
-layer type it stays as it is, and so does every other key.
+Only the keys about rotary positions change. `rope_theta` is a float, `rope_scaling` an object whose
+kind is in `rope_type` (never "default"), or None if the file says that nothing is scaled. Each is
+present only if the file gives it and it is not null. transformers 5 writes one `rope_parameters`
+object instead, and older files call the kind `type`. A `rope_parameters` with one object per layer
+type stays as it is, like every other key.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from rbee_worker.checkpoint.renamed import renamed_config
 from rbee_worker.checkpoint.spellings import check_spellings
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 
-_RENAMED = {"_sliding_window_pattern": "sliding_window_pattern"}  # transformers 5 writes it
+_RENAMED = {"_sliding_window_pattern": "sliding_window_pattern"}  # transformers 5 adds the _
 
-# Kinds that were renamed; "none" and "default" mean that nothing is scaled.
+# Kinds of scaling that were renamed; "none" and "default" mean that nothing is scaled.
 _ROPE_TYPES = {"su": "longrope", "default": None, "none": None}
 
 
 def read_config(path: Path) -> tuple[str, dict[str, Any], Dialect | None]:
-    """(model_type, canonical config) of a config.json as they are called today, and the dialect
-    that it was written in, if any.
+    """(model_type, canonical config) of a config.json under today's names, and the dialect it was
+    written in, if any.
 
-    Raises CheckpointError when it is damaged, UnsupportedModel when it names no model_type.
+    Raises CheckpointError if it is damaged, UnsupportedModel if it has no model_type.
     """
     config = read_json(path)
     check_spellings(config, str(path))
@@ -46,7 +46,7 @@ def read_config(path: Path) -> tuple[str, dict[str, Any], Dialect | None]:
 
 
 def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`config` with rotary keys in the form that the module describes."""
+    """`config` with its rotary keys in the form that the module docstring describes."""
     out = {_RENAMED.get(key, key): value for key, value in config.items()}
     given, scaling = out.get("rope_parameters"), out.get("rope_scaling")
     if given == {}:
@@ -75,7 +75,7 @@ def canonical(config: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _rotary_share(config: dict[str, Any]) -> None:
-    """Columns of a head that rotate, as the share of the head that newer files say."""
+    """Replace the number of columns that rotate with their fraction of a head, the newer form."""
     rotary, width = _count(config.get("rotary_dim")), _count(config.get("head_dim"))
     hidden, heads = _count(config.get("hidden_size")), _count(config.get("num_attention_heads"))
     share = rotary / width if width else rotary * heads / hidden if hidden and heads else 0
@@ -85,7 +85,7 @@ def _rotary_share(config: dict[str, Any]) -> None:
 
 
 def _count(value: Any) -> int:
-    """A number of columns or heads that can be computed with; 0 for anything else."""
+    """A number of columns or heads that is safe to compute with; 0 for anything else."""
     return value if isinstance(value, int) and 0 < value < 1 << 62 else 0
 
 

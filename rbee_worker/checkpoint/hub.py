@@ -1,6 +1,7 @@
-"""Models on the Hugging Face hub: which files a model needs, fetched into the model cache.
+"""Models on the Hugging Face hub: which files a model needs, and their download into the cache.
 
-Never fetches pickles. Resuming, checksums and credentials are huggingface_hub's.
+Pickles are never downloaded. huggingface_hub resumes downloads, verifies checksums and handles
+credentials.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from rbee_worker.checkpoint.cache import (
     Progress,
     disk_errors,
     exclusive,
-    need_room,
+    need_space,
     silent,
     staged,
 )
 from rbee_worker.checkpoint.weight_files import parts_of
 from rbee_worker.errors import BadReference, ModelError
 
-# Files of a model directory; only these, and only at the top of the repository.
+# The files of a model directory; others, and those in subfolders of the repository, are not
+# fetched.
 _WANTED = re.compile(
     r"(?!consolidated)[^/]+\.safetensors|[^/]+\.json|[^/]+\.jinja|tokenizer[^/]*\.model|"
     r"merges\.txt|vocab\.txt|[^/]+\.tiktoken"
@@ -36,7 +38,7 @@ _WANTED = re.compile(
 
 @dataclass(frozen=True)
 class HubModel:
-    """`owner/repo` at a revision ("" = the default branch), a whole model or one .gguf file."""
+    """`owner/repo` at a revision ("" = the default branch): a whole model, or one .gguf file."""
 
     repo: str
     revision: str = ""
@@ -48,13 +50,13 @@ class HubModel:
 
 
 def store_of(cache_dir: str, root: Path) -> Path:
-    """Where downloads go: Hugging Face's own cache, so that nothing is fetched twice, unless the
-    person has named a directory."""
+    """Where downloads go: into Hugging Face's own cache, so that nothing is downloaded twice,
+    unless the user has chosen a directory."""
     return root / "hf" if cache_dir else hf_cache.cache_root()
 
 
 def local(model: HubModel, root: Path, store: Path) -> Path | None:
-    """Where this machine has the model, complete: fetched by us, or by others."""
+    """The model's path if it is complete on this machine, whoever downloaded it; None otherwise."""
     for receipt in (_receipt(model, root), _old_receipt(model, root)):
         ref, path = _read_receipt(receipt)
         if ref == str(model) and path is not None:
@@ -66,7 +68,7 @@ def local(model: HubModel, root: Path, store: Path) -> Path | None:
 
 
 def models(root: Path, cache_dir: str) -> list[tuple[str, Path]]:
-    """(reference, path) of every model from the hub that is here whole."""
+    """(reference, path) of every complete hub model on this machine."""
     found: dict[str, Path] = {}
     for file in sorted((root / "hf" / "pulled").glob("*.json")):
         ref, path = _read_receipt(file)
@@ -86,9 +88,9 @@ def fetch(
     *,
     refresh: bool = False,
 ) -> Path:
-    """The model's directory or file, downloaded into `store` unless it is here whole.
+    """The model's directory or file, downloaded into `store` unless a complete copy is here.
 
-    refresh: ask the hub whether the revision moved on. Raises BadReference, ModelError (disk).
+    refresh: ask the hub whether the revision has moved. Raises BadReference, ModelError (disk).
     """
     with exclusive(root, "hf", progress):
         found = local(model, root, store)
@@ -103,17 +105,17 @@ def fetch(
 
 
 def _fetch(model: HubModel, cache: Path, progress: Progress) -> Path:
-    # A second to import; seldom needed.
+    # Imported late: the import takes a second, and downloads are rare.
     from huggingface_hub import HfApi, hf_hub_download
 
     info = HfApi().model_info(model.repo, revision=model.revision or None, files_metadata=True)
     sizes = {file.rfilename: int(file.size or 0) for file in info.siblings or ()}
     names = _choose(model, sizes)
     total = sum(sizes[name] for name in names)
-    need_room(cache, total, str(model))
+    need_space(cache, total, str(model))
     blobs = hf_cache.folder_of(model.repo, cache) / "blobs"
     with _watched(blobs, f"fetching {model}", total, progress):
-        # One after the other: each transfer uses the whole line, and Ctrl-C ends it at once.
+        # One at a time: each transfer uses the full bandwidth, and Ctrl-C ends it at once.
         paths = [
             Path(hf_hub_download(model.repo, name, revision=info.sha, cache_dir=cache))
             for name in names
@@ -123,7 +125,7 @@ def _fetch(model: HubModel, cache: Path, progress: Progress) -> Path:
 
 
 def _remember(model: HubModel, commit: str, cache: Path) -> None:
-    """Note which commit the branch stands at, where other programs look when they are offline."""
+    """Store which commit the branch points to, where other programs look while offline."""
     branch = model.revision or "main"
     if branch == commit:
         return
@@ -133,14 +135,14 @@ def _remember(model: HubModel, commit: str, cache: Path) -> None:
 
 
 def _choose(model: HubModel, sizes: dict[str, int]) -> list[str]:
-    """The files to fetch. Raises BadReference when the repository does not have them."""
+    """The files to fetch. Raises BadReference if the repository lacks them."""
     ggufs = sorted(name for name in sizes if name.endswith(".gguf"))
     if model.file:
         if model.file not in ggufs:
             held = ", ".join(ggufs[:8]) or "none"
             raise BadReference(
                 f"{model}: the repository has no such GGUF file (it has: {held}).",
-                fix="name one of its .gguf files, or none for a safetensors model",
+                fix="name one of its .gguf files, or no file for a safetensors model",
             )
         return _parts(model, ggufs)
     names = sorted(name for name in sizes if _WANTED.fullmatch(name))
@@ -151,9 +153,9 @@ def _choose(model: HubModel, sizes: dict[str, int]) -> list[str]:
 
 
 def _parts(model: HubModel, ggufs: list[str]) -> list[str]:
-    """The file that was asked for, first, and those that a model in several files has beside it.
+    """The requested file first, then the other parts of a model that is split into several files.
 
-    Raises BadReference for one that the repository lacks.
+    Raises BadReference if the repository lacks a part.
     """
     folder, _, name = model.file.rpartition("/")
     parts = [f"{folder}/{part}" if folder else part for part in parts_of(name)]
@@ -168,9 +170,9 @@ def _parts(model: HubModel, ggufs: list[str]) -> list[str]:
 
 @contextmanager
 def _watched(blobs: Path, what: str, total: int, progress: Progress) -> Iterator[None]:
-    """Report how much has arrived in `blobs` while the block runs.
+    """Report how many bytes have arrived in `blobs` while the block runs.
 
-    The bytes on the disk are counted: the hub's own bars differ from version to version.
+    Counts bytes on the disk, because the hub's own progress bars differ between its versions.
     """
     from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
@@ -201,7 +203,7 @@ def _watched(blobs: Path, what: str, total: int, progress: Progress) -> Iterator
 
 
 def _held(directory: Path) -> int:
-    """Bytes of the files in a directory, some of which may vanish meanwhile."""
+    """The total size of the files in a directory. Files may vanish during the count."""
     held = 0
     for file in directory.glob("*"):
         with suppress(OSError):
@@ -219,21 +221,22 @@ def _hub_errors(model: HubModel) -> Iterator[None]:
         raise
     except errors.GatedRepoError:
         raise BadReference(
-            f"{model}: access to it must be granted by its owner.",
+            f"{model}: its owner must grant access to it.",
             fix="accept its terms on huggingface.co, then set HF_TOKEN",
         ) from None
     except (errors.RepositoryNotFoundError, errors.HFValidationError):
         raise BadReference(
-            f"{model}: no such repository, or it is private.", fix="check the name, set HF_TOKEN"
+            f"{model}: no such repository, or it is private.",
+            fix="check the name; for a private repository set HF_TOKEN",
         ) from None
     except errors.RevisionNotFoundError:
         raise BadReference(f"{model}: no such revision.", fix="check the part after @") from None
     except errors.OfflineModeIsEnabled:
         raise BadReference(
-            f"{model}: HF_HUB_OFFLINE is set, and no whole copy is on this machine.",
+            f"{model}: HF_HUB_OFFLINE is set, and no complete copy is on this machine.",
             fix="unset HF_HUB_OFFLINE to go online, or give the path of a model that is here",
         ) from None
-    # Whatever HTTP library the hub uses has its own errors, and so has its transfer library.
+    # The hub's HTTP library and its transfer library raise errors of their own, of many classes.
     except Exception as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise BadReference(
@@ -243,20 +246,22 @@ def _hub_errors(model: HubModel) -> Iterator[None]:
 
 
 def _receipt(model: HubModel, root: Path) -> Path:
-    """The note of a download: one for each reference, however alike two are."""
+    """The file that records a download. The digest in its name gives each reference its own
+    file."""
     old = _old_receipt(model, root)
     digest = hashlib.sha256(str(model).encode()).hexdigest()[:16]
     return old.with_name(f"{old.stem[:100]}-{digest}.json")
 
 
 def _old_receipt(model: HubModel, root: Path) -> Path:
-    """Where it was before: two references could share it, so what it says is checked."""
+    """The record's earlier location. Two references could share it, so callers check its
+    content."""
     name = re.sub(r"[^A-Za-z0-9._-]", "--", str(model).removeprefix("hf:"))
     return root / "hf" / "pulled" / f"{name}.json"
 
 
 def _read_receipt(file: Path) -> tuple[str, Path | None]:
-    """(reference, path); no path where it is gone, or the note unreadable."""
+    """(reference, path). The path is None if it no longer exists or the record is unreadable."""
     try:
         receipt = json.loads(file.read_bytes())
         ref, path = str(receipt["ref"]), Path(receipt["path"])

@@ -1,9 +1,9 @@
-"""What a GGUF file says layer by layer, in the keys that Hugging Face has for it.
+"""GGUF values that differ between layers, converted to Hugging Face's config keys.
 
-Values that hold in layers without a window, and lists of one value a layer, become entries of
-`per_layer_config`; feed-forward blocks that are twice as wide where keys are shared become
-`use_double_wide_mlp`. Where a file only says that every nth layer sees all keys, `layer_types` is
-counted out.
+Values for the layers without a sliding window, and lists with one value per layer, become entries
+of `per_layer_config`. Feed-forward blocks that are twice as wide in the layers that share keys
+become `use_double_wide_mlp`. A file that says only that every nth layer has full attention gets the
+whole list as `layer_types`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ELSE = "use another model, or its safetensors directory"
 
 
 def by_layers(config: dict[str, Any], where: str) -> None:
-    """Replace `unwindowed` and lists of values in `config`. Raises UnsupportedModel."""
+    """Replace `unwindowed` and per-layer lists in `config`. Raises UnsupportedModel."""
     if isinstance(nth := config.get("layer_types"), int):
         count = range(1, config["num_hidden_layers"] + 1)
         config["layer_types"] = ["sliding_attention" if n % nth else FULL for n in count]
@@ -40,7 +40,8 @@ def by_layers(config: dict[str, Any], where: str) -> None:
 def _key_heads(
     config: dict[str, Any], own: dict[str, dict[str, Any]], types: list[str], where: str
 ) -> None:
-    """Heads of keys: those of layers with a window for all, those that differ for their layers."""
+    """Split the per-layer counts of KV heads: the common count is that of the windowed layers; the
+    layers that differ get entries in `own`."""
     heads = config.get("num_key_value_heads")
     if not isinstance(heads, list):
         return
@@ -53,7 +54,8 @@ def _key_heads(
 
 
 def _double(config: dict[str, Any], where: str) -> None:
-    """Widths of the feed-forward blocks: one, and twice that in the layers that share keys."""
+    """Replace per-layer feed-forward widths, which may be one width, and twice that in the layers
+    that share keys."""
     widths = config.get("intermediate_size")
     if not isinstance(widths, list):
         return

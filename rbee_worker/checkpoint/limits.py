@@ -1,8 +1,8 @@
-"""Numbers of a config, held against what they can be before anything is made of them.
+"""Ranges of the numbers in a config, checked before anything is built from them.
 
-A number is not believed because a file says it. An eps below zero or a frequency base of infinity
-passes every check of types and shapes and makes rubbish of all answers; a count of 2^31 layers
-takes gigabytes of lists before the first tensor is found missing.
+No number is trusted just because a file says it. An epsilon below zero or a frequency base of
+infinity passes every check of types and shapes and makes every answer wrong; a count of 2^31 layers
+would fill gigabytes with lists before the first tensor is found missing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rbee_worker.errors import CheckpointError
 
 
 class Range(NamedTuple):
-    """From `low` to `high`; `low` itself is not in it where `above`."""
+    """From `low` to `high`, both included; `above`: `low` itself is excluded."""
 
     low: float
     high: float
@@ -35,11 +35,11 @@ class Range(NamedTuple):
 _EPSILON = Range(0, 1)
 _POSITIVE = Range(0, 1e6)
 _MAGNITUDE = Range(0, 1e3)
-_MAYBE = Range(0, 1e3, above=False)  # 0 means that there is none
+_MAYBE = Range(0, 1e3, above=False)  # 0 means that the setting is off
 _BASE = Range(1, 1e12)
 _LENGTH = Range(1, 1 << 31, above=False)
 
-# Every key of a config that is a fraction, and what it can be. Lists: each of their numbers.
+# Config keys with fractional values -> their range. For a list, each of its numbers.
 RANGES: Mapping[str, Range] = MappingProxyType(
     {
         **dict.fromkeys(
@@ -70,26 +70,31 @@ RANGES: Mapping[str, Range] = MappingProxyType(
     }
 )
 
-# Counts of which lists are made: no more than the files have tensors, or a tensor has rows.
+# Counts that become lists: at most as many as the files have tensors, or a tensor has rows.
 _LISTED = (
     *("num_attention_heads", "num_key_value_heads", "num_global_key_value_heads"),
     *("num_local_experts", "num_experts", "n_routed_experts", "n_shared_experts"),
     *("num_experts_per_tok", "top_k_experts", "experts_per_token", "n_group", "topk_group"),
 )
 _LAYERS = ("num_hidden_layers", "num_nextn_predict_layers", "num_kv_shared_layers")
-# Widths: no more than the largest tensor has numbers.
+# Widths: at most as many as the largest tensor has values.
 _WIDTHS = (
     *("vocab_size", "hidden_size", "intermediate_size", "head_dim", "global_head_dim"),
-    *("moe_intermediate_size", "shared_intermediate_size", "shared_expert_intermediate_size"),
+    *(
+        "attention_head_dim",
+        "moe_intermediate_size",
+        "shared_intermediate_size",
+        "shared_expert_intermediate_size",
+    ),
     *("intermediate_size_mlp", "kv_lora_rank", "q_lora_rank", "qk_rope_head_dim"),
     *("qk_nope_head_dim", "qk_head_dim", "v_head_dim", "rotary_dim"),
     *("hidden_size_per_layer_input", "vocab_size_per_layer_input"),
 )
-_AGAIN = "download the checkpoint again; its config is damaged or not of these weights"
+_AGAIN = "download the checkpoint again; its config is damaged or belongs to other weights"
 
 
 def check_ranges(config: Mapping[str, Any], where: str) -> None:
-    """Raise CheckpointError for a number that is not finite, or outside of its key's range."""
+    """Raise CheckpointError for a number that is not finite or outside its key's range."""
     for key, name, value in _numbers(config):
         if isinstance(value, float) and not math.isfinite(value):
             raise CheckpointError(f"{where}: {name} is {value}.", fix=_AGAIN)
@@ -101,12 +106,12 @@ def check_ranges(config: Mapping[str, Any], where: str) -> None:
 
 
 def check_counts(config: Mapping[str, Any], source: TensorSource, where: str) -> None:
-    """Raise CheckpointError for a count that the tensors of `source` cannot bear out."""
+    """Raise CheckpointError for a count or width that the tensors of `source` are too small for."""
     shapes = [source.info(name).shape for name in source.names()]
     most = {
-        _LAYERS: (len(shapes), "tensors in all"),
+        _LAYERS: (len(shapes), "tensors in total"),
         _LISTED: (max([len(shapes), *map(max, filter(None, shapes))]), "rows or tensors"),
-        _WIDTHS: (max(map(prod, shapes), default=0), "numbers in the largest tensor"),
+        _WIDTHS: (max(map(prod, shapes), default=0), "values in the largest tensor"),
     }
     for keys, (limit, what) in most.items():
         for key in keys:
@@ -118,7 +123,8 @@ def check_counts(config: Mapping[str, Any], source: TensorSource, where: str) ->
 
 
 def _numbers(value: Any, key: str = "", name: str = "", depth: int = 0) -> Iterator[Any]:
-    """(key, its path, number) of every number in a config; elements of a list have its key."""
+    """(key, its path, number) for every number in a config; elements of a list have the list's
+    key."""
     if isinstance(value, bool) or depth > 8:
         return
     if isinstance(value, int | float):

@@ -1,4 +1,4 @@
-"""A GGUF file seen in HF vocabulary: the tables of `names` applied to one file."""
+"""A GGUF file in HF vocabulary: applies the tables of `names` to one file."""
 
 from __future__ import annotations
 
@@ -28,25 +28,26 @@ from rbee_worker.checkpoint.unsupported import unsupported
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 
 MAX_COUNT = 1 << 31
-NO_ID = 0xFFFF_FFFF  # how an unsigned key says -1: there is no such token
-_GATING = {1: "softmax", 2: "sigmoid"}  # how llama.cpp numbers them
+NO_ID = 0xFFFF_FFFF  # -1 in an unsigned key: there is no such token
+_GATING = {1: "softmax", 2: "sigmoid"}  # llama.cpp's numbers
 _CONVERT = "convert the model again with a current GGUF converter"
 
 
 def architecture_of(file: GgufFile) -> Architecture:
-    """The table row of a file. Raises UnsupportedModel, CheckpointError when it names none."""
+    """The table row for a file's architecture. Raises UnsupportedModel, or CheckpointError if the
+    file names no architecture."""
     refuse_gguf(file.metadata, str(file.path))
     found = file.metadata.get("general.architecture")
     if not isinstance(found, str):
         raise CheckpointError(f"{file.path}: has no general.architecture.", fix=_CONVERT)
     if found not in GGUF_ARCHITECTURES:
-        nearest = _built_alike(file)
+        nearest = _with_most_tensors(file)
         raise unsupported(found, GGUF_ARCHITECTURES, str(file.path), nearest=nearest)
     return GGUF_ARCHITECTURES[found]
 
 
-def _built_alike(file: GgufFile) -> str:
-    """The architecture whose tables know most of the file's tensors, if that is nearly all."""
+def _with_most_tensors(file: GgufFile) -> str:
+    """The architecture whose table lists the most of the file's tensors, if it lists nearly all."""
     patterns = {_split(name)[0] for name in file.tensors}
     known = {
         name: len(patterns & {row.gguf for row in arch.tensors})
@@ -57,7 +58,7 @@ def _built_alike(file: GgufFile) -> str:
 
 
 def unused_keys(file: GgufFile, arch: Architecture) -> list[str]:
-    """Keys about the architecture that no table row reads."""
+    """The architecture's metadata keys in the file that no table row reads."""
     prefix = str(file.metadata["general.architecture"]) + "."
     read = {prefix + key.gguf for key in arch.keys} | {prefix + key for key in INERT_KEYS}
     read |= {prefix + key for key, _ in arch.variants}
@@ -65,7 +66,7 @@ def unused_keys(file: GgufFile, arch: Architecture) -> list[str]:
 
 
 def read_config(file: GgufFile, arch: Architecture) -> tuple[str, dict[str, Any]]:
-    """(model_type, config.json as Hugging Face would write it, in canonical form)."""
+    """(model_type, the config.json that Hugging Face would write, in canonical form)."""
     prefix = str(file.metadata["general.architecture"]) + "."
     config = dict(arch.constants) | read_keys(file, arch.keys, prefix)
     model_type = arch.model_type
@@ -92,7 +93,7 @@ def read_config(file: GgufFile, arch: Architecture) -> tuple[str, dict[str, Any]
 
 
 def read_keys(file: GgufFile, keys: Iterable[Key], prefix: str = "") -> dict[str, Any]:
-    """The values of table rows that the file has, checked, under their HF names."""
+    """The checked values of those table rows whose key the file has, under their HF names."""
     out: dict[str, Any] = {}
     for key in keys:
         name = key.gguf if key.whole else prefix + key.gguf
@@ -109,15 +110,15 @@ def read_keys(file: GgufFile, keys: Iterable[Key], prefix: str = "") -> dict[str
 
 
 def read_sampling(file: GgufFile) -> dict[str, Any]:
-    """The sampling defaults of a file: those with a name in generation_config.json under that,
-    every other under its own, so that it is heard of."""
+    """The sampling defaults in a file. A default that generation_config.json has a name for gets
+    that name; any other keeps its own, so that it is reported."""
     known = {key.gguf for key in GENERATION_KEYS}
     others = (k for k in file.metadata if k.startswith("general.sampling.") and k not in known)
     return read_keys(file, GENERATION_KEYS) | {key: file.metadata[key] for key in others}
 
 
 def _put(config: dict[str, Any], key: str, value: Any) -> None:
-    """Dots lead into nested objects."""
+    """Set a config key; dots in it lead into nested objects."""
     *parents, leaf = key.split(".")
     for parent in parents:
         config = config.setdefault(parent, {})
@@ -129,13 +130,13 @@ def _checked(file: GgufFile, name: str, kind: str) -> Any:
     if kind == "windows" and isinstance(value, list) and all(v in (False, True) for v in value):
         return ["sliding_attention" if v else "full_attention" for v in value]
     if kind == "windows" and type(value) is int and 0 < value < MAX_COUNT:
-        return value  # see `layered`
+        return value  # every nth layer has no window; `by_layers` makes the list
     if kind == "gating" and type(value) is int and value in _GATING:
         return _GATING[value]
     if kind == "each" and isinstance(value, list) and any(v != value[0] for v in value):
         if all(type(v) is int and 0 <= v < MAX_COUNT for v in value):
             return value
-        kind = "wrong"  # told below
+        kind = "wrong"  # refused below
     elif isinstance(value, list):
         if not value or any(v != value[0] for v in value):
             raise UnsupportedModel(
@@ -160,17 +161,17 @@ def _checked(file: GgufFile, name: str, kind: str) -> Any:
 
 
 def _decimal(value: float) -> float:
-    """The number that was written: 1e-05 for the float32 9.999999747378752e-06."""
+    """The number as it was written: 1e-05 for the float32 9.999999747378752e-06."""
     short = np.float32(value)
     return float(str(short)) if float(short) == value else value
 
 
 def _derive_sizes(file: GgufFile, config: dict[str, Any], rows: Mapping[str, str]) -> None:
-    """Fill what HF always writes and a GGUF file may leave out."""
+    """Fill in the sizes that HF always writes and a GGUF file may leave out."""
     for key, name in {"vocab_size": "token_embd.weight", **rows}.items():
         table = file.tensors.get(name)
         if table is not None and table.shape:
-            config[key] = table.shape[0]  # padding included, as in HF
+            config[key] = table.shape[0]  # includes padding rows, as in HF
     tokens = file.metadata.array_length("tokenizer.ggml.tokens")
     if "vocab_size" not in config and tokens is not None:
         config["vocab_size"] = tokens
@@ -181,7 +182,7 @@ def _derive_sizes(file: GgufFile, config: dict[str, Any], rows: Mapping[str, str
         raise CheckpointError(f"{file.path}: says 0 attention heads.", fix=_CONVERT)
     config.setdefault("num_key_value_heads", heads)
     config.setdefault("head_dim", config["hidden_size"] // heads)
-    latent = "kv_lora_rank" in config  # heads of keys and of values differ by nature
+    latent = "kv_lora_rank" in config  # with latent attention, key and value widths always differ
     if not latent and config.get("v_head_dim", config["head_dim"]) == config["head_dim"]:
         config.pop("v_head_dim", None)
     if not config.get("sliding_window", 1):
@@ -189,19 +190,19 @@ def _derive_sizes(file: GgufFile, config: dict[str, Any], rows: Mapping[str, str
 
 
 def _derive_rope(file: GgufFile, config: dict[str, Any]) -> None:
-    """Rotary width as HF's share of the head, scaling as HF's kinds and factors."""
+    """Turn the rotary width into HF's fraction of the head, and the scaling into HF's keys."""
     rotary = config.pop("rotary_dim", None)
-    if config.get("head_dim"):  # a file that does not say rotates whole heads
+    if config.get("head_dim"):  # without a rotary width, whole heads rotate
         config["partial_rotary_factor"] = (rotary or config["head_dim"]) / config["head_dim"]
     scaling = config.get("rope_scaling")
     if scaling is None:
         return
     scaling.setdefault("rope_type", "linear" if scaling.get("factor") else "none")
-    if by := scaling.pop("yarn_log_multiplier", None):  # 0.1 times what HF says
+    if by := scaling.pop("yarn_log_multiplier", None):  # 0.1 times HF's value
         scaling["mscale"] = scaling["mscale_all_dim"] = _decimal(np.float32(by * 10).item())
     attn = scaling.pop("attn_factor", 1.0)
     if scaling["rope_type"] == "yarn" and attn != 1.0:
-        # A GGUF factor multiplies yarn's own magnitude, HF's replaces it.
+        # GGUF's factor multiplies YaRN's own magnitude, HF's factor replaces it.
         own = 0.1 * math.log(max(scaling.get("factor", 1.0), 1.0)) + 1.0
         scaling["attention_factor"] = attn * own
     if scaling["rope_type"] == "linear" and scaling.get("factor", 1.0) == 1.0:
@@ -209,10 +210,10 @@ def _derive_rope(file: GgufFile, config: dict[str, Any]) -> None:
 
 
 class GgufSource:
-    """The tensors of a GGUF file under their HF names, rows in HF order.
+    """The tensors of a GGUF file under their HF names, with rows in HF order.
 
-    A tensor that no table row covers keeps its own name behind "gguf:", so that nothing that the
-    file holds goes unseen.
+    A tensor without a table row is listed under its own name with "gguf:" before it, so that it is
+    never overlooked.
     """
 
     def __init__(self, file: GgufFile, rows: Iterable[Row], config: Mapping[str, Any]) -> None:

@@ -10,13 +10,13 @@ from rbee_worker.errors import BadReference, CheckpointError
 
 
 def map_file(path: Path, kind: str, least: int) -> mmap.mmap:
-    """The whole file, mapped. kind: what it should be; least: bytes that one has at least.
+    """The whole file, mapped. kind: what the file should be; least: its minimum size in bytes.
 
-    Raises BadReference when it cannot be opened or is no regular file, CheckpointError when it is
+    Raises BadReference if it cannot be opened or is not a regular file, CheckpointError if it is
     too short.
     """
     try:
-        if not path.is_file():  # opening a pipe would wait for its writer
+        if not path.is_file():  # opening a pipe would block until somebody writes to it
             raise OSError("not a regular file")
         with path.open("rb") as file:
             size = path.stat().st_size
@@ -34,6 +34,6 @@ def map_file(path: Path, kind: str, least: int) -> mmap.mmap:
 
 
 def release(mapped: mmap.mmap) -> None:
-    """Let the pages of a file mapping leave memory. They come back when they are read."""
+    """Let the pages of a mapping leave memory; they are read from the file again when needed."""
     if hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)

@@ -20,37 +20,38 @@ from rbee_worker.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened model. `config` is canonical (see `hf_config`), names are HF's in either kind."""
+    """An opened model. `config` is in canonical form (see `hf_config`), and tensor names are HF's
+    for both kinds of files."""
 
-    ref: str  # as asked for
+    ref: str  # as the user wrote it
     path: Path
     kind: Literal["safetensors", "gguf"]
-    arch: str  # HF model_type
+    arch: str  # HF's model_type
     config: dict[str, Any]
     generation: dict[str, Any]  # generation_config.json ({} when absent)
     source: TensorSource
     tokenizer_config: dict[str, Any]
     files: dict[str, Path]  # see `tokenizer_files`
     gguf: GgufFile | None
-    notes: tuple[str, ...]  # warnings for a person
+    notes: tuple[str, ...]  # warnings for the user
 
 
 def open_checkpoint(
     ref: str, *, cache_dir: str = "", progress: Callable[[str, int, int], None] | None = None
 ) -> Checkpoint:
-    """Find `ref` (fetched first where it is remote), check all headers, read no weights.
+    """Find `ref` (downloading it if it is remote) and check all headers, without reading weights.
 
     progress(what, done, total bytes). Raises BadReference, CheckpointError, UnsupportedModel.
     """
     from rbee_worker.checkpoint.refs import (
-        resolve,  # an engine is given a path and needs none of it
+        resolve,  # imported late: the engine is given a path and needs none of this
     )
 
     return open_found(ref, resolve(ref, cache_dir=cache_dir, progress=progress))
 
 
 def open_found(ref: str, path: Path) -> Checkpoint:
-    """Open what `ref` was resolved to. Raises CheckpointError, UnsupportedModel."""
+    """Open the path that `ref` resolved to. Raises CheckpointError, UnsupportedModel."""
     found = _open_directory(ref, path) if path.is_dir() else _open_gguf(ref, path)
     limits.check_ranges(found.config, str(path))
     return found
@@ -76,7 +77,7 @@ def _open_gguf(ref: str, path: Path) -> Checkpoint:
 
 
 def _notes(file: GgufFile, row: Architecture) -> tuple[str, ...]:
-    """What a person should hear of a file that opens, but not quite as it should."""
+    """Warnings about a file that opens but cannot be used in full."""
     notes = []
     if unused := mapped.unused_keys(file, row):
         notes.append(f"metadata keys that nothing reads: {', '.join(unused[:20])}")
@@ -95,7 +96,7 @@ def _open_directory(ref: str, path: Path) -> Checkpoint:
     tensors, notes = safetensors.open_directory(path)
     arch, config, dialect = hf_config.read_config(inside(path, path / "config.json"))
     foreign.refuse_quantized(config, tensors, str(path))
-    config = scaled.understood(config, str(path))
+    config = scaled.without_known_quantization(config, str(path))
     source: TensorSource = scaled.joined(tensors)
     if dialect is not None and (dialect.tensors or dialect.prefixes):
         source = RenamedSource(source, dialect, config.get("num_hidden_layers"))

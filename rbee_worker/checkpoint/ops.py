@@ -1,7 +1,7 @@
-"""What a table row may do to a tensor on its way into HF vocabulary, by name. Numpy only.
+"""The operations that a table row may apply to a tensor to bring it into HF form, by name.
 
-Row operations move whole rows and hold for every format, because blocks run along a row. Value
-operations compute, so they take float formats only and give float32.
+Row operations move whole rows and work for every format, because a block never spans two rows.
+Value operations compute; they take float formats only and return float32.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from rbee_worker.errors import UnsupportedModel
 def half_split_rows(packed: Packed, heads: int) -> Packed:
     """Undo the pairing of rotary rows: (0, 1), (2, 3).. of each head become (0, d/2), (1, d/2+1)..
 
-    For q and k weights [heads * d, in] and their biases [heads * d] of N-layout GGUF files.
-    Raises ValueError when the rows are no multiple of 2 * heads.
+    For q and k weights [heads * d, in] and their biases [heads * d] in GGUF files with interleaved
+    pairs. Raises ValueError if the number of rows is not a multiple of 2 * heads.
     """
     data = _elements(packed)
     if heads < 1 or len(data) % (2 * heads):
@@ -33,7 +33,7 @@ def half_split_rows(packed: Packed, heads: int) -> Packed:
 
 
 def _elements(packed: Packed) -> npt.NDArray[np.uint8]:
-    """Index 0 of the shape first: a matrix's rows, a vector's elements."""
+    """The data along the shape's first dimension: a matrix's rows, a vector's elements."""
     if len(packed.shape) > 1:
         return packed.data
     if FORMATS[packed.format].block != 1:
@@ -47,18 +47,18 @@ def _elements(packed: Packed) -> npt.NDArray[np.uint8]:
 def floats(packed: Packed) -> npt.NDArray[np.float32]:
     """The values of a float format as float32, in the tensor's shape.
 
-    Raises UnsupportedModel for a format whose values do not stand alone.
+    Raises UnsupportedModel for a block format, whose values share a scale.
     """
     if not FORMATS[packed.format].is_float:
         raise UnsupportedModel(
             f"values in format {packed.format} cannot be changed on load.",
-            fix="use a file that keeps norms and vectors in F32 or F16",
+            fix="use a file that has norms and vectors in F32 or F16",
         )
     return decode(packed)
 
 
 def packed_floats(values: npt.NDArray[np.float32]) -> Packed:
-    """float32 values of any shape as a Packed."""
+    """float32 values of any shape as a `Packed`."""
     width = values.shape[-1] if values.ndim else 1
     rows = np.ascontiguousarray(values).reshape(-1, width)
     return Packed(rows.view(np.uint8), "F32", values.shape)
@@ -96,21 +96,21 @@ def row(packed: Packed) -> Packed:
 
 
 def _reshaped(packed: Packed, shape: tuple[int, ...]) -> Packed:
-    """The same bytes under another shape; whole rows stay rows unless the row length changes."""
+    """The same bytes under another shape. A block format may not change the length of its rows."""
     rows = int(np.prod(shape[:-1], dtype=np.int64))
     if FORMATS[packed.format].block != 1 and shape[-1:] != packed.shape[-1:]:
         raise UnsupportedModel(
             f"rows in format {packed.format} cannot change their length.",
-            fix="use a file that keeps this tensor in F32 or F16",
+            fix="use a file that has this tensor in F32 or F16",
         )
     return Packed(np.ascontiguousarray(packed.data).reshape(rows, -1), packed.format, shape)
 
 
 @dataclass(frozen=True)
 class RowOp:
-    """An operation and where its integer argument comes from: a key of the HF config, or none.
+    """An operation and the source of its integer argument: a key of the HF config, or None.
 
-    shape: what becomes of a tensor's shape, where that is another.
+    shape: how a tensor's shape changes; None if it does not.
     """
 
     apply: Callable[..., Packed]

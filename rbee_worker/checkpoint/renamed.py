@@ -1,4 +1,4 @@
-"""Safetensors of a dialect, seen under the names of today."""
+"""Reads a checkpoint whose config and tensors have older names (a dialect) under today's names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rbee_worker.checkpoint.spellings import check_spellings, refuse_different
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 
 _TIED = "tie_word_embeddings"
-# Keys that say something of a whole model, its text half included.
+# Keys that describe a multimodal model as a whole, including its text model.
 _OF_THE_WHOLE = frozenset(
     {
         _TIED,
@@ -24,26 +24,26 @@ _OF_THE_WHOLE = frozenset(
     }
 )
 
-# Old keys that their model's own code reads, whatever stands under the new one: ChatGLM's table is
-# larger than the vocabulary it also names, Qwen was trained on fewer positions than it has, and
-# Falcon knows no intermediate_size.
-_DECIDES = ("padded_vocab_size", "seq_length", "ffn_hidden_size")
+# Old keys that win over the new key, because the model's own code reads the old one: ChatGLM's
+# embedding has more rows than vocab_size says, Qwen was trained on fewer positions than it allows,
+# and Falcon has no intermediate_size.
+_OLD_KEYS_THAT_WIN = ("padded_vocab_size", "seq_length", "ffn_hidden_size")
 
 
 def renamed_config(dialect: Dialect, config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`config` with the keys of today. Raises UnsupportedModel for values that it cannot have,
+    """`config` under today's keys. Raises UnsupportedModel for a value that is not supported,
     CheckpointError for one that is damaged."""
     wrong = [f"{k} is {config[k]!r}" for k, v in dialect.only.items() if config.get(k, v) != v]
     if wrong:
         raise UnsupportedModel(
             f"{where}: {', '.join(wrong)}, which is not supported.",
-            fix="use another version of this model.",
+            fix="use another version of this model",
         )
     other = {dialect.inside, *dialect.ignored, *dialect.only, *dialect.keys}
     today = {k: v for k, v in config.items() if k not in other}
     if dialect.inside in config:
         today = _text_half(config[dialect.inside], today, f"{where}: {dialect.inside}")
-    pairs = ((new, old) for old, new in dialect.keys.items() if old not in _DECIDES)
+    pairs = ((new, old) for old, new in dialect.keys.items() if old not in _OLD_KEYS_THAT_WIN)
     refuse_different(config, pairs, where)
     for old, new in dialect.keys.items():
         if config.get(old) is not None:
@@ -57,18 +57,18 @@ def renamed_config(dialect: Dialect, config: Mapping[str, Any], where: str) -> d
 
 
 def _text_half(inside: Any, around: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The config of a model's text half: what stands around it is of the whole model.
+    """The config of a multimodal model's text model: `inside`, with the whole model's keys added.
 
-    A key around it that would be the text half's own is kept under another name, so that it is told
-    as one that nothing reads. Raises CheckpointError.
+    A key of `around` that belongs to the text model, and differs there, is kept under another name,
+    so that it is reported as a key that nothing reads. Raises CheckpointError.
     """
     if not isinstance(inside, dict):
         raise CheckpointError(f"{where} is not an object.", fix="fetch it again")
     check_spellings(inside, where)
-    both = {_TIED: inside.get(_TIED), f"{_TIED} around it": around.get(_TIED)}
-    refuse_different(both, [(_TIED, f"{_TIED} around it")], where)
+    both = {_TIED: inside.get(_TIED), f"{_TIED} outside it": around.get(_TIED)}
+    refuse_different(both, [(_TIED, f"{_TIED} outside it")], where)
     outside = {
-        k if k in _OF_THE_WHOLE else f"{k} (outside of the text half)": v
+        k if k in _OF_THE_WHOLE else f"{k} (outside the text model's config)": v
         for k, v in around.items()
         if k in _OF_THE_WHOLE or inside.get(k) != v
     }
@@ -76,9 +76,10 @@ def _text_half(inside: Any, around: Mapping[str, Any], where: str) -> dict[str, 
 
 
 class RenamedSource:
-    """Tensors under the names that a dialect's rows give them; others keep theirs.
+    """Tensors under the names that a dialect's rows give them. Names without a row stay as they
+    are.
 
-    Raises CheckpointError where two would get the same name.
+    Raises CheckpointError if two tensors would get the same name.
     """
 
     def __init__(self, source: TensorSource, dialect: Dialect, layers: object) -> None:
@@ -97,21 +98,21 @@ class RenamedSource:
                 hf = row.hf.replace("{}", str(number + row.shift))
             if hf in self._where:
                 raise CheckpointError(
-                    f"tensors {self._where[hf]!r} and {name!r} are both {hf!r}.",
-                    fix="download the checkpoint again.",
+                    f"tensors {self._where[hf]!r} and {name!r} would both be named {hf!r}.",
+                    fix="download the checkpoint again",
                 )
             self._where[hf] = name
 
     def names(self) -> list[str]:
-        """The names of today."""
+        """Today's names."""
         return list(self._where)
 
     def info(self, name: str) -> TensorInfo:
-        """As `TensorSource`."""
+        """See `TensorSource`."""
         return self._source.info(self._where[name])
 
     def read(self, name: str) -> Packed:
-        """As `TensorSource`."""
+        """See `TensorSource`."""
         return self._source.read(self._where[name])
 
     def release(self) -> None:

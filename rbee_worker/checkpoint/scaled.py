@@ -1,8 +1,8 @@
-"""Safetensors whose weights have their scales in another tensor, seen with both in one.
+"""Safetensors files that keep a weight's scales in a second tensor, joined into one tensor.
 
-Two layouts: `X.weight` in 8-bit floats with `X.weight_scale_inv`, one number for 128 x 128 values
-(DeepSeek V3), becomes F8_B128; `X_blocks` with `X_scales` (GPT-OSS) becomes MXFP4 under the name
-`X.weight`, an expert's rows being its outputs.
+Two layouts are read. `X.weight` in 8-bit floats with `X.weight_scale_inv`, one scale for 128 x 128
+values (DeepSeek V3), becomes F8_B128. `X_blocks` with `X_scales` (GPT-OSS) becomes MXFP4 under the
+name `X.weight`; the rows of an expert are its outputs.
 """
 
 from __future__ import annotations
@@ -22,34 +22,39 @@ _SCALE, _VALUES, _POWERS = "_scale_inv", "_blocks", "_scales"
 _KINDS = ("fp8", "mxfp4")
 
 
-def understood(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`config` without a `quantization_config` that this module reads. Raises UnsupportedModel."""
+def without_known_quantization(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`config` without its `quantization_config`, if this module reads that kind.
+
+    Raises UnsupportedModel for 8-bit floats with scales for other than 128 x 128 values.
+    """
     given = config.get("quantization_config")
     if not isinstance(given, dict) or given.get("quant_method") not in _KINDS:
         return dict(config)
     size = given.get("weight_block_size")
     if given["quant_method"] == "fp8" and size != [BLOCK, BLOCK]:
         raise UnsupportedModel(
-            f"{where}: 8-bit floats with a scale for {str(size)[:40]} values cannot be read.",
+            f"{where}: 8-bit floats with one scale for {str(size)[:40]} values cannot be read.",
             fix=f"use a checkpoint with weight_block_size [{BLOCK}, {BLOCK}], or a .gguf file",
         )
     return {key: value for key, value in config.items() if key != "quantization_config"}
 
 
 def joined(source: SafetensorsSource) -> TensorSource:
-    """`source`, or a `ScaledSource` of it where it has such pairs."""
+    """`source` itself, or a `ScaledSource` of it if it has weights with separate scales."""
     scaled = ScaledSource(source)
     return scaled if scaled.pairs else source
 
 
 class ScaledSource:
-    """The tensors of `source`, those with scales as one. Raises CheckpointError, UnsupportedModel
-    for pairs that do not fit each other."""
+    """The tensors of `source`, with each pair of values and scales joined into one tensor.
+
+    Raises CheckpointError for a pair whose shapes or formats do not match.
+    """
 
     def __init__(self, source: SafetensorsSource) -> None:
         self._source = source
         names = set(source.names())
-        self.pairs: dict[str, tuple[str, str]] = {}  # name: of the values, of the scales
+        self.pairs: dict[str, tuple[str, str]] = {}  # name -> names of its values and its scales
         for name in source.names():
             if name.endswith(_SCALE) and (values := name.removesuffix(_SCALE)) in names:
                 self.pairs[values] = (values, name)
@@ -61,15 +66,15 @@ class ScaledSource:
         self._infos = {name: self._joined(name) for name in self.pairs}
 
     def names(self) -> list[str]:
-        """As `TensorSource`."""
+        """See `TensorSource`."""
         return self._names
 
     def info(self, name: str) -> TensorInfo:
-        """As `TensorSource`."""
+        """See `TensorSource`."""
         return self._infos[name] if name in self.pairs else self._source.info(name)
 
     def read(self, name: str) -> Packed:
-        """As `TensorSource`; a pair is copied into one."""
+        """See `TensorSource`. A joined pair is copied."""
         if name not in self.pairs:
             return self._source.read(name)
         values, scales = (self._source.view(part) for part in self.pairs[name])
@@ -101,7 +106,7 @@ class ScaledSource:
         if not good:
             raise CheckpointError(
                 f"tensor {name!r}: {values.format} {list(shape)} and its scales, {scales.format} "
-                f"{list(scales.shape)}, do not fit each other.",
+                f"{list(scales.shape)}, do not match.",
                 fix="download the checkpoint again, or use a .gguf file",
             )
         nbytes = int(np.prod(whole, dtype=np.int64)) // form.block * form.bytes
@@ -109,7 +114,7 @@ class ScaledSource:
 
 
 def _fp8(values: Packed, scales: Packed) -> npt.NDArray[np.uint8]:
-    """Each row: its blocks, each behind its scale."""
+    """For each row: its blocks, each preceded by its scale."""
     rows, cols = values.shape
     out = np.empty((rows, cols // BLOCK, 4 + BLOCK), np.uint8)
     of_rows = scales.data.reshape(-1, cols // BLOCK, 4)
@@ -119,8 +124,8 @@ def _fp8(values: Packed, scales: Packed) -> npt.NDArray[np.uint8]:
 
 
 def _mxfp4(values: Packed, scales: Packed) -> npt.NDArray[np.uint8]:
-    """Blocks as GGUF has them: the scale's exponent, then values n and n + 16 in one byte; here
-    neighbours share a byte, the first in its low half."""
+    """Blocks in GGUF's layout: the scale's exponent, then values n and n + 16 in one byte. In the
+    source, neighbours share a byte, the first in its low half."""
     both = values.data.reshape(-1, 16)
     out = np.empty((len(both), 17), np.uint8)
     out[:, 0] = scales.data.reshape(-1)

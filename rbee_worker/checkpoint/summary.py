@@ -1,4 +1,4 @@
-"""What a checkpoint holds, counted: tensors, numbers and bytes of each format. Reads no weights."""
+"""Counts what a checkpoint holds, by format: tensors, values and bytes. Reads no weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class FormatUse:
 
 @dataclass(frozen=True)
 class Summary:
-    """formats: largest first; the totals are over all of them."""
+    """formats: largest first. The other fields are totals over all formats."""
 
     formats: tuple[FormatUse, ...]
     tensors: int
@@ -29,7 +29,7 @@ class Summary:
 
 
 def summarize(source: TensorSource) -> Summary:
-    """Count every tensor of `source` by its format in the file."""
+    """Count the tensors of `source` by their format in the file."""
     uses: dict[str, FormatUse] = {}
     for name in source.names():
         info = source.info(name)

@@ -1,8 +1,8 @@
-"""A head that is tied to the embedding, where the config and the tensors disagree.
+"""Tied embeddings: what holds where the config and the tensors disagree about them.
 
-The rule is that of transformers (modeling_utils.tie_weights, version 5): a tie holds only where the
-files do not contradict it. Where both tensors are there and differ, each is used as it is; where
-only the head was saved, it is the embedding as well.
+The rule is that of transformers (modeling_utils.tie_weights, version 5): a tie holds only if the
+files do not contradict it. If both tensors are in the files and differ, each is used as it is. If
+only the output head was saved, it is used as the embedding too.
 """
 
 from __future__ import annotations
@@ -15,46 +15,46 @@ import numpy as np
 from rbee_worker.checkpoint.formats import Packed, TensorInfo, TensorSource
 
 HEAD = "lm_head.weight"
-# Where families keep their embedding.
+# Names of the embedding in the families.
 EMBEDDINGS = (
     "model.embed_tokens.weight",
     "transformer.word_embeddings.weight",
     "transformer.wte.weight",
 )
-# Architectures whose config means a tie where it does not say.
-TIED_UNSAID = frozenset(
+# Architectures that tie the two unless the config says otherwise.
+TIED_BY_DEFAULT = frozenset(
     {
         *("gemma", "gemma2", "gemma3_text", "gemma4_text", "smollm3", "starcoder2", "cohere"),
         *("falcon", "mpt", "gpt_bigcode"),
     }
 )
 _KEY = "tie_word_embeddings"
-_ROWS = 4096  # compared at once
+_ROWS = 4096  # rows compared at once
 
 
 def settle(
     arch: str, config: Mapping[str, Any], source: TensorSource
 ) -> tuple[dict[str, Any], TensorSource, tuple[str, ...]]:
-    """Config, tensors and notes, after what the tensors say has been held against the config."""
+    """Config, tensors and notes, with the config corrected by what the tensors show."""
     said = config.get(_KEY)
     names = set(source.names())
     embedding = next((name for name in EMBEDDINGS if name in names), "")
-    if said is False or (said is None and arch not in TIED_UNSAID) or HEAD not in names:
+    if said is False or (said is None and arch not in TIED_BY_DEFAULT) or HEAD not in names:
         return dict(config), source, ()
     if not embedding:
-        note = f"the embedding is not in the files: {HEAD}, which is tied to it, is used for both"
+        note = f"the files have no embedding: {HEAD}, which is tied to it, is used for both"
         return dict(config), _HeadForBoth(source, _embedding_of(names)), (note,)
     if _equal(source.read(embedding), source.read(HEAD)):
         return dict(config), source, ()
     note = (
-        f"the config ties the head to the embedding, but {HEAD} and {embedding} differ: each is "
-        "used as it is, as in transformers"
+        f"the config ties the output head to the embedding, but {HEAD} and {embedding} differ: "
+        "each is used as it is, as in transformers"
     )
     return {**config, _KEY: False}, source, (note,)
 
 
 def _embedding_of(names: set[str]) -> str:
-    """What the missing embedding is called beside the other tensors."""
+    """The name of the missing embedding, guessed from the names of the other tensors."""
     if any(name.startswith("transformer.") for name in names):
         falcon = any(".self_attention." in name for name in names)
         return EMBEDDINGS[1] if falcon else EMBEDDINGS[2]
@@ -62,7 +62,7 @@ def _embedding_of(names: set[str]) -> str:
 
 
 def _equal(one: Packed, other: Packed) -> bool:
-    """Are two tensors the same bytes? Read a piece at a time: most differ in the first."""
+    """Whether two tensors have the same bytes. Compares in pieces: most differ in the first."""
     if (one.format, one.shape) != (other.format, other.shape):
         return False
     return all(
@@ -72,22 +72,22 @@ def _equal(one: Packed, other: Packed) -> bool:
 
 
 class _HeadForBoth:
-    """A source whose head is called as the embedding that it is tied to."""
+    """A source whose output head also serves as the embedding, and is listed under its name."""
 
     def __init__(self, source: TensorSource, embedding: str) -> None:
         self._source = source
         self._embedding = embedding
 
     def names(self) -> list[str]:
-        """As `TensorSource`."""
+        """See `TensorSource`."""
         return [self._embedding if name == HEAD else name for name in self._source.names()]
 
     def info(self, name: str) -> TensorInfo:
-        """As `TensorSource`."""
+        """See `TensorSource`."""
         return self._source.info(HEAD if name == self._embedding else name)
 
     def read(self, name: str) -> Packed:
-        """As `TensorSource`."""
+        """See `TensorSource`."""
         return self._source.read(HEAD if name == self._embedding else name)
 
     def release(self) -> None:

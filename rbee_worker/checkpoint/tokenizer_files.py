@@ -1,4 +1,4 @@
-"""The files that say how text becomes ids: which are read, and which are known but not read."""
+"""The files that define how text becomes ids: those that are read, and those known but not read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rbee_worker.checkpoint.reading import inside
 
 SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 
-# What a tokenizer may be read from; `Checkpoint.files` has those that exist.
+# Files that a tokenizer may be read from; `Checkpoint.files` has those that exist.
 READ = (
     "tokenizer.json",
     *SENTENCEPIECE,
@@ -24,10 +24,10 @@ READ = (
 )
 TEMPLATES = "additional_chat_templates"  # a folder of NAME.jinja
 
-# Files of other libraries' tokenizers; alone, they are a vocabulary that cannot be used here.
+# Tokenizer files of other libraries. A directory that has only these cannot be used.
 UNREAD: Mapping[str, str] = MappingProxyType(
     {
-        "vocab.txt": "BERT's WordPiece vocabulary, which this worker does not have",
+        "vocab.txt": "BERT's WordPiece vocabulary, which this worker does not support",
         "tekken.json": "mistral-common's own format",
         "tiktoken.model": "tiktoken's own format",
         "qwen.tiktoken": "tiktoken's own format",
@@ -39,8 +39,8 @@ UNREAD: Mapping[str, str] = MappingProxyType(
 
 
 def tokenizer_files(directory: Path) -> dict[str, Path]:
-    """Those of `READ` and `UNREAD` that a model directory has, and its named chat templates (as
-    `additional_chat_templates/NAME.jinja`).
+    """The files of `READ` and `UNREAD` that a model directory has, and its named chat templates
+    (under `additional_chat_templates/NAME.jinja`).
 
     Raises CheckpointError for a link that leads out of the directory.
     """

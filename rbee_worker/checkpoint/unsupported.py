@@ -1,4 +1,5 @@
-"""The refusal of an architecture: what it is, whether it is planned, and what comes nearest."""
+"""The refusal of an architecture: what it is, whether it is planned, and the nearest supported
+one."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ _RECURRENT = "a recurrent model"
 _HYBRID = "a model of recurrent and attention layers"
 _ENCODER = "an encoder: it makes embeddings, not text"
 _PAIR = "an encoder and a decoder"
-_PICTURES = "a model of pictures and text"
+_PICTURES = "a model of images and text"
 
 # `model_type` of config.json, or `general.architecture` of a GGUF file -> what it is.
 PLANNED: Mapping[str, str] = MappingProxyType(
@@ -40,9 +41,11 @@ def unsupported(
     config: Mapping[str, Any] | None = None,
     nearest: str = "",
 ) -> UnsupportedModel:
-    """nearest: a supported one that is built alike; without it, one that is called alike.
+    """The error for the architecture `found`.
 
-    config: of a model directory; it may tell what kind of model this is.
+    nearest: a supported architecture with the same structure; without it, the error names the one
+    with the most similar name. config: of a model directory; it may tell what kind of model this
+    is.
     """
     known = list(supported)
     near = nearest or next(iter(difflib.get_close_matches(found, known, n=1, cutoff=0.5)), "")
@@ -59,14 +62,14 @@ def unsupported(
 
 
 def _kind(config: Mapping[str, Any]) -> str:
-    """What a config tells of a model that is no decoder of text."""
+    """What kind of model a config describes, if it is not a text decoder."""
     names = " ".join(map(str, config["architectures"])) if _listed(config) else ""
     if config.get("is_encoder_decoder") is True:
         return _PAIR
     if isinstance(config.get("vision_config"), dict):
         return _PICTURES
     if isinstance(config.get("audio_config"), dict):
-        return "a model of sound and text"
+        return "a model of audio and text"
     if any(key in config for key in ("state_size", "ssm_cfg", "mamba_d_state", "conv_kernel")):
         return _HYBRID if "num_attention_heads" in config else _RECURRENT
     if any(word in names for word in ("ForMaskedLM", "ForSequenceClassification", "Embedding")):

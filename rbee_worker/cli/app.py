@@ -1,5 +1,4 @@
-"""The program: its commands. Imports nothing heavy before it must: of the commands, only the one
-that is run."""
+"""The program and its commands. Imports only the command that is run, and heavy modules late."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from rbee_worker.cli.terminal import error_line
 from rbee_worker.errors import INTERRUPTED, UsageError
 
 _CACHE = ("cache_dir", "log_level", "log_format")
-# What bench sets itself is no option of its own: it would be taken and do nothing.
+# Settings that bench sets itself have no option: it would be accepted without effect.
 _SET = ("prefix_cache", "speculate", "max_seqs", "generation_config")
 _BENCH = tuple(f for f in ALL if f not in _SET)
 
@@ -42,7 +41,7 @@ _ROWS = (
 
 
 class _Program(click.Group):
-    """Makes a command when it is asked for."""
+    """Creates a command on first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [row.name for row in _ROWS]
@@ -66,11 +65,11 @@ class _Program(click.Group):
     rbee_worker.__version__, message="rbee-worker %(version)s", help="print the version"
 )
 def app() -> None:
-    """What every command begins with: nothing."""
+    """Runs before every command; does nothing."""
 
 
 def run() -> int:
-    """Run the command that the command line names; its exit code."""
+    """Run the command that the command line names; returns its exit code."""
     try:
         code = app(prog_name="rbee-worker", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as e:
@@ -85,5 +84,5 @@ def run() -> int:
 
 
 def _usage(error: click.ClickException) -> str:
-    """click's own complaint (unknown option, missing argument) in our form."""
+    """One of click's errors (unknown option, missing argument) in the form of our own messages."""
     return UsageError(error.format_message().rstrip(".") + ".").line

@@ -1,4 +1,5 @@
-"""`rbee-worker bench`: how fast a model runs here, against what this machine's memory allows."""
+"""`rbee-worker bench`: how fast a model runs here, compared with this machine's memory
+bandwidth."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ REPEATS = 3
     "--random",
     metavar="SHAPE",
     default="",
-    help="no checkpoint but random weights: a known shape (llama-1b, llama-8b, ...) "
+    help="random weights, not a checkpoint: a known shape (llama-1b, llama-8b, ...) "
     "or the path of a config.json",
 )
 @click.option(
@@ -38,7 +39,7 @@ REPEATS = 3
 )
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 def bench(settings: Settings, ref: str, random: str, random_format: str, as_json: bool) -> None:
-    """Prefill and decode speed, start-up times, and the share of the memory's bandwidth."""
+    """Prefill and decode speed, start-up times, and the used share of the memory bandwidth."""
     settings = msgspec.structs.replace(
         settings,
         prefix_cache=False,
@@ -52,8 +53,8 @@ def bench(settings: Settings, ref: str, random: str, random_format: str, as_json
             raise UsageError("both a model and --random were given.", fix="give one of them.")
         settings, text = _invented(settings, random, random_format or "bf16")
     elif random_format:
-        raise UsageError("--random-format is for random weights.", fix="add --random SHAPE.")
-    import asyncio  # only now, as the next: --help is quicker without
+        raise UsageError("--random-format applies to random weights.", fix="add --random SHAPE.")
+    import asyncio  # imported late, like the next: --help is quicker
 
     from rbee_worker.ops.backends import choose_backend
 
@@ -73,9 +74,10 @@ def bench(settings: Settings, ref: str, random: str, random_format: str, as_json
 def _invented(
     settings: Settings, shape: str, format: str
 ) -> tuple[Settings, Callable[[], TextSide]]:
-    """Settings for a model of random weights, and the words that it has: none.
+    """Settings for a model of random weights, and its text side, which has no vocabulary.
 
-    Raises UsageError for an unknown shape or format, ModelError for what memory cannot hold.
+    Raises UsageError for an unknown shape or format, ModelError if the model does not fit in
+    memory.
     """
     from rbee_worker.loading.preflight import preflight
     from rbee_worker.models.random import random_checkpoint
@@ -87,7 +89,7 @@ def _invented(
 
 
 def _read_bytes(settings: Settings) -> int:
-    """Of weights, for one token of one sequence; the cache is not counted."""
+    """Bytes of weights that one token of one sequence reads; the cache is not counted."""
     from rbee_worker.loading.preflight import outline_of, preflight
     from rbee_worker.models.random import open_model
 
@@ -98,7 +100,7 @@ def _read_bytes(settings: Settings) -> int:
 
 
 async def _measure(settings: Settings, text: Callable[[], TextSide] | None) -> dict[str, Any]:
-    """Everything that a running engine can tell; speeds in tokens a second."""
+    """All figures that a running engine can give; speeds are in tokens per second."""
     from statistics import median
 
     from rbee_worker.cli.session import open_engine
@@ -140,14 +142,14 @@ async def _measure(settings: Settings, text: Callable[[], TextSide] | None) -> d
 
 
 class _Runs:
-    """Requests of random tokens, greedy, that only the asked number of tokens ends."""
+    """Requests with random prompts and greedy sampling. Only their token limit ends them."""
 
     def __init__(self, client: EngineClient, vocab_size: int) -> None:
         self._client, self._vocab_size = client, vocab_size
         self._count = 0
 
     async def rate(self, sequences: int, prompt: int, steps: int) -> float:
-        """Tokens a second of all sequences together, after each one's first token."""
+        """Tokens per second of all sequences together, counted after each one's first token."""
         from statistics import median
 
         rates = []
@@ -157,7 +159,7 @@ class _Runs:
         return round(median(rates), 1)
 
     async def together(self, sequences: int, prompt: int, tokens: int) -> list[Usage]:
-        """Run `sequences` requests at once; what each took."""
+        """Run `sequences` requests at once; returns the usage of each."""
         import asyncio
 
         return await asyncio.gather(*(self._one(prompt, tokens) for _ in range(sequences)))
@@ -172,11 +174,11 @@ class _Runs:
                 raise InferenceFailed(event.message)
             if isinstance(event, End):
                 return event.usage
-        raise InferenceFailed("the engine gave no end to a request.")
+        raise InferenceFailed("the engine did not end a request.")
 
 
 def _table(found: dict[str, Any]) -> str:
-    """The figures as lines for a person."""
+    """The figures as lines of text."""
     rows = [
         ("model", f"{found['model']}, backend {found['backend']}, {found['threads']} threads"),
         *((f"prefill {n}", f"{v} tok/s") for n, v in found["prefill_tok_s"].items()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import uuid
@@ -38,14 +39,14 @@ if TYPE_CHECKING:
 
 
 @click.option("--system", metavar="TEXT", help="the system message")
-@click.option("--url", metavar="URL", help="talk with a worker there (token: RBEE_API_TOKEN)")
+@click.option("--url", metavar="URL", help="use the worker at this URL (token: RBEE_API_TOKEN)")
 def chat(settings: Settings, sampling: dict[str, Any], system: str | None, url: str | None) -> None:
     """Talk with the model; /help lists what you can do."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError(
             "chat needs a terminal.", fix='rbee-worker generate --chat "..." works in a pipe.'
         )
-    import asyncio  # only now: --help is quicker without
+    import asyncio  # imported late: --help is quicker without it
 
     code = asyncio.run(_chat(settings, sampling, system, url))
     if code:
@@ -94,7 +95,7 @@ def _opening(
 
 @dataclass
 class ChatLoop:
-    """Reads a line, does what it says, until the person leaves."""
+    """Reads a line and carries it out, until the user leaves."""
 
     client: EngineClient | RemoteClient
     talk: Conversation
@@ -103,7 +104,7 @@ class ChatLoop:
     answers: list[Transcript] = field(default_factory=list)
 
     async def run(self) -> None:
-        """Until Ctrl-D or /quit."""
+        """Run until Ctrl-D or /quit."""
         info = self.client.info
         assert info is not None
         sys.stdout.write(
@@ -124,7 +125,7 @@ class ChatLoop:
                 error_line(e.line)
 
     async def _obey(self, line: str) -> bool:
-        """One line of input; False to leave."""
+        """Carry out one line of input; False to leave."""
         word, _, rest = line.strip().partition(" ")
         match word:
             case "":
@@ -152,7 +153,7 @@ class ChatLoop:
         return True
 
     async def _ask(self, text: str) -> None:
-        """One question and its streamed answer."""
+        """Send one question and stream its answer."""
         from rbee_worker.cli.transcript import gather
 
         self.talk.ask(text)
@@ -178,7 +179,7 @@ class ChatLoop:
                     self.client.generate(request),
                     on_text=show,
                     on_narration=_tell,
-                    prompt_text=lambda _: "",  # the person sees what was asked
+                    prompt_text=lambda _: "",  # the user can see the question already
                 )
         finally:
             self.talk.answer("".join(said))
@@ -210,7 +211,7 @@ class ChatLoop:
         return end.usage.prompt_tokens + end.usage.output_tokens if end else 0
 
     def _stats(self) -> str:
-        """Speed of the last answer, and sums."""
+        """The speed of the last answer, and totals."""
         if not self.answers:
             return "No answer yet."
         usages = [a.end.usage for a in self.answers if a.end]
@@ -227,7 +228,7 @@ class ChatLoop:
 
 def _save_path(rest: str) -> Path:
     name = rest.strip() or time.strftime("chat-%Y%m%d-%H%M%S.json")
-    return Path(name).expanduser()
+    return Path(os.path.expanduser(name))
 
 
 def _tell(narration: Narration) -> None:

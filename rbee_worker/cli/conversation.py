@@ -1,4 +1,4 @@
-"""A conversation as data, and the slash commands that change it. Knows no terminal, no engine."""
+"""A conversation as data, and the slash commands that change it. No terminal, no engine."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from rbee_worker.errors import UsageError
 
 HELP = """\
-/set NAME VALUE   change a sampling parameter; /set NAME alone takes it back; /set lists all
+/set NAME VALUE   change a sampling parameter; /set NAME alone resets it; /set lists all
 /system [TEXT]    set the system message; without TEXT show it; /system - removes it
 /reset            forget the conversation (system message and parameters stay)
 /retry            answer the last question again
-/stats            speed and sizes of this conversation
+/stats            speed and token counts of this conversation
 /save [FILE]      write the conversation as JSON
 /help             this list
 /quit             leave (as Ctrl-D does)
@@ -28,9 +28,9 @@ Parse = Callable[[str, str], Any]  # (parameter, text) -> value; raises UsageErr
 
 @dataclass
 class Conversation:
-    """Turns so far, the system message, and the parameters the person set.
+    """The turns so far, the system message, and the parameters that the user set.
 
-    check: makes a parameter's value from text, and refuses what no request may have.
+    check: parses a parameter's value from text, and refuses values that no request may have.
     """
 
     check: Parse
@@ -39,23 +39,23 @@ class Conversation:
     params: dict[str, Any] = field(default_factory=dict)
 
     def messages(self) -> tuple[dict[str, str], ...]:
-        """What a request carries: the system message, then the turns."""
+        """The messages of a request: the system message, then the turns."""
         head = [] if self.system is None else [{"role": "system", "content": self.system}]
         return tuple(head + self.turns)
 
     def ask(self, text: str) -> None:
-        """The person's turn."""
+        """Add the user's turn."""
         self.turns.append({"role": "user", "content": text})
 
     def answer(self, text: str) -> None:
-        """The model's turn; an empty one takes the question back, so that roles alternate."""
+        """Add the model's turn. An empty answer removes the question, so that roles alternate."""
         if text:
             self.turns.append({"role": "assistant", "content": text})
         else:
             self.turns.pop()
 
     def retry(self) -> str:
-        """Take the last question and its answer back; returns the question."""
+        """Remove the last question and its answer; returns the question."""
         if self.turns and self.turns[-1]["role"] == "assistant":
             self.turns.pop()
         if not self.turns:
@@ -63,7 +63,7 @@ class Conversation:
         return self.turns.pop()["content"]
 
     def set(self, rest: str) -> str:
-        """`/set NAME VALUE`, `/set NAME`, `/set`; returns what to tell the person."""
+        """`/set NAME VALUE`, `/set NAME`, `/set`; returns the text to show."""
         name, _, text = rest.strip().partition(" ")
         name, text = name.replace("-", "_"), text.strip()
         if not name:
@@ -84,12 +84,12 @@ class Conversation:
         return "System message removed." if text == "-" else "System message set."
 
     def reset(self) -> str:
-        """Forget the turns."""
+        """Remove all turns."""
         self.turns.clear()
         return "Conversation forgotten."
 
     def save(self, path: Path, model: str) -> str:
-        """Write model, parameters and messages as JSON; never over an existing file."""
+        """Write model, parameters and messages as JSON; never overwrites an existing file."""
         saved = {"model": model, "params": self.params, "messages": self.messages()}
         try:
             with path.open("x", encoding="utf-8") as f:

@@ -17,10 +17,10 @@ from rbee_worker.types import Narration, Request
 
 
 @click.argument("prompt", required=False, help="the text to continue; - reads it from stdin")
-@click.option("--chat", is_flag=True, help="ask it as a chat message, with the model's template")
+@click.option("--chat", is_flag=True, help="send it as a chat message, with the model's template")
 @click.option("--system", metavar="TEXT", help="with --chat: the system message")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object instead of streaming")
-@click.option("--quiet", "-q", is_flag=True, help="say nothing but the answer and errors")
+@click.option("--quiet", "-q", is_flag=True, help="print nothing but the answer and errors")
 def generate(
     settings: Settings,
     sampling: dict[str, Any],
@@ -43,7 +43,7 @@ def generate(
         params=sampling,
         surface="generate",
     )
-    import asyncio  # only now: --help is quicker without
+    import asyncio  # imported late: --help is quicker without it
 
     code = asyncio.run(_generate(settings, request, as_json=as_json, quiet=quiet))
     if code:
@@ -51,7 +51,7 @@ def generate(
 
 
 async def _generate(settings: Settings, request: Request, *, as_json: bool, quiet: bool) -> int:
-    """Runs the request; returns the exit code."""
+    """Run the request; returns the exit code."""
     import asyncio
 
     from rbee_worker.cli.interrupt import Interrupt
@@ -88,7 +88,7 @@ async def _generate(settings: Settings, request: Request, *, as_json: bool, quie
 
 
 def _prompt(given: str | None) -> str:
-    """The prompt argument, or stdin for `-` and for a pipe without argument."""
+    """The prompt argument; or stdin, for `-` and for a pipe without an argument."""
     if given is None and sys.stdin.isatty():
         raise UsageError(
             "no prompt.", fix='rbee-worker generate "Once upon a time", or - for stdin.'
@@ -111,7 +111,7 @@ def _messages(system: str | None, text: str) -> tuple[dict[str, Any], ...]:
 
 
 def _as_flags(error: InvalidRequest) -> str:
-    """Field errors as a person at a command line reads them: --top-p: must be ..."""
+    """Field errors in command-line terms: --top-p: must be ..."""
     lines = [f"{_flag(e.field)}: {e.message}" for e in error.errors]
     return "; ".join(lines)
 
@@ -126,4 +126,4 @@ def _tell(narration: Narration) -> None:
 
 
 def _nothing(_: object) -> None:
-    """Shows nothing."""
+    """Takes an event and shows nothing."""

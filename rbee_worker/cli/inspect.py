@@ -1,4 +1,5 @@
-"""`rbee-worker inspect`: what a model is and what it needs here; loads no weights, nor torch."""
+"""`rbee-worker inspect`: what a model is and what it needs here. Loads neither weights nor
+torch."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ def inspect(settings: Settings, ref: str, as_json: bool) -> None:
 
 
 def rows(found: Mapping[str, Any]) -> Iterator[Row]:
-    """A report (cli.report) for people: labels and texts, one a line."""
+    """A report (cli.report) as text: (label, text), one per line."""
     yield "model", found["ref"]
     yield "file", f"{found['path']} ({found['kind']})"
     yield "architecture", f"{found['architecture']} ({found['family']})"
@@ -65,7 +66,7 @@ def rows(found: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _held(use: Mapping[str, Any]) -> str:
-    """What becomes of the tensors of one format."""
+    """How the backend stores the tensors of one format."""
     return (
         f"{use['held']}: {use['tensors']} of {use['file']}, "
         f"{size(use['file_bytes'])} -> {size(use['held_bytes'])}"
@@ -76,7 +77,7 @@ def _memory(plan: Mapping[str, Any]) -> Iterator[str]:
     yield f"weights {size(plan['weights'])} ({size(plan['weights_in_file'])} on disk)"
     yield (
         f"cache {size(plan['kv_per_token'])} a token, "
-        f"{size(plan['kv_context'])} for one sequence of the whole context"
+        f"{size(plan['kv_context'])} for one sequence of the full context"
     )
     for state in plan["state"]:
         yield f"  {state['kind']}: {state['formula']} = {size(_bytes(state))}"
@@ -89,7 +90,7 @@ def _memory(plan: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _bytes(state: Mapping[str, Any]) -> int:
-    """What a state's formula gives."""
+    """The number of bytes that a state's formula gives."""
     return int(state["per_token"] or state["per_sequence"])
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C while an answer is made: the first ends the answer, the next ends the command."""
+"""Ctrl-C during an answer: the first ends the answer, the next ends the command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 class Interrupt:
-    """`pressed` tells whether an answer was asked to end."""
+    """Handles Ctrl-C. `pressed`: whether the user asked to end an answer."""
 
     def __init__(self) -> None:
         self.pressed = False
@@ -18,7 +18,7 @@ class Interrupt:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Takes SIGINT over for the running task, and gives it back."""
+        """Handle SIGINT for the running task, and restore the old handler at the end."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
         loop.add_signal_handler(signal.SIGINT, self._press, task)
@@ -29,7 +29,7 @@ class Interrupt:
 
     @contextmanager
     def ends(self, stop: Callable[[], Awaitable[None]]) -> Iterator[None]:
-        """While inside, the first Ctrl-C awaits `stop()` instead of cancelling the task."""
+        """Inside the block, the first Ctrl-C awaits `stop()` instead of cancelling the task."""
         self.pressed, self._stop = False, stop
         try:
             yield

@@ -1,4 +1,4 @@
-"""The two console scripts. The engine's process starts before this one has imported anything."""
+"""The two console scripts. They start the engine's process before they import anything else."""
 
 from __future__ import annotations
 
@@ -9,51 +9,54 @@ import sys
 from rbee_worker.cli.output import whole_streams
 from rbee_worker.process import child
 
-_LOCAL = ("generate", "chat")  # commands that begin with an engine of their own
-_OTHERWISE = ("--help", "-h", "--url")  # options with which they do without one
+_LOCAL = ("generate", "chat")  # commands that start an engine of their own
+_OTHERWISE = ("--help", "-h", "--url")  # options with which these commands need no engine
 
 
 def main() -> None:
     """Console script `rbee-worker`: runs a command and exits with its code."""
     whole_streams()
-    # No command multiplies with numpy, whose threads would spin from its import on.
+    # No command multiplies matrices with numpy, whose threads would spin from its import on.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         with child.early(_wants_engine(sys.argv[1:])):
-            from rbee_worker.cli.app import run  # only now: it imports for a quarter of a second
+            from rbee_worker.cli.app import run  # imported late: it takes a quarter of a second
 
             code = run()
-    except ImportError as error:  # of what every command needs
-        code = _incomplete(error)
-    except KeyboardInterrupt:  # during the imports; commands have their own way to end
+    except (ImportError, OSError, MemoryError) as error:  # before a command could begin
+        code = _cannot_begin(error)
+    except KeyboardInterrupt:  # during the imports; afterwards the commands handle it
         from rbee_worker.errors import INTERRUPTED
 
-        # An interrupt within an exec, as dataclasses are made with, is remembered until the next
-        # one: at the end of `python -m`, Python would die of it instead of exiting with our code.
+        # CPython keeps a KeyboardInterrupt raised inside exec() (dataclasses use it) pending until
+        # the next exec(). Clear it here, or the interpreter dies with the wrong exit code.
         exec("")
         code = INTERRUPTED
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is leaving already, with a code that says why
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process already exits, with the right code
     sys.exit(code)
 
 
-def _incomplete(error: ImportError) -> int:
-    """One line for a package that is missing; the exit code of a usage error."""
+def _cannot_begin(error: ImportError | OSError | MemoryError) -> int:
+    """Print one line about a missing package, or about what the process has too little of; returns
+    the exit code."""
     from rbee_worker.extras import said_of
+    from rbee_worker.machine import shortage
 
-    said = said_of(error)
+    short = shortage(error)
+    said = short or said_of(error)
     if said is None:
         raise error
     sys.stderr.write(f"error: {said[0]} Fix: {said[1]}\n")
-    return 2
+    return 2 if short is None else 3
 
 
 def daemon() -> None:
-    """Console script `llm-worker-rbee`, which orchestrators spawn: `rbee-worker serve`."""
+    """Console script `llm-worker-rbee`, which orchestrators start: `rbee-worker serve`."""
     sys.argv[1:1] = ["serve"]
     main()
 
 
 def _wants_engine(words: list[str]) -> bool:
-    """Will this command line start an engine, as far as can be told before it is understood?"""
+    """Whether this command line will start an engine, as far as a look at its words can tell."""
     without = any(word.partition("=")[0] in _OTHERWISE for word in words)
     return bool(words) and words[0] in _LOCAL and not without

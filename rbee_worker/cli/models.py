@@ -1,4 +1,4 @@
-"""`rbee-worker models`: what lies in the cache."""
+"""`rbee-worker models`: lists the models in the cache."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rbee_worker.config import Settings
 
 
 def models(settings: Settings) -> None:
-    """List the models on this machine, with what to write to use them."""
+    """List the models on this machine, each with the reference that names it."""
     from rbee_worker.checkpoint import refs
 
     found = refs.list_models(settings.cache_dir)

@@ -1,7 +1,7 @@
 """Command-line options made from tables: `OPTIONS` (settings) and `PARAMETERS` (sampling).
 
-A command is an ordinary function that takes `settings` (and `sampling`); `command` gives it one
-option for every row of the tables, so that none can be forgotten or differ from its documentation.
+A command is an ordinary function that takes `settings` (and `sampling`). `command` adds an option
+for every row of the tables, so none can be forgotten or differ from its documentation.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rbee_worker.config import OPTIONS, SERVE, Option, parse, unknown_variables
 from rbee_worker.observe import log
 
 EVERY = tuple(option.field for option in OPTIONS)
-ALL = tuple(option.field for option in OPTIONS if option.group != SERVE)  # without a server
+ALL = tuple(option.field for option in OPTIONS if option.group != SERVE)  # all but the server's
 DEBUG_ENV = "RBEE_DEBUG"
 
 
@@ -28,10 +28,10 @@ def command(
 ) -> click.Command:
     """A function as a command, under its own name.
 
-    fields: the settings that it has options for; all others come from the environment. The function
-    receives `settings: Settings`, with sampling also `sampling: dict[str, Any]` (raw parameters, as
-    a request has them), and what its own click decorators declare. An argument `ref` replaces the
-    option --model.
+    fields: the settings that get options; all others come from the environment. The function
+    receives `settings: Settings`, the parameters of its own click decorators, and with sampling
+    also `sampling: dict[str, Any]` (raw parameters, as in a request). An argument `ref` replaces
+    the option --model.
     """
     own: list[click.Parameter] = list(reversed(getattr(run, "__click_params__", [])))
     has_ref = any(p.name == "ref" for p in own)
@@ -61,7 +61,7 @@ def command(
 
 
 def _option(option: Option) -> click.Option:
-    """One row of `OPTIONS` as click wants it: text (or a switch), None when not given."""
+    """One row of `OPTIONS` as a click option: text (or a switch), None if not given."""
     if option.kind is bool:
         return click.Option(
             [option.field, f"{option.flag}/--no-{option.flag[2:]}"],

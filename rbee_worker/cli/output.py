@@ -1,8 +1,8 @@
-"""Standard output and error take all that is written to them, or the write fails.
+"""Standard output and standard error that write everything, or fail.
 
-With PYTHONUNBUFFERED (which most container images set) or `python -u`, Python's text streams pass
-their text to write(2) once and ignore how much of it was taken. A pipe whose reader is slower takes
-64 KiB at a time; if a signal arrives meanwhile, the rest is lost without an error.
+With PYTHONUNBUFFERED (which most container images set) or `python -u`, Python's text streams call
+write(2) once and ignore how much of the text it took. A pipe whose reader is slower takes 64 KiB at
+a time; if a signal arrives meanwhile, the rest is lost without an error.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Whole(io.FileIO):
-    """A file whose `write` goes on until everything is written; nothing is kept back."""
+    """An unbuffered file whose `write` repeats until everything is written."""
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Write all of `data`. Raises OSError; BlockingIOError where the file may not wait."""
+        """Write all of `data`. Raises OSError; BlockingIOError if the file must not block."""
         left = memoryview(data)
         while left:
             taken = super().write(left)
@@ -30,13 +30,13 @@ class Whole(io.FileIO):
 
 
 def whole_streams() -> None:
-    """Replace `sys.stdout` and `sys.stderr` where their writes may be cut short."""
+    """Replace `sys.stdout` and `sys.stderr` if they could lose a part of a write."""
     sys.stdout, sys.stderr = _whole(sys.stdout), _whole(sys.stderr)
 
 
 def _whole(stream: TextIO) -> TextIO:
     if not isinstance(getattr(stream, "buffer", None), io.RawIOBase):
-        return stream  # buffered by Python, whose buffer goes on until everything is written
+        return stream  # Python's own buffer repeats until everything is written
     return io.TextIOWrapper(
         Whole(stream.fileno(), "w", closefd=False),
         encoding=stream.encoding,

@@ -19,7 +19,7 @@ from rich.progress import (
 
 
 class Bar:
-    """`update(name, done, total)` moves the bar of that name; total 0 = not known yet."""
+    """A progress bar; `update(name, done, total)` moves the bar `name`; total 0 = not yet known."""
 
     def __init__(self, *, enabled: bool) -> None:
         self._tasks: dict[str, TaskID] = {}
@@ -34,7 +34,7 @@ class Bar:
         )
 
     def update(self, name: str, done: int, total: int) -> None:
-        """Bytes done of bytes in all."""
+        """done, total: bytes."""
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=total or None)
         self._progress.update(self._tasks[name], completed=done, total=total or None)

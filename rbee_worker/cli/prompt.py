@@ -1,4 +1,4 @@
-"""The input line of `chat`: history kept on disk, several lines, completion of commands."""
+"""The input line of `chat`: history on disk, messages of several lines, completion of commands."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Prompt:
 
 
 def _history(environ: Mapping[str, str]) -> History:
-    """Lines of earlier conversations; only of this one where nothing can be written."""
+    """Lines of earlier conversations; only of this one if the history file cannot be written."""
     try:
         return FileHistory(str(history_file(environ)))
     except OSError:
@@ -53,7 +53,7 @@ def _history(environ: Mapping[str, str]) -> History:
 
 
 def history_file(environ: Mapping[str, str]) -> Path:
-    """Where lines are remembered: below XDG_STATE_HOME, readable by the person alone."""
+    """The history file, in XDG_STATE_HOME; only the user can read it."""
     state = environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     folder = Path(state) / "rbee-worker"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -63,7 +63,7 @@ def history_file(environ: Mapping[str, str]) -> Path:
 
 
 def _keys() -> KeyBindings:
-    """Enter sends, unless the line ends in a backslash; Alt-Enter breaks the line."""
+    """Enter sends, unless the line ends with a backslash; Alt-Enter starts a new line."""
     keys = KeyBindings()
 
     @keys.add("enter")

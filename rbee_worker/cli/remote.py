@@ -1,4 +1,4 @@
-"""A worker elsewhere in the place of an engine here: what `chat --url` talks to."""
+"""A worker elsewhere, used like an engine in this process: what `chat --url` talks to."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ TOKEN_ENV = "RBEE_API_TOKEN"
 
 
 class RemoteClient:
-    """The part of `EngineClient` that a conversation needs, over HTTP. Streams resume by
-    themselves when the connection breaks.
+    """The part of `EngineClient` that a conversation needs, over HTTP. A stream resumes after its
+    connection breaks.
 
-    info: of the worker's model. chat: has it a chat template.
+    info: of the worker's model. chat: whether the model has a chat template.
     """
 
     def __init__(self, client: AsyncClient, info: types.ModelInfo, chat: bool) -> None:
@@ -30,7 +30,7 @@ class RemoteClient:
         self._jobs: dict[str, AsyncJob] = {}
 
     async def generate(self, request: Request) -> AsyncIterator[types.Event]:
-        """Events of one job. Raises Refused, Unreachable, StreamBroken."""
+        """The events of one job. Raises Refused, Unreachable, StreamBroken."""
         assert request.messages is not None
         job = await self._client.submit(messages=list(request.messages), **request.params)
         self._jobs[request.id] = job
@@ -45,14 +45,14 @@ class RemoteClient:
                 await job.cancel()
 
     async def cancel(self, request_id: str) -> None:
-        """End a request; its `End` follows."""
+        """End a request; its `End` event follows."""
         if request_id in self._jobs:
             await self._jobs[request_id].cancel()
 
 
 @asynccontextmanager
 async def open_worker(url: str) -> AsyncIterator[RemoteClient]:
-    """The worker at `url`, asked with the token in RBEE_API_TOKEN. Raises Unreachable, Refused."""
+    """The worker at `url`, called with the token in RBEE_API_TOKEN. Raises Unreachable, Refused."""
     async with AsyncClient(url, os.environ.get(TOKEN_ENV, "")) as client:
         info = await client.info()
         for text in _model(info).notes:
@@ -61,7 +61,7 @@ async def open_worker(url: str) -> AsyncIterator[RemoteClient]:
 
 
 def _model(info: dict[str, object]) -> types.ModelInfo:
-    """The worker's /info as far as a conversation shows it; figures it does not tell are 0."""
+    """The part of the worker's /info that a conversation shows; figures it does not give are 0."""
     known = {"model": info["model_id"], "block_size": 0, "kv_tokens": 0, "n_layers": 0}
     for name in ("arch", "device", "backend", "dtype", "kv_dtype", "speculate"):
         known[name] = info.get(name, "unknown")
@@ -72,7 +72,7 @@ def _model(info: dict[str, object]) -> types.ModelInfo:
 
 
 def event_of(event: wire.JobEvent) -> types.Event:
-    """The event that a wire event tells of; ids' texts are dropped."""
+    """The event that a wire event describes; the texts of single ids are dropped."""
     match event:
         case wire.Token():
             return types.Token(t=event.t, i=event.i, ids=event.ids)

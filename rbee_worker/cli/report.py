@@ -1,4 +1,4 @@
-"""What can be said of a checkpoint without loading it: the object that `inspect --json` prints."""
+"""What a checkpoint shows without being loaded: the object that `inspect --json` prints."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from rbee_worker.tokenizer.rows import rows_note
 def report(
     settings: Settings, progress: Callable[[str, int, int], None] | None = None
 ) -> dict[str, Any]:
-    """Opens `settings.model`, checks every name and shape, counts every byte; reads no weights.
+    """Open `settings.model`, check every name and shape, count every byte; read no weights.
 
-    Sizes in bytes. Raises what would keep the model from loading on a machine with enough memory.
+    Sizes are in bytes. Raises whatever would keep the model from loading, except lack of memory.
     """
     ckpt = open_checkpoint(settings.model, cache_dir=settings.cache_dir, progress=progress)
     ahead = preflight(ckpt, settings)
@@ -85,7 +85,7 @@ def report(
 
 
 def _generation_notes(ckpt: Checkpoint, ahead: Preflight, settings: Settings) -> tuple[str, ...]:
-    """What of the model's own sampling defaults is not applied."""
+    """Notes on the model's own sampling defaults that are not applied."""
     if not settings.generation_config:
         return ()
     return generation_defaults(ckpt.generation, context=ahead.model.context)[1]
@@ -94,12 +94,12 @@ def _generation_notes(ckpt: Checkpoint, ahead: Preflight, settings: Settings) ->
 def memory_plan(
     ahead: Preflight, settings: Settings, free_bytes: int, heads: int = 0
 ) -> tuple[dict[str, Any], list[str]]:
-    """Bytes and tokens, and what is wrong with them here.
+    """The planned memory in bytes and tokens, and what is wrong with it on this machine.
 
-    heads: of queries. state: what each kind of layer keeps, and by which formula. kv_context,
-    per_context: one sequence as long as the model allows; cache and cache_tokens: what the engine
-    would set aside on this machine now, null where the model does not fit; workspace: at most, for
-    everything else.
+    heads: of queries. state: what each kind of layer keeps, and its formula. kv_context,
+    per_context: for one sequence as long as the model allows; cache and cache_tokens: what the
+    engine would reserve on this machine now, null if the model does not fit; workspace: the upper
+    bound for everything else.
     """
     kinds = state_kinds(ahead.model.groups, heads, ahead.kv_dtype)
     longest = settings.ctx or ahead.model.context
@@ -124,7 +124,7 @@ def memory_plan(
 
 
 def kernels(backend: Backend) -> dict[str, Any]:
-    """The backend, the operations it has kernels for, and those that it has none for."""
+    """The backend, the operations that it has kernels for, and the other operations."""
     names = set(Ops.__abstractmethods__)
     fast = names & backend.fast()
     return {"backend": backend.name, "fast": sorted(fast), "reference": sorted(names - fast)}
@@ -140,7 +140,7 @@ def _tokenizer(ckpt: Checkpoint, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def tokenizer_kind(ckpt: Checkpoint) -> str:
-    """Where the vocabulary comes from: a file's name, or what a GGUF file says of it."""
+    """The source of the vocabulary: a file's name, or the kind that a GGUF file names."""
     if ckpt.gguf is None:
         vocabularies = ("tokenizer.json", *SENTENCEPIECE, "vocab.json")
         return next(name for name in vocabularies if name in ckpt.files)

@@ -1,4 +1,4 @@
-"""The sampling parameters as options of a command, and as words after `/set`."""
+"""The sampling parameters as command-line options, and as words after `/set`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rbee_worker import params
 
 
 def options() -> list[click.Parameter]:
-    """One option for every name that a parameter has; other names than the first are hidden."""
+    """One option per name of a parameter; --help shows only its first name."""
     found: list[click.Parameter] = []
     for option in params.options():
         for n, flag in enumerate(option.flags):
@@ -30,10 +30,10 @@ def options() -> list[click.Parameter]:
 
 
 def collect(values: MutableMapping[str, Any]) -> dict[str, Any]:
-    """Takes the sampling options out of `values`: name -> value as a request carries it.
+    """Remove the sampling options from `values`; returns name -> value as in a request.
 
-    Options that were not given are absent. Raises UsageError for text that is no such value; ranges
-    are checked later, when the model is known.
+    Options that were not given are absent. Raises UsageError for text that is not a value of the
+    right type; ranges are checked later, when the model is known.
     """
     raw: dict[str, Any] = {}
     for option in params.options():

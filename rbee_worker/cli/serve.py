@@ -1,4 +1,4 @@
-"""`rbee-worker serve`, and `llm-worker-rbee`: the daemon."""
+"""`rbee-worker serve`, alias `llm-worker-rbee`: the daemon."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def serve(settings: Settings) -> None:
     """Serve one model over HTTP: jobs and streams, OpenAI clients, a web page at /.
 
     The first line on stdout is the address, as JSON. RBEE_API_TOKEN holds the token; --local-mode
-    needs none. SIGTERM drains and leaves; twice leaves at once.
+    needs none. SIGTERM finishes running jobs and exits; a second one exits at once.
     """
     from rbee_worker.server.auth import read_token
 
@@ -30,7 +30,7 @@ def serve(settings: Settings) -> None:
 
 
 async def _engine(settings: Settings, *, on_loading: Callable[[Loading], None]) -> EngineClient:
-    """The engine in its own process; imported only now, so that the socket listens first."""
+    """Start the engine's process. Imported late, so that the socket listens first."""
     from rbee_worker.session.client import EngineClient
 
     return await EngineClient.start(settings, on_loading=on_loading)

@@ -1,4 +1,4 @@
-"""A running engine for one command: progress on the terminal, clean end."""
+"""A running engine for one command, with progress on the terminal and a clean end."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _log = log.logger("cli")
 async def open_engine(
     settings: Settings, *, quiet: bool = False, text: Callable[[], TextSide] | None = None
 ) -> AsyncIterator[EngineClient]:
-    """An engine that is ready, closed at the end. Raises what keeps the model from loading.
+    """A ready engine, closed at the end of the block. Raises what keeps the model from loading.
 
-    Shows what is going on on stderr, and the model's notes, unless `quiet`. text: stands in for
-    the checkpoint's.
+    Shows progress and the model's notes on stderr, unless `quiet`. text: replaces the checkpoint's
+    text side.
     """
     began = time.perf_counter()
     progress = Progress(quiet=quiet)
@@ -49,8 +49,8 @@ async def open_engine(
 
 
 class Progress:
-    """Words for loading: one changing line on a terminal; elsewhere only what takes a while, once:
-    that a download or compiling began."""
+    """Shows the progress of loading: one changing line on a terminal; elsewhere one line when a
+    slow phase (download, compilation) begins."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._status = Status()
@@ -72,12 +72,12 @@ class Progress:
         self._stage = message.stage
 
     def clear(self) -> None:
-        """Take the line away."""
+        """Remove the line."""
         self._status.clear()
 
 
 def words(message: Loading) -> str:
-    """A loading message as a person reads it."""
+    """A loading message as text."""
     if message.stage == "downloading":
         total = size(message.bytes_total) if message.bytes_total else ""
         return narration.downloading(size(message.bytes_loaded), total).human

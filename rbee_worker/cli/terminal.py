@@ -1,4 +1,4 @@
-"""What commands say beside their answer: one place that knows about terminals and colours.
+"""What commands print beside their answer: the one module that knows about terminals and colours.
 
 The answer goes to stdout; everything else (progress, narrations, statistics, errors) to stderr.
 """
@@ -19,57 +19,57 @@ _CLEAR_LINE = "\r\x1b[2K"
 
 
 def is_rich(stream: TextIO) -> bool:
-    """May escape sequences be written to `stream`? (https://no-color.org)"""
+    """Whether escape sequences may be written to `stream` (https://no-color.org)."""
     return stream.isatty() and os.environ.get("TERM") != "dumb" and "NO_COLOR" not in os.environ
 
 
 def dim(text: str, stream: TextIO) -> str:
-    """`text` in grey where `stream` can show it."""
+    """`text` in grey, if `stream` can show it."""
     return f"{_DIM}{text}{_OFF}" if is_rich(stream) else text
 
 
 def bold(text: str, stream: TextIO) -> str:
-    """`text` in bold where `stream` can show it."""
+    """`text` in bold, if `stream` can show it."""
     return f"{_BOLD}{text}{_OFF}" if is_rich(stream) else text
 
 
 def aside(text: str) -> None:
-    """A grey line (or several) on stderr, made harmless."""
+    """Write grey text to stderr, with control characters made visible."""
     sys.stderr.write(dim(visible(text), sys.stderr) + "\n")
     sys.stderr.flush()
 
 
 def note(text: str) -> None:
-    """`note: text` on stderr, always one line: what a person should know of the model."""
+    """Write `note: text` to stderr as one line: something the user should know about the model."""
     aside(f"note: {flat(text)}")
 
 
 def error_line(message: str) -> None:
-    """`error: message` on stderr, always one line."""
+    """Write `error: message` to stderr as one line."""
     head = f"{_RED}error:{_OFF}" if is_rich(sys.stderr) else "error:"
     sys.stderr.write(f"{head} {one_line(' '.join(message.split()))}\n")
     sys.stderr.flush()
 
 
 def flat(text: str) -> str:
-    """`text` without line breaks, and `visible`: messages quote files, templates and names."""
+    """`text` without line breaks and, since it may quote a file or a template, made `visible`."""
     return visible(" ".join(text.split()))
 
 
 def one_row(text: str) -> str:
-    """`text` as it is spaced, `visible`, its line breaks as pictures too."""
+    """`text` with its spaces kept and made `visible`, line breaks included."""
     return visible(text).replace("\n", "\u240a")
 
 
 def write_answer(text: str) -> None:
-    """A piece of the answer, at once; made harmless where a terminal shows it."""
+    """Write a piece of the answer at once; on a terminal, control characters are made visible."""
     sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 
 @contextmanager
 def no_echo() -> Iterator[None]:
-    """Keys pressed meanwhile (Ctrl-C too) are not written into what the program writes."""
+    """Inside the block, the terminal does not echo keys (such as ^C) into the program's output."""
     if not sys.stdin.isatty():
         yield
         return
@@ -87,7 +87,8 @@ def no_echo() -> Iterator[None]:
 
 
 class Status:
-    """One line on stderr that is written over and over, then taken away; nothing off a terminal."""
+    """One line on stderr that is overwritten repeatedly, then removed; nothing without a
+    terminal."""
 
     def __init__(self) -> None:
         self._on = is_rich(sys.stderr)
@@ -101,7 +102,7 @@ class Status:
             self._shown = True
 
     def clear(self) -> None:
-        """Take the line away."""
+        """Remove the line."""
         if self._shown:
             sys.stderr.write(_CLEAR_LINE)
             sys.stderr.flush()
@@ -109,7 +110,7 @@ class Status:
 
 
 def size(nbytes: float) -> str:
-    """Bytes for people: 93.4 MB (powers of ten, as disks and downloads are sold)."""
+    """A size as text: 93.4 MB (powers of ten, as disks and downloads are sold)."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(nbytes) < 1000:
             return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
@@ -118,7 +119,7 @@ def size(nbytes: float) -> str:
 
 
 def download_progress(show: Callable[[str], None]) -> Callable[[str, int, int], None]:
-    """A progress callback (name, bytes done, bytes in all or 0) that words what it hears."""
+    """A progress callback (name, bytes done, bytes in total or 0) that calls `show` with text."""
 
     def progress(name: str, done: int, total: int) -> None:
         show(f"Fetching {name}: {size(done)}" + (f" of {size(total)}" if total else ""))

@@ -1,4 +1,4 @@
-"""One answer as a command sees it: the stream is shown as it comes, and gathered for the end."""
+"""One answer as a command sees it: shown while it streams, and collected for the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from rbee_worker.types import (
 
 @dataclass
 class Transcript:
-    """Everything a stream of events said. Times are seconds since the request was sent."""
+    """Everything in a stream of events. Times are in seconds since the request was sent."""
 
     started: Started | None = None
     end: End | None = None
@@ -43,7 +43,7 @@ class Transcript:
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Decode speed: tokens after the first over the time they took; None for fewer than two."""
+        """Decode speed: tokens after the first, divided by their time; None for fewer than two."""
         usage = self.end.usage if self.end else None
         if usage is None or usage.output_tokens < 2 or usage.decode_ms <= 0:
             return None
@@ -63,7 +63,7 @@ class Transcript:
         )
 
     def own_warnings(self, info: ModelInfo | None) -> tuple[str, ...]:
-        """Warnings of this answer that are not the model's own notes."""
+        """The warnings of this answer, without the model's own notes."""
         told = self.started.warnings if self.started else ()
         return tuple(text for text in told if info is None or text not in info.notes)
 
@@ -107,9 +107,9 @@ async def gather(
     on_narration: Callable[[Narration], None],
     prompt_text: Callable[[Started], str],
 ) -> Transcript:
-    """Follow a stream to its end. Raises InferenceFailed when it ends in an error.
+    """Follow a stream to its end. Raises InferenceFailed if it ends with an error.
 
-    prompt_text: the prompt as text; it comes first where the request asks for an echo.
+    prompt_text: gives the prompt's text, which is shown first if the request asks for an echo.
     """
     transcript, began = Transcript(), time.perf_counter()
     async for event in events:
@@ -124,7 +124,7 @@ async def gather(
                 _add(transcript, event.t, event.ids, on_text)
                 transcript.logprobs += event.logprobs or ()
             case PromptLogprobs():
-                transcript.prompt_logprobs = event.logprobs
+                transcript.prompt_logprobs = (transcript.prompt_logprobs or ()) + event.logprobs
             case Narration():
                 on_narration(event)
             case End():

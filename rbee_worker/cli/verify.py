@@ -1,4 +1,5 @@
-"""`rbee-worker verify`: is this checkpoint computed as transformers computes it? Exit 1 if not."""
+"""`rbee-worker verify`: does this worker compute a checkpoint as transformers does? Exit 1 if
+not."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ from rbee_worker.observe.visible import visible
 
 
 @click.argument("ref", required=False, help="the model (default: RBEE_MODEL, else smollm2)")
-@click.option("--against", metavar="REF", help="transformers reads this one (default: the model)")
+@click.option(
+    "--against", metavar="REF", help="the checkpoint for transformers (default: the model)"
+)
 @click.option(
     "--tokens",
     metavar="N",
@@ -30,7 +33,7 @@ from rbee_worker.observe.visible import visible
     "--tolerance",
     metavar="X",
     type=float,
-    help="largest error (default 1e-4 in f32, more where rounded)",
+    help="largest error (default 1e-4 in f32, more if rounded)",
 )
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 def verify(
@@ -41,7 +44,7 @@ def verify(
     tolerance: float | None,
     as_json: bool,
 ) -> None:
-    """Compare every layer with transformers; exit 1 where they differ."""
+    """Compare every layer with transformers; exit with 1 if they differ."""
     need("torch", "transformers", "safetensors")
     from rbee_worker.verify.run import verify_report
 
@@ -61,10 +64,10 @@ def verify(
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """A report for people: what was compared, a table of errors, the verdict.
+    """A report as lines of text: what was compared, a table of errors, the verdict.
 
-    `error`: norm of the difference over norm, of the states that come out of all layers so far;
-    `alone`: of this layer, given the states that transformers has before it.
+    `error`: relative error (norm of the difference / norm) of the states after this layer; `alone`:
+    the same for this layer alone, computed from transformers' states before it.
     """
     other, limit = found["against"], found["tolerance"]
     rounded = ", activations in 8 bits" if found["activations"] == "i8" else ""
@@ -84,7 +87,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         f"logits differ by {logits['max']:.1e} at most, {logits['mean']:.1e} on average; "
-        f"the likeliest token is the same at {logits['same_token']:.1%} of positions"
+        f"the most likely token is the same at {logits['same_token']:.1%} of positions"
     )
     yield f"worst: {found['worst']}"
     if rounded:
@@ -93,5 +96,5 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield bold(f"equal within {limit:g}", sys.stdout)
     else:
         at = found["first_differing"]
-        said = f"{at} is the first that differs" if at else "errors add up in the logits"
+        said = f"{at} is the first that differs" if at else "the errors add up in the logits"
         yield bold(f"NOT equal within {limit:g}: {said}", sys.stdout)

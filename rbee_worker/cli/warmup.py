@@ -1,4 +1,4 @@
-"""`rbee-worker warmup`: compile CPU kernels now, so that no first start has to; for images."""
+"""`rbee-worker warmup`: compiles CPU kernels ahead of the first start, for example in an image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.argument(
-    "refs", nargs=-1, metavar="[REF]...", help="models; without: what common models need"
+    "refs", nargs=-1, metavar="[REF]...", help="models (default: what common models need)"
 )
 @click.option(
     "--isa",
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 )
 def warmup(settings: Settings, refs: Sequence[str], isa: Sequence[str]) -> None:
     """Compile the CPU kernels of models, and keep them for later starts."""
-    from rbee_worker.ops.backends import AUTO, ROWS, choose_backend  # only now: it imports numpy
+    from rbee_worker.ops.backends import AUTO, ROWS, choose_backend  # imports numpy
 
-    if settings.backend == AUTO:  # where that one cannot be had, there are no kernels to compile
+    if settings.backend == AUTO:  # otherwise there may be no kernels
         settings = msgspec.structs.replace(settings, backend=ROWS[0].name)
     backend = choose_backend(settings)
     status = Status()
@@ -40,7 +40,7 @@ def warmup(settings: Settings, refs: Sequence[str], isa: Sequence[str]) -> None:
         status.show(f"{target}: {narration.compiling(done, total, last).human}")
 
     try:
-        status.show("Looking at what is needed.")
+        status.show("Finding out which kernels are needed.")
         models = _checkpoints(settings, refs, status)
         outlines = [_outlined(ckpt, settings) for ckpt in models]
         for warmed in backend.warm(outlines, settings, isa, progress):
@@ -51,7 +51,7 @@ def warmup(settings: Settings, refs: Sequence[str], isa: Sequence[str]) -> None:
 
 
 def _outlined(ckpt: Checkpoint, settings: Settings) -> tuple[ModelOutline, str]:
-    """A model's outline, and what its keys and values would be kept in."""
+    """A model's outline, and the dtype that its cache would have."""
     from rbee_worker.loading.preflight import outline_of, preflight
 
     plan = preflight(ckpt, msgspec.structs.replace(settings, model=ckpt.ref))

@@ -1,4 +1,4 @@
-"""Python client of a worker: jobs as typed events, resumed by themselves when a stream breaks.
+"""Python client of a worker: jobs as typed events; a broken stream is resumed automatically.
 
     from rbee_worker.client import Client
 
@@ -6,7 +6,7 @@
         for event in client.generate(prompt="The bee", max_tokens=32):
             ...
 
-`AsyncClient` is the same with `async`. Events are the structs of `rbee_worker.wire`.
+`AsyncClient` has the same methods with `async`. Events are the structs of `rbee_worker.wire`.
 """
 
 from rbee_worker.client.aio import AsyncClient, AsyncJob

@@ -1,4 +1,4 @@
-"""The client for asyncio; method for method the blocking one of `sync.py`."""
+"""The asyncio client, with the same methods as the blocking one in `sync.py`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rbee_worker.wire import JobEvent
 
 
 class AsyncClient:
-    """A worker at `url`. Closing it closes its connections; jobs go on.
+    """A worker at `url`. Closing the client closes its connections; jobs continue.
 
     Raises Unreachable, Refused.
     """
@@ -47,7 +47,7 @@ class AsyncClient:
         await self.http.aclose()
 
     async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """One exchange of JSON."""
+        """Send one JSON request; returns the JSON answer."""
         try:
             response = await self.http.request(method, path, json=body)
         except httpx.TransportError as error:
@@ -62,7 +62,7 @@ class AsyncClient:
         return found
 
     async def ready(self) -> bool:
-        """Can the worker serve now?"""
+        """Whether the worker can serve now."""
         try:
             return bool((await self.request("GET", "/v1/ready"))["ready"])
         except Refused as error:
@@ -76,12 +76,12 @@ class AsyncClient:
         return found
 
     async def submit(self, **request: Any) -> AsyncJob:
-        """Start a job; its events wait for whoever reads them."""
+        """Start a job; its events are kept until somebody reads them."""
         created = await self.request("POST", "/v1/jobs", request)
         return AsyncJob(self, created["job_id"])
 
     def job(self, job_id: str) -> AsyncJob:
-        """A job that exists already."""
+        """A job that already exists."""
         return AsyncJob(self, job_id)
 
     async def jobs(self) -> list[dict[str, Any]]:
@@ -103,7 +103,7 @@ class AsyncClient:
 
 
 class AsyncJob:
-    """A job by its id."""
+    """A job, identified by its id."""
 
     def __init__(self, client: AsyncClient, job_id: str) -> None:
         self._client = client
@@ -115,14 +115,14 @@ class AsyncJob:
         return found
 
     async def cancel(self) -> dict[str, Any]:
-        """DELETE /v1/jobs/{id}: ends it; harmless when it has ended."""
+        """DELETE /v1/jobs/{id}: ends the job; no effect if it has ended."""
         found: dict[str, Any] = await self._client.request("DELETE", f"/v1/jobs/{self.id}")
         return found
 
     async def events(self, after: int = 0) -> AsyncIterator[JobEvent]:
-        """Every event after number `after`, exactly once, however often the connection breaks.
+        """Every event after number `after`, exactly once, even if the connection breaks.
 
-        Raises StreamBroken when the worker stays away, Refused when it no longer knows the job.
+        Raises StreamBroken if the worker stays unreachable, Refused if it no longer knows the job.
         """
         reader, patience = EventReader(after), Patience()
         while not reader.done:

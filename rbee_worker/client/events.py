@@ -1,4 +1,4 @@
-"""Bytes of an event stream -> typed events. No I/O; the same for the sync and the async client."""
+"""Turns the bytes of an event stream into typed events. No I/O; both clients use it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rbee_worker import wire
 from rbee_worker.wire import JobEvent
 
 DONE = b"[DONE]"
-TRIES = 8  # reconnections without a single new event in between
+TRIES = 8  # reconnections in a row without a new event
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 
@@ -17,10 +17,10 @@ _KNOWN = frozenset(kind.__struct_config__.tag for kind in wire.JobEvent.__args__
 
 
 class EventReader:
-    """Feed it what arrives; it returns whole events and remembers where to resume.
+    """Feed it the bytes that arrive; it returns complete events and remembers where to resume.
 
-    last_id: of the last event returned. done: `[DONE]` has come. Unknown event types are skipped,
-    so that a client may be older than its worker.
+    last_id: of the last event returned. done: whether `[DONE]` has come. Unknown event types are
+    skipped, so a client may be older than its worker.
     """
 
     def __init__(self, last_id: int = 0) -> None:
@@ -29,11 +29,11 @@ class EventReader:
         self._rest = b""
 
     def restart(self) -> None:
-        """The connection is new: half an event of the old one is void."""
+        """Start a new connection: an incomplete event of the old one is dropped."""
         self._rest = b""
 
     def feed(self, data: bytes) -> list[JobEvent]:
-        """Events that `data` completes; those already returned are not returned again."""
+        """The events that `data` completes, without those already returned."""
         *frames, self._rest = (self._rest + data).replace(b"\r\n", b"\n").split(b"\n\n")
         events = []
         for frame in frames:
@@ -69,13 +69,14 @@ class EventReader:
 
 
 class Patience:
-    """How long to wait before the next try to resume; gives up after `TRIES` without progress."""
+    """How long to wait before the next attempt to resume; gives up after `TRIES` without
+    progress."""
 
     def __init__(self) -> None:
         self._failures = 0
 
     def progress(self) -> None:
-        """An event has come: start over."""
+        """An event has come: start counting again."""
         self._failures = 0
 
     def pause(self) -> float | None:

@@ -1,4 +1,4 @@
-"""What can go wrong between a client and a worker."""
+"""The errors between a client and a worker."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rbee_worker.errors import FieldError, WorkerError
 
 
 class ClientError(WorkerError):
-    """Base of the three."""
+    """Base of the errors in this module."""
 
 
 class Unreachable(ClientError):
@@ -27,7 +27,7 @@ class StreamBroken(ClientError):
 
 
 class Refused(ClientError):
-    """The worker said no. `errors` lists the fields; `retry_after_s` says when to come again."""
+    """The worker refused. `errors` lists the fields; `retry_after_s`: seconds until a retry."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Refused(ClientError):
 
 
 def refusal(response: httpx.Response) -> Refused:
-    """The error that an unsuccessful response (already read) stands for."""
+    """The error for an unsuccessful response, whose body has been read."""
     body: Any = {}
     try:
         body = msgspec.json.decode(response.content)

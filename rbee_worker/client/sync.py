@@ -13,11 +13,11 @@ from rbee_worker.client.events import EventReader, Patience
 from rbee_worker.client.failures import Refused, StreamBroken, Unreachable, refusal
 from rbee_worker.wire import JobEvent
 
-READ_S = 30.0  # silence after which a stream counts as broken; workers comment every 10 s
+READ_S = 30.0  # silence after which a stream counts as broken; workers send comments every 10 s
 
 
 class Client:
-    """A worker at `url`. Closing it closes its connections; jobs go on.
+    """A worker at `url`. Closing the client closes its connections; jobs continue.
 
     Raises Unreachable, Refused.
     """
@@ -48,7 +48,7 @@ class Client:
         self.http.close()
 
     def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """One exchange of JSON."""
+        """Send one JSON request; returns the JSON answer."""
         try:
             response = self.http.request(method, path, json=body)
         except httpx.TransportError as error:
@@ -63,7 +63,7 @@ class Client:
         return found
 
     def ready(self) -> bool:
-        """Can the worker serve now?"""
+        """Whether the worker can serve now."""
         try:
             return bool(self.request("GET", "/v1/ready")["ready"])
         except Refused as error:
@@ -77,12 +77,12 @@ class Client:
         return found
 
     def submit(self, **request: Any) -> Job:
-        """Start a job; its events wait for whoever reads them."""
+        """Start a job; its events are kept until somebody reads them."""
         created = self.request("POST", "/v1/jobs", request)
         return Job(self, created["job_id"])
 
     def job(self, job_id: str) -> Job:
-        """A job that exists already."""
+        """A job that already exists."""
         return Job(self, job_id)
 
     def jobs(self) -> list[dict[str, Any]]:
@@ -103,7 +103,7 @@ class Client:
 
 
 class Job:
-    """A job by its id."""
+    """A job, identified by its id."""
 
     def __init__(self, client: Client, job_id: str) -> None:
         self._client = client
@@ -115,14 +115,14 @@ class Job:
         return found
 
     def cancel(self) -> dict[str, Any]:
-        """DELETE /v1/jobs/{id}: ends it; harmless when it has ended."""
+        """DELETE /v1/jobs/{id}: ends the job; no effect if it has ended."""
         found: dict[str, Any] = self._client.request("DELETE", f"/v1/jobs/{self.id}")
         return found
 
     def events(self, after: int = 0) -> Iterator[JobEvent]:
-        """Every event after number `after`, exactly once, however often the connection breaks.
+        """Every event after number `after`, exactly once, even if the connection breaks.
 
-        Raises StreamBroken when the worker stays away, Refused when it no longer knows the job.
+        Raises StreamBroken if the worker stays unreachable, Refused if it no longer knows the job.
         """
         reader, patience = EventReader(after), Patience()
         while not reader.done:
@@ -156,7 +156,7 @@ class Job:
 
 
 def unreachable(url: str, error: httpx.TransportError) -> Unreachable:
-    """`error` in one line."""
+    """The error for a failed connection, in one line."""
     reason = str(error) or type(error).__name__
     return Unreachable(
         f"No worker answers at {url} ({reason}).", fix="start one: rbee-worker serve --local-mode."

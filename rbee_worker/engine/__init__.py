@@ -1,1 +1,1 @@
-"""From requests to tokens: scheduler, batch, sampler, stop rules, step, process, client."""
+"""The core, from ids to ids: scheduler, steps, sampler, stop rules."""

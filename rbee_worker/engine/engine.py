@@ -1,9 +1,9 @@
 """The engine: sequences of ids in, ids out, one step at a time, in one thread.
 
-It knows nothing of text, of processes, of HTTP; only its `Runner` talks to a backend. A step is
-launched, then collected. Where the backend computes while the host goes on, the next step is
-planned and launched before this one is collected; whatever a launched step may still be using is
-given back only in `collect`.
+It knows nothing of text, processes or HTTP; only its `Runner` talks to a backend. A step is
+launched, then collected. Where the backend computes while the host continues, the next step is
+planned and launched before this one is collected; memory that a launched step may still use is
+released only in `collect`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,12 @@ from rbee_worker.engine.figures import Figures
 from rbee_worker.engine.lookup import Drafter, why_no_drafts
 from rbee_worker.engine.messages import (
     Cancel,
-    Finished,
     Output,
     Preempted,
     PromptScores,
     Rescaled,
-    Scheduled,
     Stats,
     Submit,
-    Tokens,
 )
 from rbee_worker.engine.rope_length import RopeLengths
 from rbee_worker.engine.runner import Draw, Launched, Runner, Scores
@@ -44,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 class Pending(Struct, frozen=True):
-    """A step that is not collected: its plan and what was launched, or why that failed."""
+    """A step that is not collected yet: its plan and what was launched, or why that failed."""
 
     plan: Plan
     launched: Launched | None = None
@@ -52,7 +49,7 @@ class Pending(Struct, frozen=True):
 
 
 class Engine:
-    """Runs every live sequence. `context`: longest sequence that model and pool both allow."""
+    """Runs every live sequence. `context`: the longest sequence that model and pool both allow."""
 
     def __init__(
         self,
@@ -84,12 +81,15 @@ class Engine:
         self._out: list[Output] = []
         self._arrivals = 0
         self._figures = Figures()
+        # Told, where it is set, what must be known even if the step about to run ends the process:
+        # which sequences are in it.
+        self.tell: Callable[[list[Output]], None] | None = None
 
     # ---- commands
 
     @property
     def idle(self) -> bool:
-        """Nothing to compute, nothing to wait for and nothing to tell."""
+        """Whether there is nothing to compute, to wait for or to report."""
         return self.scheduler.idle and self._pending is None and not self._out
 
     def submit(self, m: Submit) -> None:
@@ -102,16 +102,17 @@ class Engine:
         self._live[m.seq] = seq
         self.scheduler.add(seq)
         if not prompt or len(tokens) > self.context:
-            what = f"{len(tokens)} tokens where 1 .. {self.context} are possible"
+            what = f"{len(tokens)} tokens, but 1 to {self.context} are possible"
             self._give_up(seq, InferenceFailed(what))
             return
-        self._tell_scores(seq)
+        if seq.scores is not None and not seq.scoring:  # one token alone
+            self._tell_scores(seq, 0)
         ended = rules.check(output[-1], len(output)) if output else rules.length(0)
         if ended is not None and not seq.scoring:
             self._finish(seq, ended)
 
     def sequence(self, m: Submit) -> Sequence:
-        """A sequence that nothing is planned for."""
+        """A new sequence, for which nothing is planned yet."""
         prompt = len(m.prompt_ids)
         tokens = [*m.prompt_ids, *m.output_ids]
         rope_len = self._ropes.of(prompt, len(tokens))
@@ -136,7 +137,7 @@ class Engine:
         )
 
     def cancel(self, m: Cancel) -> None:
-        """End a sequence wherever it is. An unknown one has ended already: nothing happens."""
+        """End a sequence wherever it is. An unknown one has already ended: no effect."""
         seq = self._live.get(m.seq)
         if seq is not None:
             self._finish(seq, StopRecord(rule=m.rule, at=seq.n_output))
@@ -144,8 +145,8 @@ class Engine:
     # ---- the step
 
     def step(self) -> list[Output]:
-        """One step of all that is running, and everything that came of it. Where steps overlap it
-        is launched only, and everything that came of the step before is told."""
+        """Run one step; returns its output. Where steps overlap, the step is only launched, and the
+        output is that of the step before."""
         started = self._clock()
         plan = self.scheduler.schedule()
         pending = self.launch(plan)
@@ -163,13 +164,16 @@ class Engine:
             self.collect(pending)
 
     def launch(self, plan: Plan) -> Pending:
-        """Hand a plan to the runner. An exception is carried, not raised."""
+        """Pass a plan to the runner. An exception is stored in the result, not raised."""
         for seq in plan.preempted:
             self.runner.leave(seq)
             self._out.append(Preempted(seq=seq.id, tokens=len(seq.tokens)))
             self._figures.preemptions += 1
         for seq in plan.admitted:
             self._admitted(seq)
+        if plan.admitted and self.tell is not None:
+            told, self._out = self._out, []
+            self.tell(told)
         if not plan.chunks:
             return Pending(plan)
         try:
@@ -180,7 +184,7 @@ class Engine:
             return Pending(plan, error=error)
 
     def collect(self, pending: Pending) -> None:
-        """Take over what a step computed: commit its state, append its tokens, end what ends.
+        """Take a step's results: commit its state, append its tokens, end sequences that are done.
 
         The result of a sequence that was preempted or ended meanwhile is dropped.
         """
@@ -203,7 +207,7 @@ class Engine:
             if seq.state is chunk.state and not seq.done:
                 seq.drawing -= chunk.draws
                 seq.solo = False
-                taken[seq] = self._take(seq, drawn[seq])
+                taken[seq] = seq.take(drawn[seq])
                 rejected = max(chunk.draws - max(len(taken[seq]), 1), 0)
             self.pool.commit(chunk.state, chunk.count, rejected)
         for part in scores:
@@ -216,54 +220,25 @@ class Engine:
     # ---- what happens to a sequence
 
     def _admitted(self, seq: Sequence) -> None:
-        """It left the queue."""
+        """A sequence left the queue."""
         now = self._clock()
-        if not seq.started_s:  # what it finds again after a preemption is its own, not a hit
+        if not seq.started_s:  # after a preemption it finds its own prefix, which is no cache hit
             seq.started_s = now
             seq.reused = seq.cached
             self._figures.admitted(seq)
-        self._out.append(
-            Scheduled(
-                seq=seq.id,
-                tokens=len(seq.tokens),
-                cached=seq.cached,
-                waited_ms=(now - seq.arrived_s) * 1e3,
-            )
-        )
-
-    def _take(self, seq: Sequence, draws: list[Draw]) -> list[Draw]:
-        """Its next output tokens, up to one that ends it. Returns the draws that these are."""
-        for n, draw in enumerate(draws, 1):
-            if draw.error is not None:
-                return draws[:n]
-            seq.tokens.append(draw.id)
-            if seq.rules.check(draw.id, seq.n_output) is not None:
-                return draws[:n]
-        return draws
+        self._out.append(seq.scheduled(now))
 
     def _tell(self, seq: Sequence, taken: list[Draw]) -> None:
-        """Tell its new output tokens; the last may end it."""
+        """Tell the tokens that a sequence has just taken; the last one may end it."""
         last = taken[-1]
-        drafter, known = seq.drafter, len(seq.tokens) - len(taken) + (last.error is not None)
-        for n, draw in enumerate(taken, known + 1):
+        before = len(seq.tokens) - len(taken) + (last.error is not None)
+        for length, draw in enumerate(taken, before + 1):
             if draw.error is not None:
                 self._give_up(seq, InferenceFailed(draw.error))
                 return
-            drafted = accepted = 0
-            if drafter is not None:
-                self._figures.drafts(*drafter.follow(n))
-                drafted, accepted = drafter.drafted, drafter.accepted
             seq.first_token_s = seq.first_token_s or self._clock()
-            self._figures.tokens_out += 1
-            self._out.append(
-                Tokens(
-                    seq=seq.id,
-                    ids=(draw.id,),
-                    logprobs=None if draw.logprob is None else (draw.logprob,),
-                    drafted=drafted,
-                    accepted=accepted,
-                )
-            )
+            self._figures.drew(*seq.follow(length))
+            self._out.append(seq.drew(draw.id, draw.logprob))
         ended = seq.rules.check(last.id, seq.n_output)
         rope_len = self._ropes.of(seq.prompt_len, len(seq.tokens))
         if ended is not None:
@@ -274,45 +249,39 @@ class Engine:
             self.scheduler.reset(seq)
 
     def _rescale(self, seq: Sequence, rope_len: int) -> None:
-        """It has grown past a length from which on other frequencies hold, for all its tokens."""
+        """A sequence has grown past a length from which on all its tokens use other frequencies."""
         seq.rope_len, seq.rope_end = rope_len, self._ropes.end(len(seq.tokens))
         self.scheduler.reset(seq, self._ropes.salt(rope_len))
         left = len(seq.tokens) - seq.state.computed
         self._out.append(Rescaled(seq=seq.id, tokens=left, past=rope_len - 1))
 
     def _score(self, seq: Sequence, scores: tuple[TokenLogprob, ...], *, drew: bool) -> None:
-        """More of the prompt is scored; a sequence that only wanted that ends with it."""
+        """Take scores of the prompt; a sequence that wants nothing else ends when they are
+        complete."""
         assert seq.scores is not None
+        told = len(seq.scores) if len(seq.scores) > 1 else 0  # the first entry waits for others
         seq.scores.extend(scores)
-        self._tell_scores(seq)
+        self._tell_scores(seq, told)
         ended = None if drew else seq.rules.length(seq.n_output)
         if ended is not None and not seq.scoring:
             self._finish(seq, ended)
 
-    def _tell_scores(self, seq: Sequence) -> None:
-        if seq.scores is not None and not seq.scoring:
-            self._out.append(PromptScores(seq=seq.id, logprobs=tuple(seq.scores)))
+    def _tell_scores(self, seq: Sequence, start: int) -> None:
+        assert seq.scores is not None
+        self._out.append(PromptScores(seq=seq.id, start=start, logprobs=tuple(seq.scores[start:])))
 
     def _finish(self, seq: Sequence, stop: StopRecord, error: WorkerError | None = None) -> None:
         self.scheduler.finish(seq)
         self.runner.leave(seq)
         del self._live[seq.id]
-        self._out.append(
-            Finished(
-                seq=seq.id,
-                stop=stop,
-                usage=seq.usage(self._clock()),
-                error=None if error is None else error.message,
-                code=None if error is None else error.code,
-            )
-        )
+        self._out.append(seq.finished(self._clock(), stop, error))
 
     # ---- trouble
 
     def _recover(self, plan: Plan, error: Exception) -> None:
-        """A step failed. Of one sequence: it is to blame. Of several (the others may have ended
-        meanwhile): each runs alone once, and the one to blame fails there. If they fail only
-        together, the youngest goes in the end."""
+        """A step failed. If it had one sequence, that one is given up. If it had several (some may
+        have ended meanwhile), each runs alone once, and the faulty one fails there. If they fail
+        only together, the youngest is given up in the end."""
         log.error("a step of %d sequences failed", len(plan.chunks), exc_info=error)
         seqs = [c.seq for c in plan.chunks if c.seq.state is c.state and not c.seq.done]
         if not seqs:
@@ -328,7 +297,7 @@ class Engine:
         self._finish(seq, StopRecord(rule="ERROR", at=seq.n_output), as_worker_error(error))
 
     def _report(self, plan: Plan, started: float) -> list[Output]:
-        """Everything that is to be told since the last step, with fresh figures if due."""
+        """All output since the last step, with fresh figures if they are due."""
         now = self._clock()
         if plan.chunks:
             self._figures.stepped((now - started) * 1e3)

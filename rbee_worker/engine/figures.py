@@ -1,4 +1,4 @@
-"""What an engine counts, and when it is told."""
+"""The engine's counters and gauges, and when they are reported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STATS_EVERY_S = 0.25
 
 @dataclass(slots=True)
 class Figures:
-    """Counters since the start. step_ms: of the last step; told_s: when they were last told."""
+    """Counters since the start. step_ms: of the last step; told_s: the time of the last report."""
 
     tokens_in: int = 0
     tokens_out: int = 0
@@ -26,22 +26,23 @@ class Figures:
     told_s: float = 0.0
 
     def admitted(self, seq: Sequence) -> None:
-        """It runs for the first time."""
+        """Count a sequence that runs for the first time."""
         self.tokens_in += seq.prompt_len
         self.cached_tokens += seq.cached
 
-    def drafts(self, drafted: int, accepted: int) -> None:
-        """So many tokens more were drafted, so many of them drawn."""
+    def drew(self, drafted: int, accepted: int) -> None:
+        """Count one output token, and by how much its sequence's drafts have grown."""
+        self.tokens_out += 1
         self.drafted_tokens += drafted
         self.accepted_tokens += accepted
 
     def stepped(self, ms: float) -> None:
-        """A step took so long."""
+        """Count a step that took `ms`."""
         self.steps += 1
         self.step_ms = ms
 
     def due(self, now: float, idle: bool) -> bool:
-        """Whether they are to be told again; where so, they count as told."""
+        """Whether they are to be reported again; if so, they count as reported."""
         if not idle and now - self.told_s < STATS_EVERY_S:
             return False
         self.told_s = now

@@ -1,4 +1,4 @@
-"""One engine of the parts that loading has made."""
+"""Builds an engine from the parts that loading has made."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ def make_engine(
     overlaps: bool = False,
     trace: bool = False,
 ) -> Engine:
-    """An engine that runs `model`. memory, sampling: its backend's, for `pool` and its vocabulary.
+    """An engine that runs `model`. memory, sampling: from its backend, for `pool` and its
+    vocabulary.
 
     token_budget: tokens of a step. context: longest sequence. ropes: every rotary table of the
-    model. buckets, overlaps: what the backend says of itself (`ops.backend.Backend`). trace: tell
-    the times of every step.
+    model. buckets, overlaps: the backend's properties (`ops.backend.Backend`). trace: report the
+    times of every step.
     """
     runner = Runner(
         model,

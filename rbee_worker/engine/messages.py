@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from rbee_worker.config import Settings
 from rbee_worker.types import (
@@ -113,7 +113,10 @@ class Tokens(Struct, frozen=True, kw_only=True, tag="tokens"):
 
 
 class PromptScores(Struct, frozen=True, kw_only=True, tag="prompt_scores"):
+    """Scores of the prompt's tokens from place `start` on, of as many as a step computed."""
+
     seq: str
+    start: int
     logprobs: tuple[TokenLogprob | None, ...]
 
 
@@ -143,6 +146,14 @@ class Stats(Struct, frozen=True, kw_only=True, tag="stats"):
     step_ms: float  # the last step
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+
+    def after(self, earlier: Stats | None) -> Stats:
+        """These figures, with the counters of the engines before this one added."""
+        if earlier is None:
+            return self
+        names = ("tokens_in", "tokens_out", "cached_tokens", "preemptions", "steps")
+        added = {name: getattr(self, name) + getattr(earlier, name) for name in names}
+        return structs.replace(self, **added)
 
 
 class StepTimes(Struct, frozen=True, kw_only=True, tag="step_times"):

@@ -1,14 +1,14 @@
-"""What changes single logits before temperature: bias, penalties, ids that may not come yet.
+"""Changes to single logits before temperature: bias, penalties, ids that are still banned.
 
-A row touches few of its tokens (those in its window, its output, its bias), so the state of a
-slot is a list of *entries*, one a touched token, kept on the device that has the logits
+A row changes few of its tokens (those in its window, its output, its bias), so the state of a slot
+is a list of *entries*, one per changed token, stored on the device that has the logits
 (`ops.sampling.BiasTable`): the token's id, its bias, whether it is banned until min_tokens, how
-often it stands in the repetition window and how often it was generated. Each step changes the
-logits of all entries.
+often it is in the repetition window and how often it was generated. Each step changes the logits of
+all entries.
 
 For a token with logit z, in this order (all in float32):
     z + logit_bias
-    z / repetition_penalty if z > 0 else z * repetition_penalty   if it stands in the window
+    z / repetition_penalty if z > 0 else z * repetition_penalty   if it is in the window
     z - presence_penalty                                          if it was generated
     z - frequency_penalty * times generated
     -inf                                                          if banned, before min_tokens
@@ -27,7 +27,7 @@ from rbee_worker.types import SamplingParams
 
 
 class _Slot:
-    """Host side of a slot: where each token's entry is and what the window holds."""
+    """A slot on the host: where each token's entry is, and the ids in the window."""
 
     def __init__(self, params: SamplingParams, prompt: int, exempt: frozenset[int]) -> None:
         self.place: dict[int, int] = {}  # token id -> entry
@@ -60,8 +60,8 @@ class _Slot:
 
 
 class Change(Struct, frozen=True):
-    """What one step's draws change: `edits`, and whose slot each edited row was when this was
-    prepared, so that a draw is never counted for the next sequence in that slot."""
+    """The changes by one step's draws: `edits`, and the state (`_Slot`) of each edited row's slot
+    when this was prepared, so that a draw is never counted for the next sequence in that slot."""
 
     edits: Edits
     owners: list[_Slot]
@@ -69,7 +69,7 @@ class Change(Struct, frozen=True):
 
 
 class Penalties:
-    """Which slots have entries, and for which tokens; a slot without entries costs nothing. The
+    """The slots that have entries, and for which tokens. A slot without entries costs nothing. The
     numbers are in `table`."""
 
     def __init__(self, vocab_size: int, table: BiasTable) -> None:
@@ -87,7 +87,7 @@ class Penalties:
         eos_ids: Iterable[int],
         exempt_ids: Iterable[int],
     ) -> bool:
-        """Begin a sequence, or resume one: the same state as if generated step by step.
+        """Start or resume a sequence: the same state as if its tokens were generated step by step.
 
         Returns whether the slot has anything to apply.
         """
@@ -119,7 +119,7 @@ class Penalties:
         return True
 
     def remove(self, slot: int) -> None:
-        """Forget a slot; the last one gives the memory back."""
+        """Remove a slot; removing the last one frees the memory."""
         if self._slots.pop(slot, None) is not None and not self._slots:
             self._table.clear()
 
@@ -129,8 +129,8 @@ class Penalties:
         return state is not None and (state.repetition or state.output)
 
     def prepare(self, slots: Sequence[int], indices: Sequence[int]) -> Change | None:
-        """What is done to logits whose row i draws token indices[i] of the sequence in slots[i],
-        and to counts by what is drawn; None: nothing."""
+        """The edits to logits whose row i draws token indices[i] of the sequence in slots[i], and
+        to the counts by the drawn ids; None: there are none."""
         if not self._slots:
             return None
         rows = [row for row, slot in enumerate(slots) if slot in self._slots]
@@ -150,13 +150,13 @@ class Penalties:
         return Change(edits, states, at)
 
     def apply(self, logits: Array, change: Change) -> Callable[[Array], None] | None:
-        """Change `logits` [S, V] in place. Returns what restores them bit for bit, None where
-        nothing was changed."""
+        """Change `logits` [S, V] in place. Returns a function that restores them bit for bit, or
+        None if nothing was changed."""
         return self._table.apply(logits, change.edits) if max(change.edits.used) else None
 
     def count(self, change: Change, ids: Sequence[int]) -> None:
-        """Count the id that each row drew (none where it is negative); the id that leaves a window
-        is uncounted."""
+        """Count the id that each row drew (unless it is negative), and uncount the id that leaves a
+        window."""
         at: list[tuple[int, int, int, int]] = []
         token: list[tuple[int, int, int]] = []
         edits = change.edits
@@ -171,14 +171,14 @@ class Penalties:
             if len(state.place) > known:
                 token.append((slot, known, new))
             if not state.lasting and index + 1 >= state.bans_end:
-                self.remove(slot)  # only ids were banned, and no longer
+                self.remove(slot)  # it had only bans, which are over
         if token:
             self._table.add(token)
         if at:
             self._table.count(at)
 
     def counts(self, slot: int) -> dict[int, tuple[int, int]]:
-        """Token id -> (times in the window, times generated), where either is not 0."""
+        """Token id -> (times in the window, times generated), if either is not 0."""
         state = self._slots.get(slot)
         if state is None:
             return {}

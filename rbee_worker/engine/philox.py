@@ -1,10 +1,10 @@
-"""One uniform a token from a counter: no state, so nothing to lose and nothing to share.
+"""One uniform number per token from a counter: no state that could be lost or shared.
 
 The generator is Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel Random Numbers: As Easy as
 1, 2, 3", SC'11). The key is the request's seed; the counter is (index of the token in its
-sequence, choice, stream, 0). The same token of the same request therefore gets the same number
-whatever the batch, the preemption, the process. Stream 0 is the draw of a token; other streams
-are free for other uses. This module knows nothing of logits.
+sequence, choice, stream, 0). The same token of the same request therefore gets the same number in
+any batch, after any preemption, in any process. Stream 0 is for drawing tokens; other streams are
+free for other uses. This module knows nothing of logits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Words = NDArray[np.uint64]  # values below 2^32; 64 bits wide so that products d
 def philox4x32(
     counter: tuple[Words, Words, Words, Words], key: tuple[Words, Words], rounds: int = 10
 ) -> tuple[Words, Words, Words, Words]:
-    """Four random 32-bit words an element. All six inputs have one shape; words are < 2^32."""
+    """Four random 32-bit words per element. All six inputs have one shape; words are < 2^32."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for i in range(rounds):

@@ -1,4 +1,4 @@
-"""Logits of every token of a list, beside whatever else an engine runs: for research."""
+"""The logits of every token in a list, beside the engine's other work: for research."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from rbee_worker.types import SamplingParams
 
 
 def prompt_logits(engine: Engine, ids: Sequence[int]) -> NDArray[np.float32]:
-    """What the model computes after each of `ids`: [len(ids), vocabulary]. Between two steps.
+    """The model's logits after each of `ids`: [len(ids), vocabulary]. Call it between two steps.
 
-    No more tokens at once than a step has. Raises OutOfMemory where live sequences leave no room.
+    Takes at most as many tokens as a step. Raises OutOfMemory if live sequences leave no space.
     """
     engine.settle()
     pool = engine.pool
     seq = engine.sequence(Submit(seq="", prompt_ids=tuple(ids), params=SamplingParams()))
-    pool.attach(seq.state, limit=0)  # a row that is taken from a cached prefix has no logits
+    pool.attach(seq.state, limit=0)  # no cached prefix, because its rows would have no logits
     parts: list[NDArray[np.float32]] = []
     try:
         while (start := seq.state.computed) < len(ids):
@@ -30,7 +30,7 @@ def prompt_logits(engine: Engine, ids: Sequence[int]) -> NDArray[np.float32]:
             granted = pool.reserve(seq.state, count)
             if not granted:
                 raise OutOfMemory(
-                    f"the cache has no room for {len(ids)} tokens beside the live answers.",
+                    f"the cache has no space for {len(ids)} tokens beside the live answers.",
                     fix="end them, or load the model with more kv_tokens",
                 )
             chunk = Chunk(seq, seq.state, start, granted, 0)

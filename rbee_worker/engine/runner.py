@@ -1,8 +1,8 @@
 """`Runner`: the part of the engine that talks to a backend: model, state, sampler, prompt scores.
 
-`launch` hands a step to the backend, `collect` waits for what came of it. Where the backend
-computes while the host goes on (`overlaps`), the next step is launched before this one is
-collected; what the next step needs of this one's draws is then resolved where they are.
+`launch` passes a step to the backend, `collect` waits for its results. If the backend computes
+while the host continues (`overlaps`), the next step is launched before this one is collected; draws
+of this one that the next step needs are then read on the device.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from rbee_worker.ops.batch import Array, Batch
 from rbee_worker.state.specs import Fixed
 from rbee_worker.types import TokenLogprob
 
-SCORE_ROWS = 64  # rows of logits held at once while scoring a prompt
+SCORE_ROWS = 64  # rows of logits in memory at once while a prompt is scored
 
 
 class Draw(Struct, frozen=True):
-    """The token drawn for one row of a chunk; `error`: why there is none."""
+    """The token drawn for one row of a chunk; error: why there is none."""
 
     chunk: Chunk
     id: int
@@ -44,7 +44,7 @@ class Scores(Struct, frozen=True):
 
 
 class Launched(Struct):
-    """A step that was handed to the backend, and what is known of it so far."""
+    """A step that was passed to the backend, and what is known of its results so far."""
 
     chunks: list[Chunk]
     step: Step
@@ -52,14 +52,14 @@ class Launched(Struct):
     sampling_start_us: float = 0.0
     sampling_us: float = 0.0
     logits: Array = None  # of the rows that draw
-    at_once: Seq[int] = ()  # those of them that `drawing` draws, the others come one after another
-    drawing: Drawing | None = None  # not waited for yet
-    draws: list[Draw] = []  # by chunk in the plan's order, those of a chunk by position
+    at_once: Seq[int] = ()  # the rows of `drawing`; the others are drawn one after another
+    drawing: Drawing | None = None  # draws that were not waited for yet
+    draws: list[Draw] = []  # by chunk in the plan's order, within a chunk by position
     scores: list[Scores] = []
 
 
 class Runner:
-    """Owns one sampler slot for each running sequence. Whatever goes wrong is raised."""
+    """Owns one sampler slot for each running sequence. All errors are raised."""
 
     def __init__(
         self,
@@ -73,8 +73,9 @@ class Runner:
         overlaps: bool = False,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        """buckets: decoding steps are padded to few sizes. overlaps: steps are launched before the
-        one before is collected. clock: microseconds; given where times of steps are wanted."""
+        """buckets: pad decoding steps to a few sizes. overlaps: launch each step before the
+        previous one is collected. clock: in microseconds; given if the times of steps are
+        wanted."""
         self._model, self._memory, self._sampler = model, memory, sampler
         self._steps = StepBuilder(model.groups, block_size, bucket=max_seqs if buckets else 0)
         self._recurrent = any(isinstance(group.spec, Fixed) for group in model.groups)
@@ -85,7 +86,7 @@ class Runner:
         self._times: list[StepTimes] = []
 
     def enter(self, seq: Sequence) -> None:
-        """A sequence starts or resumes: its parameters and counts go to the sampler."""
+        """Start or resume a sequence: its parameters and counts go to the sampler."""
         seq.slot = self._slots.pop()
         m = seq.submit
         seq.counted = self._sampler.add(
@@ -104,14 +105,14 @@ class Runner:
         seq.one_row = seq.counted and self.overlaps
 
     def leave(self, seq: Sequence) -> None:
-        """It no longer runs: its slot is free."""
+        """Stop running a sequence: its slot becomes free."""
         if seq.slot >= 0:
             self._sampler.remove(seq.slot)
             self._slots.append(seq.slot)
             seq.slot = -1
 
     def launch(self, plan: Plan) -> Launched:
-        """Hand a plan's chunks to the backend: compute them, draw and score what they ask for."""
+        """Pass a plan's chunks to the backend, which computes them, draws and scores."""
         began = self._now_us()
         step, batch = self._staged(plan)
         launched = Launched(plan.chunks, step, began)
@@ -126,13 +127,13 @@ class Runner:
 
     def logits(self, plan: Plan) -> list[Array]:
         """Logits of every row of a plan, in parts of at most `SCORE_ROWS`; nothing is drawn, and no
-        step may be running. Each part is good until the next is asked for, so it is copied here."""
+        step may be running. A part is valid until the next one, so it is copied here."""
         hidden = self._model.hidden(self._staged(plan)[1])
         parts = range(0, len(hidden), SCORE_ROWS)
         return [np.asarray(self._model.head(hidden[i : i + SCORE_ROWS])).copy() for i in parts]
 
     def _staged(self, plan: Plan) -> tuple[Step, Batch]:
-        """A plan's step, its recurrent state where it belongs, as the model takes it."""
+        """A plan's step as the model's input, with recurrent state copied to its place."""
         if plan.copies:
             self._memory.copy(plan.copies)
         if self._recurrent and (fresh := [c.state.slot for c in plan.chunks if not c.start]):
@@ -141,24 +142,24 @@ class Runner:
         return step, self._memory.stage(step.numbers)
 
     def collect(self, launched: Launched) -> tuple[list[Draw], list[Scores]]:
-        """Wait for what came of a step."""
+        """Wait for the results of a step."""
         self._wait(launched)
         if self._clock is not None:
             self._times.append(self._timed(launched))
         return launched.draws, launched.scores
 
     def times(self) -> list[StepTimes]:
-        """Times of the steps collected since the last call, where there is a clock."""
+        """The times of the steps collected since the last call, if there is a clock."""
         told, self._times = self._times, []
         return told
 
     def _launch_hidden(self, step: Step, batch: Batch, launched: Launched) -> None:
         """A step that scores prompts, or draws nothing. Scoring needs the hidden states more than
-        once, and logits last only until the next ones: the draws are waited for at once."""
+        once, and logits are valid only until the next ones, so the draws are waited for at once."""
         hidden = self._model.hidden(batch)
         rows, n = batch.sample_rows, len(step.draws)
-        # A step that overlaps the next is known to have succeeded when its draw is there, be it
-        # of no row.
+        # A step that overlaps the next one has succeeded if its draw is there, even a draw of no
+        # rows.
         if n or self.overlaps:
             self._draw(step, self._model.head(hidden[rows[:n]]), launched)
         for part in step.scores:
@@ -168,7 +169,7 @@ class Runner:
             n += len(part.targets)
 
     def _draw(self, step: Step, logits: Array, launched: Launched) -> None:
-        """One token for each row that draws: logits [P, vocab], theirs first, in their order."""
+        """One token for each row that draws: logits [P, vocab], with those rows first, in order."""
         launched.sampling_start_us = self._now_us()
         slots, indices, expected = [c.seq.slot for c in step.draws], step.indices, step.expected
         rows: Seq[int] = range(len(slots))
@@ -229,7 +230,7 @@ class Runner:
         return 0.0 if self._clock is None else self._clock()
 
     def _timed(self, launched: Launched) -> StepTimes:
-        """By the clock: from its launch to now."""
+        """The times from a step's launch to now."""
         prompts = [c for c in launched.chunks if c.count > c.draws]
         return StepTimes(
             start_us=launched.began_us,

@@ -1,12 +1,12 @@
-"""Draws one token for each row of logits: prepared here, done by the backend, all rows together.
+"""Draws one token for each row of logits: prepared here, computed by the backend for all rows.
 
 Order of operations: logit_bias, penalties (repetition, presence, frequency), temperature, top_k,
 top_p, min_p, draw. Temperature 0 is the argmax after bias and penalties, ties to the lower id. A
 row's token depends on its own logits, parameters and history only, bit for bit.
 
 A *slot* is the engine's number for a running sequence, 0 .. max_seqs-1. The *index* of a draw is
-the place that its token will have in the sequence: with the sequence's seed it determines the
-uniform number, however the sequence came to be where it is. This module does not know when a
+the position that its token will have in the sequence. It determines the uniform number, together
+with the sequence's seed, whatever happened to the sequence before. This module does not know when a
 sequence ends.
 """
 
@@ -28,10 +28,10 @@ _BLOCK = 64  # uniform numbers computed at once for a slot
 
 
 class Prepared(Struct, frozen=True):
-    """What a step's draws go by, as numbers on the host.
+    """The parameters of a step's draws, as numbers on the host.
 
-    params: None where every row is greedy. change: what bias and penalties do to which rows.
-    scored: rows whose log-probabilities are wanted, and of how many of the likeliest tokens too.
+    params: None if every row is greedy. change: the edits by bias and penalties, and their rows.
+    scored: rows whose log-probabilities are wanted, each with the number of most likely tokens.
     expected: see `Sampler.prepare`.
     """
 
@@ -43,7 +43,7 @@ class Prepared(Struct, frozen=True):
 
 
 class Drawing(Struct, frozen=True):
-    """Draws that were launched: their ids may not be known yet."""
+    """Draws that were launched; their ids may not be known yet."""
 
     prepared: Prepared
     ids: Ids
@@ -73,7 +73,7 @@ class Sampler:
         self._kept: list[tuple[float, int, float, float] | None] = [None] * max_seqs
         self._logprobs: list[int | None] = [None] * max_seqs
         self._stream = [(0, 0)] * max_seqs  # seed and choice
-        self._uniforms: list[list[float]] = [[]] * max_seqs  # those of indices block * 64 ...
+        self._uniforms: list[list[float]] = [[]] * max_seqs  # for indices block * 64 ...
         self._block = [-1] * max_seqs
 
     def add(
@@ -87,10 +87,10 @@ class Sampler:
         exempt_ids: Iterable[int] = (),
         choice: int = 0,
     ) -> bool:
-        """A sequence starts in `slot`, or goes on after `output_ids` as if it had never stopped.
+        """A sequence starts in `slot`, or continues after `output_ids` as if it had never stopped.
 
-        EOS ids and exempt ids are never touched by the repetition penalty; EOS ids (unless
-        ignore_eos) and stop ids cannot be drawn before min_tokens tokens are out.
+        EOS ids and exempt ids are never changed by the repetition penalty; EOS ids (unless
+        ignore_eos) and stop ids cannot be drawn in the first min_tokens tokens.
         Returns whether each draw must be collected before the next one is prepared.
         """
         self.remove(slot)
@@ -111,7 +111,7 @@ class Sampler:
         return self._penalties.counts_draws(slot)
 
     def remove(self, slot: int) -> None:
-        """The sequence in `slot` ended or was preempted. Unknown slots are fine."""
+        """The sequence in `slot` ended or was preempted. An unused slot has no effect."""
         self._penalties.remove(slot)
         self._plain.discard(slot)
         self._scored.discard(slot)
@@ -119,12 +119,13 @@ class Sampler:
     def prepare(
         self, slots: Sequence[int], indices: Sequence[int], expected: Sequence[int] = ()
     ) -> Prepared:
-        """What the draws of some rows go by: row i draws token indices[i] of slots[i]'s sequence.
+        """The parameters of some rows' draws: row i draws token indices[i] of slots[i]'s sequence.
 
-        expected: the token that row i must draw, and count itself, for row i + 1 to count, which
-        is computed from it; NONE where that row is another sequence's. Empty: all rows count.
+        expected: the token that row i must draw, in a draw that counts itself, for the draw of row
+        i + 1 to count, which is computed from that token; NONE if row i + 1 belongs to another
+        sequence. Empty: all draws count.
 
-        Changes nothing. Where draws are counted (see `add`), those before a row's are collected.
+        Changes nothing. If draws are counted (see `add`), earlier draws of a row must be collected.
         """
         if self._plain.issuperset(slots):
             return Prepared(len(slots), expected=expected)
@@ -142,8 +143,8 @@ class Sampler:
         )
 
     def sample(self, logits: Array, prepared: Prepared) -> Drawing:
-        """Draw from logits [P, V] f32, unchanged on return; rows after the prepared ones are
-        padding. Does not wait for the ids; `collect` needs the logits."""
+        """Draw from logits [P, V] f32, which are unchanged on return; rows after the prepared ones
+        are padding. Does not wait for the ids; `collect` needs the logits."""
         undo = None if prepared.change is None else self._penalties.apply(logits, prepared.change)
         if prepared.params is None:
             ids = self._sampling.greedy(logits)
@@ -157,7 +158,7 @@ class Sampler:
         return Drawing(prepared, ids, logits)
 
     def collect(self, drawing: Drawing) -> Sampled:
-        """Wait for the ids, and count them where the slot still has the sequence of `prepare`.
+        """Wait for the ids, and count them if the slot still has the sequence of `prepare`.
 
         A row with nan, or with nothing above -inf, fails alone: see `Sampled.errors`.
         """
@@ -205,7 +206,7 @@ def _counting(ids: Sequence[int], expected: Sequence[int]) -> list[int]:
 
 
 def _explain(logits: Array, ids: list[int]) -> dict[int, str]:
-    """Why rows have id NONE, in words for the request's owner."""
+    """The reasons why rows have id NONE, as text for the request's owner."""
     errors = {}
     for row, token in enumerate(ids):
         if token == NONE:

@@ -12,11 +12,11 @@ same thing: a sequence that wants n tokens computed.
        of the others. Only a younger sequence is ever preempted for an older one: the oldest keeps
        what it has and gets at least one token in every step (where steps overlap, in every step
        that does not have to wait for the result of the one before).
-    3. The pool is asked oldest first, so a sequence that loses its place has not been planned in
-       this step. A step plans at most `token_budget` tokens.
-    4. A preempted sequence is one with nothing computed. It keeps its tokens, its output included.
-    5. A small step computes drafted tokens too (lookup.py), after all else and with nobody
-       preempted for them. That decides how soon tokens come, never which.
+    3. State is reserved for the oldest sequence first, so a sequence that is preempted has not been
+       planned in this step. A step plans at most `token_budget` tokens.
+    4. A preempted sequence has nothing computed. It keeps its tokens, including its output.
+    5. A small step also computes drafted tokens (lookup.py), after everything else, and no sequence
+       is preempted for them. They decide when tokens come, never which.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ from rbee_worker.state.pool import Copy, SeqState, StatePool
 
 
 class Chunk(Struct, frozen=True):
-    """`count` tokens of one sequence from position `start`; each of the last `draws` rows draws
-    the token after it.
+    """`count` tokens of one sequence from position `start`; each of the last `draws` rows draws the
+    token after it.
 
-    `draft` holds the tokens of its last rows where these are guesses: the draw after a row counts
-    while the draws before it were the draft's tokens. `state` is what the sequence held when this
-    was planned. If it holds another one when the step is over, it was preempted or has ended, and
-    the result is dropped.
+    `draft`: the tokens of its last rows, if these are guesses. The draw after such a row counts
+    only if all draws before it in the chunk were the draft's tokens.
+
+    `state` is the sequence's state at planning. If the sequence has another one when the step is
+    over, it was preempted or has ended, and the result is dropped.
     """
 
     seq: Sequence
@@ -51,13 +52,13 @@ class Chunk(Struct, frozen=True):
 
     @property
     def end(self) -> int:
-        """The position after its last row's."""
+        """The position after its last row."""
         return self.start + self.count
 
 
 @dataclass(slots=True)
 class Plan:
-    """One step: what to compute, who left the queue, who went back to it.
+    """One step: what to compute, which sequences left the queue, and which went back to it.
 
     copies: (source slot, target slot) of recurrent state, in this order, before anything of the
     step is computed or cleared.
@@ -92,7 +93,7 @@ class Scheduler:
         self.waiting.append(seq)
 
     def finish(self, seq: Sequence) -> None:
-        """Take a sequence out, wherever it is, and give back what it holds."""
+        """Remove a sequence, wherever it is, and release its state."""
         seq.done = True
         if seq in self.running:
             self.running.remove(seq)
@@ -101,9 +102,9 @@ class Scheduler:
         self.pool.release(seq.state)
 
     def reset(self, seq: Sequence, salt: bytes | None = None) -> None:
-        """Forget what is computed of a running sequence; it stays where it is.
+        """Drop what is computed of a running sequence; it keeps its place.
 
-        salt: what its keys depend on from now on (state/pool.py), None = what they did.
+        salt: what its keys depend on from now on (state/pool.py); None: no change.
         """
         self._restart(seq)
         if salt is not None:
@@ -111,9 +112,10 @@ class Scheduler:
         self.pool.attach(seq.state, seq.reuse_limit)
 
     def suspect(self, seqs: list[Sequence]) -> list[Sequence]:
-        """A step of these failed: everybody goes back to the queue, these to run alone once.
+        """A step of these failed: all running sequences go back to the queue, and these will run
+        alone once.
 
-        Returns who left `running`.
+        Returns the sequences that left `running`.
         """
         for seq in seqs:
             seq.solo = True
@@ -193,7 +195,7 @@ class Scheduler:
                 room -= n
 
     def _alone(self, plan: Plan) -> bool:
-        """If a suspect can run now, plan it and nobody else. True: nobody else may run."""
+        """If a suspect can run now, plan only it. True: no other sequence may run."""
         for seq in self.running:
             if seq.solo:
                 if seq.wants:
@@ -204,7 +206,7 @@ class Scheduler:
         return bool(plan.chunks)
 
     def _admit(self, plan: Plan) -> None:
-        """Move the head of the queue to `running` while there is budget, place and memory."""
+        """Move the head of the queue to `running` while budget, places and memory allow."""
         while (
             self.waiting
             and len(self.running) < self.max_seqs

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rbee_worker.engine.lookup import Drafter
-from rbee_worker.engine.messages import Submit
+from rbee_worker.engine.messages import Finished, Scheduled, Submit, Tokens
 from rbee_worker.engine.rope_length import NO_END
 from rbee_worker.engine.stop import StopRules
+from rbee_worker.errors import WorkerError
 from rbee_worker.state.pool import SeqState
-from rbee_worker.types import TokenLogprob, Usage
+from rbee_worker.types import StopRecord, TokenLogprob, Usage
+
+if TYPE_CHECKING:
+    from rbee_worker.engine.runner import Draw
 
 
 @dataclass(eq=False, slots=True)
 class Sequence:
     """`tokens` is prompt and output in one list, shared with `state` (see state/pool.py).
 
-    limit: length at which it ends at the latest. rope_len: what its rotary scaling goes by, for as
-    long as it has no more than rope_end tokens (rope_length.py). drawing: tokens that launched
-    steps draw and that are not collected. waits: the next token can only be computed once these
-    are known. counted: what is drawn depends on how often each token was drawn before. drafter:
-    None where nothing is drafted. one_row: what is drafted cannot be computed here. solo: it was
-    part of a step that failed and runs alone until one of its steps has succeeded.
+    limit: the length at which it ends at the latest. rope_len: the length that its rotary scaling
+    uses while it has at most rope_end tokens (rope_length.py). drawing: tokens that launched steps
+    draw and that are not collected yet. waits: the next token can be computed only once these are
+    known. counted: its draws depend on how often each token was drawn before. drafter: None if
+    nothing is drafted for it. one_row: its drafts cannot be computed here. solo: it was part of a
+    step that failed, and runs alone until one of its steps succeeds.
     """
 
     submit: Submit
@@ -42,8 +47,8 @@ class Sequence:
     solo: bool = False
     strikes: int = 0
     preemptions: int = 0
-    cached: int = 0  # tokens that needed no computing when it last left the queue
-    reused: int = 0  # and when it left it first
+    cached: int = 0  # tokens found in the prefix cache when it last left the queue
+    reused: int = 0  # and when it first left the queue
     started_s: float = 0.0  # first scheduled
     first_token_s: float = 0.0
     scores: list[TokenLogprob | None] | None = field(default=None)  # of the prompt, if wanted
@@ -67,7 +72,7 @@ class Sequence:
 
     @property
     def wants(self) -> int:
-        """Positions that can be planned now. The last token of all needs no computing."""
+        """Positions that can be planned now. The very last token need not be computed."""
         known = len(self.tokens)
         if self.drawing and not self.waits:
             # a draft is made of tokens that are known
@@ -79,6 +84,20 @@ class Sequence:
             known = max(known, min(known + self.drawing, end))
         return max(min(known, self.limit - 1) - self.state.planned, 0)
 
+    def take(self, draws: list[Draw]) -> list[Draw]:
+        """Append its next output tokens, up to one that ends it or is none. Returns their draws."""
+        for n, draw in enumerate(draws, 1):
+            if draw.error is not None:
+                return draws[:n]
+            self.tokens.append(draw.id)
+            if self.rules.check(draw.id, self.n_output) is not None:
+                return draws[:n]
+        return draws
+
+    def follow(self, length: int) -> tuple[int, int]:
+        """Let the drafter see its first `length` tokens: see `Drafter.follow`."""
+        return (0, 0) if self.drafter is None else self.drafter.follow(length)
+
     def draft(self) -> tuple[int, ...]:
         """What may come after all its tokens, as far as a step can compute that beside them.
         Nothing before its first step, which says how its draws go."""
@@ -89,18 +108,48 @@ class Sequence:
 
     @property
     def reuse_limit(self) -> int | None:
-        """Longest prefix it may take up: rows whose prompt scores are missing must be computed."""
+        """The longest prefix that it may reuse: rows without prompt scores must be computed."""
         if self.scores is None or not self.scoring:
             return None
         return len(self.scores) - 1
 
     @property
     def scoring(self) -> bool:
-        """Prompt scores are wanted and not complete."""
+        """Whether prompt scores are wanted and not complete yet."""
         return self.scores is not None and len(self.scores) < self.prompt_len
 
+    def scheduled(self, now_s: float) -> Scheduled:
+        """The message that the sequence has left the queue."""
+        return Scheduled(
+            seq=self.id,
+            tokens=len(self.tokens),
+            cached=self.cached,
+            waited_ms=(now_s - self.arrived_s) * 1e3,
+        )
+
+    def drew(self, token: int, logprob: TokenLogprob | None) -> Tokens:
+        """The message of its next token."""
+        drafter = self.drafter
+        return Tokens(
+            seq=self.id,
+            ids=(token,),
+            logprobs=None if logprob is None else (logprob,),
+            drafted=0 if drafter is None else drafter.drafted,
+            accepted=0 if drafter is None else drafter.accepted,
+        )
+
+    def finished(self, now_s: float, stop: StopRecord, error: WorkerError | None) -> Finished:
+        """The message that the sequence has ended."""
+        return Finished(
+            seq=self.id,
+            stop=stop,
+            usage=self.usage(now_s),
+            error=None if error is None else error.message,
+            code=None if error is None else error.code,
+        )
+
     def usage(self, now_s: float) -> Usage:
-        """Counts and times up to now; a phase that was not reached took no time."""
+        """Counts and times up to now; a phase that was not reached counts as 0."""
         started = self.started_s or now_s
         first = self.first_token_s or now_s
         return Usage(

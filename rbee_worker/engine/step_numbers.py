@@ -1,12 +1,12 @@
-"""Plan -> `StepNumbers`: a step's tokens laid end to end, and where each finds and puts its state.
+"""Plan -> `StepNumbers`: a step's tokens in sequence, and where each reads and writes its state.
 
-Numbers on the host: nothing is computed, cleared or copied here.
+These are numbers on the host: nothing is computed, cleared or copied here.
 
 Most steps decode: every sequence computes one token and draws the next. The arrays of such a step
-are made once for each number of sequences; a step writes its numbers into them through plain
-memory. Right after a step, the weights it read have pushed everything else out of the caches: an
-array operation then takes 30 to 100 microseconds and plain Python a few, so that making new arrays
-took longer than everything else between two steps.
+are made once per number of sequences; each step writes its numbers into them with plain Python.
+Right after a step, its weights have pushed everything else out of the caches: an array operation
+then takes 30 to 100 microseconds and plain Python a few. Making new arrays took longer than
+everything else between two steps.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rbee_worker.engine.sequence import Sequence
 from rbee_worker.ops.batch import FixedPlaces, Ints, PagedPlaces, Places, StepNumbers
 from rbee_worker.state.specs import CrossKV, PagedKV, StateGroup
 
-Drawn = Mapping[Sequence, int]  # sequence -> row of its first draw in the step before
+Drawn = Mapping[Sequence, int]  # sequence -> row of its first draw in the previous step
 
 
 class ScoreRows(Struct, frozen=True):
@@ -39,8 +39,8 @@ class ScoreRows(Struct, frozen=True):
 class Step(Struct, frozen=True):
     """A step's numbers, and what its `sample_rows` are for.
 
-    The first of them draw: row i draws token indices[i] of the sequence of draws[i]. Then those of
-    `scores`. Any others are padding. expected: see `Sampler.prepare`; empty where nothing is
+    The first rows draw: row i draws token indices[i] of the sequence of draws[i]. Then come those
+    of `scores`. Any others are padding. expected: see `Sampler.prepare`; empty if nothing is
     drafted.
     """
 
@@ -52,7 +52,7 @@ class Step(Struct, frozen=True):
 
 
 class StepBuilder:
-    """Builds every step's numbers. Those of a decoding step are good until the next is built."""
+    """Builds every step's numbers. Those of a decoding step are valid until the next is built."""
 
     def __init__(self, groups: Seq[StateGroup], block_size: int, *, bucket: int = 0) -> None:
         """bucket: 0, or the most sequences of a step: decoding steps are then padded with sinks
@@ -66,8 +66,8 @@ class StepBuilder:
     def build(self, chunks: Seq[Chunk], drawn: Drawn | None = None) -> Step:
         """The numbers of a plan's chunks, in the plan's order.
 
-        drawn: given where the draws of the step before may not be known yet. A token that is not
-        in its sequence's list is then taken from there (`StepNumbers.takes`).
+        drawn: given if the draws of the previous step may not be known yet. A token that is not in
+        its sequence's list is then taken from there (`StepNumbers.takes`).
         """
         longest = 0
         for chunk in chunks:
@@ -91,7 +91,7 @@ class StepBuilder:
         return found
 
     def _mixed(self, chunks: Seq[Chunk], drawn: Drawn | None) -> Step:
-        """A step whose sequences compute any number of tokens."""
+        """A step whose sequences compute different numbers of tokens."""
         starts = (0, *accumulate(c.count for c in chunks))
         tokens, takes = _tokens(chunks, drawn)
         rows, draws, indices, scores = _sampled(chunks, starts)
@@ -140,7 +140,7 @@ class StepBuilder:
 
 
 def _tokens(chunks: Seq[Chunk], drawn: Drawn | None) -> tuple[list[int], list[int]]:
-    """Every row's token, and which draw of the step before it is: -1 where the token is known."""
+    """Every row's token, and the draw of the previous step that it is: -1 if the token is known."""
     tokens: list[int] = []
     takes: list[int] = []
     for chunk in chunks:
@@ -159,8 +159,8 @@ def _tokens(chunks: Seq[Chunk], drawn: Drawn | None) -> tuple[list[int], list[in
 def _sampled(
     chunks: Seq[Chunk], starts: Seq[int]
 ) -> tuple[list[int], list[Chunk], list[int], list[ScoreRows]]:
-    """The rows that are sampled, those that draw first; and what they are for, as in `Step`.
-    starts: each chunk's first row, and the end of the last."""
+    """The rows that are sampled, drawing rows first, and what they are for, as in `Step`. starts:
+    each chunk's first row, and the end of the last."""
     rows: list[int] = []
     draws: list[Chunk] = []
     indices: list[int] = []
@@ -185,7 +185,7 @@ def _expected(chunks: Seq[Chunk]) -> list[int]:
 
 
 def _scored(chunk: Chunk) -> tuple[int, int]:
-    """Positions first .. last-1 of a chunk whose logits score a prompt token not scored yet."""
+    """Positions first .. last-1 of a chunk whose logits score a prompt token without a score."""
     scores = chunk.seq.scores
     if scores is None:
         return 0, 0
@@ -194,21 +194,21 @@ def _scored(chunk: Chunk) -> tuple[int, int]:
 
 
 def _arrays(*parts: Seq[int]) -> list[Ints]:
-    """int64 arrays of these numbers, parts of one: a step has many and they are small."""
+    """These numbers as parts of one int64 array, because a step has many small ones."""
     ends = (0, *accumulate(len(part) for part in parts))
     whole = np.fromiter(chain.from_iterable(parts), np.int64, ends[-1])
     return [whole[start:end] for start, end in pairwise(ends)]
 
 
 class _Decoding:
-    """The numbers of a step in which up to `rows` sequences decode; block tables of `columns`."""
+    """The numbers of a step in which at most `rows` sequences decode; block tables of `columns`."""
 
     def __init__(
         self, paged: Seq[bool], block_size: int, rows: int, columns: int, takes: bool
     ) -> None:
         self.rows, self.columns = rows, columns
         self._paged, self._size = paged, block_size
-        # what padding has, by line: tokens, positions, kv_lens, rope_lens, slots of each group
+        # values of padding, by line: tokens, positions, kv_lens, rope_lens, slots of each group
         self._sinks = [0, 0, 1, 1, *(0 for _ in paged), *(-1 for _ in range(takes))]
         numbers: Ints = np.repeat(np.array(self._sinks, np.int64)[:, None], rows, axis=1)
         self._numbers = memoryview(numbers).cast("B").cast("q")  # type: ignore[arg-type]
@@ -255,7 +255,7 @@ class _Decoding:
         return self._step
 
     def _slots(self, chunks: Seq[Chunk]) -> Iterator[list[int]]:
-        """Where each group's state goes; the tables of paged groups are written."""
+        """The places of each group's state; writes the tables of paged groups."""
         number = 0
         for paged in self._paged:
             if not paged:
@@ -277,7 +277,7 @@ _NO_BLOCKS = array("i")
 
 
 class _Table:
-    """A block table int32 [rows, columns] and how much of each row is in use."""
+    """A block table int32 [rows, columns], and how much of each row is in use."""
 
     def __init__(self, rows: int, columns: int) -> None:
         self.blocks: NDArray[np.int32] = np.zeros((rows, columns), np.int32)
@@ -285,7 +285,7 @@ class _Table:
         self._numbers = memoryview(self.blocks).cast("B").cast("i")  # type: ignore[arg-type]
 
     def write(self, row: int, blocks: array[int]) -> None:
-        """A sequence's blocks; the rest of its row is the sink."""
+        """Write a sequence's blocks; the rest of its row is the sink."""
         first, n, before = row * self._columns, len(blocks), self._used[row]
         self._numbers[first : first + n] = blocks
         if before > n:

@@ -1,7 +1,7 @@
 """Stop rules on ids: EOS union, stop ids, max_tokens, end of the context. One record each.
 
-Text stop strings are the client's (session/stop_strings.py). An EOS or stop id cannot be drawn
-before `min_tokens`: the sampler masks it.
+Text stop strings are the client's task (session/stop_strings.py). An EOS or stop id cannot be drawn
+before `min_tokens`: the sampler bans it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from rbee_worker.types import EosToken, SamplingParams, StopRecord
 
 
 class StopRules:
-    """What ends one sequence, prepared once. `context`: longest sequence, prompt included."""
+    """What ends one sequence, prepared once. context: the longest sequence, including the
+    prompt."""
 
     def __init__(
         self, params: SamplingParams, eos: Sequence[EosToken], *, prompt: int, context: int
     ) -> None:
         self.max_tokens = params.max_tokens
         self.min_tokens = params.min_tokens
-        self.room = context - prompt  # output tokens that the context allows
+        self.room = context - prompt  # output tokens that fit in the context
         self.stop_ids = frozenset(params.stop_token_ids)
         self.eos: dict[int, str] = {}
         if not params.ignore_eos:
@@ -42,7 +43,7 @@ class StopRules:
         return self.length(n_output)
 
     def length(self, n_output: int) -> StopRecord | None:
-        """The record if n_output tokens are all that it may have."""
+        """The record if the sequence may have no more than its n_output tokens."""
         if n_output >= self.max_tokens:
             return StopRecord(rule="MAX_TOKENS", at=n_output)
         if n_output >= self.room:

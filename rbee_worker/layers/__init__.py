@@ -1,1 +1,2 @@
-"""Leaf blocks. They take values (scale, window, rope, norms), never an architecture's name."""
+"""Building blocks of models. They take values (scale, window, rope, norms), never an
+architecture."""

@@ -13,14 +13,14 @@ from rbee_worker.state.specs import StateRef
 
 @dataclass(frozen=True)
 class Attention:
-    """softmax(scale * q k^T) v with rotated q and k, projected back.
+    """softmax(scale * q k^T) v with rotated q and k, projected back to the hidden width.
 
-    qkv: stacked map to q [heads * head_dim], k, v [kv_heads * head_dim]; where: this layer's place
-    in the state; rope None = no positions; window: a query sees its last `window` keys;
-    q_norm, k_norm: applied to the projections before they rotate. groups: q, k, v of each group of
-    heads lie together (qkv.widths are then those of one group). clip: projections are cut to
-    -clip .. clip. slopes: ALiBi, float32 [heads] (Press et al. 2022). sinks: a score
-    more for each head that has no value, float32 [heads].
+    qkv: stacked maps to q [heads * head_dim], k and v [kv_heads * head_dim] each; where: this
+    layer's entry in the state; rope None: no positions; window: a query sees its last `window`
+    keys; q_norm, k_norm: applied to the projections before they rotate; q_after, k_after: after
+    they have rotated; groups: q, k and v of each group of heads are adjacent, and qkv.widths are
+    those of one group; clip: projections are cut to -clip .. clip; slopes: ALiBi, float32 [heads]
+    (Press et al. 2022); sinks: an additional score per head without a value, float32 [heads].
     """
 
     ops: Ops
@@ -35,6 +35,8 @@ class Attention:
     softcap: float | None = None
     q_norm: Callable[[Array], Array] | None = None
     k_norm: Callable[[Array], Array] | None = None
+    q_after: Callable[[Array], Array] | None = None
+    k_after: Callable[[Array], Array] | None = None
     groups: int = 1
     clip: float | None = None
     slopes: Array | None = None
@@ -53,6 +55,10 @@ class Attention:
         if self.rope is not None:
             q = self.ops.rope(q, self.rope, batch, heads=self.heads)
             k = self.ops.rope(k, self.rope, batch, heads=self.kv_heads)
+        if self.q_after is not None:
+            q = self.q_after(q)
+        if self.k_after is not None:
+            k = self.k_after(k)
         mixed = self.ops.attend(
             q,
             k,

@@ -1,4 +1,5 @@
-"""Decoder blocks by the place of their norms; what mixes and what feeds forward are values."""
+"""Decoder blocks, one class per placement of the norms. Attention and feed-forward are
+parameters."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ FeedForward = Callable[[Array, Batch], Array]
 
 @dataclass(frozen=True)
 class PreNorm:
-    """x + s * attention(norm x), then x + s * mlp(norm x); s: residual_scale."""
+    """x + s * attention(norm x), then x + s * mlp(norm x); s is residual_scale."""
 
     ops: Ops
     attention_norm: Norm
@@ -71,7 +72,7 @@ class PostNorm:
 
 @dataclass(frozen=True)
 class Parallel:
-    """x + attention(norm x) + mlp(norm x); mlp_norm None: both read the same norm."""
+    """x + attention(norm x) + mlp(norm x); mlp_norm None: attention and MLP share one norm."""
 
     ops: Ops
     norm: Norm

@@ -1,8 +1,9 @@
 """Latent attention (MLA; DeepSeek-V2, 2024) in its absorbed form.
 
-All heads share one latent vector a token, and one rotated key. What would expand the latent to keys
-is applied to the queries instead, what would expand it to values to the result: so a token keeps
-`latent + rope` numbers, and attention has a single head of keys whose first columns are its values.
+All heads share one latent vector and one rotated key per token. The matrix that would expand the
+latent to keys is applied to the queries instead, and the one that would expand it to values to the
+result. So the cache holds only `latent + rope` values per token, and attention has a single KV
+head, whose values are the first columns of its keys.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from rbee_worker.state.specs import StateRef
 
 @dataclass(frozen=True)
 class LowRank:
-    """up(norm(down x)): a linear map through few columns."""
+    """up(norm(down x)): a linear map of low rank."""
 
     down: Linear
     norm: RMSNorm
@@ -34,9 +35,9 @@ class LowRank:
 class LatentAttention:
     """Attention over latents.
 
-    q: to the heads' queries, each `plain` columns without positions, then rope.dim that rotate;
-    down: to the latent and the rotated key (its two widths); into: stack of one [latent, plain] a
-    head; out_of: stack of one [value, latent] a head.
+    q: map to the heads' queries, each with `plain` columns without positions, then rope.dim columns
+    that rotate; down: map to the latent and the rotated key (its two widths); into: one [latent,
+    plain] matrix per head, stacked; out_of: one [value, latent] matrix per head, stacked.
     """
 
     ops: Ops

@@ -11,11 +11,11 @@ from rbee_worker.ops.batch import Array, Batch
 
 @dataclass(frozen=True)
 class Linear:
-    """y = x W^T + b. `widths` are the outputs' widths where several maps are stacked; `precise`:
-    of every product (see `Ops.linear`).
+    """y = x W^T + b. widths: the output width of each stacked map; precise: applies to every
+    product (see `Ops.linear`).
 
-    Every call is told the batch that the rows belong to: a low-rank adapter adds its own product
-    here, and which one a row takes is the batch's to say.
+    Every call gets the batch that its rows belong to: a low-rank adapter would add its own product
+    here, and the batch would say which adapter a row uses.
     """
 
     ops: Ops
@@ -25,10 +25,10 @@ class Linear:
     precise: bool = False
 
     def __call__(self, x: Array, batch: Batch, *, precise: bool = False) -> Array:
-        """x [N, in], a row of it for each row of `batch` -> [N, sum(widths)]; precise: see
+        """x [N, in], one row for each row of `batch` -> [N, sum(widths)]; precise: see
         `Ops.linear`"""
         return self.ops.linear(x, self.weight, self.bias, precise=precise or self.precise)
 
     def split(self, x: Array, batch: Batch, *, precise: bool = False) -> tuple[Array, ...]:
-        """x [N, in] -> one [N, width] for each stacked map"""
+        """x [N, in] -> one [N, width] per stacked map"""
         return self.ops.split(self(x, batch, precise=precise), self.widths)

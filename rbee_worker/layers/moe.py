@@ -15,8 +15,8 @@ from rbee_worker.ops.batch import Array, Batch
 class Experts:
     """down_e(act(gate_e x) * up_e x) for each expert e (Shazeer et al. 2017); see `Ops.experts`.
 
-    up: stack of [gate; up] or of up alone; biases: float32 [experts * rows]; limit: where the gate
-    is clamped (GPT-OSS).
+    up: stack of [gate; up], or of up alone; biases: float32 [experts * rows]; limit: the bound at
+    which the gate is clamped (GPT-OSS).
     """
 
     ops: Ops
@@ -44,11 +44,12 @@ class Experts:
 
 @dataclass(frozen=True)
 class MoE:
-    """The chosen experts' results added up, and what all tokens share.
+    """The sum of the chosen experts' results and of the shared block's.
 
-    router: logits; choice_bias: for choosing only; scales: factors on experts' weights; weigh: a
-    token's weights multiply the experts' results, or (for one expert a token) what experts read;
-    shared: a feed-forward block of every token; shared_gate: its result times the sigmoid of this.
+    router: map to logits; choice_bias: affects only the choice; scales: factors on experts'
+    weights; weigh: whether a token's weights multiply the experts' results or (with one expert per
+    token) their input; shared: a feed-forward block for every token; shared_gate: map to a value
+    whose sigmoid multiplies the shared block's result.
     """
 
     ops: Ops
@@ -69,7 +70,7 @@ class MoE:
         return self.of(x, x, batch)
 
     def of(self, x: Array, routed_by: Array, batch: Batch) -> Array:
-        """Experts of x [N, dim], chosen by what the router makes of `routed_by` [N, dim]."""
+        """The experts' result for x [N, dim]; the router chooses from `routed_by` [N, dim]."""
         logits = self.ops.logits(routed_by, self.router.weight, self.router.bias)
         ids, weights = self.ops.route(
             logits, self.routing, bias=self.choice_bias, scales=self.scales

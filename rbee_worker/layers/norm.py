@@ -10,7 +10,7 @@ from rbee_worker.ops.batch import Array
 
 
 class Norm(Protocol):
-    """What a block needs of a norm: of a row, and of the sum of two."""
+    """The interface of a norm: it normalises a row, or the sum of two rows."""
 
     def __call__(self, x: Array) -> Array:
         """x [N, width] -> [N, width]"""
@@ -63,7 +63,7 @@ class LayerNorm:
 
 @dataclass(frozen=True)
 class EachHeadNorm:
-    """Layer norm of each of `heads` equal parts of a row, every head with weights of its own."""
+    """Layer norm of each of `heads` equal parts of a row, with weights for each head."""
 
     ops: Ops
     weight: Array  # [heads * head_dim]

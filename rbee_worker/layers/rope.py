@@ -1,9 +1,9 @@
-"""Every rotary variant from one factory: from a checkpoint's words to frequencies.
+"""Every rotary variant: turns a config's `rope_scaling` into frequencies.
 
 Sources: RoFormer (Su et al. 2021) for the base; NTK-aware and dynamic scaling (bloc97, emozilla
 2023); YaRN (Peng et al. 2023); Llama 3.1's piecewise scaling (Meta 2024); LongRoPE (Ding et al.
 2024).
-All arithmetic is float32, the precision the reference implementation uses.
+All arithmetic is float32, the precision of the reference implementation.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def rope_spec(
 ) -> RopeSpec:
     """The `RopeSpec` for `dim` rotated columns.
 
-    scaling: a config's `rope_scaling` with its `rope_type`, None = plain. max_positions: the
-    config's max_position_embeddings. divisors: frequencies are divided by these (a GGUF file's
-    `rope_freqs`), in place of a llama3 scaling in the config.
-    Raises UnsupportedModel for a rope_type that is not known, CheckpointError for a missing key.
+    scaling: a config's `rope_scaling` with its `rope_type`; None: no scaling. max_positions: the
+    config's max_position_embeddings. divisors: the frequencies are divided by these (a GGUF file's
+    `rope_freqs`), which replaces a llama3 scaling in the config.
+    Raises UnsupportedModel for an unknown rope_type, CheckpointError for a missing key.
     """
     freq = _plain(dim, theta)
     scaling = dict(scaling or {})
@@ -60,9 +60,9 @@ def rope_spec(
 
 
 def _longrope(freq: F32, s: Mapping[str, Any], length: int, interleaved: bool) -> RopeSpec:
-    """One divisor a frequency, from one of two sets: the long one serves a whole sequence that is
-    longer than the original length. Both grow by a factor that follows from how far it is
-    stretched, or by the factors that the config has for each."""
+    """Every frequency is divided by its divisor from one of two sets. A sequence longer than the
+    original context uses the long set for all its tokens. The magnitude of both follows from how
+    far the context is stretched, unless the config gives one for each."""
     original = int(s.get("original_max_position_embeddings") or length)
     if original < 2:
         raise CheckpointError("config.json: original_max_position_embeddings is below 2.")
@@ -71,7 +71,7 @@ def _longrope(freq: F32, s: Mapping[str, Any], length: int, interleaved: bool) -
         divisors = np.array(_need(s, key, "longrope"), np.float32)
         if divisors.shape != freq.shape:
             raise CheckpointError(
-                f"config.json: {key} has {divisors.size} numbers, {freq.size} columns rotate.",
+                f"config.json: {key} has {divisors.size} values, but {freq.size} pairs rotate.",
                 fix="download the checkpoint's config again.",
             )
         sets.append(tuple((freq / divisors).astype(np.float32).tolist()))
@@ -113,13 +113,13 @@ def _linear(freq: F32, dim: int, theta: float, s: Mapping[str, Any], length: int
 
 
 def _llama3(freq: F32, dim: int, theta: float, s: Mapping[str, Any], length: int) -> Scaled:
-    """Waves longer than L / low shrink by the factor, shorter than L / high stay, between: mix."""
+    """Wavelengths above L / low are scaled by the factor, those below L / high stay, others mix."""
     factor = float(_need(s, "factor", "llama3"))
     low = float(_need(s, "low_freq_factor", "llama3"))
     high = float(_need(s, "high_freq_factor", "llama3"))
     original = float(s.get("original_max_position_embeddings") or length)
     wave = 2 * math.pi / freq
-    span = high - low or 1.0  # without any, as in Llama 4, nothing lies between
+    span = high - low or 1.0  # if they are equal, as in Llama 4, no wavelength is between them
     mix = ((original / wave - low) / span).astype(np.float32)
     middle = (1 - mix) * freq / factor + mix * freq
     scaled = np.where(wave > original / low, freq / factor, middle)
@@ -127,7 +127,8 @@ def _llama3(freq: F32, dim: int, theta: float, s: Mapping[str, Any], length: int
 
 
 def _yarn(freq: F32, dim: int, theta: float, s: Mapping[str, Any], length: int) -> Scaled:
-    """Per dimension between interpolated and plain by a ramp over rotations (YaRN, section 3.2)."""
+    """A mix of interpolated and plain for each pair, by a ramp over rotations (YaRN, section
+    3.2)."""
     original = s.get("original_max_position_embeddings") or length
     factor = float(s.get("factor") or length / original)
 
@@ -157,7 +158,8 @@ def _yarn_magnitude(factor: float, s: Mapping[str, Any]) -> float:
 
 
 def _proportional(freq: F32, dim: int, theta: float, s: Mapping[str, Any], length: int) -> Scaled:
-    """Pairs lie as if all columns rotated, but those beyond a share stand still (Gemma 4)."""
+    """Columns pair up as if all rotated, but the pairs beyond a fraction do not rotate (Gemma
+    4)."""
     turning = int(float(s.get("partial_rotary_factor") or 1.0) * dim // 2)
     still = np.where(np.arange(dim // 2) < turning, freq, np.float32(0)).astype(np.float32)
     return still / np.float32(s.get("factor") or 1.0), 1.0

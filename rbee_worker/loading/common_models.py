@@ -1,7 +1,7 @@
-"""Stand-ins for models that people commonly run: the smallest of their shape, one for each format.
+"""Stand-ins for commonly used models: the smallest of their shape, one per weight format.
 
-Weightless: they only show which kernels such a model calls, so that an image can hold them before
-it is known what it will run.
+They have no real weights. They only show which kernels such a model calls, so that an image can
+contain these before it is known which model it will run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rbee_worker.checkpoint.formats import FORMATS, Packed, TensorInfo
 COMMON = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "BF16", "F16", "F32")
 _DIM = 256  # a multiple of every format's block
 _KV = 128
-_LAYERS = 2  # the last one takes finer activations than the others
+_LAYERS = 2  # the last layer uses activations of higher precision than the others
 _CONFIG = {
     "vocab_size": _DIM,
     "hidden_size": _DIM,
@@ -72,11 +72,12 @@ class _Blank:
         return Packed(data, info.format, info.shape)
 
     def release(self) -> None:
-        """There are no pages."""
+        """Nothing to release."""
 
 
 def common_models() -> Iterator[Checkpoint]:
-    """A Llama for each of `COMMON`; Mistral, SmolLM and others of that shape call the same."""
+    """A Llama for each format in `COMMON`; Mistral, SmolLM and others of that shape need the same
+    kernels."""
     for form in COMMON:
         yield Checkpoint(
             ref=f"common:{form}",

@@ -1,4 +1,4 @@
-"""From a model's name to a running engine: open, check, prepare, build, make room for state."""
+"""From a model's name to a running engine: open, check, prepare, build, allocate the state."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ Report = Callable[[Loading], None]
 
 
 def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
-    """Load `settings.model`; `report` hears of stages, layers and bytes.
+    """Load `settings.model`; report: is told of stages, layers and bytes.
 
-    Raises ModelError's children and UsageError.
+    Raises subclasses of ModelError, and UsageError.
     """
     clock = _Phases()
     report(Loading(stage="opening"))
@@ -37,10 +37,14 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
     plan.room(settings, backend.free_bytes())
     clock.done("open")
     outline = outline_of(ckpt, plan.model.context)
-    backend.prepare(outline, settings, plan.kv_dtype, _compiling(report))
+    prepared = backend.prepare(outline, settings, plan.kv_dtype, _compiling(report))
     clock.done("kernels")
     ops = backend.ops(
-        settings, plan.dtype, weight_bytes=plan.weight_bytes, progress=_compiling(report)
+        settings,
+        plan.dtype,
+        weight_bytes=plan.weight_bytes,
+        progress=_compiling(report),
+        prepared=prepared,
     )
     model = _build(ckpt, ops, report)
     clock.done("weights")
@@ -54,14 +58,7 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         prefix_cache=settings.prefix_cache and settings.kv_cache,
         snapshots=room.snapshots,
     )
-    memory = backend.state(
-        ops,
-        model.groups,
-        pool.n_blocks,
-        pool.n_slots,
-        block_size=settings.block_size,
-        dtype=plan.kv_dtype,
-    )
+    memory = backend.state(ops, pool, plan.kv_dtype)
     executable = backend.executable(model, settings, kv_dtype=plan.kv_dtype, longest=room.context)
     engine = make_engine(
         executable,
@@ -97,11 +94,8 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         speculate=engine.speculate,
         load_s=clock.seconds,
         notes=(
-            *backend_notes(settings),
-            *ckpt.notes,
-            *model.notes,
-            *model.limits,
-            *room.notes,
+            *(*backend_notes(settings), *prepared.notes),
+            *(*ckpt.notes, *model.notes, *model.limits, *room.notes),
             *drafting_notes(settings, model.groups),
         ),
     )
@@ -109,7 +103,7 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
 
 
 def _compiling(report: Report) -> Callable[[int, int, str], None]:
-    """Tells the loader's listener about kernels compiled for this processor."""
+    """A callback that reports kernels compiled for this processor."""
 
     def told(done: int, total: int, name: str) -> None:
         report(Loading(stage="compiling", item=name, layers_loaded=done, layers_total=total))
@@ -141,7 +135,7 @@ def _build(ckpt: Checkpoint, ops: Ops, report: Report) -> Decoder:
 
 
 class _Phases:
-    """Seconds of each phase of loading."""
+    """The seconds that each phase of loading took."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

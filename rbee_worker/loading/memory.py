@@ -1,4 +1,4 @@
-"""How much state a model gets: tokens, context and bytes from the memory there is. Torch-free."""
+"""How much state a model gets (tokens, context, bytes) in the available memory. Torch-free."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from rbee_worker.state.fixed import plan_slots
 from rbee_worker.state.paged import plan_blocks
 from rbee_worker.state.specs import StateGroup, group_bytes_per_block, group_bytes_per_slot
 
-SHARE = 0.5  # of the free memory, at most
-COMFORT = 32768  # tokens that a pool has where memory allows and nothing else is asked
-LEAST = 64  # a shorter context is no use to anybody
+SHARE = 0.5  # most of the free memory that state may take
+COMFORT = 32768  # default size of a pool in tokens, where memory allows
+LEAST = 64  # a shorter context is useless
 
 
 @dataclass(frozen=True)
 class StatePlan:
-    """context: longest sequence; tokens: what the pool holds; nbytes: all its tensors; snapshots:
-    of recurrent state, from which later requests go on."""
+    """context: the longest sequence; tokens: what the pool holds; nbytes: of all its tensors;
+    snapshots: of recurrent state, from which later requests can continue."""
 
     context: int
     tokens: int
@@ -31,7 +31,7 @@ class StatePlan:
 def state_bytes(
     groups: Sequence[StateGroup], settings: Settings, kv_dtype: str, tokens: int, snapshots: int = 0
 ) -> int:
-    """Bytes of a pool for `tokens` tokens and so many snapshots, sinks included."""
+    """The size in bytes of a pool for `tokens` tokens and `snapshots` snapshots, sinks included."""
     slots = plan_slots(groups, settings.max_seqs, snapshots)
     blocks = plan_blocks(
         groups,
@@ -55,11 +55,12 @@ def plan_state(
     kv_dtype: str,
     free_bytes: int,
 ) -> StatePlan:
-    """Raises UsageError for sizes that contradict each other or the model, ModelError where there
-    is not enough memory for any useful context.
+    """The state for a model in the available memory.
 
-    A context nobody asked for is cut to what memory holds, with a note; one that was asked for is
-    kept or refused. Snapshots of recurrent state give way before that, with a note.
+    Raises UsageError for sizes that contradict each other or the model, ModelError if there is not
+    enough memory for any useful context. A default context is reduced to what fits in memory, with
+    a note; one that the user chose is kept or refused. Before that, snapshots of recurrent state
+    are given up, with a note.
     """
     context = _context(settings, model_context)
     tokens = settings.kv_tokens or max(context, COMFORT)
@@ -72,8 +73,8 @@ def plan_state(
         if settings.ctx or tokens < min(LEAST, context):
             need = state_bytes(groups, settings, kv_dtype, context)
             raise ModelError(
-                f"a context of {context} tokens needs {need:,} bytes of state; "
-                f"{room:,} can be had.",
+                f"a context of {context} tokens needs {need:,} bytes of state, but "
+                f"{room:,} are available.",
                 fix="give a smaller --ctx, a smaller --kv-dtype, or free some memory.",
             )
         notes.append(f"context cut from {context} to {tokens} tokens: that is what memory holds")
@@ -83,13 +84,13 @@ def plan_state(
 
 
 def _check_slots(groups: Sequence[StateGroup], settings: Settings, room: int) -> None:
-    """Raises ModelError where not even the recurrent state of all sequences fits."""
+    """Raise ModelError if the recurrent state of all sequences does not fit."""
     each = sum(group_bytes_per_slot(group) for group in groups)
     need = plan_slots(groups, settings.max_seqs, 0) * each
     if need > room:
         raise ModelError(
             f"the recurrent state of {settings.max_seqs} sequences needs {need:,} bytes, "
-            f"{each:,} each; {room:,} can be had.",
+            f"{each:,} each, but {room:,} are available.",
             fix="give a smaller --max-seqs, or free some memory.",
         )
 
@@ -97,8 +98,8 @@ def _check_slots(groups: Sequence[StateGroup], settings: Settings, room: int) ->
 def _snapshots(
     groups: Sequence[StateGroup], settings: Settings, kv_dtype: str, tokens: int, room: int
 ) -> tuple[int, list[str]]:
-    """How many snapshots of recurrent state fit beside `tokens` tokens: one for each sequence,
-    halved until they do; with a note if that is fewer."""
+    """The number of snapshots of recurrent state that fit beside `tokens` tokens: one per sequence,
+    halved until they fit, with a note if it had to be halved."""
     reuses = settings.prefix_cache and settings.kv_cache and plan_slots(groups, 1, 0) > 0
     most = n = settings.max_seqs if reuses else 0
     while n and state_bytes(groups, settings, kv_dtype, tokens, n) > room:
@@ -106,8 +107,8 @@ def _snapshots(
     if n == most:
         return n, []
     return n, [
-        f"{n} snapshots of recurrent state are kept instead of {most}, that is what memory holds: "
-        f"{'fewer' if n else 'no'} prompts can go on from the computed beginning of another"
+        f"{n} snapshots of recurrent state are kept, not {most}, because no more fit in memory: "
+        f"{'fewer' if n else 'no'} prompts can reuse the computed beginning of another"
     ]
 
 
@@ -131,8 +132,8 @@ def _context(settings: Settings, model_context: int) -> int:
 def _fitting(
     groups: Sequence[StateGroup], settings: Settings, kv_dtype: str, tokens: int, room: int
 ) -> int:
-    """The most tokens, in whole blocks, whose state fits `room`; by bisection: windowed groups
-    make the size a bent line."""
+    """The most tokens, in whole blocks, whose state fits `room`. Found by bisection, because the
+    size is not linear where layers have windows."""
     low, high = 0, tokens // settings.block_size
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,7 +1,7 @@
 """What a checkpoint becomes under given settings, before any weight is read. Torch-free.
 
-The client asks it so that a model that cannot load is heard of at once, `inspect` prints it, and
-the loader follows it.
+The client runs it so that an unusable model is reported at once, `inspect` prints it, and the
+loader follows it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from rbee_worker.ops.backend import Backend, ModelOutline
 from rbee_worker.ops.backends import choose_backend
 from rbee_worker.ops.plan import PlanOps
 
-# What an engine process takes beside weights and state: the interpreter, torch, one step's buffers.
+# Memory of an engine process beside weights and state: the interpreter, torch, one step's buffers.
 WORKSPACE_BYTES = 500_000_000
-_SPAN = 256  # keys that attention reads at once; a block must not straddle two
+_SPAN = 256  # keys that attention reads at once; a block must not be in two spans
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """backend: what will compute. model: built from names and shapes, holds nothing; held: what
-    its weights will take."""
+    """backend: what will compute. model: built from names and shapes, without data; held: the sizes
+    that its weights will have in memory."""
 
     backend: Backend
     model: Decoder
@@ -38,13 +38,14 @@ class Preflight:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the weights as held."""
+        """The size of the weights in memory, in bytes."""
         return sum(self.held.held_bytes.values())
 
     def room(self, settings: Settings, free_bytes: int) -> StatePlan:
-        """Context and cache beside the weights in `free_bytes`, before either is held.
+        """The context and cache that fit in `free_bytes` beside the weights, before either is
+        loaded.
 
-        Raises ModelError where they do not fit, UsageError for sizes that cannot be.
+        Raises ModelError if they do not fit, UsageError for impossible sizes.
         """
         left = free_bytes - self.weight_bytes
         if left < 0:
@@ -56,7 +57,7 @@ class Preflight:
         return self.state(settings, left)
 
     def state(self, settings: Settings, free_bytes: int) -> StatePlan:
-        """Context and cache, once the weights are held and `free_bytes` are left."""
+        """The context and cache, once the weights are loaded and `free_bytes` are left."""
         return plan_state(
             self.model.groups,
             settings,
@@ -67,7 +68,7 @@ class Preflight:
 
 
 def preflight(ckpt: Checkpoint, settings: Settings) -> Preflight:
-    """Check every name, shape and setting. Raises ModelError's children and UsageError."""
+    """Check every name, shape and setting. Raises subclasses of ModelError, and UsageError."""
     backend = choose_backend(settings)
     if _SPAN % settings.block_size:
         raise UsageError(
@@ -81,7 +82,7 @@ def preflight(ckpt: Checkpoint, settings: Settings) -> Preflight:
 
 
 def outline_of(ckpt: Checkpoint, context: int) -> ModelOutline:
-    """The model as a backend may look at it before it is loaded. context: its longest sequence."""
+    """The model as a backend sees it before it is loaded. context: its longest sequence."""
     infos = ((n, ckpt.source.info(n)) for n in sorted(ckpt.source.names()))
     tensors = [(name, info.format, info.shape) for name, info in infos]
     key = repr((ckpt.arch, ckpt.config, tensors))

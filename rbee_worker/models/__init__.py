@@ -1,7 +1,7 @@
-"""The architectures: one row each. Adding one adds a row here, a family file, a row of tests.
+"""The table of architectures: one row each. A new one adds a row here, a family file and test rows.
 
 Importing this module imports no torch: a model can be checked and measured from a checkpoint's
-names and shapes alone (`plan_model`), in the process that has no torch.
+names and shapes alone (`plan_model`), in a process without torch.
 """
 
 from __future__ import annotations
@@ -22,32 +22,33 @@ from rbee_worker.models.weights import Weights
 from rbee_worker.ops import Ops
 from rbee_worker.ops.plan import Outline, PlanOps
 
-Progress = Callable[[int, int, int, int], None]  # layers done, of, bytes read, of
+Progress = Callable[[int, int, int, int], None]  # layers done, layers, bytes read, bytes
 
 
 @dataclass(frozen=True)
 class Architecture:
     """How a `model_type` becomes a model.
 
-    Its class and function are named, not imported: a start executes one family's file, not all.
+    The class and the function are given by name, so that a start imports one family's file, not
+    all.
     """
 
-    config_name: str  # file.name, of this package
+    config_name: str  # file.name within this package
     build_name: str
     title: str
 
     @property
     def config(self) -> type[Any]:
-        """The dataclass whose fields are the config's keys."""
+        """The dataclass whose fields are the config keys of this architecture."""
         return cast(type[Any], _named(self.config_name))
 
     @property
     def build(self) -> Callable[[Any, Weights], Decoder]:
-        """Makes the model from its config and weights."""
+        """The function that makes the model from its config and weights."""
         return cast(Callable[[Any, Weights], Decoder], _named(self.build_name))
 
 
-_TRIED = 8  # architectures that a checkpoint of an unknown one is held against
+_TRIED = 8  # supported architectures that `check_architecture` tries on an unknown one's tensors
 
 
 def _named(name: str) -> Any:
@@ -90,31 +91,36 @@ ARCHITECTURES: dict[str, Architecture] = {
     "persimmon": Architecture("persimmon.Config", "persimmon.build", "Persimmon"),
     "deepseek_v2": Architecture("deepseek.V2", "deepseek.build_second", "DeepSeek V2"),
     "deepseek_v3": Architecture("deepseek.V3", "deepseek.build_third", "DeepSeek V3, R1"),
-    "gemma4_text": Architecture("gemma4.Config", "gemma4.build", "Gemma 4"),
+    "gemma4_text": Architecture("gemma4_config.Config", "gemma4.build", "Gemma 4"),
     "llama4_text": Architecture("llama4.Config", "llama4.build", "Llama 4"),
     "gpt_oss": Architecture("gptoss.Config", "gptoss.build", "GPT-OSS"),
     "nemotron": Architecture("nemotron.Config", "nemotron.build", "Nemotron 3, 4, Minitron"),
     "exaone4": Architecture("exaone4.Config", "exaone4.build", "EXAONE 4"),
     "dots1": Architecture("dots1.Config", "dots1.build", "dots.llm1"),
     "olmoe": Architecture("olmoe.Config", "olmoe.build", "OLMoE"),
+    "hunyuan_v1_dense": Architecture(
+        "hunyuan_v1_dense.Config", "hunyuan_v1_dense.build", "Hunyuan dense, Hy-MT"
+    ),
+    "seed_oss": Architecture("llama.SeedOss", "llama.build_seed_oss", "Seed-OSS"),
+    "arcee": Architecture("arcee.Config", "arcee.build", "Arcee AFM"),
 }
 
 
 def architecture(name: str, *, where: str, config: Mapping[str, Any] | None = None) -> Architecture:
-    """The row of a `model_type`. Raises UnsupportedModel naming it and the supported ones."""
+    """The row for a `model_type`. Raises UnsupportedModel, which names the supported ones."""
     if name not in ARCHITECTURES:
         raise unsupported(name, ARCHITECTURES, where, config=config)
     return ARCHITECTURES[name]
 
 
 def check_architecture(ckpt: Checkpoint) -> None:
-    """Raise UnsupportedModel for an architecture that is not here, with the one that is built
-    alike: whose model could be made of these names and shapes."""
+    """Raise UnsupportedModel for an architecture that has no row. The error suggests one with the
+    same structure: a model of it could be built from the checkpoint's names and shapes."""
     if ckpt.arch in ARCHITECTURES:
         return
     where, nearest = str(ckpt.path), ""
     keys = {*ckpt.config}
-    for other in sorted(ARCHITECTURES, key=lambda name: -_alike(name, keys))[:_TRIED]:
+    for other in sorted(ARCHITECTURES, key=lambda name: -_shared_keys(name, keys))[:_TRIED]:
         with suppress(WorkerError):
             plan_model(replace(ckpt, arch=other), PlanOps("f32"))
             nearest = other
@@ -122,23 +128,25 @@ def check_architecture(ckpt: Checkpoint) -> None:
     raise unsupported(ckpt.arch, ARCHITECTURES, where, config=ckpt.config, nearest=nearest)
 
 
-def _alike(name: str, keys: set[str]) -> int:
-    """How many of a config's keys an architecture reads."""
+def _shared_keys(name: str, keys: set[str]) -> int:
+    """The number of a config's keys that an architecture reads."""
     return len(keys & {f.name for f in fields(ARCHITECTURES[name].config)})
 
 
 def given_keys(ckpt: Checkpoint, config: type[Any]) -> dict[str, Any]:
-    """The keys that `ckpt` gives to a `config` class. What a GGUF file does not say is null: its
-    tables know what llama.cpp means by a key's absence, which transformers' defaults do not."""
+    """The values that `ckpt` has for the fields of `config`. Keys that a GGUF file does not give
+    are null: its tables know what llama.cpp assumes for an absent key; transformers' defaults do
+    not."""
     unsaid = {f.name: None for f in fields(config)} if ckpt.kind == "gguf" else {}
     return unsaid | ckpt.config
 
 
 def build_model(ckpt: Checkpoint, ops: Ops, progress: Progress | None = None) -> Decoder:
-    """Read a checkpoint into a model that computes with `ops`. Raises ModelError's children."""
+    """Build the model of a checkpoint, which computes with `ops`. Raises subclasses of
+    ModelError."""
     where = str(ckpt.path)
     row = architecture(ckpt.arch, where=where, config=ckpt.config)
-    check_counts(ckpt.config, ckpt.source, where)  # before lists of such lengths are made
+    check_counts(ckpt.config, ckpt.source, where)  # before lists of these lengths are built
     config, unused = read_config(row.config, given_keys(ckpt, row.config), where=where)
     weights = Weights(ckpt.source, ops, where=where, progress=progress)
     model = row.build(config, weights)
@@ -151,14 +159,14 @@ def build_model(ckpt: Checkpoint, ops: Ops, progress: Progress | None = None) ->
 
 
 def plan_model(ckpt: Checkpoint, ops: PlanOps) -> Decoder:
-    """Build without reading data: every name and shape is checked, `ops` counts every byte.
+    """Build without reading data: every name and shape is checked, and `ops` counts every byte.
 
-    Raises ModelError's children.
+    Raises subclasses of ModelError.
     """
     check_architecture(ckpt)
     return outline_model(ckpt, cast(Ops, ops))
 
 
 def outline_model(ckpt: Checkpoint, ops: Ops) -> Decoder:
-    """Build with large tensors that are zeros and take no memory, for `ops` that holds none."""
+    """Build with zeros for large tensors, which then take no memory. `ops` must keep no weights."""
     return build_model(replace(ckpt, source=Outline(ckpt.source)), ops)

@@ -1,4 +1,4 @@
-"""`Decoder`: embedding, blocks, final norm, head. What every decoder-only family builds."""
+"""`Decoder`: embedding, blocks, final norm, output head. Every decoder-only family builds one."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Block(Protocol):
 
 @dataclass(frozen=True)
 class Decoder:
-    """A model as the engine sees it: rows of hidden states, and logits of chosen rows.
+    """A model as the engine sees it: it gives hidden states for rows, and logits for chosen rows.
 
-    context: longest sequence it was made for, tokens. positions: a learned table, added to the
-    embeddings. logits_scale multiplies the logits;
-    logits_softcap bends them. ropes: every rotary table in use; where one depends on a sequence's
-    length, sequences share cached keys only if theirs agree.
+    context: the longest sequence it was made for, in tokens. positions: a learned table that is
+    added to the embeddings. logits_scale: factor on the logits; logits_softcap: bound of the tanh
+    soft cap on them. ropes: every rotary table in use. If a table depends on the sequence's length,
+    sequences share cached keys only if they use the same table.
     """
 
     ops: Ops
@@ -44,42 +44,42 @@ class Decoder:
     positions: Weight | None = None
     logits_scale: float = 1.0
     logits_softcap: float | None = None
-    skipped: Mapping[str, str] = field(default_factory=dict)  # tensors left unread: why
+    skipped: Mapping[str, str] = field(default_factory=dict)  # unread tensor -> the reason
     ropes: tuple[RopeSpec, ...] = ()
     n_parameters: int = 0
     notes: tuple[str, ...] = ()
 
     @property
     def limits(self) -> tuple[str, ...]:
-        """What is computed otherwise than by the reference implementation, in words."""
+        """Sentences that say where results may differ from the reference implementation's."""
         originals = sorted({r.dynamic[2] for r in self.ropes if r.dynamic is not None})
         return tuple(
             f"a sequence keeps the frequencies that its prompt's length chose (dynamic scaling), "
-            f"also where decoding takes it past {original} tokens"
+            f"even if decoding takes it past {original} tokens"
             for original in originals
             if original < self.context
         )
 
     def embedded(self, batch: Batch) -> Array:
-        """batch of N rows -> what the first block reads [N, dim]"""
+        """The input of the first block, [N, dim], for a batch of N rows."""
         x = self.ops.embed(self.embed, batch, scale=self.embed_scale)
         if self.positions is not None:
             x = self.ops.add_positions(x, self.positions, batch)
         return x
 
     def hidden(self, batch: Batch) -> Array:
-        """batch of N rows -> normalised hidden states [N, dim]"""
+        """The normalised hidden states, [N, dim], for a batch of N rows."""
         x = self.embedded(batch)
         for layer in self.layers(x, batch):
             x = layer(x)
         return self.norm(x)
 
     def layers(self, x: Array, batch: Batch) -> Sequence[Layer]:
-        """The blocks, each as a function of the state alone. x [N, dim]: what `embedded` gave"""
+        """The blocks, each as a function of the hidden state alone; x [N, dim]: from `embedded`."""
         return [partial(block, batch=batch) for block in self.blocks]
 
     def head(self, rows: Array) -> Array:
-        """hidden states [S, dim] -> logits float32 [S, vocab]"""
+        """Hidden states [S, dim] -> logits, float32 [S, vocab]."""
         logits = self.ops.logits(rows, self.out.weight, self.out.bias)
         if self.logits_scale != 1.0:
             logits = self.ops.scale(logits, self.logits_scale)

@@ -1,5 +1,5 @@
-"""Layer norms and biases everywhere, for Phi and Persimmon: attention goes out through `dense`, q
-and k may be normed head by head, one more norm stands before the head.
+"""The model shape that Phi and Persimmon share: layer norms and biases everywhere, an attention
+output named `dense`, optional norms of each head's q and k, and a norm before the output head.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rbee_worker.models.weights import Weights
 
 @dataclass(frozen=True, kw_only=True)
 class Config(DecoderConfig):
-    """Keys beyond those of every decoder."""
+    """The keys added to those of every decoder."""
 
     partial_rotary_factor: float = 0.5
     layer_norm_eps: float = 1e-5
@@ -28,7 +28,8 @@ class Config(DecoderConfig):
 def build(
     c: Config, w: Weights, block: Callable[[Weights, LayerPlan], Block], *, head_bias: bool = False
 ) -> Decoder:
-    """The model of layers block(cursor, plan). Raises CheckpointError, UnsupportedModel."""
+    """The model with the layers that `block(cursor, plan)` builds. Raises CheckpointError,
+    UnsupportedModel."""
     parts.check(c)
     final = norm(w, c, "model.final_layernorm")
     plans = plan_layers(c, parts.rope_of(w, c))
@@ -36,14 +37,14 @@ def build(
 
 
 def norm(w: Weights, c: Config, name: str) -> LayerNorm:
-    """Of a whole row. Raises CheckpointError."""
+    """The layer norm `name` of a whole row. Raises CheckpointError."""
     return w.layer_norm(name, c.hidden_size, c.layer_norm_eps)
 
 
 def attention(
     w: Weights, c: Config, layer: LayerPlan, *, fused: str = "qkv_proj", groups: int = 1
 ) -> Attention:
-    """`self_attn` at the cursor; fused, groups: as of `parts.attention`. Raises CheckpointError."""
+    """`self_attn` at the cursor; fused, groups: see `parts.attention`. Raises CheckpointError."""
     mix = w.sub("self_attn")
 
     def head_norm(part: str, heads: int) -> LayerNorm:

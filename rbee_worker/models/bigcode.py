@@ -1,4 +1,4 @@
-"""StarCoder 1 and SantaCoder: learned positions, layer norms, one head of keys for all queries.
+"""StarCoder 1 and SantaCoder: learned positions, layer norms, one KV head for all query heads.
 
 model_type: gpt_bigcode (Li et al. 2023).
 """
@@ -22,7 +22,7 @@ NAMES = parts.Names(embed="transformer.wte", layers="transformer.h", positions="
 class Config(DecoderConfig):
     """BigCode's own keys."""
 
-    intermediate_size: int = 0  # 0: four times the width
+    intermediate_size: int = 0  # 0 means four times hidden_size
     hidden_act: str = "gelu_pytorch_tanh"
     max_position_embeddings: int = 1024
     tie_word_embeddings: bool = True
@@ -53,7 +53,7 @@ def build(given: Config, w: Weights) -> Decoder:
                 out_bias=True,
                 scale=None if c.scale_attn_weights else 1.0,
                 fused="c_attn",
-                groups=c.kv_heads,  # with a head of keys each, q, k, v of a head lie together
+                groups=c.kv_heads,  # without multi-query, q, k and v of a head are adjacent
             ),
             mlp_norm=_norm(at, c, "ln_2"),
             mlp=parts.plain_mlp(at.sub("mlp"), c, "c_fc", "c_proj", bias=True),

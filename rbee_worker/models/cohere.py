@@ -1,7 +1,7 @@
-"""Cohere Command-R and R+: attention and MLP side by side, layer norms without biases.
+"""Cohere Command-R and R+: attention and MLP in parallel, layer norms without biases.
 
-model_type: cohere (Cohere 2024). Rotary pairs are neighbours, logits are scaled; R+ norms each
-head of q and k with weights of its own.
+model_type: cohere (Cohere 2024). Rotary pairs are adjacent columns, logits are scaled; R+ has q and
+k norms with weights for each head.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From a config.json (HF keys) to a family's `Config` dataclass, whose fields are those keys."""
+"""Reads a config.json (HF keys) into a family's `Config` dataclass, whose fields are those keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rbee_worker.ops import Activation
 
 C = TypeVar("C")
 
-# Keys that change no number of a forward pass here: names, training, generation, serialisation.
+# Keys without effect on a forward pass here: names, training, generation, serialisation.
 INERT = frozenset(
     [
         "_name_or_path",
@@ -44,18 +44,31 @@ INERT = frozenset(
         "resid_pdrop",
         "init_device",
         "init_config",
-        "embedding_fraction",  # of a gradient
-        "attention_softmax_in_fp32",  # it always is
+        "embedding_fraction",  # scales a gradient
+        "attention_softmax_in_fp32",  # always true here
         "scale_attention_softmax_in_fp32",
-        "apply_query_key_layer_scaling",  # divides scores, then multiplies them by the same
+        "apply_query_key_layer_scaling",  # divides the scores, then multiplies them by the same
         "cache_implementation",
-        "output_router_logits",  # of training
+        "output_router_logits",  # used in training
         "router_aux_loss_coef",
         "aux_loss_alpha",
         "seq_aux",
         "for_llm_compressor",
-        "ep_size",  # how many machines shared the experts
+        "ep_size",  # the number of machines that shared the experts
         "input_jitter_noise",
+        "eod_token_id",  # tokens
+        "im_start_id",
+        "im_end_id",
+        "im_newline_id",
+        "mask_init_id",
+        "pad_id",
+        "sep_token_id",
+        "text_start_id",
+        "text_end_id",
+        "org_vocab_size",
+        "dense_list",  # of a head that sorts texts into classes
+        "pool_type",
+        "cla_share_factor",  # idle without use_cla, which is refused
         "return_dict",
         "torch_dtype",
         "transformers_version",
@@ -81,10 +94,10 @@ _ACTIVATIONS: dict[str, Activation] = {
 
 
 def read_config(cls: type[C], config: Mapping[str, Any], *, where: str) -> tuple[C, list[str]]:
-    """An instance of dataclass `cls` from `config`, and the keys that nothing reads.
+    """An instance of the dataclass `cls` from `config`, and the keys that nothing reads.
 
-    An absent key takes the field's default; null is a value of its own, for the fields that have it
-    in their type. Raises CheckpointError that lists every missing or mistyped key.
+    An absent key takes the field's default. null is a value of its own, valid for the fields whose
+    type allows None. Raises CheckpointError, which lists every missing or mistyped key.
     """
     assert dataclasses.is_dataclass(cls)
     values: dict[str, Any] = {}
@@ -115,11 +128,11 @@ FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attenti
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """The keys of config.json that nearly every decoder-only family has; a family adds its own.
+    """The config.json keys that nearly every decoder-only family has; a family adds its own.
 
-    A default is what transformers' config class means by the key's absence, and a `None` in a type
-    stands where that class takes null: tests/test_defaults.py compares all of them. What a shape
-    follows from has no default: a config that lacks it is damaged.
+    A field's default is what transformers' config class assumes for an absent key, and its type
+    allows None where that class accepts null; tests/test_defaults.py compares all of them. Keys
+    that determine a shape have no default: a config without them is damaged.
     """
 
     vocab_size: int
@@ -138,47 +151,48 @@ class DecoderConfig:
 
     @property
     def kv_heads(self) -> int:
-        """Heads of keys and values: one for each query head where the config names none."""
+        """The number of KV heads; one for each query head if the config gives no number."""
         return self.num_key_value_heads or self.num_attention_heads
 
     @property
     def width(self) -> int:
-        """Columns of one head."""
+        """The width of one head, in columns."""
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
     @property
     def rotary(self) -> int:
-        """Columns of one head that rotate."""
-        # A share that was made by dividing two such numbers must not lose one.
+        """The number of columns of one head that rotate."""
+        # Rounded: if the fraction came from dividing two counts, no column may get lost.
         return int(self.width * self.partial_rotary_factor + 1e-6)
 
-    # What differs from layer to layer: see `layer_plan`, which checks it.
+    # The following properties describe what differs between layers; `layer_plan` checks them.
 
     @property
     def kinds(self) -> Sequence[str]:
-        """Each layer's kind, as `layer_types` names it."""
+        """The kind of each layer, in the words of `layer_types`."""
         return [FULL] * self.num_hidden_layers
 
     @property
     def lengths(self) -> Mapping[str, int | None]:
-        """The kinds that layers may be of: how many positions one sees; None: all, or not said."""
+        """The kinds that layers may have -> how many positions one sees; None: all, or not
+        given."""
         return {FULL: None}
 
     @property
     def rotates(self) -> Sequence[object]:
-        """For each layer, whether it has rotary positions."""
+        """For each layer, whether it has rotary positions (a true value)."""
         return [True] * self.num_hidden_layers
 
 
 @dataclass(frozen=True, kw_only=True)
 class WindowConfig(DecoderConfig):
-    """Every layer has the same window, or none has."""
+    """A family in which every layer has the same sliding window, or none has one."""
 
     sliding_window: int | None = None
 
     @property
     def window(self) -> int | None:
-        """Of layers that have one."""
+        """The sliding window, in positions; None: no layer has one."""
         return self.sliding_window
 
     @property
@@ -192,13 +206,13 @@ class WindowConfig(DecoderConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class MixedConfig(WindowConfig):
-    """Some layers have a window: `layer_types` says which, else `pattern`."""
+    """A family in which some layers have a sliding window: see `layer_types`, or else `pattern`."""
 
     layer_types: list[str] | None = None
 
     @property
     def pattern(self) -> Sequence[str]:
-        """The layers' kinds where `layer_types` does not say them."""
+        """The kind of each layer, for a config without `layer_types`."""
         raise NotImplementedError
 
     @property
@@ -207,7 +221,7 @@ class MixedConfig(WindowConfig):
 
 
 def _fits(value: Any, annotation: str) -> bool:
-    """Does a JSON value fit a field written as int, float, bool, str, dict, list (| None)?"""
+    """Whether a JSON value fits a field annotated int, float, bool, str, dict or list (| None)."""
     kinds = [part.split("[")[0].strip() for part in annotation.split("|")]
     if value is None:
         return "None" in kinds
@@ -219,7 +233,7 @@ def _fits(value: Any, annotation: str) -> bool:
 
 
 def positive(where: str, **sizes: float) -> None:
-    """Every size must be greater than zero. Raises CheckpointError."""
+    """Raise CheckpointError unless every size is greater than zero."""
     bad = [f"{k} = {v}" for k, v in sizes.items() if not v > 0]
     if bad:
         raise CheckpointError(
@@ -228,7 +242,7 @@ def positive(where: str, **sizes: float) -> None:
 
 
 def activation(name: str) -> Activation:
-    """The op behind a config's `hidden_act`. Raises UnsupportedModel."""
+    """The op for a config's `hidden_act`. Raises UnsupportedModel."""
     if name not in _ACTIVATIONS:
         raise UnsupportedModel(
             f"hidden_act {name!r} is not supported.",

@@ -1,10 +1,10 @@
 """DeepSeek: latent attention, many small experts beside shared ones.
 
 model_type: deepseek_v2 (DeepSeek-AI 2024: softmax routing, plain or limited to the best groups),
-deepseek_v3 (V3, R1; 2024-25: sigmoid routing, chosen with a bias that balances the experts).
-The matrices from latents to keys and values are kept one a head, absorbed (`layers.latent`). HF's
-`kv_b_proj`, which older GGUF files have too, is taken apart when it is loaded: the half that makes
-keys is transposed, so both are held as floats. Newer GGUF files have the two halves.
+deepseek_v3 (V3, R1; 2024-25: sigmoid routing, with a bias on the choice that balances the experts).
+The matrices from latents to keys and values are kept absorbed, one per head (`layers.latent`). HF's
+`kv_b_proj`, which older GGUF files have too, is split on load: the half that makes keys is
+transposed, so both halves are kept as floats. Newer GGUF files have the two halves.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from rbee_worker.models.weights import Weights
 from rbee_worker.ops import RopeSpec, Routing, Weight
 from rbee_worker.state.specs import PagedKV
 
-LATENT_EPS = 1e-6  # of the norms inside attention, whatever rms_norm_eps is
+LATENT_EPS = 1e-6  # of the norms inside attention, whatever rms_norm_eps says
 _METHODS = (("softmax", "greedy"), ("softmax", "group_limited_greedy"), ("sigmoid", "noaux_tc"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(small_experts.Config):
-    """What V2 and V3 both say; `qk_head_dim` is what GGUF files say of both parts of a head.
+    """The keys that V2 and V3 share; `qk_head_dim` is a GGUF file's sum of both parts of a head.
 
-    topk_method None: what the scores and the groups ask for.
+    topk_method None: the method follows from scoring_func and the groups.
     """
 
     rms_norm_eps: float = 1e-6
@@ -55,7 +55,7 @@ class Config(small_experts.Config):
 
     @property
     def plain(self) -> int:
-        """Columns of a head's query that have no positions."""
+        """The columns of a head's query that have no positions."""
         return self.qk_nope_head_dim or (self.qk_head_dim or 0) - self.qk_rope_head_dim
 
     @property
@@ -141,15 +141,16 @@ def _build(c: Config, w: Weights, *, mlp_bias: bool = False) -> Decoder:
 
 
 def _notes(w: Weights) -> tuple[str, ...]:
-    """What a person should hear of the memory that this takes."""
+    """Notes for the user on the memory that the model takes."""
     name = "model.layers.0.self_attn.kv_b_proj.weight"
     if not w.has(name) or FORMATS[w.format_of(name)].is_float:
         return ()
-    return (f"kv_b_proj ({w.format_of(name)}) is taken apart and held as floats",)
+    return (f"kv_b_proj ({w.format_of(name)}) is split on load and kept as floats",)
 
 
 def _predictors(c: Config) -> Mapping[str, str]:
-    """Layers behind the last, which predict further tokens."""
+    """A pattern for the layers after the last one, which predict further tokens -> why it is
+    skipped."""
     first = c.num_hidden_layers
     numbers = range(first, first + c.num_nextn_predict_layers)
     why = "predicts further tokens (MTP), which is not used"
@@ -186,7 +187,7 @@ def _queries(w: Weights, c: Config) -> Linear | LowRank:
 
 
 def _absorbed(w: Weights, c: Config) -> tuple[Weight, Weight]:
-    """One [latent, plain] and one [value, latent] for each head."""
+    """The matrices of all heads: one [latent, plain] and one [value, latent] per head."""
     heads, latent, plain, value = c.num_attention_heads, c.kv_lora_rank, c.plain, c.v_head_dim
     if w.has("k_b_proj.weight"):
         into = load_experts(w, ("k_b_proj",), heads, plain, latent)
@@ -207,7 +208,7 @@ def _absorbed(w: Weights, c: Config) -> tuple[Weight, Weight]:
 
 
 def _scale(c: Config) -> float:
-    """Of the scores; yarn's stretch of the context sharpens them (`mscale_all_dim`)."""
+    """The factor on the scores; YaRN's context scaling sharpens them (`mscale_all_dim`)."""
     scale = float((c.plain + c.qk_rope_head_dim) ** -0.5)
     scaling = c.rope_scaling or {}
     by, factor = scaling.get("mscale_all_dim"), float(scaling.get("factor") or 1.0)

@@ -1,4 +1,4 @@
-"""dots.llm1: Llama's shape with norms of each head's q and k, and DeepSeek V3's mixture.
+"""dots.llm1: Llama's shape with norms of each head's q and k, and DeepSeek V3's mixture of experts.
 
 model_type: dots1 (rednote-hilab 2025).
 """
@@ -18,8 +18,8 @@ from rbee_worker.models.weights import Weights
 
 @dataclass(frozen=True, kw_only=True)
 class Config(MixedConfig, small_experts.Config, prenorm.Config):
-    """dots.llm1's own keys; layers before `max_window_layers` have no window. scoring_func: the
-    published files call the only kind of routing by V3's name of it."""
+    """dots.llm1's own keys. Layers before `max_window_layers` have no window. scoring_func: the
+    published files give the only kind of routing under V3's name for it."""
 
     num_key_value_heads: int | None = 32
     attention_bias: bool = False

@@ -1,7 +1,7 @@
-"""EXAONE 4: norms after each half, of each head's q and k; three layers of four have a window.
+"""EXAONE 4: norms after each half, norms of each head's q and k, windows in three layers of four.
 
-model_type: exaone4 (LG AI Research 2025). In the sizes that have windows, layers without one have
-no positions either.
+model_type: exaone4 (LG AI Research 2025). In the sizes that have windows, layers without a window
+have no positions either.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from rbee_worker.models.weights import Weights
 
 @dataclass(frozen=True, kw_only=True)
 class Config(MixedConfig, postnorm.Config):
-    """EXAONE's own keys; `sliding_window_pattern` counts the layers from one that sees all keys to
-    the next, or has a letter for each: L for a window."""
+    """EXAONE's own keys. `sliding_window_pattern` is a number n (every nth layer has full
+    attention) or a string with one letter per layer, L for a window."""
 
     num_key_value_heads: int = 32
     sliding_window: int | None = 4096

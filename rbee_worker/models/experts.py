@@ -1,7 +1,8 @@
-"""Weights of experts, however a checkpoint lays them out: one by one, stacked, fused, transposed.
+"""Loads the weights of experts, however a checkpoint stores them: single, stacked, fused,
+transposed.
 
-Experts are cut out of what the file holds when a backend asks for them, so nothing is copied that
-is not held.
+An expert is cut out of the file's tensor only when a backend asks for it, so nothing is copied that
+the backend does not keep.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Parts = Sequence[Packed]
 
 
 class Members(Sequence[Parts]):
-    """The parts of each expert, made when they are asked for."""
+    """The parts of each expert, cut on access."""
 
     def __init__(self, count: int, cut: Callable[[int], Parts]) -> None:
         self._count, self._cut = count, cut
@@ -44,14 +45,14 @@ class Members(Sequence[Parts]):
 
 
 def plain_routing(experts: int, chosen: int, *, normalise: bool) -> Routing:
-    """The best by a softmax over all experts; normalise: their weights' sum is 1.
+    """Softmax over all experts, then the best `chosen`; normalise: scale their weights to sum 1.
 
     Raises CheckpointError.
     """
     positive("config", experts=experts, num_experts_per_tok=chosen)
     if chosen > experts:
         raise CheckpointError(
-            f"config: num_experts_per_tok is {chosen}, there are {experts} experts.",
+            f"config: num_experts_per_tok is {chosen}, but there are {experts} experts.",
             fix="download the checkpoint's config again.",
         )
     return Routing(chosen, normalise=normalise)
@@ -64,8 +65,8 @@ def gated_experts(
     inner: int,
     names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
 ) -> Experts:
-    """`count` experts of `inner` columns at the cursor, each matrix of each expert a tensor, or all
-    experts' in one. Raises CheckpointError, UnsupportedModel."""
+    """`count` gated experts of `inner` columns at the cursor; the checkpoint has one tensor for
+    each matrix of each expert, or one for all experts. Raises CheckpointError, UnsupportedModel."""
     gate, up, down = names
     return Experts(
         ops=w.ops,
@@ -78,11 +79,12 @@ def gated_experts(
 def load_experts(
     w: Weights, names: Sequence[str], count: int, n_in: int, n_out: int, *, each: str = "{}.{}"
 ) -> Weight:
-    """`count` experts' matrices `names`, each [n_out, n_in], rows of one expert in that order.
+    """The matrices `names` of `count` experts, each [n_out, n_in]; an expert's rows follow that
+    order.
 
-    Either every expert has its own, `each` saying how: "{}.{}" is `<expert>.<name>.weight`; or
-    they are stacked, `<name>.weight` [count, n_out, n_in]. Raises CheckpointError, UnsupportedModel
-    where experts of one name differ in format.
+    Either every expert has its own tensors, and `each` is the pattern of their names: "{}.{}" gives
+    `<expert>.<name>.weight`; or they are stacked in `<name>.weight` [count, n_out, n_in]. Raises
+    CheckpointError, and UnsupportedModel if experts of one name differ in format.
     """
     if w.has(f"{names[0]}.weight"):
         stacked = [w.packed(f"{n}.weight", (count, n_out, n_in)) for n in names]
@@ -93,7 +95,7 @@ def load_experts(
     ]
     if len({tuple(p.format for p in parts) for parts in alone}) > 1:
         raise UnsupportedModel(
-            f"experts hold their {' and '.join(names)} in different formats.",
+            f"the experts' {' and '.join(names)} have different formats.",
             fix="quantize the model again with a current llama.cpp.",
         )
     return w.ops.stack(alone)
@@ -109,8 +111,8 @@ def load_fused(
     transposed: bool = False,
     interleaved: bool = False,
 ) -> Weight:
-    """One tensor of all experts: [count, n_out, n_in], or transposed [count, n_in, n_out] (floats
-    only). interleaved: rows of gate and up alternate, and are put one after the other."""
+    """One tensor with all experts: [count, n_out, n_in], or transposed [count, n_in, n_out] (floats
+    only). interleaved: rows of gate and up alternate in the file; here gate's rows come first."""
     shape = (count, n_in, n_out) if transposed else (count, n_out, n_in)
     whole = w.packed(name, shape)
 
@@ -126,8 +128,8 @@ def load_fused(
 def load_biases(
     w: Weights, names: Sequence[str], count: int, n_out: int, *, interleaved: bool = False
 ) -> Array:
-    """Biases of all experts, for `Ops.experts`: each name [count, n_out]; an expert's follow each
-    other in order of names."""
+    """The biases of all experts, for `Ops.experts`. Each name is a tensor [count, n_out]; the
+    biases of one expert follow one another in the order of names."""
     parts = [w.packed(n, (count, n_out)) for n in names]
     rows = [member(p, e) for e in range(count) for p in parts]
     if interleaved:
@@ -152,13 +154,13 @@ def transpose(packed: Packed) -> Packed:
 
 
 def alternate_rows(packed: Packed) -> Packed:
-    """Rows 0, 2, 4, .. and then 1, 3, 5, .."""
+    """The rows in the order 0, 2, 4, .., 1, 3, 5, .."""
     data = np.concatenate([packed.data[0::2], packed.data[1::2]])
     return Packed(data, packed.format, packed.shape)
 
 
 def alternate_elements(packed: Packed) -> Packed:
-    """The same for the elements of a vector of floats."""
+    """The same order for the elements of a vector of floats."""
     form = FORMATS[packed.format]
     assert form.block == 1, "vectors are floats"
     data = packed.data.reshape(-1, form.bytes)

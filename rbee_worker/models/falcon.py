@@ -1,10 +1,10 @@
-"""Falcon: one matrix for q, k, v, group by group; attention and MLP side by side, mostly.
+"""Falcon: q, k and v in one matrix, group by group; attention and MLP mostly in parallel.
 
-model_type: falcon, RefinedWeb, RefinedWebModel (Almazrouei et al. 2023). 7B has one head of keys,
-11B, 40B and 180B (new_decoder_architecture) one for each group, with one or two norms; the rw
-models have ALiBi, biases and halves one after the other. GGUF files hold q, k, v one after the
-other (`qkv_grouped` false). Slopes are float32 here; transformers rounds the product of slope and
-position to bfloat16, which differs where the number of heads is no power of two up to 8.
+model_type: falcon, RefinedWeb, RefinedWebModel (Almazrouei et al. 2023). 7B has one KV head; 11B,
+40B and 180B (new_decoder_architecture) have one per group, and one or two norms; the rw models have
+ALiBi, biases, and attention and MLP in sequence. GGUF files hold q, k and v in sequence
+(`qkv_grouped` false). ALiBi slopes are float32 here; transformers rounds the product of slope and
+position to bfloat16, which differs unless the number of heads is a power of two up to 8.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ NAMES = parts.Names(embed="transformer.word_embeddings", layers="transformer.h")
 
 @dataclass(frozen=True, kw_only=True)
 class Config(DecoderConfig):
-    """Falcon's own keys, and what GGUF files have otherwise: `qkv_grouped`."""
+    """Falcon's own keys, and `qkv_grouped`, which tells GGUF's layout from Hugging Face's."""
 
-    intermediate_size: int = 0  # 0: four times the width
+    intermediate_size: int = 0  # 0 means four times hidden_size
     hidden_act: str = "gelu"
     tie_word_embeddings: bool = True
     layer_norm_epsilon: float = 1e-5
@@ -59,7 +59,7 @@ def build(given: Config, w: Weights) -> Decoder:
     found = w.has(f"{NAMES.layers}.0.ln_attn.weight")
     two_norms = new and (found if norms is None else norms == 2)
     plans = plan_layers(c, None if c.alibi else parts.rope_of(w, c))
-    # Slopes are scaled as the scores are.
+    # The slopes are scaled like the scores.
     heads = c.num_attention_heads
     slopes = parts.alibi(w, heads, scale=c.width**-0.5) if c.alibi else None
 
@@ -77,7 +77,7 @@ def build(given: Config, w: Weights) -> Decoder:
         )
         mlp = parts.plain_mlp(at.sub("mlp"), c, "dense_h_to_4h", "dense_4h_to_h", bias=bias)
         if two_norms:
-            # llama.cpp's files call the MLP's norm the first one.
+            # GGUF files give the MLP's norm the name of the first norm.
             second = "ln_mlp" if at.has("ln_mlp.weight") else "input_layernorm"
             return Parallel(w.ops, _norm(at, c, "ln_attn"), attention, mlp, _norm(at, c, second))
         first = _norm(at, c, "input_layernorm")

@@ -1,9 +1,9 @@
-"""Gemma 1, 2 and 3 (text): norms around 1, scaled embeddings, GeGLU; tied.
+"""Gemma 1, 2 and 3 (text): norms centred on 1, scaled embeddings, GeGLU, tied embeddings.
 
-model_type: gemma (Gemma Team 2024a), gemma2 (norms after each half as well, soft caps, windows in
-every second layer; 2024b), gemma3_text (norms of each head's q and k, one full layer in six, and
-another rotary base in the others; 2025). gemma3 is the model with a vision tower, of which the
-text half is read under that name.
+model_type: gemma (Gemma Team 2024a), gemma2 (also norms after each half, soft caps, windows in
+every second layer; 2024b), gemma3_text (norms of each head's q and k, full attention in every sixth
+layer, another rotary base in the others; 2025). gemma3 is the model with a vision tower; its text
+model is read as gemma3_text.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ IMAGES = {r"(vision_tower|multi_modal_projector)\..*": "images are not read"}
 
 @dataclass(frozen=True, kw_only=True)
 class Config(DecoderConfig):
-    """Gemma 1's own keys; old files have the activation under both of its names."""
+    """Gemma 1's own keys; old files give the activation under either name."""
 
     num_key_value_heads: int = 16
     head_dim: int = 256
@@ -51,7 +51,7 @@ class Gemma2(MixedConfig):
     rms_norm_eps: float = 1e-6
     attention_bias: bool = False
     use_bidirectional_attention: bool | None = None
-    query_pre_attn_scalar: float | None = 256.0  # None: a head's width
+    query_pre_attn_scalar: float | None = 256.0  # None means the width of a head
     attn_logit_softcapping: float | None = 50.0
     final_logit_softcapping: float | None = 30.0
     sliding_window: int | None = 4096
@@ -63,8 +63,8 @@ class Gemma2(MixedConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Gemma3(Gemma2):
-    """Gemma 3's own keys; `sliding_window_pattern` counts the layers from one that sees all keys to
-    the next, `rope_parameters` has one entry for each kind of layers."""
+    """Gemma 3's own keys. `sliding_window_pattern`: every nth layer has full attention;
+    `rope_parameters` has one entry per layer type."""
 
     max_position_embeddings: int = 131072
     use_bidirectional_attention: bool | None = False
@@ -84,7 +84,7 @@ class Gemma3(Gemma2):
 def build(c: Config, w: Weights) -> Decoder:
     """Gemma 1. Raises CheckpointError, UnsupportedModel."""
     _check(c)
-    # What Gemma 1's configs call gelu was trained as the tanh form.
+    # Gemma 1's configs say gelu, but the model was trained with the tanh form.
     act = "gelu_pytorch_tanh" if c.hidden_act == "gelu" else c.hidden_act
     if c.hidden_activation not in (None, act):
         raise UnsupportedModel(

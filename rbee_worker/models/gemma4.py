@@ -1,30 +1,32 @@
-"""Gemma 4, its text half: heads of another width in layers that see all, embeddings for each layer.
+"""Gemma 4 (text): wider heads in layers with full attention, an embedding for each layer.
 
-model_type: gemma4_text (Google DeepMind 2026); gemma4 is the model that also sees and hears, of
-which the text half is read. Beyond Gemma 3: values are normalised; in layers that see the whole
-sequence heads are wider, a quarter of their pairs rotates and, where the config says so, keys are
-the values as well; the last layers read the keys of the last layer of their type before them; a
-small embedding a layer is mixed in after the feed-forward block; and experts may stand beside that
-block. Norms are not centred around 1. What a block computes stands in `gemma4_blocks`. GGUF files
-say which pairs rotate by divisors in `rope_freqs`, those of the others beyond all measure.
+model_type: gemma4_text (Google DeepMind 2026); gemma4 is the model that also reads images and
+audio, and its text model is read as gemma4_text. Differences from Gemma 3: values are normalised.
+In layers with full attention the heads are wider, a quarter of their pairs rotates and, if the
+config says so, keys also serve as values. The last layers reuse the keys of the last earlier layer
+of their type. A small embedding per layer is mixed in after the feed-forward block, and experts may
+run beside that block. Norms are not centred on 1. GGUF files tell which pairs rotate by the
+divisors in `rope_freqs`: those of the other pairs are huge.
+
+`gemma4_config` has the config, `gemma4_blocks` what a block computes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from rbee_worker.checkpoint.ops import floats, packed_floats
-from rbee_worker.errors import CheckpointError, UnsupportedModel
+from rbee_worker.errors import CheckpointError
 from rbee_worker.layers.moe import Experts, MoE
 from rbee_worker.layers.norm import RMSNorm
 from rbee_worker.layers.rope import rope_spec
 from rbee_worker.models import parts
 from rbee_worker.models.base import Decoder
-from rbee_worker.models.config import FULL, MixedConfig, activation, positive
+from rbee_worker.models.config import FULL, activation
 from rbee_worker.models.experts import load_experts, load_fused
 from rbee_worker.models.gemma4_blocks import (
     Block,
@@ -34,85 +36,21 @@ from rbee_worker.models.gemma4_blocks import (
     Mixture,
     WithLayerInputs,
 )
-from rbee_worker.models.layer_plan import LayerPlan, every, plan_layers
+from rbee_worker.models.gemma4_config import Config, check
+from rbee_worker.models.layer_plan import LayerPlan, plan_layers
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops import RopeSpec, Routing
 from rbee_worker.state.specs import PagedKV, StateRef
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config(MixedConfig):
-    """Gemma 4's own keys. The wider heads are `global_head_dim` or, in newer files, in
-    `per_layer_config`, which has what differs from layer to layer."""
-
-    num_key_value_heads: int = 4
-    head_dim: int = 256
-    max_position_embeddings: int = 131072
-    tie_word_embeddings: bool = True
-    rms_norm_eps: float = 1e-6
-    hidden_activation: str = "gelu_pytorch_tanh"
-    attention_bias: bool = False
-    use_bidirectional_attention: str | None = None
-    sliding_window: int = 512
-    rope_parameters: dict[str, Any] | None = None
-    final_logit_softcapping: float | None = None
-    global_head_dim: int = 512
-    num_global_key_value_heads: int | None = None
-    per_layer_config: dict[str, Any] | None = None
-    attention_k_eq_v: bool = False
-    num_kv_shared_layers: int = 0
-    use_double_wide_mlp: bool = False
-    vocab_size_per_layer_input: int = 262144
-    hidden_size_per_layer_input: int = 256
-    enable_moe_block: bool = False
-    num_experts: int | None = None
-    top_k_experts: int | None = None
-    moe_intermediate_size: int | None = None
-
-    @property
-    def heads(self) -> Sequence[tuple[int, int]]:
-        """Columns of a head and heads of keys, for each layer. Raises CheckpointError,
-        UnsupportedModel."""
-        # transformers writes the numbers of layers with leading zeros.
-        own = {int(n): v for n, v in (self.per_layer_config or {}).items() if n.isdecimal()}
-        return [self._heads(own.get(n, {}), n, kind) for n, kind in enumerate(self.kinds)]
-
-    def _heads(self, own: Any, layer: int, kind: str) -> tuple[int, int]:
-        found = self.width, self.kv_heads
-        if self.per_layer_config is not None:
-            if not isinstance(own, dict) or set(own) - {"head_dim", "num_key_value_heads"}:
-                raise UnsupportedModel(
-                    f"config: per_layer_config of layer {layer} is {str(own)[:60]}.",
-                    fix="only head_dim and num_key_value_heads may differ.",
-                )
-            found = own.get("head_dim") or found[0], own.get("num_key_value_heads") or found[1]
-        elif kind == FULL:
-            few = self.num_global_key_value_heads if self.attention_k_eq_v else None
-            found = self.global_head_dim, few or self.kv_heads
-        good = all(isinstance(n, int) and n > 0 for n in found)
-        if not good or self.num_attention_heads % found[1]:
-            raise CheckpointError(
-                f"config: heads of layer {layer} are {found}.", fix="fetch it again."
-            )
-        return found
-
-    @property
-    def pattern(self) -> Sequence[str]:
-        return every(6, self.num_hidden_layers)
-
-    @property
-    def kinds(self) -> Sequence[str]:
-        return [*super().kinds[:-1], FULL]  # the last layer always sees everything
-
-
 def build(c: Config, w: Weights) -> Decoder:
     """The model, from weights at the cursor `w`. Raises CheckpointError, UnsupportedModel."""
-    _check(c)
+    check(c)
     bare = plan_layers(c, None)
     heads = c.heads
     ropes = _ropes(c, w, bare, [width for width, _ in heads])
     plans = [replace(layer, rope=rope) for layer, rope in zip(bare, ropes, strict=True)]
-    first = c.num_hidden_layers - c.num_kv_shared_layers  # that reads the keys of another
+    first = c.num_hidden_layers - c.num_kv_shared_layers  # the first that reuses keys of another
     written: dict[str, StateRef] = {}
 
     def block(at: Weights, layer: LayerPlan) -> Block:
@@ -151,7 +89,7 @@ def build(c: Config, w: Weights) -> Decoder:
             factor=float(floats(at.packed("layer_scalar", (1,)))[0]),
         )
 
-    unread = "keys and values of an earlier layer are read"
+    unread = "keys and values of an earlier layer are used"
     inputs = _inputs(w, c) if c.hidden_size_per_layer_input else None
     model = parts.decoder(
         w,
@@ -162,7 +100,7 @@ def build(c: Config, w: Weights) -> Decoder:
         embed_scale=c.hidden_size**0.5,
         logits_softcap=c.final_logit_softcapping,
         skip={
-            r"(vision_tower|audio_tower|embed_vision|embed_audio)\..*": "text alone is read",
+            r"(vision_tower|audio_tower|embed_vision|embed_audio)\..*": "only text is read",
             **{
                 rf"model\.layers\.{n}\.self_attn\.[kv]_(proj|norm)\.weight": unread
                 for n in range(first, c.num_hidden_layers)
@@ -172,35 +110,11 @@ def build(c: Config, w: Weights) -> Decoder:
     return WithLayerInputs(**vars(model), inputs=inputs)
 
 
-def _check(c: Config) -> None:
-    parts.check(c)
-    layers, shared = c.num_hidden_layers, c.num_kv_shared_layers
-    if c.use_bidirectional_attention == "all" or c.attention_bias:
-        raise UnsupportedModel(
-            f"config: use_bidirectional_attention is {c.use_bidirectional_attention!r}, "
-            f"attention_bias {c.attention_bias}.",
-            fix="use a generative model of this family.",
-        )
-    if not 0 <= shared < layers:
-        raise CheckpointError(
-            f"config: num_kv_shared_layers is {shared}, there are {layers} layers.",
-            fix="download the checkpoint's config again.",
-        )
-    if c.partial_rotary_factor != 1.0:
-        raise UnsupportedModel(
-            f"config: partial_rotary_factor is {c.partial_rotary_factor} for all layers.",
-            fix="say it in rope_parameters, for the layers that it holds for.",
-        )
-    if c.enable_moe_block:
-        positive("config", num_experts=c.num_experts or 0, top_k_experts=c.top_k_experts or 0)
-        positive("config", moe_intermediate_size=c.moe_intermediate_size or 0)
-
-
 def _ropes(
     c: Config, w: Weights, layers: Sequence[LayerPlan], widths: Sequence[int]
 ) -> list[RopeSpec]:
-    """Of layers of a type and a width of heads: in those that see all, pairs of columns stay
-    together, the last do not turn."""
+    """The rotary table of each layer, made once per layer type and head width. In layers with full
+    attention, columns pair up as if all rotated, but the last pairs do not rotate."""
     plain = {"rope_theta": 1e6, "rope_type": "proportional", "partial_rotary_factor": 0.25}
     made: dict[tuple[str, int], RopeSpec] = {}
     both = [(layer.kind, width) for layer, width in zip(layers, widths, strict=True)]
@@ -291,7 +205,7 @@ def _own(w: Weights, c: Config) -> LayerInput:
 def _inputs(w: Weights, c: Config) -> LayerInputs:
     layers, width, at = c.num_hidden_layers, c.hidden_size_per_layer_input, w.sub("model")
     name, rows = "embed_tokens_per_layer.weight", c.vocab_size_per_layer_input
-    # The projection is divided by sqrt(dim) before its norm: the same as a larger eps in it.
+    # The projection is divided by sqrt(dim) before its norm, which equals a larger eps in the norm.
     eps = c.rms_norm_eps * c.hidden_size
     return LayerInputs(
         ops=w.ops,

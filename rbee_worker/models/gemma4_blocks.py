@@ -1,5 +1,5 @@
 """What Gemma 4's layers compute: attention with normalised values, experts beside the feed-forward
-block, an input of each layer's own."""
+block, and an additional input for each layer."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from rbee_worker.state.specs import StateRef
 
 @dataclass(frozen=True)
 class Mixer:
-    """Attention whose q, k and v are normalised head by head; kv None: another layer has written
-    keys and values at `where`. v_norm has no weights; kv.widths of one: keys are values too."""
+    """Attention whose q, k and v are normalised per head. kv None: an earlier layer writes the keys
+    and values at `where`. v_norm has no weights. If kv has one output, keys also serve as
+    values."""
 
     ops: Ops
     q: Linear
@@ -51,7 +52,7 @@ class Mixer:
 
 @dataclass(frozen=True)
 class Mixture:
-    """norm(mlp) + norm(experts of norm x), the router reading x through a norm of its own."""
+    """norm(mlp) + norm(experts(norm x)); the router reads x through a norm of its own."""
 
     ops: Ops
     mlp_after: RMSNorm
@@ -68,7 +69,7 @@ class Mixture:
 
 @dataclass(frozen=True)
 class LayerInput:
-    """x + norm(out(act(gate x) * a layer's own input))."""
+    """x + norm(out(act(gate x) * own)), where `own` is the layer's additional input."""
 
     ops: Ops
     gate: Linear
@@ -84,7 +85,8 @@ class LayerInput:
 
 @dataclass(frozen=True)
 class Block:
-    """A sandwich, experts beside its feed-forward block, a layer's own input, a factor."""
+    """Norms around each half, experts beside the feed-forward block, an additional input, a
+    factor."""
 
     ops: Ops
     attention_norm: RMSNorm
@@ -112,16 +114,16 @@ class Block:
 
 @dataclass(frozen=True)
 class LayerInputs:
-    """Every layer's own input: (norm(project x) + its embedding of the token) / sqrt 2."""
+    """The additional input of every layer: (norm(project x) + its token embedding) / sqrt 2."""
 
     ops: Ops
     table: Weight
     project: Linear
-    norm: RMSNorm  # of so many layers
-    scale: float  # of the embedding
+    norm: RMSNorm  # its `heads` are the layers
+    scale: float  # factor on the embedding
 
     def __call__(self, x: Array, batch: Batch) -> tuple[Array, ...]:
-        """x [N, dim], the embeddings -> one [N, width] a layer"""
+        """x [N, dim], the embeddings -> one [N, width] per layer"""
         ops, layers = self.ops, self.norm.heads
         own = ops.embed(self.table, batch, scale=self.scale)
         both = ops.scale(ops.add(self.norm(self.project(x, batch)), own), 2**-0.5)
@@ -130,7 +132,7 @@ class LayerInputs:
 
 @dataclass(frozen=True)
 class WithLayerInputs(Decoder):
-    """A decoder whose blocks read, each, an input of their own."""
+    """A decoder in which every block gets an additional input."""
 
     inputs: LayerInputs | None = None
 

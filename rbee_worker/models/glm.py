@@ -1,7 +1,7 @@
-"""GLM-4-9b and GLM-4-0414: half of each head rotates, in neighbouring pairs.
+"""GLM-4-9b and GLM-4-0414: half of each head rotates, in adjacent pairs.
 
-model_type: glm (GLM-4-9b in Hugging Face's names, which ChatGLM 2 and 3 and CodeGeeX4 have after
-renaming; Zeng et al. 2024), glm4 (GLM-4-0414 and Z1: norms after each half as well; Zhipu 2025).
+model_type: glm (GLM-4-9b under Hugging Face's names, to which those of ChatGLM 2, 3 and CodeGeeX4
+are mapped; Zeng et al. 2024), glm4 (GLM-4-0414 and Z1: also norms after each half; Zhipu 2025).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Config(DecoderConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Glm4(Config):
-    """The same, where null is none of the values."""
+    """The same keys; here null is not a valid value for these."""
 
     num_key_value_heads: int = 2
     head_dim: int = 128

@@ -1,7 +1,7 @@
-"""GPT-OSS: sinks in attention, every second layer with a window, experts with a clamped SwiGLU.
+"""GPT-OSS: attention sinks, windows in every second layer, experts with a clamped SwiGLU.
 
-model_type: gpt_oss (OpenAI 2025). Experts are stored as MXFP4, in safetensors as blocks and scales
-(`checkpoint.scaled`), rows of gate and up alternating; GGUF files have gate and up apart.
+model_type: gpt_oss (OpenAI 2025). Experts are stored as MXFP4: in safetensors as blocks and scales
+(`checkpoint.scaled`) with alternating rows of gate and up, in GGUF files with separate gate and up.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rbee_worker.models.layer_plan import LayerPlan, every, plan_layers
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops import Routing, Weight
 
-# Without any scaling in a config, it is that of the published models.
+# A config without a scaling means that of the published models.
 YARN: Mapping[str, Any] = {
     "rope_type": "yarn",
     "factor": 32.0,
@@ -30,13 +30,13 @@ YARN: Mapping[str, Any] = {
     "truncate": False,
     "original_max_position_embeddings": 4096,
 }
-ALPHA = 1.702  # of the sigmoid in the gate: the activation `gelu_quick`
+ALPHA = 1.702  # factor inside the gate's sigmoid, which makes it the activation `gelu_quick`
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(MixedConfig):
-    """GPT-OSS's own keys. The published files say the number of chosen experts twice, and what
-    the context was before yarn."""
+    """GPT-OSS's own keys. The published files give the number of chosen experts under two keys, and
+    the context before YaRN's scaling."""
 
     num_key_value_heads: int = 8
     head_dim: int = 64
@@ -126,7 +126,7 @@ def _mixture(w: Weights, c: Config) -> MoE:
 def _fused(
     w: Weights, name: str, count: int, n_in: int, n_out: int, *, interleaved: bool = False
 ) -> Weight:
-    """Packed experts have outputs as rows, those in floats have inputs."""
+    """All experts in one tensor: the rows of packed experts are outputs, those of floats inputs."""
     if w.has(f"{name}.weight"):
         return load_fused(w, f"{name}.weight", count, n_in, n_out, interleaved=interleaved)
     return load_fused(w, name, count, n_in, n_out, transposed=True, interleaved=interleaved)

@@ -1,4 +1,4 @@
-"""`LayerPlan`: what sets one layer apart from others: what it sees, and its positions."""
+"""`LayerPlan`: what differs between layers: which keys a layer sees, and its rotary positions."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _KEYS = {SLIDING: "sliding_window", CHUNKED: "attention_chunk_size"}
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """number: the layer's, from 0. kind: as `layer_types` names it. window: a query sees its last
-    `window` keys; chunk: keys of its own stretch of `chunk` positions; both None: all keys.
-    rope None: no rotary positions."""
+    """number: counted from 0. kind: in the words of `layer_types`. window: a query sees its last
+    `window` keys; chunk: a query sees the keys of its own chunk of `chunk` positions; both None:
+    all keys. rope None: no rotary positions."""
 
     number: int
     kind: str
@@ -28,7 +28,7 @@ class LayerPlan:
 def plan_layers(
     c: DecoderConfig, rope: RopeSpec | Mapping[str, RopeSpec] | None
 ) -> tuple[LayerPlan, ...]:
-    """One plan for each layer of `c`. rope: of all layers, or of each kind of them.
+    """The plan of each layer of `c`. rope: one table for all layers, or one for each kind.
 
     Raises CheckpointError, UnsupportedModel.
     """
@@ -64,13 +64,13 @@ def plan_layers(
 
 
 def every(nth: int, count: int) -> list[str]:
-    """The kinds of `count` layers of which every nth sees all keys. Raises CheckpointError."""
+    """The kinds of `count` layers if every nth has full attention. Raises CheckpointError."""
     positive("config", sliding_window_pattern=nth)
     return [SLIDING if (i + 1) % nth else FULL for i in range(count)]
 
 
 def windowed_from(first: int, count: int) -> list[str]:
-    """The kinds of `count` layers, all of which have a window but the first ones."""
+    """The kinds of `count` layers if all but the `first` first ones have a window."""
     return [SLIDING if i >= first else FULL for i in range(count)]
 
 

@@ -2,9 +2,10 @@
 
 model_type: llama (Touvron et al. 2023; Meta 2024), mistral (a sliding window; Jiang et al. 2023),
 qwen2 (biases of q, k, v; Qwen 2024), qwen3 (norms of each head's q and k; Qwen 2025), smollm3
-(layers without positions; HF 2025), granite (multipliers after muP; IBM 2024), helium (rotary
-pairs are neighbours; Kyutai 2025).
-GGUF files carry Llama 3.1's frequency scaling as divisors in `rope_freqs`.
+(layers without positions; HF 2025), granite (muP multipliers; IBM 2024), helium (rotary pairs are
+adjacent columns; Kyutai 2025), seed_oss (biases of q, k, v and of the output map, each by a key;
+ByteDance 2025).
+GGUF files have Llama 3.1's frequency scaling as divisors in `rope_freqs`.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Qwen3(Qwen2):
 
 @dataclass(frozen=True, kw_only=True)
 class SmolLM3(MixedConfig, Config):
-    """SmolLM3's own keys; a 0 in no_rope_layers: this layer has no positions."""
+    """SmolLM3's own keys; a 0 in no_rope_layers means that the layer has no positions."""
 
     num_key_value_heads: int | None = 4
     max_position_embeddings: int = 32768
@@ -100,7 +101,7 @@ class Granite(Config):
     """Granite's own keys."""
 
     embedding_multiplier: float = 1.0
-    attention_multiplier: float | None = 1.0  # None: one over the root of a head's width
+    attention_multiplier: float | None = 1.0  # None means 1 / sqrt(head width)
     residual_multiplier: float = 1.0
     logits_scaling: float = 1.0
 
@@ -114,6 +115,17 @@ class Helium(Config):
     max_position_embeddings: int = 4096
     rms_norm_eps: float = 1e-8
     rope_theta: float = 1e5
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedOss(Config):
+    """Seed-OSS's own keys."""
+
+    num_key_value_heads: int | None = 8
+    head_dim: int | None = 128
+    max_position_embeddings: int = 524288
+    attention_bias: bool = True
+    attention_out_bias: bool = False
 
 
 def build(c: Config, w: Weights) -> Decoder:
@@ -153,8 +165,14 @@ def build_granite(c: Granite, w: Weights) -> Decoder:
 
 def build_helium(c: Helium, w: Weights) -> Decoder:
     """helium. Raises CheckpointError, UnsupportedModel."""
-    # The map out has no bias, whatever attention_bias says.
+    # The output projection has no bias, whatever attention_bias says.
     return prenorm.build(c, w, _mlp(c, bias=c.mlp_bias), bias=c.attention_bias, interleaved=True)
+
+
+def build_seed_oss(c: SeedOss, w: Weights) -> Decoder:
+    """seed_oss. Raises CheckpointError, UnsupportedModel."""
+    mlp = _mlp(c, bias=c.mlp_bias)
+    return prenorm.build(c, w, mlp, bias=c.attention_bias, out_bias=c.attention_out_bias)
 
 
 def _mlp(c: prenorm.Config, *, bias: bool = False) -> Callable[[Weights, LayerPlan], FeedForward]:

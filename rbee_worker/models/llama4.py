@@ -1,9 +1,10 @@
-"""Llama 4, its text half: most layers see a chunk and have positions, others see all and have none.
+"""Llama 4 (text): most layers attend within a chunk and have positions, the others have neither.
 
-model_type: llama4_text (Meta 2025); llama4 is the model with a vision tower, of which the text half
-is read. Queries and keys are normalised after they rotate. Where a layer has no positions, queries
-grow with the logarithm of theirs. One expert a token, whose input the router scales, beside one
-that all share. GGUF files leave out what both published sizes have in common.
+model_type: llama4_text (Meta 2025); llama4 is the model with a vision tower, and its text model is
+read as llama4_text. Queries and keys are normalised after they rotate. In a layer without
+positions, queries are scaled by a factor that grows with the logarithm of their position. Each
+token uses one expert, whose input is scaled by the router, beside one that all tokens share. GGUF
+files leave out the settings that are the same in both published sizes.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ IMAGES = {r"(vision_model|multi_modal_projector)\..*": "images are not read"}
 
 @dataclass(frozen=True, kw_only=True)
 class Config(DecoderConfig):
-    """Llama 4's own keys; use_qk_norm None: as the published sizes, of which that with 128 experts
-    has no such norm."""
+    """Llama 4's own keys. use_qk_norm None: as in the published sizes, where only the one with 128
+    experts has no such norm."""
 
     num_key_value_heads: int = 8
     head_dim: int = 128
@@ -49,7 +50,7 @@ class Config(DecoderConfig):
     interleave_moe_layer_step: int = 1
     moe_layers: list[int] | None = None
     use_qk_norm: bool | None = True
-    no_rope_layers: list[int] | None = None  # 0: this layer has no positions
+    no_rope_layers: list[int] | None = None  # a 0 means that the layer has no positions
     no_rope_layer_interval: int = 4
     layer_types: list[str] | None = None
     attention_chunk_size: int | None = 8192
@@ -73,7 +74,7 @@ class Config(DecoderConfig):
 
     @property
     def mixtures(self) -> Sequence[int]:
-        """The layers that are mixtures."""
+        """The numbers of the layers that have experts."""
         every, count = self.interleave_moe_layer_step, self.num_hidden_layers
         positive("config", interleave_moe_layer_step=every)
         return range(every - 1, count, every) if self.moe_layers is None else self.moe_layers
@@ -85,7 +86,7 @@ class Config(DecoderConfig):
 
 @dataclass(frozen=True)
 class Mixer:
-    """Attention that normalises after rotating; factors: of a query, by (position + 1) // every."""
+    """Attention that normalises after rotating; factors: on a query, by (position + 1) // every."""
 
     ops: Ops
     qkv: Linear
@@ -96,7 +97,7 @@ class Mixer:
     scale: float
     rope: RopeSpec | None
     chunk: int | None
-    norm: Callable[[int], RMSNorm] | None  # of so many heads
+    norm: Callable[[int], RMSNorm] | None  # makes the norm for a number of heads
     factors: Array | None
     every: int
 
@@ -153,13 +154,13 @@ def _check(c: Config) -> None:
     )
     if c.num_experts_per_tok != 1:
         raise UnsupportedModel(
-            f"config: {c.num_experts_per_tok} experts for a token, this architecture takes one.",
+            f"config: {c.num_experts_per_tok} experts for a token, but this architecture uses one.",
             fix="check num_experts_per_tok.",
         )
 
 
 def _factors(w: Weights, c: Config) -> Array:
-    """Temperatures (Nakanishi 2025): 1 + attn_scale * log(1 + n) in the n-th floor_scale tokens."""
+    """Temperatures (Nakanishi 2025): 1 + attn_scale * log(1 + n) for the nth floor_scale tokens."""
     steps = np.arange(c.max_position_embeddings // c.floor_scale + 1, dtype=np.float32)
     values = np.log1p(steps) * np.float32(c.attn_scale) + np.float32(1)
     return w.ops.vector([packed_floats(values.astype(np.float32))])
@@ -194,7 +195,7 @@ def _mixture(w: Weights, c: Config) -> MoE:
         c.num_local_experts,
         w.sub("experts"),
     )
-    if at.has("gate_up_proj"):  # inputs are rows
+    if at.has("gate_up_proj"):  # its rows are inputs
         up = load_fused(at, "gate_up_proj", count, dim, 2 * inner, transposed=True)
         down = load_fused(at, "down_proj", count, inner, dim, transposed=True)
     else:

@@ -1,8 +1,8 @@
-"""Mixtures of experts in Llama's shape.
+"""Llama-shaped families with a mixture of experts.
 
-model_type: mixtral (Jiang et al. 2024), qwen2_moe (an expert that all tokens share, behind a gate;
-Qwen 2024), qwen3_moe (none; 2025), granitemoe and granitemoeshared (fused experts; IBM 2024).
-GGUF files hold gate, up and down of all experts as one tensor each.
+model_type: mixtral (Jiang et al. 2024), qwen2_moe (with a gated expert that all tokens share; Qwen
+2024), qwen3_moe (without one; 2025), granitemoe and granitemoeshared (fused experts; IBM 2024).
+GGUF files have one tensor each for the gate, up and down of all experts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Mixtral(WindowConfig, prenorm.Config):
 
 @dataclass(frozen=True, kw_only=True)
 class QwenExperts(prenorm.Config):
-    """The mixtures' keys: every decoder_sparse_step-th layer is one, but mlp_only_layers."""
+    """The mixtures' keys. Every decoder_sparse_step-th layer has experts, except
+    mlp_only_layers."""
 
     num_experts: int
     num_experts_per_tok: int
@@ -50,13 +51,13 @@ class QwenExperts(prenorm.Config):
 
     @property
     def window(self) -> int | None:
-        """Of layers that have one."""
+        """The sliding window, in positions; None: no layer has one."""
         return self.sliding_window if self.use_sliding_window else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Qwen2Moe(QwenExperts, MixedConfig):
-    """Qwen 2's own keys; every second of the first `max_window_layers` has a window."""
+    """Qwen 2's own keys; every second one of the first `max_window_layers` layers has a window."""
 
     num_key_value_heads: int | None = 16
     num_experts: int = 60
@@ -90,7 +91,7 @@ class GraniteMoe(prenorm.Config):
 
     attention_bias: bool = False
     embedding_multiplier: float = 1.0
-    attention_multiplier: float | None = 1.0  # None: one over the root of a head's width
+    attention_multiplier: float | None = 1.0  # None means 1 / sqrt(head width)
     residual_multiplier: float = 1.0
     logits_scaling: float = 1.0
     num_local_experts: int = 8
@@ -99,7 +100,7 @@ class GraniteMoe(prenorm.Config):
 
 @dataclass(frozen=True, kw_only=True)
 class GraniteMoeShared(GraniteMoe):
-    """With a feed-forward block that all tokens share."""
+    """Granite's keys with a feed-forward block that all tokens share."""
 
     shared_intermediate_size: int = 0
 
@@ -164,7 +165,7 @@ def build_granite_shared(c: GraniteMoeShared, w: Weights) -> Decoder:
 
 
 def _granite(c: GraniteMoe, w: Weights, width: int) -> Decoder:
-    """width: of what all tokens share; 0: nothing."""
+    """width: of the feed-forward block that all tokens share; 0: there is none."""
     dim, count, inner = c.hidden_size, c.num_local_experts, c.intermediate_size
     routing, act = (
         plain_routing(count, c.num_experts_per_tok, normalise=True),

@@ -1,7 +1,7 @@
-"""MPT and Replit-code: ALiBi, layer norms without biases, q, k, v in one matrix.
+"""MPT and Replit-code: ALiBi, layer norms without biases, q, k and v in one matrix.
 
-model_type: mpt (MosaicML 2023). Projections may be clipped, and q and k then normalised over all
-heads, as the model's own code does (`qk_ln`; transformers leaves it out, see verify/corrected.py).
+model_type: mpt (MosaicML 2023). Projections may be clipped; then q and k may be normalised over all
+heads, as in the model's own code (`qk_ln`; transformers omits this, see verify/corrected.py).
 Learned positions, prefix attention and other variants are refused.
 """
 
@@ -34,10 +34,10 @@ _ONLY = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(DecoderConfig):
-    """MPT's own keys; `learned_pos_emb` counts only without ALiBi. intermediate_size is what GGUF
-    files say."""
+    """MPT's own keys. `learned_pos_emb` matters only without ALiBi; intermediate_size is a key of
+    GGUF files."""
 
-    intermediate_size: int = 0  # 0: expansion_ratio times the width
+    intermediate_size: int = 0  # 0 means expansion_ratio times the width
     hidden_act: str = "gelu"
     tie_word_embeddings: bool = True
     expansion_ratio: int = 4

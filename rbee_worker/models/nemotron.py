@@ -1,4 +1,4 @@
-"""Nemotron: layer norms around 1, squared ReLU without a gate, half of each head rotates.
+"""Nemotron: layer norms centred on 1, squared ReLU without a gate, half of each head rotates.
 
 model_type: nemotron (Nemotron 3 and 4, Minitron; Parmar et al. 2024, Muralidharan et al. 2024).
 """

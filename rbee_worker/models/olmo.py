@@ -1,8 +1,8 @@
 """OLMo 1, 2 and 3.
 
 model_type: olmo (layer norms without weights, projections that may be clipped; Groeneveld et al.
-2024), olmo2 (RMS norms after each half, and of the whole q and k; OLMo 2024), olmo3 (windows in
-three layers of four, whose positions are never scaled; 2025).
+2024), olmo2 (RMS norms after each half, and over all heads of q and k; OLMo 2024), olmo3 (windows
+in three of four layers, whose rotary positions are never scaled; 2025).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rbee_worker.models.weights import Weights
 
 @dataclass(frozen=True, kw_only=True)
 class Config(DecoderConfig):
-    """OLMo 1's own keys; `layer_norm_eps` is no key of config.json, but one of GGUF files."""
+    """OLMo 1's own keys; only GGUF files have `layer_norm_eps`, config.json does not."""
 
     layer_norm_eps: float = 1e-5
     attention_bias: bool = False
@@ -38,7 +38,7 @@ class Olmo2(postnorm.Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Olmo3(MixedConfig, Olmo2):
-    """OLMo 3's own keys; `rope_parameters` has one entry for each kind of layers."""
+    """OLMo 3's own keys; `rope_parameters` has one entry per layer type."""
 
     rope_theta: float = 5e5
     rope_parameters: dict[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""OLMoE: Llama's shape with norms over all of q and k, every layer a mixture of small experts.
+"""OLMoE: Llama's shape with norms over all heads of q and k, and small experts in every layer.
 
 model_type: olmoe (Muennighoff et al. 2024).
 """
@@ -18,7 +18,7 @@ from rbee_worker.models.weights import Weights
 
 @dataclass(frozen=True, kw_only=True)
 class Config(prenorm.Config):
-    """OLMoE's own keys; an expert is intermediate_size wide."""
+    """OLMoE's own keys; the width of an expert is intermediate_size."""
 
     max_position_embeddings: int = 4096
     rms_norm_eps: float = 1e-5
@@ -33,8 +33,8 @@ def build(c: Config, w: Weights) -> Decoder:
     """The model, from weights at the cursor `w`. Raises CheckpointError, UnsupportedModel."""
     if c.clip_qkv is not None:
         raise UnsupportedModel(
-            f"config: clip_qkv is {c.clip_qkv}, which this architecture would do after its norms.",
-            fix="use a published checkpoint of it: they have null.",
+            f"config: clip_qkv is {c.clip_qkv}, but this architecture would clip after its norms.",
+            fix="use a published checkpoint of it, where clip_qkv is null.",
         )
     count, biases = c.num_experts, c.attention_bias
     routing = plain_routing(count, c.num_experts_per_tok, normalise=c.norm_topk_prob)

@@ -1,4 +1,4 @@
-"""What families have in common when they read a checkpoint: values in, layers out."""
+"""What families share when they read a checkpoint: functions that build layers from its values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _DERIVED = {r".*\.rotary_emb\.inv_freq": "derived from the config"}
 
 @dataclass(frozen=True)
 class Names:
-    """Where a checkpoint keeps what is outside of its layers' insides."""
+    """The checkpoint's names for what lies outside the layers."""
 
     embed: str = "model.embed_tokens"
     layers: str = "model.layers"
@@ -38,17 +38,17 @@ class Names:
 
 
 NAMES = Names()
-# The norm of the projection "q" or "k", which has so many heads.
+# Called with "q" or "k" and the number of heads: the norm of that projection.
 HeadNorm = Callable[[str, int], Callable[[Array], Array]]
 
 
 def head_norms(w: Weights, c: DecoderConfig, eps: float) -> HeadNorm:
-    """q_norm and k_norm at the cursor: one RMS norm for the columns of each head."""
+    """q_norm and k_norm at the cursor: one RMS norm, whose weights all heads share."""
     return lambda part, heads: w.rms_norm(f"{part}_norm", c.width, eps, heads=heads)
 
 
 def whole_norms(w: Weights, c: DecoderConfig, eps: float) -> HeadNorm:
-    """q_norm and k_norm at the cursor: RMS norms over all heads at once."""
+    """q_norm and k_norm at the cursor: RMS norms over the columns of all heads."""
     return lambda part, heads: w.rms_norm(f"{part}_norm", heads * c.width, eps)
 
 
@@ -63,17 +63,19 @@ def attention(
     scale: float | None = None,
     softcap: float | None = None,
     qk_norm: HeadNorm | None = None,
+    qk_after: HeadNorm | None = None,
     fused: str = "qkv_proj",
     groups: int = 1,
     clip: float | None = None,
     alibi_slopes: Array | None = None,
     sinks: Array | None = None,
 ) -> Attention:
-    """Attention from q_proj, k_proj, v_proj (or all in `fused`) and `out` at the cursor, of a layer
-    that has a window or sees all keys.
+    """Attention from q_proj, k_proj, v_proj (or `fused`, which has all three) and `out` at the
+    cursor. layer: its window, or none.
 
-    scale None: 1 / sqrt(head width). qk_norm("q" or "k", heads): the norm of that projection.
-    groups: in `fused`, q, k, v of each group of heads lie together. Raises CheckpointError.
+    scale None: 1 / sqrt(head width). qk_norm("q" or "k", heads): the norm of that projection before
+    it rotates; qk_after: the same after it has rotated. groups: in `fused`, q, k and v of each
+    group of heads are adjacent. Raises CheckpointError.
     """
     heads, width = c.num_attention_heads, c.width
     assert layer.chunk is None
@@ -98,6 +100,8 @@ def attention(
         softcap=softcap,
         q_norm=None if qk_norm is None else qk_norm("q", heads),
         k_norm=None if qk_norm is None else qk_norm("k", c.kv_heads),
+        q_after=None if qk_after is None else qk_after("q", heads),
+        k_after=None if qk_after is None else qk_after("k", c.kv_heads),
         groups=groups,
         clip=clip,
         slopes=alibi_slopes,
@@ -106,7 +110,7 @@ def attention(
 
 
 def alibi(w: Weights, heads: int, *, max_bias: float = 8.0, scale: float = 1.0) -> Array:
-    """ALiBi slopes times `scale`, float32 [heads], for all layers."""
+    """ALiBi slopes times `scale`, float32 [heads], the same for all layers."""
     values = np.array([s * scale for s in slopes(heads, max_bias)], np.float32)
     return w.ops.vector([packed_floats(values)])
 
@@ -114,8 +118,8 @@ def alibi(w: Weights, heads: int, *, max_bias: float = 8.0, scale: float = 1.0) 
 def gated_mlp(
     w: Weights, c: DecoderConfig, *, act: str = "", bias: bool = False, inner: int = 0
 ) -> GatedMLP:
-    """gate_proj and up_proj (or gate_up_proj) and down_proj at the cursor; act: as hidden_act;
-    inner: as intermediate_size."""
+    """gate_proj and up_proj (or gate_up_proj) and down_proj at the cursor. act, inner: in place of
+    the config's hidden_act and intermediate_size."""
     width = inner or c.intermediate_size
     return GatedMLP(
         ops=w.ops,
@@ -134,7 +138,7 @@ def gated_mlp(
 def plain_mlp(
     w: Weights, c: DecoderConfig, up: str, down: str, *, act: str = "", bias: bool = False
 ) -> PlainMLP:
-    """`up` and `down` at the cursor; act: as hidden_act."""
+    """`up` and `down` at the cursor; act: in place of the config's hidden_act."""
     return PlainMLP(
         ops=w.ops,
         up=w.linear(up, c.hidden_size, c.intermediate_size, bias=bias),
@@ -144,7 +148,7 @@ def plain_mlp(
 
 
 def rope_of(w: Weights, c: DecoderConfig, *, interleaved: bool = False) -> RopeSpec:
-    """The rotary table that the config and, in GGUF files, `rope_freqs` describe."""
+    """The rotary table that the config and, in a GGUF file, the tensor `rope_freqs` describe."""
     return rope_spec(
         c.rotary,
         c.rope_theta,
@@ -160,13 +164,17 @@ def rope_of(w: Weights, c: DecoderConfig, *, interleaved: bool = False) -> RopeS
 def long_rope(
     w: Weights, c: DecoderConfig, *, original: int | None, magnitude: float | None
 ) -> RopeSpec:
-    """Phi's: the config's scaling, whose original length the config may give outside; or the two
-    sets of divisors in a GGUF file, with its magnitude."""
+    """Phi's rotary table: from the config's scaling, or from the two sets of divisors in a GGUF
+    file.
+
+    original: the context before scaling, if the config gives it beside the scaling; magnitude: of a
+    GGUF file.
+    """
     scaling = c.rope_scaling
     length = original or (scaling or {}).get("original_max_position_embeddings")
     length = length or c.max_position_embeddings
     if scaling is not None:
-        # Early files say yarn for what became LongRoPE.
+        # Early files say yarn for what was later named LongRoPE.
         kind = "longrope" if scaling.get("rope_type") == "yarn" else scaling.get("rope_type")
         scaling = {**scaling, "original_max_position_embeddings": length, "rope_type": kind}
     elif w.has("model.rope_factors_long"):
@@ -183,11 +191,12 @@ def long_rope(
 def typed_ropes(
     w: Weights, c: DecoderConfig, given: Mapping[str, Any] | None, *, local: float
 ) -> dict[str, RopeSpec]:
-    """One rotary table for each kind of layers: as `given`, the config's `rope_parameters`, says;
-    else the config's own for layers that see all keys, and for those with a window a table that is
-    never scaled, of the base `local`. A `rope_scaling` beside it is of layers that see all keys.
+    """One rotary table per layer type.
 
-    Raises CheckpointError, UnsupportedModel.
+    given: the config's `rope_parameters`, with one entry per layer type. A type without an entry
+    gets the config's own table for full attention, and for windows an unscaled table with the base
+    `local`. A `rope_scaling` beside `rope_parameters` applies to full attention. Raises
+    CheckpointError, UnsupportedModel.
     """
     length = c.max_position_embeddings
     specs = {FULL: rope_of(w, c), SLIDING: rope_spec(c.rotary, local, None, length)}
@@ -195,7 +204,7 @@ def typed_ropes(
     for kind, entry in (given or {}).items():
         if not isinstance(entry, dict):
             raise CheckpointError(
-                f"config: rope_parameters has {kind!r} beside those of layer types.",
+                f"config: rope_parameters has {kind!r} beside its layer types.",
                 fix="download the checkpoint's config again.",
             )
         if kind == FULL:
@@ -217,7 +226,7 @@ def typed_ropes(
 
 
 def check(c: DecoderConfig) -> None:
-    """Every size must make sense. Raises CheckpointError."""
+    """Raise CheckpointError unless every size is positive."""
     positive(
         "config",
         vocab=c.vocab_size,
@@ -244,7 +253,8 @@ def decoder(
     names: Names = NAMES,
     skip: Mapping[str, str] | None = None,
 ) -> Decoder:
-    """Embedding, `block(cursor, plan)` for each layer, `norm`, head (the embedding where tied)."""
+    """The model: embedding, `block(cursor, plan)` for each layer, `norm`, and an output head (the
+    embedding, if tied). skip: pattern of tensor names that are left unread -> reason."""
     embed = w.matrix(f"{names.embed}.weight", c.vocab_size, c.hidden_size)
     layers = w.layers(names.layers, c.num_hidden_layers)
     blocks = [block(at, plan) for at, plan in zip(layers, plans, strict=True)]

@@ -1,6 +1,6 @@
-"""Persimmon: layer norms, squared ReLU, q, k, v of each head lie together, half of it rotates.
+"""Persimmon: layer norms, squared ReLU, fused q, k, v per head; half of each head rotates.
 
-model_type: persimmon (Adept 2023). q and k may be normed head by head.
+model_type: persimmon (Adept 2023). q and k may be normalised per head.
 """
 
 from __future__ import annotations

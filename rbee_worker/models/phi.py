@@ -1,4 +1,4 @@
-"""Phi-1, Phi-1.5 and Phi-2: attention and MLP side by side, layer norms, biases everywhere.
+"""Phi-1, Phi-1.5 and Phi-2: attention and MLP in parallel, layer norms, biases everywhere.
 
 model_type: phi (Gunasekar et al. 2023; Li et al. 2023). A part of each head rotates.
 """

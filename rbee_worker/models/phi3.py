@@ -1,7 +1,7 @@
 """Phi-3, Phi-3.5, Phi-4 and Phi-4-mini: Llama with stacked projections and LongRoPE.
 
-model_type: phi3 (Abdin et al. 2024). q, k, v are one matrix, gate and up another; a part of each
-head may rotate. GGUF files carry the two sets of LongRoPE's divisors as tensors.
+model_type: phi3 (Abdin et al. 2024). q, k and v are one matrix, gate and up another; only a part of
+each head may rotate. GGUF files have the two sets of LongRoPE's divisors as tensors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rbee_worker.models.weights import Weights
 
 @dataclass(frozen=True, kw_only=True)
 class Config(WindowConfig):
-    """Phi-3's own keys; `rope_magnitude` is what GGUF files say of LongRoPE."""
+    """Phi-3's own keys; `rope_magnitude` is a GGUF file's LongRoPE magnitude."""
 
     max_position_embeddings: int = 4096
     original_max_position_embeddings: int | None = 4096

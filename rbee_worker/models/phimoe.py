@@ -1,8 +1,8 @@
 """Phi-3.5-MoE: layer norms, LongRoPE, two of sixteen experts chosen one after the other.
 
 model_type: phimoe (Abdin et al. 2024). Routing is SparseMixer-v2's. Sequences longer than the
-original length take the long set of divisors, as the model's own code does; transformers takes the
-short one at any length.
+original context use the long set of divisors, as in the model's own code; transformers uses the
+short set at any length.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rbee_worker.ops import Routing
 
 @dataclass(frozen=True, kw_only=True)
 class Config(WindowConfig):
-    """Phi-MoE's own keys; `rope_magnitude` is what GGUF files say of LongRoPE."""
+    """Phi-MoE's own keys; `rope_magnitude` is a GGUF file's LongRoPE magnitude."""
 
     num_key_value_heads: int = 8
     max_position_embeddings: int = 131072
@@ -46,7 +46,7 @@ def build(c: Config, w: Weights) -> Decoder:
     if c.num_experts_per_tok != 2 or c.num_local_experts < 2:
         raise UnsupportedModel(
             f"config: {c.num_experts_per_tok} of {c.num_local_experts} experts for a token.",
-            fix="this routing chooses two; check num_experts_per_tok.",
+            fix="this routing chooses exactly two; check num_experts_per_tok.",
         )
     rope = parts.long_rope(
         w, c, original=c.original_max_position_embeddings, magnitude=c.rope_magnitude

@@ -1,5 +1,5 @@
-"""Norms after each half alone, for OLMo 2, OLMo 3 and EXAONE 4: what attention and a gated MLP make
-is normed, then added; q and k are normed as the caller says.
+"""The model shape that OLMo 2, OLMo 3 and EXAONE 4 share: norms only after each half, on the
+outputs of attention and of a gated MLP before they are added.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rbee_worker.models.weights import Weights
 
 @dataclass(frozen=True, kw_only=True)
 class Config(DecoderConfig):
-    """The key beyond those of every decoder."""
+    """The key added to those of every decoder."""
 
     rms_norm_eps: float = 1e-5
 
@@ -31,7 +31,7 @@ def build(
     *,
     bias: bool = False,
 ) -> Decoder:
-    """The model; qk_norm: `parts.head_norms` or `parts.whole_norms`; bias: of attention's maps.
+    """The model. qk_norm: `parts.head_norms` or `parts.whole_norms`; bias: of attention's maps.
 
     Raises CheckpointError.
     """

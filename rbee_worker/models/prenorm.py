@@ -1,5 +1,5 @@
-"""Llama's shape, for all who have it: RMSNorm, rotary attention and a feed-forward block, each
-read through a norm and added to the residual. What feeds forward is the caller's.
+"""Llama's shape, for all families that have it: rotary attention and a feed-forward block, each
+with an RMSNorm before it and a residual around it. The caller supplies the feed-forward block.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from rbee_worker.models.weights import Weights
 
 @dataclass(frozen=True, kw_only=True)
 class Config(DecoderConfig):
-    """The key beyond those of every decoder."""
+    """The key added to those of every decoder."""
 
     rms_norm_eps: float = 1e-6
 
 
 @dataclass(frozen=True)
 class Multipliers:
-    """Factors on the embeddings, on what a half adds to the residual, on the logits."""
+    """Factors on the embeddings, on each half's output before it is added, and on the logits."""
 
     embedding: float = 1.0
     residual: float = 1.0
@@ -33,7 +33,7 @@ class Multipliers:
 
 
 def multipliers(embedding: float, residual: float, scaling: float) -> Multipliers:
-    """Granite's; `scaling` divides the logits. Raises CheckpointError."""
+    """Granite's multipliers; `scaling` divides the logits. Raises CheckpointError."""
     if scaling == 0:
         raise CheckpointError("config: logits_scaling is 0.", fix="download the config again.")
     return Multipliers(embedding, residual, 1 / scaling)
@@ -48,14 +48,16 @@ def build(
     out_bias: bool = False,
     interleaved: bool = False,
     qk_norm: Callable[[Weights, DecoderConfig, float], parts.HeadNorm] | None = None,
+    qk_after: Callable[[Weights, DecoderConfig, float], parts.HeadNorm] | None = None,
     clip: float | None = None,
     attention_scale: float | None = None,
     by: Multipliers = Multipliers(),
 ) -> Decoder:
-    """The model; feed_forward(cursor at a layer, its plan) is what stands after attention.
+    """The model. feed_forward(cursor at a layer, the layer's plan): the block after attention.
 
-    bias: of q, k and v; qk_norm: `parts.head_norms` or `parts.whole_norms`; clip, attention_scale:
-    as of `parts.attention`. Raises CheckpointError, UnsupportedModel.
+    bias: of q, k and v; qk_norm: `parts.head_norms` or `parts.whole_norms`; qk_after: the norms of
+    q and k after they have rotated; clip, attention_scale: see `parts.attention`. Raises
+    CheckpointError, UnsupportedModel.
     """
     parts.check(c)
     if c.partial_rotary_factor != 1.0:
@@ -79,6 +81,7 @@ def build(
                 out_bias=out_bias,
                 scale=attention_scale,
                 qk_norm=None if qk_norm is None else qk_norm(mix, c, c.rms_norm_eps),
+                qk_after=None if qk_after is None else qk_after(mix, c, c.rms_norm_eps),
                 clip=clip,
             ),
             mlp_norm=at.rms_norm("post_attention_layernorm", c.hidden_size, c.rms_norm_eps),

@@ -1,7 +1,8 @@
-"""Models of random weights: from a config alone, no checkpoint. Torch-free.
+"""Models with random weights, from a config alone. Torch-free.
 
-A model is built once from a source that agrees to every name, which tells all names and shapes;
-then from a source that has exactly those, with random bytes in them.
+The model is built twice. The first build uses a cursor that accepts and records every name, which
+gives the names and shapes of all tensors; the second uses a source that has exactly those, filled
+with random bytes.
 """
 
 from __future__ import annotations
@@ -29,26 +30,26 @@ from rbee_worker.ops import Ops
 from rbee_worker.ops.plan import PlanOps, blank
 
 PREFIX = "random:"
-POOL = 1 << 22  # bytes of random rows of one width; a longer matrix repeats them
+POOL = 1 << 22  # bytes of random rows per row width; a longer matrix repeats them
 
-# Of the layouts that files may have, those that packed blocks fit: outputs as rows.
+# Where files may have several layouts: those whose rows are outputs, as packed blocks need.
 _PACKED = re.compile(r".*(\.experts\.\w+|\.[kv]_b_proj)\.weight")
 
 
 def reference(shape: str, format: str = "bf16") -> str:
-    """What `open_model` takes for random weights of `shape`: a name of SHAPES, or the path of a
-    config.json (or of its directory)."""
+    """The reference that `open_model` accepts for random weights. shape: a name of SHAPES, or the
+    path of a config.json (or of its directory)."""
     return f"{PREFIX}{format}:{shape}"
 
 
 def open_model(model: str, *, cache_dir: str = "") -> Checkpoint:
-    """A checkpoint as `open_checkpoint` finds it, or random weights for a `reference`.
+    """The checkpoint that `open_checkpoint` finds, or random weights for a `reference`.
 
-    Raises ModelError's children and UsageError.
+    Raises subclasses of ModelError, and UsageError.
     """
     if not model.startswith(PREFIX):
         path = Path(model)
-        if path.suffix == ".gguf" and path.is_file():  # found before, as an engine's models are
+        if path.suffix == ".gguf" and path.is_file():  # already resolved, as in the engine
             return open_found(model, path)
         return open_checkpoint(model, cache_dir=cache_dir)
     format, _, shape = model[len(PREFIX) :].partition(":")
@@ -56,10 +57,10 @@ def open_model(model: str, *, cache_dir: str = "") -> Checkpoint:
 
 
 def random_checkpoint(shape: str, format: str = "bf16") -> Checkpoint:
-    """A checkpoint of random matrices in `format`, vectors in float32.
+    """A checkpoint with random matrices in `format`, and vectors in float32.
 
-    Rows that do not fill whole blocks of it are kept in bf16, as a note says. Raises UsageError for
-    an unknown shape or format, ModelError's children for a config that is no model's.
+    Matrices whose rows are not whole blocks of the format are in bf16; a note says so. Raises
+    UsageError for an unknown shape or format, subclasses of ModelError for an invalid config.
     """
     name = format.upper()
     if name not in RANDOM:
@@ -85,7 +86,7 @@ def random_checkpoint(shape: str, format: str = "bf16") -> Checkpoint:
     notes: tuple[str, ...] = ("the weights are random",)
     if other:
         notes += (
-            f"{len(other)} matrices are in bf16, {other[0]} for one: their rows are no whole "
+            f"{len(other)} matrices are in bf16 (such as {other[0]}): their rows are not whole "
             f"{name} blocks",
         )
     return replace(ckpt, source=source, notes=notes)
@@ -93,7 +94,7 @@ def random_checkpoint(shape: str, format: str = "bf16") -> Checkpoint:
 
 @dataclass
 class RandomSource:
-    """A `TensorSource` of random bytes: the same for a name each time it is read."""
+    """A `TensorSource` of random bytes; a tensor is the same each time it is read."""
 
     formats: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
@@ -104,12 +105,12 @@ class RandomSource:
         return list(self.shapes)
 
     def info(self, name: str) -> TensorInfo:
-        """Format, shape and bytes."""
+        """The tensor's format, shape and size in bytes."""
         form, shape = FORMATS[self.formats[name]], self.shapes[name]
         return TensorInfo(form.name, shape, prod(shape) // form.block * form.bytes)
 
     def read(self, name: str) -> Packed:
-        """Random rows; a vector is zeros if it is a bias, else ones."""
+        """A matrix of random rows; a vector of zeros if it is a bias, of ones otherwise."""
         form, shape = self.formats[name], self.shapes[name]
         if len(shape) == 1:
             values = np.full((1, *shape), 0.0 if name.endswith("bias") else 1.0, np.float32)
@@ -117,13 +118,13 @@ class RandomSource:
         pool = self._pool(form, shape[-1])
         rows, first = prod(shape[:-1]), crc32(name.encode()) % len(pool)
         data = np.empty((rows, pool.shape[1]), np.uint8)
-        for at in range(0, rows, len(pool)):  # not the same rows in every matrix
+        for at in range(0, rows, len(pool)):  # rotated, so that matrices differ
             part = data[at : at + len(pool)]
             part[:] = np.roll(pool, first, axis=0)[: len(part)]
         return Packed(data, form, shape)
 
     def release(self) -> None:
-        """The rows that matrices are made of are not needed any more, until the next read."""
+        """Free the pools of random rows. The next read makes them again."""
         self._pools.clear()
 
     def _pool(self, form: str, cols: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -134,34 +135,34 @@ class RandomSource:
         return self._pools[form, cols]
 
 
-class _Asking(Weights):
-    """A cursor over a checkpoint that has whatever is asked for; `asked` remembers it."""
+class _RecordingWeights(Weights):
+    """A cursor over a checkpoint that has every requested tensor; records them in `requested`."""
 
     def __init__(self, ops: Ops, where: str) -> None:
         super().__init__(SafetensorsSource([]), ops, where=where)
-        self.asked: dict[str, tuple[int, ...]] = {}
+        self.requested: dict[str, tuple[int, ...]] = {}
 
     def has(self, name: str) -> bool:
-        """Where files differ: a layout that every format fits, else the plainest."""
+        """Of the layouts that files may have, choose one for any format, or else the plainest."""
         return _PACKED.fullmatch(self._prefix + name) is not None
 
     def format_of(self, name: str) -> str:
         return "F32"
 
     def _take(self, name: str, shape: tuple[int, ...]) -> Packed:
-        self.asked[self._prefix + name] = shape
+        self.requested[self._prefix + name] = shape
         return blank("F32", shape)
 
 
 def _shapes(ckpt: Checkpoint) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all tensors that a model of this config reads."""
+    """The names and shapes of all tensors that a model of this config reads."""
     where = str(ckpt.path)
     row = architecture(ckpt.arch, where=where)
     config, _ = read_config(row.config, ckpt.config, where=where)
-    asking = _Asking(cast(Ops, PlanOps("f32")), where)
+    recorder = _RecordingWeights(cast(Ops, PlanOps("f32")), where)
     build: Callable[[Any, Weights], object] = row.build
-    build(config, asking)
-    return asking.asked
+    build(config, recorder)
+    return recorder.requested
 
 
 def _format(name: str, shape: tuple[int, ...]) -> str:
@@ -171,7 +172,7 @@ def _format(name: str, shape: tuple[int, ...]) -> str:
 
 
 def _config(shape: str) -> tuple[str, dict[str, Any], Path]:
-    """(model_type, canonical config, what to call it). Raises UsageError, CheckpointError."""
+    """(model_type, canonical config, path for messages). Raises UsageError, CheckpointError."""
     if shape in SHAPES:
         named = dict(SHAPES[shape])
         return str(named["model_type"]), hf_config.canonical(named, shape), Path(shape)

@@ -1,6 +1,6 @@
-"""Published models by name, as far as their config.json decides how fast they are.
+"""The shapes of published models, for `bench --random`.
 
-For `bench --random`: values are those of the models' own files on the hub.
+Only the config keys that affect speed; values are those of the models' own files on the hub.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LLAMA3 = {
 
 
 def _stretched(factor: float) -> Shape:
-    """Llama 3's scaling of rotary positions."""
+    """Llama 3's scaling of rotary positions, by `factor`."""
     return {
         "rope_type": "llama3",
         "factor": factor,

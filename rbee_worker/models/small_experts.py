@@ -1,7 +1,7 @@
-"""Many small experts beside some that all tokens share: DeepSeek's mixture, for any family.
+"""A mixture of many small experts beside some that all tokens share: DeepSeek's, for any family.
 
-Layers before `first_k_dense_replace` have a plain feed-forward block. Routers score by a softmax,
-or by sigmoids with a bias that is added for the choice alone (DeepSeek-AI 2024); the choice may be
+Layers before `first_k_dense_replace` have a plain feed-forward block. Routers score with a softmax,
+or with sigmoids and a bias that affects only the choice (DeepSeek-AI 2024); the choice may be
 limited to the experts of the best groups.
 """
 
@@ -23,7 +23,7 @@ from rbee_worker.ops import Routing
 
 @dataclass(frozen=True, kw_only=True)
 class Config(DecoderConfig):
-    """The mixture's keys. Without n_routed_experts no layer is a mixture."""
+    """The mixture's keys. Without n_routed_experts, no layer has experts."""
 
     first_k_dense_replace: int | None = 0
     n_routed_experts: int | None = None
@@ -39,7 +39,7 @@ class Config(DecoderConfig):
 def routing(
     c: Config, score: Literal["softmax", "sigmoid"], *, grouped: bool = True
 ) -> Routing | None:
-    """How tokens choose; None: no layer is a mixture. grouped: n_group and topk_group count.
+    """How tokens choose experts; None: no layer has any. grouped: use n_group and topk_group.
 
     Raises CheckpointError.
     """
@@ -74,8 +74,8 @@ def feed_forward(
     bias: bool = False,
     every: int = 1,
 ) -> FeedForward:
-    """`mlp` of a layer: a plain block, or the mixture in every `every`th from the first on that has
-    one. bias: of plain and shared blocks. Raises CheckpointError, UnsupportedModel."""
+    """`mlp` of a layer: a plain block, or the mixture in every `every`th layer from the first
+    mixture on. bias: of plain and shared blocks. Raises CheckpointError, UnsupportedModel."""
     at = w.sub("mlp")
     number = layer.number
     if by is None or number < (c.first_k_dense_replace or 0) or number % every:

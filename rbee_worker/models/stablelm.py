@@ -1,7 +1,7 @@
-"""StableLM 1 and 2: layer norms, a gated MLP, a quarter of each head rotates.
+"""StableLM 1 and 2: layer norms, a gated MLP; a quarter of each head rotates.
 
-model_type: stablelm (Bellagente et al. 2024). The 12B model norms each head of q and k with weights
-of its own, and its attention and MLP stand side by side.
+model_type: stablelm (Bellagente et al. 2024). The 12B model has q and k norms with weights for each
+head, and runs attention and MLP in parallel.
 """
 
 from __future__ import annotations

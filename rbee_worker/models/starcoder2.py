@@ -18,7 +18,7 @@ from rbee_worker.models.weights import Weights
 
 @dataclass(frozen=True, kw_only=True)
 class Config(WindowConfig):
-    """StarCoder2's own keys; `activation_function` repeats `hidden_act` less exactly."""
+    """StarCoder2's own keys; `activation_function` repeats `hidden_act`, less precisely."""
 
     num_key_value_heads: int = 2
     hidden_act: str = "gelu_pytorch_tanh"

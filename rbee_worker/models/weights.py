@@ -1,7 +1,7 @@
-"""`Weights`: a cursor over a checkpoint's names. Modules are built from it, shapes at the call.
+"""`Weights`: a cursor over a checkpoint's tensor names. Each call gives the shape it expects.
 
-A mismatch names the full path; `finish` refuses tensors that nothing read. Torch-free: whether
-data is read at all is the backend's affair.
+An error names the tensor's full path, and `finish` refuses tensors that nothing read. Torch-free:
+the backend decides whether data is read at all.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _NUMPY: dict[str, np.dtype[Any]] = {
 
 
 class Weights:
-    """`w.sub("self_attn").linear("q_proj", n_in, n_out)`: names are HF's, joined by dots."""
+    """`w.sub("self_attn").linear("q_proj", n_in, n_out)`: names are HF's, with dots between
+    parts."""
 
     def __init__(
         self,
@@ -57,11 +58,11 @@ class Weights:
         return child
 
     def layers(self, name: str, count: int) -> Iterator[Weights]:
-        """Cursors at `name.0` .. `name.{count - 1}`; each layer done is reported as progress,
-        and its file pages may leave memory.
+        """Cursors at `name.0` .. `name.{count - 1}`. After each layer, progress is reported and the
+        file's pages may leave memory.
 
-        Maps of the last layer are precise: what it rounds goes into the logits as it is, no later
-        layer evens it out. In SmolLM2-135M that layer made half of all the divergence.
+        Linear maps of the last layer use 16-bit activations: no later layer can average out their
+        rounding error. In SmolLM2-135M that layer caused half of all the divergence.
         """
         total = sum(self._source.info(n).nbytes for n in self._names) if self._progress else 0
         for i in range(count):
@@ -74,7 +75,7 @@ class Weights:
                 self._progress(i + 1, count, done, total)
 
     def has(self, name: str) -> bool:
-        """Is there a tensor of this name at the cursor?"""
+        """Whether there is a tensor of this name at the cursor."""
         return self._prefix + name in self._names
 
     def linear(
@@ -86,9 +87,9 @@ class Weights:
         bias: bool = False,
         fused: str = "",
     ) -> Linear:
-        """A linear map `name.weight` [n_out, n_in] (and `name.bias`), or several stacked.
+        """A linear map `name.weight` [n_out, n_in] (and `name.bias`), or several maps stacked.
 
-        fused: the one name under which a checkpoint may hold them already stacked.
+        fused: the name under which a checkpoint may have them already stacked.
         """
         names = [name] if isinstance(name, str) else list(name)
         widths = [n_out] if isinstance(n_out, int) else list(n_out)
@@ -107,15 +108,16 @@ class Weights:
         )
 
     def matrix(self, name: str, rows: int, cols: int) -> Weight:
-        """A matrix as the backend holds it, e.g. an embedding table."""
+        """A matrix in the backend's form, for example an embedding table."""
         return self.ops.matrix([self._take(name, (rows, cols))])
 
     def rms_norm(
         self, name: str, dim: int, eps: float, *, heads: int = 1, centre: float = 0.0
     ) -> RMSNorm:
-        """`name.weight` [dim]; dim is the width of one head where there are several.
+        """The RMS norm with weights `name.weight` [dim]; heads: each head of `dim` columns is
+        normalised separately.
 
-        centre: what the checkpoint's weights are offsets from (1 in Gemma).
+        centre: added to the checkpoint's weights (1 in Gemma, which stores offsets from 1).
         """
         weight = self._norm_weight(name, dim, centre)
         return RMSNorm(self.ops, self.ops.vector([weight]), eps, heads)
@@ -130,16 +132,18 @@ class Weights:
         bias: bool = True,
         centre: float = 0.0,
     ) -> LayerNorm:
-        """`name.weight` and `name.bias`, [dim] each: of one head where there are several.
+        """The layer norm with `name.weight` and `name.bias`, [dim] each; heads: each head of `dim`
+        columns is normalised separately.
 
-        centre: as of `rms_norm`.
+        centre: see `rms_norm`.
         """
         weight = self.ops.vector([self._norm_weight(name, dim, centre)])
         offset = self.ops.vector([self._take(f"{name}.bias", (dim,))]) if bias else None
         return LayerNorm(self.ops, weight, offset, eps, heads)
 
     def each_head_norm(self, name: str, dim: int, eps: float, *, heads: int) -> EachHeadNorm:
-        """`name.weight` [heads, dim], or `name.norms.0.weight` [dim] and so on."""
+        """A norm with weights for each head: `name.weight` [heads, dim], or `name.norms.0.weight`
+        [dim] and so on."""
         if self.has(f"{name}.weight"):
             parts = [self._take(f"{name}.weight", (heads, dim))]
         else:
@@ -147,7 +151,7 @@ class Weights:
         return EachHeadNorm(self.ops, self.ops.vector(parts), eps, heads)
 
     def numbers(self, name: str, count: int) -> list[float]:
-        """A small float vector as Python numbers: for what decides how the model is built."""
+        """A short float vector as Python numbers, which decide how the model is built."""
         packed = self._take(name, (count,))
         if packed.format not in _NUMPY:
             raise CheckpointError(
@@ -157,11 +161,12 @@ class Weights:
         return [float(x) for x in packed.data.reshape(-1).view(_NUMPY[packed.format])]
 
     def packed(self, name: str, shape: tuple[int, ...]) -> Packed:
-        """A tensor as the checkpoint holds it. Raises CheckpointError."""
+        """A tensor as the checkpoint stores it. Raises CheckpointError."""
         return self._take(name, shape)
 
     def floats(self, name: str, shape: tuple[int, ...]) -> Packed:
-        """A tensor's values as F32, for what a family makes of them. Raises CheckpointError."""
+        """A tensor's values as F32, for a family that computes with them. Raises
+        CheckpointError."""
         return self.ops.floats(self._take(name, shape))
 
     def format_of(self, name: str) -> str:
@@ -169,7 +174,7 @@ class Weights:
         return self._source.info(self._prefix + name).format
 
     def finish(self, skip: Mapping[str, str]) -> dict[str, str]:
-        """Refuse tensors nobody read, unless a pattern of `skip` (regex: reason) covers them.
+        """Refuse tensors that nothing read, unless a pattern in `skip` (regex: reason) covers them.
 
         Returns the skipped names with their reasons. Raises CheckpointError.
         """
@@ -183,7 +188,7 @@ class Weights:
                 left[name] = reason
         if unread:
             raise CheckpointError(
-                f"{self._where}: {len(unread)} tensors have no place in this architecture: "
+                f"{self._where}: {len(unread)} tensors do not belong to this architecture: "
                 f"{_some(unread)}.",
                 fix="use a checkpoint of the architecture that config.json (or the file) names.",
             )
@@ -201,7 +206,7 @@ class Weights:
                 f"{self._where}: tensor {full!r} is missing"
                 + (f" (the nearest name there is {near[0]!r})" if near else "")
                 + ".",
-                fix="download the checkpoint again; it is incomplete or not what its config says.",
+                fix="download the checkpoint again; it is incomplete or its config does not fit.",
             )
         found = self._source.info(full)
         if found.shape != shape:
@@ -215,12 +220,12 @@ class Weights:
 
     @property
     def parameters(self) -> int:
-        """Numbers in all tensors read so far."""
+        """The number of values in all tensors read so far."""
         return sum(int(np.prod(self._source.info(n).shape)) for n in self._read)
 
     @property
     def formats(self) -> dict[str, int]:
-        """Bytes in the file by format, of all tensors read so far."""
+        """Bytes in the file of all tensors read so far, by format."""
         sizes: dict[str, int] = {}
         for name in self._read:
             info = self._source.info(name)

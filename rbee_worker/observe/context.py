@@ -1,6 +1,6 @@
-"""The correlation id of the request that is being served, for logs, jobs and answers.
+"""The correlation id of the current request, for logs, jobs and answers.
 
-It lives in a context variable, so a task that a request starts inherits it.
+It is kept in a context variable, so tasks started by a request inherit it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ _CORRELATION: ContextVar[str] = ContextVar("rbee_correlation_id", default="")
 
 
 def correlation_id() -> str:
-    """The id of the present request, "" outside one."""
+    """The id of the current request, "" outside any."""
     return _CORRELATION.get()
 
 
 @contextmanager
 def correlated(value: str) -> Iterator[None]:
-    """Everything inside belongs to the request `value`."""
+    """Inside the block, the current request is `value`."""
     mark = _CORRELATION.set(value)
     try:
         yield

@@ -1,6 +1,6 @@
-"""Heartbeats: tells the hive every so often that this worker lives, and never disturbs it.
+"""Heartbeats: regularly tell the hive that this worker is alive, without disturbing the worker.
 
-A failed beat is retried with growing pauses; a hive that is away is not an error of the worker.
+A failed beat is retried after growing pauses. An unreachable hive is not an error of the worker.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Heartbeat:
         self._sleep = sleep
 
     async def run(self) -> None:
-        """Beat until cancelled."""
+        """Send beats until cancelled."""
         failures = 0
         async with httpx.AsyncClient(timeout=TIMEOUT_S, transport=self._transport) as client:
             while True:
@@ -53,7 +53,7 @@ class Heartbeat:
                     failures += 1
 
     def pause(self, failures: int) -> float:
-        """Seconds before the next try: doubling, never beyond the interval, a little random."""
+        """Seconds before the next try: doubled each time, at most the interval, slightly random."""
         grown = min(self._every_s, FIRST_PAUSE_S * 2.0 ** min(failures, 16))
         return grown * random.uniform(0.8, 1.0)
 

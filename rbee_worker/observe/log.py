@@ -1,7 +1,8 @@
-"""Logging set-up: the standard library's, to stderr, as key=value text or one JSON object a line.
+"""Logging set-up: the standard library's, to stderr, as key=value text or one JSON object per line.
 
 Call sites write `log.info("engine ready", extra=fields(load_s=0.4))`: a constant sentence and named
-values. Prompt and answer text is never a value: `fields` refuses the names that would carry it.
+values. The text of a prompt or an answer is never a value: `fields` refuses names that would hold
+it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from rbee_worker.errors import one_line
 from rbee_worker.observe.visible import visible
 
 ROOT = "rbee_worker"
-_VALUE = 1024  # characters of one value, at most
+_VALUE = 1024  # longest logged value, in characters
 _FIELDS = "rbee_fields"
 _NEVER = frozenset({"prompt", "text", "messages", "content", "token_ids", "ids", "stop"})
 
@@ -27,7 +28,7 @@ def logger(name: str) -> logging.Logger:
 
 
 def fields(**values: Any) -> dict[str, Any]:
-    """Named values for `extra=`. Names that would carry a person's text are a defect."""
+    """Named values for `extra=`. A name that would hold a user's text is a defect."""
     assert not _NEVER & values.keys(), "prompt and answer text is never logged"
     return {_FIELDS: values}
 
@@ -35,7 +36,7 @@ def fields(**values: Any) -> dict[str, Any]:
 def setup(level: str, form: str, stream: TextIO | None = None) -> None:
     """Send this package's records of `level` and above to `stream` (default: stderr).
 
-    level: "debug", "info", "warning", "error". form: "text" or "json". Replaces earlier set-ups.
+    level: "debug", "info", "warning", "error". form: "text" or "json". Replaces an earlier set-up.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines() if form == "json" else KeyValue())
@@ -85,8 +86,8 @@ def _stamp(record: logging.LogRecord) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A value without spaces stands as it is, any other is quoted as JSON quotes it. Callers choose
-    paths and names: what moves a terminal's cursor is shown, not obeyed."""
+    """A value without spaces as it is, any other quoted as JSON. Control characters are made
+    visible, because callers choose paths and names."""
     text = one_line(str(value), _VALUE)
     quoted = not text or any(c.isspace() or c in '"=' for c in text)
     return json.dumps(text, ensure_ascii=False) if quoted else text

@@ -1,6 +1,6 @@
-"""Prometheus metrics of one worker: counted as events pass, gauges read when asked.
+"""Prometheus metrics of one worker: counters updated by events, gauges read on each scrape.
 
-Knows jobs and the engine's `Stats`; the text format is prometheus-client's.
+This module knows jobs and the engine's `Stats`; prometheus-client writes the text format.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120
 
 
 class WorkerMetrics:
-    """Counters and histograms; `text` is what GET /metrics answers."""
+    """Counters and histograms; `text` is the answer to GET /metrics."""
 
     content_type = CONTENT_TYPE_LATEST
 
@@ -62,7 +62,7 @@ class WorkerMetrics:
         self._sent.inc(events)
 
     def token(self, job: JobRecord, event: Token) -> None:
-        """New tokens of `job`."""
+        """Count new tokens of `job`."""
         now = time.monotonic()
         if job.last_token is None:
             self._first.observe(now - job.born)
@@ -80,7 +80,7 @@ class WorkerMetrics:
 
 
 class Gauges(Collector):
-    """What the engine last said of itself, and the server's own counts, at the time of asking."""
+    """The engine's latest figures and the server's own counts, read on each scrape."""
 
     def __init__(self, worker: WorkerFigures) -> None:
         self._worker = worker

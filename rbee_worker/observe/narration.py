@@ -1,8 +1,8 @@
-"""The vocabulary of narrations: what is happening, in words a person likes to read.
+"""The vocabulary of narrations: what is happening, in sentences for people.
 
-One function for each thing worth telling. `actor` is who acts, `action` a word that machines may
-filter by, `target` what it is done to, `human` the sentence. Never contains prompt or answer text.
-Knows nothing of where a narration goes (stream, terminal, log).
+One function per event. `actor` is who acts, `action` a word that programs may filter by, `target`
+what the action applies to, `human` the sentence. A narration never contains prompt or answer text.
+This module does not know where a narration goes (stream, terminal, log).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _STOPS = {
 
 
 def queued(job_id: str, ahead: int) -> Narration:
-    """The request waits behind `ahead` others."""
+    """The request waits behind `ahead` other requests."""
     human = "Next in line." if ahead == 0 else f"Queued behind {_count(ahead, 'request')}."
     return Narration(actor=SCHEDULER, action="queued", target=job_id, human=human, job_id=job_id)
 
 
 def prompt_scheduled(job_id: str, tokens: int, cached: int, waited_ms: float) -> Narration:
-    """A prompt of `tokens` tokens leaves the queue; `cached` of them need no computing."""
+    """A prompt of `tokens` tokens leaves the queue; `cached` of them are in the prefix cache."""
     human = f"Reading a prompt of {_count(tokens, 'token')}"
     if cached:
         human += f", {cached} of them cached"
@@ -41,7 +41,7 @@ def prompt_scheduled(job_id: str, tokens: int, cached: int, waited_ms: float) ->
 
 
 def preempted(job_id: str, tokens: int) -> Narration:
-    """The cache is full: the sequence gives its blocks up and computes `tokens` tokens again."""
+    """The cache is full: the sequence releases its blocks and computes `tokens` tokens again."""
     human = f"Paused to make room: {_count(tokens, 'token')} will be computed again."
     return Narration(actor=SCHEDULER, action="preempted", target=job_id, human=human, job_id=job_id)
 
@@ -53,10 +53,10 @@ def drafted(job_id: str, drafted: int, accepted: int) -> Narration:
 
 
 def rescaled(job_id: str, tokens: int, past: int) -> Narration:
-    """The answer has made the sequence longer than `past` tokens, where the model has other rotary
-    frequencies: `tokens` tokens are computed again."""
+    """The answer made the sequence longer than `past` tokens, from where the model uses other
+    rotary frequencies: `tokens` tokens are computed again."""
     human = (
-        f"Past {_count(past, 'token')} this model places its text anew: "
+        f"Beyond {_count(past, 'token')} this model encodes positions differently: "
         f"{_count(tokens, 'token')} will be computed again."
     )
     return Narration(actor=SCHEDULER, action="rescaled", target=job_id, human=human, job_id=job_id)
@@ -69,25 +69,25 @@ def engine_restarting(reason: str) -> Narration:
 
 
 def resumed(job_id: str, at: int) -> Narration:
-    """After a restart the request goes on where it was: `at` output tokens are kept."""
+    """After a restart the request continues; its `at` output tokens are kept."""
     human = f"Engine restarted; resumed at token {at}."
     return Narration(actor=ENGINE, action="resumed", target=job_id, human=human, job_id=job_id)
 
 
 def downloading(done: str, total: str) -> Narration:
-    """The model is being fetched; sizes as people read them, total "" when not known."""
+    """The model is being fetched; done, total: sizes as text, total "" if unknown."""
     human = f"Fetching the model: {done}" + (f" of {total}" if total else "")
     return Narration(actor=LOADER, action="downloading", target="model", human=human + ".")
 
 
 def compiling(done: int, total: int, last: str) -> Narration:
-    """A first start makes the kernels for this processor; `last` is the one just finished."""
+    """A first start compiles kernels for this processor; `last`: the one just finished."""
     human = f"Compiling CPU kernels: {done} of {total}" + (f", {last}" if last else "")
     return Narration(actor=LOADER, action="compiling", target="kernels", human=human + ".")
 
 
 def loading(stage: str, done: int, total: int) -> Narration:
-    """A step of bringing the model up; `done` of `total` layers, total 0 when not counted."""
+    """A step of loading the model: `done` of `total` layers, total 0 if not counted."""
     human = f"{stage.capitalize()} the model"
     if total:
         human += f": {done} of {_count(total, 'layer')}"
@@ -101,12 +101,12 @@ def ready(model: str, device: str, seconds: float) -> Narration:
 
 
 def tokenizer_warning(warning: str) -> Narration:
-    """Something about the vocabulary that can make answers worse."""
+    """A problem with the vocabulary that may make answers worse."""
     return Narration(actor=TOKENIZER, action="warning", target="vocabulary", human=warning)
 
 
 def why_stopped(stop: StopRecord) -> str:
-    """The stop record as a few words: "end token <|im_end|> (from config.json)"."""
+    """The stop record in a few words: "end token <|im_end|> (from config.json)"."""
     if stop.rule == "EOS":
         origin = f" (from {stop.origin})" if stop.origin else ""
         return f"end token {stop.token_text or stop.token_id}{origin}"

@@ -1,6 +1,6 @@
-"""What is observed, as far as observing needs to know it: a job, a worker, a step of the engine.
+"""Interfaces of the observed objects: a job, a worker, a step of the engine.
 
-Metrics, traces and spans read these; the server's and the engine's own classes have all of it.
+Metrics, traces and spans read these; the classes of the server and the engine implement them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from rbee_worker.types import End, ModelInfo, Started
 
 
 class JobRecord(Protocol):
-    """One request, from being asked for to its end. Times: `created` Unix seconds, `born` and
-    `last_token` monotonic seconds, the others milliseconds."""
+    """One request, from its arrival to its end. Times: `created` in Unix seconds, `born` and
+    `last_token` in monotonic seconds, the others in milliseconds."""
 
     created: float
     born: float
@@ -34,7 +34,7 @@ class JobRecord(Protocol):
 
 
 class EngineFigures(Protocol):
-    """What the engine last said of itself (`messages.Stats`)."""
+    """The engine's latest figures (`messages.Stats`)."""
 
     @property
     def waiting(self) -> int: ...
@@ -77,13 +77,13 @@ class EngineFigures(Protocol):
 
 
 class Live(Protocol):
-    """Jobs, of which those that have not ended can be listed."""
+    """A set of jobs that can list those that have not ended."""
 
     def live(self) -> Sequence[object]: ...
 
 
 class WorkerFigures(Protocol):
-    """A worker, for gauges that are read when asked."""
+    """A worker, as gauges read it."""
 
     restarts: int
 

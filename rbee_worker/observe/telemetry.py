@@ -1,7 +1,7 @@
-"""OpenTelemetry: one span a job with its phases as children, sent to an OTLP/HTTP collector.
+"""OpenTelemetry: one span per job with its phases as children, sent to an OTLP/HTTP collector.
 
 Optional: needs the extra `rbee-worker[otel]`. Names follow the semantic conventions for generative
-AI where they have one. Never contains prompt or answer text.
+AI where these define one. Spans never contain prompt or answer text.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 
 class Telemetry:
-    """Exports spans in the background; a collector that is away costs nothing but its spans."""
+    """Exports spans in the background. If the collector is unreachable, only spans are lost."""
 
     def __init__(
         self, endpoint: str, worker_id: str, version: str, exporter: SpanExporter | None = None
     ) -> None:
-        """exporter: instead of OTLP/HTTP to `endpoint`. Raises UsageError without the extra."""
+        """exporter: used in place of OTLP/HTTP to `endpoint`. Raises UsageError without the
+        extra."""
         need("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
         from opentelemetry import trace
         from opentelemetry.sdk.resources import Resource
@@ -47,7 +48,7 @@ class Telemetry:
         self._inside = trace.set_span_in_context
 
     def job(self, job: JobRecord) -> None:
-        """A job has ended."""
+        """Export the span of a job that has ended."""
         if job.end is None:
             return
         usage, stop = job.end.usage, job.end.stop
@@ -78,5 +79,5 @@ class Telemetry:
         span.end(time.time_ns())
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining spans."""
         self._provider.shutdown()

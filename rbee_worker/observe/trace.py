@@ -1,8 +1,8 @@
 """Traces: a Chrome/Perfetto file of the whole worker, and the phases of one job.
 
-The file is the JSON Array Format of the Trace Event specification: chrome://tracing and
-ui.perfetto.dev open it, also when the process died before the closing bracket. Times are
-microseconds of this machine's monotonic clock, which the engine process shares.
+The file has the JSON Array Format of the Trace Event specification. chrome://tracing and
+ui.perfetto.dev open it even if the process died before it wrote the closing bracket. Times are
+microseconds of this machine's monotonic clock, which is the same in the engine's process.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ FLUSH_BYTES = 1 << 16
 
 
 def now_us() -> float:
-    """The clock of all traces, microseconds."""
+    """The clock of all traces, in microseconds."""
     return time.monotonic() * 1e6
 
 
 def phases(job: JobRecord) -> list[dict[str, Any]]:
-    """The phases of a job that has ended: `{"phase", "start_ms", "ms"}` since it was asked for.
+    """The phases of a job that has ended: `{"phase", "start_ms", "ms"}`, counted from its arrival.
 
     `prepare` is checking, template and tokenizer; queue, prefill and decode are the engine's own
-    times; `send` is what writing its stream took so far, spread over the others.
+    times; `send` is the total time of writing its stream so far, which overlaps the other phases.
     """
     assert job.end is not None
     usage = job.end.usage
@@ -48,15 +48,15 @@ def phases(job: JobRecord) -> list[dict[str, Any]]:
 
 
 class Tracer:
-    """Writes the trace file. `step` and `detokenized` are the engine client's observer."""
+    """Writes the trace file. The engine's client calls `step` and `detokenized` as its observer."""
 
     def __init__(self, path: str) -> None:
-        """Raises UsageError when the file cannot be written."""
+        """Raises UsageError if the file cannot be written."""
         try:
-            self._file = open(path, "wb")  # noqa: SIM115 - lives as long as the worker
+            self._file = open(path, "wb")  # noqa: SIM115 - stays open as long as the worker runs
         except OSError as error:
             raise UsageError(
-                f"--trace {path}: {error.strerror}.", fix="a path that can be written."
+                f"--trace {path}: {error.strerror}.", fix="give a path that can be written."
             ) from None
         self._buffer = bytearray(b"[\n")
         self._encode = msgspec.json.Encoder().encode
@@ -92,7 +92,7 @@ class Tracer:
             )
 
     def detokenized(self, start_us: float, tokens: int) -> None:
-        """The client has turned `tokens` new ids into text."""
+        """The client turned `tokens` new ids into text."""
         if not tokens:
             return
         self._span(
@@ -100,11 +100,11 @@ class Tracer:
         )
 
     def sent(self, start_us: float, events: int) -> None:
-        """A stream has written `events` events."""
+        """A stream wrote `events` events."""
         self._span(SERVER, "send", "send", start_us, now_us() - start_us, {"events": events})
 
     def job(self, job: JobRecord) -> None:
-        """A job has ended: its phases as one row of its own."""
+        """A job has ended: write its phases as a row of its own."""
         if job.end is None:
             return
         begin = job.born * 1e6
@@ -121,13 +121,13 @@ class Tracer:
         self._write({"ph": "e", "name": "job", "ts": now_us(), **common})
 
     def flush(self) -> None:
-        """What has been gathered goes to the file."""
+        """Write the collected events to the file."""
         self._file.write(self._buffer)
         self._file.flush()
         self._buffer.clear()
 
     def close(self) -> None:
-        """The closing bracket."""
+        """Write the closing bracket and close the file."""
         self.flush()
         self._file.seek(-2, os.SEEK_END)
         self._file.write(b"\n]\n")

@@ -1,4 +1,4 @@
-"""Text from elsewhere, made harmless for a terminal."""
+"""Makes untrusted text safe for a terminal."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ _PICTURES = {
 
 
 def visible(text: str) -> str:
-    """`text` without the power to move the cursor or change the terminal.
+    """`text` with its control characters shown, so that it cannot move the cursor or change the
+    terminal.
 
-    Control characters but newline and tab become their Unicode pictures: a model's answer, a file's
-    name or a template's error is not to be trusted with escape sequences.
+    Control characters except newline and tab become their Unicode pictures: a model's answer, a
+    file's name or a template's error may contain escape sequences.
     """
     return text.translate(_PICTURES)

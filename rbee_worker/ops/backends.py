@@ -1,6 +1,6 @@
-"""The backends there are, and which one some settings get. Adding one is a package and a row here.
+"""The list of backends, and the choice among them. A new backend is a package and a row here.
 
-Imports no backend until it is asked for.
+No backend is imported before it is needed.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from rbee_worker.ops.backend import Backend
 
 
 class _Row(NamedTuple):
-    """A backend's name on the command line and the module whose `BACKEND` it is."""
+    """A backend's name on the command line, and the module that has its `BACKEND`."""
 
     name: str
     module: str
 
 
 AUTO = "auto"
-ROWS = (  # `auto` is the first that does not refuse
+ROWS = (  # `auto` chooses the first that does not refuse
     _Row("cpu", "rbee_worker.ops.cpu.backend.cpu"),
     _Row("reference", "rbee_worker.ops.reference.backend"),
 )
@@ -30,7 +30,7 @@ ROWS = (  # `auto` is the first that does not refuse
 
 @cache
 def backend(name: str) -> Backend:
-    """The backend of that name. Raises UsageError naming those there are."""
+    """The backend with that name. Raises UsageError, which lists the names."""
     for row in ROWS:
         if row.name == name:
             return cast(Backend, importlib.import_module(row.module).BACKEND)
@@ -41,16 +41,16 @@ def backend(name: str) -> Backend:
 
 
 def preload() -> None:
-    """Import what most models will need of the first backend, if it can be had here."""
+    """Import what most models need of the first backend, if it is available here."""
     first = backend(ROWS[0].name)
     if first.refuses(Settings()) is None:
         first.preload()
 
 
 def choose_backend(settings: Settings) -> Backend:
-    """The backend that `settings` get; auto: the first that serves them.
+    """The backend for `settings`; auto: the first that can serve them.
 
-    Raises UsageError where none does, or the one that is asked for does not.
+    Raises UsageError if none can, or if the chosen one cannot.
     """
     check_settings(settings)
     asked = ROWS[0].name if settings.backend == AUTO else settings.backend
@@ -66,7 +66,7 @@ def choose_backend(settings: Settings) -> Backend:
 
 
 def backend_notes(settings: Settings) -> tuple[str, ...]:
-    """Why `auto` is not its first choice here, in a line for people; empty where it is."""
+    """Why `auto` did not choose its first backend here, in one line; empty if it did."""
     refusal = backend(ROWS[0].name).refuses(settings) if settings.backend == AUTO else None
     if refusal is None:
         return ()
@@ -78,7 +78,7 @@ def backend_notes(settings: Settings) -> tuple[str, ...]:
 
 
 def check_settings(settings: Settings) -> None:
-    """Raises UsageError for a feature that no backend has yet."""
+    """Raise UsageError for a feature that no backend has yet."""
     refused = {
         "--attention": (settings.attention, ("auto", "reference")),
         "--tensor-parallel": (settings.tensor_parallel, (1,)),

@@ -1,9 +1,9 @@
-"""A step as numbers on the host (`StepNumbers`), and as a model sees it (`Batch`).
+"""A step's numbers on the host (`StepNumbers`), and the form in which a model sees them (`Batch`).
 
-A step's tokens of all sequences lie one after another; a prefill chunk is a sequence with many
+The tokens of all sequences in a step lie one after another. A prefill chunk is a sequence with many
 rows, a decode is one with a single row, and both share a step. The scheduler's plan becomes
 `StepNumbers`: a few numpy arrays, small enough to be sent to another process or device. A backend's
-state memory stages them into a `Batch`, whose arrays are the backend's own.
+state memory turns them into a `Batch`, whose arrays are the backend's own.
 """
 
 from __future__ import annotations
@@ -15,19 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Array = Any  # a backend's own array: numpy on `cpu`, a torch tensor on `reference`
+Array = Any  # a backend's own array: numpy for `cpu`, a torch tensor for `reference`
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class PagedPlaces:
-    """Where a step's sequences find and put their keys in one paged group.
+    """Where a step's sequences read and write their keys in one paged group.
 
-    table: int32 [B, columns], the block that holds positions j * block_size .. of sequence b, at
-    column j; 0 where there is none (block 0 is a sink, never a sequence's).
-    slots: int64 [N], flat index (block * block_size + offset) where row n's key and value go.
-    lens: int64 [B], keys that sequence b has in this group where they are not its own tokens'
-    (`CrossKV`); None: `kv_lens`.
+    table: int32 [B, columns]; column j has the block with positions j * block_size .. of sequence
+    b, or 0 if there is none (block 0 is a sink, never a sequence's). slots: int64 [N], the flat
+    index (block * block_size + offset) where row n's key and value go. lens: int64 [B], the number
+    of sequence b's keys in this group if they are not its own tokens' (`CrossKV`); None: `kv_lens`.
     """
 
     table: NDArray[np.int32]
@@ -37,7 +36,7 @@ class PagedPlaces:
 
 @dataclass(frozen=True)
 class FixedPlaces:
-    """Which slot of one fixed group each sequence has: slots int64 [B]; 0 is a sink."""
+    """The slot of each sequence in one fixed group: slots int64 [B]; 0 is a sink."""
 
     slots: Ints
 
@@ -47,14 +46,15 @@ Places = PagedPlaces | FixedPlaces
 
 @dataclass(frozen=True)
 class StepNumbers:
-    """N rows (tokens) of B sequences, S of which are sampled, as numbers on the host.
+    """N rows (tokens) of B sequences, of which S are sampled, as numbers on the host.
 
-    Fields are those of `Batch`; places: one for each state group. takes: int64 [N], which draw of
-    the step before a row's token is, -1 where `tokens` says it (None: everywhere). Where that draw
-    has no answer (-1, or the step failed) any token will do: the row's result is dropped.
+    The fields are those of `Batch`; places: one per state group. takes: int64 [N]; a row's token is
+    this draw of the previous step, or `tokens` has it if this is -1 (None: `tokens` has all). If
+    that draw has no result (-1, or the step failed), any token will do: the row's result is
+    dropped.
 
-    An engine may hand in the same object again with other numbers in its arrays, never with other
-    arrays: whoever stages it may keep what depends on the arrays alone.
+    An engine may pass the same object again with other numbers in its arrays, never with other
+    arrays, so whoever stages it may cache what depends on the arrays only.
     """
 
     tokens: Ints
@@ -71,7 +71,7 @@ class StepNumbers:
 
 @dataclass(frozen=True)
 class PagedState:
-    """Keys and values of one state group, and where this step's sequences find and put theirs.
+    """Keys and values of one state group, and where this step's sequences read and write theirs.
 
     k: [layers, blocks, block_size, heads, k_dim]; v: [layers, blocks, block_size, heads, v_dim];
     table, slots and lens: see `PagedPlaces`; lens_host: the same numbers on the host.
@@ -116,17 +116,17 @@ Memory = PagedMemory | FixedMemory
 
 @dataclass(frozen=True)
 class Batch:
-    """The only thing a model sees of the outside: N rows of B sequences, S of them sampled.
+    """All that a model sees: N rows of B sequences, of which S are sampled.
 
-    tokens, positions: int64 [N]; seq_starts: int64 [B+1], rows of sequence b are
-    seq_starts[b] .. seq_starts[b+1]; kv_lens: int64 [B], keys of b once this step's are written;
-    rope_lens: int64 [B], the length that length-dependent rope scaling goes by (never the chunk's:
-    engine/rope_length.py); sample_rows: int64 [S], rows whose logits are wanted.
+    tokens, positions: int64 [N]; seq_starts: int64 [B+1], sequence b has the rows
+    seq_starts[b] .. seq_starts[b+1]; kv_lens: int64 [B], b's keys once this step's are written;
+    rope_lens: int64 [B], the length for length-dependent rope scaling (never the chunk's:
+    engine/rope_length.py); sample_rows: int64 [S], the rows whose logits are needed.
     `seq_starts_host` and `kv_lens_host` are the same numbers on the host, for launch shapes.
-    embeds: (rows int64 [E], values [E, dim]) that take the place of embeddings.
+    embeds: (rows int64 [E], values [E, dim]) that replace the rows' embeddings.
 
-    A batch may come again with other numbers in its arrays and lists, never with other arrays:
-    whoever looks at arrays once may go by the batch's identity.
+    A batch may come again with other numbers in its arrays and lists, never with other arrays, so
+    code that has checked the arrays once may recognize the batch by its identity.
     """
 
     tokens: Array
@@ -147,8 +147,8 @@ class Batch:
         memory: Sequence[Memory],
         put: Callable[[NDArray[Any]], Array] = lambda numbers: numbers,
     ) -> Batch:
-        """The batch of these numbers. memory: one for each state group; put: makes a host array
-        the backend's own."""
+        """The batch of these numbers. memory: one per state group; put: turns a host array into the
+        backend's own."""
         state: list[State] = []
         for held, places in zip(memory, numbers.places, strict=True):
             slots = put(places.slots)

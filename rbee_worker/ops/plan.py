@@ -1,6 +1,6 @@
-"""`PlanOps`: a backend that holds nothing. A model built with it checks and measures its files.
+"""`PlanOps`: a backend that stores nothing. A model built with it checks and measures its files.
 
-It has the operations that take weights and no other: a model built with it cannot run.
+It has only the operations that take weights, so a model built with it cannot run.
 Torch-free.
 """
 
@@ -25,7 +25,7 @@ DTYPE_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i8": 1, "f8": 1}
 
 
 class Use(NamedTuple):
-    """What becomes of a file's tensors of one format that are held alike."""
+    """The tensors of one file format that are stored in one form: how many, and their sizes."""
 
     tensors: int = 0
     file_bytes: int = 0
@@ -33,9 +33,9 @@ class Use(NamedTuple):
 
 
 class PlanOps:
-    """Counts what a backend would hold: matrices in `dtype`, vectors in float32.
+    """Counts what a backend would store: matrices in `dtype`, vectors in float32.
 
-    held: what a backend holds a matrix as, from its format, rows and columns: a name and bytes.
+    held: gives the form of a stored matrix (name, bytes) for its file format, rows and columns.
     """
 
     name = "plan"
@@ -46,16 +46,16 @@ class PlanOps:
         self.dtype = dtype
         self._held_as = held
         self.device = "none"
-        self.uses: dict[tuple[str, str], Use] = {}  # by the file's format and the held one
+        self.uses: dict[tuple[str, str], Use] = {}  # by (format in the file, stored form)
 
     @property
     def file_bytes(self) -> dict[str, int]:
-        """By the file's format."""
+        """Bytes in the file, by the file's format."""
         return self._sums(0, 1)
 
     @property
     def held_bytes(self) -> dict[str, int]:
-        """By the held format."""
+        """Bytes in memory, by the stored form."""
         return self._sums(1, 2)
 
     def _sums(self, name: int, field: int) -> dict[str, int]:
@@ -65,11 +65,11 @@ class PlanOps:
         return sums
 
     def matrix(self, parts: Sequence[Packed]) -> Weight:
-        """Sizes of the stacked matrix, no data."""
+        """The stacked matrix's sizes, without data."""
         return self.stack([parts])
 
     def stack(self, members: Sequence[Sequence[Packed]]) -> Weight:
-        """Sizes of all matrices of a stack, no data."""
+        """The sizes of all matrices in a stack, without data."""
         first, count = members[0], len(members)
         rows, cols = sum(p.shape[0] for p in first), first[0].shape[1]
         held = [self._held(p) for p in first]
@@ -80,26 +80,26 @@ class PlanOps:
         return Weight(None, rows, cols, formats, "+".join(dict(held)), nbytes, count)
 
     def _held(self, part: Packed) -> tuple[str, int]:
-        """Format and bytes of a matrix as held."""
+        """The stored form of a matrix, and its bytes."""
         rows, cols = part.shape
         if self._held_as is None:
             return self.dtype, rows * cols * DTYPE_BYTES[self.dtype]
         return self._held_as(part.format, rows, cols)
 
     def vector(self, parts: Sequence[Packed]) -> Any:
-        """Nothing but its size, counted."""
+        """Count the vector's size; there is no data."""
         for part in parts:
             self._count(part, "f32", 4 * prod(part.shape))
 
     def floats(self, packed: Packed) -> Packed:
-        """Zeros of its shape that take no memory."""
+        """Zeros of its shape, which take no memory."""
         return blank("F32", packed.shape)
 
     def weights_done(self) -> None:
-        """Nothing was put off."""
+        """Nothing to do: no work was deferred."""
 
     def _count(self, part: Packed, held: str, nbytes: int, count: int = 1) -> None:
-        """`count` tensors like `part`, which take `nbytes` each."""
+        """Add `count` tensors like `part`, which take `nbytes` each."""
         old = self.uses.get((part.format, held), Use())
         self.uses[part.format, held] = Use(
             old.tensors + count,
@@ -109,12 +109,12 @@ class PlanOps:
 
 
 class Outline:
-    """A `TensorSource` whose large tensors are zeros that take no memory and touch no file.
+    """A `TensorSource` whose large tensors are zeros that take no memory and read no file.
 
-    Small ones are read: frequency factors decide how a model is built.
+    Small ones are read, because frequency factors decide how a model is built.
     """
 
-    SMALL = 4096  # bytes
+    SMALL = 4096  # bytes up to which a tensor is read
 
     def __init__(self, source: TensorSource) -> None:
         self._source = source
@@ -124,22 +124,22 @@ class Outline:
         return self._source.names()
 
     def info(self, name: str) -> TensorInfo:
-        """What `source` says."""
+        """As `source` says."""
         return self._source.info(name)
 
     def read(self, name: str) -> Packed:
-        """The tensor, or its blank outline. Raises as `source` does for an unreadable format."""
+        """The tensor, or zeros in its place. Raises as `source` does for an unreadable format."""
         info = self._source.info(name)
         if info.nbytes <= self.SMALL or info.format not in DECODABLE:
             return self._source.read(name)
         return blank(info.format, info.shape)
 
     def release(self) -> None:
-        """Nothing was read that is worth giving back."""
+        """Nothing to release."""
 
 
 def blank(name: str, shape: tuple[int, ...]) -> Packed:
-    """Zeros in format `name` that take no memory."""
+    """Zeros in format `name`, which take no memory."""
     width, each = FORMATS[name].block, FORMATS[name].bytes
     rows = prod(shape[:-1])
     return Packed(np.broadcast_to(np.uint8(0), (rows, shape[-1] // width * each)), name, shape)

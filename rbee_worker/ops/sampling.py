@@ -1,6 +1,6 @@
-"""`Sampling`: what a backend does to a step's logits. `engine/sampler.py` says to which and when.
+"""`Sampling`: a backend's operations on a step's logits, which `engine/sampler.py` calls.
 
-Rows are independent: what a row gets depends, bit for bit, on its own logits and parameters alone.
+Rows are independent: a row's result depends, bit for bit, on its own logits and parameters only.
 Imports no torch.
 """
 
@@ -20,16 +20,16 @@ Ints = NDArray[np.int64]
 
 BIAS, BANNED, WINDOW, OUTPUT = range(4)  # columns of an entry
 REPETITION, PRESENCE, FREQUENCY = range(3)  # columns of a slot's factors
-FIRST_CAPACITY = 256  # entries that each slot has room for, once any slot has one
+FIRST_CAPACITY = 256  # entries per slot, once any slot has one
 
 
 class DrawParams(NamedTuple):
-    """How one row's token is drawn."""
+    """The parameters of one row's draw."""
 
     scale: float  # 1 / temperature
-    top_k: int  # only the top_k likeliest tokens can be drawn; 0: all of them
-    top_p: float  # only the fewest likeliest whose probabilities reach top_p; 1: all of them
-    min_p: float  # only those at least min_p times as likely as the likeliest; 0: all of them
+    top_k: int  # draw among the top_k most likely tokens only; 0: all
+    top_p: float  # draw among the fewest most likely tokens whose probabilities reach top_p; 1: all
+    min_p: float  # draw among tokens at least min_p times as likely as the most likely; 0: all
     u: float  # the uniform random number in [0, 1) that decides
 
 
@@ -72,15 +72,15 @@ class Edits(NamedTuple):
 
 
 class Ids(Protocol):
-    """The ids that a step drew, one for each row; -1 for a row without an answer."""
+    """The ids that a step drew, one per row; -1 for a row without a result."""
 
     def host(self) -> list[int]:
-        """The ids; waits until they are known."""
+        """The ids. Waits until they are known."""
         ...
 
 
 class HostIds(NamedTuple):
-    """`Ids` of a backend that knows them when the call returns."""
+    """`Ids` of a backend that knows them when its call returns."""
 
     ids: list[int]
 
@@ -90,15 +90,15 @@ class HostIds(NamedTuple):
 
 
 class BiasTable(Protocol):
-    """Which tokens' logits bias, penalties and bans change: entries by slot, kept on the device
-    that has the logits.
+    """The tokens whose logits are changed by bias, penalties and bans: entries by slot, stored on
+    the device that has the logits.
 
-    An entry is an id and four float32: its bias, whether it is banned (1), how often it stands in
-    the window, how often it was generated. `engine/penalties.py` has the formula.
+    An entry is an id and four float32: its bias, whether it is banned (1), how often it is in the
+    window, how often it was generated. `engine/penalties.py` has the formula.
     """
 
     def clear(self) -> None:
-        """Forget all slots and give their memory back."""
+        """Remove all slots and free their memory."""
         ...
 
     def write(
@@ -108,12 +108,12 @@ class BiasTable(Protocol):
         values: Sequence[Sequence[float]],
         factors: tuple[float, float, float],
     ) -> None:
-        """Replace a slot's entries: ids [n], values [n, 4]. factors: its penalties, in the order
-        REPETITION, PRESENCE, FREQUENCY."""
+        """Replace a slot's entries: ids [n], values [n, 4]. factors: the slot's penalties, in the
+        order REPETITION, PRESENCE, FREQUENCY."""
         ...
 
     def add(self, new: Sequence[tuple[int, int, int]]) -> None:
-        """More entries without counts: (slot, place, id)."""
+        """Add entries with zero counts: (slot, place, id)."""
         ...
 
     def count(self, changes: Sequence[tuple[int, int, int, int]]) -> None:
@@ -134,13 +134,13 @@ class Sampling(Protocol):
     """From logits [S, V] float32 to ids and log-probabilities; logits are not changed."""
 
     def greedy(self, logits: Array) -> Ids:
-        """Each row's likeliest id, the lowest of equals; -1 for a row with nan or with nothing
-        above -inf."""
+        """Each row's most likely id, the lowest if several are equal; -1 for a row with nan or with
+        nothing above -inf."""
         ...
 
     def choose(self, logits: Array, params: Sequence[DrawParams | None]) -> Ids:
-        """One id for each row: drawn as `reference/sampling/filters.py` defines it, or as `greedy`
-        does where the row's parameters are None."""
+        """One id per row: drawn as `reference/sampling/filters.py` defines it, or chosen as by
+        `greedy` if the row's parameters are None."""
         ...
 
     def score(
@@ -150,11 +150,11 @@ class Sampling(Protocol):
         tops: Sequence[int],
         rows: Sequence[int] | None = None,
     ) -> list[TokenLogprob]:
-        """Log-probability of ids[i] and of the tops[i] likeliest tokens of row rows[i] (None: of
-        all rows), the likeliest first, ties: the lower id first. float64; -inf scores -inf, a row
-        with nan scores nan."""
+        """The log-probability of ids[i], and of the tops[i] most likely tokens of row rows[i]
+        (None: of all rows), most likely first, ties: lower id first. In float64; -inf scores -inf,
+        a row with nan scores nan."""
         ...
 
     def bias_table(self, max_seqs: int) -> BiasTable:
-        """Room for the entries of slots 0 .. max_seqs - 1."""
+        """A table for slots 0 .. max_seqs - 1."""
         ...

@@ -1,6 +1,6 @@
-"""Request parameters: the table, strict resolving with origins, fitting into the context.
+"""Request parameters: their table, strict resolving with origins, fitting into the context.
 
-Torch-free. `PARAMETERS` is the one list that resolving, /info and the command line read.
+Torch-free. `PARAMETERS` is the one list; resolving, /info and the command line all read it.
 """
 
 from rbee_worker.params.command_line import Option, from_text, options

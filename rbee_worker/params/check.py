@@ -1,6 +1,7 @@
-"""One value against one row of the table: strict about types, all in one message a field.
+"""Checks one value against one row of the table: strict about types, one message per field.
 
-JSON's types are kept apart: true is no integer, "1" is no number, NaN and infinities are nothing.
+JSON's types are not converted: true is not an integer, "1" is not a number, and NaN and infinity
+are not numbers.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from typing import Any
 from rbee_worker.errors import FieldError
 from rbee_worker.params.parameter import MAX_BIASES, MAX_STOP_LENGTH, MAX_STOPS, Parameter, plain
 
-_SHOWN = 64  # characters of a value that an error may repeat
+_SHOWN = 64  # characters of a value that an error may quote
 
 
 def check(parameter: Parameter, key: str, value: Any, *, vocab_size: int, context: int) -> Any:
-    """The value as SamplingParams holds it; a FieldError (returned, not raised) if it is not one.
+    """The value in the form of SamplingParams, or a FieldError (returned, not raised).
 
-    `key` is the name the caller used. `value` is not None.
+    key: the name that the caller used. value: not None.
     """
     if any(same(value, off) for off in parameter.off):
         return parameter.default
@@ -37,14 +38,14 @@ def check(parameter: Parameter, key: str, value: Any, *, vocab_size: int, contex
 
 
 def same(value: Any, other: Any) -> bool:
-    """Equality of JSON values in which true is not 1 (1.0 is)."""
+    """Whether two JSON values are equal; true is not 1 (but 1.0 is)."""
     if isinstance(value, bool) or isinstance(other, bool):
         return value is other
     return type(value) in (type(other), int, float) and bool(value == other)
 
 
 def shown(value: Any) -> Any:
-    """What an error may repeat of a value: numbers and short strings; never a prompt."""
+    """The part of a value that an error may quote: numbers and short strings, never a prompt."""
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, int):
@@ -111,7 +112,7 @@ def _strings(parameter: Parameter, key: str, value: Any) -> Any:
             text = f"every string must have 1 to {MAX_STOP_LENGTH} characters"
             return _wrong(parameter, key, None, f"{text}, one has {len(item)}")
         if any(0xD800 <= ord(c) <= 0xDFFF for c in item):
-            return _wrong(parameter, key, None, "a string holds half of a surrogate pair")
+            return _wrong(parameter, key, None, "a string has half of a surrogate pair")
     return tuple(items)
 
 
@@ -154,7 +155,7 @@ def _biases(parameter: Parameter, key: str, value: Any, vocab_size: int) -> Any:
 
 
 def _token(name: Any) -> int | None:
-    """A JSON object's key as a token id; "007" and " 7" are none, so no id is given twice."""
+    """A JSON object's key as a token id. "007" and " 7" are refused, so no id can occur twice."""
     if type(name) is int:
         return name
     if isinstance(name, str) and name.isascii() and name.isdigit() and len(name) < 19:

@@ -1,6 +1,7 @@
-"""The table on a command line: one option a sampling parameter, text to values and back.
+"""The table on a command line: one option per sampling parameter, and text to values and back.
 
-Knows nothing of the command-line library: `options` says what to build, `from_text` reads it.
+This module does not know the command-line library: `options` says what to build, `from_text` parses
+it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _BOOLEANS = {"true": True, "on": True, "yes": True, "false": False, "off": False
 
 
 class Option(NamedTuple):
-    """What a command line needs to know of one parameter."""
+    """One parameter as a command-line option."""
 
     flags: tuple[str, ...]  # "--repetition-penalty", "--repeat-penalty"
     parameter: Parameter
@@ -56,10 +57,10 @@ def _about(parameter: Parameter) -> str:
 
 
 def from_text(name: str, texts: str | Sequence[str]) -> Any:
-    """The JSON value that command-line text stands for; `resolve` then checks its range.
+    """The JSON value that a command-line text stands for; `resolve` then checks its range.
 
-    "none" and "default" mean None, i.e. silent. Raises UsageError for an unknown name or for
-    text that is no such value.
+    "none" and "default" mean None, which takes the default. Raises UsageError for an unknown name
+    or for text that is not a value of the parameter's kind.
     """
     parameter = names("generate").get(name.replace("-", "_"))
     if parameter is None or parameter.role != "sampling":

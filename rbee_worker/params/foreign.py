@@ -1,7 +1,7 @@
-"""What a model's own sampling defaults ask for that this worker does not do.
+"""Sampling defaults in a model's files that this worker does not apply.
 
-The list is of what is known to change nothing here; any other key that is not applied is named. So
-a default that nobody thought of is heard of, too.
+The lists here have the keys known to have no effect; any other key that is not applied is reported.
+So a default that nobody thought of is reported too.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# Keys that change no token that is drawn: where tokens are kept, what is returned beside them, how
-# they are guessed ahead. Names: transformers' GenerationConfig.
+# Keys that do not change which tokens are drawn: where tokens are cached, what is returned beside
+# them, how they are speculated. Names: transformers' GenerationConfig.
 INERT = frozenset(
     {
         *("do_sample", "eos_token_id", "bos_token_id", "pad_token_id"),  # read elsewhere, or unused
@@ -28,7 +28,7 @@ INERT = frozenset(
     }
 )
 
-# Values that ask for nothing. transformers fills in some of them itself.
+# Values without effect. transformers writes some of them itself.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "max_length": (20,),
     "min_length": (0,),
@@ -57,7 +57,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "general.sampling.mirostat": (0,),
     "general.sampling.sequence": ("",),
 }
-# Parts of what is off as a whole: key -> the key that switches it on.
+# Keys that have an effect only together with another: key -> the key that switches it on.
 _ONLY_WITH = {
     "general.sampling.xtc_threshold": "general.sampling.xtc_probability",
     "general.sampling.mirostat_tau": "general.sampling.mirostat",
@@ -66,14 +66,15 @@ _ONLY_WITH = {
     "length_penalty": "num_beams",
     "early_stopping": "num_beams",
 }
-_LIMITS = ("max_length", "max_new_tokens")  # of the answer's length
+_LIMITS = ("max_length", "max_new_tokens")  # limits of the answer's length
 _SHOWN = 40
 
 
 def asked(generation: Mapping[str, Any], applied: Iterable[str], context: int) -> list[str]:
-    """A note for each key that changes what others generate with this model, and nothing here.
+    """A note for each key that changes what other programs generate with this model, but not here.
 
-    applied: keys that are. context: tokens; a limit that is no shorter limits nothing.
+    applied: the keys that this worker applies. context: in tokens; a limit as long as the context
+    has no effect.
     """
     known = {*applied, *INERT}
     found = []

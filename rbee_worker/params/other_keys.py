@@ -1,5 +1,5 @@
-"""Keys of a request that are no sampling parameters: those that its route reads, those that change
-nothing by nature, and those that are known and not implemented."""
+"""Keys of a request other than sampling parameters: keys that the route reads, keys without effect,
+and keys that are known but not implemented."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def _transport(
 
 
 TRANSPORT = (
-    _transport("prompt", "the text to go on from", "job", "generate", "completions"),
+    _transport("prompt", "the text to continue", "job", "generate", "completions"),
     _transport("messages", "the conversation to answer", "job", "generate", "chat"),
-    _transport("token_ids", "the tokens to go on from", "job", "generate"),
+    _transport("token_ids", "the tokens to continue", "job", "generate"),
     _transport("operation", "what the job does", "job"),
     _transport("model", "the model's name; must be the one served"),
     _transport(
@@ -57,14 +57,14 @@ TRANSPORT = (
     _transport("chat_template_kwargs", "the same under vLLM's name", "chat"),
     _transport(
         "add_generation_prompt",
-        "the template opens the assistant's turn; default: yes, unless the last message goes on",
+        "the template opens the assistant's turn; default: unless the last message is continued",
         "job",
         "chat",
         kind="boolean",
     ),
     _transport(
         "continue_final_message",
-        "the answer goes on with the last message, which is left open",
+        "the answer continues the last message, which is left open",
         "job",
         "chat",
         kind="boolean",
@@ -78,16 +78,16 @@ TRANSPORT = (
         "chat",
         kind="boolean",
     ),
-    _transport("trace", "with the job's phases in its end event", "job", default=False),
+    _transport("trace", "put the job's phases into its end event", "job", default=False),
 )
 
 INERT = (
     _inert("user", "who asks"),
     _inert("safety_identifier", "who asks"),
     _inert("metadata", "the caller's own notes"),
-    _inert("store", "whether to keep the answer: nothing is kept"),
-    _inert("service_tier", "there is one"),
-    _inert("prompt_cache_key", "equal prefixes are found without it"),
+    _inert("store", "whether to keep the answer: it is never kept"),
+    _inert("service_tier", "there is only one tier"),
+    _inert("prompt_cache_key", "equal prefixes are found without a key"),
 )
 
 UNSUPPORTED = (

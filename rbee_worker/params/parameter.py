@@ -1,4 +1,4 @@
-"""One row of the parameter table: what a request may carry under one name."""
+"""One row of the parameter table: one key of a request."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Kind = Literal["integer", "number", "boolean", "strings", "ids", "biases", "any"
 Role = Literal[
     "sampling",  # ends up in SamplingParams
     "transport",  # read by the route itself, never by `resolve`
-    "inert",  # changes nothing by nature: accepted, not looked at
+    "inert",  # accepted and ignored, because it cannot have an effect
     "unsupported",  # known but not implemented: only null and the values in `off` are accepted
 ]
 
 MAX_SEED = (1 << 64) - 1
-MAX_INT = (1 << 31) - 1  # where the meaning sets no bound
+MAX_INT = (1 << 31) - 1  # for parameters without a bound of their own
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 256  # characters
-MAX_BIASES = 16_384  # token ids of one logit_bias: checking and applying them takes time
+MAX_BIASES = 16_384  # token ids of one logit_bias; checking and applying them takes time
 
 
 class Parameter(Struct, frozen=True, kw_only=True):
@@ -32,17 +32,17 @@ class Parameter(Struct, frozen=True, kw_only=True):
     meaning: str
     role: Role = "sampling"
     default: Any = None
-    low: float | None = None  # integers are kept exact
+    low: float | None = None  # an int where exactness matters
     high: float | None = None
     above: bool = False  # `low` itself is not allowed
-    off: tuple[Any, ...] = ()  # values outside the range that mean "off"; become `default`
+    off: tuple[Any, ...] = ()  # values outside the range that mean "off"; they become `default`
     aliases: tuple[str, ...] = ()
     surfaces: tuple[Surface, ...] = SURFACES
     generation: bool = False  # generation_config.json may give the default
 
     @property
     def range(self) -> str:
-        """The accepted values in words or as an interval, e.g. "(0, 2]"."""
+        """The accepted values in words or as an interval, for example "(0, 2]"."""
         match self.kind:
             case "boolean":
                 return "true or false"
@@ -64,5 +64,5 @@ class Parameter(Struct, frozen=True, kw_only=True):
 
 
 def plain(number: float) -> str:
-    """A bound as people write it: all digits of an integer, no trailing zero."""
+    """A bound as text: all digits of an integer, no trailing zeros."""
     return str(number) if isinstance(number, int) else f"{number:g}"

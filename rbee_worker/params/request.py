@@ -1,8 +1,8 @@
-"""One request held against its model: the prompt's form and every parameter, all faults at once.
+"""Checks one request against its model: the prompt's form and every parameter, all faults at once.
 
-This is the only checker: the engine's client runs it on every request, whoever made it, and the
-server runs it for requests whose envelope it refuses, so that their other faults are told too.
-Nothing is tokenized here, and no fault repeats the prompt's text.
+This is the only checker. The engine's client runs it on every request, from any source. The server
+also runs it on requests whose envelope it refuses, so that their other faults are reported too.
+Nothing is tokenized here, and no fault quotes the prompt's text.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from rbee_worker.errors import FieldError, InvalidRequest
 from rbee_worker.params.resolve import resolve
 from rbee_worker.types import EosToken, Request, Resolved
 
-CHARACTERS_PER_TOKEN = 16  # a prompt of more characters than this a token of context cannot fit
-PROMPTS = ("prompt", "messages", "token_ids")  # a request has exactly one of them
+CHARACTERS_PER_TOKEN = 16  # a prompt with more characters per token of context cannot fit
+PROMPTS = ("prompt", "messages", "token_ids")  # a request has exactly one of these
 MOST_VALUES = 4096  # values in template_args, at all levels
 MOST_DEPTH = 32
 
 
 class Rules(Struct, frozen=True, kw_only=True):
-    """What a model and the settings of its worker hold every request to.
+    """What a model and its worker's settings require of every request.
 
-    template: the model's chat template, None where it has none. generation: its own sampling
-    defaults, {} where they are not to apply. exempt_ids: the template's special tokens.
+    template: the model's chat template, None if it has none. generation: the model's own sampling
+    defaults, {} if they are not to be applied. exempt_ids: the template's special tokens.
     """
 
     context: int
@@ -42,14 +42,14 @@ class Rules(Struct, frozen=True, kw_only=True):
 
     @property
     def most_characters(self) -> int:
-        """Characters of a prompt, at most: more cannot be worth tokenizing."""
+        """The most characters that a prompt may have; a longer one is not tokenized at all."""
         return self.characters_per_token * self.context
 
 
 def check_request(request: Request, rules: Rules) -> Resolved:
     """Every parameter with its origin. Raises InvalidRequest with all faults of the request.
 
-    What the prompt's tokens come to is not known yet: that is for `fit`.
+    The number of the prompt's tokens is not known yet; `fit` checks it.
     """
     faults = prompt_faults(request, rules)
     unread, found = _template_faults(request, rules)
@@ -76,9 +76,9 @@ def check_request(request: Request, rules: Rules) -> Resolved:
 
 
 def prompt_faults(request: Request, rules: Rules, *, name: str | None = None) -> list[FieldError]:
-    """What is wrong with the prompt: exactly one of three, not empty, not absurdly long, ids of
-    the vocabulary. name: what the caller calls the prompt, where that is not the field's name (or
-    "prompt", which on the surface of completions is of any kind)."""
+    """The faults of the prompt, which must be exactly one of three, not empty, not far too long,
+    and with ids of the vocabulary only. name: the caller's name for the prompt, if it is not the
+    field's name (or "prompt", which may be of any kind on the completions surface)."""
     given = [key for key in PROMPTS if getattr(request, key) is not None]
     if len(given) != 1:
         what = " and ".join(given) or "none of them"
@@ -101,7 +101,7 @@ def prompt_faults(request: Request, rules: Rules, *, name: str | None = None) ->
 
 
 def length_faults(name: str, size: int, most: int) -> list[FieldError]:
-    """A text of `size` characters where `most` are allowed."""
+    """The fault of a text of `size` characters, if it has more than `most`."""
     if size <= most:
         return []
     message = f"has {size} characters and the limit is {most}"
@@ -109,7 +109,7 @@ def length_faults(name: str, size: int, most: int) -> list[FieldError]:
 
 
 def id_faults(name: str, ids: Sequence[int], *, most: int, vocab_size: int) -> list[FieldError]:
-    """Ids where at most `most` are allowed, each below `vocab_size`."""
+    """The fault of ids, if there are more than `most`, or one is not below `vocab_size`."""
     if len(ids) > most:
         return [FieldError(name, f"<= {most} ids", f"has {len(ids)} ids; the limit is {most}")]
     for place, token in enumerate(ids):
@@ -120,7 +120,7 @@ def id_faults(name: str, ids: Sequence[int], *, most: int, vocab_size: int) -> l
 
 
 def characters(value: Any) -> int:
-    """Characters of a text, or of the contents of all messages in a conversation."""
+    """The characters of a text, or of the contents of all messages in a conversation."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, Mapping):  # a message, or one part of its content
@@ -131,8 +131,8 @@ def characters(value: Any) -> int:
 
 
 def _template_faults(request: Request, rules: Rules) -> tuple[tuple[str, ...], list[FieldError]]:
-    """What is said to the chat template or the tokenizer: (names that --lenient lets through,
-    faults). A variable that the template never reads would change nothing."""
+    """Checks the arguments of the chat template and the tokenizer: (names that --lenient lets
+    through, faults). A variable that the template never reads has no effect and is a fault."""
     faults = []
     template = rules.template or ""
     chat = request.messages is not None
@@ -161,13 +161,13 @@ def _template_faults(request: Request, rules: Rules) -> tuple[tuple[str, ...], l
         if rules.lenient:
             return tuple(f"template_args.{name[:64]}" for name in unread), faults
         for name in unread:
-            where, message = f"template_args.{name[:64]}", "is read by no line of the chat template"
+            where, message = f"template_args.{name[:64]}", "is not read by the chat template"
             faults.append(FieldError(where, "a variable of the template", message))
     return (), faults
 
 
 def within(value: Any, *, most: int, depth: int) -> bool:
-    """Has a JSON value at most `most` values in it, and at most `depth` levels?"""
+    """Whether a JSON value contains at most `most` values, on at most `depth` levels."""
     level = [value]
     while level and depth >= 0:
         most -= len(level)
@@ -184,7 +184,7 @@ def within(value: Any, *, most: int, depth: int) -> bool:
 
 
 def _message_faults(name: str, messages: Sequence[Mapping[str, Any]]) -> list[FieldError]:
-    """Only an assistant's message may be without content."""
+    """Only an assistant's message may lack content."""
     return [
         FieldError(f"{name}[{place}].content", "required", "is required")
         for place, message in enumerate(messages)

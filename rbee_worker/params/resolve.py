@@ -1,6 +1,7 @@
-"""From what a caller wrote to `SamplingParams`, each value with its origin; nothing ignored.
+"""Resolves a caller's parameters into `SamplingParams`, each value with its origin; nothing is
+silently ignored.
 
-An absent parameter, or null, takes the model's own default from generation_config.json, else the
+An absent parameter, or null, takes the model's own default from generation_config.json, or else the
 table's. Origins are "request", "generation_config", "default" and, for a seed, "random".
 """
 
@@ -21,10 +22,10 @@ from rbee_worker.params.parameter import SURFACES, Parameter, Surface
 from rbee_worker.params.table import PARAMETERS, names
 from rbee_worker.types import EosToken, Resolved, SamplingParams
 
-_SEED_BITS = 53  # a random seed survives a JSON reader that only has doubles
-_MOST_IGNORED = 64  # unknown names that --lenient lets through: all of them are told to the caller
-_MOST_NAME = 64  # characters of a name that a fault repeats
-MOST_GUESSES = 16  # unknown names for which the nearest known one is looked for: it takes time
+_SEED_BITS = 53  # a random seed survives a JSON reader that has only doubles
+_MOST_IGNORED = 64  # unknown names that --lenient lets through: the caller is told of all of them
+_MOST_NAME = 64  # characters of a name that a fault quotes
+MOST_GUESSES = 16  # unknown names for which the nearest known one is searched, which takes time
 _NAMES = {surface: names(surface) for surface in SURFACES}
 
 
@@ -41,10 +42,10 @@ def resolve(
 ) -> Resolved:
     """Every parameter's value and origin. Raises InvalidRequest with all offending fields.
 
-    `request_params` holds what `split` leaves for this surface; `generation` is the model's
-    generation_config.json ({} to ignore it). With `lenient`, unknown keys are returned in
-    `Resolved.ignored` instead of refused (64 of them, of up to 64 characters); a key that is
-    known but not implemented is still refused. `max_tokens` is held against the prompt by `fit`.
+    request_params: what `split` leaves for this surface; generation: the model's
+    generation_config.json ({} to ignore it); lenient: return unknown keys in `Resolved.ignored`
+    instead of refusing them (64 of them, of up to 64 characters). A key that is known but not
+    implemented is always refused. `fit` checks `max_tokens` against the prompt.
     """
     errors: list[FieldError] = []
     ignored: list[str] = []
@@ -59,7 +60,7 @@ def resolve(
         elif parameter is None:
             unknown += 1
             if unknown > MOST_FAULTS:
-                errors.append(errors[-1])  # counted; more than those are not listed
+                errors.append(errors[-1])  # counted only: the further ones are not listed
             else:
                 errors.append(_unknown(key, surface, known if unknown <= MOST_GUESSES else {}))
         elif value is None or parameter.role == "inert":
@@ -101,14 +102,14 @@ def _checked(
     context: int,
 ) -> Any:
     if parameter.name == "max_tokens" and same(value, 0) and request.get("echo") is True:
-        return 0  # only the prompt is wanted
+        return 0  # the caller wants only the prompt
     return check(parameter, key, value, vocab_size=vocab_size, context=context)
 
 
 def _unknown(key: str, surface: Surface, known: Mapping[str, Parameter]) -> FieldError:
-    """An error for a key no row has; the value is not repeated: it may be a misspelt prompt.
+    """The error for a key without a row. The value is not quoted: it may be a misspelt prompt.
 
-    known: where the nearest name is looked for.
+    known: the names among which the nearest is searched.
     """
     elsewhere = [s for s in SURFACES if s != surface and key in _NAMES[s]] if known else []
     hint = f"; it exists for {', '.join(elsewhere)}" if elsewhere else nearest(key, known)
@@ -117,7 +118,7 @@ def _unknown(key: str, surface: Surface, known: Mapping[str, Parameter]) -> Fiel
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
-    """ "; did you mean top_p?" where a known name is near `key`, else ""."""
+    """ "; did you mean top_p?" if a known name is similar to `key`, else ""."""
     near = difflib.get_close_matches(key, known, n=1) if len(key) <= _MOST_NAME else []
     return f"; did you mean {near[0]}?" if near else ""
 
@@ -140,7 +141,7 @@ def _json(value: Any) -> str:
 def _merge(
     known: Mapping[str, Parameter], given: Mapping[str, Any], model: Mapping[str, Any], context: int
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Value and origin of every field of SamplingParams."""
+    """The value and the origin of every field of SamplingParams."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for parameter in known.values():
@@ -157,7 +158,7 @@ def _merge(
         values["seed"], origins["seed"] = secrets.randbits(_SEED_BITS), "random"
     if values["max_tokens"] is None:
         values["max_tokens"] = context
-    if "top_logprobs" in values:  # chat: a switch and a number
+    if "top_logprobs" in values:  # chat: logprobs is a switch, top_logprobs a number
         top = values.pop("top_logprobs")
         origins.pop("top_logprobs")
         values["logprobs"] = top if values["logprobs"] else None
@@ -167,13 +168,13 @@ def _merge(
 def _together(
     given: Mapping[str, Any], used: Mapping[str, str], values: Mapping[str, Any], surface: Surface
 ) -> list[FieldError]:
-    """Errors of parameters that are fine alone but not with each other."""
+    """Errors of parameters that are valid alone but not together."""
     errors = []
     if surface == "chat" and given.get("top_logprobs") and not given.get("logprobs"):
         message = "needs logprobs: true"
         errors.append(FieldError("top_logprobs", message, message, given["top_logprobs"]))
     least, most = given.get("min_tokens", 0), values["max_tokens"]
-    wrong = used.keys() - given.keys()  # these have errors of their own
+    wrong = used.keys() - given.keys()  # these already have errors of their own
     if least > most and "max_tokens" not in wrong:
         message = f"must be at most max_tokens, which is {most}"
         errors.append(FieldError("min_tokens", "min_tokens <= max_tokens", message, least))
@@ -183,14 +184,14 @@ def _together(
 def generation_defaults(
     generation: Mapping[str, Any], *, context: int = 1 << 62
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The model's own defaults from generation_config.json, and a note on each that is not obeyed.
+    """The model's own defaults from generation_config.json, and a note on each that is not applied.
 
-    temperature, top_p, top_k, min_p and repetition_penalty apply as they stand, whether or not
-    `do_sample` is there: a served model samples unless told otherwise, and a file that carries a
-    temperature means it. Only `"do_sample": false`, written out, means what it says: temperature
-    0, and the file's other sampling values sleep, as they do in transformers (its repetition
-    penalty applies). Defaults that transformers fills in itself (top_k 50) are not taken over, nor
-    are length limits; those that would cut an answer short are noted.
+    temperature, top_p, top_k, min_p and repetition_penalty apply whether or not the file has
+    `do_sample`: a served model samples by default, and a file that has a temperature means it. Only
+    an explicit `"do_sample": false` means temperature 0; the file's other sampling values then do
+    not apply, as in transformers (its repetition penalty does). Defaults that transformers adds
+    itself (top_k 50) are not used, nor are length limits; a limit that would cut an answer short is
+    noted.
     """
     values: dict[str, Any] = {}
     notes: list[str] = []
@@ -215,7 +216,7 @@ def generation_defaults(
 
 
 def report(resolved: Resolved) -> dict[str, Any]:
-    """Name -> {"value", "origin"}, as `started.sampling` and --json show it."""
+    """Name -> {"value", "origin"}, in the form of `started.sampling` and --json."""
     shown_as = {name: {"value": v} for name, v in asdict(resolved.params).items()}
     for name, entry in shown_as.items():
         entry["origin"] = resolved.origins[name]
@@ -224,10 +225,10 @@ def report(resolved: Resolved) -> dict[str, Any]:
 
 
 def fit(resolved: Resolved, prompt_tokens: int, context: int) -> SamplingParams:
-    """The parameters with `max_tokens` held against what the prompt leaves of the context.
+    """The parameters, with `max_tokens` checked against what the prompt leaves of the context.
 
-    A default is cut to what is left; a value the caller gave is refused when it does not fit
-    (InvalidRequest with both sizes), as is a prompt that leaves no room for a token.
+    A default is reduced to what is left. A value that the caller gave is refused if it does not fit
+    (InvalidRequest with both sizes), and so is a prompt that leaves no space for a token.
     """
     params, left = resolved.params, context - prompt_tokens
     asked = resolved.origins.get("max_tokens") == "request"
@@ -236,7 +237,7 @@ def fit(resolved: Resolved, prompt_tokens: int, context: int) -> SamplingParams:
         sizes = f"prompt of {prompt_tokens} tokens"
         if left < min(need, 1):
             limit = "shorten the prompt"
-            message = f"{sizes} leaves no room in the context of {context} tokens: {limit}"
+            message = f"{sizes} leaves no space in the context of {context} tokens: {limit}"
             raise InvalidRequest([FieldError("prompt", f"< {context} tokens", message)])
         message = (
             f"{sizes} and max_tokens {params.max_tokens} exceed the context of {context} tokens: "
@@ -245,7 +246,7 @@ def fit(resolved: Resolved, prompt_tokens: int, context: int) -> SamplingParams:
         raise InvalidRequest([FieldError("max_tokens", f"1 to {left}", message, params.max_tokens)])
     params = replace(params, max_tokens=min(params.max_tokens, left))
     if params.min_tokens > params.max_tokens:
-        message = f"must be at most the {params.max_tokens} tokens that the context has left"
+        message = f"must be at most the {params.max_tokens} tokens that are left in the context"
         constraint = "min_tokens <= max_tokens"
         raise InvalidRequest([FieldError("min_tokens", constraint, message, params.min_tokens)])
     return params

@@ -1,6 +1,8 @@
-"""Every parameter a request may carry, once: `resolve`, /info and the command line read this.
+"""Every parameter that a request may have, in one place: `resolve`, /info and the command line read
+this table.
 
-A row with several meanings on several surfaces (`max_tokens`, `logprobs`) appears once for each.
+A parameter with different meanings on different surfaces (`max_tokens`, `logprobs`) has a row for
+each.
 """
 
 from __future__ import annotations
@@ -202,7 +204,7 @@ PARAMETERS: tuple[Parameter, ...] = _SAMPLING + TRANSPORT + INERT + UNSUPPORTED
 
 
 def names(surface: Surface) -> dict[str, Parameter]:
-    """Every key a request on this surface may carry, aliases included."""
+    """Every key that a request on this surface may have, aliases included."""
     return {
         key: parameter
         for parameter in PARAMETERS
@@ -212,7 +214,7 @@ def names(surface: Surface) -> dict[str, Parameter]:
 
 
 def split(body: dict[str, Any], surface: Surface) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A request body's (keys that the route reads itself, keys for `resolve`)."""
+    """Split a request's body into (keys that the route reads itself, keys for `resolve`)."""
     known = names(surface)
     transport = {k: v for k, v in body.items() if k in known and known[k].role == "transport"}
     return transport, {k: v for k, v in body.items() if k not in transport}

@@ -1,1 +1,1 @@
-"""The engine as a process of its own: starting it, and the socket between it and its client."""
+"""The engine in a process of its own: starting it, and the socket between it and its client."""

@@ -1,7 +1,7 @@
-"""The engine's process from outside: started, claimed by whoever needs an engine, or ended.
+"""The engine's process, seen from its parent: started, claimed by a client, or ended.
 
-A command knows that it will need an engine before it knows anything else: `early` starts the
-process, whose imports take longest, and `claim` hands it over. Imports next to nothing.
+A command may know that it will need an engine before it knows anything else. `early` then starts
+the process, whose imports take longest, and `claim` hands it over. Imports almost nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Child:
     link: socket.socket
 
     def end(self) -> None:
-        """Hang up and see that it is gone."""
+        """Close the link and wait until the process is gone."""
         self.link.close()
         self.process.kill()
         self.process.wait()
@@ -37,14 +37,14 @@ _EARLY: ContextVar[list[Child]] = ContextVar("rbee_early_engine")
 
 
 def spawn(module: str = MODULE) -> Child:
-    """Start a process that runs `module`; it leaves when its link is closed."""
+    """Start a process that runs `module`; it exits when its link is closed."""
     ours, theirs = socket.socketpair()
     with theirs:
         process = subprocess.Popen(
             [sys.executable, "-m", module, str(theirs.fileno())],
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,  # stdout is the worker's own
+            stdout=subprocess.DEVNULL,  # stdout belongs to the worker
             stderr=subprocess.PIPE,
             bufsize=0,
         )
@@ -53,7 +53,7 @@ def spawn(module: str = MODULE) -> Child:
 
 @contextmanager
 def early(wanted: bool) -> Iterator[None]:
-    """Inside, an engine is starting if it is `wanted`; one that nobody claims is ended."""
+    """Inside the block, an engine is starting if `wanted`; if nobody claims it, it is ended."""
     waiting = [spawn()] if wanted else []
     mark = _EARLY.set(waiting)
     try:
@@ -65,6 +65,6 @@ def early(wanted: bool) -> Iterator[None]:
 
 
 def claim(module: str = MODULE) -> Child:
-    """The process that was started early, else a new one."""
+    """The process that was started early, or else a new one."""
     waiting = _EARLY.get([])
     return waiting.pop() if waiting and module == MODULE else spawn(module)

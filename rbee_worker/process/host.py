@@ -1,6 +1,6 @@
-"""Where an engine runs: its own process, or a thread of this one (tests, small tools).
+"""Where an engine runs: in its own process, or in a thread of this one (tests, small tools).
 
-Either way it is behind the same link and runs the same loop (process/main.py).
+Either way it has the same link and runs the same loop (process/main.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rbee_worker.process.port import Port
 if TYPE_CHECKING:
     from rbee_worker.process.main import Loader
 
-PATIENCE_S = 5.0  # what an engine gets to leave by itself
+PATIENCE_S = 5.0  # seconds that an engine gets to exit by itself
 log = logging.getLogger(__name__)
 
 _TAIL_LINES = 12
@@ -32,12 +32,12 @@ _LINE_CHARS = 300
 
 
 class EngineHost(ABC):
-    """Starts one engine, says why it is gone, ends it. `link` exists once `start` has begun."""
+    """Starts one engine, tells why it is gone, ends it. `link` exists once `start` has begun."""
 
     link: Link
 
     def __init__(self) -> None:
-        self._busy = asyncio.Lock()  # an engine that is just being started is closed afterwards
+        self._busy = asyncio.Lock()  # `close` waits until an engine that is starting has started
         self._open = False
 
     async def start(self) -> None:
@@ -47,9 +47,9 @@ class EngineHost(ABC):
             self._open = True
 
     async def close(self, *, patient: bool = True) -> None:
-        """Hang up, which makes the engine leave, and see that it does. Harmless if repeated.
+        """Close the link, which makes the engine exit, and wait until it has. Safe to repeat.
 
-        patient: False where it has nothing to finish, e.g. while it loads: a process is ended.
+        patient: False if it has nothing to finish, for example while it loads: it is killed.
         """
         async with self._busy:
             if self._open:
@@ -58,12 +58,17 @@ class EngineHost(ABC):
                 await self._reap(patient)
 
     @abstractmethod
+    def successor(self) -> EngineHost | None:
+        """A host, not yet started, for the engine that takes the place of a lost one; None where
+        there can be none."""
+
+    @abstractmethod
     async def last_words(self) -> str:
-        """Why the engine is gone; asked when the link has closed."""
+        """Why the engine is gone; called after the link has closed."""
 
     @abstractmethod
     async def _spawn(self) -> socket.socket:
-        """Have the engine run; our end of its link."""
+        """Start running the engine; returns our end of its link."""
 
     @abstractmethod
     async def _reap(self, patient: bool) -> None: ...
@@ -71,7 +76,7 @@ class EngineHost(ABC):
 
 class ProcessHost(EngineHost):
     """A child process that runs `module`. Its stderr is passed on, and its last lines are kept for
-    the post-mortem."""
+    `last_words`."""
 
     def __init__(self, module: str = child.MODULE) -> None:
         super().__init__()
@@ -90,6 +95,9 @@ class ProcessHost(EngineHost):
         )
         self._pump = asyncio.create_task(self._pass_on(reader), name="engine-stderr")
         return started.link
+
+    def successor(self) -> ProcessHost:
+        return ProcessHost(self._module)
 
     @property
     def pid(self) -> int | None:
@@ -122,7 +130,7 @@ class ProcessHost(EngineHost):
             await self._pump
 
     async def _end(self, patience_s: float) -> int:
-        """The process's exit status. Raises TimeoutError when it lives on."""
+        """The process's exit status. Raises TimeoutError if it does not exit."""
         assert self._process is not None
         try:
             return await asyncio.to_thread(self._process.wait, patience_s)
@@ -143,13 +151,16 @@ class ProcessHost(EngineHost):
 
 
 class ThreadHost(EngineHost):
-    """A thread of this process. `load` stands in for the real loader."""
+    """A thread of this process. load: replaces the real loader."""
 
     def __init__(self, load: Loader | None = None) -> None:
         super().__init__()
         self._load = load
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+
+    def successor(self) -> None:
+        """An engine in this process that failed would fail again: its memory is this process's."""
 
     async def last_words(self) -> str:
         await self._reap(patient=True)

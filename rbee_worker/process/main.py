@@ -1,9 +1,9 @@
 """The engine process: `python -m rbee_worker.process.main FD`, started by `EngineClient` only.
 
-Drain commands, run a step, send what came of it; asleep while there is nothing to do. It lives
-exactly as long as its client: when the socket closes it leaves at once, in the middle of a step if
-need be. SIGINT and SIGTERM are ignored: a terminal or an init system sends them to the whole group,
-and whether running answers are finished first is the client's decision.
+Its loop takes commands, runs a step and sends the results; it sleeps while there is nothing to do.
+It lives exactly as long as its client: when the socket closes it exits at once, in the middle of a
+step if need be. SIGINT and SIGTERM are ignored: a terminal or an init system sends them to the
+whole process group, and the client decides whether running answers are finished first.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from rbee_worker.engine.messages import (
     Shutdown,
     Submit,
 )
-from rbee_worker.errors import WorkerError
-from rbee_worker.extras import usage_error
+from rbee_worker.extras import explained
 from rbee_worker.observe import log
 from rbee_worker.process.port import Port, PortClosed
 
@@ -42,9 +41,11 @@ _log = log.logger("engine")
 
 
 def serve(port: Port, load: Loader) -> None:
-    """Load what the client asks for and run it until the client is gone or says so."""
+    """Load the model that the client names and run it until the client is gone or says stop."""
     try:
         engine = _load(port, load)
+        if engine is not None:
+            engine.tell = port.send
         while engine is not None and _obey(engine, port.receive(wait=engine.idle)):
             if not engine.idle:
                 port.send(engine.step())
@@ -55,7 +56,7 @@ def serve(port: Port, load: Loader) -> None:
 def _load(port: Port, load: Loader) -> Engine | None:
     commands = port.receive(wait=True)
     if not isinstance(commands[0], Configure):
-        return None  # it gave up before it knew what to load
+        return None  # the client gave up before it named a model
     settings = commands[0].settings
     log.setup(settings.log_level, settings.log_format)
     try:
@@ -63,7 +64,7 @@ def _load(port: Port, load: Loader) -> Engine | None:
     except PortClosed:
         raise
     except Exception as error:
-        known = error if isinstance(error, WorkerError) else usage_error(error)
+        known = explained(error)
         if known is not None:
             port.send([LoadFailed(code=known.code, message=str(known), exit_code=known.exit_code)])
             return None
@@ -76,7 +77,7 @@ def _load(port: Port, load: Loader) -> Engine | None:
 
 
 def _obey(engine: Engine, commands: list[Command]) -> bool:
-    """Hand commands to the engine. False: leave."""
+    """Pass commands to the engine. False: stop."""
     for command in commands:
         if isinstance(command, Submit):
             engine.submit(command)
@@ -88,16 +89,17 @@ def _obey(engine: Engine, commands: list[Command]) -> bool:
 
 
 def _loader() -> Loader:
-    """What loads an engine; imported now, while the client finds the model.
+    """The function that loads an engine; imported now, while the client finds the model.
 
-    Where a package is missing, it says so when it is called, as then the client listens.
+    If a package is missing, or memory for it, the returned function raises the error, when the
+    client listens.
     """
     try:
         from rbee_worker.loading.load import load_engine
         from rbee_worker.ops.backends import preload
 
         preload()
-    except ImportError as error:
+    except (ImportError, OSError, MemoryError) as error:
         missing = error
 
         def load_engine(
@@ -110,15 +112,16 @@ def _loader() -> Loader:
 
 def main() -> None:
     """Entry point of the child process."""
-    # Imports and loading make objects to stay; looking for garbage among them is a tenth of both.
+    # The objects made by imports and loading are permanent; collecting garbage among them would
+    # take a tenth of the time of both.
     gc.disable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # numpy multiplies nothing here; its threads would spin from its import on.
+    # No code here multiplies with numpy, whose threads would spin from its import on.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # Read when torch is imported, by the backend that computes with it: threads that spin while
-    # they wait make every operation 10 times slower as soon as somebody else needs a core, and
-    # finding plug-ins of other devices reads every package's metadata.
+    # torch reads these when the backend that computes with it imports it. Threads that spin while
+    # they wait make every operation 10 times slower as soon as another program needs a core, and
+    # finding plug-ins for other devices reads every package's metadata.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
     port = Port(socket.socket(fileno=int(sys.argv[1])), on_close=lambda: os._exit(0))
@@ -132,8 +135,16 @@ def main() -> None:
 
     serve(port, load)
     sys.stderr.flush()
-    os._exit(0)  # no interpreter shutdown: threads of numeric libraries may still be running
+    os._exit(0)  # skip the interpreter's shutdown: threads of numeric libraries may still run
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Exception as error:
+        known = explained(error)
+        if known is None:
+            raise
+        sys.stderr.write(f"{known.line}\n")  # the client tells it as the last line
+        sys.stderr.flush()
+        os._exit(known.exit_code)

@@ -1,8 +1,8 @@
-"""The engine's end of the wire: `Port`. What a frame is, both ends take from here.
+"""The engine's end of the link: `Port`, and the frames that both ends use.
 
-A frame is four bytes of length and a msgpack list of messages; everything a step produces is one
-frame and one write. A thread reads, so that a command is waiting when a step ends, and the death of
-the client is noticed in the middle of one. Imports no asyncio: the engine starts sooner without.
+A frame is a length of four bytes and a msgpack list of messages. All output of a step is one frame
+and one write. A thread reads, so that commands are already there when a step ends, and so that the
+death of the client is noticed during a step. Imports no asyncio: the engine starts faster without.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def frame(payload: bytes) -> bytes:
 
 
 class Port:
-    """The engine's end. `on_close` runs in the reading thread when the client is gone."""
+    """The engine's end. on_close: called in the reading thread when the client is gone."""
 
     def __init__(self, sock: socket.socket, on_close: Callable[[], None] | None = None) -> None:
         sock.setblocking(True)
@@ -42,15 +42,16 @@ class Port:
         self._reader.start()
 
     def receive(self, *, wait: bool) -> list[Command]:
-        """Commands that have arrived; with `wait`, sleeps until there is one. Raises PortClosed."""
+        """The commands that have arrived; with `wait`, sleeps until there is one. Raises
+        PortClosed."""
         commands: list[Command] = []
-        if not wait and self._inbox.empty():  # between any two steps of decoding
+        if not wait and self._inbox.empty():  # the usual case between two decoding steps
             return commands
         with suppress(queue.Empty):
             while True:
                 some = self._inbox.get(block=wait and not commands)
                 if some is None:
-                    self._inbox.put(None)  # stay closed
+                    self._inbox.put(None)  # so that the next call raises too
                     raise PortClosed
                 commands += some
         return commands
@@ -63,7 +64,7 @@ class Port:
             raise PortClosed from error
 
     def close(self) -> None:
-        """End the link from this side; what was sent before still arrives."""
+        """Close the link from this side; what was sent before still arrives."""
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         if threading.current_thread() is not self._reader:

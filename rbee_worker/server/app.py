@@ -1,4 +1,4 @@
-"""The application: routes as a list, the gate in front of them, errors in one shape."""
+"""The application: the list of routes, the gate in front of them, one form for all errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from rbee_worker.errors import MOST_FAULTS, FieldError, InvalidRequest, WorkerError
 from rbee_worker.server.auth import IGNORED, UNREAD, WORKER, Gate, cors_origins
 from rbee_worker.server.body import refuse_body
-from rbee_worker.server.headers import has_body
+from rbee_worker.server.headers import has_body, without_effect
 from rbee_worker.server.page_files import page_routes
 from rbee_worker.server.problems import (
     Refusal,
@@ -26,7 +26,7 @@ from rbee_worker.server.problems import (
 from rbee_worker.server.routes import OPERATIONS, Endpoint, Operation
 from rbee_worker.server.worker import Worker
 
-EXPOSED = ["X-Correlation-ID", "Retry-After", IGNORED, "Deprecation"]
+EXPOSED = ["X-Correlation-ID", "Retry-After", IGNORED, "Deprecation", "Idempotent-Replayed"]
 
 
 def build_app(worker: Worker, token: str) -> ASGIApp:
@@ -47,13 +47,13 @@ def build_app(worker: Worker, token: str) -> ASGIApp:
         gate,
         allow_origins=origins,
         allow_methods=["GET", "POST", "DELETE"],
-        allow_headers=["*"],  # clients send headers of their own; what they say changes nothing
+        allow_headers=["*"],  # clients send headers of their own, which have no effect here
         expose_headers=EXPOSED,
     )
 
 
 class Cors(CORSMiddleware):
-    """Starlette's, with this server's form of errors."""
+    """Starlette's CORS middleware, with errors in this server's form."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
         response = super().preflight_response(request_headers)
@@ -66,7 +66,7 @@ class Cors(CORSMiddleware):
 
 
 def _routes() -> list[Route]:
-    """One route for each path, so that 405 names every method it has."""
+    """One route per path, so that a 405 lists every method of the path."""
     by_path: dict[str, dict[str, Operation]] = {}
     for op in OPERATIONS:
         by_path.setdefault(op.path, {})[op.method] = op
@@ -78,17 +78,22 @@ def _by_method(operations: dict[str, Operation]) -> Endpoint:
         operation = operations["GET" if http.method == "HEAD" else http.method]
         if operation.body is None and has_body(http.headers):
             await refuse_body(http)
-        _refuse_query(http)
+        _refuse_unread(http, operation)
         return await operation.endpoint(http)
 
     return endpoint
 
 
-def _refuse_query(http: HttpRequest) -> None:
-    """No route reads a query: what would be dropped is refused, or named by --lenient."""
-    names = list(dict.fromkeys(http.query_params))
-    if names and http.scope[WORKER].settings.lenient and len(names) <= MOST_FAULTS:
-        http.scope[UNREAD] = [name[:64] for name in names]
-    elif names:
-        message = "is in the query, which no route reads; parameters stand in the JSON body"
-        raise InvalidRequest([FieldError(n[:64], "absent", message) for n in names])
+def _refuse_unread(http: HttpRequest, operation: Operation) -> None:
+    """What would be dropped is refused, or named by --lenient: a query, which no route reads, and
+    headers that ask for what this route does not do."""
+    message = "is in the query, which no route reads; parameters belong in the JSON body"
+    faults = [FieldError(n[:64], "absent", message) for n in dict.fromkeys(http.query_params)]
+    meant = without_effect(
+        http.headers, http.method, read=operation.headers, work=operation.params is not None
+    )
+    faults += [FieldError(n, "absent", f"is a header without effect here; {i}") for n, i in meant]
+    if faults and http.scope[WORKER].settings.lenient and len(faults) <= MOST_FAULTS:
+        http.scope[UNREAD] = [fault.field for fault in faults]
+    elif faults:
+        raise InvalidRequest(faults)

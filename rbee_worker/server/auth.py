@@ -1,7 +1,7 @@
-"""Who may ask: the gate in front of every route. Deny by default.
+"""Who may call: the gate in front of every route. Denies by default.
 
-With a token: everything but the public paths needs `Authorization: Bearer TOKEN`, known routes and
-unknown ones alike. In local mode there is no token; instead a Host that is not this machine, a
+With a token, everything except the public paths needs `Authorization: Bearer TOKEN`, for known and
+unknown routes alike. In local mode there is no token; instead, a Host other than this machine, a
 foreign Origin and bodies that are not JSON are refused (DNS rebinding, posts from other sites).
 Headers that cannot be read as they were meant are refused before anything else.
 """
@@ -39,15 +39,15 @@ if TYPE_CHECKING:
 
 MIN_TOKEN = 16
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
-WORKER = "rbee.worker"  # where a request's scope holds the worker
-UNREAD = "rbee.unread"  # and the names in its query that --lenient let through
+WORKER = "rbee.worker"  # key of a request's scope: the worker
+UNREAD = "rbee.unread"  # key of a request's scope: names in its query that --lenient let through
 IGNORED = "X-Ignored-Parameters"
 
 log = logger("http")
 
 
 def read_token(settings: Settings, environ: Mapping[str, str]) -> str:
-    """The token of this worker, "" in local mode. Raises UsageError when mode and token clash."""
+    """The token of this worker, "" in local mode. Raises UsageError if mode and token conflict."""
     token = environ.get("RBEE_API_TOKEN") or environ.get("LLORCH_API_TOKEN") or ""
     if settings.local_mode:
         if token:
@@ -78,7 +78,7 @@ def cors_origins(settings: Settings) -> list[str]:
 
 
 class Gate:
-    """ASGI middleware: correlation id, limits on headers, and who may pass."""
+    """ASGI middleware: correlation id, limits on headers, and access control."""
 
     def __init__(self, app: ASGIApp, worker: Worker, token: str, public: Collection[str]) -> None:
         settings = worker.settings
@@ -117,7 +117,7 @@ class Gate:
                 refusal = self._refusal(scope, headers, fault)
                 await (refusal or self._app)(scope, receive, tagged)
             except Exception as error:
-                # never the exception's own words: they may repeat what the caller sent
+                # never the exception's own text, which may repeat what the caller sent
                 log.error(
                     "request failed",
                     extra=fields(
@@ -162,13 +162,13 @@ class Gate:
     def _refused_locally(self, scope: Scope, headers: Headers) -> Refusal | None:
         host = headers.get("host", "")
         if host_name(host) not in LOCAL_HOSTS:
-            message = "Local mode answers to localhost only."
-            fix = "ask by localhost or 127.0.0.1, or serve with a token and without --local-mode."
+            message = "Local mode answers requests to localhost only."
+            fix = "use localhost or 127.0.0.1, or serve with a token and without --local-mode."
             return Refusal(403, "foreign_host", message, fix=fix, param="host")
         origin = headers.get("origin")
         friend = origin is None or origin in self._friends or urlsplit(origin).netloc == host
         if not friend:
-            message = "Local mode refuses other sites' pages."
+            message = "Local mode refuses pages of other sites."
             fix = "name the site with --cors-origin."
             return Refusal(403, "foreign_origin", message, fix=fix, param="origin")
         if has_body(headers) and media_type(headers) != "application/json":
@@ -179,7 +179,7 @@ class Gate:
 
 
 def _tag(headers: MutableHeaders, correlation: str, unread: Sequence[str]) -> None:
-    """What every answer says of its request: the id, and the query parameters it did not read."""
+    """Put into every answer the request's id and the query parameters that were not read."""
     headers[CORRELATION] = correlation
     names = [quote(name, safe="") for name in unread]
     if names:
@@ -187,7 +187,7 @@ def _tag(headers: MutableHeaders, correlation: str, unread: Sequence[str]) -> No
 
 
 def too_large(limit: int) -> Refusal:
-    """A body beyond `limit` bytes."""
+    """The error for a body of more than `limit` bytes."""
     message = f"The body is larger than {limit} bytes."
     return Refusal(413, "body_too_large", message, fix="send less, or raise --max-body-kb.")
 
@@ -200,6 +200,6 @@ def _crash(error: Exception) -> Response:
 
 
 def place_of(error: BaseException) -> str:
-    """Where `error` was raised: "jobs.py:42 in append"."""
+    """The place where `error` was raised: "jobs.py:42 in append"."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{frame.filename.rpartition('/')[2]}:{frame.lineno} in {frame.name}"

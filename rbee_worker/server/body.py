@@ -1,8 +1,9 @@
-"""Reading a request body: bytes to checked fields, with every fault found before any is told.
+"""Reads a request body: from bytes to checked fields, with every fault found before any is
+reported.
 
-A body has two kinds of keys. The *envelope* (prompt, model, stream, ...) is described by a struct
-for each route and checked here; every other key is a sampling parameter and goes to `params`
-unread. Values never occur in a fault about prompts.
+A body has two kinds of keys. The *envelope* (prompt, model, stream, ...) is described by one struct
+per route and checked here. Every other key is a sampling parameter and is passed to `params` as it
+is. A fault about a prompt never contains its value.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ from rbee_worker.server.schemas import ECHOED, Message
 if TYPE_CHECKING:
     from rbee_worker.server.worker import Worker
 
-SMALL = 1 << 16  # bytes of a body that is decoded without a look at its shape
-BODY_S = 60.0  # a body must be whole after so long
+SMALL = 1 << 16  # bytes; a smaller body is decoded without a look at its shape
+BODY_S = 60.0  # seconds within which a body must be complete
 
 E = TypeVar("E", bound=msgspec.Struct)
 
 
 @dataclass(frozen=True)
 class Body:
-    """A request's JSON object and what is wrong with it as such."""
+    """A request's JSON object, and what is wrong with the object itself."""
 
     values: dict[str, Any]
     faults: list[FieldError]
@@ -50,12 +51,15 @@ async def read_object(request: HttpRequest, worker: Worker) -> Body:
         raise Refusal(
             408,
             "body_too_slow",
-            f"The body was not whole after {BODY_S:.0f} s.",
+            f"The body was not complete after {BODY_S:.0f} s.",
             fix="send faster.",
         ) from None
     except ClientDisconnect:
         raise Refusal(
-            400, "client_left", "The client left before its body was whole.", fix="send all of it."
+            400,
+            "client_left",
+            "The client left before its body was complete.",
+            fix="send all of it.",
         ) from None
     if len(raw) > SMALL:
         await _measure(raw, worker.model.context if worker.model is not None else 0)
@@ -70,13 +74,13 @@ async def read_object(request: HttpRequest, worker: Worker) -> Body:
         raise Refusal(400, "invalid_json", _not_json(error), fix="send one JSON object.") from None
     if not isinstance(value, dict):
         raise Refusal(
-            400, "invalid_json", "The body is JSON but no object.", fix="send one JSON object."
+            400, "invalid_json", "The body is JSON but not an object.", fix="send one JSON object."
         )
     return Body(value, [FieldError(n[:64], "once", "is given more than once") for n in twice])
 
 
 async def refuse_body(request: HttpRequest) -> None:
-    """Of a route that takes no body: anything but an empty one or `{}` is refused."""
+    """For a route without a body: refuse anything but an empty one or `{}`."""
     try:
         raw = await asyncio.wait_for(_read(request, SMALL), BODY_S)
     except (TimeoutError, ClientDisconnect, Refusal):
@@ -87,7 +91,7 @@ async def refuse_body(request: HttpRequest) -> None:
 
 
 def _not_json(error: Exception) -> str:
-    """Why it cannot be read, without any of it."""
+    """Why the body cannot be read, without quoting it."""
     if isinstance(error, RecursionError):
         return "The body is nested too deeply."
     if isinstance(error, msgspec.ValidationError):
@@ -96,8 +100,8 @@ def _not_json(error: Exception) -> str:
 
 
 async def _measure(raw: bytes, context: int) -> None:
-    """Refuse what would take long to decode. More values are allowed where prompts of ids are
-    longer."""
+    """Refuse a body that would take long to decode. More values are allowed if the context, and
+    thus a prompt of ids, is longer."""
     shape = Shape()
     for start in range(0, len(raw), SMALL):
         shape.feed(raw[start : start + SMALL])
@@ -120,9 +124,9 @@ async def _read(request: HttpRequest, max_bytes: int) -> bytes:
 
 
 def envelope(body: Body, kind: type[E]) -> tuple[E, dict[str, Any], list[FieldError]]:
-    """`body` as (its envelope, the other keys, faults). null means absent.
+    """Split `body` into (its envelope, the other keys, faults). null means absent.
 
-    A field with a fault keeps its default in the envelope, so that checking can go on.
+    A field with a fault keeps its default in the envelope, so that checking can continue.
     """
     faults = list(body.faults)
     values: dict[str, Any] = {}
@@ -145,8 +149,8 @@ def envelope(body: Body, kind: type[E]) -> tuple[E, dict[str, Any], list[FieldEr
 
 
 def _fault(name: str, error: msgspec.ValidationError) -> FieldError:
-    """msgspec's words without the value: "Expected `str`, got `int` - at `$[0].content`" is said of
-    the field messages[0].content."""
+    """msgspec's error without the value: "Expected `str`, got `int` - at `$[0].content`" becomes a
+    fault of the field messages[0].content."""
     text, _, where = str(error).partition(" - at `$")
     field = name + where.rstrip("`")
     if text.startswith("Invalid enum value"):
@@ -160,8 +164,8 @@ def _fault(name: str, error: msgspec.ValidationError) -> FieldError:
 
 
 def unknown_faults(rest: Iterable[str], kind: type[msgspec.Struct]) -> list[FieldError]:
-    """A fault for every key that a route with the envelope `kind` does not know; those beyond what
-    a refusal lists are only counted."""
+    """A fault for every key that a route with the envelope `kind` does not know. Faults beyond
+    those that a refusal lists are only counted."""
     names = list(rest)
     faults = []
     for place, name in enumerate(names[:MOST_FAULTS]):
@@ -171,7 +175,7 @@ def unknown_faults(rest: Iterable[str], kind: type[msgspec.Struct]) -> list[Fiel
 
 
 def refuse(faults: list[FieldError]) -> None:
-    """Raise InvalidRequest if there is any fault."""
+    """Raise InvalidRequest if there are faults."""
     if faults:
         raise InvalidRequest(faults)
 
@@ -179,16 +183,16 @@ def refuse(faults: list[FieldError]) -> None:
 def plain_messages(
     messages: list[Message],
 ) -> tuple[tuple[dict[str, Any], ...], list[FieldError]]:
-    """Messages as the chat template reads them, and the fields in them that ask for what is not
-    implemented. `developer` means system; text parts stay parts, which the renderer joins."""
+    """The messages as the chat template reads them, and a fault for each field that asks for
+    something not implemented. `developer` means system; text parts stay parts."""
     faults: list[FieldError] = []
     plain: list[dict[str, Any]] = []
     for place, message in enumerate(messages):
         for key in ECHOED:
             if not getattr(message, key):
-                continue  # null and what is empty ask for nothing
+                continue  # null and empty values ask for nothing
             if len(faults) >= MOST_FAULTS:
-                faults.append(faults[-1])  # counted; more than those are not listed
+                faults.append(faults[-1])  # counted only: the further ones are not listed
             else:
                 name = f"messages[{place}].{key}"
                 faults.append(FieldError(name, "null or empty", "is not implemented"))

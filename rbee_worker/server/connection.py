@@ -1,8 +1,8 @@
-"""What one connection may cost: headers, silence, unread answers.
+"""Limits on a connection: headers, silence, unread answers.
 
-uvicorn parses and answers HTTP; this subclass adds the limits that it leaves open *before* a
-request is whole (no route, hence no token check, has run then) and while an answer lies unread.
-What is refused here is refused in the form of all errors.
+uvicorn parses and answers HTTP. This subclass adds the limits that uvicorn lacks *before* a request
+is complete (no route, and so no token check, has run then) and while an answer stays unread. What
+is refused here gets an error in the same form as everywhere.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from rbee_worker.config import Settings
 from rbee_worker.server.problems import Refusal, answer
 from rbee_worker.server.sse import COMMENT, EVENTS
 
-MAX_HEADER_BYTES = 32 * 1024  # of one request, its URL included
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"  # an answer that says nothing; clients skip it
+MAX_HEADER_BYTES = 32 * 1024  # of one request, including its URL
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"  # an interim answer, which clients skip
 EVENT_COMMENT = b"%x\r\n%b\r\n" % (len(COMMENT), COMMENT)  # one chunk
 FIRST_PROBE_S, LAST_PROBE_S = 0.02, 1.0
 
 
 class TooMuch(Exception):
-    """Raised inside the parser, which then ends in `send_400_response`."""
+    """Raised inside the parser, which then calls `send_400_response`."""
 
 
 class Elsewhere(Exception):
-    """As `TooMuch`: the request line names another host than the header Host."""
+    """Like `TooMuch`: the request line names another host than the header Host."""
 
 
 class Connection(HttpToolsProtocol):
@@ -48,19 +48,19 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._head_bytes = 0
-        self._wrong: Response | None = None  # what is to be said of what cannot be parsed
-        self._half_closed = False  # the client sends no more, and may still read
-        self._probing: asyncio.TimerHandle | None = None  # the next look at such a client
-        self._patience: asyncio.TimerHandle | None = None  # until the next request is whole
-        self._stalled: asyncio.TimerHandle | None = None  # until the client reads on
+        self._wrong: Response | None = None  # the answer to a request that cannot be parsed
+        self._half_closed = False  # the client sends no more, but may still read
+        self._probing: asyncio.TimerHandle | None = None  # the next check of such a client
+        self._patience: asyncio.TimerHandle | None = None  # until the next request is complete
+        self._stalled: asyncio.TimerHandle | None = None  # until the client continues to read
 
-    # ---- a request must arrive whole, and soon
+    # ---- a request must arrive completely, and soon
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if len(self.connections) >= self.limits.max_connections:
             self.transport = transport
-            message = f"This worker has its {self.limits.max_connections} connections."
-            fix = "close some, come again, or raise --max-connections."
+            message = f"This worker already has {self.limits.max_connections} connections."
+            fix = "close some, try again, or raise --max-connections."
             self._say(answer(Refusal(503, "too_many_connections", message, fix=fix)))
             return
         super().connection_made(transport)
@@ -77,14 +77,14 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self.flow is None or self.transport.is_closing():
-            return  # it was refused when it came
+            return  # the connection was refused when it was made
         if self._patience is None and (self.cycle is None or self.cycle.response_complete):
             self._await_request()
         super().data_received(data)
 
     def send_400_response(self, msg: str) -> None:
-        """uvicorn calls this for what its parser cannot read, or where a callback here raised."""
-        wrong = Refusal(400, "invalid_http", "This is no HTTP request.", fix="send HTTP/1.1.")
+        """Called by uvicorn if its parser cannot read a request, or if a callback here raised."""
+        wrong = Refusal(400, "invalid_http", "This is not an HTTP request.", fix="send HTTP/1.1.")
         self._say(self._wrong or answer(wrong))
 
     def on_message_begin(self) -> None:
@@ -97,7 +97,7 @@ class Connection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count(len(name) + len(value))
-        # a few beyond the limit still pass, so that the gate can answer
+        # a few headers beyond the limit still pass, so that the gate can answer
         if len(self.headers) > 2 * self.limits.max_headers:
             self._wrong = self._too_many(f"More than {self.limits.max_headers} headers.")
             raise TooMuch
@@ -109,7 +109,8 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _check_authority(self) -> None:
-        """`GET http://host/path`: two names of the host, of which checks would read one only."""
+        """Refuse `GET http://host/path` if its host differs from the header's: a check reads only
+        one of them."""
         named = self.url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
         if [value for name, value in self.headers if name == b"host"] != [named]:
             message = "The request line names another host than the header Host."
@@ -134,11 +135,11 @@ class Connection(HttpToolsProtocol):
         self._patience = self.loop.call_later(self.limits.idle_timeout, self._too_slow)
 
     def _too_slow(self) -> None:
-        """The time for a request is over. One that has begun is told so."""
+        """The time for a request is over. If one has begun, its client is told."""
         if self._head_bytes == 0 or (self.cycle is not None and self.cycle.response_started):
             self.transport.abort()
             return
-        message = f"The request was not whole after {self.limits.idle_timeout} s."
+        message = f"The request was not complete after {self.limits.idle_timeout} s."
         fix = "send faster, or raise --idle-timeout."
         self._say(answer(Refusal(408, "request_too_slow", message, fix=fix)))
 
@@ -148,17 +149,17 @@ class Connection(HttpToolsProtocol):
             self._patience = None
 
     def _say(self, response: Response) -> None:
-        """Answer outside of any request, and close."""
+        """Send an answer outside any request, and close."""
         head = [STATUS_LINE[response.status_code], b"connection: close\r\n"]
         head += [b"%b: %b\r\n" % pair for pair in response.raw_headers]
         self.transport.write(b"".join([*head, b"\r\n", bytes(response.body)]))
         self.transport.close()
 
-    # ---- a client that has said all it has to say
+    # ---- a client that has closed its sending side
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """The client sends no more: it is gone, or waits for its answer with its own side closed.
-        What is sent to it now shows which. True: the connection stays open."""
+        """The client sends no more: it is gone, or it waits for its answer with its sending side
+        closed. Data sent to it now shows which. True: the connection stays open."""
         cycle = self.cycle
         if cycle is None or cycle.response_complete or cycle.more_body:
             return None
@@ -172,7 +173,7 @@ class Connection(HttpToolsProtocol):
         return True
 
     def _probe(self, pause: float) -> None:
-        """After `pause` seconds look whether a client that is gone has refused what was sent."""
+        """After `pause` seconds, check whether a client that is gone has rejected what was sent."""
         self._probing = self.loop.call_later(pause, self._look, pause)
 
     def _look(self, pause: float) -> None:

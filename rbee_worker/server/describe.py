@@ -1,4 +1,4 @@
-"""What the worker says of itself: /info, /metrics, and the description of its routes."""
+"""The worker's descriptions of itself: /info, /metrics, and its routes."""
 
 from __future__ import annotations
 
@@ -40,12 +40,13 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 
 class Determinism(Struct, frozen=True):
-    kind: str  # "bitwise", or "measured" where the hardware's arithmetic sets limits
+    kind: str  # "bitwise", or "measured" if the hardware's arithmetic is not reproducible
     promise: str = PROMISE
 
 
 class Info(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """WorkerInfo and capabilities; what only the loaded model tells is absent until it is ready."""
+    """WorkerInfo and capabilities; what only the loaded model can tell is absent until it is
+    ready."""
 
     id: str
     model_id: str
@@ -57,7 +58,7 @@ class Info(Struct, frozen=True, kw_only=True, omit_defaults=True):
     state: str
     operations: tuple[str, ...]
     parameters: list[dict[str, Any]]  # every accepted key with role, range, default, meaning
-    inert: list[str]  # accepted, and change nothing by nature
+    inert: list[str]  # keys that are accepted without effect
     limits: Limits | None = None
     determinism: Determinism | None = None
     arch: str | None = None
@@ -125,7 +126,7 @@ def _model(loaded: ModelInfo, settings: Settings) -> dict[str, Any]:
 
 
 async def metrics(http: HttpRequest) -> Response:
-    found = worker_of(http).meter()
+    found = worker_of(http).observers.metrics()
     return Response(found.text(), media_type=None, headers={"Content-Type": found.content_type})
 
 
@@ -141,7 +142,8 @@ async def docs(http: HttpRequest) -> Response:
 
 
 async def _once(worker: Worker, path: str, make: Callable[[Worker], bytes]) -> bytes:
-    """A page that never changes while the worker runs: made off the event loop when first asked."""
+    """A page that never changes while the worker runs; made outside the event loop on first
+    request."""
     if path not in worker.pages:
         worker.pages[path] = await asyncio.to_thread(make, worker)
     return worker.pages[path]

@@ -1,8 +1,8 @@
-"""JSON of answers that may be long, made so that the event loop is never held up by one of them.
+"""JSON of long answers, encoded so that none of them blocks the event loop.
 
-Encoding is one C call that nothing interrupts: a few milliseconds for what fits on a screen, half a
-second for the log-probabilities of a long answer. Long lists are encoded slice by slice, and the
-whole of a long answer in a thread, where the interpreter can give others their turn between slices.
+Encoding is one C call that nothing interrupts: a few milliseconds for a screenful, half a second
+for the log-probabilities of a long answer. Long lists are encoded slice by slice, and a long answer
+as a whole in a thread, where the interpreter can run other threads between the slices.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from rbee_worker.server.problems import json_response
 
-LONG = 1024  # tokens, or things of their size, that are encoded without a thread
+LONG = 1024  # tokens, or items of their size, up to which no thread is used
 SLICE = 256  # items of a list in one call
+PART = 1 << 20  # bytes of a long answer that are written in one go
 _ENCODE = msgspec.json.Encoder().encode
 
 
 def pieces(value: Any) -> Iterator[bytes]:
     """The JSON of `value`, in pieces that are each made quickly.
 
-    Structs and lists are taken apart; anything else (dicts of callers included, whose sizes are
-    limited where they are read) is one piece.
+    Structs and lists are split; anything else is one piece (this includes callers' dicts, whose
+    size is limited when they are read).
     """
     if isinstance(value, Struct) and not value.__struct_config__.array_like:
         yield from _struct(value)
@@ -47,8 +49,8 @@ def pieces(value: Any) -> Iterator[bytes]:
 
 
 def _struct(value: Struct) -> Iterator[bytes]:
-    """A struct member by member, as msgspec would have it: tag first, defaults left out if so
-    declared."""
+    """A struct member by member, in msgspec's form: tag first, defaults left out if the struct says
+    so."""
     config = value.__struct_config__
     mark = b"{"
     if config.tag is not None:
@@ -79,10 +81,30 @@ def encoded(value: Any) -> bytes:
 
 
 async def answered(
-    make: Callable[[], Any], size: int, headers: dict[str, str] | None = None
+    make: Callable[[], Any],
+    size: int,
+    headers: dict[str, str] | None = None,
+    *,
+    quick: bool = True,
 ) -> Response:
-    """The answer that `make` puts together, of about `size` tokens."""
-    if size <= LONG:
+    """The answer that `make` builds, of about `size` tokens.
+
+    quick: False if `make` may take long however short the answer is.
+    """
+    if quick and size <= LONG:
         return json_response(make(), headers=headers)
     body = await asyncio.to_thread(lambda: encoded(make()))
-    return Response(body, headers=headers, media_type="application/json")
+    return LongResponse(body, headers=headers, media_type="application/json")
+
+
+class LongResponse(Response):
+    """A body that is handed over in parts: what the socket does not take at once is copied."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = {"type": "http.response.start", "status": self.status_code}
+        await send({**start, "headers": self.raw_headers})
+        whole = memoryview(self.body)
+        for at in range(0, len(whole), PART):
+            part = bytes(whole[at : at + PART])
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

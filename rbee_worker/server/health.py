@@ -1,4 +1,4 @@
-"""Is it alive, can it serve, how far has it loaded, what is it."""
+"""Health: is the worker alive, can it serve, how far has it loaded, what is it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Health(Struct, frozen=True):
 
 
 class Memory(Struct, frozen=True):
-    """Bytes, as the engine holds them."""
+    """Sizes in bytes, as the engine reports them."""
 
     weight_bytes: int
     kv_bytes: int
@@ -48,7 +48,7 @@ class Stats(Struct, frozen=True, kw_only=True):
     state: str
     reason: str
     model: str
-    jobs: int  # live, streams of OpenAI clients included
+    jobs: int  # live ones, including streams of OpenAI clients
     queue_depth: int
     running: int
     kv_usage: float  # 0..1
@@ -60,10 +60,10 @@ class Stats(Struct, frozen=True, kw_only=True):
 
 class Progress(Struct, frozen=True, kw_only=True):
     stage: str
-    item: str | UnsetType = UNSET  # what was last done: a kernel, compiling
+    item: str | UnsetType = UNSET  # the item finished last, such as a compiled kernel
     layers_loaded: int | UnsetType = UNSET
     layers_total: int | UnsetType = UNSET
-    vram_mb: int | UnsetType = UNSET  # MiB of weights in place
+    vram_mb: int | UnsetType = UNSET  # MiB of weights loaded
     bytes_loaded: int | UnsetType = UNSET
     bytes_total: int | UnsetType = UNSET
     reason: str | UnsetType = UNSET
@@ -124,7 +124,7 @@ async def loading_progress(request: HttpRequest) -> ASGIApp:
 
 
 async def progress_frames(worker: Worker) -> AsyncIterator[bytes]:
-    """The last state first, then every change, until the model is ready or has failed."""
+    """The latest state first, then every change, until the model is ready or has failed."""
     last: Progress | None = None
     async for changed in worker.changes(BEAT_S):
         now = progress(worker)
@@ -139,7 +139,7 @@ async def progress_frames(worker: Worker) -> AsyncIterator[bytes]:
 
 
 def progress(worker: Worker) -> Progress:
-    """How far the worker is with loading."""
+    """How far loading has come."""
     state = worker.state
     if state == "failed":
         return Progress(stage="failed", reason=worker.reason)
@@ -158,7 +158,7 @@ def progress(worker: Worker) -> Progress:
 
 
 def worker_info(worker: Worker) -> dict[str, Any]:
-    """The WorkerInfo that orchestrators know: six fields and the version."""
+    """The WorkerInfo that orchestrators expect: six fields and the version."""
     info = worker.model
     return {
         "id": worker.id,
@@ -182,6 +182,6 @@ def worker_status(worker: Worker) -> str:
 
 
 def device_asked(worker: Worker) -> str:
-    """What --backend and --device ask for, before the engine has said what it got."""
+    """The device that --backend and --device ask for, before the engine reports the real one."""
     settings = worker.settings
     return f"cuda:{settings.device}" if settings.backend == "cuda" else "cpu"

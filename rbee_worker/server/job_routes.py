@@ -1,4 +1,4 @@
-"""Jobs over HTTP: create, follow, look at, list, cancel; and the blocking /v1/infer."""
+"""Jobs over HTTP: create, follow, inspect, list, cancel; and the blocking /v1/infer."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from starlette.types import ASGIApp
 from rbee_worker import wire
 from rbee_worker.errors import FieldError, InvalidRequest
 from rbee_worker.observe.trace import phases
-from rbee_worker.server.body import envelope, read_object
+from rbee_worker.server.body import Body, envelope, read_object
 from rbee_worker.server.encoding import LONG, answered, encoded
+from rbee_worker.server.headers import IDEMPOTENCY
 from rbee_worker.server.health import worker_info, worker_of
-from rbee_worker.server.jobs import Job, weight
+from rbee_worker.server.idempotency import asked_by, once
+from rbee_worker.server.jobs import Asked, Job, weight
 from rbee_worker.server.problems import Refusal, json_response
 from rbee_worker.server.requests import ask, check_model, ignored, new_id, settled
 from rbee_worker.server.schemas import (
@@ -41,7 +43,7 @@ _ENCODER = msgspec.json.Encoder()
 
 
 def token_name(worker: Worker) -> wire.TokenText:
-    """How ids are named in log-probabilities: the pieces of the vocabulary."""
+    """A function that names ids in log-probabilities by their text in the vocabulary."""
 
     def name(token_id: int) -> str:
         assert worker.engine is not None
@@ -51,7 +53,7 @@ def token_name(worker: Worker) -> wire.TokenText:
 
 
 class JobRendering:
-    """A job's events as docs/worker-api.md, "Job events", has them; each with its `id:`."""
+    """A job's events in the form of docs/worker-api.md, "Job events"; each with its `id:`."""
 
     def __init__(self, worker: Worker, job: Job) -> None:
         self._worker = worker
@@ -76,7 +78,7 @@ async def create(http: HttpRequest) -> Response:
 
 
 async def create_inference(http: HttpRequest) -> Response:
-    """POST /v1/inference: as /v1/jobs, under its old name."""
+    """POST /v1/inference: /v1/jobs under its old name."""
     response = await _create(http, "/v1/inference")
     response.headers["Deprecation"] = "true"
     response.headers["Link"] = '</v1/jobs>; rel="successor-version"'
@@ -86,8 +88,18 @@ async def create_inference(http: HttpRequest) -> Response:
 async def _create(http: HttpRequest, base: str) -> Response:
     worker = worker_of(http)
     body = await read_object(http, worker)
+    asked = asked_by(http.headers.get(IDEMPOTENCY), body)
+    job, again = await once(worker, asked, partial(_begin, worker, body, asked))
+    status = worker_info(worker) if body.values.get("operation") == "status" else UNSET
+    created = JobCreated(job_id=job.id, sse_url=f"{base}/{job.id}/stream", status=status)
+    replayed = {"Idempotent-Replayed": "true"} if again else {}
+    return json_response(created, headers={**ignored([job]), **replayed})
+
+
+async def _begin(worker: Worker, body: Body, asked: Asked | None) -> Job:
+    """The job that `body` asks for."""
     if body.values.get("operation") == "status" and not body.faults:
-        return _status_job(worker, base, sorted(body.values.keys() - {"operation"}))
+        return _status_job(worker, sorted(body.values.keys() - {"operation"}), asked)
     worker.serving()
     given, params, faults = envelope(body, JobEnvelope)
     if given.operation not in OPERATIONS:
@@ -95,26 +107,23 @@ async def _create(http: HttpRequest, base: str) -> Response:
         faults.append(FieldError("operation", f"one of {', '.join(OPERATIONS)}", message))
     check_model(worker, given.model)
     request = ask(worker, given, params, faults, new_id("job"))
-    (job,) = await worker.submit([request], keep=True, trace=given.trace)
-    created = JobCreated(job_id=job.id, sse_url=f"{base}/{job.id}/stream")
-    return json_response(created, headers=ignored([job]))
+    (job,) = await worker.submit([request], keep=True, trace=given.trace, asked=asked)
+    return job
 
 
-def _status_job(worker: Worker, base: str, others: list[str]) -> Response:
-    """A job that is over at once: its stream is one narration of the worker's state."""
+def _status_job(worker: Worker, others: list[str], asked: Asked | None) -> Job:
+    """A job that ends at once: its stream is one narration of the worker's state."""
     if others:
         raise InvalidRequest(
             [FieldError(n[:64], "absent", "means nothing with operation status") for n in others]
         )
-    info = worker_info(worker)
     human = f"Worker {worker.id} is {worker.state} and serves {worker.settings.model}."
     word = Narration(actor="worker", action="status", target=worker.id, human=human)
-    job = worker.jobs.note(new_id("job"), word)
-    return json_response(JobCreated(job_id=job.id, sse_url=f"{base}/{job.id}/stream", status=info))
+    return worker.jobs.note(new_id("job"), word, asked)
 
 
 async def stream(http: HttpRequest) -> ASGIApp:
-    """GET /v1/jobs/{id}/stream: from the beginning, or after `Last-Event-ID`."""
+    """GET /v1/jobs/{id}/stream: from the beginning, or from after `Last-Event-ID`."""
     worker = worker_of(http)
     job = _job(worker, http)
     last = http.headers.get("last-event-id", "").strip() or "0"
@@ -134,7 +143,7 @@ async def look(http: HttpRequest) -> Response:
 
 
 async def cancel(http: HttpRequest) -> Response:
-    """DELETE /v1/jobs/{id}: asks the job to end; the answer is its state now."""
+    """DELETE /v1/jobs/{id}: asks the job to end; answers with its current state."""
     worker = worker_of(http)
     job = _job(worker, http)
     await worker.cancel(job)
@@ -160,7 +169,7 @@ async def listing(http: HttpRequest) -> Response:
 
 
 async def infer(http: HttpRequest) -> Response:
-    """POST /v1/infer: the whole answer in one response; leaving cancels."""
+    """POST /v1/infer: the whole answer in one response; a client that leaves cancels it."""
     began = time.perf_counter()
     worker = worker_of(http)
     body = await read_object(http, worker)
@@ -175,7 +184,7 @@ async def infer(http: HttpRequest) -> Response:
 
 
 def _result(worker: Worker, job: Job, began: float) -> InferResult:
-    """A job that has ended as POST /v1/infer answers it; `began` on the performance counter."""
+    """The answer of POST /v1/infer for a job that has ended. began: on the performance counter."""
     started, end = job.started, job.end
     assert started is not None
     assert end is not None
@@ -202,9 +211,9 @@ def _result(worker: Worker, job: Job, began: float) -> InferResult:
 
 
 def _scores(worker: Worker, job: Job) -> dict[str, Any]:
-    """`logprobs` and `prompt_logprobs` of a job that has ended, where they were asked for.
+    """`logprobs` and `prompt_logprobs` of a job that has ended, if they were requested.
 
-    They are long, and the state of a job that is under way is asked for often.
+    They are long, and clients often ask for the state of a running job, so that has none of them.
     """
     if job.live:
         return {}
@@ -231,7 +240,7 @@ def _job(worker: Worker, http: HttpRequest) -> Job:
 
 
 def state(worker: Worker, job: Job) -> JobState:
-    """A job as GET /v1/jobs/{id} shows it."""
+    """A job in the form of GET /v1/jobs/{id}."""
     started, end, error = job.started, job.end, job.error
     reason = end.stop.rule if end is not None else ("ERROR" if error is not None else None)
     return JobState(

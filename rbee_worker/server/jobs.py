@@ -1,8 +1,8 @@
-"""Jobs: the log of what happened to each request, and the shelf that keeps finished ones.
+"""Jobs: the log of each request's events, and the store of finished jobs.
 
-A job's log is the only buffer there is: the engine's events are appended without waiting, and
-every stream reads it at its own pace from its own place. So a slow reader holds up nobody, and a
-broken stream is resumed by reading on. Knows nothing of HTTP or of how events are rendered.
+A job's log is the only buffer: the engine's events are appended without waiting, and every stream
+reads the log at its own pace from its own position. So a slow reader delays nobody, and a broken
+stream resumes by reading on. No HTTP here, and no rendering of events.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rbee_worker.types import (
     End,
@@ -28,11 +28,11 @@ from rbee_worker.types import (
 State = Literal["queued", "running", "done", "cancelled", "timeout", "failed"]
 
 
-HEAVY = 64  # the size of an event, in tokens, beyond which rendering it takes long
+HEAVY = 64  # size of an event, in tokens, from which rendering it takes long
 
 
 def weight(event: Event) -> int:
-    """About how many tokens an event is the size of, log-probabilities counted."""
+    """The approximate size of an event in tokens, including log-probabilities."""
     if isinstance(event, PromptLogprobs):
         width = len(event.logprobs[-1].top) if event.logprobs and event.logprobs[-1] else 0
         return len(event.logprobs) * (2 + width)
@@ -43,10 +43,10 @@ def weight(event: Event) -> int:
 
 
 class JobLog:
-    """An append-only list of events and those who wait for more of it.
+    """An append-only list of events, and the readers that wait for more.
 
-    The event at place `k` has the SSE id `k + 1`. heavy: it has events that are large by themselves
-    (a prompt's log-probabilities, many tokens at once): they are better rendered in a thread.
+    The event at position `k` has the SSE id `k + 1`. heavy: it has events that are large by
+    themselves (a prompt's log-probabilities, many tokens at once), so a thread should render them.
     """
 
     def __init__(self) -> None:
@@ -77,18 +77,26 @@ class JobLog:
         self._wakes.discard(wake)
 
 
+class Asked(NamedTuple):
+    """The Idempotency-Key that a job was asked for with, and a digest of its request's body."""
+
+    key: str
+    digest: bytes
+
+
 @dataclass(eq=False)
 class Job:
-    """One request and everything that happened to it."""
+    """One request and all of its events."""
 
     request: Request
     created: float = field(default_factory=time.time)  # Unix seconds
     born: float = field(default_factory=time.monotonic)
     log: JobLog = field(default_factory=JobLog)
     correlation_id: str = ""
+    asked: Asked | None = None
     trace: bool = False
-    prepared_ms: float = 0.0  # from being asked for to its first event
-    send_ms: float = 0.0  # writing its events to streams, so far
+    prepared_ms: float = 0.0  # from its arrival to its first event
+    send_ms: float = 0.0  # time spent so far on writing its events to streams
     sent_events: int = 0
     finished: float | None = None  # Unix seconds
     last_token: float | None = None  # monotonic seconds
@@ -137,32 +145,37 @@ class Job:
         return self.drawn
 
     def text(self) -> str:
-        """The answer so far; whole once the job has ended."""
+        """The answer so far; complete once the job has ended."""
         parts = [e.t for e in self.log.events if isinstance(e, Token)]
         if self.end is not None:
             parts.append(self.end.text)
         return "".join(parts)
 
     def token_ids(self) -> list[int]:
-        """The ids of `text`: with echo they begin with the prompt's."""
+        """The ids of `text`; with echo they begin with the prompt's."""
         ids = [i for e in self.log.events if isinstance(e, Token) for i in e.ids]
         return ids + list(self.end.ids) if self.end is not None else ids
 
     def logprobs(self) -> list[TokenLogprob] | None:
-        """Of the output tokens so far; None if they were not asked for."""
+        """Of the output tokens so far; None if they were not requested."""
         if self.started is None or self.started.sampling.params.logprobs is None:
             return None
         parts = [e.logprobs for e in self.log.events if isinstance(e, Token | End)]
         return [entry for part in parts if part is not None for entry in part]
 
-    def prompt_logprobs(self) -> tuple[TokenLogprob | None, ...] | None:
-        """Of the prompt's tokens; None if they were not asked for, or are not known yet."""
-        found = (e.logprobs for e in self.log.events[:8] if isinstance(e, PromptLogprobs))
-        return next(found, None)
+    def prompt_logprobs(self) -> list[TokenLogprob | None] | None:
+        """Of the prompt's tokens so far; None if they were not requested or none is known yet."""
+        found: list[TokenLogprob | None] = []
+        for event in self.log.events:
+            if isinstance(event, PromptLogprobs):
+                found += event.logprobs
+            elif isinstance(event, Token) and event.i >= 0:
+                break  # the prompt is computed before anything is drawn
+        return found or None
 
     @property
     def size(self) -> int:
-        """About how many tokens an answer with all of it is the size of."""
+        """The approximate size of an answer with all of it, in tokens."""
         started = self.started
         if started is None:
             return 0
@@ -174,7 +187,7 @@ class Job:
 class Jobs:
     """Jobs by id: live ones always, finished ones for a while.
 
-    A finished job leaves after `keep_s` seconds, or once `keep_n` jobs have finished after it.
+    A finished job is removed after `keep_s` seconds, or once `keep_n` jobs have finished after it.
     """
 
     def __init__(self, *, keep_s: float, keep_n: int) -> None:
@@ -183,12 +196,15 @@ class Jobs:
         self._live: dict[str, Job] = {}
         self._kept: set[str] = set()  # ids of live jobs that can be found
         self._finished: OrderedDict[str, Job] = OrderedDict()  # oldest first
+        self._by_key: dict[str, Job] = {}  # kept jobs by their Idempotency-Key
 
     def add(self, job: Job, *, keep: bool) -> None:
-        """keep: `get` finds it, now and for a while after it has ended."""
+        """keep: `get` finds the job, now and for a while after it has ended."""
         self._live[job.id] = job
         if keep:
             self._kept.add(job.id)
+            if job.asked is not None:
+                self._by_key[job.asked.key] = job
 
     def finish(self, job: Job) -> None:
         """The job has just ended."""
@@ -205,9 +221,14 @@ class Jobs:
             return self._live[job_id]
         return self._finished.get(job_id)
 
-    def note(self, job_id: str, word: Event) -> Job:
-        """A kept job that asks nothing of the engine: one event, and over."""
-        job = Job(Request(id=job_id))
+    def by_key(self, key: str) -> Job | None:
+        """The kept job that was requested with this Idempotency-Key."""
+        self._tidy()
+        return self._by_key.get(key)
+
+    def note(self, job_id: str, word: Event, asked: Asked | None = None) -> Job:
+        """A kept job without work for the engine: it has one event and has ended."""
+        job = Job(Request(id=job_id), asked=asked)
         self.add(job, keep=True)
         job.log.append(word)
         job.log.close()
@@ -219,7 +240,7 @@ class Jobs:
         return list(self._live.values())
 
     def __iter__(self) -> Iterator[Job]:
-        """The kept ones, newest first: live ones, then finished ones."""
+        """The kept jobs, newest first: live ones, then finished ones."""
         self._tidy()
         yield from (job for job in reversed(self._live.values()) if job.id in self._kept)
         yield from reversed(self._finished.values())
@@ -232,3 +253,5 @@ class Jobs:
             if len(self._finished) <= self._keep_n and oldest.finished > horizon:
                 return
             self._finished.popitem(last=False)
+            if oldest.asked is not None:
+                del self._by_key[oldest.asked.key]

@@ -1,7 +1,7 @@
-"""How much there is in a JSON text, counted before it is decoded, and names that stand twice.
+"""Counts what is in a JSON text before it is decoded, and finds repeated names.
 
-Decoding costs time for every value, not for every byte, and nothing else can happen on the event
-loop meanwhile: 16 MiB of prompt are decoded at once, 16 MiB of `[],[],...` are not.
+Decoding takes time for every value, not for every byte, and blocks the event loop: 16 MiB of prompt
+are decoded in no time, 16 MiB of `[],[],...` are not.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ MOST_VALUES = 1 << 19  # of any kind
 
 
 class Shape:
-    """Counts of what `feed` has seen, outside strings. Parts may be cut anywhere."""
+    """Counts of what `feed` has seen outside strings. The text may be cut anywhere."""
 
     def __init__(self) -> None:
         self.containers = 0
         self.members = 0
         self._commas = 0
-        self._inside = False  # of a string
-        self._rest = b""  # a backslash whose character is in the next part
+        self._inside = False  # whether the text so far ends inside a string
+        self._rest = b""  # a backslash whose character is in the next piece
 
     @property
     def values(self) -> int:
-        """Values of any kind: never fewer than there are."""
+        """Values of any kind: never fewer than there really are."""
         return self._commas + self.containers + 1
 
     def feed(self, part: bytes) -> None:
@@ -41,7 +41,7 @@ class Shape:
         self._commas += outside.count(b",")
 
     def excess(self, more: int) -> str:
-        """What there is too much of, in words; "" if nothing. more: values beyond the usual."""
+        """What there is too much of, in words; "" if nothing. more: additional values allowed."""
         for count, most, words in (
             (self.containers, MOST_CONTAINERS, "arrays and objects"),
             (self.members, MOST_MEMBERS, "names in objects"),
@@ -53,7 +53,7 @@ class Shape:
 
 
 def repeated(raw: bytes, most: int) -> list[str]:
-    """Names that an object of a valid JSON text gives more than once; `most` of them at most."""
+    """Names that occur twice in one object of a valid JSON text; at most `most` of them."""
     found: dict[str, None] = {}
 
     def look(pairs: list[tuple[str, Any]]) -> None:

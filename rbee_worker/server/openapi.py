@@ -1,7 +1,7 @@
 """The OpenAPI document, generated from the route table, the structs and the parameter table.
 
-JSON schemas come from msgspec; a request's schema is its envelope plus one field for every
-sampling parameter of its surface, with the range that `resolve` holds it to.
+msgspec makes the JSON schemas. A request's schema is its envelope plus one field for every sampling
+parameter of its surface, with the range that `resolve` enforces.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from msgspec import Meta
 from rbee_worker import wire
 from rbee_worker.params import Parameter, names
 from rbee_worker.server.examples import EVENTS, EXAMPLES
+from rbee_worker.server.headers import IDEMPOTENCY, RESUME
 from rbee_worker.server.health import Progress
 from rbee_worker.server.openai.schemas import (
     ChatChunk,
@@ -24,7 +25,7 @@ from rbee_worker.server.routes import OPERATIONS, Operation
 from rbee_worker.server.worker import Worker
 
 REF = "#/components/schemas/{name}"
-EVERYWHERE = (400, 401, 403, 405, 415, 431)  # what the gate and the parser can say on any route
+EVERYWHERE = (400, 401, 403, 405, 415, 431)  # statuses of the gate and the parser, on any route
 WORDS = {
     200: "Success",
     400: "A field is wrong; all are listed",
@@ -33,6 +34,7 @@ WORDS = {
     404: "There is no such thing",
     405: "The path has no such method",
     408: "The body came too slowly",
+    409: "The Idempotency-Key was given with another body",
     413: "The body is too large",
     415: "Local mode: the body is not application/json",
     429: "The queue is full",
@@ -40,6 +42,10 @@ WORDS = {
     500: "This request failed",
     503: "Not ready: loading, restarting, draining or failed",
     507: "Out of memory for this request",
+}
+HEADERS: dict[str, tuple[str, dict[str, Any], str]] = {  # name, schema, example
+    RESUME: ("Last-Event-ID", {"type": "string", "pattern": "^[0-9]{1,9}$"}, "12"),
+    IDEMPOTENCY: ("Idempotency-Key", {"type": "string", "pattern": "^[!-~]{1,255}$"}, "order-7"),
 }
 STREAMS = {
     "/v1/loading/progress": Progress,
@@ -76,7 +82,7 @@ def document(worker: Worker) -> dict[str, Any]:
 
 
 def _kinds(lenient: bool) -> dict[str, Any]:
-    """Every type that the document names, by a key of our own."""
+    """Every type that the document uses, by a key of our own."""
     kinds: dict[str, Any] = {"problem": Problem, "event": wire.JobEvent}
     for path, kind in STREAMS.items():
         kinds[f"stream {path}"] = kind
@@ -117,7 +123,7 @@ def _default(field: msgspec.structs.FieldInfo) -> Any:
 
 
 def _type(parameter: Parameter) -> Any:
-    """A parameter's JSON type with its range; null always means silent."""
+    """A parameter's JSON type with its range; null always means the default."""
     words = parameter.meaning
     if parameter.aliases:
         words += f" (also: {', '.join(parameter.aliases)})"
@@ -180,10 +186,7 @@ def _path_and_headers(op: Operation) -> list[dict[str, Any]]:
         found.append(_parameter("path", "job_id", {"type": "string"}, "job-1f0c2d"))
     if "{model:path}" in op.path:
         found.append(_parameter("path", "model", {"type": "string"}, "smollm2"))
-    if op.path.endswith("{job_id}/stream"):
-        number = {"type": "string", "pattern": "^[0-9]{1,9}$"}
-        found.append(_parameter("header", "Last-Event-ID", number, "12"))
-    return found
+    return found + [_parameter("header", *HEADERS[name]) for name in op.headers]
 
 
 def _parameter(where: str, name: str, schema: dict[str, Any], example: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The web page's files: read once, served as they are. They hold no data and need no token."""
+"""The web page's files: read once, served unchanged. They contain no data and need no token."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""How the worker says no: one body shape for every error of every route.
+"""Errors over HTTP: one body shape for every error of every route.
 
-`{"error": {"message", "type", "param", "code", "errors"?}, "errors"?: [...]}`: what OpenAI clients
-read, and the list of all offending fields where job clients look for it. Holds no prompt text.
+`{"error": {"message", "type", "param", "code", "errors"?}, "errors"?: [...]}`: the form that OpenAI
+clients read, and the list of all faulty fields where job clients expect it. Contains no prompt
+text.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ TYPES = {
 }
 
 
-_MOST_PATH = 128  # characters of a path for which the nearest route is looked for
+_MOST_PATH = 128  # characters of a path up to which the nearest route is searched
 
 
 class ErrorBody(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -52,7 +53,7 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Refusal(WorkerError):
-    """A request the server itself turns away, before or beside the engine."""
+    """A request that the server itself refuses, without the engine."""
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ class Refusal(WorkerError):
 def json_response(
     content: Any, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
-    """`content` (structs, dicts, lists) as a JSON answer."""
+    """A JSON answer with `content` (structs, dicts, lists)."""
     return Response(
         msgspec.json.encode(content),
         status_code=status,
@@ -92,7 +93,7 @@ def problem(
     param: str | None = None,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """An error answer. `errors` lists every offending field."""
+    """An error answer. `errors` lists every faulty field."""
     kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     param = param or (errors[0].field if errors else None)
     line = one_line(message)
@@ -101,7 +102,7 @@ def problem(
 
 
 def answer(error: WorkerError) -> Response:
-    """The answer that `error` stands for."""
+    """The HTTP answer for `error`."""
     headers: dict[str, str] = {}
     if isinstance(error, Refusal):
         return problem(
@@ -109,7 +110,7 @@ def answer(error: WorkerError) -> Response:
         )
     if isinstance(error, NotReady | QueueFull):
         headers["Retry-After"] = str(error.retry_after_s)
-        error.fix = error.fix or f"ask again in {error.retry_after_s} s."
+        error.fix = error.fix or f"try again in {error.retry_after_s} s."
     errors: tuple[FieldError, ...] = ()
     if isinstance(error, InvalidRequest):
         errors = tuple(error.told)
@@ -125,7 +126,7 @@ async def on_worker_error(request: Request, error: Exception) -> Response:
 
 
 def not_found(paths: Sequence[str]) -> Callable[[Request, Exception], Awaitable[Response]]:
-    """What is said of a path that is none of `paths`."""
+    """The handler for a path that is not one of `paths`."""
 
     async def handler(request: Request, error: Exception) -> Response:
         path = request.url.path
@@ -138,7 +139,7 @@ def not_found(paths: Sequence[str]) -> Callable[[Request, Exception], Awaitable[
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
-    """What the router says: wrong method, and the like."""
+    """The answer to the router's own errors, such as a wrong method."""
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
     if error.status_code == 405:

@@ -1,4 +1,5 @@
-"""A request's prompt once it is tokenized: for the other answers to it, and to begin an answer."""
+"""A request's prompt after it is tokenized: reused for other answers to it, and to start an
+answer."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ INLINE = 4096  # ids that are read without a thread
 
 
 def of_ids(request: Request, ids: tuple[int, ...]) -> Request:
-    """`request` with its prompt as the ids that it comes to."""
+    """`request` with its prompt replaced by the prompt's ids."""
     return msgspec.structs.replace(
         request,
         prompt=None,
@@ -31,7 +32,7 @@ def of_ids(request: Request, ids: tuple[int, ...]) -> Request:
 
 
 async def echo(tokenizer: Tokenizer, request: Request, started: Started) -> Token:
-    """The prompt as the first text of the answer; its tokens lie before place 0."""
+    """The prompt as the first text of the answer; its tokens come before position 0."""
     ids = started.prompt_ids
     text = request.prompt
     if text is None:

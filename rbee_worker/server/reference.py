@@ -1,6 +1,6 @@
 """`/docs`: the API description as one plain page, made from the OpenAPI document.
 
-No scripts and no outside requests. Escaping is jinja2's.
+The page has no scripts and loads nothing from elsewhere. jinja2 escapes its content.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From a checked envelope to requests for the engine: what every inference route shares."""
+"""From a checked envelope to requests for the engine: code that every inference route shares."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rbee_worker.server.body import plain_messages
 from rbee_worker.server.jobs import Job
 from rbee_worker.server.openai.schemas import StreamOptions
 from rbee_worker.server.problems import Refusal
-from rbee_worker.server.schemas import InferEnvelope, JobEnvelope
+from rbee_worker.server.schemas import InferEnvelope
 from rbee_worker.server.worker import Worker
 from rbee_worker.types import Error, Request
 
-FAILURES = {  # code of a job's error -> status, what to do
+FAILURES = {  # code of a job's error -> (status, fix)
     "VRAM_OOM": (507, "ask for fewer tokens, or for fewer answers at a time."),
     "ENGINE_LOST": (503, "ask again."),
     "INVALID_REQUEST": (400, "correct the request."),
@@ -30,12 +30,12 @@ FAILURES = {  # code of a job's error -> status, what to do
 
 
 def new_id(prefix: str) -> str:
-    """A fresh id such as "job-3f2a..."."""
+    """A new id such as "job-3f2a..."."""
     return f"{prefix}-{uuid.uuid4().hex}"
 
 
 def model_names(worker: Worker) -> tuple[str, ...]:
-    """What clients may call the model; the first is its name in answers."""
+    """The names that clients may call the model by; answers use the first."""
     names = [worker.settings.model]
     if worker.model is not None:
         names.append(worker.model.model)
@@ -43,7 +43,7 @@ def model_names(worker: Worker) -> tuple[str, ...]:
 
 
 def check_model(worker: Worker, asked: str | None) -> str:
-    """The served model's name. Raises Refusal 404 when another one is asked for."""
+    """The served model's name. Raises Refusal 404 if another one is requested."""
     names = model_names(worker)
     if asked is not None and asked not in names:
         raise Refusal(
@@ -57,14 +57,15 @@ def check_model(worker: Worker, asked: str | None) -> str:
 
 
 def time_limit(worker: Worker, asked: float | None) -> float | None:
-    """Seconds the request may take: the smaller of --request-timeout and its own wish."""
+    """Seconds that the request may take: the smaller of --request-timeout and the requested
+    time."""
     limits = [s for s in (asked, worker.settings.request_timeout or None) if s is not None]
     return min(limits) if limits else None
 
 
 def ask(
     worker: Worker,
-    given: JobEnvelope | InferEnvelope,
+    given: InferEnvelope,
     params: dict[str, Any],
     faults: list[FieldError],
     job_id: str,
@@ -92,9 +93,9 @@ def ask(
 
 
 def refuse_envelope(worker: Worker, faults: list[FieldError], request: Request) -> None:
-    """If the envelope has `faults`, raise them together with those that `request` has besides.
+    """If the envelope has `faults`, raise them together with all other faults of `request`.
 
-    A sound envelope is not checked further here: the engine's client checks every request.
+    A correct envelope is not checked further here: the engine's client checks every request.
     """
     if not faults:
         return
@@ -104,23 +105,23 @@ def refuse_envelope(worker: Worker, faults: list[FieldError], request: Request) 
     except InvalidRequest as error:
         others = error.errors
     told = {_base(fault) for fault in faults}
-    if told & {*PROMPTS}:  # what the envelope could not read is not missing besides
+    if told & {*PROMPTS}:  # a prompt that the envelope could not read is not also reported missing
         others = [fault for fault in others if _base(fault) not in PROMPTS]
     raise InvalidRequest(faults + others)
 
 
 def _base(fault: FieldError) -> str:
-    """The body's key: "messages[3].content" -> "messages"."""
+    """The body's key of a fault: "messages[3].content" -> "messages"."""
     return re.split(r"[.\[]", fault.field, maxsplit=1)[0]
 
 
 def stream_faults(stream: bool, options: StreamOptions | None) -> list[FieldError]:
-    """stream_options that would change nothing."""
+    """Faults of stream_options that would have no effect."""
     if options is None:
         return []
     faults = []
     if not stream:
-        message = "means nothing without stream: true"
+        message = "has no effect without stream: true"
         faults.append(FieldError("stream_options", "with stream", message))
     if options.include_obfuscation:
         name, message = "stream_options.include_obfuscation", "is not implemented"
@@ -129,7 +130,8 @@ def stream_faults(stream: bool, options: StreamOptions | None) -> list[FieldErro
 
 
 def fan_out_faults(worker: Worker, prompts: int, n: int) -> list[FieldError]:
-    """More answers asked for at once than the worker can ever hold: waiting would not help."""
+    """The fault of asking for more answers than the worker can ever hold: waiting would not
+    help."""
     most = worker.settings.max_seqs + worker.settings.max_queue
     if prompts * n <= most:
         return []
@@ -139,7 +141,7 @@ def fan_out_faults(worker: Worker, prompts: int, n: int) -> list[FieldError]:
 
 
 async def settled(http: HttpRequest, worker: Worker, jobs: Sequence[Job]) -> None:
-    """Wait until all jobs have ended. Raises Refusal, and cancels, if the client leaves first."""
+    """Wait until all jobs have ended. If the client leaves first, cancel them and raise Refusal."""
     gone = asyncio.create_task(_gone(http))
     pumps = {job.pump for job in jobs if job.pump is not None}
     try:
@@ -147,8 +149,8 @@ async def settled(http: HttpRequest, worker: Worker, jobs: Sequence[Job]) -> Non
             done, _ = await asyncio.wait({*pumps, gone}, return_when=asyncio.FIRST_COMPLETED)
             pumps -= done
         if pumps:
-            message = "The client left before the answer was whole."
-            raise Refusal(499, "client_left", message, fix="stay until the answer has come.")
+            message = "The client left before the answer was complete."
+            raise Refusal(499, "client_left", message, fix="wait for the whole answer.")
     finally:
         gone.cancel()
         for job in jobs:
@@ -160,14 +162,14 @@ async def settled(http: HttpRequest, worker: Worker, jobs: Sequence[Job]) -> Non
 
 def failed(error: Error) -> Refusal:
     """The HTTP form of a job's error."""
-    status, fix = FAILURES.get(error.code, (500, "ask again; the worker's log says more."))
+    status, fix = FAILURES.get(error.code, (500, "try again; the worker's log says more."))
     headers = {"Retry-After": "2"} if status == 503 else {}
     message, _, own = error.message.partition(" Fix: ")
     return Refusal(status, error.code.lower(), message, fix=own or fix, headers=headers)
 
 
 def ignored(jobs: Sequence[Job]) -> dict[str, str]:
-    """The header that names what --lenient let through, percent-encoded (callers choose names)."""
+    """The header that lists what --lenient let through, percent-encoded (callers choose names)."""
     started = jobs[0].started
     names = started.sampling.ignored if started is not None else ()
     return {IGNORED: ", ".join(quote(name, safe="") for name in names)} if names else {}

@@ -1,7 +1,7 @@
-"""The route table: every operation with what it takes and gives.
+"""The route table: every operation with its request and its answer.
 
-The application, the OpenAPI document, `/docs` and the tests that walk all routes read this table;
-a route that is not in it does not exist.
+The application, the OpenAPI document, `/docs` and the tests that walk all routes read this table. A
+route that is not in it does not exist.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rbee_worker.server import (
     schemas,
     text_routes,
 )
+from rbee_worker.server.headers import IDEMPOTENCY, RESUME
 from rbee_worker.server.openai import chat, completions, models
 from rbee_worker.server.openai import schemas as openai_schemas
 
@@ -31,9 +32,10 @@ Endpoint = Callable[[HttpRequest], Awaitable[ASGIApp]]
 class Operation:
     """One method of one path.
 
-    body: envelope of the request; params: sampling parameters may stand beside it, of that surface.
-    answer: body of a success; events: the answer is (also) a stream. errors: statuses beyond those
-    that every route can give.
+    body: envelope of the request; params: the surface whose sampling parameters may be in the body
+    too; answer: body of a success; events: whether the answer is (or can be) a stream; errors:
+    statuses besides those of every route; headers: those that this route reads and others do not,
+    in lower case.
     """
 
     method: str
@@ -48,9 +50,10 @@ class Operation:
     events: bool = False
     errors: tuple[int, ...] = ()
     deprecated: bool = False
+    headers: tuple[str, ...] = ()
 
 
-WORK = (400, 404, 408, 413, 429, 500, 503, 507)  # what asking the engine can end in
+WORK = (400, 404, 408, 413, 429, 500, 503, 507)  # the statuses of routes that use the engine
 TEXT = (400, 408, 413, 503)
 
 JOB = "jobs"
@@ -106,11 +109,12 @@ OPERATIONS: tuple[Operation, ...] = (
         "/v1/jobs",
         job_routes.create,
         JOB,
-        "Start a job",
+        "Start a job; once for each Idempotency-Key",
         body=schemas.JobEnvelope,
         params="job",
         answer=schemas.JobCreated,
-        errors=WORK,
+        errors=(*WORK, 409),
+        headers=(IDEMPOTENCY,),
     ),
     Operation(
         "GET", "/v1/jobs", job_routes.listing, JOB, "Jobs, newest first", answer=schemas.JobList
@@ -141,6 +145,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "A job's events from the start, or after Last-Event-ID",
         events=True,
         errors=(400, 404),
+        headers=(RESUME,),
     ),
     Operation(
         "POST",
@@ -162,8 +167,9 @@ OPERATIONS: tuple[Operation, ...] = (
         body=schemas.JobEnvelope,
         params="job",
         answer=schemas.JobCreated,
-        errors=WORK,
+        errors=(*WORK, 409),
         deprecated=True,
+        headers=(IDEMPOTENCY,),
     ),
     Operation(
         "GET",
@@ -174,6 +180,7 @@ OPERATIONS: tuple[Operation, ...] = (
         events=True,
         errors=(400, 404),
         deprecated=True,
+        headers=(RESUME,),
     ),
     Operation(
         "POST",

@@ -1,8 +1,8 @@
-"""The server process: a listening socket first, the engine after it, and an orderly end.
+"""The server process: first a listening socket, then the engine, and an orderly end.
 
 Order: bind and listen; print the address (first line of stdout, one JSON object); answer requests;
-then start the engine in its own process. SIGTERM or SIGINT drains, a second one stops at once.
-Exit codes: 0 clean, 3 the model cannot be loaded, 4 the device was lost.
+then start the engine in its own process. SIGTERM or SIGINT finishes running jobs and exits, a
+second one exits at once. Exit codes: 0 clean, 3 the model cannot be loaded, 4 the device was lost.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from rbee_worker.observe.telemetry import Telemetry
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-LAST_STREAMS_S = 5  # finished answers get this long to reach their readers
-FAILURE_SHOWN_S = 1.0  # how long `failed` can be asked for before the process leaves
+LAST_STREAMS_S = 5  # seconds that finished answers get to reach their readers
+FAILURE_SHOWN_S = 1.0  # seconds in which clients can still see `failed`, before the exit
 
 log = logger("server")
 
@@ -59,7 +59,7 @@ class Server(uvicorn.Server):
 
 
 def serve(settings: Settings, token: str, start: StartEngine, *, out: TextIO | None = None) -> int:
-    """Serve until told to stop; returns the exit code. Raises UsageError when it cannot bind."""
+    """Serve until told to stop; returns the exit code. Raises UsageError if it cannot bind."""
     listener = bind(settings)
     port = listener.getsockname()[1]
     worker_id = settings.worker_id or f"worker-{uuid.uuid4().hex[:8]}"
@@ -71,7 +71,7 @@ def serve(settings: Settings, token: str, start: StartEngine, *, out: TextIO | N
 
 
 def _adopt_uvicorn_log() -> None:
-    """uvicorn's few lines (a request that is no HTTP) look like ours and obey --log-level."""
+    """Make uvicorn's few log lines (about invalid HTTP) look like ours and follow --log-level."""
     theirs = logging.getLogger("uvicorn.error")
     theirs.handlers = log.parent.handlers if log.parent is not None else []
     theirs.setLevel(log.getEffectiveLevel())
@@ -82,7 +82,8 @@ def bind(settings: Settings) -> socket.socket:
     """A listening socket on the address of `settings`. Raises UsageError."""
     host = host_of(settings)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # TCP by name: asyncio sends small pieces at once (TCP_NODELAY) only where it finds that.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, settings.port))
@@ -92,19 +93,19 @@ def bind(settings: Settings) -> socket.socket:
         reason = error.strerror or str(error)
         raise UsageError(
             f"Cannot listen on {host}:{settings.port}: {reason}.",
-            fix="another --port (0 = any free one) or --host.",
+            fix="use another --port (0 = any free one) or --host.",
         ) from None
     listener.setblocking(False)
     return listener
 
 
 def host_of(settings: Settings) -> str:
-    """Local mode is this machine only, whatever --host says."""
+    """The address to bind. Local mode is this machine only, whatever --host says."""
     return "127.0.0.1" if settings.local_mode else settings.host
 
 
 def announce(settings: Settings, out: TextIO) -> None:
-    """The address as one line of JSON: what an orchestrator waits for."""
+    """Print the address as one line of JSON, which orchestrators wait for."""
     host = host_of(settings)
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     url = f"http://[{shown}]:{settings.port}" if ":" in shown else f"http://{shown}:{settings.port}"
@@ -114,7 +115,7 @@ def announce(settings: Settings, out: TextIO) -> None:
 
 
 class Service:
-    """What runs inside the event loop: HTTP, the engine, the heartbeat, the signals."""
+    """Everything in the event loop: HTTP, the engine, the heartbeat, the signals."""
 
     def __init__(
         self,
@@ -127,7 +128,7 @@ class Service:
         self._signals_heard = signals
         self._start = start
         if settings.hive_url:
-            need("httpx")  # imported by a task in the background, where nobody would hear of it
+            need("httpx")  # a background task imports it, where an error would not be noticed
         self.tracer = Tracer(settings.trace) if settings.trace else None
         self.telemetry = _telemetry(settings)
         self.worker = Worker(settings, tracer=self.tracer, telemetry=self.telemetry)
@@ -148,7 +149,7 @@ class Service:
         self._signals = 0
 
     async def run(self, listener: socket.socket) -> int:
-        """Serve on `listener`; the exit code."""
+        """Serve on `listener`; returns the exit code."""
         loop = asyncio.get_running_loop()
         for number in self._signals_heard:
             loop.add_signal_handler(number, self.stop)
@@ -176,7 +177,7 @@ class Service:
         return code
 
     def _companions(self) -> list[asyncio.Task[None]]:
-        """Tasks that run beside the serving: heartbeats, and keeping the trace file fresh."""
+        """Tasks beside serving: heartbeats, and flushing the trace file."""
         tasks = []
         if self.settings.hive_url:
             tasks.append(asyncio.create_task(self._beat()))
@@ -190,7 +191,7 @@ class Service:
             tracer.flush()
 
     async def _beat(self) -> None:
-        from rbee_worker.observe.heartbeat import Heartbeat  # httpx: not before the socket answers
+        from rbee_worker.observe.heartbeat import Heartbeat  # imports httpx: not before serving
 
         heart = Heartbeat(
             self.settings.hive_url,
@@ -200,7 +201,7 @@ class Service:
         await heart.run()
 
     async def _leave(self, engine: asyncio.Task[None]) -> int:
-        """Wait for what must still happen before the process may go."""
+        """Wait for what must happen before the process may exit."""
         if engine.done() and (error := engine.exception()) is not None:
             if not isinstance(error, WorkerError):
                 raise error
@@ -216,7 +217,7 @@ class Service:
         return 0
 
     def stop(self) -> None:
-        """What a signal does: drain and leave; the second time leave at once."""
+        """Handle a signal: drain and exit; the second time, exit at once."""
         self._signals += 1
         self._told_to_stop.set()
         if self._signals > 1:

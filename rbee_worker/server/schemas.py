@@ -1,7 +1,7 @@
-"""What clients send and get: the envelopes of requests and the bodies of answers, as structs.
+"""The bodies of requests (envelopes) and answers, as structs.
 
-These are the only description of the wire: bodies are checked against them, answers are encoded
-from them, and the OpenAPI document is generated from them. Job events are in `rbee_worker.wire`.
+They are the only description of the wire: bodies are checked against them, answers are encoded from
+them, and the OpenAPI document is generated from them. Job events are in `rbee_worker.wire`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class TextPart(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One turn. `developer` means system. Clients send back whole messages that they were given:
-    fields of what is not implemented may be null or empty."""
+    """One turn. `developer` means system. Clients send back whole messages that they received, so
+    fields of features that are not implemented may be null or empty."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart] | None = None  # null: only an assistant's
-    name: str | None = None  # given to the chat template, which may show it
+    content: str | list[TextPart] | None = None  # null is allowed for an assistant's only
+    name: str | None = None  # passed to the chat template, which may show it
     tool_calls: Any = None
     tool_call_id: Any = None
     function_call: Any = None
@@ -48,22 +48,6 @@ Messages = Annotated[list[Message], Meta(min_length=1, max_length=4096)]
 # ---- jobs
 
 
-class JobEnvelope(Struct, kw_only=True):
-    """Exactly one of prompt, messages, token_ids (operation infer)."""
-
-    operation: str = "infer"
-    prompt: str | None = None
-    messages: Messages | None = None
-    token_ids: list[TokenId] | None = None
-    model: Model | None = None
-    timeout_s: Seconds | None = None
-    template_args: dict[str, Any] = {}
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
-    add_special_tokens: bool | None = None
-    trace: bool = False
-
-
 class InferEnvelope(Struct, kw_only=True):
     """Exactly one of prompt, messages, token_ids."""
 
@@ -76,6 +60,13 @@ class InferEnvelope(Struct, kw_only=True):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     add_special_tokens: bool | None = None
+
+
+class JobEnvelope(InferEnvelope, kw_only=True):
+    """The same for a job; operation "infer" needs the prompt, "status" takes none."""
+
+    operation: str = "infer"
+    trace: bool = False
 
 
 class JobCreated(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -107,8 +98,8 @@ class JobState(Struct, frozen=True, kw_only=True):
     stop: StopRecord | None = None
     error: JobError | None = None
     warnings: tuple[str, ...] = ()
-    logprobs: list[ScoredToken] | UnsetType = UNSET  # where they were asked for
-    prompt_logprobs: list[ScoredToken | None] | UnsetType = UNSET  # with echo too
+    logprobs: list[ScoredToken] | UnsetType = UNSET  # if requested
+    prompt_logprobs: list[ScoredToken | None] | UnsetType = UNSET  # if requested, with echo
 
 
 class JobSummary(Struct, frozen=True, kw_only=True):
@@ -144,8 +135,8 @@ class InferResult(Struct, frozen=True, kw_only=True):
     stop: StopRecord
     sampling: dict[str, Any]
     warnings: tuple[str, ...] = ()
-    logprobs: list[ScoredToken] | UnsetType = UNSET  # where they were asked for
-    prompt_logprobs: list[ScoredToken | None] | UnsetType = UNSET  # with echo too
+    logprobs: list[ScoredToken] | UnsetType = UNSET  # if requested
+    prompt_logprobs: list[ScoredToken | None] | UnsetType = UNSET  # if requested, with echo
 
 
 # ---- text
@@ -154,7 +145,7 @@ class InferResult(Struct, frozen=True, kw_only=True):
 class TokenizeEnvelope(Struct, kw_only=True):
     text: str | None = None
     content: str | None = None  # llama.cpp's name for text
-    add_special: bool | None = None  # null: as a prompt is tokenized, one opening token
+    add_special: bool | None = None  # null: as for a prompt, one opening token
     parse_special: bool = True
 
 

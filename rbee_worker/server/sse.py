@@ -1,8 +1,8 @@
-"""Server-sent events: the one way every stream of this worker is written.
+"""Server-sent events: the only way in which this worker writes streams.
 
 `EventStream` reads job logs at its client's pace and writes what a `Rendering` makes of them.
-What waits to be sent is never copied into a queue: a client that falls behind finds the rest in
-the log. Several events that are ready together go out in one write.
+Events that wait to be sent are never copied into a queue: a client that falls behind finds the rest
+in the log. Several events that are ready together are written at once.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from rbee_worker.server.jobs import JobLog
+from rbee_worker.server.jobs import JobLog, weight
 from rbee_worker.types import Event
 
 DONE = b"data: [DONE]\n\n"
 COMMENT = b": still here\n\n"
-EVENTS = "rbee.events"  # a request's scope says so: its answer may have comments at any time
-BEAT_S = 10.0  # a comment after so long without a write, so that proxies keep the connection
-BATCH = 256  # events rendered into one write, at most: bounds what one stream holds in memory
+EVENTS = "rbee.events"  # key of a request's scope: comments may be put into its answer at any time
+BEAT_S = 10.0  # seconds without a write before a comment, which makes proxies keep the connection
+BATCH = 256  # most events in one write, which bounds the memory of one stream
+HEAVIEST = 1 << 14  # tokens, or things of their size, in one write, after which it takes no more
 
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -31,17 +32,17 @@ HEADERS = [
 
 
 def frame(data: bytes, number: int | None = None) -> bytes:
-    """One event: `data` is one line of JSON, `number` becomes the `id:` that resumes after it."""
+    """One event: `data` is one line of JSON; `number` becomes the `id:` to resume after."""
     if number is None:
         return b"data: %b\n\n" % data
     return b"id: %d\ndata: %b\n\n" % (number, data)
 
 
 class Rendering(Protocol):
-    """How one kind of client sees the events of one or several logs."""
+    """The form in which one kind of client gets the events of one or several logs."""
 
     def event(self, choice: int, place: int, event: Event) -> bytes:
-        """Frames for the event at `place` of log `choice`; b"" when it does not show."""
+        """Frames for the event at position `place` of log `choice`; b"" if it is not shown."""
 
     def done(self) -> bytes:
         """The last frames, once every log has ended."""
@@ -50,8 +51,8 @@ class Rendering(Protocol):
 class EventStream:
     """An ASGI response that follows job logs from `start` until all of them have closed.
 
-    `gone` is called when the client leaves before the end; `sent` after each write, with the time
-    it began (monotonic seconds) and the number of events in it.
+    gone: called if the client leaves before the end; sent: called after each write, with the time
+    it began (monotonic seconds) and its number of events.
     """
 
     def __init__(
@@ -125,18 +126,20 @@ class EventStream:
             beat.cancel()
 
     def _batch(self) -> tuple[int, bytes]:
-        """Frames of the events that are ready, fairly from every log: (how many, bytes)."""
+        """Frames of the events that are ready, taken fairly from all logs: (count, bytes)."""
         count = 0
         parts: list[bytes] = []
         share = max(1, BATCH // len(self._logs))
         for choice, log in enumerate(self._logs):
             place = self._places[choice]
-            ready = log.events[place : place + share]
-            for event in ready:
+            heavy = 0
+            for event in log.events[place : place + share]:
                 parts.append(self._rendering.event(choice, place, event))
                 place += 1
+                count += 1
+                if log.heavy and (heavy := heavy + weight(event)) * len(self._logs) > HEAVIEST:
+                    break
             self._places[choice] = place
-            count += len(ready)
         return count, b"".join(parts)
 
     def _at_end(self) -> bool:
@@ -155,7 +158,7 @@ class EventStream:
 class MessageStream:
     """An ASGI response of whole frames from an iterator (loading progress): few and small.
 
-    The iterator says b"" when it has nothing to say for `BEAT_S`; that becomes a comment.
+    The iterator yields b"" if it has nothing for `BEAT_S`; that becomes a comment.
     """
 
     def __init__(self, frames: AsyncIterator[bytes]) -> None:

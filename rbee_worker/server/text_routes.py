@@ -1,4 +1,4 @@
-"""POST /tokenize, /detokenize, /apply-template: the model's text side, without computing."""
+"""POST /tokenize, /detokenize, /apply-template: the model's text side, without the engine."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def tokenize(http: HttpRequest) -> Response:
         pieces = [engine.tokenizer.token_text(i) for i in ids]
         return Tokenized(tokens=list(ids), count=len(ids), pieces=pieces, warnings=warnings)
 
-    return await answered(make, len(text))
+    return await answered(make, len(text), quick=engine.tokenizer.is_quick(text))
 
 
 async def detokenize(http: HttpRequest) -> Response:

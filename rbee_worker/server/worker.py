@@ -1,7 +1,7 @@
-"""The worker behind the routes: one engine, its life, and the jobs it is given.
+"""The worker behind the routes: one engine, its life, and its jobs.
 
 Starts the engine once the socket listens, admits requests, moves their events into job logs, and
-drains. Knows nothing of HTTP and never imports torch.
+drains. No HTTP here, and no import of torch.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from rbee_worker.errors import NotReady, WorkerError
 from rbee_worker.observe.context import correlation_id
 from rbee_worker.observe.log import fields, logger
 from rbee_worker.server.auth import place_of
-from rbee_worker.server.jobs import Job, Jobs
+from rbee_worker.server.jobs import Asked, Job, Jobs
+from rbee_worker.server.observers import Observers
 from rbee_worker.server.prompts import echo, of_ids
 from rbee_worker.types import Error, Event, ModelInfo, Request, Started, Token
 
 if TYPE_CHECKING:
-    from rbee_worker.observe.metrics import WorkerMetrics
     from rbee_worker.observe.telemetry import Telemetry
     from rbee_worker.observe.trace import Tracer
     from rbee_worker.session.client import EngineClient
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 WorkerState = Literal["loading", "ready", "restarting", "draining", "failed"]
 RETRY_AFTER_S = 2
 _WATCH_S = 0.1
-_LAST_WORDS_S = 2.0  # what cancelled jobs get to say their last event
+_LAST_WORDS_S = 2.0  # seconds that cancelled jobs get to emit their last event
 
 log = logger("server")
 
 
 class StartEngine(Protocol):
-    """`EngineClient.start`, or a test's stand-in."""
+    """`EngineClient.start`, or a test's replacement."""
 
     def __call__(
         self, settings: Settings, *, on_loading: Callable[[Loading], None]
@@ -61,16 +61,15 @@ class Worker:
         self.born = time.monotonic()
         self.engine: EngineClient | None = None
         self.jobs = Jobs(keep_s=settings.keep_jobs_s, keep_n=settings.keep_jobs)
-        self.metrics: WorkerMetrics | None = None
-        self.tracer = tracer
-        self.telemetry = telemetry
+        self.beginning: dict[str, asyncio.Future[None]] = {}  # by Idempotency-Key
+        self.observers = Observers(self, tracer, telemetry)
         self.loading = Loading(stage="starting")
-        self.pages: dict[str, bytes] = {}  # descriptions of the routes, once they were asked for
+        self.pages: dict[str, bytes] = {}  # descriptions of the routes, made on first request
         self.restarts = 0  # engine processes that were lost and replaced
         self.failure: WorkerError | None = None
-        self.stopping = asyncio.Event()  # the process is about to leave: endless streams end
+        self.stopping = asyncio.Event()  # the process is about to exit: endless streams must end
         self._draining = False
-        self._errands: set[asyncio.Task[None]] = set()  # kept from being collected unfinished
+        self._errands: set[asyncio.Task[None]] = set()  # references, or tasks could be collected
         self._changed = asyncio.Event()  # replaced at every change of state or progress
 
     # ---- state
@@ -91,12 +90,12 @@ class Worker:
 
     @property
     def reason(self) -> str:
-        """One line for people on why the worker is not ready."""
+        """Why the worker is not ready, in one line."""
         if self.failure is not None:
             return str(self.failure)
         words = {
             "loading": f"the model is being loaded ({self.loading.stage})",
-            "restarting": "the engine is being restarted; running jobs go on afterwards",
+            "restarting": "the engine is being restarted; running jobs continue afterwards",
             "draining": "the worker is shutting down",
             "failed": "the engine has failed",
         }
@@ -127,12 +126,12 @@ class Worker:
         return self.engine
 
     async def run(self, start: StartEngine) -> None:
-        """Load the model and watch over the engine until it fails. Raises WorkerError."""
+        """Load the model and supervise the engine until it fails. Raises WorkerError."""
         try:
             await asyncio.to_thread(importlib.import_module, "rbee_worker.observe.metrics")
-            self.meter()  # whose library was just imported, off the loop: it answers meanwhile
+            self.observers.metrics()  # its library is imported by now, outside the event loop
             self.engine = await start(self.settings, on_loading=self._progress)
-            self.engine.observer = self.tracer
+            self.engine.observer = self.observers.tracer
             info = await self.engine.ready()
             log.info(
                 "ready", extra=fields(model=info.model, device=info.device, s=round(self.age(), 2))
@@ -157,7 +156,7 @@ class Worker:
         return time.monotonic() - self.born
 
     async def changes(self, patience_s: float) -> AsyncIterator[bool]:
-        """Yield at once, then True after each change of state or progress, False after silence."""
+        """Yield at once; then True after each change of state or progress, False after silence."""
         yield True
         while not self.stopping.is_set():
             changed = self._changed
@@ -178,30 +177,38 @@ class Worker:
     # ---- work
 
     async def submit(
-        self, requests: Sequence[Request], *, keep: bool, trace: bool = False
+        self,
+        requests: Sequence[Request],
+        *,
+        keep: bool,
+        trace: bool = False,
+        asked: Asked | None = None,
     ) -> list[Job]:
         """Admit all of `requests` or none; each job's log begins with its first event.
 
-        keep: the jobs can be found by id, also for a while after they have ended. trace: note the
-        phases of each. Raises NotReady, QueueFull, InvalidRequest.
+        keep: the jobs can be found by id, also for a while after they have ended. trace: record the
+        phases of each. asked: the key of the one job that is kept. Raises NotReady, QueueFull,
+        InvalidRequest.
         """
         jobs: list[Job] = []
         try:
             for request in requests:
                 like = jobs[len(jobs) - request.choice] if request.choice else None
-                jobs.append(await self._begin(request, keep, trace, like))
-                await asyncio.sleep(0)  # preparing many must not hold up the others' streams
+                jobs.append(await self._begin(request, keep, trace, like, asked))
+                await asyncio.sleep(0)  # preparing many must not delay the streams of others
         except BaseException as error:
             for job in jobs:
                 await self.cancel(job)
-            if self.metrics is not None and isinstance(error, WorkerError):
-                self.metrics.refused(error.code)
+            if isinstance(error, WorkerError):
+                self.observers.refused(error.code)
             raise
         return jobs
 
-    async def _begin(self, request: Request, keep: bool, trace: bool, like: Job | None) -> Job:
-        """like: the job of the same prompt that has begun already: it is not tokenized again."""
-        job = Job(request, correlation_id=correlation_id(), trace=trace)
+    async def _begin(
+        self, request: Request, keep: bool, trace: bool, like: Job | None, asked: Asked | None
+    ) -> Job:
+        """like: a started job with the same prompt, which is then not tokenized again."""
+        job = Job(request, correlation_id=correlation_id(), trace=trace, asked=asked)
         if like is not None and like.started is not None:
             request = of_ids(request, like.started.prompt_ids)
         events = self.serving().generate(request)
@@ -211,8 +218,7 @@ class Worker:
         if isinstance(first, Started) and first.sampling.params.echo:
             job.log.append(await echo(self.serving().tokenizer, job.request, first))
         self.jobs.add(job, keep=keep)
-        if self.metrics is not None:
-            self.metrics.admitted(job)
+        self.observers.admitted(job)
         job.pump = asyncio.create_task(self._pump(job, events))
         return job
 
@@ -225,8 +231,7 @@ class Worker:
                 job.log.append(event)
                 if type(event) is Token:
                     job.drawn += len(event.ids)
-                    if self.metrics is not None:
-                        self.metrics.token(job, event)
+                    self.observers.token(job, event)
         except WorkerError as error:
             code = error.code if error.code in ("VRAM_OOM", "ENGINE_LOST") else "INFERENCE_FAILED"
             last = Error(code=code, message=str(error))  # type: ignore[arg-type]
@@ -243,29 +248,13 @@ class Worker:
         finally:
             job.log.close()
             self.jobs.finish(job)
-            if self.metrics is not None:
-                self.metrics.finished(job)
-            if self.tracer is not None:
-                self.tracer.job(job)
-            if self.telemetry is not None:
-                self.telemetry.job(job)
-
-    def meter(self) -> WorkerMetrics:
-        """The metrics; made, and their library imported, no earlier than needed."""
-        if self.metrics is None:
-            from rbee_worker.observe.metrics import WorkerMetrics
-
-            self.metrics = WorkerMetrics(self)
-        return self.metrics
+            self.observers.finished(job)
 
     def sent(self, job: Job, start_s: float, events: int) -> None:
-        """A stream of `job` has written `events` events since `start_s` (monotonic)."""
+        """A stream of `job` wrote `events` events; start_s: when that began (monotonic)."""
         job.send_ms += (time.monotonic() - start_s) * 1e3
         job.sent_events += events
-        if self.metrics is not None:
-            self.metrics.sent(events)
-        if self.tracer is not None:
-            self.tracer.sent(start_s * 1e6, events)
+        self.observers.sent(start_s, events)
 
     def abandon(self, jobs: Sequence[Job]) -> None:
         """The only reader of these jobs has left: cancel them, without waiting."""
@@ -276,16 +265,16 @@ class Worker:
                 task.add_done_callback(self._errands.discard)
 
     async def cancel(self, job: Job) -> None:
-        """Ask the engine to end the job; it ends with its `end` event. Idempotent."""
+        """Ask the engine to end the job; its last event is then `end`. Idempotent."""
         if job.live and self.engine is not None:
             await self.engine.cancel(job.id, "CANCELLED")
 
-    # ---- leaving
+    # ---- the end
 
     async def drain(self, timeout_s: float) -> bool:
-        """Take no more work, let live jobs finish; True when all did within `timeout_s`.
+        """Accept no more work and let live jobs finish; True if all did within `timeout_s`.
 
-        Those left are cancelled: their streams end with an `end` event that says so.
+        The others are cancelled: their streams end with an `end` event that says so.
         """
         self._draining = True
         self._announce()
@@ -301,7 +290,7 @@ class Worker:
         return not late
 
     async def close(self) -> None:
-        """End endless streams and the engine process."""
+        """End endless streams and the engine's process."""
         self.stopping.set()
         self._announce()
         if self.engine is not None:

@@ -1,1 +1,1 @@
-"""The text side: requests in words become ids for the engine, its ids become text again."""
+"""The text side: text requests become ids for the engine, and its ids become text again."""

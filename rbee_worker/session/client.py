@@ -7,7 +7,6 @@ keeps every live request with its prompt and output apart. Never imports torch.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -15,36 +14,21 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+import msgspec
+
 from rbee_worker.config import Settings
-from rbee_worker.engine.messages import (
-    Cancel,
-    Finished,
-    Loading,
-    Output,
-    Preempted,
-    PromptScores,
-    Rescaled,
-    Scheduled,
-    Stats,
-    StepTimes,
-    Tokens,
-)
-from rbee_worker.errors import (
-    EngineLost,
-    FieldError,
-    InvalidRequest,
-    NotReady,
-    QueueFull,
-    WorkerError,
-)
-from rbee_worker.extras import usage_error
+from rbee_worker.engine.messages import Loading, Output, Stats, StepTimes, Tokens
+from rbee_worker.errors import EngineLost, ModelError, NotReady, WorkerError
+from rbee_worker.extras import explained
 from rbee_worker.observe import narration
 from rbee_worker.params import Rules
 from rbee_worker.process.host import EngineHost, ProcessHost, ThreadHost
 from rbee_worker.session.live_request import LiveRequest
+from rbee_worker.session.live_requests import CancelRule, LiveRequests
 from rbee_worker.session.observer import Observer
 from rbee_worker.session.prepare import Prepared, is_quick, prepare, rules_of
-from rbee_worker.session.startup import bring_up
+from rbee_worker.session.replacing import Replacing
+from rbee_worker.session.startup import bring_back, bring_up
 from rbee_worker.session.text import TextSide
 from rbee_worker.types import End, EosToken, Error, Event, ModelInfo, Request
 
@@ -56,9 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OfSequence = Tokens | Finished | Scheduled | Preempted | Rescaled | PromptScores
 State = Literal["loading", "ready", "restarting", "draining", "failed"]
-CancelRule = Literal["CANCELLED", "TIMEOUT", "STOP_SEQUENCE"]
 _RETRY_S = 2
 
 
@@ -80,10 +62,9 @@ class EngineClient:
         self._host = host
         self._on_loading: Callable[[Loading], None] | None = None
         self._text: TextSide | None = None
-        self._answers: dict[str, LiveRequest] = {}  # by the engine's name
-        self._requests: dict[str, LiveRequest | None] = {}  # by the caller's; None: being prepared
-        self._early: dict[str, CancelRule] = {}  # cancelled while being prepared
-        self._numbers = itertools.count(1)
+        self._live = LiveRequests(settings.max_seqs + settings.max_queue)
+        self._replacing = Replacing()
+        self._earlier: Stats | None = None  # counters of engines that were lost
         self._task: asyncio.Task[None] | None = None
         self._up = asyncio.Event()  # ready or failed
         self._closing = False
@@ -106,7 +87,7 @@ class EngineClient:
         """
         client = cls(settings, ThreadHost(load) if in_process else ProcessHost())
         client._on_loading = on_loading
-        client._task = asyncio.create_task(client._live(text), name="engine-client")
+        client._task = asyncio.create_task(client._run(text), name="engine-client")
         return client
 
     async def ready(self) -> ModelInfo:
@@ -163,33 +144,33 @@ class EngineClient:
         try:
             if request.timeout_s is not None:
                 loop = asyncio.get_running_loop()
-                timer = loop.call_later(request.timeout_s, self._cancel, request.id, "TIMEOUT")
+                timer = loop.call_later(request.timeout_s, self._live.cancel, request.id, "TIMEOUT")
             prepared = await self._prepare(request)
-            ahead = sum(not a.scheduled for a in self._answers.values())
-            answer = self._enter(request, prepared)
+            ahead = self._live.unscheduled
+            answer = self._live.enter(request, prepared, self.text)
             assert self.info is not None
             yield answer.started(self.info)
             if ahead and not answer.scheduled:
                 yield narration.queued(request.id, ahead)
             event: Event | None = None
             while not isinstance(event, End | Error):
-                event = await answer.next()
+                event = await answer.events.next()
                 yield event
         finally:
             if timer is not None:
                 timer.cancel()
-            self._leave(request, answer)
+            self._live.leave(request, answer)
 
     async def cancel(self, request_id: str, rule: CancelRule = "CANCELLED") -> None:
         """End a request; its `End` follows. One that is not live has ended: nothing happens."""
-        self._cancel(request_id, rule)
+        self._live.cancel(request_id, rule)
 
     async def close(self) -> None:
         """End everything: live requests get an Error, the engine leaves."""
         self._closing = True
         if self.state != "failed":
             self.state = "draining"
-        self._lose("the worker is shutting down.")
+        self._live.lose("the worker is shutting down.")
         await self._host.close(patient=self.info is not None)
         if self._task is not None:
             self._task.cancel()
@@ -206,12 +187,7 @@ class EngineClient:
             why = f": {self.failure.message}" if self.failure is not None else "."
             message = f"Not ready: the engine is {self.state}{why}"
             raise NotReady(self.state, message, retry_after_s=_RETRY_S)
-        if len(self._requests) >= self.settings.max_seqs + self.settings.max_queue:
-            raise QueueFull(f"{len(self._requests)} requests are running or waiting already.")
-        if request.id in self._requests:
-            message = f"a request named {request.id!r} is live"
-            raise InvalidRequest([FieldError("id", "unique", message)])
-        self._requests[request.id] = None
+        self._live.reserve(request)
 
     async def _prepare(self, request: Request) -> Prepared:
         job = partial(prepare, request, self.text, self.rules)
@@ -222,86 +198,70 @@ class EngineClient:
             raise NotReady(self.state, f"Not ready: the engine is {self.state}.")
         return prepared
 
-    def _enter(self, request: Request, prepared: Prepared) -> LiveRequest:
-        """Make the answer and hand it to the engine."""
-        answer = LiveRequest(request, f"{next(self._numbers)}/{request.id}", prepared, self.text)
-        self._requests[request.id] = answer
-        rule = self._early.pop(request.id, None)
-        if rule is not None:
-            answer.abandoned(rule)
-        else:
-            self._answers[answer.seq] = answer
-            self._host.link.send(answer.submit())
-        return answer
-
-    def _leave(self, request: Request, answer: LiveRequest | None) -> None:
-        """The caller has its last event, or wants no more."""
-        del self._requests[request.id]
-        self._early.pop(request.id, None)
-        if answer is not None and not answer.ended:
-            del self._answers[answer.seq]
-            self._host.link.send(Cancel(seq=answer.seq))
-
-    def _cancel(self, request_id: str, rule: CancelRule) -> None:
-        if request_id not in self._requests:
-            return
-        answer = self._requests[request_id]
-        if answer is None:
-            self._early[request_id] = rule
-        elif not answer.ended:
-            self._host.link.send(Cancel(seq=answer.seq, rule=rule))
-
     # ---- the engine
 
-    async def _live(self, text: Callable[[], TextSide] | None) -> None:
+    async def _run(self, text: Callable[[], TextSide] | None) -> None:
         """From start to the engine's end, whatever ends it."""
         try:
             self.info, self._text = await bring_up(self._host, self.settings, self._progress, text)
             self._bytes = self.info.weight_bytes + self.info.kv_bytes
-            if self._closing:
-                return
-            self.state = "ready"
-            self._up.set()
-            while (outputs := await self._host.link.receive()) is not None:
-                self._dispatch(outputs)
-            raise EngineLost(f"the engine is gone: {await self._host.last_words()}.")
+            while not self._closing:
+                self.state = "ready"
+                self._up.set()
+                self._live.engine_ready(self._host.link)
+                while (outputs := await self._host.link.receive()) is not None:
+                    self._dispatch(outputs)
+                lost = EngineLost(f"the engine is gone: {await self._host.last_words()}.")
+                if self._closing:
+                    raise lost
+                await self._replace(lost)
         except Exception as error:  # a mistake of ours must not leave callers waiting
-            known = error if isinstance(error, WorkerError) else usage_error(error)
+            known = explained(error)
             if known is None:
                 log.exception("the client failed")
                 known = EngineLost(f"the client failed: {type(error).__name__}: {error}")
             self._failed(known)
 
+    async def _replace(self, lost: WorkerError) -> None:
+        """Start another engine in the place of the one that is gone, as often as it takes. Raises
+        `lost`, or what keeps the model from being loaded again, when that is given up."""
+        if self.stats is not None:
+            self._earlier = self.stats
+            self.stats = msgspec.structs.replace(self.stats, waiting=0, running=0, kv_used_blocks=0)
+        while (successor := self._host.successor()) is not None:
+            pause_s = self._replacing.pause_s()
+            if pause_s is None:
+                break
+            self.state = "restarting"
+            log.error("%s Starting another engine.", lost.message)
+            self._live.engine_lost(lost.message)
+            await self._host.close(patient=False)
+            await asyncio.sleep(pause_s)
+            self._host = successor
+            self._replacing.began()
+            try:
+                self.info = await bring_back(successor, self.settings, self.text, self._progress)
+            except ModelError as error:
+                if type(error) is not ModelError:  # the model is no longer what it was
+                    raise
+                lost = error
+            else:
+                return
+        raise lost
+
     def _dispatch(self, outputs: list[Output]) -> None:
-        """One step's messages. This is the path that every token takes."""
-        now = time.monotonic()
-        matched: list[Cancel] = []
+        """One step's messages. Every token takes this path."""
+        start_us = time.monotonic() * 1e6
         for m in outputs:
             if isinstance(m, Stats):
-                self.stats = m
-                continue
-            if isinstance(m, StepTimes) and self.observer is not None:
+                self.stats = m.after(self._earlier)
+            elif isinstance(m, StepTimes) and self.observer is not None:
                 self.observer.step(m)
-            if not isinstance(m, OfSequence):
-                continue
-            answer = self._answers.get(m.seq)
-            if answer is None:
-                continue  # the caller went away
-            if isinstance(m, Tokens):
-                if answer.tokens(m):
-                    matched.append(Cancel(seq=m.seq, rule="STOP_SEQUENCE"))
-                if now >= answer.metrics_due:
-                    answer.metrics(now, self._bytes, self._kv_usage())
-            elif isinstance(m, Finished):
-                del self._answers[m.seq]
-                answer.finished(m)
-            else:
-                answer.news(m)
-        if matched:
-            self._host.link.send(*matched)
+        if self._live.dispatch(outputs, self._bytes, self._kv_usage()):
+            self._replacing.useful()
         if self.observer is not None:
             drawn = sum(len(m.ids) for m in outputs if isinstance(m, Tokens))
-            self.observer.detokenized(now * 1e6, drawn)
+            self.observer.detokenized(start_us, drawn)
 
     def _kv_usage(self) -> float:
         stats = self.stats
@@ -319,10 +279,5 @@ class EngineClient:
         else:
             self.state = "failed"
         self.failure = self.failure or error
-        self._lose(error.message)
+        self._live.lose(error.message)
         self._up.set()
-
-    def _lose(self, message: str) -> None:
-        answers, self._answers = self._answers, {}
-        for answer in answers.values():
-            answer.lost(message)

@@ -1,15 +1,12 @@
-"""`LiveRequest`, one request on the text side: ids become characters, characters become events.
+"""`LiveRequest`: one request on the text side. Ids become characters, characters become events.
 
-Ids wait until a character is complete; characters wait while they could become a stop string. What
-comes out is append-only. The consumer may be slow: token events it has not taken are one event that
-grows, so a request never holds more than its own answer.
+Ids wait until a character is complete; characters wait while they could become a stop string. The
+output is append-only. What is kept here is all that is needed to go on after an engine is lost.
 """
 
 from __future__ import annotations
 
-import asyncio
 from bisect import bisect_left
-from collections import deque
 from datetime import UTC, datetime
 
 import msgspec
@@ -24,31 +21,31 @@ from rbee_worker.engine.messages import (
     Tokens,
 )
 from rbee_worker.observe import narration
+from rbee_worker.session.event_queue import EventQueue
 from rbee_worker.session.prepare import Prepared
+from rbee_worker.session.request_clock import RequestClock
 from rbee_worker.session.stop_strings import StopMatcher
 from rbee_worker.session.text import TextSide
 from rbee_worker.types import (
     End,
     Error,
-    Event,
     Metrics,
     ModelInfo,
     Narration,
     PromptLogprobs,
     Request,
+    Rule,
     Started,
     StopRecord,
-    Token,
     TokenLogprob,
     Usage,
 )
 
 METRICS_EVERY_S = 1.0
-MOST_EVENTS = 64  # a consumer further behind gets no more narrations and metrics
 
 
 class LiveRequest:
-    """`seq` names it in the engine. `output_ids` are all ids drawn and kept so far."""
+    """seq: the request's name in the engine. output_ids: all ids drawn and kept so far."""
 
     def __init__(self, request: Request, seq: str, prepared: Prepared, text: TextSide) -> None:
         params = prepared.resolved.params
@@ -57,36 +54,41 @@ class LiveRequest:
         self.prepared = prepared
         self.output_ids: list[int] = []
         self.scheduled = False
-        self.ended = False  # the engine has nothing more to say of it
+        self.ended = False  # the engine will send nothing more about it
         self._text = text
         self._stream = text.stream(params.skip_special_tokens)
         self._matcher = StopMatcher(params.stop, armed=False) if params.stop else None
-        self._mute = set(params.stop_token_ids)  # end the answer, and are no part of its text
+        self._mute = set(params.stop_token_ids)  # ids that end the answer and are not in its text
         if params.skip_special_tokens and not params.ignore_eos:
             self._mute.update(e.id for e in text.eos)
-        # special tokens without text: a stop string may be made of them all the same
+        # special tokens without visible text, which a stop string may still contain
         self._hidden = text.tokenizer.special_ids if params.skip_special_tokens else frozenset()
         self._matched_at: int | None = None
         self._wants_logprobs = params.logprobs is not None
-        # ids whose text has not come out yet, then the token event that is being gathered
+        # ids whose text has not come out yet
         self._ids: list[int] = []
         self._logprobs: list[TokenLogprob] = []
-        self._open_text: list[str] = []
-        self._open_ids: list[int] = []
-        self._open_logprobs: list[TokenLogprob] = []
-        self._starts: list[int] = []  # of each waiting id: characters before its own
-        self._pushed = self._shown = 0  # characters; counted only where there are stop strings
-        self._sent = 0  # ids that have left in events
-        self._events: deque[Event] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-        self._drafted = self._accepted = 0  # of `output_ids`
-        self._first_s = 0.0
+        self._starts: list[int] = []  # for each waiting id: the characters before its first one
+        self._pushed = self._shown = 0  # characters; counted only if there are stop strings
+        self.events = EventQueue(logprobs=self._wants_logprobs)
+        self._scored = 0  # prompt tokens whose scores have been sent
+        self._drafted = self._accepted = 0  # tokens of `output_ids`: see `Usage`
         self.metrics_due = 0.0
+        # of the engine that has it now, and of those that were lost
+        self.submitted = False
+        self._running = False
+        self.crashes = 0  # engines lost while they ran it, since its last token
+        self._resumed = False  # not all of it was done by one engine
+        self._clock = RequestClock()
 
     def submit(self) -> Submit:
         """The message that starts it, or goes on with it in another engine."""
+        self.submitted = True
+        if self._resumed:
+            self._narrate(narration.resumed(self.request.id, len(self.output_ids)))
         resolved = self.prepared.resolved
         params = resolved.params
+        scores = params.echo and params.logprobs is not None
         return Submit(
             seq=self.seq,
             prompt_ids=self.prepared.prompt_ids,
@@ -95,11 +97,11 @@ class LiveRequest:
             choice=self.request.choice,
             eos=self._text.eos,
             exempt_ids=resolved.exempt_ids,
-            prompt_logprobs=params.echo and params.logprobs is not None,
+            prompt_logprobs=scores and self._scored < len(self.prepared.prompt_ids),
         )
 
     def started(self, model: ModelInfo) -> Started:
-        """The first event. The time is the wall clock's, in UTC."""
+        """The first event. Its time is the wall clock's, in UTC."""
         resolved = self.prepared.resolved
         return Started(
             job_id=self.request.id,
@@ -115,9 +117,10 @@ class LiveRequest:
     # ---- from the engine
 
     def tokens(self, m: Tokens) -> bool:
-        """New ids. True: a stop string is complete, the engine may stop drawing."""
+        """Take new ids. True: a stop string is complete, and the engine may stop drawing."""
         if self._matched_at is not None:
-            return False  # drawn before the engine heard of the match
+            return False  # drawn before the engine learned of the match
+        self.crashes = 0
         self._drafted, self._accepted = m.drafted, m.accepted
         for i, token_id in enumerate(m.ids):
             self.output_ids.append(token_id)
@@ -129,41 +132,48 @@ class LiveRequest:
         return False
 
     def news(self, m: PromptScores | Scheduled | Preempted | Rescaled) -> None:
-        """What happens to it besides tokens."""
+        """Take a message about the request other than its tokens."""
         if isinstance(m, PromptScores):
-            self._add(PromptLogprobs(logprobs=m.logprobs))
+            fresh = m.logprobs[max(0, self._scored - m.start) :]  # all again after a restart
+            if fresh:
+                self._scored = m.start + len(m.logprobs)
+                self.events.add(PromptLogprobs(logprobs=fresh))
         elif isinstance(m, Preempted):
+            self._clock.preemptions += 1
+            self._running = False
             self._narrate(narration.preempted(self.request.id, m.tokens))
         elif isinstance(m, Rescaled):
             self._narrate(narration.rescaled(self.request.id, m.tokens, m.past))
         else:
-            self.scheduled = True
+            self.scheduled = self._running = True
+            self._clock.scheduled(m.cached)
             self._narrate(
                 narration.prompt_scheduled(self.request.id, m.tokens, m.cached, m.waited_ms)
             )
 
     def finished(self, m: Finished) -> None:
-        """The engine has ended it: flush what is held and close with `End` or `Error`."""
+        """The engine ended the request: flush the held text and close with `End` or `Error`."""
         self.ended = True
         if m.stop.rule == "ERROR" and self._matched_at is None:
             message = m.error or "the engine failed on this request."
             oom = m.code == "VRAM_OOM"
-            self._add(Error(code="VRAM_OOM" if oom else "INFERENCE_FAILED", message=message))
+            self.events.add(Error(code="VRAM_OOM" if oom else "INFERENCE_FAILED", message=message))
             return
         tail = ""
         if self._matched_at is None:
             tail = self._filter(self._stream.flush())
         if self._matcher is not None and self._matched_at is None:
             tail += self._matcher.flush()
+        usage = self._usage() if self._resumed else m.usage
         usage = msgspec.structs.replace(
-            m.usage,
+            usage,
             output_tokens=len(self.output_ids),
             drafted_tokens=self._drafted,
             accepted_tokens=self._accepted,
         )
         if self._drafted:
             self._narrate(narration.drafted(self.request.id, self._drafted, self._accepted))
-        self._add(
+        self.events.add(
             End(
                 stop=self._record(m.stop),
                 usage=usage,
@@ -173,80 +183,53 @@ class LiveRequest:
             )
         )
 
-    def abandoned(self, rule: str) -> None:
-        """It was ended before the engine heard of it."""
-        usage = Usage(prompt_tokens=len(self.prepared.prompt_ids), cached_tokens=0, output_tokens=0)
-        record = StopRecord(rule="TIMEOUT" if rule == "TIMEOUT" else "CANCELLED", at=0)
-        self.finished(Finished(seq=self.seq, stop=record, usage=usage))
+    def end_here(self, rule: Rule) -> None:
+        """End the request while no engine has it."""
+        self._resumed = True
+        record = StopRecord(rule=rule, at=len(self.output_ids))
+        self.finished(Finished(seq=self.seq, stop=record, usage=self._usage()))
+
+    # ---- when the engine is lost
+
+    @property
+    def stopped_early(self) -> bool:
+        """A stop string is complete; only the engine's confirmation is missing."""
+        return self._matched_at is not None
+
+    def interrupted(self, why: str) -> None:
+        """The engine is gone, another will be started. Nothing that came from it is given back."""
+        self.crashes += self._running
+        self.submitted = self.scheduled = self._running = False
+        self._resumed = True
+        self._narrate(narration.engine_restarting(why))
 
     def lost(self, message: str) -> None:
-        """The engine is gone."""
+        """End the request with an error, because the engine is gone."""
         self.ended = True
-        self._add(Error(code="ENGINE_LOST", message=message))
+        self.events.add(Error(code="ENGINE_LOST", message=message))
 
     def metrics(self, now: float, vram_bytes: int, kv_usage: float) -> None:
-        """Figures, called when they are due: with the first token (no event) and every second."""
+        """Emit figures. Called when they are due: at the first token (no event), then every
+        second."""
         self.metrics_due = now + METRICS_EVERY_S
-        if not self._first_s:
-            self._first_s = now
-        elif len(self._events) < MOST_EVENTS:
-            rate = (len(self.output_ids) - 1) / (now - self._first_s)
-            self._add(Metrics(tokens_per_sec=rate, vram_bytes=vram_bytes, kv_usage=kv_usage))
+        if not self._clock.first_token_s:
+            self._clock.first_token_s = now
+        else:
+            rate = (len(self.output_ids) - 1) / (now - self._clock.first_token_s)
+            told = Metrics(tokens_per_sec=rate, vram_bytes=vram_bytes, kv_usage=kv_usage)
+            self.events.add_if_read(told)
+
+    def _usage(self) -> Usage:
+        return self._clock.usage(len(self.prepared.prompt_ids), len(self.output_ids))
 
     def _narrate(self, told: Narration) -> None:
-        if len(self._events) < MOST_EVENTS:
-            self._add(told)
-
-    # ---- to the consumer
-
-    async def next(self) -> Event:
-        """The next event, in order."""
-        while True:
-            event = self.take()
-            if event is not None:
-                return event
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-
-    def take(self) -> Event | None:
-        """The next event that is already there."""
-        if self._events:
-            return self._events.popleft()
-        return self._seal()
-
-    def _seal(self) -> Token | None:
-        """The token event gathered so far; a new one begins."""
-        if not self._open_ids:
-            return None
-        event = Token(
-            t="".join(self._open_text),
-            i=self._sent,
-            ids=tuple(self._open_ids),
-            logprobs=tuple(self._open_logprobs) if self._wants_logprobs else None,
-        )
-        self._sent += len(self._open_ids)
-        self._open_text, self._open_ids, self._open_logprobs = [], [], []
-        return event
-
-    def _add(self, event: Event) -> None:
-        token = self._seal()
-        if token is not None:
-            self._events.append(token)
-        self._events.append(event)
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self.events.add_if_read(told)
 
     # ---- text
 
     def _push(self, token_id: int) -> None:
-        """One id more. It leaves with the first event that shows a character at or after its own
-        first; an id without a character waits for the next that is shown."""
+        """Take one id. It goes into the first event that shows a character at or after the id's own
+        first character; an id without characters waits for the next character shown."""
         text = "" if token_id in self._mute else self._stream.push(token_id)
         self._ids.append(token_id)
         leaving = len(self._ids) if text else 0
@@ -260,14 +243,11 @@ class LiveRequest:
             del self._starts[:leaving]
         if not text:
             return
-        self._open_text.append(text)
-        self._open_ids += self._ids[:leaving]
-        self._open_logprobs += self._logprobs[:leaving]
+        self.events.push(text, self._ids[:leaving], self._logprobs[:leaving])
         del self._ids[:leaving], self._logprobs[:leaving]
-        self._wake()
 
     def _filter(self, text: str, *, hidden: bool = False) -> str:
-        """What may be shown now that `text` has come; hidden: of itself never."""
+        """The text that may be shown after `text` has come; hidden: `text` itself must not be."""
         matcher = self._matcher
         if matcher is None:
             return text
@@ -279,7 +259,7 @@ class LiveRequest:
         return text
 
     def _record(self, stop: StopRecord) -> StopRecord:
-        """The engine's record with what only the text side knows."""
+        """The engine's record, completed with what only the text side knows."""
         if self._matched_at is not None:
             assert self._matcher is not None
             return StopRecord(

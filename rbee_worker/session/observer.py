@@ -1,4 +1,4 @@
-"""Who wants to know how long things take: the client tells, `observe/trace.py` listens."""
+"""The interface for timing: the client reports durations to it, `observe/trace.py` records them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from rbee_worker.engine.messages import StepTimes
 
 
 class Observer(Protocol):
-    """Told of every step and of the text side's part of it."""
+    """Told of every step, and of the text side's part of it."""
 
     def step(self, times: StepTimes) -> None: ...
 
     def detokenized(self, start_us: float, tokens: int) -> None:
-        """New ids have become text since `start_us` (monotonic microseconds)."""
+        """New ids became text; start_us: when that began (monotonic microseconds)."""

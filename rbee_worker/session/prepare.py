@@ -17,12 +17,12 @@ from rbee_worker.types import ModelInfo, Request, Resolved
 if TYPE_CHECKING:
     from rbee_worker.tokenizer.core import Tokenizer
 
-INLINE_IDS = 8192  # a list of ids that is longer is checked off the event loop
+INLINE_IDS = 8192  # a longer list of ids is checked outside the event loop
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request that can be run. warnings: what the caller should know of it."""
+    """A request that can be run. warnings: what its caller should know about it."""
 
     prompt_ids: tuple[int, ...]
     resolved: Resolved
@@ -30,15 +30,15 @@ class Prepared:
 
 
 def is_quick(request: Request, text: TextSide) -> bool:
-    """May this be prepared on the event loop? Chat templates, long prompts and tokenizers with
-    patterns of their own take their time."""
+    """Whether this may be prepared on the event loop. Chat templates, long prompts and tokenizers
+    with patterns of their own take too long."""
     if request.token_ids is not None:
         return len(request.token_ids) <= INLINE_IDS
     return request.messages is None and text.tokenizer.is_quick(request.prompt or "")
 
 
 def rules_of(text: TextSide, info: ModelInfo, settings: Settings) -> Rules:
-    """What requests to this model are held to."""
+    """The rules that requests to this model must follow."""
     return Rules(
         context=info.context,
         vocab_size=info.vocab_size,
@@ -53,12 +53,12 @@ def rules_of(text: TextSide, info: ModelInfo, settings: Settings) -> Rules:
 
 def prepare(request: Request, text: TextSide, rules: Rules) -> Prepared:
     """Check, render, tokenize. Raises InvalidRequest with all faults that can be known together:
-    those of `check_request`; then those of the prompt's length."""
+    first those of `check_request`, then that of the prompt's length."""
     resolved = check_request(request, rules)
     ids, warnings = _encode(request, text)
     if not ids:
         raise InvalidRequest([FieldError("prompt", "not empty", "the prompt has no tokens")])
-    from rbee_worker.tokenizer.rows import check_rows  # loaded by now, and heavy before
+    from rbee_worker.tokenizer.rows import check_rows  # late: a heavy import
 
     check_rows(ids, text.tokenizer, rules.vocab_size, _field(request))
     params = fit(resolved, len(ids), rules.context)
@@ -67,35 +67,35 @@ def prepare(request: Request, text: TextSide, rules: Rules) -> Prepared:
 
 
 def _field(request: Request) -> str:
-    """What the prompt's ids come from."""
+    """The field that the prompt's ids come from."""
     given = ("token_ids", "messages", "prompt")
     return next(name for name in given if getattr(request, name) is not None)
 
 
 def _unseen(request: Request, text: TextSide) -> tuple[str, ...]:
-    """What the template does not show the model."""
+    """Warnings on content that the template does not show the model."""
     if request.messages is None or text.chat is None:
         return ()
     return tuple(
-        f"the chat template leaves out what messages of the role {role!r} say"
+        f"the chat template leaves out the content of {role!r} messages"
         for role in text.chat.unseen(request.messages)
     )
 
 
 def _encode(request: Request, text: TextSide) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """The prompt's ids, and what a person should know of them."""
+    """The prompt's ids, and warnings about them."""
     if request.token_ids is not None:
         return request.token_ids, ()
     if request.messages is not None:
         assert text.chat is not None
-        special = request.add_special_tokens or False  # the template has written its own
+        special = request.add_special_tokens or False  # the template has written its own tokens
         return encoded(text.tokenizer, rendered(request, text.chat), special)
     assert request.prompt is not None
     return encoded(text.tokenizer, request.prompt, request.add_special_tokens)
 
 
 def rendered(request: Request, chat: Renderer) -> str:
-    """The conversation as the model's chat template writes it."""
+    """The conversation, rendered by the model's chat template."""
     assert request.messages is not None
     if request.continue_final_message:
         return continued(chat, request.messages, request.template_args)
@@ -106,10 +106,10 @@ def rendered(request: Request, chat: Renderer) -> str:
 def encoded(
     tokenizer: Tokenizer, text: str, add_special: bool | None, parse_special: bool = True
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Ids of `text` and a warning, if there is one.
+    """The ids of `text`, and a warning if there is one.
 
-    add_special: put the model's opening token before it. None = unless the text begins with that
-    token itself, as a conversation that was rendered elsewhere does: a second one changes answers.
+    add_special: put the model's opening token before it. None means yes, unless the text itself
+    begins with that token, as a conversation rendered elsewhere does: a second one changes answers.
     """
     add = add_special is not False
     ids = tuple(tokenizer.encode(text, add_special=add, parse_special=parse_special))
@@ -117,5 +117,5 @@ def encoded(
     if add_special is not None or opening is None or ids[:2] != (opening, opening):
         return ids, ()
     name = tokenizer.token_text(opening)
-    warning = f"the prompt begins with {name} itself, so no second one is put before it"
-    return ids[1:], (f"{warning} (add_special_tokens: true puts it there)",)
+    warning = f"the prompt begins with {name} itself, so no second one is added"
+    return ids[1:], (f"{warning} (add_special_tokens: true adds it)",)

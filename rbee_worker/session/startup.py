@@ -1,5 +1,5 @@
 """From settings to an engine that serves: the engine loads the weights while the client reads the
-same checkpoint's tokenizer and template. Whatever fails first ends both."""
+same checkpoint's tokenizer and template. If one of the two fails, both end."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ async def bring_up(
     progress: Progress,
     text: Callable[[], TextSide] | None = None,
 ) -> tuple[ModelInfo, TextSide]:
-    """Start `host` and wait until engine and text side are ready. Raises WorkerError.
+    """Start `host` and wait until the engine and the text side are ready. Raises WorkerError.
 
-    The child process starts first and imports while the checkpoint is found (or fetched) here. It
-    is told the path as soon as that is known, so that both read the same files, at the same time.
-    text: stands in for the checkpoint's.
+    The child process starts first, and imports while the checkpoint is found (or downloaded) here.
+    It is given the path as soon as that is known, so that both read the same files at the same
+    time. text: replaces the checkpoint's text side.
     """
     await host.start()
     name = settings.model
@@ -65,9 +65,24 @@ async def bring_up(
             task.add_done_callback(_seen)
 
 
+async def bring_back(
+    host: EngineHost, settings: Settings, text: TextSide, progress: Progress
+) -> ModelInfo:
+    """Start `host` in the place of a lost engine and wait until it is ready, with the same files.
+
+    Raises WorkerError.
+    """
+    await host.start()
+    here = settings
+    if text.ckpt.path.exists():  # a model of random weights has no files
+        here = msgspec.structs.replace(settings, model=str(text.ckpt.path))
+    host.link.send(Configure(settings=here))
+    return _described(await _engine_ready(host, progress), text, here, settings.model)
+
+
 def _described(info: ModelInfo, text: TextSide, settings: Settings, name: str) -> ModelInfo:
-    """What the engine says of itself, with the name it was asked for and the text side's notes."""
-    from rbee_worker.tokenizer.rows import rows_note  # loaded by now, and heavy before
+    """The engine's description, with the name that the user gave and the text side's notes."""
+    from rbee_worker.tokenizer.rows import rows_note  # late: a heavy import
 
     notes = (
         *text.tokenizer.warnings,
@@ -81,13 +96,14 @@ def _described(info: ModelInfo, text: TextSide, settings: Settings, name: str) -
 
 
 def _seen(task: asyncio.Future[Any]) -> None:
-    """Two may fail, one is raised; the other's exception must not be reported as forgotten."""
+    """Mark a task's exception as seen: if two fail, one is raised and the other stays
+    unreported."""
     if not task.cancelled():
         task.exception()
 
 
 def _found(settings: Settings, loop: asyncio.AbstractEventLoop, progress: Progress) -> Path:
-    """Where the checkpoint is; fetched first where it is remote."""
+    """The path of the checkpoint, downloaded first if it is remote."""
     from rbee_worker.checkpoint.refs import resolve
 
     def fetched(_: str, done: int, total: int) -> None:
@@ -103,7 +119,7 @@ def _read(ref: str, path: Path) -> TextSide:
     from rbee_worker.models import check_architecture
 
     ckpt = open_found(ref, path)
-    check_architecture(ckpt)  # before anything is said of its tokenizer
+    check_architecture(ckpt)  # before any error about its tokenizer
     return open_text(ckpt)
 
 
@@ -123,7 +139,7 @@ async def _engine_ready(host: EngineHost, progress: Progress) -> ModelInfo:
 
 
 def _load_error(m: LoadFailed) -> WorkerError:
-    """The engine's exception again, by its code; its message is complete."""
+    """The engine's exception, restored from its code; its message is complete."""
     kinds: tuple[type[WorkerError], ...] = (
         UsageError,
         BadReference,

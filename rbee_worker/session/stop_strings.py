@@ -1,9 +1,9 @@
-"""Stop strings on streamed text: hold back exactly what could still become one, no more.
+"""Stop strings on streamed text: holds back exactly what could still become one, no more.
 
-An Aho-Corasick automaton walks the text character by character, O(1) amortised each, so the result
-does not depend on how the text is cut into pieces. The rule: the answer ends at the first character
-that completes a stop string; of several that end there the longest counts. Nothing of it, and no
-proper prefix of any stop string that could still be completed, is ever given out.
+An Aho-Corasick automaton reads the text character by character, in O(1) amortised time each, so the
+result does not depend on how the text is cut into pieces. The rule: the answer ends at the first
+character that completes a stop string; if several end there, the longest counts. No part of it, and
+no proper prefix of a stop string that could still be completed, is ever given out.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from collections.abc import Sequence
 class StopAutomaton:
     """The tables for a set of stop strings; immutable, so that requests may share it.
 
-    A node is a prefix of a stop string; `hold[node]` is the length of its longest suffix (itself
-    included) that is a proper prefix, `match[node]` the longest stop string that it ends with.
+    A node is a prefix of a stop string. `hold[node]` is the length of its longest suffix (itself
+    included) that is a proper prefix, `match[node]` the longest stop string that the node ends
+    with.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -39,7 +40,7 @@ class StopAutomaton:
             if node:
                 self.match[node] = stop
         queue = deque(self.children[0].values())
-        while queue:  # breadth first: a node's suffixes are shorter and done before it
+        while queue:  # breadth first, so that a node's suffixes, which are shorter, are done first
             node = queue.popleft()
             back = self.fail[node]
             self.hold[node] = depth[node] if self.children[node] else self.hold[back]
@@ -58,22 +59,23 @@ class StopAutomaton:
 
 
 class StopMatcher:
-    """One answer's text. `found` is the stop string that ended it, None while none has.
+    """The text of one answer. `found`: the stop string that ended it, None if none has.
 
-    While `armed` is False (min_tokens) a complete stop string is ordinary text. Hidden text, which
-    special tokens have that are not shown, completes stop strings too, and is never given out.
+    While `armed` is False (min_tokens), a complete stop string is ordinary text. Hidden text, which
+    is the text of special tokens that are not shown, also completes stop strings but is never given
+    out.
     """
 
     def __init__(self, stops: Sequence[str], *, armed: bool = True) -> None:
         self._automaton = StopAutomaton(stops)
         self._node = 0
         self._held = ""
-        self._veil = ""  # of each character in `_held`: is it hidden
+        self._veil = ""  # for each character in `_held`: whether it is hidden
         self.armed = armed
         self.found: str | None = None
 
     def push(self, text: str, *, hidden: bool = False) -> str:
-        """Take the next piece; returns what may be shown now. After a match: nothing."""
+        """Take the next piece; returns what may be shown now. After a match that is nothing."""
         if self.found is not None or not text:
             return ""
         automaton, node = self._automaton, self._node
@@ -94,7 +96,7 @@ class StopMatcher:
         return _visible(whole[:cut], veil[:cut])
 
     def flush(self) -> str:
-        """The text ends here: what was held back is no stop string after all."""
+        """The text ends here: return what was held back, which is no stop string after all."""
         held, veil = self._held, self._veil
         self._held = self._veil = ""
         self._node = 0
@@ -105,7 +107,7 @@ _SHOWN, _HIDDEN = " ", "x"
 
 
 def _visible(text: str, veil: str) -> str:
-    """The characters of `text` that `veil` does not hide."""
+    """The characters of `text` that are not hidden according to `veil`."""
     if _HIDDEN not in veil:
         return text
     return "".join(c for c, v in zip(text, veil, strict=True) if v == _SHOWN)

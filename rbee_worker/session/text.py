@@ -1,6 +1,6 @@
-"""`TextSide`: what the client knows of a model's words: tokenizer, EOS set, chat template.
+"""`TextSide`: the parts of a model that deal with text: tokenizer, EOS set, chat template.
 
-Torch-free, and read from the checkpoint while the engine process loads the weights.
+Torch-free, and read from the checkpoint while the engine's process loads the weights.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class TextStream(Protocol):
-    """Ids in, whole characters out (tokenizer.stream.Detokenizer)."""
+    """Takes ids, gives complete characters (tokenizer.stream.Detokenizer)."""
 
     def push(self, token_id: int) -> str: ...
 
@@ -27,7 +27,8 @@ class TextStream(Protocol):
 
 @dataclass(frozen=True)
 class TextSide:
-    """A model's words. `exempt_ids`: special tokens of the chat template, never penalised."""
+    """The text parts of a model. exempt_ids: special tokens of the chat template, never
+    penalised."""
 
     ckpt: Checkpoint
     tokenizer: Tokenizer
@@ -38,12 +39,12 @@ class TextSide:
 
     @property
     def generation(self) -> dict[str, Any]:
-        """The sampling defaults that the model brings."""
+        """The model's own sampling defaults."""
         return self.ckpt.generation
 
 
 def open_text(ckpt: Checkpoint) -> TextSide:
-    """Build the text side of a checkpoint. Raises ModelError's children."""
+    """Build the text side of a checkpoint. Raises subclasses of ModelError."""
     from rbee_worker.tokenizer.chat import ChatRenderer
     from rbee_worker.tokenizer.eos import eos_set, template_special_ids
     from rbee_worker.tokenizer.load import load_tokenizer
@@ -66,7 +67,7 @@ def open_text(ckpt: Checkpoint) -> TextSide:
 
 
 def wordless(ckpt: Checkpoint) -> TextSide:
-    """The text side of a model without a vocabulary: ids in, no text out, no end tokens."""
+    """The text side of a model without a vocabulary: no text in or out, no end tokens."""
     import tokenizers
 
     from rbee_worker.tokenizer.core import Tokenizer
@@ -84,7 +85,7 @@ def wordless(ckpt: Checkpoint) -> TextSide:
 
 
 class _Silent:
-    """A stream of nothing."""
+    """A stream that gives no text."""
 
     def push(self, token_id: int) -> str:
         return ""

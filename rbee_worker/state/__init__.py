@@ -1,1 +1,2 @@
-"""What a sequence keeps between steps: what layers declare, who holds which block and slot."""
+"""What a sequence keeps between steps: the layers' declarations, and who holds which block or
+slot."""

@@ -1,14 +1,15 @@
-"""The fixed groups: a slot for each sequence, and snapshots from which others can go on.
+"""Fixed groups: a slot for each sequence, and snapshots from which other sequences can continue.
 
-Recurrent state is one value that every token changes, so a prefix can be taken up only where its
-state was copied while it stood there. That is done at aligned positions (`SNAPSHOT_TOKENS`): a step
-of a sequence ends at the next one (`extend`), and before its following step its slot is copied to a
-slot of its own, the snapshot. All fixed groups of a model share slot numbers, and a copy is of all
-of them. A snapshot is known by the key of its prefix; the least recently used gives way.
+Recurrent state is one value that every token changes, so a prefix can be reused only if its state
+was copied right after its last token. Copies are made at aligned positions (`SNAPSHOT_TOKENS`): a
+step of a sequence ends at the next such position (`extend`), and before the sequence's following
+step its slot is copied to another slot, the snapshot. All fixed groups of a model share slot
+numbers, and a copy includes all of them. A snapshot is found by the key of its prefix; the least
+recently used one is overwritten first.
 
-Copies are made in the order in which `begin` returned them, before the step that it was asked for,
-and after the steps that were reserved earlier. So a snapshot may be overwritten by a later copy as
-soon as the copy that reads it is returned.
+Copies are made in the order in which `begin` returned them: before the step that `begin` was called
+for, and after the steps that were reserved earlier. So a snapshot may be overwritten by a later
+copy as soon as the copy that reads it has been returned.
 """
 
 from __future__ import annotations
@@ -20,22 +21,23 @@ from rbee_worker.state.group import PoolGroup
 from rbee_worker.state.sequence import SeqState, Snapshot
 from rbee_worker.state.specs import Fixed, StateGroup
 
-# A multiple of every block size, and of the positions at which operations cut a sequence in parts
-# (attention's spans, chunked scans), so that what follows a snapshot is computed the same.
+# A multiple of every block size, and of the positions at which operations split a sequence
+# (attention's spans, chunked scans), so that what follows a snapshot is computed identically.
 SNAPSHOT_TOKENS = 256
 
-Copy = tuple[int, int]  # state of the first slot goes to the second
+Copy = tuple[int, int]  # (from slot, to slot)
 
 
 def plan_slots(groups: Sequence[StateGroup], max_seqs: int, snapshots: int) -> int:
-    """Slots of a pool, the sink included: one a sequence and one a snapshot. 0: none needed."""
+    """The number of slots of a pool: the sink, one per sequence and one per snapshot; 0: no
+    slots."""
     return 1 + max_seqs + snapshots if any(isinstance(g.spec, Fixed) for g in groups) else 0
 
 
 class FixedGroup(PoolGroup):
-    """Slots of at most `max_seqs` sequences and at least `snapshots` snapshots.
+    """The slots of at most `max_seqs` sequences and at least `snapshots` snapshots.
 
-    A slot that no sequence uses may hold a snapshot. every: positions between two of them.
+    A slot that no sequence uses may hold a snapshot. every: the distance between two snapshots.
     """
 
     def __init__(self, max_seqs: int, snapshots: int, block_size: int, every: int) -> None:
@@ -43,13 +45,13 @@ class FixedGroup(PoolGroup):
         self.max_seqs, self.snapshots = max_seqs, snapshots
         self.block_size, self.every = block_size, every
         self.units = BlockAllocator(1 + max_seqs + snapshots)
-        self._sequences = 0  # that have a slot
+        self._sequences = 0  # sequences that have a slot
 
     def served(self, keys: Sequence[bytes]) -> list[bool]:
         return [self.units.find(key) is not None for key in keys]
 
     def adopt(self, seq: SeqState, keys: Sequence[bytes]) -> None:
-        """Take a slot if there is one, and keep the snapshot until it is copied there."""
+        """Take a slot if one is free, and keep the snapshot until it is copied into that slot."""
         if keys:
             snapshot = self.units.find(keys[-1])
             assert snapshot is not None
@@ -63,17 +65,17 @@ class FixedGroup(PoolGroup):
         return 0 if seq.slot else 1
 
     def extend(self, seq: SeqState, end: int) -> int:
-        """Up to the next snapshot, and nowhere without a slot."""
+        """Extend up to the next snapshot, or nowhere if the sequence has no slot."""
         if not seq.slot:
             return seq.planned
         return min(end, self.limit(seq)) if self.snapshots else end
 
     def limit(self, seq: SeqState) -> int:
-        """Where the sequence's next step ends at the latest."""
+        """The last position at which the sequence's next step may end."""
         return (seq.planned // self.every + 1) * self.every
 
     def begin(self, seq: SeqState) -> list[Copy]:
-        """A step from `seq.planned` on is granted: what must be copied before it."""
+        """A step from `seq.planned` on is granted: returns the copies to make before it."""
         if seq.resume:
             copy = seq.resume, seq.slot
             self.units.drop(seq.resume)
@@ -84,11 +86,11 @@ class FixedGroup(PoolGroup):
         return []
 
     def _snapshot(self, seq: SeqState) -> list[Copy]:
-        """Copy the state as it is now, unless that is known or slots are needed for sequences."""
+        """Copy the current state, unless it is known already or sequences need the slots."""
         at = seq.planned // self.block_size - 1
         known = self.units.find(seq.keys[at]) if at < len(seq.keys) else None
         if known is not None:
-            self.units.share(known)  # it has been used: others are forgotten first
+            self.units.share(known)  # counts as a use, so that others are overwritten first
             self.units.drop(known)
             return []
         if self.units.available <= max(0, self.max_seqs - self._sequences):
@@ -101,14 +103,14 @@ class FixedGroup(PoolGroup):
         """Nothing: `StatePool.widen` takes no positions that could be given back."""
 
     def publish(self, seq: SeqState, first: int, keys: Sequence[bytes]) -> None:
-        """A snapshot is good once the step before which it was taken is over."""
+        """A snapshot becomes valid when the step that it was taken before is over."""
         while seq.snapshots and seq.snapshots[0].position < seq.computed:
             position, slot = seq.snapshots.pop(0)
             self.units.publish(slot, keys[position // self.block_size - 1])
             self.units.drop(slot)
 
     def shrink(self, seq: SeqState) -> None:
-        """Nothing: state is of one size."""
+        """Nothing to do: the state has a constant size."""
 
     def drop(self, seq: SeqState) -> None:
         for unit in self.held(seq):

@@ -1,4 +1,4 @@
-"""Every state group of a model in words: its kind, and the formula of its bytes. Torch-free."""
+"""Describes every state group of a model: its kind, and the formula of its bytes. Torch-free."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from rbee_worker.state.specs import (
 class StateKind:
     """What one group keeps. kind is one of
 
-        plain      as many heads of keys and values as of queries
-        grouped    fewer heads of keys and values
+        plain      as many KV heads as query heads
+        grouped    fewer KV heads than query heads
         windowed   keys and values of the last `window` tokens only
-        latent     keys only: values are a part of them
+        latent     keys only; values are a part of them
         cross      keys and values of a source's rows, not of the sequence's tokens
-        recurrent  the same bytes at any length
+        recurrent  the same size at any length
 
-    per_token, per_sequence: bytes of all `layers`; formula: how the one that is not 0 comes about.
+    per_token, per_sequence: bytes over all `layers`; formula: of the one that is not 0.
     """
 
     kind: str
@@ -38,13 +38,13 @@ class StateKind:
     per_sequence: int
 
     def of(self, tokens: int) -> int:
-        """Bytes that one sequence of `tokens` tokens needs (cross: with a source as long)."""
+        """The bytes that one sequence of `tokens` tokens needs (cross: with a source as long)."""
         kept = tokens if self.window is None else min(tokens, self.window)
         return kept * self.per_token + self.per_sequence
 
 
 def state_kinds(groups: Sequence[StateGroup], heads: int, dtype: str) -> list[StateKind]:
-    """One for each group. heads: how many heads of queries a layer has; dtype: of the cache."""
+    """One entry for each group. heads: query heads of a layer; dtype: of the cache."""
     return [_kind(group, heads, dtype) for group in groups]
 
 

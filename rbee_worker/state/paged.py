@@ -1,4 +1,4 @@
-"""Paged groups: which blocks a sequence holds, and which of them a query still reads."""
+"""Paged groups: which blocks a sequence holds, and which of them queries still read."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from rbee_worker.state.specs import CrossKV, Fixed, PagedKV, StateGroup
 class PagedGroup(PoolGroup):
     """Keys and values of a sequence's own tokens, in blocks of `block_size` positions.
 
-    number: which of `SeqState.tables` is this group's. A group without a window is one whose
-    window never ends.
+    number: the index of this group's table in `SeqState.tables`. Without a window, all blocks stay
+    in use.
     """
 
     def __init__(self, spec: PagedKV, number: int, block_size: int, n_blocks: int) -> None:
@@ -25,11 +25,11 @@ class PagedGroup(PoolGroup):
         self.units = BlockAllocator(n_blocks)
 
     def table(self, seq: SeqState) -> Table:
-        """The sequence's blocks of this group."""
+        """This group's blocks of the sequence."""
         return seq.tables[self.number]
 
     def first(self, position: int) -> int:
-        """First block that a query at `position` (or later) reads."""
+        """The first block that a query at `position` (or later) reads."""
         if self.window is None:
             return 0
         return max(0, position - self.window + 1) // self.block_size
@@ -45,7 +45,7 @@ class PagedGroup(PoolGroup):
         return out
 
     def adopt(self, seq: SeqState, keys: Sequence[bytes]) -> None:
-        """Hold the known blocks; the sink stands for those out of the window."""
+        """Hold the known blocks; blocks outside the window are replaced with the sink."""
         first = self.first(len(keys) * self.block_size)
         table = array("i", [SINK]) * first
         for key in keys[first:]:
@@ -82,7 +82,7 @@ class PagedGroup(PoolGroup):
             self.units.publish(table[j], keys[j])
 
     def shrink(self, seq: SeqState) -> None:
-        """What a query at the last block boundary reads stays: if the sequence is preempted, it
+        """Keeps what a query at the last block boundary reads: if the sequence is preempted, it
         resumes there."""
         if self.window is None:
             return
@@ -95,7 +95,7 @@ class PagedGroup(PoolGroup):
             table[j] = SINK
 
     def drop(self, seq: SeqState) -> None:
-        """The tail first: the head of a prefix is worth more and is forgotten last."""
+        """Drop the tail first: the start of a prefix is more useful, and is overwritten last."""
         for block in reversed(self.table(seq)):
             if block != SINK:
                 self.units.drop(block)
@@ -106,9 +106,9 @@ class PagedGroup(PoolGroup):
 
 
 class CrossGroup(PagedGroup):
-    """Keys and values of a sequence's source: all of them are written before its first token.
+    """Keys and values of a sequence's source, all written before its first token is computed.
 
-    Nothing of it is shared, so a model with such a group reuses no prefixes.
+    They are never shared, so a model with such a group reuses no prefixes.
     """
 
     def served(self, keys: Sequence[bytes]) -> list[bool]:
@@ -118,7 +118,7 @@ class CrossGroup(PagedGroup):
         return -(-seq.source // self.block_size) - len(self.table(seq))
 
     def extend(self, seq: SeqState, end: int) -> int:
-        """Room for the whole source or for nothing."""
+        """Take units for the whole source, or none."""
         missing = self.needs(seq, 0)
         if missing > self.units.available:
             return seq.planned
@@ -129,11 +129,11 @@ class CrossGroup(PagedGroup):
         """Nothing: it holds no positions of the sequence's own."""
 
     def publish(self, seq: SeqState, first: int, keys: Sequence[bytes]) -> None:
-        """Nothing: no other sequence has this source."""
+        """Nothing to publish: no other sequence has this source."""
 
 
 def paged_group(spec: PagedKV, number: int, block_size: int, n_blocks: int) -> PagedGroup:
-    """The bookkeeping of a declaration."""
+    """The group that keeps the books for a declaration."""
     kind = CrossGroup if isinstance(spec, CrossKV) else PagedGroup
     return kind(spec, number, block_size, n_blocks)
 
@@ -141,10 +141,10 @@ def paged_group(spec: PagedKV, number: int, block_size: int, n_blocks: int) -> P
 def plan_blocks(
     groups: Sequence[StateGroup], *, tokens: int, block_size: int, max_seqs: int, step_tokens: int
 ) -> tuple[int, ...]:
-    """Blocks of each group (sink included; 0 for fixed groups) in a pool for `tokens` tokens.
+    """The number of blocks of each group (sink included; 0 for fixed groups) for `tokens` tokens.
 
-    A windowed group needs no more than its windows and one step for every sequence; sources are
-    taken to be as long as the sequences that read them.
+    A windowed group needs no more than every sequence's window and one step; a source is assumed to
+    be as long as the sequence that reads it.
     """
     full = -(-tokens // block_size)
     counts = []

@@ -1,16 +1,16 @@
-"""`StatePool`: the one view the scheduler has of a sequence's state, whatever the layers keep.
+"""`StatePool`: the scheduler's one view of a sequence's state, whatever its layers keep.
 
-Bookkeeping only; the memory is a backend's (`ops.backend.StateMemory`) and is indexed by what
-stands here. A model has one or more state groups (full attention, sliding windows, recurrent
-state); each answers for itself and a promise counts only if every group can keep it.
+This is bookkeeping only. The memory belongs to a backend (`ops.backend.StateMemory`) and is indexed
+by the numbers kept here. A model has one or more state groups (full attention, sliding windows,
+recurrent state). A promise to a sequence counts only if every group can keep it.
 
     attach   find the longest prefix that is already computed, and hold it
-    reserve  room for the next n positions (may grant fewer)
-    widen    room for more positions of the step just reserved
-    copies   what must be copied in the memory before that step      ... the step runs ...
-    commit   these positions are computed: now others may reuse them (drafted ones that were wrong
-             are given up: they will be planned again)
-    release  give everything back; blocks of a step still running return when it is committed
+    reserve  take space for the next n positions (may grant fewer)
+    widen    take space for more positions of the step that was just reserved
+    copies   the copies to make in the memory before that step       ... the step runs ...
+    commit   these positions are computed, so others may now reuse them (except for rejected drafts:
+             their positions will be planned again)
+    release  give everything back; blocks of a running step return when it is committed
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["Copy", "PoolUsage", "SeqState", "StatePool"]
 
 @dataclass(frozen=True, slots=True)
 class PoolUsage:
-    """Blocks over all paged groups. share: the fullest group's used part, 0..1."""
+    """Blocks over all paged groups. share: the used fraction of the fullest group, 0..1."""
 
     used: int
     cached: int
@@ -55,13 +55,13 @@ class StatePool:
         snapshot_tokens: int = SNAPSHOT_TOKENS,
         salt: bytes = b"",
     ) -> None:
-        """`tokens`: what the pool holds in all; `step_tokens`: the longest step of a sequence;
-        `snapshots`: of recurrent state, at multiples of `snapshot_tokens`; a model with such state
-        reuses no prefixes without them."""
+        """tokens: what the pool holds; step_tokens: the longest step of a sequence; snapshots: of
+        recurrent state, at multiples of `snapshot_tokens`. Without snapshots, a model with
+        recurrent state reuses no prefixes."""
         self.groups = tuple(groups)
         self.block_size = block_size
         self.step_tokens = step_tokens
-        self.longest = -(-tokens // block_size) * block_size  # tokens of the longest sequence
+        self.longest = -(-tokens // block_size) * block_size  # the longest sequence, in tokens
         self.n_blocks = plan_blocks(
             groups,
             tokens=tokens,
@@ -82,22 +82,23 @@ class StatePool:
         self._fixed: list[FixedGroup] = []
         if self.n_slots:
             self._fixed.append(FixedGroup(max_seqs, snapshots, block_size, snapshot_tokens))
-        # first those that shorten a step, so that the others take no more than it needs
+        # groups that shorten a step come first, so that the others take no more than it needs
         self._all: list[PoolGroup] = [*self._fixed, *self._paged]
         self._live: set[SeqState] = set()
         self._copies: list[Copy] = []
 
     def new(self, tokens: list[int], salt: bytes = b"", source: int = 0) -> SeqState:
-        """State of a sequence that holds nothing yet. Only equal salts share a prefix.
+        """The state of a sequence that holds nothing yet. Sequences share prefixes only if their
+        salts are equal.
 
-        source: rows of an encoder that it will read.
+        source: rows of an encoder that the sequence will read.
         """
         return SeqState(tokens, salt, source)
 
     def reusable(self, seq: SeqState, limit: int | None = None) -> int:
-        """Length of the longest prefix that every group can go on from, at most `limit` tokens.
+        """The length of the longest prefix that every group can continue from, at most `limit`.
 
-        A multiple of the block size, and always short of the last token: its logits are wanted.
+        A multiple of the block size, and always before the last token, whose logits are needed.
         """
         if not self.prefix_cache:
             return 0
@@ -110,7 +111,7 @@ class StatePool:
         return best * self.block_size
 
     def attach(self, seq: SeqState, limit: int | None = None) -> int:
-        """Start a sequence: hold its longest reusable prefix. Returns the tokens it spares."""
+        """Start a sequence: hold its longest reusable prefix. Returns the tokens that it saves."""
         assert seq not in self._live
         assert seq.planned == 0
         reused = self.reusable(seq, limit)
@@ -123,9 +124,9 @@ class StatePool:
         return reused
 
     def admits(self, seq: SeqState, others: Iterable[SeqState]) -> bool:
-        """Is there room for all of an attached sequence besides what `others` still have to take?
+        """Whether all of an attached sequence fits beside what `others` have yet to take.
 
-        Admitting on less would only preempt it again soon.
+        A sequence that is admitted with less would soon be preempted again.
         """
         everyone = [seq, *others]
         return all(
@@ -134,16 +135,17 @@ class StatePool:
         )
 
     def most(self, seq: SeqState, n: int) -> int:
-        """How many of n more positions one step may have, whatever room there is."""
+        """The most positions, up to n, that one step may have if there is enough space."""
         for group in self._fixed:
             if group.snapshots:
                 n = min(n, group.limit(seq) - seq.planned)
         return n
 
     def reserve(self, seq: SeqState, n: int) -> int:
-        """Room for up to n more positions; plans them and returns how many. 0: nothing is left.
+        """Take space for up to n more positions, plan them and return how many. 0: no space is
+        left.
 
-        What must be copied before that step is added to `copies`.
+        Copies that must be made before that step are added to `copies`.
         """
         assert seq in self._live
         assert not seq.released
@@ -173,14 +175,15 @@ class StatePool:
         return granted
 
     def copies(self) -> list[Copy]:
-        """(source slot, target slot) of the fixed groups, to be done in this order before the step
-        that was reserved since the last call."""
+        """(from slot, to slot) in the fixed groups, to be copied in this order before the step that
+        was reserved since the last call."""
         copies, self._copies = self._copies, []
         return copies
 
     def commit(self, seq: SeqState, n: int, rejected: int = 0) -> None:
-        """The step that was granted n positions is over, and its last `rejected` ones were computed
-        for other tokens than the sequence has. Of a released sequence nothing is kept."""
+        """The step that was granted n positions is over. rejected: how many of the last ones were
+        computed for tokens that the sequence did not get. A released sequence keeps nothing of
+        it."""
         assert seq in self._live
         assert seq.in_flight > 0
         seq.in_flight -= 1
@@ -213,7 +216,7 @@ class StatePool:
             self._drop(seq)
 
     def usage(self) -> PoolUsage:
-        """Blocks held, cached and in all."""
+        """The numbers of held, cached and all blocks."""
         used = [g.units.used for g in self._paged]
         total = [g.units.n_blocks - 1 for g in self._paged]
         cached = sum(g.units.cached for g in self._paged)
@@ -228,7 +231,7 @@ class StatePool:
             assert 0 <= seq.computed <= seq.planned
 
     def _keys(self, seq: SeqState, n: int) -> list[bytes]:
-        """Keys of the first n full blocks, computed once for each sequence."""
+        """The keys of the first n full blocks, computed once per sequence."""
         keys, size = seq.keys, self.block_size
         while len(keys) < n:
             j = len(keys)

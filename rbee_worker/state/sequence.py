@@ -1,4 +1,4 @@
-"""`SeqState`: what one sequence holds of a `StatePool`, and how far it is computed."""
+"""`SeqState`: what one sequence holds in a `StatePool`, and how far it is computed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Table: TypeAlias = "array[int]"
 
 
 class Snapshot(NamedTuple):
-    """Recurrent state of a sequence after its first `position` tokens, copied to `slot`."""
+    """The recurrent state of a sequence after its first `position` tokens, in slot `slot`."""
 
     position: int
     slot: int
@@ -20,12 +20,12 @@ class Snapshot(NamedTuple):
 class SeqState:
     """What one sequence holds. `computed` <= `planned` <= len(tokens) + tokens not yet known.
 
-    tokens: prompt, then output; shared with the engine, which appends. salt: what else its state
+    tokens: prompt, then output; shared with the engine, which appends. salt: what else the state
     depends on; only sequences with equal salts share a prefix. source: rows of the encoder that its
-    cross-attention reads. tables: for each paged group the block of positions j*block_size .. at
-    index j, the sink where it is not held (out of the window); 32-bit integers, copied into a batch
-    as they are. slot: this sequence's place in the fixed groups, 0 = none. resume: the snapshot to
-    be copied to `slot` before its first step, 0 = none; snapshots: those that are being taken.
+    cross-attention reads. tables: one per paged group; index j has the block of the positions from
+    j*block_size on, or the sink if that block is not held (outside the window); 32-bit integers,
+    copied into a batch unchanged. slot: the sequence's slot in the fixed groups, 0 = none. resume:
+    the snapshot to copy to `slot` before the first step, 0 = none; snapshots: those being taken.
     """
 
     tokens: list[int]
@@ -37,10 +37,10 @@ class SeqState:
     slot: int = 0
     resume: int = 0
     snapshots: list[Snapshot] = field(default_factory=list)
-    keys: list[bytes] = field(default_factory=list)  # of its full blocks, as far as asked for
-    in_flight: int = 0  # steps that were reserved and not yet committed
+    keys: list[bytes] = field(default_factory=list)  # of its first full blocks, made on demand
+    in_flight: int = 0  # steps that are reserved but not yet committed
     released: bool = False
 
     def renewed(self) -> SeqState:
-        """The same tokens with nothing held and nothing computed."""
+        """A sequence with the same tokens that holds nothing and has nothing computed."""
         return SeqState(self.tokens, self.salt, self.source, keys=self.keys)

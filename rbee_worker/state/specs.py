@@ -1,4 +1,4 @@
-"""What a stateful layer declares that it keeps, and how equal declarations form groups.
+"""The state that a layer declares, and how equal declarations form groups.
 
 Torch-free: the scheduler and the memory plan read these.
 """
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from math import prod
 
 ELEMENT_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i8": 1, "f8": 1}
-SCALE_BYTES = {"i8": 4}  # with each head's key or value
+SCALE_BYTES = {"i8": 4}  # for each head's key or value
 
 
 def row_bytes(dtype: str, dim: int) -> int:
-    """Bytes of one head's key (or value) of `dim` numbers as a cache of `dtype` keeps it."""
+    """The bytes of one head's key (or value) of `dim` numbers in a cache of `dtype`."""
     return dim * ELEMENT_BYTES[dtype] + (SCALE_BYTES.get(dtype, 0) if dim else 0)
 
 
@@ -22,7 +22,7 @@ class PagedKV:
     """Per token: a key [heads, k_dim] and a value [heads, v_dim].
 
     v_dim == 0: no value is stored; values are the first columns of the key (latent attention).
-    window: only the last `window` positions are ever read (None = all of them).
+    window: only the last `window` positions are read (None = all of them).
     """
 
     heads: int
@@ -31,7 +31,7 @@ class PagedKV:
     window: int | None = None
 
     def bytes_per_token(self, dtype: str) -> int:
-        """Bytes that one layer keeps for one token, scales of a quantized cache included."""
+        """The bytes that one layer keeps for one token, including a quantized cache's scales."""
         return self.heads * (row_bytes(dtype, self.k_dim) + row_bytes(dtype, self.v_dim))
 
 
@@ -39,8 +39,9 @@ class PagedKV:
 class CrossKV(PagedKV):
     """Keys and values of a sequence's source (the rows of an encoder), not of its own tokens.
 
-    They are written once, before the sequence's first token is computed, and as many as the source
-    is long: `SeqState.source` rows, `PagedState.lens` in a batch. Bytes are for each source row.
+    They are written once, before the sequence's first token is computed, and there are as many as
+    the source has rows: `SeqState.source`, or `PagedState.lens` in a batch. Bytes are per source
+    row.
     """
 
     def __post_init__(self) -> None:
@@ -51,7 +52,7 @@ class CrossKV(PagedKV):
 class Fixed:
     """Per sequence: tensors whose size does not depend on its length (recurrent layers).
 
-    shapes: (name, shape) of each tensor; a layer's operations ask for one by its name.
+    shapes: (name, shape) of each tensor; a layer's operations refer to a tensor by its name.
     """
 
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
@@ -62,7 +63,7 @@ class Fixed:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that one layer keeps for one sequence."""
+        """The bytes that one layer keeps for one sequence."""
         return sum(prod(shape) for _, shape in self.shapes) * ELEMENT_BYTES[self.dtype]
 
 
@@ -71,7 +72,7 @@ StateSpec = PagedKV | Fixed
 
 @dataclass(frozen=True)
 class StateRef:
-    """Where one layer's state lies: which group, and which layer inside it."""
+    """The location of one layer's state: the group, and the layer's number inside it."""
 
     group: int
     layer: int
@@ -79,20 +80,20 @@ class StateRef:
 
 @dataclass(frozen=True)
 class StateGroup:
-    """Layers that keep the same kind of state and so share one block table, or one slot."""
+    """Layers that keep the same kind of state and therefore share one block table, or one slot."""
 
     spec: StateSpec
     layers: int
 
 
 class StateBook:
-    """Collects what layers declare while a model is built, and hands out their places."""
+    """Collects the layers' declarations while a model is built, and assigns locations."""
 
     def __init__(self) -> None:
         self._layers: dict[StateSpec, int] = {}
 
     def add(self, spec: StateSpec) -> StateRef:
-        """The place of the next layer that keeps `spec`."""
+        """The location of the next layer that keeps `spec`."""
         layer = self._layers.get(spec, 0)
         self._layers[spec] = layer + 1
         return StateRef(list(self._layers).index(spec), layer)
@@ -104,7 +105,7 @@ class StateBook:
 
 
 def group_bytes_per_block(group: StateGroup, block_size: int, dtype: str) -> int:
-    """Bytes of one block of a paged group over all its layers; 0 for a fixed group."""
+    """The bytes of one block of a paged group over all its layers; 0 for a fixed group."""
     spec = group.spec
     if isinstance(spec, Fixed):
         return 0
@@ -112,7 +113,7 @@ def group_bytes_per_block(group: StateGroup, block_size: int, dtype: str) -> int
 
 
 def group_bytes_per_slot(group: StateGroup) -> int:
-    """Bytes that a fixed group keeps for one sequence over all its layers; 0 for a paged group."""
+    """The bytes a fixed group keeps for one sequence over all its layers; 0 for a paged group."""
     spec = group.spec
     if isinstance(spec, PagedKV):
         return 0

@@ -1,1 +1,1 @@
-"""Text and ids: tokenizers, chat templates, end tokens, streaming text. Torch-free."""
+"""Text and ids: tokenizers, chat templates, end tokens, streamed text. Torch-free."""

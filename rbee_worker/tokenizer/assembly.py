@@ -1,4 +1,4 @@
-"""A backend on its way to a `Tokenizer`: the tokens that the files beside it add and name."""
+"""Builds a `Tokenizer` from a backend and the tokens that the files beside it add and name."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from rbee_worker.tokenizer.source import TokenizerSource
 from rbee_worker.tokenizer.templates import Templates
 from rbee_worker.tokenizer.words import MAX_ID, Words
 
-# Classes whose add_bos_token and add_eos_token count although the tokenizer.json's post-processor
-# adds nothing (DeepSeek's files). With any other class the post-processor alone decides.
+# Classes whose add_bos_token and add_eos_token apply even if the tokenizer.json's post-processor
+# adds nothing (DeepSeek's files). For any other class the post-processor alone decides.
 _CONFIG_ADDS = frozenset(
     {
         "LlamaTokenizer",
@@ -37,14 +37,14 @@ _Affixes = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def affix(token: int | None, wanted: Any) -> tuple[int, ...]:
-    """One id to put before or after a text, or none."""
+    """The tuple of one id to put before or after a text, or of none."""
     return (token,) if wanted and token is not None else ()
 
 
 class Assembly:
     """Adds the tokens of `words` to `backend`; `finish` makes the tokenizer.
 
-    Raises CheckpointError where the files contradict each other.
+    Raises CheckpointError if the files contradict each other.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Assembly:
         *,
         defaults: bool = False,
     ) -> None:
-        """defaults: tokens that the tokenizer's class names count as well."""
+        """defaults: whether the defaults of the tokenizer's class apply too."""
         self.ckpt = ckpt
         self.words = words
         self.templates = templates
@@ -68,7 +68,7 @@ class Assembly:
         self.backend = self._assembled(backend, named)
 
     def _named_tokens(self, row: TokenizerClass) -> dict[str, AddedToken]:
-        """Tokens with names, those of the class where the files are silent."""
+        """Tokens with names; where the files give none, those of the class."""
         said = self.words.named
         silent = {
             name: AddedToken(text, special=True, normalized=False)
@@ -81,10 +81,10 @@ class Assembly:
     def _assembled(
         self, backend: tokenizers.Tokenizer, named: list[AddedToken]
     ) -> tokenizers.Tokenizer:
-        """`backend` with every listed token at the id that its file gives, then `named` ones.
+        """`backend` with every listed token at its id in the file, then the `named` tokens.
 
-        All are added in one call and in this order, as transformers does: the library gives ids to
-        those that are nowhere yet one after the other.
+        All are added in one call and in this order, as in transformers: the library assigns
+        consecutive ids to tokens that it does not know yet.
         """
         listed, missing = self._listed(backend)
         added = backend.get_added_tokens_decoder()
@@ -97,7 +97,7 @@ class Assembly:
         for token in (*listed, *unseen.values()):
             token.special = token.special or token.content in self.special
         backend.add_tokens([*listed, *unseen.values()])
-        # Others are special from now on, and keep how they treat the blanks around them.
+        # Others become special here, but keep their treatment of adjacent spaces.
         marked = [there[text] for text in self.special if text in there]
         for token in marked:
             token.special = True
@@ -114,9 +114,9 @@ class Assembly:
     def _listed(
         self, backend: tokenizers.Tokenizer
     ) -> tuple[list[AddedToken], dict[int, AddedToken]]:
-        """Tokens that are to be added, in the order of their ids, and those of them that the
-        vocabulary lacks. One that it has is added too: from then on it is found before text is
-        split."""
+        """The tokens to add, in the order of their ids, and those of them that the vocabulary
+        lacks. A token that the vocabulary has is added too, because added tokens are found before
+        text is split."""
         added = {t.content for t in backend.get_added_tokens_decoder().values()}
         listed: list[AddedToken] = []
         missing: dict[int, AddedToken] = {}
@@ -125,8 +125,8 @@ class Assembly:
             found = backend.token_to_id(token.content)
             if found is None and (other := backend.id_to_token(i)) is not None:
                 raise CheckpointError(
-                    f"{self.words.origin} gives id {i} to {token.content[:60]!r}, the vocabulary "
-                    f"gives it to {other[:60]!r}.",
+                    f"{self.words.origin} gives id {i} to {token.content[:60]!r}, but the "
+                    f"vocabulary gives it to {other[:60]!r}.",
                     fix=_AGREE,
                 )
             if found is None:
@@ -136,16 +136,16 @@ class Assembly:
                 listed.append(token)
         if moved:
             self.warnings.append(
-                f"{self.words.origin} places {moved} tokens at ids the vocabulary does not give: "
-                "those of the vocabulary count"
+                f"{self.words.origin} places {moved} tokens at other ids than the vocabulary: "
+                "the vocabulary's ids apply"
             )
         return listed, missing
 
     def _with_gaps(
         self, backend: tokenizers.Tokenizer, missing: Mapping[int, AddedToken]
     ) -> tokenizers.Tokenizer:
-        """Tokens beyond a gap become entries of the model's own vocabulary, which may have gaps.
-        That of a unigram model may not."""
+        """Make tokens beyond a gap in the ids entries of the model's own vocabulary, which may have
+        gaps. A unigram model's may not."""
         made = json.loads(backend.to_str())
         vocab = made["model"]["vocab"]
         if isinstance(vocab, dict):
@@ -154,7 +154,7 @@ class Assembly:
         return backend
 
     def named(self, name: str, default: int | None = None) -> int | None:
-        """The id of "bos_token" or the like: the files of names, `default`, config.json."""
+        """The id of "bos_token" or the like, from the files, `default` or config.json."""
         token = self.words.named.get(name)
         found = None if token is None else self.backend.token_to_id(token.content)
         if found is not None:
@@ -176,7 +176,7 @@ class Assembly:
         affixes: _Affixes | None = None,
         bounded: Bounded | None = None,
     ) -> Tokenizer:
-        """The tokenizer. bos, eos: ids where no file names the tokens."""
+        """The tokenizer. bos, eos: ids to use if no file names the tokens."""
         vocab = self.backend.get_vocab()
         last = max(vocab.values(), default=-1)
         if last > MAX_ID:
@@ -212,7 +212,7 @@ class Assembly:
         )
 
     def _template_tokens(self, decoding: Decoding) -> dict[str, str]:
-        """Names that a chat template knows, as transformers defines them."""
+        """Names that chat templates know, as transformers defines them."""
         row = class_of(self._class, byte_level=decoding.alphabet is not None)
         return {name: token.content for name, token in self._named_tokens(row).items()}
 

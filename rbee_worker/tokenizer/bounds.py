@@ -1,10 +1,10 @@
-"""Bounds on a tokenizer.json, held before the library that reads it gets it.
+"""Limits on a tokenizer.json, checked before the library that reads it gets it.
 
-A file of a few hundred bytes can ask for gigabytes: a vocabulary id of a billion, a normalizer
-whose steps each make ten characters of one, a regular expression whose time doubles with every
-character. Sizes are bounded here. What lengthens text is measured step by step before a long text
-is encoded, and a tokenizer with patterns that no published one has is marked: such patterns may
-take long, so the event loop does not wait for them.
+A file of a few hundred bytes can ask for gigabytes: a vocabulary id of a billion, a normalizer in
+which each step turns one character into ten, a regular expression whose time doubles with every
+character. Sizes are limited here. Steps that lengthen text are measured one by one before a long
+text is encoded. A tokenizer with patterns that no published one has is marked as slow, so the event
+loop does not wait for it.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from rbee_worker.tokenizer.words import MAX_ID
 MAX_FILE_BYTES = 96 << 20  # Gemma 3's, the largest published, has 33 MB
 MAX_ADDED = 1 << 17
 MAX_TOKEN_CHARS = 1 << 12
-MAX_STEPS = 64  # of a normalizer
-MAX_GROWTH = 256  # characters that one step makes of one, at most
-MAX_NORMALIZED = 1 << 20  # characters that a normalizer may make of a text
-MAX_OWN = 16 << 20  # .. of its own added tokens, at most
-USUAL_GROWTH = 1 << 10  # characters that published normalizers could make of one, all steps
+MAX_STEPS = 64  # most steps of a normalizer
+MAX_GROWTH = 256  # most characters that one step makes from one
+MAX_NORMALIZED = 1 << 20  # most characters that a normalizer may make from a text
+MAX_OWN = 16 << 20  # .. from its own added tokens
+USUAL_GROWTH = 1 << 10  # most characters that all steps of published normalizers make from one
 MAX_AFFIXES = 1 << 10  # ids that a post-processor puts around a text
 
 _AGAIN = "download tokenizer.json again, from a source you trust"
-# Characters that Unicode's own forms make of one, at most (U+FDFA).
+# Most characters that Unicode's normalization forms make from one (U+FDFA).
 _UNICODE = 18
 _PUBLISHED = frozenset(
     step.arg for row in PRE_TOKENIZERS.values() for step in row.steps if step.kind == "split"
@@ -53,12 +53,12 @@ _KINDS: Mapping[str, int] = {
 
 @dataclass(frozen=True)
 class Growth:
-    """The steps of a normalizer, each with the most characters that it makes of one."""
+    """The steps of a normalizer, each with the most characters that it makes from one."""
 
     steps: tuple[tuple[Mapping[str, Any], int], ...] = ()
 
     def check(self, text: str) -> None:
-        """Raise InvalidRequest where the normalizer makes far too much of `text`."""
+        """Raise InvalidRequest if the normalizer makes `text` far too long."""
         if len(text) * prod(factor for _, factor in self.steps) <= MAX_NORMALIZED:
             return
         limit = max(MAX_NORMALIZED, 2 * len(text))
@@ -67,15 +67,16 @@ class Growth:
 
 
 def _grown(step: normalizers.Normalizer, factor: int, text: str, limit: int) -> str:
-    """What one step makes of `text`, piece by piece, so that no piece becomes longer than `limit`;
-    what pieces lose at their ends does not matter to lengths. Raises InvalidRequest beyond it."""
+    """The text after one step, computed in pieces that stay within `limit`. The ends of pieces may
+    differ from those of the whole text, which does not matter for lengths. Raises InvalidRequest
+    beyond `limit`."""
     size = max(limit // factor, 1)
     pieces, length = [], 0
     for at in range(0, len(text), size):
         piece = step.normalize_str(text[at : at + size])
         length += len(piece)
         if length > limit:
-            message = "the model's tokenizer makes too long a text of it"
+            message = "the model's tokenizer makes this text too long"
             allowed = f"at most {MAX_NORMALIZED} characters once normalized"
             raise InvalidRequest([FieldError("prompt", allowed, message)])
         pieces.append(piece)
@@ -84,16 +85,16 @@ def _grown(step: normalizers.Normalizer, factor: int, text: str, limit: int) -> 
 
 @dataclass(frozen=True)
 class Bounded:
-    """growth: of its normalizer. slow: encoding may take long even for a short text."""
+    """growth: of the normalizer. slow: whether encoding may take long even for a short text."""
 
     growth: Growth
     slow: bool
 
 
 def check_tokenizer(made: Mapping[str, Any]) -> Bounded:
-    """Hold every size of a parsed tokenizer.json against its bound. Raises CheckpointError.
+    """Check every size in a parsed tokenizer.json against its limit. Raises CheckpointError.
 
-    Types are the library's to check: what has another one than expected is left to it.
+    The library checks types; a value of another type than expected is left to it.
     """
     _check_vocabulary(made)
     _check_affixes(made.get("post_processor"))
@@ -103,7 +104,7 @@ def check_tokenizer(made: Mapping[str, Any]) -> Bounded:
         raise _beyond(f"its normalizer has {len(flat)} steps")
     factors = [_factor(step) for step in flat]
     if (largest := max(factors, default=1)) > MAX_GROWTH:
-        raise _beyond(f"its normalizer makes {largest} characters of one")
+        raise _beyond(f"its normalizer makes {largest} characters from one")
     _check_added(made, factors)
     patterns = {*_patterns(made.get("normalizer")), *_patterns(made.get("pre_tokenizer"))}
     growth = Growth(tuple(zip(flat, factors, strict=True)))
@@ -111,8 +112,8 @@ def check_tokenizer(made: Mapping[str, Any]) -> Bounded:
 
 
 def _check_marks(model: Any) -> None:
-    """Raise UnsupportedModel for pieces that say where in a word they stand: no decoder here knows
-    them, and the library panics where a piece is shorter than its mark."""
+    """Raise UnsupportedModel for pieces that mark their position in a word: no decoder here knows
+    such marks, and the library panics if a piece is shorter than its mark."""
     for key in ("continuing_subword_prefix", "end_of_word_suffix"):
         if isinstance(model, dict) and model.get("type") in ("BPE", None) and model.get(key):
             raise UnsupportedModel(
@@ -138,14 +139,14 @@ def _check_added(made: Mapping[str, Any], factors: list[int]) -> None:
         raise _beyond(f"it adds {len(added)} tokens")
     if (longest := max(map(len, texts), default=0)) > MAX_TOKEN_CHARS:
         raise _beyond(f"it adds a token of {longest} characters")
-    # The library normalizes those that ask for it when it reads the file.
+    # The library normalizes tokens with `normalized` when it reads the file.
     normalized = [
         t["content"]
         for t in added
         if isinstance(t, dict) and t.get("normalized") and _is_text(t.get("content"))
     ]
     if sum(map(len, normalized)) * prod(factors) > MAX_OWN:
-        raise _beyond("its normalizer makes too long a text of its own added tokens")
+        raise _beyond("its normalizer makes its own added tokens too long")
 
 
 def _check_affixes(processor: Any) -> None:
@@ -161,7 +162,7 @@ def _check_affixes(processor: Any) -> None:
 
 
 def _flat(component: Any, inner: str) -> Iterator[Mapping[str, Any]]:
-    """The steps of a component, those of sequences in sequences too."""
+    """The steps of a component, including those of nested sequences."""
     left = [component]
     while left:
         step = left.pop()
@@ -175,7 +176,7 @@ def _flat(component: Any, inner: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _factor(step: Mapping[str, Any]) -> int:
-    """Characters that a step of a normalizer makes of one, at most."""
+    """The most characters that a normalizer step makes from one."""
     kind = step.get("type")
     if kind == "Prepend":
         return 1 + len(str(step.get("prepend", "")))
@@ -191,15 +192,15 @@ def _factor(step: Mapping[str, Any]) -> int:
 
 
 def _charsmap(step: Mapping[str, Any]) -> bytes:
-    """The map of a Precompiled step, walked by no one before it is checked."""
+    """The map of a Precompiled step, checked before anything walks it."""
     try:
         return check_charsmap(base64.b64decode(step.get("precompiled_charsmap") or ""))
     except (ValueError, TypeError):
-        return b""  # the library says what is wrong
+        return b""  # the library reports what is wrong
 
 
 def _patterns(component: Any) -> Iterator[str]:
-    """Every regular expression below a component, line breaks spelled as escapes."""
+    """Every regular expression below a component, with line breaks spelled as escapes."""
     left = [component]
     while left:
         value = left.pop()
@@ -212,7 +213,7 @@ def _patterns(component: Any) -> Iterator[str]:
 
 
 def _alone(step: Mapping[str, Any]) -> normalizers.Normalizer:
-    """One step of a normalizer, made by the library as it would make it in its place."""
+    """One step of a normalizer, made by the library exactly as in its place."""
     shell = json.loads(tokenizers.Tokenizer(tokenizers.models.BPE()).to_str())
     backend = tokenizers.Tokenizer.from_str(json.dumps({**shell, "normalizer": step}))
     alone: normalizers.Normalizer = backend.normalizer
@@ -228,4 +229,4 @@ def _is_list(value: Any) -> bool:
 
 
 def _beyond(what: str) -> CheckpointError:
-    return CheckpointError(f"tokenizer.json is beyond all bounds: {what}.", fix=_AGAIN)
+    return CheckpointError(f"tokenizer.json exceeds a limit: {what}.", fix=_AGAIN)

@@ -1,9 +1,10 @@
 """SentencePiece's compiled character map, checked before a library walks it.
 
 Layout (SentencePiece, normalizer.cc; Darts-clone for the units): the size in bytes of an array of
-32-bit units, the units of a double-array trie, then replacement texts, each ended by a zero byte.
-A walk goes from unit i, whose top bit is clear, to `i ^ offset(unit)`: where bit 8 of the unit is
-set, a replacement's place stands there; the walk goes on to one of the 256 units around.
+32-bit units, the units of a double-array trie, then the replacement texts, each with a zero byte at
+its end. A walk goes from unit i, whose top bit is clear, to `i ^ offset(unit)`. If bit 8 of the
+unit is set, that unit has the position of a replacement. The walk continues at one of the 256 units
+around it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _LEAF = np.uint32(1 << 31)
 
 
 def check_charsmap(data: bytes) -> bytes:
-    """`data`, when no walk through it can leave it. Raises CheckpointError otherwise."""
+    """`data` itself, if no walk through it can leave it. Raises CheckpointError otherwise."""
     if not data:
         return data
     size = int.from_bytes(data[:4], "little")
@@ -43,7 +44,7 @@ def check_charsmap(data: bytes) -> bytes:
 
 
 def longest_replacement(data: bytes) -> int:
-    """Characters that a checked map puts in the place of one, at most."""
+    """The most characters that a checked map puts in place of one."""
     if not data:
         return 1
     texts = data[4 + int.from_bytes(data[:4], "little") :]

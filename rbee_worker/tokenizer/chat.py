@@ -1,8 +1,8 @@
 """Chat templates: messages in, the model's prompt text out.
 
-Rendering happens in a child process with limits (`render_child`), started when first needed and
-used again; a template that exceeds a limit costs that process and nothing else. This module knows
-nothing of tokens: encode the result without adding specials, the template has written them.
+Rendering happens in a child process with limits (`render_child`), which is started when it is first
+needed and then reused. A template that exceeds a limit costs only that process. This module knows
+no tokens: encode the result without adding special tokens, because the template has written them.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from rbee_worker.tokenizer.messages import Form, Message, Render, checked, find_
 from rbee_worker.tokenizer.render_process import RenderProcess
 
 _RESERVED = ("messages", "add_generation_prompt", "tools", "documents")
-# Errors of which a template that makes one for a word makes one for everything.
+# Errors that a template raises for every message if it raises them for a single word.
 _HOPELESS = ("time", "memory", "output", "syntax")
 _USUAL = ("system", "user", "assistant", "tool")
-_MOST_ROLES = 32  # whose form is remembered: callers may invent roles
+_MOST_ROLES = 32  # roles whose form is remembered: callers may invent roles
 
 
 class ChatRenderer:
-    """One template. Threads may share it; renderings wait for each other.
+    """One template. Threads may share it; renderings run one at a time.
 
-    cpu_s, wall_s: seconds one rendering may take; memory: bytes of address space of the process;
-    most_chars: longest result. special_tokens: more names for the template ("unk_token", ..).
+    cpu_s, wall_s: seconds that one rendering may take; memory: bytes of address space of the
+    process; most_chars: longest result. special_tokens: more names for the template ("unk_token",
+    ..).
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class ChatRenderer:
         self._limits = (str(cpu_s), str(memory), str(most_chars))
         self._lock = threading.Lock()
         self._child: RenderProcess | None = None
-        self._forms: dict[str, Form] = {}  # by role, found when it first occurs
+        self._forms: dict[str, Form] = {}  # by role, found when the role first occurs
 
     def render(
         self,
@@ -64,9 +65,9 @@ class ChatRenderer:
     ) -> str:
         """The prompt for `messages`. Content is a string or a list of text parts.
 
-        Raises InvalidRequest for messages that cannot be rendered (the template's own message
-        where it gives one) or that take too much, CheckpointError for a template that is broken
-        or tries what the sandbox forbids.
+        Raises InvalidRequest for messages that cannot be rendered (with the template's own message
+        if it gives one) or that take too much, CheckpointError for a template that is broken or
+        tries something that the sandbox forbids.
         """
         taken = [name for name in template_args if name in _RESERVED or name in self._tokens]
         if taken:
@@ -90,7 +91,7 @@ class ChatRenderer:
         return _raise(answer["error"], answer["message"])
 
     def unseen(self, messages: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-        """Roles in messages that were rendered whose text the template leaves out."""
+        """Roles among the rendered messages whose text the template leaves out."""
         roles = dict.fromkeys(message.role for message in checked(messages))
         return tuple(r for r in roles if r in self._forms and not self._forms[r].shown)
 
@@ -102,14 +103,14 @@ class ChatRenderer:
         **template_args: Any,
     ) -> str:
         """`render` without blocking the event loop."""
-        import asyncio  # whoever awaits has it already; others start 0.1 s sooner
+        import asyncio  # imported late: callers of this have it, others start 0.1 s sooner
 
         return await asyncio.to_thread(
             self.render, messages, add_generation_prompt=add_generation_prompt, **template_args
         )
 
     def close(self) -> None:
-        """End the child process. Rendering again starts another."""
+        """End the child process. The next rendering starts another."""
         with self._lock:
             self._end()
 
@@ -120,19 +121,19 @@ class ChatRenderer:
         self.close()
 
     def _form(self, role: str, template_args: Mapping[str, Any]) -> Form:
-        """How the template reads messages of `role`. Raises as `render` does for a template that
-        cannot even render a word."""
+        """How the template reads messages of `role`. Raises as `render` does if the template cannot
+        render even a single word."""
         if role in self._forms:
             return self._forms[role]
         form = find_form(role, self._probe({}))
-        if form is None:  # it may need arguments; what those do holds for this request alone
+        if form is None:  # it may need arguments; a form found with them is not remembered
             return find_form(role, self._probe(template_args)) or Form()
         if role in _USUAL or len(self._forms) < _MOST_ROLES:
             self._forms[role] = form
         return form
 
     def _probe(self, template_args: Mapping[str, Any]) -> Render:
-        """Renders messages of our own: None where the template refuses them."""
+        """A function that renders test messages: None if the template refuses them."""
 
         def render(messages: list[Message]) -> str | None:
             given = {"messages": messages, "add_generation_prompt": True}
@@ -173,7 +174,7 @@ class ChatRenderer:
 
 
 def _json(value: Any) -> str:
-    """Raises InvalidRequest for what JSON does not have."""
+    """`value` as JSON. Raises InvalidRequest if JSON cannot represent it."""
     try:
         return json.dumps(value)
     except (TypeError, ValueError, RecursionError) as e:
@@ -197,10 +198,10 @@ def _raise(kind: str, message: str) -> NoReturn:
         )
     said = {
         "raised": message,
-        "undefined": f"the chat template misses something in these messages ({message})",
+        "undefined": f"the chat template needs something that these messages lack ({message})",
         "time": f"the chat template takes {message} for these messages",
         "memory": "the chat template needs too much memory for these messages",
-        "output": "the chat template makes too long a prompt of these messages",
+        "output": "the chat template makes too long a prompt from these messages",
         "other": f"the chat template fails on these messages ({message})",
     }
     raise _refused("messages", "chat template", said[kind])

@@ -1,6 +1,7 @@
-"""What transformers' tokenizer classes assume where a checkpoint's files are silent: data only.
+"""What transformers' tokenizer classes assume if a checkpoint's files do not say. Data only.
 
-Values are the defaults of the classes' constructors; `tests/tokenizer/test_files.py` compares them.
+The values are the defaults of the classes' constructors; `tests/tokenizer/test_files.py` compares
+them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# Names that every tokenizer may give a token, in the order in which missing ones get ids.
+# The names that any tokenizer may give to tokens, in the order in which missing ones get ids.
 NAMES = (
     "bos_token",
     "eos_token",
@@ -23,8 +24,8 @@ NAMES = (
 
 @dataclass(frozen=True)
 class TokenizerClass:
-    """tokens: by name, unless the files say otherwise. pre: the row of `PRE_TOKENIZERS` by which
-    text is split where the vocabulary comes as vocab.json and merges.txt; "" where it never does.
+    """tokens: by name, unless the files say otherwise. pre: the row of `PRE_TOKENIZERS` that splits
+    text if the vocabulary is in vocab.json and merges.txt; "" if it never is.
     """
 
     tokens: Mapping[str, str] = field(default_factory=dict)
@@ -69,7 +70,7 @@ CLASSES: Mapping[str, TokenizerClass] = {
     ),
 }
 
-# The class of a checkpoint that names none.
+# The class for a checkpoint that names none.
 _BY_MODEL_TYPE: Mapping[str, str] = {
     **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "qwen3_moe"), "Qwen2Tokenizer"),
     **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), "GemmaTokenizer"),
@@ -80,7 +81,7 @@ _BY_MODEL_TYPE: Mapping[str, str] = {
 
 
 def class_name(tokenizer_config: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """The tokenizer class that the files of a checkpoint name or mean, without "Fast"."""
+    """The tokenizer class that a checkpoint's files name or imply, without "Fast"."""
     named = tokenizer_config.get("tokenizer_class")
     if not isinstance(named, str):
         named = config.get("tokenizer_class")
@@ -90,7 +91,7 @@ def class_name(tokenizer_config: Mapping[str, Any], config: Mapping[str, Any]) -
 
 
 def class_of(name: str, *, byte_level: bool) -> TokenizerClass:
-    """The row of a class. Llama's is another one where the vocabulary is byte-level: then the
+    """The row of a class. Llama's is replaced if the vocabulary is byte-level: then the
     tokenizer.json alone decides."""
     if name == "LlamaTokenizer" and byte_level:
         return TokenizerClass()

@@ -1,7 +1,7 @@
-"""A conversation whose last message is left open, so that the model goes on with it.
+"""A conversation whose last message is left open, so that the model continues it.
 
 The rule is that of transformers' `continue_final_message`: the template renders the message as if
-it were whole, and everything after its content is cut off.
+it were complete, and everything after its content is cut off.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from rbee_worker.errors import FieldError, InvalidRequest
 
-_MARK = "\ue000 the answer goes on here \ue001"  # private-use characters: no text has them
-_SPACE = " "  # after the mark: shows whether the template trims what it is given
+_MARK = "\ue000 the answer goes on here \ue001"  # private-use characters, which no text has
+_SPACE = " "  # after the mark: shows whether the template trims the content
 
 
 class Renderer(Protocol):
@@ -30,8 +30,8 @@ class Renderer(Protocol):
 def continued(
     chat: Renderer, messages: Sequence[Mapping[str, Any]], args: Mapping[str, Any]
 ) -> str:
-    """The prompt for `messages` up to the end of the last one's content, trimmed where the template
-    trims. Raises InvalidRequest where the template leaves that content out."""
+    """The prompt for `messages` up to the end of the last one's content, trimmed if the template
+    trims. Raises InvalidRequest if the template leaves that content out."""
     *before, last = messages
     marked = {**last, "content": _marked(last.get("content"))}
     text = chat.render([*before, marked], add_generation_prompt=False, **args)
@@ -45,7 +45,7 @@ def continued(
 
 
 def _marked(content: Any) -> Any:
-    """`content` with the mark at its end; of parts, at the end of the last one."""
+    """`content` with the mark at its end; for parts, at the end of the last part."""
     if isinstance(content, list | tuple) and content:
         *parts, last = content
         return [*parts, {**last, "text": f"{last.get('text', '')}{_MARK}{_SPACE}"}]

@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import tokenizers
 
 from rbee_worker.errors import FieldError, InferenceFailed, InvalidRequest
 from rbee_worker.tokenizer.bounds import Bounded, Growth
 from rbee_worker.tokenizer.pieces import Decoding, Utf8Stream
+from rbee_worker.tokenizer.unheard import unheard
 
 QUICK_CHARS = 2000  # a longer text takes more than a fraction of a millisecond to encode
+# Beyond it published patterns reach a limit of the library too: Llama 3's, in a run of blanks.
+PANICKING_CHARS = 1 << 20
 
 
 def is_library_failure(error: BaseException) -> bool:
-    """Whether the `tokenizers` library raised `error`: bare Exception, or a panic of its Rust code,
-    which derives from BaseException and would else end an event loop."""
+    """Whether the `tokenizers` library raised `error`: a bare Exception, or a panic of its Rust
+    code, which derives from BaseException and would otherwise end an event loop."""
     return type(error) is Exception or type(error).__name__ == "PanicException"
 
 
 class Tokenizer:
     """One vocabulary with its splitting and decoding rules. Threads may share it.
 
-    bos_id: the token that opens a sequence, None where there is none.
-    spelled: pieces that decoding spells otherwise, by id.
-    affixes: ids that `add_special` puts before and after the text; None = as the tokenizer.json's
-    own post-processor says.
-    chat_templates: by name; `chat_template` is the one to use. template_tokens: text of the tokens
-    that a template knows by name. unread: files of the checkpoint that were left aside, and why.
+    bos_id: the token that opens a sequence, None if there is none.
+    spelled: by id, pieces that decode to another text than the vocabulary's.
+    affixes: ids that `add_special` puts before and after the text; None: those of the
+    tokenizer.json's own post-processor.
+    chat_templates: by name; `chat_template` is the one to use. template_tokens: texts of the tokens
+    that a template knows by name. unread: files of the checkpoint that are not used, and why.
     """
 
     def __init__(
@@ -48,7 +52,7 @@ class Tokenizer:
         bounded: Bounded | None = None,
         warnings: tuple[str, ...] = (),
     ) -> None:
-        backend.no_truncation()  # a prompt is never cut short silently
+        backend.no_truncation()  # a prompt is never truncated silently
         backend.no_padding()
         self._backend = backend
         self._plain: tokenizers.Tokenizer | None = None
@@ -79,16 +83,16 @@ class Tokenizer:
 
     @property
     def bos_token(self) -> str:
-        """Text of the opening token, '' where there is none; chat templates write it."""
+        """Text of the opening token, '' if there is none; chat templates write it."""
         return "" if self.bos_id is None else self.token_text(self.bos_id)
 
     @property
     def eos_token(self) -> str:
-        """Text of the tokenizer's own end token, '' where there is none."""
+        """Text of the tokenizer's own end token, '' if there is none."""
         return "" if self.eos_id is None else self.token_text(self.eos_id)
 
     def is_quick(self, text: str) -> bool:
-        """May an event loop wait until `text` is encoded?"""
+        """Whether an event loop may wait until `text` is encoded."""
         return len(text) <= QUICK_CHARS and not self._slow
 
     def encode(
@@ -96,11 +100,11 @@ class Tokenizer:
     ) -> list[int]:
         """Ids of `text`.
 
-        add_special: put the model's opening and closing tokens around it (a rendered chat template
-        has written its own: pass False). parse_special: special tokens spelled out in the text
-        become their ids; False = they are plain text.
+        add_special: put the model's opening and closing tokens around it (pass False for a rendered
+        chat template, which has written its own). parse_special: special tokens spelled out in the
+        text become their ids; False: they are plain text.
         Raises InvalidRequest for text that is not Unicode (lone surrogates) or that the tokenizer
-        makes far too long a text of, InferenceFailed where the tokenizer itself fails.
+        makes far too long, InferenceFailed if the tokenizer itself fails.
         """
         backend = self._backend if parse_special else self._literal()
         own = add_special and self._affixes is None
@@ -108,8 +112,10 @@ class Tokenizer:
             self._growth.check(text)
             if self.is_quick(text):
                 ids: list[int] = backend.encode(text, add_special_tokens=own).ids
-            else:  # in a batch, the library lets Python's other threads run
-                ids = backend.encode_batch_fast([text], add_special_tokens=own)[0].ids
+            else:  # in a batch call, the library lets Python's other threads run
+                call = partial(backend.encode_batch_fast, [text], add_special_tokens=own)
+                panics = self._slow or len(text) > PANICKING_CHARS
+                ids = (unheard(call) if panics else call())[0].ids
         except (UnicodeEncodeError, TypeError) as e:
             raise InvalidRequest(
                 [FieldError("prompt", "unicode", "text has a lone surrogate, not Unicode text")]
@@ -124,7 +130,7 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-        """Text of `ids`; ids without a token give nothing; broken UTF-8 gives U+FFFD."""
+        """Text of `ids`. Ids without a token give no text; broken UTF-8 gives U+FFFD."""
         skipped = self.special_ids if skip_special else frozenset()
         kept = [i for i in ids if i not in skipped and self.has(i)]
         data = b"".join(
@@ -138,20 +144,20 @@ class Tokenizer:
         return text
 
     def has(self, token_id: int) -> bool:
-        """Whether a token has this id (a model's head may have more rows than there are)."""
+        """Whether a token has this id (a model's head may have more rows than tokens)."""
         return 0 <= token_id < self.vocab_size and self._pieces[token_id] is not None
 
     def token_id(self, piece: str) -> int | None:
-        """The id of a piece as the vocabulary writes it."""
+        """The id of a piece, spelled as in the vocabulary."""
         found: int | None = self._backend.token_to_id(piece)
         return found
 
     def token_text(self, token_id: int) -> str:
-        """The piece as the vocabulary writes it, for reports; '' where there is none."""
+        """The piece as spelled in the vocabulary, for reports; '' if there is none."""
         return (self._pieces[token_id] or "") if self.has(token_id) else ""
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes the token stands for inside a text; b'' where there is none."""
+        """The bytes that the token stands for inside a text; b'' if there is none."""
         if not self.has(token_id):
             return b""
         data = self._bytes[token_id]
@@ -161,25 +167,36 @@ class Tokenizer:
         return data
 
     def joined_bytes(self, token_id: int) -> bytes:
-        """`token_bytes` after another token: with the joiner, where the decoder has one."""
+        """`token_bytes` after another token: with the joiner, if the decoder has one."""
         data = self.token_bytes(token_id)
         return self.decoding.joiner + data if self.decoding.joiner and self.has(token_id) else data
 
     def opening_bytes(self, token_id: int) -> bytes | None:
-        """The bytes of the token that opens a text; None for an id without a token."""
+        """The bytes of the token at the start of a text; None for an id without a token."""
         if not self.has(token_id):
             return None
         return self.decoding.token_bytes(self._spelling(token_id), first=True)
 
     def _spelling(self, token_id: int) -> str:
-        """What decoding goes by: an added token that is normalized has its normalized form."""
+        """The spelling used for decoding: an added token that is normalized has its normalized
+        form."""
         return self._spelled.get(token_id) or self._pieces[token_id] or ""
 
     def _literal(self) -> tokenizers.Tokenizer:
-        """A second backend that reads special tokens as text; made when first asked for."""
+        """A second backend that reads special tokens as text; made on first use.
+
+        It shares the vocabulary: reading that again would hold every thread for a second.
+        """
         with self._lock:
             if self._plain is None:
-                plain = tokenizers.Tokenizer.from_str(self._backend.to_str())
+                own = self._backend
+                plain = tokenizers.Tokenizer(own.model)
+                plain.normalizer = own.normalizer  # before tokens, which some of them go through
+                plain.pre_tokenizer = own.pre_tokenizer
+                plain.post_processor = own.post_processor
+                plain.decoder = own.decoder
+                added = own.get_added_tokens_decoder()
+                plain.add_tokens([added[i] for i in sorted(added)])
                 plain.encode_special_tokens = True
                 self._plain = plain
             return self._plain

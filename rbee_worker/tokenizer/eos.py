@@ -1,4 +1,5 @@
-"""Which ids end a sequence, and who says so: the union of every source, never one of them."""
+"""Which ids end a sequence, and which file says so: the union of all sources, never a single
+one."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from rbee_worker.types import EosToken
 
 _GGUF_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 _GGUF_LISTS = ("eos_token_ids", "eog_token_ids")
-VOCABULARY = "vocabulary"  # origin of an id found by its text
+VOCABULARY = "vocabulary"  # origin of an id that is found by its text
 
 
 def eos_set(ckpt: TokenizerSource, tokenizer: Tokenizer) -> tuple[EosToken, ...]:
@@ -40,7 +41,7 @@ def eos_set(ckpt: TokenizerSource, tokenizer: Tokenizer) -> tuple[EosToken, ...]
 
 
 def template_special_ids(template: str | None, tokenizer: Tokenizer) -> frozenset[int]:
-    """Special tokens spelled out in a chat template, and those it writes as variables."""
+    """Special tokens that a chat template spells out or writes as variables."""
     if not template:
         return frozenset()
     used = [text for name, text in tokenizer.template_tokens.items() if name in template]
@@ -51,7 +52,7 @@ def template_special_ids(template: str | None, tokenizer: Tokenizer) -> frozense
 
 
 def _configured(ckpt: TokenizerSource) -> Iterator[tuple[int, str]]:
-    # A GGUF file's config is made from its metadata: its ids are named by the keys they come from.
+    # A GGUF file's config comes from its metadata: its ids are reported under the metadata's keys.
     if ckpt.gguf is None:
         for name, source in (
             ("config.json", ckpt.config),
@@ -78,7 +79,7 @@ def _by_text(ckpt: TokenizerSource, tokenizer: Tokenizer) -> Iterator[tuple[int,
 
 
 def _ids(value: Any, where: str) -> list[int]:
-    """An id, a list of ids, or nothing."""
+    """The ids in a value that is an id, a list of ids, or nothing."""
     if value is None:
         return []
     listed = value if isinstance(value, list | tuple) else [value]

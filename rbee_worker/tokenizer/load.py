@@ -29,10 +29,10 @@ _JSON, _VOCAB, _MERGES = "tokenizer.json", "vocab.json", "merges.txt"
 
 
 def load_tokenizer(ckpt: TokenizerSource) -> Tokenizer:
-    """The checkpoint's tokenizer. A tokenizer.json comes before the other sources.
+    """The checkpoint's tokenizer. tokenizer.json is preferred to the other sources.
 
-    Raises CheckpointError where there is none or it is damaged, UnsupportedModel where it is of a
-    kind this worker does not have.
+    Raises CheckpointError if there is none or it is damaged, UnsupportedModel if it is of a kind
+    that this worker does not support.
     """
     if ckpt.gguf is not None:
         return tokenizer_from_gguf(ckpt.gguf.metadata)
@@ -97,7 +97,7 @@ def _from_sentencepiece(ckpt: TokenizerSource, path: Path) -> Tokenizer:
     assembly = _assembly(ckpt, backend)
     bos = assembly.named("bos_token", model.bos_id)
     eos = assembly.named("eos_token", model.eos_id)
-    # BPE models (Llama's kind) open with BOS, unigram ones (T5's kind) close with EOS, unless
+    # BPE models (Llama's kind) start with BOS, unigram ones (T5's kind) end with EOS, unless
     # tokenizer_config.json says otherwise.
     opens = assembly.words.config.get("add_bos_token")
     closes = assembly.words.config.get("add_eos_token")
@@ -109,7 +109,7 @@ def _from_sentencepiece(ckpt: TokenizerSource, path: Path) -> Tokenizer:
 
 
 def _from_vocab_and_merges(ckpt: TokenizerSource) -> Tokenizer:
-    """Byte-level BPE as GPT-2's files have it; how text is split depends on the class."""
+    """Byte-level BPE from GPT-2's kind of files; the class determines how text is split."""
     name = class_name(ckpt.tokenizer_config, ckpt.config)
     row = CLASSES.get(name)
     if row is None or not row.pre:
@@ -131,8 +131,7 @@ def _from_vocab_and_merges(ckpt: TokenizerSource) -> Tokenizer:
         if not (is_library_failure(e) or isinstance(e, TypeError | ValueError | OverflowError)):
             raise
         raise CheckpointError(
-            f"{ckpt.ref}: {_VOCAB} and {_MERGES} do not fit each other "
-            f"({' '.join(str(e).split())[:80]}).",
+            f"{ckpt.ref}: {_VOCAB} and {_MERGES} do not match ({' '.join(str(e).split())[:80]}).",
             fix="download both files again",
         ) from None
     prefix = ckpt.tokenizer_config.get("add_prefix_space") is True

@@ -1,9 +1,9 @@
-"""The messages of a conversation, checked, and in the form in which a chat template reads them.
+"""The messages of a conversation, checked and brought into the form that a chat template reads.
 
-Most templates write a message's content as a string; some go through its parts
-(`{% for part in message.content %}`), and a string has none that they would find: the text would
-vanish without a word. Which form a template wants is found by rendering a word nobody writes, both
-ways, once for each role.
+Most templates write a message's content as a string; some loop over its parts
+(`{% for part in message.content %}`) and would find none in a string, so the text would silently
+vanish. Which form a template wants is found by rendering a word that nobody writes in both forms,
+once per role.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rbee_worker.errors import FieldError, InvalidRequest
 SENTINEL = "Zq7Vx2"
 _ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _ROLES = {"developer": "system"}
-_KEY = re.compile(r"""['"]type['"]""")  # of a part that is written out as it is, not read
+_KEY = re.compile(r"""['"]type['"]""")  # occurs if a part is written out as it is, not read
 
 Message = dict[str, Any]
 Render = Callable[[list[Message]], str | None]
@@ -26,7 +26,8 @@ Render = Callable[[list[Message]], str | None]
 
 @dataclass(frozen=True)
 class Form:
-    """How a template reads the content of messages of one role. shown: does it show it at all."""
+    """How a template reads the content of messages of one role. shown: whether it shows it at
+    all."""
 
     text: bool = True
     parts: bool = False
@@ -42,9 +43,9 @@ class Checked:
     content: str | tuple[str, ...]
 
     def formed(self, form: Form) -> Message:
-        """The message as a template of that form reads it; a string stays one where it can.
+        """The message in the form that the template reads; a string stays a string if it can.
 
-        Where the template reads no parts, they become lines of one string.
+        If the template reads no parts, they become the lines of one string.
         """
         content: Any = self.content
         if isinstance(content, str) and not form.text:
@@ -55,9 +56,9 @@ class Checked:
 
 
 def checked(messages: Sequence[Mapping[str, Any]]) -> list[Checked]:
-    """Messages with a role and text; the role `developer` is `system`.
+    """Messages with a role and text; the role `developer` becomes `system`.
 
-    Raises InvalidRequest that lists every message that cannot be used.
+    Raises InvalidRequest, which lists every message that cannot be used.
     """
     errors: list[FieldError] = []
     found: list[Checked] = []
@@ -101,12 +102,12 @@ def _content(value: Any, field: str, errors: list[FieldError]) -> str | tuple[st
 
 
 def find_form(role: str, render: Render) -> Form | None:
-    """The form in which a template reads messages of `role`; None where it refuses them all.
+    """The form in which a template reads messages of `role`; None if it refuses them all.
 
-    render: the prompt for messages, None where the template refuses them.
+    render: gives the prompt for messages, None if the template refuses them.
     """
     rendered = False
-    for parts in (False, True):  # how the messages around it are written
+    for parts in (False, True):  # the form of the messages around it
         for conversation in _conversations(role):
             around = [_message(r, "x", parts=parts) for r in conversation]
             at = len(conversation) - 1 - conversation[::-1].index(role)
@@ -122,15 +123,15 @@ def find_form(role: str, render: Render) -> Form | None:
 
 
 def _form(as_text: str, as_parts: str) -> Form:
-    """From a prompt with the sentinel as a string, and one with it as a part."""
+    """The form, from a prompt with the sentinel as a string and one with it as a part."""
     text = SENTINEL.lower() in as_text.lower()
-    written = len(_KEY.findall(as_parts)) > len(_KEY.findall(as_text))  # the list itself
+    written = len(_KEY.findall(as_parts)) > len(_KEY.findall(as_text))  # it wrote the list itself
     parts = SENTINEL.lower() in as_parts.lower() and not written
     return Form(text=text or not parts, parts=parts, shown=text or parts)
 
 
 def _conversations(role: str) -> list[list[str]]:
-    """Roles of short conversations in which templates allow a message of `role`."""
+    """Roles of short conversations in which templates accept a message of `role`."""
     if role == "user":
         return [["user"], ["system", "user"]]
     if role == "system":

@@ -1,8 +1,8 @@
-"""From a vocabulary entry to the bytes it stands for: what decoding adds up.
+"""From a vocabulary entry to the bytes it stands for, which decoding concatenates.
 
-Decoding is the concatenation of token bytes plus at most two rules at the start of a sequence, so
-that a stream can do it token by token. This module knows the decoders of `tokenizer.json` that
-have this form; one that has not is refused by name.
+Decoding is the concatenation of token bytes plus at most two rules at the start of a sequence, so a
+stream can do it token by token. This module knows the decoders of `tokenizer.json` that have this
+form; any other is refused by name.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from rbee_worker.errors import UnsupportedModel
 META = "\u2581"  # ▁, SentencePiece's mark for a space
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 REPLACEMENT = "\ufffd"
-# Where a step of a decoder stands: pieces one by one, then joined, then the whole text.
+# The stages of a decoder's steps: on single pieces, then joined, then on the whole text.
 _ORDER = {"Replace": 0, "Metaspace": 0, "ByteLevel": 0, "ByteFallback": 1, "Fuse": 2, "Strip": 3}
 
 
 def byte_alphabet() -> dict[str, int]:
-    """GPT-2's printable stand-ins: character -> byte. Visible Latin-1 stands for itself, the other
-    68 bytes, in order, for U+0100 onwards."""
+    """GPT-2's printable stand-ins: character -> byte. Visible Latin-1 characters stand for
+    themselves; the other 68 bytes, in order, have the characters from U+0100 on."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = sorted(set(range(256)) - set(visible))
     return {
@@ -34,19 +34,20 @@ def byte_alphabet() -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How pieces become text. Defaults: pieces are the text itself."""
+    """How pieces become text. By default, pieces are the text itself."""
 
     alphabet: dict[str, int] | None = None  # byte-level: each character is one byte
     meta_is_space: bool = False  # ▁ stands for a space
     byte_fallback: bool = False  # <0xAB> stands for one byte
-    strip_left: int = 0  # that many spaces are dropped from the start of the text
-    first_drops_meta: bool = False  # the first token loses its ▁ altogether
+    strip_left: int = 0  # spaces to drop from the start of the text
+    first_drops_meta: bool = False  # the first token loses its ▁
     joiner: bytes = b""  # between tokens
 
     def token_bytes(self, piece: str, *, first: bool = False) -> bytes:
-        """The bytes of one piece; `first` = it opens the sequence."""
+        """The bytes of one piece; first: whether it opens the sequence."""
         if self.alphabet is not None:
-            # A piece with one foreign character (an added token) stands for its own text.
+            # A piece with a character outside the alphabet (an added token) stands for its own
+            # text.
             mapped = [self.alphabet.get(c, -1) for c in piece]
             return piece.encode() if -1 in mapped else bytes(mapped)
         if self.byte_fallback and (m := _BYTE_PIECE.fullmatch(piece)):
@@ -69,7 +70,7 @@ def decoding_of(decoder: dict[str, Any] | None) -> Decoding:
     for step in steps:
         kind = step["type"]
         place = _ORDER.get(kind, -1)
-        if place <= last:  # unknown, or where it would do something else
+        if place <= last:  # unknown, or in a place where it would mean something else
             raise _unsupported(kind)
         last = place
         if kind == "ByteLevel":
@@ -94,16 +95,16 @@ def decoding_of(decoder: dict[str, Any] | None) -> Decoding:
 
 def _unsupported(kind: str) -> UnsupportedModel:
     return UnsupportedModel(
-        f"the tokenizer's decoder step {kind!r} is not supported where it stands",
+        f"the tokenizer's decoder step {kind!r} is not supported in this place",
         fix="convert the tokenizer to a byte-level or SentencePiece one",
     )
 
 
 class Utf8Stream:
-    """Bytes in, whole characters out; a broken byte becomes U+FFFD as soon as it is known broken.
+    """Bytes in, complete characters out. A broken byte becomes U+FFFD as soon as that is certain.
 
-    `per_byte`: one U+FFFD for each broken byte (SentencePiece), else one for each longest prefix
-    of a character that broke off (Unicode, section 3.9; Python and Rust do the same).
+    per_byte: one U+FFFD per broken byte (SentencePiece), else one per longest prefix of a character
+    that broke off (Unicode, section 3.9; like Python and Rust).
     """
 
     def __init__(self, *, per_byte: bool = False) -> None:
@@ -111,7 +112,7 @@ class Utf8Stream:
         self._held = b""
 
     def push(self, data: bytes, *, final: bool = False) -> str:
-        """Characters completed by `data`; `final` also turns an incomplete one into U+FFFD."""
+        """The characters that `data` completes; final: an incomplete one becomes U+FFFD."""
         data = self._held + data
         out = ""
         while True:

@@ -1,14 +1,14 @@
 r"""Byte-level BPE pre-tokenizers by the name a GGUF file gives in `tokenizer.ggml.pre`: data only.
 
-A row says how the published `tokenizer.json` of that family splits text before BPE, in the
-components of the `tokenizers` library. Splits are Oniguruma regular expressions, the engine of
-that library; so `(?i:..)` folds case as Unicode does, `$` also matches before a newline, and
-`\s`, `\p{L}`, `\p{N}`, `\p{P}`, `\p{S}`, `\p{M}` are Unicode properties. Other readers of GGUF
-files rewrite some of these for engines that have less (no case folding, no classes); where their
-form and the published one differ, the published one stands here.
+A row says how the published `tokenizer.json` of that family splits text before BPE, in components
+of the `tokenizers` library. Splits are regular expressions of Oniguruma, that library's engine: so
+`(?i:..)` folds case as Unicode does, `$` also matches before a newline, and `\s`, `\p{L}`, `\p{N}`,
+`\p{P}`, `\p{S}`, `\p{M}` are Unicode properties. Other readers of GGUF files rewrite some of these
+for engines with fewer features (no case folding, no classes); where such a rewrite differs from the
+published form, this table has the published one.
 
-Sources: the `tokenizer.json` files of the families named in each row; names of rows and aliases
-are those that llama.cpp's converter writes.
+Sources: the `tokenizer.json` files of the families named in each row; names of rows and aliases are
+those that llama.cpp's converter writes.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Pre:
     """How one family splits text before byte-level BPE."""
 
     steps: tuple[Step, ...]
-    nfc: bool = False  # text is brought to Unicode NFC first
-    ignore_merges: bool = False  # a whole word that is a token is taken without merging
-    add_bos: bool = False  # when the file does not say
+    nfc: bool = False  # normalize text to Unicode NFC first
+    ignore_merges: bool = False  # a whole word that is a token is used without merging
+    add_bos: bool = False  # if the file does not say
 
 
 def _split(*patterns: str) -> tuple[Step, ...]:
@@ -44,7 +44,7 @@ _SYMBOLS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*"
 
 
 def _tiktoken(digits: str) -> str:
-    """cl100k's shape: contractions, words, runs of up to `digits` digits, symbols, blanks."""
+    """cl100k's kind: contractions, words, runs of up to `digits` digits, symbols, blanks."""
     return _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|" + digits + _SYMBOLS + _TAIL
 
 
@@ -53,7 +53,7 @@ _LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 
 
 def _o200k(contraction: str, digits: str) -> str:
-    """o200k's shape: words split where lower case turns to upper case."""
+    """o200k's kind: words are split where lower case changes to upper case."""
     head = r"[^\r\n\p{L}\p{N}]?"
     return (
         f"{head}{_UPPER}*{_LOWER}+{contraction}|{head}{_UPPER}+{_LOWER}*{contraction}|{digits}"
@@ -174,8 +174,8 @@ ALIASES: dict[str, str] = {
     "minimax-m2": "gpt-4o",
 }
 
-# For a file that does not say (or says "default"): tokens only one family has, tried in order.
-# (token that must be in the vocabulary, least vocabulary size, row)
+# For a file that does not say (or says "default"): tokens that only one family has, tried in order.
+# (token that must be in the vocabulary, smallest vocabulary size, row)
 TELLTALES: tuple[tuple[str, int, str], ...] = (
     ("<|begin_of_text|>", 100_000, "llama-bpe"),
     ("<｜begin▁of▁sentence｜>", 120_000, "deepseek-v3"),

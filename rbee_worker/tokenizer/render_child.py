@@ -1,9 +1,9 @@
 """The process in which chat templates run: `python -I render_child.py DIR.. CPU_S MEMORY MAX`.
 
-A template comes with a model file and is not to be trusted. Here it has Jinja's immutable sandbox
-and nothing else: no open files, no new processes, a cap on memory, and a timer that ends the
-process when one rendering takes too much processor time. The script imports nothing of the worker
-and starts in tens of milliseconds.
+A template comes with a model file and is not trusted. Here it has Jinja's immutable sandbox and
+nothing else: no open files, no new processes, a limit on memory, and a timer that ends the process
+if one rendering takes too much processor time. The script imports nothing of the worker and starts
+in tens of milliseconds.
 
 Frames both ways: 4 bytes of length (big endian), then JSON. In: {"template"?, "context"}.
 Out: {} once it is ready, then {"text"} or {"error": kind, "message"}.
@@ -23,13 +23,13 @@ from typing import Any, BinaryIO
 
 HEADER = struct.Struct(">I")
 
-# What a text may be encoded with in a template; each is a module that is imported when first used.
+# The encodings that a template may use; each is a module that is imported on first use.
 _CODECS = ("utf-8", "utf-16", "utf-32", "ascii", "latin-1", "cp1252", "idna", "punycode")
 _WORD = re.compile(r"\w+")
 _LEFT_OUT = "…"
 _SEVERAL = re.compile(f"{_LEFT_OUT}(?:\\s*{_LEFT_OUT})+")
-_MOST_SAID = 2000  # characters of an error that are looked at
-# Words and marks of Jinja's own messages.
+_MOST_SAID = 2000  # characters of an error message that are examined
+# Words and punctuation of Jinja's own messages.
 _OWN_WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
     *paths, cpu_s, memory, most = argv
     sys.path += paths
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process, also inside one long C call
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process, even inside a long C call
     renderer = _Renderer(int(most))
     renderer.warm_up()
     _confine(int(memory))
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
 
 
 def _confine(memory: int) -> None:
-    """Limits of this process. A platform without one of them goes without it."""
+    """Set the limits of this process. A platform that lacks one goes without it."""
     for limit, value in (
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_NOFILE, 0),
@@ -105,13 +105,13 @@ class _Renderer:
         self.template: Any = None
 
     def warm_up(self) -> None:
-        """Everything that imports lazily, errors included, before files can no longer be opened."""
+        """Use everything that imports lazily, errors included, while files can still be opened."""
         for text in ("{{ [1]|tojson }}{{ strftime_now('%d') }}", "{{ x.y.z }}", "{% if %}", "{{"):
             self.answer({"template": text, "context": {}})
         context = self.environment.from_string("").new_context()
         for name in self.environment.filters:
             for value in ("a b", ["a"], {"a": 1}):
-                with suppress(Exception):  # one that needs more is asked for more by its users
+                with suppress(Exception):  # a filter that needs arguments fails here, harmlessly
                     self.environment.call_filter(name, value, context=context)
         for codec in _CODECS:
             "a".encode(codec)
@@ -143,8 +143,8 @@ class _Renderer:
             return _error("other", type(e).__name__)
 
     def told(self, kind: str, error: Exception, request: dict[str, Any]) -> dict[str, str]:
-        """The error in words of the template, of Jinja and of roles: a message may be made of what
-        somebody wrote, and that goes into no message and no log."""
+        """An error message with only the words of the template, of Jinja and of roles: other words
+        may come from a user's message, which must not get into messages or logs."""
         messages = request["context"].get("messages") or ()
         roles = " ".join(str(m.get("role")) for m in messages if isinstance(m, dict))
         known = self.words.union(_WORD.findall(roles))
@@ -172,7 +172,7 @@ def _error(kind: str, message: str) -> dict[str, str]:
 
 
 def _environment() -> Any:
-    """Jinja's sandbox with Hugging Face's switches and names."""
+    """Jinja's sandbox with the settings and names that Hugging Face uses."""
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     environment = ImmutableSandboxedEnvironment(
@@ -196,7 +196,7 @@ def _generation_tag() -> Any:
     from jinja2.ext import Extension
 
     class Generation(Extension):
-        """`{% generation %}` marks the assistant's text for training; here it is just text."""
+        """`{% generation %}` marks the assistant's text for training; here it is plain text."""
 
         tags = {"generation"}  # noqa: RUF012 - the name Jinja reads
 
@@ -220,7 +220,7 @@ def _public_namespace() -> Any:
         """Jinja's namespace without names that begin with an underscore."""
 
         def __init__(*args: Any, **kwargs: Any) -> None:
-            self, *values = args  # so that an attribute may be called `self`
+            self, *values = args  # so that an attribute may be named `self`
             attributes = dict(*values, **kwargs)
             for name in attributes:
                 check(name)
@@ -234,7 +234,7 @@ def _public_namespace() -> Any:
 
 
 class _PublicDict:
-    """`dict` as a function, without the type's attributes."""
+    """`dict` as a function, without the attributes of the type."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -260,7 +260,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON as it is: Jinja's own filter escapes it for HTML."""
+    """JSON without escapes: Jinja's own filter escapes it for HTML."""
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,

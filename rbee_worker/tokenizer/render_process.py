@@ -1,4 +1,4 @@
-"""The child process of `ChatRenderer` and its two pipes; `render_child` is what runs in it."""
+"""The child process of `ChatRenderer` and its two pipes; it runs `render_child`."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from rbee_worker.extras import need
 
 _HEADER = struct.Struct(">I")
 _SCRIPT = Path(__file__).with_name("render_child.py")
-_START_S = 60.0  # for a machine under load; 0.1 s on an idle one
+_START_S = 60.0  # enough for a loaded machine; an idle one takes 0.1 s
 
 
 class RenderProcess:
-    """One process. limits: processor seconds, bytes of memory, characters, as text.
+    """One process. limits: processor seconds, bytes of memory, characters, as strings.
 
-    Raises InferenceFailed where it cannot start.
+    Raises InferenceFailed if it cannot start.
     """
 
     def __init__(self, limits: tuple[str, ...]) -> None:
         need("jinja2", "markupsafe")
-        # jinja2 and markupsafe are found for the child, which runs isolated from the environment.
+        # Paths of jinja2 and markupsafe for the child, which runs isolated from the environment.
         specs = [find_spec(name) for name in ("jinja2", "markupsafe")]
         paths = {str(Path(s.origin).parents[1]) for s in specs if s is not None and s.origin}
-        # Templates may write the date, which is that of the place where the worker runs.
+        # Templates may write the date, in the time zone of the worker.
         zone = {name: os.environ[name] for name in ("TZ",) if name in os.environ}
         try:
             self._process = subprocess.Popen(
@@ -54,11 +54,11 @@ class RenderProcess:
 
     @property
     def alive(self) -> bool:
-        """Does it still run?"""
+        """Whether it still runs."""
         return self._process.poll() is None
 
     def ask(self, body: bytes, wall_s: float) -> dict[str, str]:
-        """Send one frame, wait for its answer. Raises TimeoutError, OSError, EOFError."""
+        """Send one frame and wait for its answer. Raises TimeoutError, OSError, EOFError."""
         until = time.monotonic() + wall_s
         assert self._process.stdin is not None
         frame = memoryview(_HEADER.pack(len(body)) + body)
@@ -87,7 +87,7 @@ class RenderProcess:
         return b"".join(parts)
 
     def kill(self) -> int:
-        """End the process if it still runs; its exit status, negative for a signal."""
+        """End the process if it still runs; returns its exit status, negative for a signal."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()

@@ -1,7 +1,7 @@
-"""Whether every id that a tokenizer can give has a row in the model's embedding table.
+"""Checks that every id that a tokenizer can give has a row in the model's embedding table.
 
-A tokenizer may know more tokens than its model was made with: pictures in a text-only Gemma 3, a
-token that someone added. Such an id has no row to look up, so a prompt with one is refused.
+A tokenizer may know more tokens than its model has rows: image tokens in a text-only Gemma 3, or a
+token that somebody added. Such an id cannot be looked up, so a prompt that contains it is refused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _SHOWN = 3
 
 
 def rows_note(tokenizer: Tokenizer, rows: int) -> tuple[str, ...]:
-    """What to tell a person of tokens beyond the table, () where there are none."""
+    """Notes for the user on tokens beyond the table, () if there are none."""
     beyond = [i for i in range(rows, tokenizer.vocab_size) if tokenizer.has(i)]
     if not beyond:
         return ()
@@ -25,14 +25,14 @@ def rows_note(tokenizer: Tokenizer, rows: int) -> tuple[str, ...]:
     if tokenizer.bos_id is not None and tokenizer.bos_id in beyond:
         opens = "; one of them opens every plain prompt"
     return (
-        f"the model has {rows} rows for tokens, the tokenizer knows {len(beyond)} tokens beyond "
+        f"the model has {rows} rows for tokens, but the tokenizer has {len(beyond)} tokens beyond "
         f"them: {names}{more}; a prompt with one is refused{opens}",
     )
 
 
 def check_rows(ids: Iterable[int], tokenizer: Tokenizer, rows: int, field: str) -> None:
-    """Raise InvalidRequest, naming the token, where one of `ids` has no row. field: of a request,
-    where the ids come from."""
+    """Raise InvalidRequest, which names the token, if one of `ids` has no row. field: the request's
+    field that the ids come from."""
     beyond = next((i for i in ids if i >= rows), None)
     if beyond is None:
         return

@@ -1,4 +1,4 @@
-"""What a tokenizer needs of a checkpoint."""
+"""The interface through which a tokenizer reads a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, Protocol
 
 
 class HasMetadata(Protocol):
-    """A GGUF file, as far as the tokenizer cares."""
+    """The part of a GGUF file that the tokenizer reads."""
 
     @property
     def metadata(self) -> Mapping[str, Any]: ...
 
 
 class TokenizerSource(Protocol):
-    """As much of a `Checkpoint` as the tokenizer, the template and the end tokens come from."""
+    """The part of a `Checkpoint` that the tokenizer, the template and the end tokens come from."""
 
     @property
     def ref(self) -> str: ...

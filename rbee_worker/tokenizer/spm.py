@@ -1,7 +1,7 @@
 """A tokenizer from a SentencePiece model file (`tokenizer.model`, `spiece.model`).
 
-The file is one protobuf message. Only the dozen fields below matter, so they are read here rather
-than through a protobuf package. Field numbers: sentencepiece_model.proto of SentencePiece.
+The file is one protobuf message. Only a dozen of its fields matter, so they are read here rather
+than with a protobuf package. Field numbers: sentencepiece_model.proto of SentencePiece.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _Value = int | bytes
 
 @dataclass
 class SentencePieceModel:
-    """What a model file says. Ids are None where the model has no such token."""
+    """The content of a model file. An id is None if the model has no such token."""
 
     pieces: list[str] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
@@ -49,7 +49,7 @@ class SentencePieceModel:
         return Vocabulary(self.pieces, self.types, self.scores)
 
     def build(self, *, every_segment: bool = True) -> tuple[Backend, Decoding]:
-        """The backend. every_segment: the blank goes before each segment between special tokens
+        """The backend. every_segment: put a space before each segment between special tokens
         (Hugging Face's "legacy" behaviour), not just before the text."""
         build = _BUILD.get(self.kind)
         if build is None:
@@ -77,7 +77,7 @@ def read_sentencepiece(data: bytes) -> SentencePieceModel:
                 _normalizer(model, _message(value))
     except (IndexError, ValueError, struct.error) as e:
         raise CheckpointError(
-            "the SentencePiece model is damaged: it is not a whole protobuf message",
+            "the SentencePiece model is damaged: it is not a complete protobuf message",
             fix="download tokenizer.model again",
         ) from e
     if not model.pieces:
@@ -127,7 +127,7 @@ def _normalizer(model: SentencePieceModel, data: bytes) -> None:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, _Value]]:
-    """(field number, value) of one message: varints as int, all else as bytes."""
+    """(field number, value) for each field of a message: varints as int, all else as bytes."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
@@ -168,7 +168,7 @@ def _message(value: _Value) -> bytes:
 
 
 def _number(value: _Value) -> int:
-    """A varint as the signed 32-bit number these fields are."""
+    """A varint as the signed 32-bit number that these fields hold."""
     if isinstance(value, bytes):
         raise ValueError("bytes where a number belongs")
     return value - (1 << 64) if value >= 1 << 63 else value

@@ -1,4 +1,4 @@
-"""Text from ids, one at a time, never taken back.
+"""Text from ids, one at a time; text that was given out never changes.
 
 What `push` and `flush` return adds up to exactly what `Tokenizer.decode` gives for the same ids.
 This module knows nothing of stop strings.
@@ -11,9 +11,9 @@ from rbee_worker.tokenizer.pieces import Utf8Stream
 
 
 class Detokenizer:
-    """Append-only: one per sequence.
+    """Append-only; one per sequence.
 
-    `pending` counts the ids pushed since text last came out: those that completed no character.
+    `pending`: the number of ids pushed since text last came out; they completed no character.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True) -> None:
@@ -25,21 +25,21 @@ class Detokenizer:
         self.pending = 0
 
     def push(self, token_id: int) -> str:
-        """Characters that `token_id` completes, '' while there are none. Amortised O(1)."""
+        """The characters that `token_id` completes, '' if none. Amortised O(1)."""
         self.pending += 1
         if token_id in self._skipped:
             return ""
         if self._first:
             data = self._tokenizer.opening_bytes(token_id)
             if data is None:
-                return ""  # an id without a token: it does not open the text either
+                return ""  # an id without a token does not open the text either
             self._first = False
         else:
             data = self._tokenizer.joined_bytes(token_id)
         return self._emit(self._utf8.push(data))
 
     def flush(self) -> str:
-        """What was held back, broken off as it is: the sequence has ended."""
+        """The text that was held back, incomplete as it is: the sequence has ended."""
         return self._emit(self._utf8.push(b"", final=True))
 
     def _emit(self, text: str) -> str:

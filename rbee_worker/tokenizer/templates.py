@@ -1,4 +1,4 @@
-"""The chat templates of a checkpoint, by name, and which file they come from."""
+"""The chat templates of a checkpoint, by name, and the files they come from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _JINJA, _JSON, _CONFIG = "chat_template.jinja", "chat_template.json", "tokenizer
 
 @dataclass(frozen=True)
 class Templates:
-    """by_name: "default" is the one for conversations. unread: files left aside and why."""
+    """by_name: "default" is the one for conversations. unread: files that are not used, and why."""
 
     by_name: Mapping[str, str] = field(default_factory=dict)
     unread: Mapping[str, str] = field(default_factory=dict)
@@ -23,9 +23,9 @@ class Templates:
 
 
 def read_templates(tokenizer_config: Mapping[str, Any], files: Mapping[str, Path]) -> Templates:
-    """chat_template.jinja and the files in additional_chat_templates; else what
-    tokenizer_config.json has, a string or a list with names; else chat_template.json, where
-    processors keep theirs. Raises CheckpointError for a file that is damaged."""
+    """Read chat_template.jinja and the files in additional_chat_templates; or else
+    tokenizer_config.json, which has a string or a list with names; or else chat_template.json,
+    where processors keep theirs. Raises CheckpointError for a damaged file."""
     folder = {
         Path(name).stem: path for name, path in files.items() if name.startswith(f"{TEMPLATES}/")
     }
@@ -42,12 +42,12 @@ def read_templates(tokenizer_config: Mapping[str, Any], files: Mapping[str, Path
         return Templates(processor)
     notes = []
     if processor and processor.get("default") != found.get("default"):
-        notes.append(f"{_JSON} has another chat template than {origin}, which counts")
+        notes.append(f"{_JSON} has another chat template than {origin}, which is used")
     return Templates(found, {_JSON: f"{origin} has the chat template"}, tuple(notes))
 
 
 def _entries(entry: Any) -> dict[str, str]:
-    """A template as JSON files have it: a string, or a list or object with names."""
+    """Templates by name, from JSON that has a string, or a list or object with names."""
     if isinstance(entry, str):
         return {"default": entry}
     if isinstance(entry, dict):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Spellings no vocabulary uses for anything else.
+# Spellings that no vocabulary uses for anything else.
 UNMISTAKABLE = (
     "<|eot_id|>",
     "<|eom_id|>",
@@ -23,11 +23,11 @@ UNMISTAKABLE = (
     "<｜end▁of▁sentence｜>",
     "<end_of_utterance>",
 )
-# These count only where the vocabulary says that they are special (in Gemma's, </s> is HTML).
+# These count only if the vocabulary says that they are special (in Gemma's, </s> is HTML).
 END_OF_TURN = (*UNMISTAKABLE, "[EOT]", "[EOS]", "<EOT>", "<eos>", "</s>")
 
-# token -> tokens in whose presence it ends a part of a turn only, or nothing at all
+# token -> tokens in whose presence it ends only a part of a turn, or nothing at all
 NOT_AMONG: dict[str, tuple[str, ...]] = {
-    "<|end|>": ("<|return|>", "<|call|>"),  # harmony: closes one message of several
+    "<|end|>": ("<|return|>", "<|call|>"),  # harmony: ends one message of several
     "</s>": ("<|tool_response>",),  # Gemma 4: an HTML tag
 }

@@ -1,7 +1,7 @@
 """A vocabulary as a list of pieces, and the backends of the `tokenizers` library made from it.
 
-GGUF metadata and SentencePiece models both become a `Vocabulary`; what differs between them stays
-in their own modules.
+GGUF metadata and SentencePiece models both become a `Vocabulary`; the modules that read them handle
+the differences.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ class PieceType(IntEnum):
 Merges = list[tuple[str, str]]
 
 _AGAIN = "convert or download the model again"
-_MOST_CUTS = 1 << 27  # characters looked at for ways to make pieces; published ones need 2^24
+_MOST_CUTS = 1 << 27  # characters examined for ways to make pieces; published ones need 2^24
 _SPECIAL = (PieceType.UNKNOWN, PieceType.CONTROL)
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """pieces[i] is token i. scores: log-probabilities or merge priorities, one a piece."""
+    """pieces[i] is token i. scores: log-probabilities or merge priorities, one per piece."""
 
     pieces: Sequence[str]
     types: Sequence[int] = ()
     scores: Sequence[float] = ()
-    rstrip: frozenset[str] = field(default_factory=frozenset)  # specials that swallow blanks after
+    rstrip: frozenset[str] = field(default_factory=frozenset)  # specials that swallow spaces after
 
     def of_type(self, *types: PieceType) -> list[int]:
         """Ids whose type is one of `types`."""
@@ -58,7 +58,7 @@ class Vocabulary:
 
     @cached_property
     def index(self) -> dict[str, int]:
-        """Piece -> id; the lower id where two are spelled alike."""
+        """Piece -> id; the lower id if two are spelled alike."""
         found = {piece: i for i, piece in enumerate(self.pieces)}
         if len(found) < len(self.pieces):
             found = {p: i for i, p in reversed(list(enumerate(self.pieces)))}
@@ -66,17 +66,17 @@ class Vocabulary:
 
     @cached_property
     def unknown_id(self) -> int | None:
-        """The token for what the vocabulary cannot spell."""
+        """The token for text that the vocabulary cannot spell."""
         return next((i for i, t in enumerate(self.types) if t == PieceType.UNKNOWN), None)
 
 
 @dataclass(frozen=True)
 class Whitespace:
-    """What SentencePiece does to blanks before it looks for pieces."""
+    """What SentencePiece does to spaces before it looks for pieces."""
 
-    prefix: bool = True  # a blank goes before the text
+    prefix: bool = True  # put a space before the text
     every_segment: bool = True  # .. and before the text after each special token
-    collapse: bool = False  # runs of blanks become one, none at the ends
+    collapse: bool = False  # reduce runs of spaces to one, and remove them at the ends
     charsmap: bytes = b""  # SentencePiece's compiled character map
 
 
@@ -90,7 +90,7 @@ def byte_level(vocab: Vocabulary, merges: Merges, pre: Pre) -> tuple[Tokenizer, 
 
 
 def split_as(backend: Tokenizer, pre: Pre, *, prefix: bool = False) -> None:
-    """Let `backend` split text as the row says. prefix: a blank goes before the text."""
+    """Make `backend` split text as the row says. prefix: put a space before the text."""
     if pre.nfc:
         backend.normalizer = normalizers.NFC()
     steps = [_component(step, prefix=prefix) for step in pre.steps]
@@ -100,7 +100,7 @@ def split_as(backend: Tokenizer, pre: Pre, *, prefix: bool = False) -> None:
 def sentencepiece_bpe(
     vocab: Vocabulary, blanks: Whitespace, merges: Merges | None = None
 ) -> tuple[Tokenizer, Decoding]:
-    """SentencePiece BPE: pairs whose union is a piece merge in the order of that piece's score."""
+    """SentencePiece BPE: pairs whose union is a piece merge in the order of the piece's score."""
     pairs = merges_by_score(vocab) if merges is None else merges
     unknown = vocab.unknown_id
     fallback = "<0x0A>" in vocab.index
@@ -123,7 +123,7 @@ def sentencepiece_bpe(
 
 
 def unigram(vocab: Vocabulary, blanks: Whitespace) -> tuple[Tokenizer, Decoding]:
-    """SentencePiece unigram: the likeliest segmentation by `scores`. Raises CheckpointError."""
+    """SentencePiece unigram: the most likely segmentation by `scores`. Raises CheckpointError."""
     _check_scores(vocab)
     if vocab.unknown_id is None:
         raise CheckpointError("the unigram tokenizer has no unknown token", fix=_AGAIN)
@@ -142,8 +142,8 @@ def unigram(vocab: Vocabulary, blanks: Whitespace) -> tuple[Tokenizer, Decoding]
 
 
 def merges_by_score(vocab: Vocabulary) -> list[tuple[str, str]]:
-    """Every way to make a piece of two others, in the order published tokenizer.json files have:
-    user-defined runs of blanks, then best score first; of one piece, lower ids first.
+    """Every way to make a piece from two others, in the order of published tokenizer.json files:
+    user-defined runs of spaces, then best score first; within one piece, lower ids first.
 
     Other user-defined pieces and special ones are found before merging and are never merged into.
     """
@@ -201,7 +201,7 @@ def _component(step: Step, *, prefix: bool) -> pre_tokenizers.PreTokenizer:
 
 
 def _add_tokens(backend: Tokenizer, vocab: Vocabulary) -> None:
-    """Pieces that are found in the text before anything is split: special and user-defined."""
+    """Add the pieces that are found in text before it is split: special and user-defined."""
     added = [
         AddedToken(
             vocab.pieces[i],
@@ -215,10 +215,10 @@ def _add_tokens(backend: Tokenizer, vocab: Vocabulary) -> None:
 
 
 def usable_merges(merges: Sequence[str], vocab: Vocabulary) -> tuple[Merges, int]:
-    """Merges as pairs of tokens that make a token, best first, and how many are none.
+    """The merges that are pairs of tokens that make a token, best first, and the number of others.
 
-    A piece may itself begin with a blank, so the separator is sought from the second place. Raises
-    CheckpointError where most of them are none: they belong to another vocabulary.
+    A piece may begin with a space, so the separator is searched from the second character. Raises
+    CheckpointError if most merges are unusable: then they belong to another vocabulary.
     """
     index = vocab.index
     pairs: dict[tuple[str, str], None] = {}

@@ -1,8 +1,8 @@
-"""What the small files beside a vocabulary say of its tokens, in the order transformers reads them.
+"""Reads what the small files beside a vocabulary say about its tokens, in transformers' order.
 
-tokenizer_config.json lists added tokens with their ids, or else added_tokens.json does; names of
-tokens ("eos_token") stand in tokenizer_config.json, and before it in special_tokens_map.json, which
-is read only where tokenizer_config.json lists no added tokens.
+tokenizer_config.json lists added tokens with their ids, or else added_tokens.json does. Names of
+tokens ("eos_token") are in tokenizer_config.json; special_tokens_map.json comes before it, but is
+read only if tokenizer_config.json lists no added tokens.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 @dataclass(frozen=True)
 class Words:
-    """config: both files of names in one. given: tokens whose ids a file states, by id; origin:
-    that file. extra: special tokens without a name. unread: files left aside and why. notes: for a
-    person."""
+    """config: both files of names merged. given: tokens whose ids a file states, by id; origin:
+    that file. extra: special tokens without a name. unread: files that are not used, and why.
+    notes: for the user."""
 
     config: Mapping[str, Any]
     given: Mapping[int, AddedToken]
@@ -40,13 +40,13 @@ class Words:
 
     @property
     def restates(self) -> bool:
-        """Does the list say anew how tokens of the vocabulary treat the text around them?
-        added_tokens.json says of each no more than its id."""
+        """Whether the list also restates how the vocabulary's tokens treat the text around them;
+        added_tokens.json gives only ids."""
         return self.origin == _CONFIG
 
     @property
     def named(self) -> dict[str, AddedToken]:
-        """Tokens with names, in the order in which those that are missing get ids."""
+        """Tokens with names, in the order in which missing ones get ids."""
         own = {name: self.config.get(name) for name in NAMES}
         own |= {k: v for k, v in self.config.items() if k.endswith("_token") and k not in NAMES}
         extra = self.config.get("extra_special_tokens")
@@ -56,7 +56,7 @@ class Words:
 
 
 def read_words(tokenizer_config: Mapping[str, Any], files: Mapping[str, Path]) -> Words:
-    """Read what is there. Raises CheckpointError for files that are damaged."""
+    """Read the files that exist. Raises CheckpointError for damaged ones."""
     config = dict(tokenizer_config)
     unread: dict[str, str] = {}
     notes: list[str] = []
@@ -78,8 +78,8 @@ def read_words(tokenizer_config: Mapping[str, Any], files: Mapping[str, Path]) -
 
 
 def added_token(entry: Any) -> AddedToken | None:
-    """A token as the files write it: its text, or an object with its properties; None for null,
-    "" and whatever else is no token."""
+    """A token as the files write it: its text, or an object with its properties; None for null, ""
+    and everything that is not a token."""
     if isinstance(entry, str):
         return AddedToken(entry, special=True, normalized=False) if entry else None
     if isinstance(entry, dict) and isinstance(entry.get("content"), str):
@@ -91,20 +91,20 @@ def added_token(entry: Any) -> AddedToken | None:
 def _merged(
     config: Mapping[str, Any], names: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """`config` with special_tokens_map.json over it, and a note on each name that both have."""
+    """`config` overlaid with special_tokens_map.json, and a note on each name that both have."""
     notes = []
     for name in NAMES:
         here, there = added_token(config.get(name)), added_token(names.get(name))
         if here is not None and there is not None and here.content != there.content:
             notes.append(
-                f"{_MAP} says that {name} is {there.content!r}, {_CONFIG} says {here.content!r}: "
-                f"the first counts, as in transformers"
+                f"{_MAP} says that {name} is {there.content!r}, but {_CONFIG} says "
+                f"{here.content!r}: the first is used, as in transformers"
             )
     for name in sorted(config.keys() & names.keys() - {*NAMES}):
         here, there = config[name], names[name]
         if name.endswith("_token") and isinstance(here, str) and here and here != there:
             raise CheckpointError(
-                f"{_MAP} says that {name} is {str(there)[:60]}, {_CONFIG} says {here[:60]}.",
+                f"{_MAP} says that {name} is {str(there)[:60]}, but {_CONFIG} says {here[:60]}.",
                 fix="remove the one that is wrong",
             )
     merged = {**config, **names}
@@ -115,19 +115,19 @@ def _merged(
 
 
 def _listed(config: Mapping[str, Any]) -> tuple[AddedToken, ...]:
-    """Special tokens that are in a list; the objects among them have names instead."""
+    """Special tokens in a list; the objects among them have names instead."""
     listed = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
     if isinstance(listed, dict):
         return ()
     if not isinstance(listed, list):
-        raise CheckpointError(f"{_CONFIG}: extra_special_tokens is no list.", fix=_AGAIN)
+        raise CheckpointError(f"{_CONFIG}: extra_special_tokens is not a list.", fix=_AGAIN)
     return tuple(token for token in map(added_token, listed) if token is not None)
 
 
 def _decoder(entries: Any) -> dict[int, AddedToken]:
     """`added_tokens_decoder`: id, as text -> token."""
     if not isinstance(entries, dict):
-        raise CheckpointError(f"{_CONFIG}: added_tokens_decoder is no object.", fix=_AGAIN)
+        raise CheckpointError(f"{_CONFIG}: added_tokens_decoder is not an object.", fix=_AGAIN)
     return _checked(_CONFIG, ((int(k) if k.isdecimal() else k, v) for k, v in entries.items()))
 
 
@@ -140,14 +140,14 @@ def _encoder(entries: Mapping[str, Any], special: set[str]) -> dict[int, AddedTo
 
 
 def _checked(where: str, items: Iterable[tuple[Any, Any]]) -> dict[int, AddedToken]:
-    """Tokens by id, in order. Raises CheckpointError for what is no token or no id."""
+    """Tokens by id, in order. Raises CheckpointError for invalid tokens or ids."""
     found: dict[int, AddedToken] = {}
     for i, entry in items:
         if isinstance(entry, dict) and entry.get("content") == "":
-            continue  # no text has it
+            continue  # no text contains it
         token = added_token(entry) if isinstance(entry, dict) else None
         if type(i) is not int or not 0 <= i <= MAX_ID or token is None:
-            raise CheckpointError(f"{where}: {str(i)[:40]!r} is no token's id.", fix=_AGAIN)
+            raise CheckpointError(f"{where}: {str(i)[:40]!r} is not a token's id.", fix=_AGAIN)
         if i in found:
             raise CheckpointError(
                 f"{where}: {found[i].content!r} and {token.content!r} both have id {i}.", fix=_AGAIN

@@ -1,4 +1,4 @@
-"""Is a checkpoint computed right on this machine? Layer by layer against HF transformers.
+"""Compares this machine's computation of a checkpoint with HF transformers, layer by layer.
 
-The command `verify` and the tests of architectures compare with the same functions.
+The command `verify` and the tests of architectures use the same functions.
 """

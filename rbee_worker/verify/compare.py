@@ -1,4 +1,4 @@
-"""Two traces of the same tokens, side by side: the error of every layer, and a verdict."""
+"""Compares two traces of the same tokens: the error of every layer, and a verdict."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 from rbee_worker.ops.batch import Array
 from rbee_worker.verify.whole import Pieces, Trace, layer_by_layer, trace
 
-# Largest error that rounding explains, by the dtype computed in; i8: packed weights times
-# activations in 8 bits. Float32 is what tests hold every architecture to.
+# The largest error that rounding explains, by the dtype of the computation; i8: packed weights
+# times 8-bit activations. The tests hold every architecture to the bound of float32.
 TOLERANCE = {"f32": 1e-4, "f16": 1e-2, "bf16": 5e-2, "i8": 1e-1}
 
 
 def relative_error(got: Array, want: Array) -> float:
-    """Norm of the difference over norm; NaN where either has one."""
+    """Norm of the difference / norm of `want`; NaN if either contains one."""
     one, other = (np.asarray(values, np.float64).reshape(-1) for values in (got, want))
     with np.errstate(all="ignore"):
         return float(np.linalg.norm(one - other) / np.linalg.norm(other))
@@ -24,8 +24,8 @@ def relative_error(got: Array, want: Array) -> float:
 
 @dataclass(frozen=True)
 class Step:
-    """A line of the table. error: of the states that came out of everything before; alone: where
-    this layer was given the oracle's states."""
+    """A row of the table. error: of the states after this step; alone: of this layer computed from
+    the oracle's states."""
 
     name: str
     error: float
@@ -35,7 +35,7 @@ class Step:
 @dataclass(frozen=True)
 class Comparison:
     """steps: embedding, every layer, logits. logits_max and logits_mean: absolute differences.
-    agree: share of positions with the same most likely token."""
+    agree: fraction of positions with the same most likely token."""
 
     steps: tuple[Step, ...]
     logits_max: float
@@ -45,26 +45,26 @@ class Comparison:
 
     @property
     def logits(self) -> Step:
-        """The last line."""
+        """The last row."""
         return self.steps[-1]
 
     @property
     def ok(self) -> bool:
-        """Is every error, of layers alone and of the logits, within the tolerance?"""
+        """Whether the error of every layer alone, and of the logits, is within the tolerance."""
         return self.first is None and within(self.logits.error, self.tolerance)
 
     @property
     def first(self) -> Step | None:
-        """The first layer whose own error is beyond the tolerance."""
+        """The first layer whose own error exceeds the tolerance."""
         return next((s for s in self.steps if not within(s.alone, self.tolerance)), None)
 
     @property
     def worst(self) -> Step:
-        """The layer with the largest error of its own."""
+        """The layer with the largest own error."""
         return max(self.steps, key=lambda s: float("inf") if s.alone != s.alone else s.alone)
 
     def __str__(self) -> str:
-        """One line: which layer is the first that is wrong, and how far off the logits are."""
+        """One line: the layers that are wrong, and the error of the logits."""
         steps = ", ".join(
             f"{s.name} {s.alone:.1e}" for s in self.steps if not within(s.alone, self.tolerance)
         )
@@ -73,19 +73,19 @@ class Comparison:
 
 
 def within(error: float, tolerance: float) -> bool:
-    """False for NaN too."""
+    """Whether an error is within the tolerance; NaN is not."""
     return error <= tolerance
 
 
 def compare(
     model: Pieces, want: Trace, tokens: Sequence[int], *, tolerance: float = TOLERANCE["f32"]
 ) -> Comparison:
-    """What `model` makes of `tokens` against the oracle's trace of them."""
+    """Compare the model's computation of `tokens` with the oracle's trace of them."""
     return compared(trace(model, tokens), layer_by_layer(model, tokens, want), want, tolerance)
 
 
 def compared(got: Trace, each: Trace, want: Trace, tolerance: float) -> Comparison:
-    """`got`: ours from the embedding on; `each`: ours from the oracle's states."""
+    """`got`: our trace from the embedding on; `each`: our layers from the oracle's states."""
     names = ["embedding", *(f"layer {n}" for n in range(len(want.states) - 1)), "logits"]
     rows = zip(
         names,

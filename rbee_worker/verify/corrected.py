@@ -1,4 +1,4 @@
-"""Where transformers' models differ from the models' own code, and how they are put right."""
+"""Where transformers' models differ from the models' own code, and the corrections."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def mpt_slopes(model: Any) -> None:
-    """transformers builds MPT's slopes as if `alibi_bias_max` were always 8 (StoryWriter has
+    """transformers computes MPT's slopes as if `alibi_bias_max` were always 8 (StoryWriter has
     16)."""
     from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
 
@@ -17,8 +17,8 @@ def mpt_slopes(model: Any) -> None:
 
 
 def mpt_norms(model: Any) -> None:
-    """transformers reads MPT's `qk_ln` and does nothing about it; the model's own code, and
-    llama.cpp, normalise q and k over all heads, after the clip. The norms' weights are ones."""
+    """transformers reads MPT's `qk_ln` but ignores it; the model's own code and llama.cpp normalise
+    q and k over all heads, after the clip. The norms' weights are ones."""
     from torch.nn import LayerNorm
 
     c = model.config
@@ -39,8 +39,8 @@ def _normalised(attn: Any, clip: float | None, _: Any, __: Any, projected: Any) 
 
 
 def gemma_gelu(model: Any) -> None:
-    """Gemma 1's configs say `gelu` for the tanh form, which the models were trained with.
-    transformers 5.17 takes them at their word (2e-4 of the logits), 5.23 does not."""
+    """Gemma 1's configs say `gelu`, but the models were trained with the tanh form. transformers
+    5.17 uses plain gelu (2e-4 of the logits), 5.23 the tanh form."""
     from transformers.activations import ACT2FN
 
     for layer in model.model.layers:
@@ -49,8 +49,8 @@ def gemma_gelu(model: Any) -> None:
 
 
 def phimoe_long(model: Any) -> None:
-    """transformers takes Phi-MoE's short divisors at any length; the model's own code takes the
-    long ones beyond the original length."""
+    """transformers uses Phi-MoE's short divisors at any length; the model's own code uses the long
+    ones beyond the original context."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     rotary = model.model.rotary_emb

@@ -1,7 +1,7 @@
-"""How single families' files group rows, and what they leave a config to find out.
+"""How files of single families group rows, and the config keys that GGUF files leave out.
 
-A GGUF file (and GPT-OSS's published one) holds some matrices otherwise than HF's class: these are
-the ways back, all exact.
+A GGUF file (and GPT-OSS's published one) stores some matrices in another form than HF's class. The
+functions here convert them back, exactly.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ Tensors = dict[str, Tensor]
 
 
 def _falcon(found: Tensors, config: Mapping[str, Any]) -> Tensors:
-    """GGUF files hold q, k and v one after the other, HF group by group; and the norms of models
-    with two have other names."""
+    """GGUF files store q, k and v one after the other, HF stores them group by group; and in models
+    with two norms the norms have other names."""
     if config.get("qkv_grouped", True):
         return found
     heads, kv = config["num_attention_heads"], config.get("num_key_value_heads") or 1
@@ -39,7 +39,7 @@ def _falcon(found: Tensors, config: Mapping[str, Any]) -> Tensors:
 
 
 def _falcon_config(ckpt: Checkpoint) -> dict[str, Any]:
-    """How many norms: a GGUF file says it by having them."""
+    """The number of norms, which a GGUF file shows by having them."""
     if ckpt.kind != "gguf":
         return {}
     two = any(".ln_attn." in name for name in ckpt.source.names())
@@ -47,7 +47,7 @@ def _falcon_config(ckpt: Checkpoint) -> dict[str, Any]:
 
 
 def _mpt_config(ckpt: Checkpoint) -> dict[str, Any]:
-    """GGUF files hold as a float what HF insists is a whole number."""
+    """GGUF files store as a float what HF requires as an integer."""
     mix = dict(ckpt.config.get("attn_config") or {})
     if "alibi_bias_max" in mix:
         mix["alibi_bias_max"] = int(mix["alibi_bias_max"])
@@ -55,8 +55,8 @@ def _mpt_config(ckpt: Checkpoint) -> dict[str, Any]:
 
 
 def _deepseek(found: Tensors, config: Mapping[str, Any]) -> Tensors:
-    """Absorbed keys [heads, latent, plain] and values [heads, value, latent]: HF has them as rows
-    of one matrix, head by head, keys first."""
+    """Absorbed keys [heads, latent, plain] and values [heads, value, latent] become the rows of
+    HF's one matrix, head by head, keys first."""
     out = {
         n: t for n, t in found.items() if not n.endswith((".k_b_proj.weight", ".v_b_proj.weight"))
     }
@@ -69,14 +69,14 @@ def _deepseek(found: Tensors, config: Mapping[str, Any]) -> Tensors:
 
 
 def _small_experts_config(ckpt: Checkpoint) -> dict[str, Any]:
-    """Null, which a GGUF file means by leaving these out, is a number to HF."""
+    """Values for keys that a GGUF file leaves out, which means null; HF needs numbers."""
     usual = {"n_routed_experts": 0, "n_shared_experts": 0, "n_group": 1, "topk_group": 1}
     said = {key: ckpt.config.get(key) or usual[key] for key in usual}
     return said if ckpt.kind == "gguf" else {}
 
 
 def _deepseek_config(ckpt: Checkpoint) -> dict[str, Any]:
-    """HF's keys and values have all heads; what a file leaves out is a number there."""
+    """Values that HF needs: KV heads for all heads, and numbers for what a file leaves out."""
     c = ckpt.config
     if ckpt.kind != "gguf":
         return {}
@@ -85,12 +85,12 @@ def _deepseek_config(ckpt: Checkpoint) -> dict[str, Any]:
         **_small_experts_config(ckpt),
         "qk_nope_head_dim": c["qk_head_dim"] - c["qk_rope_head_dim"],
         "num_key_value_heads": c["num_attention_heads"],
-        "topk_method": "group_limited_greedy" if grouped else "greedy",  # of V2; V3 has one way
+        "topk_method": "group_limited_greedy" if grouped else "greedy",  # for V2; V3 has one method
     }
 
 
 def _gpt_oss(found: Tensors, config: Mapping[str, Any]) -> Tensors:
-    """Packed experts have outputs as rows, HF's have inputs; gate and up alternate."""
+    """Packed experts have outputs as rows, HF's have inputs as rows; gate and up alternate."""
     out: Tensors = {}
     for name, tensor in found.items():
         at, dot, last = name.partition(".experts.")
@@ -99,7 +99,7 @@ def _gpt_oss(found: Tensors, config: Mapping[str, Any]) -> Tensors:
             out[name] = tensor
             continue
         if stem == "up_proj":
-            continue  # comes with the gate
+            continue  # handled together with the gate
         if stem == "gate_proj":
             both = torch.stack([tensor, found[f"{at}.experts.up_proj.{kind}"]], dim=2)
             stem, tensor = "gate_up_proj", both.flatten(1, 2)
@@ -109,26 +109,26 @@ def _gpt_oss(found: Tensors, config: Mapping[str, Any]) -> Tensors:
 
 
 def _gemma_config(ckpt: Checkpoint) -> dict[str, Any]:
-    """Scores are divided by the root of a head's width unless a file says otherwise."""
+    """Scores are divided by the root of a head's width, unless the file says otherwise."""
     said = ckpt.config.get("query_pre_attn_scalar", 0)
     return {"query_pre_attn_scalar": ckpt.config["head_dim"]} if said is None else {}
 
 
 def _granite_config(ckpt: Checkpoint) -> dict[str, Any]:
-    """The same of Granite, which multiplies."""
+    """The same for Granite, whose key is a factor."""
     said = ckpt.config.get("attention_multiplier", 0)
     return {"attention_multiplier": ckpt.config["head_dim"] ** -0.5} if said is None else {}
 
 
 def _phi3_config(ckpt: Checkpoint) -> dict[str, Any]:
-    """A GGUF file without an original length was not stretched."""
+    """A GGUF file without an original context was not extended."""
     key = "original_max_position_embeddings"
     said = ckpt.config.get(key, 0 if ckpt.kind == "gguf" else 1)
     return {} if said else {key: ckpt.config["max_position_embeddings"]}
 
 
 def _llama4(found: Tensors, config: Mapping[str, Any]) -> Tensors:
-    """A GGUF file's experts have outputs as rows, HF's have inputs."""
+    """A GGUF file's experts have outputs as rows, HF's have inputs as rows."""
     out: Tensors = {}
     for name, tensor in found.items():
         stem = name.removesuffix("_proj.weight")
@@ -143,14 +143,15 @@ def _llama4(found: Tensors, config: Mapping[str, Any]) -> Tensors:
 
 
 def _llama4_config(ckpt: Checkpoint) -> dict[str, Any]:
-    """A GGUF file does not say it: the size with 128 experts has no norms of queries and keys."""
+    """The size with 128 experts has no norms of queries and keys, which a GGUF file does not
+    say."""
     if ckpt.kind != "gguf":
         return {}
     return {"use_qk_norm": ckpt.config["num_local_experts"] != 128}
 
 
 def _olmo3_config(ckpt: Checkpoint) -> dict[str, Any]:
-    """HF's class takes both kinds of layers, or neither."""
+    """HF's class needs the rotary values of both kinds of layers, or of neither."""
     if ckpt.kind != "gguf":
         return {}
     c = ckpt.config
@@ -162,13 +163,13 @@ def _olmo3_config(ckpt: Checkpoint) -> dict[str, Any]:
 
 
 def _exaone4_config(ckpt: Checkpoint) -> dict[str, Any]:
-    """HF's class cannot count out a pattern without windows."""
+    """HF's class cannot expand a pattern without windows."""
     if ckpt.kind != "gguf" or ckpt.config.get("sliding_window"):
         return {}
     return {"layer_types": ["full_attention"] * ckpt.config["num_hidden_layers"]}
 
 
-# Tensors of a file, by `model_type`, as HF's class groups them.
+# By `model_type`: converts a file's tensors to the form of HF's class.
 REGROUPED: Mapping[str, Callable[[Tensors, Mapping[str, Any]], Tensors]] = {
     "deepseek_v2": _deepseek,
     "deepseek_v3": _deepseek,
@@ -176,7 +177,7 @@ REGROUPED: Mapping[str, Callable[[Tensors, Mapping[str, Any]], Tensors]] = {
     "gpt_oss": _gpt_oss,
     "llama4_text": _llama4,
 }
-# Config keys that a file leaves to be found out; None counts.
+# By `model_type`: config values that a file leaves out; None is a value.
 GATHERED: Mapping[str, Callable[[Checkpoint], dict[str, Any]]] = {
     "deepseek_v2": _deepseek_config,
     "deepseek_v3": _deepseek_config,

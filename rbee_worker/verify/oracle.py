@@ -1,7 +1,7 @@
-"""The HF model of a checkpoint, float32 on the CPU, and its trace.
+"""The HF model of a checkpoint, in float32 on the CPU, and its trace.
 
-A directory is read by transformers itself; a GGUF file (or a directory whose names are of the
-model's own code) is decoded here and handed over under HF's names.
+transformers reads a directory itself. A GGUF file, or a directory with the names of the model's own
+code, is decoded here and given to transformers under HF's names.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Oracle:
-    """model: HF's; by: who read the weights, for people."""
+    """model: HF's; by: who read the weights, as text."""
 
     model: PreTrainedModel
     by: str
 
     @property
     def title(self) -> str:
-        """The class and its version."""
+        """The model's class and the version of transformers."""
         import transformers
 
         return f"{type(self.model).__name__} of transformers {transformers.__version__}"
@@ -50,13 +50,13 @@ class Oracle:
 def load_oracle(ckpt: Checkpoint) -> Oracle:
     """The HF model with this checkpoint's weights.
 
-    Raises UnsupportedModel where transformers cannot have this model.
+    Raises UnsupportedModel if transformers does not support this model.
     """
-    kind: Any = _class(ckpt)  # HF's own annotations are not to be had
-    # Sizes that differ are told by `_check`, in one line.
+    kind: Any = _class(ckpt)  # transformers' classes have no usable annotations
+    # Tensors of other sizes are reported by `_check`, in one line.
     options: dict[str, Any] = {"dtype": torch.float32, "ignore_mismatched_sizes": True}
     if ckpt.config.get("attn_logit_softcapping"):
-        options["attn_implementation"] = "eager"  # HF's others ignore soft caps
+        options["attn_implementation"] = "eager"  # HF's other implementations ignore soft caps
     with _quiet():
         if ckpt.kind == "safetensors" and _theirs(ckpt):
             path = str(ckpt.path)
@@ -80,7 +80,7 @@ def load_oracle(ckpt: Checkpoint) -> Oracle:
 
 
 def hf_config(ckpt: Checkpoint) -> PretrainedConfig:
-    """The checkpoint's config as transformers calls its keys."""
+    """The checkpoint's config under transformers' keys."""
     from transformers import CONFIG_MAPPING
 
     kind = CONFIG_MAPPING[ckpt.arch]
@@ -91,16 +91,16 @@ def hf_config(ckpt: Checkpoint) -> PretrainedConfig:
         if theirs in fields and ours in given:
             given[theirs] = given[ours]
     given |= GATHERED.get(ckpt.arch, _nothing)(ckpt)
-    typed = given.get("rope_parameters") is not None  # one entry for each kind of layers
+    typed = given.get("rope_parameters") is not None  # with one entry per layer type
     if "rope_parameters" in fields and "rope_scaling" in given and not typed:
-        # A file's own tensors say more of LongRoPE than its keys.
+        # A file's own tensors say more about LongRoPE than its keys.
         unscaled = {"rope_type": "default"}
         given["rope_scaling"] = long_rope_of(ckpt) or given["rope_scaling"] or unscaled
     fixed = {"model_type", "quantization_config", *(k for k in given if _read_only(kind, k))}
-    # Null is a value only where HF's class has it.
+    # null is passed only for keys where HF's class accepts it.
     lost = {k for k, v in given.items() if v is None and "None" not in str(fields.get(k, ""))}
     kept = {k: v for k, v in given.items() if k not in fixed | lost}
-    # HF's default may lie outside of the vocabulary; it plays no part in a forward pass.
+    # HF's default may be outside the vocabulary; a forward pass does not use it.
     return kind(**{"pad_token_id": None, **kept})
 
 
@@ -114,7 +114,7 @@ def _nothing(ckpt: Checkpoint) -> dict[str, Any]:
 
 
 def hf_trace(model: PreTrainedModel, tokens: Sequence[int]) -> Trace:
-    """What the HF model computes of `tokens` in one forward pass."""
+    """HF's computation of `tokens`, in one forward pass."""
     layers = _layers(model)
     states: list[Tensor] = []
 
@@ -137,13 +137,13 @@ def hf_trace(model: PreTrainedModel, tokens: Sequence[int]) -> Trace:
 
 
 def _layers(model: PreTrainedModel) -> Sequence[torch.nn.Module]:
-    """The model's blocks: its first list of as many modules as it has layers."""
+    """The model's blocks: its first list with as many modules as it has layers."""
     count = model.config.get_text_config().num_hidden_layers
     for module in model.modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == count:
             return list(module)
     raise UnsupportedModel(
-        f"{type(model).__name__} keeps its {count} layers in no list.",
+        f"{type(model).__name__} has no list of its {count} layers.",
         fix="this architecture cannot be verified layer by layer.",
     )
 
@@ -162,42 +162,42 @@ def _class(ckpt: Checkpoint) -> Any:
 
 
 def _theirs(ckpt: Checkpoint) -> bool:
-    """Does transformers know the directory's own model_type, and are its weights plain?"""
+    """Whether transformers knows the directory's own model_type, and its weights are plain."""
     config = read_json(ckpt.path / "config.json")
     return config.get("model_type") == ckpt.arch and not config.get("quantization_config")
 
 
 def _wanted(kind: Any, config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the HF model's tensors."""
+    """The names and shapes of the HF model's tensors."""
     with torch.device("meta"):
         model = kind(config)
     return {name: tuple(t.shape) for name, t in model.state_dict().items()}
 
 
 def _check(ckpt: Checkpoint, said: Mapping[str, Any]) -> None:
-    """Nothing may be made up: HF fills what it misses with random numbers."""
+    """Refuse a missing tensor: HF would fill it with random numbers."""
     ignored = re.compile(r"rotary_emb\.inv_freq|masked_bias|\.attn\.bias$")
     missing = [n for n in said.get("missing_keys", ()) if not ignored.search(n)]
     bad = [*missing, *(str(x) for x in said.get("mismatched_keys", ()))]
     if bad:
         raise UnsupportedModel(
-            f"{ckpt.path}: transformers' model lacks {len(bad)} of its tensors, as {bad[0]}.",
+            f"{ckpt.path}: transformers' model lacks {len(bad)} of its tensors, such as {bad[0]}.",
             fix="compare with the original directory: --against DIR.",
         )
 
 
 def _fill(model: PreTrainedModel, source: TensorSource, names: set[str]) -> None:
-    """Weights of what a correction has added."""
+    """Load the weights of modules that a correction has added."""
     model.load_state_dict({n: dequantize(source.read(n)).float() for n in names}, strict=False)
 
 
 def _divide(model: PreTrainedModel, divisors: Tensor | None) -> None:
-    """Frequency factors that only GGUF files have."""
+    """Apply frequency divisors, which only GGUF files have."""
     if divisors is None:
         return
     for name, module in model.named_modules():
         if name.endswith("rotary_emb"):
-            # Gemma 4 has a table for each type of layers, and divides that of those that see all.
+            # Gemma 4 has a table per layer type, and divides the one for full attention.
             for at in ("inv_freq", "full_attention_inv_freq"):
                 if hasattr(module, at):
                     getattr(module, at).div_(divisors)
@@ -207,7 +207,7 @@ def _divide(model: PreTrainedModel, divisors: Tensor | None) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers' progress bars and hints stay off the terminal."""
+    """Keep transformers' progress bars and hints off the terminal."""
     from transformers.utils import logging as transformers_logging
 
     logging: Any = transformers_logging

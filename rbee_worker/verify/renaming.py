@@ -1,6 +1,6 @@
-"""Tensors of a checkpoint, decoded, as an HF model wants them: names, fused parts, experts.
+"""A checkpoint's decoded tensors in the form of an HF model: names, fused parts, experts.
 
-Our tables give HF's published names already. What is left is how a file groups rows.
+Our tables already give HF's published names. What remains is how a file groups rows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rbee_worker.verify.families import REGROUPED, Tensors
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# One matrix whose rows are those of others, in this order.
+# A fused matrix -> the matrices whose rows it has, in order.
 _FUSED = (
     ("qkv_proj", ("q_proj", "k_proj", "v_proj")),
     ("gate_up_proj", ("gate_proj", "up_proj")),
@@ -34,7 +34,7 @@ _SHORT = "model.rope_factors_short"
 def state_for(
     source: TensorSource, wanted: Shapes, config: Mapping[str, Any], arch: str
 ) -> Tensors:
-    """float32 tensors that HF's loader takes for the `wanted` names and shapes."""
+    """The float32 tensors that HF's loader accepts for the `wanted` names and shapes."""
     found = {
         name: dequantize(source.read(name)).reshape(source.info(name).shape)
         for name in source.names()
@@ -51,13 +51,13 @@ def state_for(
 
 
 def rope_divisors(source: TensorSource) -> Tensor | None:
-    """What a GGUF file divides the rotary frequencies by (Llama 3.1 and later)."""
+    """A GGUF file's divisors of the rotary frequencies (Llama 3.1 and later)."""
     name = "model.rope_freqs"
     return dequantize(source.read(name)) if name in source.names() else None
 
 
 def long_rope_of(ckpt: Checkpoint) -> dict[str, Any] | None:
-    """Phi's LongRoPE as a GGUF file holds it: two tensors and a magnitude."""
+    """Phi's LongRoPE as a GGUF file stores it: two tensors and a magnitude."""
     if _LONG not in ckpt.source.names():
         return None
     c = ckpt.config
@@ -67,17 +67,17 @@ def long_rope_of(ckpt: Checkpoint) -> dict[str, Any] | None:
         "long_factor": long,
         "short_factor": short,
         "original_max_position_embeddings": c.get("original_max_position_embeddings"),
-        # One magnitude, under the names of Phi 3 and of Phi-MoE.
+        # One magnitude, under the names that Phi 3 and Phi-MoE have for it.
         **dict.fromkeys(_MAGNITUDES if c.get("rope_magnitude") else (), c.get("rope_magnitude")),
     }
 
 
 def _fused(found: Tensors, wanted: Shapes, whole: str, parts: tuple[str, ...]) -> Tensors:
-    """Parts one after the other, where HF has one tensor of their rows."""
+    """Join parts where HF has one tensor with all their rows."""
     out = dict(found)
     for name in wanted:
         at, dot, kind = name.partition(f".{whole}")
-        kind = kind or ".weight"  # HF's stacks of experts are no modules
+        kind = kind or ".weight"  # HF's stacks of experts are not modules
         pieces = [f"{at}.{p}{kind}" for p in parts]
         if dot and name not in out and all(p in out for p in pieces):
             rows = [out.pop(p) for p in pieces]
@@ -86,7 +86,7 @@ def _fused(found: Tensors, wanted: Shapes, whole: str, parts: tuple[str, ...]) -
 
 
 def _cut(found: Tensors, wanted: Shapes, whole: str, parts: tuple[str, ...]) -> Tensors:
-    """One tensor cut into the parts that HF has."""
+    """Cut one tensor into the parts that HF has."""
     out = dict(found)
     for name in found:
         at, dot, kind = name.partition(f".{whole}.")
@@ -98,8 +98,8 @@ def _cut(found: Tensors, wanted: Shapes, whole: str, parts: tuple[str, ...]) -> 
 
 
 def _experts(found: Tensors, wanted: Shapes) -> Tensors:
-    """Stacks as HF has them; else one tensor an expert, as published files do, which HF's loader
-    knows."""
+    """Stacks of experts if HF has stacks; else one tensor per expert, as in published files, which
+    HF's loader knows."""
     out: Tensors = {}
     for name, tensor in found.items():
         match = re.fullmatch(r"(.*\.experts)\.(\w+)\.weight", name)
@@ -108,7 +108,7 @@ def _experts(found: Tensors, wanted: Shapes) -> Tensors:
         elif f"{match[1]}.{match[2]}" in wanted:
             out[f"{match[1]}.{match[2]}"] = tensor
         elif f"{match[1]}.gate_up_proj" in wanted:
-            out[name] = tensor  # `_fused` puts it beside its other half
+            out[name] = tensor  # `_fused` joins it with its other half
         else:
             for number, one in enumerate(tensor):
                 out[f"{match[1]}.{number}.{match[2]}.weight"] = one
@@ -116,7 +116,7 @@ def _experts(found: Tensors, wanted: Shapes) -> Tensors:
 
 
 def _each_head(found: Tensors, wanted: Shapes) -> Tensors:
-    """Norms of heads in one tensor, where HF has a module for each."""
+    """Split norms of all heads in one tensor, where HF has one module per head."""
     out: Tensors = {}
     for name, tensor in found.items():
         at = name.removesuffix(".weight")

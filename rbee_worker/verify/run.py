@@ -1,4 +1,4 @@
-"""`verify` from settings to a report: open, check memory, compute both, compare."""
+"""`verify`, from settings to a report: open, check memory, compute with both, compare."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def verify_report(
     tolerance: float | None = None,
     say: Say = lambda text: None,
 ) -> dict[str, Any]:
-    """Compares `settings.model`, computed by `settings.backend` (auto: reference, which is to equal
-    transformers) in `settings.dtype` (auto: float32) with a float32 cache, with transformers on so
-    many random ids; against: another checkpoint that transformers takes its weights from.
+    """Compare `settings.model` with transformers on `tokens` random ids.
 
-    Raises UsageError, ModelError's children.
+    It is computed by `settings.backend` (auto: reference, which should equal transformers) in
+    `settings.dtype` (auto: float32), with a float32 cache. against: another checkpoint, from which
+    transformers takes its weights. Raises UsageError and subclasses of ModelError.
     """
     if settings.backend == "auto":
         settings = msgspec.structs.replace(settings, backend="reference")
@@ -60,7 +60,7 @@ def verify_report(
     model = _built(ckpt, settings, dtype, say)
     if len(model.blocks) + 1 != len(want.states) or model.vocab_size != want.logits.shape[1]:
         raise ModelError(
-            f"{against}: has other sizes than {settings.model}.",
+            f"{against}: its sizes differ from those of {settings.model}.",
             fix="give --against the checkpoint that this one was converted from.",
         )
     pieces = backend.pieces(model, tokens=len(ids), block_size=BLOCK_SIZE, kv_dtype=KV)
@@ -79,24 +79,29 @@ def verify_report(
 
 
 def _packed(ckpt: Checkpoint) -> bool:
-    """Are any of its weights quantized?"""
+    """Whether any of its weights are quantized."""
     return any(not FORMATS[use.format].is_float for use in summarize(ckpt.source).formats)
 
 
 def _built(ckpt: Checkpoint, settings: Settings, dtype: str, say: Say) -> Decoder:
-    """The model on the backend that was asked for."""
+    """The model on the chosen backend."""
 
     def compiling(done: int, total: int, name: str) -> None:
         say(f"Compiling CPU kernels: {done} of {total}, {name}.")
 
     plan = preflight(ckpt, settings)
-    plan.backend.prepare(outline_of(ckpt, plan.model.context), settings, KV, compiling)
-    ops = plan.backend.ops(settings, dtype, weight_bytes=plan.weight_bytes, progress=compiling)
+    outline = outline_of(ckpt, plan.model.context)
+    prepared = plan.backend.prepare(outline, settings, KV, compiling)
+    for note in prepared.notes:
+        say(note)
+    ops = plan.backend.ops(
+        settings, dtype, weight_bytes=plan.weight_bytes, progress=compiling, prepared=prepared
+    )
     return build_model(ckpt, ops)
 
 
 def as_dict(found: Comparison) -> dict[str, Any]:
-    """A comparison as `verify --json` has it."""
+    """A comparison in the form of `verify --json`."""
     return {
         "ok": found.ok,
         "tolerance": found.tolerance,
@@ -117,7 +122,7 @@ def _step(step: Step) -> dict[str, Any]:
 
 
 def _ids(ckpt: Checkpoint, settings: Settings, count: int) -> list[int]:
-    """Random ids, the same every time; after a check that both models will fit in memory."""
+    """Random ids, the same every time. Checks first that both models fit in memory."""
     ahead = preflight(ckpt, settings)
     if not 2 <= count <= ahead.model.context:
         raise UsageError(
@@ -127,7 +132,7 @@ def _ids(ckpt: Checkpoint, settings: Settings, count: int) -> list[int]:
     need, free = 2 * 4 * ahead.model.n_parameters, available_memory()
     if need > free:
         raise ModelError(
-            f"comparing needs two models in float32, {need:,} bytes; {free:,} are free.",
+            f"comparing needs two models in float32, {need:,} bytes, but {free:,} are free.",
             fix="verify a smaller model of the family, or on a larger machine.",
         )
     return random.Random(0).choices(range(ahead.model.vocab_size), k=count)

@@ -1,4 +1,4 @@
-"""One sequence computed at once, with state of its own: what a comparison runs. Torch-free."""
+"""Runs one sequence at once, with state of its own, for comparisons. Torch-free."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from rbee_worker.state.specs import PagedKV, StateGroup
 F32 = NDArray[np.float32]
 
 BLOCK_SIZE = 16
-KV = "f32"  # dtype of the cache: nothing but the computation is compared
-_SLOT = 1  # 0 is a sink
+KV = "f32"  # dtype of the cache, so that only the computation is compared
+_SLOT = 1  # slot 0 is the sink
 
 
 @dataclass(frozen=True)
 class Trace:
-    """States of the T tokens of one sequence: before the first block and after each [T, dim], and
-    the logits [T, vocab]."""
+    """The hidden states of the T tokens of one sequence, before the first block and after each,
+    [T, dim], and the logits [T, vocab]."""
 
     states: tuple[F32, ...]
     logits: F32
 
     def inputs(self) -> Iterator[tuple[F32, F32]]:
-        """What each block got and what it made of it."""
+        """Each block's input and output."""
         return pairwise(self.states)
 
 
 class Pieces(Protocol):
-    """A model that can be run piece by piece on some backend."""
+    """A model that can be run piece by piece, on any backend."""
 
     @property
     def groups(self) -> tuple[StateGroup, ...]: ...
@@ -49,23 +49,23 @@ class Pieces(Protocol):
         ...
 
     def put(self, x: F32) -> Array:
-        """States as the pieces take them."""
+        """Hidden states in the form that the pieces take."""
         ...
 
     def embedded(self, batch: Batch) -> Array:
-        """batch of N rows -> what the first block reads [N, dim]"""
+        """The input of the first block, [N, dim], for a batch of N rows."""
         ...
 
     def layers(self, x: Array, batch: Batch) -> Sequence[Callable[[Array], Array]]:
-        """The blocks, each as a function of the state alone. x [N, dim]: what `embedded` gave"""
+        """The blocks, each as a function of the hidden state alone; x [N, dim]: from `embedded`."""
         ...
 
     def normed(self, x: Array) -> Array:
-        """What the last block made [N, dim] -> what the head reads [N, dim]"""
+        """The output of the last block [N, dim] -> the input of the output head [N, dim]."""
         ...
 
     def head(self, rows: Array) -> Array:
-        """hidden states [S, dim] -> logits float32 [S, vocab]"""
+        """Hidden states [S, dim] -> logits, float32 [S, vocab]."""
         ...
 
 
@@ -101,12 +101,12 @@ def whole_batch(model: Pieces, tokens: Sequence[int]) -> Batch:
 
 
 def _blocks(tokens: int) -> int:
-    """Blocks that so many tokens need, and the sink."""
+    """The number of blocks for `tokens` tokens, plus the sink."""
     return -(-tokens // BLOCK_SIZE) + 1
 
 
 def trace(model: Pieces, tokens: Sequence[int]) -> Trace:
-    """What `model` computes of `tokens` from their embedding on."""
+    """The model's computation of `tokens`, from their embedding on."""
     batch = whole_batch(model, tokens)
     x = model.embedded(batch)
     states = [model.host(x)]
@@ -117,8 +117,8 @@ def trace(model: Pieces, tokens: Sequence[int]) -> Trace:
 
 
 def layer_by_layer(model: Pieces, tokens: Sequence[int], given: Trace) -> Trace:
-    """Every block, and the head, computed from what `given` has before it: errors of earlier ones
-    do not reach it."""
+    """Every block, and the output head, computed from the states in `given` before it, so that the
+    errors of earlier blocks do not affect it."""
     batch = whole_batch(model, tokens)
     x = model.embedded(batch)
     states = [model.host(x)]

@@ -1,6 +1,7 @@
 """The table of tiny configs: one row a variant, each drives every check of test_archs.py."""
 
 from tests.archs import (
+    arcee,
     dense,
     dots1,
     exaone4,
@@ -8,6 +9,7 @@ from tests.archs import (
     gemma4,
     gpt,
     gptoss,
+    hunyuan_v1_dense,
     latent,
     llama,
     llama4,
@@ -18,6 +20,7 @@ from tests.archs import (
     phi,
     qwen,
     relatives,
+    seed_oss,
 )
 from tests.archs.base import (
     VOCAB,
@@ -60,5 +63,8 @@ _GROUPS = (
     exaone4,
     dots1,
     olmoe,
+    hunyuan_v1_dense,
+    seed_oss,
+    arcee,
 )
 ARCHS: tuple[Arch, ...] = tuple(arch for group in _GROUPS for arch in group.ARCHS)

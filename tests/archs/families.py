@@ -349,6 +349,27 @@ FAMILIES: tuple[Family, ...] = (
         gguf="exaone4",
     ),
     Family(
+        "Hunyuan dense, Hunyuan-MT, Hy-MT",
+        ("hunyuan_v1_dense",),
+        "RMSNorm of each head's q and k after rotation, θ×α^(d/(d-2)), tied",
+        rotary="halves",
+        gguf="hunyuan-dense",
+    ),
+    Family(
+        "Seed-OSS",
+        ("seed_oss",),
+        "QKV bias, head_dim 128 explicit, θ 1e7, llama-like",
+        rotary="halves",
+        gguf="seed_oss",
+    ),
+    Family(
+        "Arcee AFM",
+        ("arcee",),
+        "squared ReLU without a gate, yarn",
+        rotary="pairs",
+        gguf="arcee",
+    ),
+    Family(
         "Phi-3.5-MoE",
         ("phimoe",),
         "sparsemixer top-2 routing, LayerNorm, longrope",

@@ -17,14 +17,19 @@ CONFIG = transformers.Gemma4TextConfig
 
 
 class Model(transformers.Gemma4ForCausalLM):
-    """With factors of layers and scales of experts that are not one."""
+    """With factors of layers that are not one: above it, each another.
+
+    A factor shrinks or stretches all that a layer passes on, and what the next one adds is normed.
+    Below one, what is added outweighs what was there: six layers, most with 0.5 to 0.85, made an
+    error 160 times as large, transformers' own rounding no less than ours.
+    """
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__(config)
         with torch.no_grad():
             for name, b in self.named_buffers():
                 if name.endswith("layer_scalar"):
-                    b.fill_(0.5 + torch.rand(()).item())
+                    b.fill_(1.0 + 0.5 * torch.rand(()).item())
 
 
 def with_towers(config: dict[str, Any], tensors: Arrays) -> tuple[dict[str, Any], Arrays]:

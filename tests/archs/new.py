@@ -2,18 +2,22 @@
 
 Writes the family's file, in Llama's shape and with the config keys and defaults of transformers'
 class, and a file of tiny configs; adds the rows of tables that follow from the name alone; and
-prints every other place that a family has, in order. A place left out fails a test that names it.
+prints its tensors and every other place that a family has, in order. A place left out fails a test
+that names it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from rbee_worker.models import ARCHITECTURES
 from rbee_worker.models.config import INERT, DecoderConfig
+from tests.archs.base import Arch, configured
 
 ROOT = Path(__file__).parents[2]
 MODELS, ARCHS = ROOT / "rbee_worker/models", ROOT / "tests/archs"
@@ -23,7 +27,7 @@ TABLE, GROUPS = MODELS / "__init__.py", ARCHS / "__init__.py"
 PLACES: tuple[tuple[str, str], ...] = (
     ("rbee_worker/models/", "its file: config keys, and the block that they make"),
     ("rbee_worker/models/__init__.py", "its row: model_type, config, build, title"),
-    ("rbee_worker/checkpoint/names/", "its GGUF files: keys and tensors (none: no such files)"),
+    ("rbee_worker/checkpoint/names/", "its GGUF files, if llama.cpp has any: keys and tensors"),
     ("rbee_worker/verify/families.py", "only where a GGUF file groups rows otherwise than HF"),
     ("tests/archs/", "at least two tiny configs that differ in every optional trait"),
     ("tests/archs/families.py", "its line of docs/architectures.md"),
@@ -34,6 +38,14 @@ PLACES: tuple[tuple[str, str], ...] = (
     ("docs/architectures.md", "made by `python -m tests.archs.page`"),
     ("CHANGELOG.md", "a line"),
 )
+COMMANDS = """\
+  python -m pytest -q tests/test_defaults.py tests/test_archs.py tests/test_verify_archs.py \\
+    -k {name}
+  python -m pytest -q tests/test_docs.py tests/test_published.py tests/test_refused_configs.py \\
+    tests/test_config_keys.py tests/checkpoint/test_absent_keys.py tests/tokenizer tests/benchmarks
+  python -m pytest -q -m slow tests/test_llamacpp_converter.py -k {name}
+  python -m pytest -q -m kernels tests/ops/cpu/test_model.py -k "rows and {name}"
+"""
 
 
 def started(model_type: str) -> list[str]:
@@ -51,7 +63,7 @@ def started(model_type: str) -> list[str]:
         if path.exists():
             raise SystemExit(f"{path.relative_to(ROOT)} is there already")
     family.write_text(family_file(model_type, kind))
-    tiny.write_text(tiny_file(model_type, kind.__name__, oracle))
+    tiny.write_text(tiny_file(model_type, kind, oracle))
     row = f'    "{model_type}": Architecture(\n'
     row += f'        "{model_type}.Config", "{model_type}.build", "{model_type}"\n    ),\n'
     _insert(TABLE, "}\n\n\ndef architecture(", row)
@@ -76,12 +88,14 @@ def _insert(path: Path, before: str, text: str) -> None:
 
 def fields_of(kind: type[Any]) -> list[tuple[str, str, Any]]:
     """(name, type, default) of the keys that a `Config` on top of `DecoderConfig` must have: those
-    that it lacks or has with another default."""
+    that it lacks or has with another default. Ids of tokens are none: their place is `INERT`."""
     shared = {f.name: f for f in dataclasses.fields(DecoderConfig)}
     fresh = kind()
     found = []
     for f in dataclasses.fields(kind):
         if f.name in INERT or f.name == "rope_parameters" or f.name in _base_fields():
+            continue
+        if f.name.endswith("_token_id"):
             continue
         default = f.default if f.default is not dataclasses.MISSING else None
         same = f.name in shared and shared[f.name].default in (default, dataclasses.MISSING)
@@ -135,13 +149,14 @@ def build(c: Config, w: Weights) -> Decoder:
 '''
 
 
-def tiny_file(model_type: str, config: str, oracle: str) -> str:
+def tiny_file(model_type: str, kind: type[Any], oracle: str) -> str:
     """Two rows of the table of tiny configs, from transformers and as a GGUF file."""
-    import gguf
-
-    known = model_type.upper() in gguf.MODEL_ARCH.__members__
-    arch = f"gguf.MODEL_ARCH.{model_type.upper()}" if known else "None"
-    imported = "import gguf\n" if known else ""
+    name = gguf_name(model_type)
+    arch = f"gguf.MODEL_ARCH.{name}" if name else "None"
+    imported = "import gguf\n" if name else ""
+    # Some classes cannot do without a width of heads.
+    wide = any(f.name == "head_dim" for f in dataclasses.fields(kind))
+    one, other = (", head_dim=32", "head_dim=16, ") if wide else ("", "")
     return f'''"""What sets {model_type} apart."""
 
 from __future__ import annotations
@@ -150,13 +165,54 @@ from __future__ import annotations
 
 from tests.archs.base import Arch, configured
 
-M, C = transformers.{oracle}, transformers.{config}
+M, C = transformers.{oracle}, transformers.{kind.__name__}
+A = {arch}
 
 ARCHS: tuple[Arch, ...] = (
-    Arch("{model_type}", M, configured(C), {arch}),
-    Arch("{model_type}-tied", M, configured(C, tie_word_embeddings=True)),
+    Arch("{model_type}", M, configured(C{one}), A),
+    Arch("{model_type}-tied", M, configured(C, {other}tie_word_embeddings=True), A),
 )
 '''
+
+
+def gguf_name(model_type: str) -> str | None:
+    """The member of gguf.MODEL_ARCH that is called like a `model_type`: but for underscores, or
+    with some of its words, if they are at least two."""
+    import gguf
+
+    names, words = list(gguf.MODEL_ARCH.__members__), model_type.upper().split("_")
+    same = [n for n in names if n.replace("_", "") == "".join(words)]
+    some = [n for n in names if "_" in n and {*n.split("_")} <= {*words}]
+    return next(iter(same + sorted(some, key=len, reverse=True)), None)
+
+
+def tensors_of(arch: Arch) -> list[tuple[str, str, str]]:
+    """The tensors of a tiny model, those of layers once: ("+" where Llama has no such tensor, the
+    name that transformers has, that of GGUF files); then those that only Llama has, with "-"."""
+    import gguf
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = arch.config()
+    with torch.device("meta"):
+        names = arch.model(config).state_dict()
+        llama = [_anywhere(n) for n in LlamaForCausalLM(configured(LlamaConfig)()).state_dict()]
+    count, known = config.num_hidden_layers, None
+    if arch.gguf_arch is not None:
+        known = gguf.get_tensor_name_map(arch.gguf_arch, count)
+    found: dict[str, tuple[str, str, str]] = {}
+    for name in names:
+        here, (stem, _, suffix) = _anywhere(name), name.rpartition(".")
+        other = known.get_name(stem) if known else None
+        named = f"{_anywhere(other)}.{suffix}" if other else "?"
+        found.setdefault(here, (" " if here in llama else "+", here, named))
+    lacking = [("-", name, "") for name in dict.fromkeys(llama) if name not in found]
+    return [*found.values(), *lacking]
+
+
+def _anywhere(name: str) -> str:
+    """A tensor's name without the number of its layer, or of its expert."""
+    return re.sub(r"\.\d+(?=\.|$)", ".{}", name)
 
 
 def main(model_type: str) -> None:
@@ -165,12 +221,10 @@ def main(model_type: str) -> None:
     sys.stdout.write(f"written: {', '.join(written)}\n\nEvery place, in order:\n")
     for place, what in PLACES:
         sys.stdout.write(f"  {place:34} {what}\n")
-    sys.stdout.write(
-        f"\nWhat is left and what is wrong:\n  python -m pytest -q tests/test_defaults.py "
-        f"tests/test_archs.py tests/test_verify_archs.py tests/test_docs.py -k {model_type}\n"
-        "  python -m pytest -q tests/test_docs.py tests/test_published.py tests/tokenizer "
-        "tests/benchmarks\n"
-    )
+    sys.stdout.write("\nIts tensors (+: not in Llama, -: only there), and those of GGUF files:\n")
+    for mark, name, other in tensors_of(import_module(f"tests.archs.{model_type}").ARCHS[0]):
+        sys.stdout.write(f"{mark} {name:60} {other}\n")
+    sys.stdout.write("\nWhat is left and what is wrong:\n" + COMMANDS.format(name=model_type))
 
 
 if __name__ == "__main__":

@@ -86,6 +86,11 @@ def problems() -> list[str]:
         for m in ARCHITECTURES
         if not rows_of(m)
     ]
+    told += [
+        f"rbee_worker/models/__init__.py: {m!r} has no title: say what people call its models"
+        for m, row in ARCHITECTURES.items()
+        if row.title == m
+    ]
     for family in FAMILIES:
         said = set(re.split(r", ", family.gguf)) - {"none"}
         if works(family) and not said <= set(GGUF_ARCHITECTURES):

@@ -149,8 +149,8 @@ def test_a_pointer_of_git_lfs_is_named(file: str, tmp_path: Path) -> None:
     ("keys", "says"),
     [
         ({"general.type": "adapter", "general.architecture": "llama"}, "a LoRA adapter"),
-        ({"general.type": "mmproj", "general.architecture": "clip"}, "pictures (mmproj)"),
-        ({"general.architecture": "clip"}, "pictures (mmproj)"),
+        ({"general.type": "mmproj", "general.architecture": "clip"}, "image encoder (mmproj)"),
+        ({"general.architecture": "clip"}, "image encoder (mmproj)"),
         ({"general.type": "imatrix"}, "an importance matrix"),
     ],
 )
@@ -163,9 +163,9 @@ def test_gguf_files_that_are_no_model(keys: dict[str, str], says: str, tmp_path:
 @pytest.mark.parametrize(
     ("start", "says"),
     [
-        (b"PK\x03\x04", "a zip archive, as PyTorch"),
+        (b"PK\x03\x04", "a zip archive, such as a PyTorch pickle"),
         (b"\x80\x02}q", "a Python pickle"),
-        (b"tjgg\x03\0\0\0", "GGML of before August 2023"),
+        (b"tjgg\x03\0\0\0", "a GGML file from before August 2023"),
         (b"\x89HDF\r\n", "HDF5"),
         (b"<!DOCTYPE html>", "a web page"),
         (b'\x40\0\0\0\0\0\0\0{"__metadata__"', "a safetensors file"),

@@ -134,7 +134,7 @@ def test_a_tensor_in_two_parts_is_refused(tmp_path: Path) -> None:
 def test_a_wrong_number_of_tensors_is_refused(tmp_path: Path) -> None:
     first = part(tmp_path, 0, 2, "a", total=3)
     part(tmp_path, 1, 2, "b")
-    with pytest.raises(CheckpointError, match="2 parts have 2 tensors, the first says 3"):
+    with pytest.raises(CheckpointError, match="2 parts have 2 tensors, but the first says 3"):
         open_gguf(first)
 
 

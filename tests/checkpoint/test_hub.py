@@ -214,7 +214,8 @@ def test_what_is_not_there(hub, tmp_path, ref, files, says):
 
 
 @pytest.mark.parametrize(
-    ("status", "says"), [(401, "no such repository"), (403, "granted by its owner"), (400, "hub")]
+    ("status", "says"),
+    [(401, "no such repository"), (403, "its owner must grant access"), (400, "hub")],
 )
 def test_what_the_hub_refuses(hub, tmp_path, status, says):
     hub.status = status

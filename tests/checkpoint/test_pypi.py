@@ -158,9 +158,9 @@ def test_the_newest_local_version_unless_asked_for_one(tmp_path, index):
     [
         ({"p/a.txt": b""}, "", "holds 0 .gguf files"),
         ({"p/a.gguf": b"", "p/b.gguf": b""}, "", r"its .gguf files: p/a.gguf, p/b.gguf"),
-        ({"p/a.gguf": b""}, "b.gguf", "holds 0 files called b.gguf"),
-        ({"p/a.gguf": b"", "q/a.gguf": b""}, "a.gguf", "holds 2 files called a.gguf"),
-        ({"p/xa.gguf": b""}, "a.gguf", "holds 0 files called a.gguf"),
+        ({"p/a.gguf": b""}, "b.gguf", "holds 0 files named b.gguf"),
+        ({"p/a.gguf": b"", "q/a.gguf": b""}, "a.gguf", "holds 2 files named a.gguf"),
+        ({"p/xa.gguf": b""}, "a.gguf", "holds 0 files named a.gguf"),
     ],
 )
 def test_wheels_without_the_file(tmp_path, index, members, file, says):

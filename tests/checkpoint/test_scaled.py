@@ -14,7 +14,7 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.checkpoint.safetensors import open_directory
-from rbee_worker.checkpoint.scaled import joined, understood
+from rbee_worker.checkpoint.scaled import joined, without_known_quantization
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 from rbee_worker.models import build_model
 from rbee_worker.ops.reference.dequant import dequantize
@@ -93,14 +93,14 @@ def test_deepseek_in_8_bits_equals_what_its_weights_mean(tmp_path: Path) -> None
     with torch.inference_mode():
         want = oracle(NARROW)(torch.tensor([tokens])).logits[0]
     assert float((got - want).norm() / want.norm()) < 1e-4
-    assert model.notes == ("kv_b_proj (F8_B128) is taken apart and held as floats",)
+    assert model.notes == ("kv_b_proj (F8_B128) is split on load and kept as floats",)
     assert set(model.skipped) == {"model.layers.2.eh_proj.weight", "model.layers.2.enorm.weight"}
     assert "MTP" in model.skipped["model.layers.2.enorm.weight"]
 
 
 def test_the_plan_tells_what_8_bits_take_as_floats(tmp_path: Path) -> None:
     planned, plan = planned_model(open_checkpoint(str(written(tmp_path))), "bf16")
-    assert planned.notes == ("kv_b_proj (F8_B128) is taken apart and held as floats",)
+    assert planned.notes == ("kv_b_proj (F8_B128) is split on load and kept as floats",)
     tensors = load_file(tmp_path / "model.safetensors")
     eight = [v.numel() for n, v in tensors.items() if v.dtype == torch.float8_e4m3fn]
     kv_b = sum(v.numel() for n, v in tensors.items() if n.endswith("kv_b_proj.weight"))
@@ -146,20 +146,22 @@ def test_pairs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         (torch.zeros(128, 128), torch.ones(1, 1)),
     ):
         save_file({"w": values, "w_scale_inv": scales}, tmp_path / "model.safetensors")
-        with pytest.raises(CheckpointError, match="do not fit"):
+        with pytest.raises(CheckpointError, match="do not match"):
             joined(open_directory(tmp_path)[0])
     four = torch.zeros(2, 3, 1, 16, dtype=torch.uint8)
     save_file({"w_blocks": four, "w_scales": four.clone()}, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match="do not fit"):
+    with pytest.raises(CheckpointError, match="do not match"):
         joined(open_directory(tmp_path)[0])
 
 
 def test_other_blocks_and_other_methods() -> None:
     with pytest.raises(UnsupportedModel, match=r"\[64, 64\]"):
-        understood({"quantization_config": {**FP8, "weight_block_size": [64, 64]}}, "here")
-    assert understood({"quantization_config": FP8, "a": 1}, "here") == {"a": 1}
+        without_known_quantization(
+            {"quantization_config": {**FP8, "weight_block_size": [64, 64]}}, "here"
+        )
+    assert without_known_quantization({"quantization_config": FP8, "a": 1}, "here") == {"a": 1}
     other = {"quantization_config": {"quant_method": "gptq"}}
-    assert understood(other, "here") == other
+    assert without_known_quantization(other, "here") == other
 
 
 def test_a_source_without_pairs_is_left_alone(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_what_means_the_same_is_read_as_transformers_reads_it(name: str, tmp_pat
     assert ours["rope_scaling"]["factor"] == hf["factor"]
 
 
-def test_the_text_half_is_described_inside_of_it(tmp_path: Path) -> None:
+def test_the_text_model_has_a_config_of_its_own(tmp_path: Path) -> None:
     """As transformers reads it; a key outside that only looks like one is told as unread."""
     config = {
         "model_type": "gemma3",
@@ -166,6 +166,6 @@ def test_the_text_half_is_described_inside_of_it(tmp_path: Path) -> None:
     assert ours["eos_token_id"] == hf.eos_token_id == [1, 106]
     assert ours.get("rope_theta") is None
     assert hf.text_config.rope_parameters["full_attention"]["rope_theta"] != 5.0
-    assert ours["rope_theta (outside of the text half)"] == 5.0
-    assert ours["hidden_size (outside of the text half)"] == 8
-    assert "vocab_size (outside of the text half)" not in ours
+    assert ours["rope_theta (outside the text model's config)"] == 5.0
+    assert ours["hidden_size (outside the text model's config)"] == 8
+    assert "vocab_size (outside the text model's config)" not in ours

@@ -14,7 +14,7 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from rbee_worker.checkpoint import open_checkpoint
-from rbee_worker.checkpoint.tied import EMBEDDINGS, HEAD, TIED_UNSAID
+from rbee_worker.checkpoint.tied import EMBEDDINGS, HEAD, TIED_BY_DEFAULT
 from rbee_worker.errors import CheckpointError
 from rbee_worker.models import ARCHITECTURES, bigcode, falcon, mpt, parts
 from tests.driver import Driver
@@ -98,7 +98,7 @@ def test_what_is_tied_is_what_transformers_ties(
     (got,) = driver.feed([(driver.start(TOKENS), len(TOKENS))])
     assert error(got, want) < 1e-4
     told = " ".join(ckpt.notes)
-    tied = said or (said is None and arch in TIED_UNSAID)
+    tied = said or (said is None and arch in TIED_BY_DEFAULT)
     assert ("differ: each is used as it is" in told) == (tied and saved == "both, different")
     assert ("is used for both" in told) == (saved == "the head alone")
 
@@ -107,7 +107,7 @@ def test_what_is_tied_unsaid_is_what_transformers_ties_unsaid() -> None:
     tied = {
         name for name in ARCHITECTURES if transformers.CONFIG_MAPPING[name]().tie_word_embeddings
     }
-    assert tied == TIED_UNSAID
+    assert tied == TIED_BY_DEFAULT
 
 
 def test_every_place_of_an_embedding_is_known() -> None:

@@ -54,8 +54,8 @@ KINDS: dict[str, tuple[dict[str, Any], str]] = {
         {"model_type": "x", "is_encoder_decoder": True},
         "(an encoder and a decoder) is not supported",
     ),
-    "pictures": ({"model_type": "x", "vision_config": {}}, "(a model of pictures and text)"),
-    "sound": ({"model_type": "x", "audio_config": {}}, "(a model of sound and text)"),
+    "pictures": ({"model_type": "x", "vision_config": {}}, "(a model of images and text)"),
+    "sound": ({"model_type": "x", "audio_config": {}}, "(a model of audio and text)"),
     "recurrent": ({"model_type": "x", "state_size": 16}, "(a recurrent model)"),
     "hybrid": (
         {"model_type": "x", "mamba_d_state": 16, "num_attention_heads": 2},

@@ -161,7 +161,7 @@ def test_every_refused_field_is_named_as_an_option(run: Run) -> None:
     assert (code, out) == (2, "")
     assert err == (
         "error: --top-p: must be greater than 0; prompt: 600 tokens, the context has 512. "
-        "Fix: change what is named\n"
+        "Fix: change the fields that are named\n"
     )
 
 

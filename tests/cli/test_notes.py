@@ -8,7 +8,7 @@ import pytest
 from tests import tiny
 from tests.cli.test_bad_models import check, program
 
-ROW = f"the model has {tiny.VOCAB} rows for tokens, the tokenizer knows 1 tokens beyond them"
+ROW = f"the model has {tiny.VOCAB} rows for tokens, but the tokenizer has 1 tokens beyond them"
 KEY = "config keys that nothing reads: odd_key"
 PLACED = "generation_config.json: num_beams (4) is not applied by this worker"
 

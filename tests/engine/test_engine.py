@@ -25,7 +25,7 @@ from rbee_worker.engine.messages import (
 from rbee_worker.engine.sampler import Sampler
 from rbee_worker.engine.stop import StopRules
 from rbee_worker.state.specs import StateGroup
-from rbee_worker.types import EosToken, SamplingParams, StopRecord
+from rbee_worker.types import EosToken, SamplingParams, StopRecord, TokenLogprob
 from tests.engine.fakes import (
     EOS,
     FULL,
@@ -234,6 +234,18 @@ def test_usage_and_times() -> None:
     assert (a.prompt_tokens, a.output_tokens, a.preemptions) == (8, 3, 0)
 
 
+def scores_of(log: Log) -> dict[str, tuple[TokenLogprob | None, ...]]:
+    """By sequence; every message goes on where the one before ended, and no message is longer
+    than a step and the entry of the first token, which has no score."""
+    scores: dict[str, tuple[TokenLogprob | None, ...]] = {}
+    for m in log.kinds(PromptScores):
+        known = scores.get(m.seq, ())
+        assert m.start == len(known)
+        assert 0 < len(m.logprobs) <= log.engine.scheduler.token_budget + 1
+        scores[m.seq] = known + m.logprobs
+    return scores
+
+
 @pytest.mark.parametrize("groups", GROUPS)
 @pytest.mark.parametrize("options", [{}, {"token_budget": 3}, {"tokens": 48, "max_seqs": 3}])
 def test_prompt_scores(groups: tuple[StateGroup, ...], options: dict[str, Any]) -> None:
@@ -245,7 +257,7 @@ def test_prompt_scores(groups: tuple[StateGroup, ...], options: dict[str, Any]) 
         ask("other", [3] * 20, 9),
     ]
     log = run(requests, model=FakeModel(groups), **options)
-    scores = {m.seq: m.logprobs for m in log.kinds(PromptScores)}
+    scores = scores_of(log)
     assert set(scores) == {"0", "1", "2", "one"}
     assert scores["one"] == (None,)
     for i in range(3):
@@ -276,10 +288,10 @@ def test_prompt_scores_survive_a_step_that_has_to_be_done_again() -> None:
 
     prompt = list(range(4, 27))
     wanted = {"prompt_logprobs": True, "logprobs": 0}
-    calm = run([ask("a", prompt, 2, **wanted)]).kinds(PromptScores)
+    calm = scores_of(run([ask("a", prompt, 2, **wanted)]))
     requests = [ask("b", [9] * 9, 4), ask("a", prompt, 2, **wanted)]
     log = run(requests, model=Flaky(), token_budget=7)
-    assert log.kinds(PromptScores) == calm
+    assert scores_of(log) == calm
     assert log.tokens == {"a": greedy(prompt, 2), "b": greedy([9] * 9, 4)}
 
 

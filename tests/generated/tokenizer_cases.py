@@ -21,9 +21,11 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from rbee_worker import tokenizer as ours
 from rbee_worker.checkpoint.reading import read_json
 from rbee_worker.checkpoint.tokenizer_files import tokenizer_files
+from rbee_worker.tokenizer.core import Tokenizer as Ours
+from rbee_worker.tokenizer.eos import eos_set
+from rbee_worker.tokenizer.load import load_tokenizer
 from tests.generated import mutate
 from tests.generated.budget import within_budget
 from tests.tokenizer.builders import Source, train_byte_level
@@ -172,12 +174,12 @@ def check(number: int, folder: Path) -> str:
     return "equal"
 
 
-def load(folder: Path) -> ours.Tokenizer:
+def load(folder: Path) -> Ours:
     """As a checkpoint's text side is made."""
     path = folder / "tokenizer_config.json"
     source = Source(files=tokenizer_files(folder), tokenizer_config=read_json(path))
-    loaded = ours.load_tokenizer(source)
-    ours.eos_set(source, loaded)
+    loaded = load_tokenizer(source)
+    eos_set(source, loaded)
     return loaded
 
 
@@ -191,7 +193,7 @@ def theirs(folder: Path) -> PreTrainedTokenizerFast | None:
         return None
 
 
-def placed_by_the_file(loaded: ours.Tokenizer, hf: PreTrainedTokenizerFast, folder: Path) -> bool:
+def placed_by_the_file(loaded: Ours, hf: PreTrainedTokenizerFast, folder: Path) -> bool:
     """Has a file given a token an id that transformers does not give it?"""
     listed: dict[str, int] = {}
     config = json.loads((folder / "tokenizer_config.json").read_bytes())
@@ -203,7 +205,7 @@ def placed_by_the_file(loaded: ours.Tokenizer, hf: PreTrainedTokenizerFast, fold
     return any(loaded.token_id(t) == i != theirs.get(t) for t, i in listed.items())
 
 
-def same(loaded: ours.Tokenizer, hf: PreTrainedTokenizerFast, text: str) -> None:
+def same(loaded: Ours, hf: PreTrainedTokenizerFast, text: str) -> None:
     """Ids of a text, and the text of the ids."""
     for special in (True, False):
         found = within_budget(lambda s=special: loaded.encode(text, add_special=s)).value

@@ -122,12 +122,12 @@ def test_snapshots_of_recurrent_state_give_way_to_tokens() -> None:
     some = planned(2 * (all_tokens + (slots + 5) * slot))
     assert (some.tokens, some.snapshots) == (COMFORT, 4)
     assert some.notes == (
-        "4 snapshots of recurrent state are kept instead of 8, that is what memory holds: "
-        "fewer prompts can go on from the computed beginning of another",
+        "4 snapshots of recurrent state are kept, not 8, because no more fit in memory: "
+        "fewer prompts can reuse the computed beginning of another",
     )
     none = planned(2 * (2000 * 192 + slots * slot))
     assert (none.tokens, none.snapshots) == (1984, 0)
-    assert "no prompts can go on" in none.notes[0]
+    assert "no prompts can reuse" in none.notes[0]
     assert "context cut from 4096" in none.notes[1]
     with pytest.raises(ModelError, match="the recurrent state of 8 sequences needs 792 bytes"):
         planned(2 * slots * slot - 2)

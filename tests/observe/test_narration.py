@@ -26,8 +26,8 @@ from rbee_worker.types import Narration, StopRecord
         ),
         (
             narration.rescaled("j", 4097, 4096),
-            "Past 4,096 tokens this model places its text anew: 4,097 tokens will be computed "
-            "again.",
+            "Beyond 4,096 tokens this model encodes positions differently: "
+            "4,097 tokens will be computed again.",
         ),
         (
             narration.drafted("j", 1480, 1093),

@@ -20,7 +20,7 @@ from rbee_worker.engine.messages import Loading, Output
 from rbee_worker.errors import BadReference, CheckpointError, ModelError, UsageError, WorkerError
 from rbee_worker.process.host import ProcessHost
 from rbee_worker.session.client import EngineClient
-from rbee_worker.types import End, Error, Event, Request, Started, Token
+from rbee_worker.types import End, Event, Request, Started, Token
 from tests.engine.tiny import write_tiny
 
 PATIENCE_S = 60  # shared machines are slow; each test takes a few seconds on an idle one
@@ -134,12 +134,10 @@ def test_the_same_tokens_in_a_process_and_in_a_thread_with_and_without_cache(tin
     assert run(main(in_process=True, kv_tokens=192, ctx=192, block_size=4)) == there
 
 
-def test_signals_idleness_and_a_sudden_end(tiny: Path) -> None:
+def test_signals_and_idleness(tiny: Path) -> None:
     async def main() -> None:
-        began = time.monotonic()
         async with started(Settings(model=str(tiny), threads=1, backend="reference")) as client:
             await client.ready()
-            start_s = time.monotonic() - began
             pid = pid_of(client)
             for number in (signal.SIGINT, signal.SIGTERM):  # the client decides, not the terminal
                 os.kill(pid, number)
@@ -152,19 +150,6 @@ def test_signals_idleness_and_a_sudden_end(tiny: Path) -> None:
             await asyncio.sleep(1.0)
             share = (_cpu_s(pid) - before) / (time.monotonic() - began)
             assert share < 0.05, "it spins while there is nothing to do"
-
-            killed_s = 0.0
-            async for event in client.generate(ask("b", 250)):
-                if isinstance(event, Token) and not killed_s:
-                    os.kill(pid, signal.SIGKILL)
-                    killed_s = time.monotonic()
-                last = event
-            assert time.monotonic() - killed_s < start_s, "noticed by its silence, not its end"
-            assert isinstance(last, Error)
-            assert last.code == "ENGINE_LOST"
-            assert "SIGKILL" in last.message
-            assert client.state == "failed"
-            assert "SIGKILL" in str(client.failure)
 
     run(main())
 
@@ -236,7 +221,7 @@ def test_an_engine_that_ends_while_loading_leaves_its_last_words(tmp_path: Path)
 
     async def main() -> str:
         client = EngineClient(Settings(model="x"), ProcessHost("dying_engine"))
-        await client._live(lambda: None)  # type: ignore[arg-type, return-value]
+        await client._run(lambda: None)  # type: ignore[arg-type, return-value]
         assert isinstance(client.failure, ModelError)
         await client.close()
         return str(client.failure)

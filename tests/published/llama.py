@@ -1,6 +1,9 @@
-"""Models in Llama's shape: Llama, Mistral, Qwen, SmolLM3, Granite, Helium."""
+"""Models in Llama's shape: Llama, Mistral, Qwen, SmolLM3, Granite, Helium, Hunyuan,
+Seed-OSS, Arcee."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from tests.published.row import INERT, UNTIED, Published, decoder
 
@@ -20,6 +23,32 @@ GRANITE = {
     "rope_theta": 10000.0,
 }
 _QWEN = {"rms_norm_eps": 1e-6, "use_sliding_window": False, "max_window_layers": 28}
+
+# Of classifying heads, of tokens, and of variants that the family's published models are not.
+_HUNYUAN: dict[str, Any] = {
+    "add_classification_head": False,
+    "attention_bias": False,
+    "cla_share_factor": 2,
+    "class_num": 0,
+    "dense_list": [4096, 0],
+    "im_end_id": 5,
+    "im_newline_id": 11,
+    "im_start_id": 4,
+    "mask_init_id": 12,
+    "mlp_bias": False,
+    "norm_type": "rms",
+    "org_vocab_size": 128167,
+    "pad_id": 127961,
+    "pad_token_id": 127961,
+    "pool_type": "last",
+    "pretraining_tp": 1,
+    "sep_token_id": 127962,
+    "text_end_id": 7,
+    "text_start_id": 6,
+    "use_cla": False,
+    "use_qk_norm": True,
+    "use_rotary_pos_emb": True,
+}
 
 PUBLISHED: tuple[Published, ...] = (
     Published(
@@ -98,5 +127,43 @@ PUBLISHED: tuple[Published, ...] = (
             rope_theta=100000.0, rms_norm_eps=1e-8, **UNTIED,
         ),
         billions=2.17,
+    ),
+    Published(
+        "tencent/Hy-MT2-7B",
+        decoder(
+            "hunyuan_v1_dense", 128167, 4096, 14336, 32, 32, 8, **INERT, **_HUNYUAN,
+            attention_head_dim=128, head_dim=128, hidden_act="silu",
+            max_position_embeddings=262144, rms_norm_eps=1e-5,
+            rope_scaling={
+                "alpha": 1000.0, "beta_fast": 32, "beta_slow": 1, "factor": 1.0, "mscale": 1.0,
+                "mscale_all_dim": 1.0, "type": "dynamic",
+            },
+            rope_theta=10000.0, tie_word_embeddings=True,
+        ),
+        billions=7.50,
+    ),
+    Published(
+        "ByteDance-Seed/Seed-OSS-36B-Instruct",
+        decoder(
+            "seed_oss", 155136, 5120, 27648, 64, 80, 8, **INERT, attention_bias=True,
+            attention_out_bias=False, head_dim=128, hidden_act="silu",
+            max_position_embeddings=524288, mlp_bias=False, pad_token_id=1,
+            residual_dropout=0.1, rms_norm_eps=1e-6, rope_scaling={"rope_type": "default"},
+            rope_theta=10000000.0, **UNTIED,
+        ),
+        billions=36.2,
+    ),
+    Published(
+        "Delta-Vector/Austral-AFM-SFT",  # of AFM-4.5B
+        decoder(
+            "arcee", 128005, 2560, 18432, 36, 20, 4, **INERT, attention_bias=False, head_dim=128,
+            hidden_act="relu2", max_position_embeddings=65536, mlp_bias=False, rms_norm_eps=1e-5,
+            rope_scaling={
+                "beta_fast": 32.0, "beta_slow": 1.0, "factor": 20.0, "mscale": 1.0,
+                "original_max_position_embeddings": 4096, "rope_type": "yarn", "type": "yarn",
+            },
+            rope_theta=10000.0, **UNTIED,
+        ),
+        billions=4.62,
     ),
 )  # fmt: skip

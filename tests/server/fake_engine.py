@@ -24,6 +24,7 @@ from rbee_worker.errors import NotReady, QueueFull, WorkerError
 from rbee_worker.observe import narration
 from rbee_worker.params import Rules, check_request, fit
 from rbee_worker.session.prepare import encoded, rendered
+from rbee_worker.tokenizer.core import QUICK_CHARS
 from rbee_worker.tokenizer.messages import Form, checked
 from rbee_worker.types import (
     End,
@@ -54,6 +55,9 @@ class ByteTokenizer:
     bos_id = None
     warnings: tuple[str, ...] = ()
     chat_template = "chatml"
+
+    def is_quick(self, text: str) -> bool:
+        return len(text) <= QUICK_CHARS
 
     def encode(
         self, text: str, *, add_special: bool = True, parse_special: bool = True
@@ -101,6 +105,7 @@ class Fake:
     delay_s: float = 0.0  # before the first token
     token_s: float = 0.0  # between tokens
     chunk: int = 1  # tokens an event
+    scored: int = 100  # prompt tokens whose log-probabilities come in one event
     slots: int = 64  # sequences at a time; more wait
     context: int = 4096
     narrate: bool = True
@@ -296,8 +301,13 @@ class FakeEngineClient:
         began = time.monotonic()
         deadline = None if request.timeout_s is None else began + request.timeout_s - queued
         if params.echo and params.logprobs is not None:
-            rows = [None, *(self._logprob(i, params.logprobs) for i in prompt_ids[1:])]
-            yield PromptLogprobs(logprobs=tuple(rows))
+            for start in range(0, len(prompt_ids), fake.scored):
+                rows = [
+                    self._logprob(i, params.logprobs) if start + k else None
+                    for k, i in enumerate(prompt_ids[start : start + fake.scored])
+                ]
+                yield PromptLogprobs(logprobs=tuple(rows))
+                await asyncio.sleep(0)
         if fake.delay_s:
             await self._pause(live, fake.delay_s)
         script = fake.script or answer_ids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from rbee_worker.config import Settings
+from rbee_worker.server.run import bind
 from tests.server.fake_engine import Fake
 from tests.server.reading import DONE, events
 from tests.server.served import TOKEN, Served, wait_for
@@ -201,3 +204,25 @@ def test_error_lines_are_short_and_say_what_to_do(
     assert response.status_code >= 400
     found = check_problem(response.content, response.json()["error"]["code"])
     assert not any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 for c in found["error"]["message"])
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_small_pieces_are_sent_at_once(host: str) -> None:
+    """Else the body of every answer waits some 40 ms until the client confirms its headers."""
+
+    async def accepted() -> int:
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def met(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            sock = writer.get_extra_info("socket")
+            found.set_result(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listener = bind(Settings(host=host, port=0, local_mode=True))
+        async with await asyncio.start_server(met, sock=listener):
+            _, writer = await asyncio.open_connection(*listener.getsockname()[:2])
+            flag = await found
+            writer.close()
+        return flag
+
+    assert asyncio.run(accepted())

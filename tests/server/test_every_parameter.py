@@ -209,6 +209,21 @@ def test_a_parameter_shows_or_is_refused_or_is_inert(
         assert answer != plain[1], f"{key} does not show in the answer of {op.path}"
 
 
+EMPTY: tuple[Any, ...] = ([], {}, "", 0, -1, 0.5, None, False, True, [[]], [None], [{}], [""])
+
+
+@pytest.mark.parametrize("op", [o for o in OPERATIONS if o.body is not None], ids=lambda o: o.path)
+def test_nothing_empty_or_of_another_kind_fails_inside(server: Server, op: Operation) -> None:
+    """Every parameter, with what a client sends that has nothing to say."""
+    for key in parameters(op):
+        for value in EMPTY:
+            body = {**BASE[op.path], "max_tokens": 2, key: value}
+            if op.params is None:
+                del body["max_tokens"]
+            status = server.http.post(op.path, json=body).status_code
+            assert status in (200, 400, 404), (key, value)
+
+
 @pytest.mark.parametrize("op", [o for o in OPERATIONS if o.params], ids=lambda o: o.path)
 def test_info_lists_every_parameter_that_a_route_takes(server: Server, op: Operation) -> None:
     assert op.body is not None
@@ -352,3 +367,84 @@ def test_codings_and_character_sets(server: Server, kind: str, coding: str, stat
     body = json.dumps({"prompt": "x", "max_tokens": 1})
     response = server.http.post("/v1/infer", content=body, headers=headers)
     assert response.status_code == status
+
+
+ASKS = {  # headers that ask for an effect, and a value that asks for it
+    "Idempotency-Key": "k",
+    "X-Idempotency-Key": "k",
+    "Last-Event-ID": "0",
+    "Request-Timeout": "5",
+    "X-Request-Timeout": "5",
+    "X-Timeout": "5",
+    "Grpc-Timeout": "5S",
+    "If-Match": '"x"',
+    "If-Unmodified-Since": "Tue, 01 Jan 2030 00:00:00 GMT",
+    "If-None-Match": "*",
+    "If-Modified-Since": "Tue, 01 Jan 2030 00:00:00 GMT",
+    "X-HTTP-Method-Override": "DELETE",
+    "X-HTTP-Method": "DELETE",
+    "X-Method-Override": "DELETE",
+}
+# What the standards let a server ignore, and what tells something and asks for nothing.
+TOLD = {
+    "Accept": "text/event-stream",
+    "Accept-Encoding": "gzip",
+    "Accept-Language": "de",
+    "Cache-Control": "no-cache",
+    "Range": "bytes=0-3",
+    "Prefer": "respond-async",
+    "Priority": "u=1",
+    "Traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    "OpenAI-Beta": "assistants=v2",
+    "OpenAI-Organization": "org",
+    "OpenAI-Project": "proj",
+    "X-Stainless-Retry-Count": "1",
+    "X-Stainless-Read-Timeout": "600",
+    "X-Request-ID": "r",
+    "X-Client-Request-Id": "r",
+}
+
+
+def harmless(op: Operation, name: str) -> bool:
+    """Can this route leave the header unread, because it has no such effect to give or withhold?"""
+    if name.startswith("If-") and op.method == "GET":
+        return name in ("If-None-Match", "If-Modified-Since")  # without versions all is modified
+    if name.startswith(("If-", "X-HTTP", "X-Method")):
+        return False
+    return op.params is None  # asked again it changes nothing, and it is quick
+
+
+@pytest.mark.parametrize("op", OPERATIONS, ids=lambda op: f"{op.method} {op.path}")
+def test_a_header_has_its_effect_or_is_refused_or_is_harmless(
+    server: Server, op: Operation
+) -> None:
+    path = dict(zip(OPERATIONS, paths(), strict=True))[op][1]
+    for name, value in ASKS.items():
+        if name.lower() in op.headers:
+            continue  # test_idempotency.py and test_resume.py have its effect
+        body = BASE[op.path] if op.method == "POST" else None
+        if op.path == "/v1/loading/progress" and harmless(op, name):
+            continue  # a stream without an end
+        response = server.http.request(op.method, path, json=body, headers={name: value})
+        if harmless(op, name):
+            assert "header without effect" not in response.text
+        else:
+            assert response.status_code == 400, name
+            (error,) = response.json()["errors"]
+            assert error["field"] == name.lower()
+            assert "is a header without effect here" in error["message"]
+
+
+def test_headers_that_only_tell_are_no_reason_to_refuse(server: Server) -> None:
+    for path in ("/v1/infer", "/v1/jobs", "/v1/chat/completions"):
+        response = server.http.post(path, json={"messages": TALK, "max_tokens": 1}, headers=TOLD)
+        assert response.status_code == 200, response.text
+
+
+def test_lenient_names_headers_without_effect() -> None:
+    with Served(lenient=True) as served:
+        headers = {"Idempotency-Key": "k", "If-Match": "*"}
+        body = {"prompt": "x", "max_tokens": 1}
+        response = served.http.post("/v1/infer", json=body, headers=headers)
+        assert response.status_code == 200
+        assert response.headers["x-ignored-parameters"] == "idempotency-key, if-match"

@@ -6,6 +6,7 @@ decode of all ids by the `tokenizers` library behind /detokenize's sibling, neve
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 from collections.abc import Iterator
@@ -129,3 +130,35 @@ def test_every_token_of_the_default_vocabulary() -> None:
             check_whole(vocabulary, ids[first : first + 64])
         for token_id in ids[::96]:
             check_whole(vocabulary, [token_id])
+
+
+class Watched:
+    """A tokenizer, and whether an event loop was running where texts were encoded."""
+
+    def __init__(self, inner: Any, quick: bool) -> None:
+        self._inner = inner
+        self._quick = quick
+        self.on_loop: list[bool] = []
+
+    def is_quick(self, text: str) -> bool:
+        return self._quick
+
+    def encode(self, text: str, **flags: bool) -> list[int]:
+        self.on_loop.append(asyncio._get_running_loop() is not None)
+        ids: list[int] = self._inner.encode(text, **flags)
+        return ids
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_short_texts_are_tokenized_beside_the_loop_where_patterns_may_take_long(
+    quick: bool,
+) -> None:
+    with Served() as served:
+        watched = Watched(served.engine.tokenizer, quick)
+        served.engine.tokenizer = watched  # type: ignore[assignment]
+        for body in ({"text": "short"}, {"content": "<s>", "parse_special": False}):
+            assert served.http.post("/tokenize", json=body).status_code == 200
+        assert watched.on_loop == [quick, quick]

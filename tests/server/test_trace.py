@@ -79,7 +79,7 @@ def test_spans_for_opentelemetry() -> None:
     exporter = InMemorySpanExporter()
     with Served() as served:
         telemetry = Telemetry("", "w1", "0", exporter)
-        served.service.worker.telemetry = telemetry
+        served.service.worker.observers.telemetry = telemetry
         body = {"prompt": "a secret", "max_tokens": 7}
         served.http.post("/v1/infer", json=body, headers={"X-Correlation-ID": "c-7"})
         telemetry.close()

@@ -13,6 +13,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,9 +24,14 @@ from rbee_worker.params.request import MOST_DEPTH, MOST_VALUES
 from rbee_worker.server import json_shape
 from rbee_worker.server.json_shape import MOST_CONTAINERS, MOST_MEMBERS
 from rbee_worker.server.routes import OPERATIONS
-from tests.server.fake_engine import Fake
+from rbee_worker.tokenizer.core import Tokenizer
+from tests.server.fake_engine import ByteTokenizer, Fake
 from tests.server.loop_time import watched, yardstick
+from tests.server.reading import events
 from tests.server.served import Served
+from tests.tokenizer.test_bounds import SLOW
+from tests.tokenizer.test_bounds import tokenizer as slow_tokenizer
+from tests.yardstick import wall_s
 
 MOST = 5.0  # times the yardstick: what one callback may cost
 LONGEST = 40.0  # times the yardstick by the clock: a stream's longest gap (a hang is thousands)
@@ -138,10 +144,13 @@ class Reader:
                     return
 
 
+def fake() -> Fake:
+    return Fake(token_s=0.005, context=1 << 16, script=lambda request: [120] * 60_000)
+
+
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
-    fake = Fake(token_s=0.005, context=1 << 16, script=lambda request: [120] * 60_000)
-    with without_others_objects(), Served(fake, max_prompt_ratio=1) as server:
+    with without_others_objects(), Served(fake(), max_prompt_ratio=1) as server:
         yield server
 
 
@@ -221,10 +230,33 @@ def test_long_texts_of_any_characters_are_not_taken_for_structure(served: Served
     assert response.json()["count"] == len(json.loads(text).encode())
 
 
+class Slow(ByteTokenizer):
+    """Encodes with another tokenizer."""
+
+    def __init__(self, inner: Tokenizer) -> None:
+        self.is_quick = inner.is_quick  # type: ignore[method-assign]
+        self.encode = inner.encode  # type: ignore[method-assign]
+        self.token_text = inner.token_text  # type: ignore[method-assign]
+
+
+def test_a_text_that_takes_long_although_it_is_short_holds_up_nobody(tmp_path: Path) -> None:
+    """A pattern that nobody publishes, whose time doubles with every letter of a word."""
+    tokenizer = slow_tokenizer(tmp_path, pre_tokenizer=SLOW)
+    text = ("a" * 22 + "!") * 8
+    alone = wall_s(lambda: tokenizer.encode(text))
+    with without_others_objects(), Served(fake()) as served:
+        served.engine.tokenizer = Slow(tokenizer)
+        with Reader(served) as reader:
+            told = served.http.post("/tokenize", json={"text": text}).json()
+        longest = reader.longest  # the pieces that were held up have come
+    assert told["count"] == len(tokenizer.encode(text))
+    assert longest < alone / 2
+
+
 def test_long_answers_hold_up_nobody_either() -> None:
-    """Log-probabilities of many tokens, as every route answers them."""
+    """Log-probabilities of many tokens, also of the prompt, as every route answers them."""
     fake = Fake(chunk=16, context=1 << 14, script=lambda request: [120] * 8000)
-    ids = {"token_ids": [7] * 500}
+    ids = {"token_ids": [7] * 6000}
     asked = {"max_tokens": 8000, "logprobs": 20}
     spent, _ = yardstick()
     with without_others_objects(), Served(fake, max_prompt_ratio=1) as served:
@@ -236,6 +268,9 @@ def test_long_answers_hold_up_nobody_either() -> None:
             infer = served.http.post("/v1/infer", json={**ids, **asked}).json()
             plain = {"prompt": ids["token_ids"], "max_tokens": 8000, "logprobs": 5, "n": 2}
             completion = served.http.post("/v1/completions", json=plain).json()
+            echoed = {**plain, "max_tokens": 8, "echo": True, "n": 1}
+            echo = served.http.post("/v1/completions", json=echoed).json()
+            streamed = served.http.post("/v1/completions", json={**echoed, "stream": True}).text
             talk = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 8000}
             more = {"logprobs": True, "top_logprobs": 20}
             chat = served.http.post("/v1/chat/completions", json={**talk, **more}).json()
@@ -245,7 +280,15 @@ def test_long_answers_hold_up_nobody_either() -> None:
     assert again.content == whole.content
     assert len(state["logprobs"]) == len(infer["logprobs"]) == 8000
     assert state["logprobs"] == infer["logprobs"]
-    assert len(state["prompt_logprobs"]) == 500
+    assert len(state["prompt_logprobs"]) == 6000
+    (scores,) = [c["logprobs"] for c in echo["choices"]]
+    assert len(scores["tokens"]) == 6008
+    choices = [c for e in events(streamed)[:-1] for c in e["choices"]]
+    rows = [c["logprobs"] for c in choices if c["logprobs"] is not None]
+    assert "".join(c["text"] for c in choices) == echo["choices"][0]["text"]
+    assert max(len(row["tokens"]) for row in rows) == fake.scored
+    for key, whole_list in scores.items():
+        assert [x for row in rows for x in row[key]] == whole_list
     assert state["prompt_logprobs"][0] is None
     assert "prompt_logprobs" not in infer
     assert [len(c["logprobs"]["tokens"]) for c in completion["choices"]] == [8000, 8000]

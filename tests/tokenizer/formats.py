@@ -163,7 +163,7 @@ FORMATS: dict[str, Format] = {
         templates.CHATML,
         _IM,
         ("<|im_end|>", "<|endoftext|>"),
-        ("qwen2", "qwen2_moe", "olmo3"),
+        ("qwen2", "qwen2_moe", "olmo3", "arcee"),
         config=("<|endoftext|>",),
         generation=("<|im_end|>", "<|endoftext|>"),
     ),
@@ -272,6 +272,20 @@ FORMATS: dict[str, Format] = {
         ("[|endofturn|]",),
         ("exaone4",),
         config=("[|endofturn|]",),
+    ),
+    "seed-oss": Format(
+        templates.SEED_OSS, ("<seed:bos>", "<seed:eos>"), ("<seed:eos>",), ("seed_oss",),
+        config=("<seed:eos>",), generation=("<seed:eos>",),
+    ),
+    "hunyuan": Format(
+        templates.HUNYUAN,
+        (
+            "<｜hy_begin▁of▁sentence｜>", "<｜hy_User｜>", "<｜hy_Assistant｜>",
+            *(f"<｜hy_place▁holder▁no▁{n}｜>" for n in (2, 3, 8)),
+        ),
+        ("<｜hy_place▁holder▁no▁2｜>",),
+        ("hunyuan_v1_dense",),
+        config=("<｜hy_place▁holder▁no▁2｜>",),
     ),
     "falcon": Format(FALCON, _TEXT, _TEXT, ("falcon",), config=_TEXT),
     "tulu": Format(

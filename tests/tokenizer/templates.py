@@ -159,3 +159,19 @@ TEMPLATES = {
     "deepseek": DEEPSEEK,
     "thinking": THINKING,
 }
+
+HUNYUAN = (
+    "{{ '<｜hy_begin▁of▁sentence｜>' }}{% if messages[0]['role'] == 'system' %}"
+    "{{ messages[0]['content'] + '<｜hy_place▁holder▁no▁3｜>' }}{% endif %}{% for m in messages %}"
+    "{% if m['role'] == 'user' %}{{ '<｜hy_User｜>' + m['content'] }}"
+    "{% elif m['role'] == 'assistant' %}"
+    "{{ '<｜hy_Assistant｜>' + m['content'] + '<｜hy_place▁holder▁no▁2｜>' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<｜hy_Assistant｜>' }}"
+    "{% else %}{{ '<｜hy_place▁holder▁no▁8｜>' }}{% endif %}"
+)
+
+SEED_OSS = (
+    "{% for m in messages %}{{ '<seed:bos>' + m['role'] + '\n' }}"
+    "{{ (m['content'] | trim if m['role'] == 'assistant' else m['content']) + '<seed:eos>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<seed:bos>assistant\n' }}{% endif %}"
+)

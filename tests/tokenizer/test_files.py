@@ -152,8 +152,8 @@ def test_where_two_files_place_a_token_the_vocabulary_counts(
     ours, hf = ours_of(folder), PreTrainedTokenizerFast.from_pretrained(str(folder))
     same(ours, hf)
     assert ours.warnings == (
-        "added_tokens.json places 2 tokens at ids the vocabulary does not give: those of the "
-        "vocabulary count",
+        "added_tokens.json places 2 tokens at other ids than the vocabulary: "
+        "the vocabulary's ids apply",
     )
 
 
@@ -311,7 +311,7 @@ def test_vocab_and_merges_of_an_unknown_class_are_refused(tmp_path: Path) -> Non
 )
 def test_damaged_vocab_and_merges(files: dict[str, Any], tmp_path: Path) -> None:
     write(tmp_path, tokenizer_config_json={"tokenizer_class": "GPT2Tokenizer"}, **files)
-    with pytest.raises(CheckpointError, match=r"do not fit each other.*Fix: download both"):
+    with pytest.raises(CheckpointError, match=r"do not match.*Fix: download both"):
         ours_of(tmp_path)
 
 

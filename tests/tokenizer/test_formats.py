@@ -128,6 +128,10 @@ EXACT = {
     "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>",
     "glm4": "[gMASK]<sop><|system|>\n Be brief.\n<|user|>\na<|assistant|>\nb"
     "<|user|>\nc<|assistant|>",
+    "seed-oss": "<seed:bos>system\n Be brief.\n<seed:eos><seed:bos>user\na<seed:eos>"
+    "<seed:bos>assistant\nb<seed:eos><seed:bos>user\nc<seed:eos><seed:bos>assistant\n",
+    "hunyuan": "<｜hy_begin▁of▁sentence｜> Be brief.\n<｜hy_place▁holder▁no▁3｜><｜hy_User｜>a"
+    "<｜hy_Assistant｜>b<｜hy_place▁holder▁no▁2｜><｜hy_User｜>c<｜hy_Assistant｜>",
     "falcon": "System: Be brief.\nUser: a\nAssistant: b\nUser: c\n\nAssistant:",
     "phi4": "<|im_start|>system<|im_sep|> Be brief.\n<|im_end|>"
     "<|im_start|>user<|im_sep|>a<|im_end|>"

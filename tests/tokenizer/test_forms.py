@@ -127,7 +127,7 @@ def test_a_template_that_needs_arguments() -> None:
         talk(True, "user"), tokenize=False, need={"this": "x"}
     )
     with ChatRenderer(source) as renderer:
-        with pytest.raises(InvalidRequest, match="misses something"):
+        with pytest.raises(InvalidRequest, match="needs something that these messages lack"):
             renderer.render(talk(False, "user"))
         assert renderer.render(talk(False, "user"), need={"this": "x"}) == want
 

@@ -42,7 +42,7 @@ def test_unused_ids_beyond_the_table_are_a_note(tmp_path: Path) -> None:
     assert rows_note(ours, ROWS + 2) == ()
     assert rows_note(ours, ROWS + 64) == ()  # padding: rows without a token
     assert rows_note(ours, ROWS) == (
-        "the model has 701 rows for tokens, the tokenizer knows 2 tokens beyond them: "
+        "the model has 701 rows for tokens, but the tokenizer has 2 tokens beyond them: "
         "'<image>' (701), '<audio>' (702); a prompt with one is refused",
     )
     assert "698 more" in rows_note(ours, 2)[0]
@@ -141,7 +141,7 @@ def test_a_role_that_the_template_leaves_out_is_a_warning(tmp_path: Path) -> Non
     talk = ({"role": "system", "content": "a"}, {"role": "user", "content": "b"})
     assert prepare(
         Request(id="x", messages=talk), text, rules_of(text, INFO, Settings())
-    ).warnings == ("the chat template leaves out what messages of the role 'system' say",)
+    ).warnings == ("the chat template leaves out the content of 'system' messages",)
     assert (
         prepare(Request(id="x", messages=talk[1:]), text, rules_of(text, INFO, Settings())).warnings
         == ()

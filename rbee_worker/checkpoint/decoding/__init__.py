@@ -1,8 +1,8 @@
-"""Packed tensors to float32 arrays: the definition of every block format. Torch-free.
+"""Packed tensors become float32 arrays: the definition of every block format, without torch.
 
-Block layouts are those of ggml (github.com/ggml-org/ggml, src/ggml-common.h); results equal
-`gguf.quants.dequantize` bit for bit. Rows are decoded in spans that fit the cache, so the memory
-needed beyond the result is below a megabyte for each thread.
+Block layouts are those of ggml (github.com/ggml-org/ggml, src/ggml-common.h). Results equal
+`gguf.quants.dequantize` bit for bit. Rows are decoded in spans that fit the CPU's cache, so beside
+the result each thread needs less than a megabyte.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rbee_worker.errors import UnsupportedModel
 
 __all__ = ["DECODERS", "F32", "as_floats", "decode", "decode_spans"]
 
-SPAN_VALUES = 1 << 15  # decoded at a time: what a span needs fits the cache
+SPAN_VALUES = 1 << 15  # values decoded at a time, so that a span's arrays fit the CPU's cache
 THREADED_VALUES = 1 << 22  # tensors at least this large are decoded by several threads
 
 Decoder = Callable[[Bytes, F32], None]  # blocks uint8 [n, bytes] into float32 [n, block]
@@ -56,7 +56,7 @@ DECODERS: dict[str, Decoder] = {
 
 
 def decode(packed: Packed, *, threads: int = 1) -> F32:
-    """The values of `packed` in its shape. Large tensors are decoded by `threads` threads.
+    """The values of `packed`, in its shape. Large tensors are decoded by `threads` threads.
 
     Raises UnsupportedModel for a format that has no decoder.
     """
@@ -71,9 +71,10 @@ def decode(packed: Packed, *, threads: int = 1) -> F32:
 
 
 def decode_spans(packed: Packed, take: Callable[[slice, F32], None], *, threads: int = 1) -> None:
-    """Hand the values of `packed` to `take`, some rows at a time: which they are, and their values
-    [rows, columns] in memory that is used again after the call. With more than one thread, `take`
-    is called by all of them. Raises as `decode`.
+    """Call `take(rows, values)` for every span of rows of `packed`: the span and its values as
+    float32 [rows, columns]. With more than one thread, `take` is called from all of them.
+
+    Raises as `decode`.
     """
     cols = packed.shape[-1] if packed.shape else 1
 
@@ -95,7 +96,7 @@ def as_floats(packed: Packed, *, threads: int = 1) -> Packed:
 
 
 def _each_span(packed: Packed, work: Callable[[slice], None], threads: int) -> None:
-    """`work` on every span of rows; by several threads where the tensor is large."""
+    """Call `work` with every span of rows, from several threads if the tensor is large."""
     if packed.format not in DECODABLE:
         raise UnsupportedModel(
             f"weights in format {packed.format} cannot be computed with.",
@@ -108,7 +109,7 @@ def _each_span(packed: Packed, work: Callable[[slice], None], threads: int) -> N
         for span in spans:
             work(span)
         return
-    from concurrent.futures import ThreadPoolExecutor  # few models need it, every start would pay
+    from concurrent.futures import ThreadPoolExecutor  # imported late: few models need it
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, spans))
@@ -118,6 +119,6 @@ def _decode_rows(packed: Packed, span: slice, out: F32) -> None:
     """Write the values of some rows of `packed` into `out` [rows, columns]."""
     form = FORMATS[packed.format]
     raw = np.ascontiguousarray(packed.data[span]).reshape(-1, form.bytes)
-    # a scale may be anything in a damaged file: infinities and nan are values, not a warning
+    # A damaged file may hold any scale: the result is then infinite or nan, and no numpy warning.
     with np.errstate(all="ignore"):
         DECODERS[packed.format](raw, out.reshape(-1, form.block))

@@ -1,4 +1,4 @@
-"""Fields of a few bits, and float16 scales, out of the bytes of blocks."""
+"""Extracts fields of a few bits, and float16 scales, from the bytes of blocks."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Signed = npt.NDArray[np.int8]
 F32 = npt.NDArray[np.float32]
 Fields = npt.NDArray[Any]
 
-EACH = np.arange(8, dtype=np.uint8)  # shifts to every bit of a byte,
-PAIRS = np.array([0, 2, 4, 6], np.uint8)  # to its pairs of bits,
-NIBBLES = np.array([0, 4], np.uint8)  # and to its halves
+EACH = np.arange(8, dtype=np.uint8)  # shifts that give each bit of a byte,
+PAIRS = np.array([0, 2, 4, 6], np.uint8)  # each pair of bits,
+NIBBLES = np.array([0, 4], np.uint8)  # and each half
 
 
 def half(blocks: Bytes, at: int) -> F32:
@@ -28,14 +28,14 @@ def words(blocks: Bytes, first: int, last: int, dtype: type[np.unsignedinteger[A
 
 
 def spread(blocks: Bytes, shifts: Bytes, mask: int) -> Bytes:
-    """The fields of every byte, lowest first: [n, fields]."""
+    """All fields of the first byte, lowest first, then those of the next byte: [n, fields]."""
     out = (blocks[:, :, None] >> shifts) & np.uint8(mask)
     return out.reshape(len(blocks), -1)
 
 
 def planes(blocks: Bytes, shifts: Bytes, width: int, mask: int) -> Bytes:
-    """The fields at the first shift of `width` bytes, then those at the next one, and so on; then
-    the same of the next `width` bytes: [n, fields]."""
+    """The fields at the first shift of `width` bytes, then their fields at the next shift, and so
+    on; then the same for the next `width` bytes: [n, fields]."""
     n = len(blocks)
     spans = np.ascontiguousarray(blocks).reshape(n, -1, width)
     out = np.empty((n, spans.shape[1], len(shifts), width), np.uint8)
@@ -46,7 +46,7 @@ def planes(blocks: Bytes, shifts: Bytes, width: int, mask: int) -> Bytes:
 
 
 def scaled(values: Fields, scales: F32, out: F32) -> None:
-    """out [n, m] = values [n, m] times the scale [n, groups] of each group of neighbours."""
+    """out [n, m] = values [n, m], each group of neighbours times its scale [n, groups]."""
     out[:] = values
     n, groups = scales.shape
     by_group = out.reshape(n, groups, -1)
@@ -54,7 +54,7 @@ def scaled(values: Fields, scales: F32, out: F32) -> None:
 
 
 def lowered(out: F32, amounts: F32) -> None:
-    """out [n, m] less the amount [n, groups] of each group of neighbours."""
+    """Subtract from each group of neighbours in out [n, m] its amount [n, groups]."""
     n, groups = amounts.shape
     by_group = out.reshape(n, groups, -1)
     by_group -= amounts[:, :, None]

@@ -1,4 +1,4 @@
-"""Decoders of ggml's block formats but those on grids (`gridded.py`).
+"""Decoders of ggml's block formats, except those on grids (`gridded.py`).
 
 Each takes blocks uint8 [n, bytes] and writes their values into float32 [n, block].
 """
@@ -32,24 +32,24 @@ def _fifth_bits(b: Bytes) -> Bytes:
 
 
 def q4_0(b: Bytes, out: F32) -> None:
-    """32 values of 4 bits less 8."""
+    """32 values of 4 bits, minus 8."""
     scaled(_nibbles(b[:, 2:]).view(np.int8) - np.int8(8), half(b, 0), out)
 
 
 def q4_1(b: Bytes, out: F32) -> None:
-    """32 values of 4 bits, and a minimum."""
+    """32 values of 4 bits, plus a minimum."""
     scaled(_nibbles(b[:, 4:]), half(b, 0), out)
     out += half(b, 2)
 
 
 def q5_0(b: Bytes, out: F32) -> None:
-    """32 values of 5 bits less 16; the fifth bits come first."""
+    """32 values of 5 bits, minus 16; the fifth bits come first."""
     q = _nibbles(b[:, 6:]) | _fifth_bits(b[:, 2:6])
     scaled(q.view(np.int8) - np.int8(16), half(b, 0), out)
 
 
 def q5_1(b: Bytes, out: F32) -> None:
-    """32 values of 5 bits, and a minimum."""
+    """32 values of 5 bits, plus a minimum."""
     scaled(_nibbles(b[:, 8:]) | _fifth_bits(b[:, 4:8]), half(b, 0), out)
     out += half(b, 2)
 
@@ -60,14 +60,14 @@ def q8_0(b: Bytes, out: F32) -> None:
 
 
 def q2_k(b: Bytes, out: F32) -> None:
-    """16 groups of 16: 4-bit scale and minimum each, 2-bit values in two halves of 128."""
+    """16 groups of 16, each with a 4-bit scale and minimum; 2-bit values in two halves of 128."""
     scales = b[:, :16]
     scaled(planes(b[:, 16:80], PAIRS, 32, 3), half(b, 80) * (scales & 15), out)
     lowered(out, half(b, 82) * (scales >> 4))
 
 
 def q3_k(b: Bytes, out: F32) -> None:
-    """16 groups of 16: 6-bit scales less 32, values of 2 bits and an inverted third bit."""
+    """16 groups of 16: 6-bit scales minus 32; values of 2 bits and an inverted third bit."""
     scales = _nibbles(b[:, 96:104]) | (planes(b[:, 104:108], PAIRS, 4, 3) << np.uint8(4))
     missing = (planes(b[:, :32], EACH, 32, 1) ^ np.uint8(1)) << np.uint8(2)
     q = planes(b[:, 32:96], PAIRS, 32, 3).view(np.int8) - missing.view(np.int8)
@@ -95,48 +95,49 @@ def q4_k(b: Bytes, out: F32) -> None:
 
 
 def q5_k(b: Bytes, out: F32) -> None:
-    """As Q4_K with a fifth bit for each value."""
+    """Like Q4_K, with a fifth bit for each value."""
     fifth = planes(b[:, 16:48], EACH, 32, 1) << np.uint8(4)
     _k4(b, planes(b[:, 48:176], NIBBLES, 32, 15) | fifth, out)
 
 
 def q6_k(b: Bytes, out: F32) -> None:
-    """16 groups of 16: 8-bit scales, values of 4 + 2 bits less 32, in two halves of 128."""
+    """16 groups of 16: 8-bit scales; values of 4 + 2 bits, minus 32, in two halves of 128."""
     low = planes(b[:, :128], NIBBLES, 64, 15)
     high = planes(b[:, 128:192], PAIRS, 32, 3) << np.uint8(4)
     q = (low | high).view(np.int8) - np.int8(32)
     scaled(q, half(b, 208) * b[:, 192:208].view(np.int8), out)
 
 
-_IQ4 = np.array(  # the values of a nibble in IQ4_NL and IQ4_XS
+_IQ4 = np.array(  # IQ4_NL and IQ4_XS: the value of each nibble
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32
 )
-_FP4 = np.array(  # twice the values of a nibble in MXFP4: sign, two bits of exponent, one more
+_FP4 = np.array(  # MXFP4: twice the value of each nibble (sign, 2 exponent bits, 1 fraction bit)
     [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32
 )
 
 
 def _looked_up(table: F32, nibbles: Bytes, scales: F32, out: F32) -> None:
-    """out = table[nibbles] [n, m] times the scale [n, groups] of each group."""
+    """out = table[nibbles] [n, m], each group times its scale [n, groups]."""
     np.take(table, nibbles, out=out, mode="clip")
     by_group = out.reshape(*scales.shape, -1)
     by_group *= scales[:, :, None]
 
 
 def iq4_nl(b: Bytes, out: F32) -> None:
-    """32 values by table."""
+    """32 values from a table."""
     _looked_up(_IQ4, _nibbles(b[:, 2:]), half(b, 0), out)
 
 
 def iq4_xs(b: Bytes, out: F32) -> None:
-    """8 groups of 32: 6-bit scales less 32, high pairs in two bytes, then the low four bits."""
+    """8 groups of 32: 6-bit scales minus 32 (their high two bits in two bytes, then the low
+    four)."""
     scale = spread(b[:, 4:8], NIBBLES, 15) | (spread(b[:, 2:4], PAIRS, 3) << np.uint8(4))
     scales = half(b, 0) * (scale.view(np.int8) - np.int8(32))
     _looked_up(_IQ4, planes(b[:, 8:], NIBBLES, 16, 15), scales, out)
 
 
 def mxfp4(b: Bytes, out: F32) -> None:
-    """The scale is an exponent e alone: 2^(e - 128), since the table has values doubled."""
+    """A scale that is only an exponent e: 2^(e - 128), because the table holds doubled values."""
     e = b[:, :1].astype(np.int32)
     bits = np.where(e < 2, (e + 1) << 21, (e - 1) << 23).astype(np.int32)  # below 2: subnormal
     _looked_up(_FP4, _nibbles(b[:, 1:]), bits.view(np.float32), out)

@@ -1,13 +1,14 @@
-"""The grids of the IQ formats: which groups of values an index stands for.
+"""The grids of the IQ formats: which group of values each index stands for.
 
-A block of these formats says of 8 or 4 neighbours only which point of a fixed grid they are, and
-their signs. The points were chosen when the formats were made and follow from no formula; the
-figures are those of ggml (github.com/ggml-org/ggml, src/ggml-common.h: iq1s_grid, iq2xxs_grid,
-iq2xs_grid, iq2s_grid, iq3xxs_grid, iq3s_grid; MIT licence), which the test compares through the
-gguf package.
+For 8 or 4 neighbouring values, a block of these formats stores only their signs and the index of a
+point in a fixed grid. The points were chosen when the formats were designed and follow from no
+formula. The numbers are those of ggml (github.com/ggml-org/ggml, src/ggml-common.h: iq1s_grid,
+iq2xxs_grid, iq2xs_grid, iq2s_grid, iq3xxs_grid, iq3s_grid; MIT licence); the test compares them
+through the gguf package.
 
-Kept here: read as numbers whose lowest digit is the first value, the points of a grid ascend; the
-text is base 85 of zlib of the distances, all their low bytes before all high ones.
+How they are stored here: read as numbers whose lowest digit is the first value, the points of a
+grid ascend. The text is base 85 of zlib of the differences, with all low bytes before all high
+bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy.typing as npt
 
 
 class Grid(NamedTuple):
-    """`points` points of `width` values, each a digit that stands for a level."""
+    """A grid of `points` points. Each has `width` values, stored as digits that select a level."""
 
     points: int
     width: int
@@ -99,7 +100,7 @@ GRIDS: dict[str, Grid] = {
 
 @cache
 def digits(name: str) -> npt.NDArray[np.uint8]:
-    """uint8 [points, width] of a grid, read-only: which of its levels each value is."""
+    """The index of the level of each value: uint8 [points, width], read-only."""
     grid = GRIDS[name]
     raw = np.frombuffer(zlib.decompress(base64.b85decode(grid.text)), np.uint8)
     low, high = raw.reshape(2, grid.points).astype(np.int64)
@@ -111,5 +112,5 @@ def digits(name: str) -> npt.NDArray[np.uint8]:
 
 
 def levels(name: str) -> npt.NDArray[np.int8]:
-    """int8 [points, width]: the values themselves, before sign and scale."""
+    """The values themselves, before sign and scale: int8 [points, width]."""
     return np.array(GRIDS[name].levels, np.int8)[digits(name)]

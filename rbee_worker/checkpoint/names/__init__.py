@@ -1,6 +1,6 @@
-"""Tables: how keys and tensors of other files are called in Hugging Face's vocabulary. Data only.
+"""Tables that map other files' names of keys and tensors to Hugging Face's. Data only.
 
-A new family is a row in one of the modules here, made of shared rows and a few of its own.
+A new family is a row in one of the modules here, built from shared rows and a few of its own.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""DeepSeek: latent attention. Newer files hold it absorbed, one matrix a head (`attn_k_b` and
-`attn_v_b`), older ones as Hugging Face does (`attn_kv_b`).
+"""DeepSeek: latent attention. Newer files hold its projections absorbed, one matrix a head
+(`attn_k_b` and `attn_v_b`), older ones hold them as Hugging Face does (`attn_kv_b`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _KEYS = (
     Key("attention.head_count_kv", "num_key_value_heads", "count"),
     Key("attention.kv_lora_rank", "kv_lora_rank", "count", required=True),
     Key("attention.q_lora_rank", "q_lora_rank", "count"),
-    # Files that hold attention absorbed give the latent's widths here, and a head's as `_mla`.
+    # In files with absorbed projections these are the latent's widths; `_mla` keys are a head's.
     Key("attention.key_length", "qk_head_dim", "count"),
     Key("attention.key_length_mla", "qk_head_dim", "count"),
     Key("attention.value_length", "v_head_dim", "count"),

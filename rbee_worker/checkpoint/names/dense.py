@@ -40,7 +40,7 @@ def _eps(hf: str) -> Key:
 
 
 _SILU = constants(hidden_act="silu")
-_NORM_KEYS = DECODER_KEYS + ATTENTION_KEYS + ROPE_KEYS + TOKEN_KEYS  # and _eps
+_NORM_KEYS = DECODER_KEYS + ATTENTION_KEYS + ROPE_KEYS + TOKEN_KEYS  # to be combined with _eps
 _NORM_BIASES = (*norm_rows(PRE_NORMS, "bias"), *rows("output_norm", "model.norm", "bias"))
 _FUSED_MLP = _layer("ffn_up", "mlp.gate_up_proj") + _layer("ffn_down", "mlp.down_proj")
 _FUSED_QKV = _layer("attn_qkv", "self_attn.qkv_proj")
@@ -48,7 +48,7 @@ _FUSED = (
     EMBEDDING_ROWS
     + ROPE_ROWS
     + PRE_NORM_ROWS
-    + attention_rows()  # some converters take q, k, v apart
+    + attention_rows()  # some converters split the joined q, k and v
     + _FUSED_QKV
     + _FUSED_MLP
 )
@@ -220,7 +220,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         keys=(
             *_NORM_KEYS,
             _eps("norm_eps"),
-            # The same number: llama.cpp's converter takes its name for that of either norm.
+            # Both keys hold the same number: llama.cpp's converter writes it under either name.
             Key("attention.layer_norm_rms_epsilon", "norm_eps", "number"),
         ),
         tensors=(

@@ -1,4 +1,4 @@
-"""Configs and checkpoints of models whose own code had other names than Hugging Face's today."""
+"""Dialects: older names that a model's own code had for configs and tensors of today's families."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Dialect:
-    """One `model_type` that is another's under other names.
+    """One `model_type` that is another one under older names.
 
-    keys: config key -> the one it is called here; constants: config keys that hold for every such
-    checkpoint; factors: config key -> (the one it becomes, times this). tensors: rows whose `gguf`
-    side is this dialect's name (none: names are the same); after: those that count instead where
-    the number is one past the last layer; prefixes: beginnings of names -> today's. only: config
-    keys -> the one value that is supported. inside: the object of the config that describes the
-    text half; ignored: config keys that change nothing here.
+    model_type: today's. keys: old config key -> today's; constants: config values that hold for
+    every such checkpoint; factors: config key -> (today's key, factor to multiply the value with).
+    tensors: rows whose `gguf` side is the old name (empty: the names are today's); after: rows that
+    replace these for the number right after the last layer; prefixes: beginning of an old name ->
+    today's. only: config key -> the one value that is supported. inside: the config's object that
+    describes the text model; ignored: config keys that have no effect here.
     """
 
     model_type: str
@@ -63,7 +63,7 @@ def _both(old: str, new: str, shift: int = 0) -> tuple[Row, ...]:
 
 
 def _phi_rows(layer: str, shift: int = 0) -> tuple[Row, ...]:
-    """The insides of Phi's layers: q, k, v in one matrix."""
+    """The tensors inside Phi's layers; q, k and v are one matrix."""
     parts = {
         "ln": "input_layernorm",
         "mixer.Wqkv": "self_attn.qkv_proj",
@@ -124,7 +124,7 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
         "falcon": Dialect("falcon", _FALCON_KEYS),
         "RefinedWeb": Dialect("falcon", _FALCON_KEYS, constants(new_decoder_architecture=True)),
         "RefinedWebModel": Dialect("falcon", _FALCON_KEYS),
-        # Qwen 1. Beyond seq_length it scales positions and scores: that is the context here.
+        # Qwen 1 scales positions and scores beyond seq_length; here seq_length is the context.
         "qwen": Dialect(
             "qwen2",
             {

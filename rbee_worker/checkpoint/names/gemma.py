@@ -1,4 +1,4 @@
-"""Gemma 1, 2 and 3: the files hold 1 + w for each norm, so that 1 is taken off again."""
+"""Gemma 1, 2 and 3: GGUF files hold 1 + w for each norm, so the 1 is subtracted on load."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from rbee_worker.checkpoint.names.rows import (
 _COMMON = embedding_rows("sub_one") + attention_rows() + MLP_ROWS
 _TANH = constants(hidden_act="gelu_pytorch_tanh", hidden_activation="gelu_pytorch_tanh")
 _NOT_WINDOW = tuple(key for key in DENSE_KEYS if key.hf != "sliding_window")
-# llama.cpp divides scores by the root of the head width, which is what the models say.
+# llama.cpp divides scores by the root of the head width, as these models' configs say.
 _SCALE = Key("attention.key_length", "query_pre_attn_scalar", "count")
 
 
 def _scaled_by(dim: int, heads: int) -> MappingProxyType[str, int]:
-    """The 27B models divide scores by the root of dim / heads, which no key says."""
+    """The 27B models divide scores by the root of dim / heads, which no metadata key says."""
     return MappingProxyType({"query_pre_attn_scalar": dim // heads})
 
 

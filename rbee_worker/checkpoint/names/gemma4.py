@@ -1,5 +1,5 @@
-"""Gemma 4, its text half: files hold norms as they are; heads, their keys and the feed-forward
-block may differ from layer to layer; `rope_freqs` makes most pairs of wide heads stand still.
+"""Gemma 4, text only. Files hold norms unchanged. Head widths, KV heads and the feed-forward width
+may differ between layers, and `rope_freqs` leaves most pairs of wide heads unrotated.
 """
 
 from __future__ import annotations
@@ -86,10 +86,10 @@ ARCHITECTURES: dict[str, Architecture] = {
         constants=constants(
             hidden_act="gelu_pytorch_tanh",
             hidden_activation="gelu_pytorch_tanh",
-            rope_theta=10000.0,  # each kind of layers has its own
-            global_head_dim=512,  # as have layers that see all keys, of heads
+            rope_theta=10000.0,  # unused: each layer type has its own
+            global_head_dim=512,  # unused: layers with full attention have their own
             use_double_wide_mlp=False,  # unless the widths say otherwise
-            vocab_size_per_layer_input=0,  # unless there is such a table
+            vocab_size_per_layer_input=0,  # unless the file has such a table
         ),
         present=MappingProxyType({**BIASED, "enable_moe_block": ("blk.0.ffn_gate_inp.weight",)}),
         absent=TIED_WITHOUT_OUTPUT,

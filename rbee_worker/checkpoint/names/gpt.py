@@ -1,4 +1,4 @@
-"""Families with one matrix for q, k and v and names of their own: Falcon, MPT, BigCode."""
+"""Families with q, k and v in one matrix and tensor names of their own: Falcon, MPT, BigCode."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KEYS = (
 
 
 def _rows(embed: str, norm: str, layer: str, **parts: str) -> tuple[Row, ...]:
-    """What stands outside of the layers, and each part of a layer by its GGUF name."""
+    """The tensors outside the layers, and each part of a layer by its GGUF name."""
     return (
         Row("token_embd.weight", f"{embed}.weight"),
         Row("output.weight", "lm_head.weight"),
@@ -53,7 +53,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         constants=constants(
             hidden_act="gelu",
             qkv_grouped=False,
-            # A file says how many heads of keys there are, and has two norms or one.
+            # The file's key tells the number of KV heads; its tensors, whether there are two norms.
             new_decoder_architecture=True,
             parallel_attn=True,
         ),
@@ -65,7 +65,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         keys=(
             *_KEYS,
             Key("attention.clamp_kqv", "attn_config.clip_qkv", "number"),
-            # 0: no ALiBi, and so no positions at all.
+            # 0 means no ALiBi, and then the model has no positions at all.
             Key("attention.max_alibi_bias", "attn_config.alibi_bias_max", "number", default=0.0),
         ),
         tensors=_rows(
@@ -83,7 +83,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         constants=constants(
             hidden_act="gelu",
-            rope_theta=10000.0,  # nothing rotates
+            rope_theta=10000.0,  # unused: nothing rotates
             expansion_ratio=4,
             no_bias=True,
             norm_type="low_precision_layernorm",
@@ -111,7 +111,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         constants=constants(
             hidden_act="gelu_pytorch_tanh",
-            rope_theta=10000.0,  # nothing rotates
+            rope_theta=10000.0,  # unused: nothing rotates
             multi_query=True,
             scale_attn_weights=True,
         ),

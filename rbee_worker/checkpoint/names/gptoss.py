@@ -1,4 +1,4 @@
-"""GPT-OSS: sinks beside the heads, experts with biases."""
+"""GPT-OSS: attention sinks, and experts with biases."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         keys=(
             *DENSE_KEYS,
             WINDOWS_KEY,
-            # Yarn's ramp is not rounded to whole columns. No file says it, every one means it.
+            # YaRN's ramp is not rounded to whole columns. No file says so, but all are meant so.
             Key("rope.scaling.truncate", "rope_scaling.truncate", "flag", default=False),
             Key("expert_count", "num_local_experts", "count", required=True),
             Key("expert_used_count", "num_experts_per_tok", "count", required=True),

@@ -1,4 +1,4 @@
-"""Llama and the architectures with its tensors: pre-norm, q, k, v, o, gate, up, down."""
+"""Llama and the architectures with the same tensors: pre-norm, q, k, v, o, gate, up, down."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from rbee_worker.checkpoint.names.rows import (
     constants,
     expert_rows,
     layer_rows,
+    norm_rows,
     shared_expert_rows,
     single_expert_rows,
 )
@@ -77,7 +78,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         keys=(
             *(k for k in DENSE_KEYS if k.hf not in ("intermediate_size", "rms_norm_eps")),
             Key("feed_forward_length", "intermediate_size", "twice", required=True),
-            # Converters of different years call the same number by either name.
+            # Converters have written this number under either key.
             Key("attention.layer_norm_epsilon", "rms_norm_eps", "number"),
             Key("attention.layer_norm_rms_epsilon", "rms_norm_eps", "number"),
         ),
@@ -91,6 +92,52 @@ ARCHITECTURES: dict[str, Architecture] = {
         tensors=_HALVES + QK_NORM_ROWS,
         constants=_QWEN,
         present=BIASED,
+        absent=TIED_WITHOUT_OUTPUT,
+    ),
+    "hunyuan-dense": Architecture(
+        model_type="hunyuan_v1_dense",
+        keys=DENSE_KEYS,
+        tensors=(
+            *_HALVES,
+            *norm_rows(
+                {
+                    "attn_q_norm": "self_attn.query_layernorm",
+                    "attn_k_norm": "self_attn.key_layernorm",
+                }
+            ),
+        ),
+        constants=constants(
+            hidden_act="silu",
+            use_qk_norm=True,
+            use_cla=False,
+            use_rotary_pos_emb=True,
+            mlp_bias=False,
+            norm_type="rms",
+        ),
+        present=BIASED,
+        absent=TIED_WITHOUT_OUTPUT,
+    ),
+    "seed_oss": Architecture(
+        model_type="seed_oss",
+        keys=DENSE_KEYS,
+        tensors=(
+            *EMBEDDING_ROWS,
+            *ROPE_ROWS,
+            *attention_rows(),
+            *MLP_ROWS,
+            *layer_rows("attn_norm", "input_layernorm", "weight"),
+            *layer_rows("post_attention_norm", "post_attention_layernorm", "weight"),
+        ),
+        constants=_SILU,
+        present=MappingProxyType({**_BIASES, "attention_out_bias": ("blk.0.attn_output.bias",)}),
+        absent=TIED_WITHOUT_OUTPUT,
+    ),
+    "arcee": Architecture(
+        model_type="arcee",
+        keys=DENSE_KEYS,
+        tensors=_PAIRS,
+        constants=constants(hidden_act="relu2"),
+        present=MappingProxyType({**BIASED, "mlp_bias": ("blk.0.ffn_up.bias",)}),
         absent=TIED_WITHOUT_OUTPUT,
     ),
     "smollm3": Architecture(

@@ -1,5 +1,5 @@
-"""Llama 4: rotary pairs lie as in Hugging Face's files; chunks and layers without positions are
-those of the published sizes.
+"""Llama 4. Rotary pairs are laid out as in Hugging Face's files. The chunk size and the layers
+without positions are those of the published sizes: no metadata key gives them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Mixtures of small experts in Llama's shape: OLMoE and dots.llm1."""
+"""Llama-shaped families with many small experts: OLMoE and dots.llm1."""
 
 from __future__ import annotations
 

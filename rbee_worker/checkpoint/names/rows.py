@@ -1,4 +1,4 @@
-"""What the tables of architectures are made of: the kinds of rows, and the rows they share."""
+"""Building blocks of the architecture tables: the kinds of rows, and rows that families share."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any, Literal
 class Key:
     """A metadata key and the config key that takes its value.
 
-    gguf: after `{architecture}.` unless `whole`. hf: dots lead into nested objects.
-    kind: what the value must be (windows: for each layer, whether it has one; each: a count, or
-    a list of one a layer; twice: a count that stands for half of it; gating: a number for how
-    experts are scored). What is below `unwindowed.` in hf holds in layers without a window.
-    default: what llama.cpp means by the key's absence; None: nothing, config has null there.
+    gguf: the key behind `{architecture}.`, or the full key if `whole`. hf: the config key; dots
+    lead into nested objects, and a key below `unwindowed.` applies to layers without a sliding
+    window. kind: what the value must be. windows: for each layer, whether it has a sliding window;
+    each: a count, or a list with one per layer; twice: twice the count that HF has; gating: the
+    number of a scoring function. default: what llama.cpp assumes if the key is absent; None:
+    nothing, and the config has null there.
     """
 
     gguf: str
@@ -29,8 +30,8 @@ class Key:
 
 @dataclass(frozen=True)
 class Row:
-    """A tensor: `{}` stands for the layer's number, a second one for an expert's; op: a name in
-    ops.OPS; shift: what is added to the layer's number on its way to the HF name."""
+    """A tensor. In the names, `{}` is the layer's number and a second `{}` an expert's; op: a name
+    in ops.OPS; shift: added to the layer's number to get the HF name."""
 
     gguf: str
     hf: str
@@ -42,13 +43,14 @@ class Row:
 class Architecture:
     """One `general.architecture`.
 
-    model_type: Hugging Face's; variants: (metadata key, model_type) that replaces it where the
-    key's value is positive; by_value: (config key, value, model_type) likewise. constants: config
-    keys that hold for every file; by_layers: those that hold for files of so many layers, where
-    llama.cpp tells a published size by them. What neither these nor a key say is null, never the
-    default of transformers' config class. present: config keys that are true when one of these
-    tensors is in the file; absent: when it is not; alone: when a layer has the first of these two
-    and not the second. rows: config keys that count the rows of a tensor.
+    model_type: Hugging Face's. variants: (metadata key, model_type) that replaces it if the key's
+    value is positive; by_value: (config key, value, model_type) that replaces it if the config has
+    that value. constants: config values that hold for every file; by_layers: values for files with
+    this many layers, where llama.cpp recognizes a published size by the count. A config key that
+    neither these nor a `Key` gives is null, never the default of transformers' config class.
+    present: config keys that are true if the file has one of these tensors; absent: true if it
+    lacks this tensor; alone: true if some layer has the first of these two tensors and not the
+    second. rows: config keys whose value is the row count of a tensor.
     """
 
     model_type: str
@@ -87,7 +89,7 @@ RMS_NORM_KEYS = (Key("attention.layer_norm_rms_epsilon", "rms_norm_eps", "number
 ROPE_KEYS = (
     Key("rope.freq_base", "rope_theta", "number", default=10000.0),
     Key("rope.dimension_count", "rotary_dim", "count"),
-    Key("rope.scale_linear", "rope_scaling.factor", "number"),  # what files of 2023 say
+    Key("rope.scale_linear", "rope_scaling.factor", "number"),  # the name in files of 2023
     Key("rope.scaling.type", "rope_scaling.rope_type", "text"),
     Key("rope.scaling.factor", "rope_scaling.factor", "number"),
     Key("rope.scaling.attn_factor", "rope_scaling.attn_factor", "number"),
@@ -136,11 +138,11 @@ TOKENIZER_KEYS = (
     Key("tokenizer.ggml.add_eos_token", "add_eos_token", "flag", whole=True),
 )
 
-# For each layer, whether it has the window; or a number, of which layer each sees all keys.
+# For each layer, whether it has a sliding window; or a number n: every nth layer has none.
 WINDOWS_KEY = Key("attention.sliding_window_pattern", "layer_types", "windows")
 
-# Keys that change no number: what happened in training, how rows were laid out for loading.
-# Whether a residual is parallel is seen by the tensors.
+# Keys that affect no result: how the model was trained, how rows were laid out for loading. Whether
+# the residual is parallel is recognized by the tensors.
 INERT_KEYS = (
     "rope.scaling.finetuned",
     "tensor_data_layout",
@@ -154,17 +156,17 @@ _KINDS = ("weight", "bias")
 
 
 def rows(gguf: str, hf: str, *kinds: str, op: str | None = None) -> tuple[Row, ...]:
-    """A module's tensors, `kinds` of them (none named: weight and bias); op: as of `Row`."""
+    """The tensors of one module; kinds: which (default: weight and bias); op: see `Row`."""
     return tuple(Row(f"{gguf}.{kind}", f"{hf}.{kind}", op) for kind in kinds or _KINDS)
 
 
 def layer_rows(gguf: str, hf: str, *kinds: str, op: str | None = None) -> tuple[Row, ...]:
-    """The same for a module of each layer."""
+    """The tensors of a module that every layer has."""
     return rows(f"blk.{{}}.{gguf}", f"model.layers.{{}}.{hf}", *kinds, op=op)
 
 
 def embedding_rows(norm_op: str | None = None) -> tuple[Row, ...]:
-    """What stands outside of the layers; norm_op: undoes what a converter does to the norm."""
+    """The tensors outside the layers; norm_op: reverses what a converter does to the norm."""
     return (
         *rows("token_embd", "model.embed_tokens", "weight"),
         *rows("output_norm", "model.norm", "weight", op=norm_op),
@@ -180,7 +182,7 @@ ROPE_ROWS = (
     Row("blk.{}.attn_rot_embd.weight", "model.layers.{}.self_attn.rotary_emb.inv_freq"),
 )
 
-# Norms as a file of each kind of block calls them, by the names of Hugging Face's.
+# The norms of each kind of block: name in a GGUF file -> HF's name.
 PRE_NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
 POST_NORMS = {
     "post_attention_norm": "post_attention_layernorm",
@@ -195,7 +197,7 @@ QK_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"
 
 
 def norm_rows(norms: Mapping[str, str], *kinds: str, op: str | None = None) -> tuple[Row, ...]:
-    """Norms of each layer, their weights if no kind is named."""
+    """The norms of each layer; kinds: which tensors of a norm (default: the weight)."""
     named = kinds or ("weight",)
     return tuple(row for g, hf in norms.items() for row in layer_rows(g, hf, *named, op=op))
 
@@ -205,7 +207,7 @@ QK_NORM_ROWS = norm_rows(QK_NORMS)
 
 
 def attention_rows(q_op: str | None = None, k_op: str | None = None) -> tuple[Row, ...]:
-    """q, k, v, o with biases; the ops undo what a converter does to the rows of q and k."""
+    """q, k, v, o with biases; the ops reverse what a converter does to the rows of q and k."""
     parts = (("q", "q", q_op), ("k", "k", k_op), ("v", "v", None), ("output", "o", None))
     return tuple(
         row
@@ -220,7 +222,7 @@ _PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 def mlp_rows(
     at: str, *kinds: str, suffix: str = "", names: tuple[str, str, str] = _PROJECTIONS
 ) -> tuple[Row, ...]:
-    """Gate, up and down of a feed-forward block `at` each layer; suffix: of the file's names."""
+    """Gate, up and down of the feed-forward block named `at`; suffix: of the GGUF names."""
     parts = zip(("gate", "up", "down"), names, strict=True)
     return tuple(
         row for part, hf in parts for row in layer_rows(f"ffn_{part}{suffix}", f"{at}.{hf}", *kinds)
@@ -233,8 +235,8 @@ MLP_ROWS = mlp_rows("mlp")
 def expert_rows(
     router: str, experts: str, *kinds: str, names: tuple[str, str, str] = _PROJECTIONS
 ) -> tuple[Row, ...]:
-    """A router and the stacked gate, up and down of all experts, below a layer; their weights if no
-    kind is named."""
+    """A router, and the gate, up and down of all experts, stacked. router, experts: names inside a
+    layer; kinds: which tensors of each (default: the weight)."""
     named = kinds or ("weight",)
     return (
         *layer_rows("ffn_gate_inp", router, *named),
@@ -243,12 +245,13 @@ def expert_rows(
 
 
 def shared_expert_rows(at: str, names: tuple[str, str, str] = _PROJECTIONS) -> tuple[Row, ...]:
-    """The feed-forward block that all tokens share, below a layer."""
+    """The feed-forward block that all tokens share; `at`: its name inside a layer."""
     return mlp_rows(at, "weight", suffix="_shexp", names=names)
 
 
 def single_expert_rows(experts: str, names: tuple[str, str, str]) -> tuple[Row, ...]:
-    """gate, up and down of each expert, below a layer: how files had them before April 2024."""
+    """Gate, up and down of each expert as a tensor of its own, as in files from before April
+    2024."""
     parts = zip(("gate", "up", "down"), names, strict=True)
     return tuple(
         Row(f"blk.{{}}.ffn_{part}.{{}}.weight", f"model.layers.{{}}.{experts}.{{}}.{name}.weight")
@@ -261,11 +264,11 @@ CHOICE_BIAS_ROW = Row("blk.{}.exp_probs_b.bias", "model.layers.{}.mlp.gate.e_sco
 DENSE_KEYS = DECODER_KEYS + ATTENTION_KEYS + RMS_NORM_KEYS + ROPE_KEYS + TOKEN_KEYS
 
 TIED_WITHOUT_OUTPUT = MappingProxyType({"tie_word_embeddings": "output.weight"})
-BIASED = MappingProxyType({"attention_bias": ("blk.0.attn_q.bias",)})  # `present`
-# Config keys of windows, for files whose layers all see everything.
+BIASED = MappingProxyType({"attention_bias": ("blk.0.attn_q.bias",)})  # for `present`
+# Config values for models in which no layer has a sliding window.
 NO_WINDOWS = MappingProxyType({"use_sliding_window": False, "max_window_layers": 0})
 
 
 def constants(**values: Any) -> Mapping[str, Any]:
-    """Config keys that hold for every file of an architecture."""
+    """Config values that hold for every file of an architecture."""
     return MappingProxyType(values)

@@ -1,1 +1,1 @@
-"""`reference`: every operation in plain torch; the definition of right."""
+"""`reference`: every operation in plain torch; the definition of correct results."""

@@ -1,10 +1,10 @@
-"""Attention over paged keys, one formula a query row: the reference's half of `Ops.attend`.
+"""Attention over paged keys, with one formula per query row: the reference for `Ops.attend`.
 
-Work is cut into tiles of `ROWS` consecutive queries of one sequence; a tile takes the keys in
-spans at absolute positions 0, SPAN, 2 SPAN, ... and folds them with the online softmax
-(Milakov & Gimelshein 2018, "Online normalizer calculation for softmax"). A span in which a row
-may see nothing leaves that row's numbers bitwise unchanged, so neither the chunk a query comes in
-nor its neighbours nor a cached prefix can change its result.
+Work is cut into tiles of `ROWS` consecutive queries of one sequence. A tile takes the keys in spans
+at absolute positions 0, SPAN, 2 SPAN, ... and folds them with the online softmax (Milakov &
+Gimelshein 2018, "Online normalizer calculation for softmax"). A span in which a row sees no key
+leaves that row's numbers bitwise unchanged, so a query's result depends neither on its chunk, nor
+on its neighbours, nor on a cached prefix.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch import Tensor
 
 from rbee_worker.ops.batch import Batch
 
-ROWS = 16  # queries a tile
-SPAN = 256  # keys a span; a multiple of every block size
-TILES = 64  # tiles worked on together: bounds the memory that gathered keys take
+ROWS = 16  # queries per tile
+SPAN = 256  # keys per span; a multiple of every block size
+TILES = 64  # tiles processed together, which bounds the memory of gathered keys
 
 
 class Mask(NamedTuple):
-    """What a query sees and how its scores are bent; see `Ops.attend`."""
+    """What a query sees, and what changes its scores; see `Ops.attend`."""
 
     window: int | None = None
     chunk: int | None = None
@@ -47,7 +47,7 @@ class Mask(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """Keys and values of one layer, and which of them are whose."""
+    """Keys and values of one layer, and each sequence's blocks and lengths."""
 
     keys: Tensor  # [blocks, block_size, kv_heads, k_dim]
     values: Tensor  # [blocks, block_size, kv_heads, v_dim]
@@ -57,17 +57,17 @@ class Keys(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """T tiles: the rows they read, which are real, their sequence and the keys they see."""
+    """T tiles: their rows, which of these are real, their sequence and the keys they see."""
 
-    rows: Tensor  # int64 [T, ROWS]; a tile's last row repeated where it is short
+    rows: Tensor  # int64 [T, ROWS]; a short tile repeats its last row
     real: Tensor  # bool [T, ROWS]
     seq: Tensor  # int64 [T]
-    first: list[int]  # the first key that any row of a tile sees
-    last: list[int]  # and the last one
+    first: list[int]  # first key that any row of a tile sees
+    last: list[int]  # last key that any row of a tile sees
 
 
 def attend(q: Tensor, kv: Keys, batch: Batch, *, scale: float, mask: Mask) -> Tensor:
-    """q float32 [N, heads, k_dim]; kv: this step's already written -> float32 [N, heads, v_dim]."""
+    """q float32 [N, heads, k_dim], kv with this step's keys -> float32 [N, heads, v_dim]."""
     assert mask.window is None or mask.chunk is None
     assert mask.causal or (mask.chunk is None and mask.slopes is None)
     n, heads, _ = q.shape
@@ -172,9 +172,9 @@ def _by_query(of_heads: Tensor, kv_heads: int) -> Tensor:
 def _gather(
     keys: Tensor, values: Tensor, table: Tensor, begin: int, lens: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Keys and values of one span: float32 [T, kv_heads, SPAN, dim]; zero beyond a sequence's end.
+    """Keys and values of one span, float32 [T, kv_heads, SPAN, dim]; zero beyond a sequence's end.
 
-    What a block holds beyond its sequence may be another's leftovers, even NaN, and 0 * NaN is NaN.
+    Beyond its sequence a block may hold another one's leftovers, even NaN, and 0 * NaN is NaN.
     """
     block_size = keys.shape[1]
     per_span = SPAN // block_size
@@ -194,7 +194,7 @@ def _gather(
 def _visible(at: Tensor, behind: Tensor, lens: Tensor, mask: Mask, group: int) -> Tensor:
     """bool [T, 1, ROWS * group, SPAN]: which of `lens` [T] keys a query at `at` [T, ROWS] sees.
 
-    behind: [T, ROWS, SPAN], a key's position less the query's.
+    behind: [T, ROWS, SPAN], a key's position minus the query's.
     """
     if mask.causal:
         seen = behind <= 0

@@ -1,8 +1,9 @@
-"""`ReferenceBackend`: plain torch operations, the definition of right."""
+"""`ReferenceBackend`: plain torch operations, the definition of correct results."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rbee_worker.config import Settings
@@ -13,17 +14,25 @@ from rbee_worker.ops.backend import (
     Backend,
     Executable,
     ModelOutline,
+    Prepared,
     Progress,
     Refusal,
     StateMemory,
     Warmed,
 )
 from rbee_worker.ops.plan import DTYPE_BYTES, PlanOps
-from rbee_worker.state.specs import StateGroup
 
 if TYPE_CHECKING:
     from rbee_worker.models.base import Decoder
     from rbee_worker.ops import Ops
+    from rbee_worker.state.pool import StatePool
+
+
+@dataclass(frozen=True)
+class _Nothing:
+    """What `prepare` makes here."""
+
+    notes: tuple[str, ...] = ()
 
 
 class ReferenceBackend(Backend):
@@ -37,10 +46,10 @@ class ReferenceBackend(Backend):
         return None if absent is None else Refusal(*absent)
 
     def preload(self) -> None:
-        """Nothing: torch is imported when it is known to be needed."""
+        """Nothing to import: torch is imported only when it is certainly needed."""
 
     def compute_dtype(self, settings: Settings, kind: str, formats: dict[str, int]) -> str:
-        """GGUF files are computed in f32, a safetensors file in what most of its bytes have."""
+        """f32 for GGUF files; for safetensors files, the dtype of most of their bytes."""
         if settings.dtype != "auto":
             return settings.dtype
         if kind == "gguf" or not formats:
@@ -72,8 +81,9 @@ class ReferenceBackend(Backend):
 
     def prepare(
         self, outline: ModelOutline, settings: Settings, kv_dtype: str, progress: Progress
-    ) -> None:
-        """Nothing is compiled."""
+    ) -> Prepared:
+        """Nothing to compile."""
+        return _Nothing()
 
     def warm(
         self,
@@ -84,7 +94,15 @@ class ReferenceBackend(Backend):
     ) -> Iterator[Warmed]:
         _no_kernels()
 
-    def ops(self, settings: Settings, dtype: str, *, weight_bytes: int, progress: Progress) -> Ops:
+    def ops(
+        self,
+        settings: Settings,
+        dtype: str,
+        *,
+        weight_bytes: int,
+        progress: Progress,
+        prepared: Prepared | None = None,
+    ) -> Ops:
         import torch
 
         from rbee_worker.ops.reference.ops import ReferenceOps
@@ -92,20 +110,16 @@ class ReferenceBackend(Backend):
         torch.set_num_threads(settings.threads or allowed_cores())
         return ReferenceOps("cpu", dtype)
 
-    def state(
-        self,
-        ops: Ops,
-        groups: Sequence[StateGroup],
-        n_blocks: Sequence[int],
-        n_slots: int,
-        *,
-        block_size: int,
-        dtype: str,
-    ) -> StateMemory:
+    def state(self, ops: Ops, pool: StatePool, dtype: str) -> StateMemory:
         from rbee_worker.ops.reference.state import TorchState
 
         return TorchState(
-            groups, n_blocks, n_slots, block_size=block_size, dtype=dtype, device=ops.device
+            pool.groups,
+            pool.n_blocks,
+            pool.n_slots,
+            block_size=pool.block_size,
+            dtype=dtype,
+            device=ops.device,
         )
 
     def executable(

@@ -1,4 +1,4 @@
-"""Packed tensors to torch tensors: what `checkpoint/decoding` makes of them, in any float dtype."""
+"""Packed tensors to torch tensors: `checkpoint/decoding` for any float dtype."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def dequantize(packed: Packed, dtype: torch.dtype = torch.float32) -> Tensor:
     threads = torch.get_num_threads()
     if dtype == torch.float32:
         return torch.from_numpy(decode(packed, threads=threads))
-    with torch.inference_mode(False):  # or the threads could not write to what is made here
+    with torch.inference_mode(False):  # otherwise other threads could not write to this tensor
         out = torch.empty((prod(packed.shape[:-1]), *packed.shape[-1:]), dtype=dtype)
 
         def put(rows: slice, values: F32) -> None:

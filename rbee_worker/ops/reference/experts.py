@@ -1,7 +1,7 @@
-"""Mixtures of experts in plain torch: the reference's half of `Ops.route` and `Ops.experts`.
+"""Mixtures of experts in plain torch: the reference for `Ops.route` and `Ops.experts`.
 
-Every row stands alone: its scores are reduced along the row, its products are taken on tiles of one
-fixed height, and its experts are added in ascending order of their ids.
+Rows are independent: scores are reduced along a row, products are computed on tiles of one fixed
+height, and a row's experts are added in ascending order of their ids.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ ROWS = 16  # height of the tiles of `product`
 
 
 def product(x: Tensor, matrix: Tensor) -> Tensor:
-    """x [N, cols] times matrix [rows, cols] transposed: [N, rows], a row bitwise the same whatever
-    the others are. BLAS orders its sums by the number of rows, so it always gets `ROWS` of them."""
+    """x [N, cols] times the transposed matrix [rows, cols]: [N, rows]. A row is bitwise independent
+    of the others: BLAS orders its sums by the number of rows, so it always gets `ROWS` of them."""
     n = x.shape[0]
     out = x.new_empty((n, matrix.shape[0]))
     for start in range(0, n, ROWS):
@@ -36,8 +36,8 @@ def add_bias(x: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def activate(x: Tensor, kind: Activation) -> Tensor:
-    """Composed of exp, erf and tanh alone: torch's fused silu and gelu take another formula for
-    the last elements of a buffer than for the rest, so a row's result would depend on its place."""
+    """Composed of exp, erf and tanh only: torch's fused silu and gelu use another formula for the
+    last elements of a buffer, so a row's result would depend on its place."""
     if kind == "silu":
         return x / (1 + torch.exp(-x))
     if kind == "sigmoid":
@@ -55,7 +55,7 @@ def activate(x: Tensor, kind: Activation) -> Tensor:
 
 
 def gate(gate_up: Tensor, kind: Activation, limit: float | None = None) -> Tensor:
-    """act(gate) * up of float32 [N, 2 * width]; with a limit as `Ops.experts` says."""
+    """act(gate) * up of float32 [N, 2 * width]; limit: see `Ops.experts`."""
     a, b = gate_up.chunk(2, dim=1)
     if limit is None:
         return activate(a, kind) * b
@@ -86,7 +86,7 @@ def route(
 
 
 def _best(scores: Tensor, count: int) -> Tensor:
-    """Columns of the `count` greatest numbers of each row; among equals the first."""
+    """The columns of the `count` largest numbers in each row; the first of equal ones."""
     return scores.sort(dim=1, descending=True, stable=True).indices[:, :count]
 
 
@@ -96,7 +96,7 @@ def _softmax(logits: Tensor) -> Tensor:
 
 
 def _in_best_groups(scores: Tensor, routing: Routing) -> Tensor:
-    """Scores of experts outside the best groups become -inf."""
+    """Set the scores of experts outside the best groups to -inf."""
     if routing.groups == 1:
         return scores
     by_group = scores.view(scores.shape[0], routing.groups, scores.shape[1] // routing.groups)

@@ -1,6 +1,6 @@
-"""`ReferenceModel`: a `Decoder` computed by torch, as the engine runs it.
+"""`ReferenceModel`: a `Decoder` computed by torch, in the form that the engine runs.
 
-Every method enters torch's inference mode by itself, so that nobody else needs torch for it.
+Every method enters torch's inference mode itself, so that its callers do not need torch.
 """
 
 from __future__ import annotations

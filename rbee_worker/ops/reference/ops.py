@@ -1,9 +1,9 @@
-"""The reference backend: plain torch, any device, the definition of right.
+"""The reference backend: plain torch, any device, the definition of correct results.
 
-Every row of a result depends bitwise on its own sequence alone. BLAS libraries choose another
+Every row of a result depends bitwise on its own sequence only. BLAS libraries choose another
 summation order for another number of rows, so matrix products always run on tiles of one fixed
-height: 16 rows for `linear`, 16 queries by 256 keys for attention. What the other rows of a tile
-hold does not matter; how many tiles there are does not matter.
+height: 16 rows for `linear`, 16 queries by 256 keys for attention. Neither the other rows of a tile
+nor the number of tiles affects a row.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DTYPES: dict[str, torch.dtype] = {
 
 
 class ReferenceOps(Ops):
-    """See `Ops` for what each operation means; here stands how torch does it."""
+    """See `Ops` for the meaning of each operation."""
 
     name = "reference"
 
@@ -222,7 +222,7 @@ class ReferenceOps(Ops):
         state = batch.state[where.group]
         assert isinstance(state, PagedState)
         keys, values = state.k[where.layer], state.v[where.layer]
-        # [blocks, block_size, kv_heads, dim] as one row a token
+        # [blocks, block_size, kv_heads, dim] with one row per token
         if k is not None:
             keys.flatten(0, 1)[state.slots] = _by_head(k, keys.shape[2]).to(keys.dtype)
         if values.shape[3] == 0:
@@ -257,7 +257,7 @@ def _by_head(x: Tensor, heads: int) -> Tensor:
 
 
 def _angles(spec: RopeSpec, batch: Batch) -> tuple[Tensor, Tensor]:
-    """cos and sin of every row's angles, [N, 1, dim / 2], magnitude applied; float32 as HF does."""
+    """cos and sin of every row's angles, [N, 1, dim / 2], times magnitude; float32 as in HF."""
     positions = batch.positions.float()[:, None, None]
     freq = torch.tensor(spec.inv_freq, device=positions.device)[None, None]
     magnitude = torch.tensor(spec.magnitude, device=positions.device)

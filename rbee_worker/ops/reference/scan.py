@@ -1,4 +1,4 @@
-"""Linear recurrences over the rows of each sequence: the reference's half of `Ops.linear_scan`."""
+"""Linear recurrences over the rows of each sequence: the reference for `Ops.linear_scan`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def linear_scan(x: Tensor, decay: Tensor, state: Tensor, slots: Tensor, batch: B
     """h_t = decay_t * h_{t-1} + x_t, one row after another: float32 [N, width].
 
     x, decay: float32 [N, width]; state: float32 [slots, width], h before the first row of each
-    sequence, and after its last one when this returns; slots: int64 [B].
+    sequence, replaced with h after its last one; slots: int64 [B].
 
-    Sequences take their steps together, each number by a product and a sum rounded to float32 each,
-    so a row's result is the same whatever its chunk and its neighbours are.
+    Sequences advance together. For each number, a product and a sum are each rounded to float32, so
+    a row's result does not depend on its chunk or its neighbours.
     """
     starts = batch.seq_starts_host
     counts = [end - start for start, end in pairwise(starts)]
-    order = sorted(range(len(counts)), key=lambda b: -counts[b])  # those that go on come first
+    order = sorted(range(len(counts)), key=lambda b: -counts[b])  # longest first
     picked = torch.tensor(order, device=x.device)
     first = batch.seq_starts[:-1][picked]
     h = state[slots[picked]]

@@ -21,8 +21,8 @@ STATE_DTYPES: dict[str, torch.dtype] = {
 class TorchState:
     """Keys and values [layers, blocks, block_size, heads, dim], fixed states [layers, slots, ...].
 
-    Zero; on the CPU the system gives a page of them when it is first written. `n_blocks` (one for
-    each group) and `n_slots` are the pool's; block 0 and slot 0 are sinks.
+    Zeroed. On the CPU, the system provides a page when it is first written. `n_blocks` (one per
+    group) and `n_slots` are the pool's; block 0 and slot 0 are sinks.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class TorchState:
             spec = group.spec
             if isinstance(spec, PagedKV):
                 shape = (group.layers, blocks, block_size, spec.heads)
-                # a latent group keeps no values: they are the first columns of its keys
+                # a latent group stores no values: they are the first columns of its keys
                 k, v = (self._zeros((*shape, dim), dtype) for dim in (spec.k_dim, spec.v_dim))
                 self.memory.append(PagedMemory(k, v))
             else:
@@ -59,7 +59,7 @@ class TorchState:
         return total
 
     def stage(self, numbers: StepNumbers) -> Batch:
-        """See `StateMemory.stage`; on the CPU the tensors are the numbers' own memory."""
+        """See `StateMemory.stage`. On the CPU, the tensors share the numbers' own memory."""
         return Batch.make(numbers, self.memory, lambda a: torch.from_numpy(a).to(self._device))
 
     def clear(self, slots: Sequence[int]) -> None:
@@ -79,8 +79,8 @@ class TorchState:
         return [tensor for memory in fixed for tensor in memory.tensors.values()]
 
     def _zeros(self, shape: tuple[int, ...], dtype: str) -> Tensor:
-        """Zeros that cost nothing on the CPU until they are touched: torch writes its zeros at
-        once, which makes a large pool slow to start and takes its memory whether or not it is ever
+        """Zeros that take no memory on the CPU until they are written. torch would write its zeros
+        at once, which makes a large pool slow to start and takes its memory even if it is never
         used."""
         kind = STATE_DTYPES[dtype]
         if self._device.type != "cpu" or 0 in shape:

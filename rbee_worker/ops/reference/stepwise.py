@@ -1,4 +1,4 @@
-"""`ReferenceStepwise`: a model of the reference backend piece by piece, for comparisons."""
+"""`ReferenceStepwise`: a model of the reference backend in pieces, for comparisons."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ class ReferenceStepwise:
         return copy
 
     def put(self, x: NDArray[np.float32]) -> Tensor:
-        """Rounded to the dtype that is computed in."""
+        """Rounded to the compute dtype."""
         return torch.from_numpy(x).to(self._device, self._dtype)
 
     @torch.inference_mode()
     def embedded(self, batch: Batch) -> Tensor:
-        """batch of N rows -> what the first block reads [N, dim]"""
+        """The input of the first block, [N, dim], for a batch of N rows."""
         x: Tensor = self._decoder.embedded(batch)
         return x
 
     def layers(self, x: Tensor, batch: Batch) -> Sequence[Callable[[Tensor], Tensor]]:
-        """The blocks, each as a function of the state alone. x [N, dim]: what `embedded` gave"""
+        """The blocks, each as a function of the hidden state alone; x [N, dim]: from `embedded`."""
         return [partial(self._layer, layer) for layer in self._decoder.layers(x, batch)]
 
     @torch.inference_mode()
@@ -65,12 +65,12 @@ class ReferenceStepwise:
 
     @torch.inference_mode()
     def normed(self, x: Tensor) -> Tensor:
-        """What the last block made [N, dim] -> what the head reads [N, dim]"""
+        """The output of the last block [N, dim] -> the input of the output head [N, dim]."""
         normed: Tensor = self._decoder.norm(x)
         return normed
 
     @torch.inference_mode()
     def head(self, rows: Tensor) -> Tensor:
-        """hidden states [S, dim] -> logits float32 [S, vocab]"""
+        """Hidden states [S, dim] -> logits, float32 [S, vocab]."""
         logits: Tensor = self._decoder.head(rows)
         return logits

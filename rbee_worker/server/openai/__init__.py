@@ -1,1 +1,1 @@
-"""The OpenAI routes: a second rendering of the same events that job streams show."""
+"""The OpenAI routes: the same events as in job streams, in OpenAI's form."""

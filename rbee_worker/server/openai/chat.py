@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: messages through the model's template; streaming and not."""
+"""POST /v1/chat/completions: messages through the model's template; streamed or not."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from rbee_worker.types import End, Event, Request, Started, Token, TokenLogprob
 
 
 async def chat_completions(http: HttpRequest) -> ASGIApp:
-    """The route."""
+    """The endpoint of the route."""
     worker = worker_of(http)
     body = await read_object(http, worker)
     worker.serving()
@@ -96,7 +96,7 @@ def scores(
 
 
 class ChatChunks:
-    """The streaming form."""
+    """The streamed form."""
 
     def __init__(self, exchange: Exchange, usage: bool) -> None:
         self._exchange = exchange
@@ -143,7 +143,7 @@ class ChatChunks:
 
 
 def _whole(exchange: Exchange) -> ChatCompletion:
-    """The non-streaming form."""
+    """The form that is not streamed."""
     choices = []
     for index, job in enumerate(exchange.jobs):
         end = job.end

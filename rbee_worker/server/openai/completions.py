@@ -1,8 +1,9 @@
-"""POST /v1/completions: several prompts, `n`, `echo`, `logprobs`; streaming and not."""
+"""POST /v1/completions: several prompts, `n`, `echo`, `logprobs`; streamed or not."""
 
 from __future__ import annotations
 
 import asyncio
+import codecs
 from typing import Any
 
 from msgspec import UNSET, UnsetType
@@ -38,7 +39,7 @@ MAX_PROMPTS = 256
 
 
 async def completions(http: HttpRequest) -> ASGIApp:
-    """The route."""
+    """The endpoint of the route."""
     worker = worker_of(http)
     body = await read_object(http, worker)
     worker.serving()
@@ -63,7 +64,7 @@ async def completions(http: HttpRequest) -> ASGIApp:
         )
         for index, prompt in enumerate(prompts)
     ]
-    if _several(given.prompt):  # one alone is checked with its parameters
+    if _several(given.prompt):  # a single prompt is checked together with its parameters
         for index, request in enumerate(each):
             rules = worker.serving().rules
             faults += prompt_faults(request, rules, name=f"prompt[{index}]")
@@ -90,7 +91,7 @@ async def completions(http: HttpRequest) -> ASGIApp:
 
 
 def _prompts(given: Any, faults: list[FieldError]) -> list[Prompt]:
-    """One prompt or several, of text or ids; a fault of their form is added to `faults`."""
+    """One prompt or several, as text or ids; a fault in their form is added to `faults`."""
     if any(f.field == "prompt" for f in faults):
         return []
     if given is None:
@@ -109,25 +110,58 @@ def _prompts(given: Any, faults: list[FieldError]) -> list[Prompt]:
 
 
 def _several(given: Any) -> bool:
-    """Is it a list of prompts, rather than one prompt?"""
-    return isinstance(given, list) and not isinstance(given[0], int)
+    """Whether the value is a list of prompts, not one prompt."""
+    return isinstance(given, list) and bool(given) and not isinstance(given[0], int)
+
+
+class Place:
+    """How many characters of a text there are, of bytes that may end within one."""
+
+    def __init__(self, characters: int = 0) -> None:
+        self.characters = characters
+        self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+
+    def add(self, data: bytes) -> None:
+        """More bytes of the text."""
+        self.characters += len(self._decoder.decode(data))
 
 
 class Scores:
-    """The `logprobs` of one choice, and where in its text each token begins."""
+    """The `logprobs` of one choice, and the position in its text where each token begins."""
 
     def __init__(self, pieces: Pieces) -> None:
         self._pieces = pieces
         self._offset = 0
+        self._prompt = 0  # its tokens that are scored
+        self._prompt_end = Place()
 
     def of(
         self, text: str, ids: tuple[int, ...], entries: tuple[TokenLogprob | None, ...] | None
     ) -> CompletionLogprobs | None:
-        """Scores of the tokens `ids` that make `text`; None when none were asked for."""
+        """Scores of the tokens `ids` that make `text`; None if they were not requested."""
         if entries is None:
             return None
+        rows = self._rows(ids, entries, Place(self._offset))
+        self._offset += len(text)
+        return rows
+
+    def of_prompt(
+        self, prompt: Token, entries: tuple[TokenLogprob | None, ...]
+    ) -> tuple[str, CompletionLogprobs]:
+        """The text to show with scores of the prompt's next tokens: all of it with the first of
+        them; and the scores."""
+        start, self._prompt = self._prompt, self._prompt + len(entries)
+        rows = self._rows(prompt.ids[start : self._prompt], entries, self._prompt_end)
+        if start:
+            return "", rows
+        self._offset = len(prompt.t)
+        return prompt.t, rows
+
+    def _rows(
+        self, ids: tuple[int, ...], entries: tuple[TokenLogprob | None, ...], place: Place
+    ) -> CompletionLogprobs:
+        """place: where the first of `ids` begins; it moves on to behind the last."""
         rows = CompletionLogprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
-        made = b""
         for token_id, entry in zip(ids, entries, strict=True):
             name = self._pieces.name
             rows.tokens.append(name(token_id))
@@ -135,14 +169,13 @@ class Scores:
             rows.top_logprobs.append(
                 None if entry is None else {name(i): p for i, p in reversed(entry.top)}
             )
-            rows.text_offset.append(self._offset + len(made.decode(errors="ignore")))
-            made += self._pieces.raw(token_id)
-        self._offset += len(text)
+            rows.text_offset.append(place.characters)
+            place.add(self._pieces.raw(token_id))
         return rows
 
 
 class CompletionChunks:
-    """The streaming form."""
+    """The streamed form."""
 
     def __init__(self, exchange: Exchange, usage: bool) -> None:
         self._exchange = exchange
@@ -153,7 +186,7 @@ class CompletionChunks:
         scores = self._scores[choice]
         if type(event) is Token:
             if event.i < 0 and self._exchange.wants_logprobs(choice):
-                return []  # the prompt follows with its scores
+                return []  # the prompt comes later, with its scores
             found = scores.of(event.t, event.ids, event.logprobs)
             return [self._chunk(choice, event.t, found)]
         if type(event) is End:
@@ -163,8 +196,8 @@ class CompletionChunks:
         if type(event) is PromptLogprobs:
             echo = self._exchange.jobs[choice].log.events[1]
             assert isinstance(echo, Token)
-            found = scores.of(echo.t, echo.ids, event.logprobs)
-            return [self._chunk(choice, echo.t, found)]
+            text, rows = scores.of_prompt(echo, event.logprobs)
+            return [self._chunk(choice, text, rows)]
         return []
 
     def usage_chunk(self, usage: TokenUsage) -> Completion:
@@ -195,7 +228,7 @@ class CompletionChunks:
 
 
 def _whole(exchange: Exchange, prompts: int) -> Completion:
-    """The non-streaming form: the chunks of each choice, put together."""
+    """The form that is not streamed: the chunks of each choice, joined."""
     chunks = CompletionChunks(exchange, usage=False)
     choices = []
     for index, job in enumerate(exchange.jobs):

@@ -20,7 +20,7 @@ from rbee_worker.server.worker import Worker
 
 
 async def models(http: HttpRequest) -> Response:
-    """The served model, also while it is still being loaded."""
+    """The served model, even while it is still loading."""
     worker = worker_of(http)
     return json_response(ModelList(data=[_card(worker, model_names(worker)[0])]))
 
@@ -31,7 +31,7 @@ async def model(http: HttpRequest) -> Response:
 
 
 async def embeddings(http: HttpRequest) -> Response:
-    """Refused until an encoder is served: a decoder's hidden states are no embedding."""
+    """Refused until an encoder is served: a decoder's hidden states are not embeddings."""
     worker = worker_of(http)
     body = await read_object(http, worker)
     worker.serving()
@@ -41,7 +41,7 @@ async def embeddings(http: HttpRequest) -> Response:
     raise Refusal(
         400,
         "not_an_encoder",
-        f"The loaded model {worker.settings.model} is no encoder: it has no embeddings.",
+        f"The loaded model {worker.settings.model} is not an encoder: it has no embeddings.",
         fix="serve an encoder model for /v1/embeddings.",
         param="model",
     )

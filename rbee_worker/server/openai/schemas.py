@@ -1,6 +1,6 @@
-"""What OpenAI's clients send and get, as structs; the other routes' are in `server.schemas`.
+"""OpenAI's requests and answers as structs; those of the other routes are in `server.schemas`.
 
-Fields of answers that OpenAI's shape has no place for are in `Rbee`.
+Fields that OpenAI's form has no place for are in `Rbee`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rbee_worker.types import StopRecord
 
 class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):
     include_usage: bool = False
-    include_obfuscation: bool = False  # true is refused: nothing would be added
+    include_obfuscation: bool = False  # true is refused: no padding would be added
 
 
 class CompletionEnvelope(Struct, kw_only=True):
@@ -75,8 +75,8 @@ class TokenUsage(Struct, frozen=True, kw_only=True):
 
 
 class Rbee(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What OpenAI's shape has no place for: why the answer stopped, the seed to repeat it, and how
-    many of its tokens were drafted (their `prediction` is another thing)."""
+    """What OpenAI's form has no place for: why the answer stopped, the seed to repeat it, and how
+    many of its tokens were drafted (OpenAI's `prediction` is something else)."""
 
     stop: StopRecord
     seed: int
@@ -115,10 +115,7 @@ class TopLogprob(Struct, frozen=True):
     bytes: list[int]
 
 
-class ChatLogprob(Struct, frozen=True):
-    token: str
-    logprob: float
-    bytes: list[int]
+class ChatLogprob(TopLogprob, frozen=True):
     top_logprobs: list[TopLogprob]
 
 

@@ -1,4 +1,4 @@
-"""What completions and chat have in common: finish reasons, usage, token texts, the two answers."""
+"""What completions and chat share: finish reasons, usage, token texts, both forms of the answer."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ FINISH = {  # stop rule -> OpenAI's word; the rule itself is in `rbee.stop`
 
 
 class Pieces:
-    """How ids look in logprobs."""
+    """The form of ids in logprobs."""
 
     def __init__(self, worker: Worker) -> None:
         assert worker.engine is not None
         self._tokenizer = worker.engine.tokenizer
 
     def raw(self, token_id: int) -> bytes:
-        """The bytes an id stands for; of a special token, its name's."""
+        """The bytes that an id stands for; for a special token, its name's."""
         return (
             self._tokenizer.token_bytes(token_id) or self._tokenizer.token_text(token_id).encode()
         )
 
     def name(self, token_id: int) -> str:
-        """As text; where the bytes are no whole character, as OpenAI writes them: bytes:\\xe2."""
+        """The id as text; if its bytes are not a complete character, as in OpenAI: bytes:\\xe2."""
         raw = self.raw(token_id)
         try:
             return raw.decode()
@@ -59,7 +59,8 @@ class Pieces:
 
 
 class Exchange:
-    """One OpenAI request under way: its id, name, and the jobs that answer it, by choice."""
+    """One OpenAI request in progress: its id, model name, and the jobs that answer it, by
+    choice."""
 
     def __init__(self, worker: Worker, answer_id: str, model: str, jobs: Sequence[Job]) -> None:
         self.id = answer_id
@@ -87,12 +88,12 @@ class Exchange:
         )
 
     def wants_logprobs(self, choice: int) -> bool:
-        """Were log-probabilities asked for."""
+        """Whether log-probabilities were requested."""
         started = self.jobs[choice].started
         return started is not None and started.sampling.params.logprobs is not None
 
     def rbee(self, choice: int) -> Rbee:
-        """Why this choice stopped, its seed, and what to know of the model and the prompt."""
+        """Why this choice stopped, its seed, and warnings about the model and the prompt."""
         job = self.jobs[choice]
         assert job.end is not None
         assert job.started is not None
@@ -106,7 +107,7 @@ class Exchange:
 
 
 class Chunks(Protocol):
-    """A streaming form: one event of one choice -> chunks (structs)."""
+    """A streamed form: turns one event of one choice into chunks (structs)."""
 
     def chunks(self, choice: int, event: Event) -> list[Any]: ...
 
@@ -114,7 +115,7 @@ class Chunks(Protocol):
 
 
 class ChunkRendering:
-    """`Chunks` as server-sent events, with the usage at the end when asked for."""
+    """`Chunks` as server-sent events, with the usage at the end if requested."""
 
     def __init__(self, exchange: Exchange, chunks: Chunks, prompts: int, usage: bool) -> None:
         self._exchange = exchange
@@ -138,7 +139,7 @@ class ChunkRendering:
 
 
 def mid_stream(event: Error) -> Problem:
-    """An error after the answer has begun."""
+    """The form of an error after the answer has begun."""
     message, code = one_line(event.message), event.code.lower()
     return Problem(error=ErrorBody(message=message, type="server_error", code=code, param=None))
 
@@ -154,7 +155,7 @@ async def respond(
     chunks: Callable[[bool], Chunks],
     whole: Callable[[], Any],
 ) -> ASGIApp:
-    """The response, streamed or whole; a client that leaves cancels its jobs."""
+    """The response, streamed or whole. A client that leaves cancels its jobs."""
     headers = ignored(exchange.jobs)
     if not stream:
         await settled(http, worker, exchange.jobs)

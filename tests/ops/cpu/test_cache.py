@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 from rbee_worker.errors import ModelError
+from rbee_worker.ops.cpu.runtime import kernel_cache
 from rbee_worker.ops.cpu.runtime.native import Library
-from rbee_worker.ops.cpu.shared import isa, kernel_cache, kernel_sources
+from rbee_worker.ops.cpu.shared import isa, kernel_files, kernel_sources
 
 TARGET = isa.choose()
 NAMES = ["norm.rms", "each.add", "team.stop", "rope.half", "linear.q4_1", "attend.f16"]
 COMPILES = f"""
 import sys
-from rbee_worker.ops.cpu.shared import kernel_cache, isa
+from rbee_worker.ops.cpu.runtime import kernel_cache
+from rbee_worker.ops.cpu.shared import isa
 done = kernel_cache.compile_missing({NAMES!r}, isa.choose(), cache_dir=sys.argv[1])
 print(*done, flush=True)
 """
@@ -79,7 +83,7 @@ def test_a_killed_compile_leaves_whole_files_only(tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert 1 <= len(objects(tmp_path)) < len(NAMES)
-    half = kernel_cache.folder(TARGET, str(tmp_path)) / f"norm.rms-0.o.1{kernel_cache.TEMPORARY}"
+    half = kernel_cache.folder(TARGET, str(tmp_path)) / f"norm.rms-0.o.1{kernel_files.TEMPORARY}"
     half.write_bytes(b"half")
     all_work(tmp_path)
     assert len(objects(tmp_path)) == len(NAMES)
@@ -129,6 +133,74 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelError, match=r"file.*Fix: make it writable"):
         kernel_cache.compile_missing(["each.add"], TARGET, cache_dir=str(tmp_path / "file"))
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """Where temporary files go, empty."""
+    made = tmp_path / "temporary"
+    made.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(made))
+    return made
+
+
+def unwritable(tmp_path):
+    (tmp_path / "file").write_text("")
+    return str(tmp_path / "file")
+
+
+def occupied(tmp_path):
+    """A folder that can be opened and locked, in which a file of the kernel cannot be written."""
+    where = kernel_cache.folder(TARGET, str(tmp_path / "full"))
+    (where / f"{kernel_files.stem('each.add', where)}.json").mkdir(parents=True)
+    return str(tmp_path / "full")
+
+
+@pytest.mark.parametrize(
+    ("cache", "why"), [(unwritable, "Not a directory"), (occupied, "Is a directory")]
+)
+def test_kernels_that_cannot_be_kept_are_compiled_for_this_process(
+    tmp_path, temporary, monkeypatch, cache, why
+):
+    """In a folder that nobody else can look into or write, which is gone when they are loaded."""
+    modes = []
+
+    def progress(*_):
+        modes.extend(stat.S_IMODE(found.stat().st_mode) for found in temporary.iterdir())
+
+    unkept = kernel_cache.Unkept()
+    folder = cache(tmp_path)
+    Library(TARGET, cache_dir=folder, progress=progress, unkept=unkept).load(NAMES[:3])
+    assert set(modes) == {0o700}
+    assert list(temporary.iterdir()) == []
+    (note,) = unkept.notes
+    assert note.startswith(f"compiled CPU kernels cannot be kept in {tmp_path}")
+    assert f": {why}. " in note
+    assert "Fix: make it writable, or choose another --cache-dir." in note
+    assert "each.add" in unkept.kernels
+    for name, made in unkept.kernels.items():
+        assert kernel_cache.ensure([name], TARGET) == [made]  # the machine code of one that is kept
+    monkeypatch.setattr(subprocess, "Popen", None)  # nothing is compiled twice
+    Library(TARGET, cache_dir=folder, unkept=unkept).load(NAMES[:3])
+
+
+def test_kernels_that_are_kept_are_used_where_nothing_can_be_written(tmp_path, temporary):
+    """As those of a container's image."""
+    cache = tmp_path / "full"
+    kernel_cache.compile_missing(["norm.rms"], TARGET, cache_dir=str(cache))
+    occupied(tmp_path)
+    unkept = kernel_cache.Unkept()
+    made = kernel_cache.ensure(
+        ["norm.rms", "each.add"], TARGET, cache_dir=str(cache), unkept=unkept
+    )
+    assert [m.name for m in made] == ["norm.rms", "each.add"]
+    assert list(unkept.kernels) == ["each.add"]
+
+
+def test_no_room_at_all_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernel_cache, "_TEMPORARY_ROOMS", (unwritable(tmp_path),))
+    with pytest.raises(ModelError, match=r"no room to compile.*Not a directory.*TMPDIR"):
+        Library(TARGET, cache_dir=unwritable(tmp_path)).load(["each.add"])
 
 
 def test_a_kernel_that_does_not_exist_is_an_error(tmp_path):

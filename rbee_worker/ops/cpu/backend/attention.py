@@ -19,7 +19,7 @@ from rbee_worker.state.specs import PagedKV, StateRef
 
 
 class AttentionOps(RecordingOps):
-    """The part of `CpuOps` that attends."""
+    """The part of `CpuOps` with attention."""
 
     def attend(
         self,
@@ -66,7 +66,7 @@ class AttentionOps(RecordingOps):
         scratch = rec.region(self.team.threads * scratch_bytes)
         partial = rec.region(units * spans * tile.rows * tile.heads * partial_bytes)
         items = self._items(heads, spec.heads, tile, _window(window, chunk))
-        # of one row it is known whether spans are shared out, and each thread may fold all of them
+        # with one row, it is known whether spans are dealt to threads, and each thread may fold all
         split = spec.heads * tile.chunks < 2 * self.team.threads
         private = rec.replicates(heads * width) and split
         y = rec.buffer(heads * width, private=private)
@@ -122,7 +122,7 @@ class AttentionOps(RecordingOps):
         return y
 
     def _items(self, heads: int, kv_heads: int, tile: paged.Tiling, window: int) -> Region:
-        """The step's list of items, written where the first layer of this shape attends."""
+        """The step's list of work items, written by the first layer with these attention shapes."""
         now, rec, threads = self.now, self.now.recorder, self.team.threads
         key = heads, kv_heads, window
         if key not in now.attend_items:
@@ -152,7 +152,7 @@ class AttentionOps(RecordingOps):
     ) -> None:
         """This step's keys and values into the cache."""
         rec = self.now.recorder
-        spread = rec.rows == 1  # one row would be one thread's
+        spread = rec.rows == 1  # otherwise one thread would have the only row
         share = ALL if spread else ROWS
         rec.call(
             f"kv.{self.now.kv}",
@@ -170,7 +170,7 @@ class AttentionOps(RecordingOps):
 
 
 def _window(window: int | None, chunk: int | None) -> int:
-    """As the kernels want it: 0 for none, and a chunked mask as a number below zero."""
+    """The kernels' form: 0 for no window, a negative number for a chunked mask."""
     assert window is None or chunk is None
     return window or -(chunk or 0)
 

@@ -1,4 +1,4 @@
-"""`BiasTable` for logits in memory, changed and put back by kernels on the team's threads."""
+"""`BiasTable` for logits in memory, changed and restored by kernels on the team's threads."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _RECORD = struct.Struct("=8q")
 
 
 class CpuBiasTable:
-    """See `ops.sampling.BiasTable`: arrays with equally much room for every slot."""
+    """See `ops.sampling.BiasTable`: arrays with the same capacity for every slot."""
 
     def __init__(self, library: Library, team: Team, max_seqs: int) -> None:
         self._team, self._max_seqs = team, max_seqs
-        self._keep: list[object] = []  # what addresses point to
+        self._keep: list[object] = []  # keeps alive what addresses point to
         self._apply, self._undo = (self._program(library, name) for name in ("apply", "undo"))
         self._header: Words = np.zeros(2, np.int64)
         self._capacity = 0
         self._take_rows(max_seqs)
         self._factors = np.zeros((max_seqs, 3), np.float32)
         self._header_at, self._factors_at = self._header.ctypes.data, self._factors.ctypes.data
-        self._known: tuple[F32, int, int] | None = None  # the last logits, address and stride
+        self._known: tuple[F32, int, int] | None = None  # the last logits, their address and stride
         self.clear()
 
     def _program(self, library: Library, name: str) -> tuple[int, int]:
-        """Address and length of a program of one kernel."""
+        """The address and length of a program with one kernel."""
         kernel = library[f"edits.{name}"]
         args = kernel.pack()
         entries = words([Instruction(kernel.address, args.address)])
@@ -47,7 +47,7 @@ class CpuBiasTable:
         self._reserve(0)
 
     def _take_rows(self, rows: int) -> None:
-        """Room for so many rows of one step: there may be several of one slot."""
+        """Make space for `rows` rows of one step; several of them may use one slot."""
         self._rows = rows
         self._records: Words = np.zeros((rows, m.EDIT_BYTES // 8), np.int64)
         self._bytes = memoryview(self._records).cast("B")  # type: ignore[arg-type]
@@ -134,8 +134,8 @@ class CpuBiasTable:
 
 
 def address_of(logits: F32, vocab: int) -> tuple[int, int]:
-    """Where logits [S, vocab] lie and the bytes from a row to the next, once they are checked: a
-    kernel will follow both."""
+    """The address of logits [S, vocab] and the bytes between its rows, checked first because
+    kernels follow both."""
     assert logits.dtype == np.float32
     assert logits.shape[1] == vocab
     assert logits.strides[1] == 4 or vocab == 1 or not logits.size

@@ -1,5 +1,5 @@
-"""What decoding one token reads of a model's weights: of experts only the chosen ones, of an
-embedding table one row. Found by recording the model without its weights.
+"""The weights that decoding one token reads: only the chosen experts, and one row of an embedding
+table. Found by recording the model without its weights.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 def bytes_read(outline: ModelOutline, settings: Settings) -> int:
-    """Bytes of held weights that decoding one token reads."""
+    """Bytes of stored weights that decoding one token reads."""
     return _counted(outline, settings).nbytes
 
 
 def numbers_read(outline: ModelOutline, settings: Settings) -> int:
-    """How many weights decoding one token reads, whatever they are held as."""
+    """The number of weights that decoding one token reads, in whatever form they are stored."""
     return _counted(outline, settings).numbers
 
 
@@ -40,21 +40,21 @@ def _counted(outline: ModelOutline, settings: Settings) -> TrafficOps:
 
 
 class TrafficOps(OutlineOps):
-    """`OutlineOps` that adds up what products read. `nbytes`: as this backend holds weights;
-    `numbers`: their count, whatever they are held as."""
+    """`OutlineOps` that adds up what products read. `nbytes`: in this backend's stored form;
+    `numbers`: the count of weights."""
 
     def __init__(self, *, exact: bool = False) -> None:
         super().__init__(exact=exact)
         self.nbytes = self.numbers = 0
 
     def count(self, decoder: Decoder, shape: Shape) -> None:
-        """Add up one token's decoding by `decoder`, which was built with this."""
+        """Add up what decoding one token with `decoder`, built with these operations, reads."""
         kernel_names(decoder, self, shape)
 
     def linear(
         self, x: Array, weight: Weight, bias: Array | None = None, *, precise: bool = False
     ) -> Array:
-        """See `Ops.linear`; `logits` comes through here."""
+        """See `Ops.linear`; `logits` calls this too."""
         self._read(weight.data)
         return super().linear(x, weight, bias, precise=precise)
 
@@ -73,7 +73,7 @@ class TrafficOps(OutlineOps):
         kind: Activation,
         **others: Any,
     ) -> Array:
-        """See `Ops.experts`; a token chooses as many as `ids` has columns."""
+        """See `Ops.experts`; a token uses as many experts as `ids` has columns."""
         for weight in (up, down):
             self._read(_first(weight), buf_of(ids).width)
         return super().experts(x, ids, weights, up, down, kind, **others)

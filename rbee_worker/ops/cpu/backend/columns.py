@@ -1,4 +1,4 @@
-"""Columns, gates and positions on the cpu backend: what is recorded for them."""
+"""Columns, gates and positions: what the cpu backend records for them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ColumnOps(ElementwiseOps):
         self._columns("copy", x, y, x_head=x_head, y_head=width, heads=heads, width=width)
 
     def _columns(self, kind: str, x: Buf, y: Buf, *others: Buf, **fields: Any) -> Buf:
-        """A kernel of `kernels/columns.py`; threads share rows."""
+        """Call a kernel of `kernels/columns.py`; the threads share the rows."""
         self.now.recorder.call(
             f"columns.{kind}",
             [reads(x), *(reads(o) for o in others), writes(y)],

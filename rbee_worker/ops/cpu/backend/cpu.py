@@ -15,6 +15,7 @@ from rbee_worker.ops.backend import (
     Backend,
     Executable,
     ModelOutline,
+    Prepared,
     Progress,
     Refusal,
     StateMemory,
@@ -25,19 +26,19 @@ from rbee_worker.ops.cpu.shared.isa import unsupported
 from rbee_worker.ops.cpu.shared.paged import KEYS, SPAN
 from rbee_worker.ops.cpu.shared.vocabulary import NATIVE
 from rbee_worker.ops.plan import PlanOps
-from rbee_worker.state.specs import StateGroup
 
 if TYPE_CHECKING:
     from rbee_worker.models.base import Decoder
     from rbee_worker.ops import Ops
+    from rbee_worker.state.pool import StatePool
 
-ARENA_SLACK = 1 << 26  # bytes that parts of weights may need to begin on cache lines
-_NEEDED = (  # by every model, and slow to import
+ARENA_SLACK = 1 << 26  # bytes for aligning parts of weights to cache lines
+_NEEDED = (  # modules that every model needs and that are slow to import
     "rbee_worker.ops.cpu.backend.model",
     "rbee_worker.ops.cpu.backend.warm",
     "rbee_worker.ops.cpu.runtime.state",
 )
-_LEAST_READ = 4  # a bandwidth measurement takes at most one part in so many of the free memory
+_LEAST_READ = 4  # a bandwidth measurement takes at most 1/4 of the free memory
 
 
 class CpuBackend(Backend):
@@ -93,11 +94,11 @@ class CpuBackend(Backend):
 
     def prepare(
         self, outline: ModelOutline, settings: Settings, kv_dtype: str, progress: Progress
-    ) -> None:
+    ) -> Prepared:
         from rbee_worker.ops.cpu.backend.warm import compile_for, recording_shape
 
         shape = recording_shape(settings, kv_dtype, outline.context)
-        compile_for(outline, shape, settings, progress)
+        return compile_for(outline, shape, settings, progress)
 
     def warm(
         self,
@@ -119,15 +120,25 @@ class CpuBackend(Backend):
             names |= set(needed(outline, recording_shape(settings, kv, outline.context), settings))
         return (compile_target(sorted(names), isa, settings, progress) for isa in wanted)
 
-    def ops(self, settings: Settings, dtype: str, *, weight_bytes: int, progress: Progress) -> Ops:
+    def ops(
+        self,
+        settings: Settings,
+        dtype: str,
+        *,
+        weight_bytes: int,
+        progress: Progress,
+        prepared: Prepared | None = None,
+    ) -> Ops:
         from rbee_worker.ops.cpu.backend.ops import CpuOps
         from rbee_worker.ops.cpu.runtime.arena import Arena
+        from rbee_worker.ops.cpu.runtime.kernel_cache import Unkept
         from rbee_worker.ops.cpu.runtime.native import Library
         from rbee_worker.ops.cpu.runtime.team import Team
         from rbee_worker.ops.cpu.shared import isa
 
         chosen = isa.choose(os.environ.get("RBEE_CPU_ISA", ""))
-        library = Library(chosen, cache_dir=settings.cache_dir, progress=progress)
+        unkept = prepared if isinstance(prepared, Unkept) else None
+        library = Library(chosen, cache_dir=settings.cache_dir, progress=progress, unkept=unkept)
         return CpuOps(
             library,
             Team(library, settings.threads or allowed_cores()),
@@ -135,19 +146,12 @@ class CpuBackend(Backend):
             arena=Arena(weight_bytes + ARENA_SLACK),
         )
 
-    def state(
-        self,
-        ops: Ops,
-        groups: Sequence[StateGroup],
-        n_blocks: Sequence[int],
-        n_slots: int,
-        *,
-        block_size: int,
-        dtype: str,
-    ) -> StateMemory:
+    def state(self, ops: Ops, pool: StatePool, dtype: str) -> StateMemory:
         from rbee_worker.ops.cpu.runtime.state import CpuState
 
-        return CpuState(groups, n_blocks, n_slots, block_size=block_size, dtype=dtype)
+        return CpuState(
+            pool.groups, pool.n_blocks, pool.n_slots, block_size=pool.block_size, dtype=dtype
+        )
 
     def executable(
         self, model: Decoder, settings: Settings, *, kv_dtype: str, longest: int

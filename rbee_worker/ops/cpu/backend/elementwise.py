@@ -1,4 +1,4 @@
-"""Elementwise operations on the cpu backend: what is recorded for them."""
+"""Elementwise operations: what the cpu backend records for them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ElementwiseOps(RecordingOps):
     def _each(
         self, kind: str, x: Buf, z: Buf | None = None, *, by_rows: bool = False, **fields: Any
     ) -> Buf:
-        """A kernel of `kernels/each.py`. Threads share cells of columns, or whole rows."""
+        """Call a kernel of `kernels/each.py`. Threads share cells of columns, or whole rows."""
         y = self._result(x.width)
         cell = x.width if by_rows else _cell(x.width)
         share = cells(-(-x.width // cell))
@@ -57,5 +57,6 @@ class ElementwiseOps(RecordingOps):
 
 
 def _cell(width: int) -> int:
-    """Columns that a thread computes together: what products round together, if that fits."""
+    """The columns that a thread computes together: as many as products round together, if that
+    divides the width."""
     return CELL if width % UNIT else UNIT

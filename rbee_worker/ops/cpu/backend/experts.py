@@ -1,4 +1,4 @@
-"""Mixtures of experts and matrices by head on the cpu backend: what is recorded for them."""
+"""Mixtures of experts, and matrices per head: what the cpu backend records for them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rbee_worker.ops.cpu.shared.regions import Region
 
 
 class ExpertOps(RecordingOps):
-    """The part of `CpuOps` that has several matrices of one shape."""
+    """The part of `CpuOps` with several matrices of one shape."""
 
     def stack(self, members: Sequence[Sequence[Packed]]) -> Weight:
         return weight_of(hold_stack(self.holder.hold, members))
@@ -42,7 +42,7 @@ class ExpertOps(RecordingOps):
                     name, part, weight, given, token, to, y_each=weight.rows, members=weight.count
                 )
                 continue
-            for h in range(weight.count):  # a head's columns do not fill whole blocks
+            for h in range(weight.count):  # a head's columns are not whole blocks
                 given = self._prepare(source.columns(h * weight.cols, weight.cols), form)
                 one = y.columns(h * weight.rows + part.first, part.rows)
                 token = -(-weight.cols // CELL) * BYTES[form]
@@ -50,7 +50,7 @@ class ExpertOps(RecordingOps):
         return y
 
     def _stack_form(self, part: StackPart) -> tuple[str, str]:
-        """How a part's product wants its activations, and the kernel's variant."""
+        """The form of the activations in a part's product, and the kernel's variant."""
         form = "exact" if self.exact else natural(part.held)
         return form, variant(part.held, form)
 
@@ -69,7 +69,7 @@ class ExpertOps(RecordingOps):
         lists: Region | None = None,
         **fields: Any,
     ) -> None:
-        """A product kernel: `members` matrices from `first` on, or those that `lists` name."""
+        """Call a product kernel: for `members` matrices from `first` on, or those in `lists`."""
         form = parse(name)[1]
         others = [r for r in (lists, *fields.values()) if isinstance(r, Region)]
         values: dict[str, Any] = {"by_token": 0, "tokens": 0, "bias": 0, "bias_each": 0} | {
@@ -196,11 +196,11 @@ class ExpertOps(RecordingOps):
         return self._sum(results, places, weights, chose.width)
 
     def _slots(self, width: int, slots: int) -> Buf:
-        """An activation with a row for each slot."""
+        """An activation with one row per slot."""
         return Buf(self.now.recorder.region(4 * width * slots), width, width)
 
     def _group(self, ids: Buf, count: int, slots: int) -> tuple[Region, Region, Region]:
-        """Lists, tokens and places of `expert_lists.py`."""
+        """The lists, tokens and places that `expert_lists.py` describes."""
         rec = self.now.recorder
         lists = rec.region(expert_lists.list_bytes(rec.rows, ids.width, count))
         tokens, places = rec.region(4 * slots), rec.region(4 * rec.rows * ids.width)
@@ -225,7 +225,7 @@ class ExpertOps(RecordingOps):
     def _gather(
         self, x: Buf, ready: Region, form: str, lists: Region, tokens: Region, slots: int
     ) -> Region:
-        """Prepared activations by slot, of those by row."""
+        """Prepared activations by slot, gathered from those by row."""
         blocks = -(-x.width // CELL)
         given = self.now.recorder.region(slots * blocks * BYTES[form])
         self.now.recorder.call(

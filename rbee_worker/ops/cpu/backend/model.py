@@ -1,7 +1,7 @@
-"""`CpuModel`: a `Decoder` recorded once, replayed for every step. What the engine sees of it.
+"""`CpuModel`: a `Decoder` recorded once and replayed for every step, as the engine sees it.
 
-The model's Python runs when this object is made, for a whole step, of which `hidden` replays the
-beginning and `logits` all, and for `head` alone, and never again.
+The model's Python runs only when this object is made: once for a whole step, of which `hidden`
+replays the beginning and `logits` all, and once for `head` alone.
 """
 
 from __future__ import annotations
@@ -46,12 +46,13 @@ class CpuModel:
         self._header = Header(self.groups, self._whole.ropes, shape)
         single = replace(shape, rows=1, head_rows=1)
         self._single = record(self.decoder, self.ops, single, *_whole(self.decoder, single))
-        assert self._single.ropes == self._whole.ropes  # the header is for both
+        assert self._single.ropes == self._whole.ropes  # both use one header
 
     def hidden(self, batch: Batch, times: list[Words] | None = None) -> F32:
         """N rows -> normalised hidden states float32 [N, dim].
 
-        A step larger than the model is recorded for has it recorded again, which takes a moment.
+        If a step is larger than the model was recorded for, it is recorded again, which takes a
+        moment.
         """
         n = self._fit(batch)
         header = self._header.write(batch)
@@ -69,8 +70,8 @@ class CpuModel:
         return self._head.program.run(self.team, self._head_header.rows(n), n, times)
 
     def logits(self, batch: Batch, times: list[Words] | None = None) -> F32:
-        """N rows, S of them sampled -> logits float32 [S, vocab]: the head of those hidden states,
-        bit for bit. Where every row is sampled, as in decoding, the two are one replay."""
+        """N rows, S of them sampled -> logits float32 [S, vocab]: the head of those rows' hidden
+        states, bit for bit. If every row is sampled, as in decoding, one replay computes both."""
         n = self._fit(batch)
         header = self._header.write(batch)
         if n <= self.shape.head_rows and self._header.samples_all:
@@ -83,7 +84,7 @@ class CpuModel:
         return (self._single if n == 1 else self._whole).program
 
     def _fit(self, batch: Batch) -> int:
-        """The step's rows, for which there is room from now on."""
+        """The number of the step's rows; from now on there is space for them."""
         n, longest = batch.seq_starts_host[-1], max(batch.kv_lens_host, default=0)
         if n > self.shape.rows or longest > self.shape.longest:
             rows, most = max(n, self.shape.rows), max(longest, self.shape.longest)
@@ -91,8 +92,8 @@ class CpuModel:
         return n
 
 
-Piece = Callable[[Array, Batch], Array]  # part of a model: (what it is given, the batch)
-Stage = tuple[Piece, int]  # a piece, for at most so many rows
+Piece = Callable[[Array, Batch], Array]  # part of a model: (its input, the batch) -> its output
+Stage = tuple[Piece, int]  # a piece, and the most rows it takes
 
 
 def _head(decoder: Decoder, shape: Shape) -> tuple[Stage, ...]:
@@ -100,14 +101,14 @@ def _head(decoder: Decoder, shape: Shape) -> tuple[Stage, ...]:
 
 
 def _whole(decoder: Decoder, shape: Shape) -> tuple[Stage, ...]:
-    """Hidden states of a step, and their head where there are no more rows than it takes."""
+    """The hidden states of a step, and their head if the rows are not too many for it."""
     head, rows = _head(decoder, shape)[0]
     return (lambda _, batch: decoder.hidden(batch), shape.rows), (head, min(rows, shape.rows))
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """Pieces of a model as a program. given: where its input goes."""
+    """Pieces of a model as a program. given: the buffer of the input."""
 
     program: Program
     ropes: list[RopeSpec]
@@ -115,7 +116,7 @@ class Recorded:
     _inputs: dict[int, F32] = field(default_factory=dict)  # views of `given`, by rows
 
     def give(self, rows: F32) -> None:
-        """Its input for the next replay: [N, dim]"""
+        """Set the input of the next replay: [N, dim]"""
         n = len(rows)
         view = self._inputs.get(n)
         if view is None:
@@ -130,8 +131,8 @@ def kernel_names(decoder: Decoder, ops: CpuOps, shape: Shape) -> list[str]:
 
 
 def record(decoder: Decoder, ops: CpuOps, shape: Shape, *stages: Stage) -> Recorded:
-    """Run pieces of the model's Python once, each given the result of the one before, and load
-    what they call. A later stage takes no more rows than the ones before it."""
+    """Run pieces of the model's Python once, each with the result of the one before, and load the
+    kernels that they call. A later stage takes no more rows than the ones before it."""
     ops.weights_done()  # a model that was not built from a checkpoint may have weights pending
     recorder, results, ropes, given = _trace(decoder, ops, shape, stages)
     program = finish(recorder, ops.library, results[-1].buf, results[:-1])
@@ -141,7 +142,7 @@ def record(decoder: Decoder, ops: CpuOps, shape: Shape, *stages: Stage) -> Recor
 def _trace(
     decoder: Decoder, ops: CpuOps, shape: Shape, stages: Sequence[Stage]
 ) -> tuple[Recorder, list[Result], list[RopeSpec], Buf]:
-    """Run the model's Python once: what it calls, its results, its ropes, where it takes input."""
+    """Run the model's Python once: returns the calls, the results, the ropes and the input."""
     recorder = Recorder(stages[0][1], ops.team.threads)
     probe = _probe(decoder.groups, shape)
     recording = Recording(recorder, decoder.groups, shape.kv, shape.block_size, shape.longest)
@@ -159,7 +160,7 @@ def _trace(
 
 
 def _probe(groups: tuple[StateGroup, ...], shape: Shape) -> Batch:
-    """One row of one sequence, its state in the sinks: what a model is recorded with."""
+    """A batch to record a model with: one row of one sequence, whose state is in the sinks."""
     zero, one = np.zeros(1, np.int64), np.ones(1, np.int64)
     numbers = StepNumbers(
         tokens=zero,

@@ -74,7 +74,7 @@ class CpuOps(AttentionOps, ExpertOps, ColumnOps, RecurrenceOps):
     def vector(self, parts: Sequence[Packed]) -> Array:
         values = [decode(p).reshape(-1) for p in parts]
         count = sum(map(len, values))
-        padded = np.zeros(-(-count // 16) * 16 + 16, np.float32)  # kernels read whole vectors
+        padded = np.zeros(-(-count // 16) * 16 + 16, np.float32)  # kernels read whole SIMD vectors
         np.concatenate(values, out=padded[:count])
         return padded[:count]
 
@@ -138,7 +138,7 @@ class CpuOps(AttentionOps, ExpertOps, ColumnOps, RecurrenceOps):
         return forms.precise(form) if precise else form
 
     def _prepare(self, x: Buf, form: str) -> Any:
-        """x as products want it; made once however many products share it."""
+        """x in the form that products take; made once, however many products use it."""
         if form not in x.ready:
             rec = self.now.recorder
             blocks = -(-x.width // CELL)
@@ -243,7 +243,7 @@ class CpuOps(AttentionOps, ExpertOps, ColumnOps, RecurrenceOps):
 
 
 def check_block_size(block_size: int) -> None:
-    """Raises UsageError unless blocks hold whole groups of keys."""
+    """Raise UsageError unless a block holds whole groups of keys."""
     if block_size % paged.KEYS or paged.SPAN % block_size:
         raise UsageError(
             f"--block-size {block_size} cannot be used by the cpu backend.",

@@ -1,4 +1,4 @@
-"""Which kernels a model needs, found before any weight is read: so that all compile at once."""
+"""Which kernels a model needs, found before any weight is read, so that all compile at once."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Threads:
-    """A team that only says how large it is."""
+    """Stands in for a team, and only has its size."""
 
     threads: int
 
 
 class OutlineOps(CpuOps):
-    """`CpuOps` for a model whose weights hold nothing: it can be recorded, never run."""
+    """`CpuOps` for a model without weight data, which can be recorded but not run."""
 
     def __init__(self, *, exact: bool = False) -> None:
         nothing = cast(Library, None), cast(Team, _Threads(1))
@@ -39,7 +39,7 @@ class OutlineOps(CpuOps):
         self._repackers: set[str] = set()
 
     def matrix(self, parts: Sequence[Packed]) -> Weight:
-        """See `Ops.matrix`; what it would be held as, without data."""
+        """See `Ops.matrix`; the stored form without data."""
         matrix = outline(parts)
         self._repackers |= {repacker(p.format) for p in parts}
         formats = "+".join(dict.fromkeys(p.format for p in parts))
@@ -56,5 +56,6 @@ class OutlineOps(CpuOps):
         return blank("F32", packed.shape)
 
     def needed(self, decoder: Decoder, shape: Shape) -> list[str]:
-        """The kernels of loading and running `decoder`, built with this, and of sampling."""
+        """The kernels for loading and running `decoder`, built with these operations, and
+        sampling."""
         return sorted({*KERNELS, *SAMPLING, *self._repackers, *kernel_names(decoder, self, shape)})

@@ -1,4 +1,4 @@
-"""Recurrent operations of the cpu backend: what is recorded for them."""
+"""Recurrent operations: what the cpu backend records for them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rbee_worker.state.specs import ELEMENT_BYTES, Fixed, StateRef
 
 
 class RecurrenceOps(RecordingOps):
-    """The part of `CpuOps` that goes on from a sequence's fixed state."""
+    """The part of `CpuOps` that updates a sequence's fixed state."""
 
     def linear_scan(
         self, x: Array, decay: Array, where: StateRef, name: str, batch: Batch
@@ -40,7 +40,7 @@ class RecurrenceOps(RecordingOps):
     def _kept(
         self, where: StateRef, name: str, shape: tuple[int, ...]
     ) -> tuple[Place, dict[str, Any]]:
-        """The place of a layer's tensor, for barriers, and how a kernel finds it."""
+        """The place of a layer's tensor, for barriers, and the kernel's arguments to find it."""
         spec = self.now.groups[where.group].spec
         assert isinstance(spec, Fixed)
         assert spec.dtype == "f32"

@@ -1,9 +1,9 @@
-"""`Sampling` on the team's threads: one replay from logits to ids, no other thread is woken.
+"""`Sampling` on the team's threads: one replay goes from logits to ids, without other threads.
 
-Kernels are told of rows by records (`sampling_memory.py`); every address in one is checked here.
-Ids equal torch's (`reference/sampling/filters.py`): comparisons are exact and sums are float64 on
-both sides. Only where a border of top_p, min_p or the draw lies within the rounding of such a sum
-(1e-15 of it) may the two differ.
+Records describe the rows to the kernels (`sampling_memory.py`); every address in a record is
+checked here. Ids equal torch's (`reference/sampling/filters.py`): comparisons are exact and sums
+are float64 on both sides. They may differ only if a border of top_p, min_p or the draw lies within
+the rounding of such a sum (1e-15 of it).
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from rbee_worker.types import TokenLogprob
 
 KERNELS = ("sample.scan", "sample.sums", "sample.choose", "edits.apply", "edits.undo")
 
-_Row = tuple[int, int, float, float, float, float, int]  # a record's words after the address
+_Row = tuple[int, int, float, float, float, float, int]  # the words of a record after its address
 _GREEDY: _Row = (m.GREEDY, 0, 1.0, 1.0, 0.0, 0.0, 0)
-_GIVEN = struct.Struct("=3q4dq")  # a record up to its results
+_GIVEN = struct.Struct("=3q4dq")  # the part of a record before its results
 _FOUND = struct.Struct(f"={m.ID}xqdd")  # id, peak, total
 _PAIR = np.dtype([("id", np.int32), ("logit", np.float32)])
 
 
 class _KnownLogits(NamedTuple):
-    """What was learnt of an array of logits. stride: bytes from a row to the next."""
+    """What is known about an array of logits. stride: bytes between rows."""
 
     logits: F32
     rows: int
@@ -60,7 +60,7 @@ class CpuSampling:
         self._reserve(8)
 
     def _reserve(self, rows: int) -> None:
-        """Make room for `rows` rows at once, and programs that read it."""
+        """Make space for `rows` rows at once, and programs that read it."""
         blocks = m.blocks(self._vocab)
         self._room = rows
         records = zeros(rows * m.RECORD)
@@ -89,12 +89,13 @@ class CpuSampling:
         ]
         self._entries = words([*entries, entries[0], entries[2]])
         self._program = self._entries.ctypes.data, 3
-        self._short = self._program[0] + self._entries[:3].nbytes, 2  # nothing to sum
+        self._short = self._program[0] + self._entries[:3].nbytes, 2  # without the sums
 
     def _run(
         self, logits: F32, records: Iterable[_Row], rows: Sequence[int], *, sums: bool = True
     ) -> range:
-        """Replay over some rows of logits [S, V]. Returns where each row's record begins, in bytes.
+        """Replay over some rows of logits [S, V]. Returns the offset of each row's record, in
+        bytes.
 
         sums: whether any row may need the sum of its weights.
         """
@@ -114,8 +115,8 @@ class CpuSampling:
         self._team.replay(*(self._program if sums else self._short), self._header_at)
 
     def _look_at(self, logits: F32) -> _KnownLogits:
-        """Checks an array of logits. A model hands in the same array at each step of as many rows:
-        it is asked for its address once."""
+        """Check an array of logits. A model passes the same array at each step with as many rows,
+        so its address is read once."""
         known = self._known
         if known is None or known.logits is not logits:
             address, stride = address_of(logits, self._vocab)
@@ -126,7 +127,7 @@ class CpuSampling:
     def greedy(self, logits: F32) -> HostIds:
         """See `Sampling.greedy`."""
         rows = self._look_at(logits).rows
-        if rows and rows == self._greedy_rows:  # as in the step before: the records are still right
+        if rows and rows == self._greedy_rows:  # as in the previous step, whose records still hold
             self._replay(rows, sums=False)
         else:
             self._run(logits, repeat(_GREEDY, rows), range(rows), sums=False)

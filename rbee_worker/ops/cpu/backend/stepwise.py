@@ -1,7 +1,7 @@
-"""`Stepwise`: a recorded model replayed piece by piece, so that every layer's states can be seen.
+"""`Stepwise`: a recorded model replayed piece by piece, which shows the states of every layer.
 
-Each piece is a recording of its own of the same Python, so it calls the same kernels with the same
-numbers as the whole; states come out as copies. Slower than the whole, and for comparing alone.
+Each piece is a separate recording of the same Python, so it calls the same kernels with the same
+numbers as the whole; states are copied out. Slower than the whole, and only for comparisons.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ class Stepwise:
         return x.copy()
 
     def put(self, x: F32) -> F32:
-        """As it is: every piece copies what it is given."""
+        """Unchanged: every piece copies its input."""
         return x
 
     def embedded(self, batch: Batch) -> F32:
-        """batch of N rows -> what the first block reads [N, dim]"""
+        """The input of the first block, [N, dim], for a batch of N rows."""
         return self._embed(None, batch)
 
     def layers(self, x: F32, batch: Batch) -> Sequence[Callable[[F32], F32]]:
-        """The blocks, each as a function of the state alone. x [N, dim]: what `embedded` gave"""
+        """The blocks, each as a function of the hidden state alone; x [N, dim]: from `embedded`."""
         return [partial(step, batch=batch) for step in self._blocks]
 
     def normed(self, x: F32) -> F32:
-        """What the last block made [N, dim] -> what the head reads [N, dim]"""
+        """The output of the last block [N, dim] -> the input of the output head [N, dim]."""
         return self._norm(x, None)
 
     def head(self, rows: F32) -> F32:
-        """hidden states [S, dim] -> logits float32 [S, vocab]"""
+        """Hidden states [S, dim] -> logits, float32 [S, vocab]."""
         return self._model.head(rows).copy()
 
     @cached_property
@@ -82,7 +82,7 @@ class Stepwise:
 
 
 class _Step:
-    """One piece and its header. Called with an input [N, dim] and a batch, or one of them."""
+    """One piece and its header. Called with an input [N, dim], a batch, or both."""
 
     def __init__(self, model: CpuModel, recorded: Recorded) -> None:
         self._team, self._recorded = model.team, recorded

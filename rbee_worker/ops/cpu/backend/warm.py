@@ -1,4 +1,4 @@
-"""Compiling the kernels that models need, before anything else of them is loaded."""
+"""Compiles the kernels that models need, before anything else of a model is loaded."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from rbee_worker.config import DRAFTED_ROWS, Settings
 from rbee_worker.errors import UsageError
 from rbee_worker.machine import allowed_cores
 from rbee_worker.ops.backend import ModelOutline, Progress, Warmed
+from rbee_worker.ops.cpu.runtime import kernel_cache
 from rbee_worker.ops.cpu.runtime.header import Shape
-from rbee_worker.ops.cpu.shared import isa, kernel_cache
+from rbee_worker.ops.cpu.shared import isa
 
 EVERY_ISA = "all"
 HEAD_ROWS = 64  # logits computed at once
 
 
 def recording_shape(settings: Settings, kv_dtype: str, longest: int) -> Shape:
-    """What a model is recorded for. longest: tokens of a sequence at most."""
+    """The shape that a model is recorded for. longest: the most tokens of a sequence."""
     draws = settings.max_seqs
     if settings.speculate != "off":
         draws = max(draws, DRAFTED_ROWS)
@@ -28,7 +29,7 @@ def recording_shape(settings: Settings, kv_dtype: str, longest: int) -> Shape:
 
 
 def needed(outline: ModelOutline, shape: Shape, settings: Settings) -> list[str]:
-    """Kernels that this model calls under these settings. Reads no weights."""
+    """The kernels that this model calls under these settings. Reads no weights."""
     from rbee_worker.ops.cpu.backend.outline import OutlineOps
 
     ops = OutlineOps(exact=settings.exact_activations)
@@ -37,27 +38,34 @@ def needed(outline: ModelOutline, shape: Shape, settings: Settings) -> list[str]
 
 def compile_for(
     outline: ModelOutline, shape: Shape, settings: Settings, progress: Progress | None = None
-) -> None:
-    """Have every kernel of the model compiled, with all cores.
+) -> kernel_cache.Unkept:
+    """Compile every kernel of the model, using all cores; returns those that cannot be kept.
 
     The list of kernels is kept next to them, because finding it takes longer than most of a start.
-    A kernel that a stale list lacks is compiled on first use. Raises ModelError where kernels
-    cannot be compiled or kept.
+    A kernel missing from a stale list is compiled on first use. Raises ModelError if kernels
+    cannot be compiled.
     """
     target, cache_dir = isa.choose(os.environ.get("RBEE_CPU_ISA", "")), settings.cache_dir
     asker = repr((rbee_worker.__version__, settings.exact_activations, shape, outline.key))
+    unkept = kernel_cache.Unkept()
     noted = kernel_cache.recall(asker, target, cache_dir=cache_dir)
     if noted and kernel_cache.are_kept(noted, target, cache_dir=cache_dir):
-        return
+        return unkept
     names = needed(outline, shape, settings)
     kernel_cache.compile_missing(
-        names, target, cache_dir=cache_dir, progress=progress, jobs=allowed_cores()
+        names,
+        target,
+        cache_dir=cache_dir,
+        progress=progress,
+        jobs=allowed_cores(),
+        unkept=unkept,
     )
     kernel_cache.remember(asker, names, target, cache_dir=cache_dir)
+    return unkept
 
 
 def chosen_targets(asked: Sequence[str]) -> list[isa.Isa]:
-    """The instruction sets asked for, this machine's where none is.
+    """The instruction sets named, or this machine's if none is.
 
     Raises UsageError for one that cannot be compiled for.
     """
@@ -80,7 +88,7 @@ def compile_target(
     settings: Settings,
     progress: Callable[[str, int, int, str], None],
 ) -> Warmed:
-    """Have these kernels compiled for `target` and kept. Raises ModelError."""
+    """Compile these kernels for `target` and store them. Raises ModelError."""
     began = time.perf_counter()
     made = kernel_cache.compile_missing(
         names,

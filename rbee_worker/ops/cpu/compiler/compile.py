@@ -17,7 +17,7 @@ import llvmlite.binding as llvm
 
 from rbee_worker.ops.cpu.compiler.kernel import Kernel, compile_kernel
 from rbee_worker.ops.cpu.compiler.values import KernelError
-from rbee_worker.ops.cpu.shared.kernel_cache import RECORD, TEMPORARY, stem
+from rbee_worker.ops.cpu.shared.kernel_files import RECORD, TEMPORARY, UNWRITABLE, stem
 from rbee_worker.ops.cpu.shared.kernel_sources import PACKAGE, kernel_module
 
 
@@ -31,32 +31,43 @@ def build(name: str) -> Kernel:
 
 
 def main(folder: str, cpu: str, features: str, jobs: int) -> int:
-    """Compile the kernels that standard input names, in `jobs` processes. Returns the exit code."""
+    """Compile the kernels that standard input names, in `jobs` processes. Returns the exit code:
+    UNWRITABLE where nothing but writing files failed.
+    """
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     others = []
     for _ in range(jobs - 1):
         other = os.fork()
         if other == 0:
-            _work(Path(folder), cpu, features)
-            return 0
+            return _work(Path(folder), cpu, features)
         others.append(other)
-    _work(Path(folder), cpu, features)
-    return max([os.waitstatus_to_exitcode(os.waitpid(o, 0)[1]) != 0 for o in others], default=0)
+    codes = {_work(Path(folder), cpu, features)}
+    codes |= {os.waitstatus_to_exitcode(os.waitpid(o, 0)[1]) for o in others}
+    failed = codes - {0}
+    return 0 if not failed else UNWRITABLE if failed == {UNWRITABLE} else 1
 
 
-def _work(folder: Path, cpu: str, features: str) -> None:
-    """Compile names until there are no more. A file appears whole or not at all."""
+def _work(folder: Path, cpu: str, features: str) -> int:
+    """Compile names until there are no more. A file appears whole or not at all.
+
+    Returns the exit code, UNWRITABLE where a file cannot be written; says why on standard error.
+    """
     wants_text = bool(os.environ.get("RBEE_CPU_ASSEMBLY"))
     while record := os.read(sys.stdin.fileno(), RECORD):
         name = record.decode().strip()
         kernel, where = build(name), folder / stem(name, folder)
         code, assembly = compile_kernel(kernel, cpu, features, assembly=wants_text)
-        if wants_text:
-            _write(where, ".s", assembly.encode())
-        _write(where, ".json", json.dumps(kernel.fields).encode())
-        _write(where, ".o", code)
+        try:
+            if wants_text:
+                _write(where, ".s", assembly.encode())
+            _write(where, ".json", json.dumps(kernel.fields).encode())
+            _write(where, ".o", code)
+        except OSError as error:
+            sys.stderr.write(f"{error.strerror or error}\n")
+            return UNWRITABLE
         os.write(sys.stdout.fileno(), f"{name}\n".encode())
+    return 0
 
 
 def _write(stem: Path, ending: str, data: bytes) -> None:

@@ -20,7 +20,7 @@ import llvmlite.binding as llvm
 from rbee_worker.ops.cpu.compiler import emit as e
 from rbee_worker.ops.cpu.compiler.translate import Translation
 from rbee_worker.ops.cpu.compiler.values import Device, KernelError
-from rbee_worker.ops.cpu.shared.kernel_cache import symbol
+from rbee_worker.ops.cpu.shared.kernel_files import symbol
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -1,1 +1,1 @@
-"""Threads, memory and recorded programs: what runs kernels. Never imports the compiler."""
+"""Threads, memory and recorded programs: runs the kernels. Never imports the compiler."""

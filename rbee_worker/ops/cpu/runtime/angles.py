@@ -1,7 +1,7 @@
-"""Cosines and sines of rotary positions, ready for `kernels/rope.py`, grown as positions do.
+"""Cosines and sines of rotary positions for `kernels/rope.py`; the tables grow with the positions.
 
-Angles are float32 products of position and frequency, as HF computes them; their cosine is taken in
-float64 and rounded once, so it is right to half an ulp at any position.
+Angles are float32 products of position and frequency, as in HF; their cosine is computed in float64
+and rounded once, so it is correct to half an ulp at any position.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Angles:
     def at(
         self, positions: Words, seq_starts: Words, rope_lens: Words, longest: int
     ) -> tuple[F32, Words]:
-        """(table, index): token n's angles are table[index[n]]. longest: above every position."""
+        """(table, index): token n's angles are table[index[n]]. longest: greater than any
+        position."""
         spec = self.spec
         if spec.dynamic is not None:
             lens = np.repeat(rope_lens, np.diff(seq_starts))

@@ -1,7 +1,7 @@
-"""The memory that held weights lie in: one mapping, filled piece by piece.
+"""The memory for stored weights: one mapping, filled piece by piece.
 
-Address space is reserved at once; memory is taken when it is written. It comes in huge pages where
-the system has them: with small ones, taking memory is most of the time that repacking takes.
+Address space is reserved at once; memory is used only when it is written. It comes in huge pages if
+the system has them: with small pages, getting memory would be most of the time of repacking.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import numpy.typing as npt
 
 LINE = 64  # bytes; every piece begins on a cache line
 PAGE = 1 << 21  # bytes of a huge page
-RESERVED = 1 << 36  # bytes of address space where nobody says how much is needed
+RESERVED = 1 << 36  # bytes of address space if the needed size is unknown
 
-# More may be reserved than the machine has. Python names the flag from 3.13 on.
+# Allows reserving more than the machine has. Python names this flag from 3.13 on.
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 
 class Arena:
-    """Pieces one after another. Given back as a whole, when the last array in it is gone."""
+    """Pieces one after another. Freed as a whole, with the last array in it."""
 
     def __init__(self, capacity: int = RESERVED) -> None:
         self._bytes = np.frombuffer(_mapped(-(-capacity // PAGE) * PAGE + PAGE), np.uint8)
         self.used = 0
 
     def take(self, nbytes: int) -> npt.NDArray[np.uint8]:
-        """The next `nbytes`, zeros."""
+        """The next `nbytes`, zeroed."""
         start = self.used
         self.used = -(-(start + nbytes) // LINE) * LINE
         assert self.used <= len(self._bytes), "the weights are larger than was planned"

@@ -1,4 +1,4 @@
-"""How fast this machine's memory can be read: the ceiling of decoding."""
+"""Measures how fast this machine's memory can be read, which bounds decoding speed."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from rbee_worker.ops.cpu.shared import isa
 from rbee_worker.ops.cpu.shared.instruction import Instruction, words
 from rbee_worker.ops.cpu.shared.regions import Words
 
-MOST = 1 << 30  # bytes read at a time: more than any cache holds
+MOST = 1 << 30  # bytes read at a time: more than any cache can hold
 REPEATS = 5
 
 
 def read_gb_s(threads: int, *, most: int = MOST, cache_dir: str = "") -> float:
-    """GB/s (10^9 bytes) that `threads` threads read from memory together: the best of a few.
+    """GB/s (10^9 bytes) that `threads` threads read from memory together: the best of a few runs.
 
-    most: bytes that may be taken for it.
+    most: the most bytes of memory to use for it.
     """
     nbytes = min(MOST, most)
     mapped = mmap.mmap(-1, nbytes)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         mapped.madvise(mmap.MADV_HUGEPAGE)
     memory = np.frombuffer(mapped, np.uint8)
-    memory[:: mmap.PAGESIZE] = 1  # pages of zeros that nobody wrote are all the same one
+    memory[:: mmap.PAGESIZE] = 1  # otherwise all pages would be the system's one page of zeros
     library = Library(isa.choose(os.environ.get("RBEE_CPU_ISA", "")), cache_dir=cache_dir)
     team = Team(library, threads)
     kernel = library["read.streams"]

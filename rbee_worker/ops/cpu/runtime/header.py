@@ -1,6 +1,6 @@
-"""The header of a step, filled from a `Batch` (`step.py` says where things stand).
+"""The header of a step, filled from a `Batch` (`step.py` has its layout).
 
-Everything a kernel will follow is checked here, because a wrong address is a crash.
+Everything that a kernel follows is checked here, because a wrong address is a crash.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from rbee_worker.state.specs import Fixed, PagedKV, StateGroup, row_bytes
 
 @dataclass(frozen=True)
 class Shape:
-    """What a model is recorded for. rows: tokens of a step at most; head_rows: logits at once;
-    longest: tokens of a sequence at most."""
+    """The shape that a model is recorded for. rows: the most tokens of a step; head_rows: logits at
+    once; longest: the most tokens of a sequence."""
 
     rows: int
     head_rows: int
@@ -35,7 +35,7 @@ class Shape:
 
 
 class _Table:
-    """The block table and slots of a paged state as the host reads them."""
+    """The block table and slots of a paged state, read on the host."""
 
     def __init__(self, state: PagedState, shape: Shape) -> None:
         self._width, self._size, self._blocks = (
@@ -43,36 +43,36 @@ class _Table:
             shape.block_size,
             state.k.shape[1],
         )
-        # a negative number is a large one without its sign
+        # read as unsigned, a negative number is a large one
         self._unsigned: npt.NDArray[np.uint32] = state.table.view(np.uint32)
         self._bytes = memoryview(self._unsigned)
         self._slots = memoryview(state.slots).cast("B").cast("Q")
         self._checked = b""
 
     def check(self, longest: int) -> None:
-        """Every block and slot is one of the cache's, and there are blocks for every key."""
+        """Every block and slot must be in the cache, and there must be blocks for every key."""
         assert self._width * self._size >= longest
         assert max(self._slots) < self._blocks * self._size
         blocks = self._bytes.tobytes()
-        if blocks != self._checked:  # most steps of decoding take no new block
+        if blocks != self._checked:  # most decoding steps take no new block
             assert self._unsigned.max() < self._blocks
             self._checked = blocks
 
 
 class _Slots:
-    """The slots of a fixed state as the host reads them."""
+    """The slots of a fixed state, read on the host."""
 
     def __init__(self, state: FixedState) -> None:
         self._count = min(tensor.shape[1] for tensor in state.tensors.values())
-        self._slots = memoryview(state.slots).cast("B").cast("Q")  # negative: large
+        self._slots = memoryview(state.slots).cast("B").cast("Q")  # a negative one becomes large
 
     def check(self, longest: int) -> None:
-        """Every slot is one of the memory's."""
+        """Every slot must be in the memory."""
         assert max(self._slots, default=0) < self._count
 
 
 class _KnownBatch:
-    """What was learnt of a batch's arrays. Decoding steps pass the same batch object with new
+    """What is known about a batch's arrays. Decoding steps pass the same batch object with new
     numbers, so its arrays are checked once and their contents at every step."""
 
     def __init__(self, batch: Batch, shape: Shape) -> None:
@@ -92,11 +92,11 @@ class _KnownBatch:
 
     @property
     def samples_all(self) -> bool:
-        """Is every row sampled, in order?"""
+        """Whether every row is sampled, in order."""
         return len(self._rows) == self.n and self._rows.tolist() == self._in_order
 
     def check(self, longest: int) -> None:
-        """Every number that kernels follow leads to memory of the batch or of the cache."""
+        """Every number that kernels follow must lead into the batch's memory or the cache."""
         batch = self.batch
         assert self._starts.tolist() == list(batch.seq_starts_host)
         assert len(self._starts) == len(batch.kv_lens_host) + 1
@@ -105,7 +105,7 @@ class _KnownBatch:
 
 
 class Header:
-    """The words of one program's steps, and the tables of its rotary positions."""
+    """The words of one program's steps, and its tables of rotary positions."""
 
     def __init__(
         self, groups: Sequence[StateGroup], ropes: Sequence[RopeSpec], shape: Shape
@@ -113,20 +113,20 @@ class Header:
         self.groups, self.shape = groups, shape
         self._angles = [Angles(spec) for spec in ropes]
         self._angles_written: list[tuple[object, object]] = [(None, None)] * len(ropes)
-        self._written: dict[int, tuple[Array, ...]] = {}  # by group: arrays whose addresses stand
+        self._written: dict[int, tuple[Array, ...]] = {}  # by group: arrays whose addresses it has
         self._known: _KnownBatch | None = None
         words: Words = np.zeros(step.words(len(groups), len(ropes)), np.int64)
         self._words = memoryview(words)  # type: ignore[arg-type]
         self._address = int(words.ctypes.data)
 
     def rows(self, n: int) -> int:
-        """The address, filled for n rows of a program that reads no batch."""
+        """Fill the header for n rows of a program that reads no batch; returns its address."""
         self._words[step.N // 8] = n
         return self._address
 
     def write(self, batch: Batch) -> int:
-        """The address, filled for `batch`. It points at the batch's numbers and keeps them alive
-        until it is filled again."""
+        """Fill the header for `batch`; returns its address. The header points at the batch's
+        numbers and keeps them alive until it is filled again."""
         longest = max(batch.kv_lens_host, default=0)
         assert longest <= self.shape.longest, f"{longest} tokens, made for {self.shape.longest}"
         known = self._known
@@ -141,7 +141,7 @@ class Header:
 
     @property
     def samples_all(self) -> bool:
-        """Is every row of the batch that was last written sampled, in order?"""
+        """Whether every row of the batch written last is sampled, in order."""
         assert self._known is not None
         return self._known.samples_all
 
@@ -170,14 +170,15 @@ class Header:
         return self._known
 
     def _write_angles(self, number: int, table: F32, index: Words) -> None:
-        """Where the angles of a rotary table lie, and which of them are whose."""
+        """Write the addresses of a rotary table's angles and of the row index."""
         at = step.rope_at(number, len(self.groups)) // 8
         self._words[at + step.ANGLES // 8] = table.ctypes.data
         self._words[at + step.INDEX // 8] = index.ctypes.data
         self._angles_written[number] = table, index
 
     def _stands(self, number: int, arrays: tuple[Array, ...]) -> bool:
-        """Were a group's addresses last written of these arrays? They are in every step."""
+        """Whether the header already has a group's addresses of these arrays; true in most
+        steps."""
         written = self._written.get(number, ())
         return len(written) == len(arrays) and all(map(is_, written, arrays))
 
@@ -197,7 +198,7 @@ class Header:
         words[at + step.SLOTS // 8] = _address(state.slots, n)
 
     def _write_cache(self, number: int, group: StateGroup, state: PagedState) -> None:
-        """Where keys and values lie."""
+        """Write the addresses of keys and values."""
         size, spec, blocks = self.shape.block_size, group.spec, state.k.shape[1]
         assert isinstance(spec, PagedKV)
         for tensor, dim in ((state.k, spec.k_dim), (state.v, spec.v_dim)):
@@ -226,7 +227,7 @@ class Header:
     def _write_tensors(
         self, number: int, group: StateGroup, spec: Fixed, arrays: tuple[Array, ...]
     ) -> None:
-        """Where the tensors of a fixed group lie."""
+        """Write the addresses of a fixed group's tensors."""
         for n, (tensor, (_, shape)) in enumerate(zip(arrays, spec.shapes, strict=True)):
             assert tensor.shape == (group.layers, tensor.shape[1], *shape), tensor.shape
             assert tensor.dtype == STATE_DTYPES[spec.dtype]
@@ -238,7 +239,7 @@ class Header:
 
 
 def _address(numbers: Words, count: int) -> int:
-    """The address of `count` int64 one after another."""
+    """The address of `count` contiguous int64."""
     assert numbers.dtype == np.int64
     assert numbers.shape == (count,)
     assert numbers.flags.c_contiguous

@@ -1,4 +1,5 @@
-"""Weights as the kernels read them: parts, each in its own held format, rows stacked in order."""
+"""Weights in the kernels' form: parts, each in its own stored format, with rows stacked in
+order."""
 
 from __future__ import annotations
 
@@ -20,12 +21,12 @@ from rbee_worker.ops.cpu.shared.regions import Words
 
 Bytes = npt.NDArray[np.uint8]
 
-BATCH_BYTES = 32_000_000  # of the file, repacked together
+BATCH_BYTES = 32_000_000  # bytes of the file that are repacked together
 
 
 @dataclass(frozen=True)
 class Part:
-    """`rows` rows in `held` format, the first of them row `first` of the matrix."""
+    """`rows` rows stored in `held` format; the first is row `first` of the matrix."""
 
     held: Held
     data: Bytes
@@ -34,13 +35,13 @@ class Part:
 
     @property
     def groups(self) -> int:
-        """Groups of rows that are held together, the last one filled up."""
+        """The number of row groups; the last one is padded."""
         return -(-self.rows // ROWS)
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """What `Weight.data` is on this backend. source_formats: of the tensors it was made of."""
+    """`Weight.data` on this backend. source_formats: of the tensors it was made from."""
 
     parts: tuple[Part, ...]
     rows: int
@@ -53,25 +54,25 @@ class Matrix:
 
     @property
     def formats(self) -> str:
-        """Held formats, in order."""
+        """The stored formats, in order."""
         return "+".join(dict.fromkeys(p.held.name for p in self.parts))
 
 
 class Holder:
-    """Puts matrices into an arena, repacked for the kernels.
+    """Stores matrices in an arena, repacked for the kernels.
 
-    A matrix has its memory when `hold` returns and its contents after the next `flush`: threads
-    share the bytes of several matrices at once, which for small ones takes half the time.
+    When `hold` returns, a matrix has its memory; it has its contents after the next `flush`.
+    Threads share the bytes of several matrices at once, which halves the time for small ones.
     """
 
     def __init__(self, library: Library, team: Team, arena: Arena) -> None:
         self._library, self._team, self._arena = library, team, arena
         self._jobs: list[_Job] = []
-        self._pending = 0  # bytes of the file that `_jobs` read
+        self._pending = 0  # bytes of the file that `_jobs` will read
 
     def hold(self, packed: Sequence[Packed]) -> Matrix:
-        """The matrices [out_i, in], rows stacked; formats without a kernel are expanded to float32.
-        Repacks whatever is pending once that is much."""
+        """Store matrices [out_i, in] with their rows stacked; formats without a kernel become
+        float32. Repacks the pending ones once they are many bytes."""
         parts, first = [], 0
         for run in _runs([_repackable(p, self._team.threads) for p in packed]):
             rows = sum(p.shape[0] for p in run)
@@ -83,7 +84,7 @@ class Holder:
         return _matrix(parts, packed)
 
     def _plan(self, run: Sequence[Packed], held: Held) -> Bytes:
-        """Memory for all matrices of a run; the jobs that will fill it are pending."""
+        """Take memory for all matrices of a run, and add the jobs that will fill it."""
         units = -(-run[0].shape[1] // held.columns)
         groups = [-(-p.shape[0] // ROWS) for p in run]
         each = units * held.nbytes
@@ -100,10 +101,10 @@ class Holder:
         return memory
 
     def flush(self) -> None:
-        """Repack what is pending.
+        """Repack everything pending.
 
-        Every thread fills a piece of memory of its own: two that first write the same huge page
-        would both clear one, and clearing pages is half of all the work.
+        Every thread fills a contiguous piece of memory: if two threads first write the same huge
+        page, both clear one, and clearing pages is half of all the work.
         """
         jobs, self._jobs, self._pending = self._jobs, [], 0
         threads = self._team.threads
@@ -124,7 +125,7 @@ class Holder:
 
 
 def outline(packed: Sequence[Packed]) -> Matrix:
-    """What a `Holder` makes of matrices, without their contents."""
+    """The matrix that a `Holder` would make, without its contents."""
     parts, first = [], 0
     for run in _runs(packed):
         rows = sum(p.shape[0] for p in run)
@@ -140,19 +141,19 @@ def _matrix(parts: Sequence[Part], packed: Sequence[Packed]) -> Matrix:
 
 
 def repacker(format: str) -> str:
-    """The kernel that makes a file's format the held one."""
+    """The kernel that converts a file's format to the stored one."""
     return f"repack.{taken_as(format)}"
 
 
 def _repackable(packed: Packed, threads: int) -> Packed:
-    """Itself, or its values as F32 where no kernel repacks its format."""
+    """`packed` itself, or its values as F32 if no kernel repacks its format."""
     if taken_as(packed.format) == packed.format.lower():
         return packed
     return as_floats(packed, threads=threads)
 
 
 def _runs(packed: Sequence[Packed]) -> list[list[Packed]]:
-    """Neighbours of one format, where whole groups of rows meet: held, and multiplied, as one."""
+    """Groups of adjacent matrices with one format that fill whole row groups: stored as one."""
     runs: list[list[Packed]] = []
     for one in packed:
         last = runs[-1][-1] if runs else None
@@ -168,8 +169,8 @@ def _alike(a: Packed, b: Packed) -> bool:
 
 
 class _Job(NamedTuple):
-    """One matrix to repack. values: the kernel's arguments but `shares`, which says how threads
-    share the groups of rows. each: bytes that a group takes as held."""
+    """One matrix to repack. values: the kernel's arguments except `shares`, which says how threads
+    share the row groups. each: stored bytes per row group."""
 
     kernel: Native
     values: dict[str, Any]
@@ -178,7 +179,7 @@ class _Job(NamedTuple):
 
 
 def _whole(packed: Packed, cols: int) -> Bytes:
-    """Raw rows of `cols` columns, a multiple of 16 of them; what is filled up decodes to zeros."""
+    """Raw rows padded to `cols` columns, a multiple of 16; the padding decodes to zeros."""
     rows, form = packed.shape[0], FORMATS[packed.format]
     width = cols // form.block * form.bytes
     raw = packed.data.reshape(rows, -1)

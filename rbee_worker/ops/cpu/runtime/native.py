@@ -1,7 +1,7 @@
-"""Object code in memory: kernels by address, and their argument structs.
+"""Object code in memory: kernels with their addresses, and their argument structs.
 
-A wrong address is a crash without a message, so arguments are checked here, when a struct is
-made, and never while it is used.
+A wrong address is a crash without a message, so arguments are checked here when a struct is made,
+and never when it is used.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ import llvmlite.binding as llvm
 import numpy as np
 import numpy.typing as npt
 
+from rbee_worker.ops.cpu.runtime.kernel_cache import Unkept, ensure
 from rbee_worker.ops.cpu.shared.isa import Isa
-from rbee_worker.ops.cpu.shared.kernel_cache import Compiled, Progress, ensure, symbol
+from rbee_worker.ops.cpu.shared.kernel_files import Compiled, Progress, symbol
 
 CALL = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 
 
 @dataclass(frozen=True)
 class Args:
-    """An argument struct: its memory, and what it points to, kept alive as long as it is."""
+    """An argument struct: its memory, and the objects it points to, which it keeps alive."""
 
     memory: npt.NDArray[np.uint8]
     keep: tuple[Any, ...]
@@ -43,7 +44,7 @@ class Native:
     fields: tuple[tuple[str, str], ...]
 
     def pack(self, **values: Any) -> Args:
-        """The struct holding `values`, one for every field.
+        """The struct with `values`, one for every field.
 
         A pointer field takes an address or an array, which must be contiguous.
         """
@@ -70,22 +71,37 @@ def _field(value: Any, kind: str) -> bytes:
 
 
 class Library:
-    """Kernels of one instruction set, loaded on demand and kept for the life of the library."""
+    """Kernels of one instruction set, loaded on demand and kept as long as the library.
 
-    def __init__(self, isa: Isa, *, cache_dir: str = "", progress: Progress | None = None) -> None:
+    unkept: kernels that were compiled before and could not be kept; takes those that are now.
+    """
+
+    def __init__(
+        self,
+        isa: Isa,
+        *,
+        cache_dir: str = "",
+        progress: Progress | None = None,
+        unkept: Unkept | None = None,
+    ) -> None:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         self.isa = isa
         self._cache_dir, self._progress = cache_dir, progress
+        self._unkept = Unkept() if unkept is None else unkept
         self._kernels: dict[str, Native] = {}
         machine = llvm.Target.from_default_triple().create_target_machine()
         self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
 
     def load(self, names: Iterable[str]) -> None:
-        """Compile (or find) and load several kernels at once."""
+        """Load several kernels at once, compiling those that are not cached."""
         wanted = [n for n in dict.fromkeys(names) if n not in self._kernels]
         for compiled in ensure(
-            wanted, self.isa, cache_dir=self._cache_dir, progress=self._progress
+            wanted,
+            self.isa,
+            cache_dir=self._cache_dir,
+            progress=self._progress,
+            unkept=self._unkept,
         ):
             self._add(compiled)
 

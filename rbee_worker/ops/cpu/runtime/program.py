@@ -1,4 +1,4 @@
-"""A recorded program with its memory and every address in it, and how it is replayed."""
+"""A recorded program with its memory and all addresses, and its replay."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ class Program:
         )
 
     def _offset(self, slot: Slot, thread: int = 0) -> int:
-        """Where a slot lies in the arena; of private memory, `thread`'s."""
+        """The offset of a slot in the arena; if it is private, in `thread`'s memory."""
         return slot.offset + (self._shared + thread * self._each if slot.private else 0)
 
     @property
     def barriers(self) -> int:
-        """Barriers that one replay of all entries passes, the last one not counted."""
+        """The number of barriers in a replay of all entries, without the last one."""
         return int(self.entries[:, 2].sum())
 
     def run(
@@ -85,7 +85,8 @@ class Program:
         stage: int = -1,
     ) -> F32:  # fmt: skip
         """Replay one step, to the end or to a stage, and return the first `rows` rows of its
-        result: a view that the next replay overwrites, the same object for as many rows.
+        result: a view that the next replay overwrites, and the same object for the same number of
+        rows.
 
         header: its address. times: the clock at each entry is appended to it.
         """
@@ -124,7 +125,7 @@ class _Stage:
 
 
 def _prefetching(calls: Sequence[Call], entries: Sequence[Instruction]) -> list[Instruction]:
-    """The entries, each told which weights the next product from it on reads."""
+    """The entries, each with the weights that the next product after it reads."""
     told: list[Instruction] = []
     following: dict[str, int] = {}
     for call, entry in zip(reversed(calls), reversed(entries), strict=True):

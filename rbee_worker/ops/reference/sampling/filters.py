@@ -1,14 +1,15 @@
-"""Temperature, top_k, top_p, min_p and the draw, for rows with parameters of their own.
+"""Temperature, top_k, top_p, min_p and the draw, with parameters per row.
 
-Definition (the tests' oracle): sort a row's tokens by logit, largest first, ties by id; keep the
-first top_k; of these the fewest whose probabilities (softmax of logit / temperature) reach top_p;
-of these the ones with at least min_p times the largest probability. The draw walks the kept tokens
-in id order with a float64 running sum (in a whole row: block by block, then inside one block) and
-takes the first whose sum exceeds u times the total.
+Definition (the tests' oracle): sort a row's tokens by logit, largest first, ties by id. Keep the
+first top_k; of these, the fewest whose probabilities (softmax of logit / temperature) reach top_p;
+of these, those with at least min_p times the largest probability. The draw goes through the kept
+tokens in id order with a float64 running sum (in a whole row: block by block, then inside one
+block) and takes the first token whose sum exceeds u times the total.
 
-All three keep a prefix of the sorted row, so all that is needed is how many tokens are kept: no
-sort of the vocabulary, only its largest values. What is as wide as the vocabulary is done on the
-device; what is narrow (a shortlist, sums of blocks) on the host, in one order, row by row.
+All three filters keep a prefix of the sorted row, so only the number of kept tokens is needed: not
+a sort of the vocabulary, just its largest values. Work on arrays as wide as the vocabulary is done
+on the device; work on narrow ones (a shortlist, sums of blocks) on the host, in one order, row by
+row.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from rbee_worker.ops.reference.sampling.rows import (
 )
 from rbee_worker.ops.sampling import DrawColumns, Ints
 
-# A row is tried with this many of its largest logits, then with all: a nucleus is mostly small.
-# Which one decides a row depends on that row alone.
+# A row is tried with this many of its largest logits first, then with all: most nuclei are small.
+# Which of the two decides a row depends on that row only.
 REACH = (64, 1024)
 
 
 def draw(z: Tensor, params: DrawColumns) -> Ints:
-    """One id a row [R]; -1 where the row holds NaN or nothing above -inf. z: [R, V] f32."""
+    """One id per row [R]; -1 for a row with NaN, or with nothing above -inf. z: [R, V] f32."""
     params = params._replace(top_k=np.where(params.top_k < z.shape[1], params.top_k, 0))
     sorts = (params.top_p < 1) | (params.top_k > 0)
     if not sorts.any():
@@ -58,7 +59,7 @@ def _rows(z: Tensor, rows: Ints) -> Tensor:
 
 
 def _whole(z: Tensor, params: DrawColumns) -> Ints:
-    """Rows without top_k and top_p: find the block of the running sum, then the token in it."""
+    """Rows without top_k and top_p: find the block in the running sum, then the token in it."""
     vocab = z.shape[1]
     top, parts = masses(z, params.scale, params.min_p if params.min_p.any() else None)
     sums = running_sum(parts)
@@ -70,7 +71,7 @@ def _whole(z: Tensor, params: DrawColumns) -> Ints:
     columns = np.minimum(columns, vocab - 1)
     w = _weights(_narrow(z, columns), top, params.scale)
     w *= inside & (w >= params.min_p[:, None])
-    # Adding up a block at once or one by one may differ in the last bit: then it is its last token.
+    # A block's sum may differ in the last bit from its running sum: then take its last token.
     last = BLOCK - 1 - (w[:, ::-1] > 0).argmax(axis=1)
     w[:, 0] += before
     place = first_above(running_sum(w), target)
@@ -84,7 +85,7 @@ def _narrow(z: Tensor, columns: Ints) -> NDArray[np.float32]:
 
 
 def _sorted(z: Tensor, params: DrawColumns) -> Ints:
-    """Rows with top_k or top_p: each is decided by as few of its largest logits as suffice."""
+    """Rows with top_k or top_p: each is decided from as few of its largest logits as suffice."""
     vocab = z.shape[1]
     total = np.full(len(params.u), np.inf)
     whole = np.flatnonzero(params.top_k == 0)  # top_p needs the sum of all weights
@@ -92,7 +93,7 @@ def _sorted(z: Tensor, params: DrawColumns) -> Ints:
         _, parts = masses(_rows(z, whole), params.scale[whole])
         total[whole] = running_sum(parts)[:, -1]
     ids = np.full(len(total), -1, dtype=np.int64)
-    need = params.top_k.copy()  # largest logits known to be needed
+    need = params.top_k.copy()  # a lower bound of the largest logits needed
     for reach in (n for n in REACH if n < vocab):
         rows = np.flatnonzero((ids < 0) & (need <= reach))
         if rows.size:
@@ -108,10 +109,10 @@ def _sorted(z: Tensor, params: DrawColumns) -> Ints:
 def _among(
     values: NDArray[np.float32], ids: Ints, params: DrawColumns, total: Floats, vocab: int
 ) -> tuple[Ints, Ints]:
-    """Draw knowing only the n + 1 largest logits, descending, and their ids, both [R, n + 1].
+    """Draw from only the n + 1 largest logits, descending, and their ids, both [R, n + 1].
 
-    Returns ids [R], -1 where that is not enough, and a lower bound of how many are; more than the
-    vocabulary where no number is. `total` [R] is the weight of the whole row.
+    Returns ids [R], -1 if these do not suffice, and a lower bound of how many would; more than the
+    vocabulary if no number does. `total` [R] is the weight of the whole row.
     """
     n, top = values.shape[1] - 1, values[:, 0]
     w = _weights(values[:, :n], top, params.scale)
@@ -119,12 +120,12 @@ def _among(
     sure = kept <= n
     kept = np.clip(kept, 1, n)
     threshold = take(values, kept - 1)
-    sure &= threshold != values[:, n]  # ties across the border: the lower ids are unknown
+    sure &= threshold != values[:, n]  # a tie across the border: lower ids may be beyond it
     order = ids[:, :n].argsort(axis=1)
     place = _walk(take(values, order), take(w, order), threshold, kept, params.u)
     found = take(ids, take(order, place))
     dead = ~(top > -np.inf)  # also True for NaN
-    # No further token weighs more than the last one known.
+    # Tokens beyond these weigh at most as much as the last one here.
     lack = (params.top_p * total - sums[:, -1]) / np.maximum(w[:, -1], 1e-300)
     need = np.where(
         (params.top_k == 0) & (params.min_p == 0), n + np.clip(lack, 1, vocab - n), n + 1
@@ -133,12 +134,12 @@ def _among(
 
 
 def _among_all(z: Tensor, params: DrawColumns) -> Ints:
-    """Draw knowing every logit: ids [R], -1 for a row without an answer."""
+    """Draw from all logits: ids [R], -1 for a row without a result."""
     values = descending(z).cpu().numpy()
     top = values[:, 0]
     w = _weights(values, top, params.scale)
     kept, _ = _kept(w, params, np.zeros(len(top)), z.shape[1])
-    kept = np.clip(kept, 1, z.shape[1])  # a row with NaN counts none
+    kept = np.clip(kept, 1, z.shape[1])  # for a row with NaN the count is 0
     logits = z.cpu().numpy()
     w = _weights(logits, top, params.scale)
     found = _walk(logits, w, take(values, kept - 1), kept, params.u)
@@ -146,7 +147,7 @@ def _among_all(z: Tensor, params: DrawColumns) -> Ints:
 
 
 def _weights(z: NDArray[np.float32], top: NDArray[Any], scale: Floats) -> Floats:
-    """`rows.weights` on the host: exp((z - top) * scale), +inf against +inf being 1."""
+    """`rows.weights` on the host: exp((z - top) * scale); +inf against +inf gives 1."""
     x = z.astype(np.float64)
     with np.errstate(invalid="ignore"):  # inf - inf
         x -= top[:, None]
@@ -157,9 +158,9 @@ def _weights(z: NDArray[np.float32], top: NDArray[Any], scale: Floats) -> Floats
 
 
 def _kept(w: Floats, params: DrawColumns, total: Floats, vocab: int) -> tuple[Ints, Floats]:
-    """How many tokens of each row are kept [R]; more than w [R, n] has columns = not known.
+    """The number of kept tokens of each row [R]; more than the columns of w [R, n] = not known.
 
-    `w` are the weights of the n largest logits, descending. Also their running sum [R, n].
+    `w`: the weights of the n largest logits, descending. Also returns their running sum [R, n].
     """
     n = w.shape[1]
     sums = running_sum(w)
@@ -178,7 +179,7 @@ def _walk(
 ) -> Ints:
     """The column where the running sum of the kept weights exceeds u times their total [R].
 
-    Columns are in id order: of those equal to the threshold [R] the first ones are kept. `w` is
+    Columns are in id order; of those equal to the threshold [R], the first are kept. `w` is
     overwritten.
     """
     keep = z >= threshold[:, None]

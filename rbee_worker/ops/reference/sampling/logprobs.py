@@ -14,11 +14,11 @@ from rbee_worker.types import TokenLogprob
 
 
 def score(logits: Tensor, ids: Sequence[int], tops: Sequence[int]) -> list[TokenLogprob]:
-    """For each row of `logits` [R, V] f32: the log-probability of ids[i] and of the tops[i]
-    likeliest tokens (likeliest first, ties: lower id first).
+    """For each row of `logits` [R, V] f32: the log-probability of ids[i] and of the tops[i] most
+    likely tokens (most likely first, ties: lower id first).
 
     Computed in float64; a row's values do not depend on the other rows. A logit of -inf scores
-    -inf; where some are +inf they share all of the probability; a row with NaN scores NaN.
+    -inf; if some are +inf, these share all of the probability; a row with NaN scores NaN.
     """
     scale = np.ones(logits.shape[0])
     peaks, parts = masses(logits, scale)
@@ -41,7 +41,7 @@ def _log(value: float, peak: float, total: float) -> float:
 def _likeliest(z: Tensor, tops: list[int]) -> list[list[tuple[int, float]]]:
     """(id, logit) of the tops[i] largest logits of each row, in order."""
     vocab = z.shape[1]
-    reach = min(max(tops) + 1, vocab)  # one more, to see a tie across the border
+    reach = min(max(tops) + 1, vocab)  # one more, to detect a tie across the border
     if max(tops) == 0:
         return [[] for _ in tops]
     values, ids = (t.tolist() for t in largest(z, reach))

@@ -1,8 +1,8 @@
-"""Operations on rows whose result for a row depends on that row alone, bit for bit.
+"""Operations on rows whose result for a row depends on that row only, bit for bit.
 
-This is where batch invariance of sampling is made: elementwise operations, comparisons, integer
-sums and maxima are exact, and floating-point sums are done in one fixed order per row. Nothing
-here may use a floating-point reduction whose order follows the shape of the whole tensor.
+They make sampling independent of the batch: elementwise operations, comparisons, integer sums and
+maxima are exact, and floating-point sums are computed in one fixed order per row. Nothing here may
+use a floating-point reduction whose order depends on the shape of the whole tensor.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch import Tensor
 Floats = NDArray[np.float64]
 T = TypeVar("T", bound=np.generic)
 
-BLOCK = 512  # columns whose weights are summed before rows are walked
+BLOCK = 512  # columns whose weights are summed as a block
 
 
 def portions(rows: int, width: int, device: torch.device) -> list[slice]:
-    """Slices of `rows` rows to work on one after the other.
+    """Slices of `rows` rows to process one after another.
 
-    On the CPU a portion's float64 copy (1 MiB) stays in the cache: five times faster than all rows
-    at once. Elsewhere a portion is as large as the memory for its copies (256 MiB) allows.
+    On the CPU, a portion's float64 copy (1 MiB) stays in the cache, which is five times faster than
+    all rows at once. Elsewhere a portion is as large as the memory for its copies (256 MiB) allows.
     """
     values = 1 << 17 if device.type == "cpu" else 1 << 25
     size = max(1, values // width)
@@ -33,9 +33,9 @@ def portions(rows: int, width: int, device: torch.device) -> list[slice]:
 
 
 def argmax(z: Tensor) -> Tensor:
-    """Index of each row's largest value [R]; ties: the lowest index; NaN counts as largest.
+    """The index of each row's largest value [R]; ties: the lowest index; NaN counts as largest.
 
-    On the CPU numpy's is 25 times faster than torch's; both promise the first of equal maxima.
+    On the CPU, numpy's is 25 times faster than torch's; both return the first of equal maxima.
     """
     if z.device.type == "cpu":
         return torch.from_numpy(z.numpy().argmax(axis=1))
@@ -52,9 +52,9 @@ def descending(z: Tensor) -> Tensor:
 def largest(z: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """The n largest values of each row, descending, and their indices, both [R, n].
 
-    Which of several equal values at the n-th place is returned, and the order of equal values, is
-    not defined: the caller looks for ties. A group's maximum bounds its members, so the n groups
-    with the largest maxima hold the n largest values; only those are searched.
+    The order of equal values is not defined, nor which of several equal values at the n-th place is
+    returned: the caller handles ties. A group's maximum bounds its members, so the n groups with
+    the largest maxima contain the n largest values; only those are searched.
     """
     rows, vocab = z.shape
     size = 16 if n <= 128 else 8  # members of a group
@@ -79,8 +79,8 @@ def largest(z: Tensor, n: int) -> tuple[Tensor, Tensor]:
 def weights(z: Tensor, top: Tensor, scale: Tensor) -> Tensor:
     """exp((z - top) * scale) in float64 [R, n]; top and scale are [R] float64.
 
-    `top` is the row's maximum, `scale` 1 / temperature. Where the maximum is +inf, tokens at +inf
-    weigh 1 and all others 0.
+    `top` is the row's maximum, `scale` 1 / temperature. If the maximum is +inf, tokens at +inf have
+    weight 1 and all others 0.
     """
     x = z.to(torch.float64, copy=True).sub_(top[:, None])
     if math.inf in top.tolist():
@@ -89,23 +89,23 @@ def weights(z: Tensor, top: Tensor, scale: Tensor) -> Tensor:
 
 
 def block_sums(w: Tensor) -> Tensor:
-    """Sums of each row's blocks of BLOCK columns [R, blocks]; the last block may be short."""
+    """The sums of each row's blocks of BLOCK columns [R, blocks]; the last block may be shorter."""
     rows, n = w.shape
     full = n // BLOCK
     head, tail = w[:, : full * BLOCK].view(rows, full, BLOCK), w[:, full * BLOCK :]
-    if w.device.type == "cpu":  # torch adds each block by itself, in an order its length decides
+    if w.device.type == "cpu":  # torch sums each block alone, in an order set by the block's length
         sums = head.sum(dim=2)
         return torch.cat([sums, tail.sum(dim=1, keepdim=True)], dim=1) if n % BLOCK else sums
     tail = torch.nn.functional.pad(tail, (0, BLOCK - tail.shape[1]))
     x = torch.cat([head, tail[:, None, :]], dim=1)
-    while x.shape[2] > 1:  # halves added to halves: elsewhere sum() depends on the whole shape
+    while x.shape[2] > 1:  # by halves: on other devices sum()'s order depends on the whole shape
         half = x.shape[2] // 2
         x = x[..., :half] + x[..., half:]
     return x[..., 0]
 
 
 def drop_below(w: Tensor, least: Tensor) -> None:
-    """Weights [R, n] below the row's `least` [R] become 0, in place."""
+    """Set weights [R, n] below the row's `least` [R] to 0, in place."""
     if w.device.type == "cpu":  # numpy's comparison is several times faster than torch's
         x = w.numpy()
         np.multiply(x, x >= least.numpy()[:, None], out=x)
@@ -114,9 +114,10 @@ def drop_below(w: Tensor, least: Tensor) -> None:
 
 
 def masses(z: Tensor, scale: Floats, least: Floats | None = None) -> tuple[Floats, Floats]:
-    """Each row's maximum [R] and its weights (those of at least `least`) by block [R, blocks].
+    """Each row's maximum [R], and its weights (only those of at least `least`) by block [R,
+    blocks].
 
-    z: [R, V] f32; scale, least [R]; what comes back lies on the host.
+    z: [R, V] f32; scale, least: [R]. The results are on the host.
     """
     tops, sums = [], []
     scales = torch.from_numpy(scale).to(z.device)
@@ -132,13 +133,14 @@ def masses(z: Tensor, scale: Floats, least: Floats | None = None) -> tuple[Float
 
 
 def running_sum(w: Floats) -> Floats:
-    """Each row summed from left to right [R, n]. torch's loop is four times faster than numpy's."""
+    """The running sums of each row [R, n]. torch's loop is four times faster than numpy's."""
     sums: Floats = torch.from_numpy(w).cumsum(dim=1).numpy()
     return sums
 
 
 def first_above(sums: Floats, target: Floats, *, or_at: bool = False) -> NDArray[np.int64]:
-    """First column of each rising row [R, n] above (or at) the row's target [R]; n if none."""
+    """The first column of each ascending row [R, n] above (or at) the row's target [R]; n if
+    none."""
     found = torch.searchsorted(
         torch.from_numpy(sums), torch.from_numpy(target)[:, None], right=not or_at
     )
@@ -147,6 +149,6 @@ def first_above(sums: Floats, target: Floats, *, or_at: bool = False) -> NDArray
 
 
 def take(x: NDArray[T], columns: NDArray[np.int64]) -> NDArray[T]:
-    """x[i, columns[i]] for each row i: [R] or [R, n] as `columns` is."""
+    """x[i, columns[i]] for each row i: [R] or [R, n], like `columns`."""
     rows = np.arange(len(x))
     return x[rows if columns.ndim == 1 else rows[:, None], columns]

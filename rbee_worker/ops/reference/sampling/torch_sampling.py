@@ -24,8 +24,8 @@ from rbee_worker.types import TokenLogprob
 
 
 class TorchSampling:
-    """See `ops.sampling.Sampling`. Here and below each method enters inference mode by itself, so
-    that state which one of them makes in it is written in it."""
+    """See `ops.sampling.Sampling`. In this module each method enters inference mode itself, so that
+    state made in inference mode is also written in it."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -77,7 +77,7 @@ class TorchSampling:
 
 
 class TorchBiasTable:
-    """See `ops.sampling.BiasTable`: tensors on a device, all slots' rows equally long."""
+    """See `ops.sampling.BiasTable`: tensors on a device, with the same capacity for every slot."""
 
     def __init__(self, max_seqs: int, device: torch.device) -> None:
         self._max_seqs, self._device = max_seqs, device
@@ -89,7 +89,7 @@ class TorchBiasTable:
         self._reserve(0)
 
     def _reserve(self, capacity: int) -> None:
-        """Room for `capacity` entries a slot; an unused entry is token 0, counts 0."""
+        """Make space for `capacity` entries per slot; an unused entry is token 0 with counts 0."""
         shape = (self._max_seqs, capacity)
         self._capacity = capacity
         self._ids = torch.zeros(shape, dtype=torch.int64, device=self._device)
@@ -148,7 +148,7 @@ class TorchBiasTable:
         where, slot, count = index[:, :, None]  # each [A, 1]
         place = torch.arange(max(edits.used), device=self._device)
         if min(edits.used) < max(edits.used):
-            # Past its last entry a row repeats that one: equal writes to one place do no harm.
+            # Beyond its last entry a row repeats it: equal writes to one place are harmless.
             place = place.minimum((count - 1).clamp(min=0))
         ids = self._ids[slot, place]  # [A, n]
         bias, banned, window, output = self._values[slot, place].unbind(dim=2)

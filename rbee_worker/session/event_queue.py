@@ -1,0 +1,89 @@
+"""`EventQueue`: the events of one request between the engine's pace and its reader's.
+
+The reader may be slow: the token events it has not taken are one event that grows, so a queue never
+holds more than the request's own answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+
+from rbee_worker.types import Event, Token, TokenLogprob
+
+MOST_EVENTS = 64  # a reader that is further behind gets no more narrations and metrics
+
+
+class EventQueue:
+    """Events in order. One task reads."""
+
+    def __init__(self, *, logprobs: bool) -> None:
+        """logprobs: token events carry them."""
+        self._wants_logprobs = logprobs
+        self._events: deque[Event] = deque()
+        # the token event that is being collected
+        self._text: list[str] = []
+        self._ids: list[int] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._sent = 0  # ids in events that are complete
+        self._waiter: asyncio.Future[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def push(self, text: str, ids: Sequence[int], logprobs: Sequence[TokenLogprob]) -> None:
+        """Add to the token event."""
+        self._text.append(text)
+        self._ids += ids
+        self._logprobs += logprobs
+        self._wake()
+
+    def add(self, event: Event) -> None:
+        """Add an event after the tokens so far."""
+        token = self._seal()
+        if token is not None:
+            self._events.append(token)
+        self._events.append(event)
+        self._wake()
+
+    def add_if_read(self, event: Event) -> None:
+        """Add an event that a reader who is far behind can do without."""
+        if len(self._events) < MOST_EVENTS:
+            self.add(event)
+
+    async def next(self) -> Event:
+        """Wait for the next event, in order."""
+        while True:
+            event = self.take()
+            if event is not None:
+                return event
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    def take(self) -> Event | None:
+        """The next event if there is one already."""
+        if self._events:
+            return self._events.popleft()
+        return self._seal()
+
+    def _seal(self) -> Token | None:
+        """The token event collected so far; a new one begins."""
+        if not self._ids:
+            return None
+        event = Token(
+            t="".join(self._text),
+            i=self._sent,
+            ids=tuple(self._ids),
+            logprobs=tuple(self._logprobs) if self._wants_logprobs else None,
+        )
+        self._sent += len(self._ids)
+        self._text, self._ids, self._logprobs = [], [], []
+        return event
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

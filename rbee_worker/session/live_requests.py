@@ -1,0 +1,182 @@
+"""`LiveRequests`: every request that has not ended, and which of them the engine has.
+
+An engine may be lost at any time. The requests stay: each keeps its prompt and the ids it has
+received, which is all that another engine needs to go on with it, to the same tokens.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterable
+from typing import Literal
+
+from rbee_worker.engine.messages import (
+    Cancel,
+    Finished,
+    Preempted,
+    PromptScores,
+    Rescaled,
+    Scheduled,
+    Tokens,
+)
+from rbee_worker.errors import FieldError, InvalidRequest, QueueFull
+from rbee_worker.process.link import Link
+from rbee_worker.session.live_request import LiveRequest
+from rbee_worker.session.prepare import Prepared
+from rbee_worker.session.text import TextSide
+from rbee_worker.types import Request
+
+OfSequence = Tokens | Finished | Scheduled | Preempted | Rescaled | PromptScores
+CancelRule = Literal["CANCELLED", "TIMEOUT", "STOP_SEQUENCE"]
+SUSPECT = 2  # crashes in a row, without a token in between, after which a request runs alone
+BLAMED = 3  # crashes after which it fails
+
+
+class LiveRequests:
+    """Requests by the caller's name (`by_id`; None while they are prepared) and by the engine's
+    (`by_seq`). cancelled: requests that were cancelled while they were prepared."""
+
+    def __init__(self, most: int) -> None:
+        """most: requests that may be live together."""
+        self.by_id: dict[str, LiveRequest | None] = {}
+        self.by_seq: dict[str, LiveRequest] = {}
+        self.cancelled: dict[str, CancelRule] = {}
+        self._most = most
+        self._numbers = itertools.count(1)
+        self._link: Link | None = None  # None: there is no engine
+        self._alone: LiveRequest | None = None  # a suspect; all others wait until it is cleared
+
+    @property
+    def unscheduled(self) -> int:
+        """Requests that wait for the engine to begin with them."""
+        return sum(not live.scheduled for live in self.by_seq.values())
+
+    def reserve(self, request: Request) -> None:
+        """Make room for a request. Raises QueueFull, InvalidRequest for a name that is taken."""
+        if len(self.by_id) >= self._most:
+            raise QueueFull(f"{len(self.by_id)} requests are running or waiting already.")
+        if request.id in self.by_id:
+            message = f"a request named {request.id!r} is live"
+            raise InvalidRequest([FieldError("id", "unique", message)])
+        self.by_id[request.id] = None
+
+    def enter(self, request: Request, prepared: Prepared, text: TextSide) -> LiveRequest:
+        """Hand a reserved request to the engine."""
+        live = LiveRequest(request, f"{next(self._numbers)}/{request.id}", prepared, text)
+        self.by_id[request.id] = live
+        rule = self.cancelled.pop(request.id, None)
+        if rule is not None:
+            live.end_here(rule)
+        else:
+            self.by_seq[live.seq] = live
+            if self._alone is None:
+                self._submit(live)
+        return live
+
+    def leave(self, request: Request, live: LiveRequest | None) -> None:
+        """The caller has the last event, or wants no more."""
+        del self.by_id[request.id]
+        self.cancelled.pop(request.id, None)
+        if live is not None and not live.ended:
+            del self.by_seq[live.seq]
+            self._send(live, Cancel(seq=live.seq))
+            self._clear(live)
+
+    def cancel(self, request_id: str, rule: CancelRule) -> None:
+        """End a request; without effect if it is not live."""
+        if request_id not in self.by_id:
+            return
+        live = self.by_id[request_id]
+        if live is None:
+            self.cancelled[request_id] = rule
+        elif not live.ended and not self._send(live, Cancel(seq=live.seq, rule=rule)):
+            del self.by_seq[live.seq]
+            live.end_here(rule)
+
+    def lose(self, message: str) -> None:
+        """No engine will go on with any of them."""
+        lives, self.by_seq = self.by_seq, {}
+        for live in lives.values():
+            live.lost(message)
+
+    # ---- from the engine
+
+    def dispatch(self, outputs: Iterable[object], nbytes: int, kv_usage: float) -> bool:
+        """One step's messages. Every token takes this path. Returns whether there was one.
+
+        nbytes, kv_usage: memory figures that go out with a request's metrics.
+        """
+        now = time.monotonic()
+        drawn = False
+        matched: list[Cancel] = []
+        for m in outputs:
+            if not isinstance(m, OfSequence):
+                continue
+            live = self.by_seq.get(m.seq)
+            if live is None:
+                continue  # its caller has gone
+            if isinstance(m, Tokens):
+                drawn = True
+                if live.tokens(m):
+                    matched.append(Cancel(seq=m.seq, rule="STOP_SEQUENCE"))
+                if now >= live.metrics_due:
+                    live.metrics(now, nbytes, kv_usage)
+            elif isinstance(m, Finished):
+                del self.by_seq[m.seq]
+                live.finished(m)
+            else:
+                live.news(m)
+        if matched and self._link is not None:
+            self._link.send(*matched)
+        if self._alone is not None and (self._alone.ended or not self._alone.crashes):
+            self._clear(self._alone)
+        return drawn
+
+    # ---- when an engine is lost, and another is there
+
+    def engine_lost(self, why: str) -> None:
+        """The engine is gone. Requests that it was running may have been the reason."""
+        self._link = self._alone = None
+        for live in [*self.by_seq.values()]:
+            live.interrupted(why)
+            if live.stopped_early:
+                del self.by_seq[live.seq]
+                live.end_here("STOP_SEQUENCE")
+            elif live.crashes >= BLAMED:
+                del self.by_seq[live.seq]
+                live.lost(
+                    f"the engine stopped {live.crashes} times while it ran this request: {why}."
+                )
+
+    def engine_ready(self, link: Link) -> None:
+        """Hand everything to an engine, in the order of arrival. A suspect goes first, alone, until
+        it has a token or has ended; then the next one, and at last all others."""
+        self._link = link
+        self._alone = None
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        waiting = [live for live in self.by_seq.values() if not live.submitted]
+        suspects = [live for live in waiting if live.crashes >= SUSPECT]
+        if suspects:
+            self._alone = suspects[0]
+        for live in suspects[:1] or waiting:
+            self._submit(live)
+
+    def _clear(self, live: LiveRequest) -> None:
+        """If it ran alone, others may run."""
+        if live is self._alone:
+            self._alone = None
+            self._hand_over()
+
+    def _submit(self, live: LiveRequest) -> None:
+        if self._link is not None:
+            self._link.send(live.submit())
+
+    def _send(self, live: LiveRequest, command: Cancel) -> bool:
+        """Tell the engine. False if it does not have the request."""
+        if self._link is None or not live.submitted:
+            return False
+        self._link.send(command)
+        return True

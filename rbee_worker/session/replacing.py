@@ -1,0 +1,38 @@
+"""When a lost engine is replaced: at once, then after growing pauses, and not without end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+PAUSES_S = (0.0, 0.2, 1.0, 3.0, 10.0)  # before each replacement that follows an engine without use
+LONG_LIFE_S = 60.0
+
+
+class Replacing:
+    """Counts engines in a row that were lost without having been of use: without a token, and soon.
+
+    lost: engines that were lost in all.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.lost = 0
+        self._useless = 0
+        self._clock = clock
+        self._began_s = clock()
+
+    def began(self) -> None:
+        """An engine is started."""
+        self._began_s = self._clock()
+
+    def useful(self) -> None:
+        """The engine that runs has made a token."""
+        self._useless = 0
+
+    def pause_s(self) -> float | None:
+        """An engine was lost: seconds to wait before the next; None: give up."""
+        self.lost += 1
+        if self._clock() - self._began_s > LONG_LIFE_S:
+            self._useless = 0
+        self._useless += 1
+        return PAUSES_S[self._useless - 1] if self._useless <= len(PAUSES_S) else None

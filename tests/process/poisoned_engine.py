@@ -1,0 +1,27 @@
+"""An engine process that dies, as from a fault in a kernel, in every step that computes a request
+whose prompt has the token `POISON`; with RBEE_TEST_ALWAYS set, in every step."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from rbee_worker.engine.runner import Launched, Runner
+from rbee_worker.engine.scheduler import Plan
+from rbee_worker.process.main import main
+
+POISON = 4  # "%" in the alphabet of tests/engine/tiny.py
+
+_launch = Runner.launch
+
+
+def _dying(runner: Runner, plan: Plan) -> Launched:
+    poisoned = any(POISON in chunk.seq.submit.prompt_ids for chunk in plan.chunks)
+    if poisoned or os.environ.get("RBEE_TEST_ALWAYS"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return _launch(runner, plan)
+
+
+if __name__ == "__main__":
+    Runner.launch = _dying  # type: ignore[assignment, method-assign]
+    main()

@@ -1,0 +1,298 @@
+"""An engine process that dies: another takes its place, and every request goes on to the tokens it
+would have had."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rbee_worker.config import Settings
+from rbee_worker.errors import NotReady
+from rbee_worker.process.host import ProcessHost
+from rbee_worker.session import replacing
+from rbee_worker.session.client import EngineClient
+from rbee_worker.session.replacing import LONG_LIFE_S, PAUSES_S, Replacing
+from rbee_worker.types import End, Error, Event, Narration, PromptLogprobs, Request, Token
+from tests.process.test_process import alive, pid_of, run, tiny
+
+__all__ = ["tiny"]
+
+POISONED = "tests.process.poisoned_engine"
+
+
+def asked() -> list[Request]:
+    """Every kind of request whose tokens could come out otherwise after a restart."""
+    long = {"max_tokens": 60, "ignore_eos": True}
+    rows: dict[str, dict[str, Any]] = {
+        "greedy": {"temperature": 0},
+        "drawn": {"temperature": 1.0, "seed": 5, "top_p": 0.9},
+        "penalties": {
+            "temperature": 1.0, "seed": 6, "repetition_penalty": 1.3, "presence_penalty": 0.5,
+            "frequency_penalty": 0.5,
+        },
+        "min tokens": {"seed": 7, "ignore_eos": False, "min_tokens": 55},
+        "eos": {"seed": 8, "ignore_eos": False},
+        "scores": {"seed": 9, "logprobs": 3, "echo": True},
+        "stop": {"seed": 10, "stop": ["qq", "e!", "zz"]},
+        "long": {"seed": 11, "max_tokens": 120},
+    }  # fmt: skip
+    return [
+        Request(id=name, prompt=f"Hello {name}, once upon a time", params=long | params)
+        for name, params in rows.items()
+    ]
+
+
+@dataclass
+class Heard:
+    """What a caller has of a request in the end."""
+
+    ids: list[int] = field(default_factory=list)
+    text: str = ""
+    logprobs: list[Any] = field(default_factory=list)
+    scores: list[Any] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    last: Event | None = None
+
+    @property
+    def answer(self) -> tuple[Any, ...]:
+        """All of it that a crash must not change."""
+        assert isinstance(self.last, End), self.last
+        counts = (self.last.usage.prompt_tokens, self.last.usage.output_tokens)
+        return self.ids, self.text, self.logprobs, self.scores, self.last.stop, counts
+
+
+async def hear(client: EngineClient, request: Request, tell: Any = None) -> Heard:
+    heard = Heard()
+    async for event in client.generate(request):
+        if isinstance(event, Token | End):
+            if isinstance(event, Token):
+                assert event.i == len(heard.ids), "a token lost or doubled"
+                heard.text += event.t
+            else:
+                heard.text += event.text
+            heard.ids += event.ids
+            heard.logprobs += event.logprobs or ()
+        elif isinstance(event, PromptLogprobs):
+            heard.scores += event.logprobs
+        elif isinstance(event, Narration):
+            heard.said.append(event.action)
+        heard.last = event
+        if tell is not None:
+            tell(event)
+    return heard
+
+
+@asynccontextmanager
+async def engine(settings: Settings, module: str = "") -> AsyncIterator[EngineClient]:
+    if module:
+        client = EngineClient(settings, ProcessHost(module))
+        client._task = asyncio.create_task(client._run(None))
+    else:
+        client = await EngineClient.start(settings)
+    try:
+        await client.ready()
+        yield client
+    finally:
+        await client.close()
+
+
+def settings_of(model: Path, **more: Any) -> Settings:
+    return Settings(model=str(model), threads=1, backend="cpu", kv_dtype="f32", **more)
+
+
+def test_killed_again_and_again_the_answers_are_the_same(tiny: Path) -> None:
+    """Once undisturbed; then the engine is killed whenever some tokens have come."""
+
+    async def main(kills: int) -> list[Heard]:
+        dice = random.Random(kills)
+        async with engine(settings_of(tiny)) as client:
+            killed: list[int] = []
+            due = dice.randrange(1, 60)
+
+            def tell(event: Event) -> None:
+                nonlocal due
+                alive = client.state == "ready" and pid_of(client) not in killed
+                if isinstance(event, Token) and alive and len(killed) < kills:
+                    due -= len(event.ids)
+                    if due <= 0:
+                        due = dice.randrange(1, 80)
+                        killed.append(pid_of(client))
+                        os.kill(killed[-1], signal.SIGKILL)
+
+            heard = await asyncio.gather(*(hear(client, r, tell) for r in asked()))
+            assert len(killed) == kills, "not every kill came to pass"
+            assert client._replacing.lost == kills
+            assert client.state == "ready"
+            assert not client._live.by_id
+            return heard
+
+    undisturbed = run(main(0))
+    killed = run(main(4))
+    for request, before, after in zip(asked(), undisturbed, killed, strict=True):
+        assert after.answer == before.answer, request.id
+    assert all("restarting" in heard.said for heard in killed[:3])
+    assert all("resumed" in heard.said for heard in killed[:3])
+    assert isinstance(killed[-1].last, End)
+    assert killed[-1].last.usage.decode_ms > 0
+
+
+def test_figures_go_on_over_a_restart(tiny: Path) -> None:
+    async def main() -> None:
+        async with engine(settings_of(tiny)) as client:
+            await hear(client, Request(id="a", prompt="one", params={"max_tokens": 9, "seed": 1}))
+            assert client.stats is not None
+            before = client.stats
+            os.kill(pid_of(client), signal.SIGKILL)
+            while client.state == "ready":
+                await asyncio.sleep(0.01)
+            assert client.stats.tokens_out == before.tokens_out
+            while client.state != "ready":
+                await asyncio.sleep(0.01)
+            params = {"max_tokens": 5, "ignore_eos": True, "seed": 1}
+            await hear(client, Request(id="b", prompt="two", params=params))
+            assert client.stats.tokens_out == before.tokens_out + 5
+            assert client.stats.steps > before.steps
+
+    run(main())
+
+
+def test_the_request_that_kills_engines_fails_alone(tiny: Path) -> None:
+    def words(name: str, prompt: str) -> Request:
+        params = {"max_tokens": 40, "ignore_eos": True, "seed": 3}
+        return Request(id=name, prompt=prompt, params=params)
+
+    good = [words(f"good {n}", f"number {n}") for n in range(3)]
+
+    async def main() -> tuple[list[Heard], list[Heard], Heard]:
+        async with engine(settings_of(tiny), POISONED) as client:
+            alone = [await hear(client, request) for request in good]
+            bad = asyncio.create_task(hear(client, words("bad", "a % of poison")))
+            beside = await asyncio.gather(*(hear(client, request) for request in good))
+            return alone, beside, await bad
+
+    alone, beside, bad = run(main())
+    assert isinstance(bad.last, Error)
+    assert bad.last.code == "ENGINE_LOST"
+    assert "3 times while it ran this request" in bad.last.message
+    assert "SIGSEGV" in bad.last.message
+    for before, after in zip(alone, beside, strict=True):
+        assert after.answer == before.answer
+
+
+def test_an_engine_that_is_never_of_use_is_given_up(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RBEE_TEST_ALWAYS", "1")
+    monkeypatch.setattr(replacing, "PAUSES_S", (0.0, 0.0))
+
+    async def main() -> None:
+        async with engine(settings_of(tiny), POISONED) as client:
+            requests = [Request(id=str(n), prompt="x", params={"seed": 1}) for n in range(2)]
+            for heard in await asyncio.gather(*(hear(client, r) for r in requests)):
+                assert isinstance(heard.last, Error)
+                assert heard.last.code == "ENGINE_LOST"
+            assert client.state == "failed"
+            assert client.failure is not None
+            assert "SIGSEGV" in client.failure.message
+            with pytest.raises(NotReady, match="SIGSEGV"):
+                await anext(client.generate(Request(id="c", prompt="x")))
+
+    run(main())
+
+
+def test_while_there_is_no_engine_requests_can_be_ended(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their caller, by their time limit; new ones hear what is going on."""
+    monkeypatch.setattr(replacing, "PAUSES_S", (2.0,))
+
+    async def main() -> None:
+        async with engine(settings_of(tiny)) as client:
+            endless = {"max_tokens": 200, "ignore_eos": True, "seed": 2}
+            begun = asyncio.Event()
+            tell = lambda event: begun.set() if isinstance(event, Token) else None  # noqa: E731
+            names = ("cancelled", "late", "left", "stays")
+            tasks = {
+                name: asyncio.create_task(
+                    hear(
+                        client,
+                        Request(
+                            id=name,
+                            prompt="once",
+                            params=endless,
+                            timeout_s=0.5 if name == "late" else None,
+                        ),
+                        tell,
+                    )
+                )
+                for name in names
+            }
+            await begun.wait()
+            os.kill(pid_of(client), signal.SIGKILL)
+            while client.state != "restarting":
+                await asyncio.sleep(0.005)
+            await client.cancel("cancelled")
+            tasks["left"].cancel()
+            last = (await tasks["cancelled"]).last
+            assert isinstance(last, End)
+            assert last.stop.rule == "CANCELLED"
+            last = (await tasks["late"]).last
+            assert isinstance(last, End)
+            assert last.stop.rule == "TIMEOUT"
+            assert client.state == "restarting"
+            with pytest.raises(NotReady) as refused:
+                await anext(client.generate(Request(id="new", prompt="x")))
+            assert refused.value.state == "restarting"
+            last = (await tasks["stays"]).last
+            assert isinstance(last, End)
+            assert last.stop.rule == "MAX_TOKENS"
+            assert not client._live.by_id
+            assert not client._live.by_seq
+
+    run(main())
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.1, 0.3])
+def test_closing_in_the_middle_of_a_restart_leaves_no_process(tiny: Path, after_s: float) -> None:
+    async def main() -> list[int]:
+        async with engine(settings_of(tiny)) as client:
+            pids = [pid_of(client)]
+            os.kill(pids[0], signal.SIGKILL)
+            while client.state == "ready":
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(after_s)
+            host = client._host
+            assert isinstance(host, ProcessHost)
+            pids += [host.pid] if host.pid is not None else []
+        return pids
+
+    assert not [pid for pid in run(main()) if alive(pid)]
+
+
+def test_how_often_an_engine_is_replaced() -> None:
+    now = [0.0]
+    policy = Replacing(clock=lambda: now[0])
+
+    def lost_after(seconds: float, *, useful: bool = False) -> float | None:
+        policy.began()
+        now[0] += seconds
+        if useful:
+            policy.useful()
+        return policy.pause_s()
+
+    assert [lost_after(1.0) for _ in PAUSES_S] == [*PAUSES_S]
+    assert lost_after(1.0) is None
+    assert lost_after(1.0, useful=True) == PAUSES_S[0]
+    assert lost_after(1.0) == PAUSES_S[1]
+    assert lost_after(LONG_LIFE_S + 1) == PAUSES_S[0]
+    assert [lost_after(1.0, useful=True) for _ in range(100)] == [PAUSES_S[0]] * 100
+    assert policy.lost == len(PAUSES_S) + 104

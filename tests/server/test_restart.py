@@ -1,0 +1,106 @@
+"""A worker whose engine process is killed under streams: what its clients and its operators see."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from rbee_worker.client import AsyncClient, End, Narration, Token
+from tests import tiny
+from tests.server.spawned import Spawned
+
+JOB = {"prompt": "the bee", "max_tokens": 150, "temperature": 1.0, "seed": 4, "ignore_eos": True}
+
+TOGETHER = 4
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_safetensors(tmp_path_factory.mktemp("restart") / "deep", layers=8)
+
+
+def engine_of(worker: Spawned) -> int:
+    """The engine's process id."""
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "-o", "args=", "--ppid", str(worker.process.pid)],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    return next(int(row.split()[0]) for row in listed.splitlines() if "process.main" in row)
+
+
+async def answer(
+    client: AsyncClient, begun: Callable[[], None] = lambda: None
+) -> tuple[list[int], str, list[str]]:
+    """A job's ids, its text and what was narrated; `begun` is called at its first token."""
+    ids: list[int] = []
+    text, said, told = "", [], False
+    async for event in client.generate(**JOB):
+        if isinstance(event, Token):
+            assert event.i == len(ids), "a token lost or doubled"
+        if isinstance(event, Token | End):
+            ids += event.ids
+            text += event.t if isinstance(event, Token) else event.text
+        if isinstance(event, Narration):
+            said.append(event.action)
+        if ids and not told:
+            told = True
+            begun()
+    assert isinstance(event, End)
+    assert event.stop_reason == "MAX_TOKENS"
+    assert event.tokens_out == len(ids) == JOB["max_tokens"]
+    return ids, text, said
+
+
+async def states(http: httpx.AsyncClient, until: asyncio.Event) -> list[tuple[int, str]]:
+    """(status, state) of /v1/ready, again and again."""
+    seen: list[tuple[int, str]] = []
+    while not until.is_set():
+        answer = await http.get("/v1/ready")
+        now = (answer.status_code, answer.json().get("state", "ready"))
+        if now not in seen:
+            seen.append(now)
+        await asyncio.sleep(0.005)
+    return seen
+
+
+def test_streams_go_on_and_readiness_tells_the_truth(model: Path) -> None:
+    slow = ("--no-kv-cache", "--token-budget", "16")  # every token takes some steps
+    args = ("--model-ref", str(model), "--backend", "cpu", "--threads", "1", "--local-mode", *slow)
+
+    async def main(worker: Spawned) -> None:
+        url = worker.line["url"]
+        async with AsyncClient(url) as client, httpx.AsyncClient(base_url=url) as http:
+            client.http.timeout = httpx.Timeout(60)
+            undisturbed = await answer(client)
+            over = asyncio.Event()
+            watching = asyncio.create_task(states(http, over))
+            running: list[None] = []
+
+            def begun() -> None:
+                running.append(None)
+                if len(running) == TOGETHER:
+                    os.kill(engine_of(worker), signal.SIGKILL)
+
+            answers = await asyncio.gather(*(answer(client, begun) for _ in range(TOGETHER)))
+            over.set()
+            for ids, text, said in answers:
+                assert (ids, text) == undisturbed[:2]
+                assert {"restarting", "resumed"} <= {*said}
+            assert (503, "restarting") in await watching
+            assert (await http.get("/v1/ready")).status_code == 200
+            told = (await http.get("/metrics")).text
+            assert re.search(r"^rbee_engine_restarts_total 1\.0$", told, re.M)
+
+    with Spawned.daemon("--port", "0", *args) as worker:
+        worker.ready()
+        asyncio.run(main(worker))
+        worker.signal()
+        assert worker.wait() == 0, worker.errors
