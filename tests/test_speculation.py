@@ -118,7 +118,7 @@ def run(model: Model, requests: Sequence[Request]) -> list[Told]:
 
 
 def _told(events: Iterator[Any]) -> Told:
-    told, ids, text, logprobs = Told(), [], [], []
+    told, ids, text, logprobs, scores = Told(), [], [], [], []
     for event in events:
         if isinstance(event, Started):
             told.prompt = event.prompt_ids
@@ -127,12 +127,13 @@ def _told(events: Iterator[Any]) -> Told:
             text.append(event.t if isinstance(event, Token) else event.text)
             logprobs += event.logprobs or ()
         elif isinstance(event, PromptLogprobs):
-            told.scores = repr(event.logprobs)
+            scores += event.logprobs
         elif isinstance(event, Narration):
             told.preempted += event.action == "preempted"
         if isinstance(event, End):
             usage = event.usage
             told.ids, told.text, told.logprobs = tuple(ids), "".join(text), repr(logprobs)
+            told.scores = repr(scores)
             told.stop = repr(event.stop)
             told.usage = usage.prompt_tokens, usage.output_tokens, usage.cached_tokens
             told.drafts = usage.drafted_tokens, usage.accepted_tokens
