@@ -160,20 +160,23 @@ def counted(told: Told, request: Request) -> tuple[int, int]:
     return drafter.drafted, drafter.accepted
 
 
-def alone(path: Path, backend: str, speculate: str, requests: Sequence[Request]) -> list[Told]:
+def alone(
+    path: Path, backend: str, speculate: str, requests: Sequence[Request], **types: str
+) -> list[Told]:
     """One after another, in one engine. The last one's `steps` are all that it took."""
-    with load(path, backend, speculate, **ROOMY) as model:
+    with load(path, backend, speculate, **ROOMY, **types) as model:
         assert model.info.speculate == speculate
         told = [run(model, [request])[0] for request in requests]
         told[-1].steps = model._running().stats().steps
     return told
 
 
-def compare(path: Path, backend: str, seeds: range) -> Counter[str]:
-    """Each of these requests with and without speculation, alone and in batches; what happened."""
+def compare(path: Path, backend: str, seeds: range, **types: str) -> Counter[str]:
+    """Each of these requests with and without speculation, alone and in batches; what happened.
+    types: what activations and the cache are kept in."""
     seen: Counter[str] = Counter()
     requests = [asked(seed) for seed in seeds]
-    off, on = (alone(path, backend, speculate, requests) for speculate in ("off", "ngram"))
+    off, on = (alone(path, backend, speculate, requests, **types) for speculate in SPECULATE)
     for seed, request, one, other in zip(seeds, requests, off, on, strict=True):
         assert other.same() == one.same(), seed
         assert one.drafts == (0, 0)
@@ -186,7 +189,7 @@ def compare(path: Path, backend: str, seeds: range) -> Counter[str]:
         seen[one.stop.split("'")[1]] += 1
     seen["steps saved"] = off[-1].steps - on[-1].steps
     for options in (ROOMY, TIGHT):
-        with load(path, backend, "ngram", **options) as model:
+        with load(path, backend, "ngram", **options, **types) as model:
             dice, left = random.Random(seeds.start), list(range(len(requests)))
             dice.shuffle(left)
             while left:
@@ -218,6 +221,15 @@ def compare(path: Path, backend: str, seeds: range) -> Counter[str]:
 def test_a_request_is_told_the_same(paths: dict[str, Path], backend: str, kind: str) -> None:
     start = 50 * list(KINDS).index(kind)
     compare(paths[kind], backend, range(start, start + 50))
+
+
+@pytest.mark.parametrize(
+    ("backend", "types"),
+    [("cpu", {"kv_dtype": "i8"}), ("reference", {"dtype": "bf16"})],
+    ids=["cpu, 8-bit cache", "reference, bf16"],
+)
+def test_in_fewer_bits_too(paths: dict[str, Path], backend: str, types: dict[str, str]) -> None:
+    compare(paths["whole"], backend, range(40), **types)
 
 
 @pytest.mark.slow
