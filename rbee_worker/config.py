@@ -26,8 +26,8 @@ OTHER_VARIABLES = (
     "RBEE_DEBUG",
     "RBEE_PIP_ARGS",
 )
-# Drafted rows of a step with n others: at most this less 2 n. A row more costs a CPU a fifth to a
-# quarter of a step of one, and what a token is worth falls as more sequences share the step.
+# A step of n rows gets at most DRAFTED_ROWS - 2 n drafted ones. On a CPU each costs a fifth to a
+# quarter of a step of one row, and the more sequences share a step, the less time a token saves.
 DRAFTED_ROWS = 16
 _OF_TESTS = "RBEE_TEST_"
 _LONGEST = 64  # characters of a name that a message shows

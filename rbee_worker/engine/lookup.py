@@ -1,22 +1,21 @@
-"""Prompt lookup: what may come next in a sequence, read off where its last tokens stood before.
+"""Prompt lookup: guesses the next tokens of a sequence from earlier places with the same tokens.
 
-Answers repeat their prompt (code that is edited, text that is quoted) and themselves. Where the
-last `GRAM` tokens stand further up too, what followed there is a *draft* of what comes. A step
-that computes the draft's tokens beside the known ones draws after each of them; while draw equals
-draft, several tokens come of one step. What is drawn never depends on a draft.
+Answers repeat their prompt (code that is edited, text that is quoted) and themselves. If the last
+`GRAM` tokens occurred before, the tokens that followed them there are a *draft* of the next ones. A
+step that computes the draft's tokens beside the known ones draws after each of them; as long as the
+draws equal the draft, one step gives several tokens. A draft never changes what is drawn.
 
-Everything here is a function of the request and of its tokens, not of what was computed when:
-drafts, their lengths and the two counts are the same alone, in any batch, after a preemption and
-in another process. Rounds: a draft is made for the tokens from some place on; it is followed while
-the tokens are its own; the first that is not, or the one after the whole draft, ends the round. A
-step may compute less of a draft than there is, or nothing of it: the rest still stands.
+Everything here is a function of the request and its tokens, and not of what was computed when:
+drafts, their lengths and the two counts are the same alone, in any batch, after a preemption and in
+another process. The tokens are divided into rounds. A round begins with a draft. It ends with the
+first token that is not the draft's, or with the token after the whole draft. A step may compute any
+part of a draft, or none; the rest remains valid.
 
-Drafts cost: a row more in a step is cheaper than a step, and not free. What was drafted and what
-was accepted lately decide how long a draft may be; where too little was, the sequence drafts
-nothing for a while, and for a longer one each time in a row.
+Drafts cost time: one more row in a step costs less than a step, but something. The longer two
+places agree, the longer the draft. A sequence whose recent drafts were mostly wrong drafts nothing
+for some tokens (it rests), and twice as long each time that this happens again.
 
-The method is that of "prompt lookup decoding" (Saxena, 2023) and of LLMA (Yang et al.,
-arXiv:2304.04487).
+The method: "prompt lookup decoding" (Saxena, 2023) and LLMA (Yang et al., arXiv:2304.04487).
 """
 
 from __future__ import annotations
@@ -26,30 +25,30 @@ from collections.abc import Sequence
 from rbee_worker.config import Settings
 from rbee_worker.state.specs import Fixed, StateGroup
 
-GRAM = 3  # tokens that must stand in both places
-PLACES = 8  # earlier places that are compared, the latest first
-AGREEING = 32  # tokens before a place that are compared at most
-MOST = 14  # tokens of a draft
+GRAM = 3  # tokens that two places must have in common
+PLACES = 8  # earlier places that are compared, the latest ones
+AGREEING = 32  # tokens before a place that are compared, at most
+MOST = 14  # tokens of a draft, at most
 
-COST = 0.3  # a drafted token's share of a step: fewer accepted ones do not pay
-FADING = 0.9  # what a round weighs after the next one
-ENOUGH = 4.0  # drafted tokens, faded, without which nothing is concluded
-FIRST_REST, LONGEST_REST = 16, 256  # tokens without a draft, after the first and later failures
+COST = 0.3  # of a step, for each drafted token: a smaller accepted share does not pay
+FADING = 0.9  # a round's weight is multiplied by this after each later one
+ENOUGH = 4.0  # weighted drafted tokens that a decision needs
+FIRST_REST, LONGEST_REST = 16, 256  # tokens without drafts, the first time and at most
 
 _BITS = 21  # of a token id, in the key of a gram
 
 
 def why_no_drafts(groups: Sequence[StateGroup], kv_cache: bool) -> str | None:
-    """Why nothing can be drafted for a model that keeps such state; None: it can be."""
+    """The reason why nothing can be drafted for a model with such state; None if it can be."""
     if not kv_cache:
         return "without a cache (--no-kv-cache) every token is computed in a step of its own"
     if any(isinstance(group.spec, Fixed) for group in groups):
-        return "recurrent state cannot give up a token that was drafted and not drawn"
+        return "recurrent state cannot take back a token that was drafted and not drawn"
     return None
 
 
 def drafting_notes(settings: Settings, groups: Sequence[StateGroup]) -> tuple[str, ...]:
-    """What a person who asked for drafts should know."""
+    """A note for a person who asked for drafts, if there will be none."""
     why = why_no_drafts(groups, settings.kv_cache)
     if settings.speculate == "off" or why is None:
         return ()
@@ -57,25 +56,27 @@ def drafting_notes(settings: Settings, groups: Sequence[StateGroup]) -> tuple[st
 
 
 class Drafter:
-    """Drafts of one sequence. tokens: its prompt and output, which grow elsewhere; limit: tokens
-    that it can have at most.
+    """The drafts of one sequence.
 
-    drafted, accepted: tokens of all drafts that were followed so far, and those of them that came.
+    tokens: its prompt and output; the engine appends to them. prompt: the number of prompt tokens.
+    limit: the most tokens that the sequence can have.
+
+    drafted: tokens of all drafts whose first token is decided; accepted: the correct ones of them.
     """
 
     def __init__(self, tokens: Sequence[int], prompt: int, limit: int) -> None:
         self.drafted = self.accepted = 0
         self._tokens, self._limit = tokens, limit
-        self._last: dict[int, int] = {}  # gram -> where its latest occurrence ends
-        self._before: list[int] = [0]  # by end: where the occurrence before ends, 0: there is none
-        self._followed = prompt  # tokens that are taken account of
+        self._last: dict[int, int] = {}  # gram -> the end of its latest occurrence
+        self._before: list[int] = [0]  # by end: the end of the occurrence before, or 0
+        self._followed = prompt  # tokens that `follow` has seen
         self._round = prompt  # where the round began
         self._draft: tuple[int, ...] | None = None  # of this round; None: not asked for yet
         self._recent = 0.0, 0.0  # drafted and accepted, faded
         self._rest, self._until = FIRST_REST, 0  # no draft is made for tokens before `_until`
 
     def follow(self, end: int) -> tuple[int, int]:
-        """Take account of the first `end` tokens. Returns by how much the two counts have grown."""
+        """Process tokens up to the first `end`. Returns the increase of the two counts."""
         drafted, accepted = self.drafted, self.accepted
         for at in range(self._followed, end):
             draft = self._drafted_from(self._round)
@@ -89,12 +90,12 @@ class Drafter:
         return self.drafted - drafted, self.accepted - accepted
 
     def draft(self) -> tuple[int, ...]:
-        """Tokens that may come after those followed."""
+        """The tokens that may come next, after those that `follow` has seen."""
         return self._drafted_from(self._round)[self._followed - self._round :]
 
     @property
     def resting_until(self) -> int:
-        """How many tokens the sequence has when it may draft again, whatever they are."""
+        """The length from which on the sequence may draft, whatever its tokens are."""
         return self._until
 
     def _drafted_from(self, at: int) -> tuple[int, ...]:
@@ -104,7 +105,7 @@ class Drafter:
         return self._draft
 
     def _finish(self, accepted: int) -> None:
-        """The round is over: so many of its drafted tokens have come."""
+        """End the round, of whose draft so many tokens were correct."""
         assert self._draft is not None
         drafted, self._draft = len(self._draft), None
         self._round = self._followed
@@ -121,7 +122,7 @@ class Drafter:
             self._rest = FIRST_REST
 
     def _made(self, at: int) -> tuple[int, ...]:
-        """A draft of what comes after the first `at` tokens."""
+        """A draft of the tokens after the first `at`; empty if there is none."""
         self._index(at)
         if at < self._until:
             return ()
@@ -132,7 +133,7 @@ class Drafter:
         return tuple(tokens[source + i % period] for i in range(n))
 
     def _index(self, end: int) -> None:
-        """Know the grams of the first `end` tokens."""
+        """Index the grams of the first `end` tokens."""
         tokens, last, before = self._tokens, self._last, self._before
         start = len(before)
         if start < GRAM:
@@ -148,8 +149,8 @@ class Drafter:
             last[gram] = at
 
     def _source(self, at: int) -> tuple[int, int]:
-        """The earlier place whose tokens agree longest with the last ones, the latest of equals:
-        how many agree, and where it is. (0, 0): there is none."""
+        """The earlier place before which the most tokens equal the last ones, the latest if several
+        do: how many are equal, and the place. (0, 0): there is none."""
         tokens, best, source = self._tokens, 0, 0
         place = self._before[at]
         for _ in range(PLACES):

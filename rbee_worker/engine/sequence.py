@@ -75,13 +75,7 @@ class Sequence:
         """Positions that can be planned now. The very last token need not be computed."""
         known = len(self.tokens)
         if self.drawing and not self.waits:
-            # a draft is made of tokens that are known
-            end = (
-                self.rope_end
-                if self.drafter is None
-                else min(self.rope_end, self.drafter.resting_until - 1)
-            )
-            known = max(known, min(known + self.drawing, end))
+            known = max(known, min(known + self.drawing, self._blind_end))
         return max(min(known, self.limit - 1) - self.state.planned, 0)
 
     def take(self, draws: list[Draw]) -> list[Draw]:
@@ -99,12 +93,19 @@ class Sequence:
         return (0, 0) if self.drafter is None else self.drafter.follow(length)
 
     def draft(self) -> tuple[int, ...]:
-        """What may come after all its tokens, as far as a step can compute that beside them.
-        Nothing before its first step, which says how its draws go."""
+        """The tokens that may come after all of its own, as far as one step can compute both.
+        Before its first step there are none: whether its draws are counted is not known yet."""
         if self.drafter is None or self.slot < 0 or self.one_row:
             return ()
         self.drafter.follow(len(self.tokens))
         return self.drafter.draft()[: max(self.rope_end - len(self.tokens), 0)]
+
+    @property
+    def _blind_end(self) -> int:
+        """The length up to which it may be planned before its last tokens are known."""
+        if self.drafter is None:
+            return self.rope_end
+        return min(self.rope_end, self.drafter.resting_until - 1)
 
     @property
     def reuse_limit(self) -> int | None:

@@ -100,7 +100,7 @@ class FixedGroup(PoolGroup):
         return [(seq.slot, slot)]
 
     def retract(self, seq: SeqState) -> None:
-        """Nothing: `StatePool.widen` takes no positions that could be given back."""
+        """Nothing to do: `StatePool.widen` is not for recurrent state."""
 
     def publish(self, seq: SeqState, first: int, keys: Sequence[bytes]) -> None:
         """A snapshot becomes valid when the step that it was taken before is over."""

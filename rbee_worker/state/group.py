@@ -38,7 +38,7 @@ class PoolGroup(ABC):
 
     @abstractmethod
     def retract(self, seq: SeqState) -> None:
-        """Give back what was held for positions from `seq.planned` on."""
+        """Release what is held for positions from `seq.planned` on."""
 
     @abstractmethod
     def publish(self, seq: SeqState, first: int, keys: Sequence[bytes]) -> None:

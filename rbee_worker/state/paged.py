@@ -126,7 +126,7 @@ class CrossGroup(PagedGroup):
         return end
 
     def retract(self, seq: SeqState) -> None:
-        """Nothing: it holds no positions of the sequence's own."""
+        """Nothing to do: these blocks are for the source, not for the sequence's positions."""
 
     def publish(self, seq: SeqState, first: int, keys: Sequence[bytes]) -> None:
         """Nothing to publish: no other sequence has this source."""

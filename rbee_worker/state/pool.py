@@ -162,8 +162,8 @@ class StatePool:
         return max(granted, 0)
 
     def widen(self, seq: SeqState, n: int) -> int:
-        """Room for up to n more positions of the step that was reserved last, as far as there is
-        any. Returns how many. Not for recurrent state, which cannot give up a position."""
+        """Take space for up to n more positions of the step that was reserved last. Returns how
+        many were granted. Not for recurrent state, which cannot take a position back."""
         assert seq in self._live
         assert seq.in_flight > 0
         assert not self._fixed
@@ -172,6 +172,9 @@ class StatePool:
             end = group.extend(seq, end)
         granted = max(end - seq.planned, 0)
         seq.planned += granted
+        if granted < n:  # one group may have taken more than another had
+            for group in self._all:
+                group.retract(seq)
         return granted
 
     def copies(self) -> list[Copy]:

@@ -517,6 +517,22 @@ def test_more_positions_are_granted_only_as_far_as_there_is_room() -> None:
     pool.check()
 
 
+def test_no_group_keeps_more_than_was_granted() -> None:
+    pool = make(FULL, WINDOW, tokens=64)
+    seq = pool.new(list(range(10)))
+    pool.attach(seq)
+    assert run(pool, seq, 9) == 9
+    assert pool.reserve(seq, 1) == 1
+    window = pool._paged[1].units
+    others = [window.take() for _ in range(window.available - 1)]
+    assert pool.widen(seq, 14) == 6
+    assert [len(table) for table in seq.tables] == [4, 4]
+    pool.commit(seq, 7)
+    for block in others:
+        window.drop(block)
+    pool.check()
+
+
 def test_recurrent_state_takes_no_positions_that_may_be_given_up() -> None:
     pool = make(FULL, FIXED)
     seq = pool.new(list(range(10)))
