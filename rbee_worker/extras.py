@@ -11,8 +11,6 @@ import importlib.util
 import sys
 from typing import TYPE_CHECKING
 
-from rbee_worker.machine import shortage
-
 if TYPE_CHECKING:
     from rbee_worker.errors import UsageError, WorkerError
 
@@ -60,6 +58,7 @@ def usage_error(error: BaseException) -> UsageError | None:
 def explained(error: BaseException) -> WorkerError | None:
     """`error` as what a person reads: itself, a shortage, a package that is missing; else None."""
     from rbee_worker.errors import ModelError, WorkerError
+    from rbee_worker.machine import shortage
 
     if isinstance(error, WorkerError):
         return error

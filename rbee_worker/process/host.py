@@ -63,6 +63,10 @@ class EngineHost(ABC):
         there can be none."""
 
     @abstractmethod
+    def kill(self, why: str) -> None:
+        """End an engine that does not answer, at once; `last_words` gives `why`."""
+
+    @abstractmethod
     async def last_words(self) -> str:
         """Why the engine is gone; called after the link has closed."""
 
@@ -84,6 +88,7 @@ class ProcessHost(EngineHost):
         self._process: subprocess.Popen[bytes] | None = None
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._pump: asyncio.Task[None] | None = None
+        self._killed = ""
 
     async def _spawn(self) -> socket.socket:
         started = child.claim(self._module)
@@ -99,6 +104,11 @@ class ProcessHost(EngineHost):
     def successor(self) -> ProcessHost:
         return ProcessHost(self._module)
 
+    def kill(self, why: str) -> None:
+        self._killed = why
+        if self._process is not None:
+            self._process.kill()
+
     @property
     def pid(self) -> int | None:
         """The child's process id."""
@@ -112,8 +122,8 @@ class ProcessHost(EngineHost):
             return "it closed its link but still runs"
         if self._pump is not None:
             await self._pump
-        how = f"exit status {code}"
-        if code < 0:
+        how = self._killed or f"exit status {code}"
+        if code < 0 and not self._killed:
             with suppress(ValueError):
                 how = f"killed by {signal.Signals(-code).name}"
         return f"{how}; its last line: {self._tail[-1]}" if self._tail else how
@@ -161,6 +171,9 @@ class ThreadHost(EngineHost):
 
     def successor(self) -> None:
         """An engine in this process that failed would fail again: its memory is this process's."""
+
+    def kill(self, why: str) -> None:
+        """A thread cannot be ended."""
 
     async def last_words(self) -> str:
         await self._reap(patient=True)

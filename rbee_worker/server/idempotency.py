@@ -6,7 +6,6 @@ Keys are kept in memory, as long as the jobs that they were sent with.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -22,6 +21,8 @@ def asked_by(key: str | None, body: Body) -> Asked | None:
     """The key with what it stands for: the body's JSON, whatever the order of names in it."""
     if key is None:
         return None
+    import hashlib  # seldom needed
+
     text = msgspec.json.encode(body.values, order="deterministic")
     return Asked(key, hashlib.sha256(text).digest())
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -30,6 +30,7 @@ from rbee_worker.session.prepare import Prepared, is_quick, prepare, rules_of
 from rbee_worker.session.replacing import Replacing
 from rbee_worker.session.startup import bring_back, bring_up
 from rbee_worker.session.text import TextSide
+from rbee_worker.session.watchdog import Watchdog
 from rbee_worker.types import End, EosToken, Error, Event, ModelInfo, Request
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class EngineClient:
         self._text: TextSide | None = None
         self._live = LiveRequests(settings.max_seqs + settings.max_queue)
         self._replacing = Replacing()
+        self._watchdog = Watchdog(settings.step_timeout)
         self._earlier: Stats | None = None  # counters of engines that were lost
         self._task: asyncio.Task[None] | None = None
         self._up = asyncio.Event()  # ready or failed
@@ -209,8 +211,9 @@ class EngineClient:
                 self.state = "ready"
                 self._up.set()
                 self._live.engine_ready(self._host.link)
-                while (outputs := await self._host.link.receive()) is not None:
-                    self._dispatch(outputs)
+                with self._watched():
+                    while (outputs := await self._host.link.receive()) is not None:
+                        self._dispatch(outputs)
                 lost = EngineLost(f"the engine is gone: {await self._host.last_words()}.")
                 if self._closing:
                     raise lost
@@ -221,6 +224,19 @@ class EngineClient:
                 log.exception("the client failed")
                 known = EngineLost(f"the client failed: {type(error).__name__}: {error}")
             self._failed(known)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Inside, an engine whose step takes longer than the settings allow is ended."""
+        if not self.settings.step_timeout:
+            yield
+            return
+        busy = lambda: bool(self._live.by_seq)  # noqa: E731
+        watch = asyncio.create_task(self._watchdog.watch(self._host, busy))
+        try:
+            yield
+        finally:
+            watch.cancel()
 
     async def _replace(self, lost: WorkerError) -> None:
         """Start another engine in the place of the one that is gone, as often as it takes. Raises
@@ -252,6 +268,7 @@ class EngineClient:
     def _dispatch(self, outputs: list[Output]) -> None:
         """One step's messages. Every token takes this path."""
         start_us = time.monotonic() * 1e6
+        self._watchdog.heard()
         for m in outputs:
             if isinstance(m, Stats):
                 self.stats = m.after(self._earlier)

@@ -8,7 +8,6 @@ descriptors of its own (Linux can do that), in which descriptor 2 leads nowhere.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 import threading
@@ -49,6 +48,8 @@ def _deafen() -> None:
     """Give this thread descriptors of its own: 0, 1, and a 2 that leads nowhere."""
     if sys.platform != "linux":
         return
+    import ctypes  # slow to import, and seldom needed
+
     number = ctypes.c_long(_CLOSE_RANGE)
     first, last, flags = ctypes.c_uint(3), ctypes.c_uint(0xFFFFFFFF), ctypes.c_uint(_UNSHARE)
     if ctypes.CDLL(None).syscall(number, first, last, flags) == 0:

@@ -60,6 +60,7 @@ class Heard:
     logprobs: list[Any] = field(default_factory=list)
     scores: list[Any] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+    human: list[str] = field(default_factory=list)
     last: Event | None = None
 
     @property
@@ -85,6 +86,7 @@ async def hear(client: EngineClient, request: Request, tell: Any = None) -> Hear
             heard.scores += event.logprobs
         elif isinstance(event, Narration):
             heard.said.append(event.action)
+            heard.human.append(event.human)
         heard.last = event
         if tell is not None:
             tell(event)
@@ -259,6 +261,28 @@ def test_while_there_is_no_engine_requests_can_be_ended(
             assert not client._live.by_seq
 
     run(main())
+
+
+def test_a_step_that_never_ends_is_a_crash(tiny: Path) -> None:
+    async def main(stop: bool) -> Heard:
+        async with engine(settings_of(tiny, step_timeout=1)) as client:
+            stopped: list[int] = []
+
+            def tell(event: Event) -> None:
+                if isinstance(event, Token) and stop and not stopped:
+                    stopped.append(pid_of(client))
+                    os.kill(stopped[0], signal.SIGSTOP)
+
+            params = {"max_tokens": 200, "ignore_eos": True, "seed": 2}
+            heard = await hear(client, Request(id="a", prompt="once", params=params), tell)
+            assert client._replacing.lost == len(stopped) == stop
+            assert not [pid for pid in stopped if alive(pid)]
+            return heard
+
+    undisturbed, stopped = run(main(stop=False)), run(main(stop=True))
+    assert stopped.answer == undisturbed.answer
+    assert "restarting" in stopped.said
+    assert any("a step took longer than 1 s" in told for told in stopped.human)
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.1, 0.3])

@@ -573,8 +573,23 @@ def test_metrics_come_once_a_second_at_most() -> None:
 
 
 def test_preemption_is_told() -> None:
+    class Both(Engine):
+        """Begins when both requests are there."""
+
+        begun = False
+
+        def step(self) -> Any:
+            self.begun = self.begun or len(self._live) == 2
+            return super().step() if self.begun else []
+
+    def make(model: Any = None, **kw: Any) -> Engine:
+        engine = make_engine(model, **kw)
+        engine.__class__ = Both
+        return engine
+
     async def main() -> None:
-        async with fake_client(tokens=20, model=FakeModel(context=20)) as client:
+        model = FakeModel(context=20)
+        async with fake_client(make=make, tokens=20, model=model) as client:
             heard = await asyncio.gather(
                 *(
                     hear(
