@@ -46,6 +46,7 @@ class SamplingParams(Struct, frozen=True, kw_only=True):
     logprobs: int | None = None  # None = none; 0 = the drawn token only; k = also the k most likely
     echo: bool = False  # the prompt (and, with logprobs, its log-probabilities) comes first
     skip_special_tokens: bool = True
+    speculation: bool = True  # False: nothing is drafted, whatever the worker's settings
 
 
 Rule = Literal[
@@ -65,7 +66,11 @@ class StopRecord(Struct, frozen=True, kw_only=True):
 
 
 class Usage(Struct, frozen=True, kw_only=True):
-    """Counts and times of one sequence; times in milliseconds."""
+    """Counts and times of one sequence; times in milliseconds.
+
+    drafted_tokens: tokens that were guessed before they were drawn; accepted_tokens: those of them
+    that were drawn. Both depend on the request and its tokens alone.
+    """
 
     prompt_tokens: int
     cached_tokens: int
@@ -74,6 +79,8 @@ class Usage(Struct, frozen=True, kw_only=True):
     prefill_ms: float = 0.0
     decode_ms: float = 0.0
     preemptions: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class TokenLogprob(Struct, frozen=True, kw_only=True, gc=False):
@@ -189,5 +196,6 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     kv_bytes: int
     n_layers: int
     n_parameters: int
+    speculate: str = "off"  # how tokens are drafted: "off", "ngram"
     load_s: dict[str, float] = {}  # phase -> seconds
     notes: tuple[str, ...] = ()  # warnings for the user

@@ -91,6 +91,8 @@ class End(Struct, frozen=True, kw_only=True, tag="end", tag_field="type"):
     stop_sequence_matched: str | None
     stop: StopRecord
     preemptions: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     ids: tuple[int, ...] = ()  # last ids, which completed no character or are in a stop string
     text: str = ""  # the rest of the text
     logprobs: tuple[ScoredToken, ...] | UnsetType = UNSET  # of `ids`, if requested
@@ -177,6 +179,8 @@ def _end(event: types.End, text: TokenText, trace: list[dict[str, Any]] | UnsetT
         stop_sequence_matched=event.stop.sequence,
         stop=event.stop,
         preemptions=usage.preemptions,
+        drafted_tokens=usage.drafted_tokens,
+        accepted_tokens=usage.accepted_tokens,
         ids=event.ids,
         text=event.text,
         logprobs=UNSET if scores is None else tuple(scored(e, text) for e in scores),

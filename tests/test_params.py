@@ -104,6 +104,7 @@ GOOD = [
     ("logprobs", 20, 20),
     ("echo", True, True),
     ("skip_special_tokens", False, False),
+    ("speculation", False, False),
 ]
 
 
@@ -158,6 +159,7 @@ BAD = [
     ("logprobs", [-1, 21, 1.0, "5", True, False]),
     ("echo", [1, "true"]),
     ("skip_special_tokens", [0, "false"]),
+    ("speculation", [0, "off", "ngram"]),
 ]
 
 
@@ -579,7 +581,7 @@ def test_a_surface_has_each_key_once_and_all_the_documented_ones():
     documented = (
         "prompt messages token_ids max_tokens temperature top_p top_k min_p repetition_penalty "
         "repeat_penalty repeat_last_n presence_penalty frequency_penalty logit_bias seed stop "
-        "stop_token_ids ignore_eos min_tokens logprobs echo skip_special_tokens"
+        "stop_token_ids ignore_eos min_tokens logprobs echo skip_special_tokens speculation"
     )
     assert set(documented.split()) <= set(names("job"))
 

@@ -15,7 +15,8 @@ from rbee_worker.errors import INTERRUPTED, UsageError
 
 _CACHE = ("cache_dir", "log_level", "log_format")
 # Settings that bench sets itself have no option: it would be accepted without effect.
-_BENCH = tuple(f for f in ALL if f not in ("prefix_cache", "max_seqs", "generation_config"))
+_SET = ("prefix_cache", "speculate", "max_seqs", "generation_config")
+_BENCH = tuple(f for f in ALL if f not in _SET)
 
 
 class _Row(NamedTuple):

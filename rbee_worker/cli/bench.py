@@ -41,7 +41,11 @@ REPEATS = 3
 def bench(settings: Settings, ref: str, random: str, random_format: str, as_json: bool) -> None:
     """Prefill and decode speed, start-up times, and the used share of the memory bandwidth."""
     settings = msgspec.structs.replace(
-        settings, prefix_cache=False, generation_config=False, max_seqs=max(STEPS)
+        settings,
+        prefix_cache=False,
+        speculate="off",
+        generation_config=False,
+        max_seqs=max(STEPS),
     )
     text = None
     if random:

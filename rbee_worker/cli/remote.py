@@ -63,7 +63,7 @@ async def open_worker(url: str) -> AsyncIterator[RemoteClient]:
 def _model(info: dict[str, object]) -> types.ModelInfo:
     """The part of the worker's /info that a conversation shows; figures it does not give are 0."""
     known = {"model": info["model_id"], "block_size": 0, "kv_tokens": 0, "n_layers": 0}
-    for name in ("arch", "device", "backend", "dtype", "kv_dtype"):
+    for name in ("arch", "device", "backend", "dtype", "kv_dtype", "speculate"):
         known[name] = info.get(name, "unknown")
     known["notes"] = info.get("notes", ())
     for name in ("context", "vocab_size", "n_parameters", "weight_bytes", "kv_bytes"):
@@ -85,6 +85,8 @@ def event_of(event: wire.JobEvent) -> types.Event:
                 prefill_ms=event.prefill_time_ms,
                 decode_ms=event.decode_time_ms,
                 preemptions=event.preemptions,
+                drafted_tokens=event.drafted_tokens,
+                accepted_tokens=event.accepted_tokens,
             )
             return types.End(stop=event.stop, usage=usage, ids=event.ids, text=event.text)
         case wire.Started():

@@ -10,6 +10,7 @@ from rbee_worker.checkpoint import Checkpoint, open_checkpoint
 from rbee_worker.checkpoint.summary import summarize
 from rbee_worker.checkpoint.tokenizer_files import SENTENCEPIECE
 from rbee_worker.config import Settings
+from rbee_worker.engine.lookup import drafting_notes
 from rbee_worker.errors import ModelError
 from rbee_worker.loading.preflight import WORKSPACE_BYTES, Preflight, preflight
 from rbee_worker.machine import available_memory
@@ -75,6 +76,7 @@ def report(
             *ahead.model.notes,
             *ahead.model.limits,
             *trouble,
+            *drafting_notes(settings, ahead.model.groups),
             *backend_notes(settings),
             *rows_note(tokenizer, ahead.model.vocab_size),
             *_generation_notes(ckpt, ahead, settings),

@@ -55,9 +55,11 @@ class Transcript:
         usage = self.end.usage
         speed = f" at {self.tokens_per_s:.1f} tok/s" if self.tokens_per_s else ""
         cached = f" ({usage.cached_tokens} cached)" if usage.cached_tokens else ""
+        drafted = f" ({usage.accepted_tokens} drafted)" if usage.drafted_tokens else ""
         return (
-            f"{usage.output_tokens} tokens{speed} · prompt {usage.prompt_tokens} tokens{cached} "
-            f"in {usage.prefill_ms / 1000:.2f} s · stopped: {why_stopped(self.end.stop)}"
+            f"{usage.output_tokens} tokens{drafted}{speed} · "
+            f"prompt {usage.prompt_tokens} tokens{cached} in {usage.prefill_ms / 1000:.2f} s · "
+            f"stopped: {why_stopped(self.end.stop)}"
         )
 
     def own_warnings(self, info: ModelInfo | None) -> tuple[str, ...]:

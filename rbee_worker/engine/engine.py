@@ -15,6 +15,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from rbee_worker.engine.figures import Figures
+from rbee_worker.engine.lookup import Drafter, why_no_drafts
 from rbee_worker.engine.messages import (
     Cancel,
     Output,
@@ -23,7 +24,6 @@ from rbee_worker.engine.messages import (
     Rescaled,
     Stats,
     Submit,
-    Tokens,
 )
 from rbee_worker.engine.rope_length import RopeLengths
 from rbee_worker.engine.runner import Draw, Launched, Runner, Scores
@@ -60,16 +60,20 @@ class Engine:
         max_seqs: int,
         context: int,
         kv_cache: bool = True,
+        speculate: str = "off",
         ropes: RopeLengths = NO_ROPES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """ropes: how rotary scaling depends on a sequence's length. kv_cache=False computes every
-        sequence anew for each of its tokens."""
+        sequence anew for each of its tokens. speculate: how tokens are drafted, "off" or "ngram";
+        see `why_no_drafts`."""
         self.runner = runner
         self.pool = pool
         self.scheduler = Scheduler(pool, token_budget=token_budget, max_seqs=max_seqs)
         self.context = min(context, pool.longest)
         self._kv_cache = kv_cache
+        drafts = why_no_drafts(pool.groups, kv_cache) is None
+        self.speculate = speculate if drafts else "off"
         self._ropes = ropes
         self._clock = clock
         self._live: dict[str, Sequence] = {}
@@ -112,10 +116,16 @@ class Engine:
         prompt = len(m.prompt_ids)
         tokens = [*m.prompt_ids, *m.output_ids]
         rope_len = self._ropes.of(prompt, len(tokens))
+        limit = min(prompt + m.params.max_tokens, self.context)
+        drafter = None
+        if self.speculate != "off" and m.params.speculation:
+            drafter = Drafter(tokens, prompt, limit)
+            drafter.follow(len(tokens))
         return Sequence(
             submit=m,
             tokens=tokens,
-            limit=min(prompt + m.params.max_tokens, self.context),
+            limit=limit,
+            drafter=drafter,
             rules=StopRules(m.params, m.eos, prompt=prompt, context=self.context),
             state=self.pool.new(tokens, self._ropes.salt(rope_len)),
             rope_len=rope_len,
@@ -188,25 +198,24 @@ class Engine:
                 error = late
         if error is not None:
             self._recover(plan, error)
-        alive = set()
+        drawn: dict[Sequence, list[Draw]] = {chunk.seq: [] for chunk in plan.chunks}
+        for draw in draws:
+            drawn[draw.chunk.seq].append(draw)
+        taken: dict[Sequence, list[Draw]] = {}  # of those that are still there
         for chunk in plan.chunks:
-            seq = chunk.seq
+            seq, rejected = chunk.seq, 0
             if seq.state is chunk.state and not seq.done:
-                alive.add(seq)
                 seq.drawing -= chunk.draws
                 seq.solo = False
-            self.pool.commit(chunk.state, chunk.count)
+                taken[seq] = seq.take(drawn[seq])
+                rejected = max(chunk.draws - max(len(taken[seq]), 1), 0)
+            self.pool.commit(chunk.state, chunk.count, rejected)
         for part in scores:
-            if part.chunk.seq in alive:
-                self._score(part.chunk.seq, part.logprobs)
-        for draw in draws:
-            seq = draw.chunk.seq
-            if seq not in alive or seq.done:
-                continue
-            if draw.error is not None:
-                self._give_up(seq, InferenceFailed(draw.error))
-            else:
-                self._append(seq, draw.id, draw.logprob)
+            if part.chunk.seq in taken:
+                self._score(part.chunk.seq, part.logprobs, drew=bool(taken[part.chunk.seq]))
+        for seq, new in taken.items():
+            if new and not seq.done:
+                self._tell(seq, new)
 
     # ---- what happens to a sequence
 
@@ -219,14 +228,18 @@ class Engine:
             self._figures.admitted(seq)
         self._out.append(seq.scheduled(now))
 
-    def _append(self, seq: Sequence, token: int, logprob: TokenLogprob | None) -> None:
-        """One more output token; it may be the last."""
-        seq.tokens.append(token)
-        seq.first_token_s = seq.first_token_s or self._clock()
-        self._figures.tokens_out += 1
-        logprobs = None if logprob is None else (logprob,)
-        self._out.append(Tokens(seq=seq.id, ids=(token,), logprobs=logprobs))
-        ended = seq.rules.check(token, seq.n_output)
+    def _tell(self, seq: Sequence, taken: list[Draw]) -> None:
+        """Tell the tokens that a sequence has just taken; the last one may end it."""
+        last = taken[-1]
+        before = len(seq.tokens) - len(taken) + (last.error is not None)
+        for length, draw in enumerate(taken, before + 1):
+            if draw.error is not None:
+                self._give_up(seq, InferenceFailed(draw.error))
+                return
+            seq.first_token_s = seq.first_token_s or self._clock()
+            self._figures.drew(*seq.follow(length))
+            self._out.append(seq.drew(draw.id, draw.logprob))
+        ended = seq.rules.check(last.id, seq.n_output)
         rope_len = self._ropes.of(seq.prompt_len, len(seq.tokens))
         if ended is not None:
             self._finish(seq, ended)
@@ -242,14 +255,14 @@ class Engine:
         left = len(seq.tokens) - seq.state.computed
         self._out.append(Rescaled(seq=seq.id, tokens=left, past=rope_len - 1))
 
-    def _score(self, seq: Sequence, scores: tuple[TokenLogprob, ...]) -> None:
+    def _score(self, seq: Sequence, scores: tuple[TokenLogprob, ...], *, drew: bool) -> None:
         """Take scores of the prompt; a sequence that wants nothing else ends when they are
         complete."""
         assert seq.scores is not None
         told = len(seq.scores) if len(seq.scores) > 1 else 0  # the first entry waits for others
         seq.scores.extend(scores)
         self._tell_scores(seq, told)
-        ended = seq.rules.length(seq.n_output)
+        ended = None if drew else seq.rules.length(seq.n_output)
         if ended is not None and not seq.scoring:
             self._finish(seq, ended)
 

@@ -21,12 +21,20 @@ class Figures:
     preemptions: int = 0
     steps: int = 0
     step_ms: float = 0.0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     told_s: float = 0.0
 
     def admitted(self, seq: Sequence) -> None:
         """Count a sequence that runs for the first time."""
         self.tokens_in += seq.prompt_len
         self.cached_tokens += seq.cached
+
+    def drew(self, drafted: int, accepted: int) -> None:
+        """Count one output token, and by how much its sequence's drafts have grown."""
+        self.tokens_out += 1
+        self.drafted_tokens += drafted
+        self.accepted_tokens += accepted
 
     def stepped(self, ms: float) -> None:
         """Count a step that took `ms`."""
@@ -55,4 +63,6 @@ class Figures:
             preemptions=self.preemptions,
             steps=self.steps,
             step_ms=self.step_ms,
+            drafted_tokens=self.drafted_tokens,
+            accepted_tokens=self.accepted_tokens,
         )

@@ -25,6 +25,7 @@ def make_engine(
     max_seqs: int,
     context: int,
     kv_cache: bool = True,
+    speculate: str = "off",
     ropes: Iterable[RopeSpec] = (),
     buckets: bool = False,
     overlaps: bool = False,
@@ -54,6 +55,7 @@ def make_engine(
         max_seqs=max_seqs,
         context=context,
         kv_cache=kv_cache,
+        speculate=speculate,
         ropes=RopeLengths(ropes),
     )
 

@@ -100,11 +100,16 @@ class Rescaled(Struct, frozen=True, kw_only=True, tag="rescaled"):
 
 
 class Tokens(Struct, frozen=True, kw_only=True, tag="tokens"):
-    """New output ids of one sequence in the order they were drawn."""
+    """New output ids of one sequence in the order they were drawn.
+
+    drafted, accepted: how many of the sequence's tokens were up to here (`Usage`).
+    """
 
     seq: str
     ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] | None = None
+    drafted: int = 0
+    accepted: int = 0
 
 
 class PromptScores(Struct, frozen=True, kw_only=True, tag="prompt_scores"):
@@ -139,6 +144,8 @@ class Stats(Struct, frozen=True, kw_only=True, tag="stats"):
     preemptions: int
     steps: int
     step_ms: float  # the last step
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     def after(self, earlier: Stats | None) -> Stats:
         """These figures, with the counters of the engines before this one added."""

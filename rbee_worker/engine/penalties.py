@@ -155,7 +155,7 @@ class Penalties:
         return self._table.apply(logits, change.edits) if max(change.edits.used) else None
 
     def count(self, change: Change, ids: Sequence[int]) -> None:
-        """Count the id that each row drew (unless it is -1), and uncount the id that leaves a
+        """Count the id that each row drew (unless it is negative), and uncount the id that leaves a
         window."""
         at: list[tuple[int, int, int, int]] = []
         token: list[tuple[int, int, int]] = []

@@ -8,13 +8,14 @@ of this one that the next step needs are then read on the device.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 
 import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
 from rbee_worker.engine.messages import StepTimes
-from rbee_worker.engine.sampler import Drawing, Sampler
+from rbee_worker.engine.sampler import NONE, REJECTED, Drawing, Sampled, Sampler
 from rbee_worker.engine.scheduler import Chunk, Plan
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.engine.step_numbers import ScoreRows, Step, StepBuilder
@@ -46,10 +47,12 @@ class Launched(Struct):
     """A step that was passed to the backend, and what is known of its results so far."""
 
     chunks: list[Chunk]
-    rows: list[Chunk]  # the chunk of each row that draws
+    step: Step
     began_us: float
     sampling_start_us: float = 0.0
     sampling_us: float = 0.0
+    logits: Array = None  # of the rows that draw
+    at_once: Seq[int] = ()  # the rows of `drawing`; the others are drawn one after another
     drawing: Drawing | None = None  # draws that were not waited for yet
     draws: list[Draw] = []  # by chunk in the plan's order, within a chunk by position
     scores: list[Scores] = []
@@ -86,7 +89,7 @@ class Runner:
         """Start or resume a sequence: its parameters and counts go to the sampler."""
         seq.slot = self._slots.pop()
         m = seq.submit
-        seq.waits |= self._sampler.add(
+        seq.counted = self._sampler.add(
             seq.slot,
             m.params,
             m.prompt_ids,
@@ -95,6 +98,11 @@ class Runner:
             exempt_ids=m.exempt_ids,
             choice=m.choice,
         )
+        seq.waits |= seq.counted
+        # Rows whose draws are counted are drawn one after another, when those before are known:
+        # where steps overlap, the next one has been launched by then and takes its tokens from the
+        # last draws.
+        seq.one_row = seq.counted and self.overlaps
 
     def leave(self, seq: Sequence) -> None:
         """Stop running a sequence: its slot becomes free."""
@@ -105,9 +113,9 @@ class Runner:
 
     def launch(self, plan: Plan) -> Launched:
         """Pass a plan's chunks to the backend, which computes them, draws and scores."""
-        began, chunks = self._now_us(), plan.chunks
+        began = self._now_us()
         step, batch = self._staged(plan)
-        launched = Launched(chunks, step.draws, began)
+        launched = Launched(plan.chunks, step, began)
         if step.scores or not step.draws:
             self._launch_hidden(step, batch, launched)
         else:
@@ -163,19 +171,51 @@ class Runner:
     def _draw(self, step: Step, logits: Array, launched: Launched) -> None:
         """One token for each row that draws: logits [P, vocab], with those rows first, in order."""
         launched.sampling_start_us = self._now_us()
-        prepared = self._sampler.prepare([c.seq.slot for c in step.draws], step.indices)
-        launched.drawing = self._sampler.sample(logits, prepared)
+        slots, indices, expected = [c.seq.slot for c in step.draws], step.indices, step.expected
+        rows: Seq[int] = range(len(slots))
+        if expected and any(c.draft and c.seq.counted for c in step.draws):
+            launched.logits = logits
+            rows = [r for r in rows if not _follows(step, r)]
+            slots, indices = [slots[r] for r in rows], [indices[r] for r in rows]
+            alone = {r for r in rows if step.draws[r].seq.counted}
+            expected = [NONE if r in alone else expected[r] for r in rows]
+            logits = logits[rows]
+        launched.at_once = rows
+        launched.drawing = self._sampler.sample(
+            logits, self._sampler.prepare(slots, indices, expected)
+        )
 
     def _wait(self, launched: Launched) -> None:
         """Wait for a step's draws."""
         if launched.drawing is None:
             return
+        step = launched.step
         sampled = self._sampler.collect(launched.drawing)
-        draws = [Draw(*d) for d in zip(launched.rows, sampled.ids, sampled.logprobs, strict=True)]
-        for row, error in sampled.errors.items():
-            draws[row] = replace(draws[row], error=error)
-        launched.draws, launched.drawing = draws, None
+        found = self._draws(step, launched.at_once, sampled)
+        for row in range(len(step.draws)) if len(launched.at_once) < len(step.draws) else ():
+            before = found.get(row - 1)
+            if _follows(step, row) and before is not None and before.id == step.expected[row - 1]:
+                found |= self._draws(step, [row], self._draw_one(step, row, launched.logits))
+        launched.draws = [found[row] for row in sorted(found)]
+        launched.drawing = launched.logits = None
         launched.sampling_us = self._now_us() - launched.sampling_start_us
+
+    def _draw_one(self, step: Step, row: int, logits: Array) -> Sampled:
+        """Draw a row whose penalties depend on the draws before it, which are collected."""
+        slot, index = step.draws[row].seq.slot, step.indices[row]
+        prepared = self._sampler.prepare([slot], [index])
+        return self._sampler.collect(self._sampler.sample(logits[row : row + 1], prepared))
+
+    def _draws(self, step: Step, rows: Seq[int], sampled: Sampled) -> dict[int, Draw]:
+        """What was drawn for some rows, by row; without those that do not count."""
+        found = {
+            row: Draw(step.draws[row], id_, logprob)
+            for row, id_, logprob in zip(rows, sampled.ids, sampled.logprobs, strict=True)
+            if id_ != REJECTED
+        }
+        for at, error in sampled.errors.items():
+            found[rows[at]] = replace(found[rows[at]], error=error)
+        return found
 
     def _score(self, hidden: Array, part: ScoreRows) -> Scores:
         top = part.chunk.seq.submit.params.logprobs or 0
@@ -191,7 +231,7 @@ class Runner:
 
     def _timed(self, launched: Launched) -> StepTimes:
         """The times from a step's launch to now."""
-        prompts = [c for c in launched.chunks if c.count > 1 or not c.draws]
+        prompts = [c for c in launched.chunks if c.count > c.draws]
         return StepTimes(
             start_us=launched.began_us,
             us=self._now_us() - launched.began_us,
@@ -202,3 +242,9 @@ class Runner:
             prompts=len(prompts),
             drawn=len(launched.draws),
         )
+
+
+def _follows(step: Step, row: int) -> bool:
+    """Is it a row of a sequence whose draws are counted, and not the first of its step?"""
+    chunk = step.draws[row]
+    return chunk.seq.counted and row > 0 and step.draws[row - 1] is chunk

@@ -23,6 +23,7 @@ from rbee_worker.ops.batch import Array
 from rbee_worker.ops.sampling import DrawParams, Ids, Sampling
 from rbee_worker.types import SamplingParams, TokenLogprob
 
+NONE, REJECTED = -1, -2  # instead of an id: none can be drawn; the draw does not count
 _BLOCK = 64  # uniform numbers computed at once for a slot
 
 
@@ -31,12 +32,14 @@ class Prepared(Struct, frozen=True):
 
     params: None if every row is greedy. change: the edits by bias and penalties, and their rows.
     scored: rows whose log-probabilities are wanted, each with the number of most likely tokens.
+    expected: see `Sampler.prepare`.
     """
 
     count: int
     params: list[DrawParams | None] | None = None
     change: Change | None = None
     scored: dict[int, int] = {}
+    expected: Sequence[int] = ()
 
 
 class Drawing(Struct, frozen=True):
@@ -48,7 +51,8 @@ class Drawing(Struct, frozen=True):
 
 
 class Sampled(Struct, frozen=True):
-    """One step's tokens. A row that could not be sampled has id -1 and a reason in `errors`."""
+    """One step's tokens. A row that could not be sampled has id NONE and a reason in `errors`; one
+    that follows from a token that was not drawn has id REJECTED."""
 
     ids: list[int]
     logprobs: list[TokenLogprob | None]
@@ -112,13 +116,19 @@ class Sampler:
         self._plain.discard(slot)
         self._scored.discard(slot)
 
-    def prepare(self, slots: Sequence[int], indices: Sequence[int]) -> Prepared:
+    def prepare(
+        self, slots: Sequence[int], indices: Sequence[int], expected: Sequence[int] = ()
+    ) -> Prepared:
         """The parameters of some rows' draws: row i draws token indices[i] of slots[i]'s sequence.
+
+        expected: the token that row i must draw, in a draw that counts itself, for the draw of row
+        i + 1 to count, which is computed from that token; NONE if row i + 1 belongs to another
+        sequence. Empty: all draws count.
 
         Changes nothing. If draws are counted (see `add`), earlier draws of a row must be collected.
         """
         if self._plain.issuperset(slots):
-            return Prepared(len(slots))
+            return Prepared(len(slots), expected=expected)
         params = [self._draw_params(s, i) for s, i in zip(slots, indices, strict=True)]
         scored = {}
         if not self._scored.isdisjoint(slots):
@@ -129,6 +139,7 @@ class Sampler:
             None if params.count(None) == len(params) else params,
             self._penalties.prepare(slots, indices),
             scored,
+            expected,
         )
 
     def sample(self, logits: Array, prepared: Prepared) -> Drawing:
@@ -153,9 +164,11 @@ class Sampler:
         """
         prepared, logits = drawing.prepared, drawing.logits
         ids = drawing.ids.host()[: prepared.count]
+        if prepared.expected:
+            ids = _counting(ids, prepared.expected)
         if prepared.change is not None:
             self._penalties.count(prepared.change, ids)
-        errors = _explain(logits, ids) if min(ids, default=0) < 0 else {}
+        errors = _explain(logits, ids) if NONE in ids else {}
         logprobs: list[TokenLogprob | None] = [None] * len(ids)
         rows = [row for row in prepared.scored if ids[row] >= 0]
         if rows:
@@ -182,11 +195,21 @@ class Sampler:
         return DrawParams(*kept, self._uniforms[slot][at])
 
 
+def _counting(ids: Sequence[int], expected: Sequence[int]) -> list[int]:
+    """The ids, REJECTED in rows that do not count: see `Sampler.prepare`."""
+    found: list[int] = []
+    counts = True
+    for token, wanted in zip(ids, expected, strict=True):
+        found.append(token if counts else REJECTED)
+        counts = wanted == NONE or (counts and token == wanted)
+    return found
+
+
 def _explain(logits: Array, ids: list[int]) -> dict[int, str]:
-    """The reasons why rows have id -1, as text for the request's owner."""
+    """The reasons why rows have id NONE, as text for the request's owner."""
     errors = {}
     for row, token in enumerate(ids):
-        if token < 0:
+        if token == NONE:
             values = logits[row]
             nan = int((values != values).sum())  # in any backend's arrays
             errors[row] = (

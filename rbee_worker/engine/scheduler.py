@@ -15,6 +15,8 @@ same thing: a sequence that wants n tokens computed.
     3. State is reserved for the oldest sequence first, so a sequence that is preempted has not been
        planned in this step. A step plans at most `token_budget` tokens.
     4. A preempted sequence has nothing computed. It keeps its tokens, including its output.
+    5. A small step also computes drafted tokens (lookup.py), after everything else, and no sequence
+       is preempted for them. They decide when tokens come, never which.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from rbee_worker.config import DRAFTED_ROWS
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.state.pool import Copy, SeqState, StatePool
 
@@ -31,6 +35,9 @@ from rbee_worker.state.pool import Copy, SeqState, StatePool
 class Chunk(Struct, frozen=True):
     """`count` tokens of one sequence from position `start`; each of the last `draws` rows draws the
     token after it.
+
+    `draft`: the tokens of its last rows, if these are guesses. The draw after such a row counts
+    only if all draws before it in the chunk were the draft's tokens.
 
     `state` is the sequence's state at planning. If the sequence has another one when the step is
     over, it was preempted or has ended, and the result is dropped.
@@ -41,6 +48,7 @@ class Chunk(Struct, frozen=True):
     start: int
     count: int
     draws: int
+    draft: tuple[int, ...] = ()
 
     @property
     def end(self) -> int:
@@ -130,6 +138,7 @@ class Scheduler:
             i += 1
         if not plan.preempted:
             self._admit(plan)
+            self._speculate(plan)
         return plan
 
     def _shares(self) -> dict[Sequence, int]:
@@ -165,6 +174,25 @@ class Scheduler:
         plan.chunks.append(Chunk(seq, seq.state, end - n, n, draws))
         plan.copies += self.pool.copies()
         plan.tokens += n
+
+    def _speculate(self, plan: Plan) -> None:
+        """Add drafted rows to a small step, in equal shares, the oldest first."""
+        room = min(DRAFTED_ROWS - 2 * plan.tokens, self.token_budget - plan.tokens)
+        if room <= 0:
+            return
+        drafts: dict[int, tuple[int, ...]] = {}
+        for number, chunk in enumerate(plan.chunks):
+            up_to_date = chunk.count == 1 and chunk.end == len(chunk.seq.tokens)
+            if up_to_date and (draft := chunk.seq.draft()):
+                drafts[number] = draft
+        for done, (number, draft) in enumerate(drafts.items()):
+            chunk, share = plan.chunks[number], -(-room // (len(drafts) - done))
+            n = self.pool.widen(chunk.state, min(len(draft), share)) if share else 0
+            if n:
+                chunk.seq.drawing += n
+                plan.chunks[number] = replace(chunk, count=1 + n, draws=1 + n, draft=draft[:n])
+                plan.tokens += n
+                room -= n
 
     def _alone(self, plan: Plan) -> bool:
         """If a suspect can run now, plan only it. True: no other sequence may run."""

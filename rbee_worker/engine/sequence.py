@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from rbee_worker.engine.messages import Finished, Scheduled, Submit
+from rbee_worker.engine.lookup import Drafter
+from rbee_worker.engine.messages import Finished, Scheduled, Submit, Tokens
 from rbee_worker.engine.rope_length import NO_END
 from rbee_worker.engine.stop import StopRules
 from rbee_worker.errors import WorkerError
 from rbee_worker.state.pool import SeqState
 from rbee_worker.types import StopRecord, TokenLogprob, Usage
+
+if TYPE_CHECKING:
+    from rbee_worker.engine.runner import Draw
 
 
 @dataclass(eq=False, slots=True)
@@ -19,7 +24,9 @@ class Sequence:
     limit: the length at which it ends at the latest. rope_len: the length that its rotary scaling
     uses while it has at most rope_end tokens (rope_length.py). drawing: tokens that launched steps
     draw and that are not collected yet. waits: the next token can be computed only once these are
-    known. solo: it was part of a step that failed, and runs alone until one of its steps succeeds.
+    known. counted: its draws depend on how often each token was drawn before. drafter: None if
+    nothing is drafted for it. one_row: its drafts cannot be computed here. solo: it was part of a
+    step that failed, and runs alone until one of its steps succeeds.
     """
 
     submit: Submit
@@ -33,6 +40,9 @@ class Sequence:
     rope_end: int = NO_END
     drawing: int = 0
     waits: bool = False
+    counted: bool = False
+    one_row: bool = False
+    drafter: Drafter | None = None
     slot: int = -1  # the sampler's
     solo: bool = False
     strikes: int = 0
@@ -65,8 +75,37 @@ class Sequence:
         """Positions that can be planned now. The very last token need not be computed."""
         known = len(self.tokens)
         if self.drawing and not self.waits:
-            known = max(known, min(known + self.drawing, self.rope_end))
-        return min(known, self.limit - 1) - self.state.planned
+            known = max(known, min(known + self.drawing, self._blind_end))
+        return max(min(known, self.limit - 1) - self.state.planned, 0)
+
+    def take(self, draws: list[Draw]) -> list[Draw]:
+        """Append its next output tokens, up to one that ends it or is none. Returns their draws."""
+        for n, draw in enumerate(draws, 1):
+            if draw.error is not None:
+                return draws[:n]
+            self.tokens.append(draw.id)
+            if self.rules.check(draw.id, self.n_output) is not None:
+                return draws[:n]
+        return draws
+
+    def follow(self, length: int) -> tuple[int, int]:
+        """Let the drafter see its first `length` tokens: see `Drafter.follow`."""
+        return (0, 0) if self.drafter is None else self.drafter.follow(length)
+
+    def draft(self) -> tuple[int, ...]:
+        """The tokens that may come after all of its own, as far as one step can compute both.
+        Before its first step there are none: whether its draws are counted is not known yet."""
+        if self.drafter is None or self.slot < 0 or self.one_row:
+            return ()
+        self.drafter.follow(len(self.tokens))
+        return self.drafter.draft()[: max(self.rope_end - len(self.tokens), 0)]
+
+    @property
+    def _blind_end(self) -> int:
+        """The length up to which it may be planned before its last tokens are known."""
+        if self.drafter is None:
+            return self.rope_end
+        return min(self.rope_end, self.drafter.resting_until - 1)
 
     @property
     def reuse_limit(self) -> int | None:
@@ -87,6 +126,17 @@ class Sequence:
             tokens=len(self.tokens),
             cached=self.cached,
             waited_ms=(now_s - self.arrived_s) * 1e3,
+        )
+
+    def drew(self, token: int, logprob: TokenLogprob | None) -> Tokens:
+        """The message of its next token."""
+        drafter = self.drafter
+        return Tokens(
+            seq=self.id,
+            ids=(token,),
+            logprobs=None if logprob is None else (logprob,),
+            drafted=0 if drafter is None else drafter.drafted,
+            accepted=0 if drafter is None else drafter.accepted,
         )
 
     def finished(self, now_s: float, stop: StopRecord, error: WorkerError | None) -> Finished:
@@ -111,4 +161,6 @@ class Sequence:
             prefill_ms=(first - started) * 1e3,
             decode_ms=(now_s - first) * 1e3,
             preemptions=self.preemptions,
+            drafted_tokens=0 if self.drafter is None else self.drafter.drafted,
+            accepted_tokens=0 if self.drafter is None else self.drafter.accepted,
         )

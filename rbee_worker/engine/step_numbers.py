@@ -20,6 +20,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from rbee_worker.engine.sampler import NONE
 from rbee_worker.engine.scheduler import Chunk
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.ops.batch import FixedPlaces, Ints, PagedPlaces, Places, StepNumbers
@@ -39,13 +40,15 @@ class Step(Struct, frozen=True):
     """A step's numbers, and what its `sample_rows` are for.
 
     The first rows draw: row i draws token indices[i] of the sequence of draws[i]. Then come those
-    of `scores`. Any others are padding.
+    of `scores`. Any others are padding. expected: see `Sampler.prepare`; empty if nothing is
+    drafted.
     """
 
     numbers: StepNumbers
     draws: list[Chunk]
     indices: list[int]
     scores: list[ScoreRows]
+    expected: list[int] = []
 
 
 class StepBuilder:
@@ -113,7 +116,7 @@ class StepBuilder:
             kv_lens_host=kv_lens,
             takes=None if drawn is None else np.array(takes, np.int64),
         )
-        return Step(numbers, draws, indices, scores)
+        return Step(numbers, draws, indices, scores, _expected(chunks))
 
     def _places(self, chunks: Seq[Chunk]) -> Iterator[Places]:
         size, number = self._block_size, 0
@@ -141,7 +144,7 @@ def _tokens(chunks: Seq[Chunk], drawn: Drawn | None) -> tuple[list[int], list[in
     tokens: list[int] = []
     takes: list[int] = []
     for chunk in chunks:
-        known = chunk.seq.tokens[chunk.start : chunk.end]
+        known = chunk.seq.tokens[chunk.start : chunk.end] + list(chunk.draft)
         unknown = chunk.count - len(known)
         tokens += known
         takes += [-1] * len(known)
@@ -172,6 +175,13 @@ def _sampled(
             scores.append(ScoreRows(chunk, tuple(chunk.seq.tokens[first + 1 : last + 1])))
             rows += range(start + first - chunk.start, start + last - chunk.start)
     return rows, draws, indices, scores
+
+
+def _expected(chunks: Seq[Chunk]) -> list[int]:
+    """The drafted token after each row that draws: see `Sampler.prepare`."""
+    if not any(chunk.draft for chunk in chunks):
+        return []
+    return [token for c in chunks if c.draws for token in (*c.draft, NONE)]
 
 
 def _scored(chunk: Chunk) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.config import Settings
 from rbee_worker.engine.engine import Engine
+from rbee_worker.engine.lookup import drafting_notes
 from rbee_worker.engine.make import make_engine
 from rbee_worker.engine.messages import Loading
 from rbee_worker.errors import ModelError, is_out_of_memory
@@ -68,6 +69,7 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         max_seqs=settings.max_seqs,
         context=room.context,
         kv_cache=settings.kv_cache,
+        speculate=settings.speculate,
         ropes=model.ropes,
         buckets=backend.buckets,
         overlaps=backend.overlaps,
@@ -89,10 +91,12 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         kv_bytes=memory.nbytes,
         n_layers=len(model.blocks),
         n_parameters=model.n_parameters,
+        speculate=engine.speculate,
         load_s=clock.seconds,
         notes=(
             *(*backend_notes(settings), *prepared.notes),
             *(*ckpt.notes, *model.notes, *model.limits, *room.notes),
+            *drafting_notes(settings, model.groups),
         ),
     )
     return engine, info

@@ -119,6 +119,10 @@ class Gauges(Collector):
         yield _count("tokens_out", "generated tokens", stats.tokens_out)
         yield _count("prefix_cache_hit_tokens", "prompt tokens not computed", stats.cached_tokens)
         yield _count("preemptions", "sequences paused to make room", stats.preemptions)
+        yield _count(
+            "drafted_tokens", "tokens guessed before they were drawn", stats.drafted_tokens
+        )
+        yield _count("accepted_tokens", "drafted tokens that were drawn", stats.accepted_tokens)
         yield _count("engine_steps", "engine steps", stats.steps)
 
 

@@ -46,6 +46,12 @@ def preempted(job_id: str, tokens: int) -> Narration:
     return Narration(actor=SCHEDULER, action="preempted", target=job_id, human=human, job_id=job_id)
 
 
+def drafted(job_id: str, drafted: int, accepted: int) -> Narration:
+    """At the end: tokens that were guessed before they were drawn, and those that came."""
+    human = f"{_count(drafted, 'token')} of the answer drafted, {accepted:,} of them drawn."
+    return Narration(actor=ENGINE, action="drafted", target=job_id, human=human, job_id=job_id)
+
+
 def rescaled(job_id: str, tokens: int, past: int) -> Narration:
     """The answer made the sequence longer than `past` tokens, from where the model uses other
     rotary frequencies: `tokens` tokens are computed again."""

@@ -66,6 +66,8 @@ class Telemetry:
                 "rbee.correlation_id": job.correlation_id,
                 "rbee.cached_tokens": usage.cached_tokens,
                 "rbee.preemptions": usage.preemptions,
+                "rbee.drafted_tokens": usage.drafted_tokens,
+                "rbee.accepted_tokens": usage.accepted_tokens,
             },
         )
         context = self._inside(span)

@@ -191,6 +191,13 @@ _SAMPLING = (
         default=True,
         meaning="special tokens have no text in the answer",
     ),
+    Parameter(
+        name="speculation",
+        kind="boolean",
+        default=True,
+        meaning="draft tokens as the worker's --speculate says; false: draft none. Only the "
+        "speed of the answer depends on it",
+    ),
 )
 
 PARAMETERS: tuple[Parameter, ...] = _SAMPLING + TRANSPORT + INERT + UNSUPPORTED

@@ -65,6 +65,7 @@ class Info(Struct, frozen=True, kw_only=True, omit_defaults=True):
     backend: str | None = None
     dtype: str | None = None
     kv_dtype: str | None = None
+    speculate: str | None = None
     context: int | None = None
     vocab_size: int | None = None
     n_parameters: int | None = None
@@ -103,6 +104,7 @@ def _model(loaded: ModelInfo, settings: Settings) -> dict[str, Any]:
         "backend": loaded.backend,
         "dtype": loaded.dtype,
         "kv_dtype": loaded.kv_dtype,
+        "speculate": loaded.speculate,
         "context": loaded.context,
         "vocab_size": loaded.vocab_size,
         "n_parameters": loaded.n_parameters,

@@ -54,6 +54,8 @@ class Stats(Struct, frozen=True, kw_only=True):
     kv_usage: float  # 0..1
     tokens_in: int
     tokens_out: int
+    drafted_tokens: int
+    accepted_tokens: int
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -111,6 +113,8 @@ async def stats(request: HttpRequest) -> Response:
             kv_usage=found.kv_used_blocks / total if found is not None else 0.0,
             tokens_in=found.tokens_in if found is not None else 0,
             tokens_out=found.tokens_out if found is not None else 0,
+            drafted_tokens=found.drafted_tokens if found is not None else 0,
+            accepted_tokens=found.accepted_tokens if found is not None else 0,
         )
     )
 

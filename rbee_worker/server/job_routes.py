@@ -194,6 +194,8 @@ def _result(worker: Worker, job: Job, began: float) -> InferResult:
         tokens_generated=end.usage.output_tokens,
         prompt_tokens=end.usage.prompt_tokens,
         cached_tokens=end.usage.cached_tokens,
+        drafted_tokens=end.usage.drafted_tokens,
+        accepted_tokens=end.usage.accepted_tokens,
         duration_ms=round((time.perf_counter() - began) * 1e3, 3),
         prefill_time_ms=round(end.usage.prefill_ms, 3),
         decode_time_ms=round(end.usage.decode_ms, 3),

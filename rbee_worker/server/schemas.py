@@ -123,6 +123,8 @@ class InferResult(Struct, frozen=True, kw_only=True):
     tokens_generated: int
     prompt_tokens: int
     cached_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
     duration_ms: float
     prefill_time_ms: float
     decode_time_ms: float

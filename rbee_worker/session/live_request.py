@@ -72,6 +72,7 @@ class LiveRequest:
         self._pushed = self._shown = 0  # characters; counted only if there are stop strings
         self.events = EventQueue(logprobs=self._wants_logprobs)
         self._scored = 0  # prompt tokens whose scores have been sent
+        self._drafted = self._accepted = 0  # tokens of `output_ids`: see `Usage`
         self.metrics_due = 0.0
         # of the engine that has it now, and of those that were lost
         self.submitted = False
@@ -120,6 +121,7 @@ class LiveRequest:
         if self._matched_at is not None:
             return False  # drawn before the engine learned of the match
         self.crashes = 0
+        self._drafted, self._accepted = m.drafted, m.accepted
         for i, token_id in enumerate(m.ids):
             self.output_ids.append(token_id)
             if m.logprobs is not None:
@@ -162,9 +164,15 @@ class LiveRequest:
             tail = self._filter(self._stream.flush())
         if self._matcher is not None and self._matched_at is None:
             tail += self._matcher.flush()
-        usage = msgspec.structs.replace(m.usage, output_tokens=len(self.output_ids))
-        if self._resumed:
-            usage = self._usage()
+        usage = self._usage() if self._resumed else m.usage
+        usage = msgspec.structs.replace(
+            usage,
+            output_tokens=len(self.output_ids),
+            drafted_tokens=self._drafted,
+            accepted_tokens=self._accepted,
+        )
+        if self._drafted:
+            self._narrate(narration.drafted(self.request.id, self._drafted, self._accepted))
         self.events.add(
             End(
                 stop=self._record(m.stop),

@@ -99,6 +99,9 @@ class FixedGroup(PoolGroup):
         seq.snapshots.append(Snapshot(seq.planned, slot))
         return [(seq.slot, slot)]
 
+    def retract(self, seq: SeqState) -> None:
+        """Nothing to do: `StatePool.widen` is not for recurrent state."""
+
     def publish(self, seq: SeqState, first: int, keys: Sequence[bytes]) -> None:
         """A snapshot becomes valid when the step that it was taken before is over."""
         while seq.snapshots and seq.snapshots[0].position < seq.computed:

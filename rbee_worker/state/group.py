@@ -37,6 +37,10 @@ class PoolGroup(ABC):
         that can be planned, at least `seq.planned`."""
 
     @abstractmethod
+    def retract(self, seq: SeqState) -> None:
+        """Release what is held for positions from `seq.planned` on."""
+
+    @abstractmethod
     def publish(self, seq: SeqState, first: int, keys: Sequence[bytes]) -> None:
         """Let other sequences find the state: `seq.computed` tokens are computed, and `keys` are
         the keys of their full blocks; those before `first` were published before."""

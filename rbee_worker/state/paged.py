@@ -71,6 +71,11 @@ class PagedGroup(PoolGroup):
             table.append(self.units.take())
         return min(end, len(table) * self.block_size)
 
+    def retract(self, seq: SeqState) -> None:
+        table = self.table(seq)
+        while (len(table) - 1) * self.block_size >= seq.planned:
+            self.units.drop(table.pop())
+
     def publish(self, seq: SeqState, first: int, keys: Sequence[bytes]) -> None:
         table = self.table(seq)
         for j in range(first, len(keys)):
@@ -119,6 +124,9 @@ class CrossGroup(PagedGroup):
             return seq.planned
         self.table(seq).extend(self.units.take() for _ in range(missing))
         return end
+
+    def retract(self, seq: SeqState) -> None:
+        """Nothing to do: these blocks are for the source, not for the sequence's positions."""
 
     def publish(self, seq: SeqState, first: int, keys: Sequence[bytes]) -> None:
         """Nothing to publish: no other sequence has this source."""

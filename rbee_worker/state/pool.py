@@ -6,8 +6,10 @@ recurrent state). A promise to a sequence counts only if every group can keep it
 
     attach   find the longest prefix that is already computed, and hold it
     reserve  take space for the next n positions (may grant fewer)
+    widen    take space for more positions of the step that was just reserved
     copies   the copies to make in the memory before that step       ... the step runs ...
-    commit   these positions are computed, so others may now reuse them
+    commit   these positions are computed, so others may now reuse them (except for rejected drafts:
+             their positions will be planned again)
     release  give everything back; blocks of a running step return when it is committed
 """
 
@@ -159,14 +161,31 @@ class StatePool:
             seq.in_flight += 1
         return max(granted, 0)
 
+    def widen(self, seq: SeqState, n: int) -> int:
+        """Take space for up to n more positions of the step that was reserved last. Returns how
+        many were granted. Not for recurrent state, which cannot take a position back."""
+        assert seq in self._live
+        assert seq.in_flight > 0
+        assert not self._fixed
+        end = seq.planned + n
+        for group in self._all:
+            end = group.extend(seq, end)
+        granted = max(end - seq.planned, 0)
+        seq.planned += granted
+        if granted < n:  # one group may have taken more than another had
+            for group in self._all:
+                group.retract(seq)
+        return granted
+
     def copies(self) -> list[Copy]:
         """(from slot, to slot) in the fixed groups, to be copied in this order before the step that
         was reserved since the last call."""
         copies, self._copies = self._copies, []
         return copies
 
-    def commit(self, seq: SeqState, n: int) -> None:
-        """The step that was granted n positions is over. A released sequence keeps nothing of
+    def commit(self, seq: SeqState, n: int, rejected: int = 0) -> None:
+        """The step that was granted n positions is over. rejected: how many of the last ones were
+        computed for tokens that the sequence did not get. A released sequence keeps nothing of
         it."""
         assert seq in self._live
         assert seq.in_flight > 0
@@ -176,7 +195,12 @@ class StatePool:
                 self._drop(seq)
             return
         start = seq.computed // self.block_size
-        seq.computed += n
+        seq.computed += n - rejected
+        if rejected:
+            assert seq.in_flight == 0, "a step was planned on top of a draft"
+            seq.planned -= rejected
+            for group in self._all:
+                group.retract(seq)
         assert seq.computed <= seq.planned
         full = seq.computed // self.block_size
         if self.prefix_cache and (full > start or seq.snapshots):

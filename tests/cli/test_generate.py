@@ -86,6 +86,8 @@ def test_json_is_one_object_with_everything(run: Run) -> None:
         "cached_tokens": 4,
         "output_tokens": 4,
         "preemptions": 0,
+        "drafted_tokens": 0,
+        "accepted_tokens": 0,
     }
     assert found["stop"]["rule"] == "EOS"
     assert found["stop"]["origin"] == "config.json"
@@ -115,6 +117,7 @@ VALUES: dict[str, tuple[list[str], Any]] = {
     "logprobs": (["3"], 3),
     "echo": ([], True),
     "skip_special_tokens": ([], True),
+    "speculation": ([], True),
 }
 
 

@@ -173,9 +173,11 @@ class CheckedSampler(Sampler):
         self.slots.discard(slot)
         super().remove(slot)
 
-    def prepare(self, slots: Sequence[int], indices: Sequence[int]) -> Prepared:
+    def prepare(
+        self, slots: Sequence[int], indices: Sequence[int], expected: Sequence[int] = ()
+    ) -> Prepared:
         assert self.slots.issuperset(slots)
-        return super().prepare(slots, indices)
+        return super().prepare(slots, indices, expected)
 
 
 def make_engine(
@@ -187,6 +189,7 @@ def make_engine(
     max_seqs: int = 8,
     prefix_cache: bool = True,
     kv_cache: bool = True,
+    speculate: str = "off",
     sampler: type[Sampler] = CheckedSampler,
     backend: str | None = None,
     clock: Callable[[], float] | None = None,
@@ -229,6 +232,7 @@ def make_engine(
         max_seqs=max_seqs,
         context=model.context,
         kv_cache=kv_cache,
+        speculate=speculate,
         ropes=RopeLengths(() if model.switch is None else (bent(model.switch),)),
     )
 

@@ -59,3 +59,18 @@ def test_no_times_without_a_clock() -> None:
     engine.submit(ask("a", [5, 6], 3))
     log.drain()
     assert log.kinds(StepTimes) == []
+
+
+def test_a_step_with_drafts_has_no_prompt() -> None:
+    """An answer of one token, again and again: few steps, none of which reads a prompt."""
+    model = Ticking()
+    engine = make_engine(model, clock=model.clock, token_budget=40, speculate="ngram")
+    log = Log(engine)
+    engine.submit(ask("a", [5, 6], 20, logit_bias={9: 100.0}))
+    log.drain()
+    assert log.tokens["a"] == [9] * 20
+    times: list[StepTimes] = log.kinds(StepTimes)
+    assert [(t.prompts, t.prompt_tokens) for t in times] == [(1, 2)] + [(0, 0)] * (len(times) - 1)
+    assert sum(t.drawn for t in times) == 20
+    assert len(times) < 12
+    assert max(model.steps) > 4

@@ -108,10 +108,12 @@ class WatchingSampler(Sampler):
         self.seen: dict[Key, list[Tensor]] = {}
         self._keys: list[Key] = []
 
-    def prepare(self, slots: Sequence[int], indices: Sequence[int]) -> Prepared:
+    def prepare(
+        self, slots: Sequence[int], indices: Sequence[int], expected: Sequence[int] = ()
+    ) -> Prepared:
         seeds = [self._stream[slot][0] for slot in slots]
         self._keys = list(zip(seeds, indices, strict=True))
-        return super().prepare(slots, indices)
+        return super().prepare(slots, indices, expected)
 
     def sample(self, logits: Tensor, prepared: Prepared) -> Drawing:
         for row, key in zip(logits, self._keys, strict=True):

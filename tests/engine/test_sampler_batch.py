@@ -117,3 +117,59 @@ def test_largest_values_and_where_they_are():
         assert torch.equal(values, z.sort(dim=1, descending=True).values[:, :n])
         assert torch.equal(z.gather(1, ids), values)
         assert all(len(set(row)) == n for row in ids.tolist())
+
+
+def drawn(sampler: DrawnSampler, z: torch.Tensor, slots: list[int], at: list[int], want: list[int]):
+    return sampler.collect(sampler.sample(z, sampler.prepare(slots, at, want)))
+
+
+MORE = [
+    SamplingParams(logit_bias={3: 2.0}, min_tokens=7, seed=8),
+    SamplingParams(temperature=0, min_tokens=2, stop_token_ids=tuple(range(0, 50, 3))),
+    SamplingParams(min_tokens=3, stop_token_ids=tuple(range(0, 50, 2)), seed=9),
+]
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 2, None])
+@pytest.mark.parametrize("params", [*PARAMS[:5], *MORE])
+def test_a_draw_counts_while_those_before_it_were_the_draft(params, wrong):
+    """Rows of one sequence that are drawn together: each as it is drawn alone; those after a wrong
+    draft are rejected, and nothing is reported or counted of them."""
+    alone = DrawnSampler(50, 4)
+    alone.add(2, params, [1, 2, 3], eos_ids=[3])
+    z = logits(5, 50, 8)
+    singles = [alone.draw(z[row : row + 1], [2]) for row in range(4)]
+    ids = [one.ids[0] for one in singles]
+    draft = [token if row != wrong else (token + 1) % 50 for row, token in enumerate(ids[:3])]
+    together = DrawnSampler(50, 4)
+    together.add(2, params, [1, 2, 3], eos_ids=[3])
+    together.add(1, PARAMS[2], [5], eos_ids=[3])
+    beside = DrawnSampler(50, 4)
+    beside.add(1, PARAMS[2], [5], eos_ids=[3])
+    found = drawn(together, z, [2, 2, 2, 2, 1], [3, 4, 5, 6, 1], [*draft, -1, -1])
+    counting = 4 if wrong is None else wrong + 1
+    assert found.ids == [*ids[:counting], *[-2] * (4 - counting), beside.draw(z[4:], [1]).ids[0]]
+    assert found.errors == {}
+    assert found.logprobs[:counting] == [one.logprobs[0] for one in singles[:counting]]
+    assert found.logprobs[counting:4] == [None] * (4 - counting)
+    assert found.logprobs[4] is not None
+    together._next[2] = 3 + counting
+    again = DrawnSampler(50, 4)  # the same after as many draws
+    again.add(2, params, [1, 2, 3], ids[:counting], eos_ids=[3])
+    for seed in range(20, 26):
+        z = logits(1, 50, seed)
+        assert together.draw(z, [2]).ids == again.draw(z, [2]).ids
+
+
+def test_a_rejected_row_may_be_anything():
+    """Not a number in a row that does not count is no error; in one that does it is that row's."""
+    sampler = DrawnSampler(50, 4)
+    sampler.add(0, SamplingParams(temperature=0), [1])
+    z = logits(3, 50, 8)
+    z[2] = float("nan")
+    first, second, _ = z[:, :].nan_to_num().argmax(dim=1).tolist()
+    found = drawn(sampler, z, [0, 0, 0], [1, 2, 3], [first, second + 1, -1])
+    assert (found.ids, found.errors) == ([first, second, -2], {})
+    found = drawn(sampler, z, [0, 0, 0], [1, 2, 3], [first, second, -1])
+    assert found.ids == [first, second, -1]
+    assert list(found.errors) == [2]

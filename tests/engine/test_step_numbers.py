@@ -251,3 +251,29 @@ def test_an_unknown_token_is_not_planned_where_every_step_is_collected() -> None
     for chunk in (Chunk(seq, seq.state, 6, 1, 1), Chunk(seq, seq.state, 4, 3, 1)):
         with pytest.raises((AssertionError, IndexError)):
             StepBuilder(FULL, SIZE).build([chunk])
+
+
+@pytest.mark.parametrize("groups", [FULL, MIXED], ids=["full", "mixed"])
+def test_drafted_tokens_are_rows_that_draw(groups: tuple[StateGroup, ...]) -> None:
+    """A step with drafts has the numbers of one whose tokens are known, and draws after each."""
+    steps = Steps(groups)
+    one, two = steps.start(6), steps.start(3)
+    steps.done(steps.chunks([one, two]))
+    draft = (11, 12, 13)
+    chunks = steps.chunks([one, two])
+    assert steps.pool.widen(one.state, 3) == 3
+    chunks[0] = Chunk(one, one.state, 6, 4, 4, draft)
+    step = StepBuilder(groups, SIZE).build(chunks)
+    assert step.numbers.tokens.tolist() == [one.tokens[-1], *draft, two.tokens[-1]]
+    assert step.numbers.sample_rows.tolist() == [0, 1, 2, 3, 4]
+    assert step.draws == [chunks[0]] * 4 + [chunks[1]]
+    assert step.indices == [7, 8, 9, 10, 4]
+    assert step.expected == [11, 12, 13, -1, -1]
+    known = Chunk(one, one.state, 6, 4, 4)
+    one.tokens += draft
+    plain = StepBuilder(groups, SIZE).build([known, chunks[1]])
+    assert plain.expected == []
+    for name in LINES:
+        assert np.array_equal(getattr(step.numbers, name), getattr(plain.numbers, name)), name
+    for mine, other in zip(step.numbers.places, plain.numbers.places, strict=True):
+        assert np.array_equal(mine.slots, other.slots)

@@ -29,6 +29,10 @@ from rbee_worker.types import Narration, StopRecord
             "Beyond 4,096 tokens this model encodes positions differently: "
             "4,097 tokens will be computed again.",
         ),
+        (
+            narration.drafted("j", 1480, 1093),
+            "1,480 tokens of the answer drafted, 1,093 of them drawn.",
+        ),
         (narration.resumed("j", 37), "Engine restarted; resumed at token 37."),
         (narration.loading("loading", 3, 30), "Loading the model: 3 of 30 layers."),
         (narration.downloading("1.0 MB", "98.4 MB"), "Fetching the model: 1.0 MB of 98.4 MB."),

@@ -62,6 +62,7 @@ VALUES: dict[str, Any] = {
     "min_tokens": 5,
     "echo": True,
     "skip_special_tokens": False,
+    "speculation": False,
     "stream": True,
     "stream_options": {"include_usage": True},
     "n": 2,

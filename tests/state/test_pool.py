@@ -467,3 +467,76 @@ def test_keys_are_computed_once() -> None:
     assert seq.renewed().keys is seq.keys
     assert len(set(keys)) == 5
     assert all(a != b for a, b in pairwise(keys))
+
+
+@pytest.mark.parametrize("groups", [(FULL,), (FULL, WINDOW), (CROSS, FULL)], ids=str)
+@pytest.mark.parametrize("rejected", range(7))
+def test_rejected_positions_are_given_up(groups: tuple[StateGroup, ...], rejected: int) -> None:
+    """A step of 1 known and 6 drafted tokens, some of them wrong: what it holds and what others
+    find is as if it had never computed those."""
+    pool, plain = make(*groups), make(*groups)
+    tokens, source = list(range(10)), 5 if CROSS in groups else 0
+    seq, other = pool.new(tokens, source=source), plain.new(list(tokens), source=source)
+    for each, by in ((seq, pool), (other, plain)):
+        by.attach(each)
+        assert run(by, each, 9) == 9
+    assert pool.reserve(seq, 1) == 1
+    assert pool.widen(seq, 6) == 6
+    assert seq.planned == 16
+    pool.check()
+    right = [100 + i for i in range(6 - rejected)]
+    tokens += [*right, 55]
+    pool.commit(seq, 7, rejected)
+    assert seq.planned == seq.computed == 16 - rejected
+    pool.check()
+    other.tokens += [*right, 55]
+    assert run(plain, other, 7 - rejected) == 7 - rejected
+    assert [list(t) for t in seq.tables] == [list(t) for t in other.tables]
+    assert pool.usage() == plain.usage()
+    for probe in ([*tokens, 1], [*range(10), *range(100, 106), 1, 2, 3]):
+        assert pool.reusable(pool.new(probe)) == plain.reusable(plain.new(list(probe)))
+    while seq.planned < 24:  # it goes on
+        tokens.append(7)
+        assert run(pool, seq, 1) == 1
+    pool.release(seq)
+    pool.check()
+    assert pool.usage().used == 0
+
+
+def test_more_positions_are_granted_only_as_far_as_there_is_room() -> None:
+    pool = make(FULL, tokens=16)
+    seq = pool.new(list(range(10)))
+    pool.attach(seq)
+    assert run(pool, seq, 9) == 9
+    assert pool.reserve(seq, 1) == 1
+    assert pool.widen(seq, 20) == 6
+    assert pool.widen(seq, 20) == 0
+    pool.commit(seq, 7, 6)
+    assert seq.planned == 10
+    pool.release(seq)
+    pool.check()
+
+
+def test_no_group_keeps_more_than_was_granted() -> None:
+    pool = make(FULL, WINDOW, tokens=64)
+    seq = pool.new(list(range(10)))
+    pool.attach(seq)
+    assert run(pool, seq, 9) == 9
+    assert pool.reserve(seq, 1) == 1
+    window = pool._paged[1].units
+    others = [window.take() for _ in range(window.available - 1)]
+    assert pool.widen(seq, 14) == 6
+    assert [len(table) for table in seq.tables] == [4, 4]
+    pool.commit(seq, 7)
+    for block in others:
+        window.drop(block)
+    pool.check()
+
+
+def test_recurrent_state_takes_no_positions_that_may_be_given_up() -> None:
+    pool = make(FULL, FIXED)
+    seq = pool.new(list(range(10)))
+    pool.attach(seq)
+    assert pool.reserve(seq, 4)
+    with pytest.raises(AssertionError):
+        pool.widen(seq, 1)

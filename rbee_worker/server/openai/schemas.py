@@ -75,10 +75,13 @@ class TokenUsage(Struct, frozen=True, kw_only=True):
 
 
 class Rbee(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What OpenAI's form has no place for: why the answer stopped, and the seed to repeat it."""
+    """What OpenAI's form has no place for: why the answer stopped, the seed to repeat it, and how
+    many of its tokens were drafted (OpenAI's `prediction` is something else)."""
 
     stop: StopRecord
     seed: int
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     warnings: tuple[str, ...] = ()
 
 

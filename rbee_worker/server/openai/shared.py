@@ -97,7 +97,13 @@ class Exchange:
         job = self.jobs[choice]
         assert job.end is not None
         assert job.started is not None
-        return Rbee(stop=job.end.stop, seed=job.started.seed, warnings=job.started.warnings)
+        return Rbee(
+            stop=job.end.stop,
+            seed=job.started.seed,
+            drafted_tokens=job.end.usage.drafted_tokens,
+            accepted_tokens=job.end.usage.accepted_tokens,
+            warnings=job.started.warnings,
+        )
 
 
 class Chunks(Protocol):

@@ -227,6 +227,9 @@ function ended(article, end) {
     if (value !== null) row(article, "stop", [name, value]);
   }
   row(article, "times", ["prompt", `${end.prompt_tokens} tokens, ${end.cached_tokens} cached`]);
+  if (end.drafted_tokens) {
+    row(article, "times", ["drafted", `${end.drafted_tokens} tokens, ${end.accepted_tokens} drawn`]);
+  }
   for (const phase of ["queue", "prefill", "decode"]) {
     row(article, "times", [phase, `${end[`${phase}_time_ms`].toFixed(1)} ms`]);
   }

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import rbee_worker
-from rbee_worker.config import Settings
+from rbee_worker.config import DRAFTED_ROWS, Settings
 from rbee_worker.errors import UsageError
 from rbee_worker.machine import allowed_cores
 from rbee_worker.ops.backend import ModelOutline, Progress, Warmed
@@ -21,7 +21,10 @@ HEAD_ROWS = 64  # logits computed at once
 
 def recording_shape(settings: Settings, kv_dtype: str, longest: int) -> Shape:
     """The shape that a model is recorded for. longest: the most tokens of a sequence."""
-    rows = min(settings.max_seqs, HEAD_ROWS)
+    draws = settings.max_seqs
+    if settings.speculate != "off":
+        draws = max(draws, DRAFTED_ROWS)
+    rows = min(draws, HEAD_ROWS)
     return Shape(settings.token_budget, rows, longest, settings.block_size, kv_dtype)
 
 
