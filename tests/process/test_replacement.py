@@ -44,6 +44,7 @@ def asked() -> list[Request]:
         "scores": {"seed": 9, "logprobs": 3, "echo": True},
         "stop": {"seed": 10, "stop": ["qq", "e!", "zz"]},
         "long": {"seed": 11, "max_tokens": 120},
+        "again and again and again and": {"temperature": 0, "logit_bias": {"5": 100, "6": 99.5}},
     }  # fmt: skip
     return [
         Request(id=name, prompt=f"Hello {name}, once upon a time", params=long | params)
@@ -67,7 +68,8 @@ class Heard:
     def answer(self) -> tuple[Any, ...]:
         """All of it that a crash must not change."""
         assert isinstance(self.last, End), self.last
-        counts = (self.last.usage.prompt_tokens, self.last.usage.output_tokens)
+        used = self.last.usage
+        counts = (used.prompt_tokens, used.output_tokens, used.drafted_tokens, used.accepted_tokens)
         return self.ids, self.text, self.logprobs, self.scores, self.last.stop, counts
 
 
@@ -111,12 +113,13 @@ def settings_of(model: Path, **more: Any) -> Settings:
     return Settings(model=str(model), threads=1, backend="cpu", kv_dtype="f32", **more)
 
 
-def test_killed_again_and_again_the_answers_are_the_same(tiny: Path) -> None:
+@pytest.mark.parametrize("speculate", ["off", "ngram"])
+def test_killed_again_and_again_the_answers_are_the_same(tiny: Path, speculate: str) -> None:
     """Once undisturbed; then the engine is killed whenever some tokens have come."""
 
     async def main(kills: int) -> list[Heard]:
         dice = random.Random(kills)
-        async with engine(settings_of(tiny)) as client:
+        async with engine(settings_of(tiny, speculate=speculate)) as client:
             killed: list[int] = []
             due = dice.randrange(1, 60)
 
@@ -145,6 +148,10 @@ def test_killed_again_and_again_the_answers_are_the_same(tiny: Path) -> None:
     assert all("resumed" in heard.said for heard in killed[:3])
     assert isinstance(killed[-1].last, End)
     assert killed[-1].last.usage.decode_ms > 0
+    drafted = sum(
+        heard.last.usage.drafted_tokens for heard in killed if isinstance(heard.last, End)
+    )
+    assert (drafted > 0) == (speculate == "ngram")
 
 
 def test_figures_go_on_over_a_restart(tiny: Path) -> None:
