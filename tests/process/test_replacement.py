@@ -7,6 +7,7 @@ import asyncio
 import os
 import random
 import signal
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import pytest
 
 from rbee_worker.config import Settings
 from rbee_worker.errors import NotReady
+from rbee_worker.process import child
 from rbee_worker.process.host import ProcessHost
 from rbee_worker.session import replacing
 from rbee_worker.session.client import EngineClient
@@ -261,6 +263,58 @@ def test_while_there_is_no_engine_requests_can_be_ended(
     run(main())
 
 
+@pytest.mark.parametrize("rule", ["CANCELLED", "TIMEOUT"])
+def test_a_request_that_is_ended_while_its_engine_dies_has_ended(tiny: Path, rule: Any) -> None:
+    """The engine that was told is dead already, and nobody has noticed yet."""
+
+    async def main() -> Heard:
+        async with engine(settings_of(tiny)) as client:
+            begun = asyncio.Event()
+            tell = lambda event: begun.set() if isinstance(event, Token) else None  # noqa: E731
+            params = {"max_tokens": 200, "ignore_eos": True, "seed": 2}
+            request = Request(id="a", prompt="once", params=params)
+            task = asyncio.create_task(hear(client, request, tell))
+            await begun.wait()
+            os.kill(pid_of(client), signal.SIGKILL)
+            await client.cancel("a", rule)
+            return await task
+
+    heard = run(main())
+    assert isinstance(heard.last, End)
+    assert heard.last.stop.rule == rule
+    assert len(heard.ids) < 200
+
+
+def test_closing_while_the_dead_engine_is_reaped_starts_no_other(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawned: list[subprocess.Popen[bytes]] = []
+    spawn = child.spawn
+
+    def counted(module: str) -> child.Child:
+        made = spawn(module)
+        spawned.append(made.process)
+        return made
+
+    monkeypatch.setattr(child, "spawn", counted)
+
+    async def main() -> None:
+        async with engine(settings_of(tiny)) as client:
+            closing = asyncio.Event()
+            host, close = client._host, client._host.close
+
+            async def closed(*, patient: bool = True) -> None:
+                closing.set()
+                await close(patient=patient)
+
+            monkeypatch.setattr(host, "close", closed)
+            os.kill(pid_of(client), signal.SIGKILL)
+            await closing.wait()
+
+    run(main())
+    assert not [process.pid for process in spawned if process.returncode is None]
+
+
 @pytest.mark.parametrize("after_s", [0.0, 0.1, 0.3])
 def test_closing_in_the_middle_of_a_restart_leaves_no_process(tiny: Path, after_s: float) -> None:
     async def main() -> list[int]:
@@ -282,8 +336,12 @@ def test_how_often_an_engine_is_replaced() -> None:
     now = [0.0]
     policy = Replacing(clock=lambda: now[0])
 
-    def lost_after(seconds: float, *, useful: bool = False) -> float | None:
-        policy.began()
+    def lost_after(
+        seconds: float, *, useful: bool = False, load_s: float = 1.0, loads: bool = True
+    ) -> float | None:
+        now[0] += load_s
+        if loads:
+            policy.ready()
         now[0] += seconds
         if useful:
             policy.useful()
@@ -296,3 +354,7 @@ def test_how_often_an_engine_is_replaced() -> None:
     assert lost_after(LONG_LIFE_S + 1) == PAUSES_S[0]
     assert [lost_after(1.0, useful=True) for _ in range(100)] == [PAUSES_S[0]] * 100
     assert policy.lost == len(PAUSES_S) + 104
+    long_s = LONG_LIFE_S + 1  # a large model takes so long to load; that is no use of it
+    slow = [lost_after(1.0, load_s=long_s) for _ in PAUSES_S[1:]]
+    assert slow == [*PAUSES_S[1:]]
+    assert lost_after(0.0, load_s=long_s, loads=False) is None
