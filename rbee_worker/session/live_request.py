@@ -76,6 +76,7 @@ class LiveRequest:
         # of the engine that has it now, and of those that were lost
         self.submitted = False
         self._running = False
+        self.ending: Rule | None = None  # why it was cancelled, if it was
         self.crashes = 0  # engines lost while they ran it, since its last token
         self._resumed = False  # not all of it was done by one engine
         self._clock = RequestClock()

@@ -90,9 +90,11 @@ class LiveRequests:
         live = self.by_id[request_id]
         if live is None:
             self.cancelled[request_id] = rule
-        elif not live.ended and not self._send(live, Cancel(seq=live.seq, rule=rule)):
-            del self.by_seq[live.seq]
-            live.end_here(rule)
+        elif not live.ended:
+            live.ending = live.ending or rule
+            if not self._send(live, Cancel(seq=live.seq, rule=rule)):
+                del self.by_seq[live.seq]
+                live.end_here(rule)
 
     def lose(self, message: str) -> None:
         """No engine will go on with any of them."""
@@ -143,6 +145,9 @@ class LiveRequests:
             if live.stopped_early:
                 del self.by_seq[live.seq]
                 live.end_here("STOP_SEQUENCE")
+            elif live.ending is not None:  # that engine was told, and can no longer confirm it
+                del self.by_seq[live.seq]
+                live.end_here(live.ending)
             elif live.crashes >= BLAMED:
                 del self.by_seq[live.seq]
                 live.lost(
