@@ -207,6 +207,7 @@ class EngineClient:
             self._bytes = self.info.weight_bytes + self.info.kv_bytes
             while not self._closing:
                 self.state = "ready"
+                self._replacing.ready()
                 self._up.set()
                 self._live.engine_ready(self._host.link)
                 while (outputs := await self._host.link.receive()) is not None:
@@ -238,7 +239,6 @@ class EngineClient:
             await self._host.close(patient=False)
             await asyncio.sleep(pause_s)
             self._host = successor
-            self._replacing.began()
             try:
                 self.info = await bring_back(successor, self.settings, self.text, self._progress)
             except ModelError as error:
