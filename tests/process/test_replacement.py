@@ -190,6 +190,33 @@ def test_the_request_that_kills_engines_fails_alone(tiny: Path) -> None:
         assert after.answer == before.answer
 
 
+def test_requests_that_kill_engines_fail_alone_however_many_they_are(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them (the choices of one request, for example) than engines that may be lost in a
+    row: the worker and the other requests outlive them all."""
+    monkeypatch.setattr(replacing, "PAUSES_S", (0.0, 0.0, 0.0))
+
+    async def main() -> tuple[list[Heard], Heard, Heard]:
+        async with engine(settings_of(tiny), POISONED) as client:
+
+            def ask(name: str, prompt: str) -> Request:
+                params = {"max_tokens": 20, "ignore_eos": True, "seed": 3}
+                return Request(id=name, prompt=prompt, params=params)
+
+            alone = await hear(client, ask("good", "words"))
+            asked = [*(ask(f"bad {n}", "a % of poison") for n in range(4)), ask("last", "words")]
+            *bad, last = await asyncio.gather(*(hear(client, request) for request in asked))
+            assert client.state == "ready"
+            return bad, last, alone
+
+    bad, last, alone = run(main())
+    for heard in bad:
+        assert isinstance(heard.last, Error)
+        assert heard.last.code == "ENGINE_LOST"
+    assert last.answer == alone.answer
+
+
 def test_an_engine_that_is_never_of_use_is_given_up(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
