@@ -230,7 +230,7 @@ class EngineClient:
             self._earlier = self.stats
             self.stats = msgspec.structs.replace(self.stats, waiting=0, running=0, kv_used_blocks=0)
         while (successor := self._host.successor()) is not None:
-            pause_s = self._replacing.pause_s()
+            pause_s = self._replacing.pause_s(culprit_known=self._live.culprit_known)
             if pause_s is None:
                 break
             self.state = "restarting"

@@ -42,6 +42,7 @@ from rbee_worker.types import (
 )
 
 METRICS_EVERY_S = 1.0
+BLAMED = 3  # crashes in a row, without a token in between, after which a request fails
 
 
 class LiveRequest:
@@ -188,6 +189,11 @@ class LiveRequest:
     def stopped_early(self) -> bool:
         """A stop string is complete; only the engine's confirmation is missing."""
         return self._matched_at is not None
+
+    @property
+    def to_blame(self) -> bool:
+        """Whether it fails, with the engine that is lost now counted if that one ran it."""
+        return self.crashes + self._running >= BLAMED
 
     def interrupted(self, why: str) -> None:
         """The engine is gone, another will be started. Nothing that came from it is given back."""

@@ -30,7 +30,6 @@ from rbee_worker.types import Request
 OfSequence = Tokens | Finished | Scheduled | Preempted | Rescaled | PromptScores
 CancelRule = Literal["CANCELLED", "TIMEOUT", "STOP_SEQUENCE"]
 SUSPECT = 2  # crashes in a row, without a token in between, after which a request runs alone
-BLAMED = 3  # crashes after which it fails
 
 
 class LiveRequests:
@@ -137,6 +136,12 @@ class LiveRequests:
 
     # ---- when an engine is lost, and another is there
 
+    @property
+    def culprit_known(self) -> bool:
+        """Whether the engine was lost to a request that ran alone and now fails, while others
+        wait."""
+        return self._alone is not None and self._alone.to_blame and len(self.by_seq) > 1
+
     def engine_lost(self, why: str) -> None:
         """The engine is gone. Requests that it was running may have been the reason."""
         self._link = self._alone = None
@@ -148,7 +153,7 @@ class LiveRequests:
             elif live.ending is not None:  # that engine was told, and can no longer confirm it
                 del self.by_seq[live.seq]
                 live.end_here(live.ending)
-            elif live.crashes >= BLAMED:
+            elif live.to_blame:
                 del self.by_seq[live.seq]
                 live.lost(
                     f"the engine stopped {live.crashes} times while it ran this request: {why}."
