@@ -4,6 +4,7 @@ would have had."""
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
@@ -14,20 +15,41 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from rbee_worker.config import Settings
+from rbee_worker.engine.messages import Command, Configure
 from rbee_worker.errors import NotReady
+from rbee_worker.models.random import random_checkpoint
 from rbee_worker.process import child
 from rbee_worker.process.host import ProcessHost
+from rbee_worker.process.link import Link
 from rbee_worker.session import replacing
 from rbee_worker.session.client import EngineClient
 from rbee_worker.session.replacing import LONG_LIFE_S, PAUSES_S, Replacing
-from rbee_worker.types import End, Error, Event, Narration, PromptLogprobs, Request, Token
+from rbee_worker.session.text import wordless
+from rbee_worker.types import (
+    End,
+    Error,
+    Event,
+    ModelInfo,
+    Narration,
+    PromptLogprobs,
+    Request,
+    Token,
+)
 from tests.process.test_process import alive, pid_of, run, tiny
 
 __all__ = ["tiny"]
 
+RANDOM = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 32,
+    "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "vocab_size": 64, "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": False,
+    "hidden_act": "silu",
+}  # fmt: skip
 POISONED = "tests.process.poisoned_engine"
 
 
@@ -286,6 +308,60 @@ def test_while_there_is_no_engine_requests_can_be_ended(
             assert last.stop.rule == "MAX_TOKENS"
             assert not client._live.by_id
             assert not client._live.by_seq
+
+    run(main())
+
+
+def test_another_engine_has_the_context_of_the_lost_one(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests were admitted with it, so they may not end earlier because less memory is free."""
+    sent: list[Configure] = []
+    send = Link.send
+
+    def seen(link: Link, *commands: Command) -> None:
+        sent.extend(c for c in commands if isinstance(c, Configure))
+        send(link, *commands)
+
+    monkeypatch.setattr(Link, "send", seen)
+
+    async def main() -> tuple[ModelInfo | None, ModelInfo | None]:
+        async with engine(settings_of(tiny)) as client:
+            before = client.info
+            os.kill(pid_of(client), signal.SIGKILL)
+            while client.state == "ready":
+                await asyncio.sleep(0.005)
+            while client.state != "ready":
+                await asyncio.sleep(0.005)
+            return before, client.info
+
+    before, after = run(main())
+    first, second = (c.settings for c in sent)
+    assert first.ctx == 0  # as memory allows
+    assert second == msgspec.structs.replace(first, ctx=before.context)
+    assert after == msgspec.structs.replace(before, load_s=after.load_s)
+
+
+def test_another_engine_has_the_same_random_weights(tmp_path: Path) -> None:
+    """A config.json that exists is not a model; only the reference as a whole is."""
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(RANDOM))
+    ckpt = random_checkpoint(str(config), "f32")
+
+    async def main() -> None:
+        settings = Settings(model=ckpt.ref, threads=1, backend="cpu", kv_dtype="f32", ctx=64)
+        client = await EngineClient.start(settings, text=lambda: wordless(ckpt))
+        try:
+            before = await client.ready()
+            os.kill(pid_of(client), signal.SIGKILL)
+            while client.state == "ready":
+                await asyncio.sleep(0.005)
+            while client.state == "restarting":
+                await asyncio.sleep(0.005)
+            assert client.state == "ready", client.failure
+            assert client.info == msgspec.structs.replace(before, load_s=client.info.load_s)
+        finally:
+            await client.close()
 
     run(main())
 
