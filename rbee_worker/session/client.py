@@ -226,6 +226,8 @@ class EngineClient:
     async def _replace(self, lost: WorkerError) -> None:
         """Start another engine in the place of the one that is gone, as often as it takes. Raises
         `lost`, or what keeps the model from being loaded again, when that is given up."""
+        before = self.info
+        assert before is not None
         if self.stats is not None:
             self._earlier = self.stats
             self.stats = msgspec.structs.replace(self.stats, waiting=0, running=0, kv_used_blocks=0)
@@ -240,7 +242,9 @@ class EngineClient:
             await asyncio.sleep(pause_s)
             self._host = successor
             try:
-                self.info = await bring_back(successor, self.settings, self.text, self._progress)
+                self.info = await bring_back(
+                    successor, self.settings, self.text, before, self._progress
+                )
             except ModelError as error:
                 if type(error) is not ModelError:  # the model is no longer what it was
                     raise

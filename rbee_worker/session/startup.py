@@ -66,18 +66,22 @@ async def bring_up(
 
 
 async def bring_back(
-    host: EngineHost, settings: Settings, text: TextSide, progress: Progress
+    host: EngineHost, settings: Settings, text: TextSide, before: ModelInfo, progress: Progress
 ) -> ModelInfo:
     """Start `host` in the place of a lost engine and wait until it is ready, with the same files.
 
-    Raises WorkerError.
+    before: the lost engine. The new one has its context, even if less memory is free now: requests
+    were admitted with it. Raises WorkerError.
     """
+    from rbee_worker.models.random import PREFIX  # late: a heavy import
+
+    here = msgspec.structs.replace(settings, ctx=before.context)
+    if not settings.model.startswith(PREFIX):  # a model of random weights has no files
+        here = msgspec.structs.replace(here, model=str(text.ckpt.path))
     await host.start()
-    here = settings
-    if text.ckpt.path.exists():  # a model of random weights has no files
-        here = msgspec.structs.replace(settings, model=str(text.ckpt.path))
     host.link.send(Configure(settings=here))
-    return _described(await _engine_ready(host, progress), text, here, settings.model)
+    info = _described(await _engine_ready(host, progress), text, here, settings.model)
+    return msgspec.structs.replace(info, notes=tuple(dict.fromkeys(before.notes + info.notes)))
 
 
 def _described(info: ModelInfo, text: TextSide, settings: Settings, name: str) -> ModelInfo:
