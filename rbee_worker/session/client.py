@@ -48,7 +48,8 @@ class EngineClient:
     """One engine and its live requests. All methods belong to one event loop.
 
     state: what `generate` does now. info: the model, once ready. loading: how far loading is.
-    stats: the engine's latest figures. observer: who is told times. failure: why it is "failed".
+    stats: the engine's latest figures. restarts: engines that were lost and replaced. observer: who
+    is told times. failure: why it is "failed".
     """
 
     def __init__(self, settings: Settings, host: EngineHost) -> None:
@@ -57,6 +58,7 @@ class EngineClient:
         self.info: ModelInfo | None = None
         self.loading = Loading(stage="opening")
         self.stats: Stats | None = None
+        self.restarts = 0
         self.failure: WorkerError | None = None
         self.observer: Observer | None = None
         self._host = host
@@ -237,7 +239,7 @@ class EngineClient:
                 break
             self.state = "restarting"
             log.error("%s Starting another engine.", lost.message)
-            self._live.engine_lost(lost.message)
+            self._live.engine_lost(lost.message.rstrip("."))
             await self._host.close(patient=False)
             await asyncio.sleep(pause_s)
             self._host = successor
@@ -250,6 +252,7 @@ class EngineClient:
                     raise
                 lost = error
             else:
+                self.restarts += 1
                 return
         raise lost
 
