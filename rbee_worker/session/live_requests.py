@@ -171,8 +171,7 @@ class LiveRequests:
         suspects = [live for live in waiting if live.crashes >= SUSPECT]
         if suspects:
             self._alone = suspects[0]
-        for live in suspects[:1] or waiting:
-            self._submit(live)
+        self._submit(*(suspects[:1] or waiting))
 
     def _clear(self, live: LiveRequest) -> None:
         """If it ran alone, others may run."""
@@ -180,9 +179,11 @@ class LiveRequests:
             self._alone = None
             self._hand_over()
 
-    def _submit(self, live: LiveRequest) -> None:
-        if self._link is not None:
-            self._link.send(live.submit())
+    def _submit(self, *lives: LiveRequest) -> None:
+        """Hand them to the engine in one message: it begins with as many as it can, so that one
+        that kills engines is found together with others like it."""
+        if lives and self._link is not None:
+            self._link.send(*[live.submit() for live in lives])
 
     def _send(self, live: LiveRequest, command: Cancel) -> bool:
         """Tell the engine. False if it does not have the request."""
