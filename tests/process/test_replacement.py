@@ -39,6 +39,7 @@ from rbee_worker.types import (
     Request,
     Token,
 )
+from tests.engine.tiny import write_tiny
 from tests.process.test_process import alive, pid_of, run, tiny
 
 __all__ = ["tiny"]
@@ -341,6 +342,31 @@ def test_another_engine_has_the_context_of_the_lost_one(
     assert first.ctx == 0  # as memory allows
     assert second == msgspec.structs.replace(first, ctx=before.context)
     assert after == msgspec.structs.replace(before, load_s=after.load_s)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_no_other_model_takes_the_place_of_the_lost_one(tmp_path: Path, name: str) -> None:
+    """Other weights under the same name would go on with an answer, and nobody would know."""
+    model = write_tiny(tmp_path)
+
+    async def main() -> None:
+        async with engine(settings_of(model)) as client:
+            for file in (model / "notes.txt", model / name):
+                begun = asyncio.Event()
+                tell = lambda event: begun.set() if isinstance(event, Token) else None  # noqa: B023, E731
+                params = {"max_tokens": 200, "ignore_eos": True, "seed": 2}
+                request = Request(id="a", prompt="once", params=params)
+                task = asyncio.create_task(hear(client, request, tell))
+                await begun.wait()
+                file.touch()
+                os.kill(pid_of(client), signal.SIGKILL)
+                last = (await task).last
+                assert isinstance(last, Error if file.name == name else End)
+            assert isinstance(last, Error)
+            assert "files have changed" in last.message
+            assert client.state == "failed"
+
+    run(main())
 
 
 def test_another_engine_has_the_same_random_weights(tmp_path: Path) -> None:
