@@ -28,7 +28,7 @@ from rbee_worker.session.live_requests import CancelRule, LiveRequests
 from rbee_worker.session.observer import Observer
 from rbee_worker.session.prepare import Prepared, is_quick, prepare, rules_of
 from rbee_worker.session.replacing import Replacing
-from rbee_worker.session.startup import bring_back, bring_up
+from rbee_worker.session.startup import Files, bring_back, bring_up
 from rbee_worker.session.text import TextSide
 from rbee_worker.types import End, EosToken, Error, Event, ModelInfo, Request
 
@@ -64,6 +64,7 @@ class EngineClient:
         self._host = host
         self._on_loading: Callable[[Loading], None] | None = None
         self._text: TextSide | None = None
+        self._files: Files | None = None
         self._live = LiveRequests(settings.max_seqs + settings.max_queue)
         self._replacing = Replacing()
         self._earlier: Stats | None = None  # counters of engines that were lost
@@ -205,7 +206,9 @@ class EngineClient:
     async def _run(self, text: Callable[[], TextSide] | None) -> None:
         """From start to the engine's end, whatever ends it."""
         try:
-            self.info, self._text = await bring_up(self._host, self.settings, self._progress, text)
+            self.info, self._text, self._files = await bring_up(
+                self._host, self.settings, self._progress, text
+            )
             self._bytes = self.info.weight_bytes + self.info.kv_bytes
             while not self._closing:
                 self.state = "ready"
@@ -245,7 +248,7 @@ class EngineClient:
             self._host = successor
             try:
                 self.info = await bring_back(
-                    successor, self.settings, self.text, before, self._progress
+                    successor, self.settings, self.text, before, self._files, self._progress
                 )
             except ModelError as error:
                 if type(error) is not ModelError:  # the model is no longer what it was
