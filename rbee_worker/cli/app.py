@@ -85,4 +85,5 @@ def run() -> int:
 
 def _usage(error: click.ClickException) -> str:
     """One of click's errors (unknown option, missing argument) in the form of our own messages."""
-    return UsageError(error.format_message().rstrip(".") + ".").line
+    said = error.format_message()
+    return UsageError(said if said.endswith((".", "?", "?)")) else f"{said}.").line

@@ -34,7 +34,7 @@ async def open_engine(
     client = await EngineClient.start(settings, on_loading=progress, text=text)
     try:
         info = await client.ready()
-        progress.clear()
+        progress.done()
         seconds = round(time.perf_counter() - began, 3)
         _log.info(
             "engine ready",
@@ -44,7 +44,7 @@ async def open_engine(
             note(said)
         yield client
     finally:
-        progress.clear()
+        progress.done()
         await client.close()
 
 
@@ -71,9 +71,11 @@ class Progress:
                 aside(f"Compiling {message.layers_total} CPU kernels for this processor.")
         self._stage = message.stage
 
-    def clear(self) -> None:
-        """Remove the line."""
+    def done(self) -> None:
+        """Remove the line. Nothing is shown from now on: where another engine loads in the place
+        of a lost one, an answer may be on the line."""
         self._status.clear()
+        self._quiet = True
 
 
 def words(message: Loading) -> str:

@@ -171,7 +171,7 @@ class Engine:
             self._figures.preemptions += 1
         for seq in plan.admitted:
             self._admitted(seq)
-        if plan.admitted and self.tell is not None:
+        if (plan.admitted or plan.preempted) and self.tell is not None:
             told, self._out = self._out, []
             self.tell(told)
         if not plan.chunks:

@@ -85,7 +85,8 @@ class Live(Protocol):
 class WorkerFigures(Protocol):
     """A worker, as gauges read it."""
 
-    restarts: int
+    @property
+    def restarts(self) -> int: ...
 
     @property
     def state(self) -> str: ...

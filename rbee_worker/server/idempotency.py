@@ -18,8 +18,9 @@ from rbee_worker.server.worker import Worker
 
 
 def asked_by(key: str | None, body: Body) -> Asked | None:
-    """The key with what it stands for: the body's JSON, whatever the order of names in it."""
-    if key is None:
+    """The key with what it stands for: the body's JSON, whatever the order of names in it. None for
+    a body that is refused anyway: its values may be those of another one (a name given twice)."""
+    if key is None or body.faults:
         return None
     import hashlib  # seldom needed
 

@@ -65,7 +65,6 @@ class Worker:
         self.observers = Observers(self, tracer, telemetry)
         self.loading = Loading(stage="starting")
         self.pages: dict[str, bytes] = {}  # descriptions of the routes, made on first request
-        self.restarts = 0  # engine processes that were lost and replaced
         self.failure: WorkerError | None = None
         self.stopping = asyncio.Event()  # the process is about to exit: endless streams must end
         self._draining = False
@@ -100,6 +99,11 @@ class Worker:
             "failed": "the engine has failed",
         }
         return words.get(self.state, "")
+
+    @property
+    def restarts(self) -> int:
+        """Engine processes that were lost and replaced."""
+        return self.engine.restarts if self.engine is not None else 0
 
     @property
     def model(self) -> ModelInfo | None:
@@ -142,7 +146,6 @@ class Worker:
                 await asyncio.sleep(_WATCH_S)
                 if self.engine.state != state:
                     state = self.engine.state
-                    self.restarts += state == "restarting"
                     log.warning("engine state", extra=fields(state=state))
                     self._announce()
             raise self.engine.failure or WorkerError("The engine has failed.")

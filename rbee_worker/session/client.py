@@ -28,7 +28,7 @@ from rbee_worker.session.live_requests import CancelRule, LiveRequests
 from rbee_worker.session.observer import Observer
 from rbee_worker.session.prepare import Prepared, is_quick, prepare, rules_of
 from rbee_worker.session.replacing import Replacing
-from rbee_worker.session.startup import bring_back, bring_up
+from rbee_worker.session.startup import Files, bring_back, bring_up
 from rbee_worker.session.text import TextSide
 from rbee_worker.session.watchdog import Watchdog
 from rbee_worker.types import End, EosToken, Error, Event, ModelInfo, Request
@@ -49,7 +49,8 @@ class EngineClient:
     """One engine and its live requests. All methods belong to one event loop.
 
     state: what `generate` does now. info: the model, once ready. loading: how far loading is.
-    stats: the engine's latest figures. observer: who is told times. failure: why it is "failed".
+    stats: the engine's latest figures. restarts: engines that were lost and replaced. observer: who
+    is told times. failure: why it is "failed".
     """
 
     def __init__(self, settings: Settings, host: EngineHost) -> None:
@@ -58,11 +59,13 @@ class EngineClient:
         self.info: ModelInfo | None = None
         self.loading = Loading(stage="opening")
         self.stats: Stats | None = None
+        self.restarts = 0
         self.failure: WorkerError | None = None
         self.observer: Observer | None = None
         self._host = host
         self._on_loading: Callable[[Loading], None] | None = None
         self._text: TextSide | None = None
+        self._files: Files | None = None
         self._live = LiveRequests(settings.max_seqs + settings.max_queue)
         self._replacing = Replacing()
         self._watchdog = Watchdog(settings.step_timeout)
@@ -205,10 +208,13 @@ class EngineClient:
     async def _run(self, text: Callable[[], TextSide] | None) -> None:
         """From start to the engine's end, whatever ends it."""
         try:
-            self.info, self._text = await bring_up(self._host, self.settings, self._progress, text)
+            self.info, self._text, self._files = await bring_up(
+                self._host, self.settings, self._progress, text
+            )
             self._bytes = self.info.weight_bytes + self.info.kv_bytes
             while not self._closing:
                 self.state = "ready"
+                self._replacing.ready()
                 self._up.set()
                 self._live.engine_ready(self._host.link)
                 with self._watched():
@@ -241,27 +247,31 @@ class EngineClient:
     async def _replace(self, lost: WorkerError) -> None:
         """Start another engine in the place of the one that is gone, as often as it takes. Raises
         `lost`, or what keeps the model from being loaded again, when that is given up."""
+        before = self.info
+        assert before is not None
         if self.stats is not None:
             self._earlier = self.stats
             self.stats = msgspec.structs.replace(self.stats, waiting=0, running=0, kv_used_blocks=0)
         while (successor := self._host.successor()) is not None:
-            pause_s = self._replacing.pause_s()
+            pause_s = self._replacing.pause_s(culprit_known=self._live.culprit_known)
             if pause_s is None:
                 break
             self.state = "restarting"
             log.error("%s Starting another engine.", lost.message)
-            self._live.engine_lost(lost.message)
+            self._live.engine_lost(lost.message.rstrip("."))
             await self._host.close(patient=False)
             await asyncio.sleep(pause_s)
             self._host = successor
-            self._replacing.began()
             try:
-                self.info = await bring_back(successor, self.settings, self.text, self._progress)
+                self.info = await bring_back(
+                    successor, self.settings, self.text, before, self._files, self._progress
+                )
             except ModelError as error:
                 if type(error) is not ModelError:  # the model is no longer what it was
                     raise
                 lost = error
             else:
+                self.restarts += 1
                 return
         raise lost
 

@@ -42,6 +42,7 @@ from rbee_worker.types import (
 )
 
 METRICS_EVERY_S = 1.0
+BLAMED = 3  # crashes in a row, with a token in between at most, after which a request fails
 
 
 class LiveRequest:
@@ -77,13 +78,16 @@ class LiveRequest:
         # of the engine that has it now, and of those that were lost
         self.submitted = False
         self._running = False
-        self.crashes = 0  # engines lost while they ran it, since its last token
+        self.ending: Rule | None = None  # why it was cancelled, if it was
+        self._from_this_engine = 0  # tokens
+        self.crashes = 0  # engines in a row that were lost while they ran it, with a token at most
         self._resumed = False  # not all of it was done by one engine
         self._clock = RequestClock()
 
     def submit(self) -> Submit:
         """The message that starts it, or goes on with it in another engine."""
         self.submitted = True
+        self._from_this_engine = 0
         if self._resumed:
             self._narrate(narration.resumed(self.request.id, len(self.output_ids)))
         resolved = self.prepared.resolved
@@ -120,7 +124,11 @@ class LiveRequest:
         """Take new ids. True: a stop string is complete, and the engine may stop drawing."""
         if self._matched_at is not None:
             return False  # drawn before the engine learned of the match
-        self.crashes = 0
+        # The first token may come of computing prompt and earlier tokens once more; only the second
+        # shows that the engine survives a step of this request's own.
+        self._from_this_engine += len(m.ids)
+        if self._from_this_engine > 1:
+            self.crashes = 0
         self._drafted, self._accepted = m.drafted, m.accepted
         for i, token_id in enumerate(m.ids):
             self.output_ids.append(token_id)
@@ -195,6 +203,11 @@ class LiveRequest:
     def stopped_early(self) -> bool:
         """A stop string is complete; only the engine's confirmation is missing."""
         return self._matched_at is not None
+
+    @property
+    def to_blame(self) -> bool:
+        """Whether it fails, with the engine that is lost now counted if that one ran it."""
+        return self.crashes + self._running >= BLAMED
 
     def interrupted(self, why: str) -> None:
         """The engine is gone, another will be started. Nothing that came from it is given back."""

@@ -29,8 +29,7 @@ from rbee_worker.types import Request
 
 OfSequence = Tokens | Finished | Scheduled | Preempted | Rescaled | PromptScores
 CancelRule = Literal["CANCELLED", "TIMEOUT", "STOP_SEQUENCE"]
-SUSPECT = 2  # crashes in a row, without a token in between, after which a request runs alone
-BLAMED = 3  # crashes after which it fails
+SUSPECT = 2  # crashes in a row, a token in between at most, after which a request runs alone
 
 
 class LiveRequests:
@@ -90,9 +89,11 @@ class LiveRequests:
         live = self.by_id[request_id]
         if live is None:
             self.cancelled[request_id] = rule
-        elif not live.ended and not self._send(live, Cancel(seq=live.seq, rule=rule)):
-            del self.by_seq[live.seq]
-            live.end_here(rule)
+        elif not live.ended:
+            live.ending = live.ending or rule
+            if not self._send(live, Cancel(seq=live.seq, rule=rule)):
+                del self.by_seq[live.seq]
+                live.end_here(rule)
 
     def lose(self, message: str) -> None:
         """No engine will go on with any of them."""
@@ -135,6 +136,12 @@ class LiveRequests:
 
     # ---- when an engine is lost, and another is there
 
+    @property
+    def culprit_known(self) -> bool:
+        """Whether the engine was lost to a request that ran alone and now fails, while others
+        wait."""
+        return self._alone is not None and self._alone.to_blame and len(self.by_seq) > 1
+
     def engine_lost(self, why: str) -> None:
         """The engine is gone. Requests that it was running may have been the reason."""
         self._link = self._alone = None
@@ -143,7 +150,10 @@ class LiveRequests:
             if live.stopped_early:
                 del self.by_seq[live.seq]
                 live.end_here("STOP_SEQUENCE")
-            elif live.crashes >= BLAMED:
+            elif live.ending is not None:  # that engine was told, and can no longer confirm it
+                del self.by_seq[live.seq]
+                live.end_here(live.ending)
+            elif live.to_blame:
                 del self.by_seq[live.seq]
                 live.lost(
                     f"the engine stopped {live.crashes} times while it ran this request: {why}."
@@ -161,8 +171,7 @@ class LiveRequests:
         suspects = [live for live in waiting if live.crashes >= SUSPECT]
         if suspects:
             self._alone = suspects[0]
-        for live in suspects[:1] or waiting:
-            self._submit(live)
+        self._submit(*(suspects[:1] or waiting))
 
     def _clear(self, live: LiveRequest) -> None:
         """If it ran alone, others may run."""
@@ -170,9 +179,11 @@ class LiveRequests:
             self._alone = None
             self._hand_over()
 
-    def _submit(self, live: LiveRequest) -> None:
-        if self._link is not None:
-            self._link.send(live.submit())
+    def _submit(self, *lives: LiveRequest) -> None:
+        """Hand them to the engine in one message: it begins with as many as it can, so that one
+        that kills engines is found together with others like it."""
+        if lives and self._link is not None:
+            self._link.send(*[live.submit() for live in lives])
 
     def _send(self, live: LiveRequest, command: Cancel) -> bool:
         """Tell the engine. False if it does not have the request."""

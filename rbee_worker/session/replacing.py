@@ -19,20 +19,27 @@ class Replacing:
         self.lost = 0
         self._useless = 0
         self._clock = clock
-        self._began_s = clock()
+        self._ready_s: float | None = None  # None: it still loads
 
-    def began(self) -> None:
-        """An engine is started."""
-        self._began_s = self._clock()
+    def ready(self) -> None:
+        """The engine can serve. A long load is no long life."""
+        self._ready_s = self._clock()
 
     def useful(self) -> None:
         """The engine that runs has made a token."""
         self._useless = 0
 
-    def pause_s(self) -> float | None:
-        """An engine was lost: seconds to wait before the next; None: give up."""
+    def pause_s(self, *, culprit_known: bool = False) -> float | None:
+        """An engine was lost: seconds to wait before the next; None: give up.
+
+        culprit_known: the request that was the reason will not come again, and others wait: this
+        loss is not counted against engines.
+        """
         self.lost += 1
-        if self._clock() - self._began_s > LONG_LIFE_S:
+        if self._ready_s is not None and self._clock() - self._ready_s > LONG_LIFE_S:
             self._useless = 0
+        self._ready_s = None
+        if culprit_known:
+            return PAUSES_S[0]
         self._useless += 1
         return PAUSES_S[self._useless - 1] if self._useless <= len(PAUSES_S) else None

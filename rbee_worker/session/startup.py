@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from rbee_worker.checkpoint.weight_files import stamp
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Configure, LoadFailed, Loading, Ready
 from rbee_worker.errors import (
@@ -29,6 +30,7 @@ from rbee_worker.session.text import TextSide, open_text
 from rbee_worker.types import ModelInfo
 
 Progress = Callable[[Loading], None]
+Files = tuple[Path, tuple[tuple[str, int, int], ...]]  # where a model is, and its files' `stamp`
 
 
 async def bring_up(
@@ -36,18 +38,19 @@ async def bring_up(
     settings: Settings,
     progress: Progress,
     text: Callable[[], TextSide] | None = None,
-) -> tuple[ModelInfo, TextSide]:
+) -> tuple[ModelInfo, TextSide, Files | None]:
     """Start `host` and wait until the engine and the text side are ready. Raises WorkerError.
 
     The child process starts first, and imports while the checkpoint is found (or downloaded) here.
     It is given the path as soon as that is known, so that both read the same files at the same
-    time. text: replaces the checkpoint's text side.
+    time. text: replaces the checkpoint's text side, of a model that has no files.
     """
     await host.start()
-    name = settings.model
+    name, files = settings.model, None
     if text is None:
         loop = asyncio.get_running_loop()
-        path = await asyncio.to_thread(_found, settings, loop, progress)
+        files = await asyncio.to_thread(_found, settings, loop, progress)
+        path, _ = files
         settings = msgspec.structs.replace(settings, model=str(path))
         text = partial(_read, name, path)
     host.link.send(Configure(settings=settings))
@@ -58,7 +61,7 @@ async def bring_up(
         for task in (words, engine):
             if task.done():
                 task.result()
-        return _described(await engine, await words, settings, name), await words
+        return _described(await engine, await words, settings, name), await words, files
     finally:
         for task in (words, engine):
             task.cancel()
@@ -66,18 +69,37 @@ async def bring_up(
 
 
 async def bring_back(
-    host: EngineHost, settings: Settings, text: TextSide, progress: Progress
+    host: EngineHost,
+    settings: Settings,
+    text: TextSide,
+    before: ModelInfo,
+    files: Files | None,
+    progress: Progress,
 ) -> ModelInfo:
     """Start `host` in the place of a lost engine and wait until it is ready, with the same files.
 
-    Raises WorkerError.
+    before: the lost engine. The new one has its context, even if less memory is free now: requests
+    were admitted with it. Raises WorkerError; CheckpointError if the files have changed.
     """
+    here = msgspec.structs.replace(settings, ctx=before.context)
+    if files is not None:
+        await asyncio.to_thread(_check_same, files)
+        here = msgspec.structs.replace(here, model=str(files[0]))
     await host.start()
-    here = settings
-    if text.ckpt.path.exists():  # a model of random weights has no files
-        here = msgspec.structs.replace(settings, model=str(text.ckpt.path))
     host.link.send(Configure(settings=here))
-    return _described(await _engine_ready(host, progress), text, here, settings.model)
+    info = _described(await _engine_ready(host, progress), text, here, settings.model)
+    return msgspec.structs.replace(info, notes=tuple(dict.fromkeys(before.notes + info.notes)))
+
+
+def _check_same(files: Files) -> None:
+    """Answers that one engine began must not go on with the weights of another model."""
+    path, before = files
+    if stamp(path) != before:
+        raise CheckpointError(
+            f"{path}: the model's files have changed since it was loaded, so no other engine can "
+            "take the place of the one that was lost.",
+            fix="start the worker again.",
+        )
 
 
 def _described(info: ModelInfo, text: TextSide, settings: Settings, name: str) -> ModelInfo:
@@ -102,15 +124,16 @@ def _seen(task: asyncio.Future[Any]) -> None:
         task.exception()
 
 
-def _found(settings: Settings, loop: asyncio.AbstractEventLoop, progress: Progress) -> Path:
-    """The path of the checkpoint, downloaded first if it is remote."""
+def _found(settings: Settings, loop: asyncio.AbstractEventLoop, progress: Progress) -> Files:
+    """The checkpoint, downloaded first if it is remote."""
     from rbee_worker.checkpoint.refs import resolve
 
     def fetched(_: str, done: int, total: int) -> None:
         loading = Loading(stage="downloading", bytes_loaded=done, bytes_total=total)
         loop.call_soon_threadsafe(progress, loading)
 
-    return resolve(settings.model, cache_dir=settings.cache_dir, progress=fetched)
+    path = resolve(settings.model, cache_dir=settings.cache_dir, progress=fetched)
+    return path, stamp(path)
 
 
 def _read(ref: str, path: Path) -> TextSide:

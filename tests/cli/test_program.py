@@ -48,6 +48,17 @@ def as_json(*args: str, stdin: str = "") -> dict[str, Any]:
     return found
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--cash-dir", "x"), "error: No such option '--cash-dir'. Did you mean '--cache-dir'? "),
+        (("--sideways",), "error: No such option '--sideways'. Fix: "),
+    ],
+)  # fmt: skip
+def test_a_wrong_option_is_one_sentence_and_a_fix(words: tuple[str, ...], said: str) -> None:
+    assert run("models", *words, code=2).stderr.startswith(said)
+
+
 def test_generate_is_the_same_streamed_and_as_json_and_from_gguf(
     model: Path, tmp_path: Path
 ) -> None:

@@ -36,7 +36,7 @@ def test_off_a_terminal_a_download_is_told_once(capsys: pytest.CaptureFixture[st
     progress = Progress(quiet=False)
     for message in (Loading(stage="opening"), fetching(1), fetching(2), Loading(stage="loading")):
         progress(message)
-    progress.clear()
+    progress.done()
     assert capsys.readouterr().err == "Fetching the model (98.4 MB).\n"
 
 
@@ -54,4 +54,20 @@ def test_an_unknown_size_is_not_told(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_quiet_tells_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     Progress(quiet=True)(fetching(1))
+    assert capsys.readouterr().err == ""
+
+
+def test_loading_again_does_not_write_over_an_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An engine that is lost is replaced in the middle of an answer, whose last line is where
+    progress would be shown, and would be removed with it."""
+    monkeypatch.setattr("rbee_worker.cli.terminal.is_rich", lambda _: True)
+    progress = Progress(quiet=False)
+    progress(Loading(stage="loading", layers_loaded=3, layers_total=30))
+    progress.done()
+    assert capsys.readouterr().err.endswith("\r\x1b[2K")
+    progress(Loading(stage="loading", layers_loaded=3, layers_total=30))
+    progress(compiling(1))
+    progress.done()
     assert capsys.readouterr().err == ""

@@ -22,7 +22,9 @@ from rbee_worker.engine.messages import (
     Submit,
     Tokens,
 )
+from rbee_worker.engine.runner import Launched
 from rbee_worker.engine.sampler import Sampler
+from rbee_worker.engine.scheduler import Plan
 from rbee_worker.engine.stop import StopRules
 from rbee_worker.state.specs import StateGroup
 from rbee_worker.types import EosToken, SamplingParams, StopRecord, TokenLogprob
@@ -115,6 +117,39 @@ def test_the_same_tokens_however_they_are_computed(
     assert max(model.steps) <= options.get("token_budget", 16)
     if options.get("tokens") == 52 and options.get("kv_cache", True) and groups in (FULL, MIXED):
         assert log.kinds(Preempted)
+
+
+@pytest.mark.parametrize("tokens", [52, 256])
+def test_before_a_step_it_is_told_which_sequences_run(tokens: int) -> None:
+    """If a step ends the process, one that was in the queue cannot be the reason."""
+    engine = make_engine(tokens=tokens)
+    running: set[str] = set()
+
+    def hear(outputs: list[Output]) -> None:
+        for m in outputs:
+            if isinstance(m, Scheduled):
+                running.add(m.seq)
+            elif isinstance(m, Preempted | Finished):
+                running.discard(m.seq)
+
+    launch = engine.runner.launch
+    unknown: list[set[str]] = []  # one set a step; the engine would catch an assertion
+    queued: list[set[str]] = []
+
+    def launched(plan: Plan) -> Launched:
+        unknown.append({chunk.seq.id for chunk in plan.chunks} - running)
+        queued.append({seq.id for seq in engine.scheduler.waiting} & running)
+        return launch(plan)
+
+    engine.tell = hear
+    engine.runner.launch = launched  # type: ignore[method-assign]
+    for i, prompt in enumerate(PROMPTS):
+        engine.submit(ask(str(i), prompt, 12))
+    while not engine.idle:
+        hear(engine.step())
+    assert queued
+    assert not set().union(*unknown)
+    assert not set().union(*queued)
 
 
 def test_seeded_draws_are_the_same_however_they_are_computed() -> None:

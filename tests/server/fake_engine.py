@@ -133,6 +133,7 @@ class FakeEngineClient:
         self.state = "loading"
         self.info: ModelInfo | None = None
         self.stats: Stats | None = None
+        self.restarts = 0
         self.failure: WorkerError | None = None
         self.tokenizer = ByteTokenizer()
         self.chat = ChatMl()

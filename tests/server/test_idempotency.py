@@ -74,6 +74,16 @@ def test_a_request_that_is_refused_leaves_its_key_free(shared: Served) -> None:
     assert post(shared, "free").status_code == 200
 
 
+def test_a_body_that_is_refused_is_no_body_that_was_kept(shared: Served) -> None:
+    """A name given twice: the last value counts nowhere, not even as that of the kept job."""
+    assert post(shared, "twice").status_code == 200
+    twice = b'{"prompt": "other", ' + json.dumps(BODY).encode().removeprefix(b"{")
+    headers = {"Idempotency-Key": "twice", "Content-Type": "application/json"}
+    refused = shared.http.post("/v1/jobs", content=twice, headers=headers)
+    assert refused.status_code == 400
+    assert "given more than once" in refused.json()["error"]["message"]
+
+
 def test_a_job_of_status_is_one_too(shared: Served) -> None:
     first, again = (post(shared, "status", {"operation": "status"}) for _ in range(2))
     assert first.json()["job_id"] == again.json()["job_id"]

@@ -104,3 +104,25 @@ def test_streams_go_on_and_readiness_tells_the_truth(model: Path) -> None:
         asyncio.run(main(worker))
         worker.signal()
         assert worker.wait() == 0, worker.errors
+
+
+def test_every_restart_is_counted(model: Path) -> None:
+    """Also of an engine that is killed as soon as it is there."""
+    args = ("--model-ref", str(model), "--backend", "cpu", "--threads", "1", "--local-mode")
+
+    async def main(worker: Spawned) -> None:
+        async with httpx.AsyncClient(base_url=worker.line["url"]) as http:
+            for _ in range(3):
+                os.kill(engine_of(worker), signal.SIGKILL)
+                while (await http.get("/v1/ready")).status_code == 200:
+                    await asyncio.sleep(0.002)
+                while (await http.get("/v1/ready")).status_code != 200:
+                    await asyncio.sleep(0.002)
+            told = (await http.get("/metrics")).text
+            assert re.search(r"^rbee_engine_restarts_total 3\.0$", told, re.M)
+
+    with Spawned.daemon("--port", "0", *args) as worker:
+        worker.ready()
+        asyncio.run(main(worker))
+        worker.signal()
+        assert worker.wait() == 0, worker.errors
