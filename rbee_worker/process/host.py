@@ -66,6 +66,11 @@ class EngineHost(ABC):
     def kill(self, why: str) -> None:
         """End an engine that does not answer, at once; `last_words` gives `why`."""
 
+    @property
+    def killed_by_others(self) -> bool:
+        """Whether the engine was ended from outside, for all that can be seen."""
+        return False
+
     @abstractmethod
     async def last_words(self) -> str:
         """Why the engine is gone; called after the link has closed."""
@@ -103,6 +108,12 @@ class ProcessHost(EngineHost):
 
     def successor(self) -> ProcessHost:
         return ProcessHost(self._module)
+
+    @property
+    def killed_by_others(self) -> bool:
+        """By a person, say, or by a system short of memory: with SIGKILL, which no fault sends."""
+        ended = self._process is not None and self._process.poll() == -signal.SIGKILL
+        return ended and not self._killed
 
     def kill(self, why: str) -> None:
         self._killed = why

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -23,7 +23,7 @@ from rbee_worker.extras import explained
 from rbee_worker.observe import narration
 from rbee_worker.params import Rules
 from rbee_worker.process.host import EngineHost, ProcessHost, ThreadHost
-from rbee_worker.session.live_request import LiveRequest
+from rbee_worker.session.live_request import CRASH, KILL, LiveRequest
 from rbee_worker.session.live_requests import CancelRule, LiveRequests
 from rbee_worker.session.observer import Observer
 from rbee_worker.session.prepare import Prepared, is_quick, prepare, rules_of
@@ -217,7 +217,7 @@ class EngineClient:
                 self._replacing.ready()
                 self._up.set()
                 self._live.engine_ready(self._host.link)
-                with self._watched():
+                with self._watchdog.over(self._host, lambda: bool(self._live.by_seq)):
                     while (outputs := await self._host.link.receive()) is not None:
                         self._dispatch(outputs)
                 lost = EngineLost(f"the engine is gone: {await self._host.last_words()}.")
@@ -231,19 +231,6 @@ class EngineClient:
                 known = EngineLost(f"the client failed: {type(error).__name__}: {error}")
             self._failed(known)
 
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Inside, an engine whose step takes longer than the settings allow is ended."""
-        if not self.settings.step_timeout:
-            yield
-            return
-        busy = lambda: bool(self._live.by_seq)  # noqa: E731
-        watch = asyncio.create_task(self._watchdog.watch(self._host, busy))
-        try:
-            yield
-        finally:
-            watch.cancel()
-
     async def _replace(self, lost: WorkerError) -> None:
         """Start another engine in the place of the one that is gone, as often as it takes. Raises
         `lost`, or what keeps the model from being loaded again, when that is given up."""
@@ -253,12 +240,14 @@ class EngineClient:
             self._earlier = self.stats
             self.stats = msgspec.structs.replace(self.stats, waiting=0, running=0, kv_used_blocks=0)
         while (successor := self._host.successor()) is not None:
-            pause_s = self._replacing.pause_s(culprit_known=self._live.culprit_known)
+            counts = KILL if self._host.killed_by_others else CRASH
+            known = self._live.culprit_known(counts)
+            pause_s = self._replacing.pause_s(culprit_known=known)
             if pause_s is None:
                 break
             self.state = "restarting"
             log.error("%s Starting another engine.", lost.message)
-            self._live.engine_lost(lost.message.rstrip("."))
+            self._live.engine_lost(lost.message.rstrip("."), counts)
             await self._host.close(patient=False)
             await asyncio.sleep(pause_s)
             self._host = successor

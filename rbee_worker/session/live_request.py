@@ -42,7 +42,10 @@ from rbee_worker.types import (
 )
 
 METRICS_EVERY_S = 1.0
-BLAMED = 3  # crashes in a row, with a token in between at most, after which a request fails
+# What each engine that is lost counts for a request that it was running, until the request has two
+# tokens of one engine: a crash, and a kill from outside, of which the request is seldom the reason.
+CRASH, KILL = 3, 1
+BLAMED = 3 * CRASH  # it fails
 
 
 class LiveRequest:
@@ -80,7 +83,7 @@ class LiveRequest:
         self._running = False
         self.ending: Rule | None = None  # why it was cancelled, if it was
         self._from_this_engine = 0  # tokens
-        self.crashes = 0  # engines in a row that were lost while they ran it, with a token at most
+        self.lost_engines = self.blame = 0  # in a row, while they ran it; what they count
         self._resumed = False  # not all of it was done by one engine
         self._clock = RequestClock()
 
@@ -128,7 +131,7 @@ class LiveRequest:
         # shows that the engine survives a step of this request's own.
         self._from_this_engine += len(m.ids)
         if self._from_this_engine > 1:
-            self.crashes = 0
+            self.lost_engines = self.blame = 0
         self._drafted, self._accepted = m.drafted, m.accepted
         for i, token_id in enumerate(m.ids):
             self.output_ids.append(token_id)
@@ -204,14 +207,14 @@ class LiveRequest:
         """A stop string is complete; only the engine's confirmation is missing."""
         return self._matched_at is not None
 
-    @property
-    def to_blame(self) -> bool:
-        """Whether it fails, with the engine that is lost now counted if that one ran it."""
-        return self.crashes + self._running >= BLAMED
+    def to_blame(self, counts: int) -> bool:
+        """Whether it fails once an engine is lost to a crash or a kill (what that counts)."""
+        return self.blame + counts * self._running >= BLAMED
 
-    def interrupted(self, why: str) -> None:
+    def interrupted(self, why: str, counts: int) -> None:
         """The engine is gone, another will be started. Nothing that came from it is given back."""
-        self.crashes += self._running
+        self.lost_engines += self._running
+        self.blame += counts * self._running
         self.submitted = self.scheduled = self._running = False
         self._resumed = True
         self._narrate(narration.engine_restarting(why))

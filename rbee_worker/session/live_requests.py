@@ -22,14 +22,14 @@ from rbee_worker.engine.messages import (
 )
 from rbee_worker.errors import FieldError, InvalidRequest, QueueFull
 from rbee_worker.process.link import Link
-from rbee_worker.session.live_request import LiveRequest
+from rbee_worker.session.live_request import BLAMED, CRASH, LiveRequest
 from rbee_worker.session.prepare import Prepared
 from rbee_worker.session.text import TextSide
 from rbee_worker.types import Request
 
 OfSequence = Tokens | Finished | Scheduled | Preempted | Rescaled | PromptScores
 CancelRule = Literal["CANCELLED", "TIMEOUT", "STOP_SEQUENCE"]
-SUSPECT = 2  # crashes in a row, a token in between at most, after which a request runs alone
+SUSPECT = 2 * CRASH  # what lost engines count for a request that then runs alone
 
 
 class LiveRequests:
@@ -130,34 +130,34 @@ class LiveRequests:
                 live.news(m)
         if matched and self._link is not None:
             self._link.send(*matched)
-        if self._alone is not None and (self._alone.ended or not self._alone.crashes):
+        if self._alone is not None and (self._alone.ended or not self._alone.blame):
             self._clear(self._alone)
         return drawn
 
     # ---- when an engine is lost, and another is there
 
-    @property
-    def culprit_known(self) -> bool:
+    def culprit_known(self, counts: int) -> bool:
         """Whether the engine was lost to a request that ran alone and now fails, while others
         wait."""
-        return self._alone is not None and self._alone.to_blame and len(self.by_seq) > 1
+        alone = self._alone
+        return alone is not None and alone.to_blame(counts) and len(self.by_seq) > 1
 
-    def engine_lost(self, why: str) -> None:
-        """The engine is gone. Requests that it was running may have been the reason."""
+    def engine_lost(self, why: str, counts: int) -> None:
+        """The engine is gone. Requests that it was running may have been the reason: `counts`,
+        `CRASH` or `KILL`, is held against each."""
         self._link = self._alone = None
         for live in [*self.by_seq.values()]:
-            live.interrupted(why)
+            live.interrupted(why, counts)
             if live.stopped_early:
                 del self.by_seq[live.seq]
                 live.end_here("STOP_SEQUENCE")
             elif live.ending is not None:  # that engine was told, and can no longer confirm it
                 del self.by_seq[live.seq]
                 live.end_here(live.ending)
-            elif live.to_blame:
+            elif live.blame >= BLAMED:
                 del self.by_seq[live.seq]
-                live.lost(
-                    f"the engine stopped {live.crashes} times while it ran this request: {why}."
-                )
+                times = f"{live.lost_engines} times while it ran this request"
+                live.lost(f"the engine stopped {times}: {why}.")
 
     def engine_ready(self, link: Link) -> None:
         """Hand everything to an engine, in the order of arrival. A suspect goes first, alone, until
@@ -168,7 +168,7 @@ class LiveRequests:
 
     def _hand_over(self) -> None:
         waiting = [live for live in self.by_seq.values() if not live.submitted]
-        suspects = [live for live in waiting if live.crashes >= SUSPECT]
+        suspects = [live for live in waiting if live.blame >= SUSPECT]
         if suspects:
             self._alone = suspects[0]
         self._submit(*(suspects[:1] or waiting))

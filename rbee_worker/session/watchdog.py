@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rbee_worker.process.host import EngineHost
 
@@ -12,7 +13,7 @@ CHECKS = 8  # in the time that a step may take
 
 
 class Watchdog:
-    """Ends an engine that has requests and is silent for `timeout_s`. One engine, one watch.
+    """Ends an engine that has requests and is silent for `timeout_s` (0: never).
 
     An engine tells something in every step, at the latest a quarter of a second after the last
     time, so silence is a step that goes on.
@@ -26,8 +27,19 @@ class Watchdog:
         """The engine has told something."""
         self._heard += 1
 
-    async def watch(self, host: EngineHost, busy: Callable[[], bool]) -> None:
-        """Watch until the engine is ended or the task is cancelled. busy: it has requests."""
+    @contextmanager
+    def over(self, host: EngineHost, busy: Callable[[], bool]) -> Iterator[None]:
+        """Inside, a step of the engine that takes too long is its last. busy: it has requests."""
+        if not self._timeout_s:
+            yield
+            return
+        watch = asyncio.create_task(self._watch(host, busy), name="engine-watchdog")
+        try:
+            yield
+        finally:
+            watch.cancel()
+
+    async def _watch(self, host: EngineHost, busy: Callable[[], bool]) -> None:
         before, since = self._heard, time.monotonic()
         while True:
             await asyncio.sleep(self._timeout_s / CHECKS)
