@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -16,12 +17,15 @@ _OTHERWISE = ("--help", "-h", "--url")  # options with which these commands need
 def main() -> None:
     """Console script `rbee-worker`: runs a command and exits with its code."""
     whole_streams()
+    gc.disable()  # imports make objects to stay; looking for garbage among them takes a tenth
     # No command multiplies matrices with numpy, whose threads would spin from its import on.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         with child.early(_wants_engine(sys.argv[1:])):
             from rbee_worker.cli.app import run  # imported late: it takes a quarter of a second
 
+            gc.freeze()
+            gc.enable()
             code = run()
     except (ImportError, OSError, MemoryError) as error:  # before a command could begin
         code = _cannot_begin(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -31,9 +32,12 @@ async def open_engine(
     """
     began = time.perf_counter()
     progress = Progress(quiet=quiet)
+    gc.disable()  # a vocabulary is many objects to stay: no garbage is looked for among them
     client = await EngineClient.start(settings, on_loading=progress, text=text)
     try:
         info = await client.ready()
+        gc.freeze()
+        gc.enable()
         progress.done()
         seconds = round(time.perf_counter() - began, 3)
         _log.info(
@@ -44,6 +48,7 @@ async def open_engine(
             note(said)
         yield client
     finally:
+        gc.enable()
         progress.done()
         await client.close()
 
