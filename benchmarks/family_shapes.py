@@ -55,9 +55,24 @@ _RECURRENT = {
     "num_key_value_heads": None,
     "max_position_embeddings": None,
 }
+_HEADED = {"mamba_n_heads": 32, "mamba_d_state": 128}
+
+
+def _fourths(layers: int) -> list[int]:
+    """The numbers of every fourth of `layers` layers: those of a hybrid that have attention."""
+    return list(range(3, layers, 4))
+
+
+def _every_fourth(layers: int) -> list[str]:
+    """The same as kinds of layers."""
+    full = _fourths(layers)
+    return ["full_attention" if n in full else "linear_attention" for n in range(layers)]
+
+
 _CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
 
-# model_type -> what differs from _BASE; None removes a key.
+# model_type -> what differs from _BASE; None removes a key, a function gives its value for a number
+# of layers.
 FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "llama": {},
     "mistral": {"sliding_window": 4096},
@@ -151,6 +166,14 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "mamba": _RECURRENT,
     "falcon_mamba": _RECURRENT,
     "mamba2": {**_RECURRENT, "num_heads": 32, "head_dim": 64, "n_groups": 1},
+    "granitemoehybrid": {
+        **_FEW,
+        **_MUP,
+        **_HEADED,
+        "shared_intermediate_size": 768,
+        "layer_types": _every_fourth,
+    },
+    "bamba": {**_HEADED, "attn_layer_indices": _fourths},
 }
 _OWN_WORDS = {"mpt": "n_layers", "gpt_bigcode": "n_layer"}  # families with keys of their own
 
@@ -170,6 +193,7 @@ def _config(family: str, layers: int) -> dict[str, Any]:
     named = _OWN_WORDS.get(family, LAYERS)
     base = {} if family in _OWN_WORDS else _BASE
     values = {**base, **FAMILIES[family], "model_type": family, named: layers}
+    values = {k: v(layers) if callable(v) else v for k, v in values.items()}
     kept = {k: v for k, v in values.items() if v is not None}
     if "q_lora_rank" in FAMILIES[family]:
         kept["q_lora_rank"] = FAMILIES[family]["q_lora_rank"]  # None says something here

@@ -43,6 +43,7 @@ SIZES: dict[str, dict[str, Any]] = {
 RESOLVED = {
     "head_dim",  # width
     "layer_types",  # kinds
+    "mamba_d_head",  # columns
     "moe_layers",  # mixtures
     "no_rope_layers",  # rotates
     "num_key_value_heads",  # kv_heads
@@ -52,6 +53,11 @@ RESOLVED = {
 }
 # (type, field): why transformers' class is no measure of it.
 EXCEPTIONS: dict[tuple[str, str], str] = {
+    ("bamba", "attn_rotary_emb"): "of published files; the class rotates half of each head",
+    ("bamba", "layer_types"): "of GGUF files",
+    ("bamba", "mamba_d_ssm"): "of GGUF files",
+    ("bamba", "position_embedding_type"): "of GGUF files",
+    ("bamba", "time_step_limit"): "the class writes what its absence means",
     ("deepseek_v2", "moe_layer_freq"): "of the model's own code",
     ("deepseek_v2", "num_nextn_predict_layers"): "of the model's own code",
     ("deepseek_v2", "qk_head_dim"): "the two parts together: GGUF files say it",
@@ -79,6 +85,8 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("gpt_oss", "initial_context_length"): "published files have it; nothing reads it",
     ("falcon_mamba", "intermediate_size"): "0 is expand times the width, which the class writes",
     ("falcon_mamba", "max_position_embeddings"): "no file says it: there is no limit",
+    ("granitemoehybrid", "mamba_d_ssm"): "of GGUF files",
+    ("granitemoehybrid", "time_step_limit"): "the class writes what its absence means",
     ("mamba", "intermediate_size"): "0 is expand times the width, which the class writes",
     ("mamba", "max_position_embeddings"): "no file says it: there is no limit",
     ("mamba2", "intermediate_size"): "0 is expand times the width; the class has no such key",
@@ -193,6 +201,7 @@ def test_what_an_absent_key_means(model_type: str, changes: dict[str, Any]) -> N
 
 # Where null is taken though transformers refuses it or fails: what a GGUF file without it means.
 LENIENT: dict[tuple[str, str], str] = {
+    ("bamba", "mamba_d_head"): "what mamba_n_heads leave of the columns",
     ("deepseek_v2", "n_routed_experts"): "no layer is a mixture",
     ("deepseek_v2", "n_shared_experts"): "nothing is shared",
     ("deepseek_v2", "qk_nope_head_dim"): "what qk_head_dim leaves",
@@ -207,6 +216,8 @@ LENIENT: dict[tuple[str, str], str] = {
     ("gemma3_text", "sliding_window"): "every layer sees all keys",
     ("granite", "attention_multiplier"): "one over the root of a head's width",
     ("granitemoe", "attention_multiplier"): "one over the root of a head's width",
+    ("granitemoehybrid", "attention_multiplier"): "one over the root of a head's width",
+    ("granitemoehybrid", "mamba_d_head"): "what mamba_n_heads leave of the columns",
     ("granitemoeshared", "attention_multiplier"): "one over the root of a head's width",
     ("mamba2", "head_dim"): "what num_heads leave of the columns",
     ("llama4_text", "use_qk_norm"): "as the published size with so many experts",
@@ -214,7 +225,9 @@ LENIENT: dict[tuple[str, str], str] = {
     ("phi3", "original_max_position_embeddings"): "max_position_embeddings",
 }
 # Where null is refused though transformers' config takes it: its model then fails.
+_MAMBA = ("n_heads", "n_groups", "d_state", "d_conv", "expand", "conv_bias", "proj_bias")
 STRICT = {
+    *((kind, f"mamba_{what}") for kind in ("bamba", "granitemoehybrid") for what in _MAMBA),
     ("gemma3_text", "sliding_window_pattern"),
     ("cohere", "layer_norm_eps"),
     ("cohere", "logit_scale"),
@@ -223,7 +236,7 @@ STRICT = {
     ("falcon", "layer_norm_epsilon"),
     *(
         (kind, f"{what}")
-        for kind in ("granitemoe", "granitemoeshared")
+        for kind in ("granitemoe", "granitemoehybrid", "granitemoeshared")
         for what in (
             "embedding_multiplier",
             "residual_multiplier",

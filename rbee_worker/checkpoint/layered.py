@@ -2,8 +2,8 @@
 
 Values for the layers without a sliding window, and lists with one value per layer, become entries
 of `per_layer_config`. Feed-forward blocks that are twice as wide in the layers that share keys
-become `use_double_wide_mlp`. A file that says only that every nth layer has full attention gets the
-whole list as `layer_types`.
+become `use_double_wide_mlp`. Layers without KV heads get their kind in `layer_types`. A file that
+says only that every nth layer has full attention gets the whole list as `layer_types`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from rbee_worker.errors import UnsupportedModel
 
 FULL = "full_attention"
+MOST = 1 << 17  # layers: no file has more tensors
 _ELSE = "use another model, or its safetensors directory"
 
 
@@ -22,6 +23,7 @@ def by_layers(config: dict[str, Any], where: str) -> None:
         count = range(1, config["num_hidden_layers"] + 1)
         config["layer_types"] = ["sliding_attention" if n % nth else FULL for n in count]
     types = config.get("layer_types") or []
+    _kinds(config, where)
     own: dict[str, dict[str, Any]] = {}
     full = dict(config.pop("unwindowed", {}))
     for same in ("v_head_dim", "rotary_dim"):
@@ -35,6 +37,23 @@ def by_layers(config: dict[str, Any], where: str) -> None:
         entry.setdefault("rope_type", "default")
     if own:
         config["per_layer_config"] = own
+
+
+def _kinds(config: dict[str, Any], where: str) -> None:
+    """Replace `key_heads`, the KV heads of each layer (or of all), by kind of those without any."""
+    for kind, heads in config.pop("key_heads", {}).items():
+        # Nobody makes a list as long as a damaged file may want it.
+        layers = min(MOST, config["num_hidden_layers"])
+        counts = heads if isinstance(heads, list) else [heads] * layers
+        if isinstance(heads, list):
+            _one_a_layer(heads, config, where, "attention.head_count_kv")
+        some = {n for n in counts if n}
+        if len(some) > 1:
+            raise UnsupportedModel(
+                f"{where}: attention.head_count_kv differs from layer to layer.", fix=_ELSE
+            )
+        config["num_key_value_heads"] = max(some, default=config["num_attention_heads"])
+        config["layer_types"] = [FULL if n else kind for n in counts]
 
 
 def _key_heads(

@@ -15,7 +15,8 @@ CONV, SCAN = "conv", "h"  # tensors of the state
 
 @dataclass(frozen=True)
 class CausalConv:
-    """A convolution per column over a row and the K - 1 rows before it, then `act`.
+    """A convolution per column over a row and the K - 1 rows before it, then `act` (None: no
+    activation).
 
     taps: float32 [K * width], the oldest row's first. The state is tensor `CONV` at `where`.
     """
@@ -23,7 +24,7 @@ class CausalConv:
     ops: Ops
     taps: Array
     bias: Array | None
-    act: Activation
+    act: Activation | None
     where: StateRef
 
     def __call__(self, x: Array, batch: Batch) -> Array:
@@ -72,9 +73,9 @@ class HeadedSpace:
     """out(norm(scan(conv x) * silu(gate))); x, B and C are convolved together (Dao & Gu 2024).
 
     into: the projection to the gate, to x, B and C, and to dt of each head; shared: the number of
-    columns of B, and of C; bias, rates, skip, groups: see `Ops.ssd`. where: this layer's place in
-    the state, h is tensor `SCAN`. Projections are precise, because their errors would last in the
-    state.
+    columns of B, and of C; bias, rates, skip, groups: see `Ops.ssd`; norm None: there is none.
+    where: this layer's place in the state, h is tensor `SCAN`. Projections are precise, because
+    their errors would last in the state.
     """
 
     ops: Ops
@@ -84,7 +85,7 @@ class HeadedSpace:
     bias: Array
     rates: Array
     skip: Array
-    norm: Callable[[Array], Array]
+    norm: Callable[[Array], Array] | None
     out: Linear
     where: StateRef
     groups: int = 1
@@ -98,4 +99,5 @@ class HeadedSpace:
         mixed = self.ops.ssd(
             x, dt, b, c, gate, *vectors, self.where, SCAN, batch, groups=self.groups
         )
-        return self.out(self.norm(mixed), batch, precise=True)
+        normed = mixed if self.norm is None else self.norm(mixed)
+        return self.out(normed, batch, precise=True)

@@ -66,10 +66,11 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen3_moe": Architecture("mixture.Qwen3Moe", "mixture.build_qwen3", "Qwen 3 MoE"),
     "smollm3": Architecture("llama.SmolLM3", "llama.build", "SmolLM3"),
     "granite": Architecture("llama.Granite", "llama.build_granite", "Granite 3"),
-    "granitemoe": Architecture("mixture.GraniteMoe", "mixture.build_granite", "Granite 3 MoE"),
+    "granitemoe": Architecture("granitemoe.Config", "granitemoe.build", "Granite 3 MoE"),
     "granitemoeshared": Architecture(
-        "mixture.GraniteMoeShared", "mixture.build_granite_shared", "Granite 3 MoE, shared"
+        "granitemoe.Shared", "granitemoe.build_shared", "Granite 3 MoE, shared"
     ),
+    "granitemoehybrid": Architecture("granitemoe.Hybrid", "granitemoe.build_hybrid", "Granite 4"),
     "helium": Architecture("llama.Helium", "llama.build_helium", "Helium"),
     "gemma": Architecture("gemma.Config", "gemma.build", "Gemma 1"),
     "gemma2": Architecture("gemma.Gemma2", "gemma.build_second", "Gemma 2"),
@@ -106,6 +107,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mamba": Architecture("mamba.Config", "mamba.build", "Mamba"),
     "falcon_mamba": Architecture("mamba.Falcon", "mamba.build", "Falcon-Mamba"),
     "mamba2": Architecture("mamba2.Config", "mamba2.build", "Mamba 2, Codestral Mamba"),
+    "bamba": Architecture("bamba.Config", "bamba.build", "Bamba"),
 }
 
 

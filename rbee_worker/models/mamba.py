@@ -16,6 +16,7 @@ from rbee_worker.layers.norm import RMSNorm
 from rbee_worker.layers.state_space import CONV, SCAN, SelectiveSpace
 from rbee_worker.models import state_spaces
 from rbee_worker.models.base import Decoder
+from rbee_worker.models.causal_conv import conv
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops.cells import by_cell, scan_shape
 from rbee_worker.state.specs import Fixed
@@ -72,7 +73,7 @@ def _mixer(w: Weights, c: Config) -> SelectiveSpace:
     return SelectiveSpace(
         ops=w.ops,
         into=replace(into, widths=(inner, inner)),
-        conv=state_spaces.conv(w, c, inner, where),
+        conv=conv(w, inner, c.conv_kernel, where, bias=c.use_conv_bias, act=c.hidden_act),
         parameters=replace(of_x, widths=(c.rank, states, states)),
         step=w.linear("dt_proj", c.rank, inner, bias=True),
         rates=w.ops.vector([packed_floats(by_cell(rates.T))]),

@@ -6,6 +6,7 @@ functions here convert them back, exactly.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -186,6 +187,32 @@ def _mamba2_config(ckpt: Checkpoint) -> dict[str, Any]:
     return {"head_dim": inner // c["num_heads"], "expand": inner // c["hidden_size"]}
 
 
+def _headed_config(ckpt: Checkpoint) -> dict[str, Any]:
+    """The same for hybrids of Mamba 2, whose class takes null for a limit and then fails."""
+    c = ckpt.config
+    if ckpt.kind != "gguf":
+        return {}
+    inner = c["mamba_d_ssm"]
+    return {
+        "mamba_d_head": inner // c["mamba_n_heads"],
+        "mamba_expand": inner // c["hidden_size"],
+        "time_step_limit": [0.0, math.inf],
+    }
+
+
+def _bamba_config(ckpt: Checkpoint) -> dict[str, Any]:
+    """And the numbers of the layers with attention, whose kinds a GGUF file has."""
+    if ckpt.kind != "gguf":
+        return {}
+    full = [n for n, kind in enumerate(ckpt.config["layer_types"]) if kind == "full_attention"]
+    # Keys of a property of HF's class are None, which is not passed.
+    return {**_headed_config(ckpt), "attn_layer_indices": full, "layer_types": None}
+
+
+def _granite_hybrid_config(ckpt: Checkpoint) -> dict[str, Any]:
+    return _granite_config(ckpt) | _headed_config(ckpt)
+
+
 # By `model_type`: converts a file's tensors to the form of HF's class.
 REGROUPED: Mapping[str, Callable[[Tensors, Mapping[str, Any]], Tensors]] = {
     "deepseek_v2": _deepseek,
@@ -196,6 +223,7 @@ REGROUPED: Mapping[str, Callable[[Tensors, Mapping[str, Any]], Tensors]] = {
 }
 # By `model_type`: config values that a file leaves out; None is a value.
 GATHERED: Mapping[str, Callable[[Checkpoint], dict[str, Any]]] = {
+    "bamba": _bamba_config,
     "deepseek_v2": _deepseek_config,
     "deepseek_v3": _deepseek_config,
     "dots1": _small_experts_config,
@@ -206,6 +234,7 @@ GATHERED: Mapping[str, Callable[[Checkpoint], dict[str, Any]]] = {
     "gemma3_text": _gemma_config,
     "granite": _granite_config,
     "granitemoe": _granite_config,
+    "granitemoehybrid": _granite_hybrid_config,
     "granitemoeshared": _granite_config,
     "mamba2": _mamba2_config,
     "phi3": _phi3_config,

@@ -10,6 +10,7 @@ from tests.archs import (
     gpt,
     gptoss,
     hunyuan_v1_dense,
+    hybrid,
     latent,
     llama,
     llama4,
@@ -68,5 +69,6 @@ _GROUPS = (
     seed_oss,
     arcee,
     mamba,
+    hybrid,
 )
 ARCHS: tuple[Arch, ...] = tuple(arch for group in _GROUPS for arch in group.ARCHS)

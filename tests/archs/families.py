@@ -249,6 +249,13 @@ FAMILIES: tuple[Family, ...] = (
         gguf="granitehybrid",
     ),
     Family(
+        "Bamba",
+        ("bamba",),
+        "Mamba2 + attn mix, partial rotary 0.5, MLPs",
+        rotary="pairs",
+        gguf="granitehybrid",
+    ),
+    Family(
         "ModernBERT",
         ("modernbert",),
         "not generative: embeddings/rerank/fill-mask; alternating local 128, GeGLU, dual θ",

@@ -34,7 +34,9 @@ KEYS: dict[str, Any] = {
 def unsaid() -> Iterator[tuple[str, str, str]]:
     """(GGUF architecture, model_type, field) of all that no key, constant or tensor of a table
     says."""
-    for name, row in GGUF_ARCHITECTURES.items():
+    rows = [*GGUF_ARCHITECTURES.items()]
+    rows += [(name, other) for name, row in rows for _, other in row.instead]
+    for name, row in rows:
         said = {key.hf.partition(".")[0] for key in row.keys} | {*row.constants, *DERIVED}
         said |= {key.partition(".")[0] for key in row.present} | {*row.absent, *row.alone}
         said |= {*row.rows}
@@ -75,6 +77,12 @@ _MOE = {"expert_count": 8, "expert_used_count": 2, "expert_feed_forward_length":
 _SSM_SIZES = {"conv_kernel": 4, "inner_size": 96, "state_size": 16, "time_step_rank": 4}
 _MLA = {"attention__kv_lora_rank": 16, "rope__dimension_count": 8, "attention__value_length": 8}
 _SSM = {f"ssm__{k}": n for k, n in _SSM_SIZES.items()}
+_HYBRID = {
+    **_SSM,
+    "ssm__group_count": 2,
+    "attention__head_count_kv": [0, 2] * 6,
+    "expert_shared_feed_forward_length": 32,
+}
 _PATTERN = "attention__sliding_window_pattern"
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -156,6 +164,24 @@ FULL, SLIDING = "full_attention", "sliding_attention"
             "mamba2",
             _SSM | {"ssm__group_count": 2},
             {"num_heads": 4, "width": 24, "time_step_limit": None, "use_conv_bias": False},
+        ),
+        (
+            "granitehybrid",
+            _HYBRID | {"logit_scale": 4.0, "expert_count": 8, "expert_used_count": 2},
+            {
+                "attention_multiplier": None,
+                "residual_multiplier": 1.0,
+                "kinds": ["linear_attention", FULL] * 6,
+                "rotates": [False, True] * 6,
+                "inner": 96,
+                "columns": 24,
+                "mamba_conv_bias": False,
+            },
+        ),
+        (
+            "granitehybrid",
+            _HYBRID | {"rope__scaling__finetuned": False},  # without multipliers: Bamba
+            {"kinds": ["linear_attention", FULL] * 6, "rotates": [False] * 12, "mlp_bias": False},
         ),
     ],
 )  # fmt: skip

@@ -63,8 +63,33 @@ def test_blocks_twice_as_wide_where_keys_are_shared() -> None:
 
 
 @pytest.mark.parametrize(
+    ("heads", "count", "kinds"),
+    [
+        ([0, 2, 0, 2], 2, ["conv", "full_attention"] * 2),
+        (2, 2, ["full_attention"] * 4),
+        (0, 4, ["conv"] * 4),  # as many as of queries, where nothing reads it
+    ],
+)
+def test_layers_without_key_heads(heads: Any, count: int, kinds: list[str]) -> None:
+    config = {
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "key_heads": {"conv": heads},
+    }
+    by_layers(config, "x")
+    assert config == {
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": count,
+        "layer_types": kinds,
+    }
+
+
+@pytest.mark.parametrize(
     ("more", "says"),
     [
+        ({"key_heads": {"conv": [2, 0, 1, 0]}}, "attention.head_count_kv differs from layer to"),
+        ({"key_heads": {"conv": [2, 0]}}, "attention.head_count_kv has 2 values for 4 layers"),
         ({"num_key_value_heads": [2, 1]}, "attention.head_count_kv has 2 values for 4 layers"),
         ({"intermediate_size": [96, 192]}, "feed_forward_length has 2 values for 4 layers"),
         ({"intermediate_size": [96, 96, 192, 192]}, "feed_forward_length differs from layer to"),

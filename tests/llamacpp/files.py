@@ -17,6 +17,9 @@ CONVERT = Path(__file__).with_name("convert.py")
 # Published checkpoints name their architecture otherwise than transformers' class is called today.
 PUBLISHED = {"MptForCausalLM": "MPTForCausalLM", "PhimoeForCausalLM": "PhiMoEForCausalLM"}
 KEYS = {"deepseek_v3": {"scoring_func": "sigmoid", "topk_method": "noaux_tc"}}
+# Hybrids whose published files have other words for the kinds of layers.
+HYBRIDS = ("granitemoehybrid",)
+WORDS = {"linear_attention": "mamba", "full_attention": "attention"}
 SPECIAL = ("<unk>", "<s>", "</s>")
 MERGES = ("t h", "th e")
 
@@ -33,6 +36,10 @@ def as_published(arch: Arch, folder: Path) -> str:
     if config["model_type"] == "falcon" and not config["new_decoder_architecture"]:
         # transformers 5 tells the converter that there are as many as heads of queries.
         config["num_kv_heads"] = 1 if config["multi_query"] else config["num_attention_heads"]
+    if config["model_type"] == "bamba":
+        config["attn_rotary_emb"] = config["hidden_size"] // config["num_attention_heads"] // 2
+    if config["model_type"] in HYBRIDS:
+        config["layer_types"] = [WORDS.get(kind, kind) for kind in config["layer_types"]]
     path.write_text(json.dumps(config))
     return names[0] if names else ""
 

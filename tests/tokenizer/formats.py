@@ -224,7 +224,7 @@ FORMATS: dict[str, Format] = {
         GRANITE,
         ("<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>"),
         ("<|end_of_text|>",),
-        ("granite", "granitemoe", "granitemoeshared"),
+        ("granite", "granitemoe", "granitemoeshared", "granitemoehybrid"),
         config=("<|end_of_text|>",),
     ),
     "command-r": Format(
@@ -319,6 +319,13 @@ FORMATS: dict[str, Format] = {
     ),
     "none, </s>": Format(
         None, ("<s>", "</s>"), ("</s>",), ("helium", "nemotron"), config=("</s>",)
+    ),
+    "none, <|end_of_text|>": Format(
+        None,
+        ("<|begin_of_text|>", "<|end_of_text|>"),
+        ("<|end_of_text|>",),
+        ("bamba",),
+        config=("<|end_of_text|>",),
     ),
     "none, |ENDOFTEXT|": Format(
         None, ("|ENDOFTEXT|",), ("|ENDOFTEXT|",), ("persimmon",), config=("|ENDOFTEXT|",)

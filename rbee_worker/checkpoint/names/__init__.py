@@ -15,6 +15,7 @@ from rbee_worker.checkpoint.names import (
     gemma4,
     gpt,
     gptoss,
+    hybrid,
     llama,
     llama4,
     mixtures,
@@ -53,4 +54,5 @@ GGUF_ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     | llama4.ARCHITECTURES
     | mixtures.ARCHITECTURES
     | recurrent.ARCHITECTURES
+    | hybrid.ARCHITECTURES
 )

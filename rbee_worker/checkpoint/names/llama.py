@@ -9,6 +9,7 @@ from rbee_worker.checkpoint.names.rows import (
     DENSE_KEYS,
     EMBEDDING_ROWS,
     MLP_ROWS,
+    MULTIPLIER_KEYS,
     NO_WINDOWS,
     PRE_NORM_ROWS,
     QK_NORM_ROWS,
@@ -35,13 +36,7 @@ _LOCAL_EXPERTS = (
     Key("expert_count", "num_local_experts", "count"),
     Key("expert_used_count", "num_experts_per_tok", "count"),
 )
-_GRANITE_KEYS = (
-    *DENSE_KEYS,
-    Key("attention.scale", "attention_multiplier", "number"),
-    Key("embedding_scale", "embedding_multiplier", "number", default=1.0),
-    Key("residual_scale", "residual_multiplier", "number", default=1.0),
-    Key("logit_scale", "logits_scaling", "number", required=True),
-)
+_GRANITE_KEYS = DENSE_KEYS + MULTIPLIER_KEYS
 _QWEN_MOE_KEYS = (
     *DENSE_KEYS,
     Key("expert_count", "num_experts", "count", required=True),
