@@ -173,6 +173,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
         "shared_intermediate_size": 768,
         "layer_types": _every_fourth,
     },
+    "falcon_h1": {**_HEADED, "head_dim": 64, "mamba_d_ssm": 1536, "mamba_n_heads": 24},
     "bamba": {**_HEADED, "attn_layer_indices": _fourths},
 }
 _OWN_WORDS = {"mpt": "n_layers", "gpt_bigcode": "n_layer"}  # families with keys of their own

@@ -32,6 +32,7 @@ IDLE: Mapping[tuple[str, str], str] = {
     ("deepseek_v2", "partial_rotary_factor"): "qk_rope_head_dim says it",
     ("deepseek_v3", "head_dim"): "a head's width is that of its parts",
     ("deepseek_v3", "partial_rotary_factor"): "qk_rope_head_dim says it",
+    ("falcon_h1", "mamba_expand"): "mamba_d_ssm says it, which transformers writes too",
     ("falcon_mamba", "expand"): "intermediate_size says it, which transformers writes too",
     ("gemma2", "hidden_act"): "hidden_activation counts",
     ("gemma3_text", "hidden_act"): "hidden_activation counts",

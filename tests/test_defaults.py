@@ -83,6 +83,9 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("gpt_bigcode", "intermediate_size"): "0 is four times the width, as null is there",
     ("gpt_oss", "experts_per_token"): "published files have it beside num_experts_per_tok",
     ("gpt_oss", "initial_context_length"): "published files have it; nothing reads it",
+    ("falcon_h1", "mlp_multipliers"): "the class writes what its absence means",
+    ("falcon_h1", "ssm_multipliers"): "the class writes what its absence means",
+    ("falcon_h1", "time_step_limit"): "the class writes what its absence means",
     ("falcon_mamba", "intermediate_size"): "0 is expand times the width, which the class writes",
     ("falcon_mamba", "max_position_embeddings"): "no file says it: there is no limit",
     ("granitemoehybrid", "mamba_d_ssm"): "of GGUF files",
@@ -210,6 +213,7 @@ LENIENT: dict[tuple[str, str], str] = {
     ("deepseek_v3", "qk_nope_head_dim"): "what qk_head_dim leaves",
     ("exaone4", "sliding_window"): "every layer sees all keys, and has positions",
     ("exaone4", "sliding_window_pattern"): "refused unless layer_types or no window make it idle",
+    ("falcon_h1", "mamba_d_head"): "what mamba_n_heads leave of the columns",
     ("falcon_mamba", "mixer_rms_eps"): "that of the other norms",
     ("gemma2", "query_pre_attn_scalar"): "a head's width",
     ("gemma3_text", "query_pre_attn_scalar"): "a head's width",
@@ -225,9 +229,14 @@ LENIENT: dict[tuple[str, str], str] = {
     ("phi3", "original_max_position_embeddings"): "max_position_embeddings",
 }
 # Where null is refused though transformers' config takes it: its model then fails.
+_HEADED = ("bamba", "falcon_h1", "granitemoehybrid")
+_FACTORS = (*("embedding", "lm_head", "key", "attention_in", "attention_out", "ssm_in", "ssm_out"),)
 _MAMBA = ("n_heads", "n_groups", "d_state", "d_conv", "expand", "conv_bias", "proj_bias")
 STRICT = {
-    *((kind, f"mamba_{what}") for kind in ("bamba", "granitemoehybrid") for what in _MAMBA),
+    *((kind, f"mamba_{what}") for kind in _HEADED for what in _MAMBA),
+    *(("falcon_h1", f"{what}_multiplier") for what in _FACTORS),
+    *(("falcon_h1", what) for what in ("mamba_rms_norm", "mamba_norm_before_gate")),
+    ("falcon_h1", "projectors_bias"),
     ("gemma3_text", "sliding_window_pattern"),
     ("cohere", "layer_norm_eps"),
     ("cohere", "logit_scale"),

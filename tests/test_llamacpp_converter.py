@@ -70,6 +70,7 @@ CANNOT: Mapping[str, str] = {
     "deepseek-v3-one-group": "rotary pairs are neighbours",
     "llama4-chunks": "chunks and layers without positions are those of the published sizes",
     "llama4-no-norm-with-images": PATTERN,
+    "falcon-h1-norm-first": "norms follow the gate, and the converter fails at biases",
     "granite4-rotary": "a layer with attention beside recurrent ones has no positions",
     "mamba-biases": INNER,
     "falcon-mamba-inner": INNER,

@@ -96,6 +96,8 @@ CASES: list[tuple[str, dict[str, Any], type[ModelError], str]] = [
     ("granite4", {"num_experts_per_tok": 7}, CheckpointError, "num_experts_per_tok is 7"),
     ("granite4", {"shared_intermediate_size": 0}, CheckpointError, "shared_intermediate_size = 0"),
     ("bamba", {"attn_rotary_emb": 16}, UnsupportedModel, "attn_rotary_emb is 16, but 8 columns"),
+    ("falcon-h1", {"ssm_multipliers": [1.0]}, CheckpointError, "ssm_multipliers is [1.0], not 5"),
+    ("falcon-h1", {"mlp_multipliers": [1.0, "x"]}, CheckpointError, "mlp_multipliers is [1.0, "),
     ("phimoe", {"num_experts_per_tok": 1}, UnsupportedModel, "1 of 4 experts"),
     ("starcoder2", {"norm_type": "rms_norm"}, UnsupportedModel, "norm_type is 'rms_norm'"),
     (

@@ -93,11 +93,27 @@ class HeadedSpace:
     def __call__(self, x: Array, batch: Batch) -> Array:
         """x [N, dim] -> [N, dim]"""
         gate, convolved, dt = self.into.split(x, batch, precise=True)
-        parts = (self.into.widths[0], self.shared, self.shared)
-        x, b, c = self.ops.split(self.conv(convolved, batch), parts)
-        vectors = (self.bias, self.rates, self.skip)
-        mixed = self.ops.ssd(
-            x, dt, b, c, gate, *vectors, self.where, SCAN, batch, groups=self.groups
-        )
+        mixed = self.scanned(convolved, dt, gate, batch)
         normed = mixed if self.norm is None else self.norm(mixed)
         return self.out(normed, batch, precise=True)
+
+    def scanned(self, x: Array, dt: Array, gate: Array | None, batch: Batch) -> Array:
+        """The scan of x, B and C before their convolution, times silu(gate), if there is one."""
+        parts = (self.into.widths[0], self.shared, self.shared)
+        x, b, c = self.ops.split(self.conv(x, batch), parts)
+        vectors = (self.bias, self.rates, self.skip)
+        return self.ops.ssd(
+            x, dt, b, c, gate, *vectors, self.where, SCAN, batch, groups=self.groups
+        )
+
+
+class NormedSpace(HeadedSpace):
+    """out(norm(scan(conv x)) * silu(gate)): the norm comes before the gate."""
+
+    def __call__(self, x: Array, batch: Batch) -> Array:
+        """x [N, dim] -> [N, dim]"""
+        gate, convolved, dt = self.into.split(x, batch, precise=True)
+        mixed = self.scanned(convolved, dt, None, batch)
+        normed = mixed if self.norm is None else self.norm(mixed)
+        gated = self.ops.multiply(normed, self.ops.act(gate, "silu"))
+        return self.out(gated, batch, precise=True)

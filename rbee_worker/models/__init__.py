@@ -108,6 +108,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "falcon_mamba": Architecture("mamba.Falcon", "mamba.build", "Falcon-Mamba"),
     "mamba2": Architecture("mamba2.Config", "mamba2.build", "Mamba 2, Codestral Mamba"),
     "bamba": Architecture("bamba.Config", "bamba.build", "Bamba"),
+    "falcon_h1": Architecture("falcon_h1.Config", "falcon_h1.build", "Falcon-H1"),
 }
 
 

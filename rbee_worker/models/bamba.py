@@ -53,7 +53,6 @@ def build(c: Config, w: Weights) -> Decoder:
     return hybrid.build(
         c,
         w,
+        hybrid.either(c, w),
         lambda at, layer: parts.gated_mlp(at.sub("feed_forward"), c, bias=c.mlp_bias),
-        mlp_norm="pre_ff_layernorm",
-        norm="model.final_layernorm",
     )

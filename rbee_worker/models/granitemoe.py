@@ -87,10 +87,10 @@ def build_hybrid(c: Hybrid, w: Weights) -> Decoder:
     return hybrid.build(
         c,
         w,
+        hybrid.either(c, w, scale=c.attention_multiplier),
         _feed_forward(c, w, c.num_local_experts, c.shared_intermediate_size),
         mlp_norm="post_attention_layernorm",
         norm="model.norm",
-        attention_scale=c.attention_multiplier,
         by=c.multipliers,
     )
 

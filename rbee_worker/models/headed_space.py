@@ -11,10 +11,11 @@ import numpy as np
 from rbee_worker.checkpoint.ops import floats, packed_floats
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 from rbee_worker.layers.norm import GroupNorm
-from rbee_worker.layers.state_space import CONV, SCAN, HeadedSpace
+from rbee_worker.layers.state_space import CONV, SCAN, HeadedSpace, NormedSpace
 from rbee_worker.models.causal_conv import check_kernel, conv
 from rbee_worker.models.config import positive
 from rbee_worker.models.weights import Weights
+from rbee_worker.ops.batch import Array
 from rbee_worker.ops.cells import scan_shape
 from rbee_worker.state.specs import Fixed
 
@@ -78,9 +79,12 @@ def headed_space(
     bias: bool = False,
     out_bias: bool = False,
     conv_bias: bool = True,
+    norm_first: bool = False,
+    factors: Array | None = None,
 ) -> HeadedSpace:
     """The mixer at the cursor. act: of the convolution; eps: of the norm of the gated result (None:
-    there is no norm); bias, out_bias: of the first and of the last projection."""
+    there is no norm); bias, out_bias: of the first and of the last projection; norm_first: the norm
+    comes before the gate; factors: of the first projection's columns."""
     width = s.inner // s.heads
     shapes = ((CONV, (s.kernel - 1, s.convolved)), (SCAN, scan_shape(s.states, width, s.heads)))
     where = w.states.add(Fixed(shapes))
@@ -90,9 +94,10 @@ def headed_space(
     if eps is not None:
         gains = w.ops.vector([w.packed("norm.weight", (s.inner,))])
         norm = GroupNorm(w.ops, gains, eps, s.groups)
-    return HeadedSpace(
+    kind = NormedSpace if norm_first else HeadedSpace
+    return kind(
         ops=w.ops,
-        into=replace(into, widths=(s.inner, s.convolved, s.heads)),
+        into=replace(into, widths=(s.inner, s.convolved, s.heads), factors=factors),
         conv=conv(w, s.convolved, s.kernel, where, bias=conv_bias, act=act),
         shared=s.shared,
         bias=w.ops.vector([w.packed("dt_bias", (s.heads,))]),

@@ -90,24 +90,14 @@ def sizes(c: Config) -> headed_space.Sizes:
     return found
 
 
-def build(
-    c: Config,
-    w: Weights,
-    feed_forward: Callable[[Weights, LayerPlan], FeedForward],
-    *,
-    mlp_norm: str,
-    norm: str,
-    attention_scale: float | None = None,
-    by: prenorm.Multipliers = _PLAIN,
-) -> Decoder:
-    """The model. feed_forward(cursor at a layer, the layer's plan): the second half of a layer;
-    mlp_norm: the name of the norm before it; norm: of the last norm.
+def either(
+    c: Config, w: Weights, *, scale: float | None = None
+) -> Callable[[Weights, LayerPlan], Mixer]:
+    """Makes a layer's mixer, which is recurrent or attention; scale: of attention's scores.
 
     Raises CheckpointError, UnsupportedModel.
     """
-    parts.check(c)
-    space = sizes(c)
-    plans = plan_layers(c, parts.rope_of(w, c))
+    space, bias = sizes(c), c.attention_bias
 
     def mixer(at: Weights, layer: LayerPlan) -> Mixer:
         if layer.kind == RECURRENT:
@@ -120,10 +110,29 @@ def build(
                 out_bias=c.mamba_proj_bias,
                 conv_bias=c.mamba_conv_bias,
             )
-        bias = c.attention_bias
-        return parts.attention(
-            at.sub("self_attn"), c, layer=layer, bias=bias, out_bias=bias, scale=attention_scale
-        )
+        mix = at.sub("self_attn")
+        return parts.attention(mix, c, layer=layer, bias=bias, out_bias=bias, scale=scale)
+
+    return mixer
+
+
+def build(
+    c: Config,
+    w: Weights,
+    mixer: Callable[[Weights, LayerPlan], Mixer],
+    feed_forward: Callable[[Weights, LayerPlan], FeedForward],
+    *,
+    mlp_norm: str = "pre_ff_layernorm",
+    norm: str = "model.final_layernorm",
+    by: prenorm.Multipliers = _PLAIN,
+) -> Decoder:
+    """The model. mixer, feed_forward (cursor at a layer, the layer's plan): its halves; mlp_norm:
+    the name of the norm before the second; norm: of the last norm.
+
+    Raises CheckpointError, UnsupportedModel.
+    """
+    parts.check(c)
+    plans = plan_layers(c, parts.rope_of(w, c))
 
     def block(at: Weights, layer: LayerPlan) -> PreNorm:
         return PreNorm(

@@ -200,6 +200,12 @@ def _headed_config(ckpt: Checkpoint) -> dict[str, Any]:
     }
 
 
+def _falcon_h1_config(ckpt: Checkpoint) -> dict[str, Any]:
+    """Sizes as of other hybrids; HF's class has the columns of the recurrence."""
+    found = _headed_config(ckpt)
+    return {key: value for key, value in found.items() if key != "mamba_expand"}
+
+
 def _bamba_config(ckpt: Checkpoint) -> dict[str, Any]:
     """And the numbers of the layers with attention, whose kinds a GGUF file has."""
     if ckpt.kind != "gguf":
@@ -229,6 +235,7 @@ GATHERED: Mapping[str, Callable[[Checkpoint], dict[str, Any]]] = {
     "dots1": _small_experts_config,
     "exaone4": _exaone4_config,
     "falcon": _falcon_config,
+    "falcon_h1": _falcon_h1_config,
     "falcon_mamba": _falcon_mamba_config,
     "gemma2": _gemma_config,
     "gemma3_text": _gemma_config,

@@ -5,6 +5,7 @@ from tests.archs import (
     dense,
     dots1,
     exaone4,
+    falcon_h1,
     gemma,
     gemma4,
     gpt,
@@ -70,5 +71,6 @@ _GROUPS = (
     arcee,
     mamba,
     hybrid,
+    falcon_h1,
 )
 ARCHS: tuple[Arch, ...] = tuple(arch for group in _GROUPS for arch in group.ARCHS)

@@ -256,6 +256,13 @@ FAMILIES: tuple[Family, ...] = (
         gguf="granitehybrid",
     ),
     Family(
+        "Falcon-H1",
+        ("falcon_h1",),
+        "Mamba2 and attn side by side, multipliers everywhere",
+        rotary="halves",
+        gguf="falcon-h1",
+    ),
+    Family(
         "ModernBERT",
         ("modernbert",),
         "not generative: embeddings/rerank/fill-mask; alternating local 128, GeGLU, dual θ",

@@ -175,6 +175,8 @@ class Selective(Case):
 class Heads(Case):
     """`Ops.ssd`; heads of any width, one group and several."""
 
+    gated = True
+
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
         count, states = sum(self.lengths), self.rng.choice([1, 5, 16, 34])
@@ -184,18 +186,19 @@ class Heads(Case):
         self.bias, self.skip = self.normal(heads), self.normal(heads)
         self.rates = -torch.exp(self.normal(heads, scale=2.0))
         shared = self.groups * states
-        shapes = (width, heads, shared, shared, width)  # x, dt, b, c, gate
-        self.rows = [self.normal(count, n) for n in shapes]
+        shapes = (width, heads, shared, shared, width)[: 5 if self.gated else 4]
+        self.rows = [self.normal(count, n) for n in shapes]  # x, dt, b, c, gate
         self.rows[1] = self.rows[1] * 4 - 2
         self.state = into_cells(self.normal(LAYERS, SLOTS, states, width), heads)
 
     def run(self, ops: Any, rows: list[Tensor], batch: Batch) -> Tensor:
         where, vectors = StateRef(1, LAYER), (self.bias, self.rates, self.skip)
+        rows = rows if self.gated else [*rows, None]  # type: ignore[list-item]
         y: Tensor = ops.ssd(*rows, *vectors, where, self.name, batch, groups=self.groups)
         return y
 
     def exact(self, rows: list[np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        x, dt, b, c, gate = rows
+        x, dt, b, c, *gate = rows
         heads, states, columns = dt.shape[1], state.shape[1], x.shape[1] // dt.shape[1]
         bias, rates, skip = (v.double().numpy() for v in (self.bias, self.rates, self.skip))
         size = np.log1p(np.exp(dt + bias))
@@ -214,10 +217,16 @@ class Heads(Case):
                 mine_h += np.outer(into, size[t, head] * x[t, part])
                 y[t, part] = out @ mine_h + skip[head] * x[t, part]
         left = h.reshape(states, heads, -1, 16).transpose(1, 2, 0, 3).reshape(state.shape)
-        return y * _Act("silu")(gate), left
+        return y * _Act("silu")(gate[0]) if gate else y, left
 
 
-CASES: tuple[type[Case], ...] = (Conv, Selective, Heads)
+class Ungated(Heads):
+    """The same without a gate."""
+
+    gated = False
+
+
+CASES: tuple[type[Case], ...] = (Conv, Selective, Heads, Ungated)
 
 
 def check(case: Case, ops: Any) -> None:

@@ -277,6 +277,13 @@ FORMATS: dict[str, Format] = {
         templates.SEED_OSS, ("<seed:bos>", "<seed:eos>"), ("<seed:eos>",), ("seed_oss",),
         config=("<seed:eos>",), generation=("<seed:eos>",),
     ),
+    "falcon-h1": Format(
+        templates.CHATML,
+        ("<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|end_of_text|>"),
+        ("<|im_end|>", "<|end_of_text|>"),
+        ("falcon_h1",),
+        config=("<|end_of_text|>",),
+    ),
     "hunyuan": Format(
         templates.HUNYUAN,
         (

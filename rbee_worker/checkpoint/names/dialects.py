@@ -225,6 +225,11 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
             only=MappingProxyType({"rms_norm": True}),
             ignored=("chunk_size", "time_step_rank", "norm_before_gate"),
         ),
+        "falcon_h1": Dialect(
+            "falcon_h1",
+            only=MappingProxyType({"mamba_use_mlp": True, "attn_layer_indices": None}),
+            ignored=("mlp_expansion_factor",),
+        ),
         "mpt": Dialect(
             "mpt",
             {

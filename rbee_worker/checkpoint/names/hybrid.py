@@ -1,4 +1,4 @@
-"""Hybrids of recurrent layers and attention: Granite 4 and Bamba.
+"""Hybrids of recurrent layers and attention: Granite 4, Bamba, Falcon-H1.
 
 A recurrent layer has no KV heads.
 """
@@ -17,11 +17,12 @@ from rbee_worker.checkpoint.names.rows import (
     TIED_WITHOUT_OUTPUT,
     Architecture,
     Key,
+    Row,
     attention_rows,
     constants,
     expert_rows,
+    layer_rows,
     mlp_rows,
-    norm_rows,
     rows,
     shared_expert_rows,
 )
@@ -42,6 +43,11 @@ _KEYS = (
 )
 _PAIRS = attention_rows("half_split_q", "half_split_k")
 _AT = "model.layers.{}.mamba"
+_FALCON_FACTORS = (
+    *("embedding_multiplier", "lm_head_multiplier", "key_multiplier"),
+    *("attention_in_multiplier", "attention_out_multiplier"),
+    *("ssm_in_multiplier", "ssm_out_multiplier"),
+)
 _BIASES = MappingProxyType(
     {
         "attention_bias": ("blk.{}.attn_q.bias",),
@@ -50,19 +56,19 @@ _BIASES = MappingProxyType(
     }
 )
 
+_ROWS = (
+    *rows("token_embd", "model.embed_tokens", "weight"),
+    *rows("output_norm", "model.final_layernorm", "weight"),
+    *rows("output", "lm_head", "weight"),
+    *layer_rows("attn_norm", "input_layernorm", "weight"),
+    *ROPE_ROWS,
+    *mlp_rows("feed_forward"),
+    *headed_rows(_AT),
+)
 _BAMBA = Architecture(
     model_type="bamba",
     keys=_KEYS,
-    tensors=(
-        *rows("token_embd", "model.embed_tokens", "weight"),
-        *rows("output_norm", "model.final_layernorm", "weight"),
-        *rows("output", "lm_head", "weight"),
-        *norm_rows({"attn_norm": "input_layernorm", "ffn_norm": "pre_ff_layernorm"}),
-        *ROPE_ROWS,
-        *_PAIRS,
-        *mlp_rows("feed_forward"),
-        *headed_rows(_AT),
-    ),
+    tensors=(*_ROWS, *_PAIRS, *layer_rows("ffn_norm", "pre_ff_layernorm", "weight")),
     constants=constants(hidden_act="silu", mamba_expand=2),
     present=MappingProxyType({**_BIASES, "mlp_bias": ("blk.{}.ffn_up.bias",)}),
     absent=TIED_WITHOUT_OUTPUT,
@@ -97,5 +103,30 @@ ARCHITECTURES: dict[str, Architecture] = {
     # Bamba's files have the same architecture, and no multipliers.
     "granitehybrid": replace(
         _GRANITE, instead=(("logit_scale", _BAMBA), ("expert_count", _WITHOUT_EXPERTS))
+    ),
+    # Multipliers are in the weights, which are those of a model without any.
+    "falcon-h1": Architecture(
+        model_type="falcon_h1",
+        keys=(*DENSE_KEYS, *_SPACE_KEYS),
+        tensors=(
+            *_ROWS,
+            *attention_rows(),
+            Row("blk.{}.ffn_norm", "model.layers.{}.pre_ff_layernorm.weight"),
+        ),
+        constants=constants(
+            hidden_act="silu",
+            mamba_expand=2,
+            mamba_norm_before_gate=False,
+            **dict.fromkeys(_FALCON_FACTORS, 1.0),
+        ),
+        present=MappingProxyType(
+            {
+                **_BIASES,
+                "mamba_rms_norm": ("blk.{}.ssm_norm.weight",),
+                "projectors_bias": ("blk.{}.ssm_out.bias",),
+                "mlp_bias": ("blk.{}.ffn_up.bias",),
+            }
+        ),
+        absent=TIED_WITHOUT_OUTPUT,
     ),
 }
