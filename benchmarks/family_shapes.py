@@ -69,6 +69,12 @@ def _every_fourth(layers: int) -> list[str]:
     return ["full_attention" if n in full else "linear_attention" for n in range(layers)]
 
 
+def _turns(layers: int) -> list[str]:
+    """Nemotron-H's: a recurrent layer and one with attention, each with a block behind it."""
+    order = ("linear_attention", "moe", "full_attention", "mlp")
+    return [order[n % len(order)] for n in range(layers)]
+
+
 _CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
 
 # model_type -> what differs from _BASE; None removes a key, a function gives its value for a number
@@ -172,6 +178,17 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
         **_HEADED,
         "shared_intermediate_size": 768,
         "layer_types": _every_fourth,
+    },
+    "nemotron_h": {
+        "intermediate_size": 4096,
+        "head_dim": 64,
+        "mamba_num_heads": 32,
+        "n_groups": 1,
+        "n_routed_experts": 16,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 512,
+        "moe_shared_expert_intermediate_size": 1024,
+        "layers_block_type": _turns,
     },
     "falcon_h1": {**_HEADED, "head_dim": 64, "mamba_d_ssm": 1536, "mamba_n_heads": 24},
     "bamba": {**_HEADED, "attn_layer_indices": _fourths},

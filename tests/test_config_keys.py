@@ -48,6 +48,9 @@ IDLE: Mapping[tuple[str, str], str] = {
     ("mpt", "learned_pos_emb"): "models without ALiBi, where it counts, are refused",
     ("mpt", "rope_scaling"): _TURNS,
     ("mpt", "rope_theta"): _TURNS,
+    ("nemotron_h", "hybrid_override_pattern"): "transformers writes layers_block_type",
+    ("nemotron_h", "rope_scaling"): _TURNS,
+    ("nemotron_h", "rope_theta"): _TURNS,
     ("smollm3", "max_window_layers"): _OWN,
     ("starcoder2", "activation_function"): _OWN,
 }

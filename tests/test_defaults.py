@@ -43,6 +43,7 @@ SIZES: dict[str, dict[str, Any]] = {
 RESOLVED = {
     "head_dim",  # width
     "layer_types",  # kinds
+    "layers_block_type",  # kinds
     "mamba_d_head",  # columns
     "moe_layers",  # mixtures
     "no_rope_layers",  # rotates
@@ -101,6 +102,12 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("hunyuan_v1_dense", "use_cla"): "of the model's own code",
     ("hunyuan_v1_dense", "use_qk_norm"): "of the model's own code",
     ("hunyuan_v1_dense", "use_rotary_pos_emb"): "of the model's own code",
+    ("nemotron_h", "hidden_act"): "no file says it: the family has mlp_hidden_act",
+    ("nemotron_h", "hybrid_override_pattern"): "of published files; the class writes a list",
+    ("nemotron_h", "layer_types"): "of GGUF files",
+    ("nemotron_h", "mamba_inner_size"): "of GGUF files",
+    ("nemotron_h", "num_hidden_layers"): "layers_block_type says it",
+    ("nemotron_h", "time_step_limit"): "the class writes what its absence means",
     ("mpt", "attn_config"): "the class writes what its absence means",
     ("mpt", "intermediate_size"): "0 is expansion_ratio times the width",
     ("olmo", "layer_norm_eps"): "of GGUF files; the class of the norm has it",
@@ -224,6 +231,7 @@ LENIENT: dict[tuple[str, str], str] = {
     ("granitemoehybrid", "mamba_d_head"): "what mamba_n_heads leave of the columns",
     ("granitemoeshared", "attention_multiplier"): "one over the root of a head's width",
     ("mamba2", "head_dim"): "what num_heads leave of the columns",
+    ("nemotron_h", "mamba_head_dim"): "what the heads leave of the columns, which a file then says",
     ("llama4_text", "use_qk_norm"): "as the published size with so many experts",
     ("seed_oss", "head_dim"): "the width that sizes give, which is odd for those of the class",
     ("phi3", "original_max_position_embeddings"): "max_position_embeddings",

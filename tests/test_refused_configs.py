@@ -98,6 +98,13 @@ CASES: list[tuple[str, dict[str, Any], type[ModelError], str]] = [
     ("bamba", {"attn_rotary_emb": 16}, UnsupportedModel, "attn_rotary_emb is 16, but 8 columns"),
     ("falcon-h1", {"ssm_multipliers": [1.0]}, CheckpointError, "ssm_multipliers is [1.0], not 5"),
     ("falcon-h1", {"mlp_multipliers": [1.0, "x"]}, CheckpointError, "mlp_multipliers is [1.0, "),
+    ("nemotron-h", {"layers_block_type": ["mlp", "x"]}, UnsupportedModel, "layer_types has x"),
+    ("nemotron-h", {"num_hidden_layers": 3}, CheckpointError, "of 7 layers are given"),
+    ("nemotron-h", {"attention_bias": True}, UnsupportedModel, "attention_bias is True"),
+    ("nemotron-h", {"n_shared_experts": 2}, UnsupportedModel, "n_shared_experts is 2"),
+    ("nemotron-h", {"mamba_num_heads": 0}, CheckpointError, "mamba_num_heads = 0"),
+    ("nemotron-h-moe", {"n_group": 3}, CheckpointError, "8 experts in 3 groups"),
+    ("nemotron-h-moe", {"n_routed_experts": 0}, CheckpointError, "n_routed_experts = 0"),
     ("phimoe", {"num_experts_per_tok": 1}, UnsupportedModel, "1 of 4 experts"),
     ("starcoder2", {"norm_type": "rms_norm"}, UnsupportedModel, "norm_type is 'rms_norm'"),
     (

@@ -54,6 +54,32 @@ def _kinds(config: dict[str, Any], where: str) -> None:
             )
         config["num_key_value_heads"] = max(some, default=config["num_attention_heads"])
         config["layer_types"] = [FULL if n else kind for n in counts]
+    for kind, widths in config.pop("inner_widths", {}).items():
+        _alone(config, kind, widths, where)
+
+
+def _alone(config: dict[str, Any], kind: str, widths: int | list[int], where: str) -> None:
+    """Give `kind` to the layers that are feed-forward blocks and nothing else: those of a width."""
+    types = config["layer_types"]
+    if not isinstance(widths, list):
+        widths = [widths] * len(types)
+    _one_a_layer(widths, config, where, "feed_forward_length")
+    some = {n for n in widths if n}
+    if len(some) > 1:
+        raise UnsupportedModel(
+            f"{where}: feed_forward_length differs from layer to layer.", fix=_ELSE
+        )
+    both = [
+        n for n, (t, width) in enumerate(zip(types, widths, strict=False)) if t == FULL and width
+    ]
+    if both:
+        raise UnsupportedModel(
+            f"{where}: layer {both[0]} has attention and a feed-forward block, as one that "
+            "predicts further tokens, which is not supported.",
+            fix="convert the model again with --no-mtp.",
+        )
+    config["intermediate_size"] = max(some, default=config["hidden_size"])
+    config["layer_types"] = [kind if n else t for t, n in zip(types, widths, strict=False)]
 
 
 def _key_heads(

@@ -108,6 +108,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "falcon_mamba": Architecture("mamba.Falcon", "mamba.build", "Falcon-Mamba"),
     "mamba2": Architecture("mamba2.Config", "mamba2.build", "Mamba 2, Codestral Mamba"),
     "bamba": Architecture("bamba.Config", "bamba.build", "Bamba"),
+    "nemotron_h": Architecture("nemotron_h.Config", "nemotron_h.build", "Nemotron-H, Nemotron 3"),
     "falcon_h1": Architecture("falcon_h1.Config", "falcon_h1.build", "Falcon-H1"),
 }
 

@@ -143,13 +143,22 @@ def gated_mlp(
 
 
 def plain_mlp(
-    w: Weights, c: DecoderConfig, up: str, down: str, *, act: str = "", bias: bool = False
+    w: Weights,
+    c: DecoderConfig,
+    up: str,
+    down: str,
+    *,
+    act: str = "",
+    bias: bool = False,
+    inner: int = 0,
 ) -> PlainMLP:
-    """`up` and `down` at the cursor; act: in place of the config's hidden_act."""
+    """`up` and `down` at the cursor. act, inner: in place of the config's hidden_act and
+    intermediate_size."""
+    width = inner or c.intermediate_size
     return PlainMLP(
         ops=w.ops,
-        up=w.linear(up, c.hidden_size, c.intermediate_size, bias=bias),
-        down=w.linear(down, c.intermediate_size, c.hidden_size, bias=bias),
+        up=w.linear(up, c.hidden_size, width, bias=bias),
+        down=w.linear(down, width, c.hidden_size, bias=bias),
         act=activation(act or c.hidden_act),
     )
 

@@ -206,6 +206,20 @@ def _falcon_h1_config(ckpt: Checkpoint) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key != "mamba_expand"}
 
 
+def _nemotron_h_config(ckpt: Checkpoint) -> dict[str, Any]:
+    """The width of a head, and the kinds of layers under HF's key, which may be a GGUF file's."""
+    c = ckpt.config
+    if ckpt.kind != "gguf":
+        return {}
+    return {
+        "mamba_head_dim": c["mamba_inner_size"] // c["mamba_num_heads"],
+        "layers_block_type": c["layer_types"],
+        "layer_types": None,
+        "num_hidden_layers": None,
+        "hidden_act": None,
+    }
+
+
 def _bamba_config(ckpt: Checkpoint) -> dict[str, Any]:
     """And the numbers of the layers with attention, whose kinds a GGUF file has."""
     if ckpt.kind != "gguf":
@@ -247,5 +261,6 @@ GATHERED: Mapping[str, Callable[[Checkpoint], dict[str, Any]]] = {
     "phi3": _phi3_config,
     "llama4_text": _llama4_config,
     "mpt": _mpt_config,
+    "nemotron_h": _nemotron_h_config,
     "olmo3": _olmo3_config,
 }

@@ -18,6 +18,7 @@ from tests.archs import (
     mamba,
     mixture,
     nemotron,
+    nemotron_h,
     old,
     olmoe,
     phi,
@@ -72,5 +73,6 @@ _GROUPS = (
     mamba,
     hybrid,
     falcon_h1,
+    nemotron_h,
 )
 ARCHS: tuple[Arch, ...] = tuple(arch for group in _GROUPS for arch in group.ARCHS)

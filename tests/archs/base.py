@@ -102,6 +102,9 @@ def oracle(arch: Arch) -> PreTrainedModel:
                 p.copy_(torch.randn_like(p) * 0.3 + (1.0 if "norm" in name else 0.0))
             else:
                 p.mul_(4.0)  # HF's 0.02 gives nearly linear blocks: errors would hide
+        for name, b in model.named_buffers():
+            if name.endswith("e_score_correction_bias") and not b.any():
+                b.copy_(torch.randn_like(b) * 0.3)  # biases that matter for choosing experts
     return model
 
 

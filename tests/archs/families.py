@@ -263,6 +263,13 @@ FAMILIES: tuple[Family, ...] = (
         gguf="falcon-h1",
     ),
     Family(
+        "Nemotron-H, Nemotron 3 Nano",
+        ("nemotron_h",),
+        "each layer Mamba2, NoPE attn, relu² MLP or sigmoid MoE, latent experts",
+        rotary="pairs",
+        gguf="nemotron_h, nemotron_h_moe",
+    ),
+    Family(
         "ModernBERT",
         ("modernbert",),
         "not generative: embeddings/rerank/fill-mask; alternating local 128, GeGLU, dual θ",

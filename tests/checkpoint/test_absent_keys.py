@@ -40,6 +40,8 @@ def unsaid() -> Iterator[tuple[str, str, str]]:
         said = {key.hf.partition(".")[0] for key in row.keys} | {*row.constants, *DERIVED}
         said |= {key.partition(".")[0] for key in row.present} | {*row.absent, *row.alone}
         said |= {*row.rows}
+        if "inner_widths" in said:  # of each layer; `by_layers` makes one of them
+            said |= {"intermediate_size"}
         types = {row.model_type, *(t for _, t in row.variants), *(t for *_, t in row.by_value)}
         for model_type in sorted(types):
             for f in fields(ARCHITECTURES[model_type].config):
@@ -182,6 +184,21 @@ FULL, SLIDING = "full_attention", "sliding_attention"
             "granitehybrid",
             _HYBRID | {"rope__scaling__finetuned": False},  # without multipliers: Bamba
             {"kinds": ["linear_attention", FULL] * 6, "rotates": [False] * 12, "mlp_bias": False},
+        ),
+        (
+            "falcon-h1",
+            _SSM | {"ssm__group_count": 2},
+            {"mlp_multipliers": None, "mamba_norm_before_gate": False, "mamba_rms_norm": False},
+        ),
+        (
+            "nemotron_h",
+            _HYBRID | {"feed_forward_length": [96, 0, 0, 0] * 3},
+            {
+                "kinds": ["mlp", FULL, "linear_attention", FULL] * 3,
+                "intermediate_size": 96,
+                "inner": 96,
+                "num_hidden_layers": 12,
+            },
         ),
     ],
 )  # fmt: skip

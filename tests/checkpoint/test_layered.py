@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import transformers
 
-from rbee_worker.checkpoint.layered import by_layers
+from rbee_worker.checkpoint.layered import FULL, by_layers
 from rbee_worker.errors import UnsupportedModel
 
 TYPES = ["sliding_attention", "full_attention"] * 2
@@ -83,6 +83,30 @@ def test_layers_without_key_heads(heads: Any, count: int, kinds: list[str]) -> N
         "num_key_value_heads": count,
         "layer_types": kinds,
     }
+
+
+def test_layers_that_are_feed_forward_blocks() -> None:
+    config = {
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "hidden_size": 64,
+        "key_heads": {"linear_attention": [0, 2, 0, 0]},
+        "inner_widths": {"moe": [0, 0, 32, 0]},
+    }
+    by_layers(config, "x")
+    assert config["layer_types"] == ["linear_attention", FULL, "moe", "linear_attention"]
+    assert config["intermediate_size"] == 32
+
+
+def test_a_layer_that_predicts_further_tokens_is_refused() -> None:
+    config = {
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "key_heads": {"linear_attention": [0, 0, 2]},
+        "inner_widths": {"moe": [0, 32, 32]},
+    }
+    with pytest.raises(UnsupportedModel, match="layer 2 has attention and a feed-forward block"):
+        by_layers(config, "x")
 
 
 @pytest.mark.parametrize(

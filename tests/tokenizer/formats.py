@@ -325,7 +325,7 @@ FORMATS: dict[str, Format] = {
         generation=("<eos>", "<turn|>", "<|tool_response>"),
     ),
     "none, </s>": Format(
-        None, ("<s>", "</s>"), ("</s>",), ("helium", "nemotron"), config=("</s>",)
+        None, ("<s>", "</s>"), ("</s>",), ("helium", "nemotron", "nemotron_h"), config=("</s>",)
     ),
     "none, <|end_of_text|>": Format(
         None,

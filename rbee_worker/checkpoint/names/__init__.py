@@ -19,6 +19,7 @@ from rbee_worker.checkpoint.names import (
     llama,
     llama4,
     mixtures,
+    nemotron_h,
     recurrent,
 )
 from rbee_worker.checkpoint.names.dialects import DIALECTS, Dialect
@@ -55,4 +56,5 @@ GGUF_ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     | mixtures.ARCHITECTURES
     | recurrent.ARCHITECTURES
     | hybrid.ARCHITECTURES
+    | nemotron_h.ARCHITECTURES
 )

@@ -230,6 +230,23 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
             only=MappingProxyType({"mamba_use_mlp": True, "attn_layer_indices": None}),
             ignored=("mlp_expansion_factor",),
         ),
+        # What HF's class renames, and what it has for other code or for training.
+        "nemotron_h": Dialect(
+            "nemotron_h",
+            {
+                "attention_head_dim": "head_dim",
+                "mamba_n_groups": "n_groups",
+                "mamba_d_conv": "conv_kernel",
+                "mamba_conv_bias": "use_conv_bias",
+                "mamba_dt_limit": "time_step_limit",
+            },
+            ignored=(
+                *("chunk_size", "expand", "mamba_expand", "rms_norm_eps", "mamba_ssm_cache_dtype"),
+                *("moe_shared_expert_overlap", "mtp_layers_block_type", "num_nextn_predict_layers"),
+                *("mamba_dt_min", "mamba_dt_max", "mamba_dt_init_floor", "hidden_act"),
+                *("mtp_hybrid_override_pattern", "norm_eps"),
+            ),
+        ),
         "mpt": Dialect(
             "mpt",
             {
