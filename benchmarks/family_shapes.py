@@ -69,6 +69,11 @@ def _every_fourth(layers: int) -> list[str]:
     return ["full_attention" if n in full else "linear_attention" for n in range(layers)]
 
 
+def _short_convs(layers: int) -> list[str]:
+    """The same of LFM2, in whose words the others are convolutions."""
+    return [kind.replace("linear_attention", "conv") for kind in _every_fourth(layers)]
+
+
 def _turns(layers: int) -> list[str]:
     """Nemotron-H's: a recurrent layer and one with attention, each with a block behind it."""
     order = ("linear_attention", "moe", "full_attention", "mlp")
@@ -189,6 +194,13 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
         "moe_intermediate_size": 512,
         "moe_shared_expert_intermediate_size": 1024,
         "layers_block_type": _turns,
+    },
+    "lfm2": {"layer_types": _short_convs, "block_auto_adjust_ff_dim": False},
+    "lfm2_moe": {
+        "layer_types": _short_convs,
+        "num_experts": 16,
+        "num_experts_per_tok": 4,
+        "moe_intermediate_size": 512,
     },
     "falcon_h1": {**_HEADED, "head_dim": 64, "mamba_d_ssm": 1536, "mamba_n_heads": 24},
     "bamba": {**_HEADED, "attn_layer_indices": _fourths},

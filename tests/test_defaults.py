@@ -41,6 +41,7 @@ SIZES: dict[str, dict[str, Any]] = {
 # What a property of the config says of these fields is compared in their stead: a list that
 # transformers writes out, a number that it derives.
 RESOLVED = {
+    "full_attn_idxs",  # kinds
     "head_dim",  # width
     "layer_types",  # kinds
     "layers_block_type",  # kinds
@@ -108,6 +109,9 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("nemotron_h", "mamba_inner_size"): "of GGUF files",
     ("nemotron_h", "num_hidden_layers"): "layers_block_type says it",
     ("nemotron_h", "time_step_limit"): "the class writes what its absence means",
+    ("lfm2", "hidden_act"): "no file says it",
+    ("lfm2_moe", "hidden_act"): "no file says it",
+    ("lfm2_moe", "scoring_func"): "of GGUF files",
     ("mpt", "attn_config"): "the class writes what its absence means",
     ("mpt", "intermediate_size"): "0 is expansion_ratio times the width",
     ("olmo", "layer_norm_eps"): "of GGUF files; the class of the norm has it",

@@ -71,6 +71,8 @@ CANNOT: Mapping[str, str] = {
     "llama4-chunks": "chunks and layers without positions are those of the published sizes",
     "llama4-no-norm-with-images": PATTERN,
     "falcon-h1-norm-first": "norms follow the gate, and the converter fails at biases",
+    "lfm2-biases": "the converter fails at the bias of a convolution",
+    "lfm2-moe-plain": "a head that is not tied has no name",
     "granite4-rotary": "a layer with attention beside recurrent ones has no positions",
     "mamba-biases": INNER,
     "falcon-mamba-inner": INNER,

@@ -105,6 +105,12 @@ CASES: list[tuple[str, dict[str, Any], type[ModelError], str]] = [
     ("nemotron-h", {"mamba_num_heads": 0}, CheckpointError, "mamba_num_heads = 0"),
     ("nemotron-h-moe", {"n_group": 3}, CheckpointError, "8 experts in 3 groups"),
     ("nemotron-h-moe", {"n_routed_experts": 0}, CheckpointError, "n_routed_experts = 0"),
+    ("lfm2", {"conv_L_cache": 1}, UnsupportedModel, "conv_kernel is 1"),
+    ("lfm2", {"block_multiple_of": 0}, CheckpointError, "block_multiple_of = 0"),
+    ("lfm2", {"use_pos_enc": False}, UnsupportedModel, "use_pos_enc is False"),
+    ("lfm2", {"conv_dim": 32}, CheckpointError, "conv_dim"),
+    ("lfm2-moe", {"num_dense_layers": -1}, CheckpointError, "num_dense_layers is -1"),
+    ("lfm2-moe", {"scoring_func": "softmax"}, UnsupportedModel, "scoring_func is 'softmax'"),
     ("phimoe", {"num_experts_per_tok": 1}, UnsupportedModel, "1 of 4 experts"),
     ("starcoder2", {"norm_type": "rms_norm"}, UnsupportedModel, "norm_type is 'rms_norm'"),
     (

@@ -109,6 +109,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mamba2": Architecture("mamba2.Config", "mamba2.build", "Mamba 2, Codestral Mamba"),
     "bamba": Architecture("bamba.Config", "bamba.build", "Bamba"),
     "nemotron_h": Architecture("nemotron_h.Config", "nemotron_h.build", "Nemotron-H, Nemotron 3"),
+    "lfm2": Architecture("lfm2.Config", "lfm2.build", "LFM2"),
+    "lfm2_moe": Architecture("lfm2.Mixture", "lfm2.build_mixture", "LFM2 MoE"),
     "falcon_h1": Architecture("falcon_h1.Config", "falcon_h1.build", "Falcon-H1"),
 }
 

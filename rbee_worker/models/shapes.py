@@ -137,4 +137,15 @@ SHAPES: Mapping[str, Shape] = {
         "rms_norm_eps": 1e-5,
         "tie_word_embeddings": True,
     },
+    "lfm2-1.2b": {
+        "model_type": "lfm2",
+        "vocab_size": 65536,
+        "hidden_size": 2048,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 16,
+        "full_attn_idxs": [2, 5, 8, 10, 12, 14],
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 128000,
+    },
 }

@@ -143,6 +143,18 @@ def _llama4(found: Tensors, config: Mapping[str, Any]) -> Tensors:
     return out
 
 
+def _lfm2_moe(found: Tensors, config: Mapping[str, Any]) -> Tensors:
+    """A GGUF file's stacks of experts under the names that HF's class has joined; a directory has a
+    tensor of each expert."""
+    today = {"w1.weight": "gate_proj.weight", "w2.weight": "down_proj.weight"}
+    today["w3.weight"] = "up_proj.weight"
+    out: Tensors = {}
+    for name, tensor in found.items():
+        at, dot, part = name.partition(".experts.")
+        out[f"{at}{dot}{today.get(part, part)}"] = tensor
+    return out
+
+
 def _llama4_config(ckpt: Checkpoint) -> dict[str, Any]:
     """The size with 128 experts has no norms of queries and keys, which a GGUF file does not
     say."""
@@ -239,6 +251,7 @@ REGROUPED: Mapping[str, Callable[[Tensors, Mapping[str, Any]], Tensors]] = {
     "deepseek_v3": _deepseek,
     "falcon": _falcon,
     "gpt_oss": _gpt_oss,
+    "lfm2_moe": _lfm2_moe,
     "llama4_text": _llama4,
 }
 # By `model_type`: config values that a file leaves out; None is a value.

@@ -13,6 +13,7 @@ from tests.archs import (
     hunyuan_v1_dense,
     hybrid,
     latent,
+    lfm2,
     llama,
     llama4,
     mamba,
@@ -74,5 +75,6 @@ _GROUPS = (
     hybrid,
     falcon_h1,
     nemotron_h,
+    lfm2,
 )
 ARCHS: tuple[Arch, ...] = tuple(arch for group in _GROUPS for arch in group.ARCHS)

@@ -327,6 +327,13 @@ FAMILIES: tuple[Family, ...] = (
         gguf="lfm2",
     ),
     Family(
+        "LFM2 MoE",
+        ("lfm2_moe",),
+        "+ sigmoid MoE with a bias behind the first layers",
+        rotary="halves",
+        gguf="lfm2moe",
+    ),
+    Family(
         "Cohere Command-R",
         ("cohere",),
         "parallel block, LayerNorm no bias, qk-norm in R+, logit_scale, interleaved rotary",

@@ -277,6 +277,13 @@ FORMATS: dict[str, Format] = {
         templates.SEED_OSS, ("<seed:bos>", "<seed:eos>"), ("<seed:eos>",), ("seed_oss",),
         config=("<seed:eos>",), generation=("<seed:eos>",),
     ),
+    "lfm2": Format(
+        templates.CHATML,
+        ("<|startoftext|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+        ("<|im_end|>", "<|endoftext|>"),
+        ("lfm2", "lfm2_moe"),
+        config=("<|im_end|>",),
+    ),
     "falcon-h1": Format(
         templates.CHATML,
         ("<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|end_of_text|>"),

@@ -16,6 +16,7 @@ from rbee_worker.checkpoint.names import (
     gpt,
     gptoss,
     hybrid,
+    lfm2,
     llama,
     llama4,
     mixtures,
@@ -57,4 +58,5 @@ GGUF_ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     | recurrent.ARCHITECTURES
     | hybrid.ARCHITECTURES
     | nemotron_h.ARCHITECTURES
+    | lfm2.ARCHITECTURES
 )

@@ -230,6 +230,28 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
             only=MappingProxyType({"mamba_use_mlp": True, "attn_layer_indices": None}),
             ignored=("mlp_expansion_factor",),
         ),
+        # Published files also have the keys of the authors' own code.
+        **{
+            kind: Dialect(
+                kind,
+                {
+                    "block_dim": "hidden_size",
+                    "block_ff_dim": "intermediate_size",
+                    "block_norm_eps": "norm_eps",
+                    "conv_dim": "hidden_size",
+                    "conv_dim_out": "hidden_size",
+                    "num_heads": "num_attention_heads",
+                    "theta": "rope_theta",
+                    "tie_embedding": "tie_word_embeddings",
+                },
+                only=MappingProxyType({"block_use_swiglu": True, "use_pos_enc": True}),
+                ignored=(
+                    *("block_mlp_init_scale", "block_out_init_scale"),
+                    *("block_use_xavier_init", "conv_use_xavier_init"),
+                ),
+            )
+            for kind in ("lfm2", "lfm2_moe")
+        },
         # What HF's class renames, and what it has for other code or for training.
         "nemotron_h": Dialect(
             "nemotron_h",
