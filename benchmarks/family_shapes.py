@@ -202,6 +202,13 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
         "num_experts_per_tok": 4,
         "moe_intermediate_size": 512,
     },
+    "jamba": {
+        "intermediate_size": 1024,
+        "attn_layer_period": 4,
+        "attn_layer_offset": 2,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+    },
     "falcon_h1": {**_HEADED, "head_dim": 64, "mamba_d_ssm": 1536, "mamba_n_heads": 24},
     "bamba": {**_HEADED, "attn_layer_indices": _fourths},
 }

@@ -44,6 +44,8 @@ IDLE: Mapping[tuple[str, str], str] = {
     ("gpt_bigcode", "rope_theta"): _TURNS,
     ("gpt_oss", "hidden_act"): "experts have an activation of their own",
     ("gpt_oss", "initial_context_length"): "rope_scaling says it",
+    ("jamba", "rope_scaling"): _TURNS,
+    ("jamba", "rope_theta"): _TURNS,
     ("mamba", "expand"): "intermediate_size says it, which transformers writes too",
     ("mpt", "learned_pos_emb"): "models without ALiBi, where it counts, are refused",
     ("mpt", "rope_scaling"): _TURNS,

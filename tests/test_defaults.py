@@ -46,6 +46,7 @@ RESOLVED = {
     "layer_types",  # kinds
     "layers_block_type",  # kinds
     "mamba_d_head",  # columns
+    "mamba_dt_rank",  # sizes
     "moe_layers",  # mixtures
     "no_rope_layers",  # rotates
     "num_key_value_heads",  # kv_heads
@@ -109,6 +110,8 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("nemotron_h", "mamba_inner_size"): "of GGUF files",
     ("nemotron_h", "num_hidden_layers"): "layers_block_type says it",
     ("nemotron_h", "time_step_limit"): "the class writes what its absence means",
+    ("jamba", "layer_types"): "of GGUF files",
+    ("jamba", "mamba_d_inner"): "of GGUF files",
     ("lfm2", "hidden_act"): "no file says it",
     ("lfm2_moe", "hidden_act"): "no file says it",
     ("lfm2_moe", "scoring_func"): "of GGUF files",
@@ -235,6 +238,7 @@ LENIENT: dict[tuple[str, str], str] = {
     ("granitemoehybrid", "mamba_d_head"): "what mamba_n_heads leave of the columns",
     ("granitemoeshared", "attention_multiplier"): "one over the root of a head's width",
     ("mamba2", "head_dim"): "what num_heads leave of the columns",
+    ("jamba", "expert_layer_period"): "tensors show which layers are mixtures",
     ("nemotron_h", "mamba_head_dim"): "what the heads leave of the columns, which a file then says",
     ("llama4_text", "use_qk_norm"): "as the published size with so many experts",
     ("seed_oss", "head_dim"): "the width that sizes give, which is odd for those of the class",

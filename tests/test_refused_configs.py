@@ -111,6 +111,10 @@ CASES: list[tuple[str, dict[str, Any], type[ModelError], str]] = [
     ("lfm2", {"conv_dim": 32}, CheckpointError, "conv_dim"),
     ("lfm2-moe", {"num_dense_layers": -1}, CheckpointError, "num_dense_layers is -1"),
     ("lfm2-moe", {"scoring_func": "softmax"}, UnsupportedModel, "scoring_func is 'softmax'"),
+    ("jamba", {"attn_layer_period": 0}, CheckpointError, "attn_layer_period 0"),
+    ("jamba", {"attn_layer_offset": 3}, CheckpointError, "attn_layer_offset is 3, attn_layer_p"),
+    ("jamba", {"mamba_dt_rank": "some"}, CheckpointError, "mamba_dt_rank is 'some'"),
+    ("jamba", {"mamba_inner_layernorms": False}, UnsupportedModel, "inner_layernorms is False"),
     ("phimoe", {"num_experts_per_tok": 1}, UnsupportedModel, "1 of 4 experts"),
     ("starcoder2", {"norm_type": "rms_norm"}, UnsupportedModel, "norm_type is 'rms_norm'"),
     (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rbee_worker.layers.linear import Linear
@@ -37,7 +37,7 @@ class SelectiveSpace:
     """out(scan(conv x) * silu(gate)) of two projections x and gate (Gu & Dao 2023).
 
     into: the projection to x and gate; parameters: from the convolved x to a narrow dt, B and C;
-    norm: applied to each of these three; step: from the narrow dt to one for each column; rates,
+    norms: of these three; step: from the narrow dt to one for each column; rates,
     skip: see `Ops.selective_scan`. where: this layer's place in the state, h is tensor `SCAN`.
 
     Projections are precise, because their errors would last in the state.
@@ -52,15 +52,15 @@ class SelectiveSpace:
     skip: Array
     out: Linear
     where: StateRef
-    norm: Callable[[Array], Array] | None = None
+    norms: Sequence[Callable[[Array], Array]] | None = None
 
     def __call__(self, x: Array, batch: Batch) -> Array:
         """x [N, dim] -> [N, dim]"""
         x, gate = self.into.split(x, batch, precise=True)
         x = self.conv(x, batch)
         dt, b, c = self.parameters.split(x, batch, precise=True)
-        if self.norm is not None:
-            dt, b, c = self.norm(dt), self.norm(b), self.norm(c)
+        if self.norms is not None:
+            dt, b, c = (n(v) for n, v in zip(self.norms, (dt, b, c), strict=True))
         dt = self.step(dt, batch, precise=True)
         mixed = self.ops.selective_scan(
             x, dt, b, c, gate, self.rates, self.skip, self.where, SCAN, batch

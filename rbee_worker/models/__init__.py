@@ -111,6 +111,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "nemotron_h": Architecture("nemotron_h.Config", "nemotron_h.build", "Nemotron-H, Nemotron 3"),
     "lfm2": Architecture("lfm2.Config", "lfm2.build", "LFM2"),
     "lfm2_moe": Architecture("lfm2.Mixture", "lfm2.build_mixture", "LFM2 MoE"),
+    "jamba": Architecture("jamba.Config", "jamba.build", "Jamba"),
     "falcon_h1": Architecture("falcon_h1.Config", "falcon_h1.build", "Falcon-H1"),
 }
 

@@ -232,6 +232,28 @@ def _nemotron_h_config(ckpt: Checkpoint) -> dict[str, Any]:
     }
 
 
+def _jamba_config(ckpt: Checkpoint) -> dict[str, Any]:
+    """Where layers with attention and with experts begin, and how far apart they are, which a GGUF
+    file shows."""
+    c = ckpt.config
+    if ckpt.kind != "gguf":
+        return {}
+    full = [n for n, kind in enumerate(c["layer_types"]) if kind == "full_attention"]
+    names, router = set(ckpt.source.names()), "model.layers.{}.feed_forward.router.weight"
+    several = [n for n in range(c["num_hidden_layers"]) if router.format(n) in names]
+    said: dict[str, Any] = {
+        "layer_types": None,
+        "mamba_expand": c["mamba_d_inner"] // c["hidden_size"],
+    }
+    for key, layers in (("attn", full), ("expert", several)):
+        first, second = [*layers, *[c["num_hidden_layers"]] * 2][:2]
+        said |= {
+            f"{key}_layer_offset": first,
+            f"{key}_layer_period": max(second - first, first + 1),
+        }
+    return said
+
+
 def _bamba_config(ckpt: Checkpoint) -> dict[str, Any]:
     """And the numbers of the layers with attention, whose kinds a GGUF file has."""
     if ckpt.kind != "gguf":
@@ -270,6 +292,7 @@ GATHERED: Mapping[str, Callable[[Checkpoint], dict[str, Any]]] = {
     "granitemoe": _granite_config,
     "granitemoehybrid": _granite_hybrid_config,
     "granitemoeshared": _granite_config,
+    "jamba": _jamba_config,
     "mamba2": _mamba2_config,
     "phi3": _phi3_config,
     "llama4_text": _llama4_config,

@@ -12,6 +12,7 @@ from tests.archs import (
     gptoss,
     hunyuan_v1_dense,
     hybrid,
+    jamba,
     latent,
     lfm2,
     llama,
@@ -76,5 +77,6 @@ _GROUPS = (
     falcon_h1,
     nemotron_h,
     lfm2,
+    jamba,
 )
 ARCHS: tuple[Arch, ...] = tuple(arch for group in _GROUPS for arch in group.ARCHS)

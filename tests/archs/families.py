@@ -270,6 +270,13 @@ FAMILIES: tuple[Family, ...] = (
         gguf="nemotron_h, nemotron_h_moe",
     ),
     Family(
+        "Jamba",
+        ("jamba",),
+        "Mamba with norms of dt, B, C, NoPE attn every 8th, MoE every 2nd",
+        rotary="none",
+        gguf="jamba",
+    ),
+    Family(
         "ModernBERT",
         ("modernbert",),
         "not generative: embeddings/rerank/fill-mask; alternating local 128, GeGLU, dual θ",

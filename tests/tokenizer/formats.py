@@ -311,7 +311,7 @@ FORMATS: dict[str, Format] = {
         None,
         _TEXT,
         _TEXT,
-        ("phi", "starcoder2", "gpt_bigcode", "mpt", "mamba", "falcon_mamba", "mamba2"),
+        ("phi", "starcoder2", "gpt_bigcode", "mpt", "mamba", "falcon_mamba", "mamba2", "jamba"),
         config=_TEXT,
     ),
     # <|end|> closes one message of several; the third end is not in config.json.

@@ -16,6 +16,7 @@ from rbee_worker.checkpoint.names import (
     gpt,
     gptoss,
     hybrid,
+    jamba,
     lfm2,
     llama,
     llama4,
@@ -59,4 +60,5 @@ GGUF_ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     | hybrid.ARCHITECTURES
     | nemotron_h.ARCHITECTURES
     | lfm2.ARCHITECTURES
+    | jamba.ARCHITECTURES
 )

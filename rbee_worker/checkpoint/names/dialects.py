@@ -252,6 +252,12 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
             )
             for kind in ("lfm2", "lfm2_moe")
         },
+        "jamba": Dialect(
+            "jamba",
+            {"num_local_experts": "num_experts"},
+            only=MappingProxyType({"mamba_inner_layernorms": True, "sliding_window": None}),
+            ignored=("calc_logits_for_entire_prompt", "n_ctx"),
+        ),
         # What HF's class renames, and what it has for other code or for training.
         "nemotron_h": Dialect(
             "nemotron_h",
