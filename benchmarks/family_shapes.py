@@ -202,6 +202,13 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
         "num_experts_per_tok": 4,
         "moe_intermediate_size": 512,
     },
+    "recurrent_gemma": {
+        "intermediate_size": 5632,
+        "num_key_value_heads": 1,
+        "block_types": ["recurrent", "recurrent", "recurrent", "attention"],
+        "tie_word_embeddings": True,
+        "max_position_embeddings": None,
+    },
     "jamba": {
         "intermediate_size": 1024,
         "attn_layer_period": 4,

@@ -53,6 +53,7 @@ IDLE: Mapping[tuple[str, str], str] = {
     ("nemotron_h", "hybrid_override_pattern"): "transformers writes layers_block_type",
     ("nemotron_h", "rope_scaling"): _TURNS,
     ("nemotron_h", "rope_theta"): _TURNS,
+    ("recurrent_gemma", "hidden_act"): "hidden_activation counts",
     ("smollm3", "max_window_layers"): _OWN,
     ("starcoder2", "activation_function"): _OWN,
 }

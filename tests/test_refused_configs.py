@@ -115,6 +115,9 @@ CASES: list[tuple[str, dict[str, Any], type[ModelError], str]] = [
     ("jamba", {"attn_layer_offset": 3}, CheckpointError, "attn_layer_offset is 3, attn_layer_p"),
     ("jamba", {"mamba_dt_rank": "some"}, CheckpointError, "mamba_dt_rank is 'some'"),
     ("jamba", {"mamba_inner_layernorms": False}, UnsupportedModel, "inner_layernorms is False"),
+    ("recurrent-gemma", {"lru_width": 62}, CheckpointError, "lru_width is 62, not 4 equal parts"),
+    ("recurrent-gemma", {"block_types": ["x"]}, UnsupportedModel, "layer_types has x"),
+    ("recurrent-gemma", {"logits_soft_cap": 0.0}, CheckpointError, "logits_soft_cap = 0.0"),
     ("phimoe", {"num_experts_per_tok": 1}, UnsupportedModel, "1 of 4 experts"),
     ("starcoder2", {"norm_type": "rms_norm"}, UnsupportedModel, "norm_type is 'rms_norm'"),
     (

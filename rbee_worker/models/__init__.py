@@ -112,6 +112,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "lfm2": Architecture("lfm2.Config", "lfm2.build", "LFM2"),
     "lfm2_moe": Architecture("lfm2.Mixture", "lfm2.build_mixture", "LFM2 MoE"),
     "jamba": Architecture("jamba.Config", "jamba.build", "Jamba"),
+    "recurrent_gemma": Architecture(
+        "recurrent_gemma.Config", "recurrent_gemma.build", "RecurrentGemma"
+    ),
     "falcon_h1": Architecture("falcon_h1.Config", "falcon_h1.build", "Falcon-H1"),
 }
 

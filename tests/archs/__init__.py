@@ -25,6 +25,7 @@ from tests.archs import (
     olmoe,
     phi,
     qwen,
+    recurrent_gemma,
     relatives,
     seed_oss,
 )
@@ -78,5 +79,6 @@ _GROUPS = (
     nemotron_h,
     lfm2,
     jamba,
+    recurrent_gemma,
 )
 ARCHS: tuple[Arch, ...] = tuple(arch for group in _GROUPS for arch in group.ARCHS)

@@ -32,6 +32,7 @@ class Case(ABC):
     argument, [N, ...], those of all sequences one after another; state: [layers, slots, ...]."""
 
     name = "kept"
+    first = 1  # position of a sequence's first row
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
@@ -91,7 +92,8 @@ class Case(ABC):
             starts = [self.of(b).start + done[b] for b in chosen]
             taken = [slice(s, s + n) for s, n in zip(starts, counts, strict=True)]
             rows = [torch.cat([t[part] for part in taken]) for t in self.rows]
-            plain = make_batch([(n + 1, n) for n in counts], heads=1)
+            ends = [self.first + done[b] + n for b, n in zip(chosen, counts, strict=True)]
+            plain = make_batch(list(zip(ends, counts, strict=True)), heads=1)
             slots = torch.tensor([self.slots[b] for b in chosen])
             fixed = FixedState({"other": state * 0, self.name: state}, slots)
             y = self.run(ops, rows, replace(plain, state=(*plain.state, fixed)))
@@ -226,7 +228,40 @@ class Ungated(Heads):
     gated = False
 
 
-CASES: tuple[type[Case], ...] = (Conv, Selective, Heads, Ungated)
+class Gated(Case):
+    """`Ops.rg_lru`, from a sequence's beginning on; gates from closed to open."""
+
+    first = 0
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.first = self.rng.choice([0, 3])
+        self.biases = [self.normal(self.width) for _ in "ab"]
+        self.rates = -torch.exp(self.normal(self.width, scale=2.0))
+        self.rows = [self.normal(sum(self.lengths), self.width, scale=k) for k in (1.0, 2.0, 3.0)]
+        self.state = self.normal(LAYERS, SLOTS, self.width)
+
+    def run(self, ops: Any, rows: list[Tensor], batch: Batch) -> Tensor:
+        where = StateRef(1, LAYER)
+        y: Tensor = ops.rg_lru(*rows, *self.biases, self.rates, where, self.name, batch)
+        return y
+
+    def exact(self, rows: list[np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x, into, passing = rows
+        more, pass_more = (b.double().numpy() for b in self.biases)
+        given = x / (1 + np.exp(-(into + more)))
+        power = self.rates.double().numpy() / (1 + np.exp(-(passing + pass_more)))
+        h, out = state, []
+        for t in range(len(x)):
+            if self.first + t == 0:
+                h = given[t]
+            else:
+                h = np.exp(power[t]) * h + np.sqrt(-np.expm1(2 * power[t])) * given[t]
+            out.append(h)
+        return np.stack(out), h
+
+
+CASES: tuple[type[Case], ...] = (Conv, Selective, Heads, Ungated, Gated)
 
 
 def check(case: Case, ops: Any) -> None:

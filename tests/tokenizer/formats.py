@@ -197,7 +197,7 @@ FORMATS: dict[str, Format] = {
         templates.GEMMA,
         ("<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"),
         ("<eos>", "<end_of_turn>"),
-        ("gemma", "gemma2", "gemma3_text"),
+        ("gemma", "gemma2", "gemma3_text", "recurrent_gemma"),
         config=("<eos>",),
         generation=("<eos>", "<end_of_turn>"),
     ),

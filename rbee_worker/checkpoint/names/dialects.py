@@ -258,6 +258,12 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
             only=MappingProxyType({"mamba_inner_layernorms": True, "sliding_window": None}),
             ignored=("calc_logits_for_entire_prompt", "n_ctx"),
         ),
+        "recurrent_gemma": Dialect(
+            "recurrent_gemma",
+            {"_block_types": "block_types", "sliding_window": "attention_window_size"},
+            only=MappingProxyType({"embeddings_scale_by_sqrt_dim": True}),
+            ignored=("w_init_variance_scale", "final_w_init_variance_scale"),
+        ),
         # What HF's class renames, and what it has for other code or for training.
         "nemotron_h": Dialect(
             "nemotron_h",
