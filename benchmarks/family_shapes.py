@@ -202,6 +202,13 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
         "num_experts_per_tok": 4,
         "moe_intermediate_size": 512,
     },
+    "qwen3_next": {
+        **_MANY,
+        "head_dim": 64,
+        "linear_num_key_heads": 8,
+        "linear_num_value_heads": 16,
+        "shared_expert_intermediate_size": 384,
+    },
     "recurrent_gemma": {
         "intermediate_size": 5632,
         "num_key_value_heads": 1,

@@ -65,6 +65,7 @@ CANNOT: Mapping[str, str] = {
     "qwen2-moe-mixed": "every layer is a mixture",
     "qwen2-moe-window": WINDOW,
     "qwen3-moe-window": WINDOW,
+    "qwen3-next-mixed": "every layer is a mixture",
     "dots1-groups-window": WINDOW,
     "olmoe-bias-tied": "weights of experts are not normalised",
     "deepseek-v3-one-group": "rotary pairs are neighbours",

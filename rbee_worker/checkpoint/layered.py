@@ -2,7 +2,8 @@
 
 Values for the layers without a sliding window, and lists with one value per layer, become entries
 of `per_layer_config`. Feed-forward blocks that are twice as wide in the layers that share keys
-become `use_double_wide_mlp`. Layers without KV heads get their kind in `layer_types`. A file that
+become `use_double_wide_mlp`. Layers without KV heads get their kind in `layer_types`. Layers
+that predict further tokens are not counted. A file that
 says only that every nth layer has full attention gets the whole list as `layer_types`.
 """
 
@@ -19,6 +20,9 @@ _ELSE = "use another model, or its safetensors directory"
 
 def by_layers(config: dict[str, Any], where: str) -> None:
     """Replace `unwindowed` and per-layer lists in `config`. Raises UnsupportedModel."""
+    if further := config.get("further_layers", 0):
+        config["num_hidden_layers"] -= further
+        config |= {k: v[:-further] for k, v in config.items() if k == "layer_types"}
     if isinstance(nth := config.get("layer_types"), int):
         count = range(1, config["num_hidden_layers"] + 1)
         config["layer_types"] = ["sliding_attention" if n % nth else FULL for n in count]

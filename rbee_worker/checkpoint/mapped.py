@@ -139,6 +139,8 @@ def _checked(file: GgufFile, name: str, kind: str) -> Any:
         return value  # every nth layer has no window; `by_layers` makes the list
     if kind == "gating" and type(value) is int and value in _GATING:
         return _GATING[value]
+    if kind == "recurrent" and isinstance(value, list) and all(v in (False, True) for v in value):
+        return ["linear_attention" if v else "full_attention" for v in value]
     if kind == "rotary" and isinstance(value, bool):
         return "rope" if value else "nope"
     if kind in _LISTED and isinstance(value, list) and any(v != value[0] for v in value):

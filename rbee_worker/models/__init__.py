@@ -115,6 +115,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "recurrent_gemma": Architecture(
         "recurrent_gemma.Config", "recurrent_gemma.build", "RecurrentGemma"
     ),
+    "qwen3_next": Architecture("qwen3_next.Config", "qwen3_next.build", "Qwen3-Next"),
     "falcon_h1": Architecture("falcon_h1.Config", "falcon_h1.build", "Falcon-H1"),
 }
 

@@ -10,15 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rbee_worker.layers.blocks import FeedForward
 from rbee_worker.layers.moe import MoE
-from rbee_worker.models import parts, prenorm
+from rbee_worker.models import parts, prenorm, qwen_experts
 from rbee_worker.models.base import Decoder
-from rbee_worker.models.config import FULL, SLIDING, MixedConfig, WindowConfig, positive
+from rbee_worker.models.config import FULL, SLIDING, MixedConfig, WindowConfig
 from rbee_worker.models.experts import gated_experts, plain_routing
 from rbee_worker.models.layer_plan import LayerPlan
 from rbee_worker.models.weights import Weights
-from rbee_worker.ops import Routing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +32,9 @@ class Mixtral(WindowConfig, prenorm.Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class QwenExperts(prenorm.Config):
-    """The mixtures' keys. Every decoder_sparse_step-th layer has experts, except
-    mlp_only_layers."""
+class QwenExperts(qwen_experts.Config):
+    """The keys that Qwen 2 and 3 have besides."""
 
-    num_experts: int
-    num_experts_per_tok: int
-    moe_intermediate_size: int
-    norm_topk_prob: bool = False
-    decoder_sparse_step: int = 1
-    mlp_only_layers: list[int] | None = None
     use_sliding_window: bool = False
     sliding_window: int | None = 4096
     max_position_embeddings: int = 32768
@@ -101,43 +92,11 @@ def build_mixtral(c: Mixtral, w: Weights) -> Decoder:
 
 def build_qwen2(c: Qwen2Moe, w: Weights) -> Decoder:
     """qwen2_moe. Raises CheckpointError, UnsupportedModel."""
-    routing = _qwen_routing(c)
-
-    def feed_forward(at: Weights, layer: LayerPlan) -> FeedForward:
-        moe, shared = at.sub("mlp"), c.shared_expert_intermediate_size
-        if not _is_mixture(c, layer):
-            return parts.gated_mlp(moe, c)
-        return MoE(
-            ops=w.ops,
-            router=moe.linear("gate", c.hidden_size, c.num_experts),
-            routing=routing,
-            experts=gated_experts(moe.sub("experts"), c, c.num_experts, c.moe_intermediate_size),
-            shared=parts.gated_mlp(moe.sub("shared_expert"), c, inner=shared) if shared else None,
-            shared_gate=moe.linear("shared_expert_gate", c.hidden_size, 1) if shared else None,
-        )
-
-    return prenorm.build(c, w, feed_forward, bias=c.qkv_bias)
+    shared = c.shared_expert_intermediate_size
+    return prenorm.build(c, w, qwen_experts.feed_forward(c, shared), bias=c.qkv_bias)
 
 
 def build_qwen3(c: Qwen3Moe, w: Weights) -> Decoder:
     """qwen3_moe. Raises CheckpointError, UnsupportedModel."""
-    routing, biases = _qwen_routing(c), c.attention_bias
-
-    def feed_forward(at: Weights, layer: LayerPlan) -> FeedForward:
-        moe = at.sub("mlp")
-        if not _is_mixture(c, layer):
-            return parts.gated_mlp(moe, c)
-        experts = gated_experts(moe.sub("experts"), c, c.num_experts, c.moe_intermediate_size)
-        return MoE(w.ops, moe.linear("gate", c.hidden_size, c.num_experts), routing, experts)
-
+    biases, feed_forward = c.attention_bias, qwen_experts.feed_forward(c, 0)
     return prenorm.build(c, w, feed_forward, bias=biases, out_bias=biases, qk_norm=parts.head_norms)
-
-
-def _is_mixture(c: QwenExperts, layer: LayerPlan) -> bool:
-    dense = layer.number in (c.mlp_only_layers or ())
-    return not dense and (layer.number + 1) % c.decoder_sparse_step == 0
-
-
-def _qwen_routing(c: QwenExperts) -> Routing:
-    positive("config", decoder_sparse_step=c.decoder_sparse_step, width=c.moe_intermediate_size)
-    return plain_routing(c.num_experts, c.num_experts_per_tok, normalise=c.norm_topk_prob)

@@ -143,6 +143,31 @@ def _llama4(found: Tensors, config: Mapping[str, Any]) -> Tensors:
     return out
 
 
+def _qwen3_next(found: Tensors, config: Mapping[str, Any]) -> Tensors:
+    """A GGUF file has q, k and v of all groups one after another, and z apart; HF's rows are those
+    of a group, then of the next."""
+    out = {
+        n: t for n, t in found.items() if not n.endswith(("in_proj_qkv.weight", "in_proj_z.weight"))
+    }
+    groups, inner = config["linear_num_key_heads"], config.get("linear_inner_size")
+    keys = groups * config["linear_key_head_dim"]
+    for name, rows in found.items():
+        at = name.removesuffix("in_proj_qkv.weight")
+        if at != name:
+            parts = [*torch.split(rows, [keys, keys, inner]), found[f"{at}in_proj_z.weight"]]
+            each = torch.cat([part.view(groups, -1, rows.shape[1]) for part in parts], dim=1)
+            out[f"{at}in_proj_qkvz.weight"] = each.flatten(0, 1)
+    return out
+
+
+def _qwen3_next_config(ckpt: Checkpoint) -> dict[str, Any]:
+    """The width of a head of the delta rule."""
+    c = ckpt.config
+    if ckpt.kind != "gguf":
+        return {}
+    return {"linear_value_head_dim": c["linear_inner_size"] // c["linear_num_value_heads"]}
+
+
 def _lfm2_moe(found: Tensors, config: Mapping[str, Any]) -> Tensors:
     """A GGUF file's stacks of experts under the names that HF's class has joined; a directory has a
     tensor of each expert."""
@@ -275,6 +300,7 @@ REGROUPED: Mapping[str, Callable[[Tensors, Mapping[str, Any]], Tensors]] = {
     "gpt_oss": _gpt_oss,
     "lfm2_moe": _lfm2_moe,
     "llama4_text": _llama4,
+    "qwen3_next": _qwen3_next,
 }
 # By `model_type`: config values that a file leaves out; None is a value.
 GATHERED: Mapping[str, Callable[[Checkpoint], dict[str, Any]]] = {
@@ -295,6 +321,7 @@ GATHERED: Mapping[str, Callable[[Checkpoint], dict[str, Any]]] = {
     "jamba": _jamba_config,
     "mamba2": _mamba2_config,
     "phi3": _phi3_config,
+    "qwen3_next": _qwen3_next_config,
     "llama4_text": _llama4_config,
     "mpt": _mpt_config,
     "nemotron_h": _nemotron_h_config,

@@ -25,6 +25,7 @@ from tests.archs import (
     olmoe,
     phi,
     qwen,
+    qwen3_next,
     recurrent_gemma,
     relatives,
     seed_oss,
@@ -80,5 +81,6 @@ _GROUPS = (
     lfm2,
     jamba,
     recurrent_gemma,
+    qwen3_next,
 )
 ARCHS: tuple[Arch, ...] = tuple(arch for group in _GROUPS for arch in group.ARCHS)

@@ -277,6 +277,13 @@ FAMILIES: tuple[Family, ...] = (
         gguf="jamba",
     ),
     Family(
+        "Qwen3-Next",
+        ("qwen3_next",),
+        "gated delta rule 3:1 gated attn, partial rotary 0.25, 512 experts top-10 + shared",
+        rotary="halves",
+        gguf="qwen3next",
+    ),
+    Family(
         "ModernBERT",
         ("modernbert",),
         "not generative: embeddings/rerank/fill-mask; alternating local 128, GeGLU, dual θ",

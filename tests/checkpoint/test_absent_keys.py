@@ -61,7 +61,7 @@ def config_of(tmp_path: Path, arch: str, **more: Any) -> StackConfig:
     """The config of a file that says nothing but sizes and `more` (`__` for `.`)."""
     keys = {**KEYS, **{k.replace("__", "."): v for k, v in more.items()}}
     tensors = {"token_embd.weight": np.zeros((48, 64), np.float32)}
-    if arch == "qwen2moe":
+    if arch in ("qwen2moe", "qwen3next"):
         tensors["blk.0.ffn_gate_shexp.weight"] = np.zeros((80, 64), np.float32)
     path = write(
         tmp_path / "x.gguf",
@@ -189,6 +189,16 @@ FULL, SLIDING = "full_attention", "sliding_attention"
             "falcon-h1",
             _SSM | {"ssm__group_count": 2},
             {"mlp_multipliers": None, "mamba_norm_before_gate": False, "mamba_rms_norm": False},
+        ),
+        (
+            "qwen3next",
+            _MOE | _SSM | {"ssm__group_count": 2},
+            {
+                "kinds": (["linear_attention"] * 3 + [FULL]) * 3,
+                "inner": 96,
+                "further_layers": 0,
+                "norm_topk_prob": True,
+            },
         ),
         (
             "nemotron_h",

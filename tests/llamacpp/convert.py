@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 BY_ITSELF = ("nemotron_h",)
+WITHOUT = ("qwen3_next",)  # what predicts further tokens, which published checkpoints have
 
 
 def main(source: str, jobs: str) -> None:
@@ -64,6 +65,8 @@ def main(source: str, jobs: str) -> None:
     for checkpoint, file in json.loads(Path(jobs).read_text()):
         lent.clear()
         sys.argv = ["convert_hf_to_gguf.py", checkpoint, "--outfile", file, "--outtype", "f32"]
+        if json.loads((Path(checkpoint) / "config.json").read_text())["model_type"] in WITHOUT:
+            sys.argv.append("--no-mtp")
         error = None
         try:
             converter.main()

@@ -33,6 +33,7 @@ class Case(ABC):
 
     name = "kept"
     first = 1  # position of a sequence's first row
+    by_column = 0  # which of `rows` has columns of which each is computed alone
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
@@ -261,7 +262,52 @@ class Gated(Case):
         return np.stack(out), h
 
 
-CASES: tuple[type[Case], ...] = (Conv, Selective, Heads, Ungated, Gated)
+class Delta(Case):
+    """`Ops.gated_delta`; heads of any width, one group and several."""
+
+    by_column = 2
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        count, self.states = sum(self.lengths), self.rng.choice([1, 5, 16, 34])
+        self.groups = self.rng.choice([1, 2, 3])
+        heads = self.groups * self.rng.choice([1, 2, 4])
+        width = heads * self.rng.choice([1, 8, 16, 24, 40])
+        self.bias, self.rates = self.normal(heads), -torch.exp(self.normal(heads, scale=2.0))
+        both = self.groups * self.states
+        self.rows = [self.normal(count, n) for n in (both, both, width, heads, heads)]
+        self.state = into_cells(self.normal(LAYERS, SLOTS, self.states, width), heads)
+
+    def run(self, ops: Any, rows: list[Tensor], batch: Batch) -> Tensor:
+        where = StateRef(1, LAYER)
+        vectors = (self.bias, self.rates)
+        y: Tensor = ops.gated_delta(*rows, *vectors, where, self.name, batch, groups=self.groups)
+        return y
+
+    def exact(self, rows: list[np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        q, k, v, dt, beta = rows
+        heads, columns = dt.shape[1], v.shape[1] // dt.shape[1]
+        bias, rates = self.bias.double().numpy(), self.rates.double().numpy()
+        # [heads * cells, states, 16] as [heads, states, columns of whole cells]
+        h = state.reshape(heads, -1, self.states, 16).swapaxes(1, 2)
+        h = h.reshape(heads, self.states, -1).copy()
+        y = np.empty_like(v)
+        for t in range(len(v)):
+            for head in range(heads):
+                at = head // (heads // self.groups) * self.states
+                query, key = (r[t, at : at + self.states] for r in (q, k))
+                query, key = (r / np.sqrt(r @ r + 1e-6) for r in (query, key))
+                part = slice(head * columns, (head + 1) * columns)
+                mine = h[head, :, :columns]
+                mine *= np.exp(rates[head] * np.log1p(np.exp(dt[t, head] + bias[head])))
+                new = (v[t, part] - key @ mine) / (1 + np.exp(-beta[t, head]))
+                mine += np.outer(key, new)
+                y[t, part] = query @ mine / np.sqrt(self.states)
+        left = h.reshape(heads, self.states, -1, 16).swapaxes(1, 2).reshape(state.shape)
+        return y, left
+
+
+CASES: tuple[type[Case], ...] = (Conv, Selective, Heads, Ungated, Gated, Delta)
 
 
 def check(case: Case, ops: Any) -> None:

@@ -171,7 +171,7 @@ FORMATS: dict[str, Format] = {
         templates.THINKING,
         _IM,
         ("<|im_end|>", "<|endoftext|>"),
-        ("qwen3", "qwen3_moe", "smollm3"),
+        ("qwen3", "qwen3_moe", "qwen3_next", "smollm3"),
         config=("<|im_end|>",),
     ),
     "llama2": Format(LLAMA2, ("<s>", "</s>"), ("</s>",), ("llama",), config=("</s>",)),

@@ -22,6 +22,7 @@ from rbee_worker.checkpoint.names import (
     llama4,
     mixtures,
     nemotron_h,
+    qwen3_next,
     recurrent,
 )
 from rbee_worker.checkpoint.names.dialects import DIALECTS, Dialect
@@ -61,4 +62,5 @@ GGUF_ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     | nemotron_h.ARCHITECTURES
     | lfm2.ARCHITECTURES
     | jamba.ARCHITECTURES
+    | qwen3_next.ARCHITECTURES
 )

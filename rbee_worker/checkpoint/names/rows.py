@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-_Layered = Literal["windows", "each", "hybrid"]
+_Layered = Literal["windows", "each", "hybrid", "recurrent"]
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,10 @@ class Key:
     lead into nested objects, and a key below `unwindowed.` applies to layers without a sliding
     window. kind: what the value must be. windows: for each layer, whether it has a sliding window;
     each: a count, or a list with one per layer; hybrid: the same, where 0 means that a layer is of
-    the kind that `hf` ends with; rotary: a flag, which HF has as "rope" or "nope"; twice: twice the
-    count that HF has; gating: the number of a scoring function. default: what llama.cpp assumes if
-    the key is absent; None: nothing, and the config has null there.
+    the kind that `hf` ends with; recurrent: for each layer, whether it is; rotary: a flag, which HF
+    has as "rope" or "nope"; twice: twice the count that HF has; gating: the number of a scoring
+    function. default: what llama.cpp assumes if the key is absent; None: nothing, and the config
+    has null there.
     """
 
     gguf: str
@@ -135,6 +136,12 @@ SMALL_EXPERT_KEYS = (
     Key("expert_group_used_count", "topk_group", "count"),
 )
 
+QWEN_MOE_KEYS = (
+    Key("expert_count", "num_experts", "count", required=True),
+    Key("expert_used_count", "num_experts_per_tok", "count", required=True),
+    Key("expert_feed_forward_length", "moe_intermediate_size", "count", required=True),
+    Key("expert_shared_feed_forward_length", "shared_expert_intermediate_size", "count"),
+)
 # generation_config.json
 GENERATION_KEYS = (
     Key("general.sampling.temp", "temperature", "number", whole=True),
