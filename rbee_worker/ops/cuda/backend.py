@@ -45,9 +45,11 @@ class CudaBackend(Backend):
     name = "cuda"
     title = "Triton kernels on an NVIDIA GPU"
     buckets = True
+    overlaps = True
 
     def refuses(self, settings: Settings) -> Refusal | None:
-        if not _interpreted() and not any(Path("/dev", name).exists() for name in _DEVICES):
+        pretended = _interpreted() and settings.backend == self.name  # never for `auto`
+        if not pretended and not any(Path("/dev", name).exists() for name in _DEVICES):
             return Refusal(
                 "no NVIDIA GPU is visible here (no /dev/nvidia*).",
                 "use --backend cpu, or give this process or container the GPU and its driver.",
