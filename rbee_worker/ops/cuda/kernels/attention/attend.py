@@ -1,0 +1,235 @@
+"""Attention over a paged cache, launched: what `Ops.attend` means once keys are written."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from rbee_worker.ops.cuda.kernels.attention import rows as kernels
+from rbee_worker.ops.cuda.kernels.attention.columns import Columns, columns, power_of_two
+from rbee_worker.ops.cuda.kernels.attention.combine import Workspace, combine_rows
+from rbee_worker.ops.cuda.kernels.attention.shapes import Tiles, decode_tiles, prefill_tiles
+from rbee_worker.ops.cuda.kernels.attention.sight import Sight
+
+COMBINED = 8192  # numbers of all splits that a program with 2 warps keeps while it combines them
+
+
+class Parts(NamedTuple):
+    """How keys and values are cut into columns, and whether values are the keys' first ones."""
+
+    k: Columns
+    v: Columns
+    latent: bool
+
+    @classmethod
+    def of(cls, k_dim: int, v_dim: int, latent: bool) -> Parts:
+        """The parts of heads of these sizes."""
+        k = columns(k_dim)
+        if latent:  # the values' parts are the keys' parts
+            v = Columns(v_dim, k.first, k.second if v_dim > k.first else 0)
+        else:
+            v = columns(v_dim)
+        return cls(k, v, latent)
+
+    def arguments(self) -> dict[str, Any]:
+        """Kernel arguments."""
+        return {
+            "K_DIM": self.k.dim,
+            "K0": self.k.first,
+            "K1": self.k.second,
+            "V_DIM": self.v.dim,
+            "V0": self.v.first,
+            "V1": self.v.second,
+            "LATENT": self.latent,
+        }
+
+
+def attend(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor | None,
+    table: Tensor,
+    seq_starts: Tensor,
+    kv_lens: Tensor,
+    positions: Tensor,
+    *,
+    workspace: Workspace,
+    longest_rows: int,
+    longest_keys: int,
+    heads: int,
+    scale: float,
+    window: int | None = None,
+    chunk: int | None = None,
+    softcap: float | None = None,
+    slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
+    causal: bool = True,
+    values: int | None = None,
+    pdl: bool = False,
+) -> Tensor:
+    """q [N, heads * k_dim] attends to its sequences' cached keys: [N, heads * v_dim], q's type.
+
+    k_cache [blocks, block_size, kv_heads, k_dim] and v_cache [.., v_dim]: any strides but 1 for the
+    last. values: v_cache is not used; values are the first `values` columns of the keys. table
+    int32 [B, columns], seq_starts [B + 1], kv_lens [B], positions [N]: see `Batch`. longest_rows,
+    longest_keys: upper bounds of the sequences' rows and keys; with longest_rows 1 every sequence
+    has one row, the launch depends on shapes and these bounds only, and it may be captured. slopes,
+    sinks: float32 [heads]. Other options: see `Ops.attend`.
+
+    Every pointer may come from the kernel before this one: nothing is read before the wait.
+    A row's result depends bitwise on its own sequence and on the tiles (`shapes`), which for
+    sequences of one row follow from the batch size and longest_keys, for others from the model.
+    """
+    sight = Sight(scale, window, chunk, softcap, slopes, sinks, causal)
+    sight.check()
+    rows, batch = q.shape[0], table.shape[0]
+    latent = values is not None
+    v_dim = values if values is not None else _width(v_cache)
+    out = torch.empty((rows, heads * v_dim), dtype=q.dtype, device=q.device)
+    if rows == 0 or batch == 0:
+        return out
+    kv_heads, k_dim = k_cache.shape[2:]
+    assert heads % kv_heads == 0 and q.shape[1] == heads * k_dim
+    assert q.stride(1) == 1 and k_cache.stride(3) == 1
+    assert longest_rows > 1 or rows == batch
+    parts = Parts.of(k_dim, v_dim, latent)
+    call = _Call(q, k_cache, v_cache, table, seq_starts, kv_lens, positions, out, heads, parts)
+    group, dims, element = heads // kv_heads, k_dim + (0 if latent else v_dim), q.element_size()
+    single = decode_tiles(
+        batch=batch,
+        kv_heads=kv_heads,
+        group=group,
+        dims=dims,
+        element=element,
+        longest_keys=longest_keys,
+    )
+    if longest_rows == 1:
+        _launch_single(call, sight, single, workspace, whole=True, pdl=pdl)
+        return out
+    several = prefill_tiles(group=group, rows=longest_rows, dims=dims, element=element)
+    mixed = rows < batch * longest_rows
+    if mixed:  # some sequence may have one row
+        _launch_single(call, sight, single, workspace, whole=False, pdl=pdl)
+    tiles = rows * group // several.BM + batch
+    which = kernels.LONGER if mixed else kernels.ALL
+    _launch(call, sight, several, (tiles, kv_heads, 1), which, kernels.DIRECT, pdl=pdl)
+    return out
+
+
+class _Call(NamedTuple):
+    """The tensors of one call of `attend`."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor | None
+    table: Tensor
+    seq_starts: Tensor
+    kv_lens: Tensor
+    positions: Tensor
+    out: Tensor
+    heads: int
+    parts: Parts
+
+
+def _width(v_cache: Tensor | None) -> int:
+    assert v_cache is not None and v_cache.stride(3) == 1
+    return v_cache.shape[3]
+
+
+def _launch_single(
+    call: _Call, sight: Sight, tiles: Tiles, workspace: Workspace, *, whole: bool, pdl: bool
+) -> None:
+    """The sequences with one row, their keys split among programs."""
+    batch, kv_heads = call.table.shape[0], call.k.shape[2]
+    group = call.heads // kv_heads
+    v = call.parts.v
+    which = kernels.ONE_ROW if whole else kernels.SINGLE_ROWS
+    grid = (batch * -(-group // tiles.BM), kv_heads, tiles.splits)
+    if tiles.splits == 1:
+        _launch(call, sight, tiles, grid, which, kernels.DIRECT, pdl=pdl)
+        return
+    units = (batch, call.heads, tiles.splits)
+    partial = torch.empty((*units, v.dim), dtype=torch.float32, device=call.q.device)
+    extremes = torch.empty((*units, 2), dtype=torch.float32, device=call.q.device)
+    scratch: dict[str, Any] = {"partial": partial, "extremes": extremes}
+    width = tiles.splits * (v.first + v.second)
+    together = power_of_two(group)
+    if group <= tiles.BM and width * together <= COMBINED * tiles.warps // 2:
+        scratch["counters"] = workspace.at_least(batch * kv_heads)
+        scratch["COMBINED_HEADS"] = together
+        _launch(call, sight, tiles, grid, which, kernels.LAST_COMBINES, scratch, pdl=pdl)
+        return
+    _launch(call, sight, tiles, grid, which, kernels.LATER, scratch, pdl=pdl)
+    together = max(1, min(power_of_two(call.heads), COMBINED // width))
+    combine_rows[(batch, -(-call.heads // together))](
+        partial,
+        extremes,
+        sight.sinks,
+        call.out,
+        call.seq_starts,
+        HEADS=call.heads,
+        BLOCK_HEADS=together,
+        SPLITS=tiles.splits,
+        V_DIM=v.dim,
+        V0=v.first,
+        V1=v.second,
+        SINKS=sight.sinks is not None,
+        SINGLE=not whole,
+        PDL=pdl,
+        num_warps=4,
+        launch_pdl=pdl,
+    )
+
+
+def _launch(
+    call: _Call,
+    sight: Sight,
+    tiles: Tiles,
+    grid: tuple[int, int, int],
+    which: Any,
+    combined: Any,
+    scratch: dict[str, Any] | None = None,
+    *,
+    pdl: bool,
+) -> None:
+    k, v = call.k, call.v
+    more: dict[str, Any] = {"partial": None, "extremes": None, "counters": None}
+    more |= {"COMBINED_HEADS": 1} | (scratch or {})
+    kernels.attend_rows[grid](
+        call.q,
+        k,
+        v,
+        call.table,
+        call.seq_starts,
+        call.kv_lens,
+        call.positions,
+        out=call.out,
+        sequences=call.table.shape[0],
+        q_row=call.q.stride(0),
+        k_block=k.stride(0),
+        k_row=k.stride(1),
+        k_head=k.stride(2),
+        v_block=0 if v is None else v.stride(0),
+        v_row=0 if v is None else v.stride(1),
+        v_head=0 if v is None else v.stride(2),
+        table_row=call.table.stride(0),
+        HEADS=call.heads,
+        G=call.heads // k.shape[2],
+        BLOCK=k.shape[1],
+        BM=tiles.BM,
+        BN=tiles.BN,
+        WHICH=which.value,
+        SPLITS=tiles.splits,
+        MIN_TILES=tiles.min_tiles,
+        COMBINE=combined.value,
+        STAGES=tiles.stages,
+        PDL=pdl,
+        num_warps=tiles.warps,
+        launch_pdl=pdl,
+        **call.parts.arguments(),
+        **sight.arguments(),
+        **more,
+    )

@@ -1,0 +1,21 @@
+"""Loops whose bounds are computed, in Triton's interpreter with numpy 2.4 and later.
+
+The interpreter keeps a scalar as an array with one number, shape (1,), and turns it into an int
+with `int(array)`, which newer versions of numpy refuse.
+"""
+
+from typing import Any
+
+import pytest
+from triton.runtime import interpreter
+
+
+@pytest.fixture(autouse=True)
+def _loop_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    patched = interpreter._patch_lang_tensor
+
+    def patch(tensor: Any, scope: Any) -> None:
+        patched(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch)
