@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from rbee_worker.ops.cuda.kernels.attention import rows as kernels
@@ -92,8 +91,9 @@ def attend(
     if rows == 0 or batch == 0:
         return out
     kv_heads, k_dim = k_cache.shape[2:]
-    assert heads % kv_heads == 0 and q.shape[1] == heads * k_dim
-    assert q.stride(1) == 1 and k_cache.stride(3) == 1
+    assert heads % kv_heads == 0
+    assert q.shape[1] == heads * k_dim
+    assert q.stride(1) == k_cache.stride(3) == 1
     assert longest_rows > 1 or rows == batch
     parts = Parts.of(k_dim, v_dim, latent)
     call = _Call(q, k_cache, v_cache, table, seq_starts, kv_lens, positions, out, heads, parts)
@@ -135,7 +135,8 @@ class _Call(NamedTuple):
 
 
 def _width(v_cache: Tensor | None) -> int:
-    assert v_cache is not None and v_cache.stride(3) == 1
+    assert v_cache is not None
+    assert v_cache.stride(3) == 1
     return v_cache.shape[3]
 
 

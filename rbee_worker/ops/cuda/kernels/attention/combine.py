@@ -89,6 +89,7 @@ def combine(
     if HOLES:
         some = some & (top != float("-inf"))
     high = tl.max(top, 0)
+    sink = high
     if SINKS:
         sink = tl.load(sinks + head, mask=real, other=0.0) * 1.4426950408889634
         sink = tl.max(tl.broadcast_to(sink, [SPLITS, BLOCK_HEADS]), 0)

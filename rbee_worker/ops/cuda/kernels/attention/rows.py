@@ -72,7 +72,7 @@ def attend_rows(
         gdc_wait()
     h = tl.program_id(1)
     split = tl.program_id(2)
-    if WHICH == LONGER or WHICH == ALL:
+    if WHICH >= LONGER:
         # The tiles with most keys come first.
         tile = tl.num_programs(0) - 1 - tl.program_id(0)
         b, part = locate(tile, seq_starts, sequences, G, BM)
@@ -99,9 +99,7 @@ def attend_rows(
         head = h * G + m % G
         at = tl.load(positions + row, mask=real, other=0).to(tl.int32)
         high = tl.max(tl.where(real, end_seen(at, length, window, CAUSAL, WINDOW), 0), 0)
-        low = tl.min(
-            tl.where(real, lowest_seen(at, window, chunk, WINDOW, CHUNK), 2147483647), 0
-        )
+        low = tl.min(tl.where(real, lowest_seen(at, window, chunk, WINDOW, CHUNK), 2147483647), 0)
         first_tile = low // BN
         last_tile = tl.maximum(tl.cdiv(high, BN), first_tile)
         each = tl.maximum(tl.cdiv(last_tile - first_tile, SPLITS), MIN_TILES)
@@ -131,7 +129,7 @@ def attend_rows(
             # Tiles from whole_begin to whole_end are seen by all rows, and need no mask.
             whole_begin = end
             whole_end = end
-            if WHICH == LONGER or WHICH == ALL:
+            if WHICH >= LONGER:
                 ends = end_seen(at, length, window, CAUSAL, WINDOW)
                 lows = lowest_seen(at, window, chunk, WINDOW, CHUNK)
                 whole_begin = tl.cdiv(tl.max(tl.where(real, lows, 0), 0), BN)
@@ -165,7 +163,7 @@ def attend_rows(
                 CAUSAL, WINDOW, CHUNK, CAP, SLOPES, True, STAGES,
             )  # fmt: skip
         unit = row
-        if WHICH == ONE_ROW or WHICH == SINGLE_ROWS:
+        if WHICH < LONGER:
             unit = row * 0 + b
         finish(
             top, total, acc0, acc1, row, unit, head, real, split, active,
@@ -184,8 +182,8 @@ def finish(
 ):  # fmt: skip
     """Store a tile's result, or its split's part; the last program of a head combines the parts.
 
-    row, unit, head [M]: where a result goes, in `out` and among the parts. With LAST_COMBINES a tile
-    has one row (only_row, only_unit) and the heads of one group (h).
+    row, unit, head [M]: where a result goes, in `out` and among the parts. With LAST_COMBINES a
+    tile has one row (only_row, only_unit) and the heads of one group (h).
     """
     parts = unit * HEADS + head
     if COMBINE == LATER:
