@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rbee_worker.ops.cuda.kernels.attention.attend import attend
-from rbee_worker.ops.cuda.kernels.attention.combine import Workspace
+from rbee_worker.ops.cuda.kernels.attention.scratch import Workspace
 from tests.ops.cuda.attention.cases import BOUNDS, DEVICE, Case, error
 
 DECODE = {"rows": [1, 1], "lens": [33, 90]}

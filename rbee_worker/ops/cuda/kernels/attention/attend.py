@@ -8,42 +8,10 @@ import torch
 from torch import Tensor
 
 from rbee_worker.ops.cuda.kernels.attention import rows as kernels
-from rbee_worker.ops.cuda.kernels.attention.columns import Columns, columns, power_of_two
-from rbee_worker.ops.cuda.kernels.attention.combine import Workspace, combine_rows
+from rbee_worker.ops.cuda.kernels.attention.columns import Parts
+from rbee_worker.ops.cuda.kernels.attention.scratch import Scratch, Workspace
 from rbee_worker.ops.cuda.kernels.attention.shapes import Tiles, decode_tiles, prefill_tiles
 from rbee_worker.ops.cuda.kernels.attention.sight import Sight
-
-COMBINED = 8192  # numbers of all splits that a program with 2 warps keeps while it combines them
-
-
-class Parts(NamedTuple):
-    """How keys and values are cut into columns, and whether values are the keys' first ones."""
-
-    k: Columns
-    v: Columns
-    latent: bool
-
-    @classmethod
-    def of(cls, k_dim: int, v_dim: int, latent: bool) -> Parts:
-        """The parts of heads of these sizes."""
-        k = columns(k_dim)
-        if latent:  # the values' parts are the keys' parts
-            v = Columns(v_dim, k.first, k.second if v_dim > k.first else 0)
-        else:
-            v = columns(v_dim)
-        return cls(k, v, latent)
-
-    def arguments(self) -> dict[str, Any]:
-        """Kernel arguments."""
-        return {
-            "K_DIM": self.k.dim,
-            "K0": self.k.first,
-            "K1": self.k.second,
-            "V_DIM": self.v.dim,
-            "V0": self.v.first,
-            "V1": self.v.second,
-            "LATENT": self.latent,
-        }
 
 
 def attend(
@@ -68,6 +36,8 @@ def attend(
     causal: bool = True,
     values: int | None = None,
     pdl: bool = False,
+    single: Tiles | None = None,
+    several: Tiles | None = None,
 ) -> Tensor:
     """q [N, heads * k_dim] attends to its sequences' cached keys: [N, heads * v_dim], q's type.
 
@@ -77,6 +47,8 @@ def attend(
     longest_keys: upper bounds of the sequences' rows and keys; with longest_rows 1 every sequence
     has one row, the launch depends on shapes and these bounds only, and it may be captured. slopes,
     sinks: float32 [heads]. Other options: see `Ops.attend`.
+
+    single, several: tiles for sequences with one row and with more, instead of `shapes`' choice.
 
     Every pointer may come from the kernel before this one: nothing is read before the wait.
     A row's result depends bitwise on its own sequence and on the tiles (`shapes`), which for
@@ -98,7 +70,7 @@ def attend(
     parts = Parts.of(k_dim, v_dim, latent)
     call = _Call(q, k_cache, v_cache, table, seq_starts, kv_lens, positions, out, heads, parts)
     group, dims, element = heads // kv_heads, k_dim + (0 if latent else v_dim), q.element_size()
-    single = decode_tiles(
+    single = single or decode_tiles(
         batch=batch,
         kv_heads=kv_heads,
         group=group,
@@ -109,13 +81,13 @@ def attend(
     if longest_rows == 1:
         _launch_single(call, sight, single, workspace, whole=True, pdl=pdl)
         return out
-    several = prefill_tiles(group=group, rows=longest_rows, dims=dims, element=element)
+    several = several or prefill_tiles(group=group, rows=longest_rows, dims=dims, element=element)
     mixed = rows < batch * longest_rows
     if mixed:  # some sequence may have one row
         _launch_single(call, sight, single, workspace, whole=False, pdl=pdl)
     tiles = rows * group // several.BM + batch
     which = kernels.LONGER if mixed else kernels.ALL
-    _launch(call, sight, several, (tiles, kv_heads, 1), which, kernels.DIRECT, pdl=pdl)
+    _launch(call, sight, several, (tiles, kv_heads, 1), which, Scratch(), pdl=pdl)
     return out
 
 
@@ -146,43 +118,11 @@ def _launch_single(
     """The sequences with one row, their keys split among programs."""
     batch, kv_heads = call.table.shape[0], call.k.shape[2]
     group = call.heads // kv_heads
-    v = call.parts.v
-    which = kernels.ONE_ROW if whole else kernels.SINGLE_ROWS
     grid = (batch * -(-group // tiles.BM), kv_heads, tiles.splits)
-    if tiles.splits == 1:
-        _launch(call, sight, tiles, grid, which, kernels.DIRECT, pdl=pdl)
-        return
-    units = (batch, call.heads, tiles.splits)
-    partial = torch.empty((*units, v.dim), dtype=torch.float32, device=call.q.device)
-    extremes = torch.empty((*units, 2), dtype=torch.float32, device=call.q.device)
-    scratch: dict[str, Any] = {"partial": partial, "extremes": extremes}
-    width = tiles.splits * (v.first + v.second)
-    together = power_of_two(group)
-    if group <= tiles.BM and width * together <= COMBINED * tiles.warps // 2:
-        scratch["counters"] = workspace.at_least(batch * kv_heads)
-        scratch["COMBINED_HEADS"] = together
-        _launch(call, sight, tiles, grid, which, kernels.LAST_COMBINES, scratch, pdl=pdl)
-        return
-    _launch(call, sight, tiles, grid, which, kernels.LATER, scratch, pdl=pdl)
-    together = max(1, min(power_of_two(call.heads), COMBINED // width))
-    combine_rows[(batch, -(-call.heads // together))](
-        partial,
-        extremes,
-        sight.sinks,
-        call.out,
-        call.seq_starts,
-        HEADS=call.heads,
-        BLOCK_HEADS=together,
-        SPLITS=tiles.splits,
-        V_DIM=v.dim,
-        V0=v.first,
-        V1=v.second,
-        SINKS=sight.sinks is not None,
-        SINGLE=not whole,
-        PDL=pdl,
-        num_warps=4,
-        launch_pdl=pdl,
-    )
+    which = kernels.ONE_ROW if whole else kernels.SINGLE_ROWS
+    scratch = Scratch.of(batch, call.heads, kv_heads, tiles, call.parts.v, workspace)
+    _launch(call, sight, tiles, grid, which, scratch, pdl=pdl)
+    scratch.combine(sight.sinks, call.out, None if whole else call.seq_starts, pdl=pdl)
 
 
 def _launch(
@@ -191,14 +131,11 @@ def _launch(
     tiles: Tiles,
     grid: tuple[int, int, int],
     which: Any,
-    combined: Any,
-    scratch: dict[str, Any] | None = None,
+    scratch: Scratch,
     *,
     pdl: bool,
 ) -> None:
     k, v = call.k, call.v
-    more: dict[str, Any] = {"partial": None, "extremes": None, "counters": None}
-    more |= {"COMBINED_HEADS": 1} | (scratch or {})
     kernels.attend_rows[grid](
         call.q,
         k,
@@ -225,12 +162,11 @@ def _launch(
         WHICH=which.value,
         SPLITS=tiles.splits,
         MIN_TILES=tiles.min_tiles,
-        COMBINE=combined.value,
         STAGES=tiles.stages,
         PDL=pdl,
         num_warps=tiles.warps,
         launch_pdl=pdl,
         **call.parts.arguments(),
         **sight.arguments(),
-        **more,
+        **scratch.arguments(),
     )

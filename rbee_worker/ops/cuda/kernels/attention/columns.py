@@ -6,7 +6,7 @@ and 16, and 192 become 128 and 64. Only a part that still has more columns than 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 SMALLEST = 16  # columns that a product on tensor cores needs
 
@@ -33,3 +33,33 @@ def columns(dim: int) -> Columns:
     if whole == dim or half < SMALLEST or half + rest >= whole:
         return Columns(dim, whole, 0)
     return Columns(dim, half, rest)
+
+
+class Parts(NamedTuple):
+    """How keys and values are cut into columns, and whether values are the keys' first ones."""
+
+    k: Columns
+    v: Columns
+    latent: bool
+
+    @classmethod
+    def of(cls, k_dim: int, v_dim: int, latent: bool) -> Parts:
+        """The parts of heads of these sizes."""
+        k = columns(k_dim)
+        if latent:  # the values' parts are the keys' parts
+            v = Columns(v_dim, k.first, k.second if v_dim > k.first else 0)
+        else:
+            v = columns(v_dim)
+        return cls(k, v, latent)
+
+    def arguments(self) -> dict[str, Any]:
+        """Kernel arguments."""
+        return {
+            "K_DIM": self.k.dim,
+            "K0": self.k.first,
+            "K1": self.k.second,
+            "V_DIM": self.v.dim,
+            "V0": self.v.first,
+            "V1": self.v.second,
+            "LATENT": self.latent,
+        }

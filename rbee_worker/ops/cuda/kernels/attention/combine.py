@@ -7,31 +7,9 @@ last program that finishes or by a kernel of its own.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
-
-COUNTERS = 1 << 16
-
-
-class Workspace:
-    """Counters with which programs of one launch find out which of them is the last.
-
-    They are zero between launches. Launches that may run at the same time (on several streams) need
-    one workspace each. It grows, but not while a CUDA graph is captured.
-    """
-
-    def __init__(self, device: torch.device | str, counters: int = COUNTERS) -> None:
-        self.counters = torch.zeros(counters, dtype=torch.int32, device=device)
-
-    def at_least(self, count: int) -> Tensor:
-        """int32 counters, `count` or more, all zero."""
-        if count > self.counters.numel():
-            assert not (self.counters.is_cuda and torch.cuda.is_current_stream_capturing())
-            self.counters = torch.zeros(2 * count, dtype=torch.int32, device=self.counters.device)
-        return self.counters
 
 
 @triton.jit

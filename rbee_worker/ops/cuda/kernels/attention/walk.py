@@ -25,6 +25,39 @@ def use_tile(
 
 
 @triton.jit
+def walk_on(
+    top, total, acc0, acc1, q0, q1, k0, k1, v0, v1, slope, at, begin, end,
+    k, v, table, low, high, length,
+    k_block, k_row, v_block, v_row, factor, scale, cap, cap_scale, window, chunk,
+    BN: tl.constexpr, BLOCK: tl.constexpr,
+    K_DIM: tl.constexpr, K0: tl.constexpr, K1: tl.constexpr,
+    V_DIM: tl.constexpr, V0: tl.constexpr, V1: tl.constexpr, LATENT: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, CHUNK: tl.constexpr,
+    CAP: tl.constexpr, SLOPES: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """`walk` with its first tile loaded; the next is loaded before the current one is used."""
+    key = begin * BN + tl.arange(0, BN)
+    for tile in range(begin, end):
+        later = key + BN
+        valid = (later >= low) & (later < high) & (tile + 1 < end)
+        next_k0, next_k1, next_v0, next_v1 = load_tile(
+            k, v, table, later, valid, k_block, k_row, v_block, v_row,
+            BLOCK, K_DIM, K0, K1, V_DIM, V0, V1, LATENT, q0.dtype,
+        )  # fmt: skip
+        top, total, acc0, acc1 = use_tile(
+            top, total, acc0, acc1, q0, q1, k0, k1, v0, v1, slope, at, key, length,
+            factor, scale, cap, cap_scale, window, chunk,
+            K1, V1, CAUSAL, WINDOW, CHUNK, CAP, SLOPES, MASKED,
+        )  # fmt: skip
+        key = later
+        k0 = next_k0
+        k1 = next_k1
+        v0 = next_v0
+        v1 = next_v1
+    return top, total, acc0, acc1
+
+
+@triton.jit
 def walk(
     top, total, acc0, acc1, q0, q1, slope, at, begin, end,
     k, v, table, low, high, length,
@@ -47,23 +80,13 @@ def walk(
             k, v, table, key, (key >= low) & (key < high), k_block, k_row, v_block, v_row,
             BLOCK, K_DIM, K0, K1, V_DIM, V0, V1, LATENT, q0.dtype,
         )  # fmt: skip
-        for tile in range(begin, end):
-            later = key + BN
-            valid = (later >= low) & (later < high) & (tile + 1 < end)
-            next_k0, next_k1, next_v0, next_v1 = load_tile(
-                k, v, table, later, valid, k_block, k_row, v_block, v_row,
-                BLOCK, K_DIM, K0, K1, V_DIM, V0, V1, LATENT, q0.dtype,
-            )  # fmt: skip
-            top, total, acc0, acc1 = use_tile(
-                top, total, acc0, acc1, q0, q1, k0, k1, v0, v1, slope, at, key, length,
-                factor, scale, cap, cap_scale, window, chunk,
-                K1, V1, CAUSAL, WINDOW, CHUNK, CAP, SLOPES, MASKED,
-            )  # fmt: skip
-            key = later
-            k0 = next_k0
-            k1 = next_k1
-            v0 = next_v0
-            v1 = next_v1
+        top, total, acc0, acc1 = walk_on(
+            top, total, acc0, acc1, q0, q1, k0, k1, v0, v1, slope, at, begin, end,
+            k, v, table, low, high, length,
+            k_block, k_row, v_block, v_row, factor, scale, cap, cap_scale, window, chunk,
+            BN, BLOCK, K_DIM, K0, K1, V_DIM, V0, V1, LATENT,
+            CAUSAL, WINDOW, CHUNK, CAP, SLOPES, MASKED,
+        )  # fmt: skip
     else:
         for tile in tl.range(begin, end, num_stages=STAGES):
             key = tile * BN + tl.arange(0, BN)
