@@ -7,10 +7,10 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from rbee_worker.ops.cuda.kernels.attention.fold import load_columns, load_tile, lowest_seen
+from rbee_worker.ops.cuda.kernels.attention.fold import load_columns, lowest_seen
 from rbee_worker.ops.cuda.kernels.attention.heads import load_heads
 from rbee_worker.ops.cuda.kernels.attention.rows import finish
-from rbee_worker.ops.cuda.kernels.attention.walk import walk, walk_on
+from rbee_worker.ops.cuda.kernels.attention.walk import first_tile, walk, walk_on
 
 
 @triton.jit
@@ -93,12 +93,12 @@ def attend_new(
     n = tl.load(kv_lens + b).to(tl.int32) - 1  # old keys; the new one's position
     slot = tl.load(slots + b).to(tl.int64)
     low = lowest_seen(n, window, chunk, WINDOW, CHUNK)
-    first_tile = low // BN
-    last_tile = tl.cdiv(n, BN)
-    each = tl.maximum(tl.cdiv(last_tile - first_tile, SPLITS), MIN_TILES)
-    active = tl.maximum(tl.cdiv(last_tile - first_tile, each), 1)
-    begin = first_tile + split * each
-    end = tl.minimum(begin + each, last_tile)
+    first = low // BN
+    last = tl.cdiv(n, BN)
+    each = tl.maximum(tl.cdiv(last - first, SPLITS), MIN_TILES)
+    active = tl.maximum(tl.cdiv(last - first, each), 1)
+    begin = first + split * each
+    end = tl.minimum(begin + each, last)
     k_pages = k + h.to(tl.int64) * k_head
     v_pages = v + h.to(tl.int64) * v_head
     pages = table + b.to(tl.int64) * table_row
@@ -107,12 +107,11 @@ def attend_new(
     k1 = 0
     v0 = 0
     v1 = 0
+    blocks = 0
     if STAGES == 0:
-        key = begin * BN + tl.arange(0, BN)
-        valid = (key >= low) & (key < n) & (split < active)
-        k0, k1, v0, v1 = load_tile(
-            k_pages, v_pages, pages, key, valid, k_block, k_row, v_block, v_row,
-            BLOCK, K_DIM, K0, K1, V_DIM, V0, V1, False, dot,
+        k0, k1, v0, v1, blocks = first_tile(
+            k_pages, v_pages, pages, begin, end, low, n, k_block, k_row, v_block, v_row,
+            BN, BLOCK, K_DIM, K0, K1, V_DIM, V0, V1, False, dot,
         )  # fmt: skip
     if PDL:
         gdc_wait()
@@ -153,7 +152,7 @@ def attend_new(
         at = n + tl.arange(0, 1)  # of all rows
         if STAGES == 0:
             top, total, acc0, acc1 = walk_on(
-                top, total, acc0, acc1, q0, q1, k0, k1, v0, v1, slope, at, begin, end,
+                top, total, acc0, acc1, q0, q1, k0, k1, v0, v1, blocks, slope, at, begin, end,
                 k_pages, v_pages, pages, low, n, n,
                 k_block, k_row, v_block, v_row, factor, scale, cap, cap_scale, window, chunk,
                 BN, BLOCK, K_DIM, K0, K1, V_DIM, V0, V1, False,

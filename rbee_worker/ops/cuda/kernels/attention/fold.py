@@ -24,9 +24,14 @@ def load_columns(rows, valid, START: tl.constexpr, WIDTH: tl.constexpr, DIM: tl.
 
 
 @triton.jit
+def load_blocks(table, key, valid, BLOCK: tl.constexpr):
+    """The cache blocks of the positions `key` [T] of a sequence; table: its row of the table."""
+    return tl.load(table + key // BLOCK, mask=valid, other=0)
+
+
+@triton.jit
 def load_tile(
-    k, v, table, key, valid,
-    k_block, k_row, v_block, v_row,
+    k, v, blocks, key, valid, k_block, k_row, v_block, v_row,
     BLOCK: tl.constexpr, K_DIM: tl.constexpr, K0: tl.constexpr, K1: tl.constexpr,
     V_DIM: tl.constexpr, V0: tl.constexpr, V1: tl.constexpr, LATENT: tl.constexpr,
     DOT: tl.constexpr,
@@ -34,9 +39,9 @@ def load_tile(
     """Keys and values at positions `key` [T] of one sequence and head, as type DOT: each in its two
     parts (0 instead of a part without columns). With LATENT the values are the keys' first columns.
 
-    k, v: pointers to the head's first block; table: to the sequence's row of the block table.
+    k, v: pointers to the head's first block; blocks [T]: see `load_blocks`.
     """
-    block = tl.load(table + key // BLOCK, mask=valid, other=0).to(tl.int64)
+    block = blocks.to(tl.int64)
     inside = key % BLOCK
     some = valid[:, None]
     k_rows = k + (block * k_block + inside * k_row)[:, None]
