@@ -1,0 +1,1 @@
+"""The GPU backend: a recorded model becomes Triton kernels, cuBLAS and CUDA graphs."""
