@@ -121,7 +121,7 @@ def attention(
     """q [n, heads, k_dim] at positions `at`, k [T, kv_heads, k_dim], v -> [n, heads, v_dim]."""
     group = q.shape[1] // k.shape[1]
     k, v = k.repeat(group, 1), v.repeat(group, 1)
-    x = np.einsum("nhd,thd->hnt", q, k) * scale
+    x = q.transpose(1, 0, 2) @ k.transpose(1, 2, 0) * scale  # [heads, n, T]
     if softcap is not None:
         x = softcap * np.tanh(x / softcap)
     behind = np.arange(len(k))[None, :] - at[:, None]
@@ -142,7 +142,8 @@ def attention(
         top = np.maximum(top, sink)
         extra = np.exp(sink - top)
     p = np.exp(x - top)
-    return np.einsum("hnt,thd->nhd", p / (p.sum(-1, keepdims=True) + extra), v)
+    mixed: F64 = p / (p.sum(-1, keepdims=True) + extra) @ v.transpose(1, 0, 2)
+    return mixed.transpose(1, 0, 2)
 
 
 def error(got: Tensor, expected: F64) -> float:
