@@ -6,21 +6,24 @@ backend's torch operation, which runs on any device.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rbee_worker.ops import Activation, RopeSpec, Weight
+from rbee_worker.ops import Activation, RopeSpec, Routing, Weight
 from rbee_worker.ops.batch import Batch, PagedState
 from rbee_worker.ops.cuda.angles import Angles
+from rbee_worker.ops.cuda.kernels import attention as kernel
+from rbee_worker.ops.cuda.kernels.experts.experts import experts
+from rbee_worker.ops.cuda.kernels.experts.route import route
 from rbee_worker.ops.cuda.kernels.gemv import gemv
 from rbee_worker.ops.cuda.kernels.norm import norm
 from rbee_worker.ops.cuda.kernels.rowwise import gated, rope
 from rbee_worker.ops.cuda.kernels.skinny import skinny
 from rbee_worker.ops.cuda.kernels.workspace import Workspace
-from rbee_worker.ops.reference.attention import Keys, Mask, attend
 from rbee_worker.ops.reference.ops import ReferenceOps
 from rbee_worker.state.specs import StateRef
 
@@ -165,26 +168,43 @@ class DeviceOps(ReferenceOps):
         sinks: Tensor | None = None,
         causal: bool = True,
     ) -> Tensor:
-        state = batch.state[where.group]
-        assert isinstance(state, PagedState)
-        keys, values = state.k[where.layer], state.v[where.layer]
-        size = keys.shape[1]
-        place = (state.slots // size, state.slots % size)
+        keys, values, state = self._cache(where, batch)
         if k is not None:
-            keys[place] = k.reshape(len(k), keys.shape[2], -1).to(keys.dtype)
+            new = None if values.shape[3] == 0 else v
+            kernel.write_kv(k, new, keys, values, state.slots, pdl=self.pdl)
+        latent = None
         if values.shape[3] == 0:
             assert v is not None
-            values = keys[..., : v.shape[1] // keys.shape[2]]
-        elif v is not None:
-            values[place] = v.reshape(len(v), values.shape[2], -1).to(values.dtype)
-        lens, lens_host = batch.kv_lens, batch.kv_lens_host
-        if state.lens is not None:
-            assert state.lens_host is not None
-            lens, lens_host = state.lens, state.lens_host.tolist()
-        kv = Keys(keys, values, state.table, lens, lens_host)
-        mask = Mask(window, chunk, softcap, slopes, sinks, causal)
-        by_head = q.float().reshape(len(q), heads, -1)
-        return attend(by_head, kv, batch, scale=scale, mask=mask).flatten(1).to(q.dtype)
+            latent = v.shape[1] // keys.shape[2]
+        lens = batch.kv_lens if state.lens is None else state.lens
+        return kernel.attend(
+            q,
+            keys,
+            None if latent else values,
+            state.table,
+            batch.seq_starts,
+            lens,
+            batch.positions,
+            workspace=self.workspace,
+            longest_rows=_longest_rows(batch),
+            longest_keys=state.table.shape[1] * keys.shape[1],
+            heads=heads,
+            scale=scale,
+            window=window,
+            chunk=chunk,
+            softcap=softcap,
+            slopes=slopes,
+            sinks=sinks,
+            causal=causal,
+            values=latent,
+            pdl=self.pdl,
+        )
+
+    def _cache(self, where: StateRef, batch: Batch) -> tuple[Tensor, Tensor, PagedState]:
+        """A layer's keys and values, and where the step's sequences have theirs."""
+        state = batch.state[where.group]
+        assert isinstance(state, PagedState)
+        return state.k[where.layer], state.v[where.layer], state
 
     def attend_packed(
         self,
@@ -201,18 +221,82 @@ class DeviceOps(ReferenceOps):
     ) -> Tensor:
         """`attend` from the packed projection [N, (heads + 2 * kv_heads) * width] on: norms of the
         heads, rotary positions, writing keys and values, attention."""
-        width = qkv.shape[1] // (heads + 2 * kv_heads)
-        q, k, v = qkv.split([heads * width, kv_heads * width, kv_heads * width], dim=1)
-        if q_norm is not None and k_norm is not None:
-            q = self.rms_norm(q, *q_norm, heads=heads)
-            k = self.rms_norm(k, *k_norm, heads=kv_heads)
+        keys, values, state = self._cache(where, batch)
+        before: dict[str, Any] = {"heads": heads, "pdl": self.pdl}
         if spec is not None:
-            q = self.rope(q, spec, batch, heads=heads)
-            k = self.rope(k, spec, batch, heads=kv_heads)
-        return self.attend(q, k, v, where, batch, heads=heads, **options)
+            before |= {"rope_dim": spec.dim, "interleaved": spec.interleaved}
+        if q_norm is not None and k_norm is not None:
+            before |= {"q_norm": q_norm[0], "k_norm": k_norm[0], "eps": q_norm[1]}
+        angles = None if spec is None else self.angles.of(spec, batch)
+        longest = state.table.shape[1] * keys.shape[1]
+        if _longest_rows(batch) == 1:
+            return kernel.attend_decode(
+                qkv,
+                keys,
+                values,
+                state.table,
+                batch.kv_lens,
+                state.slots,
+                angles,
+                workspace=self.workspace,
+                longest_keys=longest,
+                kv_heads=kv_heads,
+                k_dim=keys.shape[3],
+                **before,
+                **options,
+            )
+        q = kernel.split_rope_write(qkv, keys, values, state.slots, angles, **before)
+        return self.attend(q, None, None, where, batch, heads=heads, **options)
+
+    # ---- mixture of experts
+
+    def route(
+        self,
+        logits: Tensor,
+        routing: Routing,
+        *,
+        bias: Tensor | None = None,
+        scales: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        return route(logits.float(), routing, bias, scales, pdl=self.pdl)
+
+    def experts(
+        self,
+        x: Tensor,
+        ids: Tensor,
+        weights: Tensor | None,
+        up: Weight,
+        down: Weight,
+        kind: Activation,
+        *,
+        up_bias: Tensor | None = None,
+        down_bias: Tensor | None = None,
+        limit: float | None = None,
+    ) -> Tensor:
+        return experts(
+            x.to(self._dtype).contiguous(),
+            ids,
+            weights,
+            up.data,
+            down.data,
+            kind,
+            up_bias=up_bias,
+            down_bias=down_bias,
+            limit=limit,
+            pdl=self.pdl,
+        )
+
+
+def _longest_rows(batch: Batch) -> int:
+    """The rows of the sequence that has most in this step."""
+    starts = batch.seq_starts_host
+    if len(starts) - 1 == starts[-1]:
+        return 1
+    return max(b - a for a, b in pairwise(starts))
 
 
 # Operations of `Ops` with kernels of this backend's own; the others are torch's.
 NATIVE = frozenset(
-    {"linear", "logits", "rms_norm", "layer_norm", "add_rms_norm", "gated", "rope", "attend"}
+    {"linear", "logits", "rms_norm", "layer_norm", "add_rms_norm", "gated", "rope", "attend",
+     "route", "experts"}
 )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rbee_worker.checkpoint.formats import Packed
-from rbee_worker.ops.reference.dequant import dequantize
-
-_FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+from rbee_worker.ops.cuda.kernels.packed.dequantize import dequantize
+from rbee_worker.ops.reference.dequant import dequantize as decoded
 
 
 class Upload:
@@ -25,35 +25,32 @@ class Upload:
 
     def matrix(self, part: Packed, out: Tensor) -> None:
         """Write a part's values to `out` [rows, cols] on the device, in out's dtype."""
-        if self._device.type == "cpu" or part.format not in _FLOATS:
-            out.copy_(dequantize(part))
-            return
-        dtype = _FLOATS[part.format]
-        raw = part.data.reshape(-1)
-        flat = out.view(-1) if dtype == out.dtype else None
-        width, step = dtype.itemsize, self.PIECE
-        for at in range(0, len(raw), step):
-            piece = self._moved(raw[at : at + step]).view(dtype)
-            first = at // width
-            target = out.view(-1)[first : first + len(piece)] if flat is None else flat[
-                first : first + len(piece)
-            ]
-            target.copy_(piece)
+        raw = part.data.reshape(len(part.data), -1)
+        rows_at_once = max(1, self.PIECE // raw.shape[1])
+        for at in range(0, len(raw), rows_at_once):
+            piece = raw[at : at + rows_at_once]
+            target = out[at : at + len(piece)]
+            dequantize(self._moved(piece), part.format, len(piece), out.shape[1], target)
 
     def floats(self, part: Packed) -> Tensor:
         """A part's values in float32, on the device."""
-        return dequantize(part).to(self._device)
+        return decoded(part).to(self._device)
 
-    def _moved(self, raw: np.ndarray) -> Tensor:  # type: ignore[type-arg]
-        """These bytes on the device."""
+    def _moved(self, rows: NDArray[np.uint8]) -> Tensor:
+        """These rows of bytes on the device, contiguous."""
+        if self._device.type == "cpu":
+            return torch.from_numpy(np.array(rows))
+        if rows.nbytes > self.PIECE:  # a single row that is longer
+            return torch.from_numpy(np.array(rows)).to(self._device)
         if not self._pinned:
-            make = lambda: torch.empty(self.PIECE, dtype=torch.uint8, pin_memory=True)  # noqa: E731
-            self._pinned = [make() for _ in range(3)]
+            self._pinned = [
+                torch.empty(self.PIECE, dtype=torch.uint8, pin_memory=True) for _ in range(3)
+            ]
             self._events = [torch.cuda.Event() for _ in self._pinned]
         slot = self._next = (self._next + 1) % len(self._pinned)
         self._events[slot].synchronize()
-        held = self._pinned[slot][: len(raw)]
-        held.numpy()[:] = raw
+        held = self._pinned[slot][: rows.nbytes].view(rows.shape)
+        np.copyto(held.numpy(), rows)
         moved = held.to(self._device, non_blocking=True)
         self._events[slot].record()
         return moved
