@@ -53,6 +53,7 @@ def test_an_eight_bit_cache() -> None:
     [
         Tiles(16, 16, 1, 1, 0, 4),
         Tiles(16, 16, 4, 1, 0, 4),
+        Tiles(16, 16, 4, 1, 1, 4),
         Tiles(16, 16, 4, 2, 2, 4),
         Tiles(16, 32, 16, 1, 0, 4),
     ],

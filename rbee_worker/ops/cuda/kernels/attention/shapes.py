@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 from rbee_worker.ops.cuda.kernels.attention.columns import power_of_two
 
-WIDE = 16384  # float32 numbers of splits that one program of 4 warps can combine in registers
-
 
 class Tiles(NamedTuple):
     """BM query rows (times heads of a group) and BN keys per tile; how its keys are split.
@@ -38,7 +36,7 @@ def decode_tiles(
     BM = min(64, max(16, power_of_two(group)))
     programs = batch * kv_heads * -(-group // BM)
     if element == 4:
-        BN, warps, stages = (32, 4, 0) if dims <= 256 else (16, 4, 0)
+        BN, warps, stages = (32, 4, 1) if dims <= 256 else (16, 8, 1)
     elif dims <= 256:
         BN, warps, stages = (32, 2, 0) if longest_keys <= 1024 else (64, 4, 0)
     elif dims <= 512:
