@@ -68,6 +68,14 @@ def test_every_way_to_cut_the_keys(tiles: Tiles) -> None:
     assert not workspace.counters.any()
 
 
+def test_a_row_does_not_depend_on_the_batch() -> None:
+    many = Step(Case([1] * 40, [70] + [3] * 39, 2, 1, 16, 16), Before(16))
+    batch = many.run(invariant=True)
+    many.qkv, many.slots, case = many.qkv[:1], many.slots[:1], many.case
+    case.table, case.kv_lens = case.table[:1], case.kv_lens[:1]
+    assert torch.equal(many.run(invariant=True), batch[:1])
+
+
 def test_rows_that_pad_a_batch_share_the_sink() -> None:
     step = Step(Case([1, 1, 1], [40, 1, 1], 4, 2, 16, 16), Before(16))
     step.case.table[1:] = 0
