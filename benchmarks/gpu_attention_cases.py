@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.gpu_graphs import guarded, say
 from rbee_worker.ops.cuda.kernels.attention.attend import attend
-from rbee_worker.ops.cuda.kernels.attention.scratch import Workspace
+from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from rbee_worker.ops.cuda.kernels.attention.shapes import Tiles
 from rbee_worker.ops.cuda.kernels.attention.write import split_rope_write
 from tests.ops.cuda.attention.cases import BLOCK, BOUNDS, DEVICE, F64, Case, error

@@ -1,1 +1,1 @@
-"""The backend for NVIDIA GPUs: Triton kernels and cuBLAS."""
+"""The GPU backend: a recorded model lowered to Triton kernels and cuBLAS, decoding in CUDA graphs."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from rbee_worker.ops.cuda.kernels.attention.attend_decode import attend_decode
-from rbee_worker.ops.cuda.kernels.attention.scratch import Workspace
+from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from tests.ops.cuda.attention.cases import BLOCK, BOUNDS, DEVICE, Case, attention, error
 from tests.ops.cuda.attention.packed import Before
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rbee_worker.ops.cuda.kernels.attention.attend import attend
-from rbee_worker.ops.cuda.kernels.attention.scratch import Workspace
+from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from tests.ops.cuda.attention.cases import BOUNDS, DEVICE, Case, error
 
 DECODE = {"rows": [1, 1], "lens": [33, 90]}
@@ -135,8 +135,8 @@ def test_a_chunk_of_a_prompt_is_as_the_whole(options: dict[str, Any]) -> None:
 
 
 def test_counters_are_zero_again() -> None:
-    workspace = Workspace(DEVICE, counters=1)
+    workspace = Workspace(DEVICE)
     case = Case([1, 1, 1], [90, 20, 64], 4, 2, 16, 16)
     first = attend(*case.tensors(), workspace=workspace, **case.arguments())
-    assert not workspace.counters.any()
+    assert not workspace.counters(1).any()
     assert torch.equal(attend(*case.tensors(), workspace=workspace, **case.arguments()), first)

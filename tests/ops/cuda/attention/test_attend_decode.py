@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from rbee_worker.ops.cuda.kernels.attention.scratch import Workspace
+from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from rbee_worker.ops.cuda.kernels.attention.shapes import Tiles
 from tests.ops.cuda.attention.cases import BOUNDS, DEVICE, Case, error
 from tests.ops.cuda.attention.packed import KINDS, Before
@@ -65,7 +65,7 @@ def test_every_way_to_cut_the_keys(tiles: Tiles) -> None:
         Step(Case([1, 1], [n, 30], 2, 1, 16, 16), Before(16)).check(
             tiles=tiles, workspace=workspace
         )
-    assert not workspace.counters.any()
+    assert not workspace.counters(1).any()
 
 
 def test_a_row_does_not_depend_on_the_batch() -> None:

@@ -11,27 +11,9 @@ from rbee_worker.ops.cuda.kernels.attention.columns import Columns, power_of_two
 from rbee_worker.ops.cuda.kernels.attention.combine import combine_rows
 from rbee_worker.ops.cuda.kernels.attention.rows import DIRECT, LAST_COMBINES, LATER
 from rbee_worker.ops.cuda.kernels.attention.shapes import Tiles
+from rbee_worker.ops.cuda.kernels.workspace import Workspace
 
-COUNTERS = 1 << 16
 COMBINED = 4096  # float32 numbers of all splits that a warp keeps while they are combined
-
-
-class Workspace:
-    """Counters with which programs of one launch find out which of them is the last.
-
-    They are zero between launches. Launches that may run at the same time (on several streams) need
-    one workspace each. It grows, but not while a CUDA graph is captured.
-    """
-
-    def __init__(self, device: torch.device | str, counters: int = COUNTERS) -> None:
-        self.counters = torch.zeros(counters, dtype=torch.int32, device=device)
-
-    def at_least(self, count: int) -> Tensor:
-        """int32 counters, `count` or more, all zero."""
-        if count > self.counters.numel():
-            assert not (self.counters.is_cuda and torch.cuda.is_current_stream_capturing())
-            self.counters = torch.zeros(2 * count, dtype=torch.int32, device=self.counters.device)
-        return self.counters
 
 
 class Scratch(NamedTuple):
@@ -55,14 +37,14 @@ class Scratch(NamedTuple):
         if tiles.splits == 1:
             return cls()
         units = (batch, heads, tiles.splits)
-        device = workspace.counters.device
+        device = workspace.device
         partial = torch.empty((*units, v.dim), dtype=torch.float32, device=device)
         extremes = torch.empty((*units, 2), dtype=torch.float32, device=device)
         width = tiles.splits * (v.first + v.second)
         group = heads // kv_heads
         together = power_of_two(group)
         if group <= tiles.BM and width * together <= COMBINED * tiles.warps:
-            counters = workspace.at_least(batch * kv_heads)
+            counters = workspace.counters(batch * kv_heads)
             return cls(partial, extremes, counters, together, v)
         together = max(1, min(power_of_two(heads), 2 * COMBINED // width))
         return cls(partial, extremes, None, together, v)
