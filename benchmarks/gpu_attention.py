@@ -29,9 +29,9 @@ from benchmarks.gpu_attention_cases import errors
 from benchmarks.gpu_graphs import compiling, elapsed, guarded, say, seconds
 from rbee_worker.ops.cuda.kernels.attention.attend import attend
 from rbee_worker.ops.cuda.kernels.attention.attend_decode import attend_decode
-from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from rbee_worker.ops.cuda.kernels.attention.shapes import Tiles, decode_tiles, prefill_tiles
 from rbee_worker.ops.cuda.kernels.attention.write import split_rope_write
+from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from tests.ops.cuda.attention.cases import DEVICE
 
 L2 = 2 * 50 << 20  # bytes to rotate over

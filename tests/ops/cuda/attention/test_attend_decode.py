@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from rbee_worker.ops.cuda.kernels.attention.shapes import Tiles
+from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from tests.ops.cuda.attention.cases import BOUNDS, DEVICE, Case, error
 from tests.ops.cuda.attention.packed import KINDS, Before
 from tests.ops.cuda.attention.steps import Step

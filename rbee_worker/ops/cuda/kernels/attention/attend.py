@@ -10,9 +10,9 @@ from torch import Tensor
 from rbee_worker.ops.cuda.kernels.attention import rows as kernels
 from rbee_worker.ops.cuda.kernels.attention.columns import Parts
 from rbee_worker.ops.cuda.kernels.attention.scratch import Scratch
-from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from rbee_worker.ops.cuda.kernels.attention.shapes import Tiles, decode_tiles, prefill_tiles
 from rbee_worker.ops.cuda.kernels.attention.sight import Sight
+from rbee_worker.ops.cuda.kernels.workspace import Workspace
 
 
 def attend(

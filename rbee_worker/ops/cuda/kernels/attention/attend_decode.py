@@ -12,9 +12,9 @@ from rbee_worker.ops.cuda.kernels.attention.columns import Parts
 from rbee_worker.ops.cuda.kernels.attention.decode import attend_new
 from rbee_worker.ops.cuda.kernels.attention.heads import Packing, turn_and_norm
 from rbee_worker.ops.cuda.kernels.attention.scratch import Scratch
-from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from rbee_worker.ops.cuda.kernels.attention.shapes import Tiles, decode_tiles
 from rbee_worker.ops.cuda.kernels.attention.sight import Sight
+from rbee_worker.ops.cuda.kernels.workspace import Workspace
 
 
 def attend_decode(
