@@ -12,6 +12,7 @@ from rbee_worker.ops.batch import Batch
 from rbee_worker.ops.cuda.fusions import FUSIONS
 from rbee_worker.ops.cuda.ops import CudaOps
 from rbee_worker.ops.cuda.program import Program
+from rbee_worker.ops.cuda.state import DecodingBatch
 from rbee_worker.ops.graph.fusion import fused
 from rbee_worker.ops.graph.graph import Graph, Value
 
@@ -56,7 +57,7 @@ class CudaModel:
     @torch.inference_mode()
     def logits(self, batch: Batch) -> Tensor:
         """See `Executable.logits`."""
-        if not _decodes(batch):
+        if not isinstance(batch, DecodingBatch):
             return self.head(self.hidden(batch)[batch.sample_rows])
         if not self._graphs:
             return self._decoded(batch)
@@ -104,8 +105,3 @@ def lowered(
     whole, counts = fused(graph, FUSIONS)
     return Program(whole, ops.now), counts
 
-
-def _decodes(batch: Batch) -> bool:
-    """Has every sequence one row, which is sampled?"""
-    rows: int = batch.tokens.shape[0]
-    return rows == len(batch.kv_lens_host) == batch.sample_rows.shape[0]
