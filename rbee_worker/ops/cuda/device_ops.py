@@ -6,6 +6,7 @@ backend's torch operation, which runs on any device.
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +18,7 @@ from rbee_worker.ops import Activation, RopeSpec, Routing, Weight
 from rbee_worker.ops.batch import Batch, PagedState
 from rbee_worker.ops.cuda.angles import Angles
 from rbee_worker.ops.cuda.kernels import attention as kernel
+from rbee_worker.ops.cuda.kernels.attention import whole
 from rbee_worker.ops.cuda.kernels.experts.experts import experts
 from rbee_worker.ops.cuda.kernels.experts.route import route
 from rbee_worker.ops.cuda.kernels.gemv import gemv
@@ -84,6 +86,7 @@ class DeviceOps(ReferenceOps):
         if not x.is_contiguous():
             x = x.contiguous()
         n = x.shape[0]
+        owned = after.pop("owned", False)
         if n == 1:
             form = form or self._dtype
             return gemv(x, weight.data, bias=bias, form=form, pdl=self.pdl, **after)
@@ -94,7 +97,7 @@ class DeviceOps(ReferenceOps):
             return skinny(
                 x, weight.data, self.workspace, bias=bias, form=form, pdl=self.pdl, **after
             )
-        return self._many(x, weight.data, bias, form, **after)
+        return self._many(x, weight.data, bias, form, owned=owned, **after)
 
     def _many(
         self,
@@ -106,10 +109,15 @@ class DeviceOps(ReferenceOps):
         residual: Tensor | None = None,
         gated: str | None = None,
         act: str = "none",
+        owned: bool = False,
     ) -> Tensor:
-        """A product of many rows, by cuBLAS."""
+        """A product of many rows, by cuBLAS. owned: nobody else needs the residual, so the result
+        may take its place."""
         if residual is not None and bias is None and gated is None and act == "none":
-            return torch.addmm(residual, x, weight.t()).to(form or x.dtype)
+            same = residual.dtype == x.dtype and form in (None, x.dtype)
+            if same:
+                add = residual.addmm_ if owned else partial(torch.addmm, residual)
+                return add(x, weight.t())
         y = F.linear(x, weight)
         if bias is not None:
             y = (y.float() + bias).to(x.dtype)
@@ -257,6 +265,12 @@ class DeviceOps(ReferenceOps):
                 **options,
             )
         q = kernel.split_rope_write(qkv, keys, values, state.slots, angles, **before)
+        length = _whole_length(batch)
+        plain = all(one is None for name, one in options.items() if name != "scale")
+        if plain and whole.can(q, keys, values, length):
+            return whole.whole_prompts(
+                q, keys, values, state.table, heads=heads, length=length, scale=options["scale"]
+            )
         return self.attend(q, None, None, where, batch, heads=heads, **options)
 
     # ---- mixture of experts
@@ -304,6 +318,15 @@ def _longest_rows(batch: Batch) -> int:
     if len(starts) - 1 == starts[-1]:
         return 1
     return max(b - a for a, b in pairwise(starts))
+
+
+def _whole_length(batch: Batch) -> int:
+    """The rows of each sequence, if all begin here and are equally long; else 0."""
+    starts, lens = batch.seq_starts_host, batch.kv_lens_host
+    length = lens[0] if lens else 0
+    if any(one != length for one in lens) or starts[-1] != length * len(lens):
+        return 0
+    return length
 
 
 # Operations of `Ops` with kernels of this backend's own; the others are torch's.
