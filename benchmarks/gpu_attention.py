@@ -218,12 +218,12 @@ def rows(rate: float, flops: float) -> Iterator[Callable[[], Row]]:
         moved = 2 * step.qkv.nbytes / rate
         return "split_rope_write 2048", step, step.split, [], [None], moved
 
-    yield partial(decode, "decode 1 x 256", llama, 1, 256, 1024, SHORT)
+    yield partial(decode, "decode 1 x 256", llama, 1, 256, 4096, SHORT + LONG)
     yield partial(decode, "decode 1 x 1500", llama, 1, 1500, 4096, LONG)
     yield partial(decode, "decode 1 x 4096", llama, 1, 4096, 4096, LONG)
-    yield partial(decode, "decode 8 x 256", llama, 8, 256, 1024, SHORT)
+    yield partial(decode, "decode 8 x 256", llama, 8, 256, 4096, SHORT)
     yield partial(decode, "decode 8 x 4096", llama, 8, 4096, 4096, WIDE + LONG)
-    yield partial(decode, "decode 64 x 256", llama, 64, 256, 1024, WIDE)
+    yield partial(decode, "decode 64 x 256", llama, 64, 256, 4096, WIDE)
     yield partial(decode, "decode 64 x 2048", llama, 64, 2048, 4096, WIDE)
     yield partial(decode, "decode 64 x 2048 f8", f8, 64, 2048, 4096, NARROW)
     yield partial(decode, "latent 1 x 4096", latent, 1, 4096, 4096, LATENT)
