@@ -1,4 +1,7 @@
-"""Kernels run under Triton's interpreter on the CPU, or on a card where RBEE_TEST_GPU=1."""
+"""Kernels of the cuda backend run in Triton's interpreter, as Python on the CPU.
+
+RBEE_TEST_GPU=1 runs the same tests on a GPU. The variable must be set before triton is imported.
+"""
 
 import os
 
@@ -6,7 +9,7 @@ import pytest
 
 ON_CARD = os.environ.get("RBEE_TEST_GPU") == "1"
 if not ON_CARD:
-    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(scope="session")
