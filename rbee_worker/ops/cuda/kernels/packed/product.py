@@ -131,7 +131,11 @@ def _totals(acc, COUNT: tl.constexpr):
     return out
 
 
-@triton.jit
+# One compiled kernel for all sizes; a single row of activations has its own.
+@triton.jit(
+    do_not_specialize=["rows", "cols", "stop", "out_stride", "residual_stride", "first_after"],
+    do_not_specialize_on_alignment=["N"],
+)
 def _product(
     x8, scales, sums, squares, data, block, up_data, up_block, bias, up_bias, residual, out,
     weight, values_after, scales_after, sums_after, squares_after,
