@@ -29,15 +29,16 @@ from benchmarks.gpu_attention_cases import errors
 from benchmarks.gpu_graphs import compiling, elapsed, guarded, say, seconds
 from rbee_worker.ops.cuda.kernels.attention.attend import attend
 from rbee_worker.ops.cuda.kernels.attention.attend_decode import attend_decode
-from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from rbee_worker.ops.cuda.kernels.attention.shapes import Tiles, decode_tiles, prefill_tiles
 from rbee_worker.ops.cuda.kernels.attention.write import split_rope_write
+from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from tests.ops.cuda.attention.cases import DEVICE
 
 L2 = 2 * 50 << 20  # bytes to rotate over
 BLOCK = 16
 SHORT = [Tiles(16, 32, s, 1, 0, w) for s in (8, 16) for w in (1, 2, 4)]
 SHORT += [Tiles(16, 16, 16, 1, 0, w) for w in (1, 2)] + [Tiles(16, 32, 8, 2, 0, 2)]
+SHORT += [Tiles(16, 64, 16, 1, 1, 4), Tiles(16, 128, 16, 1, 1, 8), Tiles(16, 256, 8, 1, 1, 8)]
 LONG = [Tiles(16, n, s, 1, 0, w) for s in (16, 32) for n, w in ((32, 2), (64, 4), (128, 8))]
 LONG += [Tiles(16, 64, 64, 1, 0, 4), Tiles(16, 64, 32, 1, 3, 4), Tiles(16, 128, 16, 1, 2, 4)]
 WIDE = [Tiles(16, n, s, 2, 0, w) for s in (1, 2) for n, w in ((16, 1), (32, 2), (64, 4))]
@@ -179,11 +180,12 @@ class Step:
         return 2 * pairs * model.heads * (model.k_dim + (model.values or model.v_dim))
 
 
-Row = tuple[str, Step, Callable[[Tiles | None], None], list[Tiles], Tiles | None, float]
+Row = tuple[str, Step, Callable[[Tiles | None], None], list[Tiles], list[Tiles | None], float]
 
 
 def rows(rate: float, flops: float) -> Iterator[Callable[[], Row]]:
-    """What is timed: name, step, launches, tiles to try, the tiles chosen, floor in seconds."""
+    """What is timed: name, step, launches, tiles to try, the tiles chosen (and as for a batch of
+    one), floor in seconds."""
     llama = Model()
     f8 = Model(held=torch.float8_e4m3fn)
     latent = Model(128, 1, 576, 512, values=512)
@@ -192,11 +194,14 @@ def rows(rate: float, flops: float) -> Iterator[Callable[[], Row]]:
         name: str, model: Model, batch: int, keys: int, bound: int, sweep: list[Tiles]
     ) -> Row:
         step = Step(model, [1] * batch, [keys] * batch, bound)
-        chosen = decode_tiles(
-            batch=batch, kv_heads=model.kv_heads, group=model.heads // model.kv_heads,
-            dims=model.k_dim + (0 if model.values else model.v_dim), element=2,
-            longest_keys=bound,
-        )  # fmt: skip
+        chosen: list[Tiles | None] = [
+            decode_tiles(
+                batch=rows, kv_heads=model.kv_heads, group=model.heads // model.kv_heads,
+                dims=model.k_dim + (0 if model.values else model.v_dim), element=2,
+                longest_keys=bound,
+            )
+            for rows in (batch, 1)
+        ]  # fmt: skip
         call = step.attend if model.values else step.decode
         return name, step, call, sweep, chosen, step.bytes / rate
 
@@ -206,12 +211,12 @@ def rows(rate: float, flops: float) -> Iterator[Callable[[], Row]]:
             group=model.heads // model.kv_heads, rows=max(lengths), element=2,
             dims=model.k_dim + (0 if model.values else model.v_dim),
         )  # fmt: skip
-        return name, step, step.attend, PREFILL, chosen, step.products / flops
+        return name, step, step.attend, PREFILL, [chosen], step.products / flops
 
     def split() -> Row:
         step = Step(llama, [2048], [2048], 2048, layers=8)
         moved = 2 * step.qkv.nbytes / rate
-        return "split_rope_write 2048", step, step.split, [], None, moved
+        return "split_rope_write 2048", step, step.split, [], [None], moved
 
     yield partial(decode, "decode 1 x 256", llama, 1, 256, 1024, SHORT)
     yield partial(decode, "decode 1 x 1500", llama, 1, 1500, 4096, LONG)
@@ -252,13 +257,16 @@ def timed(row: Row, sweep: bool) -> None:
     """Print one line: the chosen tiles' time, the best, and the next best."""
     name, step, call, tried, chosen, floor = row
     times: dict[Tiles | None, float] = {}
-    for tiles in dict.fromkeys([chosen, *(tried if sweep else [])]):
+    for tiles in dict.fromkeys(chosen + (tried if sweep else [])):
         took = guarded(lambda tiles=tiles: seconds(lambda: call(tiles)))
         if took is not None:
             times[tiles] = took / step.layers
     ranked = sorted(times, key=lambda tiles: times[tiles])
     line = f"{name:22} floor {floor * 1e6:7.1f}"
-    for label, tiles in [("chosen", chosen), *(("best", tiles) for tiles in ranked[:3])]:
+    for label, tiles in [
+        *zip(("chosen", "invariant"), chosen, strict=False),
+        *(("best", tiles) for tiles in ranked[:3]),
+    ]:
         if tiles in times:
             shape = "" if tiles is None else ",".join(map(str, tiles))
             line += f" | {label} ({shape}) {times[tiles] * 1e6:.1f} us {floor / times[tiles]:.2f}"
@@ -280,7 +288,7 @@ def main() -> None:
     with compiling():
         guarded(partial(errors, dry=True))
         for _, _, call, tried, chosen, _ in made:
-            for tiles in dict.fromkeys([chosen, *(tried if sweep else [])]):
+            for tiles in dict.fromkeys(chosen + (tried if sweep else [])):
                 guarded(partial(call, tiles))
     say(f"compiled after {time.perf_counter() - start:.1f} s")
     guarded(errors)

@@ -11,9 +11,9 @@ import torch
 
 from benchmarks.gpu_graphs import guarded, say
 from rbee_worker.ops.cuda.kernels.attention.attend import attend
-from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from rbee_worker.ops.cuda.kernels.attention.shapes import Tiles
 from rbee_worker.ops.cuda.kernels.attention.write import split_rope_write
+from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from tests.ops.cuda.attention.cases import BLOCK, BOUNDS, DEVICE, F64, Case, error
 from tests.ops.cuda.attention.packed import Before
 from tests.ops.cuda.attention.steps import Step

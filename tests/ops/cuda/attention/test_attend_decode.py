@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from rbee_worker.ops.cuda.kernels.attention.shapes import Tiles
+from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from tests.ops.cuda.attention.cases import BOUNDS, DEVICE, Case, error
 from tests.ops.cuda.attention.packed import KINDS, Before
 from tests.ops.cuda.attention.steps import Step
@@ -53,6 +53,7 @@ def test_an_eight_bit_cache() -> None:
     [
         Tiles(16, 16, 1, 1, 0, 4),
         Tiles(16, 16, 4, 1, 0, 4),
+        Tiles(16, 16, 4, 1, 1, 4),
         Tiles(16, 16, 4, 2, 2, 4),
         Tiles(16, 32, 16, 1, 0, 4),
     ],
@@ -65,6 +66,14 @@ def test_every_way_to_cut_the_keys(tiles: Tiles) -> None:
             tiles=tiles, workspace=workspace
         )
     assert not workspace.counters(1).any()
+
+
+def test_a_row_does_not_depend_on_the_batch() -> None:
+    many = Step(Case([1] * 40, [70] + [3] * 39, 2, 1, 16, 16), Before(16))
+    batch = many.run(invariant=True)
+    many.qkv, many.slots, case = many.qkv[:1], many.slots[:1], many.case
+    case.table, case.kv_lens = case.table[:1], case.kv_lens[:1]
+    assert torch.equal(many.run(invariant=True), batch[:1])
 
 
 def test_rows_that_pad_a_batch_share_the_sink() -> None:

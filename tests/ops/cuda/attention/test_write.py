@@ -60,11 +60,13 @@ def test_split_rope_write(kind: Before, shape: tuple[int, int, int, int]) -> Non
     draw = torch.Generator().manual_seed(3)
     width = heads * k_dim + kv_heads * (k_dim + v_dim)
     qkv = torch.randn((len(SLOTS), width), generator=draw).to(DEVICE)
+    keys = torch.full((len(SLOTS), kv_heads * k_dim), float("nan"), device=DEVICE)
     got = split_rope_write(
-        qkv, k_cache, v_cache, SLOTS, before.angles, heads=heads, **before.arguments()
+        qkv, k_cache, v_cache, SLOTS, before.angles, heads=heads, keys=keys, **before.arguments()
     )
     q, k, v = before.parts(qkv, heads, kv_heads, k_dim, v_dim)
     assert np.abs(got.cpu().numpy() - q.reshape(len(q), -1)).max() < 2e-6
+    assert np.abs(keys.cpu().numpy() - k.reshape(len(k), -1)).max() < 2e-6
     for cache, expected in ((k_cache, k), (v_cache, v)):
         assert np.abs(flat(cache)[SLOTS].cpu().numpy() - expected).max() < 2e-6
         others = np.setdiff1d(np.arange(4 * BLOCK), SLOTS.cpu().numpy())

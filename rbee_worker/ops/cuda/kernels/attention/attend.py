@@ -10,9 +10,9 @@ from torch import Tensor
 from rbee_worker.ops.cuda.kernels.attention import rows as kernels
 from rbee_worker.ops.cuda.kernels.attention.columns import Parts
 from rbee_worker.ops.cuda.kernels.attention.scratch import Scratch
-from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from rbee_worker.ops.cuda.kernels.attention.shapes import Tiles, decode_tiles, prefill_tiles
 from rbee_worker.ops.cuda.kernels.attention.sight import Sight
+from rbee_worker.ops.cuda.kernels.workspace import Workspace
 
 
 def attend(
@@ -36,6 +36,7 @@ def attend(
     sinks: Tensor | None = None,
     causal: bool = True,
     values: int | None = None,
+    invariant: bool = False,
     pdl: bool = False,
     single: Tiles | None = None,
     several: Tiles | None = None,
@@ -53,7 +54,9 @@ def attend(
 
     Every pointer may come from the kernel before this one: nothing is read before the wait.
     A row's result depends bitwise on its own sequence and on the tiles (`shapes`), which for
-    sequences of one row follow from the batch size and longest_keys, for others from the model.
+    sequences of one row follow from longest_keys and (unless `invariant`) from the batch size, for
+    others from the model. A sequence's last row may differ in its last bits from the same row in a
+    step of one row.
     """
     sight = Sight(scale, window, chunk, softcap, slopes, sinks, causal)
     sight.check()
@@ -72,7 +75,7 @@ def attend(
     call = _Call(q, k_cache, v_cache, table, seq_starts, kv_lens, positions, out, heads, parts)
     group, dims, element = heads // kv_heads, k_dim + (0 if latent else v_dim), q.element_size()
     single = single or decode_tiles(
-        batch=batch,
+        batch=1 if invariant else batch,
         kv_heads=kv_heads,
         group=group,
         dims=dims,

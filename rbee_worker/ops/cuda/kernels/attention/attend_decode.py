@@ -12,9 +12,9 @@ from rbee_worker.ops.cuda.kernels.attention.columns import Parts
 from rbee_worker.ops.cuda.kernels.attention.decode import attend_new
 from rbee_worker.ops.cuda.kernels.attention.heads import Packing, turn_and_norm
 from rbee_worker.ops.cuda.kernels.attention.scratch import Scratch
-from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from rbee_worker.ops.cuda.kernels.attention.shapes import Tiles, decode_tiles
 from rbee_worker.ops.cuda.kernels.attention.sight import Sight
+from rbee_worker.ops.cuda.kernels.workspace import Workspace
 
 
 def attend_decode(
@@ -43,6 +43,7 @@ def attend_decode(
     softcap: float | None = None,
     slopes: Tensor | None = None,
     sinks: Tensor | None = None,
+    invariant: bool = False,
     pdl: bool = False,
     tiles: Tiles | None = None,
 ) -> Tensor:
@@ -52,7 +53,8 @@ def attend_decode(
     new key counted; slots int64 [B], where it goes; angles float32 [B, rope_dim]. See there. The
     new key attends as it is written, rounded to the cache's type. longest_keys: an upper bound of
     kv_lens; the launch depends on shapes and this bound only, and may be captured. tiles: instead
-    of `shapes`' choice, which decides the order of sums.
+    of `shapes`' choice, which decides the order of sums and follows from longest_keys and (unless
+    `invariant`) from the batch size; otherwise a row's result depends on its own sequence only.
 
     With pdl, kv_lens, table, slots and all keys of earlier steps are read before the wait for the
     previous kernel: no kernel that this launch may overlap (none of the captured step, unless a
@@ -73,7 +75,7 @@ def attend_decode(
     parts = Parts.of(k_dim, v_dim, latent=False)
     if tiles is None:
         tiles = decode_tiles(
-            batch=batch,
+            batch=1 if invariant else batch,
             kv_heads=kv_heads,
             group=group,
             dims=k_dim + v_dim,

@@ -108,7 +108,7 @@ def attend_new(
     v0 = 0
     v1 = 0
     blocks = 0
-    if STAGES == 0:
+    if STAGES <= 1:
         k0, k1, v0, v1, blocks = first_tile(
             k_pages, v_pages, pages, begin, end, low, n, k_block, k_row, v_block, v_row,
             BN, BLOCK, K_DIM, K0, K1, V_DIM, V0, V1, False, dot,
@@ -150,13 +150,13 @@ def attend_new(
             top = x * factor
             total = total + 1.0
         at = n + tl.arange(0, 1)  # of all rows
-        if STAGES == 0:
+        if STAGES <= 1:
             top, total, acc0, acc1 = walk_on(
                 top, total, acc0, acc1, q0, q1, k0, k1, v0, v1, blocks, slope, at, begin, end,
                 k_pages, v_pages, pages, low, n, n,
                 k_block, k_row, v_block, v_row, factor, scale, cap, cap_scale, window, chunk,
                 BN, BLOCK, K_DIM, K0, K1, V_DIM, V0, V1, False,
-                True, WINDOW, CHUNK, CAP, SLOPES, True,
+                True, WINDOW, CHUNK, CAP, SLOPES, True, STAGES == 0,
             )  # fmt: skip
         else:
             top, total, acc0, acc1 = walk(

@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 from rbee_worker.ops.cuda.kernels.attention.columns import power_of_two
 
-WIDE = 16384  # float32 numbers of splits that one program of 4 warps can combine in registers
-
 
 class Tiles(NamedTuple):
     """BM query rows (times heads of a group) and BN keys per tile; how its keys are split.
@@ -33,12 +31,13 @@ def decode_tiles(
     """Tiles for sequences with one row each; dims: columns of a key and of its own value.
 
     element: bytes of a number in products. Depends on longest_keys and the batch, never on the
-    sequences' lengths, so that it may be captured in a graph.
+    sequences' lengths, so that it may be captured in a graph. For results that do not depend on the
+    batch, pass batch 1 and the same longest_keys everywhere.
     """
     BM = min(64, max(16, power_of_two(group)))
     programs = batch * kv_heads * -(-group // BM)
     if element == 4:
-        BN, warps, stages = (32, 4, 0) if dims <= 256 else (16, 4, 0)
+        BN, warps, stages = (32, 8, 1) if dims <= 256 else (16, 8, 1)
     elif dims <= 256:
         BN, warps, stages = (32, 2, 0) if longest_keys <= 1024 else (64, 4, 0)
     elif dims <= 512:
@@ -57,7 +56,7 @@ def prefill_tiles(*, group: int, rows: int, dims: int, element: int) -> Tiles:
     """Tiles for sequences with several rows, the longest having `rows`. BN, which decides the order
     of sums, depends on the model only."""
     if element == 4:
-        BN, BM, warps, stages = (32, 32, 4, 1) if dims <= 256 else (16, 16, 4, 1)
+        BN, BM, warps, stages = (32, 32, 8, 1) if dims <= 256 else (16, 16, 4, 1)
     elif dims <= 256:
         BN, BM, warps, stages = 64, 128, 8, 3
     elif dims <= 512:

@@ -60,29 +60,38 @@ def walk_on(
     K_DIM: tl.constexpr, K0: tl.constexpr, K1: tl.constexpr,
     V_DIM: tl.constexpr, V0: tl.constexpr, V1: tl.constexpr, LATENT: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, CHUNK: tl.constexpr,
-    CAP: tl.constexpr, SLOPES: tl.constexpr, MASKED: tl.constexpr,
+    CAP: tl.constexpr, SLOPES: tl.constexpr, MASKED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """`walk` with its first tile and the second one's blocks loaded: while a tile is used, the next
-    one and the blocks of the one after it are on their way."""
+    """`walk` with its first tile and the second one's blocks loaded. EARLY: while a tile is used,
+    the next one and the blocks of the one after it are on their way; otherwise only the blocks."""
     key = begin * BN + tl.arange(0, BN)
     high = tl.minimum(high, end * BN)
     for _ in range(begin, end):
         later = key + BN
-        next_k0, next_k1, next_v0, next_v1 = load_tile(
-            k, v, blocks, later, (later >= low) & (later < high), k_block, k_row, v_block, v_row,
-            BLOCK, K_DIM, K0, K1, V_DIM, V0, V1, LATENT, q0.dtype,
-        )  # fmt: skip
-        blocks = load_blocks(table, later + BN, later + BN < high, BLOCK)
+        valid = (later >= low) & (later < high)
+        if EARLY:
+            next_k0, next_k1, next_v0, next_v1 = load_tile(
+                k, v, blocks, later, valid, k_block, k_row, v_block, v_row,
+                BLOCK, K_DIM, K0, K1, V_DIM, V0, V1, LATENT, q0.dtype,
+            )  # fmt: skip
+            blocks = load_blocks(table, later + BN, later + BN < high, BLOCK)
         top, total, acc0, acc1 = use_tile(
             top, total, acc0, acc1, q0, q1, k0, k1, v0, v1, slope, at, key, length,
             factor, scale, cap, cap_scale, window, chunk,
             K1, V1, CAUSAL, WINDOW, CHUNK, CAP, SLOPES, MASKED,
         )  # fmt: skip
+        if EARLY:
+            k0 = next_k0
+            k1 = next_k1
+            v0 = next_v0
+            v1 = next_v1
+        else:
+            k0, k1, v0, v1 = load_tile(
+                k, v, blocks, later, valid, k_block, k_row, v_block, v_row,
+                BLOCK, K_DIM, K0, K1, V_DIM, V0, V1, LATENT, q0.dtype,
+            )  # fmt: skip
+            blocks = load_blocks(table, later + BN, later + BN < high, BLOCK)
         key = later
-        k0 = next_k0
-        k1 = next_k1
-        v0 = next_v0
-        v1 = next_v1
     return top, total, acc0, acc1
 
 
@@ -101,9 +110,9 @@ def walk(
 
     Only keys low .. high are read: others may be another sequence's, or leftovers, even NaN.
     MASKED False: all rows see all keys. STAGES 0: tiles are loaded into registers, each before the
-    one before it is used; otherwise the loop is pipelined through shared memory.
+    one before it is used; 1: after that; more: the loop is pipelined through shared memory.
     """
-    if STAGES == 0:
+    if STAGES <= 1:
         k0, k1, v0, v1, blocks = first_tile(
             k, v, table, begin, end, low, high, k_block, k_row, v_block, v_row,
             BN, BLOCK, K_DIM, K0, K1, V_DIM, V0, V1, LATENT, q0.dtype,
@@ -113,7 +122,7 @@ def walk(
             k, v, table, low, high, length,
             k_block, k_row, v_block, v_row, factor, scale, cap, cap_scale, window, chunk,
             BN, BLOCK, K_DIM, K0, K1, V_DIM, V0, V1, LATENT,
-            CAUSAL, WINDOW, CHUNK, CAP, SLOPES, MASKED,
+            CAUSAL, WINDOW, CHUNK, CAP, SLOPES, MASKED, STAGES == 0,
         )  # fmt: skip
     else:
         for tile in tl.range(begin, end, num_stages=STAGES):

@@ -52,7 +52,7 @@ def write_heads(
 
 @triton.jit(do_not_specialize=["count"])
 def split_heads(
-    qkv, q, k, v, slots, angles, q_norm, k_norm,
+    qkv, q, keys, k, v, slots, angles, q_norm, k_norm,
     count, x_row, angles_row, k_block, k_row, k_head, v_block, v_row, v_head, eps,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, BLOCK: tl.constexpr, R: tl.constexpr,
     K_DIM: tl.constexpr, K0: tl.constexpr, K1: tl.constexpr,
@@ -60,9 +60,10 @@ def split_heads(
     K_AT: tl.constexpr, V_AT: tl.constexpr,
     Q_STEP: tl.constexpr, K_STEP: tl.constexpr, V_STEP: tl.constexpr,
     ROPE: tl.constexpr, INTERLEAVED: tl.constexpr, Q_NORM: tl.constexpr, K_NORM: tl.constexpr,
-    PDL: tl.constexpr,
+    KEEP: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (blocks of R rows, HEADS + 2 * KV_HEADS): a program has one query, key or value head."""
+    """Grid (blocks of R rows, HEADS + 2 * KV_HEADS): a program has one query, key or value head.
+    KEEP: keys go to `keys` too."""
     if PDL:
         gdc_launch_dependents()
         gdc_wait()
@@ -90,6 +91,11 @@ def split_heads(
         x0, x1 = load_heads(
             at, some, turned, some, k_norm, eps, K_DIM, K0, K1, ROPE, INTERLEAVED, K_NORM
         )  # fmt: skip
+        if KEEP:
+            kept = (keys + row * (KV_HEADS * K_DIM) + h * K_DIM)[:, None]
+            store_columns(kept, some, x0, 0, K0, K_DIM)
+            if K1 > 0:
+                store_columns(kept, some, x1, K0, K1, K_DIM)
         to = cache_rows(k + h.to(tl.int64) * k_head, slots, row, inside, k_block, k_row, BLOCK)
         store_columns(to, some, x0, 0, K0, K_DIM)
         if K1 > 0:
@@ -163,6 +169,7 @@ def split_rope_write(
     k_norm: Tensor | None = None,
     eps: float = 1e-6,
     by_group: bool = False,
+    keys: Tensor | None = None,
     pdl: bool = False,
 ) -> Tensor:
     """Cut qkv [N, heads * k_dim + kv_heads * (k_dim + v_dim)], normalise and rotate queries and
@@ -172,7 +179,8 @@ def split_rope_write(
     no positions). The first rope_dim columns of a head rotate. interleaved: in pairs (0, 1), (2, 3)
     ... instead of (0, rope_dim / 2), (1, rope_dim / 2 + 1) ... q_norm, k_norm: float32 [k_dim],
     weights of RMS norms of each head before it rotates. by_group: q, k and v of each group are
-    adjacent. Rows are independent of each other.
+    adjacent. keys [N, kv_heads * k_dim]: the keys are also stored here (for `attend_prompts`). Rows
+    are independent of each other.
     """
     count = qkv.shape[0]
     block_size, kv_heads, k_dim = k_cache.shape[1:]
@@ -180,6 +188,7 @@ def split_rope_write(
     packing = Packing.of(heads // kv_heads, kv_heads, k_dim, v_dim, by_group=by_group)
     assert qkv.shape[1] == packing.width
     assert qkv.stride(1) == k_cache.stride(3) == v_cache.stride(3) == 1
+    assert keys is None or keys.is_contiguous()
     q = torch.empty((count, heads * k_dim), dtype=qkv.dtype, device=qkv.device)
     if count == 0:
         return q
@@ -195,6 +204,7 @@ def split_rope_write(
     split_heads[(-(-count // ROWS), heads + 2 * kv_heads)](
         qkv,
         q,
+        keys,
         k_cache,
         v_cache,
         slots,
@@ -216,6 +226,7 @@ def split_rope_write(
         V_DIM=v_dim,
         V0=v_parts.first,
         V1=v_parts.second,
+        KEEP=keys is not None,
         PDL=pdl,
         num_warps=4,
         launch_pdl=pdl,
