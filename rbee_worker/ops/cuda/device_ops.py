@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rbee_worker.ops import Activation, RopeSpec, Routing, Weight
 from rbee_worker.ops.batch import Batch, PagedState
+from rbee_worker.ops.cuda import packed_products
 from rbee_worker.ops.cuda.angles import Angles
 from rbee_worker.ops.cuda.kernels import attention as kernel
 from rbee_worker.ops.cuda.kernels.attention import whole
@@ -27,6 +28,7 @@ from rbee_worker.ops.cuda.kernels.rowwise import gated, rope
 from rbee_worker.ops.cuda.kernels.skinny import skinny
 from rbee_worker.ops.cuda.kernels.tables import embed
 from rbee_worker.ops.cuda.kernels.workspace import Workspace
+from rbee_worker.ops.cuda.matrix import DeviceMatrix
 from rbee_worker.ops.reference.ops import ReferenceOps
 from rbee_worker.state.specs import StateRef
 
@@ -51,12 +53,21 @@ class DeviceOps(ReferenceOps):
     # ---- tables
 
     def embed(self, table: Weight, batch: Batch, *, scale: float = 1.0) -> Tensor:
-        x = embed(table.data, batch.tokens, scale=scale, pdl=self.pdl)
+        matrix: DeviceMatrix = table.data
+        if matrix.dense is None:
+            x = matrix.rows_of(batch.tokens, self._dtype)
+            x = x if scale == 1.0 else x * torch.tensor(scale, dtype=x.dtype)
+        else:
+            x = embed(matrix.dense, batch.tokens, scale=scale, pdl=self.pdl)
         if batch.embeds is not None:
             where, values = batch.embeds
             scaled = values.to(x.dtype) if scale == 1.0 else values.to(x.dtype) * scale
             x = x.index_copy(0, where, scaled)
         return x
+
+    def add_positions(self, x: Tensor, table: Weight, batch: Batch, *, offset: int = 0) -> Tensor:
+        matrix: DeviceMatrix = table.data
+        return x + matrix.rows_of(batch.positions + offset, self._dtype)
 
     # ---- products
 
@@ -81,6 +92,12 @@ class DeviceOps(ReferenceOps):
         form: torch.dtype | None,
         **after: Any,
     ) -> Tensor:
+        matrix: DeviceMatrix = weight.data
+        if matrix.parts and x.shape[0] <= packed_products.MOST:
+            found = self._packed(x, matrix, bias, form, **after)
+            if found is not None:
+                return found
+        after.pop("ahead", None)
         if "norm" not in after:
             x = x.to(self._dtype)
         if not x.is_contiguous():
@@ -89,15 +106,48 @@ class DeviceOps(ReferenceOps):
         owned = after.pop("owned", False)
         if n == 1:
             form = form or self._dtype
-            return gemv(x, weight.data, bias=bias, form=form, pdl=self.pdl, **after)
+            return gemv(x, matrix.floats(self._dtype), bias=bias, form=form, pdl=self.pdl, **after)
         before = after.pop("norm", None)
         if before is not None:
             x = norm(x, *before, form=self._dtype, pdl=self.pdl)[0]
         if 1 < n <= FEW and self._dtype != torch.float32:
+            floats = matrix.floats(self._dtype)
             return skinny(
-                x, weight.data, self.workspace, bias=bias, form=form, pdl=self.pdl, **after
+                x, floats, self.workspace, bias=bias, form=form, pdl=self.pdl, **after
             )
-        return self._many(x, weight.data, bias, form, owned=owned, **after)
+        return self._many(x, matrix.floats(self._dtype), bias, form, owned=owned, **after)
+
+    def _packed(
+        self,
+        x: Tensor,
+        matrix: DeviceMatrix,
+        bias: Tensor | None,
+        form: torch.dtype | None,
+        *,
+        norm: tuple[Tensor | None, float] | None = None,
+        gated: str | None = None,
+        act: str = "none",
+        residual: Tensor | None = None,
+        ahead: packed_products.Ahead | None = None,
+        owned: bool = False,
+    ) -> Tensor | None:
+        """A product with packed planes, if they allow it."""
+        bent = act != "none"
+        y = packed_products.product(
+            x,
+            matrix,
+            form=form or self._dtype,
+            norm=norm,
+            bias=bias,
+            gated=gated,
+            residual=None if bent else residual,
+            ahead=None if bent else ahead,
+            pdl=self.pdl,
+        )
+        if y is None or not bent:
+            return y
+        y = self.act(y, act)  # type: ignore[arg-type]
+        return y if residual is None else y + residual
 
     def _many(
         self,
