@@ -96,6 +96,23 @@ def rows(driver: Driver) -> dict[str, Callable[[], float]]:
     }
 
 
+def profile(measure: Callable[[], float]) -> None:
+    """Print the kernels of a row: calls, time of each, share of all, and how busy the GPU was."""
+    import torch
+    from torch.profiler import ProfilerActivity
+
+    start = time.perf_counter()
+    with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as made:
+        measure()
+    wall = time.perf_counter() - start
+    totals = sorted(made.key_averages(), key=lambda e: -e.device_time_total)
+    busy = sum(e.device_time_total for e in totals)
+    print(f"  kernels {busy / 1e6:.3f} s of {wall:.3f} s (dependent launches overlap)")
+    for event in totals[:14]:
+        share, each = event.device_time_total / busy, event.device_time_total / event.count
+        print(f"  {share:6.1%} {event.count:>7} x {each:8.1f} us  {event.key[:90]}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shape")
@@ -104,6 +121,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--profile", action="store_true", help="each row's kernels and their times")
     parser.add_argument("--set", nargs="*", default=[], help="settings, as name=value")
     asked = parser.parse_args()
     began = time.perf_counter()
@@ -142,6 +160,8 @@ def main() -> None:
         found[name] = round(statistics.median(values), 1)
         spread = f"{min(values):,.0f} .. {max(values):,.0f}"
         print(f"{name:<18} {found[name]:>10,.1f} tok/s  ({spread})", flush=True)
+        if asked.profile:
+            profile(measure)
     if asked.json:
         asked.json.write_text(json.dumps(found))
 

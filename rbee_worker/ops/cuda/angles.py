@@ -7,12 +7,14 @@ from torch import Tensor
 
 from rbee_worker.ops import RopeSpec
 from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.cuda.kernels.tables import angles
 
 
 class Angles:
     """Cosines and sines by rotary table, for one batch at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, pdl: bool) -> None:
+        self._pdl = pdl
         self._made: dict[RopeSpec, Tensor] = {}
         self._numbers: dict[RopeSpec, tuple[Tensor, Tensor | None]] = {}
 
@@ -31,6 +33,8 @@ class Angles:
     def _angles(self, spec: RopeSpec, batch: Batch) -> Tensor:
         positions = batch.positions
         freq, long = self._frequencies(spec, positions.device)
+        if spec.dynamic is None and long is None:
+            return angles(positions, freq, spec.magnitude, pdl=self._pdl)
         rows = freq[None]
         scale: float | Tensor = spec.magnitude
         if spec.dynamic is not None or long is not None:

@@ -23,6 +23,7 @@ from rbee_worker.ops.cuda.kernels.gemv import gemv
 from rbee_worker.ops.cuda.kernels.norm import norm
 from rbee_worker.ops.cuda.kernels.rowwise import gated, rope
 from rbee_worker.ops.cuda.kernels.skinny import skinny
+from rbee_worker.ops.cuda.kernels.tables import embed
 from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from rbee_worker.ops.reference.ops import ReferenceOps
 from rbee_worker.state.specs import StateRef
@@ -39,11 +40,21 @@ class DeviceOps(ReferenceOps):
         super().__init__(device, dtype)
         self.pdl = pdl
         self.workspace = Workspace(torch.device(device))
-        self.angles = Angles()
+        self.angles = Angles(pdl=pdl)
 
     def begin(self, batch: Batch) -> None:
         """A new step, whose operations all get `batch`."""
         self.angles.begin()
+
+    # ---- tables
+
+    def embed(self, table: Weight, batch: Batch, *, scale: float = 1.0) -> Tensor:
+        x = embed(table.data, batch.tokens, scale=scale, pdl=self.pdl)
+        if batch.embeds is not None:
+            where, values = batch.embeds
+            scaled = values.to(x.dtype) if scale == 1.0 else values.to(x.dtype) * scale
+            x = x.index_copy(0, where, scaled)
+        return x
 
     # ---- products
 
@@ -297,6 +308,6 @@ def _longest_rows(batch: Batch) -> int:
 
 # Operations of `Ops` with kernels of this backend's own; the others are torch's.
 NATIVE = frozenset(
-    {"linear", "logits", "rms_norm", "layer_norm", "add_rms_norm", "gated", "rope", "attend",
+    {"embed", "linear", "logits", "rms_norm", "layer_norm", "add_rms_norm", "gated", "rope", "attend",
      "route", "experts"}
 )

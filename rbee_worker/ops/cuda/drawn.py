@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rbee_worker.ops.cuda.kernels.tables import take
+
 _MOST = 4096  # rows of one draw
 
 
@@ -20,5 +22,4 @@ class Drawn:
 
     def into(self, tokens: Tensor, takes: Tensor) -> None:
         """Replace tokens[i] by the draw of row takes[i], unless that is -1; both int64 [N]."""
-        taken = self.ids[takes.clamp(min=0)]
-        tokens.copy_(torch.where(takes >= 0, taken.clamp(min=0), tokens))
+        take(tokens, takes, self.ids)

@@ -12,6 +12,7 @@ from rbee_worker.ops.batch import Batch
 from rbee_worker.ops.cuda.fusions import FUSIONS
 from rbee_worker.ops.cuda.ops import CudaOps
 from rbee_worker.ops.cuda.program import Program
+from rbee_worker.ops.cuda.state import DecodingBatch
 from rbee_worker.ops.graph.fusion import fused
 from rbee_worker.ops.graph.graph import Graph, Value
 
@@ -30,11 +31,15 @@ class CudaModel:
         self.context = decoder.context
         self._ops = decoder.ops
         decoder.ops.weights_done()
-        self._hidden, self.fused = lowered(
+        self._hidden, _ = lowered(
             decoder.ops, decoder, lambda _: decoder.hidden(NO_BATCH)
         )
         width = decoder.out.weight.cols
         self._head, _ = lowered(decoder.ops, decoder, decoder.head, Value(width))
+        # a decoding step at once, so that the last norm is computed with the head
+        self._whole, self.fused = lowered(
+            decoder.ops, decoder, lambda _: decoder.head(decoder.hidden(NO_BATCH))
+        )
         self._graphs = graphs
         self._seen: dict[int, tuple[Batch, list[_Capture]]] = {}  # by the batch's id
 
@@ -52,17 +57,24 @@ class CudaModel:
     @torch.inference_mode()
     def logits(self, batch: Batch) -> Tensor:
         """See `Executable.logits`."""
-        if not self._graphs or not _decodes(batch):
+        if not isinstance(batch, DecodingBatch):
             return self.head(self.hidden(batch)[batch.sample_rows])
+        if not self._graphs:
+            return self._decoded(batch)
         seen, captures = self._seen.get(id(batch), (None, []))
         if seen is not batch:  # its kernels are compiled by running once
             self._seen[id(batch)] = batch, []
-            return self.head(self.hidden(batch))
+            return self._decoded(batch)
         if len(captures) < _RESULTS:
-            captures.append(_Capture(lambda: self.head(self.hidden(batch))))
+            captures.append(_Capture(lambda: self._decoded(batch)))
             return captures[-1].replay()
         captures.append(captures.pop(0))
         return captures[-1].replay()
+
+    def _decoded(self, batch: Batch) -> Tensor:
+        """The logits of a step whose rows are all sampled, in order."""
+        self._ops.now.begin(batch)
+        return self._whole.run(batch)[0]
 
 
 class _Capture:
@@ -93,8 +105,3 @@ def lowered(
     whole, counts = fused(graph, FUSIONS)
     return Program(whole, ops.now), counts
 
-
-def _decodes(batch: Batch) -> bool:
-    """Has every sequence one row, which is sampled?"""
-    rows: int = batch.tokens.shape[0]
-    return rows == len(batch.kv_lens_host) == batch.sample_rows.shape[0]

@@ -14,7 +14,7 @@ from rbee_worker.ops import Weight
 from rbee_worker.ops.cuda.device_ops import DeviceOps
 from rbee_worker.ops.cuda.drawn import Drawn
 from rbee_worker.ops.cuda.sampling import CudaSampling
-from rbee_worker.ops.cuda.upload import Upload
+from rbee_worker.ops.cuda.weight_upload import WeightUpload
 from rbee_worker.ops.graph.recorder import GraphOps
 from rbee_worker.ops.reference.ops import DTYPES
 
@@ -28,11 +28,11 @@ class CudaOps(GraphOps):
         self.device, self.dtype = device, dtype
         self.now = DeviceOps(device, dtype, pdl=pdl)
         self.drawn = Drawn(torch.device(device))
-        self._upload = Upload(torch.device(device))
+        self._upload = WeightUpload(torch.device(device))
 
     def sampling(self, vocab_size: int) -> CudaSampling:
         """See `Ops.sampling`."""
-        return CudaSampling(torch.device(self.device), self.drawn)
+        return CudaSampling(torch.device(self.device), vocab_size, self.drawn)
 
     def matrix(self, parts: Sequence[Packed]) -> Weight:
         whole = self.stack([parts])

@@ -19,6 +19,10 @@ _RING = 4  # steps whose numbers may be on their way at once
 _KEPT = 64  # batches that may come again
 
 
+class DecodingBatch(Batch):
+    """A batch in which every sequence has one row, and all rows are sampled, in order."""
+
+
 class _Staged(NamedTuple):
     """A batch that comes again: its numbers' object, its device memory, the draws it takes."""
 
@@ -79,7 +83,7 @@ class CudaState:
         kept = self._kept.get(id(numbers))
         if kept is None or kept.numbers is not numbers:
             kept = self._staged(numbers)
-            if len(numbers.tokens) == len(numbers.kv_lens):
+            if isinstance(kept.batch, DecodingBatch):
                 if len(self._kept) >= _KEPT:
                     self._kept.pop(next(iter(self._kept)))
                 self._kept[id(numbers)] = kept
@@ -101,7 +105,8 @@ class CudaState:
             return memory[at : at + array.nbytes].view(dtype).view(array.shape)
 
         takes = None if numbers.takes is None else put(numbers.takes)
-        return _Staged(numbers, Batch.make(numbers, self.memory, put), memory, takes)
+        kind = DecodingBatch if _decodes(numbers) else Batch
+        return _Staged(numbers, kind.make(numbers, self.memory, put), memory, takes)
 
     @torch.inference_mode()
     def clear(self, slots: Sequence[int]) -> None:
@@ -149,6 +154,14 @@ class _Ring:
         _pack(arrays, held.numpy())
         target.copy_(held, non_blocking=True)
         self._events[slot].record()
+
+
+def _decodes(numbers: StepNumbers) -> bool:
+    """Has every sequence one row, and are all rows sampled, in order?"""
+    rows = len(numbers.tokens)
+    if not rows == len(numbers.kv_lens) == len(numbers.sample_rows):
+        return False
+    return bool((numbers.sample_rows == np.arange(rows)).all())
 
 
 def _arrays(numbers: StepNumbers) -> list[NDArray[Any]]:

@@ -119,18 +119,19 @@ def gemv(
     residual: Tensor | None = None,
     form: torch.dtype | None = None,
     pdl: bool = False,
+    shape: GemvShape | None = None,
 ) -> Tensor:
     """x [1, K] times weight [rows, K] transposed: [1, rows] in `form` (None: as x).
 
     norm: (weight float32 [K] or None, eps) of an RMS norm of x before the product. bias: float32
     [rows], added to the product. gated: an activation; the matrix then has gates, then ups, and the
     result is act(gate) * up, [1, rows / 2]. act: applied otherwise. residual [1, rows] is added
-    last.
+    last. shape: instead of the table's choice.
     """
     rows, k = weight.shape
     n = rows // 2 if gated else rows
     out = torch.empty((1, n), dtype=form or x.dtype, device=x.device)
-    shape = _shape(n, k, gated is not None)
+    shape = shape or _shape(n, k, gated is not None)
     scale = None if norm is None else norm[0]
     if norm is not None and scale is None:
         scale = torch.ones(k, dtype=torch.float32, device=x.device)

@@ -7,13 +7,14 @@ rows, not on the other rows.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from rbee_worker.ops.cuda.kernels.activations import activate
 from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two, precision
@@ -22,13 +23,17 @@ from rbee_worker.ops.cuda.kernels.workspace import Workspace
 
 class SkinnyShape(NamedTuple):
     """A tile's rows of the matrix and columns, programs that share a tile's columns, stages,
-    warps."""
+    warps. bulk: whole tiles are copied by the bulk copy engine (TMA, from compute capability 9.0
+    on). early: the next kernel may start at once, not only after the loop, so that its programs
+    take no place from this one's."""
 
     rows: int
     cols: int
     split: int
     stages: int
     warps: int
+    bulk: bool = False
+    early: bool = True
 
 
 @triton.jit
@@ -36,9 +41,10 @@ def _skinny(
     x, w, bias, residual, out, partial, arrived, M, N, chunk,
     K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr,
     BIAS: tl.constexpr, RESIDUAL: tl.constexpr, GATED: tl.constexpr, KIND: tl.constexpr,
-    EVEN: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr, PDL: tl.constexpr,
-    EARLY: tl.constexpr,
+    EVEN: tl.constexpr, BULK: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
+    PDL: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    """BULK: x and w are descriptors, which give zeros beyond the edges."""
     if PDL and EARLY:
         gdc_launch_dependents()
     tile, part = tl.program_id(0), tl.program_id(1)
@@ -46,16 +52,20 @@ def _skinny(
     in_rows, in_m = rows < N, (m < M)[None, :]
     begin = part * chunk
     end = tl.minimum(begin + chunk, K)
-    wp = w + rows.to(tl.int64)[:, None] * K + cols[None, :]
-    vp = w + (rows + N).to(tl.int64)[:, None] * K + cols[None, :]
-    xp = x + m[None, :] * K + cols[:, None]
+    if not BULK:
+        wp = w + rows.to(tl.int64)[:, None] * K + cols[None, :]
+        vp = w + (rows + N).to(tl.int64)[:, None] * K + cols[None, :]
+        xp = x + m[None, :] * K + cols[:, None]
     acc = tl.zeros([BN, BM], tl.float32)
     if GATED:
         ups = tl.zeros([BN, BM], tl.float32)
     if PDL:
         gdc_wait()
     for k in tl.range(begin, end, BK, num_stages=STAGES):
-        if EVEN:
+        if BULK:
+            a = w.load([tile * BN, k])
+            xt = x.load([0, k]).T
+        elif EVEN:
             a = tl.load(wp + k, eviction_policy="evict_first")
             xt = tl.load(xp + k, mask=in_m, other=0.0)
         else:
@@ -64,7 +74,9 @@ def _skinny(
             xt = tl.load(xp + k, mask=in_m & ok[:, None], other=0.0)
         acc = tl.dot(a, xt, acc, input_precision=PRECISION)
         if GATED:
-            if EVEN:
+            if BULK:
+                u = w.load([N + tile * BN, k])
+            elif EVEN:
                 u = tl.load(vp + k, eviction_policy="evict_first")
             else:
                 u = tl.load(vp + k, mask=in_rows[:, None] & ok[None, :], other=0.0)
@@ -114,23 +126,32 @@ def skinny(
     residual: Tensor | None = None,
     form: torch.dtype | None = None,
     pdl: bool = False,
+    shape: SkinnyShape | None = None,
 ) -> Tensor:
-    """x [M, K] times weight [rows, K] transposed, M from 1 to 64: [M, rows]; as `gemv`."""
+    """x [M, K] times weight [rows, K] transposed, M from 1 to 64: [M, rows]; as `gemv`.
+
+    shape: instead of the table's choice.
+    """
     m, k = x.shape
     rows = weight.shape[0]
     n = rows // 2 if gated else rows
     out = torch.empty((m, n), dtype=form or x.dtype, device=x.device)
-    shape = _shape(m, n, k, gated is not None)
+    shape = shape or _shape(m, n, k, gated is not None)
     tiles, bm = triton.cdiv(n, shape.rows), max(8, power_of_two(m))
     chunk = triton.cdiv(triton.cdiv(k, shape.cols), shape.split) * shape.cols
     split = triton.cdiv(k, chunk)
     partial = workspace.floats(tiles * split * shape.rows * bm) if split > 1 else None
+    bulk = shape.bulk and k * x.element_size() % 16 == 0
+    left: Any = TensorDescriptor(x, [m, k], [k, 1], [bm, shape.cols]) if bulk else x
+    right: Any = weight
+    if bulk:
+        right = TensorDescriptor(weight, [rows, k], [k, 1], [shape.rows, shape.cols])
     _skinny[(tiles, split)](
-        x, weight, bias, residual, out, partial, workspace.counters(tiles), m, n, chunk,
+        left, right, bias, residual, out, partial, workspace.counters(tiles), m, n, chunk,
         K=k, BM=bm, BN=shape.rows, BK=shape.cols, SPLIT=split, BIAS=bias is not None,
         RESIDUAL=residual is not None, GATED=gated is not None, KIND=gated or act,
-        EVEN=k % shape.cols == 0 and n % shape.rows == 0, STAGES=shape.stages,
-        PRECISION=precision(x.dtype), num_warps=shape.warps, EARLY=m <= 8, **dependent(pdl),
+        EVEN=k % shape.cols == 0 and n % shape.rows == 0, BULK=bulk, STAGES=shape.stages,
+        PRECISION=precision(x.dtype), EARLY=shape.early, num_warps=shape.warps, **dependent(pdl),
     )  # fmt: skip
     return out
 
@@ -142,11 +163,11 @@ _KNOWN = {
     (8, 4096, 14336): SkinnyShape(64, 128, 4, 6, 4),
     (8, 14336, 4096): SkinnyShape(64, 128, 1, 5, 4),
     (8, 128256, 4096): SkinnyShape(64, 256, 1, 3, 4),
-    (64, 6144, 4096): SkinnyShape(64, 128, 2, 4, 4),
-    (64, 4096, 4096): SkinnyShape(64, 128, 2, 4, 4),
-    (64, 4096, 14336): SkinnyShape(64, 128, 2, 4, 4),
-    (64, 14336, 4096): SkinnyShape(64, 128, 1, 3, 4),
-    (64, 128256, 4096): SkinnyShape(128, 64, 1, 4, 4),
+    (64, 6144, 4096): SkinnyShape(64, 128, 1, 4, 4, bulk=True, early=False),
+    (64, 4096, 4096): SkinnyShape(64, 128, 1, 6, 4, bulk=True, early=False),
+    (64, 4096, 14336): SkinnyShape(64, 128, 1, 6, 4, bulk=True, early=False),
+    (64, 14336, 4096): SkinnyShape(64, 128, 1, 2, 4, bulk=True, early=False),
+    (64, 128256, 4096): SkinnyShape(128, 64, 1, 6, 4, bulk=True, early=False),
 }
 _PROGRAMS = 256  # enough to keep every multiprocessor busy
 
@@ -157,4 +178,4 @@ def _shape(m: int, n: int, k: int, gated: bool) -> SkinnyShape:
         return known
     tiles = triton.cdiv(n, 64)
     split = 1 if gated else max(1, min(_PROGRAMS // tiles, triton.cdiv(k, 512)))
-    return SkinnyShape(64, 128 if k % 128 == 0 else 64, split, 3, 4)
+    return SkinnyShape(64, 128 if k % 128 == 0 else 64, split, 3, 4, early=m <= 8)

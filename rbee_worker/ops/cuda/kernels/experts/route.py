@@ -10,24 +10,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from rbee_worker.ops import Routing
 from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two
-
-
-@triton.jit
-def _rank(x, place, open_):
-    """float32 numbers as int64 in the same order, of equal ones the first largest; nan is lowest of
-    the open ones, and what is not open is lower still. place: the number's index, below 2**31."""
-    x = tl.where(x == 0, 0.0, x)  # -0.0 equals 0.0
-    bits = x.to(tl.int32, bitcast=True)
-    order = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    order = tl.where(x == x, order, -0x7FFFFFFF)
-    key = order.to(tl.int64) * 4294967296 + (0x7FFFFFFF - place)
-    return tl.where(open_, key, -0x7FFFFFFFFFFFFFFF)
-
-
-@triton.jit
-def _place(key):
-    """The index in a key of `_rank`."""
-    return (0x7FFFFFFF - (key & 0x7FFFFFFF)).to(tl.int32)
+from rbee_worker.ops.cuda.kernels.order import NOTHING, placed, ranked
 
 
 @triton.jit
@@ -58,7 +41,7 @@ def _route(
     if SCORE == "sparsemixer":
         scores = tl.zeros([GP * SP], tl.float32)
         for _ in tl.static_range(2):
-            one = i == _place(tl.max(_rank(x, i, valid & ~taken), 0))
+            one = i == placed(tl.max(ranked(x, i, valid & ~taken), 0))
             top = tl.sum(tl.where(one, x, 0.0), 0)
             far = (top - x) / tl.maximum(tl.abs(x), top) > 2 * jitter
             near = tl.exp(x - top)
@@ -80,24 +63,24 @@ def _route(
             g, j = tl.arange(0, GP), tl.arange(0, SP)
             table = tl.reshape(choice, [GP, SP])
             inside = tl.reshape(valid, [GP, SP])
-            keys = _rank(table, j[None, :], inside)
+            keys = ranked(table, j[None, :], inside)
             first = tl.max(keys, 1)
-            best = j[None, :] == _place(first)[:, None]
+            best = j[None, :] == placed(first)[:, None]
             worth = tl.sum(tl.where(best, table, 0.0), 1)
             if BEST_TWO:
-                second = tl.max(tl.where(best, -0x7FFFFFFFFFFFFFFF, keys), 1)
-                also = j[None, :] == _place(second)[:, None]
+                second = tl.max(tl.where(best, NOTHING, keys), 1)
+                also = j[None, :] == placed(second)[:, None]
                 worth += tl.sum(tl.where(also, table, 0.0), 1)
             kept = g < 0
             for _ in tl.static_range(KEEP):
-                kept = kept | (g == _place(tl.max(_rank(worth, g, (g < GROUPS) & ~kept), 0)))
+                kept = kept | (g == placed(tl.max(ranked(worth, g, (g < GROUPS) & ~kept), 0)))
             closed = tl.broadcast_to(~kept[:, None], [GP, SP])
             choice = tl.where(tl.reshape(closed, [GP * SP]), float("-inf"), choice)
-        keys = _rank(choice, i, valid)
+        keys = ranked(choice, i, valid)
         for _ in tl.static_range(TOP):
-            one = i == _place(tl.max(keys, 0))
+            one = i == placed(tl.max(keys, 0))
             taken = taken | one
-            keys = tl.where(one, -0x7FFFFFFFFFFFFFFF, keys)
+            keys = tl.where(one, NOTHING, keys)
     w = scores
     if NORMALISE:
         w = w / (tl.sum(tl.where(taken, scores, 0.0), 0) + 1e-20)
