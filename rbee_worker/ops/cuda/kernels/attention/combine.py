@@ -114,17 +114,19 @@ def combine_rows(
 ):  # fmt: skip
     """`combine` as a kernel: grid (units, blocks of heads).
 
-    SINGLE: units are sequences, and only those with a single row; otherwise they are rows.
+    SINGLE: units are sequences, and only those with a single row count. Otherwise units are rows,
+    and those whose total is below zero are not this launch's.
     """
     if PDL:
         gdc_launch_dependents()
         gdc_wait()
     unit = tl.program_id(0).to(tl.int64)
     row = unit
-    live = unit >= 0
     if SINGLE:
         row = tl.load(seq_starts + unit).to(tl.int64)
         live = tl.load(seq_starts + unit + 1) == row + 1
+    else:
+        live = tl.load(extremes + unit * (HEADS * SPLITS * 2) + 1) >= 0.0
     if live:
         head = tl.program_id(1) * TOGETHER
         combine(

@@ -48,10 +48,19 @@ class Scratch(NamedTuple):
         if group <= tiles.BM and at_once >= min(tiles.splits, 4):
             counters = workspace.counters(batch * kv_heads)
             return cls(partial, extremes, counters, group, at_once, v)
-        room = REGISTERS * COMBINING_WARPS
-        together = min(power_of_two(heads), max(1, _whole_power(room // (width * tiles.splits))))
-        at_once = min(tiles.splits, max(1, _whole_power(room // (width * together))))
-        return cls(partial, extremes, None, together, at_once, v)
+        return cls(partial, extremes, None, *_combined(heads, tiles.splits, v), v)
+
+    @classmethod
+    def of_rows(
+        cls, rows: int, heads: int, tiles: Tiles, v: Columns, device: torch.device
+    ) -> Scratch:
+        """What sequences of several rows need. Rows of other sequences keep their total of -1."""
+        if tiles.splits == 1:
+            return cls()
+        units = (rows, heads, tiles.splits)
+        partial = torch.empty((*units, v.dim), dtype=torch.float32, device=device)
+        extremes = torch.full((*units, 2), -1.0, dtype=torch.float32, device=device)
+        return cls(partial, extremes, None, *_combined(heads, tiles.splits, v), v)
 
     def arguments(self) -> dict[str, Any]:
         """Kernel arguments."""
@@ -96,6 +105,14 @@ class Scratch(NamedTuple):
             num_warps=COMBINING_WARPS,
             launch_pdl=pdl,
         )
+
+
+def _combined(heads: int, splits: int, v: Columns) -> tuple[int, int]:
+    """How many heads a program of the kernel that combines takes, and how many splits at once."""
+    width = v.first + v.second
+    room = REGISTERS * COMBINING_WARPS
+    together = min(power_of_two(heads), max(1, _whole_power(room // (width * splits))))
+    return together, min(splits, max(1, _whole_power(room // (width * together))))
 
 
 def _whole_power(number: int) -> int:
