@@ -24,10 +24,7 @@ BOUND = 2e-5  # of the largest logit
 
 @pytest.mark.parametrize(
     "arch",
-    [
-        pytest.param(a, id=a.id, marks=() if a.id in QUICK else pytest.mark.slow)
-        for a in ARCHS
-    ],
+    [pytest.param(a, id=a.id, marks=() if a.id in QUICK else pytest.mark.slow) for a in ARCHS],
 )
 def test_logits(arch: Arch, tmp_path: Path) -> None:
     """All rows of one prompt, in each of the family's files."""

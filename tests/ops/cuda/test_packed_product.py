@@ -129,6 +129,19 @@ def test_gates_and_ups(kind, device):
     close(out, act(y) * (exact(q) @ u.T + up_bias.cpu()), 2e-6)
 
 
+def test_an_activation_and_a_bias(device):
+    """y = act(W x + b) + residual, as GPT-2's kind of model has it; the bias is a part of two."""
+    part, w = matrix("Q5_0", 32, 64, device)
+    q = quantize_rows(some_rows(2, 64, device))
+    bias = torch.randn(64, generator=torch.Generator().manual_seed(0)).to(device)[32:]
+    residual = some_rows(2, 32, device, seed=3)
+    out = poisoned(2, 32, device=device)
+    packed_product(q, part, out, act="gelu_tanh", bias=bias, residual=residual)
+    y = exact(q) @ w.T + bias.cpu()
+    want = torch.nn.functional.gelu(y, approximate="tanh") + residual.cpu()
+    close(out, want, 2e-6)
+
+
 def test_gates_and_ups_become_the_next_products_activations(device):
     """Nothing is written in floats between the two products."""
     gate, g = matrix("Q8_0", 96, 64, device, seed=4)

@@ -225,6 +225,7 @@ def packed_product(
     *,
     up: PackedPart | None = None,
     gated: Activation | None = None,
+    act: str = "none",
     bias: Tensor | None = None,
     up_bias: Tensor | None = None,
     residual: Tensor | None = None,
@@ -236,10 +237,10 @@ def packed_product(
     a column slice of a larger tensor, or only to `after`.
 
     up, gated: `held` has the gates, `up` the same number of rows in the same format, and the result
-    is act(gate) * up. bias, up_bias: float32 [rows], added to the products. residual [N, rows] is
-    added last; it may be `out` itself. after: the result, as rounded to out's type if there is an
-    `out`, is quantized too. Rows of x are computed eight at a time: more of them read the weights
-    again. shape: instead of the table's.
+    is act(gate) * up. act: applied otherwise. bias, up_bias: float32 [rows], added to the products.
+    residual [N, rows] is added last; it may be `out` itself. after: the result, as rounded to out's
+    type if there is an `out`, is quantized too. Rows of x are computed eight at a time: more of
+    them read the weights again. shape: instead of the table's.
     """
     n, rows, cols = x.values.shape[0], held.rows, held.cols
     assert x.cols == cols
@@ -267,7 +268,7 @@ def packed_product(
         CHUNKS=chunks, W=WORDS[form], FORMAT=form, BLOCK=held.block is not None, ROWS_N=rows_n,
         R=shape.rows, C=shape.chunks, DOUBLE=shape.double,
         NORM=x.squares is not None, PARTS=power_of_two(chunks * 2), GATED=gated is not None,
-        KIND=gated or "none", BIAS=bias is not None, RESIDUAL=residual is not None,
+        KIND=gated or act, BIAS=bias is not None, RESIDUAL=residual is not None,
         STORE=out is not None, AFTER=after is not None,
         WEIGHT=after is not None and after.weight is not None,
         SQUARES=to is not None and to.squares is not None,
