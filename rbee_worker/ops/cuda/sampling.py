@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rbee_worker.ops.cuda.bias_table import CudaBiasTable
+from rbee_worker.ops.cuda.drawn import Drawn
 from rbee_worker.ops.cuda.kernels.sampling.draw import draw
 from rbee_worker.ops.cuda.kernels.sampling.peaks import greedy
 from rbee_worker.ops.cuda.kernels.sampling.rows import COLUMNS
@@ -47,14 +48,17 @@ class CudaIds:
 
 
 class CudaSampling:
-    """See `ops.sampling.Sampling`. On the CPU its kernels run in Triton's interpreter."""
+    """See `ops.sampling.Sampling`. On the CPU its kernels run in Triton's interpreter.
 
-    def __init__(self, device: torch.device, vocab_size: int) -> None:
-        self._device, self._vocab = device, vocab_size
+    drawn: keeps the ids of the last draw for the next step, if steps overlap.
+    """
+
+    def __init__(self, device: torch.device, vocab_size: int, drawn: Drawn | None = None) -> None:
+        self._device, self._vocab, self._drawn = device, vocab_size, drawn
 
     def greedy(self, logits: Tensor) -> CudaIds:
         """See `Sampling.greedy`."""
-        return CudaIds(greedy(self._checked(logits)))
+        return self._kept(greedy(self._checked(logits)))
 
     def choose(self, logits: Tensor, params: Sequence[DrawParams | None]) -> CudaIds:
         """See `Sampling.choose`."""
@@ -65,7 +69,7 @@ class CudaSampling:
             else:
                 top_k = one.top_k if one.top_k < self._vocab else 0
                 table[row, :5] = one.scale, top_k, one.top_p, one.min_p, one.u
-        return CudaIds(
+        return self._kept(
             draw(
                 self._checked(logits),
                 upload(table, self._device),
@@ -110,6 +114,11 @@ class CudaSampling:
     def bias_table(self, max_seqs: int) -> CudaBiasTable:
         """See `Sampling.bias_table`."""
         return CudaBiasTable(max_seqs, self._device)
+
+    def _kept(self, ids: Tensor) -> CudaIds:
+        if self._drawn is not None:
+            self._drawn.keep(ids)
+        return CudaIds(ids)
 
     def _checked(self, logits: Tensor) -> Tensor:
         assert logits.dtype == torch.float32
