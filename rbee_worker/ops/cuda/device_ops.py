@@ -7,7 +7,6 @@ backend's torch operation, which runs on any device.
 from __future__ import annotations
 
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ from rbee_worker.ops.batch import Batch, PagedState
 from rbee_worker.ops.cuda import packed_products
 from rbee_worker.ops.cuda.angles import Angles
 from rbee_worker.ops.cuda.kernels import attention as kernel
-from rbee_worker.ops.cuda.kernels.attention import whole
 from rbee_worker.ops.cuda.kernels.experts.experts import experts
 from rbee_worker.ops.cuda.kernels.experts.route import route
 from rbee_worker.ops.cuda.kernels.gemv import gemv
@@ -29,13 +27,14 @@ from rbee_worker.ops.cuda.kernels.skinny import skinny
 from rbee_worker.ops.cuda.kernels.tables import embed
 from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from rbee_worker.ops.cuda.matrix import DeviceMatrix
-from rbee_worker.ops.reference.ops import ReferenceOps
+from rbee_worker.ops.cuda.recurrence_ops import RecurrenceOps
+from rbee_worker.ops.cuda.rows import longest_rows, whole_prompts
 from rbee_worker.state.specs import StateRef
 
 FEW = 64  # rows that the skinny product takes; cuBLAS takes more
 
 
-class DeviceOps(ReferenceOps):
+class DeviceOps(RecurrenceOps):
     """See `Ops`. pdl: kernels start before the one before has ended, where they can."""
 
     name = "cuda"
@@ -112,9 +111,7 @@ class DeviceOps(ReferenceOps):
             x = norm(x, *before, form=self._dtype, pdl=self.pdl)[0]
         if 1 < n <= FEW and self._dtype != torch.float32:
             floats = matrix.floats(self._dtype)
-            return skinny(
-                x, floats, self.workspace, bias=bias, form=form, pdl=self.pdl, **after
-            )
+            return skinny(x, floats, self.workspace, bias=bias, form=form, pdl=self.pdl, **after)
         return self._many(x, matrix.floats(self._dtype), bias, form, owned=owned, **after)
 
     def _packed(
@@ -203,9 +200,7 @@ class DeviceOps(ReferenceOps):
         self, x: Tensor, residual: Tensor, weight: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor]:
         form = torch.promote_types(x.dtype, residual.dtype)
-        return norm(
-            x, weight, eps, added=residual, sum_form=form, form=self._dtype, pdl=self.pdl
-        )
+        return norm(x, weight, eps, added=residual, sum_form=form, form=self._dtype, pdl=self.pdl)
 
     def gated(self, gate_up: Tensor, kind: Activation) -> Tensor:
         return gated(gate_up, kind, pdl=self.pdl)
@@ -255,7 +250,7 @@ class DeviceOps(ReferenceOps):
             lens,
             batch.positions,
             workspace=self.workspace,
-            longest_rows=_longest_rows(batch),
+            longest_rows=longest_rows(batch),
             longest_keys=state.table.shape[1] * keys.shape[1],
             heads=heads,
             scale=scale,
@@ -298,7 +293,7 @@ class DeviceOps(ReferenceOps):
             before |= {"q_norm": q_norm[0], "k_norm": k_norm[0], "eps": q_norm[1]}
         angles = None if spec is None else self.angles.of(spec, batch)
         longest = state.table.shape[1] * keys.shape[1]
-        if _longest_rows(batch) == 1:
+        if longest_rows(batch) == 1:
             return kernel.attend_decode(
                 qkv,
                 keys,
@@ -315,12 +310,13 @@ class DeviceOps(ReferenceOps):
                 **options,
             )
         q = kernel.split_rope_write(qkv, keys, values, state.slots, angles, **before)
-        length = _whole_length(batch)
+        lengths = whole_prompts(batch)
         plain = all(one is None for name, one in options.items() if name != "scale")
-        if plain and whole.can(q, keys, values, length):
-            return whole.whole_prompts(
-                q, keys, values, state.table, heads=heads, length=length, scale=options["scale"]
-            )
+        if plain and _cudnn_takes(q, keys, values, lengths):
+            size = keys.shape[1]
+            place = (state.slots // size, state.slots % size)
+            k, v = (cache[place].flatten(1) for cache in (keys, values))
+            return kernel.attend_prompts(q, k, v, lengths, heads=heads, scale=options["scale"])
         return self.attend(q, None, None, where, batch, heads=heads, **options)
 
     # ---- mixture of experts
@@ -362,25 +358,40 @@ class DeviceOps(ReferenceOps):
         )
 
 
-def _longest_rows(batch: Batch) -> int:
-    """The rows of the sequence that has most in this step."""
-    starts = batch.seq_starts_host
-    if len(starts) - 1 == starts[-1]:
-        return 1
-    return max(b - a for a, b in pairwise(starts))
+_LEAST_PROMPT = 256  # rows from which on cuDNN is faster
+_MOST_PROMPTS = 8  # sequences of different lengths: each is a call of its own
 
 
-def _whole_length(batch: Batch) -> int:
-    """The rows of each sequence, if all begin here and are equally long; else 0."""
-    starts, lens = batch.seq_starts_host, batch.kv_lens_host
-    length = lens[0] if lens else 0
-    if any(one != length for one in lens) or starts[-1] != length * len(lens):
-        return 0
-    return length
+def _cudnn_takes(q: Tensor, keys: Tensor, values: Tensor, lengths: list[int]) -> bool:
+    """Whether cuDNN computes these whole prompts, and faster than our own kernel."""
+    return (
+        q.is_cuda
+        and q.dtype in (torch.bfloat16, torch.float16)
+        and keys.dtype == values.dtype == q.dtype
+        and keys.shape[3] == values.shape[3] <= 128
+        and keys.shape[3] % 8 == 0
+        and min(lengths, default=0) >= _LEAST_PROMPT
+        and (len(set(lengths)) == 1 or len(lengths) <= _MOST_PROMPTS)
+    )
 
 
 # Operations of `Ops` with kernels of this backend's own; the others are torch's.
 NATIVE = frozenset(
-    {"embed", "linear", "logits", "rms_norm", "layer_norm", "add_rms_norm", "gated", "rope", "attend",
-     "route", "experts"}
+    {
+        "embed",
+        "linear",
+        "logits",
+        "rms_norm",
+        "layer_norm",
+        "add_rms_norm",
+        "gated",
+        "rope",
+        "attend",
+        "route",
+        "experts",
+        "linear_scan",
+        "causal_conv",
+        "selective_scan",
+        "ssd",
+    }
 )

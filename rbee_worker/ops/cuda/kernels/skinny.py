@@ -69,7 +69,7 @@ def _skinny(
             a = tl.load(wp + k, eviction_policy="evict_first")
             xt = tl.load(xp + k, mask=in_m, other=0.0)
         else:
-            ok = (k + cols < end)
+            ok = k + cols < end
             a = tl.load(wp + k, mask=in_rows[:, None] & ok[None, :], other=0.0)
             xt = tl.load(xp + k, mask=in_m & ok[:, None], other=0.0)
         acc = tl.dot(a, xt, acc, input_precision=PRECISION)
