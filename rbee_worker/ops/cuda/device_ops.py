@@ -6,7 +6,6 @@ backend's torch operation, which runs on any device.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -25,13 +24,13 @@ from rbee_worker.ops.cuda.kernels.rowwise import gated, rope
 from rbee_worker.ops.cuda.kernels.skinny import skinny
 from rbee_worker.ops.cuda.kernels.tables import embed
 from rbee_worker.ops.cuda.kernels.workspace import Workspace
-from rbee_worker.ops.reference.ops import ReferenceOps
+from rbee_worker.ops.cuda.recurrence import RecurrenceKernels, longest_rows
 from rbee_worker.state.specs import StateRef
 
 FEW = 64  # rows that the skinny product takes; cuBLAS takes more
 
 
-class DeviceOps(ReferenceOps):
+class DeviceOps(RecurrenceKernels):
     """See `Ops`. pdl: kernels start before the one before has ended, where they can."""
 
     name = "cuda"
@@ -197,7 +196,7 @@ class DeviceOps(ReferenceOps):
             lens,
             batch.positions,
             workspace=self.workspace,
-            longest_rows=_longest_rows(batch),
+            longest_rows=longest_rows(batch),
             longest_keys=state.table.shape[1] * keys.shape[1],
             heads=heads,
             scale=scale,
@@ -240,7 +239,7 @@ class DeviceOps(ReferenceOps):
             before |= {"q_norm": q_norm[0], "k_norm": k_norm[0], "eps": q_norm[1]}
         angles = None if spec is None else self.angles.of(spec, batch)
         longest = state.table.shape[1] * keys.shape[1]
-        if _longest_rows(batch) == 1:
+        if longest_rows(batch) == 1:
             return kernel.attend_decode(
                 qkv,
                 keys,
@@ -298,16 +297,8 @@ class DeviceOps(ReferenceOps):
         )
 
 
-def _longest_rows(batch: Batch) -> int:
-    """The rows of the sequence that has most in this step."""
-    starts = batch.seq_starts_host
-    if len(starts) - 1 == starts[-1]:
-        return 1
-    return max(b - a for a, b in pairwise(starts))
-
-
 # Operations of `Ops` with kernels of this backend's own; the others are torch's.
 NATIVE = frozenset(
     {"embed", "linear", "logits", "rms_norm", "layer_norm", "add_rms_norm", "gated", "rope", "attend",
-     "route", "experts"}
+     "route", "experts", "linear_scan", "causal_conv", "selective_scan", "ssd"}
 )
