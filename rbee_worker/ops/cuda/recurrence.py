@@ -73,9 +73,7 @@ class RecurrenceKernels(ReferenceOps):
         groups: int = 1,
     ) -> Tensor:
         kept = _kept(where, name, batch)
-        return ssd(
-            x, dt, b, c, gate, bias, rates, skip, *kept, groups=groups, pdl=self.pdl
-        )
+        return ssd(x, dt, b, c, gate, bias, rates, skip, *kept, groups=groups, pdl=self.pdl)
 
 
 def _kept(where: StateRef, name: str, batch: Batch) -> tuple[Tensor, Sequences]:
