@@ -176,9 +176,8 @@ def shapes(layer: Layer, n: int, read: float) -> None:
     for side, fixed in ((0, second), (1, first)):
         ranked = sorted((t, p[side]) for t, p in times if p[1 - side] == fixed)[:4]
         line = "; ".join(f"{t * 1e6:.1f} us {tuple(s)}" for t, s in ranked)
-        say(
-            f"{n:>6} rows {'down' if side else 'up':<4} floor {floor(steps, read) * 1e6:.1f} us | {line}"
-        )
+        name, least = ("up", "down")[side], floor(steps, read) * 1e6
+        say(f"{n:>6} rows {name:<4} floor {least:.1f} us | {line}")
 
 
 def main() -> None:
