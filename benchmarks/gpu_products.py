@@ -106,7 +106,9 @@ def main() -> None:
                     far = float((got.double() - want).norm() / want.norm())
                     time = graph_time(lambda f=function: [f(w) for w in weights]) / copies  # type: ignore[misc]
                     share = nbytes / time / 1e12 / read
-                    line += f" | {label} {time * 1e6:7.1f} us {share:5.2f} of floor, error {far:.1e}"
+                    line += (
+                        f" | {label} {time * 1e6:7.1f} us {share:5.2f} of floor, error {far:.1e}"
+                    )
                 except Exception as error:
                     line += f" | {label} failed: {type(error).__name__} {str(error)[:200]}"
             print(line, flush=True)

@@ -41,9 +41,7 @@ def compile_ahead(m: int, rows: int, cols: int, gated: str | None, residual: boo
         with triton.AsyncCompileMode(ThreadPoolExecutor(16), ignore_errors=True):
             if m == 1:
                 for shape in tuning.gemv_shapes(cols, gated is not None):
-                    tuning.gemv(
-                        x, w, gated=gated, residual=added, norm=norm, pdl=True, shape=shape
-                    )
+                    tuning.gemv(x, w, gated=gated, residual=added, norm=norm, pdl=True, shape=shape)
             else:
                 for shape in tuning.skinny_shapes(m, cols, gated is not None):
                     tuning.skinny(

@@ -6,6 +6,7 @@ backend's torch operation, which runs on any device.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from rbee_worker.ops import Activation, RopeSpec, Routing, Weight
 from rbee_worker.ops.batch import Batch, PagedState
+from rbee_worker.ops.cuda import packed_products
 from rbee_worker.ops.cuda.angles import Angles
 from rbee_worker.ops.cuda.kernels import attention as kernel
 from rbee_worker.ops.cuda.kernels.experts.experts import experts
@@ -24,13 +26,15 @@ from rbee_worker.ops.cuda.kernels.rowwise import gated, rope
 from rbee_worker.ops.cuda.kernels.skinny import skinny
 from rbee_worker.ops.cuda.kernels.tables import embed
 from rbee_worker.ops.cuda.kernels.workspace import Workspace
-from rbee_worker.ops.cuda.recurrence import RecurrenceKernels, longest_rows
+from rbee_worker.ops.cuda.matrix import DeviceMatrix
+from rbee_worker.ops.cuda.recurrence_ops import RecurrenceOps
+from rbee_worker.ops.cuda.rows import longest_rows, whole_prompts
 from rbee_worker.state.specs import StateRef
 
 FEW = 64  # rows that the skinny product takes; cuBLAS takes more
 
 
-class DeviceOps(RecurrenceKernels):
+class DeviceOps(RecurrenceOps):
     """See `Ops`. pdl: kernels start before the one before has ended, where they can."""
 
     name = "cuda"
@@ -48,12 +52,21 @@ class DeviceOps(RecurrenceKernels):
     # ---- tables
 
     def embed(self, table: Weight, batch: Batch, *, scale: float = 1.0) -> Tensor:
-        x = embed(table.data, batch.tokens, scale=scale, pdl=self.pdl)
+        matrix: DeviceMatrix = table.data
+        if matrix.dense is None:
+            x = matrix.rows_of(batch.tokens, self._dtype)
+            x = x if scale == 1.0 else x * torch.tensor(scale, dtype=x.dtype)
+        else:
+            x = embed(matrix.dense, batch.tokens, scale=scale, pdl=self.pdl)
         if batch.embeds is not None:
             where, values = batch.embeds
             scaled = values.to(x.dtype) if scale == 1.0 else values.to(x.dtype) * scale
             x = x.index_copy(0, where, scaled)
         return x
+
+    def add_positions(self, x: Tensor, table: Weight, batch: Batch, *, offset: int = 0) -> Tensor:
+        matrix: DeviceMatrix = table.data
+        return x + matrix.rows_of(batch.positions + offset, self._dtype)
 
     # ---- products
 
@@ -78,22 +91,60 @@ class DeviceOps(RecurrenceKernels):
         form: torch.dtype | None,
         **after: Any,
     ) -> Tensor:
+        matrix: DeviceMatrix = weight.data
+        if matrix.parts and x.shape[0] <= packed_products.MOST:
+            found = self._packed(x, matrix, bias, form, **after)
+            if found is not None:
+                return found
+        after.pop("ahead", None)
         if "norm" not in after:
             x = x.to(self._dtype)
         if not x.is_contiguous():
             x = x.contiguous()
         n = x.shape[0]
+        owned = after.pop("owned", False)
         if n == 1:
             form = form or self._dtype
-            return gemv(x, weight.data, bias=bias, form=form, pdl=self.pdl, **after)
+            return gemv(x, matrix.floats(self._dtype), bias=bias, form=form, pdl=self.pdl, **after)
         before = after.pop("norm", None)
         if before is not None:
             x = norm(x, *before, form=self._dtype, pdl=self.pdl)[0]
         if 1 < n <= FEW and self._dtype != torch.float32:
-            return skinny(
-                x, weight.data, self.workspace, bias=bias, form=form, pdl=self.pdl, **after
-            )
-        return self._many(x, weight.data, bias, form, **after)
+            floats = matrix.floats(self._dtype)
+            return skinny(x, floats, self.workspace, bias=bias, form=form, pdl=self.pdl, **after)
+        return self._many(x, matrix.floats(self._dtype), bias, form, owned=owned, **after)
+
+    def _packed(
+        self,
+        x: Tensor,
+        matrix: DeviceMatrix,
+        bias: Tensor | None,
+        form: torch.dtype | None,
+        *,
+        norm: tuple[Tensor | None, float] | None = None,
+        gated: str | None = None,
+        act: str = "none",
+        residual: Tensor | None = None,
+        ahead: packed_products.Ahead | None = None,
+        owned: bool = False,
+    ) -> Tensor | None:
+        """A product with packed planes, if they allow it."""
+        bent = act != "none"
+        y = packed_products.product(
+            x,
+            matrix,
+            form=form or self._dtype,
+            norm=norm,
+            bias=bias,
+            gated=gated,
+            residual=None if bent else residual,
+            ahead=None if bent else ahead,
+            pdl=self.pdl,
+        )
+        if y is None or not bent:
+            return y
+        y = self.act(y, act)  # type: ignore[arg-type]
+        return y if residual is None else y + residual
 
     def _many(
         self,
@@ -105,10 +156,15 @@ class DeviceOps(RecurrenceKernels):
         residual: Tensor | None = None,
         gated: str | None = None,
         act: str = "none",
+        owned: bool = False,
     ) -> Tensor:
-        """A product of many rows, by cuBLAS."""
+        """A product of many rows, by cuBLAS. owned: nobody else needs the residual, so the result
+        may take its place."""
         if residual is not None and bias is None and gated is None and act == "none":
-            return torch.addmm(residual, x, weight.t()).to(form or x.dtype)
+            same = residual.dtype == x.dtype and form in (None, x.dtype)
+            if same:
+                add = residual.addmm_ if owned else partial(torch.addmm, residual)
+                return add(x, weight.t())
         y = F.linear(x, weight)
         if bias is not None:
             y = (y.float() + bias).to(x.dtype)
@@ -144,9 +200,7 @@ class DeviceOps(RecurrenceKernels):
         self, x: Tensor, residual: Tensor, weight: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor]:
         form = torch.promote_types(x.dtype, residual.dtype)
-        return norm(
-            x, weight, eps, added=residual, sum_form=form, form=self._dtype, pdl=self.pdl
-        )
+        return norm(x, weight, eps, added=residual, sum_form=form, form=self._dtype, pdl=self.pdl)
 
     def gated(self, gate_up: Tensor, kind: Activation) -> Tensor:
         return gated(gate_up, kind, pdl=self.pdl)
@@ -256,6 +310,13 @@ class DeviceOps(RecurrenceKernels):
                 **options,
             )
         q = kernel.split_rope_write(qkv, keys, values, state.slots, angles, **before)
+        lengths = whole_prompts(batch)
+        plain = all(one is None for name, one in options.items() if name != "scale")
+        if plain and _cudnn_takes(q, keys, values, lengths):
+            size = keys.shape[1]
+            place = (state.slots // size, state.slots % size)
+            k, v = (cache[place].flatten(1) for cache in (keys, values))
+            return kernel.attend_prompts(q, k, v, lengths, heads=heads, scale=options["scale"])
         return self.attend(q, None, None, where, batch, heads=heads, **options)
 
     # ---- mixture of experts
@@ -297,8 +358,40 @@ class DeviceOps(RecurrenceKernels):
         )
 
 
+_LEAST_PROMPT = 256  # rows from which on cuDNN is faster
+_MOST_PROMPTS = 8  # sequences of different lengths: each is a call of its own
+
+
+def _cudnn_takes(q: Tensor, keys: Tensor, values: Tensor, lengths: list[int]) -> bool:
+    """Whether cuDNN computes these whole prompts, and faster than our own kernel."""
+    return (
+        q.is_cuda
+        and q.dtype in (torch.bfloat16, torch.float16)
+        and keys.dtype == values.dtype == q.dtype
+        and keys.shape[3] == values.shape[3] <= 128
+        and keys.shape[3] % 8 == 0
+        and min(lengths, default=0) >= _LEAST_PROMPT
+        and (len(set(lengths)) == 1 or len(lengths) <= _MOST_PROMPTS)
+    )
+
+
 # Operations of `Ops` with kernels of this backend's own; the others are torch's.
 NATIVE = frozenset(
-    {"embed", "linear", "logits", "rms_norm", "layer_norm", "add_rms_norm", "gated", "rope", "attend",
-     "route", "experts", "linear_scan", "causal_conv", "selective_scan", "ssd"}
+    {
+        "embed",
+        "linear",
+        "logits",
+        "rms_norm",
+        "layer_norm",
+        "add_rms_norm",
+        "gated",
+        "rope",
+        "attend",
+        "route",
+        "experts",
+        "linear_scan",
+        "causal_conv",
+        "selective_scan",
+        "ssd",
+    }
 )

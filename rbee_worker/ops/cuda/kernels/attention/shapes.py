@@ -52,9 +52,22 @@ def decode_tiles(
     return Tiles(BM, BN, splits, 1 if programs < 64 else 2, stages, warps)
 
 
-def prefill_tiles(*, group: int, rows: int, dims: int, element: int) -> Tiles:
-    """Tiles for sequences with several rows, the longest having `rows`. BN, which decides the order
-    of sums, depends on the model only."""
+def prefill_tiles(
+    *,
+    rows: int,
+    longest_rows: int,
+    kv_heads: int,
+    group: int,
+    dims: int,
+    element: int,
+    longest_keys: int,
+    invariant: bool,
+) -> Tiles:
+    """Tiles for sequences with several rows, `rows` together and at most longest_rows each.
+
+    A few rows after many keys would occupy a few processors, so their keys are split; not if
+    `invariant`, because then the order of sums (BN and splits) depends on the model only.
+    """
     if element == 4:
         BN, BM, warps, stages = (32, 32, 8, 1) if dims <= 256 else (16, 16, 4, 1)
     elif dims <= 256:
@@ -63,7 +76,13 @@ def prefill_tiles(*, group: int, rows: int, dims: int, element: int) -> Tiles:
         BN, BM, warps, stages = 64, 128, 8, 2
     else:
         BN, BM, warps, stages = 32, 64, 8, 2
-    needed = max(16, power_of_two(rows * group))
+    needed = max(16, power_of_two(longest_rows * group))
     if needed < BM:
         BM, warps = needed, 4
-    return Tiles(BM, BN, 1, 1, stages, warps)
+    splits = 1
+    programs = -(-rows * group // BM) * kv_heads
+    while not invariant and splits < 16 and programs * splits <= 132:
+        if longest_keys < 512 * splits:
+            break
+        splits *= 2
+    return Tiles(BM, BN, splits, 4, stages, warps)

@@ -1,30 +1,28 @@
-"""Recurrences of the cuda backend: how a kernel finds a sequence's state."""
+"""Convolutions and recurrences of the cuda backend: their kernels, at the state of each layer."""
 
 from __future__ import annotations
-
-from itertools import pairwise
 
 from torch import Tensor
 
 from rbee_worker.ops import Activation
 from rbee_worker.ops.batch import Batch, FixedState
-from rbee_worker.ops.cuda.kernels.recurrence.conv import causal_conv
-from rbee_worker.ops.cuda.kernels.recurrence.linear_scan import linear_scan
+from rbee_worker.ops.cuda.kernels.recurrence import conv, linear_scan, state_space
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
-from rbee_worker.ops.cuda.kernels.recurrence.state_space import selective_scan, ssd
+from rbee_worker.ops.cuda.rows import longest_rows
 from rbee_worker.ops.reference.ops import ReferenceOps
 from rbee_worker.state.specs import StateRef
 
 
-class RecurrenceKernels(ReferenceOps):
+class RecurrenceOps(ReferenceOps):
     """The part of `DeviceOps` that goes on from a sequence's fixed state."""
 
-    pdl = False
+    pdl: bool
 
     def linear_scan(
         self, x: Tensor, decay: Tensor, where: StateRef, name: str, batch: Batch
     ) -> Tensor:
-        return linear_scan(x, decay, *_kept(where, name, batch), pdl=self.pdl)
+        state, sequences = _kept(where, name, batch)
+        return linear_scan.linear_scan(x, decay, state, sequences, pdl=self.pdl)
 
     def causal_conv(
         self,
@@ -37,7 +35,8 @@ class RecurrenceKernels(ReferenceOps):
         *,
         kind: Activation | None,
     ) -> Tensor:
-        return causal_conv(x, taps, bias, *_kept(where, name, batch), kind=kind, pdl=self.pdl)
+        state, sequences = _kept(where, name, batch)
+        return conv.causal_conv(x, taps, bias, state, sequences, kind=kind, pdl=self.pdl)
 
     def selective_scan(
         self,
@@ -52,8 +51,9 @@ class RecurrenceKernels(ReferenceOps):
         name: str,
         batch: Batch,
     ) -> Tensor:
-        return selective_scan(
-            x, dt, b, c, gate, rates, skip, *_kept(where, name, batch), pdl=self.pdl
+        state, sequences = _kept(where, name, batch)
+        return state_space.selective_scan(
+            x, dt, b, c, gate, rates, skip, state, sequences, pdl=self.pdl
         )
 
     def ssd(
@@ -72,21 +72,15 @@ class RecurrenceKernels(ReferenceOps):
         *,
         groups: int = 1,
     ) -> Tensor:
-        kept = _kept(where, name, batch)
-        return ssd(x, dt, b, c, gate, bias, rates, skip, *kept, groups=groups, pdl=self.pdl)
+        state, sequences = _kept(where, name, batch)
+        return state_space.ssd(
+            x, dt, b, c, gate, bias, rates, skip, state, sequences, groups=groups, pdl=self.pdl
+        )
 
 
 def _kept(where: StateRef, name: str, batch: Batch) -> tuple[Tensor, Sequences]:
-    """A layer's tensor of that name [slots, ...], and the step's sequences."""
+    """A layer's tensor of that name [slots, ...], and where each sequence has its rows and slot."""
     state = batch.state[where.group]
     assert isinstance(state, FixedState)
-    kept: Tensor = state.tensors[name][where.layer]
-    return kept, Sequences(batch.seq_starts, state.slots, longest_rows(batch))
-
-
-def longest_rows(batch: Batch) -> int:
-    """The rows of the sequence that has most in this step."""
-    starts = batch.seq_starts_host
-    if len(starts) - 1 == starts[-1]:
-        return 1
-    return max(end - start for start, end in pairwise(starts))
+    sequences = Sequences(batch.seq_starts, state.slots, longest_rows(batch))
+    return state.tensors[name][where.layer], sequences
