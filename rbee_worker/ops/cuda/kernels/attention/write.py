@@ -121,10 +121,11 @@ def split_heads(
         if K1 > 0:
             store_columns(to, some, x1, K0, K1, K_DIM)
     else:
-        h = head - HEADS - KV_HEADS
-        to = v + h.to(tl.int64) * v_head
-        at = source + V_AT + h * V_STEP
-        copy_head(at, to, slots, row, inside, v_block, v_row, BLOCK, V_DIM, V0, V1)
+        # names of their own: in a kernel, branches may not give one name different shapes
+        value = head - HEADS - KV_HEADS
+        value_to = v + value.to(tl.int64) * v_head
+        value_at = source + V_AT + value * V_STEP
+        copy_head(value_at, value_to, slots, row, inside, v_block, v_row, BLOCK, V_DIM, V0, V1)
 
 
 def write_kv(
