@@ -203,7 +203,7 @@ class DeviceOps(ProductOps, RecurrenceOps):
         bias: Tensor | None = None,
         scales: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        return route(logits.float(), routing, bias, scales, pdl=self.pdl)
+        return route(logits, routing, bias, scales, pdl=self.pdl)
 
     def experts(
         self,
