@@ -1,0 +1,1 @@
+"""The GPU backend: a recorded model as Triton kernels and cuBLAS, decoding in CUDA graphs."""
