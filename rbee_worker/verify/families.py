@@ -149,7 +149,7 @@ def _qwen3_next(found: Tensors, config: Mapping[str, Any]) -> Tensors:
     out = {
         n: t for n, t in found.items() if not n.endswith(("in_proj_qkv.weight", "in_proj_z.weight"))
     }
-    groups, inner = config["linear_num_key_heads"], config.get("linear_inner_size")
+    groups, inner = config["linear_num_key_heads"], config.get("linear_inner_size", 0)
     keys = groups * config["linear_key_head_dim"]
     for name, rows in found.items():
         at = name.removesuffix("in_proj_qkv.weight")
