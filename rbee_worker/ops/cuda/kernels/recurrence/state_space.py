@@ -20,7 +20,8 @@ from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences, silu, softpl
 def _space(
     x, dt, b, c, gate, bias, rates, skip, state, slots, starts, out, columns, x_stride, dt_stride,
     b_stride, c_stride, gate_stride, heads, STATES: tl.constexpr, CELLS: tl.constexpr,
-    PER_GROUP: tl.constexpr, BY_HEAD: tl.constexpr, GATED: tl.constexpr, SP: tl.constexpr, CELL: tl.constexpr,
+    PER_GROUP: tl.constexpr, BY_HEAD: tl.constexpr, GATED: tl.constexpr,
+    SP: tl.constexpr, CELL: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
     """One cell of one sequence, row by row. BY_HEAD: `ssd`, one step and one rate for a head of
@@ -162,7 +163,8 @@ def _run(
     _space[(sequences.number, heads * cells)](
         x, dt, b, c, gate, bias, rates, skip, state, sequences.slots, sequences.starts, out,
         columns, x.stride(0), dt.stride(0), b.stride(0), c.stride(0), gate.stride(0), heads,
-        STATES=states, CELLS=cells, PER_GROUP=heads // groups, BY_HEAD=bias is not None, GATED=gated,
+        STATES=states, CELLS=cells, PER_GROUP=heads // groups, BY_HEAD=bias is not None,
+        GATED=gated,
         SP=padded, CELL=CELL, num_warps=1 if padded <= 32 else 4, enable_fp_fusion=False,
         **dependent(pdl),
     )  # fmt: skip
