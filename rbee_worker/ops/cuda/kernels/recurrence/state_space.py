@@ -20,12 +20,13 @@ from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences, silu, softpl
 def _space(
     x, dt, b, c, gate, bias, rates, skip, state, slots, starts, out, columns, x_stride, dt_stride,
     b_stride, c_stride, gate_stride, heads, STATES: tl.constexpr, CELLS: tl.constexpr,
-    PER_GROUP: tl.constexpr, BY_HEAD: tl.constexpr, GATED: tl.constexpr, SP: tl.constexpr,
-    CELL: tl.constexpr, PDL: tl.constexpr,
+    PER_GROUP: tl.constexpr, BY_HEAD: tl.constexpr, GATED: tl.constexpr,
+    SP: tl.constexpr, CELL: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """One cell of one sequence, row by row. BY_HEAD: `ssd`, one step and one rate for a head of
     `columns` columns in CELLS cells; PER_GROUP: heads that share b and c; GATED: there is a
-    gate, which else is x and not used."""
+    gate, in whose place is else x, which is not used."""
     if PDL:
         gdc_launch_dependents()
     seq, cell = tl.program_id(0), tl.program_id(1)
@@ -157,14 +158,15 @@ def _run(
     columns, states = width // heads, b.shape[1] // groups
     cells = scan_shape(states, columns)[0]
     assert state.shape[1:] == scan_shape(states, columns, heads)
-    gates = x if gate is None else gate
-    assert all(t.stride(1) == 1 for t in (x, dt, b, c, gates))
+    gated, gate = gate is not None, x if gate is None else gate
+    assert all(t.stride(1) == 1 for t in (x, dt, b, c, gate))
     padded = power_of_two(states)
     _space[(sequences.number, heads * cells)](
-        x, dt, b, c, gates, bias, rates, skip, state, sequences.slots, sequences.starts, out,
-        columns, x.stride(0), dt.stride(0), b.stride(0), c.stride(0), gates.stride(0), heads,
+        x, dt, b, c, gate, bias, rates, skip, state, sequences.slots, sequences.starts, out,
+        columns, x.stride(0), dt.stride(0), b.stride(0), c.stride(0), gate.stride(0), heads,
         STATES=states, CELLS=cells, PER_GROUP=heads // groups, BY_HEAD=bias is not None,
-        GATED=gate is not None, SP=padded, CELL=CELL, num_warps=1 if padded <= 32 else 4,
-        enable_fp_fusion=False, **dependent(pdl),
+        GATED=gated,
+        SP=padded, CELL=CELL, num_warps=1 if padded <= 32 else 4, enable_fp_fusion=False,
+        **dependent(pdl),
     )  # fmt: skip
     return out
