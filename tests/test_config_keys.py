@@ -47,6 +47,8 @@ IDLE: Mapping[tuple[str, str], str] = {
     ("mpt", "learned_pos_emb"): "models without ALiBi, where it counts, are refused",
     ("mpt", "rope_scaling"): _TURNS,
     ("mpt", "rope_theta"): _TURNS,
+    ("rwkv5", "hidden_act"): "no file says it: the architecture has its own",
+    ("rwkv6", "hidden_act"): "no file says it: the architecture has its own",
     ("smollm3", "max_window_layers"): _OWN,
     ("starcoder2", "activation_function"): _OWN,
 }

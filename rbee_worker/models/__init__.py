@@ -106,6 +106,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mamba": Architecture("mamba.Config", "mamba.build", "Mamba"),
     "falcon_mamba": Architecture("mamba.Falcon", "mamba.build", "Falcon-Mamba"),
     "mamba2": Architecture("mamba2.Config", "mamba2.build", "Mamba 2, Codestral Mamba"),
+    "rwkv5": Architecture("rwkv.Config", "rwkv.build", "RWKV 5 (Eagle)"),
+    "rwkv6": Architecture("rwkv.Rwkv6", "rwkv.build_sixth", "RWKV 6 (Finch)"),
+    "rwkv7": Architecture("rwkv7.Config", "rwkv7.build", "RWKV 7 (Goose)"),
 }
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from rbee_worker.errors import UnsupportedModel
 from rbee_worker.ops.operands import Activation, RopeSpec, Routing, Weight
 from rbee_worker.ops.recurrences import Recurrences
+from rbee_worker.ops.wkv import Wkv
 
 if TYPE_CHECKING:
     from rbee_worker.checkpoint.formats import Packed
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Activation", "Ops", "RopeSpec", "Routing", "Weight"]
 
 
-class Ops(Recurrences, ABC):
+class Ops(Recurrences, Wkv, ABC):
     """A backend's operations. `device` and `dtype` (of computing) never change."""
 
     name: str
@@ -127,7 +128,10 @@ class Ops(Recurrences, ABC):
     def layer_norm(
         self, x: Array, weight: Array | None, bias: Array | None, eps: float, *, heads: int = 1
     ) -> Array:
-        """(x - mean) / sqrt(var + eps) * weight + bias, each of `heads` equal parts of a row."""
+        """(x - mean) / sqrt(var + eps) * weight + bias, each of `heads` equal parts of a row.
+
+        weight and bias have the width of a part, or that of the row: then each part has its own.
+        """
 
     @abstractmethod
     def add_rms_norm(

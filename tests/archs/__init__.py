@@ -21,6 +21,7 @@ from tests.archs import (
     phi,
     qwen,
     relatives,
+    rwkv,
     seed_oss,
 )
 from tests.archs.base import (
@@ -68,5 +69,6 @@ _GROUPS = (
     seed_oss,
     arcee,
     mamba,
+    rwkv,
 )
 ARCHS: tuple[Arch, ...] = tuple(arch for group in _GROUPS for arch in group.ARCHS)

@@ -45,7 +45,7 @@ BLOCK, MAX_SEQS, CONTEXT, EVERY = 16, 6, 256, 32
 POOLS = [10, 12, 40]  # blocks: tight ones preempt where there is attention
 SCHEDULES = 8
 FROM_FILES: dict[str, Arch] = {
-    a.id: a for a in ARCHS if a.id in ("mamba", "falcon-mamba", "mamba2")
+    a.id: a for a in ARCHS if a.id in ("mamba", "falcon-mamba", "mamba2", "rwkv5", "rwkv6", "rwkv7")
 }
 KINDS = [recurrent.RECURRENT, recurrent.HYBRID, *FROM_FILES]
 BACKENDS = ["reference", pytest.param("cpu", marks=pytest.mark.kernels)]

@@ -19,6 +19,7 @@ from rbee_worker.checkpoint.names import (
     llama4,
     mixtures,
     recurrent,
+    rwkv,
 )
 from rbee_worker.checkpoint.names.dialects import DIALECTS, Dialect
 from rbee_worker.checkpoint.names.rows import (
@@ -53,4 +54,5 @@ GGUF_ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     | llama4.ARCHITECTURES
     | mixtures.ARCHITECTURES
     | recurrent.ARCHITECTURES
+    | rwkv.ARCHITECTURES
 )

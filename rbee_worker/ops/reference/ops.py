@@ -23,6 +23,7 @@ from rbee_worker.ops.reference.dequant import dequantize
 from rbee_worker.ops.reference.experts import activate, add_bias, experts, gate, product, route
 from rbee_worker.ops.reference.recurrence import RecurrenceOps
 from rbee_worker.ops.reference.sampling.torch_sampling import TorchSampling
+from rbee_worker.ops.reference.wkv import WkvOps
 from rbee_worker.state.specs import StateRef
 
 DTYPES: dict[str, torch.dtype] = {
@@ -32,7 +33,7 @@ DTYPES: dict[str, torch.dtype] = {
 }
 
 
-class ReferenceOps(RecurrenceOps):
+class ReferenceOps(RecurrenceOps, WkvOps):
     """See `Ops` for the meaning of each operation."""
 
     name = "reference"
@@ -120,9 +121,9 @@ class ReferenceOps(RecurrenceOps):
         y = y - y.mean(-1, keepdim=True)
         y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)
         if weight is not None:
-            y = y * weight
+            y = y * weight.view(-1, y.shape[-1])
         if bias is not None:
-            y = y + bias
+            y = y + bias.view(-1, y.shape[-1])
         return y.reshape(x.shape).to(self._dtype)
 
     def add_rms_norm(

@@ -9,5 +9,6 @@ NATIVE = frozenset(
         *("route", "experts"),
         *("scale_by_position", "rope", "attend"),
         *("linear_scan", "causal_conv", "selective_scan", "ssd"),
+        *("previous", "lerp", "wkv", "wkv_delta"),
     )
 )
