@@ -88,6 +88,12 @@ CASES: list[tuple[str, dict[str, Any], type[ModelError], str]] = [
     ("mamba2", {"n_groups": 3}, CheckpointError, "8 heads do not make 3 equal groups"),
     ("mamba2", {"head_dim": 8}, CheckpointError, "8 heads of 8 columns do not make the 128"),
     ("mamba2", {"time_step_limit": [0.0, 0.1]}, UnsupportedModel, "limit is [0.0, 0.1]"),
+    ("rwkv5", {"head_size": 0}, CheckpointError, "head_size = 0"),
+    ("rwkv6", {"head_size": 24}, CheckpointError, "64 columns do not make heads of head_size 24"),
+    ("rwkv7", {"head_dim": 24}, CheckpointError, "64 columns do not make heads of 24"),
+    ("rwkv7", {"value_dim": 128}, UnsupportedModel, "value_dim is 128"),
+    ("rwkv7", {"attn": {"layers": [1]}}, UnsupportedModel, "attn gives some layers attention"),
+    ("rwkv7", {"hidden_act": "silu"}, UnsupportedModel, "hidden_act is 'silu'"),
     ("phimoe", {"num_experts_per_tok": 1}, UnsupportedModel, "1 of 4 experts"),
     ("starcoder2", {"norm_type": "rms_norm"}, UnsupportedModel, "norm_type is 'rms_norm'"),
     (

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rbee_worker.checkpoint.formats import Packed
+from rbee_worker.checkpoint.formats import FORMATS, Packed
 from rbee_worker.checkpoint.ops import floats, packed_floats, transpose
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 from rbee_worker.layers.blocks import Opened, PreNorm
@@ -102,8 +102,8 @@ def build_sixth(c: Rwkv6, w: Weights) -> Decoder:
             factors = [packed_floats(values[n]) for n in order]
         else:
             factors = [_channels(at, f"time_maa_{WAYS[n]}", width) for n in order]
-        into = transpose(at.packed("time_maa_w1", (width, count * mixed)))
-        each = transpose(at.packed("time_maa_w2", (count, mixed, width)))
+        into = _turned(at, "time_maa_w1", (width, count * mixed))
+        each = _turned(at, "time_maa_w2", (count, mixed, width))
         blend = Blend(
             w.ops,
             w.ops.vector(factors),
@@ -114,9 +114,9 @@ def build_sixth(c: Rwkv6, w: Weights) -> Decoder:
         )
         decay = LowRank(
             w.ops,
-            _linear(w, [transpose(at.packed("time_decay_w1", (width, decayed)))]),
+            _linear(w, [_turned(at, "time_decay_w1", (width, decayed))]),
             "tanh",
-            _linear(w, [transpose(at.packed("time_decay_w2", (decayed, c.columns)))]),
+            _linear(w, [_turned(at, "time_decay_w2", (decayed, c.columns))]),
         )
         base = at.packed("time_decay", (1, 1, c.columns))
         return _time_mix(c, at, where, blend, base, decay)
@@ -212,6 +212,12 @@ def _time_mix(
 def _channels(at: Weights, name: str, width: int) -> Packed:
     """A factor for each channel, [1, 1, width], as F32."""
     return at.floats(name, (1, 1, width))
+
+
+def _turned(at: Weights, name: str, shape: tuple[int, ...]) -> Packed:
+    """A matrix that the checkpoint has as [in, out], or several; blocks are expanded."""
+    plain = FORMATS[at.format_of(name)].block == 1
+    return transpose(at.packed(name, shape) if plain else at.floats(name, shape))
 
 
 def _linear(w: Weights, members: list[Packed]) -> Linear:
