@@ -14,6 +14,7 @@ SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 READ = (
     "tokenizer.json",
     *SENTENCEPIECE,
+    "rwkv_vocab_v20230424.txt",
     "vocab.json",
     "merges.txt",
     "tokenizer_config.json",
@@ -28,6 +29,7 @@ TEMPLATES = "additional_chat_templates"  # a folder of NAME.jinja
 UNREAD: Mapping[str, str] = MappingProxyType(
     {
         "vocab.txt": "BERT's WordPiece vocabulary, which this worker does not support",
+        "rwkv_vocab_v20230424.json": "RWKV's vocabulary without the tokens that are no whole text",
         "tekken.json": "mistral-common's own format",
         "tiktoken.model": "tiktoken's own format",
         "qwen.tiktoken": "tiktoken's own format",

@@ -48,8 +48,9 @@ tokens and chat templates are always read from the files, never from a table.
 _PROOF = """
 # What holds them
 
-For each `model_type`: the class that is the oracle, transformers' or, where it has none, one written
-from the paper and held to the authors' own package, with tiny random weights in float32; the configs that are compared, which differ in the optional traits; the largest error of
+For each `model_type`: the class that is the oracle, with tiny random weights in float32
+(transformers', or where it has none, one written from the paper and held to the authors' own
+package); the configs that are compared, which differ in the optional traits; the largest error of
 the logits of 70 tokens (norm of the difference over norm) among them, by the file they were read
 from; and the published configs whose parameters are counted
 ([tests/published](../tests/published)). The tests allow 1e-4, of every layer alone as well.

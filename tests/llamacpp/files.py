@@ -39,7 +39,7 @@ def as_published(arch: Arch, folder: Path) -> str:
 
 
 def _transformers_class(arch: Arch) -> str:
-    """Tests' own classes correct one of transformers'; those of `verify` have the published name."""
+    """Tests' own classes correct one of transformers'; those of `verify` have published names."""
     if arch.model in (model for _, model in own_models()):
         return arch.model.__name__
     kinds = arch.model.__mro__
