@@ -72,6 +72,10 @@ CANNOT: Mapping[str, str] = {
     "llama4-no-norm-with-images": PATTERN,
     "mamba-biases": INNER,
     "falcon-mamba-inner": INNER,
+    "rwkv5": ABSENT,
+    "rwkv5-sizes": ABSENT,
+    "rwkv6-sizes": "heads have as many columns as the model",
+    "rwkv7-ranks": "norms have biases, the first one is there",
 }
 # Rows in the names of a model's own code, which published files of the family do not have any more.
 WITHOUT_NAME = {"phi-msft", "mixformer"}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from rbee_worker.verify.rwkv_config import Rwkv5Config, Rwkv6Config, Rwkv7Config
 from rbee_worker.verify.rwkv_mixing import (
@@ -76,7 +76,7 @@ class Output(ModelOutput):
     cache: list[State] | None = None
 
 
-class _Base(PreTrainedModel):
+class _Base(PreTrainedModel):  # type: ignore[no-untyped-call]
     """What the three have alike; `_body` has the embedding, the blocks and the last norm."""
 
     def _body(self) -> tuple[nn.Embedding, nn.ModuleList, nn.LayerNorm, nn.Linear]:
@@ -118,7 +118,7 @@ class _Body(nn.Module):
         self.ln_out = nn.LayerNorm(c.hidden_size)
 
 
-class Rwkv5ForCausalLM(_Base):
+class Rwkv5ForCausalLM(_Base):  # type: ignore[no-untyped-call]
     """RWKV 5 under the names of RWKV/rwkv-5-world-1b5."""
 
     config_class = Rwkv5Config
@@ -128,13 +128,13 @@ class Rwkv5ForCausalLM(_Base):
         super().__init__(config)
         self.rwkv = _Body(config)
         self.head = matrix(config.vocab_size, config.hidden_size)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _body(self) -> tuple[nn.Embedding, nn.ModuleList, nn.LayerNorm, nn.Linear]:
         return self.rwkv.embeddings, self.rwkv.blocks, self.rwkv.ln_out, self.head
 
 
-class Rwkv6ForCausalLM(Rwkv5ForCausalLM):
+class Rwkv6ForCausalLM(Rwkv5ForCausalLM):  # type: ignore[no-untyped-call]
     """RWKV 6 under the names of RWKV/rwkv-6-world-1b6."""
 
     config_class = Rwkv6Config
@@ -148,7 +148,7 @@ class _Body7(nn.Module):
         self.norm = nn.LayerNorm(c.hidden_size, c.norm_eps, bias=c.norm_bias)
 
 
-class RWKV7ForCausalLM(_Base):
+class RWKV7ForCausalLM(_Base):  # type: ignore[no-untyped-call]
     """RWKV 7 under fla's names."""
 
     config_class = Rwkv7Config
@@ -158,7 +158,7 @@ class RWKV7ForCausalLM(_Base):
         super().__init__(config)
         self.model = _Body7(config)
         self.lm_head = matrix(config.vocab_size, config.hidden_size)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _body(self) -> tuple[nn.Embedding, nn.ModuleList, nn.LayerNorm, nn.Linear]:
         return self.model.embeddings, self.model.layers, self.model.norm, self.lm_head

@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 
 
 @strict
-class Rwkv5Config(PretrainedConfig):
+class Rwkv5Config(PretrainedConfig):  # type: ignore[no-untyped-call]
     """Keys and defaults of `configuration_rwkv5.py` in RWKV/rwkv-5-world-1b5."""
 
     model_type = "rwkv5"
@@ -31,14 +31,14 @@ class Rwkv5Config(PretrainedConfig):
 
 
 @strict
-class Rwkv6Config(Rwkv5Config):
+class Rwkv6Config(Rwkv5Config):  # type: ignore[no-untyped-call]
     """The same of RWKV/rwkv-6-world-1b6."""
 
     model_type = "rwkv6"
 
 
 @strict
-class Rwkv7Config(PretrainedConfig):
+class Rwkv7Config(PretrainedConfig):  # type: ignore[no-untyped-call]
     """Keys and defaults of fla's class for RWKV 7 (flash-linear-attention 0.6)."""
 
     model_type = "rwkv7"

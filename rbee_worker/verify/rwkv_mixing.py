@@ -29,13 +29,14 @@ def shifted(x: Tensor, state: State, name: str) -> Tensor:
 
 def heads_of(x: Tensor, size: int) -> Tensor:
     """[B, T, heads * size] as float64 [B, T, heads, size]"""
-    return x.double().unflatten(-1, (-1, size))
+    return x.double().view(*x.shape[:-1], -1, size)
 
 
 def normed(x: Tensor, size: int, norm: nn.GroupNorm) -> Tensor:
     """The norm of each head, [B, T, heads, size] -> [B, T, heads * size]"""
     flat = x.flatten(2).to(norm.weight.dtype)
-    return norm(flat.flatten(0, 1)).view(flat.shape)
+    y: Tensor = norm(flat.flatten(0, 1))
+    return y.view(flat.shape)
 
 
 def bare(count: int, size: int, eps: float) -> nn.GroupNorm:
@@ -64,6 +65,11 @@ def wkv(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: State) -> 
 class Attention5(nn.Module):
     """Time mixing of RWKV 5.2 (Eagle)."""
 
+    key: nn.Linear
+    value: nn.Linear
+    receptance: nn.Linear
+    gate: nn.Linear
+
     def __init__(self, c: Rwkv5Config) -> None:
         super().__init__()
         width, inner, self.size = c.hidden_size, inner_of(c), c.head_size
@@ -83,13 +89,19 @@ class Attention5(nn.Module):
             for part in ("receptance", "key", "value", "gate")
         )
         w = torch.exp(-torch.exp(self.time_decay.double())).expand(*x.shape[:2], -1, -1)
-        parts = (heads_of(t, self.size) for t in (r, k, v))
-        y = wkv(*parts, w, self.time_faaaa.double(), state)
+        r, k, v = (heads_of(t, self.size) for t in (r, k, v))
+        y = wkv(r, k, v, w, self.time_faaaa.double(), state)
         return self.output(normed(y, self.size, self.ln_x) * F.silu(g))  # type: ignore[no-any-return]
 
 
 class Attention6(nn.Module):
     """Time mixing of RWKV 6 (Finch): what is mixed, and how fast states decay, depends on x."""
+
+    key: nn.Linear
+    value: nn.Linear
+    receptance: nn.Linear
+    gate: nn.Linear
+    time_maa_x: nn.Parameter
 
     def __init__(self, c: Rwkv6Config) -> None:
         super().__init__()
@@ -111,7 +123,8 @@ class Attention6(nn.Module):
 
     def forward(self, x: Tensor, state: State) -> Tensor:
         apart = shifted(x, state, "att") - x
-        low = torch.tanh((x + apart * self.time_maa_x) @ self.time_maa_w1).unflatten(-1, (5, -1))
+        low = torch.tanh((x + apart * self.time_maa_x) @ self.time_maa_w1)
+        low = low.view(*low.shape[:-1], 5, -1)
         moved = torch.einsum("btpm,pmc->pbtc", low, self.time_maa_w2)
         w, k, v, r, g = (
             x + apart * (getattr(self, f"time_maa_{part}") + more)
@@ -163,6 +176,11 @@ class LowRank(nn.Module):
 
 class Attention7(nn.Module):
     """Time mixing of RWKV 7 (Goose)."""
+
+    r_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    o_proj: nn.Linear
 
     def __init__(self, c: Rwkv7Config, number: int) -> None:
         super().__init__()

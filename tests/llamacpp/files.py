@@ -72,6 +72,9 @@ def write_with_tokenizer(arch: Arch, folder: Path) -> Path:
     }
     (folder / "tokenizer.json").write_text(json.dumps(whole))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+    # RWKV's converter looks for its own file.
+    lines = (f"{b + 1} {bytes((b,))!r} 1" for b in range(VOCAB - 3))
+    (folder / "rwkv_vocab_v20230424.txt").write_text("\n".join(lines) + "\n")
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"unk_token": "<unk>"}))
     return folder
 

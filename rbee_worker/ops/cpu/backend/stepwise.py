@@ -84,13 +84,11 @@ class Stepwise:
         return self._recorded(lambda x, _: self._model.decoder.norm(x))
 
     def _block(self, number: int, x: Array, batch: Batch) -> Array:
-        decoder, ops = self._model.decoder, self._model.ops
-        layers = decoder.layers
+        decoder, ops, carry = self._model.decoder, self._model.ops, Carry()
         if decoder.carried:
             x, value = ops.split(x, (decoder.out.weight.cols, decoder.carried))
-            carry = Carry(value if number else None)
-            layers = partial(decoder.carrying, carry=carry)
-        y = layers(decoder.embedded(batch), batch)[number](x)
+            carry.value = value if number else None
+        y = decoder.carrying(decoder.embedded(batch), batch, carry)[number](x)
         return ops.concat([y, carry.value]) if decoder.carried else y
 
     def _recorded(self, piece: Piece, *, beside: int = 0) -> _Step:

@@ -111,8 +111,8 @@ class WkvOps(RecurrenceOps):
         given = {"r": r, "k": k, "v": v, "decay": decay, "rate": rate}
         rows = {part: buf_of(value, width) for part, value in given.items()}
         terms, y, z = rec.buffer(4 * width), rec.buffer(width), rec.buffer(width)
-        sizes = {"heads": heads, "size": width // heads, "stride": terms.stride}
-        four = {
+        sizes: dict[str, Any] = {"heads": heads, "size": width // heads, "stride": terms.stride}
+        four: dict[str, Any] = {
             part: terms.columns(n * width, width).slot
             for n, part in enumerate(("w", "c", "u", "back"))
         }
