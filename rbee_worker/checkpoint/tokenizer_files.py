@@ -9,12 +9,15 @@ from types import MappingProxyType
 from rbee_worker.checkpoint.reading import inside
 
 SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+WORLD = "rwkv_vocab_v20230424.txt"  # RWKV's
+# A directory that has a tokenizer has one of these.
+VOCABULARIES = ("tokenizer.json", WORLD, *SENTENCEPIECE, "vocab.json")
 
 # Files that a tokenizer may be read from; `Checkpoint.files` has those that exist.
 READ = (
     "tokenizer.json",
     *SENTENCEPIECE,
-    "rwkv_vocab_v20230424.txt",
+    WORLD,
     "vocab.json",
     "merges.txt",
     "tokenizer_config.json",

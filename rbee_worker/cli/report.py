@@ -8,7 +8,7 @@ from typing import Any
 
 from rbee_worker.checkpoint import Checkpoint, open_checkpoint
 from rbee_worker.checkpoint.summary import summarize
-from rbee_worker.checkpoint.tokenizer_files import SENTENCEPIECE
+from rbee_worker.checkpoint.tokenizer_files import VOCABULARIES
 from rbee_worker.config import Settings
 from rbee_worker.engine.lookup import drafting_notes
 from rbee_worker.errors import ModelError
@@ -145,8 +145,8 @@ def _tokenizer(ckpt: Checkpoint, tokenizer: Tokenizer) -> dict[str, Any]:
 def tokenizer_kind(ckpt: Checkpoint) -> str:
     """The source of the vocabulary: a file's name, or the kind that a GGUF file names."""
     if ckpt.gguf is None:
-        vocabularies = ("tokenizer.json", *SENTENCEPIECE, "vocab.json")
-        return next(name for name in vocabularies if name in ckpt.files)
+        others = ("vocab.txt",)  # RWKV's, if there is no other
+        return next(name for name in (*VOCABULARIES, *others) if name in ckpt.files)
     model = ckpt.gguf.metadata.get("tokenizer.ggml.model")
     pre = ckpt.gguf.metadata.get("tokenizer.ggml.pre")
     return f"GGUF {model}" + (f", split as {pre}" if pre else "")

@@ -10,7 +10,7 @@ import tokenizers
 from tokenizers import models
 
 from rbee_worker.checkpoint.reading import parse_json, read_bytes, read_json, read_text
-from rbee_worker.checkpoint.tokenizer_files import SENTENCEPIECE, UNREAD
+from rbee_worker.checkpoint.tokenizer_files import SENTENCEPIECE, UNREAD, WORLD
 from rbee_worker.errors import CheckpointError
 from rbee_worker.tokenizer.assembly import Assembly, affix
 from rbee_worker.tokenizer.bounds import MAX_FILE_BYTES, check_tokenizer
@@ -26,7 +26,6 @@ from rbee_worker.tokenizer.vocabulary import split_as
 from rbee_worker.tokenizer.words import read_words
 from rbee_worker.tokenizer.world import CLASSES as WORLD_CLASSES
 from rbee_worker.tokenizer.world import END as END_OF_TEXT
-from rbee_worker.tokenizer.world import FILE as WORLD
 from rbee_worker.tokenizer.world import by_bytes, read_vocabulary, world_tokenizer
 
 _RWKV = ("rwkv5", "rwkv6", "rwkv7")

@@ -22,7 +22,6 @@ from rbee_worker.tokenizer.core import Tokenizer
 from rbee_worker.tokenizer.pieces import Decoding, byte_alphabet
 from rbee_worker.tokenizer.words import MAX_ID
 
-FILE = "rwkv_vocab_v20230424.txt"
 CLASSES = ("RwkvTokenizer", "Rwkv5Tokenizer", "Rwkv6Tokenizer", "RWKVWorldTokenizer")
 END = "<|endoftext|>"  # the name of id 0, if the files have none
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rbee_worker.checkpoint.tokenizer_files import WORLD as FILE
 from rbee_worker.errors import CheckpointError, InvalidRequest
 from rbee_worker.params import Rules, check_request
 from rbee_worker.tokenizer.chat import ChatRenderer
@@ -16,7 +17,7 @@ from rbee_worker.tokenizer.core import Tokenizer
 from rbee_worker.tokenizer.eos import eos_set
 from rbee_worker.tokenizer.load import load_tokenizer
 from rbee_worker.tokenizer.stream import Detokenizer
-from rbee_worker.tokenizer.world import FILE, STOPS, TEMPLATE, read_vocabulary
+from rbee_worker.tokenizer.world import STOPS, TEMPLATE, read_vocabulary
 from rbee_worker.types import Request
 from tests.tokenizer.builders import Source
 from tests.tokenizer.texts import TEXTS
