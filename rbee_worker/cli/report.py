@@ -15,7 +15,7 @@ from rbee_worker.errors import ModelError
 from rbee_worker.loading.preflight import WORKSPACE_BYTES, Preflight, preflight
 from rbee_worker.machine import available_memory
 from rbee_worker.models import ARCHITECTURES
-from rbee_worker.ops import Ops
+from rbee_worker.ops import OPERATIONS
 from rbee_worker.ops.backend import Backend
 from rbee_worker.ops.backends import backend_notes
 from rbee_worker.params import generation_defaults
@@ -128,7 +128,7 @@ def memory_plan(
 
 def kernels(backend: Backend) -> dict[str, Any]:
     """The backend, the operations that it has kernels for, and the other operations."""
-    names = set(Ops.__abstractmethods__)
+    names = OPERATIONS
     fast = names & backend.fast()
     return {"backend": backend.name, "fast": sorted(fast), "reference": sorted(names - fast)}
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rbee_worker.ops.sampling import Sampling
     from rbee_worker.state.specs import StateRef
 
-__all__ = ["Activation", "Ops", "RopeSpec", "Routing", "Weight"]
+__all__ = ["OPERATIONS", "Activation", "Ops", "RopeSpec", "Routing", "Weight"]
 
 
 class Ops(Recurrences, Wkv, ABC):
@@ -257,3 +257,7 @@ class Ops(Recurrences, Wkv, ABC):
         sequence only: keys are processed in spans at absolute positions 0, 256, ..., and partial
         results are combined in span order.
         """
+
+
+# Every operation, those that a backend may lack among them.
+OPERATIONS = Ops.__abstractmethods__ | {"previous", "lerp", "wkv", "wkv_delta"}

@@ -15,27 +15,32 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rbee_worker.errors import UnsupportedModel
     from rbee_worker.ops.batch import Array, Batch
     from rbee_worker.state.specs import StateRef
 
 
 class Wkv(ABC):
-    """A part of `Ops`. The state is tensor `name` of the `Fixed` state at `where`."""
+    """A part of `Ops` that a backend may lack. The state is tensor `name` of the `Fixed` state at
+    `where`."""
 
     @abstractmethod
+    def lacks(self, operation: str) -> UnsupportedModel:
+        """See `Ops.lacks`."""
+
     def previous(self, x: Array, where: StateRef, name: str, batch: Batch) -> Array:
         """The row before each row of x [N, width] in its sequence. The state is the last row,
         float32 [1, width]."""
+        raise self.lacks("previous")
 
-    @abstractmethod
     def lerp(self, x: Array, y: Array, factors: Array | None, moving: Array | None = None) -> Array:
         """x + (y - x) * (factors + moving), for one or several factors a column.
 
         x, y [N, width]; factors: float32 [parts * width]; moving [N, parts * width] -> the same
         shape, parts side by side. At most one of the two factors is None, which stands for zeros.
         """
+        raise self.lacks("lerp")
 
-    @abstractmethod
     def wkv(
         self,
         r: Array,
@@ -58,8 +63,8 @@ class Wkv(ABC):
         r, k, v, decay [N, heads * size] -> y, the same shape. base, bonus: float32 [heads * size].
         decay None: zeros (RWKV 5).
         """
+        raise self.lacks("wkv")
 
-    @abstractmethod
     def wkv_delta(
         self,
         r: Array,
@@ -88,3 +93,4 @@ class Wkv(ABC):
         r, k, v, decay, rate [N, heads * size] -> y and z, both of the same shape. removal, renewal,
         bonus: float32 [heads * size].
         """
+        raise self.lacks("wkv_delta")

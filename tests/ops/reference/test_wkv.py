@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from rbee_worker.errors import UnsupportedModel
 from rbee_worker.ops.reference.ops import ReferenceOps
 from rbee_worker.ops.reference.wkv import _sum
+from rbee_worker.ops.wkv import Wkv
 from tests.ops.recurrences import Case, check
 from tests.ops.wkv import CASES
 
@@ -61,6 +65,15 @@ def test_norms_of_heads_with_weights_of_their_own() -> None:
     assert torch.allclose(
         ReferenceOps().layer_norm(x, weight, bias, 1e-3, heads=3), want, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("name", ["previous", "lerp", "wkv", "wkv_delta"])
+def test_a_backend_without_an_operation_names_it(name: str) -> None:
+    operation: Any = getattr(Wkv, name)
+    count = len(inspect.signature(operation).parameters) - 1
+    heads = {"heads": 1} if "heads" in inspect.signature(operation).parameters else {}
+    with pytest.raises(UnsupportedModel, match=f"does not have the operation '{name}'"):
+        operation(ReferenceOps(), *[None] * (count - len(heads)), **heads)
 
 
 def test_sums_have_one_order() -> None:
