@@ -293,9 +293,11 @@ def main() -> None:
     made = [row for row in map(guarded, rows(rate, flops)) if row and given.only in row[0]]
     with compiling():
         guarded(partial(errors, dry=True))
-        for _, _, call, tried, chosen, _ in made:
+        for _, step, call, tried, chosen, _ in made:
+            layers, step.layers = step.layers, 1
             for tiles in dict.fromkeys(chosen + (tried if sweep else [])):
                 guarded(partial(call, tiles))
+            step.layers = layers
     say(f"compiled after {time.perf_counter() - start:.1f} s")
     guarded(errors)
     say("tiles: BM, BN, splits, min_tiles, stages, warps")
