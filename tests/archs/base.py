@@ -36,7 +36,9 @@ SHAPE: dict[str, Any] = {
     "pad_token_id": 0,
 }
 # Tensors that llama.cpp leaves as they are, whatever the file is quantized to.
-NEVER_PACKED = r"norm|ssm_conv1d|time_mix_(first|lerp|decay|[wavg]\d)|channel_mix_lerp"
+NEVER_PACKED = (
+    r"norm|ssm_conv1d|shortconv.conv|time_mix_(first|lerp|decay|[wavg]\d)|channel_mix_lerp"
+)
 Arrays = dict[str, np.ndarray]
 Blocks = Callable[[np.ndarray], np.ndarray]  # rows, packed and unpacked
 
@@ -104,6 +106,9 @@ def oracle(arch: Arch) -> PreTrainedModel:
                 p.copy_(torch.randn_like(p) * 0.3 + (1.0 if "norm" in name else 0.0))
             else:
                 p.mul_(4.0)  # HF's 0.02 gives nearly linear blocks: errors would hide
+        for name, b in model.named_buffers():
+            if name.endswith(("e_score_correction_bias", "expert_bias")) and not b.any():
+                b.copy_(torch.randn_like(b) * 0.3)  # biases that matter for choosing experts
     return model
 
 

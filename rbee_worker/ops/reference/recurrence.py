@@ -79,7 +79,7 @@ class RecurrenceOps(Ops):
         dt: Tensor,
         b: Tensor,
         c: Tensor,
-        gate: Tensor,
+        gate: Tensor | None,
         bias: Tensor,
         rates: Tensor,
         skip: Tensor,
@@ -104,7 +104,7 @@ class RecurrenceOps(Ops):
         )
         kept[slots] = into_cells(h, heads)
         y = y + skip.repeat_interleave(columns) * rows
-        return (y * activate(gate.float(), "silu")).to(x.dtype)
+        return (y if gate is None else y * activate(gate.float(), "silu")).to(x.dtype)
 
 
 def kept_of(where: StateRef, name: str, batch: Batch) -> tuple[Tensor, Tensor]:
