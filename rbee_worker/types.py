@@ -109,7 +109,8 @@ class Request(Struct, frozen=True, kw_only=True):
 
 
 class Resolved(Struct, frozen=True, kw_only=True):
-    """Parameters with their origins: "request", "generation_config", "default", "random"."""
+    """Parameters with their origins: "request", "generation_config", "default", "random",
+    "chat_format"."""
 
     params: SamplingParams
     origins: dict[str, str]

@@ -29,6 +29,8 @@ class Rules(Struct, frozen=True, kw_only=True):
 
     template: the model's chat template, None if it has none. generation: the model's own sampling
     defaults, {} if they are not to be applied. exempt_ids: the template's special tokens.
+    turn_stops: stop strings of a conversation that gives none, in a chat format without a token for
+    the end of a turn.
     """
 
     context: int
@@ -38,6 +40,7 @@ class Rules(Struct, frozen=True, kw_only=True):
     generation: Mapping[str, Any] = {}
     exempt_ids: frozenset[int] = frozenset()
     eos: tuple[EosToken, ...] = ()
+    turn_stops: tuple[str, ...] = ()
     lenient: bool = False
 
     @property
@@ -63,6 +66,7 @@ def check_request(request: Request, rules: Rules) -> Resolved:
             generation=rules.generation,
             template_exempt=rules.exempt_ids,
             eos=rules.eos,
+            turn_stops=() if request.messages is None else rules.turn_stops,
             lenient=rules.lenient,
         )
     except InvalidRequest as error:

@@ -2,7 +2,8 @@
 silently ignored.
 
 An absent parameter, or null, takes the model's own default from generation_config.json, or else the
-table's. Origins are "request", "generation_config", "default" and, for a seed, "random".
+table's. Origins are "request", "generation_config", "default", for a seed "random", and for the
+stop strings of a chat format "chat_format".
 """
 
 from __future__ import annotations
@@ -38,14 +39,16 @@ def resolve(
     generation: Mapping[str, Any],
     template_exempt: Iterable[int] = (),
     eos: Sequence[EosToken] = (),
+    turn_stops: tuple[str, ...] = (),
     lenient: bool = False,
 ) -> Resolved:
     """Every parameter's value and origin. Raises InvalidRequest with all offending fields.
 
     request_params: what `split` leaves for this surface; generation: the model's
-    generation_config.json ({} to ignore it); lenient: return unknown keys in `Resolved.ignored`
-    instead of refusing them (64 of them, of up to 64 characters). A key that is known but not
-    implemented is always refused. `fit` checks `max_tokens` against the prompt.
+    generation_config.json ({} to ignore it); turn_stops: stop strings if the request gives none;
+    lenient: return unknown keys in `Resolved.ignored` instead of refusing them (64 of them, of up
+    to 64 characters). A key that is known but not implemented is always refused. `fit` checks
+    `max_tokens` against the prompt.
     """
     errors: list[FieldError] = []
     ignored: list[str] = []
@@ -82,6 +85,8 @@ def resolve(
         errors.append(FieldError(ignored[0], f"<= {_MOST_IGNORED} unknown keys", message))
     defaults, _ = generation_defaults(generation, context=context)
     values, origins = _merge(known, given, defaults, context)
+    if turn_stops and origins.get("stop") == "default":
+        values["stop"], origins["stop"] = turn_stops, "chat_format"
     errors += _together(given, used, values, surface)
     if errors:
         raise InvalidRequest(errors)

@@ -47,6 +47,7 @@ def rules_of(text: TextSide, info: ModelInfo, settings: Settings) -> Rules:
         generation=text.generation if settings.generation_config else {},
         exempt_ids=text.exempt_ids,
         eos=text.eos,
+        turn_stops=text.tokenizer.turn_stops,
         lenient=settings.lenient,
     )
 

@@ -35,6 +35,7 @@ class FakeTokenizer:
     bos_id = None
     warnings = ("the pre-tokenizer is a fake",)
     chat_template = "{{ messages }}"
+    turn_stops: tuple[str, ...] = ("\x00next turn",)
 
     def has(self, token_id: int) -> bool:
         return 0 <= token_id < VOCAB
