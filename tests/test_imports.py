@@ -16,13 +16,14 @@ PACKAGE = Path(__file__).parents[1] / "rbee_worker"
 BASE = {"types", "errors", "config", "params", "machine", "extras"}
 MAY = {
     "types": set(),
+    "answer": {"types", "answer"},
     "errors": set(),
     "extras": {"errors", "machine"},
     "config": {"errors"},
-    "params": BASE,
+    "params": BASE | {"answer"},
     "observe": BASE | {"observe"},
     "wire": {"types"},
-    "client": {"errors", "wire", "client"},
+    "client": {"types", "errors", "wire", "client"},
     "server": BASE | {"observe", "wire", "engine", "session", "server"},
     "checkpoint": BASE | {"checkpoint"},
     "tokenizer": BASE | {"checkpoint", "tokenizer"},
@@ -35,7 +36,7 @@ MAY = {
     "loading": BASE | {"checkpoint", "state", "ops", "models", "engine", "loading"},
     "process": BASE | {"observe", "ops", "engine", "loading", "process"},
     "session": BASE
-    | {"checkpoint", "tokenizer", "observe", "models", "engine", "process", "session"},
+    | {"answer", "checkpoint", "tokenizer", "observe", "models", "engine", "process", "session"},
     "library": BASE | {"checkpoint", "tokenizer", "engine", "loading", "session"},
     "verify": BASE | {"checkpoint", "state", "ops", "models", "loading", "verify"},
     "cli": BASE
@@ -69,6 +70,7 @@ TORCH_FREE = [
     "extras",
     "config",
     "params",
+    "answer",
     "observe.narration",
     "observe.log",
     "checkpoint",

@@ -66,6 +66,7 @@ def test_default_length_by_surface(surface, max_tokens):
 
 
 GOOD = [
+    ("thinking_budget", 0, 0),
     ("max_tokens", 1, 1),
     ("max_tokens", CONTEXT, CONTEXT),
     ("temperature", 0, 0.0),
@@ -119,6 +120,7 @@ def test_values_in_range_are_taken_and_said_to_be_the_requests(name, value, want
 
 
 BAD = [
+    ("thinking_budget", [-1, 1.5, "x", True, 1 << 31]),
     ("max_tokens", [0, -1, CONTEXT + 1, 1.0, "16", True, [1], 10**400]),
     ("temperature", [-0.1, 2.1, NAN, INF, -INF, "1", True, [], {}, 10**400]),
     ("top_p", [0, -1, 1.01, NAN, "0.9", False]),
@@ -277,11 +279,10 @@ def test_inert_keys_change_nothing(key, value):
 
 
 OFF = [
-    ("tools", [], [{"type": "function"}]),
+    ("functions", [], [{"name": "x"}]),
     ("functions", [], [{}]),
-    ("tool_choice", "none", "auto"),
+    ("function_call", "none", "auto"),
     ("response_format", {"type": "text"}, {"type": "json_object"}),
-    ("parallel_tool_calls", False, True),
     ("suffix", "", "x"),
     ("mirostat", 0, 2),
     ("mirostat", 0.0, False),
@@ -595,7 +596,8 @@ def test_the_description_is_json_with_ranges_and_defaults():
     assert by_name["repetition_penalty"]["aliases"] == ["repeat_penalty"]
     assert by_name["seed"]["range"] == "[0, 18446744073709551615]"
     assert by_name["user"]["role"] == "inert"
-    assert by_name["tools"]["role"] == "unsupported"
+    assert by_name["tools"]["role"] == "transport"
+    assert by_name["functions"]["role"] == "unsupported"
     assert "llama.cpp" in by_name["repeat_last_n"]["meaning"]
     assert all(row["meaning"] for row in rows)
     assert all(row["range"] for row in rows if row["role"] == "sampling")

@@ -198,6 +198,15 @@ _SAMPLING = (
         meaning="draft tokens as the worker's --speculate says; false: draft none. Only the "
         "speed of the answer depends on it",
     ),
+    Parameter(
+        name="thinking_budget",
+        kind="integer",
+        low=0,
+        high=MAX_INT,
+        aliases=("max_thinking_tokens",),
+        surfaces=("job", "generate", "chat"),
+        meaning="tokens of reasoning; after so many its end is written, and the answer begins",
+    ),
 )
 
 PARAMETERS: tuple[Parameter, ...] = _SAMPLING + TRANSPORT + INERT + UNSUPPORTED

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rbee_worker.answer import NO_FORMAT, Format, find_format
 from rbee_worker.types import EosToken
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ class TextStream(Protocol):
 @dataclass(frozen=True)
 class TextSide:
     """The text parts of a model. exempt_ids: special tokens of the chat template, never
-    penalised."""
+    penalised. form: what the model's answers look like. tool_chat: a template of its own for
+    conversations with tools, which some models have."""
 
     ckpt: Checkpoint
     tokenizer: Tokenizer
@@ -36,6 +38,18 @@ class TextSide:
     chat: ChatRenderer | None
     exempt_ids: frozenset[int]
     stream: Callable[[bool], TextStream]  # skip_special -> a new stream
+    form: Format = NO_FORMAT
+    tool_chat: ChatRenderer | None = None
+
+    def renderer(self, *, tools: bool) -> ChatRenderer | None:
+        """The chat template for a conversation with tools, or without."""
+        return self.tool_chat if tools and self.tool_chat is not None else self.chat
+
+    def close(self) -> None:
+        """End the processes of the chat templates."""
+        for chat in (self.chat, self.tool_chat):
+            if chat is not None:
+                chat.close()
 
     @property
     def generation(self) -> dict[str, Any]:
@@ -52,10 +66,15 @@ def open_text(ckpt: Checkpoint) -> TextSide:
 
     tokenizer = load_tokenizer(ckpt)
     template = tokenizer.chat_template
-    chat, exempt = None, frozenset[int]()
+    chat, tool_chat, exempt = None, None, frozenset[int]()
     if template is not None:
         chat = ChatRenderer(template, special_tokens=tokenizer.template_tokens)
         exempt = template_special_ids(template, tokenizer)
+        if tokenizer.tool_template not in (None, template):
+            assert tokenizer.tool_template is not None
+            tool_chat = ChatRenderer(
+                tokenizer.tool_template, special_tokens=tokenizer.template_tokens
+            )
     return TextSide(
         ckpt=ckpt,
         tokenizer=tokenizer,
@@ -63,6 +82,11 @@ def open_text(ckpt: Checkpoint) -> TextSide:
         chat=chat,
         exempt_ids=exempt,
         stream=lambda skip_special: Detokenizer(tokenizer, skip_special=skip_special),
+        form=find_format(
+            [t for t in dict.fromkeys((template, tokenizer.tool_template)) if t is not None],
+            lambda text: tokenizer.token_id(text) is not None,
+        ),
+        tool_chat=tool_chat,
     )
 
 

@@ -82,6 +82,12 @@ class Tokenizer:
         return templates.get("default")
 
     @property
+    def tool_template(self) -> str | None:
+        """The template of conversations with tools: that named "tool_use", as in transformers, or
+        `chat_template`."""
+        return self.chat_templates.get("tool_use") or self.chat_template
+
+    @property
     def bos_token(self) -> str:
         """Text of the opening token, '' if there is none; chat templates write it."""
         return "" if self.bos_id is None else self.token_text(self.bos_id)

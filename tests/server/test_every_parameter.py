@@ -31,6 +31,7 @@ BASE: dict[str, dict[str, Any]] = {
     "/apply-template": {"messages": TALK},
 }
 USAGE = {"include_usage": True}
+TOOL = {"type": "function", "function": {"name": "hum", "parameters": {"type": "object"}}}
 INERT = {p.name for p in PARAMETERS if p.role == "inert"}
 # A value of each parameter that is allowed and differs from what absence means. Several where one
 # alone need not show: at least one must.
@@ -79,6 +80,14 @@ VALUES: dict[str, Any] = {
     "trace": True,
     "input": "other",
     "encoding_format": "base64",
+    "tools": [TOOL],
+    "tool_choice": "none",
+    "parallel_tool_calls": False,
+    "reasoning_effort": "low",
+    "enable_thinking": True,
+    "reasoning_format": "none",
+    "thinking_budget": 5,
+    "max_thinking_tokens": 5,
     "dimensions": 2,
 }
 PROMPTS = ("prompt", "messages", "token_ids", "text", "content")  # one of them at a time
@@ -88,6 +97,7 @@ NEEDS: dict[str, dict[str, Any]] = {  # what a parameter needs beside it to mean
     "stream_options": {"stream": True},
     "top_logprobs": {"logprobs": True},
     "best_of": {"n": 2},
+    "tool_choice": {"tools": [TOOL]},
 }
 
 
@@ -107,11 +117,11 @@ class Specials(ByteTokenizer):
 
 
 class Moody(ChatMl):
-    """A template that reads one variable."""
+    """A template that reads one variable, and tools."""
 
     def render(self, messages: Any, *, add_generation_prompt: bool = True, **args: Any) -> str:
         text = super().render(messages, add_generation_prompt=add_generation_prompt)
-        return text + args.get("mood", "")
+        return text + args.get("mood", "") + json.dumps(args.get("tools"))
 
 
 class Server(Served):
@@ -125,6 +135,7 @@ class Server(Served):
         async def wrapped(settings: Any, *, on_loading: Any) -> FakeEngineClient:
             engine = await start(settings, on_loading=on_loading)
             engine.tokenizer, engine.chat = Specials(), Moody()
+            engine.takes_tools = True
             engine.tokenizer.chat_template = "{{ mood }}"
             engine.seen = self.asked
             return engine

@@ -34,7 +34,7 @@ class FakeTokenizer:
     special_ids = frozenset(SPECIAL)
     bos_id = None
     warnings = ("the pre-tokenizer is a fake",)
-    chat_template = "{{ messages }}"
+    chat_template = tool_template = "{{ messages }}"
 
     def has(self, token_id: int) -> bool:
         return 0 <= token_id < VOCAB
@@ -87,6 +87,9 @@ class FakeChat:
 
     def unseen(self, messages: list[dict[str, Any]]) -> tuple[str, ...]:
         return tuple(m["role"] for m in messages if m["role"] == "unseen")
+
+    def dropped(self, messages: list[dict[str, Any]]) -> tuple[str, ...]:
+        return ()
 
     def close(self) -> None:
         self.closed = True
