@@ -73,8 +73,10 @@ def _value(tape: Tape, body: Pairs) -> Trying:
         found += char
         char = yield from tape.take()
     tape.back()
+    if char == END:
+        return False
     tape.argue(Tool().value("", found))
-    return char != END and not tape.hidden
+    return not tape.hidden
 
 
 def _text(tape: Tape, quote: str, char: str) -> Trying:

@@ -53,7 +53,7 @@ def _arguments(tape: Tape, tool: Tool) -> Generating[bool]:
     count = 0
     while True:
         text, end = yield from _argument(tape)
-        if text.strip(BLANK):
+        if end != END and text.strip(BLANK):
             key, text = _split(text.strip(BLANK), tool, count)
             comma = ", " if count else "{"
             tape.argue(f"{comma}{written(key)}: {_value(tool, key, text)}")

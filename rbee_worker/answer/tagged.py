@@ -88,8 +88,7 @@ def _text(tape: Tape, body: Tagged) -> Trying:
             done = done[:-1]  # it may be the one before the closing tag
         tape.argue(written(done)[1:-1])
         held = held[len(done) :]
-    tape.argue(written(held)[1:-1])
-    return False
+    return False  # what is held may be the beginning of the closing tag
 
 
 def _trimmed(text: str) -> str:

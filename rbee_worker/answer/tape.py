@@ -179,8 +179,8 @@ class Tape:
             self._argued = True
 
     def end(self) -> None:
-        """The call is complete."""
-        if not self._argued:
+        """The call is complete, or the text has ended within it."""
+        if not self._argued and not self._ended:
             self.argue("{}")
         self.settling = False
         self.settle()

@@ -13,14 +13,15 @@ _SCALAR = frozenset("0123456789+-.eEtrufalsn")
 
 
 def read_word(tape: Tape) -> Taking:
-    """The name that comes next, "" if there is none; what follows it is taken again."""
+    """The name that comes next, "" if there is none, or if the text ends before it is complete.
+    What follows it is taken again."""
     name = ""
     char = yield from tape.unblank()
     while char != END and char in NAME:
         name += char
         char = yield from tape.take()
     tape.back()
-    return name
+    return name if char != END else ""
 
 
 def value(tape: Tape, first: str, give: Callable[[str], None]) -> Trying:

@@ -60,8 +60,16 @@ def find_call_form(word: str, render: Render) -> CallForm | None:
                 rendered[form] = text
         shown = {form: text for form, text in rendered.items() if _shows(text, word)}
         if shown:
-            return CallForm(_fewest_nones(shown))
+            return CallForm(_fewest_nones(_as_objects(shown)))
     return CallForm(_fewest_nones(rendered), shown=False) if rendered else None
+
+
+def _as_objects(texts: Mapping[tuple[bool, bool], str]) -> dict[tuple[bool, bool], str]:
+    """The forms without those in which arguments are text, if the template writes text in another
+    way than the object."""
+    objects = {null: text for (is_object, null), text in texts.items() if is_object}
+    same = {form: text for form, text in texts.items() if text == objects.get(form[1])}
+    return same or dict(texts)
 
 
 def _fewest_nones(texts: Mapping[tuple[bool, bool], str]) -> tuple[tuple[bool, bool], ...]:
