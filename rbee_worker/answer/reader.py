@@ -106,17 +106,17 @@ class Reader:
             if mark in by_mark:
                 yield from read_section(tape, by_mark[mark], self._tools)
             elif thinking is not None and mark == thinking.opens:
-                tape.settle()
+                tape.marked()
                 yield from self._reasoning(thinking)
             else:
-                tape.settle()
+                tape.marked()
 
     def _reasoning(self, thinking: Thinking) -> Doing:
         self.thinking = True
         mark = yield from self._shown("reasoning", (thinking.closes,))
         self.thinking = False
         if mark != END:
-            self._tape.settle()
+            self._tape.marked()
 
     def _shown(self, kind: str, marks: tuple[str, ...]) -> Taking:
         """Give out text or reasoning up to the first of `marks`, which remains on the tape."""
@@ -160,9 +160,9 @@ class Reader:
             name = channels.tool(header)
             if name and self._tools:
                 yield from read_value(tape, name)
-            elif tape.said:
-                tape.say("text", "\n\n")
             kind = "reasoning" if channels.is_reasoning(header) and not name else "text"
+            if kind == "text" and not name:
+                tape.paragraph()
             mark = yield from self._message(kind, ends)
 
     def _message(self, kind: str, ends: tuple[str, ...]) -> Taking:
@@ -171,5 +171,5 @@ class Reader:
         mark = yield from self._shown(kind, ends)
         self.thinking = False
         if mark != END:
-            self._tape.settle()
+            self._tape.marked()
         return mark

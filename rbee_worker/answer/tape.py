@@ -127,6 +127,17 @@ class Tape:
         """What was taken is used up."""
         del self.raw[: len(self.raw) - self._again]
 
+    def marked(self) -> None:
+        """What was taken is a mark: blanks beside it are dropped."""
+        self.settle()
+        self._turn(self._kind)
+
+    def paragraph(self) -> None:
+        """A text of its own begins: a blank line tells it from one before."""
+        if self.said:
+            self._turn("text")
+            self._space, self._lead = "\n\n", False
+
     def give_back(self) -> None:
         """What was taken is text after all."""
         self.settling = False

@@ -232,6 +232,27 @@ def test_an_answer_may_begin_within_its_reasoning() -> None:
     assert read(harmony, [(" is.<|return|>", False)], place="text") == [("text", " is.")]
 
 
+def test_blanks_beside_marks_are_dropped() -> None:
+    form = form_of(SAMPLES[1])
+    assert read(form, [("<think></think>\n\n Hi.\n", False)]) == [("text", "Hi.\n")]
+    assert read(form, [("\n\n Hi.\n", False)], place="reasoning") == [("reasoning", "Hi.")]
+    granite = find_format(["<think></think><response></response>"], lambda text: False)
+    answer = "<think> Hm. </think>\n<response>\n Hi.\n</response>"
+    assert read(granite, [(answer, False)]) == [("reasoning", "Hm."), ("text", "Hi.")]
+
+
+def test_two_texts_of_harmony_are_told_apart() -> None:
+    answer = (
+        "<|channel|>commentary<|message|>Let me see.<|end|><|start|>assistant<|channel|>analysis"
+        "<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Yes.<|return|>"
+    )
+    assert read(form_of(SAMPLES[25]), [(answer, False)]) == [
+        ("text", "Let me see."),
+        ("reasoning", "Hm."),
+        ("text", "\n\nYes."),
+    ]
+
+
 def test_more_calls_than_wanted_end_it() -> None:
     sample = SAMPLES[0]
     reader = Reader(form_of(sample), tool_table(TOOLS), call_ids("call", "x"), most=1)
