@@ -21,6 +21,19 @@ class EosToken(Struct, frozen=True, kw_only=True):
     ]  # "config.json", "generation_config.json", "gguf:tokenizer.ggml.eot_token_id", ...
 
 
+class Constraint(Struct, frozen=True, kw_only=True):
+    """What the whole text of an answer must be, for an answer that is complete.
+
+    kind: how `text` says it. "json_schema": a JSON Schema, as JSON; the answer is one JSON value.
+    "regex": a regular expression for all of the text. "choice": a JSON array of the possible texts.
+    "gbnf": llama.cpp's grammars, from the rule `root`. "lark": Lark's, from the rule `start`, with
+    llguidance's extensions (`%json {...}` for a schema inside, `<name>` for a special token).
+    """
+
+    kind: Literal["json_schema", "regex", "choice", "gbnf", "lark"]
+    text: str
+
+
 class SamplingParams(Struct, frozen=True, kw_only=True):
     """The resolved parameters of one request: every field has a value within its range.
 
@@ -47,6 +60,7 @@ class SamplingParams(Struct, frozen=True, kw_only=True):
     echo: bool = False  # the prompt (and, with logprobs, its log-probabilities) comes first
     skip_special_tokens: bool = True
     speculation: bool = True  # False: nothing is drafted, whatever the worker's settings
+    constraint: Constraint | None = None
 
 
 Rule = Literal[
@@ -106,6 +120,7 @@ class Request(Struct, frozen=True, kw_only=True):
     add_generation_prompt: bool | None = None  # messages: None = unless the last one is continued
     continue_final_message: bool | None = None  # messages: the last one is left open
     add_special_tokens: bool | None = None  # None = yes for a prompt that no template rendered
+    constraint: Constraint | None = None  # of the route itself; else that of `params`, if any
 
 
 class Resolved(Struct, frozen=True, kw_only=True):
@@ -115,6 +130,7 @@ class Resolved(Struct, frozen=True, kw_only=True):
     origins: dict[str, str]
     ignored: tuple[str, ...] = ()  # unknown keys that --lenient let through
     exempt_ids: tuple[int, ...] = ()  # ids that the repetition penalty never changes
+    constraint_field: str = ""  # the request's field that has the constraint
 
 
 # ---- events of one request, in order: Started, then Token / Narration / Metrics, then End or Error

@@ -70,6 +70,9 @@ def check_request(request: Request, rules: Rules) -> Resolved:
     if resolved.params.echo and request.surface == "chat" and resolved.params.logprobs is not None:
         message = "together with logprobs is for completions and jobs: a chat answer has no place"
         faults.append(FieldError("echo", "without logprobs", f"{message} for the prompt's scores"))
+    if resolved.params.constraint is not None or request.constraint is not None:
+        field = resolved.constraint_field or "constraint"
+        faults.append(FieldError(field, "absent", "constrained output is not implemented"))
     if faults:
         raise InvalidRequest(faults)
     return replace(resolved, ignored=resolved.ignored + unread)
