@@ -63,8 +63,16 @@ class SamplingParams(Struct, frozen=True, kw_only=True):
     constraint: Constraint | None = None
 
 
+# COMPLETE: under the request's constraint nothing can follow.
 Rule = Literal[
-    "MAX_TOKENS", "EOS", "STOP_SEQUENCE", "CONTEXT_FULL", "CANCELLED", "TIMEOUT", "ERROR"
+    "MAX_TOKENS",
+    "EOS",
+    "COMPLETE",
+    "STOP_SEQUENCE",
+    "CONTEXT_FULL",
+    "CANCELLED",
+    "TIMEOUT",
+    "ERROR",
 ]
 
 

@@ -4,6 +4,7 @@ Torch-free. `PARAMETERS` is the one list; resolving, /info and the command line 
 """
 
 from rbee_worker.params.command_line import Option, from_text, options
+from rbee_worker.params.constraint import asks_for_constraint
 from rbee_worker.params.parameter import Parameter, Surface
 from rbee_worker.params.request import (
     PROMPTS,
@@ -31,6 +32,7 @@ __all__ = [
     "Parameter",
     "Rules",
     "Surface",
+    "asks_for_constraint",
     "check_request",
     "describe",
     "fit",

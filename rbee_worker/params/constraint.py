@@ -62,6 +62,11 @@ def read_constraint(key: str, value: Any) -> Read:
     return _READERS[key](key, value)
 
 
+def asks_for_constraint(params: Mapping[str, Any]) -> bool:
+    """Whether a request has one of the keys."""
+    return any(params.get(key) is not None for key in _READERS)
+
+
 def _fault(field: str, wanted: str, message: str) -> FieldError:
     return FieldError(field, wanted, message)
 

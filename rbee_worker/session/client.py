@@ -183,6 +183,8 @@ class EngineClient:
                 await self._task
         if self._text is not None and self._text.chat is not None:
             self._text.chat.close()
+        if self._text is not None and self._text.constraints is not None:
+            self._text.constraints.close()
         if not self._up.is_set():
             self._failed(NotReady("draining", "the engine was closed while it was loading."))
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from rbee_worker.config import Settings
+from rbee_worker.constraints.words import Words
 from rbee_worker.errors import FieldError, InvalidRequest
-from rbee_worker.params import Rules, check_request, fit
+from rbee_worker.params import Rules, asks_for_constraint, check_request, fit
 from rbee_worker.session.text import TextSide
 from rbee_worker.tokenizer.continued import Renderer, continued
 from rbee_worker.types import ModelInfo, Request, Resolved
@@ -22,16 +23,22 @@ INLINE_IDS = 8192  # a longer list of ids is checked outside the event loop
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request that can be run. warnings: what its caller should know about it."""
+    """A request that can be run. warnings: what its caller should know about it. grammar: what the
+    answer must be (constraints/grammar.py), "" if it may be anything; words: what an engine must
+    know before it gets a grammar."""
 
     prompt_ids: tuple[int, ...]
     resolved: Resolved
     warnings: tuple[str, ...] = ()
+    grammar: str = ""
+    words: Words | None = None
 
 
 def is_quick(request: Request, text: TextSide) -> bool:
-    """Whether this may be prepared on the event loop. Chat templates, long prompts and tokenizers
-    with patterns of their own take too long."""
+    """Whether this may be prepared on the event loop. Chat templates, constraints, long prompts and
+    tokenizers with patterns of their own take too long."""
+    if request.constraint is not None or asks_for_constraint(request.params):
+        return False
     if request.token_ids is not None:
         return len(request.token_ids) <= INLINE_IDS
     return request.messages is None and text.tokenizer.is_quick(request.prompt or "")
@@ -63,7 +70,21 @@ def prepare(request: Request, text: TextSide, rules: Rules) -> Prepared:
     check_rows(ids, text.tokenizer, rules.vocab_size, _field(request))
     params = fit(resolved, len(ids), rules.context)
     told = (*warnings, *_unseen(request, text))
-    return Prepared(ids, msgspec.structs.replace(resolved, params=params), told)
+    held = _held(resolved, text, rules)
+    return Prepared(ids, msgspec.structs.replace(resolved, params=params), told, *held)
+
+
+def _held(resolved: Resolved, text: TextSide, rules: Rules) -> tuple[str, Words | None]:
+    """The grammar of the answer, which can be compiled, and the words that it needs. Raises
+    InvalidRequest."""
+    constraint, field = resolved.params.constraint, resolved.constraint_field
+    if constraint is None:
+        return "", None
+    if text.constraints is None:
+        message = "this model has no vocabulary that a constraint could be held with"
+        raise InvalidRequest([FieldError(field, "absent", message)])
+    rows = rules.vocab_size
+    return text.constraints.grammar(field, constraint, rows), text.constraints.words(rows)
 
 
 def _field(request: Request) -> str:

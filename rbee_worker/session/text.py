@@ -13,6 +13,7 @@ from rbee_worker.types import EosToken
 
 if TYPE_CHECKING:
     from rbee_worker.checkpoint import Checkpoint
+    from rbee_worker.session.constraints import Constraints
     from rbee_worker.tokenizer.chat import ChatRenderer
     from rbee_worker.tokenizer.core import Tokenizer
 
@@ -28,7 +29,7 @@ class TextStream(Protocol):
 @dataclass(frozen=True)
 class TextSide:
     """The text parts of a model. exempt_ids: special tokens of the chat template, never
-    penalised."""
+    penalised. constraints: None if the model has no vocabulary."""
 
     ckpt: Checkpoint
     tokenizer: Tokenizer
@@ -36,6 +37,7 @@ class TextSide:
     chat: ChatRenderer | None
     exempt_ids: frozenset[int]
     stream: Callable[[bool], TextStream]  # skip_special -> a new stream
+    constraints: Constraints | None = None
 
     @property
     def generation(self) -> dict[str, Any]:
@@ -45,6 +47,7 @@ class TextSide:
 
 def open_text(ckpt: Checkpoint) -> TextSide:
     """Build the text side of a checkpoint. Raises subclasses of ModelError."""
+    from rbee_worker.session.constraints import Constraints
     from rbee_worker.tokenizer.chat import ChatRenderer
     from rbee_worker.tokenizer.eos import eos_set, template_special_ids
     from rbee_worker.tokenizer.load import load_tokenizer
@@ -56,13 +59,15 @@ def open_text(ckpt: Checkpoint) -> TextSide:
     if template is not None:
         chat = ChatRenderer(template, special_tokens=tokenizer.template_tokens)
         exempt = template_special_ids(template, tokenizer)
+    eos = eos_set(ckpt, tokenizer)
     return TextSide(
         ckpt=ckpt,
         tokenizer=tokenizer,
-        eos=eos_set(ckpt, tokenizer),
+        eos=eos,
         chat=chat,
         exempt_ids=exempt,
         stream=lambda skip_special: Detokenizer(tokenizer, skip_special=skip_special),
+        constraints=Constraints(tokenizer, eos),
     )
 
 
