@@ -28,7 +28,7 @@ from rbee_worker.types import Constraint, EosToken
 
 _SCRIPT = Path(__file__).with_name("constraint_child.py")
 _MODULES = ("rbee_worker", "llguidance", "msgspec")
-_CPU_S, _WALL_S = 5.0, 20.0  # for one frame
+_CPU_S, _WALL_S = 3.0, 20.0  # for one frame
 _MEMORY = 4 << 30  # bytes of address space
 _KEPT = 64  # grammars that are known to be good
 
@@ -97,11 +97,15 @@ class Constraints:
                 grammars[pointer] = grammar_of(part)
             except Unheld:
                 continue  # it refers to what only the whole has
-        faults = dict(zip(grammars, self._faults([*grammars.values()], rows), strict=True))
+        try:
+            faults = dict(zip(grammars, self._faults([*grammars.values()], rows), strict=True))
+        except Unheld:
+            return [""] * len(parts)
         return [faults.get(pointer, "") for pointer, _ in parts]
 
     def _faults(self, grammars: list[str], rows: int) -> list[str]:
-        """Why no answer can begin under each grammar, "" if one can."""
+        """Why no answer can begin under each grammar, "" if one can. Raises Unheld if that takes
+        too much."""
         try:
             told: list[str] = self._ask({"grammars": grammars}, rows)["faults"]
             return told
@@ -113,7 +117,7 @@ class Constraints:
             why = "too much memory"
             if code == -signal.SIGPROF:
                 why = f"more than {_CPU_S:g} s of processor time"
-        return [f"compiling it takes {why}"] * len(grammars)
+        raise Unheld(f"compiling it takes {why}", "")
 
     def _ask(self, body: dict[str, Any], rows: int) -> dict[str, Any]:
         if self._child is not None and not self._child.alive:
