@@ -186,6 +186,8 @@ class Model:
             msgspec.structs.replace(request, id=request.id or number), number, prepared, self._text
         )
         self._live[number] = live
+        if prepared.words is not None:
+            engine.learn(prepared.words)
         engine.submit(live.submit())
         return live
 

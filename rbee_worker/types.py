@@ -23,6 +23,19 @@ class EosToken(Struct, frozen=True, kw_only=True):
     ]  # "config.json", "generation_config.json", "gguf:tokenizer.ggml.eot_token_id", ...
 
 
+class Constraint(Struct, frozen=True, kw_only=True):
+    """What the whole text of an answer must be, for an answer that is complete.
+
+    kind: how `text` says it. "json_schema": a JSON Schema, as JSON; the answer is one JSON value.
+    "regex": a regular expression for all of the text. "choice": a JSON array of the possible texts.
+    "gbnf": llama.cpp's grammars, from the rule `root`. "lark": Lark's, from the rule `start`, with
+    llguidance's extensions (`%json {...}` for a schema inside, `<name>` for a special token).
+    """
+
+    kind: Literal["json_schema", "regex", "choice", "gbnf", "lark"]
+    text: str
+
+
 class SamplingParams(Struct, frozen=True, kw_only=True):
     """The resolved parameters of one request: every field has a value within its range.
 
@@ -50,10 +63,19 @@ class SamplingParams(Struct, frozen=True, kw_only=True):
     skip_special_tokens: bool = True
     speculation: bool = True  # False: nothing is drafted, whatever the worker's settings
     thinking_budget: int | None = None  # tokens of reasoning, after which its end is written
+    constraint: Constraint | None = None
 
 
+# COMPLETE: under the request's constraint nothing can follow.
 Rule = Literal[
-    "MAX_TOKENS", "EOS", "STOP_SEQUENCE", "CONTEXT_FULL", "CANCELLED", "TIMEOUT", "ERROR"
+    "MAX_TOKENS",
+    "EOS",
+    "COMPLETE",
+    "STOP_SEQUENCE",
+    "CONTEXT_FULL",
+    "CANCELLED",
+    "TIMEOUT",
+    "ERROR",
 ]
 
 
@@ -137,6 +159,7 @@ class Request(Struct, frozen=True, kw_only=True):
     add_special_tokens: bool | None = None  # None = yes for a prompt that no template rendered
     chat: ChatOptions = ChatOptions()
     place: Place | None = None  # token_ids of a conversation: where in the answer they end
+    constraint: Constraint | None = None  # of the route itself; else that of `params`, if any
 
 
 class Resolved(Struct, frozen=True, kw_only=True):
@@ -146,6 +169,7 @@ class Resolved(Struct, frozen=True, kw_only=True):
     origins: dict[str, str]
     ignored: tuple[str, ...] = ()  # unknown keys that --lenient let through
     exempt_ids: tuple[int, ...] = ()  # ids that the repetition penalty never changes
+    constraint_field: str = ""  # the request's field that has the constraint
 
 
 class CallPiece(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):

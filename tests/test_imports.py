@@ -31,12 +31,14 @@ MAY = {
     "ops": BASE | {"checkpoint", "state", "ops"},
     "layers": BASE | {"checkpoint", "state", "ops", "layers"},
     "models": BASE | {"checkpoint", "state", "ops", "layers", "models"},
-    "engine": BASE | {"state", "ops", "engine"},
+    "constraints": BASE | {"constraints"},
+    "engine": BASE | {"constraints", "state", "ops", "engine"},
     "machine": set(),
     "loading": BASE | {"checkpoint", "state", "ops", "models", "engine", "loading"},
-    "process": BASE | {"observe", "ops", "engine", "loading", "process"},
+    "process": BASE | {"constraints", "observe", "ops", "engine", "loading", "process"},
     "session": BASE
-    | {"answer", "checkpoint", "tokenizer", "observe", "models", "engine", "process", "session"},
+    | {"answer", "checkpoint", "tokenizer", "observe", "models", "engine", "process", "session"}
+    | {"constraints"},
     "library": BASE | {"checkpoint", "tokenizer", "engine", "loading", "session"},
     "verify": BASE | {"checkpoint", "state", "ops", "models", "loading", "verify"},
     "cli": BASE
@@ -79,6 +81,9 @@ TORCH_FREE = [
     "tokenizer.eos",
     "tokenizer.chat",
     "tokenizer.stream",
+    "constraints.grammar",
+    "constraints.matcher",
+    "session.constraints",
     "engine.messages",
     "engine.scheduler",
     "engine.make",

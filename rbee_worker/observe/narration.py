@@ -16,6 +16,7 @@ LOADER = "loader"
 
 _STOPS = {
     "CONTEXT_FULL": "the context is full",
+    "COMPLETE": "under its constraint nothing can follow",
     "CANCELLED": "cancelled",
     "TIMEOUT": "ran out of time",
     "ERROR": "an error",

@@ -4,6 +4,7 @@ Torch-free. `PARAMETERS` is the one list; resolving, /info and the command line 
 """
 
 from rbee_worker.params.command_line import Option, from_text, options
+from rbee_worker.params.constraint import asks_for_constraint
 from rbee_worker.params.conversation import (
     ChatFields,
     PromptFields,
@@ -41,6 +42,7 @@ __all__ = [
     "PromptFields",
     "Rules",
     "Surface",
+    "asks_for_constraint",
     "chat_options",
     "check_request",
     "describe",

@@ -126,12 +126,6 @@ INERT = (
 UNSUPPORTED = (
     _unsupported("functions", "tool calls in their first form: use tools", []),
     _unsupported("function_call", "tool calls in their first form: use tool_choice", "none"),
-    _unsupported("response_format", "constrained output", {"type": "text"}),
-    _unsupported("grammar", "constrained output", ""),
-    _unsupported("json_schema", "constrained output"),
-    _unsupported("guided_json", "constrained output"),
-    _unsupported("guided_regex", "constrained output"),
-    _unsupported("guided_choice", "constrained output"),
     _unsupported("suffix", "text after the answer", ""),
     _unsupported("chat_template", "a template of the request's own: only the model's is used"),
     _unsupported("modalities", "answers other than text", ["text"]),

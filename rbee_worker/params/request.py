@@ -87,6 +87,16 @@ def check_request(request: Request, rules: Rules) -> Resolved:
         message = "together with logprobs is for completions and jobs: a chat answer has no place"
         faults.append(FieldError("echo", "without logprobs", f"{message} for the prompt's scores"))
     faults += budget_faults(request, resolved.params, rules)
+    if request.constraint is not None:  # of the route
+        if resolved.params.constraint is not None:
+            message = "cannot be held together with the form that the rest of the request asks for"
+            faults.append(FieldError(resolved.constraint_field, "one constraint", message))
+        resolved = replace(
+            resolved,
+            params=replace(resolved.params, constraint=request.constraint),
+            origins={**resolved.origins, "constraint": "request"},
+            constraint_field="constraint",
+        )
     if faults:
         raise InvalidRequest(faults)
     return replace(resolved, ignored=resolved.ignored + unread)

@@ -17,10 +17,11 @@ from msgspec.structs import asdict, replace
 
 from rbee_worker.errors import MOST_FAULTS, FieldError, InvalidRequest
 from rbee_worker.params.check import check, same, shown
+from rbee_worker.params.constraint import read_constraint
 from rbee_worker.params.foreign import asked
 from rbee_worker.params.parameter import SURFACES, Parameter, Surface
 from rbee_worker.params.table import PARAMETERS, names
-from rbee_worker.types import EosToken, Resolved, SamplingParams
+from rbee_worker.types import Constraint, EosToken, Resolved, SamplingParams
 
 _SEED_BITS = 53  # a random seed survives a JSON reader that has only doubles
 _MOST_IGNORED = 64  # unknown names that --lenient lets through: the caller is told of all of them
@@ -50,6 +51,7 @@ def resolve(
     errors: list[FieldError] = []
     ignored: list[str] = []
     unknown = 0
+    constraint: tuple[str, Constraint] | None = None
     given: dict[str, Any] = {}  # parameter name -> value
     used: dict[str, str] = {}  # parameter name -> the key that gave it
     known = _NAMES[surface]
@@ -65,6 +67,15 @@ def resolve(
                 errors.append(_unknown(key, surface, known if unknown <= MOST_GUESSES else {}))
         elif value is None or parameter.role == "inert":
             continue
+        elif parameter.role == "constraint":
+            read = read_constraint(key, value)
+            if isinstance(read, FieldError):
+                errors.append(read)
+            elif read is not None and constraint is not None:
+                message = "is a second constraint on the answer: give one"
+                errors.append(FieldError(key, "one constraint", message))
+            else:
+                constraint = read or constraint
         elif parameter.role != "sampling":
             errors += _refused(parameter, key, value)
         elif parameter.name in used:
@@ -82,12 +93,15 @@ def resolve(
         errors.append(FieldError(ignored[0], f"<= {_MOST_IGNORED} unknown keys", message))
     defaults, _ = generation_defaults(generation, context=context)
     values, origins = _merge(known, given, defaults, context)
+    where, values["constraint"] = constraint or ("", None)
+    origins["constraint"] = "request" if where else "default"
     errors += _together(given, used, values, surface)
     if errors:
         raise InvalidRequest(errors)
     return Resolved(
         params=SamplingParams(**values),
         origins=origins,
+        constraint_field=where,
         ignored=tuple(ignored),
         exempt_ids=tuple(sorted({*template_exempt, *(token.id for token in eos)})),
     )

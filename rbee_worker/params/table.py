@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rbee_worker.params.constraint import CONSTRAINTS
 from rbee_worker.params.other_keys import INERT, TRANSPORT, UNSUPPORTED
 from rbee_worker.params.parameter import MAX_INT, MAX_SEED, Parameter, Surface
 
@@ -209,7 +210,7 @@ _SAMPLING = (
     ),
 )
 
-PARAMETERS: tuple[Parameter, ...] = _SAMPLING + TRANSPORT + INERT + UNSUPPORTED
+PARAMETERS: tuple[Parameter, ...] = _SAMPLING + CONSTRAINTS + TRANSPORT + INERT + UNSUPPORTED
 
 
 def names(surface: Surface) -> dict[str, Parameter]:

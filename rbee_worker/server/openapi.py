@@ -106,7 +106,7 @@ def request_type(op: Operation, lenient: bool = False) -> type:
         fields += [
             (key, _type(parameter), None)
             for key, parameter in names(op.params).items()
-            if parameter.role in ("sampling", "inert") and key not in taken
+            if parameter.role in ("sampling", "constraint", "inert") and key not in taken
         ]
     return msgspec.defstruct(
         op.path.strip("/").replace("/", "_").replace("-", "_") + "_request",

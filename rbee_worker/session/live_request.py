@@ -127,6 +127,7 @@ class LiveRequest:
             eos=self._text.eos,
             exempt_ids=resolved.exempt_ids,
             prompt_logprobs=scores and self._scored < len(self.prepared.prompt_ids),
+            grammar=self.prepared.grammar,
         )
 
     def started(self, model: ModelInfo) -> Started:

@@ -45,6 +45,7 @@ class LiveRequests:
         self._most = most
         self._numbers = itertools.count(1)
         self._link: Link | None = None  # None: there is no engine
+        self._told: Link | None = None  # the link whose engine knows the vocabulary
         self._alone: LiveRequest | None = None  # a suspect; all others wait until it is cleared
 
     @property
@@ -195,8 +196,13 @@ class LiveRequests:
     def _submit(self, *lives: LiveRequest) -> None:
         """Hand them to the engine in one message: it begins with as many as it can, so that one
         that kills engines is found together with others like it."""
-        if lives and self._link is not None:
-            self._link.send(*[live.submit() for live in lives])
+        if not lives or self._link is None:
+            return
+        words = next((w for live in lives if (w := live.prepared.words) is not None), None)
+        if words is not None and self._told is not self._link:
+            self._told = self._link
+            self._link.send(words)
+        self._link.send(*[live.submit() for live in lives])
 
     def _send(self, live: LiveRequest, command: Cancel) -> bool:
         """Tell the engine. False if it does not have the request."""

@@ -10,8 +10,16 @@ import msgspec
 from rbee_worker.answer import by_name, reads
 from rbee_worker.answer.formats import PROMPTED
 from rbee_worker.config import Settings
+from rbee_worker.constraints.words import Words
 from rbee_worker.errors import FieldError, InvalidRequest
-from rbee_worker.params import Rules, check_request, fit, reasoning_args, shown_tools
+from rbee_worker.params import (
+    Rules,
+    asks_for_constraint,
+    check_request,
+    fit,
+    reasoning_args,
+    shown_tools,
+)
 from rbee_worker.session.reading import Reading, reading_of
 from rbee_worker.session.text import TextSide
 from rbee_worker.tokenizer.continued import Renderer, continued
@@ -28,17 +36,23 @@ INLINE_IDS = 8192  # a longer list of ids is checked outside the event loop
 @dataclass(frozen=True)
 class Prepared:
     """A request that can be run. warnings: what its caller should know about it. reading: how its
-    answer is taken apart, None if it is text alone."""
+    answer is taken apart, None if it is text alone. grammar: what the answer must be
+    (constraints/grammar.py), "" if it may be anything; words: what an engine must know before it
+    gets a grammar."""
 
     prompt_ids: tuple[int, ...]
     resolved: Resolved
     warnings: tuple[str, ...] = ()
     reading: Reading | None = None
+    grammar: str = ""
+    words: Words | None = None
 
 
 def is_quick(request: Request, text: TextSide) -> bool:
-    """Whether this may be prepared on the event loop. Chat templates, long prompts and tokenizers
-    with patterns of their own take too long."""
+    """Whether this may be prepared on the event loop. Chat templates, constraints, long prompts and
+    tokenizers with patterns of their own take too long."""
+    if request.constraint is not None or asks_for_constraint(request.params):
+        return False
     if request.token_ids is not None:
         return len(request.token_ids) <= INLINE_IDS
     return request.messages is None and text.tokenizer.is_quick(request.prompt or "")
@@ -91,7 +105,21 @@ def prepare(request: Request, text: TextSide, rules: Rules) -> Prepared:
     params = fit(resolved, len(ids), rules.context)
     resolved = msgspec.structs.replace(resolved, params=params)
     reading = reading_of(request, resolved, rules, text.tokenizer, rendering)
-    return Prepared(ids, resolved, (*warnings, *told), reading)
+    held = _held(resolved, text, rules)
+    return Prepared(ids, resolved, (*warnings, *told), reading, *held)
+
+
+def _held(resolved: Resolved, text: TextSide, rules: Rules) -> tuple[str, Words | None]:
+    """The grammar of the answer, which can be compiled, and the words that it needs. Raises
+    InvalidRequest."""
+    constraint, field = resolved.params.constraint, resolved.constraint_field
+    if constraint is None:
+        return "", None
+    if text.constraints is None:
+        message = "this model has no vocabulary that a constraint could be held with"
+        raise InvalidRequest([FieldError(field, "absent", message)])
+    rows = rules.vocab_size
+    return text.constraints.grammar(field, constraint, rows), text.constraints.words(rows)
 
 
 def _field(request: Request) -> str:

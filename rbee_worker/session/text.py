@@ -14,6 +14,7 @@ from rbee_worker.types import EosToken
 
 if TYPE_CHECKING:
     from rbee_worker.checkpoint import Checkpoint
+    from rbee_worker.session.constraints import Constraints
     from rbee_worker.tokenizer.chat import ChatRenderer
     from rbee_worker.tokenizer.core import Tokenizer
 
@@ -30,7 +31,8 @@ class TextStream(Protocol):
 class TextSide:
     """The text parts of a model. exempt_ids: special tokens of the chat template, never
     penalised. form: what the model's answers look like. tool_chat: a template of its own for
-    conversations with tools, which some models have."""
+    conversations with tools, which some models have. constraints: None if the model has no
+    vocabulary."""
 
     ckpt: Checkpoint
     tokenizer: Tokenizer
@@ -40,16 +42,17 @@ class TextSide:
     stream: Callable[[bool], TextStream]  # skip_special -> a new stream
     form: Format = NO_FORMAT
     tool_chat: ChatRenderer | None = None
+    constraints: Constraints | None = None
 
     def renderer(self, *, tools: bool) -> ChatRenderer | None:
         """The chat template for a conversation with tools, or without."""
         return self.tool_chat if tools and self.tool_chat is not None else self.chat
 
     def close(self) -> None:
-        """End the processes of the chat templates."""
-        for chat in (self.chat, self.tool_chat):
-            if chat is not None:
-                chat.close()
+        """End the processes of the chat templates and of the constraints."""
+        for owner in (self.chat, self.tool_chat, self.constraints):
+            if owner is not None:
+                owner.close()
 
     @property
     def generation(self) -> dict[str, Any]:
@@ -59,6 +62,7 @@ class TextSide:
 
 def open_text(ckpt: Checkpoint) -> TextSide:
     """Build the text side of a checkpoint. Raises subclasses of ModelError."""
+    from rbee_worker.session.constraints import Constraints
     from rbee_worker.tokenizer.chat import ChatRenderer
     from rbee_worker.tokenizer.eos import eos_set, template_special_ids
     from rbee_worker.tokenizer.load import load_tokenizer
@@ -75,10 +79,11 @@ def open_text(ckpt: Checkpoint) -> TextSide:
             tool_chat = ChatRenderer(
                 tokenizer.tool_template, special_tokens=tokenizer.template_tokens
             )
+    eos = eos_set(ckpt, tokenizer)
     return TextSide(
         ckpt=ckpt,
         tokenizer=tokenizer,
-        eos=eos_set(ckpt, tokenizer),
+        eos=eos,
         chat=chat,
         exempt_ids=exempt,
         stream=lambda skip_special: Detokenizer(tokenizer, skip_special=skip_special),
@@ -87,6 +92,7 @@ def open_text(ckpt: Checkpoint) -> TextSide:
             lambda text: tokenizer.token_id(text) is not None,
         ),
         tool_chat=tool_chat,
+        constraints=Constraints(tokenizer, eos),
     )
 
 

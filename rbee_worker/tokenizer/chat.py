@@ -13,13 +13,16 @@ import signal
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from rbee_worker.errors import CheckpointError, FieldError, InvalidRequest
 from rbee_worker.tokenizer.call_forms import CallForm, Message, Render, find_call_form
+from rbee_worker.tokenizer.confined import ConfinedProcess
 from rbee_worker.tokenizer.messages import SENTINEL, Checked, Form, checked, find_form
-from rbee_worker.tokenizer.render_process import RenderProcess
 
+_SCRIPT = Path(__file__).with_name("render_child.py")
+_MODULES = ("jinja2", "markupsafe")
 _RESERVED = ("messages", "add_generation_prompt", "tools", "documents")
 # What a template may call the reasoning of an assistant's message; clients send the first.
 REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -57,7 +60,7 @@ class ChatRenderer:
         self._wall_s = wall_s
         self._limits = (str(cpu_s), str(memory), str(most_chars))
         self._lock = threading.Lock()
-        self._child: RenderProcess | None = None
+        self._child: ConfinedProcess | None = None
         self._forms: dict[str, Form] = {}  # by role, found when the role first occurs
         self._call_form: CallForm | None = None
         self._reasoning = next((name for name in REASONING if _is_read(template, name)), None)
@@ -189,7 +192,9 @@ class ChatRenderer:
         if self._child is not None and not self._child.alive:
             self._end()
         if self._child is None:
-            self._child = RenderProcess(self._limits)
+            self._child = ConfinedProcess(
+                _SCRIPT, modules=_MODULES, limits=self._limits, what="chat template"
+            )
             self._reaper = weakref.finalize(self, self._child.kill)
             body = json.dumps({"template": self._template})[:-1] + ", " + body[1:]
         try:

@@ -183,6 +183,14 @@ class Tokenizer:
             return None
         return self.decoding.token_bytes(self._spelling(token_id), first=True)
 
+    def opened(self, token_id: int) -> bytes:
+        """The bytes of the token at the start of a text, as `decode` gives them: without the blanks
+        that the decoder strips there."""
+        data = self.opening_bytes(token_id) or b""
+        for _ in range(self.decoding.strip_left):
+            data = data.removeprefix(b" ")
+        return data
+
     def _spelling(self, token_id: int) -> str:
         """The spelling used for decoding: an added token that is normalized has its normalized
         form."""

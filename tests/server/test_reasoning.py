@@ -120,7 +120,10 @@ def test_a_budget_of_harmony_begins_the_final_message(start: Start) -> None:
     said = message(server)
     assert (said["content"], said["reasoning_content"]) == ("Yes.", "One, two.")
     said = message(server, thinking_budget=3)
-    assert (said["content"], said["reasoning_content"]) == ("At once.", "On")  # the mark is one of three
+    assert (said["content"], said["reasoning_content"]) == (
+        "At once.",
+        "On",
+    )  # the mark is one of three
     forced = server.text.tokenizer.decode(server.resumed[0].output_ids, skip_special=False)
     assert forced.endswith("<|end|><|start|>assistant<|channel|>final<|message|>")
     assert prompt(server, reasoning_effort="high") != prompt(server)

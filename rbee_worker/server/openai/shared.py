@@ -29,6 +29,7 @@ from rbee_worker.types import End, Error, Event
 
 FINISH = {  # stop rule -> OpenAI's word; the rule itself is in `rbee.stop`
     "EOS": "stop",
+    "COMPLETE": "stop",
     "STOP_SEQUENCE": "stop",
     "CANCELLED": "stop",
     "MAX_TOKENS": "length",

@@ -214,6 +214,7 @@ const WHY = {
   STOP_SEQUENCE: (s) => `stop ${JSON.stringify(s.sequence ?? s.token_text)}`,
   MAX_TOKENS: () => "max tokens reached",
   CONTEXT_FULL: () => "context full",
+  COMPLETE: () => "complete",
   CANCELLED: () => "stopped",
   TIMEOUT: () => "out of time",
 };

@@ -10,28 +10,33 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from rbee_worker.ops.cpu.backend.bias_table import CpuBiasTable, address_of
+from rbee_worker.ops.cpu.backend.masks import CpuMasks
 from rbee_worker.ops.cpu.runtime.native import Args, Library
 from rbee_worker.ops.cpu.runtime.program import F32
 from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared import sampling_memory as m
 from rbee_worker.ops.cpu.shared.instruction import Instruction, words
 from rbee_worker.ops.cpu.shared.regions import Words, zeros
-from rbee_worker.ops.sampling import DrawParams, HostIds
+from rbee_worker.ops.sampling import Bits, DrawParams, HostIds
 from rbee_worker.types import TokenLogprob
 
-KERNELS = ("sample.scan", "sample.sums", "sample.choose", "edits.apply", "edits.undo")
+KERNELS = (
+    *("sample.scan", "sample.sums", "sample.choose"),
+    *("edits.apply", "edits.undo", "masks.apply"),
+)
 
 _Row = tuple[int, int, float, float, float, float, int]  # the words of a record after its address
 _GREEDY: _Row = (m.GREEDY, 0, 1.0, 1.0, 0.0, 0.0, 0)
 _GIVEN = struct.Struct("=3q4dq")  # the part of a record before its results
 _FOUND = struct.Struct(f"={m.ID}xqdd")  # id, peak, total
+_NOWHERE: Mapping[int, int] = {}
 _PAIR = np.dtype([("id", np.int32), ("logit", np.float32)])
 
 
@@ -57,6 +62,7 @@ class CpuSampling:
         self._header = memoryview(header)  # type: ignore[arg-type]
         self._header_at = int(header.ctypes.data)
         self._known: _KnownLogits | None = None
+        self._masks = CpuMasks(library, team, vocab_size)
         self._reserve(8)
 
     def _reserve(self, rows: int) -> None:
@@ -92,12 +98,19 @@ class CpuSampling:
         self._short = self._program[0] + self._entries[:3].nbytes, 2  # without the sums
 
     def _run(
-        self, logits: F32, records: Iterable[_Row], rows: Sequence[int], *, sums: bool = True
+        self,
+        logits: F32,
+        records: Iterable[_Row],
+        rows: Sequence[int],
+        *,
+        sums: bool = True,
+        instead: Mapping[int, int] = _NOWHERE,
     ) -> range:
         """Replay over some rows of logits [S, V]. Returns the offset of each row's record, in
         bytes.
 
-        sums: whether any row may need the sum of its weights.
+        sums: whether any row may need the sum of its weights. instead: the addresses of rows that
+        are read elsewhere.
         """
         known = self._look_at(logits)
         if len(rows) > self._room:
@@ -106,7 +119,8 @@ class CpuSampling:
         places = range(0, len(rows) * m.RECORD, m.RECORD)
         for place, row, record in zip(places, rows, records, strict=True):
             assert 0 <= row < known.rows
-            _GIVEN.pack_into(self._records, place, known.address + row * known.stride, *record)
+            at = instead.get(row, known.address + row * known.stride)
+            _GIVEN.pack_into(self._records, place, at, *record)
         self._replay(len(rows), sums)
         return places
 
@@ -134,10 +148,17 @@ class CpuSampling:
             self._greedy_rows = rows
         return HostIds(self._ids[:rows].tolist())
 
-    def choose(self, logits: F32, params: Sequence[DrawParams | None]) -> HostIds:
+    def choose(
+        self,
+        logits: F32,
+        params: Sequence[DrawParams | None],
+        masks: Mapping[int, Bits] | None = None,
+    ) -> HostIds:
         """See `Sampling.choose`."""
         records = [_GREEDY if one is None else self._record(one) for one in params]
-        rows = len(self._run(logits, records, range(self._look_at(logits).rows)))
+        known = self._look_at(logits)
+        instead = self._masks.apply(logits, known.address, masks) if masks else _NOWHERE
+        rows = len(self._run(logits, records, range(known.rows), instead=instead))
         return HostIds(self._ids[:rows].tolist())
 
     def _record(self, params: DrawParams) -> _Row:

@@ -36,6 +36,12 @@ FACTORS = 48  # address of float32 [3]: repetition, presence, frequency
 BEFORE = 56  # address of float32 [COUNT]: the logits before the change
 EDIT_BYTES = 64  # bytes
 
+# a row that is copied without the tokens that a mask excludes
+WHOLE = 0  # address of its logits
+BITS = 8  # address of uint32 [at least vocabulary / 32]: bit id % 32 of word id // 32: allowed
+KEPT = 16  # address of float32 [vocabulary], the copy
+MASK_BYTES = 24  # bytes
+
 BLOCK = 512  # columns whose maximum and sum are computed together
 LANES = 16
 
