@@ -118,7 +118,8 @@ class TokenLogprob(Struct, frozen=True, kw_only=True, gc=False):
 
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
-# Where in an answer a prompt ends: before it, or within its reasoning or its text.
+# Where in an answer a prompt ends: before it, within its reasoning, or where its text begins or
+# has begun.
 Place = Literal["start", "reasoning", "text"]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from rbee_worker.answer.formats import Body, Named, Objects, Pairs, Python, Section, Tagged
+from rbee_worker.answer.kinds import Body, Named, Objects, Pairs, Python, Section, Tagged
 from rbee_worker.answer.pairs import read_pairs
 from rbee_worker.answer.python_calls import read_python
 from rbee_worker.answer.schemas import Tool

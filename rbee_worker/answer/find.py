@@ -5,15 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-from rbee_worker.answer.formats import (
-    HARMONY,
-    HARMONY_SIGNS,
-    THINKING,
-    TOOLS,
-    Format,
-    Thinking,
-    Tools,
-)
+from rbee_worker.answer.formats import HARMONY, HARMONY_SIGNS, THINKING, TOOLS
+from rbee_worker.answer.kinds import Format, Thinking, Tools
 
 _BARE = r"(?<![.\w'\"]){}(?![\w'\"])"  # a variable of the template, not a key or an attribute
 

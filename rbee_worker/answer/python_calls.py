@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rbee_worker.answer.formats import Section
+from rbee_worker.answer.kinds import Section
 from rbee_worker.answer.schemas import Tool, written
 from rbee_worker.answer.tape import BLANK, END, Doing, Generating, Tape
 from rbee_worker.answer.values import NAME, read_word

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from rbee_worker.answer.bodies import begins, read_section, read_value
-from rbee_worker.answer.formats import Format, Section, Thinking
+from rbee_worker.answer.kinds import Format, Section, Thinking
 from rbee_worker.answer.schemas import Tool
 from rbee_worker.answer.tape import END, Doing, Enough, Ids, Taking, Tape, automaton_of, merged
 from rbee_worker.types import Part, Place

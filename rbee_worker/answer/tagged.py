@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rbee_worker.answer.formats import Section, Tagged
+from rbee_worker.answer.kinds import Section, Tagged
 from rbee_worker.answer.schemas import Tool, written
 from rbee_worker.answer.tape import END, Doing, Taking, Tape, Trying, automaton_of
 from rbee_worker.answer.values import read_word

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 MOST_TOOLS = 256
 SWITCHES = ("enable_thinking", "thinking")  # the names that templates have for it
-NO_CONSTRAINT = "needs constrained output, which is not implemented"
 
 ToolName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.\-]{1,128}$")]
 
@@ -141,12 +140,6 @@ def _tool_choice(chat: ChatOptions) -> list[FieldError]:
     elif isinstance(choice, dict) and choice["name"] not in names:
         message = "is not the name of one of the tools"
         faults.append(FieldError("tool_choice.function.name", "a tool's name", message))
-    elif choice == "required" or isinstance(choice, dict):
-        faults.append(FieldError("tool_choice", "auto or none", NO_CONSTRAINT))
-    for place, tool in enumerate(chat.tools):
-        if tool["function"].get("strict"):
-            name = f"tools[{place}].function.strict"
-            faults.append(FieldError(name, "false or null", NO_CONSTRAINT))
     return faults
 
 

@@ -81,7 +81,7 @@ TRANSPORT = (
     _transport("tools", "functions that the model may call", "job", "chat"),
     _transport(
         "tool_choice",
-        "auto; none: no tool is offered; required, or a tool's name: not implemented",
+        "auto; none: no tool is offered; required: one at least is called; or the tool to call",
         "job",
         "chat",
         default="auto",

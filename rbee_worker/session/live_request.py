@@ -314,7 +314,8 @@ class LiveRequest:
     # ---- reasoning
 
     def _budget_is_spent(self) -> bool:
-        """Whether the reasoning must end here. An answer that ends by itself is left alone."""
+        """Whether the reasoning must end here, though not within a character. An answer that ends
+        by itself is left alone."""
         reading, output = self.prepared.reading, self.output_ids
         if reading is None or reading.budget is None or self._sieve is None:
             return False
@@ -322,7 +323,7 @@ class LiveRequest:
             return False
         params = self.prepared.resolved.params
         ended = bool(output) and output[-1] in self._ends
-        return not ended and len(output) < params.max_tokens
+        return not (ended or self._stream.within) and len(output) < params.max_tokens
 
     def _end_reasoning(self) -> None:
         """Write the mark that ends the reasoning, as if it had been drawn. An engine that already

@@ -20,11 +20,12 @@ from rbee_worker.params import (
     reasoning_args,
     shown_tools,
 )
+from rbee_worker.session.answer_grammar import held_answer
 from rbee_worker.session.reading import Reading, reading_of
 from rbee_worker.session.text import TextSide
 from rbee_worker.tokenizer.continued import Renderer, continued
 from rbee_worker.tokenizer.tool_prompt import in_words
-from rbee_worker.types import ModelInfo, Request, Resolved
+from rbee_worker.types import Constraint, ModelInfo, Request, Resolved
 
 if TYPE_CHECKING:
     from rbee_worker.tokenizer.chat import ChatRenderer
@@ -105,14 +106,16 @@ def prepare(request: Request, text: TextSide, rules: Rules) -> Prepared:
     params = fit(resolved, len(ids), rules.context)
     resolved = msgspec.structs.replace(resolved, params=params)
     reading = reading_of(request, resolved, rules, text.tokenizer, rendering)
-    held = _held(resolved, text, rules)
+    constraint, field = held_answer(request, resolved, reading, text.tokenizer)
+    held = _held(constraint, field, text, rules)
     return Prepared(ids, resolved, (*warnings, *told), reading, *held)
 
 
-def _held(resolved: Resolved, text: TextSide, rules: Rules) -> tuple[str, Words | None]:
+def _held(
+    constraint: Constraint | None, field: str, text: TextSide, rules: Rules
+) -> tuple[str, Words | None]:
     """The grammar of the answer, which can be compiled, and the words that it needs. Raises
     InvalidRequest."""
-    constraint, field = resolved.params.constraint, resolved.constraint_field
     if constraint is None:
         return "", None
     if text.constraints is None:

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 
 class TextStream(Protocol):
-    """Takes ids, gives complete characters (tokenizer.stream.Detokenizer)."""
+    """Takes ids, gives complete characters (tokenizer.stream.Detokenizer). within: a character is
+    not complete yet."""
+
+    @property
+    def within(self) -> bool: ...
 
     def push(self, token_id: int) -> str: ...
 
@@ -116,6 +120,8 @@ def wordless(ckpt: Checkpoint) -> TextSide:
 
 class _Silent:
     """A stream that gives no text."""
+
+    within = False
 
     def push(self, token_id: int) -> str:
         return ""

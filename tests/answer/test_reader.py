@@ -209,7 +209,7 @@ def test_arguments_come_in_pieces() -> None:
     [
         (0, "<think>\n", "start"),
         (1, "<|im_start|>assistant\n<think>\n", "reasoning"),
-        (1, "<|im_start|>assistant\n<think>\n\n</think>\n\n", "start"),
+        (1, "<|im_start|>assistant\n<think>\n\n</think>\n\n", "text"),
         (1, "<|im_start|>assistant\n", "start"),
         (25, "<|start|>user<|message|>x<|end|><|start|>assistant", "start"),
         (25, "<|start|>assistant<|channel|>analysis<|message|>H", "reasoning"),

@@ -58,9 +58,13 @@ def write(
     template: str | Mapping[str, str],
     specials: Sequence[str] = (),
     tokens: Sequence[str] = (),
+    *,
+    rows: bool = False,
 ) -> Path:
-    """The tiny model with more tokens and this chat template (or several, by name)."""
-    tiny.write_safetensors(folder)
+    """The tiny model with more tokens and this chat template (or several, by name). rows: its
+    matrices have a row for each of the tokens, so that it computes."""
+    extra = len(specials) + len(tokens)
+    tiny.write_safetensors(folder, vocab=tiny.VOCAB + extra * rows, max_position_embeddings=4096)
     vocabulary = json.loads((folder / "tokenizer.json").read_text())
     known = [t["content"] for t in vocabulary["added_tokens"]]
     like = vocabulary["added_tokens"][0]

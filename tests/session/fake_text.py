@@ -58,6 +58,10 @@ class FakeStream:
         self.skip = skip_special
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
+    @property
+    def within(self) -> bool:
+        return bool(self.decoder.getstate()[0])
+
     def push(self, token_id: int) -> str:
         if token_id in SPECIAL:
             return "" if self.skip else self.decoder.decode(SPECIAL[token_id].encode())
