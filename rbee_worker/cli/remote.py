@@ -75,7 +75,9 @@ def event_of(event: wire.JobEvent) -> types.Event:
     """The event that a wire event describes; the texts of single ids are dropped."""
     match event:
         case wire.Token():
-            return types.Token(t=event.t, i=event.i, ids=event.ids)
+            return types.Token(
+                t=event.t, i=event.i, ids=event.ids, reasoning=event.reasoning, calls=event.calls
+            )
         case wire.End():
             usage = types.Usage(
                 prompt_tokens=event.prompt_tokens,
@@ -87,8 +89,16 @@ def event_of(event: wire.JobEvent) -> types.Event:
                 preemptions=event.preemptions,
                 drafted_tokens=event.drafted_tokens,
                 accepted_tokens=event.accepted_tokens,
+                reasoning_tokens=event.reasoning_tokens,
             )
-            return types.End(stop=event.stop, usage=usage, ids=event.ids, text=event.text)
+            return types.End(
+                stop=event.stop,
+                usage=usage,
+                ids=event.ids,
+                text=event.text,
+                reasoning=event.reasoning or "",
+                calls=event.calls or (),
+            )
         case wire.Started():
             values = {name: resolved.value for name, resolved in event.sampling.items()}
             origins = {name: resolved.origin for name, resolved in event.sampling.items()}
