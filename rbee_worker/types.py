@@ -128,6 +128,7 @@ class ChatOptions(Struct, frozen=True, kw_only=True):
 
     tools: functions in OpenAI's form. tool_choice: also the name of the tool to call, as
     {"name": ..}. separate_reasoning: False leaves reasoning in the text, marks and all.
+    chat_defaults: what neither the job nor the model says has the defaults of chats.
     """
 
     tools: tuple[dict[str, Any], ...] = ()
@@ -136,6 +137,7 @@ class ChatOptions(Struct, frozen=True, kw_only=True):
     reasoning_effort: Effort | None = None
     enable_thinking: bool | None = None
     separate_reasoning: bool = True
+    chat_defaults: bool = False
 
     @property
     def offered(self) -> tuple[dict[str, Any], ...]:

@@ -209,7 +209,28 @@ def test_null_is_silence():
         mine = {key: None for key in everything if key in names(surface)}
         got = resolved(mine, surface, generation={"temperature": 0.5})
         assert got.origins["temperature"] == "generation_config"
-        assert set(got.origins.values()) == {"default", "generation_config", "random"}
+        own = {"worker default (chat)"} if surface == "chat" else set()
+        assert set(got.origins.values()) == {"default", "generation_config", "random"} | own
+
+
+def test_a_chat_has_defaults_of_its_own():
+    """The values that are said to be used, with their origin; what the model says comes first."""
+    want = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
+    for surface, chat in (("chat", None), ("job", True)):
+        got = resolved({}, surface, chat=chat)
+        assert {name: getattr(got.params, name) for name in want} == want
+        assert {got.origins[name] for name in want} == {"worker default (chat)"}
+        got = resolved({"top_p": 1}, surface, chat=chat, generation={"top_k": 20})
+        assert (got.params.top_p, got.origins["top_p"]) == (1.0, "request")
+        assert (got.params.top_k, got.origins["top_k"]) == (20, "generation_config")
+        assert (
+            resolved({}, surface, chat=chat, generation={"do_sample": False}).params.temperature
+            == 0
+        )
+    for surface in ("job", "completions", "generate"):
+        got = resolved({}, surface)
+        assert (got.params.temperature, got.params.top_p) == (1.0, 1.0)
+        assert (got.params.top_k, got.params.min_p) == (0, 0.0)
 
 
 # ---- aliases

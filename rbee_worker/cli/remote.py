@@ -32,7 +32,9 @@ class RemoteClient:
     async def generate(self, request: Request) -> AsyncIterator[types.Event]:
         """The events of one job. Raises Refused, Unreachable, StreamBroken."""
         assert request.messages is not None
-        job = await self._client.submit(messages=list(request.messages), **request.params)
+        job = await self._client.submit(
+            messages=list(request.messages), chat_defaults=True, **request.params
+        )
         self._jobs[request.id] = job
         ended = False
         try:

@@ -111,6 +111,13 @@ TRANSPORT = (
         "chat",
         default="auto",
     ),
+    _transport(
+        "chat_defaults",
+        "the sampling defaults are those of chats",
+        "job",
+        default=False,
+        kind="boolean",
+    ),
     _transport("trace", "put the job's phases into its end event", "job", default=False),
 )
 

@@ -80,6 +80,7 @@ def check_request(request: Request, rules: Rules) -> Resolved:
             template_exempt=rules.exempt_ids,
             eos=rules.eos,
             lenient=rules.lenient,
+            chat=request.surface == "chat" or request.chat.chat_defaults,
         )
     except InvalidRequest as error:
         raise InvalidRequest(faults + error.errors) from None

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
+from msgspec.structs import replace
 from starlette.requests import Request as HttpRequest
 
 from rbee_worker.errors import FieldError, InvalidRequest
@@ -76,9 +77,10 @@ def ask(
     if given.messages is not None:
         messages, found = plain_messages(given.messages)
         faults += found
+    chat = chat_options(given, body.values.get("tools") or ())
     request = Request(
         id=job_id,
-        chat=chat_options(given, body.values.get("tools") or ()),
+        chat=replace(chat, chat_defaults=given.chat_defaults),
         prompt=given.prompt,
         messages=messages,
         token_ids=None if given.token_ids is None else tuple(given.token_ids),

@@ -67,7 +67,10 @@ Messages = Annotated[list[Message], Meta(min_length=1, max_length=4096)]
 
 
 class InferEnvelope(ChatFields, kw_only=True):
-    """Exactly one of prompt, messages, token_ids."""
+    """Exactly one of prompt, messages, token_ids. chat_defaults: what neither the request nor the
+    model says has the defaults of chats."""
+
+    chat_defaults: bool = False
 
     prompt: str | None = None
     messages: Messages | None = None

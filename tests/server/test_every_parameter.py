@@ -90,6 +90,7 @@ VALUES: dict[str, Any] = {
     "trace": True,
     "input": "other",
     "encoding_format": "base64",
+    "chat_defaults": True,
     "tools": [TOOL],
     "tool_choice": "none",
     "parallel_tool_calls": False,

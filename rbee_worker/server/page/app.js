@@ -144,7 +144,8 @@ async function answer(text) {
   let said = "";
   const parts = { reasoning: "", calls: [] };
   try {
-    const body = { ...question(text), ...parameters() };
+    const asked = question(text);
+    const body = { ...asked, ...parameters(), ...(asked.messages ? { chat_defaults: true } : {}) };
     current = await (await ask("POST", "/v1/jobs", body)).json();
     let first = 0;
     let tokens = 0;
@@ -234,7 +235,7 @@ function row(article, table, cells, asked = false) {
 
 function sampling(article, started) {
   for (const [name, { value, origin }] of Object.entries(started.sampling)) {
-    row(article, "sampling", [name, value, origin], origin !== "default");
+    row(article, "sampling", [name, value, origin], !origin.includes("default"));
   }
   warn(started.warnings);
 }
