@@ -18,6 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -107,8 +108,7 @@ def llguidance(tokens: Sequence[bytes]) -> Engine:
 
 def xgrammar(tokens: Sequence[bytes]) -> Engine:
     """The other one."""
-    import xgrammar as xgr
-
+    xgr = import_module("xgrammar")
     info = xgr.TokenizerInfo(
         [*tokens, b"</s>"], vocab_type=xgr.VocabType.RAW, stop_token_ids=[len(tokens)]
     )

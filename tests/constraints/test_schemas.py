@@ -76,11 +76,9 @@ def test_public_schemas() -> None:
             schema(value)
             held += 1
         except Unheld as unheld:
-            why[unheld.pointer.rpartition("/")[2]] += 1
-            assert unheld.pointer.startswith("/")
+            why[unheld.pointer.rpartition("/")[2]] += unheld.pointer.startswith("/")
         except GrammarFault as fault:
-            why["found by the library"] += 1
-            assert str(fault)
+            why["found by the library"] += bool(str(fault))
     assert told("public sample") == [len(sample), held]
     assert sum(why.values()) == len(sample) - held
 
