@@ -92,7 +92,6 @@ OWN: list[Any] = [
             {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
             {"properties": {"a": {"minimum": 5}, "b": {"maxLength": 4}}},
         ],
-        "additionalProperties": {"type": "null"},
     },
 ]
 
