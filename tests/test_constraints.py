@@ -20,6 +20,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 
+from rbee_worker.engine.sequence import Sequence
 from rbee_worker.errors import InvalidRequest
 from rbee_worker.library import Model
 from rbee_worker.types import Constraint, Request
@@ -127,6 +128,40 @@ def test_held_answers_are_the_same_however_they_are_computed(path: Path, backend
                     seen["preempted"] += got.preempted
     least = {"COMPLETE": 10, "EOS": 1, "MAX_TOKENS": 5, "accepted": 20, "preempted": 2}
     assert all(seen[name] >= n for name, n in least.items()), seen
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_token_without_a_choice_is_taken_without_a_step(
+    path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tokens are those that would be drawn."""
+    requests = [held(seed)[0] for seed in range(42)]
+    told: list[list[Told]] = []
+    steps: list[int] = []
+    for speculate in ("off", "ngram"):
+        for forcing in (True, False):
+            with monkeypatch.context() as patch, load(path, backend, speculate, **ROOMY) as model:
+                if not forcing:
+                    patch.setattr(Sequence, "forced", lambda self: [])
+                told.append([run(model, [request])[0] for request in requests])
+                steps.append(model._running().stats().steps)
+    for others in told[1:]:
+        assert [one.same() for one in others] == [one.same() for one in told[0]]
+    assert [one.drafts for one in told[2]] == [one.drafts for one in told[3]]
+    assert steps[0] < steps[1] - 15, steps
+    assert steps[2] < steps[3] - 10, steps
+
+
+def test_a_forced_answer_takes_one_step(model: Model) -> None:
+    engine = model._running()
+    before = engine.stats().steps
+    got = answer(model, regex="[ab]cdefghijk")
+    assert len(got.token_ids) == 10
+    assert engine.stats().steps - before == 1
+    assert answer(model, regex="[ab]cdefghijk", logprobs=0).token_ids == got.token_ids
+    assert engine.stats().steps - before == 11
+    cut = answer(model, regex="[ab]cdefghijk", max_tokens=4)
+    assert (cut.token_ids, cut.stop.rule) == (got.token_ids[:4], "MAX_TOKENS")
 
 
 def test_without_a_constraint_nothing_changes(model: Model) -> None:

@@ -8,6 +8,7 @@ import re
 from msgspec.json import decode, encode
 
 from rbee_worker.constraints.compiled import OPTIONS
+from rbee_worker.constraints.exact import exact
 from rbee_worker.constraints.gbnf import lark_of_gbnf
 from rbee_worker.constraints.regex import portable
 from rbee_worker.constraints.schema import check_schema
@@ -51,7 +52,7 @@ def json_rule(schema: object) -> str:
     held = {} if schema is True else schema
     if not isinstance(held, dict):
         raise Unheld("no value satisfies false", "")
-    return "%json " + encode({**held, "x-guidance": options}).decode()
+    return "%json " + encode({**exact(held), "x-guidance": options}).decode()
 
 
 def _lark(rules: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbee_worker.constraints.compiled import reason
-from rbee_worker.constraints.words import Words
+from rbee_worker.constraints.words import NOTHING, NOWHERE, Words
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -35,6 +35,7 @@ class Matcher:
         self._ends = [i for i in ends if i < self._end]
         self._width = self._end // 32 + 1
         self._followed = 0
+        self._next: tuple[int, NDArray[np.uint32]] | None = None  # tokens followed, what may come
 
     def follow(self, tokens: Sequence[int], start: int) -> None:
         """Take the answer's tokens, tokens[start:], as far as they are new. None of them may be an
@@ -58,8 +59,24 @@ class Matcher:
         """How many of the tokens that may come next the grammar allows."""
         if not draft or self._inner.is_stopped():
             return 0
+        if self._followed == 0 and self._opening.get(draft[0]) == NOWHERE:
+            return 0
         spelled = self._spelled(draft)
-        return 0 if spelled[0] < 0 else int(self._inner.validate_tokens(spelled))
+        silent = len(draft) - len(spelled)
+        return silent + (int(self._inner.validate_tokens(spelled)) if spelled else 0)
+
+    def only(self) -> int | None:
+        """The one token that may come next, if there is only one and it is no end."""
+        if self._inner.is_stopped():
+            return None
+        row = self.masks(())[0]
+        self._next = self._followed, row
+        places = row.nonzero()[0]
+        if len(places) != 1:
+            return None
+        place, bits = int(places[0]), int(row[places[0]])
+        token = 32 * place + bits.bit_length() - 1
+        return token if bits.bit_count() == 1 and token < self._end else None
 
     def masks(self, draft: Sequence[int]) -> Masks:
         """What may come next, and after each token of `draft`: [1 + len(draft), words].
@@ -67,15 +84,20 @@ class Matcher:
         A row without any token: the grammar cannot be followed there.
         """
         found = np.zeros((1 + len(draft), self._width), np.uint32)
-        taken = 0
-        for row in found:
-            if not self._inner.is_stopped():
+        taken = consumed = 0
+        known = self._next
+        for number, row in enumerate(found):
+            if number == 0 and known is not None and known[0] == self._followed:
+                row[:] = known[1]
+            elif not self._inner.is_stopped():
                 self._fill(row, opens=self._followed + taken == 0)
             if taken < len(draft) and not self._inner.is_stopped():
-                self._inner.consume_tokens(self._spelled(draft[taken : taken + 1], taken))
+                spelled = self._spelled(draft[taken : taken + 1], taken)
+                self._inner.consume_tokens(spelled)
                 taken += 1
-        if taken:
-            self._inner.rollback(taken)
+                consumed += len(spelled)
+        if consumed:
+            self._inner.rollback(consumed)
         return found
 
     def _fill(self, row: NDArray[np.uint32], *, opens: bool) -> None:
@@ -95,7 +117,8 @@ class Matcher:
         before = row.copy()
         for i, spelled in self._opening.items():
             word, bit = i >> 5, np.uint32(1 << (i & 31))
-            if spelled >= 0 and before[spelled >> 5] >> (spelled & 31) & 1:
+            said = spelled >= 0 and before[spelled >> 5] >> (spelled & 31) & 1
+            if said or spelled == NOTHING:
                 row[word] |= bit
             else:
                 row[word] &= ~bit
@@ -105,7 +128,7 @@ class Matcher:
 
     def _spelled(self, tokens: Sequence[int], taken: int = 0) -> list[int]:
         """The tokens that spell what these do, if `taken` others were taken since `follow`."""
-        spelled = list(tokens)
-        if self._followed + taken == 0 and spelled and self._opening:
-            spelled[0] = self._opening.get(spelled[0], spelled[0])
-        return spelled
+        if self._followed + taken or not tokens:
+            return list(tokens)
+        first = self._opening.get(tokens[0], tokens[0])
+        return [*([] if first == NOTHING else [first]), *tokens[1:]]

@@ -24,21 +24,25 @@ _HELD = {
     *("minProperties", "maxProperties", "minLength", "maxLength", "pattern", "format"),
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
 }
-# Keywords that assert nothing: of the specification, and of OpenAPI and the tools that write it.
+# Keywords that assert nothing: of the specification, of OpenAPI, and of the editors and generators
+# that schemas are written for.
 _ANNOTATIONS = {
     *("$anchor", "$defs", "definitions", "$schema", "$id", "id", "$comment", "$vocabulary"),
     *("title", "description", "default", "readOnly", "writeOnly", "deprecated", "examples"),
     *("contentMediaType", "contentEncoding", "contentSchema"),
     *("example", "discriminator", "externalDocs", "xml"),
+    *("markdownDescription", "enumDescriptions", "markdownEnumDescriptions", "defaultSnippets"),
+    *("errorMessage", "patternErrorMessage", "deprecationMessage", "doNotSuggest"),
+    *("suggestSortText", "allowComments", "allowTrailingCommas", "tsType", "existingJavaType"),
 }
 _FORMATS = {  # those that llguidance enforces
     *("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"),
 }
 _TYPES = {"null", "boolean", "object", "array", "number", "string", "integer"}
-_MAPS = ("properties", "patternProperties")
-_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
-_SINGLE = ("additionalProperties", "items", "additionalItems")
-_COUNTS = ("minItems", "maxItems", "minProperties", "maxProperties", "minLength", "maxLength")
+MAPS = ("properties", "patternProperties")
+LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+SINGLE = ("additionalProperties", "items", "additionalItems")
+COUNTS = ("minItems", "maxItems", "minProperties", "maxProperties", "minLength", "maxLength")
 
 
 def check_schema(schema: Any) -> None:
@@ -74,13 +78,13 @@ def _inside(root: Any, pointer: str, place: Mapping[str, Any]) -> Iterator[tuple
     """The subschemas of one, and what it refers to."""
     for key, value in place.items():
         at = f"{pointer}/{escaped(key)}"
-        if key in _MAPS:
+        if key in MAPS:
             for name, one in _typed(value, Mapping, "an object", at).items():
                 yield f"{at}/{escaped(name)}", one
-        elif key in _LISTS or (key == "items" and isinstance(value, list)):
+        elif key in LISTS or (key == "items" and isinstance(value, list)):
             for number, one in enumerate(_typed(value, list, "an array", at)):
                 yield f"{at}/{number}", one
-        elif key in _SINGLE:
+        elif key in SINGLE:
             yield at, value
         elif key == "$ref":
             yield _target(root, value, at)
@@ -140,7 +144,7 @@ def _check(root: Any, pointer: str, place: Any) -> None:
 
 
 def _check_numbers(pointer: str, place: Mapping[str, Any]) -> None:
-    for key in _COUNTS:
+    for key in COUNTS:
         count = place.get(key, 0)
         whole = type(count) in (int, float) and count >= 0 and count % 1 == 0
         if not whole:

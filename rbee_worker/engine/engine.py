@@ -235,6 +235,9 @@ class Engine:
                 taken[seq] = seq.take(drawn[seq])
                 rejected = max(chunk.draws - max(len(taken[seq]), 1), 0)
             self.pool.commit(chunk.state, chunk.count, rejected)
+            new = taken.get(seq)
+            if new and new[-1].error is None:
+                new += [Draw(chunk, token, None) for token in seq.forced()]
         for part in scores:
             if part.chunk.seq in taken:
                 self._score(part.chunk.seq, part.logprobs, drew=bool(taken[part.chunk.seq]))

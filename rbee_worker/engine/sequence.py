@@ -102,6 +102,21 @@ class Sequence:
             return StopRecord(rule="COMPLETE", at=self.n_output, origin="request")
         return record
 
+    def forced(self) -> list[int]:
+        """Append the next tokens as long as its constraint leaves no choice, up to one that ends
+        it. They are what it would draw, without a step each. Not where a step tells more of a token
+        (log-probabilities) or counts it (penalties)."""
+        found: list[int] = []
+        if self.matcher is None or self.counted or self.submit.params.logprobs is not None:
+            return found
+        while self.ended() is None:
+            token = self.matcher.only()
+            if token is None or self.rules.ends(token):
+                break
+            self.tokens.append(token)
+            found.append(token)
+        return found
+
     def masks(self, draft: tuple[int, ...]) -> Masks | None:
         """The tokens that its constraint allows after its last one, and after each of `draft`."""
         if self.matcher is None:

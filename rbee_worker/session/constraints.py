@@ -20,7 +20,7 @@ from typing import Any
 from rbee_worker.constraints.grammar import grammar_of
 from rbee_worker.constraints.places import candidates, without
 from rbee_worker.constraints.unheld import Unheld
-from rbee_worker.constraints.words import Words
+from rbee_worker.constraints.words import NOTHING, NOWHERE, Words
 from rbee_worker.errors import FieldError, InvalidRequest
 from rbee_worker.tokenizer.confined import ConfinedProcess
 from rbee_worker.tokenizer.core import Tokenizer
@@ -154,7 +154,7 @@ def words_of(tokenizer: Tokenizer, rows: int, ends: set[int]) -> Words:
         if i not in special and data:
             first = tokenizer.opened(i)
             if first != data:
-                opening[i] = by_bytes.get(first, -1) if first else -1
+                opening[i] = by_bytes.get(first, NOWHERE) if first else NOTHING
     return Words(tokens=tuple(tokens), special=tuple(sorted(special)), opening=opening)
 
 

@@ -139,7 +139,7 @@ def test_a_masked_row_draws_as_if_all_other_tokens_were_at_minus_infinity(vocab,
         z[np.isnan(z)] = 0.0
         masked = rng.permutation(count)[: int(rng.integers(1, count + 1))].tolist()
         allowed = rng.random((count, vocab)) < rng.choice([0.0, 0.01, 0.5, 1.0])
-        bits = {row: _bits(allowed[row], rng) for row in masked}
+        bits = {row: bits_of(allowed[row], rng) for row in masked}
         plain = z.copy()
         for row in masked:
             plain[row, ~allowed[row]] = -np.inf
@@ -151,7 +151,7 @@ def test_a_masked_row_draws_as_if_all_other_tokens_were_at_minus_infinity(vocab,
         assert sampling.choose(given, params) == TORCH.choose(given, params)
 
 
-def _bits(allowed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def bits_of(allowed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A mask, with bits beyond the vocabulary that must not count."""
     words = -(-(len(allowed) + 1) // 32)
     every = rng.random(32 * words) < 0.5

@@ -35,8 +35,8 @@ KERNELS = (
 _Row = tuple[int, int, float, float, float, float, int]  # the words of a record after its address
 _GREEDY: _Row = (m.GREEDY, 0, 1.0, 1.0, 0.0, 0.0, 0)
 _GIVEN = struct.Struct("=3q4dq")  # the part of a record before its results
+_BITS = struct.Struct("=q")
 _FOUND = struct.Struct(f"={m.ID}xqdd")  # id, peak, total
-_NOWHERE: Mapping[int, int] = {}
 _PAIR = np.dtype([("id", np.int32), ("logit", np.float32)])
 
 
@@ -62,7 +62,7 @@ class CpuSampling:
         self._header = memoryview(header)  # type: ignore[arg-type]
         self._header_at = int(header.ctypes.data)
         self._known: _KnownLogits | None = None
-        self._masks = CpuMasks(library, team, vocab_size)
+        self._masks = CpuMasks(vocab_size)
         self._reserve(8)
 
     def _reserve(self, rows: int) -> None:
@@ -88,14 +88,21 @@ class CpuSampling:
             scratch_bytes=m.scratch_bytes(self._vocab),
             places=m.padded(self._vocab),
         )
-        self._keep: list[Args] = [scan, add, choose]
+        powers = np.left_shift(1, np.arange(16), dtype=np.int32)
+        mask = self._library["masks.apply"].pack(vocab=self._vocab, blocks=blocks, powers=powers)
+        self._keep: list[Args] = [scan, add, choose, mask]
+        kernels = {"sample.scan": scan, "sample.sums": add, "sample.choose": choose}
         entries = [
-            Instruction(self._library[f"sample.{name}"].address, args.address, int(name != "scan"))
-            for name, args in (("scan", scan), ("sums", add), ("choose", choose))
+            Instruction(self._library[name].address, args.address, int(name != "sample.scan"))
+            for name, args in kernels.items()
         ]
-        self._entries = words([*entries, entries[0], entries[2]])
-        self._program = self._entries.ctypes.data, 3
-        self._short = self._program[0] + self._entries[:3].nbytes, 2  # without the sums
+        # A thread scans the blocks that it has masked: nothing to wait for between the two.
+        first = Instruction(self._library["masks.apply"].address, mask.address, 0)
+        self._entries = words([first, *entries, entries[0], entries[2]])
+        at, size = self._entries.ctypes.data, self._entries[:1].nbytes
+        self._masked = at, 4
+        self._program = at + size, 3
+        self._short = at + 4 * size, 2  # without the sums
 
     def _run(
         self,
@@ -104,13 +111,12 @@ class CpuSampling:
         rows: Sequence[int],
         *,
         sums: bool = True,
-        instead: Mapping[int, int] = _NOWHERE,
+        masks: Mapping[int, Bits] | None = None,
     ) -> range:
         """Replay over some rows of logits [S, V]. Returns the offset of each row's record, in
         bytes.
 
-        sums: whether any row may need the sum of its weights. instead: the addresses of rows that
-        are read elsewhere.
+        sums: whether any row may need the sum of its weights. masks: by place among `rows`.
         """
         known = self._look_at(logits)
         if len(rows) > self._room:
@@ -119,9 +125,16 @@ class CpuSampling:
         places = range(0, len(rows) * m.RECORD, m.RECORD)
         for place, row, record in zip(places, rows, records, strict=True):
             assert 0 <= row < known.rows
-            at = instead.get(row, known.address + row * known.stride)
+            at = known.address + row * known.stride
             _GIVEN.pack_into(self._records, place, at, *record)
-        self._replay(len(rows), sums)
+            _BITS.pack_into(self._records, place + m.BITS, 0)
+        if masks:
+            assert max(masks) < len(rows)
+            self._masks.write(self._records, masks)
+            self._header[m.ROWS // 8] = len(rows)
+            self._team.replay(*self._masked, self._header_at)
+        else:
+            self._replay(len(rows), sums)
         return places
 
     def _replay(self, rows: int, sums: bool) -> None:
@@ -156,9 +169,7 @@ class CpuSampling:
     ) -> HostIds:
         """See `Sampling.choose`."""
         records = [_GREEDY if one is None else self._record(one) for one in params]
-        known = self._look_at(logits)
-        instead = self._masks.apply(logits, known.address, masks) if masks else _NOWHERE
-        rows = len(self._run(logits, records, range(known.rows), instead=instead))
+        rows = len(self._run(logits, records, range(self._look_at(logits).rows), masks=masks))
         return HostIds(self._ids[:rows].tolist())
 
     def _record(self, params: DrawParams) -> _Row:

@@ -1,6 +1,6 @@
 """Copies of rows of logits in which every token that a mask excludes is at -inf.
 
-Threads share the blocks of all rows, as in `sample.py`.
+Threads share the blocks of all rows as in `sample.scan`, so each reads what it has copied itself.
 """
 
 from __future__ import annotations
@@ -24,15 +24,18 @@ def _apply(step: Ptr, tid: Int, nt: Int, vocab: Int, blocks: Int, powers: Ptr) -
     picks = s.load_i32(powers)
     for item in range(share(tid, nt, n), share(tid + 1, nt, n)):
         row, block = s.idiv(item, blocks), s.imod(item, blocks)
-        record, first = table + r.MASK_BYTES * row, block * BLOCK
-        z, to = s.get_i64(record + r.WHOLE) + 4 * first, s.get_i64(record + r.KEPT) + 4 * first
-        bits, left = s.get_i64(record + r.BITS) + s.idiv(first, 8), vocab - first
-        for i in range(0, s.smaller(left, BLOCK), 16):
-            word = s.get_i32(bits + 4 * (i >> 5)) >> (i & 16)
-            allowed = s.iand(s.fill_i32(word), picks)
-            v = load_upto(z + 4 * i, left - i)
-            v = s.where_less_i32(allowed, s.fill_i32(1), s.fill(f32(-np.inf)), v)
-            store_upto(to + 4 * i, v, left - i)
+        record, first = table + r.RECORD * row, block * BLOCK
+        bits = s.get_i64(record + r.BITS)
+        if bits != 0:
+            z = s.get_i64(record + r.WHOLE) + 4 * first
+            to, left = s.get_i64(record + r.LOGITS) + 4 * first, vocab - first
+            bits += s.idiv(first, 8)
+            for i in range(0, s.smaller(left, BLOCK), 16):
+                word = s.get_i32(bits + 4 * (i >> 5)) >> (i & 16)
+                allowed = s.iand(s.fill_i32(word), picks)
+                v = load_upto(z + 4 * i, left - i)
+                v = s.where_less_i32(allowed, s.fill_i32(1), s.fill(f32(-np.inf)), v)
+                store_upto(to + 4 * i, v, left - i)
 
 
 def build(variant: str) -> Kernel:
