@@ -1,5 +1,5 @@
 """The real client side of the engine (tokenizer, detokenizer, stop strings, link) around an engine
-that answers with given ids: what a request's `seed` names is what it gets. An end token or
+that answers with given ids: each request gets what a script says. An end token or
 max_tokens ends it; a request that comes again with some output goes on as `resumed` says."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class ScriptedEngine:
 
     def __init__(
         self,
-        script: Callable[[int], list[int]],
+        script: Callable[[Submit], list[int]],
         burst: int,
         resumed: Callable[[Submit], list[int]] | None = None,
     ) -> None:
@@ -35,7 +35,7 @@ class ScriptedEngine:
         return not self._live and not self._out
 
     def submit(self, m: Submit) -> None:
-        ids = self._script(m.params.seed)
+        ids = self._script(m)
         if m.output_ids and self._resumed is not None:
             ids = [*m.output_ids, *self._resumed(m)]
         self._live[m.seq] = (m, ids[: m.params.max_tokens], len(m.output_ids))
@@ -66,13 +66,13 @@ class ScriptedEngine:
 
 
 def scripted_start(
-    script: Callable[[int], list[int]],
+    script: Callable[[Submit], list[int]],
     text: Callable[[], TextSide],
     *,
     burst: int = 1,
     resumed: Callable[[Submit], list[int]] | None = None,
 ) -> Any:
-    """A `StartEngine` whose engine answers a request of seed `s` with `script(s)`."""
+    """A `StartEngine` whose engine answers a request with `script(its message)`."""
 
     async def start(settings: Settings, *, on_loading: Callable[[Loading], None]) -> EngineClient:
         def load(_: Settings, report: Any) -> Any:

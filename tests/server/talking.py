@@ -4,6 +4,7 @@ scripted ids. What a request's `seed` names in `answers` is what it gets."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 class Talking(Served):
     """`Served`, with a folder for the checkpoint. specials: tokens of the vocabulary that are
     special; tokens: others that are one token each. burst: tokens of a step. resumed: what follows
-    where a request is submitted with some output already."""
+    where a request is submitted with some output already. by_text: the answer's number is the
+    last one after a # in the prompt, not the seed."""
 
     def __init__(
         self,
@@ -32,13 +34,18 @@ class Talking(Served):
         tokens: Sequence[str] = (),
         burst: int = 1,
         resumed: str = "",
+        by_text: bool = False,
         **settings: Any,
     ) -> None:
         path = write(folder, template, specials, tokens)
         self.text: TextSide = text_of_checkpoint(path)
         self.resumed: list[Submit] = []
 
-        def script(seed: int) -> list[int]:
+        def script(m: Submit) -> list[int]:
+            seed = m.params.seed
+            if by_text:
+                prompt = self.text.tokenizer.decode(m.prompt_ids, skip_special=False)
+                seed = int(re.findall(r"#(\d+)", prompt)[-1])
             ids = self.text.tokenizer.encode(answers[seed], add_special=False)
             return [*ids, self.text.eos[0].id]
 

@@ -183,7 +183,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     template = "{{ bos_token }}" + CHATML
     text.tokenizer.chat_templates = {"default": template}
     text = replace(text, chat=ChatRenderer(template, bos_token=tiny.BOS))
-    start = scripted_start(lambda seed: [5], lambda: text)
+    start = scripted_start(lambda m: [5], lambda: text)
     with Served(token="", start=start, max_prompt_ratio=1) as server:
         yield server
 
