@@ -12,6 +12,7 @@ from rbee_worker.params.conversation import (
     reasoning_args,
     shown_tools,
     split_options,
+    switch_of,
 )
 from rbee_worker.params.parameter import Parameter, Surface
 from rbee_worker.params.request import (
@@ -61,4 +62,5 @@ __all__ = [
     "shown_tools",
     "split",
     "split_options",
+    "switch_of",
 ]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rbee_worker.params.request import Rules
 
 MOST_TOOLS = 256
-SWITCHES = ("enable_thinking", "thinking")  # the names that templates have for it
+_SWITCHES = ("enable_thinking", "thinking")  # the names that templates have for it
 
 ToolName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.\-]{1,128}$")]
 
@@ -159,13 +159,18 @@ def _template_and_tools(chat: ChatOptions, rules: Rules) -> list[FieldError]:
     return [FieldError("tools", "a model that takes tools", message)]
 
 
+def switch_of(template: str) -> str | None:
+    """The variable by which a template switches reasoning on and off."""
+    return next((name for name in _SWITCHES if reads(template, name)), None)
+
+
 def reasoning_args(
     request: Request, rules: Rules
 ) -> tuple[dict[str, Any], tuple[str, ...], list[FieldError]]:
     """Variables for the template that reasoning_effort and enable_thinking stand for, warnings, and
     faults where the template reads no such variable."""
     chat, template = request.chat, rules.template_for(request)
-    switch = next((name for name in SWITCHES if reads(template, name)), None)
+    switch = switch_of(template)
     args: dict[str, Any] = {}
     warnings: list[str] = []
     faults: list[FieldError] = []

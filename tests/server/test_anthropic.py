@@ -6,14 +6,13 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import anthropic
 import pytest
 
 from tests.server.talking import Talking
 from tests.server.test_tools import ANSWERS, ARGUMENTS, WEATHER
 from tests.server.test_tools import TIME as NOW
 from tests.tokenizer.tool_templates import QWEN3
-
-anthropic = pytest.importorskip("anthropic", reason="the package anthropic is not installed")
 
 ASK: Any = [{"role": "user", "content": "How is the weather in Köln?"}]
 TOOLS: Any = [

@@ -25,6 +25,8 @@ BASE: dict[str, dict[str, Any]] = {
     "/v1/infer": {"messages": TALK, "seed": 1},
     "/v1/completions": {"prompt": "<s>Hum", "seed": 1},
     "/v1/chat/completions": {"messages": TALK, "seed": 1},
+    "/v1/messages": {"messages": TALK[:1], "max_tokens": 30, "seed": 1},
+    "/v1/messages/count_tokens": {"messages": TALK[:1]},
     "/v1/embeddings": {"input": "Hum"},
     "/tokenize": {"text": "<s>Hum</s>"},
     "/detokenize": {"tokens": [72, 117, 109, 259]},
@@ -91,6 +93,9 @@ VALUES: dict[str, Any] = {
     "input": "other",
     "encoding_format": "base64",
     "chat_defaults": True,
+    "system": "Be brief.",
+    "stop_sequences": ["a"],
+    "thinking": {"type": "enabled", "budget_tokens": 5},
     "tools": [TOOL],
     "tool_choice": "none",
     "parallel_tool_calls": False,
@@ -177,7 +182,7 @@ def seen(server: Server, op: Operation, body: dict[str, Any]) -> tuple[int, str,
 
 def steady(text: str) -> str:
     """An answer without what differs from one time to the next."""
-    text = re.sub(r"(job|infer|cmpl|chatcmpl)-[0-9a-f]{32}", "ID", text)
+    text = re.sub(r"(job|infer|cmpl|chatcmpl|msg)-[0-9a-f]{32}", "ID", text)
     text = re.sub(
         r'"(started_at|created|duration_ms|\w+_time_ms|start_ms|ms)":("[^"]*"|[\d.]+)', "", text
     )

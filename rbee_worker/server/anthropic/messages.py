@@ -48,6 +48,7 @@ _PARAMS = {
     "temperature": "temperature",
     "top_p": "top_p",
     "top_k": "top_k",
+    "seed": "seed",
     "stop_sequences": "stop",
 }
 

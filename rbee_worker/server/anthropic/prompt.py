@@ -6,10 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from rbee_worker.answer import reads
 from rbee_worker.errors import FieldError
-from rbee_worker.params import Rules
-from rbee_worker.params.conversation import SWITCHES
+from rbee_worker.params import Rules, switch_of
 from rbee_worker.server.anthropic.schemas import (
     Message,
     PromptEnvelope,
@@ -71,8 +69,7 @@ def _switch(given: PromptEnvelope, rules: Rules, faults: list[FieldError]) -> bo
     if given.thinking is None:
         return None
     on = given.thinking.type == "enabled"
-    template = rules.template_for(Request(id=""))
-    if any(reads(template, name) for name in SWITCHES):
+    if switch_of(rules.template_for(Request(id=""))) is not None:
         return on
     if not on and rules.form.reasons:
         message = "this model's chat template cannot switch reasoning off"

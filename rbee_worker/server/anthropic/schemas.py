@@ -13,7 +13,7 @@ from rbee_worker.types import StopRecord
 # ---- requests
 
 
-class _Block(Struct, frozen=True, kw_only=True, tag_field="type", forbid_unknown_fields=True):
+class _Block(Struct, kw_only=True, tag_field="type", forbid_unknown_fields=True):
     cache_control: dict[str, Any] | None = None  # without effect: equal prefixes are found anyway
 
 
@@ -85,7 +85,8 @@ class PromptEnvelope(Struct, kw_only=True):
 
 
 class MessagesEnvelope(PromptEnvelope, kw_only=True):
-    """temperature, top_p, top_k and stop_sequences are checked as those of other routes are."""
+    """temperature, top_p, top_k, stop_sequences and seed (which is the worker's own) are checked as
+    those of other routes are."""
 
     max_tokens: Annotated[int, Meta(ge=1)]
     stream: bool = False
@@ -93,6 +94,7 @@ class MessagesEnvelope(PromptEnvelope, kw_only=True):
     top_p: Any = None
     top_k: Any = None
     stop_sequences: Any = None
+    seed: Any = None
     metadata: Any = None  # without effect
     service_tier: Any = None  # without effect
 
