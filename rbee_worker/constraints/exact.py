@@ -2,7 +2,8 @@
 
 Counts become integers (2.0 is 2). Formats that it takes too widely get a pattern beside them, which
 leaves out days that a month does not have, seconds of 60, and host names that are too long or
-encode other scripts.
+encode other scripts. Keywords that it does not know are written in others, or left out where they
+assert nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rbee_worker.constraints.schema import COUNTS, LISTS, MAPS, SINGLE
+from rbee_worker.constraints.schema import (
+    COUNTS,
+    LISTS,
+    MAPS,
+    NUMBER_FORMATS,
+    SINGLE,
+    is_idle,
+    is_number_format,
+)
 
 _LEAP = r"(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)"
 _DATE = (
@@ -34,8 +43,19 @@ def exact(schema: Any) -> Any:
     """The same schema, in those words. It was checked by `check_schema`."""
     if not isinstance(schema, Mapping):
         return schema
-    found = {key: _part(key, value) for key, value in schema.items()}
-    more = _SHARPER.get(schema["format"]) if "format" in schema else None
+    found = {
+        "additionalProperties" if key == "unevaluatedProperties" else key: _part(key, value)
+        for key, value in schema.items()
+        if not is_idle(key, value)
+    }
+    form = found.get("format")
+    more: dict[str, Any] | None = None
+    if is_number_format(schema):
+        bounds = NUMBER_FORMATS[found.pop("format")]
+        if bounds is not None:
+            more = {"minimum": bounds[0], "exclusiveMaximum": bounds[1]}
+    elif isinstance(form, str):
+        more = _SHARPER.get(form)
     if more is not None:
         found["allOf"] = [*found.get("allOf", ()), more]
     return found

@@ -19,6 +19,7 @@ from rbee_worker.types import Constraint
 # Without a bound a model that likes blanks would never come to the end of an answer.
 WHITE_SPACE = r"[ ]|\n[ \t]{0,40}"
 
+_SCHEMA = re.compile(r"%json\s*(?=\{)")
 _WITHOUT_EFFECT = re.compile(r"\[[^\]\n]*\b(temperature|capture|stop|stop_capture)\b[^\]\n]*\]\s*:")
 
 
@@ -29,9 +30,7 @@ def grammar_of(constraint: Constraint) -> str:
     """
     match constraint.kind:
         case "json_schema":
-            schema = decode(constraint.text)
-            check_schema(schema)
-            return _lark(f"start: {json_rule(schema)}")
+            return _lark(f"start: {json_rule(decode(constraint.text))}")
         case "regex":
             return _lark(f"start: /{_slashed(portable(constraint.text))}/")
         case "choice":
@@ -43,16 +42,32 @@ def grammar_of(constraint: Constraint) -> str:
             option = _WITHOUT_EFFECT.search(constraint.text)
             if option is not None:
                 raise Unheld(f"the option {option[1]!r} of a rule has no effect here", "")
-            return _lark(constraint.text)
+            return _lark(_with_schemas(constraint.text))
 
 
 def json_rule(schema: object) -> str:
-    """The right side of a Lark rule for JSON values that follow a schema (checked before)."""
+    """The right side of a Lark rule for JSON values that follow a schema. Raises Unheld."""
+    check_schema(schema)
     options = {"whitespace_pattern": WHITE_SPACE}
     held = {} if schema is True else schema
     if not isinstance(held, dict):
         raise Unheld("no value satisfies false", "")
     return "%json " + encode({**exact(held), "x-guidance": options}).decode()
+
+
+def _with_schemas(lark: str) -> str:
+    """A grammar in Lark whose schemas (`%json {..}`) are held like any other."""
+    parts, at = [], 0
+    for found in _SCHEMA.finditer(lark):
+        if found.start() < at:
+            continue  # in the text of a schema
+        try:
+            schema, end = json.JSONDecoder().raw_decode(lark, found.end())
+        except (ValueError, RecursionError):
+            continue  # the library says where it is wrong
+        parts += [lark[at : found.start()], json_rule(schema)]
+        at = end
+    return "".join([*parts, lark[at:]])
 
 
 def _lark(rules: str) -> str:

@@ -38,10 +38,35 @@ _ANNOTATIONS = {
 _FORMATS = {  # those that llguidance enforces
     *("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"),
 }
+# Values of keywords that are not held which assert nothing.
+IDLE: dict[str, Any] = {
+    "uniqueItems": False,
+    "unevaluatedProperties": True,
+    "unevaluatedItems": True,
+    "propertyNames": True,
+    "not": False,
+    "nullable": False,
+    "dependencies": {},
+    "dependentRequired": {},
+    "dependentSchemas": {},
+}
+# Formats of numbers: the least, and what is too large. Those without bounds say how to store one.
+NUMBER_FORMATS: dict[str, tuple[int, int] | None] = {
+    "int8": (-(1 << 7), 1 << 7),
+    "int16": (-(1 << 15), 1 << 15),
+    "int32": (-(1 << 31), 1 << 31),
+    "int64": (-(10**18), 10**18),  # llguidance's ranges do not reach 2^63
+    "uint8": (0, 1 << 8),
+    "uint16": (0, 1 << 16),
+    "uint32": (0, 1 << 32),
+    "uint64": (0, 10**18),
+    "float": None,
+    "double": None,
+}
 _TYPES = {"null", "boolean", "object", "array", "number", "string", "integer"}
 MAPS = ("properties", "patternProperties")
 LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
-SINGLE = ("additionalProperties", "items", "additionalItems")
+SINGLE = ("additionalProperties", "items", "additionalItems", "unevaluatedProperties")
 COUNTS = ("minItems", "maxItems", "minProperties", "maxProperties", "minLength", "maxLength")
 
 
@@ -112,6 +137,28 @@ def _target(root: Any, reference: Any, pointer: str) -> tuple[str, Any]:
     return reference[1:], value
 
 
+def is_idle(key: str, value: Any) -> bool:
+    """Whether a keyword that is not held asserts nothing with this value."""
+    return key in IDLE and type(value) is type(IDLE[key]) and value == IDLE[key]
+
+
+def only_own(place: Mapping[str, Any]) -> bool:
+    """Whether nothing but the schema's own keywords evaluates properties: what they leave is then
+    what is additional."""
+    others = ("$ref", "allOf", "anyOf", "oneOf", "additionalProperties")
+    return not any(key in place for key in others)
+
+
+def is_number_format(place: Mapping[str, Any]) -> bool:
+    """Whether `format` is that of a number, in a schema of numbers."""
+    kinds = place.get("type")
+    names = {kinds} if isinstance(kinds, str) else set(kinds) if isinstance(kinds, list) else set()
+    form = place.get("format")
+    if not (isinstance(form, str) and form in NUMBER_FORMATS):
+        return False
+    return bool(names) and names <= {"integer", "number", "null"}
+
+
 def escaped(name: str) -> str:
     """A name as a part of a JSON pointer."""
     return name.replace("~", "~0").replace("/", "~1")
@@ -126,7 +173,7 @@ def _check(root: Any, pointer: str, place: Any) -> None:
             raise Unheld("a base of its own inside a schema is not supported", at)
         if key in _ANNOTATIONS or key in _HELD or (key.startswith("x-") and key != "x-guidance"):
             continue
-        if key == "nullable" and value is False:
+        if is_idle(key, value) or (key == "unevaluatedProperties" and only_own(place)):
             continue
         hint = "; say so with type" if key == "nullable" else ""
         raise Unheld(f"the keyword {key[:64]!r} cannot be held{hint}", at)
@@ -136,7 +183,7 @@ def _check(root: Any, pointer: str, place: Any) -> None:
             raise Unheld(f"there is no type {str(name)[:64]!r}", f"{pointer}/type")
     _check_numbers(pointer, place)
     form = place.get("format")
-    if form is not None and form not in _FORMATS:
+    if form is not None and form not in _FORMATS and not is_number_format(place):
         known = ", ".join(sorted(_FORMATS))
         raise Unheld(
             f"the format {str(form)[:64]!r} cannot be held; known: {known}", pointer + "/format"

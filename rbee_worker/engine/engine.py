@@ -236,7 +236,8 @@ class Engine:
                 rejected = max(chunk.draws - max(len(taken[seq]), 1), 0)
             self.pool.commit(chunk.state, chunk.count, rejected)
             new = taken.get(seq)
-            if new and new[-1].error is None:
+            # Where steps overlap, masks are made while the next step computes.
+            if new and new[-1].error is None and not self.runner.overlaps:
                 new += [Draw(chunk, token, None) for token in seq.forced()]
         for part in scores:
             if part.chunk.seq in taken:

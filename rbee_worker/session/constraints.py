@@ -17,8 +17,6 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-from rbee_worker.constraints.grammar import grammar_of
-from rbee_worker.constraints.places import candidates, without
 from rbee_worker.constraints.unheld import Unheld
 from rbee_worker.constraints.words import NOTHING, NOWHERE, Words
 from rbee_worker.errors import FieldError, InvalidRequest
@@ -54,6 +52,8 @@ class Constraints:
 
         field: the request's field, for errors. Raises InvalidRequest if it cannot be held.
         """
+        from rbee_worker.constraints.grammar import grammar_of  # late: few requests need it
+
         with self._lock:
             if constraint in self._good:
                 self._good.move_to_end(constraint)
@@ -77,6 +77,8 @@ class Constraints:
     def _placed(self, constraint: Constraint, fault: str, rows: int) -> Unheld:
         """The library's fault, with the place in the schema that it is about: the smallest part
         that fails on its own, and there the keyword without which it does not."""
+        from rbee_worker.constraints.places import candidates, without  # late, like the grammar
+
         if constraint.kind != "json_schema":
             return Unheld(fault if constraint.kind == "lark" else _plain(fault), "")
         tried = candidates(constraint.text)
@@ -91,6 +93,8 @@ class Constraints:
 
     def _tried(self, parts: list[tuple[str, Constraint]], rows: int) -> list[str]:
         """The fault of each part of a schema on its own, "" for one that says nothing."""
+        from rbee_worker.constraints.grammar import grammar_of
+
         grammars: dict[str, str] = {}
         for pointer, part in parts:
             try:

@@ -100,6 +100,11 @@ PLACES: list[tuple[Any, str]] = [
     ({"required": "a"}, "/required"),
     ({"minProperties": 2}, "/minProperties"),
     ({"format": "iri"}, "/format"),
+    ({"format": "int32"}, "/format"),
+    ({"type": "string", "format": "int32"}, "/format"),
+    ({"uniqueItems": True}, "/uniqueItems"),
+    ({"uniqueItems": 0}, "/uniqueItems"),
+    ({"unevaluatedProperties": False, "allOf": [{}]}, "/unevaluatedProperties"),
     ({"properties": []}, "/properties"),
     ({"additionalProperties": 3}, "/additionalProperties"),
     (3, ""),
@@ -117,6 +122,25 @@ def test_annotations_and_what_nothing_refers_to_assert_nothing() -> None:
     check_schema({"title": "t", "x-order": 3, "nullable": False, "$defs": {"u": {"not": {}}}})
     check_schema({"const": {"if": 1}, "default": {"not": 2}, "enum": [{"contains": 3}]})
     check_schema({"$ref": "#", "properties": {"a": {"$ref": "#"}}})
+
+
+@pytest.mark.parametrize(
+    ("value", "yes", "no"),
+    [
+        ({"type": "integer", "format": "int32"}, ["-2147483648", "2147483647"], ["2147483648"]),
+        ({"type": "integer", "format": "int64"}, [str(1 - 10**18)], [str(2**63), "1.5"]),
+        ({"type": ["integer", "null"], "format": "uint8"}, ["255", "0", "null"], ["-1", "256"]),
+        ({"type": "number", "format": "double"}, ["1.5e3"], ['"a"']),
+        ({"type": "array", "uniqueItems": False}, ["[1,1]"], ["1"]),
+        ({"type": "object", "properties": {"a": {}}, "unevaluatedProperties": False},
+         ['{"a":1}'], ['{"b":1}']),
+        ({"not": False, "type": "null", "propertyNames": True}, ["null"], ["1"]),
+    ],
+)  # fmt: skip
+def test_keywords_in_other_words(value: Any, yes: list[str], no: list[str]) -> None:
+    admits = schema(value)
+    assert [admits(text) for text in yes] == [True] * len(yes)
+    assert [admits(text) for text in no] == [False] * len(no)
 
 
 def test_a_name_that_comes_twice_counts_once() -> None:

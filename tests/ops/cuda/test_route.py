@@ -90,6 +90,16 @@ def test_ties_and_odd_numbers(score: str, device: str) -> None:
         assert found[2].isnan().all()
 
 
+def test_many_rows_equal_each_alone(device: str) -> None:
+    """Few rows are ranked in another way than many; sums of weights may have another order."""
+    logits = logits_of(70, 16).to(device)
+    ids, weights = route(logits, WIDE["qwen 3"])
+    for rows in (slice(0, 5), slice(60, 70)):
+        part = route(logits[rows], WIDE["qwen 3"])
+        assert torch.equal(part[0], ids[rows])
+        torch.testing.assert_close(part[1], weights[rows], rtol=1e-6, atol=0)
+
+
 def test_router_logits_in_half_precision_and_in_part_of_a_row(device: str) -> None:
     logits = logits_of(5, 40).half()
     want, weights = reference.route(logits[:, 8:24].float(), ROUTINGS["qwen"], None, None)

@@ -19,7 +19,8 @@ from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two
 
 
 class FewShape(NamedTuple):
-    """A program's rows of the matrix, its columns in one load, loads in flight, warps."""
+    """A program's rows of the matrix, its columns in one load, loads in flight (0: all of them),
+    warps."""
 
     rows: int
     cols: int
@@ -85,6 +86,36 @@ def _up(
 
 
 @triton.jit
+def _more(
+    h, ids, weights, down, bias, dim, row, rows, cols, ok, step, acc, added, K: tl.constexpr,
+    TOP: tl.constexpr, BK: tl.constexpr, WEIGHTS: tl.constexpr, BIAS: tl.constexpr,
+):  # fmt: skip
+    """The sums of `_down` with the products of one more step."""
+    PER: tl.constexpr = (K + BK - 1) // BK  # steps of an expert
+    pair = row * TOP + step // PER
+    c = step % PER * BK + cols
+    e = tl.load(ids + pair).to(tl.int64)
+    weight = 1.0
+    if WEIGHTS:
+        weight = tl.load(weights + pair)
+    wp = down + (e * dim + rows)[:, None] * K + c[None, :]
+    hp = h + pair.to(tl.int64) * K + c
+    if K % BK == 0:
+        w = tl.load(wp, mask=ok[:, None], other=0.0, eviction_policy="evict_first")
+        a = tl.load(hp).to(tl.float32)
+    else:
+        inside = c < K
+        mask = ok[:, None] & inside[None, :]
+        w = tl.load(wp, mask=mask, other=0.0, eviction_policy="evict_first")
+        a = tl.load(hp, mask=inside, other=0.0).to(tl.float32)
+    acc += w.to(tl.float32) * (a * weight)[None, :]
+    if BIAS:
+        b = tl.load(bias + e * dim + rows, mask=ok, other=0.0)
+        added += tl.where(step % PER == 0, b * weight, 0.0)
+    return acc, added
+
+
+@triton.jit
 def _down(
     h, ids, weights, down, bias, out, dim, K: tl.constexpr, TOP: tl.constexpr, BN: tl.constexpr,
     BK: tl.constexpr, WEIGHTS: tl.constexpr, BIAS: tl.constexpr, STAGES: tl.constexpr,
@@ -101,28 +132,19 @@ def _down(
         gdc_wait()
     acc = tl.zeros([BN, BK], tl.float32)
     added = tl.zeros([BN], tl.float32)
-    STEPS: tl.constexpr = (K + BK - 1) // BK
-    for step in tl.range(0, TOP * STEPS, num_stages=STAGES):
-        pair = row * TOP + step // STEPS
-        c = step % STEPS * BK + cols
-        e = tl.load(ids + pair).to(tl.int64)
-        weight = 1.0
-        if WEIGHTS:
-            weight = tl.load(weights + pair)
-        wp = down + (e * dim + rows)[:, None] * K + c[None, :]
-        hp = h + pair.to(tl.int64) * K + c
-        if K % BK == 0:
-            w = tl.load(wp, mask=ok[:, None], other=0.0, eviction_policy="evict_first")
-            a = tl.load(hp).to(tl.float32)
-        else:
-            inside = c < K
-            mask = ok[:, None] & inside[None, :]
-            w = tl.load(wp, mask=mask, other=0.0, eviction_policy="evict_first")
-            a = tl.load(hp, mask=inside, other=0.0).to(tl.float32)
-        acc += w.to(tl.float32) * (a * weight)[None, :]
-        if BIAS:
-            b = tl.load(bias + e * dim + rows, mask=ok, other=0.0)
-            added += tl.where(step % STEPS == 0, b * weight, 0.0)
+    STEPS: tl.constexpr = TOP * ((K + BK - 1) // BK)
+    if STAGES == 0:
+        for step in tl.static_range(STEPS):
+            acc, added = _more(
+                h, ids, weights, down, bias, dim, row, rows, cols, ok, step, acc, added, K, TOP, BK,
+                WEIGHTS, BIAS,
+            )  # fmt: skip
+    else:
+        for step in tl.range(0, STEPS, num_stages=STAGES):
+            acc, added = _more(
+                h, ids, weights, down, bias, dim, row, rows, cols, ok, step, acc, added, K, TOP, BK,
+                WEIGHTS, BIAS,
+            )  # fmt: skip
     y = tl.sum(acc, 1) + added
     tl.store(out + row.to(tl.int64) * dim + rows, y.to(out.dtype.element_ty), mask=ok)
 
