@@ -109,6 +109,12 @@ class Tokenizer:
         return templates.get("default")
 
     @property
+    def tool_template(self) -> str | None:
+        """The template of conversations with tools: that named "tool_use", as in transformers, or
+        `chat_template`."""
+        return self.chat_templates.get("tool_use") or self.chat_template
+
+    @property
     def bos_token(self) -> str:
         """Text of the opening token, '' if there is none; chat templates write it."""
         return "" if self.bos_id is None else self.token_text(self.bos_id)
@@ -203,6 +209,14 @@ class Tokenizer:
         if not self.has(token_id):
             return None
         return self.decoding.token_bytes(self._spelling(token_id), first=True)
+
+    def opened(self, token_id: int) -> bytes:
+        """The bytes of the token at the start of a text, as `decode` gives them: without the blanks
+        that the decoder strips there."""
+        data = self.opening_bytes(token_id) or b""
+        for _ in range(self.decoding.strip_left):
+            data = data.removeprefix(b" ")
+        return data
 
     def _spelling(self, token_id: int) -> str:
         """The spelling used for decoding: an added token that is normalized has its normalized
