@@ -57,6 +57,11 @@ class CudaBackend(Backend):
                 "use --backend cpu, or give this process or container the GPU and its driver.",
                 absent=True,
             )
+        if settings.attention == "reference":
+            return Refusal(
+                "--attention reference: the cuda backend has its own attention only.",
+                "use --attention auto.",
+            )
         for module in ("torch", "triton"):
             absent = missing(module)
             if absent is not None:
@@ -74,10 +79,10 @@ class CudaBackend(Backend):
         return "f32" if _interpreted() else "bf16"
 
     def kv_dtype(self, settings: Settings, dtype: str, packed: bool) -> str:
-        if settings.kv_dtype in ("i8", "f8"):
+        if settings.kv_dtype == "i8":
             raise UsageError(
-                f"--kv-dtype {settings.kv_dtype}: the cuda backend has no 8-bit cache.",
-                fix="use --kv-dtype bf16 or f16.",
+                "--kv-dtype i8: the cuda backend has no cache of 8-bit integers.",
+                fix="use --kv-dtype f8, bf16 or f16.",
             )
         return dtype if settings.kv_dtype == "auto" else settings.kv_dtype
 
@@ -91,7 +96,11 @@ class CudaBackend(Backend):
     def _plan_ops(self, dtype: str, *, resident: bool) -> PlanOps:
         from rbee_worker.ops.cuda.matrix import held_form
 
-        return PlanOps(dtype, held=lambda f, rows, cols: held_form(f, rows, cols, dtype, resident))
+        # --quantize is not counted: its bytes are half of what is planned
+        def held(format: str, rows: int, cols: int) -> tuple[str, int]:
+            return held_form(format, rows, cols, dtype, resident=resident, f8=False)
+
+        return PlanOps(dtype, held=held)
 
     def fast(self) -> frozenset[str]:
         from rbee_worker.ops.cuda.device_ops import NATIVE
@@ -120,7 +129,7 @@ class CudaBackend(Backend):
         need = sum(both.held_bytes.values())
         resident = need < _RESIDENT_SHARE * self.free_bytes()
         kept = "are kept as floats too" if resident else "are made floats each time"
-        return _Plan(resident, (f"packed matrices {kept}, for steps of more than 8 rows",))
+        return _Plan(resident, (f"packed matrices {kept}, for steps of more than 4 rows",))
 
     def warm(
         self,
@@ -151,6 +160,7 @@ class CudaBackend(Backend):
         kept: dict[str, bool] = {
             "planes": not settings.exact_activations,
             "resident": not isinstance(prepared, _Plan) or prepared.resident,
+            "f8": settings.quantize == "fp8",
         }
         if _interpreted():
             return CudaOps("cpu", dtype, **kept)

@@ -6,35 +6,29 @@ backend's torch operation, which runs on any device.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rbee_worker.ops import Activation, RopeSpec, Routing, Weight
 from rbee_worker.ops.batch import Batch, PagedState
-from rbee_worker.ops.cuda import packed_products
 from rbee_worker.ops.cuda.angles import Angles
 from rbee_worker.ops.cuda.kernels import attention as kernel
 from rbee_worker.ops.cuda.kernels.experts.experts import experts
 from rbee_worker.ops.cuda.kernels.experts.route import route
-from rbee_worker.ops.cuda.kernels.gemv import gemv
 from rbee_worker.ops.cuda.kernels.norm import norm
-from rbee_worker.ops.cuda.kernels.rowwise import gated, rope
-from rbee_worker.ops.cuda.kernels.skinny import skinny
+from rbee_worker.ops.cuda.kernels.rowwise import rope
 from rbee_worker.ops.cuda.kernels.tables import embed
 from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from rbee_worker.ops.cuda.matrix import DeviceMatrix
+from rbee_worker.ops.cuda.product_ops import ProductOps
 from rbee_worker.ops.cuda.recurrence_ops import RecurrenceOps
 from rbee_worker.ops.cuda.rows import longest_rows, whole_prompts
 from rbee_worker.state.specs import StateRef
 
-FEW = 64  # rows that the skinny product takes; cuBLAS takes more
 
-
-class DeviceOps(RecurrenceOps):
+class DeviceOps(ProductOps, RecurrenceOps):
     """See `Ops`. pdl: kernels start before the one before has ended, where they can."""
 
     name = "cuda"
@@ -53,7 +47,7 @@ class DeviceOps(RecurrenceOps):
 
     def embed(self, table: Weight, batch: Batch, *, scale: float = 1.0) -> Tensor:
         matrix: DeviceMatrix = table.data
-        if matrix.dense is None:
+        if matrix.dense is None or matrix.scales is not None:
             x = matrix.rows_of(batch.tokens, self._dtype)
             x = x if scale == 1.0 else x * torch.tensor(scale, dtype=x.dtype)
         else:
@@ -67,122 +61,6 @@ class DeviceOps(RecurrenceOps):
     def add_positions(self, x: Tensor, table: Weight, batch: Batch, *, offset: int = 0) -> Tensor:
         matrix: DeviceMatrix = table.data
         return x + matrix.rows_of(batch.positions + offset, self._dtype)
-
-    # ---- products
-
-    def product(
-        self,
-        x: Tensor,
-        weight: Weight,
-        bias: Tensor | None = None,
-        *,
-        form: str = "compute",
-        **after: Any,
-    ) -> Tensor:
-        """`linear` with what precedes and follows it; see `kernels.gemv.gemv`. form: of the result,
-        as `graph.Form`."""
-        return self._product(x, weight, bias, torch.float32 if form == "f32" else None, **after)
-
-    def _product(
-        self,
-        x: Tensor,
-        weight: Weight,
-        bias: Tensor | None,
-        form: torch.dtype | None,
-        **after: Any,
-    ) -> Tensor:
-        matrix: DeviceMatrix = weight.data
-        if matrix.parts and x.shape[0] <= packed_products.MOST:
-            found = self._packed(x, matrix, bias, form, **after)
-            if found is not None:
-                return found
-        after.pop("ahead", None)
-        if "norm" not in after:
-            x = x.to(self._dtype)
-        if not x.is_contiguous():
-            x = x.contiguous()
-        n = x.shape[0]
-        owned = after.pop("owned", False)
-        if n == 1:
-            form = form or self._dtype
-            return gemv(x, matrix.floats(self._dtype), bias=bias, form=form, pdl=self.pdl, **after)
-        before = after.pop("norm", None)
-        if before is not None:
-            x = norm(x, *before, form=self._dtype, pdl=self.pdl)[0]
-        if 1 < n <= FEW and self._dtype != torch.float32:
-            floats = matrix.floats(self._dtype)
-            return skinny(x, floats, self.workspace, bias=bias, form=form, pdl=self.pdl, **after)
-        return self._many(x, matrix.floats(self._dtype), bias, form, owned=owned, **after)
-
-    def _packed(
-        self,
-        x: Tensor,
-        matrix: DeviceMatrix,
-        bias: Tensor | None,
-        form: torch.dtype | None,
-        *,
-        norm: tuple[Tensor | None, float] | None = None,
-        gated: str | None = None,
-        act: str = "none",
-        residual: Tensor | None = None,
-        ahead: packed_products.Ahead | None = None,
-        owned: bool = False,
-    ) -> Tensor | None:
-        """A product with packed planes, if they allow it."""
-        bent = act != "none"
-        y = packed_products.product(
-            x,
-            matrix,
-            form=form or self._dtype,
-            norm=norm,
-            bias=bias,
-            gated=gated,
-            residual=None if bent else residual,
-            ahead=None if bent else ahead,
-            pdl=self.pdl,
-        )
-        if y is None or not bent:
-            return y
-        y = self.act(y, act)  # type: ignore[arg-type]
-        return y if residual is None else y + residual
-
-    def _many(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        form: torch.dtype | None,
-        *,
-        residual: Tensor | None = None,
-        gated: str | None = None,
-        act: str = "none",
-        owned: bool = False,
-    ) -> Tensor:
-        """A product of many rows, by cuBLAS. owned: nobody else needs the residual, so the result
-        may take its place."""
-        if residual is not None and bias is None and gated is None and act == "none":
-            same = residual.dtype == x.dtype and form in (None, x.dtype)
-            if same:
-                add = residual.addmm_ if owned else partial(torch.addmm, residual)
-                return add(x, weight.t())
-        y = F.linear(x, weight)
-        if bias is not None:
-            y = (y.float() + bias).to(x.dtype)
-        if gated is not None:
-            y = self.gated(y, gated)  # type: ignore[arg-type]
-        elif act != "none":
-            y = self.act(y, act)  # type: ignore[arg-type]
-        if residual is not None:
-            y = y + residual
-        return y.to(form or x.dtype)
-
-    def linear(
-        self, x: Tensor, weight: Weight, bias: Tensor | None = None, *, precise: bool = False
-    ) -> Tensor:
-        return self.product(x, weight, bias)
-
-    def logits(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-        return self.product(x, weight, bias, form="f32")
 
     # ---- norms and rows
 
@@ -202,18 +80,14 @@ class DeviceOps(RecurrenceOps):
         form = torch.promote_types(x.dtype, residual.dtype)
         return norm(x, weight, eps, added=residual, sum_form=form, form=self._dtype, pdl=self.pdl)
 
-    def gated(self, gate_up: Tensor, kind: Activation) -> Tensor:
-        return gated(gate_up, kind, pdl=self.pdl)
-
     def rope(self, x: Tensor, spec: RopeSpec, batch: Batch, *, heads: int) -> Tensor:
-        turned = rope(
+        return rope(
             x,
             self.angles.of(spec, batch),
             heads=heads,
             interleaved=spec.interleaved,
             pdl=self.pdl,
         )
-        return turned
 
     def attend(
         self,

@@ -29,17 +29,21 @@ class Raw:
 
 @dataclass(frozen=True)
 class DeviceMatrix:
-    """rows x cols. dense: in the compute dtype, or None; parts: planes of all rows in order, or
-    none; raw: the file's bytes of all rows in order, kept where `dense` is not."""
+    """rows x cols. dense: in the compute dtype, or None; scales: float32 [rows], where dense is in
+    8-bit floats that are multiplied with their row's scale (`quantized`); parts: planes of all rows
+    in order, or none; raw: the file's bytes of all rows in order, kept where `dense` is not."""
 
     rows: int
     cols: int
     dense: Tensor | None
     parts: tuple[PackedPart, ...] = ()
     raw: tuple[Raw, ...] = ()
+    scales: Tensor | None = None
 
     def floats(self, dtype: torch.dtype) -> Tensor:
         """The matrix in the compute dtype; made now if it is not kept."""
+        if self.dense is not None and self.scales is not None:
+            return (self.dense.float() * self.scales[:, None]).to(dtype)
         if self.dense is not None:
             return self.dense
         device = self.raw[0].data.device
@@ -53,6 +57,8 @@ class DeviceMatrix:
 
     def rows_of(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """A matrix of these rows, int64 [N], in the compute dtype: [N, cols]"""
+        if self.dense is not None and self.scales is not None:
+            return (self.dense[ids].float() * self.scales[ids][:, None]).to(dtype)
         if self.dense is not None:
             return self.dense[ids]
         (raw,) = self.raw  # an embedding is one tensor
@@ -72,11 +78,24 @@ class DeviceMatrix:
         return None
 
 
-def held_form(format: str, rows: int, cols: int, dtype: str, resident: bool) -> tuple[str, int]:
+F8 = torch.float8_e4m3fn
+_F8_MOST = 448.0  # the largest number of that format
+
+
+def quantized(dense: Tensor) -> tuple[Tensor, Tensor]:
+    """8-bit floats and a scale for each row, so that its largest number is the largest there is."""
+    largest = dense.abs().amax(dim=1, keepdim=True).float()
+    scales = torch.where(largest > 0, largest / _F8_MOST, 1.0)
+    return (dense.float() / scales).to(F8), scales[:, 0].contiguous()
+
+
+def held_form(
+    format: str, rows: int, cols: int, dtype: str, *, resident: bool, f8: bool
+) -> tuple[str, int]:
     """The name and the bytes of a matrix in this form; see `DeviceMatrix`."""
     dense = rows * cols * DTYPE_BYTES[dtype]
     if format not in WORDS:
-        return dtype, dense
+        return ("f8", rows * cols + 4 * rows) if f8 else (dtype, dense)
     form = FORMATS[format]
     planes = -(-rows // ROWS) * ROWS * -(-cols // CHUNK) * WORDS[format] * 4
     if form.block == 256:

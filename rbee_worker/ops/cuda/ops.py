@@ -15,7 +15,7 @@ from rbee_worker.ops.cuda.device_ops import DeviceOps
 from rbee_worker.ops.cuda.drawn import Drawn
 from rbee_worker.ops.cuda.kernels.packed.dequantize import dequantize
 from rbee_worker.ops.cuda.kernels.packed.planes import WORDS, PackedPart, joined, repack
-from rbee_worker.ops.cuda.matrix import DeviceMatrix, Raw, held_form
+from rbee_worker.ops.cuda.matrix import DeviceMatrix, Raw, held_form, quantized
 from rbee_worker.ops.cuda.sampling import CudaSampling
 from rbee_worker.ops.cuda.weight_upload import WeightUpload
 from rbee_worker.ops.graph.recorder import GraphOps
@@ -35,12 +35,13 @@ class CudaOps(GraphOps):
         pdl: bool = False,
         planes: bool = True,
         resident: bool = True,
+        f8: bool = False,
     ) -> None:
         """pdl: kernels may start before the one before has ended. planes: products of a few rows
         read packed weights as they are, with activations in 8 bits; resident: floats of packed
-        matrices are kept too (`matrix.py`)."""
+        matrices are kept too (`matrix.py`). f8: matrices of floats are kept in 8 bits."""
         self.device, self.dtype = device, dtype
-        self._planes, self._resident = planes, resident
+        self._planes, self._resident, self._f8 = planes, resident, f8
         self.now = DeviceOps(device, dtype, pdl=pdl)
         self.drawn = Drawn(torch.device(device))
         self._upload = WeightUpload(torch.device(device))
@@ -70,11 +71,15 @@ class CudaOps(GraphOps):
                     planes.append(repack(piece.data, part.format, count, cols))
                 at += count
         assert at == rows
-        matrix = DeviceMatrix(rows, cols, dense, tuple(joined(planes)), _whole(kept))
+        scales = None
+        if self._f8 and not packed and dense is not None:
+            dense, scales = quantized(dense)
+        matrix = DeviceMatrix(rows, cols, dense, tuple(joined(planes)), _whole(kept), scales)
         formats = "+".join(dict.fromkeys(p.format for p in parts))
-        held = [held_form(p.format, *p.shape, self.dtype, self._resident) for p in parts]
-        if not packed:
-            held = [(self.dtype, rows * cols * DTYPES[self.dtype].itemsize)]
+        how = {"resident": self._resident, "f8": self._f8}
+        held = [held_form(p.format, *p.shape, self.dtype, **how) for p in parts]
+        if not packed and dense is not None:
+            held = [("f8" if self._f8 else self.dtype, dense.nbytes)]
         return Weight(
             matrix, rows, cols, formats, "+".join(dict(held)), sum(size for _, size in held)
         )
