@@ -1,5 +1,7 @@
-"""Compiles the kernels of experts, recurrences and sampling for an H100 where there is no GPU; run by
-`test_compiles`. What the interpreter runs, the compiler may refuse."""
+"""Compiles the kernels of experts, recurrences and sampling for an H100 where there is no GPU.
+
+Run by `test_compiles`. What the interpreter runs, the compiler may refuse.
+"""
 
 from __future__ import annotations
 
