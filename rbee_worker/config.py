@@ -178,7 +178,8 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "backend",
-        "what computes: reference = torch, cpu = compiled kernels; auto = cpu if available",
+        "what computes: cuda = a GPU, cpu = compiled kernels, reference = torch; auto = the "
+        "first of these that is available",
     ),
     Option("device", "number of the GPU; 0 on a CPU", low=0, high=0),
     Option("dtype", "compute type; auto = the checkpoint's own, f32 for packed weights"),
