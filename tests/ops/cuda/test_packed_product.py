@@ -224,6 +224,7 @@ def test_parts_of_one_format_are_joined(device):
     c, _ = matrix("Q6_K", 32, 256, device, seed=3)
     ab, last = joined([a, b, c])
     assert (ab.rows, last) == (104, c)
+    assert [p.rows for p in joined([a, a, b, b])] == [168, 40]  # b fills no group
     assert [p.rows for p in joined([b, a])] == [40, 64]  # a's rows would begin within a group
     q = quantize_rows(some_rows(1, 256, device))
     for part, want in ((ab, torch.cat([wa, wb])), (ab.row_range(64, 104), wb)):

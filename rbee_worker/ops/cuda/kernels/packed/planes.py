@@ -82,18 +82,21 @@ class PackedPart:
 def joined(parts: Sequence[PackedPart]) -> list[PackedPart]:
     """The same rows in the same order, with neighbours of one format joined into one part (a copy)
     where the first one's rows are a multiple of 32: fewer and larger products."""
-    out: list[PackedPart] = []
+    runs: list[list[PackedPart]] = []
     for part in parts:
-        last = out[-1] if out else None
+        last = runs[-1][-1] if runs else None
         if last is None or last.format != part.format or last.rows % ROWS:
-            out.append(part)
-            continue
-        data = torch.cat([last.data, part.data])
-        block = None
-        if last.block is not None and part.block is not None:
-            block = torch.cat([last.block, part.block])
-        out[-1] = PackedPart(data, block, part.format, last.rows + part.rows, part.cols)
-    return out
+            runs.append([])
+        runs[-1].append(part)
+    return [run[0] if len(run) == 1 else _one(run) for run in runs]
+
+
+def _one(parts: Sequence[PackedPart]) -> PackedPart:
+    """Parts of one format as one; all but the last have a multiple of 32 rows."""
+    data = torch.cat([part.data for part in parts])
+    blocks = [part.block for part in parts if part.block is not None]
+    rows = sum(part.rows for part in parts)
+    return replace(parts[0], data=data, block=torch.cat(blocks) if blocks else None, rows=rows)
 
 
 def repack(raw: Tensor, format: str, rows: int, cols: int) -> PackedPart:
