@@ -45,14 +45,17 @@ WORDS = {  # words of a chunk
     "IQ4_NL": 9,
     "IQ4_XS": 9,
     "MXFP4": 9,
+    "TQ1_0": 5,
+    "TQ2_0": 5,
 }
+HELD_AS = {"TQ1_0": "Q2_K", "TQ2_0": "Q2_K"}  # formats that are held as another one, exactly
 _TABLED = {"IQ4_NL", "IQ4_XS", "MXFP4"}
 _SPAN_VALUES = 1 << 26  # repacked at a time: the temporary tensors take about 16 bytes a value
 
 
 @dataclass(frozen=True)
 class PackedPart:
-    """Rows of a matrix in one format, laid out as this module says.
+    """Rows of a matrix in one format, laid out as this module says; see `HELD_AS`.
 
     data: int32 [rows / 32 rounded up, cols / 64 rounded up, W, 32]. block: int32 [rows / 32 rounded
     up, cols / 256, 32] or None.
@@ -121,7 +124,7 @@ def repack(raw: Tensor, format: str, rows: int, cols: int) -> PackedPart:
         data[span] = _interleaved(words)
         if block is not None and large is not None:
             block[span] = _interleaved(large.unsqueeze(2))[:, :, 0]
-    return PackedPart(data, block, format, rows, cols)
+    return PackedPart(data, block, HELD_AS.get(format, format), rows, cols)
 
 
 def _interleaved(words: Tensor) -> Tensor:
@@ -136,7 +139,7 @@ def _words(raw: Tensor, format: str, cols: int) -> tuple[Tensor, Tensor | None]:
     rows, form = len(raw), FORMATS[format]
     parts = TAKEN[format](raw.reshape(-1, form.bytes))
     codes = torch.nn.functional.pad(parts.codes.reshape(rows, cols), (0, -cols % CHUNK))
-    words = _value_words(codes.view(rows, -1, CHUNK), format)
+    words = _value_words(codes.view(rows, -1, CHUNK), HELD_AS.get(format, format))
     for scales in parts.scales:
         of_row = scales.reshape(rows, -1)  # two bytes for 32 values, or four for 64
         padded = torch.nn.functional.pad(of_row, (0, -of_row.shape[1] % 4))
