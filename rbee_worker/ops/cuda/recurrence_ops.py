@@ -6,7 +6,7 @@ from torch import Tensor
 
 from rbee_worker.ops import Activation
 from rbee_worker.ops.batch import Batch, FixedState
-from rbee_worker.ops.cuda.kernels.recurrence import conv, linear_scan, state_space
+from rbee_worker.ops.cuda.kernels.recurrence import conv, delta, linear_scan, rg_lru, state_space
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
 from rbee_worker.ops.cuda.rows import longest_rows
 from rbee_worker.ops.reference.ops import ReferenceOps
@@ -76,6 +76,41 @@ class RecurrenceOps(ReferenceOps):
         return state_space.ssd(
             x, dt, b, c, gate, bias, rates, skip, state, sequences, groups=groups, pdl=self.pdl
         )
+
+    def rg_lru(
+        self,
+        x: Tensor,
+        into: Tensor,
+        passing: Tensor,
+        into_bias: Tensor,
+        passing_bias: Tensor,
+        rates: Tensor,
+        where: StateRef,
+        name: str,
+        batch: Batch,
+    ) -> Tensor:
+        kept = _kept(where, name, batch)
+        given = (x, into, passing, into_bias, passing_bias, rates)
+        return rg_lru.rg_lru(*given, *kept, batch.positions, pdl=self.pdl)
+
+    def gated_delta(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        dt: Tensor,
+        beta: Tensor,
+        bias: Tensor,
+        rates: Tensor,
+        where: StateRef,
+        name: str,
+        batch: Batch,
+        *,
+        groups: int,
+    ) -> Tensor:
+        kept = _kept(where, name, batch)
+        given = (q, k, v, dt, beta, bias, rates)
+        return delta.gated_delta(*given, *kept, groups=groups, pdl=self.pdl)
 
 
 def _kept(where: StateRef, name: str, batch: Batch) -> tuple[Tensor, Sequences]:
