@@ -9,7 +9,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from rbee_worker.ops.cuda.kernels.launch import dependent
-from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
+from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences, by_row
 
 _COLUMNS = 64
 
@@ -77,7 +77,7 @@ def rg_lru(
     """See `RgLru.rg_lru`; state: float32 [slots, width]; positions: int64 [N]."""
     n, width = x.shape
     out = torch.empty((n, width), dtype=x.dtype, device=x.device)
-    assert all(t.stride(1) == 1 for t in (x, into, passing))
+    x, into, passing = map(by_row, (x, into, passing))
     _lru[(sequences.number, triton.cdiv(width, _COLUMNS))](
         x, into, passing, into_bias, passing_bias, rates, state, sequences.slots, sequences.starts,
         positions, out, width, x.stride(0), into.stride(0), passing.stride(0), BLOCK=_COLUMNS,
