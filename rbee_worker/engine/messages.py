@@ -11,6 +11,7 @@ from typing import Literal
 from msgspec import Struct, structs
 
 from rbee_worker.config import Settings
+from rbee_worker.constraints.words import Words
 from rbee_worker.types import (
     EosToken,
     ModelInfo,
@@ -40,6 +41,7 @@ class Submit(Struct, frozen=True, kw_only=True, tag="submit"):
     eos: tuple[EosToken, ...] = ()  # ids that end this model's answers; ignored with ignore_eos
     exempt_ids: tuple[int, ...] = ()  # never touched by the repetition penalty
     prompt_logprobs: bool = False
+    grammar: str = ""  # what the answer's text must be (constraints/grammar.py); `Words` come first
 
 
 class Cancel(Struct, frozen=True, kw_only=True, tag="cancel"):
@@ -53,7 +55,7 @@ class Shutdown(Struct, frozen=True, kw_only=True, tag="shutdown"):
     """Leave the loop and the process."""
 
 
-Command = Configure | Submit | Cancel | Shutdown
+Command = Configure | Words | Submit | Cancel | Shutdown
 
 # ---- engine -> client
 

@@ -76,13 +76,16 @@ class CudaOps(GraphOps):
             dense, scales = quantized(dense)
         matrix = DeviceMatrix(rows, cols, dense, tuple(joined(planes)), _whole(kept), scales)
         formats = "+".join(dict.fromkeys(p.format for p in parts))
-        how = {"resident": self._resident, "f8": self._f8}
-        held = [held_form(p.format, *p.shape, self.dtype, **how) for p in parts]
+        held = [self._form(part) for part in parts]
         if not packed and dense is not None:
             held = [("f8" if self._f8 else self.dtype, dense.nbytes)]
         return Weight(
             matrix, rows, cols, formats, "+".join(dict(held)), sum(size for _, size in held)
         )
+
+    def _form(self, part: Packed) -> tuple[str, int]:
+        rows, cols = part.shape
+        return held_form(part.format, rows, cols, self.dtype, resident=self._resident, f8=self._f8)
 
     def stack(self, members: Sequence[Sequence[Packed]]) -> Weight:
         first = members[0]

@@ -6,7 +6,9 @@ from torch import Tensor
 
 from rbee_worker.ops import Activation
 from rbee_worker.ops.batch import Batch, FixedState
-from rbee_worker.ops.cuda.kernels.recurrence import conv, delta, linear_scan, rg_lru, state_space
+from rbee_worker.ops.cuda.kernels.recurrence import conv, linear_scan, state_space
+from rbee_worker.ops.cuda.kernels.recurrence.delta import gated_delta
+from rbee_worker.ops.cuda.kernels.recurrence.rg_lru import rg_lru
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
 from rbee_worker.ops.cuda.rows import longest_rows
 from rbee_worker.ops.reference.ops import ReferenceOps
@@ -89,9 +91,9 @@ class RecurrenceOps(ReferenceOps):
         name: str,
         batch: Batch,
     ) -> Tensor:
-        kept = _kept(where, name, batch)
-        given = (x, into, passing, into_bias, passing_bias, rates)
-        return rg_lru.rg_lru(*given, *kept, batch.positions, pdl=self.pdl)
+        state, sequences = _kept(where, name, batch)
+        gates = (x, into, passing, into_bias, passing_bias, rates)
+        return rg_lru(*gates, batch.positions, state, sequences, pdl=self.pdl)
 
     def gated_delta(
         self,
@@ -108,9 +110,10 @@ class RecurrenceOps(ReferenceOps):
         *,
         groups: int,
     ) -> Tensor:
-        kept = _kept(where, name, batch)
-        given = (q, k, v, dt, beta, bias, rates)
-        return delta.gated_delta(*given, *kept, groups=groups, pdl=self.pdl)
+        state, sequences = _kept(where, name, batch)
+        return gated_delta(
+            q, k, v, dt, beta, bias, rates, state, sequences, groups=groups, pdl=self.pdl
+        )
 
 
 def _kept(where: StateRef, name: str, batch: Batch) -> tuple[Tensor, Sequences]:

@@ -148,7 +148,10 @@ class _Ring:
             self._buffers = [
                 torch.empty(room, dtype=torch.uint8, pin_memory=True) for _ in range(_RING)
             ]
-            self._events = [torch.cuda.Event() for _ in range(_RING)]
+            self._events = [
+                torch.cuda.Event()  # type: ignore[no-untyped-call]
+                for _ in range(_RING)
+            ]
         slot = self._next = (self._next + 1) % _RING
         self._events[slot].synchronize()
         held = self._buffers[slot][:size]

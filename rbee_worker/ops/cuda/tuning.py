@@ -31,20 +31,22 @@ def graph_seconds(run: Callable[[], object], repeats: int = 9) -> float:
         run()
     found = []
     for _ in range(repeats + 2):
-        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        first = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        last = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         first.record()
         graph.replay()
         last.record()
         last.synchronize()
         found.append(first.elapsed_time(last) * 1e-3)
-    return sorted(found[2:])[repeats // 2]
+    middle: float = sorted(found[2:])[repeats // 2]
+    return middle
 
 
 def cold_weights(rows: int, cols: int, dtype: torch.dtype) -> list[Tensor]:
     """Random matrices, enough of them that none is in the cache when its turn comes."""
     count = max(2, int(_COLD / (rows * cols * dtype.itemsize)) + 1)
-    make = lambda: torch.empty(rows, cols, device="cuda", dtype=dtype)  # noqa: E731
-    return [make().normal_(0, cols**-0.5) for _ in range(count)]
+    made = [torch.empty(rows, cols, device="cuda", dtype=dtype) for _ in range(count)]
+    return [one.normal_(0, cols**-0.5) for one in made]
 
 
 def gemv_shapes(cols: int, gated: bool) -> Iterator[GemvShape]:

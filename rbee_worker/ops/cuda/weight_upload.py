@@ -47,7 +47,10 @@ class WeightUpload:
             self._pinned = [
                 torch.empty(self.PIECE, dtype=torch.uint8, pin_memory=True) for _ in range(3)
             ]
-            self._events = [torch.cuda.Event() for _ in self._pinned]
+            self._events = [
+                torch.cuda.Event()  # type: ignore[no-untyped-call]
+                for _ in self._pinned
+            ]
         slot = self._next = (self._next + 1) % len(self._pinned)
         self._events[slot].synchronize()
         held = self._pinned[slot][: rows.nbytes].view(rows.shape)

@@ -69,7 +69,8 @@ class GraphOps(Ops):
 
     def concat(self, parts: Sequence[Array], *, heads: int = 1) -> Array:
         width = sum(part.width for part in parts)
-        return self._one("concat", (tuple(parts),), width, parts[0].form, heads=heads)
+        form: Form = parts[0].form
+        return self._one("concat", (tuple(parts),), width, form, heads=heads)
 
     # ---- norms
 
@@ -93,7 +94,7 @@ class GraphOps(Ops):
 
     def add(self, x: Array, y: Array, *, wide: bool = False) -> Array:
         _has(y, x.width)
-        form = "f32" if wide or "f32" in (x.form, y.form) else "compute"
+        form: Form = "f32" if wide or "f32" in (x.form, y.form) else "compute"
         return self._one("add", (x, y), x.width, form, wide=wide)
 
     def multiply(self, x: Array, y: Array) -> Array:
@@ -148,7 +149,7 @@ class GraphOps(Ops):
         _has(x, up.cols)
         assert up.rows in (down.cols, 2 * down.cols)
         args = (x, ids, weights, up, down, kind)
-        options = {"up_bias": up_bias, "down_bias": down_bias, "limit": limit}
+        options: dict[str, Any] = {"up_bias": up_bias, "down_bias": down_bias, "limit": limit}
         return self._one("experts", args, down.rows, **options)
 
     # ---- positions and attention

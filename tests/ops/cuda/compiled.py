@@ -120,7 +120,7 @@ def of_recurrences() -> Iterator[tuple[str, partial[Any]]]:
         row = f32(5120)
         yield (
             f"rg_lru, {longest}",
-            partial(rg_lru, wide, wide, wide, row, row, row, f32(9, 5120), given, long, pdl=True),
+            partial(rg_lru, wide, wide, wide, row, row, row, long, f32(9, 5120), given, pdl=True),
         )
         step = bf16(64, 80)
         yield (

@@ -47,18 +47,17 @@ class Ours:
     def selective_scan(self, x, dt, b, c, gate, rates, skip, where, name, batch):
         return self._run(selective_scan, (x, dt, b, c, gate, rates, skip), where, name, batch)
 
+    def ssd(self, x, dt, b, c, gate, bias, rates, skip, where, name, batch, *, groups):
+        given = (x, dt, b, c, gate, bias, rates, skip)
+        return self._run(ssd, given, where, name, batch, groups=groups)
+
     def rg_lru(self, x, into, passing, into_bias, passing_bias, rates, where, name, batch):
-        given = (x, into, passing, into_bias, passing_bias, rates)
-        positions = batch.positions.to(self.device)
-        return self._run(rg_lru, given, where, name, batch, positions=positions)
+        given = (x, into, passing, into_bias, passing_bias, rates, batch.positions)
+        return self._run(rg_lru, given, where, name, batch)
 
     def gated_delta(self, q, k, v, dt, beta, bias, rates, where, name, batch, *, groups):
         given = (q, k, v, dt, beta, bias, rates)
         return self._run(gated_delta, given, where, name, batch, groups=groups)
-
-    def ssd(self, x, dt, b, c, gate, bias, rates, skip, where, name, batch, *, groups):
-        given = (x, dt, b, c, gate, bias, rates, skip)
-        return self._run(ssd, given, where, name, batch, groups=groups)
 
 
 @pytest.mark.parametrize("seed", [1, 2])

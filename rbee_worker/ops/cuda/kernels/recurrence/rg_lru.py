@@ -68,9 +68,9 @@ def rg_lru(
     into_bias: Tensor,
     passing_bias: Tensor,
     rates: Tensor,
+    positions: Tensor,
     state: Tensor,
     sequences: Sequences,
-    positions: Tensor,
     *,
     pdl: bool = False,
 ) -> Tensor:
