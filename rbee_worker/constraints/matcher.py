@@ -22,16 +22,35 @@ if TYPE_CHECKING:
 Masks = NDArray[np.uint32]  # [rows, words]
 
 
+class Opening:
+    """A vocabulary's tokens where an answer begins: some spell there what others spell later."""
+
+    def __init__(self, words: Words) -> None:
+        self.size = len(words.tokens)
+        self.spelled = words.opening
+        self._ids = np.array(list(words.opening), np.int64)
+        self._others = np.array(list(words.opening.values()), np.int64)
+
+    def apply(self, row: NDArray[np.uint32]) -> None:
+        """Turn what may come later into what may come first."""
+        if not self.spelled:
+            return
+        bits = np.unpackbits(row.view(np.uint8), bitorder="little")
+        others = self._others
+        bits[self._ids] = np.where(others >= 0, bits[np.maximum(others, 0)], others == NOTHING)
+        row[:] = np.packbits(bits, bitorder="little").view(np.uint32)
+
+
 class Matcher:
     """One answer.
 
     inner: at the answer's start. ends: ids that may end the answer where the grammar lets it end.
     """
 
-    def __init__(self, inner: LLMatcher, words: Words, ends: Sequence[int]) -> None:
+    def __init__(self, inner: LLMatcher, opening: Opening, ends: Sequence[int]) -> None:
         self._inner = inner
-        self._opening = words.opening
-        self._end = len(words.tokens)  # the token that stands for the end
+        self._opening = opening
+        self._end = opening.size  # the token that stands for the end
         self._ends = [i for i in ends if i < self._end]
         self._width = self._end // 32 + 1
         self._followed = 0
@@ -59,7 +78,7 @@ class Matcher:
         """How many of the tokens that may come next the grammar allows."""
         if not draft or self._inner.is_stopped():
             return 0
-        if self._followed == 0 and self._opening.get(draft[0]) == NOWHERE:
+        if self._followed == 0 and self._opening.spelled.get(draft[0]) == NOWHERE:
             return 0
         spelled = self._spelled(draft)
         silent = len(draft) - len(spelled)
@@ -106,22 +125,11 @@ class Matcher:
             row[:] = 0
             return
         may_end = row[self._end >> 5] >> (self._end & 31) & 1
-        if opens and self._opening:
-            self._open(row)
+        if opens:
+            self._opening.apply(row)
         if may_end:
             for i in self._ends:
                 row[i >> 5] |= np.uint32(1 << (i & 31))
-
-    def _open(self, row: NDArray[np.uint32]) -> None:
-        """Where an answer begins, some tokens spell what others spell later."""
-        before = row.copy()
-        for i, spelled in self._opening.items():
-            word, bit = i >> 5, np.uint32(1 << (i & 31))
-            said = spelled >= 0 and before[spelled >> 5] >> (spelled & 31) & 1
-            if said or spelled == NOTHING:
-                row[word] |= bit
-            else:
-                row[word] &= ~bit
 
     def _take(self, tokens: Sequence[int]) -> None:
         self._inner.consume_tokens(self._spelled(tokens))
@@ -130,5 +138,5 @@ class Matcher:
         """The tokens that spell what these do, if `taken` others were taken since `follow`."""
         if self._followed + taken or not tokens:
             return list(tokens)
-        first = self._opening.get(tokens[0], tokens[0])
+        first = self._opening.spelled.get(tokens[0], tokens[0])
         return [*([] if first == NOTHING else [first]), *tokens[1:]]

@@ -11,10 +11,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from rbee_worker.constraints.compiled import GrammarFault, compiled, vocabulary
-from rbee_worker.constraints.matcher import Matcher
+from rbee_worker.constraints.matcher import Matcher, Opening
 from rbee_worker.constraints.words import Words
 from rbee_worker.engine.sequence import Sequence
-from rbee_worker.errors import InferenceFailed
+from rbee_worker.errors import InferenceFailed, WorkerError, as_worker_error
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -29,6 +29,7 @@ class Grammars:
     def __init__(self) -> None:
         self._words: Words | None = None
         self._tokens: LLTokenizer | None = None
+        self._opening: Opening | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._kept: OrderedDict[str, LLMatcher] = OrderedDict()
         self._waiting: dict[Sequence, Future[LLMatcher]] = {}
@@ -55,14 +56,14 @@ class Grammars:
         future = self._waiting.pop(seq, None)
         return future is not None and (future.cancel() or True)
 
-    def ready(self, *, patient: bool) -> list[tuple[Sequence, InferenceFailed | None]]:
+    def ready(self, *, patient: bool) -> list[tuple[Sequence, WorkerError | None]]:
         """The sequences whose grammars are compiled, each with its matcher or with an error.
 
         patient: there is nothing else to do, so wait a moment for one.
         """
         if patient and self._waiting:
             wait([next(iter(self._waiting.values()))], _PATIENCE_S)
-        found: list[tuple[Sequence, InferenceFailed | None]] = []
+        found: list[tuple[Sequence, WorkerError | None]] = []
         for seq, future in [*self._waiting.items()]:
             if not future.done():
                 break  # the first that came goes first
@@ -70,16 +71,19 @@ class Grammars:
             found.append((seq, self._given(seq, future)))
         return found
 
-    def _given(self, seq: Sequence, future: Future[LLMatcher]) -> InferenceFailed | None:
+    def _given(self, seq: Sequence, future: Future[LLMatcher]) -> WorkerError | None:
         """Give a sequence its matcher; returns why there is none."""
         assert self._words is not None
         try:
             inner = future.result().deep_copy()
         except GrammarFault as fault:
             return InferenceFailed(f"the constraint cannot be held: {fault}")
+        except Exception as error:  # it must not end the engine
+            return as_worker_error(error)
         special = set(self._words.special)
         ends = [*seq.rules.eos, *(seq.rules.stop_ids & special)]
-        seq.matcher = Matcher(inner, self._words, ends)
+        assert self._opening is not None
+        seq.matcher = Matcher(inner, self._opening, ends)
         return None
 
     def _compiled(self, grammar: str) -> LLMatcher:
@@ -87,7 +91,7 @@ class Grammars:
         if grammar not in self._kept:
             assert self._words is not None, "the vocabulary comes first"
             if self._tokens is None:
-                self._tokens = vocabulary(self._words)
+                self._tokens, self._opening = vocabulary(self._words), Opening(self._words)
             self._kept[grammar] = compiled(self._tokens, grammar)
             if len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)

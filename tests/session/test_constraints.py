@@ -8,7 +8,7 @@ import pytest
 
 from rbee_worker.constraints.compiled import compiled, vocabulary
 from rbee_worker.constraints.grammar import grammar_of
-from rbee_worker.constraints.matcher import Matcher
+from rbee_worker.constraints.matcher import Matcher, Opening
 from rbee_worker.constraints.words import NOTHING
 from rbee_worker.session.constraints import Constraints, words_of
 from rbee_worker.tokenizer.core import Tokenizer
@@ -56,7 +56,7 @@ def test_the_constraint_is_on_the_text_that_the_caller_sees(
     found = 0
     while todo and found < 200:
         ids = todo.pop()
-        matcher = Matcher(compiled(known, grammar), words, [2])
+        matcher = Matcher(compiled(known, grammar), Opening(words), [2])
         matcher.follow(ids, 0)
         assert not matcher.error
         if matcher.complete:
@@ -76,7 +76,7 @@ def test_a_token_that_ends_answers_is_no_text(tokenizer: Tokenizer) -> None:
     name = tokenizer.token_text(2)
     words = words_of(tokenizer, tokenizer.vocab_size, ends={2})
     grammar = checked.grammar("x", Constraint(kind="regex", text=".*"), tokenizer.vocab_size)
-    matcher = Matcher(compiled(vocabulary(words), grammar), words, [])
+    matcher = Matcher(compiled(vocabulary(words), grammar), Opening(words), [])
     row = matcher.masks(())[0]
     assert name
     assert not row[0] >> 2 & 1
