@@ -30,6 +30,7 @@ from rbee_worker.errors import CheckpointError, UnsupportedModel
 MAX_COUNT = 1 << 31
 NO_ID = 0xFFFF_FFFF  # -1 in an unsigned key: there is no such token
 _GATING = {1: "softmax", 2: "sigmoid"}  # llama.cpp's numbers
+_LISTED = ("each", "hybrid")  # kinds of keys that may have a list with one value per layer
 _CONVERT = "convert the model again with a current GGUF converter"
 
 
@@ -43,7 +44,9 @@ def architecture_of(file: GgufFile) -> Architecture:
     if found not in GGUF_ARCHITECTURES:
         nearest = _with_most_tensors(file)
         raise unsupported(found, GGUF_ARCHITECTURES, str(file.path), nearest=nearest)
-    return GGUF_ARCHITECTURES[found]
+    row = GGUF_ARCHITECTURES[found]
+    others = (other for key, other in row.instead if not file.metadata.get(f"{found}.{key}"))
+    return next(others, row)
 
 
 def _with_most_tensors(file: GgufFile) -> str:
@@ -81,8 +84,9 @@ def read_config(file: GgufFile, arch: Architecture) -> tuple[str, dict[str, Any]
         if config.get(key) == value:
             model_type = variant
     config["model_type"] = model_type
+    there = {*file.tensors, *(_split(name)[0] for name in file.tensors)}
     for key, names in arch.present.items():
-        _put(config, key, any(name in file.tensors for name in names))
+        _put(config, key, any(name in there for name in names))
     config |= {key: name not in file.tensors for key, name in arch.absent.items()}
     for key, (first, second) in arch.alone.items():
         layers = [n.removesuffix(first) for n in file.tensors if n.endswith(f".{first}")]
@@ -135,7 +139,11 @@ def _checked(file: GgufFile, name: str, kind: str) -> Any:
         return value  # every nth layer has no window; `by_layers` makes the list
     if kind == "gating" and type(value) is int and value in _GATING:
         return _GATING[value]
-    if kind == "each" and isinstance(value, list) and any(v != value[0] for v in value):
+    if kind == "recurrent" and isinstance(value, list) and all(v in (False, True) for v in value):
+        return ["linear_attention" if v else "full_attention" for v in value]
+    if kind == "rotary" and isinstance(value, bool):
+        return "rope" if value else "nope"
+    if kind in _LISTED and isinstance(value, list) and any(v != value[0] for v in value):
         if all(type(v) is int and 0 <= v < MAX_COUNT for v in value):
             return value
         kind = "wrong"  # refused below
@@ -151,7 +159,7 @@ def _checked(file: GgufFile, name: str, kind: str) -> Any:
         return value // 2
     good = {
         "count": type(value) is int and 0 <= value < MAX_COUNT,
-        "each": type(value) is int and 0 <= value < MAX_COUNT,
+        **dict.fromkeys(_LISTED, type(value) is int and 0 <= value < MAX_COUNT),
         "id": type(value) is int and -1 <= value < MAX_COUNT,
         "number": type(value) in (int, float) and math.isfinite(value),
         "text": isinstance(value, str),

@@ -20,9 +20,6 @@ _PICTURES = "a model of images and text"
 PLANNED: Mapping[str, str] = MappingProxyType(
     {
         **dict.fromkeys(("rwkv", "rwkv5", "rwkv6", "rwkv7"), _RECURRENT),
-        **dict.fromkeys(("recurrent_gemma", "granitemoehybrid", "granitehybrid"), _HYBRID),
-        **dict.fromkeys(("lfm2", "falcon_h1", "falcon-h1", "nemotron_h"), _HYBRID),
-        **dict.fromkeys(("jamba", "bamba", "qwen3_next", "qwen3next"), _HYBRID),
         **dict.fromkeys(("bert", "modernbert", "modern-bert", "xlm-roberta"), _ENCODER),
         **dict.fromkeys(("t5", "t5encoder"), _PAIR),
         **dict.fromkeys(("moondream1", "qwen2_5_vl", "smolvlm"), _PICTURES),

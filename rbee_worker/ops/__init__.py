@@ -16,8 +16,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rbee_worker.errors import UnsupportedModel
+from rbee_worker.ops.gated_delta import GatedDelta
 from rbee_worker.ops.operands import Activation, RopeSpec, Routing, Weight
 from rbee_worker.ops.recurrences import Recurrences
+from rbee_worker.ops.rg_lru import RgLru
 
 if TYPE_CHECKING:
     from rbee_worker.checkpoint.formats import Packed
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Activation", "Ops", "RopeSpec", "Routing", "Weight"]
 
 
-class Ops(Recurrences, ABC):
+class Ops(Recurrences, RgLru, GatedDelta, ABC):
     """A backend's operations. `device` and `dtype` (of computing) never change."""
 
     name: str

@@ -17,6 +17,9 @@ CONVERT = Path(__file__).with_name("convert.py")
 # Published checkpoints name their architecture otherwise than transformers' class is called today.
 PUBLISHED = {"MptForCausalLM": "MPTForCausalLM", "PhimoeForCausalLM": "PhiMoEForCausalLM"}
 KEYS = {"deepseek_v3": {"scoring_func": "sigmoid", "topk_method": "noaux_tc"}}
+# Hybrids whose published files have other words for the kinds of layers.
+HYBRIDS = ("granitemoehybrid",)
+WORDS = {"linear_attention": "mamba", "full_attention": "attention"}
 SPECIAL = ("<unk>", "<s>", "</s>")
 MERGES = ("t h", "th e")
 
@@ -33,8 +36,27 @@ def as_published(arch: Arch, folder: Path) -> str:
     if config["model_type"] == "falcon" and not config["new_decoder_architecture"]:
         # transformers 5 tells the converter that there are as many as heads of queries.
         config["num_kv_heads"] = 1 if config["multi_query"] else config["num_attention_heads"]
+    if config["model_type"] == "bamba":
+        config["attn_rotary_emb"] = config["hidden_size"] // config["num_attention_heads"] // 2
+    if config["model_type"] == "nemotron_h":
+        _as_letters(config)
+    if config["model_type"] in HYBRIDS:
+        config["layer_types"] = [WORDS.get(kind, kind) for kind in config["layer_types"]]
     path.write_text(json.dumps(config))
     return names[0] if names else ""
+
+
+def _as_letters(config: dict[str, Any]) -> None:
+    """The kinds of Nemotron-H's layers as published files have them; without experts, these have no
+    keys of any."""
+    kinds = config.pop("layers_block_type")
+    letters = {"linear_attention": "M", "full_attention": "*", "mlp": "-", "moe": "E"}
+    config["hybrid_override_pattern"] = "".join(letters[kind] for kind in kinds)
+    config["num_hidden_layers"] = len(kinds)
+    if "moe" not in kinds:
+        for key in [k for k in config if "expert" in k or k.startswith(("moe_", "topk_", "n_gr"))]:
+            if key != "n_groups":
+                del config[key]
 
 
 def _transformers_class(arch: Arch) -> str:

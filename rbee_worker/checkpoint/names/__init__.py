@@ -15,9 +15,14 @@ from rbee_worker.checkpoint.names import (
     gemma4,
     gpt,
     gptoss,
+    hybrid,
+    jamba,
+    lfm2,
     llama,
     llama4,
     mixtures,
+    nemotron_h,
+    qwen3_next,
     recurrent,
 )
 from rbee_worker.checkpoint.names.dialects import DIALECTS, Dialect
@@ -53,4 +58,9 @@ GGUF_ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     | llama4.ARCHITECTURES
     | mixtures.ARCHITECTURES
     | recurrent.ARCHITECTURES
+    | hybrid.ARCHITECTURES
+    | nemotron_h.ARCHITECTURES
+    | lfm2.ARCHITECTURES
+    | jamba.ARCHITECTURES
+    | qwen3_next.ARCHITECTURES
 )

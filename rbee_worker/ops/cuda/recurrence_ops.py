@@ -62,7 +62,7 @@ class RecurrenceOps(ReferenceOps):
         dt: Tensor,
         b: Tensor,
         c: Tensor,
-        gate: Tensor,
+        gate: Tensor | None,
         bias: Tensor,
         rates: Tensor,
         skip: Tensor,

@@ -21,7 +21,9 @@ from rbee_worker.ops.batch import Batch, PagedState
 from rbee_worker.ops.reference.attention import Keys, Mask, attend
 from rbee_worker.ops.reference.dequant import dequantize
 from rbee_worker.ops.reference.experts import activate, add_bias, experts, gate, product, route
+from rbee_worker.ops.reference.gated_delta import GatedDeltaOps
 from rbee_worker.ops.reference.recurrence import RecurrenceOps
+from rbee_worker.ops.reference.rg_lru import RgLruOps
 from rbee_worker.ops.reference.sampling.torch_sampling import TorchSampling
 from rbee_worker.state.specs import StateRef
 
@@ -32,7 +34,7 @@ DTYPES: dict[str, torch.dtype] = {
 }
 
 
-class ReferenceOps(RecurrenceOps):
+class ReferenceOps(RecurrenceOps, RgLruOps, GatedDeltaOps):
     """See `Ops` for the meaning of each operation."""
 
     name = "reference"

@@ -19,7 +19,8 @@ from rbee_worker.ops.batch import Array, Batch
 from rbee_worker.ops.cpu.backend.attention import AttentionOps
 from rbee_worker.ops.cpu.backend.columns import ColumnOps
 from rbee_worker.ops.cpu.backend.experts import ExpertOps
-from rbee_worker.ops.cpu.backend.recurrence import RecurrenceOps
+from rbee_worker.ops.cpu.backend.gated_delta import GatedDeltaOps
+from rbee_worker.ops.cpu.backend.rg_lru import RgLruOps
 from rbee_worker.ops.cpu.backend.sampling import CpuSampling
 from rbee_worker.ops.cpu.runtime.arena import Arena
 from rbee_worker.ops.cpu.runtime.matrix import Holder, Matrix
@@ -39,7 +40,7 @@ from rbee_worker.ops.cpu.shared.held import Held
 from rbee_worker.ops.cpu.shared.pieces import FEW, MANY, ticket
 
 
-class CpuOps(AttentionOps, ExpertOps, ColumnOps, RecurrenceOps):
+class CpuOps(AttentionOps, ExpertOps, ColumnOps, RgLruOps, GatedDeltaOps):
     """See `Ops`. exact: float32 activations in products with packed weights, not int8."""
 
     name = "cpu"

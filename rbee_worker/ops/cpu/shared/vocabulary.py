@@ -8,6 +8,7 @@ NATIVE = frozenset(
         *("add", "multiply", "scale", "clip", "act", "gated", "softcap"),
         *("route", "experts"),
         *("scale_by_position", "rope", "attend"),
-        *("linear_scan", "causal_conv", "selective_scan", "ssd"),
+        *("linear_scan", "causal_conv", "selective_scan", "ssd", "rg_lru"),
+        "gated_delta",
     )
 )
