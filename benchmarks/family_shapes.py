@@ -49,7 +49,7 @@ _LATENT = {
     "num_experts_per_tok": 4,
     "moe_intermediate_size": 384,
 }
-_RECURRENT = {
+_RECURRENT: dict[str, Any] = {
     "intermediate_size": 2048,
     "num_attention_heads": None,
     "num_key_value_heads": None,
@@ -225,6 +225,9 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     },
     "falcon_h1": {**_HEADED, "head_dim": 64, "mamba_d_ssm": 1536, "mamba_n_heads": 24},
     "bamba": {**_HEADED, "attn_layer_indices": _fourths},
+    "rwkv5": {**_RECURRENT, "intermediate_size": None},
+    "rwkv6": {**_RECURRENT, "intermediate_size": None},
+    "rwkv7": {**_RECURRENT, "intermediate_size": None},
 }
 _OWN_WORDS = {"mpt": "n_layers", "gpt_bigcode": "n_layer"}  # families with keys of their own
 

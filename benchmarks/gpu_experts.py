@@ -150,10 +150,10 @@ def shapes(layer: Layer, n: int, read: float) -> None:
     steps = layer.steps(n)
     if reads_by_row(n, TOP, COUNT):
         default = few._shape
-        first, second = default(DIM, 2, 2), default(WIDTH, 1, 2)
+        first, second = default(DIM, 2, 2, TOP * WIDTH), default(WIDTH, 1, 2, DIM)
         pairs = [(s, second) for s in FEW_UP] + [(first, s) for s in FEW_DOWN]
         choose: Callable[[Any], Any] = lambda pair: setattr(  # noqa: E731
-            few, "_shape", lambda _, matrices, __: pair[matrices == 1]
+            few, "_shape", lambda _, matrices, *__: pair[matrices == 1]
         )
         restore = partial(setattr, few, "_shape", default)
     else:

@@ -32,11 +32,13 @@ from rbee_worker.engine.messages import Cancel, Finished, Output, Tokens
 from rbee_worker.engine.prompt_logits import prompt_logits
 from rbee_worker.errors import InferenceFailed, NotReady, OutOfMemory, UsageError
 from rbee_worker.loading.load import load_engine
+from rbee_worker.params import split_options
 from rbee_worker.session.live_request import LiveRequest
 from rbee_worker.session.prepare import prepare, rules_of
 from rbee_worker.session.text import TextSide, open_text
 from rbee_worker.tokenizer.core import Tokenizer
 from rbee_worker.types import (
+    CallPiece,
     End,
     Error,
     Event,
@@ -47,6 +49,7 @@ from rbee_worker.types import (
     Token,
     TokenLogprob,
     Usage,
+    joined_calls,
 )
 
 Message = Mapping[str, Any]  # {"role": "user", "content": "..."}
@@ -57,7 +60,8 @@ class Answer:
     """A finished answer; `str(answer)` is its text.
 
     token_ids: all ids drawn. stop: why it ended. usage: tokens and times. logprobs: one per token,
-    if `logprobs` was requested. warnings: problems that the model's files lead to.
+    if `logprobs` was requested. warnings: problems that the model's files lead to. reasoning,
+    tool_calls: of a conversation's answer, apart from its text.
     """
 
     text: str
@@ -67,6 +71,8 @@ class Answer:
     seed: int
     logprobs: tuple[TokenLogprob, ...] | None = None
     warnings: tuple[str, ...] = ()
+    reasoning: str = ""
+    tool_calls: tuple[CallPiece, ...] = ()
 
     def __str__(self) -> str:
         return self.text
@@ -119,7 +125,8 @@ class Model:
 
     def chat(self, messages: str | Sequence[Message], **params: Any) -> Answer:
         """The next message of a conversation, by the model's own chat template; a string is taken
-        as one user message. Raises as `generate`."""
+        as one user message. params may also be tools, tool_choice, parallel_tool_calls,
+        reasoning_effort and enable_thinking (docs/tools.md). Raises as `generate`."""
         return _gathered(self.events(_chat(messages, params)))
 
     def chat_stream(self, messages: str | Sequence[Message], **params: Any) -> Iterator[str]:
@@ -208,8 +215,15 @@ class Model:
             if live is None:
                 continue
             if isinstance(m, Tokens):
-                if live.tokens(m):
+                after = live.tokens(m)
+                if after == "stop":
                     engine.cancel(Cancel(seq=live.seq, rule="STOP_SEQUENCE"))
+                elif after == "start over":
+                    engine.cancel(Cancel(seq=live.seq))
+                    del self._live[live.seq]
+                    submit = live.renamed(str(next(self._numbers)))
+                    self._live[live.seq] = live
+                    engine.submit(submit)
             elif isinstance(m, Finished):
                 live.finished(m)
             else:
@@ -224,7 +238,8 @@ def _request(prompt: str | Sequence[int], params: Mapping[str, Any]) -> Request:
 
 def _chat(messages: str | Sequence[Message], params: Mapping[str, Any]) -> Request:
     said = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-    return Request(id="", messages=tuple(dict(m) for m in said), params=dict(params))
+    chat, rest = split_options(params)
+    return Request(id="", messages=tuple(dict(m) for m in said), params=rest, chat=chat)
 
 
 def _settings(options: Mapping[str, Any]) -> Settings:
@@ -244,6 +259,8 @@ def _gathered(events: Iterator[Event]) -> Answer:
     texts: list[str] = []
     ids: list[int] = []
     logprobs: list[TokenLogprob] = []
+    reasoning: list[str] = []
+    calls: list[CallPiece] = []
     started: Started | None = None
     for event in events:
         _raise(event)
@@ -252,6 +269,8 @@ def _gathered(events: Iterator[Event]) -> Answer:
         elif isinstance(event, Token | End):
             texts.append(event.t if isinstance(event, Token) else event.text)
             ids += event.ids
+            reasoning.append(event.reasoning)
+            calls += event.calls
             logprobs += event.logprobs or ()
         if isinstance(event, End):
             assert started is not None
@@ -264,6 +283,8 @@ def _gathered(events: Iterator[Event]) -> Answer:
                 started.seed,
                 tuple(logprobs) if wanted else None,
                 started.warnings,
+                "".join(reasoning),
+                joined_calls(calls),
             )
     raise InferenceFailed("the engine did not end this request.")
 

@@ -54,6 +54,8 @@ IDLE: Mapping[tuple[str, str], str] = {
     ("nemotron_h", "rope_scaling"): _TURNS,
     ("nemotron_h", "rope_theta"): _TURNS,
     ("recurrent_gemma", "hidden_act"): "hidden_activation counts",
+    ("rwkv5", "hidden_act"): "no file says it: the architecture has its own",
+    ("rwkv6", "hidden_act"): "no file says it: the architecture has its own",
     ("smollm3", "max_window_layers"): _OWN,
     ("starcoder2", "activation_function"): _OWN,
 }

@@ -135,6 +135,20 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("recurrent_gemma", "hidden_act"): "no file says it: the family's key is hidden_activation",
     ("recurrent_gemma", "lru_width"): "the class writes what its absence means",
     ("recurrent_gemma", "max_position_embeddings"): "no file says it: there is no limit",
+    **{
+        (kind, field): why
+        for kind in ("rwkv5", "rwkv6")
+        for field, why in {
+            "final_norm_epsilon": "of GGUF files",
+            "halved_every": "of GGUF files",
+            "hidden_act": "no file says it",
+            "max_position_embeddings": "no file says it: there is no limit",
+        }.items()
+    },
+    ("rwkv6", "time_decay_extra_dim"): "of GGUF files",
+    ("rwkv6", "time_mix_extra_dim"): "of GGUF files",
+    ("rwkv7", "head_norm_eps"): "of GGUF files",
+    ("rwkv7", "max_position_embeddings"): "the class has a limit that its model does not use",
     ("smollm3", "max_window_layers"): "published files have it; nothing reads it",
     ("starcoder2", "activation_function"): "of the model's own code",
     ("starcoder2", "mlp_type"): "of the model's own code",

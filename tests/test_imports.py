@@ -16,13 +16,14 @@ PACKAGE = Path(__file__).parents[1] / "rbee_worker"
 BASE = {"types", "errors", "config", "params", "machine", "extras"}
 MAY = {
     "types": set(),
+    "answer": {"types", "answer"},
     "errors": set(),
     "extras": {"errors", "machine"},
     "config": {"errors"},
-    "params": BASE,
+    "params": BASE | {"answer"},
     "observe": BASE | {"observe"},
     "wire": {"types"},
-    "client": {"errors", "wire", "client"},
+    "client": {"types", "errors", "wire", "client"},
     "server": BASE | {"observe", "wire", "engine", "session", "server"},
     "checkpoint": BASE | {"checkpoint"},
     "tokenizer": BASE | {"checkpoint", "tokenizer"},
@@ -36,7 +37,7 @@ MAY = {
     "loading": BASE | {"checkpoint", "state", "ops", "models", "engine", "loading"},
     "process": BASE | {"constraints", "observe", "ops", "engine", "loading", "process"},
     "session": BASE
-    | {"checkpoint", "tokenizer", "observe", "models", "engine", "process", "session"}
+    | {"answer", "checkpoint", "tokenizer", "observe", "models", "engine", "process", "session"}
     | {"constraints"},
     "library": BASE | {"checkpoint", "tokenizer", "engine", "loading", "session"},
     "verify": BASE | {"checkpoint", "state", "ops", "models", "loading", "verify"},
@@ -71,6 +72,7 @@ TORCH_FREE = [
     "extras",
     "config",
     "params",
+    "answer",
     "observe.narration",
     "observe.log",
     "checkpoint",

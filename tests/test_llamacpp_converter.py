@@ -77,6 +77,10 @@ CANNOT: Mapping[str, str] = {
     "granite4-rotary": "a layer with attention beside recurrent ones has no positions",
     "mamba-biases": INNER,
     "falcon-mamba-inner": INNER,
+    "rwkv5": ABSENT,
+    "rwkv5-sizes": ABSENT,
+    "rwkv6-sizes": "heads have as many columns as the model",
+    "rwkv7-ranks": "norms have biases, the first one is there",
 }
 # Rows in the names of a model's own code, which published files of the family do not have any more.
 WITHOUT_NAME = {"phi-msft", "mixformer"}

@@ -126,6 +126,12 @@ CASES: list[tuple[str, dict[str, Any], type[ModelError], str]] = [
     ("recurrent-gemma", {"lru_width": 62}, CheckpointError, "lru_width is 62, not 4 equal parts"),
     ("recurrent-gemma", {"block_types": ["x"]}, UnsupportedModel, "layer_types has x"),
     ("recurrent-gemma", {"logits_soft_cap": 0.0}, CheckpointError, "logits_soft_cap = 0.0"),
+    ("rwkv5", {"head_size": 0}, CheckpointError, "head_size = 0"),
+    ("rwkv6", {"head_size": 24}, CheckpointError, "64 columns do not make heads of head_size 24"),
+    ("rwkv7", {"head_dim": 24}, CheckpointError, "64 columns do not make heads of 24"),
+    ("rwkv7", {"value_dim": 128}, UnsupportedModel, "value_dim is 128"),
+    ("rwkv7", {"attn": {"layers": [1]}}, UnsupportedModel, "attn gives some layers attention"),
+    ("rwkv7", {"hidden_act": "silu"}, UnsupportedModel, "hidden_act is 'silu'"),
     ("phimoe", {"num_experts_per_tok": 1}, UnsupportedModel, "1 of 4 experts"),
     ("starcoder2", {"norm_type": "rms_norm"}, UnsupportedModel, "norm_type is 'rms_norm'"),
     (

@@ -32,7 +32,7 @@ from rbee_worker.errors import BadReference, ModelError
 # fetched.
 _WANTED = re.compile(
     r"(?!consolidated)[^/]+\.safetensors|[^/]+\.json|[^/]+\.jinja|tokenizer[^/]*\.model|"
-    r"merges\.txt|vocab\.txt|[^/]+\.tiktoken"
+    r"merges\.txt|vocab\.txt|rwkv_vocab_v\d+\.txt|[^/]+\.tiktoken"
 )
 
 

@@ -202,7 +202,8 @@ def _derive_sizes(file: GgufFile, config: dict[str, Any], rows: Mapping[str, str
 def _derive_rope(file: GgufFile, config: dict[str, Any]) -> None:
     """Turn the rotary width into HF's fraction of the head, and the scaling into HF's keys."""
     rotary = config.pop("rotary_dim", None)
-    if config.get("head_dim"):  # without a rotary width, whole heads rotate
+    if config.get("head_dim") and "num_attention_heads" in config:
+        # Without a rotary width, whole heads rotate.
         config["partial_rotary_factor"] = (rotary or config["head_dim"]) / config["head_dim"]
     scaling = config.get("rope_scaling")
     if scaling is None:

@@ -9,11 +9,15 @@ from types import MappingProxyType
 from rbee_worker.checkpoint.reading import inside
 
 SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+WORLD = "rwkv_vocab_v20230424.txt"  # RWKV's
+# A directory that has a tokenizer has one of these.
+VOCABULARIES = ("tokenizer.json", WORLD, *SENTENCEPIECE, "vocab.json")
 
 # Files that a tokenizer may be read from; `Checkpoint.files` has those that exist.
 READ = (
     "tokenizer.json",
     *SENTENCEPIECE,
+    WORLD,
     "vocab.json",
     "merges.txt",
     "tokenizer_config.json",
@@ -28,6 +32,7 @@ TEMPLATES = "additional_chat_templates"  # a folder of NAME.jinja
 UNREAD: Mapping[str, str] = MappingProxyType(
     {
         "vocab.txt": "BERT's WordPiece vocabulary, which this worker does not support",
+        "rwkv_vocab_v20230424.json": "RWKV's vocabulary without the tokens that are no whole text",
         "tekken.json": "mistral-common's own format",
         "tiktoken.model": "tiktoken's own format",
         "qwen.tiktoken": "tiktoken's own format",

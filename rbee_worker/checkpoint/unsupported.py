@@ -19,7 +19,7 @@ _PICTURES = "a model of images and text"
 # `model_type` of config.json, or `general.architecture` of a GGUF file -> what it is.
 PLANNED: Mapping[str, str] = MappingProxyType(
     {
-        **dict.fromkeys(("rwkv", "rwkv5", "rwkv6", "rwkv7"), _RECURRENT),
+        "rwkv": _RECURRENT,  # RWKV 4
         **dict.fromkeys(("bert", "modernbert", "modern-bert", "xlm-roberta"), _ENCODER),
         **dict.fromkeys(("t5", "t5encoder"), _PAIR),
         **dict.fromkeys(("moondream1", "qwen2_5_vl", "smolvlm"), _PICTURES),

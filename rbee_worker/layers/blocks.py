@@ -129,3 +129,15 @@ class SinglePreNorm:
     def __call__(self, x: Array, batch: Batch) -> Array:
         """x [N, dim] -> [N, dim]"""
         return self.ops.add(x, self.mix(self.norm(x), batch), wide=self.wide)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A first block whose input is normed: block(norm x)."""
+
+    norm: Norm
+    block: Callable[[Array, Batch], Array]
+
+    def __call__(self, x: Array, batch: Batch) -> Array:
+        """x [N, dim] -> [N, dim]"""
+        return self.block(self.norm(x), batch)

@@ -116,6 +116,19 @@ SHAPES: Mapping[str, Shape] = {
         "n_groups": 1,
         "tie_word_embeddings": True,
     },
+    "rwkv6-1.6b": {
+        "model_type": "rwkv6",
+        "vocab_size": 65536,
+        "hidden_size": 2048,
+        "num_hidden_layers": 24,
+    },
+    "rwkv7-191m": {
+        "model_type": "rwkv7",
+        "vocab_size": 65536,
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "v_low_rank_dim": 32,
+    },
     "granite4-h-1b": {
         "model_type": "granitemoehybrid",
         "vocab_size": 100352,

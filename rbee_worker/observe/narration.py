@@ -53,6 +53,14 @@ def drafted(job_id: str, drafted: int, accepted: int) -> Narration:
     return Narration(actor=ENGINE, action="drafted", target=job_id, human=human, job_id=job_id)
 
 
+def reasoning_ended(job_id: str, tokens: int) -> Narration:
+    """The reasoning has used its budget: its end is written, and the answer begins."""
+    human = f"{_count(tokens, 'token')} of reasoning: that is its budget. The answer begins."
+    return Narration(
+        actor=TOKENIZER, action="reasoning_ended", target=job_id, human=human, job_id=job_id
+    )
+
+
 def rescaled(job_id: str, tokens: int, past: int) -> Narration:
     """The answer made the sequence longer than `past` tokens, from where the model uses other
     rotary frequencies: `tokens` tokens are computed again."""
@@ -114,6 +122,8 @@ def why_stopped(stop: StopRecord) -> str:
     if stop.rule == "STOP_SEQUENCE":
         if stop.sequence is not None:
             return f"stop string {stop.sequence!r}"
+        if stop.origin == "parallel_tool_calls":
+            return "one tool call"
         return f"stop token {stop.token_text or stop.token_id}"
     if stop.rule == "MAX_TOKENS":
         origin = f" ({stop.origin})" if stop.origin else ""

@@ -20,6 +20,7 @@ from rbee_worker.ops.gated_delta import GatedDelta
 from rbee_worker.ops.operands import Activation, RopeSpec, Routing, Weight
 from rbee_worker.ops.recurrences import Recurrences
 from rbee_worker.ops.rg_lru import RgLru
+from rbee_worker.ops.wkv import Wkv
 
 if TYPE_CHECKING:
     from rbee_worker.checkpoint.formats import Packed
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
     from rbee_worker.ops.sampling import Sampling
     from rbee_worker.state.specs import StateRef
 
-__all__ = ["Activation", "Ops", "RopeSpec", "Routing", "Weight"]
+__all__ = ["OPERATIONS", "Activation", "Ops", "RopeSpec", "Routing", "Weight"]
 
 
-class Ops(Recurrences, RgLru, GatedDelta, ABC):
+class Ops(Recurrences, RgLru, GatedDelta, Wkv, ABC):
     """A backend's operations. `device` and `dtype` (of computing) never change."""
 
     name: str
@@ -129,7 +130,10 @@ class Ops(Recurrences, RgLru, GatedDelta, ABC):
     def layer_norm(
         self, x: Array, weight: Array | None, bias: Array | None, eps: float, *, heads: int = 1
     ) -> Array:
-        """(x - mean) / sqrt(var + eps) * weight + bias, each of `heads` equal parts of a row."""
+        """(x - mean) / sqrt(var + eps) * weight + bias, each of `heads` equal parts of a row.
+
+        weight and bias have the width of a part, or that of the row: then each part has its own.
+        """
 
     @abstractmethod
     def add_rms_norm(
@@ -255,3 +259,7 @@ class Ops(Recurrences, RgLru, GatedDelta, ABC):
         sequence only: keys are processed in spans at absolute positions 0, 256, ..., and partial
         results are combined in span order.
         """
+
+
+# Every operation, those that a backend may lack among them.
+OPERATIONS = Ops.__abstractmethods__ | {"previous", "lerp", "wkv", "wkv_delta"}

@@ -40,6 +40,7 @@ class Parameter(Struct, frozen=True, kw_only=True):
     aliases: tuple[str, ...] = ()
     surfaces: tuple[Surface, ...] = SURFACES
     generation: bool = False  # generation_config.json may give the default
+    chat: Any = None  # the default of chats, if it is another
 
     @property
     def range(self) -> str:

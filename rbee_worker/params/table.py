@@ -36,6 +36,7 @@ _SAMPLING = (
         low=0,
         high=2,
         default=1.0,
+        chat=0.8,
         generation=True,
         meaning="logits are divided by it; 0 = the likeliest token, exactly (ties: lower id)",
     ),
@@ -46,6 +47,7 @@ _SAMPLING = (
         high=1,
         above=True,
         default=1.0,
+        chat=0.95,
         generation=True,
         meaning="keep the smallest set of likeliest tokens with this probability; 1 = off",
     ),
@@ -55,6 +57,7 @@ _SAMPLING = (
         low=0,
         high=MAX_INT,
         default=0,
+        chat=40,
         off=(-1,),
         generation=True,
         meaning="keep this many likeliest tokens; 0 = off",
@@ -65,6 +68,7 @@ _SAMPLING = (
         low=0,
         high=1,
         default=0.0,
+        chat=0.05,
         generation=True,
         meaning="keep tokens with at least min_p times the largest probability; 0 = off",
     ),
@@ -199,6 +203,15 @@ _SAMPLING = (
         meaning="draft tokens as the worker's --speculate says; false: draft none. Only the "
         "speed of the answer depends on it",
     ),
+    Parameter(
+        name="thinking_budget",
+        kind="integer",
+        low=0,
+        high=MAX_INT,
+        aliases=("max_thinking_tokens",),
+        surfaces=("job", "generate", "chat"),
+        meaning="tokens of reasoning; after so many its end is written, and the answer begins",
+    ),
 )
 
 PARAMETERS: tuple[Parameter, ...] = _SAMPLING + CONSTRAINTS + TRANSPORT + INERT + UNSUPPORTED
@@ -230,6 +243,7 @@ def describe() -> list[dict[str, Any]]:
             "kind": p.kind,
             "range": p.range,
             "default": list(p.default) if isinstance(p.default, tuple) else p.default,
+            **({} if p.chat is None else {"chat_default": p.chat}),
             "meaning": p.meaning,
             "aliases": list(p.aliases),
             "off": list(p.off),

@@ -71,6 +71,8 @@ class Info(Struct, frozen=True, kw_only=True, omit_defaults=True):
     n_parameters: int | None = None
     memory: Memory | None = None
     chat_template: bool | None = None
+    tool_format: str | None = None  # how the model writes tool calls; absent: it takes no tools
+    reasons: bool | None = None  # marks of reasoning are known for this model
     eos: tuple[EosToken, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -86,6 +88,10 @@ async def info(http: HttpRequest) -> Response:
         extra = _model(loaded, worker.settings)
         extra["eos"] = tuple(engine.eos)
         extra["chat_template"] = engine.chat is not None
+        rules = engine.rules
+        extra["reasons"] = rules.form.reasons
+        if rules.takes_tools and rules.form.tools is not None:
+            extra["tool_format"] = rules.form.tools.name
     return json_response(
         Info(
             **base,

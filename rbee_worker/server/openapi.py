@@ -51,6 +51,7 @@ STREAMS = {
     "/v1/loading/progress": Progress,
     "/v1/completions": Completion,
     "/v1/chat/completions": ChatChunk,
+    "/v1/messages": dict[str, Any],
 }
 
 

@@ -18,6 +18,7 @@ from rbee_worker.engine.messages import (
     PromptScores,
     Rescaled,
     Scheduled,
+    Submit,
     Tokens,
 )
 from rbee_worker.errors import FieldError, InvalidRequest, QueueFull
@@ -111,7 +112,7 @@ class LiveRequests:
         """
         now = time.monotonic()
         drawn = False
-        matched: list[Cancel] = []
+        told: list[Cancel | Submit] = []
         for m in outputs:
             if not isinstance(m, OfSequence):
                 continue
@@ -120,8 +121,11 @@ class LiveRequests:
                 continue  # its caller has gone
             if isinstance(m, Tokens):
                 drawn = True
-                if live.tokens(m):
-                    matched.append(Cancel(seq=m.seq, rule="STOP_SEQUENCE"))
+                after = live.tokens(m)
+                if after == "stop":
+                    told.append(Cancel(seq=m.seq, rule="STOP_SEQUENCE"))
+                elif after == "start over":
+                    told += self._restarted(live)
                 if now >= live.metrics_due:
                     live.metrics(now, nbytes, kv_usage)
             elif isinstance(m, Finished):
@@ -129,11 +133,20 @@ class LiveRequests:
                 live.finished(m)
             else:
                 live.news(m)
-        if matched and self._link is not None:
-            self._link.send(*matched)
+        if told and self._link is not None:
+            self._link.send(*told)
         if self._alone is not None and (self._alone.ended or not self._alone.blame):
             self._clear(self._alone)
         return drawn
+
+    def _restarted(self, live: LiveRequest) -> tuple[Cancel, Submit]:
+        """Messages that make the engine go on with other tokens than it drew. What it still says of
+        the sequence that it has is not heard any more."""
+        old = live.seq
+        del self.by_seq[old]
+        submit = live.renamed(f"{next(self._numbers)}/{live.request.id}")
+        self.by_seq[live.seq] = live
+        return Cancel(seq=old), submit
 
     # ---- when an engine is lost, and another is there
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any, Protocol
 
 import tokenizers
 
@@ -24,6 +25,25 @@ def is_library_failure(error: BaseException) -> bool:
     return type(error) is Exception or type(error).__name__ == "PanicException"
 
 
+class Backend(Protocol):
+    """What encodes: a tokenizer of the `tokenizers` library, or an encoder of this package."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> Any:
+        """An object whose `ids` are those of the text."""
+
+    def encode_batch_fast(self, texts: Sequence[str], *, add_special_tokens: bool) -> Sequence[Any]:
+        """The same of each text; the library lets other threads run meanwhile."""
+
+    def token_to_id(self, piece: str) -> int | None:
+        """The id of a piece, spelled as in the vocabulary."""
+
+    def no_truncation(self) -> None:
+        """Never cut a text."""
+
+    def no_padding(self) -> None:
+        """Never add ids to make texts equally long."""
+
+
 class Tokenizer:
     """One vocabulary with its splitting and decoding rules. Threads may share it.
 
@@ -32,12 +52,15 @@ class Tokenizer:
     affixes: ids that `add_special` puts before and after the text; None: those of the
     tokenizer.json's own post-processor.
     chat_templates: by name; `chat_template` is the one to use. template_tokens: texts of the tokens
-    that a template knows by name. unread: files of the checkpoint that are not used, and why.
+    that a template knows by name. literal: makes the backend that reads special tokens as text;
+    None: as the library does it. turn_stops: texts before which an answer to a conversation ends,
+    in a chat format without a token for that. unread: files of the checkpoint that are not used,
+    and why.
     """
 
     def __init__(
         self,
-        backend: tokenizers.Tokenizer,
+        backend: Backend,
         decoding: Decoding,
         *,
         pieces: list[str | None],
@@ -51,11 +74,14 @@ class Tokenizer:
         unread: Mapping[str, str] | None = None,
         bounded: Bounded | None = None,
         warnings: tuple[str, ...] = (),
+        literal: Callable[[], Backend] | None = None,
+        turn_stops: tuple[str, ...] = (),
     ) -> None:
         backend.no_truncation()  # a prompt is never truncated silently
         backend.no_padding()
         self._backend = backend
-        self._plain: tokenizers.Tokenizer | None = None
+        self._make_plain = literal or partial(_reading_literally, backend)
+        self._plain: Backend | None = None
         self._lock = threading.Lock()
         self._pieces = pieces
         self._spelled = dict(spelled or {})
@@ -72,6 +98,7 @@ class Tokenizer:
         self._slow = bounded is not None and bounded.slow
         self._growth = Growth() if bounded is None else bounded.growth
         self.warnings = warnings
+        self.turn_stops = turn_stops
 
     @property
     def chat_template(self) -> str | None:
@@ -80,6 +107,12 @@ class Tokenizer:
         if len(templates) == 1:
             return next(iter(templates.values()))
         return templates.get("default")
+
+    @property
+    def tool_template(self) -> str | None:
+        """The template of conversations with tools: that named "tool_use", as in transformers, or
+        `chat_template`."""
+        return self.chat_templates.get("tool_use") or self.chat_template
 
     @property
     def bos_token(self) -> str:
@@ -190,21 +223,23 @@ class Tokenizer:
         form."""
         return self._spelled.get(token_id) or self._pieces[token_id] or ""
 
-    def _literal(self) -> tokenizers.Tokenizer:
-        """A second backend that reads special tokens as text; made on first use.
-
-        It shares the vocabulary: reading that again would hold every thread for a second.
-        """
+    def _literal(self) -> Backend:
+        """A second backend that reads special tokens as text; made on first use."""
         with self._lock:
             if self._plain is None:
-                own = self._backend
-                plain = tokenizers.Tokenizer(own.model)
-                plain.normalizer = own.normalizer  # before tokens, which some of them go through
-                plain.pre_tokenizer = own.pre_tokenizer
-                plain.post_processor = own.post_processor
-                plain.decoder = own.decoder
-                added = own.get_added_tokens_decoder()
-                plain.add_tokens([added[i] for i in sorted(added)])
-                plain.encode_special_tokens = True
-                self._plain = plain
+                self._plain = self._make_plain()
             return self._plain
+
+
+def _reading_literally(own: Any) -> Backend:
+    """The library's tokenizer `own`, but with special tokens read as text. It shares the
+    vocabulary: reading that again would hold every thread for a second."""
+    plain = tokenizers.Tokenizer(own.model)
+    plain.normalizer = own.normalizer  # before tokens, which some of them go through
+    plain.pre_tokenizer = own.pre_tokenizer
+    plain.post_processor = own.post_processor
+    plain.decoder = own.decoder
+    added = own.get_added_tokens_decoder()
+    plain.add_tokens([added[i] for i in sorted(added)])
+    plain.encode_special_tokens = True
+    return plain

@@ -7,6 +7,7 @@ functions here convert them back, exactly.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -149,7 +150,7 @@ def _qwen3_next(found: Tensors, config: Mapping[str, Any]) -> Tensors:
     out = {
         n: t for n, t in found.items() if not n.endswith(("in_proj_qkv.weight", "in_proj_z.weight"))
     }
-    groups, inner = config["linear_num_key_heads"], config.get("linear_inner_size")
+    groups, inner = config["linear_num_key_heads"], config.get("linear_inner_size", 0)
     keys = groups * config["linear_key_head_dim"]
     for name, rows in found.items():
         at = name.removesuffix("in_proj_qkv.weight")
@@ -292,6 +293,37 @@ def _granite_hybrid_config(ckpt: Checkpoint) -> dict[str, Any]:
     return _granite_config(ckpt) | _headed_config(ckpt)
 
 
+def _rwkv6(found: Tensors, config: Mapping[str, Any]) -> Tensors:
+    """A GGUF file has the factors of five ways of mixing in one tensor, and matrices that are
+    halved after every few layers."""
+    out: Tensors = {}
+    for name, tensor in found.items():
+        at, dot, _ = name.partition(".time_maa_wkvrg")
+        every, layer = config.get("halved_every"), re.match(r"rwkv\.blocks\.(\d+)\.", name)
+        if dot:
+            out |= {f"{at}.time_maa_{way}": tensor[n] for n, way in enumerate("wkvrg")}
+        elif every and layer and name.endswith(("attention.output.weight", "forward.value.weight")):
+            out[name] = tensor * 2 ** (int(layer[1]) // every)
+        else:
+            out[name] = tensor
+    return out
+
+
+def _rwkv7(found: Tensors, config: Mapping[str, Any]) -> Tensors:
+    """A GGUF file has the factors of six ways of mixing in one tensor, a vector for the bonus of
+    all heads, and in the first layer matrices without a use."""
+    out: Tensors = {}
+    for name, tensor in found.items():
+        if name.endswith(".x_x"):
+            at = name.removesuffix("x")
+            out |= {f"{at}{way}": tensor[n] for n, way in enumerate("rwkvag")}
+        elif name.endswith(".r_k.weight"):
+            out[name.removesuffix(".weight")] = tensor.view(-1, config["head_dim"])
+        elif not name.startswith("model.layers.0.attn.v_lora."):
+            out[name] = tensor
+    return out
+
+
 # By `model_type`: converts a file's tensors to the form of HF's class.
 REGROUPED: Mapping[str, Callable[[Tensors, Mapping[str, Any]], Tensors]] = {
     "deepseek_v2": _deepseek,
@@ -301,6 +333,8 @@ REGROUPED: Mapping[str, Callable[[Tensors, Mapping[str, Any]], Tensors]] = {
     "lfm2_moe": _lfm2_moe,
     "llama4_text": _llama4,
     "qwen3_next": _qwen3_next,
+    "rwkv6": _rwkv6,
+    "rwkv7": _rwkv7,
 }
 # By `model_type`: config values that a file leaves out; None is a value.
 GATHERED: Mapping[str, Callable[[Checkpoint], dict[str, Any]]] = {

@@ -28,6 +28,7 @@ from tests.archs import (
     qwen3_next,
     recurrent_gemma,
     relatives,
+    rwkv,
     seed_oss,
 )
 from tests.archs.base import (
@@ -82,5 +83,6 @@ _GROUPS = (
     jamba,
     recurrent_gemma,
     qwen3_next,
+    rwkv,
 )
 ARCHS: tuple[Arch, ...] = tuple(arch for group in _GROUPS for arch in group.ARCHS)

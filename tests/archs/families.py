@@ -310,8 +310,8 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "RWKV v5/v6/v7",
-        (),
-        "token-shift, WKV state, ddlerp LoRA (6), delta rule + value residual (7), v7a/b DeepEmbed",
+        ("rwkv5", "rwkv6", "rwkv7"),
+        "token shift, WKV state, low-rank mixing (6), delta rule + first layer's values (7)",
         rotary="none",
         gguf="rwkv6, rwkv7",
     ),

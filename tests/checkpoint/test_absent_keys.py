@@ -85,6 +85,8 @@ _HYBRID = {
     "attention__head_count_kv": [0, 2] * 6,
     "expert_shared_feed_forward_length": 32,
 }
+_WKV = {"wkv__head_size": 16}
+_LORAS = ("decay", "iclr", "value_residual_mix", "gate")
 _PATTERN = "attention__sliding_window_pattern"
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -166,6 +168,16 @@ FULL, SLIDING = "full_attention", "sliding_attention"
             "mamba2",
             _SSM | {"ssm__group_count": 2},
             {"num_heads": 4, "width": 24, "time_step_limit": None, "use_conv_bias": False},
+        ),
+        (
+            "rwkv6",
+            _WKV | {"time_mix_extra_dim": 8, "time_decay_extra_dim": 4},
+            {"halved_every": None, "heads": 4, "low_ranks": (8, 4), "final_norm_epsilon": 1e-5},
+        ),
+        (
+            "rwkv7",
+            _WKV | {f"attention__{part}_lora_rank": 8 for part in _LORAS},
+            {"head_norm_eps": 64e-5, "heads": 4, "inner": 96, "ranks": dict.fromkeys("wavg", 8)},
         ),
         (
             "granitehybrid",

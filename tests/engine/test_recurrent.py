@@ -44,7 +44,8 @@ from tests.engine.schedules import Answer, each_alone, random_schedule
 BLOCK, MAX_SEQS, CONTEXT, EVERY = 16, 6, 256, 32
 POOLS = [10, 12, 40]  # blocks: tight ones preempt where there is attention
 SCHEDULES = 8
-ALONE = ("mamba", "falcon-mamba", "mamba2")  # no layer has attention
+# No layer has attention.
+ALONE = ("mamba", "falcon-mamba", "mamba2", "rwkv5", "rwkv6", "rwkv7")
 GROWING = ("granite4", "lfm2", "jamba", "qwen3-next")  # layers with attention see all tokens
 WITH_ATTENTION = (*GROWING, "recurrent-gemma")
 FROM_FILES: dict[str, Arch] = {a.id: a for a in ARCHS if a.id in (*ALONE, *WITH_ATTENTION)}

@@ -6,7 +6,7 @@ others keys that change neither a shape nor a number of a forward pass are left 
 
 from __future__ import annotations
 
-from tests.published import dense, gemma, gpt, hybrid, llama, mixture, recurrent
+from tests.published import dense, gemma, gpt, hybrid, llama, mixture, recurrent, rwkv
 from tests.published.row import Published
 
 __all__ = ["PUBLISHED", "Published"]
@@ -19,4 +19,5 @@ PUBLISHED: tuple[Published, ...] = (
     *mixture.PUBLISHED,
     *recurrent.PUBLISHED,
     *hybrid.PUBLISHED,
+    *rwkv.PUBLISHED,
 )

@@ -25,12 +25,15 @@ BASE: dict[str, dict[str, Any]] = {
     "/v1/infer": {"messages": TALK, "seed": 1},
     "/v1/completions": {"prompt": "<s>Hum", "seed": 1},
     "/v1/chat/completions": {"messages": TALK, "seed": 1},
+    "/v1/messages": {"messages": TALK[:1], "max_tokens": 30, "seed": 1},
+    "/v1/messages/count_tokens": {"messages": TALK[:1]},
     "/v1/embeddings": {"input": "Hum"},
     "/tokenize": {"text": "<s>Hum</s>"},
     "/detokenize": {"tokens": [72, 117, 109, 259]},
     "/apply-template": {"messages": TALK},
 }
 USAGE = {"include_usage": True}
+TOOL = {"type": "function", "function": {"name": "hum", "parameters": {"type": "object"}}}
 INERT = {p.name for p in PARAMETERS if p.role == "inert"}
 # A value of each parameter that is allowed and differs from what absence means. Several where one
 # alone need not show: at least one must.
@@ -89,6 +92,18 @@ VALUES: dict[str, Any] = {
     "trace": True,
     "input": "other",
     "encoding_format": "base64",
+    "chat_defaults": True,
+    "system": "Be brief.",
+    "stop_sequences": ["a"],
+    "thinking": {"type": "enabled", "budget_tokens": 5},
+    "tools": [TOOL],
+    "tool_choice": "none",
+    "parallel_tool_calls": False,
+    "reasoning_effort": "low",
+    "enable_thinking": True,
+    "reasoning_format": "none",
+    "thinking_budget": 5,
+    "max_thinking_tokens": 5,
     "dimensions": 2,
 }
 PROMPTS = ("prompt", "messages", "token_ids", "text", "content")  # one of them at a time
@@ -98,6 +113,7 @@ NEEDS: dict[str, dict[str, Any]] = {  # what a parameter needs beside it to mean
     "stream_options": {"stream": True},
     "top_logprobs": {"logprobs": True},
     "best_of": {"n": 2},
+    "tool_choice": {"tools": [TOOL]},
 }
 
 
@@ -117,11 +133,11 @@ class Specials(ByteTokenizer):
 
 
 class Moody(ChatMl):
-    """A template that reads one variable."""
+    """A template that reads one variable, and tools."""
 
     def render(self, messages: Any, *, add_generation_prompt: bool = True, **args: Any) -> str:
         text = super().render(messages, add_generation_prompt=add_generation_prompt)
-        return text + args.get("mood", "")
+        return text + args.get("mood", "") + json.dumps(args.get("tools"))
 
 
 class Server(Served):
@@ -135,6 +151,7 @@ class Server(Served):
         async def wrapped(settings: Any, *, on_loading: Any) -> FakeEngineClient:
             engine = await start(settings, on_loading=on_loading)
             engine.tokenizer, engine.chat = Specials(), Moody()
+            engine.takes_tools = True
             engine.tokenizer.chat_template = "{{ mood }}"
             engine.seen = self.asked
             return engine
@@ -165,7 +182,7 @@ def seen(server: Server, op: Operation, body: dict[str, Any]) -> tuple[int, str,
 
 def steady(text: str) -> str:
     """An answer without what differs from one time to the next."""
-    text = re.sub(r"(job|infer|cmpl|chatcmpl)-[0-9a-f]{32}", "ID", text)
+    text = re.sub(r"(job|infer|cmpl|chatcmpl|msg)-[0-9a-f]{32}", "ID", text)
     text = re.sub(
         r'"(started_at|created|duration_ms|\w+_time_ms|start_ms|ms)":("[^"]*"|[\d.]+)', "", text
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rbee_worker.tokenizer.world import TEMPLATE as WORLD
 from tests.tokenizer import channels, templates
 
 _EACH = "{% for m in messages %}"
@@ -314,6 +315,8 @@ FORMATS: dict[str, Format] = {
         ("phi", "starcoder2", "gpt_bigcode", "mpt", "mamba", "falcon_mamba", "mamba2", "jamba"),
         config=_TEXT,
     ),
+    # No file has a template: turns are ended by a stop string (tests/tokenizer/test_world.py).
+    "rwkv": Format(WORLD, _TEXT, _TEXT, ("rwkv5", "rwkv6", "rwkv7"), config=_TEXT),
     # <|end|> closes one message of several; the third end is not in config.json.
     "harmony": Format(
         channels.HARMONY,

@@ -24,6 +24,7 @@ from rbee_worker.checkpoint.names import (
     nemotron_h,
     qwen3_next,
     recurrent,
+    rwkv,
 )
 from rbee_worker.checkpoint.names.dialects import DIALECTS, Dialect
 from rbee_worker.checkpoint.names.rows import (
@@ -63,4 +64,5 @@ GGUF_ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     | lfm2.ARCHITECTURES
     | jamba.ARCHITECTURES
     | qwen3_next.ARCHITECTURES
+    | rwkv.ARCHITECTURES
 )

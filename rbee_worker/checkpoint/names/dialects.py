@@ -225,6 +225,20 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
             only=MappingProxyType({"rms_norm": True}),
             ignored=("chunk_size", "time_step_rank", "norm_before_gate"),
         ),
+        # rescale_every halves numbers that overflow in 16 bits, and changes no result. The number
+        # of heads follows from head_size; files say another one.
+        **{
+            name: Dialect(name, ignored=("rescale_every", "num_attention_heads"))
+            for name in ("rwkv5", "rwkv6")
+        },
+        # Nothing depends on a longest sequence; the others choose how fla computes and trains.
+        "rwkv7": Dialect(
+            "rwkv7",
+            ignored=(
+                *("max_position_embeddings", "attn_mode", "fuse_norm", "fuse_cross_entropy"),
+                *("fuse_linear_cross_entropy", "use_l2warp"),
+            ),
+        ),
         "falcon_h1": Dialect(
             "falcon_h1",
             only=MappingProxyType({"mamba_use_mlp": True, "attn_layer_indices": None}),

@@ -267,5 +267,7 @@ NATIVE = frozenset(
         "causal_conv",
         "selective_scan",
         "ssd",
+        "rg_lru",
+        "gated_delta",
     }
 )

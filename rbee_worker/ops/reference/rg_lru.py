@@ -29,9 +29,18 @@ class RgLruOps(Ops):
         batch: Batch,
     ) -> Tensor:
         kept, slots = kept_of(where, name, batch)
-        given = activate(into.float() + into_bias, "sigmoid") * x.float()
-        power = rates * activate(passing.float() + passing_bias, "sigmoid")
-        first = batch.positions[:, None] == 0
-        decay = torch.exp(power).masked_fill(first, 0.0)
-        inflow = torch.where(first, given, torch.sqrt(-torch.expm1(2 * power)) * given)
+        given = into.float() + into_bias, passing.float() + passing_bias
+        inflow, decay = gates(x.float(), *given, rates, batch.positions)
         return linear_scan(inflow, decay, kept, slots, batch.seq_starts_host).to(x.dtype)
+
+
+def gates(
+    x: Tensor, into: Tensor, passing: Tensor, rates: Tensor, positions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What comes to h in each row and what it is multiplied with before, float32 [N, width]; into,
+    passing: with their biases."""
+    given = activate(into, "sigmoid") * x
+    power = rates * activate(passing, "sigmoid")
+    first = positions[:, None] == 0
+    decay = torch.exp(power).masked_fill(first, 0.0)
+    return torch.where(first, given, torch.sqrt(-torch.expm1(2 * power)) * given), decay

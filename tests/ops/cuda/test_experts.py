@@ -106,8 +106,9 @@ def form(request, monkeypatch):
 @pytest.mark.parametrize("kind", ["gated", "plain", "clamped"])
 @pytest.mark.parametrize("n", [1, 21])
 def test_equals_float64(form, kind, n, device, dtypes):
+    rows = min(n, 4) if form == "few" else n
     for dtype in dtypes:
-        m = Mixture(n, kind, kind="gelu_quick" if kind == "clamped" else "silu")
+        m = Mixture(rows, kind, kind="gelu_quick" if kind == "clamped" else "silu")
         got = m.run(device, dtype)
         assert got.dtype == dtype
         assert error(got, m.exact(dtype)) < BOUNDS[dtype]
@@ -148,10 +149,10 @@ def test_activations(kind, device):
 
 
 def test_a_row_does_not_depend_on_the_others(form, device, dtypes):
-    m = Mixture(21 if form == "many" else 9, "clamped", kind="gelu_quick")
+    m = Mixture(21 if form == "many" else 6, "clamped", kind="gelu_quick")
     for dtype in dtypes:
         whole = m.run(device, dtype)
-        for rows in (slice(0, 1), slice(m.n - 1, m.n), slice(2, 6)):
+        for rows in (slice(0, 1), slice(m.n - 1, m.n), slice(2, 5)):
             assert torch.equal(m.run(device, dtype, rows), whole[rows])
 
 

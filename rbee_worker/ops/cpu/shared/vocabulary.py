@@ -10,5 +10,6 @@ NATIVE = frozenset(
         *("scale_by_position", "rope", "attend"),
         *("linear_scan", "causal_conv", "selective_scan", "ssd", "rg_lru"),
         "gated_delta",
+        *("previous", "lerp", "wkv", "wkv_delta"),
     )
 )

@@ -117,8 +117,8 @@ def launches() -> Iterator[tuple[str, partial[Any]]]:
     yield "write_kv, keys", partial(write_kv, k, None, cache(2, 80), None, ints(1), pdl=True)
 
 
-def main() -> None:
-    """Print the name of what was compiled; the first failure ends it."""
+def compile_all(calls: Iterator[tuple[str, partial[Any]]]) -> None:
+    """Compile what each call launches, and print its name; the first failure ends it."""
     triton.runtime.driver.set_active(Driver())
     run = JITFunction.run
 
@@ -126,10 +126,10 @@ def main() -> None:
         return run(self, *args, grid=grid, warmup=True, **kwargs)
 
     JITFunction.run = dry
-    for name, call in launches():
+    for name, call in calls:
         call()
         sys.stdout.write(f"compiled: {name}\n")
 
 
 if __name__ == "__main__":
-    main()
+    compile_all(launches())

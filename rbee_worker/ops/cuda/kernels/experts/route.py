@@ -15,7 +15,7 @@ from rbee_worker.ops.cuda.kernels.order import NOTHING, placed, ranked
 
 @triton.jit
 def _route(
-    logits, bias, scales, ids, weights, stride, jitter, factor, SIZE: tl.constexpr,
+    logits, bias, scales, ids, weights, stride, jitter, factor, floor, SIZE: tl.constexpr,
     GROUPS: tl.constexpr, TOP: tl.constexpr, KEEP: tl.constexpr, BEST_TWO: tl.constexpr,
     SCORE: tl.constexpr, NORMALISE: tl.constexpr, BIAS: tl.constexpr, SCALES: tl.constexpr,
     GP: tl.constexpr, SP: tl.constexpr, AT_ONCE: tl.constexpr, PDL: tl.constexpr,
@@ -88,7 +88,7 @@ def _route(
                 keys = tl.where(one, NOTHING, keys)
     w = scores
     if NORMALISE:
-        w = w / (tl.sum(tl.where(taken, scores, 0.0), 0) + 1e-20)
+        w = w / (tl.sum(tl.where(taken, scores, 0.0), 0) + floor)
     w = w * factor
     if SCALES:
         w = w * by
@@ -123,11 +123,11 @@ def route(
     at_once = n <= 64 and r.top_k > 2 and power_of_two(r.groups) * power_of_two(size) <= 128
     if n:
         _route[(n,)](
-            logits, bias, scales, ids, weights, logits.stride(0), r.jitter, r.scale, SIZE=size,
-            GROUPS=r.groups, TOP=r.top_k, KEEP=r.top_groups, BEST_TWO=r.group_score != "best",
-            SCORE=r.score, NORMALISE=r.normalise, BIAS=bias is not None,
-            SCALES=scales is not None, GP=power_of_two(r.groups), SP=power_of_two(size),
-            AT_ONCE=at_once, num_warps=4 if at_once else 1 if count <= 256 else 2,
-            **dependent(pdl),
+            logits, bias, scales, ids, weights, logits.stride(0), r.jitter, r.scale, r.floor,
+            SIZE=size, GROUPS=r.groups, TOP=r.top_k, KEEP=r.top_groups,
+            BEST_TWO=r.group_score != "best", SCORE=r.score, NORMALISE=r.normalise,
+            BIAS=bias is not None, SCALES=scales is not None, GP=power_of_two(r.groups),
+            SP=power_of_two(size), AT_ONCE=at_once,
+            num_warps=4 if at_once else 1 if count <= 256 else 2, **dependent(pdl),
         )  # fmt: skip
     return ids, weights

@@ -25,7 +25,8 @@ def _space(
     PDL: tl.constexpr,
 ):  # fmt: skip
     """One cell of one sequence, row by row. BY_HEAD: `ssd`, one step and one rate for a head of
-    `columns` columns in CELLS cells; PER_GROUP: heads that share b and c."""
+    `columns` columns in CELLS cells; PER_GROUP: heads that share b and c; GATED: there is a
+    gate, in whose place is else x, which is not used."""
     if PDL:
         gdc_launch_dependents()
     seq, cell = tl.program_id(0), tl.program_id(1)
