@@ -129,6 +129,7 @@ class Backend(ABC):
     # Whether calls return before their results exist, so that the engine can plan and launch the
     # next step meanwhile; everything is done in the order of the calls.
     overlaps: bool = False
+    warms: bool = False  # whether kernels are compiled before a model is loaded (`warm`)
 
     @abstractmethod
     def refuses(self, settings: Settings) -> Refusal | None:
