@@ -56,6 +56,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_seqs: int = 64  # most sequences computed together
     prefix_cache: bool = True
     speculate: Literal["off", "ngram"] = "off"  # how tokens are drafted
+    pooling: Literal["auto", "mean", "cls", "last"] = "auto"  # how rows become one vector
     generation_config: bool = True  # apply the model's own sampling defaults
     cache_dir: str = ""  # downloaded models; "" = the user's cache directory
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
@@ -198,6 +199,7 @@ OPTIONS: tuple[Option, ...] = (
         "prompt and answer repeat themselves",
         group=_ENGINE,
     ),
+    Option("pooling", "how a text's rows become one vector; auto = as the model's files say"),
     Option("generation_config", "apply the sampling defaults that the model brings"),
     Option("cache_dir", "directory of downloaded models; empty = the user's cache directory"),
     Option("log_level", "least important message that is logged to stderr", group="Log options"),

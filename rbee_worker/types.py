@@ -91,8 +91,29 @@ class TokenLogprob(Struct, frozen=True, kw_only=True, gc=False):
     top: tuple[tuple[int, float], ...] = ()  # (id, logprob), most likely first; ties: lower id
 
 
+PoolingRule = Literal["mean", "cls", "last"]
+
+
+class Pool(Struct, frozen=True, kw_only=True):
+    """One vector of a sequence, wanted in place of tokens: made of its rows by `how` (the mean of
+    all, the first or the last one).
+
+    head: then goes through the model's output head (the scores of a classifier). dimensions: of
+    its numbers, the first ones that are kept (0: all). normalize: then divided by its length.
+    """
+
+    how: PoolingRule
+    head: bool = False
+    dimensions: int = 0
+    normalize: bool = False
+
+
 class Request(Struct, frozen=True, kw_only=True):
-    """A caller's request, before anything is resolved. Exactly one of the three prompts is set."""
+    """A caller's request, before anything is resolved. Exactly one of the three prompts is set.
+
+    pool: a vector is wanted, not an answer; `prompt` or `token_ids` is set. pair: the second of two
+    texts that the model sees together. truncate: a text that is too long is cut, not refused.
+    """
 
     id: str
     prompt: str | None = None
@@ -106,6 +127,9 @@ class Request(Struct, frozen=True, kw_only=True):
     add_generation_prompt: bool | None = None  # messages: None = unless the last one is continued
     continue_final_message: bool | None = None  # messages: the last one is left open
     add_special_tokens: bool | None = None  # None = yes for a prompt that no template rendered
+    pool: Pool | None = None
+    pair: str | None = None
+    truncate: bool = False
 
 
 class Resolved(Struct, frozen=True, kw_only=True):
@@ -171,12 +195,46 @@ class End(Struct, frozen=True, kw_only=True, tag="end", tag_field="type"):
     logprobs: tuple[TokenLogprob, ...] | None = None  # of `ids`, if requested
 
 
+class Vector(Struct, frozen=True, kw_only=True, tag="vector", tag_field="type"):
+    """What a request with a `pool` gets in place of tokens: float32, little-endian."""
+
+    data: bytes
+
+
 class Error(Struct, frozen=True, kw_only=True, tag="error", tag_field="type"):
     code: Literal["VRAM_OOM", "INVALID_REQUEST", "INFERENCE_FAILED", "ENGINE_LOST"]
     message: str
 
 
-Event = Started | PromptLogprobs | Token | Narration | Metrics | End | Error
+Event = Started | PromptLogprobs | Token | Narration | Metrics | Vector | End | Error
+
+
+Task = Literal["generate", "embed", "classify"]
+
+
+class Pooling(Struct, frozen=True, kw_only=True):
+    """How a model's rows become one vector, and the file that says so."""
+
+    how: PoolingRule
+    normalize: bool = False
+    origin: str = "default"
+
+
+ScoreActivation = Literal["none", "sigmoid", "softmax"]
+
+
+class Purpose(Struct, frozen=True, kw_only=True):
+    """What a model is for. A model that generates gives vectors too: by default the last row's,
+    which has seen all of the text.
+
+    labels: of a classifier, by the place of their score; activation: what makes probabilities of
+    its scores.
+    """
+
+    task: Task = "generate"
+    pooling: Pooling = Pooling(how="last", normalize=True)
+    labels: tuple[str, ...] = ()
+    activation: ScoreActivation = "none"
 
 
 class ModelInfo(Struct, frozen=True, kw_only=True):
@@ -197,5 +255,7 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     n_layers: int
     n_parameters: int
     speculate: str = "off"  # how tokens are drafted: "off", "ngram"
+    purpose: Purpose = Purpose()
+    dimensions: int = 0  # numbers of a vector of its rows
     load_s: dict[str, float] = {}  # phase -> seconds
     notes: tuple[str, ...] = ()  # warnings for the user

@@ -14,6 +14,7 @@ from rbee_worker.checkpoint.gguf_split import open_gguf
 from rbee_worker.checkpoint.names import TOKENIZER_KEYS, Architecture
 from rbee_worker.checkpoint.reading import inside, read_json, read_text
 from rbee_worker.checkpoint.renamed import RenamedSource
+from rbee_worker.checkpoint.sentence import Sentence, read_sentence
 from rbee_worker.checkpoint.tokenizer_files import tokenizer_files
 from rbee_worker.errors import CheckpointError
 
@@ -34,6 +35,7 @@ class Checkpoint:
     files: dict[str, Path]  # see `tokenizer_files`
     gguf: GgufFile | None
     notes: tuple[str, ...]  # warnings for the user
+    sentence: Sentence = Sentence()  # how vectors are made of texts, as far as its files say
 
 
 def open_checkpoint(
@@ -117,6 +119,7 @@ def _open_directory(ref: str, path: Path) -> Checkpoint:
         files=files,
         gguf=None,
         notes=notes + more,
+        sentence=read_sentence(path),
     )
 
 

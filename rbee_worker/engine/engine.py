@@ -19,6 +19,7 @@ from rbee_worker.engine.lookup import Drafter, why_no_drafts
 from rbee_worker.engine.messages import (
     Cancel,
     Output,
+    Pooled,
     Preempted,
     PromptScores,
     Rescaled,
@@ -26,12 +27,13 @@ from rbee_worker.engine.messages import (
     Submit,
 )
 from rbee_worker.engine.rope_length import RopeLengths
-from rbee_worker.engine.runner import Draw, Launched, Runner, Scores
+from rbee_worker.engine.runner import Draw, Launched, Results, Runner
 from rbee_worker.engine.scheduler import Plan, Scheduler
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.engine.stop import StopRules
 from rbee_worker.errors import InferenceFailed, WorkerError, as_worker_error
 from rbee_worker.state.pool import StatePool
+from rbee_worker.state.specs import in_one_step
 from rbee_worker.types import StopRecord, TokenLogprob
 
 NO_ROPES = RopeLengths()
@@ -108,7 +110,7 @@ class Engine:
         if seq.scores is not None and not seq.scoring:  # one token alone
             self._tell_scores(seq, 0)
         ended = rules.check(output[-1], len(output)) if output else rules.length(0)
-        if ended is not None and not seq.scoring:
+        if ended is not None and not seq.scoring and m.pool is None:
             self._finish(seq, ended)
 
     def sequence(self, m: Submit) -> Sequence:
@@ -117,8 +119,10 @@ class Engine:
         tokens = [*m.prompt_ids, *m.output_ids]
         rope_len = self._ropes.of(prompt, len(tokens))
         limit = min(prompt + m.params.max_tokens, self.context)
+        if m.pool is not None:
+            limit = prompt + 1  # its last token is computed too
         drafter = None
-        if self.speculate != "off" and m.params.speculation:
+        if self.speculate != "off" and m.params.speculation and m.pool is None:
             drafter = Drafter(tokens, prompt, limit)
             drafter.follow(len(tokens))
         return Sequence(
@@ -131,6 +135,7 @@ class Engine:
             rope_len=rope_len,
             rope_end=self._ropes.end(len(tokens)),
             waits=not self._kv_cache,
+            whole=in_one_step(self.pool.groups),
             arrival=self._arrivals,
             arrived_s=self._clock(),
             scores=[None] if m.prompt_logprobs else None,
@@ -189,17 +194,16 @@ class Engine:
         The result of a sequence that was preempted or ended meanwhile is dropped.
         """
         plan, error = pending.plan, pending.error
-        draws: list[Draw] = []
-        scores: list[Scores] = []
+        results = Results()
         if pending.launched is not None:
             try:
-                draws, scores = self.runner.collect(pending.launched)
+                results = self.runner.collect(pending.launched)
             except Exception as late:
                 error = late
         if error is not None:
             self._recover(plan, error)
         drawn: dict[Sequence, list[Draw]] = {chunk.seq: [] for chunk in plan.chunks}
-        for draw in draws:
+        for draw in results.draws:
             drawn[draw.chunk.seq].append(draw)
         taken: dict[Sequence, list[Draw]] = {}  # of those that are still there
         for chunk in plan.chunks:
@@ -210,12 +214,15 @@ class Engine:
                 taken[seq] = seq.take(drawn[seq])
                 rejected = max(chunk.draws - max(len(taken[seq]), 1), 0)
             self.pool.commit(chunk.state, chunk.count, rejected)
-        for part in scores:
+        for part in results.scores:
             if part.chunk.seq in taken:
                 self._score(part.chunk.seq, part.logprobs, drew=bool(taken[part.chunk.seq]))
         for seq, new in taken.items():
             if new and not seq.done:
                 self._tell(seq, new)
+        for vector in results.vectors:
+            if vector.chunk.seq in taken:
+                self._give(vector.chunk.seq, vector.data)
 
     # ---- what happens to a sequence
 
@@ -247,6 +254,12 @@ class Engine:
             self._rescale(seq, rope_len)
         elif not self._kv_cache:
             self.scheduler.reset(seq)
+
+    def _give(self, seq: Sequence, vector: bytes) -> None:
+        """Give a sequence's vector, which is all that was wanted of it."""
+        seq.first_token_s = self._clock()
+        self._out.append(Pooled(seq=seq.id, data=vector))
+        self._finish(seq, StopRecord(rule="MAX_TOKENS", at=0))
 
     def _rescale(self, seq: Sequence, rope_len: int) -> None:
         """A sequence has grown past a length from which on all its tokens use other frequencies."""

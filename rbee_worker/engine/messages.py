@@ -14,6 +14,7 @@ from rbee_worker.config import Settings
 from rbee_worker.types import (
     EosToken,
     ModelInfo,
+    Pool,
     SamplingParams,
     StopRecord,
     TokenLogprob,
@@ -40,6 +41,8 @@ class Submit(Struct, frozen=True, kw_only=True, tag="submit"):
     eos: tuple[EosToken, ...] = ()  # ids that end this model's answers; ignored with ignore_eos
     exempt_ids: tuple[int, ...] = ()  # never touched by the repetition penalty
     prompt_logprobs: bool = False
+    pool: Pool | None = None  # a vector is wanted, not tokens: `params` say nothing
+    second: int = 0  # the first position of the second of two texts; 0: there is one
 
 
 class Cancel(Struct, frozen=True, kw_only=True, tag="cancel"):
@@ -120,6 +123,13 @@ class PromptScores(Struct, frozen=True, kw_only=True, tag="prompt_scores"):
     logprobs: tuple[TokenLogprob | None, ...]
 
 
+class Pooled(Struct, frozen=True, kw_only=True, tag="pooled"):
+    """The vector of a sequence with a `pool`: float32, little-endian. `Finished` follows."""
+
+    seq: str
+    data: bytes
+
+
 class Finished(Struct, frozen=True, kw_only=True, tag="finished"):
     """The last message of a sequence; `stop` has no text, the client adds it."""
 
@@ -178,6 +188,7 @@ Output = (
     | Rescaled
     | Tokens
     | PromptScores
+    | Pooled
     | Finished
     | Stats
     | StepTimes

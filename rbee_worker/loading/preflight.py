@@ -19,6 +19,7 @@ from rbee_worker.models.base import Decoder
 from rbee_worker.ops.backend import Backend, ModelOutline
 from rbee_worker.ops.backends import choose_backend
 from rbee_worker.ops.plan import PlanOps
+from rbee_worker.state.specs import in_one_step
 
 # Memory of an engine process beside weights and state: the interpreter, torch, one step's buffers.
 WORKSPACE_BYTES = 500_000_000
@@ -76,9 +77,11 @@ def preflight(ckpt: Checkpoint, settings: Settings) -> Preflight:
         )
     formats = {use.format: use.nbytes for use in summarize(ckpt.source).formats}
     dtype = backend.compute_dtype(settings, ckpt.kind, formats)
-    kv = backend.kv_dtype(settings, dtype, not FLOATS.issuperset(formats))
     held = backend.plan_ops(dtype)
-    return Preflight(backend, plan_model(ckpt, held), held, dtype, kv)
+    model = plan_model(ckpt, held)
+    packed = not FLOATS.issuperset(formats) and not in_one_step(model.groups)  # keeps few keys
+    kv = backend.kv_dtype(settings, dtype, packed)
+    return Preflight(backend, model, held, dtype, kv)
 
 
 def outline_of(ckpt: Checkpoint, context: int) -> ModelOutline:

@@ -89,6 +89,10 @@ class Ops(Recurrences, ABC):
     def add_positions(self, x: Array, table: Weight, batch: Batch, *, offset: int = 0) -> Array:
         """x plus the rows of `table` at batch.positions + offset (learned positions)."""
 
+    def add_segments(self, x: Array, table: Weight, batch: Batch) -> Array:
+        """x plus the rows of `table` at batch.segments (which of two texts a row belongs to)."""
+        raise self.lacks("add_segments")
+
     @abstractmethod
     def logits(self, x: Array, weight: Weight, bias: Array | None = None) -> Array:
         """`linear` with its result in float32: [S, rows]."""
