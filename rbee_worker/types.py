@@ -50,8 +50,8 @@ class SamplingParams(Struct, frozen=True, kw_only=True):
 
 
 Rule = Literal[
-    "MAX_TOKENS", "EOS", "STOP_SEQUENCE", "CONTEXT_FULL", "CANCELLED", "TIMEOUT", "ERROR"
-]
+    "MAX_TOKENS", "EOS", "STOP_SEQUENCE", "CONTEXT_FULL", "CANCELLED", "TIMEOUT", "ERROR", "VECTOR"
+]  # VECTOR: no tokens were wanted, but a vector, and it is there
 
 
 class StopRecord(Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from rbee_worker.checkpoint.gguf_split import open_gguf
 from rbee_worker.checkpoint.names import TOKENIZER_KEYS, Architecture
 from rbee_worker.checkpoint.reading import inside, read_json, read_text
 from rbee_worker.checkpoint.renamed import RenamedSource
-from rbee_worker.checkpoint.sentence import Sentence, read_sentence
+from rbee_worker.checkpoint.sentence import UNSAID, Sentence, read_sentence
 from rbee_worker.checkpoint.tokenizer_files import tokenizer_files
 from rbee_worker.errors import CheckpointError
 
@@ -35,7 +35,7 @@ class Checkpoint:
     files: dict[str, Path]  # see `tokenizer_files`
     gguf: GgufFile | None
     notes: tuple[str, ...]  # warnings for the user
-    sentence: Sentence = Sentence()  # how vectors are made of texts, as far as its files say
+    sentence: Sentence = UNSAID  # how vectors are made of texts, as far as its files say
 
 
 def open_checkpoint(

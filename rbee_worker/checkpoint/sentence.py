@@ -48,6 +48,9 @@ class Sentence:
     lower: bool = False
 
 
+UNSAID = Sentence()
+
+
 def read_sentence(path: Path) -> Sentence:
     """The files of a model directory. Raises CheckpointError for damaged ones, UnsupportedModel for
     steps that are not supported."""

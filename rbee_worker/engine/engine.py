@@ -259,7 +259,7 @@ class Engine:
         """Give a sequence's vector, which is all that was wanted of it."""
         seq.first_token_s = self._clock()
         self._out.append(Pooled(seq=seq.id, data=vector))
-        self._finish(seq, StopRecord(rule="MAX_TOKENS", at=0))
+        self._finish(seq, StopRecord(rule="VECTOR", at=0))
 
     def _rescale(self, seq: Sequence, rope_len: int) -> None:
         """A sequence has grown past a length from which on all its tokens use other frequencies."""

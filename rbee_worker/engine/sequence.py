@@ -25,8 +25,8 @@ class Sequence:
     limit: the length at which it ends at the latest. rope_len: the length that its rotary scaling
     uses while it has at most rope_end tokens (rope_length.py). drawing: tokens that launched steps
     draw and that are not collected yet. waits: the next token can be computed only once these are
-    known. whole: all its tokens must be in one step (`StepKV`). pooled: what is known of its vector.
-    counted: its draws depend on how often each token was drawn before. drafter: None if
+    known. whole: all its tokens must be in one step (`StepKV`). pooled: what is known of its
+    vector. counted: its draws depend on how often each token was drawn before. drafter: None if
     nothing is drafted for it. one_row: its drafts cannot be computed here. solo: it was part of a
     step that failed, and runs alone until one of its steps succeeds.
     """

@@ -37,6 +37,9 @@ INERT = frozenset(
         "pretraining_tp",
         "problem_type",
         "attn_pdrop",  # dropouts
+        "attention_probs_dropout_prob",
+        "hidden_dropout_prob",
+        "classifier_dropout",
         "embd_pdrop",
         "emb_pdrop",
         "embedding_dropout",

@@ -13,6 +13,7 @@ import msgspec
 
 from rbee_worker.engine.messages import (
     Finished,
+    Pooled,
     Preempted,
     PromptScores,
     Rescaled,
@@ -22,7 +23,7 @@ from rbee_worker.engine.messages import (
 )
 from rbee_worker.observe import narration
 from rbee_worker.session.event_queue import EventQueue
-from rbee_worker.session.prepare import Prepared
+from rbee_worker.session.prepared import Prepared
 from rbee_worker.session.request_clock import RequestClock
 from rbee_worker.session.stop_strings import StopMatcher
 from rbee_worker.session.text import TextSide
@@ -39,6 +40,7 @@ from rbee_worker.types import (
     StopRecord,
     TokenLogprob,
     Usage,
+    Vector,
 )
 
 METRICS_EVERY_S = 1.0
@@ -105,6 +107,8 @@ class LiveRequest:
             eos=self._text.eos,
             exempt_ids=resolved.exempt_ids,
             prompt_logprobs=scores and self._scored < len(self.prepared.prompt_ids),
+            pool=self.request.pool,
+            second=self.prepared.second,
         )
 
     def started(self, model: ModelInfo) -> Started:
@@ -141,6 +145,10 @@ class LiveRequest:
             if self._matched_at is not None:
                 return True
         return False
+
+    def pooled(self, m: Pooled) -> None:
+        """Take the vector of a request that wants one."""
+        self.events.add(Vector(data=m.data))
 
     def news(self, m: PromptScores | Scheduled | Preempted | Rescaled) -> None:
         """Take a message about the request other than its tokens."""

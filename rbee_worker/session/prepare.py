@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -10,9 +9,11 @@ import msgspec
 from rbee_worker.config import Settings
 from rbee_worker.errors import FieldError, InvalidRequest
 from rbee_worker.params import Rules, check_request, fit
+from rbee_worker.session.prepared import Prepared
 from rbee_worker.session.text import TextSide
+from rbee_worker.session.vectors import prepare_vector
 from rbee_worker.tokenizer.continued import Renderer, continued
-from rbee_worker.types import ModelInfo, Request, Resolved
+from rbee_worker.types import ModelInfo, Request
 
 if TYPE_CHECKING:
     from rbee_worker.tokenizer.core import Tokenizer
@@ -20,21 +21,14 @@ if TYPE_CHECKING:
 INLINE_IDS = 8192  # a longer list of ids is checked outside the event loop
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A request that can be run. warnings: what its caller should know about it."""
-
-    prompt_ids: tuple[int, ...]
-    resolved: Resolved
-    warnings: tuple[str, ...] = ()
-
-
 def is_quick(request: Request, text: TextSide) -> bool:
     """Whether this may be prepared on the event loop. Chat templates, long prompts and tokenizers
     with patterns of their own take too long."""
     if request.token_ids is not None:
         return len(request.token_ids) <= INLINE_IDS
-    return request.messages is None and text.tokenizer.is_quick(request.prompt or "")
+    return request.messages is None and text.tokenizer.is_quick(
+        (request.prompt or "") + (request.pair or "")
+    )
 
 
 def rules_of(text: TextSide, info: ModelInfo, settings: Settings) -> Rules:
@@ -54,6 +48,8 @@ def rules_of(text: TextSide, info: ModelInfo, settings: Settings) -> Rules:
 def prepare(request: Request, text: TextSide, rules: Rules) -> Prepared:
     """Check, render, tokenize. Raises InvalidRequest with all faults that can be known together:
     first those of `check_request`, then that of the prompt's length."""
+    if request.pool is not None:
+        return prepare_vector(request, text, rules)
     resolved = check_request(request, rules)
     ids, warnings = _encode(request, text)
     if not ids:

@@ -1,5 +1,5 @@
-"""Attention of the cpu backend that is not causal: against torch's `scaled_dot_product_attention` in
-float64, and the same bits alone, in any batch and with any number of threads."""
+"""Attention of the cpu backend that is not causal: against torch's `scaled_dot_product_attention`
+in float64, and the same bits alone, in any batch and with any number of threads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def ops(request):
 
 
 def rows(kv_heads, heads):
-    return [numbers(sum(LENGTHS), h * DIM, seed=i) for i, h in enumerate((heads, kv_heads, kv_heads))]
+    return [
+        numbers(sum(LENGTHS), h * DIM, seed=i) for i, h in enumerate((heads, kv_heads, kv_heads))
+    ]
 
 
 def together(ops, q, k, v, kv_heads, heads, **how):

@@ -58,7 +58,9 @@ WINDOWS = [(w, True) for w in (0, 1, 100, 700, -64, -300)] + [(w, False) for w i
 @pytest.mark.parametrize(("window", "causal"), WINDOWS)
 @pytest.mark.parametrize(("heads", "kv_heads"), [(6, 2), (1, 1), (80, 1), (8, 8)])
 @pytest.mark.parametrize("threads", [1, 16])
-def test_every_query_comes_once_with_all_its_keys(library, heads, kv_heads, threads, window, causal):
+def test_every_query_comes_once_with_all_its_keys(
+    library, heads, kv_heads, threads, window, causal
+):
     rng = random.Random(heads + threads + window)
     kinds = [[(1, 1)], [(1, LONGEST)], [(40, 40), (1, 700), (17, 1300)], [(3, 512)] * 3]
     kinds.append([(n, n + rng.randrange(900)) for n in rng.choices(range(1, 60), k=30)])

@@ -144,5 +144,5 @@ def test_attention_over_a_source_is_refused_by_name() -> None:
     ops, recorder = OutlineOps(), Recorder(1, 1)
     ops.recording = Recording(recorder, (StateGroup(CrossKV(1, 16, 16), 1),), "f32", 16, 64)
     q = recorder.buffer(16)
-    with pytest.raises(UnsupportedModel, match="does not have the operation \"attend over a source"):
+    with pytest.raises(UnsupportedModel, match='does not have the operation "attend over a source'):
         ops.attend(q, q, q, StateRef(0, 0), None, heads=1, scale=1.0, causal=False)  # type: ignore[arg-type]

@@ -127,8 +127,8 @@ def _attend(kind: str, latent: bool, narrow: int) -> Callable[..., None]:
         step: Ptr, tid: Int, nt: Int,
         items: Ptr, q: Ptr, q_stride: Int, y: Ptr, y_stride: Int, group: Int, layer: Int,
         kv_heads: Int, k_dim: Int, width: Int, block: Int, rows: Int, chunk: Int, window: Int,
-        causal: Int, scale: Float, cap: Float, slopes: Ptr, sinks: Ptr, scratch: Ptr, scratch_bytes: Int,
-        partial: Ptr, partial_bytes: Int,
+        causal: Int, scale: Float, cap: Float, slopes: Ptr, sinks: Ptr, scratch: Ptr,
+        scratch_bytes: Int, partial: Ptr, partial_bytes: Int,
     ) -> None:  # fmt: skip
         """Threads take items in turn."""
         record = step + group
