@@ -23,7 +23,6 @@ PLANNED: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("recurrent_gemma", "granitemoehybrid", "granitehybrid"), _HYBRID),
         **dict.fromkeys(("lfm2", "falcon_h1", "falcon-h1", "nemotron_h"), _HYBRID),
         **dict.fromkeys(("jamba", "bamba", "qwen3_next", "qwen3next"), _HYBRID),
-        **dict.fromkeys(("bert", "modernbert", "modern-bert", "xlm-roberta"), _ENCODER),
         **dict.fromkeys(("t5", "t5encoder"), _PAIR),
         **dict.fromkeys(("moondream1", "qwen2_5_vl", "smolvlm"), _PICTURES),
     }

@@ -114,6 +114,7 @@ ENCODERS: dict[str, Architecture] = {
     "roberta": Architecture("bert.Roberta", "bert.build_roberta", "RoBERTa"),
     "xlm-roberta": Architecture("bert.Roberta", "bert.build_roberta", "XLM-RoBERTa, BGE-M3"),
     "camembert": Architecture("bert.Roberta", "bert.build_roberta", "CamemBERT"),
+    "modernbert": Architecture("modernbert.Config", "modernbert.build", "ModernBERT, GTE, Ettin"),
 }
 _ALL: Mapping[str, Architecture] = ChainMap(ARCHITECTURES, ENCODERS)
 

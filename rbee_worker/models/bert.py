@@ -9,13 +9,12 @@ linear map; RoBERTa's own two maps.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 from rbee_worker.layers.blocks import NormAfterAdd
 from rbee_worker.layers.linear import Linear
 from rbee_worker.layers.mlp import PlainMLP
-from rbee_worker.layers.norm import LayerNorm
+from rbee_worker.layers.norm import LayerNorm, NoNorm
 from rbee_worker.models.config import activation, positive
 from rbee_worker.models.encoder import (
     Encoder,
@@ -23,7 +22,6 @@ from rbee_worker.models.encoder import (
     Scores,
     attention,
     leftovers,
-    unchanged,
 )
 from rbee_worker.models.weights import Weights
 
@@ -57,7 +55,7 @@ def build(c: Config, w: Weights) -> Encoder:
         scores = Scores(
             w.ops,
             pooler.linear("dense", c.hidden_size, c.hidden_size, bias=True),
-            partial(w.ops.softcap, cap=1.0),  # tanh
+            None,
             w.linear("classifier", c.hidden_size, len(c.labels), bias=True),
         )
     return _encoder(c, w, prefix, scores, first=0)
@@ -77,7 +75,7 @@ def build_roberta(c: Roberta, w: Weights) -> Encoder:
         scores = Scores(
             w.ops,
             at.linear("dense", c.hidden_size, c.hidden_size, bias=True),
-            partial(w.ops.softcap, cap=1.0),  # tanh
+            None,
             at.linear("out_proj", c.hidden_size, len(c.labels), bias=True),
         )
     return _encoder(c, w, _prefix(w, "roberta"), scores, first=c.pad_token_id + 1)
@@ -113,7 +111,7 @@ def _encoder(c: Config, w: Weights, prefix: str, scores: Scores | None, *, first
         embed_norm=_norm(tables, "LayerNorm", dim, eps),
         first_position=first,
         blocks=[block(at) for at in root.layers("encoder.layer", c.num_hidden_layers)],
-        norm=unchanged,
+        norm=NoNorm(w.ops),
         out=Linear(w.ops, embed, None, (c.vocab_size,)),
         groups=w.states.groups,
         vocab_size=c.vocab_size,

@@ -16,7 +16,7 @@ from rbee_worker.layers.linear import Linear
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.config import StackConfig
 from rbee_worker.models.weights import Weights
-from rbee_worker.ops import Ops, RopeSpec, Weight
+from rbee_worker.ops import Activation, Ops, RopeSpec, Weight
 from rbee_worker.ops.batch import Array, Batch
 from rbee_worker.state.specs import StepKV
 from rbee_worker.types import Pooling, PoolingRule, Purpose, ScoreActivation
@@ -98,17 +98,19 @@ class EncoderConfig(StackConfig):
 
 @dataclass(frozen=True)
 class Scores:
-    """A classifier's head: rows -> bent dense map, perhaps a norm, -> one score for each class."""
+    """A classifier's head: rows -> dense map, `act` (None: tanh), perhaps a norm -> one score for
+    each class."""
 
     ops: Ops
     dense: Linear
-    bend: Callable[[Array], Array]
+    act: Activation | None
     out: Linear
     norm: Callable[[Array], Array] | None = None
 
     def __call__(self, rows: Array) -> Array:
         """rows [S, dim] -> float32 [S, classes]"""
-        x = self.bend(self.ops.linear(rows, self.dense.weight, self.dense.bias, precise=True))
+        x = self.ops.linear(rows, self.dense.weight, self.dense.bias, precise=True)
+        x = self.ops.softcap(x, 1.0) if self.act is None else self.ops.act(x, self.act)
         if self.norm is not None:
             x = self.norm(x)
         return self.ops.logits(x, self.out.weight, self.out.bias)
@@ -165,11 +167,6 @@ class Encoder(Decoder):
         return rows if self.scores is None else self.scores(rows)
 
 
-def unchanged(x: Array) -> Array:
-    """In place of a norm."""
-    return x
-
-
 def attention(
     w: Weights,
     c: EncoderConfig,
@@ -206,6 +203,6 @@ def leftovers(prefix: str, *, pooler: bool) -> Mapping[str, str]:
     model's tensors, with its dot; pooler: whether the pooler is one of them."""
     found = {
         r".*position_ids": "derived from the config",
-        r"(cls|lm_head|decoder)\..*": MASKED,
+        r"(cls|lm_head|decoder|head)\..*": MASKED,
     }
     return found | ({rf"{prefix}pooler\..*": POOLER} if pooler else {})

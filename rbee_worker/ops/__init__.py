@@ -90,7 +90,8 @@ class Ops(Recurrences, ABC):
         """x plus the rows of `table` at batch.positions + offset (learned positions)."""
 
     def add_segments(self, x: Array, table: Weight, batch: Batch) -> Array:
-        """x plus the rows of `table` at batch.segments (which of two texts a row belongs to)."""
+        """x plus the rows of `table` at batch.segments (which of two texts a row belongs to). A
+        table of one row tells them not apart: all rows get that one."""
         raise self.lacks("add_segments")
 
     @abstractmethod

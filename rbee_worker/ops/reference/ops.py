@@ -87,7 +87,9 @@ class ReferenceOps(RecurrenceOps):
         return x + rows
 
     def add_segments(self, x: Tensor, table: Weight, batch: Batch) -> Tensor:
-        rows: Tensor = table.data[0 if batch.segments is None else batch.segments]
+        rows: Tensor = table.data[
+            0 if batch.segments is None or table.rows == 1 else batch.segments
+        ]
         return x + rows
 
     def linear(

@@ -1,0 +1,186 @@
+"""Encoders against transformers in float32: every row of tests/encoders.py, on both backends."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rbee_worker.checkpoint import open_checkpoint
+from rbee_worker.config import Settings
+from rbee_worker.engine.engine import Engine
+from rbee_worker.engine.messages import Finished, Pooled, Submit
+from rbee_worker.errors import UnsupportedModel
+from rbee_worker.loading.load import load_engine
+from rbee_worker.models import ENCODERS
+from rbee_worker.types import ModelInfo, Pool, SamplingParams
+from rbee_worker.verify.compare import relative_error
+from tests import encoders
+from tests.encoders import ROWS, Row, hidden, oracle, scores, write
+from tests.outlines import planned_model as planned
+
+BOUND = 1e-5  # norm of the difference over norm
+LENGTHS = (1, 5, 70, 256 - 3, 33, 70)
+NOTHING = SamplingParams(max_tokens=0)
+POOLS = {how: Pool(how=how) for how in ("mean", "cls", "last")}  # type: ignore[arg-type]
+BY_ID = {row.id: row for row in ROWS}
+
+Load = Callable[..., tuple[Engine, ModelInfo]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("encoders")
+
+
+@pytest.fixture(params=["reference", "cpu"])
+def load(request: pytest.FixtureRequest, folder: Path) -> Load:
+    def loaded(row: Row, **settings: object) -> tuple[Engine, ModelInfo]:
+        path = folder / row.id
+        if not path.exists():
+            write(row, path)
+        chosen = Settings(model=str(path), backend=request.param, threads=1, **settings)  # type: ignore[arg-type]
+        return load_engine(chosen, lambda _: None)
+
+    return loaded
+
+
+def texts(row: Row, seed: int = 0) -> list[tuple[list[int], int]]:
+    """(ids, the first position of the second of two texts, or 0)."""
+    rng, found = random.Random(seed), []
+    for number, length in enumerate(LENGTHS):
+        ids = rng.choices(range(5, encoders.VOCAB), k=length)
+        found.append((ids, length // 2 if number % 2 else 0))
+    return found
+
+
+def submit(engine: Engine, name: str, ids: list[int], pool: Pool, second: int = 0) -> None:
+    engine.submit(Submit(seq=name, prompt_ids=tuple(ids), params=NOTHING, pool=pool, second=second))
+
+
+def run(engine: Engine) -> dict[str, np.ndarray]:
+    """The vectors of all that was submitted."""
+    found: dict[str, np.ndarray] = {}
+    while not engine.idle:
+        for m in engine.step():
+            if isinstance(m, Pooled):
+                found[m.seq] = np.frombuffer(m.data, "<f4")
+            elif isinstance(m, Finished):
+                assert m.stop.rule == "VECTOR", m
+                assert m.usage.output_tokens == 0
+    engine.pool.check()
+    return found
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.id for row in ROWS])
+def test_vectors_and_scores_are_those_of_transformers(row: Row, load: Load) -> None:
+    """Of ragged texts in one batch; and alone, they have the same bits."""
+    engine, info = load(row)
+    assert info.context == row.context
+    assert info.purpose.task == ("classify" if row.classes else "embed")
+    pools = dict(POOLS)
+    if row.classes:
+        assert len(info.purpose.labels) == row.classes
+        pools["head"] = Pool(how=info.purpose.pooling.how, head=True)
+    given = texts(row)
+    given = [(ids[: row.context], second) for ids, second in given]
+    for number, (ids, second) in enumerate(given):
+        for name, pool in pools.items():
+            submit(engine, f"{name} {number}", ids, pool, second)
+    together = run(engine)
+    for number, (ids, second) in enumerate(given):
+        states = hidden(row, ids, second).double()
+        want = {"mean": states.mean(0), "cls": states[0], "last": states[-1]}
+        if row.classes:
+            want["head"] = scores(row, ids, second)
+        for name, wanted in want.items():
+            got = together[f"{name} {number}"]
+            assert got.shape == wanted.shape
+            assert relative_error(got, wanted.numpy()) < BOUND, (name, number)
+            submit(engine, "alone", ids, pools[name], second)
+            assert np.array_equal(run(engine)["alone"], got)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.id for row in ROWS])
+def test_nothing_is_left_unread(row: Row, folder: Path) -> None:
+    """No key of the config and no tensor, but those that are named with a reason; and the plan
+    counts what the model has."""
+    path = write(row, folder / f"{row.id} read")
+    ckpt = open_checkpoint(str(path))
+    model = planned(ckpt, "f32")[0]
+    assert not [note for note in model.notes if "nothing reads" in note], model.notes
+    held = sum(p.numel() for p in oracle(row).parameters())
+    skipped = sum(int(np.prod(ckpt.source.info(name).shape)) for name in model.skipped)
+    extra = 256 if row.disk else 0
+    assert model.n_parameters + skipped - extra == held
+
+
+@pytest.mark.parametrize("row", [BY_ID["bert"], BY_ID["modernbert"]], ids=["bert", "modernbert"])
+def test_a_text_longer_than_a_step_is_computed_in_one(row: Row, load: Load) -> None:
+    """And a text never shares a step that has no room for all of it."""
+    engine, _ = load(row, token_budget=100)
+    given = texts(row, 1)
+    chunks: list[list[int]] = []
+    launch = engine.runner.launch
+
+    def seen(plan):  # type: ignore[no-untyped-def]
+        chunks.append([chunk.count for chunk in plan.chunks])
+        return launch(plan)
+
+    engine.runner.launch = seen  # type: ignore[method-assign]
+    for number, (ids, second) in enumerate(given):
+        submit(engine, str(number), ids, POOLS["mean"], second)
+    found = run(engine)
+    assert chunks == [[1, 5, 70], [253], [33], [70]]
+    for number, (ids, second) in enumerate(given):
+        want = hidden(row, ids, second).double().mean(0).numpy()
+        assert relative_error(found[str(number)], want) < BOUND
+
+
+def test_a_pool_without_room_lets_texts_wait(load: Load) -> None:
+    engine, _ = load(BY_ID["bert"], kv_tokens=300, ctx=256)
+    given = texts(BY_ID["bert"], 2) * 3
+    for number, (ids, _) in enumerate(given):
+        submit(engine, str(number), ids, POOLS["cls"])
+    found = run(engine)
+    for number, (ids, _) in enumerate(given):
+        want = hidden(BY_ID["bert"], ids)[0].numpy()
+        assert relative_error(found[str(number)], want) < BOUND
+
+
+def test_cut_and_normalized(load: Load) -> None:
+    """As many numbers as are asked for, of length 1."""
+    engine, info = load(BY_ID["bert"])
+    assert info.dimensions == 64
+    ids, _ = texts(BY_ID["bert"])[2]
+    for dimensions in (0, 1, 7, 64):
+        pool = Pool(how="mean", dimensions=dimensions, normalize=True)
+        submit(engine, str(dimensions), ids, pool)
+    found = run(engine)
+    whole = hidden(BY_ID["bert"], ids).double().mean(0)
+    for dimensions in (0, 1, 7, 64):
+        cut = whole[: dimensions or 64]
+        want = (cut / cut.norm()).numpy()
+        assert relative_error(found[str(dimensions)], want) < BOUND
+
+
+def test_a_packed_encoder_keeps_its_keys_in_float32(load: Load, folder: Path) -> None:
+    _, info = load(BY_ID["bert"])
+    assert info.kv_dtype == "f32"
+
+
+@pytest.mark.parametrize("head", ["TokenClassification", "QuestionAnswering", "MultipleChoice"])
+def test_other_heads_are_refused_by_name(head: str, folder: Path) -> None:
+    path = write(BY_ID["bert"], folder / head)
+    config = path / "config.json"
+    config.write_text(config.read_text().replace("BertModel", f"BertFor{head}"))
+    with pytest.raises(UnsupportedModel, match=f"BertFor{head}: encoders with this head"):
+        planned(open_checkpoint(str(path)), "f32")
+
+
+def test_every_encoder_has_a_row() -> None:
+    assert {row.config().model_type for row in ROWS} == {*ENCODERS}
