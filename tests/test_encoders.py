@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.config import Settings

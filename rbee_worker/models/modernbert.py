@@ -1,4 +1,4 @@
-"""ModernBERT: rotary positions, a norm before each half, gated feed-forward, mostly local attention.
+"""ModernBERT: rotary positions, a norm before each half, gated feed-forward, local attention.
 
 model_type: modernbert (Warner et al. 2024). Every third layer sees the whole text, with rotary
 positions of another base; the others see `local_attention` / 2 tokens to each side. The first layer
@@ -116,9 +116,7 @@ def _block(c: Config, at: Weights, plan: LayerPlan) -> PreNorm:
         mlp_norm=_norm(c, at, "mlp_norm"),
         mlp=GatedMLP(
             ops=at.ops,
-            gate_up=at.linear(
-                "mlp.Wi", c.hidden_size, 2 * c.intermediate_size, bias=c.mlp_bias
-            ),
+            gate_up=at.linear("mlp.Wi", c.hidden_size, 2 * c.intermediate_size, bias=c.mlp_bias),
             down=at.linear("mlp.Wo", c.intermediate_size, c.hidden_size, bias=c.mlp_bias),
             act=activation(c.hidden_activation),
         ),

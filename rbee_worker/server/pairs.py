@@ -105,7 +105,7 @@ async def _cosines(
     pool = Pool(how=pooling.how, normalize=pooling.normalize)
     prompts = worker.serving().sentence.prompts
     before = [_named(prompts, names) if pairs.searching else None for names in (_QUESTION, _ANSWER)]
-    puts = [prompted(worker.serving().sentence, name) for name in before]
+    puts = [prompted(worker.serving().sentence, name, []) for name in before]
     fields: dict[str, str] = {}  # text with what is put before it -> a field that has it
     for place, texts in enumerate(pairs.texts):
         for text, (put, _), name in zip(texts, puts, (pairs.first, pairs.second), strict=True):

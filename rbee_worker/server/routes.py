@@ -54,6 +54,11 @@ class Operation:
     deprecated: bool = False
     headers: tuple[str, ...] = ()
 
+    @property
+    def works(self) -> bool:
+        """Whether the engine computes the answer."""
+        return {*WORK} <= {*self.errors}
+
 
 WORK = (400, 404, 408, 413, 429, 500, 503, 507)  # the statuses of routes that use the engine
 TEXT = (400, 408, 413, 503)

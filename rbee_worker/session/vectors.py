@@ -7,7 +7,7 @@ from rbee_worker.errors import FieldError, InvalidRequest, WrongModel
 from rbee_worker.params import Rules, prompt_faults
 from rbee_worker.session.prepared import Prepared
 from rbee_worker.session.text import TextSide
-from rbee_worker.types import ModelInfo, Request, Resolved, SamplingParams
+from rbee_worker.types import ModelInfo, Pool, Request, Resolved, SamplingParams
 
 _NOTHING_DRAWN = Resolved(params=SamplingParams(max_tokens=0), origins={})
 
@@ -43,23 +43,63 @@ def prepare_vector(request: Request, text: TextSide, rules: Rules) -> Prepared:
     return Prepared(ids, _NOTHING_DRAWN, warnings, second)
 
 
+def embedding(
+    name: str,
+    given: str | tuple[int, ...],
+    info: ModelInfo,
+    sentence: Sentence,
+    *,
+    prompt: str | None = None,
+    dimensions: int = 0,
+    truncate: bool = False,
+    timeout_s: float | None = None,
+) -> Request:
+    """The request for the vector of a text, or of ids, which get no prompt before them.
+
+    prompt: the name of a prompt of the checkpoint, "" for none, None for its default. Raises
+    WrongModel, InvalidRequest.
+    """
+    pooling = info.purpose.pooling
+    faults = []
+    if dimensions > info.dimensions:
+        most = info.dimensions
+        message = f"must be at most the model's {most}"
+        faults.append(FieldError("dimensions", f"1 to {most}", message, dimensions))
+    before = ""
+    if isinstance(given, str):
+        before, _ = prompted(sentence, prompt, faults)
+    elif prompt:
+        faults.append(FieldError("prompt_name", "with text", "cannot be put before ids"))
+    request = Request(
+        id=name,
+        prompt=before + given if isinstance(given, str) else None,
+        token_ids=None if isinstance(given, str) else given,
+        pool=Pool(how=pooling.how, dimensions=dimensions, normalize=pooling.normalize),
+        truncate=truncate,
+        timeout_s=timeout_s,
+    )
+    check_purpose(request, info)
+    if faults:
+        raise InvalidRequest(faults)
+    return request
+
+
 def longest(sentence: Sentence, context: int) -> int:
     """The most tokens of a text: the model's, or fewer where its authors cut texts earlier."""
     return min(context, sentence.longest or context)
 
 
-def prompted(sentence: Sentence, name: str | None) -> tuple[str, str]:
-    """What is put before a text, and its name: the prompt that is asked for, or the default one.
-
-    Raises InvalidRequest for a name that the checkpoint does not have.
-    """
+def prompted(sentence: Sentence, name: str | None, faults: list[FieldError]) -> tuple[str, str]:
+    """What is put before a text, and its name: the prompt that is asked for, or the default one. A
+    name that the checkpoint does not have is a fault."""
     chosen = sentence.prompt if name is None else name
     if not chosen:
         return "", ""
     if chosen not in sentence.prompts:
         known = ", ".join(sorted(sentence.prompts)) or "none"
         message = f"is not one of the model's prompts ({known})"
-        raise InvalidRequest([FieldError("prompt_name", "a prompt of the model", message)])
+        faults.append(FieldError("prompt_name", "a prompt of the model", message))
+        return "", ""
     return sentence.prompts[chosen], chosen
 
 

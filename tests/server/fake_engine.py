@@ -121,7 +121,7 @@ class Fake:
     script: Callable[[Request], Sequence[int]] | None = None  # ids to answer with
     stamp: Callable[[str, int], None] | None = None  # called with (job, token) when a token exists
     hold: threading.Event | None = None  # tokens wait until it is set
-    purpose: Purpose = Purpose()
+    purpose: Purpose = field(default_factory=Purpose)
     sentence: Sentence = field(default_factory=Sentence)
 
 
@@ -387,7 +387,7 @@ class FakeEngineClient:
         )
 
     def _vector(self, request: Request, ids: Sequence[int]) -> bytes:
-        """A function of the ids, of length 1 if that is asked for; of a head, one number a class."""
+        """A function of the ids, of length 1 if asked for; of a head, one number a class."""
         assert request.pool is not None
         digest = hashlib.sha512(repr((list(ids), request.pair)).encode()).digest()
         size = len(self.fake.purpose.labels) if request.pool.head else DIMENSIONS

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import base64
+from functools import partial
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from rbee_worker.checkpoint.sentence import Sentence
-from rbee_worker.errors import FieldError, InvalidRequest
+from rbee_worker.errors import InvalidRequest
 from rbee_worker.params import prompt_faults
 from rbee_worker.server.body import envelope, read_object, refuse, unknown_faults
 from rbee_worker.server.encoding import answered
-from rbee_worker.server.given_texts import Prompt, place_of, prompts_of
+from rbee_worker.server.given_texts import place_of, prompts_of
 from rbee_worker.server.health import worker_of
 from rbee_worker.server.requests import check_model, new_id, time_limit
 from rbee_worker.server.vector_schemas import (
@@ -23,8 +23,8 @@ from rbee_worker.server.vector_schemas import (
     VectorRbee,
 )
 from rbee_worker.server.vectors import Found, size, usage, vectors, warnings
-from rbee_worker.session.vectors import check_purpose, prompted
-from rbee_worker.types import ModelInfo, Pool, Request
+from rbee_worker.session.vectors import embedding, prompted
+from rbee_worker.types import Request
 
 
 async def embeddings(http: HttpRequest) -> Response:
@@ -37,29 +37,30 @@ async def embeddings(http: HttpRequest) -> Response:
     given, rest, faults = envelope(body, EmbeddingEnvelope)
     faults += unknown_faults(rest, EmbeddingEnvelope)
     model = check_model(worker, given.model)
-    pooling = info.purpose.pooling
-    pool = Pool(how=pooling.how, dimensions=given.dimensions or 0, normalize=pooling.normalize)
-    check_purpose(Request(id="", pool=pool), info)
-    faults += _size_faults(given.dimensions, info)
     texts = prompts_of("input", given.input, MOST_TEXTS, faults)
-    before, prompt = _prompt(engine.sentence, given.prompt_name, texts, faults)
-    answer_id = new_id("embd")
-    requests = [
-        Request(
-            id=f"{answer_id}-{place}",
-            prompt=before + text if isinstance(text, str) else None,
-            token_ids=None if isinstance(text, str) else text,
-            pool=pool,
-            truncate=given.truncate,
-            timeout_s=time_limit(worker, given.timeout_s),
-        )
-        for place, text in enumerate(texts)
-    ]
     name = place_of("input", given.input)
-    for place, request in enumerate(requests):
+    answer_id = new_id("embd")
+    make = partial(
+        embedding,
+        info=info,
+        sentence=engine.sentence,
+        prompt=given.prompt_name,
+        dimensions=given.dimensions or 0,
+        truncate=given.truncate,
+        timeout_s=time_limit(worker, given.timeout_s),
+    )
+    requests: list[Request] = []
+    try:
+        requests = [make(f"{answer_id}-{n}", text) for n, text in enumerate(texts or ["?"])]
+    except InvalidRequest as error:
+        faults += error.errors
+    for place, request in enumerate(requests if texts else ()):
         faults += prompt_faults(request, engine.rules, name=name(place))
     refuse(faults)
     found = await vectors(http, worker, requests, name)
+    pooling, prompt = info.purpose.pooling, ""
+    if isinstance(texts[0], str):
+        _, prompt = prompted(engine.sentence, given.prompt_name, faults)
     told = VectorRbee(
         pooling=pooling.how,
         normalized=pooling.normalize,
@@ -68,37 +69,12 @@ async def embeddings(http: HttpRequest) -> Response:
         warnings=warnings(found, name),
     )
 
-    def make() -> EmbeddingList:
+    def answer() -> EmbeddingList:
         wire = _base64 if given.encoding_format == "base64" else _numbers
         rows = [Embedding(index=place, embedding=wire(one)) for place, one in enumerate(found)]
         return EmbeddingList(data=rows, model=model, usage=usage(found), rbee=told)
 
-    return await answered(make, size(found))
-
-
-def _prompt(
-    sentence: Sentence, name: str | None, texts: list[Prompt], faults: list[FieldError]
-) -> tuple[str, str]:
-    """What is put before each text, and its name. Ids get none; that one was asked for is a
-    fault then."""
-    ids = any(not isinstance(text, str) for text in texts)
-    if ids and name:
-        message = "cannot be put before ids"
-        faults.append(FieldError("prompt_name", "with texts", message))
-    if ids:
-        return "", ""
-    try:
-        return prompted(sentence, name)
-    except InvalidRequest as error:
-        faults += error.errors
-        return "", ""
-
-
-def _size_faults(asked: int | None, info: ModelInfo) -> list[FieldError]:
-    if asked is None or asked <= info.dimensions:
-        return []
-    message = f"must be at most the model's {info.dimensions}"
-    return [FieldError("dimensions", f"1 to {info.dimensions}", message, asked)]
+    return await answered(answer, size(found))
 
 
 def _numbers(found: Found) -> list[float]:
