@@ -35,7 +35,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "/v1/embeddings": {
         "a text": {"input": "The bee hums."},
-        "several": {"input": ["The bee hums.", "The fly too."], "encoding_format": "base64"},
+        "several": {"input": ["The bee hums.", "The fly too."], "dimensions": 4},
     },
     "/v1/score": {"a pair": {"text_1": "What hums?", "text_2": ["A bee.", "A stone."]}},
     "/v1/rerank": {

@@ -39,6 +39,8 @@ from rbee_worker.types import (
     PromptLogprobs,
     Purpose,
     Request,
+    Resolved,
+    SamplingParams,
     Started,
     StopRecord,
     Token,
@@ -276,6 +278,9 @@ class FakeEngineClient:
         )
 
     def _prepare(self, request: Request) -> tuple[list[int], Any]:
+        if request.pool is not None:
+            ids = [*self._encode(request), *(request.pair or "").encode()]
+            return ids, Resolved(params=SamplingParams(max_tokens=0), origins={})
         resolved = check_request(request, self.rules)
         ids = list(self._encode(request))
         params = fit(resolved, len(ids), self.fake.context)
