@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
@@ -55,13 +56,15 @@ Arrays = dict[str, np.ndarray]
 @dataclass(frozen=True, eq=False)
 class Row:
     """model: transformers' class, made of `config`. disk: what the checkpoint on disk has in place
-    of transformers' tensors. context: the longest text."""
+    of transformers' tensors. context: the longest text. gguf: llama.cpp's name for it; None: its
+    converter cannot write such a file, or leaves out what the model needs."""
 
     id: str
     model: type[PreTrainedModel]
     config: Callable[[], PretrainedConfig]
     context: int = 256
     disk: Callable[[Arrays], Arrays] | None = None
+    gguf: gguf.MODEL_ARCH | None = None
 
     @property
     def classes(self) -> int:
@@ -95,23 +98,25 @@ def old_names(tensors: Arrays) -> Arrays:
     return out | {"embeddings.position_ids": np.arange(256)[None]}
 
 
+BERT, MODERN = gguf.MODEL_ARCH.BERT, gguf.MODEL_ARCH.MODERN_BERT
 ROWS = (
-    Row("bert", BertModel, made(BertConfig)),
+    Row("bert", BertModel, made(BertConfig), gguf=BERT),
     Row("bert-relu-narrow", BertModel, made(BertConfig, hidden_act="relu", hidden_size=32)),
     Row("bert-old-names", BertModel, made(BertConfig), disk=old_names),
-    Row("bert-masked", BertForMaskedLM, made(BertConfig)),
+    Row("bert-masked", BertForMaskedLM, made(BertConfig), gguf=BERT),
     Row("bert-classes", BertForSequenceClassification, made(BertConfig, num_labels=3)),
     Row("bert-one-class", BertForSequenceClassification, made(BertConfig, num_labels=1)),
-    Row("roberta", RobertaModel, roberta(RobertaConfig)),
+    Row("roberta", RobertaModel, roberta(RobertaConfig), gguf=BERT),
     Row("roberta-classes", RobertaForSequenceClassification, roberta(RobertaConfig, num_labels=2)),
     Row("xlm-roberta", XLMRobertaModel, roberta(XLMRobertaConfig, hidden_act="gelu_new")),
     Row(
         "xlm-roberta-one-class",
         XLMRobertaForSequenceClassification,
         roberta(XLMRobertaConfig, num_labels=1),
+        gguf=BERT,
     ),
     Row("camembert", CamembertModel, roberta(CamembertConfig, pad_token_id=3), context=254),
-    Row("modernbert", ModernBertModel, modern()),
+    Row("modernbert", ModernBertModel, modern(global_attn_every_n_layers=2), gguf=MODERN),
     Row(
         "modernbert-biases",
         ModernBertModel,
@@ -127,7 +132,12 @@ ROWS = (
         ),
     ),
     Row("modernbert-masked", ModernBertForMaskedLM, modern()),
-    Row("modernbert-classes", ModernBertForSequenceClassification, modern(num_labels=4)),
+    Row(
+        "modernbert-classes",
+        ModernBertForSequenceClassification,
+        modern(num_labels=4),
+        gguf=MODERN,
+    ),
     Row(
         "modernbert-mean-classes",
         ModernBertForSequenceClassification,
@@ -238,3 +248,87 @@ def sentence_files(
         },
         "sentence_bert_config": {"max_seq_length": longest or None, "do_lower_case": False},
     }
+
+
+def gguf_tensors(row: Row) -> Arrays:
+    """Names and values as llama.cpp's converter gives them."""
+    config = row.config()
+    assert row.gguf is not None
+    names = gguf.get_tensor_name_map(row.gguf, config.num_hidden_layers)
+    first = config.pad_token_id + 1 if "roberta" in config.model_type else 0
+    out = {}
+    for name, value in oracle(row).state_dict().items():
+        for prefix in ("bert.", "roberta.", "model."):
+            name = name.removeprefix(prefix)
+        if name.startswith(("pooler.", "cls.", "decoder.")) or name.endswith("position_ids"):
+            continue  # left out
+        array = value.numpy()
+        if name == "embeddings.position_embeddings.weight":
+            array = array[first:]
+        if row.classes and name.startswith("classifier.") and name.count(".") == 1:
+            name = name.replace("classifier.", "classifier.out_proj.")
+        stem, _, suffix = name.rpartition(".")
+        found = names.get_name(stem)
+        assert found is not None, name
+        out[f"{found}.{suffix}"] = np.ascontiguousarray(array, np.float32)
+    return out
+
+
+def write_gguf(
+    row: Row, path: Path, quant: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32
+) -> Path:
+    """A GGUF file of the model, with its tokenizer; matrices of the layers in `quant`."""
+    assert row.gguf is not None
+    config, arch = row.config(), gguf.MODEL_ARCH_NAMES[row.gguf]
+    w = gguf.GGUFWriter(path, arch)
+    w.add_context_length(row.context)
+    w.add_embedding_length(config.hidden_size)
+    w.add_block_count(config.num_hidden_layers)
+    w.add_feed_forward_length(config.intermediate_size)
+    w.add_head_count(config.num_attention_heads)
+    w.add_causal_attention(False)
+    w.add_token_type_count(getattr(config, "type_vocab_size", 1))
+    if row.gguf == gguf.MODEL_ARCH.MODERN_BERT:
+        w.add_layer_norm_eps(config.norm_eps)
+        w.add_sliding_window(config.local_attention)
+        if (every := getattr(config, "global_attn_every_n_layers", None)) is not None:
+            w.add_sliding_window_pattern(every)
+        w.add_rope_freq_base(config.rope_parameters["full_attention"]["rope_theta"])
+        w.add_rope_freq_base_swa(config.rope_parameters["sliding_attention"]["rope_theta"])
+        w.add_rope_scaling_type(gguf.RopeScalingType.NONE)
+        w.add_vocab_size(config.vocab_size)
+        w.add_string(f"{arch}.hidden_act", config.hidden_activation)
+        pooling = {"cls": gguf.PoolingType.CLS, "mean": gguf.PoolingType.MEAN}
+        w.add_uint32(f"{arch}.classifier.pooling_type", int(pooling[config.classifier_pooling]))
+    else:
+        w.add_layer_norm_eps(config.layer_norm_eps)
+    if row.classes:
+        w.add_classifier_output_labels([config.id2label[n] for n in range(row.classes)])
+    else:
+        w.add_pooling_type(gguf.PoolingType.CLS)
+    special = {*range(len(SPECIAL))}
+    rest = [f"[unused{n}]" for n in range(VOCAB - len(WORDS))]
+    spelled = [
+        word if n in special else word[2:] if word.startswith("##") else "\u2581" + word
+        for n, word in enumerate((*WORDS, *rest))
+    ]
+    w.add_tokenizer_model("bert")
+    w.add_tokenizer_pre("default")
+    w.add_token_list(spelled)
+    kinds = gguf.TokenType
+    w.add_token_types([int(kinds.CONTROL if n in special else kinds.NORMAL) for n in range(VOCAB)])
+    w.add_unk_token_id(1)
+    w.add_sep_token_id(3)
+    w.add_pad_token_id(0)
+    w.add_uint32("tokenizer.ggml.cls_token_id", 2)
+    for name, array in gguf_tensors(row).items():
+        packed = name.startswith("blk.") and array.ndim == 2
+        if packed and quant != gguf.GGMLQuantizationType.F32:
+            w.add_tensor(name, gguf.quants.quantize(array, quant), raw_dtype=quant)
+        else:
+            w.add_tensor(name, array)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+    return path

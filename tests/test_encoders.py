@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 
@@ -16,10 +18,11 @@ from rbee_worker.engine.messages import Finished, Pooled, Submit
 from rbee_worker.errors import UnsupportedModel
 from rbee_worker.loading.load import load_engine
 from rbee_worker.models import ENCODERS
-from rbee_worker.types import ModelInfo, Pool, SamplingParams
+from rbee_worker.tokenizer.load import load_tokenizer
+from rbee_worker.types import ModelInfo, Pool, Pooling, SamplingParams
 from rbee_worker.verify.compare import relative_error
 from tests import encoders
-from tests.encoders import ROWS, Row, hidden, oracle, scores, write
+from tests.encoders import ROWS, Row, hidden, oracle, scores, write, write_gguf
 from tests.outlines import planned_model as planned
 
 BOUND = 1e-5  # norm of the difference over norm
@@ -167,17 +170,69 @@ def test_cut_and_normalized(load: Load) -> None:
         assert relative_error(found[str(dimensions)], want) < BOUND
 
 
-def test_a_packed_encoder_keeps_its_keys_in_float32(load: Load, folder: Path) -> None:
-    _, info = load(BY_ID["bert"])
-    assert info.kv_dtype == "f32"
-
-
 @pytest.mark.parametrize("head", ["TokenClassification", "QuestionAnswering", "MultipleChoice"])
 def test_other_heads_are_refused_by_name(head: str, folder: Path) -> None:
     path = write(BY_ID["bert"], folder / head)
     config = path / "config.json"
     config.write_text(config.read_text().replace("BertModel", f"BertFor{head}"))
     with pytest.raises(UnsupportedModel, match=f"BertFor{head}: encoders with this head"):
+        planned(open_checkpoint(str(path)), "f32")
+
+
+IN_GGUF = [row for row in ROWS if row.gguf is not None]
+
+
+@pytest.mark.parametrize("row", IN_GGUF, ids=[row.id for row in IN_GGUF])
+def test_a_gguf_file_gives_the_same(row: Row, folder: Path) -> None:
+    """Bit for bit what the safetensors files give, and the same ids of texts."""
+    both = []
+    for path in (write(row, folder / f"{row.id} st"), write_gguf(row, folder / f"{row.id}.gguf")):
+        settings = Settings(model=str(path), backend="cpu", threads=1)
+        engine, info = load_engine(settings, lambda _: None)
+        ckpt = open_checkpoint(str(path))
+        assert not [note for note in info.notes if "nothing reads" in note], info.notes
+        for number, (ids, second) in enumerate(texts(row)):
+            pool = info.purpose.pooling if row.classes else Pooling(how="cls")
+            wanted = Pool(how=pool.how, head=bool(row.classes))
+            submit(engine, str(number), ids[: row.context], wanted, second)
+        both.append((run(engine), ckpt, info))
+    (ours, ckpt, info), (theirs, packed, found) = both
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    assert found.purpose.labels == info.purpose.labels
+    assert (found.context, found.vocab_size) == (info.context, info.vocab_size)
+    if not row.classes:
+        assert packed.sentence.pooling is not None
+        assert packed.sentence.pooling.how == "cls"
+    a, b = load_tokenizer(ckpt), load_tokenizer(packed)
+    if row.gguf == encoders.BERT and "roberta" not in row.config().model_type:
+        for text in ("The bee hums. 日本", "", "[SEP] héllo", "thebeehum the"):
+            assert a.encode(text) == b.encode(text)
+            assert a.encode_texts(text, "the bee?", most=9) == b.encode_texts(
+                text, "the bee?", most=9
+            )
+            assert a.decode(a.encode(text)) == b.decode(b.encode(text))
+
+
+@pytest.mark.parametrize("row", [BY_ID["bert"], BY_ID["modernbert"]], ids=["bert", "modernbert"])
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_packed_weights(row: Row, backend: str, folder: Path) -> None:
+    """Near the oracle, and keys and values are kept in float32 all the same."""
+    quant = gguf.GGMLQuantizationType.Q8_0
+    path = write_gguf(row, folder / f"{row.id}-{backend}-q8.gguf", quant)
+    settings = Settings(model=str(path), backend=backend, threads=1)  # type: ignore[arg-type]
+    engine, info = load_engine(settings, lambda _: None)
+    assert info.kv_dtype == "f32"
+    ids, _ = texts(row)[2]
+    submit(engine, "x", ids, POOLS["mean"])
+    error = relative_error(run(engine)["x"], hidden(row, ids).mean(0).numpy())
+    assert 1e-5 < error < 0.02
+
+
+def test_a_classifier_without_its_pooler_is_refused(folder: Path) -> None:
+    """llama.cpp's converter leaves it out of BERT's files."""
+    row = dataclasses.replace(BY_ID["bert-one-class"], gguf=encoders.BERT)
+    path = write_gguf(row, folder / "no-pooler.gguf")
+    with pytest.raises(UnsupportedModel, match="but not the pooler before it"):
         planned(open_checkpoint(str(path)), "f32")
 
 

@@ -75,6 +75,7 @@ def _open_gguf(ref: str, path: Path) -> Checkpoint:
         files={},
         gguf=file,
         notes=_notes(file, row),
+        sentence=mapped.read_sentence(file),
     )
 
 

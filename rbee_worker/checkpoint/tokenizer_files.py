@@ -16,6 +16,7 @@ READ = (
     *SENTENCEPIECE,
     "vocab.json",
     "merges.txt",
+    "vocab.txt",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -27,7 +28,6 @@ TEMPLATES = "additional_chat_templates"  # a folder of NAME.jinja
 # Tokenizer files of other libraries. A directory that has only these cannot be used.
 UNREAD: Mapping[str, str] = MappingProxyType(
     {
-        "vocab.txt": "BERT's WordPiece vocabulary, which this worker does not support",
         "tekken.json": "mistral-common's own format",
         "tiktoken.model": "tiktoken's own format",
         "qwen.tiktoken": "tiktoken's own format",

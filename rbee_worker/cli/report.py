@@ -164,7 +164,7 @@ def _tokenizer(ckpt: Checkpoint, tokenizer: Tokenizer) -> dict[str, Any]:
 def tokenizer_kind(ckpt: Checkpoint) -> str:
     """The source of the vocabulary: a file's name, or the kind that a GGUF file names."""
     if ckpt.gguf is None:
-        vocabularies = ("tokenizer.json", *SENTENCEPIECE, "vocab.json")
+        vocabularies = ("tokenizer.json", *SENTENCEPIECE, "vocab.json", "vocab.txt")
         return next(name for name in vocabularies if name in ckpt.files)
     model = ckpt.gguf.metadata.get("tokenizer.ggml.model")
     pre = ckpt.gguf.metadata.get("tokenizer.ggml.pre")

@@ -50,7 +50,14 @@ def build(c: Config, w: Weights) -> Encoder:
     _check(c)
     prefix = _prefix(w, "bert")
     scores = None
-    if c.labels:
+    if c.labels and w.has("classifier.dense.weight"):  # RoBERTa's, in a GGUF file
+        scores = _roberta_scores(c, w)
+    elif c.labels and c.classifier_labels is not None:
+        raise UnsupportedModel(
+            "the file has a classifier, but not the pooler before it, which converters leave out.",
+            fix="use the model's safetensors files.",
+        )
+    elif c.labels:
         pooler = (w.sub("bert") if prefix else w).sub("pooler")
         scores = Scores(
             w.ops,
@@ -69,16 +76,18 @@ def build_roberta(c: Roberta, w: Weights) -> Encoder:
             f"config: pad_token_id is {c.pad_token_id}, but positions begin after it.",
             fix="download the checkpoint's config again.",
         )
-    scores = None
-    if c.labels:
-        at = w.sub("classifier")
-        scores = Scores(
-            w.ops,
-            at.linear("dense", c.hidden_size, c.hidden_size, bias=True),
-            None,
-            at.linear("out_proj", c.hidden_size, len(c.labels), bias=True),
-        )
+    scores = _roberta_scores(c, w) if c.labels else None
     return _encoder(c, w, _prefix(w, "roberta"), scores, first=c.pad_token_id + 1)
+
+
+def _roberta_scores(c: Config, w: Weights) -> Scores:
+    at, dim = w.sub("classifier"), c.hidden_size
+    return Scores(
+        w.ops,
+        at.linear("dense", dim, dim, bias=True),
+        None,
+        at.linear("out_proj", dim, len(c.labels), bias=True),
+    )
 
 
 def _encoder(c: Config, w: Weights, prefix: str, scores: Scores | None, *, first: int) -> Encoder:

@@ -41,6 +41,7 @@ class EncoderConfig(StackConfig):
     problem_type: str | None = None
     sentence_transformers: dict[str, Any] | None = None
     sbert_ce_default_activation_function: str | None = None
+    classifier_labels: list[str] | None = None  # of a GGUF file, which names no class of the model
 
     @property
     def head_width(self) -> int:
@@ -53,6 +54,8 @@ class EncoderConfig(StackConfig):
 
         Raises UnsupportedModel for a model with another head.
         """
+        if self.classifier_labels is not None:
+            return tuple(self.classifier_labels)
         for name in self.architectures or ():
             kind = name.rpartition("For")[2] if "For" in name else ""
             if kind == "SequenceClassification":

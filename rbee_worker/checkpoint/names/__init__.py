@@ -11,6 +11,7 @@ from types import MappingProxyType
 from rbee_worker.checkpoint.names import (
     deepseek,
     dense,
+    encoders,
     gemma,
     gemma4,
     gpt,
@@ -53,4 +54,5 @@ GGUF_ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     | llama4.ARCHITECTURES
     | mixtures.ARCHITECTURES
     | recurrent.ARCHITECTURES
+    | encoders.ARCHITECTURES
 )

@@ -16,13 +16,17 @@ class Key:
     lead into nested objects, and a key below `unwindowed.` applies to layers without a sliding
     window. kind: what the value must be. windows: for each layer, whether it has a sliding window;
     each: a count, or a list with one per layer; twice: twice the count that HF has; gating: the
-    number of a scoring function. default: what llama.cpp assumes if the key is absent; None:
+    number of a scoring function; labels: a list of texts; pooling: the number of a way of pooling.
+    default: what llama.cpp assumes if the key is absent; None:
     nothing, and the config has null there.
     """
 
     gguf: str
     hf: str
-    kind: Literal["count", "number", "text", "flag", "id", "windows", "each", "twice", "gating"]
+    kind: Literal[
+        "count", "number", "text", "flag", "id", "windows", "each", "twice", "gating", "labels",
+        "pooling",
+    ]  # fmt: skip
     default: Any = None
     required: bool = False
     whole: bool = False
@@ -50,7 +54,8 @@ class Architecture:
     neither these nor a `Key` gives is null, never the default of transformers' config class.
     present: config keys that are true if the file has one of these tensors; absent: true if it
     lacks this tensor; alone: true if some layer has the first of these two tensors and not the
-    second. rows: config keys whose value is the row count of a tensor. inert: metadata keys that
+    second. rows: config keys whose value is the row count of a tensor. unread: config keys, derived
+    for every file, that the family does not have. inert: metadata keys that
     do not affect the results of this architecture.
     """
 
@@ -65,6 +70,7 @@ class Architecture:
     absent: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     alone: Mapping[str, tuple[str, str]] = field(default_factory=lambda: MappingProxyType({}))
     rows: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    unread: tuple[str, ...] = ()
     inert: tuple[str, ...] = ()
 
 
