@@ -10,17 +10,21 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from transformers import CONFIG_MAPPING
 
+import rbee_worker
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.config import Settings
 from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.messages import Finished, Pooled, Submit
-from rbee_worker.errors import UnsupportedModel
+from rbee_worker.errors import UnsupportedModel, WrongModel
 from rbee_worker.loading.load import load_engine
 from rbee_worker.models import ENCODERS
+from rbee_worker.models.config import read_config
 from rbee_worker.tokenizer.load import load_tokenizer
 from rbee_worker.types import ModelInfo, Pool, Pooling, SamplingParams
 from rbee_worker.verify.compare import relative_error
+from rbee_worker.verify.run import verify_report
 from tests import encoders
 from tests.encoders import ROWS, Row, hidden, oracle, scores, write, write_gguf
 from tests.outlines import planned_model as planned
@@ -238,3 +242,65 @@ def test_a_classifier_without_its_pooler_is_refused(folder: Path) -> None:
 
 def test_every_encoder_has_a_row() -> None:
     assert {row.config().model_type for row in ROWS} == {*ENCODERS}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.id for row in ROWS])
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_verify_compares_every_layer(row: Row, backend: str, folder: Path) -> None:
+    path = folder / row.id
+    if not path.exists():
+        write(row, path)
+    settings = Settings(model=str(path), backend=backend, threads=1)  # type: ignore[arg-type]
+    found = verify_report(settings)
+    assert found["ok"]
+    assert found["compared"] == "rows"
+    assert len(found["steps"]) == row.config().num_hidden_layers + 2
+    assert all(step["alone"] < BOUND for step in found["steps"])
+
+
+@pytest.mark.parametrize("model_type", ENCODERS)
+def test_an_absent_key_means_what_it_does_in_transformers(model_type: str) -> None:
+    theirs = CONFIG_MAPPING[model_type]()
+    ours, _ = read_config(ENCODERS[model_type].config, encoders.SHAPE, where="x")
+    named = {f.name for f in dataclasses.fields(ours)} - {*encoders.SHAPE, *OF_FILES}
+    differing = {
+        name: (getattr(ours, name), getattr(theirs, name, None))
+        for name in named
+        if getattr(ours, name) != getattr(theirs, name, getattr(ours, name))
+    }
+    assert not differing
+
+
+# What transformers fills in, derives, or keeps elsewhere.
+OF_FILES = {
+    "id2label",
+    "num_labels",
+    "layer_types",
+    "rope_parameters",
+    "rope_scaling",
+    "architectures",
+}
+
+
+def test_the_library_gives_vectors(folder: Path) -> None:
+    row = BY_ID["bert"]
+    path = write(row, folder / "library", **encoders.sentence_files())
+    with rbee_worker.load(str(path), threads=1) as model:
+        ids = [2, 5, 6, 70, 3]
+        found = model.embed(["the bee", ids], dimensions=9)
+        assert found.shape == (2, 9)
+        want = hidden(row, ids).double().mean(0)[:9]
+        assert relative_error(found[1], (want / want.norm()).numpy()) < BOUND
+        assert np.array_equal(model.embed("the bee", dimensions=9), found[0])
+        for call in (lambda: model.generate("x"), lambda: model.logits([1])):
+            with pytest.raises(WrongModel, match="generates no text: it is an encoder"):
+                call()
+
+
+@pytest.mark.parametrize("way", ["mean", "cls", "last"])
+def test_pooling_is_what_the_settings_say(way: str, folder: Path) -> None:
+    row = BY_ID["bert"]
+    path = write(row, folder / "pooling", **encoders.sentence_files(way="cls_token"))
+    settings = Settings(model=str(path), backend="reference", pooling=way)  # type: ignore[arg-type]
+    _, info = load_engine(settings, lambda _: None)
+    assert info.purpose.pooling == Pooling(how=way, normalize=True, origin="--pooling")  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from rbee_worker.errors import BadReference
 from rbee_worker.machine import user_cache
 
 _PREFIX = "models--"
-_VOCABULARIES = ("tokenizer.json", *SENTENCEPIECE, "vocab.json")
+_VOCABULARIES = ("tokenizer.json", *SENTENCEPIECE, "vocab.json", "vocab.txt")
 
 
 def cache_root() -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rbee_worker.checkpoint import Checkpoint
-from rbee_worker.checkpoint.formats import FLOATS
+from rbee_worker.checkpoint.formats import FLOATS, INTEGERS
 from rbee_worker.checkpoint.summary import summarize
 from rbee_worker.config import Settings
 from rbee_worker.errors import ModelError, UsageError
@@ -79,8 +79,9 @@ def preflight(ckpt: Checkpoint, settings: Settings) -> Preflight:
     dtype = backend.compute_dtype(settings, ckpt.kind, formats)
     held = backend.plan_ops(dtype)
     model = plan_model(ckpt, held)
-    packed = not FLOATS.issuperset(formats) and not in_one_step(model.groups)  # keeps few keys
-    kv = backend.kv_dtype(settings, dtype, packed)
+    packed = not (FLOATS | INTEGERS).issuperset(formats)
+    # keys that last for one step are few: they stay exact
+    kv = backend.kv_dtype(settings, dtype, packed and not in_one_step(model.groups))
     return Preflight(backend, model, held, dtype, kv)
 
 
