@@ -167,10 +167,10 @@ def test_torch_is_not_imported_by(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent).returncode == 0
 
 
-WITH_TORCH = {"ops/reference", "verify"}
+WITH_TORCH = {"ops/cuda", "ops/reference", "verify"}
 
 
-def test_torch_is_named_nowhere_but_in_the_reference_and_in_verify() -> None:
+def test_torch_is_named_nowhere_but_where_tensors_are_torchs() -> None:
     """Not even inside functions: what a worker on the cpu backend does never depends on torch."""
     for file in PACKAGE.rglob("*.py"):
         path = file.relative_to(PACKAGE).as_posix()

@@ -29,10 +29,14 @@ Progress = Callable[[int, int, str], None]  # (done, total, name of the last one
 
 
 class Refusal(NamedTuple):
-    """Why a backend cannot serve some settings here, and the fix: two sentences."""
+    """Why a backend cannot serve some settings here, and the fix: two sentences.
+
+    absent: the machine has no such device, so nobody expects it to be used.
+    """
 
     why: str
     fix: str
+    absent: bool = False
 
 
 @dataclass(frozen=True)

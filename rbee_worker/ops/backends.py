@@ -11,7 +11,7 @@ from typing import NamedTuple, cast
 
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
-from rbee_worker.ops.backend import Backend
+from rbee_worker.ops.backend import Backend, Refusal
 
 
 class _Row(NamedTuple):
@@ -23,6 +23,7 @@ class _Row(NamedTuple):
 
 AUTO = "auto"
 ROWS = (  # `auto` chooses the first that does not refuse
+    _Row("cuda", "rbee_worker.ops.cuda.backend"),
     _Row("cpu", "rbee_worker.ops.cpu.backend.cpu"),
     _Row("reference", "rbee_worker.ops.reference.backend"),
 )
@@ -41,10 +42,11 @@ def backend(name: str) -> Backend:
 
 
 def preload() -> None:
-    """Import what most models need of the first backend, if it is available here."""
-    first = backend(ROWS[0].name)
-    if first.refuses(Settings()) is None:
-        first.preload()
+    """Import what most models need of the backend that `auto` chooses here, if there is one."""
+    for row in ROWS:
+        if backend(row.name).refuses(Settings()) is None:
+            backend(row.name).preload()
+            return
 
 
 def choose_backend(settings: Settings) -> Backend:
@@ -53,27 +55,42 @@ def choose_backend(settings: Settings) -> Backend:
     Raises UsageError if none can, or if the chosen one cannot.
     """
     check_settings(settings)
-    asked = ROWS[0].name if settings.backend == AUTO else settings.backend
-    chosen = backend(asked)
-    refusal = chosen.refuses(settings)
-    if refusal is None:
-        return chosen
     if settings.backend == AUTO:
-        for row in ROWS[1:]:
-            if backend(row.name).refuses(settings) is None:
-                return backend(row.name)
-    raise UsageError(refusal.why, fix=refusal.fix)
+        chosen, refusals = _auto(settings)
+    else:
+        chosen = backend(settings.backend)
+        refusal = chosen.refuses(settings)
+        refusals = {} if refusal is None else {chosen.name: refusal}
+        chosen = chosen if refusal is None else None
+    if chosen is not None:
+        return chosen
+    expected = [refusal for refusal in refusals.values() if not refusal.absent]
+    first = (expected or list(refusals.values()))[0]
+    raise UsageError(first.why, fix=first.fix)
+
+
+def _auto(settings: Settings) -> tuple[Backend | None, dict[str, Refusal]]:
+    """The first backend that can serve `settings`, and why those before it cannot."""
+    refusals: dict[str, Refusal] = {}
+    for row in ROWS:
+        refusal = backend(row.name).refuses(settings)
+        if refusal is None:
+            return backend(row.name), refusals
+        refusals[row.name] = refusal
+    return None, refusals
 
 
 def backend_notes(settings: Settings) -> tuple[str, ...]:
-    """Why `auto` did not choose its first backend here, in one line; empty if it did."""
-    refusal = backend(ROWS[0].name).refuses(settings) if settings.backend == AUTO else None
-    if refusal is None:
+    """Why `auto` did not choose a backend that is expected here, in one line; empty if it did."""
+    if settings.backend != AUTO:
         return ()
-    chosen = choose_backend(settings)
+    chosen, refusals = _auto(settings)
+    expected = {name: refusal for name, refusal in refusals.items() if not refusal.absent}
+    if chosen is None or not expected:
+        return ()
+    name, refusal = next(iter(expected.items()))
     return (
-        f"backend {chosen.name} ({chosen.title}), not {ROWS[0].name}: {refusal.why} "
-        f"Fix: {refusal.fix}",
+        f"backend {chosen.name} ({chosen.title}), not {name}: {refusal.why} Fix: {refusal.fix}",
     )
 
 

@@ -108,10 +108,10 @@ def q6_k(b: Bytes, out: F32) -> None:
     scaled(q, half(b, 208) * b[:, 192:208].view(np.int8), out)
 
 
-_IQ4 = np.array(  # IQ4_NL and IQ4_XS: the value of each nibble
+IQ4 = np.array(  # IQ4_NL and IQ4_XS: the value of each nibble
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32
 )
-_FP4 = np.array(  # MXFP4: twice the value of each nibble (sign, 2 exponent bits, 1 fraction bit)
+FP4 = np.array(  # MXFP4: twice the value of each nibble (sign, 2 exponent bits, 1 fraction bit)
     [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32
 )
 
@@ -125,7 +125,7 @@ def _looked_up(table: F32, nibbles: Bytes, scales: F32, out: F32) -> None:
 
 def iq4_nl(b: Bytes, out: F32) -> None:
     """32 values from a table."""
-    _looked_up(_IQ4, _nibbles(b[:, 2:]), half(b, 0), out)
+    _looked_up(IQ4, _nibbles(b[:, 2:]), half(b, 0), out)
 
 
 def iq4_xs(b: Bytes, out: F32) -> None:
@@ -133,11 +133,11 @@ def iq4_xs(b: Bytes, out: F32) -> None:
     four)."""
     scale = spread(b[:, 4:8], NIBBLES, 15) | (spread(b[:, 2:4], PAIRS, 3) << np.uint8(4))
     scales = half(b, 0) * (scale.view(np.int8) - np.int8(32))
-    _looked_up(_IQ4, planes(b[:, 8:], NIBBLES, 16, 15), scales, out)
+    _looked_up(IQ4, planes(b[:, 8:], NIBBLES, 16, 15), scales, out)
 
 
 def mxfp4(b: Bytes, out: F32) -> None:
     """A scale that is only an exponent e: 2^(e - 128), because the table holds doubled values."""
     e = b[:, :1].astype(np.int32)
     bits = np.where(e < 2, (e + 1) << 21, (e - 1) << 23).astype(np.int32)  # below 2: subnormal
-    _looked_up(_FP4, _nibbles(b[:, 1:]), bits.view(np.float32), out)
+    _looked_up(FP4, _nibbles(b[:, 1:]), bits.view(np.float32), out)

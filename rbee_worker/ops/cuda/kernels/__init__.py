@@ -1,0 +1,1 @@
+"""Triton kernels and their launch functions: torch tensors in, torch tensors out."""

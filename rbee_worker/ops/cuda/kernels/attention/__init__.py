@@ -1,0 +1,7 @@
+"""Attention over a paged cache, and what happens to queries, keys and values before it."""
+
+from rbee_worker.ops.cuda.kernels.attention.attend import attend
+from rbee_worker.ops.cuda.kernels.attention.attend_decode import attend_decode
+from rbee_worker.ops.cuda.kernels.attention.write import split_rope_write, write_kv
+
+__all__ = ["attend", "attend_decode", "split_rope_write", "write_kv"]

@@ -1,0 +1,168 @@
+"""Experts of few rows: matrices times vectors, each program with an expert that a row uses.
+
+The products of a row are summed in an order that depends on the shapes of the matrices and on
+`top_k` only, so a row's result does not depend on the other rows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from rbee_worker.ops.cuda.kernels.activations import activate
+from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two
+
+
+class FewShape(NamedTuple):
+    """A program's rows of the matrix, its columns in one load, loads in flight, warps."""
+
+    rows: int
+    cols: int
+    stages: int
+    warps: int
+
+
+@triton.jit
+def gate(a, b, limit, KIND: tl.constexpr, LIMIT: tl.constexpr):
+    """act(a) * b, float32; LIMIT: see `Ops.experts`."""
+    if LIMIT:
+        a = tl.minimum(a, limit)
+        b = tl.minimum(tl.maximum(b, -limit), limit) + 1.0
+    return activate(a, KIND) * b
+
+
+@triton.jit
+def _up(
+    x, ids, up, bias, h, width, limit, K: tl.constexpr, TOP: tl.constexpr, BN: tl.constexpr,
+    BK: tl.constexpr, GATED: tl.constexpr, KIND: tl.constexpr, LIMIT: tl.constexpr,
+    BIAS: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """h[pair] = act(up_e x + bias_e) of BN columns; a pair is a row and one of its experts."""
+    if PDL:
+        gdc_launch_dependents()
+    pair = tl.program_id(0)
+    rows, cols = tl.program_id(1) * BN + tl.arange(0, BN), tl.arange(0, BK)
+    ok = rows < width
+    if PDL:
+        gdc_wait()
+    e = tl.load(ids + pair).to(tl.int64)
+    first = e * width
+    if GATED:
+        first *= 2
+    wp = up + (first + rows)[:, None] * K + cols[None, :]
+    xp = x + (pair // TOP).to(tl.int64) * K + cols
+    acc = tl.zeros([BN, BK], tl.float32)
+    ups = tl.zeros([BN, BK], tl.float32)
+    for k in tl.range(0, K, BK, num_stages=STAGES):
+        if K % BK == 0:
+            mask = ok[:, None]
+            a = tl.load(xp + k).to(tl.float32)
+        else:
+            inside = k + cols < K
+            mask = ok[:, None] & inside[None, :]
+            a = tl.load(xp + k, mask=inside, other=0.0).to(tl.float32)
+        w = tl.load(wp + k, mask=mask, other=0.0, eviction_policy="evict_first")
+        if GATED:
+            u = tl.load(wp + width * K + k, mask=mask, other=0.0, eviction_policy="evict_first")
+            ups += u.to(tl.float32) * a[None, :]
+        acc += w.to(tl.float32) * a[None, :]
+    y = tl.sum(acc, 1)
+    if BIAS:
+        y += tl.load(bias + first + rows, mask=ok, other=0.0)
+    if GATED:
+        z = tl.sum(ups, 1)
+        if BIAS:
+            z += tl.load(bias + first + width + rows, mask=ok, other=0.0)
+        y = gate(y, z, limit, KIND, LIMIT)
+    else:
+        y = activate(y, KIND)
+    tl.store(h + pair.to(tl.int64) * width + rows, y.to(h.dtype.element_ty), mask=ok)
+
+
+@triton.jit
+def _down(
+    h, ids, weights, down, bias, out, dim, K: tl.constexpr, TOP: tl.constexpr, BN: tl.constexpr,
+    BK: tl.constexpr, WEIGHTS: tl.constexpr, BIAS: tl.constexpr, STAGES: tl.constexpr,
+    PDL: tl.constexpr,
+):  # fmt: skip
+    """out[row] = sum over its experts of weight * (down_e h + bias_e), BN columns; every product is
+    multiplied by its expert's weight, so there is one sum over all of them."""
+    if PDL:
+        gdc_launch_dependents()
+    row = tl.program_id(0)
+    rows, cols = tl.program_id(1) * BN + tl.arange(0, BN), tl.arange(0, BK)
+    ok = rows < dim
+    if PDL:
+        gdc_wait()
+    acc = tl.zeros([BN, BK], tl.float32)
+    added = tl.zeros([BN], tl.float32)
+    STEPS: tl.constexpr = (K + BK - 1) // BK
+    for step in tl.range(0, TOP * STEPS, num_stages=STAGES):
+        pair = row * TOP + step // STEPS
+        c = step % STEPS * BK + cols
+        e = tl.load(ids + pair).to(tl.int64)
+        weight = 1.0
+        if WEIGHTS:
+            weight = tl.load(weights + pair)
+        wp = down + (e * dim + rows)[:, None] * K + c[None, :]
+        hp = h + pair.to(tl.int64) * K + c
+        if K % BK == 0:
+            w = tl.load(wp, mask=ok[:, None], other=0.0, eviction_policy="evict_first")
+            a = tl.load(hp).to(tl.float32)
+        else:
+            inside = c < K
+            mask = ok[:, None] & inside[None, :]
+            w = tl.load(wp, mask=mask, other=0.0, eviction_policy="evict_first")
+            a = tl.load(hp, mask=inside, other=0.0).to(tl.float32)
+        acc += w.to(tl.float32) * (a * weight)[None, :]
+        if BIAS:
+            b = tl.load(bias + e * dim + rows, mask=ok, other=0.0)
+            added += tl.where(step % STEPS == 0, b * weight, 0.0)
+    y = tl.sum(acc, 1) + added
+    tl.store(out + row.to(tl.int64) * dim + rows, y.to(out.dtype.element_ty), mask=ok)
+
+
+def few(
+    x: Tensor,
+    ids: Tensor,
+    weights: Tensor | None,
+    up: Tensor,
+    down: Tensor,
+    kind: str,
+    up_bias: Tensor | None,
+    down_bias: Tensor | None,
+    limit: float | None,
+    *,
+    pdl: bool,
+) -> Tensor:
+    """See `experts`. Reads a matrix once for each row that uses it (again from the L2 cache)."""
+    n, top = ids.shape
+    dim, width = down.shape[1:]
+    gated = up.shape[1] != width
+    h = torch.empty((n * top, width), dtype=x.dtype, device=x.device)
+    out = torch.empty((n, dim), dtype=x.dtype, device=x.device)
+    s = _shape(x.shape[1], 2 if gated else 1, x.element_size())
+    _up[(n * top, triton.cdiv(width, s.rows))](
+        x, ids, up, up_bias, h, width, limit or 0.0, K=x.shape[1], TOP=top, BN=s.rows, BK=s.cols,
+        GATED=gated, KIND=kind, LIMIT=limit is not None, BIAS=up_bias is not None,
+        STAGES=s.stages, num_warps=s.warps, **dependent(pdl),
+    )  # fmt: skip
+    s = _shape(width, 1, x.element_size())
+    _down[(n, triton.cdiv(dim, s.rows))](
+        h, ids, weights, down, down_bias, out, dim, K=width, TOP=top, BN=s.rows, BK=s.cols,
+        WEIGHTS=weights is not None, BIAS=down_bias is not None, STAGES=s.stages,
+        num_warps=s.warps, **dependent(pdl),
+    )  # fmt: skip
+    return out
+
+
+def _shape(cols: int, matrices: int, size: int) -> FewShape:
+    """About 16 KiB of weights in one load of a program."""
+    wide = min(power_of_two(cols), 4096 // size)
+    rows = max(1, 16384 // (wide * size * matrices))
+    return FewShape(min(rows, 16), wide, 3 if cols > wide else 2, 4)

@@ -1,0 +1,36 @@
+"""What every launch of a kernel needs: whether the interpreter runs, and dependent launch."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # kernels run as Python, on CPU tensors
+
+ELEMENTS: dict[torch.dtype, Any] = {
+    torch.float32: tl.float32,
+    torch.bfloat16: tl.bfloat16,
+    torch.float16: tl.float16,
+}
+
+
+def dependent(wanted: bool) -> dict[str, Any]:
+    """Options of a launch whose kernel may start before the kernel before it has ended
+    (programmatic dependent launch, from compute capability 9.0 on)."""
+    pdl = wanted and not INTERPRETED
+    return {"PDL": pdl, "launch_pdl": pdl} if pdl else {"PDL": False}
+
+
+def power_of_two(n: int) -> int:
+    """The smallest power of two that is at least n."""
+    found: int = triton.next_power_of_2(n)
+    return found
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How tl.dot multiplies float32: exactly, not in TF32."""
+    return "ieee" if dtype == torch.float32 else "tf32"

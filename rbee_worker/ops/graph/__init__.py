@@ -1,0 +1,1 @@
+"""A model as a small graph of operations, recorded once; a backend lowers it to what it runs."""

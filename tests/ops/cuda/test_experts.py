@@ -1,0 +1,165 @@
+"""Experts on the device against float64, for few rows and for many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rbee_worker.ops.cuda.kernels.experts import experts as module
+from rbee_worker.ops.cuda.kernels.experts.experts import experts, reads_by_row
+from rbee_worker.ops.cuda.kernels.experts.few import few
+from rbee_worker.ops.cuda.kernels.experts.many import many
+from rbee_worker.ops.cuda.kernels.experts.sort import sort
+from rbee_worker.ops.reference.experts import activate
+
+FORMS = {"few": few, "many": many}
+BOUNDS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}  # relative to the norm
+
+
+@dataclass
+class Mixture:
+    """Random experts and the rows that use them; form: gated, plain or clamped."""
+
+    n: int
+    form: str = "gated"
+    count: int = 6
+    top: int = 3
+    dim: int = 40
+    width: int = 24
+    kind: str = "silu"
+    weighted: bool = True
+
+    def __post_init__(self) -> None:
+        g = torch.Generator().manual_seed(self.n)
+        rows = self.width if self.form == "plain" else 2 * self.width
+        self.x = torch.randn(self.n, self.dim, generator=g)
+        self.up = torch.randn(self.count, rows, self.dim, generator=g) * 0.3
+        self.down = torch.randn(self.count, self.dim, self.width, generator=g) * 0.3
+        self.biased = self.form != "gated"
+        self.up_bias = torch.randn(self.count * rows, generator=g)
+        self.down_bias = torch.randn(self.count * self.dim, generator=g)
+        self.ids = torch.rand(self.n, self.count, generator=g).argsort(1)[:, : self.top]
+        self.ids = self.ids.sort(1).values.int()
+        self.ids[self.n // 2 :] = self.ids[self.n // 2].clone()  # many rows share their experts
+        self.weights = torch.rand(self.n, self.top, generator=g)
+        self.limit = 0.7 if self.form == "clamped" else None
+
+    def run(self, device: str, dtype: torch.dtype, rows: slice = slice(None)) -> Tensor:
+        put = lambda t: t.to(device, dtype).contiguous()  # noqa: E731
+        return experts(
+            put(self.x[rows]),
+            self.ids[rows].to(device),
+            self.weights[rows].to(device) if self.weighted else None,
+            put(self.up),
+            put(self.down),
+            self.kind,  # type: ignore[arg-type]
+            up_bias=self.up_bias.to(device) if self.biased else None,
+            down_bias=self.down_bias.to(device) if self.biased else None,
+            limit=self.limit,
+        )
+
+    def exact(self, dtype: torch.dtype) -> np.ndarray:
+        """One row and expert after another in float64, from the rounded inputs."""
+        x, up, down = (t.to(dtype).double() for t in (self.x, self.up, self.down))
+        up_bias = self.up_bias.double().view(self.count, -1)
+        down_bias = self.down_bias.double().view(self.count, -1)
+        out = torch.zeros(self.n, self.dim, dtype=torch.float64)
+        for row in range(self.n):
+            for j, e in enumerate(self.ids[row].tolist()):
+                h = up[e] @ x[row] + (up_bias[e] if self.biased else 0)
+                if self.form == "plain":
+                    h = activate(h, self.kind)  # type: ignore[arg-type]
+                else:
+                    a, b = h.chunk(2)
+                    if self.limit is not None:
+                        a, b = a.clamp(max=self.limit), b.clamp(-self.limit, self.limit) + 1
+                    h = activate(a, self.kind) * b  # type: ignore[arg-type]
+                y = down[e] @ h + (down_bias[e] if self.biased else 0)
+                out[row] += y * (float(self.weights[row, j]) if self.weighted else 1.0)
+        return out.numpy()
+
+
+def error(got: Tensor, want: np.ndarray) -> float:
+    return float(np.linalg.norm(got.double().cpu().numpy() - want) / np.linalg.norm(want))
+
+
+@pytest.fixture(params=FORMS)
+def form(request, monkeypatch):
+    """Every number of rows by one form; what `torch.empty` gives is poisoned."""
+    monkeypatch.setattr(module, "reads_by_row", lambda *_: request.param == "few")
+    empty = torch.empty
+
+    def poisoned(*shape, **how):
+        made = empty(*shape, **how)
+        return made.fill_(float("nan") if made.is_floating_point() else 0x3FFFFFFF)
+
+    monkeypatch.setattr(torch, "empty", poisoned)
+    return request.param
+
+
+@pytest.mark.parametrize("kind", ["gated", "plain", "clamped"])
+@pytest.mark.parametrize("n", [1, 21])
+def test_equals_float64(form, kind, n, device, dtypes):
+    for dtype in dtypes:
+        m = Mixture(n, kind, kind="gelu_quick" if kind == "clamped" else "silu")
+        got = m.run(device, dtype)
+        assert got.dtype == dtype
+        assert error(got, m.exact(dtype)) < BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_edges_of_tiles(form, weighted, device):
+    """Widths that no tile divides, one expert a row, more experts than pairs."""
+    for m in (
+        Mixture(3, "gated", 9, 1, 264, 72, weighted=weighted),
+        Mixture(19, "plain", 2, 2, 130, 98, "relu2", weighted=weighted),
+    ):
+        assert error(m.run(device, torch.float32), m.exact(torch.float32)) < 2e-6
+
+
+@pytest.mark.parametrize("kind", ["gelu", "gelu_tanh", "relu", "sigmoid", "tanh"])
+def test_activations(kind, device):
+    m = Mixture(2, "gated", kind=kind)
+    assert error(m.run(device, torch.float32), m.exact(torch.float32)) < 2e-6
+
+
+def test_a_row_does_not_depend_on_the_others(form, device, dtypes):
+    m = Mixture(21 if form == "many" else 9, "clamped", kind="gelu_quick")
+    for dtype in dtypes:
+        whole = m.run(device, dtype)
+        for rows in (slice(0, 1), slice(m.n - 1, m.n), slice(2, 6)):
+            assert torch.equal(m.run(device, dtype, rows), whole[rows])
+
+
+def test_the_form_follows_from_the_numbers():
+    assert reads_by_row(1, 8, 128)
+    assert reads_by_row(8, 8, 128)
+    assert not reads_by_row(9, 8, 128)
+    assert not reads_by_row(17, 1, 128)
+    assert reads_by_row(4, 2, 8)
+    assert not reads_by_row(5, 2, 8)
+
+
+def test_no_rows(device):
+    assert Mixture(2).run(device, torch.float32, slice(0, 0)).shape == (0, 40)
+
+
+@pytest.mark.parametrize(("n", "top", "count"), [(1, 1, 5), (7, 3, 4), (300, 2, 9)])
+def test_tiles_have_every_pair_once_by_expert(n, top, count, device, monkeypatch):
+    g = torch.Generator().manual_seed(n)
+    ids = torch.randint(0, count, (n, top), generator=g, dtype=torch.int32)
+    tiles = sort(ids.to(device), count, 16)
+    flat = ids.flatten()
+    assert tiles.order.tolist() == flat.argsort(stable=True).tolist()
+    seen = []
+    for owner, first, end in zip(*(t.tolist() for t in tiles[1:4]), strict=True):
+        if owner >= 0:
+            pairs = tiles.order[first : min(end, first + 16)].tolist()
+            assert pairs
+            assert all(flat[p] == owner for p in pairs)
+            seen += pairs
+    assert seen == tiles.order.tolist()

@@ -1,0 +1,65 @@
+"""Whole models of the cuda backend against transformers in float32, family by family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rbee_worker.checkpoint import open_checkpoint
+from rbee_worker.config import Settings
+from rbee_worker.models import build_model
+from rbee_worker.ops.backends import backend
+from rbee_worker.ops.cuda.model import CudaModel
+from rbee_worker.ops.cuda.state import CudaState
+from rbee_worker.verify.oracle import hf_trace, load_oracle
+from rbee_worker.verify.whole import whole_numbers
+from tests.archs import ARCHS, Arch
+from tests.archs.measure import TOKENS, files
+
+QUICK = {"llama", "qwen3", "gemma2", "mixtral", "falcon-7b", "phi-msft", "command-r", "mamba"}
+BOUND = 2e-5  # of the largest logit
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        pytest.param(a, id=a.id, marks=() if a.id in QUICK else pytest.mark.slow)
+        for a in ARCHS
+    ],
+)
+def test_logits(arch: Arch, tmp_path: Path) -> None:
+    """All rows of one prompt, in each of the family's files."""
+    for kind, path in files(arch, tmp_path).items():
+        settings = Settings(model=str(path), backend="cuda")
+        ops = backend("cuda").ops(settings, "f32", weight_bytes=0, progress=lambda *_: None)
+        ckpt = open_checkpoint(str(path))
+        model = CudaModel(build_model(ckpt, ops), graphs=False)
+        blocks = [len(TOKENS) // 16 + 3] * len(model.groups)
+        state = CudaState(
+            model.groups, blocks, 2, block_size=16, dtype="f32", device=ops.device, drawn=ops.drawn
+        )
+        batch = state.stage(whole_numbers(model.groups, TOKENS))
+        got = model.head(model.hidden(batch)).cpu().numpy()
+        want = hf_trace(load_oracle(ckpt).model, TOKENS).logits
+        far = np.abs(got - want).max() / np.abs(want).max()
+        assert far < BOUND, (kind, far)
+
+
+def test_fusions_of_a_plain_decoder(tmp_path: Path) -> None:
+    """What one launch computes in a llama, by the number of places."""
+    (arch,) = [a for a in ARCHS if a.id == "llama"]
+    path = files(arch, tmp_path)["safetensors"]
+    settings = Settings(model=str(path), backend="cuda")
+    ops = backend("cuda").ops(settings, "f32", weight_bytes=0, progress=lambda *_: None)
+    model = CudaModel(build_model(open_checkpoint(str(path)), ops), graphs=False)
+    layers = arch.config().num_hidden_layers
+    assert model.fused == {
+        "linear as product": 4 * layers,
+        "product + gated activation": layers,
+        "product + activation": 0,
+        "product + residual": 2 * layers,
+        "norm + product": 2 * layers,
+        "split + head norms + rope + attention": layers,
+    }
