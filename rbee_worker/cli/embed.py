@@ -149,7 +149,8 @@ class _Work:
         )
 
     async def _answer(self, client: EngineClient, request: Request, number: int, line: Line) -> Row:
-        data, tokens, warnings = b"", 0, ()
+        data, tokens = b"", 0
+        warnings: tuple[str, ...] = ()
         assert client.info is not None
         async for event in client.generate(request):
             if isinstance(event, Started):

@@ -203,7 +203,7 @@ class Scheduler:
             if seq.solo:
                 if seq.wants:
                     self._grow(seq, min(seq.wants, self.token_budget), plan)
-                return bool(plan.chunks) or seq.drawing > 0
+                return bool(plan.chunks) or seq.state.in_flight > 0
         if self.waiting and self.waiting[0].solo:
             self._admit(plan)
         return bool(plan.chunks)
@@ -222,9 +222,8 @@ class Scheduler:
                 return
             cached = self.pool.attach(seq.state, seq.reuse_limit)
             others = [s.state for s in self.running]
-            granted = 0
+            granted, n = 0, seq.wants if seq.whole else min(seq.wants, left)
             if not others or self.pool.admits(seq.state, others):
-                n = seq.wants if seq.whole else min(seq.wants, left)
                 granted = self.pool.reserve(seq.state, n)
             if not granted or (seq.whole and granted < n):
                 self._restart(seq)

@@ -21,7 +21,8 @@ def prepare_vector(request: Request, text: TextSide, rules: Rules) -> Prepared:
     if faults:
         raise InvalidRequest(faults)
     most = longest(text.ckpt.sentence, rules.context)
-    second, warnings = 0, ()
+    second = 0
+    warnings: tuple[str, ...] = ()
     if request.token_ids is not None:
         ids, whole = request.token_ids[:most], len(request.token_ids)
     else:

@@ -145,6 +145,7 @@ class Tokenizer:
         """
         given = [text] if pair is None else [text, pair]
         parts = [self._encoding(self._backend, part, False) for part in given]
+        other = parts[1] if pair is not None else None
         around = self._around(len(parts))
         whole = around + sum(map(len, parts))
         if whole > most:
@@ -153,9 +154,9 @@ class Tokenizer:
         if self._affixes is not None:
             before, after = self._affixes
             first = [*before, *parts[0].ids, *after]
-            rest = [*parts[1].ids, *after] if pair is not None else []
+            rest = [*other.ids, *after] if other is not None else []
             return Texts([*first, *rest], len(first) if rest else 0, whole)
-        made = self._backend.post_process(*parts, add_special_tokens=True)
+        made = self._backend.post_process(parts[0], other, add_special_tokens=True)
         kinds = made.type_ids
         return Texts(made.ids, kinds.index(1) if 1 in kinds else 0, whole)
 

@@ -33,9 +33,9 @@ edited.
 
 What each family is, and whether it works here. `works` means that rows of
 [tests/archs](../tests/archs) hold it to transformers' logits in float32, from safetensors and
-from GGUF (encoders: [below](#encoders)); `planned` means that loading one is refused with exit code
-3 and a message that names the supported ones. [adding-a-model.md](adding-a-model.md) says how one is
-added.
+from GGUF (encoders: [below](#encoders)); `planned` means that loading one is refused with exit
+code 3 and a message that names the supported ones. [adding-a-model.md](adding-a-model.md) says how
+one is added.
 
 Columns: the Hugging Face `model_type`; `general.architecture` of GGUF files and how rotary pairs
 lie in them (`pairs`: neighbours, q and k permuted by the converter for the llama family;
@@ -51,9 +51,10 @@ _ENCODERS = """
 
 Encoders give vectors or class scores, never text. For each `model_type`: the classes of
 transformers that are the oracle, and the configs that are compared
-([tests/encoders.py](../tests/encoders.py)). On both backends, the tests allow 1e-5 (norm of the difference over norm, in float32) for vectors
-pooled in each way and for class scores, of one text and of two; a text has the same bits alone and
-in any batch. GGUF: the configs whose GGUF files give what the safetensors files give, bit for bit.
+([tests/encoders.py](../tests/encoders.py)). On `cpu` and `reference`, the tests allow 1e-5 (norm
+of the difference over norm, in float32) for vectors pooled in each way and for class scores, of one
+text and of two; a text has the same bits alone and in any batch. GGUF: the configs whose GGUF files
+give what the safetensors files give, bit for bit.
 
 | `model_type` | oracle | configs | GGUF |
 |---|---|---|---|
