@@ -45,6 +45,7 @@ class TextSide:
 
 def open_text(ckpt: Checkpoint) -> TextSide:
     """Build the text side of a checkpoint. Raises subclasses of ModelError."""
+    from rbee_worker.models import ENCODERS
     from rbee_worker.tokenizer.chat import ChatRenderer
     from rbee_worker.tokenizer.eos import eos_set, template_special_ids
     from rbee_worker.tokenizer.load import load_tokenizer
@@ -59,7 +60,7 @@ def open_text(ckpt: Checkpoint) -> TextSide:
     return TextSide(
         ckpt=ckpt,
         tokenizer=tokenizer,
-        eos=eos_set(ckpt, tokenizer),
+        eos=() if ckpt.arch in ENCODERS else eos_set(ckpt, tokenizer),  # nothing is drawn
         chat=chat,
         exempt_ids=exempt,
         stream=lambda skip_special: Detokenizer(tokenizer, skip_special=skip_special),
