@@ -293,7 +293,7 @@ def test_the_library_gives_vectors(folder: Path) -> None:
         assert relative_error(found[1], (want / want.norm()).numpy()) < BOUND
         assert np.array_equal(model.embed("the bee", dimensions=9), found[0])
         for call in (lambda: model.generate("x"), lambda: model.logits([1])):
-            with pytest.raises(WrongModel, match="generates no text: it is an encoder"):
+            with pytest.raises(WrongModel, match="generates no text: it gives vectors"):
                 call()
 
 

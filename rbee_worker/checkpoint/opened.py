@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rbee_worker.checkpoint import foreign, hf_config, limits, mapped, safetensors, scaled, tied
+from rbee_worker.checkpoint import (
+    base_model,
+    foreign,
+    hf_config,
+    limits,
+    mapped,
+    safetensors,
+    scaled,
+    tied,
+)
 from rbee_worker.checkpoint.formats import DECODABLE, INTEGERS, TensorSource
 from rbee_worker.checkpoint.gguf import GgufFile
 from rbee_worker.checkpoint.gguf_split import open_gguf
@@ -36,6 +45,7 @@ class Checkpoint:
     gguf: GgufFile | None
     notes: tuple[str, ...]  # warnings for the user
     sentence: Sentence = UNSAID  # how vectors are made of texts, as far as its files say
+    headless: bool = False  # a decoder without an output head: it gives vectors only
 
 
 def open_checkpoint(
@@ -103,6 +113,7 @@ def _open_directory(ref: str, path: Path) -> Checkpoint:
     source: TensorSource = scaled.joined(tensors)
     if dialect is not None and (dialect.tensors or dialect.prefixes):
         source = RenamedSource(source, dialect, config.get("num_hidden_layers"))
+    config, source, headless = base_model.completed(config, source)
     config, source, more = tied.settle(arch, config, source)
     files = tokenizer_files(path)
     tokenizer_config = _optional(path, "tokenizer_config.json")
@@ -121,6 +132,7 @@ def _open_directory(ref: str, path: Path) -> Checkpoint:
         gguf=None,
         notes=notes + more,
         sentence=read_sentence(path),
+        headless=headless,
     )
 
 

@@ -89,7 +89,7 @@ def report(
 
 def _purpose(ckpt: Checkpoint, ahead: Preflight, settings: Settings) -> dict[str, Any]:
     """What the model is for, how it makes vectors, and the prompts that its files declare."""
-    purpose, sentence = purpose_of(ckpt.sentence, ahead.model, settings), ckpt.sentence
+    purpose, sentence = purpose_of(ckpt, ahead.model, settings), ckpt.sentence
     return {
         "task": purpose.task,
         "pooling": purpose.pooling.how,

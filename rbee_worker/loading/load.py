@@ -92,7 +92,7 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         kv_bytes=memory.nbytes,
         n_layers=len(model.blocks),
         n_parameters=model.n_parameters,
-        purpose=purpose_of(ckpt.sentence, model, settings),
+        purpose=purpose_of(ckpt, model, settings),
         dimensions=model.width,
         speculate=engine.speculate,
         load_s=clock.seconds,

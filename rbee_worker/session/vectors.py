@@ -116,7 +116,7 @@ def check_purpose(request: Request, info: ModelInfo) -> None:
 
 MADE_FOR = {
     "generate": "it generates text (chat, completions, jobs) and gives vectors (embeddings)",
-    "embed": "it is an encoder, for /v1/embeddings, /v1/score and /v1/rerank",
+    "embed": "it gives vectors, for /v1/embeddings, /v1/score and /v1/rerank",
     "classify": "it classifies texts, for /v1/classify, /v1/score and /v1/rerank",
 }
 

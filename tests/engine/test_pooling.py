@@ -3,6 +3,7 @@ same bits as in one step, and near transformers' numbers."""
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -185,3 +186,22 @@ def test_rows_are_taken_wherever_a_step_ends(how: str) -> None:
 def test_a_vector_of_zeros_stays_one() -> None:
     raw = finished(Pool(how="cls", normalize=True), np.zeros(4, np.float32))
     assert np.frombuffer(raw, "<f4").tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_decoder_saved_without_its_head(
+    model: Qwen3Model, path: Path, backend: str, tied: bool, tmp_path: Path
+) -> None:
+    """As checkpoints for embeddings are: no head, and no prefix of the tensors' names. It generates
+    only if the embedding is its head."""
+    model.save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    words = json.loads(config.read_text()) | {"tie_word_embeddings": tied}
+    config.write_text(json.dumps(words))
+    settings = Settings(model=str(tmp_path), backend=backend, threads=1)  # type: ignore[arg-type]
+    engine, info = load_engine(settings, lambda _: None)
+    assert info.purpose.task == ("generate" if tied else "embed")
+    assert (info.purpose.pooling.how, info.purpose.pooling.normalize) == ("last", True)
+    given = all_of(texts(2))
+    found, whole = run(engine, given), run(engine_of(path, backend), given)
+    assert all(np.array_equal(found[name], whole[name]) for name in given)

@@ -222,7 +222,7 @@ def test_an_encoder_refuses_what_it_cannot_do(
 ) -> None:
     error = refused(encoder, path, **body)
     assert error["code"] == "wrong_model"
-    assert "it is an encoder, for /v1/embeddings" in error["message"]
+    assert "it gives vectors, for /v1/embeddings" in error["message"]
 
 
 def test_a_classifier_gives_no_vectors_and_no_text(classifier: Served) -> None:
