@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import msgspec
 
+from benchmarks.gpu_graphs import say
 from rbee_worker.config import Settings
 from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.messages import Finished, Submit, Tokens
@@ -107,10 +108,10 @@ def profile(measure: Callable[[], float]) -> None:
     wall = time.perf_counter() - start
     totals = sorted(made.key_averages(), key=lambda e: -e.device_time_total)
     busy = sum(e.device_time_total for e in totals)
-    print(f"  kernels {busy / 1e6:.3f} s of {wall:.3f} s (dependent launches overlap)")
+    say(f"  kernels {busy / 1e6:.3f} s of {wall:.3f} s (dependent launches overlap)")
     for event in totals[:14]:
         share, each = event.device_time_total / busy, event.device_time_total / event.count
-        print(f"  {share:6.1%} {event.count:>7} x {each:8.1f} us  {event.key[:90]}", flush=True)
+        say(f"  {share:6.1%} {event.count:>7} x {each:8.1f} us  {event.key[:90]}")
 
 
 def main() -> None:
@@ -142,11 +143,11 @@ def main() -> None:
         strict=False,
     )
     engine, info = load_engine(settings, lambda _: None)
-    print(f"{asked.shape} {asked.format} {info.dtype}: loaded {info.load_s}", flush=True)
+    say(f"{asked.shape} {asked.format} {info.dtype}: loaded {info.load_s}")
     driver = Driver(engine, info.vocab_size)
     driver.prefill(1, 64)
     first = time.perf_counter() - began
-    print(f"first token after {first:.1f} s", flush=True)
+    say(f"first token after {first:.1f} s")
     found: dict[str, Any] = {"first_token_s": first, "load_s": info.load_s}
     for name, measure in rows(driver).items():
         if asked.rows and name not in asked.rows:
@@ -155,11 +156,11 @@ def main() -> None:
             measure()  # compiles, and captures graphs
             values = [measure() for _ in range(asked.repeats)]
         except Exception as error:
-            print(f"{name:<18} failed: {type(error).__name__}: {error}"[:2000], flush=True)
+            say(f"{name:<18} failed: {type(error).__name__}: {error}"[:2000])
             continue
         found[name] = round(statistics.median(values), 1)
         spread = f"{min(values):,.0f} .. {max(values):,.0f}"
-        print(f"{name:<18} {found[name]:>10,.1f} tok/s  ({spread})", flush=True)
+        say(f"{name:<18} {found[name]:>10,.1f} tok/s  ({spread})")
         if asked.profile:
             profile(measure)
     if asked.json:

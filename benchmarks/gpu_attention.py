@@ -67,6 +67,7 @@ PREFILL = [
         (64, 32, 4, 4),
     )
 ]
+PREFILL += [Tiles(128, 64, s, 4, 3, 8) for s in (2, 4)]
 
 
 @dataclass
@@ -207,23 +208,27 @@ def rows(rate: float, flops: float) -> Iterator[Callable[[], Row]]:
 
     def several(name: str, lengths: list[int], keys: list[int], model: Model = llama) -> Row:
         step = Step(model, lengths, keys, max(keys), layers=2)
-        chosen = prefill_tiles(
-            group=model.heads // model.kv_heads, rows=max(lengths), element=2,
-            dims=model.k_dim + (0 if model.values else model.v_dim),
-        )  # fmt: skip
-        return name, step, step.attend, PREFILL, [chosen], step.products / flops
+        chosen: list[Tiles | None] = [
+            prefill_tiles(
+                rows=sum(lengths), longest_rows=max(lengths), kv_heads=model.kv_heads,
+                group=model.heads // model.kv_heads, element=2, longest_keys=max(keys),
+                dims=model.k_dim + (0 if model.values else model.v_dim), invariant=invariant,
+            )
+            for invariant in (False, True)
+        ]  # fmt: skip
+        return name, step, step.attend, PREFILL, chosen, step.products / flops
 
     def split() -> Row:
         step = Step(llama, [2048], [2048], 2048, layers=8)
         moved = 2 * step.qkv.nbytes / rate
         return "split_rope_write 2048", step, step.split, [], [None], moved
 
-    yield partial(decode, "decode 1 x 256", llama, 1, 256, 1024, SHORT)
+    yield partial(decode, "decode 1 x 256", llama, 1, 256, 4096, SHORT + LONG)
     yield partial(decode, "decode 1 x 1500", llama, 1, 1500, 4096, LONG)
     yield partial(decode, "decode 1 x 4096", llama, 1, 4096, 4096, LONG)
-    yield partial(decode, "decode 8 x 256", llama, 8, 256, 1024, SHORT)
+    yield partial(decode, "decode 8 x 256", llama, 8, 256, 4096, SHORT)
     yield partial(decode, "decode 8 x 4096", llama, 8, 4096, 4096, WIDE + LONG)
-    yield partial(decode, "decode 64 x 256", llama, 64, 256, 1024, WIDE)
+    yield partial(decode, "decode 64 x 256", llama, 64, 256, 4096, WIDE)
     yield partial(decode, "decode 64 x 2048", llama, 64, 2048, 4096, WIDE)
     yield partial(decode, "decode 64 x 2048 f8", f8, 64, 2048, 4096, NARROW)
     yield partial(decode, "latent 1 x 4096", latent, 1, 4096, 4096, LATENT)
@@ -231,6 +236,7 @@ def rows(rate: float, flops: float) -> Iterator[Callable[[], Row]]:
     yield partial(several, "prefill 1 x 2048", [2048], [2048])
     yield partial(several, "prefill 8 x 2048", [2048] * 8, [2048] * 8)
     yield partial(several, "prefill 512 after 7680", [512], [8192])
+    yield partial(several, "8 rows after 4096", [8], [4104])
     yield partial(several, "mixed 512 + 56 x 512", [512] + [1] * 56, [512] * 57)
     yield split
 
@@ -287,9 +293,11 @@ def main() -> None:
     made = [row for row in map(guarded, rows(rate, flops)) if row and given.only in row[0]]
     with compiling():
         guarded(partial(errors, dry=True))
-        for _, _, call, tried, chosen, _ in made:
+        for _, step, call, tried, chosen, _ in made:
+            layers, step.layers = step.layers, 1
             for tiles in dict.fromkeys(chosen + (tried if sweep else [])):
                 guarded(partial(call, tiles))
+            step.layers = layers
     say(f"compiled after {time.perf_counter() - start:.1f} s")
     guarded(errors)
     say("tiles: BM, BN, splits, min_tiles, stages, warps")

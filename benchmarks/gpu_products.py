@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.gpu_graphs import say
 from rbee_worker.ops.cuda.kernels.gemv import gemv
 from rbee_worker.ops.cuda.kernels.norm import norm
 from rbee_worker.ops.cuda.kernels.rowwise import gated
@@ -90,8 +91,13 @@ def main() -> None:
                 y = norm(x, scale, 1e-5, form=x.dtype, pdl=True)[0]
                 return skinny(y, w, workspace, gated=kind, residual=residual, pdl=True)
 
-            def cublas(w: Tensor, x: Tensor = x, is_gated: bool = is_gated,
-                       residual: Tensor | None = residual, scale: Tensor = scale) -> Tensor:  # fmt: skip
+            def cublas(
+                w: Tensor,
+                x: Tensor = x,
+                is_gated: bool = is_gated,
+                residual: Tensor | None = residual,
+                scale: Tensor = scale,
+            ) -> Tensor:
                 y = norm(x, scale, 1e-5, form=x.dtype, pdl=True)[0]
                 if residual is not None:
                     return torch.addmm(residual, y, w.t())
@@ -104,12 +110,14 @@ def main() -> None:
                 try:
                     got = function(weights[0])
                     far = float((got.double() - want).norm() / want.norm())
-                    time = graph_time(lambda f=function: [f(w) for w in weights]) / copies  # type: ignore[misc]
+                    time = graph_time(lambda f=function, ws=weights: [f(w) for w in ws]) / copies
                     share = nbytes / time / 1e12 / read
-                    line += f" | {label} {time * 1e6:7.1f} us {share:5.2f} of floor, error {far:.1e}"
+                    line += (
+                        f" | {label} {time * 1e6:7.1f} us {share:5.2f} of floor, error {far:.1e}"
+                    )
                 except Exception as error:
                     line += f" | {label} failed: {type(error).__name__} {str(error)[:200]}"
-            print(line, flush=True)
+            say(line)
 
 
 if __name__ == "__main__":

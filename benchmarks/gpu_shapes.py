@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 import triton
 
+from benchmarks.gpu_graphs import say
 from rbee_worker.ops.cuda import tuning
 from rbee_worker.ops.cuda.kernels import gemv as gemv_file
 from rbee_worker.ops.cuda.kernels import skinny as skinny_file
@@ -41,9 +42,7 @@ def compile_ahead(m: int, rows: int, cols: int, gated: str | None, residual: boo
         with triton.AsyncCompileMode(ThreadPoolExecutor(16), ignore_errors=True):
             if m == 1:
                 for shape in tuning.gemv_shapes(cols, gated is not None):
-                    tuning.gemv(
-                        x, w, gated=gated, residual=added, norm=norm, pdl=True, shape=shape
-                    )
+                    tuning.gemv(x, w, gated=gated, residual=added, norm=norm, pdl=True, shape=shape)
             else:
                 for shape in tuning.skinny_shapes(m, cols, gated is not None):
                     tuning.skinny(
@@ -62,7 +61,7 @@ def main(rows_of_x: list[int]) -> None:
             else:
                 found = tuning.tune_skinny(m, rows, cols, gated=gated, residual=residual)
             best = " | ".join(f"{t.seconds * 1e6:.1f} {tuple(t.shape)}" for t in found[:4])
-            print(f"{m:>3} x {name:<8} ({rows}, {cols}): {best}", flush=True)
+            say(f"{m:>3} x {name:<8} ({rows}, {cols}): {best}")
 
 
 if __name__ == "__main__":

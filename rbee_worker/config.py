@@ -44,6 +44,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     device: int = 0
     dtype: Literal["auto", "f32", "bf16", "f16"] = "auto"
     kv_dtype: Literal["auto", "f32", "bf16", "f16", "i8", "f8"] = "auto"
+    quantize: Literal["none", "fp8"] = "none"  # how matrices of floats are stored
     exact_activations: bool = False  # do not round activations in products with packed weights
     ctx: int = 0  # 0 = the model's own context, as far as memory allows
     threads: int = 0  # 0 = the physical cores that this process may use
@@ -145,17 +146,18 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "backend",
         "what computes: reference = torch, cpu = compiled kernels; auto = cpu if available",
-        later={"cuda": "this version has no GPU backend yet; use --backend reference"},
     ),
     Option("device", "number of the GPU; 0 on a CPU", low=0, high=0),
     Option("dtype", "compute type; auto = the checkpoint's own, f32 for packed weights"),
     Option(
         "kv_dtype",
         "type of cached keys and values; auto = f16 for packed weights, else the compute type; "
-        "i8: cpu backend only",
-        later={
-            "f8": "this version has no backend with such a cache; use --kv-dtype f16",
-        },
+        "i8: cpu backend only; f8: cuda backend only",
+    ),
+    Option(
+        "quantize",
+        "fp8: matrices of floats are kept, and many rows are multiplied, in 8-bit floats "
+        "(cuda backend only)",
     ),
     Option(
         "exact_activations",
@@ -167,8 +169,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("kv_cache", "keep keys and values between steps; without, every step recomputes all"),
     Option(
         "attention",
-        "which attention kernels",
-        later={"flash": "no backend of this version has flash attention; use --attention auto"},
+        "which attention kernels; flash: cuda backend only, where auto is the same",
     ),
     Option(
         "tensor_parallel",

@@ -97,7 +97,6 @@ def backend_notes(settings: Settings) -> tuple[str, ...]:
 def check_settings(settings: Settings) -> None:
     """Raise UsageError for a feature that no backend has yet."""
     refused = {
-        "--attention": (settings.attention, ("auto", "reference")),
         "--tensor-parallel": (settings.tensor_parallel, (1,)),
         "--device": (settings.device, (0,)),
     }

@@ -1,1 +1,1 @@
-"""The GPU backend: a recorded model lowered to Triton kernels and cuBLAS, decoding in CUDA graphs."""
+"""The GPU backend: a recorded model as Triton kernels and cuBLAS, decoding in CUDA graphs."""

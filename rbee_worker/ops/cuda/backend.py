@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
@@ -29,13 +29,15 @@ if TYPE_CHECKING:
     from rbee_worker.ops import Ops
     from rbee_worker.state.pool import StatePool
 
+_RESIDENT_SHARE = 0.6  # of the free memory, for weights with floats of packed matrices
 _DEVICES = ("nvidia0", "nvidia1", "nvidiactl", "dxg")  # in /dev, where a driver is loaded
 
 
 @dataclass(frozen=True)
-class _Nothing:
-    """What `prepare` makes here."""
+class _Plan:
+    """What `prepare` decides: whether floats of packed matrices are kept too."""
 
+    resident: bool
     notes: tuple[str, ...] = ()
 
 
@@ -55,6 +57,11 @@ class CudaBackend(Backend):
                 "use --backend cpu, or give this process or container the GPU and its driver.",
                 absent=True,
             )
+        if settings.attention == "reference":
+            return Refusal(
+                "--attention reference: the cuda backend has its own attention only.",
+                "use --attention auto.",
+            )
         for module in ("torch", "triton"):
             absent = missing(module)
             if absent is not None:
@@ -72,18 +79,28 @@ class CudaBackend(Backend):
         return "f32" if _interpreted() else "bf16"
 
     def kv_dtype(self, settings: Settings, dtype: str, packed: bool) -> str:
-        if settings.kv_dtype in ("i8", "f8"):
+        if settings.kv_dtype == "i8":
             raise UsageError(
-                f"--kv-dtype {settings.kv_dtype}: the cuda backend has no 8-bit cache.",
-                fix="use --kv-dtype bf16 or f16.",
+                "--kv-dtype i8: the cuda backend has no cache of 8-bit integers.",
+                fix="use --kv-dtype f8, bf16 or f16.",
             )
         return dtype if settings.kv_dtype == "auto" else settings.kv_dtype
 
     def activations(self, settings: Settings, dtype: str, packed: bool) -> str:
-        return dtype
+        return "i8" if packed and not settings.exact_activations else dtype
 
     def plan_ops(self, dtype: str) -> PlanOps:
-        return PlanOps(dtype)
+        """Without floats of packed matrices, which are kept only where there is room."""
+        return self._plan_ops(dtype, resident=False)
+
+    def _plan_ops(self, dtype: str, *, resident: bool) -> PlanOps:
+        from rbee_worker.ops.cuda.matrix import held_form
+
+        # --quantize is not counted: its bytes are half of what is planned
+        def held(format: str, rows: int, cols: int) -> tuple[str, int]:
+            return held_form(format, rows, cols, dtype, resident=resident, f8=False)
+
+        return PlanOps(dtype, held=held)
 
     def fast(self) -> frozenset[str]:
         from rbee_worker.ops.cuda.device_ops import NATIVE
@@ -101,8 +118,18 @@ class CudaBackend(Backend):
     def prepare(
         self, outline: ModelOutline, settings: Settings, kv_dtype: str, progress: Progress
     ) -> Prepared:
-        """Nothing yet: Triton compiles a kernel when it is first launched, and keeps it."""
-        return _Nothing()
+        """Triton compiles a kernel when it is first launched, and keeps it. What is decided here is
+        whether there is memory for floats of packed matrices."""
+        dtype = self.compute_dtype(settings, "", {})
+        both = self._plan_ops(dtype, resident=True)
+        outline.build(cast("Ops", both))
+        floats = sum(size for name, size in both.held_bytes.items() if " and " in name)
+        if not floats:
+            return _Plan(True)
+        need = sum(both.held_bytes.values())
+        resident = need < _RESIDENT_SHARE * self.free_bytes()
+        kept = "are kept as floats too" if resident else "are made floats each time"
+        return _Plan(resident, (f"packed matrices {kept}, for steps of more than 4 rows",))
 
     def warm(
         self,
@@ -130,10 +157,15 @@ class CudaBackend(Backend):
         from rbee_worker.ops.cuda.ops import CudaOps
 
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        kept: dict[str, bool] = {
+            "planes": not settings.exact_activations,
+            "resident": not isinstance(prepared, _Plan) or prepared.resident,
+            "f8": settings.quantize == "fp8",
+        }
         if _interpreted():
-            return CudaOps("cpu", dtype)
+            return CudaOps("cpu", dtype, **kept)
         pdl = torch.cuda.get_device_capability()[0] >= 9
-        return CudaOps("cuda", dtype, pdl=pdl)
+        return CudaOps("cuda", dtype, pdl=pdl, **kept)
 
     def state(self, ops: Ops, pool: StatePool, dtype: str) -> StateMemory:
         from rbee_worker.ops.cuda.ops import CudaOps

@@ -6,11 +6,9 @@ backend's torch operation, which runs on any device.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rbee_worker.ops import Activation, RopeSpec, Routing, Weight
@@ -19,19 +17,18 @@ from rbee_worker.ops.cuda.angles import Angles
 from rbee_worker.ops.cuda.kernels import attention as kernel
 from rbee_worker.ops.cuda.kernels.experts.experts import experts
 from rbee_worker.ops.cuda.kernels.experts.route import route
-from rbee_worker.ops.cuda.kernels.gemv import gemv
 from rbee_worker.ops.cuda.kernels.norm import norm
-from rbee_worker.ops.cuda.kernels.rowwise import gated, rope
-from rbee_worker.ops.cuda.kernels.skinny import skinny
+from rbee_worker.ops.cuda.kernels.rowwise import rope
 from rbee_worker.ops.cuda.kernels.tables import embed
 from rbee_worker.ops.cuda.kernels.workspace import Workspace
-from rbee_worker.ops.reference.ops import ReferenceOps
+from rbee_worker.ops.cuda.matrix import DeviceMatrix
+from rbee_worker.ops.cuda.product_ops import ProductOps
+from rbee_worker.ops.cuda.recurrence_ops import RecurrenceOps
+from rbee_worker.ops.cuda.rows import longest_rows, whole_prompts
 from rbee_worker.state.specs import StateRef
 
-FEW = 64  # rows that the skinny product takes; cuBLAS takes more
 
-
-class DeviceOps(ReferenceOps):
+class DeviceOps(ProductOps, RecurrenceOps):
     """See `Ops`. pdl: kernels start before the one before has ended, where they can."""
 
     name = "cuda"
@@ -49,85 +46,21 @@ class DeviceOps(ReferenceOps):
     # ---- tables
 
     def embed(self, table: Weight, batch: Batch, *, scale: float = 1.0) -> Tensor:
-        x = embed(table.data, batch.tokens, scale=scale, pdl=self.pdl)
+        matrix: DeviceMatrix = table.data
+        if matrix.dense is None:
+            x = matrix.rows_of(batch.tokens, self._dtype)
+            x = x if scale == 1.0 else x * torch.tensor(scale, dtype=x.dtype)
+        else:
+            x = embed(matrix.dense, batch.tokens, scale=scale, pdl=self.pdl)
         if batch.embeds is not None:
             where, values = batch.embeds
             scaled = values.to(x.dtype) if scale == 1.0 else values.to(x.dtype) * scale
             x = x.index_copy(0, where, scaled)
         return x
 
-    # ---- products
-
-    def product(
-        self,
-        x: Tensor,
-        weight: Weight,
-        bias: Tensor | None = None,
-        *,
-        form: str = "compute",
-        **after: Any,
-    ) -> Tensor:
-        """`linear` with what precedes and follows it; see `kernels.gemv.gemv`. form: of the result,
-        as `graph.Form`."""
-        return self._product(x, weight, bias, torch.float32 if form == "f32" else None, **after)
-
-    def _product(
-        self,
-        x: Tensor,
-        weight: Weight,
-        bias: Tensor | None,
-        form: torch.dtype | None,
-        **after: Any,
-    ) -> Tensor:
-        if "norm" not in after:
-            x = x.to(self._dtype)
-        if not x.is_contiguous():
-            x = x.contiguous()
-        n = x.shape[0]
-        if n == 1:
-            form = form or self._dtype
-            return gemv(x, weight.data, bias=bias, form=form, pdl=self.pdl, **after)
-        before = after.pop("norm", None)
-        if before is not None:
-            x = norm(x, *before, form=self._dtype, pdl=self.pdl)[0]
-        if 1 < n <= FEW and self._dtype != torch.float32:
-            return skinny(
-                x, weight.data, self.workspace, bias=bias, form=form, pdl=self.pdl, **after
-            )
-        return self._many(x, weight.data, bias, form, **after)
-
-    def _many(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        form: torch.dtype | None,
-        *,
-        residual: Tensor | None = None,
-        gated: str | None = None,
-        act: str = "none",
-    ) -> Tensor:
-        """A product of many rows, by cuBLAS."""
-        if residual is not None and bias is None and gated is None and act == "none":
-            return torch.addmm(residual, x, weight.t()).to(form or x.dtype)
-        y = F.linear(x, weight)
-        if bias is not None:
-            y = (y.float() + bias).to(x.dtype)
-        if gated is not None:
-            y = self.gated(y, gated)  # type: ignore[arg-type]
-        elif act != "none":
-            y = self.act(y, act)  # type: ignore[arg-type]
-        if residual is not None:
-            y = y + residual
-        return y.to(form or x.dtype)
-
-    def linear(
-        self, x: Tensor, weight: Weight, bias: Tensor | None = None, *, precise: bool = False
-    ) -> Tensor:
-        return self.product(x, weight, bias)
-
-    def logits(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-        return self.product(x, weight, bias, form="f32")
+    def add_positions(self, x: Tensor, table: Weight, batch: Batch, *, offset: int = 0) -> Tensor:
+        matrix: DeviceMatrix = table.data
+        return x + matrix.rows_of(batch.positions + offset, self._dtype)
 
     # ---- norms and rows
 
@@ -145,22 +78,16 @@ class DeviceOps(ReferenceOps):
         self, x: Tensor, residual: Tensor, weight: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor]:
         form = torch.promote_types(x.dtype, residual.dtype)
-        return norm(
-            x, weight, eps, added=residual, sum_form=form, form=self._dtype, pdl=self.pdl
-        )
-
-    def gated(self, gate_up: Tensor, kind: Activation) -> Tensor:
-        return gated(gate_up, kind, pdl=self.pdl)
+        return norm(x, weight, eps, added=residual, sum_form=form, form=self._dtype, pdl=self.pdl)
 
     def rope(self, x: Tensor, spec: RopeSpec, batch: Batch, *, heads: int) -> Tensor:
-        turned = rope(
+        return rope(
             x,
             self.angles.of(spec, batch),
             heads=heads,
             interleaved=spec.interleaved,
             pdl=self.pdl,
         )
-        return turned
 
     def attend(
         self,
@@ -197,7 +124,7 @@ class DeviceOps(ReferenceOps):
             lens,
             batch.positions,
             workspace=self.workspace,
-            longest_rows=_longest_rows(batch),
+            longest_rows=longest_rows(batch),
             longest_keys=state.table.shape[1] * keys.shape[1],
             heads=heads,
             scale=scale,
@@ -240,7 +167,7 @@ class DeviceOps(ReferenceOps):
             before |= {"q_norm": q_norm[0], "k_norm": k_norm[0], "eps": q_norm[1]}
         angles = None if spec is None else self.angles.of(spec, batch)
         longest = state.table.shape[1] * keys.shape[1]
-        if _longest_rows(batch) == 1:
+        if longest_rows(batch) == 1:
             return kernel.attend_decode(
                 qkv,
                 keys,
@@ -257,6 +184,13 @@ class DeviceOps(ReferenceOps):
                 **options,
             )
         q = kernel.split_rope_write(qkv, keys, values, state.slots, angles, **before)
+        lengths = whole_prompts(batch)
+        plain = all(one is None for name, one in options.items() if name != "scale")
+        if plain and _cudnn_takes(q, keys, values, lengths):
+            size = keys.shape[1]
+            place = (state.slots // size, state.slots % size)
+            k, v = (cache[place].flatten(1) for cache in (keys, values))
+            return kernel.attend_prompts(q, k, v, lengths, heads=heads, scale=options["scale"])
         return self.attend(q, None, None, where, batch, heads=heads, **options)
 
     # ---- mixture of experts
@@ -298,16 +232,40 @@ class DeviceOps(ReferenceOps):
         )
 
 
-def _longest_rows(batch: Batch) -> int:
-    """The rows of the sequence that has most in this step."""
-    starts = batch.seq_starts_host
-    if len(starts) - 1 == starts[-1]:
-        return 1
-    return max(b - a for a, b in pairwise(starts))
+_LEAST_PROMPT = 256  # rows from which on cuDNN is faster
+_MOST_PROMPTS = 8  # sequences of different lengths: each is a call of its own
+
+
+def _cudnn_takes(q: Tensor, keys: Tensor, values: Tensor, lengths: list[int]) -> bool:
+    """Whether cuDNN computes these whole prompts, and faster than our own kernel."""
+    return (
+        q.is_cuda
+        and q.dtype in (torch.bfloat16, torch.float16)
+        and keys.dtype == values.dtype == q.dtype
+        and keys.shape[3] == values.shape[3] <= 128
+        and keys.shape[3] % 8 == 0
+        and min(lengths, default=0) >= _LEAST_PROMPT
+        and (len(set(lengths)) == 1 or len(lengths) <= _MOST_PROMPTS)
+    )
 
 
 # Operations of `Ops` with kernels of this backend's own; the others are torch's.
 NATIVE = frozenset(
-    {"embed", "linear", "logits", "rms_norm", "layer_norm", "add_rms_norm", "gated", "rope", "attend",
-     "route", "experts"}
+    {
+        "embed",
+        "linear",
+        "logits",
+        "rms_norm",
+        "layer_norm",
+        "add_rms_norm",
+        "gated",
+        "rope",
+        "attend",
+        "route",
+        "experts",
+        "linear_scan",
+        "causal_conv",
+        "selective_scan",
+        "ssd",
+    }
 )

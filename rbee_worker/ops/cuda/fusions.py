@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from rbee_worker.ops.cuda.matrix import DeviceMatrix
+from rbee_worker.ops.cuda.packed_products import Ahead
 from rbee_worker.ops.graph.fusion import Change, Fusion, Links
 from rbee_worker.ops.graph.graph import Node, Value
 
@@ -124,11 +126,29 @@ def _through(value: Value, op: str, links: Links, taken: list[Node]) -> tuple[Va
     return source, node
 
 
+def _ahead(node: Node, links: Links) -> Change | None:
+    """A product whose result the next product takes in 8 bits: it quantizes it too."""
+    if node.op != "product" or "ahead" in node.options or not _planes(node):
+        return None
+    for user in links.users.get(node.outputs[0], ()):
+        if user.op == "product" and user.args[0] is node.outputs[0] and _planes(user):
+            options = {**node.options, "ahead": Ahead(user.options.get("norm"))}
+            return {node: [Node(node.op, node.args, options, node.outputs)]}
+    return None
+
+
+def _planes(node: Node) -> bool:
+    """Does the product read packed planes?"""
+    matrix = node.args[1].data
+    return isinstance(matrix, DeviceMatrix) and bool(matrix.parts)
+
+
 FUSIONS = (
     Fusion("linear as product", _as_product),
     Fusion("product + gated activation", _gated),
     Fusion("product + activation", _act),
     Fusion("product + residual", _residual),
     Fusion("norm + product", _norm),
+    Fusion("product + quantization for the next", _ahead),
     Fusion("split + head norms + rope + attention", _packed_attention),
 )

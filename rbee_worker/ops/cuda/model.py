@@ -34,9 +34,7 @@ class CudaModel:
         self.context = decoder.context
         self._ops = decoder.ops
         decoder.ops.weights_done()
-        self._hidden, _ = lowered(
-            decoder.ops, decoder, lambda _: decoder.hidden(NO_BATCH)
-        )
+        self._hidden, _ = lowered(decoder.ops, decoder, lambda _: decoder.hidden(NO_BATCH))
         self._head, _ = lowered(decoder.ops, decoder, decoder.head, Value(decoder.width))
         # a decoding step at once, so that the last norm is computed with the head
         self._whole, self.fused = lowered(
@@ -113,4 +111,3 @@ def lowered(
     ops.graph = None
     whole, counts = fused(graph, FUSIONS)
     return Program(whole, ops.now), counts
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.ops import Weight
 from rbee_worker.ops.cuda.device_ops import DeviceOps
 from rbee_worker.ops.cuda.drawn import Drawn
+from rbee_worker.ops.cuda.kernels.packed.dequantize import dequantize
+from rbee_worker.ops.cuda.kernels.packed.planes import WORDS, PackedPart, joined, repack
+from rbee_worker.ops.cuda.matrix import DeviceMatrix, Raw, held_form, quantized
 from rbee_worker.ops.cuda.sampling import CudaSampling
 from rbee_worker.ops.cuda.weight_upload import WeightUpload
 from rbee_worker.ops.graph.recorder import GraphOps
@@ -24,8 +27,21 @@ class CudaOps(GraphOps):
 
     name = "cuda"
 
-    def __init__(self, device: str, dtype: str, *, pdl: bool = False) -> None:
+    def __init__(
+        self,
+        device: str,
+        dtype: str,
+        *,
+        pdl: bool = False,
+        planes: bool = True,
+        resident: bool = True,
+        f8: bool = False,
+    ) -> None:
+        """pdl: kernels may start before the one before has ended. planes: products of a few rows
+        read packed weights as they are, with activations in 8 bits; resident: floats of packed
+        matrices are kept too (`matrix.py`). f8: matrices of floats are kept in 8 bits."""
         self.device, self.dtype = device, dtype
+        self._planes, self._resident, self._f8 = planes, resident, f8
         self.now = DeviceOps(device, dtype, pdl=pdl)
         self.drawn = Drawn(torch.device(device))
         self._upload = WeightUpload(torch.device(device))
@@ -35,8 +51,38 @@ class CudaOps(GraphOps):
         return CudaSampling(torch.device(self.device), vocab_size, self.drawn)
 
     def matrix(self, parts: Sequence[Packed]) -> Weight:
-        whole = self.stack([parts])
-        return replace(whole, data=whole.data[0])
+        rows, cols = sum(p.shape[0] for p in parts), parts[0].shape[1]
+        packed = self._planes and all(p.format in WORDS for p in parts)
+        dense = None
+        if not packed or self._resident:
+            dense = torch.empty((rows, cols), dtype=DTYPES[self.dtype], device=self.device)
+        planes: list[PackedPart] = []
+        kept: list[Raw] = []
+        at = 0
+        for part in parts:
+            for piece in self._upload.pieces(part):
+                count = len(piece.data)
+                if dense is not None:
+                    target = dense[at : at + count]
+                    dequantize(piece.data, part.format, count, cols, target)
+                else:
+                    kept.append(piece)
+                if packed:
+                    planes.append(repack(piece.data, part.format, count, cols))
+                at += count
+        assert at == rows
+        scales = None
+        if self._f8 and not packed and dense is not None:
+            dense, scales = quantized(dense)
+        matrix = DeviceMatrix(rows, cols, dense, tuple(joined(planes)), _whole(kept), scales)
+        formats = "+".join(dict.fromkeys(p.format for p in parts))
+        how = {"resident": self._resident, "f8": self._f8}
+        held = [held_form(p.format, *p.shape, self.dtype, **how) for p in parts]
+        if not packed and dense is not None:
+            held = [("f8" if self._f8 else self.dtype, dense.nbytes)]
+        return Weight(
+            matrix, rows, cols, formats, "+".join(dict(held)), sum(size for _, size in held)
+        )
 
     def stack(self, members: Sequence[Sequence[Packed]]) -> Weight:
         first = members[0]
@@ -46,8 +92,10 @@ class CudaOps(GraphOps):
         for member, parts in zip(data, members, strict=True):
             start = 0
             for part in parts:
-                self._upload.matrix(part, member[start : start + part.shape[0]])
-                start += part.shape[0]
+                for piece in self._upload.pieces(part):
+                    target = member[start : start + len(piece.data)]
+                    dequantize(piece.data, part.format, len(piece.data), cols, target)
+                    start += len(piece.data)
             assert start == rows
         formats = "+".join(dict.fromkeys(p.format for p in first))
         return Weight(data, rows, cols, formats, self.dtype, data.nbytes, len(members))
@@ -60,3 +108,11 @@ class CudaOps(GraphOps):
 
     def weights_done(self) -> None:
         self._upload.wait()
+
+
+def _whole(pieces: Sequence[Raw]) -> tuple[Raw, ...]:
+    """The same rows, with neighbours of one format in one tensor."""
+    found: list[Raw] = []
+    for format, some in groupby(pieces, key=lambda raw: raw.format):
+        found.append(Raw(torch.cat([raw.data for raw in some]), format))
+    return tuple(found)

@@ -16,6 +16,9 @@ class _At(int):
     """A place in the list of values."""
 
 
+_NEW = ("embed", "product", "add")  # operations whose results are never views of other values
+
+
 class Program:
     """Runs a graph's nodes as methods of `DeviceOps`. Values are dropped after their last use, so
     that their memory serves again."""
@@ -23,6 +26,7 @@ class Program:
     def __init__(self, graph: Graph, ops: DeviceOps) -> None:
         self.graph = graph
         self._places: dict[Value, _At] = {}
+        self._own: set[Value] = set()  # values with memory of their own, no views
         if graph.given is not None:
             self._place(graph.given)
         self._calls = [
@@ -39,6 +43,11 @@ class Program:
     ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], list[_At], list[_At]]:
         args = tuple(self._argument(one) for one in node.args)
         options = {name: self._argument(one) for name, one in node.options.items()}
+        residual = node.options.get("residual")
+        if residual in ends and residual in self._own:
+            options["owned"] = True  # the result may take the residual's place
+        if node.op in _NEW:
+            self._own.update(node.outputs)
         outputs = [self._place(value) for value in node.outputs]
         return getattr(ops, node.op), args, options, outputs, [self._places[v] for v in ends]
 

@@ -15,15 +15,13 @@ from torch import Tensor
 
 from rbee_worker.ops.cuda.bias_table import CudaBiasTable
 from rbee_worker.ops.cuda.drawn import Drawn
-from rbee_worker.ops.cuda.kernels.sampling.draw import draw
+from rbee_worker.ops.cuda.kernels.sampling.draw import draw, planned
 from rbee_worker.ops.cuda.kernels.sampling.peaks import greedy
 from rbee_worker.ops.cuda.kernels.sampling.rows import COLUMNS
 from rbee_worker.ops.cuda.kernels.sampling.score import scores
 from rbee_worker.ops.cuda.upload import upload
 from rbee_worker.ops.sampling import DrawParams
 from rbee_worker.types import TokenLogprob
-
-_GREEDY = (1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0)  # a row of parameters; see `rows.py`
 
 
 class CudaIds:
@@ -62,21 +60,9 @@ class CudaSampling:
 
     def choose(self, logits: Tensor, params: Sequence[DrawParams | None]) -> CudaIds:
         """See `Sampling.choose`."""
-        table = np.zeros((len(params), COLUMNS))
-        for row, one in enumerate(params):
-            if one is None:
-                table[row] = _GREEDY
-            else:
-                top_k = one.top_k if one.top_k < self._vocab else 0
-                table[row, :5] = one.scale, top_k, one.top_p, one.min_p, one.u
-        return self._kept(
-            draw(
-                self._checked(logits),
-                upload(table, self._device),
-                top_k=bool(table[:, 1].any()),
-                top_p=bool((table[:, 2] < 1).any()),
-            )
-        )
+        plan = planned(params, self._vocab)
+        settings = upload(plan.settings, self._device)
+        return self._kept(draw(self._checked(logits), plan, settings))
 
     def score(
         self,

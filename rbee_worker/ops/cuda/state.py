@@ -12,9 +12,10 @@ from torch import Tensor
 
 from rbee_worker.ops.batch import Batch, FixedMemory, Memory, PagedMemory, StepNumbers
 from rbee_worker.ops.cuda.drawn import Drawn
-from rbee_worker.ops.reference.state import STATE_DTYPES
+from rbee_worker.ops.reference.state import STATE_DTYPES as FLOATS
 from rbee_worker.state.specs import PagedKV, StateGroup
 
+STATE_DTYPES = {**FLOATS, "f8": torch.float8_e4m3fn}
 _RING = 4  # steps whose numbers may be on their way at once
 _KEPT = 64  # batches that may come again
 

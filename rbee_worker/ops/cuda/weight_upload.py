@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from rbee_worker.checkpoint.formats import Packed
-from rbee_worker.ops.cuda.kernels.packed.dequantize import dequantize
+from rbee_worker.ops.cuda.matrix import Raw
 from rbee_worker.ops.reference.dequant import dequantize as decoded
 
 
@@ -23,14 +25,13 @@ class WeightUpload:
         self._events: list[torch.cuda.Event] = []
         self._next = 0
 
-    def matrix(self, part: Packed, out: Tensor) -> None:
-        """Write a part's values to `out` [rows, cols] on the device, in out's dtype."""
-        raw = part.data.reshape(len(part.data), -1)
-        rows_at_once = max(1, self.PIECE // raw.shape[1])
-        for at in range(0, len(raw), rows_at_once):
-            piece = raw[at : at + rows_at_once]
-            target = out[at : at + len(piece)]
-            dequantize(self._moved(piece), part.format, len(piece), out.shape[1], target)
+    def pieces(self, part: Packed) -> Iterator[Raw]:
+        """A part's rows on the device, as the file has them, some at a time: multiples of 32 rows
+        but for the last piece."""
+        raw = part.data.reshape(-1, part.data.shape[-1])
+        rows = max(32, self.PIECE // raw.shape[1] // 32 * 32)
+        for at in range(0, len(raw), rows):
+            yield Raw(self._moved(raw[at : at + rows]), part.format)
 
     def floats(self, part: Packed) -> Tensor:
         """A part's values in float32, on the device."""
@@ -40,7 +41,7 @@ class WeightUpload:
         """These rows of bytes on the device, contiguous."""
         if self._device.type == "cpu":
             return torch.from_numpy(np.array(rows))
-        if rows.nbytes > self.PIECE:  # a single row that is longer
+        if rows.nbytes > self.PIECE:  # rows that are very long
             return torch.from_numpy(np.array(rows)).to(self._device)
         if not self._pinned:
             self._pinned = [

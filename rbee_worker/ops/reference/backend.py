@@ -20,6 +20,7 @@ from rbee_worker.ops.backend import (
     StateMemory,
     Warmed,
 )
+from rbee_worker.ops.gpu_options import gpu_only
 from rbee_worker.ops.plan import DTYPE_BYTES, PlanOps
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ class ReferenceBackend(Backend):
     title = "plain torch operations, slow"
 
     def refuses(self, settings: Settings) -> Refusal | None:
+        only = gpu_only(settings)
+        if only is not None:
+            return only
         absent = missing("torch")
         return None if absent is None else Refusal(*absent)
 

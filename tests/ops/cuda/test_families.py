@@ -26,10 +26,7 @@ BOUND = 2e-5  # of the largest logit
 
 @pytest.mark.parametrize(
     "arch",
-    [
-        pytest.param(a, id=a.id, marks=() if a.id in QUICK else pytest.mark.slow)
-        for a in ARCHS
-    ],
+    [pytest.param(a, id=a.id, marks=() if a.id in QUICK else pytest.mark.slow) for a in ARCHS],
 )
 def test_logits(arch: Arch, tmp_path: Path) -> None:
     """All rows of one prompt, in each of the family's files."""
@@ -58,11 +55,12 @@ def test_fusions_of_a_plain_decoder(tmp_path: Path) -> None:
     model = CudaModel(build_model(open_checkpoint(str(path)), ops), graphs=False)
     layers = arch.config().num_hidden_layers
     assert model.fused == {
-        "linear as product": 4 * layers,
+        "linear as product": 4 * layers + 1,
         "product + gated activation": layers,
         "product + activation": 0,
         "product + residual": 2 * layers,
-        "norm + product": 2 * layers,
+        "norm + product": 2 * layers + 1,
+        "product + quantization for the next": 0,
         "split + head norms + rope + attention": layers,
     }
 

@@ -19,7 +19,7 @@ def test_norm(dtype: torch.dtype, layer: bool, n: int, width: int, heads: int) -
     weight, bias = randn(width // heads, seed=3), randn(width // heads, seed=4)
     got, total = norm(x, weight, 1e-5, form=dtype, bias=bias, layer=layer, heads=heads, added=added)
     assert torch.equal(total, x + added)
-    y = total.double().view(n, heads, -1)
+    y = total.double().view(n, heads, width // heads)
     if layer:
         y = y - y.mean(-1, keepdim=True)
     y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + 1e-5) * weight + bias

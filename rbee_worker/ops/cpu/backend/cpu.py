@@ -25,6 +25,7 @@ from rbee_worker.ops.cpu.shared.held import planned
 from rbee_worker.ops.cpu.shared.isa import unsupported
 from rbee_worker.ops.cpu.shared.paged import KEYS, SPAN
 from rbee_worker.ops.cpu.shared.vocabulary import NATIVE
+from rbee_worker.ops.gpu_options import gpu_only
 from rbee_worker.ops.plan import PlanOps
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ class CpuBackend(Backend):
     title = "compiled CPU kernels"
 
     def refuses(self, settings: Settings) -> Refusal | None:
+        only = gpu_only(settings)
+        if only is not None:
+            return only
         if (why := unsupported()) is not None:
             return Refusal(why, "use --backend reference (pip install 'rbee-worker[torch]').")
         if (absent := missing("llvmlite")) is not None:

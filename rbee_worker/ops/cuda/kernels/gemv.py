@@ -30,10 +30,10 @@ class GemvShape(NamedTuple):
 
 @triton.jit
 def _gemv(
-    x, w, norm, bias, residual, out, N, eps,
+    x, w, scales, norm, bias, residual, out, N, eps,
     K: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, NORM: tl.constexpr, BIAS: tl.constexpr,
     RESIDUAL: tl.constexpr, GATED: tl.constexpr, KIND: tl.constexpr, EVEN: tl.constexpr,
-    STAGES: tl.constexpr, PDL: tl.constexpr,
+    SCALED: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     if PDL:
         gdc_launch_dependents()
@@ -96,6 +96,10 @@ def _gemv(
         y = y * factor
         if GATED:
             up = up * factor
+    if SCALED:
+        y = y * tl.load(scales + rows, mask=in_rows, other=0.0)
+        if GATED:
+            up = up * tl.load(scales + N + rows, mask=in_rows, other=0.0)
     if BIAS:
         y += tl.load(bias + rows, mask=in_rows, other=0.0)
         if GATED:
@@ -112,6 +116,7 @@ def gemv(
     x: Tensor,
     weight: Tensor,
     *,
+    scales: Tensor | None = None,
     norm: tuple[Tensor | None, float] | None = None,
     bias: Tensor | None = None,
     gated: str | None = None,
@@ -123,6 +128,7 @@ def gemv(
 ) -> Tensor:
     """x [1, K] times weight [rows, K] transposed: [1, rows] in `form` (None: as x).
 
+    scales: float32 [rows], factors on the matrix's rows (8-bit floats).
     norm: (weight float32 [K] or None, eps) of an RMS norm of x before the product. bias: float32
     [rows], added to the product. gated: an activation; the matrix then has gates, then ups, and the
     result is act(gate) * up, [1, rows / 2]. act: applied otherwise. residual [1, rows] is added
@@ -131,34 +137,27 @@ def gemv(
     rows, k = weight.shape
     n = rows // 2 if gated else rows
     out = torch.empty((1, n), dtype=form or x.dtype, device=x.device)
-    shape = shape or _shape(n, k, gated is not None)
+    shape = shape or _shape(n, k, gated is not None, weight.dtype.itemsize)
     scale = None if norm is None else norm[0]
     if norm is not None and scale is None:
         scale = torch.ones(k, dtype=torch.float32, device=x.device)
     _gemv[(triton.cdiv(n, shape.rows),)](
-        x, weight, scale, bias, residual, out, n, 0.0 if norm is None else norm[1],
+        x, weight, scales, scale, bias, residual, out, n, 0.0 if norm is None else norm[1],
         K=k, BN=shape.rows, BK=shape.cols, NORM=norm is not None, BIAS=bias is not None,
-        RESIDUAL=residual is not None, GATED=gated is not None, KIND=gated or act,
-        EVEN=k % shape.cols == 0 and n % shape.rows == 0, STAGES=max(shape.stages, 1),
-        num_warps=shape.warps, **dependent(pdl),
+        RESIDUAL=residual is not None, GATED=gated is not None, SCALED=scales is not None,
+        KIND=gated or act, EVEN=k % shape.cols == 0 and n % shape.rows == 0,
+        STAGES=max(shape.stages, 1), num_warps=shape.warps, **dependent(pdl),
     )  # fmt: skip
     return out
 
 
-# Measured on an H200 (bf16): what matters is bytes in flight, by stages or by whole rows.
-_GATED = {4096: GemvShape(2, 4096, 0, 8)}
-_PLAIN = {(6144, 4096): GemvShape(4, 1024, 4, 4), (4096, 4096): GemvShape(16, 512, 3, 8)}
+def _shape(n: int, k: int, gated: bool, element: int) -> GemvShape:
+    """The tile for n rows of k columns.
 
-
-def _shape(n: int, k: int, gated: bool) -> GemvShape:
-    """The tile for n rows of k columns."""
-    if gated:
-        known = _GATED.get(k)
-        if known is not None and n % known.rows == 0:
-            return known
-        return GemvShape(2, min(power_of_two(k), 2048), 2, 8)
-    if (n, k) in _PLAIN:
-        return _PLAIN[n, k]
-    if n >= 32768:
-        return GemvShape(4, min(power_of_two(k), 2048), 3, 8)
-    return GemvShape(4, min(power_of_two(k), 1024), 3, 4)
+    Measured on an H200 (bf16): two whole rows a program, all of their bytes in flight at once, beat
+    every pipelined loop; longer rows take two or four rows at a time.
+    """
+    rows = 4 if element == 1 else 2
+    if k > 8192 and not gated:
+        return GemvShape(4, 1024 * rows, 0, 8)
+    return GemvShape(rows, max(64, min(power_of_two(k), 4096)), 0, 8 if k >= 1024 else 4)

@@ -30,7 +30,7 @@ def _norm(
     at = tl.program_id(0).to(tl.int64) * width + cols
     a = tl.load(x + at, mask=ok, other=0.0)
     if ADD:
-        sums = (a.to(tl.float32) + tl.load(added + at, mask=ok, other=0.0).to(tl.float32))
+        sums = a.to(tl.float32) + tl.load(added + at, mask=ok, other=0.0).to(tl.float32)
         a = sums.to(total.dtype.element_ty)
         tl.store(total + at, a, mask=ok)
     a = a.to(tl.float32)

@@ -18,6 +18,13 @@ def ordered(x):
 
 
 @triton.jit
+def value_of(order):
+    """The float32 number of an integer of `ordered`."""
+    bits = order.to(tl.int32)
+    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def ranked(x, place, open_):
     """float32 as int64, distinct: of equal numbers the first is the largest. nan is below -inf, and
     what is not open is NOTHING. place: the number's index, below 2**31."""

@@ -68,9 +68,7 @@ def _rope(
     tl.store(out + row * width + head * HEAD + c, y.to(out.dtype.element_ty), mask=ok)
 
 
-def rope(
-    x: Tensor, angles: Tensor, *, heads: int, interleaved: bool, pdl: bool = False
-) -> Tensor:
+def rope(x: Tensor, angles: Tensor, *, heads: int, interleaved: bool, pdl: bool = False) -> Tensor:
     """Rotate the first columns of each head of x [N, heads * width].
 
     angles: float32 [N, dim], the cosines of dim / 2 angles, then their sines.

@@ -38,11 +38,11 @@ class SkinnyShape(NamedTuple):
 
 @triton.jit
 def _skinny(
-    x, w, bias, residual, out, partial, arrived, M, N, chunk,
+    x, w, scales, bias, residual, out, partial, arrived, M, N, chunk,
     K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr,
     BIAS: tl.constexpr, RESIDUAL: tl.constexpr, GATED: tl.constexpr, KIND: tl.constexpr,
-    EVEN: tl.constexpr, BULK: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
-    PDL: tl.constexpr, EARLY: tl.constexpr,
+    EVEN: tl.constexpr, BULK: tl.constexpr, SCALED: tl.constexpr, STAGES: tl.constexpr,
+    PRECISION: tl.constexpr, PDL: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """BULK: x and w are descriptors, which give zeros beyond the edges."""
     if PDL and EARLY:
@@ -69,10 +69,10 @@ def _skinny(
             a = tl.load(wp + k, eviction_policy="evict_first")
             xt = tl.load(xp + k, mask=in_m, other=0.0)
         else:
-            ok = (k + cols < end)
+            ok = k + cols < end
             a = tl.load(wp + k, mask=in_rows[:, None] & ok[None, :], other=0.0)
             xt = tl.load(xp + k, mask=in_m & ok[:, None], other=0.0)
-        acc = tl.dot(a, xt, acc, input_precision=PRECISION)
+        acc = tl.dot(a.to(xt.dtype), xt, acc, input_precision=PRECISION)
         if GATED:
             if BULK:
                 u = w.load([N + tile * BN, k])
@@ -80,7 +80,7 @@ def _skinny(
                 u = tl.load(vp + k, eviction_policy="evict_first")
             else:
                 u = tl.load(vp + k, mask=in_rows[:, None] & ok[None, :], other=0.0)
-            ups = tl.dot(u, xt, ups, input_precision=PRECISION)
+            ups = tl.dot(u.to(xt.dtype), xt, ups, input_precision=PRECISION)
     if PDL and not EARLY:
         gdc_launch_dependents()
     op = m.to(tl.int64)[None, :] * N + rows[:, None]
@@ -95,6 +95,8 @@ def _skinny(
             for i in tl.static_range(SPLIT):
                 place = partial + (tile * SPLIT + i) * BN * BM + at
                 acc += tl.load(place, cache_modifier=".cg")
+            if SCALED:
+                acc = acc * tl.load(scales + rows, mask=in_rows, other=0.0)[:, None]
             if BIAS:
                 acc += tl.load(bias + rows, mask=in_rows, other=0.0)[:, None]
             acc = activate(acc, KIND)
@@ -103,6 +105,10 @@ def _skinny(
             tl.store(out + op, acc.to(out.dtype.element_ty), mask=ok_out)
             tl.store(arrived + tile, 0)
     else:
+        if SCALED:
+            acc = acc * tl.load(scales + rows, mask=in_rows, other=0.0)[:, None]
+            if GATED:
+                ups = ups * tl.load(scales + N + rows, mask=in_rows, other=0.0)[:, None]
         if BIAS:
             acc += tl.load(bias + rows, mask=in_rows, other=0.0)[:, None]
             if GATED:
@@ -120,6 +126,7 @@ def skinny(
     weight: Tensor,
     workspace: Workspace,
     *,
+    scales: Tensor | None = None,
     bias: Tensor | None = None,
     gated: str | None = None,
     act: str = "none",
@@ -141,33 +148,34 @@ def skinny(
     chunk = triton.cdiv(triton.cdiv(k, shape.cols), shape.split) * shape.cols
     split = triton.cdiv(k, chunk)
     partial = workspace.floats(tiles * split * shape.rows * bm) if split > 1 else None
-    bulk = shape.bulk and k * x.element_size() % 16 == 0
+    bulk = shape.bulk and k * weight.element_size() % 16 == 0
     left: Any = TensorDescriptor(x, [m, k], [k, 1], [bm, shape.cols]) if bulk else x
     right: Any = weight
     if bulk:
         right = TensorDescriptor(weight, [rows, k], [k, 1], [shape.rows, shape.cols])
     _skinny[(tiles, split)](
-        left, right, bias, residual, out, partial, workspace.counters(tiles), m, n, chunk,
+        left, right, scales, bias, residual, out, partial, workspace.counters(tiles), m, n, chunk,
         K=k, BM=bm, BN=shape.rows, BK=shape.cols, SPLIT=split, BIAS=bias is not None,
         RESIDUAL=residual is not None, GATED=gated is not None, KIND=gated or act,
-        EVEN=k % shape.cols == 0 and n % shape.rows == 0, BULK=bulk, STAGES=shape.stages,
-        PRECISION=precision(x.dtype), EARLY=shape.early, num_warps=shape.warps, **dependent(pdl),
+        EVEN=k % shape.cols == 0 and n % shape.rows == 0, BULK=bulk,
+        SCALED=scales is not None, STAGES=shape.stages, PRECISION=precision(x.dtype),
+        EARLY=shape.early, num_warps=shape.warps, **dependent(pdl),
     )  # fmt: skip
     return out
 
 
 # Measured on an H200 (bf16); by (rows of x up to, rows, columns) of the matrix.
 _KNOWN = {
-    (8, 6144, 4096): SkinnyShape(64, 256, 4, 3, 4),
-    (8, 4096, 4096): SkinnyShape(64, 128, 4, 6, 4),
-    (8, 4096, 14336): SkinnyShape(64, 128, 4, 6, 4),
-    (8, 14336, 4096): SkinnyShape(64, 128, 1, 5, 4),
-    (8, 128256, 4096): SkinnyShape(64, 256, 1, 3, 4),
-    (64, 6144, 4096): SkinnyShape(64, 128, 1, 4, 4, bulk=True, early=False),
-    (64, 4096, 4096): SkinnyShape(64, 128, 1, 6, 4, bulk=True, early=False),
-    (64, 4096, 14336): SkinnyShape(64, 128, 1, 6, 4, bulk=True, early=False),
-    (64, 14336, 4096): SkinnyShape(64, 128, 1, 2, 4, bulk=True, early=False),
-    (64, 128256, 4096): SkinnyShape(128, 64, 1, 6, 4, bulk=True, early=False),
+    (8, 6144, 4096): SkinnyShape(64, 128, 1, 6, 4, bulk=True),
+    (8, 4096, 4096): SkinnyShape(64, 128, 4, 6, 4, early=False),
+    (8, 4096, 14336): SkinnyShape(64, 128, 4, 3, 4, bulk=True),
+    (8, 14336, 4096): SkinnyShape(128, 128, 1, 3, 8, early=False),
+    (8, 128256, 4096): SkinnyShape(64, 256, 1, 3, 4, bulk=True, early=False),
+    (64, 6144, 4096): SkinnyShape(64, 128, 1, 6, 4, bulk=True, early=False),
+    (64, 4096, 4096): SkinnyShape(64, 128, 1, 6, 4, bulk=True),
+    (64, 4096, 14336): SkinnyShape(64, 128, 1, 6, 4, bulk=True),
+    (64, 14336, 4096): SkinnyShape(64, 128, 1, 4, 4, bulk=True),
+    (64, 128256, 4096): SkinnyShape(128, 64, 1, 6, 8),
 }
 _PROGRAMS = 256  # enough to keep every multiprocessor busy
 

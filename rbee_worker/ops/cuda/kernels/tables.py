@@ -1,4 +1,4 @@
-"""Rows looked up in tables: embeddings, the angles of positions, the tokens that were just drawn."""
+"""Rows looked up in tables: embeddings, angles of positions, tokens that were just drawn."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rbee_worker.ops.cuda.kernels.attention.attend import attend
+from rbee_worker.ops.cuda.kernels.attention.shapes import Tiles
 from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from tests.ops.cuda.attention.cases import BOUNDS, DEVICE, Case, error
 
@@ -132,6 +133,21 @@ def test_a_chunk_of_a_prompt_is_as_the_whole(options: dict[str, Any]) -> None:
             **{**whole.arguments(), "longest_rows": end - first, "longest_keys": end},
         )  # fmt: skip
         assert torch.equal(got, expected[first:end])
+
+
+@pytest.mark.parametrize("rows", [[5], [9, 1, 2]], ids=str)
+@pytest.mark.parametrize("options", [{}, {"window": 40, "sinks": vector(0.5, 2.0)}], ids=str)
+def test_the_keys_of_a_few_rows_are_split(rows: list[int], options: dict[str, Any]) -> None:
+    case = Case(rows, [120, 90, 70][: len(rows)], 2, 1, 16, 16, options=options)
+    workspace = Workspace(DEVICE)
+    for splits in (2, 8):
+        got = attend(
+            *case.tensors(),
+            workspace=workspace,
+            several=Tiles(16, 16, splits, 1, 2, 4),
+            **case.arguments(),
+        )
+        assert error(got, case.expected()) < BOUNDS[case.dtype]
 
 
 def test_counters_are_zero_again() -> None:

@@ -68,6 +68,14 @@ def test_every_way_to_cut_the_keys(tiles: Tiles) -> None:
     assert not workspace.counters(1).any()
 
 
+@pytest.mark.parametrize("group", [2, 8, 16])
+@pytest.mark.parametrize("width", [16, 24, 80, 192])
+def test_splits_are_combined_a_few_at_a_time(group: int, width: int) -> None:
+    """By the last program, or by a kernel of its own where one has no room."""
+    case = Case([1], [140], group, 1, 16, width)
+    Step(case, Before()).check(tiles=Tiles(16, 16, 16, 1, 1, 1))
+
+
 def test_a_row_does_not_depend_on_the_batch() -> None:
     many = Step(Case([1] * 40, [70] + [3] * 39, 2, 1, 16, 16), Before(16))
     batch = many.run(invariant=True)

@@ -2,6 +2,7 @@
 
 from rbee_worker.ops.cuda.kernels.attention.attend import attend
 from rbee_worker.ops.cuda.kernels.attention.attend_decode import attend_decode
+from rbee_worker.ops.cuda.kernels.attention.prompts import attend_prompts
 from rbee_worker.ops.cuda.kernels.attention.write import split_rope_write, write_kv
 
-__all__ = ["attend", "attend_decode", "split_rope_write", "write_kv"]
+__all__ = ["attend", "attend_decode", "attend_prompts", "split_rope_write", "write_kv"]

@@ -53,10 +53,9 @@ def attend(
     single, several: tiles for sequences with one row and with more, instead of `shapes`' choice.
 
     Every pointer may come from the kernel before this one: nothing is read before the wait.
-    A row's result depends bitwise on its own sequence and on the tiles (`shapes`), which for
-    sequences of one row follow from longest_keys and (unless `invariant`) from the batch size, for
-    others from the model. A sequence's last row may differ in its last bits from the same row in a
-    step of one row.
+    A row's result depends bitwise on its own sequence and on the tiles (`shapes`). Unless
+    `invariant` these follow from the number of rows too; if so, only from the model and (sequences
+    of one row) from longest_keys. Steps of one row and of several rows use different tiles.
     """
     sight = Sight(scale, window, chunk, softcap, slopes, sinks, causal)
     sight.check()
@@ -85,13 +84,24 @@ def attend(
     if longest_rows == 1:
         _launch_single(call, sight, single, workspace, whole=True, pdl=pdl)
         return out
-    several = several or prefill_tiles(group=group, rows=longest_rows, dims=dims, element=element)
+    several = several or prefill_tiles(
+        rows=rows,
+        longest_rows=longest_rows,
+        kv_heads=kv_heads,
+        group=group,
+        dims=dims,
+        element=element,
+        longest_keys=longest_keys,
+        invariant=invariant,
+    )
     mixed = rows < batch * longest_rows
     if mixed:  # some sequence may have one row
         _launch_single(call, sight, single, workspace, whole=False, pdl=pdl)
-    tiles = rows * group // several.BM + batch
+    grid = (rows * group // several.BM + batch, kv_heads, several.splits)
     which = kernels.LONGER if mixed else kernels.ALL
-    _launch(call, sight, several, (tiles, kv_heads, 1), which, Scratch(), pdl=pdl)
+    scratch = Scratch.of_rows(rows, heads, several, parts.v, q.device)
+    _launch(call, sight, several, grid, which, scratch, pdl=pdl)
+    scratch.combine(sinks, out, None, pdl=pdl)
     return out
 
 

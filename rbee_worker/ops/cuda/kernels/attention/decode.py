@@ -76,7 +76,7 @@ def attend_new(
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, CHUNK: tl.constexpr, CAP: tl.constexpr,
     SLOPES: tl.constexpr, SINKS: tl.constexpr,
     SPLITS: tl.constexpr, MIN_TILES: tl.constexpr, COMBINE: tl.constexpr,
-    COMBINED_HEADS: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
+    TOGETHER: tl.constexpr, AT_ONCE: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (sequences * parts of a group, kv_heads, SPLITS); tensors as in `attend_decode`.
 
@@ -169,5 +169,5 @@ def attend_new(
     finish(
         top, total, acc0, acc1, row, row, head, real, split, active,
         sinks, out, partial, extremes, counters, b, b, h,
-        HEADS, G, V_DIM, V0, V1, SINKS, SPLITS, COMBINE, COMBINED_HEADS,
+        HEADS, G, V_DIM, V0, V1, SINKS, SPLITS, COMBINE, TOGETHER, AT_ONCE,
     )  # fmt: skip

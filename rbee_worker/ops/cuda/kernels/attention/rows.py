@@ -60,7 +60,7 @@ def attend_rows(
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, CHUNK: tl.constexpr, CAP: tl.constexpr,
     SLOPES: tl.constexpr, SINKS: tl.constexpr,
     WHICH: tl.constexpr, SPLITS: tl.constexpr, MIN_TILES: tl.constexpr, COMBINE: tl.constexpr,
-    COMBINED_HEADS: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
+    TOGETHER: tl.constexpr, AT_ONCE: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (tiles of queries, kv_heads, SPLITS); tensors as in `attend`, strides in elements.
 
@@ -168,7 +168,7 @@ def attend_rows(
         finish(
             top, total, acc0, acc1, row, unit, head, real, split, active,
             sinks, out, partial, extremes, counters, b, first_row, h,
-            HEADS, G, V_DIM, V0, V1, SINKS, SPLITS, COMBINE, COMBINED_HEADS,
+            HEADS, G, V_DIM, V0, V1, SINKS, SPLITS, COMBINE, TOGETHER, AT_ONCE,
         )  # fmt: skip
 
 
@@ -178,7 +178,7 @@ def finish(
     sinks, out, partial, extremes, counters, only_unit, only_row, h,
     HEADS: tl.constexpr, G: tl.constexpr,
     V_DIM: tl.constexpr, V0: tl.constexpr, V1: tl.constexpr, SINKS: tl.constexpr,
-    SPLITS: tl.constexpr, COMBINE: tl.constexpr, COMBINED_HEADS: tl.constexpr,
+    SPLITS: tl.constexpr, COMBINE: tl.constexpr, TOGETHER: tl.constexpr, AT_ONCE: tl.constexpr,
 ):  # fmt: skip
     """Store a tile's result, or its split's part; the last program of a head combines the parts.
 
@@ -214,6 +214,6 @@ def finish(
                     combine(
                         partial, extremes, sinks, out,
                         only_unit.to(tl.int64), only_row.to(tl.int64), h * G, h * G + G, active,
-                        HEADS, COMBINED_HEADS, SPLITS, V_DIM, V0, V1, SINKS, False,
+                        HEADS, TOGETHER, SPLITS, AT_ONCE, V_DIM, V0, V1, SINKS, False,
                     )  # fmt: skip
                     tl.store(counter, 0)

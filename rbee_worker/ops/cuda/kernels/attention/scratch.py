@@ -13,7 +13,8 @@ from rbee_worker.ops.cuda.kernels.attention.rows import DIRECT, LAST_COMBINES, L
 from rbee_worker.ops.cuda.kernels.attention.shapes import Tiles
 from rbee_worker.ops.cuda.kernels.workspace import Workspace
 
-COMBINED = 4096  # float32 numbers of all splits that a warp keeps while they are combined
+REGISTERS = 2048  # float32 numbers of splits that a warp holds while it combines them
+COMBINING_WARPS = 4  # of the kernel that only combines
 
 
 class Scratch(NamedTuple):
@@ -27,6 +28,7 @@ class Scratch(NamedTuple):
     extremes: Tensor | None = None
     counters: Tensor | None = None
     together: int = 1  # heads that one program combines
+    at_once: int = 1  # splits in its registers at a time
     v: Columns = Columns(0, 0, 0)
 
     @classmethod
@@ -40,14 +42,25 @@ class Scratch(NamedTuple):
         device = workspace.device
         partial = torch.empty((*units, v.dim), dtype=torch.float32, device=device)
         extremes = torch.empty((*units, 2), dtype=torch.float32, device=device)
-        width = tiles.splits * (v.first + v.second)
-        group = heads // kv_heads
-        together = power_of_two(group)
-        if group <= tiles.BM and width * together <= COMBINED * tiles.warps:
+        width = v.first + v.second
+        group = power_of_two(heads // kv_heads)
+        at_once = min(tiles.splits, _whole_power(REGISTERS * tiles.warps // (width * group)))
+        if group <= tiles.BM and at_once >= min(tiles.splits, 4):
             counters = workspace.counters(batch * kv_heads)
-            return cls(partial, extremes, counters, together, v)
-        together = max(1, min(power_of_two(heads), 2 * COMBINED // width))
-        return cls(partial, extremes, None, together, v)
+            return cls(partial, extremes, counters, group, at_once, v)
+        return cls(partial, extremes, None, *_combined(heads, tiles.splits, v), v)
+
+    @classmethod
+    def of_rows(
+        cls, rows: int, heads: int, tiles: Tiles, v: Columns, device: torch.device
+    ) -> Scratch:
+        """What sequences of several rows need. Rows of other sequences keep their total of -1."""
+        if tiles.splits == 1:
+            return cls()
+        units = (rows, heads, tiles.splits)
+        partial = torch.empty((*units, v.dim), dtype=torch.float32, device=device)
+        extremes = torch.full((*units, 2), -1.0, dtype=torch.float32, device=device)
+        return cls(partial, extremes, None, *_combined(heads, tiles.splits, v), v)
 
     def arguments(self) -> dict[str, Any]:
         """Kernel arguments."""
@@ -59,7 +72,8 @@ class Scratch(NamedTuple):
             "extremes": self.extremes,
             "counters": self.counters,
             "COMBINE": combine.value,
-            "COMBINED_HEADS": self.together,
+            "TOGETHER": self.together,
+            "AT_ONCE": self.at_once,
         }
 
     def combine(
@@ -79,14 +93,28 @@ class Scratch(NamedTuple):
             out,
             seq_starts,
             HEADS=heads,
-            BLOCK_HEADS=self.together,
+            TOGETHER=self.together,
             SPLITS=splits,
+            AT_ONCE=self.at_once,
             V_DIM=self.v.dim,
             V0=self.v.first,
             V1=self.v.second,
             SINKS=sinks is not None,
             SINGLE=seq_starts is not None,
             PDL=pdl,
-            num_warps=4,
+            num_warps=COMBINING_WARPS,
             launch_pdl=pdl,
         )
+
+
+def _combined(heads: int, splits: int, v: Columns) -> tuple[int, int]:
+    """How many heads a program of the kernel that combines takes, and how many splits at once."""
+    width = v.first + v.second
+    room = REGISTERS * COMBINING_WARPS
+    together = min(power_of_two(heads), max(1, _whole_power(room // (width * splits))))
+    return together, min(splits, max(1, _whole_power(room // (width * together))))
+
+
+def _whole_power(number: int) -> int:
+    """The highest power of two that is at most `number`; 0 of 0."""
+    return (1 << number.bit_length()) >> 1

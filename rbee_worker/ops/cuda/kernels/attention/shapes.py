@@ -1,4 +1,4 @@
-"""Tile shapes, found by measuring on an H200; the last row of each table is a default for the rest.
+"""Tile shapes by rules: what fills the processors, with sizes that were fast on an H200.
 
 What a row's result depends on besides its own sequence: `BN`, `splits` and `min_tiles`, through the
 order of its sums.
@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from rbee_worker.ops.cuda.kernels.attention.columns import power_of_two
+
+PROCESSORS = 132  # of an H100 or H200
 
 
 class Tiles(NamedTuple):
@@ -39,22 +41,37 @@ def decode_tiles(
     if element == 4:
         BN, warps, stages = (32, 8, 1) if dims <= 256 else (16, 8, 1)
     elif dims <= 256:
-        BN, warps, stages = (32, 2, 0) if longest_keys <= 1024 else (64, 4, 0)
+        few = programs < PROCESSORS and longest_keys > 1024
+        BN, warps, stages = (64, 4, 0) if few else (32, 2, 0)
     elif dims <= 512:
         BN, warps, stages = 32, 4, 0
     else:
         BN, warps, stages = 32, 8, 2
     if BM > 16:
         warps = max(warps, 4)
+    resident = PROCESSORS * max(1, 8 // warps)  # programs that run at once
     splits = 1
-    while splits < 32 and programs * splits < 264 and longest_keys > splits * BN:
+    while splits < 32 and programs * splits * 2 <= resident and longest_keys > splits * BN:
         splits *= 2
-    return Tiles(BM, BN, splits, 1 if programs < 64 else 2, stages, warps)
+    return Tiles(BM, BN, splits, 1 if programs < PROCESSORS // 2 else 2, stages, warps)
 
 
-def prefill_tiles(*, group: int, rows: int, dims: int, element: int) -> Tiles:
-    """Tiles for sequences with several rows, the longest having `rows`. BN, which decides the order
-    of sums, depends on the model only."""
+def prefill_tiles(
+    *,
+    rows: int,
+    longest_rows: int,
+    kv_heads: int,
+    group: int,
+    dims: int,
+    element: int,
+    longest_keys: int,
+    invariant: bool,
+) -> Tiles:
+    """Tiles for sequences with several rows, `rows` together and at most longest_rows each.
+
+    A few rows after many keys would occupy a few processors, so their keys are split; not if
+    `invariant`, because then the order of sums (BN and splits) depends on the model only.
+    """
     if element == 4:
         BN, BM, warps, stages = (32, 32, 8, 1) if dims <= 256 else (16, 16, 4, 1)
     elif dims <= 256:
@@ -63,7 +80,13 @@ def prefill_tiles(*, group: int, rows: int, dims: int, element: int) -> Tiles:
         BN, BM, warps, stages = 64, 128, 8, 2
     else:
         BN, BM, warps, stages = 32, 64, 8, 2
-    needed = max(16, power_of_two(rows * group))
+    needed = max(16, power_of_two(longest_rows * group))
     if needed < BM:
         BM, warps = needed, 4
-    return Tiles(BM, BN, 1, 1, stages, warps)
+    splits = 1
+    programs = -(-rows * group // BM) * kv_heads
+    while not invariant and splits < 16 and programs * splits <= PROCESSORS:
+        if longest_keys < 512 * splits:
+            break
+        splits *= 2
+    return Tiles(BM, BN, splits, 4, stages, warps)

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from rbee_worker.ops.cuda.kernels.attention.columns import columns
+from rbee_worker.ops.cuda.kernels.attention.columns import Columns, columns
 from rbee_worker.ops.cuda.kernels.attention.fold import load_columns, store_columns
 from rbee_worker.ops.cuda.kernels.attention.heads import (
     Packing,
@@ -29,25 +29,45 @@ def cache_rows(cache, slots, row, some, block, inner, BLOCK: tl.constexpr):
     return (cache + (slot // BLOCK) * block + (slot % BLOCK) * inner)[:, None]
 
 
+@triton.jit
+def copy_head(
+    source, cache, slots, row, inside, block, inner,
+    BLOCK: tl.constexpr, DIM: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr,
+):  # fmt: skip
+    """One head of rows (`source`: pointers to their columns) to its cache, as it is."""
+    to = cache_rows(cache, slots, row, inside, block, inner, BLOCK)
+    some = inside[:, None]
+    columns = source[:, None]
+    store_columns(to, some, load_columns(columns, some, 0, D0, DIM), 0, D0, DIM)
+    if D1 > 0:
+        store_columns(to, some, load_columns(columns, some, D0, D1, DIM), D0, D1, DIM)
+
+
 @triton.jit(do_not_specialize=["count"])
 def write_heads(
-    x, cache, slots, count, x_row, block, inner, head_step,
-    BLOCK: tl.constexpr, DIM: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, R: tl.constexpr,
-    PDL: tl.constexpr,
+    k, v, k_cache, v_cache, slots,
+    count, k_from, v_from, k_block, k_row, k_head, v_block, v_row, v_head,
+    KV_HEADS: tl.constexpr, BLOCK: tl.constexpr, R: tl.constexpr,
+    K_DIM: tl.constexpr, K0: tl.constexpr, K1: tl.constexpr,
+    V_DIM: tl.constexpr, V0: tl.constexpr, V1: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (blocks of R rows, heads): x [count, heads * DIM] to the cache."""
+    """Grid (blocks of R rows, heads of k, then of v if there is one); k_from, v_from: strides of
+    their rows."""
     if PDL:
         gdc_launch_dependents()
         gdc_wait()
     head = tl.program_id(1).to(tl.int64)
     row = (tl.program_id(0) * R + tl.arange(0, R)).to(tl.int64)
-    some = row < count
-    source = (x + row * x_row + head * DIM)[:, None]
-    to = cache_rows(cache + head * head_step, slots, row, some, block, inner, BLOCK)
-    some = some[:, None]
-    store_columns(to, some, load_columns(source, some, 0, D0, DIM), 0, D0, DIM)
-    if D1 > 0:
-        store_columns(to, some, load_columns(source, some, D0, D1, DIM), D0, D1, DIM)
+    inside = row < count
+    if head < KV_HEADS:
+        source = k + row * k_from + head * K_DIM
+        to = k_cache + head * k_head
+        copy_head(source, to, slots, row, inside, k_block, k_row, BLOCK, K_DIM, K0, K1)
+    elif V_DIM > 0:
+        h = head - KV_HEADS
+        source = v + row * v_from + h * V_DIM
+        to = v_cache + h * v_head
+        copy_head(source, to, slots, row, inside, v_block, v_row, BLOCK, V_DIM, V0, V1)
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -102,11 +122,9 @@ def split_heads(
             store_columns(to, some, x1, K0, K1, K_DIM)
     else:
         h = head - HEADS - KV_HEADS
-        at = (source + V_AT + h * V_STEP)[:, None]
-        to = cache_rows(v + h.to(tl.int64) * v_head, slots, row, inside, v_block, v_row, BLOCK)
-        store_columns(to, some, load_columns(at, some, 0, V0, V_DIM), 0, V0, V_DIM)
-        if V1 > 0:
-            store_columns(to, some, load_columns(at, some, V0, V1, V_DIM), V0, V1, V_DIM)
+        to = v + h.to(tl.int64) * v_head
+        at = source + V_AT + h * V_STEP
+        copy_head(at, to, slots, row, inside, v_block, v_row, BLOCK, V_DIM, V0, V1)
 
 
 def write_kv(
@@ -121,34 +139,40 @@ def write_kv(
     """k [N, kv_heads * k_dim] and v [N, kv_heads * v_dim] to the caches [blocks, block_size,
     kv_heads, dim], rounded to their type. slots int64 [N]: block * block_size + offset. v None:
     the state stores no values."""
-    _write(k, k_cache, slots, pdl=pdl)
+    count = k.shape[0]
+    _, block_size, kv_heads, k_dim = k_cache.shape
+    assert k.shape[1] == kv_heads * k_dim
+    assert k.stride(1) == k_cache.stride(3) == 1
+    v_dim, k_parts, v_parts = 0, columns(k_dim), Columns(0, 0, 0)
+    v_strides = (0, 0, 0)
     if v is not None:
         assert v_cache is not None
-        _write(v, v_cache, slots, pdl=pdl)
-
-
-def _write(x: Tensor, cache: Tensor, slots: Tensor, *, pdl: bool) -> None:
-    count = x.shape[0]
-    _, block_size, heads, dim = cache.shape
-    assert x.shape[1] == heads * dim
-    assert x.stride(1) == cache.stride(3) == 1
+        v_dim = v_cache.shape[3]
+        v_parts, v_strides = columns(v_dim), v_cache.stride()[:3]
+        assert v.shape[1] == kv_heads * v_dim
+        assert v.stride(1) == v_cache.stride(3) == 1
     if count == 0:
         return
-    parts = columns(dim)
-    write_heads[(-(-count // ROWS), heads)](
-        x,
-        cache,
+    write_heads[(-(-count // ROWS), kv_heads * (1 if v is None else 2))](
+        k,
+        v,
+        k_cache,
+        v_cache,
         slots,
         count,
-        x.stride(0),
-        cache.stride(0),
-        cache.stride(1),
-        cache.stride(2),
+        k.stride(0),
+        0 if v is None else v.stride(0),
+        *k_cache.stride()[:3],
+        *v_strides,
+        KV_HEADS=kv_heads,
         BLOCK=block_size,
-        DIM=dim,
-        D0=parts.first,
-        D1=parts.second,
         R=ROWS,
+        K_DIM=k_dim,
+        K0=k_parts.first,
+        K1=k_parts.second,
+        V_DIM=v_dim,
+        V0=v_parts.first,
+        V1=v_parts.second,
         PDL=pdl,
         num_warps=4,
         launch_pdl=pdl,

@@ -3,26 +3,37 @@ total. `reference/sampling/filters.py` has the definition."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
 import torch
 import triton
 import triton.language as tl
+from numpy.typing import NDArray
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two
 from rbee_worker.ops.cuda.kernels.sampling.narrow import limits
-from rbee_worker.ops.cuda.kernels.sampling.peaks import best_of, peaks
+from rbee_worker.ops.cuda.kernels.sampling.peaks import best_of, greedy, peaks
 from rbee_worker.ops.cuda.kernels.sampling.rows import (
+    COLUMNS,
+    GENERAL,
     GREEDY,
+    KIND,
     MIN_P,
     SCALE,
+    SHORT,
     U,
     chunk_of,
     kept_by,
-    parameter,
+    setting,
     top_of,
     weight,
 )
+from rbee_worker.ops.cuda.kernels.sampling.shortlist import draw_short, fits
+from rbee_worker.ops.sampling import DrawParams
 
 
 @triton.jit
@@ -32,8 +43,8 @@ def _kept(
     """The weights of a chunk, 0 where a token is not kept, and its ids."""
     id_ = chunk * CHUNK + tl.arange(0, CHUNK)
     x = tl.load(z + row * stride + id_, mask=id_ < vocab, other=float("-inf"))
-    w = weight(x, top, parameter(settings, row, SCALE))
-    keep = (id_ < vocab) & (w >= parameter(settings, row, MIN_P))
+    w = weight(x, top, setting(settings, row, SCALE))
+    keep = (id_ < vocab) & (w >= setting(settings, row, MIN_P))
     if LIMITED:
         keep = keep & kept_by(x, id_, tl.load(limit + row * 2), tl.load(limit + row * 2 + 1))
     return tl.where(keep, w, 0.0), id_
@@ -49,7 +60,7 @@ def _sums(
         gdc_launch_dependents()
         gdc_wait()
     row, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    if parameter(settings, row, GREEDY) == 0:
+    if setting(settings, row, KIND) == GENERAL:
         top = top_of(tops, row, chunks, CP)
         w, _ = _kept(z, settings, limit, top, row, chunk, stride, vocab, LIMITED, CHUNK)
         tl.store(sums + row * chunks + chunk, tl.sum(w, 0))
@@ -66,11 +77,11 @@ def _pick(
         gdc_wait()
     row = tl.program_id(0).to(tl.int64)
     best = best_of(tops, ids, row, chunks, CP)
-    if (parameter(settings, row, GREEDY) == 0) & (best >= 0):
+    if (setting(settings, row, KIND) == GENERAL) & (best >= 0):
         c = tl.arange(0, CP)
         part = tl.load(sums + row * chunks + c, mask=c < chunks, other=0.0)
         running = tl.cumsum(part, 0)
-        target = parameter(settings, row, U) * tl.max(running, 0)
+        target = setting(settings, row, U) * tl.max(running, 0)
         # Rounding may leave the sum at the target: then it is the last chunk with any weight.
         last = tl.max(tl.where(part > 0, c, 0), 0)
         chunk = tl.minimum(tl.min(tl.where((running > target) & (part > 0), c, CP), 0), last)
@@ -80,32 +91,65 @@ def _pick(
         inside = before + tl.cumsum(w, 0)
         first = tl.min(tl.where((inside > target) & (w > 0), id_, 0x7FFFFFFF), 0)
         best = tl.minimum(first, tl.max(tl.where(w > 0, id_, 0), 0))
-    tl.store(out + row, best)
+    if setting(settings, row, KIND) != SHORT:
+        tl.store(out + row, best)
 
 
-def draw(
-    logits: Tensor,
-    settings: Tensor,
-    *,
-    top_k: bool,
-    top_p: bool,
-    pdl: bool = False,
-) -> Tensor:
+class Plan(NamedTuple):
+    """What a batch of draws needs.
+
+    settings: float64 [S, COLUMNS], see `rows.py`; short: the largest top_k of SHORT rows, or 0;
+    general: whether there are GENERAL rows; top_k, top_p: whether any of these has such a limit.
+    """
+
+    settings: NDArray[np.float64]
+    short: int
+    general: bool
+    top_k: bool
+    top_p: bool
+
+
+def planned(params: Sequence[DrawParams | None], vocab: int) -> Plan:
+    """The plan for `Sampling.choose`."""
+    rows, short, general = [], [0], []
+    for one in params:
+        if one is None:
+            rows.append((1.0, 0, 1.0, 0.0, 0.0, GREEDY.value))
+            continue
+        top_k = one.top_k if one.top_k < vocab else 0
+        is_short = fits(top_k, vocab)
+        kind = SHORT if is_short else GENERAL
+        rows.append((one.scale, top_k, one.top_p, one.min_p, one.u, kind.value))
+        if is_short:
+            short.append(top_k)
+        else:
+            general.append(rows[-1])
+    settings = np.zeros((len(rows), COLUMNS))
+    if rows:
+        settings[:, :6] = rows  # SCALE, TOP_K, TOP_P, MIN_P, U, KIND
+    top_k, top_p = any(row[1] > 0 for row in general), any(row[2] < 1 for row in general)
+    return Plan(settings, max(short), bool(general), top_k, top_p)
+
+
+def draw(logits: Tensor, plan: Plan, settings: Tensor, *, pdl: bool = False) -> Tensor:
     """One id per row, int32 [S] on the device; -1 for a row with nan or nothing above -inf.
 
-    logits: float32 [S, vocab]; settings: float64 [S, COLUMNS] of `rows.py`, where top_k is 0 or
-    below vocab; a row that is GREEDY gets its most likely id. top_k, top_p: whether any row has
-    them.
+    logits: float32 [S, vocab]; settings: those of the plan, on the device.
     """
     rows, vocab = logits.shape
+    if not rows or not (plan.short or plan.general):
+        return greedy(logits, pdl=pdl)
     out = torch.empty(rows, dtype=torch.int32, device=logits.device)
-    if not rows:
+    if plan.short:
+        found = draw_short(logits, settings, plan.short, out, pdl=pdl)
+    else:
+        found = peaks(logits, pdl=pdl)
+    if not plan.general:
         return out
-    found = peaks(logits, pdl=pdl)
     limit = None
-    if top_k:
+    if plan.top_k:
         limit = limits(logits, found, settings, by_count=True, pdl=pdl)
-    if top_p:
+    if plan.top_p:
         limit = limits(logits, found, settings, by_count=False, within=limit, pdl=pdl)
     chunks = found.tops.shape[1]
     sums = torch.empty((rows, chunks), dtype=torch.float64, device=logits.device)

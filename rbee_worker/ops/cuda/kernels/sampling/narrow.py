@@ -21,13 +21,14 @@ from rbee_worker.ops.cuda.kernels.order import LOWEST, ordered
 from rbee_worker.ops.cuda.kernels.sampling.peaks import Peaks
 from rbee_worker.ops.cuda.kernels.sampling.rows import (
     BLOCK,
-    GREEDY,
+    GENERAL,
+    KIND,
     SCALE,
     TOP_K,
     TOP_P,
     chunk_of,
     kept_by,
-    parameter,
+    setting,
     top_of,
     weight,
 )
@@ -63,15 +64,15 @@ def _state(
 ):  # fmt: skip
     """A row's interval [low, high), the size of what is above it, the target, and the size of what
     is inside, after PASS passes. state and sizes: of the pass before."""
-    scale = parameter(settings, row, SCALE)
+    scale = setting(settings, row, SCALE)
     if BY_COUNT:
-        target = parameter(settings, row, TOP_K)
+        target = setting(settings, row, TOP_K)
         searched = target > 0
     else:
-        target = parameter(settings, row, TOP_P)
+        target = setting(settings, row, TOP_P)
         searched = target < 1
     if PASS == 0:
-        searched = searched & (parameter(settings, row, GREEDY) == 0)
+        searched = searched & (setting(settings, row, KIND) == GENERAL)
         low = tl.where(searched, LOWEST, 0).to(tl.int64)
         high = tl.where(searched, ordered(top) + 1, 0).to(tl.int64)
         above, inside = target * 0, target * 0
@@ -124,7 +125,7 @@ def _narrow(
         tl.store(after + row * 8 + 3, target)
         tl.store(after + row * 8 + 4, inside)
     if high - low > 1:
-        scale = parameter(settings, row, SCALE)
+        scale = setting(settings, row, SCALE)
         j = tl.arange(0, _PARTS)
         borders = _borders(low, high, top, scale, PASS == 0)
         ends = tl.min(tl.where(j[None, :] > j[:, None], borders[None, :], high), 1)
@@ -175,7 +176,7 @@ def _settle(
         bits = tl.where(low < 0, low.to(tl.int32) ^ 0x7FFFFFFF, low.to(tl.int32))
         each = target * 0 + 1.0
         if not BY_COUNT:
-            each = weight(bits.to(tl.float32, bitcast=True), top, parameter(settings, row, SCALE))
+            each = weight(bits.to(tl.float32, bitcast=True), top, setting(settings, row, SCALE))
         equal = tl.floor(inside / each + 0.5)
         wanted = tl.maximum(tl.ceil((target - above) / each), 1.0)
         wanted = tl.where(

@@ -25,6 +25,16 @@ class Peaks(NamedTuple):
 
 
 @triton.jit
+def write_peak(x, id_, tops, ids, at):
+    """Store the peak of a chunk's logits x; what is beyond the row is -inf."""
+    top = tl.max(x, 0)
+    first = tl.min(tl.where(x == top, id_, _NONE), 0)
+    lost = tl.max((x != x).to(tl.int32), 0)
+    tl.store(tops + at, top)
+    tl.store(ids + at, tl.where(lost > 0, -1, first))
+
+
+@triton.jit
 def _peaks(z, tops, ids, stride, vocab, chunks, CHUNK: tl.constexpr, PDL: tl.constexpr):
     if PDL:
         gdc_launch_dependents()
@@ -32,11 +42,7 @@ def _peaks(z, tops, ids, stride, vocab, chunks, CHUNK: tl.constexpr, PDL: tl.con
     row, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     id_ = chunk * CHUNK + tl.arange(0, CHUNK)
     x = tl.load(z + row * stride + id_, mask=id_ < vocab, other=float("-inf"))
-    top = tl.max(x, 0)
-    first = tl.min(tl.where(x == top, id_, _NONE), 0)
-    lost = tl.max((x != x).to(tl.int32), 0)
-    tl.store(tops + row * chunks + chunk, top)
-    tl.store(ids + row * chunks + chunk, tl.where(lost > 0, -1, first))
+    write_peak(x, id_, tops, ids, row * chunks + chunk)
 
 
 @triton.jit

@@ -1,7 +1,10 @@
 """What kernels of sampling share: chunks of a row, its parameters, its weights, what is kept.
 
-Parameters are float64 [S, COLUMNS]. A row's limit is a threshold: tokens above it are kept, and of
-those equal to it the ones up to an id. Limits are float64 [S, 2]: `ordered` logit, id.
+Settings are float64 [S, COLUMNS]. By its KIND, a row is drawn by the sum of its
+weights (GENERAL) or among its top_k tokens (SHORT), or its most likely token is taken (GREEDY).
+
+A row's limit is a threshold: tokens above it are kept, and of those equal to it the ones up to an
+id. Limits are float64 [S, 2]: `ordered` logit, id.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from rbee_worker.ops.cuda.kernels.order import ordered
 CHUNK = 4096  # most columns of one program
 BLOCK = CHUNK if INTERPRETED else 512  # columns at a time where a program has much to keep of each
 COLUMNS = 8
-SCALE, TOP_K, TOP_P, MIN_P, U, GREEDY = (tl.constexpr(i) for i in range(6))
+SCALE, TOP_K, TOP_P, MIN_P, U, KIND = (tl.constexpr(i) for i in range(6))
+GENERAL, GREEDY, SHORT = (tl.constexpr(i) for i in range(3))
 
 
 def chunk_of(vocab: int) -> int:
@@ -24,8 +28,8 @@ def chunk_of(vocab: int) -> int:
 
 
 @triton.jit
-def parameter(settings, row, COLUMN: tl.constexpr):
-    """One parameter of a row, float64."""
+def setting(settings, row, COLUMN: tl.constexpr):
+    """One setting of a row, float64."""
     return tl.load(settings + row * 8 + COLUMN)
 
 

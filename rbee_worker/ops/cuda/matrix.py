@@ -1,0 +1,114 @@
+"""How a matrix is kept on the device: as floats, as packed planes, or as both.
+
+Products of a few rows read planes, a quarter to a half of the bytes of floats. Products of many
+rows need floats: a copy that is always there, where the memory plan has room for it (`resident`),
+or else one that is made each time from the file's own bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rbee_worker.checkpoint.formats import FORMATS
+from rbee_worker.ops.cuda.kernels.packed.dequantize import dequantize
+from rbee_worker.ops.cuda.kernels.packed.planes import CHUNK, ROWS, WORDS, PackedPart
+from rbee_worker.ops.plan import DTYPE_BYTES
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Rows of a matrix as their file has them: uint8 [rows, bytes of a row]."""
+
+    data: Tensor
+    format: str
+
+
+@dataclass(frozen=True)
+class DeviceMatrix:
+    """rows x cols. dense: in the compute dtype, or None; scales: float32 [rows], where dense is in
+    8-bit floats that are multiplied with their row's scale (`quantized`); parts: planes of all rows
+    in order, or none; raw: the file's bytes of all rows in order, kept where `dense` is not."""
+
+    rows: int
+    cols: int
+    dense: Tensor | None
+    parts: tuple[PackedPart, ...] = ()
+    raw: tuple[Raw, ...] = ()
+    scales: Tensor | None = None
+
+    def floats(self, dtype: torch.dtype) -> Tensor:
+        """The matrix in the compute dtype; made now if it is not kept."""
+        if self.dense is not None and self.scales is not None:
+            return (self.dense.float() * self.scales[:, None]).to(dtype)
+        if self.dense is not None:
+            return self.dense
+        device = self.raw[0].data.device
+        out = torch.empty((self.rows, self.cols), dtype=dtype, device=device)
+        at = 0
+        for raw in self.raw:
+            count = len(raw.data)
+            dequantize(raw.data, raw.format, count, self.cols, out[at : at + count])
+            at += count
+        return out
+
+    def rows_of(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """A matrix of these rows, int64 [N], in the compute dtype: [N, cols]"""
+        if self.dense is not None and self.scales is not None:
+            return (self.dense[ids].float() * self.scales[ids][:, None]).to(dtype)
+        if self.dense is not None:
+            return self.dense[ids]
+        (raw,) = self.raw  # an embedding is one tensor
+        some = raw.data[ids].contiguous()
+        out = torch.empty((len(ids), self.cols), dtype=dtype, device=ids.device)
+        return dequantize(some, raw.format, len(ids), self.cols, out)
+
+    def halves(self) -> tuple[PackedPart, PackedPart] | None:
+        """Planes of the first and of the second half of the rows, if both have one format."""
+        half = self.rows // 2
+        if len(self.parts) == 1 and half % ROWS == 0:
+            part = self.parts[0]
+            return part.row_range(0, half), part.row_range(half, self.rows)
+        if len(self.parts) == 2 and self.parts[0].format == self.parts[1].format:
+            first, second = self.parts
+            return (first, second) if first.rows == second.rows == half else None
+        return None
+
+
+F8 = torch.float8_e4m3fn
+_F8_MOST = 448.0  # the largest number of that format
+
+
+def quantized(dense: Tensor) -> tuple[Tensor, Tensor]:
+    """8-bit floats and a scale for each row, so that its largest number is the largest there is."""
+    largest = dense.abs().amax(dim=1, keepdim=True).float()
+    scales = torch.where(largest > 0, largest / _F8_MOST, 1.0)
+    return (dense.float() / scales).to(F8), scales[:, 0].contiguous()
+
+
+def held_form(
+    format: str, rows: int, cols: int, dtype: str, *, resident: bool, f8: bool
+) -> tuple[str, int]:
+    """The name and the bytes of a matrix in this form; see `DeviceMatrix`."""
+    dense = rows * cols * DTYPE_BYTES[dtype]
+    if format not in WORDS:
+        return ("f8", rows * cols + 4 * rows) if f8 else (dtype, dense)
+    form = FORMATS[format]
+    planes = -(-rows // ROWS) * ROWS * -(-cols // CHUNK) * WORDS[format] * 4
+    if form.block == 256:
+        planes += -(-rows // ROWS) * ROWS * cols // 256 * 4
+    if resident:
+        return f"{format} planes and {dtype}", planes + dense
+    return f"{format} planes and bytes", planes + rows * cols // form.block * form.bytes
+
+
+def part_offsets(parts: Sequence[PackedPart]) -> list[int]:
+    """The first row of each part."""
+    found, at = [], 0
+    for part in parts:
+        found.append(at)
+        at += part.rows
+    return found

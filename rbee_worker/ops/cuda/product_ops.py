@@ -1,0 +1,141 @@
+"""Products with the model's matrices: which kernel computes one, by its rows and the matrix's form.
+
+One row: `kernels.gemv`; a few: `kernels.skinny`; packed planes: `packed_products`; many: cuBLAS.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rbee_worker.ops import Activation, Weight
+from rbee_worker.ops.cuda import packed_products
+from rbee_worker.ops.cuda.f8_products import can_multiply_f8, multiply_f8
+from rbee_worker.ops.cuda.kernels.gemv import gemv
+from rbee_worker.ops.cuda.kernels.norm import norm
+from rbee_worker.ops.cuda.kernels.rowwise import gated
+from rbee_worker.ops.cuda.kernels.skinny import skinny
+from rbee_worker.ops.cuda.kernels.workspace import Workspace
+from rbee_worker.ops.cuda.matrix import DeviceMatrix
+from rbee_worker.ops.reference.ops import ReferenceOps
+
+FEW = 64  # rows that the skinny product takes; cuBLAS takes more
+
+
+class ProductOps(ReferenceOps):
+    """The part of `DeviceOps` that multiplies."""
+
+    pdl: bool
+    workspace: Workspace
+
+    def linear(
+        self, x: Tensor, weight: Weight, bias: Tensor | None = None, *, precise: bool = False
+    ) -> Tensor:
+        return self.product(x, weight, bias)
+
+    def logits(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+        return self.product(x, weight, bias, form="f32")
+
+    def gated(self, gate_up: Tensor, kind: Activation) -> Tensor:
+        return gated(gate_up, kind, pdl=self.pdl)
+
+    def product(
+        self,
+        x: Tensor,
+        weight: Weight,
+        bias: Tensor | None = None,
+        *,
+        form: str = "compute",
+        norm: tuple[Tensor | None, float] | None = None,
+        gated: Activation | None = None,
+        act: Activation | None = None,
+        residual: Tensor | None = None,
+        ahead: packed_products.Ahead | None = None,
+        owned: bool = False,
+    ) -> Tensor:
+        """`linear` with what precedes and follows it; see `kernels.gemv.gemv`.
+
+        form: of the result, as `graph.Form`. ahead: see `packed_products.Ahead`. owned: nobody else
+        needs the residual, so the result may take its place.
+        """
+        matrix: DeviceMatrix = weight.data
+        result = torch.float32 if form == "f32" else self._dtype
+        n = x.shape[0]
+        if matrix.parts and n <= packed_products.MOST:
+            y = packed_products.product(
+                x,
+                matrix,
+                form=result,
+                norm=norm,
+                bias=bias,
+                gated=gated,
+                residual=residual if act is None else None,
+                ahead=ahead if act is None else None,
+                pdl=self.pdl,
+            )
+            if y is not None:
+                return y if act is None else _plus(self.act(y, act), residual)
+        after: dict[str, Any] = {"gated": gated, "act": act or "none", "residual": residual}
+        if n == 1:
+            x = x if norm is not None else x.to(self._dtype)
+            dense, scales = self._operand(matrix)
+            return gemv(
+                x.contiguous(), dense, scales=scales, norm=norm, bias=bias, form=result,
+                pdl=self.pdl, **after,
+            )  # fmt: skip
+        x = self._normed(x, norm)
+        if n <= FEW and self._dtype != torch.float32:
+            dense, scales = self._operand(matrix)
+            return skinny(
+                x, dense, self.workspace, scales=scales, bias=bias, form=result, pdl=self.pdl,
+                **after,
+            )  # fmt: skip
+        return self._many(x, matrix, bias, result, owned=owned, **after)
+
+    def _normed(self, x: Tensor, before: tuple[Tensor | None, float] | None) -> Tensor:
+        if before is not None:
+            return norm(x, *before, form=self._dtype, pdl=self.pdl)[0]
+        return x.to(self._dtype).contiguous()
+
+    def _operand(self, matrix: DeviceMatrix) -> tuple[Tensor, Tensor | None]:
+        """The matrix as kernels take it, and its rows' scales."""
+        if matrix.scales is not None and matrix.dense is not None:
+            return matrix.dense, matrix.scales
+        return matrix.floats(self._dtype), None
+
+    def _many(
+        self,
+        x: Tensor,
+        matrix: DeviceMatrix,
+        bias: Tensor | None,
+        form: torch.dtype,
+        *,
+        residual: Tensor | None,
+        gated: Activation | None,
+        act: str,
+        owned: bool,
+    ) -> Tensor:
+        """A product of many rows, by cuBLAS."""
+        plain = bias is None and gated is None and act == "none"
+        if can_multiply_f8(x, matrix):
+            y = multiply_f8(x, matrix, pdl=self.pdl)
+        elif plain and residual is not None and residual.dtype == x.dtype == form:
+            add = residual.addmm_ if owned else partial(torch.addmm, residual)
+            return add(x, matrix.floats(self._dtype).t())
+        else:
+            y = F.linear(x, matrix.floats(self._dtype))
+        if bias is not None:
+            y = (y.float() + bias).to(x.dtype)
+        if gated is not None:
+            y = self.gated(y, gated)
+        elif act != "none":
+            y = self.act(y, act)  # type: ignore[arg-type]
+        return _plus(y, residual).to(form)
+
+
+def _plus(x: Tensor, residual: Tensor | None) -> Tensor:
+    return x if residual is None else x + residual

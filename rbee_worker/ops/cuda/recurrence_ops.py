@@ -1,0 +1,86 @@
+"""Convolutions and recurrences of the cuda backend: their kernels, at the state of each layer."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rbee_worker.ops import Activation
+from rbee_worker.ops.batch import Batch, FixedState
+from rbee_worker.ops.cuda.kernels.recurrence import conv, linear_scan, state_space
+from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
+from rbee_worker.ops.cuda.rows import longest_rows
+from rbee_worker.ops.reference.ops import ReferenceOps
+from rbee_worker.state.specs import StateRef
+
+
+class RecurrenceOps(ReferenceOps):
+    """The part of `DeviceOps` that goes on from a sequence's fixed state."""
+
+    pdl: bool
+
+    def linear_scan(
+        self, x: Tensor, decay: Tensor, where: StateRef, name: str, batch: Batch
+    ) -> Tensor:
+        state, sequences = _kept(where, name, batch)
+        return linear_scan.linear_scan(x, decay, state, sequences, pdl=self.pdl)
+
+    def causal_conv(
+        self,
+        x: Tensor,
+        taps: Tensor,
+        bias: Tensor | None,
+        where: StateRef,
+        name: str,
+        batch: Batch,
+        *,
+        kind: Activation | None,
+    ) -> Tensor:
+        state, sequences = _kept(where, name, batch)
+        return conv.causal_conv(x, taps, bias, state, sequences, kind=kind, pdl=self.pdl)
+
+    def selective_scan(
+        self,
+        x: Tensor,
+        dt: Tensor,
+        b: Tensor,
+        c: Tensor,
+        gate: Tensor,
+        rates: Tensor,
+        skip: Tensor,
+        where: StateRef,
+        name: str,
+        batch: Batch,
+    ) -> Tensor:
+        state, sequences = _kept(where, name, batch)
+        return state_space.selective_scan(
+            x, dt, b, c, gate, rates, skip, state, sequences, pdl=self.pdl
+        )
+
+    def ssd(
+        self,
+        x: Tensor,
+        dt: Tensor,
+        b: Tensor,
+        c: Tensor,
+        gate: Tensor,
+        bias: Tensor,
+        rates: Tensor,
+        skip: Tensor,
+        where: StateRef,
+        name: str,
+        batch: Batch,
+        *,
+        groups: int = 1,
+    ) -> Tensor:
+        state, sequences = _kept(where, name, batch)
+        return state_space.ssd(
+            x, dt, b, c, gate, bias, rates, skip, state, sequences, groups=groups, pdl=self.pdl
+        )
+
+
+def _kept(where: StateRef, name: str, batch: Batch) -> tuple[Tensor, Sequences]:
+    """A layer's tensor of that name [slots, ...], and where each sequence has its rows and slot."""
+    state = batch.state[where.group]
+    assert isinstance(state, FixedState)
+    sequences = Sequences(batch.seq_starts, state.slots, longest_rows(batch))
+    return state.tensors[name][where.layer], sequences

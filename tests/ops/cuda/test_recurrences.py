@@ -1,0 +1,93 @@
+"""Recurrences on the device: float64's numbers, and the same bits in any cut and alone."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rbee_worker.ops.batch import Batch, FixedState
+from rbee_worker.ops.cuda.kernels.recurrence.conv import causal_conv
+from rbee_worker.ops.cuda.kernels.recurrence.linear_scan import linear_scan
+from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
+from rbee_worker.ops.cuda.kernels.recurrence.state_space import selective_scan, ssd
+from rbee_worker.ops.reference.scan import linear_scan as reference_scan
+from rbee_worker.state.specs import StateRef
+from tests.ops.recurrences import CASES, Conv, Heads, check
+
+
+class Ours:
+    """The kernels with the arguments of `Recurrences`."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+
+    def _run(self, kernel: Any, given: Any, where: StateRef, name: str, batch: Batch, **how: Any):
+        kept = batch.state[where.group]
+        assert isinstance(kept, FixedState)
+        state = kept.tensors[name][where.layer]
+        on = state.to(self.device)
+        starts = batch.seq_starts_host
+        longest = max(b - a for a, b in itertools.pairwise(starts))
+        sequences = Sequences(batch.seq_starts.to(self.device), kept.slots.to(self.device), longest)
+        put = [None if t is None else t.to(self.device) for t in given]
+        y = kernel(*put, on, sequences, **how)
+        state.copy_(on)
+        return y.cpu()
+
+    def causal_conv(self, x, taps, bias, where, name, batch, *, kind):
+        return self._run(causal_conv, (x, taps, bias), where, name, batch, kind=kind)
+
+    def selective_scan(self, x, dt, b, c, gate, rates, skip, where, name, batch):
+        return self._run(selective_scan, (x, dt, b, c, gate, rates, skip), where, name, batch)
+
+    def ssd(self, x, dt, b, c, gate, bias, rates, skip, where, name, batch, *, groups):
+        given = (x, dt, b, c, gate, bias, rates, skip)
+        return self._run(ssd, given, where, name, batch, groups=groups)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("kind", CASES)
+def test_equals_float64_in_any_cut(kind, seed, device):
+    check(kind(seed), Ours(device))
+
+
+def test_linear_scan_is_the_references(device):
+    """Bit for bit: a product and a sum, each rounded."""
+    g = torch.Generator().manual_seed(0)
+    x, decay = torch.randn(12, 70, generator=g), torch.rand(12, 70, generator=g)
+    state, starts, slots = torch.randn(6, 70, generator=g), [0, 1, 1, 12], [4, 2, 5]
+    ours = state.clone().to(device)
+    sequences = Sequences(
+        torch.tensor(starts, device=device), torch.tensor(slots, device=device), 11
+    )
+    got = linear_scan(x.to(device), decay.to(device), ours, sequences)
+    want = reference_scan(x, decay, state, torch.tensor(slots), starts)
+    assert torch.equal(got.cpu(), want)
+    assert torch.equal(ours.cpu(), state)
+
+
+@pytest.mark.parametrize("case", [Conv(3), Heads(3)])
+def test_rows_in_half_precision(case, device):
+    case.rows = [t.half() for t in case.rows]
+    (got, *_), _ = case.computed(Ours(device), [case.lengths])
+    (want, *_), _ = case.wanted()
+    assert got.dtype == torch.float16
+    assert np.abs(got.double().numpy() - want).max() < 2e-3 * max(1, np.abs(want).max())
+
+
+def test_parts_of_wider_rows(device):
+    """x, b and c as columns of one matrix."""
+    case = Heads(1)
+    widths = [t.shape[1] for t in case.rows]
+    whole: Tensor = torch.cat(case.rows, 1)
+    parts = list(whole.split(widths, 1))
+    want, _ = case.computed(Ours(device), [case.lengths])
+    run = case.run
+    case.run = lambda ops, rows, batch: run(ops, parts, batch)  # type: ignore[method-assign]
+    got, _ = case.computed(Ours(device), [case.lengths])
+    assert all(map(torch.equal, got, want))
