@@ -10,6 +10,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from transformers import CONFIG_MAPPING
 
 import rbee_worker
@@ -17,6 +18,7 @@ from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.config import Settings
 from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.messages import Finished, Pooled, Submit
+from rbee_worker.engine.runner import NO_NUMBERS
 from rbee_worker.errors import UnsupportedModel, WrongModel
 from rbee_worker.loading.load import load_engine
 from rbee_worker.models import ENCODERS
@@ -304,3 +306,30 @@ def test_pooling_is_what_the_settings_say(way: str, folder: Path) -> None:
     settings = Settings(model=str(path), backend="reference", pooling=way)  # type: ignore[arg-type]
     _, info = load_engine(settings, lambda _: None)
     assert info.purpose.pooling == Pooling(how=way, normalize=True, origin="--pooling")  # type: ignore[arg-type]
+
+
+def test_rows_that_are_no_numbers_fail_their_text_alone(folder: Path, load: Load) -> None:
+    """A damaged embedding of one token: others in the batch are what they were."""
+    row = dataclasses.replace(BY_ID["bert"], id="bert-nan")
+    path = write(row, folder / row.id)
+    weights = load_file(path / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"][77] = np.nan
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    engine, _ = load(row, kv_tokens=256, ctx=256)
+    submit(engine, "good", [2, 5, 6, 3], POOLS["mean"])
+    submit(engine, "bad", [2, *[77] * 210, 3], POOLS["mean"])
+    found = {}
+    while not engine.idle:
+        for m in engine.step():
+            if isinstance(m, Pooled):
+                found[m.seq] = np.frombuffer(m.data, "<f4")
+            if isinstance(m, Finished):
+                assert (m.stop.rule, m.error) == {
+                    "good": ("VECTOR", None),
+                    "bad": ("ERROR", NO_NUMBERS),
+                }[m.seq]
+    assert {*found} == {"good"}
+    for n in range(8):  # in memory that the bad one has left
+        submit(engine, str(n), [2, 5, 6, 3], POOLS["mean"])
+    assert all(np.array_equal(again, found["good"]) for again in run(engine).values())
+    assert relative_error(found["good"], hidden(row, [2, 5, 6, 3]).mean(0).numpy()) < BOUND

@@ -27,7 +27,7 @@ from rbee_worker.engine.messages import (
     Submit,
 )
 from rbee_worker.engine.rope_length import RopeLengths
-from rbee_worker.engine.runner import Draw, Launched, Results, Runner
+from rbee_worker.engine.runner import Draw, Launched, Results, Runner, Vector
 from rbee_worker.engine.scheduler import Plan, Scheduler
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.engine.stop import StopRules
@@ -222,7 +222,7 @@ class Engine:
                 self._tell(seq, new)
         for vector in results.vectors:
             if vector.chunk.seq in taken:
-                self._give(vector.chunk.seq, vector.data)
+                self._give(vector.chunk.seq, vector)
 
     # ---- what happens to a sequence
 
@@ -255,10 +255,13 @@ class Engine:
         elif not self._kv_cache:
             self.scheduler.reset(seq)
 
-    def _give(self, seq: Sequence, vector: bytes) -> None:
+    def _give(self, seq: Sequence, vector: Vector) -> None:
         """Give a sequence's vector, which is all that was wanted of it."""
+        if vector.error is not None:
+            self._give_up(seq, InferenceFailed(vector.error))
+            return
         seq.first_token_s = self._clock()
-        self._out.append(Pooled(seq=seq.id, data=vector))
+        self._out.append(Pooled(seq=seq.id, data=vector.data))
         self._finish(seq, StopRecord(rule="VECTOR", at=0))
 
     def _rescale(self, seq: Sequence, rope_len: int) -> None:

@@ -26,6 +26,7 @@ from rbee_worker.ops.batch import Array, Batch
 from rbee_worker.state.specs import Fixed
 from rbee_worker.types import TokenLogprob
 
+NO_NUMBERS = "the model's rows are not finite numbers; its weights may be damaged"
 SCORE_ROWS = 64  # rows of logits in memory at once while a prompt is scored
 
 
@@ -46,10 +47,11 @@ class Scores(Struct, frozen=True):
 
 
 class Vector(Struct, frozen=True):
-    """The vector of a chunk's sequence, which this chunk completes."""
+    """The vector of a chunk's sequence, which this chunk completes; error: why it is none."""
 
     chunk: Chunk
     data: bytes
+    error: str | None = None
 
 
 class Results(Struct):
@@ -205,7 +207,8 @@ class Runner:
             values = pooling.vector(pool, seq.pooled, len(seq.tokens))
             if pool.head:
                 values = self._model.host(self._model.head(values[None]))[0]
-            found.append(Vector(chunk, pooling.finished(pool, values)))
+            error = None if np.isfinite(values).all() else NO_NUMBERS
+            found.append(Vector(chunk, pooling.finished(pool, values), error))
         return found
 
     def _draw(self, step: Step, logits: Array, launched: Launched) -> None:
