@@ -194,6 +194,10 @@ def write(row: Row, folder: Path, **files: Any) -> Path:
     """The row's checkpoint with its tokenizer. files: others, by name with __ for a folder and
     without ".json"."""
     oracle(row).save_pretrained(folder)
+    if row.config().model_type == "modernbert":  # as published files have it
+        config = json.loads((folder / "config.json").read_text())
+        config["layer_norm_eps"] = config["norm_eps"]
+        (folder / "config.json").write_text(json.dumps(config))
     if row.disk is not None:
         weights = folder / "model.safetensors"
         save_file(row.disk(load_file(weights)), weights, metadata={"format": "pt"})
@@ -297,7 +301,7 @@ def write_gguf(
         w.add_rope_freq_base_swa(config.rope_parameters["sliding_attention"]["rope_theta"])
         w.add_rope_scaling_type(gguf.RopeScalingType.NONE)
         w.add_vocab_size(config.vocab_size)
-        w.add_string(f"{arch}.hidden_act", config.hidden_activation)
+        w.add_string(f"{arch}.hidden_activation", config.hidden_activation)
         pooling = {"cls": gguf.PoolingType.CLS, "mean": gguf.PoolingType.MEAN}
         w.add_uint32(f"{arch}.classifier.pooling_type", int(pooling[config.classifier_pooling]))
     else:

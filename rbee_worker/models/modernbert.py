@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rbee_worker.errors import CheckpointError
+from rbee_worker.errors import CheckpointError, UnsupportedModel
 from rbee_worker.layers.blocks import PreNorm
 from rbee_worker.layers.linear import Linear
 from rbee_worker.layers.mlp import GatedMLP
@@ -34,6 +34,7 @@ class Config(EncoderConfig):
     max_position_embeddings: int = 8192
     hidden_activation: str = "gelu"
     norm_eps: float = 1e-5
+    layer_norm_eps: float | None = None  # published files have it too; it must say the same
     norm_bias: bool = False
     attention_bias: bool = False
     mlp_bias: bool = False
@@ -164,6 +165,11 @@ def _check(c: Config) -> None:
         heads=c.num_attention_heads,
         window=c.local_attention,
     )
+    if c.layer_norm_eps not in (None, c.norm_eps):
+        raise UnsupportedModel(
+            f"config: layer_norm_eps is {c.layer_norm_eps}, but norm_eps is {c.norm_eps}.",
+            fix="remove the one that is wrong.",
+        )
     if c.hidden_size % c.num_attention_heads:
         raise CheckpointError(
             f"config: {c.num_attention_heads} heads do not divide {c.hidden_size} columns.",

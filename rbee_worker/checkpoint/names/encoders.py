@@ -88,7 +88,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             ),
             Key("rope.freq_base", "global_rope_theta", "number", default=10000.0),
             Key("rope.freq_base_swa", "local_rope_theta", "number", default=10000.0),
-            Key("hidden_act", "hidden_activation", "text", default="gelu"),
+            Key("hidden_activation", "hidden_activation", "text", default="gelu"),
             Key("classifier.pooling_type", "classifier_pooling", "pooling", default="mean"),
         ),
         tensors=(
@@ -115,6 +115,6 @@ ARCHITECTURES: dict[str, Architecture] = {
             classifier_activation="gelu",
         ),
         unread=_UNREAD,
-        inert=_INERT,
+        inert=(*_INERT, "attention.layer_norm_rms_epsilon"),
     ),
 }
