@@ -49,15 +49,41 @@ _LATENT = {
     "num_experts_per_tok": 4,
     "moe_intermediate_size": 384,
 }
-_RECURRENT = {
+_RECURRENT: dict[str, Any] = {
     "intermediate_size": 2048,
     "num_attention_heads": None,
     "num_key_value_heads": None,
     "max_position_embeddings": None,
 }
+_HEADED = {"mamba_n_heads": 32, "mamba_d_state": 128}
+
+
+def _fourths(layers: int) -> list[int]:
+    """The numbers of every fourth of `layers` layers: those of a hybrid that have attention."""
+    return list(range(3, layers, 4))
+
+
+def _every_fourth(layers: int) -> list[str]:
+    """The same as kinds of layers."""
+    full = _fourths(layers)
+    return ["full_attention" if n in full else "linear_attention" for n in range(layers)]
+
+
+def _short_convs(layers: int) -> list[str]:
+    """The same of LFM2, in whose words the others are convolutions."""
+    return [kind.replace("linear_attention", "conv") for kind in _every_fourth(layers)]
+
+
+def _turns(layers: int) -> list[str]:
+    """Nemotron-H's: a recurrent layer and one with attention, each with a block behind it."""
+    order = ("linear_attention", "moe", "full_attention", "mlp")
+    return [order[n % len(order)] for n in range(layers)]
+
+
 _CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
 
-# model_type -> what differs from _BASE; None removes a key.
+# model_type -> what differs from _BASE; None removes a key, a function gives its value for a number
+# of layers.
 FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "llama": {},
     "mistral": {"sliding_window": 4096},
@@ -151,6 +177,57 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "mamba": _RECURRENT,
     "falcon_mamba": _RECURRENT,
     "mamba2": {**_RECURRENT, "num_heads": 32, "head_dim": 64, "n_groups": 1},
+    "granitemoehybrid": {
+        **_FEW,
+        **_MUP,
+        **_HEADED,
+        "shared_intermediate_size": 768,
+        "layer_types": _every_fourth,
+    },
+    "nemotron_h": {
+        "intermediate_size": 4096,
+        "head_dim": 64,
+        "mamba_num_heads": 32,
+        "n_groups": 1,
+        "n_routed_experts": 16,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 512,
+        "moe_shared_expert_intermediate_size": 1024,
+        "layers_block_type": _turns,
+    },
+    "lfm2": {"layer_types": _short_convs, "block_auto_adjust_ff_dim": False},
+    "lfm2_moe": {
+        "layer_types": _short_convs,
+        "num_experts": 16,
+        "num_experts_per_tok": 4,
+        "moe_intermediate_size": 512,
+    },
+    "qwen3_next": {
+        **_MANY,
+        "head_dim": 64,
+        "linear_num_key_heads": 8,
+        "linear_num_value_heads": 16,
+        "shared_expert_intermediate_size": 384,
+    },
+    "recurrent_gemma": {
+        "intermediate_size": 5632,
+        "num_key_value_heads": 1,
+        "block_types": ["recurrent", "recurrent", "recurrent", "attention"],
+        "tie_word_embeddings": True,
+        "max_position_embeddings": None,
+    },
+    "jamba": {
+        "intermediate_size": 1024,
+        "attn_layer_period": 4,
+        "attn_layer_offset": 2,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+    },
+    "falcon_h1": {**_HEADED, "head_dim": 64, "mamba_d_ssm": 1536, "mamba_n_heads": 24},
+    "bamba": {**_HEADED, "attn_layer_indices": _fourths},
+    "rwkv5": {**_RECURRENT, "intermediate_size": None},
+    "rwkv6": {**_RECURRENT, "intermediate_size": None},
+    "rwkv7": {**_RECURRENT, "intermediate_size": None},
 }
 _OWN_WORDS = {"mpt": "n_layers", "gpt_bigcode": "n_layer"}  # families with keys of their own
 
@@ -170,6 +247,7 @@ def _config(family: str, layers: int) -> dict[str, Any]:
     named = _OWN_WORDS.get(family, LAYERS)
     base = {} if family in _OWN_WORDS else _BASE
     values = {**base, **FAMILIES[family], "model_type": family, named: layers}
+    values = {k: v(layers) if callable(v) else v for k, v in values.items()}
     kept = {k: v for k, v in values.items() if v is not None}
     if "q_lora_rank" in FAMILIES[family]:
         kept["q_lora_rank"] = FAMILIES[family]["q_lora_rank"]  # None says something here

@@ -35,6 +35,39 @@ _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 
 
+# auto: as the model's chat template says. prompt: tools are described in a system message.
+ToolFormat = Literal[
+    "auto",
+    "prompt",
+    "command-a",
+    "command-r",
+    "deepseek-v3",
+    "deepseek-v3.1",
+    "deepseek-v3.2",
+    "functionary",
+    "functiongemma",
+    "gemma4",
+    "glm4",
+    "glm4.5",
+    "granite",
+    "harmony",
+    "hermes",
+    "jamba",
+    "kimi-k2",
+    "lfm2",
+    "llama-pythonic",
+    "llama3",
+    "minimax-m2",
+    "mistral",
+    "mistral-args",
+    "nemotron",
+    "olmo3",
+    "phi4",
+    "qwen-xml",
+    "seed-oss",
+]
+
+
 class Settings(Struct, frozen=True, kw_only=True):
     """How a worker runs. For example, the field `kv_dtype` is --kv-dtype and RBEE_KV_DTYPE."""
 
@@ -58,6 +91,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     prefix_cache: bool = True
     speculate: Literal["off", "ngram"] = "off"  # how tokens are drafted
     pooling: Literal["auto", "mean", "cls", "last"] = "auto"  # how rows become one vector
+    tool_format: ToolFormat = "auto"  # how the model writes tool calls
     generation_config: bool = True  # apply the model's own sampling defaults
     cache_dir: str = ""  # downloaded models; "" = the user's cache directory
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
@@ -201,6 +235,11 @@ OPTIONS: tuple[Option, ...] = (
         group=_ENGINE,
     ),
     Option("pooling", "how a text's rows become one vector; auto = as the model's files say"),
+    Option(
+        "tool_format",
+        "how the model writes tool calls; auto = as its chat template says; prompt = a system "
+        "message describes the tools, for a template that takes none",
+    ),
     Option("generation_config", "apply the sampling defaults that the model brings"),
     Option("cache_dir", "directory of downloaded models; empty = the user's cache directory"),
     Option("log_level", "least important message that is logged to stderr", group="Log options"),

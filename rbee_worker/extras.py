@@ -20,7 +20,6 @@ EXTRAS = {
     "transformers": ("torch", "verify compares with it"),
     "safetensors": ("torch", "verify reads checkpoints with it"),
     "triton": ("cuda", "--backend cuda computes with it"),
-    "pynvml": ("cuda", "--backend cuda asks the driver for the GPU's memory with it"),
     "opentelemetry": ("otel", "--otel-endpoint sends traces with it"),
 }
 _OURS = __name__.partition(".")[0]

@@ -31,6 +31,7 @@ from rbee_worker.engine.messages import Cancel, Finished, Output, Pooled, Tokens
 from rbee_worker.engine.prompt_logits import prompt_logits
 from rbee_worker.errors import NotReady, UsageError
 from rbee_worker.loading.load import load_engine
+from rbee_worker.params import split_options
 from rbee_worker.session.answer import Answer, gathered, texts, vector
 from rbee_worker.session.live_request import LiveRequest
 from rbee_worker.session.prepare import prepare, rules_of
@@ -89,7 +90,8 @@ class Model:
 
     def chat(self, messages: str | Sequence[Message], **params: Any) -> Answer:
         """The next message of a conversation, by the model's own chat template; a string is taken
-        as one user message. Raises as `generate`."""
+        as one user message. params may also be tools, tool_choice, parallel_tool_calls,
+        reasoning_effort and enable_thinking (docs/tools.md). Raises as `generate`."""
         return gathered(self.events(_chat(messages, params)))
 
     def chat_stream(self, messages: str | Sequence[Message], **params: Any) -> Iterator[str]:
@@ -185,6 +187,8 @@ class Model:
             msgspec.structs.replace(request, id=request.id or number), number, prepared, self._text
         )
         self._live[number] = live
+        if prepared.words is not None:
+            engine.learn(prepared.words)
         engine.submit(live.submit())
         return live
 
@@ -212,8 +216,15 @@ class Model:
             if live is None:
                 continue
             if isinstance(m, Tokens):
-                if live.tokens(m):
+                after = live.tokens(m)
+                if after == "stop":
                     engine.cancel(Cancel(seq=live.seq, rule="STOP_SEQUENCE"))
+                elif after == "start over":
+                    engine.cancel(Cancel(seq=live.seq))
+                    del self._live[live.seq]
+                    submit = live.renamed(str(next(self._numbers)))
+                    self._live[live.seq] = live
+                    engine.submit(submit)
             elif isinstance(m, Finished):
                 live.finished(m)
             elif isinstance(m, Pooled):
@@ -230,7 +241,8 @@ def _request(prompt: str | Sequence[int], params: Mapping[str, Any]) -> Request:
 
 def _chat(messages: str | Sequence[Message], params: Mapping[str, Any]) -> Request:
     said = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-    return Request(id="", messages=tuple(dict(m) for m in said), params=dict(params))
+    chat, rest = split_options(params)
+    return Request(id="", messages=tuple(dict(m) for m in said), params=rest, chat=chat)
 
 
 def _settings(options: Mapping[str, Any]) -> Settings:

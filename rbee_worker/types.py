@@ -6,6 +6,8 @@ module knows nothing of torch, tokenizers or HTTP.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -19,6 +21,19 @@ class EosToken(Struct, frozen=True, kw_only=True):
     origins: tuple[
         str, ...
     ]  # "config.json", "generation_config.json", "gguf:tokenizer.ggml.eot_token_id", ...
+
+
+class Constraint(Struct, frozen=True, kw_only=True):
+    """What the whole text of an answer must be, for an answer that is complete.
+
+    kind: how `text` says it. "json_schema": a JSON Schema, as JSON; the answer is one JSON value.
+    "regex": a regular expression for all of the text. "choice": a JSON array of the possible texts.
+    "gbnf": llama.cpp's grammars, from the rule `root`. "lark": Lark's, from the rule `start`, with
+    llguidance's extensions (`%json {...}` for a schema inside, `<name>` for a special token).
+    """
+
+    kind: Literal["json_schema", "regex", "choice", "gbnf", "lark"]
+    text: str
 
 
 class SamplingParams(Struct, frozen=True, kw_only=True):
@@ -47,11 +62,22 @@ class SamplingParams(Struct, frozen=True, kw_only=True):
     echo: bool = False  # the prompt (and, with logprobs, its log-probabilities) comes first
     skip_special_tokens: bool = True
     speculation: bool = True  # False: nothing is drafted, whatever the worker's settings
+    thinking_budget: int | None = None  # tokens of reasoning, after which its end is written
+    constraint: Constraint | None = None
 
 
+# COMPLETE: under the request's constraint nothing can follow.
 Rule = Literal[
-    "MAX_TOKENS", "EOS", "STOP_SEQUENCE", "CONTEXT_FULL", "CANCELLED", "TIMEOUT", "ERROR", "VECTOR"
-]  # VECTOR: no tokens were wanted, but a vector, and it is there
+    "MAX_TOKENS",
+    "EOS",
+    "COMPLETE",
+    "STOP_SEQUENCE",
+    "CONTEXT_FULL",
+    "CANCELLED",
+    "TIMEOUT",
+    "ERROR",
+    "VECTOR",  # no tokens were wanted, but a vector, and it is there
+]
 
 
 class StopRecord(Struct, frozen=True, kw_only=True):
@@ -81,6 +107,7 @@ class Usage(Struct, frozen=True, kw_only=True):
     preemptions: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    reasoning_tokens: int = 0  # of the output tokens
 
 
 class TokenLogprob(Struct, frozen=True, kw_only=True, gc=False):
@@ -89,6 +116,34 @@ class TokenLogprob(Struct, frozen=True, kw_only=True, gc=False):
     id: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()  # (id, logprob), most likely first; ties: lower id
+
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+# Where in an answer a prompt ends: before it, within its reasoning, or where its text begins or
+# has begun.
+Place = Literal["start", "reasoning", "text"]
+
+
+class ChatOptions(Struct, frozen=True, kw_only=True):
+    """What only a conversation can ask for. None: not asked for.
+
+    tools: functions in OpenAI's form. tool_choice: also the name of the tool to call, as
+    {"name": ..}. separate_reasoning: False leaves reasoning in the text, marks and all.
+    chat_defaults: what neither the job nor the model says has the defaults of chats.
+    """
+
+    tools: tuple[dict[str, Any], ...] = ()
+    tool_choice: Literal["auto", "none", "required"] | dict[str, str] = "auto"
+    parallel_tool_calls: bool = True
+    reasoning_effort: Effort | None = None
+    enable_thinking: bool | None = None
+    separate_reasoning: bool = True
+    chat_defaults: bool = False
+
+    @property
+    def offered(self) -> tuple[dict[str, Any], ...]:
+        """The tools that the model is shown."""
+        return () if self.tool_choice == "none" else self.tools
 
 
 PoolingRule = Literal["mean", "cls", "last"]
@@ -127,18 +182,37 @@ class Request(Struct, frozen=True, kw_only=True):
     add_generation_prompt: bool | None = None  # messages: None = unless the last one is continued
     continue_final_message: bool | None = None  # messages: the last one is left open
     add_special_tokens: bool | None = None  # None = yes for a prompt that no template rendered
+    chat: ChatOptions = ChatOptions()
+    place: Place | None = None  # token_ids of a conversation: where in the answer they end
+    constraint: Constraint | None = None  # of the route itself; else that of `params`, if any
     pool: Pool | None = None
     pair: str | None = None
     truncate: bool = False
 
 
 class Resolved(Struct, frozen=True, kw_only=True):
-    """Parameters with their origins: "request", "generation_config", "default", "random"."""
+    """Parameters with their origins: "request", "generation_config", "default", "random",
+    "chat_format"."""
 
     params: SamplingParams
     origins: dict[str, str]
     ignored: tuple[str, ...] = ()  # unknown keys that --lenient let through
     exempt_ids: tuple[int, ...] = ()  # ids that the repetition penalty never changes
+    constraint_field: str = ""  # the request's field that has the constraint
+
+
+class CallPiece(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """A piece of one tool call. The call's first piece has its id and the tool's name; the
+    `arguments` of all its pieces, joined, are one JSON object (if the answer was not cut short)."""
+
+    index: int  # number of the call in this answer
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+# A piece of an answer: ("text" or "reasoning", characters), or a piece of a tool call.
+Part = tuple[str, str] | CallPiece
 
 
 # ---- events of one request, in order: Started, then Token / Narration / Metrics, then End or Error
@@ -153,15 +227,21 @@ class Started(Struct, frozen=True, kw_only=True, tag="started", tag_field="type"
     sampling: Resolved
     warnings: tuple[str, ...] = ()
     prompt_ids: tuple[int, ...] = ()
+    place: Place = "start"  # where in the answer the prompt ends
 
 
 class Token(Struct, frozen=True, kw_only=True, gc=False, tag="token", tag_field="type"):
-    """Complete UTF-8 text and its ids; `i` is the first id's position in the output."""
+    """Complete UTF-8 text and its ids; `i` is the first id's position in the output.
+
+    In an event, reasoning comes before text, and text before pieces of tool calls.
+    """
 
     t: str
     i: int
     ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] | None = None
+    reasoning: str = ""
+    calls: tuple[CallPiece, ...] = ()
 
 
 class PromptLogprobs(Struct, frozen=True, kw_only=True, tag="prompt_logprobs", tag_field="type"):
@@ -193,6 +273,8 @@ class End(Struct, frozen=True, kw_only=True, tag="end", tag_field="type"):
     ids: tuple[int, ...] = ()  # last ids, which completed no character or are in a stop string
     text: str = ""  # the rest of the text
     logprobs: tuple[TokenLogprob, ...] | None = None  # of `ids`, if requested
+    reasoning: str = ""  # the rest of it
+    calls: tuple[CallPiece, ...] = ()
 
 
 class Vector(Struct, frozen=True, kw_only=True, tag="vector", tag_field="type"):
@@ -204,6 +286,32 @@ class Vector(Struct, frozen=True, kw_only=True, tag="vector", tag_field="type"):
 class Error(Struct, frozen=True, kw_only=True, tag="error", tag_field="type"):
     code: Literal["VRAM_OOM", "INVALID_REQUEST", "INFERENCE_FAILED", "ENGINE_LOST"]
     message: str
+
+
+def merged_calls(pieces: Sequence[CallPiece]) -> tuple[CallPiece, ...]:
+    """The pieces with neighbours of one call joined."""
+    if len(pieces) < 2:
+        return tuple(pieces)
+    joined: list[CallPiece] = []
+    for index, group in groupby(pieces, key=lambda piece: piece.index):
+        first, *others = group
+        text = first.arguments + "".join(piece.arguments for piece in others)
+        joined.append(CallPiece(index=index, id=first.id, name=first.name, arguments=text))
+    return tuple(joined)
+
+
+def joined_calls(pieces: Iterable[CallPiece]) -> tuple[CallPiece, ...]:
+    """Whole calls, of all their pieces."""
+    whole: dict[int, CallPiece] = {}
+    for piece in pieces:
+        known = whole.get(piece.index, CallPiece(index=piece.index))
+        whole[piece.index] = CallPiece(
+            index=piece.index,
+            id=known.id or piece.id,
+            name=known.name or piece.name,
+            arguments=known.arguments + piece.arguments,
+        )
+    return tuple(whole.values())
 
 
 Event = Started | PromptLogprobs | Token | Narration | Metrics | Vector | End | Error

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from rbee_worker import types
-from rbee_worker.types import StopRecord
+from rbee_worker.types import CallPiece, StopRecord
 
 TokenText = Callable[[int], str]  # an id's text in the vocabulary, for reports
 
@@ -22,7 +22,7 @@ class ResolvedValue(Struct, frozen=True):
     """One parameter's value, and its origin."""
 
     value: Any
-    origin: str  # "request", "generation_config", "default"
+    origin: str  # "request", "generation_config", "default", "chat_format"
 
 
 class LikelyToken(Struct, frozen=True):
@@ -57,6 +57,8 @@ class Token(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="token", 
     i: int
     ids: tuple[int, ...]
     logprobs: tuple[ScoredToken, ...] | None = None
+    reasoning: str = ""  # comes before `t`
+    calls: tuple[CallPiece, ...] = ()  # come after it
 
 
 class PromptLogprobs(Struct, frozen=True, kw_only=True, tag="prompt_logprobs", tag_field="type"):
@@ -95,6 +97,9 @@ class End(Struct, frozen=True, kw_only=True, tag="end", tag_field="type"):
     accepted_tokens: int = 0
     ids: tuple[int, ...] = ()  # last ids, which completed no character or are in a stop string
     text: str = ""  # the rest of the text
+    reasoning: str | UnsetType = UNSET  # the rest of it, if there is any
+    calls: tuple[CallPiece, ...] | UnsetType = UNSET
+    reasoning_tokens: int = 0
     logprobs: tuple[ScoredToken, ...] | UnsetType = UNSET  # of `ids`, if requested
     trace: list[dict[str, Any]] | UnsetType = UNSET  # with `"trace": true`: this job's phases
 
@@ -125,11 +130,17 @@ def job_event(
     """The wire form of `event`; text: names the ids in logprobs; trace: goes into the `end`
     event."""
     match event:
-        case types.Token(t=t, i=i, ids=ids, logprobs=None):
+        case types.Token(t=t, i=i, ids=ids, logprobs=None, reasoning="", calls=()):
             return Token(t=t, i=i, ids=ids)
         case types.Token(logprobs=entries):
-            rows = tuple(scored(e, text) for e in entries or ())
-            return Token(t=event.t, i=event.i, ids=event.ids, logprobs=rows)
+            return Token(
+                t=event.t,
+                i=event.i,
+                ids=event.ids,
+                logprobs=None if entries is None else tuple(scored(e, text) for e in entries),
+                reasoning=event.reasoning,
+                calls=event.calls,
+            )
         case types.Started():
             return Started(
                 job_id=event.job_id,
@@ -185,6 +196,9 @@ def _end(event: types.End, text: TokenText, trace: list[dict[str, Any]] | UnsetT
         accepted_tokens=usage.accepted_tokens,
         ids=event.ids,
         text=event.text,
+        reasoning=event.reasoning or UNSET,
+        calls=event.calls or UNSET,
+        reasoning_tokens=usage.reasoning_tokens,
         logprobs=UNSET if scores is None else tuple(scored(e, text) for e in scores),
         trace=trace,
     )

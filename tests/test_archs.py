@@ -244,6 +244,16 @@ def test_gguf_packed_equals_its_dequantized_weights(arch: Arch, folder: Path) ->
     assert error(*results) < 1e-6
 
 
+def made_vectors(part: Any) -> Iterator[Tensor]:
+    """The vectors that are computed, not read, in a layer or a part of it; layers share them."""
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if field.name in ("slopes", "factors") and value is not None:
+            yield value
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            yield from made_vectors(value)
+
+
 @rows(ARCHS)
 def test_the_plan_counts_what_the_model_has(arch: Arch, folder: Path) -> None:
     """A plan reads no data and knows parameters, bytes and state groups of the real thing."""
@@ -254,13 +264,7 @@ def test_the_plan_counts_what_the_model_has(arch: Arch, folder: Path) -> None:
     hf = oracle(arch)
     kept = [b for name, b in hf.named_buffers() if name in hf.state_dict()]
     assert planned.n_parameters == sum(p.numel() for p in (*hf.parameters(), *kept))
-    made = ("slopes", "factors")  # computed, not read; layers share them
-    tensors = {
-        id(t): t
-        for b in model.blocks
-        for m in made
-        if (t := getattr(getattr(b, "attention", None), m, None)) is not None
-    }
+    tensors = {id(t): t for b in model.blocks for t in made_vectors(b)}
     computed = sum(t.numel() for t in tensors.values())
     computed -= sum(hasattr(b, "factor") for b in model.blocks)  # read, and held as a Python number
     assert sum(plan.held_bytes.values()) == 4 * (model.n_parameters + computed)

@@ -41,8 +41,12 @@ SIZES: dict[str, dict[str, Any]] = {
 # What a property of the config says of these fields is compared in their stead: a list that
 # transformers writes out, a number that it derives.
 RESOLVED = {
+    "full_attn_idxs",  # kinds
     "head_dim",  # width
     "layer_types",  # kinds
+    "layers_block_type",  # kinds
+    "mamba_d_head",  # columns
+    "mamba_dt_rank",  # sizes
     "moe_layers",  # mixtures
     "no_rope_layers",  # rotates
     "num_key_value_heads",  # kv_heads
@@ -52,6 +56,11 @@ RESOLVED = {
 }
 # (type, field): why transformers' class is no measure of it.
 EXCEPTIONS: dict[tuple[str, str], str] = {
+    ("bamba", "attn_rotary_emb"): "of published files; the class rotates half of each head",
+    ("bamba", "layer_types"): "of GGUF files",
+    ("bamba", "mamba_d_ssm"): "of GGUF files",
+    ("bamba", "position_embedding_type"): "of GGUF files",
+    ("bamba", "time_step_limit"): "the class writes what its absence means",
     ("deepseek_v2", "moe_layer_freq"): "of the model's own code",
     ("deepseek_v2", "num_nextn_predict_layers"): "of the model's own code",
     ("deepseek_v2", "qk_head_dim"): "the two parts together: GGUF files say it",
@@ -77,8 +86,13 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("gpt_bigcode", "intermediate_size"): "0 is four times the width, as null is there",
     ("gpt_oss", "experts_per_token"): "published files have it beside num_experts_per_tok",
     ("gpt_oss", "initial_context_length"): "published files have it; nothing reads it",
+    ("falcon_h1", "mlp_multipliers"): "the class writes what its absence means",
+    ("falcon_h1", "ssm_multipliers"): "the class writes what its absence means",
+    ("falcon_h1", "time_step_limit"): "the class writes what its absence means",
     ("falcon_mamba", "intermediate_size"): "0 is expand times the width, which the class writes",
     ("falcon_mamba", "max_position_embeddings"): "no file says it: there is no limit",
+    ("granitemoehybrid", "mamba_d_ssm"): "of GGUF files",
+    ("granitemoehybrid", "time_step_limit"): "the class writes what its absence means",
     ("mamba", "intermediate_size"): "0 is expand times the width, which the class writes",
     ("mamba", "max_position_embeddings"): "no file says it: there is no limit",
     ("mamba2", "intermediate_size"): "0 is expand times the width; the class has no such key",
@@ -90,6 +104,17 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("hunyuan_v1_dense", "use_cla"): "of the model's own code",
     ("hunyuan_v1_dense", "use_qk_norm"): "of the model's own code",
     ("hunyuan_v1_dense", "use_rotary_pos_emb"): "of the model's own code",
+    ("nemotron_h", "hidden_act"): "no file says it: the family has mlp_hidden_act",
+    ("nemotron_h", "hybrid_override_pattern"): "of published files; the class writes a list",
+    ("nemotron_h", "layer_types"): "of GGUF files",
+    ("nemotron_h", "mamba_inner_size"): "of GGUF files",
+    ("nemotron_h", "num_hidden_layers"): "layers_block_type says it",
+    ("nemotron_h", "time_step_limit"): "the class writes what its absence means",
+    ("jamba", "layer_types"): "of GGUF files",
+    ("jamba", "mamba_d_inner"): "of GGUF files",
+    ("lfm2", "hidden_act"): "no file says it",
+    ("lfm2_moe", "hidden_act"): "no file says it",
+    ("lfm2_moe", "scoring_func"): "of GGUF files",
     ("mpt", "attn_config"): "the class writes what its absence means",
     ("mpt", "intermediate_size"): "0 is expansion_ratio times the width",
     ("olmo", "layer_norm_eps"): "of GGUF files; the class of the norm has it",
@@ -102,6 +127,28 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("phimoe", "rope_magnitude"): "of GGUF files",
     ("qwen2_moe", "mlp_only_layers"): "the class writes [] for null",
     ("qwen3_moe", "mlp_only_layers"): "the class writes [] for null",
+    ("qwen3_next", "full_attention_interval"): "the class writes layer_types in its stead",
+    ("qwen3_next", "further_layers"): "of GGUF files",
+    ("qwen3_next", "linear_inner_size"): "of GGUF files",
+    ("qwen3_next", "mlp_only_layers"): "the class writes [] for null",
+    ("recurrent_gemma", "block_types"): "the class writes what its absence means",
+    ("recurrent_gemma", "hidden_act"): "no file says it: the family's key is hidden_activation",
+    ("recurrent_gemma", "lru_width"): "the class writes what its absence means",
+    ("recurrent_gemma", "max_position_embeddings"): "no file says it: there is no limit",
+    **{
+        (kind, field): why
+        for kind in ("rwkv5", "rwkv6")
+        for field, why in {
+            "final_norm_epsilon": "of GGUF files",
+            "halved_every": "of GGUF files",
+            "hidden_act": "no file says it",
+            "max_position_embeddings": "no file says it: there is no limit",
+        }.items()
+    },
+    ("rwkv6", "time_decay_extra_dim"): "of GGUF files",
+    ("rwkv6", "time_mix_extra_dim"): "of GGUF files",
+    ("rwkv7", "head_norm_eps"): "of GGUF files",
+    ("rwkv7", "max_position_embeddings"): "the class has a limit that its model does not use",
     ("smollm3", "max_window_layers"): "published files have it; nothing reads it",
     ("starcoder2", "activation_function"): "of the model's own code",
     ("starcoder2", "mlp_type"): "of the model's own code",
@@ -193,6 +240,7 @@ def test_what_an_absent_key_means(model_type: str, changes: dict[str, Any]) -> N
 
 # Where null is taken though transformers refuses it or fails: what a GGUF file without it means.
 LENIENT: dict[tuple[str, str], str] = {
+    ("bamba", "mamba_d_head"): "what mamba_n_heads leave of the columns",
     ("deepseek_v2", "n_routed_experts"): "no layer is a mixture",
     ("deepseek_v2", "n_shared_experts"): "nothing is shared",
     ("deepseek_v2", "qk_nope_head_dim"): "what qk_head_dim leaves",
@@ -201,20 +249,32 @@ LENIENT: dict[tuple[str, str], str] = {
     ("deepseek_v3", "qk_nope_head_dim"): "what qk_head_dim leaves",
     ("exaone4", "sliding_window"): "every layer sees all keys, and has positions",
     ("exaone4", "sliding_window_pattern"): "refused unless layer_types or no window make it idle",
+    ("falcon_h1", "mamba_d_head"): "what mamba_n_heads leave of the columns",
     ("falcon_mamba", "mixer_rms_eps"): "that of the other norms",
     ("gemma2", "query_pre_attn_scalar"): "a head's width",
     ("gemma3_text", "query_pre_attn_scalar"): "a head's width",
     ("gemma3_text", "sliding_window"): "every layer sees all keys",
     ("granite", "attention_multiplier"): "one over the root of a head's width",
     ("granitemoe", "attention_multiplier"): "one over the root of a head's width",
+    ("granitemoehybrid", "attention_multiplier"): "one over the root of a head's width",
+    ("granitemoehybrid", "mamba_d_head"): "what mamba_n_heads leave of the columns",
     ("granitemoeshared", "attention_multiplier"): "one over the root of a head's width",
     ("mamba2", "head_dim"): "what num_heads leave of the columns",
+    ("jamba", "expert_layer_period"): "tensors show which layers are mixtures",
+    ("nemotron_h", "mamba_head_dim"): "what the heads leave of the columns, which a file then says",
     ("llama4_text", "use_qk_norm"): "as the published size with so many experts",
     ("seed_oss", "head_dim"): "the width that sizes give, which is odd for those of the class",
     ("phi3", "original_max_position_embeddings"): "max_position_embeddings",
 }
 # Where null is refused though transformers' config takes it: its model then fails.
+_HEADED = ("bamba", "falcon_h1", "granitemoehybrid")
+_FACTORS = (*("embedding", "lm_head", "key", "attention_in", "attention_out", "ssm_in", "ssm_out"),)
+_MAMBA = ("n_heads", "n_groups", "d_state", "d_conv", "expand", "conv_bias", "proj_bias")
 STRICT = {
+    *((kind, f"mamba_{what}") for kind in _HEADED for what in _MAMBA),
+    *(("falcon_h1", f"{what}_multiplier") for what in _FACTORS),
+    *(("falcon_h1", what) for what in ("mamba_rms_norm", "mamba_norm_before_gate")),
+    ("falcon_h1", "projectors_bias"),
     ("gemma3_text", "sliding_window_pattern"),
     ("cohere", "layer_norm_eps"),
     ("cohere", "logit_scale"),
@@ -223,7 +283,7 @@ STRICT = {
     ("falcon", "layer_norm_epsilon"),
     *(
         (kind, f"{what}")
-        for kind in ("granitemoe", "granitemoeshared")
+        for kind in ("granitemoe", "granitemoehybrid", "granitemoeshared")
         for what in (
             "embedding_multiplier",
             "residual_multiplier",

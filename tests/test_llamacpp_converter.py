@@ -65,13 +65,22 @@ CANNOT: Mapping[str, str] = {
     "qwen2-moe-mixed": "every layer is a mixture",
     "qwen2-moe-window": WINDOW,
     "qwen3-moe-window": WINDOW,
+    "qwen3-next-mixed": "every layer is a mixture",
     "dots1-groups-window": WINDOW,
     "olmoe-bias-tied": "weights of experts are not normalised",
     "deepseek-v3-one-group": "rotary pairs are neighbours",
     "llama4-chunks": "chunks and layers without positions are those of the published sizes",
     "llama4-no-norm-with-images": PATTERN,
+    "falcon-h1-norm-first": "norms follow the gate, and the converter fails at biases",
+    "lfm2-biases": "the converter fails at the bias of a convolution",
+    "lfm2-moe-plain": "a head that is not tied has no name",
+    "granite4-rotary": "a layer with attention beside recurrent ones has no positions",
     "mamba-biases": INNER,
     "falcon-mamba-inner": INNER,
+    "rwkv5": ABSENT,
+    "rwkv5-sizes": ABSENT,
+    "rwkv6-sizes": "heads have as many columns as the model",
+    "rwkv7-ranks": "norms have biases, the first one is there",
 }
 # Rows in the names of a model's own code, which published files of the family do not have any more.
 WITHOUT_NAME = {"phi-msft", "mixformer"}

@@ -66,6 +66,7 @@ def test_default_length_by_surface(surface, max_tokens):
 
 
 GOOD = [
+    ("thinking_budget", 0, 0),
     ("max_tokens", 1, 1),
     ("max_tokens", CONTEXT, CONTEXT),
     ("temperature", 0, 0.0),
@@ -119,6 +120,7 @@ def test_values_in_range_are_taken_and_said_to_be_the_requests(name, value, want
 
 
 BAD = [
+    ("thinking_budget", [-1, 1.5, "x", True, 1 << 31]),
     ("max_tokens", [0, -1, CONTEXT + 1, 1.0, "16", True, [1], 10**400]),
     ("temperature", [-0.1, 2.1, NAN, INF, -INF, "1", True, [], {}, 10**400]),
     ("top_p", [0, -1, 1.01, NAN, "0.9", False]),
@@ -179,7 +181,7 @@ def test_everything_else_is_refused_under_its_name(name, value):
 
 
 def test_every_parameter_has_good_and_bad_values_here():
-    fields = {f.name for f in msgspec.structs.fields(SamplingParams)}
+    fields = {f.name for f in msgspec.structs.fields(SamplingParams)} - {"constraint"}
     assert {name for name, _, _ in GOOD} == fields
     assert {name for name, _ in BAD} - {"repeat_penalty"} == fields
 
@@ -207,7 +209,28 @@ def test_null_is_silence():
         mine = {key: None for key in everything if key in names(surface)}
         got = resolved(mine, surface, generation={"temperature": 0.5})
         assert got.origins["temperature"] == "generation_config"
-        assert set(got.origins.values()) == {"default", "generation_config", "random"}
+        own = {"worker default (chat)"} if surface == "chat" else set()
+        assert set(got.origins.values()) == {"default", "generation_config", "random"} | own
+
+
+def test_a_chat_has_defaults_of_its_own():
+    """The values that are said to be used, with their origin; what the model says comes first."""
+    want = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
+    for surface, chat in (("chat", None), ("job", True)):
+        got = resolved({}, surface, chat=chat)
+        assert {name: getattr(got.params, name) for name in want} == want
+        assert {got.origins[name] for name in want} == {"worker default (chat)"}
+        got = resolved({"top_p": 1}, surface, chat=chat, generation={"top_k": 20})
+        assert (got.params.top_p, got.origins["top_p"]) == (1.0, "request")
+        assert (got.params.top_k, got.origins["top_k"]) == (20, "generation_config")
+        assert (
+            resolved({}, surface, chat=chat, generation={"do_sample": False}).params.temperature
+            == 0
+        )
+    for surface in ("job", "completions", "generate"):
+        got = resolved({}, surface)
+        assert (got.params.temperature, got.params.top_p) == (1.0, 1.0)
+        assert (got.params.top_k, got.params.min_p) == (0, 0.0)
 
 
 # ---- aliases
@@ -277,11 +300,9 @@ def test_inert_keys_change_nothing(key, value):
 
 
 OFF = [
-    ("tools", [], [{"type": "function"}]),
+    ("functions", [], [{"name": "x"}]),
     ("functions", [], [{}]),
-    ("tool_choice", "none", "auto"),
-    ("response_format", {"type": "text"}, {"type": "json_object"}),
-    ("parallel_tool_calls", False, True),
+    ("function_call", "none", "auto"),
     ("suffix", "", "x"),
     ("mirostat", 0, 2),
     ("mirostat", 0.0, False),
@@ -595,7 +616,8 @@ def test_the_description_is_json_with_ranges_and_defaults():
     assert by_name["repetition_penalty"]["aliases"] == ["repeat_penalty"]
     assert by_name["seed"]["range"] == "[0, 18446744073709551615]"
     assert by_name["user"]["role"] == "inert"
-    assert by_name["tools"]["role"] == "unsupported"
+    assert by_name["tools"]["role"] == "transport"
+    assert by_name["functions"]["role"] == "unsupported"
     assert "llama.cpp" in by_name["repeat_last_n"]["meaning"]
     assert all(row["meaning"] for row in rows)
     assert all(row["range"] for row in rows if row["role"] == "sampling")
@@ -606,7 +628,8 @@ def test_the_description_is_json_with_ranges_and_defaults():
 
 def test_every_field_is_an_option_with_its_aliases():
     found = {option.parameter.name: option for option in options()}
-    assert set(found) == {f.name for f in msgspec.structs.fields(SamplingParams)}
+    fields = {f.name for f in msgspec.structs.fields(SamplingParams)}
+    assert set(found) == fields - {"constraint"}  # tests/test_constraint_params.py
     assert found["repetition_penalty"].flags == ("--repetition-penalty", "--repeat-penalty")
     assert found["stop"].repeated
     assert found["echo"].switch

@@ -39,14 +39,14 @@ def vocabulary() -> list[str]:
 VOCAB = len(vocabulary())
 
 
-def tensors(seed: int = 0, layers: int = LAYERS) -> dict[str, np.ndarray]:
+def tensors(seed: int = 0, layers: int = LAYERS, vocab: int = VOCAB) -> dict[str, np.ndarray]:
     """Random weights by their Hugging Face names."""
     rng = np.random.default_rng(seed)
     head_dim = DIM // HEADS
     shapes: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (VOCAB, DIM),
+        "model.embed_tokens.weight": (vocab, DIM),
         "model.norm.weight": (DIM,),
-        "lm_head.weight": (VOCAB, DIM),
+        "lm_head.weight": (vocab, DIM),
     }
     for n in range(layers):
         p = f"model.layers.{n}."
@@ -73,6 +73,7 @@ def write_safetensors(
     without: Collection[str] = (),
     chat: bool = True,
     layers: int = LAYERS,
+    vocab: int = VOCAB,
     **config: Any,
 ) -> Path:
     """A directory as the hub has it. without: names of tensors, or of files, to leave out."""
@@ -81,7 +82,7 @@ def write_safetensors(
     files: dict[str, Any] = {
         "config.json": {
             "model_type": "llama",
-            "vocab_size": VOCAB,
+            "vocab_size": vocab,
             "hidden_size": DIM,
             "intermediate_size": FFN,
             "num_hidden_layers": layers,
@@ -139,7 +140,9 @@ def write_safetensors(
     for name, content in files.items():
         if name not in without:
             (folder / name).write_text(json.dumps(content))
-    kept = {name: t for name, t in tensors(layers=layers).items() if name not in without}
+    kept = {
+        name: t for name, t in tensors(layers=layers, vocab=vocab).items() if name not in without
+    }
     save_file(kept, folder / "model.safetensors")
     return folder
 

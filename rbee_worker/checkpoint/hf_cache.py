@@ -11,13 +11,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from rbee_worker.checkpoint.tokenizer_files import SENTENCEPIECE
+from rbee_worker.checkpoint.tokenizer_files import VOCABULARIES
 from rbee_worker.checkpoint.weight_files import INDEX, SINGLE
 from rbee_worker.errors import BadReference
 from rbee_worker.machine import user_cache
 
 _PREFIX = "models--"
-_VOCABULARIES = ("tokenizer.json", *SENTENCEPIECE, "vocab.json", "vocab.txt")
 
 
 def cache_root() -> Path:
@@ -90,7 +89,7 @@ def is_whole(snapshot: Path) -> bool:
     """Whether a snapshot has its config, its vocabulary and every weight file."""
     if not (snapshot / "config.json").is_file():
         return False
-    if not any((snapshot / name).is_file() for name in _VOCABULARIES):
+    if not any((snapshot / name).is_file() for name in VOCABULARIES):
         return False
     if (snapshot / SINGLE).is_file():
         return True

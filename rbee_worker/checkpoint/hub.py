@@ -32,7 +32,7 @@ from rbee_worker.errors import BadReference, ModelError
 # of sentence-transformers' steps), are not fetched.
 _WANTED = re.compile(
     r"(?!consolidated)[^/]+\.safetensors|[^/]+\.json|[^/]+\.jinja|tokenizer[^/]*\.model|"
-    r"sentencepiece[^/]*\.model|merges\.txt|vocab\.txt|[^/]+\.tiktoken|\d+_\w+/config\.json"
+    r"sentencepiece[^/]*\.model|merges\.txt|vocab\.txt|rwkv_vocab_v\d+\.txt|[^/]+\.tiktoken|\d+_\w+/config\.json"
 )
 
 

@@ -2,8 +2,9 @@
 
 Values for the layers without a sliding window, and lists with one value per layer, become entries
 of `per_layer_config`. Feed-forward blocks that are twice as wide in the layers that share keys
-become `use_double_wide_mlp`. A file that says only that every nth layer has full attention gets the
-whole list as `layer_types`.
+become `use_double_wide_mlp`. Layers without KV heads get their kind in `layer_types`. Layers
+that predict further tokens are not counted. A file that
+says only that every nth layer has full attention gets the whole list as `layer_types`.
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ from typing import Any
 from rbee_worker.errors import UnsupportedModel
 
 FULL = "full_attention"
+MOST = 1 << 17  # layers: no file has more tensors
 _ELSE = "use another model, or its safetensors directory"
 
 
 def by_layers(config: dict[str, Any], where: str) -> None:
     """Replace `unwindowed` and per-layer lists in `config`. Raises UnsupportedModel."""
+    if further := config.get("further_layers", 0):
+        config["num_hidden_layers"] -= further
+        config |= {k: v[:-further] for k, v in config.items() if k == "layer_types"}
     if isinstance(nth := config.get("layer_types"), int):
         count = range(1, config["num_hidden_layers"] + 1)
         config["layer_types"] = ["sliding_attention" if n % nth else FULL for n in count]
     types = config.get("layer_types") or []
+    _kinds(config, where)
     own: dict[str, dict[str, Any]] = {}
     full = dict(config.pop("unwindowed", {}))
     for same in ("v_head_dim", "rotary_dim"):
@@ -35,6 +41,49 @@ def by_layers(config: dict[str, Any], where: str) -> None:
         entry.setdefault("rope_type", "default")
     if own:
         config["per_layer_config"] = own
+
+
+def _kinds(config: dict[str, Any], where: str) -> None:
+    """Replace `key_heads`, the KV heads of each layer (or of all), by kind of those without any."""
+    for kind, heads in config.pop("key_heads", {}).items():
+        # Nobody makes a list as long as a damaged file may want it.
+        layers = min(MOST, config["num_hidden_layers"])
+        counts = heads if isinstance(heads, list) else [heads] * layers
+        if isinstance(heads, list):
+            _one_a_layer(heads, config, where, "attention.head_count_kv")
+        some = {n for n in counts if n}
+        if len(some) > 1:
+            raise UnsupportedModel(
+                f"{where}: attention.head_count_kv differs from layer to layer.", fix=_ELSE
+            )
+        config["num_key_value_heads"] = max(some, default=config["num_attention_heads"])
+        config["layer_types"] = [FULL if n else kind for n in counts]
+    for kind, widths in config.pop("inner_widths", {}).items():
+        _alone(config, kind, widths, where)
+
+
+def _alone(config: dict[str, Any], kind: str, widths: int | list[int], where: str) -> None:
+    """Give `kind` to the layers that are feed-forward blocks and nothing else: those of a width."""
+    types = config["layer_types"]
+    if not isinstance(widths, list):
+        widths = [widths] * len(types)
+    _one_a_layer(widths, config, where, "feed_forward_length")
+    some = {n for n in widths if n}
+    if len(some) > 1:
+        raise UnsupportedModel(
+            f"{where}: feed_forward_length differs from layer to layer.", fix=_ELSE
+        )
+    both = [
+        n for n, (t, width) in enumerate(zip(types, widths, strict=False)) if t == FULL and width
+    ]
+    if both:
+        raise UnsupportedModel(
+            f"{where}: layer {both[0]} has attention and a feed-forward block, as one that "
+            "predicts further tokens, which is not supported.",
+            fix="convert the model again with --no-mtp.",
+        )
+    config["intermediate_size"] = max(some, default=config["hidden_size"])
+    config["layer_types"] = [kind if n else t for t, n in zip(types, widths, strict=False)]
 
 
 def _key_heads(

@@ -46,7 +46,8 @@ RANGES: Mapping[str, Range] = MappingProxyType(
             ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"),
             _EPSILON,
         ),
-        "mixer_rms_eps": _EPSILON,
+        **dict.fromkeys(("mixer_rms_eps", "final_norm_epsilon", "head_norm_eps"), _EPSILON),
+        "hidden_ratio": _POSITIVE,
         **dict.fromkeys(("rope_theta", "rope_local_base_freq"), _BASE),
         "partial_rotary_factor": Range(0, 1),
         **dict.fromkeys(
@@ -94,6 +95,9 @@ _WIDTHS = (
     *("qk_nope_head_dim", "qk_head_dim", "v_head_dim", "rotary_dim"),
     *("hidden_size_per_layer_input", "vocab_size_per_layer_input"),
     *("state_size", "conv_kernel", "time_step_rank", "expand", "num_heads", "n_groups"),
+    *("attention_hidden_size", "head_size", "head_size_divisor", "halved_every"),
+    *("time_mix_extra_dim", "time_decay_extra_dim", "decay_low_rank_dim", "gate_low_rank_dim"),
+    *("a_low_rank_dim", "v_low_rank_dim"),
 )
 _AGAIN = "download the checkpoint again; its config is damaged or belongs to other weights"
 

@@ -35,6 +35,7 @@ POOLING: Mapping[int, PoolingRule] = {1: "mean", 2: "cls", 3: "last"}  # llama.c
 _GATING = {1: "softmax", 2: "sigmoid"}  # llama.cpp's numbers
 _POOLING_KEY = "pooling_type"
 _RANK = 4
+_LISTED = ("each", "hybrid")  # kinds of keys that may have a list with one value per layer
 _CONVERT = "convert the model again with a current GGUF converter"
 
 
@@ -48,7 +49,9 @@ def architecture_of(file: GgufFile) -> Architecture:
     if found not in GGUF_ARCHITECTURES:
         nearest = _with_most_tensors(file)
         raise unsupported(found, GGUF_ARCHITECTURES, str(file.path), nearest=nearest)
-    return GGUF_ARCHITECTURES[found]
+    row = GGUF_ARCHITECTURES[found]
+    others = (other for key, other in row.instead if not file.metadata.get(f"{found}.{key}"))
+    return next(others, row)
 
 
 def _with_most_tensors(file: GgufFile) -> str:
@@ -86,8 +89,9 @@ def read_config(file: GgufFile, arch: Architecture) -> tuple[str, dict[str, Any]
         if config.get(key) == value:
             model_type = variant
     config["model_type"] = model_type
+    there = {*file.tensors, *(_split(name)[0] for name in file.tensors)}
     for key, names in arch.present.items():
-        _put(config, key, any(name in file.tensors for name in names))
+        _put(config, key, any(name in there for name in names))
     config |= {key: name not in file.tensors for key, name in arch.absent.items()}
     for key, (first, second) in arch.alone.items():
         layers = [n.removesuffix(first) for n in file.tensors if n.endswith(f".{first}")]
@@ -161,7 +165,11 @@ def _checked(file: GgufFile, name: str, kind: str) -> Any:
         return POOLING[value]
     if kind == "gating" and type(value) is int and value in _GATING:
         return _GATING[value]
-    if kind == "each" and isinstance(value, list) and any(v != value[0] for v in value):
+    if kind == "recurrent" and isinstance(value, list) and all(v in (False, True) for v in value):
+        return ["linear_attention" if v else "full_attention" for v in value]
+    if kind == "rotary" and isinstance(value, bool):
+        return "rope" if value else "nope"
+    if kind in _LISTED and isinstance(value, list) and any(v != value[0] for v in value):
         if all(type(v) is int and 0 <= v < MAX_COUNT for v in value):
             return value
         kind = "wrong"  # refused below
@@ -177,7 +185,7 @@ def _checked(file: GgufFile, name: str, kind: str) -> Any:
         return value // 2
     good = {
         "count": type(value) is int and 0 <= value < MAX_COUNT,
-        "each": type(value) is int and 0 <= value < MAX_COUNT,
+        **dict.fromkeys(_LISTED, type(value) is int and 0 <= value < MAX_COUNT),
         "id": type(value) is int and -1 <= value < MAX_COUNT,
         "number": type(value) in (int, float) and math.isfinite(value),
         "text": isinstance(value, str),
@@ -220,7 +228,8 @@ def _derive_sizes(file: GgufFile, config: dict[str, Any], rows: Mapping[str, str
 def _derive_rope(file: GgufFile, config: dict[str, Any]) -> None:
     """Turn the rotary width into HF's fraction of the head, and the scaling into HF's keys."""
     rotary = config.pop("rotary_dim", None)
-    if config.get("head_dim"):  # without a rotary width, whole heads rotate
+    if config.get("head_dim") and "num_attention_heads" in config:
+        # Without a rotary width, whole heads rotate.
         config["partial_rotary_factor"] = (rotary or config["head_dim"]) / config["head_dim"]
     scaling = config.get("rope_scaling")
     if scaling is None:

@@ -110,6 +110,29 @@ def row(packed: Packed) -> Packed:
     return packed if len(packed.shape) > 1 else _reshaped(packed, (1, *packed.shape))
 
 
+def transpose(packed: Packed) -> Packed:
+    """[.., n, m] -> [.., m, n]: small matrices, which files have in both orders.
+
+    Raises UnsupportedModel for a block format, whose blocks lie along a row.
+    """
+    *before, n, m = packed.shape
+    if FORMATS[packed.format].block != 1:
+        raise UnsupportedModel(
+            f"a matrix in block format {packed.format} cannot be transposed.",
+            fix="use a file that has this tensor in F32 or F16",
+        )
+    turned = packed.data.reshape(-1, n, m, FORMATS[packed.format].bytes).swapaxes(1, 2)
+    shape = (*before, m, n)
+    return Packed(
+        np.ascontiguousarray(turned).reshape(int(np.prod(shape[:-1])), -1), packed.format, shape
+    )
+
+
+def channels(packed: Packed) -> Packed:
+    """[n] -> [1, 1, n]: a factor for each channel, which GGUF files store as a vector."""
+    return packed if len(packed.shape) > 1 else _reshaped(packed, (1, 1, *packed.shape))
+
+
 def _reshaped(packed: Packed, shape: tuple[int, ...]) -> Packed:
     """The same bytes under another shape. A block format may not change the length of its rows."""
     rows = int(np.prod(shape[:-1], dtype=np.int64))
@@ -153,5 +176,7 @@ OPS: dict[str, RowOp] = {
     "column": RowOp(column, shape=_column_shape),
     "neg_log_column": RowOp(neg_log_column, shape=_column_shape),
     "flatten": RowOp(flatten, shape=lambda shape: (int(np.prod(shape)),)),
+    "transpose": RowOp(transpose, shape=lambda shape: (*shape[:-2], shape[-1], shape[-2])),
+    "channels": RowOp(channels, shape=lambda shape: shape if len(shape) > 1 else (1, 1, *shape)),
     "row": RowOp(row, shape=lambda shape: shape if len(shape) > 1 else (1, *shape)),
 }

@@ -27,6 +27,7 @@ TIED_BY_DEFAULT = frozenset(
     {
         *("gemma", "gemma2", "gemma3_text", "gemma4_text", "smollm3", "starcoder2", "cohere"),
         *("falcon", "mpt", "gpt_bigcode", "mamba", "falcon_mamba"),
+        *("lfm2", "lfm2_moe", "recurrent_gemma"),
     }
 )
 _KEY = "tie_word_embeddings"

@@ -9,11 +9,15 @@ from types import MappingProxyType
 from rbee_worker.checkpoint.reading import inside
 
 SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+WORLD = "rwkv_vocab_v20230424.txt"  # RWKV's
+# A directory that has a tokenizer has one of these.
+VOCABULARIES = ("tokenizer.json", WORLD, *SENTENCEPIECE, "vocab.json", "vocab.txt")
 
 # Files that a tokenizer may be read from; `Checkpoint.files` has those that exist.
 READ = (
     "tokenizer.json",
     *SENTENCEPIECE,
+    WORLD,
     "vocab.json",
     "merges.txt",
     "vocab.txt",
@@ -28,6 +32,7 @@ TEMPLATES = "additional_chat_templates"  # a folder of NAME.jinja
 # Tokenizer files of other libraries. A directory that has only these cannot be used.
 UNREAD: Mapping[str, str] = MappingProxyType(
     {
+        "rwkv_vocab_v20230424.json": "RWKV's vocabulary without the tokens that are no whole text",
         "tekken.json": "mistral-common's own format",
         "tiktoken.model": "tiktoken's own format",
         "qwen.tiktoken": "tiktoken's own format",

@@ -19,10 +19,7 @@ _PICTURES = "a model of images and text"
 # `model_type` of config.json, or `general.architecture` of a GGUF file -> what it is.
 PLANNED: Mapping[str, str] = MappingProxyType(
     {
-        **dict.fromkeys(("rwkv", "rwkv5", "rwkv6", "rwkv7"), _RECURRENT),
-        **dict.fromkeys(("recurrent_gemma", "granitemoehybrid", "granitehybrid"), _HYBRID),
-        **dict.fromkeys(("lfm2", "falcon_h1", "falcon-h1", "nemotron_h"), _HYBRID),
-        **dict.fromkeys(("jamba", "bamba", "qwen3_next", "qwen3next"), _HYBRID),
+        "rwkv": _RECURRENT,  # RWKV 4
         **dict.fromkeys(("t5", "t5encoder"), _PAIR),
         **dict.fromkeys(("moondream1", "qwen2_5_vl", "smolvlm"), _PICTURES),
     }

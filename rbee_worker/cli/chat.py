@@ -25,6 +25,7 @@ from rbee_worker.cli.terminal import (
     no_echo,
     note,
     write_answer,
+    write_reasoning,
 )
 from rbee_worker.config import Settings
 from rbee_worker.errors import INTERRUPTED, UsageError, WorkerError
@@ -164,10 +165,18 @@ class ChatLoop:
             surface="chat",
         )
         said: list[str] = []
+        thoughts: list[str] = []
 
         def show(piece: str) -> None:
+            if thoughts and not said:
+                sys.stderr.write("\n\n")
+                sys.stderr.flush()
             said.append(piece)
             write_answer(piece)
+
+        def think(piece: str) -> None:
+            thoughts.append(piece)
+            write_reasoning(piece)
 
         try:
             with (
@@ -180,11 +189,14 @@ class ChatLoop:
                     on_text=show,
                     on_narration=_tell,
                     prompt_text=lambda _: "",  # the user can see the question already
+                    on_reasoning=think,
                 )
         finally:
             self.talk.answer("".join(said))
         self.answers.append(answer)
         sys.stdout.write("\n")
+        for call in answer.tool_calls:
+            aside(f"calls {call.name}({call.arguments})")
         for warning in answer.own_warnings(self.client.info):
             note(warning)
         aside(answer.summary() + "\n")

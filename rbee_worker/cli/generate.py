@@ -10,7 +10,7 @@ import click
 import msgspec
 from click.exceptions import Exit
 
-from rbee_worker.cli.terminal import aside, note, write_answer
+from rbee_worker.cli.terminal import aside, note, write_answer, write_reasoning
 from rbee_worker.config import Settings
 from rbee_worker.errors import INTERRUPTED, InvalidRequest, UsageError
 from rbee_worker.types import Narration, Request
@@ -67,6 +67,7 @@ async def _generate(settings: Settings, request: Request, *, as_json: bool, quie
                         client.generate(request),
                         on_text=_nothing if as_json else write_answer,
                         on_narration=_nothing if quiet or as_json else _tell,
+                        on_reasoning=_nothing if quiet or as_json else write_reasoning,
                         prompt_text=lambda s: (
                             request.prompt
                             or client.tokenizer.decode(list(s.prompt_ids), skip_special=False)
@@ -81,6 +82,8 @@ async def _generate(settings: Settings, request: Request, *, as_json: bool, quie
     elif not answer.text.endswith("\n"):
         write_answer("\n")
     if not quiet:
+        if answer.thoughts and not as_json:
+            aside("")
         for text in answer.own_warnings(client.info):
             note(text)
         aside(answer.summary())

@@ -95,16 +95,18 @@ def _held(use: Mapping[str, Any]) -> str:
 def _memory(plan: Mapping[str, Any]) -> Iterator[str]:
     yield f"weights {size(plan['weights'])} ({size(plan['weights_in_file'])} on disk)"
     whole, grows = size(plan["kv_context"]), plan["kv_per_token"]
-    if grows:
-        yield f"cache {size(grows)} a token, {whole} for one sequence of the full context"
-    else:
-        yield f"cache {whole} a sequence, however long it gets"
+    fixed = sum(state["per_sequence"] for state in plan["state"])
+    each = [f"{size(grows)} a token"] if grows else []
+    each += [f"{size(fixed)} a sequence, however long it gets"] if fixed else []
+    full = [f"{whole} for one sequence of the full context"] if grows else []
+    yield f"cache {', '.join((' and '.join(each), *full))}"
     for state in plan["state"]:
         yield f"  {state['kind']}: {state['formula']} = {size(_bytes(state))}"
     if plan["cache"] is not None:
-        room = f"{plan['cache_tokens']:,} tokens" if grows else f"{plan['sequences']} sequences"
-        if plan["snapshots"]:
-            room += f" and {plan['snapshots']} snapshots"
+        parts = [f"{plan['cache_tokens']:,} tokens"] if grows else []
+        parts += [f"{plan['sequences']} sequences"] if fixed else []
+        parts += [f"{plan['snapshots']} snapshots"] if plan["snapshots"] else []
+        room = ", ".join(parts[:-1]) + " and " * (len(parts) > 1) + parts[-1]
         yield (
             f"here: {size(plan['cache'])} of cache for {room}, "
             f"sequences up to {plan['context']:,}; {size(plan['free'])} are free"

@@ -32,7 +32,9 @@ class RemoteClient:
     async def generate(self, request: Request) -> AsyncIterator[types.Event]:
         """The events of one job. Raises Refused, Unreachable, StreamBroken."""
         assert request.messages is not None
-        job = await self._client.submit(messages=list(request.messages), **request.params)
+        job = await self._client.submit(
+            messages=list(request.messages), chat_defaults=True, **request.params
+        )
         self._jobs[request.id] = job
         ended = False
         try:
@@ -75,7 +77,9 @@ def event_of(event: wire.JobEvent) -> types.Event:
     """The event that a wire event describes; the texts of single ids are dropped."""
     match event:
         case wire.Token():
-            return types.Token(t=event.t, i=event.i, ids=event.ids)
+            return types.Token(
+                t=event.t, i=event.i, ids=event.ids, reasoning=event.reasoning, calls=event.calls
+            )
         case wire.End():
             usage = types.Usage(
                 prompt_tokens=event.prompt_tokens,
@@ -87,8 +91,16 @@ def event_of(event: wire.JobEvent) -> types.Event:
                 preemptions=event.preemptions,
                 drafted_tokens=event.drafted_tokens,
                 accepted_tokens=event.accepted_tokens,
+                reasoning_tokens=event.reasoning_tokens,
             )
-            return types.End(stop=event.stop, usage=usage, ids=event.ids, text=event.text)
+            return types.End(
+                stop=event.stop,
+                usage=usage,
+                ids=event.ids,
+                text=event.text,
+                reasoning=event.reasoning or "",
+                calls=event.calls or (),
+            )
         case wire.Started():
             values = {name: resolved.value for name, resolved in event.sampling.items()}
             origins = {name: resolved.origin for name, resolved in event.sampling.items()}

@@ -8,7 +8,7 @@ from typing import Any
 
 from rbee_worker.checkpoint import Checkpoint, open_checkpoint
 from rbee_worker.checkpoint.summary import summarize
-from rbee_worker.checkpoint.tokenizer_files import SENTENCEPIECE
+from rbee_worker.checkpoint.tokenizer_files import VOCABULARIES
 from rbee_worker.config import Settings
 from rbee_worker.engine.lookup import drafting_notes
 from rbee_worker.errors import ModelError
@@ -16,7 +16,7 @@ from rbee_worker.loading.preflight import WORKSPACE_BYTES, Preflight, preflight
 from rbee_worker.loading.purpose import purpose_of
 from rbee_worker.machine import available_memory
 from rbee_worker.models import ENCODERS, architecture
-from rbee_worker.ops import Ops
+from rbee_worker.ops import OPERATIONS
 from rbee_worker.ops.backend import Backend
 from rbee_worker.ops.backends import backend_notes
 from rbee_worker.params import generation_defaults
@@ -147,7 +147,7 @@ def memory_plan(
 
 def kernels(backend: Backend) -> dict[str, Any]:
     """The backend, the operations that it has kernels for, and the other operations."""
-    names = set(Ops.__abstractmethods__)
+    names = OPERATIONS
     fast = names & backend.fast()
     return {"backend": backend.name, "fast": sorted(fast), "reference": sorted(names - fast)}
 
@@ -164,8 +164,7 @@ def _tokenizer(ckpt: Checkpoint, tokenizer: Tokenizer) -> dict[str, Any]:
 def tokenizer_kind(ckpt: Checkpoint) -> str:
     """The source of the vocabulary: a file's name, or the kind that a GGUF file names."""
     if ckpt.gguf is None:
-        vocabularies = ("tokenizer.json", *SENTENCEPIECE, "vocab.json", "vocab.txt")
-        return next(name for name in vocabularies if name in ckpt.files)
+        return next(name for name in VOCABULARIES if name in ckpt.files)
     model = ckpt.gguf.metadata.get("tokenizer.ggml.model")
     pre = ckpt.gguf.metadata.get("tokenizer.ggml.pre")
     return f"GGUF {model}" + (f", split as {pre}" if pre else "")

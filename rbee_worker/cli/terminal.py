@@ -67,6 +67,13 @@ def write_answer(text: str) -> None:
     sys.stdout.flush()
 
 
+def write_reasoning(text: str) -> None:
+    """Write a piece of the model's reasoning to stderr, in grey, with control characters made
+    visible."""
+    sys.stderr.write(dim(visible(text), sys.stderr))
+    sys.stderr.flush()
+
+
 @contextmanager
 def no_echo() -> Iterator[None]:
     """Inside the block, the terminal does not echo keys (such as ^C) into the program's output."""

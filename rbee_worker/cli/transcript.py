@@ -12,6 +12,7 @@ import msgspec
 from rbee_worker.errors import InferenceFailed
 from rbee_worker.observe.narration import why_stopped
 from rbee_worker.types import (
+    CallPiece,
     End,
     Error,
     Event,
@@ -21,6 +22,7 @@ from rbee_worker.types import (
     Started,
     Token,
     TokenLogprob,
+    joined_calls,
 )
 
 
@@ -31,6 +33,8 @@ class Transcript:
     started: Started | None = None
     end: End | None = None
     pieces: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
+    calls: list[CallPiece] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
@@ -40,6 +44,14 @@ class Transcript:
     @property
     def text(self) -> str:
         return "".join(self.pieces)
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self.thoughts)
+
+    @property
+    def tool_calls(self) -> tuple[CallPiece, ...]:
+        return joined_calls(self.calls)
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -55,9 +67,10 @@ class Transcript:
         usage = self.end.usage
         speed = f" at {self.tokens_per_s:.1f} tok/s" if self.tokens_per_s else ""
         cached = f" ({usage.cached_tokens} cached)" if usage.cached_tokens else ""
+        thought = f", {usage.reasoning_tokens} of reasoning" if usage.reasoning_tokens else ""
         drafted = f" ({usage.accepted_tokens} drafted)" if usage.drafted_tokens else ""
         return (
-            f"{usage.output_tokens} tokens{drafted}{speed} · "
+            f"{usage.output_tokens} tokens{thought}{drafted}{speed} · "
             f"prompt {usage.prompt_tokens} tokens{cached} in {usage.prefill_ms / 1000:.2f} s · "
             f"stopped: {why_stopped(self.end.stop)}"
         )
@@ -93,6 +106,10 @@ class Transcript:
             },
             "warnings": list(self.started.warnings),
         }
+        if self.thoughts:
+            out["reasoning"] = self.reasoning
+        if self.calls:
+            out["tool_calls"] = msgspec.to_builtins(self.tool_calls)
         if resolved.params.logprobs is not None:
             out["logprobs"] = msgspec.to_builtins(self.logprobs)
         if self.prompt_logprobs is not None:
@@ -106,6 +123,7 @@ async def gather(
     on_text: Callable[[str], None],
     on_narration: Callable[[Narration], None],
     prompt_text: Callable[[Started], str],
+    on_reasoning: Callable[[str], None] = lambda _: None,
 ) -> Transcript:
     """Follow a stream to its end. Raises InferenceFailed if it ends with an error.
 
@@ -121,6 +139,7 @@ async def gather(
             case Token():
                 if transcript.first_token_s is None:
                     transcript.first_token_s = time.perf_counter() - began
+                _think(transcript, event, on_reasoning)
                 _add(transcript, event.t, event.ids, on_text)
                 transcript.logprobs += event.logprobs or ()
             case PromptLogprobs():
@@ -129,6 +148,7 @@ async def gather(
                 on_narration(event)
             case End():
                 transcript.end = event
+                _think(transcript, event, on_reasoning)
                 _add(transcript, event.text, event.ids, on_text)
             case Error():
                 raise InferenceFailed(f"{event.code}: {event.message}")
@@ -145,6 +165,14 @@ def _add(
     if text:
         transcript.pieces.append(text)
         on_text(text)
+
+
+def _think(transcript: Transcript, event: Token | End, on_reasoning: Callable[[str], None]) -> None:
+    """What an event has beside text."""
+    if event.reasoning:
+        transcript.thoughts.append(event.reasoning)
+        on_reasoning(event.reasoning)
+    transcript.calls += event.calls
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -12,6 +12,7 @@
 from rbee_worker.client.aio import AsyncClient, AsyncJob
 from rbee_worker.client.failures import ClientError, Refused, StreamBroken, Unreachable
 from rbee_worker.client.sync import Client, Job
+from rbee_worker.types import CallPiece, joined_calls
 from rbee_worker.wire import (
     End,
     Error,
@@ -26,6 +27,7 @@ from rbee_worker.wire import (
 __all__ = [
     "AsyncClient",
     "AsyncJob",
+    "CallPiece",
     "Client",
     "ClientError",
     "End",
@@ -40,4 +42,5 @@ __all__ = [
     "StreamBroken",
     "Token",
     "Unreachable",
+    "joined_calls",
 ]

@@ -14,7 +14,9 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from rbee_worker.constraints.words import Words
 from rbee_worker.engine.figures import Figures
+from rbee_worker.engine.grammars import Grammars
 from rbee_worker.engine.lookup import Drafter, why_no_drafts
 from rbee_worker.engine.messages import (
     Cancel,
@@ -83,6 +85,7 @@ class Engine:
         self._out: list[Output] = []
         self._arrivals = 0
         self._figures = Figures()
+        self._grammars = Grammars()
         # Told, where it is set, what must be known even if the step about to run ends the process:
         # which sequences are in it.
         self.tell: Callable[[list[Output]], None] | None = None
@@ -92,26 +95,47 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether there is nothing to compute, to wait for or to report."""
-        return self.scheduler.idle and self._pending is None and not self._out
+        done = self._pending is None and not self._out
+        return done and self.scheduler.idle and self._grammars.idle
+
+    def learn(self, words: Words) -> None:
+        """The vocabulary as text; sequences with a grammar need it."""
+        self._grammars.learn(words)
 
     def submit(self, m: Submit) -> None:
         """Queue a sequence. One that is already live is left alone."""
         if m.seq in self._live:
             return
+        seq = self._live[m.seq] = self.sequence(m)
+        if m.grammar:
+            self._grammars.begin(seq)
+        else:
+            self._enter(seq)
+
+    def _enter(self, seq: Sequence) -> None:
+        """Put a sequence into the scheduler's queue, if it is not over already."""
         self._arrivals += 1
-        seq = self.sequence(m)
-        prompt, output, tokens, rules = m.prompt_ids, m.output_ids, seq.tokens, seq.rules
-        self._live[m.seq] = seq
+        seq.arrival = self._arrivals
         self.scheduler.add(seq)
-        if not prompt or len(tokens) > self.context:
-            what = f"{len(tokens)} tokens, but 1 to {self.context} are possible"
+        if not seq.prompt_len or len(seq.tokens) > self.context:
+            what = f"{len(seq.tokens)} tokens, but 1 to {self.context} are possible"
             self._give_up(seq, InferenceFailed(what))
             return
         if seq.scores is not None and not seq.scoring:  # one token alone
             self._tell_scores(seq, 0)
-        ended = rules.check(output[-1], len(output)) if output else rules.length(0)
-        if ended is not None and not seq.scoring and m.pool is None:
+        ended = seq.ended() if seq.n_output else seq.rules.length(0)
+        if ended is not None and not seq.scoring and seq.submit.pool is None:
             self._finish(seq, ended)
+
+    def _enter_compiled(self) -> None:
+        """Let the sequences begin whose grammars are compiled by now."""
+        if self._grammars.idle:
+            return
+        patient = self.scheduler.idle and self._pending is None and not self._out
+        for seq, error in self._grammars.ready(patient=patient):
+            self._enter(seq)
+            if error is not None and not seq.done:
+                self._give_up(seq, error)
 
     def sequence(self, m: Submit) -> Sequence:
         """A new sequence, for which nothing is planned yet."""
@@ -134,7 +158,7 @@ class Engine:
             state=self.pool.new(tokens, self._ropes.salt(rope_len)),
             rope_len=rope_len,
             rope_end=self._ropes.end(len(tokens)),
-            waits=not self._kv_cache,
+            waits=not self._kv_cache or bool(m.grammar),
             whole=in_one_step(self.pool.groups),
             arrival=self._arrivals,
             arrived_s=self._clock(),
@@ -152,6 +176,7 @@ class Engine:
     def step(self) -> list[Output]:
         """Run one step; returns its output. Where steps overlap, the step is only launched, and the
         output is that of the step before."""
+        self._enter_compiled()
         started = self._clock()
         plan = self.scheduler.schedule()
         pending = self.launch(plan)
@@ -214,6 +239,10 @@ class Engine:
                 taken[seq] = seq.take(drawn[seq])
                 rejected = max(chunk.draws - max(len(taken[seq]), 1), 0)
             self.pool.commit(chunk.state, chunk.count, rejected)
+            new = taken.get(seq)
+            # Where steps overlap, masks are made while the next step computes.
+            if new and new[-1].error is None and not self.runner.overlaps:
+                new += [Draw(chunk, token, None) for token in seq.forced()]
         for part in results.scores:
             if part.chunk.seq in taken:
                 self._score(part.chunk.seq, part.logprobs, drew=bool(taken[part.chunk.seq]))
@@ -246,7 +275,7 @@ class Engine:
             seq.first_token_s = seq.first_token_s or self._clock()
             self._figures.drew(*seq.follow(length))
             self._out.append(seq.drew(draw.id, draw.logprob))
-        ended = seq.rules.check(last.id, seq.n_output)
+        ended = seq.ended()
         rope_len = self._ropes.of(seq.prompt_len, len(seq.tokens))
         if ended is not None:
             self._finish(seq, ended)
@@ -287,7 +316,10 @@ class Engine:
         self._out.append(PromptScores(seq=seq.id, start=start, logprobs=tuple(seq.scores[start:])))
 
     def _finish(self, seq: Sequence, stop: StopRecord, error: WorkerError | None = None) -> None:
-        self.scheduler.finish(seq)
+        if self._grammars.drop(seq):
+            seq.done = True
+        else:
+            self.scheduler.finish(seq)
         self.runner.leave(seq)
         del self._live[seq.id]
         self._out.append(seq.finished(self._clock(), stop, error))

@@ -11,6 +11,7 @@ from typing import Literal
 from msgspec import Struct, structs
 
 from rbee_worker.config import Settings
+from rbee_worker.constraints.words import Words
 from rbee_worker.types import (
     EosToken,
     ModelInfo,
@@ -43,6 +44,7 @@ class Submit(Struct, frozen=True, kw_only=True, tag="submit"):
     prompt_logprobs: bool = False
     pool: Pool | None = None  # a vector is wanted, not tokens: `params` say nothing
     second: int = 0  # the first position of the second of two texts; 0: there is one
+    grammar: str = ""  # what the answer's text must be (constraints/grammar.py); `Words` come first
 
 
 class Cancel(Struct, frozen=True, kw_only=True, tag="cancel"):
@@ -56,7 +58,7 @@ class Shutdown(Struct, frozen=True, kw_only=True, tag="shutdown"):
     """Leave the loop and the process."""
 
 
-Command = Configure | Submit | Cancel | Shutdown
+Command = Configure | Words | Submit | Cancel | Shutdown
 
 # ---- engine -> client
 

@@ -23,6 +23,7 @@ from rbee_worker.engine.sequence import Sequence
 from rbee_worker.engine.step_numbers import ScoreRows, Step, StepBuilder
 from rbee_worker.ops.backend import Executable, StateMemory
 from rbee_worker.ops.batch import Array, Batch
+from rbee_worker.ops.sampling import Bits
 from rbee_worker.state.specs import Fixed
 from rbee_worker.types import TokenLogprob
 
@@ -71,6 +72,7 @@ class Launched(Struct):
     sampling_start_us: float = 0.0
     sampling_us: float = 0.0
     logits: Array = None  # of the rows that draw
+    masks: dict[int, Bits] = {}  # by row: the tokens that a constraint allows
     at_once: Seq[int] = ()  # the rows of `drawing`; the others are drawn one after another
     drawing: Drawing | None = None  # draws that were not waited for yet
     results: Results = msgspec.field(default_factory=Results)
@@ -212,7 +214,10 @@ class Runner:
         return found
 
     def _draw(self, step: Step, logits: Array, launched: Launched) -> None:
-        """One token for each row that draws: logits [P, vocab], with those rows first, in order."""
+        """One token for each row that draws: logits [P, vocab], with those rows first, in order.
+
+        Masks are made here, while a backend that overlaps its steps computes the logits."""
+        launched.masks = _masks(step)
         launched.sampling_start_us = self._now_us()
         slots, indices, expected = [c.seq.slot for c in step.draws], step.indices, step.expected
         rows: Seq[int] = range(len(slots))
@@ -224,8 +229,11 @@ class Runner:
             expected = [NONE if r in alone else expected[r] for r in rows]
             logits = logits[rows]
         launched.at_once = rows
+        masks = launched.masks
+        if masks and len(rows) < len(step.draws):
+            masks = {at: masks[row] for at, row in enumerate(rows) if row in masks}
         launched.drawing = self._sampler.sample(
-            logits, self._sampler.prepare(slots, indices, expected)
+            logits, self._sampler.prepare(slots, indices, expected, masks)
         )
 
     def _wait(self, launched: Launched) -> None:
@@ -238,15 +246,17 @@ class Runner:
         for row in range(len(step.draws)) if len(launched.at_once) < len(step.draws) else ():
             before = found.get(row - 1)
             if _follows(step, row) and before is not None and before.id == step.expected[row - 1]:
-                found |= self._draws(step, [row], self._draw_one(step, row, launched.logits))
+                found |= self._draws(step, [row], self._draw_one(launched, row))
         launched.results.draws = [found[row] for row in sorted(found)]
         launched.drawing = launched.logits = None
         launched.sampling_us = self._now_us() - launched.sampling_start_us
 
-    def _draw_one(self, step: Step, row: int, logits: Array) -> Sampled:
+    def _draw_one(self, launched: Launched, row: int) -> Sampled:
         """Draw a row whose penalties depend on the draws before it, which are collected."""
+        step, logits = launched.step, launched.logits
         slot, index = step.draws[row].seq.slot, step.indices[row]
-        prepared = self._sampler.prepare([slot], [index])
+        masks = {0: launched.masks[row]} if row in launched.masks else {}
+        prepared = self._sampler.prepare([slot], [index], (), masks)
         return self._sampler.collect(self._sampler.sample(logits[row : row + 1], prepared))
 
     def _draws(self, step: Step, rows: Seq[int], sampled: Sampled) -> dict[int, Draw]:
@@ -257,6 +267,9 @@ class Runner:
             if id_ != REJECTED
         }
         for at, error in sampled.errors.items():
+            matcher = step.draws[rows[at]].seq.matcher
+            why = matcher.error if matcher is not None else ""
+            error = f"the constraint cannot be followed: {why}" if why else error
             found[rows[at]] = replace(found[rows[at]], error=error)
         return found
 
@@ -285,6 +298,19 @@ class Runner:
             prompts=len(prompts),
             drawn=len(launched.results.draws),
         )
+
+
+def _masks(step: Step) -> dict[int, Bits]:
+    """The tokens that each drawing row of a sequence with a constraint may draw, by row."""
+    found: dict[int, Bits] = {}
+    row, draws = 0, step.draws
+    while row < len(draws):
+        chunk = draws[row]
+        masks = chunk.seq.masks(chunk.draft)
+        if masks is not None:
+            found |= enumerate(masks, row)
+        row += chunk.draws
+    return found
 
 
 def _follows(step: Step, row: int) -> bool:

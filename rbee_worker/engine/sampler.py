@@ -1,8 +1,9 @@
 """Draws one token for each row of logits: prepared here, computed by the backend for all rows.
 
-Order of operations: logit_bias, penalties (repetition, presence, frequency), temperature, top_k,
-top_p, min_p, draw. Temperature 0 is the argmax after bias and penalties, ties to the lower id. A
-row's token depends on its own logits, parameters and history only, bit for bit.
+Order of operations: logit_bias, penalties (repetition, presence, frequency), the tokens that a
+constraint allows, temperature, top_k, top_p, min_p, draw. Temperature 0 is the argmax after bias,
+penalties and constraint, ties to the lower id. A row's token depends on its own logits, parameters
+and history only, bit for bit.
 
 A *slot* is the engine's number for a running sequence, 0 .. max_seqs-1. The *index* of a draw is
 the position that its token will have in the sequence. It determines the uniform number, together
@@ -12,7 +13,7 @@ sequence ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from msgspec import Struct
@@ -20,10 +21,11 @@ from msgspec import Struct
 from rbee_worker.engine.penalties import Change, Penalties
 from rbee_worker.engine.philox import uniforms
 from rbee_worker.ops.batch import Array
-from rbee_worker.ops.sampling import DrawParams, Ids, Sampling
+from rbee_worker.ops.sampling import Bits, DrawParams, Ids, Sampling
 from rbee_worker.types import SamplingParams, TokenLogprob
 
 NONE, REJECTED = -1, -2  # instead of an id: none can be drawn; the draw does not count
+NO_MASKS: Mapping[int, Bits] = {}
 _BLOCK = 64  # uniform numbers computed at once for a slot
 
 
@@ -32,7 +34,7 @@ class Prepared(Struct, frozen=True):
 
     params: None if every row is greedy. change: the edits by bias and penalties, and their rows.
     scored: rows whose log-probabilities are wanted, each with the number of most likely tokens.
-    expected: see `Sampler.prepare`.
+    expected, masks: see `Sampler.prepare`.
     """
 
     count: int
@@ -40,6 +42,7 @@ class Prepared(Struct, frozen=True):
     change: Change | None = None
     scored: dict[int, int] = {}
     expected: Sequence[int] = ()
+    masks: Mapping[int, Bits] = {}
 
 
 class Drawing(Struct, frozen=True):
@@ -117,18 +120,22 @@ class Sampler:
         self._scored.discard(slot)
 
     def prepare(
-        self, slots: Sequence[int], indices: Sequence[int], expected: Sequence[int] = ()
+        self,
+        slots: Sequence[int],
+        indices: Sequence[int],
+        expected: Sequence[int] = (),
+        masks: Mapping[int, Bits] = NO_MASKS,
     ) -> Prepared:
         """The parameters of some rows' draws: row i draws token indices[i] of slots[i]'s sequence.
 
         expected: the token that row i must draw, in a draw that counts itself, for the draw of row
         i + 1 to count, which is computed from that token; NONE if row i + 1 belongs to another
-        sequence. Empty: all draws count.
+        sequence. Empty: all draws count. masks: by row, the tokens that it may draw.
 
         Changes nothing. If draws are counted (see `add`), earlier draws of a row must be collected.
         """
         if self._plain.issuperset(slots):
-            return Prepared(len(slots), expected=expected)
+            return Prepared(len(slots), expected=expected, masks=masks)
         params = [self._draw_params(s, i) for s, i in zip(slots, indices, strict=True)]
         scored = {}
         if not self._scored.isdisjoint(slots):
@@ -140,19 +147,21 @@ class Sampler:
             self._penalties.prepare(slots, indices),
             scored,
             expected,
+            masks,
         )
 
     def sample(self, logits: Array, prepared: Prepared) -> Drawing:
         """Draw from logits [P, V] f32, which are unchanged on return; rows after the prepared ones
         are padding. Does not wait for the ids; `collect` needs the logits."""
         undo = None if prepared.change is None else self._penalties.apply(logits, prepared.change)
-        if prepared.params is None:
+        if prepared.params is None and not prepared.masks:
             ids = self._sampling.greedy(logits)
         else:
             rows, vocab = logits.shape
             assert vocab == self.vocab_size
-            padding = [None] * (rows - len(prepared.params))
-            ids = self._sampling.choose(logits, [*prepared.params, *padding])
+            params = prepared.params or []
+            padding = [None] * (rows - len(params))
+            ids = self._sampling.choose(logits, [*params, *padding], prepared.masks)
         if undo is not None:
             undo(logits)
         return Drawing(prepared, ids, logits)
@@ -215,6 +224,7 @@ def _explain(logits: Array, ids: list[int]) -> dict[int, str]:
             errors[row] = (
                 f"the model's output is not a number for {nan} of {logits.shape[1]} tokens"
                 if nan
-                else "no token can be drawn: every logit is -inf or banned until min_tokens"
+                else "no token can be drawn: every logit is -inf, banned until min_tokens, or not "
+                "allowed by the constraint"
             )
     return errors

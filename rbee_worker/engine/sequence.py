@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rbee_worker.constraints.matcher import Masks, Matcher
 from rbee_worker.engine.lookup import Drafter
 from rbee_worker.engine.messages import Finished, Scheduled, Submit, Tokens
 from rbee_worker.engine.pooling import Pooled
@@ -27,8 +28,9 @@ class Sequence:
     draw and that are not collected yet. waits: the next token can be computed only once these are
     known. whole: all its tokens must be in one step (`StepKV`). pooled: what is known of its
     vector. counted: its draws depend on how often each token was drawn before. drafter: None if
-    nothing is drafted for it. one_row: its drafts cannot be computed here. solo: it was part of a
-    step that failed, and runs alone until one of its steps succeeds.
+    nothing is drafted for it. matcher: None if its text may be anything. one_row: its drafts cannot
+    be computed here. solo: it was part of a step that failed, and runs alone until one of its steps
+    succeeds.
     """
 
     submit: Submit
@@ -47,6 +49,7 @@ class Sequence:
     counted: bool = False
     one_row: bool = False
     drafter: Drafter | None = None
+    matcher: Matcher | None = None
     slot: int = -1  # the sampler's
     solo: bool = False
     strikes: int = 0
@@ -88,9 +91,42 @@ class Sequence:
             if draw.error is not None:
                 return draws[:n]
             self.tokens.append(draw.id)
-            if self.rules.check(draw.id, self.n_output) is not None:
+            if self.ended() is not None:
                 return draws[:n]
         return draws
+
+    def ended(self) -> StopRecord | None:
+        """The record if it ends with its last output token. An answer that is complete is so even
+        where no further token would have fit."""
+        record = self.rules.check(self.tokens[-1], self.n_output)
+        if self.matcher is None or (record is not None and record.token_id is not None):
+            return record
+        self.matcher.follow(self.tokens, self.prompt_len)
+        if self.matcher.complete:
+            return StopRecord(rule="COMPLETE", at=self.n_output, origin="request")
+        return record
+
+    def forced(self) -> list[int]:
+        """Append the next tokens as long as its constraint leaves no choice, up to one that ends
+        it. They are what it would draw, without a step each. Not where a step tells more of a token
+        (log-probabilities) or counts it (penalties)."""
+        found: list[int] = []
+        if self.matcher is None or self.counted or self.submit.params.logprobs is not None:
+            return found
+        while self.ended() is None:
+            token = self.matcher.only()
+            if token is None or self.rules.ends(token):
+                break
+            self.tokens.append(token)
+            found.append(token)
+        return found
+
+    def masks(self, draft: tuple[int, ...]) -> Masks | None:
+        """The tokens that its constraint allows after its last one, and after each of `draft`."""
+        if self.matcher is None:
+            return None
+        self.matcher.follow(self.tokens, self.prompt_len)
+        return self.matcher.masks(draft)
 
     def follow(self, length: int) -> tuple[int, int]:
         """Let the drafter see its first `length` tokens: see `Drafter.follow`."""
@@ -102,7 +138,11 @@ class Sequence:
         if self.drafter is None or self.slot < 0 or self.one_row:
             return ()
         self.drafter.follow(len(self.tokens))
-        return self.drafter.draft()[: max(self.rope_end - len(self.tokens), 0)]
+        draft = self.drafter.draft()[: max(self.rope_end - len(self.tokens), 0)]
+        if self.matcher is not None and draft:
+            self.matcher.follow(self.tokens, self.prompt_len)
+            return draft[: self.matcher.admits(draft)]
+        return draft
 
     @property
     def _blind_end(self) -> int:

@@ -42,6 +42,10 @@ class StopRules:
                 )
         return self.length(n_output)
 
+    def ends(self, token_id: int) -> bool:
+        """Whether this id ends the sequence, at least after min_tokens."""
+        return token_id in self.eos or token_id in self.stop_ids
+
     def length(self, n_output: int) -> StopRecord | None:
         """The record if the sequence may have no more than its n_output tokens."""
         if n_output >= self.max_tokens:

@@ -15,6 +15,35 @@ FeedForward = Callable[[Array, Batch], Array]
 
 
 @dataclass(frozen=True)
+class Scaled:
+    """after * mix(before * x)"""
+
+    ops: Ops
+    mix: Mixer
+    before: float = 1.0
+    after: float = 1.0
+
+    def __call__(self, x: Array, batch: Batch) -> Array:
+        """x [N, dim] -> [N, dim]"""
+        given = x if self.before == 1.0 else self.ops.scale(x, self.before)
+        mixed = self.mix(given, batch)
+        return mixed if self.after == 1.0 else self.ops.scale(mixed, self.after)
+
+
+@dataclass(frozen=True)
+class Both:
+    """first x + second x"""
+
+    ops: Ops
+    first: Mixer
+    second: Mixer
+
+    def __call__(self, x: Array, batch: Batch) -> Array:
+        """x [N, dim] -> [N, dim]"""
+        return self.ops.add(self.first(x, batch), self.second(x, batch))
+
+
+@dataclass(frozen=True)
 class PreNorm:
     """x + s * attention(norm x), then x + s * mlp(norm x); s is residual_scale."""
 
@@ -116,3 +145,15 @@ class SinglePreNorm:
     def __call__(self, x: Array, batch: Batch) -> Array:
         """x [N, dim] -> [N, dim]"""
         return self.ops.add(x, self.mix(self.norm(x), batch), wide=self.wide)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A first block whose input is normed: block(norm x)."""
+
+    norm: Norm
+    block: Callable[[Array, Batch], Array]
+
+    def __call__(self, x: Array, batch: Batch) -> Array:
+        """x [N, dim] -> [N, dim]"""
+        return self.block(self.norm(x), batch)

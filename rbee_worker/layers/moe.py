@@ -49,7 +49,8 @@ class MoE:
     router: map to logits; choice_bias: affects only the choice; scales: factors on experts'
     weights; weigh: whether a token's weights multiply the experts' results or (with one expert per
     token) their input; shared: a feed-forward block for every token; shared_gate: map to a value
-    whose sigmoid multiplies the shared block's result.
+    whose sigmoid multiplies the shared block's result; narrow: maps into and out of the space that
+    the experts work in, which is the model's if there are none.
     """
 
     ops: Ops
@@ -61,6 +62,7 @@ class MoE:
     weigh: Literal["results", "inputs"] = "results"
     shared: FeedForward | None = None
     shared_gate: Linear | None = None
+    narrow: tuple[Linear, Linear] | None = None
 
     def __post_init__(self) -> None:
         assert self.weigh == "results" or self.routing.top_k == 1
@@ -75,10 +77,13 @@ class MoE:
         ids, weights = self.ops.route(
             logits, self.routing, bias=self.choice_bias, scales=self.scales
         )
+        given = x if self.narrow is None else self.narrow[0](x, batch)
         if self.weigh == "inputs":
-            mixed = self.experts(self.ops.multiply(x, weights), ids, None)
+            mixed = self.experts(self.ops.multiply(given, weights), ids, None)
         else:
-            mixed = self.experts(x, ids, weights)
+            mixed = self.experts(given, ids, weights)
+        if self.narrow is not None:
+            mixed = self.narrow[1](mixed, batch)
         if self.shared is None:
             return mixed
         always = self.shared(x, batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rbee_worker.layers.linear import Linear
@@ -15,7 +15,8 @@ CONV, SCAN = "conv", "h"  # tensors of the state
 
 @dataclass(frozen=True)
 class CausalConv:
-    """A convolution per column over a row and the K - 1 rows before it, then `act`.
+    """A convolution per column over a row and the K - 1 rows before it, then `act` (None: no
+    activation).
 
     taps: float32 [K * width], the oldest row's first. The state is tensor `CONV` at `where`.
     """
@@ -23,7 +24,7 @@ class CausalConv:
     ops: Ops
     taps: Array
     bias: Array | None
-    act: Activation
+    act: Activation | None
     where: StateRef
 
     def __call__(self, x: Array, batch: Batch) -> Array:
@@ -36,7 +37,7 @@ class SelectiveSpace:
     """out(scan(conv x) * silu(gate)) of two projections x and gate (Gu & Dao 2023).
 
     into: the projection to x and gate; parameters: from the convolved x to a narrow dt, B and C;
-    norm: applied to each of these three; step: from the narrow dt to one for each column; rates,
+    norms: of these three; step: from the narrow dt to one for each column; rates,
     skip: see `Ops.selective_scan`. where: this layer's place in the state, h is tensor `SCAN`.
 
     Projections are precise, because their errors would last in the state.
@@ -51,15 +52,15 @@ class SelectiveSpace:
     skip: Array
     out: Linear
     where: StateRef
-    norm: Callable[[Array], Array] | None = None
+    norms: Sequence[Callable[[Array], Array]] | None = None
 
     def __call__(self, x: Array, batch: Batch) -> Array:
         """x [N, dim] -> [N, dim]"""
         x, gate = self.into.split(x, batch, precise=True)
         x = self.conv(x, batch)
         dt, b, c = self.parameters.split(x, batch, precise=True)
-        if self.norm is not None:
-            dt, b, c = self.norm(dt), self.norm(b), self.norm(c)
+        if self.norms is not None:
+            dt, b, c = (n(v) for n, v in zip(self.norms, (dt, b, c), strict=True))
         dt = self.step(dt, batch, precise=True)
         mixed = self.ops.selective_scan(
             x, dt, b, c, gate, self.rates, self.skip, self.where, SCAN, batch
@@ -72,9 +73,9 @@ class HeadedSpace:
     """out(norm(scan(conv x) * silu(gate))); x, B and C are convolved together (Dao & Gu 2024).
 
     into: the projection to the gate, to x, B and C, and to dt of each head; shared: the number of
-    columns of B, and of C; bias, rates, skip, groups: see `Ops.ssd`. where: this layer's place in
-    the state, h is tensor `SCAN`. Projections are precise, because their errors would last in the
-    state.
+    columns of B, and of C; bias, rates, skip, groups: see `Ops.ssd`; norm None: there is none.
+    where: this layer's place in the state, h is tensor `SCAN`. Projections are precise, because
+    their errors would last in the state.
     """
 
     ops: Ops
@@ -84,7 +85,7 @@ class HeadedSpace:
     bias: Array
     rates: Array
     skip: Array
-    norm: Callable[[Array], Array]
+    norm: Callable[[Array], Array] | None
     out: Linear
     where: StateRef
     groups: int = 1
@@ -92,10 +93,27 @@ class HeadedSpace:
     def __call__(self, x: Array, batch: Batch) -> Array:
         """x [N, dim] -> [N, dim]"""
         gate, convolved, dt = self.into.split(x, batch, precise=True)
+        mixed = self.scanned(convolved, dt, gate, batch)
+        normed = mixed if self.norm is None else self.norm(mixed)
+        return self.out(normed, batch, precise=True)
+
+    def scanned(self, x: Array, dt: Array, gate: Array | None, batch: Batch) -> Array:
+        """The scan of x, B and C before their convolution, times silu(gate), if there is one."""
         parts = (self.into.widths[0], self.shared, self.shared)
-        x, b, c = self.ops.split(self.conv(convolved, batch), parts)
+        x, b, c = self.ops.split(self.conv(x, batch), parts)
         vectors = (self.bias, self.rates, self.skip)
-        mixed = self.ops.ssd(
+        return self.ops.ssd(
             x, dt, b, c, gate, *vectors, self.where, SCAN, batch, groups=self.groups
         )
-        return self.out(self.norm(mixed), batch, precise=True)
+
+
+class NormedSpace(HeadedSpace):
+    """out(norm(scan(conv x)) * silu(gate)): the norm comes before the gate."""
+
+    def __call__(self, x: Array, batch: Batch) -> Array:
+        """x [N, dim] -> [N, dim]"""
+        gate, convolved, dt = self.into.split(x, batch, precise=True)
+        mixed = self.scanned(convolved, dt, None, batch)
+        normed = mixed if self.norm is None else self.norm(mixed)
+        gated = self.ops.multiply(normed, self.ops.act(gate, "silu"))
+        return self.out(gated, batch, precise=True)

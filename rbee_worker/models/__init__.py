@@ -67,10 +67,11 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen3_moe": Architecture("mixture.Qwen3Moe", "mixture.build_qwen3", "Qwen 3 MoE"),
     "smollm3": Architecture("llama.SmolLM3", "llama.build", "SmolLM3"),
     "granite": Architecture("llama.Granite", "llama.build_granite", "Granite 3"),
-    "granitemoe": Architecture("mixture.GraniteMoe", "mixture.build_granite", "Granite 3 MoE"),
+    "granitemoe": Architecture("granitemoe.Config", "granitemoe.build", "Granite 3 MoE"),
     "granitemoeshared": Architecture(
-        "mixture.GraniteMoeShared", "mixture.build_granite_shared", "Granite 3 MoE, shared"
+        "granitemoe.Shared", "granitemoe.build_shared", "Granite 3 MoE, shared"
     ),
+    "granitemoehybrid": Architecture("granitemoe.Hybrid", "granitemoe.build_hybrid", "Granite 4"),
     "helium": Architecture("llama.Helium", "llama.build_helium", "Helium"),
     "gemma": Architecture("gemma.Config", "gemma.build", "Gemma 1"),
     "gemma2": Architecture("gemma.Gemma2", "gemma.build_second", "Gemma 2"),
@@ -107,6 +108,19 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mamba": Architecture("mamba.Config", "mamba.build", "Mamba"),
     "falcon_mamba": Architecture("mamba.Falcon", "mamba.build", "Falcon-Mamba"),
     "mamba2": Architecture("mamba2.Config", "mamba2.build", "Mamba 2, Codestral Mamba"),
+    "bamba": Architecture("bamba.Config", "bamba.build", "Bamba"),
+    "nemotron_h": Architecture("nemotron_h.Config", "nemotron_h.build", "Nemotron-H, Nemotron 3"),
+    "lfm2": Architecture("lfm2.Config", "lfm2.build", "LFM2"),
+    "lfm2_moe": Architecture("lfm2.Mixture", "lfm2.build_mixture", "LFM2 MoE"),
+    "jamba": Architecture("jamba.Config", "jamba.build", "Jamba"),
+    "recurrent_gemma": Architecture(
+        "recurrent_gemma.Config", "recurrent_gemma.build", "RecurrentGemma"
+    ),
+    "qwen3_next": Architecture("qwen3_next.Config", "qwen3_next.build", "Qwen3-Next"),
+    "falcon_h1": Architecture("falcon_h1.Config", "falcon_h1.build", "Falcon-H1"),
+    "rwkv5": Architecture("rwkv.Config", "rwkv.build", "RWKV 5 (Eagle)"),
+    "rwkv6": Architecture("rwkv.Rwkv6", "rwkv.build_sixth", "RWKV 6 (Finch)"),
+    "rwkv7": Architecture("rwkv7.Config", "rwkv7.build", "RWKV 7 (Goose)"),
 }
 
 ENCODERS: dict[str, Architecture] = {

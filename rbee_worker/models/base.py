@@ -9,7 +9,7 @@ from typing import Protocol
 
 from rbee_worker.layers.linear import Linear
 from rbee_worker.ops import Ops, RopeSpec, Weight
-from rbee_worker.ops.batch import Array, Batch
+from rbee_worker.ops.batch import Array, Batch, Carry
 from rbee_worker.state.specs import StateGroup
 from rbee_worker.types import Purpose
 
@@ -30,7 +30,8 @@ class Decoder:
     context: the longest sequence it was made for, in tokens. positions: a learned table that is
     added to the embeddings. logits_scale: factor on the logits; logits_softcap: bound of the tanh
     soft cap on them. ropes: every rotary table in use. If a table depends on the sequence's length,
-    sequences share cached keys only if they use the same table.
+    sequences share cached keys only if they use the same table. carried: the columns of what the
+    first block hands to all others; 0 if it hands over nothing.
     """
 
     ops: Ops
@@ -49,6 +50,7 @@ class Decoder:
     ropes: tuple[RopeSpec, ...] = ()
     n_parameters: int = 0
     notes: tuple[str, ...] = ()
+    carried: int = 0
 
     @property
     def width(self) -> int:
@@ -93,6 +95,11 @@ class Decoder:
     def layers(self, x: Array, batch: Batch) -> Sequence[Layer]:
         """The blocks, each as a function of the hidden state alone; x [N, dim]: from `embedded`."""
         return [partial(block, batch=batch) for block in self.blocks]
+
+    def carrying(self, x: Array, batch: Batch, carry: Carry) -> Sequence[Layer]:
+        """`layers`, where `carry` holds what the first block hands over: that block sets it, and
+        the others take it from there. Without `carried` it stays unused."""
+        return self.layers(x, batch)
 
     def head(self, rows: Array) -> Array:
         """Hidden states [S, dim] -> logits, float32 [S, vocab]."""

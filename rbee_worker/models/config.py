@@ -97,6 +97,10 @@ INERT = frozenset(
         "time_step_floor",
         "time_step_init_scheme",
         "rescale_prenorm_residual",
+        "mamba_chunk_size",  # how many rows HF's scan computes at once
+        "use_mamba_kernels",
+        "num_logits_to_keep",  # of generation
+        "z_loss_coefficient",
         "use_mambapy",
         "use_falcon_mambapy",
         "use_associative_scan",

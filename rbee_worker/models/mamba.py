@@ -6,19 +6,14 @@ B and C).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
-
-from rbee_worker.checkpoint.ops import floats, packed_floats
-from rbee_worker.errors import CheckpointError
 from rbee_worker.layers.norm import RMSNorm
-from rbee_worker.layers.state_space import CONV, SCAN, SelectiveSpace
+from rbee_worker.layers.state_space import SelectiveSpace
 from rbee_worker.models import state_spaces
 from rbee_worker.models.base import Decoder
+from rbee_worker.models.selective_space import Sizes, rank, selective_space
 from rbee_worker.models.weights import Weights
-from rbee_worker.ops.cells import by_cell, scan_shape
-from rbee_worker.state.specs import Fixed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +26,7 @@ class Config(state_spaces.Config):
     @property
     def rank(self) -> int:
         """Columns of the narrow dt. Raises CheckpointError."""
-        if isinstance(self.time_step_rank, int):
-            return self.time_step_rank
-        if self.time_step_rank != "auto":
-            raise CheckpointError(
-                f"config: time_step_rank is {self.time_step_rank!r}, not a number or auto.",
-                fix="download the checkpoint's config again.",
-            )
-        return -(-self.hidden_size // 16)
+        return rank("time_step_rank", self.time_step_rank, self.hidden_size)
 
     @property
     def parameter_norm(self) -> float | None:
@@ -63,21 +51,9 @@ def build(c: Config, w: Weights) -> Decoder:
 
 
 def _mixer(w: Weights, c: Config) -> SelectiveSpace:
-    inner, states, eps = c.inner, c.state_size, c.parameter_norm
-    shapes = ((CONV, (c.conv_kernel - 1, inner)), (SCAN, scan_shape(states, inner)))
-    where = w.states.add(Fixed(shapes))
-    into = w.linear("in_proj", c.hidden_size, 2 * inner, bias=c.use_bias)
-    of_x = w.linear("x_proj", inner, c.rank + 2 * states)
-    rates = -np.exp(floats(w.floats("A_log", (inner, states))))
-    return SelectiveSpace(
-        ops=w.ops,
-        into=replace(into, widths=(inner, inner)),
-        conv=state_spaces.conv(w, c, inner, where),
-        parameters=replace(of_x, widths=(c.rank, states, states)),
-        step=w.linear("dt_proj", c.rank, inner, bias=True),
-        rates=w.ops.vector([packed_floats(by_cell(rates.T))]),
-        skip=w.ops.vector([w.packed("D", (inner,))]),
-        out=w.linear("out_proj", inner, c.hidden_size, bias=c.use_bias),
-        where=where,
-        norm=None if eps is None else RMSNorm(w.ops, None, eps),
+    eps = c.parameter_norm
+    sizes = Sizes(c.hidden_size, c.inner, c.state_size, c.rank, c.conv_kernel)
+    norms = None if eps is None else [RMSNorm(w.ops, None, eps)] * 3
+    return selective_space(
+        w, sizes, act=c.hidden_act, bias=c.use_bias, conv_bias=c.use_conv_bias, norms=norms
     )

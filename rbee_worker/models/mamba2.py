@@ -6,21 +6,14 @@ normed per group.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
-
-from rbee_worker.checkpoint.ops import floats, packed_floats
-from rbee_worker.errors import CheckpointError, UnsupportedModel
-from rbee_worker.layers.norm import GroupNorm
-from rbee_worker.layers.state_space import CONV, SCAN, HeadedSpace
+from rbee_worker.layers.state_space import HeadedSpace
 from rbee_worker.models import state_spaces
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.config import positive
+from rbee_worker.models.headed_space import Sizes, check, headed_space
 from rbee_worker.models.weights import Weights
-from rbee_worker.ops.cells import scan_shape
-from rbee_worker.state.specs import Fixed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,47 +34,19 @@ class Config(state_spaces.Config):
 
 def build(c: Config, w: Weights) -> Decoder:
     """The model, from weights at the cursor `w`. Raises CheckpointError, UnsupportedModel."""
-    positive("config", heads=c.num_heads, groups=c.n_groups, hidden=c.hidden_size)
-    if c.num_heads * c.width != c.inner:
-        raise CheckpointError(
-            f"config: {c.num_heads} heads of {c.width} columns do not make the {c.inner} columns "
-            "that expand and hidden_size give.",
-            fix="download the checkpoint's config again.",
-        )
-    if c.num_heads % c.n_groups:
-        raise CheckpointError(
-            f"config: {c.num_heads} heads do not make {c.n_groups} equal groups.",
-            fix="download the checkpoint's config again.",
-        )
-    if c.time_step_limit not in (None, [0.0, math.inf]):
-        raise UnsupportedModel(
-            f"config: time_step_limit is {c.time_step_limit}, which is not supported.",
-            fix="use a model without a limit: published ones have [0.0, Infinity].",
-        )
-    return state_spaces.build(c, w, lambda at: _mixer(at, c), head_dim=c.width)
+    positive("config", heads=c.num_heads)
+    sizes = Sizes(c.hidden_size, c.inner, c.num_heads, c.n_groups, c.state_size, c.conv_kernel)
+    check(sizes, c.width, c.time_step_limit)
 
+    def mixer(at: Weights) -> HeadedSpace:
+        return headed_space(
+            at,
+            sizes,
+            act=c.hidden_act,
+            eps=c.layer_norm_epsilon,
+            bias=c.use_bias,
+            out_bias=c.use_bias,
+            conv_bias=c.use_conv_bias,
+        )
 
-def _mixer(w: Weights, c: Config) -> HeadedSpace:
-    inner, heads, shared = c.inner, c.num_heads, c.n_groups * c.state_size
-    convolved = inner + 2 * shared
-    shapes = (
-        (CONV, (c.conv_kernel - 1, convolved)),
-        (SCAN, scan_shape(c.state_size, c.width, heads)),
-    )
-    where = w.states.add(Fixed(shapes))
-    into = w.linear("in_proj", c.hidden_size, inner + convolved + heads, bias=c.use_bias)
-    rates = -np.exp(floats(w.floats("A_log", (heads,))))
-    gains = w.ops.vector([w.packed("norm.weight", (inner,))])
-    return HeadedSpace(
-        ops=w.ops,
-        into=replace(into, widths=(inner, convolved, heads)),
-        conv=state_spaces.conv(w, c, convolved, where),
-        shared=shared,
-        bias=w.ops.vector([w.packed("dt_bias", (heads,))]),
-        rates=w.ops.vector([packed_floats(rates)]),
-        skip=w.ops.vector([w.packed("D", (heads,))]),
-        norm=GroupNorm(w.ops, gains, c.layer_norm_epsilon, c.n_groups),
-        out=w.linear("out_proj", inner, c.hidden_size, bias=c.use_bias),
-        where=where,
-        groups=c.n_groups,
-    )
+    return state_spaces.build(c, w, mixer)

@@ -1,8 +1,8 @@
 """Llama-shaped families with a mixture of experts.
 
 model_type: mixtral (Jiang et al. 2024), qwen2_moe (with a gated expert that all tokens share; Qwen
-2024), qwen3_moe (without one; 2025), granitemoe and granitemoeshared (fused experts; IBM 2024).
-GGUF files have one tensor each for the gate, up and down of all experts.
+2024), qwen3_moe (without one; 2025). GGUF files have one tensor each for the gate, up and down of
+all experts.
 """
 
 from __future__ import annotations
@@ -10,16 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rbee_worker.layers.blocks import FeedForward
-from rbee_worker.layers.mlp import GatedMLP
-from rbee_worker.layers.moe import Experts, MoE
-from rbee_worker.models import parts, prenorm
+from rbee_worker.layers.moe import MoE
+from rbee_worker.models import parts, prenorm, qwen_experts
 from rbee_worker.models.base import Decoder
-from rbee_worker.models.config import FULL, SLIDING, MixedConfig, WindowConfig, activation, positive
-from rbee_worker.models.experts import gated_experts, load_fused, plain_routing
+from rbee_worker.models.config import FULL, SLIDING, MixedConfig, WindowConfig
+from rbee_worker.models.experts import gated_experts, plain_routing
 from rbee_worker.models.layer_plan import LayerPlan
 from rbee_worker.models.weights import Weights
-from rbee_worker.ops import Routing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +32,9 @@ class Mixtral(WindowConfig, prenorm.Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class QwenExperts(prenorm.Config):
-    """The mixtures' keys. Every decoder_sparse_step-th layer has experts, except
-    mlp_only_layers."""
+class QwenExperts(qwen_experts.Config):
+    """The keys that Qwen 2 and 3 have besides."""
 
-    num_experts: int
-    num_experts_per_tok: int
-    moe_intermediate_size: int
-    norm_topk_prob: bool = False
-    decoder_sparse_step: int = 1
-    mlp_only_layers: list[int] | None = None
     use_sliding_window: bool = False
     sliding_window: int | None = 4096
     max_position_embeddings: int = 32768
@@ -85,26 +75,6 @@ class Qwen3Moe(QwenExperts, WindowConfig):
     attention_bias: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class GraniteMoe(prenorm.Config):
-    """Granite's own keys; an expert is intermediate_size wide."""
-
-    attention_bias: bool = False
-    embedding_multiplier: float = 1.0
-    attention_multiplier: float | None = 1.0  # None means 1 / sqrt(head width)
-    residual_multiplier: float = 1.0
-    logits_scaling: float = 1.0
-    num_local_experts: int = 8
-    num_experts_per_tok: int = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class GraniteMoeShared(GraniteMoe):
-    """Granite's keys with a feed-forward block that all tokens share."""
-
-    shared_intermediate_size: int = 0
-
-
 def build_mixtral(c: Mixtral, w: Weights) -> Decoder:
     """mixtral. Raises CheckpointError, UnsupportedModel."""
     count = c.num_local_experts
@@ -122,93 +92,11 @@ def build_mixtral(c: Mixtral, w: Weights) -> Decoder:
 
 def build_qwen2(c: Qwen2Moe, w: Weights) -> Decoder:
     """qwen2_moe. Raises CheckpointError, UnsupportedModel."""
-    routing = _qwen_routing(c)
-
-    def feed_forward(at: Weights, layer: LayerPlan) -> FeedForward:
-        moe, shared = at.sub("mlp"), c.shared_expert_intermediate_size
-        if not _is_mixture(c, layer):
-            return parts.gated_mlp(moe, c)
-        return MoE(
-            ops=w.ops,
-            router=moe.linear("gate", c.hidden_size, c.num_experts),
-            routing=routing,
-            experts=gated_experts(moe.sub("experts"), c, c.num_experts, c.moe_intermediate_size),
-            shared=parts.gated_mlp(moe.sub("shared_expert"), c, inner=shared) if shared else None,
-            shared_gate=moe.linear("shared_expert_gate", c.hidden_size, 1) if shared else None,
-        )
-
-    return prenorm.build(c, w, feed_forward, bias=c.qkv_bias)
+    shared = c.shared_expert_intermediate_size
+    return prenorm.build(c, w, qwen_experts.feed_forward(c, shared), bias=c.qkv_bias)
 
 
 def build_qwen3(c: Qwen3Moe, w: Weights) -> Decoder:
     """qwen3_moe. Raises CheckpointError, UnsupportedModel."""
-    routing, biases = _qwen_routing(c), c.attention_bias
-
-    def feed_forward(at: Weights, layer: LayerPlan) -> FeedForward:
-        moe = at.sub("mlp")
-        if not _is_mixture(c, layer):
-            return parts.gated_mlp(moe, c)
-        experts = gated_experts(moe.sub("experts"), c, c.num_experts, c.moe_intermediate_size)
-        return MoE(w.ops, moe.linear("gate", c.hidden_size, c.num_experts), routing, experts)
-
+    biases, feed_forward = c.attention_bias, qwen_experts.feed_forward(c, 0)
     return prenorm.build(c, w, feed_forward, bias=biases, out_bias=biases, qk_norm=parts.head_norms)
-
-
-def build_granite(c: GraniteMoe, w: Weights) -> Decoder:
-    """granitemoe. Raises CheckpointError, UnsupportedModel."""
-    return _granite(c, w, 0)
-
-
-def build_granite_shared(c: GraniteMoeShared, w: Weights) -> Decoder:
-    """granitemoeshared. Raises CheckpointError, UnsupportedModel."""
-    return _granite(c, w, c.shared_intermediate_size)
-
-
-def _granite(c: GraniteMoe, w: Weights, width: int) -> Decoder:
-    """width: of the feed-forward block that all tokens share; 0: there is none."""
-    dim, count, inner = c.hidden_size, c.num_local_experts, c.intermediate_size
-    routing, act = (
-        plain_routing(count, c.num_experts_per_tok, normalise=True),
-        activation(c.hidden_act),
-    )
-
-    def shared(at: Weights) -> GatedMLP:
-        names = ("gate_proj", "up_proj")
-        both = at.linear(names, dim, (width, width), fused="input_linear")
-        return GatedMLP(w.ops, both, at.linear("output_linear", width, dim), act)
-
-    def feed_forward(at: Weights, layer: LayerPlan) -> MoE:
-        moe = at.sub("block_sparse_moe")
-        if moe.has("input_linear.weight"):
-            up = load_fused(moe, "input_linear.weight", count, dim, 2 * inner)
-            down = load_fused(moe, "output_linear.weight", count, inner, dim)
-            experts = Experts(w.ops, up, down, act)
-        else:
-            experts = gated_experts(moe.sub("experts"), c, count, inner)
-        return MoE(
-            ops=w.ops,
-            router=moe.linear("router.layer", dim, count),
-            routing=routing,
-            experts=experts,
-            shared=shared(at.sub("shared_mlp")) if width else None,
-        )
-
-    return prenorm.build(
-        c,
-        w,
-        feed_forward,
-        bias=c.attention_bias,
-        out_bias=c.attention_bias,
-        attention_scale=c.attention_multiplier,
-        by=prenorm.multipliers(c.embedding_multiplier, c.residual_multiplier, c.logits_scaling),
-    )
-
-
-def _is_mixture(c: QwenExperts, layer: LayerPlan) -> bool:
-    dense = layer.number in (c.mlp_only_layers or ())
-    return not dense and (layer.number + 1) % c.decoder_sparse_step == 0
-
-
-def _qwen_routing(c: QwenExperts) -> Routing:
-    positive("config", decoder_sparse_step=c.decoder_sparse_step, width=c.moe_intermediate_size)
-    return plain_routing(c.num_experts, c.num_experts_per_tok, normalise=c.norm_topk_prob)

@@ -123,33 +123,43 @@ def alibi(w: Weights, heads: int, *, max_bias: float = 8.0, scale: float = 1.0) 
 
 
 def gated_mlp(
-    w: Weights, c: DecoderConfig, *, act: str = "", bias: bool = False, inner: int = 0
+    w: Weights,
+    c: DecoderConfig,
+    *,
+    act: str = "",
+    bias: bool = False,
+    inner: int = 0,
+    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
 ) -> GatedMLP:
-    """gate_proj and up_proj (or gate_up_proj) and down_proj at the cursor. act, inner: in place of
-    the config's hidden_act and intermediate_size."""
-    width = inner or c.intermediate_size
+    """gate_proj and up_proj (or gate_up_proj) and down_proj at the cursor, or `names` in their
+    place. act, inner: in place of the config's hidden_act and intermediate_size."""
+    width, (gate, up, down) = inner or c.intermediate_size, names
+    sizes = (c.hidden_size, (width, width))
     return GatedMLP(
         ops=w.ops,
-        gate_up=w.linear(
-            ("gate_proj", "up_proj"),
-            c.hidden_size,
-            (width, width),
-            bias=bias,
-            fused="gate_up_proj",
-        ),
-        down=w.linear("down_proj", width, c.hidden_size, bias=bias),
+        gate_up=w.linear((gate, up), *sizes, bias=bias, fused="gate_up_proj"),
+        down=w.linear(down, width, c.hidden_size, bias=bias),
         act=activation(act or c.hidden_act),
     )
 
 
 def plain_mlp(
-    w: Weights, c: DecoderConfig, up: str, down: str, *, act: str = "", bias: bool = False
+    w: Weights,
+    c: DecoderConfig,
+    up: str,
+    down: str,
+    *,
+    act: str = "",
+    bias: bool = False,
+    inner: int = 0,
 ) -> PlainMLP:
-    """`up` and `down` at the cursor; act: in place of the config's hidden_act."""
+    """`up` and `down` at the cursor. act, inner: in place of the config's hidden_act and
+    intermediate_size."""
+    width = inner or c.intermediate_size
     return PlainMLP(
         ops=w.ops,
-        up=w.linear(up, c.hidden_size, c.intermediate_size, bias=bias),
-        down=w.linear(down, c.intermediate_size, c.hidden_size, bias=bias),
+        up=w.linear(up, c.hidden_size, width, bias=bias),
+        down=w.linear(down, width, c.hidden_size, bias=bias),
         act=activation(act or c.hidden_act),
     )
 

@@ -22,10 +22,9 @@ from rbee_worker.ops import Routing
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(DecoderConfig):
+class Routed(DecoderConfig):
     """The mixture's keys. Without n_routed_experts, no layer has experts."""
 
-    first_k_dense_replace: int | None = 0
     n_routed_experts: int | None = None
     n_shared_experts: int | None = None
     num_experts_per_tok: int | None = None
@@ -36,8 +35,15 @@ class Config(DecoderConfig):
     routed_scaling_factor: float = 1.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Config(Routed):
+    """The key of the layers before the first mixture."""
+
+    first_k_dense_replace: int | None = 0
+
+
 def routing(
-    c: Config, score: Literal["softmax", "sigmoid"], *, grouped: bool = True
+    c: Routed, score: Literal["softmax", "sigmoid"], *, grouped: bool = True
 ) -> Routing | None:
     """How tokens choose experts; None: no layer has any. grouped: use n_group and topk_group.
 

@@ -7,18 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
-from rbee_worker.checkpoint.ops import floats, packed_floats
-from rbee_worker.errors import UnsupportedModel
 from rbee_worker.layers.blocks import Mixer, SinglePreNorm
-from rbee_worker.layers.state_space import CausalConv
 from rbee_worker.models import parts
 from rbee_worker.models.base import Decoder
-from rbee_worker.models.config import RecurrentConfig, activation, positive
+from rbee_worker.models.causal_conv import check_kernel
+from rbee_worker.models.config import RecurrentConfig, positive
 from rbee_worker.models.layer_plan import LayerPlan, plan_layers
 from rbee_worker.models.weights import Weights
-from rbee_worker.state.specs import StateRef
 
 NAMES = parts.Names(embed="backbone.embeddings", layers="backbone.layers")
 
@@ -54,11 +49,7 @@ def build(c: Config, w: Weights, mixer: Callable[[Weights], Mixer], **sizes: int
         state=c.state_size,
         **sizes,
     )
-    if c.conv_kernel < 2:
-        raise UnsupportedModel(
-            f"config: conv_kernel is {c.conv_kernel}; convolutions have at least 2 rows here.",
-            fix="check the config: published models of this architecture have 4.",
-        )
+    check_kernel(c.conv_kernel)
 
     def block(at: Weights, layer: LayerPlan) -> SinglePreNorm:
         norm = at.rms_norm("norm", c.hidden_size, c.layer_norm_epsilon)
@@ -66,15 +57,3 @@ def build(c: Config, w: Weights, mixer: Callable[[Weights], Mixer], **sizes: int
 
     norm = w.rms_norm("backbone.norm_f", c.hidden_size, c.layer_norm_epsilon)
     return parts.decoder(w, c, plan_layers(c, None), block, norm, names=NAMES)
-
-
-def conv(w: Weights, c: Config, width: int, where: StateRef) -> CausalConv:
-    """conv1d at the cursor, with `width` columns."""
-    taps = floats(w.floats("conv1d.weight", (width, 1, c.conv_kernel)))
-    return CausalConv(
-        ops=w.ops,
-        taps=w.ops.vector([packed_floats(np.ascontiguousarray(taps[:, 0].T))]),
-        bias=w.ops.vector([w.packed("conv1d.bias", (width,))]) if c.use_conv_bias else None,
-        act=activation(c.hidden_act),
-        where=where,
-    )

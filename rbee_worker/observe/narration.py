@@ -16,6 +16,7 @@ LOADER = "loader"
 
 _STOPS = {
     "CONTEXT_FULL": "the context is full",
+    "COMPLETE": "under its constraint nothing can follow",
     "CANCELLED": "cancelled",
     "TIMEOUT": "ran out of time",
     "ERROR": "an error",
@@ -51,6 +52,14 @@ def drafted(job_id: str, drafted: int, accepted: int) -> Narration:
     """At the end: tokens that were guessed before they were drawn, and those that came."""
     human = f"{_count(drafted, 'token')} of the answer drafted, {accepted:,} of them drawn."
     return Narration(actor=ENGINE, action="drafted", target=job_id, human=human, job_id=job_id)
+
+
+def reasoning_ended(job_id: str, tokens: int) -> Narration:
+    """The reasoning has used its budget: its end is written, and the answer begins."""
+    human = f"{_count(tokens, 'token')} of reasoning: that is its budget. The answer begins."
+    return Narration(
+        actor=TOKENIZER, action="reasoning_ended", target=job_id, human=human, job_id=job_id
+    )
 
 
 def rescaled(job_id: str, tokens: int, past: int) -> Narration:
@@ -114,6 +123,8 @@ def why_stopped(stop: StopRecord) -> str:
     if stop.rule == "STOP_SEQUENCE":
         if stop.sequence is not None:
             return f"stop string {stop.sequence!r}"
+        if stop.origin == "parallel_tool_calls":
+            return "one tool call"
         return f"stop token {stop.token_text or stop.token_id}"
     if stop.rule == "MAX_TOKENS":
         origin = f" ({stop.origin})" if stop.origin else ""

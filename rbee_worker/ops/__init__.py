@@ -16,8 +16,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rbee_worker.errors import UnsupportedModel
+from rbee_worker.ops.gated_delta import GatedDelta
 from rbee_worker.ops.operands import Activation, RopeSpec, Routing, Weight
 from rbee_worker.ops.recurrences import Recurrences
+from rbee_worker.ops.rg_lru import RgLru
+from rbee_worker.ops.wkv import Wkv
 
 if TYPE_CHECKING:
     from rbee_worker.checkpoint.formats import Packed
@@ -25,10 +28,10 @@ if TYPE_CHECKING:
     from rbee_worker.ops.sampling import Sampling
     from rbee_worker.state.specs import StateRef
 
-__all__ = ["Activation", "Ops", "RopeSpec", "Routing", "Weight"]
+__all__ = ["OPERATIONS", "Activation", "Ops", "RopeSpec", "Routing", "Weight"]
 
 
-class Ops(Recurrences, ABC):
+class Ops(Recurrences, RgLru, GatedDelta, Wkv, ABC):
     """A backend's operations. `device` and `dtype` (of computing) never change."""
 
     name: str
@@ -132,7 +135,10 @@ class Ops(Recurrences, ABC):
     def layer_norm(
         self, x: Array, weight: Array | None, bias: Array | None, eps: float, *, heads: int = 1
     ) -> Array:
-        """(x - mean) / sqrt(var + eps) * weight + bias, each of `heads` equal parts of a row."""
+        """(x - mean) / sqrt(var + eps) * weight + bias, each of `heads` equal parts of a row.
+
+        weight and bias have the width of a part, or that of the row: then each part has its own.
+        """
 
     @abstractmethod
     def add_rms_norm(
@@ -258,3 +264,7 @@ class Ops(Recurrences, ABC):
         sequence only: keys are processed in spans at absolute positions 0, 256, ..., and partial
         results are combined in span order.
         """
+
+
+# Every operation, those that a backend may lack among them.
+OPERATIONS = Ops.__abstractmethods__ | {"previous", "lerp", "wkv", "wkv_delta"}

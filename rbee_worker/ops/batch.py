@@ -116,6 +116,13 @@ class FixedMemory:
 Memory = PagedMemory | FixedMemory
 
 
+@dataclass
+class Carry:
+    """What the first block of a model hands to all others, while one batch is computed."""
+
+    value: Array | None = None
+
+
 @dataclass(frozen=True)
 class Batch:
     """All that a model sees: N rows of B sequences, of which S are sampled.

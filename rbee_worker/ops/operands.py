@@ -58,7 +58,7 @@ class Routing:
     others.
     group_score: experts form `groups` equal groups of neighbours; only those of the `top_groups`
     best groups can be chosen. A group's score is its best expert's, or the sum of its best two.
-    normalise: divide the weights by their sum; scale: then multiply them by this.
+    normalise: divide the weights by their sum plus `floor`; scale: then multiply them by this.
     """
 
     top_k: int
@@ -69,3 +69,4 @@ class Routing:
     top_groups: int = 1
     group_score: Literal["best", "best two"] = "best"
     jitter: float = 0.0
+    floor: float = 1e-20

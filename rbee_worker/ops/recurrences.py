@@ -82,7 +82,7 @@ class Recurrences(ABC):
         dt: Array,
         b: Array,
         c: Array,
-        gate: Array,
+        gate: Array | None,
         bias: Array,
         rates: Array,
         skip: Array,
@@ -97,7 +97,8 @@ class Recurrences(ABC):
 
             h_t[n, i] = exp(s_t * rate) * h_{t-1}[n, i] + s_t * x_t[i] * b_t[n]
 
-        with s = log(1 + exp(dt + bias)). dt [N, heads]; x, gate [N, heads * columns], head by head;
-        b, c [N, groups * states] -> y, shaped as x. bias, rates (none positive), skip: float32
-        [heads]. The state is h, float32 of shape `scan_shape(states, columns, heads)`.
+        with s = log(1 + exp(dt + bias)); gate None: y is not gated. dt [N, heads]; x, gate
+        [N, heads * columns], head by head; b, c [N, groups * states] -> y, shaped as x. bias, rates
+        (none positive), skip: float32 [heads]. The state is h, float32 of shape
+        `scan_shape(states, columns, heads)`.
         """

@@ -6,7 +6,7 @@ Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from rbee_worker.types import TokenLogprob
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bits = NDArray[np.uint32]  # by id: bit id % 32 of word id // 32; at least a bit for every token
 
 BIAS, BANNED, WINDOW, OUTPUT = range(4)  # columns of an entry
 REPETITION, PRESENCE, FREQUENCY = range(3)  # columns of a slot's factors
@@ -138,9 +139,17 @@ class Sampling(Protocol):
         nothing above -inf."""
         ...
 
-    def choose(self, logits: Array, params: Sequence[DrawParams | None]) -> Ids:
+    def choose(
+        self,
+        logits: Array,
+        params: Sequence[DrawParams | None],
+        masks: Mapping[int, Bits] | None = None,
+    ) -> Ids:
         """One id per row: drawn as `reference/sampling/filters.py` defines it, or chosen as by
-        `greedy` if the row's parameters are None."""
+        `greedy` if the row's parameters are None.
+
+        masks: by row, the tokens that it may draw: all others count as -inf.
+        """
         ...
 
     def score(

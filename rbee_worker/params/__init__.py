@@ -4,6 +4,16 @@ Torch-free. `PARAMETERS` is the one list; resolving, /info and the command line 
 """
 
 from rbee_worker.params.command_line import Option, from_text, options
+from rbee_worker.params.constraint import asks_for_constraint
+from rbee_worker.params.conversation import (
+    ChatFields,
+    PromptFields,
+    chat_options,
+    reasoning_args,
+    shown_tools,
+    split_options,
+    switch_of,
+)
 from rbee_worker.params.parameter import Parameter, Surface
 from rbee_worker.params.request import (
     PROMPTS,
@@ -27,10 +37,14 @@ __all__ = [
     "MOST_GUESSES",
     "PARAMETERS",
     "PROMPTS",
+    "ChatFields",
     "Option",
     "Parameter",
+    "PromptFields",
     "Rules",
     "Surface",
+    "asks_for_constraint",
+    "chat_options",
     "check_request",
     "describe",
     "fit",
@@ -42,7 +56,11 @@ __all__ = [
     "nearest",
     "options",
     "prompt_faults",
+    "reasoning_args",
     "report",
     "resolve",
+    "shown_tools",
     "split",
+    "split_options",
+    "switch_of",
 ]

@@ -78,6 +78,46 @@ TRANSPORT = (
         "chat",
         kind="boolean",
     ),
+    _transport("tools", "functions that the model may call", "job", "chat"),
+    _transport(
+        "tool_choice",
+        "auto; none: no tool is offered; required: one at least is called; or the tool to call",
+        "job",
+        "chat",
+        default="auto",
+    ),
+    _transport(
+        "parallel_tool_calls",
+        "false: the answer ends where a second call begins",
+        "job",
+        "chat",
+        default=True,
+        kind="boolean",
+    ),
+    _transport(
+        "reasoning_effort",
+        "none, minimal, low, medium, high or xhigh, for templates that read it; for those that "
+        "can only switch reasoning on and off, all but none switch it on",
+        "job",
+        "chat",
+    ),
+    _transport(
+        "enable_thinking", "the template's switch for reasoning", "job", "chat", kind="boolean"
+    ),
+    _transport(
+        "reasoning_format",
+        "auto: reasoning is told apart from the text; none: it stays in it, marks included",
+        "job",
+        "chat",
+        default="auto",
+    ),
+    _transport(
+        "chat_defaults",
+        "the sampling defaults are those of chats",
+        "job",
+        default=False,
+        kind="boolean",
+    ),
     _transport("trace", "put the job's phases into its end event", "job", default=False),
 )
 
@@ -91,21 +131,13 @@ INERT = (
 )
 
 UNSUPPORTED = (
-    _unsupported("tools", "tool calls", [], aliases=("functions",)),
-    _unsupported("tool_choice", "tool calls", "none", aliases=("function_call",)),
-    _unsupported("parallel_tool_calls", "tool calls", False),
-    _unsupported("response_format", "constrained output", {"type": "text"}),
-    _unsupported("grammar", "constrained output", ""),
-    _unsupported("json_schema", "constrained output"),
-    _unsupported("guided_json", "constrained output"),
-    _unsupported("guided_regex", "constrained output"),
-    _unsupported("guided_choice", "constrained output"),
+    _unsupported("functions", "tool calls in their first form: use tools", []),
+    _unsupported("function_call", "tool calls in their first form: use tool_choice", "none"),
     _unsupported("suffix", "text after the answer", ""),
     _unsupported("chat_template", "a template of the request's own: only the model's is used"),
     _unsupported("modalities", "answers other than text", ["text"]),
     _unsupported("audio", "spoken answers"),
     _unsupported("prediction", "predicted output"),
-    _unsupported("reasoning_effort", "reasoning effort", "none"),
     _unsupported("web_search_options", "web search"),
     _unsupported("use_beam_search", "beam search", False),
     _unsupported("num_beams", "beam search", 1),

@@ -12,6 +12,7 @@ SURFACES: tuple[Surface, ...] = ("job", "generate", "completions", "chat")
 Kind = Literal["integer", "number", "boolean", "strings", "ids", "biases", "any"]
 Role = Literal[
     "sampling",  # ends up in SamplingParams
+    "constraint",  # all of these together give `SamplingParams.constraint`
     "transport",  # read by the route itself, never by `resolve`
     "inert",  # accepted and ignored, because it cannot have an effect
     "unsupported",  # known but not implemented: only null and the values in `off` are accepted
@@ -39,6 +40,7 @@ class Parameter(Struct, frozen=True, kw_only=True):
     aliases: tuple[str, ...] = ()
     surfaces: tuple[Surface, ...] = SURFACES
     generation: bool = False  # generation_config.json may give the default
+    chat: Any = None  # the default of chats, if it is another
 
     @property
     def range(self) -> str:

@@ -14,7 +14,9 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from rbee_worker.answer import NO_FORMAT, Format
 from rbee_worker.errors import FieldError, InvalidRequest
+from rbee_worker.params.conversation import budget_faults, conversation_faults
 from rbee_worker.params.resolve import resolve
 from rbee_worker.types import EosToken, Request, Resolved
 
@@ -22,6 +24,7 @@ CHARACTERS_PER_TOKEN = 16  # a prompt with more characters per token of context 
 PROMPTS = ("prompt", "messages", "token_ids")  # a request has exactly one of these
 MOST_VALUES = 4096  # values in template_args, at all levels
 MOST_DEPTH = 32
+RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 
 
 class Rules(Struct, frozen=True, kw_only=True):
@@ -29,6 +32,10 @@ class Rules(Struct, frozen=True, kw_only=True):
 
     template: the model's chat template, None if it has none. generation: the model's own sampling
     defaults, {} if they are not to be applied. exempt_ids: the template's special tokens.
+    turn_stops: stop strings of a conversation that gives none, in a chat format without a token for
+    the end of a turn.
+    tool_template: the template of conversations with tools. form: how the model writes reasoning
+    and calls. takes_tools: tools can be offered; prompted: in a system message of the worker's own.
     """
 
     context: int
@@ -38,7 +45,18 @@ class Rules(Struct, frozen=True, kw_only=True):
     generation: Mapping[str, Any] = {}
     exempt_ids: frozenset[int] = frozenset()
     eos: tuple[EosToken, ...] = ()
+    turn_stops: tuple[str, ...] = ()
     lenient: bool = False
+    tool_template: str | None = None
+    form: Format = NO_FORMAT
+    takes_tools: bool = False
+    prompted: bool = False
+
+    def template_for(self, request: Request) -> str:
+        """The template that renders this request's messages, "" if there is none."""
+        if request.chat.offered and self.tool_template is not None:
+            return self.tool_template
+        return self.template or ""
 
     @property
     def most_characters(self) -> int:
@@ -53,7 +71,7 @@ def check_request(request: Request, rules: Rules) -> Resolved:
     """
     faults = prompt_faults(request, rules)
     unread, found = _template_faults(request, rules)
-    faults += found
+    faults += found + conversation_faults(request, rules)
     try:
         resolved = resolve(
             request.params,
@@ -63,13 +81,26 @@ def check_request(request: Request, rules: Rules) -> Resolved:
             generation=rules.generation,
             template_exempt=rules.exempt_ids,
             eos=rules.eos,
+            turn_stops=() if request.messages is None else rules.turn_stops,
             lenient=rules.lenient,
+            chat=request.surface == "chat" or request.chat.chat_defaults,
         )
     except InvalidRequest as error:
         raise InvalidRequest(faults + error.errors) from None
     if resolved.params.echo and request.surface == "chat" and resolved.params.logprobs is not None:
         message = "together with logprobs is for completions and jobs: a chat answer has no place"
         faults.append(FieldError("echo", "without logprobs", f"{message} for the prompt's scores"))
+    faults += budget_faults(request, resolved.params, rules)
+    if request.constraint is not None:  # of the route
+        if resolved.params.constraint is not None:
+            message = "cannot be held together with the form that the rest of the request asks for"
+            faults.append(FieldError(resolved.constraint_field, "one constraint", message))
+        resolved = replace(
+            resolved,
+            params=replace(resolved.params, constraint=request.constraint),
+            origins={**resolved.origins, "constraint": "request"},
+            constraint_field="constraint",
+        )
     if faults:
         raise InvalidRequest(faults)
     return replace(resolved, ignored=resolved.ignored + unread)
@@ -134,7 +165,7 @@ def _template_faults(request: Request, rules: Rules) -> tuple[tuple[str, ...], l
     """Checks the arguments of the chat template and the tokenizer: (names that --lenient lets
     through, faults). A variable that the template never reads has no effect and is a fault."""
     faults = []
-    template = rules.template or ""
+    template = rules.template_for(request)
     chat = request.messages is not None
     turn = (request.add_generation_prompt, request.continue_final_message)
     for name, value in zip(("add_generation_prompt", "continue_final_message"), turn, strict=True):
@@ -157,7 +188,10 @@ def _template_faults(request: Request, rules: Rules) -> tuple[tuple[str, ...], l
         return (), [*faults, FieldError("template_args", limit, message)]
     elif given and rules.template is not None:
         words = set(re.findall(r"\w+", template))
-        unread = [name for name in given if name not in words]
+        for name in RESERVED.intersection(given):
+            message = "is no variable of the template, but a field of the request"
+            faults.append(FieldError(f"template_args.{name}", "another name", message))
+        unread = [name for name in given if name not in words and name not in RESERVED]
         if rules.lenient:
             return tuple(f"template_args.{name[:64]}" for name in unread), faults
         for name in unread:

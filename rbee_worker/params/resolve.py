@@ -2,7 +2,9 @@
 silently ignored.
 
 An absent parameter, or null, takes the model's own default from generation_config.json, or else the
-table's. Origins are "request", "generation_config", "default" and, for a seed, "random".
+table's: in a chat some parameters have a default of their own. Origins are "request",
+"generation_config", "default", "worker default (chat)", for a seed "random", and for the stop
+strings of a chat format "chat_format".
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ from msgspec.structs import asdict, replace
 
 from rbee_worker.errors import MOST_FAULTS, FieldError, InvalidRequest
 from rbee_worker.params.check import check, same, shown
+from rbee_worker.params.constraint import read_constraint
 from rbee_worker.params.foreign import asked
 from rbee_worker.params.parameter import SURFACES, Parameter, Surface
 from rbee_worker.params.table import PARAMETERS, names
-from rbee_worker.types import EosToken, Resolved, SamplingParams
+from rbee_worker.types import Constraint, EosToken, Resolved, SamplingParams
 
+CHAT_DEFAULT = "worker default (chat)"
 _SEED_BITS = 53  # a random seed survives a JSON reader that has only doubles
 _MOST_IGNORED = 64  # unknown names that --lenient lets through: the caller is told of all of them
 _MOST_NAME = 64  # characters of a name that a fault quotes
@@ -38,18 +42,22 @@ def resolve(
     generation: Mapping[str, Any],
     template_exempt: Iterable[int] = (),
     eos: Sequence[EosToken] = (),
+    turn_stops: tuple[str, ...] = (),
     lenient: bool = False,
+    chat: bool | None = None,
 ) -> Resolved:
     """Every parameter's value and origin. Raises InvalidRequest with all offending fields.
 
     request_params: what `split` leaves for this surface; generation: the model's
-    generation_config.json ({} to ignore it); lenient: return unknown keys in `Resolved.ignored`
-    instead of refusing them (64 of them, of up to 64 characters). A key that is known but not
-    implemented is always refused. `fit` checks `max_tokens` against the prompt.
+    generation_config.json ({} to ignore it); turn_stops: stop strings if the request gives none;
+    lenient: return unknown keys in `Resolved.ignored` instead of refusing them (64 of them, of up
+    to 64 characters). chat: the defaults are those of chats; None: on the chat surface. A key that
+    is known but not implemented is always refused. `fit` checks `max_tokens` against the prompt.
     """
     errors: list[FieldError] = []
     ignored: list[str] = []
     unknown = 0
+    constraint: tuple[str, Constraint] | None = None
     given: dict[str, Any] = {}  # parameter name -> value
     used: dict[str, str] = {}  # parameter name -> the key that gave it
     known = _NAMES[surface]
@@ -65,6 +73,15 @@ def resolve(
                 errors.append(_unknown(key, surface, known if unknown <= MOST_GUESSES else {}))
         elif value is None or parameter.role == "inert":
             continue
+        elif parameter.role == "constraint":
+            read = read_constraint(key, value)
+            if isinstance(read, FieldError):
+                errors.append(read)
+            elif read is not None and constraint is not None:
+                message = "is a second constraint on the answer: give one"
+                errors.append(FieldError(key, "one constraint", message))
+            else:
+                constraint = read or constraint
         elif parameter.role != "sampling":
             errors += _refused(parameter, key, value)
         elif parameter.name in used:
@@ -81,13 +98,19 @@ def resolve(
         message = f"{len(ignored)} keys are unknown; --lenient ignores {_MOST_IGNORED} of them"
         errors.append(FieldError(ignored[0], f"<= {_MOST_IGNORED} unknown keys", message))
     defaults, _ = generation_defaults(generation, context=context)
-    values, origins = _merge(known, given, defaults, context)
+    chat = surface == "chat" if chat is None else chat
+    values, origins = _merge(known, given, defaults, context, chat=chat)
+    if turn_stops and origins.get("stop") == "default":
+        values["stop"], origins["stop"] = turn_stops, "chat_format"
+    where, values["constraint"] = constraint or ("", None)
+    origins["constraint"] = "request" if where else "default"
     errors += _together(given, used, values, surface)
     if errors:
         raise InvalidRequest(errors)
     return Resolved(
         params=SamplingParams(**values),
         origins=origins,
+        constraint_field=where,
         ignored=tuple(ignored),
         exempt_ids=tuple(sorted({*template_exempt, *(token.id for token in eos)})),
     )
@@ -139,7 +162,12 @@ def _json(value: Any) -> str:
 
 
 def _merge(
-    known: Mapping[str, Parameter], given: Mapping[str, Any], model: Mapping[str, Any], context: int
+    known: Mapping[str, Parameter],
+    given: Mapping[str, Any],
+    model: Mapping[str, Any],
+    context: int,
+    *,
+    chat: bool,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The value and the origin of every field of SamplingParams."""
     values: dict[str, Any] = {}
@@ -152,6 +180,8 @@ def _merge(
             values[name], origins[name] = given[name], "request"
         elif name in model:
             values[name], origins[name] = model[name], "generation_config"
+        elif chat and parameter.chat is not None:
+            values[name], origins[name] = parameter.chat, CHAT_DEFAULT
         else:
             values[name], origins[name] = parameter.default, "default"
     if values["seed"] is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rbee_worker.params.constraint import CONSTRAINTS
 from rbee_worker.params.other_keys import INERT, TRANSPORT, UNSUPPORTED
 from rbee_worker.params.parameter import MAX_INT, MAX_SEED, Parameter, Surface
 
@@ -35,6 +36,7 @@ _SAMPLING = (
         low=0,
         high=2,
         default=1.0,
+        chat=0.8,
         generation=True,
         meaning="logits are divided by it; 0 = the likeliest token, exactly (ties: lower id)",
     ),
@@ -45,6 +47,7 @@ _SAMPLING = (
         high=1,
         above=True,
         default=1.0,
+        chat=0.95,
         generation=True,
         meaning="keep the smallest set of likeliest tokens with this probability; 1 = off",
     ),
@@ -54,6 +57,7 @@ _SAMPLING = (
         low=0,
         high=MAX_INT,
         default=0,
+        chat=40,
         off=(-1,),
         generation=True,
         meaning="keep this many likeliest tokens; 0 = off",
@@ -64,6 +68,7 @@ _SAMPLING = (
         low=0,
         high=1,
         default=0.0,
+        chat=0.05,
         generation=True,
         meaning="keep tokens with at least min_p times the largest probability; 0 = off",
     ),
@@ -198,9 +203,18 @@ _SAMPLING = (
         meaning="draft tokens as the worker's --speculate says; false: draft none. Only the "
         "speed of the answer depends on it",
     ),
+    Parameter(
+        name="thinking_budget",
+        kind="integer",
+        low=0,
+        high=MAX_INT,
+        aliases=("max_thinking_tokens",),
+        surfaces=("job", "generate", "chat"),
+        meaning="tokens of reasoning; after so many its end is written, and the answer begins",
+    ),
 )
 
-PARAMETERS: tuple[Parameter, ...] = _SAMPLING + TRANSPORT + INERT + UNSUPPORTED
+PARAMETERS: tuple[Parameter, ...] = _SAMPLING + CONSTRAINTS + TRANSPORT + INERT + UNSUPPORTED
 
 
 def names(surface: Surface) -> dict[str, Parameter]:
@@ -229,6 +243,7 @@ def describe() -> list[dict[str, Any]]:
             "kind": p.kind,
             "range": p.range,
             "default": list(p.default) if isinstance(p.default, tuple) else p.default,
+            **({} if p.chat is None else {"chat_default": p.chat}),
             "meaning": p.meaning,
             "aliases": list(p.aliases),
             "off": list(p.off),

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from rbee_worker.constraints.words import Words
 from rbee_worker.engine.messages import (
     Cancel,
     Command,
@@ -81,6 +82,8 @@ def _obey(engine: Engine, commands: list[Command]) -> bool:
     for command in commands:
         if isinstance(command, Submit):
             engine.submit(command)
+        elif isinstance(command, Words):
+            engine.learn(command)
         elif isinstance(command, Cancel):
             engine.cancel(command)
         elif isinstance(command, Shutdown):

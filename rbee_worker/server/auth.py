@@ -25,6 +25,7 @@ from rbee_worker.errors import UsageError, WorkerError
 from rbee_worker.observe.context import correlated
 from rbee_worker.observe.log import fields, logger
 from rbee_worker.server.headers import (
+    API_KEY,
     CORRELATION,
     has_body,
     host_name,
@@ -145,7 +146,7 @@ class Gate:
                 401,
                 "invalid_api_key",
                 "This worker needs its token.",
-                fix="send Authorization: Bearer TOKEN.",
+                fix="send Authorization: Bearer TOKEN (or X-API-Key: TOKEN).",
                 headers={"WWW-Authenticate": "Bearer"},
             )
         if refusal is None and length(headers) > self._max_body:
@@ -155,6 +156,8 @@ class Gate:
     def _known(self, scope: Scope, headers: Headers) -> bool:
         if scope["path"] in self._public and scope["method"] in ("GET", "HEAD"):
             return True
+        if "authorization" not in headers:  # Anthropic's clients
+            return hmac.compare_digest(headers.get(API_KEY, "").strip().encode(), self._token)
         kind, _, given = headers.get("authorization", "").partition(" ")
         right = hmac.compare_digest(given.strip().encode(), self._token)
         return right and kind.lower() == "bearer"

@@ -24,7 +24,7 @@ from rbee_worker.server.auth import too_large
 from rbee_worker.server.json_shape import Shape, repeated
 from rbee_worker.server.openai.schemas import NESTED as OPENAI_NESTED
 from rbee_worker.server.problems import Refusal
-from rbee_worker.server.schemas import ECHOED, Message
+from rbee_worker.server.schemas import BY_ROLE, ECHOED, Message
 from rbee_worker.server.vector_schemas import NESTED as VECTOR_NESTED
 
 if TYPE_CHECKING:
@@ -191,14 +191,9 @@ def plain_messages(
     faults: list[FieldError] = []
     plain: list[dict[str, Any]] = []
     for place, message in enumerate(messages):
-        for key in ECHOED:
-            if not getattr(message, key):
-                continue  # null and empty values ask for nothing
-            if len(faults) >= MOST_FAULTS:
-                faults.append(faults[-1])  # counted only: the further ones are not listed
-            else:
-                name = f"messages[{place}].{key}"
-                faults.append(FieldError(name, "null or empty", "is not implemented"))
+        for fault in _message_faults(message, f"messages[{place}]"):
+            # beyond those that are listed, faults are only counted
+            faults.append(fault if len(faults) < MOST_FAULTS else faults[-1])
         content: Any = message.content
         if isinstance(content, list):
             content = [{"type": "text", "text": part.text} for part in content]
@@ -206,5 +201,37 @@ def plain_messages(
         entry: dict[str, Any] = {"role": role, "content": content}
         if message.name is not None:
             entry["name"] = message.name
+        if message.tool_calls:
+            entry["tool_calls"] = [
+                {"id": c.id, "type": c.type, "function": msgspec.to_builtins(c.function)}
+                for c in message.tool_calls
+            ]
+        if message.tool_call_id is not None:
+            entry["tool_call_id"] = message.tool_call_id
+        reasoning = message.reasoning_content or message.reasoning
+        if reasoning:
+            entry["reasoning_content"] = reasoning
         plain.append(entry)
     return tuple(plain), faults
+
+
+def _message_faults(message: Message, name: str) -> list[FieldError]:
+    """The faults of one message's fields. Null and empty values ask for nothing."""
+    faults = [
+        FieldError(f"{name}.{key}", "null or empty", "is not implemented")
+        for key in ECHOED
+        if getattr(message, key)
+    ]
+    for key, role in BY_ROLE.items():
+        if getattr(message, key) and message.role != role:
+            faults.append(
+                FieldError(
+                    f"{name}.{key}",
+                    f"of {role}",
+                    f"means nothing here: only {role} messages have it",
+                )
+            )
+    if message.role == "tool" and message.tool_call_id is None:
+        wanted = "the id of the call that this message answers"
+        faults.append(FieldError(f"{name}.tool_call_id", "required", f"is required: {wanted}"))
+    return faults

@@ -77,6 +77,8 @@ class Info(Struct, frozen=True, kw_only=True, omit_defaults=True):
     default_prompt: str = ""
     memory: Memory | None = None
     chat_template: bool | None = None
+    tool_format: str | None = None  # how the model writes tool calls; absent: it takes no tools
+    reasons: bool | None = None  # marks of reasoning are known for this model
     eos: tuple[EosToken, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -95,6 +97,10 @@ async def info(http: HttpRequest) -> Response:
         extra["prompts"] = dict(engine.sentence.prompts)
         extra["default_prompt"] = engine.sentence.prompt
         extra["longest_text"] = longest(engine.sentence, loaded.context)
+        rules = engine.rules
+        extra["reasons"] = rules.form.reasons
+        if rules.takes_tools and rules.form.tools is not None:
+            extra["tool_format"] = rules.form.tools.name
     return json_response(
         Info(
             **base,

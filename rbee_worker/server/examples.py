@@ -33,6 +33,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
             "stream_options": {"include_usage": True},
         },
     },
+    "/v1/messages": {"a question": {"messages": _TALK, "max_tokens": 64}},
+    "/v1/messages/count_tokens": {"a question": {"messages": _TALK}},
     "/v1/embeddings": {
         "a text": {"input": "The bee hums."},
         "several": {"input": ["The bee hums.", "The fly too."], "dimensions": 4},

@@ -18,10 +18,12 @@ from rbee_worker.server.problems import Refusal
 CORRELATION = "x-correlation-id"
 IDEMPOTENCY = "idempotency-key"
 RESUME = "last-event-id"
+API_KEY = "x-api-key"
 ONCE = (
     "host",
     "origin",
     "authorization",
+    API_KEY,
     "content-type",
     "content-length",
     "content-encoding",

@@ -106,7 +106,7 @@ async def _begin(worker: Worker, body: Body, asked: Asked | None) -> Job:
         message = f"is not supported; supported: {', '.join(OPERATIONS)}"
         faults.append(FieldError("operation", f"one of {', '.join(OPERATIONS)}", message))
     check_model(worker, given.model)
-    request = ask(worker, given, params, faults, new_id("job"))
+    request = ask(worker, body, given, params, faults, new_id("job"))
     (job,) = await worker.submit([request], keep=True, trace=given.trace, asked=asked)
     return job
 
@@ -176,7 +176,7 @@ async def infer(http: HttpRequest) -> Response:
     worker.generating()
     given, params, faults = envelope(body, InferEnvelope)
     check_model(worker, given.model)
-    request = ask(worker, given, params, faults, new_id("infer"))
+    request = ask(worker, body, given, params, faults, new_id("infer"))
     jobs = await worker.submit([request], keep=False)
     await settled(http, worker, jobs)
     (job,) = jobs
@@ -190,6 +190,9 @@ def _result(worker: Worker, job: Job, began: float) -> InferResult:
     assert end is not None
     return InferResult(
         text=job.text(),
+        reasoning=job.reasoning() or UNSET,
+        tool_calls=job.calls() or UNSET,
+        reasoning_tokens=end.usage.reasoning_tokens,
         token_ids=job.token_ids(),
         tokens_generated=end.usage.output_tokens,
         prompt_tokens=end.usage.prompt_tokens,
@@ -254,6 +257,8 @@ def state(worker: Worker, job: Job) -> JobState:
         prompt_tokens=started.prompt_tokens if started is not None else 0,
         tokens_out=job.tokens_out,
         text=job.text(),
+        reasoning=job.reasoning() or UNSET,
+        tool_calls=job.calls() or UNSET,
         token_ids=job.token_ids(),
         stop_reason=reason,
         stop=end.stop if end is not None else None,

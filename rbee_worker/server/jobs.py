@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from rbee_worker.types import (
+    CallPiece,
     End,
     Error,
     Event,
@@ -23,6 +24,7 @@ from rbee_worker.types import (
     Started,
     Token,
     TokenLogprob,
+    joined_calls,
 )
 
 State = Literal["queued", "running", "done", "cancelled", "timeout", "failed"]
@@ -150,6 +152,15 @@ class Job:
         if self.end is not None:
             parts.append(self.end.text)
         return "".join(parts)
+
+    def reasoning(self) -> str:
+        """The reasoning so far."""
+        return "".join(e.reasoning for e in self.log.events if isinstance(e, Token | End))
+
+    def calls(self) -> tuple[CallPiece, ...]:
+        """The tool calls so far."""
+        events = [e for e in self.log.events if isinstance(e, Token | End)]
+        return joined_calls(piece for event in events for piece in event.calls)
 
     def token_ids(self) -> list[int]:
         """The ids of `text`; with echo they begin with the prompt's."""

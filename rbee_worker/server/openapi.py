@@ -51,6 +51,7 @@ STREAMS = {
     "/v1/loading/progress": Progress,
     "/v1/completions": Completion,
     "/v1/chat/completions": ChatChunk,
+    "/v1/messages": dict[str, Any],
 }
 
 
@@ -106,7 +107,7 @@ def request_type(op: Operation, lenient: bool = False) -> type:
         fields += [
             (key, _type(parameter), None)
             for key, parameter in names(op.params).items()
-            if parameter.role in ("sampling", "inert") and key not in taken
+            if parameter.role in ("sampling", "constraint", "inert") and key not in taken
         ]
     return msgspec.defstruct(
         op.path.strip("/").replace("/", "_").replace("-", "_") + "_request",

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 INLINE = 4096  # ids that are read without a thread
 
 
-def of_ids(request: Request, ids: tuple[int, ...]) -> Request:
-    """`request` with its prompt replaced by the prompt's ids."""
+def of_ids(request: Request, started: Started) -> Request:
+    """`request` with its prompt replaced by the ids that the same prompt has become."""
+    place = None if request.messages is None else started.place
     return msgspec.structs.replace(
         request,
+        place=place,
         prompt=None,
         messages=None,
-        token_ids=ids,
+        token_ids=started.prompt_ids,
         template_args={},
         add_generation_prompt=None,
         continue_final_message=None,

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
+from msgspec.structs import replace
 from starlette.requests import Request as HttpRequest
 
 from rbee_worker.errors import FieldError, InvalidRequest
-from rbee_worker.params import PROMPTS, check_request
+from rbee_worker.params import PROMPTS, chat_options, check_request
 from rbee_worker.server.auth import IGNORED
-from rbee_worker.server.body import plain_messages
+from rbee_worker.server.body import Body, plain_messages
 from rbee_worker.server.jobs import Job
 from rbee_worker.server.openai.schemas import StreamOptions
 from rbee_worker.server.problems import Refusal
@@ -65,6 +66,7 @@ def time_limit(worker: Worker, asked: float | None) -> float | None:
 
 def ask(
     worker: Worker,
+    body: Body,
     given: InferEnvelope,
     params: dict[str, Any],
     faults: list[FieldError],
@@ -75,8 +77,10 @@ def ask(
     if given.messages is not None:
         messages, found = plain_messages(given.messages)
         faults += found
+    chat = chat_options(given, body.values.get("tools") or ())
     request = Request(
         id=job_id,
+        chat=replace(chat, chat_defaults=given.chat_defaults),
         prompt=given.prompt,
         messages=messages,
         token_ids=None if given.token_ids is None else tuple(given.token_ids),

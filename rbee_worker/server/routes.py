@@ -23,6 +23,8 @@ from rbee_worker.server import (
     text_routes,
     vector_schemas,
 )
+from rbee_worker.server.anthropic import messages as anthropic
+from rbee_worker.server.anthropic import schemas as anthropic_schemas
 from rbee_worker.server.headers import IDEMPOTENCY, RESUME
 from rbee_worker.server.openai import chat, completions, embeddings, models
 from rbee_worker.server.openai import schemas as openai_schemas
@@ -65,6 +67,7 @@ TEXT = (400, 408, 413, 503)
 
 JOB = "jobs"
 OPENAI = "openai"
+ANTHROPIC = "anthropic"
 STATE = "state"
 LANGUAGE = "text"
 SCORES = "scores"
@@ -213,6 +216,27 @@ OPERATIONS: tuple[Operation, ...] = (
         answer=openai_schemas.ChatCompletion,
         events=True,
         errors=WORK,
+    ),
+    Operation(
+        "POST",
+        "/v1/messages",
+        anthropic.create_message,
+        ANTHROPIC,
+        "Answer a conversation, in Anthropic's form",
+        body=anthropic_schemas.MessagesEnvelope,
+        answer=anthropic_schemas.MessageAnswer,
+        events=True,
+        errors=WORK,
+    ),
+    Operation(
+        "POST",
+        "/v1/messages/count_tokens",
+        anthropic.count_tokens,
+        ANTHROPIC,
+        "The tokens of a conversation, in Anthropic's form",
+        body=anthropic_schemas.PromptEnvelope,
+        answer=anthropic_schemas.TokenCount,
+        errors=(404, *TEXT),
     ),
     Operation(
         "GET",

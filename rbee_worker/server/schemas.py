@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from rbee_worker.types import StopRecord
+from rbee_worker.params import ChatFields, PromptFields
+from rbee_worker.types import CallPiece, StopRecord
 from rbee_worker.wire import ScoredToken
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -23,40 +24,60 @@ class TextPart(Struct, frozen=True, forbid_unknown_fields=True):
     text: str
 
 
+class CalledFunction(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """arguments: the text of a JSON object, as OpenAI has it, or the object."""
+
+    name: str
+    arguments: str | dict[str, Any] = "{}"
+
+
+class MessageCall(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A tool call of an earlier answer, as clients were given it."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    index: int | None = None  # of a streamed answer; without effect
+
+
 class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One turn. `developer` means system. Clients send back whole messages that they received, so
     fields of features that are not implemented may be null or empty."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None  # null is allowed for an assistant's only
     name: str | None = None  # passed to the chat template, which may show it
-    tool_calls: Any = None
-    tool_call_id: Any = None
+    tool_calls: list[MessageCall] | None = None  # of an assistant's message
+    tool_call_id: str | None = None  # of a tool's answer: the call that it answers
+    reasoning_content: str | None = None  # of an assistant's message
+    reasoning: str | None = None  # another name of it
     function_call: Any = None
     audio: Any = None
     refusal: Any = None
     annotations: Any = None
-    reasoning: Any = None
-    reasoning_content: Any = None
     parsed: Any = None
 
 
-ECHOED = tuple(f for f in Message.__struct_fields__ if f not in ("role", "content", "name"))
+ECHOED = ("function_call", "audio", "refusal", "annotations", "parsed")
+BY_ROLE = {"tool_calls": "assistant", "reasoning_content": "assistant", "tool_call_id": "tool"}
 Messages = Annotated[list[Message], Meta(min_length=1, max_length=4096)]
 
 
 # ---- jobs
 
 
-class InferEnvelope(Struct, kw_only=True):
-    """Exactly one of prompt, messages, token_ids."""
+class InferEnvelope(ChatFields, kw_only=True):
+    """Exactly one of prompt, messages, token_ids. chat_defaults: what neither the request nor the
+    model says has the defaults of chats."""
+
+    chat_defaults: bool = False
 
     prompt: str | None = None
     messages: Messages | None = None
     token_ids: list[TokenId] | None = None
     model: Model | None = None
     timeout_s: Seconds | None = None
-    template_args: dict[str, Any] = {}
+    template_args: dict[str, Any] = field(default_factory=dict)
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     add_special_tokens: bool | None = None
@@ -93,6 +114,8 @@ class JobState(Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     tokens_out: int
     text: str
+    reasoning: str | UnsetType = UNSET  # if there is any
+    tool_calls: tuple[CallPiece, ...] | UnsetType = UNSET  # if there are any
     token_ids: list[int]
     stop_reason: str | None = None
     stop: StopRecord | None = None
@@ -119,8 +142,11 @@ class JobList(Struct, frozen=True):
 
 class InferResult(Struct, frozen=True, kw_only=True):
     text: str
+    reasoning: str | UnsetType = UNSET  # if there is any
+    tool_calls: tuple[CallPiece, ...] | UnsetType = UNSET  # if there are any
     token_ids: list[int]
     tokens_generated: int
+    reasoning_tokens: int = 0
     prompt_tokens: int
     cached_tokens: int
     drafted_tokens: int
@@ -165,11 +191,11 @@ class Detokenized(Struct, frozen=True):
     text: str
 
 
-class TemplateEnvelope(Struct, kw_only=True):
+class TemplateEnvelope(PromptFields, kw_only=True):
     messages: Messages
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
-    template_args: dict[str, Any] = {}
+    template_args: dict[str, Any] = field(default_factory=dict)
 
 
 class Templated(Struct, frozen=True):

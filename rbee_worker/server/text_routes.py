@@ -9,7 +9,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from rbee_worker.errors import FieldError, InvalidRequest
-from rbee_worker.params import Rules, check_request, id_faults, length_faults
+from rbee_worker.params import Rules, chat_options, check_request, id_faults, length_faults
 from rbee_worker.server.body import (
     envelope,
     plain_messages,
@@ -81,6 +81,7 @@ async def apply_template(http: HttpRequest) -> Response:
     request = Request(
         id="",
         messages=messages,
+        chat=chat_options(given, body.values.get("tools") or ()),
         template_args=given.template_args,
         add_generation_prompt=given.add_generation_prompt,
         continue_final_message=given.continue_final_message,
@@ -88,8 +89,10 @@ async def apply_template(http: HttpRequest) -> Response:
     if not any(f.field.startswith("messages") for f in faults):
         faults += _faults(request, engine.rules)
     refuse(faults)
-    assert engine.chat is not None
-    return json_response(Templated(await asyncio.to_thread(rendered, request, engine.chat)))
+    rules = engine.rules
+    chat = engine.renderer(tools=bool(request.chat.offered))
+    assert chat is not None
+    return json_response(Templated(await asyncio.to_thread(rendered, request, chat, rules)))
 
 
 def _faults(request: Request, rules: Rules) -> list[FieldError]:

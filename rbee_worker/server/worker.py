@@ -223,7 +223,7 @@ class Worker:
         """like: a started job with the same prompt, which is then not tokenized again."""
         job = Job(request, correlation_id=correlation_id(), trace=trace, asked=asked)
         if like is not None and like.started is not None:
-            request = of_ids(request, like.started.prompt_ids)
+            request = of_ids(request, like.started)
         events = self.serving().generate(request)
         first = await anext(events)
         job.prepared_ms = (time.monotonic() - job.born) * 1e3

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rbee_worker.errors import InferenceFailed, OutOfMemory
 from rbee_worker.types import (
+    CallPiece,
     End,
     Error,
     Event,
@@ -19,6 +20,7 @@ from rbee_worker.types import (
     TokenLogprob,
     Usage,
     Vector,
+    joined_calls,
 )
 
 
@@ -27,7 +29,8 @@ class Answer:
     """A finished answer; `str(answer)` is its text.
 
     token_ids: all ids drawn. stop: why it ended. usage: tokens and times. logprobs: one per token,
-    if `logprobs` was requested. warnings: problems that the model's files lead to.
+    if `logprobs` was requested. warnings: problems that the model's files lead to. reasoning,
+    tool_calls: of a conversation's answer, apart from its text.
     """
 
     text: str
@@ -37,6 +40,8 @@ class Answer:
     seed: int
     logprobs: tuple[TokenLogprob, ...] | None = None
     warnings: tuple[str, ...] = ()
+    reasoning: str = ""
+    tool_calls: tuple[CallPiece, ...] = ()
 
     def __str__(self) -> str:
         return self.text
@@ -47,6 +52,8 @@ def gathered(events: Iterator[Event]) -> Answer:
     parts: list[str] = []
     ids: list[int] = []
     logprobs: list[TokenLogprob] = []
+    reasoning: list[str] = []
+    calls: list[CallPiece] = []
     started: Started | None = None
     for event in events:
         _raise(event)
@@ -55,6 +62,8 @@ def gathered(events: Iterator[Event]) -> Answer:
         elif isinstance(event, Token | End):
             parts.append(event.t if isinstance(event, Token) else event.text)
             ids += event.ids
+            reasoning.append(event.reasoning)
+            calls += event.calls
             logprobs += event.logprobs or ()
         if isinstance(event, End):
             assert started is not None
@@ -67,6 +76,8 @@ def gathered(events: Iterator[Event]) -> Answer:
                 started.seed,
                 tuple(logprobs) if wanted else None,
                 started.warnings,
+                "".join(reasoning),
+                joined_calls(calls),
             )
     raise InferenceFailed("the engine did not end this request.")
 

@@ -131,6 +131,10 @@ class EngineClient:
     def chat(self) -> ChatRenderer | None:
         return self.text.chat
 
+    def renderer(self, *, tools: bool) -> ChatRenderer | None:
+        """The chat template for a conversation with tools, or without."""
+        return self.text.renderer(tools=tools)
+
     @property
     def sentence(self) -> Sentence:
         """What the model's files say about making vectors."""
@@ -189,8 +193,8 @@ class EngineClient:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
-        if self._text is not None and self._text.chat is not None:
-            self._text.chat.close()
+        if self._text is not None:
+            self._text.close()
         if not self._up.is_set():
             self._failed(NotReady("draining", "the engine was closed while it was loading."))
 

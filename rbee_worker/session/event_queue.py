@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
-from rbee_worker.types import Event, Token, TokenLogprob
+from rbee_worker.types import CallPiece, Event, Part, Token, TokenLogprob, merged_calls
 
 MOST_EVENTS = 64  # a reader that is further behind gets no more narrations and metrics
 
@@ -24,6 +24,8 @@ class EventQueue:
         self._events: deque[Event] = deque()
         # the token event that is being collected
         self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: list[CallPiece] = []
         self._ids: list[int] = []
         self._logprobs: list[TokenLogprob] = []
         self._sent = 0  # ids in events that are complete
@@ -32,9 +34,20 @@ class EventQueue:
     def __len__(self) -> int:
         return len(self._events)
 
-    def push(self, text: str, ids: Sequence[int], logprobs: Sequence[TokenLogprob]) -> None:
-        """Add to the token event."""
-        self._text.append(text)
+    def push(
+        self, parts: Sequence[Part], ids: Sequence[int], logprobs: Sequence[TokenLogprob]
+    ) -> None:
+        """Add to the token event, or to the next one where an event's order would not be theirs."""
+        for part in parts:
+            if isinstance(part, CallPiece):
+                self._calls.append(part)
+                continue
+            kind, text = part
+            if self._calls or (kind == "reasoning" and self._text):
+                token = self._seal()
+                if token is not None:
+                    self._events.append(token)
+            (self._reasoning if kind == "reasoning" else self._text).append(text)
         self._ids += ids
         self._logprobs += logprobs
         self._wake()
@@ -72,16 +85,19 @@ class EventQueue:
 
     def _seal(self) -> Token | None:
         """The token event collected so far; a new one begins."""
-        if not self._ids:
+        if not (self._ids or self._text or self._reasoning or self._calls):
             return None
         event = Token(
             t="".join(self._text),
             i=self._sent,
             ids=tuple(self._ids),
             logprobs=tuple(self._logprobs) if self._wants_logprobs else None,
+            reasoning="".join(self._reasoning),
+            calls=merged_calls(self._calls),
         )
         self._sent += len(self._ids)
-        self._text, self._ids, self._logprobs = [], [], []
+        self._text, self._reasoning, self._calls = [], [], []
+        self._ids, self._logprobs = [], []
         return event
 
     def _wake(self) -> None:

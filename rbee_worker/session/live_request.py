@@ -7,7 +7,9 @@ output is append-only. What is kept here is all that is needed to go on after an
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Literal
 
 import msgspec
 
@@ -25,14 +27,17 @@ from rbee_worker.observe import narration
 from rbee_worker.session.event_queue import EventQueue
 from rbee_worker.session.prepared import Prepared
 from rbee_worker.session.request_clock import RequestClock
+from rbee_worker.session.sieve import Sieve
 from rbee_worker.session.stop_strings import StopMatcher
 from rbee_worker.session.text import TextSide
 from rbee_worker.types import (
+    CallPiece,
     End,
     Error,
     Metrics,
     ModelInfo,
     Narration,
+    Part,
     PromptLogprobs,
     Request,
     Rule,
@@ -41,6 +46,7 @@ from rbee_worker.types import (
     TokenLogprob,
     Usage,
     Vector,
+    merged_calls,
 )
 
 METRICS_EVERY_S = 1.0
@@ -48,6 +54,10 @@ METRICS_EVERY_S = 1.0
 # tokens of one engine: a crash, and a kill from outside, of which the request is seldom the reason.
 CRASH, KILL = 3, 1
 BLAMED = 3 * CRASH  # it fails
+
+# What new tokens mean for the engine: go on; the answer is complete; go on, but from the tokens
+# that the request has now, because some were written and not drawn.
+After = Literal["go on", "stop", "start over"]
 
 
 class LiveRequest:
@@ -63,10 +73,16 @@ class LiveRequest:
         self.ended = False  # the engine will send nothing more about it
         self._text = text
         self._stream = text.stream(params.skip_special_tokens)
-        self._matcher = StopMatcher(params.stop, armed=False) if params.stop else None
+        reading = prepared.reading
+        reader = None if reading is None else reading.reader(request.id)
+        matcher = StopMatcher(params.stop, armed=False) if params.stop else None
+        self._sieve = Sieve(matcher, reader) if matcher or reader else None
         self._mute = set(params.stop_token_ids)  # ids that end the answer and are not in its text
         if params.skip_special_tokens and not params.ignore_eos:
             self._mute.update(e.id for e in text.eos)
+        self._ends = {*params.stop_token_ids}  # ids that end the answer
+        if not params.ignore_eos:
+            self._ends.update(e.id for e in text.eos)
         # special tokens without visible text, which a stop string may still contain
         self._hidden = text.tokenizer.special_ids if params.skip_special_tokens else frozenset()
         self._matched_at: int | None = None
@@ -75,7 +91,8 @@ class LiveRequest:
         self._ids: list[int] = []
         self._logprobs: list[TokenLogprob] = []
         self._starts: list[int] = []  # for each waiting id: the characters before its first one
-        self._pushed = self._shown = 0  # characters; counted only if there are stop strings
+        self._pushed = 0  # characters; counted only if there is a sieve
+        self._reasoned = 0  # tokens of reasoning
         self.events = EventQueue(logprobs=self._wants_logprobs)
         self._scored = 0  # prompt tokens whose scores have been sent
         self._drafted = self._accepted = 0  # tokens of `output_ids`: see `Usage`
@@ -88,6 +105,8 @@ class LiveRequest:
         self.lost_engines = self.blame = 0  # in a row, while they ran it; what they count
         self._resumed = False  # not all of it was done by one engine
         self._clock = RequestClock()
+        if self._budget_is_spent():
+            self._end_reasoning()
 
     def submit(self) -> Submit:
         """The message that starts it, or goes on with it in another engine."""
@@ -95,6 +114,9 @@ class LiveRequest:
         self._from_this_engine = 0
         if self._resumed:
             self._narrate(narration.resumed(self.request.id, len(self.output_ids)))
+        return self._message()
+
+    def _message(self) -> Submit:
         resolved = self.prepared.resolved
         params = resolved.params
         scores = params.echo and params.logprobs is not None
@@ -109,6 +131,7 @@ class LiveRequest:
             prompt_logprobs=scores and self._scored < len(self.prepared.prompt_ids),
             pool=self.request.pool,
             second=self.prepared.second,
+            grammar=self.prepared.grammar,
         )
 
     def started(self, model: ModelInfo) -> Started:
@@ -123,14 +146,15 @@ class LiveRequest:
             sampling=resolved,
             warnings=model.notes + self.prepared.warnings,
             prompt_ids=self.prepared.prompt_ids,
+            place="start" if self.prepared.reading is None else self.prepared.reading.place,
         )
 
     # ---- from the engine
 
-    def tokens(self, m: Tokens) -> bool:
-        """Take new ids. True: a stop string is complete, and the engine may stop drawing."""
+    def tokens(self, m: Tokens) -> After:
+        """Take new ids."""
         if self._matched_at is not None:
-            return False  # drawn before the engine learned of the match
+            return "go on"  # drawn before the engine learned that the answer is complete
         # The first token may come of computing prompt and earlier tokens once more; only the second
         # shows that the engine survives a step of this request's own.
         self._from_this_engine += len(m.ids)
@@ -143,8 +167,11 @@ class LiveRequest:
                 self._logprobs.append(m.logprobs[i])
             self._push(token_id)
             if self._matched_at is not None:
-                return True
-        return False
+                return "stop"
+            if self._budget_is_spent():
+                self._end_reasoning()
+                return "start over"
+        return "go on"
 
     def pooled(self, m: Pooled) -> None:
         """Take the vector of a request that wants one."""
@@ -178,17 +205,18 @@ class LiveRequest:
             oom = m.code == "VRAM_OOM"
             self.events.add(Error(code="VRAM_OOM" if oom else "INFERENCE_FAILED", message=message))
             return
-        tail = ""
+        tail: list[Part] = []
         if self._matched_at is None:
-            tail = self._filter(self._stream.flush())
-        if self._matcher is not None and self._matched_at is None:
-            tail += self._matcher.flush()
+            tail += self._filter(self._stream.flush())
+        if self._sieve is not None:
+            tail += self._sieve.flush()
         usage = self._usage() if self._resumed else m.usage
         usage = msgspec.structs.replace(
             usage,
             output_tokens=len(self.output_ids),
             drafted_tokens=self._drafted,
             accepted_tokens=self._accepted,
+            reasoning_tokens=self._reasoned,
         )
         if self._drafted:
             self._narrate(narration.drafted(self.request.id, self._drafted, self._accepted))
@@ -197,8 +225,12 @@ class LiveRequest:
                 stop=self._record(m.stop),
                 usage=usage,
                 ids=tuple(self._ids),
-                text=tail,
+                text="".join(p[1] for p in tail if not isinstance(p, CallPiece) and p[0] == "text"),
                 logprobs=tuple(self._logprobs) if self._wants_logprobs else None,
+                reasoning="".join(
+                    p[1] for p in tail if not isinstance(p, CallPiece) and p[0] == "reasoning"
+                ),
+                calls=merged_calls([p for p in tail if isinstance(p, CallPiece)]),
             )
         )
 
@@ -256,41 +288,79 @@ class LiveRequest:
         first character; an id without characters waits for the next character shown."""
         text = "" if token_id in self._mute else self._stream.push(token_id)
         self._ids.append(token_id)
-        leaving = len(self._ids) if text else 0
-        if self._matcher is not None:
-            self._starts.append(self._pushed)
-            self._pushed += len(text)
-            text = self._filter(text)
-            if token_id in self._hidden and token_id not in self._mute:
-                text += self._filter(self._text.tokenizer.token_text(token_id), hidden=True)
-            leaving = bisect_left(self._starts, self._shown)
-            del self._starts[:leaving]
-        if not text:
+        if self._sieve is None:
+            if text:
+                self._give([("text", text)], len(self._ids))
             return
-        self.events.push(text, self._ids[:leaving], self._logprobs[:leaving])
+        thinking = self._sieve.thinking
+        self._starts.append(self._pushed)
+        self._pushed += len(text)
+        parts = self._filter(text)
+        if token_id in self._hidden and token_id not in self._mute:
+            parts += self._filter(self._text.tokenizer.token_text(token_id), hidden=True)
+        self._reasoned += thinking or self._sieve.thinking
+        if parts:
+            leaving = bisect_left(self._starts, self._sieve.passed)
+            del self._starts[:leaving]
+            self._give(parts, leaving)
+
+    def _give(self, parts: Sequence[Part], leaving: int) -> None:
+        """Give out parts of the answer with the next `leaving` ids."""
+        self.events.push(parts, self._ids[:leaving], self._logprobs[:leaving])
         del self._ids[:leaving], self._logprobs[:leaving]
 
-    def _filter(self, text: str, *, hidden: bool = False) -> str:
-        """The text that may be shown after `text` has come; hidden: `text` itself must not be."""
-        matcher = self._matcher
-        if matcher is None:
-            return text
-        matcher.armed = len(self.output_ids) > self.prepared.resolved.params.min_tokens
-        text = matcher.push(text, hidden=hidden)
-        if matcher.found is not None:
+    def _filter(self, text: str, *, hidden: bool = False) -> list[Part]:
+        """What may be given out after `text` has come; hidden: `text` itself must not be."""
+        if self._sieve is None:
+            return [("text", text)] if text else []
+        armed = len(self.output_ids) > self.prepared.resolved.params.min_tokens
+        parts = self._sieve.push(text, hidden=hidden, armed=armed)
+        if self._sieve.done:
             self._matched_at = len(self.output_ids)
-        self._shown += len(text)
-        return text
+        return parts
+
+    # ---- reasoning
+
+    def _budget_is_spent(self) -> bool:
+        """Whether the reasoning must end here, though not within a character. An answer that ends
+        by itself is left alone."""
+        reading, output = self.prepared.reading, self.output_ids
+        if reading is None or reading.budget is None or self._sieve is None:
+            return False
+        if not self._sieve.thinking or self._reasoned < reading.budget:
+            return False
+        params = self.prepared.resolved.params
+        ended = bool(output) and output[-1] in self._ends
+        return not (ended or self._stream.within) and len(output) < params.max_tokens
+
+    def _end_reasoning(self) -> None:
+        """Write the mark that ends the reasoning, as if it had been drawn. An engine that already
+        has this request must start over with these tokens; the next one is the same in any case."""
+        assert self.prepared.reading is not None
+        left = self.prepared.resolved.params.max_tokens - len(self.output_ids)
+        self._narrate(narration.reasoning_ended(self.request.id, self._reasoned))
+        for token_id in self.prepared.reading.reasoning_end[:left]:
+            self.output_ids.append(token_id)
+            self._push(token_id)
+
+    def renamed(self, seq: str) -> Submit:
+        """Start over in the same engine, under another name: see `After`."""
+        self.seq = seq
+        self._resumed = True
+        self._from_this_engine = 0
+        return self._message()
 
     def _record(self, stop: StopRecord) -> StopRecord:
         """The engine's record, completed with what only the text side knows."""
         if self._matched_at is not None:
-            assert self._matcher is not None
+            assert self._sieve is not None
+            matcher = self._sieve.matcher
+            found = None if matcher is None else matcher.found
             return StopRecord(
                 rule="STOP_SEQUENCE",
                 at=self._matched_at,
-                sequence=self._matcher.found,
-                origin="request",
+                sequence=found,
+                origin="request" if found is not None else "parallel_tool_calls",
             )
         if stop.token_id is not None:
             text = self._text.tokenizer.token_text(stop.token_id)

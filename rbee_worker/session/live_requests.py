@@ -19,6 +19,7 @@ from rbee_worker.engine.messages import (
     PromptScores,
     Rescaled,
     Scheduled,
+    Submit,
     Tokens,
 )
 from rbee_worker.errors import FieldError, InvalidRequest, QueueFull
@@ -45,6 +46,7 @@ class LiveRequests:
         self._most = most
         self._numbers = itertools.count(1)
         self._link: Link | None = None  # None: there is no engine
+        self._told: Link | None = None  # the link whose engine knows the vocabulary
         self._alone: LiveRequest | None = None  # a suspect; all others wait until it is cleared
 
     @property
@@ -111,7 +113,7 @@ class LiveRequests:
         """
         now = time.monotonic()
         drawn = False
-        matched: list[Cancel] = []
+        told: list[Cancel | Submit] = []
         for m in outputs:
             if not isinstance(m, OfSequence):
                 continue
@@ -123,8 +125,11 @@ class LiveRequests:
                 live.pooled(m)
             elif isinstance(m, Tokens):
                 drawn = True
-                if live.tokens(m):
-                    matched.append(Cancel(seq=m.seq, rule="STOP_SEQUENCE"))
+                after = live.tokens(m)
+                if after == "stop":
+                    told.append(Cancel(seq=m.seq, rule="STOP_SEQUENCE"))
+                elif after == "start over":
+                    told += self._restarted(live)
                 if now >= live.metrics_due:
                     live.metrics(now, nbytes, kv_usage)
             elif isinstance(m, Finished):
@@ -132,11 +137,20 @@ class LiveRequests:
                 live.finished(m)
             else:
                 live.news(m)
-        if matched and self._link is not None:
-            self._link.send(*matched)
+        if told and self._link is not None:
+            self._link.send(*told)
         if self._alone is not None and (self._alone.ended or not self._alone.blame):
             self._clear(self._alone)
         return drawn
+
+    def _restarted(self, live: LiveRequest) -> tuple[Cancel, Submit]:
+        """Messages that make the engine go on with other tokens than it drew. What it still says of
+        the sequence that it has is not heard any more."""
+        old = live.seq
+        del self.by_seq[old]
+        submit = live.renamed(f"{next(self._numbers)}/{live.request.id}")
+        self.by_seq[live.seq] = live
+        return Cancel(seq=old), submit
 
     # ---- when an engine is lost, and another is there
 
@@ -186,8 +200,13 @@ class LiveRequests:
     def _submit(self, *lives: LiveRequest) -> None:
         """Hand them to the engine in one message: it begins with as many as it can, so that one
         that kills engines is found together with others like it."""
-        if lives and self._link is not None:
-            self._link.send(*[live.submit() for live in lives])
+        if not lives or self._link is None:
+            return
+        words = next((w for live in lives if (w := live.prepared.words) is not None), None)
+        if words is not None and self._told is not self._link:
+            self._told = self._link
+            self._link.send(words)
+        self._link.send(*[live.submit() for live in lives])
 
     def _send(self, live: LiveRequest, command: Cancel) -> bool:
         """Tell the engine. False if it does not have the request."""

@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from rbee_worker.answer import by_name, reads
+from rbee_worker.answer.formats import PROMPTED
 from rbee_worker.config import Settings
+from rbee_worker.constraints.words import Words
 from rbee_worker.errors import FieldError, InvalidRequest
-from rbee_worker.params import Rules, check_request, fit
+from rbee_worker.params import (
+    Rules,
+    asks_for_constraint,
+    check_request,
+    fit,
+    reasoning_args,
+    shown_tools,
+)
+from rbee_worker.session.answer_grammar import held_answer
 from rbee_worker.session.prepared import Prepared
+from rbee_worker.session.reading import reading_of
 from rbee_worker.session.text import TextSide
 from rbee_worker.session.vectors import prepare_vector
 from rbee_worker.tokenizer.continued import Renderer, continued
-from rbee_worker.types import ModelInfo, Request
+from rbee_worker.tokenizer.tool_prompt import in_words
+from rbee_worker.types import Constraint, ModelInfo, Request
 
 if TYPE_CHECKING:
+    from rbee_worker.tokenizer.chat import ChatRenderer
     from rbee_worker.tokenizer.core import Tokenizer
 
 INLINE_IDS = 8192  # a longer list of ids is checked outside the event loop
 
 
 def is_quick(request: Request, text: TextSide) -> bool:
-    """Whether this may be prepared on the event loop. Chat templates, long prompts and tokenizers
-    with patterns of their own take too long."""
+    """Whether this may be prepared on the event loop. Chat templates, constraints, long prompts and
+    tokenizers with patterns of their own take too long."""
+    if request.constraint is not None or asks_for_constraint(request.params):
+        return False
     if request.token_ids is not None:
         return len(request.token_ids) <= INLINE_IDS
     return request.messages is None and text.tokenizer.is_quick(
@@ -33,15 +50,29 @@ def is_quick(request: Request, text: TextSide) -> bool:
 
 def rules_of(text: TextSide, info: ModelInfo, settings: Settings) -> Rules:
     """The rules that requests to this model must follow."""
+    template = None if text.chat is None else text.tokenizer.chat_template
+    tool_template = None if text.chat is None else text.tokenizer.tool_template
+    form = text.form
+    prompted = settings.tool_format == "prompt"
+    if prompted:
+        form = replace(form, tools=by_name(PROMPTED))
+    elif settings.tool_format != "auto":
+        form = replace(form, tools=by_name(settings.tool_format))
+    takes = form.tools is not None and (prompted or reads(tool_template or "", "tools"))
     return Rules(
         context=info.context,
         vocab_size=info.vocab_size,
         characters_per_token=settings.max_prompt_ratio,
-        template=None if text.chat is None else text.tokenizer.chat_template,
+        template=template,
         generation=text.generation if settings.generation_config else {},
         exempt_ids=text.exempt_ids,
         eos=text.eos,
+        turn_stops=text.tokenizer.turn_stops,
         lenient=settings.lenient,
+        tool_template=tool_template,
+        form=form,
+        takes_tools=takes and template is not None,
+        prompted=prompted,
     )
 
 
@@ -51,15 +82,39 @@ def prepare(request: Request, text: TextSide, rules: Rules) -> Prepared:
     if request.pool is not None:
         return prepare_vector(request, text, rules)
     resolved = check_request(request, rules)
-    ids, warnings = _encode(request, text)
+    rendering, told = None, list[str]()
+    if request.messages is not None:
+        chat = text.renderer(tools=bool(request.chat.offered))
+        assert chat is not None
+        _, told_of_reasoning, _ = reasoning_args(request, rules)
+        rendering = rendered(request, chat, rules)
+        told = [*told_of_reasoning, *_unseen(request, chat)]
+    ids, warnings = _encode(request, text, rendering)
     if not ids:
         raise InvalidRequest([FieldError("prompt", "not empty", "the prompt has no tokens")])
     from rbee_worker.tokenizer.rows import check_rows  # late: a heavy import
 
     check_rows(ids, text.tokenizer, rules.vocab_size, _field(request))
     params = fit(resolved, len(ids), rules.context)
-    told = (*warnings, *_unseen(request, text))
-    return Prepared(ids, msgspec.structs.replace(resolved, params=params), told)
+    resolved = msgspec.structs.replace(resolved, params=params)
+    reading = reading_of(request, resolved, rules, text.tokenizer, rendering)
+    constraint, field = held_answer(request, resolved, reading, text.tokenizer)
+    held = _held(constraint, field, text, rules)
+    return Prepared(ids, resolved, (*warnings, *told), reading, *held)
+
+
+def _held(
+    constraint: Constraint | None, field: str, text: TextSide, rules: Rules
+) -> tuple[str, Words | None]:
+    """The grammar of the answer, which can be compiled, and the words that it needs. Raises
+    InvalidRequest."""
+    if constraint is None:
+        return "", None
+    if text.constraints is None:
+        message = "this model has no vocabulary that a constraint could be held with"
+        raise InvalidRequest([FieldError(field, "absent", message)])
+    rows = rules.vocab_size
+    return text.constraints.grammar(field, constraint, rows), text.constraints.words(rows)
 
 
 def _field(request: Request) -> str:
@@ -68,35 +123,43 @@ def _field(request: Request) -> str:
     return next(name for name in given if getattr(request, name) is not None)
 
 
-def _unseen(request: Request, text: TextSide) -> tuple[str, ...]:
+def _unseen(request: Request, chat: ChatRenderer) -> tuple[str, ...]:
     """Warnings on content that the template does not show the model."""
-    if request.messages is None or text.chat is None:
-        return ()
+    assert request.messages is not None
+    roles = chat.unseen(request.messages)
+    hidden = [f"the content of {role!r} messages" for role in roles]
     return tuple(
-        f"the chat template leaves out the content of {role!r} messages"
-        for role in text.chat.unseen(request.messages)
+        f"the chat template leaves out {what}"
+        for what in (*hidden, *chat.dropped(request.messages))
     )
 
 
-def _encode(request: Request, text: TextSide) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """The prompt's ids, and warnings about them."""
+def _encode(
+    request: Request, text: TextSide, rendering: str | None
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The prompt's ids, and warnings about them. rendering: the conversation as text."""
     if request.token_ids is not None:
         return request.token_ids, ()
-    if request.messages is not None:
-        assert text.chat is not None
+    if rendering is not None:
         special = request.add_special_tokens or False  # the template has written its own tokens
-        return encoded(text.tokenizer, rendered(request, text.chat), special)
+        return encoded(text.tokenizer, rendering, special)
     assert request.prompt is not None
     return encoded(text.tokenizer, request.prompt, request.add_special_tokens)
 
 
-def rendered(request: Request, chat: Renderer) -> str:
+def rendered(request: Request, chat: Renderer, rules: Rules) -> str:
     """The conversation, rendered by the model's chat template."""
-    assert request.messages is not None
+    messages = request.messages
+    assert messages is not None
+    variables, _, _ = reasoning_args(request, rules)
+    args = {**request.template_args, **variables}
+    tools: list[dict[str, Any]] | None = shown_tools(request.chat.offered) or None
+    if rules.prompted:
+        messages, tools = in_words(messages, tools or ()), None
     if request.continue_final_message:
-        return continued(chat, request.messages, request.template_args)
+        return continued(chat, messages, args, tools)
     opened = request.add_generation_prompt is not False
-    return chat.render(request.messages, add_generation_prompt=opened, **request.template_args)
+    return chat.render(messages, add_generation_prompt=opened, tools=tools, **args)
 
 
 def encoded(

@@ -8,54 +8,12 @@ no proper prefix of a stop string that could still be completed, is ever given o
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
+from itertools import pairwise
 
+from rbee_worker.answer.automaton import Automaton
 
-class StopAutomaton:
-    """The tables for a set of stop strings; immutable, so that requests may share it.
-
-    A node is a prefix of a stop string. `hold[node]` is the length of its longest suffix (itself
-    included) that is a proper prefix, `match[node]` the longest stop string that the node ends
-    with.
-    """
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self.children: list[dict[str, int]] = [{}]
-        self.fail = [0]
-        self.hold = [0]
-        self.match: list[str | None] = [None]
-        depth = [0]
-        for stop in stops:
-            node = 0
-            for char in stop:
-                if char not in self.children[node]:
-                    self.children[node][char] = len(self.children)
-                    self.children.append({})
-                    self.fail.append(0)
-                    self.hold.append(0)
-                    self.match.append(None)
-                    depth.append(depth[node] + 1)
-                node = self.children[node][char]
-            if node:
-                self.match[node] = stop
-        queue = deque(self.children[0].values())
-        while queue:  # breadth first, so that a node's suffixes, which are shorter, are done first
-            node = queue.popleft()
-            back = self.fail[node]
-            self.hold[node] = depth[node] if self.children[node] else self.hold[back]
-            self.match[node] = self.match[node] or self.match[back]
-            for char, child in self.children[node].items():
-                self.fail[child] = self.step(back, char) if node else 0
-                queue.append(child)
-
-    def step(self, node: int, char: str) -> int:
-        """The longest suffix of the text so far that is a prefix of a stop string."""
-        while char not in self.children[node]:
-            if node == 0:
-                return 0
-            node = self.fail[node]
-        return self.children[node][char]
+Run = tuple[str, bool]  # text, and whether it is hidden
 
 
 class StopMatcher:
@@ -67,7 +25,7 @@ class StopMatcher:
     """
 
     def __init__(self, stops: Sequence[str], *, armed: bool = True) -> None:
-        self._automaton = StopAutomaton(stops)
+        self._automaton = Automaton(stops)
         self._node = 0
         self._held = ""
         self._veil = ""  # for each character in `_held`: whether it is hidden
@@ -76,8 +34,16 @@ class StopMatcher:
 
     def push(self, text: str, *, hidden: bool = False) -> str:
         """Take the next piece; returns what may be shown now. After a match that is nothing."""
+        return _visible(self.runs(text, hidden=hidden))
+
+    def flush(self) -> str:
+        """The text ends here: return what was held back, which is no stop string after all."""
+        return _visible(self.rest())
+
+    def runs(self, text: str, *, hidden: bool = False) -> list[Run]:
+        """`push`, with the hidden text where it stands."""
         if self.found is not None or not text:
-            return ""
+            return []
         automaton, node = self._automaton, self._node
         before = len(self._held)
         whole = self._held + text
@@ -89,25 +55,32 @@ class StopMatcher:
                 self.found = stop
                 self._held = self._veil = ""
                 cut = before + i + 1 - len(stop)
-                return _visible(whole[:cut], veil[:cut])
+                return _runs(whole[:cut], veil[:cut])
         self._node = node
         cut = len(whole) - automaton.hold[node]
         self._held, self._veil = whole[cut:], veil[cut:]
-        return _visible(whole[:cut], veil[:cut])
+        return _runs(whole[:cut], veil[:cut])
 
-    def flush(self) -> str:
-        """The text ends here: return what was held back, which is no stop string after all."""
+    def rest(self) -> list[Run]:
+        """`flush`, with the hidden text where it stands."""
         held, veil = self._held, self._veil
         self._held = self._veil = ""
         self._node = 0
-        return _visible(held, veil)
+        return _runs(held, veil)
 
 
 _SHOWN, _HIDDEN = " ", "x"
 
 
-def _visible(text: str, veil: str) -> str:
-    """The characters of `text` that are not hidden according to `veil`."""
+def _runs(text: str, veil: str) -> list[Run]:
+    """`text` in parts that are hidden or not, according to `veil`."""
+    if not text:
+        return []
     if _HIDDEN not in veil:
-        return text
-    return "".join(c for c, v in zip(text, veil, strict=True) if v == _SHOWN)
+        return [(text, False)]
+    cuts = [i for i in range(1, len(text)) if veil[i] != veil[i - 1]]
+    return [(text[i:j], veil[i] == _HIDDEN) for i, j in pairwise([0, *cuts, len(text)])]
+
+
+def _visible(runs: list[Run]) -> str:
+    return "".join(text for text, hidden in runs if not hidden)

@@ -9,16 +9,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rbee_worker.answer import NO_FORMAT, Format, find_format
 from rbee_worker.types import EosToken
 
 if TYPE_CHECKING:
     from rbee_worker.checkpoint import Checkpoint
+    from rbee_worker.session.constraints import Constraints
     from rbee_worker.tokenizer.chat import ChatRenderer
     from rbee_worker.tokenizer.core import Tokenizer
 
 
 class TextStream(Protocol):
-    """Takes ids, gives complete characters (tokenizer.stream.Detokenizer)."""
+    """Takes ids, gives complete characters (tokenizer.stream.Detokenizer). within: a character is
+    not complete yet."""
+
+    @property
+    def within(self) -> bool: ...
 
     def push(self, token_id: int) -> str: ...
 
@@ -28,7 +34,9 @@ class TextStream(Protocol):
 @dataclass(frozen=True)
 class TextSide:
     """The text parts of a model. exempt_ids: special tokens of the chat template, never
-    penalised."""
+    penalised. form: what the model's answers look like. tool_chat: a template of its own for
+    conversations with tools, which some models have. constraints: None if the model has no
+    vocabulary."""
 
     ckpt: Checkpoint
     tokenizer: Tokenizer
@@ -36,6 +44,19 @@ class TextSide:
     chat: ChatRenderer | None
     exempt_ids: frozenset[int]
     stream: Callable[[bool], TextStream]  # skip_special -> a new stream
+    form: Format = NO_FORMAT
+    tool_chat: ChatRenderer | None = None
+    constraints: Constraints | None = None
+
+    def renderer(self, *, tools: bool) -> ChatRenderer | None:
+        """The chat template for a conversation with tools, or without."""
+        return self.tool_chat if tools and self.tool_chat is not None else self.chat
+
+    def close(self) -> None:
+        """End the processes of the chat templates and of the constraints."""
+        for owner in (self.chat, self.tool_chat, self.constraints):
+            if owner is not None:
+                owner.close()
 
     @property
     def generation(self) -> dict[str, Any]:
@@ -46,6 +67,7 @@ class TextSide:
 def open_text(ckpt: Checkpoint) -> TextSide:
     """Build the text side of a checkpoint. Raises subclasses of ModelError."""
     from rbee_worker.models import ENCODERS
+    from rbee_worker.session.constraints import Constraints
     from rbee_worker.tokenizer.chat import ChatRenderer
     from rbee_worker.tokenizer.eos import eos_set, template_special_ids
     from rbee_worker.tokenizer.load import load_tokenizer
@@ -53,17 +75,29 @@ def open_text(ckpt: Checkpoint) -> TextSide:
 
     tokenizer = load_tokenizer(ckpt)
     template = tokenizer.chat_template
-    chat, exempt = None, frozenset[int]()
+    chat, tool_chat, exempt = None, None, frozenset[int]()
     if template is not None:
         chat = ChatRenderer(template, special_tokens=tokenizer.template_tokens)
         exempt = template_special_ids(template, tokenizer)
+        if tokenizer.tool_template not in (None, template):
+            assert tokenizer.tool_template is not None
+            tool_chat = ChatRenderer(
+                tokenizer.tool_template, special_tokens=tokenizer.template_tokens
+            )
+    eos = () if ckpt.arch in ENCODERS else eos_set(ckpt, tokenizer)  # nothing is drawn
     return TextSide(
         ckpt=ckpt,
         tokenizer=tokenizer,
-        eos=() if ckpt.arch in ENCODERS else eos_set(ckpt, tokenizer),  # nothing is drawn
+        eos=eos,
         chat=chat,
         exempt_ids=exempt,
         stream=lambda skip_special: Detokenizer(tokenizer, skip_special=skip_special),
+        form=find_format(
+            [t for t in dict.fromkeys((template, tokenizer.tool_template)) if t is not None],
+            lambda text: tokenizer.token_id(text) is not None,
+        ),
+        tool_chat=tool_chat,
+        constraints=Constraints(tokenizer, eos),
     )
 
 
@@ -87,6 +121,8 @@ def wordless(ckpt: Checkpoint) -> TextSide:
 
 class _Silent:
     """A stream that gives no text."""
+
+    within = False
 
     def push(self, token_id: int) -> str:
         return ""

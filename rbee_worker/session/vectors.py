@@ -41,7 +41,7 @@ def prepare_vector(request: Request, text: TextSide, rules: Rules) -> Prepared:
     from rbee_worker.tokenizer.rows import check_rows  # late: a heavy import
 
     check_rows(ids, text.tokenizer, rules.vocab_size, "prompt")
-    return Prepared(ids, _NOTHING_DRAWN, warnings, second)
+    return Prepared(ids, _NOTHING_DRAWN, warnings, second=second)
 
 
 def embedding(

@@ -8,17 +8,24 @@ no tokens: encode the result without adding special tokens, because the template
 from __future__ import annotations
 
 import json
+import re
 import signal
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from rbee_worker.errors import CheckpointError, FieldError, InvalidRequest
-from rbee_worker.tokenizer.messages import Form, Message, Render, checked, find_form
-from rbee_worker.tokenizer.render_process import RenderProcess
+from rbee_worker.tokenizer.call_forms import CallForm, Message, Render, find_call_form
+from rbee_worker.tokenizer.confined import ConfinedProcess
+from rbee_worker.tokenizer.messages import SENTINEL, Checked, Form, checked, find_form
 
+_SCRIPT = Path(__file__).with_name("render_child.py")
+_MODULES = ("jinja2", "markupsafe")
 _RESERVED = ("messages", "add_generation_prompt", "tools", "documents")
+# What a template may call the reasoning of an assistant's message; clients send the first.
+REASONING = ("reasoning_content", "thinking", "reasoning")
 # Errors that a template raises for every message if it raises them for a single word.
 _HOPELESS = ("time", "memory", "output", "syntax")
 _USUAL = ("system", "user", "assistant", "tool")
@@ -53,17 +60,21 @@ class ChatRenderer:
         self._wall_s = wall_s
         self._limits = (str(cpu_s), str(memory), str(most_chars))
         self._lock = threading.Lock()
-        self._child: RenderProcess | None = None
+        self._child: ConfinedProcess | None = None
         self._forms: dict[str, Form] = {}  # by role, found when the role first occurs
+        self._call_form: CallForm | None = None
+        self._reasoning = next((name for name in REASONING if _is_read(template, name)), None)
 
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
         add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         **template_args: Any,
     ) -> str:
-        """The prompt for `messages`. Content is a string or a list of text parts.
+        """The prompt for `messages`. Content is a string or a list of text parts; tool_calls and
+        the role `tool` are as in OpenAI's API. tools: JSON schemas of functions, in that form too.
 
         Raises InvalidRequest for messages that cannot be rendered (with the template's own message
         if it gives one) or that take too much, CheckpointError for a template that is broken or
@@ -79,11 +90,15 @@ class ChatRenderer:
         _json(template_args)
         with self._lock:
             forms = {role: self._form(role, template_args) for role in roles}
+            calls = None
+            if any(message.calls for message in given):
+                calls = self._form_of_calls(template_args)
             context = {
                 **self._context,
                 **template_args,
-                "messages": [message.formed(forms[message.role]) for message in given],
+                "messages": [self._formed(message, forms, calls) for message in given],
                 "add_generation_prompt": add_generation_prompt,
+                "tools": list(tools) if tools else None,
             }
             answer = self._ask(_json({"context": context}))
         if "text" in answer:
@@ -94,6 +109,16 @@ class ChatRenderer:
         """Roles among the rendered messages whose text the template leaves out."""
         roles = dict.fromkeys(message.role for message in checked(messages))
         return tuple(r for r in roles if r in self._forms and not self._forms[r].shown)
+
+    def dropped(self, messages: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+        """What else the template leaves out of the rendered messages."""
+        told = []
+        form = self._call_form
+        if form is not None and not form.shown and any(m.get("tool_calls") for m in messages):
+            told.append("tool calls")
+        if self._reasoning is None and any(m.get(REASONING[0]) for m in messages):
+            told.append("the reasoning of earlier answers")
+        return tuple(told)
 
     async def arender(
         self,
@@ -132,6 +157,25 @@ class ChatRenderer:
             self._forms[role] = form
         return form
 
+    def _form_of_calls(self, template_args: Mapping[str, Any]) -> CallForm:
+        """How the template reads tool calls."""
+        if self._call_form is None:
+            found = find_call_form(SENTINEL, self._probe({}))
+            if found is None:
+                return find_call_form(SENTINEL, self._probe(template_args)) or CallForm()
+            self._call_form = found
+        return self._call_form
+
+    def _formed(
+        self, message: Checked, forms: Mapping[str, Form], calls: CallForm | None
+    ) -> Message:
+        """A message as the template reads it: its content, its calls, its reasoning."""
+        formed = message.formed(forms[message.role], calls if message.calls else None)
+        reasoning = formed.pop(REASONING[0], None)
+        if reasoning and self._reasoning is not None:
+            formed[self._reasoning] = reasoning
+        return formed
+
     def _probe(self, template_args: Mapping[str, Any]) -> Render:
         """A function that renders test messages: None if the template refuses them."""
 
@@ -148,7 +192,9 @@ class ChatRenderer:
         if self._child is not None and not self._child.alive:
             self._end()
         if self._child is None:
-            self._child = RenderProcess(self._limits)
+            self._child = ConfinedProcess(
+                _SCRIPT, modules=_MODULES, limits=self._limits, what="chat template"
+            )
             self._reaper = weakref.finalize(self, self._child.kill)
             body = json.dumps({"template": self._template})[:-1] + ", " + body[1:]
         try:
@@ -171,6 +217,11 @@ class ChatRenderer:
         child, self._child = self._child, None
         self._reaper.detach()
         return child.kill()
+
+
+def _is_read(template: str, name: str) -> bool:
+    """Whether a template reads a message's field of that name."""
+    return re.search(rf"\.{name}\b|['\"]{name}['\"]", template) is not None
 
 
 def _json(value: Any) -> str:

@@ -23,18 +23,22 @@ class Renderer(Protocol):
         messages: Sequence[Mapping[str, Any]],
         *,
         add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         **template_args: Any,
     ) -> str: ...
 
 
 def continued(
-    chat: Renderer, messages: Sequence[Mapping[str, Any]], args: Mapping[str, Any]
+    chat: Renderer,
+    messages: Sequence[Mapping[str, Any]],
+    args: Mapping[str, Any],
+    tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> str:
     """The prompt for `messages` up to the end of the last one's content, trimmed if the template
     trims. Raises InvalidRequest if the template leaves that content out."""
     *before, last = messages
     marked = {**last, "content": _marked(last.get("content"))}
-    text = chat.render([*before, marked], add_generation_prompt=False, **args)
+    text = chat.render([*before, marked], add_generation_prompt=False, tools=tools, **args)
     end = text.rfind(_MARK)
     if end < 0:
         message = "the chat template leaves the last message's text out: it cannot be continued"

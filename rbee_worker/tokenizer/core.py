@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import tokenizers
 
@@ -47,6 +47,25 @@ def _shares(lengths: list[int], room: int) -> list[int]:
     return [short, room - short] if first_is_short else [room - short, short]
 
 
+class Backend(Protocol):
+    """What encodes: a tokenizer of the `tokenizers` library, or an encoder of this package."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> Any:
+        """An object whose `ids` are those of the text."""
+
+    def encode_batch_fast(self, texts: Sequence[str], *, add_special_tokens: bool) -> Sequence[Any]:
+        """The same of each text; the library lets other threads run meanwhile."""
+
+    def token_to_id(self, piece: str) -> int | None:
+        """The id of a piece, spelled as in the vocabulary."""
+
+    def no_truncation(self) -> None:
+        """Never cut a text."""
+
+    def no_padding(self) -> None:
+        """Never add ids to make texts equally long."""
+
+
 class Tokenizer:
     """One vocabulary with its splitting and decoding rules. Threads may share it.
 
@@ -55,12 +74,15 @@ class Tokenizer:
     affixes: ids that `add_special` puts before and after the text; None: those of the
     tokenizer.json's own post-processor.
     chat_templates: by name; `chat_template` is the one to use. template_tokens: texts of the tokens
-    that a template knows by name. unread: files of the checkpoint that are not used, and why.
+    that a template knows by name. literal: makes the backend that reads special tokens as text;
+    None: as the library does it. turn_stops: texts before which an answer to a conversation ends,
+    in a chat format without a token for that. unread: files of the checkpoint that are not used,
+    and why.
     """
 
     def __init__(
         self,
-        backend: tokenizers.Tokenizer,
+        backend: Backend,
         decoding: Decoding,
         *,
         pieces: list[str | None],
@@ -74,11 +96,14 @@ class Tokenizer:
         unread: Mapping[str, str] | None = None,
         bounded: Bounded | None = None,
         warnings: tuple[str, ...] = (),
+        literal: Callable[[], Backend] | None = None,
+        turn_stops: tuple[str, ...] = (),
     ) -> None:
         backend.no_truncation()  # a prompt is never truncated silently
         backend.no_padding()
         self._backend = backend
-        self._plain: tokenizers.Tokenizer | None = None
+        self._make_plain = literal or partial(_reading_literally, backend)
+        self._plain: Backend | None = None
         self._lock = threading.Lock()
         self._pieces = pieces
         self._spelled = dict(spelled or {})
@@ -95,6 +120,7 @@ class Tokenizer:
         self._slow = bounded is not None and bounded.slow
         self._growth = Growth() if bounded is None else bounded.growth
         self.warnings = warnings
+        self.turn_stops = turn_stops
 
     @property
     def chat_template(self) -> str | None:
@@ -103,6 +129,12 @@ class Tokenizer:
         if len(templates) == 1:
             return next(iter(templates.values()))
         return templates.get("default")
+
+    @property
+    def tool_template(self) -> str | None:
+        """The template of conversations with tools: that named "tool_use", as in transformers, or
+        `chat_template`."""
+        return self.chat_templates.get("tool_use") or self.chat_template
 
     @property
     def bos_token(self) -> str:
@@ -147,29 +179,35 @@ class Tokenizer:
         parts = [self._encoding(self._backend, part, False) for part in given]
         other = parts[1] if pair is not None else None
         around = self._around(len(parts))
-        whole = around + sum(map(len, parts))
-        if whole > most:
-            for part, kept in zip(parts, _shares([*map(len, parts)], most - around), strict=True):
-                part.truncate(kept)
+        whole = around + sum(len(part.ids) for part in parts)
+        shares = _shares([len(part.ids) for part in parts], most - around)
         if self._affixes is not None:
             before, after = self._affixes
-            first = [*before, *parts[0].ids, *after]
-            rest = [*other.ids, *after] if other is not None else []
+            first = [*before, *parts[0].ids[: shares[0]], *after]
+            rest = [*other.ids[: shares[1]], *after] if other is not None else []
             return Texts([*first, *rest], len(first) if rest else 0, whole)
-        made = self._backend.post_process(parts[0], other, add_special_tokens=True)
+        if whole > most:
+            for part, kept in zip(parts, shares, strict=True):
+                part.truncate(kept)
+        made = self._library().post_process(parts[0], other, add_special_tokens=True)
         kinds = made.type_ids
         return Texts(made.ids, kinds.index(1) if 1 in kinds else 0, whole)
 
     def _around(self, texts: int) -> int:
         """How many tokens the model has around one text, or two."""
         if self._affixes is None:
-            count: int = self._backend.num_special_tokens_to_add(texts > 1)
+            count: int = self._library().num_special_tokens_to_add(texts > 1)
             return count
         before, after = self._affixes
         return len(before) + texts * len(after)
 
-    def _encoding(self, backend: tokenizers.Tokenizer, text: str, own: bool) -> tokenizers.Encoding:
-        """The library's encoding of `text`. own: with the post-processor's special tokens."""
+    def _library(self) -> tokenizers.Tokenizer:
+        """The backend of a tokenizer without `affixes`, which is always the library's."""
+        assert isinstance(self._backend, tokenizers.Tokenizer)
+        return self._backend
+
+    def _encoding(self, backend: Backend, text: str, own: bool) -> Any:
+        """The encoding of `text`. own: with the post-processor's special tokens."""
         try:
             self._growth.check(text)
             if self.is_quick(text):
@@ -236,26 +274,36 @@ class Tokenizer:
             return None
         return self.decoding.token_bytes(self._spelling(token_id), first=True)
 
+    def opened(self, token_id: int) -> bytes:
+        """The bytes of the token at the start of a text, as `decode` gives them: without the blanks
+        that the decoder strips there."""
+        data = self.opening_bytes(token_id) or b""
+        for _ in range(self.decoding.strip_left):
+            data = data.removeprefix(b" ")
+        return data
+
     def _spelling(self, token_id: int) -> str:
         """The spelling used for decoding: an added token that is normalized has its normalized
         form."""
         return self._spelled.get(token_id) or self._pieces[token_id] or ""
 
-    def _literal(self) -> tokenizers.Tokenizer:
-        """A second backend that reads special tokens as text; made on first use.
-
-        It shares the vocabulary: reading that again would hold every thread for a second.
-        """
+    def _literal(self) -> Backend:
+        """A second backend that reads special tokens as text; made on first use."""
         with self._lock:
             if self._plain is None:
-                own = self._backend
-                plain = tokenizers.Tokenizer(own.model)
-                plain.normalizer = own.normalizer  # before tokens, which some of them go through
-                plain.pre_tokenizer = own.pre_tokenizer
-                plain.post_processor = own.post_processor
-                plain.decoder = own.decoder
-                added = own.get_added_tokens_decoder()
-                plain.add_tokens([added[i] for i in sorted(added)])
-                plain.encode_special_tokens = True
-                self._plain = plain
+                self._plain = self._make_plain()
             return self._plain
+
+
+def _reading_literally(own: Any) -> Backend:
+    """The library's tokenizer `own`, but with special tokens read as text. It shares the
+    vocabulary: reading that again would hold every thread for a second."""
+    plain = tokenizers.Tokenizer(own.model)
+    plain.normalizer = own.normalizer  # before tokens, which some of them go through
+    plain.pre_tokenizer = own.pre_tokenizer
+    plain.post_processor = own.post_processor
+    plain.decoder = own.decoder
+    added = own.get_added_tokens_decoder()
+    plain.add_tokens([added[i] for i in sorted(added)])
+    plain.encode_special_tokens = True
+    return plain

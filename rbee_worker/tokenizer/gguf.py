@@ -35,7 +35,9 @@ from rbee_worker.tokenizer.vocabulary import (
     usable_merges,
 )
 from rbee_worker.tokenizer.wordpiece import marked
+from rbee_worker.tokenizer.world import TEMPLATE, unescaped, world_tokenizer
 
+_WORLD = "rwkv"
 _TEMPLATE = "tokenizer.chat_template"
 
 # Special tokens after which published Phi-3 tokenizers drop blanks (tokenizer.json: rstrip);
@@ -57,10 +59,12 @@ def tokenizer_from_gguf(meta: Metadata) -> Tokenizer:
             "the GGUF file has no tokenizer (tokenizer.ggml.model and .tokens)",
             fix="use a GGUF that was converted with its vocabulary",
         )
+    if kind == _WORLD:
+        return _world(meta)
     build = _KINDS.get(kind)
     if build is None:
         raise UnsupportedModel(
-            f"tokenizer kind {kind!r} is not supported; supported: {', '.join(_KINDS)}",
+            f"tokenizer kind {kind!r} is not supported; supported: {', '.join((*_KINDS, _WORLD))}",
             fix="use the safetensors version of this model",
         )
     warnings: list[str] = []
@@ -87,6 +91,26 @@ def tokenizer_from_gguf(meta: Metadata) -> Tokenizer:
         chat_templates=_templates(meta),
         template_tokens=_template_tokens(meta, ids, vocab),
         warnings=tuple(warnings),
+    )
+
+
+def _world(meta: Metadata) -> Tokenizer:
+    """RWKV's tokenizer: tokens are escaped bytes, the end of a text and padding stand for none."""
+    vocab, warnings = _vocabulary(meta), []  # type: tuple[Vocabulary, list[str]]
+    size, plain = len(vocab.pieces), vocab.of_type(PieceType.NORMAL)
+    ids = {
+        name: token_id(meta, f"{name}_token_id", None, size, warnings) for name in ("bos", "eos")
+    }
+    templates = _templates(meta)
+    return world_tokenizer(
+        {i: unescaped(vocab.pieces[i]) for i in plain},
+        {i: vocab.pieces[i] for i in vocab.special_ids},
+        bos=ids["bos"],
+        eos=ids["eos"],
+        opens=bool(meta.get(f"{KEY}add_bos_token", False)),
+        templates={k: TEMPLATE if t == "rwkv-world" else t for k, t in templates.items()},
+        unread={},
+        warnings=warnings,
     )
 
 

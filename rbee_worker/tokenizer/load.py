@@ -1,5 +1,5 @@
-"""From a checkpoint to its tokenizer: tokenizer.json, tokenizer.model, vocab.json with merges.txt,
-or GGUF metadata."""
+"""From a checkpoint to its tokenizer: tokenizer.json, RWKV's vocabulary, tokenizer.model,
+vocab.json with merges.txt, or GGUF metadata."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tokenizers
 from tokenizers import models
 
 from rbee_worker.checkpoint.reading import parse_json, read_bytes, read_json, read_text
-from rbee_worker.checkpoint.tokenizer_files import SENTENCEPIECE, UNREAD
+from rbee_worker.checkpoint.tokenizer_files import SENTENCEPIECE, UNREAD, WORLD
 from rbee_worker.errors import CheckpointError
 from rbee_worker.tokenizer.assembly import Assembly, affix
 from rbee_worker.tokenizer.bounds import MAX_FILE_BYTES, check_tokenizer
@@ -25,7 +25,11 @@ from rbee_worker.tokenizer.templates import read_templates
 from rbee_worker.tokenizer.vocabulary import split_as
 from rbee_worker.tokenizer.wordpiece import around, wordpiece
 from rbee_worker.tokenizer.words import Words, read_words
+from rbee_worker.tokenizer.world import CLASSES as WORLD_CLASSES
+from rbee_worker.tokenizer.world import END as END_OF_TEXT
+from rbee_worker.tokenizer.world import by_bytes, read_vocabulary, world_tokenizer
 
+_RWKV = ("rwkv5", "rwkv6", "rwkv7")
 _JSON, _VOCAB, _MERGES, _WORDS = "tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"
 
 
@@ -41,6 +45,8 @@ def load_tokenizer(ckpt: TokenizerSource) -> Tokenizer:
     used: tuple[str, ...]
     if _JSON in ckpt.files:
         made, used = _from_json(ckpt), (_JSON,)
+    elif world := _world_file(ckpt):
+        made, used = _from_world(ckpt, world), (world,)
     elif model:
         made, used = _from_sentencepiece(ckpt, ckpt.files[model]), (model,)
     elif _VOCAB in ckpt.files and _MERGES in ckpt.files:
@@ -49,11 +55,45 @@ def load_tokenizer(ckpt: TokenizerSource) -> Tokenizer:
         made, used = _from_words(ckpt), (_WORDS,)
     else:
         raise _none(ckpt)
-    vocabularies = (_JSON, *SENTENCEPIECE, _VOCAB, _MERGES, _WORDS)
+    vocabularies = (_JSON, *SENTENCEPIECE, _VOCAB, _MERGES, WORLD, _WORDS)
     for name in (*vocabularies, *UNREAD):
         if name in ckpt.files and name not in used:
             made.unread[name] = f"{used[0]} has the vocabulary"
     return made
+
+
+def _world_file(ckpt: TokenizerSource) -> str:
+    """RWKV's vocabulary file; "" if there is none. A vocab.txt is RWKV's if the tokenizer's class
+    says so, or the model's type."""
+    if WORLD in ckpt.files:
+        return WORLD
+    kind = str(ckpt.config.get("model_type"))
+    own = class_name(ckpt.tokenizer_config, ckpt.config) in WORLD_CLASSES or kind in _RWKV
+    return "vocab.txt" if own and "vocab.txt" in ckpt.files else ""
+
+
+def _from_world(ckpt: TokenizerSource, name: str) -> Tokenizer:
+    tokens = read_vocabulary(ckpt.files[name])
+    words = read_words(ckpt.tokenizer_config, ckpt.files)
+    templates = read_templates(ckpt.tokenizer_config, ckpt.files)
+    ids = by_bytes(tokens)
+    special = {i: token.content for i, token in words.given.items() if i not in tokens}
+    named = {key: token.content for key, token in words.named.items()}
+    if 0 not in special:  # what a file names that is no text
+        unknown = [t for t in named.values() if t.encode() not in ids]
+        special[0] = unknown[0] if unknown else END_OF_TEXT
+    found = {text: i for i, text in special.items()}
+    end = {key: found.get(text, ids.get(text.encode())) for key, text in named.items()}
+    return world_tokenizer(
+        tokens,
+        special,
+        bos=end.get("bos_token"),
+        eos=end.get("eos_token", 0),
+        opens=words.config.get("add_bos_token") is True,
+        templates=templates.by_name,
+        unread={**words.unread, **templates.unread},
+        warnings=(*words.notes, *templates.notes),
+    )
 
 
 def _none(ckpt: TokenizerSource) -> CheckpointError:

@@ -9,19 +9,26 @@ once per role.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rbee_worker.errors import FieldError, InvalidRequest
+from rbee_worker.tokenizer.call_forms import (
+    CALL_ID,
+    CallForm,
+    Message,
+    Render,
+    call_faults,
+    call_message,
+)
 
 SENTINEL = "Zq7Vx2"
 _ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _ROLES = {"developer": "system"}
 _KEY = re.compile(r"""['"]type['"]""")  # occurs if a part is written out as it is, not read
 
-Message = dict[str, Any]
-Render = Callable[[list[Message]], str | None]
+CALLS = "calls"  # stands for an assistant's message with a call, where roles are listed
 
 
 @dataclass(frozen=True)
@@ -42,17 +49,24 @@ class Checked:
     role: str
     content: str | tuple[str, ...]
 
-    def formed(self, form: Form) -> Message:
+    @property
+    def calls(self) -> bool:
+        """Whether it has tool calls."""
+        return bool(self.given.get("tool_calls"))
+
+    def formed(self, form: Form, calls: CallForm | None = None) -> Message:
         """The message in the form that the template reads; a string stays a string if it can.
 
-        If the template reads no parts, they become the lines of one string.
+        If the template reads no parts, they become the lines of one string. calls: how it reads
+        tool calls, if this message has some.
         """
         content: Any = self.content
         if isinstance(content, str) and not form.text:
             content = _parts(content)
         elif not isinstance(content, str):
             content = _parts(*content) if form.parts else "\n".join(content)
-        return {**self.given, "role": self.role, "content": content}
+        message = {**self.given, "role": self.role, "content": content}
+        return message if calls is None else calls.formed(message, self.given.get("content"))
 
 
 def checked(messages: Sequence[Mapping[str, Any]]) -> list[Checked]:
@@ -75,6 +89,8 @@ def checked(messages: Sequence[Mapping[str, Any]]) -> list[Checked]:
             )
             continue
         content = _content(message.get("content"), f"messages[{at}].content", errors)
+        if message.get("tool_calls"):
+            errors += call_faults(f"messages[{at}].tool_calls", message["tool_calls"])
         found.append(Checked(message, _ROLES.get(role, role), content))
     if errors:
         raise InvalidRequest(errors)
@@ -138,11 +154,15 @@ def _conversations(role: str) -> list[list[str]]:
         return [["system", "user"], ["system"]]
     if role == "assistant":
         return [["user", "assistant", "user"], ["user", "assistant"]]
-    return [["user", role], ["user", "assistant", role], ["system", "user", "assistant", role]]
+    answers = [["user", role], ["user", "assistant", role], ["system", "user", "assistant", role]]
+    return [["user", CALLS, role], *answers] if role == "tool" else answers
 
 
 def _message(role: str, text: str, *, parts: bool) -> Message:
-    return {"role": role, "content": _parts(text) if parts else text}
+    if role == CALLS:
+        return call_message()
+    told = {"tool_call_id": CALL_ID, "name": "x"} if role == "tool" else {}
+    return {"role": role, "content": _parts(text) if parts else text, **told}
 
 
 def _parts(*texts: str) -> list[dict[str, str]]:

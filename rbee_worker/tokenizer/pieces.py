@@ -140,6 +140,11 @@ class Utf8Stream:
         self._per_byte = per_byte
         self._held = b""
 
+    @property
+    def within(self) -> bool:
+        """Whether a character is not complete yet."""
+        return bool(self._held)
+
     def push(self, data: bytes, *, final: bool = False) -> str:
         """The characters that `data` completes; final: an incomplete one becomes U+FFFD."""
         data = self._held + data

@@ -17,6 +17,7 @@ import resource
 import signal
 import struct
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, BinaryIO
@@ -49,17 +50,24 @@ def main(argv: list[str]) -> None:
     """Serve frames until the input ends."""
     *paths, cpu_s, memory, most = argv
     sys.path += paths
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process, even inside a long C call
     renderer = _Renderer(int(most))
     renderer.warm_up()
-    _confine(int(memory))
+    serve(renderer.answer, float(cpu_s), int(memory))
+
+
+def serve(answer: Callable[[dict[str, Any]], dict[str, Any]], cpu_s: float, memory: int) -> None:
+    """Confine this process to `memory` bytes of address space, say that it is ready, and answer
+    frames until the input ends. An answer that takes more than `cpu_s` seconds of the processor
+    ends the process with SIGPROF."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process, even inside a long C call
+    _confine(memory)
     _write({})
     while (request := _read(sys.stdin.buffer)) is not None:
-        signal.setitimer(signal.ITIMER_PROF, float(cpu_s))
-        answer = renderer.answer(request)
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
+        told = answer(request)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        _write(answer)
+        _write(told)
 
 
 def _confine(memory: int) -> None:
@@ -84,7 +92,7 @@ def _read(source: BinaryIO) -> dict[str, Any] | None:
     return body
 
 
-def _write(answer: dict[str, str]) -> None:
+def _write(answer: dict[str, Any]) -> None:
     body = json.dumps(answer).encode()
     sys.stdout.buffer.write(HEADER.pack(len(body)) + body)
     sys.stdout.buffer.flush()

@@ -24,6 +24,11 @@ class Detokenizer:
         self._first = True
         self.pending = 0
 
+    @property
+    def within(self) -> bool:
+        """Whether a character is not complete yet."""
+        return self._utf8.within
+
     def push(self, token_id: int) -> str:
         """The characters that `token_id` completes, '' if none. Amortised O(1)."""
         self.pending += 1

@@ -41,10 +41,13 @@ class Oracle:
 
     @property
     def title(self) -> str:
-        """The model's class and the version of transformers."""
+        """The model's class, and its origin: a version of transformers, or this package."""
         import transformers
 
-        return f"{type(self.model).__name__} of transformers {transformers.__version__}"
+        name = type(self.model).__name__
+        if name in (model.__name__ for _, model in own_models()):
+            return f"{name}, written from the paper: transformers has no such model"
+        return f"{name} of transformers {transformers.__version__}"
 
 
 def load_oracle(ckpt: Checkpoint) -> Oracle:
@@ -152,9 +155,18 @@ def _layers(model: PreTrainedModel) -> Sequence[torch.nn.Module]:
     )
 
 
+def own_models() -> Sequence[tuple[type[PretrainedConfig], type[PreTrainedModel]]]:
+    """The models that transformers lacks; it knows them from now on."""
+    from rbee_worker.verify import rwkv
+
+    rwkv.register()
+    return rwkv.MODELS
+
+
 def _class(ckpt: Checkpoint) -> Any:
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
 
+    own_models()
     known = MODEL_MAPPING if ckpt.arch in ENCODERS else MODEL_FOR_CAUSAL_LM_MAPPING
     if ckpt.arch not in CONFIG_MAPPING or CONFIG_MAPPING[ckpt.arch] not in known:
         raise UnsupportedModel(

@@ -35,6 +35,10 @@ SHAPE: dict[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
+# Tensors that llama.cpp leaves as they are, whatever the file is quantized to.
+NEVER_PACKED = (
+    r"norm|ssm_conv1d|shortconv.conv|time_mix_(first|lerp|decay|[wavg]\d)|channel_mix_lerp"
+)
 Arrays = dict[str, np.ndarray]
 Blocks = Callable[[np.ndarray], np.ndarray]  # rows, packed and unpacked
 
@@ -102,6 +106,9 @@ def oracle(arch: Arch) -> PreTrainedModel:
                 p.copy_(torch.randn_like(p) * 0.3 + (1.0 if "norm" in name else 0.0))
             else:
                 p.mul_(4.0)  # HF's 0.02 gives nearly linear blocks: errors would hide
+        for name, b in model.named_buffers():
+            if name.endswith(("e_score_correction_bias", "expert_bias")) and not b.any():
+                b.copy_(torch.randn_like(b) * 0.3)  # biases that matter for choosing experts
     return model
 
 
@@ -193,7 +200,7 @@ def write_gguf(
         if value is not None:
             add[type(value)](f"{gguf.MODEL_ARCH_NAMES[arch.gguf_arch]}.{key}", value)
     for name, array in gguf_tensors(arch, model).items():
-        plain = array.ndim == 1 or re.search("norm|ssm_conv1d", name) or not name.endswith(only)
+        plain = array.ndim == 1 or re.search(NEVER_PACKED, name) or not name.endswith(only)
         if plain or quant == gguf.GGMLQuantizationType.F32:
             w.add_tensor(name, array)
         else:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rbee_worker.checkpoint.names import DIALECTS, GGUF_ARCHITECTURES
 from rbee_worker.models import ARCHITECTURES, ENCODERS
+from rbee_worker.verify.oracle import own_models
 from tests.archs import ARCHS, Arch
 from tests.archs.families import FAMILIES, Family
 from tests.encoders import ROWS
@@ -63,8 +64,9 @@ give what the safetensors files give, bit for bit.
 _PROOF = """
 # What holds them
 
-For each `model_type`: the class of transformers that is the oracle, with tiny random weights in
-float32; the configs that are compared, which differ in the optional traits; the largest error of
+For each `model_type`: the class that is the oracle, with tiny random weights in float32
+(transformers', or where it has none, one written from the paper and held to the authors' own
+package); the configs that are compared, which differ in the optional traits; the largest error of
 the logits of 70 tokens (norm of the difference over norm) among them, by the file they were read
 from; and the published configs whose parameters are counted
 ([tests/published](../tests/published)). The tests allow 1e-4, of every layer alone as well.
@@ -183,9 +185,12 @@ def _proof(model_type: str, errors: Errors) -> str:
 
 
 def _oracle(arch: Arch) -> str:
-    """HF's class; a test's own corrects it (rbee_worker/verify/corrected.py)."""
+    """HF's class, or one of `verify` that transformers lacks; a test's own corrects HF's
+    (rbee_worker/verify/corrected.py)."""
     if arch.model.__module__.startswith("transformers"):
         return arch.model.__name__
+    if arch.model in (model for _, model in own_models()):
+        return f"{arch.model.__name__}, from the paper"
     return f"{arch.model.__mro__[1].__name__}, corrected"
 
 

@@ -34,10 +34,14 @@ KEYS: dict[str, Any] = {
 def unsaid() -> Iterator[tuple[str, str, str]]:
     """(GGUF architecture, model_type, field) of all that no key, constant or tensor of a table
     says."""
-    for name, row in GGUF_ARCHITECTURES.items():
+    rows = [*GGUF_ARCHITECTURES.items()]
+    rows += [(name, other) for name, row in rows for _, other in row.instead]
+    for name, row in rows:
         said = {key.hf.partition(".")[0] for key in row.keys} | {*row.constants, *DERIVED}
         said |= {key.partition(".")[0] for key in row.present} | {*row.absent, *row.alone}
         said |= {*row.rows}
+        if "inner_widths" in said:  # of each layer; `by_layers` makes one of them
+            said |= {"intermediate_size"}
         types = {row.model_type, *(t for _, t in row.variants), *(t for *_, t in row.by_value)}
         for model_type in sorted(types):
             for f in fields(architecture(model_type, where="").config):
@@ -57,7 +61,7 @@ def config_of(tmp_path: Path, arch: str, **more: Any) -> StackConfig:
     """The config of a file that says nothing but sizes and `more` (`__` for `.`)."""
     keys = {**KEYS, **{k.replace("__", "."): v for k, v in more.items()}}
     tensors = {"token_embd.weight": np.zeros((48, 64), np.float32)}
-    if arch == "qwen2moe":
+    if arch in ("qwen2moe", "qwen3next"):
         tensors["blk.0.ffn_gate_shexp.weight"] = np.zeros((80, 64), np.float32)
     path = write(
         tmp_path / "x.gguf",
@@ -75,6 +79,14 @@ _MOE = {"expert_count": 8, "expert_used_count": 2, "expert_feed_forward_length":
 _SSM_SIZES = {"conv_kernel": 4, "inner_size": 96, "state_size": 16, "time_step_rank": 4}
 _MLA = {"attention__kv_lora_rank": 16, "rope__dimension_count": 8, "attention__value_length": 8}
 _SSM = {f"ssm__{k}": n for k, n in _SSM_SIZES.items()}
+_HYBRID = {
+    **_SSM,
+    "ssm__group_count": 2,
+    "attention__head_count_kv": [0, 2] * 6,
+    "expert_shared_feed_forward_length": 32,
+}
+_WKV = {"wkv__head_size": 16}
+_LORAS = ("decay", "iclr", "value_residual_mix", "gate")
 _PATTERN = "attention__sliding_window_pattern"
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -156,6 +168,59 @@ FULL, SLIDING = "full_attention", "sliding_attention"
             "mamba2",
             _SSM | {"ssm__group_count": 2},
             {"num_heads": 4, "width": 24, "time_step_limit": None, "use_conv_bias": False},
+        ),
+        (
+            "rwkv6",
+            _WKV | {"time_mix_extra_dim": 8, "time_decay_extra_dim": 4},
+            {"halved_every": None, "heads": 4, "low_ranks": (8, 4), "final_norm_epsilon": 1e-5},
+        ),
+        (
+            "rwkv7",
+            _WKV | {f"attention__{part}_lora_rank": 8 for part in _LORAS},
+            {"head_norm_eps": 64e-5, "heads": 4, "inner": 96, "ranks": dict.fromkeys("wavg", 8)},
+        ),
+        (
+            "granitehybrid",
+            _HYBRID | {"logit_scale": 4.0, "expert_count": 8, "expert_used_count": 2},
+            {
+                "attention_multiplier": None,
+                "residual_multiplier": 1.0,
+                "kinds": ["linear_attention", FULL] * 6,
+                "rotates": [False, True] * 6,
+                "inner": 96,
+                "columns": 24,
+                "mamba_conv_bias": False,
+            },
+        ),
+        (
+            "granitehybrid",
+            _HYBRID | {"rope__scaling__finetuned": False},  # without multipliers: Bamba
+            {"kinds": ["linear_attention", FULL] * 6, "rotates": [False] * 12, "mlp_bias": False},
+        ),
+        (
+            "falcon-h1",
+            _SSM | {"ssm__group_count": 2},
+            {"mlp_multipliers": None, "mamba_norm_before_gate": False, "mamba_rms_norm": False},
+        ),
+        (
+            "qwen3next",
+            _MOE | _SSM | {"ssm__group_count": 2},
+            {
+                "kinds": (["linear_attention"] * 3 + [FULL]) * 3,
+                "inner": 96,
+                "further_layers": 0,
+                "norm_topk_prob": True,
+            },
+        ),
+        (
+            "nemotron_h",
+            _HYBRID | {"feed_forward_length": [96, 0, 0, 0] * 3},
+            {
+                "kinds": ["mlp", FULL, "linear_attention", FULL] * 3,
+                "intermediate_size": 96,
+                "inner": 96,
+                "num_hidden_layers": 12,
+            },
         ),
     ],
 )  # fmt: skip

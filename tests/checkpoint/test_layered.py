@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import transformers
 
-from rbee_worker.checkpoint.layered import by_layers
+from rbee_worker.checkpoint.layered import FULL, by_layers
 from rbee_worker.errors import UnsupportedModel
 
 TYPES = ["sliding_attention", "full_attention"] * 2
@@ -63,8 +63,65 @@ def test_blocks_twice_as_wide_where_keys_are_shared() -> None:
 
 
 @pytest.mark.parametrize(
+    ("heads", "count", "kinds"),
+    [
+        ([0, 2, 0, 2], 2, ["conv", "full_attention"] * 2),
+        (2, 2, ["full_attention"] * 4),
+        (0, 4, ["conv"] * 4),  # as many as of queries, where nothing reads it
+    ],
+)
+def test_layers_without_key_heads(heads: Any, count: int, kinds: list[str]) -> None:
+    config = {
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "key_heads": {"conv": heads},
+    }
+    by_layers(config, "x")
+    assert config == {
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": count,
+        "layer_types": kinds,
+    }
+
+
+def test_layers_behind_the_last_are_not_counted() -> None:
+    """Qwen3-Next's one that predicts a further token."""
+    types = ["linear_attention", FULL, "linear_attention", FULL]
+    config = {"num_hidden_layers": 4, "layer_types": types, "further_layers": 1}
+    by_layers(config, "x")
+    assert config == {"num_hidden_layers": 3, "layer_types": types[:3], "further_layers": 1}
+
+
+def test_layers_that_are_feed_forward_blocks() -> None:
+    config = {
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "hidden_size": 64,
+        "key_heads": {"linear_attention": [0, 2, 0, 0]},
+        "inner_widths": {"moe": [0, 0, 32, 0]},
+    }
+    by_layers(config, "x")
+    assert config["layer_types"] == ["linear_attention", FULL, "moe", "linear_attention"]
+    assert config["intermediate_size"] == 32
+
+
+def test_a_layer_that_predicts_further_tokens_is_refused() -> None:
+    config = {
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "key_heads": {"linear_attention": [0, 0, 2]},
+        "inner_widths": {"moe": [0, 32, 32]},
+    }
+    with pytest.raises(UnsupportedModel, match="layer 2 has attention and a feed-forward block"):
+        by_layers(config, "x")
+
+
+@pytest.mark.parametrize(
     ("more", "says"),
     [
+        ({"key_heads": {"conv": [2, 0, 1, 0]}}, "attention.head_count_kv differs from layer to"),
+        ({"key_heads": {"conv": [2, 0]}}, "attention.head_count_kv has 2 values for 4 layers"),
         ({"num_key_value_heads": [2, 1]}, "attention.head_count_kv has 2 values for 4 layers"),
         ({"intermediate_size": [96, 192]}, "feed_forward_length has 2 values for 4 layers"),
         ({"intermediate_size": [96, 96, 192, 192]}, "feed_forward_length differs from layer to"),

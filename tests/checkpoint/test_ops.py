@@ -99,6 +99,29 @@ def test_columns_and_groups_become_vectors():
     assert ops.column(ops.packed_floats(values.reshape(2, 3))).shape == (2, 3)
 
 
+def test_matrices_are_turned_in_their_own_format():
+    values = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    op = ops.OPS["transpose"]
+    for given in (values, values[0]):
+        for format, kind in (("F32", np.float32), ("F16", np.float16)):
+            data = np.ascontiguousarray(given.astype(kind)).reshape(-1, given.shape[-1])
+            found = op(Packed(data.view(np.uint8), format, given.shape), {})
+            want = given.swapaxes(-1, -2)
+            assert op.shape(given.shape) == found.shape == want.shape
+            assert found.format == format
+            assert np.array_equal(dequantize(found).numpy(), want)
+    with pytest.raises(UnsupportedModel, match="Q8_0 cannot be transposed"):
+        ops.transpose(Packed(np.zeros((4, 34), np.uint8), "Q8_0", (4, 32)))
+
+
+def test_factors_of_channels_gain_dimensions():
+    values, op = np.arange(4, dtype=np.float32), ops.OPS["channels"]
+    for given in (values, values.reshape(1, 1, 4)):
+        found = op(ops.packed_floats(given), {})
+        assert op.shape(given.shape) == found.shape == (1, 1, 4)
+        assert np.array_equal(dequantize(found).numpy().ravel(), values)
+
+
 def test_operations_take_their_argument_from_the_config():
     config = {"num_attention_heads": 2, "num_key_value_heads": 1}
     w = vector([0, 1, 2, 3, 10, 11, 12, 13])

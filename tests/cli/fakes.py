@@ -13,6 +13,7 @@ from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Loading
 from rbee_worker.errors import WorkerError
 from rbee_worker.types import (
+    CallPiece,
     End,
     Event,
     ModelInfo,
@@ -83,7 +84,10 @@ class FakeClient:
         fails: WorkerError | None = None,
         chat: bool = True,
         ctrl_c: Literal["", "loading", "answer"] = "",
+        thought: str = "",
+        call: str = "",
     ) -> None:
+        self.thought, self.call = thought, call
         self.ctrl_c = ctrl_c
         self.words, self.endless, self.refuses, self.fails = words, endless, refuses, fails
         self.requests: list[Request] = []
@@ -123,6 +127,8 @@ class FakeClient:
         yield started(request)
         yield Narration(actor="scheduler", action="queued", target="j", human="Next in line.")
         made = 0
+        if self.thought:
+            yield Token(t="", i=-1, ids=(), reasoning=self.thought)
         for word in self._words():
             if request.id in self.cancelled:
                 stop = StopRecord(rule="CANCELLED", at=made)
@@ -134,7 +140,8 @@ class FakeClient:
                 os.kill(os.getpid(), signal.SIGINT)
             await asyncio.sleep(0.01 if self.endless else 0)
         stop = StopRecord(rule="EOS", at=made, token_id=2, token_text="</s>", origin="config.json")
-        yield End(stop=stop, usage=usage(made + 1), ids=(2,))
+        calls = (CallPiece(index=0, id="call_1", name=self.call, arguments="{}"),)
+        yield End(stop=stop, usage=usage(made + 1), ids=(2,), calls=calls if self.call else ())
 
     def _words(self) -> Any:
         yield from self.words

@@ -135,3 +135,17 @@ def test_a_model_without_template_cannot_chat(tmp_path: Path) -> None:
     with chat(tmp_path, "chat=False") as talk:
         talk.wait_for("has no chat template. Fix:")
         assert talk.leave() == 2
+
+
+def test_reasoning_and_calls_are_shown_beside_the_answer(tmp_path: Path) -> None:
+    with chat(tmp_path, 'thought="Hm, let me see.", call="get_weather"') as terminal:
+        terminal.prompt()
+        say(terminal, "Where?")
+        terminal.wait_for("Hm, let me see.")
+        terminal.wait_for("Paris.")
+        terminal.wait_for("calls get_weather({})")
+        terminal.prompt()
+        say(terminal, f"/save {tmp_path}/talk.json")
+        terminal.wait_for("Saved to")
+        said = json.loads((tmp_path / "talk.json").read_text())["messages"]
+        assert said[-1] == {"role": "assistant", "content": "Paris."}

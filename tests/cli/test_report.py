@@ -82,6 +82,25 @@ def test_recurrent_state_is_said_not_to_grow(tmp_path: Path) -> None:
         assert f"for 3 sequences and 3 snapshots, sequences up to {ctx:,};" in said
 
 
+def test_a_hybrid_is_said_to_keep_both(tmp_path: Path) -> None:
+    """Keys and values for each token; beside them, what does not grow."""
+    arch = next(a for a in ARCHS if a.id == "granite4")
+    folder = str(write_with_tokenizer(arch, tmp_path / "m"))
+    token = 1 * 2 * 2 * 16 * 4  # layers, heads, keys and values, a head's width, bytes
+    fixed = 2 * (3 * (128 + 2 * 2 * 16) + 16 * 128) * 4
+    for ctx in (128, 512):
+        settings = Settings(model=folder, backend="reference", max_seqs=3, ctx=ctx, threads=1)
+        found = report(settings)
+        memory = found["memory"]
+        assert memory["kv_per_token"] == token
+        assert memory["kv_context"] == token * ctx + fixed
+        assert memory["cache"] == engine_says(settings).kv_bytes
+        said = "\n".join(text for _, text in rows(found))
+        assert f"cache {size(token)} a token and {size(fixed)} a sequence, however long" in said
+        assert "recurrent: 2 layers * (3*192 + 8*16*16) * 4 bytes a sequence" in said
+        assert f"tokens, 3 sequences and 3 snapshots, sequences up to {ctx:,};" in said
+
+
 def test_every_fact_is_shown(tmp_path: Path) -> None:
     found = report(Settings(model=str(tiny.write_gguf(tmp_path / "m.gguf"))))
     shown = list(rows(found))

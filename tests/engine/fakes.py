@@ -173,11 +173,9 @@ class CheckedSampler(Sampler):
         self.slots.discard(slot)
         super().remove(slot)
 
-    def prepare(
-        self, slots: Sequence[int], indices: Sequence[int], expected: Sequence[int] = ()
-    ) -> Prepared:
+    def prepare(self, slots: Sequence[int], indices: Sequence[int], *more: Any) -> Prepared:
         assert self.slots.issuperset(slots)
-        return super().prepare(slots, indices, expected)
+        return super().prepare(slots, indices, *more)
 
 
 def make_engine(

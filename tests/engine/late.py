@@ -197,9 +197,9 @@ class LateSampling:
     def greedy(self, logits: Late) -> Late:
         return self._drawn(lambda: self._sampling.greedy(logits.value))
 
-    def choose(self, logits: Late, params: Sequence[DrawParams | None]) -> Late:
+    def choose(self, logits: Late, params: Sequence[DrawParams | None], masks: Any = None) -> Late:
         assert len(params) == logits.shape[0]
-        return self._drawn(lambda: self._sampling.choose(logits.value, params))
+        return self._drawn(lambda: self._sampling.choose(logits.value, params, masks))
 
     def _drawn(self, draw: Callable[[], Any]) -> Late:
         def drawn() -> list[int]:

@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,12 +109,10 @@ class WatchingSampler(Sampler):
         self.seen: dict[Key, list[Tensor]] = {}
         self._keys: list[Key] = []
 
-    def prepare(
-        self, slots: Sequence[int], indices: Sequence[int], expected: Sequence[int] = ()
-    ) -> Prepared:
+    def prepare(self, slots: Sequence[int], indices: Sequence[int], *more: Any) -> Prepared:
         seeds = [self._stream[slot][0] for slot in slots]
         self._keys = list(zip(seeds, indices, strict=True))
-        return super().prepare(slots, indices, expected)
+        return super().prepare(slots, indices, *more)
 
     def sample(self, logits: Tensor, prepared: Prepared) -> Drawing:
         for row, key in zip(logits, self._keys, strict=True):

@@ -5,7 +5,9 @@ python convert.py SOURCE JOBS    SOURCE: the converter; JOBS: a JSON list of [ch
 Writes one JSON object a job to stdout: {"file": .., "error": null or text, "vocabulary": ..}.
 The converter knows published tokenizers by what they make of a text, and refuses others: here it
 is told that the tests' tokenizer is GPT-2's. Where a family's converter wants a SentencePiece
-model, it gets that vocabulary too ("vocabulary": "lent"). All else is llama.cpp's code as it is.
+model, it gets that vocabulary too ("vocabulary": "lent"). Nemotron-H's config.json it reads itself,
+as when transformers had no class for it, whose keys it takes for a mixture's. All else is
+llama.cpp's code as it is.
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ import sys
 import traceback
 from pathlib import Path
 from typing import Any
+
+BY_ITSELF = ("nemotron_h",)
+WITHOUT = ("qwen3_next",)  # what predicts further tokens, which published checkpoints have
 
 
 def main(source: str, jobs: str) -> None:
@@ -46,12 +51,22 @@ def main(source: str, jobs: str) -> None:
         self.set_vocab = with_ours
         prepare(self, vocab_only)
 
-    prepare = base.TextModel.prepare_metadata
+    def config_of(folder: Path, is_mistral_format: bool) -> dict[str, Any]:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        if config["model_type"] in BY_ITSELF:
+            return config
+        through: dict[str, Any] = load(folder, is_mistral_format)
+        return through
+
+    load, prepare = base.ModelBase.load_hparams, base.TextModel.prepare_metadata
+    base.ModelBase.load_hparams = staticmethod(config_of)
     base.TextModel.get_vocab_base_pre = known
     base.TextModel.prepare_metadata = prepared
     for checkpoint, file in json.loads(Path(jobs).read_text()):
         lent.clear()
         sys.argv = ["convert_hf_to_gguf.py", checkpoint, "--outfile", file, "--outtype", "f32"]
+        if json.loads((Path(checkpoint) / "config.json").read_text())["model_type"] in WITHOUT:
+            sys.argv.append("--no-mtp")
         error = None
         try:
             converter.main()

@@ -11,12 +11,16 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from rbee_worker.verify.oracle import own_models
 from tests.archs import VOCAB, Arch, write_checkpoint
 
 CONVERT = Path(__file__).with_name("convert.py")
 # Published checkpoints name their architecture otherwise than transformers' class is called today.
 PUBLISHED = {"MptForCausalLM": "MPTForCausalLM", "PhimoeForCausalLM": "PhiMoEForCausalLM"}
 KEYS = {"deepseek_v3": {"scoring_func": "sigmoid", "topk_method": "noaux_tc"}}
+# Hybrids whose published files have other words for the kinds of layers.
+HYBRIDS = ("granitemoehybrid",)
+WORDS = {"linear_attention": "mamba", "full_attention": "attention"}
 SPECIAL = ("<unk>", "<s>", "</s>")
 MERGES = ("t h", "th e")
 
@@ -33,12 +37,33 @@ def as_published(arch: Arch, folder: Path) -> str:
     if config["model_type"] == "falcon" and not config["new_decoder_architecture"]:
         # transformers 5 tells the converter that there are as many as heads of queries.
         config["num_kv_heads"] = 1 if config["multi_query"] else config["num_attention_heads"]
+    if config["model_type"] == "bamba":
+        config["attn_rotary_emb"] = config["hidden_size"] // config["num_attention_heads"] // 2
+    if config["model_type"] == "nemotron_h":
+        _as_letters(config)
+    if config["model_type"] in HYBRIDS:
+        config["layer_types"] = [WORDS.get(kind, kind) for kind in config["layer_types"]]
     path.write_text(json.dumps(config))
     return names[0] if names else ""
 
 
+def _as_letters(config: dict[str, Any]) -> None:
+    """The kinds of Nemotron-H's layers as published files have them; without experts, these have no
+    keys of any."""
+    kinds = config.pop("layers_block_type")
+    letters = {"linear_attention": "M", "full_attention": "*", "mlp": "-", "moe": "E"}
+    config["hybrid_override_pattern"] = "".join(letters[kind] for kind in kinds)
+    config["num_hidden_layers"] = len(kinds)
+    if "moe" not in kinds:
+        for key in [k for k in config if "expert" in k or k.startswith(("moe_", "topk_", "n_gr"))]:
+            if key != "n_groups":
+                del config[key]
+
+
 def _transformers_class(arch: Arch) -> str:
-    """Tests' own classes correct one of transformers'."""
+    """Tests' own classes correct one of transformers'; those of `verify` have published names."""
+    if arch.model in (model for _, model in own_models()):
+        return arch.model.__name__
     kinds = arch.model.__mro__
     return next(k.__name__ for k in kinds if k.__module__.startswith("transformers"))
 
@@ -69,6 +94,9 @@ def write_with_tokenizer(arch: Arch, folder: Path) -> Path:
     }
     (folder / "tokenizer.json").write_text(json.dumps(whole))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+    # RWKV's converter looks for its own file.
+    lines = (f"{b + 1} {bytes((b,))!r} 1" for b in range(VOCAB - 3))
+    (folder / "rwkv_vocab_v20230424.txt").write_text("\n".join(lines) + "\n")
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"unk_token": "<unk>"}))
     return folder
 

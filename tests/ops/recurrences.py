@@ -32,6 +32,8 @@ class Case(ABC):
     argument, [N, ...], those of all sequences one after another; state: [layers, slots, ...]."""
 
     name = "kept"
+    first = 1  # position of a sequence's first row
+    by_column = 0  # which of `rows` has columns of which each is computed alone
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
@@ -91,7 +93,8 @@ class Case(ABC):
             starts = [self.of(b).start + done[b] for b in chosen]
             taken = [slice(s, s + n) for s, n in zip(starts, counts, strict=True)]
             rows = [torch.cat([t[part] for part in taken]) for t in self.rows]
-            plain = make_batch([(n + 1, n) for n in counts], heads=1)
+            ends = [self.first + done[b] + n for b, n in zip(chosen, counts, strict=True)]
+            plain = make_batch(list(zip(ends, counts, strict=True)), heads=1)
             slots = torch.tensor([self.slots[b] for b in chosen])
             fixed = FixedState({"other": state * 0, self.name: state}, slots)
             y = self.run(ops, rows, replace(plain, state=(*plain.state, fixed)))
@@ -175,6 +178,8 @@ class Selective(Case):
 class Heads(Case):
     """`Ops.ssd`; heads of any width, one group and several."""
 
+    gated = True
+
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
         count, states = sum(self.lengths), self.rng.choice([1, 5, 16, 34])
@@ -184,18 +189,19 @@ class Heads(Case):
         self.bias, self.skip = self.normal(heads), self.normal(heads)
         self.rates = -torch.exp(self.normal(heads, scale=2.0))
         shared = self.groups * states
-        shapes = (width, heads, shared, shared, width)  # x, dt, b, c, gate
-        self.rows = [self.normal(count, n) for n in shapes]
+        shapes = (width, heads, shared, shared, width)[: 5 if self.gated else 4]
+        self.rows = [self.normal(count, n) for n in shapes]  # x, dt, b, c, gate
         self.rows[1] = self.rows[1] * 4 - 2
         self.state = into_cells(self.normal(LAYERS, SLOTS, states, width), heads)
 
     def run(self, ops: Any, rows: list[Tensor], batch: Batch) -> Tensor:
         where, vectors = StateRef(1, LAYER), (self.bias, self.rates, self.skip)
+        rows = rows if self.gated else [*rows, None]  # type: ignore[list-item]
         y: Tensor = ops.ssd(*rows, *vectors, where, self.name, batch, groups=self.groups)
         return y
 
     def exact(self, rows: list[np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        x, dt, b, c, gate = rows
+        x, dt, b, c, *gate = rows
         heads, states, columns = dt.shape[1], state.shape[1], x.shape[1] // dt.shape[1]
         bias, rates, skip = (v.double().numpy() for v in (self.bias, self.rates, self.skip))
         size = np.log1p(np.exp(dt + bias))
@@ -214,10 +220,94 @@ class Heads(Case):
                 mine_h += np.outer(into, size[t, head] * x[t, part])
                 y[t, part] = out @ mine_h + skip[head] * x[t, part]
         left = h.reshape(states, heads, -1, 16).transpose(1, 2, 0, 3).reshape(state.shape)
-        return y * _Act("silu")(gate), left
+        return y * _Act("silu")(gate[0]) if gate else y, left
 
 
-CASES: tuple[type[Case], ...] = (Conv, Selective, Heads)
+class Ungated(Heads):
+    """The same without a gate."""
+
+    gated = False
+
+
+class Gated(Case):
+    """`Ops.rg_lru`, from a sequence's beginning on; gates from closed to open."""
+
+    first = 0
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.first = self.rng.choice([0, 3])
+        self.biases = [self.normal(self.width) for _ in "ab"]
+        self.rates = -torch.exp(self.normal(self.width, scale=2.0))
+        self.rows = [self.normal(sum(self.lengths), self.width, scale=k) for k in (1.0, 2.0, 3.0)]
+        self.state = self.normal(LAYERS, SLOTS, self.width)
+
+    def run(self, ops: Any, rows: list[Tensor], batch: Batch) -> Tensor:
+        where = StateRef(1, LAYER)
+        y: Tensor = ops.rg_lru(*rows, *self.biases, self.rates, where, self.name, batch)
+        return y
+
+    def exact(self, rows: list[np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x, into, passing = rows
+        more, pass_more = (b.double().numpy() for b in self.biases)
+        given = x / (1 + np.exp(-(into + more)))
+        power = self.rates.double().numpy() / (1 + np.exp(-(passing + pass_more)))
+        h, out = state, []
+        for t in range(len(x)):
+            if self.first + t == 0:
+                h = given[t]
+            else:
+                h = np.exp(power[t]) * h + np.sqrt(-np.expm1(2 * power[t])) * given[t]
+            out.append(h)
+        return np.stack(out), h
+
+
+class Delta(Case):
+    """`Ops.gated_delta`; heads of any width, one group and several."""
+
+    by_column = 2
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        count, self.states = sum(self.lengths), self.rng.choice([1, 5, 16, 34])
+        self.groups = self.rng.choice([1, 2, 3])
+        heads = self.groups * self.rng.choice([1, 2, 4])
+        width = heads * self.rng.choice([1, 8, 16, 24, 40])
+        self.bias, self.rates = self.normal(heads), -torch.exp(self.normal(heads, scale=2.0))
+        both = self.groups * self.states
+        self.rows = [self.normal(count, n) for n in (both, both, width, heads, heads)]
+        self.state = into_cells(self.normal(LAYERS, SLOTS, self.states, width), heads)
+
+    def run(self, ops: Any, rows: list[Tensor], batch: Batch) -> Tensor:
+        where = StateRef(1, LAYER)
+        vectors = (self.bias, self.rates)
+        y: Tensor = ops.gated_delta(*rows, *vectors, where, self.name, batch, groups=self.groups)
+        return y
+
+    def exact(self, rows: list[np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        q, k, v, dt, beta = rows
+        heads, columns = dt.shape[1], v.shape[1] // dt.shape[1]
+        bias, rates = self.bias.double().numpy(), self.rates.double().numpy()
+        # [heads * cells, states, 16] as [heads, states, columns of whole cells]
+        h = state.reshape(heads, -1, self.states, 16).swapaxes(1, 2)
+        h = h.reshape(heads, self.states, -1).copy()
+        y = np.empty_like(v)
+        for t in range(len(v)):
+            for head in range(heads):
+                at = head // (heads // self.groups) * self.states
+                query, key = (r[t, at : at + self.states] for r in (q, k))
+                query, key = (r / np.sqrt(r @ r + 1e-6) for r in (query, key))
+                part = slice(head * columns, (head + 1) * columns)
+                mine = h[head, :, :columns]
+                mine *= np.exp(rates[head] * np.log1p(np.exp(dt[t, head] + bias[head])))
+                new = (v[t, part] - key @ mine) / (1 + np.exp(-beta[t, head]))
+                mine += np.outer(key, new)
+                y[t, part] = query @ mine / np.sqrt(self.states)
+        left = h.reshape(heads, self.states, -1, 16).swapaxes(1, 2).reshape(state.shape)
+        return y, left
+
+
+CASES: tuple[type[Case], ...] = (Conv, Selective, Heads, Ungated, Gated, Delta)
 
 
 def check(case: Case, ops: Any) -> None:

@@ -51,6 +51,7 @@ RANDOM = {
     "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": False,
     "hidden_act": "silu",
 }  # fmt: skip
+SCHEMA = {"type": "array", "items": {"type": "string", "maxLength": 9}, "minItems": 3}
 POISONED = "tests.process.poisoned_engine"
 
 
@@ -69,6 +70,8 @@ def asked() -> list[Request]:
         "scores": {"seed": 9, "logprobs": 3, "echo": True},
         "stop": {"seed": 10, "stop": ["qq", "e!", "zz"]},
         "long": {"seed": 11, "max_tokens": 120},
+        "schema": {"seed": 12, "ignore_eos": False, "json_schema": SCHEMA, "logprobs": 1},
+        "regex": {"seed": 13, "regex": r"(?:[a-f]{3} )+[xyz]", "presence_penalty": 0.5},
         "again and again and again and": {"temperature": 0, "logit_bias": {"5": 100, "6": 99.5}},
     }  # fmt: skip
     return [
@@ -158,6 +161,8 @@ def test_killed_again_and_again_the_answers_are_the_same(tiny: Path, speculate: 
                         killed.append(pid_of(client))
                         os.kill(killed[-1], signal.SIGKILL)
 
+            for request in asked():  # a grammar that was checked before is there at once
+                await client._prepare(request)
             heard = await asyncio.gather(*(hear(client, r, tell) for r in asked()))
             assert len(killed) == kills, "not every kill came to pass"
             assert client._replacing.lost == kills

@@ -6,7 +6,7 @@ others keys that change neither a shape nor a number of a forward pass are left 
 
 from __future__ import annotations
 
-from tests.published import dense, gemma, gpt, llama, mixture, recurrent
+from tests.published import dense, gemma, gpt, hybrid, llama, mixture, recurrent, rwkv
 from tests.published.row import Published
 
 __all__ = ["PUBLISHED", "Published"]
@@ -18,4 +18,6 @@ PUBLISHED: tuple[Published, ...] = (
     *gpt.PUBLISHED,
     *mixture.PUBLISHED,
     *recurrent.PUBLISHED,
+    *hybrid.PUBLISHED,
+    *rwkv.PUBLISHED,
 )

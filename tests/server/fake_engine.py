@@ -100,6 +100,9 @@ class ChatMl:
     def unseen(self, messages: Sequence[dict[str, Any]]) -> tuple[str, ...]:
         return ()
 
+    def dropped(self, messages: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+        return ()
+
     def close(self) -> None:
         pass
 
@@ -148,6 +151,7 @@ class FakeEngineClient:
         self.failure: WorkerError | None = None
         self.tokenizer = ByteTokenizer()
         self.chat = ChatMl()
+        self.takes_tools = False
         self.ckpt = None
         self.sentence = fake.sentence
         self.eos = (EOS,)
@@ -266,9 +270,13 @@ class FakeEngineClient:
             self.held -= 1
             self._count()
 
+    def renderer(self, *, tools: bool) -> ChatMl:
+        return self.chat
+
     @property
     def rules(self) -> Rules:
         return Rules(
+            takes_tools=self.takes_tools,
             context=self.fake.context,
             vocab_size=VOCAB,
             characters_per_token=self.settings.max_prompt_ratio,
@@ -291,7 +299,7 @@ class FakeEngineClient:
             return request.token_ids
         if request.messages is not None:
             special = request.add_special_tokens or False
-            return encoded(self.tokenizer, rendered(request, self.chat), special)[0]
+            return encoded(self.tokenizer, rendered(request, self.chat, self.rules), special)[0]
         return encoded(self.tokenizer, request.prompt or "", request.add_special_tokens)[0]
 
     async def _enter(self, live: _Live, timeout_s: float | None) -> bool:
@@ -470,7 +478,7 @@ def prompt_ids(request: Request) -> list[int]:
     if request.token_ids is not None:
         return list(request.token_ids)
     if request.messages is not None:
-        return ByteTokenizer().encode(rendered(request, ChatMl()))
+        return ByteTokenizer().encode(rendered(request, ChatMl(), Rules(context=1, vocab_size=1)))
     return ByteTokenizer().encode(request.prompt or "")
 
 

@@ -1,5 +1,6 @@
 """The real client side of the engine (tokenizer, detokenizer, stop strings, link) around an engine
-that answers with given ids: what a request's `seed` names in `SCRIPTS` is what it gets."""
+that answers with given ids: each request gets what a script says. An end token or
+max_tokens ends it; a request that comes again with some output goes on as `resumed` says."""
 
 from __future__ import annotations
 
@@ -17,8 +18,14 @@ from rbee_worker.types import ModelInfo, StopRecord, Usage
 class ScriptedEngine:
     """Speaks like `Engine`; each step gives every live sequence its next `burst` ids."""
 
-    def __init__(self, script: Callable[[int], list[int]], burst: int) -> None:
+    def __init__(
+        self,
+        script: Callable[[Submit], list[int]],
+        burst: int,
+        resumed: Callable[[Submit], list[int]] | None = None,
+    ) -> None:
         self._script = script
+        self._resumed = resumed
         self._burst = burst
         self._live: dict[str, tuple[Submit, list[int], int]] = {}
         self._out: list[Output] = []
@@ -28,7 +35,10 @@ class ScriptedEngine:
         return not self._live and not self._out
 
     def submit(self, m: Submit) -> None:
-        self._live[m.seq] = (m, self._script(m.params.seed), 0)
+        ids = self._script(m)
+        if m.output_ids and self._resumed is not None:
+            ids = [*m.output_ids, *self._resumed(m)]
+        self._live[m.seq] = (m, ids[: m.params.max_tokens], len(m.output_ids))
         n = len(m.prompt_ids)
         self._out.append(Scheduled(seq=m.seq, tokens=n, cached=0, waited_ms=0.0))
 
@@ -45,7 +55,8 @@ class ScriptedEngine:
                 self._live[seq] = (m, ids, at + len(new))
             if at + len(new) == len(ids):
                 del self._live[seq]
-                self._finish(m, "MAX_TOKENS", len(ids))
+                ended = ids and ids[-1] in {e.id for e in m.eos}
+                self._finish(m, "EOS" if ended else "MAX_TOKENS", len(ids))
         out, self._out = self._out, []
         return out
 
@@ -55,13 +66,17 @@ class ScriptedEngine:
 
 
 def scripted_start(
-    script: Callable[[int], list[int]], text: Callable[[], TextSide], *, burst: int = 1
+    script: Callable[[Submit], list[int]],
+    text: Callable[[], TextSide],
+    *,
+    burst: int = 1,
+    resumed: Callable[[Submit], list[int]] | None = None,
 ) -> Any:
-    """A `StartEngine` whose engine answers a request of seed `s` with `script(s)`."""
+    """A `StartEngine` whose engine answers a request with `script(its message)`."""
 
     async def start(settings: Settings, *, on_loading: Callable[[Loading], None]) -> EngineClient:
         def load(_: Settings, report: Any) -> Any:
-            engine = ScriptedEngine(script, burst)
+            engine = ScriptedEngine(script, burst, resumed)
             info = ModelInfo(
                 model="scripted",
                 arch="scripted",

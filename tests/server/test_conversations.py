@@ -57,8 +57,8 @@ def test_the_official_client_may_send_back_the_message_that_it_was_given(
 def test_fields_of_what_is_not_implemented_may_be_null_or_empty(
     served: Served, nothing: Any
 ) -> None:
-    names = "tool_calls function_call audio refusal annotations parsed reasoning reasoning_content"
-    extra = dict.fromkeys([*names.split(), "tool_call_id"], nothing)
+    names = "function_call audio refusal annotations parsed"
+    extra = dict.fromkeys(names.split(), nothing)
     messages = [ASK, {"role": "assistant", "content": None, "name": None, **extra}, ASK]
     body = {"messages": messages, "max_tokens": 1}
     for path in ("/v1/chat/completions", "/v1/infer", "/v1/jobs", "/apply-template"):
@@ -70,9 +70,36 @@ def test_fields_of_what_is_not_implemented_may_be_null_or_empty(
         assert [e["field"] for e in response.json()["errors"]] == [f"messages[1].{name}"]
 
 
+def test_what_an_answer_did_not_have_may_be_null_or_empty(served: Served) -> None:
+    names = ("tool_calls", "tool_call_id", "reasoning", "reasoning_content")
+    for extra in (dict.fromkeys(names), {"tool_calls": [], "reasoning": "", "tool_call_id": ""}):
+        messages = [ASK, {"role": "assistant", "content": "x", **extra}, ASK]
+        body = {"messages": messages, "max_tokens": 1}
+        assert served.http.post("/v1/chat/completions", json=body).status_code == 200
+
+
+CALLS = [{"id": "a", "type": "function", "function": {"name": "hum", "arguments": "{}"}}]
+
+
 @pytest.mark.parametrize(
     ("message", "field", "words"),
     [
+        ({"role": "tool", "content": "x"}, "messages[0].tool_call_id", "required"),
+        (
+            {"role": "user", "content": "x", "tool_calls": CALLS},
+            "messages[0].tool_calls",
+            "only assistant",
+        ),
+        (
+            {"role": "user", "content": "x", "reasoning_content": "x"},
+            "messages[0].reasoning_content",
+            "only assistant",
+        ),
+        (
+            {"role": "assistant", "tool_calls": [{"id": "a", "function": {"nam": "x"}}]},
+            "messages[0].tool_calls[0].function.nam",
+            "did you mean name?",
+        ),
         ({"role": "user", "content": None}, "messages[0].content", "required"),
         ({"role": "user"}, "messages[0].content", "required"),
         ({"role": "user", "contnet": "x"}, "messages[0].contnet", "did you mean content?"),
@@ -156,7 +183,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     template = "{{ bos_token }}" + CHATML
     text.tokenizer.chat_templates = {"default": template}
     text = replace(text, chat=ChatRenderer(template, bos_token=tiny.BOS))
-    start = scripted_start(lambda seed: [5], lambda: text)
+    start = scripted_start(lambda m: [5], lambda: text)
     with Served(token="", start=start, max_prompt_ratio=1) as server:
         yield server
 

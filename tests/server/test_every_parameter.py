@@ -26,6 +26,8 @@ BASE: dict[str, dict[str, Any]] = {
     "/v1/infer": {"messages": TALK, "seed": 1},
     "/v1/completions": {"prompt": "<s>Hum", "seed": 1},
     "/v1/chat/completions": {"messages": TALK, "seed": 1},
+    "/v1/messages": {"messages": TALK[:1], "max_tokens": 30, "seed": 1},
+    "/v1/messages/count_tokens": {"messages": TALK[:1]},
     "/v1/embeddings": {"input": "Hum"},
     "/v1/score": {"text_1": "Hum", "text_2": "Hm"},
     "/v1/rerank": {"query": "Hum", "documents": ["Hm", "Hum"]},
@@ -35,6 +37,7 @@ BASE: dict[str, dict[str, Any]] = {
     "/apply-template": {"messages": TALK},
 }
 USAGE = {"include_usage": True}
+TOOL = {"type": "function", "function": {"name": "hum", "parameters": {"type": "object"}}}
 INERT = {p.name for p in PARAMETERS if p.role == "inert"}
 # A value of each parameter that is allowed and differs from what absence means. Several where one
 # alone need not show: at least one must.
@@ -67,6 +70,16 @@ VALUES: dict[str, Any] = {
     "echo": True,
     "skip_special_tokens": False,
     "speculation": False,
+    "response_format": {"type": "json_object"},
+    "structured_outputs": {"regex": "a+"},
+    "json_schema": {"type": "integer"},
+    "guided_json": {"type": "integer"},
+    "regex": "a+",
+    "guided_regex": "a+",
+    "choice": ["a", "b"],
+    "guided_choice": ["a", "b"],
+    "grammar": 'root ::= "a"+',
+    "guided_grammar": 'root ::= "a"+',
     "stream": True,
     "stream_options": {"include_usage": True},
     "n": 2,
@@ -83,6 +96,18 @@ VALUES: dict[str, Any] = {
     "trace": True,
     "input": "other",
     "encoding_format": "base64",
+    "chat_defaults": True,
+    "system": "Be brief.",
+    "stop_sequences": ["a"],
+    "thinking": {"type": "enabled", "budget_tokens": 5},
+    "tools": [TOOL],
+    "tool_choice": "none",
+    "parallel_tool_calls": False,
+    "reasoning_effort": "low",
+    "enable_thinking": True,
+    "reasoning_format": "none",
+    "thinking_budget": 5,
+    "max_thinking_tokens": 5,
     "dimensions": 2,
     "prompt_name": "question",
     "truncate": True,
@@ -100,6 +125,7 @@ NEEDS: dict[str, dict[str, Any]] = {  # what a parameter needs beside it to mean
     "stream_options": {"stream": True},
     "top_logprobs": {"logprobs": True},
     "best_of": {"n": 2},
+    "tool_choice": {"tools": [TOOL]},
 }
 
 
@@ -119,11 +145,11 @@ class Specials(ByteTokenizer):
 
 
 class Moody(ChatMl):
-    """A template that reads one variable."""
+    """A template that reads one variable, and tools."""
 
     def render(self, messages: Any, *, add_generation_prompt: bool = True, **args: Any) -> str:
         text = super().render(messages, add_generation_prompt=add_generation_prompt)
-        return text + args.get("mood", "")
+        return text + args.get("mood", "") + json.dumps(args.get("tools"))
 
 
 class Server(Served):
@@ -138,6 +164,7 @@ class Server(Served):
         async def wrapped(settings: Any, *, on_loading: Any) -> FakeEngineClient:
             engine = await start(settings, on_loading=on_loading)
             engine.tokenizer, engine.chat = Specials(), Moody()
+            engine.takes_tools = True
             engine.tokenizer.chat_template = "{{ mood }}"
             engine.seen = self.asked
             return engine
@@ -168,7 +195,7 @@ def seen(server: Server, op: Operation, body: dict[str, Any]) -> tuple[int, str,
 
 def steady(text: str) -> str:
     """An answer without what differs from one time to the next."""
-    text = re.sub(r"(job|infer|cmpl|chatcmpl|embd|score|rerank)-[0-9a-f]{32}", "ID", text)
+    text = re.sub(r"(job|infer|cmpl|chatcmpl|embd|score|rerank|msg)-[0-9a-f]{32}", "ID", text)
     text = re.sub(
         r'"(started_at|created|duration_ms|\w+_time_ms|start_ms|ms)":("[^"]*"|[\d.]+)', "", text
     )

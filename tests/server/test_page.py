@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from selenium import webdriver
 from rbee_worker.types import Purpose
 from tests.server.fake_engine import Fake
 from tests.server.served import Served, wait_for
+from tests.server.talking import Talking
+from tests.tokenizer.tool_templates import QWEN3
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -215,3 +218,22 @@ def test_a_model_that_generates_no_text_says_what_it_is_for(browser: Any) -> Non
         assert not one(browser, "#ideas").is_displayed()
     finally:
         server.__exit__()
+
+
+def test_reasoning_and_calls_stand_folded_above_the_answer(browser: Any, tmp_path: Path) -> None:
+    """Nothing that the model writes becomes part of the page."""
+    thought = "Is <b>it</b>?"
+    with Talking(tmp_path, QWEN3, [f"<think>\n{thought}\n</think>\n\nYes."]) as server:
+        enter(browser, server)
+        one(browser, "#params [name=seed]").send_keys("0")
+        say(browser, "Is it?")
+        wait_for(lambda: answered(browser, 1), 20)
+        assert text(browser, ".answer .text") == "Yes."
+        assert text(browser, ".answer .part pre") == thought
+        assert text(browser, ".answer .part summary") == "Reasoning"
+        part = one(browser, ".answer .part")
+        assert part.get_attribute("open") is None
+        assert not one(browser, ".answer .part pre").is_displayed()
+        one(browser, ".answer .part summary").click()
+        assert one(browser, ".answer .part pre").is_displayed()
+        assert "reasoning" in text(browser, ".answer .times")

@@ -61,7 +61,8 @@ def test_every_parameter_of_the_table_is_read_by_its_route(
         if path == "/v1/infer" and key in ("trace", "stream"):
             continue
         impossible = {"no": ["such", "value"]}
-        if key in ("template_args", "chat_template_kwargs", "logit_bias"):
+        objects = ("template_args", "chat_template_kwargs", "logit_bias")
+        if key in (*objects, "json_schema", "guided_json"):
             impossible = 7  # type: ignore[assignment]
         response = served.http.post(path, json={**body, key: impossible})
         assert response.status_code in (400, 404), key

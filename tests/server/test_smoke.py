@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.server.served import Served
+from tests.server.talking import Talking
+from tests.server.test_tools import ANSWERS
+from tests.tokenizer.tool_templates import QWEN3
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +38,33 @@ plain = litellm.text_completion(
 )
 assert plain.usage.completion_tokens == 5
 print("TEXT", repr(text))
+"""
+
+# The same conversation with a tool, through OpenAI's routes and through Anthropic's.
+TOOLS = """
+import json, litellm, sys
+base, key = sys.argv[1:]
+tool = {"type": "function", "function": {"name": "get_weather", "parameters": {
+    "type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}}}
+talk = [{"role": "user", "content": "#1 How is it?"}]
+for model, url in (("openai/smollm2", base + "/v1"), ("anthropic/smollm2", base)):
+    args = dict(model=model, api_base=url, api_key=key, tools=[tool], max_tokens=400)
+    said = litellm.completion(messages=talk, **args).choices[0]
+    assert said.finish_reason == "tool_calls", said
+    assert said.message.reasoning_content == "I should look.", said
+    assert said.message.content == "Let me see.", said
+    calls = said.message.tool_calls
+    assert [c.function.name for c in calls] == ["get_weather", "time"], said
+    assert json.loads(calls[0].function.arguments)["days"] == 3
+    chunks = list(litellm.completion(messages=talk, stream=True, **args))
+    whole = litellm.stream_chunk_builder(chunks).choices[0].message
+    assert [c.function.name for c in whole.tool_calls] == ["get_weather", "time"], whole
+    assert [json.loads(c.function.arguments) for c in whole.tool_calls] == [
+        json.loads(c.function.arguments) for c in calls]
+    told = [{"role": "tool", "tool_call_id": c.id, "content": "#3 sunny"} for c in calls]
+    last = litellm.completion(messages=[*talk, said.message, *told], **args).choices[0]
+    assert (last.message.content or "").strip() == "It is sunny.", last
+    print("DONE", model)
 """
 
 MODELS = """
@@ -62,6 +92,14 @@ def test_litellm(served: Served, tmp_path: Path) -> None:
     local = ["-c", "import os; os.environ['LITELLM_LOCAL_MODEL_COST_MAP']='True'\n" + LITELLM]
     out = run([sys.executable, *local, served.url + "/v1", served.token], tmp_path)
     assert "TEXT" in out
+
+
+def test_litellm_with_tools(tmp_path: Path) -> None:
+    local = ["-c", "import os; os.environ['LITELLM_LOCAL_MODEL_COST_MAP']='True'\n" + TOOLS]
+    marks = ("<tool_call>", "</tool_call>", "<think>", "</think>")
+    with Talking(tmp_path / "model", QWEN3, ANSWERS, tokens=marks, by_text=True) as server:
+        out = run([sys.executable, *local, server.url, server.token], tmp_path)
+    assert out.count("DONE") == 2
 
 
 def test_llm_command(served: Served, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ class Vocabulary:
         self.scripts: list[list[int]] = []
         self.client: Client | None = None
         self.stop: dict[str, Any] = {}  # of the last answer
-        start = scripted_start(lambda seed: self.scripts[seed], lambda: text)
+        start = scripted_start(lambda m: self.scripts[m.params.seed], lambda: text)
         self.server = Served(token="", start=start, max_prompt_ratio=1)
 
     @contextmanager

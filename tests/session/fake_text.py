@@ -34,7 +34,8 @@ class FakeTokenizer:
     special_ids = frozenset(SPECIAL)
     bos_id = None
     warnings = ("the pre-tokenizer is a fake",)
-    chat_template = "{{ messages }}"
+    chat_template = tool_template = "{{ messages }}"
+    turn_stops: tuple[str, ...] = ("\x00next turn",)
 
     def has(self, token_id: int) -> bool:
         return 0 <= token_id < VOCAB
@@ -57,6 +58,10 @@ class FakeStream:
     def __init__(self, skip_special: bool) -> None:
         self.skip = skip_special
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    @property
+    def within(self) -> bool:
+        return bool(self.decoder.getstate()[0])
 
     def push(self, token_id: int) -> str:
         if token_id in SPECIAL:
@@ -87,6 +92,9 @@ class FakeChat:
 
     def unseen(self, messages: list[dict[str, Any]]) -> tuple[str, ...]:
         return tuple(m["role"] for m in messages if m["role"] == "unseen")
+
+    def dropped(self, messages: list[dict[str, Any]]) -> tuple[str, ...]:
+        return ()
 
     def close(self) -> None:
         self.closed = True

@@ -260,6 +260,20 @@ def test_chat_messages_are_rendered_and_encoded_without_specials() -> None:
     assert heard.events[0].prompt_ids == tuple(PROMPT[1:])
 
 
+def test_stop_strings_of_a_chat_format_hold_for_conversations_that_give_none() -> None:
+    talk: dict[str, Any] = {"messages": ({"role": "user", "content": "hello"},)}
+    cases: list[tuple[dict[str, Any], tuple[tuple[str, ...], str]]] = [
+        (talk, (FakeTokenizer.turn_stops, "chat_format")),
+        ({**talk, "stop": ["x"]}, (("x",), "request")),
+        ({}, ((), "default")),
+    ]
+    for fields, want in cases:
+        heard = run(one(request("a", max_tokens=2, **fields)))
+        assert isinstance(heard.events[0], Started)
+        found = heard.events[0].sampling
+        assert (found.params.stop, found.origins["stop"]) == want
+
+
 # ---- refusals
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rbee_worker.tokenizer.world import TEMPLATE as WORLD
 from tests.tokenizer import channels, templates
 
 _EACH = "{% for m in messages %}"
@@ -171,7 +172,7 @@ FORMATS: dict[str, Format] = {
         templates.THINKING,
         _IM,
         ("<|im_end|>", "<|endoftext|>"),
-        ("qwen3", "qwen3_moe", "smollm3"),
+        ("qwen3", "qwen3_moe", "qwen3_next", "smollm3"),
         config=("<|im_end|>",),
     ),
     "llama2": Format(LLAMA2, ("<s>", "</s>"), ("</s>",), ("llama",), config=("</s>",)),
@@ -197,7 +198,7 @@ FORMATS: dict[str, Format] = {
         templates.GEMMA,
         ("<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"),
         ("<eos>", "<end_of_turn>"),
-        ("gemma", "gemma2", "gemma3_text"),
+        ("gemma", "gemma2", "gemma3_text", "recurrent_gemma"),
         config=("<eos>",),
         generation=("<eos>", "<end_of_turn>"),
     ),
@@ -224,7 +225,7 @@ FORMATS: dict[str, Format] = {
         GRANITE,
         ("<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>"),
         ("<|end_of_text|>",),
-        ("granite", "granitemoe", "granitemoeshared"),
+        ("granite", "granitemoe", "granitemoeshared", "granitemoehybrid"),
         config=("<|end_of_text|>",),
     ),
     "command-r": Format(
@@ -277,6 +278,20 @@ FORMATS: dict[str, Format] = {
         templates.SEED_OSS, ("<seed:bos>", "<seed:eos>"), ("<seed:eos>",), ("seed_oss",),
         config=("<seed:eos>",), generation=("<seed:eos>",),
     ),
+    "lfm2": Format(
+        templates.CHATML,
+        ("<|startoftext|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+        ("<|im_end|>", "<|endoftext|>"),
+        ("lfm2", "lfm2_moe"),
+        config=("<|im_end|>",),
+    ),
+    "falcon-h1": Format(
+        templates.CHATML,
+        ("<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|end_of_text|>"),
+        ("<|im_end|>", "<|end_of_text|>"),
+        ("falcon_h1",),
+        config=("<|end_of_text|>",),
+    ),
     "hunyuan": Format(
         templates.HUNYUAN,
         (
@@ -297,9 +312,11 @@ FORMATS: dict[str, Format] = {
         None,
         _TEXT,
         _TEXT,
-        ("phi", "starcoder2", "gpt_bigcode", "mpt", "mamba", "falcon_mamba", "mamba2"),
+        ("phi", "starcoder2", "gpt_bigcode", "mpt", "mamba", "falcon_mamba", "mamba2", "jamba"),
         config=_TEXT,
     ),
+    # No file has a template: turns are ended by a stop string (tests/tokenizer/test_world.py).
+    "rwkv": Format(WORLD, _TEXT, _TEXT, ("rwkv5", "rwkv6", "rwkv7"), config=_TEXT),
     # <|end|> closes one message of several; the third end is not in config.json.
     "harmony": Format(
         channels.HARMONY,
@@ -318,7 +335,14 @@ FORMATS: dict[str, Format] = {
         generation=("<eos>", "<turn|>", "<|tool_response>"),
     ),
     "none, </s>": Format(
-        None, ("<s>", "</s>"), ("</s>",), ("helium", "nemotron"), config=("</s>",)
+        None, ("<s>", "</s>"), ("</s>",), ("helium", "nemotron", "nemotron_h"), config=("</s>",)
+    ),
+    "none, <|end_of_text|>": Format(
+        None,
+        ("<|begin_of_text|>", "<|end_of_text|>"),
+        ("<|end_of_text|>",),
+        ("bamba",),
+        config=("<|end_of_text|>",),
     ),
     "none, |ENDOFTEXT|": Format(
         None, ("|ENDOFTEXT|",), ("|ENDOFTEXT|",), ("persimmon",), config=("|ENDOFTEXT|",)

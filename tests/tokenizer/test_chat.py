@@ -125,7 +125,7 @@ def test_every_unusable_message_is_listed(chatml: ChatRenderer) -> None:
         chatml.render(ASK, extra=object())
 
 
-@pytest.mark.parametrize("name", ["messages", "tools", "documents", "bos_token"])
+@pytest.mark.parametrize("name", ["messages", "documents", "bos_token"])
 def test_arguments_cannot_replace_what_the_template_gets(name: str) -> None:
     renderer = ChatRenderer("x", bos_token="<s>")
     with pytest.raises((InvalidRequest, TypeError), match=name):

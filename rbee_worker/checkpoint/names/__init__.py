@@ -16,10 +16,16 @@ from rbee_worker.checkpoint.names import (
     gemma4,
     gpt,
     gptoss,
+    hybrid,
+    jamba,
+    lfm2,
     llama,
     llama4,
     mixtures,
+    nemotron_h,
+    qwen3_next,
     recurrent,
+    rwkv,
 )
 from rbee_worker.checkpoint.names.dialects import DIALECTS, Dialect
 from rbee_worker.checkpoint.names.rows import (
@@ -54,5 +60,11 @@ GGUF_ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     | llama4.ARCHITECTURES
     | mixtures.ARCHITECTURES
     | recurrent.ARCHITECTURES
+    | hybrid.ARCHITECTURES
+    | nemotron_h.ARCHITECTURES
+    | lfm2.ARCHITECTURES
+    | jamba.ARCHITECTURES
+    | qwen3_next.ARCHITECTURES
+    | rwkv.ARCHITECTURES
     | encoders.ARCHITECTURES
 )

@@ -225,6 +225,76 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
             only=MappingProxyType({"rms_norm": True}),
             ignored=("chunk_size", "time_step_rank", "norm_before_gate"),
         ),
+        # rescale_every halves numbers that overflow in 16 bits, and changes no result. The number
+        # of heads follows from head_size; files say another one.
+        **{
+            name: Dialect(name, ignored=("rescale_every", "num_attention_heads"))
+            for name in ("rwkv5", "rwkv6")
+        },
+        # Nothing depends on a longest sequence; the others choose how fla computes and trains.
+        "rwkv7": Dialect(
+            "rwkv7",
+            ignored=(
+                *("max_position_embeddings", "attn_mode", "fuse_norm", "fuse_cross_entropy"),
+                *("fuse_linear_cross_entropy", "use_l2warp"),
+            ),
+        ),
+        "falcon_h1": Dialect(
+            "falcon_h1",
+            only=MappingProxyType({"mamba_use_mlp": True, "attn_layer_indices": None}),
+            ignored=("mlp_expansion_factor",),
+        ),
+        # Published files also have the keys of the authors' own code.
+        **{
+            kind: Dialect(
+                kind,
+                {
+                    "block_dim": "hidden_size",
+                    "block_ff_dim": "intermediate_size",
+                    "block_norm_eps": "norm_eps",
+                    "conv_dim": "hidden_size",
+                    "conv_dim_out": "hidden_size",
+                    "num_heads": "num_attention_heads",
+                    "theta": "rope_theta",
+                    "tie_embedding": "tie_word_embeddings",
+                },
+                only=MappingProxyType({"block_use_swiglu": True, "use_pos_enc": True}),
+                ignored=(
+                    *("block_mlp_init_scale", "block_out_init_scale"),
+                    *("block_use_xavier_init", "conv_use_xavier_init"),
+                ),
+            )
+            for kind in ("lfm2", "lfm2_moe")
+        },
+        "jamba": Dialect(
+            "jamba",
+            {"num_local_experts": "num_experts"},
+            only=MappingProxyType({"mamba_inner_layernorms": True, "sliding_window": None}),
+            ignored=("calc_logits_for_entire_prompt", "n_ctx"),
+        ),
+        "recurrent_gemma": Dialect(
+            "recurrent_gemma",
+            {"_block_types": "block_types", "sliding_window": "attention_window_size"},
+            only=MappingProxyType({"embeddings_scale_by_sqrt_dim": True}),
+            ignored=("w_init_variance_scale", "final_w_init_variance_scale"),
+        ),
+        # What HF's class renames, and what it has for other code or for training.
+        "nemotron_h": Dialect(
+            "nemotron_h",
+            {
+                "attention_head_dim": "head_dim",
+                "mamba_n_groups": "n_groups",
+                "mamba_d_conv": "conv_kernel",
+                "mamba_conv_bias": "use_conv_bias",
+                "mamba_dt_limit": "time_step_limit",
+            },
+            ignored=(
+                *("chunk_size", "expand", "mamba_expand", "rms_norm_eps", "mamba_ssm_cache_dtype"),
+                *("moe_shared_expert_overlap", "mtp_layers_block_type", "num_nextn_predict_layers"),
+                *("mamba_dt_min", "mamba_dt_max", "mamba_dt_init_floor", "hidden_act"),
+                *("mtp_hybrid_override_pattern", "norm_eps"),
+            ),
+        ),
         "mpt": Dialect(
             "mpt",
             {

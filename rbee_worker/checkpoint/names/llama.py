@@ -9,9 +9,11 @@ from rbee_worker.checkpoint.names.rows import (
     DENSE_KEYS,
     EMBEDDING_ROWS,
     MLP_ROWS,
+    MULTIPLIER_KEYS,
     NO_WINDOWS,
     PRE_NORM_ROWS,
     QK_NORM_ROWS,
+    QWEN_MOE_KEYS,
     ROPE_ROWS,
     TIED_WITHOUT_OUTPUT,
     Architecture,
@@ -35,20 +37,7 @@ _LOCAL_EXPERTS = (
     Key("expert_count", "num_local_experts", "count"),
     Key("expert_used_count", "num_experts_per_tok", "count"),
 )
-_GRANITE_KEYS = (
-    *DENSE_KEYS,
-    Key("attention.scale", "attention_multiplier", "number"),
-    Key("embedding_scale", "embedding_multiplier", "number", default=1.0),
-    Key("residual_scale", "residual_multiplier", "number", default=1.0),
-    Key("logit_scale", "logits_scaling", "number", required=True),
-)
-_QWEN_MOE_KEYS = (
-    *DENSE_KEYS,
-    Key("expert_count", "num_experts", "count", required=True),
-    Key("expert_used_count", "num_experts_per_tok", "count", required=True),
-    Key("expert_feed_forward_length", "moe_intermediate_size", "count", required=True),
-    Key("expert_shared_feed_forward_length", "shared_expert_intermediate_size", "count"),
-)
+_GRANITE_KEYS = DENSE_KEYS + MULTIPLIER_KEYS
 _QWEN_EXPERTS = expert_rows("mlp.gate", "mlp.experts")
 _MIXTRAL = ("w1", "w3", "w2")
 
@@ -175,7 +164,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "qwen2moe": Architecture(
         model_type="qwen2_moe",
-        keys=_QWEN_MOE_KEYS,
+        keys=DENSE_KEYS + QWEN_MOE_KEYS,
         tensors=(
             *_HALVES,
             *_QWEN_EXPERTS,
@@ -189,7 +178,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "qwen3moe": Architecture(
         model_type="qwen3_moe",
-        keys=_QWEN_MOE_KEYS,
+        keys=DENSE_KEYS + QWEN_MOE_KEYS,
         tensors=_HALVES + QK_NORM_ROWS + _QWEN_EXPERTS,
         constants=constants(norm_topk_prob=True, decoder_sparse_step=1, **_QWEN),
         present=BIASED,

@@ -1,7 +1,4 @@
-"""Families of recurrent layers: Mamba, Falcon-Mamba and Mamba 2.
-
-A GGUF file has rates of decay, -exp(A_log), and drops the convolution's dimension of 1.
-"""
+"""Families of recurrent layers: Mamba, Falcon-Mamba and Mamba 2."""
 
 from __future__ import annotations
 
@@ -14,8 +11,8 @@ from rbee_worker.checkpoint.names.rows import (
     Key,
     Row,
     constants,
-    rows,
 )
+from rbee_worker.checkpoint.names.state_space import headed_rows, selective_rows
 
 _KEYS = (
     Key("context_length", "max_position_embeddings", "count", required=True),
@@ -32,20 +29,12 @@ _KEYS = (
 _NO_ATTENTION = ("attention.head_count", "feed_forward_length")
 
 
-def _layer(gguf: str, hf: str, op: str | None = None) -> Row:
-    """A tensor of each layer."""
-    return Row(f"blk.{{}}.{gguf}", f"backbone.layers.{{}}.{hf}", op)
-
-
+_AT = "backbone.layers.{}"
 _ROWS = (
     Row("token_embd.weight", "backbone.embeddings.weight"),
     Row("output_norm.weight", "backbone.norm_f.weight"),
     Row("output.weight", "lm_head.weight"),
-    _layer("attn_norm.weight", "norm.weight"),
-    _layer("ssm_conv1d.weight", "mixer.conv1d.weight", "unsqueeze"),
-    _layer("ssm_conv1d.bias", "mixer.conv1d.bias"),
-    *rows("blk.{}.ssm_in", "backbone.layers.{}.mixer.in_proj"),
-    *rows("blk.{}.ssm_out", "backbone.layers.{}.mixer.out_proj"),
+    Row("blk.{}.attn_norm.weight", f"{_AT}.norm.weight"),
 )
 
 _BIASES = MappingProxyType(
@@ -58,10 +47,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         keys=(*_KEYS, Key("ssm.time_step_rank", "time_step_rank", "count", required=True)),
         tensors=(
             *_ROWS,
-            _layer("ssm_a", "mixer.A_log", "neg_log"),
-            _layer("ssm_d", "mixer.D"),
-            *rows("blk.{}.ssm_x", "backbone.layers.{}.mixer.x_proj", "weight"),
-            *rows("blk.{}.ssm_dt", "backbone.layers.{}.mixer.dt_proj"),
+            *selective_rows(f"{_AT}.mixer"),
         ),
         variants=(("ssm.dt_b_c_rms", "falcon_mamba"),),
         constants=constants(hidden_act="silu", expand=2, residual_in_fp32=True),
@@ -78,10 +64,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         tensors=(
             *_ROWS,
-            _layer("ssm_a", "mixer.A_log", "neg_log_column"),
-            _layer("ssm_d", "mixer.D", "column"),
-            _layer("ssm_dt.bias", "mixer.dt_bias"),
-            _layer("ssm_norm.weight", "mixer.norm.weight", "flatten"),
+            *headed_rows(f"{_AT}.mixer"),
         ),
         constants=constants(hidden_act="silu", expand=2, residual_in_fp32=True),
         present=_BIASES,

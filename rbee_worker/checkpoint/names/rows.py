@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+_Layered = Literal["windows", "each", "hybrid", "recurrent"]
+
 
 @dataclass(frozen=True)
 class Key:
@@ -15,18 +17,18 @@ class Key:
     gguf: the key behind `{architecture}.`, or the full key if `whole`. hf: the config key; dots
     lead into nested objects, and a key below `unwindowed.` applies to layers without a sliding
     window. kind: what the value must be. windows: for each layer, whether it has a sliding window;
-    each: a count, or a list with one per layer; twice: twice the count that HF has; gating: the
-    number of a scoring function; labels: a list of texts; pooling: the number of a way of pooling.
-    default: what llama.cpp assumes if the key is absent; None:
-    nothing, and the config has null there.
+    each: a count, or a list with one per layer; hybrid: the same, where 0 means that a layer is of
+    the kind that `hf` ends with; recurrent: for each layer, whether it is; rotary: a flag, which HF
+    has as "rope" or "nope"; twice: twice the count that HF has; gating: the number of a scoring
+    function; labels: a list of texts; pooling: the number of a way of pooling. default: what
+    llama.cpp assumes if the key is absent; None: nothing, and the config has null there.
     """
 
     gguf: str
     hf: str
     kind: Literal[
-        "count", "number", "text", "flag", "id", "windows", "each", "twice", "gating", "labels",
-        "pooling",
-    ]  # fmt: skip
+        "count", "number", "text", "flag", "id", "twice", "gating", "rotary", "labels", "pooling"
+    ] | _Layered  # fmt: skip
     default: Any = None
     required: bool = False
     whole: bool = False
@@ -52,10 +54,10 @@ class Architecture:
     that value. constants: config values that hold for every file; by_layers: values for files with
     this many layers, where llama.cpp recognizes a published size by the count. A config key that
     neither these nor a `Key` gives is null, never the default of transformers' config class.
-    present: config keys that are true if the file has one of these tensors; absent: true if it
-    lacks this tensor; alone: true if some layer has the first of these two tensors and not the
-    second. rows: config keys whose value is the row count of a tensor. unread: config keys, derived
-    for every file, that the family does not have. inert: metadata keys that
+    present: config keys that are true if the file has one of these tensors (`{}`: in any layer);
+    absent: true if it lacks this tensor; alone: true if some layer has the first of these two
+    tensors and not the second. rows: config keys whose value is the row count of a tensor. unread:
+    config keys, derived for every file, that the family does not have. inert: metadata keys that
     do not affect the results of this architecture.
     """
 
@@ -63,6 +65,7 @@ class Architecture:
     keys: tuple[Key, ...]
     tensors: tuple[Row, ...]
     variants: tuple[tuple[str, str], ...] = ()
+    instead: tuple[tuple[str, Architecture], ...] = ()
     by_value: tuple[tuple[str, Any, str], ...] = ()
     constants: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     by_layers: Mapping[int, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
@@ -117,6 +120,13 @@ TOKEN_KEYS = (
     Key("tokenizer.ggml.padding_token_id", "pad_token_id", "id", whole=True),
 )
 
+MULTIPLIER_KEYS = (
+    Key("attention.scale", "attention_multiplier", "number"),
+    Key("embedding_scale", "embedding_multiplier", "number", default=1.0),
+    Key("residual_scale", "residual_multiplier", "number", default=1.0),
+    Key("logit_scale", "logits_scaling", "number", required=True),
+)
+
 # Many small experts beside shared ones (models/small_experts.py).
 SMALL_EXPERT_KEYS = (
     Key("leading_dense_block_count", "first_k_dense_replace", "count", default=0),
@@ -130,6 +140,12 @@ SMALL_EXPERT_KEYS = (
     Key("expert_group_used_count", "topk_group", "count"),
 )
 
+QWEN_MOE_KEYS = (
+    Key("expert_count", "num_experts", "count", required=True),
+    Key("expert_used_count", "num_experts_per_tok", "count", required=True),
+    Key("expert_feed_forward_length", "moe_intermediate_size", "count", required=True),
+    Key("expert_shared_feed_forward_length", "shared_expert_intermediate_size", "count"),
+)
 # generation_config.json
 GENERATION_KEYS = (
     Key("general.sampling.temp", "temperature", "number", whole=True),

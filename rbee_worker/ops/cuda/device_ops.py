@@ -47,7 +47,7 @@ class DeviceOps(ProductOps, RecurrenceOps):
 
     def embed(self, table: Weight, batch: Batch, *, scale: float = 1.0) -> Tensor:
         matrix: DeviceMatrix = table.data
-        if matrix.dense is None:
+        if matrix.dense is None or matrix.scales is not None:
             x = matrix.rows_of(batch.tokens, self._dtype)
             x = x if scale == 1.0 else x * torch.tensor(scale, dtype=x.dtype)
         else:
@@ -209,7 +209,7 @@ class DeviceOps(ProductOps, RecurrenceOps):
         bias: Tensor | None = None,
         scales: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        return route(logits.float(), routing, bias, scales, pdl=self.pdl)
+        return route(logits, routing, bias, scales, pdl=self.pdl)
 
     def experts(
         self,
@@ -273,5 +273,7 @@ NATIVE = frozenset(
         "causal_conv",
         "selective_scan",
         "ssd",
+        "rg_lru",
+        "gated_delta",
     }
 )

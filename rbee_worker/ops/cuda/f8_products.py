@@ -1,4 +1,4 @@
-"""Products of many rows with matrices of 8-bit floats, on tensor cores in 8 bits."""
+"""Products of several rows with matrices of 8-bit floats, on tensor cores in 8 bits."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ def can_multiply_f8(x: Tensor, matrix: DeviceMatrix) -> bool:
     return (
         matrix.scales is not None
         and x.is_cuda
+        and x.shape[0] > 1
         and x.dtype in (torch.bfloat16, torch.float16)
         and torch.cuda.get_device_capability(x.device) >= (8, 9)
         and matrix.rows % 16 == 0
@@ -21,12 +22,18 @@ def can_multiply_f8(x: Tensor, matrix: DeviceMatrix) -> bool:
     )
 
 
-def multiply_f8(x: Tensor, matrix: DeviceMatrix, *, pdl: bool) -> Tensor:
+def multiply_f8(
+    x: Tensor,
+    matrix: DeviceMatrix,
+    *,
+    norm: tuple[Tensor | None, float] | None = None,
+    pdl: bool,
+) -> Tensor:
     """x [N, cols] times the transposed matrix, each row of x rounded to 8-bit floats with a scale
-    of its own: [N, rows], rounded to bf16, in x's dtype."""
+    of its own: [N, rows], rounded to bf16, in x's dtype. norm: of x, before the product."""
     assert matrix.dense is not None
     assert matrix.scales is not None
-    values, scales = quantize_f8(x, pdl=pdl)
+    values, scales = quantize_f8(x, norm, pdl=pdl)
     y = torch._scaled_mm(
         values,
         matrix.dense.t(),

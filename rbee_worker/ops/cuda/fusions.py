@@ -100,6 +100,8 @@ def _packed_attention(node: Node, links: Links) -> Change | None:
         return None
     if (q_norm is None) != (k_norm is None):
         return None
+    if q_norm is not None and k_norm is not None and q_norm.args[2] != k_norm.args[2]:
+        return None  # one epsilon for both
     for norm, count in ((q_norm, heads), (k_norm, kv_heads)):
         if norm is not None and (norm.options["heads"] != count or norm.args[1] is None):
             return None

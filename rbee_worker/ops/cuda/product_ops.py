@@ -87,6 +87,9 @@ class ProductOps(ReferenceOps):
                 x.contiguous(), dense, scales=scales, norm=norm, bias=bias, form=result,
                 pdl=self.pdl, **after,
             )  # fmt: skip
+        if can_multiply_f8(x, matrix):
+            y = multiply_f8(x.contiguous(), matrix, norm=norm, pdl=self.pdl)
+            return self._ended(y, bias, result, **after)
         x = self._normed(x, norm)
         if n <= FEW and self._dtype != torch.float32:
             dense, scales = self._operand(matrix)
@@ -121,15 +124,25 @@ class ProductOps(ReferenceOps):
     ) -> Tensor:
         """A product of many rows, by cuBLAS."""
         plain = bias is None and gated is None and act == "none"
-        if can_multiply_f8(x, matrix):
-            y = multiply_f8(x, matrix, pdl=self.pdl)
-        elif plain and residual is not None and residual.dtype == x.dtype == form:
+        if plain and residual is not None and residual.dtype == x.dtype == form:
             add = residual.addmm_ if owned else partial(torch.addmm, residual)
             return add(x, matrix.floats(self._dtype).t())
-        else:
-            y = F.linear(x, matrix.floats(self._dtype))
+        y = F.linear(x, matrix.floats(self._dtype))
+        return self._ended(y, bias, form, residual=residual, gated=gated, act=act)
+
+    def _ended(
+        self,
+        y: Tensor,
+        bias: Tensor | None,
+        form: torch.dtype,
+        *,
+        residual: Tensor | None,
+        gated: Activation | None,
+        act: str,
+    ) -> Tensor:
+        """What follows a product, where its kernel has not done it."""
         if bias is not None:
-            y = (y.float() + bias).to(x.dtype)
+            y = (y.float() + bias).to(y.dtype)
         if gated is not None:
             y = self.gated(y, gated)
         elif act != "none":

@@ -7,6 +7,8 @@ from torch import Tensor
 from rbee_worker.ops import Activation
 from rbee_worker.ops.batch import Batch, FixedState
 from rbee_worker.ops.cuda.kernels.recurrence import conv, linear_scan, state_space
+from rbee_worker.ops.cuda.kernels.recurrence.delta import gated_delta
+from rbee_worker.ops.cuda.kernels.recurrence.rg_lru import rg_lru
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
 from rbee_worker.ops.cuda.rows import longest_rows
 from rbee_worker.ops.reference.ops import ReferenceOps
@@ -62,7 +64,7 @@ class RecurrenceOps(ReferenceOps):
         dt: Tensor,
         b: Tensor,
         c: Tensor,
-        gate: Tensor,
+        gate: Tensor | None,
         bias: Tensor,
         rates: Tensor,
         skip: Tensor,
@@ -75,6 +77,42 @@ class RecurrenceOps(ReferenceOps):
         state, sequences = _kept(where, name, batch)
         return state_space.ssd(
             x, dt, b, c, gate, bias, rates, skip, state, sequences, groups=groups, pdl=self.pdl
+        )
+
+    def rg_lru(
+        self,
+        x: Tensor,
+        into: Tensor,
+        passing: Tensor,
+        into_bias: Tensor,
+        passing_bias: Tensor,
+        rates: Tensor,
+        where: StateRef,
+        name: str,
+        batch: Batch,
+    ) -> Tensor:
+        state, sequences = _kept(where, name, batch)
+        gates = (x, into, passing, into_bias, passing_bias, rates)
+        return rg_lru(*gates, batch.positions, state, sequences, pdl=self.pdl)
+
+    def gated_delta(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        dt: Tensor,
+        beta: Tensor,
+        bias: Tensor,
+        rates: Tensor,
+        where: StateRef,
+        name: str,
+        batch: Batch,
+        *,
+        groups: int,
+    ) -> Tensor:
+        state, sequences = _kept(where, name, batch)
+        return gated_delta(
+            q, k, v, dt, beta, bias, rates, state, sequences, groups=groups, pdl=self.pdl
         )
 
 

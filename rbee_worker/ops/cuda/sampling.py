@@ -7,7 +7,7 @@ or the draw lies within the rounding of a float64 sum (1e-15 of it).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from rbee_worker.ops.cuda.kernels.sampling.peaks import greedy
 from rbee_worker.ops.cuda.kernels.sampling.rows import COLUMNS
 from rbee_worker.ops.cuda.kernels.sampling.score import scores
 from rbee_worker.ops.cuda.upload import upload
-from rbee_worker.ops.sampling import DrawParams
+from rbee_worker.ops.sampling import Bits, DrawParams
 from rbee_worker.types import TokenLogprob
 
 
@@ -58,8 +58,15 @@ class CudaSampling:
         """See `Sampling.greedy`."""
         return self._kept(greedy(self._checked(logits)))
 
-    def choose(self, logits: Tensor, params: Sequence[DrawParams | None]) -> CudaIds:
+    def choose(
+        self,
+        logits: Tensor,
+        params: Sequence[DrawParams | None],
+        masks: Mapping[int, Bits] | None = None,
+    ) -> CudaIds:
         """See `Sampling.choose`."""
+        if masks:
+            logits = self._masked(logits, masks)
         plan = planned(params, self._vocab)
         settings = upload(plan.settings, self._device)
         return self._kept(draw(self._checked(logits), plan, settings))
@@ -100,6 +107,18 @@ class CudaSampling:
     def bias_table(self, max_seqs: int) -> CudaBiasTable:
         """See `Sampling.bias_table`."""
         return CudaBiasTable(max_seqs, self._device)
+
+    def _masked(self, logits: Tensor, masks: Mapping[int, Bits]) -> Tensor:
+        """A copy of logits [S, V] with -inf for every token that its row's mask excludes."""
+        words = -(-self._vocab // 32)
+        table = np.stack([bits[:words].view(np.int32) for bits in masks.values()])
+        bits = upload(table, self._device)[:, :, None]  # [rows, words, 1]
+        lanes = torch.arange(32, dtype=torch.int32, device=self._device)
+        excluded = (bits >> lanes & 1 == 0).flatten(1)[:, : self._vocab]
+        rows = upload(np.array(list(masks), np.int64), self._device)
+        kept = logits.clone()
+        kept[rows] = kept[rows].masked_fill(excluded, -torch.inf)
+        return kept
 
     def _kept(self, ids: Tensor) -> CudaIds:
         if self._drawn is not None:

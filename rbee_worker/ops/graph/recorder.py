@@ -249,7 +249,7 @@ class GraphOps(Ops):
         dt: Array,
         b: Array,
         c: Array,
-        gate: Array,
+        gate: Array | None,
         bias: Array,
         rates: Array,
         skip: Array,
@@ -261,6 +261,39 @@ class GraphOps(Ops):
     ) -> Array:
         args = (x, dt, b, c, gate, bias, rates, skip, where, name, BATCH)
         return self._one("ssd", args, x.width, groups=groups)
+
+    def rg_lru(
+        self,
+        x: Array,
+        into: Array,
+        passing: Array,
+        into_bias: Array,
+        passing_bias: Array,
+        rates: Array,
+        where: StateRef,
+        name: str,
+        batch: Batch,
+    ) -> Array:
+        args = (x, into, passing, into_bias, passing_bias, rates, where, name, BATCH)
+        return self._one("rg_lru", args, x.width)
+
+    def gated_delta(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        dt: Array,
+        beta: Array,
+        bias: Array,
+        rates: Array,
+        where: StateRef,
+        name: str,
+        batch: Batch,
+        *,
+        groups: int,
+    ) -> Array:
+        args = (q, k, v, dt, beta, bias, rates, where, name, BATCH)
+        return self._one("gated_delta", args, v.width, groups=groups)
 
 
 def _has(x: Array, width: int) -> None:

@@ -80,7 +80,7 @@ def route(
         total = weights[:, :1].clone()
         for column in range(1, routing.top_k):
             total += weights[:, column : column + 1]
-        weights = weights / (total + 1e-20)
+        weights = weights / (total + routing.floor)
     weights = weights * routing.scale
     return ids, weights if scales is None else weights * scales[ids]
 

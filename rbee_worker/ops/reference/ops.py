@@ -21,8 +21,11 @@ from rbee_worker.ops.batch import Batch, PagedState
 from rbee_worker.ops.reference.attention import Keys, Mask, attend
 from rbee_worker.ops.reference.dequant import dequantize
 from rbee_worker.ops.reference.experts import activate, add_bias, experts, gate, product, route
+from rbee_worker.ops.reference.gated_delta import GatedDeltaOps
 from rbee_worker.ops.reference.recurrence import RecurrenceOps
+from rbee_worker.ops.reference.rg_lru import RgLruOps
 from rbee_worker.ops.reference.sampling.torch_sampling import TorchSampling
+from rbee_worker.ops.reference.wkv import WkvOps
 from rbee_worker.state.specs import StateRef
 
 DTYPES: dict[str, torch.dtype] = {
@@ -32,7 +35,7 @@ DTYPES: dict[str, torch.dtype] = {
 }
 
 
-class ReferenceOps(RecurrenceOps):
+class ReferenceOps(RecurrenceOps, RgLruOps, GatedDeltaOps, WkvOps):
     """See `Ops` for the meaning of each operation."""
 
     name = "reference"
@@ -126,9 +129,9 @@ class ReferenceOps(RecurrenceOps):
         y = y - y.mean(-1, keepdim=True)
         y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)
         if weight is not None:
-            y = y * weight
+            y = y * weight.view(-1, y.shape[-1])
         if bias is not None:
-            y = y + bias
+            y = y + bias.view(-1, y.shape[-1])
         return y.reshape(x.shape).to(self._dtype)
 
     def add_rms_norm(

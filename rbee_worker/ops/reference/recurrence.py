@@ -24,7 +24,7 @@ class RecurrenceOps(Ops):
     def linear_scan(
         self, x: Tensor, decay: Tensor, where: StateRef, name: str, batch: Batch
     ) -> Tensor:
-        kept, slots = _kept(where, name, batch)
+        kept, slots = kept_of(where, name, batch)
         starts = batch.seq_starts_host
         return linear_scan(x.float(), decay.float(), kept, slots, starts).to(x.dtype)
 
@@ -39,7 +39,7 @@ class RecurrenceOps(Ops):
         *,
         kind: Activation | None,
     ) -> Tensor:
-        kept, slots = _kept(where, name, batch)
+        kept, slots = kept_of(where, name, batch)
         by_row = taps.view(-1, x.shape[1])
         assert len(by_row) == kept.shape[1] + 1
         y = causal_conv(x.float(), by_row, bias, kept, slots, batch.seq_starts)
@@ -58,7 +58,7 @@ class RecurrenceOps(Ops):
         name: str,
         batch: Batch,
     ) -> Tensor:
-        kept, slots = _kept(where, name, batch)
+        kept, slots = kept_of(where, name, batch)
         rows, width = x.float(), x.shape[1]
         h = out_of_cells(kept[slots], width)
         y = selective_scan(
@@ -79,7 +79,7 @@ class RecurrenceOps(Ops):
         dt: Tensor,
         b: Tensor,
         c: Tensor,
-        gate: Tensor,
+        gate: Tensor | None,
         bias: Tensor,
         rates: Tensor,
         skip: Tensor,
@@ -89,7 +89,7 @@ class RecurrenceOps(Ops):
         *,
         groups: int = 1,
     ) -> Tensor:
-        kept, slots = _kept(where, name, batch)
+        kept, slots = kept_of(where, name, batch)
         rows, heads = x.float(), dt.shape[1]
         columns = x.shape[1] // heads
         h = out_of_cells(kept[slots], columns, heads)
@@ -104,10 +104,10 @@ class RecurrenceOps(Ops):
         )
         kept[slots] = into_cells(h, heads)
         y = y + skip.repeat_interleave(columns) * rows
-        return (y * activate(gate.float(), "silu")).to(x.dtype)
+        return (y if gate is None else y * activate(gate.float(), "silu")).to(x.dtype)
 
 
-def _kept(where: StateRef, name: str, batch: Batch) -> tuple[Tensor, Tensor]:
+def kept_of(where: StateRef, name: str, batch: Batch) -> tuple[Tensor, Tensor]:
     """A layer's tensor of that name [slots, ...], and the slot of each sequence."""
     state = batch.state[where.group]
     assert isinstance(state, FixedState)

@@ -8,6 +8,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.types import ASGIApp
 
 from rbee_worker.errors import FieldError
+from rbee_worker.params import chat_options
 from rbee_worker.server.body import envelope, plain_messages, read_object
 from rbee_worker.server.health import worker_of
 from rbee_worker.server.openai.schemas import (
@@ -20,11 +21,15 @@ from rbee_worker.server.openai.schemas import (
     ChatLogprob,
     ChatLogprobs,
     ChatMessage,
+    DeltaCall,
+    DeltaFunction,
+    Function,
     Rbee,
     TokenUsage,
+    ToolCall,
     TopLogprob,
 )
-from rbee_worker.server.openai.shared import FINISH, Exchange, Pieces, respond
+from rbee_worker.server.openai.shared import Exchange, Pieces, finish_reason, respond
 from rbee_worker.server.requests import (
     check_model,
     fan_out_faults,
@@ -33,7 +38,7 @@ from rbee_worker.server.requests import (
     stream_faults,
     time_limit,
 )
-from rbee_worker.types import End, Event, Request, Started, Token, TokenLogprob
+from rbee_worker.types import CallPiece, End, Event, Request, Started, Token, TokenLogprob
 
 
 async def chat_completions(http: HttpRequest) -> ASGIApp:
@@ -51,6 +56,7 @@ async def chat_completions(http: HttpRequest) -> ASGIApp:
     answer_id = new_id("chatcmpl")
     request = Request(
         id=f"{answer_id}-0",
+        chat=chat_options(given, body.values.get("tools") or ()),
         messages=messages,
         params=params,
         surface="chat",
@@ -95,25 +101,60 @@ def scores(
     )
 
 
+def call_deltas(call: CallPiece) -> list[DeltaCall]:
+    """A piece of a call as OpenAI streams it: id and name first, with no arguments yet."""
+    deltas = []
+    if call.name:
+        head = DeltaFunction(name=call.name, arguments="")
+        deltas.append(DeltaCall(index=call.index, id=call.id, type="function", function=head))
+    if call.arguments:
+        function = DeltaFunction(arguments=call.arguments)
+        deltas.append(DeltaCall(index=call.index, function=function))
+    return deltas
+
+
 class ChatChunks:
     """The streamed form."""
 
     def __init__(self, exchange: Exchange, usage: bool) -> None:
         self._exchange = exchange
         self._usage: UnsetType | None = None if usage else UNSET
+        self._called: set[int] = set()  # choices with tool calls
+        self._spoken: set[int] = set()  # choices that have anything
 
     def chunks(self, choice: int, event: Event) -> list[ChatChunk]:
         if type(event) is Token:
             found = scores(self._exchange.pieces, event.ids, event.logprobs)
-            return [self._chunk(choice, ChatDelta(content=event.t), found)]
+            first, *others = self._deltas(choice, event, event.t) or [ChatDelta()]
+            chunks = [self._chunk(choice, first, found)]
+            return chunks + [self._chunk(choice, delta) for delta in others]
         if type(event) is Started:
-            return [self._chunk(choice, ChatDelta(role="assistant", content=""))]
+            silent = bool(self._exchange.jobs[choice].request.chat.offered)  # there may be no text
+            content = None if silent else ""
+            return [self._chunk(choice, ChatDelta(role="assistant", content=content))]
         if type(event) is End:
-            delta = ChatDelta(content=event.text or None)
+            deltas = self._deltas(choice, event, event.text)
+            nothing = ChatDelta(content=None if choice in self._spoken else "")
+            last = deltas.pop() if deltas else nothing
             found = scores(self._exchange.pieces, event.ids, event.logprobs)
-            finish = FINISH.get(event.stop.rule, "stop")
-            return [self._chunk(choice, delta, found, finish, self._exchange.rbee(choice))]
+            finish = finish_reason(event, choice in self._called)
+            chunks = [self._chunk(choice, delta) for delta in deltas]
+            return [*chunks, self._chunk(choice, last, found, finish, self._exchange.rbee(choice))]
         return []
+
+    def _deltas(self, choice: int, event: Token | End, text: str) -> list[ChatDelta]:
+        """The parts of an event, in order."""
+        deltas = []
+        if event.reasoning:
+            deltas.append(ChatDelta(reasoning_content=event.reasoning))
+        if text:
+            deltas.append(ChatDelta(content=text))
+        if text or event.calls:
+            self._spoken.add(choice)
+        for call in event.calls:
+            self._called.add(choice)
+            deltas += [ChatDelta(tool_calls=[piece]) for piece in call_deltas(call)]
+        return deltas
 
     def usage_chunk(self, usage: TokenUsage) -> ChatChunk:
         exchange = self._exchange
@@ -152,12 +193,21 @@ def _whole(exchange: Exchange) -> ChatCompletion:
         found = [scores(exchange.pieces, e.ids, e.logprobs) for e in parts]
         entries = [row for s in found if s is not None for row in s.content]
         asked = any(s is not None for s in found)
+        calls = [
+            ToolCall(id=c.id, function=Function(name=c.name, arguments=c.arguments))
+            for c in job.calls()
+        ]
+        message = ChatMessage(
+            content=(job.text() or None) if calls else job.text(),
+            reasoning_content=job.reasoning() or UNSET,
+            tool_calls=calls or UNSET,
+        )
         choices.append(
             ChatChoice(
                 index=index,
-                message=ChatMessage(content=job.text()),
+                message=message,
                 logprobs=ChatLogprobs(entries) if asked else None,
-                finish_reason=FINISH.get(end.stop.rule, "stop"),
+                finish_reason=finish_reason(end, bool(calls)),
                 rbee=exchange.rbee(index),
             )
         )

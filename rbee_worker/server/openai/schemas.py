@@ -7,9 +7,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from rbee_worker.server.schemas import Message, Messages, Model, Seconds, TextPart, TokenId
+from rbee_worker.params import ChatFields
+from rbee_worker.params.conversation import ChosenName, ChosenTool, FunctionSchema, ToolSchema
+from rbee_worker.server.schemas import (
+    CalledFunction,
+    Message,
+    MessageCall,
+    Messages,
+    Model,
+    Seconds,
+    TextPart,
+    TokenId,
+)
 from rbee_worker.types import StopRecord, Task
 
 # ---- requests
@@ -33,14 +44,15 @@ class CompletionEnvelope(Struct, kw_only=True):
     timeout_s: Seconds | None = None
 
 
-class ChatEnvelope(Struct, kw_only=True):
+class ChatEnvelope(ChatFields, kw_only=True):
     messages: Messages
     model: Model | None = None
     n: Annotated[int, Meta(ge=1, le=64)] = 1
     stream: bool = False
     stream_options: StreamOptions | None = None
-    template_args: dict[str, Any] = {}
-    chat_template_kwargs: dict[str, Any] = {}  # vLLM's name for template_args
+    template_args: dict[str, Any] = field(default_factory=dict)
+    # vLLM's name for template_args
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     add_special_tokens: bool | None = None
@@ -48,7 +60,9 @@ class ChatEnvelope(Struct, kw_only=True):
 
 
 NESTED: dict[str, tuple[type[Struct], ...]] = {  # structs inside a field of an envelope
-    "messages": (Message, TextPart),
+    "messages": (Message, TextPart, MessageCall, CalledFunction),
+    "tools": (ToolSchema, FunctionSchema),
+    "tool_choice": (ChosenTool, ChosenName),
     "stream_options": (StreamOptions,),
 }
 
@@ -60,11 +74,16 @@ class PromptDetails(Struct, frozen=True):
     cached_tokens: int
 
 
+class CompletionDetails(Struct, frozen=True):
+    reasoning_tokens: int
+
+
 class TokenUsage(Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails
 
 
 class Rbee(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -117,15 +136,46 @@ class ChatLogprobs(Struct, frozen=True):
     refusal: None = None
 
 
+class Function(Struct, frozen=True, kw_only=True):
+    name: str
+    arguments: str  # JSON
+
+
+class ToolCall(Struct, frozen=True, kw_only=True):
+    id: str
+    type: Literal["function"] = "function"
+    function: Function
+
+
 class ChatMessage(Struct, frozen=True, kw_only=True):
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None  # null if there are only tool calls
     refusal: None = None
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[ToolCall] | UnsetType = UNSET
+
+
+class DeltaFunction(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The name comes first, alone; then the arguments in pieces."""
+
+    name: str | None = None
+    arguments: str | None = None
+
+
+class DeltaCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A piece of a tool call; `id` and `type` only in its first."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: DeltaFunction
 
 
 class ChatDelta(Struct, frozen=True, kw_only=True, omit_defaults=True):
     role: str | None = None
     content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[DeltaCall] | None = None
 
 
 class ChatChoice(Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from rbee_worker.errors import one_line
 from rbee_worker.server.encoding import LONG, answered, encoded
 from rbee_worker.server.jobs import Job, weight
 from rbee_worker.server.openai.schemas import (
+    CompletionDetails,
     PromptDetails,
     Rbee,
     StreamOptions,
@@ -24,16 +25,23 @@ from rbee_worker.server.problems import ErrorBody, Problem
 from rbee_worker.server.requests import ignored, settled
 from rbee_worker.server.sse import DONE, EventStream, frame
 from rbee_worker.server.worker import Worker
-from rbee_worker.types import Error, Event
+from rbee_worker.types import End, Error, Event
 
 FINISH = {  # stop rule -> OpenAI's word; the rule itself is in `rbee.stop`
     "EOS": "stop",
+    "COMPLETE": "stop",
     "STOP_SEQUENCE": "stop",
     "CANCELLED": "stop",
     "MAX_TOKENS": "length",
     "CONTEXT_FULL": "length",
     "TIMEOUT": "length",
 }
+
+
+def finish_reason(end: End, called: bool) -> str:
+    """OpenAI's word for the end of an answer. called: it has tool calls."""
+    reason = FINISH.get(end.stop.rule, "stop")
+    return "tool_calls" if called and reason == "stop" else reason
 
 
 class Pieces:
@@ -72,11 +80,12 @@ class Exchange:
     def usage(self, prompts: int) -> TokenUsage:
         """Token counts; each of the `prompts` prompts counts once, whatever `n` is."""
         each = len(self.jobs) // prompts
-        tokens = cached = out = 0
+        tokens = cached = out = reasoning = 0
         for index, job in enumerate(self.jobs):
             if job.end is None:
                 continue
             out += job.end.usage.output_tokens
+            reasoning += job.end.usage.reasoning_tokens
             if index % each == 0:
                 tokens += job.end.usage.prompt_tokens
                 cached += job.end.usage.cached_tokens
@@ -85,6 +94,7 @@ class Exchange:
             completion_tokens=out,
             total_tokens=tokens + out,
             prompt_tokens_details=PromptDetails(cached),
+            completion_tokens_details=CompletionDetails(reasoning),
         )
 
     def wants_logprobs(self, choice: int) -> bool:

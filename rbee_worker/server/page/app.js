@@ -159,13 +159,16 @@ async function answer(text) {
   article.classList.add("busy");
   busy(true);
   let said = "";
+  const parts = { reasoning: "", calls: [] };
   try {
-    const body = { ...question(text), ...parameters() };
+    const asked = question(text);
+    const body = { ...asked, ...parameters(), ...(asked.messages ? { chat_defaults: true } : {}) };
     current = await (await ask("POST", "/v1/jobs", body)).json();
     let first = 0;
     let tokens = 0;
     for await (const event of events(current.sse_url)) {
       if (event.type === "token") {
+        beside(article, event, parts);
         said += event.t;
         tokens += event.ids.length;
         first ||= performance.now();
@@ -181,6 +184,7 @@ async function answer(text) {
       else if (event.type === "metrics") kv(event.kv_usage);
       else if (event.type === "started") sampling(article, event);
       else if (event.type === "end") {
+        beside(article, event, parts);
         said += event.text;
         shown.append(event.text);
         ended(article, event);
@@ -198,6 +202,33 @@ async function answer(text) {
     busy(false);
     $("log").scrollTop = $("log").scrollHeight;
   }
+}
+
+// Reasoning and tool calls stand above the answer, folded.
+function beside(article, event, parts) {
+  if (event.reasoning) {
+    parts.reasoning += event.reasoning;
+    fold(article, "reasoning", "Reasoning").textContent = parts.reasoning;
+  }
+  for (const piece of event.calls ?? []) {
+    const call = (parts.calls[piece.index] ??= { name: "", arguments: "" });
+    call.name += piece.name ?? "";
+    call.arguments += piece.arguments ?? "";
+    fold(article, `call-${piece.index}`, `Calls ${call.name}`).textContent = call.arguments;
+  }
+}
+
+function fold(article, key, title) {
+  let found = article.querySelector(`[data-part="${key}"]`);
+  if (found === null) {
+    found = document.createElement("details");
+    found.className = "part";
+    found.dataset.part = key;
+    found.append(document.createElement("summary"), document.createElement("pre"));
+    article.querySelector(".text").before(found);
+  }
+  found.querySelector("summary").textContent = title;
+  return found.querySelector("pre");
 }
 
 function busy(yes) {
@@ -221,7 +252,7 @@ function row(article, table, cells, asked = false) {
 
 function sampling(article, started) {
   for (const [name, { value, origin }] of Object.entries(started.sampling)) {
-    row(article, "sampling", [name, value, origin], origin !== "default");
+    row(article, "sampling", [name, value, origin], !origin.includes("default"));
   }
   warn(started.warnings);
 }
@@ -231,6 +262,7 @@ const WHY = {
   STOP_SEQUENCE: (s) => `stop ${JSON.stringify(s.sequence ?? s.token_text)}`,
   MAX_TOKENS: () => "max tokens reached",
   CONTEXT_FULL: () => "context full",
+  COMPLETE: () => "complete",
   CANCELLED: () => "stopped",
   TIMEOUT: () => "out of time",
 };
@@ -244,13 +276,14 @@ function ended(article, end) {
     if (value !== null) row(article, "stop", [name, value]);
   }
   row(article, "times", ["prompt", `${end.prompt_tokens} tokens, ${end.cached_tokens} cached`]);
+  if (end.reasoning_tokens) row(article, "times", ["reasoning", `${end.reasoning_tokens} tokens`]);
   if (end.drafted_tokens) {
     row(article, "times", ["drafted", `${end.drafted_tokens} tokens, ${end.accepted_tokens} drawn`]);
   }
   for (const phase of ["queue", "prefill", "decode"]) {
     row(article, "times", [phase, `${end[`${phase}_time_ms`].toFixed(1)} ms`]);
   }
-  article.querySelector("details").classList.add("done");
+  article.querySelector("details:not(.part)").classList.add("done");
   narrate(`Answered with ${end.tokens_out} tokens: ${why}.`);
 }
 

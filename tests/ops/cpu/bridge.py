@@ -48,8 +48,8 @@ class TorchLogits:
     def greedy(self, logits: Tensor) -> Any:
         return self.sampling.greedy(self._array(logits))
 
-    def choose(self, logits: Tensor, params: Any) -> Any:
-        return self.sampling.choose(self._array(logits), params)
+    def choose(self, logits: Tensor, params: Any, masks: Any = None) -> Any:
+        return self.sampling.choose(self._array(logits), params, masks)
 
     def score(self, logits: Tensor, *args: Any) -> Any:
         return self.sampling.score(self._array(logits), *args)

@@ -56,7 +56,7 @@ def test_what_is_not_a_number_stays_in_its_column(eager: Eager) -> None:
     for kind in CASES:
         case = kind(5)
         want, _ = case.computed(eager, [case.lengths])
-        case.rows[0][case.of(0).start, 0] = torch.nan
+        case.rows[case.by_column][case.of(0).start, 0] = torch.nan
         got, _ = case.computed(eager, [case.lengths])
         assert bool(got[0][0, 0].isnan())
         assert torch.equal(got[0][:, 1:], want[0][:, 1:])

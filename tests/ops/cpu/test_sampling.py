@@ -129,6 +129,36 @@ def parameters(rng: np.random.Generator, count: int) -> DrawColumns:
     )
 
 
+@pytest.mark.parametrize("vocab", [1, 31, 32, 33, 511, 512, 513, 1300, 49_152])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_masked_row_draws_as_if_all_other_tokens_were_at_minus_infinity(vocab, threads):
+    rng, sampling = np.random.default_rng(vocab), made(vocab, threads)
+    for _ in range(30 if vocab < 10_000 else 6):
+        count = int(rng.integers(1, 7))
+        z, params = rows(rng, count, vocab), by_row(parameters(rng, count), rng.random(count) < 0.3)
+        z[np.isnan(z)] = 0.0
+        masked = rng.permutation(count)[: int(rng.integers(1, count + 1))].tolist()
+        allowed = rng.random((count, vocab)) < rng.choice([0.0, 0.01, 0.5, 1.0])
+        bits = {row: bits_of(allowed[row], rng) for row in masked}
+        plain = z.copy()
+        for row in masked:
+            plain[row, ~allowed[row]] = -np.inf
+        before, given = z.copy(), torch.from_numpy(z)
+        want = TORCH.choose(torch.from_numpy(plain), params)
+        assert sampling.choose(given, params, bits) == want
+        assert TORCH.choose(given, params, bits) == want
+        assert np.array_equal(z.view(np.int32), before.view(np.int32))
+        assert sampling.choose(given, params) == TORCH.choose(given, params)
+
+
+def bits_of(allowed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A mask, with bits beyond the vocabulary that must not count."""
+    words = -(-(len(allowed) + 1) // 32)
+    every = rng.random(32 * words) < 0.5
+    every[: len(allowed)] = allowed
+    return np.packbits(every, bitorder="little").view(np.uint32)
+
+
 @pytest.mark.parametrize("vocab", [1, 2, 7, 33, 512, 513, 1300, 5000, 20_000, 49_152])
 def test_ids_are_torchs(vocab):
     """Thousands of rows with parameters of their own; not one token differs."""

@@ -11,7 +11,7 @@ from rbee_worker.ops.cpu.compiler import dots, emit
 
 N = 256  # vectors
 PROBES = (
-    "exp exp_weight tanh erf sigmoid softplus nearest magnitude sqrt "
+    "exp exp_weight one_minus_exp tanh erf sigmoid softplus nearest magnitude sqrt "
     "add sub mul div maximum minimum with_sign load_f16 load_bf16 "
     "store_f16 store_bf16 iadd isub imul iand ior ixor shl shr sar load_u8 "
     "load_s8 total largest isum fma dot lookup"
@@ -228,9 +228,19 @@ def test_weights_are_never_subnormal(library):
     np.testing.assert_array_equal(got, np.float32([0, 0, 0, 0, 0, np.nan]))
 
 
+def test_what_a_weight_lacks_of_one(library):
+    x = -np.concatenate((np.linspace(0, 90, 16 * 4096), np.logspace(-30, -1, 1024))).astype("f4")
+    got = run(library, "one_minus_exp", np.empty_like(x), x)
+    want = -np.expm1(x.astype(np.float64))
+    assert (np.abs(got - want) / np.spacing(want.astype(np.float32))).max() < 2.0
+    ends = np.resize(np.float32([-200.0, -np.inf, 0.0, np.nan]), 16)
+    got = run(library, "one_minus_exp", np.empty_like(ends), ends)[:4]
+    np.testing.assert_array_equal(got, np.float32([1, 1, 0, np.nan]))
+
+
 def test_functions_are_bitwise_the_same_everywhere(library, best):
     x = floats(14, -15.0, 15.0)
-    for name in ("exp", "exp_weight", "tanh", "erf", "sigmoid", "softplus"):
+    for name in ("exp", "exp_weight", "one_minus_exp", "tanh", "erf", "sigmoid", "softplus"):
         here = run(library, name, np.empty_like(x), x)
         np.testing.assert_array_equal(here, run(best, name, np.empty_like(x), x))
 

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from rbee_worker.ops.cuda.kernels.experts import experts as module
+from rbee_worker.ops.cuda.kernels.experts import few as few_file
+from rbee_worker.ops.cuda.kernels.experts import many as many_file
 from rbee_worker.ops.cuda.kernels.experts.experts import experts, reads_by_row
-from rbee_worker.ops.cuda.kernels.experts.few import few
-from rbee_worker.ops.cuda.kernels.experts.many import many
+from rbee_worker.ops.cuda.kernels.experts.few import FewShape, few
+from rbee_worker.ops.cuda.kernels.experts.many import TileShape, many
 from rbee_worker.ops.cuda.kernels.experts.sort import sort
 from rbee_worker.ops.reference.experts import activate
 
@@ -104,8 +106,9 @@ def form(request, monkeypatch):
 @pytest.mark.parametrize("kind", ["gated", "plain", "clamped"])
 @pytest.mark.parametrize("n", [1, 21])
 def test_equals_float64(form, kind, n, device, dtypes):
+    rows = min(n, 4) if form == "few" else n
     for dtype in dtypes:
-        m = Mixture(n, kind, kind="gelu_quick" if kind == "clamped" else "silu")
+        m = Mixture(rows, kind, kind="gelu_quick" if kind == "clamped" else "silu")
         got = m.run(device, dtype)
         assert got.dtype == dtype
         assert error(got, m.exact(dtype)) < BOUNDS[dtype]
@@ -115,10 +118,28 @@ def test_equals_float64(form, kind, n, device, dtypes):
 def test_edges_of_tiles(form, weighted, device):
     """Widths that no tile divides, one expert a row, more experts than pairs."""
     for m in (
-        Mixture(3, "gated", 9, 1, 264, 72, weighted=weighted),
-        Mixture(19, "plain", 2, 2, 130, 98, "relu2", weighted=weighted),
+        Mixture(2, "gated", 9, 1, 264, 72, weighted=weighted),
+        Mixture(5, "plain", 2, 2, 130, 98, "relu2", weighted=weighted),
     ):
         assert error(m.run(device, torch.float32), m.exact(torch.float32)) < 2e-6
+
+
+@pytest.mark.parametrize("kind", ["gated", "plain"])
+def test_bulk_copies(kind, device, dtypes, monkeypatch):
+    """Also of columns and rows beyond a matrix's edges, and of other experts' rows."""
+    shape = TileShape(16, 64, 32, 2, 4, bulk=True)
+    monkeypatch.setattr(many_file, "_shapes", lambda *_: (shape, shape))
+    monkeypatch.setattr(module, "reads_by_row", lambda *_: False)
+    for dtype in dtypes:
+        m = Mixture(21, kind, dim=136, width=72)
+        assert error(m.run(device, dtype), m.exact(dtype)) < BOUNDS[dtype]
+
+
+def test_few_rows_with_all_loads_at_once(device, monkeypatch):
+    shape = FewShape(8, 16, 0, 4)
+    monkeypatch.setattr(few_file, "_shape", lambda *_: shape)
+    m = Mixture(2, "clamped", kind="gelu_quick")
+    assert error(m.run(device, torch.float32), m.exact(torch.float32)) < 2e-6
 
 
 @pytest.mark.parametrize("kind", ["gelu", "gelu_tanh", "relu", "sigmoid", "tanh"])
@@ -128,10 +149,10 @@ def test_activations(kind, device):
 
 
 def test_a_row_does_not_depend_on_the_others(form, device, dtypes):
-    m = Mixture(21 if form == "many" else 9, "clamped", kind="gelu_quick")
+    m = Mixture(21 if form == "many" else 6, "clamped", kind="gelu_quick")
     for dtype in dtypes:
         whole = m.run(device, dtype)
-        for rows in (slice(0, 1), slice(m.n - 1, m.n), slice(2, 6)):
+        for rows in (slice(0, 1), slice(m.n - 1, m.n), slice(2, 5)):
             assert torch.equal(m.run(device, dtype, rows), whole[rows])
 
 

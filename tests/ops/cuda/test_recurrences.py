@@ -12,7 +12,9 @@ from torch import Tensor
 
 from rbee_worker.ops.batch import Batch, FixedState
 from rbee_worker.ops.cuda.kernels.recurrence.conv import causal_conv
+from rbee_worker.ops.cuda.kernels.recurrence.delta import gated_delta
 from rbee_worker.ops.cuda.kernels.recurrence.linear_scan import linear_scan
+from rbee_worker.ops.cuda.kernels.recurrence.rg_lru import rg_lru
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
 from rbee_worker.ops.cuda.kernels.recurrence.state_space import selective_scan, ssd
 from rbee_worker.ops.reference.scan import linear_scan as reference_scan
@@ -48,6 +50,14 @@ class Ours:
     def ssd(self, x, dt, b, c, gate, bias, rates, skip, where, name, batch, *, groups):
         given = (x, dt, b, c, gate, bias, rates, skip)
         return self._run(ssd, given, where, name, batch, groups=groups)
+
+    def rg_lru(self, x, into, passing, into_bias, passing_bias, rates, where, name, batch):
+        given = (x, into, passing, into_bias, passing_bias, rates, batch.positions)
+        return self._run(rg_lru, given, where, name, batch)
+
+    def gated_delta(self, q, k, v, dt, beta, bias, rates, where, name, batch, *, groups):
+        given = (q, k, v, dt, beta, bias, rates)
+        return self._run(gated_delta, given, where, name, batch, groups=groups)
 
 
 @pytest.mark.parametrize("seed", [1, 2])

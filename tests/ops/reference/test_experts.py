@@ -25,6 +25,7 @@ ROUTINGS = {
         4, "sigmoid", True, scale=2.5, groups=4, top_groups=2, group_score="best two"
     ),
     "llama 4": Routing(1, "sigmoid"),
+    "lfm 2, a high floor": Routing(3, "sigmoid", True, floor=0.25),
     "phi": Routing(2, "sparsemixer", jitter=0.01),
     "phi, wide": Routing(2, "sparsemixer", jitter=0.4),
 }
@@ -56,7 +57,7 @@ def by_hand(logits: F64, r: Routing, bias: F64 | None = None) -> dict[int, float
     best_groups = sorted(range(r.groups), key=lambda g: (-worth[g], g))[: r.top_groups]
     allowed = [e for e in range(count) if r.groups == 1 or e // size in best_groups]
     picked = sorted(allowed, key=lambda e: (-choice[e], e))[: r.top_k]
-    total = sum(scores[e] for e in picked) if r.normalise else 1.0
+    total = sum(scores[e] for e in picked) + r.floor if r.normalise else 1.0
     return {e: scores[e] / total * r.scale for e in picked}
 
 

@@ -129,6 +129,7 @@ class ExpertOps(RecordingOps):
             normalise=int(r.normalise),
             scale=r.scale,
             jitter=r.jitter,
+            floor=r.floor,
             scratch=slot_of(scratch),
             scratch_bytes=scratch_bytes,
         )

@@ -134,23 +134,26 @@ def kernel_names(decoder: Decoder, ops: CpuOps, shape: Shape) -> list[str]:
     return list(dict.fromkeys(call.kernel for call in recorder.entries))
 
 
-def record(decoder: Decoder, ops: CpuOps, shape: Shape, *stages: Stage) -> Recorded:
+def record(
+    decoder: Decoder, ops: CpuOps, shape: Shape, *stages: Stage, beside: int = 0
+) -> Recorded:
     """Run pieces of the model's Python once, each with the result of the one before, and load the
-    kernels that they call. A later stage takes no more rows than the ones before it."""
+    kernels that they call. A later stage takes no more rows than the ones before it. beside:
+    columns of the input beside the hidden state."""
     ops.weights_done()  # a model that was not built from a checkpoint may have weights pending
-    recorder, results, ropes, given = _trace(decoder, ops, shape, stages)
+    recorder, results, ropes, given = _trace(decoder, ops, shape, stages, beside)
     program = finish(recorder, ops.library, results[-1].buf, results[:-1])
     return Recorded(program, ropes, given)
 
 
 def _trace(
-    decoder: Decoder, ops: CpuOps, shape: Shape, stages: Sequence[Stage]
+    decoder: Decoder, ops: CpuOps, shape: Shape, stages: Sequence[Stage], beside: int = 0
 ) -> tuple[Recorder, list[Result], list[RopeSpec], Buf]:
     """Run the model's Python once: returns the calls, the results, the ropes and the input."""
     recorder = Recorder(stages[0][1], ops.team.threads)
     probe = _probe(decoder.groups, shape)
     recording = Recording(recorder, decoder.groups, shape.kv, shape.block_size, shape.longest)
-    given = recorder.buffer(decoder.width)
+    given = recorder.buffer(decoder.width + beside)
     results: list[Result] = []
     state = given
     ops.recording = recording

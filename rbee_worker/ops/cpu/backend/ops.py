@@ -19,8 +19,10 @@ from rbee_worker.ops.batch import Array, Batch
 from rbee_worker.ops.cpu.backend.attention import AttentionOps
 from rbee_worker.ops.cpu.backend.columns import ColumnOps
 from rbee_worker.ops.cpu.backend.experts import ExpertOps
-from rbee_worker.ops.cpu.backend.recurrence import RecurrenceOps
+from rbee_worker.ops.cpu.backend.gated_delta import GatedDeltaOps
+from rbee_worker.ops.cpu.backend.rg_lru import RgLruOps
 from rbee_worker.ops.cpu.backend.sampling import CpuSampling
+from rbee_worker.ops.cpu.backend.wkv import WkvOps
 from rbee_worker.ops.cpu.runtime.arena import Arena
 from rbee_worker.ops.cpu.runtime.matrix import Holder, Matrix
 from rbee_worker.ops.cpu.runtime.native import Library
@@ -39,7 +41,7 @@ from rbee_worker.ops.cpu.shared.held import Held
 from rbee_worker.ops.cpu.shared.pieces import FEW, MANY, ticket
 
 
-class CpuOps(AttentionOps, ExpertOps, ColumnOps, RecurrenceOps):
+class CpuOps(AttentionOps, ExpertOps, ColumnOps, RgLruOps, GatedDeltaOps, WkvOps):
     """See `Ops`. exact: float32 activations in products with packed weights, not int8."""
 
     name = "cpu"
@@ -173,13 +175,23 @@ class CpuOps(AttentionOps, ExpertOps, ColumnOps, RecurrenceOps):
     def layer_norm(
         self, x: Array, weight: Array | None, bias: Array | None, eps: float, *, heads: int = 1
     ) -> Array:
-        return self._norm("norm.layer", x, eps, heads, weight=pointer(weight), bias=pointer(bias))
+        vectors = [v for v in (weight, bias) if v is not None]
+        own = heads > 1 and any(v.size == buf_of(x).width for v in vectors)
+        assert not own or all(v.size == buf_of(x).width for v in vectors)
+        return self._norm(
+            f"norm.{'heads' if own else 'layer'}",
+            x,
+            eps,
+            heads,
+            weight=pointer(weight),
+            bias=pointer(bias),
+        )
 
     def _norm(self, kernel: str, x: Array, eps: float, heads: int, **vectors: Any) -> Array:
         source = buf_of(x)
         width = equal_parts(source.width, heads)
         for vector in vectors.values():
-            assert isinstance(vector, int) or vector.shape == (width,)
+            assert isinstance(vector, int) or vector.shape in ((width,), (source.width,))
         y = self._result(source.width)
         self.now.recorder.call(
             kernel,

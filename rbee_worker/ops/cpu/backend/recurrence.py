@@ -80,7 +80,7 @@ class RecurrenceOps(RecordingOps):
         dt: Array,
         b: Array,
         c: Array,
-        gate: Array,
+        gate: Array | None,
         bias: Array,
         rates: Array,
         skip: Array,
@@ -93,7 +93,8 @@ class RecurrenceOps(RecordingOps):
         heads = buf_of(dt).width
         columns = equal_parts(buf_of(x).width, heads)
         states = equal_parts(buf_of(b).width, groups)
-        assert (buf_of(c).width, buf_of(gate).width) == (groups * states, heads * columns)
+        assert buf_of(c).width == groups * states
+        assert gate is None or buf_of(gate).width == heads * columns
         assert heads % groups == 0
         vectors = {"bias": bias, "rates": rates, "skip": skip}
         for vector in vectors.values():
@@ -112,14 +113,17 @@ class RecurrenceOps(RecordingOps):
     def _in_order(
         self,
         kernel: str,
-        rows: Mapping[str, Array],
+        rows: Mapping[str, Array | None],
         kept: tuple[Place, dict[str, Any]],
         **fields: Any,
     ) -> Array:
-        """Record a kernel that computes rows in order. rows: its inputs by name, x among them."""
-        rec, given = self.now.recorder, {part: buf_of(value) for part, value in rows.items()}
+        """Record a kernel that computes rows in order. rows: its inputs by name, x among them; the
+        kernel goes without what is None."""
+        rec, state, found = self.now.recorder, *kept
+        given = {part: buf_of(value) for part, value in rows.items() if value is not None}
         y = rec.buffer(given["x"].width)
-        state, found = kept
+        for part in (part for part in rows if part not in given):
+            found |= {part: pointer(None), f"{part}_stride": 0}
         for part, buf in given.items():
             found |= {part: buf.slot, f"{part}_stride": buf.stride}
         rec.call(

@@ -10,27 +10,32 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from rbee_worker.ops.cpu.backend.bias_table import CpuBiasTable, address_of
+from rbee_worker.ops.cpu.backend.masks import CpuMasks
 from rbee_worker.ops.cpu.runtime.native import Args, Library
 from rbee_worker.ops.cpu.runtime.program import F32
 from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared import sampling_memory as m
 from rbee_worker.ops.cpu.shared.instruction import Instruction, words
 from rbee_worker.ops.cpu.shared.regions import Words, zeros
-from rbee_worker.ops.sampling import DrawParams, HostIds
+from rbee_worker.ops.sampling import Bits, DrawParams, HostIds
 from rbee_worker.types import TokenLogprob
 
-KERNELS = ("sample.scan", "sample.sums", "sample.choose", "edits.apply", "edits.undo")
+KERNELS = (
+    *("sample.scan", "sample.sums", "sample.choose"),
+    *("edits.apply", "edits.undo", "masks.apply"),
+)
 
 _Row = tuple[int, int, float, float, float, float, int]  # the words of a record after its address
 _GREEDY: _Row = (m.GREEDY, 0, 1.0, 1.0, 0.0, 0.0, 0)
 _GIVEN = struct.Struct("=3q4dq")  # the part of a record before its results
+_BITS = struct.Struct("=q")
 _FOUND = struct.Struct(f"={m.ID}xqdd")  # id, peak, total
 _PAIR = np.dtype([("id", np.int32), ("logit", np.float32)])
 
@@ -57,6 +62,7 @@ class CpuSampling:
         self._header = memoryview(header)  # type: ignore[arg-type]
         self._header_at = int(header.ctypes.data)
         self._known: _KnownLogits | None = None
+        self._masks = CpuMasks(vocab_size)
         self._reserve(8)
 
     def _reserve(self, rows: int) -> None:
@@ -82,22 +88,35 @@ class CpuSampling:
             scratch_bytes=m.scratch_bytes(self._vocab),
             places=m.padded(self._vocab),
         )
-        self._keep: list[Args] = [scan, add, choose]
+        powers = np.left_shift(1, np.arange(16), dtype=np.int32)
+        mask = self._library["masks.apply"].pack(vocab=self._vocab, blocks=blocks, powers=powers)
+        self._keep: list[Args] = [scan, add, choose, mask]
+        kernels = {"sample.scan": scan, "sample.sums": add, "sample.choose": choose}
         entries = [
-            Instruction(self._library[f"sample.{name}"].address, args.address, int(name != "scan"))
-            for name, args in (("scan", scan), ("sums", add), ("choose", choose))
+            Instruction(self._library[name].address, args.address, int(name != "sample.scan"))
+            for name, args in kernels.items()
         ]
-        self._entries = words([*entries, entries[0], entries[2]])
-        self._program = self._entries.ctypes.data, 3
-        self._short = self._program[0] + self._entries[:3].nbytes, 2  # without the sums
+        # A thread scans the blocks that it has masked: nothing to wait for between the two.
+        first = Instruction(self._library["masks.apply"].address, mask.address, 0)
+        self._entries = words([first, *entries, entries[0], entries[2]])
+        at, size = self._entries.ctypes.data, self._entries[:1].nbytes
+        self._masked = at, 4
+        self._program = at + size, 3
+        self._short = at + 4 * size, 2  # without the sums
 
     def _run(
-        self, logits: F32, records: Iterable[_Row], rows: Sequence[int], *, sums: bool = True
+        self,
+        logits: F32,
+        records: Iterable[_Row],
+        rows: Sequence[int],
+        *,
+        sums: bool = True,
+        masks: Mapping[int, Bits] | None = None,
     ) -> range:
         """Replay over some rows of logits [S, V]. Returns the offset of each row's record, in
         bytes.
 
-        sums: whether any row may need the sum of its weights.
+        sums: whether any row may need the sum of its weights. masks: by place among `rows`.
         """
         known = self._look_at(logits)
         if len(rows) > self._room:
@@ -106,8 +125,16 @@ class CpuSampling:
         places = range(0, len(rows) * m.RECORD, m.RECORD)
         for place, row, record in zip(places, rows, records, strict=True):
             assert 0 <= row < known.rows
-            _GIVEN.pack_into(self._records, place, known.address + row * known.stride, *record)
-        self._replay(len(rows), sums)
+            at = known.address + row * known.stride
+            _GIVEN.pack_into(self._records, place, at, *record)
+            _BITS.pack_into(self._records, place + m.BITS, 0)
+        if masks:
+            assert max(masks) < len(rows)
+            self._masks.write(self._records, masks)
+            self._header[m.ROWS // 8] = len(rows)
+            self._team.replay(*self._masked, self._header_at)
+        else:
+            self._replay(len(rows), sums)
         return places
 
     def _replay(self, rows: int, sums: bool) -> None:
@@ -134,10 +161,15 @@ class CpuSampling:
             self._greedy_rows = rows
         return HostIds(self._ids[:rows].tolist())
 
-    def choose(self, logits: F32, params: Sequence[DrawParams | None]) -> HostIds:
+    def choose(
+        self,
+        logits: F32,
+        params: Sequence[DrawParams | None],
+        masks: Mapping[int, Bits] | None = None,
+    ) -> HostIds:
         """See `Sampling.choose`."""
         records = [_GREEDY if one is None else self._record(one) for one in params]
-        rows = len(self._run(logits, records, range(self._look_at(logits).rows)))
+        rows = len(self._run(logits, records, range(self._look_at(logits).rows), masks=masks))
         return HostIds(self._ids[:rows].tolist())
 
     def _record(self, params: DrawParams) -> _Row:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 
-from rbee_worker.ops.batch import Array, Batch
+import numpy as np
+
+from rbee_worker.ops.batch import Array, Batch, Carry
 from rbee_worker.ops.cpu.backend.model import CpuModel, Piece, Recorded, record
 from rbee_worker.ops.cpu.runtime.header import Header
 from rbee_worker.ops.cpu.runtime.program import F32
@@ -47,7 +49,16 @@ class Stepwise:
 
     def layers(self, x: F32, batch: Batch) -> Sequence[Callable[[F32], F32]]:
         """The blocks, each as a function of the hidden state alone; x [N, dim]: from `embedded`."""
-        return [partial(step, batch=batch) for step in self._blocks]
+        if not self._model.decoder.carried:
+            return [partial(step, batch=batch) for step in self._blocks]
+        carried = np.zeros((len(x), self._model.decoder.carried), np.float32)
+        return [partial(self._carrying, step, carried, batch) for step in self._blocks]
+
+    def _carrying(self, step: _Step, carried: F32, batch: Batch, x: F32) -> F32:
+        """One block. carried: what the first one hands over, kept here from piece to piece."""
+        both = step(np.concatenate([x, carried], axis=1), batch)
+        carried[:] = both[:, x.shape[1] :]
+        return both[:, : x.shape[1]]
 
     def normed(self, x: F32) -> F32:
         """The output of the last block [N, dim] -> the input of the output head [N, dim]."""
@@ -64,7 +75,8 @@ class Stepwise:
     @cached_property
     def _blocks(self) -> list[_Step]:
         return [
-            self._recorded(partial(self._block, n)) for n in range(len(self._model.decoder.blocks))
+            self._recorded(partial(self._block, n), beside=self._model.decoder.carried)
+            for n in range(len(self._model.decoder.blocks))
         ]
 
     @cached_property
@@ -72,13 +84,18 @@ class Stepwise:
         return self._recorded(lambda x, _: self._model.decoder.norm(x))
 
     def _block(self, number: int, x: Array, batch: Batch) -> Array:
-        decoder = self._model.decoder
-        return decoder.layers(decoder.embedded(batch), batch)[number](x)
+        decoder, ops, carry = self._model.decoder, self._model.ops, Carry()
+        if decoder.carried:
+            x, value = ops.split(x, (decoder.out.weight.cols, decoder.carried))
+            carry.value = value if number else None
+        y = decoder.carrying(decoder.embedded(batch), batch, carry)[number](x)
+        return ops.concat([y, carry.value]) if decoder.carried else y
 
-    def _recorded(self, piece: Piece) -> _Step:
+    def _recorded(self, piece: Piece, *, beside: int = 0) -> _Step:
+        """beside: columns of the input beside the hidden state."""
         model = self._model
         stage = piece, model.shape.rows
-        return _Step(model, record(model.decoder, model.ops, model.shape, stage))
+        return _Step(model, record(model.decoder, model.ops, model.shape, stage, beside=beside))
 
 
 class _Step:

@@ -76,6 +76,25 @@ def _layer(
             scale_part(source, width, mean_of(source, width), eps, weight, bias, to)
 
 
+def _heads(
+    step: Ptr, tid: Int, nt: Int,
+    x: Ptr, x_stride: Int, y: Ptr, y_stride: Int, weight: Ptr, bias: Ptr,
+    eps: Float, heads: Int, width: Int,
+) -> None:  # fmt: skip
+    """`_layer` with weights and biases of its own for each head."""
+    n = s.get_i64(step + header.N)
+    for t in range(share(tid, nt, n), share(tid + 1, nt, n)):
+        for h in range(heads):
+            at = 4 * h * width
+            source, to = x + 4 * t * x_stride + at, y + 4 * t * y_stride + at
+            mean, own, more = mean_of(source, width), weight, bias
+            if weight != 0:
+                own = weight + at
+            if bias != 0:
+                more = bias + at
+            scale_part(source, width, mean, eps, own, more, to)
+
+
 def _add_rms(
     step: Ptr, tid: Int, nt: Int,
     x: Ptr, x_stride: Int, z: Ptr, z_stride: Int, y: Ptr, y_stride: Int, sum_to: Ptr,
@@ -92,9 +111,14 @@ def _add_rms(
         scale_part(to, width, f32(0.0), eps, weight, 0, y + 4 * t * y_stride)
 
 
-_KINDS: dict[str, Callable[..., None]] = {"rms": _rms, "layer": _layer, "add_rms": _add_rms}
+_KINDS: dict[str, Callable[..., None]] = {
+    "rms": _rms,
+    "layer": _layer,
+    "heads": _heads,
+    "add_rms": _add_rms,
+}
 
 
 def build(variant: str) -> Kernel:
-    """`norm.rms`, `norm.layer` or `norm.add_rms`."""
+    """`norm.rms`, `norm.layer`, `norm.heads` or `norm.add_rms`."""
     return kernel(f"norm.{variant}")(_KINDS[variant])

@@ -17,6 +17,7 @@ _CODEBOOK = s.lookup(tuple(range(-128, 128, 16)))
 _F = {  # F32x16 -> F32x16
     "exp": vmath.exp,
     "exp_weight": vmath.exp_weight,
+    "one_minus_exp": vmath.one_minus_exp,
     "tanh": vmath.tanh,
     "erf": vmath.erf,
     "sigmoid": vmath.sigmoid,

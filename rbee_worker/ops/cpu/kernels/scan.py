@@ -101,9 +101,10 @@ def _heads(
                 h = s.add(h, s.mul(u, s.splat_f32(into + 4 * n)))
                 s.store_f32(kept + 4 * CELL * n, h)
                 total = s.fma(h, s.splat_f32(out + 4 * n), total)
-            z = load_upto(gate + 4 * t * gate_stride + at, left)
-            z = s.mul(z, vmath.sigmoid(z))
-            store_upto(y + 4 * t * y_stride + at, s.mul(total, z), left)
+            if gate != 0:
+                z = load_upto(gate + 4 * t * gate_stride + at, left)
+                total = s.mul(total, s.mul(z, vmath.sigmoid(z)))
+            store_upto(y + 4 * t * y_stride + at, total, left)
 
 
 _KINDS: dict[str, Callable[..., None]] = {

@@ -46,6 +46,21 @@ def exp_weight(x: Any) -> Any:
 
 
 @device
+def one_minus_exp(x: Any) -> Any:
+    """1 - e^x for x <= 0 within 4 ulp: Taylor's series above -0.5; nan stays nan."""
+    p = s.fill(f32(-2.4801587e-5))  # -1 / 8!
+    p = s.fma(p, x, s.fill(f32(-1.9841270e-4)))
+    p = s.fma(p, x, s.fill(f32(-1.3888889e-3)))
+    p = s.fma(p, x, s.fill(f32(-8.3333333e-3)))
+    p = s.fma(p, x, s.fill(f32(-4.1666667e-2)))
+    p = s.fma(p, x, s.fill(f32(-0.16666667)))
+    p = s.fma(p, x, s.fill(f32(-0.5)))
+    p = s.fma(p, x, s.fill(f32(-1.0)))
+    far = s.sub(s.fill(f32(1.0)), exp_weight(x))
+    return s.where_less(x, s.fill(f32(-0.5)), far, s.mul(p, x))
+
+
+@device
 def _exp_rest(x: Any, n: Any) -> Any:
     """e^(x - n ln 2)"""
     r = s.fma(n, s.fill(f32(-0.693359375)), x)

@@ -21,7 +21,9 @@ BEST = 56  # address of (int32 id, float32 logit) [TOP_K] of a scored row
 ID = 64  # result: the token, -1 where there is none
 PEAK = 72  # result of a scored row: its maximum, float64
 TOTAL = 80  # the sum of e^(logit - maximum), float64; both are nan if there is no answer
-RECORD = 88  # bytes
+BITS = 88  # address of uint32 [at least vocabulary / 32], 0 = off: bit id % 32 of word id // 32
+WHOLE = 96  # with BITS: address of the logits, of which LOGITS has those that are allowed
+RECORD = 104  # bytes
 
 GREEDY, DRAW, SCORE = range(3)  # kinds
 

@@ -9,6 +9,8 @@ NATIVE = frozenset(
         *("add", "multiply", "scale", "clip", "act", "gated", "softcap"),
         *("route", "experts"),
         *("scale_by_position", "rope", "attend"),
-        *("linear_scan", "causal_conv", "selective_scan", "ssd"),
+        *("linear_scan", "causal_conv", "selective_scan", "ssd", "rg_lru"),
+        "gated_delta",
+        *("previous", "lerp", "wkv", "wkv_delta"),
     )
 )

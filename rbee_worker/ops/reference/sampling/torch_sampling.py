@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from rbee_worker.ops.sampling import (
     FREQUENCY,
     PRESENCE,
     REPETITION,
+    Bits,
     DrawColumns,
     DrawParams,
     Edits,
@@ -43,9 +45,16 @@ class TorchSampling:
         return found
 
     @torch.inference_mode()
-    def choose(self, logits: Tensor, params: Sequence[DrawParams | None]) -> HostIds:
+    def choose(
+        self,
+        logits: Tensor,
+        params: Sequence[DrawParams | None],
+        masks: Mapping[int, Bits] | None = None,
+    ) -> HostIds:
         """See `Sampling.choose`."""
         assert logits.dtype == torch.float32
+        if masks:
+            logits = _masked(logits, masks)
         ids = [-1] * len(params)
         hot = {row: one for row, one in enumerate(params) if one is not None}
         cold = [row for row, one in enumerate(params) if one is None]
@@ -74,6 +83,18 @@ class TorchSampling:
     def bias_table(self, max_seqs: int) -> TorchBiasTable:
         """See `Sampling.bias_table`."""
         return TorchBiasTable(max_seqs, self._device)
+
+
+def _masked(logits: Tensor, masks: Mapping[int, Bits]) -> Tensor:
+    """A copy of logits [S, V] with -inf for every token that its row's mask excludes."""
+    vocab = logits.shape[1]
+    bits = np.stack([mask.view(np.uint8) for mask in masks.values()])
+    allowed = np.unpackbits(bits, axis=1, count=vocab, bitorder="little").view(np.bool_)
+    rows = torch.tensor(list(masks), device=logits.device)
+    kept = logits.clone()
+    excluded = torch.from_numpy(~allowed).to(logits.device)
+    kept[rows] = kept[rows].masked_fill(excluded, -torch.inf)
+    return kept
 
 
 class TorchBiasTable:

@@ -120,7 +120,7 @@ def _kernel(score: Callable[..., Any] | None) -> Callable[..., None]:
         step: Ptr, tid: Int, nt: Int,
         x: Ptr, x_stride: Int, ids: Ptr, ids_stride: Int, y: Ptr, y_stride: Int, bias: Ptr,
         scales: Ptr, count: Int, top: Int, groups: Int, keep: Int, two: Int, normalise: Int,
-        scale: Float, jitter: Float, scratch: Ptr, scratch_bytes: Int,
+        scale: Float, jitter: Float, floor: Float, scratch: Ptr, scratch_bytes: Int,
     ) -> None:  # fmt: skip
         n = s.get_i64(step + header.N)
         scores = scratch + tid * scratch_bytes
@@ -155,7 +155,7 @@ def _kernel(score: Callable[..., Any] | None) -> Callable[..., None]:
                 e = s.get_i32(to + 4 * j)
                 w = s.get_f32(scores + 4 * e)
                 if normalise != 0:
-                    w = w / (total + f32(1e-20))
+                    w = w / (total + floor)
                 w = w * scale
                 if scales != 0:
                     w = w * s.get_f32(scales + 4 * e)

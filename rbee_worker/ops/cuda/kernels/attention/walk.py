@@ -69,6 +69,7 @@ def walk_on(
     for _ in range(begin, end):
         later = key + BN
         valid = (later >= low) & (later < high)
+        next_k0, next_k1, next_v0, next_v1 = k0, k1, v0, v1
         if EARLY:
             next_k0, next_k1, next_v0, next_v1 = load_tile(
                 k, v, blocks, later, valid, k_block, k_row, v_block, v_row,

@@ -122,9 +122,9 @@ def split_heads(
             store_columns(to, some, x1, K0, K1, K_DIM)
     else:
         h = head - HEADS - KV_HEADS
-        to = v + h.to(tl.int64) * v_head
-        at = source + V_AT + h * V_STEP
-        copy_head(at, to, slots, row, inside, v_block, v_row, BLOCK, V_DIM, V0, V1)
+        values = v + h.to(tl.int64) * v_head
+        source += V_AT + h * V_STEP
+        copy_head(source, values, slots, row, inside, v_block, v_row, BLOCK, V_DIM, V0, V1)
 
 
 def write_kv(
@@ -144,7 +144,7 @@ def write_kv(
     assert k.shape[1] == kv_heads * k_dim
     assert k.stride(1) == k_cache.stride(3) == 1
     v_dim, k_parts, v_parts = 0, columns(k_dim), Columns(0, 0, 0)
-    v_strides = (0, 0, 0)
+    v_strides: tuple[int, ...] = (0, 0, 0)
     if v is not None:
         assert v_cache is not None
         v_dim = v_cache.shape[3]

@@ -19,7 +19,8 @@ from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two
 
 
 class FewShape(NamedTuple):
-    """A program's rows of the matrix, its columns in one load, loads in flight, warps."""
+    """A program's rows of the matrix, its columns in one load, loads in flight (0: all of them),
+    warps."""
 
     rows: int
     cols: int
@@ -40,7 +41,7 @@ def gate(a, b, limit, KIND: tl.constexpr, LIMIT: tl.constexpr):
 def _up(
     x, ids, up, bias, h, width, limit, K: tl.constexpr, TOP: tl.constexpr, BN: tl.constexpr,
     BK: tl.constexpr, GATED: tl.constexpr, KIND: tl.constexpr, LIMIT: tl.constexpr,
-    BIAS: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
+    BIAS: tl.constexpr, EVICT: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """h[pair] = act(up_e x + bias_e) of BN columns; a pair is a row and one of its experts."""
     if PDL:
@@ -66,9 +67,9 @@ def _up(
             inside = k + cols < K
             mask = ok[:, None] & inside[None, :]
             a = tl.load(xp + k, mask=inside, other=0.0).to(tl.float32)
-        w = tl.load(wp + k, mask=mask, other=0.0, eviction_policy="evict_first")
+        w = tl.load(wp + k, mask=mask, other=0.0, eviction_policy=EVICT)
         if GATED:
-            u = tl.load(wp + width * K + k, mask=mask, other=0.0, eviction_policy="evict_first")
+            u = tl.load(wp + width * K + k, mask=mask, other=0.0, eviction_policy=EVICT)
             ups += u.to(tl.float32) * a[None, :]
         acc += w.to(tl.float32) * a[None, :]
     y = tl.sum(acc, 1)
@@ -85,10 +86,41 @@ def _up(
 
 
 @triton.jit
+def _more(
+    h, ids, weights, down, bias, dim, row, rows, cols, ok, step, acc, added, K: tl.constexpr,
+    TOP: tl.constexpr, BK: tl.constexpr, WEIGHTS: tl.constexpr, BIAS: tl.constexpr,
+    EVICT: tl.constexpr,
+):  # fmt: skip
+    """The sums of `_down` with the products of one more step."""
+    PER: tl.constexpr = (K + BK - 1) // BK  # steps of an expert
+    pair = row * TOP + step // PER
+    c = step % PER * BK + cols
+    e = tl.load(ids + pair).to(tl.int64)
+    weight = 1.0
+    if WEIGHTS:
+        weight = tl.load(weights + pair)
+    wp = down + (e * dim + rows)[:, None] * K + c[None, :]
+    hp = h + pair.to(tl.int64) * K + c
+    if K % BK == 0:
+        w = tl.load(wp, mask=ok[:, None], other=0.0, eviction_policy=EVICT)
+        a = tl.load(hp).to(tl.float32)
+    else:
+        inside = c < K
+        mask = ok[:, None] & inside[None, :]
+        w = tl.load(wp, mask=mask, other=0.0, eviction_policy=EVICT)
+        a = tl.load(hp, mask=inside, other=0.0).to(tl.float32)
+    acc += w.to(tl.float32) * (a * weight)[None, :]
+    if BIAS:
+        b = tl.load(bias + e * dim + rows, mask=ok, other=0.0)
+        added += tl.where(step % PER == 0, b * weight, 0.0)
+    return acc, added
+
+
+@triton.jit
 def _down(
     h, ids, weights, down, bias, out, dim, K: tl.constexpr, TOP: tl.constexpr, BN: tl.constexpr,
-    BK: tl.constexpr, WEIGHTS: tl.constexpr, BIAS: tl.constexpr, STAGES: tl.constexpr,
-    PDL: tl.constexpr,
+    BK: tl.constexpr, WEIGHTS: tl.constexpr, BIAS: tl.constexpr, EVICT: tl.constexpr,
+    STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out[row] = sum over its experts of weight * (down_e h + bias_e), BN columns; every product is
     multiplied by its expert's weight, so there is one sum over all of them."""
@@ -101,28 +133,19 @@ def _down(
         gdc_wait()
     acc = tl.zeros([BN, BK], tl.float32)
     added = tl.zeros([BN], tl.float32)
-    STEPS: tl.constexpr = (K + BK - 1) // BK
-    for step in tl.range(0, TOP * STEPS, num_stages=STAGES):
-        pair = row * TOP + step // STEPS
-        c = step % STEPS * BK + cols
-        e = tl.load(ids + pair).to(tl.int64)
-        weight = 1.0
-        if WEIGHTS:
-            weight = tl.load(weights + pair)
-        wp = down + (e * dim + rows)[:, None] * K + c[None, :]
-        hp = h + pair.to(tl.int64) * K + c
-        if K % BK == 0:
-            w = tl.load(wp, mask=ok[:, None], other=0.0, eviction_policy="evict_first")
-            a = tl.load(hp).to(tl.float32)
-        else:
-            inside = c < K
-            mask = ok[:, None] & inside[None, :]
-            w = tl.load(wp, mask=mask, other=0.0, eviction_policy="evict_first")
-            a = tl.load(hp, mask=inside, other=0.0).to(tl.float32)
-        acc += w.to(tl.float32) * (a * weight)[None, :]
-        if BIAS:
-            b = tl.load(bias + e * dim + rows, mask=ok, other=0.0)
-            added += tl.where(step % STEPS == 0, b * weight, 0.0)
+    STEPS: tl.constexpr = TOP * ((K + BK - 1) // BK)
+    if STAGES == 0:
+        for step in tl.static_range(STEPS):
+            acc, added = _more(
+                h, ids, weights, down, bias, dim, row, rows, cols, ok, step, acc, added, K, TOP, BK,
+                WEIGHTS, BIAS, EVICT,
+            )  # fmt: skip
+    else:
+        for step in tl.range(0, STEPS, num_stages=STAGES):
+            acc, added = _more(
+                h, ids, weights, down, bias, dim, row, rows, cols, ok, step, acc, added, K, TOP, BK,
+                WEIGHTS, BIAS, EVICT,
+            )  # fmt: skip
     y = tl.sum(acc, 1) + added
     tl.store(out + row.to(tl.int64) * dim + rows, y.to(out.dtype.element_ty), mask=ok)
 
@@ -146,23 +169,27 @@ def few(
     gated = up.shape[1] != width
     h = torch.empty((n * top, width), dtype=x.dtype, device=x.device)
     out = torch.empty((n, dim), dtype=x.dtype, device=x.device)
-    s = _shape(x.shape[1], 2 if gated else 1, x.element_size())
+    evict = "evict_first" if n == 1 else ""  # several rows may use an expert
+    s = _shape(x.shape[1], 2 if gated else 1, x.element_size(), top * width)
     _up[(n * top, triton.cdiv(width, s.rows))](
         x, ids, up, up_bias, h, width, limit or 0.0, K=x.shape[1], TOP=top, BN=s.rows, BK=s.cols,
         GATED=gated, KIND=kind, LIMIT=limit is not None, BIAS=up_bias is not None,
-        STAGES=s.stages, num_warps=s.warps, **dependent(pdl),
+        EVICT=evict, STAGES=s.stages, num_warps=s.warps, **dependent(pdl),
     )  # fmt: skip
-    s = _shape(width, 1, x.element_size())
+    s = _shape(width, 1, x.element_size(), dim)
     _down[(n, triton.cdiv(dim, s.rows))](
         h, ids, weights, down, down_bias, out, dim, K=width, TOP=top, BN=s.rows, BK=s.cols,
-        WEIGHTS=weights is not None, BIAS=down_bias is not None, STAGES=s.stages,
-        num_warps=s.warps, **dependent(pdl),
+        WEIGHTS=weights is not None, BIAS=down_bias is not None, EVICT=evict,
+        STAGES=s.stages, num_warps=s.warps, **dependent(pdl),
     )  # fmt: skip
     return out
 
 
-def _shape(cols: int, matrices: int, size: int) -> FewShape:
-    """About 16 KiB of weights in one load of a program."""
+def _shape(cols: int, matrices: int, size: int, results: int) -> FewShape:
+    """About 16 KiB of weights in one load of a program, or less if one row would then have few
+    programs. results: of one row. The same for any number of rows, as the order of sums is."""
     wide = min(power_of_two(cols), 4096 // size)
-    rows = max(1, 16384 // (wide * size * matrices))
-    return FewShape(min(rows, 16), wide, 3 if cols > wide else 2, 4)
+    rows = max(1, min(16, 16384 // (wide * size * matrices)))
+    while rows > 1 and results // rows < 512:
+        rows //= 2
+    return FewShape(rows, wide, 2 if matrices == 2 and cols <= wide else 4, 4)

@@ -7,13 +7,14 @@ ascending order by a kernel of its own.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from rbee_worker.ops.cuda.kernels.activations import activate
 from rbee_worker.ops.cuda.kernels.experts.few import gate
@@ -24,13 +25,16 @@ _NEIGHBOURS = 8  # tiles of pairs that share a tile of a matrix at about the sam
 
 
 class TileShape(NamedTuple):
-    """A program's pairs, its rows of the matrix, columns at a time, loads in flight, warps."""
+    """A program's pairs, its rows of the matrix, columns at a time, loads in flight, warps. bulk:
+    tiles are copied by the bulk copy engine where they lie together (TMA, from compute capability
+    9.0 on)."""
 
     pairs: int
     rows: int
     cols: int
     stages: int
     warps: int
+    bulk: bool = False
 
 
 @triton.jit
@@ -38,12 +42,13 @@ def _product(
     x, w, bias, out, order, owner, first, end, tiles, width, limit, K: tl.constexpr,
     TOP: tl.constexpr, UP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     GATED: tl.constexpr, KIND: tl.constexpr, LIMIT: tl.constexpr, BIAS: tl.constexpr,
-    GROUP: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr, PDL: tl.constexpr,
+    BULK: tl.constexpr, GROUP: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """Products of one tile of pairs with BN rows of their expert's matrix.
 
     UP: x has the rows of pairs, and out[place] = act(W x + bias). Otherwise x has what that wrote,
-    by place, and out[pair] = W x + bias.
+    by place, and out[pair] = W x + bias. BULK: w and, unless UP, x are descriptors.
     """
     if PDL:
         gdc_launch_dependents()
@@ -65,24 +70,33 @@ def _product(
         begin = e * width
         if GATED:
             begin *= 2
-        wp = w + (begin + tl.minimum(rows, width - 1))[:, None] * K + cols[None, :]
-        if UP:
-            source = pair // TOP
-        else:
-            source = tl.where(live, places, 0)
-        xp = x + source.to(tl.int64)[None, :] * K + cols[:, None]
+        BY_ROW: tl.constexpr = UP or not BULK  # x is read row by row
+        if not BULK:
+            wp = w + (begin + tl.minimum(rows, width - 1))[:, None] * K + cols[None, :]
+        if BY_ROW:
+            source = pair // TOP if UP else tl.where(live, places, 0)
+            xp = x + source.to(tl.int64)[None, :] * K + cols[:, None]
+        at, of = (begin + column * BN).to(tl.int32), tl.load(first + tile)
         acc = tl.zeros([BN, BM], tl.float32)
         ups = tl.zeros([BN, BM], tl.float32)
         for k in tl.range(0, K, BK, num_stages=STAGES):
-            if K % BK == 0:
-                a = tl.load(wp + k)
+            if not BY_ROW:
+                xt = x.load([of, k]).T
+            elif K % BK == 0:
                 xt = tl.load(xp + k)
             else:
-                a = tl.load(wp + k, mask=(k + cols < K)[None, :], other=0.0)
                 xt = tl.load(xp + k, mask=(k + cols < K)[:, None], other=0.0)
+            if BULK:
+                a = w.load([at, k])
+            elif K % BK == 0:
+                a = tl.load(wp + k)
+            else:
+                a = tl.load(wp + k, mask=(k + cols < K)[None, :], other=0.0)
             acc = tl.dot(a, xt, acc, input_precision=PRECISION)
             if GATED:
-                if K % BK == 0:
+                if BULK:
+                    u = w.load([at + width, k])
+                elif K % BK == 0:
                     u = tl.load(wp + width * K + k)
                 else:
                     u = tl.load(wp + width * K + k, mask=(k + cols < K)[None, :], other=0.0)
@@ -182,10 +196,18 @@ def _multiply(
     assert s.pairs == tiles.height
     width, k = out.shape[1], x.shape[1]
     count = tiles.owner.shape[0]
+    bulk = s.bulk and k * x.element_size() % 16 == 0
+    given: Any = x
+    matrix: Any = stack
+    if bulk:
+        shape = [stack.shape[0] * stack.shape[1], k]
+        matrix = TensorDescriptor(stack, shape, [k, 1], [s.rows, s.cols])
+        if not up:
+            given = TensorDescriptor(x, list(x.shape), [k, 1], [s.pairs, s.cols])
     _product[(count * triton.cdiv(width, s.rows),)](
-        x, stack, bias, out, tiles.order, tiles.owner, tiles.first, tiles.end, count, width,
+        given, matrix, bias, out, tiles.order, tiles.owner, tiles.first, tiles.end, count, width,
         limit or 0.0, K=k, TOP=top, UP=up, BM=s.pairs, BN=s.rows, BK=s.cols, GATED=gated,
-        KIND=kind, LIMIT=limit is not None, BIAS=bias is not None, GROUP=_NEIGHBOURS,
+        KIND=kind, LIMIT=limit is not None, BIAS=bias is not None, BULK=bulk, GROUP=_NEIGHBOURS,
         STAGES=s.stages, PRECISION=precision(x.dtype), num_warps=s.warps, **dependent(pdl),
     )  # fmt: skip
 
@@ -199,4 +221,4 @@ def _shapes(per_expert: float, gated: bool, size: int) -> tuple[TileShape, TileS
     if per_expert <= 48:
         return TileShape(64, 64, 64, 4, 4), TileShape(64, 128, 64, 4, 4)
     rows = 128 if gated else 256
-    return TileShape(128, rows, 64, 4, 8), TileShape(128, 256, 64, 4, 8)
+    return TileShape(128, rows, 64, 4, 8, bulk=True), TileShape(128, 256, 64, 4, 8, bulk=True)

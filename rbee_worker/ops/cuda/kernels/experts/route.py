@@ -15,13 +15,14 @@ from rbee_worker.ops.cuda.kernels.order import NOTHING, placed, ranked
 
 @triton.jit
 def _route(
-    logits, bias, scales, ids, weights, stride, jitter, factor, SIZE: tl.constexpr,
+    logits, bias, scales, ids, weights, stride, jitter, factor, floor, SIZE: tl.constexpr,
     GROUPS: tl.constexpr, TOP: tl.constexpr, KEEP: tl.constexpr, BEST_TWO: tl.constexpr,
     SCORE: tl.constexpr, NORMALISE: tl.constexpr, BIAS: tl.constexpr, SCALES: tl.constexpr,
-    GP: tl.constexpr, SP: tl.constexpr, PDL: tl.constexpr,
+    GP: tl.constexpr, SP: tl.constexpr, AT_ONCE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One program a row. A row's experts lie in GP groups of SP places, of which GROUPS and SIZE
-    are used."""
+    are used. AT_ONCE: all experts are compared with all, which is less work in a row but more in
+    all than to find one after another."""
     if PDL:
         gdc_launch_dependents()
     i = tl.arange(0, GP * SP)
@@ -77,13 +78,17 @@ def _route(
             closed = tl.broadcast_to(~kept[:, None], [GP, SP])
             choice = tl.where(tl.reshape(closed, [GP * SP]), float("-inf"), choice)
         keys = ranked(choice, i, valid)
-        for _ in tl.static_range(TOP):
-            one = i == placed(tl.max(keys, 0))
-            taken = taken | one
-            keys = tl.where(one, NOTHING, keys)
+        if AT_ONCE:
+            better = (keys[None, :] > keys[:, None]).to(tl.int32)
+            taken = valid & (tl.sum(better, 1) < TOP)
+        else:
+            for _ in tl.static_range(TOP):
+                one = i == placed(tl.max(keys, 0))
+                taken = taken | one
+                keys = tl.where(one, NOTHING, keys)
     w = scores
     if NORMALISE:
-        w = w / (tl.sum(tl.where(taken, scores, 0.0), 0) + 1e-20)
+        w = w / (tl.sum(tl.where(taken, scores, 0.0), 0) + floor)
     w = w * factor
     if SCALES:
         w = w * by
@@ -102,7 +107,8 @@ def route(
 ) -> tuple[Tensor, Tensor]:
     """See `Ops.route`: logits [N, experts] -> ids int32 and weights float32, both [N, top_k].
 
-    A row depends on its own logits only: sums run over its experts in one order. A row of nan
+    A row depends on its own logits, and the last bit of its weights on whether there are more than
+    64 rows: its sums then have another order. A row of nan
     chooses some experts, with weights of nan.
     """
     n, count = logits.shape
@@ -114,12 +120,14 @@ def route(
     weights = torch.empty((n, r.top_k), dtype=torch.float32, device=logits.device)
     size = count // r.groups
     assert logits.stride(1) == 1
+    at_once = n <= 64 and r.top_k > 2 and power_of_two(r.groups) * power_of_two(size) <= 128
     if n:
         _route[(n,)](
-            logits, bias, scales, ids, weights, logits.stride(0), r.jitter, r.scale, SIZE=size,
-            GROUPS=r.groups, TOP=r.top_k, KEEP=r.top_groups, BEST_TWO=r.group_score != "best",
-            SCORE=r.score, NORMALISE=r.normalise, BIAS=bias is not None,
-            SCALES=scales is not None, GP=power_of_two(r.groups), SP=power_of_two(size),
-            num_warps=1 if count <= 256 else 2, **dependent(pdl),
+            logits, bias, scales, ids, weights, logits.stride(0), r.jitter, r.scale, r.floor,
+            SIZE=size, GROUPS=r.groups, TOP=r.top_k, KEEP=r.top_groups,
+            BEST_TWO=r.group_score != "best", SCORE=r.score, NORMALISE=r.normalise,
+            BIAS=bias is not None, SCALES=scales is not None, GP=power_of_two(r.groups),
+            SP=power_of_two(size), AT_ONCE=at_once,
+            num_warps=4 if at_once else 1 if count <= 256 else 2, **dependent(pdl),
         )  # fmt: skip
     return ids, weights

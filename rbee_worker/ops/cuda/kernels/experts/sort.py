@@ -48,14 +48,16 @@ def _sort(
         gdc_wait()
     e = tl.program_id(0)
     i = tl.arange(0, BLOCK)
-    start, mine = 0, 0
-    for block in range(0, pairs, BLOCK):
+    lower = tl.zeros([BLOCK], tl.int32)
+    equal = tl.zeros([BLOCK], tl.int32)
+    for block in tl.range(0, pairs, BLOCK, num_stages=3):
         id_ = tl.load(ids + block + i, mask=block + i < pairs, other=0x7FFFFFFF)
-        start += tl.sum((id_ < e).to(tl.int32), 0)
-        mine += tl.sum((id_ == e).to(tl.int32), 0)
+        lower += (id_ < e).to(tl.int32)
+        equal += (id_ == e).to(tl.int32)
+    start, mine = tl.sum(lower, 0), tl.sum(equal, 0)
     place = start
     if mine > 0:
-        for block in range(0, pairs, BLOCK):
+        for block in tl.range(0, pairs, BLOCK, num_stages=3):
             id_ = tl.load(ids + block + i, mask=block + i < pairs, other=0x7FFFFFFF)
             here = (id_ == e).to(tl.int32)
             tl.store(order + place + tl.cumsum(here, 0) - 1, block + i, mask=here > 0)

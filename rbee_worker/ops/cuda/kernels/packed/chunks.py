@@ -22,6 +22,16 @@ from rbee_worker.ops.cuda.kernels.packed.int8 import (
 
 
 @triton.jit
+def inside(c, CHUNKS: tl.constexpr, C: tl.constexpr):
+    """Whether each chunk of c [C] is one of CHUNKS: no question, and no instructions, where a
+    program's C chunks at a time divide them."""
+    if CHUNKS % C == 0:
+        return tl.full([C], True, tl.int1)
+    else:
+        return c < CHUNKS
+
+
+@triton.jit
 def load_words(p, mask, W: tl.constexpr):
     """Words 0 to W - 1 of chunks whose first words are at `p` [chunks, rows]: W tensors of that
     shape. All loads are issued together, so that many bytes are on their way."""
@@ -172,73 +182,84 @@ def _floats(pairs, c, ok):
 
 
 @triton.jit
-def _sixteens(i, s, xs0, xs1, SIGNED: tl.constexpr):
-    """Dot products of 16 values each, times their scales (the bytes of s) and those of the
-    activations."""
+def _fours(acc, i, s, xs0, xs1, d, SIGNED: tl.constexpr):
+    """acc + the dot products of the quarters of a chunk times their scales, the bytes of s, times
+    d; scale and dot product are exact, the two quarters of a half together."""
     if SIGNED:
         first = i[0] * signed_byte(s, 0) + i[1] * signed_byte(s, 1)
         second = i[2] * signed_byte(s, 2) + i[3] * signed_byte(s, 3)
     else:
         first = i[0] * unsigned_byte(s, 0) + i[1] * unsigned_byte(s, 1)
         second = i[2] * unsigned_byte(s, 2) + i[3] * unsigned_byte(s, 3)
-    return first.to(tl.float32) * xs0 + second.to(tl.float32) * xs1
+    acc = tl.fma(first.to(tl.float32) * d, xs0, acc)
+    return tl.fma(second.to(tl.float32) * d, xs1, acc)
 
 
 @triton.jit
-def _weigh_block(words, values, block, x8, sums, c, ok, xs0, xs1, FORMAT: tl.constexpr):
+def _twos(acc, i, d0, d1, xs0, xs1):
+    """acc + the dot products of the halves of a chunk times their scales."""
+    acc = tl.fma(i[0].to(tl.float32) * d0, xs0, acc)
+    return tl.fma(i[1].to(tl.float32) * d1, xs1, acc)
+
+
+@triton.jit
+def _weigh_block(acc, words, values, block, x8, sums, c, ok, xs0, xs1, FORMAT: tl.constexpr):
     """`weigh` for formats with blocks of 256 values."""
+    d = low_half(block)
     if FORMAT == "Q6_K":
-        y = _sixteens(_quarters(values, x8, c, ok, True), words[12], xs0, xs1, True)
-        y = y * (low_half(block) * 0.25)
+        acc = _fours(acc, _quarters(values, x8, c, ok, True), words[12], xs0, xs1, d * 0.25, True)
     elif FORMAT == "Q3_K":
-        y = _sixteens(_quarters(values, x8, c, ok, True), words[6], xs0, xs1, True)
-        y = y * (low_half(block) * 0.03125)
+        i = _quarters(values, x8, c, ok, True)
+        acc = _fours(acc, i, words[6], xs0, xs1, d * 0.03125, True)
     elif FORMAT == "Q2_K":
         s, m = words[4] & 0x0F0F0F0F, (words[4] >> 4) & 0x0F0F0F0F
-        y = _sixteens(_quarters(values, x8, c, ok, False), s, xs0, xs1, False)
-        low = _sixteens(_sums(x8, c, ok), m, xs0, xs1, False)
-        y = low_half(block) * y - high_half(block) * low
+        acc = _fours(acc, _quarters(values, x8, c, ok, False), s, xs0, xs1, d, False)
+        acc = _fours(acc, _sums(x8, c, ok), m, xs0, xs1, -high_half(block), False)
     elif FORMAT == "IQ4_XS":
-        i = _halves(values, x8, c, ok, True)
-        y = (i[0] * signed_byte(words[8], 0)).to(tl.float32) * xs0
-        y += (i[1] * signed_byte(words[8], 1)).to(tl.float32) * xs1
-        y = low_half(block) * y
+        d0 = d * signed_byte(words[8], 0).to(tl.float32)
+        d1 = d * signed_byte(words[8], 1).to(tl.float32)
+        acc = _twos(acc, _halves(values, x8, c, ok, True), d0, d1, xs0, xs1)
     else:  # Q4_K, Q5_K
-        i = _halves(values, x8, c, ok, False)
         s = words[8 if FORMAT == "Q4_K" else 10]
+        d0 = d * unsigned_byte(s, 0).to(tl.float32)
+        d1 = d * unsigned_byte(s, 1).to(tl.float32)
+        acc = _twos(acc, _halves(values, x8, c, ok, False), d0, d1, xs0, xs1)
         u0, u1 = _floats(sums, c, ok)
-        y = (i[0] * unsigned_byte(s, 0)).to(tl.float32) * xs0
-        y += (i[1] * unsigned_byte(s, 1)).to(tl.float32) * xs1
-        low = unsigned_byte(s, 2).to(tl.float32) * u0 + unsigned_byte(s, 3).to(tl.float32) * u1
-        y = low_half(block) * y - high_half(block) * low
-    return y
+        low = -high_half(block)
+        acc = tl.fma(low * unsigned_byte(s, 2).to(tl.float32), u0, acc)
+        acc = tl.fma(low * unsigned_byte(s, 3).to(tl.float32), u1, acc)
+    return acc
 
 
 @triton.jit
-def weigh(words, values, block, x8, scales, sums, c, ok, FORMAT: tl.constexpr, BLOCK: tl.constexpr):
-    """[chunks, rows] dot products of weights and activations, float32.
+def weigh(
+    acc, words, values, block, x8, scales, sums, c, ok, FORMAT: tl.constexpr, BLOCK: tl.constexpr
+):
+    """acc + the dot products of weights and activations, float32 [chunks, rows].
 
     words, values: of `load_words` and `unpack`. block [chunks, rows]: the word of the chunk's
     block, in formats with blocks of 256 values (BLOCK). x8: int8 activations, eight a word. scales,
     sums: two float32 a word, for the halves of a chunk: the activations' scales; scale * sum of the
-    int8 numbers. c [chunks]: the chunks, ok: whether each is in the row.
+    int8 numbers. c [chunks]: the chunks, ok: whether each is in the row. Every rounding is written
+    down, so that the result is the same however many rows of activations there are.
     """
     xs0, xs1 = _floats(scales, c, ok)
     if BLOCK:
-        y = _weigh_block(words, values, block, x8, sums, c, ok, xs0, xs1, FORMAT)
+        acc = _weigh_block(acc, words, values, block, x8, sums, c, ok, xs0, xs1, FORMAT)
     elif FORMAT == "Q4_0" or FORMAT == "Q5_0":
         i = _halves(values, x8, c, ok, False)
         s = words[8 if FORMAT == "Q4_0" else 10]
-        middle: tl.constexpr = 8.0 if FORMAT == "Q4_0" else 16.0
+        middle: tl.constexpr = -8.0 if FORMAT == "Q4_0" else -16.0
         u0, u1 = _floats(sums, c, ok)
-        y = low_half(s) * (i[0].to(tl.float32) * xs0 - middle * u0)
-        y += high_half(s) * (i[1].to(tl.float32) * xs1 - middle * u1)
+        acc = tl.fma(low_half(s), tl.fma(i[0].to(tl.float32), xs0, middle * u0), acc)
+        acc = tl.fma(high_half(s), tl.fma(i[1].to(tl.float32), xs1, middle * u1), acc)
     elif FORMAT == "Q4_1" or FORMAT == "Q5_1":
         i = _halves(values, x8, c, ok, False)
         s, m = words[8 if FORMAT == "Q4_1" else 10], words[9 if FORMAT == "Q4_1" else 11]
         u0, u1 = _floats(sums, c, ok)
-        y = low_half(s) * (i[0].to(tl.float32) * xs0) + high_half(s) * (i[1].to(tl.float32) * xs1)
-        y += low_half(m) * u0 + high_half(m) * u1
+        acc = _twos(acc, i, low_half(s), high_half(s), xs0, xs1)
+        acc = tl.fma(low_half(m), u0, acc)
+        acc = tl.fma(high_half(m), u1, acc)
     else:  # Q8_0, IQ4_NL, MXFP4
         i = _halves(values, x8, c, ok, True)
         s = words[16 if FORMAT == "Q8_0" else 8]
@@ -247,5 +268,5 @@ def weigh(words, values, block, x8, scales, sums, c, ok, FORMAT: tl.constexpr, B
             d1 = (s & -0x10000).to(tl.float32, bitcast=True)
         else:
             d0, d1 = low_half(s), high_half(s)
-        y = d0 * (i[0].to(tl.float32) * xs0) + d1 * (i[1].to(tl.float32) * xs1)
-    return y
+        acc = _twos(acc, i, d0, d1, xs0, xs1)
+    return acc

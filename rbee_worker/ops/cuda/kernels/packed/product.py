@@ -17,13 +17,16 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from rbee_worker.ops.cuda.kernels.activations import activate
 from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two
-from rbee_worker.ops.cuda.kernels.packed.chunks import load_words, unpack, weigh
 from rbee_worker.ops.cuda.kernels.packed.planes import CHUNK, ROWS, WORDS, PackedPart
 from rbee_worker.ops.cuda.kernels.packed.product_shapes import ProductShape, product_shape
-from rbee_worker.ops.cuda.kernels.packed.quantize import BLOCK, Quantized, rounded
+from rbee_worker.ops.cuda.kernels.packed.quantize import BLOCK, Quantized, rounded, rows_together
+from rbee_worker.ops.cuda.kernels.packed.row_sums import (
+    load_chunks,
+    matrix_sums,
+    pair_sums,
+    totals,
+)
 from rbee_worker.ops.operands import Activation
-
-MOST_ROWS = 8  # rows of activations that a program computes
 
 
 class Next(NamedTuple):
@@ -39,96 +42,15 @@ class Next(NamedTuple):
 
 
 @triton.jit
-def _load(data, block, c, number, R: tl.constexpr, CHUNKS: tl.constexpr, W: tl.constexpr,
-          BLOCK: tl.constexpr):  # fmt: skip
-    """The words of chunks c of rows number * R to number * R + R - 1, and as the last one their
-    block's word (of formats that have one)."""
-    r = number % (32 // R) * R + tl.arange(0, R)
-    group = (number // (32 // R)).to(tl.int64)
-    ok = (c < CHUNKS)[:, None]
-    start = data + group * (CHUNKS * W * 32)
-    words = load_words(start + (c * (W * 32))[:, None] + r[None, :], ok, W)
-    if BLOCK:
-        start = block + group * (CHUNKS // 4 * 32)
-        p = start + (c // 4 * 32)[:, None] + r[None, :]
-        words = words + (tl.load(p, mask=ok, other=0),)
-    return words
-
-
-@triton.jit
-def _add(acc, words, x8, scales, sums, n0, N, c, ROWS_N: tl.constexpr, CHUNKS: tl.constexpr,
-         W: tl.constexpr, FORMAT: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """acc, ROWS_N tensors [chunks, R], plus the products of the words with each row of x."""
-    values = unpack(words, FORMAT)
-    ok = c < CHUNKS
-    of_block = words[W if BLOCK else 0]
-    out = acc
-    for j in tl.static_range(ROWS_N):
-        n = tl.minimum(n0 + j, N - 1)
-        y = weigh(words, values, of_block, x8 + n * (CHUNKS * 8), scales + n * CHUNKS,
-                  sums + n * CHUNKS, c, ok, FORMAT, BLOCK)  # fmt: skip
-        if j == 0:
-            out = (acc[0] + y,)
-        else:
-            out = out + (acc[j] + y,)
-    return out
-
-
-@triton.jit
-def _matrix(t, data, block, x8, scales, sums, n0, N, number, stop, ROWS_N: tl.constexpr,
-            CHUNKS: tl.constexpr, W: tl.constexpr, FORMAT: tl.constexpr, BLOCK: tl.constexpr,
-            R: tl.constexpr, C: tl.constexpr, DOUBLE: tl.constexpr):  # fmt: skip
-    """ROWS_N tensors [C, R] of partial sums over whole rows. With few rows of activations, t has
-    the first words; DOUBLE: the next words are loaded before the present ones are used. With more,
-    the arithmetic takes longer than the loads, and registers are scarce: the words are loaded when
-    they are used, in a loop that is not unrolled, as its end is no constant."""
-    c = tl.arange(0, C)
-    acc = (tl.zeros([C, R], tl.float32),) * ROWS_N
-    if ROWS_N > 2:
-        for c0 in range(0, stop, C):
-            at = c0 + c
-            words = _load(data, block, at, number, R, CHUNKS, W, BLOCK)
-            acc = _add(acc, words, x8, scales, sums, n0, N, at, ROWS_N, CHUNKS, W, FORMAT, BLOCK)
-    else:
-        for c0 in range(C, CHUNKS, C):
-            at = c0 - C + c
-            if DOUBLE:
-                t2 = _load(data, block, c0 + c, number, R, CHUNKS, W, BLOCK)
-            acc = _add(acc, t, x8, scales, sums, n0, N, at, ROWS_N, CHUNKS, W, FORMAT, BLOCK)
-            if not DOUBLE:
-                t2 = _load(data, block, c0 + c, number, R, CHUNKS, W, BLOCK)
-            t = t2
-        at = (CHUNKS - 1) // C * C + c
-        acc = _add(acc, t, x8, scales, sums, n0, N, at, ROWS_N, CHUNKS, W, FORMAT, BLOCK)
-    return acc
-
-
-@triton.jit
-def _pair(t, u, data, block, up_data, up_block, x8, scales, sums, n0, N, number,
-          ROWS_N: tl.constexpr, CHUNKS: tl.constexpr, W: tl.constexpr, FORMAT: tl.constexpr,
-          BLOCK: tl.constexpr, R: tl.constexpr, C: tl.constexpr):  # fmt: skip
-    """`_matrix` for two matrices at a time: those of the second one follow."""
-    c = tl.arange(0, C)
-    acc = (tl.zeros([C, R], tl.float32),) * ROWS_N
-    ups = (tl.zeros([C, R], tl.float32),) * ROWS_N
-    for c0 in range(C, CHUNKS, C):
-        at = c0 - C + c
-        acc = _add(acc, t, x8, scales, sums, n0, N, at, ROWS_N, CHUNKS, W, FORMAT, BLOCK)
-        t = _load(data, block, c0 + c, number, R, CHUNKS, W, BLOCK)
-        ups = _add(ups, u, x8, scales, sums, n0, N, at, ROWS_N, CHUNKS, W, FORMAT, BLOCK)
-        u = _load(up_data, up_block, c0 + c, number, R, CHUNKS, W, BLOCK)
-    at = (CHUNKS - 1) // C * C + c
-    acc = _add(acc, t, x8, scales, sums, n0, N, at, ROWS_N, CHUNKS, W, FORMAT, BLOCK)
-    return acc + _add(ups, u, x8, scales, sums, n0, N, at, ROWS_N, CHUNKS, W, FORMAT, BLOCK)
-
-
-@triton.jit
-def _totals(acc, COUNT: tl.constexpr):
-    """COUNT tensors [R] of [C, R]."""
-    out = (tl.sum(acc[0], 0),)
-    for j in tl.static_range(1, COUNT):
-        out = out + (tl.sum(acc[j], 0),)
-    return out
+def _quantize(z, number, n, N, values, scales, sums, WIDTH: tl.constexpr):
+    """Block `number` of rows n, z [ROWS_N, 32], for the next product."""
+    at = n * (WIDTH // 32) + number
+    real = (number < WIDTH // 32) & (n < N)
+    q, scale, total = rounded(z)
+    places = at[:, None] * 32 + tl.arange(0, 32)[None, :]
+    tl.store(values + places, q.to(tl.int8), mask=real[:, None])
+    tl.store(scales + at, scale, mask=real)
+    tl.store(sums + at, total, mask=real)
 
 
 # One compiled kernel for all sizes; a single row of activations has its own.
@@ -147,75 +69,86 @@ def _product(
     WEIGHT: tl.constexpr, SQUARES: tl.constexpr, WIDTH: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """R rows of the matrix, ROWS_N of activations, C chunks at a time. The first words are loaded
-    before the wait (but see `_matrix`)."""
+    before the wait (but see `matrix_sums`)."""
     if PDL:
         gdc_launch_dependents()
     number = tl.program_id(0)
     n0 = tl.program_id(1) * ROWS_N
+    x8 += n0 * (CHUNKS * 8)  # the memory has whole groups of rows, see `empty_quantized`
+    scales += n0 * CHUNKS
+    sums += n0 * CHUNKS
     c = tl.arange(0, C)
+    r = number * R + tl.arange(0, R)
+    n = n0 + tl.arange(0, ROWS_N)
     t = (c,)
     if ROWS_N <= 2:
-        t = _load(data, block, c, number, R, CHUNKS, W, BLOCK)
+        t = load_chunks(data, block, c, number, R, C, CHUNKS, W, BLOCK)
         if GATED:
-            u = _load(up_data, up_block, c, number, R, CHUNKS, W, BLOCK)
+            u = load_chunks(up_data, up_block, c, number, R, C, CHUNKS, W, BLOCK)
+    if BIAS:
+        b = tl.load(bias + r, mask=r < rows, other=0.0)[:, None]
+        if GATED:
+            up_b = tl.load(up_bias + r, mask=r < rows, other=0.0)[:, None]
+    if WEIGHT:
+        w = tl.load(weight + first_after * 32 + r, mask=r < rows, other=0.0).to(tl.float32)
     if PDL:
         gdc_wait()
+    real = (r < rows)[:, None] & (n < N)[None, :]
+    if NORM:
+        p = tl.arange(0, PARTS)[None, :]
+        square = tl.load(squares + n[:, None] * (CHUNKS * 2) + p, mask=p < CHUNKS * 2, other=0.0)
+    if RESIDUAL:
+        places = n.to(tl.int64)[None, :] * residual_stride + r[:, None]
+        if ROWS_N <= 2:  # with more, registers are scarce
+            added = tl.load(residual + places, mask=real, other=0.0)
     if GATED and ROWS_N <= 2:
-        both = _pair(t, u, data, block, up_data, up_block, x8, scales, sums, n0, N, number,
-                     ROWS_N, CHUNKS, W, FORMAT, BLOCK, R, C)  # fmt: skip
-        y_of = _totals(both, 2 * ROWS_N)
+        both = pair_sums(t, u, data, block, up_data, up_block, x8, scales, sums, number,
+                         ROWS_N, CHUNKS, W, FORMAT, BLOCK, R, C)  # fmt: skip
+        y = totals(both, R, 0, ROWS_N)
+        up = totals(both, R, ROWS_N, ROWS_N)
     else:
-        acc = _matrix(t, data, block, x8, scales, sums, n0, N, number, stop,
-                      ROWS_N, CHUNKS, W, FORMAT, BLOCK, R, C, DOUBLE)  # fmt: skip
-        y_of = _totals(acc, ROWS_N)
-        if GATED:
-            ups = _matrix(t, up_data, up_block, x8, scales, sums, n0, N, number, stop,
+        acc = matrix_sums(t, data, block, x8, scales, sums, number, stop,
                           ROWS_N, CHUNKS, W, FORMAT, BLOCK, R, C, DOUBLE)  # fmt: skip
-            y_of = y_of + _totals(ups, ROWS_N)
+        y = totals(acc, R, 0, ROWS_N)
+        if GATED:
+            ups = matrix_sums(t, up_data, up_block, x8, scales, sums, number, stop,
+                              ROWS_N, CHUNKS, W, FORMAT, BLOCK, R, C, DOUBLE)  # fmt: skip
+            up = totals(ups, R, 0, ROWS_N)
 
-    r = number * R + tl.arange(0, R)
-    for j in tl.static_range(ROWS_N):
-        n = tl.minimum(n0 + j, N - 1)
-        real = (r < rows) & (n0 + j < N)
-        y = y_of[j]
+    if ROWS_N > 2:  # each thread has copies of many sums: a gather in place shares them out
+        each = tl.broadcast_to(tl.arange(0, R)[:, None], (R, ROWS_N))
+        y = tl.gather(y, each, 0)
         if GATED:
-            up = y_of[ROWS_N + j]
-        if NORM:
-            p = tl.arange(0, PARTS)
-            square = tl.load(squares + n * (CHUNKS * 2) + p, mask=p < CHUNKS * 2, other=0.0)
-            factor = tl.rsqrt(tl.sum(square, 0) / cols + eps)
-            y = y * factor
-            if GATED:
-                up = up * factor
-        if BIAS:
-            y += tl.load(bias + r, mask=r < rows, other=0.0)
-            if GATED:
-                up += tl.load(up_bias + r, mask=r < rows, other=0.0)
-        y = activate(y, KIND)
+            up = tl.gather(up, each, 0)
+    if NORM:
+        factor = tl.rsqrt(tl.sum(square, 1) / cols + eps)[None, :]
+        y = y * factor
         if GATED:
-            y = y * up
-        if RESIDUAL:
-            p = residual + n.to(tl.int64) * residual_stride + r
-            y += tl.load(p, mask=real, other=0.0).to(tl.float32)
-        if STORE:
-            y = y.to(out.dtype.element_ty)
-            tl.store(out + n.to(tl.int64) * out_stride + r, y, mask=real)
-            y = y.to(tl.float32)
-        if AFTER:
-            z = tl.where(r < rows, y, 0.0)[None, :]
-            b = first_after + number + tl.arange(0, 1)
-            inside = (b < WIDTH // 32) & (n0 + j < N)
-            at = n * (WIDTH // 32) + b
-            if SQUARES:
-                tl.store(squares_after + at, tl.sum(z * z, 1), mask=inside)
-            if WEIGHT:
-                k = first_after * 32 + r
-                z = z * tl.load(weight + k, mask=r < rows, other=0.0).to(tl.float32)[None, :]
-            q, scale, total = rounded(z)
-            tl.store(values_after + at[:, None] * 32 + tl.arange(0, 32)[None, :], q.to(tl.int8),
-                     mask=inside[:, None])  # fmt: skip
-            tl.store(scales_after + at, scale, mask=inside)
-            tl.store(sums_after + at, total, mask=inside)
+            up = up * factor
+    if BIAS:
+        y += b
+        if GATED:
+            up += up_b
+    y = activate(y, KIND)
+    if GATED:
+        y = y * up
+    if RESIDUAL:
+        if ROWS_N > 2:
+            added = tl.load(residual + places, mask=real, other=0.0)
+        y += added.to(tl.float32)
+    if STORE:
+        y = y.to(out.dtype.element_ty)
+        tl.store(out + n.to(tl.int64)[None, :] * out_stride + r[:, None], y, mask=real)
+        y = y.to(tl.float32)
+    if AFTER:
+        z = tl.trans(tl.where((r < rows)[:, None], y, 0.0))
+        if SQUARES:
+            real = (first_after + number < WIDTH // 32) & (n < N)
+            at = n * (WIDTH // 32) + first_after + number
+            tl.store(squares_after + at, tl.sum(z * z, 1), mask=real)
+        if WEIGHT:
+            z = z * w[None, :]
+        _quantize(z, first_after + number, n, N, values_after, scales_after, sums_after, WIDTH)
 
 
 def packed_product(
@@ -254,7 +187,7 @@ def packed_product(
         shape = product_shape(form, rows, chunks, gated is not None, after is not None)
     assert after is None or (shape.rows == ROWS and after.column % BLOCK == 0)
     assert x.values.shape[1] == chunks * CHUNK
-    rows_n = min(MOST_ROWS, power_of_two(n))
+    rows_n = rows_together(n)
     to = None if after is None else after.to
     _product[(triton.cdiv(rows, shape.rows), triton.cdiv(n, rows_n))](
         x.values.view(torch.int64), x.scale.view(torch.int64), x.sum.view(torch.int64), x.squares,
@@ -273,5 +206,5 @@ def packed_product(
         WEIGHT=after is not None and after.weight is not None,
         SQUARES=to is not None and to.squares is not None,
         WIDTH=0 if to is None else to.values.shape[1], num_warps=shape.warps,
-        maxnreg=shape.registers or None, **dependent(pdl),
+        maxnreg=(shape.registers or None) if rows_n <= 2 else None, **dependent(pdl),
     )  # fmt: skip

@@ -16,7 +16,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from rbee_worker.ops.cuda.kernels.activations import activate
-from rbee_worker.ops.cuda.kernels.launch import dependent
+from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two
 from rbee_worker.ops.operands import Activation
 
 BLOCK, CHUNK = 32, 64
@@ -41,17 +41,28 @@ class Quantized:
     cols: int
 
 
+def rows_together(n: int) -> int:
+    """How many rows of n a program of a product computes: 1, 2, 4 or 8."""
+    return min(8, power_of_two(n))
+
+
 def empty_quantized(
     rows: int, cols: int, device: torch.device, *, norm_eps: float | None = None
 ) -> Quantized:
-    """Memory for `rows` rows of `cols` numbers; norm_eps: an RMS norm follows."""
+    """Memory for `rows` rows of `cols` numbers; norm_eps: an RMS norm follows.
+
+    It goes on for what is missing in the last group of `rows_together`: a product reads that, and
+    computes what nobody needs.
+    """
+    group = rows_together(max(rows, 1))
+    whole = -(-rows // group) * group
     width = -(-cols // CHUNK) * CHUNK
     blocks = width // BLOCK
     # A product that writes its result here fills whole blocks, but not a block beyond them.
     make = torch.zeros if width - cols >= BLOCK else torch.empty
-    numbers = make((2 if norm_eps is None else 3, rows, blocks), device=device)
+    numbers = make((2 if norm_eps is None else 3, whole, blocks), device=device)[:, :rows]
     return Quantized(
-        make((rows, width), dtype=torch.int8, device=device),
+        make((whole, width), dtype=torch.int8, device=device)[:rows],
         numbers[0],
         numbers[1],
         None if norm_eps is None else numbers[2],

@@ -20,11 +20,13 @@ from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences, silu, softpl
 def _space(
     x, dt, b, c, gate, bias, rates, skip, state, slots, starts, out, columns, x_stride, dt_stride,
     b_stride, c_stride, gate_stride, heads, STATES: tl.constexpr, CELLS: tl.constexpr,
-    PER_GROUP: tl.constexpr, BY_HEAD: tl.constexpr, SP: tl.constexpr, CELL: tl.constexpr,
+    PER_GROUP: tl.constexpr, BY_HEAD: tl.constexpr, GATED: tl.constexpr,
+    SP: tl.constexpr, CELL: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
     """One cell of one sequence, row by row. BY_HEAD: `ssd`, one step and one rate for a head of
-    `columns` columns in CELLS cells; PER_GROUP: heads that share b and c."""
+    `columns` columns in CELLS cells; PER_GROUP: heads that share b and c; GATED: there is a
+    gate, in whose place is else x, which is not used."""
     if PDL:
         gdc_launch_dependents()
     seq, cell = tl.program_id(0), tl.program_id(1)
@@ -89,7 +91,8 @@ def _space(
         inflow = (size * value)[None, :] * into[:, None]
         h = decay * h + inflow
         y = tl.sum(h * from_[:, None], 0) + factor * value
-        y = y * silu(g)
+        if GATED:
+            y = y * silu(g)
         tl.store(out + t * columns * heads + col, y.to(out.dtype.element_ty), mask=inside)
     h = tl.where(inside[None, :], h, 0.0)
     tl.store(kept, h, mask=own)
@@ -117,7 +120,7 @@ def ssd(
     dt: Tensor,
     b: Tensor,
     c: Tensor,
-    gate: Tensor,
+    gate: Tensor | None,
     bias: Tensor,
     rates: Tensor,
     skip: Tensor,
@@ -139,7 +142,7 @@ def _run(
     dt: Tensor,
     b: Tensor,
     c: Tensor,
-    gate: Tensor,
+    gate: Tensor | None,
     bias: Tensor | None,
     rates: Tensor,
     skip: Tensor,
@@ -155,12 +158,14 @@ def _run(
     columns, states = width // heads, b.shape[1] // groups
     cells = scan_shape(states, columns)[0]
     assert state.shape[1:] == scan_shape(states, columns, heads)
+    gated, gate = gate is not None, x if gate is None else gate
     assert all(t.stride(1) == 1 for t in (x, dt, b, c, gate))
     padded = power_of_two(states)
     _space[(sequences.number, heads * cells)](
         x, dt, b, c, gate, bias, rates, skip, state, sequences.slots, sequences.starts, out,
         columns, x.stride(0), dt.stride(0), b.stride(0), c.stride(0), gate.stride(0), heads,
         STATES=states, CELLS=cells, PER_GROUP=heads // groups, BY_HEAD=bias is not None,
+        GATED=gated,
         SP=padded, CELL=CELL, num_warps=1 if padded <= 32 else 4, enable_fp_fusion=False,
         **dependent(pdl),
     )  # fmt: skip

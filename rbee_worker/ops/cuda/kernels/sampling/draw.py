@@ -32,7 +32,7 @@ from rbee_worker.ops.cuda.kernels.sampling.rows import (
     top_of,
     weight,
 )
-from rbee_worker.ops.cuda.kernels.sampling.shortlist import draw_short, fits
+from rbee_worker.ops.cuda.kernels.sampling.shortlist import draw_short, most_top_k
 from rbee_worker.ops.sampling import DrawParams
 
 
@@ -112,12 +112,13 @@ class Plan(NamedTuple):
 def planned(params: Sequence[DrawParams | None], vocab: int) -> Plan:
     """The plan for `Sampling.choose`."""
     rows, short, general = [], [0], []
+    most = most_top_k(vocab)
     for one in params:
         if one is None:
             rows.append((1.0, 0, 1.0, 0.0, 0.0, GREEDY.value))
             continue
         top_k = one.top_k if one.top_k < vocab else 0
-        is_short = fits(top_k, vocab)
+        is_short = 0 < top_k <= most
         kind = SHORT if is_short else GENERAL
         rows.append((one.scale, top_k, one.top_p, one.min_p, one.u, kind.value))
         if is_short:

@@ -30,15 +30,18 @@ from rbee_worker.ops.cuda.kernels.sampling.rows import (
     weight,
 )
 
-MOST = 128  # the largest top_k
+_MOST = 128  # the largest top_k
 _CANDIDATES = 16384  # most of all chunks together
 _GUESSES = 12  # steps that halve the distance of logits; later ones halve the numbers between them
 
 
-def fits(top_k: int, vocab: int) -> bool:
-    """Whether rows with this top_k can be drawn here."""
+def most_top_k(vocab: int) -> int:
+    """The largest top_k of rows that can be drawn here."""
     chunks = power_of_two(triton.cdiv(vocab, chunk_of(vocab)))
-    return 0 < top_k <= MOST and chunks * _room(top_k, vocab) <= _CANDIDATES
+    top_k = _MOST
+    while chunks * _room(top_k, vocab) > _CANDIDATES:
+        top_k //= 2
+    return top_k
 
 
 def _room(top_k: int, vocab: int) -> int:
@@ -171,7 +174,7 @@ def draw_short(
 ) -> Peaks:
     """Write the ids of rows that are SHORT or GREEDY to `out` int32 [S]; the peaks of all rows.
 
-    top_k: the largest of these rows, which `fits`.
+    top_k: the largest of these rows, at most `most_top_k`.
     """
     rows, vocab = logits.shape
     chunk = chunk_of(vocab)

@@ -1,4 +1,8 @@
-"""The child process of `ChatRenderer` and its two pipes; it runs `render_child`."""
+"""A child process for work that is not trusted, and its two pipes.
+
+The child is a script that confines itself (`render_child.serve`) and answers frames: 4 bytes of
+length (big endian), then JSON.
+"""
 
 from __future__ import annotations
 
@@ -9,33 +13,37 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from rbee_worker.errors import InferenceFailed
 from rbee_worker.extras import need
 
 _HEADER = struct.Struct(">I")
-_SCRIPT = Path(__file__).with_name("render_child.py")
 _START_S = 60.0  # enough for a loaded machine; an idle one takes 0.1 s
 
 
-class RenderProcess:
-    """One process. limits: processor seconds, bytes of memory, characters, as strings.
+class ConfinedProcess:
+    """One process that runs `script`, given the places of `modules` and then `limits`. what: its
+    name in errors.
 
     Raises InferenceFailed if it cannot start.
     """
 
-    def __init__(self, limits: tuple[str, ...]) -> None:
-        need("jinja2", "markupsafe")
-        # Paths of jinja2 and markupsafe for the child, which runs isolated from the environment.
-        specs = [find_spec(name) for name in ("jinja2", "markupsafe")]
+    def __init__(
+        self, script: Path, *, modules: Sequence[str], limits: Sequence[str], what: str
+    ) -> None:
+        need(*modules)
+        # The child runs isolated from the environment, so it is told where its modules are.
+        specs = [find_spec(name) for name in modules]
         paths = {str(Path(s.origin).parents[1]) for s in specs if s is not None and s.origin}
         # Templates may write the date, in the time zone of the worker.
         zone = {name: os.environ[name] for name in ("TZ",) if name in os.environ}
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", str(_SCRIPT), *sorted(paths), *limits],
+                [sys.executable, "-I", str(script), *sorted(paths), *limits],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -44,12 +52,12 @@ class RenderProcess:
                 bufsize=0,
             )
         except OSError as e:
-            raise InferenceFailed(f"the chat template process cannot start: {e.strerror}") from e
+            raise InferenceFailed(f"the {what} process cannot start: {e.strerror}") from e
         try:
             self._frame(time.monotonic() + _START_S)
         except (OSError, EOFError) as e:  # TimeoutError is an OSError
             raise InferenceFailed(
-                f"the chat template process did not start (exit status {self.kill()})"
+                f"the {what} process did not start (exit status {self.kill()})"
             ) from e
 
     @property
@@ -57,7 +65,7 @@ class RenderProcess:
         """Whether it still runs."""
         return self._process.poll() is None
 
-    def ask(self, body: bytes, wall_s: float) -> dict[str, str]:
+    def ask(self, body: bytes, wall_s: float) -> dict[str, Any]:
         """Send one frame and wait for its answer. Raises TimeoutError, OSError, EOFError."""
         until = time.monotonic() + wall_s
         assert self._process.stdin is not None
@@ -66,9 +74,9 @@ class RenderProcess:
             frame = frame[self._process.stdin.write(frame) or 0 :]
         return self._frame(until)
 
-    def _frame(self, until: float) -> dict[str, str]:
+    def _frame(self, until: float) -> dict[str, Any]:
         (size,) = _HEADER.unpack(self._receive(_HEADER.size, until))
-        answer: dict[str, str] = json.loads(self._receive(size, until))
+        answer: dict[str, Any] = json.loads(self._receive(size, until))
         return answer
 
     def _receive(self, size: int, until: float) -> bytes:

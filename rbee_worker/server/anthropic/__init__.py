@@ -1,0 +1,1 @@
+"""Anthropic's Messages routes: the same events as in job streams, in Anthropic's form."""

@@ -1,0 +1,143 @@
+"""Compiles the kernels of experts, recurrences and sampling for an H100 where there is no GPU.
+
+Run by `test_compiles`. What the interpreter runs, the compiler may refuse.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.runtime.jit import JITFunction
+
+from rbee_worker.ops import Routing
+from rbee_worker.ops.cuda.kernels.experts.few import few
+from rbee_worker.ops.cuda.kernels.experts.many import many
+from rbee_worker.ops.cuda.kernels.experts.route import route
+from rbee_worker.ops.cuda.kernels.recurrence.conv import causal_conv
+from rbee_worker.ops.cuda.kernels.recurrence.linear_scan import linear_scan
+from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
+from rbee_worker.ops.cuda.kernels.recurrence.state_space import selective_scan, ssd
+from rbee_worker.ops.cuda.kernels.sampling import edits
+from rbee_worker.ops.cuda.kernels.sampling.draw import draw, planned
+from rbee_worker.ops.cuda.kernels.sampling.peaks import greedy
+from rbee_worker.ops.cuda.kernels.sampling.score import scores
+from rbee_worker.ops.sampling import DrawParams
+from tests.ops.cuda.attention.compiled import Driver
+
+BF16 = torch.bfloat16
+VOCAB = 128256
+
+
+def bf16(*shape: int) -> Tensor:
+    """A tensor without memory."""
+    return torch.empty(shape, dtype=BF16, device="meta")
+
+
+def f32(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A tensor without memory."""
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def ints(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
+    """A tensor without memory."""
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def of_experts() -> Iterator[tuple[str, partial[Any]]]:
+    """A name and a call for each kernel and its main variants."""
+    grouped = Routing(8, "sigmoid", True, groups=8, top_groups=4, group_score="best two")
+    for name, routing, count in (
+        ("softmax", Routing(8, normalise=True), 128),
+        ("grouped", grouped, 256),
+        ("sparsemixer", Routing(2, "sparsemixer", jitter=0.01), 16),
+    ):
+        given = {} if routing.score == "sparsemixer" else {"bias": f32(count), "scales": f32(count)}
+        for rows in (1, 100):
+            yield f"route, {name}, {rows}", partial(route, bf16(rows, count), routing, **given)
+    up, down = bf16(32, 1536, 2048), bf16(32, 2048, 768)
+    clamped = bf16(32, 5760, 2880), bf16(32, 2880, 2880)
+    biases = f32(32 * 5760), f32(32 * 2880)
+    for form, rows in ((few, 1), (many, 64), (many, 256), (many, 4096)):
+        pairs = ints(rows, 4), f32(rows, 4)
+        yield (
+            f"experts, {rows}",
+            partial(form, bf16(rows, 2048), *pairs, up, down, "silu", None, None, None, pdl=True),
+        )
+        yield (
+            f"clamped experts, {rows}",
+            partial(form, bf16(rows, 2880), *pairs, *clamped, "gelu_quick", *biases, 7.0, pdl=True),
+        )
+
+
+def of_recurrences() -> Iterator[tuple[str, partial[Any]]]:
+    """As `of_experts`."""
+    long = ints(5, dtype=torch.int64)
+    for longest in (1, 2048):
+        given = Sequences(long, long[:4], longest)
+        wide, state = bf16(64, 5120), f32(9, 3, 5120)
+        yield (
+            f"convolution, {longest}",
+            partial(
+                causal_conv, wide, f32(4 * 5120), f32(5120), state, given, kind="silu", pdl=True
+            ),
+        )
+        yield (
+            f"linear scan, {longest}",
+            partial(linear_scan, wide, wide, f32(9, 5120), given, pdl=True),
+        )
+        b, heads = bf16(64, 16), f32(80)
+        yield (
+            f"selective scan, {longest}",
+            partial(
+                selective_scan, wide, wide, b, b, wide, f32(16 * 5120), f32(5120),
+                f32(9, 320, 16, 16), given, pdl=True,
+            ),
+        )  # fmt: skip
+        b = bf16(64, 256)
+        yield (
+            f"ssd, {longest}",
+            partial(
+                ssd, wide, bf16(64, 80), b, b, wide, heads, heads, heads, f32(9, 320, 128, 16),
+                given, groups=2, pdl=True,
+            ),
+        )  # fmt: skip
+
+
+def of_sampling() -> Iterator[tuple[str, partial[Any]]]:
+    """As `of_experts`."""
+    z = f32(64, VOCAB)
+    yield "greedy", partial(greedy, z, pdl=True)
+    for top_k, top_p in ((0, 1.0), (0, 0.9), (40, 0.9), (1000, 0.9)):
+        plan = planned([DrawParams(1.0, top_k, top_p, 0.05, 0.5)], VOCAB)
+        settings = f32(64, 8, dtype=torch.float64)
+        yield f"draw, {top_k}, {top_p}", partial(draw, z, plan, settings)
+    yield "scores", partial(scores, z, ints(64), f32(64, 8, dtype=torch.float64), 5)
+    ids, values, four = ints(64, 256), f32(64, 256, 4), ints(64, 4)
+    flags = {"bias": True, "repetition": True, "output": True}
+    yield "edits", partial(edits.apply, z, ids, values, f32(64, 3), four, 200, **flags)
+    yield "undo", partial(edits.undo, z, ids, four, f32(64, 200))
+    yield "count", partial(edits.count, ids, values, ints(64, 5))
+
+
+def main() -> None:
+    """Print the name of what was compiled; the first failure ends it."""
+    triton.runtime.driver.set_active(Driver())
+    run = JITFunction.run
+
+    def dry(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+        return run(self, *args, grid=grid, warmup=True, **kwargs)
+
+    JITFunction.run = dry
+    for name, call in (*of_experts(), *of_recurrences(), *of_sampling()):
+        call()
+        sys.stdout.write(f"compiled: {name}\n")
+
+
+if __name__ == "__main__":
+    main()
