@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rbee_worker.ops.batch import Array, Batch, StepNumbers
 from rbee_worker.state.specs import StateGroup
 
@@ -117,6 +120,11 @@ class Executable(Protocol):
 
     def logits(self, batch: Batch) -> Array:
         """head(hidden(batch)[batch.sample_rows]), bit for bit, but faster where possible."""
+        ...
+
+    def host(self, rows: Array) -> NDArray[np.float32]:
+        """Rows of a hidden state, or of a head's result, as float32 numbers on the host. They are
+        valid until the next call of another method."""
         ...
 
 
