@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from rbee_worker.session.prepare import Prepared
+from rbee_worker.session.prepared import Prepared
 from rbee_worker.session.sieve import Sieve
 from rbee_worker.session.text import TextSide
 from rbee_worker.types import (
