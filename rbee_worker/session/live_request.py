@@ -24,6 +24,7 @@ from rbee_worker.engine.messages import (
     Tokens,
 )
 from rbee_worker.observe import narration
+from rbee_worker.session.ending import completed_record, end_event, matched_record
 from rbee_worker.session.event_queue import EventQueue
 from rbee_worker.session.prepared import Prepared
 from rbee_worker.session.request_clock import RequestClock
@@ -31,8 +32,6 @@ from rbee_worker.session.sieve import Sieve
 from rbee_worker.session.stop_strings import StopMatcher
 from rbee_worker.session.text import TextSide
 from rbee_worker.types import (
-    CallPiece,
-    End,
     Error,
     Metrics,
     ModelInfo,
@@ -46,7 +45,6 @@ from rbee_worker.types import (
     TokenLogprob,
     Usage,
     Vector,
-    merged_calls,
 )
 
 METRICS_EVERY_S = 1.0
@@ -220,19 +218,8 @@ class LiveRequest:
         )
         if self._drafted:
             self._narrate(narration.drafted(self.request.id, self._drafted, self._accepted))
-        self.events.add(
-            End(
-                stop=self._record(m.stop),
-                usage=usage,
-                ids=tuple(self._ids),
-                text="".join(p[1] for p in tail if not isinstance(p, CallPiece) and p[0] == "text"),
-                logprobs=tuple(self._logprobs) if self._wants_logprobs else None,
-                reasoning="".join(
-                    p[1] for p in tail if not isinstance(p, CallPiece) and p[0] == "reasoning"
-                ),
-                calls=merged_calls([p for p in tail if isinstance(p, CallPiece)]),
-            )
-        )
+        scores = tuple(self._logprobs) if self._wants_logprobs else None
+        self.events.add(end_event(self._record(m.stop), usage, self._ids, tail, scores))
 
     def end_here(self, rule: Rule) -> None:
         """End the request while no engine has it."""
@@ -354,18 +341,5 @@ class LiveRequest:
         """The engine's record, completed with what only the text side knows."""
         if self._matched_at is not None:
             assert self._sieve is not None
-            matcher = self._sieve.matcher
-            found = None if matcher is None else matcher.found
-            return StopRecord(
-                rule="STOP_SEQUENCE",
-                at=self._matched_at,
-                sequence=found,
-                origin="request" if found is not None else "parallel_tool_calls",
-            )
-        if stop.token_id is not None:
-            text = self._text.tokenizer.token_text(stop.token_id)
-            return msgspec.structs.replace(stop, token_text=text)
-        if stop.rule == "MAX_TOKENS":
-            origin = self.prepared.resolved.origins.get("max_tokens")
-            return msgspec.structs.replace(stop, origin=origin)
-        return stop
+            return matched_record(self._sieve, self._matched_at)
+        return completed_record(stop, self._text, self.prepared)

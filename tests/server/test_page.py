@@ -140,7 +140,8 @@ def test_an_answer_streams_with_its_figures_and_its_story(browser: Any, busy: Se
     assert "MAX_TOKENS" in text(browser, ".answer .stop")
     rows = text(browser, ".answer .sampling tbody")
     assert "temperature0.5request" in rows
-    assert "top_p1default" in rows
+    assert "top_p0.95worker default (chat)" in rows
+    assert "top_k40worker default (chat)" in rows
     assert "Reading a prompt of" in text(browser, "#feed")
     assert text(browser, "#feed").count(NOTE) == 1, "told once, whatever repeats it"
     assert any(rate not in ("–", "") and float(rate) > 20 for rate in rates), rates
