@@ -93,6 +93,8 @@ def gated_delta(
     pdl: bool = False,
 ) -> Tensor:
     """See `GatedDelta.gated_delta`; state: float32 [slots, *scan_shape(states, columns, heads)]."""
+    # Cut out of groups of one head each, their columns do not lie side by side.
+    dt, beta = (t if t.stride(1) == 1 else t.contiguous() for t in (dt, beta))
     (n, width), heads = v.shape, dt.shape[1]
     out = torch.empty((n, width), dtype=v.dtype, device=v.device)
     columns, states = width // heads, q.shape[1] // groups
