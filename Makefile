@@ -29,7 +29,7 @@ SLOW := slow and not kernels and not long
 
 export RBEE_PIP_ARGS := $(PIP_ARGS)
 
-.PHONY: run test test-slow test-cpu test-long test-latest lint lock size new-model bench-cpu clean
+.PHONY: run test test-slow test-cpu test-gpu test-long test-latest lint lock size new-model bench-cpu bench-gpu clean
 
 run: $(VENV)/.run
 	$(VENV)/bin/rbee-worker generate --chat "$(PROMPT)" $(RUN_ARGS)
@@ -50,6 +50,10 @@ lint: $(DEV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# On a machine with an NVIDIA GPU; everywhere else the same tests run in Triton's interpreter, as part of the others.
+test-gpu: $(DEV)/.test
+	RBEE_TEST_GPU=1 $(BIN)/python -m pytest tests/ops/cuda $(TEST_ARGS)
 
 # The quick and the slow suite with today's newest versions that pyproject.toml allows, pip and hatchling included:
 # for CI to run weekly. Red here and green in `make test`: a release of somebody else's needs a change of ours, or a
@@ -86,6 +90,10 @@ bench-cpu: $(DEV)/.test $(LLAMACPP)/.ready
 	  --write $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.memory --models $(BENCH_MODELS) --write
 	$(BIN)/python -m benchmarks.startup --write
+
+# The GPU's table in docs/performance.md, from random weights; BENCH_ARGS="qwen3-30b-a3b --json FILE": another shape.
+bench-gpu: $(DEV)/.test
+	$(BIN)/python -m benchmarks.gpu $(or $(BENCH_ARGS),llama-8b)
 
 clean:
 	rm -rf $(VENV) $(DEV) $(LATEST) $(LLAMACPP) build dist

@@ -8,6 +8,7 @@ finds the fastest shapes of programs.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -47,14 +48,17 @@ MIXES = {  # name -> formats of the layers, of half of the layers' v and down, o
 
 def check() -> None:
     """Every format's values and products; the chain from one product to the next."""
-    for form in RANDOM:
-        guarded(partial(_check_values, form), form)
-    for form in WORDS:
-        guarded(partial(_check_product, form), form)
-    guarded(_check_chain, "chain")
+    calls = [(form, partial(_check_values, form)) for form in RANDOM]
+    calls += [(form, partial(_check_product, form)) for form in WORDS]
+    calls.append(("chain", partial(_check_chain)))
+    with compiling():
+        for name, call in calls:
+            guarded(partial(call, lambda text: None), name)
+    for name, call in calls:
+        guarded(partial(call, say), name)
 
 
-def _check_values(form: str) -> None:
+def _check_values(form: str, tell: Callable[[str], None]) -> None:
     raw, packed = rows_of(form, 100, 1024)
     want = torch.from_numpy(decode(packed)).to(CUDA)
     wrong = []
@@ -63,10 +67,10 @@ def _check_values(form: str) -> None:
         dequantize(raw, form, 100, 1024, out)
         if not torch.equal(out, want.to(dtype)):
             wrong.append(f"{dtype}: {far(out, want.double()):.1e}")
-    say(f"values {form:<8} {'equal' if not wrong else 'WRONG ' + ' '.join(wrong)}")
+    tell(f"values {form:<8} {'equal' if not wrong else 'WRONG ' + ' '.join(wrong)}")
 
 
-def _check_product(form: str) -> None:
+def _check_product(form: str, tell: Callable[[str], None]) -> None:
     raw, packed = rows_of(form, 200, 2048)
     part = repack(raw, form, 200, 2048)
     w = torch.from_numpy(decode(packed)).to(CUDA).double()
@@ -79,10 +83,10 @@ def _check_product(form: str) -> None:
         results[n] = out
         line += f" {far(out, exact(q) @ w.T):.1e}"
     same = [n for n, out in results.items() if torch.equal(out[0], results[1][0])]
-    say(f"product {form:<7} errors of 1, 2, 4, 11 rows{line}; row 0 has the same bits with {same}")
+    tell(f"product {form:<7} errors of 1, 2, 4, 11 rows{line}; row 0 has the same bits with {same}")
 
 
-def _check_chain() -> None:
+def _check_chain(tell: Callable[[str], None]) -> None:
     """gate_up -> down (residual, norm of the next product), in bfloat16."""
     raws = [rows_of("Q4_K", *s) for s in ((1024, 512), (1024, 512), (512, 1024))]
     parts = [repack(raw, "Q4_K", len(raw), p.shape[1]) for raw, p in raws]
@@ -103,7 +107,7 @@ def _check_chain() -> None:
         z = exact(middle) @ down.T + x.double()
         alone = quantize_rows(out, (weight, 1e-5))
         same = torch.equal(after.values, alone.values) and torch.equal(after.scale, alone.scale)
-        say(
+        tell(
             f"chain of {n}: gates {far(exact(middle), y):.1e} (8 bits), down {far(out, z):.1e} "
             f"(bf16), next activations {'equal' if same else 'DIFFER'}"
         )
@@ -113,7 +117,13 @@ def dequantize_times() -> None:
     """gate_up of every format to bfloat16, and repacking."""
     rows, cols = 28672, 4096
     out = torch.empty((rows, cols), dtype=torch.bfloat16, device=CUDA)
-    for form in (f for f in RANDOM if not FORMATS[f].is_float):
+    forms = [f for f in RANDOM if not FORMATS[f].is_float]
+    with compiling():
+        for form in forms:
+            nbytes = cols // FORMATS[form].block * FORMATS[form].bytes
+            raw = torch.empty((rows, nbytes), dtype=torch.uint8, device=CUDA)
+            guarded(partial(dequantize, raw, form, rows, cols, out), form)
+    for form in forms:
         raw, _ = rows_of(form, rows, cols)
         count = max(2, int(COLD / raw.nbytes) + 1)
         raws = [raw.clone() for _ in range(count)]
@@ -204,6 +214,8 @@ def _chain(mix: str, form: str, other: str, head: str) -> None:
                 packed_product(middle, down, x, residual=x, after=Next(q, weight), pdl=True)
             packed_product(q, last, logits, pdl=True)
 
+        with compiling():
+            guarded(run, mix)
         time = guarded(partial(seconds, run, 9), f"{mix} {n}")
         if time:
             say(

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rbee_worker.library import Answer, Model, load
+    from rbee_worker.library import Model, load
+    from rbee_worker.session.answer import Answer
 
 __version__ = "0.1.0"
 __all__ = ["Answer", "Model", "__version__", "load"]

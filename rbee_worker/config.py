@@ -90,6 +90,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_seqs: int = 64  # most sequences computed together
     prefix_cache: bool = True
     speculate: Literal["off", "ngram"] = "off"  # how tokens are drafted
+    pooling: Literal["auto", "mean", "cls", "last"] = "auto"  # how rows become one vector
     tool_format: ToolFormat = "auto"  # how the model writes tool calls
     generation_config: bool = True  # apply the model's own sampling defaults
     cache_dir: str = ""  # downloaded models; "" = the user's cache directory
@@ -178,7 +179,8 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "backend",
-        "what computes: reference = torch, cpu = compiled kernels; auto = cpu if available",
+        "what computes: cuda = a GPU, cpu = compiled kernels, reference = torch; auto = the "
+        "first of these that is available",
     ),
     Option("device", "number of the GPU; 0 on a CPU", low=0, high=0),
     Option("dtype", "compute type; auto = the checkpoint's own, f32 for packed weights"),
@@ -233,6 +235,7 @@ OPTIONS: tuple[Option, ...] = (
         "prompt and answer repeat themselves",
         group=_ENGINE,
     ),
+    Option("pooling", "how a text's rows become one vector; auto = as the model's files say"),
     Option(
         "tool_format",
         "how the model writes tool calls; auto = as its chat template says; prompt = a system "

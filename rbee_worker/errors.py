@@ -7,6 +7,7 @@
     │  ├─ CheckpointError      BAD_CHECKPOINT   503     3   damaged, incomplete or hostile file
     │  └─ UnsupportedModel     UNSUPPORTED      503     3   architecture, format or trait
     ├─ InvalidRequest          INVALID_REQUEST  400     1   one or more fields, all listed
+    ├─ WrongModel              WRONG_MODEL      400     1   the model is for something else
     ├─ NotReady                NOT_READY        503     1   loading, restarting, draining, failed
     ├─ QueueFull               QUEUE_FULL       429     1
     ├─ OutOfMemory             VRAM_OOM         507     1   one request, never the engine
@@ -145,6 +146,14 @@ class InvalidRequest(WorkerError):
             self.told.append(FieldError("", "fewer faults", more))
         words = (f"{e.field}: {e.message}" if e.field else e.message for e in self.told)
         super().__init__("; ".join(words), fix=fix)
+
+
+class WrongModel(WorkerError):
+    """A request that no model of this kind can answer."""
+
+    code = "WRONG_MODEL"
+    http_status = 400
+    usual_fix = "ask a worker whose model is made for this; GET /v1/models says what for"
 
 
 class NotReady(WorkerError):

@@ -16,7 +16,6 @@ import difflib
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,54 +27,20 @@ from rbee_worker.checkpoint import open_found
 from rbee_worker.checkpoint.refs import resolve
 from rbee_worker.config import OPTIONS, SERVE, Settings, parse
 from rbee_worker.engine.engine import Engine
-from rbee_worker.engine.messages import Cancel, Finished, Output, Tokens
+from rbee_worker.engine.messages import Cancel, Finished, Output, Pooled, Tokens
 from rbee_worker.engine.prompt_logits import prompt_logits
-from rbee_worker.errors import InferenceFailed, NotReady, OutOfMemory, UsageError
+from rbee_worker.errors import NotReady, UsageError
 from rbee_worker.loading.load import load_engine
 from rbee_worker.params import split_options
+from rbee_worker.session.answer import Answer, gathered, texts, vector
 from rbee_worker.session.live_request import LiveRequest
 from rbee_worker.session.prepare import prepare, rules_of
 from rbee_worker.session.text import TextSide, open_text
+from rbee_worker.session.vectors import check_purpose, embedding
 from rbee_worker.tokenizer.core import Tokenizer
-from rbee_worker.types import (
-    CallPiece,
-    End,
-    Error,
-    Event,
-    ModelInfo,
-    Request,
-    Started,
-    StopRecord,
-    Token,
-    TokenLogprob,
-    Usage,
-    joined_calls,
-)
+from rbee_worker.types import End, Error, Event, ModelInfo, Request
 
 Message = Mapping[str, Any]  # {"role": "user", "content": "..."}
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A finished answer; `str(answer)` is its text.
-
-    token_ids: all ids drawn. stop: why it ended. usage: tokens and times. logprobs: one per token,
-    if `logprobs` was requested. warnings: problems that the model's files lead to. reasoning,
-    tool_calls: of a conversation's answer, apart from its text.
-    """
-
-    text: str
-    token_ids: tuple[int, ...]
-    stop: StopRecord
-    usage: Usage
-    seed: int
-    logprobs: tuple[TokenLogprob, ...] | None = None
-    warnings: tuple[str, ...] = ()
-    reasoning: str = ""
-    tool_calls: tuple[CallPiece, ...] = ()
-
-    def __str__(self) -> str:
-        return self.text
 
 
 def load(model: str = "smollm2", **options: Any) -> Model:
@@ -117,27 +82,60 @@ class Model:
 
         Raises InvalidRequest listing every wrong parameter, InferenceFailed, OutOfMemory.
         """
-        return _gathered(self.events(_request(prompt, params)))
+        return gathered(self.events(_request(prompt, params)))
 
     def stream(self, prompt: str | Sequence[int], **params: Any) -> Iterator[str]:
         """`generate`, piece by piece as text. Leaving the loop cancels the answer."""
-        return _texts(self.events(_request(prompt, params)))
+        return texts(self.events(_request(prompt, params)))
 
     def chat(self, messages: str | Sequence[Message], **params: Any) -> Answer:
         """The next message of a conversation, by the model's own chat template; a string is taken
         as one user message. params may also be tools, tool_choice, parallel_tool_calls,
         reasoning_effort and enable_thinking (docs/tools.md). Raises as `generate`."""
-        return _gathered(self.events(_chat(messages, params)))
+        return gathered(self.events(_chat(messages, params)))
 
     def chat_stream(self, messages: str | Sequence[Message], **params: Any) -> Iterator[str]:
         """`chat`, piece by piece."""
-        return _texts(self.events(_chat(messages, params)))
+        return texts(self.events(_chat(messages, params)))
 
     def generate_all(self, prompts: Sequence[str | Sequence[int]], **params: Any) -> list[Answer]:
         """`generate` for several prompts computed together; the tokens are the same as one by
         one."""
         streams = [self._start(_request(prompt, params)) for prompt in prompts]
-        return [_gathered(self._events(one)) for one in streams]
+        return [gathered(self._events(one)) for one in streams]
+
+    def embed(
+        self,
+        given: str | Sequence[str | Sequence[int]],
+        *,
+        prompt_name: str | None = None,
+        dimensions: int = 0,
+        truncate: bool = False,
+    ) -> NDArray[np.float32]:
+        """The vectors of texts (or of lists of ids), computed together: float32 [texts, numbers].
+        One text alone gives one vector.
+
+        prompt_name: which of the model's prompts is put before each text; "": none; None: the
+        default. dimensions: keep the first numbers only; 0: all. truncate: cut texts that are too
+        long. Raises InvalidRequest, WrongModel for a classifier.
+        """
+        several = [given] if isinstance(given, str) else given
+        lives = [
+            self._start(
+                embedding(
+                    "",
+                    text if isinstance(text, str) else tuple(text),
+                    self.info,
+                    self._text.ckpt.sentence,
+                    prompt=prompt_name,
+                    dimensions=dimensions,
+                    truncate=truncate,
+                )
+            )
+            for text in several
+        ]
+        rows = [vector(self._events(live)) for live in lives]
+        return rows[0] if isinstance(given, str) else np.stack(rows)
 
     def events(self, request: Request) -> Iterator[Event]:
         """All events of a request, as in `generate --json` and the job API."""
@@ -148,8 +146,10 @@ class Model:
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """The model's logits after each of these tokens: float32 [len(ids), vocabulary].
 
-        Raises UsageError for ids outside the vocabulary, or more than the context.
+        Raises UsageError for ids outside the vocabulary, or more than the context, and WrongModel
+        for an encoder, which has none.
         """
+        check_purpose(Request(id=""), self.info)
         size, most = self.info.vocab_size, self.info.context
         wrong = [i for i in ids if not 0 <= i < size]
         if wrong or not 1 <= len(ids) <= most:
@@ -181,6 +181,7 @@ class Model:
 
     def _start(self, request: Request) -> LiveRequest:
         engine, number = self._running(), str(next(self._numbers))
+        check_purpose(request, self.info)
         prepared = prepare(request, self._text, self._rules)
         live = LiveRequest(
             msgspec.structs.replace(request, id=request.id or number), number, prepared, self._text
@@ -226,6 +227,8 @@ class Model:
                     engine.submit(submit)
             elif isinstance(m, Finished):
                 live.finished(m)
+            elif isinstance(m, Pooled):
+                live.pooled(m)
             else:
                 live.news(m)  # type: ignore[arg-type]
 
@@ -252,56 +255,3 @@ def _settings(options: Mapping[str, Any]) -> Settings:
             raise UsageError(f"load: there is no option {name!r}.", fix=hint)
     words = {k: v if isinstance(v, bool) else str(v) for k, v in options.items()}
     return parse(words, os.environ)
-
-
-def _gathered(events: Iterator[Event]) -> Answer:
-    """The answer that these events make up. Raises the error that ended it, if any."""
-    texts: list[str] = []
-    ids: list[int] = []
-    logprobs: list[TokenLogprob] = []
-    reasoning: list[str] = []
-    calls: list[CallPiece] = []
-    started: Started | None = None
-    for event in events:
-        _raise(event)
-        if isinstance(event, Started):
-            started = event
-        elif isinstance(event, Token | End):
-            texts.append(event.t if isinstance(event, Token) else event.text)
-            ids += event.ids
-            reasoning.append(event.reasoning)
-            calls += event.calls
-            logprobs += event.logprobs or ()
-        if isinstance(event, End):
-            assert started is not None
-            wanted = started.sampling.params.logprobs is not None
-            return Answer(
-                "".join(texts),
-                tuple(ids),
-                event.stop,
-                event.usage,
-                started.seed,
-                tuple(logprobs) if wanted else None,
-                started.warnings,
-                "".join(reasoning),
-                joined_calls(calls),
-            )
-    raise InferenceFailed("the engine did not end this request.")
-
-
-def _texts(events: Iterator[Event]) -> Iterator[str]:
-    for event in events:
-        text = event.t if isinstance(event, Token) else _end_text(event)
-        if text:
-            yield text
-
-
-def _end_text(event: Event) -> str:
-    _raise(event)
-    return event.text if isinstance(event, End) else ""
-
-
-def _raise(event: Event) -> None:
-    if isinstance(event, Error):
-        kind = OutOfMemory if event.code == "VRAM_OOM" else InferenceFailed
-        raise kind(event.message)

@@ -76,6 +76,7 @@ Rule = Literal[
     "CANCELLED",
     "TIMEOUT",
     "ERROR",
+    "VECTOR",  # no tokens were wanted, but a vector, and it is there
 ]
 
 
@@ -145,8 +146,29 @@ class ChatOptions(Struct, frozen=True, kw_only=True):
         return () if self.tool_choice == "none" else self.tools
 
 
+PoolingRule = Literal["mean", "cls", "last"]
+
+
+class Pool(Struct, frozen=True, kw_only=True):
+    """One vector of a sequence, wanted in place of tokens: made of its rows by `how` (the mean of
+    all, the first or the last one).
+
+    head: then goes through the model's output head (the scores of a classifier). dimensions: of
+    its numbers, the first ones that are kept (0: all). normalize: then divided by its length.
+    """
+
+    how: PoolingRule
+    head: bool = False
+    dimensions: int = 0
+    normalize: bool = False
+
+
 class Request(Struct, frozen=True, kw_only=True):
-    """A caller's request, before anything is resolved. Exactly one of the three prompts is set."""
+    """A caller's request, before anything is resolved. Exactly one of the three prompts is set.
+
+    pool: a vector is wanted, not an answer; `prompt` or `token_ids` is set. pair: the second of two
+    texts that the model sees together. truncate: a text that is too long is cut, not refused.
+    """
 
     id: str
     prompt: str | None = None
@@ -163,6 +185,9 @@ class Request(Struct, frozen=True, kw_only=True):
     chat: ChatOptions = ChatOptions()
     place: Place | None = None  # token_ids of a conversation: where in the answer they end
     constraint: Constraint | None = None  # of the route itself; else that of `params`, if any
+    pool: Pool | None = None
+    pair: str | None = None
+    truncate: bool = False
 
 
 class Resolved(Struct, frozen=True, kw_only=True):
@@ -252,6 +277,12 @@ class End(Struct, frozen=True, kw_only=True, tag="end", tag_field="type"):
     calls: tuple[CallPiece, ...] = ()
 
 
+class Vector(Struct, frozen=True, kw_only=True, tag="vector", tag_field="type"):
+    """What a request with a `pool` gets in place of tokens: float32, little-endian."""
+
+    data: bytes
+
+
 class Error(Struct, frozen=True, kw_only=True, tag="error", tag_field="type"):
     code: Literal["VRAM_OOM", "INVALID_REQUEST", "INFERENCE_FAILED", "ENGINE_LOST"]
     message: str
@@ -283,7 +314,35 @@ def joined_calls(pieces: Iterable[CallPiece]) -> tuple[CallPiece, ...]:
     return tuple(whole.values())
 
 
-Event = Started | PromptLogprobs | Token | Narration | Metrics | End | Error
+Event = Started | PromptLogprobs | Token | Narration | Metrics | Vector | End | Error
+
+
+Task = Literal["generate", "embed", "classify"]
+
+
+class Pooling(Struct, frozen=True, kw_only=True):
+    """How a model's rows become one vector, and the file that says so."""
+
+    how: PoolingRule
+    normalize: bool = False
+    origin: str = "default"
+
+
+ScoreActivation = Literal["none", "sigmoid", "softmax"]
+
+
+class Purpose(Struct, frozen=True, kw_only=True):
+    """What a model is for. A model that generates gives vectors too: by default the last row's,
+    which has seen all of the text.
+
+    labels: of a classifier, by the place of their score; activation: what makes probabilities of
+    its scores.
+    """
+
+    task: Task = "generate"
+    pooling: Pooling = Pooling(how="last", normalize=True)
+    labels: tuple[str, ...] = ()
+    activation: ScoreActivation = "none"
 
 
 class ModelInfo(Struct, frozen=True, kw_only=True):
@@ -304,5 +363,7 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     n_layers: int
     n_parameters: int
     speculate: str = "off"  # how tokens are drafted: "off", "ngram"
+    purpose: Purpose = Purpose()
+    dimensions: int = 0  # numbers of a vector of its rows
     load_s: dict[str, float] = {}  # phase -> seconds
     notes: tuple[str, ...] = ()  # warnings for the user

@@ -173,6 +173,8 @@ def job_event(
             )
         case types.End():
             return _end(event, text, trace)
+        case types.Vector():
+            raise AssertionError("jobs that can be streamed give no vectors")
         case types.Error():
             return Error(code=event.code, message=event.message)
 

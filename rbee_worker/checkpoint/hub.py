@@ -28,11 +28,11 @@ from rbee_worker.checkpoint.cache import (
 from rbee_worker.checkpoint.weight_files import parts_of
 from rbee_worker.errors import BadReference, ModelError
 
-# The files of a model directory; others, and those in subfolders of the repository, are not
-# fetched.
+# The files of a model directory; others, and those in subfolders of the repository (but the configs
+# of sentence-transformers' steps), are not fetched.
 _WANTED = re.compile(
     r"(?!consolidated)[^/]+\.safetensors|[^/]+\.json|[^/]+\.jinja|tokenizer[^/]*\.model|"
-    r"merges\.txt|vocab\.txt|rwkv_vocab_v\d+\.txt|[^/]+\.tiktoken"
+    r"sentencepiece[^/]*\.model|merges\.txt|vocab\.txt|rwkv_vocab_v\d+\.txt|[^/]+\.tiktoken|\d+_\w+/config\.json"
 )
 
 

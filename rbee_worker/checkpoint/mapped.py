@@ -24,12 +24,17 @@ from rbee_worker.checkpoint.names import (
     Row,
 )
 from rbee_worker.checkpoint.ops import OPS
+from rbee_worker.checkpoint.sentence import UNSAID, Sentence
 from rbee_worker.checkpoint.unsupported import unsupported
 from rbee_worker.errors import CheckpointError, UnsupportedModel
+from rbee_worker.types import Pooling, PoolingRule
 
 MAX_COUNT = 1 << 31
 NO_ID = 0xFFFF_FFFF  # -1 in an unsigned key: there is no such token
+POOLING: Mapping[int, PoolingRule] = {1: "mean", 2: "cls", 3: "last"}  # llama.cpp's numbers
 _GATING = {1: "softmax", 2: "sigmoid"}  # llama.cpp's numbers
+_POOLING_KEY = "pooling_type"
+_RANK = 4
 _LISTED = ("each", "hybrid")  # kinds of keys that may have a list with one value per layer
 _CONVERT = "convert the model again with a current GGUF converter"
 
@@ -66,7 +71,7 @@ def unused_keys(file: GgufFile, arch: Architecture) -> list[str]:
     read = {prefix + key.gguf for key in arch.keys} | {
         prefix + key for key in (*INERT_KEYS, *arch.inert)
     }
-    read |= {prefix + key for key, _ in arch.variants}
+    read |= {prefix + key for key, _ in arch.variants} | {prefix + _POOLING_KEY}
     return sorted(k for k in file.metadata if k.startswith(prefix) and k not in read)
 
 
@@ -95,6 +100,7 @@ def read_config(file: GgufFile, arch: Architecture) -> tuple[str, dict[str, Any]
     _derive_sizes(file, config, arch.rows)
     config = config | dict(arch.by_layers.get(config["num_hidden_layers"], {}))
     _derive_rope(file, config)
+    config = {key: value for key, value in config.items() if key not in arch.unread}
     return model_type, canonical(config, str(file.path))
 
 
@@ -123,6 +129,22 @@ def read_sampling(file: GgufFile) -> dict[str, Any]:
     return read_keys(file, GENERATION_KEYS) | {key: file.metadata[key] for key in others}
 
 
+def read_sentence(file: GgufFile) -> Sentence:
+    """How a text's rows become one vector, if the file says so. Files have no key for whether it is
+    normalized: llama.cpp does that. Raises UnsupportedModel for a way that is not known."""
+    name = f"{file.metadata['general.architecture']}.{_POOLING_KEY}"
+    number = file.metadata.get(name)
+    if number is None or number in (0, _RANK):  # not pooled; a classifier's scores
+        return UNSAID
+    how = POOLING.get(number) if type(number) is int else None
+    if how is None:
+        raise UnsupportedModel(
+            f"{file.path}: {name} is {str(number)[:20]}, an unknown way of pooling.",
+            fix="use a file that pools by mean, cls or last.",
+        )
+    return Sentence(pooling=Pooling(how=how, normalize=True, origin=f"gguf:{name}"))
+
+
 def _put(config: dict[str, Any], key: str, value: Any) -> None:
     """Set a config key; dots in it lead into nested objects."""
     *parents, leaf = key.split(".")
@@ -137,6 +159,10 @@ def _checked(file: GgufFile, name: str, kind: str) -> Any:
         return ["sliding_attention" if v else "full_attention" for v in value]
     if kind == "windows" and type(value) is int and 0 < value < MAX_COUNT:
         return value  # every nth layer has no window; `by_layers` makes the list
+    if kind == "labels" and isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return value
+    if kind == "pooling" and type(value) is int and value in POOLING:
+        return POOLING[value]
     if kind == "gating" and type(value) is int and value in _GATING:
         return _GATING[value]
     if kind == "recurrent" and isinstance(value, list) and all(v in (False, True) for v in value):

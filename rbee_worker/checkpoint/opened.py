@@ -7,13 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rbee_worker.checkpoint import foreign, hf_config, limits, mapped, safetensors, scaled, tied
+from rbee_worker.checkpoint import (
+    base_model,
+    foreign,
+    hf_config,
+    limits,
+    mapped,
+    safetensors,
+    scaled,
+    tied,
+)
 from rbee_worker.checkpoint.formats import DECODABLE, INTEGERS, TensorSource
 from rbee_worker.checkpoint.gguf import GgufFile
 from rbee_worker.checkpoint.gguf_split import open_gguf
 from rbee_worker.checkpoint.names import TOKENIZER_KEYS, Architecture
 from rbee_worker.checkpoint.reading import inside, read_json, read_text
 from rbee_worker.checkpoint.renamed import RenamedSource
+from rbee_worker.checkpoint.sentence import UNSAID, Sentence, read_sentence
 from rbee_worker.checkpoint.tokenizer_files import tokenizer_files
 from rbee_worker.errors import CheckpointError
 
@@ -34,6 +44,8 @@ class Checkpoint:
     files: dict[str, Path]  # see `tokenizer_files`
     gguf: GgufFile | None
     notes: tuple[str, ...]  # warnings for the user
+    sentence: Sentence = UNSAID  # how vectors are made of texts, as far as its files say
+    headless: bool = False  # a decoder without an output head: it gives vectors only
 
 
 def open_checkpoint(
@@ -73,6 +85,7 @@ def _open_gguf(ref: str, path: Path) -> Checkpoint:
         files={},
         gguf=file,
         notes=_notes(file, row),
+        sentence=mapped.read_sentence(file),
     )
 
 
@@ -100,6 +113,7 @@ def _open_directory(ref: str, path: Path) -> Checkpoint:
     source: TensorSource = scaled.joined(tensors)
     if dialect is not None and (dialect.tensors or dialect.prefixes):
         source = RenamedSource(source, dialect, config.get("num_hidden_layers"))
+    config, source, headless = base_model.completed(config, source)
     config, source, more = tied.settle(arch, config, source)
     files = tokenizer_files(path)
     tokenizer_config = _optional(path, "tokenizer_config.json")
@@ -117,6 +131,8 @@ def _open_directory(ref: str, path: Path) -> Checkpoint:
         files=files,
         gguf=None,
         notes=notes + more,
+        sentence=read_sentence(path),
+        headless=headless,
     )
 
 

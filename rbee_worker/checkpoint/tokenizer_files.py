@@ -11,7 +11,7 @@ from rbee_worker.checkpoint.reading import inside
 SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 WORLD = "rwkv_vocab_v20230424.txt"  # RWKV's
 # A directory that has a tokenizer has one of these.
-VOCABULARIES = ("tokenizer.json", WORLD, *SENTENCEPIECE, "vocab.json")
+VOCABULARIES = ("tokenizer.json", WORLD, *SENTENCEPIECE, "vocab.json", "vocab.txt")
 
 # Files that a tokenizer may be read from; `Checkpoint.files` has those that exist.
 READ = (
@@ -20,6 +20,7 @@ READ = (
     WORLD,
     "vocab.json",
     "merges.txt",
+    "vocab.txt",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -31,7 +32,6 @@ TEMPLATES = "additional_chat_templates"  # a folder of NAME.jinja
 # Tokenizer files of other libraries. A directory that has only these cannot be used.
 UNREAD: Mapping[str, str] = MappingProxyType(
     {
-        "vocab.txt": "BERT's WordPiece vocabulary, which this worker does not support",
         "rwkv_vocab_v20230424.json": "RWKV's vocabulary without the tokens that are no whole text",
         "tekken.json": "mistral-common's own format",
         "tiktoken.model": "tiktoken's own format",

@@ -20,7 +20,6 @@ _PICTURES = "a model of images and text"
 PLANNED: Mapping[str, str] = MappingProxyType(
     {
         "rwkv": _RECURRENT,  # RWKV 4
-        **dict.fromkeys(("bert", "modernbert", "modern-bert", "xlm-roberta"), _ENCODER),
         **dict.fromkeys(("t5", "t5encoder"), _PAIR),
         **dict.fromkeys(("moondream1", "qwen2_5_vl", "smolvlm"), _PICTURES),
     }

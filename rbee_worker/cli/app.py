@@ -30,6 +30,7 @@ class _Row(NamedTuple):
 _ROWS = (
     _Row("generate", sampling=True),
     _Row("chat", sampling=True),
+    _Row("embed"),
     _Row("serve", EVERY),
     _Row("inspect"),
     _Row("bench", _BENCH),

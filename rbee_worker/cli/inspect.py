@@ -39,6 +39,7 @@ def rows(found: Mapping[str, Any]) -> Iterator[Row]:
     yield "model", found["ref"]
     yield "file", f"{found['path']} ({found['kind']})"
     yield "architecture", f"{found['architecture']} ({found['family']})"
+    yield from _list("made for", _purpose(found["purpose"]))
     yield "parameters", f"{found['parameters']:,} in {found['layers']} layers"
     yield "context", f"{found['context']:,} tokens"
     yield "compute", f"{found['dtype']}, cache {found['kv_dtype']}"
@@ -63,6 +64,24 @@ def rows(found: Mapping[str, Any]) -> Iterator[Row]:
     yield "kernels", f"{kernels['backend']}: {fast} of {all_ops} operations are fast here"
     yield from _list("not read", (f"{name}: {why}" for name, why in found["skipped"].items()))
     yield from _list("warning", found["warnings"])
+
+
+def _purpose(purpose: Mapping[str, Any]) -> Iterator[str]:
+    """What the model is for."""
+    how = f"{purpose['dimensions']} numbers, pooled by {purpose['pooling']}"
+    how += " and normalized" if purpose["normalized"] else ""
+    how += f" ({purpose['origin']})"
+    if purpose["task"] == "generate":
+        yield f"text (chat, completions, jobs); vectors of {how}"
+        return
+    if purpose["task"] == "classify":
+        yield f"classes: {', '.join(purpose['labels'])}"
+    else:
+        yield f"vectors of {how}"
+    yield f"texts of up to {purpose['longest']:,} tokens"
+    for name, text in purpose["prompts"].items():
+        default = ", the default" if name == purpose["default_prompt"] else ""
+        yield f"prompt {name}{default}: {text!r}"
 
 
 def _held(use: Mapping[str, Any]) -> str:

@@ -13,12 +13,14 @@ from rbee_worker.config import Settings
 from rbee_worker.engine.lookup import drafting_notes
 from rbee_worker.errors import ModelError
 from rbee_worker.loading.preflight import WORKSPACE_BYTES, Preflight, preflight
+from rbee_worker.loading.purpose import purpose_of
 from rbee_worker.machine import available_memory
-from rbee_worker.models import ARCHITECTURES
+from rbee_worker.models import ENCODERS, architecture
 from rbee_worker.ops import OPERATIONS
 from rbee_worker.ops.backend import Backend
 from rbee_worker.ops.backends import backend_notes
 from rbee_worker.params import generation_defaults
+from rbee_worker.session.vectors import longest
 from rbee_worker.state.kinds import state_kinds
 from rbee_worker.tokenizer.core import Tokenizer
 from rbee_worker.tokenizer.eos import eos_set, template_special_ids
@@ -43,7 +45,8 @@ def report(
         "path": str(ckpt.path),
         "kind": ckpt.kind,
         "architecture": ckpt.arch,
-        "family": ARCHITECTURES[ckpt.arch].title,
+        "family": architecture(ckpt.arch, where=ckpt.ref).title,
+        "purpose": _purpose(ckpt, ahead, settings),
         "parameters": ahead.model.n_parameters,
         "layers": len(ahead.model.blocks),
         "vocabulary": ahead.model.vocab_size,
@@ -64,7 +67,7 @@ def report(
         "memory": memory,
         "eos": [
             {"id": e.id, "text": e.text, "origins": list(e.origins)}
-            for e in eos_set(ckpt, tokenizer)
+            for e in (() if ckpt.arch in ENCODERS else eos_set(ckpt, tokenizer))
         ],
         "tokenizer": _tokenizer(ckpt, tokenizer),
         "chat_template": _template(tokenizer),
@@ -81,6 +84,22 @@ def report(
             *rows_note(tokenizer, ahead.model.vocab_size),
             *_generation_notes(ckpt, ahead, settings),
         ],
+    }
+
+
+def _purpose(ckpt: Checkpoint, ahead: Preflight, settings: Settings) -> dict[str, Any]:
+    """What the model is for, how it makes vectors, and the prompts that its files declare."""
+    purpose, sentence = purpose_of(ckpt, ahead.model, settings), ckpt.sentence
+    return {
+        "task": purpose.task,
+        "pooling": purpose.pooling.how,
+        "normalized": purpose.pooling.normalize,
+        "origin": purpose.pooling.origin,
+        "dimensions": ahead.model.width,
+        "longest": longest(sentence, ahead.model.context),
+        "labels": list(purpose.labels),
+        "prompts": dict(sentence.prompts),
+        "default_prompt": sentence.prompt,
     }
 
 
@@ -145,8 +164,7 @@ def _tokenizer(ckpt: Checkpoint, tokenizer: Tokenizer) -> dict[str, Any]:
 def tokenizer_kind(ckpt: Checkpoint) -> str:
     """The source of the vocabulary: a file's name, or the kind that a GGUF file names."""
     if ckpt.gguf is None:
-        others = ("vocab.txt",)  # RWKV's, if there is no other
-        return next(name for name in (*VOCABULARIES, *others) if name in ckpt.files)
+        return next(name for name in VOCABULARIES if name in ckpt.files)
     model = ckpt.gguf.metadata.get("tokenizer.ggml.model")
     pre = ckpt.gguf.metadata.get("tokenizer.ggml.pre")
     return f"GGUF {model}" + (f", split as {pre}" if pre else "")

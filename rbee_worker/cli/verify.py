@@ -85,10 +85,11 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"{step['name']:<12}{step['error']:>10.1e}{step['alone']:>10.1e}{mark}"
     logits = found["logits"]
     yield ""
-    yield (
-        f"logits differ by {logits['max']:.1e} at most, {logits['mean']:.1e} on average; "
-        f"the most likely token is the same at {logits['same_token']:.1%} of positions"
-    )
+    kind = found["compared"]
+    words = f"{kind} differ by {logits['max']:.1e} at most, {logits['mean']:.1e} on average"
+    if kind == "logits":
+        words += f"; the most likely token is the same at {logits['same_token']:.1%} of positions"
+    yield words
     yield f"worst: {found['worst']}"
     if rounded:
         yield "the tolerance allows for rounding; --exact-activations compares within 0.0001"

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 )
 def warmup(settings: Settings, refs: Sequence[str], isa: Sequence[str]) -> None:
     """Compile the CPU kernels of models, and keep them for later starts."""
-    from rbee_worker.ops.backends import AUTO, ROWS, choose_backend  # imports numpy
+    from rbee_worker.ops.backends import AUTO, choose_backend, warming_backend  # imports numpy
 
     if settings.backend == AUTO:  # otherwise there may be no kernels
-        settings = msgspec.structs.replace(settings, backend=ROWS[0].name)
+        settings = msgspec.structs.replace(settings, backend=warming_backend())
     backend = choose_backend(settings)
     status = Status()
 

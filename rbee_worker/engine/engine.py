@@ -21,6 +21,7 @@ from rbee_worker.engine.lookup import Drafter, why_no_drafts
 from rbee_worker.engine.messages import (
     Cancel,
     Output,
+    Pooled,
     Preempted,
     PromptScores,
     Rescaled,
@@ -28,12 +29,13 @@ from rbee_worker.engine.messages import (
     Submit,
 )
 from rbee_worker.engine.rope_length import RopeLengths
-from rbee_worker.engine.runner import Draw, Launched, Runner, Scores
+from rbee_worker.engine.runner import Draw, Launched, Results, Runner, Vector
 from rbee_worker.engine.scheduler import Plan, Scheduler
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.engine.stop import StopRules
 from rbee_worker.errors import InferenceFailed, WorkerError, as_worker_error
 from rbee_worker.state.pool import StatePool
+from rbee_worker.state.specs import in_one_step
 from rbee_worker.types import StopRecord, TokenLogprob
 
 NO_ROPES = RopeLengths()
@@ -122,7 +124,7 @@ class Engine:
         if seq.scores is not None and not seq.scoring:  # one token alone
             self._tell_scores(seq, 0)
         ended = seq.ended() if seq.n_output else seq.rules.length(0)
-        if ended is not None and not seq.scoring:
+        if ended is not None and not seq.scoring and seq.submit.pool is None:
             self._finish(seq, ended)
 
     def _enter_compiled(self) -> None:
@@ -141,8 +143,10 @@ class Engine:
         tokens = [*m.prompt_ids, *m.output_ids]
         rope_len = self._ropes.of(prompt, len(tokens))
         limit = min(prompt + m.params.max_tokens, self.context)
+        if m.pool is not None:
+            limit = prompt + 1  # its last token is computed too
         drafter = None
-        if self.speculate != "off" and m.params.speculation:
+        if self.speculate != "off" and m.params.speculation and m.pool is None:
             drafter = Drafter(tokens, prompt, limit)
             drafter.follow(len(tokens))
         return Sequence(
@@ -155,6 +159,7 @@ class Engine:
             rope_len=rope_len,
             rope_end=self._ropes.end(len(tokens)),
             waits=not self._kv_cache or bool(m.grammar),
+            whole=in_one_step(self.pool.groups),
             arrival=self._arrivals,
             arrived_s=self._clock(),
             scores=[None] if m.prompt_logprobs else None,
@@ -214,17 +219,16 @@ class Engine:
         The result of a sequence that was preempted or ended meanwhile is dropped.
         """
         plan, error = pending.plan, pending.error
-        draws: list[Draw] = []
-        scores: list[Scores] = []
+        results = Results()
         if pending.launched is not None:
             try:
-                draws, scores = self.runner.collect(pending.launched)
+                results = self.runner.collect(pending.launched)
             except Exception as late:
                 error = late
         if error is not None:
             self._recover(plan, error)
         drawn: dict[Sequence, list[Draw]] = {chunk.seq: [] for chunk in plan.chunks}
-        for draw in draws:
+        for draw in results.draws:
             drawn[draw.chunk.seq].append(draw)
         taken: dict[Sequence, list[Draw]] = {}  # of those that are still there
         for chunk in plan.chunks:
@@ -239,12 +243,15 @@ class Engine:
             # Where steps overlap, masks are made while the next step computes.
             if new and new[-1].error is None and not self.runner.overlaps:
                 new += [Draw(chunk, token, None) for token in seq.forced()]
-        for part in scores:
+        for part in results.scores:
             if part.chunk.seq in taken:
                 self._score(part.chunk.seq, part.logprobs, drew=bool(taken[part.chunk.seq]))
         for seq, new in taken.items():
             if new and not seq.done:
                 self._tell(seq, new)
+        for vector in results.vectors:
+            if vector.chunk.seq in taken:
+                self._give(vector.chunk.seq, vector)
 
     # ---- what happens to a sequence
 
@@ -276,6 +283,15 @@ class Engine:
             self._rescale(seq, rope_len)
         elif not self._kv_cache:
             self.scheduler.reset(seq)
+
+    def _give(self, seq: Sequence, vector: Vector) -> None:
+        """Give a sequence's vector, which is all that was wanted of it."""
+        if vector.error is not None:
+            self._give_up(seq, InferenceFailed(vector.error))
+            return
+        seq.first_token_s = self._clock()
+        self._out.append(Pooled(seq=seq.id, data=vector.data))
+        self._finish(seq, StopRecord(rule="VECTOR", at=0))
 
     def _rescale(self, seq: Sequence, rope_len: int) -> None:
         """A sequence has grown past a length from which on all its tokens use other frequencies."""

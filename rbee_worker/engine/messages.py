@@ -15,6 +15,7 @@ from rbee_worker.constraints.words import Words
 from rbee_worker.types import (
     EosToken,
     ModelInfo,
+    Pool,
     SamplingParams,
     StopRecord,
     TokenLogprob,
@@ -41,6 +42,8 @@ class Submit(Struct, frozen=True, kw_only=True, tag="submit"):
     eos: tuple[EosToken, ...] = ()  # ids that end this model's answers; ignored with ignore_eos
     exempt_ids: tuple[int, ...] = ()  # never touched by the repetition penalty
     prompt_logprobs: bool = False
+    pool: Pool | None = None  # a vector is wanted, not tokens: `params` say nothing
+    second: int = 0  # the first position of the second of two texts; 0: there is one
     grammar: str = ""  # what the answer's text must be (constraints/grammar.py); `Words` come first
 
 
@@ -122,6 +125,13 @@ class PromptScores(Struct, frozen=True, kw_only=True, tag="prompt_scores"):
     logprobs: tuple[TokenLogprob | None, ...]
 
 
+class Pooled(Struct, frozen=True, kw_only=True, tag="pooled"):
+    """The vector of a sequence with a `pool`: float32, little-endian. `Finished` follows."""
+
+    seq: str
+    data: bytes
+
+
 class Finished(Struct, frozen=True, kw_only=True, tag="finished"):
     """The last message of a sequence; `stop` has no text, the client adds it."""
 
@@ -180,6 +190,7 @@ Output = (
     | Rescaled
     | Tokens
     | PromptScores
+    | Pooled
     | Finished
     | Stats
     | StepTimes

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
+from rbee_worker.engine import pooling
 from rbee_worker.engine.messages import StepTimes
 from rbee_worker.engine.sampler import NONE, REJECTED, Drawing, Sampled, Sampler
 from rbee_worker.engine.scheduler import Chunk, Plan
@@ -25,6 +27,7 @@ from rbee_worker.ops.sampling import Bits
 from rbee_worker.state.specs import Fixed
 from rbee_worker.types import TokenLogprob
 
+NO_NUMBERS = "the model's rows are not finite numbers; its weights may be damaged"
 SCORE_ROWS = 64  # rows of logits in memory at once while a prompt is scored
 
 
@@ -44,6 +47,22 @@ class Scores(Struct, frozen=True):
     logprobs: tuple[TokenLogprob, ...]
 
 
+class Vector(Struct, frozen=True):
+    """The vector of a chunk's sequence, which this chunk completes; error: why it is none."""
+
+    chunk: Chunk
+    data: bytes
+    error: str | None = None
+
+
+class Results(Struct):
+    """What a step has found: draws by chunk in the plan's order, within a chunk by position."""
+
+    draws: list[Draw] = []
+    scores: list[Scores] = []
+    vectors: list[Vector] = []
+
+
 class Launched(Struct):
     """A step that was passed to the backend, and what is known of its results so far."""
 
@@ -56,8 +75,7 @@ class Launched(Struct):
     masks: dict[int, Bits] = {}  # by row: the tokens that a constraint allows
     at_once: Seq[int] = ()  # the rows of `drawing`; the others are drawn one after another
     drawing: Drawing | None = None  # draws that were not waited for yet
-    draws: list[Draw] = []  # by chunk in the plan's order, within a chunk by position
-    scores: list[Scores] = []
+    results: Results = msgspec.field(default_factory=Results)
 
 
 class Runner:
@@ -118,7 +136,7 @@ class Runner:
         began = self._now_us()
         step, batch = self._staged(plan)
         launched = Launched(plan.chunks, step, began)
-        if step.scores or not step.draws:
+        if step.scores or step.pooled or not step.draws:
             self._launch_hidden(step, batch, launched)
         else:
             self._draw(step, self._model.logits(batch), launched)
@@ -143,12 +161,12 @@ class Runner:
         step = self._steps.build(plan.chunks, self._drawn)
         return step, self._memory.stage(step.numbers)
 
-    def collect(self, launched: Launched) -> tuple[list[Draw], list[Scores]]:
+    def collect(self, launched: Launched) -> Results:
         """Wait for the results of a step."""
         self._wait(launched)
         if self._clock is not None:
             self._times.append(self._timed(launched))
-        return launched.draws, launched.scores
+        return launched.results
 
     def times(self) -> list[StepTimes]:
         """The times of the steps collected since the last call, if there is a clock."""
@@ -156,9 +174,11 @@ class Runner:
         return told
 
     def _launch_hidden(self, step: Step, batch: Batch, launched: Launched) -> None:
-        """A step that scores prompts, or draws nothing. Scoring needs the hidden states more than
-        once, and logits are valid only until the next ones, so the draws are waited for at once."""
+        """A step that scores prompts, pools rows, or draws nothing. Scoring needs the hidden states
+        more than once, and logits are valid only until the next ones, so the draws are waited for
+        at once."""
         hidden = self._model.hidden(batch)
+        self._pool(step, hidden)
         rows, n = batch.sample_rows, len(step.draws)
         # A step that overlaps the next one has succeeded if its draw is there, even a draw of no
         # rows.
@@ -167,8 +187,31 @@ class Runner:
         for part in step.scores:
             self._wait(launched)
             found = self._score(hidden[rows[n : n + len(part.targets)]], part)
-            launched.scores.append(found)
+            launched.results.scores.append(found)
             n += len(part.targets)
+        if step.pooled:
+            self._wait(launched)  # a head's result takes the place of the logits
+            launched.results.vectors += self._vectors(step)
+
+    def _pool(self, step: Step, hidden: Array) -> None:
+        """Take the rows that vectors are made of. `hidden` is valid until the next call."""
+        for part in step.pooled:
+            rows = self._model.host(hidden[part.first : part.end])
+            pooling.add(part.chunk.seq.pooled, rows, part.position)
+
+    def _vectors(self, step: Step) -> list[Vector]:
+        """The vectors that a step completes."""
+        done = [p.chunk for p in step.pooled if p.chunk.end == len(p.chunk.seq.tokens)]
+        found = []
+        for chunk in done:
+            seq, pool = chunk.seq, chunk.seq.submit.pool
+            assert pool is not None
+            values = pooling.vector(pool, seq.pooled, len(seq.tokens))
+            if pool.head:
+                values = self._model.host(self._model.head(values[None]))[0]
+            error = None if np.isfinite(values).all() else NO_NUMBERS
+            found.append(Vector(chunk, pooling.finished(pool, values), error))
+        return found
 
     def _draw(self, step: Step, logits: Array, launched: Launched) -> None:
         """One token for each row that draws: logits [P, vocab], with those rows first, in order.
@@ -204,7 +247,7 @@ class Runner:
             before = found.get(row - 1)
             if _follows(step, row) and before is not None and before.id == step.expected[row - 1]:
                 found |= self._draws(step, [row], self._draw_one(launched, row))
-        launched.draws = [found[row] for row in sorted(found)]
+        launched.results.draws = [found[row] for row in sorted(found)]
         launched.drawing = launched.logits = None
         launched.sampling_us = self._now_us() - launched.sampling_start_us
 
@@ -253,7 +296,7 @@ class Runner:
             sequences=len(launched.chunks),
             prompt_tokens=sum(c.count for c in prompts),
             prompts=len(prompts),
-            drawn=len(launched.draws),
+            drawn=len(launched.results.draws),
         )
 
 

@@ -15,7 +15,9 @@ same thing: a sequence that wants n tokens computed.
     3. State is reserved for the oldest sequence first, so a sequence that is preempted has not been
        planned in this step. A step plans at most `token_budget` tokens.
     4. A preempted sequence has nothing computed. It keeps its tokens, including its output.
-    5. A small step also computes drafted tokens (lookup.py), after everything else, and no sequence
+    5. A sequence whose rows see each other (`Sequence.whole`) is computed in the step that admits
+       it, or not at all: in one that has room for all of it, or that has nothing else.
+    6. A small step also computes drafted tokens (lookup.py), after everything else, and no sequence
        is preempted for them. They decide when tokens come, never which.
 """
 
@@ -169,7 +171,8 @@ class Scheduler:
 
     def _plan(self, seq: Sequence, n: int, plan: Plan) -> None:
         end = seq.state.planned
-        draws = int(end == len(seq.tokens) + seq.drawing)
+        pools = seq.submit.pool is not None
+        draws = int(end == len(seq.tokens) + seq.drawing and not pools)
         seq.drawing += draws
         plan.chunks.append(Chunk(seq, seq.state, end - n, n, draws))
         plan.copies += self.pool.copies()
@@ -200,7 +203,7 @@ class Scheduler:
             if seq.solo:
                 if seq.wants:
                     self._grow(seq, min(seq.wants, self.token_budget), plan)
-                return bool(plan.chunks) or seq.drawing > 0
+                return bool(plan.chunks) or seq.state.in_flight > 0
         if self.waiting and self.waiting[0].solo:
             self._admit(plan)
         return bool(plan.chunks)
@@ -214,13 +217,15 @@ class Scheduler:
             and not (self.waiting[0].solo and plan.chunks)
         ):
             seq = self.waiting[0]
+            left = self.token_budget - plan.tokens
+            if seq.whole and seq.wants > left and plan.chunks:
+                return
             cached = self.pool.attach(seq.state, seq.reuse_limit)
             others = [s.state for s in self.running]
-            granted = 0
+            granted, n = 0, seq.wants if seq.whole else min(seq.wants, left)
             if not others or self.pool.admits(seq.state, others):
-                left = self.token_budget - plan.tokens
-                granted = self.pool.reserve(seq.state, min(seq.wants, left))
-            if not granted:
+                granted = self.pool.reserve(seq.state, n)
+            if not granted or (seq.whole and granted < n):
                 self._restart(seq)
                 return
             self.running.append(self.waiting.popleft())

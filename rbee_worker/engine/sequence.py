@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rbee_worker.constraints.matcher import Masks, Matcher
 from rbee_worker.engine.lookup import Drafter
 from rbee_worker.engine.messages import Finished, Scheduled, Submit, Tokens
+from rbee_worker.engine.pooling import Pooled
 from rbee_worker.engine.rope_length import NO_END
 from rbee_worker.engine.stop import StopRules
 from rbee_worker.errors import WorkerError
@@ -25,7 +26,8 @@ class Sequence:
     limit: the length at which it ends at the latest. rope_len: the length that its rotary scaling
     uses while it has at most rope_end tokens (rope_length.py). drawing: tokens that launched steps
     draw and that are not collected yet. waits: the next token can be computed only once these are
-    known. counted: its draws depend on how often each token was drawn before. drafter: None if
+    known. whole: all its tokens must be in one step (`StepKV`). pooled: what is known of its
+    vector. counted: its draws depend on how often each token was drawn before. drafter: None if
     nothing is drafted for it. matcher: None if its text may be anything. one_row: its drafts cannot
     be computed here. solo: it was part of a step that failed, and runs alone until one of its steps
     succeeds.
@@ -42,6 +44,8 @@ class Sequence:
     rope_end: int = NO_END
     drawing: int = 0
     waits: bool = False
+    whole: bool = False
+    pooled: Pooled = field(default_factory=Pooled)
     counted: bool = False
     one_row: bool = False
     drafter: Drafter | None = None
@@ -149,7 +153,10 @@ class Sequence:
 
     @property
     def reuse_limit(self) -> int | None:
-        """The longest prefix that it may reuse: rows without prompt scores must be computed."""
+        """The longest prefix that it may reuse: rows without prompt scores must be computed, and
+        rows that its vector is made of."""
+        if self.submit.pool is not None and self.submit.pool.how != "last":
+            return 0
         if self.scores is None or not self.scoring:
             return None
         return len(self.scores) - 1

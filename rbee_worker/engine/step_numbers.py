@@ -20,6 +20,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from rbee_worker.engine.pooling import needed
 from rbee_worker.engine.sampler import NONE
 from rbee_worker.engine.scheduler import Chunk
 from rbee_worker.engine.sequence import Sequence
@@ -36,12 +37,22 @@ class ScoreRows(Struct, frozen=True):
     targets: tuple[int, ...]
 
 
+class PoolRows(Struct, frozen=True):
+    """Rows first .. end - 1 of the step are those of a chunk that its sequence's vector is made of;
+    the first one's position is `position`."""
+
+    chunk: Chunk
+    first: int
+    end: int
+    position: int
+
+
 class Step(Struct, frozen=True):
     """A step's numbers, and what its `sample_rows` are for.
 
     The first rows draw: row i draws token indices[i] of the sequence of draws[i]. Then come those
     of `scores`. Any others are padding. expected: see `Sampler.prepare`; empty if nothing is
-    drafted.
+    drafted. pooled: of each chunk whose sequence wants a vector.
     """
 
     numbers: StepNumbers
@@ -49,6 +60,7 @@ class Step(Struct, frozen=True):
     indices: list[int]
     scores: list[ScoreRows]
     expected: list[int] = []
+    pooled: list[PoolRows] = []
 
 
 class StepBuilder:
@@ -115,8 +127,9 @@ class StepBuilder:
             seq_starts_host=starts,
             kv_lens_host=kv_lens,
             takes=None if drawn is None else np.array(takes, np.int64),
+            segments=_segments(chunks),
         )
-        return Step(numbers, draws, indices, scores, _expected(chunks))
+        return Step(numbers, draws, indices, scores, _expected(chunks), _pooled(chunks, starts))
 
     def _places(self, chunks: Seq[Chunk]) -> Iterator[Places]:
         size, number = self._block_size, 0
@@ -175,6 +188,28 @@ def _sampled(
             scores.append(ScoreRows(chunk, tuple(chunk.seq.tokens[first + 1 : last + 1])))
             rows += range(start + first - chunk.start, start + last - chunk.start)
     return rows, draws, indices, scores
+
+
+def _segments(chunks: Seq[Chunk]) -> Ints | None:
+    """Each row's text of its sequence's two; None if no sequence has two."""
+    if not any(chunk.seq.submit.second for chunk in chunks):
+        return None
+    parts = [
+        np.arange(c.start, c.end) >= (c.seq.submit.second or len(c.seq.tokens)) for c in chunks
+    ]
+    return np.concatenate(parts).astype(np.int64)
+
+
+def _pooled(chunks: Seq[Chunk], starts: Seq[int]) -> list[PoolRows]:
+    """The rows that vectors are made of. starts: as for `_sampled`."""
+    found = []
+    for chunk, start in zip(chunks, starts[:-1], strict=True):
+        pool = chunk.seq.submit.pool
+        if pool is not None:
+            first, end = needed(pool, chunk.start, chunk.end, len(chunk.seq.tokens))
+            offset = start - chunk.start
+            found.append(PoolRows(chunk, offset + first, offset + end, first))
+    return found
 
 
 def _expected(chunks: Seq[Chunk]) -> list[int]:

@@ -20,7 +20,8 @@ class Attention:
     keys; q_norm, k_norm: applied to the projections before they rotate; q_after, k_after: after
     they have rotated; groups: q, k and v of each group of heads are adjacent, and qkv.widths are
     those of one group; clip: projections are cut to -clip .. clip; slopes: ALiBi, float32 [heads]
-    (Press et al. 2022); sinks: an additional score per head without a value, float32 [heads].
+    (Press et al. 2022); sinks: an additional score per head without a value, float32 [heads];
+    causal: False: a query sees later keys too.
     """
 
     ops: Ops
@@ -41,6 +42,7 @@ class Attention:
     clip: float | None = None
     slopes: Array | None = None
     sinks: Array | None = None
+    causal: bool = True
 
     def __call__(self, x: Array, batch: Batch) -> Array:
         """x [N, dim] -> [N, dim]"""
@@ -71,5 +73,6 @@ class Attention:
             softcap=self.softcap,
             slopes=self.slopes,
             sinks=self.sinks,
+            causal=self.causal,
         )
         return self.out(mixed, batch, precise=True)

@@ -100,6 +100,22 @@ class PostNorm:
 
 
 @dataclass(frozen=True)
+class NormAfterAdd:
+    """norm(x + attention x), then norm(x + mlp x): the first transformers' order, and BERT's."""
+
+    attention: Mixer
+    attention_norm: Norm
+    mlp: FeedForward
+    mlp_norm: Norm
+
+    def __call__(self, x: Array, batch: Batch) -> Array:
+        """x [N, dim] -> [N, dim]"""
+        x, _ = self.attention_norm.after_add(self.attention(x, batch), x)
+        x, _ = self.mlp_norm.after_add(self.mlp(x, batch), x)
+        return x
+
+
+@dataclass(frozen=True)
 class Parallel:
     """x + attention(norm x) + mlp(norm x); mlp_norm None: attention and MLP share one norm."""
 

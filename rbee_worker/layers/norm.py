@@ -20,6 +20,22 @@ class Norm(Protocol):
 
 
 @dataclass(frozen=True)
+class NoNorm:
+    """In the place of a norm where a layer has none."""
+
+    ops: Ops
+
+    def __call__(self, x: Array) -> Array:
+        """x, unchanged"""
+        return x
+
+    def after_add(self, x: Array, residual: Array) -> tuple[Array, Array]:
+        """(x + residual, the same)"""
+        total = self.ops.add(x, residual)
+        return total, total
+
+
+@dataclass(frozen=True)
 class RMSNorm:
     """Root mean square norm (Zhang & Sennrich 2019), over each of `heads` equal parts of a row."""
 

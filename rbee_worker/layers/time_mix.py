@@ -43,14 +43,15 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Blend:
-    """Mixes a row with the one before it, in as many ways as there are factors for a column.
+    """Mixes a row with the one before it, in several ways. shares: of the row before, for each way
+    and column.
 
-    first, into, each: if the factors depend on the row (RWKV 6), what they get added: members of
-    `each`, one for each way, times parts of tanh(into x), where x is mixed by the factors `first`.
+    first, into, each: if the shares depend on the row (RWKV 6), what they get added: members of
+    `each`, one for each way, times parts of tanh(into x), where x is mixed by the shares `first`.
     """
 
     ops: Ops
-    factors: Array  # [ways * width]
+    shares: Array  # [ways * width]
     ways: int
     first: Array | None = None
     into: Linear | None = None
@@ -62,8 +63,8 @@ class Blend:
         if self.first is not None and self.into is not None and self.each is not None:
             low = self.into(ops.lerp(x, before, self.first), batch, precise=True)
             moving = ops.heads_linear(ops.act(low, "tanh"), self.each)
-        mixed = ops.lerp(x, before, self.factors, moving)
-        width = self.factors.shape[0] // self.ways
+        mixed = ops.lerp(x, before, self.shares, moving)
+        width = self.shares.shape[0] // self.ways
         return ops.split(mixed, [width] * self.ways)
 
 

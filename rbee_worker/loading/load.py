@@ -13,6 +13,7 @@ from rbee_worker.engine.make import make_engine
 from rbee_worker.engine.messages import Loading
 from rbee_worker.errors import ModelError, is_out_of_memory
 from rbee_worker.loading.preflight import outline_of, preflight
+from rbee_worker.loading.purpose import purpose_of
 from rbee_worker.models import build_model
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.random import open_model
@@ -91,6 +92,8 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         kv_bytes=memory.nbytes,
         n_layers=len(model.blocks),
         n_parameters=model.n_parameters,
+        purpose=purpose_of(ckpt, model, settings),
+        dimensions=model.width,
         speculate=engine.speculate,
         load_s=clock.seconds,
         notes=(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rbee_worker.checkpoint import Checkpoint
-from rbee_worker.checkpoint.formats import FLOATS
+from rbee_worker.checkpoint.formats import FLOATS, INTEGERS
 from rbee_worker.checkpoint.summary import summarize
 from rbee_worker.config import Settings
 from rbee_worker.errors import ModelError, UsageError
@@ -19,6 +19,7 @@ from rbee_worker.models.base import Decoder
 from rbee_worker.ops.backend import Backend, ModelOutline
 from rbee_worker.ops.backends import choose_backend
 from rbee_worker.ops.plan import PlanOps
+from rbee_worker.state.specs import in_one_step
 
 # Memory of an engine process beside weights and state: the interpreter, torch, one step's buffers.
 WORKSPACE_BYTES = 500_000_000
@@ -76,9 +77,12 @@ def preflight(ckpt: Checkpoint, settings: Settings) -> Preflight:
         )
     formats = {use.format: use.nbytes for use in summarize(ckpt.source).formats}
     dtype = backend.compute_dtype(settings, ckpt.kind, formats)
-    kv = backend.kv_dtype(settings, dtype, not FLOATS.issuperset(formats))
     held = backend.plan_ops(dtype)
-    return Preflight(backend, plan_model(ckpt, held), held, dtype, kv)
+    model = plan_model(ckpt, held)
+    packed = not (FLOATS | INTEGERS).issuperset(formats)
+    # keys that last for one step are few: they stay exact
+    kv = backend.kv_dtype(settings, dtype, packed and not in_one_step(model.groups))
+    return Preflight(backend, model, held, dtype, kv)
 
 
 def outline_of(ckpt: Checkpoint, context: int) -> ModelOutline:

@@ -7,6 +7,7 @@ names and shapes alone (`plan_model`), in a process without torch.
 from __future__ import annotations
 
 import importlib
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
@@ -122,18 +123,27 @@ ARCHITECTURES: dict[str, Architecture] = {
     "rwkv7": Architecture("rwkv7.Config", "rwkv7.build", "RWKV 7 (Goose)"),
 }
 
+ENCODERS: dict[str, Architecture] = {
+    "bert": Architecture("bert.Config", "bert.build", "BERT, MiniLM, BGE, E5, GTE"),
+    "roberta": Architecture("bert.Roberta", "bert.build_roberta", "RoBERTa"),
+    "xlm-roberta": Architecture("bert.Roberta", "bert.build_roberta", "XLM-RoBERTa, BGE-M3"),
+    "camembert": Architecture("bert.Roberta", "bert.build_roberta", "CamemBERT"),
+    "modernbert": Architecture("modernbert.Config", "modernbert.build", "ModernBERT, GTE, Ettin"),
+}
+_ALL: Mapping[str, Architecture] = ChainMap(ARCHITECTURES, ENCODERS)
+
 
 def architecture(name: str, *, where: str, config: Mapping[str, Any] | None = None) -> Architecture:
     """The row for a `model_type`. Raises UnsupportedModel, which names the supported ones."""
-    if name not in ARCHITECTURES:
-        raise unsupported(name, ARCHITECTURES, where, config=config)
-    return ARCHITECTURES[name]
+    if name not in _ALL:
+        raise unsupported(name, _ALL, where, config=config)
+    return _ALL[name]
 
 
 def check_architecture(ckpt: Checkpoint) -> None:
     """Raise UnsupportedModel for an architecture that has no row. The error suggests one with the
     same structure: a model of it could be built from the checkpoint's names and shapes."""
-    if ckpt.arch in ARCHITECTURES:
+    if ckpt.arch in _ALL:
         return
     where, nearest = str(ckpt.path), ""
     keys = {*ckpt.config}
@@ -142,7 +152,7 @@ def check_architecture(ckpt: Checkpoint) -> None:
             plan_model(replace(ckpt, arch=other), PlanOps("f32"))
             nearest = other
             break
-    raise unsupported(ckpt.arch, ARCHITECTURES, where, config=ckpt.config, nearest=nearest)
+    raise unsupported(ckpt.arch, _ALL, where, config=ckpt.config, nearest=nearest)
 
 
 def _shared_keys(name: str, keys: set[str]) -> int:

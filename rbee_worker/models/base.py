@@ -11,6 +11,7 @@ from rbee_worker.layers.linear import Linear
 from rbee_worker.ops import Ops, RopeSpec, Weight
 from rbee_worker.ops.batch import Array, Batch, Carry
 from rbee_worker.state.specs import StateGroup
+from rbee_worker.types import Purpose
 
 Layer = Callable[[Array], Array]
 
@@ -50,6 +51,21 @@ class Decoder:
     n_parameters: int = 0
     notes: tuple[str, ...] = ()
     carried: int = 0
+
+    @property
+    def width(self) -> int:
+        """The columns of a hidden state."""
+        return self.out.weight.cols
+
+    @property
+    def outputs(self) -> int:
+        """The columns of the head's result."""
+        return self.vocab_size
+
+    @property
+    def purpose(self) -> Purpose:
+        """What the model is for."""
+        return Purpose()
 
     @property
     def limits(self) -> tuple[str, ...]:

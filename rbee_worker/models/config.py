@@ -37,6 +37,20 @@ INERT = frozenset(
         "pretraining_tp",
         "problem_type",
         "attn_pdrop",  # dropouts
+        "attention_probs_dropout_prob",
+        "hidden_dropout_prob",
+        "classifier_dropout",
+        "mlp_dropout",
+        "gradient_checkpointing",
+        "initializer_cutoff_factor",
+        "reference_compile",  # HF's choice of code
+        "repad_logits_with_grad",
+        "deterministic_flash_attn",
+        "sparse_prediction",  # training
+        "sparse_pred_ignore_index",
+        "decoder_bias",  # of a head that predicts masked words
+        "cls_token_id",  # tokens
+        "position_embedding_type",  # an encoder that has a choice reads it
         "embd_pdrop",
         "emb_pdrop",
         "embedding_dropout",

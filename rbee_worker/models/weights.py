@@ -119,7 +119,7 @@ class Weights:
 
         centre: added to the checkpoint's weights (1 in Gemma, which stores offsets from 1).
         """
-        weight = self._norm_weight(name, dim, centre)
+        weight = self._norm_weight(f"{name}.weight", dim, centre)
         return RMSNorm(self.ops, self.ops.vector([weight]), eps, heads)
 
     def layer_norm(
@@ -131,14 +131,15 @@ class Weights:
         heads: int = 1,
         bias: bool = True,
         centre: float = 0.0,
+        named: tuple[str, str] = ("weight", "bias"),
     ) -> LayerNorm:
         """The layer norm with `name.weight` and `name.bias`, [dim] each; heads: each head of `dim`
         columns is normalised separately.
 
-        centre: see `rms_norm`.
+        centre: see `rms_norm`; named: other names of the two.
         """
-        weight = self.ops.vector([self._norm_weight(name, dim, centre)])
-        offset = self.ops.vector([self._take(f"{name}.bias", (dim,))]) if bias else None
+        weight = self.ops.vector([self._norm_weight(f"{name}.{named[0]}", dim, centre)])
+        offset = self.ops.vector([self._take(f"{name}.{named[1]}", (dim,))]) if bias else None
         return LayerNorm(self.ops, weight, offset, eps, heads)
 
     def each_head_norm(self, name: str, dim: int, eps: float, *, heads: int) -> EachHeadNorm:
@@ -195,7 +196,7 @@ class Weights:
         return left
 
     def _norm_weight(self, name: str, dim: int, centre: float) -> Packed:
-        weight = self._take(f"{name}.weight", (dim,))
+        weight = self._take(name, (dim,))
         return packed_floats(floats(weight) + np.float32(centre)) if centre else weight
 
     def _take(self, name: str, shape: tuple[int, ...]) -> Packed:

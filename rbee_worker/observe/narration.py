@@ -20,6 +20,7 @@ _STOPS = {
     "CANCELLED": "cancelled",
     "TIMEOUT": "ran out of time",
     "ERROR": "an error",
+    "VECTOR": "the vector is complete",
 }
 
 

@@ -92,6 +92,11 @@ class Ops(Recurrences, RgLru, GatedDelta, Wkv, ABC):
     def add_positions(self, x: Array, table: Weight, batch: Batch, *, offset: int = 0) -> Array:
         """x plus the rows of `table` at batch.positions + offset (learned positions)."""
 
+    def add_segments(self, x: Array, table: Weight, batch: Batch) -> Array:
+        """x plus the rows of `table` at batch.segments (which of two texts a row belongs to). A
+        table of one row tells them not apart: all rows get that one."""
+        raise self.lacks("add_segments")
+
     @abstractmethod
     def logits(self, x: Array, weight: Weight, bias: Array | None = None) -> Array:
         """`linear` with its result in float32: [S, rows]."""

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rbee_worker.ops.batch import Array, Batch, StepNumbers
 from rbee_worker.state.specs import StateGroup
 
@@ -119,6 +122,11 @@ class Executable(Protocol):
         """head(hidden(batch)[batch.sample_rows]), bit for bit, but faster where possible."""
         ...
 
+    def host(self, rows: Array) -> NDArray[np.float32]:
+        """Rows of a hidden state, or of a head's result, as float32 numbers on the host. They are
+        valid until the next call of another method."""
+        ...
+
 
 class Backend(ABC):
     """How models are computed on one kind of device."""
@@ -129,6 +137,7 @@ class Backend(ABC):
     # Whether calls return before their results exist, so that the engine can plan and launch the
     # next step meanwhile; everything is done in the order of the calls.
     overlaps: bool = False
+    warms: bool = False  # whether kernels are compiled before a model is loaded (`warm`)
 
     @abstractmethod
     def refuses(self, settings: Settings) -> Refusal | None:

@@ -94,6 +94,11 @@ def backend_notes(settings: Settings) -> tuple[str, ...]:
     )
 
 
+def warming_backend() -> str:
+    """The name of the first backend whose kernels are compiled beforehand."""
+    return next(row.name for row in ROWS if backend(row.name).warms)
+
+
 def check_settings(settings: Settings) -> None:
     """Raise UsageError for a feature that no backend has yet."""
     refused = {

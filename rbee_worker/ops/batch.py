@@ -48,7 +48,8 @@ Places = PagedPlaces | FixedPlaces
 class StepNumbers:
     """N rows (tokens) of B sequences, of which S are sampled, as numbers on the host.
 
-    The fields are those of `Batch`; places: one per state group. takes: int64 [N]; a row's token is
+    The fields are those of `Batch`; places: one per state group. segments: int64 [N], or None if
+    all are 0. takes: int64 [N]; a row's token is
     this draw of the previous step, or `tokens` has it if this is -1 (None: `tokens` has all). If
     that draw has no result (-1, or the step failed), any token will do: the row's result is
     dropped.
@@ -67,6 +68,7 @@ class StepNumbers:
     seq_starts_host: Sequence[int]
     kv_lens_host: Sequence[int]
     takes: Ints | None = None
+    segments: Ints | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ class Batch:
     rope_lens: int64 [B], the length for length-dependent rope scaling (never the chunk's:
     engine/rope_length.py); sample_rows: int64 [S], the rows whose logits are needed.
     `seq_starts_host` and `kv_lens_host` are the same numbers on the host, for launch shapes.
-    embeds: (rows int64 [E], values [E, dim]) that replace the rows' embeddings.
+    embeds: (rows int64 [E], values [E, dim]) that replace the rows' embeddings. segments: int64
+    [N], which of an encoder's two texts each row belongs to; None: all to the first.
 
     A batch may come again with other numbers in its arrays and lists, never with other arrays, so
     code that has checked the arrays once may recognize the batch by its identity.
@@ -146,6 +149,7 @@ class Batch:
     seq_starts_host: Sequence[int]
     kv_lens_host: Sequence[int]
     embeds: tuple[Array, Array] | None = None
+    segments: Array | None = None
 
     @classmethod
     def make(
@@ -177,4 +181,5 @@ class Batch:
             state=tuple(state),
             seq_starts_host=numbers.seq_starts_host,
             kv_lens_host=numbers.kv_lens_host,
+            segments=None if numbers.segments is None else put(numbers.segments),
         )

@@ -89,9 +89,7 @@ def _refuse_unread(http: HttpRequest, operation: Operation) -> None:
     headers that ask for what this route does not do."""
     message = "is in the query, which no route reads; parameters belong in the JSON body"
     faults = [FieldError(n[:64], "absent", message) for n in dict.fromkeys(http.query_params)]
-    meant = without_effect(
-        http.headers, http.method, read=operation.headers, work=operation.params is not None
-    )
+    meant = without_effect(http.headers, http.method, read=operation.headers, work=operation.works)
     faults += [FieldError(n, "absent", f"is a header without effect here; {i}") for n, i in meant]
     if faults and http.scope[WORKER].settings.lenient and len(faults) <= MOST_FAULTS:
         http.scope[UNREAD] = [fault.field for fault in faults]

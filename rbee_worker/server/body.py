@@ -22,15 +22,18 @@ from rbee_worker.errors import MOST_FAULTS, FieldError, InvalidRequest
 from rbee_worker.params import MOST_GUESSES, nearest
 from rbee_worker.server.auth import too_large
 from rbee_worker.server.json_shape import Shape, repeated
-from rbee_worker.server.openai.schemas import NESTED
+from rbee_worker.server.openai.schemas import NESTED as OPENAI_NESTED
 from rbee_worker.server.problems import Refusal
 from rbee_worker.server.schemas import BY_ROLE, ECHOED, Message
+from rbee_worker.server.vector_schemas import NESTED as VECTOR_NESTED
 
 if TYPE_CHECKING:
     from rbee_worker.server.worker import Worker
 
 SMALL = 1 << 16  # bytes; a smaller body is decoded without a look at its shape
 BODY_S = 60.0  # seconds within which a body must be complete
+
+_NESTED = OPENAI_NESTED | VECTOR_NESTED
 
 E = TypeVar("E", bound=msgspec.Struct)
 
@@ -157,7 +160,7 @@ def _fault(name: str, error: msgspec.ValidationError) -> FieldError:
         return FieldError(field, "one of the allowed", "is not one of the allowed values")
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text, re.DOTALL)
     if unknown is not None:
-        known = [f for kind in NESTED.get(name, ()) for f in kind.__struct_fields__]
+        known = [f for kind in _NESTED.get(name, ()) for f in kind.__struct_fields__]
         hint = nearest(unknown[1], known)
         return FieldError(f"{field}.{unknown[1][:64]}", "a known field", f"is not known here{hint}")
     return FieldError(field, "type", (text[:1].lower() + text[1:])[:200])

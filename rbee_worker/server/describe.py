@@ -16,7 +16,8 @@ from rbee_worker.params import describe as describe_parameters
 from rbee_worker.server.health import Memory, worker_info, worker_of
 from rbee_worker.server.problems import json_response
 from rbee_worker.server.worker import Worker
-from rbee_worker.types import EosToken, ModelInfo
+from rbee_worker.session.vectors import longest
+from rbee_worker.types import EosToken, ModelInfo, Purpose
 
 PROMISE = (
     "The same request with the same seed gives the same tokens: alone, in any batch, with or "
@@ -69,6 +70,11 @@ class Info(Struct, frozen=True, kw_only=True, omit_defaults=True):
     context: int | None = None
     vocab_size: int | None = None
     n_parameters: int | None = None
+    purpose: Purpose | None = None  # what the model is for, and how it makes vectors
+    dimensions: int | None = None  # numbers of a vector
+    longest_text: int | None = None  # tokens of a text that becomes a vector
+    prompts: dict[str, str] = {}  # what may be put before such a text, by name
+    default_prompt: str = ""
     memory: Memory | None = None
     chat_template: bool | None = None
     tool_format: str | None = None  # how the model writes tool calls; absent: it takes no tools
@@ -88,6 +94,9 @@ async def info(http: HttpRequest) -> Response:
         extra = _model(loaded, worker.settings)
         extra["eos"] = tuple(engine.eos)
         extra["chat_template"] = engine.chat is not None
+        extra["prompts"] = dict(engine.sentence.prompts)
+        extra["default_prompt"] = engine.sentence.prompt
+        extra["longest_text"] = longest(engine.sentence, loaded.context)
         rules = engine.rules
         extra["reasons"] = rules.form.reasons
         if rules.takes_tools and rules.form.tools is not None:
@@ -114,6 +123,8 @@ def _model(loaded: ModelInfo, settings: Settings) -> dict[str, Any]:
         "context": loaded.context,
         "vocab_size": loaded.vocab_size,
         "n_parameters": loaded.n_parameters,
+        "purpose": loaded.purpose,
+        "dimensions": loaded.dimensions,
         "memory": Memory(loaded.weight_bytes, loaded.kv_bytes, loaded.kv_tokens),
         "notes": loaded.notes,
         "determinism": Determinism(DETERMINISM.get(loaded.backend, "measured")),

@@ -35,7 +35,15 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "/v1/messages": {"a question": {"messages": _TALK, "max_tokens": 64}},
     "/v1/messages/count_tokens": {"a question": {"messages": _TALK}},
-    "/v1/embeddings": {"a text": {"input": "The bee hums."}},
+    "/v1/embeddings": {
+        "a text": {"input": "The bee hums."},
+        "several": {"input": ["The bee hums.", "The fly too."], "dimensions": 4},
+    },
+    "/v1/score": {"a pair": {"text_1": "What hums?", "text_2": ["A bee.", "A stone."]}},
+    "/v1/rerank": {
+        "two documents": {"query": "What hums?", "documents": ["A stone.", "A bee."], "top_n": 1}
+    },
+    "/v1/classify": {"a text": {"input": "The bee hums."}},
     "/tokenize": {"a text": {"text": "The bee hums."}},
     "/detokenize": {"ids": {"tokens": [1, 2, 3]}},
     "/apply-template": {"a question": {"messages": _TALK}},

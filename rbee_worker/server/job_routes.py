@@ -100,7 +100,7 @@ async def _begin(worker: Worker, body: Body, asked: Asked | None) -> Job:
     """The job that `body` asks for."""
     if body.values.get("operation") == "status" and not body.faults:
         return _status_job(worker, sorted(body.values.keys() - {"operation"}), asked)
-    worker.serving()
+    worker.generating()
     given, params, faults = envelope(body, JobEnvelope)
     if given.operation not in OPERATIONS:
         message = f"is not supported; supported: {', '.join(OPERATIONS)}"
@@ -173,7 +173,7 @@ async def infer(http: HttpRequest) -> Response:
     began = time.perf_counter()
     worker = worker_of(http)
     body = await read_object(http, worker)
-    worker.serving()
+    worker.generating()
     given, params, faults = envelope(body, InferEnvelope)
     check_model(worker, given.model)
     request = ask(worker, body, given, params, faults, new_id("infer"))

@@ -146,7 +146,7 @@ def fan_out_faults(worker: Worker, prompts: int, n: int) -> list[FieldError]:
 
 async def settled(http: HttpRequest, worker: Worker, jobs: Sequence[Job]) -> None:
     """Wait until all jobs have ended. If the client leaves first, cancel them and raise Refusal."""
-    gone = asyncio.create_task(_gone(http))
+    gone = asyncio.create_task(client_gone(http))
     pumps = {job.pump for job in jobs if job.pump is not None}
     try:
         while pumps and not gone.done():
@@ -179,6 +179,7 @@ def ignored(jobs: Sequence[Job]) -> dict[str, str]:
     return {IGNORED: ", ".join(quote(name, safe="") for name in names)} if names else {}
 
 
-async def _gone(http: HttpRequest) -> None:
+async def client_gone(http: HttpRequest) -> None:
+    """Wait until the client has left."""
     while (await http.receive())["type"] != "http.disconnect":
         pass

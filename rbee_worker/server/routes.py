@@ -19,12 +19,14 @@ from rbee_worker.server import (
     health,
     job_routes,
     schemas,
+    scoring,
     text_routes,
+    vector_schemas,
 )
 from rbee_worker.server.anthropic import messages as anthropic
 from rbee_worker.server.anthropic import schemas as anthropic_schemas
 from rbee_worker.server.headers import IDEMPOTENCY, RESUME
-from rbee_worker.server.openai import chat, completions, models
+from rbee_worker.server.openai import chat, completions, embeddings, models
 from rbee_worker.server.openai import schemas as openai_schemas
 
 Endpoint = Callable[[HttpRequest], Awaitable[ASGIApp]]
@@ -54,6 +56,11 @@ class Operation:
     deprecated: bool = False
     headers: tuple[str, ...] = ()
 
+    @property
+    def works(self) -> bool:
+        """Whether the engine computes the answer."""
+        return {*WORK} <= {*self.errors}
+
 
 WORK = (400, 404, 408, 413, 429, 500, 503, 507)  # the statuses of routes that use the engine
 TEXT = (400, 408, 413, 503)
@@ -63,6 +70,7 @@ OPENAI = "openai"
 ANTHROPIC = "anthropic"
 STATE = "state"
 LANGUAGE = "text"
+SCORES = "scores"
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", "/health", health.health, STATE, "The process lives", answer=health.Health),
@@ -250,11 +258,42 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "POST",
         "/v1/embeddings",
-        models.embeddings,
+        embeddings.embeddings,
         OPENAI,
-        "Refused unless the model is an encoder",
-        body=openai_schemas.EmbeddingEnvelope,
-        errors=(404, *TEXT),
+        "Vectors of texts",
+        body=vector_schemas.EmbeddingEnvelope,
+        answer=vector_schemas.EmbeddingList,
+        errors=WORK,
+    ),
+    Operation(
+        "POST",
+        "/v1/score",
+        scoring.score,
+        SCORES,
+        "How well pairs of texts go together",
+        body=vector_schemas.ScoreEnvelope,
+        answer=vector_schemas.ScoreList,
+        errors=WORK,
+    ),
+    Operation(
+        "POST",
+        "/v1/rerank",
+        scoring.rerank,
+        SCORES,
+        "Documents by how well they answer a query",
+        body=vector_schemas.RerankEnvelope,
+        answer=vector_schemas.RankedList,
+        errors=WORK,
+    ),
+    Operation(
+        "POST",
+        "/v1/classify",
+        scoring.classify,
+        SCORES,
+        "Labels of texts",
+        body=vector_schemas.ClassifyEnvelope,
+        answer=vector_schemas.ClassList,
+        errors=WORK,
     ),
     Operation(
         "POST",

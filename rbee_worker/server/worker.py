@@ -22,6 +22,7 @@ from rbee_worker.server.auth import place_of
 from rbee_worker.server.jobs import Asked, Job, Jobs
 from rbee_worker.server.observers import Observers
 from rbee_worker.server.prompts import echo, of_ids
+from rbee_worker.session.vectors import not_generating
 from rbee_worker.types import Error, Event, ModelInfo, Request, Started, Token
 
 if TYPE_CHECKING:
@@ -128,6 +129,15 @@ class Worker:
         if state != "ready" or self.engine is None:
             raise NotReady(state, f"Not ready: {self.reason}.", retry_after_s=RETRY_AFTER_S)
         return self.engine
+
+    def generating(self) -> EngineClient:
+        """The engine, if it takes requests for text now. Raises NotReady, or WrongModel for a model
+        that generates none."""
+        engine = self.serving()
+        assert engine.info is not None
+        if engine.info.purpose.task != "generate":
+            raise not_generating(engine.info)
+        return engine
 
     async def run(self, start: StartEngine) -> None:
         """Load the model and supervise the engine until it fails. Raises WorkerError."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rbee_worker.answer.kinds import Channels, Format, Thinking, Tools, Writes
-from rbee_worker.constraints.grammar import grammar_of, json_rule
+from rbee_worker.constraints.grammar import grammar_of
 from rbee_worker.constraints.schema import check_schema
 from rbee_worker.constraints.unheld import Unheld
 from rbee_worker.errors import FieldError, InvalidRequest
@@ -115,7 +115,12 @@ class _Grammar:
             )
             raise InvalidRequest([FieldError(field, "a JSON schema, regex or choice", message)])
         try:
-            grammar = grammar_of(constraint)
+            if constraint.kind == "json_schema":
+                schema = json.loads(constraint.text)
+                check_schema(schema)
+                grammar = f"start: {_json(schema)}"
+            else:
+                grammar = grammar_of(constraint)
         except Unheld as unheld:
             raise _refusal(field, unheld) from None
         rules = [line for line in grammar.splitlines() if not line.startswith("%llguidance")]
@@ -189,7 +194,7 @@ class _Grammar:
     def _arguments(self, name: str, schema: Mapping[str, Any], writes: Writes) -> str:
         """The arguments of one call; its rules have names that begin with `name`."""
         if not writes.key:
-            self._rules.append(f"{name}: {json_rule(dict(schema))}")
+            self._rules.append(f"{name}: {_json(schema)}")
             return name
         for keyword in schema:
             if keyword not in (*_OF_MEMBERS, *_NOTES):
@@ -219,7 +224,8 @@ class _Grammar:
             return self._up_to(name.upper(), writes.value_end)
         shared = {k: root[k] for k in ("$defs", "definitions") if k in root}
         whole = {**schema, **shared} if isinstance(schema, Mapping) else schema
-        self._rules.append(f"{name}: {json_rule(whole)}")
+        check_schema(whole)
+        self._rules.append(f"{name}: {_json(whole)}")
         return f"{name} {end}"
 
     def _talk(self, tools: Tools, writes: Writes, one: str, more: str) -> None:
@@ -253,6 +259,14 @@ class _Grammar:
         # one terminal with the mark: the longest text that has it only at its end
         self._rules.append(f"{name}: /(?s:.*){end}/ & ~/(?s:.*){end}(?s:.+)/")
         return name
+
+
+def _json(schema: Any) -> str:
+    """The right side of a rule for JSON that follows a schema, which has been checked; how it is
+    held is for `grammar_of`, which sees the whole grammar."""
+    if schema is False:
+        raise Unheld("no value satisfies false", "")
+    return f"%json {json.dumps({} if schema is True else schema)}"
 
 
 def _escaped(text: str) -> str:

@@ -26,15 +26,18 @@ from rbee_worker.process.host import EngineHost, ProcessHost, ThreadHost
 from rbee_worker.session.live_request import CRASH, KILL, LiveRequest
 from rbee_worker.session.live_requests import CancelRule, LiveRequests
 from rbee_worker.session.observer import Observer
-from rbee_worker.session.prepare import Prepared, is_quick, prepare, rules_of
+from rbee_worker.session.prepare import is_quick, prepare, rules_of
+from rbee_worker.session.prepared import Prepared
 from rbee_worker.session.replacing import Replacing
 from rbee_worker.session.startup import Files, bring_back, bring_up
 from rbee_worker.session.text import TextSide
+from rbee_worker.session.vectors import check_purpose
 from rbee_worker.session.watchdog import Watchdog
 from rbee_worker.types import End, EosToken, Error, Event, ModelInfo, Request
 
 if TYPE_CHECKING:
     from rbee_worker.checkpoint import Checkpoint
+    from rbee_worker.checkpoint.sentence import Sentence
     from rbee_worker.process.main import Loader
     from rbee_worker.tokenizer.chat import ChatRenderer
     from rbee_worker.tokenizer.core import Tokenizer
@@ -133,6 +136,11 @@ class EngineClient:
         return self.text.renderer(tools=tools)
 
     @property
+    def sentence(self) -> Sentence:
+        """What the model's files say about making vectors."""
+        return self.text.ckpt.sentence
+
+    @property
     def rules(self) -> Rules:
         """What requests are held to. Raises NotReady before the model is known."""
         text = self.text
@@ -144,8 +152,8 @@ class EngineClient:
     async def generate(self, request: Request) -> AsyncIterator[Event]:
         """Events of one request: Started first, End or Error last.
 
-        Raises NotReady, QueueFull or InvalidRequest before the first event. Closing the iterator
-        early cancels the sequence.
+        Raises NotReady, QueueFull, WrongModel or InvalidRequest before the first event. Closing the
+        iterator early cancels the sequence.
         """
         self._admit(request)
         answer: LiveRequest | None = None
@@ -191,11 +199,14 @@ class EngineClient:
             self._failed(NotReady("draining", "the engine was closed while it was loading."))
 
     def _admit(self, request: Request) -> None:
-        """Before any work is spent on it. Raises NotReady, QueueFull, InvalidRequest."""
+        """Before any work is spent on it. Raises NotReady, QueueFull, WrongModel,
+        InvalidRequest."""
         if self.state != "ready":
             why = f": {self.failure.message}" if self.failure is not None else "."
             message = f"Not ready: the engine is {self.state}{why}"
             raise NotReady(self.state, message, retry_after_s=_RETRY_S)
+        assert self.info is not None
+        check_purpose(request, self.info)
         self._live.reserve(request)
 
     async def _prepare(self, request: Request) -> Prepared:

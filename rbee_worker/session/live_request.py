@@ -15,6 +15,7 @@ import msgspec
 
 from rbee_worker.engine.messages import (
     Finished,
+    Pooled,
     Preempted,
     PromptScores,
     Rescaled,
@@ -24,7 +25,7 @@ from rbee_worker.engine.messages import (
 )
 from rbee_worker.observe import narration
 from rbee_worker.session.event_queue import EventQueue
-from rbee_worker.session.prepare import Prepared
+from rbee_worker.session.prepared import Prepared
 from rbee_worker.session.request_clock import RequestClock
 from rbee_worker.session.sieve import Sieve
 from rbee_worker.session.stop_strings import StopMatcher
@@ -44,6 +45,7 @@ from rbee_worker.types import (
     StopRecord,
     TokenLogprob,
     Usage,
+    Vector,
     merged_calls,
 )
 
@@ -127,6 +129,8 @@ class LiveRequest:
             eos=self._text.eos,
             exempt_ids=resolved.exempt_ids,
             prompt_logprobs=scores and self._scored < len(self.prepared.prompt_ids),
+            pool=self.request.pool,
+            second=self.prepared.second,
             grammar=self.prepared.grammar,
         )
 
@@ -168,6 +172,10 @@ class LiveRequest:
                 self._end_reasoning()
                 return "start over"
         return "go on"
+
+    def pooled(self, m: Pooled) -> None:
+        """Take the vector of a request that wants one."""
+        self.events.add(Vector(data=m.data))
 
     def news(self, m: PromptScores | Scheduled | Preempted | Rescaled) -> None:
         """Take a message about the request other than its tokens."""

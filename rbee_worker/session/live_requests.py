@@ -14,6 +14,7 @@ from typing import Literal
 from rbee_worker.engine.messages import (
     Cancel,
     Finished,
+    Pooled,
     Preempted,
     PromptScores,
     Rescaled,
@@ -24,11 +25,11 @@ from rbee_worker.engine.messages import (
 from rbee_worker.errors import FieldError, InvalidRequest, QueueFull
 from rbee_worker.process.link import Link
 from rbee_worker.session.live_request import BLAMED, CRASH, LiveRequest
-from rbee_worker.session.prepare import Prepared
+from rbee_worker.session.prepared import Prepared
 from rbee_worker.session.text import TextSide
 from rbee_worker.types import Request
 
-OfSequence = Tokens | Finished | Scheduled | Preempted | Rescaled | PromptScores
+OfSequence = Tokens | Finished | Scheduled | Preempted | Rescaled | PromptScores | Pooled
 CancelRule = Literal["CANCELLED", "TIMEOUT", "STOP_SEQUENCE"]
 SUSPECT = 2 * CRASH  # what lost engines count for a request that then runs alone
 
@@ -119,7 +120,10 @@ class LiveRequests:
             live = self.by_seq.get(m.seq)
             if live is None:
                 continue  # its caller has gone
-            if isinstance(m, Tokens):
+            if isinstance(m, Pooled):
+                drawn = True
+                live.pooled(m)
+            elif isinstance(m, Tokens):
                 drawn = True
                 after = live.tokens(m)
                 if after == "stop":

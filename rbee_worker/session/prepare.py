@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,32 +21,19 @@ from rbee_worker.params import (
     shown_tools,
 )
 from rbee_worker.session.answer_grammar import held_answer
-from rbee_worker.session.reading import Reading, reading_of
+from rbee_worker.session.prepared import Prepared
+from rbee_worker.session.reading import reading_of
 from rbee_worker.session.text import TextSide
+from rbee_worker.session.vectors import prepare_vector
 from rbee_worker.tokenizer.continued import Renderer, continued
 from rbee_worker.tokenizer.tool_prompt import in_words
-from rbee_worker.types import Constraint, ModelInfo, Request, Resolved
+from rbee_worker.types import Constraint, ModelInfo, Request
 
 if TYPE_CHECKING:
     from rbee_worker.tokenizer.chat import ChatRenderer
     from rbee_worker.tokenizer.core import Tokenizer
 
 INLINE_IDS = 8192  # a longer list of ids is checked outside the event loop
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A request that can be run. warnings: what its caller should know about it. reading: how its
-    answer is taken apart, None if it is text alone. grammar: what the answer must be
-    (constraints/grammar.py), "" if it may be anything; words: what an engine must know before it
-    gets a grammar."""
-
-    prompt_ids: tuple[int, ...]
-    resolved: Resolved
-    warnings: tuple[str, ...] = ()
-    reading: Reading | None = None
-    grammar: str = ""
-    words: Words | None = None
 
 
 def is_quick(request: Request, text: TextSide) -> bool:
@@ -56,7 +43,9 @@ def is_quick(request: Request, text: TextSide) -> bool:
         return False
     if request.token_ids is not None:
         return len(request.token_ids) <= INLINE_IDS
-    return request.messages is None and text.tokenizer.is_quick(request.prompt or "")
+    return request.messages is None and text.tokenizer.is_quick(
+        (request.prompt or "") + (request.pair or "")
+    )
 
 
 def rules_of(text: TextSide, info: ModelInfo, settings: Settings) -> Rules:
@@ -90,6 +79,8 @@ def rules_of(text: TextSide, info: ModelInfo, settings: Settings) -> Rules:
 def prepare(request: Request, text: TextSide, rules: Rules) -> Prepared:
     """Check, render, tokenize. Raises InvalidRequest with all faults that can be known together:
     first those of `check_request`, then that of the prompt's length."""
+    if request.pool is not None:
+        return prepare_vector(request, text, rules)
     resolved = check_request(request, rules)
     rendering, told = None, list[str]()
     if request.messages is not None:

@@ -66,6 +66,7 @@ class TextSide:
 
 def open_text(ckpt: Checkpoint) -> TextSide:
     """Build the text side of a checkpoint. Raises subclasses of ModelError."""
+    from rbee_worker.models import ENCODERS
     from rbee_worker.session.constraints import Constraints
     from rbee_worker.tokenizer.chat import ChatRenderer
     from rbee_worker.tokenizer.eos import eos_set, template_special_ids
@@ -83,7 +84,7 @@ def open_text(ckpt: Checkpoint) -> TextSide:
             tool_chat = ChatRenderer(
                 tokenizer.tool_template, special_tokens=tokenizer.template_tokens
             )
-    eos = eos_set(ckpt, tokenizer)
+    eos = () if ckpt.arch in ENCODERS else eos_set(ckpt, tokenizer)  # nothing is drawn
     return TextSide(
         ckpt=ckpt,
         tokenizer=tokenizer,

@@ -11,6 +11,7 @@ from rbee_worker.state.specs import (
     CrossKV,
     Fixed,
     StateGroup,
+    StepKV,
     group_bytes_per_block,
     group_bytes_per_slot,
 )
@@ -25,6 +26,7 @@ class StateKind:
         windowed   keys and values of the last `window` tokens only
         latent     keys only; values are a part of them
         cross      keys and values of a source's rows, not of the sequence's tokens
+        step       keys and values of one layer in one step; nothing is kept
         recurrent  the same size at any length
 
     per_token, per_sequence: bytes over all `layers`; formula: of the one that is not 0.
@@ -65,6 +67,8 @@ def _kind(group: StateGroup, heads: int, dtype: str) -> StateKind:
     kind = "plain" if spec.heads == heads else "grouped"
     if isinstance(spec, CrossKV):
         kind, text = "cross", text.replace("a token", "a row of the source")
+    elif isinstance(spec, StepKV):
+        kind, text = "step", text.replace("1 layers", "1 layer at a time")
     elif spec.v_dim == 0:
         kind = "latent"
     if spec.window is not None:

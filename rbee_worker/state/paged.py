@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from rbee_worker.state.blocks import SINK, BlockAllocator
 from rbee_worker.state.group import PoolGroup
 from rbee_worker.state.sequence import SeqState, Table
-from rbee_worker.state.specs import CrossKV, Fixed, PagedKV, StateGroup
+from rbee_worker.state.specs import CrossKV, Fixed, PagedKV, StateGroup, StepKV
 
 
 class PagedGroup(PoolGroup):
@@ -132,9 +132,23 @@ class CrossGroup(PagedGroup):
         """Nothing to publish: no other sequence has this source."""
 
 
+class StepGroup(PagedGroup):
+    """Keys and values of one step. No later step reads them, so no prefix can be reused."""
+
+    def served(self, keys: Sequence[bytes]) -> list[bool]:
+        return []
+
+    def publish(self, seq: SeqState, first: int, keys: Sequence[bytes]) -> None:
+        """Nothing to publish: the next layer has overwritten it."""
+
+
 def paged_group(spec: PagedKV, number: int, block_size: int, n_blocks: int) -> PagedGroup:
     """The group that keeps the books for a declaration."""
-    kind = CrossGroup if isinstance(spec, CrossKV) else PagedGroup
+    kind = PagedGroup
+    if isinstance(spec, CrossKV):
+        kind = CrossGroup
+    elif isinstance(spec, StepKV):
+        kind = StepGroup
     return kind(spec, number, block_size, n_blocks)
 
 

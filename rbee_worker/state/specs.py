@@ -5,6 +5,7 @@ Torch-free: the scheduler and the memory plan read these.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -46,6 +47,19 @@ class CrossKV(PagedKV):
 
     def __post_init__(self) -> None:
         assert self.window is None, "every query reads all of the source"
+
+
+@dataclass(frozen=True)
+class StepKV(PagedKV):
+    """Keys and values that are read only in the step that writes them: an encoder's.
+
+    An encoder's queries see later keys too, so all rows of a sequence are in one step
+    (`Sequence.whole`), and nothing of it is kept. All layers use the same memory, one after
+    another, and the windows of its layers are masks only.
+    """
+
+    def __post_init__(self) -> None:
+        assert self.window is None, "a window saves nothing here"
 
 
 @dataclass(frozen=True)
@@ -93,7 +107,10 @@ class StateBook:
         self._layers: dict[StateSpec, int] = {}
 
     def add(self, spec: StateSpec) -> StateRef:
-        """The location of the next layer that keeps `spec`."""
+        """The location of the next layer that keeps `spec`; layers with a `StepKV` share one."""
+        if isinstance(spec, StepKV):
+            self._layers[spec] = 1
+            return StateRef(list(self._layers).index(spec), 0)
         layer = self._layers.get(spec, 0)
         self._layers[spec] = layer + 1
         return StateRef(list(self._layers).index(spec), layer)
@@ -102,6 +119,11 @@ class StateBook:
     def groups(self) -> tuple[StateGroup, ...]:
         """Groups in order of first use."""
         return tuple(StateGroup(spec, layers) for spec, layers in self._layers.items())
+
+
+def in_one_step(groups: Sequence[StateGroup]) -> bool:
+    """Whether all rows of a sequence must be in one step: see `StepKV`."""
+    return any(isinstance(group.spec, StepKV) for group in groups)
 
 
 def group_bytes_per_block(group: StateGroup, block_size: int, dtype: str) -> int:

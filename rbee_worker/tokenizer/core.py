@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import tokenizers
 
@@ -23,6 +23,28 @@ def is_library_failure(error: BaseException) -> bool:
     """Whether the `tokenizers` library raised `error`: a bare Exception, or a panic of its Rust
     code, which derives from BaseException and would otherwise end an event loop."""
     return type(error) is Exception or type(error).__name__ == "PanicException"
+
+
+class Texts(NamedTuple):
+    """Ids of one text or two. second: the position from which on tokens belong to the second one, 0
+    where the model does not tell them apart; whole: how many ids there are if nothing is cut."""
+
+    ids: list[int]
+    second: int
+    whole: int
+
+
+def _shares(lengths: list[int], room: int) -> list[int]:
+    """How much of one text, or of each of two, is kept in `room`: the longer one is cut first; if
+    both are longer than half, the room is halved, and the odd token is the longer one's."""
+    room = max(room, 0)
+    if len(lengths) == 1:
+        return [min(lengths[0], room)]
+    short = min(lengths)
+    if 2 * short > room:
+        short = room // 2
+    first_is_short = lengths[0] <= lengths[1]
+    return [short, room - short] if first_is_short else [room - short, short]
 
 
 class Backend(Protocol):
@@ -141,14 +163,59 @@ class Tokenizer:
         """
         backend = self._backend if parse_special else self._literal()
         own = add_special and self._affixes is None
+        ids: list[int] = self._encoding(backend, text, own).ids
+        if add_special and self._affixes is not None:
+            before, after = self._affixes
+            ids = [*before, *ids, *after]
+        return ids
+
+    def encode_texts(self, text: str, pair: str | None = None, *, most: int) -> Texts:
+        """Ids of a text, or of two that the model sees together, with the model's own tokens around
+        them. If they have more than `most`, the longer text is cut first, then both.
+
+        Raises as `encode` does.
+        """
+        given = [text] if pair is None else [text, pair]
+        parts = [self._encoding(self._backend, part, False) for part in given]
+        other = parts[1] if pair is not None else None
+        around = self._around(len(parts))
+        whole = around + sum(len(part.ids) for part in parts)
+        shares = _shares([len(part.ids) for part in parts], most - around)
+        if self._affixes is not None:
+            before, after = self._affixes
+            first = [*before, *parts[0].ids[: shares[0]], *after]
+            rest = [*other.ids[: shares[1]], *after] if other is not None else []
+            return Texts([*first, *rest], len(first) if rest else 0, whole)
+        if whole > most:
+            for part, kept in zip(parts, shares, strict=True):
+                part.truncate(kept)
+        made = self._library().post_process(parts[0], other, add_special_tokens=True)
+        kinds = made.type_ids
+        return Texts(made.ids, kinds.index(1) if 1 in kinds else 0, whole)
+
+    def _around(self, texts: int) -> int:
+        """How many tokens the model has around one text, or two."""
+        if self._affixes is None:
+            count: int = self._library().num_special_tokens_to_add(texts > 1)
+            return count
+        before, after = self._affixes
+        return len(before) + texts * len(after)
+
+    def _library(self) -> tokenizers.Tokenizer:
+        """The backend of a tokenizer without `affixes`, which is always the library's."""
+        assert isinstance(self._backend, tokenizers.Tokenizer)
+        return self._backend
+
+    def _encoding(self, backend: Backend, text: str, own: bool) -> Any:
+        """The encoding of `text`. own: with the post-processor's special tokens."""
         try:
             self._growth.check(text)
             if self.is_quick(text):
-                ids: list[int] = backend.encode(text, add_special_tokens=own).ids
-            else:  # in a batch call, the library lets Python's other threads run
-                call = partial(backend.encode_batch_fast, [text], add_special_tokens=own)
-                panics = self._slow or len(text) > PANICKING_CHARS
-                ids = (unheard(call) if panics else call())[0].ids
+                return backend.encode(text, add_special_tokens=own)
+            # in a batch call, the library lets Python's other threads run
+            call = partial(backend.encode_batch_fast, [text], add_special_tokens=own)
+            panics = self._slow or len(text) > PANICKING_CHARS
+            return (unheard(call) if panics else call())[0]
         except (UnicodeEncodeError, TypeError) as e:
             raise InvalidRequest(
                 [FieldError("prompt", "unicode", "text has a lone surrogate, not Unicode text")]
@@ -157,10 +224,6 @@ class Tokenizer:
             if not is_library_failure(e):
                 raise
             raise InferenceFailed("the model's tokenizer fails on this text") from e
-        if add_special and self._affixes is not None:
-            before, after = self._affixes
-            ids = [*before, *ids, *after]
-        return ids
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
         """Text of `ids`. Ids without a token give no text; broken UTF-8 gives U+FFFD."""
@@ -201,8 +264,9 @@ class Tokenizer:
 
     def joined_bytes(self, token_id: int) -> bytes:
         """`token_bytes` after another token: with the joiner, if the decoder has one."""
-        data = self.token_bytes(token_id)
-        return self.decoding.joiner + data if self.decoding.joiner and self.has(token_id) else data
+        if self.decoding.joiner and self.has(token_id):
+            return self.decoding.joined(self._spelling(token_id))
+        return self.token_bytes(token_id)
 
     def opening_bytes(self, token_id: int) -> bytes | None:
         """The bytes of the token at the start of a text; None for an id without a token."""

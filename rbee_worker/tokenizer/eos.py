@@ -8,7 +8,7 @@ from typing import Any
 
 from rbee_worker.errors import CheckpointError
 from rbee_worker.tokenizer.core import Tokenizer
-from rbee_worker.tokenizer.gguf import NO_ID
+from rbee_worker.tokenizer.gguf_keys import NO_ID
 from rbee_worker.tokenizer.source import TokenizerSource
 from rbee_worker.tokenizer.turns import END_OF_TURN, NOT_AMONG
 from rbee_worker.types import EosToken

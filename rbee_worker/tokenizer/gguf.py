@@ -7,12 +7,14 @@ where a file is silent. What this module assumes by itself it says in `warnings`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import replace
 
 from tokenizers import Tokenizer as Backend
 
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 from rbee_worker.tokenizer.core import Tokenizer
+from rbee_worker.tokenizer.gguf_encoders import bert, of_roberta
+from rbee_worker.tokenizer.gguf_keys import AGAIN, KEY, Metadata, column, token_id
 from rbee_worker.tokenizer.pieces import META, Decoding
 from rbee_worker.tokenizer.pretokenizers import (
     ALIASES,
@@ -32,13 +34,11 @@ from rbee_worker.tokenizer.vocabulary import (
     unigram,
     usable_merges,
 )
+from rbee_worker.tokenizer.wordpiece import marked
 from rbee_worker.tokenizer.world import TEMPLATE, unescaped, world_tokenizer
 
-Metadata = Mapping[str, Any]
 _WORLD = "rwkv"
-_KEY = "tokenizer.ggml."
 _TEMPLATE = "tokenizer.chat_template"
-_AGAIN = "convert or download the model again"
 
 # Special tokens after which published Phi-3 tokenizers drop blanks (tokenizer.json: rstrip);
 # GGUF has no key for it. general.architecture -> tokens that do not.
@@ -53,8 +53,8 @@ def tokenizer_from_gguf(meta: Metadata) -> Tokenizer:
     Raises CheckpointError for a file without one or with a damaged one, UnsupportedModel for a
     kind of tokenizer this worker does not have.
     """
-    kind = meta.get(_KEY + "model")
-    if not isinstance(kind, str) or _KEY + "tokens" not in meta:
+    kind = meta.get(KEY + "model")
+    if not isinstance(kind, str) or KEY + "tokens" not in meta:
         raise CheckpointError(
             "the GGUF file has no tokenizer (tokenizer.ggml.model and .tokens)",
             fix="use a GGUF that was converted with its vocabulary",
@@ -72,10 +72,13 @@ def tokenizer_from_gguf(meta: Metadata) -> Tokenizer:
     if twins := len(vocab.pieces) - len(vocab.index):
         warnings.append(f"{twins} tokens of the GGUF file are spelled like others: never encoded")
     backend, decoding, adds = build(meta, vocab, warnings)
+    if adds is not None and meta.get("general.architecture") == "bert":
+        of_roberta(meta, vocab, backend)
+        adds = None
     size = len(vocab.pieces)
     ids = {
-        "bos": _token_id(meta, "bos_token_id", _BOS.get(kind), size, warnings),
-        "eos": _token_id(meta, "eos_token_id", _EOS.get(kind), size),
+        "bos": token_id(meta, "bos_token_id", _BOS.get(kind), size, warnings),
+        "eos": token_id(meta, "eos_token_id", _EOS.get(kind), size),
     }
     return Tokenizer(
         backend,
@@ -84,7 +87,7 @@ def tokenizer_from_gguf(meta: Metadata) -> Tokenizer:
         special_ids=vocab.special_ids,
         bos_id=ids["bos"],
         eos_id=ids["eos"],
-        affixes=_affixes(meta, ids, adds, warnings),
+        affixes=None if adds is None else _affixes(meta, ids, adds, warnings),
         chat_templates=_templates(meta),
         template_tokens=_template_tokens(meta, ids, vocab),
         warnings=tuple(warnings),
@@ -96,7 +99,7 @@ def _world(meta: Metadata) -> Tokenizer:
     vocab, warnings = _vocabulary(meta), []  # type: tuple[Vocabulary, list[str]]
     size, plain = len(vocab.pieces), vocab.of_type(PieceType.NORMAL)
     ids = {
-        name: _token_id(meta, f"{name}_token_id", None, size, warnings) for name in ("bos", "eos")
+        name: token_id(meta, f"{name}_token_id", None, size, warnings) for name in ("bos", "eos")
     }
     templates = _templates(meta)
     return world_tokenizer(
@@ -104,14 +107,15 @@ def _world(meta: Metadata) -> Tokenizer:
         {i: vocab.pieces[i] for i in vocab.special_ids},
         bos=ids["bos"],
         eos=ids["eos"],
-        opens=bool(meta.get(f"{_KEY}add_bos_token", False)),
+        opens=bool(meta.get(f"{KEY}add_bos_token", False)),
         templates={k: TEMPLATE if t == "rwkv-world" else t for k, t in templates.items()},
         unread={},
         warnings=warnings,
     )
 
 
-_Built = tuple[Backend, Decoding, tuple[bool, bool]]  # .., (adds bos, adds eos) by default
+# .., (adds bos, adds eos) by default; None: the backend itself puts tokens around texts
+_Built = tuple[Backend, Decoding, tuple[bool, bool] | None]
 
 
 def _byte_level(meta: Metadata, vocab: Vocabulary, warnings: list[str]) -> _Built:
@@ -119,7 +123,7 @@ def _byte_level(meta: Metadata, vocab: Vocabulary, warnings: list[str]) -> _Buil
     if merges is None:
         raise CheckpointError(
             "the GGUF file's byte-level tokenizer has no merges (tokenizer.ggml.merges)",
-            fix=_AGAIN,
+            fix=AGAIN,
         )
     pre = _pre_tokenizer(meta, vocab, warnings)
     return *byte_level(vocab, merges, pre), (pre.add_bos, False)
@@ -145,7 +149,7 @@ def _unigram(meta: Metadata, vocab: Vocabulary, warnings: list[str]) -> _Built:
     if not vocab.scores:
         raise CheckpointError(
             "the GGUF file's unigram tokenizer has no scores (tokenizer.ggml.scores)",
-            fix=_AGAIN,
+            fix=AGAIN,
         )
     return *unigram(vocab, _blanks(meta, prefix=True)), (False, True)
 
@@ -153,7 +157,7 @@ def _unigram(meta: Metadata, vocab: Vocabulary, warnings: list[str]) -> _Built:
 def _merges(meta: Metadata, vocab: Vocabulary, warnings: list[str]) -> Merges | None:
     """The file's merges, None where it has none. Some that make no token are left out, as llama.cpp
     does no more with them than fall back to bytes."""
-    listed = _column(meta, "merges", str)
+    listed = column(meta, "merges", str)
     if not listed:
         return None
     merges, unusable = usable_merges(listed, vocab)
@@ -170,8 +174,8 @@ _KINDS: dict[str, Callable[[Metadata, Vocabulary, list[str]], _Built]] = {
     "llama": _sentencepiece,
     "gemma4": _gemma4,
     "t5": _unigram,
+    "bert": bert,
 }
-NO_ID = (-1, 0xFFFF_FFFF)  # how files say that there is no such token
 _BOS = {"llama": 1}
 _EOS = {"llama": 2, "t5": 1}
 _UNK = {"llama": 0, "t5": 2}
@@ -186,20 +190,20 @@ _OTHERS = {
 
 
 def _vocabulary(meta: Metadata) -> Vocabulary:
-    pieces: list[str] = _column(meta, "tokens", str)
+    pieces: list[str] = column(meta, "tokens", str)
     if not pieces:
-        raise CheckpointError("the GGUF file's tokenizer has no tokens", fix=_AGAIN)
-    types: list[int] = list(_column(meta, "token_type", int))
-    scores: list[float] = [float(score) for score in _column(meta, "scores", float, int)]
-    for name, column in (("token_type", types), ("scores", scores)):
-        if column and len(column) != len(pieces):
+        raise CheckpointError("the GGUF file's tokenizer has no tokens", fix=AGAIN)
+    types: list[int] = list(column(meta, "token_type", int))
+    scores: list[float] = [float(score) for score in column(meta, "scores", float, int)]
+    for name, values in (("token_type", types), ("scores", scores)):
+        if values and len(values) != len(pieces):
             raise CheckpointError(
-                f"the GGUF file has {len(pieces)} tokens but {len(column)} entries in {_KEY}{name}",
-                fix=_AGAIN,
+                f"the GGUF file has {len(pieces)} tokens but {len(values)} entries in {KEY}{name}",
+                fix=AGAIN,
             )
     types = types or _types_by_keys(meta, len(pieces))
-    if meta[_KEY + "model"] in _UNK and PieceType.UNKNOWN not in types:
-        unknown = _token_id(meta, "unknown_token_id", _UNK[meta[_KEY + "model"]], len(pieces))
+    if meta[KEY + "model"] in _UNK and PieceType.UNKNOWN not in types:
+        unknown = token_id(meta, "unknown_token_id", _UNK[meta[KEY + "model"]], len(pieces))
         types[unknown or 0] = PieceType.UNKNOWN
     # Older converters wrote end-of-turn tokens as user-defined (Gemma's <end_of_turn>).
     for i, kind in enumerate(types):
@@ -207,14 +211,15 @@ def _vocabulary(meta: Metadata) -> Vocabulary:
             types[i] = PieceType.CONTROL
     keep = _KEEP_BLANKS.get(str(meta.get("general.architecture")))
     rstrip: frozenset[str] = frozenset()
-    if keep is not None and meta[_KEY + "model"] == "llama":
+    if keep is not None and meta[KEY + "model"] == "llama":
         rstrip = frozenset(p for p, t in zip(pieces, types, strict=True) if t == PieceType.CONTROL)
         rstrip -= keep
-    if meta[_KEY + "model"] == "llama":
+    if meta[KEY + "model"] == "llama":
         pieces = [_respelled(p, t) for p, t in zip(pieces, types, strict=True)]
-    if not scores and meta[_KEY + "model"] == "llama":
+    if not scores and meta[KEY + "model"] == "llama":
         scores = [-float(i) for i in range(len(pieces))]
-    return Vocabulary(pieces, types, scores, rstrip)
+    vocab = Vocabulary(pieces, types, scores, rstrip)
+    return replace(vocab, pieces=marked(vocab)) if meta[KEY + "model"] == "bert" else vocab
 
 
 def _respelled(piece: str, kind: int) -> str:
@@ -223,26 +228,18 @@ def _respelled(piece: str, kind: int) -> str:
     return META * len(piece) if blank else piece
 
 
-def _column(meta: Metadata, name: str, *kinds: type) -> list[Any]:
-    """One array of the metadata, [] where there is none; every item is of one of `kinds`."""
-    value = meta.get(_KEY + name, [])
-    if not isinstance(value, list) or not all(type(v) in kinds for v in value):
-        raise CheckpointError(f"{_KEY}{name} is not an array of {kinds[0].__name__}", fix=_AGAIN)
-    return value
-
-
 def _types_by_keys(meta: Metadata, size: int) -> list[int]:
     """Where a file has no token types, the ids its keys name are the special ones."""
     types = [int(PieceType.NORMAL)] * size
     for key, value in meta.items():
-        named = key.startswith(_KEY) and key.endswith("_token_id")
+        named = key.startswith(KEY) and key.endswith("_token_id")
         if named and isinstance(value, int) and 0 <= value < size:
             types[value] = int(PieceType.CONTROL)
     return types
 
 
 def _pre_tokenizer(meta: Metadata, vocab: Vocabulary, warnings: list[str]) -> Pre:
-    name = meta.get(_KEY + "pre")
+    name = meta.get(KEY + "pre")
     row = PRE_TOKENIZERS.get(ALIASES.get(str(name), str(name)))
     if row is not None:
         return row
@@ -266,34 +263,12 @@ def _pre_tokenizer(meta: Metadata, vocab: Vocabulary, warnings: list[str]) -> Pr
 
 
 def _blanks(meta: Metadata, *, prefix: bool) -> Whitespace:
-    charsmap = _column(meta, "precompiled_charsmap", int)
+    charsmap = column(meta, "precompiled_charsmap", int)
     return Whitespace(
-        prefix=bool(meta.get(_KEY + "add_space_prefix", prefix)),
-        collapse=bool(meta.get(_KEY + "remove_extra_whitespaces", False)),
+        prefix=bool(meta.get(KEY + "add_space_prefix", prefix)),
+        collapse=bool(meta.get(KEY + "remove_extra_whitespaces", False)),
         charsmap=bytes(b & 0xFF for b in charsmap),
     )
-
-
-def _token_id(
-    meta: Metadata,
-    name: str,
-    default: int | None,
-    size: int,
-    warnings: list[str] | None = None,
-) -> int | None:
-    """The id that a key gives, else `default`. warnings: hear of one that is no token, which then
-    counts as not given, as in llama.cpp; without, it is refused."""
-    value = meta.get(_KEY + name)
-    usual = default if default is not None and default < size else None
-    if value is None or value in NO_ID:
-        return usual
-    if type(value) is int and 0 <= value < size:
-        return value
-    said = f"{_KEY}{name} is {str(value)[:20]}, outside the vocabulary of {size} tokens"
-    if warnings is None or type(value) is not int:
-        raise CheckpointError(said, fix=_AGAIN)
-    warnings.append(f"{said}: {'none' if usual is None else usual} is used")
-    return usual
 
 
 def _affixes(
@@ -301,11 +276,11 @@ def _affixes(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     found: list[tuple[int, ...]] = []
     for name, default in zip(("bos", "eos"), adds, strict=True):
-        said = meta.get(f"{_KEY}add_{name}_token")
+        said = meta.get(f"{KEY}add_{name}_token")
         token = ids[name]
         if said and token is None:
             warnings.append(
-                f"the GGUF file sets {_KEY}add_{name}_token but no {name}_token_id: none is added"
+                f"the GGUF file sets {KEY}add_{name}_token but no {name}_token_id: none is added"
             )
         wanted = bool(default if said is None else said)
         found.append((token,) if wanted and token is not None else ())
@@ -318,7 +293,7 @@ def _template_tokens(
     """Texts of the tokens that a template knows by name, as far as the file has ids for them."""
     found = {f"{name}_token": i for name, i in ids.items()}
     for name, key in _OTHERS.items():
-        found[name] = meta.get(f"{_KEY}{key}_token_id")
+        found[name] = meta.get(f"{KEY}{key}_token_id")
     size = len(vocab.pieces)
     return {name: vocab.pieces[i] for name, i in found.items() if type(i) is int and 0 <= i < size}
 

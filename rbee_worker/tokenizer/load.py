@@ -23,13 +23,14 @@ from rbee_worker.tokenizer.source import TokenizerSource
 from rbee_worker.tokenizer.spm import read_sentencepiece
 from rbee_worker.tokenizer.templates import read_templates
 from rbee_worker.tokenizer.vocabulary import split_as
-from rbee_worker.tokenizer.words import read_words
+from rbee_worker.tokenizer.wordpiece import around, wordpiece
+from rbee_worker.tokenizer.words import Words, read_words
 from rbee_worker.tokenizer.world import CLASSES as WORLD_CLASSES
 from rbee_worker.tokenizer.world import END as END_OF_TEXT
 from rbee_worker.tokenizer.world import by_bytes, read_vocabulary, world_tokenizer
 
 _RWKV = ("rwkv5", "rwkv6", "rwkv7")
-_JSON, _VOCAB, _MERGES = "tokenizer.json", "vocab.json", "merges.txt"
+_JSON, _VOCAB, _MERGES, _WORDS = "tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"
 
 
 def load_tokenizer(ckpt: TokenizerSource) -> Tokenizer:
@@ -50,9 +51,11 @@ def load_tokenizer(ckpt: TokenizerSource) -> Tokenizer:
         made, used = _from_sentencepiece(ckpt, ckpt.files[model]), (model,)
     elif _VOCAB in ckpt.files and _MERGES in ckpt.files:
         made, used = _from_vocab_and_merges(ckpt), (_VOCAB, _MERGES)
+    elif _WORDS in ckpt.files:
+        made, used = _from_words(ckpt), (_WORDS,)
     else:
         raise _none(ckpt)
-    vocabularies = (_JSON, *SENTENCEPIECE, _VOCAB, _MERGES, WORLD)
+    vocabularies = (_JSON, *SENTENCEPIECE, _VOCAB, _MERGES, WORLD, _WORDS)
     for name in (*vocabularies, *UNREAD):
         if name in ckpt.files and name not in used:
             made.unread[name] = f"{used[0]} has the vocabulary"
@@ -97,7 +100,7 @@ def _none(ckpt: TokenizerSource) -> CheckpointError:
     others = [f"{name} is {what}" for name, what in UNREAD.items() if name in ckpt.files]
     if _VOCAB in ckpt.files or _MERGES in ckpt.files:
         others.append(f"{_VOCAB} and {_MERGES} make a vocabulary only together")
-    looked = f"looked for {', '.join((_JSON, *SENTENCEPIECE, _VOCAB))}"
+    looked = f"looked for {', '.join((_JSON, *SENTENCEPIECE, _VOCAB, _WORDS))}"
     return CheckpointError(
         f"{ckpt.ref}: no tokenizer found ({'; '.join(others) or looked}).",
         fix="copy tokenizer.json from the model's page next to config.json",
@@ -186,3 +189,49 @@ def _from_vocab_and_merges(ckpt: TokenizerSource) -> Tokenizer:
     return assembly.finish(
         decoding, bos=ids["bos"], eos=ids["eos"], affixes=(affixes[0], affixes[1])
     )
+
+
+def _from_words(ckpt: TokenizerSource) -> Tokenizer:
+    """BERT's tokenizer from vocab.txt, one piece a line, with the defaults of transformers'
+    class."""
+    path = ckpt.files[_WORDS]
+    pieces = [line.rstrip("\r") for line in read_text(path, MAX_FILE_BYTES).split("\n")]
+    if pieces and not pieces[-1]:
+        pieces.pop()
+    check_tokenizer({"model": {"vocab": {piece: i for i, piece in enumerate(pieces)}}})
+    words = read_words(ckpt.tokenizer_config, ckpt.files)
+    names = {name: _name(words, name) for name in _BERT_NAMES}
+    ids = {name: pieces.index(text) for name, text in names.items() if text in pieces}
+    if not {"unk_token", "cls_token", "sep_token"} <= ids.keys():
+        lacks = ", ".join(sorted(names[n] for n in names.keys() - ids.keys()))
+        raise CheckpointError(f"{path}: lacks the tokens {lacks}.", fix="download it again")
+    accents = words.config.get("strip_accents")
+    backend, decoding = wordpiece(
+        pieces,
+        sorted(ids.values()),
+        unknown=names["unk_token"],
+        lower=words.config.get("do_lower_case") is not False,
+        accents=accents if isinstance(accents, bool) else None,
+        chinese=words.config.get("tokenize_chinese_chars") is not False,
+    )
+    around(
+        backend,
+        (names["cls_token"], ids["cls_token"]),
+        (names["sep_token"], ids["sep_token"]),
+    )
+    return _assembly(ckpt, backend).finish(decoding)
+
+
+# BERT's names of tokens -> their texts where no file says otherwise.
+_BERT_NAMES = {
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
+
+
+def _name(words: Words, name: str) -> str:
+    found = words.named.get(name)
+    return _BERT_NAMES[name] if found is None else found.content

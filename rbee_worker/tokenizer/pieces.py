@@ -21,6 +21,17 @@ REPLACEMENT = "\ufffd"
 _ORDER = {"Replace": 0, "Metaspace": 0, "ByteLevel": 0, "ByteFallback": 1, "Fuse": 2, "Strip": 3}
 
 
+# What WordPiece's decoder puts in place of what, in this order.
+_TIDY = (
+    *((b" " + mark, mark) for mark in (b".", b"?", b"!", b",")),
+    (b" ' ", b"'"),
+    (b" n't", b"n't"),
+    (b" 'm", b"'m"),
+    (b" do not", b" don't"),
+    *((b" '" + end, b"'" + end) for end in (b"s", b"ve", b"re")),
+)
+
+
 def byte_alphabet() -> dict[str, int]:
     """GPT-2's printable stand-ins: character -> byte. Visible Latin-1 characters stand for
     themselves; the other 68 bytes, in order, have the characters from U+0100 on."""
@@ -42,6 +53,8 @@ class Decoding:
     strip_left: int = 0  # spaces to drop from the start of the text
     first_drops_meta: bool = False  # the first token loses its ▁
     joiner: bytes = b""  # between tokens
+    continues: str = ""  # a piece that starts so has no joiner before it, and stands for the rest
+    tidy: bool = False  # no space before punctuation and English endings
 
     def token_bytes(self, piece: str, *, first: bool = False) -> bytes:
         """The bytes of one piece; first: whether it opens the sequence."""
@@ -54,7 +67,20 @@ class Decoding:
             return bytes((int(m[1], 16),))
         if self.meta_is_space:
             piece = piece.replace(META, "" if first and self.first_drops_meta else " ")
-        return piece.encode()
+        if self.continues and not first:
+            piece = piece.removeprefix(self.continues)
+        return self._tidied(piece.encode()) if first else piece.encode()
+
+    def joined(self, piece: str) -> bytes:
+        """The bytes of a piece after another one."""
+        if self.continues and piece.startswith(self.continues):
+            return self.token_bytes(piece)
+        return self._tidied(self.joiner + self.token_bytes(piece))
+
+    def _tidied(self, data: bytes) -> bytes:
+        for untidy, tidy in _TIDY if self.tidy else ():
+            data = data.replace(untidy, tidy)
+        return data
 
 
 def decoding_of(decoder: dict[str, Any] | None) -> Decoding:
@@ -64,6 +90,9 @@ def decoding_of(decoder: dict[str, Any] | None) -> Decoding:
     """
     if decoder is None:
         return Decoding(joiner=b" ")
+    if decoder["type"] == "WordPiece":
+        tidy = decoder.get("cleanup", True) is True
+        return Decoding(joiner=b" ", continues=str(decoder.get("prefix", "##")), tidy=tidy)
     steps = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
     found: dict[str, Any] = {}
     last = -1

@@ -21,7 +21,7 @@ from rbee_worker.checkpoint.formats import TensorSource
 from rbee_worker.checkpoint.names import DIALECTS
 from rbee_worker.checkpoint.reading import read_json
 from rbee_worker.errors import UnsupportedModel
-from rbee_worker.models import ARCHITECTURES, given_keys
+from rbee_worker.models import ENCODERS, architecture, given_keys
 from rbee_worker.ops.reference.dequant import dequantize
 from rbee_worker.verify.corrected import CORRECTIONS
 from rbee_worker.verify.families import GATHERED
@@ -87,7 +87,7 @@ def hf_config(ckpt: Checkpoint) -> PretrainedConfig:
     from transformers import CONFIG_MAPPING
 
     kind = CONFIG_MAPPING[ckpt.arch]
-    given = given_keys(ckpt, ARCHITECTURES[ckpt.arch].config)
+    given = given_keys(ckpt, architecture(ckpt.arch, where=str(ckpt.path)).config)
     fields = {f.name: f.type for f in dataclasses.fields(kind)}
     dialect = DIALECTS.get(ckpt.arch)
     for theirs, ours in (dialect.keys if dialect else {}).items():
@@ -117,7 +117,7 @@ def _nothing(ckpt: Checkpoint) -> dict[str, Any]:
 
 
 def hf_trace(model: PreTrainedModel, tokens: Sequence[int]) -> Trace:
-    """HF's computation of `tokens`, in one forward pass."""
+    """HF's computation of `tokens`, in one forward pass. An encoder's rows stand for logits."""
     layers = _layers(model)
     states: list[Tensor] = []
 
@@ -132,7 +132,11 @@ def hf_trace(model: PreTrainedModel, tokens: Sequence[int]) -> Trace:
     hooks += [layer.register_forward_hook(after) for layer in layers]
     try:
         with _quiet(), torch.inference_mode():
-            logits = model(torch.tensor([list(tokens)]), use_cache=False).logits[0]
+            ids = torch.tensor([list(tokens)])
+            if model.config.model_type in ENCODERS:
+                logits = model(ids).last_hidden_state[0]
+            else:
+                logits = model(ids, use_cache=False).logits[0]
     finally:
         for hook in hooks:
             hook.remove()
@@ -160,12 +164,11 @@ def own_models() -> Sequence[tuple[type[PretrainedConfig], type[PreTrainedModel]
 
 
 def _class(ckpt: Checkpoint) -> Any:
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
 
     own_models()
-    if ckpt.arch not in CONFIG_MAPPING or CONFIG_MAPPING[ckpt.arch] not in (
-        known := MODEL_FOR_CAUSAL_LM_MAPPING
-    ):
+    known = MODEL_MAPPING if ckpt.arch in ENCODERS else MODEL_FOR_CAUSAL_LM_MAPPING
+    if ckpt.arch not in CONFIG_MAPPING or CONFIG_MAPPING[ckpt.arch] not in known:
         raise UnsupportedModel(
             f"{ckpt.path}: transformers has no model of type {ckpt.arch!r} to compare with.",
             fix="install a newer transformers.",
@@ -188,7 +191,7 @@ def _wanted(kind: Any, config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
 
 def _check(ckpt: Checkpoint, said: Mapping[str, Any]) -> None:
     """Refuse a missing tensor: HF would fill it with random numbers."""
-    ignored = re.compile(r"rotary_emb\.inv_freq|masked_bias|\.attn\.bias$")
+    ignored = re.compile(r"rotary_emb\.inv_freq|masked_bias|\.attn\.bias$|^pooler\.")
     missing = [n for n in said.get("missing_keys", ()) if not ignored.search(n)]
     bad = [*missing, *(str(x) for x in said.get("mismatched_keys", ()))]
     if bad:

@@ -284,9 +284,21 @@ FAMILIES: tuple[Family, ...] = (
         gguf="qwen3next",
     ),
     Family(
+        "BERT (MiniLM, BGE, E5, GTE)",
+        ("bert",),
+        "encoder: vectors, classes; learned positions, two texts told apart, norm after each half",
+        gguf="bert",
+    ),
+    Family(
+        "RoBERTa, XLM-RoBERTa, CamemBERT",
+        ("roberta", "xlm-roberta", "camembert"),
+        "encoder: vectors, classes; BERT's block, positions begin after the padding's id",
+        gguf="bert",
+    ),
+    Family(
         "ModernBERT",
         ("modernbert",),
-        "not generative: embeddings/rerank/fill-mask; alternating local 128, GeGLU, dual θ",
+        "encoder: vectors, classes; alternating local 128, GeGLU, dual θ, no norm in layer 0",
         rotary="halves",
         gguf="modern-bert",
     ),

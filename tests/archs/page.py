@@ -14,10 +14,11 @@ from functools import cache
 from pathlib import Path
 
 from rbee_worker.checkpoint.names import DIALECTS, GGUF_ARCHITECTURES
-from rbee_worker.models import ARCHITECTURES
+from rbee_worker.models import ARCHITECTURES, ENCODERS
 from rbee_worker.verify.oracle import own_models
 from tests.archs import ARCHS, Arch
 from tests.archs.families import FAMILIES, Family
+from tests.encoders import ROWS
 from tests.published import PUBLISHED
 
 PAGE = Path(__file__).parents[2] / "docs/architectures.md"
@@ -33,8 +34,9 @@ edited.
 
 What each family is, and whether it works here. `works` means that rows of
 [tests/archs](../tests/archs) hold it to transformers' logits in float32, from safetensors and
-from GGUF; `planned` means that loading one is refused with exit code 3 and a message that names
-the supported ones. [adding-a-model.md](adding-a-model.md) says how one is added.
+from GGUF (encoders: [below](#encoders)); `planned` means that loading one is refused with exit
+code 3 and a message that names the supported ones. [adding-a-model.md](adding-a-model.md) says how
+one is added.
 
 Columns: the Hugging Face `model_type`; `general.architecture` of GGUF files and how rotary pairs
 lie in them (`pairs`: neighbours, q and k permuted by the converter for the llama family;
@@ -43,6 +45,20 @@ tokens and chat templates are always read from the files, never from a table.
 
 | family | `model_type` | GGUF | rotary | traits | state |
 |---|---|---|---|---|---|
+"""
+
+_ENCODERS = """
+# Encoders
+
+Encoders give vectors or class scores, never text. For each `model_type`: the classes of
+transformers that are the oracle, and the configs that are compared
+([tests/encoders.py](../tests/encoders.py)). On `cpu` and `reference`, the tests allow 1e-5 (norm
+of the difference over norm, in float32) for vectors pooled in each way and for class scores, of one
+text and of two; a text has the same bits alone and in any batch. GGUF: the configs whose GGUF files
+give what the safetensors files give, bit for bit.
+
+| `model_type` | oracle | configs | GGUF |
+|---|---|---|---|
 """
 
 _PROOF = """
@@ -67,12 +83,14 @@ what `tests/test_verify_archs.py` measures anew each time.
 def page(errors: Errors) -> str:
     """The whole page."""
     families = "".join(_family(f) for f in FAMILIES)
-    return _HEAD + families + _PROOF + "".join(_proof(m, errors) for m in ARCHITECTURES)
+    encoders = "".join(map(_encoder, ENCODERS))
+    proofs = "".join(_proof(m, errors) for m in ARCHITECTURES)
+    return _HEAD + families + _ENCODERS + encoders + _PROOF + proofs
 
 
 def works(family: Family) -> bool:
     """Can every type of it be loaded?"""
-    return bool(family.types) and set(family.types) <= {*ARCHITECTURES, *DIALECTS}
+    return bool(family.types) and set(family.types) <= {*ARCHITECTURES, *ENCODERS, *DIALECTS}
 
 
 def problems() -> list[str]:
@@ -80,7 +98,7 @@ def problems() -> list[str]:
     named = {t for f in FAMILIES for t in f.types}
     told = [
         f"tests/archs/families.py: add to FAMILIES a Family with types=({m!r},)"
-        for m in ARCHITECTURES
+        for m in (*ARCHITECTURES, *ENCODERS)
         if m not in named
     ]
     told += [
@@ -145,6 +163,14 @@ def _family(f: Family) -> str:
         types = f"as {', '.join(f'`{t}`' for t in f.old)}: read as {f.types[0]}"
     state = "works" if works(f) else "planned"
     return f"| {f.name} | {types} | {f.gguf} | {f.rotary} | {f.traits} | {state} |\n"
+
+
+def _encoder(model_type: str) -> str:
+    rows = [row for row in ROWS if row.config().model_type == model_type]
+    oracles = ", ".join(sorted({row.model.__name__ for row in rows}))
+    ids = ", ".join(row.id for row in rows)
+    files = ", ".join(row.id for row in rows if row.gguf is not None) or "-"
+    return f"| `{model_type}` | {oracles} | {ids} | {files} |\n"
 
 
 def _proof(model_type: str, errors: Errors) -> str:

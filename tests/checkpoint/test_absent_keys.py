@@ -14,7 +14,7 @@ import pytest
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.checkpoint.names import GGUF_ARCHITECTURES
 from rbee_worker.errors import ModelError
-from rbee_worker.models import ARCHITECTURES, given_keys
+from rbee_worker.models import architecture, given_keys
 from rbee_worker.models.config import StackConfig, read_config
 from tests.checkpoint.test_mapped import write
 
@@ -44,7 +44,7 @@ def unsaid() -> Iterator[tuple[str, str, str]]:
             said |= {"intermediate_size"}
         types = {row.model_type, *(t for _, t in row.variants), *(t for *_, t in row.by_value)}
         for model_type in sorted(types):
-            for f in fields(ARCHITECTURES[model_type].config):
+            for f in fields(architecture(model_type, where="").config):
                 if f.name not in said and "None" not in str(f.type):
                     yield name, model_type, f.name
 
@@ -69,7 +69,7 @@ def config_of(tmp_path: Path, arch: str, **more: Any) -> StackConfig:
         tensors,
     )
     ckpt = open_checkpoint(str(path))
-    config = ARCHITECTURES[ckpt.arch].config
+    config = architecture(ckpt.arch, where="").config
     found, _ = read_config(config, given_keys(ckpt, config), where="x.gguf")
     assert isinstance(found, StackConfig)
     return found

@@ -49,7 +49,6 @@ def test_a_gguf_file_is_known_by_its_tensors(tmp_path: Path) -> None:
 
 KINDS: dict[str, tuple[dict[str, Any], str]] = {
     "planned": ({"model_type": "rwkv"}, "'rwkv' (a recurrent model) is planned"),
-    "planned encoder": ({"model_type": "bert"}, "(an encoder: it makes embeddings, not text) is p"),
     "encoder and decoder": (
         {"model_type": "x", "is_encoder_decoder": True},
         "(an encoder and a decoder) is not supported",

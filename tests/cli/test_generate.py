@@ -88,6 +88,7 @@ def test_json_is_one_object_with_everything(run: Run) -> None:
         "preemptions": 0,
         "drafted_tokens": 0,
         "accepted_tokens": 0,
+        "reasoning_tokens": 0,
     }
     assert found["stop"]["rule"] == "EOS"
     assert found["stop"]["origin"] == "config.json"

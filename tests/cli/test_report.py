@@ -17,6 +17,7 @@ from rbee_worker.session.client import EngineClient
 from rbee_worker.types import ModelInfo
 from tests import tiny
 from tests.archs import ARCHS
+from tests.encoders import ROWS, sentence_files, write
 from tests.llamacpp.files import write_with_tokenizer
 
 
@@ -108,6 +109,7 @@ def test_every_fact_is_shown(tmp_path: Path) -> None:
         "model",
         "file",
         "architecture",
+        "made for",
         "parameters",
         "context",
         "compute",
@@ -167,3 +169,15 @@ def test_a_backend_that_is_not_the_fast_one_is_told(tmp_path: Path) -> None:
     (said,) = report(Settings(model=folder, dtype="bf16"))["warnings"]
     assert "not in bf16" in said
     assert report(Settings(model=folder))["warnings"] == []
+
+
+def test_an_encoder_is_told_with_its_prompts(tmp_path: Path) -> None:
+    prompts = {"prompts": {"query": "Q: "}, "default_prompt_name": "query"}
+    files = {**sentence_files(way="cls_token", longest=40), "config_sentence_transformers": prompts}
+    found = report(Settings(model=str(write(ROWS[0], tmp_path, **files))))
+    said = [text for _, text in rows(found)]
+    assert "vectors of 64 numbers, pooled by cls and normalized (1_Pooling/config.json)" in said
+    assert "texts of up to 40 tokens" in said
+    assert "prompt query, the default: 'Q: '" in said
+    assert "  step: 1 layer at a time * 4 heads * 2 * 16*4 bytes a token = 512 B" in said
+    assert found["purpose"]["task"] == "embed"

@@ -10,6 +10,7 @@ import pytest
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
 from rbee_worker.ops.backends import backend_notes, choose_backend
+from rbee_worker.ops.cuda import backend as cuda
 from tests import tiny
 
 
@@ -44,6 +45,45 @@ def test_without_its_compiler_auto_is_reference(monkeypatch: pytest.MonkeyPatch)
         choose_backend(Settings())
     with pytest.raises(UsageError, match=r"torch is not installed.*rbee-worker\[torch\]"):
         choose_backend(Settings(backend="reference"))
+
+
+@pytest.mark.parametrize("backend", ["auto", "cpu", "reference"])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"attention": "flash"}, "--attention flash"), ({"quantize": "fp8"}, "--quantize fp8")],
+)
+def test_what_only_a_gpu_has_is_refused_without_one(
+    backend: str, settings: dict[str, object], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "DEVICES", ())
+    with pytest.raises(UsageError, match=f"{words}: only the cuda backend has it"):
+        choose_backend(Settings(backend=backend, **settings))
+
+
+def test_without_a_gpu_cuda_is_refused_and_auto_says_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cuda, "DEVICES", ())
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(UsageError, match="no NVIDIA GPU is visible here"):
+        choose_backend(Settings(backend="cuda"))
+    assert choose_backend(Settings()).name == "cpu"
+    assert backend_notes(Settings()) == ()
+
+
+def test_with_a_gpu_auto_is_cuda_or_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "DEVICES", ("null",))
+    assert choose_backend(Settings()).name == "cuda"
+    assert choose_backend(Settings(quantize="fp8", kv_dtype="f8")).name == "cuda"
+    real = importlib.util.find_spec
+    hidden = {"triton"}
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name in hidden else real(name, *a)
+    )
+    assert choose_backend(Settings()).name == "cpu"
+    (note,) = backend_notes(Settings())
+    assert "not cuda: triton is not installed" in note
+    assert "pip install 'rbee-worker[cuda]'" in note
 
 
 @pytest.mark.parametrize("system", ["darwin", "win32"])

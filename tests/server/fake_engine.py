@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
+import struct
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -18,12 +20,14 @@ from typing import Any
 
 import msgspec
 
+from rbee_worker.checkpoint.sentence import Sentence
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Loading, Stats
 from rbee_worker.errors import NotReady, QueueFull, WorkerError
 from rbee_worker.observe import narration
 from rbee_worker.params import Rules, check_request, fit
 from rbee_worker.session.prepare import encoded, rendered
+from rbee_worker.session.vectors import check_purpose
 from rbee_worker.tokenizer.core import QUICK_CHARS
 from rbee_worker.tokenizer.messages import Form, checked
 from rbee_worker.types import (
@@ -33,16 +37,21 @@ from rbee_worker.types import (
     Metrics,
     ModelInfo,
     PromptLogprobs,
+    Purpose,
     Request,
+    Resolved,
+    SamplingParams,
     Started,
     StopRecord,
     Token,
     TokenLogprob,
     Usage,
+    Vector,
 )
 
 SPECIALS = ("<s>", "</s>", "<|im_start|>", "<|im_end|>")
 VOCAB = 256 + len(SPECIALS)
+DIMENSIONS = 8
 EOS = EosToken(id=259, text="<|im_end|>", origins=("config.json", "chat template"))
 WORDS = ("alpha", "bêta", "gamma", "δ", "epsilon", "zeta", "日本", "theta", "iota", "🙂", "kappa")
 
@@ -117,6 +126,8 @@ class Fake:
     script: Callable[[Request], Sequence[int]] | None = None  # ids to answer with
     stamp: Callable[[str, int], None] | None = None  # called with (job, token) when a token exists
     hold: threading.Event | None = None  # tokens wait until it is set
+    purpose: Purpose = field(default_factory=Purpose)
+    sentence: Sentence = field(default_factory=Sentence)
 
 
 @dataclass
@@ -142,6 +153,7 @@ class FakeEngineClient:
         self.chat = ChatMl()
         self.takes_tools = False
         self.ckpt = None
+        self.sentence = fake.sentence
         self.eos = (EOS,)
         self.loading = Loading(stage="starting")
         self._on_loading = on_loading
@@ -188,6 +200,8 @@ class FakeEngineClient:
             n_parameters=1_000_000,
             load_s={"total": self.fake.load_s},
             notes=self.fake.notes,
+            purpose=self.fake.purpose,
+            dimensions=DIMENSIONS,
         )
         self.state = "ready"
         self._count()
@@ -215,6 +229,8 @@ class FakeEngineClient:
             raise NotReady(self.state, "not ready")
         if len(self._live) >= self.fake.slots + self.settings.max_queue:
             raise QueueFull(f"{len(self._live)} requests are running or waiting already.")
+        assert self.info is not None
+        check_purpose(request, self.info)
         prompt_ids, resolved = self._prepare(request)
         self.seen.append((request, resolved, prompt_ids))
         params = resolved.params
@@ -270,6 +286,9 @@ class FakeEngineClient:
         )
 
     def _prepare(self, request: Request) -> tuple[list[int], Any]:
+        if request.pool is not None:
+            ids = [*self._encode(request), *(request.pair or "").encode()]
+            return ids, Resolved(params=SamplingParams(max_tokens=0), origins={})
         resolved = check_request(request, self.rules)
         ids = list(self._encode(request))
         params = fit(resolved, len(ids), self.fake.context)
@@ -308,6 +327,12 @@ class FakeEngineClient:
     ) -> AsyncIterator[Event]:
         fake = self.fake
         began = time.monotonic()
+        if request.pool is not None:
+            await self._pause(live, fake.delay_s)
+            if live.rule is None:
+                yield Vector(data=self._vector(request, prompt_ids))
+            yield self._end(live.rule or "VECTOR", 0, len(prompt_ids), queued, 0.0)
+            return
         deadline = None if request.timeout_s is None else began + request.timeout_s - queued
         if params.echo and params.logprobs is not None:
             for start in range(0, len(prompt_ids), fake.scored):
@@ -373,6 +398,15 @@ class FakeEngineClient:
         yield self._end(
             rule, sent, len(prompt_ids), queued, time.monotonic() - began, matched, held, text
         )
+
+    def _vector(self, request: Request, ids: Sequence[int]) -> bytes:
+        """A function of the ids, of length 1 if asked for; of a head, one number a class."""
+        assert request.pool is not None
+        digest = hashlib.sha512(repr((list(ids), request.pair)).encode()).digest()
+        size = len(self.fake.purpose.labels) if request.pool.head else DIMENSIONS
+        values = [b / 64 - 2 for b in digest[: request.pool.dimensions or size]]
+        length = math.hypot(*values) if request.pool.normalize else 1.0
+        return struct.pack(f"<{len(values)}f", *(v / length for v in values))
 
     async def _pause(self, live: _Live, seconds: float) -> None:
         if seconds <= 0:

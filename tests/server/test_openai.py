@@ -284,12 +284,6 @@ def test_another_model_is_404(client: openai.OpenAI) -> None:
     assert caught.value.param == "model"
 
 
-def test_embeddings_say_that_the_model_is_no_encoder(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="not an encoder") as caught:
-        client.embeddings.create(model="smollm2", input="x")
-    assert caught.value.code == "not_an_encoder"
-
-
 def test_errors_are_typed_and_list_every_field(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(

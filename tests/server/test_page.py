@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from selenium import webdriver
 
+from rbee_worker.types import Purpose
 from tests.server.fake_engine import Fake
 from tests.server.served import Served, wait_for
 from tests.server.talking import Talking
@@ -197,6 +198,26 @@ def test_nothing_went_wrong_in_the_console(browser: Any) -> None:
     wrong = [e for e in browser.get_log("browser") if e["level"] == "SEVERE"]
     expected = ("status of 401", "status of 400")  # the wrong token, the refused temperature
     assert [e for e in wrong if not any(words in e["message"] for words in expected)] == []
+
+
+def test_a_model_that_generates_no_text_says_what_it_is_for(browser: Any) -> None:
+    """Also if the page was open before the model was loaded."""
+    server = Served(Fake(purpose=Purpose(task="embed"), load_s=4)).start()
+    try:
+        browser.get(server.url + "/page/style.css")
+        browser.execute_script("sessionStorage.clear()")
+        browser.get(server.url + "/")
+        wait_for(lambda: one(browser, "#gate").get_attribute("open") is not None)
+        one(browser, "#token").send_keys(server.token)
+        one(browser, "#gate-form button").click()
+        wait_for(lambda: text(browser, "#state") == "loading")
+        assert one(browser, "#prompt").is_enabled()
+        wait_for(lambda: "makes vectors of texts" in text(browser, "#empty p"))
+        assert not one(browser, "#prompt").is_enabled()
+        assert not one(browser, "#send").is_enabled()
+        assert not one(browser, "#ideas").is_displayed()
+    finally:
+        server.__exit__()
 
 
 def test_reasoning_and_calls_stand_folded_above_the_answer(browser: Any, tmp_path: Path) -> None:

@@ -48,7 +48,12 @@ def test_no_log_line_and_no_error_repeats_a_prompt_or_an_answer(fail: int | None
                 ("/v1/infer", {"prompt": SECRET, "model": SECRET}),
                 ("/v1/completions", {"prompt": [SECRET, 1]}),
                 ("/v1/completions", {"prompt": SECRET, "suffix": SECRET}),
-                ("/v1/embeddings", {"input": SECRET}),
+                ("/v1/embeddings", {"input": SECRET, "dimensions": 9999}),
+                ("/v1/embeddings", {"input": [SECRET, 1]}),
+                ("/v1/embeddings", {"input": SECRET, "prompt_name": 7}),
+                ("/v1/score", {"text_1": [SECRET, SECRET], "text_2": [SECRET] * 3}),
+                ("/v1/rerank", {"query": SECRET, "documents": [SECRET, [SECRET]]}),
+                ("/v1/classify", {"input": SECRET}),
                 ("/tokenize", {"text": [SECRET]}),
                 ("/apply-template", {"messages": [{"role": "user", "content": {"a": SECRET}}]}),
             ):

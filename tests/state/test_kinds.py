@@ -11,7 +11,7 @@ from rbee_worker.ops.cpu.runtime.state import CpuState
 from rbee_worker.state.kinds import StateKind, state_kinds
 from rbee_worker.state.paged import PagedGroup
 from rbee_worker.state.sequence import SeqState
-from rbee_worker.state.specs import CrossKV, Fixed, PagedKV, StateGroup
+from rbee_worker.state.specs import CrossKV, Fixed, PagedKV, StateGroup, StepKV
 
 HEADS, BLOCK, BLOCKS, SLOTS = 8, 16, 5, 3
 GROUPS = {
@@ -21,6 +21,7 @@ GROUPS = {
     "latent": StateGroup(PagedKV(1, 576, 0), 2),
     "recurrent": StateGroup(Fixed((("conv", (3, 96)), ("h", (24, 16, 4)))), 6),
     "cross": StateGroup(CrossKV(8, 64, 64), 4),
+    "step": StateGroup(StepKV(8, 64, 64), 1),
 }
 UNEQUAL = StateGroup(PagedKV(2, 192, 128), 3)  # keys wider than values
 
@@ -32,7 +33,7 @@ def kind_of(group: StateGroup, dtype: str) -> StateKind:
 
 def by_formula(text: str) -> int:
     """The number that a printed formula says: `2 heads * 64*2 bytes` is 2 * 64*2."""
-    each = re.sub(" a (token|sequence|row of the source)", "", text.split(",")[0])
+    each = re.sub(" at a time| a (token|sequence|row of the source)", "", text.split(",")[0])
     numbers = re.sub(r"[a-z]+", "", each)
     assert re.fullmatch(r"[0-9 *+()]+", numbers)
     return int(eval(numbers))

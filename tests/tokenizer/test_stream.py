@@ -147,5 +147,5 @@ def test_a_tokenizer_without_decoder_joins_with_blanks(tmp_path: Path) -> None:
 
 
 def test_an_unknown_decoder_is_refused_by_name() -> None:
-    with pytest.raises(UnsupportedModel, match="'WordPiece' is not supported"):
-        decoding_of(json.loads('{"type":"WordPiece","prefix":"##","cleanup":true}'))
+    with pytest.raises(UnsupportedModel, match="'CTC' is not supported"):
+        decoding_of(json.loads('{"type":"CTC","pad_token":"_","cleanup":true}'))

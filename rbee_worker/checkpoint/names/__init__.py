@@ -11,6 +11,7 @@ from types import MappingProxyType
 from rbee_worker.checkpoint.names import (
     deepseek,
     dense,
+    encoders,
     gemma,
     gemma4,
     gpt,
@@ -65,4 +66,5 @@ GGUF_ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     | jamba.ARCHITECTURES
     | qwen3_next.ARCHITECTURES
     | rwkv.ARCHITECTURES
+    | encoders.ARCHITECTURES
 )

@@ -20,13 +20,15 @@ class Key:
     each: a count, or a list with one per layer; hybrid: the same, where 0 means that a layer is of
     the kind that `hf` ends with; recurrent: for each layer, whether it is; rotary: a flag, which HF
     has as "rope" or "nope"; twice: twice the count that HF has; gating: the number of a scoring
-    function. default: what llama.cpp assumes if the key is absent; None: nothing, and the config
-    has null there.
+    function; labels: a list of texts; pooling: the number of a way of pooling. default: what
+    llama.cpp assumes if the key is absent; None: nothing, and the config has null there.
     """
 
     gguf: str
     hf: str
-    kind: Literal["count", "number", "text", "flag", "id", "twice", "gating", "rotary"] | _Layered
+    kind: Literal[
+        "count", "number", "text", "flag", "id", "twice", "gating", "rotary", "labels", "pooling"
+    ] | _Layered  # fmt: skip
     default: Any = None
     required: bool = False
     whole: bool = False
@@ -54,8 +56,9 @@ class Architecture:
     neither these nor a `Key` gives is null, never the default of transformers' config class.
     present: config keys that are true if the file has one of these tensors (`{}`: in any layer);
     absent: true if it lacks this tensor; alone: true if some layer has the first of these two
-    tensors and not the second. rows: config keys whose value is the row count of a tensor. inert:
-    metadata keys that do not affect the results of this architecture.
+    tensors and not the second. rows: config keys whose value is the row count of a tensor. unread:
+    config keys, derived for every file, that the family does not have. inert: metadata keys that
+    do not affect the results of this architecture.
     """
 
     model_type: str
@@ -70,6 +73,7 @@ class Architecture:
     absent: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     alone: Mapping[str, tuple[str, str]] = field(default_factory=lambda: MappingProxyType({}))
     rows: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    unread: tuple[str, ...] = ()
     inert: tuple[str, ...] = ()
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rbee_worker.state.pool import StatePool
 
 _RESIDENT_SHARE = 0.6  # of the free memory, for weights with floats of packed matrices
-_DEVICES = ("nvidia0", "nvidia1", "nvidiactl", "dxg")  # in /dev, where a driver is loaded
+DEVICES = ("nvidia0", "nvidia1", "nvidiactl", "dxg")  # in /dev, where a driver is loaded
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class CudaBackend(Backend):
 
     def refuses(self, settings: Settings) -> Refusal | None:
         pretended = _interpreted() and settings.backend == self.name  # never for `auto`
-        if not pretended and not any(Path("/dev", name).exists() for name in _DEVICES):
+        if not pretended and not any(Path("/dev", name).exists() for name in DEVICES):
             return Refusal(
                 "no NVIDIA GPU is visible here (no /dev/nvidia*).",
                 "use --backend cpu, or give this process or container the GPU and its driver.",

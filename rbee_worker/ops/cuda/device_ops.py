@@ -62,6 +62,12 @@ class DeviceOps(ProductOps, RecurrenceOps):
         matrix: DeviceMatrix = table.data
         return x + matrix.rows_of(batch.positions + offset, self._dtype)
 
+    def add_segments(self, x: Tensor, table: Weight, batch: Batch) -> Tensor:
+        matrix: DeviceMatrix = table.data
+        if batch.segments is None or table.rows == 1:
+            return x + matrix.rows_of(torch.zeros_like(batch.positions[:1]), self._dtype)
+        return x + matrix.rows_of(batch.segments, self._dtype)
+
     # ---- norms and rows
 
     def rms_norm(self, x: Tensor, weight: Tensor | None, eps: float, *, heads: int = 1) -> Tensor:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rbee_worker.ops.batch import Batch
@@ -15,6 +17,7 @@ from rbee_worker.ops.cuda.program import Program
 from rbee_worker.ops.cuda.state import DecodingBatch
 from rbee_worker.ops.graph.fusion import fused
 from rbee_worker.ops.graph.graph import Graph, Value
+from rbee_worker.ops.reference.ops import DTYPES
 
 if TYPE_CHECKING:
     from rbee_worker.models.base import Decoder
@@ -32,8 +35,7 @@ class CudaModel:
         self._ops = decoder.ops
         decoder.ops.weights_done()
         self._hidden, _ = lowered(decoder.ops, decoder, lambda _: decoder.hidden(NO_BATCH))
-        width = decoder.out.weight.cols
-        self._head, _ = lowered(decoder.ops, decoder, decoder.head, Value(width))
+        self._head, _ = lowered(decoder.ops, decoder, decoder.head, Value(decoder.width))
         # a decoding step at once, so that the last norm is computed with the head
         self._whole, self.fused = lowered(
             decoder.ops, decoder, lambda _: decoder.head(decoder.hidden(NO_BATCH))
@@ -48,9 +50,16 @@ class CudaModel:
         return self._hidden.run(batch)[0]
 
     @torch.inference_mode()
-    def head(self, rows: Tensor) -> Tensor:
-        """See `Executable.head`."""
+    def head(self, rows: Tensor | NDArray[np.float32]) -> Tensor:
+        """See `Executable.head`; rows may also be numbers of the host."""
+        if not isinstance(rows, Tensor):
+            rows = torch.from_numpy(rows).to(self._ops.device, DTYPES[self._ops.dtype])
         return self._head.run(None, rows)[0]
+
+    def host(self, rows: Tensor) -> NDArray[np.float32]:
+        """See `Executable.host`; waits for the step that makes them."""
+        numbers: NDArray[np.float32] = rows.detach().to("cpu", torch.float32).numpy()
+        return numbers
 
     @torch.inference_mode()
     def logits(self, batch: Batch) -> Tensor:

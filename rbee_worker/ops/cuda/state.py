@@ -178,6 +178,7 @@ def _arrays(numbers: StepNumbers) -> list[NDArray[Any]]:
         numbers.rope_lens,
         numbers.sample_rows,
         numbers.takes,
+        numbers.segments,
     ]
     for place in numbers.places:
         found += [place.slots, getattr(place, "table", None), getattr(place, "lens", None)]

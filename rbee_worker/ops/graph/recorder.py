@@ -48,6 +48,10 @@ class GraphOps(Ops):
         _has(x, table.cols)
         return self._one("add_positions", (x, table, BATCH), x.width, offset=offset)
 
+    def add_segments(self, x: Array, table: Weight, batch: Batch) -> Array:
+        _has(x, table.cols)
+        return self._one("add_segments", (x, table, BATCH), x.width)
+
     def logits(self, x: Array, weight: Weight, bias: Array | None = None) -> Array:
         _has(x, weight.cols)
         return self._one("logits", (x, weight, bias), weight.rows, "f32")

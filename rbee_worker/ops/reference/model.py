@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rbee_worker.ops.batch import Batch
+from rbee_worker.ops.reference.ops import DTYPES
 from rbee_worker.state.specs import StateGroup
 
 if TYPE_CHECKING:
@@ -33,10 +36,17 @@ class ReferenceModel:
         return hidden
 
     @torch.inference_mode()
-    def head(self, rows: Tensor) -> Tensor:
-        """See `Executable.head`."""
+    def head(self, rows: Tensor | NDArray[np.float32]) -> Tensor:
+        """See `Executable.head`; rows may also be numbers of the host."""
+        if not isinstance(rows, Tensor):
+            rows = torch.from_numpy(rows).to(self.ops.device, DTYPES[self.ops.dtype])
         logits: Tensor = self.decoder.head(rows)
         return logits
+
+    def host(self, rows: Tensor) -> NDArray[np.float32]:
+        """See `Executable.host`."""
+        numbers: NDArray[np.float32] = rows.detach().to("cpu", torch.float32).numpy()
+        return numbers
 
     @torch.inference_mode()
     def logits(self, batch: Batch) -> Tensor:

@@ -89,6 +89,12 @@ class ReferenceOps(RecurrenceOps, RgLruOps, GatedDeltaOps, WkvOps):
         rows: Tensor = table.data[batch.positions + offset]
         return x + rows
 
+    def add_segments(self, x: Tensor, table: Weight, batch: Batch) -> Tensor:
+        rows: Tensor = table.data[
+            0 if batch.segments is None or table.rows == 1 else batch.segments
+        ]
+        return x + rows
+
     def linear(
         self, x: Tensor, weight: Weight, bias: Tensor | None = None, *, precise: bool = False
     ) -> Tensor:

@@ -45,7 +45,7 @@ async def chat_completions(http: HttpRequest) -> ASGIApp:
     """The endpoint of the route."""
     worker = worker_of(http)
     body = await read_object(http, worker)
-    worker.serving()
+    worker.generating()
     given, params, faults = envelope(body, ChatEnvelope)
     model = check_model(worker, given.model)
     messages, found = plain_messages(given.messages or [])

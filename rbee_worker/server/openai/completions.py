@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-from typing import Any
 
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
@@ -14,6 +13,7 @@ from starlette.types import ASGIApp
 from rbee_worker.errors import FieldError
 from rbee_worker.params import prompt_faults
 from rbee_worker.server.body import envelope, read_object
+from rbee_worker.server.given_texts import prompts_of, several
 from rbee_worker.server.health import worker_of
 from rbee_worker.server.openai.schemas import (
     Completion,
@@ -34,7 +34,6 @@ from rbee_worker.server.requests import (
 )
 from rbee_worker.types import End, Event, PromptLogprobs, Request, Token, TokenLogprob
 
-Prompt = str | tuple[int, ...]
 MAX_PROMPTS = 256
 
 
@@ -42,14 +41,14 @@ async def completions(http: HttpRequest) -> ASGIApp:
     """The endpoint of the route."""
     worker = worker_of(http)
     body = await read_object(http, worker)
-    worker.serving()
+    worker.generating()
     given, params, faults = envelope(body, CompletionEnvelope)
     model = check_model(worker, given.model)
     if given.best_of is not None and given.best_of != given.n:
         message = f"must equal n ({given.n}): ranking more answers than are returned is not done"
         faults.append(FieldError("best_of", "= n", message, given.best_of))
     faults += stream_faults(given.stream, given.stream_options)
-    prompts = _prompts(given.prompt, faults)
+    prompts = prompts_of("prompt", given.prompt, MAX_PROMPTS, faults)
     faults += fan_out_faults(worker, len(prompts), given.n)
     answer_id = new_id("cmpl")
     each = [
@@ -64,7 +63,7 @@ async def completions(http: HttpRequest) -> ASGIApp:
         )
         for index, prompt in enumerate(prompts)
     ]
-    if _several(given.prompt):  # a single prompt is checked together with its parameters
+    if several(given.prompt):  # a single prompt is checked together with its parameters
         for index, request in enumerate(each):
             rules = worker.serving().rules
             faults += prompt_faults(request, rules, name=f"prompt[{index}]")
@@ -88,30 +87,6 @@ async def completions(http: HttpRequest) -> ASGIApp:
         chunks=lambda usage: CompletionChunks(exchange, usage),
         whole=lambda: _whole(exchange, len(prompts)),
     )
-
-
-def _prompts(given: Any, faults: list[FieldError]) -> list[Prompt]:
-    """One prompt or several, as text or ids; a fault in their form is added to `faults`."""
-    if any(f.field == "prompt" for f in faults):
-        return []
-    if given is None:
-        faults.append(FieldError("prompt", "required", "is required"))
-        return []
-    if isinstance(given, str):
-        return [given]
-    kinds = {type(item) for item in given}
-    if len(kinds) > 1 or not given or (len(given) > MAX_PROMPTS and kinds != {int}):
-        message = f"must be one string, or 1..{MAX_PROMPTS} strings, or ids, or lists of ids"
-        faults.append(FieldError("prompt", "one kind", message))
-        return []
-    if kinds == {int}:
-        return [tuple(given)]
-    return [item if isinstance(item, str) else tuple(item) for item in given]
-
-
-def _several(given: Any) -> bool:
-    """Whether the value is a list of prompts, not one prompt."""
-    return isinstance(given, list) and bool(given) and not isinstance(given[0], int)
 
 
 class Place:

@@ -21,7 +21,7 @@ from rbee_worker.server.schemas import (
     TextPart,
     TokenId,
 )
-from rbee_worker.types import StopRecord
+from rbee_worker.types import StopRecord, Task
 
 # ---- requests
 
@@ -57,13 +57,6 @@ class ChatEnvelope(ChatFields, kw_only=True):
     continue_final_message: bool | None = None
     add_special_tokens: bool | None = None
     timeout_s: Seconds | None = None
-
-
-class EmbeddingEnvelope(Struct, kw_only=True):
-    input: Any
-    model: Model | None = None
-    encoding_format: Literal["float", "base64"] = "float"
-    dimensions: Annotated[int, Meta(ge=1)] | None = None
 
 
 NESTED: dict[str, tuple[type[Struct], ...]] = {  # structs inside a field of an envelope
@@ -224,6 +217,7 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "rbee-worker"
+    task: Task | UnsetType = UNSET  # what the model is for, once it is loaded
 
 
 class ModelList(Struct, frozen=True, kw_only=True):

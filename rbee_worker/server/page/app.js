@@ -8,6 +8,11 @@ const FEED_MAX = 60;
 const history = [];
 let current = null; // the job that is being answered
 let chats = true; // does the model have a chat template
+let known = false; // is it known what the model is for
+const MADE_FOR = {
+  embed: "This model makes vectors of texts: POST /v1/embeddings, /v1/score or /v1/rerank.",
+  classify: "This model sorts texts into classes: POST /v1/classify, /v1/score or /v1/rerank.",
+};
 
 // ---- the state of the worker
 
@@ -44,6 +49,7 @@ function show(stats) {
   $("queue").textContent = stats.queue_depth;
   kv(stats.kv_usage);
   narrate(stats.state === "ready" ? `${stats.model} is ready.` : stats.reason, true);
+  if (stats.state === "ready" && !known) describe().catch((error) => narrate(error.message));
 }
 
 function kv(share) {
@@ -96,12 +102,23 @@ $("gate-form").addEventListener("submit", () => {
 });
 $("gate").addEventListener("cancel", (event) => event.preventDefault());
 
+// What the worker says of its model; the purpose comes once that is loaded.
+async function describe() {
+  const info = await (await ask("GET", "/info")).json();
+  chats = info.chat_template !== false;
+  $("model").textContent = info.model_id;
+  warn(info.notes ?? []);
+  known = info.purpose !== undefined;
+  const other = MADE_FOR[info.purpose?.task];
+  if (!other) return;
+  $("empty").querySelector("p").textContent = other;
+  $("ideas").hidden = $("prompt").disabled = $("send").disabled = true;
+  $("ideas").style.display = "none";
+}
+
 async function begin() {
   try {
-    const info = await (await ask("GET", "/info")).json();
-    chats = info.chat_template !== false;
-    $("model").textContent = info.model_id;
-    warn(info.notes ?? []);
+    await describe();
   } catch (error) {
     if (error instanceof Refused && error.status === 401) return openGate(token.get() !== "");
   }

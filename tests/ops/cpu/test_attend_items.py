@@ -17,7 +17,7 @@ WORDS = work.ITEM_BYTES // 8
 LONGEST = 3000
 
 
-def listed(library, sequences, heads, kv_heads, threads, window):
+def listed(library, sequences, heads, kv_heads, threads, window, causal=True):
     """Whether spans are split, and the items int64 [n, 6], for sequences (tokens, keys)."""
     tile, rows = paged.tiling(heads, kv_heads), sum(n for n, _ in sequences)
     starts = np.cumsum([0] + [n for n, _ in sequences])
@@ -34,29 +34,38 @@ def listed(library, sequences, heads, kv_heads, threads, window):
         library["attend.plan"](
             header.ctypes.data, tid, threads, items=items, heads=heads, kv_heads=kv_heads,
             rows=tile.rows, chunk=tile.heads, threads=threads, window=window,
+            causal=int(causal),
         )  # fmt: skip
     assert (items[room // 8 :] == -7).all()
     count, first = items[work.COUNT // 8], work.ITEMS // 8
     return bool(items[work.SPLIT // 8]), items[first : first + WORDS * count].reshape(-1, WORDS)
 
 
-def seen(position, window):
+def seen(position, window, length, causal):
     """The keys that a query sees, by the masks' definition."""
+    if not causal:
+        keys = np.arange(length)
+        return keys[abs(position - keys) < window] if window else keys
     keys = np.arange(position + 1)
     if window > 0:
         return keys[position - keys < window]
     return keys if window == 0 else keys[keys // -window == position // -window]
 
 
-@pytest.mark.parametrize("window", [0, 1, 100, 700, -64, -300])
+WINDOWS = [(w, True) for w in (0, 1, 100, 700, -64, -300)] + [(w, False) for w in (0, 1, 65, 300)]
+
+
+@pytest.mark.parametrize(("window", "causal"), WINDOWS)
 @pytest.mark.parametrize(("heads", "kv_heads"), [(6, 2), (1, 1), (80, 1), (8, 8)])
 @pytest.mark.parametrize("threads", [1, 16])
-def test_every_query_comes_once_with_all_its_keys(library, heads, kv_heads, threads, window):
+def test_every_query_comes_once_with_all_its_keys(
+    library, heads, kv_heads, threads, window, causal
+):
     rng = random.Random(heads + threads + window)
     kinds = [[(1, 1)], [(1, LONGEST)], [(40, 40), (1, 700), (17, 1300)], [(3, 512)] * 3]
     kinds.append([(n, n + rng.randrange(900)) for n in rng.choices(range(1, 60), k=30)])
     for sequences in kinds:
-        split, items = listed(library, sequences, heads, kv_heads, threads, window)
+        split, items = listed(library, sequences, heads, kv_heads, threads, window, causal)
         tile, units = paged.tiling(heads, kv_heads), {}
         for *unit, span, left in items.tolist():
             units.setdefault(tuple(unit), []).append((span, left))
@@ -71,7 +80,7 @@ def test_every_query_comes_once_with_all_its_keys(library, heads, kv_heads, thre
             assert spans == [
                 (n, end - n) for n in range(spans[0][0], end if split else spans[0][0] + 1)
             ]
-            visible = [seen(base + row, window) for row in range(first, last)]
+            visible = [seen(base + row, window, keys, causal) for row in range(first, last)]
             assert spans[0][0] == min(v[0] for v in visible) // paged.SPAN
             assert end == max(v[-1] for v in visible) // paged.SPAN + 1
             assert 0 < count <= tile.heads

@@ -17,10 +17,12 @@ from rbee_worker.ops.cpu.backend.ops import CpuOps
 from rbee_worker.ops.cpu.backend.outline import OutlineOps
 from rbee_worker.ops.cpu.runtime.header import Shape
 from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.recorder import Recorder
+from rbee_worker.ops.cpu.runtime.recording import Recording
 from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared import step
 from rbee_worker.ops.reference.ops import ReferenceOps
-from rbee_worker.state.specs import StateRef
+from rbee_worker.state.specs import CrossKV, StateGroup, StateRef
 from tests import recurrent
 from tests.driver import Driver
 from tests.ops.cpu.eager import Eager
@@ -138,15 +140,9 @@ def test_a_record_has_room_for_as_many_tensors_as_it_says() -> None:
         step.tensor_at(0, step.TENSORS)
 
 
-def test_attention_that_is_not_causal_is_refused_by_name() -> None:
-    with pytest.raises(UnsupportedModel, match=r"does not have the operation 'attend\(causal"):
-        OutlineOps().attend(
-            None,
-            None,
-            None,
-            StateRef(0, 0),
-            None,
-            heads=1,
-            scale=1.0,
-            causal=False,  # type: ignore[arg-type]
-        )
+def test_attention_over_a_source_is_refused_by_name() -> None:
+    ops, recorder = OutlineOps(), Recorder(1, 1)
+    ops.recording = Recording(recorder, (StateGroup(CrossKV(1, 16, 16), 1),), "f32", 16, 64)
+    q = recorder.buffer(16)
+    with pytest.raises(UnsupportedModel, match='does not have the operation "attend over a source'):
+        ops.attend(q, q, q, StateRef(0, 0), None, heads=1, scale=1.0, causal=False)  # type: ignore[arg-type]

@@ -20,7 +20,9 @@ from rbee_worker.ops.cuda.kernels.experts.few import few
 from rbee_worker.ops.cuda.kernels.experts.many import many
 from rbee_worker.ops.cuda.kernels.experts.route import route
 from rbee_worker.ops.cuda.kernels.recurrence.conv import causal_conv
+from rbee_worker.ops.cuda.kernels.recurrence.delta import gated_delta
 from rbee_worker.ops.cuda.kernels.recurrence.linear_scan import linear_scan
+from rbee_worker.ops.cuda.kernels.recurrence.rg_lru import rg_lru
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
 from rbee_worker.ops.cuda.kernels.recurrence.state_space import selective_scan, ssd
 from rbee_worker.ops.cuda.kernels.sampling import edits
@@ -105,6 +107,27 @@ def of_recurrences() -> Iterator[tuple[str, partial[Any]]]:
             partial(
                 ssd, wide, bf16(64, 80), b, b, wide, heads, heads, heads, f32(9, 320, 128, 16),
                 given, groups=2, pdl=True,
+            ),
+        )  # fmt: skip
+
+        yield (
+            f"ssd without a gate, {longest}",
+            partial(
+                ssd, wide, bf16(64, 80), b, b, None, heads, heads, heads, f32(9, 320, 128, 16),
+                given, groups=2, pdl=True,
+            ),
+        )  # fmt: skip
+        row = f32(5120)
+        yield (
+            f"rg_lru, {longest}",
+            partial(rg_lru, wide, wide, wide, row, row, row, long, f32(9, 5120), given, pdl=True),
+        )
+        step = bf16(64, 80)
+        yield (
+            f"gated delta, {longest}",
+            partial(
+                gated_delta, b, b, wide, step, step, heads, heads, f32(9, 320, 128, 16), given,
+                groups=2, pdl=True,
             ),
         )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from rbee_worker.ops.cuda.model import CudaModel
 from rbee_worker.ops.cuda.state import CudaState
 from rbee_worker.verify.oracle import hf_trace, load_oracle
 from rbee_worker.verify.whole import whole_numbers
+from tests import encoders
 from tests.archs import ARCHS, Arch
 from tests.archs.measure import TOKENS, files
 
@@ -61,3 +63,27 @@ def test_fusions_of_a_plain_decoder(tmp_path: Path) -> None:
         "product + quantization for the next": 0,
         "split + head norms + rope + attention": layers,
     }
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "modernbert", "modernbert-classes"])
+def test_encoders(name: str, tmp_path: Path) -> None:
+    """Rows of one text, or of two, and the scores of a head."""
+    (row,) = [row for row in encoders.ROWS if row.id == name]
+    ckpt = open_checkpoint(str(encoders.write(row, tmp_path)))
+    settings = Settings(model=str(tmp_path), backend="cuda")
+    ops = backend("cuda").ops(settings, "f32", weight_bytes=0, progress=lambda *_: None)
+    model = CudaModel(build_model(ckpt, ops), graphs=False)
+    state = CudaState(
+        model.groups, [9], 2, block_size=16, dtype="f32", device=ops.device, drawn=ops.drawn
+    )
+    ids = [token % encoders.VOCAB for token in TOKENS]
+    second = len(ids) // 3
+    numbers = replace(
+        whole_numbers(model.groups, ids), segments=(np.arange(len(ids)) >= second).astype(np.int64)
+    )
+    rows = model.host(model.hidden(state.stage(numbers)))
+    want = encoders.hidden(row, ids, second).numpy()
+    assert np.abs(rows - want).max() / np.abs(want).max() < BOUND
+    got = model.host(model.head(rows[:1]))[0]
+    wanted = encoders.scores(row, ids, second).numpy() if row.classes else want[0]
+    assert np.abs(got - wanted).max() / np.abs(wanted).max() < BOUND

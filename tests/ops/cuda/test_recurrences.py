@@ -19,7 +19,7 @@ from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
 from rbee_worker.ops.cuda.kernels.recurrence.state_space import selective_scan, ssd
 from rbee_worker.ops.reference.scan import linear_scan as reference_scan
 from rbee_worker.state.specs import StateRef
-from tests.ops.recurrences import CASES, Conv, Heads, check
+from tests.ops.recurrences import CASES, Conv, Delta, Heads, check
 
 
 class Ours:
@@ -79,6 +79,15 @@ def test_linear_scan_is_the_references(device):
     want = reference_scan(x, decay, state, torch.tensor(slots), starts)
     assert torch.equal(got.cpu(), want)
     assert torch.equal(ours.cpu(), state)
+
+
+@pytest.mark.parametrize("case", [Conv(2), Heads(2), Delta(2)])
+def test_columns_of_a_row_apart(case, device):
+    want, _ = case.computed(Ours(device), [case.lengths])
+    run, apart = case.run, lambda t: torch.stack([t, t], 2)[..., 0]
+    case.run = lambda ops, rows, batch: run(ops, list(map(apart, rows)), batch)
+    got, _ = case.computed(Ours(device), [case.lengths])
+    assert all(map(torch.equal, got, want))
 
 
 @pytest.mark.parametrize("case", [Conv(3), Heads(3)])

@@ -15,7 +15,7 @@ from rbee_worker.ops.cpu.runtime.recording import (
 )
 from rbee_worker.ops.cpu.shared import attend_items, paged, step
 from rbee_worker.ops.cpu.shared.regions import Place, Region
-from rbee_worker.state.specs import PagedKV, StateRef
+from rbee_worker.state.specs import CrossKV, PagedKV, StateRef
 
 
 class AttentionOps(RecordingOps):
@@ -38,11 +38,12 @@ class AttentionOps(RecordingOps):
         sinks: Array | None = None,
         causal: bool = True,
     ) -> Array:
-        if not causal:
-            raise self.lacks("attend(causal=False)")
         now, rec = self.now, self.now.recorder
         spec = now.groups[where.group].spec
         assert isinstance(spec, PagedKV)
+        assert causal or (chunk is None and slopes is None)
+        if isinstance(spec, CrossKV):
+            raise self.lacks("attend over a source's keys")
         query = buf_of(q, heads * spec.k_dim)
         width = spec.v_dim
         if not width:
@@ -65,7 +66,7 @@ class AttentionOps(RecordingOps):
         spans = attend_items.most_spans(now.longest)
         scratch = rec.region(self.team.threads * scratch_bytes)
         partial = rec.region(units * spans * tile.rows * tile.heads * partial_bytes)
-        items = self._items(heads, spec.heads, tile, _window(window, chunk))
+        items = self._items(heads, spec.heads, tile, _window(window, chunk), causal)
         # with one row, it is known whether spans are dealt to threads, and each thread may fold all
         split = spec.heads * tile.chunks < 2 * self.team.threads
         private = rec.replicates(heads * width) and split
@@ -99,6 +100,7 @@ class AttentionOps(RecordingOps):
             scale=scale,
             kv_heads=spec.heads,
             window=_window(window, chunk),
+            causal=int(causal),
             cap=softcap or 0.0,
             slopes=pointer(slopes),
             **shape,
@@ -121,10 +123,12 @@ class AttentionOps(RecordingOps):
             )
         return y
 
-    def _items(self, heads: int, kv_heads: int, tile: paged.Tiling, window: int) -> Region:
+    def _items(
+        self, heads: int, kv_heads: int, tile: paged.Tiling, window: int, causal: bool
+    ) -> Region:
         """The step's list of work items, written by the first layer with these attention shapes."""
         now, rec, threads = self.now, self.now.recorder, self.team.threads
-        key = heads, kv_heads, window
+        key = heads, kv_heads, window, causal
         if key not in now.attend_items:
             nbytes = attend_items.list_bytes(rec.rows, tile, kv_heads, threads, now.longest)
             items = now.attend_items[key] = rec.region(nbytes)
@@ -138,6 +142,7 @@ class AttentionOps(RecordingOps):
                 chunk=tile.heads,
                 threads=threads,
                 window=window,
+                causal=int(causal),
             )
         return now.attend_items[key]
 

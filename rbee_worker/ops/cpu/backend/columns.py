@@ -10,6 +10,7 @@ from rbee_worker.ops.batch import Array, Batch
 from rbee_worker.ops.cpu.backend.elementwise import ElementwiseOps
 from rbee_worker.ops.cpu.runtime.recorder import Buf, reads, writes
 from rbee_worker.ops.cpu.runtime.recording import buf_of, equal_parts, pointer
+from rbee_worker.ops.cpu.shared import step
 from rbee_worker.ops.cpu.shared.forms import CELL
 
 
@@ -87,6 +88,13 @@ class ColumnOps(ElementwiseOps):
         return to
 
     def add_positions(self, x: Array, table: Weight, batch: Batch, *, offset: int = 0) -> Array:
+        return self._add_rows(x, table, step.POSITIONS, offset)
+
+    def add_segments(self, x: Array, table: Weight, batch: Batch) -> Array:
+        return self._add_rows(x, table, step.SEGMENTS, 0)
+
+    def _add_rows(self, x: Array, table: Weight, ids: int, offset: int) -> Array:
+        """x plus rows of `table`. ids: where the header has the address of the rows' numbers."""
         source, rec = buf_of(x, table.cols), self.now.recorder
         (part,) = table.data.parts
         y = self._result(-(-table.cols // CELL) * CELL).columns(
@@ -99,6 +107,7 @@ class ColumnOps(ElementwiseOps):
             x=source.slot,
             x_stride=source.stride,
             cols=table.cols,
+            ids=ids // 8,
             offset=offset,
             y=y.slot,
             y_stride=y.stride,

@@ -47,6 +47,7 @@ class CpuBackend(Backend):
 
     name = "cpu"
     title = "compiled CPU kernels"
+    warms = True
 
     def refuses(self, settings: Settings) -> Refusal | None:
         only = gpu_only(settings)

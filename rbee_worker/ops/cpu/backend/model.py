@@ -62,7 +62,7 @@ class CpuModel:
         """Hidden states [S, dim] -> logits float32 [S, vocab]."""
         n, most = len(rows), self.shape.head_rows
         if n > most:
-            logits = np.empty((n, self.vocab_size), np.float32)
+            logits = np.empty((n, self.decoder.outputs), np.float32)
             for at in range(0, n, most):
                 logits[at : at + most] = self.head(rows[at : at + most], times)
             return logits
@@ -78,6 +78,10 @@ class CpuModel:
             return self._for(n).run(self.team, header, n, times)
         hidden = self._for(n).run(self.team, header, n, times, stage=0)
         return self.head(hidden[batch.sample_rows], times)
+
+    def host(self, rows: F32) -> F32:
+        """See `Executable.host`: they are there already."""
+        return rows
 
     def _for(self, n: int) -> Program:
         """The program for n rows."""
@@ -149,7 +153,7 @@ def _trace(
     recorder = Recorder(stages[0][1], ops.team.threads)
     probe = _probe(decoder.groups, shape)
     recording = Recording(recorder, decoder.groups, shape.kv, shape.block_size, shape.longest)
-    given = recorder.buffer(decoder.out.weight.cols + beside)
+    given = recorder.buffer(decoder.width + beside)
     results: list[Result] = []
     state = given
     ops.recording = recording

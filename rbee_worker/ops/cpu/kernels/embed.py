@@ -50,18 +50,20 @@ def _lane(name: str) -> Any:
 
 
 def _add(variant: str) -> Kernel:
-    """y[t] = x[t] + row (position + offset) of w. Rows of y have room for whole blocks of 32."""
+    """y[t] = x[t] + row (ids[t] + offset) of w; header slot `ids` holds the address of int64 ids.
+    Rows of y have room for whole blocks of 32."""
     columns, unit = HELD[variant].columns, HELD[variant].nbytes
     lane = _lane(variant)
 
     def run(
         step: Ptr, tid: Int, nt: Int,
-        w: Ptr, x: Ptr, x_stride: Int, cols: Int, offset: Int, y: Ptr, y_stride: Int, rows: Int,
+        w: Ptr, x: Ptr, x_stride: Int, cols: Int, ids: Int, offset: Int, y: Ptr, y_stride: Int,
+        rows: Int,
     ) -> None:  # fmt: skip
-        n, positions = s.get_i64(step + header.N), s.get_i64(step + header.POSITIONS)
+        n, numbers = s.get_i64(step + header.N), s.get_i64(step + 8 * ids)
         units, per = s.idiv(cols + columns - 1, columns), s.idiv(columns, 32)
         for t in range(share(tid, nt, n), share(tid + 1, nt, n)):
-            row = s.get_i64(positions + 8 * t) + offset
+            row = s.get_i64(numbers + 8 * t) + offset
             if row < 0 or row >= rows:
                 row = 0
             source, to = x + 4 * t * x_stride, y + 4 * t * y_stride

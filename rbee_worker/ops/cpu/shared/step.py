@@ -13,7 +13,8 @@ TOKENS = 16  # address of int64 [N]
 POSITIONS = 24  # address of int64 [N]
 SEQ_STARTS = 32  # address of int64 [B + 1]
 KV_LENS = 40  # address of int64 [B]
-RECORDS = 48  # the first record's offset
+SEGMENTS = 48  # address of int64 [N]
+RECORDS = 56  # the first record's offset
 
 # a paged group's record
 K = 0  # address of the keys of layer 0

@@ -3,6 +3,7 @@
 NATIVE = frozenset(
     (
         *("matrix", "stack", "vector", "floats", "embed", "add_positions", "logits", "linear"),
+        *("add_segments",),
         *("heads_linear", "split", "concat"),
         *("rms_norm", "layer_norm", "add_rms_norm"),
         *("add", "multiply", "scale", "clip", "act", "gated", "softcap"),

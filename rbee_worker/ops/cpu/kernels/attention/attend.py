@@ -1,4 +1,4 @@
-"""Causal attention over paged keys, whose place `paged.py` describes.
+"""Attention over paged keys, causal or not, whose place `paged.py` describes.
 
 `attend.plan` lists the step's items of work (`attend_items.py`): tiles of tokens by some query
 heads of one KV head, either whole or span by span. `span.py` computes one span of keys for a tile,
@@ -17,7 +17,7 @@ from rbee_worker.ops.cpu.compiler import simd as s
 from rbee_worker.ops.cpu.compiler.kernel import Kernel, device, kernel
 from rbee_worker.ops.cpu.compiler.simd import Float, Int, Ptr
 from rbee_worker.ops.cpu.kernels.attention import micro, softmax
-from rbee_worker.ops.cpu.kernels.attention.span import find, lowest, span_of
+from rbee_worker.ops.cpu.kernels.attention.span import beyond, find, lowest, span_of
 from rbee_worker.ops.cpu.kernels.shares import load_upto, share
 from rbee_worker.ops.cpu.shared import attend_items as work
 from rbee_worker.ops.cpu.shared import step as header
@@ -39,6 +39,7 @@ def _tiles(step: Ptr, rows: Int) -> Int:
 def _plan(
     step: Ptr, tid: Int, nt: Int,
     items: Ptr, heads: Int, kv_heads: Int, rows: Int, chunk: Int, threads: Int, window: Int,
+    causal: Int,
 ) -> None:  # fmt: skip
     """Write the list of items, in ascending sequences, rows, heads and spans: one thread's work."""
     if tid > 0:
@@ -50,11 +51,12 @@ def _plan(
     to, count = items + work.ITEMS, 0
     for b in range(s.get_i64(step + header.B)):
         start, end = s.get_i64(starts + 8 * b), s.get_i64(starts + 8 * b + 8)
-        base = s.get_i64(lens + 8 * b) - end  # position of a row = base + row
+        length = s.get_i64(lens + 8 * b)
+        base = length - end  # position of a row = base + row
         for t in range(start, end, rows):
             stop = s.smaller(t + rows, end)
             first = s.idiv(lowest(base + t, window), SPAN)
-            last = s.idiv(base + stop - 1, SPAN) + 1
+            last = s.idiv(beyond(base + stop - 1, window, length, causal) - 1, SPAN) + 1
             for unit in range(kv_heads * chunks):
                 h, behind = s.idiv(unit, chunks), s.imod(unit, chunks) * chunk
                 for n in range(first, last if split != 0 else first + 1):
@@ -125,8 +127,8 @@ def _attend(kind: str, latent: bool, narrow: int) -> Callable[..., None]:
         step: Ptr, tid: Int, nt: Int,
         items: Ptr, q: Ptr, q_stride: Int, y: Ptr, y_stride: Int, group: Int, layer: Int,
         kv_heads: Int, k_dim: Int, width: Int, block: Int, rows: Int, chunk: Int, window: Int,
-        scale: Float, cap: Float, slopes: Ptr, sinks: Ptr, scratch: Ptr, scratch_bytes: Int,
-        partial: Ptr, partial_bytes: Int,
+        causal: Int, scale: Float, cap: Float, slopes: Ptr, sinks: Ptr, scratch: Ptr,
+        scratch_bytes: Int, partial: Ptr, partial_bytes: Int,
     ) -> None:  # fmt: skip
         """Threads take items in turn."""
         record = step + group
@@ -150,7 +152,8 @@ def _attend(kind: str, latent: bool, narrow: int) -> Callable[..., None]:
             b, h = s.get_i64(item + work.SEQUENCE), s.get_i64(item + work.KV_HEAD)
             head, here = s.get_i64(item + work.HEAD), s.get_i64(item + work.HEADS)
             t, stop = s.get_i64(item + work.FIRST), s.get_i64(item + work.LAST)
-            base = s.get_i64(lens + 8 * b) - s.get_i64(starts + 8 * b + 8)
+            length = s.get_i64(lens + 8 * b)
+            base = length - s.get_i64(starts + 8 * b + 8)
             blocks = table + 4 * b * table_width
             count = (stop - t) * here
             slope = slopes + 4 * head if slopes != 0 else 0
@@ -162,13 +165,14 @@ def _attend(kind: str, latent: bool, narrow: int) -> Callable[..., None]:
             for n in range(first, first + (1 if split else s.get_i64(item + work.SPANS))):
                 begin = n * SPAN
                 low = s.larger(lowest(base + t, window) - begin, 0)
-                high = s.smaller(base + stop - begin, SPAN)
+                end = beyond(base + stop - 1, window, length, causal)
+                high = s.smaller(end - begin, SPAN)
                 find(blocks, begin, low, high, h, kv_heads, block, k_base, k_bytes, keys)
                 if not latent:
                     find(blocks, begin, low, high, h, kv_heads, block, v_base, v_bytes, values)
                 span(
-                    count, here, base + t, begin, window, q_at, k_dim, width, scores, part, stats,
-                    keys, values, cap, slope,
+                    count, here, base + t, begin, window, length, causal, q_at, k_dim, width,
+                    scores, part, stats, keys, values, cap, slope,
                 )  # fmt: skip
                 for j in range(count):
                     of, sums = stats + STATS * j, part + 4 * vp * j

@@ -31,6 +31,14 @@ def lowest(position: Int, window: Int) -> Int:
 
 
 @device
+def beyond(position: Int, window: Int, length: Int, causal: Int) -> Int:
+    """The position after the last of `length` keys that a query at `position` sees."""
+    if causal != 0:
+        return position + 1
+    return s.smaller(length, position + window) if window > 0 else length
+
+
+@device
 def find(
     table: Ptr, begin: Int, low: Int, high: Int, head: Int, heads: Int, block: Int,
     base: Ptr, bytes_each: Int, out: Ptr,
@@ -58,16 +66,17 @@ def span_of(kind: str, latent: bool, narrow: int) -> Callable[..., Any]:
 
     @device
     def span(
-        count: Int, chunk: Int, position: Int, begin: Int, window: Int, q: Ptr, k_dim: Int,
-        width: Int, scores: Ptr, part: Ptr, stats: Ptr, keys: Ptr, values: Ptr, cap: Float,
-        slopes: Ptr,
+        count: Int, chunk: Int, position: Int, begin: Int, window: Int, length: Int, causal: Int,
+        q: Ptr, k_dim: Int, width: Int, scores: Ptr, part: Ptr, stats: Ptr, keys: Ptr, values: Ptr,
+        cap: Float, slopes: Ptr,
     ) -> None:  # fmt: skip
         """One span for `count` queries: `chunk` heads of each token from `position` on."""
         vp = (width + 15) & ~15
         for j in range(count):
             of, at = stats + STATS * j, position + s.idiv(j, chunk)
             first = s.larger(lowest(at, window) - begin, 0)
-            last = s.larger(s.smaller(at + 1 - begin, SPAN), first)
+            end = beyond(at, window, length, causal)
+            last = s.larger(s.smaller(end - begin, SPAN), first)
             s.set_i64(of + softmax.FIRST, first)
             s.set_i64(of + softmax.LAST, last)
             for i in range(0, vp, 16):

@@ -119,7 +119,8 @@ def route(
     ids = torch.empty((n, r.top_k), dtype=torch.int32, device=logits.device)
     weights = torch.empty((n, r.top_k), dtype=torch.float32, device=logits.device)
     size = count // r.groups
-    assert logits.stride(1) == 1
+    if logits.stride(1) != 1:
+        logits = logits.contiguous()
     at_once = n <= 64 and r.top_k > 2 and power_of_two(r.groups) * power_of_two(size) <= 128
     if n:
         _route[(n,)](

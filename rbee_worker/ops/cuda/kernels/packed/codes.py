@@ -124,6 +124,25 @@ def _iq4_xs(b: Tensor) -> Parts:
     return Parts(_nibbles(b[:, 8:], 16), (padded,), _halves(b[:, :2]))
 
 
+def _ternary(codes: Tensor, d: Tensor) -> Parts:
+    """Values 0, 1, 2 that mean -d, 0, d, as Q2_K: scales and minimums are 1."""
+    ones = torch.full((len(codes), 4, 4), 0x11, dtype=torch.uint8, device=codes.device)
+    return Parts(codes, (ones,), _halves(d, d))
+
+
+def _tq1_0(b: Tensor) -> Parts:
+    """Base-3 digits: five in each of 32 and then 16 bytes, four in each of the last 4. A byte is a
+    fraction, so multiplying by 3 moves its next digit before the point."""
+    places = ((b[:, :32], 5), (b[:, 32:48], 5), (b[:, 48:52], 4))
+    shifted = [part * 3**digit for part, digits in places for digit in range(digits)]  # modulo 256
+    codes = (torch.cat(shifted, 1).int() * 3) >> 8
+    return _ternary(codes.to(torch.uint8), b[:, 52:])
+
+
+def _tq2_0(b: Tensor) -> Parts:
+    return _ternary(_fields(b[:, :64].contiguous(), 2, 32), b[:, 64:])
+
+
 TAKEN: dict[str, Callable[[Tensor], Parts]] = {  # uint8 [blocks, bytes] -> the parts of the blocks
     "Q4_0": _q4_0,
     "Q4_1": _q4_1,
@@ -138,4 +157,6 @@ TAKEN: dict[str, Callable[[Tensor], Parts]] = {  # uint8 [blocks, bytes] -> the 
     "IQ4_NL": _q4_0,
     "IQ4_XS": _iq4_xs,
     "MXFP4": _mxfp4,
+    "TQ1_0": _tq1_0,
+    "TQ2_0": _tq2_0,
 }

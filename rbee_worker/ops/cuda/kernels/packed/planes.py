@@ -45,14 +45,17 @@ WORDS = {  # words of a chunk
     "IQ4_NL": 9,
     "IQ4_XS": 9,
     "MXFP4": 9,
+    "TQ1_0": 5,
+    "TQ2_0": 5,
 }
+HELD_AS = {"TQ1_0": "Q2_K", "TQ2_0": "Q2_K"}  # formats that are held as another one, exactly
 _TABLED = {"IQ4_NL", "IQ4_XS", "MXFP4"}
 _SPAN_VALUES = 1 << 26  # repacked at a time: the temporary tensors take about 16 bytes a value
 
 
 @dataclass(frozen=True)
 class PackedPart:
-    """Rows of a matrix in one format, laid out as this module says.
+    """Rows of a matrix in one format, laid out as this module says; see `HELD_AS`.
 
     data: int32 [rows / 32 rounded up, cols / 64 rounded up, W, 32]. block: int32 [rows / 32 rounded
     up, cols / 256, 32] or None.
@@ -82,18 +85,21 @@ class PackedPart:
 def joined(parts: Sequence[PackedPart]) -> list[PackedPart]:
     """The same rows in the same order, with neighbours of one format joined into one part (a copy)
     where the first one's rows are a multiple of 32: fewer and larger products."""
-    out: list[PackedPart] = []
+    runs: list[list[PackedPart]] = []
     for part in parts:
-        last = out[-1] if out else None
+        last = runs[-1][-1] if runs else None
         if last is None or last.format != part.format or last.rows % ROWS:
-            out.append(part)
-            continue
-        data = torch.cat([last.data, part.data])
-        block = None
-        if last.block is not None and part.block is not None:
-            block = torch.cat([last.block, part.block])
-        out[-1] = PackedPart(data, block, part.format, last.rows + part.rows, part.cols)
-    return out
+            runs.append([])
+        runs[-1].append(part)
+    return [run[0] if len(run) == 1 else _one(run) for run in runs]
+
+
+def _one(parts: Sequence[PackedPart]) -> PackedPart:
+    """Parts of one format as one; all but the last have a multiple of 32 rows."""
+    data = torch.cat([part.data for part in parts])
+    blocks = [part.block for part in parts if part.block is not None]
+    rows = sum(part.rows for part in parts)
+    return replace(parts[0], data=data, block=torch.cat(blocks) if blocks else None, rows=rows)
 
 
 def repack(raw: Tensor, format: str, rows: int, cols: int) -> PackedPart:
@@ -118,7 +124,7 @@ def repack(raw: Tensor, format: str, rows: int, cols: int) -> PackedPart:
         data[span] = _interleaved(words)
         if block is not None and large is not None:
             block[span] = _interleaved(large.unsqueeze(2))[:, :, 0]
-    return PackedPart(data, block, format, rows, cols)
+    return PackedPart(data, block, HELD_AS.get(format, format), rows, cols)
 
 
 def _interleaved(words: Tensor) -> Tensor:
@@ -133,7 +139,7 @@ def _words(raw: Tensor, format: str, cols: int) -> tuple[Tensor, Tensor | None]:
     rows, form = len(raw), FORMATS[format]
     parts = TAKEN[format](raw.reshape(-1, form.bytes))
     codes = torch.nn.functional.pad(parts.codes.reshape(rows, cols), (0, -cols % CHUNK))
-    words = _value_words(codes.view(rows, -1, CHUNK), format)
+    words = _value_words(codes.view(rows, -1, CHUNK), HELD_AS.get(format, format))
     for scales in parts.scales:
         of_row = scales.reshape(rows, -1)  # two bytes for 32 values, or four for 64
         padded = torch.nn.functional.pad(of_row, (0, -of_row.shape[1] % 4))

@@ -11,7 +11,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from rbee_worker.ops import Activation
 from rbee_worker.ops.cuda.kernels.activations import activate
 from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two
-from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
+from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences, by_row
 
 _ROWS = 32  # most rows of one program
 _COLUMNS = 128
@@ -108,7 +108,7 @@ def causal_conv(
     out = torch.empty((n, width), dtype=x.dtype, device=x.device)
     count = taps.numel() // width
     assert state.shape[1] == count - 1 > 0
-    assert x.stride(1) == 1
+    x = by_row(x)
     rows = min(_ROWS, power_of_two(max(sequences.longest, 1)))
     parts = triton.cdiv(max(sequences.longest, 1), rows)
     grid = sequences.number, triton.cdiv(width, _COLUMNS)

@@ -13,7 +13,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from rbee_worker.ops.cells import CELL, scan_shape
 from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two
-from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences, softplus
+from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences, by_row, softplus
 
 
 @triton.jit
@@ -93,14 +93,12 @@ def gated_delta(
     pdl: bool = False,
 ) -> Tensor:
     """See `GatedDelta.gated_delta`; state: float32 [slots, *scan_shape(states, columns, heads)]."""
-    # Cut out of groups of one head each, their columns do not lie side by side.
-    dt, beta = (t if t.stride(1) == 1 else t.contiguous() for t in (dt, beta))
     (n, width), heads = v.shape, dt.shape[1]
     out = torch.empty((n, width), dtype=v.dtype, device=v.device)
     columns, states = width // heads, q.shape[1] // groups
     cells = scan_shape(states, columns)[0]
     assert state.shape[1:] == scan_shape(states, columns, heads)
-    assert all(t.stride(1) == 1 for t in (q, k, v, dt, beta))
+    q, k, v, dt, beta = map(by_row, (q, k, v, dt, beta))
     padded = power_of_two(states)
     _delta[(sequences.number, heads * cells)](
         q, k, v, dt, beta, bias, rates, state, sequences.slots, sequences.starts, out, columns,

@@ -22,6 +22,11 @@ class Sequences(NamedTuple):
         return self.slots.shape[0]
 
 
+def by_row(x: Tensor) -> Tensor:
+    """x with the numbers of a row one after another, as kernels read them."""
+    return x if x.shape[1] == 1 or x.stride(1) == 1 else x.contiguous()
+
+
 @triton.jit
 def softplus(x):
     """log(1 + e^x), also where e^x is small."""

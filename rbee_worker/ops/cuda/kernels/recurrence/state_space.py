@@ -13,7 +13,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from rbee_worker.ops.cells import CELL, scan_shape
 from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two
-from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences, silu, softplus
+from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences, by_row, silu, softplus
 
 
 @triton.jit
@@ -159,7 +159,7 @@ def _run(
     cells = scan_shape(states, columns)[0]
     assert state.shape[1:] == scan_shape(states, columns, heads)
     gated, gate = gate is not None, x if gate is None else gate
-    assert all(t.stride(1) == 1 for t in (x, dt, b, c, gate))
+    x, dt, b, c, gate = map(by_row, (x, dt, b, c, gate))
     padded = power_of_two(states)
     _space[(sequences.number, heads * cells)](
         x, dt, b, c, gate, bias, rates, skip, state, sequences.slots, sequences.starts, out,

@@ -1,0 +1,211 @@
+"""`Encoder`: a model that reads a whole text and gives vectors or class scores, never tokens.
+
+What the families of encoders share: the model itself, attention in which every row sees every other
+one, and the heads that score a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rbee_worker.errors import CheckpointError, UnsupportedModel
+from rbee_worker.layers.attention import Attention
+from rbee_worker.layers.linear import Linear
+from rbee_worker.models.base import Decoder
+from rbee_worker.models.config import StackConfig
+from rbee_worker.models.weights import Weights
+from rbee_worker.ops import Activation, Ops, RopeSpec, Weight
+from rbee_worker.ops.batch import Array, Batch
+from rbee_worker.state.specs import StepKV
+from rbee_worker.types import Pooling, PoolingRule, Purpose, ScoreActivation
+
+MASKED = "predicts masked words, which is not served"
+POOLER = "texts are pooled as the checkpoint's modules say"
+_BENDS: Mapping[str, ScoreActivation] = {"Identity": "none", "Sigmoid": "sigmoid"}
+LABELS = 2  # of a classifier whose config names none, as in transformers
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig(StackConfig):
+    """The config.json keys that every family of encoders has."""
+
+    intermediate_size: int
+    num_attention_heads: int
+    hidden_act: str = "gelu"
+    tie_word_embeddings: bool = True
+    architectures: list[str] | None = None
+    id2label: dict[str, Any] | None = None
+    num_labels: int | None = None
+    problem_type: str | None = None
+    sentence_transformers: dict[str, Any] | None = None
+    sbert_ce_default_activation_function: str | None = None
+    classifier_labels: list[str] | None = None  # of a GGUF file, which names no class of the model
+
+    @property
+    def head_width(self) -> int:
+        """The width of one head, in columns."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes that the model scores; () if it has no head for that.
+
+        Raises UnsupportedModel for a model with another head.
+        """
+        if self.classifier_labels is not None:
+            return tuple(self.classifier_labels)
+        for name in self.architectures or ():
+            kind = name.rpartition("For")[2] if "For" in name else ""
+            if kind == "SequenceClassification":
+                return self._classes()
+            if kind not in ("", "MaskedLM", "PreTraining", "NextSentencePrediction"):
+                raise UnsupportedModel(
+                    f"{name}: encoders with this head are not supported.",
+                    fix="use one that gives embeddings, or that classifies whole texts.",
+                )
+        return ()
+
+    @property
+    def activation(self) -> ScoreActivation:
+        """What makes probabilities of a classifier's scores, as transformers' pipelines and
+        sentence-transformers do: a file's own word, then the kind of problem, then how many classes
+        there are. Raises UnsupportedModel."""
+        given = (self.sentence_transformers or {}).get("activation_fn")
+        given = given or self.sbert_ce_default_activation_function
+        if given is not None:
+            found = _BENDS.get(str(given).rpartition(".")[2])
+            if found is None:
+                raise UnsupportedModel(
+                    f"config: scores through {str(given)[:60]!r} are not supported.",
+                    fix="use a model with Identity or Sigmoid.",
+                )
+            return found
+        if self.problem_type == "regression":
+            return "none"
+        alone = self.problem_type == "multi_label_classification" or len(self.labels) == 1
+        return "sigmoid" if alone else "softmax"
+
+    def _classes(self) -> tuple[str, ...]:
+        if self.id2label is None:
+            return tuple(f"LABEL_{n}" for n in range(self.num_labels or LABELS))
+        try:
+            named = {int(number): str(label) for number, label in self.id2label.items()}
+            return tuple(named[n] for n in range(len(named)))
+        except (KeyError, ValueError):
+            raise CheckpointError(
+                "config: the numbers in id2label are not 0, 1, 2 ...", fix="download it again."
+            ) from None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A classifier's head: rows -> dense map, `act` (None: tanh), perhaps a norm -> one score for
+    each class."""
+
+    ops: Ops
+    dense: Linear
+    act: Activation | None
+    out: Linear
+    norm: Callable[[Array], Array] | None = None
+
+    def __call__(self, rows: Array) -> Array:
+        """rows [S, dim] -> float32 [S, classes]"""
+        x = self.ops.linear(rows, self.dense.weight, self.dense.bias, precise=True)
+        x = self.ops.softcap(x, 1.0) if self.act is None else self.ops.act(x, self.act)
+        if self.norm is not None:
+            x = self.norm(x)
+        return self.ops.logits(x, self.out.weight, self.out.bias)
+
+
+@dataclass(frozen=True)
+class Encoder(Decoder):
+    """norm is applied to the last block's output; embed_norm: to the first one's input. segments: a
+    table that is added to the embeddings by text; first_position: the row of `positions` for the
+    first token. out: not computed, it stands for the tied table. scores: the head of a classifier,
+    whose classes `labels` names; pooling: the row that it takes; activation: what makes
+    probabilities of the scores.
+    """
+
+    embed_norm: Callable[[Array], Array] | None = None
+    segments: Weight | None = None
+    first_position: int = 0
+    scores: Scores | None = None
+    labels: tuple[str, ...] = ()
+    pooling: PoolingRule = "cls"
+    activation: ScoreActivation = "none"
+
+    @property
+    def width(self) -> int:
+        return self.embed.cols
+
+    @property
+    def outputs(self) -> int:
+        return len(self.labels) or self.width
+
+    @property
+    def purpose(self) -> Purpose:
+        if not self.labels:
+            return Purpose(task="embed", pooling=Pooling(how="mean"))
+        return Purpose(
+            task="classify",
+            pooling=Pooling(how=self.pooling, origin="the model's head"),
+            labels=self.labels,
+            activation=self.activation,
+        )
+
+    def embedded(self, batch: Batch) -> Array:
+        """The input of the first block, [N, dim], for a batch of N rows."""
+        x = self.ops.embed(self.embed, batch)
+        if self.segments is not None:
+            x = self.ops.add_segments(x, self.segments, batch)
+        if self.positions is not None:
+            x = self.ops.add_positions(x, self.positions, batch, offset=self.first_position)
+        return x if self.embed_norm is None else self.embed_norm(x)
+
+    def head(self, rows: Array) -> Array:
+        """Pooled rows [S, dim] -> the classes' scores, float32 [S, classes]; without a classifier
+        they are the result."""
+        return rows if self.scores is None else self.scores(rows)
+
+
+def attention(
+    w: Weights,
+    c: EncoderConfig,
+    qkv: str | Sequence[str],
+    out: str,
+    *,
+    bias: bool,
+    rope: RopeSpec | None = None,
+    window: int | None = None,
+) -> Attention:
+    """Attention from the maps `qkv` (one that has all three, or three) and `out` at the cursor.
+
+    window: a row sees the rows less than `window` positions before or after it.
+    """
+    heads, width, dim = c.num_attention_heads, c.head_width, c.hidden_size
+    fused = isinstance(qkv, str)
+    maps = w.linear(qkv, dim, 3 * dim if fused else (dim, dim, dim), bias=bias)
+    return Attention(
+        ops=w.ops,
+        qkv=Linear(w.ops, maps.weight, maps.bias, (dim, dim, dim), maps.precise),
+        out=w.linear(out, dim, dim, bias=bias),
+        where=w.states.add(StepKV(heads, width, width)),
+        heads=heads,
+        kv_heads=heads,
+        scale=width**-0.5,
+        rope=rope,
+        window=window,
+        causal=False,
+    )
+
+
+def leftovers(prefix: str, *, pooler: bool) -> Mapping[str, str]:
+    """Tensors that an encoder may have and nothing reads (pattern -> reason). prefix: of the
+    model's tensors, with its dot; pooler: whether the pooler is one of them."""
+    found = {
+        r".*position_ids": "derived from the config",
+        r"(cls|lm_head|decoder|head)\..*": MASKED,
+    }
+    return found | ({rf"{prefix}pooler\..*": POOLER} if pooler else {})

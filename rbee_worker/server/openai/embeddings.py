@@ -1,0 +1,85 @@
+"""POST /v1/embeddings: texts or ids to vectors, as numbers or in base64."""
+
+from __future__ import annotations
+
+import base64
+from functools import partial
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from rbee_worker.errors import InvalidRequest
+from rbee_worker.params import prompt_faults
+from rbee_worker.server.body import envelope, read_object, refuse, unknown_faults
+from rbee_worker.server.encoding import answered
+from rbee_worker.server.given_texts import place_of, prompts_of
+from rbee_worker.server.health import worker_of
+from rbee_worker.server.requests import check_model, new_id, time_limit
+from rbee_worker.server.vector_schemas import (
+    MOST_TEXTS,
+    Embedding,
+    EmbeddingEnvelope,
+    EmbeddingList,
+    VectorRbee,
+)
+from rbee_worker.server.vectors import Found, size, usage, vectors, warnings
+from rbee_worker.session.vectors import embedding, prompted
+from rbee_worker.types import Request
+
+
+async def embeddings(http: HttpRequest) -> Response:
+    """The endpoint of the route."""
+    worker = worker_of(http)
+    body = await read_object(http, worker)
+    engine = worker.serving()
+    info = engine.info
+    assert info is not None
+    given, rest, faults = envelope(body, EmbeddingEnvelope)
+    faults += unknown_faults(rest, EmbeddingEnvelope)
+    model = check_model(worker, given.model)
+    texts = prompts_of("input", given.input, MOST_TEXTS, faults)
+    name = place_of("input", given.input)
+    answer_id = new_id("embd")
+    make = partial(
+        embedding,
+        info=info,
+        sentence=engine.sentence,
+        prompt=given.prompt_name,
+        dimensions=given.dimensions or 0,
+        truncate=given.truncate,
+        timeout_s=time_limit(worker, given.timeout_s),
+    )
+    requests: list[Request] = []
+    try:
+        requests = [make(f"{answer_id}-{n}", text) for n, text in enumerate(texts or ["?"])]
+    except InvalidRequest as error:
+        faults += error.errors
+    for place, request in enumerate(requests if texts else ()):
+        faults += prompt_faults(request, engine.rules, name=name(place))
+    refuse(faults)
+    found = await vectors(http, worker, requests, name)
+    pooling, prompt = info.purpose.pooling, ""
+    if isinstance(texts[0], str):
+        _, prompt = prompted(engine.sentence, given.prompt_name, faults)
+    told = VectorRbee(
+        pooling=pooling.how,
+        normalized=pooling.normalize,
+        origin=pooling.origin,
+        prompt=prompt,
+        warnings=warnings(found, name),
+    )
+
+    def answer() -> EmbeddingList:
+        wire = _base64 if given.encoding_format == "base64" else _numbers
+        rows = [Embedding(index=place, embedding=wire(one)) for place, one in enumerate(found)]
+        return EmbeddingList(data=rows, model=model, usage=usage(found), rbee=told)
+
+    return await answered(answer, size(found))
+
+
+def _numbers(found: Found) -> list[float]:
+    return found.values.tolist()
+
+
+def _base64(found: Found) -> str:
+    return base64.b64encode(found.data).decode()

@@ -1,0 +1,129 @@
+"""A request for a vector: its text, or two, with what the checkpoint puts before them, as ids."""
+
+from __future__ import annotations
+
+from rbee_worker.checkpoint.sentence import Sentence
+from rbee_worker.errors import FieldError, InvalidRequest, WrongModel
+from rbee_worker.params import Rules, prompt_faults
+from rbee_worker.session.prepared import Prepared
+from rbee_worker.session.text import TextSide
+from rbee_worker.types import ModelInfo, Pool, Request, Resolved, SamplingParams
+
+_NOTHING_DRAWN = Resolved(params=SamplingParams(max_tokens=0), origins={})
+
+
+def prepare_vector(request: Request, text: TextSide, rules: Rules) -> Prepared:
+    """Check and tokenize. Raises InvalidRequest for a text that is empty or, unless it may be cut,
+    too long."""
+    faults = prompt_faults(request, rules)
+    if request.pair == "":
+        faults.append(FieldError("pair", "length >= 1", "is empty"))
+    if faults:
+        raise InvalidRequest(faults)
+    most = longest(text.ckpt.sentence, rules.context)
+    second = 0
+    warnings: tuple[str, ...] = ()
+    if request.token_ids is not None:
+        ids, whole = request.token_ids[:most], len(request.token_ids)
+    else:
+        assert request.prompt is not None
+        lower = str.lower if text.ckpt.sentence.lower else str
+        pair = None if request.pair is None else lower(request.pair)
+        made = text.tokenizer.encode_texts(lower(request.prompt), pair, most=most)
+        ids, second, whole = tuple(made.ids), made.second, made.whole
+    if whole > most:
+        if not request.truncate:
+            message = f"has {whole} tokens and the limit is {most}; truncate: true cuts it"
+            raise InvalidRequest([FieldError("prompt", f"<= {most} tokens", message)])
+        warnings = (f"cut from {whole} to {most} tokens",)
+    if not ids:
+        raise InvalidRequest([FieldError("prompt", "not empty", "the text has no tokens")])
+    from rbee_worker.tokenizer.rows import check_rows  # late: a heavy import
+
+    check_rows(ids, text.tokenizer, rules.vocab_size, "prompt")
+    return Prepared(ids, _NOTHING_DRAWN, warnings, second=second)
+
+
+def embedding(
+    name: str,
+    given: str | tuple[int, ...],
+    info: ModelInfo,
+    sentence: Sentence,
+    *,
+    prompt: str | None = None,
+    dimensions: int = 0,
+    truncate: bool = False,
+    timeout_s: float | None = None,
+) -> Request:
+    """The request for the vector of a text, or of ids, which get no prompt before them.
+
+    prompt: the name of a prompt of the checkpoint, "" for none, None for its default. Raises
+    WrongModel, InvalidRequest.
+    """
+    pooling = info.purpose.pooling
+    faults = []
+    if dimensions > info.dimensions:
+        most = info.dimensions
+        message = f"must be at most the model's {most}"
+        faults.append(FieldError("dimensions", f"1 to {most}", message, dimensions))
+    before = ""
+    if isinstance(given, str):
+        before, _ = prompted(sentence, prompt, faults)
+    elif prompt:
+        faults.append(FieldError("prompt_name", "with text", "cannot be put before ids"))
+    request = Request(
+        id=name,
+        prompt=before + given if isinstance(given, str) else None,
+        token_ids=None if isinstance(given, str) else given,
+        pool=Pool(how=pooling.how, dimensions=dimensions, normalize=pooling.normalize),
+        truncate=truncate,
+        timeout_s=timeout_s,
+    )
+    check_purpose(request, info)
+    if faults:
+        raise InvalidRequest(faults)
+    return request
+
+
+def longest(sentence: Sentence, context: int) -> int:
+    """The most tokens of a text: the model's, or fewer where its authors cut texts earlier."""
+    return min(context, sentence.longest or context)
+
+
+def prompted(sentence: Sentence, name: str | None, faults: list[FieldError]) -> tuple[str, str]:
+    """What is put before a text, and its name: the prompt that is asked for, or the default one. A
+    name that the checkpoint does not have is a fault."""
+    chosen = sentence.prompt if name is None else name
+    if not chosen:
+        return "", ""
+    if chosen not in sentence.prompts:
+        known = ", ".join(sorted(sentence.prompts)) or "none"
+        message = f"is not one of the model's prompts ({known})"
+        faults.append(FieldError("prompt_name", "a prompt of the model", message))
+        return "", ""
+    return sentence.prompts[chosen], chosen
+
+
+def check_purpose(request: Request, info: ModelInfo) -> None:
+    """Raise WrongModel if a model of this kind cannot answer the request."""
+    task = info.purpose.task
+    if request.pool is None and task != "generate":
+        raise not_generating(info)
+    if request.pool is not None and request.pool.head != (task == "classify"):
+        what = "vectors" if task == "classify" else "class scores"
+        raise WrongModel(f"the model {info.model} gives no {what}: {MADE_FOR[task]}.")
+
+
+MADE_FOR = {
+    "generate": "it generates text (chat, completions, jobs) and gives vectors (embeddings)",
+    "embed": "it gives vectors, for /v1/embeddings, /v1/score and /v1/rerank",
+    "classify": "it classifies texts, for /v1/classify, /v1/score and /v1/rerank",
+}
+
+
+def not_generating(info: ModelInfo) -> WrongModel:
+    """The error for a request that wants text."""
+    return WrongModel(
+        f"the model {info.model} generates no text: {MADE_FOR[info.purpose.task]}.",
+        fix="ask a worker whose model generates.",
+    )

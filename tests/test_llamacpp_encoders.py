@@ -1,0 +1,90 @@
+"""What llama.cpp's own converter makes of tiny encoders gives what their safetensors files give.
+
+Slow: its source (77 MB) comes through pip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from rbee_worker.checkpoint import open_checkpoint
+from rbee_worker.checkpoint.names.encoders import ARCHITECTURES
+from rbee_worker.config import Settings
+from rbee_worker.loading.load import load_engine
+from rbee_worker.tokenizer.load import load_tokenizer
+from rbee_worker.types import Pool
+from tests.encoders import ROWS, Row, sentence_files, write
+from tests.llamacpp.files import converted
+from tests.llamacpp.source import Unavailable, converter_source
+from tests.test_encoders import run, submit, texts
+
+pytestmark = pytest.mark.slow
+IN_GGUF = [row for row in ROWS if row.gguf is not None]
+
+
+class Files(NamedTuple):
+    """The checkpoints' folders, and what the converter said of each, by row."""
+
+    work: Path
+    said: Mapping[str, Any]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """Every row converted, in one process of the converter's."""
+    work = tmp_path_factory.mktemp("llamacpp")
+    try:
+        source = converter_source(work / "source")
+    except Unavailable as why:
+        pytest.skip(f"llama.cpp's converter cannot be had: {why}")
+    jobs = []
+    for row in IN_GGUF:
+        own = {} if row.classes else sentence_files(way="cls_token")
+        jobs.append((write(row, work / row.id, **own), work / f"{row.id}.gguf"))
+    said = converted(source, jobs, work)
+    return Files(work, {row.id: said[work / f"{row.id}.gguf"] for row in IN_GGUF})
+
+
+@pytest.mark.parametrize("row", IN_GGUF, ids=[row.id for row in IN_GGUF])
+def test_a_converted_file_gives_the_same_vectors(row: Row, files: Files) -> None:
+    assert files.said[row.id]["error"] is None, files.said[row.id]["error"]
+    both = []
+    for path in (files.work / row.id, files.work / f"{row.id}.gguf"):
+        engine, info = load_engine(
+            Settings(model=str(path), backend="cpu", threads=1), lambda _: None
+        )
+        assert not [note for note in info.notes if "nothing reads" in note], info.notes
+        pool = Pool(how=info.purpose.pooling.how, head=bool(row.classes))
+        for number, (ids, second) in enumerate(texts(row)):
+            submit(engine, str(number), ids[: row.context], pool, second)
+        both.append((run(engine), info))
+    (ours, info), (theirs, found) = both
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    assert found.purpose.task == info.purpose.task
+    assert found.purpose.labels == info.purpose.labels
+    assert found.purpose.pooling.how == info.purpose.pooling.how
+
+
+def test_bert_gets_its_own_vocabulary(files: Files) -> None:
+    assert files.said["bert"]["vocabulary"] == "its own"
+    a, b = (
+        load_tokenizer(open_checkpoint(str(files.work / name))) for name in ("bert", "bert.gguf")
+    )
+    for text in ("The bee hums. 日本", "", "[SEP] héllo", "thebeehum the"):
+        assert a.encode(text) == b.encode(text)
+        pair = "the bee?"
+        assert a.encode_texts(text, pair, most=9) == b.encode_texts(text, pair, most=9)
+
+
+def test_every_architecture_of_encoders_is_converted(files: Files) -> None:
+    found = {
+        open_checkpoint(str(files.work / f"{id}.gguf")).gguf.metadata["general.architecture"]  # type: ignore[union-attr]
+        for id, said in files.said.items()
+        if said["error"] is None
+    }
+    assert found == {*ARCHITECTURES}

@@ -1,0 +1,89 @@
+"""BERT's kind of tokenizer against the library: decoding piece by piece, pairs, truncation."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders
+
+from rbee_worker.tokenizer.core import Tokenizer
+from rbee_worker.tokenizer.load import load_tokenizer
+from rbee_worker.tokenizer.pieces import decoding_of
+from rbee_worker.tokenizer.stream import Detokenizer
+from tests import encoders
+from tests.tokenizer.builders import Source
+
+PIECES = (
+    *("do", "not", "##s", "'", "s", "'s", "n't", "n", "t", "'m", "do not", "'ve", "re", "bee"),
+    *(".", ",", "?", "!", "a.b", "##.", "##'", "[CLS]", "x y", " . "),
+)
+WORDS = (
+    "the",
+    "bee",
+    "hums",
+    "unheardof",
+    "Bee's",
+    "日本",
+    "hm,hm",
+    "???",
+    "[SEP]",
+    "é",
+    "x" * 120,
+)
+
+
+@pytest.mark.parametrize("cleanup", [True, False])
+def test_decoding_is_the_librarys(cleanup: bool) -> None:
+    library = decoders.WordPiece(cleanup=cleanup)
+    ours = decoding_of({"type": "WordPiece", "prefix": "##", "cleanup": cleanup})
+    rng = random.Random(1)
+    for _ in range(5000):
+        first, *rest = rng.choices(PIECES, k=rng.randint(1, 6))
+        got = ours.token_bytes(first, first=True) + b"".join(map(ours.joined, rest))
+        assert got.decode() == library.decode([first, *rest])
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Path]:
+    folder = tmp_path_factory.mktemp("wordpiece")
+    encoders.write_tokenizer(folder)
+    files = {name: folder / name for name in ("tokenizer.json", "tokenizer_config.json")}
+    return load_tokenizer(Source(files=files)), files["tokenizer.json"]
+
+
+def text(rng: random.Random, words: int) -> str:
+    return " ".join(rng.choices(WORDS, k=words))
+
+
+def test_streamed_text_is_the_decoded_one(both: tuple[Tokenizer, Path]) -> None:
+    ours, path = both
+    library, rng = Backend.from_file(str(path)), random.Random(2)
+    for words in range(1, 30):
+        ids = ours.encode(text(rng, words))
+        stream = Detokenizer(ours, skip_special=True)
+        got = "".join(map(stream.push, ids)) + stream.flush()
+        assert got == ours.decode(ids) == library.decode(ids)
+
+
+@pytest.mark.parametrize("most", [3, 4, 5, 7, 10, 31, 32, 200])
+def test_texts_and_pairs_are_cut_as_the_library_does(
+    both: tuple[Tokenizer, Path], most: int
+) -> None:
+    """Of two, the longer one first; special tokens stay."""
+    ours, path = both
+    library, rng = Backend.from_file(str(path)), random.Random(most)
+    for _ in range(200):
+        first, second = text(rng, rng.randint(0, 9)), text(rng, rng.randint(0, 9))
+        for pair in (None, second):
+            library.no_truncation()
+            whole = len(library.encode(first, pair).ids)
+            library.enable_truncation(most, strategy="longest_first")
+            want = library.encode(first, pair)
+            got = ours.encode_texts(first, pair, most=most)
+            assert got.ids == want.ids
+            assert got.whole == whole
+            kinds = [int(bool(got.second) and n >= got.second) for n in range(len(got.ids))]
+            assert kinds == want.type_ids
