@@ -177,6 +177,7 @@ def their_names(model_type: str) -> dict[str, str]:
 
 def theirs(model_type: str, **keys: Any) -> PretrainedConfig:
     """transformers' config of these keys, which have our names."""
+    rwkv.register()
     names = their_names(model_type)
     return CONFIG_MAPPING[model_type](**{names.get(k, k): v for k, v in keys.items()})
 

@@ -65,6 +65,10 @@ RANGES: Mapping[str, Range] = MappingProxyType(
         ),
         **dict.fromkeys(("logits_scaling", "logit_scale", "routed_scaling_factor"), _POSITIVE),
         **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping"), _POSITIVE),
+        **dict.fromkeys(("attention_in_multiplier", "attention_out_multiplier"), _POSITIVE),
+        **dict.fromkeys(("ssm_in_multiplier", "ssm_out_multiplier", "key_multiplier"), _POSITIVE),
+        **dict.fromkeys(("lm_head_multiplier", "block_ffn_dim_multiplier"), _POSITIVE),
+        "logits_soft_cap": _POSITIVE,
         "query_pre_attn_scalar": Range(0, 1e9),
         **dict.fromkeys(("clip_qkv", "swiglu_limit", "swiglu_alpha", "attn_scale"), _POSITIVE),
         "softmax_scale": _POSITIVE,
@@ -80,8 +84,13 @@ _LISTED = (
     *("num_attention_heads", "num_key_value_heads", "num_global_key_value_heads"),
     *("num_local_experts", "num_experts", "n_routed_experts", "n_shared_experts"),
     *("num_experts_per_tok", "top_k_experts", "experts_per_token", "n_group", "topk_group"),
+    *("linear_num_key_heads", "linear_num_value_heads"),
+    *("mamba_n_heads", "mamba_num_heads", "mamba_n_groups"),
 )
-_LAYERS = ("num_hidden_layers", "num_nextn_predict_layers", "num_kv_shared_layers")
+_LAYERS = (
+    *("num_hidden_layers", "num_nextn_predict_layers", "num_kv_shared_layers"),
+    *("num_dense_layers", "further_layers"),
+)
 # Widths: at most as many as the largest tensor has values.
 _WIDTHS = (
     *("vocab_size", "hidden_size", "intermediate_size", "head_dim", "global_head_dim"),
@@ -98,6 +107,12 @@ _WIDTHS = (
     *("attention_hidden_size", "head_size", "head_size_divisor", "halved_every"),
     *("time_mix_extra_dim", "time_decay_extra_dim", "decay_low_rank_dim", "gate_low_rank_dim"),
     *("a_low_rank_dim", "v_low_rank_dim"),
+    *("conv1d_width", "conv_L_cache", "lru_width", "block_multiple_of"),
+    *("linear_conv_kernel_dim", "linear_inner_size", "linear_key_head_dim"),
+    *("linear_value_head_dim", "ssm_state_size", "moe_latent_size"),
+    *("mamba_d_conv", "mamba_d_head", "mamba_d_inner", "mamba_d_ssm", "mamba_d_state"),
+    *("mamba_dt_rank", "mamba_expand", "mamba_head_dim", "mamba_inner_size"),
+    "moe_shared_expert_intermediate_size",
 )
 _AGAIN = "download the checkpoint again; its config is damaged or belongs to other weights"
 

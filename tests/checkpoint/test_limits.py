@@ -26,6 +26,8 @@ NO_COUNTS = {
     *("max_window_layers", "no_rope_layer_interval", "decoder_sparse_step", "moe_layer_freq"),
     *("first_k_dense_replace", "interleave_moe_layer_step", "attn_temperature_tuning"),
     *("num_ln_in_parallel_attn", "expansion_ratio"),
+    *("attention_window_size", "attn_rotary_emb", "full_attention_interval"),
+    *("attn_layer_offset", "attn_layer_period", "expert_layer_offset", "expert_layer_period"),
 }
 
 

@@ -193,7 +193,7 @@ def test_a_client_that_is_gone_is_told_from_one_that_waits(stream: str) -> None:
         ("POST", "/v1/infer", {"messages": [{"role": "user", "con\ntent" * 99: "x"}]}),
         ("POST", "/v1/completions", {"model": "\x1b" * 500, "prompt": "x"}),
         ("POST", "/tokenize", {"\x9b" * 400: 1}),
-        ("POST", "/v1/embeddings", {"input": "x"}),
+        ("POST", "/v1/embeddings", {"input": "x", "encoding_format": "\x1b" * 300}),
         ("POST", "/v1/jobs", {"operation": "\x1b[2J" * 300}),
     ],
 )

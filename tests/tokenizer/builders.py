@@ -21,6 +21,7 @@ class Source:
     """As much of a checkpoint as a tokenizer needs."""
 
     ref: str = "test"
+    arch: str = "llama"
     config: dict[str, Any] = field(default_factory=dict)
     generation: dict[str, Any] = field(default_factory=dict)
     tokenizer_config: dict[str, Any] = field(default_factory=dict)

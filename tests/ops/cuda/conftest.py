@@ -1,15 +1,11 @@
-"""Kernels of the cuda backend run in Triton's interpreter, as Python on the CPU.
-
-RBEE_TEST_GPU=1 runs the same tests on a GPU. The variable must be set before triton is imported.
-"""
+"""Kernels of the cuda backend run in Triton's interpreter, as Python on the CPU (tests/conftest.py),
+or with RBEE_TEST_GPU=1 on a GPU."""
 
 import os
 
 import pytest
 
 ON_CARD = os.environ.get("RBEE_TEST_GPU") == "1"
-if not ON_CARD:
-    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(scope="session")
