@@ -21,6 +21,7 @@ from rbee_worker.checkpoint.renamed import renamed_config
 from rbee_worker.errors import CheckpointError
 from rbee_worker.models import ARCHITECTURES
 from rbee_worker.models.config import INERT, StackConfig, read_config
+from rbee_worker.verify import rwkv
 
 # Sizes, by the names of `StackConfig`; those that follow from others must follow here as well.
 SIZES: dict[str, dict[str, Any]] = {

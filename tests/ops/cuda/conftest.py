@@ -1,5 +1,4 @@
-"""Kernels of the cuda backend run in Triton's interpreter, as Python on the CPU (tests/conftest.py),
-or with RBEE_TEST_GPU=1 on a GPU."""
+"""Kernels of the cuda backend run in Triton's interpreter, or with RBEE_TEST_GPU=1 on a GPU."""
 
 import os
 

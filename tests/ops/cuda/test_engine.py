@@ -14,10 +14,10 @@ from rbee_worker.types import SamplingParams
 
 CONFIG = {
     "model_type": "llama",
-    "vocab_size": 512,
+    "vocab_size": 256,
     "hidden_size": 64,
     "intermediate_size": 96,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 1,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
@@ -43,7 +43,7 @@ def tokens(backend: str, config: Path, **settings: object) -> dict[str, list[int
     ]
     found: dict[str, list[int]] = {}
     for n in range(6):
-        ids = tuple((7919 * n + 31 * i) % 512 for i in range(3 + 9 * n))
+        ids = tuple((7919 * n + 31 * i) % 256 for i in range(3 + 9 * n))
         params = SamplingParams(max_tokens=5 + n, ignore_eos=True, **ways[n % 3])
         engine.submit(Submit(seq=str(n), prompt_ids=ids, params=params))
         for output in engine.step():
@@ -60,7 +60,15 @@ def _take(output: object, found: dict[str, list[int]]) -> None:
     assert not isinstance(output, Finished) or output.error is None, output
 
 
-@pytest.mark.parametrize("settings", [{}, {"kv_cache": False}, {"speculate": "ngram"}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        pytest.param({"kv_cache": False}, marks=pytest.mark.slow),
+        pytest.param({"speculate": "ngram"}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_the_reference_backends_tokens(settings: dict[str, object], tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps(CONFIG))

@@ -21,12 +21,13 @@ from tests import encoders
 from tests.archs import ARCHS, Arch
 from tests.archs.measure import TOKENS, files
 
-QUICK = {"llama", "qwen3", "gemma2", "mixtral", "falcon-7b", "phi-msft", "command-r", "mamba"}
+QUICK = {"llama", "gemma2", "mixtral", "mamba"}
 # One row for each kind of block and each operation; the other rows are variants of them.
 SLOW = {
     *("llama-dynamic", "gemma3", "olmo2", "starcoder", "mpt", "persimmon", "falcon-alibi-mqa"),
     *("qwen2-moe", "phimoe", "deepseek-v2-lite", "deepseek-v3", "gpt-oss-yarn-mxfp4"),
     *("llama4-chunks", "gemma4-mixed", "falcon-mamba", "mamba2", "granite4", "nemotron-h-moe"),
+    *("qwen3", "falcon-7b", "phi-msft", "command-r"),
     *("falcon-h1", "lfm2", "jamba", "recurrent-gemma", "qwen3-next", "rwkv7"),
 }
 LACKING = {"rwkv5", "rwkv6", "rwkv7"}  # families with operations that this backend does not have
