@@ -125,7 +125,7 @@ CASES: list[tuple[str, dict[str, Any], type[ModelError], str]] = [
     ("qwen3-next", {"layer_types": [FULL] * 3}, CheckpointError, "layer_types names 3 layers"),
     ("recurrent-gemma", {"lru_width": 62}, CheckpointError, "lru_width is 62, not 4 equal parts"),
     ("recurrent-gemma", {"block_types": ["x"]}, UnsupportedModel, "layer_types has x"),
-    ("recurrent-gemma", {"logits_soft_cap": 0.0}, CheckpointError, "logits_soft_cap = 0.0"),
+    ("recurrent-gemma", {"logits_soft_cap": 0.0}, CheckpointError, "logits_soft_cap is 0.0"),
     ("rwkv5", {"head_size": 0}, CheckpointError, "head_size = 0"),
     ("rwkv6", {"head_size": 24}, CheckpointError, "64 columns do not make heads of head_size 24"),
     ("rwkv7", {"head_dim": 24}, CheckpointError, "64 columns do not make heads of 24"),

@@ -50,7 +50,6 @@ INERT = frozenset(
         "sparse_pred_ignore_index",
         "decoder_bias",  # of a head that predicts masked words
         "cls_token_id",  # tokens
-        "position_embedding_type",  # an encoder that has a choice reads it
         "embd_pdrop",
         "emb_pdrop",
         "embedding_dropout",

@@ -232,6 +232,8 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
             for name in ("rwkv5", "rwkv6")
         },
         # Nothing depends on a longest sequence; the others choose how fla computes and trains.
+        # BERT's key; positions of ModernBERT are rotary.
+        "modernbert": Dialect("modernbert", ignored=("position_embedding_type",)),
         "rwkv7": Dialect(
             "rwkv7",
             ignored=(
