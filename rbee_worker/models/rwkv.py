@@ -180,6 +180,11 @@ def _check(c: Config, w: Weights) -> None:
             f"config: {c.columns} columns do not make heads of head_size {c.head_size}.",
             fix="download the checkpoint's config again.",
         )
+    if c.tie_word_embeddings:
+        raise UnsupportedModel(
+            "config: tie_word_embeddings is true, but RWKV 5 and 6 have a head of their own.",
+            fix="set it to false.",
+        )
     if w.has("model.embeddings.weight"):
         raise UnsupportedModel(
             "the checkpoint has the names of flash-linear-attention's RWKV 6, which are not read.",
