@@ -77,6 +77,8 @@ CANNOT: Mapping[str, str] = {
     "granite4-rotary": "a layer with attention beside recurrent ones has no positions",
     "mamba-biases": INNER,
     "falcon-mamba-inner": INNER,
+    "recurrent-gemma": ABSENT,
+    "recurrent-gemma-order": ABSENT,
     "rwkv5": ABSENT,
     "rwkv5-sizes": ABSENT,
     "rwkv6-sizes": "heads have as many columns as the model",
