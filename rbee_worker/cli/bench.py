@@ -14,7 +14,7 @@ import msgspec
 
 from rbee_worker.config import Settings
 from rbee_worker.errors import InferenceFailed, UsageError
-from rbee_worker.machine import allowed_cores, available_memory
+from rbee_worker.machine import allowed_cores
 from rbee_worker.types import End, Error, Request, Usage
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def _invented(
     from rbee_worker.session.text import wordless
 
     ckpt = random_checkpoint(shape, format)
-    preflight(ckpt, settings).room(settings, available_memory())
+    plan = preflight(ckpt, settings)
+    plan.room(settings, plan.backend.free_bytes())
     return msgspec.structs.replace(settings, model=ckpt.ref), lambda: wordless(ckpt)
 
 

@@ -94,13 +94,9 @@ class CudaBackend(Backend):
         return self._plan_ops(dtype, resident=False)
 
     def _plan_ops(self, dtype: str, *, resident: bool) -> PlanOps:
-        from rbee_worker.ops.cuda.matrix import held_form
+        from rbee_worker.ops.cuda.plan import CudaPlanOps
 
-        # --quantize is not counted: its bytes are half of what is planned
-        def held(format: str, rows: int, cols: int) -> tuple[str, int]:
-            return held_form(format, rows, cols, dtype, resident=resident, f8=False)
-
-        return PlanOps(dtype, held=held)
+        return CudaPlanOps(dtype, resident=resident)
 
     def fast(self) -> frozenset[str]:
         from rbee_worker.ops.cuda.device_ops import NATIVE
@@ -120,16 +116,25 @@ class CudaBackend(Backend):
     ) -> Prepared:
         """Triton compiles a kernel when it is first launched, and keeps it. What is decided here is
         whether there is memory for floats of packed matrices."""
-        dtype = self.compute_dtype(settings, "", {})
+        dtype, notes = self.compute_dtype(settings, "", {}), []
         both = self._plan_ops(dtype, resident=True)
         outline.build(cast("Ops", both))
-        floats = sum(size for name, size in both.held_bytes.items() if " and " in name)
-        if not floats:
-            return _Plan(True)
-        need = sum(both.held_bytes.values())
-        resident = need < _RESIDENT_SHARE * self.free_bytes()
+        packed = [name for name in both.held_bytes if " and " in name]
+        if settings.quantize == "fp8":
+            if packed and not both.held_bytes.get(dtype):
+                raise UsageError(
+                    "--quantize fp8: all matrices of this model are packed already.",
+                    fix="leave the option out.",
+                )
+            notes.append("matrices of floats are kept in 8 bits, stacks of experts are not")
+        if not packed:
+            return _Plan(True, tuple(notes))
+        if settings.exact_activations:
+            return _Plan(True, (*notes, "packed matrices are kept as floats"))
+        resident = sum(both.held_bytes.values()) < _RESIDENT_SHARE * self.free_bytes()
         kept = "are kept as floats too" if resident else "are made floats each time"
-        return _Plan(resident, (f"packed matrices {kept}, for steps of more than 4 rows",))
+        notes.append(f"packed matrices {kept}, for steps of more than 4 rows")
+        return _Plan(resident, tuple(notes))
 
     def warm(
         self,

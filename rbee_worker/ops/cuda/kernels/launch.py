@@ -7,15 +7,8 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # kernels run as Python, on CPU tensors
-
-ELEMENTS: dict[torch.dtype, Any] = {
-    torch.float32: tl.float32,
-    torch.bfloat16: tl.bfloat16,
-    torch.float16: tl.float16,
-}
 
 
 def dependent(wanted: bool) -> dict[str, Any]:

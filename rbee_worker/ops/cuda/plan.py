@@ -1,0 +1,33 @@
+"""`CudaPlanOps`: counts what `CudaOps` stores. Torch stays out of it until a matrix is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rbee_worker.checkpoint.formats import Packed
+from rbee_worker.ops import Weight
+from rbee_worker.ops.plan import PlanOps, Use
+
+
+class CudaPlanOps(PlanOps):
+    """resident: floats of packed matrices are kept beside them. `--quantize` is not counted: it
+    stores half of what is planned."""
+
+    def __init__(self, dtype: str, *, resident: bool) -> None:
+        from rbee_worker.ops.cuda.matrix import held_form
+
+        def held(format: str, rows: int, cols: int) -> tuple[str, int]:
+            return held_form(format, rows, cols, dtype, resident=resident, f8=False)
+
+        super().__init__(dtype, held=held)
+
+    def stack(self, members: Sequence[Sequence[Packed]]) -> Weight:
+        """Several matrices together are stored as floats, whatever their format."""
+        if len(members) == 1:
+            return super().stack(members)
+        floats = PlanOps(self.dtype)
+        weight = floats.stack(members)
+        for key, use in floats.uses.items():
+            old = self.uses.get(key, Use())
+            self.uses[key] = Use(*(a + b for a, b in zip(old, use, strict=True)))
+        return weight

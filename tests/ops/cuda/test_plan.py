@@ -1,0 +1,84 @@
+"""What a model takes on the device is what was planned; options without an effect are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from rbee_worker.config import Settings
+from rbee_worker.errors import UsageError
+from rbee_worker.loading.preflight import outline_of
+from rbee_worker.models import build_model
+from rbee_worker.models.random import open_model
+from rbee_worker.ops import Ops
+from rbee_worker.ops.cuda.backend import BACKEND
+from rbee_worker.ops.cuda.ops import CudaOps
+from rbee_worker.ops.cuda.plan import CudaPlanOps
+
+CONFIG: dict[str, Any] = {
+    "model_type": "qwen3_moe",
+    "vocab_size": 64,
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "moe_intermediate_size": 256,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+}
+
+
+@pytest.fixture
+def shape(tmp_path: Path) -> str:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(CONFIG))
+    return str(path)
+
+
+class Counted(CudaOps):
+    """Adds up what each matrix says it takes."""
+
+    taken = 0
+
+    def matrix(self, parts: Any) -> Any:
+        weight = super().matrix(parts)
+        self.taken += weight.nbytes
+        return weight
+
+    def stack(self, members: Any) -> Any:
+        weight = super().stack(members)
+        assert weight.nbytes == weight.data.nbytes
+        self.taken += weight.nbytes
+        return weight
+
+
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("format", ["q4_k", "q8_0", "bf16"])
+def test_the_plan_is_what_is_stored(shape: str, format: str, resident: bool) -> None:
+    ckpt = open_model(f"random:{format}:{shape}")
+    plan, ops = CudaPlanOps("f32", resident=resident), Counted("cpu", "f32", resident=resident)
+    outline_of(ckpt, 64).build(cast(Ops, plan))
+    build_model(ckpt, ops)
+    vectors = sum(use.held_bytes for (form, _), use in plan.uses.items() if form == "F32")
+    assert sum(plan.held_bytes.values()) - vectors == ops.taken
+
+
+def test_quantizing_says_what_it_leaves_and_refuses_what_it_cannot(shape: str) -> None:
+    settings = Settings(backend="cuda", quantize="fp8", dtype="bf16")
+
+    def prepared(format: str) -> Any:
+        outline = outline_of(open_model(f"random:{format}:{shape}"), 64)
+        return BACKEND.prepare(outline, settings, "bf16", lambda *_: None)
+
+    assert "stacks of experts are not" in prepared("bf16").notes[0]
+    (arch,) = ({**CONFIG, "model_type": "llama"},)
+    Path(shape).write_text(json.dumps(arch))
+    with pytest.raises(UsageError, match="all matrices of this model are packed already"):
+        prepared("q4_k")
