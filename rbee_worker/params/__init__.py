@@ -14,10 +14,12 @@ from rbee_worker.params.conversation import (
     split_options,
     switch_of,
 )
+from rbee_worker.params.groups import GROUPS
 from rbee_worker.params.parameter import Parameter, Surface
 from rbee_worker.params.request import (
     PROMPTS,
     Rules,
+    chat_sampling,
     check_request,
     id_faults,
     length_faults,
@@ -34,6 +36,7 @@ from rbee_worker.params.resolve import (
 from rbee_worker.params.table import PARAMETERS, describe, names, split
 
 __all__ = [
+    "GROUPS",
     "MOST_GUESSES",
     "PARAMETERS",
     "PROMPTS",
@@ -45,6 +48,7 @@ __all__ = [
     "Surface",
     "asks_for_constraint",
     "chat_options",
+    "chat_sampling",
     "check_request",
     "describe",
     "fit",

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from rbee_worker.answer import NO_FORMAT, Format
 from rbee_worker.errors import FieldError, InvalidRequest
@@ -104,6 +104,23 @@ def check_request(request: Request, rules: Rules) -> Resolved:
     if faults:
         raise InvalidRequest(faults)
     return replace(resolved, ignored=resolved.ignored + unread)
+
+
+def chat_sampling(rules: Rules) -> dict[str, dict[str, Any]]:
+    """What a conversation that gives no parameters samples with: name -> {"value", "origin"} of
+    every sampling parameter but the seed, which is another one each time."""
+    found = resolve(
+        {},
+        surface="job",
+        vocab_size=rules.vocab_size,
+        context=rules.context,
+        generation=rules.generation,
+        turn_stops=rules.turn_stops,
+        chat=True,
+    )
+    values = asdict(found.params)
+    origins = {n: o for n, o in found.origins.items() if n not in ("seed", "constraint")}
+    return {name: {"value": values[name], "origin": origin} for name, origin in origins.items()}
 
 
 def prompt_faults(request: Request, rules: Rules, *, name: str | None = None) -> list[FieldError]:

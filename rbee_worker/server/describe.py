@@ -12,6 +12,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import HTMLResponse, Response
 
 from rbee_worker.config import Settings
+from rbee_worker.params import chat_sampling
 from rbee_worker.params import describe as describe_parameters
 from rbee_worker.server.health import Memory, worker_info, worker_of
 from rbee_worker.server.problems import json_response
@@ -79,6 +80,7 @@ class Info(Struct, frozen=True, kw_only=True, omit_defaults=True):
     chat_template: bool | None = None
     tool_format: str | None = None  # how the model writes tool calls; absent: it takes no tools
     reasons: bool | None = None  # marks of reasoning are known for this model
+    chat_sampling: dict[str, dict[str, Any]] = {}  # of a conversation that gives no parameters
     eos: tuple[EosToken, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -98,6 +100,7 @@ async def info(http: HttpRequest) -> Response:
         extra["default_prompt"] = engine.sentence.prompt
         extra["longest_text"] = longest(engine.sentence, loaded.context)
         rules = engine.rules
+        extra["chat_sampling"] = chat_sampling(rules)
         extra["reasons"] = rules.form.reasons
         if rules.takes_tools and rules.form.tools is not None:
             extra["tool_format"] = rules.form.tools.name

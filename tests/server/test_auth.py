@@ -97,7 +97,7 @@ def test_comparison_takes_constant_time(served: Served, monkeypatch: pytest.Monk
 def test_public_files_hold_no_data(served: Served) -> None:
     for path in PUBLIC - {"/health"}:
         response = served.http.get(path, headers={"Authorization": ""})
-        assert "default-src 'self'" in response.headers["content-security-policy"]
+        assert "default-src 'none'" in response.headers["content-security-policy"]
         assert "smollm2" not in response.text
 
 
