@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 from selenium.webdriver.common.keys import Keys
 
+from tests.npm import installed
 from tests.page.browser import DESKTOP, PHONE, Page
 from tests.server.served import wait_for
 
 AXE = "axe-core@4.14.1"
-KEPT = Path(__file__).parents[2] / "build" / "node"  # what npm has installed, for the next run
 
 CONTRAST = """
 const rgb = (text) => (text.match(/[\\d.]+/g) ?? [0, 0, 0, 0]).map(Number);
@@ -39,19 +35,8 @@ return [...document.querySelectorAll(arguments[0])].filter((e) => e.checkVisibil
 
 @pytest.fixture(scope="module")
 def axe() -> str:
-    """axe-core's script, installed by npm; the test says why where it cannot be had."""
-    if shutil.which("npm") is None:
-        pytest.skip("npm is not here (Debian: apt-get install npm)")
-    folder, wanted = KEPT / "node_modules" / "axe-core", AXE.partition("@")[2]
-    described = folder / "package.json"
-    if not described.exists() or json.loads(described.read_text())["version"] != wanted:
-        KEPT.mkdir(parents=True, exist_ok=True)
-        flags = ["--no-audit", "--no-fund", "--ignore-scripts", "--no-save", "--prefix", str(KEPT)]
-        command = ["npm", "install", *flags, AXE]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-        if done.returncode != 0:
-            pytest.skip(f"npm cannot install {AXE}: {done.stderr.strip()[-200:]}")
-    return (folder / "axe.min.js").read_text()
+    """axe-core's script."""
+    return (installed(AXE) / "axe.min.js").read_text()
 
 
 def faults(page: Page, axe: str) -> list[Any]:

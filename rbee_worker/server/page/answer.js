@@ -117,7 +117,7 @@ export class Answer {
           this.#add(event);
           first ||= performance.now();
           turn.tokens = (turn.tokens ?? 0) + event.ids.length;
-          turn.rate = speed(turn.tokens, (performance.now() - first) / 1000);
+          turn.rate = speed(turn.tokens ?? 0, (performance.now() - first) / 1000);
           break;
         case "end":
           this.#add({ ...event, t: event.text });

@@ -85,7 +85,7 @@ export async function* events(url, signal) {
  */
 export async function* frames(body) {
   if (body === null) return;
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  const reader = body.pipeThrough(/** @type {any} */ (new TextDecoderStream())).getReader();
   let rest = "";
   try {
     while (true) {
