@@ -14,7 +14,7 @@ from rbee_worker.params.conversation import (
     split_options,
     switch_of,
 )
-from rbee_worker.params.groups import GROUPS
+from rbee_worker.params.groups import GROUPS, group_of
 from rbee_worker.params.parameter import Parameter, Surface
 from rbee_worker.params.request import (
     PROMPTS,
@@ -54,6 +54,7 @@ __all__ = [
     "fit",
     "from_text",
     "generation_defaults",
+    "group_of",
     "id_faults",
     "length_faults",
     "names",

@@ -17,6 +17,7 @@ from msgspec.structs import asdict, replace
 from rbee_worker.answer import NO_FORMAT, Format
 from rbee_worker.errors import FieldError, InvalidRequest
 from rbee_worker.params.conversation import budget_faults, conversation_faults
+from rbee_worker.params.parameter import REST
 from rbee_worker.params.resolve import resolve
 from rbee_worker.types import EosToken, Request, Resolved
 
@@ -118,7 +119,7 @@ def chat_sampling(rules: Rules) -> dict[str, dict[str, Any]]:
         turn_stops=rules.turn_stops,
         chat=True,
     )
-    values = asdict(found.params)
+    values = {**asdict(found.params), "max_tokens": REST}
     origins = {n: o for n, o in found.origins.items() if n not in ("seed", "constraint")}
     return {name: {"value": values[name], "origin": origin} for name, origin in origins.items()}
 

@@ -49,7 +49,7 @@ function row(p) {
   const about = `about-${p.name}`;
   const field = input(p, `set-${p.name}`, about);
   field.value = given[p.name] ?? "";
-  const shown = p.name === "seed" ? "random" : p.name === "max_tokens" ? "the rest of the context" : text(value);
+  const shown = p.name === "seed" ? "random" : text(value);
   return el("div", { class: "parameter" },
     el("label", { for: `set-${p.name}` }, p.name),
     field,
