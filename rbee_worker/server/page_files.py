@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable, Iterator
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -59,7 +60,13 @@ def _files(folder: Traversable, base: str) -> Iterator[tuple[str, bytes, str]]:
 
 
 def _serve(content: bytes, kind: str) -> Callable[[HttpRequest], Awaitable[Response]]:
+    """Browsers ask again at every visit, and get the file only if it is another one."""
+    tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+    headers = {**HEADERS, "Content-Type": kind, "ETag": tag}
+
     async def endpoint(request: HttpRequest) -> Response:
-        return Response(content, headers={**HEADERS, "Content-Type": kind})
+        if tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        return Response(content, headers=headers)
 
     return endpoint
