@@ -27,6 +27,7 @@ def make_engine(
     kv_cache: bool = True,
     speculate: str = "off",
     ropes: Iterable[RopeSpec] = (),
+    start: int | None = None,
     buckets: bool = False,
     overlaps: bool = False,
     trace: bool = False,
@@ -35,7 +36,7 @@ def make_engine(
     vocabulary.
 
     token_budget: tokens of a step. context: longest sequence. ropes: every rotary table of the
-    model. buckets, overlaps: the backend's properties (`ops.backend.Backend`). trace: report the
+    model; start: see `Decoder.start`. buckets, overlaps: the backend's properties (`ops.backend.Backend`). trace: report the
     times of every step.
     """
     runner = Runner(
@@ -57,6 +58,7 @@ def make_engine(
         kv_cache=kv_cache,
         speculate=speculate,
         ropes=RopeLengths(ropes),
+        start=start,
     )
 
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class Sequence:
     """`tokens` is prompt and output in one list, shared with `state` (see state/pool.py).
 
-    limit: the length at which it ends at the latest. rope_len: the length that its rotary scaling
+    source: the tokens that the model's encoder reads, if it has one: the prompt; `tokens` then begins
+    with the decoder's first one. limit: the length at which it ends at the latest. rope_len: the length that its rotary scaling
     uses while it has at most rope_end tokens (rope_length.py). drawing: tokens that launched steps
     draw and that are not collected yet. waits: the next token can be computed only once these are
     known. whole: all its tokens must be in one step (`StepKV`). pooled: what is known of its
@@ -42,6 +43,7 @@ class Sequence:
     arrived_s: float
     rope_len: int
     rope_end: int = NO_END
+    source: tuple[int, ...] = ()
     drawing: int = 0
     waits: bool = False
     whole: bool = False
@@ -68,6 +70,11 @@ class Sequence:
     @property
     def prompt_len(self) -> int:
         return len(self.submit.prompt_ids)
+
+    @property
+    def read(self) -> int:
+        """Tokens of the request's prompt."""
+        return len(self.source) if self.source else self.prompt_len
 
     @property
     def n_output(self) -> int:
@@ -201,7 +208,7 @@ class Sequence:
         started = self.started_s or now_s
         first = self.first_token_s or now_s
         return Usage(
-            prompt_tokens=self.prompt_len,
+            prompt_tokens=self.read,
             cached_tokens=self.reused,
             output_tokens=self.n_output,
             queue_ms=(started - self.arrived_s) * 1e3,
