@@ -1,4 +1,4 @@
-"""Tiny models of an encoder and a decoder with random weights: transformers', float32, and files."""
+"""Tiny models of an encoder and a decoder with random weights: transformers', and their files."""
 
 from __future__ import annotations
 
@@ -38,11 +38,12 @@ SHAPE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Pair:
-    """A row: its name, and what makes transformers' model of it. own_head: the head is not the
-    embedding."""
+    """A row: its name, what makes transformers' model of it, and its `model_type`. own_head: the
+    head is not the embedding."""
 
     id: str
     make: Callable[[], PreTrainedModel]
+    type: str = "t5"
     own_head: bool = False
 
 
@@ -64,8 +65,8 @@ ROWS = (
         own_head=True,
     ),
     Pair("near", _t5(feed_forward_proj="gated-silu", relative_attention_max_distance=40)),
-    Pair("mt5", lambda: MT5ForConditionalGeneration(MT5Config(**SHAPE)), own_head=True),
-    Pair("umt5", lambda: UMT5ForConditionalGeneration(UMT5Config(**SHAPE))),
+    Pair("mt5", lambda: MT5ForConditionalGeneration(MT5Config(**SHAPE)), "mt5", own_head=True),
+    Pair("umt5", lambda: UMT5ForConditionalGeneration(UMT5Config(**SHAPE)), "umt5"),
 )
 BY_ID = {row.id: row for row in ROWS}
 
@@ -75,7 +76,8 @@ def oracle(name: str) -> PreTrainedModel:
     """transformers' model, seeded; norms are random too, and blocks far from linear."""
     row = BY_ID[name]
     torch.manual_seed(11)
-    model = row.make().float().eval()
+    model = row.make()
+    model.train(False)
     with torch.no_grad():
         for key, weight in model.named_parameters():
             if weight.ndim == 1:

@@ -119,7 +119,7 @@ class Engine:
         self._arrivals += 1
         seq.arrival = self._arrivals
         self.scheduler.add(seq)
-        length = seq.state.source + len(seq.tokens)
+        length = seq.read + seq.n_output
         if not seq.read or length > self.context:
             what = f"{length} tokens, but 1 to {self.context} are possible"
             self._give_up(seq, InferenceFailed(what))
@@ -143,13 +143,14 @@ class Engine:
     def sequence(self, m: Submit) -> Sequence:
         """A new sequence, for which nothing is planned yet. An encoder reads the prompt of a model
         that has one; its tokens are then the model's first one and the answer."""
-        source: tuple[int, ...] = ()
+        source, context = None, self.context
         if self._start is not None:
             source, m = m.prompt_ids, structs.replace(m, prompt_ids=(self._start,))
+            context += 1 - len(source)  # of the decoder, whose first token is no answer
         prompt = len(m.prompt_ids)
         tokens = [*m.prompt_ids, *m.output_ids]
         rope_len = self._ropes.of(prompt, len(tokens))
-        limit = min(prompt + m.params.max_tokens, self.context - len(source))
+        limit = min(prompt + m.params.max_tokens, context)
         if m.pool is not None:
             limit = prompt + 1  # its last token is computed too
         drafter = None
@@ -162,8 +163,8 @@ class Engine:
             source=source,
             limit=limit,
             drafter=drafter,
-            rules=StopRules(m.params, m.eos, prompt=prompt, context=self.context),
-            state=self.pool.new(tokens, self._ropes.salt(rope_len), len(source)),
+            rules=StopRules(m.params, m.eos, prompt=prompt, context=context),
+            state=self.pool.new(tokens, self._ropes.salt(rope_len), len(source or ())),
             rope_len=rope_len,
             rope_end=self._ropes.end(len(tokens)),
             waits=not self._kv_cache or bool(m.grammar),

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 class Sequence:
     """`tokens` is prompt and output in one list, shared with `state` (see state/pool.py).
 
-    source: the tokens that the model's encoder reads, if it has one: the prompt; `tokens` then begins
-    with the decoder's first one. limit: the length at which it ends at the latest. rope_len: the length that its rotary scaling
-    uses while it has at most rope_end tokens (rope_length.py). drawing: tokens that launched steps
-    draw and that are not collected yet. waits: the next token can be computed only once these are
-    known. whole: all its tokens must be in one step (`StepKV`). pooled: what is known of its
-    vector. counted: its draws depend on how often each token was drawn before. drafter: None if
-    nothing is drafted for it. matcher: None if its text may be anything. one_row: its drafts cannot
-    be computed here. solo: it was part of a step that failed, and runs alone until one of its steps
-    succeeds.
+    source: the tokens that the model's encoder reads, the prompt, if it has one; `tokens` then
+    begins with the decoder's first one. limit: the length at which it ends at the latest. rope_len:
+    the length that its rotary scaling uses while it has at most rope_end tokens (rope_length.py).
+    drawing: tokens that launched steps draw and that are not collected yet. waits: the next token
+    can be computed only once these are known. whole: all its tokens must be in one step (`StepKV`).
+    pooled: what is known of its vector. counted: its draws depend on how often each token was drawn
+    before. drafter: None if nothing is drafted for it. matcher: None if its text may be anything.
+    one_row: its drafts cannot be computed here. solo: it was part of a step that failed, and runs
+    alone until one of its steps succeeds.
     """
 
     submit: Submit
@@ -43,7 +43,7 @@ class Sequence:
     arrived_s: float
     rope_len: int
     rope_end: int = NO_END
-    source: tuple[int, ...] = ()
+    source: tuple[int, ...] | None = None
     drawing: int = 0
     waits: bool = False
     whole: bool = False
@@ -74,7 +74,7 @@ class Sequence:
     @property
     def read(self) -> int:
         """Tokens of the request's prompt."""
-        return len(self.source) if self.source else self.prompt_len
+        return self.prompt_len if self.source is None else len(self.source)
 
     @property
     def n_output(self) -> int:

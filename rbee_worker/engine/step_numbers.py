@@ -136,9 +136,10 @@ class StepBuilder:
 
     def sources(self, seqs: Seq[Sequence]) -> StepNumbers:
         """The numbers of a step that reads whole sources: see `Executable.encode`."""
-        counts = [len(seq.source) for seq in seqs]
+        sources = [seq.source or () for seq in seqs]
+        counts = [len(source) for source in sources]
         tokens, positions, seq_starts, lens, rope_lens, sample_rows = _arrays(
-            [token for seq in seqs for token in seq.source],
+            [token for source in sources for token in source],
             [p for count in counts for p in range(count)],
             starts := (0, *accumulate(counts)),
             counts,

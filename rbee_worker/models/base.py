@@ -67,7 +67,7 @@ class Decoder:
     @property
     def purpose(self) -> Purpose:
         """What the model is for."""
-        return Purpose()
+        return Purpose(encodes=self.start is not None)
 
     @property
     def limits(self) -> tuple[str, ...]:

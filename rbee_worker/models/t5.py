@@ -61,7 +61,7 @@ class Config(StackConfig):
     feed_forward_proj: str | None = "relu"
     is_gated_act: bool | None = None  # of a GGUF file, which has no feed_forward_proj
     max_position_embeddings: int = 512
-    tie_word_embeddings: bool | None = True
+    tie_word_embeddings: bool = True
     scale_decoder_outputs: bool | None = (
         None  # transformers 5: what tie_word_embeddings said before
     )
@@ -76,7 +76,7 @@ class Config(StackConfig):
     def scaled(self) -> bool:
         """Whether the input of the head is divided by the root of the width."""
         given = self.scale_decoder_outputs
-        return self.tie_word_embeddings is not False if given is None else given
+        return self.tie_word_embeddings if given is None else given
 
     @property
     def projection(self) -> str:
@@ -108,7 +108,7 @@ def build(c: Config, w: Weights) -> EncoderDecoder:
     dim = c.hidden_size
     embed = w.matrix(_embedding(w), c.vocab_size, dim)
     head = Linear(w.ops, embed, None, (c.vocab_size,))
-    if c.tie_word_embeddings is False and w.has("lm_head.weight"):
+    if not c.tie_word_embeddings and w.has("lm_head.weight"):
         head = w.linear("lm_head", dim, c.vocab_size)
     tables: dict[bool, Array] = {}
 
@@ -172,7 +172,6 @@ def build(c: Config, w: Weights) -> EncoderDecoder:
         context=LONGEST * c.max_position_embeddings,
         logits_scale=dim**-0.5 if c.scaled else 1.0,
         start=c.decoder_start_token_id or 0,
-        notes=(f"trained on texts of up to {c.max_position_embeddings} tokens",),
         skipped=w.finish(_SKIP | ({} if head.weight is not embed else _TIED)),
     )
 

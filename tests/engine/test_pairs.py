@@ -20,7 +20,7 @@ from msgspec import structs
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.make import make_engine
-from rbee_worker.engine.messages import Submit
+from rbee_worker.engine.messages import Finished, Submit
 from rbee_worker.models import build_model
 from rbee_worker.models.base import Decoder
 from rbee_worker.ops import Ops
@@ -139,13 +139,14 @@ def test_log_probabilities_are_those_of_transformers(name: str, kind: str, backe
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_penalties_count_the_answer_and_not_the_source(backend: str) -> None:
-    """As in transformers, whose processor sees the decoder's tokens only, the first one included."""
+    """As in transformers, whose processor sees the decoder's tokens only, with its first one."""
     ids = tuple(random.Random(1).choices(range(2, pairs.VOCAB), k=40))
     params = SamplingParams(temperature=0.0, max_tokens=12, repetition_penalty=1.7)
     run = Run(engine("t5", "safetensors", backend, ROOM, 64))
     run.submit(Submit(seq="a", prompt_ids=ids, params=params))
     run.end()
-    want = pairs.oracle("t5").generate(
+    generate: Any = pairs.oracle("t5").generate
+    want = generate(
         torch.tensor([ids]),
         max_new_tokens=12,
         min_new_tokens=12,
@@ -186,6 +187,16 @@ def test_without_a_cache_the_source_is_read_for_every_token() -> None:
 def test_an_empty_source_is_refused() -> None:
     made = engine("t5", "safetensors", "reference", ROOM, 64)
     made.submit(Submit(seq="a", prompt_ids=(), params=SamplingParams(max_tokens=3)))
-    (finished,) = [out for out in made.step() if type(out).__name__ == "Finished"]
+    (finished,) = [out for out in made.step() if isinstance(out, Finished)]
     assert finished.error is not None
-    assert "0 tokens" in finished.error or "1 tokens" in finished.error
+    assert "0 tokens, but 1 to 512 are possible" in finished.error
+
+
+def test_source_and_answer_share_the_context() -> None:
+    made = engine("t5", "safetensors", "reference", 3, 64)  # 48 tokens
+    run = Run(made)
+    params = SamplingParams(max_tokens=99, temperature=0.0, min_tokens=99)
+    run.submit(Submit(seq="a", prompt_ids=(5,) * 30, params=params))
+    run.end()
+    assert run.answers["a"].rule == "CONTEXT_FULL"
+    assert len(run.answers["a"].ids) == 18

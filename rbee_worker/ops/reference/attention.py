@@ -177,7 +177,8 @@ def _by_distance(distances: Tensor, behind: Tensor, kv_heads: int) -> Tensor:
     [T, ROWS, SPAN] positions after their queries."""
     reach = distances.shape[1] // 2
     added = distances[:, behind.clamp(-reach, reach) + reach]  # [heads, T, ROWS, SPAN]
-    return added.unflatten(0, (kv_heads, -1)).permute(2, 0, 3, 1, 4).flatten(2, 3)
+    tiles, rows, keys = behind.shape
+    return added.view(kv_heads, -1, tiles, rows, keys).permute(2, 0, 3, 1, 4).flatten(2, 3)
 
 
 def _gather(

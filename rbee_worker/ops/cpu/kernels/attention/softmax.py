@@ -37,10 +37,10 @@ def weigh(
     """Replace the scores of keys first .. last - 1 of a span by e^(score - maximum), others by 0.
 
     cap: the soft cap, or 0. slope: of a bias that is linear in the distance (ALiBi); `behind` is
-    the query's position minus that of the span's first key. distances: 0, or the address of a number
-    for each distance from -reach to reach, which is added (`Ops.attend`). k_scales, v_scales: 0, or the addresses
-    of 16 groups, whose scales are `scale_at` and `v_scale_at` bytes further on. Sets the span's
-    maximum and sum.
+    the query's position minus that of the span's first key. distances: 0, or the address of a
+    number for each distance from -reach to reach, which is added (`Ops.attend`). k_scales,
+    v_scales: 0, or the addresses of 16 groups, whose scales are `scale_at` and `v_scale_at` bytes
+    further on. Sets the span's maximum and sum.
     """
     low, high = s.idiv(first, 16), s.idiv(last + 15, 16)
     top = s.fill(NONE)
