@@ -123,7 +123,8 @@ def _check_pair(request: Request, info: ModelInfo) -> None:
             f"the model {info.model} gives no vectors: its encoder reads prompts for its decoder.",
             fix="ask a worker whose model gives vectors.",
         )
-    scored = request.params.get("logprobs") not in (None, False)
+    asked = request.params.get("logprobs")
+    scored = asked is not None and asked is not False  # 0: only the token's own
     if request.params.get("echo") is True and scored:
         raise WrongModel(
             f"the model {info.model} gives no scores of prompts: its encoder reads them.",
