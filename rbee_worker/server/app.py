@@ -15,6 +15,7 @@ from rbee_worker.errors import MOST_FAULTS, FieldError, InvalidRequest, WorkerEr
 from rbee_worker.server.auth import IGNORED, UNREAD, WORKER, Gate, cors_origins
 from rbee_worker.server.body import refuse_body
 from rbee_worker.server.headers import has_body, without_effect
+from rbee_worker.server.operation import Endpoint, Operation
 from rbee_worker.server.page_files import page_routes
 from rbee_worker.server.problems import (
     Refusal,
@@ -23,7 +24,7 @@ from rbee_worker.server.problems import (
     on_http_exception,
     on_worker_error,
 )
-from rbee_worker.server.routes import OPERATIONS, Endpoint, Operation
+from rbee_worker.server.routes import OPERATIONS
 from rbee_worker.server.worker import Worker
 
 EXPOSED = ["X-Correlation-ID", "Retry-After", IGNORED, "Deprecation", "Idempotent-Replayed"]

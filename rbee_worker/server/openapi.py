@@ -20,8 +20,9 @@ from rbee_worker.server.openai.schemas import (
     ChatChunk,
     Completion,
 )
+from rbee_worker.server.operation import Operation
 from rbee_worker.server.problems import Problem
-from rbee_worker.server.routes import OPERATIONS, Operation
+from rbee_worker.server.routes import OPERATIONS
 from rbee_worker.server.worker import Worker
 
 REF = "#/components/schemas/{name}"
@@ -52,6 +53,7 @@ STREAMS = {
     "/v1/completions": Completion,
     "/v1/chat/completions": ChatChunk,
     "/v1/messages": dict[str, Any],
+    "/v1/responses": dict[str, Any],
 }
 
 
@@ -185,6 +187,8 @@ def _path_and_headers(op: Operation) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     if "{job_id}" in op.path:
         found.append(_parameter("path", "job_id", {"type": "string"}, "job-1f0c2d"))
+    if "{response_id}" in op.path:
+        found.append(_parameter("path", "response_id", {"type": "string"}, "resp_1f0c2d"))
     if "{model:path}" in op.path:
         found.append(_parameter("path", "model", {"type": "string"}, "smollm2"))
     return found + [_parameter("header", *HEADERS[name]) for name in op.headers]
