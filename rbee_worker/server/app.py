@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from rbee_worker.errors import MOST_FAULTS, FieldError, InvalidRequest, WorkerError
 from rbee_worker.server.auth import IGNORED, UNREAD, WORKER, Gate, cors_origins
 from rbee_worker.server.body import refuse_body
+from rbee_worker.server.error_forms import ErrorForms
 from rbee_worker.server.headers import has_body, without_effect
 from rbee_worker.server.operation import Endpoint, Operation
 from rbee_worker.server.page_files import page_routes
@@ -40,7 +41,7 @@ def build_app(worker: Worker, token: str) -> ASGIApp:
         {WorkerError: on_worker_error, HTTPException: on_http_exception, 404: not_found(paths)},
     )
     public = {route.path for route in page} | {"/health"}
-    gate = Gate(inner, worker, token, public)
+    gate = ErrorForms(Gate(inner, worker, token, public))
     origins = cors_origins(worker.settings)
     if not origins:
         return gate

@@ -40,6 +40,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "a conversation": {"input": _TALK, "instructions": "Be brief.", "store": False},
     },
     "/v1/responses/input_tokens": {"a question": {"input": "What is the capital of France?"}},
+    "/api/chat": {"a question": {"messages": _TALK, "options": {"num_predict": 64}}},
+    "/api/generate": {"a question": {"prompt": "What is the capital of France?", "stream": False}},
+    "/api/embed": {"a text": {"input": "The bee hums."}},
+    "/api/embeddings": {"a text": {"prompt": "The bee hums."}},
+    "/api/show": {"the model": {}},
     "/v1/embeddings": {
         "a text": {"input": "The bee hums."},
         "several": {"input": ["The bee hums.", "The fly too."], "dimensions": 4},

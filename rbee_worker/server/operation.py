@@ -19,7 +19,8 @@ class Operation:
     """One method of one path.
 
     body: envelope of the request; params: the surface whose sampling parameters may be in the body
-    too; answer: body of a success; events: whether the answer is (or can be) a stream; errors:
+    too; answer: body of a success; events: whether the answer is (or can be) a stream of events,
+    lines: one of lines, of which each is an `answer`; errors:
     statuses besides those of every route; headers: those that this route reads and others do not,
     in lower case; same_as: the path of which this one is another name.
     """
@@ -34,6 +35,7 @@ class Operation:
     answer: Any = None
     media: str = "application/json"
     events: bool = False
+    lines: bool = False
     errors: tuple[int, ...] = ()
     deprecated: bool = False
     headers: tuple[str, ...] = ()

@@ -18,6 +18,7 @@ from rbee_worker.server import (
 from rbee_worker.server.anthropic import messages as anthropic
 from rbee_worker.server.anthropic import schemas as anthropic_schemas
 from rbee_worker.server.headers import IDEMPOTENCY, RESUME
+from rbee_worker.server.ollama import routes as ollama
 from rbee_worker.server.openai import chat, completions, embeddings, models
 from rbee_worker.server.openai import schemas as openai_schemas
 from rbee_worker.server.operation import (
@@ -298,4 +299,5 @@ OPERATIONS: tuple[Operation, ...] = (
         "GET", "/docs", describe.docs, STATE, "This description, for people", media="text/html"
     ),
     *responses.OPERATIONS,
+    *ollama.OPERATIONS,
 )
