@@ -22,6 +22,7 @@ from rbee_worker.server.auth import place_of
 from rbee_worker.server.jobs import Asked, Job, Jobs
 from rbee_worker.server.observers import Observers
 from rbee_worker.server.prompts import echo, of_ids
+from rbee_worker.server.responses.store import Responses
 from rbee_worker.session.vectors import not_generating
 from rbee_worker.types import Error, Event, ModelInfo, Request, Started, Token
 
@@ -62,6 +63,7 @@ class Worker:
         self.born = time.monotonic()
         self.engine: EngineClient | None = None
         self.jobs = Jobs(keep_s=settings.keep_jobs_s, keep_n=settings.keep_jobs)
+        self.responses = Responses(keep_s=settings.keep_jobs_s, keep_n=settings.keep_jobs)
         self.beginning: dict[str, asyncio.Future[None]] = {}  # by Idempotency-Key
         self.observers = Observers(self, tracer, telemetry)
         self.loading = Loading(stage="starting")
