@@ -66,6 +66,7 @@ class Info(Struct, frozen=True, kw_only=True, omit_defaults=True):
     names: tuple[str, ...] = ()  # that clients may call the model by; answers show the first
     # what a request has that gives nothing: surface -> parameter -> {"value", "origin"}
     defaults: dict[str, dict[str, Any]] = {}
+    journal: str | None = None  # "loading", "working", "behind"; absent: jobs end with the worker
     limits: Limits | None = None
     determinism: Determinism | None = None
     arch: str | None = None
@@ -116,6 +117,7 @@ async def info(http: HttpRequest) -> Response:
             parameters=[p for p in parameters if p["role"] != "unsupported"],
             inert=[p["name"] for p in parameters if p["role"] == "inert"],
             names=tuple(name for model in served_models(worker) for name in model.names),
+            journal=None if worker.journal is None else worker.journal.state,
             **extra,
         )
     )
