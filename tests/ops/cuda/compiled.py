@@ -141,11 +141,11 @@ def of_sampling() -> Iterator[tuple[str, partial[Any]]]:
         settings = f32(64, 8, dtype=torch.float64)
         yield f"draw, {top_k}, {top_p}", partial(draw, z, plan, settings)
     yield "scores", partial(scores, z, ints(64), f32(64, 8, dtype=torch.float64), 5)
-    ids, values, four = ints(64, 256), f32(64, 256, 4), ints(64, 4)
+    ids, values, used, five = ints(64, 256), f32(64, 256, 4), ints(64), ints(64, 5)
     flags = {"bias": True, "repetition": True, "output": True}
-    yield "edits", partial(edits.apply, z, ids, values, f32(64, 3), four, 200, **flags)
-    yield "undo", partial(edits.undo, z, ids, four, f32(64, 200))
-    yield "count", partial(edits.count, ids, values, ints(64, 5))
+    yield "edits", partial(edits.apply, z, ids, values, used, f32(64, 3), five, 200, **flags)
+    yield "undo", partial(edits.undo, z, ids, used, five, f32(64, 200))
+    yield "push", partial(edits.push, ids, values, used, ints(64, 8), five, ints(64), 200)
 
 
 def main() -> None:
