@@ -169,8 +169,9 @@ class Backend(ABC):
         rounded to 8 bits, else `dtype`. packed: whether the file's weights are quantized."""
 
     @abstractmethod
-    def plan_ops(self, dtype: str) -> PlanOps:
-        """Operations that count what this backend would store for a model computed in `dtype`."""
+    def plan_ops(self, dtype: str, settings: Settings | None = None) -> PlanOps:
+        """Operations that count what this backend would store for a model computed in `dtype`.
+        settings: None for the defaults."""
 
     @abstractmethod
     def fast(self) -> frozenset[str]:

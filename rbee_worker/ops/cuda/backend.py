@@ -35,9 +35,9 @@ DEVICES = ("nvidia0", "nvidia1", "nvidiactl", "dxg")  # in /dev, where a driver 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What `prepare` decides: whether floats of packed matrices are kept too."""
+    """What `prepare` decides: whether floats of packed matrices are kept beside them."""
 
-    resident: bool
+    resident: bool = True
     notes: tuple[str, ...] = ()
 
 
@@ -87,16 +87,17 @@ class CudaBackend(Backend):
         return dtype if settings.kv_dtype == "auto" else settings.kv_dtype
 
     def activations(self, settings: Settings, dtype: str, packed: bool) -> str:
-        return "i8" if packed and not settings.exact_activations else dtype
+        return "i8" if packed and _planes(settings) else dtype
 
-    def plan_ops(self, dtype: str) -> PlanOps:
-        """Without floats of packed matrices, which are kept only where there is room."""
-        return self._plan_ops(dtype, resident=False)
+    def plan_ops(self, dtype: str, settings: Settings | None = None) -> PlanOps:
+        """Without floats beside packed matrices, which are kept only where there is room."""
+        return self._plan_ops(dtype, settings or Settings(), resident=False)
 
-    def _plan_ops(self, dtype: str, *, resident: bool) -> PlanOps:
+    def _plan_ops(self, dtype: str, settings: Settings, *, resident: bool) -> PlanOps:
         from rbee_worker.ops.cuda.plan import CudaPlanOps
 
-        return CudaPlanOps(dtype, resident=resident)
+        f8 = settings.quantize == "fp8"
+        return CudaPlanOps(dtype, planes=_planes(settings), resident=resident, f8=f8)
 
     def fast(self) -> frozenset[str]:
         from rbee_worker.ops.cuda.device_ops import NATIVE
@@ -116,21 +117,25 @@ class CudaBackend(Backend):
     ) -> Prepared:
         """Triton compiles a kernel when it is first launched, and keeps it. What is decided here is
         whether there is memory for floats of packed matrices."""
+        from rbee_worker.ops.cuda.kernels.packed.planes import WORDS
+
         dtype, notes = self.compute_dtype(settings, "", {}), []
-        both = self._plan_ops(dtype, resident=True)
+        both = self._plan_ops(dtype, settings, resident=True)
         outline.build(cast("Ops", both))
-        packed = [name for name in both.held_bytes if " and " in name]
+        packed = any(format in WORDS for format, _ in both.uses)
+        if settings.deterministic:
+            notes.append("a sequence's logits are the same bits in any step")
         if settings.quantize == "fp8":
-            if packed and not both.held_bytes.get(dtype):
+            if packed and all(format in WORDS for format, held in both.uses if held != "f32"):
                 raise UsageError(
                     "--quantize fp8: all matrices of this model are packed already.",
                     fix="leave the option out.",
                 )
             notes.append("matrices of floats are kept in 8 bits, stacks of experts are not")
         if not packed:
-            return _Plan(True, tuple(notes))
-        if settings.exact_activations:
-            return _Plan(True, (*notes, "packed matrices are kept as floats"))
+            return _Plan(notes=tuple(notes))
+        if not _planes(settings):
+            return _Plan(notes=(*notes, "packed matrices are kept as floats"))
         resident = sum(both.held_bytes.values()) < _RESIDENT_SHARE * self.free_bytes()
         kept = "are kept as floats too" if resident else "are made floats each time"
         notes.append(f"packed matrices {kept}, for steps of more than 4 rows")
@@ -163,9 +168,10 @@ class CudaBackend(Backend):
 
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         kept: dict[str, bool] = {
-            "planes": not settings.exact_activations,
+            "planes": _planes(settings),
             "resident": not isinstance(prepared, _Plan) or prepared.resident,
             "f8": settings.quantize == "fp8",
+            "fixed": settings.deterministic,
         }
         if _interpreted():
             return CudaOps("cpu", dtype, **kept)
@@ -208,6 +214,11 @@ class CudaBackend(Backend):
         from rbee_worker.ops.cuda.bandwidth import read_gb_s
 
         return read_gb_s()
+
+
+def _planes(settings: Settings) -> bool:
+    """Do products of a few rows read packed weights as they are, with activations in 8 bits?"""
+    return not (settings.exact_activations or settings.deterministic)
 
 
 def _interpreted() -> bool:

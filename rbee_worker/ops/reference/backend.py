@@ -74,7 +74,7 @@ class ReferenceBackend(Backend):
     def activations(self, settings: Settings, dtype: str, packed: bool) -> str:
         return dtype
 
-    def plan_ops(self, dtype: str) -> PlanOps:
+    def plan_ops(self, dtype: str, settings: Settings | None = None) -> PlanOps:
         return PlanOps(dtype)
 
     def fast(self) -> frozenset[str]:

@@ -88,7 +88,7 @@ class CpuBackend(Backend):
     def activations(self, settings: Settings, dtype: str, packed: bool) -> str:
         return "i8" if packed and not settings.exact_activations else dtype
 
-    def plan_ops(self, dtype: str) -> PlanOps:
+    def plan_ops(self, dtype: str, settings: Settings | None = None) -> PlanOps:
         return PlanOps(dtype, held=planned)
 
     def fast(self) -> frozenset[str]:
