@@ -75,6 +75,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     model: str = "smollm2"
     backend: Literal["auto", "reference", "cpu", "cuda"] = "auto"
     device: int = 0
+    gpu_memory: int = 100  # percent of the GPU's memory that the worker may use
     dtype: Literal["auto", "f32", "bf16", "f16"] = "auto"
     kv_dtype: Literal["auto", "f32", "bf16", "f16", "i8", "f8"] = "auto"
     quantize: Literal["none", "fp8"] = "none"  # how matrices of floats are stored
@@ -183,7 +184,13 @@ OPTIONS: tuple[Option, ...] = (
         "what computes: cuda = a GPU, cpu = compiled kernels, reference = torch; auto = the "
         "first of these that is available",
     ),
-    Option("device", "number of the GPU; 0 on a CPU", low=0, high=0),
+    Option("device", "number of the GPU; 0 on a CPU", low=0, high=63),
+    Option(
+        "gpu_memory",
+        "most of the GPU's memory that this worker may use, in percent; less lets several share it",
+        low=1,
+        high=100,
+    ),
     Option("dtype", "compute type; auto = the checkpoint's own, f32 for packed weights"),
     Option(
         "kv_dtype",

@@ -69,7 +69,7 @@ def test_an_empty_variable_is_not_set() -> None:
         ({"max_seqs": "0"}, {}, ["--max-seqs 0", "1 to"]),
         ({}, {"RBEE_KV_CACHE": "maybe"}, ["RBEE_KV_CACHE=maybe", "true"]),
         ({"tensor_parallel": "2"}, {}, ["--tensor-parallel 2", "--tensor-parallel 1"]),
-        ({"device": "1"}, {}, ["--device 1", "--device 0"]),
+        ({"device": "64"}, {}, ["--device 64", "0 to 63"]),
     ],
 )
 def test_what_cannot_work_is_refused_by_name_with_what_can(

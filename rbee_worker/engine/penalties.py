@@ -4,8 +4,8 @@ A row changes few of its tokens (those in its window, its output, its bias), so 
 is a list of *entries*, one per changed token, stored on the device that has the logits
 (`ops.sampling.BiasTable`): the token's id, its bias, whether it is banned until min_tokens, how
 often it is in the repetition window and how often it was generated. Each step changes the logits of
-all entries. A drawn token is counted by the host when it is known, or on the device as soon as it is
-drawn (`CountingTable`); the host then repeats the changes, to know how many entries there are.
+all entries. A drawn token is counted by the host when it is known, or on the device as soon as it
+is drawn (`CountingTable`); the host then repeats the changes, to know how many entries there are.
 
 For a token with logit z, in this order (all in float32):
     z + logit_bias

@@ -14,6 +14,7 @@ from rbee_worker.extras import missing
 from rbee_worker.machine import available_memory
 from rbee_worker.ops.backend import (
     Backend,
+    DeviceGauge,
     Executable,
     ModelOutline,
     Prepared,
@@ -22,7 +23,8 @@ from rbee_worker.ops.backend import (
     StateMemory,
     Warmed,
 )
-from rbee_worker.ops.plan import DTYPE_BYTES, PlanOps
+from rbee_worker.ops.plan import PlanOps
+from rbee_worker.state.specs import group_bytes_per_block
 
 if TYPE_CHECKING:
     from rbee_worker.models.base import Decoder
@@ -104,13 +106,16 @@ class CudaBackend(Backend):
 
         return NATIVE
 
-    def free_bytes(self) -> int:
+    def free_bytes(self, settings: Settings) -> int:
         if _interpreted():
             return available_memory()
         import torch
 
-        free, _ = torch.cuda.mem_get_info()
-        return free
+        _use(settings)
+        free, total = torch.cuda.mem_get_info()
+        kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # free for this process
+        own = total * settings.gpu_memory // 100 - torch.cuda.memory_allocated()
+        return max(min(free + kept, own), 0)
 
     def prepare(
         self, outline: ModelOutline, settings: Settings, kv_dtype: str, progress: Progress
@@ -136,7 +141,7 @@ class CudaBackend(Backend):
             return _Plan(notes=tuple(notes))
         if not _planes(settings):
             return _Plan(notes=(*notes, "packed matrices are kept as floats"))
-        resident = sum(both.held_bytes.values()) < _RESIDENT_SHARE * self.free_bytes()
+        resident = sum(both.held_bytes.values()) < _RESIDENT_SHARE * self.free_bytes(settings)
         kept = "are kept as floats too" if resident else "are made floats each time"
         notes.append(f"packed matrices {kept}, for steps of more than 4 rows")
         return _Plan(resident, tuple(notes))
@@ -175,8 +180,9 @@ class CudaBackend(Backend):
         }
         if _interpreted():
             return CudaOps("cpu", dtype, **kept)
+        _use(settings)
         pdl = torch.cuda.get_device_capability()[0] >= 9
-        return CudaOps("cuda", dtype, pdl=pdl, **kept)
+        return CudaOps(f"cuda:{settings.device}", dtype, pdl=pdl, **kept)
 
     def state(self, ops: Ops, pool: StatePool, dtype: str) -> StateMemory:
         from rbee_worker.ops.cuda.ops import CudaOps
@@ -205,15 +211,44 @@ class CudaBackend(Backend):
 
         return CudaStepwise(model)
 
-    def bytes_per_token(self, outline: ModelOutline, settings: Settings, dtype: str) -> int:
-        from rbee_worker.ops.cpu.backend.bytes_read import numbers_read
+    def gauge(
+        self, outline: ModelOutline, settings: Settings, dtype: str, kv_dtype: str
+    ) -> DeviceGauge | None:
+        if _interpreted():
+            return None
+        from rbee_worker.ops.cuda.gauge import CudaGauge
 
-        return numbers_read(outline, settings) * DTYPE_BYTES[dtype]
+        decoder = outline.build(cast("Ops", self.plan_ops(dtype, settings)))
+        cached = sum(group_bytes_per_block(group, 1, kv_dtype) for group in decoder.groups)
+        weights = self.bytes_per_token(outline, settings, dtype)
+        return CudaGauge(weights, cached, 1e9 * self.read_gb_s(settings))
+
+    def bytes_per_token(self, outline: ModelOutline, settings: Settings, dtype: str) -> int:
+        from rbee_worker.ops.cuda.traffic import TrafficOps, bytes_read
+
+        ops = TrafficOps(dtype, planes=_planes(settings), f8=settings.quantize == "fp8")
+        return bytes_read(ops, outline.build(ops))
 
     def read_gb_s(self, settings: Settings) -> float:
         from rbee_worker.ops.cuda.bandwidth import read_gb_s
 
+        _use(settings)
         return read_gb_s()
+
+
+def _use(settings: Settings) -> None:
+    """Make --device the one that this thread computes on, and keep to --gpu-memory. Raises
+    UsageError for a number that no GPU has."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if count and settings.device >= count:
+        raise UsageError(
+            f"--device {settings.device}: there {'is' if count == 1 else 'are'} {count} here.",
+            fix=f"use a number below {count}.",
+        )
+    torch.cuda.set_device(settings.device)
+    torch.cuda.set_per_process_memory_fraction(settings.gpu_memory / 100)
 
 
 def _planes(settings: Settings) -> bool:

@@ -146,7 +146,7 @@ class DeviceOps(ProductOps, RecurrenceOps):
             **self._tiles(keys.shape[3] + values.shape[3], q.element_size()),
         )
 
-    def _tiles(self, dims: int, element: int) -> dict[str, kernel.Tiles]:
+    def _tiles(self, dims: int, element: int) -> dict[str, Any]:
         """Options of `kernel.attend` for keys and values of `dims` columns together."""
         return {}
 

@@ -67,7 +67,7 @@ class FixedOps(DeviceOps):
         ]
         return torch.cat(found, dim=1)
 
-    def _tiles(self, dims: int, element: int) -> dict[str, kernel.Tiles]:
+    def _tiles(self, dims: int, element: int) -> dict[str, Any]:
         tiles = kernel.fixed_tiles(dims=dims, element=element)
         return {"single": tiles, "several": tiles}
 

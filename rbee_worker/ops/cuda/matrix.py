@@ -106,13 +106,18 @@ def held_form(format: str, rows: int, cols: int, dtype: str, forms: Forms) -> tu
         return ("f8", rows * cols + 4 * rows) if forms.f8 else (dtype, dense)
     if not forms.planes:
         return dtype, dense
-    form = FORMATS[format]
-    planes = -(-rows // ROWS) * ROWS * -(-cols // CHUNK) * WORDS[format] * 4
-    if form.block == 256:
-        planes += -(-rows // ROWS) * ROWS * cols // 256 * 4
+    planes = planes_bytes(format, rows, cols)
     if forms.resident:
         return f"{format} planes and {dtype}", planes + dense
+    form = FORMATS[format]
     return f"{format} planes and bytes", planes + rows * cols // form.block * form.bytes
+
+
+def planes_bytes(format: str, rows: int, cols: int) -> int:
+    """The bytes of a packed matrix's planes."""
+    height = -(-rows // ROWS) * ROWS
+    planes = height * -(-cols // CHUNK) * WORDS[format] * 4
+    return planes + (height * cols // 256 * 4 if FORMATS[format].block == 256 else 0)
 
 
 def part_offsets(parts: Sequence[PackedPart]) -> list[int]:

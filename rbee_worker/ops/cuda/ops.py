@@ -83,13 +83,15 @@ class CudaOps(GraphOps):
         formats = "+".join(dict.fromkeys(p.format for p in parts))
         held = [self._form(part) for part in parts]
         if not packed and dense is not None:
-            held = [("f8" if f8 else self.dtype, dense.nbytes)]
+            extra = 0 if scales is None else scales.nbytes
+            held = [("f8" if f8 else self.dtype, dense.nbytes + extra)]
         return Weight(
             matrix, rows, cols, formats, "+".join(dict(held)), sum(size for _, size in held)
         )
 
     def _form(self, part: Packed) -> tuple[str, int]:
-        return held_form(part.format, *part.shape, self.dtype, self._forms)
+        rows, cols = part.shape
+        return held_form(part.format, rows, cols, self.dtype, self._forms)
 
     def stack(self, members: Sequence[Sequence[Packed]]) -> Weight:
         first = members[0]

@@ -10,16 +10,26 @@ from rbee_worker.ops.plan import PlanOps, Use
 
 
 class CudaPlanOps(PlanOps):
-    """planes, resident, f8: see `matrix.Forms`."""
+    """planes, resident, f8: see `matrix.Forms`. read: count what a product of one row reads, which
+    is one of the forms of a matrix that is kept in two."""
 
     def __init__(
-        self, dtype: str, *, planes: bool = True, resident: bool = True, f8: bool = False
+        self,
+        dtype: str,
+        *,
+        planes: bool = True,
+        resident: bool = True,
+        f8: bool = False,
+        read: bool = False,
     ) -> None:
-        from rbee_worker.ops.cuda.matrix import Forms, held_form
+        from rbee_worker.ops.cuda.kernels.packed.planes import WORDS
+        from rbee_worker.ops.cuda.matrix import Forms, held_form, planes_bytes
 
         forms = Forms(planes, resident, f8)
 
         def held(format: str, rows: int, cols: int) -> tuple[str, int]:
+            if read and planes and format in WORDS:
+                return "planes", planes_bytes(format, rows, cols)
             return held_form(format, rows, cols, dtype, forms)
 
         super().__init__(dtype, held=held)

@@ -80,7 +80,7 @@ class ReferenceBackend(Backend):
     def fast(self) -> frozenset[str]:
         return frozenset()
 
-    def free_bytes(self) -> int:
+    def free_bytes(self, settings: Settings) -> int:
         return available_memory()
 
     def prepare(

@@ -94,7 +94,7 @@ class CpuBackend(Backend):
     def fast(self) -> frozenset[str]:
         return NATIVE
 
-    def free_bytes(self) -> int:
+    def free_bytes(self, settings: Settings) -> int:
         return available_memory()
 
     def prepare(

@@ -84,7 +84,7 @@ def _push(
                 exempt + slot * exempts + first + lanes, mask=first + lanes < exempts, other=-1
             )
             listed += tl.sum((one == token).to(tl.int32), 0)
-        windowed = (what // 2) * (listed == 0).to(tl.int32)
+        windowed = tl.where(listed == 0, what // 2, 0)
         output = what % 2
         entries = tl.load(used + slot)
         at, old = most, most  # places of the token and of the one that leaves; most: none
