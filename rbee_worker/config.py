@@ -76,10 +76,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     model: str = "smollm2"
     backend: Literal["auto", "reference", "cpu", "cuda"] = "auto"
     device: int = 0
+    gpu_memory: int = 100  # percent of the GPU's memory that the worker may use
     dtype: Literal["auto", "f32", "bf16", "f16"] = "auto"
     kv_dtype: Literal["auto", "f32", "bf16", "f16", "i8", "f8"] = "auto"
     quantize: Literal["none", "fp8"] = "none"  # how matrices of floats are stored
     exact_activations: bool = False  # do not round activations in products with packed weights
+    deterministic: bool = False  # a row's logits do not depend on its step, bit for bit
     ctx: int = 0  # 0 = the model's own context, as far as memory allows
     threads: int = 0  # 0 = the physical cores that this process may use
     kv_cache: bool = True
@@ -245,7 +247,13 @@ OPTIONS: tuple[Option, ...] = (
         "what computes: cuda = a GPU, cpu = compiled kernels, reference = torch; auto = the "
         "first of these that is available",
     ),
-    Option("device", "number of the GPU; 0 on a CPU", low=0, high=0),
+    Option("device", "number of the GPU; 0 on a CPU", low=0, high=63),
+    Option(
+        "gpu_memory",
+        "most of the GPU's memory that this worker may use, in percent; less lets several share it",
+        low=1,
+        high=100,
+    ),
     Option("dtype", "compute type; auto = the checkpoint's own, f32 for packed weights"),
     Option(
         "kv_dtype",
@@ -261,6 +269,11 @@ OPTIONS: tuple[Option, ...] = (
         "exact_activations",
         "packed weights times float32 activations, as reference always does; "
         "without, the cpu backend rounds them to 8 bits, to 16 where it matters most",
+    ),
+    Option(
+        "deterministic",
+        "a sequence's logits are the same bits alone, in any batch and however its prompt is cut; "
+        "always so but on the cuda backend, where it costs speed",
     ),
     Option("ctx", "longest sequence in tokens; 0 = the model's own", low=0, high=_MAX_TOKENS),
     Option("threads", "compute threads; 0 = the physical cores allowed", low=0, high=4096),

@@ -86,7 +86,7 @@ def _invented(
 
     ckpt = random_checkpoint(shape, format)
     plan = preflight(ckpt, settings)
-    plan.room(settings, plan.backend.free_bytes())
+    plan.room(settings, plan.backend.free_bytes(settings))
     return msgspec.structs.replace(settings, model=ckpt.ref), lambda: wordless(ckpt)
 
 

@@ -33,7 +33,8 @@ from rbee_worker.engine.runner import Draw, Launched, Results, Runner, Vector
 from rbee_worker.engine.scheduler import Plan, Scheduler
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.engine.stop import StopRules
-from rbee_worker.errors import InferenceFailed, WorkerError, as_worker_error
+from rbee_worker.errors import InferenceFailed, WorkerError, as_worker_error, device_lost
+from rbee_worker.ops.backend import DeviceGauge
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.specs import in_one_step
 from rbee_worker.types import StopRecord, TokenLogprob
@@ -67,11 +68,13 @@ class Engine:
         speculate: str = "off",
         ropes: RopeLengths = NO_ROPES,
         start: int | None = None,
+        gauge: DeviceGauge | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """ropes: how rotary scaling depends on a sequence's length. kv_cache=False computes every
         sequence anew for each of its tokens. speculate: how tokens are drafted, "off" or "ngram";
-        see `why_no_drafts`. start: see `Decoder.start`."""
+        see `why_no_drafts`. start: see `Decoder.start`. gauge: of the device, if the backend has
+        one."""
         self.runner = runner
         self.pool = pool
         self.scheduler = Scheduler(pool, token_budget=token_budget, max_seqs=max_seqs)
@@ -86,7 +89,7 @@ class Engine:
         self._pending: Pending | None = None  # a step that runs while the next one is planned
         self._out: list[Output] = []
         self._arrivals = 0
-        self._figures = Figures()
+        self._figures = Figures(gauge)
         self._grammars = Grammars()
         # Told, where it is set, what must be known even if the step about to run ends the process:
         # which sequences are in it.
@@ -338,7 +341,14 @@ class Engine:
     def _recover(self, plan: Plan, error: Exception) -> None:
         """A step failed. If it had one sequence, that one is given up. If it had several (some may
         have ended meanwhile), each runs alone once, and the faulty one fails there. If they fail
-        only together, the youngest is given up in the end."""
+        only together, the youngest is given up in the end.
+
+        Raises DeviceLost where no step can succeed in this process any more: another engine then
+        continues all sequences, if the device still works.
+        """
+        lost = device_lost(error)
+        if lost is not None:
+            raise lost from error
         log.error("a step of %d sequences failed", len(plan.chunks), exc_info=error)
         seqs = [c.seq for c in plan.chunks if c.seq.state is c.state and not c.seq.done]
         if not seqs:
@@ -357,9 +367,10 @@ class Engine:
         """All output since the last step, with fresh figures if they are due."""
         now = self._clock()
         if plan.chunks:
-            self._figures.stepped((now - started) * 1e3)
+            self._figures.stepped((now - started) * 1e3, plan)
         if self._figures.due(now, self.scheduler.idle):
             self._out.append(self.stats())
+            self._figures.told()
         out, self._out = self._out, []
         return out + self.runner.times()
 

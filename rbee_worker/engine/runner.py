@@ -118,7 +118,7 @@ class Runner:
             exempt_ids=m.exempt_ids,
             choice=m.choice,
         )
-        seq.waits |= seq.counted
+        seq.waits |= self._sampler.waits(seq.slot)
         # Rows whose draws are counted are drawn one after another, when those before are known:
         # where steps overlap, the next one has been launched by then and takes its tokens from the
         # last draws.

@@ -154,7 +154,7 @@ class Sequence:
     @property
     def _blind_end(self) -> int:
         """The length up to which it may be planned before its last tokens are known."""
-        if self.drafter is None:
+        if self.drafter is None or self.one_row:
             return self.rope_end
         return min(self.rope_end, self.drafter.resting_until - 1)
 

@@ -15,7 +15,7 @@ from rbee_worker.config import Settings
 from rbee_worker.params import Rules, Surface, report, resolve
 from rbee_worker.params import describe as describe_parameters
 from rbee_worker.params.parameter import SURFACES
-from rbee_worker.server.health import Memory, worker_info, worker_of
+from rbee_worker.server.health import Gpu, Memory, gpu_of, worker_info, worker_of
 from rbee_worker.server.problems import json_response
 from rbee_worker.server.served_models import served_models
 from rbee_worker.server.worker import Worker
@@ -83,6 +83,7 @@ class Info(Struct, frozen=True, kw_only=True, omit_defaults=True):
     prompts: dict[str, str] = {}  # what may be put before such a text, by name
     default_prompt: str = ""
     memory: Memory | None = None
+    gpu: Gpu | None = None
     chat_template: bool | None = None
     tool_format: str | None = None  # how the model writes tool calls; absent: it takes no tools
     reasons: bool | None = None  # marks of reasoning are known for this model
@@ -99,6 +100,7 @@ async def info(http: HttpRequest) -> Response:
     extra: dict[str, Any] = {}
     if engine is not None and loaded is not None:
         extra = _model(loaded, worker.settings)
+        extra["gpu"] = gpu_of(worker)
         extra["eos"] = tuple(engine.eos)
         extra["chat_template"] = engine.chat is not None
         extra["prompts"] = dict(engine.sentence.prompts)
@@ -154,7 +156,9 @@ def _model(loaded: ModelInfo, settings: Settings) -> dict[str, Any]:
         "dimensions": loaded.dimensions,
         "memory": Memory(loaded.weight_bytes, loaded.kv_bytes, loaded.kv_tokens),
         "notes": loaded.notes,
-        "determinism": Determinism(DETERMINISM.get(loaded.backend, "measured")),
+        "determinism": Determinism(
+            "bitwise" if settings.deterministic else DETERMINISM.get(loaded.backend, "measured")
+        ),
         "limits": Limits(
             prompt_characters=settings.max_prompt_ratio * loaded.context,
             body_bytes=settings.max_body_kb * 1024,
