@@ -16,8 +16,8 @@ from rbee_worker.params import (
     GROUPS,
     PARAMETERS,
     Rules,
-    chat_sampling,
     check_request,
+    defaults_of,
     describe,
     fit,
     from_text,
@@ -696,14 +696,15 @@ def test_every_parameter_that_a_person_may_want_is_in_one_group() -> None:
 
 
 def test_what_a_conversation_samples_with_if_it_gives_nothing() -> None:
-    rules = Rules(context=4096, vocab_size=64, generation={"temperature": 0.6, "top_k": 20})
-    found = chat_sampling(rules)
-    assert found["temperature"] == {"value": 0.6, "origin": "generation_config"}
-    assert found["top_k"] == {"value": 20, "origin": "generation_config"}
-    assert found["top_p"] == {"value": 0.95, "origin": "worker default (chat)"}
-    assert found["repeat_last_n"] == {"value": 128, "origin": "default"}
-    length = {"value": "the rest of the context", "origin": "worker default (chat)"}
-    assert found["max_tokens"] == length
+    generation = {"temperature": 0.6, "top_k": 20}
+    rules = Rules(context=4096, vocab_size=64, generation=generation, worker={"top_k": 30})
+    for found in (defaults_of(rules, "chat"), defaults_of(rules, "job", chat=True)):
+        assert found["temperature"] == {"value": 0.6, "origin": "generation_config"}
+        assert found["top_k"] == {"value": 30, "origin": "worker option"}
+        assert found["top_p"] == {"value": 0.95, "origin": "worker default (chat)"}
+        assert found["repeat_last_n"] == {"value": 128, "origin": "default"}
+        assert found["max_tokens"] == {"value": 4096, "origin": "worker default (chat)"}
+        assert found["seed"] == {"value": None, "origin": "random"}
 
 
 @pytest.mark.parametrize(("chat", "wanted"), [(True, 4096), (False, 128)])

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.exceptions import Exit
 
-from rbee_worker import params
 from rbee_worker.cli import set_values
 from rbee_worker.cli.conversation import HELP, Conversation
 from rbee_worker.cli.terminal import aside, bold, dim, error_line, flat, no_echo, note
@@ -66,10 +65,9 @@ async def _chat(
                 )
             rules = client.rules
             set_values.check(sampling, rules)
-            defaults = params.chat_sampling(rules)
             talk = Conversation(
                 lambda name, text: set_values.read(name, text, rules),
-                {name: defaults[name] for name in set_values.settable() if name in defaults},
+                set_values.defaults(rules),
                 system,
                 params=dict(sampling),
             )

@@ -13,6 +13,7 @@ from rbee_worker import types, wire
 from rbee_worker.cli.terminal import note
 from rbee_worker.client import AsyncClient, AsyncJob
 from rbee_worker.params import Rules
+from rbee_worker.params.resolve import WORKER_OPTION
 from rbee_worker.types import Request
 
 TOKEN_ENV = "RBEE_API_TOKEN"
@@ -71,14 +72,18 @@ async def open_worker(url: str) -> AsyncIterator[RemoteClient]:
 
 def _rules(info: dict[str, Any]) -> Rules:
     """The worker's rules, as far as its /info tells them."""
-    defaults = info.get("chat_sampling", {})
-    generation = {
-        name: given["value"]
-        for name, given in defaults.items()
-        if given["origin"] == "generation_config"
-    }
+    told = info.get("defaults", {}).get("chat", {})
+
+    def given_by(origin: str) -> dict[str, Any]:
+        return {name: one["value"] for name, one in told.items() if one["origin"] == origin}
+
     model = _model(info)
-    return Rules(context=model.context, vocab_size=model.vocab_size, generation=generation)
+    return Rules(
+        context=model.context,
+        vocab_size=model.vocab_size,
+        worker=given_by(WORKER_OPTION),
+        generation=given_by("generation_config"),
+    )
 
 
 def _model(info: dict[str, object]) -> types.ModelInfo:

@@ -6,6 +6,8 @@ from typing import Any
 
 from rbee_worker import params
 from rbee_worker.errors import InvalidRequest, UsageError
+from rbee_worker.params.parameter import REST
+from rbee_worker.params.resolve import CHAT_DEFAULT
 
 # Reports that a conversation in the terminal does not show.
 UNSHOWN = ("echo", "logprobs")
@@ -15,6 +17,15 @@ def settable() -> list[str]:
     """The names, in the table's order."""
     names = [option.parameter.name for option in params.options()]
     return [name for name in names if name not in UNSHOWN]
+
+
+def defaults(rules: params.Rules) -> dict[str, dict[str, Any]]:
+    """The value and origin of each parameter that is not set."""
+    found = params.defaults_of(rules, "generate", chat=True)
+    length = found["max_tokens"]
+    if length["origin"] == CHAT_DEFAULT:
+        length["value"] = REST
+    return {name: found[name] for name in settable()}
 
 
 def read(name: str, text: str | list[str], rules: params.Rules) -> Any:
@@ -36,6 +47,7 @@ def check(values: dict[str, Any], rules: params.Rules) -> None:
             surface="generate",
             vocab_size=rules.vocab_size,
             context=rules.context,
+            worker=rules.worker,
             generation=rules.generation,
             chat=True,
         )

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from rbee_worker.answer import NO_FORMAT, Format
 from rbee_worker.errors import FieldError, InvalidRequest
 from rbee_worker.params.conversation import budget_faults, conversation_faults
-from rbee_worker.params.parameter import REST
-from rbee_worker.params.resolve import resolve
+from rbee_worker.params.parameter import Surface
+from rbee_worker.params.resolve import report, resolve
 from rbee_worker.types import EosToken, Request, Resolved
 
 CHARACTERS_PER_TOKEN = 16  # a prompt with more characters per token of context cannot fit
@@ -31,10 +31,10 @@ RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"}
 class Rules(Struct, frozen=True, kw_only=True):
     """What a model and its worker's settings require of every request.
 
-    template: the model's chat template, None if it has none. generation: the model's own sampling
-    defaults, {} if they are not to be applied. exempt_ids: the template's special tokens.
-    turn_stops: stop strings of a conversation that gives none, in a chat format without a token for
-    the end of a turn.
+    template: the model's chat template, None if it has none. worker: defaults of parameters that
+    the worker was started with. generation: the model's own, {} if they are not to be applied.
+    exempt_ids: the template's special tokens. turn_stops: stop strings of a conversation that gives
+    none, in a chat format without a token for the end of a turn.
     tool_template: the template of conversations with tools. form: how the model writes reasoning
     and calls. takes_tools: tools can be offered; prompted: in a system message of the worker's own.
     """
@@ -43,6 +43,7 @@ class Rules(Struct, frozen=True, kw_only=True):
     vocab_size: int
     characters_per_token: int = CHARACTERS_PER_TOKEN
     template: str | None = None
+    worker: Mapping[str, int | float] = {}
     generation: Mapping[str, Any] = {}
     exempt_ids: frozenset[int] = frozenset()
     eos: tuple[EosToken, ...] = ()
@@ -79,6 +80,7 @@ def check_request(request: Request, rules: Rules) -> Resolved:
             surface=request.surface,
             vocab_size=rules.vocab_size,
             context=rules.context,
+            worker=rules.worker,
             generation=rules.generation,
             template_exempt=rules.exempt_ids,
             eos=rules.eos,
@@ -107,21 +109,26 @@ def check_request(request: Request, rules: Rules) -> Resolved:
     return replace(resolved, ignored=resolved.ignored + unread)
 
 
-def chat_sampling(rules: Rules) -> dict[str, dict[str, Any]]:
-    """What a conversation that gives no parameters samples with: name -> {"value", "origin"} of
-    every sampling parameter but the seed, which is another one each time."""
-    found = resolve(
-        {},
-        surface="job",
-        vocab_size=rules.vocab_size,
-        context=rules.context,
-        generation=rules.generation,
-        turn_stops=rules.turn_stops,
-        chat=True,
+def defaults_of(
+    rules: Rules, surface: Surface, *, chat: bool | None = None
+) -> dict[str, dict[str, Any]]:
+    """The sampling parameters of a request that gives none: name -> {"value", "origin"}. chat: with
+    the defaults of chats; None: on the chat surface."""
+    told: dict[str, dict[str, Any]] = report(
+        resolve(
+            {},
+            surface=surface,
+            vocab_size=rules.vocab_size,
+            context=rules.context,
+            worker=rules.worker,
+            generation=rules.generation,
+            turn_stops=rules.turn_stops if chat or surface == "chat" else (),
+            chat=chat,
+        )
     )
-    values = {**asdict(found.params), "max_tokens": REST}
-    origins = {n: o for n, o in found.origins.items() if n not in ("seed", "constraint")}
-    return {name: {"value": values[name], "origin": origin} for name, origin in origins.items()}
+    if told["seed"]["origin"] == "random":  # another one for each request
+        told["seed"]["value"] = None
+    return told
 
 
 def prompt_faults(request: Request, rules: Rules, *, name: str | None = None) -> list[FieldError]:

@@ -33,7 +33,7 @@ def _max_tokens(
 _SAMPLING = (
     _max_tokens(128, "tokens to generate at most; 0 only with echo", "job", "generate", chat=REST),
     _max_tokens(16, "tokens to generate at most; 0 only with echo", "completions"),
-    _max_tokens(None, "tokens to generate at most; default: the rest of the context", "chat"),
+    _max_tokens(None, "tokens to generate at most", "chat", chat=REST),
     Parameter(
         name="temperature",
         kind="number",

@@ -8,7 +8,7 @@ import pytest
 from rbee_worker.cli import set_values
 from rbee_worker.cli.conversation import Conversation
 from rbee_worker.errors import UsageError
-from rbee_worker.params import Rules, chat_sampling
+from rbee_worker.params import Rules
 
 
 def number(name: str, text: str | list[str]) -> float:
@@ -155,5 +155,8 @@ def test_values_of_every_kind_survive_save_and_load(tmp_path: Path) -> None:
 
 
 def test_every_name_that_can_be_set_has_a_default_to_show() -> None:
-    shown = chat_sampling(Rules(context=512, vocab_size=64))
-    assert [name for name in set_values.settable() if name not in shown] == ["seed"]
+    shown = set_values.defaults(Rules(context=512, vocab_size=64, worker={"top_k": 9}))
+    assert [*shown] == set_values.settable()
+    assert shown["top_k"] == {"value": 9, "origin": "worker option"}
+    length = {"value": "the rest of the context", "origin": "worker default (chat)"}
+    assert shown["max_tokens"] == length

@@ -9,6 +9,7 @@ import { worker } from "./worker.js";
 const JSON_OF = new Set(["json_schema", "choice"]);
 const EFFORTS = ["none", "minimal", "low", "medium", "high", "xhigh"];
 const FORMATS = ["auto", "none"];
+const CHAT = "worker default (chat)"; // the origin of what holds for conversations
 const OPEN = "Sampling"; // the group that is unfolded at first
 
 /** What the form has, as text by name; kept from visit to visit. @type {Record<string, string>} */
@@ -45,11 +46,11 @@ function build() {
 
 /** @param {Parameter} p */
 function row(p) {
-  const { value, origin } = worker.info.chat_sampling?.[p.name] ?? { value: p.chat_default ?? p.default, origin: "default" };
+  const { value, origin } = worker.info.defaults?.chat?.[p.name] ?? { value: p.chat_default ?? p.default, origin: "default" };
   const about = `about-${p.name}`;
   const field = input(p, `set-${p.name}`, about);
   field.value = given[p.name] ?? "";
-  const shown = p.name === "seed" ? "random" : text(value);
+  const shown = p.name === "max_tokens" && origin === CHAT ? p.chat_default : text(value);
   return el("div", { class: "parameter" },
     el("label", { for: `set-${p.name}` }, p.name),
     field,

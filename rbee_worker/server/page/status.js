@@ -57,6 +57,16 @@ function stats() {
   $("running").textContent = now.running;
   $("queue").textContent = now.queue_depth;
   cache(now.kv_usage);
+  if (now.gpu) gpu(now);
+}
+
+/** @param {any} now */
+function gpu(now) {
+  const gb = (/** @type {number} */ bytes) => (bytes / 1e9).toFixed(1);
+  const percent = (/** @type {number} */ share) => `${(share * 100).toFixed(0)} %`;
+  $("gpu").hidden = false;
+  $("gpu-text").textContent = `${gb(now.gpu.memory_used_bytes)} of ${gb(now.gpu.memory_total_bytes)} GB, `
+    + `${percent(now.utilisation)} busy, ${percent(now.gpu.floor_share)} of the floor`;
 }
 
 /** @param {number} share */
