@@ -56,12 +56,17 @@ class Page:
             if self.is_open("#gate"):
                 self.one("#token").send_keys(server.token)
                 self.one("#gate-form button").click()
-        wait_for(lambda: self.text("#state") == "ready")
+        self.ready()
 
     def again(self) -> None:
         """Load the page anew; the tab keeps its token."""
         self.driver.refresh()
+        self.ready()
+
+    def ready(self) -> None:
+        """Wait until the model is ready and the page knows what it says of itself."""
         wait_for(lambda: self.text("#state") == "ready")
+        wait_for(lambda: self.count("#parameters [name]") > 0)
 
     def size(self, size: tuple[int, int], scheme: str = "light") -> None:
         """Width and height in CSS pixels, also below what a window may have; light or dark."""

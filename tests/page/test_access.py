@@ -76,6 +76,7 @@ def test_axe_finds_nothing(page: Page, axe: str, size: tuple[int, int], scheme: 
         page.size(DESKTOP)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_borders_of_controls_have_a_contrast_of_three(page: Page, scheme: str) -> None:
     page.size(DESKTOP, scheme)

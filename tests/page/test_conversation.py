@@ -72,6 +72,7 @@ def test_a_new_conversation_cancels_the_answer(page: Page, worker: Served) -> No
     assert len(page.text(SAID)) > 50, "what had come is kept"
 
 
+@pytest.mark.slow
 def test_escape_stops_and_up_recalls(page: Page) -> None:
     page.say("first #short")
     page.say("second #long", wait=False)
@@ -93,6 +94,7 @@ def test_escape_stops_and_up_recalls(page: Page) -> None:
     assert field() == "my own", "what is being written is not replaced"
 
 
+@pytest.mark.slow
 def test_a_question_waits_while_the_model_loads(tab: Page) -> None:
     server = Served(Fake(load_s=2.5, script=script), token="").start()
     try:
@@ -165,6 +167,7 @@ def test_an_answer_that_fails_in_the_middle_keeps_what_came(tab: Page) -> None:
         tab.driver.get("about:blank")
 
 
+@pytest.mark.slow
 def test_a_text_file_goes_with_the_question(page: Page, worker: Served, tmp_path: Path) -> None:
     notes, picture = tmp_path / "notes.md", tmp_path / "picture.png"
     notes.write_text("Bees:\n```\nfour wings\n```\n")

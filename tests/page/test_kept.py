@@ -31,6 +31,7 @@ def wait_for_list(page: Page, *titles: str) -> None:
     wait_for(lambda: list_of(page) == list(titles))
 
 
+@pytest.mark.slow
 def test_conversations_are_kept_searched_renamed_and_deleted(page: Page) -> None:
     page.say("Tell me of bees #short")
     page.click("#new")

@@ -143,6 +143,7 @@ def test_no_text_can_become_markup(page: Page) -> None:
     page.console("Trusted", "trusted", "Content Security Policy")
 
 
+@pytest.mark.slow
 def test_a_growing_answer_ends_as_the_whole_one(page: Page) -> None:
     """Blocks that do not change keep their elements while more is written."""
     script = """

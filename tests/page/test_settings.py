@@ -64,6 +64,7 @@ def test_parameters_of_every_kind_reach_the_worker(page: Page, worker: Served) -
     assert origins["temperature"] == "worker default (chat)"
 
 
+@pytest.mark.slow
 def test_a_parameter_that_cannot_be_sent_is_told(page: Page) -> None:
     page.write("#parameters [name=json_schema]", "{no json")
     page.say("Is it? #short")
