@@ -16,6 +16,7 @@ from rbee_worker.engine.messages import Submit
 from rbee_worker.models import build_model
 from rbee_worker.ops.backends import backend
 from rbee_worker.ops.cuda.model import CudaModel
+from rbee_worker.ops.cuda.ops import CudaOps
 from rbee_worker.ops.cuda.state import CudaState
 from rbee_worker.state.pool import StatePool
 from rbee_worker.types import SamplingParams
@@ -32,6 +33,7 @@ def test_answers_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     path = pairs.write(name, tmp_path)
     settings = Settings(model=str(path), backend="cuda")
     ops = backend("cuda").ops(settings, "f32", weight_bytes=0, progress=lambda *_: None)
+    assert isinstance(ops, CudaOps)
     decoder = build_model(open_checkpoint(str(path)), ops)
     model = CudaModel(decoder, graphs=False)
     pool = StatePool(model.groups, tokens=640, block_size=16, max_seqs=4, step_tokens=64)

@@ -49,7 +49,8 @@ def attend(
     int32 [B, columns], seq_starts [B + 1], kv_lens [B], positions [N]: see `Batch`. longest_rows,
     longest_keys: upper bounds of the sequences' rows and keys; with longest_rows 1 every sequence
     has one row, the launch depends on shapes and these bounds only, and it may be captured. slopes,
-    sinks: float32 [heads]; distances: float32, [heads, 2 * reach + 1] in one row. Other options: see `Ops.attend`.
+    sinks: float32 [heads]; distances: float32, [heads, 2 * reach + 1] in one row. Other options:
+    see `Ops.attend`.
 
     single, several: tiles for sequences with one row and with more, instead of `shapes`' choice.
 

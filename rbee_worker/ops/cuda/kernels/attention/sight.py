@@ -34,7 +34,7 @@ class Sight(NamedTuple):
         """Kernel arguments.
 
         Exponentials are powers of two: a score times `factor` is its exponent. With a cap, slopes
-        or distances the kernel scales scores itself, by `scale` or (inside the tanh) by `cap_scale`.
+        or distances the kernel scales scores itself, by `scale` or (in the tanh) by `cap_scale`.
         """
         by_place = self.slopes if self.distances is None else self.distances
         plain = self.softcap is None and by_place is None
