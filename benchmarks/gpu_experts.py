@@ -199,7 +199,7 @@ def main() -> None:
     for n in asked.rows:
         guarded(partial(measure, layer, n, asked.read), f"{n} rows")
     if asked.shapes:
-        for n in (1, 8, 64, 256, 16384):
+        for n in asked.rows:
             guarded(partial(shapes, layer, n, asked.read), f"shapes of {n} rows")
 
 

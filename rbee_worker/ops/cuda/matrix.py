@@ -1,8 +1,9 @@
 """How a matrix is kept on the device: as floats, as packed planes, or as both.
 
-Products of a few rows read planes, a quarter to a half of the bytes of floats. Products of many
-rows need floats: a copy that is always there, where the memory plan has room for it (`resident`),
-or else one that is made each time from the file's own bytes.
+Products of up to four rows read planes, a quarter to a half of the bytes of floats. Products of
+many rows need floats: a copy that is always there, where the memory plan has room for it
+(`resident`), or else one that is made each time from the file's own bytes. Where there is room,
+8-bit integers are kept as well, for products of 5 to 64 rows.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rbee_worker.checkpoint.formats import FORMATS
+from rbee_worker.ops.cuda.kernels.block_bytes import BLOCK, integer_bytes
 from rbee_worker.ops.cuda.kernels.packed.dequantize import dequantize
 from rbee_worker.ops.cuda.kernels.packed.planes import CHUNK, ROWS, WORDS, PackedPart
 from rbee_worker.ops.plan import DTYPE_BYTES
@@ -31,7 +33,8 @@ class Raw:
 class DeviceMatrix:
     """rows x cols. dense: in the compute dtype, or None; scales: float32 [rows], where dense is in
     8-bit floats that are multiplied with their row's scale (`quantized`); parts: planes of all rows
-    in order, or none; raw: the file's bytes of all rows in order, kept where `dense` is not."""
+    in order, or none; raw: the file's bytes of all rows in order, kept where `dense` is not;
+    integers: the matrix once more, as `kernels.block_bytes.matrix_bytes` writes it."""
 
     rows: int
     cols: int
@@ -39,6 +42,7 @@ class DeviceMatrix:
     parts: tuple[PackedPart, ...] = ()
     raw: tuple[Raw, ...] = ()
     scales: Tensor | None = None
+    integers: tuple[Tensor, Tensor] | None = None
 
     def floats(self, dtype: torch.dtype) -> Tensor:
         """The matrix in the compute dtype; made now if it is not kept."""
@@ -100,6 +104,8 @@ def held_form(
     planes = -(-rows // ROWS) * ROWS * -(-cols // CHUNK) * WORDS[format] * 4
     if form.block == 256:
         planes += -(-rows // ROWS) * ROWS * cols // 256 * 4
+    if resident and cols % BLOCK == 0:
+        return f"{format} planes, i8 and {dtype}", planes + dense + integer_bytes(rows, cols)
     if resident:
         return f"{format} planes and {dtype}", planes + dense
     return f"{format} planes and bytes", planes + rows * cols // form.block * form.bytes

@@ -3,6 +3,10 @@
 The weight tile is the first operand of the product (out^T = W x^T), so that as few as 8 rows fill
 an instruction. The order of a row's sum depends on the matrix's shape and on the padded number of
 rows, not on the other rows.
+
+Both may be in 8 bits. Floats: tensor cores add those in fewer bits than float32 has, so their sums
+are moved to float32 after every 128 columns. Integers: the sum of a block of 128 columns is exact,
+and multiplied with the block's scales of both.
 """
 
 from __future__ import annotations
@@ -16,16 +20,21 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from rbee_worker.ops.cuda.kernels.activations import activate
-from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two, precision
+from rbee_worker.ops.cuda.kernels.block_bytes import BLOCK
+from rbee_worker.ops.cuda.kernels.launch import call_to_cache, dependent, power_of_two, precision
+from rbee_worker.ops.cuda.kernels.product_end import all_parts, finish, is_last_part
 from rbee_worker.ops.cuda.kernels.workspace import Workspace
+
+FEW = 64  # rows that this product takes; cuBLAS takes more
 
 
 class SkinnyShape(NamedTuple):
     """A tile's rows of the matrix and columns, programs that share a tile's columns, stages,
     warps. bulk: whole tiles are copied by the bulk copy engine (TMA, from compute capability 9.0
     on). early: the next kernel may start at once, not only after the loop, so that its programs
-    take no place from this one's."""
+    take no place from this one's. least: a tile has as many rows of x, filled up (8 or 16). ahead:
+    columns of the matrix's rows that are called to the cache before the kernel before has ended (a
+    multiple of 32, with `bulk`)."""
 
     rows: int
     cols: int
@@ -34,17 +43,22 @@ class SkinnyShape(NamedTuple):
     warps: int
     bulk: bool = False
     early: bool = True
+    least: int = 8
+    ahead: int = 0
 
 
 @triton.jit
 def _skinny(
-    x, w, scales, bias, residual, out, partial, arrived, M, N, chunk,
+    x, w, raw, x_scales, scales, bias, residual, out, partial, arrived, M, N, ROWS, chunk,
     K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr,
     BIAS: tl.constexpr, RESIDUAL: tl.constexpr, GATED: tl.constexpr, KIND: tl.constexpr,
-    EVEN: tl.constexpr, BULK: tl.constexpr, SCALED: tl.constexpr, STAGES: tl.constexpr,
-    PRECISION: tl.constexpr, PDL: tl.constexpr, EARLY: tl.constexpr,
+    EVEN: tl.constexpr, BULK: tl.constexpr, SCALED: tl.constexpr, X_SCALED: tl.constexpr,
+    BLOCKED: tl.constexpr, FILLED: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
+    CHAIN: tl.constexpr, PDL: tl.constexpr, EARLY: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    """BULK: x and w are descriptors, which give zeros beyond the edges."""
+    """BULK: x and w are descriptors, which give zeros beyond the edges; raw: w's memory. CHAIN:
+    columns of 8-bit floats that tensor cores add on their own, or 0. BLOCKED: 8-bit integers, with
+    BK = 128; FILLED: rows that there are scales of x for. ROWS: of the matrix."""
     if PDL and EARLY:
         gdc_launch_dependents()
     tile, part = tl.program_id(0), tl.program_id(1)
@@ -56,9 +70,14 @@ def _skinny(
         wp = w + rows.to(tl.int64)[:, None] * K + cols[None, :]
         vp = w + (rows + N).to(tl.int64)[:, None] * K + cols[None, :]
         xp = x + m[None, :] * K + cols[:, None]
+    if PDL and AHEAD:
+        half = begin + tl.arange(0, 2)[None, :] * (AHEAD // 2)
+        first = raw + tl.minimum(rows, N - 1).to(tl.int64)[:, None] * K + half
+        call_to_cache(first, AHEAD // 2)
+        if GATED:
+            call_to_cache(first + N * K, AHEAD // 2)
     acc = tl.zeros([BN, BM], tl.float32)
-    if GATED:
-        ups = tl.zeros([BN, BM], tl.float32)
+    ups = acc
     if PDL:
         gdc_wait()
     for k in tl.range(begin, end, BK, num_stages=STAGES):
@@ -72,7 +91,12 @@ def _skinny(
             ok = k + cols < end
             a = tl.load(wp + k, mask=in_rows[:, None] & ok[None, :], other=0.0)
             xt = tl.load(xp + k, mask=in_m & ok[:, None], other=0.0)
-        acc = tl.dot(a.to(xt.dtype), xt, acc, input_precision=PRECISION)
+        if BLOCKED:
+            of_x = tl.load(x_scales + (k // BK) * FILLED + m)[None, :]
+            s = tl.load(scales + (k // BK) * ROWS + rows, mask=in_rows, other=0.0)[:, None]
+            acc = tl.fma(tl.dot(a, xt).to(tl.float32) * s, of_x, acc)
+        else:
+            acc = _multiplied(a, xt, acc, PRECISION, CHAIN)
         if GATED:
             if BULK:
                 u = w.load([N + tile * BN, k])
@@ -80,45 +104,35 @@ def _skinny(
                 u = tl.load(vp + k, eviction_policy="evict_first")
             else:
                 u = tl.load(vp + k, mask=in_rows[:, None] & ok[None, :], other=0.0)
-            ups = tl.dot(u.to(xt.dtype), xt, ups, input_precision=PRECISION)
+            if BLOCKED:
+                t = tl.load(scales + (k // BK) * ROWS + N + rows, mask=in_rows, other=0.0)[:, None]
+                ups = tl.fma(tl.dot(u, xt).to(tl.float32) * t, of_x, ups)
+            else:
+                ups = _multiplied(u, xt, ups, PRECISION, CHAIN)
     if PDL and not EARLY:
         gdc_launch_dependents()
-    op = m.to(tl.int64)[None, :] * N + rows[:, None]
-    ok_out = in_m & in_rows[:, None]
-    if SPLIT > 1:
-        at = tl.arange(0, BN)[:, None] * BM + m[None, :]
-        tl.store(partial + (tile * SPLIT + part) * BN * BM + at, acc)
-        tl.debug_barrier()
-        if tl.atomic_add(arrived + tile, 1, sem="acq_rel", scope="gpu") == SPLIT - 1:
-            tl.debug_barrier()
-            acc = tl.zeros([BN, BM], tl.float32)
-            for i in tl.static_range(SPLIT):
-                place = partial + (tile * SPLIT + i) * BN * BM + at
-                acc += tl.load(place, cache_modifier=".cg")
-            if SCALED:
-                acc = acc * tl.load(scales + rows, mask=in_rows, other=0.0)[:, None]
-            if BIAS:
-                acc += tl.load(bias + rows, mask=in_rows, other=0.0)[:, None]
-            acc = activate(acc, KIND)
-            if RESIDUAL:
-                acc += tl.load(residual + op, mask=ok_out, other=0.0).to(tl.float32)
-            tl.store(out + op, acc.to(out.dtype.element_ty), mask=ok_out)
-            tl.store(arrived + tile, 0)
-    else:
-        if SCALED:
-            acc = acc * tl.load(scales + rows, mask=in_rows, other=0.0)[:, None]
-            if GATED:
-                ups = ups * tl.load(scales + N + rows, mask=in_rows, other=0.0)[:, None]
-        if BIAS:
-            acc += tl.load(bias + rows, mask=in_rows, other=0.0)[:, None]
-            if GATED:
-                ups += tl.load(bias + N + rows, mask=in_rows, other=0.0)[:, None]
-        acc = activate(acc, KIND)
+    if X_SCALED:
+        each = tl.load(x_scales + m, mask=m < M, other=0.0)[None, :]
+        acc = acc * each
         if GATED:
-            acc = acc * ups
-        if RESIDUAL:
-            acc += tl.load(residual + op, mask=ok_out, other=0.0).to(tl.float32)
-        tl.store(out + op, acc.to(out.dtype.element_ty), mask=ok_out)
+            ups = ups * each
+    if SPLIT == 1:
+        finish(acc, ups, scales, bias, residual, out, rows, m, M, N,
+               SCALED, BIAS, RESIDUAL, GATED, KIND)  # fmt: skip
+    elif is_last_part(acc, partial, arrived, tile, part, SPLIT, BN, BM):
+        acc = all_parts(partial, tile, SPLIT, BN, BM)
+        finish(acc, ups, scales, bias, residual, out, rows, m, M, N,
+               SCALED, BIAS, RESIDUAL, GATED, KIND)  # fmt: skip
+        tl.store(arrived + tile, 0)
+
+
+@triton.jit
+def _multiplied(a, xt, acc, PRECISION: tl.constexpr, CHAIN: tl.constexpr):
+    """acc + a xt"""
+    if CHAIN:
+        return tl.dot(a, xt, acc, max_num_imprecise_acc=CHAIN)
+    else:
+        return tl.dot(a.to(xt.dtype), xt, acc, input_precision=PRECISION)
 
 
 def skinny(
@@ -126,6 +140,7 @@ def skinny(
     weight: Tensor,
     workspace: Workspace,
     *,
+    x_scales: Tensor | None = None,
     scales: Tensor | None = None,
     bias: Tensor | None = None,
     gated: str | None = None,
@@ -137,14 +152,17 @@ def skinny(
 ) -> Tensor:
     """x [M, K] times weight [rows, K] transposed, M from 1 to 64: [M, rows]; as `gemv`.
 
-    shape: instead of the table's choice.
+    x_scales: float32 [M], factors on the rows of x, which is then in 8-bit floats as the weight is.
+    Integers of 8 bits have x_scales [K / 128, M filled up as by `to_bytes`] and scales [K / 128,
+    rows]. `form` must be given for both. shape: instead of the table's choice.
     """
     m, k = x.shape
     rows = weight.shape[0]
     n = rows // 2 if gated else rows
     out = torch.empty((m, n), dtype=form or x.dtype, device=x.device)
-    shape = shape or _shape(m, n, k, gated is not None)
-    tiles, bm = triton.cdiv(n, shape.rows), max(8, power_of_two(m))
+    blocked = x.dtype == torch.int8
+    shape = shape or _shape(m, n, k, gated is not None, x.dtype)
+    tiles, bm = triton.cdiv(n, shape.rows), max(shape.least, power_of_two(m))
     chunk = triton.cdiv(triton.cdiv(k, shape.cols), shape.split) * shape.cols
     split = triton.cdiv(k, chunk)
     partial = workspace.floats(tiles * split * shape.rows * bm) if split > 1 else None
@@ -153,13 +171,22 @@ def skinny(
     right: Any = weight
     if bulk:
         right = TensorDescriptor(weight, [rows, k], [k, 1], [shape.rows, shape.cols])
+    filled = 0
+    if blocked:
+        assert x_scales is not None
+        assert shape.cols == BLOCK
+        filled = x_scales.shape[1]
     _skinny[(tiles, split)](
-        left, right, scales, bias, residual, out, partial, workspace.counters(tiles), m, n, chunk,
+        left, right, weight, x_scales, scales, bias, residual, out, partial,
+        workspace.counters(tiles), m, n, rows, chunk,
         K=k, BM=bm, BN=shape.rows, BK=shape.cols, SPLIT=split, BIAS=bias is not None,
         RESIDUAL=residual is not None, GATED=gated is not None, KIND=gated or act,
         EVEN=k % shape.cols == 0 and n % shape.rows == 0, BULK=bulk,
-        SCALED=scales is not None, STAGES=shape.stages, PRECISION=precision(x.dtype),
-        EARLY=shape.early, num_warps=shape.warps, **dependent(pdl),
+        SCALED=scales is not None and not blocked, X_SCALED=x_scales is not None and not blocked,
+        BLOCKED=blocked, FILLED=filled, STAGES=shape.stages, PRECISION=precision(x.dtype),
+        CHAIN=min(_CHAIN, shape.cols) if x_scales is not None and not blocked else 0,
+        EARLY=shape.early, AHEAD=shape.ahead if bulk and k // split >= shape.ahead else 0,
+        num_warps=shape.warps, **dependent(pdl),
     )  # fmt: skip
     return out
 
@@ -177,13 +204,31 @@ _KNOWN = {
     (64, 14336, 4096): SkinnyShape(64, 128, 1, 4, 4, bulk=True),
     (64, 128256, 4096): SkinnyShape(128, 64, 1, 6, 8),
 }
+# The same of 8-bit floats, and of 8-bit integers.
+_KNOWN_F8 = {
+    (8, 6144, 4096): SkinnyShape(64, 256, 4, 5, 4, bulk=True, early=False),
+    (8, 4096, 4096): SkinnyShape(64, 256, 4, 3, 4, bulk=True, early=False),
+    (8, 4096, 14336): SkinnyShape(64, 256, 4, 3, 4, bulk=True, early=False),
+    (8, 14336, 4096): SkinnyShape(128, 256, 1, 3, 8, bulk=True, early=False),
+    (8, 128256, 4096): SkinnyShape(64, 512, 1, 2, 4, bulk=True, early=False),
+    (64, 6144, 4096): SkinnyShape(64, 128, 1, 8, 4, bulk=True, early=False),
+    (64, 4096, 4096): SkinnyShape(64, 128, 2, 8, 4, bulk=True, early=False),
+    (64, 4096, 14336): SkinnyShape(64, 128, 2, 8, 4, bulk=True, early=False),
+    (64, 14336, 4096): SkinnyShape(64, 128, 1, 4, 4, bulk=True, early=False),
+    (64, 128256, 4096): SkinnyShape(128, 128, 1, 4, 8, bulk=True, early=False),
+}
+_KNOWN_I8: dict[tuple[int, int, int], SkinnyShape] = {}
 _PROGRAMS = 256  # enough to keep every multiprocessor busy
+_CHAIN = 128  # columns of 8-bit floats that tensor cores add before the sum is moved to float32
 
 
-def _shape(m: int, n: int, k: int, gated: bool) -> SkinnyShape:
-    known = _KNOWN.get((8 if m <= 8 else 64, n, k))
+def _shape(m: int, n: int, k: int, gated: bool, dtype: torch.dtype) -> SkinnyShape:
+    table = {torch.int8: _KNOWN_I8, torch.float8_e4m3fn: _KNOWN_F8}.get(dtype, _KNOWN)
+    known = table.get((8 if m <= 8 else 64, n, k))
     if known is not None:
         return known
     tiles = triton.cdiv(n, 64)
     split = 1 if gated else max(1, min(_PROGRAMS // tiles, triton.cdiv(k, 512)))
+    if dtype.itemsize == 1:
+        return SkinnyShape(64, 128, split, 4, 4, bulk=True, early=False)
     return SkinnyShape(64, 128 if k % 128 == 0 else 64, split, 3, 4, early=m <= 8)
