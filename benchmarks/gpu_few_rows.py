@@ -53,11 +53,8 @@ def shapes_of(form: str, m: int, n: int, k: int, gated: bool) -> Iterator[Skinny
         if held > 220_000 or k % cols or (m == 64 and cols * size > 256):
             continue
         for split in (1,) if gated or n > 20000 else (1, 2) if n > 4096 else (2, 4):
-            for early, ahead in ((False, 0), (False, 512), (False, 1024), (True, 512), (True, 0)):
-                if not early or rows == 64:
-                    yield SkinnyShape(
-                        rows, cols, split, stages, warps, True, early, 8, ahead // size
-                    )
+            for early in (False, True):
+                yield SkinnyShape(rows, cols, split, stages, warps, True, early)
 
 
 class Case:

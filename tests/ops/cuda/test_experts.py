@@ -137,7 +137,8 @@ def test_bulk_copies(kind, device, dtypes, monkeypatch):
 
 def test_few_rows_with_all_loads_at_once(device, monkeypatch):
     shape = FewShape(8, 16, 0, 4)
-    monkeypatch.setattr(few_file, "_shape", lambda *_: shape)
+    monkeypatch.setattr(few_file, "_first_shape", lambda *_: shape)
+    monkeypatch.setattr(few_file, "_second_shape", lambda *_: shape)
     m = Mixture(2, "clamped", kind="gelu_quick")
     assert error(m.run(device, torch.float32), m.exact(torch.float32)) < 2e-6
 

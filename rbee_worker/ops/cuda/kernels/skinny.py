@@ -1,8 +1,8 @@
 """A matrix times a few rows: out = x W^T for 2 to 64 rows, on tensor cores.
 
 The weight tile is the first operand of the product (out^T = W x^T), so that as few as 8 rows fill
-an instruction. The order of a row's sum depends on the matrix's shape and on the padded number of
-rows, not on the other rows.
+an instruction. The order of a row's sum depends on the matrix's shape and on whether there are more
+than 8 rows (of integers, on the shape only), not on the other rows.
 
 Both may be in 8 bits. Floats: tensor cores add those in fewer bits than float32 has, so their sums
 are moved to float32 after every 128 columns. Integers: the sum of a block of 128 columns is exact,
@@ -21,7 +21,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from rbee_worker.ops.cuda.kernels.block_bytes import BLOCK
-from rbee_worker.ops.cuda.kernels.launch import call_to_cache, dependent, power_of_two, precision
+from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two, precision
 from rbee_worker.ops.cuda.kernels.product_end import all_parts, finish, is_last_part
 from rbee_worker.ops.cuda.kernels.workspace import Workspace
 
@@ -32,9 +32,7 @@ class SkinnyShape(NamedTuple):
     """A tile's rows of the matrix and columns, programs that share a tile's columns, stages,
     warps. bulk: whole tiles are copied by the bulk copy engine (TMA, from compute capability 9.0
     on). early: the next kernel may start at once, not only after the loop, so that its programs
-    take no place from this one's. least: a tile has as many rows of x, filled up (8 or 16). ahead:
-    columns of the matrix's rows that are called to the cache before the kernel before has ended (a
-    multiple of 32, with `bulk`)."""
+    take no place from this one's."""
 
     rows: int
     cols: int
@@ -43,20 +41,18 @@ class SkinnyShape(NamedTuple):
     warps: int
     bulk: bool = False
     early: bool = True
-    least: int = 8
-    ahead: int = 0
 
 
 @triton.jit
 def _skinny(
-    x, w, raw, x_scales, scales, bias, residual, out, partial, arrived, M, N, ROWS, chunk,
+    x, w, x_scales, scales, bias, residual, out, partial, arrived, M, N, ROWS, chunk,
     K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr,
     BIAS: tl.constexpr, RESIDUAL: tl.constexpr, GATED: tl.constexpr, KIND: tl.constexpr,
     EVEN: tl.constexpr, BULK: tl.constexpr, SCALED: tl.constexpr, X_SCALED: tl.constexpr,
     BLOCKED: tl.constexpr, FILLED: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
-    CHAIN: tl.constexpr, PDL: tl.constexpr, EARLY: tl.constexpr, AHEAD: tl.constexpr,
+    CHAIN: tl.constexpr, PDL: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """BULK: x and w are descriptors, which give zeros beyond the edges; raw: w's memory. CHAIN:
+    """BULK: x and w are descriptors, which give zeros beyond the edges. CHAIN:
     columns of 8-bit floats that tensor cores add on their own, or 0. BLOCKED: 8-bit integers, with
     BK = 128; FILLED: rows that there are scales of x for. ROWS: of the matrix."""
     if PDL and EARLY:
@@ -70,12 +66,6 @@ def _skinny(
         wp = w + rows.to(tl.int64)[:, None] * K + cols[None, :]
         vp = w + (rows + N).to(tl.int64)[:, None] * K + cols[None, :]
         xp = x + m[None, :] * K + cols[:, None]
-    if PDL and AHEAD:
-        half = begin + tl.arange(0, 2)[None, :] * (AHEAD // 2)
-        first = raw + tl.minimum(rows, N - 1).to(tl.int64)[:, None] * K + half
-        call_to_cache(first, AHEAD // 2)
-        if GATED:
-            call_to_cache(first + N * K, AHEAD // 2)
     acc = tl.zeros([BN, BM], tl.float32)
     ups = acc
     if PDL:
@@ -162,7 +152,7 @@ def skinny(
     out = torch.empty((m, n), dtype=form or x.dtype, device=x.device)
     blocked = x.dtype == torch.int8
     shape = shape or _shape(m, n, k, gated is not None, x.dtype)
-    tiles, bm = triton.cdiv(n, shape.rows), max(shape.least, power_of_two(m))
+    tiles, bm = triton.cdiv(n, shape.rows), max(8, power_of_two(m))
     chunk = triton.cdiv(triton.cdiv(k, shape.cols), shape.split) * shape.cols
     split = triton.cdiv(k, chunk)
     partial = workspace.floats(tiles * split * shape.rows * bm) if split > 1 else None
@@ -177,7 +167,7 @@ def skinny(
         assert shape.cols == BLOCK
         filled = x_scales.shape[1]
     _skinny[(tiles, split)](
-        left, right, weight, x_scales, scales, bias, residual, out, partial,
+        left, right, x_scales, scales, bias, residual, out, partial,
         workspace.counters(tiles), m, n, rows, chunk,
         K=k, BM=bm, BN=shape.rows, BK=shape.cols, SPLIT=split, BIAS=bias is not None,
         RESIDUAL=residual is not None, GATED=gated is not None, KIND=gated or act,
@@ -185,8 +175,7 @@ def skinny(
         SCALED=scales is not None and not blocked, X_SCALED=x_scales is not None and not blocked,
         BLOCKED=blocked, FILLED=filled, STAGES=shape.stages, PRECISION=precision(x.dtype),
         CHAIN=min(_CHAIN, shape.cols) if x_scales is not None and not blocked else 0,
-        EARLY=shape.early, AHEAD=shape.ahead if bulk and k // split >= shape.ahead else 0,
-        num_warps=shape.warps, **dependent(pdl),
+        EARLY=shape.early, num_warps=shape.warps, **dependent(pdl),
     )  # fmt: skip
     return out
 
@@ -204,7 +193,7 @@ _KNOWN = {
     (64, 14336, 4096): SkinnyShape(64, 128, 1, 4, 4, bulk=True),
     (64, 128256, 4096): SkinnyShape(128, 64, 1, 6, 8),
 }
-# The same of 8-bit floats, and of 8-bit integers.
+# The same of 8-bit floats, and of 8-bit integers: these have the same splits for 8 and 64 rows.
 _KNOWN_F8 = {
     (8, 6144, 4096): SkinnyShape(64, 256, 4, 5, 4, bulk=True, early=False),
     (8, 4096, 4096): SkinnyShape(64, 256, 4, 3, 4, bulk=True, early=False),
@@ -217,7 +206,18 @@ _KNOWN_F8 = {
     (64, 14336, 4096): SkinnyShape(64, 128, 1, 4, 4, bulk=True, early=False),
     (64, 128256, 4096): SkinnyShape(128, 128, 1, 4, 8, bulk=True, early=False),
 }
-_KNOWN_I8: dict[tuple[int, int, int], SkinnyShape] = {}
+_KNOWN_I8 = {
+    (8, 6144, 4096): SkinnyShape(64, 128, 2, 4, 4, bulk=True, early=False),
+    (8, 4096, 4096): SkinnyShape(64, 128, 4, 4, 4, bulk=True, early=False),
+    (8, 4096, 14336): SkinnyShape(64, 128, 4, 4, 4, bulk=True, early=False),
+    (8, 14336, 4096): SkinnyShape(128, 128, 1, 4, 8, bulk=True, early=False),
+    (8, 128256, 4096): SkinnyShape(64, 128, 1, 8, 4, bulk=True),
+    (64, 6144, 4096): SkinnyShape(128, 128, 2, 4, 8, bulk=True, early=False),
+    (64, 4096, 4096): SkinnyShape(128, 128, 4, 4, 8, bulk=True, early=False),
+    (64, 4096, 14336): SkinnyShape(64, 128, 4, 4, 4, bulk=True),
+    (64, 14336, 4096): SkinnyShape(64, 128, 1, 4, 4, bulk=True, early=False),
+    (64, 128256, 4096): SkinnyShape(128, 128, 1, 3, 4, bulk=True, early=False),
+}
 _PROGRAMS = 256  # enough to keep every multiprocessor busy
 _CHAIN = 128  # columns of 8-bit floats that tensor cores add before the sum is moved to float32
 

@@ -170,13 +170,13 @@ def few(
     h = torch.empty((n * top, width), dtype=x.dtype, device=x.device)
     out = torch.empty((n, dim), dtype=x.dtype, device=x.device)
     evict = "evict_first" if n == 1 else ""  # several rows may use an expert
-    s = _shape(x.shape[1], 2 if gated else 1, x.element_size(), top * width)
+    s = _first_shape(x.shape[1], 2 if gated else 1, x.element_size(), top * width)
     _up[(n * top, triton.cdiv(width, s.rows))](
         x, ids, up, up_bias, h, width, limit or 0.0, K=x.shape[1], TOP=top, BN=s.rows, BK=s.cols,
         GATED=gated, KIND=kind, LIMIT=limit is not None, BIAS=up_bias is not None,
         EVICT=evict, STAGES=s.stages, num_warps=s.warps, **dependent(pdl),
     )  # fmt: skip
-    s = _shape(width, 1, x.element_size(), dim)
+    s = _second_shape(width, x.element_size(), dim, top)
     _down[(n, triton.cdiv(dim, s.rows))](
         h, ids, weights, down, down_bias, out, dim, K=width, TOP=top, BN=s.rows, BK=s.cols,
         WEIGHTS=weights is not None, BIAS=down_bias is not None, EVICT=evict,
@@ -185,11 +185,20 @@ def few(
     return out
 
 
-def _shape(cols: int, matrices: int, size: int, results: int) -> FewShape:
+_AT_ONCE = 8  # loads that a program has registers for
+
+
+def _first_shape(cols: int, matrices: int, size: int, results: int) -> FewShape:
     """About 16 KiB of weights in one load of a program, or less if one row would then have few
     programs. results: of one row. The same for any number of rows, as the order of sums is."""
-    wide = min(power_of_two(cols), 4096 // size)
+    wide = min(power_of_two(cols), 2048 // size)
     rows = max(1, min(16, 16384 // (wide * size * matrices)))
     while rows > 1 and results // rows < 512:
         rows //= 2
-    return FewShape(rows, wide, 2 if matrices == 2 and cols <= wide else 4, 4)
+    return FewShape(rows, wide, 3 if matrices == 2 else 4, 4)
+
+
+def _second_shape(cols: int, size: int, results: int, top: int) -> FewShape:
+    """The same, with all loads of a program in flight at once where there are few."""
+    s = _first_shape(cols, 1, size, results)
+    return s._replace(stages=0) if top * triton.cdiv(cols, s.cols) <= _AT_ONCE else s

@@ -217,7 +217,7 @@ def _shapes(per_expert: float, gated: bool, size: int) -> tuple[TileShape, TileS
     if size == 4:  # float32, without tensor cores
         return TileShape(16, 32, 32, 2, 4), TileShape(16, 32, 32, 2, 4)
     if per_expert <= 8:
-        return TileShape(16, 64, 64, 4, 4), TileShape(16, 64, 128, 4, 4)
+        return TileShape(16, 64, 128, 4, 4), TileShape(16, 64, 128, 4, 4, bulk=True)
     if per_expert <= 48:
         return TileShape(64, 64, 64, 4, 4), TileShape(64, 128, 64, 4, 4)
     rows = 128 if gated else 256
