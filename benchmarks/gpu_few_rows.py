@@ -29,7 +29,8 @@ from rbee_worker.ops.cuda.kernels.block_bytes import (
     write_integers,
 )
 from rbee_worker.ops.cuda.kernels.f8 import quantize_f8
-from rbee_worker.ops.cuda.kernels.skinny import SkinnyShape, skinny
+from rbee_worker.ops.cuda.kernels.skinny import skinny
+from rbee_worker.ops.cuda.kernels.skinny_shapes import SkinnyShape
 from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from rbee_worker.ops.cuda.matrix import quantized
 

@@ -129,20 +129,29 @@ def _through(value: Value, op: str, links: Links, taken: list[Node]) -> tuple[Va
 
 
 def _ahead(node: Node, links: Links) -> Change | None:
-    """A product whose result the next product takes in 8 bits: it quantizes it too."""
-    if node.op != "product" or "ahead" in node.options or not _planes(node):
+    """A product whose result the next product takes in 8 bits, or as floats after a norm: it makes
+    that form too."""
+    if node.op != "product" or "ahead" in node.options:
         return None
+    kind = _operand(node)
     for user in links.users.get(node.outputs[0], ()):
-        if user.op == "product" and user.args[0] is node.outputs[0] and _planes(user):
-            options = {**node.options, "ahead": Ahead(user.options.get("norm"))}
+        if user.op != "product" or user.args[0] is not node.outputs[0]:
+            continue
+        norm = user.options.get("norm")
+        if kind == _operand(user) and (kind == "planes" or (kind == "floats" and norm is not None)):
+            options = {**node.options, "ahead": Ahead(norm)}
             return {node: [Node(node.op, node.args, options, node.outputs)]}
     return None
 
 
-def _planes(node: Node) -> bool:
-    """Does the product read packed planes?"""
+def _operand(node: Node) -> str | None:
+    """What the product reads of its matrix: packed planes or floats in the compute type."""
     matrix = node.args[1].data
-    return isinstance(matrix, DeviceMatrix) and bool(matrix.parts)
+    if not isinstance(matrix, DeviceMatrix):
+        return None
+    if matrix.parts:
+        return "planes"
+    return "floats" if matrix.dense is not None and matrix.scales is None else None
 
 
 FUSIONS = (
@@ -151,6 +160,6 @@ FUSIONS = (
     Fusion("product + activation", _act),
     Fusion("product + residual", _residual),
     Fusion("norm + product", _norm),
-    Fusion("product + quantization for the next", _ahead),
+    Fusion("product + the form that the next one takes", _ahead),
     Fusion("split + head norms + rope + attention", _packed_attention),
 )

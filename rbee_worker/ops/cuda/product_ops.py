@@ -21,9 +21,10 @@ from rbee_worker.ops.cuda.kernels.f8 import quantize_f8
 from rbee_worker.ops.cuda.kernels.gemv import gemv
 from rbee_worker.ops.cuda.kernels.norm import norm
 from rbee_worker.ops.cuda.kernels.rowwise import gated
-from rbee_worker.ops.cuda.kernels.skinny import FEW, skinny
+from rbee_worker.ops.cuda.kernels.skinny import FEW, skinny, skinny_ahead
 from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from rbee_worker.ops.cuda.matrix import DeviceMatrix
+from rbee_worker.ops.cuda.packed_products import keep_ready, ready_for
 from rbee_worker.ops.reference.ops import ReferenceOps
 
 
@@ -93,14 +94,26 @@ class ProductOps(ReferenceOps):
         if can_multiply_f8(x, matrix):
             y = multiply_f8(x.contiguous(), matrix, norm=norm, pdl=self.pdl)
             return self._ended(y, bias, result, **after)
-        x = self._normed(x, norm)
         if n <= FEW and self._dtype != torch.float32:
             dense, scales = self._operand(matrix)
-            return skinny(
-                x, dense, self.workspace, scales=scales, bias=bias, form=result, pdl=self.pdl,
+            y, following = skinny_ahead(
+                ready_for(x, norm) or self._normed(x, norm), dense, self.workspace, scales=scales,
+                bias=bias, form=result, pdl=self.pdl, ahead=self._norm_ahead(ahead, result),
                 **after,
             )  # fmt: skip
-        return self._many(x, matrix, bias, result, owned=owned, **after)
+            keep_ready(y, ahead, following)
+            return y
+        return self._many(self._normed(x, norm), matrix, bias, result, owned=owned, **after)
+
+    def _norm_ahead(
+        self, ahead: packed_products.Ahead | None, form: torch.dtype
+    ) -> tuple[Tensor, float] | None:
+        """The norm between this product and the next one, if this one may weight its result:
+        before its factor a row may be beyond what float16 holds."""
+        if ahead is None or ahead.norm is None or form != torch.bfloat16:
+            return None
+        weight, eps = ahead.norm
+        return None if weight is None else (weight, eps)
 
     def _few_in_8_bits(
         self,

@@ -34,12 +34,13 @@ def all_parts(partial, tile, SPLIT: tl.constexpr, BN: tl.constexpr, BM: tl.const
 
 @triton.jit
 def finish(
-    acc, ups, scales, bias, residual, out, rows, m, M, N, SCALED: tl.constexpr,
-    BIAS: tl.constexpr, RESIDUAL: tl.constexpr, GATED: tl.constexpr, KIND: tl.constexpr,
+    acc, ups, scales, bias, residual, out, rows, m, M, N, next_weight, weighted, squares, tile,
+    SCALED: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, GATED: tl.constexpr,
+    KIND: tl.constexpr, AHEAD: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
     """Store acc [rows, m], transposed, to out [M, N], after factors on the matrix's rows, a bias,
     an activation (GATED: times ups, whose rows of the matrix come N later), and a sum with the
-    residual."""
+    residual. AHEAD: see `skinny.Weighted`."""
     in_rows = rows < N
     if SCALED:
         acc = acc * tl.load(scales + rows, mask=in_rows, other=0.0)[:, None]
@@ -56,4 +57,10 @@ def finish(
     ok = (m < M)[None, :] & in_rows[:, None]
     if RESIDUAL:
         acc += tl.load(residual + at, mask=ok, other=0.0).to(tl.float32)
-    tl.store(out + at, acc.to(out.dtype.element_ty), mask=ok)
+    y = acc.to(out.dtype.element_ty)
+    tl.store(out + at, y, mask=ok)
+    if AHEAD:
+        z = tl.where(ok, y.to(tl.float32), 0.0)
+        tl.store(squares + tile * BM + m, tl.sum(z * z, 0))
+        z = z * tl.load(next_weight + rows, mask=in_rows, other=0.0)[:, None]
+        tl.store(weighted + at, z.to(weighted.dtype.element_ty), mask=ok)

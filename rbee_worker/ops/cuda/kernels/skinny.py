@@ -23,38 +23,28 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from rbee_worker.ops.cuda.kernels.block_bytes import BLOCK
 from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two, precision
 from rbee_worker.ops.cuda.kernels.product_end import all_parts, finish, is_last_part
+from rbee_worker.ops.cuda.kernels.skinny_shapes import SkinnyShape, skinny_shape
 from rbee_worker.ops.cuda.kernels.workspace import Workspace
 
 FEW = 64  # rows that this product takes; cuBLAS takes more
-
-
-class SkinnyShape(NamedTuple):
-    """A tile's rows of the matrix and columns, programs that share a tile's columns, stages,
-    warps. bulk: whole tiles are copied by the bulk copy engine (TMA, from compute capability 9.0
-    on). early: the next kernel may start at once, not only after the loop, so that its programs
-    take no place from this one's."""
-
-    rows: int
-    cols: int
-    split: int
-    stages: int
-    warps: int
-    bulk: bool = False
-    early: bool = True
+_CHAIN = 128  # columns of 8-bit floats that tensor cores add before the sum is moved to float32
 
 
 @triton.jit
 def _skinny(
-    x, w, x_scales, scales, bias, residual, out, partial, arrived, M, N, ROWS, chunk,
+    x, w, x_scales, scales, bias, residual, out, partial, arrived, x_squares, next_weight, weighted,
+    squares, M, N, ROWS, chunk, eps,
     K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr,
     BIAS: tl.constexpr, RESIDUAL: tl.constexpr, GATED: tl.constexpr, KIND: tl.constexpr,
     EVEN: tl.constexpr, BULK: tl.constexpr, SCALED: tl.constexpr, X_SCALED: tl.constexpr,
     BLOCKED: tl.constexpr, FILLED: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
-    CHAIN: tl.constexpr, PDL: tl.constexpr, EARLY: tl.constexpr,
+    CHAIN: tl.constexpr, TILES: tl.constexpr, AHEAD: tl.constexpr, PDL: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """BULK: x and w are descriptors, which give zeros beyond the edges. CHAIN:
     columns of 8-bit floats that tensor cores add on their own, or 0. BLOCKED: 8-bit integers, with
-    BK = 128; FILLED: rows that there are scales of x for. ROWS: of the matrix."""
+    BK = 128; FILLED: rows that there are scales of x for. ROWS: of the matrix. TILES: parts
+    of the sums of squares of x, or 0."""
     if PDL and EARLY:
         gdc_launch_dependents()
     tile, part = tl.program_id(0), tl.program_id(1)
@@ -70,6 +60,9 @@ def _skinny(
     ups = acc
     if PDL:
         gdc_wait()
+    if TILES:
+        t = tl.arange(0, triton.next_power_of_2(TILES))[:, None]
+        square = tl.load(x_squares + t * BM + m[None, :], mask=t < TILES, other=0.0)  # used later
     for k in tl.range(begin, end, BK, num_stages=STAGES):
         if BULK:
             a = w.load([tile * BN, k])
@@ -106,13 +99,18 @@ def _skinny(
         acc = acc * each
         if GATED:
             ups = ups * each
+    if TILES:
+        factor = tl.rsqrt(tl.sum(square, 0) / K + eps)[None, :]
+        acc = acc * factor
+        if GATED:
+            ups = ups * factor
     if SPLIT == 1:
-        finish(acc, ups, scales, bias, residual, out, rows, m, M, N,
-               SCALED, BIAS, RESIDUAL, GATED, KIND)  # fmt: skip
+        finish(acc, ups, scales, bias, residual, out, rows, m, M, N, next_weight, weighted, squares,
+               tile, SCALED, BIAS, RESIDUAL, GATED, KIND, AHEAD, BM)  # fmt: skip
     elif is_last_part(acc, partial, arrived, tile, part, SPLIT, BN, BM):
         acc = all_parts(partial, tile, SPLIT, BN, BM)
-        finish(acc, ups, scales, bias, residual, out, rows, m, M, N,
-               SCALED, BIAS, RESIDUAL, GATED, KIND)  # fmt: skip
+        finish(acc, ups, scales, bias, residual, out, rows, m, M, N, next_weight, weighted, squares,
+               tile, SCALED, BIAS, RESIDUAL, GATED, KIND, AHEAD, BM)  # fmt: skip
         tl.store(arrived + tile, 0)
 
 
@@ -125,8 +123,23 @@ def _multiplied(a, xt, acc, PRECISION: tl.constexpr, CHAIN: tl.constexpr):
         return tl.dot(a.to(xt.dtype), xt, acc, input_precision=PRECISION)
 
 
-def skinny(
-    x: Tensor,
+class Weighted(NamedTuple):
+    """A product's result for the next product, with an RMS norm between them: `values` [M, K] is
+    the result times the norm's weight, and `squares`, float32 [tiles, M filled up], has the sums of
+    squares of the result's parts, with which the next product makes the norm's factor."""
+
+    values: Tensor
+    squares: Tensor
+    eps: float
+
+
+def skinny(x: Tensor | Weighted, weight: Tensor, workspace: Workspace, **options: Any) -> Tensor:
+    """x [M, K] times weight [rows, K] transposed, M from 1 to 64: [M, rows]; see `skinny_ahead`."""
+    return skinny_ahead(x, weight, workspace, **options)[0]
+
+
+def skinny_ahead(
+    x: Tensor | Weighted,
     weight: Tensor,
     workspace: Workspace,
     *,
@@ -137,21 +150,25 @@ def skinny(
     act: str = "none",
     residual: Tensor | None = None,
     form: torch.dtype | None = None,
+    ahead: tuple[Tensor, float] | None = None,
     pdl: bool = False,
     shape: SkinnyShape | None = None,
-) -> Tensor:
-    """x [M, K] times weight [rows, K] transposed, M from 1 to 64: [M, rows]; as `gemv`.
+) -> tuple[Tensor, Weighted | None]:
+    """`skinny`; options as of `gemv`, and:
 
     x_scales: float32 [M], factors on the rows of x, which is then in 8-bit floats as the weight is.
     Integers of 8 bits have x_scales [K / 128, M filled up as by `to_bytes`] and scales [K / 128,
-    rows]. `form` must be given for both. shape: instead of the table's choice.
+    rows]. `form` must be given for both. ahead: weight float32 [rows] and eps of an RMS norm
+    between the result and a next product: the second result. shape: instead of the table's choice.
     """
+    before = x if isinstance(x, Weighted) else None
+    x = x.values if isinstance(x, Weighted) else x
     m, k = x.shape
     rows = weight.shape[0]
     n = rows // 2 if gated else rows
     out = torch.empty((m, n), dtype=form or x.dtype, device=x.device)
     blocked = x.dtype == torch.int8
-    shape = shape or _shape(m, n, k, gated is not None, x.dtype)
+    shape = shape or skinny_shape(m, n, k, gated is not None, x.dtype)
     tiles, bm = triton.cdiv(n, shape.rows), max(8, power_of_two(m))
     chunk = triton.cdiv(triton.cdiv(k, shape.cols), shape.split) * shape.cols
     split = triton.cdiv(k, chunk)
@@ -161,6 +178,10 @@ def skinny(
     right: Any = weight
     if bulk:
         right = TensorDescriptor(weight, [rows, k], [k, 1], [shape.rows, shape.cols])
+    following = None
+    if ahead is not None:
+        squares = torch.empty((tiles, bm), dtype=torch.float32, device=x.device)
+        following = Weighted(torch.empty_like(out), squares, ahead[1])
     filled = 0
     if blocked:
         assert x_scales is not None
@@ -168,67 +189,17 @@ def skinny(
         filled = x_scales.shape[1]
     _skinny[(tiles, split)](
         left, right, x_scales, scales, bias, residual, out, partial,
-        workspace.counters(tiles), m, n, rows, chunk,
+        workspace.counters(tiles), None if before is None else before.squares,
+        None if ahead is None else ahead[0], None if following is None else following.values,
+        None if following is None else following.squares, m, n, rows, chunk,
+        0.0 if before is None else before.eps,
         K=k, BM=bm, BN=shape.rows, BK=shape.cols, SPLIT=split, BIAS=bias is not None,
         RESIDUAL=residual is not None, GATED=gated is not None, KIND=gated or act,
         EVEN=k % shape.cols == 0 and n % shape.rows == 0, BULK=bulk,
         SCALED=scales is not None and not blocked, X_SCALED=x_scales is not None and not blocked,
         BLOCKED=blocked, FILLED=filled, STAGES=shape.stages, PRECISION=precision(x.dtype),
         CHAIN=min(_CHAIN, shape.cols) if x_scales is not None and not blocked else 0,
+        TILES=0 if before is None else before.squares.shape[0], AHEAD=ahead is not None,
         EARLY=shape.early, num_warps=shape.warps, **dependent(pdl),
     )  # fmt: skip
-    return out
-
-
-# Measured on an H200 (bf16); by (rows of x up to, rows, columns) of the matrix.
-_KNOWN = {
-    (8, 6144, 4096): SkinnyShape(64, 128, 1, 6, 4, bulk=True),
-    (8, 4096, 4096): SkinnyShape(64, 128, 4, 6, 4, early=False),
-    (8, 4096, 14336): SkinnyShape(64, 128, 4, 3, 4, bulk=True),
-    (8, 14336, 4096): SkinnyShape(128, 128, 1, 3, 8, early=False),
-    (8, 128256, 4096): SkinnyShape(64, 256, 1, 3, 4, bulk=True, early=False),
-    (64, 6144, 4096): SkinnyShape(64, 128, 1, 6, 4, bulk=True, early=False),
-    (64, 4096, 4096): SkinnyShape(64, 128, 1, 6, 4, bulk=True),
-    (64, 4096, 14336): SkinnyShape(64, 128, 1, 6, 4, bulk=True),
-    (64, 14336, 4096): SkinnyShape(64, 128, 1, 4, 4, bulk=True),
-    (64, 128256, 4096): SkinnyShape(128, 64, 1, 6, 8),
-}
-# The same of 8-bit floats, and of 8-bit integers: these have the same splits for 8 and 64 rows.
-_KNOWN_F8 = {
-    (8, 6144, 4096): SkinnyShape(64, 256, 4, 5, 4, bulk=True, early=False),
-    (8, 4096, 4096): SkinnyShape(64, 256, 4, 3, 4, bulk=True, early=False),
-    (8, 4096, 14336): SkinnyShape(64, 256, 4, 3, 4, bulk=True, early=False),
-    (8, 14336, 4096): SkinnyShape(128, 256, 1, 3, 8, bulk=True, early=False),
-    (8, 128256, 4096): SkinnyShape(64, 512, 1, 2, 4, bulk=True, early=False),
-    (64, 6144, 4096): SkinnyShape(64, 128, 1, 8, 4, bulk=True, early=False),
-    (64, 4096, 4096): SkinnyShape(64, 128, 2, 8, 4, bulk=True, early=False),
-    (64, 4096, 14336): SkinnyShape(64, 128, 2, 8, 4, bulk=True, early=False),
-    (64, 14336, 4096): SkinnyShape(64, 128, 1, 4, 4, bulk=True, early=False),
-    (64, 128256, 4096): SkinnyShape(128, 128, 1, 4, 8, bulk=True, early=False),
-}
-_KNOWN_I8 = {
-    (8, 6144, 4096): SkinnyShape(64, 128, 2, 4, 4, bulk=True, early=False),
-    (8, 4096, 4096): SkinnyShape(64, 128, 4, 4, 4, bulk=True, early=False),
-    (8, 4096, 14336): SkinnyShape(64, 128, 4, 4, 4, bulk=True, early=False),
-    (8, 14336, 4096): SkinnyShape(128, 128, 1, 4, 8, bulk=True, early=False),
-    (8, 128256, 4096): SkinnyShape(64, 128, 1, 8, 4, bulk=True),
-    (64, 6144, 4096): SkinnyShape(128, 128, 2, 4, 8, bulk=True, early=False),
-    (64, 4096, 4096): SkinnyShape(128, 128, 4, 4, 8, bulk=True, early=False),
-    (64, 4096, 14336): SkinnyShape(64, 128, 4, 4, 4, bulk=True),
-    (64, 14336, 4096): SkinnyShape(64, 128, 1, 4, 4, bulk=True, early=False),
-    (64, 128256, 4096): SkinnyShape(128, 128, 1, 3, 4, bulk=True, early=False),
-}
-_PROGRAMS = 256  # enough to keep every multiprocessor busy
-_CHAIN = 128  # columns of 8-bit floats that tensor cores add before the sum is moved to float32
-
-
-def _shape(m: int, n: int, k: int, gated: bool, dtype: torch.dtype) -> SkinnyShape:
-    table = {torch.int8: _KNOWN_I8, torch.float8_e4m3fn: _KNOWN_F8}.get(dtype, _KNOWN)
-    known = table.get((8 if m <= 8 else 64, n, k))
-    if known is not None:
-        return known
-    tiles = triton.cdiv(n, 64)
-    split = 1 if gated else max(1, min(_PROGRAMS // tiles, triton.cdiv(k, 512)))
-    if dtype.itemsize == 1:
-        return SkinnyShape(64, 128, split, 4, 4, bulk=True, early=False)
-    return SkinnyShape(64, 128 if k % 128 == 0 else 64, split, 3, 4, early=m <= 8)
+    return out, following
