@@ -63,6 +63,21 @@ def _residual(node: Node, links: Links) -> Change | None:
     return None
 
 
+def _experts(node: Node, links: Links) -> Change | None:
+    """A sum with the result of experts, both in the compute type."""
+    if node.op != "add" or any(one.form != "compute" for one in (*node.args, *node.outputs)):
+        return None
+    for x, other in (node.args, node.args[::-1]):
+        maker = links.maker(x, "experts")
+        if maker is None or links.only_user(x) is not node or "residual" in maker.options:
+            continue
+        if other is x:
+            continue
+        options = {**maker.options, "residual": other}
+        return {maker: [], node: [Node("experts", maker.args, options, node.outputs)]}
+    return None
+
+
 def _norm(node: Node, links: Links) -> Change | None:
     """An RMS norm whose only use is a product."""
     if node.op != "rms_norm" or node.options["heads"] != 1:
@@ -159,6 +174,7 @@ FUSIONS = (
     Fusion("product + gated activation", _gated),
     Fusion("product + activation", _act),
     Fusion("product + residual", _residual),
+    Fusion("experts + residual", _experts),
     Fusion("norm + product", _norm),
     Fusion("product + the form that the next one takes", _ahead),
     Fusion("split + head norms + rope + attention", _packed_attention),

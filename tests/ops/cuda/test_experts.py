@@ -50,7 +50,9 @@ class Mixture:
         self.weights = torch.rand(self.n, self.top, generator=g)
         self.limit = 0.7 if self.form == "clamped" else None
 
-    def run(self, device: str, dtype: torch.dtype, rows: slice = slice(None)) -> Tensor:
+    def run(
+        self, device: str, dtype: torch.dtype, rows: slice = slice(None), *, added: bool = False
+    ) -> Tensor:
         put = lambda t: t.to(device, dtype).contiguous()  # noqa: E731
         return experts(
             put(self.x[rows]),
@@ -62,6 +64,7 @@ class Mixture:
             up_bias=self.up_bias.to(device) if self.biased else None,
             down_bias=self.down_bias.to(device) if self.biased else None,
             limit=self.limit,
+            residual=put(self.stream()[rows]) if added else None,
         )
 
     def exact(self, dtype: torch.dtype) -> np.ndarray:
@@ -83,6 +86,10 @@ class Mixture:
                 y = down[e] @ h + (down_bias[e] if self.biased else 0)
                 out[row] += y * (float(self.weights[row, j]) if self.weighted else 1.0)
         return out.numpy()
+
+    def stream(self) -> Tensor:
+        """What the experts' result is added to."""
+        return torch.randn(self.n, self.dim, generator=torch.Generator().manual_seed(1))
 
 
 def error(got: Tensor, want: np.ndarray) -> float:
@@ -133,6 +140,13 @@ def test_bulk_copies(kind, device, dtypes, monkeypatch):
     for dtype in dtypes:
         m = Mixture(21, kind, dim=136, width=72)
         assert error(m.run(device, dtype), m.exact(dtype)) < BOUNDS[dtype]
+
+
+def test_a_sum_with_the_residual(form, device, dtypes):
+    m = Mixture(3)
+    for dtype in dtypes:
+        want = m.exact(dtype) + m.stream().to(dtype).double().numpy()
+        assert error(m.run(device, dtype, added=True), want) < BOUNDS[dtype]
 
 
 def test_few_rows_with_all_loads_at_once(device, monkeypatch):

@@ -118,12 +118,12 @@ def _more(
 
 @triton.jit
 def _down(
-    h, ids, weights, down, bias, out, dim, K: tl.constexpr, TOP: tl.constexpr, BN: tl.constexpr,
-    BK: tl.constexpr, WEIGHTS: tl.constexpr, BIAS: tl.constexpr, EVICT: tl.constexpr,
-    STAGES: tl.constexpr, PDL: tl.constexpr,
+    h, ids, weights, down, bias, residual, out, dim, K: tl.constexpr, TOP: tl.constexpr,
+    BN: tl.constexpr, BK: tl.constexpr, WEIGHTS: tl.constexpr, BIAS: tl.constexpr,
+    RESIDUAL: tl.constexpr, EVICT: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out[row] = sum over its experts of weight * (down_e h + bias_e), BN columns; every product is
-    multiplied by its expert's weight, so there is one sum over all of them."""
+    multiplied by its expert's weight, so there is one sum over all of them. RESIDUAL is added."""
     if PDL:
         gdc_launch_dependents()
     row = tl.program_id(0)
@@ -147,6 +147,8 @@ def _down(
                 WEIGHTS, BIAS, EVICT,
             )  # fmt: skip
     y = tl.sum(acc, 1) + added
+    if RESIDUAL:
+        y += tl.load(residual + row.to(tl.int64) * dim + rows, mask=ok, other=0.0).to(tl.float32)
     tl.store(out + row.to(tl.int64) * dim + rows, y.to(out.dtype.element_ty), mask=ok)
 
 
@@ -160,6 +162,7 @@ def few(
     up_bias: Tensor | None,
     down_bias: Tensor | None,
     limit: float | None,
+    residual: Tensor | None = None,
     *,
     pdl: bool,
 ) -> Tensor:
@@ -178,9 +181,10 @@ def few(
     )  # fmt: skip
     s = _second_shape(width, x.element_size(), dim, top)
     _down[(n, triton.cdiv(dim, s.rows))](
-        h, ids, weights, down, down_bias, out, dim, K=width, TOP=top, BN=s.rows, BK=s.cols,
-        WEIGHTS=weights is not None, BIAS=down_bias is not None, EVICT=evict,
-        STAGES=s.stages, num_warps=s.warps, **dependent(pdl),
+        h, ids, weights, down, down_bias, residual, out, dim, K=width, TOP=top, BN=s.rows,
+        BK=s.cols, WEIGHTS=weights is not None, BIAS=down_bias is not None,
+        RESIDUAL=residual is not None, EVICT=evict, STAGES=s.stages, num_warps=s.warps,
+        **dependent(pdl),
     )  # fmt: skip
     return out
 
