@@ -42,7 +42,8 @@ TILES = {  # rows of the matrix, columns, stages, warps
     "f8": [(64, 128, 4, 4), (64, 128, 8, 4), (64, 256, 4, 4), (64, 512, 2, 4), (128, 128, 4, 8),
            (128, 256, 3, 8)],
     "i8": [(64, 128, 4, 4), (64, 128, 8, 4), (128, 128, 4, 8), (128, 128, 3, 4)],
-    "bf16": [(64, 64, 4, 4), (64, 64, 8, 4), (64, 128, 3, 4), (64, 128, 6, 4), (128, 64, 4, 8)],
+    "bf16": [(64, 64, 8, 4), (64, 128, 3, 4), (64, 128, 6, 4), (128, 64, 4, 4), (128, 64, 6, 4),
+             (128, 128, 3, 4), (128, 64, 4, 8)],
 }  # fmt: skip
 
 
@@ -53,7 +54,7 @@ def shapes_of(form: str, m: int, n: int, k: int, gated: bool) -> Iterator[Skinny
         held = (rows * (1 + gated) + max(8, m)) * cols * size * stages
         if held > 220_000 or k % cols or (m == 64 and cols * size > 256):
             continue
-        for split in (1,) if gated or n > 20000 else (1, 2) if n > 4096 else (2, 4):
+        for split in (1,) if gated or n > 20000 else (1, 2) if n > 4096 else (1, 2, 4):
             for early in (False, True):
                 yield SkinnyShape(rows, cols, split, stages, warps, True, early)
 
