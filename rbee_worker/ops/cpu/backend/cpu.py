@@ -88,13 +88,13 @@ class CpuBackend(Backend):
     def activations(self, settings: Settings, dtype: str, packed: bool) -> str:
         return "i8" if packed and not settings.exact_activations else dtype
 
-    def plan_ops(self, dtype: str) -> PlanOps:
+    def plan_ops(self, dtype: str, settings: Settings | None = None) -> PlanOps:
         return PlanOps(dtype, held=planned)
 
     def fast(self) -> frozenset[str]:
         return NATIVE
 
-    def free_bytes(self) -> int:
+    def free_bytes(self, settings: Settings) -> int:
         return available_memory()
 
     def prepare(

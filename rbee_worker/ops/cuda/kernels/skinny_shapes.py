@@ -36,8 +36,7 @@ _KNOWN = {
     (64, 14336, 4096): SkinnyShape(64, 128, 1, 4, 4, bulk=True),
     (64, 128256, 4096): SkinnyShape(128, 64, 1, 6, 8),
 }
-# The same of 8-bit floats, and of 8-bit integers. Integers of 64 rows have the general shape: what is
-# 3 % faster alone was 4 % slower in a whole step. A matrix has the same split for any number of rows.
+# The same of 8-bit floats.
 _KNOWN_F8 = {
     (8, 6144, 4096): SkinnyShape(64, 256, 4, 5, 4, bulk=True, early=False),
     (8, 4096, 4096): SkinnyShape(64, 256, 4, 3, 4, bulk=True, early=False),
@@ -50,6 +49,8 @@ _KNOWN_F8 = {
     (64, 14336, 4096): SkinnyShape(64, 128, 1, 4, 4, bulk=True, early=False),
     (64, 128256, 4096): SkinnyShape(128, 128, 1, 4, 8, bulk=True, early=False),
 }
+# The same of 8-bit integers. More than 8 rows have the general shape, as what was 3 % faster alone
+# was 4 % slower in a whole step. A matrix has the same split for any number of rows.
 _KNOWN_I8 = {
     (8, 6144, 4096): SkinnyShape(64, 128, 2, 4, 4, bulk=True, early=False),
     (8, 4096, 4096): SkinnyShape(64, 128, 4, 4, 4, bulk=True, early=False),
