@@ -235,7 +235,9 @@ class DeviceOps(ProductOps, RecurrenceOps):
         up_bias: Tensor | None = None,
         down_bias: Tensor | None = None,
         limit: float | None = None,
+        residual: Tensor | None = None,
     ) -> Tensor:
+        """See `Ops.experts`; residual: added to the result."""
         return experts(
             x.to(self._dtype).contiguous(),
             ids,
@@ -246,6 +248,8 @@ class DeviceOps(ProductOps, RecurrenceOps):
             up_bias=up_bias,
             down_bias=down_bias,
             limit=limit,
+            residual=None if residual is None else residual.contiguous(),
+            fixed=self.fixed,
             pdl=self.pdl,
         )
 
