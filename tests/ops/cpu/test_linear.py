@@ -12,6 +12,7 @@ from rbee_worker.ops.cpu.shared import isa
 from rbee_worker.ops.cpu.shared.forms import BYTES, at_once, forms, natural, variant
 from rbee_worker.ops.cpu.shared.held import GRID_OF, HELD, SAME, held_as
 from rbee_worker.ops.cpu.shared.pieces import ticket
+from rbee_worker.ops.cpu.shared.reading import ONE, SEVERAL, UNMEASURED
 from tests.blocks import SCALES, put_scale, random_blocks, values
 
 FLOATS = [name for name, held in HELD.items() if held.is_float]
@@ -84,7 +85,9 @@ def repacked(library, name, raw):
     return held
 
 
-def product(library, m, x, *, form=None, bias=None, nt=1, order=None, pieces=(0, 0)):
+def product(
+    library, m, x, *, form=None, bias=None, nt=1, order=None, pieces=(0, 0), reading=UNMEASURED
+):
     """y [N, rows] by `nt` threads' shares one after another, in `order`; form: the format's own if
     None; pieces: of few and many tokens (`pieces.py`)."""
     n = len(x)
@@ -104,7 +107,7 @@ def product(library, m, x, *, form=None, bias=None, nt=1, order=None, pieces=(0,
         linear(
             step.ctypes.data, tid, nt, w=m.held, x=prepared, y=y, cols=m.cols, rows=m.rows,
             stride=m.rows, count=0, bias=0 if bias is None else bias, ticket=claims, few=few,
-            many=many,
+            many=many, **reading._asdict(),
         )  # fmt: skip
     assert not claims.any()  # ready for the next replay
     return y
@@ -240,6 +243,20 @@ def test_a_token_is_bitwise_the_same_in_every_tile(best, name, form):
             np.testing.assert_array_equal(part, whole[start : start + n])
 
 
+@pytest.mark.parametrize(("name", "form"), TAKEN)
+def test_every_way_to_read_weights_gives_the_same_bits(best, name, form):
+    """One token by 4 groups, 2 and 1, with a partial last group; tiles of 8, 4, 2 and 1 tokens."""
+    m = matrix(best, name, 16 * 7 + 5, 512)
+    x = activations(15, m.cols)
+    for way in ONE:
+        alone = product(best, m, x[:1], form=form, reading=way)
+        np.testing.assert_array_equal(alone, product(best, m, x[:1], form=form))
+    whole = product(best, m, x, form=form)
+    np.testing.assert_array_equal(whole[:1], alone)
+    for way in SEVERAL:
+        np.testing.assert_array_equal(product(best, m, x, form=form, reading=way), whole)
+
+
 @pytest.mark.parametrize("name", ["q4_1", "q6_k", "bf16", "iq2_xs", "iq3_s", "tq1_0"])
 def test_instruction_sets_agree_bitwise(here, best, name):
     m = matrix(best, name, 33, 512)
@@ -282,7 +299,7 @@ def test_neighbours_of_a_result_stay_untouched(best):
     y = np.full((2, 24), 7.0, np.float32)
     best["linear.q4_0"](
         step.ctypes.data, w=m.held, x=x, y=y, cols=64, rows=20, stride=24, count=0, bias=0,
-        ticket=0, few=0, many=0,
+        ticket=0, few=0, many=0, **UNMEASURED._asdict(),
     )  # fmt: skip
     assert (y[:, 20:] == 7).all()
     assert (y[:, :20] != 7).all()

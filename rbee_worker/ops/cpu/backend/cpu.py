@@ -135,20 +135,28 @@ class CpuBackend(Backend):
         prepared: Prepared | None = None,
     ) -> Ops:
         from rbee_worker.ops.cpu.backend.ops import CpuOps
+        from rbee_worker.ops.cpu.backend.warm import Kernels
         from rbee_worker.ops.cpu.runtime.arena import Arena
         from rbee_worker.ops.cpu.runtime.kernel_cache import Unkept
         from rbee_worker.ops.cpu.runtime.native import Library
+        from rbee_worker.ops.cpu.runtime.readings import chosen
         from rbee_worker.ops.cpu.runtime.team import Team
         from rbee_worker.ops.cpu.shared import isa
 
-        chosen = isa.choose(os.environ.get("RBEE_CPU_ISA", ""))
-        unkept = prepared if isinstance(prepared, Unkept) else None
-        library = Library(chosen, cache_dir=settings.cache_dir, progress=progress, unkept=unkept)
+        kernels = prepared if isinstance(prepared, Kernels) else Kernels((), Unkept())
+        library = Library(
+            isa.choose(os.environ.get("RBEE_CPU_ISA", "")),
+            cache_dir=settings.cache_dir,
+            progress=progress,
+            unkept=kernels.unkept,
+        )
+        team = Team(library, settings.threads or allowed_cores())
         return CpuOps(
             library,
-            Team(library, settings.threads or allowed_cores()),
+            team,
             exact=settings.exact_activations,
             arena=Arena(weight_bytes + ARENA_SLACK),
+            readings=chosen(library, team, kernels.names, cache_dir=settings.cache_dir),
         )
 
     def state(self, ops: Ops, pool: StatePool, dtype: str) -> StateMemory:
@@ -183,6 +191,14 @@ class CpuBackend(Backend):
         from rbee_worker.ops.cpu.backend.bytes_read import bytes_read
 
         return bytes_read(outline, settings)
+
+    def readings(self, settings: Settings) -> dict[str, dict[str, Any]]:
+        from rbee_worker.ops.cpu.runtime.readings import Kept, shown
+        from rbee_worker.ops.cpu.shared import isa
+
+        target = isa.choose(os.environ.get("RBEE_CPU_ISA", ""))
+        threads = settings.threads or allowed_cores()
+        return shown(Kept(target, threads, cache_dir=settings.cache_dir))
 
     def read_gb_s(self, settings: Settings) -> float:
         from rbee_worker.ops.cpu.runtime.bandwidth import read_gb_s

@@ -6,7 +6,7 @@ recorder. Shapes are checked here, once; the kernels check nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,10 +39,12 @@ from rbee_worker.ops.cpu.shared import forms, paged, step
 from rbee_worker.ops.cpu.shared.forms import BYTES, CELL, TOKENS, UNIT, at_once, natural, variant
 from rbee_worker.ops.cpu.shared.held import Held
 from rbee_worker.ops.cpu.shared.pieces import FEW, MANY, ticket
+from rbee_worker.ops.cpu.shared.reading import Reading
 
 
 class CpuOps(AttentionOps, ExpertOps, ColumnOps, RgLruOps, GatedDeltaOps, WkvOps):
-    """See `Ops`. exact: float32 activations in products with packed weights, not int8."""
+    """See `Ops`. exact: float32 activations in products with packed weights, not int8. readings:
+    how kernels read weights, by name."""
 
     name = "cpu"
     device = "cpu"
@@ -55,7 +57,9 @@ class CpuOps(AttentionOps, ExpertOps, ColumnOps, RgLruOps, GatedDeltaOps, WkvOps
         *,
         exact: bool = False,
         arena: Arena | None = None,
+        readings: Mapping[str, Reading] | None = None,
     ) -> None:
+        self.readings = readings or {}
         self.library, self.team = library, team
         self.arena = Arena() if arena is None else arena
         self.holder = Holder(library, team, self.arena)
@@ -116,8 +120,9 @@ class CpuOps(AttentionOps, ExpertOps, ColumnOps, RgLruOps, GatedDeltaOps, WkvOps
             form = self._form(part.held, precise)
             ready = self._prepare(source, form)
             few, many = (p.number(part.groups, rec.threads) for p in (FEW, MANY))
+            kernel = f"linear.{variant(part.held, form)}"
             rec.call(
-                f"linear.{variant(part.held, form)}",
+                kernel,
                 [Touch(ready.place, ALL, False), writes(y, ALL)],
                 product=part,
                 dealt=part.groups - few * FEW.size,
@@ -129,6 +134,7 @@ class CpuOps(AttentionOps, ExpertOps, ColumnOps, RgLruOps, GatedDeltaOps, WkvOps
                 rows=part.rows,
                 stride=y.stride,
                 count=step.N // 8,
+                **self._reading(kernel),
                 ticket=ticket() if few or many else 0,
                 few=few,
                 many=many,

@@ -29,9 +29,6 @@ from rbee_worker.ops.cpu.shared.held import HELD
 LESS8, LESS128 = 36, 44  # in i8 and i16
 EXACT_SUM, EXACT_SUMS = 128, (132, 136)
 
-# How many bytes ahead weights are prefetched, by the columns of a unit; measured.
-AHEAD = {32: 2048, 256: 3072}
-
 
 def sums_type(tokens: int) -> Any:
     """The type of `tokens` vectors."""

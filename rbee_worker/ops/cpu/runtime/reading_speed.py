@@ -1,0 +1,127 @@
+"""Measures how fast products run with every way to read their weights (`shared/reading.py`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from rbee_worker.machine import available_memory
+from rbee_worker.ops.cpu.runtime.arena import Arena
+from rbee_worker.ops.cpu.runtime.native import Library
+from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared.forms import BYTES, CELL, TOKENS, parse
+from rbee_worker.ops.cpu.shared.held import HELD, ROWS, Held
+from rbee_worker.ops.cpu.shared.instruction import Instruction, words
+from rbee_worker.ops.cpu.shared.pieces import FEW, MANY, ticket
+from rbee_worker.ops.cpu.shared.reading import ONE, SEVERAL, Reading
+from rbee_worker.ops.cpu.shared.regions import zeros
+
+STACKED = "stacked."  # begins the names of kernels that take several matrices
+COLUMNS, GROUPS = 2048, 128  # of a matrix: its columns, and its groups of 16 rows
+MOST = 1 << 28  # bytes of weights, more than most caches hold
+SHARE = 4  # at most one in so many bytes of the free memory
+PARTS = 4  # runs before memory is read again, at least
+EACH_S = 0.8e-3  # about how long one measurement takes
+ROUNDS = 5  # at most
+PATIENCE_S = 0.5  # no round begins later
+PAGE = 4096
+NORMAL = 0x3C3C3C3C  # a normal number as float32, float16 and bfloat16: arithmetic runs as usual
+
+# (kernel, tokens, reading) -> GB/s of weights
+Rate = Callable[[str, int, Reading], float]
+
+
+def speeds(rate: Rate, kernels: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Of each kernel: GB/s by way to read, with one token (`1:0`) and with several (`4096`).
+
+    A way's rate is its best, because other programs only ever slow it. Rounds end when there were
+    enough, or when they have taken too long.
+    """
+    found: dict[str, dict[str, float]] = {name: {} for name in kernels}
+    begun = time.perf_counter()
+    for _ in range(ROUNDS):
+        for name, rates in found.items():
+            for reading in ONE:
+                key = reading.with_one
+                rates[key] = max(rates.get(key, 0.0), rate(name, 1, reading))
+            for reading in SEVERAL:
+                key = reading.with_several
+                rates[key] = max(rates.get(key, 0.0), rate(name, TOKENS, reading))
+        if time.perf_counter() - begun > PATIENCE_S:
+            break
+    return {
+        name: {way: round(1e-9 * value, 2) for way, value in rates.items()}
+        for name, rates in found.items()
+    }
+
+
+class Bench:
+    """Runs product kernels on memory of its own; `rate` is what `speeds` takes."""
+
+    def __init__(self, library: Library, team: Team) -> None:
+        self._library, self._team = library, team
+        largest = max(map(_matrix_bytes, HELD.values()))
+        size = max(largest, min(MOST, available_memory() // SHARE))
+        self._weights = Arena(size).take(size)
+        self._weights.view(np.uint32)[:: PAGE // 4] = NORMAL  # so that every page has memory
+        self._x = zeros(TOKENS * COLUMNS // CELL * max(BYTES.values()))
+        self._y = zeros(4 * TOKENS * GROUPS * ROWS)
+        self._at = 0  # where the next run reads: what was read last is in a cache
+        self._counts: dict[tuple[str, int], int] = {}
+
+    def rate(self, name: str, tokens: int, reading: Reading) -> float:
+        """Bytes of weights a second, read from memory."""
+        each = _matrix_bytes(parse(name.partition(".")[2])[0])
+        if (name, tokens) not in self._counts:
+            most = max(1, len(self._weights) // each // PARTS)
+            count = int(EACH_S / self._seconds(name, tokens, reading, 1, each))
+            self._counts[name, tokens] = min(max(1, count), most)
+        count = self._counts[name, tokens]
+        return count * each / self._seconds(name, tokens, reading, count, each)
+
+    def _seconds(self, name: str, tokens: int, reading: Reading, count: int, each: int) -> float:
+        """How long a product with `count` matrices one after another takes."""
+        if self._at + count * each > len(self._weights):
+            self._at = 0
+        first = int(self._weights.ctypes.data) + self._at
+        self._at += count * each
+        pack = _stacked if name.startswith(STACKED) else _linear
+        kernel, header = self._library[name], np.array([tokens], np.int64)
+        keep = [
+            kernel.pack(
+                x=self._x,
+                y=self._y,
+                bias=0,
+                cols=COLUMNS,
+                rows=GROUPS * ROWS,
+                stride=GROUPS * ROWS,
+                **reading._asdict(),
+                **pack(first + n * each, parse(name.partition(".")[2])[1], self._team.threads),
+            )
+            for n in range(count)
+        ]
+        entries = words([Instruction(kernel.address, args.address, barrier=1) for args in keep])
+        start = time.perf_counter()
+        self._team.run(entries, header)
+        return time.perf_counter() - start
+
+
+def _matrix_bytes(held: Held) -> int:
+    return GROUPS * (COLUMNS // held.columns) * held.nbytes
+
+
+def _linear(weights: int, form: str, threads: int) -> dict[str, Any]:
+    """What only `linear` kernels take: pieces as products of a model have them."""
+    few, many = (p.number(GROUPS, threads) for p in (FEW, MANY))
+    return {"w": weights, "count": 0, "ticket": ticket(), "few": few, "many": many}
+
+
+def _stacked(weights: int, form: str, threads: int) -> dict[str, Any]:
+    """What only `stacked` kernels take: one matrix, which takes all rows."""
+    token = COLUMNS // CELL * BYTES[form]
+    no_lists = {"lists": 0, "tokens": 0, "by_token": 0}
+    one = {"w": np.array([weights], np.int64), "members": 1, "x_each": 0, "y_each": 0}
+    return {**one, **no_lists, "token": token, "bias_each": 0}
