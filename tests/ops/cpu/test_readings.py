@@ -8,7 +8,6 @@ from rbee_worker.machine import processor
 from rbee_worker.ops.cpu.runtime import readings
 from rbee_worker.ops.cpu.runtime.reading_speed import Bench, speeds
 from rbee_worker.ops.cpu.runtime.readings import MEASURE, Kept, choose
-from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared import isa
 from rbee_worker.ops.cpu.shared.forms import BYTES
 from rbee_worker.ops.cpu.shared.reading import NEXT, ONE, SEVERAL, UNMEASURED, Reading, parsed
@@ -34,8 +33,8 @@ class Fake:
         return one | {r.with_several: 9.0 + (r.with_several == self.several) for r in SEVERAL}
 
 
-def kept(folder, cpu="one", threads=2):
-    where = Kept(isa.choose(), threads, cache_dir=str(folder), cpu=cpu)
+def kept(folder, cpu="one"):
+    where = Kept(isa.choose(), cache_dir=str(folder), cpu=cpu)
     where._path.parent.mkdir(parents=True, exist_ok=True)
     return where
 
@@ -67,11 +66,10 @@ def test_a_kept_choice_is_used_again(tmp_path):
     assert kept(tmp_path).read().keys() == {*NAMES, "linear.q8_0"}
 
 
-@pytest.mark.parametrize("other", [{"cpu": "another"}, {"threads": 3}])
-def test_another_processor_measures_again(tmp_path, other):
+def test_another_processor_measures_again(tmp_path):
     choose(NAMES, kept(tmp_path), Fake(ZEN))
     fake = Fake(RAPIDS)
-    assert choose(NAMES, kept(tmp_path, **other), fake)[NAMES[0]].streams == 4
+    assert choose(NAMES, kept(tmp_path, "another"), fake)[NAMES[0]].streams == 4
     assert fake.asked == [NAMES]
 
 
@@ -99,7 +97,7 @@ def test_what_was_measured_of_other_sources_or_other_ways_is_measured_again(tmp_
 
 def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path):
     (tmp_path / "kernels").write_text("a file")
-    nowhere, fake = Kept(isa.choose(), 2, cache_dir=str(tmp_path), cpu="one"), Fake(ZEN)
+    nowhere, fake = Kept(isa.choose(), cache_dir=str(tmp_path), cpu="one"), Fake(ZEN)
     for _ in range(2):
         assert choose(NAMES, nowhere, fake)[NAMES[0]] == Reading(1, 0, 4096)
     assert fake.asked == [NAMES, NAMES]
@@ -159,11 +157,9 @@ def test_a_way_has_its_best_rate_of_all_rounds():
 
 @pytest.mark.parametrize("name", ["linear.q4_k-k16", "stacked.q8_0", "linear.bf16"])
 def test_kernels_run_while_they_are_measured(best, name):
-    team = Team(best, 2)
-    bench = Bench(best, team)
+    bench = Bench(best)
     assert bench.rate(name, 1, UNMEASURED) > 0
     assert bench.rate(name, 8, Reading(1, 0, 0)) > 0
-    team.close()
 
 
 @pytest.mark.parametrize("reading", [*ONE, *SEVERAL])

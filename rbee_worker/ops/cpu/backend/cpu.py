@@ -150,13 +150,12 @@ class CpuBackend(Backend):
             progress=progress,
             unkept=kernels.unkept,
         )
-        team = Team(library, settings.threads or allowed_cores())
         return CpuOps(
             library,
-            team,
+            Team(library, settings.threads or allowed_cores()),
             exact=settings.exact_activations,
             arena=Arena(weight_bytes + ARENA_SLACK),
-            readings=chosen(library, team, kernels.names, cache_dir=settings.cache_dir),
+            readings=chosen(library, kernels.names, cache_dir=settings.cache_dir),
         )
 
     def state(self, ops: Ops, pool: StatePool, dtype: str) -> StateMemory:
@@ -197,8 +196,7 @@ class CpuBackend(Backend):
         from rbee_worker.ops.cpu.shared import isa
 
         target = isa.choose(os.environ.get("RBEE_CPU_ISA", ""))
-        threads = settings.threads or allowed_cores()
-        return shown(Kept(target, threads, cache_dir=settings.cache_dir))
+        return shown(Kept(target, cache_dir=settings.cache_dir))
 
     def read_gb_s(self, settings: Settings) -> float:
         from rbee_worker.ops.cpu.runtime.bandwidth import read_gb_s

@@ -1,4 +1,8 @@
-"""Measures how fast products run with every way to read their weights (`shared/reading.py`)."""
+"""Measures how fast products run with every way to read their weights (`shared/reading.py`).
+
+On one thread, by its processor time: what other programs do then disturbs least. With so many
+threads that they fill the memory bus, ways differ less than with one.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +14,20 @@ import numpy as np
 
 from rbee_worker.machine import available_memory
 from rbee_worker.ops.cpu.runtime.arena import Arena
-from rbee_worker.ops.cpu.runtime.native import Library
-from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.runtime.native import CALL, Library
 from rbee_worker.ops.cpu.shared.forms import BYTES, CELL, TOKENS, parse
 from rbee_worker.ops.cpu.shared.held import HELD, ROWS, Held
-from rbee_worker.ops.cpu.shared.instruction import Instruction, words
-from rbee_worker.ops.cpu.shared.pieces import FEW, MANY, ticket
 from rbee_worker.ops.cpu.shared.reading import ONE, SEVERAL, Reading
 from rbee_worker.ops.cpu.shared.regions import zeros
 
 STACKED = "stacked."  # begins the names of kernels that take several matrices
 COLUMNS, GROUPS = 2048, 128  # of a matrix: its columns, and its groups of 16 rows
-MOST = 1 << 28  # bytes of weights, more than most caches hold
+MOST = 1 << 27  # bytes of weights, more than most caches hold
 SHARE = 4  # at most one in so many bytes of the free memory
 PARTS = 4  # runs before memory is read again, at least
-EACH_S = 0.8e-3  # about how long one measurement takes
-ROUNDS = 5  # at most
+EACH_S = 0.4e-3  # about how long one measurement takes: too short for most interruptions
+LEAST_S = 1e-6  # a clock that stood still
+ROUNDS = 10  # at most
 PATIENCE_S = 0.5  # no round begins later
 PAGE = 4096
 NORMAL = 0x3C3C3C3C  # a normal number as float32, float16 and bfloat16: arithmetic runs as usual
@@ -61,8 +63,8 @@ def speeds(rate: Rate, kernels: Sequence[str]) -> dict[str, dict[str, float]]:
 class Bench:
     """Runs product kernels on memory of its own; `rate` is what `speeds` takes."""
 
-    def __init__(self, library: Library, team: Team) -> None:
-        self._library, self._team = library, team
+    def __init__(self, library: Library) -> None:
+        self._library = library
         largest = max(map(_matrix_bytes, HELD.values()))
         size = max(largest, min(MOST, available_memory() // SHARE))
         self._weights = Arena(size).take(size)
@@ -99,27 +101,27 @@ class Bench:
                 rows=GROUPS * ROWS,
                 stride=GROUPS * ROWS,
                 **reading._asdict(),
-                **pack(first + n * each, parse(name.partition(".")[2])[1], self._team.threads),
+                **pack(first + n * each, parse(name.partition(".")[2])[1]),
             )
             for n in range(count)
         ]
-        entries = words([Instruction(kernel.address, args.address, barrier=1) for args in keep])
-        start = time.perf_counter()
-        self._team.run(entries, header)
-        return time.perf_counter() - start
+        run, step, args = CALL(kernel.address), header.ctypes.data, [a.address for a in keep]
+        start = time.thread_time()
+        for address in args:
+            run(address, step, 0, 1)
+        return max(time.thread_time() - start, LEAST_S)
 
 
 def _matrix_bytes(held: Held) -> int:
     return GROUPS * (COLUMNS // held.columns) * held.nbytes
 
 
-def _linear(weights: int, form: str, threads: int) -> dict[str, Any]:
-    """What only `linear` kernels take: pieces as products of a model have them."""
-    few, many = (p.number(GROUPS, threads) for p in (FEW, MANY))
-    return {"w": weights, "count": 0, "ticket": ticket(), "few": few, "many": many}
+def _linear(weights: int, form: str) -> dict[str, Any]:
+    """What only `linear` kernels take: nothing is left for threads to share in pieces."""
+    return {"w": weights, "count": 0, "ticket": 0, "few": 0, "many": 0}
 
 
-def _stacked(weights: int, form: str, threads: int) -> dict[str, Any]:
+def _stacked(weights: int, form: str) -> dict[str, Any]:
     """What only `stacked` kernels take: one matrix, which takes all rows."""
     token = COLUMNS // CELL * BYTES[form]
     no_lists = {"lists": 0, "tokens": 0, "by_token": 0}

@@ -1,7 +1,7 @@
 """Which way each product kernel reads its weights here: measured once, kept beside the kernels.
 
-A file for each processor and number of threads has the rates that were measured. One that cannot be
-read, or has none of a kernel as it is now, is measured again.
+A file for each processor has the rates that were measured. One that cannot be read, or has none of
+a kernel as it is now, is measured again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from rbee_worker.machine import processor
 from rbee_worker.ops.cpu.runtime.kernel_cache import folder
 from rbee_worker.ops.cpu.runtime.native import Library
 from rbee_worker.ops.cpu.runtime.reading_speed import Bench, speeds
-from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared.forms import parse
 from rbee_worker.ops.cpu.shared.isa import Isa
 from rbee_worker.ops.cpu.shared.kernel_files import TEMPORARY, stem
@@ -50,12 +49,11 @@ class Measured(msgspec.Struct, frozen=True):
 
 
 class Kept:
-    """The file of one processor with so many threads, for kernels of `isa`."""
+    """The file of one processor (`cpu`, else this one), for kernels of `isa`."""
 
-    def __init__(self, isa: Isa, threads: int, *, cache_dir: str = "", cpu: str = "") -> None:
-        where = folder(isa, cache_dir)
-        digest = sha256(f"{cpu or processor()}\0{threads}".encode()).hexdigest()
-        self._path = where / f"readings-{digest[:16]}.json"
+    def __init__(self, isa: Isa, *, cache_dir: str = "", cpu: str = "") -> None:
+        digest = sha256((cpu or processor()).encode()).hexdigest()
+        self._path = folder(isa, cache_dir) / f"readings-{digest[:16]}.json"
 
     def read(self) -> dict[str, Measured]:
         """Of each kernel that has not changed since."""
@@ -127,14 +125,11 @@ def reading_kernels(kernels: Iterable[str]) -> list[str]:
     return [name for name in kernels if name.startswith(FAMILIES)]
 
 
-def chosen(
-    library: Library, team: Team, kernels: Iterable[str], *, cache_dir: str = ""
-) -> dict[str, Reading]:
+def chosen(library: Library, kernels: Iterable[str], *, cache_dir: str = "") -> dict[str, Reading]:
     """`choose` on this machine. Raises UsageError for a wish that makes no sense."""
 
     def measure(names: Sequence[str]) -> Mapping[str, Mapping[str, float]]:
         library.load(names)
-        return speeds(Bench(library, team).rate, names)
+        return speeds(Bench(library).rate, names)
 
-    kept = Kept(library.isa, team.threads, cache_dir=cache_dir)
-    return choose(kernels, kept, measure, asked())
+    return choose(kernels, Kept(library.isa, cache_dir=cache_dir), measure, asked())
