@@ -16,13 +16,15 @@ from rbee_worker.machine import available_memory
 from rbee_worker.ops.cpu.runtime.arena import Arena
 from rbee_worker.ops.cpu.runtime.native import CALL, Library
 from rbee_worker.ops.cpu.shared.forms import BYTES, CELL, TOKENS, parse
-from rbee_worker.ops.cpu.shared.held import HELD, ROWS, Held
+from rbee_worker.ops.cpu.shared.held import ROWS
 from rbee_worker.ops.cpu.shared.reading import ONE, SEVERAL, Reading
 from rbee_worker.ops.cpu.shared.regions import zeros
 
 STACKED = "stacked."  # begins the names of kernels that take several matrices
-COLUMNS, GROUPS = 2048, 128  # of a matrix: its columns, and its groups of 16 rows
+COLUMNS = 2048  # of a matrix
+FEW, GROUPS = 16, 1024  # groups of 16 rows of a matrix, at least and at most
 MOST = 1 << 27  # bytes of weights, more than most caches hold
+LEAST = 1 << 24
 SHARE = 4  # at most one in so many bytes of the free memory
 PARTS = 4  # runs before memory is read again, at least
 EACH_S = 0.4e-3  # about how long one measurement takes: too short for most interruptions
@@ -65,65 +67,54 @@ class Bench:
 
     def __init__(self, library: Library) -> None:
         self._library = library
-        largest = max(map(_matrix_bytes, HELD.values()))
-        size = max(largest, min(MOST, available_memory() // SHARE))
+        size = min(MOST, max(LEAST, available_memory() // SHARE))
         self._weights = Arena(size).take(size)
         self._weights.view(np.uint32)[:: PAGE // 4] = NORMAL  # so that every page has memory
         self._x = zeros(TOKENS * COLUMNS // CELL * max(BYTES.values()))
         self._y = zeros(4 * TOKENS * GROUPS * ROWS)
         self._at = 0  # where the next run reads: what was read last is in a cache
-        self._counts: dict[tuple[str, int], int] = {}
+        self._groups: dict[tuple[str, int], int] = {}
 
     def rate(self, name: str, tokens: int, reading: Reading) -> float:
         """Bytes of weights a second, read from memory."""
-        each = _matrix_bytes(parse(name.partition(".")[2])[0])
-        if (name, tokens) not in self._counts:
-            most = max(1, len(self._weights) // each // PARTS)
-            count = int(EACH_S / self._seconds(name, tokens, reading, 1, each))
-            self._counts[name, tokens] = min(max(1, count), most)
-        count = self._counts[name, tokens]
-        return count * each / self._seconds(name, tokens, reading, count, each)
+        held = parse(name.partition(".")[2])[0]
+        group = COLUMNS // held.columns * held.nbytes
+        if (name, tokens) not in self._groups:
+            most = min(GROUPS, len(self._weights) // PARTS // group)
+            few = min(FEW, most)
+            fit = few * EACH_S / self._seconds(name, tokens, reading, few, few * group)
+            self._groups[name, tokens] = min(max(few, int(fit)), most)
+        groups = self._groups[name, tokens]
+        return groups * group / self._seconds(name, tokens, reading, groups, groups * group)
 
-    def _seconds(self, name: str, tokens: int, reading: Reading, count: int, each: int) -> float:
-        """How long a product with `count` matrices one after another takes."""
-        if self._at + count * each > len(self._weights):
+    def _seconds(self, name: str, tokens: int, reading: Reading, groups: int, size: int) -> float:
+        """How long a product with a matrix of so many groups of rows, `size` bytes, takes."""
+        if self._at + size > len(self._weights):
             self._at = 0
-        first = int(self._weights.ctypes.data) + self._at
-        self._at += count * each
-        pack = _stacked if name.startswith(STACKED) else _linear
+        weights = int(self._weights.ctypes.data) + self._at
+        self._at += size
         kernel, header = self._library[name], np.array([tokens], np.int64)
-        keep = [
-            kernel.pack(
-                x=self._x,
-                y=self._y,
-                bias=0,
-                cols=COLUMNS,
-                rows=GROUPS * ROWS,
-                stride=GROUPS * ROWS,
-                **reading._asdict(),
-                **pack(first + n * each, parse(name.partition(".")[2])[1]),
-            )
-            for n in range(count)
-        ]
-        run, step, args = CALL(kernel.address), header.ctypes.data, [a.address for a in keep]
+        args = kernel.pack(
+            x=self._x,
+            y=self._y,
+            bias=0,
+            cols=COLUMNS,
+            rows=groups * ROWS,
+            stride=groups * ROWS,
+            **reading._asdict(),
+            **_others(name, weights),
+        )
+        run, step, at = CALL(kernel.address), header.ctypes.data, args.address
         start = time.thread_time()
-        for address in args:
-            run(address, step, 0, 1)
+        run(at, step, 0, 1)
         return max(time.thread_time() - start, LEAST_S)
 
 
-def _matrix_bytes(held: Held) -> int:
-    return GROUPS * (COLUMNS // held.columns) * held.nbytes
-
-
-def _linear(weights: int, form: str) -> dict[str, Any]:
-    """What only `linear` kernels take: nothing is left for threads to share in pieces."""
-    return {"w": weights, "count": 0, "ticket": 0, "few": 0, "many": 0}
-
-
-def _stacked(weights: int, form: str) -> dict[str, Any]:
-    """What only `stacked` kernels take: one matrix, which takes all rows."""
-    token = COLUMNS // CELL * BYTES[form]
-    no_lists = {"lists": 0, "tokens": 0, "by_token": 0}
+def _others(name: str, weights: int) -> dict[str, Any]:
+    """The arguments of kernel `name` that the two families do not share."""
+    if not name.startswith(STACKED):  # nothing is left for threads to share in pieces
+        return {"w": weights, "count": 0, "ticket": 0, "few": 0, "many": 0}
+    token = COLUMNS // CELL * BYTES[parse(name.partition(".")[2])[1]]
+    no_lists = {"lists": 0, "tokens": 0, "by_token": 0}  # one matrix, which takes all rows
     one = {"w": np.array([weights], np.int64), "members": 1, "x_each": 0, "y_each": 0}
     return {**one, **no_lists, "token": token, "bias_each": 0}
