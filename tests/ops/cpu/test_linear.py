@@ -4,12 +4,23 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 
 from rbee_worker.checkpoint.decoding import grids
 from rbee_worker.checkpoint.formats import DECODABLE, FORMATS
 from rbee_worker.ops.cpu.runtime.native import Library
 from rbee_worker.ops.cpu.shared import isa
-from rbee_worker.ops.cpu.shared.forms import BYTES, at_once, forms, natural, variant
+from rbee_worker.ops.cpu.shared.forms import (
+    B16,
+    B16_TAKES,
+    BYTES,
+    NATIVE,
+    WITHIN,
+    at_once,
+    forms,
+    natural,
+    variant,
+)
 from rbee_worker.ops.cpu.shared.held import GRID_OF, HELD, SAME, held_as
 from rbee_worker.ops.cpu.shared.pieces import ticket
 from rbee_worker.ops.cpu.shared.reading import ONE, SEVERAL, UNMEASURED
@@ -18,7 +29,8 @@ from tests.blocks import SCALES, put_scale, random_blocks, values
 FLOATS = [name for name, held in HELD.items() if held.is_float]
 FILE = [name for name in (*HELD, *SAME) if name.upper() in DECODABLE]  # what files have
 PACKED = [name for name in FILE if name not in FLOATS]
-TAKEN = [(name, form) for name in FILE for form in forms(held_as(name))]  # every product there is
+TAKEN = [(name, form) for name in FILE for form in forms(held_as(name))]
+TAKEN += [(B16_TAKES, B16)]  # every product there is
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in isa.names()[1:]]
 
 
@@ -86,17 +98,18 @@ def repacked(library, name, raw):
 
 
 def product(
-    library, m, x, *, form=None, bias=None, nt=1, order=None, pieces=(0, 0), reading=UNMEASURED
-):
+    library, m, x, *, form=None, ending="", bias=None, nt=1, order=None, pieces=(0, 0),
+    reading=UNMEASURED,
+):  # fmt: skip
     """y [N, rows] by `nt` threads' shares one after another, in `order`; form: the format's own if
-    None; pieces: of few and many tokens (`pieces.py`)."""
+    None; ending: of the kernel's name; pieces: of few and many tokens (`pieces.py`)."""
     n = len(x)
     form = form or natural(held_as(m.name))
     step = np.array([n], np.int64)
     prepared = aligned(-(-max(n, 1) // 8) * 8 * (m.cols // 32) * BYTES[form])
     y = np.full((n, m.rows), np.nan, np.float32)
     prepare = library[f"prepare.{form}"]
-    linear = library[f"linear.{variant(held_as(m.name), form)}"]
+    linear = library[f"linear.{variant(held_as(m.name), form)}{ending}"]
     for tid in range(nt):
         prepare(
             step.ctypes.data, tid, nt, x=x, stride=m.cols, cols=m.cols, out=prepared, count=0,
@@ -229,6 +242,33 @@ def test_exact_product(here, best, name):
     x = activations(15, m.cols)
     want = x.astype(np.float64) @ m.values.T
     assert np.abs(product(here, m, x, form="exact") - want).max() < 2e-6 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("ending", ["", NATIVE])
+def test_bf16_product(here, ending):
+    """Weights and activations in bfloat16, products exact, sums in float32; the nearest bfloat16 is
+    torch's."""
+    if ending and not isa.multiplies_bf16():
+        pytest.skip("this processor has no AVX512-BF16")
+    m = matrix(here, "bf16", 40, 768)
+    x = activations(15, m.cols)
+    near = torch.from_numpy(x).to(torch.bfloat16).double().numpy()
+    want, close = near @ m.values.T, x.astype(np.float64) @ m.values.T
+    got = product(here, m, x, form=B16, ending=ending)
+    assert np.abs(got - want).max() < 2e-6 * np.abs(want).max()
+    assert 1e-3 < np.linalg.norm(got - close) / np.linalg.norm(close) < WITHIN[B16]
+
+
+@pytest.mark.skipif(not isa.multiplies_bf16(), reason="this processor has no AVX512-BF16")
+def test_processors_that_multiply_bf16_get_the_same_bits(best):
+    m = matrix(best, "bf16", 16 * 7 + 5, 768)
+    x = activations(15, m.cols)
+    x[:, ::7] *= 1e20
+    x[:, 1::7] *= 1e-20
+    x[2, 5] = np.inf
+    for rows in (x, x[:1], x[3:8]):
+        with_it = product(best, m, rows, form=B16, ending=NATIVE)
+        np.testing.assert_array_equal(with_it, product(best, m, rows, form=B16))
 
 
 @pytest.mark.parametrize(("name", "form"), TAKEN)

@@ -57,6 +57,11 @@ class CpuBackend(Backend):
             return Refusal(why, "use --backend reference (pip install 'rbee-worker[torch]').")
         if (absent := missing("llvmlite")) is not None:
             return Refusal(*absent)
+        if settings.exact_activations and settings.bf16_activations:
+            return Refusal(
+                "--bf16-activations rounds activations, --exact-activations does not.",
+                "give one of them.",
+            )
         if settings.dtype not in ("auto", "f32"):
             return Refusal(
                 f"the cpu backend computes in f32, not in {settings.dtype}.",
@@ -86,7 +91,9 @@ class CpuBackend(Backend):
         return "f16" if packed else dtype
 
     def activations(self, settings: Settings, dtype: str, packed: bool) -> str:
-        return "i8" if packed and not settings.exact_activations else dtype
+        if packed and not settings.exact_activations:
+            return "i8"
+        return "bf16" if settings.bf16_activations else dtype
 
     def plan_ops(self, dtype: str) -> PlanOps:
         return PlanOps(dtype, held=planned)
@@ -154,6 +161,7 @@ class CpuBackend(Backend):
             library,
             Team(library, settings.threads or allowed_cores()),
             exact=settings.exact_activations,
+            bf16=settings.bf16_activations,
             arena=Arena(weight_bytes + ARENA_SLACK),
             readings=chosen(library, kernels.names, cache_dir=settings.cache_dir),
         )

@@ -33,7 +33,7 @@ def needed(outline: ModelOutline, shape: Shape, settings: Settings) -> list[str]
     """The kernels that this model calls under these settings. Reads no weights."""
     from rbee_worker.ops.cpu.backend.outline import OutlineOps
 
-    ops = OutlineOps(exact=settings.exact_activations)
+    ops = OutlineOps(exact=settings.exact_activations, bf16=settings.bf16_activations)
     return ops.needed(outline.build(ops), shape)
 
 
@@ -60,7 +60,8 @@ def compile_for(
     cannot be compiled.
     """
     target, cache_dir = isa.choose(os.environ.get("RBEE_CPU_ISA", "")), settings.cache_dir
-    asker = repr((rbee_worker.__version__, settings.exact_activations, shape, outline.key))
+    rounding = settings.exact_activations, settings.bf16_activations
+    asker = repr((rbee_worker.__version__, *rounding, shape, outline.key))
     unkept = kernel_cache.Unkept()
     noted = kernel_cache.recall(asker, target, cache_dir=cache_dir)
     if noted and kernel_cache.are_kept(noted, target, cache_dir=cache_dir):

@@ -18,8 +18,9 @@ from rbee_worker.ops.cpu.compiler.kernel import Kernel, device, kernel
 from rbee_worker.ops.cpu.compiler.simd import Int, Ptr
 from rbee_worker.ops.cpu.kernels.product import amx, amx_loops, k_steps, steps
 from rbee_worker.ops.cpu.kernels.shares import claim
-from rbee_worker.ops.cpu.shared.forms import BYTES, TOKENS, UNITS, at_once, parse
+from rbee_worker.ops.cpu.shared.forms import BYTES, NATIVE, TOKENS, UNITS, at_once, parse
 from rbee_worker.ops.cpu.shared.held import HELD
+from rbee_worker.ops.cpu.shared.isa import BF16
 from rbee_worker.ops.cpu.shared.pieces import FEW, MANY, TILED
 from rbee_worker.ops.cpu.shared.reading import NEXT
 
@@ -178,4 +179,5 @@ def build(variant: str) -> Kernel:
             first = early + claimed * piece
             last = first + piece
 
-    return kernel(f"linear.{variant}")(run)
+    also = BF16 if variant.endswith(NATIVE) else ""
+    return kernel(f"linear.{variant}", also=also)(run)
