@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from rbee_worker.cli.inspect import reading_lines
-from rbee_worker.config import Settings
+from rbee_worker.config import SAMPLING, Settings
 from rbee_worker.errors import InferenceFailed, UsageError
 from rbee_worker.machine import allowed_cores
 from rbee_worker.types import End, Error, Request, Usage
@@ -47,6 +47,7 @@ def bench(settings: Settings, ref: str, random: str, random_format: str, as_json
         speculate="off",
         generation_config=False,
         max_seqs=max(STEPS),
+        **dict.fromkeys(SAMPLING),
     )
     text = None
     if random:
@@ -86,7 +87,7 @@ def _invented(
 
     ckpt = random_checkpoint(shape, format)
     plan = preflight(ckpt, settings)
-    plan.room(settings, plan.backend.free_bytes())
+    plan.room(settings, plan.backend.free_bytes(settings))
     return msgspec.structs.replace(settings, model=ckpt.ref), lambda: wordless(ckpt)
 
 

@@ -32,6 +32,7 @@ class DeviceOps(ProductOps, RecurrenceOps):
     """See `Ops`. pdl: kernels start before the one before has ended, where they can."""
 
     name = "cuda"
+    fixed = False  # whether all sums have one order, whatever else is in a step
 
     def __init__(self, device: str, dtype: str, *, pdl: bool) -> None:
         super().__init__(device, dtype)
@@ -110,8 +111,10 @@ class DeviceOps(ProductOps, RecurrenceOps):
         softcap: float | None = None,
         slopes: Tensor | None = None,
         sinks: Tensor | None = None,
+        distances: Tensor | None = None,
         causal: bool = True,
     ) -> Tensor:
+        assert distances is None, "refused while the model is recorded"
         keys, values, state = self._cache(where, batch)
         if k is not None:
             new = None if values.shape[3] == 0 else v
@@ -142,7 +145,12 @@ class DeviceOps(ProductOps, RecurrenceOps):
             causal=causal,
             values=latent,
             pdl=self.pdl,
+            **self._tiles(keys.shape[3] + values.shape[3], q.element_size()),
         )
+
+    def _tiles(self, dims: int, element: int) -> dict[str, Any]:
+        """Options of `kernel.attend` for keys and values of `dims` columns together."""
+        return {}
 
     def _cache(self, where: StateRef, batch: Batch) -> tuple[Tensor, Tensor, PagedState]:
         """A layer's keys and values, and where the step's sequences have theirs."""
@@ -173,7 +181,7 @@ class DeviceOps(ProductOps, RecurrenceOps):
             before |= {"q_norm": q_norm[0], "k_norm": k_norm[0], "eps": q_norm[1]}
         angles = None if spec is None else self.angles.of(spec, batch)
         longest = state.table.shape[1] * keys.shape[1]
-        if longest_rows(batch) == 1:
+        if not self.fixed and longest_rows(batch) == 1:
             return kernel.attend_decode(
                 qkv,
                 keys,
@@ -192,7 +200,7 @@ class DeviceOps(ProductOps, RecurrenceOps):
         q = kernel.split_rope_write(qkv, keys, values, state.slots, angles, **before)
         lengths = whole_prompts(batch)
         plain = all(one is None for name, one in options.items() if name != "scale")
-        if plain and _cudnn_takes(q, keys, values, lengths):
+        if plain and not self.fixed and _cudnn_takes(q, keys, values, lengths):
             size = keys.shape[1]
             place = (state.slots // size, state.slots % size)
             k, v = (cache[place].flatten(1) for cache in (keys, values))

@@ -89,20 +89,35 @@ def quantized(dense: Tensor) -> tuple[Tensor, Tensor]:
     return (dense.float() / scales).to(F8), scales[:, 0].contiguous()
 
 
-def held_form(
-    format: str, rows: int, cols: int, dtype: str, *, resident: bool, f8: bool
-) -> tuple[str, int]:
+@dataclass(frozen=True)
+class Forms:
+    """How matrices are kept. planes: packed ones as planes, for products of a few rows; resident:
+    and as floats beside them. f8: those of floats in 8 bits."""
+
+    planes: bool = True
+    resident: bool = True
+    f8: bool = False
+
+
+def held_form(format: str, rows: int, cols: int, dtype: str, forms: Forms) -> tuple[str, int]:
     """The name and the bytes of a matrix in this form; see `DeviceMatrix`."""
     dense = rows * cols * DTYPE_BYTES[dtype]
     if format not in WORDS:
-        return ("f8", rows * cols + 4 * rows) if f8 else (dtype, dense)
-    form = FORMATS[format]
-    planes = -(-rows // ROWS) * ROWS * -(-cols // CHUNK) * WORDS[format] * 4
-    if form.block == 256:
-        planes += -(-rows // ROWS) * ROWS * cols // 256 * 4
-    if resident:
+        return ("f8", rows * cols + 4 * rows) if forms.f8 else (dtype, dense)
+    if not forms.planes:
+        return dtype, dense
+    planes = planes_bytes(format, rows, cols)
+    if forms.resident:
         return f"{format} planes and {dtype}", planes + dense
+    form = FORMATS[format]
     return f"{format} planes and bytes", planes + rows * cols // form.block * form.bytes
+
+
+def planes_bytes(format: str, rows: int, cols: int) -> int:
+    """The bytes of a packed matrix's planes."""
+    height = -(-rows // ROWS) * ROWS
+    planes = height * -(-cols // CHUNK) * WORDS[format] * 4
+    return planes + (height * cols // 256 * 4 if FORMATS[format].block == 256 else 0)
 
 
 def part_offsets(parts: Sequence[PackedPart]) -> list[int]:

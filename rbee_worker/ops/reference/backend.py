@@ -75,13 +75,13 @@ class ReferenceBackend(Backend):
     def activations(self, settings: Settings, dtype: str, packed: bool) -> str:
         return dtype
 
-    def plan_ops(self, dtype: str) -> PlanOps:
+    def plan_ops(self, dtype: str, settings: Settings | None = None) -> PlanOps:
         return PlanOps(dtype)
 
     def fast(self) -> frozenset[str]:
         return frozenset()
 
-    def free_bytes(self) -> int:
+    def free_bytes(self, settings: Settings) -> int:
         return available_memory()
 
     def prepare(

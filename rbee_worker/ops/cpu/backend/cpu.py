@@ -95,13 +95,13 @@ class CpuBackend(Backend):
             return "i8"
         return "bf16" if settings.bf16_activations else dtype
 
-    def plan_ops(self, dtype: str) -> PlanOps:
+    def plan_ops(self, dtype: str, settings: Settings | None = None) -> PlanOps:
         return PlanOps(dtype, held=planned)
 
     def fast(self) -> frozenset[str]:
         return NATIVE
 
-    def free_bytes(self) -> int:
+    def free_bytes(self, settings: Settings) -> int:
         return available_memory()
 
     def prepare(
