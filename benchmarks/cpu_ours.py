@@ -98,7 +98,9 @@ def main(path: str, threads: int, clock: str, rounding: str = "") -> None:
     shape, ckpt = Shape(512, 8, CONTEXT, BLOCK, "f16"), open_checkpoint(path)
     outline = OutlineOps(bf16=bf16)
     kernels = outline.needed(outline_model(ckpt, outline), shape)
-    ops = CpuOps(library, Team(library, threads), bf16=bf16, readings=chosen(library, kernels))
+    ops = CpuOps(
+        library, Team(library, threads), bf16=bf16, readings=chosen(library, kernels).readings
+    )
     model = CpuModel(build_model(ckpt, ops), ops, shape)
     traffic = TrafficOps()
     traffic.count(outline_model(ckpt, traffic), shape)

@@ -33,6 +33,13 @@ class Fake:
         return one | {r.with_several: 9.0 + (r.with_several == self.several) for r in SEVERAL}
 
 
+def chosen(*args):
+    """The readings of a choice that can be kept."""
+    choice = choose(*args)
+    assert choice.note == ""
+    return choice.readings
+
+
 def kept(folder, cpu="one"):
     where = Kept(isa.choose(), cache_dir=str(folder), cpu=cpu)
     where._path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,26 +47,26 @@ def kept(folder, cpu="one"):
 
 
 def test_the_fastest_way_is_chosen(tmp_path):
-    on_zen = choose(NAMES, kept(tmp_path / "a"), Fake(ZEN))
+    on_zen = chosen(NAMES, kept(tmp_path / "a"), Fake(ZEN))
     assert on_zen == dict.fromkeys(NAMES, Reading(1, 0, 4096))
-    on_rapids = choose(NAMES, kept(tmp_path / "b"), Fake(RAPIDS, "next"))
+    on_rapids = chosen(NAMES, kept(tmp_path / "b"), Fake(RAPIDS, "next"))
     assert on_rapids == dict.fromkeys(NAMES, Reading(4, 2048, NEXT))
 
 
 def test_only_kernels_that_read_weights_are_measured(tmp_path):
     fake = Fake(ZEN)
-    assert list(choose(["norm.rms", *NAMES, "attend.f16"], kept(tmp_path), fake)) == NAMES
+    assert list(chosen(["norm.rms", *NAMES, "attend.f16"], kept(tmp_path), fake)) == NAMES
     assert fake.asked == [NAMES]
-    assert choose(["norm.rms"], kept(tmp_path), fake) == {}
+    assert chosen(["norm.rms"], kept(tmp_path), fake) == {}
     assert fake.asked == [NAMES]
 
 
 def test_a_kept_choice_is_used_again(tmp_path):
     first, again = Fake(ZEN), Fake(RAPIDS)
-    found = choose(NAMES, kept(tmp_path), first)
-    assert choose(NAMES, kept(tmp_path), again) == found
+    found = chosen(NAMES, kept(tmp_path), first)
+    assert chosen(NAMES, kept(tmp_path), again) == found
     assert again.asked == []
-    more = choose([*NAMES, "linear.q8_0"], kept(tmp_path), again)  # only what is new
+    more = chosen([*NAMES, "linear.q8_0"], kept(tmp_path), again)  # only what is new
     assert again.asked == [["linear.q8_0"]]
     assert more["linear.q4_0"] == Reading(1, 0, 4096)
     assert more["linear.q8_0"] == Reading(4, 2048, 4096)
@@ -67,52 +74,55 @@ def test_a_kept_choice_is_used_again(tmp_path):
 
 
 def test_another_processor_measures_again(tmp_path):
-    choose(NAMES, kept(tmp_path), Fake(ZEN))
+    chosen(NAMES, kept(tmp_path), Fake(ZEN))
     fake = Fake(RAPIDS)
-    assert choose(NAMES, kept(tmp_path, "another"), fake)[NAMES[0]].streams == 4
+    assert chosen(NAMES, kept(tmp_path, "another"), fake)[NAMES[0]].streams == 4
     assert fake.asked == [NAMES]
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"linear.q4_0": 3}', b"\xff\x00"])
 def test_a_corrupt_file_is_measured_again(tmp_path, text):
-    choose(NAMES, kept(tmp_path), Fake(ZEN))
+    chosen(NAMES, kept(tmp_path), Fake(ZEN))
     kept(tmp_path)._path.write_bytes(text)
     fake = Fake(RAPIDS)
-    assert choose(NAMES, kept(tmp_path), fake)[NAMES[0]].streams == 4
+    assert chosen(NAMES, kept(tmp_path), fake)[NAMES[0]].streams == 4
     assert fake.asked == [NAMES]
-    assert choose(NAMES, kept(tmp_path), Fake(ZEN))[NAMES[0]].streams == 4  # the file is whole now
+    assert chosen(NAMES, kept(tmp_path), Fake(ZEN))[NAMES[0]].streams == 4  # the file is whole now
 
 
 def test_what_was_measured_of_other_sources_or_other_ways_is_measured_again(tmp_path, monkeypatch):
-    choose(NAMES, kept(tmp_path), Fake(ZEN))
+    chosen(NAMES, kept(tmp_path), Fake(ZEN))
     fewer, fake = Fake(ZEN), Fake(RAPIDS)
     fewer.rates = lambda: {"1:0": 3.0}
     kept(tmp_path).add(fewer(NAMES[:1]))
-    choose(NAMES, kept(tmp_path), fake)
+    chosen(NAMES, kept(tmp_path), fake)
     assert fake.asked == [NAMES[:1]]
     monkeypatch.setattr(readings, "stem", lambda name, where: f"{name}-changed")
-    choose(NAMES, kept(tmp_path), fake)
+    chosen(NAMES, kept(tmp_path), fake)
     assert fake.asked == [NAMES[:1], NAMES]
 
 
-def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path):
+def test_a_folder_that_cannot_be_written_keeps_nothing_and_says_so(tmp_path):
     (tmp_path / "kernels").write_text("a file")
-    nowhere, fake = Kept(isa.choose(), cache_dir=str(tmp_path), cpu="one"), Fake(ZEN)
+    nowhere, fake = Kept(isa.chosen(), cache_dir=str(tmp_path), cpu="one"), Fake(ZEN)
     for _ in range(2):
-        assert choose(NAMES, nowhere, fake)[NAMES[0]] == Reading(1, 0, 4096)
+        choice = choose(NAMES, nowhere, fake)
+        assert choice.readings == dict.fromkeys(NAMES, Reading(1, 0, 4096))
+        assert f"cannot be kept in {tmp_path / 'kernels'}" in choice.note
+        assert "set RBEE_CPU_READING=1:0:4096" in choice.note
     assert fake.asked == [NAMES, NAMES]
 
 
 def test_measuring_can_be_asked_for(tmp_path):
-    choose(NAMES, kept(tmp_path), Fake(ZEN))
-    assert choose(NAMES, kept(tmp_path), Fake(RAPIDS), MEASURE)[NAMES[0]].streams == 4
-    assert choose(NAMES, kept(tmp_path), Fake(ZEN))[NAMES[0]].streams == 4  # the new one is kept
+    chosen(NAMES, kept(tmp_path), Fake(ZEN))
+    assert chosen(NAMES, kept(tmp_path), Fake(RAPIDS), MEASURE)[NAMES[0]].streams == 4
+    assert chosen(NAMES, kept(tmp_path), Fake(ZEN))[NAMES[0]].streams == 4  # the new one is kept
 
 
 def test_an_override_is_respected(tmp_path, monkeypatch):
     fake = Fake(ZEN)
     monkeypatch.setenv(readings.VARIABLE, "4:3072:next")
-    found = choose(NAMES, kept(tmp_path), fake, readings.asked())
+    found = chosen(NAMES, kept(tmp_path), fake, readings.asked())
     assert found == dict.fromkeys(NAMES, Reading(4, 3072, NEXT))
     assert fake.asked == []
     assert kept(tmp_path).read() == {}

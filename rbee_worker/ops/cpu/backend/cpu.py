@@ -157,13 +157,15 @@ class CpuBackend(Backend):
             progress=progress,
             unkept=kernels.unkept,
         )
+        choice = chosen(library, kernels.names, cache_dir=settings.cache_dir)
+        kernels.said = choice.note
         return CpuOps(
             library,
             Team(library, settings.threads or allowed_cores()),
             exact=settings.exact_activations,
             bf16=settings.bf16_activations,
             arena=Arena(weight_bytes + ARENA_SLACK),
-            readings=chosen(library, kernels.names, cache_dir=settings.cache_dir),
+            readings=choice.readings,
         )
 
     def state(self, ops: Ops, pool: StatePool, dtype: str) -> StateMemory:

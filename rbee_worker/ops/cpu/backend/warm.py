@@ -37,17 +37,19 @@ def needed(outline: ModelOutline, shape: Shape, settings: Settings) -> list[str]
     return ops.needed(outline.build(ops), shape)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Kernels:
-    """What `compile_for` made: the names of all, and the kernels that could not be kept."""
+    """What `compile_for` made: the names of all, and the kernels that could not be kept. said: what
+    else cannot be kept, of folders that have the kernels."""
 
     names: Sequence[str]
     unkept: kernel_cache.Unkept
+    said: str = ""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """See `Prepared.notes`."""
-        return self.unkept.notes
+        return self.unkept.notes or ((self.said,) if self.said else ())
 
 
 def compile_for(

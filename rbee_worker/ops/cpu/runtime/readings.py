@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -62,13 +62,16 @@ class Kept:
             return {name: m for name, m in kept.items() if m.stem == self._stem(name)}
         return {}
 
-    def add(self, rates: Mapping[str, Mapping[str, float]]) -> None:
-        """Write them beside those that are kept; nothing where the folder cannot be written."""
+    def add(self, rates: Mapping[str, Mapping[str, float]]) -> str:
+        """Write them beside those that are kept. Returns why they could not be written, or ""."""
         new = {name: Measured(self._stem(name), dict(found)) for name, found in rates.items()}
         temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}{TEMPORARY}")
-        with suppress(OSError):
+        try:
             temporary.write_bytes(msgspec.json.encode(self.read() | new))
             temporary.replace(self._path)
+        except OSError as error:
+            return f"{self._path.parent}: {error.strerror or error}"
+        return ""
 
     def _stem(self, name: str) -> str:
         return stem(name, self._path.parent)
@@ -86,20 +89,33 @@ def asked() -> Reading | str:
     return found
 
 
+class Choice(NamedTuple):
+    """The reading of each kernel. note: that it could not be kept, for people, or ""."""
+
+    readings: dict[str, Reading]
+    note: str = ""
+
+
 def choose(
     kernels: Iterable[str], kept: Kept, measure: Measure, wish: Reading | str = AUTO
-) -> dict[str, Reading]:
+) -> Choice:
     """The reading of each kernel that reads weights: what `wish` says, else the fastest one kept,
     else the fastest that `measure` finds, which is then kept."""
-    names = reading_kernels(kernels)
+    names, note = reading_kernels(kernels), ""
     if isinstance(wish, Reading):
-        return dict.fromkeys(names, wish)
+        return Choice(dict.fromkeys(names, wish))
     known = {} if wish == MEASURE else fastest(kept.read())
     if missing := [name for name in names if name not in known]:
         rates = measure(missing)
-        kept.add(rates)
-        known |= fastest({name: Measured("", dict(found)) for name, found in rates.items()})
-    return {name: known[name] for name in names}
+        found = fastest({name: Measured("", dict(of)) for name, of in rates.items()})
+        known |= found
+        if why := kept.add(rates):
+            note = (
+                "every start measures again how this processor reads weights, because it cannot be "
+                f"kept in {why}. Fix: make that writable, choose another --cache-dir, or set "
+                f"{VARIABLE}={found[missing[0]]}, which was measured now."
+            )
+    return Choice({name: known[name] for name in names}, note)
 
 
 def fastest(measured: Mapping[str, Measured]) -> dict[str, Reading]:
@@ -125,7 +141,7 @@ def reading_kernels(kernels: Iterable[str]) -> list[str]:
     return [name for name in kernels if name.startswith(FAMILIES)]
 
 
-def chosen(library: Library, kernels: Iterable[str], *, cache_dir: str = "") -> dict[str, Reading]:
+def chosen(library: Library, kernels: Iterable[str], *, cache_dir: str = "") -> Choice:
     """`choose` on this machine. Raises UsageError for a wish that makes no sense."""
 
     def measure(names: Sequence[str]) -> Mapping[str, Mapping[str, float]]:
