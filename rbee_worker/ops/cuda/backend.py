@@ -23,6 +23,7 @@ from rbee_worker.ops.backend import (
     StateMemory,
     Warmed,
 )
+from rbee_worker.ops.cpu_options import cpu_only
 from rbee_worker.ops.plan import PlanOps
 from rbee_worker.state.specs import group_bytes_per_block
 
@@ -37,7 +38,7 @@ DEVICES = ("nvidia0", "nvidia1", "nvidiactl", "dxg")  # in /dev, where a driver 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What `prepare` decides: whether floats of packed matrices are kept beside them."""
+    """What `prepare` decides: whether floats and integers of packed matrices are kept too."""
 
     resident: bool = True
     notes: tuple[str, ...] = ()
@@ -59,6 +60,8 @@ class CudaBackend(Backend):
                 "use --backend cpu, or give this process or container the GPU and its driver.",
                 absent=True,
             )
+        if (only := cpu_only(settings)) is not None:
+            return only
         if settings.attention == "reference":
             return Refusal(
                 "--attention reference: the cuda backend has its own attention only.",
@@ -142,8 +145,14 @@ class CudaBackend(Backend):
         if not _planes(settings):
             return _Plan(notes=(*notes, "packed matrices are kept as floats"))
         resident = sum(both.held_bytes.values()) < _RESIDENT_SHARE * self.free_bytes(settings)
-        kept = "are kept as floats too" if resident else "are made floats each time"
-        notes.append(f"packed matrices {kept}, for steps of more than 4 rows")
+        if resident:
+            notes.append(
+                "packed matrices are kept in three forms: as they are for steps of up to 4 rows, "
+                "rounded to 8-bit integers with a scale for 128 columns for up to 64 rows, "
+                "as floats for more"
+            )
+        else:
+            notes.append("packed matrices are made floats each time, for steps of more than 4 rows")
         return _Plan(resident, tuple(notes))
 
     def warm(
