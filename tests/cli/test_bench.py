@@ -51,7 +51,7 @@ def test_for_a_person(tmp_path: Path) -> None:
         bench.wait_for("Prefill of 128 tokens, 3 of 3.", 120)
         bench.wait_for("Decoding one sequence after 16 tokens, 1 of 3.")
         bench.wait_for("Decoding 8 sequences after 16 tokens, 2 of 3: ")
-        bench.wait_for("decode, 8 at once")
+        bench.wait_for("decode, 8 at once", 120)
         bench.wait_for("GB/s; decoding uses")
         assert bench.leave() == 0
 
