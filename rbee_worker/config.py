@@ -24,6 +24,7 @@ OTHER_VARIABLES = (
     "RBEE_API_TOKEN",
     "RBEE_CPU_ASSEMBLY",
     "RBEE_CPU_ISA",
+    "RBEE_CPU_READING",
     "RBEE_DEBUG",
     "RBEE_PIP_ARGS",
 )
@@ -81,6 +82,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     kv_dtype: Literal["auto", "f32", "bf16", "f16", "i8", "f8"] = "auto"
     quantize: Literal["none", "fp8"] = "none"  # how matrices of floats are stored
     exact_activations: bool = False  # do not round activations in products with packed weights
+    bf16_activations: bool = False  # round activations in products with bf16 weights
     deterministic: bool = False  # a row's logits do not depend on its step, bit for bit
     ctx: int = 0  # 0 = the model's own context, as far as memory allows
     threads: int = 0  # 0 = the physical cores that this process may use
@@ -269,6 +271,11 @@ OPTIONS: tuple[Option, ...] = (
         "exact_activations",
         "packed weights times float32 activations, as reference always does; "
         "without, the cpu backend rounds them to 8 bits, to 16 where it matters most",
+    ),
+    Option(
+        "bf16_activations",
+        "bf16 weights times activations rounded to bf16, logits aside: prompts are read faster "
+        "(cpu backend only)",
     ),
     Option(
         "deterministic",

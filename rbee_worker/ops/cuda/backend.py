@@ -23,6 +23,7 @@ from rbee_worker.ops.backend import (
     StateMemory,
     Warmed,
 )
+from rbee_worker.ops.cpu_options import cpu_only
 from rbee_worker.ops.plan import PlanOps
 from rbee_worker.state.specs import group_bytes_per_block
 
@@ -76,6 +77,8 @@ class CudaBackend(Backend):
                 "use --backend cpu, or give this process or container the GPU and its driver.",
                 absent=True,
             )
+        if (only := cpu_only(settings)) is not None:
+            return only
         if settings.attention == "reference":
             return Refusal(
                 "--attention reference: the cuda backend has its own attention only.",

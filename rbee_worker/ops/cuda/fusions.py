@@ -94,6 +94,8 @@ def _packed_attention(node: Node, links: Links) -> Change | None:
     """Attention of a projection's parts, with norms of heads and rotary positions before it."""
     if node.op != "attend" or not node.options["causal"] or None in node.args[1:3]:
         return None
+    if node.options["distances"] is not None:
+        return None
     q, k, v, where, batch = node.args
     taken: list[Node] = []
     q, q_rope = _through(q, "rope", links, taken)
@@ -127,7 +129,7 @@ def _packed_attention(node: Node, links: Links) -> Change | None:
         "q_norm": None if q_norm is None else tuple(q_norm.args[1:]),
         "k_norm": None if k_norm is None else tuple(k_norm.args[1:]),
     }
-    del options["causal"]
+    del options["causal"], options["distances"]
     packed = Node("attend_packed", (split.args[0], where, batch), options, node.outputs)
     return {**dict.fromkeys((split, *taken), ()), node: [packed]}
 

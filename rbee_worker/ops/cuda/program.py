@@ -82,7 +82,7 @@ class Program:
             made = function(*map(real, args), **{k: real(v) for k, v in options.items()})
             if len(outputs) == 1:
                 values[outputs[0]] = made
-            else:
+            elif outputs:
                 for place, one in zip(outputs, made, strict=True):
                     values[place] = one
             for place in ends:
