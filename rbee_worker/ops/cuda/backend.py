@@ -38,7 +38,7 @@ DEVICES = ("nvidia0", "nvidia1", "nvidiactl", "dxg")  # in /dev, where a driver 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What `prepare` decides: whether floats of packed matrices are kept beside them."""
+    """What `prepare` decides: whether floats and integers of packed matrices are kept too."""
 
     resident: bool = True
     notes: tuple[str, ...] = ()
@@ -145,8 +145,14 @@ class CudaBackend(Backend):
         if not _planes(settings):
             return _Plan(notes=(*notes, "packed matrices are kept as floats"))
         resident = sum(both.held_bytes.values()) < _RESIDENT_SHARE * self.free_bytes(settings)
-        kept = "are kept as floats too" if resident else "are made floats each time"
-        notes.append(f"packed matrices {kept}, for steps of more than 4 rows")
+        if resident:
+            notes.append(
+                "packed matrices are kept in three forms: as they are for steps of up to 4 rows, "
+                "rounded to 8-bit integers with a scale for 128 columns for up to 64 rows, "
+                "as floats for more"
+            )
+        else:
+            notes.append("packed matrices are made floats each time, for steps of more than 4 rows")
         return _Plan(resident, tuple(notes))
 
     def warm(

@@ -1,8 +1,9 @@
 """How a matrix is kept on the device: as floats, as packed planes, or as both.
 
-Products of a few rows read planes, a quarter to a half of the bytes of floats. Products of many
-rows need floats: a copy that is always there, where the memory plan has room for it (`resident`),
-or else one that is made each time from the file's own bytes.
+Products of up to four rows read planes, a quarter to a half of the bytes of floats. Products of
+many rows need floats: a copy that is always there, where the memory plan has room for it
+(`resident`), or else one that is made each time from the file's own bytes. Where there is room,
+8-bit integers are kept as well, for products of 5 to 64 rows.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rbee_worker.checkpoint.formats import FORMATS
+from rbee_worker.ops.cuda.kernels.block_bytes import BLOCK, integer_bytes
 from rbee_worker.ops.cuda.kernels.packed.dequantize import dequantize
 from rbee_worker.ops.cuda.kernels.packed.planes import CHUNK, ROWS, WORDS, PackedPart
 from rbee_worker.ops.plan import DTYPE_BYTES
@@ -31,7 +33,8 @@ class Raw:
 class DeviceMatrix:
     """rows x cols. dense: in the compute dtype, or None; scales: float32 [rows], where dense is in
     8-bit floats that are multiplied with their row's scale (`quantized`); parts: planes of all rows
-    in order, or none; raw: the file's bytes of all rows in order, kept where `dense` is not."""
+    in order, or none; raw: the file's bytes of all rows in order, kept where `dense` is not;
+    integers: the matrix once more, as `kernels.block_bytes.matrix_bytes` writes it."""
 
     rows: int
     cols: int
@@ -39,6 +42,7 @@ class DeviceMatrix:
     parts: tuple[PackedPart, ...] = ()
     raw: tuple[Raw, ...] = ()
     scales: Tensor | None = None
+    integers: tuple[Tensor, Tensor] | None = None
 
     def floats(self, dtype: torch.dtype) -> Tensor:
         """The matrix in the compute dtype; made now if it is not kept."""
@@ -92,7 +96,7 @@ def quantized(dense: Tensor) -> tuple[Tensor, Tensor]:
 @dataclass(frozen=True)
 class Forms:
     """How matrices are kept. planes: packed ones as planes, for products of a few rows; resident:
-    and as floats beside them. f8: those of floats in 8 bits."""
+    and as floats, and 8-bit integers, beside them. f8: those of floats in 8 bits."""
 
     planes: bool = True
     resident: bool = True
@@ -107,6 +111,8 @@ def held_form(format: str, rows: int, cols: int, dtype: str, forms: Forms) -> tu
     if not forms.planes:
         return dtype, dense
     planes = planes_bytes(format, rows, cols)
+    if forms.resident and cols % BLOCK == 0:
+        return f"{format} planes, i8 and {dtype}", planes + dense + integer_bytes(rows, cols)
     if forms.resident:
         return f"{format} planes and {dtype}", planes + dense
     form = FORMATS[format]

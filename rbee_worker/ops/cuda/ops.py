@@ -14,6 +14,7 @@ from rbee_worker.ops import Weight
 from rbee_worker.ops.cuda.device_ops import DeviceOps
 from rbee_worker.ops.cuda.drawn import Drawn
 from rbee_worker.ops.cuda.fixed_ops import FixedOps
+from rbee_worker.ops.cuda.kernels.block_bytes import BLOCK, empty_integers, write_integers
 from rbee_worker.ops.cuda.kernels.packed.dequantize import dequantize
 from rbee_worker.ops.cuda.kernels.packed.planes import WORDS, PackedPart, joined, repack
 from rbee_worker.ops.cuda.matrix import DeviceMatrix, Forms, Raw, held_form, quantized
@@ -41,8 +42,8 @@ class CudaOps(GraphOps):
     ) -> None:
         """pdl: kernels may start before the one before has ended. planes: products of a few rows
         read packed weights as they are, with activations in 8 bits; resident: floats of packed
-        matrices are kept too (`matrix.py`). f8: matrices of floats are kept in 8 bits. fixed: sums
-        have one order (`FixedOps`); without planes."""
+        matrices and 8-bit integers are kept too (`matrix.py`). f8: matrices of floats are kept in
+        8 bits. fixed: sums have one order (`FixedOps`); without planes."""
         assert not (fixed and planes)
         self.device, self.dtype = device, dtype
         self._forms = Forms(planes, resident, f8)
@@ -61,6 +62,9 @@ class CudaOps(GraphOps):
         dense = None
         if not packed or self._forms.resident:
             dense = torch.empty((rows, cols), dtype=DTYPES[self.dtype], device=self.device)
+        integers = None
+        if packed and self._forms.resident and cols % BLOCK == 0:
+            integers = empty_integers(rows, cols, self.device)
         planes: list[PackedPart] = []
         kept: list[Raw] = []
         at = 0
@@ -74,12 +78,18 @@ class CudaOps(GraphOps):
                     kept.append(piece)
                 if packed:
                     planes.append(repack(piece.data, part.format, count, cols))
+                if integers is not None:
+                    exact = torch.empty((count, cols), dtype=torch.float32, device=self.device)
+                    dequantize(piece.data, part.format, count, cols, exact)
+                    write_integers(exact, integers, at)
                 at += count
         assert at == rows
         scales = None
         if f8 and dense is not None:
             dense, scales = quantized(dense)
-        matrix = DeviceMatrix(rows, cols, dense, tuple(joined(planes)), _whole(kept), scales)
+        matrix = DeviceMatrix(
+            rows, cols, dense, tuple(joined(planes)), _whole(kept), scales, integers
+        )
         formats = "+".join(dict.fromkeys(p.format for p in parts))
         held = [self._form(part) for part in parts]
         if not packed and dense is not None:
