@@ -29,7 +29,7 @@ SLOW := slow and not kernels and not long
 
 export RBEE_PIP_ARGS := $(PIP_ARGS)
 
-.PHONY: run test test-slow test-cpu test-gpu test-long test-latest lint lock size new-model bench-cpu bench-gpu clean
+.PHONY: run test test-slow test-cpu test-gpu test-long test-latest lint lock size vendor new-model bench-cpu bench-gpu clean
 
 run: $(VENV)/.run
 	$(VENV)/bin/rbee-worker generate --chat "$(PROMPT)" $(RUN_ARGS)
@@ -82,6 +82,11 @@ new-model: $(DEV)/.test
 # The bytes that `make run` downloads before the model, which must stay within a budget.
 size: $(VENV)/.python
 	$(VENV)/bin/python -m benchmarks.packages $(BUILDERS)
+
+# Fetches the page's foreign files from npm again (docs/page.md); content other than that of versions.json is refused.
+# VENDOR_ARGS=--accept takes what a changed version there brings.
+vendor: $(DEV)/.python
+	$(BIN)/python -m tests.page.vendor $(VENDOR_ARGS)
 
 # Every row of docs/performance.md's CPU table, beside llama.cpp compiled for this machine, on a machine that
 # does nothing else: an hour or two. BENCH_ARGS="--rounds 1 --only Q4_0" is a first look.
