@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 def serve(settings: Settings) -> None:
     """Serve one model over HTTP: jobs and streams, OpenAI clients, a web page at /.
 
-    The first line on stdout is the address, as JSON. RBEE_API_TOKEN holds the token; --local-mode
-    needs none. SIGTERM finishes running jobs and exits; a second one exits at once.
+    The first line on stdout is the address, as JSON. RBEE_API_TOKEN holds the token, --tokens-file
+    several; --local-mode needs none. SIGTERM finishes running jobs and exits; a second one exits at
+    once.
     """
-    from rbee_worker.server.auth import read_token
+    from rbee_worker.server.tokens import read_tokens
 
-    token = read_token(settings, os.environ)
+    tokens = read_tokens(settings, os.environ)
     from rbee_worker.server.run import serve as run
 
-    raise Exit(run(settings, token, _engine))
+    raise Exit(run(settings, tokens, _engine))
 
 
 async def _engine(settings: Settings, *, on_loading: Callable[[Loading], None]) -> EngineClient:
