@@ -117,6 +117,14 @@ def test_a_holder_sees_and_cancels_his_own_jobs_only(tmp_path: Path) -> None:
             assert anna.get(path).status_code == 200
             assert bert.get(path).status_code == 404
         assert bert.delete(f"/v1/jobs/{mine['job_id']}").status_code == 404
+        asked = {"model": "smollm2", "input": "a bee", "max_output_tokens": 20}
+        path = f"/v1/responses/{anna.post('/v1/responses', json=asked).json()['id']}"
+        assert anna.get(path).status_code == 200
+        for method, url in (("GET", path), ("DELETE", path), ("GET", f"{path}/input_items")):
+            assert bert.request(method, url).status_code == 404
+        later = {**asked, "previous_response_id": path.rpartition("/")[2]}
+        assert bert.post("/v1/responses", json=later).status_code == 404
+        assert anna.post("/v1/responses", json=later).status_code == 200
     with Served(tokens_file=two(tmp_path / "t"), journal=str(tmp_path / "j")) as served:
         anna, bert = http_of(served, ANNA), http_of(served, BERT)
         assert anna.post("/v1/jobs", json=JOB, headers=key).json() == mine
