@@ -24,6 +24,7 @@ from rbee_worker.ops.backend import (
     Warmed,
 )
 from rbee_worker.ops.cpu_options import cpu_only
+from rbee_worker.ops.cuda.keeping import CHOICES, chosen
 from rbee_worker.ops.plan import PlanOps
 from rbee_worker.state.specs import group_bytes_per_block
 
@@ -32,23 +33,6 @@ if TYPE_CHECKING:
     from rbee_worker.ops import Ops
     from rbee_worker.state.pool import StatePool
 
-_SHARE = 0.6  # of the free memory, for weights with what is kept beside packed matrices
-# What may be kept beside packed matrices, the fastest first; the last one needs no room.
-_EIGHT = "as 8-bit integers with a scale for 128 columns for up to 64"
-_KEPT = (
-    (
-        {"resident": True, "integers": True},
-        f"as they are for steps of up to 4 rows, {_EIGHT}, as floats for more",
-    ),
-    (
-        {"resident": False, "integers": True},
-        f"as they are for steps of up to 4 rows, {_EIGHT}; for more, floats are made each time",
-    ),
-    (
-        {"resident": False, "integers": False},
-        "as they are; for steps of more than 4 rows, floats are made each time",
-    ),
-)
 DEVICES = ("nvidia0", "nvidia1", "nvidiactl", "dxg")  # in /dev, where a driver is loaded
 
 
@@ -164,11 +148,12 @@ class CudaBackend(Backend):
             return _Plan(notes=tuple(notes))
         if not _planes(settings):
             return _Plan(notes=(*notes, "packed matrices are kept as floats"))
-        room = _SHARE * self.free_bytes(settings)
-        for kept, note in _KEPT:
-            if sum(self._planned(outline, settings, dtype, **kept).held_bytes.values()) < room:
-                break
-        return _Plan(**kept, notes=(*notes, f"packed matrices are kept {note}"))
+        held = [
+            self._planned(outline, settings, dtype, resident=one.resident, integers=one.integers)
+            for one in CHOICES
+        ]
+        kept = chosen([ops.held_bytes for ops in held], self.free_bytes(settings))
+        return _Plan(kept.resident, kept.integers, (*notes, kept.note))
 
     def _planned(
         self,
