@@ -40,6 +40,11 @@ class ProductOps(ReferenceOps):
     def logits(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         return self.product(x, weight, bias, form="f32")
 
+    def heads_linear(self, x: Tensor, weight: Weight) -> Tensor:
+        parts = x.to(self._dtype).unflatten(1, (weight.count, weight.cols)).transpose(0, 1)
+        y = torch.bmm(parts, weight.data.transpose(1, 2))  # [count, N, rows]
+        return y.transpose(0, 1).flatten(1)
+
     def gated(self, gate_up: Tensor, kind: Activation) -> Tensor:
         return gated(gate_up, kind, pdl=self.pdl)
 
