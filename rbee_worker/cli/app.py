@@ -27,6 +27,10 @@ class _Row(NamedTuple):
     sampling: bool = False
 
 
+_WARMUP = (
+    *("backend", "device", "gpu_memory", "dtype", "kv_dtype", "quantize", "exact_activations"),
+    *("deterministic", "ctx", "kv_tokens", "token_budget", "max_seqs", "block_size"),
+)
 _ROWS = (
     _Row("generate", sampling=True),
     _Row("chat", sampling=True),
@@ -37,7 +41,7 @@ _ROWS = (
     _Row("verify", ("backend", "dtype", "exact_activations", "threads", *_CACHE)),
     _Row("pull", _CACHE),
     _Row("models", _CACHE),
-    _Row("warmup", ("backend", "kv_dtype", "exact_activations", "block_size", *_CACHE)),
+    _Row("warmup", (*_WARMUP, *_CACHE)),
 )
 
 

@@ -41,7 +41,7 @@ class ProductOps(ReferenceOps):
         return self.product(x, weight, bias, form="f32")
 
     def heads_linear(self, x: Tensor, weight: Weight) -> Tensor:
-        parts = x.to(self._dtype).unflatten(1, (weight.count, weight.cols)).transpose(0, 1)
+        parts = x.to(self._dtype).view(-1, weight.count, weight.cols).transpose(0, 1)
         y = torch.bmm(parts, weight.data.transpose(1, 2))  # [count, N, rows]
         return y.transpose(0, 1).flatten(1)
 

@@ -303,8 +303,11 @@ class GraphOps(Ops):
 
     def lerp(self, x: Array, y: Array, factors: Array | None, moving: Array | None = None) -> Array:
         _has(y, x.width)
-        assert factors is not None or moving is not None
-        width = moving.width if moving is not None else factors.shape[0]
+        if moving is None:
+            assert factors is not None
+            width = factors.shape[0]
+        else:
+            width = moving.width
         assert width % x.width == 0
         return self._one("lerp", (x, y, factors, moving), width, x.form)
 

@@ -76,8 +76,8 @@ def norm(
     own = sizes.pop() // part  # heads with weights of their own
     if n:
         _norm[(n * heads,)](
-            x, None if added is None else added.contiguous(), weight, bias, out, total, part, own, eps,
-            BLOCK=block, LAYER=layer, ADD=added is not None, WEIGHT=weight is not None,
+            x, None if added is None else added.contiguous(), weight, bias, out, total, part, own,
+            eps, BLOCK=block, LAYER=layer, ADD=added is not None, WEIGHT=weight is not None,
             BIAS=bias is not None, num_warps=max(1, min(8, block // 256)), **dependent(pdl),
         )  # fmt: skip
     return out, total
