@@ -1,6 +1,7 @@
 """Products with the model's matrices: which kernel computes one, by its rows and the matrix's form.
 
 One row: `kernels.gemv`; a few: `kernels.skinny`; packed planes: `packed_products`; many: cuBLAS.
+8-bit floats with scales for blocks: `kernels.fixed`, for any number of rows.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 from rbee_worker.ops import Activation, Weight
 from rbee_worker.ops.cuda import packed_products
 from rbee_worker.ops.cuda.f8_products import can_multiply_f8, multiply_f8
+from rbee_worker.ops.cuda.kernels.fixed import fixed_product
 from rbee_worker.ops.cuda.kernels.gemv import gemv
 from rbee_worker.ops.cuda.kernels.norm import norm
 from rbee_worker.ops.cuda.kernels.rowwise import gated
@@ -68,6 +70,11 @@ class ProductOps(ReferenceOps):
         needs the residual, so the result may take its place.
         """
         matrix: DeviceMatrix = weight.data
+        if matrix.has_blocks:
+            return self._in_order(
+                self._normed(x, norm), matrix, bias, form=form, gated=gated, act=act,
+                residual=residual,
+            )  # fmt: skip
         result = torch.float32 if form == "f32" else self._dtype
         n = x.shape[0]
         if matrix.parts and n <= packed_products.MOST:
@@ -103,6 +110,28 @@ class ProductOps(ReferenceOps):
                 **after,
             )  # fmt: skip
         return self._many(x, matrix, bias, result, owned=owned, **after)
+
+    def _in_order(
+        self,
+        x: Tensor,
+        matrix: DeviceMatrix,
+        bias: Tensor | None,
+        *,
+        form: str,
+        gated: Activation | None,
+        act: Activation | None,
+        residual: Tensor | None,
+    ) -> Tensor:
+        """A product by `kernels.fixed`, which takes any number of rows; x: after the norm."""
+        dense, scales = self._operand(matrix)
+        result = torch.float32 if form == "f32" else self._dtype
+        ends: dict[str, Any] = {"act": act or "none", "residual": residual, "form": result}
+        if gated is not None:  # what follows the product follows the gate
+            ends = {}
+        y = fixed_product(x, dense, self.workspace, scales=scales, bias=bias, pdl=self.pdl, **ends)
+        if gated is None:
+            return y
+        return _plus(self.gated(y, gated), residual).to(result)
 
     def _normed(self, x: Tensor, before: tuple[Tensor | None, float] | None) -> Tensor:
         if before is not None:
