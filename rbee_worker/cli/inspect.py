@@ -71,6 +71,9 @@ def _purpose(purpose: Mapping[str, Any]) -> Iterator[str]:
     how = f"{purpose['dimensions']} numbers, pooled by {purpose['pooling']}"
     how += " and normalized" if purpose["normalized"] else ""
     how += f" ({purpose['origin']})"
+    if purpose["encodes"]:
+        yield "text (completions, jobs; chat with a template), from prompts that an encoder reads"
+        return
     if purpose["task"] == "generate":
         yield f"text (chat, completions, jobs); vectors of {how}"
         return

@@ -92,6 +92,7 @@ def _purpose(ckpt: Checkpoint, ahead: Preflight, settings: Settings) -> dict[str
     purpose, sentence = purpose_of(ckpt, ahead.model, settings), ckpt.sentence
     return {
         "task": purpose.task,
+        "encodes": purpose.encodes,
         "pooling": purpose.pooling.how,
         "normalized": purpose.pooling.normalize,
         "origin": purpose.pooling.origin,

@@ -27,6 +27,7 @@ def make_engine(
     kv_cache: bool = True,
     speculate: str = "off",
     ropes: Iterable[RopeSpec] = (),
+    start: int | None = None,
     buckets: bool = False,
     overlaps: bool = False,
     gauge: DeviceGauge | None = None,
@@ -36,8 +37,8 @@ def make_engine(
     vocabulary.
 
     token_budget: tokens of a step. context: longest sequence. ropes: every rotary table of the
-    model. buckets, overlaps, gauge: the backend's (`ops.backend.Backend`). trace: report the
-    times of every step.
+    model; start: see `Decoder.start`. buckets, overlaps, gauge: the backend's
+    (`ops.backend.Backend`). trace: report the times of every step.
     """
     runner = Runner(
         model,
@@ -58,6 +59,7 @@ def make_engine(
         kv_cache=kv_cache,
         speculate=speculate,
         ropes=RopeLengths(ropes),
+        start=start,
         gauge=gauge,
     )
 

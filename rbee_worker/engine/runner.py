@@ -153,9 +153,12 @@ class Runner:
         return [np.asarray(self._model.head(hidden[i : i + SCORE_ROWS])).copy() for i in parts]
 
     def _staged(self, plan: Plan) -> tuple[Step, Batch]:
-        """A plan's step as the model's input, with recurrent state copied to its place."""
+        """A plan's step as the model's input, with recurrent state copied to its place and sources
+        read."""
         if plan.copies:
             self._memory.copy(plan.copies)
+        if plan.sources:
+            self._model.encode(self._memory.stage(self._steps.sources(plan.sources)))
         if self._recurrent and (fresh := [c.state.slot for c in plan.chunks if not c.start]):
             self._memory.clear(fresh)
         step = self._steps.build(plan.chunks, self._drawn)

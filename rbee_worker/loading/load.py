@@ -73,6 +73,7 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         kv_cache=settings.kv_cache,
         speculate=settings.speculate,
         ropes=model.ropes,
+        start=model.start,
         buckets=backend.buckets,
         overlaps=backend.overlaps,
         gauge=gauge,

@@ -111,6 +111,11 @@ class Executable(Protocol):
     @property
     def context(self) -> int: ...
 
+    def encode(self, batch: Batch) -> Array:
+        """Read whole sources, the N rows of `batch`, which answers look at: see `Decoder.encode`.
+        Returns the rows' hidden states, [N, dim]."""
+        ...
+
     def hidden(self, batch: Batch) -> Array:
         """N rows -> [N, dim]"""
         ...

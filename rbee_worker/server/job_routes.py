@@ -23,7 +23,7 @@ from rbee_worker.server.health import worker_info, worker_of
 from rbee_worker.server.idempotency import asked_by, once
 from rbee_worker.server.jobs import Asked, Job, weight
 from rbee_worker.server.problems import Refusal, json_response
-from rbee_worker.server.requests import ask, check_model, ignored, new_id, settled
+from rbee_worker.server.requests import ask, ignored, new_id, settled
 from rbee_worker.server.schemas import (
     InferEnvelope,
     InferResult,
@@ -34,6 +34,7 @@ from rbee_worker.server.schemas import (
     JobState,
     JobSummary,
 )
+from rbee_worker.server.served_models import served_model
 from rbee_worker.server.sse import DONE, EventStream, frame
 from rbee_worker.server.worker import Worker
 from rbee_worker.types import End, Event, Narration
@@ -105,7 +106,7 @@ async def _begin(worker: Worker, body: Body, asked: Asked | None) -> Job:
     if given.operation not in OPERATIONS:
         message = f"is not supported; supported: {', '.join(OPERATIONS)}"
         faults.append(FieldError("operation", f"one of {', '.join(OPERATIONS)}", message))
-    check_model(worker, given.model)
+    served_model(worker, given.model)
     request = ask(worker, body, given, params, faults, new_id("job"))
     (job,) = await worker.submit([request], keep=True, trace=given.trace, asked=asked)
     return job
@@ -125,7 +126,7 @@ def _status_job(worker: Worker, others: list[str], asked: Asked | None) -> Job:
 async def stream(http: HttpRequest) -> ASGIApp:
     """GET /v1/jobs/{id}/stream: from the beginning, or from after `Last-Event-ID`."""
     worker = worker_of(http)
-    job = _job(worker, http)
+    job = await _job(worker, http)
     last = http.headers.get("last-event-id", "").strip() or "0"
     known = len(job.log.events)
     if not (last.isascii() and last.isdigit() and len(last) < 10 and int(last) <= known):
@@ -138,22 +139,24 @@ async def stream(http: HttpRequest) -> ASGIApp:
 async def look(http: HttpRequest) -> Response:
     """GET /v1/jobs/{id}."""
     worker = worker_of(http)
-    job = _job(worker, http)
+    job = await _job(worker, http)
     return await answered(partial(state, worker, job), job.size)
 
 
 async def cancel(http: HttpRequest) -> Response:
     """DELETE /v1/jobs/{id}: asks the job to end; answers with its current state."""
     worker = worker_of(http)
-    job = _job(worker, http)
+    job = await _job(worker, http)
     await worker.cancel(job)
     return await answered(partial(state, worker, job), job.size)
 
 
 async def listing(http: HttpRequest) -> Response:
     """GET /v1/jobs."""
+    worker = worker_of(http)
+    await worker.known()
     rows = []
-    for job in worker_of(http).jobs:
+    for job in worker.jobs:
         started, end = job.started, job.end
         rows.append(
             JobSummary(
@@ -175,7 +178,7 @@ async def infer(http: HttpRequest) -> Response:
     body = await read_object(http, worker)
     worker.generating()
     given, params, faults = envelope(body, InferEnvelope)
-    check_model(worker, given.model)
+    served_model(worker, given.model)
     request = ask(worker, body, given, params, faults, new_id("infer"))
     jobs = await worker.submit([request], keep=False)
     await settled(http, worker, jobs)
@@ -230,7 +233,8 @@ def _scores(worker: Worker, job: Job) -> dict[str, Any]:
     return scores
 
 
-def _job(worker: Worker, http: HttpRequest) -> Job:
+async def _job(worker: Worker, http: HttpRequest) -> Job:
+    await worker.known()
     job = worker.jobs.get(http.path_params["job_id"])
     if job is None:
         raise Refusal(

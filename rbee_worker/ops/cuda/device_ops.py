@@ -111,8 +111,10 @@ class DeviceOps(ProductOps, RecurrenceOps):
         softcap: float | None = None,
         slopes: Tensor | None = None,
         sinks: Tensor | None = None,
+        distances: Tensor | None = None,
         causal: bool = True,
     ) -> Tensor:
+        assert distances is None, "refused while the model is recorded"
         keys, values, state = self._cache(where, batch)
         if k is not None:
             new = None if values.shape[3] == 0 else v

@@ -43,6 +43,10 @@ class CudaModel:
         self._graphs = graphs
         self._seen: dict[int, tuple[Batch, list[_Capture]]] = {}  # by the batch's id
 
+    def encode(self, batch: Batch) -> Tensor:
+        """See `Executable.encode`."""
+        raise self._ops.lacks("keep")  # while a model is recorded, such a one has been refused
+
     @torch.inference_mode()
     def hidden(self, batch: Batch) -> Tensor:
         """See `Executable.hidden`."""

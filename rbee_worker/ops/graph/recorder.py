@@ -184,8 +184,11 @@ class GraphOps(Ops):
         softcap: float | None = None,
         slopes: Array | None = None,
         sinks: Array | None = None,
+        distances: Array | None = None,
         causal: bool = True,
     ) -> Array:
+        if distances is not None:
+            raise self.lacks("attend with a number for each distance")
         spec = self.groups[where.group].spec
         assert isinstance(spec, PagedKV)
         _has(q, heads * spec.k_dim)
