@@ -1,9 +1,9 @@
 """Safetensors files that keep a weight's scales in a second tensor, joined into one tensor.
 
 Three layouts are read. `X.weight` in 8-bit floats with `X.weight_scale_inv`, one scale for 128 x
-128 values (DeepSeek V3), becomes F8_B128, and so does `X.weight` with `X.weight_scale`, which is one
-for the whole matrix, for each row or for 128 x 128 values (compressed-tensors). `X_blocks` with
-`X_scales` (GPT-OSS) becomes MXFP4 under the name `X.weight`; the rows of an expert are its outputs.
+128 values (DeepSeek V3), becomes F8_B128, and so does `X.weight` with `X.weight_scale`, which is
+one for the whole matrix, for each row or for 128 x 128 values (compressed-tensors). `X_blocks` with
+`X_scales` (GPT-OSS) becomes MXFP4 under the name `X.weight`; an expert's rows are its outputs.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ def warmup(settings: Settings, refs: Sequence[str], isa: Sequence[str]) -> None:
 
     try:
         if not (backend.warms or isa):
+            backend.kernels()  # raises where there are none
             _run(settings, refs, status, progress)
             return
         status.show("Finding out which kernels are needed.")
