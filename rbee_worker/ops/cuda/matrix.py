@@ -94,7 +94,9 @@ BLOCKS = "F8_B128"  # the format of 8-bit floats with scales for 128 columns of 
 def _scaled(values: Tensor, scales: Tensor) -> Tensor:
     """8-bit floats [rows, cols] times their scales, in float32."""
     each = scales if scales.dim() == 2 else scales[:, None]
-    return (values.float().unflatten(1, (each.shape[1], -1)) * each[:, :, None]).flatten(1)
+    wide = values.float().view(len(values), each.shape[1], values.shape[1] // each.shape[1])
+    found: Tensor = (wide * each[:, :, None]).flatten(1)
+    return found
 
 
 def with_blocks(raw: Tensor) -> tuple[Tensor, Tensor]:
