@@ -24,6 +24,7 @@ OTHER_VARIABLES = (
     "RBEE_API_TOKEN",
     "RBEE_CPU_ASSEMBLY",
     "RBEE_CPU_ISA",
+    "RBEE_CPU_READING",
     "RBEE_DEBUG",
     "RBEE_PIP_ARGS",
 )
@@ -81,6 +82,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     kv_dtype: Literal["auto", "f32", "bf16", "f16", "i8", "f8"] = "auto"
     quantize: Literal["none", "fp8"] = "none"  # how matrices of floats are stored
     exact_activations: bool = False  # do not round activations in products with packed weights
+    bf16_activations: bool = False  # round activations in products with bf16 weights
     deterministic: bool = False  # a row's logits do not depend on its step, bit for bit
     ctx: int = 0  # 0 = the model's own context, as far as memory allows
     threads: int = 0  # 0 = the physical cores that this process may use
@@ -107,6 +109,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     hive_url: str = ""  # where heartbeats are sent; "" = none are sent
     heartbeat_s: int = 30
     local_mode: bool = False  # listen on 127.0.0.1 only, without a token
+    tokens_file: str = ""  # several tokens, with names and limits; "" = RBEE_API_TOKEN alone
+    tls_cert: str = ""  # certificate chain; "" = no TLS
+    tls_key: str = ""
+    audit_log: str = ""  # who asked for what; "" = none
     cors_origin: str = ""  # origins that may call from a browser, separated by commas
     served_model_name: str = ""  # names of the model, separated by commas; "" = its reference
     # what requests have by default; None = what the model says, or else the route
@@ -271,6 +277,11 @@ OPTIONS: tuple[Option, ...] = (
         "without, the cpu backend rounds them to 8 bits, to 16 where it matters most",
     ),
     Option(
+        "bf16_activations",
+        "bf16 weights times activations rounded to bf16, logits aside: prompts are read faster "
+        "(cpu backend only)",
+    ),
+    Option(
         "deterministic",
         "a sequence's logits are the same bits alone, in any batch and however its prompt is cut; "
         "always so but on the cuda backend, where it costs speed",
@@ -327,6 +338,10 @@ OPTIONS: tuple[Option, ...] = (
     Option("hive_url", "where heartbeats are sent; empty = none are sent", group=SERVE),
     Option("heartbeat_s", "seconds between heartbeats", low=1, high=3600, group=SERVE),
     Option("local_mode", "serve this machine only, without a token", group=SERVE),
+    Option("tokens_file", "TOML file of tokens with names and limits; empty = none", group=SERVE),
+    Option("tls_cert", "certificate chain (PEM), read again when it changes", group=SERVE),
+    Option("tls_key", "key of the certificate (PEM)", group=SERVE),
+    Option("audit_log", "file for who asked for what; - = stderr, empty = none", group=SERVE),
     Option("cors_origin", "web origins that may call, separated by commas", group=SERVE),
     Option(
         "served_model_name",

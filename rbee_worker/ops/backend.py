@@ -279,6 +279,12 @@ class Backend(ABC):
     def bytes_per_token(self, outline: ModelOutline, settings: Settings, dtype: str) -> int:
         """Bytes of weights that one token of one sequence reads in decoding, without the cache."""
 
+    def readings(self, settings: Settings) -> dict[str, dict[str, Any]]:
+        """How kernels read weights here, as was measured at an earlier start; by kernel: `held`,
+        the format of the weights, `way`, and `gb_s`, the rates of all ways. Empty where a backend
+        has no choice."""
+        return {}
+
     @abstractmethod
     def read_gb_s(self, settings: Settings) -> float:
         """The read bandwidth of the memory that has the weights, which bounds decoding speed."""

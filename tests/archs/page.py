@@ -68,8 +68,8 @@ _PAIRS = """
 An encoder reads the prompt once, and its keys and values are kept beside the answer's (`inspect`
 plans both). The tests ([tests/engine/test_pairs.py](../tests/engine/test_pairs.py)) hold the whole
 engine, on `cpu` and `reference`, to transformers' log-probabilities in float32 (5e-5), and to the
-same bits alone, in any batch, after a preemption and with drafts. The `cuda` backend does not have
-them, `verify` does not compare them, and they give no vectors.
+same bits alone, in any batch, after a preemption and with drafts; on `cuda` to its bounds. `verify`
+does not compare them, and they give no vectors.
 
 | `model_type` | oracle | configs |
 |---|---|---|

@@ -50,6 +50,7 @@ IDS = [row.id for row in pairs.ROWS]
 CASES = [
     (name, kind) for name in IDS for kind in FORMATS if not (name == "near" and kind == "gguf")
 ]
+QUICK = [("t5", "gguf"), ("flan", "safetensors"), ("umt5", "gguf")]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -121,7 +122,10 @@ def requests() -> list[Submit]:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("name", "kind"), CASES)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow) for case in CASES],
+)
 def test_log_probabilities_are_those_of_transformers(name: str, kind: str, backend: str) -> None:
     found = each_alone(partial(engine, name, kind, backend), requests(), ROOM)
     for request in requests():
@@ -156,8 +160,10 @@ def test_penalties_count_the_answer_and_not_the_source(backend: str) -> None:
     assert run.answers["a"].ids == want[0, 1:].tolist()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", ["t5", "flan", "umt5"])
+@pytest.mark.parametrize("backend", [pytest.param("reference", marks=pytest.mark.slow), "cpu"])
+@pytest.mark.parametrize(
+    "name", ["flan", *(pytest.param(name, marks=pytest.mark.slow) for name in ("t5", "umt5"))]
+)
 def test_random_schedules_give_the_same_bits(name: str, backend: str) -> None:
     """Batches, preemption, requests that go on after a restart, cancelled ones, drafts."""
     make = partial(engine, name, "safetensors", backend, speculate="ngram")

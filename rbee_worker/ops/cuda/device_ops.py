@@ -114,7 +114,6 @@ class DeviceOps(ProductOps, RecurrenceOps):
         distances: Tensor | None = None,
         causal: bool = True,
     ) -> Tensor:
-        assert distances is None, "refused while the model is recorded"
         keys, values, state = self._cache(where, batch)
         if k is not None:
             new = None if values.shape[3] == 0 else v
@@ -142,6 +141,7 @@ class DeviceOps(ProductOps, RecurrenceOps):
             softcap=softcap,
             slopes=slopes,
             sinks=sinks,
+            distances=distances,
             causal=causal,
             values=latent,
             pdl=self.pdl,
@@ -157,6 +157,10 @@ class DeviceOps(ProductOps, RecurrenceOps):
         state = batch.state[where.group]
         assert isinstance(state, PagedState)
         return state.k[where.layer], state.v[where.layer], state
+
+    def keep(self, k: Tensor, v: Tensor, where: StateRef, batch: Batch) -> None:
+        keys, values, state = self._cache(where, batch)
+        kernel.write_kv(k, v, keys, values, state.slots, pdl=self.pdl)
 
     def attend_packed(
         self,
@@ -231,7 +235,9 @@ class DeviceOps(ProductOps, RecurrenceOps):
         up_bias: Tensor | None = None,
         down_bias: Tensor | None = None,
         limit: float | None = None,
+        residual: Tensor | None = None,
     ) -> Tensor:
+        """See `Ops.experts`; residual: added to the result."""
         return experts(
             x.to(self._dtype).contiguous(),
             ids,
@@ -242,6 +248,8 @@ class DeviceOps(ProductOps, RecurrenceOps):
             up_bias=up_bias,
             down_bias=down_bias,
             limit=limit,
+            residual=None if residual is None else residual.contiguous(),
+            fixed=self.fixed,
             pdl=self.pdl,
         )
 
@@ -275,6 +283,7 @@ NATIVE = frozenset(
         "gated",
         "rope",
         "attend",
+        "keep",
         "route",
         "experts",
         "linear_scan",

@@ -17,7 +17,6 @@ from rbee_worker.ops import Activation, Routing, Weight
 from rbee_worker.ops.cuda import packed_products
 from rbee_worker.ops.cuda.device_ops import DeviceOps
 from rbee_worker.ops.cuda.kernels import attention as kernel
-from rbee_worker.ops.cuda.kernels.experts.experts import experts
 from rbee_worker.ops.cuda.kernels.experts.route import route
 from rbee_worker.ops.cuda.kernels.fixed import fixed_product
 
@@ -69,30 +68,3 @@ class FixedOps(DeviceOps):
         scales: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         return route(logits, routing, bias, scales, fixed=True, pdl=self.pdl)
-
-    def experts(
-        self,
-        x: Tensor,
-        ids: Tensor,
-        weights: Tensor | None,
-        up: Weight,
-        down: Weight,
-        kind: Activation,
-        *,
-        up_bias: Tensor | None = None,
-        down_bias: Tensor | None = None,
-        limit: float | None = None,
-    ) -> Tensor:
-        return experts(
-            x.to(self._dtype).contiguous(),
-            ids,
-            weights,
-            up.data,
-            down.data,
-            kind,
-            up_bias=up_bias,
-            down_bias=down_bias,
-            limit=limit,
-            fixed=True,
-            pdl=self.pdl,
-        )

@@ -1,8 +1,9 @@
 """How a matrix is kept on the device: as floats, as packed planes, or as both.
 
-Products of a few rows read planes, a quarter to a half of the bytes of floats. Products of many
-rows need floats: a copy that is always there, where the memory plan has room for it (`resident`),
-or else one that is made each time from the file's own bytes.
+Products of up to four rows read planes, a quarter to a half of the bytes of floats. Products of
+many rows need floats: a copy that is always there, where the memory plan has room for it
+(`resident`), or else one that is made each time from the file's own bytes. Where there is room for
+them, 8-bit integers are kept as well, for products of 5 to 64 rows.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rbee_worker.checkpoint.formats import FORMATS
+from rbee_worker.ops.cuda.kernels.block_bytes import BLOCK, integer_bytes
 from rbee_worker.ops.cuda.kernels.packed.dequantize import dequantize
 from rbee_worker.ops.cuda.kernels.packed.planes import CHUNK, ROWS, WORDS, PackedPart
 from rbee_worker.ops.plan import DTYPE_BYTES
@@ -32,7 +34,8 @@ class DeviceMatrix:
     """rows x cols. dense: in the compute dtype, or None; scales: float32, where dense is in 8-bit
     floats: [rows], one for each row (`quantized`), or [rows, cols / 128] (`with_blocks`). parts:
     planes of all rows in order, or none; raw: the file's bytes of all rows in order, kept where
-    `dense` is not."""
+    `dense` is not; integers: the matrix once more, as `kernels.block_bytes.matrix_bytes` writes
+    it."""
 
     rows: int
     cols: int
@@ -40,6 +43,7 @@ class DeviceMatrix:
     parts: tuple[PackedPart, ...] = ()
     raw: tuple[Raw, ...] = ()
     scales: Tensor | None = None
+    integers: tuple[Tensor, Tensor] | None = None
 
     def floats(self, dtype: torch.dtype) -> Tensor:
         """The matrix in the compute dtype; made now if it is not kept."""
@@ -88,7 +92,7 @@ F8 = torch.float8_e4m3fn
 _F8_MOST = 448.0  # the largest number of that format
 
 
-BLOCKS = "F8_B128"  # the format of 8-bit floats with scales for 128 columns of a row
+F8_BLOCKS = "F8_B128"  # the format of 8-bit floats with scales for 128 columns of a row
 
 
 def _scaled(values: Tensor, scales: Tensor) -> Tensor:
@@ -101,7 +105,7 @@ def _scaled(values: Tensor, scales: Tensor) -> Tensor:
 
 def with_blocks(raw: Tensor) -> tuple[Tensor, Tensor]:
     """Values [rows, cols] and scales [rows, cols / 128] of the file's bytes of some rows."""
-    form = FORMATS[BLOCKS]
+    form = FORMATS[F8_BLOCKS]
     parts = raw.view(len(raw), -1, form.bytes)
     scales = parts[:, :, :4].contiguous().view(torch.float32)[:, :, 0].contiguous()
     return parts[:, :, 4:].contiguous().flatten(1).view(F8), scales
@@ -116,28 +120,35 @@ def quantized(dense: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Forms:
-    """How matrices are kept. planes: packed ones as planes, for products of a few rows; resident:
-    and as floats beside them. f8: those of floats in 8 bits."""
+    """How matrices are kept. planes: packed ones as planes, for products of a few rows; integers,
+    resident: and as 8-bit integers, and as floats, beside them. f8: those of floats in 8 bits."""
 
     planes: bool = True
     resident: bool = True
+    integers: bool = True
     f8: bool = False
+
+    def with_integers(self, cols: int) -> bool:
+        """Whether packed matrices of so many columns are kept as 8-bit integers too."""
+        return self.planes and self.integers and cols % BLOCK == 0
 
 
 def held_form(format: str, rows: int, cols: int, dtype: str, forms: Forms) -> tuple[str, int]:
     """The name and the bytes of a matrix in this form; see `DeviceMatrix`."""
     dense = rows * cols * DTYPE_BYTES[dtype]
-    if format == BLOCKS:
-        return "f8", rows * cols + rows * cols // FORMATS[BLOCKS].block * 4
+    if format == F8_BLOCKS:
+        return "f8", rows * cols + rows * cols // FORMATS[F8_BLOCKS].block * 4
     if format not in WORDS:
         return ("f8", rows * cols + 4 * rows) if forms.f8 else (dtype, dense)
     if not forms.planes:
         return dtype, dense
-    planes = planes_bytes(format, rows, cols)
+    name, held = f"{format} planes", planes_bytes(format, rows, cols)
+    if forms.with_integers(cols):
+        name, held = f"{name}, i8", held + integer_bytes(rows, cols)
     if forms.resident:
-        return f"{format} planes and {dtype}", planes + dense
+        return f"{name} and {dtype}", held + dense
     form = FORMATS[format]
-    return f"{format} planes and bytes", planes + rows * cols // form.block * form.bytes
+    return f"{name} and bytes", held + rows * cols // form.block * form.bytes
 
 
 def planes_bytes(format: str, rows: int, cols: int) -> int:

@@ -16,7 +16,12 @@ class _At(int):
     """A place in the list of values."""
 
 
-_NEW = ("embed", "product", "add")  # operations whose results are never views of other values
+_NEW = (
+    "embed",
+    "product",
+    "add",
+    "experts",
+)  # operations whose results are never views of other values
 
 
 class Program:
@@ -44,7 +49,7 @@ class Program:
         args = tuple(self._argument(one) for one in node.args)
         options = {name: self._argument(one) for name, one in node.options.items()}
         residual = node.options.get("residual")
-        if residual in ends and residual in self._own:
+        if node.op == "product" and residual in ends and residual in self._own:
             options["owned"] = True  # the result may take the residual's place
         if node.op in _NEW:
             self._own.update(node.outputs)
@@ -76,7 +81,7 @@ class Program:
         for function, args, options, outputs, ends in self._calls:
             made = function(*map(real, args), **{k: real(v) for k, v in options.items()})
             parts = made if isinstance(made, tuple) else (made,)
-            for place, one in zip(outputs, parts, strict=True):
+            for place, one in zip(outputs, parts if outputs else (), strict=True):
                 values[place] = one
             for place in ends:
                 values[place] = None

@@ -187,8 +187,6 @@ class GraphOps(Ops):
         distances: Array | None = None,
         causal: bool = True,
     ) -> Array:
-        if distances is not None:
-            raise self.lacks("attend with a number for each distance")
         spec = self.groups[where.group].spec
         assert isinstance(spec, PagedKV)
         _has(q, heads * spec.k_dim)
@@ -208,8 +206,16 @@ class GraphOps(Ops):
             softcap=softcap,
             slopes=slopes,
             sinks=sinks,
+            distances=distances,
             causal=causal,
         )
+
+    def keep(self, k: Array, v: Array, where: StateRef, batch: Batch) -> None:
+        spec = self.groups[where.group].spec
+        assert isinstance(spec, PagedKV)
+        _has(k, spec.heads * spec.k_dim)
+        _has(v, spec.heads * spec.v_dim)
+        self._node("keep", (k, v, where, BATCH), ())
 
     # ---- recurrences
 

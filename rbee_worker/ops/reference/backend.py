@@ -20,6 +20,7 @@ from rbee_worker.ops.backend import (
     StateMemory,
     Warmed,
 )
+from rbee_worker.ops.cpu_options import cpu_only
 from rbee_worker.ops.gpu_options import gpu_only
 from rbee_worker.ops.plan import DTYPE_BYTES, PlanOps
 
@@ -43,7 +44,7 @@ class ReferenceBackend(Backend):
     title = "plain torch operations, slow"
 
     def refuses(self, settings: Settings) -> Refusal | None:
-        only = gpu_only(settings)
+        only = gpu_only(settings) or cpu_only(settings)
         if only is not None:
             return only
         absent = missing("torch")

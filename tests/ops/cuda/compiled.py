@@ -16,6 +16,7 @@ from torch import Tensor
 from triton.runtime.jit import JITFunction
 
 from rbee_worker.ops import Routing
+from rbee_worker.ops.cuda.kernels.block_bytes import to_bytes
 from rbee_worker.ops.cuda.kernels.experts.few import few
 from rbee_worker.ops.cuda.kernels.experts.many import many
 from rbee_worker.ops.cuda.kernels.experts.route import route
@@ -31,6 +32,7 @@ from rbee_worker.ops.cuda.kernels.sampling import edits
 from rbee_worker.ops.cuda.kernels.sampling.draw import draw, planned
 from rbee_worker.ops.cuda.kernels.sampling.peaks import greedy
 from rbee_worker.ops.cuda.kernels.sampling.score import scores
+from rbee_worker.ops.cuda.kernels.skinny import Weighted, skinny_ahead
 from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from rbee_worker.ops.sampling import DrawParams
 from tests.ops.cuda.attention.compiled import Driver
@@ -181,6 +183,20 @@ def of_products() -> Iterator[tuple[str, partial[Any]]]:
             partial(fixed_product, bf16(rows, 4096), f8, workspace, **blocks),
         )
     yield "floats", partial(fixed_product, f32(70, 96), f32(40, 96), workspace)
+    yield "rows as integers", partial(to_bytes, bf16(64, 4096), (f32(4096), 1e-5), pdl=True)
+    ahead = partial(skinny_ahead, workspace=workspace, pdl=True)
+    for rows in (8, 64):
+        plain = partial(ahead, bf16(rows, 4096), bf16(4096, 4096), ahead=(f32(4096), 1e-5))
+        yield f"product before a norm, {rows}", partial(plain, residual=bf16(rows, 4096))
+        weighted = Weighted(bf16(rows, 4096), f32(64, rows), 1e-5)
+        yield f"product after a norm, {rows}", partial(ahead, weighted, bf16(6144, 4096))
+        for name, dtype in (("f8", torch.float8_e4m3fn), ("i8", torch.int8)):
+            x, w = f32(rows, 4096, dtype=dtype), f32(28672, 4096, dtype=dtype)
+            of_x, scales = f32(rows), f32(28672)
+            if name == "i8":
+                of_x, scales = f32(32, max(16, rows)), f32(32, 28672)
+            eight = partial(ahead, x, w, x_scales=of_x, scales=scales, form=BF16)
+            yield f"{name}, {rows} rows", partial(eight, gated="silu")
 
 
 def main() -> None:
