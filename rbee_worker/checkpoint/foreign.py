@@ -13,6 +13,7 @@ from typing import Any
 
 from rbee_worker.checkpoint.formats import TensorSource
 from rbee_worker.checkpoint.reading import read_json
+from rbee_worker.checkpoint.scaled import has_8_bit_weights
 from rbee_worker.errors import UnsupportedModel
 
 _PLAIN = "use the model's plain safetensors version, or a .gguf file of it"
@@ -112,7 +113,7 @@ def refuse_quantized(config: Mapping[str, Any], source: TensorSource, where: str
     given = config.get("quantization_config") or config.get("compression_config")
     if isinstance(given, dict):
         method = str(given.get("quant_method") or given.get("quant_library") or "")
-        if method in ("fp8", "mxfp4"):
+        if method in ("fp8", "mxfp4") or has_8_bit_weights(given):
             return
         raise _quantized(where, METHODS.get(method, f"{method[:40]!r}"), given)
     simple = config.get("quantization")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rbee_worker.errors import UsageError
 from rbee_worker.ops.batch import Array, Batch, StepNumbers
 from rbee_worker.state.specs import StateGroup
 
@@ -227,6 +228,13 @@ class Backend(ABC):
         progress: (target, done, total, name of the last one). Raises UsageError for an unknown
         target.
         """
+
+    def kernels(self) -> tuple[Path, int]:
+        """Where compiled kernels are kept, and how many; of a backend that does not warm: it
+        compiles them when they are first used (`loading/run_once.py`)."""
+        raise UsageError(
+            f"--backend {self.name} has no kernels to compile.", fix="use another --backend."
+        )
 
     # ---- a model that runs
 

@@ -176,9 +176,15 @@ class CudaBackend(Backend):
         progress: Callable[[str, int, int, str], None],
     ) -> Iterator[Warmed]:
         raise UsageError(
-            "--backend cuda: kernels are compiled when they are first used, and kept.",
-            fix="run the model once.",
+            "--backend cuda compiles kernels for the GPU that is here, by running a model.",
+            fix="leave --isa out.",
         )
+
+    def kernels(self) -> tuple[Path, int]:
+        from triton import knobs
+
+        folder = Path(knobs.cache.dir)
+        return folder, sum(1 for _ in folder.glob("*/*.cubin"))
 
     def ops(
         self,
