@@ -15,7 +15,7 @@ import click
 from rbee_worker.cli.failure import one_line
 from rbee_worker.cli.sampling import collect, options
 from rbee_worker.cli.terminal import note
-from rbee_worker.config import OPTIONS, SERVE, Option, parse, unknown_variables
+from rbee_worker.config import OPTIONS, SERVE, Option, joined, parse, unknown_variables
 from rbee_worker.observe import log
 
 EVERY = tuple(option.field for option in OPTIONS)
@@ -40,6 +40,7 @@ def command(
     def call(*, debug: bool, **values: Any) -> None:
         with one_line(debug):
             given = {o.field: values.pop(o.field) for o in rows}
+            given |= {o.field: joined(given[o.field]) for o in rows if o.repeats}
             if has_ref:
                 given["model"] = values.pop("ref")
             settings = parse(given, os.environ)
@@ -75,6 +76,7 @@ def _option(option: Option) -> click.Option:
         [option.field, option.flag, *option.also],
         help=_help(option, option.default),
         metavar=metavar,
+        multiple=option.repeats,
     )
 
 

@@ -52,6 +52,9 @@ class Decoder:
     notes: tuple[str, ...] = ()
     carried: int = 0
 
+    def __post_init__(self) -> None:
+        self.out.withdraw()
+
     @property
     def width(self) -> int:
         """The columns of a hidden state."""

@@ -11,6 +11,7 @@ from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
 from rbee_worker.extras import missing
 from rbee_worker.machine import allowed_cores, available_memory
+from rbee_worker.ops.adapted import sites_for
 from rbee_worker.ops.backend import (
     Backend,
     Executable,
@@ -149,6 +150,7 @@ class CpuBackend(Backend):
             Team(library, settings.threads or allowed_cores()),
             exact=settings.exact_activations,
             arena=Arena(weight_bytes + ARENA_SLACK),
+            sites=sites_for(settings),
         )
 
     def state(self, ops: Ops, pool: StatePool, dtype: str) -> StateMemory:

@@ -15,7 +15,9 @@ from rbee_worker.checkpoint.decoding import as_floats, decode
 from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.errors import UsageError
 from rbee_worker.ops import RopeSpec, Weight
+from rbee_worker.ops.adapted import Sites
 from rbee_worker.ops.batch import Array, Batch
+from rbee_worker.ops.cpu.backend.adapters import AdapterOps
 from rbee_worker.ops.cpu.backend.attention import AttentionOps
 from rbee_worker.ops.cpu.backend.columns import ColumnOps
 from rbee_worker.ops.cpu.backend.experts import ExpertOps
@@ -41,7 +43,7 @@ from rbee_worker.ops.cpu.shared.held import Held
 from rbee_worker.ops.cpu.shared.pieces import FEW, MANY, ticket
 
 
-class CpuOps(AttentionOps, ExpertOps, ColumnOps, RgLruOps, GatedDeltaOps, WkvOps):
+class CpuOps(AttentionOps, ExpertOps, ColumnOps, RgLruOps, GatedDeltaOps, WkvOps, AdapterOps):
     """See `Ops`. exact: float32 activations in products with packed weights, not int8."""
 
     name = "cpu"
@@ -55,8 +57,9 @@ class CpuOps(AttentionOps, ExpertOps, ColumnOps, RgLruOps, GatedDeltaOps, WkvOps
         *,
         exact: bool = False,
         arena: Arena | None = None,
+        sites: Sites | None = None,
     ) -> None:
-        self.library, self.team = library, team
+        self.library, self.team, self.sites = library, team, sites
         self.arena = Arena() if arena is None else arena
         self.holder = Holder(library, team, self.arena)
         self.exact = exact

@@ -1,0 +1,29 @@
+"""What kernels read of the loaded adapters: a table for each site, int64 words.
+
+An entry for each slot has a record for each of the site's parts. Slot 0 and empty places are zeros.
+The h between the two factors has room for the highest rank in each part. Torch-free.
+"""
+
+from __future__ import annotations
+
+from rbee_worker.ops.adapted import RANKS, padded
+
+# a part's record
+A = 0  # address of A [padded rank, padded columns]; 0: the adapter has nothing here
+B = 8  # address of B transposed [rank, padded rows]
+RANK = 16
+FORM = 24  # the place in FORMS
+SCALE = 32  # bits of a float32
+PART_BYTES = 40
+
+FORMS = ("f32", "f16", "bf16")
+
+
+def entry_bytes(parts: int) -> int:
+    """Bytes from a slot's entry to the next one's."""
+    return parts * PART_BYTES
+
+
+def wide(rank: int) -> int:
+    """Columns of h for one part, where no rank is higher."""
+    return padded(rank, RANKS)
