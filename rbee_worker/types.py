@@ -192,8 +192,8 @@ class Request(Struct, frozen=True, kw_only=True):
 
 
 class Resolved(Struct, frozen=True, kw_only=True):
-    """Parameters with their origins: "request", "generation_config", "default", "random",
-    "chat_format"."""
+    """Parameters with their origins: "request", "worker option", "generation_config", "default",
+    "worker default (chat)", "random", "chat_format"."""
 
     params: SamplingParams
     origins: dict[str, str]

@@ -29,8 +29,9 @@ def settings_row(option: Option) -> str:
         usable = [f"`{c}`" for c in option.choices if c not in option.later]
         later = [f"`{c}` (planned)" for c in option.later]
         span = f"{option.low}" if option.low == option.high else f"{option.low}..{option.high}"
-        values = " ".join(usable + later) or (span if option.kind is int else "text")
-        default = f"`{option.default}`" if option.default != "" else "empty"
+        span = f"above {span}" if option.above else span
+        values = " ".join(usable + later) or (span if option.kind in (int, float) else "text")
+        default = f"`{option.default}`" if option.default not in ("", None) else "empty"
         flag = ", ".join(f"`{f}`" for f in (option.flag, *option.also))
     return f"| {flag} | `{option.env}` | {values} | {default} | {option.help} |"
 

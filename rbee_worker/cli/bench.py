@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from rbee_worker.config import Settings
+from rbee_worker.config import SAMPLING, Settings
 from rbee_worker.errors import InferenceFailed, UsageError
 from rbee_worker.machine import allowed_cores
 from rbee_worker.types import End, Error, Request, Usage
@@ -46,6 +46,7 @@ def bench(settings: Settings, ref: str, random: str, random_format: str, as_json
         speculate="off",
         generation_config=False,
         max_seqs=max(STEPS),
+        **dict.fromkeys(SAMPLING),
     )
     text = None
     if random:

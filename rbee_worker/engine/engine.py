@@ -124,9 +124,7 @@ class Engine:
         """Load an adapter, between two steps; the answer is among the next output."""
         try:
             if self.adapters is None:
-                raise AdapterError(
-                    "this engine takes no adapters.", fix="start with --lora-slots 1"
-                )
+                raise AdapterError("this engine takes no adapters.", fix="give --lora-slots.")
             self._out.append(AdapterLoaded(info=self.adapters.load(m.spec)))
         except Exception as error:
             known = as_worker_error(error)

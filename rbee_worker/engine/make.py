@@ -37,8 +37,8 @@ def make_engine(
     vocabulary.
 
     token_budget: tokens of a step. context: longest sequence. ropes: every rotary table of the
-    model. adapters: None if it takes none. buckets, overlaps: the backend's properties (`ops.backend.Backend`). trace: report the
-    times of every step.
+    model. adapters: None if it takes none. buckets, overlaps: the backend's properties
+    (`ops.backend.Backend`). trace: report the times of every step.
     """
     runner = Runner(
         model,

@@ -41,6 +41,9 @@ class AdapterPlan:
         return sum(adapter.nbytes for adapter in self.adapters) + self.room
 
 
+NO_ADAPTERS = AdapterPlan()
+
+
 def plan_adapters(ckpt: Checkpoint, settings: Settings, sites: Sites | None) -> AdapterPlan:
     """The sizes of the adapters of --lora and of the space for others. Reads headers only.
 
@@ -48,7 +51,7 @@ def plan_adapters(ckpt: Checkpoint, settings: Settings, sites: Sites | None) -> 
     subclasses of ModelError.
     """
     if sites is None:
-        return AdapterPlan()
+        return NO_ADAPTERS
     found = []
     for spec in parse_specs(settings.lora):
         adapter = open_adapter(Path(spec.ref), ckpt, spec.scale)

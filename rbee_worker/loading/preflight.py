@@ -13,7 +13,7 @@ from rbee_worker.checkpoint.formats import FLOATS, INTEGERS
 from rbee_worker.checkpoint.summary import summarize
 from rbee_worker.config import Settings
 from rbee_worker.errors import ModelError, UsageError
-from rbee_worker.loading.adapters import AdapterPlan, plan_adapters
+from rbee_worker.loading.adapters import NO_ADAPTERS, AdapterPlan, plan_adapters
 from rbee_worker.loading.memory import StatePlan, plan_state
 from rbee_worker.models import outline_model, plan_model
 from rbee_worker.models.base import Decoder
@@ -38,7 +38,7 @@ class Preflight:
     held: PlanOps
     dtype: str
     kv_dtype: str
-    adapters: AdapterPlan = AdapterPlan()
+    adapters: AdapterPlan = NO_ADAPTERS
 
     @property
     def weight_bytes(self) -> int:

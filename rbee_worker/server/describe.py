@@ -12,9 +12,12 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import HTMLResponse, Response
 
 from rbee_worker.config import Settings
+from rbee_worker.params import Rules, Surface, report, resolve
 from rbee_worker.params import describe as describe_parameters
+from rbee_worker.params.parameter import SURFACES
 from rbee_worker.server.health import Memory, worker_info, worker_of
 from rbee_worker.server.problems import json_response
+from rbee_worker.server.served_models import served_models
 from rbee_worker.server.worker import Worker
 from rbee_worker.session.vectors import longest
 from rbee_worker.types import EosToken, ModelInfo, Purpose
@@ -60,6 +63,9 @@ class Info(Struct, frozen=True, kw_only=True, omit_defaults=True):
     operations: tuple[str, ...]
     parameters: list[dict[str, Any]]  # every accepted key with role, range, default, meaning
     inert: list[str]  # keys that are accepted without effect
+    names: tuple[str, ...] = ()  # that clients may call the model by; answers show the first
+    # what a request has that gives nothing: surface -> parameter -> {"value", "origin"}
+    defaults: dict[str, dict[str, Any]] = {}
     limits: Limits | None = None
     determinism: Determinism | None = None
     arch: str | None = None
@@ -98,6 +104,7 @@ async def info(http: HttpRequest) -> Response:
         extra["default_prompt"] = engine.sentence.prompt
         extra["longest_text"] = longest(engine.sentence, loaded.context)
         rules = engine.rules
+        extra["defaults"] = {surface: defaults_of(rules, surface) for surface in SURFACES}
         extra["reasons"] = rules.form.reasons
         if rules.takes_tools and rules.form.tools is not None:
             extra["tool_format"] = rules.form.tools.name
@@ -108,9 +115,27 @@ async def info(http: HttpRequest) -> Response:
             operations=("infer", "status"),
             parameters=[p for p in parameters if p["role"] != "unsupported"],
             inert=[p["name"] for p in parameters if p["role"] == "inert"],
+            names=tuple(name for model in served_models(worker) for name in model.names),
             **extra,
         )
     )
+
+
+def defaults_of(rules: Rules, surface: Surface) -> dict[str, Any]:
+    """The sampling parameters of a request that gives none, each with its origin."""
+    resolved = resolve(
+        {},
+        surface=surface,
+        vocab_size=rules.vocab_size,
+        context=rules.context,
+        worker=rules.worker,
+        generation=rules.generation,
+        turn_stops=rules.turn_stops if surface == "chat" else (),
+    )
+    told = report(resolved)
+    if told["seed"]["origin"] == "random":  # another one for each request
+        told["seed"]["value"] = None
+    return told
 
 
 def _model(loaded: ModelInfo, settings: Settings) -> dict[str, Any]:

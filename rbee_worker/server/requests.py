@@ -35,28 +35,6 @@ def new_id(prefix: str) -> str:
     return f"{prefix}-{uuid.uuid4().hex}"
 
 
-def model_names(worker: Worker) -> tuple[str, ...]:
-    """The names that clients may call the model by; answers use the first."""
-    names = [worker.settings.model]
-    if worker.model is not None:
-        names.append(worker.model.model)
-    return tuple(dict.fromkeys(names))
-
-
-def check_model(worker: Worker, asked: str | None) -> str:
-    """The served model's name. Raises Refusal 404 if another one is requested."""
-    names = model_names(worker)
-    if asked is not None and asked not in names:
-        raise Refusal(
-            404,
-            "model_not_found",
-            "The model does not exist here.",
-            fix=f"this worker serves {names[0]}; GET /v1/models lists it.",
-            param="model",
-        )
-    return names[0]
-
-
 def time_limit(worker: Worker, asked: float | None) -> float | None:
     """Seconds that the request may take: the smaller of --request-timeout and the requested
     time."""

@@ -281,6 +281,7 @@ class FakeEngineClient:
             vocab_size=VOCAB,
             characters_per_token=self.settings.max_prompt_ratio,
             template=self.tokenizer.chat_template,
+            worker=self.settings.sampling,
             eos=self.eos,
             lenient=self.settings.lenient,
         )

@@ -30,13 +30,13 @@ from rbee_worker.server.health import worker_of
 from rbee_worker.server.jobs import Job
 from rbee_worker.server.problems import json_response
 from rbee_worker.server.requests import (
-    check_model,
     ignored,
     new_id,
     refuse_envelope,
     settled,
     time_limit,
 )
+from rbee_worker.server.served_models import served_model
 from rbee_worker.server.sse import EventStream
 from rbee_worker.server.worker import Worker
 from rbee_worker.session.prepare import encoded, rendered
@@ -60,7 +60,7 @@ async def create_message(http: HttpRequest) -> ASGIApp:
     worker.serving()
     given, rest, faults = envelope(body, MessagesEnvelope)
     faults += unknown_faults(rest, MessagesEnvelope)
-    model = check_model(worker, given.model)
+    model = served_model(worker, given.model).name
     params = {own: body.values[name] for name, own in _PARAMS.items() if name in body.values}
     if given.thinking is not None and given.thinking.type == "enabled":
         params["thinking_budget"] = given.thinking.budget_tokens
@@ -86,7 +86,7 @@ async def count_tokens(http: HttpRequest) -> Response:
     engine = worker.serving()
     given, rest, faults = envelope(body, PromptEnvelope)
     faults += unknown_faults(rest, PromptEnvelope)
-    check_model(worker, given.model)
+    served_model(worker, given.model)
     request = _request(worker, given, "", {}, faults)
     rules = engine.rules
     chat = engine.renderer(tools=bool(request.chat.offered))

@@ -14,7 +14,8 @@ from rbee_worker.server.body import envelope, read_object, refuse, unknown_fault
 from rbee_worker.server.encoding import answered
 from rbee_worker.server.given_texts import place_of, prompts_of
 from rbee_worker.server.health import worker_of
-from rbee_worker.server.requests import check_model, new_id, time_limit
+from rbee_worker.server.requests import new_id, time_limit
+from rbee_worker.server.served_models import served_model
 from rbee_worker.server.vector_schemas import (
     MOST_TEXTS,
     Embedding,
@@ -36,7 +37,7 @@ async def embeddings(http: HttpRequest) -> Response:
     assert info is not None
     given, rest, faults = envelope(body, EmbeddingEnvelope)
     faults += unknown_faults(rest, EmbeddingEnvelope)
-    model = check_model(worker, given.model)
+    model = served_model(worker, given.model).name
     texts = prompts_of("input", given.input, MOST_TEXTS, faults)
     name = place_of("input", given.input)
     answer_id = new_id("embd")
