@@ -15,6 +15,7 @@ import click
 from click.exceptions import Exit
 
 from rbee_worker import params
+from rbee_worker.cli.adapter import only_adapter, refuse_adapters
 from rbee_worker.cli.conversation import HELP, Conversation
 from rbee_worker.cli.terminal import (
     aside,
@@ -47,6 +48,9 @@ def chat(settings: Settings, sampling: dict[str, Any], system: str | None, url: 
         raise UsageError(
             "chat needs a terminal.", fix='rbee-worker generate --chat "..." works in a pipe.'
         )
+    only_adapter(settings)
+    if url is not None:
+        refuse_adapters(settings, "chat --url")
     import asyncio  # imported late: --help is quicker without it
 
     code = asyncio.run(_chat(settings, sampling, system, url))
@@ -74,7 +78,8 @@ async def _chat(
                     fix='continue text with: rbee-worker generate "...".',
                 )
             talk = Conversation(params.from_text, system, params=dict(sampling))
-            await ChatLoop(client, talk, Prompt(), interrupt).run()
+            adapter = only_adapter(settings)
+            await ChatLoop(client, talk, Prompt(), interrupt, adapter=adapter).run()
         finally:
             await opening.__aexit__(None, None, None)
     except asyncio.CancelledError:
@@ -103,6 +108,7 @@ class ChatLoop:
     prompt: Prompt
     interrupt: Interrupt
     answers: list[Transcript] = field(default_factory=list)
+    adapter: str = ""
 
     async def run(self) -> None:
         """Run until Ctrl-D or /quit."""
@@ -163,6 +169,7 @@ class ChatLoop:
             messages=self.talk.messages(),
             params=dict(self.talk.params),
             surface="chat",
+            adapter=self.adapter,
         )
         said: list[str] = []
         thoughts: list[str] = []

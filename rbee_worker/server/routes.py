@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from rbee_worker.params import Surface
 from rbee_worker.server import (
+    adapters,
     describe,
     health,
     job_routes,
@@ -71,6 +72,7 @@ ANTHROPIC = "anthropic"
 STATE = "state"
 LANGUAGE = "text"
 SCORES = "scores"
+ADAPTERS = "adapters"
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", "/health", health.health, STATE, "The process lives", answer=health.Health),
@@ -254,6 +256,33 @@ OPERATIONS: tuple[Operation, ...] = (
         "The served model, by its name",
         answer=openai_schemas.ModelCard,
         errors=(404,),
+    ),
+    Operation(
+        "GET",
+        "/v1/adapters",
+        adapters.listing,
+        ADAPTERS,
+        "The adapters that requests can name as their model",
+        answer=adapters.AdapterList,
+    ),
+    Operation(
+        "POST",
+        "/v1/adapters",
+        adapters.load,
+        ADAPTERS,
+        "Load an adapter",
+        body=adapters.AdapterEnvelope,
+        answer=adapters.AdapterCard,
+        errors=(400, 403, 404, 408, 413, 503),
+    ),
+    Operation(
+        "DELETE",
+        "/v1/adapters/{name:path}",
+        adapters.unload,
+        ADAPTERS,
+        "Unload an adapter that no request uses",
+        answer=adapters.AdapterCard,
+        errors=(400, 403, 404, 503),
     ),
     Operation(
         "POST",

@@ -12,6 +12,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from msgspec.structs import replace
+
 import rbee_worker
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Loading, Stats
@@ -22,6 +24,7 @@ from rbee_worker.server.auth import place_of
 from rbee_worker.server.jobs import Asked, Job, Jobs
 from rbee_worker.server.observers import Observers
 from rbee_worker.server.prompts import echo, of_ids
+from rbee_worker.server.served_models import chosen_adapter
 from rbee_worker.session.vectors import not_generating
 from rbee_worker.types import Error, Event, ModelInfo, Request, Started, Token
 
@@ -221,6 +224,7 @@ class Worker:
         self, request: Request, keep: bool, trace: bool, like: Job | None, asked: Asked | None
     ) -> Job:
         """like: a started job with the same prompt, which is then not tokenized again."""
+        request = replace(request, adapter=chosen_adapter())
         job = Job(request, correlation_id=correlation_id(), trace=trace, asked=asked)
         if like is not None and like.started is not None:
             request = of_ids(request, like.started)

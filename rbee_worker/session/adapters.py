@@ -23,11 +23,14 @@ _log = log.logger("adapters")
 
 class LoadedAdapters:
     """Adapters by name. They belong to the text side: an engine that takes another's place gets
-    them again, and one that has changed meanwhile is not taken for the one that was there."""
+    them again, and one that has changed meanwhile is not taken for the one that was there.
+
+    most: how many can be loaded together.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._most = len(parse_specs(settings.lora)) + settings.lora_slots
+        self.most = len(parse_specs(settings.lora)) + settings.lora_slots
         self._infos: dict[str, AdapterInfo] = {}
         self._uses: Counter[str] = Counter()
         self._loading: dict[str, asyncio.Future[AdapterInfo]] = {}
@@ -69,15 +72,15 @@ class LoadedAdapters:
             )
         if self._link is None:
             raise NotReady("restarting", "Not ready: the engine is being restarted.")
-        if len(self._infos) + len(self._loading) >= self._most:
+        if len(self._infos) + len(self._loading) >= self.most:
             raise AdapterError(
-                f"all {self._most} places for adapters are taken.",
+                f"all {self.most} places for adapters are taken.",
                 fix="unload one, or start with a higher --lora-slots.",
             )
         told = self._loading[spec.name] = asyncio.get_running_loop().create_future()
         self._link.send(LoadAdapter(spec=spec))
         try:
-            info = await told
+            info: AdapterInfo = await told
         finally:
             del self._loading[spec.name]
         self._infos[info.name] = info
@@ -136,11 +139,11 @@ class LoadedAdapters:
 
     def settings(self) -> Settings:
         """The settings of the next engine: with what is loaded now and still there."""
-        if not self._most:
+        if not self.most:
             return self._settings
         self._forget({name for name, info in self._infos.items() if not Path(info.ref).exists()})
         specs = [AdapterSpec(name=i.name, ref=i.ref, scale=i.scale) for i in self._infos.values()]
-        left = max(self._most - len(specs), 0)
+        left = max(self.most - len(specs), 0)
         return replace(self._settings, lora=written(specs), lora_slots=left)
 
     def drop_all(self, why: str) -> None:

@@ -166,6 +166,11 @@ class EngineClient:
         """The adapters that requests can name."""
         return self._adapters.infos
 
+    @property
+    def adapter_slots(self) -> int:
+        """How many adapters can be loaded together."""
+        return self._adapters.most
+
     async def load_adapter(self, spec: AdapterSpec) -> AdapterInfo:
         """Load an adapter, fetched first if it is remote. Raises AdapterError, BadReference,
         CheckpointError, NotReady, EngineLost."""

@@ -6,13 +6,23 @@ import struct
 
 import numpy as np
 
-from rbee_worker.ops.adapted import AdapterMemory, Factors, Placed, Site, Sites
+from rbee_worker.ops.adapted import (
+    LANES,
+    RANKS,
+    AdapterMemory,
+    Factors,
+    Placed,
+    Site,
+    Sites,
+    padded,
+)
 from rbee_worker.ops.batch import Array, Batch
 from rbee_worker.ops.cpu.runtime.recorder import ALL, Touch, reads
 from rbee_worker.ops.cpu.runtime.recording import RecordingOps, buf_of
 from rbee_worker.ops.cpu.shared import adapter_table as table
 from rbee_worker.ops.cpu.shared.regions import Words
 
+assert (RANKS, LANES) == (table.RANKS, table.LANES)
 _F32 = struct.Struct("<f")
 _I32 = struct.Struct("<i")
 
@@ -70,7 +80,7 @@ class AdapterOps(RecordingOps):
         assert self.sites is not None
         rec, source, parts = self.now.recorder, buf_of(x, site.cols), len(site.parts)
         to = buf_of(y, sum(part.rows for part in site.parts))
-        wide, entries = table.wide(self.sites.rank), self.adapters.table(site)
+        wide, entries = padded(self.sites.rank, RANKS), self.adapters.table(site)
         h = rec.buffer(wide * parts)
         rec.call(
             "adapt.down",

@@ -92,7 +92,7 @@ def _down() -> Callable[..., None]:
         """Threads take (row, part, four ranks) in turn: where ranks are low, the first of each part
         are all that there is to do."""
         n, slots = s.get_i64(step + header.N), s.get_i64(step + header.ADAPTERS)
-        fours = s.idiv(wide, 4)
+        fours = s.idiv(wide, table.RANKS)
         each = fours * parts
         stride = s.idiv(cols + 15, 16) * 16
         for turn in range(s.idiv(n * each + nt - 1 - tid, nt)):

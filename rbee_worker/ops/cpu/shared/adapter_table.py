@@ -6,7 +6,8 @@ The h between the two factors has room for the highest rank in each part. Torch-
 
 from __future__ import annotations
 
-from rbee_worker.ops.adapted import RANKS, padded
+RANKS = 4  # rows of A are padded to a multiple of this
+LANES = 16  # columns of A and rows of B are padded to a multiple of this
 
 # a part's record
 A = 0  # address of A [padded rank, padded columns]; 0: the adapter has nothing here
@@ -17,13 +18,3 @@ SCALE = 32  # bits of a float32
 PART_BYTES = 40
 
 FORMS = ("f32", "f16", "bf16")
-
-
-def entry_bytes(parts: int) -> int:
-    """Bytes from a slot's entry to the next one's."""
-    return parts * PART_BYTES
-
-
-def wide(rank: int) -> int:
-    """Columns of h for one part, where no rank is higher."""
-    return padded(rank, RANKS)
