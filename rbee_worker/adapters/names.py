@@ -20,6 +20,10 @@ SAME_MAPS = frozenset(
 )
 
 
+# Parts of names that transformers gives modules of models whose files have others.
+_OTHERWISE = (("model.layers.", "backbone.layers."), (".mlp.gate", ".block_sparse_moe.gate"))
+
+
 def modules_of(name: str, arch: str, layers: object) -> tuple[str, ...]:
     """The names under which a module of a PEFT adapter may be known here, likeliest first.
 
@@ -35,6 +39,8 @@ def _candidates(name: str, arch: str, layers: object) -> Iterator[str]:
         if dialect.model_type == arch and (dialect.tensors or dialect.prefixes):
             renamed = RenamedSource(_One(f"{name}.weight"), dialect, layers).names()[0]
             yield renamed.removesuffix(".weight")
+    for theirs, files in _OTHERWISE:
+        yield name.replace(theirs, files)
     yield f"model.{name}"  # trained on the model without its head
 
 

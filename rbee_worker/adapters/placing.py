@@ -72,9 +72,9 @@ def _homeless(adapter: Adapter, part: LowRank, tensors: frozenset[str]) -> Adapt
     for name in part.modules:
         if f"{name}.weight" in tensors:
             return AdapterError(
-                f"{adapter.path}: tensor {part.tensor!r} changes {name!r}, which takes no adapter "
-                "here: embeddings, output heads, experts and convolutions do not.",
-                fix="train it for the other linear maps alone, or merge it into its base",
+                f"{adapter.path}: tensor {part.tensor!r}: embeddings, output heads, experts and "
+                "convolutions take no adapter here.",
+                fix="train it for other linear maps, or merge it into its base",
             )
     trained = f" (it was trained on {adapter.base!r})" if adapter.base else ""
     return AdapterError(

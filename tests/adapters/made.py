@@ -120,8 +120,8 @@ def merged(arch: Arch, pairs: Pairs, scale: float) -> torch.nn.Module:
 
 
 def inside_transformers(name: str) -> str:
-    """A map's name in transformers' own model, which differs from its files' for one family."""
-    return name.replace("block_sparse_moe.gate", "mlp.gate")
+    """A map's name in transformers' own model, which differs from its files' for a few families."""
+    return name.replace("block_sparse_moe.gate", "mlp.gate").replace("backbone.", "model.")
 
 
 def expected(model: torch.nn.Module, ids: Sequence[int] = IDS) -> np.ndarray:
@@ -136,7 +136,8 @@ class Adapted:
 
     def __init__(self, base: Path, adapters: Mapping[str, Path], backend: str, **more: Any) -> None:
         specs = [AdapterSpec(name=name, ref=str(path)) for name, path in adapters.items()]
-        values = {"token_budget": 256, "threads": 1, "dtype": "f32", **more}
+        threads = 2 if backend == "cpu" else 1  # torch's would wait for each other here
+        values = {"token_budget": 256, "threads": threads, "dtype": "f32", **more}
         settings = Settings(model=str(base), backend=backend, lora=written(specs), **values)
         ckpt = open_checkpoint(settings.model)
         plan = preflight(ckpt, settings)

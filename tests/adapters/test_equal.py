@@ -173,7 +173,8 @@ def test_every_architecture(arch: Arch, tmp_path: Path) -> None:
     shapes = {n: s for n, s in places(base).items() if inside_transformers(n) in weights}
     assert shapes
     pairs = factors(shapes, 2, seed=6)
-    model = Adapted(base, {"a": write_peft(tmp_path / "a", pairs)}, "reference")
+    named = {inside_transformers(name): pair for name, pair in pairs.items()}
+    model = Adapted(base, {"a": write_peft(tmp_path / "a", named)}, "reference")
     plain, adapted = model.logits(["", "a"])
     assert off(adapted, expected(merged(arch, pairs, 2.0))) < 3e-4
     assert off(adapted, plain) > 0.01
