@@ -32,6 +32,7 @@ BASE: dict[str, dict[str, Any]] = {
     "/v1/score": {"text_1": "Hum", "text_2": "Hm"},
     "/v1/rerank": {"query": "Hum", "documents": ["Hm", "Hum"]},
     "/v1/classify": {"input": "Hum"},
+    "/v1/adapters": {"name": "bee", "ref": "/bee"},
     "/tokenize": {"text": "<s>Hum</s>"},
     "/detokenize": {"tokens": [72, 117, 109, 259]},
     "/apply-template": {"messages": TALK},
@@ -117,6 +118,9 @@ VALUES: dict[str, Any] = {
     "documents": [{"text": "Sing"}],
     "top_n": 1,
     "return_documents": True,
+    "name": "wasp",
+    "ref": "/wasp",
+    "scale": 0.5,
 }
 PROMPTS = ("prompt", "messages", "token_ids", "text", "content")  # one of them at a time
 # What must show in the answer itself: the engine's share of it is not the route's.
@@ -169,7 +173,7 @@ class Server(Served):
             engine.seen = self.asked
             return engine
 
-        super().__init__(start=wrapped)
+        super().__init__(start=wrapped, lora_slots=1)
 
 
 @pytest.fixture(scope="module")
@@ -351,7 +355,7 @@ def test_names_given_twice_are_refused(server: Server, raw: str, names_twice: li
 
 
 def paths() -> list[tuple[str, str]]:
-    told = {"{job_id}": "job-x", "{model:path}": "smollm2"}
+    told = {"{job_id}": "job-x", "{model:path}": "smollm2", "{name:path}": "bee"}
     return [(op.method, re.sub(r"\{[^}]*\}", lambda m: told[m[0]], op.path)) for op in OPERATIONS]
 
 
