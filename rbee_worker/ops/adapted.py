@@ -29,7 +29,8 @@ NUMPY: Mapping[str, np.dtype[Any]] = {  # numpy has no bf16, so its bits are kep
     "bf16": np.dtype(np.uint16),
 }
 RANKS = 4  # rows of A are padded to a multiple of this, so that kernels take that many at once
-LANES = 16  # columns of A and rows of B are padded to a multiple of this
+LANES = 16  # columns of A are padded to a multiple of this
+CELL = 64  # rows of B are padded to a multiple of this, and kept together rank by rank
 
 
 def padded(count: int, to: int) -> int:
@@ -61,7 +62,7 @@ class Site:
 class Factors:
     """What one adapter adds to one part of a site: scale * B (A x).
 
-    a: [padded rank, padded columns]; b: B transposed, [rank, padded rows]; the padding is zeros.
+    a: [padded rank, padded columns]; b: [cells of rows, rank, CELL]; the padding is zeros.
     Both hold their numbers in `form`.
     """
 
@@ -79,7 +80,7 @@ class Factors:
 
 def factor_bytes(rank: int, cols: int, rows: int, form: Form) -> int:
     """The size in bytes of the factors for a map from `cols` to `rows` columns."""
-    numbers = padded(rank, RANKS) * padded(cols, LANES) + rank * padded(rows, LANES)
+    numbers = padded(rank, RANKS) * padded(cols, LANES) + rank * padded(rows, CELL)
     return numbers * NUMPY[form].itemsize
 
 
@@ -89,10 +90,15 @@ def held(a: NDArray[Any], b: NDArray[Any], scale: float, form: Form) -> Factors:
     assert b.shape == (rows, rank)
     assert a.dtype == b.dtype == NUMPY[form]
     wide: NDArray[Any] = np.zeros((padded(rank, RANKS), padded(cols, LANES)), NUMPY[form])
-    turned: NDArray[Any] = np.zeros((rank, padded(rows, LANES)), NUMPY[form])
-    wide[:rank, :cols] = a
-    turned[:, :rows] = b.T
-    return Factors(wide, turned, rank, scale, form)
+    tall: NDArray[Any] = np.zeros((padded(rows, CELL), rank), NUMPY[form])
+    wide[:rank, :cols], tall[:rows] = a, b
+    cells = np.ascontiguousarray(tall.reshape(-1, CELL, rank).swapaxes(1, 2))
+    return Factors(wide, cells, rank, scale, form)
+
+
+def rows_of(b: Any) -> Any:
+    """B [padded rows, rank] of its cells."""
+    return b.swapaxes(1, 2).reshape(-1, b.shape[1])
 
 
 Placed = Mapping[int, tuple[Factors | None, ...]]  # by site: the factors of each part

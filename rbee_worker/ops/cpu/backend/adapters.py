@@ -7,6 +7,7 @@ import struct
 import numpy as np
 
 from rbee_worker.ops.adapted import (
+    CELL,
     LANES,
     RANKS,
     AdapterMemory,
@@ -22,7 +23,7 @@ from rbee_worker.ops.cpu.runtime.recording import RecordingOps, buf_of
 from rbee_worker.ops.cpu.shared import adapter_table as table
 from rbee_worker.ops.cpu.shared.regions import Words
 
-assert (RANKS, LANES) == (table.RANKS, table.LANES)
+assert (RANKS, LANES, CELL) == (table.RANKS, table.LANES, table.CELL)
 _F32 = struct.Struct("<f")
 _I32 = struct.Struct("<i")
 

@@ -7,11 +7,12 @@ The h between the two factors has room for the highest rank in each part. Torch-
 from __future__ import annotations
 
 RANKS = 4  # rows of A are padded to a multiple of this
-LANES = 16  # columns of A and rows of B are padded to a multiple of this
+LANES = 16  # columns of A are padded to a multiple of this
+CELL = 64  # rows of B that are kept together, rank by rank
 
 # a part's record
 A = 0  # address of A [padded rank, padded columns]; 0: the adapter has nothing here
-B = 8  # address of B transposed [rank, padded rows]
+B = 8  # address of B [cells, rank, CELL]
 RANK = 16
 FORM = 24  # the place in FORMS
 SCALE = 32  # bits of a float32
