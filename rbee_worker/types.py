@@ -189,6 +189,7 @@ class Request(Struct, frozen=True, kw_only=True):
     pair: str | None = None
     truncate: bool = False
     adapter: str = ""  # the name of the adapter that answers it; "": the model alone
+    adapter_key: str = ""  # `AdapterInfo.key` of that name when the request came; "": any
 
 
 class Resolved(Struct, frozen=True, kw_only=True):
@@ -337,13 +338,14 @@ class Purpose(Struct, frozen=True, kw_only=True):
     which has seen all of the text.
 
     labels: of a classifier, by the place of their score; activation: what makes probabilities of
-    its scores.
+    its scores. encodes: an encoder reads the prompt, so it has no scores, and there are no vectors.
     """
 
     task: Task = "generate"
     pooling: Pooling = Pooling(how="last", normalize=True)
     labels: tuple[str, ...] = ()
     activation: ScoreActivation = "none"
+    encodes: bool = False
 
 
 class AdapterInfo(Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from rbee_worker.engine.rope_length import RopeLengths
 from rbee_worker.engine.runner import Runner
 from rbee_worker.engine.sampler import Sampler
 from rbee_worker.ops import RopeSpec
-from rbee_worker.ops.backend import Executable, StateMemory
+from rbee_worker.ops.backend import DeviceGauge, Executable, StateMemory
 from rbee_worker.ops.sampling import Sampling
 from rbee_worker.state.pool import StatePool
 
@@ -29,16 +29,18 @@ def make_engine(
     speculate: str = "off",
     ropes: Iterable[RopeSpec] = (),
     adapters: Adapters | None = None,
+    start: int | None = None,
     buckets: bool = False,
     overlaps: bool = False,
+    gauge: DeviceGauge | None = None,
     trace: bool = False,
 ) -> Engine:
     """An engine that runs `model`. memory, sampling: from its backend, for `pool` and its
     vocabulary.
 
     token_budget: tokens of a step. context: longest sequence. ropes: every rotary table of the
-    model. adapters: None if it takes none. buckets, overlaps: the backend's properties
-    (`ops.backend.Backend`). trace: report the times of every step.
+    model; start: see `Decoder.start`. adapters: None if it takes none. buckets, overlaps, gauge:
+    the backend's (`ops.backend.Backend`). trace: report the times of every step.
     """
     runner = Runner(
         model,
@@ -61,6 +63,8 @@ def make_engine(
         speculate=speculate,
         ropes=RopeLengths(ropes),
         adapters=adapters,
+        start=start,
+        gauge=gauge,
     )
 
 

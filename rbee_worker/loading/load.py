@@ -36,7 +36,7 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
     ckpt = open_model(settings.model, cache_dir=settings.cache_dir)
     plan = preflight(ckpt, settings)
     backend = plan.backend
-    plan.room(settings, backend.free_bytes())
+    plan.room(settings, backend.free_bytes(settings))
     clock.done("open")
     outline = outline_of(ckpt, plan.model.context)
     prepared = backend.prepare(outline, settings, plan.kv_dtype, _compiling(report))
@@ -52,7 +52,8 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
     clock.done("weights")
     adapters, loaded = adapters_of(ckpt, ops, settings)
     clock.done("adapters")
-    room = plan.state(settings, backend.free_bytes() - plan.adapters.room)
+    gauge = backend.gauge(outline, settings, plan.dtype, plan.kv_dtype)
+    room = plan.state(settings, backend.free_bytes(settings) - plan.adapters.room)
     pool = StatePool(
         model.groups,
         tokens=room.tokens,
@@ -76,8 +77,10 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         speculate=settings.speculate,
         ropes=model.ropes,
         adapters=adapters,
+        start=model.start,
         buckets=backend.buckets,
         overlaps=backend.overlaps,
+        gauge=gauge,
         trace=bool(settings.trace),
     )
     clock.done("state")

@@ -87,7 +87,7 @@ def preflight(ckpt: Checkpoint, settings: Settings) -> Preflight:
         )
     formats = {use.format: use.nbytes for use in summarize(ckpt.source).formats}
     dtype = backend.compute_dtype(settings, ckpt.kind, formats)
-    held = backend.plan_ops(dtype)
+    held = backend.plan_ops(dtype, settings)
     held.sites = sites_for(settings)
     model = plan_model(ckpt, held)
     packed = not (FLOATS | INTEGERS).issuperset(formats)

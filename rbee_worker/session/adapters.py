@@ -16,7 +16,7 @@ from rbee_worker.engine.messages import AdapterLoaded, AdapterRefused, LoadAdapt
 from rbee_worker.errors import AdapterError, EngineLost, FieldError, InvalidRequest, NotReady
 from rbee_worker.observe import log
 from rbee_worker.process.link import Link
-from rbee_worker.types import AdapterInfo
+from rbee_worker.types import AdapterInfo, Request
 
 _log = log.logger("adapters")
 
@@ -43,24 +43,29 @@ class LoadedAdapters:
 
     # ---- requests
 
-    def check(self, name: str) -> None:
-        """Raise InvalidRequest unless `name` is loaded, or "" for the model alone."""
-        if name and name not in self._infos:
-            message = f"the adapter {name[:64]!r} is not loaded"
+    def check(self, request: Request) -> None:
+        """Raise InvalidRequest unless the request's adapter is loaded, and still what it was."""
+        name, key = request.adapter, request.adapter_key
+        if not name:
+            return
+        info = self._infos.get(name)
+        if info is None or (key and info.key != key):
+            what = "is not loaded" if info is None else "is not the one that was loaded"
+            message = f"the adapter {name[:64]!r} {what}"
             raise InvalidRequest([FieldError("model", "a loaded adapter", message)])
 
-    def hold(self, name: str) -> str:
-        """Use an adapter: it stays until `release`. Returns the engine's key for it."""
-        if not name:
+    def hold(self, request: Request) -> str:
+        """Use a request's adapter: it stays until `release`. Returns the engine's key for it."""
+        if not request.adapter:
             return ""
-        self.check(name)
-        self._uses[name] += 1
-        return self._infos[name].key
+        self.check(request)
+        self._uses[request.adapter] += 1
+        return self._infos[request.adapter].key
 
-    def release(self, name: str) -> None:
+    def release(self, request: Request) -> None:
         """End one use."""
-        if name:
-            self._uses[name] -= 1
+        if request.adapter:
+            self._uses[request.adapter] -= 1
 
     # ---- loading and unloading
 

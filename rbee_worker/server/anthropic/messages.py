@@ -26,6 +26,7 @@ from rbee_worker.server.anthropic.schemas import (
 from rbee_worker.server.anthropic.stream import MessageRendering, stop_reason
 from rbee_worker.server.body import Body, envelope, read_object, unknown_faults
 from rbee_worker.server.encoding import answered
+from rbee_worker.server.field_names import FieldNames
 from rbee_worker.server.health import worker_of
 from rbee_worker.server.jobs import Job
 from rbee_worker.server.problems import json_response
@@ -51,6 +52,13 @@ _PARAMS = {
     "seed": "seed",
     "stop_sequences": "stop",
 }
+NAMES = FieldNames(
+    {
+        "stop": "stop_sequences",
+        "thinking_budget": "thinking.budget_tokens",
+        "tool_choice.function": "tool_choice",
+    }
+)
 
 
 async def create_message(http: HttpRequest) -> ASGIApp:
@@ -65,7 +73,8 @@ async def create_message(http: HttpRequest) -> ASGIApp:
     if given.thinking is not None and given.thinking.type == "enabled":
         params["thinking_budget"] = given.thinking.budget_tokens
     request = _request(worker, given, new_id("msg"), params, faults)
-    (job,) = await worker.submit([request], keep=False)
+    with NAMES.used():
+        (job,) = await worker.submit([request], keep=False)
     headers = ignored([job])
     if not given.stream:
         await settled(http, worker, [job])
@@ -122,7 +131,7 @@ def _request(
         continue_final_message=continues or None,
         chat=options,
     )
-    refuse_envelope(worker, faults + found, request)
+    refuse_envelope(worker, faults + found, request, NAMES)
     if not name:
         refuse_all(worker, request)
     return request
@@ -132,7 +141,8 @@ def refuse_all(worker: Worker, request: Request) -> None:
     """Raise InvalidRequest with the faults of a request that no engine will check."""
     from rbee_worker.params import check_request
 
-    check_request(request, worker.serving().rules)
+    with NAMES.used():
+        check_request(request, worker.serving().rules)
 
 
 def _whole(job: Job, model: str) -> MessageAnswer:
