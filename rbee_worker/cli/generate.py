@@ -14,7 +14,7 @@ from rbee_worker.cli.adapter import only_adapter
 from rbee_worker.cli.terminal import aside, note, write_answer, write_reasoning
 from rbee_worker.config import Settings
 from rbee_worker.errors import INTERRUPTED, InvalidRequest, UsageError
-from rbee_worker.types import Narration, Request
+from rbee_worker.types import ChatOptions, Narration, Request
 
 
 @click.argument("prompt", required=False, help="the text to continue; - reads it from stdin")
@@ -44,6 +44,7 @@ def generate(
         params=sampling,
         surface="generate",
         adapter=only_adapter(settings),
+        chat=ChatOptions(chat_defaults=chat),
     )
     import asyncio  # imported late: --help is quicker without it
 

@@ -23,6 +23,7 @@ from rbee_worker.observe.log import fields, logger
 from rbee_worker.server.auth import place_of
 from rbee_worker.server.jobs import Asked, Job, Jobs
 from rbee_worker.server.keeper import Keeper
+from rbee_worker.server.limits import caller, current_call
 from rbee_worker.server.observers import Observers
 from rbee_worker.server.prompts import echo, of_ids
 from rbee_worker.server.recovery import Recovery
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from rbee_worker.journal.directory import Directory
     from rbee_worker.observe.telemetry import Telemetry
     from rbee_worker.observe.trace import Tracer
+    from rbee_worker.server.audit import Audit
+    from rbee_worker.server.tokens import Tokens
     from rbee_worker.session.client import EngineClient
 
 WorkerState = Literal["loading", "ready", "restarting", "draining", "failed"]
@@ -59,12 +62,15 @@ class Worker:
     def __init__(
         self,
         settings: Settings,
+        tokens: Tokens,
         *,
         tracer: Tracer | None = None,
         telemetry: Telemetry | None = None,
         journal: Directory | None = None,
+        audit: Audit | None = None,
     ) -> None:
         self.settings = settings
+        self.tokens = tokens
         self.id = settings.worker_id
         self.port = settings.port
         self.born = time.monotonic()
@@ -78,7 +84,7 @@ class Worker:
             removed=None if self.journal is None else self.journal.forget,
         )
         self.beginning: dict[str, asyncio.Future[None]] = {}  # by Idempotency-Key
-        self.observers = Observers(self, tracer, telemetry)
+        self.observers = Observers(self, tracer, telemetry, audit)
         self.loading = Loading(stage="starting")
         self.pages: dict[str, bytes] = {}  # descriptions of the routes, made on first request
         self.failure: WorkerError | None = None
@@ -225,9 +231,12 @@ class Worker:
 
         keep: the jobs can be found by id, also for a while after they have ended. trace: record the
         phases of each. asked: the key of the one job that is kept. Raises NotReady, QueueFull,
-        InvalidRequest.
+        InvalidRequest, and Refusal where the caller's token is at its limits.
         """
         jobs: list[Job] = []
+        call = current_call()
+        if call is not None:
+            call.enter()
         if keep:
             await self.known()
         try:
@@ -250,7 +259,9 @@ class Worker:
         name = chosen_adapter()
         keys = {info.name: info.key for info in self.serving().adapters} if name else {}
         request = replace(request, adapter=name, adapter_key=keys.get(name, ""))
-        job = Job(request, correlation_id=correlation_id(), trace=trace, asked=asked)
+        job = Job(
+            request, correlation_id=correlation_id(), owner=caller(), trace=trace, asked=asked
+        )
         if like is not None and like.started is not None:
             request = of_ids(request, like.started)
         events = self.serving().generate(request)
@@ -263,6 +274,9 @@ class Worker:
             await self.journal.accept(job)
         self.jobs.add(job, keep=keep)
         self.observers.admitted(job)
+        if (call := current_call()) is not None and isinstance(first, Started):
+            job.call = call
+            call.begun(first.prompt_tokens)
         self.follow(job, events)
         return job
 
@@ -291,6 +305,8 @@ class Worker:
                 await self._append(job, event)
                 if type(event) is Token:
                     job.drawn += len(event.ids)
+                    if job.call is not None:
+                        job.call.drew(len(event.ids))
                     self.observers.token(job, event)
         except WorkerError as error:
             code = error.code if error.code in ("VRAM_OOM", "ENGINE_LOST") else "INFERENCE_FAILED"
@@ -312,6 +328,9 @@ class Worker:
                 job.log.close()
                 self.jobs.finish(job)
                 self.observers.finished(job)
+            if job.call is not None:
+                job.call.drew(len(job.end.ids) if job.end is not None else 0)
+                job.call.ended()
 
     def sent(self, job: Job, start_s: float, events: int) -> None:
         """A stream of `job` wrote `events` events; start_s: when that began (monotonic)."""
