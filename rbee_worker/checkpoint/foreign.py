@@ -79,7 +79,7 @@ _ADAPTER = "adapter_config.json"
 
 # `general.type` or `general.architecture` of GGUF files that are not models.
 _GGUF = {
-    "adapter": ("a LoRA adapter", "merge it into its model (llama-export-lora), and use that"),
+    "adapter": ("a LoRA adapter", "give its base as the model, and it with --lora NAME=PATH"),
     "mmproj": ("an image encoder (mmproj)", "give the .gguf file of the text model"),
     "clip": ("an image encoder (mmproj)", "give the .gguf file of the text model"),
     "imatrix": ("an importance matrix", "give the .gguf file of the model"),
@@ -96,7 +96,7 @@ def refuse_directory(path: Path) -> None:
         of = f" of {base!r}" if base else ""
         raise UnsupportedModel(
             f"{path}: a LoRA adapter{of}, not a model.",
-            fix="merge it into its model (peft: merge_and_unload, save_pretrained), and use that",
+            fix="give its base as the model, and the adapter with --lora NAME=PATH",
         )
     if weights or list(path.glob("*.gguf")) or list(path.glob("*.bin")):
         return

@@ -12,6 +12,7 @@ from rbee_worker.engine.lookup import drafting_notes
 from rbee_worker.engine.make import make_engine
 from rbee_worker.engine.messages import Loading
 from rbee_worker.errors import ModelError, is_out_of_memory
+from rbee_worker.loading.adapters import adapters_of
 from rbee_worker.loading.preflight import outline_of, preflight
 from rbee_worker.loading.purpose import purpose_of
 from rbee_worker.models import build_model
@@ -49,8 +50,10 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
     )
     model = _build(ckpt, ops, report)
     clock.done("weights")
+    adapters, loaded = adapters_of(ckpt, ops, settings)
+    clock.done("adapters")
     gauge = backend.gauge(outline, settings, plan.dtype, plan.kv_dtype)
-    room = plan.state(settings, backend.free_bytes(settings))
+    room = plan.state(settings, backend.free_bytes(settings) - plan.adapters.room)
     pool = StatePool(
         model.groups,
         tokens=room.tokens,
@@ -73,6 +76,7 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         kv_cache=settings.kv_cache,
         speculate=settings.speculate,
         ropes=model.ropes,
+        adapters=adapters,
         start=model.start,
         buckets=backend.buckets,
         overlaps=backend.overlaps,
@@ -98,6 +102,8 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         purpose=purpose_of(ckpt, model, settings),
         dimensions=model.width,
         speculate=engine.speculate,
+        adapters=loaded,
+        adapter_bytes=plan.adapters.nbytes,
         load_s=clock.seconds,
         notes=(
             *(*backend_notes(settings), *prepared.notes),

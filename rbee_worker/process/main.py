@@ -21,11 +21,13 @@ from rbee_worker.engine.messages import (
     Cancel,
     Command,
     Configure,
+    LoadAdapter,
     LoadFailed,
     Loading,
     Ready,
     Shutdown,
     Submit,
+    UnloadAdapter,
 )
 from rbee_worker.extras import explained
 from rbee_worker.observe import log
@@ -86,6 +88,10 @@ def _obey(engine: Engine, commands: list[Command]) -> bool:
             engine.learn(command)
         elif isinstance(command, Cancel):
             engine.cancel(command)
+        elif isinstance(command, LoadAdapter):
+            engine.load_adapter(command)
+        elif isinstance(command, UnloadAdapter):
+            engine.unload_adapter(command)
         elif isinstance(command, Shutdown):
             return False
     return True

@@ -12,6 +12,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from msgspec.structs import replace
+
 import rbee_worker
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Loading, Stats
@@ -26,6 +28,7 @@ from rbee_worker.server.observers import Observers
 from rbee_worker.server.prompts import echo, of_ids
 from rbee_worker.server.recovery import Recovery
 from rbee_worker.server.responses.store import Responses
+from rbee_worker.server.served_models import chosen_adapter
 from rbee_worker.session.vectors import not_generating
 from rbee_worker.types import End, Error, Event, ModelInfo, Request, Started, Token
 
@@ -253,6 +256,9 @@ class Worker:
         self, request: Request, keep: bool, trace: bool, like: Job | None, asked: Asked | None
     ) -> Job:
         """like: a started job with the same prompt, which is then not tokenized again."""
+        name = chosen_adapter()
+        keys = {info.name: info.key for info in self.serving().adapters} if name else {}
+        request = replace(request, adapter=name, adapter_key=keys.get(name, ""))
         job = Job(
             request, correlation_id=correlation_id(), owner=caller(), trace=trace, asked=asked
         )

@@ -11,18 +11,29 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from rbee_worker.adapter_spec import AdapterSpec
 from rbee_worker.config import Settings
-from rbee_worker.engine.messages import Loading, Output, Stats, StepTimes, Tokens
-from rbee_worker.errors import EngineLost, ModelError, NotReady, WorkerError
+from rbee_worker.engine.messages import (
+    AdapterLoaded,
+    AdapterRefused,
+    Loading,
+    Output,
+    Stats,
+    StepTimes,
+    Tokens,
+)
+from rbee_worker.errors import AdapterError, EngineLost, ModelError, NotReady, WorkerError
 from rbee_worker.extras import explained
 from rbee_worker.observe import narration
 from rbee_worker.params import Rules
 from rbee_worker.process.host import EngineHost, ProcessHost, ThreadHost
+from rbee_worker.session.adapters import LoadedAdapters
 from rbee_worker.session.given import Given
 from rbee_worker.session.live_request import CRASH, KILL, LiveRequest
 from rbee_worker.session.live_requests import CancelRule, LiveRequests
@@ -34,7 +45,7 @@ from rbee_worker.session.startup import Files, bring_back, bring_up, fingerprint
 from rbee_worker.session.text import TextSide
 from rbee_worker.session.vectors import check_purpose
 from rbee_worker.session.watchdog import Watchdog
-from rbee_worker.types import End, EosToken, Error, Event, ModelInfo, Request
+from rbee_worker.types import AdapterInfo, End, EosToken, Error, Event, ModelInfo, Request
 
 if TYPE_CHECKING:
     from rbee_worker.checkpoint import Checkpoint
@@ -71,6 +82,7 @@ class EngineClient:
         self._text: TextSide | None = None
         self._files: Files | None = None
         self._live = LiveRequests(settings.max_seqs + settings.max_queue)
+        self._adapters = LoadedAdapters(settings)
         self._replacing = Replacing()
         self._watchdog = Watchdog(settings.step_timeout)
         self._earlier: Stats | None = None  # counters of engines that were lost
@@ -148,6 +160,32 @@ class EngineClient:
         assert self.info is not None
         return rules_of(text, self.info, self.settings)
 
+    # ---- adapters
+
+    @property
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        """The adapters that requests can name."""
+        return self._adapters.infos
+
+    @property
+    def adapter_slots(self) -> int:
+        """How many adapters can be loaded together."""
+        return self._adapters.most
+
+    async def load_adapter(self, spec: AdapterSpec) -> AdapterInfo:
+        """Load an adapter, fetched first if it is remote. Raises AdapterError, BadReference,
+        CheckpointError, NotReady, EngineLost."""
+        self._check_ready()
+        from rbee_worker.adapters import local_spec  # late: few workers load any
+
+        local = await asyncio.to_thread(local_spec, spec, self.settings.cache_dir)
+        return await self._adapters.load(local)
+
+    def unload_adapter(self, name: str) -> AdapterInfo:
+        """Unload an adapter that no request uses. Raises AdapterError, NotReady."""
+        self._check_ready()
+        return self._adapters.unload(name)
+
     async def fingerprint(self) -> str:
         """A digest of the model and of how it is computed: answers that one engine began, another
         one with the same digest may go on with. Raises NotReady, OSError."""
@@ -167,14 +205,16 @@ class EngineClient:
         if given is None:
             self._admit(request)
         else:
+            self._adapters.check(request)
             self._live.reserve(request, accepted=True)
+        adapter = self._adapters.hold(request)
         answer: LiveRequest | None = None
         timer: asyncio.TimerHandle | None = None
         try:
             if request.timeout_s is not None:
                 loop = asyncio.get_running_loop()
                 timer = loop.call_later(request.timeout_s, self._live.cancel, request.id, "TIMEOUT")
-            prepared = await self._prepare(request, given)
+            prepared = replace(await self._prepare(request, given), adapter=adapter)
             ahead = self._live.unscheduled
             answer = self._live.enter(request, prepared, self.text, given)
             assert self.info is not None
@@ -190,6 +230,7 @@ class EngineClient:
             if timer is not None:
                 timer.cancel()
             self._live.leave(request, answer)
+            self._adapters.release(request)
 
     async def cancel(self, request_id: str, rule: CancelRule = "CANCELLED") -> None:
         """End a request; its `End` follows. One that is not live has ended: nothing happens."""
@@ -214,13 +255,18 @@ class EngineClient:
     def _admit(self, request: Request) -> None:
         """Before any work is spent on it. Raises NotReady, QueueFull, WrongModel,
         InvalidRequest."""
+        self._check_ready()
+        assert self.info is not None
+        check_purpose(request, self.info)
+        self._adapters.check(request)
+        self._live.reserve(request)
+
+    def _check_ready(self) -> None:
+        """Raise NotReady unless there is an engine that serves."""
         if self.state != "ready":
             why = f": {self.failure.message}" if self.failure is not None else "."
             message = f"Not ready: the engine is {self.state}{why}"
             raise NotReady(self.state, message, retry_after_s=_RETRY_S)
-        assert self.info is not None
-        check_purpose(request, self.info)
-        self._live.reserve(request)
 
     async def _prepare(self, request: Request, given: Given | None = None) -> Prepared:
         if given is not None:
@@ -247,6 +293,7 @@ class EngineClient:
             while not self._closing:
                 self.state = "ready"
                 self._replacing.ready()
+                self._adapters.engine_ready(self._host.link, self.info.adapters)
                 self._up.set()
                 self._live.engine_ready(self._host.link)
                 with self._watchdog.over(self._host, lambda: bool(self._live.by_seq)):
@@ -280,13 +327,18 @@ class EngineClient:
             self.state = "restarting"
             log.error("%s Starting another engine.", lost.message)
             self._live.engine_lost(lost.message.rstrip("."), counts)
+            self._adapters.engine_lost()
             await self._host.close(patient=False)
             await asyncio.sleep(pause_s)
             self._host = successor
             try:
+                settings = self._adapters.settings()
                 self.info = await bring_back(
-                    successor, self.settings, self.text, before, self._files, self._progress
+                    successor, settings, self.text, before, self._files, self._progress
                 )
+            except AdapterError as error:
+                self._adapters.drop_all(str(error))
+                lost = error
             except ModelError as error:
                 if type(error) is not ModelError:  # the model is no longer what it was
                     raise
@@ -305,6 +357,8 @@ class EngineClient:
                 self.stats = m.after(self._earlier)
             elif isinstance(m, StepTimes) and self.observer is not None:
                 self.observer.step(m)
+            elif isinstance(m, AdapterLoaded | AdapterRefused):
+                self._adapters.heard(m)
         if self._live.dispatch(outputs, self._bytes, self._kv_usage()):
             self._replacing.useful()
         if self.observer is not None:
@@ -328,4 +382,5 @@ class EngineClient:
             self.state = "failed"
         self.failure = self.failure or error
         self._live.lose(error.message)
+        self._adapters.engine_lost()
         self._up.set()

@@ -12,10 +12,12 @@ from typing import Any
 
 import msgspec
 
+from rbee_worker.adapters import localized
 from rbee_worker.checkpoint.weight_files import digest, stamp
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Configure, LoadFailed, Loading, Ready
 from rbee_worker.errors import (
+    AdapterError,
     BadReference,
     CheckpointError,
     DeviceLost,
@@ -53,6 +55,8 @@ async def bring_up(
         files = await asyncio.to_thread(_found, settings, loop, progress)
         path, _ = files
         settings = msgspec.structs.replace(settings, model=str(path))
+        if settings.lora:
+            settings = await asyncio.to_thread(localized, settings)
         text = partial(_read, name, path)
     host.link.send(Configure(settings=settings))
     words = asyncio.ensure_future(asyncio.to_thread(text))
@@ -175,6 +179,7 @@ def _load_error(m: LoadFailed) -> WorkerError:
     """The engine's exception, restored from its code; its message is complete."""
     kinds: tuple[type[WorkerError], ...] = (
         UsageError,
+        AdapterError,
         BadReference,
         CheckpointError,
         UnsupportedModel,

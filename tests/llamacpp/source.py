@@ -29,6 +29,11 @@ class Unavailable(Exception):
 
 def converter_source(into: Path) -> Path:
     """A directory with the converter, unpacked below `into`. Raises Unavailable."""
+    return unpacked(into)
+
+
+def unpacked(into: Path, *more: str) -> Path:
+    """The same, with other files beside it. Raises Unavailable."""
     sdist = Path(given) if (given := os.environ.get("RBEE_LLAMACPP_SDIST")) else _downloaded()
     found = hashlib.sha256(sdist.read_bytes()).hexdigest()
     if found != SHA256:
@@ -36,7 +41,7 @@ def converter_source(into: Path) -> Path:
     with tarfile.open(sdist) as archive:
         for member in archive.getmembers():
             inside = member.name.partition(f"/{INSIDE}/")[2]
-            if inside.startswith(PARTS) and member.isfile():
+            if inside.startswith((*PARTS, *more)) and member.isfile():
                 data = archive.extractfile(member)
                 assert data is not None
                 target = into / inside

@@ -12,6 +12,7 @@ from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
 from rbee_worker.extras import missing
 from rbee_worker.machine import available_memory
+from rbee_worker.ops.adapted import sites_for
 from rbee_worker.ops.backend import (
     Backend,
     DeviceGauge,
@@ -67,6 +68,11 @@ class CudaBackend(Backend):
             return Refusal(
                 "--attention reference: the cuda backend has its own attention only.",
                 "use --attention auto.",
+            )
+        if sites_for(settings) is not None:
+            return Refusal(
+                "--lora, --lora-slots: the cuda backend has no adapters.",
+                "use --backend cpu, or merge the adapter into its base.",
             )
         for module in ("torch", "triton"):
             absent = missing(module)

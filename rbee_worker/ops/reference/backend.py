@@ -10,6 +10,7 @@ from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
 from rbee_worker.extras import missing
 from rbee_worker.machine import allowed_cores, available_memory
+from rbee_worker.ops.adapted import sites_for
 from rbee_worker.ops.backend import (
     Backend,
     Executable,
@@ -113,7 +114,7 @@ class ReferenceBackend(Backend):
         from rbee_worker.ops.reference.ops import ReferenceOps
 
         torch.set_num_threads(settings.threads or allowed_cores())
-        return ReferenceOps("cpu", dtype)
+        return ReferenceOps("cpu", dtype, sites=sites_for(settings))
 
     def state(self, ops: Ops, pool: StatePool, dtype: str) -> StateMemory:
         from rbee_worker.ops.reference.state import TorchState

@@ -11,6 +11,7 @@ from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
 from rbee_worker.extras import missing
 from rbee_worker.machine import allowed_cores, available_memory
+from rbee_worker.ops.adapted import sites_for
 from rbee_worker.ops.backend import (
     Backend,
     Executable,
@@ -167,6 +168,7 @@ class CpuBackend(Backend):
             exact=settings.exact_activations,
             bf16=settings.bf16_activations,
             arena=Arena(weight_bytes + ARENA_SLACK),
+            sites=sites_for(settings),
             readings=choice.readings,
         )
 
