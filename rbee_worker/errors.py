@@ -8,7 +8,7 @@
     │  └─ UnsupportedModel     UNSUPPORTED      503     3   architecture, format or trait
     ├─ InvalidRequest          INVALID_REQUEST  400     1   one or more fields, all listed
     ├─ WrongModel              WRONG_MODEL      400     1   the model is for something else
-    ├─ NotReady                NOT_READY        503     1   loading, restarting, draining, failed
+    ├─ NotReady                NOT_READY        503     1   the worker's state says why
     ├─ QueueFull               QUEUE_FULL       429     1
     ├─ OutOfMemory             VRAM_OOM         507     1   one request, never the engine
     ├─ InferenceFailed         INFERENCE_FAILED 500     1
@@ -207,6 +207,21 @@ _OUT_OF_MEMORY = ("allocate memory", "out of memory")
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error of Python, torch or a device means that memory ran out."""
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY)
+
+
+# What torch and Triton say when the driver refuses: the process can use the device no more.
+_DEVICE_FAILED = ("CUDA error", "Triton Error [CUDA]", "CUDA driver error", "No CUDA GPUs")
+
+
+def device_failed(error: BaseException) -> DeviceLost | None:
+    """An error of torch or of a driver that only another process can recover from, as one of
+    ours."""
+    first = (str(error).splitlines() or [""])[0]
+    if not isinstance(error, RuntimeError) or is_out_of_memory(error):
+        return None
+    if not any(sign in first for sign in _DEVICE_FAILED):
+        return None
+    return DeviceLost(f"the device has failed: {first[:160]}")
 
 
 def as_worker_error(error: Exception) -> WorkerError:

@@ -13,7 +13,7 @@ from benchmarks import structure
 PACKAGE = Path(__file__).parents[1] / "rbee_worker"
 
 # Part -> parts it may import at run time (`if TYPE_CHECKING` is free).
-BASE = {"types", "errors", "config", "params", "machine", "extras"}
+BASE = {"types", "errors", "config", "params", "machine", "extras", "kept_memory"}
 MAY = {
     "types": set(),
     "answer": {"types", "answer"},
@@ -33,7 +33,9 @@ MAY = {
     "models": BASE | {"checkpoint", "state", "ops", "layers", "models"},
     "constraints": BASE | {"constraints"},
     "engine": BASE | {"constraints", "state", "ops", "engine"},
-    "machine": set(),
+    "machine": {"cgroups"},
+    "cgroups": set(),
+    "kept_memory": set(),
     "loading": BASE | {"checkpoint", "state", "ops", "models", "engine", "loading"},
     "process": BASE | {"constraints", "observe", "ops", "engine", "loading", "process"},
     "session": BASE

@@ -33,7 +33,13 @@ from rbee_worker.engine.runner import Draw, Launched, Results, Runner, Vector
 from rbee_worker.engine.scheduler import Plan, Scheduler
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.engine.stop import StopRules
-from rbee_worker.errors import InferenceFailed, WorkerError, as_worker_error
+from rbee_worker.errors import (
+    InferenceFailed,
+    WorkerError,
+    as_worker_error,
+    device_failed,
+    is_out_of_memory,
+)
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.specs import in_one_step
 from rbee_worker.types import StopRecord, TokenLogprob
@@ -329,8 +335,12 @@ class Engine:
     def _recover(self, plan: Plan, error: Exception) -> None:
         """A step failed. If it had one sequence, that one is given up. If it had several (some may
         have ended meanwhile), each runs alone once, and the faulty one fails there. If they fail
-        only together, the youngest is given up in the end."""
-        log.error("a step of %d sequences failed", len(plan.chunks), exc_info=error)
+        only together, the youngest is given up in the end. Raises DeviceLost if no step can succeed
+        any more in this process."""
+        if (lost := device_failed(error)) is not None:
+            raise lost from error
+        trace = None if is_out_of_memory(error) else error  # where it was makes no difference
+        log.error("a step of %d sequences failed: %s", len(plan.chunks), error, exc_info=trace)
         seqs = [c.seq for c in plan.chunks if c.seq.state is c.state and not c.seq.done]
         if not seqs:
             return

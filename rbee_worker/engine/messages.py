@@ -58,7 +58,11 @@ class Shutdown(Struct, frozen=True, kw_only=True, tag="shutdown"):
     """Leave the loop and the process."""
 
 
-Command = Configure | Words | Submit | Cancel | Shutdown
+class Ping(Struct, frozen=True, kw_only=True, tag="ping"):
+    """Are you there? Answered with `Pong` at once, also in the middle of a step."""
+
+
+Command = Configure | Words | Submit | Cancel | Shutdown | Ping
 
 # ---- engine -> client
 
@@ -163,9 +167,19 @@ class Stats(Struct, frozen=True, kw_only=True, tag="stats"):
         """These figures, with the counters of the engines before this one added."""
         if earlier is None:
             return self
-        names = ("tokens_in", "tokens_out", "cached_tokens", "preemptions", "steps")
-        added = {name: getattr(self, name) + getattr(earlier, name) for name in names}
+        added = {name: getattr(self, name) + getattr(earlier, name) for name in COUNTERS}
         return structs.replace(self, **added)
+
+
+COUNTERS = (
+    "tokens_in",
+    "tokens_out",
+    "cached_tokens",
+    "preemptions",
+    "steps",
+    "drafted_tokens",
+    "accepted_tokens",
+)  # of `Stats`: they never fall
 
 
 class StepTimes(Struct, frozen=True, kw_only=True, tag="step_times"):
@@ -181,6 +195,12 @@ class StepTimes(Struct, frozen=True, kw_only=True, tag="step_times"):
     drawn: int
 
 
+class Pong(Struct, frozen=True, kw_only=True, tag="pong"):
+    """The engine's process runs."""
+
+    step_s: float  # how long it has been in its step; 0.0 between steps
+
+
 Output = (
     Loading
     | Ready
@@ -194,4 +214,5 @@ Output = (
     | Finished
     | Stats
     | StepTimes
+    | Pong
 )

@@ -10,7 +10,7 @@ import asyncio
 import importlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import rbee_worker
 from rbee_worker.config import Settings
@@ -23,14 +23,13 @@ from rbee_worker.server.jobs import Asked, Job, Jobs
 from rbee_worker.server.observers import Observers
 from rbee_worker.server.prompts import echo, of_ids
 from rbee_worker.session.vectors import not_generating
-from rbee_worker.types import Error, Event, ModelInfo, Request, Started, Token
+from rbee_worker.types import Error, Event, ModelInfo, Request, Started, Token, WorkerState
 
 if TYPE_CHECKING:
     from rbee_worker.observe.telemetry import Telemetry
     from rbee_worker.observe.trace import Tracer
     from rbee_worker.session.client import EngineClient
 
-WorkerState = Literal["loading", "ready", "restarting", "draining", "failed"]
 RETRY_AFTER_S = 2
 _WATCH_S = 0.1
 _LAST_WORDS_S = 2.0  # seconds that cancelled jobs get to emit their last event
@@ -96,6 +95,7 @@ class Worker:
         words = {
             "loading": f"the model is being loaded ({self.loading.stage})",
             "restarting": "the engine is being restarted; running jobs continue afterwards",
+            "stalled": "the engine's process does not answer; jobs go on when it does",
             "draining": "the worker is shutting down",
             "failed": "the engine has failed",
         }

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -33,7 +33,7 @@ from rbee_worker.session.startup import Files, bring_back, bring_up
 from rbee_worker.session.text import TextSide
 from rbee_worker.session.vectors import check_purpose
 from rbee_worker.session.watchdog import Watchdog
-from rbee_worker.types import End, EosToken, Error, Event, ModelInfo, Request
+from rbee_worker.types import End, EosToken, Error, Event, ModelInfo, Request, WorkerState
 
 if TYPE_CHECKING:
     from rbee_worker.checkpoint import Checkpoint
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-State = Literal["loading", "ready", "restarting", "draining", "failed"]
 _RETRY_S = 2
 
 
@@ -58,7 +57,7 @@ class EngineClient:
 
     def __init__(self, settings: Settings, host: EngineHost) -> None:
         self.settings = settings
-        self.state: State = "loading"
+        self.state: WorkerState = "loading"
         self.info: ModelInfo | None = None
         self.loading = Loading(stage="opening")
         self.stats: Stats | None = None
@@ -71,7 +70,7 @@ class EngineClient:
         self._files: Files | None = None
         self._live = LiveRequests(settings.max_seqs + settings.max_queue)
         self._replacing = Replacing()
-        self._watchdog = Watchdog(settings.step_timeout)
+        self._watchdog = Watchdog(settings.step_timeout, self._silent)
         self._earlier: Stats | None = None  # counters of engines that were lost
         self._task: asyncio.Task[None] | None = None
         self._up = asyncio.Event()  # ready or failed
@@ -180,7 +179,7 @@ class EngineClient:
 
     async def cancel(self, request_id: str, rule: CancelRule = "CANCELLED") -> None:
         """End a request; its `End` follows. One that is not live has ended: nothing happens."""
-        self._live.cancel(request_id, rule)
+        self._live.cancel(request_id, rule, waits=not self._watchdog.silent)
 
     async def close(self) -> None:
         """End everything: live requests get an Error, the engine leaves."""
@@ -188,7 +187,7 @@ class EngineClient:
         if self.state != "failed":
             self.state = "draining"
         self._live.lose("the worker is shutting down.")
-        await self._host.close(patient=self.info is not None)
+        await self._host.close(patient=self.info is not None and not self._watchdog.silent)
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -261,6 +260,7 @@ class EngineClient:
             if pause_s is None:
                 break
             self.state = "restarting"
+            self._progress(Loading(stage="opening"))
             log.error("%s Starting another engine.", lost.message)
             self._live.engine_lost(lost.message.rstrip("."), counts)
             await self._host.close(patient=False)
@@ -282,7 +282,7 @@ class EngineClient:
     def _dispatch(self, outputs: list[Output]) -> None:
         """One step's messages. Every token takes this path."""
         start_us = time.monotonic() * 1e6
-        self._watchdog.heard()
+        self._watchdog.heard(outputs)
         for m in outputs:
             if isinstance(m, Stats):
                 self.stats = m.after(self._earlier)
@@ -293,6 +293,14 @@ class EngineClient:
         if self.observer is not None:
             drawn = sum(len(m.ids) for m in outputs if isinstance(m, Tokens))
             self.observer.detokenized(start_us, drawn)
+
+    def _silent(self, silent: bool) -> None:
+        """The engine does not answer, or does again. Nothing is lost meanwhile."""
+        if silent and self.state == "ready":
+            self.state = "stalled"
+            log.warning("the engine does not answer")
+        elif not silent and self.state == "stalled":
+            self.state = "ready"
 
     def _kv_usage(self) -> float:
         stats = self.stats

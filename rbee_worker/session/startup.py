@@ -79,15 +79,20 @@ async def bring_back(
     """Start `host` in the place of a lost engine and wait until it is ready, with the same files.
 
     before: the lost engine. The new one has its context, even if less memory is free now: requests
-    were admitted with it. Raises WorkerError; CheckpointError if the files have changed.
+    were admitted with it; and its backend, though `auto` might choose another one now. Raises
+    WorkerError; CheckpointError if the files have changed, DeviceLost if the device is gone.
     """
-    here = msgspec.structs.replace(settings, ctx=before.context)
+    here = msgspec.structs.replace(settings, ctx=before.context, backend=before.backend)
     if files is not None:
         await asyncio.to_thread(_check_same, files)
         here = msgspec.structs.replace(here, model=str(files[0]))
     await host.start()
     host.link.send(Configure(settings=here))
-    info = _described(await _engine_ready(host, progress), text, here, settings.model)
+    try:
+        ready = await _engine_ready(host, progress)
+    except UsageError as error:  # these settings were good before
+        raise DeviceLost(f"the engine cannot be started again: {error.message}") from None
+    info = _described(ready, text, here, settings.model)
     return msgspec.structs.replace(info, notes=tuple(dict.fromkeys(before.notes + info.notes)))
 
 

@@ -26,6 +26,7 @@ from rbee_worker.engine.runner import Launched
 from rbee_worker.engine.sampler import Sampler
 from rbee_worker.engine.scheduler import Plan
 from rbee_worker.engine.stop import StopRules
+from rbee_worker.errors import DeviceLost
 from rbee_worker.state.specs import StateGroup
 from rbee_worker.types import EosToken, SamplingParams, StopRecord, TokenLogprob
 from tests.engine.fakes import (
@@ -420,6 +421,31 @@ def test_a_step_too_large_for_memory_is_done_in_parts() -> None:
     model = FakeModel(fail_rows=9, fail_with=RuntimeError("CUDA out of memory. Tried"))
     log = run([ask(str(i), [5 + i] * 4, 4) for i in range(3)], model=model, token_budget=16)
     assert log.tokens == {str(i): greedy([5 + i] * 4, 4) for i in range(3)}
+
+
+def test_running_out_of_memory_is_one_line_of_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Other errors are ours: they come with where they were raised."""
+    for error, traced in ((MemoryError("no space"), False), (RuntimeError("a mistake"), True)):
+        caplog.clear()
+        run([ask("a", [5, 6], 4)], model=FakeModel(fail_on=5, fail_with=error))
+        (record,) = caplog.records
+        assert str(error) in record.getMessage()
+        assert (record.exc_info is not None) == traced
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be",
+        "Triton Error [CUDA]: device-side assert triggered",
+    ],
+)
+def test_a_failed_device_ends_the_engine(message: str) -> None:
+    """No later step of this process could succeed; another process may."""
+    engine = make_engine(FakeModel(fail_on=5, fail_with=RuntimeError(message)))
+    engine.submit(ask("a", [5, 6], 4))
+    with pytest.raises(DeviceLost, match=message.partition(":")[2].partition("\n")[0].strip()):
+        Log(engine).drain()
 
 
 def test_requests_that_fail_only_together_lose_the_youngest() -> None:

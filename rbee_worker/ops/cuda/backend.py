@@ -15,6 +15,7 @@ from rbee_worker.machine import available_memory
 from rbee_worker.ops.backend import (
     Backend,
     Executable,
+    Kept,
     ModelOutline,
     Prepared,
     Progress,
@@ -156,6 +157,7 @@ class CudaBackend(Backend):
         weight_bytes: int,
         progress: Progress,
         prepared: Prepared | None = None,
+        kept: Kept | None = None,
     ) -> Ops:
         import torch
 

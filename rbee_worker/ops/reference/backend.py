@@ -13,6 +13,7 @@ from rbee_worker.machine import allowed_cores, available_memory
 from rbee_worker.ops.backend import (
     Backend,
     Executable,
+    Kept,
     ModelOutline,
     Prepared,
     Progress,
@@ -106,6 +107,7 @@ class ReferenceBackend(Backend):
         weight_bytes: int,
         progress: Progress,
         prepared: Prepared | None = None,
+        kept: Kept | None = None,
     ) -> Ops:
         import torch
 

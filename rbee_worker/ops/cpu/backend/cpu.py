@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from rbee_worker.machine import allowed_cores, available_memory
 from rbee_worker.ops.backend import (
     Backend,
     Executable,
+    Kept,
     ModelOutline,
     Prepared,
     Progress,
@@ -133,9 +135,11 @@ class CpuBackend(Backend):
         weight_bytes: int,
         progress: Progress,
         prepared: Prepared | None = None,
+        kept: Kept | None = None,
     ) -> Ops:
         from rbee_worker.ops.cpu.backend.ops import CpuOps
         from rbee_worker.ops.cpu.runtime.arena import Arena
+        from rbee_worker.ops.cpu.runtime.kept_arena import kept_arena
         from rbee_worker.ops.cpu.runtime.kernel_cache import Unkept
         from rbee_worker.ops.cpu.runtime.native import Library
         from rbee_worker.ops.cpu.runtime.team import Team
@@ -144,12 +148,14 @@ class CpuBackend(Backend):
         chosen = isa.choose(os.environ.get("RBEE_CPU_ISA", ""))
         unkept = prepared if isinstance(prepared, Unkept) else None
         library = Library(chosen, cache_dir=settings.cache_dir, progress=progress, unkept=unkept)
-        return CpuOps(
-            library,
-            Team(library, settings.threads or allowed_cores()),
-            exact=settings.exact_activations,
-            arena=Arena(weight_bytes + ARENA_SLACK),
-        )
+        team = Team(library, settings.threads or allowed_cores())
+        capacity = weight_bytes + ARENA_SLACK
+        if kept is None:
+            arena = Arena(capacity)
+        else:  # what is held depends on the model and, if at all, on the instruction set
+            key = hashlib.sha256(kept.key + chosen.name.encode()).digest()
+            arena = kept_arena(kept.memory, key, capacity)
+        return CpuOps(library, team, exact=settings.exact_activations, arena=arena)
 
     def state(self, ops: Ops, pool: StatePool, dtype: str) -> StateMemory:
         from rbee_worker.ops.cpu.runtime.state import CpuState
