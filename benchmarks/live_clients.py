@@ -49,7 +49,7 @@ class Clients:
         while not events or events[-1]["type"] not in ("end", "error"):
             headers = {"Last-Event-ID": str(len(events))} if events else {}
             left = self._dice.randint(1, 60) if cuts else 1 << 30
-            stream = self._events("GET", f"/v1/jobs/{job}/stream", headers=headers)
+            stream = self.pieces("GET", f"/v1/jobs/{job}/stream", headers=headers)
             async with aclosing(stream):
                 async for number, event in stream:
                     if number != len(events) + 1:
@@ -87,7 +87,7 @@ class Clients:
         texts: dict[str, str] = {}
         ends: dict[str, str] = {}
         sent = {**body, "model": self.model, "stream": True}
-        async for _, event in self._events("POST", "/v1/completions", sent):
+        async for _, event in self.pieces("POST", "/v1/completions", sent):
             if "error" in event:
                 raise Wrong(str(event["error"]))
             for choice in event["choices"]:
@@ -101,7 +101,7 @@ class Clients:
         """Anthropic's stream."""
         text, end = "", ""
         sent = {**body, "model": self.model, "stream": True}
-        async for _, event in self._events("POST", "/v1/messages", sent):
+        async for _, event in self.pieces("POST", "/v1/messages", sent):
             if event["type"] == "error":
                 raise Wrong(str(event["error"]))
             if event["type"] == "content_block_delta":
@@ -122,7 +122,7 @@ class Clients:
                 return response.json()
             await asyncio.sleep(PAUSE_S)
 
-    async def _events(
+    async def pieces(
         self, method: str, path: str, body: Body | None = None, headers: Any = None
     ) -> AsyncGenerator[tuple[int, dict[str, Any]]]:
         """(id, data) of each event; 0 where it has no id."""

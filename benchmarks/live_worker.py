@@ -1,4 +1,4 @@
-"""A worker in a process of its own, for benchmarks that disturb it, and what the system says of it."""
+"""A worker in a process of its own, for benchmarks that disturb it, and what the system says."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENGINE = "rbee_worker.process.main"
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one process: resident memory in bytes without pages of files, open descriptors, threads."""
+    """Of one process: resident bytes (no pages of files), open descriptors, threads."""
 
     rss: int
     files: int
@@ -82,11 +82,12 @@ def _command(pid: int) -> str:
 async def live_worker(
     model: str,
     *options: str,
+    program: str = "rbee_worker",
     env: dict[str, str] | None = None,
     errors: IO[bytes] | int = subprocess.DEVNULL,
 ) -> AsyncIterator[LiveWorker]:
-    """A worker that is ready; it is ended afterwards, and must end well."""
-    command = [sys.executable, "-m", "rbee_worker", "serve", "--local-mode", "--port", "0"]
+    """A worker that is ready; it is ended afterwards. program: the module that is run."""
+    command = [sys.executable, "-m", program, "serve", "--local-mode", "--port", "0"]
     command += ["--model-ref", model, *options]
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("RBEE_API")}
     with subprocess.Popen(
@@ -95,7 +96,8 @@ async def live_worker(
         try:
             assert process.stdout is not None
             url = json.loads(process.stdout.readline())["url"]
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=32)
+            # A connection for each request: one that waits for another would count as open.
+            limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
             async with httpx.AsyncClient(base_url=url, timeout=None, limits=limits) as http:
                 worker = LiveWorker(process.pid, url, http)
                 while not await worker.ready():
