@@ -118,6 +118,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     stall_timeout: int = 120  # seconds that a client may leave a response unread
     keep_jobs_s: int = 600  # seconds a finished job is kept
     keep_jobs: int = 1000  # most finished jobs kept
+    journal: str = ""  # directory where jobs outlive the worker; "" = none is kept
+    journal_sync: Literal["none", "jobs", "events"] = "jobs"  # what also waits for the disk itself
+    journal_mb: int = 256  # most MiB of the journal
     trace: str = ""  # file for a Chrome/Perfetto trace; "" = none
     otel_endpoint: str = ""  # OTLP/HTTP collector for spans; "" = none
 
@@ -265,6 +268,16 @@ OPTIONS: tuple[Option, ...] = (
     Option("stall_timeout", "seconds an answer may lie unread", low=1, high=86400, group=SERVE),
     Option("keep_jobs_s", "seconds a finished job is kept", low=0, high=1 << 20, group=SERVE),
     Option("keep_jobs", "finished jobs kept", low=0, high=1 << 20, group=SERVE),
+    Option("journal", "directory in which jobs outlive the worker; empty = none", group=SERVE),
+    Option(
+        "journal_sync",
+        "what waits for the journal's disk itself, against power loss: that a job was accepted or "
+        "has ended, every event, or nothing",
+        group=SERVE,
+    ),
+    Option(
+        "journal_mb", "MiB of the journal; old jobs leave first", low=1, high=1 << 20, group=SERVE
+    ),
     Option("trace", "file for a Chrome/Perfetto trace; empty = none", group=SERVE),
     Option("otel_endpoint", "OTLP/HTTP collector for spans; empty = none", group=SERVE),
 )

@@ -19,7 +19,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from rbee_worker.observe.subjects import JobRecord, WorkerFigures
+from rbee_worker.observe.subjects import JobRecord, JournalFigures, WorkerFigures
 from rbee_worker.types import Token, WorkerState
 
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -99,6 +99,8 @@ class Gauges(Collector):
         yield _gauge("jobs_live", "jobs that have not ended", len(worker.jobs.live()))
         yield _gauge("uptime_seconds", "since the process started", worker.age())
         yield _count("engine_restarts", "engine processes lost and replaced", worker.restarts)
+        if worker.journal is not None:
+            yield from _of_journal(worker.journal)
         info = worker.model
         if info is not None:
             yield _gauge("weight_bytes", "weights as held", info.weight_bytes)
@@ -129,6 +131,16 @@ class Gauges(Collector):
         )
         yield _count("accepted_tokens", "drafted tokens that were drawn", stats.accepted_tokens)
         yield _count("engine_steps", "engine steps", stats.steps)
+
+
+def _of_journal(journal: JournalFigures) -> Iterator[Metric]:
+    working = float(journal.state == "working")
+    yield _gauge("journal_working", "1 while jobs outlive the worker", working)
+    yield _gauge("journal_bytes", "what its jobs and events take", journal.used_bytes)
+    yield _count("journal_commits", "transactions", journal.commits)
+    yield _count("journal_failures", "attempts to write that failed", journal.failures)
+    yield _count("journal_removed_jobs", "removed because it was full", journal.tidied)
+    yield _count("journal_resumed_jobs", "begun by an earlier process", journal.resumed)
 
 
 def _gauge(name: str, words: str, value: float) -> Metric:

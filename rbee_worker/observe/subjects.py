@@ -82,6 +82,28 @@ class Live(Protocol):
     def live(self) -> Sequence[object]: ...
 
 
+class JournalFigures(Protocol):
+    """The journal of a worker's jobs (`server/keeper.py`)."""
+
+    @property
+    def state(self) -> str: ...
+
+    @property
+    def failures(self) -> int: ...
+
+    @property
+    def commits(self) -> int: ...
+
+    @property
+    def used_bytes(self) -> int: ...
+
+    @property
+    def tidied(self) -> int: ...
+
+    @property
+    def resumed(self) -> int: ...
+
+
 class WorkerFigures(Protocol):
     """A worker, as gauges read it."""
 
@@ -99,6 +121,9 @@ class WorkerFigures(Protocol):
 
     @property
     def stats(self) -> EngineFigures | None: ...
+
+    @property
+    def journal(self) -> JournalFigures | None: ...
 
     def age(self) -> float: ...
 

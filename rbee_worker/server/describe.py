@@ -60,6 +60,7 @@ class Info(Struct, frozen=True, kw_only=True, omit_defaults=True):
     operations: tuple[str, ...]
     parameters: list[dict[str, Any]]  # every accepted key with role, range, default, meaning
     inert: list[str]  # keys that are accepted without effect
+    journal: str | None = None  # "loading", "working", "behind"; absent: jobs end with the worker
     limits: Limits | None = None
     determinism: Determinism | None = None
     arch: str | None = None
@@ -108,6 +109,7 @@ async def info(http: HttpRequest) -> Response:
             operations=("infer", "status"),
             parameters=[p for p in parameters if p["role"] != "unsupported"],
             inert=[p["name"] for p in parameters if p["role"] == "inert"],
+            journal=None if worker.journal is None else worker.journal.state,
             **extra,
         )
     )
