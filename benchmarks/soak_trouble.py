@@ -17,7 +17,7 @@ from benchmarks.live_worker import LiveWorker
 
 STEP_TIMEOUT_S = 5
 PAUSE_S = (1.0, 5.0)  # between two troubles
-JOURNAL_BYTES = 4_000_000  # of the file system that the journal lies on
+JOURNAL_BYTES = 32_000_000  # of the file system that the journal lies on
 JUMPS = ("+3600", "-3600", "+86400", "+0")
 FAKETIME = (
     Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"),

@@ -203,7 +203,7 @@ def test_kept_weights_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     from rbee_worker.ops.cpu.backend import cpu
 
     model = write_safetensors(tmp_path / "m", layers=8)
-    sizes = {"ctx": 64, "kv_tokens": 64, "max_seqs": 1, "token_budget": 64}
+    sizes: dict[str, Any] = {"ctx": 64, "kv_tokens": 64, "max_seqs": 1, "token_budget": 64}
     settings = Settings(model=str(model), threads=1, backend="cpu", kv_dtype="f16", **sizes)
     kept = made()
     _, info = load_engine(settings, lambda _: None, kept)

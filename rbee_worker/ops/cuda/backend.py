@@ -164,15 +164,15 @@ class CudaBackend(Backend):
         from rbee_worker.ops.cuda.ops import CudaOps
 
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-        kept: dict[str, bool] = {
+        forms: dict[str, bool] = {
             "planes": not settings.exact_activations,
             "resident": not isinstance(prepared, _Plan) or prepared.resident,
             "f8": settings.quantize == "fp8",
         }
         if _interpreted():
-            return CudaOps("cpu", dtype, **kept)
+            return CudaOps("cpu", dtype, **forms)
         pdl = torch.cuda.get_device_capability()[0] >= 9
-        return CudaOps("cuda", dtype, pdl=pdl, **kept)
+        return CudaOps("cuda", dtype, pdl=pdl, **forms)
 
     def state(self, ops: Ops, pool: StatePool, dtype: str) -> StateMemory:
         from rbee_worker.ops.cuda.ops import CudaOps
