@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -35,7 +36,10 @@ class LiveWorker:
         self.pid, self.url, self.http = pid, url, http
 
     def children(self) -> dict[int, str]:
-        """The server's children that run, with their command lines."""
+        """The server's children that run, with their command lines. Raises RuntimeError if the
+        server itself has ended."""
+        if not _command(self.pid):
+            raise RuntimeError("the worker has ended")
         listed = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         for task in Path(f"/proc/{self.pid}/task").iterdir():
             with contextlib.suppress(OSError):
@@ -54,6 +58,14 @@ class LiveWorker:
     def figures(self) -> Figures:
         """Of the server."""
         return figures(self.pid)
+
+    def opened(self) -> Counter[str]:
+        """What the server's descriptors are of, by kind or path."""
+        found: Counter[str] = Counter()
+        for number in Path(f"/proc/{self.pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                found[number.readlink().as_posix().partition(":[")[0]] += 1
+        return found
 
     async def ready(self) -> bool:
         return (await self.http.get("/v1/ready")).status_code == 200
@@ -83,11 +95,13 @@ async def live_worker(
     model: str,
     *options: str,
     program: str = "rbee_worker",
+    within: Sequence[str] = (),
     env: dict[str, str] | None = None,
     errors: IO[bytes] | int = subprocess.DEVNULL,
 ) -> AsyncIterator[LiveWorker]:
-    """A worker that is ready; it is ended afterwards. program: the module that is run."""
-    command = [sys.executable, "-m", program, "serve", "--local-mode", "--port", "0"]
+    """A worker that is ready; it is ended afterwards. program: the module that is run;
+    within: a command that runs the worker's."""
+    command = [*within, sys.executable, "-m", program, "serve", "--local-mode", "--port", "0"]
     command += ["--model-ref", model, *options]
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("RBEE_API")}
     with subprocess.Popen(
