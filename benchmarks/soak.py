@@ -124,7 +124,10 @@ async def _disturbed(
     samples, began_s = Samples(), time.monotonic()
     in_shm = set(os.listdir("/dev/shm"))
     sampling = asyncio.create_task(sampled(worker, samples, began_s))
-    now = lambda: time.monotonic() - began_s  # noqa: E731
+
+    def now() -> float:
+        return time.monotonic() - began_s
+
     tasks = load.tasks()
     making = asyncio.create_task(trouble.run(lambda: load.over, lambda: now() < seconds / 2))
     while now() < seconds and not any(task.done() for task in (*tasks, making)):
@@ -134,8 +137,8 @@ async def _disturbed(
     sampling.cancel()
     after, still_opened = await calm(worker)
     ended = sum(load.checked.counts.values())
-    lives = [(at, f) for at, f in samples.engine if at > seconds / 2 * (1 + WARM)]
-    warm = [(at, f) for at, f in samples.server if at > seconds * WARM]
+    lives = [(at, float(f.rss)) for at, f in samples.engine if at > seconds / 2 * (1 + WARM)]
+    warm = [(at, float(f.rss)) for at, f in samples.server if at > seconds * WARM]
     return {
         "minutes": round(now() / 60, 1),
         "answers": dict(load.checked.counts),
@@ -154,8 +157,8 @@ async def _disturbed(
         "after": after,
         "descriptors that are new": dict(still_opened - opened),
         "left in /dev/shm": sorted(set(os.listdir("/dev/shm")) - in_shm),
-        "server_mb_per_hour": round(slope([(at, f.rss) for at, f in warm]) * 3600 / 1e6, 2),
-        "engine_mb_per_hour": round(slope([(at, f.rss) for at, f in lives]) * 3600 / 1e6, 2),
+        "server_mb_per_hour": round(slope(warm) * 3600 / 1e6, 2),
+        "engine_mb_per_hour": round(slope(lives) * 3600 / 1e6, 2),
         "plots": [
             plot("server, MB", [(at, f.rss / 1e6) for at, f in samples.server]),
             plot("engine, MB", [(at, f.rss / 1e6) for at, f in samples.engine]),

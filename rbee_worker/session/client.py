@@ -291,6 +291,8 @@ class EngineClient:
                 if type(error) is not ModelError:  # the model is no longer what it was
                     raise
                 lost = error
+            except OSError as error:  # no process can be started just now
+                lost = EngineLost(f"no engine can be started: {error.strerror or error}.")
             else:
                 self.restarts += 1
                 return
