@@ -92,6 +92,7 @@ async def measured(model: str, kills: int, threads: int, seed: int) -> dict[str,
             since = time.monotonic()
             while run.heard_s < since:
                 await asyncio.sleep(STEP_S)
+                worker.children()  # raises if the worker itself has ended
             recovery.append(run.heard_s - killed_s)
         run.over = True
         await asyncio.gather(*streams)

@@ -22,7 +22,7 @@ class Wrong(Exception):
 
 
 class Clients:
-    """heard: called at every piece of an answer. dice: decides where connections are cut."""
+    """heard: called when a token of a stream has come. dice: decides where connections are cut."""
 
     def __init__(
         self, http: httpx.AsyncClient, model: str, dice: random.Random, heard: Heard
@@ -55,7 +55,8 @@ class Clients:
                     if number != len(events) + 1:
                         raise Wrong(f"event {number} after event {len(events)}")
                     events.append(event)
-                    self._heard()
+                    if event["type"] == "token":
+                        self._heard()
                     left -= 1
                     if left <= 0 and event["type"] not in ("end", "error"):
                         self.resumed += 1
@@ -94,7 +95,8 @@ class Clients:
                 index = str(choice["index"])
                 texts[index] = texts.get(index, "") + choice["text"]
                 ends[index] = choice["finish_reason"] or ends.get(index, "")
-            self._heard()
+                if choice["text"]:
+                    self._heard()
         return {"texts": texts, "ends": ends}
 
     async def messages(self, body: Body) -> Body:
@@ -108,7 +110,6 @@ class Clients:
                 text += event["delta"].get("text", "")
             if event["type"] == "message_delta":
                 end = event["delta"]["stop_reason"]
-            self._heard()
         return {"text": text, "end": end}
 
     async def answer(self, path: str, body: Body) -> Any:
@@ -118,7 +119,6 @@ class Clients:
             if response.status_code not in (429, 503) or "ENGINE_LOST" in response.text:
                 if response.is_error:
                     raise Wrong(f"{path}: {response.status_code} {response.text[:300]}")
-                self._heard()
                 return response.json()
             await asyncio.sleep(PAUSE_S)
 
