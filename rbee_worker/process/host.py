@@ -43,6 +43,11 @@ class EngineHost(ABC):
         self._busy = asyncio.Lock()  # `close` waits until an engine that is starting has started
         self._open = False
 
+    @property
+    def open(self) -> bool:
+        """Whether the engine was started and not closed."""
+        return self._open
+
     async def start(self) -> None:
         """Start the engine; returns before it has loaded anything."""
         async with self._busy:

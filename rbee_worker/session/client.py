@@ -283,10 +283,13 @@ class EngineClient:
             await self._host.close(patient=False)
             await asyncio.sleep(pause_s)
             self._host = successor
+            like = (self.text, before, self._files)
+            heard = self._watchdog.heard
             try:
-                self.info = await bring_back(
-                    successor, self.settings, self.text, before, self._files, self._progress
-                )
+                with self._watchdog.over_loading(successor):
+                    self.info = await bring_back(
+                        successor, self.settings, *like, self._progress, heard
+                    )
             except ModelError as error:
                 if type(error) is not ModelError:  # the model is no longer what it was
                     raise

@@ -15,6 +15,7 @@ from rbee_worker.process.host import EngineHost
 
 SILENT_S = 1.2  # without a word: the engine counts as stopped, so nothing new is given to it
 CHECK_S = 0.4
+LOADING_S = 60.0  # at least: reading files may keep the engine's threads from answering
 _CHECKS = 8  # at least, in the time that a step may take
 
 
@@ -44,26 +45,41 @@ class Watchdog:
     @contextmanager
     def over(self, host: EngineHost, busy: Callable[[], bool]) -> Iterator[None]:
         """Watch the engine of `host` inside the block. busy: it has requests."""
-        watch = asyncio.create_task(self._watch(host, busy), name="engine-watchdog")
+        with self._watching(host, self._timeout_s, busy):
+            yield
+
+    @contextmanager
+    def over_loading(self, host: EngineHost) -> Iterator[None]:
+        """Watch an engine that loads its model: it has no steps, and more time to answer."""
+        timeout_s = max(self._timeout_s, LOADING_S) if self._timeout_s else 0.0
+        with self._watching(host, timeout_s, lambda: False):
+            yield
+
+    @contextmanager
+    def _watching(
+        self, host: EngineHost, timeout_s: float, busy: Callable[[], bool]
+    ) -> Iterator[None]:
+        watch = asyncio.create_task(self._watch(host, timeout_s, busy), name="engine-watchdog")
         try:
             yield
         finally:
             watch.cancel()
             self.silent = False
 
-    async def _watch(self, host: EngineHost, busy: Callable[[], bool]) -> None:
-        every_s = min(CHECK_S, self._timeout_s / _CHECKS) if self._timeout_s else CHECK_S
+    async def _watch(self, host: EngineHost, timeout_s: float, busy: Callable[[], bool]) -> None:
+        every_s = min(CHECK_S, timeout_s / _CHECKS) if timeout_s else CHECK_S
         quiet = 0  # checks in a row without a word
         self._heard, self._step_s = False, 0.0
         while True:
-            host.link.send(Ping())
+            if host.open:
+                host.link.send(Ping())
             await asyncio.sleep(every_s)
-            quiet = 0 if self._heard else quiet + 1
+            quiet = 0 if self._heard or not host.open else quiet + 1
             self._heard = False
             self._now(silent=quiet * every_s >= SILENT_S)
-            if 0 < self._timeout_s <= self._step_s + quiet * every_s:
+            if 0 < timeout_s <= self._step_s + quiet * every_s:
                 what = "a step took" if busy() else "it did not answer for"
-                host.kill(f"{what} longer than {self._timeout_s:g} s")
+                host.kill(f"{what} longer than {timeout_s:g} s")
                 return
 
     def _now(self, *, silent: bool) -> None:

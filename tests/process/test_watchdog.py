@@ -182,6 +182,7 @@ def test_what_the_watchdog_counts(monkeypatch: pytest.MonkeyPatch) -> None:
         dog = Watchdog(10, told.append)
         host = Host()
         host.link = Line()  # type: ignore[assignment]
+        host._open = True
         monkeypatch.setattr(watchdog.asyncio, "sleep", turn)
         with dog.over(host, lambda: True):
             await checks(20)
@@ -197,5 +198,27 @@ def test_what_the_watchdog_counts(monkeypatch: pytest.MonkeyPatch) -> None:
             await checks(1)
             assert killed == ["a step took longer than 10 s"]
         assert len(asked) >= 24
+
+    run(main())
+
+
+def test_an_engine_that_is_stopped_while_it_loads_is_replaced(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "LOADING_S", 1.0)
+    monkeypatch.setattr(watchdog, "SILENT_S", 0.2)
+
+    async def main() -> None:
+        async with engine(settings_of(tiny, step_timeout=1)) as client:
+            before = pid_of(client)
+            os.kill(before, signal.SIGKILL)
+            await until(client, "restarting")
+            while client._host.pid in (None, before):  # type: ignore[attr-defined]
+                await asyncio.sleep(0.001)
+            stopped = pid_of(client)
+            os.kill(stopped, signal.SIGSTOP)
+            await until(client, "ready")
+            assert pid_of(client) != stopped
+            assert not alive(stopped)
 
     run(main())
