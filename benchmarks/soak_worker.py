@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import select
 import time
+from typing import SupportsIndex
 
 from rbee_worker.cli.main import main
 
 
-def _sleep(seconds: float) -> None:
-    select.select([], [], [], seconds)
+def _sleep(seconds: SupportsIndex | float) -> None:
+    select.select([], [], [], float(seconds))
 
 
 if __name__ == "__main__":

@@ -112,14 +112,15 @@ def test_requests_of_a_stopped_engine_can_be_ended(tiny: Path) -> None:
 def test_closing_ends_a_stopped_engine(tiny: Path, busy: bool) -> None:
     async def main() -> int:
         async with engine(settings_of(tiny)) as client:
-            if busy:
-                events = client.generate(Request(id="a", prompt="once", params=LONG))
-                await anext(events)
-            os.kill(pid_of(client), signal.SIGSTOP)
             pid = pid_of(client)
-            if busy:
-                await client.close()
-                assert isinstance([event async for event in events][-1], Error)
+            if not busy:
+                os.kill(pid, signal.SIGSTOP)
+                return pid
+            events = client.generate(Request(id="a", prompt="once", params=LONG))
+            await anext(events)
+            os.kill(pid, signal.SIGSTOP)
+            await client.close()
+            assert isinstance([event async for event in events][-1], Error)
             return pid
 
     assert not alive(run(main()))
@@ -183,7 +184,7 @@ def test_what_the_watchdog_counts(monkeypatch: pytest.MonkeyPatch) -> None:
         host = Host()
         host.link = Line()  # type: ignore[assignment]
         host._open = True
-        monkeypatch.setattr(watchdog.asyncio, "sleep", turn)
+        monkeypatch.setattr("rbee_worker.session.watchdog.asyncio.sleep", turn)
         with dog.over(host, lambda: True):
             await checks(20)
             assert told == [True]
