@@ -2,8 +2,8 @@
 `python -m benchmarks.restart MODEL`.
 
 For each way of holding weights: seconds until the first engine is ready, until the one that follows
-is (from the kill), and tokens a second of one sequence, in turns; best_token_ms is the shortest time
-between two tokens, for a machine that does other things too. Prints one JSON object of medians.
+is (from the kill), and tokens a second of one sequence, in turns; best_token_ms is the shortest
+time between two tokens, for a machine that does other things too. Prints medians as JSON.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from rbee_worker.ops.cpu.runtime.arena import LINE, PAGE, Arena
 _NONE, _READ, _WRITE = 0, 1, 2  # what may be done in a mapping; Linux's numbers
 _FIXED, _NORESERVE = 0x10, 0x4000
 _COLLAPSE = 25
+MOST_AHEAD = 1 << 27  # bytes of memory got before they are needed
 _HEADER = struct.Struct("<32sQQ")  # key, bytes used, checksum of the sizes of all pieces
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -63,7 +64,9 @@ class _NewArena(Arena):
         assert self._bytes.flags.writeable, "the weights are complete"
         piece = super().take(nbytes)
         self._sizes = _checksum(self._sizes, nbytes)
-        self._provide(-(-self.used // PAGE) * PAGE)
+        if self.used > self._there:  # more than is needed: each request waits for all processors
+            ahead = self._there + min(self._there, MOST_AHEAD)
+            self._provide(min(max(-(-self.used // PAGE) * PAGE, ahead), len(self._bytes)))
         return piece
 
     def done(self) -> None:
