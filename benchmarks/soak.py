@@ -203,7 +203,11 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         errors = Path(folder) / "worker.log"
-        found = asyncio.run(soak(args, errors))
+        try:
+            found = asyncio.run(soak(args, errors))
+        except RuntimeError:  # the worker has ended
+            sys.stdout.write(errors.read_text(errors="replace")[-4000:])
+            raise
         said = errors.read_text(errors="replace").splitlines()
     traces = [line for line in said if line.startswith("Traceback")]
     faults = faults_of(found) + ([f"{len(traces)} tracebacks in its log"] if traces else [])

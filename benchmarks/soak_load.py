@@ -118,8 +118,9 @@ class Load:
             try:
                 await (special[kind]() if kind in special else self._compared(kind))
                 self.checked.counts[kind] += 1
-            except (Wrong, httpx.HTTPError, KeyError, ValueError) as fault:
+            except (Wrong, httpx.HTTPError, OSError, KeyError, ValueError) as fault:
                 self.checked.fault(kind, f"{type(fault).__name__}: {fault}")
+                self.worker.children()  # raises if the worker has ended
             await asyncio.sleep(PAUSE_S.get(kind, SHORT_S) * self._dice.random())
 
     async def _asked(self, kind: str, body: Body, *, cuts: bool = False) -> Any:
