@@ -15,7 +15,8 @@ from pathlib import Path
 
 from benchmarks.live_worker import LiveWorker
 
-STEP_TIMEOUT_S = 5
+STEP_TIMEOUT_S = 15
+STOPPED_S = 5.0  # at most: an engine that goes on afterwards
 PAUSE_S = (1.0, 5.0)  # between two troubles
 JOURNAL_BYTES = 32_000_000  # of the file system that the journal lies on
 JUMPS = ("+3600", "-3600", "+86400", "+0")
@@ -100,7 +101,7 @@ class Trouble:
         if engine is None:
             return False
         os.kill(engine, signal.SIGSTOP)
-        await asyncio.sleep(self._dice.uniform(0.1, STEP_TIMEOUT_S * 0.7))
+        await asyncio.sleep(self._dice.uniform(0.1, STOPPED_S))
         os.kill(engine, signal.SIGCONT)
         return True
 

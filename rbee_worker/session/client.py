@@ -273,7 +273,7 @@ class EngineClient:
         while (successor := self._host.successor()) is not None:
             counts = KILL if self._host.killed_by_others else CRASH
             known = self._live.culprit_known(counts)
-            pause_s = self._replacing.pause_s(culprit_known=known)
+            pause_s = self._replacing.pause_s(counts, culprit_known=known)
             if pause_s is None:
                 break
             self.state = "restarting"

@@ -29,6 +29,7 @@ from rbee_worker.process.host import ProcessHost
 from rbee_worker.process.link import Link
 from rbee_worker.session import replacing
 from rbee_worker.session.client import EngineClient
+from rbee_worker.session.live_request import CRASH, KILL
 from rbee_worker.session.replacing import LONG_LIFE_S, PAUSES_S, Replacing
 from rbee_worker.session.text import wordless
 from rbee_worker.types import (
@@ -543,3 +544,7 @@ def test_how_often_an_engine_is_replaced() -> None:
     slow = [lost_after(1.0, load_s=long_s) for _ in PAUSES_S[1:]]
     assert slow == [*PAUSES_S[1:]]
     assert lost_after(0.0, load_s=long_s, loads=False) is None
+    killed = Replacing(clock=lambda: now[0])
+    pauses = [killed.pause_s(KILL) for _ in range(CRASH * len(PAUSES_S))]
+    assert pauses == [pause for pause in PAUSES_S for _ in range(CRASH)]
+    assert killed.pause_s(KILL) is None
