@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import typing
 from collections.abc import Mapping
+from types import UnionType
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -23,6 +24,7 @@ OTHER_VARIABLES = (
     "RBEE_API_TOKEN",
     "RBEE_CPU_ASSEMBLY",
     "RBEE_CPU_ISA",
+    "RBEE_CPU_READING",
     "RBEE_DEBUG",
     "RBEE_PIP_ARGS",
 )
@@ -75,10 +77,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     model: str = "smollm2"
     backend: Literal["auto", "reference", "cpu", "cuda"] = "auto"
     device: int = 0
+    gpu_memory: int = 100  # percent of the GPU's memory that the worker may use
     dtype: Literal["auto", "f32", "bf16", "f16"] = "auto"
     kv_dtype: Literal["auto", "f32", "bf16", "f16", "i8", "f8"] = "auto"
     quantize: Literal["none", "fp8"] = "none"  # how matrices of floats are stored
     exact_activations: bool = False  # do not round activations in products with packed weights
+    bf16_activations: bool = False  # round activations in products with bf16 weights
+    deterministic: bool = False  # a row's logits do not depend on its step, bit for bit
     ctx: int = 0  # 0 = the model's own context, as far as memory allows
     threads: int = 0  # 0 = the physical cores that this process may use
     kv_cache: bool = True
@@ -105,6 +110,18 @@ class Settings(Struct, frozen=True, kw_only=True):
     heartbeat_s: int = 30
     local_mode: bool = False  # listen on 127.0.0.1 only, without a token
     cors_origin: str = ""  # origins that may call from a browser, separated by commas
+    served_model_name: str = ""  # names of the model, separated by commas; "" = its reference
+    # what requests have by default; None = what the model says, or else the route
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    repeat_last_n: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
     max_queue: int = 256  # requests that may wait; further ones get 429
     request_timeout: int = 0  # seconds that a request may take; 0 = no limit
     step_timeout: int = 600  # seconds after which a step counts as a crash; 0 = no limit
@@ -124,18 +141,44 @@ class Settings(Struct, frozen=True, kw_only=True):
     trace: str = ""  # file for a Chrome/Perfetto trace; "" = none
     otel_endpoint: str = ""  # OTLP/HTTP collector for spans; "" = none
 
+    @property
+    def served_names(self) -> tuple[str, ...]:
+        """The names of `served_model_name`."""
+        return tuple(filter(None, map(str.strip, self.served_model_name.split(","))))
+
+    @property
+    def sampling(self) -> dict[str, int | float]:
+        """The defaults of requests that are set, by the names of the parameters."""
+        values = {name: getattr(self, name) for name in SAMPLING}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+SAMPLING = (  # settings that are defaults of requests' parameters, which have the same names
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "repeat_last_n",
+    "presence_penalty",
+    "frequency_penalty",
+    "max_tokens",
+    "seed",
+)
+
 
 class Option(NamedTuple):
     """One field of `Settings` as an option.
 
-    low, high: the range of an integer, both included. later: known values that this version does
-    not support -> what to do instead; they are refused, not ignored.
+    low, high: the range of a number, both included, or without `low` (above). later: known values
+    that this version does not support -> what to do instead; they are refused, not ignored.
     """
 
     field: str
     help: str
-    low: int | None = None
-    high: int | None = None
+    low: float | None = None
+    high: float | None = None
+    above: bool = False
     later: Mapping[str, str] = {}
     group: str = "Model options"
     also: tuple[str, ...] = ()  # other spellings of the flag
@@ -152,15 +195,16 @@ class Option(NamedTuple):
 
     @property
     def kind(self) -> type:
-        """bool, int or str."""
+        """bool, int, float or str."""
         declared = _KINDS[self.field]
+        if isinstance(declared, UnionType):  # a number, or None for one that is not set
+            declared = typing.get_args(declared)[0]
         return declared if isinstance(declared, type) else str
 
     @property
     def choices(self) -> tuple[str, ...]:
         """The words allowed, () when any will do."""
-        declared = _KINDS[self.field]
-        return () if isinstance(declared, type) else typing.get_args(declared)
+        return typing.get_args(_KINDS[self.field]) if self.kind is str else ()
 
     @property
     def default(self) -> Any:
@@ -172,6 +216,26 @@ _DEFAULTS: dict[str, Any] = {f.name: f.default for f in msgspec.structs.fields(S
 _ENGINE = "Engine options"
 SERVE = "Server options"  # the group of options that only `serve` has
 _MAX_TOKENS = 1 << 31
+_LONGEST_NAME = 512  # characters of a model's name in requests
+
+
+def _default_of(field: str, low: float, high: float, above: bool = False) -> Option:
+    words = f"{field} of requests that give none; not set = as the model says, or else the route"
+    return Option(field, words, low=low, high=high, above=above, group=SERVE)
+
+
+_SAMPLING_OPTIONS = (  # ranges: those of rbee_worker.params
+    _default_of("temperature", 0, 2),
+    _default_of("top_p", 0, 1, above=True),
+    _default_of("top_k", -1, _MAX_TOKENS - 1),
+    _default_of("min_p", 0, 1),
+    _default_of("repetition_penalty", 0, 2, above=True),
+    _default_of("repeat_last_n", -1, _MAX_TOKENS - 1),
+    _default_of("presence_penalty", -2, 2),
+    _default_of("frequency_penalty", -2, 2),
+    _default_of("max_tokens", 1, _MAX_TOKENS - 1),
+    _default_of("seed", 0, (1 << 64) - 1),
+)
 
 OPTIONS: tuple[Option, ...] = (
     Option(
@@ -185,7 +249,13 @@ OPTIONS: tuple[Option, ...] = (
         "what computes: cuda = a GPU, cpu = compiled kernels, reference = torch; auto = the "
         "first of these that is available",
     ),
-    Option("device", "number of the GPU; 0 on a CPU", low=0, high=0),
+    Option("device", "number of the GPU; 0 on a CPU", low=0, high=63),
+    Option(
+        "gpu_memory",
+        "most of the GPU's memory that this worker may use, in percent; less lets several share it",
+        low=1,
+        high=100,
+    ),
     Option("dtype", "compute type; auto = the checkpoint's own, f32 for packed weights"),
     Option(
         "kv_dtype",
@@ -201,6 +271,16 @@ OPTIONS: tuple[Option, ...] = (
         "exact_activations",
         "packed weights times float32 activations, as reference always does; "
         "without, the cpu backend rounds them to 8 bits, to 16 where it matters most",
+    ),
+    Option(
+        "bf16_activations",
+        "bf16 weights times activations rounded to bf16, logits aside: prompts are read faster "
+        "(cpu backend only)",
+    ),
+    Option(
+        "deterministic",
+        "a sequence's logits are the same bits alone, in any batch and however its prompt is cut; "
+        "always so but on the cuda backend, where it costs speed",
     ),
     Option("ctx", "longest sequence in tokens; 0 = the model's own", low=0, high=_MAX_TOKENS),
     Option("threads", "compute threads; 0 = the physical cores allowed", low=0, high=4096),
@@ -255,6 +335,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("heartbeat_s", "seconds between heartbeats", low=1, high=3600, group=SERVE),
     Option("local_mode", "serve this machine only, without a token", group=SERVE),
     Option("cors_origin", "web origins that may call, separated by commas", group=SERVE),
+    Option(
+        "served_model_name",
+        "names that clients may call the model by, separated by commas; answers show the first; "
+        "empty = the model's reference",
+        group=SERVE,
+    ),
+    *_SAMPLING_OPTIONS,
     Option("max_queue", "requests that may wait; more get 429", low=0, high=1 << 20, group=SERVE),
     Option("request_timeout", "seconds for a request; 0 = any", low=0, high=86400, group=SERVE),
     Option(
@@ -324,8 +411,10 @@ def _value(option: Option, text: str | bool, where: str) -> Any:
         return text
     if option.kind is bool:
         return _switch(text, where)
-    if option.kind is int:
+    if option.kind in (int, float):
         return _number(option, text, where)
+    if option.field == "served_model_name":
+        return _names(text, where)
     if option.choices and text not in option.choices:
         raise UsageError(f"{where}: not known.", fix=f"one of {', '.join(_usable(option))}.")
     if text in option.later:
@@ -343,14 +432,26 @@ def _switch(text: str, where: str) -> bool:
     raise UsageError(f"{where}: neither yes nor no.", fix="1, true, yes, on, 0, false, no or off.")
 
 
-def _number(option: Option, text: str, where: str) -> int:
+def _names(text: str, where: str) -> str:
+    """Names separated by commas: each once, none empty, none too long for a request's `model`."""
+    names = [name.strip() for name in text.split(",")] if text.strip() else []
+    bad = next((n for n in names if not 1 <= len(n) <= _LONGEST_NAME or names.count(n) > 1), None)
+    if bad is not None:
+        what = "is given twice" if names.count(bad) > 1 and bad else "is empty or too long"
+        fix = f"names of 1 to {_LONGEST_NAME} characters, each once, separated by commas."
+        raise UsageError(f"{where}: a name {what}.", fix=fix)
+    return ",".join(names)
+
+
+def _number(option: Option, text: str, where: str) -> int | float:
     try:
-        number = int(text)
+        number: int | float = option.kind(text)
     except ValueError:
-        raise UsageError(f"{where}: not a whole number.", fix=f"{_range(option)}.") from None
+        wanted = "whole number" if option.kind is int else "number"
+        raise UsageError(f"{where}: not a {wanted}.", fix=f"{_range(option)}.") from None
     assert option.low is not None
     assert option.high is not None
-    if not option.low <= number <= option.high:
+    if not option.low <= number <= option.high or (option.above and number == option.low):
         raise UsageError(f"{where}: out of range.", fix=f"{_range(option)}.")
     return number
 
@@ -358,4 +459,5 @@ def _number(option: Option, text: str, where: str) -> int:
 def _range(option: Option) -> str:
     if option.low == option.high:
         return f"{option.flag} {option.low} is the only value that this version supports"
-    return f"{option.flag} takes {option.low} to {option.high}"
+    least = f"more than {option.low}, up" if option.above else f"{option.low}"
+    return f"{option.flag} takes {least} to {option.high}"

@@ -202,6 +202,24 @@ class DeviceLost(WorkerError):
 
 # torch raises RuntimeError, or its own OutOfMemoryError, with one of these in the message.
 _OUT_OF_MEMORY = ("allocate memory", "out of memory")
+# CUDA errors after which nothing in the process can use the device any more, or no process can.
+_DEVICE_LOST = (
+    "an illegal memory access",
+    "misaligned address",
+    "an illegal instruction",
+    "unspecified launch failure",
+    "launch timed out",
+    "device-side assert",
+    "uncorrectable ECC",
+    "uncorrectable NVLink",
+    "hardware stack error",
+    "invalid program counter",
+    "fallen off the bus",
+    "no CUDA-capable device",
+    "No CUDA GPUs are available",
+    "invalid device context",
+    "context is destroyed",
+)
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -209,19 +227,14 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
-# What torch and Triton say when the driver refuses: the process can use the device no more.
-_DEVICE_FAILED = ("CUDA error", "Triton Error [CUDA]", "CUDA driver error", "No CUDA GPUs")
-
-
-def device_failed(error: BaseException) -> DeviceLost | None:
-    """An error of torch or of a driver that only another process can recover from, as one of
-    ours."""
-    first = (str(error).splitlines() or [""])[0]
-    if not isinstance(error, RuntimeError) or is_out_of_memory(error):
-        return None
-    if not any(sign in first for sign in _DEVICE_FAILED):
-        return None
-    return DeviceLost(f"the device has failed: {first[:160]}")
+def device_lost(error: BaseException) -> DeviceLost | None:
+    """`error` as the loss of a device, if it means that; else None."""
+    text = str(error)
+    if isinstance(error, DeviceLost):
+        return error
+    if isinstance(error, RuntimeError) and any(sign in text for sign in _DEVICE_LOST):
+        return DeviceLost(f"the GPU cannot be used any more: {text.splitlines()[0][:200]}.")
+    return None
 
 
 def as_worker_error(error: Exception) -> WorkerError:

@@ -194,8 +194,8 @@ class Request(Struct, frozen=True, kw_only=True):
 
 
 class Resolved(Struct, frozen=True, kw_only=True):
-    """Parameters with their origins: "request", "generation_config", "default", "random",
-    "chat_format"."""
+    """Parameters with their origins: "request", "worker option", "generation_config", "default",
+    "worker default (chat)", "random", "chat_format"."""
 
     params: SamplingParams
     origins: dict[str, str]
@@ -339,13 +339,14 @@ class Purpose(Struct, frozen=True, kw_only=True):
     which has seen all of the text.
 
     labels: of a classifier, by the place of their score; activation: what makes probabilities of
-    its scores.
+    its scores. encodes: an encoder reads the prompt, so it has no scores, and there are no vectors.
     """
 
     task: Task = "generate"
     pooling: Pooling = Pooling(how="last", normalize=True)
     labels: tuple[str, ...] = ()
     activation: ScoreActivation = "none"
+    encodes: bool = False
 
 
 class ModelInfo(Struct, frozen=True, kw_only=True):

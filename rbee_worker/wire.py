@@ -22,7 +22,7 @@ class ResolvedValue(Struct, frozen=True):
     """One parameter's value, and its origin."""
 
     value: Any
-    origin: str  # "request", "generation_config", "default", "chat_format"
+    origin: str  # "request", "worker option", "generation_config", "default", ...
 
 
 class LikelyToken(Struct, frozen=True):

@@ -6,8 +6,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from rbee_worker.config import OPTIONS, OTHER_VARIABLES, Settings, parse, unknown_variables
+from rbee_worker.config import (
+    OPTIONS,
+    OTHER_VARIABLES,
+    SAMPLING,
+    Settings,
+    parse,
+    unknown_variables,
+)
 from rbee_worker.errors import UsageError
+from rbee_worker.params import names
+from rbee_worker.params.parameter import MAX_INT
 
 FIELDS = [f.name for f in msgspec.structs.fields(Settings)]
 
@@ -24,14 +33,16 @@ def test_spelling_of_flag_and_variable() -> None:
 
 def test_every_number_has_a_range_that_holds_its_default() -> None:
     for option in OPTIONS:
-        if option.kind is int:
+        if option.kind in (int, float):
             assert option.low is not None
             assert option.high is not None
-            assert option.low <= option.default <= option.high, option.field
+            unset = option.default is None
+            assert unset or option.low <= option.default <= option.high, option.field
 
 
 def test_a_default_is_never_refused() -> None:
-    given = {o.field: o.default if o.kind is bool else str(o.default) for o in OPTIONS}
+    told = [o for o in OPTIONS if o.default is not None]
+    given = {o.field: o.default if o.kind is bool else str(o.default) for o in told}
     assert parse(given, {}) == Settings()
 
 
@@ -69,7 +80,13 @@ def test_an_empty_variable_is_not_set() -> None:
         ({"max_seqs": "0"}, {}, ["--max-seqs 0", "1 to"]),
         ({}, {"RBEE_KV_CACHE": "maybe"}, ["RBEE_KV_CACHE=maybe", "true"]),
         ({"tensor_parallel": "2"}, {}, ["--tensor-parallel 2", "--tensor-parallel 1"]),
-        ({"device": "1"}, {}, ["--device 1", "--device 0"]),
+        ({"temperature": "warm"}, {}, ["--temperature warm", "not a number", "0 to 2"]),
+        ({"temperature": "nan"}, {}, ["--temperature nan", "0 to 2"]),
+        ({}, {"RBEE_TOP_P": "0"}, ["RBEE_TOP_P=0", "more than 0, up to 1"]),
+        ({"top_k": "1.5"}, {}, ["--top-k 1.5", "whole number"]),
+        ({"served_model_name": "a,,b"}, {}, ["--served-model-name a,,b", "empty"]),
+        ({"served_model_name": "a, b,a"}, {}, ["--served-model-name a, b,a", "given twice"]),
+        ({"device": "64"}, {}, ["--device 64", "0 to 63"]),
     ],
 )
 def test_what_cannot_work_is_refused_by_name_with_what_can(
@@ -80,6 +97,27 @@ def test_what_cannot_work_is_refused_by_name_with_what_can(
     assert [word for word in says if word not in str(caught.value)] == []
     assert caught.value.exit_code == 2
     assert caught.value.fix
+
+
+def test_defaults_of_requests_have_the_ranges_of_requests() -> None:
+    """A value that `serve` takes is one that a request may give."""
+    rows = names("job")
+    for name in SAMPLING:
+        option = next(o for o in OPTIONS if o.field == name)
+        least = min([rows[name].low, *rows[name].off])
+        assert (option.low, option.above) == (least, rows[name].above), name
+        assert option.high == (rows[name].high or MAX_INT), name
+        assert option.kind is {"number": float, "integer": int}[rows[name].kind]
+
+
+def test_defaults_of_requests_are_set_or_not() -> None:
+    assert parse({}, {}).sampling == {}
+    assert parse({"temperature": "0", "top_k": "-1"}, {"RBEE_SEED": "7"}).sampling == {
+        "temperature": 0.0,
+        "top_k": -1,
+        "seed": 7,
+    }
+    assert parse({"served_model_name": " bee , hive"}, {}).served_names == ("bee", "hive")
 
 
 def test_refused_values_are_not_offered() -> None:

@@ -44,7 +44,7 @@ def load_engine(
     plan = preflight(ckpt, settings)
     backend = plan.backend
     there = 0 if memory is None else memory.usable()  # bytes of weights that are not free any more
-    plan.room(settings, backend.free_bytes() + there)
+    plan.room(settings, backend.free_bytes(settings) + there)
     clock.done("open")
     outline = outline_of(ckpt, plan.model.context)
     prepared = backend.prepare(outline, settings, plan.kv_dtype, _compiling(report))
@@ -59,7 +59,8 @@ def load_engine(
     )
     model = _build(ckpt, ops, report)
     clock.done("weights")
-    room = plan.state(settings, backend.free_bytes())
+    gauge = backend.gauge(outline, settings, plan.dtype, plan.kv_dtype)
+    room = plan.state(settings, backend.free_bytes(settings))
     pool = StatePool(
         model.groups,
         tokens=room.tokens,
@@ -82,8 +83,10 @@ def load_engine(
         kv_cache=settings.kv_cache,
         speculate=settings.speculate,
         ropes=model.ropes,
+        start=model.start,
         buckets=backend.buckets,
         overlaps=backend.overlaps,
+        gauge=gauge,
         trace=bool(settings.trace),
     )
     clock.done("state")

@@ -19,8 +19,13 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from rbee_worker.observe.subjects import JobRecord, JournalFigures, WorkerFigures
-from rbee_worker.types import Token, WorkerState
+from rbee_worker.observe.subjects import (
+    EngineFigures,
+    JobRecord,
+    JournalFigures,
+    WorkerFigures,
+)
+from rbee_worker.types import ModelInfo, Token, WorkerState
 
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -131,6 +136,28 @@ class Gauges(Collector):
         )
         yield _count("accepted_tokens", "drafted tokens that were drawn", stats.accepted_tokens)
         yield _count("engine_steps", "engine steps", stats.steps)
+        yield _count("engine_busy_seconds", "time in steps", stats.busy_s)
+        working = stats.running + stats.waiting > 0  # otherwise the last shares are of the past
+        utilisation = stats.utilisation if working else 0.0
+        yield _gauge("engine_utilisation", "share of the last time in steps, 0..1", utilisation)
+        if stats.device_total_bytes:
+            yield from _device(stats, info)
+
+
+def _device(stats: EngineFigures, info: ModelInfo | None) -> Iterator[Metric]:
+    """A GPU's memory by use, and how near decoding comes to the time of reading weights and
+    cache."""
+    planned = 0 if info is None else info.weight_bytes + info.kv_bytes
+    workspace = max(stats.device_own_bytes - planned, 0)
+    yield _gauge("gpu_memory_total_bytes", "of the GPU", stats.device_total_bytes)
+    yield _gauge("gpu_memory_used_bytes", "by all processes", stats.device_used_bytes)
+    yield _gauge("gpu_memory_own_bytes", "held by this worker", stats.device_own_bytes)
+    yield _gauge("gpu_workspace_bytes", "held beside weights and cache", workspace)
+    yield _gauge(
+        "decode_floor_share",
+        "time of reading weights and cache over time of decoding steps, 0..1",
+        stats.floor_share,
+    )
 
 
 def _of_journal(journal: JournalFigures) -> Iterator[Metric]:

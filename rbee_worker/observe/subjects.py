@@ -75,6 +75,24 @@ class EngineFigures(Protocol):
     @property
     def step_ms(self) -> float: ...
 
+    @property
+    def busy_s(self) -> float: ...
+
+    @property
+    def utilisation(self) -> float: ...
+
+    @property
+    def floor_share(self) -> float: ...
+
+    @property
+    def device_used_bytes(self) -> int: ...
+
+    @property
+    def device_own_bytes(self) -> int: ...
+
+    @property
+    def device_total_bytes(self) -> int: ...
+
 
 class Live(Protocol):
     """A set of jobs that can list those that have not ended."""

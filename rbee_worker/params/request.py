@@ -30,10 +30,10 @@ RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"}
 class Rules(Struct, frozen=True, kw_only=True):
     """What a model and its worker's settings require of every request.
 
-    template: the model's chat template, None if it has none. generation: the model's own sampling
-    defaults, {} if they are not to be applied. exempt_ids: the template's special tokens.
-    turn_stops: stop strings of a conversation that gives none, in a chat format without a token for
-    the end of a turn.
+    template: the model's chat template, None if it has none. worker: defaults of parameters that
+    the worker was started with. generation: the model's own, {} if they are not to be applied.
+    exempt_ids: the template's special tokens. turn_stops: stop strings of a conversation that gives
+    none, in a chat format without a token for the end of a turn.
     tool_template: the template of conversations with tools. form: how the model writes reasoning
     and calls. takes_tools: tools can be offered; prompted: in a system message of the worker's own.
     """
@@ -42,6 +42,7 @@ class Rules(Struct, frozen=True, kw_only=True):
     vocab_size: int
     characters_per_token: int = CHARACTERS_PER_TOKEN
     template: str | None = None
+    worker: Mapping[str, int | float] = {}
     generation: Mapping[str, Any] = {}
     exempt_ids: frozenset[int] = frozenset()
     eos: tuple[EosToken, ...] = ()
@@ -78,6 +79,7 @@ def check_request(request: Request, rules: Rules) -> Resolved:
             surface=request.surface,
             vocab_size=rules.vocab_size,
             context=rules.context,
+            worker=rules.worker,
             generation=rules.generation,
             template_exempt=rules.exempt_ids,
             eos=rules.eos,

@@ -1,10 +1,11 @@
 """Resolves a caller's parameters into `SamplingParams`, each value with its origin; nothing is
 silently ignored.
 
-An absent parameter, or null, takes the model's own default from generation_config.json, or else the
-table's: in a chat some parameters have a default of their own. Origins are "request",
-"generation_config", "default", "worker default (chat)", for a seed "random", and for the stop
-strings of a chat format "chat_format".
+An absent parameter, or null, takes the default that the worker was started with, or else the
+model's own from generation_config.json, or else the table's: in a chat some parameters have a
+default of their own. Origins are "request", "worker option", "generation_config", "default",
+"worker default (chat)", for a seed "random", and for the stop strings of a chat format
+"chat_format".
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import difflib
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -26,10 +28,12 @@ from rbee_worker.params.table import PARAMETERS, names
 from rbee_worker.types import Constraint, EosToken, Resolved, SamplingParams
 
 CHAT_DEFAULT = "worker default (chat)"
+WORKER_OPTION = "worker option"
 _SEED_BITS = 53  # a random seed survives a JSON reader that has only doubles
 _MOST_IGNORED = 64  # unknown names that --lenient lets through: the caller is told of all of them
 _MOST_NAME = 64  # characters of a name that a fault quotes
 MOST_GUESSES = 16  # unknown names for which the nearest known one is searched, which takes time
+NOTHING: Mapping[str, int | float] = MappingProxyType({})
 _NAMES = {surface: names(surface) for surface in SURFACES}
 
 
@@ -45,10 +49,12 @@ def resolve(
     turn_stops: tuple[str, ...] = (),
     lenient: bool = False,
     chat: bool | None = None,
+    worker: Mapping[str, int | float] = NOTHING,
 ) -> Resolved:
     """Every parameter's value and origin. Raises InvalidRequest with all offending fields.
 
-    request_params: what `split` leaves for this surface; generation: the model's
+    request_params: what `split` leaves for this surface; worker: defaults that the worker was
+    started with; generation: the model's
     generation_config.json ({} to ignore it); turn_stops: stop strings if the request gives none;
     lenient: return unknown keys in `Resolved.ignored` instead of refusing them (64 of them, of up
     to 64 characters). chat: the defaults are those of chats; None: on the chat surface. A key that
@@ -99,7 +105,7 @@ def resolve(
         errors.append(FieldError(ignored[0], f"<= {_MOST_IGNORED} unknown keys", message))
     defaults, _ = generation_defaults(generation, context=context)
     chat = surface == "chat" if chat is None else chat
-    values, origins = _merge(known, given, defaults, context, chat=chat)
+    values, origins = _merge(known, given, worker, defaults, context, chat=chat)
     if turn_stops and origins.get("stop") == "default":
         values["stop"], origins["stop"] = turn_stops, "chat_format"
     where, values["constraint"] = constraint or ("", None)
@@ -164,6 +170,7 @@ def _json(value: Any) -> str:
 def _merge(
     known: Mapping[str, Parameter],
     given: Mapping[str, Any],
+    worker: Mapping[str, int | float],
     model: Mapping[str, Any],
     context: int,
     *,
@@ -178,6 +185,10 @@ def _merge(
             continue
         if name in given:
             values[name], origins[name] = given[name], "request"
+        elif name in worker:
+            off = worker[name] in parameter.off
+            values[name] = parameter.default if off else worker[name]
+            origins[name] = WORKER_OPTION
         elif name in model:
             values[name], origins[name] = model[name], "generation_config"
         elif chat and parameter.chat is not None:
@@ -246,10 +257,13 @@ def generation_defaults(
 
 
 def report(resolved: Resolved) -> dict[str, Any]:
-    """Name -> {"value", "origin"}, in the form of `started.sampling` and --json."""
-    shown_as = {name: {"value": v} for name, v in asdict(resolved.params).items()}
-    for name, entry in shown_as.items():
-        entry["origin"] = resolved.origins[name]
+    """Name -> {"value", "origin"}, in the form of `started.sampling` and --json; what the
+    surface of the request has no parameter for is left out."""
+    shown_as = {
+        name: {"value": value, "origin": resolved.origins[name]}
+        for name, value in asdict(resolved.params).items()
+        if name in resolved.origins  # a parameter of this surface
+    }
     exempt: dict[str, Any] = {"value": resolved.exempt_ids, "origin": "model"}
     return {**shown_as, "repetition_exempt_ids": exempt}
 

@@ -30,7 +30,7 @@ from rbee_worker.engine.messages import (
     Shutdown,
     Submit,
 )
-from rbee_worker.errors import device_failed
+from rbee_worker.errors import device_lost
 from rbee_worker.extras import explained
 from rbee_worker.kept_memory import KeptMemory
 from rbee_worker.observe import log
@@ -72,7 +72,7 @@ def _load(port: Port, load: Loader) -> Engine | None:
     except PortClosed:
         raise
     except Exception as error:
-        known = explained(error) or device_failed(error)
+        known = explained(error) or device_lost(error)
         if known is not None:
             port.send([LoadFailed(code=known.code, message=str(known), exit_code=known.exit_code)])
             return None

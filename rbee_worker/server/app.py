@@ -14,7 +14,9 @@ from starlette.types import ASGIApp
 from rbee_worker.errors import MOST_FAULTS, FieldError, InvalidRequest, WorkerError
 from rbee_worker.server.auth import IGNORED, UNREAD, WORKER, Gate, cors_origins
 from rbee_worker.server.body import refuse_body
+from rbee_worker.server.error_forms import ErrorForms
 from rbee_worker.server.headers import has_body, without_effect
+from rbee_worker.server.operation import Endpoint, Operation
 from rbee_worker.server.page_files import page_routes
 from rbee_worker.server.problems import (
     Refusal,
@@ -23,7 +25,7 @@ from rbee_worker.server.problems import (
     on_http_exception,
     on_worker_error,
 )
-from rbee_worker.server.routes import OPERATIONS, Endpoint, Operation
+from rbee_worker.server.routes import OPERATIONS
 from rbee_worker.server.worker import Worker
 
 EXPOSED = ["X-Correlation-ID", "Retry-After", IGNORED, "Deprecation", "Idempotent-Replayed"]
@@ -39,7 +41,7 @@ def build_app(worker: Worker, token: str) -> ASGIApp:
         {WorkerError: on_worker_error, HTTPException: on_http_exception, 404: not_found(paths)},
     )
     public = {route.path for route in page} | {"/health"}
-    gate = Gate(inner, worker, token, public)
+    gate = ErrorForms(Gate(inner, worker, token, public))
     origins = cors_origins(worker.settings)
     if not origins:
         return gate

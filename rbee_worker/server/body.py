@@ -144,14 +144,14 @@ def envelope(body: Body, kind: type[E]) -> tuple[E, dict[str, Any], list[FieldEr
         try:
             values[field.name] = msgspec.convert(given, field.type)
         except msgspec.ValidationError as error:
-            faults.append(_fault(name, error))
+            faults.append(fault_of(name, error))
             if field.required:
                 values[field.name] = None
     rest = {k: v for k, v in body.values.items() if k not in fields}
     return kind(**values), rest, faults
 
 
-def _fault(name: str, error: msgspec.ValidationError) -> FieldError:
+def fault_of(name: str, error: msgspec.ValidationError) -> FieldError:
     """msgspec's error without the value: "Expected `str`, got `int` - at `$[0].content`" becomes a
     fault of the field messages[0].content."""
     text, _, where = str(error).partition(" - at `$")

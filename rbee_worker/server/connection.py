@@ -18,11 +18,10 @@ from uvicorn.server import ServerState
 
 from rbee_worker.config import Settings
 from rbee_worker.server.problems import Refusal, answer
-from rbee_worker.server.sse import COMMENT, EVENTS
+from rbee_worker.server.sse import EVENTS
 
 MAX_HEADER_BYTES = 32 * 1024  # of one request, including its URL
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"  # an interim answer, which clients skip
-EVENT_COMMENT = b"%x\r\n%b\r\n" % (len(COMMENT), COMMENT)  # one chunk
 FIRST_PROBE_S, LAST_PROBE_S = 0.02, 1.0
 
 
@@ -163,9 +162,12 @@ class Connection(HttpToolsProtocol):
         cycle = self.cycle
         if cycle is None or cycle.response_complete or cycle.more_body:
             return None
-        harmless = CONTINUE if not cycle.response_started else EVENT_COMMENT
-        if cycle.response_started and not cycle.scope.get(EVENTS):
-            return None
+        harmless = CONTINUE
+        if cycle.response_started:
+            comment = cycle.scope.get(EVENTS)
+            if not isinstance(comment, bytes):
+                return None
+            harmless = b"%x\r\n%b\r\n" % (len(comment), comment)  # one chunk
         self._half_closed = True
         if self.scope["http_version"] == "1.1":
             self.transport.write(harmless)

@@ -35,6 +35,16 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "/v1/messages": {"a question": {"messages": _TALK, "max_tokens": 64}},
     "/v1/messages/count_tokens": {"a question": {"messages": _TALK}},
+    "/v1/responses": {
+        "a question": {"input": "What is the capital of France?", "max_output_tokens": 64},
+        "a conversation": {"input": _TALK, "instructions": "Be brief.", "store": False},
+    },
+    "/v1/responses/input_tokens": {"a question": {"input": "What is the capital of France?"}},
+    "/api/chat": {"a question": {"messages": _TALK, "options": {"num_predict": 64}}},
+    "/api/generate": {"a question": {"prompt": "What is the capital of France?", "stream": False}},
+    "/api/embed": {"a text": {"input": "The bee hums."}},
+    "/api/embeddings": {"a text": {"prompt": "The bee hums."}},
+    "/api/show": {"the model": {}},
     "/v1/embeddings": {
         "a text": {"input": "The bee hums."},
         "several": {"input": ["The bee hums.", "The fly too."], "dimensions": 4},

@@ -23,7 +23,7 @@ from rbee_worker.server.health import worker_info, worker_of
 from rbee_worker.server.idempotency import asked_by, once
 from rbee_worker.server.jobs import Asked, Job, weight
 from rbee_worker.server.problems import Refusal, json_response
-from rbee_worker.server.requests import ask, check_model, ignored, new_id, settled
+from rbee_worker.server.requests import ask, ignored, new_id, settled
 from rbee_worker.server.schemas import (
     InferEnvelope,
     InferResult,
@@ -34,6 +34,7 @@ from rbee_worker.server.schemas import (
     JobState,
     JobSummary,
 )
+from rbee_worker.server.served_models import served_model
 from rbee_worker.server.sse import DONE, EventStream, frame
 from rbee_worker.server.worker import Worker
 from rbee_worker.types import End, Event, Narration
@@ -105,7 +106,7 @@ async def _begin(worker: Worker, body: Body, asked: Asked | None) -> Job:
     if given.operation not in OPERATIONS:
         message = f"is not supported; supported: {', '.join(OPERATIONS)}"
         faults.append(FieldError("operation", f"one of {', '.join(OPERATIONS)}", message))
-    check_model(worker, given.model)
+    served_model(worker, given.model)
     request = ask(worker, body, given, params, faults, new_id("job"))
     (job,) = await worker.submit([request], keep=True, trace=given.trace, asked=asked)
     return job
@@ -177,7 +178,7 @@ async def infer(http: HttpRequest) -> Response:
     body = await read_object(http, worker)
     worker.generating()
     given, params, faults = envelope(body, InferEnvelope)
-    check_model(worker, given.model)
+    served_model(worker, given.model)
     request = ask(worker, body, given, params, faults, new_id("infer"))
     jobs = await worker.submit([request], keep=False)
     await settled(http, worker, jobs)

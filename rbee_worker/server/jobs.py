@@ -160,6 +160,11 @@ class Job:
             return self.end.usage.output_tokens
         return self.drawn
 
+    async def ended(self) -> None:
+        """Wait until nothing follows."""
+        if self.pump is not None:
+            await asyncio.wait({self.pump})
+
     def text(self) -> str:
         """The answer so far; complete once the job has ended."""
         parts = [e.t for e in self.log.events if isinstance(e, Token)]

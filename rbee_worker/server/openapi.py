@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from rbee_worker import wire
 from rbee_worker.params import Parameter, names
+from rbee_worker.server.error_forms import problem_type
 from rbee_worker.server.examples import EVENTS, EXAMPLES
 from rbee_worker.server.headers import IDEMPOTENCY, RESUME
 from rbee_worker.server.health import Progress
@@ -20,8 +21,8 @@ from rbee_worker.server.openai.schemas import (
     ChatChunk,
     Completion,
 )
-from rbee_worker.server.problems import Problem
-from rbee_worker.server.routes import OPERATIONS, Operation
+from rbee_worker.server.operation import Operation
+from rbee_worker.server.routes import OPERATIONS
 from rbee_worker.server.worker import Worker
 
 REF = "#/components/schemas/{name}"
@@ -52,6 +53,7 @@ STREAMS = {
     "/v1/completions": Completion,
     "/v1/chat/completions": ChatChunk,
     "/v1/messages": dict[str, Any],
+    "/v1/responses": dict[str, Any],
 }
 
 
@@ -84,7 +86,8 @@ def document(worker: Worker) -> dict[str, Any]:
 
 def _kinds(lenient: bool) -> dict[str, Any]:
     """Every type that the document uses, by a key of our own."""
-    kinds: dict[str, Any] = {"problem": Problem, "event": wire.JobEvent}
+    kinds: dict[str, Any] = {"event": wire.JobEvent}
+    kinds |= {f"problem {op.path}": problem_type(op.path) for op in OPERATIONS}
     for path, kind in STREAMS.items():
         kinds[f"stream {path}"] = kind
     for op in OPERATIONS:
@@ -185,6 +188,10 @@ def _path_and_headers(op: Operation) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     if "{job_id}" in op.path:
         found.append(_parameter("path", "job_id", {"type": "string"}, "job-1f0c2d"))
+    if "{digest}" in op.path:
+        found.append(_parameter("path", "digest", {"type": "string"}, "sha256:1f0c2d"))
+    if "{response_id}" in op.path:
+        found.append(_parameter("path", "response_id", {"type": "string"}, "resp_1f0c2d"))
     if "{model:path}" in op.path:
         found.append(_parameter("path", "model", {"type": "string"}, "smollm2"))
     return found + [_parameter("header", *HEADERS[name]) for name in op.headers]
@@ -219,6 +226,8 @@ def _responses(op: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
         content["application/json"] = {"schema": answer or {"type": "object"}}
     elif not op.events:
         content[op.media] = {"schema": {"type": "string"}}
+    if op.lines:  # each line is one
+        content["application/x-ndjson"] = {"schema": answer}
     if op.events:
         shape = schemas.get(f"stream {op.path}", schemas["event"])
         stream: dict[str, Any] = {"schema": _server_sent(shape)}
@@ -227,7 +236,7 @@ def _responses(op: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
         content["text/event-stream"] = stream
     responses: dict[str, Any] = {"200": {"description": WORDS[200], "content": content}}
     for status in sorted({*EVERYWHERE, *op.errors}):
-        schema = schemas["problem"]
+        schema = schemas[f"problem {op.path}"]
         if op.path == "/v1/ready" and status == 503:
             schema = answer
         responses[str(status)] = {

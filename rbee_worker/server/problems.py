@@ -15,6 +15,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from rbee_worker.errors import (
     FieldError,
@@ -72,6 +73,26 @@ class Refusal(WorkerError):
         super().__init__(message, fix=fix)
 
 
+FORM = "rbee.error_form"  # key of a request's scope: makes the body of an error in another form
+Form = Callable[["ErrorBody", int], Any]  # of an error and its status
+
+
+class ProblemResponse(Response):
+    """An error in the form of the API whose path was asked for."""
+
+    def __init__(self, error: ErrorBody, status: int, headers: dict[str, str] | None) -> None:
+        self.error = error
+        body = msgspec.json.encode(Problem(error=error, errors=error.errors))
+        super().__init__(body, status, headers, media_type="application/json")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        form: Form | None = scope.get(FORM)
+        if form is not None:
+            self.body = msgspec.json.encode(form(self.error, self.status_code))
+            self.headers["content-length"] = str(len(self.body))
+        await super().__call__(scope, receive, send)
+
+
 def json_response(
     content: Any, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
@@ -98,7 +119,7 @@ def problem(
     param = param or (errors[0].field if errors else None)
     line = one_line(message)
     body = ErrorBody(message=line, type=kind, code=code, param=param, errors=errors)
-    return json_response(Problem(error=body, errors=errors), status, headers)
+    return ProblemResponse(body, status, headers)
 
 
 def answer(error: WorkerError) -> Response:

@@ -16,6 +16,7 @@ from rbee_worker.errors import FieldError, InvalidRequest
 from rbee_worker.params import PROMPTS, chat_options, check_request
 from rbee_worker.server.auth import IGNORED
 from rbee_worker.server.body import Body, plain_messages
+from rbee_worker.server.field_names import SAME, FieldNames
 from rbee_worker.server.jobs import Job
 from rbee_worker.server.openai.schemas import StreamOptions
 from rbee_worker.server.problems import Refusal
@@ -33,28 +34,6 @@ FAILURES = {  # code of a job's error -> (status, fix)
 def new_id(prefix: str) -> str:
     """A new id such as "job-3f2a..."."""
     return f"{prefix}-{uuid.uuid4().hex}"
-
-
-def model_names(worker: Worker) -> tuple[str, ...]:
-    """The names that clients may call the model by; answers use the first."""
-    names = [worker.settings.model]
-    if worker.model is not None:
-        names.append(worker.model.model)
-    return tuple(dict.fromkeys(names))
-
-
-def check_model(worker: Worker, asked: str | None) -> str:
-    """The served model's name. Raises Refusal 404 if another one is requested."""
-    names = model_names(worker)
-    if asked is not None and asked not in names:
-        raise Refusal(
-            404,
-            "model_not_found",
-            "The model does not exist here.",
-            fix=f"this worker serves {names[0]}; GET /v1/models lists it.",
-            param="model",
-        )
-    return names[0]
 
 
 def time_limit(worker: Worker, asked: float | None) -> float | None:
@@ -96,8 +75,11 @@ def ask(
     return request
 
 
-def refuse_envelope(worker: Worker, faults: list[FieldError], request: Request) -> None:
-    """If the envelope has `faults`, raise them together with all other faults of `request`.
+def refuse_envelope(
+    worker: Worker, faults: list[FieldError], request: Request, names: FieldNames = SAME
+) -> None:
+    """If the envelope has `faults`, raise them together with all other faults of `request`, which
+    are told under `names`.
 
     A correct envelope is not checked further here: the engine's client checks every request.
     """
@@ -107,10 +89,11 @@ def refuse_envelope(worker: Worker, faults: list[FieldError], request: Request) 
     try:
         check_request(request, worker.serving().rules)
     except InvalidRequest as error:
-        others = error.errors
+        others = [names.told(fault) for fault in error.errors]
     told = {_base(fault) for fault in faults}
-    if told & {*PROMPTS}:  # a prompt that the envelope could not read is not also reported missing
-        others = [fault for fault in others if _base(fault) not in PROMPTS]
+    prompts = {*PROMPTS, *(names.names.get(name, name) for name in PROMPTS)}
+    if told & prompts:  # a prompt that the envelope could not read is not also reported missing
+        others = [fault for fault in others if _base(fault) not in prompts]
     raise InvalidRequest(faults + others)
 
 

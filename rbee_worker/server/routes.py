@@ -6,14 +6,6 @@ route that is not in it does not exist.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any
-
-from starlette.requests import Request as HttpRequest
-from starlette.types import ASGIApp
-
-from rbee_worker.params import Surface
 from rbee_worker.server import (
     describe,
     health,
@@ -26,51 +18,21 @@ from rbee_worker.server import (
 from rbee_worker.server.anthropic import messages as anthropic
 from rbee_worker.server.anthropic import schemas as anthropic_schemas
 from rbee_worker.server.headers import IDEMPOTENCY, RESUME
+from rbee_worker.server.ollama import routes as ollama
 from rbee_worker.server.openai import chat, completions, embeddings, models
 from rbee_worker.server.openai import schemas as openai_schemas
-
-Endpoint = Callable[[HttpRequest], Awaitable[ASGIApp]]
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One method of one path.
-
-    body: envelope of the request; params: the surface whose sampling parameters may be in the body
-    too; answer: body of a success; events: whether the answer is (or can be) a stream; errors:
-    statuses besides those of every route; headers: those that this route reads and others do not,
-    in lower case.
-    """
-
-    method: str
-    path: str
-    endpoint: Endpoint
-    tag: str
-    summary: str
-    body: type | None = None
-    params: Surface | None = None
-    answer: Any = None
-    media: str = "application/json"
-    events: bool = False
-    errors: tuple[int, ...] = ()
-    deprecated: bool = False
-    headers: tuple[str, ...] = ()
-
-    @property
-    def works(self) -> bool:
-        """Whether the engine computes the answer."""
-        return {*WORK} <= {*self.errors}
-
-
-WORK = (400, 404, 408, 413, 429, 500, 503, 507)  # the statuses of routes that use the engine
-TEXT = (400, 408, 413, 503)
-
-JOB = "jobs"
-OPENAI = "openai"
-ANTHROPIC = "anthropic"
-STATE = "state"
-LANGUAGE = "text"
-SCORES = "scores"
+from rbee_worker.server.operation import (
+    ANTHROPIC,
+    JOB,
+    LANGUAGE,
+    OPENAI,
+    SCORES,
+    STATE,
+    TEXT,
+    WORK,
+    Operation,
+)
+from rbee_worker.server.responses import routes as responses
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", "/health", health.health, STATE, "The process lives", answer=health.Health),
@@ -336,4 +298,6 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "GET", "/docs", describe.docs, STATE, "This description, for people", media="text/html"
     ),
+    *responses.OPERATIONS,
+    *ollama.OPERATIONS,
 )

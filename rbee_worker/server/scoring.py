@@ -15,7 +15,8 @@ from rbee_worker.server.encoding import answered
 from rbee_worker.server.given_texts import place_of, prompts_of
 from rbee_worker.server.health import worker_of
 from rbee_worker.server.pairs import Pairs, probabilities, scored
-from rbee_worker.server.requests import check_model, new_id, time_limit
+from rbee_worker.server.requests import new_id, time_limit
+from rbee_worker.server.served_models import served_model
 from rbee_worker.server.vector_schemas import (
     MOST_TEXTS,
     Classes,
@@ -44,7 +45,7 @@ async def classify(http: HttpRequest) -> Response:
     assert info is not None
     given, rest, faults = envelope(body, ClassifyEnvelope)
     faults += unknown_faults(rest, ClassifyEnvelope)
-    model = check_model(worker, given.model)
+    model = served_model(worker, given.model).name
     purpose = info.purpose
     pool = Pool(how=purpose.pooling.how, head=True)
     check_purpose(Request(id="", pool=pool), info)
@@ -93,7 +94,7 @@ async def score(http: HttpRequest) -> Response:
     worker.serving()
     given, rest, faults = envelope(body, ScoreEnvelope)
     faults += unknown_faults(rest, ScoreEnvelope)
-    model = check_model(worker, given.model)
+    model = served_model(worker, given.model).name
     first, second = _texts("text_1", given.text_1, faults), _texts("text_2", given.text_2, faults)
     if len(first) == 1:
         first = first * len(second)
@@ -126,7 +127,7 @@ async def rerank(http: HttpRequest) -> Response:
     worker.serving()
     given, rest, faults = envelope(body, RerankEnvelope)
     faults += unknown_faults(rest, RerankEnvelope)
-    model = check_model(worker, given.model)
+    model = served_model(worker, given.model).name
     listed = [d.text if isinstance(d, Document) else d for d in given.documents or ()]
     documents = _texts("documents", listed, faults)
     answer_id = new_id("rerank")

@@ -1,4 +1,4 @@
-"""Server-sent events: the only way in which this worker writes streams.
+"""Streams: server-sent events, and lines of JSON; the only way in which this worker writes them.
 
 `EventStream` reads job logs at its client's pace and writes what a `Rendering` makes of them.
 Events that wait to be sent are never copied into a queue: a client that falls behind finds the rest
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from starlette.types import Receive, Scope, Send
 
@@ -19,7 +19,7 @@ from rbee_worker.types import Event
 
 DONE = b"data: [DONE]\n\n"
 COMMENT = b": still here\n\n"
-EVENTS = "rbee.events"  # key of a request's scope: comments may be put into its answer at any time
+EVENTS = "rbee.events"  # key of a request's scope: what may be put into its answer at any time
 BEAT_S = 10.0  # seconds without a write before a comment, which makes proxies keep the connection
 BATCH = 256  # most events in one write, which bounds the memory of one stream
 HEAVIEST = 1 << 14  # tokens, or things of their size, in one write, after which it takes no more
@@ -29,6 +29,18 @@ HEADERS = [
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),
 ]
+
+
+class Kind(NamedTuple):
+    """headers: of the answer. comment: bytes between two frames that readers skip."""
+
+    headers: list[tuple[bytes, bytes]]
+    comment: bytes
+
+
+EVENT_STREAM = Kind(HEADERS, COMMENT)
+# Readers decode line after line; a blank before one changes nothing.
+JSON_LINES = Kind([(b"content-type", b"application/x-ndjson"), *HEADERS[1:]], b" ")
 
 
 def frame(data: bytes, number: int | None = None) -> bytes:
@@ -63,19 +75,21 @@ class EventStream:
         *,
         start: int = 0,
         headers: Sequence[tuple[bytes, bytes]] = (),
+        kind: Kind = EVENT_STREAM,
         gone: Callable[[], None] | None = None,
         sent: Callable[[float, int], None] | None = None,
     ) -> None:
         self._logs = logs
         self._rendering = rendering
         self._places = [start] * len(logs)
-        self._headers = [*HEADERS, *headers]
+        self._headers = [*kind.headers, *headers]
+        self._comment = kind.comment
         self._gone = gone
         self._sent = sent
         self._left = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope[EVENTS] = True
+        scope[EVENTS] = self._comment
         wake = asyncio.Event()
         watcher = asyncio.create_task(self._watch(receive, wake))
         for log in self._logs:
@@ -118,8 +132,9 @@ class EventStream:
                     return True
                 elif count == 0:
                     if loop.time() - last >= BEAT_S:
+                        comment = self._comment
                         await send(
-                            {"type": "http.response.body", "body": COMMENT, "more_body": True}
+                            {"type": "http.response.body", "body": comment, "more_body": True}
                         )
                         last = loop.time()
                     if beat.when() <= loop.time():
@@ -169,7 +184,7 @@ class MessageStream:
         self._frames = frames
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope[EVENTS] = True
+        scope[EVENTS] = COMMENT
 
         async def write() -> None:
             await send({"type": "http.response.start", "status": 200, "headers": HEADERS})

@@ -11,15 +11,20 @@ import sys
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.requests import Request as HttpRequest
 
 from rbee_worker.errors import FieldError, InvalidRequest, QueueFull
+from rbee_worker.params import prompt_faults
+from rbee_worker.server.body import refuse
+from rbee_worker.server.given_texts import Prompt
 from rbee_worker.server.jobs import Job
 from rbee_worker.server.problems import Refusal
-from rbee_worker.server.requests import client_gone, failed
+from rbee_worker.server.requests import client_gone, failed, new_id, time_limit
 from rbee_worker.server.vector_schemas import VectorUsage
 from rbee_worker.server.worker import Worker
+from rbee_worker.session.vectors import embedding
 from rbee_worker.types import Request, Vector
 
 Name = Callable[[int], str]  # the place of a request -> the field of the body with its text
@@ -40,6 +45,44 @@ class Found:
         if sys.byteorder == "big":
             values.byteswap()
         return values
+
+
+async def embedded(
+    http: HttpRequest,
+    worker: Worker,
+    texts: Sequence[Prompt],
+    name: Name,
+    faults: list[FieldError],
+    *,
+    prompt: str | None = None,
+    dimensions: int = 0,
+    truncate: bool = False,
+    timeout_s: float | None = None,
+) -> list[Found]:
+    """The vectors of texts or ids. prompt: the name of what is put before each, as in
+    `session.vectors.embedding`; faults: what is wrong with the request already. Raises as
+    `vectors` does, and InvalidRequest with these and all other faults."""
+    engine = worker.serving()
+    assert engine.info is not None
+    answer_id = new_id("embd")
+    make = partial(
+        embedding,
+        info=engine.info,
+        sentence=engine.sentence,
+        prompt=prompt,
+        dimensions=dimensions,
+        truncate=truncate,
+        timeout_s=time_limit(worker, timeout_s),
+    )
+    requests: list[Request] = []
+    try:
+        requests = [make(f"{answer_id}-{n}", text) for n, text in enumerate(texts or ["?"])]
+    except InvalidRequest as error:
+        faults += error.errors
+    for place, request in enumerate(requests if texts else ()):
+        faults += prompt_faults(request, engine.rules, name=name(place))
+    refuse(faults)
+    return await vectors(http, worker, requests, name)
 
 
 async def vectors(

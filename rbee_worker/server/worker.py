@@ -24,6 +24,7 @@ from rbee_worker.server.keeper import Keeper
 from rbee_worker.server.observers import Observers
 from rbee_worker.server.prompts import echo, of_ids
 from rbee_worker.server.recovery import Recovery
+from rbee_worker.server.responses.store import Responses
 from rbee_worker.session.vectors import not_generating
 from rbee_worker.types import End, Error, Event, ModelInfo, Request, Started, Token, WorkerState
 
@@ -64,6 +65,7 @@ class Worker:
         self.port = settings.port
         self.born = time.monotonic()
         self.engine: EngineClient | None = None
+        self.responses = Responses(keep_s=settings.keep_jobs_s, keep_n=settings.keep_jobs)
         self.journal = None if journal is None else Keeper(journal)
         self.recovery = None if self.journal is None else Recovery(self, self.journal)
         self.jobs = Jobs(

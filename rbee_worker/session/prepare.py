@@ -64,6 +64,7 @@ def rules_of(text: TextSide, info: ModelInfo, settings: Settings) -> Rules:
         vocab_size=info.vocab_size,
         characters_per_token=settings.max_prompt_ratio,
         template=template,
+        worker=settings.sampling,
         generation=text.generation if settings.generation_config else {},
         exempt_ids=text.exempt_ids,
         eos=text.eos,

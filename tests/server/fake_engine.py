@@ -81,6 +81,9 @@ class ByteTokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         return bytes([token_id]) if token_id < 256 else b""
 
+    def token_id(self, piece: str) -> int | None:
+        return 256 + SPECIALS.index(piece) if piece in SPECIALS else None
+
     def token_text(self, token_id: int) -> str:
         return chr(token_id) if token_id < 256 else SPECIALS[token_id - 256]
 
@@ -293,6 +296,7 @@ class FakeEngineClient:
             vocab_size=VOCAB,
             characters_per_token=self.settings.max_prompt_ratio,
             template=self.tokenizer.chat_template,
+            worker=self.settings.sampling,
             eos=self.eos,
             lenient=self.settings.lenient,
         )

@@ -167,6 +167,7 @@ def test_an_answer_may_be_begun(served: Talking, client: Any) -> None:
         ),
         ({"messages": [{"role": "system", "content": "x"}]}, "messages"),
         ({"tool_choice": {"type": "tool"}}, "tool_choice.name"),
+        ({"stop_sequences": [""]}, "stop_sequences"),
         ({"nonsense": 1}, "nonsense"),
     ],
 )

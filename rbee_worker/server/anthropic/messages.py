@@ -26,17 +26,18 @@ from rbee_worker.server.anthropic.schemas import (
 from rbee_worker.server.anthropic.stream import MessageRendering, stop_reason
 from rbee_worker.server.body import Body, envelope, read_object, unknown_faults
 from rbee_worker.server.encoding import answered
+from rbee_worker.server.field_names import FieldNames
 from rbee_worker.server.health import worker_of
 from rbee_worker.server.jobs import Job
 from rbee_worker.server.problems import json_response
 from rbee_worker.server.requests import (
-    check_model,
     ignored,
     new_id,
     refuse_envelope,
     settled,
     time_limit,
 )
+from rbee_worker.server.served_models import served_model
 from rbee_worker.server.sse import EventStream
 from rbee_worker.server.worker import Worker
 from rbee_worker.session.prepare import encoded, rendered
@@ -51,6 +52,13 @@ _PARAMS = {
     "seed": "seed",
     "stop_sequences": "stop",
 }
+NAMES = FieldNames(
+    {
+        "stop": "stop_sequences",
+        "thinking_budget": "thinking.budget_tokens",
+        "tool_choice.function": "tool_choice",
+    }
+)
 
 
 async def create_message(http: HttpRequest) -> ASGIApp:
@@ -60,12 +68,13 @@ async def create_message(http: HttpRequest) -> ASGIApp:
     worker.serving()
     given, rest, faults = envelope(body, MessagesEnvelope)
     faults += unknown_faults(rest, MessagesEnvelope)
-    model = check_model(worker, given.model)
+    model = served_model(worker, given.model).name
     params = {own: body.values[name] for name, own in _PARAMS.items() if name in body.values}
     if given.thinking is not None and given.thinking.type == "enabled":
         params["thinking_budget"] = given.thinking.budget_tokens
     request = _request(worker, given, new_id("msg"), params, faults)
-    (job,) = await worker.submit([request], keep=False)
+    with NAMES.used():
+        (job,) = await worker.submit([request], keep=False)
     headers = ignored([job])
     if not given.stream:
         await settled(http, worker, [job])
@@ -86,7 +95,7 @@ async def count_tokens(http: HttpRequest) -> Response:
     engine = worker.serving()
     given, rest, faults = envelope(body, PromptEnvelope)
     faults += unknown_faults(rest, PromptEnvelope)
-    check_model(worker, given.model)
+    served_model(worker, given.model)
     request = _request(worker, given, "", {}, faults)
     rules = engine.rules
     chat = engine.renderer(tools=bool(request.chat.offered))
@@ -122,7 +131,7 @@ def _request(
         continue_final_message=continues or None,
         chat=options,
     )
-    refuse_envelope(worker, faults + found, request)
+    refuse_envelope(worker, faults + found, request, NAMES)
     if not name:
         refuse_all(worker, request)
     return request
@@ -132,7 +141,8 @@ def refuse_all(worker: Worker, request: Request) -> None:
     """Raise InvalidRequest with the faults of a request that no engine will check."""
     from rbee_worker.params import check_request
 
-    check_request(request, worker.serving().rules)
+    with NAMES.used():
+        check_request(request, worker.serving().rules)
 
 
 def _whole(job: Job, model: str) -> MessageAnswer:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rbee_worker.errors import FieldError
-from rbee_worker.params import Rules, switch_of
+from rbee_worker.params import Rules
 from rbee_worker.server.anthropic.schemas import (
     Message,
     PromptEnvelope,
@@ -18,7 +18,8 @@ from rbee_worker.server.anthropic.schemas import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from rbee_worker.types import ChatOptions, Request
+from rbee_worker.server.thinking import switched
+from rbee_worker.types import ChatOptions
 
 
 def messages_of(given: PromptEnvelope) -> tuple[dict[str, Any], ...]:
@@ -48,6 +49,7 @@ def faults_of(messages: Sequence[Message]) -> list[FieldError]:
 def options_of(given: PromptEnvelope, rules: Rules) -> tuple[ChatOptions, list[FieldError]]:
     """Tools, choice and the switch for reasoning; faults where they say nothing."""
     faults: list[FieldError] = []
+    thinking = None if given.thinking is None else given.thinking.type == "enabled"
     choice = given.tool_choice or ToolChoiceParam(type="auto")
     wanted: Any = {"any": "required", "tool": {"name": choice.name or ""}}.get(
         choice.type, choice.type
@@ -58,26 +60,10 @@ def options_of(given: PromptEnvelope, rules: Rules) -> tuple[ChatOptions, list[F
         tools=tuple(_tool(tool) for tool in given.tools or ()),
         tool_choice=wanted,
         parallel_tool_calls=not choice.disable_parallel_tool_use,
-        enable_thinking=_switch(given, rules, faults),
+        enable_thinking=None if thinking is None else switched("thinking", thinking, rules, faults),
         chat_defaults=True,
     )
     return options, faults
-
-
-def _switch(given: PromptEnvelope, rules: Rules, faults: list[FieldError]) -> bool | None:
-    """The value for the template's switch, None if it has none or is not asked."""
-    if given.thinking is None:
-        return None
-    on = given.thinking.type == "enabled"
-    if switch_of(rules.template_for(Request(id=""))) is not None:
-        return on
-    if not on and rules.form.reasons:
-        message = "this model's chat template cannot switch reasoning off"
-        faults.append(FieldError("thinking", "enabled", message))
-    if on and not rules.form.reasons:
-        message = "means nothing here: no marks of reasoning are known for this model"
-        faults.append(FieldError("thinking", "disabled", message))
-    return None
 
 
 def _tool(tool: ToolParam) -> dict[str, Any]:

@@ -31,13 +31,13 @@ from rbee_worker.server.openai.schemas import (
 )
 from rbee_worker.server.openai.shared import Exchange, Pieces, finish_reason, respond
 from rbee_worker.server.requests import (
-    check_model,
     fan_out_faults,
     new_id,
     refuse_envelope,
     stream_faults,
     time_limit,
 )
+from rbee_worker.server.served_models import served_model
 from rbee_worker.types import CallPiece, End, Event, Request, Started, Token, TokenLogprob
 
 
@@ -47,7 +47,7 @@ async def chat_completions(http: HttpRequest) -> ASGIApp:
     body = await read_object(http, worker)
     worker.generating()
     given, params, faults = envelope(body, ChatEnvelope)
-    model = check_model(worker, given.model)
+    model = served_model(worker, given.model).name
     messages, found = plain_messages(given.messages or [])
     faults += found + stream_faults(given.stream, given.stream_options)
     faults += fan_out_faults(worker, 1, given.n)

@@ -25,13 +25,13 @@ from rbee_worker.server.openai.schemas import (
 )
 from rbee_worker.server.openai.shared import FINISH, Exchange, Pieces, respond
 from rbee_worker.server.requests import (
-    check_model,
     fan_out_faults,
     new_id,
     refuse_envelope,
     stream_faults,
     time_limit,
 )
+from rbee_worker.server.served_models import served_model
 from rbee_worker.types import End, Event, PromptLogprobs, Request, Token, TokenLogprob
 
 MAX_PROMPTS = 256
@@ -43,7 +43,7 @@ async def completions(http: HttpRequest) -> ASGIApp:
     body = await read_object(http, worker)
     worker.generating()
     given, params, faults = envelope(body, CompletionEnvelope)
-    model = check_model(worker, given.model)
+    model = served_model(worker, given.model).name
     if given.best_of is not None and given.best_of != given.n:
         message = f"must equal n ({given.n}): ranking more answers than are returned is not done"
         faults.append(FieldError("best_of", "= n", message, given.best_of))

@@ -14,19 +14,22 @@ from rbee_worker.server.openai.schemas import (
     ModelList,
 )
 from rbee_worker.server.problems import json_response
-from rbee_worker.server.requests import check_model, model_names
+from rbee_worker.server.served_models import served_model, served_models
 from rbee_worker.server.worker import Worker
 
 
 async def models(http: HttpRequest) -> Response:
-    """The served model, even while it is still loading."""
+    """Every name of what is served, even while the model is still loading."""
     worker = worker_of(http)
-    return json_response(ModelList(data=[_card(worker, model_names(worker)[0])]))
+    names = [name for model in served_models(worker) for name in model.names]
+    return json_response(ModelList(data=[_card(worker, name) for name in names]))
 
 
 async def model(http: HttpRequest) -> Response:
     worker = worker_of(http)
-    return json_response(_card(worker, check_model(worker, http.path_params["model"])))
+    asked = http.path_params["model"]
+    found = served_model(worker, asked)
+    return json_response(_card(worker, asked if asked in found.names else found.name))
 
 
 def _card(worker: Worker, name: str) -> ModelCard:
