@@ -132,7 +132,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     seed: int | None = None
     max_queue: int = 256  # requests that may wait; further ones get 429
     request_timeout: int = 0  # seconds that a request may take; 0 = no limit
-    step_timeout: int = 0  # seconds after which a step counts as a crash; 0 = no limit
+    step_timeout: int = 600  # seconds after which a step counts as a crash; 0 = no limit
     drain_timeout: int = 30  # seconds that running jobs get after SIGTERM
     lenient: bool = False  # accept unknown parameters and list them in X-Ignored-Parameters
     max_body_kb: int = 16384
@@ -375,7 +375,13 @@ OPTIONS: tuple[Option, ...] = (
     *_SAMPLING_OPTIONS,
     Option("max_queue", "requests that may wait; more get 429", low=0, high=1 << 20, group=SERVE),
     Option("request_timeout", "seconds for a request; 0 = any", low=0, high=86400, group=SERVE),
-    Option("step_timeout", "seconds for a step; 0 = any", low=0, high=86400, group=SERVE),
+    Option(
+        "step_timeout",
+        "seconds for a step; longer counts as a crash; 0 = any",
+        low=0,
+        high=86400,
+        group=SERVE,
+    ),
     Option("drain_timeout", "seconds for jobs after SIGTERM", low=0, high=86400, group=SERVE),
     Option("lenient", "ignore unknown parameters, named in X-Ignored-Parameters", group=SERVE),
     Option("max_body_kb", "KiB of a request's body", low=1, high=1 << 20, group=SERVE),

@@ -9,7 +9,7 @@
     │  └─ AdapterError         BAD_ADAPTER      400     3   an adapter that cannot be used here
     ├─ InvalidRequest          INVALID_REQUEST  400     1   one or more fields, all listed
     ├─ WrongModel              WRONG_MODEL      400     1   the model is for something else
-    ├─ NotReady                NOT_READY        503     1   loading, restarting, draining, failed
+    ├─ NotReady                NOT_READY        503     1   the worker's state says why
     ├─ QueueFull               QUEUE_FULL       429     1
     ├─ OutOfMemory             VRAM_OOM         507     1   one request, never the engine
     ├─ InferenceFailed         INFERENCE_FAILED 500     1

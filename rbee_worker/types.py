@@ -66,6 +66,9 @@ class SamplingParams(Struct, frozen=True, kw_only=True):
     constraint: Constraint | None = None
 
 
+# restarting: the engine's process was lost, another one loads. stalled: it does not answer.
+WorkerState = Literal["loading", "ready", "restarting", "stalled", "draining", "failed"]
+
 # COMPLETE: under the request's constraint nothing can follow.
 Rule = Literal[
     "MAX_TOKENS",

@@ -13,7 +13,7 @@ from benchmarks import structure
 PACKAGE = Path(__file__).parents[1] / "rbee_worker"
 
 # Part -> parts it may import at run time (`if TYPE_CHECKING` is free).
-BASE = {"types", "errors", "config", "params", "machine", "extras", "adapter_spec"}
+BASE = {"types", "errors", "config", "params", "machine", "extras", "adapter_spec", "kept_memory"}
 MAY = {
     "types": set(),
     "answer": {"types", "answer"},
@@ -36,7 +36,9 @@ MAY = {
     "models": BASE | {"checkpoint", "state", "ops", "layers", "models"},
     "constraints": BASE | {"constraints"},
     "engine": BASE | {"constraints", "state", "ops", "engine"},
-    "machine": set(),
+    "machine": {"cgroups"},
+    "cgroups": set(),
+    "kept_memory": set(),
     "loading": BASE | {"checkpoint", "state", "ops", "models", "engine", "adapters", "loading"},
     "process": BASE | {"constraints", "observe", "ops", "engine", "loading", "process"},
     "session": BASE

@@ -44,6 +44,7 @@ from rbee_worker.errors import (
     WorkerError,
     as_worker_error,
     device_lost,
+    is_out_of_memory,
 )
 from rbee_worker.ops.backend import DeviceGauge
 from rbee_worker.state.pool import StatePool
@@ -391,7 +392,8 @@ class Engine:
         lost = device_lost(error)
         if lost is not None:
             raise lost from error
-        log.error("a step of %d sequences failed", len(plan.chunks), exc_info=error)
+        trace = None if is_out_of_memory(error) else error  # where it was makes no difference
+        log.error("a step of %d sequences failed: %s", len(plan.chunks), error, exc_info=trace)
         seqs = [c.seq for c in plan.chunks if c.seq.state is c.state and not c.seq.done]
         if not seqs:
             return

@@ -73,7 +73,11 @@ class Shutdown(Struct, frozen=True, kw_only=True, tag="shutdown"):
     """Leave the loop and the process."""
 
 
-Command = Configure | Words | Submit | Cancel | LoadAdapter | UnloadAdapter | Shutdown
+class Ping(Struct, frozen=True, kw_only=True, tag="ping"):
+    """Are you there? Answered with `Pong` at once, also in the middle of a step."""
+
+
+Command = Configure | Words | Submit | Cancel | LoadAdapter | UnloadAdapter | Shutdown | Ping
 
 # ---- engine -> client
 
@@ -196,9 +200,20 @@ class Stats(Struct, frozen=True, kw_only=True, tag="stats"):
         """These figures, with the counters of the engines before this one added."""
         if earlier is None:
             return self
-        names = ("tokens_in", "tokens_out", "cached_tokens", "preemptions", "steps", "busy_s")
-        added = {name: getattr(self, name) + getattr(earlier, name) for name in names}
+        added = {name: getattr(self, name) + getattr(earlier, name) for name in COUNTERS}
         return structs.replace(self, **added)
+
+
+COUNTERS = (
+    "tokens_in",
+    "tokens_out",
+    "cached_tokens",
+    "preemptions",
+    "steps",
+    "busy_s",
+    "drafted_tokens",
+    "accepted_tokens",
+)  # of `Stats`: they never fall
 
 
 class StepTimes(Struct, frozen=True, kw_only=True, tag="step_times"):
@@ -212,6 +227,12 @@ class StepTimes(Struct, frozen=True, kw_only=True, tag="step_times"):
     prompt_tokens: int  # of prompts, or of what is computed again
     prompts: int  # sequences that these belong to
     drawn: int
+
+
+class Pong(Struct, frozen=True, kw_only=True, tag="pong"):
+    """The engine's process runs."""
+
+    step_s: float  # how long it has been in its step; 0.0 between steps
 
 
 Output = (
@@ -229,4 +250,5 @@ Output = (
     | Finished
     | Stats
     | StepTimes
+    | Pong
 )

@@ -10,7 +10,7 @@ import asyncio
 import importlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec.structs import replace
 
@@ -30,7 +30,7 @@ from rbee_worker.server.recovery import Recovery
 from rbee_worker.server.responses.store import Responses
 from rbee_worker.server.served_models import chosen_adapter
 from rbee_worker.session.vectors import not_generating
-from rbee_worker.types import End, Error, Event, ModelInfo, Request, Started, Token
+from rbee_worker.types import End, Error, Event, ModelInfo, Request, Started, Token, WorkerState
 
 if TYPE_CHECKING:
     from rbee_worker.journal.directory import Directory
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from rbee_worker.server.tokens import Tokens
     from rbee_worker.session.client import EngineClient
 
-WorkerState = Literal["loading", "ready", "restarting", "draining", "failed"]
 RETRY_AFTER_S = 2
 _WATCH_S = 0.1
 _LAST_WORDS_S = 2.0  # seconds that cancelled jobs get to emit their last event
@@ -117,6 +116,7 @@ class Worker:
         words = {
             "loading": f"the model is being loaded ({self.loading.stage})",
             "restarting": "the engine is being restarted; running jobs continue afterwards",
+            "stalled": "the engine's process does not answer; jobs go on when it does",
             "draining": "the worker is shutting down",
             "failed": "the engine has failed",
         }

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -45,7 +45,16 @@ from rbee_worker.session.startup import Files, bring_back, bring_up, fingerprint
 from rbee_worker.session.text import TextSide
 from rbee_worker.session.vectors import check_purpose
 from rbee_worker.session.watchdog import Watchdog
-from rbee_worker.types import AdapterInfo, End, EosToken, Error, Event, ModelInfo, Request
+from rbee_worker.types import (
+    AdapterInfo,
+    End,
+    EosToken,
+    Error,
+    Event,
+    ModelInfo,
+    Request,
+    WorkerState,
+)
 
 if TYPE_CHECKING:
     from rbee_worker.checkpoint import Checkpoint
@@ -56,7 +65,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-State = Literal["loading", "ready", "restarting", "draining", "failed"]
 _RETRY_S = 2
 
 
@@ -70,7 +78,7 @@ class EngineClient:
 
     def __init__(self, settings: Settings, host: EngineHost) -> None:
         self.settings = settings
-        self.state: State = "loading"
+        self.state: WorkerState = "loading"
         self.info: ModelInfo | None = None
         self.loading = Loading(stage="opening")
         self.stats: Stats | None = None
@@ -84,7 +92,7 @@ class EngineClient:
         self._live = LiveRequests(settings.max_seqs + settings.max_queue)
         self._adapters = LoadedAdapters(settings)
         self._replacing = Replacing()
-        self._watchdog = Watchdog(settings.step_timeout)
+        self._watchdog = Watchdog(settings.step_timeout, self._silent)
         self._earlier: Stats | None = None  # counters of engines that were lost
         self._task: asyncio.Task[None] | None = None
         self._up = asyncio.Event()  # ready or failed
@@ -234,7 +242,7 @@ class EngineClient:
 
     async def cancel(self, request_id: str, rule: CancelRule = "CANCELLED") -> None:
         """End a request; its `End` follows. One that is not live has ended: nothing happens."""
-        self._live.cancel(request_id, rule)
+        self._live.cancel(request_id, rule, waits=not self._watchdog.silent)
 
     async def close(self) -> None:
         """End everything: live requests get an Error, the engine leaves."""
@@ -242,7 +250,7 @@ class EngineClient:
         if self.state != "failed":
             self.state = "draining"
         self._live.lose("the worker is shutting down.")
-        await self._host.close(patient=self.info is not None)
+        await self._host.close(patient=self.info is not None and not self._watchdog.silent)
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -321,21 +329,23 @@ class EngineClient:
         while (successor := self._host.successor()) is not None:
             counts = KILL if self._host.killed_by_others else CRASH
             known = self._live.culprit_known(counts)
-            pause_s = self._replacing.pause_s(culprit_known=known)
+            pause_s = self._replacing.pause_s(counts, culprit_known=known)
             if pause_s is None:
                 break
             self.state = "restarting"
+            self._progress(Loading(stage="opening"))
             log.error("%s Starting another engine.", lost.message)
             self._live.engine_lost(lost.message.rstrip("."), counts)
             self._adapters.engine_lost()
             await self._host.close(patient=False)
             await asyncio.sleep(pause_s)
             self._host = successor
+            like = (self.text, before, self._files)
+            heard = self._watchdog.heard
             try:
                 settings = self._adapters.settings()
-                self.info = await bring_back(
-                    successor, settings, self.text, before, self._files, self._progress
-                )
+                with self._watchdog.over_loading(successor):
+                    self.info = await bring_back(successor, settings, *like, self._progress, heard)
             except AdapterError as error:
                 self._adapters.drop_all(str(error))
                 lost = error
@@ -343,6 +353,8 @@ class EngineClient:
                 if type(error) is not ModelError:  # the model is no longer what it was
                     raise
                 lost = error
+            except OSError as error:  # no process can be started just now
+                lost = EngineLost(f"no engine can be started: {error.strerror or error}.")
             else:
                 self.restarts += 1
                 return
@@ -351,7 +363,7 @@ class EngineClient:
     def _dispatch(self, outputs: list[Output]) -> None:
         """One step's messages. Every token takes this path."""
         start_us = time.monotonic() * 1e6
-        self._watchdog.heard()
+        self._watchdog.heard(outputs)
         for m in outputs:
             if isinstance(m, Stats):
                 self.stats = m.after(self._earlier)
@@ -364,6 +376,14 @@ class EngineClient:
         if self.observer is not None:
             drawn = sum(len(m.ids) for m in outputs if isinstance(m, Tokens))
             self.observer.detokenized(start_us, drawn)
+
+    def _silent(self, silent: bool) -> None:
+        """The engine does not answer, or does again. Nothing is lost meanwhile."""
+        if silent and self.state == "ready":
+            self.state = "stalled"
+            log.warning("the engine does not answer")
+        elif not silent and self.state == "stalled":
+            self.state = "ready"
 
     def _kv_usage(self) -> float:
         stats = self.stats

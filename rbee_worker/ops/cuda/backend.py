@@ -17,6 +17,7 @@ from rbee_worker.ops.backend import (
     Backend,
     DeviceGauge,
     Executable,
+    Kept,
     ModelOutline,
     Prepared,
     Progress,
@@ -200,13 +201,14 @@ class CudaBackend(Backend):
         weight_bytes: int,
         progress: Progress,
         prepared: Prepared | None = None,
+        kept: Kept | None = None,
     ) -> Ops:
         import torch
 
         from rbee_worker.ops.cuda.ops import CudaOps
 
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-        kept: dict[str, bool] = {
+        forms: dict[str, bool] = {
             "planes": _planes(settings),
             "resident": not isinstance(prepared, _Plan) or prepared.resident,
             "integers": not isinstance(prepared, _Plan) or prepared.integers,
@@ -214,10 +216,10 @@ class CudaBackend(Backend):
             "fixed": settings.deterministic,
         }
         if _interpreted():
-            return CudaOps("cpu", dtype, **kept)
+            return CudaOps("cpu", dtype, **forms)
         _use(settings)
         pdl = torch.cuda.get_device_capability()[0] >= 9
-        return CudaOps(f"cuda:{settings.device}", dtype, pdl=pdl, **kept)
+        return CudaOps(f"cuda:{settings.device}", dtype, pdl=pdl, **forms)
 
     def state(self, ops: Ops, pool: StatePool, dtype: str) -> StateMemory:
         from rbee_worker.ops.cuda.ops import CudaOps

@@ -105,7 +105,7 @@ class CpuOps(AttentionOps, ExpertOps, ColumnOps, RgLruOps, GatedDeltaOps, WkvOps
         return as_floats(packed, threads=self.team.threads)
 
     def weights_done(self) -> None:
-        self.holder.flush()
+        self.holder.done()
 
     # ---- dense
 
