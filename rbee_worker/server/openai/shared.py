@@ -57,6 +57,10 @@ class Pieces:
             self._tokenizer.token_bytes(token_id) or self._tokenizer.token_text(token_id).encode()
         )
 
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens with their names."""
+        return self._tokenizer.decode(ids, skip_special=False)
+
     def name(self, token_id: int) -> str:
         """The id as text; if its bytes are not a complete character, as in OpenAI: bytes:\\xe2."""
         raw = self.raw(token_id)
