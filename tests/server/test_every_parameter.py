@@ -124,6 +124,7 @@ VALUES: dict[str, Any] = {
     "trace": True,
     "input": "other",
     "with_pieces": True,
+    "output_config": {"effort": "low"},
     "return_tokens": True,
     "response_fields": ["content"],
     "n_cmpl": 2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -70,6 +71,16 @@ class Pieces:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
 
+def fingerprint(worker: Worker) -> str:
+    """`system_fingerprint`: equal where the same request with the same seed gives the same tokens,
+    as far as that depends on the program, its model and its types."""
+    info = worker.model
+    assert info is not None
+    parts = (info.model, info.arch, info.backend, info.dtype, info.kv_dtype, info.n_parameters)
+    digest = hashlib.sha256(repr((worker.version, parts)).encode()).hexdigest()
+    return f"b{worker.version}-{digest[:10]}"
+
+
 class Exchange:
     """One OpenAI request in progress: its id, model name, and the jobs that answer it, by
     choice."""
@@ -79,6 +90,7 @@ class Exchange:
         self.model = model
         self.jobs = jobs
         self.created = int(time.time())
+        self.fingerprint = fingerprint(worker)
         self.pieces = Pieces(worker)
 
     def usage(self, prompts: int) -> TokenUsage:
