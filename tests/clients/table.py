@@ -102,6 +102,8 @@ class Installed(NamedTuple):
                 raise Missing(f"{client.package} is not in {self.node}")
             version: str = json.loads(file.read_text())["version"]
             return version
+        if shutil.which(self.python) is None:
+            raise Missing(f"there is no interpreter {self.python}: make test-long installs it")
         code = f"import importlib.metadata as m; print(m.version({client.package!r}))"
         done = subprocess.run(
             [self.python, "-c", code], capture_output=True, text=True, check=False
