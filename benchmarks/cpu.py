@@ -33,23 +33,27 @@ CONTEXTS = {"decode": 16 + 32, "decode_at_512": 512 + 16}
 
 @dataclass(frozen=True)
 class File:
-    """A row of the table. ours, peer: files of `models`; bounds: row -> ratio to reach."""
+    """A row of the table. ours, peer: files of `models`; bounds: row -> ratio to reach; bf16: ours
+    with --bf16-activations."""
 
     name: str
     ours: str
     peer: str
     bounds: Mapping[str, float] = field(default_factory=dict)
+    bf16: bool = False
 
 
 def _integer(name: str, file: str, decode: float) -> File:
     return File(name, file, file, {"prefill_512": 2.0, "decode": decode, "decode_8": 2.5})
 
 
+_FLOATS = {"prefill_512": 1.2, "decode": 1.3}
 FILES = (
     _integer("135M Q4_1", "smol-Q4_1.gguf", 2.3),
     _integer("135M Q4_0", "smol-Q4_0.gguf", 2.0),
     _integer("135M Q8_0", "smol-Q8_0.gguf", 1.8),
-    File("135M BF16", "smol-bf16", "smol-BF16.gguf", {"prefill_512": 1.2, "decode": 1.3}),
+    File("135M BF16", "smol-bf16", "smol-BF16.gguf", _FLOATS),
+    File("135M BF16, activations too", "smol-bf16", "smol-BF16.gguf", _FLOATS, bf16=True),
     _integer("1B Q4_0", "1b-Q4_0.gguf", 1.1),
     _integer("1B Q8_0", "1b-Q8_0.gguf", 1.1),
     _integer("1B Q4_K_M", "1b-Q4_K_M.gguf", 1.1),
@@ -147,6 +151,7 @@ def _run(file: File, asked: argparse.Namespace, threads: int) -> list[Pair]:
     paths = [str(models.make(asked.models, f, asked.source)) for f in (file.ours, file.peer)]
     tail = [str(threads), "cpu" if asked.cpu_time else "wall"]
     ours = [sys.executable, str(HERE / "cpu_ours.py"), paths[0], *tail]
+    ours += ["bf16"] if file.bf16 else []
     peer = [asked.peer_python, str(HERE / "cpu_llamacpp.py"), paths[1], *tail]
     plain = ["plain"] if asked.peer_plain else []
     sys.stderr.write(f"{file.name}: {asked.rounds} rounds\n")

@@ -42,9 +42,11 @@ Bits are per weight, including scales, in the file and in memory. The stored for
 values without rounding, so all error comes from the activations. int8: one byte per number and a
 scale per 32, or per 256 in formats with blocks of 256 columns (K formats, most IQ formats), as in
 llama.cpp. int16: two bytes, for keys, values, logits and results that are added to the residual
-stream. float32: `--exact-activations`. An error is the norm of the difference from float64 / norm,
-the largest of those for {COLS[0]} (blocks of 256: 768), {COLS[1]} and {COLS[2]} columns; standard
-normal activations, random blocks. `tests/ops/cpu/test_error.py` holds every format to
+stream. float32: `--exact-activations`, and always for floats, but `--bf16-activations` rounds the
+activations of BF16 matrices other than experts' and the head to bfloat16: an error of 1.7e-03, held
+to {WITHIN["b16"]:.0e}. An error is the norm of the difference from float64 / norm, the largest of
+those for {COLS[0]} (blocks of 256: 768), {COLS[1]} and {COLS[2]} columns; standard normal
+activations, random blocks. `tests/ops/cpu/test_error.py` holds every format to
 {WITHIN["i8"]:.1e} (scales for 256: {WITHIN["k8"]:.0e}), {WITHIN["i16"]:.0e} ({WITHIN["k16"]:.0e})
 and {WITHIN["exact"]:.0e}. F64, and the 8-bit floats of DeepSeek's safetensors, are stored as f32.
 

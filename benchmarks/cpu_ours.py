@@ -1,4 +1,5 @@
-"""Our side of benchmarks/cpu.py: MODEL THREADS wall|cpu. Greedy decoding without an engine.
+"""Our side of benchmarks/cpu.py: MODEL THREADS wall|cpu [bf16]. Greedy decoding without an engine;
+bf16: with --bf16-activations.
 
 Besides the rows: what one token reads (bytes of weights, bytes of cache for each token before it)
 and how fast this machine's memory is read in the same minute.
@@ -26,10 +27,12 @@ from rbee_worker.models import build_model, outline_model
 from rbee_worker.ops.cpu.backend.bytes_read import TrafficOps
 from rbee_worker.ops.cpu.backend.model import CpuModel
 from rbee_worker.ops.cpu.backend.ops import CpuOps
+from rbee_worker.ops.cpu.backend.outline import OutlineOps
 from rbee_worker.ops.cpu.runtime.bandwidth import read_gb_s
 from rbee_worker.ops.cpu.runtime.header import Shape
 from rbee_worker.ops.cpu.runtime.native import Library
 from rbee_worker.ops.cpu.runtime.program import F32
+from rbee_worker.ops.cpu.runtime.readings import chosen
 from rbee_worker.ops.cpu.runtime.state import CpuState
 from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared import isa
@@ -89,11 +92,15 @@ class Sequences:
         return logits
 
 
-def main(path: str, threads: int, clock: str) -> None:
+def main(path: str, threads: int, clock: str, rounding: str = "") -> None:
     now = time.process_time if clock == "cpu" else time.perf_counter
-    library = Library(isa.choose(os.environ.get("RBEE_CPU_ISA", "")))
-    ops = CpuOps(library, Team(library, threads))
+    library, bf16 = Library(isa.choose(os.environ.get("RBEE_CPU_ISA", ""))), rounding == "bf16"
     shape, ckpt = Shape(512, 8, CONTEXT, BLOCK, "f16"), open_checkpoint(path)
+    outline = OutlineOps(bf16=bf16)
+    kernels = outline.needed(outline_model(ckpt, outline), shape)
+    ops = CpuOps(
+        library, Team(library, threads), bf16=bf16, readings=chosen(library, kernels).readings
+    )
     model = CpuModel(build_model(ckpt, ops), ops, shape)
     traffic = TrafficOps()
     traffic.count(outline_model(ckpt, traffic), shape)
@@ -135,4 +142,4 @@ def main(path: str, threads: int, clock: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

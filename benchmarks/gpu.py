@@ -109,7 +109,7 @@ def profile(measure: Callable[[], float]) -> None:
     totals = sorted(made.key_averages(), key=lambda e: -e.device_time_total)
     busy = sum(e.device_time_total for e in totals)
     say(f"  kernels {busy / 1e6:.3f} s of {wall:.3f} s (dependent launches overlap)")
-    for event in totals[:9]:
+    for event in totals[:12]:
         share, each = event.device_time_total / busy, event.device_time_total / event.count
         say(f"  {share:6.1%} {event.count:>7} x {each:8.1f} us  {event.key[:90]}")
 

@@ -149,21 +149,31 @@ def shapes(layer: Layer, n: int, read: float) -> None:
     """The fastest shapes of both products, each beside the default of the other."""
     steps = layer.steps(n)
     if reads_by_row(n, TOP, COUNT):
-        default = few._shape
-        first, second = default(DIM, 2, 2, TOP * WIDTH), default(WIDTH, 1, 2, DIM)
-        pairs = [(s, second) for s in FEW_UP] + [(first, s) for s in FEW_DOWN]
-        choose: Callable[[Any], Any] = lambda pair: setattr(  # noqa: E731
-            few, "_shape", lambda _, matrices, *__: pair[matrices == 1]
-        )
-        restore = partial(setattr, few, "_shape", default)
+        defaults = few._first_shape, few._second_shape
+        first = defaults[0](DIM, 2, 2, TOP * WIDTH)
+        second = defaults[1](WIDTH, 2, DIM, TOP)
+        pairs = [(s, second) for s in (first, *FEW_UP)] + [(first, s) for s in FEW_DOWN]
+
+        def choose(pair: Any) -> None:
+            few._first_shape = lambda *_: pair[0]  # type: ignore[assignment]
+            few._second_shape = lambda *_: pair[1]  # type: ignore[assignment]
+
+        def restore() -> None:
+            few._first_shape, few._second_shape = defaults
+
     else:
         default = many._shapes
         first, second = default(n * TOP / COUNT, True, 2)
         height = first.pairs
         pairs = [(TileShape(height, *s), second) for s in TILE_UP[height]]
         pairs += [(first, TileShape(height, *s)) for s in TILE_DOWN[height]]
-        choose = lambda pair: setattr(many, "_shapes", lambda *_: pair)  # noqa: E731
-        restore = partial(setattr, many, "_shapes", default)
+
+        def choose(pair: Any) -> None:
+            many._shapes = lambda *_: pair  # type: ignore[assignment]
+
+        def restore() -> None:
+            many._shapes = default
+
     with compiling():
         for pair in pairs:
             choose(pair)
@@ -199,7 +209,7 @@ def main() -> None:
     for n in asked.rows:
         guarded(partial(measure, layer, n, asked.read), f"{n} rows")
     if asked.shapes:
-        for n in (1, 8, 64, 256, 16384):
+        for n in asked.rows:
             guarded(partial(shapes, layer, n, asked.read), f"shapes of {n} rows")
 
 

@@ -24,6 +24,7 @@ OTHER_VARIABLES = (
     "RBEE_API_TOKEN",
     "RBEE_CPU_ASSEMBLY",
     "RBEE_CPU_ISA",
+    "RBEE_CPU_READING",
     "RBEE_DEBUG",
     "RBEE_PIP_ARGS",
 )
@@ -76,10 +77,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     model: str = "smollm2"
     backend: Literal["auto", "reference", "cpu", "cuda"] = "auto"
     device: int = 0
+    gpu_memory: int = 100  # percent of the GPU's memory that the worker may use
     dtype: Literal["auto", "f32", "bf16", "f16"] = "auto"
     kv_dtype: Literal["auto", "f32", "bf16", "f16", "i8", "f8"] = "auto"
     quantize: Literal["none", "fp8"] = "none"  # how matrices of floats are stored
     exact_activations: bool = False  # do not round activations in products with packed weights
+    bf16_activations: bool = False  # round activations in products with bf16 weights
+    deterministic: bool = False  # a row's logits do not depend on its step, bit for bit
     ctx: int = 0  # 0 = the model's own context, as far as memory allows
     threads: int = 0  # 0 = the physical cores that this process may use
     kv_cache: bool = True
@@ -131,6 +135,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     stall_timeout: int = 120  # seconds that a client may leave a response unread
     keep_jobs_s: int = 600  # seconds a finished job is kept
     keep_jobs: int = 1000  # most finished jobs kept
+    journal: str = ""  # directory where jobs outlive the worker; "" = none is kept
+    journal_sync: Literal["none", "jobs", "events"] = "jobs"  # what also waits for the disk itself
+    journal_mb: int = 256  # most MiB of the journal
     trace: str = ""  # file for a Chrome/Perfetto trace; "" = none
     otel_endpoint: str = ""  # OTLP/HTTP collector for spans; "" = none
 
@@ -242,7 +249,13 @@ OPTIONS: tuple[Option, ...] = (
         "what computes: cuda = a GPU, cpu = compiled kernels, reference = torch; auto = the "
         "first of these that is available",
     ),
-    Option("device", "number of the GPU; 0 on a CPU", low=0, high=0),
+    Option("device", "number of the GPU; 0 on a CPU", low=0, high=63),
+    Option(
+        "gpu_memory",
+        "most of the GPU's memory that this worker may use, in percent; less lets several share it",
+        low=1,
+        high=100,
+    ),
     Option("dtype", "compute type; auto = the checkpoint's own, f32 for packed weights"),
     Option(
         "kv_dtype",
@@ -258,6 +271,16 @@ OPTIONS: tuple[Option, ...] = (
         "exact_activations",
         "packed weights times float32 activations, as reference always does; "
         "without, the cpu backend rounds them to 8 bits, to 16 where it matters most",
+    ),
+    Option(
+        "bf16_activations",
+        "bf16 weights times activations rounded to bf16, logits aside: prompts are read faster "
+        "(cpu backend only)",
+    ),
+    Option(
+        "deterministic",
+        "a sequence's logits are the same bits alone, in any batch and however its prompt is cut; "
+        "always so but on the cuda backend, where it costs speed",
     ),
     Option("ctx", "longest sequence in tokens; 0 = the model's own", low=0, high=_MAX_TOKENS),
     Option("threads", "compute threads; 0 = the physical cores allowed", low=0, high=4096),
@@ -332,6 +355,16 @@ OPTIONS: tuple[Option, ...] = (
     Option("stall_timeout", "seconds an answer may lie unread", low=1, high=86400, group=SERVE),
     Option("keep_jobs_s", "seconds a finished job is kept", low=0, high=1 << 20, group=SERVE),
     Option("keep_jobs", "finished jobs kept", low=0, high=1 << 20, group=SERVE),
+    Option("journal", "directory in which jobs outlive the worker; empty = none", group=SERVE),
+    Option(
+        "journal_sync",
+        "what waits for the journal's disk itself, against power loss: that a job was accepted or "
+        "has ended, every event, or nothing",
+        group=SERVE,
+    ),
+    Option(
+        "journal_mb", "MiB of the journal; old jobs leave first", low=1, high=1 << 20, group=SERVE
+    ),
     Option("trace", "file for a Chrome/Perfetto trace; empty = none", group=SERVE),
     Option("otel_endpoint", "OTLP/HTTP collector for spans; empty = none", group=SERVE),
 )

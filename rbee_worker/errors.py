@@ -202,11 +202,39 @@ class DeviceLost(WorkerError):
 
 # torch raises RuntimeError, or its own OutOfMemoryError, with one of these in the message.
 _OUT_OF_MEMORY = ("allocate memory", "out of memory")
+# CUDA errors after which nothing in the process can use the device any more, or no process can.
+_DEVICE_LOST = (
+    "an illegal memory access",
+    "misaligned address",
+    "an illegal instruction",
+    "unspecified launch failure",
+    "launch timed out",
+    "device-side assert",
+    "uncorrectable ECC",
+    "uncorrectable NVLink",
+    "hardware stack error",
+    "invalid program counter",
+    "fallen off the bus",
+    "no CUDA-capable device",
+    "No CUDA GPUs are available",
+    "invalid device context",
+    "context is destroyed",
+)
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error of Python, torch or a device means that memory ran out."""
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY)
+
+
+def device_lost(error: BaseException) -> DeviceLost | None:
+    """`error` as the loss of a device, if it means that; else None."""
+    text = str(error)
+    if isinstance(error, DeviceLost):
+        return error
+    if isinstance(error, RuntimeError) and any(sign in text for sign in _DEVICE_LOST):
+        return DeviceLost(f"the GPU cannot be used any more: {text.splitlines()[0][:200]}.")
+    return None
 
 
 def as_worker_error(error: Exception) -> WorkerError:

@@ -57,12 +57,14 @@ def usage_error(error: BaseException) -> UsageError | None:
 
 
 def explained(error: BaseException) -> WorkerError | None:
-    """`error` as what a person reads: itself, a shortage, a package that is missing; else None."""
-    from rbee_worker.errors import ModelError, WorkerError
+    """`error` as what a person reads: itself, a lost device, a shortage, a package that is missing;
+    else None."""
+    from rbee_worker.errors import ModelError, WorkerError, device_lost
     from rbee_worker.machine import shortage
 
-    if isinstance(error, WorkerError):
-        return error
+    known = error if isinstance(error, WorkerError) else device_lost(error)
+    if known is not None:
+        return known
     short = shortage(error)
     return usage_error(error) if short is None else ModelError(short[0], fix=short[1])
 

@@ -149,7 +149,7 @@ class Model:
         Raises UsageError for ids outside the vocabulary, or more than the context, and WrongModel
         for an encoder, which has none.
         """
-        check_purpose(Request(id=""), self.info)
+        check_purpose(Request(id="", params={"echo": True, "logprobs": 0}), self.info)
         size, most = self.info.vocab_size, self.info.context
         wrong = [i for i in ids if not 0 <= i < size]
         if wrong or not 1 <= len(ids) <= most:

@@ -1,5 +1,5 @@
-"""What this process may use of the machine: memory and cores, container limits included; the user's
-cache directory; and which resource an error says is short."""
+"""What this process may use of the machine: memory and cores, container limits included; which
+processor it has; the user's cache directory; and which resource an error says is short."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
 _CPUS = Path("/sys/devices/system/cpu")
+_PROCESSOR = (  # lines of /proc/cpuinfo that tell processors apart, on x86 and on Arm
+    *("model name", "vendor_id", "cpu family", "model", "stepping", "cache size"),
+    *("CPU implementer", "CPU variant", "CPU part", "CPU revision"),
+)
 _NO_HOME = "/nonexistent"  # what Debian calls the home of users that have none
 
 
@@ -40,6 +44,15 @@ def allowed_cores(cpus: Path = _CPUS, cgroup: Path = _CGROUP) -> int:
     cores = {_siblings(cpus, cpu) for cpu in mine}
     quota = _cpu_quota(cgroup)
     return max(1, len(cores) if quota is None else min(len(cores), quota))
+
+
+def processor(proc: Path = Path("/proc")) -> str:
+    """What kind of processor this is, as precisely as the system says; "" where it does not."""
+    lines: dict[str, str] = {}
+    for line in _read(proc / "cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        lines.setdefault(name.strip(), value.strip())  # of the first core
+    return ", ".join(lines[name] for name in _PROCESSOR if lines.get(name))
 
 
 def shortage(error: BaseException | None) -> tuple[str, str] | None:

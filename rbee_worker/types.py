@@ -336,13 +336,14 @@ class Purpose(Struct, frozen=True, kw_only=True):
     which has seen all of the text.
 
     labels: of a classifier, by the place of their score; activation: what makes probabilities of
-    its scores.
+    its scores. encodes: an encoder reads the prompt, so it has no scores, and there are no vectors.
     """
 
     task: Task = "generate"
     pooling: Pooling = Pooling(how="last", normalize=True)
     labels: tuple[str, ...] = ()
     activation: ScoreActivation = "none"
+    encodes: bool = False
 
 
 class ModelInfo(Struct, frozen=True, kw_only=True):

@@ -80,13 +80,13 @@ def test_an_empty_variable_is_not_set() -> None:
         ({"max_seqs": "0"}, {}, ["--max-seqs 0", "1 to"]),
         ({}, {"RBEE_KV_CACHE": "maybe"}, ["RBEE_KV_CACHE=maybe", "true"]),
         ({"tensor_parallel": "2"}, {}, ["--tensor-parallel 2", "--tensor-parallel 1"]),
-        ({"device": "1"}, {}, ["--device 1", "--device 0"]),
         ({"temperature": "warm"}, {}, ["--temperature warm", "not a number", "0 to 2"]),
         ({"temperature": "nan"}, {}, ["--temperature nan", "0 to 2"]),
         ({}, {"RBEE_TOP_P": "0"}, ["RBEE_TOP_P=0", "more than 0, up to 1"]),
         ({"top_k": "1.5"}, {}, ["--top-k 1.5", "whole number"]),
         ({"served_model_name": "a,,b"}, {}, ["--served-model-name a,,b", "empty"]),
         ({"served_model_name": "a, b,a"}, {}, ["--served-model-name a, b,a", "given twice"]),
+        ({"device": "64"}, {}, ["--device 64", "0 to 63"]),
     ],
 )
 def test_what_cannot_work_is_refused_by_name_with_what_can(

@@ -21,9 +21,28 @@ from rbee_worker.errors import (
     WorkerError,
     one_line,
 )
+from rbee_worker.extras import explained
 from rbee_worker.observe import log
 
 ANY = st.text(st.characters(codec=None, categories=None), max_size=700)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "DEVICE_LOST"),
+        (RuntimeError("Triton Error [CUDA]: unspecified launch failure"), "DEVICE_LOST"),
+        (RuntimeError("No CUDA GPUs are available"), "DEVICE_LOST"),
+        (errors.DeviceLost("gone"), "DEVICE_LOST"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), None),
+        (RuntimeError("CUDA error: invalid argument"), None),
+        (ValueError("the text has an illegal memory access in it"), None),
+    ],
+)
+def test_which_errors_mean_that_a_device_is_lost(error: Exception, code: str | None) -> None:
+    lost = errors.device_lost(error)
+    assert (None if lost is None else lost.code) == code
+    assert lost is None or explained(error) is not None
 
 
 @given(ANY, st.none() | ANY)

@@ -87,8 +87,12 @@ def test_rounded_activations_part_only_where_it_was_undecided(oracle: Any) -> No
         assert gap < UNDECIDED, text
 
 
-@pytest.mark.parametrize("name", ["Q4_1", "Q8_0", "BF16"])
-def test_rounded_activations_agree_over_a_text(oracle: Any, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "bf16"), [("Q4_1", False), ("Q8_0", False), ("BF16", False), ("BF16", True)]
+)
+def test_rounded_activations_agree_over_a_text(
+    oracle: Any, tmp_path: Path, name: str, bf16: bool
+) -> None:
     """With float32 on the same weights: top-1 >= 97 %, mean KL <= 0.01, perplexity within 0.5 %."""
     tokenizer, hf = oracle
     ckpt = open_checkpoint("smollm2")
@@ -100,7 +104,7 @@ def test_rounded_activations_agree_over_a_text(oracle: Any, tmp_path: Path, name
     with torch.inference_mode():
         want = torch.stack([torch.log_softmax(hf(w[None]).logits[0].float(), -1) for w in x])
     library = Library(isa.choose(os.environ.get("RBEE_CPU_ISA", "")))
-    ops = CpuOps(library, Team(library, 2))
+    ops = CpuOps(library, Team(library, 2), bf16=bf16)
     model = CpuModel(build_model(ckpt, ops), ops, Shape(WINDOW, 64, WINDOW, 16, "f32"))
     got = []
     for ids in x.tolist():
@@ -112,7 +116,7 @@ def test_rounded_activations_agree_over_a_text(oracle: Any, tmp_path: Path, name
     agreement = float((mine.argmax(-1) == want.argmax(-1)).float().mean())
     ratio = perplexity(mine, x) / perplexity(want, x)
     found = f"top-1 {agreement:.4f}, KL {divergence:.5f}, perplexity {ratio:.5f}"
-    print(f"{name}, {x.numel()} tokens: {found}")  # noqa: T201
+    print(f"{name}{', bf16' * bf16}, {x.numel()} tokens: {found}")  # noqa: T201
     assert agreement >= 0.97
     assert divergence <= 0.01
     assert abs(ratio - 1) <= 0.005

@@ -26,7 +26,7 @@ from rbee_worker.verify.compare import compare
 from rbee_worker.verify.oracle import hf_trace, load_oracle
 from rbee_worker.verify.whole import trace, whole_batch
 from tests import tiny
-from tests.archs import ARCHS, Arch, oracle, write_gguf
+from tests.archs import ARCHS, Arch, oracle, write_gguf, write_safetensors
 from tests.archs.measure import TOKENS, files
 
 pytestmark = pytest.mark.kernels
@@ -115,3 +115,16 @@ def test_it_computes_in_float32_only(run: Run, tmp_path: Path) -> None:
     code, _, err = run(tiny.write_safetensors(tmp_path / "model"), "--dtype", "bf16")
     assert code == 2
     assert "computes in f32" in err
+
+
+def test_bf16_activations_have_the_tolerance_of_bf16(run: Run, tmp_path: Path) -> None:
+    """Rounded once more than the weights are, 8 bits of mantissa: far from float32, near enough."""
+    arch = next(a for a in ARCHS if a.id == "llama")
+    path = write_safetensors(oracle(arch).to(torch.bfloat16), tmp_path)
+    code, out, _ = run(path, "--bf16-activations", "--json")
+    found = json.loads(out)
+    assert (code, found["activations"], found["tolerance"]) == (0, "bf16", 0.05)
+    assert all(1e-4 < step["alone"] < 0.01 for step in found["steps"][1:-1])
+    code, out, _ = run(path, "--bf16-activations")
+    assert "activations in bf16" in out
+    assert run(path, "--json")[0] == 0

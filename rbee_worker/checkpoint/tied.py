@@ -21,13 +21,14 @@ EMBEDDINGS = (
     "transformer.word_embeddings.weight",
     "transformer.wte.weight",
     "backbone.embeddings.weight",
+    "shared.weight",
 )
 # Architectures that tie the two unless the config says otherwise.
 TIED_BY_DEFAULT = frozenset(
     {
         *("gemma", "gemma2", "gemma3_text", "gemma4_text", "smollm3", "starcoder2", "cohere"),
         *("falcon", "mpt", "gpt_bigcode", "mamba", "falcon_mamba"),
-        *("lfm2", "lfm2_moe", "recurrent_gemma"),
+        *("lfm2", "lfm2_moe", "recurrent_gemma", "t5", "mt5", "umt5"),
     }
 )
 _KEY = "tie_word_embeddings"

@@ -20,7 +20,7 @@ _PICTURES = "a model of images and text"
 PLANNED: Mapping[str, str] = MappingProxyType(
     {
         "rwkv": _RECURRENT,  # RWKV 4
-        **dict.fromkeys(("t5", "t5encoder"), _PAIR),
+        "t5encoder": "the encoder of a T5 alone",
         **dict.fromkeys(("moondream1", "qwen2_5_vl", "smolvlm"), _PICTURES),
     }
 )

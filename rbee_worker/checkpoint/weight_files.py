@@ -3,6 +3,7 @@ and times it is seen whether it is still the same."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # says which file has which tensor
 _READ = (INDEX, "config.json")
 MAX_PARTS = 1 << 12
+_HEAD, _SAMPLE, _SAMPLES = 1 << 16, 1 << 12, 32  # bytes, bytes, number: what is read of one file
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
@@ -28,10 +30,30 @@ def stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
     """(name, size, time of change) of the files that an engine reads of the model at `path`: equal
     for as long as nobody writes them. Files that are missing or cannot be seen are left out."""
     with suppress(OSError):
-        if path.is_dir():
-            found = [f for f in path.iterdir() if f.suffix == ".safetensors" or f.name in _READ]
-        else:
-            found = [path.with_name(name) for name in parts_of(path.name)]
-        stats = ((f.name, f.stat()) for f in sorted(found) if f.is_file())
+        stats = ((f.name, f.stat()) for f in _files(path))
         return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
     return ()
+
+
+def digest(path: Path) -> str:
+    """A digest of the model at `path` that is the same for copies of it: of its files' sizes, their
+    beginnings and samples of the rest, which differ even between two trainings of one model."""
+    made = hashlib.sha256()
+    for file in _files(path):
+        size = file.stat().st_size
+        made.update(f"{size} ".encode())
+        with file.open("rb") as opened:
+            made.update(opened.read(_HEAD))
+            for n in range(1, _SAMPLES + 1):
+                opened.seek(max(0, size - _SAMPLE) * n // _SAMPLES)
+                made.update(opened.read(_SAMPLE))
+    return made.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    """The files that an engine reads of the model at `path`, as far as they exist."""
+    if path.is_dir():
+        found = [f for f in path.iterdir() if f.suffix == ".safetensors" or f.name in _READ]
+    else:
+        found = [path.with_name(name) for name in parts_of(path.name)]
+    return [f for f in sorted(found) if f.is_file()]

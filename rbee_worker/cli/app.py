@@ -27,6 +27,8 @@ class _Row(NamedTuple):
     sampling: bool = False
 
 
+_ROUNDING = ("exact_activations", "bf16_activations")
+
 _ROWS = (
     _Row("generate", sampling=True),
     _Row("chat", sampling=True),
@@ -34,10 +36,10 @@ _ROWS = (
     _Row("serve", EVERY),
     _Row("inspect"),
     _Row("bench", _BENCH),
-    _Row("verify", ("backend", "dtype", "exact_activations", "threads", *_CACHE)),
+    _Row("verify", ("backend", "dtype", *_ROUNDING, "threads", *_CACHE)),
     _Row("pull", _CACHE),
     _Row("models", _CACHE),
-    _Row("warmup", ("backend", "kv_dtype", "exact_activations", "block_size", *_CACHE)),
+    _Row("warmup", ("backend", "kv_dtype", *_ROUNDING, "block_size", *_CACHE)),
 )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from rbee_worker.cli.inspect import reading_lines
 from rbee_worker.config import SAMPLING, Settings
 from rbee_worker.errors import InferenceFailed, UsageError
 from rbee_worker.machine import allowed_cores
@@ -62,7 +63,7 @@ def bench(settings: Settings, ref: str, random: str, random_format: str, as_json
     threads = settings.threads or allowed_cores()
     found = asyncio.run(_measure(settings, text))
     found["read_gb_s"] = round(choose_backend(settings).read_gb_s(settings), 2)
-    found["read_bytes"] = _read_bytes(settings)
+    found |= _reading(settings)
     reads = found["read_bytes"] * found["decode_tok_s"]["1"]
     found["bandwidth_share"] = round(reads / 1e9 / found["read_gb_s"], 3)
     found["threads"] = threads
@@ -86,19 +87,22 @@ def _invented(
 
     ckpt = random_checkpoint(shape, format)
     plan = preflight(ckpt, settings)
-    plan.room(settings, plan.backend.free_bytes())
+    plan.room(settings, plan.backend.free_bytes(settings))
     return msgspec.structs.replace(settings, model=ckpt.ref), lambda: wordless(ckpt)
 
 
-def _read_bytes(settings: Settings) -> int:
-    """Bytes of weights that one token of one sequence reads; the cache is not counted."""
+def _reading(settings: Settings) -> dict[str, Any]:
+    """read_bytes: of weights, for one token of one sequence; the cache is not counted. reads: how
+    the kernels of the model's formats read them here."""
+    from rbee_worker.cli.report import reads
     from rbee_worker.loading.preflight import outline_of, preflight
     from rbee_worker.models.random import open_model
 
     ckpt = open_model(settings.model, cache_dir=settings.cache_dir)
     plan = preflight(ckpt, settings)
     outline = outline_of(ckpt, plan.model.context)
-    return plan.backend.bytes_per_token(outline, settings, plan.dtype)
+    count = plan.backend.bytes_per_token(outline, settings, plan.dtype)
+    return {"read_bytes": count, "reads": reads(plan, settings)}
 
 
 async def _measure(settings: Settings, text: Callable[[], TextSide] | None) -> dict[str, Any]:
@@ -196,5 +200,6 @@ def _table(found: dict[str, Any]) -> str:
     share = 100 * found["bandwidth_share"]
     rows.append(("memory", f"{found['read_gb_s']} GB/s; decoding uses {share:.0f} %"))
     rows.append(("a token reads", f"{found['read_bytes'] / 1e6:,.1f} MB of weights"))
+    rows += [("weights", line.strip()) for line in reading_lines(found["reads"])]
     rows += [("note", note) for note in found["notes"]]
     return "".join(f"{name:<22} {value}\n" for name, value in rows)

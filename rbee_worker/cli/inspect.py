@@ -61,9 +61,18 @@ def rows(found: Mapping[str, Any]) -> Iterator[Row]:
     )
     kernels = found["kernels"]
     fast, all_ops = len(kernels["fast"]), len(kernels["fast"]) + len(kernels["reference"])
-    yield "kernels", f"{kernels['backend']}: {fast} of {all_ops} operations are fast here"
+    fast_here = f"{kernels['backend']}: {fast} of {all_ops} operations are fast here"
+    yield from _list("kernels", (fast_here, *reading_lines(kernels["reads"])))
     yield from _list("not read", (f"{name}: {why}" for name, why in found["skipped"].items()))
     yield from _list("warning", found["warnings"])
+
+
+def reading_lines(reads: Mapping[str, Any]) -> Iterator[str]:
+    """How kernels read weights, one line for each."""
+    for name, one in reads.items():
+        alone, several = one["way"].rsplit(":", 1)
+        rates = [one["gb_s"].get(part, "?") for part in (alone, several)]
+        yield f"  {name} reads {one['way']}: {rates[0]} GB/s with one token, {rates[1]} with 8"
 
 
 def _purpose(purpose: Mapping[str, Any]) -> Iterator[str]:
@@ -71,6 +80,9 @@ def _purpose(purpose: Mapping[str, Any]) -> Iterator[str]:
     how = f"{purpose['dimensions']} numbers, pooled by {purpose['pooling']}"
     how += " and normalized" if purpose["normalized"] else ""
     how += f" ({purpose['origin']})"
+    if purpose["encodes"]:
+        yield "text (completions, jobs; chat with a template), from prompts that an encoder reads"
+        return
     if purpose["task"] == "generate":
         yield f"text (chat, completions, jobs); vectors of {how}"
         return

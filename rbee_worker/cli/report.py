@@ -71,7 +71,7 @@ def report(
         ],
         "tokenizer": _tokenizer(ckpt, tokenizer),
         "chat_template": _template(tokenizer),
-        "kernels": kernels(ahead.backend),
+        "kernels": kernels(ahead.backend) | {"reads": reads(ahead, settings)},
         "skipped": {**ahead.model.skipped, **tokenizer.unread},
         "warnings": [
             *tokenizer.warnings,
@@ -92,6 +92,7 @@ def _purpose(ckpt: Checkpoint, ahead: Preflight, settings: Settings) -> dict[str
     purpose, sentence = purpose_of(ckpt, ahead.model, settings), ckpt.sentence
     return {
         "task": purpose.task,
+        "encodes": purpose.encodes,
         "pooling": purpose.pooling.how,
         "normalized": purpose.pooling.normalize,
         "origin": purpose.pooling.origin,
@@ -150,6 +151,13 @@ def kernels(backend: Backend) -> dict[str, Any]:
     names = OPERATIONS
     fast = names & backend.fast()
     return {"backend": backend.name, "fast": sorted(fast), "reference": sorted(names - fast)}
+
+
+def reads(ahead: Preflight, settings: Settings) -> dict[str, dict[str, Any]]:
+    """How the kernels of this model's formats read weights, by name; nothing before the first start
+    has measured it."""
+    kept = ahead.backend.readings(settings)
+    return {name: one for name, one in kept.items() if one["held"] in ahead.held.held_bytes}
 
 
 def _tokenizer(ckpt: Checkpoint, tokenizer: Tokenizer) -> dict[str, Any]:

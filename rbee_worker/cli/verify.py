@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import msgspec
@@ -63,6 +63,19 @@ def verify(
         raise Exit(1)
 
 
+class _Rounding(NamedTuple):
+    """What activations are rounded to, and the option that leaves that out."""
+
+    to: str
+    without: str
+
+
+_ROUNDED = {
+    "i8": _Rounding("8 bits", "--exact-activations"),
+    "bf16": _Rounding("bf16", "--no-bf16-activations"),
+}
+
+
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
     """A report as lines of text: what was compared, a table of errors, the verdict.
 
@@ -70,7 +83,10 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     the same for this layer alone, computed from transformers' states before it.
     """
     other, limit = found["against"], found["tolerance"]
-    rounded = ", activations in 8 bits" if found["activations"] == "i8" else ""
+    rounding = (
+        _ROUNDED.get(found["activations"]) if found["activations"] != found["dtype"] else None
+    )
+    rounded = f", activations in {rounding.to}" if rounding else ""
     yield (
         f"{found['ref']} ({found['architecture']}) in {found['dtype']}{rounded}, "
         f"by {found['backend']}, {found['tokens']} tokens"
@@ -91,8 +107,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         words += f"; the most likely token is the same at {logits['same_token']:.1%} of positions"
     yield words
     yield f"worst: {found['worst']}"
-    if rounded:
-        yield "the tolerance allows for rounding; --exact-activations compares within 0.0001"
+    if rounding:
+        yield f"the tolerance allows for rounding; {rounding.without} compares within 0.0001"
     if found["ok"]:
         yield bold(f"equal within {limit:g}", sys.stdout)
     else:

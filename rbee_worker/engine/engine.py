@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from rbee_worker.constraints.words import Words
 from rbee_worker.engine.figures import Figures
@@ -33,7 +33,8 @@ from rbee_worker.engine.runner import Draw, Launched, Results, Runner, Vector
 from rbee_worker.engine.scheduler import Plan, Scheduler
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.engine.stop import StopRules
-from rbee_worker.errors import InferenceFailed, WorkerError, as_worker_error
+from rbee_worker.errors import InferenceFailed, WorkerError, as_worker_error, device_lost
+from rbee_worker.ops.backend import DeviceGauge
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.specs import in_one_step
 from rbee_worker.types import StopRecord, TokenLogprob
@@ -66,11 +67,14 @@ class Engine:
         kv_cache: bool = True,
         speculate: str = "off",
         ropes: RopeLengths = NO_ROPES,
+        start: int | None = None,
+        gauge: DeviceGauge | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """ropes: how rotary scaling depends on a sequence's length. kv_cache=False computes every
         sequence anew for each of its tokens. speculate: how tokens are drafted, "off" or "ngram";
-        see `why_no_drafts`."""
+        see `why_no_drafts`. start: see `Decoder.start`. gauge: of the device, if the backend has
+        one."""
         self.runner = runner
         self.pool = pool
         self.scheduler = Scheduler(pool, token_budget=token_budget, max_seqs=max_seqs)
@@ -79,12 +83,13 @@ class Engine:
         drafts = why_no_drafts(pool.groups, kv_cache) is None
         self.speculate = speculate if drafts else "off"
         self._ropes = ropes
+        self._start = start
         self._clock = clock
         self._live: dict[str, Sequence] = {}
         self._pending: Pending | None = None  # a step that runs while the next one is planned
         self._out: list[Output] = []
         self._arrivals = 0
-        self._figures = Figures()
+        self._figures = Figures(gauge)
         self._grammars = Grammars()
         # Told, where it is set, what must be known even if the step about to run ends the process:
         # which sequences are in it.
@@ -117,8 +122,9 @@ class Engine:
         self._arrivals += 1
         seq.arrival = self._arrivals
         self.scheduler.add(seq)
-        if not seq.prompt_len or len(seq.tokens) > self.context:
-            what = f"{len(seq.tokens)} tokens, but 1 to {self.context} are possible"
+        length = seq.read + seq.n_output
+        if not seq.read or length > self.context:
+            what = f"{length} tokens, but 1 to {self.context} are possible"
             self._give_up(seq, InferenceFailed(what))
             return
         if seq.scores is not None and not seq.scoring:  # one token alone
@@ -138,11 +144,16 @@ class Engine:
                 self._give_up(seq, error)
 
     def sequence(self, m: Submit) -> Sequence:
-        """A new sequence, for which nothing is planned yet."""
+        """A new sequence, for which nothing is planned yet. An encoder reads the prompt of a model
+        that has one; its tokens are then the model's first one and the answer."""
+        source, context = None, self.context
+        if self._start is not None:
+            source, m = m.prompt_ids, structs.replace(m, prompt_ids=(self._start,))
+            context += 1 - len(source)  # of the decoder, whose first token is no answer
         prompt = len(m.prompt_ids)
         tokens = [*m.prompt_ids, *m.output_ids]
         rope_len = self._ropes.of(prompt, len(tokens))
-        limit = min(prompt + m.params.max_tokens, self.context)
+        limit = min(prompt + m.params.max_tokens, context)
         if m.pool is not None:
             limit = prompt + 1  # its last token is computed too
         drafter = None
@@ -152,10 +163,11 @@ class Engine:
         return Sequence(
             submit=m,
             tokens=tokens,
+            source=source,
             limit=limit,
             drafter=drafter,
-            rules=StopRules(m.params, m.eos, prompt=prompt, context=self.context),
-            state=self.pool.new(tokens, self._ropes.salt(rope_len)),
+            rules=StopRules(m.params, m.eos, prompt=prompt, context=context),
+            state=self.pool.new(tokens, self._ropes.salt(rope_len), len(source or ())),
             rope_len=rope_len,
             rope_end=self._ropes.end(len(tokens)),
             waits=not self._kv_cache or bool(m.grammar),
@@ -329,7 +341,14 @@ class Engine:
     def _recover(self, plan: Plan, error: Exception) -> None:
         """A step failed. If it had one sequence, that one is given up. If it had several (some may
         have ended meanwhile), each runs alone once, and the faulty one fails there. If they fail
-        only together, the youngest is given up in the end."""
+        only together, the youngest is given up in the end.
+
+        Raises DeviceLost where no step can succeed in this process any more: another engine then
+        continues all sequences, if the device still works.
+        """
+        lost = device_lost(error)
+        if lost is not None:
+            raise lost from error
         log.error("a step of %d sequences failed", len(plan.chunks), exc_info=error)
         seqs = [c.seq for c in plan.chunks if c.seq.state is c.state and not c.seq.done]
         if not seqs:
@@ -348,9 +367,10 @@ class Engine:
         """All output since the last step, with fresh figures if they are due."""
         now = self._clock()
         if plan.chunks:
-            self._figures.stepped((now - started) * 1e3)
+            self._figures.stepped((now - started) * 1e3, plan)
         if self._figures.due(now, self.scheduler.idle):
             self._out.append(self.stats())
+            self._figures.told()
         out, self._out = self._out, []
         return out + self.runner.times()
 

@@ -10,7 +10,7 @@ from rbee_worker.engine.rope_length import RopeLengths
 from rbee_worker.engine.runner import Runner
 from rbee_worker.engine.sampler import Sampler
 from rbee_worker.ops import RopeSpec
-from rbee_worker.ops.backend import Executable, StateMemory
+from rbee_worker.ops.backend import DeviceGauge, Executable, StateMemory
 from rbee_worker.ops.sampling import Sampling
 from rbee_worker.state.pool import StatePool
 
@@ -27,16 +27,18 @@ def make_engine(
     kv_cache: bool = True,
     speculate: str = "off",
     ropes: Iterable[RopeSpec] = (),
+    start: int | None = None,
     buckets: bool = False,
     overlaps: bool = False,
+    gauge: DeviceGauge | None = None,
     trace: bool = False,
 ) -> Engine:
     """An engine that runs `model`. memory, sampling: from its backend, for `pool` and its
     vocabulary.
 
     token_budget: tokens of a step. context: longest sequence. ropes: every rotary table of the
-    model. buckets, overlaps: the backend's properties (`ops.backend.Backend`). trace: report the
-    times of every step.
+    model; start: see `Decoder.start`. buckets, overlaps, gauge: the backend's
+    (`ops.backend.Backend`). trace: report the times of every step.
     """
     runner = Runner(
         model,
@@ -57,6 +59,8 @@ def make_engine(
         kv_cache=kv_cache,
         speculate=speculate,
         ropes=RopeLengths(ropes),
+        start=start,
+        gauge=gauge,
     )
 
 

@@ -158,12 +158,18 @@ class Stats(Struct, frozen=True, kw_only=True, tag="stats"):
     step_ms: float  # the last step
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    busy_s: float = 0.0  # time in steps
+    utilisation: float = 0.0  # share of the time since the last report that was in steps
+    floor_share: float = 0.0  # of decoding steps since then: how much of their time reading takes
+    device_used_bytes: int = 0  # of a GPU's memory, by anybody; 0: there is no GPU
+    device_own_bytes: int = 0  # by this worker
+    device_total_bytes: int = 0
 
     def after(self, earlier: Stats | None) -> Stats:
         """These figures, with the counters of the engines before this one added."""
         if earlier is None:
             return self
-        names = ("tokens_in", "tokens_out", "cached_tokens", "preemptions", "steps")
+        names = ("tokens_in", "tokens_out", "cached_tokens", "preemptions", "steps", "busy_s")
         added = {name: getattr(self, name) + getattr(earlier, name) for name in names}
         return structs.replace(self, **added)
 

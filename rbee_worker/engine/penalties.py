@@ -4,7 +4,8 @@ A row changes few of its tokens (those in its window, its output, its bias), so 
 is a list of *entries*, one per changed token, stored on the device that has the logits
 (`ops.sampling.BiasTable`): the token's id, its bias, whether it is banned until min_tokens, how
 often it is in the repetition window and how often it was generated. Each step changes the logits of
-all entries.
+all entries. A drawn token is counted by the host when it is known, or on the device as soon as it
+is drawn (`CountingTable`); the host then repeats the changes, to know how many entries there are.
 
 For a token with logit z, in this order (all in float32):
     z + logit_bias
@@ -22,7 +23,16 @@ from collections.abc import Callable, Iterable, Sequence
 from msgspec import Struct
 
 from rbee_worker.ops.batch import Array
-from rbee_worker.ops.sampling import BANNED, BIAS, OUTPUT, WINDOW, BiasTable, Edits
+from rbee_worker.ops.sampling import (
+    BANNED,
+    BIAS,
+    OUTPUT,
+    WINDOW,
+    BiasTable,
+    CountingTable,
+    Edits,
+    Ids,
+)
 from rbee_worker.types import SamplingParams
 
 
@@ -39,6 +49,22 @@ class _Slot:
         self.bias = bool(params.logit_bias)
         self.lasting = self.bias or self.repetition or self.output
         self.bans_end = prompt + params.min_tokens  # index of the first token without bans
+        self.uncollected = 0  # draws that are counted on the device, and not known here yet
+
+    @property
+    def counts(self) -> bool:
+        """Whether a draw depends on which tokens were drawn before it."""
+        return self.repetition or self.output
+
+    def leaving(self) -> int:
+        """The id that leaves the window when the next draw enters it, or -1."""
+        if self.span is None or not self.repetition:
+            return -1
+        at = len(self.window) + self.uncollected - self.span
+        if at < 0:
+            return -1
+        assert at < len(self.window), "it is not known yet"
+        return -1 if self.window[at] in self.exempt else self.window[at]
 
     def entry(self, token: int) -> int:
         return self.place.setdefault(token, len(self.place))
@@ -72,7 +98,7 @@ class Penalties:
     """The slots that have entries, and for which tokens. A slot without entries costs nothing. The
     numbers are in `table`."""
 
-    def __init__(self, vocab_size: int, table: BiasTable) -> None:
+    def __init__(self, vocab_size: int, table: BiasTable | CountingTable) -> None:
         self._vocab = vocab_size
         self._table = table
         self._slots: dict[int, _Slot] = {}
@@ -115,6 +141,8 @@ class Penalties:
         values = [[columns[c].get(token, 0.0) for c in range(4)] for token in ids]
         factors = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty)
         self._table.write(slot, ids, values, factors)
+        if self._table.counted == "device":
+            self._table.exempt(slot, sorted(state.exempt) if state.repetition else [])
         self._slots[slot] = state
         return True
 
@@ -126,7 +154,16 @@ class Penalties:
     def counts_draws(self, slot: int) -> bool:
         """Whether a slot's next draw depends on which ids were drawn before it."""
         state = self._slots.get(slot)
-        return state is not None and (state.repetition or state.output)
+        return state is not None and state.counts
+
+    def waits(self, slot: int) -> bool:
+        """Whether a slot's draw must be known before the next one is prepared. On the device it is
+        counted anyway, but an id that leaves the window must be known here: with a window of one
+        token it is the one that was just drawn."""
+        state = self._slots.get(slot)
+        if state is None or not state.counts:
+            return False
+        return self._table.counted == "host" or (state.repetition and state.span == 1)
 
     def prepare(self, slots: Sequence[int], indices: Sequence[int]) -> Change | None:
         """The edits to logits whose row i draws token indices[i] of the sequence in slots[i], and
@@ -141,11 +178,12 @@ class Penalties:
         edits = Edits(
             rows,
             [slots[row] for row in rows],
-            [len(state.place) for state in states],
+            [len(state.place) + state.uncollected for state in states],
             [index < state.bans_end for index, state in zip(at, states, strict=True)],
             any(state.bias for state in states),
             any(state.repetition for state in states),
             any(state.output for state in states),
+            [state.leaving() for state in states],
         )
         return Change(edits, states, at)
 
@@ -154,9 +192,16 @@ class Penalties:
         None if nothing was changed."""
         return self._table.apply(logits, change.edits) if max(change.edits.used) else None
 
+    def push(self, change: Change, ids: Ids) -> None:
+        """Count what was drawn on the device, if the table does that."""
+        if self._table.counted == "device":
+            for state in change.owners:
+                state.uncollected += state.counts
+            self._table.push(change.edits, ids)
+
     def count(self, change: Change, ids: Sequence[int]) -> None:
         """Count the id that each row drew (unless it is negative), and uncount the id that leaves a
-        window."""
+        window. Every change must be pushed before."""
         at: list[tuple[int, int, int, int]] = []
         token: list[tuple[int, int, int]] = []
         edits = change.edits
@@ -164,6 +209,8 @@ class Penalties:
             edits.rows, edits.slots, change.owners, change.indices, strict=True
         ):
             new = ids[row]
+            if self._table.counted == "device":
+                state.uncollected -= state.counts
             if new < 0 or self._slots.get(slot) is not state:
                 continue
             known = len(state.place)
@@ -172,6 +219,8 @@ class Penalties:
                 token.append((slot, known, new))
             if not state.lasting and index + 1 >= state.bans_end:
                 self.remove(slot)  # it had only bans, which are over
+        if self._table.counted == "device":
+            return
         if token:
             self._table.add(token)
         if at:

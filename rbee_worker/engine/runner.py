@@ -118,7 +118,7 @@ class Runner:
             exempt_ids=m.exempt_ids,
             choice=m.choice,
         )
-        seq.waits |= seq.counted
+        seq.waits |= self._sampler.waits(seq.slot)
         # Rows whose draws are counted are drawn one after another, when those before are known:
         # where steps overlap, the next one has been launched by then and takes its tokens from the
         # last draws.
@@ -153,9 +153,12 @@ class Runner:
         return [np.asarray(self._model.head(hidden[i : i + SCORE_ROWS])).copy() for i in parts]
 
     def _staged(self, plan: Plan) -> tuple[Step, Batch]:
-        """A plan's step as the model's input, with recurrent state copied to its place."""
+        """A plan's step as the model's input, with recurrent state copied to its place and sources
+        read."""
         if plan.copies:
             self._memory.copy(plan.copies)
+        if plan.sources:
+            self._model.encode(self._memory.stage(self._steps.sources(plan.sources)))
         if self._recurrent and (fresh := [c.state.slot for c in plan.chunks if not c.start]):
             self._memory.clear(fresh)
         step = self._steps.build(plan.chunks, self._drawn)

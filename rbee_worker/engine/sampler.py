@@ -94,7 +94,7 @@ class Sampler:
 
         EOS ids and exempt ids are never changed by the repetition penalty; EOS ids (unless
         ignore_eos) and stop ids cannot be drawn in the first min_tokens tokens.
-        Returns whether each draw must be collected before the next one is prepared.
+        Returns whether its draws are counted: each one depends on those before it.
         """
         self.remove(slot)
         self._kept[slot] = None  # greedy
@@ -112,6 +112,10 @@ class Sampler:
         elif params.temperature == 0 and not applies:
             self._plain.add(slot)
         return self._penalties.counts_draws(slot)
+
+    def waits(self, slot: int) -> bool:
+        """Whether each draw of a slot must be collected before the next one is prepared."""
+        return self._penalties.waits(slot)
 
     def remove(self, slot: int) -> None:
         """The sequence in `slot` ended or was preempted. An unused slot has no effect."""
@@ -132,7 +136,7 @@ class Sampler:
         i + 1 to count, which is computed from that token; NONE if row i + 1 belongs to another
         sequence. Empty: all draws count. masks: by row, the tokens that it may draw.
 
-        Changes nothing. If draws are counted (see `add`), earlier draws of a row must be collected.
+        Changes nothing. Where a slot `waits`, its earlier draws must be collected.
         """
         if self._plain.issuperset(slots):
             return Prepared(len(slots), expected=expected, masks=masks)
@@ -164,6 +168,8 @@ class Sampler:
             ids = self._sampling.choose(logits, [*params, *padding], prepared.masks)
         if undo is not None:
             undo(logits)
+        if prepared.change is not None:
+            self._penalties.push(prepared.change, ids)
         return Drawing(prepared, ids, logits)
 
     def collect(self, drawing: Drawing) -> Sampled:

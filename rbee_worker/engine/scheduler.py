@@ -16,7 +16,8 @@ same thing: a sequence that wants n tokens computed.
        planned in this step. A step plans at most `token_budget` tokens.
     4. A preempted sequence has nothing computed. It keeps its tokens, including its output.
     5. A sequence whose rows see each other (`Sequence.whole`) is computed in the step that admits
-       it, or not at all: in one that has room for all of it, or that has nothing else.
+       it, or not at all: in one that has room for all of it, or that has nothing else. The same
+       holds for a sequence's source (`SeqState.source`), whose rows are counted as tokens.
     6. A small step also computes drafted tokens (lookup.py), after everything else, and no sequence
        is preempted for them. They decide when tokens come, never which.
 """
@@ -63,11 +64,13 @@ class Plan:
     """One step: what to compute, which sequences left the queue, and which went back to it.
 
     copies: (source slot, target slot) of recurrent state, in this order, before anything of the
-    step is computed or cleared.
+    step is computed or cleared. sources: sequences whose source is read by the model's encoder
+    before anything else of the step.
     """
 
     chunks: list[Chunk] = field(default_factory=list)
     copies: list[Copy] = field(default_factory=list)
+    sources: list[Sequence] = field(default_factory=list)
     admitted: list[Sequence] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)
     tokens: int = 0
@@ -110,7 +113,7 @@ class Scheduler:
         """
         self._restart(seq)
         if salt is not None:
-            seq.state = self.pool.new(seq.tokens, salt)
+            seq.state = self.pool.new(seq.tokens, salt, seq.state.source)
         self.pool.attach(seq.state, seq.reuse_limit)
 
     def suspect(self, seqs: list[Sequence]) -> list[Sequence]:
@@ -177,6 +180,10 @@ class Scheduler:
         plan.chunks.append(Chunk(seq, seq.state, end - n, n, draws))
         plan.copies += self.pool.copies()
         plan.tokens += n
+        if seq.state.source and not seq.state.encoded:
+            seq.state.encoded = True
+            plan.sources.append(seq)
+            plan.tokens += seq.state.source
 
     def _speculate(self, plan: Plan) -> None:
         """Add drafted rows to a small step, in equal shares, the oldest first."""
@@ -218,7 +225,8 @@ class Scheduler:
         ):
             seq = self.waiting[0]
             left = self.token_budget - plan.tokens
-            if seq.whole and seq.wants > left and plan.chunks:
+            at_once = seq.state.source + (seq.wants if seq.whole else 0)
+            if at_once > left and plan.chunks:
                 return
             cached = self.pool.attach(seq.state, seq.reuse_limit)
             others = [s.state for s in self.running]

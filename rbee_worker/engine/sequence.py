@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 class Sequence:
     """`tokens` is prompt and output in one list, shared with `state` (see state/pool.py).
 
-    limit: the length at which it ends at the latest. rope_len: the length that its rotary scaling
-    uses while it has at most rope_end tokens (rope_length.py). drawing: tokens that launched steps
-    draw and that are not collected yet. waits: the next token can be computed only once these are
-    known. whole: all its tokens must be in one step (`StepKV`). pooled: what is known of its
-    vector. counted: its draws depend on how often each token was drawn before. drafter: None if
-    nothing is drafted for it. matcher: None if its text may be anything. one_row: its drafts cannot
-    be computed here. solo: it was part of a step that failed, and runs alone until one of its steps
-    succeeds.
+    source: the tokens that the model's encoder reads, the prompt, if it has one; `tokens` then
+    begins with the decoder's first one. limit: the length at which it ends at the latest. rope_len:
+    the length that its rotary scaling uses while it has at most rope_end tokens (rope_length.py).
+    drawing: tokens that launched steps draw and that are not collected yet. waits: the next token
+    can be computed only once these are known. whole: all its tokens must be in one step (`StepKV`).
+    pooled: what is known of its vector. counted: its draws depend on how often each token was drawn
+    before. drafter: None if nothing is drafted for it. matcher: None if its text may be anything.
+    one_row: its drafts cannot be computed here. solo: it was part of a step that failed, and runs
+    alone until one of its steps succeeds.
     """
 
     submit: Submit
@@ -42,6 +43,7 @@ class Sequence:
     arrived_s: float
     rope_len: int
     rope_end: int = NO_END
+    source: tuple[int, ...] | None = None
     drawing: int = 0
     waits: bool = False
     whole: bool = False
@@ -68,6 +70,11 @@ class Sequence:
     @property
     def prompt_len(self) -> int:
         return len(self.submit.prompt_ids)
+
+    @property
+    def read(self) -> int:
+        """Tokens of the request's prompt."""
+        return self.prompt_len if self.source is None else len(self.source)
 
     @property
     def n_output(self) -> int:
@@ -147,7 +154,7 @@ class Sequence:
     @property
     def _blind_end(self) -> int:
         """The length up to which it may be planned before its last tokens are known."""
-        if self.drafter is None:
+        if self.drafter is None or self.one_row:
             return self.rope_end
         return min(self.rope_end, self.drafter.resting_until - 1)
 
@@ -201,7 +208,7 @@ class Sequence:
         started = self.started_s or now_s
         first = self.first_token_s or now_s
         return Usage(
-            prompt_tokens=self.prompt_len,
+            prompt_tokens=self.read,
             cached_tokens=self.reused,
             output_tokens=self.n_output,
             queue_ms=(started - self.arrived_s) * 1e3,

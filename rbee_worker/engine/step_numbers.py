@@ -15,6 +15,7 @@ from array import array
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Seq
 from itertools import accumulate, chain, pairwise
+from typing import Literal
 
 import numpy as np
 from msgspec import Struct
@@ -25,8 +26,11 @@ from rbee_worker.engine.sampler import NONE
 from rbee_worker.engine.scheduler import Chunk
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.ops.batch import FixedPlaces, Ints, PagedPlaces, Places, StepNumbers
-from rbee_worker.state.specs import CrossKV, PagedKV, StateGroup
+from rbee_worker.state.sequence import SeqState
+from rbee_worker.state.specs import PagedKV, StateGroup, of_sources
 
+Kind = Literal["own", "source", "fixed"]  # what a state group keeps
+Span = tuple[SeqState, int, int]  # rows start .. end - 1 of a sequence
 Drawn = Mapping[Sequence, int]  # sequence -> row of its first draw in the previous step
 
 
@@ -69,8 +73,7 @@ class StepBuilder:
     def __init__(self, groups: Seq[StateGroup], block_size: int, *, bucket: int = 0) -> None:
         """bucket: 0, or the most sequences of a step: decoding steps are then padded with sinks
         to 1, 2, 4, 8 .. `bucket` sequences."""
-        assert not any(isinstance(group.spec, CrossKV) for group in groups), "no encoder's steps"
-        self._paged = [isinstance(group.spec, PagedKV) for group in groups]
+        self._kinds = _kinds(groups)
         self._block_size = block_size
         self._bucket = bucket
         self._decoding: dict[int, _Decoding] = {}  # by number of sequences
@@ -85,7 +88,7 @@ class StepBuilder:
         for chunk in chunks:
             if chunk.count != 1 or chunk.draws != 1:
                 return self._mixed(chunks, drawn)
-            longest = max(longest, chunk.start + 1)
+            longest = max(longest, chunk.start + 1, chunk.state.source)
         decoding = self._for(len(chunks), longest, drawn is not None)
         numbers = decoding.fill(chunks, drawn)
         return Step(numbers, list(chunks), [chunk.end for chunk in chunks], [])
@@ -98,7 +101,7 @@ class StepBuilder:
         found = self._decoding.get(rows)
         if found is None or found.columns < columns:
             room = 1 << columns.bit_length()  # a power of two: room to grow
-            found = _Decoding(self._paged, self._block_size, rows, room, takes)
+            found = _Decoding(self._kinds, self._block_size, rows, room, takes)
             self._decoding[rows] = found
         return found
 
@@ -123,7 +126,7 @@ class StepBuilder:
             kv_lens=lens,
             rope_lens=rope_lens,
             sample_rows=sample_rows,
-            places=tuple(self._places(chunks)),
+            places=tuple(self._places([(c.state, c.start, c.end) for c in chunks])),
             seq_starts_host=starts,
             kv_lens_host=kv_lens,
             takes=None if drawn is None else np.array(takes, np.int64),
@@ -131,25 +134,66 @@ class StepBuilder:
         )
         return Step(numbers, draws, indices, scores, _expected(chunks), _pooled(chunks, starts))
 
-    def _places(self, chunks: Seq[Chunk]) -> Iterator[Places]:
+    def sources(self, seqs: Seq[Sequence]) -> StepNumbers:
+        """The numbers of a step that reads whole sources: see `Executable.encode`."""
+        sources = [seq.source or () for seq in seqs]
+        counts = [len(source) for source in sources]
+        tokens, positions, seq_starts, lens, rope_lens, sample_rows = _arrays(
+            [token for source in sources for token in source],
+            [p for count in counts for p in range(count)],
+            starts := (0, *accumulate(counts)),
+            counts,
+            counts,
+            [],
+        )
+        spans = [(seq.state, 0, count) for seq, count in zip(seqs, counts, strict=True)]
+        return StepNumbers(
+            tokens=tokens,
+            positions=positions,
+            seq_starts=seq_starts,
+            kv_lens=lens,
+            rope_lens=rope_lens,
+            sample_rows=sample_rows,
+            places=tuple(self._places(spans, writes="source")),
+            seq_starts_host=starts,
+            kv_lens_host=tuple(counts),
+        )
+
+    def _places(self, spans: Seq[Span], *, writes: Kind = "own") -> Iterator[Places]:
+        """Each group's places of rows start .. end - 1 of some sequences. writes: the kind of
+        groups that the rows are written to; in others they go to the sink."""
         size, number = self._block_size, 0
-        for paged in self._paged:
-            if not paged:
-                yield FixedPlaces(*_arrays([c.state.slot for c in chunks]))
+        for kind in self._kinds:
+            if kind == "fixed":
+                yield FixedPlaces(*_arrays([state.slot for state, _, _ in spans]))
                 continue
-            tables = [c.state.tables[number] for c in chunks]
-            needed = [-(-c.end // size) for c in chunks]
-            table = np.zeros((len(chunks), max(needed)), np.int32)
-            for row, blocks, n in zip(table, tables, needed, strict=True):
+            lens = [state.source if kind == "source" else end for state, _, end in spans]
+            needed = [-(-n // size) for n in lens]
+            table = np.zeros((len(spans), max(needed)), np.int32)
+            slots: list[int] = []
+            for row, (state, start, end), n in zip(table, spans, needed, strict=True):
+                if kind == "own" and writes == "source":
+                    slots += [0] * (end - start)  # nothing of the answer is there yet
+                    continue
+                blocks = state.tables[number]
                 row[:n] = blocks[:n]
-            slots = [
-                blocks[p // size] * size + p % size
-                for c, blocks in zip(chunks, tables, strict=True)
-                for p in range(c.start, c.end)
-            ]
-            assert min(slots) >= size, "a key would go to the sink"
-            yield PagedPlaces(table, *_arrays(slots))
+                if kind == writes:
+                    slots += [blocks[p // size] * size + p % size for p in range(start, end)]
+                else:
+                    slots += [0] * (end - start)
+            assert kind != writes or min(slots) >= size, "a key would go to the sink"
+            own = _arrays(slots, lens)
+            yield PagedPlaces(table, own[0], own[1] if kind == "source" else None)
             number += 1
+
+
+def _kinds(groups: Seq[StateGroup]) -> list[Kind]:
+    """What each group keeps: rows of the sequences themselves, of their sources, or slots."""
+    sources = of_sources(groups)
+    return [
+        "source" if source else "own" if isinstance(group.spec, PagedKV) else "fixed"
+        for group, source in zip(groups, sources, strict=True)
+    ]
 
 
 def _tokens(chunks: Seq[Chunk], drawn: Drawn | None) -> tuple[list[int], list[int]]:
@@ -239,21 +283,21 @@ class _Decoding:
     """The numbers of a step in which at most `rows` sequences decode; block tables of `columns`."""
 
     def __init__(
-        self, paged: Seq[bool], block_size: int, rows: int, columns: int, takes: bool
+        self, kinds: Seq[Kind], block_size: int, rows: int, columns: int, takes: bool
     ) -> None:
         self.rows, self.columns = rows, columns
-        self._paged, self._size = paged, block_size
-        # values of padding, by line: tokens, positions, kv_lens, rope_lens, slots of each group
-        self._sinks = [0, 0, 1, 1, *(0 for _ in paged), *(-1 for _ in range(takes))]
+        self._kinds, self._size = kinds, block_size
+        sources = kinds.count("source")
+        # values of padding, by line: tokens, positions, kv_lens, rope_lens, slots of each group,
+        # lens of each group of sources
+        places = [0] * len(kinds) + [1] * sources
+        self._sinks = [0, 0, 1, 1, *places, *(-1 for _ in range(takes))]
         numbers: Ints = np.repeat(np.array(self._sinks, np.int64)[:, None], rows, axis=1)
         self._numbers = memoryview(numbers).cast("B").cast("q")  # type: ignore[arg-type]
-        self._tables = [_Table(rows, columns) for is_paged in paged if is_paged]
+        self._tables = [_Table(rows, columns) for kind in kinds if kind != "fixed"]
         self._lens = [1] * rows
         slots, tables = iter(numbers[4:]), iter(self._tables)
-        places = [
-            PagedPlaces(next(tables).blocks, next(slots)) if is_paged else FixedPlaces(next(slots))
-            for is_paged in paged
-        ]
+        lens = iter(numbers[4 + len(kinds) :])
         starts = np.arange(rows + 1)
         self._step = StepNumbers(
             tokens=numbers[0],
@@ -262,7 +306,14 @@ class _Decoding:
             kv_lens=numbers[2],
             rope_lens=numbers[3],
             sample_rows=starts[:-1],
-            places=tuple(places),
+            places=tuple(
+                FixedPlaces(next(slots))
+                if kind == "fixed"
+                else PagedPlaces(
+                    next(tables).blocks, next(slots), next(lens) if kind == "source" else None
+                )
+                for kind in kinds
+            ),
             seq_starts_host=tuple(range(rows + 1)),
             kv_lens_host=self._lens,
             takes=numbers[-1] if takes else None,
@@ -279,7 +330,9 @@ class _Decoding:
         else:
             tokens, takes = _tokens(chunks, drawn)
         padding = self.rows - len(chunks)
+        sources = [chunk.state.source for chunk in chunks]
         lines = [tokens, positions, lens, ropes, *self._slots(chunks)]
+        lines += [sources] * self._kinds.count("source")
         if drawn is not None:
             lines.append(takes)
         if padding:
@@ -292,18 +345,21 @@ class _Decoding:
     def _slots(self, chunks: Seq[Chunk]) -> Iterator[list[int]]:
         """The places of each group's state; writes the tables of paged groups."""
         number = 0
-        for paged in self._paged:
-            if not paged:
+        for kind in self._kinds:
+            if kind == "fixed":
                 yield [chunk.state.slot for chunk in chunks]
                 continue
             write, size, slots = self._tables[number].write, self._size, []
             for row, chunk in enumerate(chunks):
                 blocks = chunk.state.tables[number]
                 write(row, blocks)
-                slots.append(blocks[chunk.start // size] * size + chunk.start % size)
+                if kind == "own":
+                    slots.append(blocks[chunk.start // size] * size + chunk.start % size)
+                else:  # a source is only read
+                    slots.append(0)
             for row in range(len(chunks), self.rows):
                 write(row, _NO_BLOCKS)
-            assert min(slots) >= size, "a key would go to the sink"
+            assert kind != "own" or min(slots) >= size, "a key would go to the sink"
             yield slots
             number += 1
 

@@ -21,7 +21,8 @@ class Attention:
     they have rotated; groups: q, k and v of each group of heads are adjacent, and qkv.widths are
     those of one group; clip: projections are cut to -clip .. clip; slopes: ALiBi, float32 [heads]
     (Press et al. 2022); sinks: an additional score per head without a value, float32 [heads];
-    causal: False: a query sees later keys too.
+    distances: what the distance of a key adds to its score, see `Ops.attend`; causal: False: a
+    query sees later keys too.
     """
 
     ops: Ops
@@ -42,6 +43,7 @@ class Attention:
     clip: float | None = None
     slopes: Array | None = None
     sinks: Array | None = None
+    distances: Array | None = None
     causal: bool = True
 
     def __call__(self, x: Array, batch: Batch) -> Array:
@@ -73,6 +75,7 @@ class Attention:
             softcap=self.softcap,
             slopes=self.slopes,
             sinks=self.sinks,
+            distances=self.distances,
             causal=self.causal,
         )
         return self.out(mixed, batch, precise=True)

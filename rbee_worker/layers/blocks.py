@@ -65,6 +65,27 @@ class PreNorm:
 
 
 @dataclass(frozen=True)
+class PreNormCross:
+    """x + attention(norm x), then x + cross(norm x), then x + mlp(norm x); cross reads the rows of
+    an encoder."""
+
+    ops: Ops
+    attention_norm: Norm
+    attention: Mixer
+    cross_norm: Norm
+    cross: Mixer
+    mlp_norm: Norm
+    mlp: FeedForward
+
+    def __call__(self, x: Array, batch: Batch) -> Array:
+        """x [N, dim] -> [N, dim]"""
+        mixed = self.attention(self.attention_norm(x), batch)
+        normed, x = self.cross_norm.after_add(mixed, x)
+        normed, x = self.mlp_norm.after_add(self.cross(normed, batch), x)
+        return self.ops.add(x, self.mlp(normed, batch))
+
+
+@dataclass(frozen=True)
 class Sandwich:
     """x + norm(attention(norm x)), then x + norm(mlp(norm x))."""
 

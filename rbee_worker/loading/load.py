@@ -35,7 +35,7 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
     ckpt = open_model(settings.model, cache_dir=settings.cache_dir)
     plan = preflight(ckpt, settings)
     backend = plan.backend
-    plan.room(settings, backend.free_bytes())
+    plan.room(settings, backend.free_bytes(settings))
     clock.done("open")
     outline = outline_of(ckpt, plan.model.context)
     prepared = backend.prepare(outline, settings, plan.kv_dtype, _compiling(report))
@@ -49,7 +49,8 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
     )
     model = _build(ckpt, ops, report)
     clock.done("weights")
-    room = plan.state(settings, backend.free_bytes())
+    gauge = backend.gauge(outline, settings, plan.dtype, plan.kv_dtype)
+    room = plan.state(settings, backend.free_bytes(settings))
     pool = StatePool(
         model.groups,
         tokens=room.tokens,
@@ -72,8 +73,10 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         kv_cache=settings.kv_cache,
         speculate=settings.speculate,
         ropes=model.ropes,
+        start=model.start,
         buckets=backend.buckets,
         overlaps=backend.overlaps,
+        gauge=gauge,
         trace=bool(settings.trace),
     )
     clock.done("state")

@@ -77,7 +77,7 @@ def preflight(ckpt: Checkpoint, settings: Settings) -> Preflight:
         )
     formats = {use.format: use.nbytes for use in summarize(ckpt.source).formats}
     dtype = backend.compute_dtype(settings, ckpt.kind, formats)
-    held = backend.plan_ops(dtype)
+    held = backend.plan_ops(dtype, settings)
     model = plan_model(ckpt, held)
     packed = not (FLOATS | INTEGERS).issuperset(formats)
     # keys that last for one step are few: they stay exact

@@ -130,7 +130,12 @@ ENCODERS: dict[str, Architecture] = {
     "camembert": Architecture("bert.Roberta", "bert.build_roberta", "CamemBERT"),
     "modernbert": Architecture("modernbert.Config", "modernbert.build", "ModernBERT, GTE, Ettin"),
 }
-_ALL: Mapping[str, Architecture] = ChainMap(ARCHITECTURES, ENCODERS)
+PAIRS: dict[str, Architecture] = {  # of an encoder and a decoder
+    "t5": Architecture("t5.Config", "t5.build", "T5, Flan-T5, UL2"),
+    "mt5": Architecture("t5.Mt5", "t5.build", "mT5"),
+    "umt5": Architecture("t5.Umt5", "t5.build", "umT5"),
+}
+_ALL: Mapping[str, Architecture] = ChainMap(ARCHITECTURES, ENCODERS, PAIRS)
 
 
 def architecture(name: str, *, where: str, config: Mapping[str, Any] | None = None) -> Architecture:

@@ -31,7 +31,8 @@ class Decoder:
     added to the embeddings. logits_scale: factor on the logits; logits_softcap: bound of the tanh
     soft cap on them. ropes: every rotary table in use. If a table depends on the sequence's length,
     sequences share cached keys only if they use the same table. carried: the columns of what the
-    first block hands to all others; 0 if it hands over nothing.
+    first block hands to all others; 0 if it hands over nothing. start: the first token of every
+    answer, if the model reads its prompt with an encoder (`encode`).
     """
 
     ops: Ops
@@ -51,6 +52,7 @@ class Decoder:
     n_parameters: int = 0
     notes: tuple[str, ...] = ()
     carried: int = 0
+    start: int | None = None
 
     @property
     def width(self) -> int:
@@ -65,7 +67,7 @@ class Decoder:
     @property
     def purpose(self) -> Purpose:
         """What the model is for."""
-        return Purpose()
+        return Purpose(encodes=self.start is not None)
 
     @property
     def limits(self) -> tuple[str, ...]:
@@ -84,6 +86,11 @@ class Decoder:
         if self.positions is not None:
             x = self.ops.add_positions(x, self.positions, batch)
         return x
+
+    def encode(self, batch: Batch) -> Array:
+        """Read whole sources, the N rows of `batch`, and keep what answers need of them in the
+        state. Returns the rows' hidden states [N, dim]. Only of a model with a `start`."""
+        raise AssertionError("this model has no encoder")
 
     def hidden(self, batch: Batch) -> Array:
         """The normalised hidden states, [N, dim], for a batch of N rows."""

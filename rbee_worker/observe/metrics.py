@@ -18,8 +18,13 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from rbee_worker.observe.subjects import JobRecord, WorkerFigures
-from rbee_worker.types import Token
+from rbee_worker.observe.subjects import (
+    EngineFigures,
+    JobRecord,
+    JournalFigures,
+    WorkerFigures,
+)
+from rbee_worker.types import ModelInfo, Token
 
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -94,6 +99,8 @@ class Gauges(Collector):
         yield _gauge("jobs_live", "jobs that have not ended", len(worker.jobs.live()))
         yield _gauge("uptime_seconds", "since the process started", worker.age())
         yield _count("engine_restarts", "engine processes lost and replaced", worker.restarts)
+        if worker.journal is not None:
+            yield from _of_journal(worker.journal)
         info = worker.model
         if info is not None:
             yield _gauge("weight_bytes", "weights as held", info.weight_bytes)
@@ -124,6 +131,38 @@ class Gauges(Collector):
         )
         yield _count("accepted_tokens", "drafted tokens that were drawn", stats.accepted_tokens)
         yield _count("engine_steps", "engine steps", stats.steps)
+        yield _count("engine_busy_seconds", "time in steps", stats.busy_s)
+        working = stats.running + stats.waiting > 0  # otherwise the last shares are of the past
+        utilisation = stats.utilisation if working else 0.0
+        yield _gauge("engine_utilisation", "share of the last time in steps, 0..1", utilisation)
+        if stats.device_total_bytes:
+            yield from _device(stats, info)
+
+
+def _device(stats: EngineFigures, info: ModelInfo | None) -> Iterator[Metric]:
+    """A GPU's memory by use, and how near decoding comes to the time of reading weights and
+    cache."""
+    planned = 0 if info is None else info.weight_bytes + info.kv_bytes
+    workspace = max(stats.device_own_bytes - planned, 0)
+    yield _gauge("gpu_memory_total_bytes", "of the GPU", stats.device_total_bytes)
+    yield _gauge("gpu_memory_used_bytes", "by all processes", stats.device_used_bytes)
+    yield _gauge("gpu_memory_own_bytes", "held by this worker", stats.device_own_bytes)
+    yield _gauge("gpu_workspace_bytes", "held beside weights and cache", workspace)
+    yield _gauge(
+        "decode_floor_share",
+        "time of reading weights and cache over time of decoding steps, 0..1",
+        stats.floor_share,
+    )
+
+
+def _of_journal(journal: JournalFigures) -> Iterator[Metric]:
+    working = float(journal.state == "working")
+    yield _gauge("journal_working", "1 while jobs outlive the worker", working)
+    yield _gauge("journal_bytes", "what its jobs and events take", journal.used_bytes)
+    yield _count("journal_commits", "transactions", journal.commits)
+    yield _count("journal_failures", "attempts to write that failed", journal.failures)
+    yield _count("journal_removed_jobs", "removed because it was full", journal.tidied)
+    yield _count("journal_resumed_jobs", "begun by an earlier process", journal.resumed)
 
 
 def _gauge(name: str, words: str, value: float) -> Metric:

@@ -13,6 +13,7 @@ ENGINE = "engine"
 SCHEDULER = "scheduler"
 TOKENIZER = "tokenizer"
 LOADER = "loader"
+JOURNAL = "journal"
 
 _STOPS = {
     "CONTEXT_FULL": "the context is full",
@@ -78,10 +79,17 @@ def engine_restarting(reason: str) -> Narration:
     return Narration(actor=ENGINE, action="restarting", target=ENGINE, human=human)
 
 
-def resumed(job_id: str, at: int) -> Narration:
-    """After a restart the request continues; its `at` output tokens are kept."""
-    human = f"Engine restarted; resumed at token {at}."
+def resumed(job_id: str, at: int, lost: str = "Engine") -> Narration:
+    """After a restart the request continues; its `at` output tokens are kept. lost: what was
+    restarted, the engine or the whole worker."""
+    human = f"{lost} restarted; resumed at token {at}."
     return Narration(actor=ENGINE, action="resumed", target=job_id, human=human, job_id=job_id)
+
+
+def memory_only(job_id: str, reason: str) -> Narration:
+    """The journal cannot be written: the job is not kept beyond the worker's life."""
+    human = f"The journal cannot be written ({reason}): this job is now kept in memory only."
+    return Narration(actor=JOURNAL, action="memory_only", target=job_id, human=human, job_id=job_id)
 
 
 def downloading(done: str, total: str) -> Narration:

@@ -75,11 +75,51 @@ class EngineFigures(Protocol):
     @property
     def step_ms(self) -> float: ...
 
+    @property
+    def busy_s(self) -> float: ...
+
+    @property
+    def utilisation(self) -> float: ...
+
+    @property
+    def floor_share(self) -> float: ...
+
+    @property
+    def device_used_bytes(self) -> int: ...
+
+    @property
+    def device_own_bytes(self) -> int: ...
+
+    @property
+    def device_total_bytes(self) -> int: ...
+
 
 class Live(Protocol):
     """A set of jobs that can list those that have not ended."""
 
     def live(self) -> Sequence[object]: ...
+
+
+class JournalFigures(Protocol):
+    """The journal of a worker's jobs (`server/keeper.py`)."""
+
+    @property
+    def state(self) -> str: ...
+
+    @property
+    def failures(self) -> int: ...
+
+    @property
+    def commits(self) -> int: ...
+
+    @property
+    def used_bytes(self) -> int: ...
+
+    @property
+    def tidied(self) -> int: ...
+
+    @property
+    def resumed(self) -> int: ...
 
 
 class WorkerFigures(Protocol):
@@ -99,6 +139,9 @@ class WorkerFigures(Protocol):
 
     @property
     def stats(self) -> EngineFigures | None: ...
+
+    @property
+    def journal(self) -> JournalFigures | None: ...
 
     def age(self) -> float: ...
 

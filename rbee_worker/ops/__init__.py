@@ -247,6 +247,7 @@ class Ops(Recurrences, RgLru, GatedDelta, Wkv, ABC):
         softcap: float | None = None,
         slopes: Array | None = None,
         sinks: Array | None = None,
+        distances: Array | None = None,
         causal: bool = True,
     ) -> Array:
         """Write this step's k and v to the cache, then attend with q over each sequence's keys.
@@ -257,6 +258,9 @@ class Ops(Recurrences, RgLru, GatedDelta, Wkv, ABC):
         v then only says how many. window: a query at p sees keys p - window + 1 .. p; chunk: only
         the keys of its own chunk p // chunk (at most one of the two). softcap bounds the scores
         with tanh, then slopes (float32 [heads], ALiBi) add slope * (key's position - query's).
+        distances: float32 [heads, 2 * reach + 1], added to the scores: a number for each distance
+        (key's position - query's) from -reach to reach, which keys farther away share; the first 16
+        of a row are equal, and so are the last 16. No slopes then.
         sinks: float32 [heads], an additional score whose value is zero. causal False: a query also
         sees later keys (all of them, or with a window up to p + window - 1), so all rows of a
         sequence are in one step; in a state with lengths of its own (`CrossKV`) the keys are a
@@ -265,6 +269,11 @@ class Ops(Recurrences, RgLru, GatedDelta, Wkv, ABC):
         results are combined in span order.
         """
 
+    def keep(self, k: Array, v: Array, where: StateRef, batch: Batch) -> None:
+        """Write this step's k [N, kv_heads * k_dim] and v [N, kv_heads * v_dim] to the cache, for
+        queries of later steps: the rows are those of a source (`CrossKV`)."""
+        raise self.lacks("keep")
+
 
 # Every operation, those that a backend may lack among them.
-OPERATIONS = Ops.__abstractmethods__ | {"previous", "lerp", "wkv", "wkv_delta"}
+OPERATIONS = Ops.__abstractmethods__ | {"previous", "lerp", "wkv", "wkv_delta", "keep"}

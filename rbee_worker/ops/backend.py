@@ -7,7 +7,7 @@ torch and no kernels: a backend imports its own modules when it has to make some
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -110,6 +110,11 @@ class Executable(Protocol):
     @property
     def context(self) -> int: ...
 
+    def encode(self, batch: Batch) -> Array:
+        """Read whole sources, the N rows of `batch`, which answers look at: see `Decoder.encode`.
+        Returns the rows' hidden states, [N, dim]."""
+        ...
+
     def hidden(self, batch: Batch) -> Array:
         """N rows -> [N, dim]"""
         ...
@@ -125,6 +130,27 @@ class Executable(Protocol):
     def host(self, rows: Array) -> NDArray[np.float32]:
         """Rows of a hidden state, or of a head's result, as float32 numbers on the host. They are
         valid until the next call of another method."""
+        ...
+
+
+class DeviceMemory(NamedTuple):
+    """Bytes of a device's memory: used by anybody, held by this process, and all there are."""
+
+    used: int
+    own: int
+    total: int
+
+
+class DeviceGauge(Protocol):
+    """What can be said of a device while it computes."""
+
+    def memory(self) -> DeviceMemory:
+        """Its memory now."""
+        ...
+
+    def floor_s(self, lens: Iterable[int]) -> float:
+        """The seconds that reading weights and cache takes at the memory's measured rate, in a step
+        in which sequences of these lengths decode one token each."""
         ...
 
 
@@ -169,17 +195,18 @@ class Backend(ABC):
         rounded to 8 bits, else `dtype`. packed: whether the file's weights are quantized."""
 
     @abstractmethod
-    def plan_ops(self, dtype: str) -> PlanOps:
-        """Operations that count what this backend would store for a model computed in `dtype`."""
+    def plan_ops(self, dtype: str, settings: Settings | None = None) -> PlanOps:
+        """Operations that count what this backend would store for a model computed in `dtype`.
+        settings: None for the defaults."""
 
     @abstractmethod
     def fast(self) -> frozenset[str]:
         """The operations of `Ops` that have kernels of this backend's own."""
 
     @abstractmethod
-    def free_bytes(self) -> int:
+    def free_bytes(self, settings: Settings) -> int:
         """Bytes that are still free for weights and state, in the memory where this backend stores
-        them."""
+        them, as far as the settings let this worker use it."""
 
     @abstractmethod
     def prepare(
@@ -228,6 +255,12 @@ class Backend(ABC):
     ) -> Executable:
         """The model as the engine runs it. longest: the most tokens of a sequence."""
 
+    def gauge(
+        self, outline: ModelOutline, settings: Settings, dtype: str, kv_dtype: str
+    ) -> DeviceGauge | None:
+        """The device's gauge, for a model that is loaded; None: there is none."""
+        return None
+
     @abstractmethod
     def pieces(self, model: Decoder, *, tokens: int, block_size: int, kv_dtype: str) -> Any:
         """The model in pieces, which `verify` runs layer by layer (`verify.whole.Pieces`)."""
@@ -237,6 +270,12 @@ class Backend(ABC):
     @abstractmethod
     def bytes_per_token(self, outline: ModelOutline, settings: Settings, dtype: str) -> int:
         """Bytes of weights that one token of one sequence reads in decoding, without the cache."""
+
+    def readings(self, settings: Settings) -> dict[str, dict[str, Any]]:
+        """How kernels read weights here, as was measured at an earlier start; by kernel: `held`,
+        the format of the weights, `way`, and `gb_s`, the rates of all ways. Empty where a backend
+        has no choice."""
+        return {}
 
     @abstractmethod
     def read_gb_s(self, settings: Settings) -> float:

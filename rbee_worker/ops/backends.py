@@ -101,10 +101,7 @@ def warming_backend() -> str:
 
 def check_settings(settings: Settings) -> None:
     """Raise UsageError for a feature that no backend has yet."""
-    refused = {
-        "--tensor-parallel": (settings.tensor_parallel, (1,)),
-        "--device": (settings.device, (0,)),
-    }
+    refused = {"--tensor-parallel": (settings.tensor_parallel, (1,))}
     for option, (value, allowed) in refused.items():
         if value not in allowed:
             raise UsageError(

@@ -10,6 +10,8 @@ def gpu_only(settings: Settings) -> Refusal | None:
     """Why a backend on the CPU cannot serve these settings; None if it can."""
     asked = {"--attention flash": settings.attention == "flash"}
     asked["--quantize fp8"] = settings.quantize == "fp8"
+    asked[f"--device {settings.device}"] = settings.device != 0
+    asked[f"--gpu-memory {settings.gpu_memory}"] = settings.gpu_memory != 100
     for option, given in asked.items():
         if given:
             return Refusal(f"{option}: only the cuda backend has it.", "leave the option out.")

@@ -7,7 +7,7 @@ Imports no torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,7 @@ class Edits(NamedTuple):
     has_bias: bool  # whether any row has a logit bias
     has_repetition: bool  # whether any row has a repetition penalty
     has_output: bool  # whether any row has a presence or frequency penalty
+    leaves: Sequence[int] = ()  # the id that leaves a row's window when its draw enters it, or -1
 
 
 class Ids(Protocol):
@@ -90,7 +91,7 @@ class HostIds(NamedTuple):
         return self.ids
 
 
-class BiasTable(Protocol):
+class BiasEntries(Protocol):
     """The tokens whose logits are changed by bias, penalties and bans: entries by slot, stored on
     the device that has the logits.
 
@@ -113,6 +114,22 @@ class BiasTable(Protocol):
         order REPETITION, PRESENCE, FREQUENCY."""
         ...
 
+    def values(self, slot: int, n: int) -> list[list[float]]:
+        """The first n entries of a slot, [n, 4]."""
+        ...
+
+    def apply(self, logits: Array, edits: Edits) -> Callable[[Array], None]:
+        """Change `logits` [S, V] in place. Returns a function that restores them bit for bit; call
+        it with the same logits before the next `apply`."""
+        ...
+
+
+class BiasTable(BiasEntries, Protocol):
+    """Entries whose counts the host changes, once it knows what was drawn."""
+
+    @property
+    def counted(self) -> Literal["host"]: ...
+
     def add(self, new: Sequence[tuple[int, int, int]]) -> None:
         """Add entries with zero counts: (slot, place, id)."""
         ...
@@ -121,13 +138,22 @@ class BiasTable(Protocol):
         """Add to single numbers: (slot, place, column, difference)."""
         ...
 
-    def values(self, slot: int, n: int) -> list[list[float]]:
-        """The first n entries of a slot, [n, 4]."""
+
+class CountingTable(BiasEntries, Protocol):
+    """Entries whose counts change on the device as soon as a token is drawn, so that the next step
+    can be launched before the host knows it."""
+
+    @property
+    def counted(self) -> Literal["device"]: ...
+
+    def exempt(self, slot: int, ids: Sequence[int]) -> None:
+        """The ids that a slot's window never has; called after `write`."""
         ...
 
-    def apply(self, logits: Array, edits: Edits) -> Callable[[Array], None]:
-        """Change `logits` [S, V] in place. Returns a function that restores them bit for bit; call
-        it with the same logits before the next `apply`."""
+    def push(self, edits: Edits, ids: Ids) -> None:
+        """Count what the edited rows have just drawn, in the order of the device's work; a row
+        without a token (-1) counts nothing. `edits.leaves` leave the windows. A slot whose factors
+        have no effect on later draws counts nothing."""
         ...
 
 
@@ -164,6 +190,6 @@ class Sampling(Protocol):
         a row with nan scores nan."""
         ...
 
-    def bias_table(self, max_seqs: int) -> BiasTable:
+    def bias_table(self, max_seqs: int) -> BiasTable | CountingTable:
         """A table for slots 0 .. max_seqs - 1."""
         ...

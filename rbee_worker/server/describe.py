@@ -15,7 +15,7 @@ from rbee_worker.config import Settings
 from rbee_worker.params import Rules, Surface, report, resolve
 from rbee_worker.params import describe as describe_parameters
 from rbee_worker.params.parameter import SURFACES
-from rbee_worker.server.health import Memory, worker_info, worker_of
+from rbee_worker.server.health import Gpu, Memory, gpu_of, worker_info, worker_of
 from rbee_worker.server.problems import json_response
 from rbee_worker.server.served_models import served_models
 from rbee_worker.server.worker import Worker
@@ -66,6 +66,7 @@ class Info(Struct, frozen=True, kw_only=True, omit_defaults=True):
     names: tuple[str, ...] = ()  # that clients may call the model by; answers show the first
     # what a request has that gives nothing: surface -> parameter -> {"value", "origin"}
     defaults: dict[str, dict[str, Any]] = {}
+    journal: str | None = None  # "loading", "working", "behind"; absent: jobs end with the worker
     limits: Limits | None = None
     determinism: Determinism | None = None
     arch: str | None = None
@@ -82,6 +83,7 @@ class Info(Struct, frozen=True, kw_only=True, omit_defaults=True):
     prompts: dict[str, str] = {}  # what may be put before such a text, by name
     default_prompt: str = ""
     memory: Memory | None = None
+    gpu: Gpu | None = None
     chat_template: bool | None = None
     tool_format: str | None = None  # how the model writes tool calls; absent: it takes no tools
     reasons: bool | None = None  # marks of reasoning are known for this model
@@ -98,6 +100,7 @@ async def info(http: HttpRequest) -> Response:
     extra: dict[str, Any] = {}
     if engine is not None and loaded is not None:
         extra = _model(loaded, worker.settings)
+        extra["gpu"] = gpu_of(worker)
         extra["eos"] = tuple(engine.eos)
         extra["chat_template"] = engine.chat is not None
         extra["prompts"] = dict(engine.sentence.prompts)
@@ -116,6 +119,7 @@ async def info(http: HttpRequest) -> Response:
             parameters=[p for p in parameters if p["role"] != "unsupported"],
             inert=[p["name"] for p in parameters if p["role"] == "inert"],
             names=tuple(name for model in served_models(worker) for name in model.names),
+            journal=None if worker.journal is None else worker.journal.state,
             **extra,
         )
     )
@@ -152,7 +156,9 @@ def _model(loaded: ModelInfo, settings: Settings) -> dict[str, Any]:
         "dimensions": loaded.dimensions,
         "memory": Memory(loaded.weight_bytes, loaded.kv_bytes, loaded.kv_tokens),
         "notes": loaded.notes,
-        "determinism": Determinism(DETERMINISM.get(loaded.backend, "measured")),
+        "determinism": Determinism(
+            "bitwise" if settings.deterministic else DETERMINISM.get(loaded.backend, "measured")
+        ),
         "limits": Limits(
             prompt_characters=settings.max_prompt_ratio * loaded.context,
             body_bytes=settings.max_body_kb * 1024,

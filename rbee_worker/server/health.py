@@ -42,7 +42,19 @@ class Ready(Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory: Memory | None = None
 
 
-class Stats(Struct, frozen=True, kw_only=True):
+class Gpu(Struct, frozen=True):
+    """A GPU's memory in bytes: all, used by all processes, and by this worker, whose `workspace` is
+    what it holds beside weights and cache. floor_share: time of reading weights and cache over the
+    time of the last decoding steps."""
+
+    memory_total_bytes: int
+    memory_used_bytes: int
+    memory_own_bytes: int
+    workspace_bytes: int
+    floor_share: float
+
+
+class Stats(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the worker is doing now; the same figures as /metrics, for pages and dashboards."""
 
     state: str
@@ -56,6 +68,8 @@ class Stats(Struct, frozen=True, kw_only=True):
     tokens_out: int
     drafted_tokens: int
     accepted_tokens: int
+    utilisation: float  # share of the time that the engine computes, 0..1
+    gpu: Gpu | None = None  # absent without a GPU
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -115,7 +129,24 @@ async def stats(request: HttpRequest) -> Response:
             tokens_out=found.tokens_out if found is not None else 0,
             drafted_tokens=found.drafted_tokens if found is not None else 0,
             accepted_tokens=found.accepted_tokens if found is not None else 0,
+            utilisation=found.utilisation if found is not None and found.running else 0.0,
+            gpu=gpu_of(worker),
         )
+    )
+
+
+def gpu_of(worker: Worker) -> Gpu | None:
+    """The GPU as the engine last reported it; None: there is none, or nothing was computed yet."""
+    found, info = worker.stats, worker.model
+    if found is None or info is None or not found.device_total_bytes:
+        return None
+    own = found.device_own_bytes
+    return Gpu(
+        found.device_total_bytes,
+        found.device_used_bytes,
+        own,
+        max(own - info.weight_bytes - info.kv_bytes, 0),
+        round(found.floor_share, 4),
     )
 
 

@@ -1,6 +1,6 @@
 """Idempotency-Key: a request that is sent again starts no second job.
 
-Keys are kept in memory, as long as the jobs that they were sent with.
+Keys are kept as long as the jobs that they were sent with, and where those are.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ async def once(
     """
     if asked is None:
         return await begin(), False
+    await worker.known()
     while (other := worker.beginning.get(asked.key)) is not None:
         await asyncio.wait([other])
     job = worker.jobs.by_key(asked.key)

@@ -126,7 +126,7 @@ def _status_job(worker: Worker, others: list[str], asked: Asked | None) -> Job:
 async def stream(http: HttpRequest) -> ASGIApp:
     """GET /v1/jobs/{id}/stream: from the beginning, or from after `Last-Event-ID`."""
     worker = worker_of(http)
-    job = _job(worker, http)
+    job = await _job(worker, http)
     last = http.headers.get("last-event-id", "").strip() or "0"
     known = len(job.log.events)
     if not (last.isascii() and last.isdigit() and len(last) < 10 and int(last) <= known):
@@ -139,22 +139,24 @@ async def stream(http: HttpRequest) -> ASGIApp:
 async def look(http: HttpRequest) -> Response:
     """GET /v1/jobs/{id}."""
     worker = worker_of(http)
-    job = _job(worker, http)
+    job = await _job(worker, http)
     return await answered(partial(state, worker, job), job.size)
 
 
 async def cancel(http: HttpRequest) -> Response:
     """DELETE /v1/jobs/{id}: asks the job to end; answers with its current state."""
     worker = worker_of(http)
-    job = _job(worker, http)
+    job = await _job(worker, http)
     await worker.cancel(job)
     return await answered(partial(state, worker, job), job.size)
 
 
 async def listing(http: HttpRequest) -> Response:
     """GET /v1/jobs."""
+    worker = worker_of(http)
+    await worker.known()
     rows = []
-    for job in worker_of(http).jobs:
+    for job in worker.jobs:
         started, end = job.started, job.end
         rows.append(
             JobSummary(
@@ -231,7 +233,8 @@ def _scores(worker: Worker, job: Job) -> dict[str, Any]:
     return scores
 
 
-def _job(worker: Worker, http: HttpRequest) -> Job:
+async def _job(worker: Worker, http: HttpRequest) -> Job:
+    await worker.known()
     job = worker.jobs.get(http.path_params["job_id"])
     if job is None:
         raise Refusal(

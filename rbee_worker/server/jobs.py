@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -49,11 +49,13 @@ class JobLog:
 
     The event at position `k` has the SSE id `k + 1`. heavy: it has events that are large by
     themselves (a prompt's log-probabilities, many tokens at once), so a thread should render them.
+    left: this process adds nothing more, another one will.
     """
 
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.closed = False
+        self.left = False
         self.heavy = False
         self._wakes: set[asyncio.Event] = set()
 
@@ -68,6 +70,12 @@ class JobLog:
     def close(self) -> None:
         """No event will follow."""
         self.closed = True
+        for wake in self._wakes:
+            wake.set()
+
+    def leave(self) -> None:
+        """The rest is for another process: streams break off, and can be resumed there."""
+        self.left = True
         for wake in self._wakes:
             wake.set()
 
@@ -96,6 +104,8 @@ class Job:
     log: JobLog = field(default_factory=JobLog)
     correlation_id: str = ""
     asked: Asked | None = None
+    durable: bool = False  # the journal keeps it, and gives each event to `log` once it is written
+    unwanted: bool = False  # somebody has cancelled it
     trace: bool = False
     prepared_ms: float = 0.0  # from its arrival to its first event
     send_ms: float = 0.0  # time spent so far on writing its events to streams
@@ -206,7 +216,11 @@ class Jobs:
     A finished job is removed after `keep_s` seconds, or once `keep_n` jobs have finished after it.
     """
 
-    def __init__(self, *, keep_s: float, keep_n: int) -> None:
+    def __init__(
+        self, *, keep_s: float, keep_n: int, removed: Callable[[Job], None] | None = None
+    ) -> None:
+        """removed: told of each finished job that is no longer kept."""
+        self._removed = removed
         self._keep_s = keep_s
         self._keep_n = keep_n
         self._live: dict[str, Job] = {}
@@ -224,12 +238,18 @@ class Jobs:
 
     def finish(self, job: Job) -> None:
         """The job has just ended."""
-        job.finished = time.time()
+        job.finished = job.finished or time.time()
         del self._live[job.id]
         if job.id in self._kept:
             self._kept.remove(job.id)
             self._finished[job.id] = job
             self._tidy()
+
+    def recall(self, job: Job) -> None:
+        """A kept job of an earlier process. Finished ones come in the order in which they ended."""
+        self.add(job, keep=True)
+        if job.finished is not None:
+            self.finish(job)
 
     def get(self, job_id: str) -> Job | None:
         self._tidy()
@@ -271,3 +291,5 @@ class Jobs:
             self._finished.popitem(last=False)
             if oldest.asked is not None:
                 del self._by_key[oldest.asked.key]
+            if self._removed is not None:
+                self._removed(oldest)

@@ -25,6 +25,7 @@ import rbee_worker
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError, WorkerError
 from rbee_worker.extras import need
+from rbee_worker.journal.directory import Directory
 from rbee_worker.observe.log import fields, logger
 from rbee_worker.observe.trace import Tracer
 from rbee_worker.server.app import build_app
@@ -59,7 +60,9 @@ class Server(uvicorn.Server):
 
 
 def serve(settings: Settings, token: str, start: StartEngine, *, out: TextIO | None = None) -> int:
-    """Serve until told to stop; returns the exit code. Raises UsageError if it cannot bind."""
+    """Serve until told to stop; returns the exit code. Raises UsageError if it cannot bind, or not
+    use its journal."""
+    journal = Directory(settings.journal) if settings.journal else None
     listener = bind(settings)
     port = listener.getsockname()[1]
     worker_id = settings.worker_id or f"worker-{uuid.uuid4().hex[:8]}"
@@ -67,7 +70,7 @@ def serve(settings: Settings, token: str, start: StartEngine, *, out: TextIO | N
     announce(settings, out or sys.stdout)
     _adopt_uvicorn_log()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Service(settings, token, start).run(listener))
+        return runner.run(Service(settings, token, start, journal=journal).run(listener))
 
 
 def _adopt_uvicorn_log() -> None:
@@ -123,6 +126,7 @@ class Service:
         token: str,
         start: StartEngine,
         signals: Sequence[signal.Signals] = SIGNALS,
+        journal: Directory | None = None,
     ) -> None:
         self.settings = settings
         self._signals_heard = signals
@@ -131,7 +135,9 @@ class Service:
             need("httpx")  # a background task imports it, where an error would not be noticed
         self.tracer = Tracer(settings.trace) if settings.trace else None
         self.telemetry = _telemetry(settings)
-        self.worker = Worker(settings, tracer=self.tracer, telemetry=self.telemetry)
+        self.worker = Worker(
+            settings, tracer=self.tracer, telemetry=self.telemetry, journal=journal
+        )
         config = uvicorn.Config(
             build_app(self.worker, token),
             http=connection_class(settings),

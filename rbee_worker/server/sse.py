@@ -61,7 +61,8 @@ class Rendering(Protocol):
 
 
 class EventStream:
-    """An ASGI response that follows job logs from `start` until all of them have closed.
+    """An ASGI response that follows job logs from `start` until all of them have closed. If another
+    process goes on with one, it ends without the last frames, and its client resumes there.
 
     gone: called if the client leaves before the end; sent: called after each write, with the time
     it began (monotonic seconds) and its number of events.
@@ -125,6 +126,9 @@ class EventStream:
                 elif count == 0 and self._at_end():
                     body = self._rendering.done()
                     await send({"type": "http.response.body", "body": body, "more_body": False})
+                    return True
+                elif count == 0 and any(log.left for log in self._logs):
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
                     return True
                 elif count == 0:
                     if loop.time() - last >= BEAT_S:

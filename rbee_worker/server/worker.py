@@ -20,13 +20,16 @@ from rbee_worker.observe.context import correlation_id
 from rbee_worker.observe.log import fields, logger
 from rbee_worker.server.auth import place_of
 from rbee_worker.server.jobs import Asked, Job, Jobs
+from rbee_worker.server.keeper import Keeper
 from rbee_worker.server.observers import Observers
 from rbee_worker.server.prompts import echo, of_ids
+from rbee_worker.server.recovery import Recovery
 from rbee_worker.server.responses.store import Responses
 from rbee_worker.session.vectors import not_generating
-from rbee_worker.types import Error, Event, ModelInfo, Request, Started, Token
+from rbee_worker.types import End, Error, Event, ModelInfo, Request, Started, Token
 
 if TYPE_CHECKING:
+    from rbee_worker.journal.directory import Directory
     from rbee_worker.observe.telemetry import Telemetry
     from rbee_worker.observe.trace import Tracer
     from rbee_worker.session.client import EngineClient
@@ -56,14 +59,21 @@ class Worker:
         *,
         tracer: Tracer | None = None,
         telemetry: Telemetry | None = None,
+        journal: Directory | None = None,
     ) -> None:
         self.settings = settings
         self.id = settings.worker_id
         self.port = settings.port
         self.born = time.monotonic()
         self.engine: EngineClient | None = None
-        self.jobs = Jobs(keep_s=settings.keep_jobs_s, keep_n=settings.keep_jobs)
         self.responses = Responses(keep_s=settings.keep_jobs_s, keep_n=settings.keep_jobs)
+        self.journal = None if journal is None else Keeper(journal)
+        self.recovery = None if self.journal is None else Recovery(self, self.journal)
+        self.jobs = Jobs(
+            keep_s=settings.keep_jobs_s,
+            keep_n=settings.keep_jobs,
+            removed=None if self.journal is None else self.journal.forget,
+        )
         self.beginning: dict[str, asyncio.Future[None]] = {}  # by Idempotency-Key
         self.observers = Observers(self, tracer, telemetry)
         self.loading = Loading(stage="starting")
@@ -148,11 +158,15 @@ class Worker:
             self.observers.metrics()  # its library is imported by now, outside the event loop
             self.engine = await start(self.settings, on_loading=self._progress)
             self.engine.observer = self.observers.tracer
+            if self.recovery is not None:
+                await self.recovery.recall()
             info = await self.engine.ready()
             log.info(
                 "ready", extra=fields(model=info.model, device=info.device, s=round(self.age(), 2))
             )
             self._announce()
+            if self.recovery is not None:
+                await self.recovery.go_on()
             state = self.engine.state
             while self.engine.state != "failed":
                 await asyncio.sleep(_WATCH_S)
@@ -191,6 +205,11 @@ class Worker:
 
     # ---- work
 
+    async def known(self) -> None:
+        """Wait until the jobs of an earlier process can be found."""
+        if self.recovery is not None:
+            await self.recovery.known.wait()
+
     async def submit(
         self,
         requests: Sequence[Request],
@@ -206,6 +225,8 @@ class Worker:
         InvalidRequest.
         """
         jobs: list[Job] = []
+        if keep:
+            await self.known()
         try:
             for request in requests:
                 like = jobs[len(jobs) - request.choice] if request.choice else None
@@ -232,38 +253,59 @@ class Worker:
         job.log.append(first)
         if isinstance(first, Started) and first.sampling.params.echo:
             job.log.append(await echo(self.serving().tokenizer, job.request, first))
+        if keep and self.journal is not None:
+            await self.journal.accept(job)
         self.jobs.add(job, keep=keep)
         self.observers.admitted(job)
-        job.pump = asyncio.create_task(self._pump(job, events))
+        self.follow(job, events)
         return job
 
+    def follow(self, job: Job, events: AsyncIterator[Event]) -> None:
+        """Move `events` into the job's log until the last one."""
+        job.pump = asyncio.create_task(self._pump(job, events))
+
+    async def _append(self, job: Job, event: Event) -> None:
+        if job.durable and self.journal is not None:
+            await self.journal.keep(job, event, last=isinstance(event, End | Error))
+        else:
+            job.log.append(event)
+
+    def _left(self, job: Job, event: Event | None) -> bool:
+        """Whether the job's end is this process's only, and another one will go on with it."""
+        assert self.engine is not None
+        lost = isinstance(event, Error) and event.code == "ENGINE_LOST"
+        return lost and self.engine.state == "failed" and self.outlives(job)
+
     async def _pump(self, job: Job, events: AsyncIterator[Event]) -> None:
-        """Move events into the job's log until the last one."""
-        last: Event | None = None
         try:
             async for event in events:
-                last = event
-                job.log.append(event)
+                if type(event) is not Token and self._left(job, event):
+                    job.log.leave()
+                    return
+                await self._append(job, event)
                 if type(event) is Token:
                     job.drawn += len(event.ids)
                     self.observers.token(job, event)
         except WorkerError as error:
             code = error.code if error.code in ("VRAM_OOM", "ENGINE_LOST") else "INFERENCE_FAILED"
-            last = Error(code=code, message=str(error))  # type: ignore[arg-type]
-            job.log.append(last)
+            await self._append(job, Error(code=code, message=str(error)))  # type: ignore[arg-type]
+        except asyncio.CancelledError:
+            if self.outlives(job):
+                job.log.leave()
+                return
+            raise
         except Exception as error:
             log.error(
                 "job failed",
                 extra=fields(job_id=job.id, error=type(error).__name__, where=place_of(error)),
             )
-            last = Error(
-                code="INFERENCE_FAILED", message="An error inside the worker; see its log."
-            )
-            job.log.append(last)
+            message = "An error inside the worker; see its log."
+            await self._append(job, Error(code="INFERENCE_FAILED", message=message))
         finally:
-            job.log.close()
-            self.jobs.finish(job)
-            self.observers.finished(job)
+            if not job.log.left:
+                job.log.close()
+                self.jobs.finish(job)
+                self.observers.finished(job)
 
     def sent(self, job: Job, start_s: float, events: int) -> None:
         """A stream of `job` wrote `events` events; start_s: when that began (monotonic)."""
@@ -281,7 +323,14 @@ class Worker:
 
     async def cancel(self, job: Job) -> None:
         """Ask the engine to end the job; its last event is then `end`. Idempotent."""
-        if job.live and self.engine is not None:
+        if not job.live:
+            return
+        if job.pump is None and self.recovery is not None:  # it waits for the model
+            if not job.unwanted:
+                await self.recovery.end(job, "CANCELLED")
+            return
+        job.unwanted = True
+        if self.engine is not None:
             await self.engine.cancel(job.id, "CANCELLED")
 
     # ---- the end
@@ -289,7 +338,8 @@ class Worker:
     async def drain(self, timeout_s: float) -> bool:
         """Accept no more work and let live jobs finish; True if all did within `timeout_s`.
 
-        The others are cancelled: their streams end with an `end` event that says so.
+        The others are cancelled: their streams end with an `end` event that says so. What another
+        process would go on with is left to it.
         """
         self._draining = True
         self._announce()
@@ -298,15 +348,28 @@ class Worker:
             return True
         _, late = await asyncio.wait(pumps, timeout=timeout_s)
         if late:
-            log.warning("drain timeout, cancelling", extra=fields(jobs=len(late)))
-            for job in self.jobs.live():
+            ending = [job for job in self.jobs.live() if not self.outlives(job)]
+            left = len(late) - len(ending)
+            log.warning("drain timeout, cancelling", extra=fields(jobs=len(ending), left=left))
+            for job in ending:
                 await self.cancel(job)
-            await asyncio.wait(late, timeout=_LAST_WORDS_S)
+            if words := [job.pump for job in ending if job.pump is not None]:
+                await asyncio.wait(words, timeout=_LAST_WORDS_S)
         return not late
+
+    def outlives(self, job: Job) -> bool:
+        """Whether another process would go on with the job."""
+        return self.journal is not None and self.journal.outlives(job)
 
     async def close(self) -> None:
         """End endless streams and the engine's process."""
         self.stopping.set()
         self._announce()
+        left = [job.pump for job in self.jobs.live() if self.outlives(job) and job.pump is not None]
+        for pump in left:
+            pump.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
         if self.engine is not None:
             await self.engine.close()
+        if self.journal is not None:
+            await self.journal.close()

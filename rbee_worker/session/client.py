@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -23,13 +23,14 @@ from rbee_worker.extras import explained
 from rbee_worker.observe import narration
 from rbee_worker.params import Rules
 from rbee_worker.process.host import EngineHost, ProcessHost, ThreadHost
+from rbee_worker.session.given import Given
 from rbee_worker.session.live_request import CRASH, KILL, LiveRequest
 from rbee_worker.session.live_requests import CancelRule, LiveRequests
 from rbee_worker.session.observer import Observer
-from rbee_worker.session.prepare import is_quick, prepare, rules_of
+from rbee_worker.session.prepare import is_quick, prepare, prepare_again, rules_of
 from rbee_worker.session.prepared import Prepared
 from rbee_worker.session.replacing import Replacing
-from rbee_worker.session.startup import Files, bring_back, bring_up
+from rbee_worker.session.startup import Files, bring_back, bring_up, fingerprint
 from rbee_worker.session.text import TextSide
 from rbee_worker.session.vectors import check_purpose
 from rbee_worker.session.watchdog import Watchdog
@@ -147,26 +148,38 @@ class EngineClient:
         assert self.info is not None
         return rules_of(text, self.info, self.settings)
 
+    async def fingerprint(self) -> str:
+        """A digest of the model and of how it is computed: answers that one engine began, another
+        one with the same digest may go on with. Raises NotReady, OSError."""
+        return await asyncio.to_thread(fingerprint, self.settings, await self.ready(), self._files)
+
     # ---- requests
 
-    async def generate(self, request: Request) -> AsyncIterator[Event]:
+    async def generate(self, request: Request, after: Sequence[Event] = ()) -> AsyncIterator[Event]:
         """Events of one request: Started first, End or Error last.
 
-        Raises NotReady, QueueFull, WrongModel or InvalidRequest before the first event. Closing the
-        iterator early cancels the sequence.
+        after: what an earlier process gave out of the answer, from Started on; the events that
+        follow them come. The request then needs no prompt (Started has it) and is not refused for
+        lack of room. Raises NotReady, QueueFull, WrongModel or InvalidRequest before the first
+        event. Closing the iterator early cancels the sequence.
         """
-        self._admit(request)
+        given = Given(after) if after else None
+        if given is None:
+            self._admit(request)
+        else:
+            self._live.reserve(request, accepted=True)
         answer: LiveRequest | None = None
         timer: asyncio.TimerHandle | None = None
         try:
             if request.timeout_s is not None:
                 loop = asyncio.get_running_loop()
                 timer = loop.call_later(request.timeout_s, self._live.cancel, request.id, "TIMEOUT")
-            prepared = await self._prepare(request)
+            prepared = await self._prepare(request, given)
             ahead = self._live.unscheduled
-            answer = self._live.enter(request, prepared, self.text)
+            answer = self._live.enter(request, prepared, self.text, given)
             assert self.info is not None
-            yield answer.started(self.info)
+            if given is None:
+                yield answer.started(self.info)
             if ahead and not answer.scheduled:
                 yield narration.queued(request.id, ahead)
             event: Event | None = None
@@ -209,7 +222,11 @@ class EngineClient:
         check_purpose(request, self.info)
         self._live.reserve(request)
 
-    async def _prepare(self, request: Request) -> Prepared:
+    async def _prepare(self, request: Request, given: Given | None = None) -> Prepared:
+        if given is not None:
+            return await asyncio.to_thread(
+                prepare_again, request, given.started, self.text, self.rules
+            )
         job = partial(prepare, request, self.text, self.rules)
         if is_quick(request, self.text):
             return job()

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
+from rbee_worker.session.given import Given
 from rbee_worker.types import CallPiece, Event, Part, Token, TokenLogprob, merged_calls
 
 MOST_EVENTS = 64  # a reader that is further behind gets no more narrations and metrics
@@ -18,9 +19,10 @@ MOST_EVENTS = 64  # a reader that is further behind gets no more narrations and 
 class EventQueue:
     """Events in order. One task reads."""
 
-    def __init__(self, *, logprobs: bool) -> None:
-        """logprobs: token events carry them."""
+    def __init__(self, *, logprobs: bool, given: Given | None = None) -> None:
+        """logprobs: token events carry them. given: what readers have already; it is dropped."""
         self._wants_logprobs = logprobs
+        self._given = given
         self._events: deque[Event] = deque()
         # the token event that is being collected
         self._text: list[str] = []
@@ -28,7 +30,7 @@ class EventQueue:
         self._calls: list[CallPiece] = []
         self._ids: list[int] = []
         self._logprobs: list[TokenLogprob] = []
-        self._sent = 0  # ids in events that are complete
+        self._sent = 0 if given is None else len(given.ids)  # ids in events that are complete
         self._waiter: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
@@ -38,6 +40,8 @@ class EventQueue:
         self, parts: Sequence[Part], ids: Sequence[int], logprobs: Sequence[TokenLogprob]
     ) -> None:
         """Add to the token event, or to the next one where an event's order would not be theirs."""
+        if self._given is not None:
+            parts, ids, logprobs = self._given.rest(parts, ids, logprobs)
         for part in parts:
             if isinstance(part, CallPiece):
                 self._calls.append(part)

@@ -26,6 +26,7 @@ from rbee_worker.engine.messages import (
 from rbee_worker.observe import narration
 from rbee_worker.session.ending import completed_record, end_event, matched_record
 from rbee_worker.session.event_queue import EventQueue
+from rbee_worker.session.given import Given
 from rbee_worker.session.prepared import Prepared
 from rbee_worker.session.request_clock import RequestClock
 from rbee_worker.session.sieve import Sieve
@@ -61,7 +62,15 @@ After = Literal["go on", "stop", "start over"]
 class LiveRequest:
     """seq: the request's name in the engine. output_ids: all ids drawn and kept so far."""
 
-    def __init__(self, request: Request, seq: str, prepared: Prepared, text: TextSide) -> None:
+    def __init__(
+        self,
+        request: Request,
+        seq: str,
+        prepared: Prepared,
+        text: TextSide,
+        given: Given | None = None,
+    ) -> None:
+        """given: what an earlier process gave out of this answer, which goes on after it."""
         params = prepared.resolved.params
         self.request = request
         self.seq = seq
@@ -91,8 +100,8 @@ class LiveRequest:
         self._starts: list[int] = []  # for each waiting id: the characters before its first one
         self._pushed = 0  # characters; counted only if there is a sieve
         self._reasoned = 0  # tokens of reasoning
-        self.events = EventQueue(logprobs=self._wants_logprobs)
-        self._scored = 0  # prompt tokens whose scores have been sent
+        self.events = EventQueue(logprobs=self._wants_logprobs, given=given)
+        self._scored = 0 if given is None else given.scored  # prompt tokens whose scores were sent
         self._drafted = self._accepted = 0  # tokens of `output_ids`: see `Usage`
         self.metrics_due = 0.0
         # of the engine that has it now, and of those that were lost
@@ -102,16 +111,21 @@ class LiveRequest:
         self._from_this_engine = 0  # tokens
         self.lost_engines = self.blame = 0  # in a row, while they ran it; what they count
         self._resumed = False  # not all of it was done by one engine
+        self._lost = "Engine"  # what its last interruption took
+        self._replaying = given is not None
         self._clock = RequestClock()
         if self._budget_is_spent():
             self._end_reasoning()
+        if given is not None:
+            self._replay(given)
 
     def submit(self) -> Submit:
         """The message that starts it, or goes on with it in another engine."""
         self.submitted = True
         self._from_this_engine = 0
         if self._resumed:
-            self._narrate(narration.resumed(self.request.id, len(self.output_ids)))
+            self._narrate(narration.resumed(self.request.id, len(self.output_ids), self._lost))
+        self._lost = "Engine"
         return self._message()
 
     def _message(self) -> Submit:
@@ -146,6 +160,18 @@ class LiveRequest:
             prompt_ids=self.prepared.prompt_ids,
             place="start" if self.prepared.reading is None else self.prepared.reading.place,
         )
+
+    def _replay(self, given: Given) -> None:
+        """Take the tokens of an earlier process, except the last one: the engine draws that again,
+        and knows whether it ends the answer."""
+        scores = iter(given.logprobs)
+        while (n := len(self.output_ids)) < len(given.ids) - 1:
+            self.output_ids.append(given.ids[n])
+            self._logprobs += [score] if (score := next(scores, None)) is not None else []
+            self._push(given.ids[n])
+            if self._budget_is_spent():
+                self._end_reasoning()
+        self._resumed, self._lost, self._replaying = True, "Worker", False
 
     # ---- from the engine
 
@@ -257,8 +283,10 @@ class LiveRequest:
         self.metrics_due = now + METRICS_EVERY_S
         if not self._clock.first_token_s:
             self._clock.first_token_s = now
+            self._clock.first_tokens = len(self.output_ids)
         else:
-            rate = (len(self.output_ids) - 1) / (now - self._clock.first_token_s)
+            drawn = len(self.output_ids) - self._clock.first_tokens
+            rate = drawn / (now - self._clock.first_token_s)
             told = Metrics(tokens_per_sec=rate, vram_bytes=vram_bytes, kv_usage=kv_usage)
             self.events.add_if_read(told)
 
@@ -266,7 +294,8 @@ class LiveRequest:
         return self._clock.usage(len(self.prepared.prompt_ids), len(self.output_ids))
 
     def _narrate(self, told: Narration) -> None:
-        self.events.add_if_read(told)
+        if not self._replaying:
+            self.events.add_if_read(told)
 
     # ---- text
 

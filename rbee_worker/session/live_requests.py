@@ -24,6 +24,7 @@ from rbee_worker.engine.messages import (
 )
 from rbee_worker.errors import FieldError, InvalidRequest, QueueFull
 from rbee_worker.process.link import Link
+from rbee_worker.session.given import Given
 from rbee_worker.session.live_request import BLAMED, CRASH, LiveRequest
 from rbee_worker.session.prepared import Prepared
 from rbee_worker.session.text import TextSide
@@ -54,18 +55,21 @@ class LiveRequests:
         """Requests that wait for the engine to begin with them."""
         return sum(not live.scheduled for live in self.by_seq.values())
 
-    def reserve(self, request: Request) -> None:
-        """Make room for a request. Raises QueueFull, InvalidRequest for a name that is taken."""
-        if len(self.by_id) >= self._most:
+    def reserve(self, request: Request, *, accepted: bool = False) -> None:
+        """Make room for a request. accepted: by an earlier process, so there is room. Raises
+        QueueFull, InvalidRequest for a name that is taken."""
+        if len(self.by_id) >= self._most and not accepted:
             raise QueueFull(f"{len(self.by_id)} requests are running or waiting already.")
         if request.id in self.by_id:
             message = f"a request named {request.id!r} is live"
             raise InvalidRequest([FieldError("id", "unique", message)])
         self.by_id[request.id] = None
 
-    def enter(self, request: Request, prepared: Prepared, text: TextSide) -> LiveRequest:
-        """Hand a reserved request to the engine."""
-        live = LiveRequest(request, f"{next(self._numbers)}/{request.id}", prepared, text)
+    def enter(
+        self, request: Request, prepared: Prepared, text: TextSide, given: Given | None = None
+    ) -> LiveRequest:
+        """Hand a reserved request to the engine. given: what an earlier process gave out of it."""
+        live = LiveRequest(request, f"{next(self._numbers)}/{request.id}", prepared, text, given)
         self.by_id[request.id] = live
         rule = self.cancelled.pop(request.id, None)
         if rule is not None:

@@ -27,7 +27,7 @@ from rbee_worker.session.text import TextSide
 from rbee_worker.session.vectors import prepare_vector
 from rbee_worker.tokenizer.continued import Renderer, continued
 from rbee_worker.tokenizer.tool_prompt import in_words
-from rbee_worker.types import Constraint, ModelInfo, Request
+from rbee_worker.types import Constraint, ModelInfo, Request, Started
 
 if TYPE_CHECKING:
     from rbee_worker.tokenizer.chat import ChatRenderer
@@ -102,6 +102,20 @@ def prepare(request: Request, text: TextSide, rules: Rules) -> Prepared:
     constraint, field = held_answer(request, resolved, reading, text.tokenizer)
     held = _held(constraint, field, text, rules)
     return Prepared(ids, resolved, (*warnings, *told), reading, *held)
+
+
+def prepare_again(request: Request, started: Started, text: TextSide, rules: Rules) -> Prepared:
+    """What `prepare` made of a request in an earlier process: ids and parameters, with the seed,
+    are those of its first event. `request` has no prompt; its `place` is that of a conversation.
+    Raises InvalidRequest where this worker has no space for all of the answer."""
+    resolved, ids = started.sampling, started.prompt_ids
+    if len(ids) + resolved.params.max_tokens > rules.context:
+        sizes = f"{len(ids)} and {resolved.params.max_tokens} tokens"
+        message = f"{sizes} were accepted, and the context is now {rules.context} tokens"
+        raise InvalidRequest([FieldError("prompt", "as accepted", message)])
+    reading = reading_of(request, resolved, rules, text.tokenizer, None)
+    constraint, field = held_answer(request, resolved, reading, text.tokenizer)
+    return Prepared(ids, resolved, (), reading, *_held(constraint, field, text, rules))
 
 
 def _held(

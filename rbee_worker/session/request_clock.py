@@ -9,12 +9,14 @@ from rbee_worker.types import Usage
 
 class RequestClock:
     """Seconds (monotonic) at which a request was accepted, first scheduled, and had its first
-    token; 0.0 while that has not happened. cached: prompt tokens found in a cache at first."""
+    token; 0.0 while that has not happened. cached: prompt tokens found in a cache at first.
+    first_tokens: output tokens at the time of the first one, with those of an earlier process."""
 
     def __init__(self) -> None:
         self.accepted_s = time.monotonic()
         self.scheduled_s = 0.0
         self.first_token_s = 0.0
+        self.first_tokens = 0
         self.cached = 0
         self.preemptions = 0
 

@@ -4,6 +4,7 @@ same checkpoint's tokenizer and template. If one of the two fails, both end."""
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from rbee_worker.checkpoint.weight_files import stamp
+from rbee_worker.checkpoint.weight_files import digest, stamp
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Configure, LoadFailed, Loading, Ready
 from rbee_worker.errors import (
@@ -89,6 +90,15 @@ async def bring_back(
     host.link.send(Configure(settings=here))
     info = _described(await _engine_ready(host, progress), text, here, settings.model)
     return msgspec.structs.replace(info, notes=tuple(dict.fromkeys(before.notes + info.notes)))
+
+
+def fingerprint(settings: Settings, info: ModelInfo, files: Files | None) -> str:
+    """A digest of what answers depend on besides their requests: the model's files, and every
+    setting that changes its numbers or how its text is read."""
+    how = (info.backend, info.dtype, info.kv_dtype, settings.quantize, settings.exact_activations)
+    read = (settings.kv_cache, settings.attention, settings.tool_format)
+    model = "" if files is None else digest(files[0])
+    return hashlib.sha256(repr((model, how, read)).encode()).hexdigest()
 
 
 def _check_same(files: Files) -> None:

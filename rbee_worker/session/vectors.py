@@ -109,9 +109,27 @@ def check_purpose(request: Request, info: ModelInfo) -> None:
     task = info.purpose.task
     if request.pool is None and task != "generate":
         raise not_generating(info)
+    if info.purpose.encodes:
+        _check_pair(request, info)
     if request.pool is not None and request.pool.head != (task == "classify"):
         what = "vectors" if task == "classify" else "class scores"
         raise WrongModel(f"the model {info.model} gives no {what}: {MADE_FOR[task]}.")
+
+
+def _check_pair(request: Request, info: ModelInfo) -> None:
+    """Raise WrongModel if a request wants of an encoder and a decoder what they do not have."""
+    if request.pool is not None:
+        raise WrongModel(
+            f"the model {info.model} gives no vectors: its encoder reads prompts for its decoder.",
+            fix="ask a worker whose model gives vectors.",
+        )
+    asked = request.params.get("logprobs")
+    scored = asked is not None and asked is not False  # 0: only the token's own
+    if request.params.get("echo") is True and scored:
+        raise WrongModel(
+            f"the model {info.model} gives no scores of prompts: its encoder reads them.",
+            fix="leave out echo, or logprobs.",
+        )
 
 
 MADE_FOR = {

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from rbee_worker.state.blocks import SINK, BlockAllocator
 from rbee_worker.state.group import PoolGroup
 from rbee_worker.state.sequence import SeqState, Table
-from rbee_worker.state.specs import CrossKV, Fixed, PagedKV, StateGroup, StepKV
+from rbee_worker.state.specs import Fixed, PagedKV, StateGroup, StepKV
 
 
 class PagedGroup(PoolGroup):
@@ -105,7 +105,7 @@ class PagedGroup(PoolGroup):
         return (block for block in self.table(seq) if block != SINK)
 
 
-class CrossGroup(PagedGroup):
+class SourceGroup(PagedGroup):
     """Keys and values of a sequence's source, all written before its first token is computed.
 
     They are never shared, so a model with such a group reuses no prefixes.
@@ -142,11 +142,13 @@ class StepGroup(PagedGroup):
         """Nothing to publish: the next layer has overwritten it."""
 
 
-def paged_group(spec: PagedKV, number: int, block_size: int, n_blocks: int) -> PagedGroup:
-    """The group that keeps the books for a declaration."""
+def paged_group(
+    spec: PagedKV, number: int, block_size: int, n_blocks: int, *, source: bool
+) -> PagedGroup:
+    """The group that keeps the books for a declaration; source: see `specs.of_sources`."""
     kind = PagedGroup
-    if isinstance(spec, CrossKV):
-        kind = CrossGroup
+    if source:
+        kind = SourceGroup
     elif isinstance(spec, StepKV):
         kind = StepGroup
     return kind(spec, number, block_size, n_blocks)

@@ -24,7 +24,7 @@ from rbee_worker.state.fixed import SNAPSHOT_TOKENS, Copy, FixedGroup, plan_slot
 from rbee_worker.state.group import PoolGroup
 from rbee_worker.state.paged import paged_group, plan_blocks
 from rbee_worker.state.sequence import SeqState
-from rbee_worker.state.specs import PagedKV, StateGroup
+from rbee_worker.state.specs import PagedKV, StateGroup, of_sources
 
 __all__ = ["Copy", "PoolUsage", "SeqState", "StatePool"]
 
@@ -73,10 +73,11 @@ class StatePool:
         self.n_slots = plan_slots(groups, max_seqs, snapshots)
         self.prefix_cache = prefix_cache and (snapshots > 0 or not self.n_slots)
         self._salt = salt
-        paged = [(g.spec, n) for g, n in zip(groups, self.n_blocks, strict=True) if n]
+        each = zip(groups, self.n_blocks, of_sources(groups), strict=True)
+        paged = [(group.spec, n, source) for group, n, source in each if n]
         self._paged = [
-            paged_group(spec, number, block_size, n)
-            for number, (spec, n) in enumerate(paged)
+            paged_group(spec, number, block_size, n, source=source)
+            for number, (spec, n, source) in enumerate(paged)
             if isinstance(spec, PagedKV)
         ]
         self._fixed: list[FixedGroup] = []

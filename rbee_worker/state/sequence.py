@@ -22,15 +22,17 @@ class SeqState:
 
     tokens: prompt, then output; shared with the engine, which appends. salt: what else the state
     depends on; only sequences with equal salts share a prefix. source: rows of the encoder that its
-    cross-attention reads. tables: one per paged group; index j has the block of the positions from
-    j*block_size on, or the sink if that block is not held (outside the window); 32-bit integers,
-    copied into a batch unchanged. slot: the sequence's slot in the fixed groups, 0 = none. resume:
-    the snapshot to copy to `slot` before the first step, 0 = none; snapshots: those being taken.
+    cross-attention reads; encoded: a step has been planned that computes them. tables: one per
+    paged group; index j has the block of the positions from j*block_size on, or the sink if that
+    block is not held (outside the window); 32-bit integers, copied into a batch unchanged. slot:
+    the sequence's slot in the fixed groups, 0 = none. resume: the snapshot to copy to `slot` before
+    the first step, 0 = none; snapshots: those being taken.
     """
 
     tokens: list[int]
     salt: bytes = b""
     source: int = 0
+    encoded: bool = False
     computed: int = 0
     planned: int = 0
     tables: list[Table] = field(default_factory=list)

@@ -121,9 +121,18 @@ class StateBook:
         return tuple(StateGroup(spec, layers) for spec, layers in self._layers.items())
 
 
+def of_sources(groups: Sequence[StateGroup]) -> tuple[bool, ...]:
+    """Which groups keep rows of sequences' sources: where there is a decoder (`CrossKV`), what its
+    encoder keeps in its own step is one of them."""
+    pair = any(isinstance(group.spec, CrossKV) for group in groups)
+    kinds = (CrossKV, StepKV) if pair else ()
+    return tuple(isinstance(group.spec, kinds) for group in groups)
+
+
 def in_one_step(groups: Sequence[StateGroup]) -> bool:
     """Whether all rows of a sequence must be in one step: see `StepKV`."""
-    return any(isinstance(group.spec, StepKV) for group in groups)
+    alone = not any(of_sources(groups))
+    return alone and any(isinstance(group.spec, StepKV) for group in groups)
 
 
 def group_bytes_per_block(group: StateGroup, block_size: int, dtype: str) -> int:

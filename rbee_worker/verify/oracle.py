@@ -21,7 +21,7 @@ from rbee_worker.checkpoint.formats import TensorSource
 from rbee_worker.checkpoint.names import DIALECTS
 from rbee_worker.checkpoint.reading import read_json
 from rbee_worker.errors import UnsupportedModel
-from rbee_worker.models import ENCODERS, architecture, given_keys
+from rbee_worker.models import ENCODERS, PAIRS, architecture, given_keys
 from rbee_worker.ops.reference.dequant import dequantize
 from rbee_worker.verify.corrected import CORRECTIONS
 from rbee_worker.verify.families import GATHERED
@@ -166,6 +166,11 @@ def own_models() -> Sequence[tuple[type[PretrainedConfig], type[PreTrainedModel]
 def _class(ckpt: Checkpoint) -> Any:
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
 
+    if ckpt.arch in PAIRS:
+        raise UnsupportedModel(
+            f"{ckpt.path}: models of an encoder and a decoder are not compared layer by layer.",
+            fix="tests/engine/test_pairs.py compares whole answers of such models.",
+        )
     own_models()
     known = MODEL_MAPPING if ckpt.arch in ENCODERS else MODEL_FOR_CAUSAL_LM_MAPPING
     if ckpt.arch not in CONFIG_MAPPING or CONFIG_MAPPING[ckpt.arch] not in known:

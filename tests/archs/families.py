@@ -328,11 +328,12 @@ FAMILIES: tuple[Family, ...] = (
         gguf="rwkv6, rwkv7",
     ),
     Family(
-        "T5 / Flan-T5 / UL2",
-        ("t5",),
-        "enc-dec, relative bias buckets, RMSNorm no centre, no √d scale, gated-GELU, tied×d^-½",
+        "T5 / Flan-T5 / UL2; mT5; umT5",
+        ("t5", "mt5", "umt5"),
+        "encoder and decoder; relative bias buckets (umT5: in every layer), RMSNorm, scores "
+        "without 1/√d, gates (1.1, Flan), logits * d^-½ where the head is the embedding",
         rotary="none",
-        gguf="t5, t5encoder",
+        gguf="t5",
     ),
     Family(
         "Moondream 1/2", (), "phi text + SigLIP-like vision", rotary="-", gguf="phi2 + clip mmproj"

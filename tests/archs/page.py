@@ -14,8 +14,9 @@ from functools import cache
 from pathlib import Path
 
 from rbee_worker.checkpoint.names import DIALECTS, GGUF_ARCHITECTURES
-from rbee_worker.models import ARCHITECTURES, ENCODERS
+from rbee_worker.models import ARCHITECTURES, ENCODERS, PAIRS
 from rbee_worker.verify.oracle import own_models
+from tests import pairs
 from tests.archs import ARCHS, Arch
 from tests.archs.families import FAMILIES, Family
 from tests.encoders import ROWS
@@ -61,6 +62,19 @@ give what the safetensors files give, bit for bit.
 |---|---|---|---|
 """
 
+_PAIRS = """
+# Encoders with decoders
+
+An encoder reads the prompt once, and its keys and values are kept beside the answer's (`inspect`
+plans both). The tests ([tests/engine/test_pairs.py](../tests/engine/test_pairs.py)) hold the whole
+engine, on `cpu` and `reference`, to transformers' log-probabilities in float32 (5e-5), and to the
+same bits alone, in any batch, after a preemption and with drafts; on `cuda` to its bounds. `verify`
+does not compare them, and they give no vectors.
+
+| `model_type` | oracle | configs |
+|---|---|---|
+"""
+
 _PROOF = """
 # What holds them
 
@@ -85,12 +99,18 @@ def page(errors: Errors) -> str:
     families = "".join(_family(f) for f in FAMILIES)
     encoders = "".join(map(_encoder, ENCODERS))
     proofs = "".join(_proof(m, errors) for m in ARCHITECTURES)
-    return _HEAD + families + _ENCODERS + encoders + _PROOF + proofs
+    both = "".join(map(_pair, PAIRS))
+    return _HEAD + families + _ENCODERS + encoders + _PAIRS + both + _PROOF + proofs
 
 
 def works(family: Family) -> bool:
     """Can every type of it be loaded?"""
-    return bool(family.types) and set(family.types) <= {*ARCHITECTURES, *ENCODERS, *DIALECTS}
+    return bool(family.types) and set(family.types) <= {
+        *ARCHITECTURES,
+        *ENCODERS,
+        *PAIRS,
+        *DIALECTS,
+    }
 
 
 def problems() -> list[str]:
@@ -98,7 +118,7 @@ def problems() -> list[str]:
     named = {t for f in FAMILIES for t in f.types}
     told = [
         f"tests/archs/families.py: add to FAMILIES a Family with types=({m!r},)"
-        for m in (*ARCHITECTURES, *ENCODERS)
+        for m in (*ARCHITECTURES, *ENCODERS, *PAIRS)
         if m not in named
     ]
     told += [
@@ -171,6 +191,12 @@ def _encoder(model_type: str) -> str:
     ids = ", ".join(row.id for row in rows)
     files = ", ".join(row.id for row in rows if row.gguf is not None) or "-"
     return f"| `{model_type}` | {oracles} | {ids} | {files} |\n"
+
+
+def _pair(model_type: str) -> str:
+    rows = [row for row in pairs.ROWS if row.type == model_type]
+    oracles = ", ".join(sorted({type(pairs.oracle(row.id)).__name__ for row in rows}))
+    return f"| `{model_type}` | {oracles} | {', '.join(row.id for row in rows)} |\n"
 
 
 def _proof(model_type: str, errors: Errors) -> str:

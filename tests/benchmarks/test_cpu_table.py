@@ -56,6 +56,7 @@ def test_every_row_of_the_table_is_asked_for() -> None:
     names = [f.name for f in cpu.FILES]
     assert names == [
         *("135M Q4_1", "135M Q4_0", "135M Q8_0", "135M BF16"),
+        "135M BF16, activations too",
         *("1B Q4_0", "1B Q8_0", "1B Q4_K_M", "1B Q6_K"),
     ]
     bounds = {f.name: f.bounds["decode"] for f in cpu.FILES}

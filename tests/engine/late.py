@@ -158,6 +158,8 @@ class LateMemory:
 class LateTable:
     """`BiasTable`."""
 
+    counted = "host"
+
     def __init__(self, table: Any, device: Device) -> None:
         self._table, self._device = table, device
 

@@ -26,6 +26,7 @@ from rbee_worker.engine.runner import Launched
 from rbee_worker.engine.sampler import Sampler
 from rbee_worker.engine.scheduler import Plan
 from rbee_worker.engine.stop import StopRules
+from rbee_worker.errors import DeviceLost
 from rbee_worker.state.specs import StateGroup
 from rbee_worker.types import EosToken, SamplingParams, StopRecord, TokenLogprob
 from tests.engine.fakes import (
@@ -420,6 +421,16 @@ def test_a_step_too_large_for_memory_is_done_in_parts() -> None:
     model = FakeModel(fail_rows=9, fail_with=RuntimeError("CUDA out of memory. Tried"))
     log = run([ask(str(i), [5 + i] * 4, 4) for i in range(3)], model=model, token_budget=16)
     assert log.tokens == {str(i): greedy([5 + i] * 4, 4) for i in range(3)}
+
+
+def test_a_device_that_is_lost_ends_the_engine() -> None:
+    """No request is to blame, and no step can succeed in this process any more."""
+    why = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might ..."
+    model = FakeModel(fail_on=50, fail_with=RuntimeError(why))
+    with pytest.raises(DeviceLost, match="an illegal memory access was encountered") as caught:
+        run([ask("a", [5, 6], 6), ask("b", [7, 50, 8], 6)], model=model)
+    assert caught.value.exit_code == 4
+    assert "\n" not in caught.value.line
 
 
 def test_requests_that_fail_only_together_lose_the_youngest() -> None:

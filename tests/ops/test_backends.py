@@ -60,6 +60,19 @@ def test_what_only_a_gpu_has_is_refused_without_one(
         choose_backend(Settings(backend=backend, **settings))
 
 
+def test_what_only_compiled_kernels_have_is_refused_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rounding = {"bf16_activations": True}
+    monkeypatch.setattr(cuda, "DEVICES", ("null",))
+    for backend in ("reference", "cuda"):
+        with pytest.raises(UsageError, match="--bf16-activations: only the cpu backend has it"):
+            choose_backend(Settings(backend=backend, **rounding))
+    assert choose_backend(Settings(backend="cpu", **rounding)).name == "cpu"
+    with pytest.raises(UsageError, match=r"--exact-activations does not\..*give one of them"):
+        choose_backend(Settings(backend="cpu", exact_activations=True, **rounding))
+
+
 def test_without_a_gpu_cuda_is_refused_and_auto_says_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -131,6 +131,7 @@ class Fake:
     hold: threading.Event | None = None  # tokens wait until it is set
     purpose: Purpose = field(default_factory=Purpose)
     sentence: Sentence = field(default_factory=Sentence)
+    fingerprint: str = "of the fake"
 
 
 @dataclass
@@ -165,6 +166,7 @@ class FakeEngineClient:
         self._waiting = 0
         self._loader = asyncio.create_task(self._load())
         self.seen: list[Any] = []  # what it was asked for: (request, resolved, prompt's ids)
+        self.resumed: list[Request] = []  # what an earlier process began
         self.held = 0  # what a leak would leave above zero
         self.submitted = 0
         self.most_buffered = 0
@@ -227,30 +229,39 @@ class FakeEngineClient:
 
     # ---- work
 
-    async def generate(self, request: Request) -> AsyncIterator[Event]:
+    async def fingerprint(self) -> str:
+        return self.fake.fingerprint
+
+    async def generate(self, request: Request, after: Sequence[Event] = ()) -> AsyncIterator[Event]:
         if self.state != "ready":
             raise NotReady(self.state, "not ready")
-        if len(self._live) >= self.fake.slots + self.settings.max_queue:
+        if not after and len(self._live) >= self.fake.slots + self.settings.max_queue:
             raise QueueFull(f"{len(self._live)} requests are running or waiting already.")
         assert self.info is not None
         check_purpose(request, self.info)
-        prompt_ids, resolved = self._prepare(request)
+        if after:
+            assert isinstance(after[0], Started)
+            prompt_ids, resolved = list(after[0].prompt_ids), after[0].sampling
+            self.resumed.append(request)
+        else:
+            prompt_ids, resolved = self._prepare(request)
         self.seen.append((request, resolved, prompt_ids))
         params = resolved.params
         live = self._live[request.id] = _Live()
         self.submitted += 1
         self.held += 1
         try:
-            yield Started(
-                job_id=request.id,
-                model=self.settings.model,
-                started_at=datetime.now(UTC).isoformat(),
-                prompt_tokens=len(prompt_ids),
-                seed=params.seed,
-                sampling=resolved,
-                warnings=self.fake.notes,
-                prompt_ids=tuple(prompt_ids),
-            )
+            if not after:
+                yield Started(
+                    job_id=request.id,
+                    model=self.settings.model,
+                    started_at=datetime.now(UTC).isoformat(),
+                    prompt_tokens=len(prompt_ids),
+                    seed=params.seed,
+                    sampling=resolved,
+                    warnings=self.fake.notes,
+                    prompt_ids=tuple(prompt_ids),
+                )
             began = time.monotonic()
             if self._slots.locked():
                 yield narration.queued(request.id, self._waiting)
@@ -263,7 +274,8 @@ class FakeEngineClient:
                     return
                 if self.fake.narrate:
                     yield narration.prompt_scheduled(request.id, len(prompt_ids), 0, queued * 1e3)
-                async for event in self._answer(request, live, prompt_ids, params, queued):
+                answer = self._answer(request, live, prompt_ids, params, queued, after)
+                async for event in answer:
                     yield event
             finally:
                 if admitted:
@@ -327,7 +339,13 @@ class FakeEngineClient:
         return False
 
     async def _answer(
-        self, request: Request, live: _Live, prompt_ids: list[int], params: Any, queued: float
+        self,
+        request: Request,
+        live: _Live,
+        prompt_ids: list[int],
+        params: Any,
+        queued: float,
+        after: Sequence[Event],
     ) -> AsyncIterator[Event]:
         fake = self.fake
         began = time.monotonic()
@@ -338,7 +356,9 @@ class FakeEngineClient:
             yield self._end(live.rule or "VECTOR", 0, len(prompt_ids), queued, 0.0)
             return
         deadline = None if request.timeout_s is None else began + request.timeout_s - queued
-        if params.echo and params.logprobs is not None:
+        given = [e for e in after if isinstance(e, Token) and e.i >= 0]
+        done = sum(len(e.ids) for e in given)
+        if params.echo and params.logprobs is not None and not after:
             for start in range(0, len(prompt_ids), fake.scored):
                 rows = [
                     self._logprob(i, params.logprobs) if start + k else None
@@ -353,11 +373,11 @@ class FakeEngineClient:
         first = time.monotonic()
         metered = first
         held: list[int] = []
-        sent = 0
-        rule, matched, text_so_far = "MAX_TOKENS", None, ""
+        sent = done
+        rule, matched, text_so_far = "MAX_TOKENS", None, "".join(e.t for e in given)
         if len(ids) < params.max_tokens:
             rule = "EOS"
-        for at in range(0, len(ids), fake.chunk):
+        for at in range(done, len(ids), fake.chunk):
             if fake.fail_at is not None and at >= fake.fail_at:
                 raise WorkerError("the fake failed as it was told")
             if live.rule is not None:

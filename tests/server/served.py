@@ -11,6 +11,7 @@ import httpx
 import msgspec
 
 from rbee_worker.config import Settings
+from rbee_worker.journal.directory import Directory
 from rbee_worker.server.run import Service, bind
 from rbee_worker.server.worker import StartEngine
 from tests.server.fake_engine import Fake, FakeEngineClient, starter
@@ -40,13 +41,16 @@ class Served:
         self.others: list[Any] = []  # other clients of this server, closed with it
 
     def _run(self) -> None:
+        journal = Directory(self.settings.journal) if self.settings.journal else None
         listener = bind(self.settings)
         port = listener.getsockname()[1]
         self.settings = msgspec.structs.replace(self.settings, port=port)
         self.url = f"http://127.0.0.1:{port}"
         with asyncio.Runner() as runner:
             self.loop = runner.get_loop()
-            self.service = Service(self.settings, self.token, self._start, signals=())
+            self.service = Service(
+                self.settings, self.token, self._start, signals=(), journal=journal
+            )
             self._bound.set()
             self.exit_code = runner.run(self.service.run(listener))
 

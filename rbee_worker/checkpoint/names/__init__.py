@@ -23,6 +23,7 @@ from rbee_worker.checkpoint.names import (
     llama4,
     mixtures,
     nemotron_h,
+    pairs,
     qwen3_next,
     recurrent,
     rwkv,
@@ -67,4 +68,5 @@ GGUF_ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     | qwen3_next.ARCHITECTURES
     | rwkv.ARCHITECTURES
     | encoders.ARCHITECTURES
+    | pairs.ARCHITECTURES
 )

@@ -54,6 +54,14 @@ _GPT_KEYS = {
     "n_inner": "intermediate_size",
     "activation_function": "hidden_act",
 }
+_T5_KEYS = {
+    "d_model": "hidden_size",
+    "d_kv": "head_dim",
+    "d_ff": "intermediate_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "n_positions": "max_position_embeddings",
+}
 _PHI_KEYS = _GPT_KEYS | {"layer_norm_epsilon": "layer_norm_eps"}
 
 
@@ -233,6 +241,17 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
         },
         # Nothing depends on a longest sequence; the others choose how fla computes and trains.
         # BERT's key; positions of ModernBERT are rotary.
+        **{
+            name: Dialect(
+                name,
+                _T5_KEYS,
+                ignored=(
+                    *("dropout_rate", "initializer_factor", "dense_act_fn"),
+                    *("task_specific_params", "scalable_attention", "output_past"),
+                ),
+            )
+            for name in ("t5", "mt5", "umt5")
+        },
         "modernbert": Dialect("modernbert", ignored=("position_embedding_type",)),
         "rwkv7": Dialect(
             "rwkv7",

@@ -14,6 +14,7 @@ from rbee_worker.extras import missing
 from rbee_worker.machine import available_memory
 from rbee_worker.ops.backend import (
     Backend,
+    DeviceGauge,
     Executable,
     ModelOutline,
     Prepared,
@@ -22,7 +23,9 @@ from rbee_worker.ops.backend import (
     StateMemory,
     Warmed,
 )
-from rbee_worker.ops.plan import DTYPE_BYTES, PlanOps
+from rbee_worker.ops.cpu_options import cpu_only
+from rbee_worker.ops.plan import PlanOps
+from rbee_worker.state.specs import group_bytes_per_block
 
 if TYPE_CHECKING:
     from rbee_worker.models.base import Decoder
@@ -35,9 +38,9 @@ DEVICES = ("nvidia0", "nvidia1", "nvidiactl", "dxg")  # in /dev, where a driver 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What `prepare` decides: whether floats of packed matrices are kept too."""
+    """What `prepare` decides: whether floats and integers of packed matrices are kept too."""
 
-    resident: bool
+    resident: bool = True
     notes: tuple[str, ...] = ()
 
 
@@ -57,6 +60,8 @@ class CudaBackend(Backend):
                 "use --backend cpu, or give this process or container the GPU and its driver.",
                 absent=True,
             )
+        if (only := cpu_only(settings)) is not None:
+            return only
         if settings.attention == "reference":
             return Refusal(
                 "--attention reference: the cuda backend has its own attention only.",
@@ -87,53 +92,67 @@ class CudaBackend(Backend):
         return dtype if settings.kv_dtype == "auto" else settings.kv_dtype
 
     def activations(self, settings: Settings, dtype: str, packed: bool) -> str:
-        return "i8" if packed and not settings.exact_activations else dtype
+        return "i8" if packed and _planes(settings) else dtype
 
-    def plan_ops(self, dtype: str) -> PlanOps:
-        """Without floats of packed matrices, which are kept only where there is room."""
-        return self._plan_ops(dtype, resident=False)
+    def plan_ops(self, dtype: str, settings: Settings | None = None) -> PlanOps:
+        """Without floats beside packed matrices, which are kept only where there is room."""
+        return self._plan_ops(dtype, settings or Settings(), resident=False)
 
-    def _plan_ops(self, dtype: str, *, resident: bool) -> PlanOps:
+    def _plan_ops(self, dtype: str, settings: Settings, *, resident: bool) -> PlanOps:
         from rbee_worker.ops.cuda.plan import CudaPlanOps
 
-        return CudaPlanOps(dtype, resident=resident)
+        f8 = settings.quantize == "fp8"
+        return CudaPlanOps(dtype, planes=_planes(settings), resident=resident, f8=f8)
 
     def fast(self) -> frozenset[str]:
         from rbee_worker.ops.cuda.device_ops import NATIVE
 
         return NATIVE
 
-    def free_bytes(self) -> int:
+    def free_bytes(self, settings: Settings) -> int:
         if _interpreted():
             return available_memory()
         import torch
 
-        free, _ = torch.cuda.mem_get_info()
-        return free
+        _use(settings)
+        free, total = torch.cuda.mem_get_info()
+        kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # free for this process
+        own = total * settings.gpu_memory // 100 - torch.cuda.memory_allocated()
+        return max(min(free + kept, own), 0)
 
     def prepare(
         self, outline: ModelOutline, settings: Settings, kv_dtype: str, progress: Progress
     ) -> Prepared:
         """Triton compiles a kernel when it is first launched, and keeps it. What is decided here is
         whether there is memory for floats of packed matrices."""
+        from rbee_worker.ops.cuda.kernels.packed.planes import WORDS
+
         dtype, notes = self.compute_dtype(settings, "", {}), []
-        both = self._plan_ops(dtype, resident=True)
+        both = self._plan_ops(dtype, settings, resident=True)
         outline.build(cast("Ops", both))
-        packed = [name for name in both.held_bytes if " and " in name]
+        packed = any(format in WORDS for format, _ in both.uses)
+        if settings.deterministic:
+            notes.append("a sequence's logits are the same bits in any step")
         if settings.quantize == "fp8":
-            if packed and not both.held_bytes.get(dtype):
+            if packed and all(format in WORDS for format, held in both.uses if held != "f32"):
                 raise UsageError(
                     "--quantize fp8: all matrices of this model are packed already.",
                     fix="leave the option out.",
                 )
             notes.append("matrices of floats are kept in 8 bits, stacks of experts are not")
         if not packed:
-            return _Plan(True, tuple(notes))
-        if settings.exact_activations:
-            return _Plan(True, (*notes, "packed matrices are kept as floats"))
-        resident = sum(both.held_bytes.values()) < _RESIDENT_SHARE * self.free_bytes()
-        kept = "are kept as floats too" if resident else "are made floats each time"
-        notes.append(f"packed matrices {kept}, for steps of more than 4 rows")
+            return _Plan(notes=tuple(notes))
+        if not _planes(settings):
+            return _Plan(notes=(*notes, "packed matrices are kept as floats"))
+        resident = sum(both.held_bytes.values()) < _RESIDENT_SHARE * self.free_bytes(settings)
+        if resident:
+            notes.append(
+                "packed matrices are kept in three forms: as they are for steps of up to 4 rows, "
+                "rounded to 8-bit integers with a scale for 128 columns for up to 64 rows, "
+                "as floats for more"
+            )
+        else:
+            notes.append("packed matrices are made floats each time, for steps of more than 4 rows")
         return _Plan(resident, tuple(notes))
 
     def warm(
@@ -163,14 +182,16 @@ class CudaBackend(Backend):
 
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         kept: dict[str, bool] = {
-            "planes": not settings.exact_activations,
+            "planes": _planes(settings),
             "resident": not isinstance(prepared, _Plan) or prepared.resident,
             "f8": settings.quantize == "fp8",
+            "fixed": settings.deterministic,
         }
         if _interpreted():
             return CudaOps("cpu", dtype, **kept)
+        _use(settings)
         pdl = torch.cuda.get_device_capability()[0] >= 9
-        return CudaOps("cuda", dtype, pdl=pdl, **kept)
+        return CudaOps(f"cuda:{settings.device}", dtype, pdl=pdl, **kept)
 
     def state(self, ops: Ops, pool: StatePool, dtype: str) -> StateMemory:
         from rbee_worker.ops.cuda.ops import CudaOps
@@ -199,15 +220,49 @@ class CudaBackend(Backend):
 
         return CudaStepwise(model)
 
-    def bytes_per_token(self, outline: ModelOutline, settings: Settings, dtype: str) -> int:
-        from rbee_worker.ops.cpu.backend.bytes_read import numbers_read
+    def gauge(
+        self, outline: ModelOutline, settings: Settings, dtype: str, kv_dtype: str
+    ) -> DeviceGauge | None:
+        if _interpreted():
+            return None
+        from rbee_worker.ops.cuda.gauge import CudaGauge
 
-        return numbers_read(outline, settings) * DTYPE_BYTES[dtype]
+        decoder = outline.build(cast("Ops", self.plan_ops(dtype, settings)))
+        cached = sum(group_bytes_per_block(group, 1, kv_dtype) for group in decoder.groups)
+        weights = self.bytes_per_token(outline, settings, dtype)
+        return CudaGauge(weights, cached, 1e9 * self.read_gb_s(settings))
+
+    def bytes_per_token(self, outline: ModelOutline, settings: Settings, dtype: str) -> int:
+        from rbee_worker.ops.cuda.traffic import TrafficOps, bytes_read
+
+        ops = TrafficOps(dtype, planes=_planes(settings), f8=settings.quantize == "fp8")
+        return bytes_read(ops, outline.build(ops))
 
     def read_gb_s(self, settings: Settings) -> float:
         from rbee_worker.ops.cuda.bandwidth import read_gb_s
 
+        _use(settings)
         return read_gb_s()
+
+
+def _use(settings: Settings) -> None:
+    """Make --device the one that this thread computes on, and keep to --gpu-memory. Raises
+    UsageError for a number that no GPU has."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if count and settings.device >= count:
+        raise UsageError(
+            f"--device {settings.device}: there {'is' if count == 1 else 'are'} {count} here.",
+            fix=f"use a number below {count}.",
+        )
+    torch.cuda.set_device(settings.device)
+    torch.cuda.set_per_process_memory_fraction(settings.gpu_memory / 100)
+
+
+def _planes(settings: Settings) -> bool:
+    """Do products of a few rows read packed weights as they are, with activations in 8 bits?"""
+    return not (settings.exact_activations or settings.deterministic)
 
 
 def _interpreted() -> bool:

@@ -1,36 +1,50 @@
-"""`BiasTable` on the device: entries of every slot, edited and counted by kernels."""
+"""`CountingTable` on the device: entries of every slot, edited and counted by kernels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rbee_worker.ops.cuda.drawn import CudaIds
 from rbee_worker.ops.cuda.kernels.sampling import edits as kernels
 from rbee_worker.ops.cuda.upload import upload
-from rbee_worker.ops.sampling import FIRST_CAPACITY, Edits
+from rbee_worker.ops.sampling import FIRST_CAPACITY, FREQUENCY, PRESENCE, REPETITION, Edits, Ids
+
+_OUTPUT, _WINDOW = 1, 2  # what a slot counts; 3: both
 
 
 class CudaBiasTable:
-    """See `ops.sampling.BiasTable`. No method but `values` waits for the device.
+    """See `ops.sampling.CountingTable`. No method but `values` waits for the device.
 
-    Entries beyond a slot's own are token 0 with counts 0.
+    `_used` has the number of a slot's entries: the host knows only how many there may be, because
+    a token that was just drawn may be new or not. Entries beyond these are zeros.
     """
+
+    counted: Literal["device"] = "device"
 
     def __init__(self, max_seqs: int, device: torch.device) -> None:
         self._max_seqs, self._device = max_seqs, device
         self.clear()
 
     def clear(self) -> None:
-        """See `BiasTable.clear`."""
+        """See `BiasEntries.clear`."""
         self._factors = torch.zeros(self._max_seqs, 3, device=self._device)
+        self._used = self._ints(self._max_seqs)
+        self._exempt = self._ints(self._max_seqs, 1) - 1
+        self._counts = [0] * self._max_seqs  # what each slot counts
+        self._last: tuple[Edits, Tensor] | None = None
         self._reserve(0)
+
+    def _ints(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.int32, device=self._device)
 
     def _reserve(self, capacity: int) -> None:
         shape = (self._max_seqs, capacity)
-        self._ids = torch.zeros(shape, dtype=torch.int32, device=self._device)
+        self._ids = self._ints(*shape)
         self._values = torch.zeros(*shape, 4, dtype=torch.float32, device=self._device)
 
     def _grow(self, capacity: int) -> None:
@@ -48,47 +62,75 @@ class CudaBiasTable:
         values: Sequence[Sequence[float]],
         factors: tuple[float, float, float],
     ) -> None:
-        """See `BiasTable.write`."""
-        self._grow(len(ids))
+        """See `BiasEntries.write`."""
+        n = len(ids)
+        self._grow(n)
         self._ids[slot].zero_()
         self._values[slot].zero_()
+        self._used[slot].fill_(n)
         if ids:
-            n = len(ids)
             self._ids[slot, :n] = upload(np.array(ids, np.int32), self._device)
             self._values[slot, :n] = upload(np.array(values, np.float32), self._device)
         self._factors[slot] = upload(np.array(factors, np.float32), self._device)
+        output = factors[PRESENCE] != 0.0 or factors[FREQUENCY] != 0.0
+        self._counts[slot] = _OUTPUT * output + _WINDOW * (factors[REPETITION] != 1.0)
 
-    def add(self, new: Sequence[tuple[int, int, int]]) -> None:
-        """See `BiasTable.add`."""
-        self._grow(max(place for _, place, _ in new) + 1)
-        self._count([(slot, place, 0, 0, id_) for slot, place, id_ in new])
-
-    def count(self, changes: Sequence[tuple[int, int, int, int]]) -> None:
-        """See `BiasTable.count`."""
-        self._count([(*change, -1) for change in changes])
-
-    def _count(self, changes: list[tuple[int, int, int, int, int]]) -> None:
-        kernels.count(self._ids, self._values, upload(np.array(changes, np.int32), self._device))
+    def exempt(self, slot: int, ids: Sequence[int]) -> None:
+        """See `CountingTable.exempt`."""
+        room = self._exempt.shape[1]
+        if len(ids) > room:
+            wider = self._ints(self._max_seqs, 1 << (len(ids) - 1).bit_length()) - 1
+            wider[:, :room] = self._exempt
+            self._exempt = wider
+        self._exempt[slot].fill_(-1)
+        if ids:
+            self._exempt[slot, : len(ids)] = upload(np.array(ids, np.int32), self._device)
 
     def values(self, slot: int, n: int) -> list[list[float]]:
-        """See `BiasTable.values`."""
+        """See `BiasEntries.values`."""
         found: list[list[float]] = self._values[slot, :n].tolist()
         return found
 
     def apply(self, logits: Tensor, edits: Edits) -> Callable[[Tensor], None]:
-        """See `BiasTable.apply`."""
-        columns = (edits.rows, edits.slots, edits.used, edits.bans)
-        rows = upload(np.array(columns, np.int32).T.copy(), self._device)
-        ids = self._ids
+        """See `BiasEntries.apply`."""
+        rows, most = self._rows(edits), max(edits.used)
+        ids, used = self._ids, self._used
         before = kernels.apply(
             logits,
             ids,
             self._values,
+            used,
             self._factors,
             rows,
-            max(edits.used),
+            most,
             bias=edits.has_bias,
             repetition=edits.has_repetition,
             output=edits.has_output,
         )
-        return lambda logits: kernels.undo(logits, ids, rows, before)
+        return lambda logits: kernels.undo(logits, ids, used, rows, before)
+
+    def push(self, edits: Edits, ids: Ids) -> None:
+        """See `CountingTable.push`."""
+        assert isinstance(ids, CudaIds)
+        if edits.has_repetition or edits.has_output:
+            most = max(edits.used) + 1
+            self._grow(most)
+            kernels.push(
+                self._ids,
+                self._values,
+                self._used,
+                self._exempt,
+                self._rows(edits),
+                ids.device,
+                most,
+            )
+
+    def _rows(self, edits: Edits) -> Tensor:
+        """The edits as the kernels need them, which `apply` and `push` share."""
+        if self._last is None or self._last[0] is not edits:
+            counts = [self._counts[slot] for slot in edits.slots]
+            leaves = edits.leaves or [-1] * len(counts)
+            columns = (edits.rows, edits.slots, edits.bans, counts, leaves)
+            rows = upload(np.array(columns, np.int32).T.copy(), self._device)
+            self._last = edits, rows
+        return self._last[1]

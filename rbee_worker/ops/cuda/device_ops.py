@@ -32,6 +32,7 @@ class DeviceOps(ProductOps, RecurrenceOps):
     """See `Ops`. pdl: kernels start before the one before has ended, where they can."""
 
     name = "cuda"
+    fixed = False  # whether all sums have one order, whatever else is in a step
 
     def __init__(self, device: str, dtype: str, *, pdl: bool) -> None:
         super().__init__(device, dtype)
@@ -110,6 +111,7 @@ class DeviceOps(ProductOps, RecurrenceOps):
         softcap: float | None = None,
         slopes: Tensor | None = None,
         sinks: Tensor | None = None,
+        distances: Tensor | None = None,
         causal: bool = True,
     ) -> Tensor:
         keys, values, state = self._cache(where, batch)
@@ -139,16 +141,26 @@ class DeviceOps(ProductOps, RecurrenceOps):
             softcap=softcap,
             slopes=slopes,
             sinks=sinks,
+            distances=distances,
             causal=causal,
             values=latent,
             pdl=self.pdl,
+            **self._tiles(keys.shape[3] + values.shape[3], q.element_size()),
         )
+
+    def _tiles(self, dims: int, element: int) -> dict[str, Any]:
+        """Options of `kernel.attend` for keys and values of `dims` columns together."""
+        return {}
 
     def _cache(self, where: StateRef, batch: Batch) -> tuple[Tensor, Tensor, PagedState]:
         """A layer's keys and values, and where the step's sequences have theirs."""
         state = batch.state[where.group]
         assert isinstance(state, PagedState)
         return state.k[where.layer], state.v[where.layer], state
+
+    def keep(self, k: Tensor, v: Tensor, where: StateRef, batch: Batch) -> None:
+        keys, values, state = self._cache(where, batch)
+        kernel.write_kv(k, v, keys, values, state.slots, pdl=self.pdl)
 
     def attend_packed(
         self,
@@ -173,7 +185,7 @@ class DeviceOps(ProductOps, RecurrenceOps):
             before |= {"q_norm": q_norm[0], "k_norm": k_norm[0], "eps": q_norm[1]}
         angles = None if spec is None else self.angles.of(spec, batch)
         longest = state.table.shape[1] * keys.shape[1]
-        if longest_rows(batch) == 1:
+        if not self.fixed and longest_rows(batch) == 1:
             return kernel.attend_decode(
                 qkv,
                 keys,
@@ -192,7 +204,7 @@ class DeviceOps(ProductOps, RecurrenceOps):
         q = kernel.split_rope_write(qkv, keys, values, state.slots, angles, **before)
         lengths = whole_prompts(batch)
         plain = all(one is None for name, one in options.items() if name != "scale")
-        if plain and _cudnn_takes(q, keys, values, lengths):
+        if plain and not self.fixed and _cudnn_takes(q, keys, values, lengths):
             size = keys.shape[1]
             place = (state.slots // size, state.slots % size)
             k, v = (cache[place].flatten(1) for cache in (keys, values))
@@ -223,7 +235,9 @@ class DeviceOps(ProductOps, RecurrenceOps):
         up_bias: Tensor | None = None,
         down_bias: Tensor | None = None,
         limit: float | None = None,
+        residual: Tensor | None = None,
     ) -> Tensor:
+        """See `Ops.experts`; residual: added to the result."""
         return experts(
             x.to(self._dtype).contiguous(),
             ids,
@@ -234,6 +248,8 @@ class DeviceOps(ProductOps, RecurrenceOps):
             up_bias=up_bias,
             down_bias=down_bias,
             limit=limit,
+            residual=None if residual is None else residual.contiguous(),
+            fixed=self.fixed,
             pdl=self.pdl,
         )
 
@@ -267,6 +283,7 @@ NATIVE = frozenset(
         "gated",
         "rope",
         "attend",
+        "keep",
         "route",
         "experts",
         "linear_scan",

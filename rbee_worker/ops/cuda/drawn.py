@@ -1,4 +1,5 @@
-"""The tokens of the last draw, kept on the device for the step that is launched meanwhile."""
+"""Drawn tokens on the device: on their way to the host, and kept for the step that is launched
+meanwhile."""
 
 from __future__ import annotations
 
@@ -8,6 +9,27 @@ from torch import Tensor
 from rbee_worker.ops.cuda.kernels.tables import take
 
 _MOST = 4096  # rows of one draw
+
+
+class CudaIds:
+    """`Ids`: int32 `device` [S], and a copy on its way to the host."""
+
+    def __init__(self, ids: Tensor) -> None:
+        self.device = ids
+        self._done: torch.cuda.Event | None = None
+        self._copy = ids
+        if ids.is_cuda:
+            self._copy = torch.empty(ids.shape, dtype=ids.dtype, pin_memory=True)
+            self._copy.copy_(ids, non_blocking=True)
+            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._done.record()
+
+    def host(self) -> list[int]:
+        """See `Ids.host`."""
+        if self._done is not None:
+            self._done.synchronize()
+        ids: list[int] = self._copy.tolist()
+        return ids
 
 
 class Drawn:

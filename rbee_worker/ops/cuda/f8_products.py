@@ -1,4 +1,4 @@
-"""Products of several rows with matrices of 8-bit floats, on tensor cores in 8 bits."""
+"""Products of many rows with matrices of 8-bit floats, on tensor cores in 8 bits."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import torch
 from torch import Tensor
 
 from rbee_worker.ops.cuda.kernels.f8 import quantize_f8
+from rbee_worker.ops.cuda.kernels.skinny import FEW
 from rbee_worker.ops.cuda.matrix import DeviceMatrix
 
 
 def can_multiply_f8(x: Tensor, matrix: DeviceMatrix) -> bool:
-    """Whether the GPU multiplies these in 8 bits: from compute capability 8.9 on, whole tiles."""
+    """Whether the GPU multiplies these in 8 bits: from compute capability 8.9 on, whole tiles; or
+    Triton's interpreter, few rows."""
     return (
         matrix.scales is not None
-        and x.is_cuda
         and x.shape[0] > 1
         and x.dtype in (torch.bfloat16, torch.float16)
-        and torch.cuda.get_device_capability(x.device) >= (8, 9)
+        and (
+            torch.cuda.get_device_capability(x.device) >= (8, 9) if x.is_cuda else x.shape[0] <= FEW
+        )
         and matrix.rows % 16 == 0
         and matrix.cols % 16 == 0
     )

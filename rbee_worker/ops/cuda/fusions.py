@@ -63,6 +63,21 @@ def _residual(node: Node, links: Links) -> Change | None:
     return None
 
 
+def _experts(node: Node, links: Links) -> Change | None:
+    """A sum with the result of experts, both in the compute type."""
+    if node.op != "add" or any(one.form != "compute" for one in (*node.args, *node.outputs)):
+        return None
+    for x, other in (node.args, node.args[::-1]):
+        maker = links.maker(x, "experts")
+        if maker is None or links.only_user(x) is not node or "residual" in maker.options:
+            continue
+        if other is x:
+            continue
+        options = {**maker.options, "residual": other}
+        return {maker: [], node: [Node("experts", maker.args, options, node.outputs)]}
+    return None
+
+
 def _norm(node: Node, links: Links) -> Change | None:
     """An RMS norm whose only use is a product."""
     if node.op != "rms_norm" or node.options["heads"] != 1:
@@ -78,6 +93,8 @@ def _norm(node: Node, links: Links) -> Change | None:
 def _packed_attention(node: Node, links: Links) -> Change | None:
     """Attention of a projection's parts, with norms of heads and rotary positions before it."""
     if node.op != "attend" or not node.options["causal"] or None in node.args[1:3]:
+        return None
+    if node.options["distances"] is not None:
         return None
     q, k, v, where, batch = node.args
     taken: list[Node] = []
@@ -112,7 +129,7 @@ def _packed_attention(node: Node, links: Links) -> Change | None:
         "q_norm": None if q_norm is None else tuple(q_norm.args[1:]),
         "k_norm": None if k_norm is None else tuple(k_norm.args[1:]),
     }
-    del options["causal"]
+    del options["causal"], options["distances"]
     packed = Node("attend_packed", (split.args[0], where, batch), options, node.outputs)
     return {**dict.fromkeys((split, *taken), ()), node: [packed]}
 
@@ -129,20 +146,29 @@ def _through(value: Value, op: str, links: Links, taken: list[Node]) -> tuple[Va
 
 
 def _ahead(node: Node, links: Links) -> Change | None:
-    """A product whose result the next product takes in 8 bits: it quantizes it too."""
-    if node.op != "product" or "ahead" in node.options or not _planes(node):
+    """A product whose result the next product takes in 8 bits, or as floats after a norm: it makes
+    that form too."""
+    if node.op != "product" or "ahead" in node.options:
         return None
+    kind = _operand(node)
     for user in links.users.get(node.outputs[0], ()):
-        if user.op == "product" and user.args[0] is node.outputs[0] and _planes(user):
-            options = {**node.options, "ahead": Ahead(user.options.get("norm"))}
+        if user.op != "product" or user.args[0] is not node.outputs[0]:
+            continue
+        norm = user.options.get("norm")
+        if kind == _operand(user) and (kind == "planes" or (kind == "floats" and norm is not None)):
+            options = {**node.options, "ahead": Ahead(norm)}
             return {node: [Node(node.op, node.args, options, node.outputs)]}
     return None
 
 
-def _planes(node: Node) -> bool:
-    """Does the product read packed planes?"""
+def _operand(node: Node) -> str | None:
+    """What the product reads of its matrix: packed planes or floats in the compute type."""
     matrix = node.args[1].data
-    return isinstance(matrix, DeviceMatrix) and bool(matrix.parts)
+    if not isinstance(matrix, DeviceMatrix):
+        return None
+    if matrix.parts:
+        return "planes"
+    return "floats" if matrix.dense is not None and matrix.scales is None else None
 
 
 FUSIONS = (
@@ -150,7 +176,8 @@ FUSIONS = (
     Fusion("product + gated activation", _gated),
     Fusion("product + activation", _act),
     Fusion("product + residual", _residual),
+    Fusion("experts + residual", _experts),
     Fusion("norm + product", _norm),
-    Fusion("product + quantization for the next", _ahead),
+    Fusion("product + the form that the next one takes", _ahead),
     Fusion("split + head norms + rope + attention", _packed_attention),
 )

@@ -1,8 +1,9 @@
 """How a matrix is kept on the device: as floats, as packed planes, or as both.
 
-Products of a few rows read planes, a quarter to a half of the bytes of floats. Products of many
-rows need floats: a copy that is always there, where the memory plan has room for it (`resident`),
-or else one that is made each time from the file's own bytes.
+Products of up to four rows read planes, a quarter to a half of the bytes of floats. Products of
+many rows need floats: a copy that is always there, where the memory plan has room for it
+(`resident`), or else one that is made each time from the file's own bytes. Where there is room,
+8-bit integers are kept as well, for products of 5 to 64 rows.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rbee_worker.checkpoint.formats import FORMATS
+from rbee_worker.ops.cuda.kernels.block_bytes import BLOCK, integer_bytes
 from rbee_worker.ops.cuda.kernels.packed.dequantize import dequantize
 from rbee_worker.ops.cuda.kernels.packed.planes import CHUNK, ROWS, WORDS, PackedPart
 from rbee_worker.ops.plan import DTYPE_BYTES
@@ -31,7 +33,8 @@ class Raw:
 class DeviceMatrix:
     """rows x cols. dense: in the compute dtype, or None; scales: float32 [rows], where dense is in
     8-bit floats that are multiplied with their row's scale (`quantized`); parts: planes of all rows
-    in order, or none; raw: the file's bytes of all rows in order, kept where `dense` is not."""
+    in order, or none; raw: the file's bytes of all rows in order, kept where `dense` is not;
+    integers: the matrix once more, as `kernels.block_bytes.matrix_bytes` writes it."""
 
     rows: int
     cols: int
@@ -39,6 +42,7 @@ class DeviceMatrix:
     parts: tuple[PackedPart, ...] = ()
     raw: tuple[Raw, ...] = ()
     scales: Tensor | None = None
+    integers: tuple[Tensor, Tensor] | None = None
 
     def floats(self, dtype: torch.dtype) -> Tensor:
         """The matrix in the compute dtype; made now if it is not kept."""
@@ -89,20 +93,37 @@ def quantized(dense: Tensor) -> tuple[Tensor, Tensor]:
     return (dense.float() / scales).to(F8), scales[:, 0].contiguous()
 
 
-def held_form(
-    format: str, rows: int, cols: int, dtype: str, *, resident: bool, f8: bool
-) -> tuple[str, int]:
+@dataclass(frozen=True)
+class Forms:
+    """How matrices are kept. planes: packed ones as planes, for products of a few rows; resident:
+    and as floats, and 8-bit integers, beside them. f8: those of floats in 8 bits."""
+
+    planes: bool = True
+    resident: bool = True
+    f8: bool = False
+
+
+def held_form(format: str, rows: int, cols: int, dtype: str, forms: Forms) -> tuple[str, int]:
     """The name and the bytes of a matrix in this form; see `DeviceMatrix`."""
     dense = rows * cols * DTYPE_BYTES[dtype]
     if format not in WORDS:
-        return ("f8", rows * cols + 4 * rows) if f8 else (dtype, dense)
-    form = FORMATS[format]
-    planes = -(-rows // ROWS) * ROWS * -(-cols // CHUNK) * WORDS[format] * 4
-    if form.block == 256:
-        planes += -(-rows // ROWS) * ROWS * cols // 256 * 4
-    if resident:
+        return ("f8", rows * cols + 4 * rows) if forms.f8 else (dtype, dense)
+    if not forms.planes:
+        return dtype, dense
+    planes = planes_bytes(format, rows, cols)
+    if forms.resident and cols % BLOCK == 0:
+        return f"{format} planes, i8 and {dtype}", planes + dense + integer_bytes(rows, cols)
+    if forms.resident:
         return f"{format} planes and {dtype}", planes + dense
+    form = FORMATS[format]
     return f"{format} planes and bytes", planes + rows * cols // form.block * form.bytes
+
+
+def planes_bytes(format: str, rows: int, cols: int) -> int:
+    """The bytes of a packed matrix's planes."""
+    height = -(-rows // ROWS) * ROWS
+    planes = height * -(-cols // CHUNK) * WORDS[format] * 4
+    return planes + (height * cols // 256 * 4 if FORMATS[format].block == 256 else 0)
 
 
 def part_offsets(parts: Sequence[PackedPart]) -> list[int]:

@@ -40,8 +40,18 @@ class CudaModel:
         self._whole, self.fused = lowered(
             decoder.ops, decoder, lambda _: decoder.head(decoder.hidden(NO_BATCH))
         )
+        self._encoder: Program | None = None
+        if decoder.start is not None:
+            self._encoder, _ = lowered(decoder.ops, decoder, lambda _: decoder.encode(NO_BATCH))
         self._graphs = graphs
         self._seen: dict[int, tuple[Batch, list[_Capture]]] = {}  # by the batch's id
+
+    @torch.inference_mode()
+    def encode(self, batch: Batch) -> Tensor:
+        """See `Executable.encode`."""
+        assert self._encoder is not None
+        self._ops.now.begin(batch)
+        return self._encoder.run(batch)[0]
 
     @torch.inference_mode()
     def hidden(self, batch: Batch) -> Tensor:

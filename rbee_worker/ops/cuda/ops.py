@@ -13,9 +13,11 @@ from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.ops import Weight
 from rbee_worker.ops.cuda.device_ops import DeviceOps
 from rbee_worker.ops.cuda.drawn import Drawn
+from rbee_worker.ops.cuda.fixed_ops import FixedOps
+from rbee_worker.ops.cuda.kernels.block_bytes import BLOCK, empty_integers, write_integers
 from rbee_worker.ops.cuda.kernels.packed.dequantize import dequantize
 from rbee_worker.ops.cuda.kernels.packed.planes import WORDS, PackedPart, joined, repack
-from rbee_worker.ops.cuda.matrix import DeviceMatrix, Raw, held_form, quantized
+from rbee_worker.ops.cuda.matrix import DeviceMatrix, Forms, Raw, held_form, quantized
 from rbee_worker.ops.cuda.sampling import CudaSampling
 from rbee_worker.ops.cuda.weight_upload import WeightUpload
 from rbee_worker.ops.graph.recorder import GraphOps
@@ -36,13 +38,16 @@ class CudaOps(GraphOps):
         planes: bool = True,
         resident: bool = True,
         f8: bool = False,
+        fixed: bool = False,
     ) -> None:
         """pdl: kernels may start before the one before has ended. planes: products of a few rows
         read packed weights as they are, with activations in 8 bits; resident: floats of packed
-        matrices are kept too (`matrix.py`). f8: matrices of floats are kept in 8 bits."""
+        matrices and 8-bit integers are kept too (`matrix.py`). f8: matrices of floats are kept in
+        8 bits. fixed: sums have one order (`FixedOps`); without planes."""
+        assert not (fixed and planes)
         self.device, self.dtype = device, dtype
-        self._planes, self._resident, self._f8 = planes, resident, f8
-        self.now = DeviceOps(device, dtype, pdl=pdl)
+        self._forms = Forms(planes, resident, f8)
+        self.now = (FixedOps if fixed else DeviceOps)(device, dtype, pdl=pdl)
         self.drawn = Drawn(torch.device(device))
         self._upload = WeightUpload(torch.device(device))
 
@@ -52,10 +57,14 @@ class CudaOps(GraphOps):
 
     def matrix(self, parts: Sequence[Packed]) -> Weight:
         rows, cols = sum(p.shape[0] for p in parts), parts[0].shape[1]
-        packed = self._planes and all(p.format in WORDS for p in parts)
+        packed = self._forms.planes and all(p.format in WORDS for p in parts)
+        f8 = self._forms.f8 and not any(p.format in WORDS for p in parts)
         dense = None
-        if not packed or self._resident:
+        if not packed or self._forms.resident:
             dense = torch.empty((rows, cols), dtype=DTYPES[self.dtype], device=self.device)
+        integers = None
+        if packed and self._forms.resident and cols % BLOCK == 0:
+            integers = empty_integers(rows, cols, self.device)
         planes: list[PackedPart] = []
         kept: list[Raw] = []
         at = 0
@@ -69,23 +78,30 @@ class CudaOps(GraphOps):
                     kept.append(piece)
                 if packed:
                     planes.append(repack(piece.data, part.format, count, cols))
+                if integers is not None:
+                    exact = torch.empty((count, cols), dtype=torch.float32, device=self.device)
+                    dequantize(piece.data, part.format, count, cols, exact)
+                    write_integers(exact, integers, at)
                 at += count
         assert at == rows
         scales = None
-        if self._f8 and not packed and dense is not None:
+        if f8 and dense is not None:
             dense, scales = quantized(dense)
-        matrix = DeviceMatrix(rows, cols, dense, tuple(joined(planes)), _whole(kept), scales)
+        matrix = DeviceMatrix(
+            rows, cols, dense, tuple(joined(planes)), _whole(kept), scales, integers
+        )
         formats = "+".join(dict.fromkeys(p.format for p in parts))
         held = [self._form(part) for part in parts]
         if not packed and dense is not None:
-            held = [("f8" if self._f8 else self.dtype, dense.nbytes)]
+            extra = 0 if scales is None else scales.nbytes
+            held = [("f8" if f8 else self.dtype, dense.nbytes + extra)]
         return Weight(
             matrix, rows, cols, formats, "+".join(dict(held)), sum(size for _, size in held)
         )
 
     def _form(self, part: Packed) -> tuple[str, int]:
         rows, cols = part.shape
-        return held_form(part.format, rows, cols, self.dtype, resident=self._resident, f8=self._f8)
+        return held_form(part.format, rows, cols, self.dtype, self._forms)
 
     def stack(self, members: Sequence[Sequence[Packed]]) -> Weight:
         first = members[0]

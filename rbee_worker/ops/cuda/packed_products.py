@@ -14,9 +14,10 @@ from rbee_worker.ops.cuda.kernels.packed.quantize import (
     empty_quantized,
     quantize_rows,
 )
+from rbee_worker.ops.cuda.kernels.skinny import Weighted
 from rbee_worker.ops.cuda.matrix import DeviceMatrix, part_offsets
 
-MOST = 4  # rows from which on floats are faster (H200, Q4_K: 8 rows as floats are twice as fast)
+MOST = 4  # rows; for more, integers of 8 bits on tensor cores are faster, and so are floats
 
 Norm = tuple[Tensor | None, float]
 
@@ -28,10 +29,10 @@ class Ahead(NamedTuple):
 
 
 class _Ready(NamedTuple):
-    """A result that is quantized too, for a product after that norm."""
+    """A result that is there in the form that a product after that norm takes too."""
 
     ahead: Ahead
-    quantized: Quantized
+    form: Quantized | Weighted
 
 
 def product(
@@ -78,16 +79,29 @@ def product(
             pdl=pdl,
             **more,
         )
-    if following is not None and ahead is not None:
-        out.ready = _Ready(ahead, following)  # type: ignore[attr-defined]
+    keep_ready(out, ahead, following)
     return out
+
+
+def keep_ready(x: Tensor, ahead: Ahead | None, form: Quantized | Weighted | None) -> None:
+    """Remember the form of x that the product after the norm `ahead` takes, if there is one."""
+    if ahead is not None and form is not None:
+        x.ready = _Ready(ahead, form)  # type: ignore[attr-defined]
+
+
+def ready_for(x: Tensor, norm: Norm | None) -> Weighted | None:
+    """What the product that made x kept for a product of floats after that norm."""
+    ready: _Ready | None = getattr(x, "ready", None)
+    if ready is None or not isinstance(ready.form, Weighted):
+        return None
+    return ready.form if _same(ready.ahead.norm, norm) else None
 
 
 def _quantized(x: Tensor, norm: Norm | None, pdl: bool) -> Quantized:
     """x in 8 bits: by the product that made it, or now."""
     ready: _Ready | None = getattr(x, "ready", None)
-    if ready is not None and _same(ready.ahead.norm, norm):
-        return ready.quantized
+    if ready is not None and isinstance(ready.form, Quantized) and _same(ready.ahead.norm, norm):
+        return ready.form
     return quantize_rows(x if x.stride(1) == 1 else x.contiguous(), norm, pdl=pdl)
 
 

@@ -10,14 +10,27 @@ from rbee_worker.ops.plan import PlanOps, Use
 
 
 class CudaPlanOps(PlanOps):
-    """resident: floats of packed matrices are kept beside them. `--quantize` is not counted: it
-    stores half of what is planned."""
+    """planes, resident, f8: see `matrix.Forms`. read: count what a product of one row reads, which
+    is one of the forms of a matrix that is kept in two."""
 
-    def __init__(self, dtype: str, *, resident: bool) -> None:
-        from rbee_worker.ops.cuda.matrix import held_form
+    def __init__(
+        self,
+        dtype: str,
+        *,
+        planes: bool = True,
+        resident: bool = True,
+        f8: bool = False,
+        read: bool = False,
+    ) -> None:
+        from rbee_worker.ops.cuda.kernels.packed.planes import WORDS
+        from rbee_worker.ops.cuda.matrix import Forms, held_form, planes_bytes
+
+        forms = Forms(planes, resident, f8)
 
         def held(format: str, rows: int, cols: int) -> tuple[str, int]:
-            return held_form(format, rows, cols, dtype, resident=resident, f8=False)
+            if read and planes and format in WORDS:
+                return "planes", planes_bytes(format, rows, cols)
+            return held_form(format, rows, cols, dtype, forms)
 
         super().__init__(dtype, held=held)
 

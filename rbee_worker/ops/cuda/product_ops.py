@@ -1,6 +1,7 @@
 """Products with the model's matrices: which kernel computes one, by its rows and the matrix's form.
 
-One row: `kernels.gemv`; a few: `kernels.skinny`; packed planes: `packed_products`; many: cuBLAS.
+One row: `kernels.gemv`; up to 64: `kernels.skinny`, in 8 bits where the matrix is; packed planes,
+up to four rows: `packed_products`; many: cuBLAS.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from torch import Tensor
 from rbee_worker.ops import Activation, Weight
 from rbee_worker.ops.cuda import packed_products
 from rbee_worker.ops.cuda.f8_products import can_multiply_f8, multiply_f8
+from rbee_worker.ops.cuda.kernels.block_bytes import to_bytes
+from rbee_worker.ops.cuda.kernels.f8 import quantize_f8
 from rbee_worker.ops.cuda.kernels.gemv import gemv
 from rbee_worker.ops.cuda.kernels.norm import norm
 from rbee_worker.ops.cuda.kernels.rowwise import gated
-from rbee_worker.ops.cuda.kernels.skinny import skinny
+from rbee_worker.ops.cuda.kernels.skinny import FEW, skinny, skinny_ahead
 from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from rbee_worker.ops.cuda.matrix import DeviceMatrix
+from rbee_worker.ops.cuda.packed_products import keep_ready, ready_for
 from rbee_worker.ops.reference.ops import ReferenceOps
-
-FEW = 64  # rows that the skinny product takes; cuBLAS takes more
 
 
 class ProductOps(ReferenceOps):
@@ -87,17 +89,54 @@ class ProductOps(ReferenceOps):
                 x.contiguous(), dense, scales=scales, norm=norm, bias=bias, form=result,
                 pdl=self.pdl, **after,
             )  # fmt: skip
+        if n <= FEW and (matrix.integers is not None or can_multiply_f8(x, matrix)):
+            return self._few_in_8_bits(x.contiguous(), matrix, norm, bias, result, after)
         if can_multiply_f8(x, matrix):
             y = multiply_f8(x.contiguous(), matrix, norm=norm, pdl=self.pdl)
             return self._ended(y, bias, result, **after)
-        x = self._normed(x, norm)
         if n <= FEW and self._dtype != torch.float32:
             dense, scales = self._operand(matrix)
-            return skinny(
-                x, dense, self.workspace, scales=scales, bias=bias, form=result, pdl=self.pdl,
+            y, following = skinny_ahead(
+                ready_for(x, norm) or self._normed(x, norm), dense, self.workspace, scales=scales,
+                bias=bias, form=result, pdl=self.pdl, ahead=self._norm_ahead(ahead, result),
                 **after,
             )  # fmt: skip
-        return self._many(x, matrix, bias, result, owned=owned, **after)
+            keep_ready(y, ahead, following)
+            return y
+        return self._many(self._normed(x, norm), matrix, bias, result, owned=owned, **after)
+
+    def _norm_ahead(
+        self, ahead: packed_products.Ahead | None, form: torch.dtype
+    ) -> tuple[Tensor, float] | None:
+        """The norm between this product and the next one, if this one may weight its result:
+        before its factor a row may be beyond what float16 holds."""
+        if ahead is None or ahead.norm is None or form != torch.bfloat16:
+            return None
+        weight, eps = ahead.norm
+        return None if weight is None else (weight, eps)
+
+    def _few_in_8_bits(
+        self,
+        x: Tensor,
+        matrix: DeviceMatrix,
+        norm: tuple[Tensor | None, float] | None,
+        bias: Tensor | None,
+        form: torch.dtype,
+        after: dict[str, Any],
+    ) -> Tensor:
+        """A product of up to 64 rows with 8-bit integers, or with 8-bit floats."""
+        if matrix.integers is not None:
+            weight, scales = matrix.integers
+            values, x_scales = to_bytes(x, norm, pdl=self.pdl)
+        else:
+            assert matrix.dense is not None
+            assert matrix.scales is not None
+            weight, scales = matrix.dense, matrix.scales
+            values, x_scales = quantize_f8(x, norm, pdl=self.pdl)
+        return skinny(
+            values, weight, self.workspace, x_scales=x_scales, scales=scales, bias=bias,
+            form=form, pdl=self.pdl, **after,
+        )  # fmt: skip
 
     def _normed(self, x: Tensor, before: tuple[Tensor | None, float] | None) -> Tensor:
         if before is not None:

@@ -16,7 +16,12 @@ class _At(int):
     """A place in the list of values."""
 
 
-_NEW = ("embed", "product", "add")  # operations whose results are never views of other values
+_NEW = (
+    "embed",
+    "product",
+    "add",
+    "experts",
+)  # operations whose results are never views of other values
 
 
 class Program:
@@ -44,7 +49,7 @@ class Program:
         args = tuple(self._argument(one) for one in node.args)
         options = {name: self._argument(one) for name, one in node.options.items()}
         residual = node.options.get("residual")
-        if residual in ends and residual in self._own:
+        if node.op == "product" and residual in ends and residual in self._own:
             options["owned"] = True  # the result may take the residual's place
         if node.op in _NEW:
             self._own.update(node.outputs)
@@ -77,7 +82,7 @@ class Program:
             made = function(*map(real, args), **{k: real(v) for k, v in options.items()})
             if len(outputs) == 1:
                 values[outputs[0]] = made
-            else:
+            elif outputs:
                 for place, one in zip(outputs, made, strict=True):
                     values[place] = one
             for place in ends:

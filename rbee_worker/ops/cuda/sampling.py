@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rbee_worker.ops.cuda.bias_table import CudaBiasTable
-from rbee_worker.ops.cuda.drawn import Drawn
+from rbee_worker.ops.cuda.drawn import CudaIds, Drawn
 from rbee_worker.ops.cuda.kernels.sampling.draw import draw, planned
 from rbee_worker.ops.cuda.kernels.sampling.peaks import greedy
 from rbee_worker.ops.cuda.kernels.sampling.rows import COLUMNS
@@ -22,27 +22,6 @@ from rbee_worker.ops.cuda.kernels.sampling.score import scores
 from rbee_worker.ops.cuda.upload import upload
 from rbee_worker.ops.sampling import Bits, DrawParams
 from rbee_worker.types import TokenLogprob
-
-
-class CudaIds:
-    """`Ids`: int32 `device` [S], and a copy on its way to the host."""
-
-    def __init__(self, ids: Tensor) -> None:
-        self.device = ids
-        self._done: torch.cuda.Event | None = None
-        self._copy = ids
-        if ids.is_cuda:
-            self._copy = torch.empty(ids.shape, dtype=ids.dtype, pin_memory=True)
-            self._copy.copy_(ids, non_blocking=True)
-            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._done.record()
-
-    def host(self) -> list[int]:
-        """See `Ids.host`."""
-        if self._done is not None:
-            self._done.synchronize()
-        ids: list[int] = self._copy.tolist()
-        return ids
 
 
 class CudaSampling:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from rbee_worker.ops.cuda.kernels.gemv import GemvShape, gemv
-from rbee_worker.ops.cuda.kernels.skinny import SkinnyShape, skinny
+from rbee_worker.ops.cuda.kernels.skinny import skinny
+from rbee_worker.ops.cuda.kernels.skinny_shapes import SkinnyShape
 from rbee_worker.ops.cuda.kernels.workspace import Workspace
 
 _COLD = 6e8  # bytes of weights in turn, more than any L2 cache holds

@@ -184,6 +184,7 @@ class GraphOps(Ops):
         softcap: float | None = None,
         slopes: Array | None = None,
         sinks: Array | None = None,
+        distances: Array | None = None,
         causal: bool = True,
     ) -> Array:
         spec = self.groups[where.group].spec
@@ -205,8 +206,16 @@ class GraphOps(Ops):
             softcap=softcap,
             slopes=slopes,
             sinks=sinks,
+            distances=distances,
             causal=causal,
         )
+
+    def keep(self, k: Array, v: Array, where: StateRef, batch: Batch) -> None:
+        spec = self.groups[where.group].spec
+        assert isinstance(spec, PagedKV)
+        _has(k, spec.heads * spec.k_dim)
+        _has(v, spec.heads * spec.v_dim)
+        self._node("keep", (k, v, where, BATCH), ())
 
     # ---- recurrences
 

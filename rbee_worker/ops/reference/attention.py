@@ -32,6 +32,7 @@ class Mask(NamedTuple):
     slopes: Tensor | None = None  # float32 [heads]
     sinks: Tensor | None = None  # float32 [heads]
     causal: bool = True
+    distances: Tensor | None = None  # float32 [heads, 2 * reach + 1]
 
     def lowest(self, position: int) -> int:
         """The first key that a query at `position` sees."""
@@ -146,6 +147,8 @@ def _fold(q: Tensor, kv: Keys, batch: Batch, tiles: Tiles, scale: float, mask: M
         if mask.slopes is not None:
             by_row = behind.repeat_interleave(group, dim=1)[:, None].float()
             scores = scores + by_row * _by_query(mask.slopes, kv_heads)
+        if mask.distances is not None:
+            scores = scores + _by_distance(mask.distances, behind, kv_heads)
         seen = _visible(at[pick], behind, lens, mask, group)
         scores = scores.masked_fill(~seen, float("-inf"))
         high = torch.maximum(top[pick], scores.amax(-1, keepdim=True))
@@ -167,6 +170,15 @@ def _fold(q: Tensor, kv: Keys, batch: Batch, tiles: Tiles, scale: float, mask: M
 def _by_query(of_heads: Tensor, kv_heads: int) -> Tensor:
     """[heads] as [1, kv_heads, ROWS * group, 1]"""
     return of_heads.view(1, kv_heads, -1).repeat(1, 1, ROWS)[..., None]
+
+
+def _by_distance(distances: Tensor, behind: Tensor, kv_heads: int) -> Tensor:
+    """What `distances` adds to the scores, [T, kv_heads, ROWS * group, SPAN], for keys `behind`
+    [T, ROWS, SPAN] positions after their queries."""
+    reach = distances.shape[1] // 2
+    added = distances[:, behind.clamp(-reach, reach) + reach]  # [heads, T, ROWS, SPAN]
+    tiles, rows, keys = behind.shape
+    return added.view(kv_heads, -1, tiles, rows, keys).permute(2, 0, 3, 1, 4).flatten(2, 3)
 
 
 def _gather(

@@ -20,6 +20,7 @@ from rbee_worker.ops.backend import (
     StateMemory,
     Warmed,
 )
+from rbee_worker.ops.cpu_options import cpu_only
 from rbee_worker.ops.gpu_options import gpu_only
 from rbee_worker.ops.plan import DTYPE_BYTES, PlanOps
 
@@ -43,7 +44,7 @@ class ReferenceBackend(Backend):
     title = "plain torch operations, slow"
 
     def refuses(self, settings: Settings) -> Refusal | None:
-        only = gpu_only(settings)
+        only = gpu_only(settings) or cpu_only(settings)
         if only is not None:
             return only
         absent = missing("torch")
@@ -74,13 +75,13 @@ class ReferenceBackend(Backend):
     def activations(self, settings: Settings, dtype: str, packed: bool) -> str:
         return dtype
 
-    def plan_ops(self, dtype: str) -> PlanOps:
+    def plan_ops(self, dtype: str, settings: Settings | None = None) -> PlanOps:
         return PlanOps(dtype)
 
     def fast(self) -> frozenset[str]:
         return frozenset()
 
-    def free_bytes(self) -> int:
+    def free_bytes(self, settings: Settings) -> int:
         return available_memory()
 
     def prepare(

@@ -30,6 +30,12 @@ class ReferenceModel:
         self.context = decoder.context
 
     @torch.inference_mode()
+    def encode(self, batch: Batch) -> Tensor:
+        """See `Executable.encode`."""
+        rows: Tensor = self.decoder.encode(batch)
+        return rows
+
+    @torch.inference_mode()
     def hidden(self, batch: Batch) -> Tensor:
         """See `Executable.hidden`."""
         hidden: Tensor = self.decoder.hidden(batch)

@@ -226,28 +226,40 @@ class ReferenceOps(RecurrenceOps, RgLruOps, GatedDeltaOps, WkvOps):
         softcap: float | None = None,
         slopes: Tensor | None = None,
         sinks: Tensor | None = None,
+        distances: Tensor | None = None,
         causal: bool = True,
     ) -> Tensor:
         state = batch.state[where.group]
         assert isinstance(state, PagedState)
         keys, values = state.k[where.layer], state.v[where.layer]
-        # [blocks, block_size, kv_heads, dim] with one row per token
         if k is not None:
-            keys.flatten(0, 1)[state.slots] = _by_head(k, keys.shape[2]).to(keys.dtype)
+            _write(k, keys, state)
         if values.shape[3] == 0:
             assert v is not None
             values = keys[..., : v.shape[1] // keys.shape[2]]
         elif v is not None:
-            values.flatten(0, 1)[state.slots] = _by_head(v, values.shape[2]).to(values.dtype)
+            _write(v, values, state)
         lens, lens_host = batch.kv_lens, batch.kv_lens_host
         if state.lens is not None:
             assert not causal
             assert state.lens_host is not None
             lens, lens_host = state.lens, state.lens_host.tolist()
         kv = Keys(keys, values, state.table, lens, lens_host)
-        mask = Mask(window, chunk, softcap, slopes, sinks, causal)
+        by_distance = None if distances is None else distances.view(heads, -1)
+        mask = Mask(window, chunk, softcap, slopes, sinks, causal, by_distance)
         out = attend(_by_head(q.float(), heads), kv, batch, scale=scale, mask=mask)
         return out.flatten(1).to(q.dtype)
+
+    def keep(self, k: Tensor, v: Tensor, where: StateRef, batch: Batch) -> None:
+        state = batch.state[where.group]
+        assert isinstance(state, PagedState)
+        _write(k, state.k[where.layer], state)
+        _write(v, state.v[where.layer], state)
+
+
+def _write(rows: Tensor, cache: Tensor, state: PagedState) -> None:
+    """Keys or values [N, heads * dim] into a layer's [blocks, block_size, heads, dim]."""
+    cache.flatten(0, 1)[state.slots] = _by_head(rows, cache.shape[2]).to(cache.dtype)
 
 
 def _by_head(x: Tensor, heads: int) -> Tensor:

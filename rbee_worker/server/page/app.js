@@ -48,6 +48,12 @@ function show(stats) {
   $("running").textContent = stats.running;
   $("queue").textContent = stats.queue_depth;
   kv(stats.kv_usage);
+  if (stats.gpu) {
+    const gb = (bytes) => (bytes / 1e9).toFixed(1);
+    $("gpu").hidden = false;
+    $("gpu-text").textContent = `${gb(stats.gpu.memory_used_bytes)} of ${gb(stats.gpu.memory_total_bytes)} GB, `
+      + `${(stats.utilisation * 100).toFixed(0)} % busy, ${(stats.gpu.floor_share * 100).toFixed(0)} % of the floor`;
+  }
   narrate(stats.state === "ready" ? `${stats.model} is ready.` : stats.reason, true);
   if (stats.state === "ready" && !known) describe().catch((error) => narrate(error.message));
 }

@@ -12,6 +12,7 @@ from rbee_worker.ops.cpu.runtime.native import Library
 from rbee_worker.ops.cpu.shared import isa
 from rbee_worker.ops.cpu.shared.forms import forms, variant
 from rbee_worker.ops.cpu.shared.held import HELD, held_as
+from rbee_worker.ops.cpu.shared.reading import UNMEASURED
 from tests.ops.cpu.test_linear import PACKED, activations, aligned, matrix, product
 
 NAME = "avx512amx"
@@ -83,7 +84,7 @@ def test_neighbours_of_a_result_stay_untouched(amx):
     y = np.full((20, 24), 7.0, np.float32)
     amx["linear.q4_0"](
         step.ctypes.data, w=m.held, x=x, y=y, cols=64, rows=20, stride=24, count=0, bias=0,
-        ticket=0, few=0, many=0,
+        ticket=0, few=0, many=0, **UNMEASURED._asdict(),
     )  # fmt: skip
     assert (y[:, 20:] == 7).all()
     assert (y[19] == 7).all()
@@ -104,7 +105,7 @@ def test_stacked_matrices(amx, vnni, form):
     amx[f"stacked.{variant(HELD['q5_0'], form)}"](
         header.ctypes.data, w=np.array([m.held.ctypes.data for m in members]), members=3, x=given,
         x_each=2 * 8 * size, token=blocks * size, by_token=0, lists=0, tokens=0, y=y, y_each=40,
-        stride=120, bias=0, bias_each=0, cols=64, rows=40,
+        stride=120, bias=0, bias_each=0, cols=64, rows=40, **UNMEASURED._asdict(),
     )  # fmt: skip
     for n, m in enumerate(members):
         part = np.ascontiguousarray(x[:, 64 * n : 64 * n + 64])

@@ -34,7 +34,7 @@ def listed(library, sequences, heads, kv_heads, threads, window, causal=True):
         library["attend.plan"](
             header.ctypes.data, tid, threads, items=items, heads=heads, kv_heads=kv_heads,
             rows=tile.rows, chunk=tile.heads, threads=threads, window=window,
-            causal=int(causal),
+            causal=int(causal), lens=step.KV_LENS,
         )  # fmt: skip
     assert (items[room // 8 :] == -7).all()
     count, first = items[work.COUNT // 8], work.ITEMS // 8

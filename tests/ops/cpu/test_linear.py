@@ -4,20 +4,33 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 
 from rbee_worker.checkpoint.decoding import grids
 from rbee_worker.checkpoint.formats import DECODABLE, FORMATS
 from rbee_worker.ops.cpu.runtime.native import Library
 from rbee_worker.ops.cpu.shared import isa
-from rbee_worker.ops.cpu.shared.forms import BYTES, at_once, forms, natural, variant
+from rbee_worker.ops.cpu.shared.forms import (
+    B16,
+    B16_TAKES,
+    BYTES,
+    NATIVE,
+    WITHIN,
+    at_once,
+    forms,
+    natural,
+    variant,
+)
 from rbee_worker.ops.cpu.shared.held import GRID_OF, HELD, SAME, held_as
 from rbee_worker.ops.cpu.shared.pieces import ticket
+from rbee_worker.ops.cpu.shared.reading import ONE, SEVERAL, UNMEASURED
 from tests.blocks import SCALES, put_scale, random_blocks, values
 
 FLOATS = [name for name, held in HELD.items() if held.is_float]
 FILE = [name for name in (*HELD, *SAME) if name.upper() in DECODABLE]  # what files have
 PACKED = [name for name in FILE if name not in FLOATS]
-TAKEN = [(name, form) for name in FILE for form in forms(held_as(name))]  # every product there is
+TAKEN = [(name, form) for name in FILE for form in forms(held_as(name))]
+TAKEN += [(B16_TAKES, B16)]  # every product there is
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in isa.names()[1:]]
 
 
@@ -84,16 +97,19 @@ def repacked(library, name, raw):
     return held
 
 
-def product(library, m, x, *, form=None, bias=None, nt=1, order=None, pieces=(0, 0)):
+def product(
+    library, m, x, *, form=None, ending="", bias=None, nt=1, order=None, pieces=(0, 0),
+    reading=UNMEASURED,
+):  # fmt: skip
     """y [N, rows] by `nt` threads' shares one after another, in `order`; form: the format's own if
-    None; pieces: of few and many tokens (`pieces.py`)."""
+    None; ending: of the kernel's name; pieces: of few and many tokens (`pieces.py`)."""
     n = len(x)
     form = form or natural(held_as(m.name))
     step = np.array([n], np.int64)
     prepared = aligned(-(-max(n, 1) // 8) * 8 * (m.cols // 32) * BYTES[form])
     y = np.full((n, m.rows), np.nan, np.float32)
     prepare = library[f"prepare.{form}"]
-    linear = library[f"linear.{variant(held_as(m.name), form)}"]
+    linear = library[f"linear.{variant(held_as(m.name), form)}{ending}"]
     for tid in range(nt):
         prepare(
             step.ctypes.data, tid, nt, x=x, stride=m.cols, cols=m.cols, out=prepared, count=0,
@@ -104,7 +120,7 @@ def product(library, m, x, *, form=None, bias=None, nt=1, order=None, pieces=(0,
         linear(
             step.ctypes.data, tid, nt, w=m.held, x=prepared, y=y, cols=m.cols, rows=m.rows,
             stride=m.rows, count=0, bias=0 if bias is None else bias, ticket=claims, few=few,
-            many=many,
+            many=many, **reading._asdict(),
         )  # fmt: skip
     assert not claims.any()  # ready for the next replay
     return y
@@ -228,6 +244,33 @@ def test_exact_product(here, best, name):
     assert np.abs(product(here, m, x, form="exact") - want).max() < 2e-6 * np.abs(want).max()
 
 
+@pytest.mark.parametrize("ending", ["", NATIVE])
+def test_bf16_product(here, ending):
+    """Weights and activations in bfloat16, products exact, sums in float32; the nearest bfloat16 is
+    torch's."""
+    if ending and not isa.multiplies_bf16():
+        pytest.skip("this processor has no AVX512-BF16")
+    m = matrix(here, "bf16", 40, 768)
+    x = activations(15, m.cols)
+    near = torch.from_numpy(x).to(torch.bfloat16).double().numpy()
+    want, close = near @ m.values.T, x.astype(np.float64) @ m.values.T
+    got = product(here, m, x, form=B16, ending=ending)
+    assert np.abs(got - want).max() < 2e-6 * np.abs(want).max()
+    assert 1e-3 < np.linalg.norm(got - close) / np.linalg.norm(close) < WITHIN[B16]
+
+
+@pytest.mark.skipif(not isa.multiplies_bf16(), reason="this processor has no AVX512-BF16")
+def test_processors_that_multiply_bf16_get_the_same_bits(best):
+    m = matrix(best, "bf16", 16 * 7 + 5, 768)
+    x = activations(15, m.cols)
+    x[:, ::7] *= 1e20
+    x[:, 1::7] *= 1e-20
+    x[2, 5] = np.inf
+    for rows in (x, x[:1], x[3:8]):
+        with_it = product(best, m, rows, form=B16, ending=NATIVE)
+        np.testing.assert_array_equal(with_it, product(best, m, rows, form=B16))
+
+
 @pytest.mark.parametrize(("name", "form"), TAKEN)
 def test_a_token_is_bitwise_the_same_in_every_tile(best, name, form):
     m = matrix(best, name, 33, 512)
@@ -238,6 +281,20 @@ def test_a_token_is_bitwise_the_same_in_every_tile(best, name, form):
         for start in range(0, 23 - n, n):
             part = product(best, m, x[start : start + n], form=form, nt=1 + n % 3)
             np.testing.assert_array_equal(part, whole[start : start + n])
+
+
+@pytest.mark.parametrize(("name", "form"), TAKEN)
+def test_every_way_to_read_weights_gives_the_same_bits(best, name, form):
+    """One token by 4 groups, 2 and 1, with a partial last group; tiles of 8, 4, 2 and 1 tokens."""
+    m = matrix(best, name, 16 * 7 + 5, 512)
+    x = activations(15, m.cols)
+    for way in ONE:
+        alone = product(best, m, x[:1], form=form, reading=way)
+        np.testing.assert_array_equal(alone, product(best, m, x[:1], form=form))
+    whole = product(best, m, x, form=form)
+    np.testing.assert_array_equal(whole[:1], alone)
+    for way in SEVERAL:
+        np.testing.assert_array_equal(product(best, m, x, form=form, reading=way), whole)
 
 
 @pytest.mark.parametrize("name", ["q4_1", "q6_k", "bf16", "iq2_xs", "iq3_s", "tq1_0"])
@@ -282,7 +339,7 @@ def test_neighbours_of_a_result_stay_untouched(best):
     y = np.full((2, 24), 7.0, np.float32)
     best["linear.q4_0"](
         step.ctypes.data, w=m.held, x=x, y=y, cols=64, rows=20, stride=24, count=0, bias=0,
-        ticket=0, few=0, many=0,
+        ticket=0, few=0, many=0, **UNMEASURED._asdict(),
     )  # fmt: skip
     assert (y[:, 20:] == 7).all()
     assert (y[:, :20] != 7).all()

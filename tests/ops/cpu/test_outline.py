@@ -15,6 +15,7 @@ from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.config import Settings
 from rbee_worker.loading.common_models import COMMON, common_models
 from rbee_worker.models import build_model
+from rbee_worker.ops.cpu.backend import ops as ops_module
 from rbee_worker.ops.cpu.backend.model import CpuModel
 from rbee_worker.ops.cpu.backend.ops import CpuOps
 from rbee_worker.ops.cpu.runtime.header import Shape
@@ -64,6 +65,20 @@ def test_common_models_are_one_for_each_format():
     for form in COMMON:
         assert f"linear.{form.lower()}" in names[f"common:{form}"]
         assert "attend.f16" in names[f"common:{form}"]
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_only_bf16_weights_take_bf16_activations(monkeypatch, native):
+    """And only where that is asked for; the head takes float32."""
+    monkeypatch.setattr(ops_module, "multiplies_bf16", lambda: native)
+    asked = Settings(backend="cpu", bf16_activations=True)
+    rounded = {c.ref: needed(c, asked, "f16") for c in common_models()}
+    product = "linear.bf16-b16" + "-native" * native
+    extra = {product, "prepare.b16"}
+    assert extra | {"linear.bf16"} <= set(rounded["common:BF16"])
+    for ckpt in common_models():
+        plain = set(needed(ckpt, Settings(backend="cpu"), "f16"))
+        assert set(rounded[ckpt.ref]) - plain == (extra if ckpt.ref == "common:BF16" else set())
 
 
 SCRIPT = """

@@ -13,6 +13,7 @@ from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared.forms import BYTES, at_once
 from rbee_worker.ops.cpu.shared.instruction import Instruction, words
 from rbee_worker.ops.cpu.shared.pieces import FEW, MANY, ticket
+from rbee_worker.ops.cpu.shared.reading import UNMEASURED
 from tests.ops.cpu.eager import Eager
 from tests.ops.cpu.test_linear import activations, aligned, matrix, product
 
@@ -56,7 +57,7 @@ def test_threads_at_once_take_each_piece_once(best, n):
     assert many == 20
     args = best["linear.f32"].pack(
         w=m.held, x=prepared, y=y, cols=64, rows=m.rows, stride=m.rows, count=0, bias=0,
-        ticket=ticket(), few=few, many=many,
+        ticket=ticket(), few=few, many=many, **UNMEASURED._asdict(),
     )  # fmt: skip
     entries = words([Instruction(best["linear.f32"].address, args.address)])
     team = Team(best, threads)

@@ -16,9 +16,11 @@ from torch import Tensor
 from triton.runtime.jit import JITFunction
 
 from rbee_worker.ops import Routing
+from rbee_worker.ops.cuda.kernels.block_bytes import to_bytes
 from rbee_worker.ops.cuda.kernels.experts.few import few
 from rbee_worker.ops.cuda.kernels.experts.many import many
 from rbee_worker.ops.cuda.kernels.experts.route import route
+from rbee_worker.ops.cuda.kernels.fixed import fixed_product
 from rbee_worker.ops.cuda.kernels.recurrence.conv import causal_conv
 from rbee_worker.ops.cuda.kernels.recurrence.delta import gated_delta
 from rbee_worker.ops.cuda.kernels.recurrence.linear_scan import linear_scan
@@ -29,6 +31,8 @@ from rbee_worker.ops.cuda.kernels.sampling import edits
 from rbee_worker.ops.cuda.kernels.sampling.draw import draw, planned
 from rbee_worker.ops.cuda.kernels.sampling.peaks import greedy
 from rbee_worker.ops.cuda.kernels.sampling.score import scores
+from rbee_worker.ops.cuda.kernels.skinny import Weighted, skinny_ahead
+from rbee_worker.ops.cuda.kernels.workspace import Workspace
 from rbee_worker.ops.sampling import DrawParams
 from tests.ops.cuda.attention.compiled import Driver
 
@@ -141,11 +145,39 @@ def of_sampling() -> Iterator[tuple[str, partial[Any]]]:
         settings = f32(64, 8, dtype=torch.float64)
         yield f"draw, {top_k}, {top_p}", partial(draw, z, plan, settings)
     yield "scores", partial(scores, z, ints(64), f32(64, 8, dtype=torch.float64), 5)
-    ids, values, four = ints(64, 256), f32(64, 256, 4), ints(64, 4)
+    ids, values, used, five = ints(64, 256), f32(64, 256, 4), ints(64), ints(64, 5)
     flags = {"bias": True, "repetition": True, "output": True}
-    yield "edits", partial(edits.apply, z, ids, values, f32(64, 3), four, 200, **flags)
-    yield "undo", partial(edits.undo, z, ids, four, f32(64, 200))
-    yield "count", partial(edits.count, ids, values, ints(64, 5))
+    yield "edits", partial(edits.apply, z, ids, values, used, f32(64, 3), five, 200, **flags)
+    yield "undo", partial(edits.undo, z, ids, used, five, f32(64, 200))
+    yield "push", partial(edits.push, ids, values, used, ints(64, 8), five, ints(64), 200)
+
+
+def of_products() -> Iterator[tuple[str, partial[Any]]]:
+    """As `of_experts`."""
+    workspace = Workspace("meta")
+    for rows in (1, 64, 300):
+        ends: dict[str, Any] = {"bias": f32(4096), "act": "silu", "form": BF16, "pdl": True}
+        call = partial(fixed_product, bf16(rows, 4096), bf16(4096, 4096), workspace, **ends)
+        yield f"fixed product, {rows}", partial(call, residual=bf16(rows, 4096))
+    f8 = torch.empty((4096, 4096), dtype=torch.float8_e4m3fn, device="meta")
+    for rows in (1, 300):
+        scaled = {"scales": f32(4096), "form": torch.float32, "pdl": True}
+        yield f"f8, {rows}", partial(fixed_product, bf16(rows, 4096), f8, workspace, **scaled)
+    yield "floats", partial(fixed_product, f32(70, 96), f32(40, 96), workspace)
+    yield "rows as integers", partial(to_bytes, bf16(64, 4096), (f32(4096), 1e-5), pdl=True)
+    ahead = partial(skinny_ahead, workspace=workspace, pdl=True)
+    for rows in (8, 64):
+        plain = partial(ahead, bf16(rows, 4096), bf16(4096, 4096), ahead=(f32(4096), 1e-5))
+        yield f"product before a norm, {rows}", partial(plain, residual=bf16(rows, 4096))
+        weighted = Weighted(bf16(rows, 4096), f32(64, rows), 1e-5)
+        yield f"product after a norm, {rows}", partial(ahead, weighted, bf16(6144, 4096))
+        for name, dtype in (("f8", torch.float8_e4m3fn), ("i8", torch.int8)):
+            x, w = f32(rows, 4096, dtype=dtype), f32(28672, 4096, dtype=dtype)
+            of_x, scales = f32(rows), f32(28672)
+            if name == "i8":
+                of_x, scales = f32(32, max(16, rows)), f32(32, 28672)
+            eight = partial(ahead, x, w, x_scales=of_x, scales=scales, form=BF16)
+            yield f"{name}, {rows} rows", partial(eight, gated="silu")
 
 
 def main() -> None:
@@ -157,7 +189,7 @@ def main() -> None:
         return run(self, *args, grid=grid, warmup=True, **kwargs)
 
     JITFunction.run = dry
-    for name, call in (*of_experts(), *of_recurrences(), *of_sampling()):
+    for name, call in (*of_products(), *of_experts(), *of_recurrences(), *of_sampling()):
         call()
         sys.stdout.write(f"compiled: {name}\n")
 

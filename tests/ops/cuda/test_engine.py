@@ -40,11 +40,13 @@ def tokens(backend: str, config: Path, **settings: object) -> dict[str, list[int
         {"temperature": 0.0},
         {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "seed": 3},
         {"temperature": 0.0, "repetition_penalty": 1.3, "frequency_penalty": 0.5},
+        {"temperature": 0.7, "repetition_penalty": 1.4, "repeat_last_n": 4, "seed": 5},
+        {"temperature": 0.0, "repetition_penalty": 1.5, "repeat_last_n": 1},
     ]
     found: dict[str, list[int]] = {}
     for n in range(6):
         ids = tuple((7919 * n + 31 * i) % 256 for i in range(3 + 9 * n))
-        params = SamplingParams(max_tokens=5 + n, ignore_eos=True, **ways[n % 3])
+        params = SamplingParams(max_tokens=5 + n, ignore_eos=True, **ways[n % 5])
         engine.submit(Submit(seq=str(n), prompt_ids=ids, params=params))
         for output in engine.step():
             _take(output, found)

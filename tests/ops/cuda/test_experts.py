@@ -50,7 +50,9 @@ class Mixture:
         self.weights = torch.rand(self.n, self.top, generator=g)
         self.limit = 0.7 if self.form == "clamped" else None
 
-    def run(self, device: str, dtype: torch.dtype, rows: slice = slice(None)) -> Tensor:
+    def run(
+        self, device: str, dtype: torch.dtype, rows: slice = slice(None), *, added: bool = False
+    ) -> Tensor:
         put = lambda t: t.to(device, dtype).contiguous()  # noqa: E731
         return experts(
             put(self.x[rows]),
@@ -62,6 +64,7 @@ class Mixture:
             up_bias=self.up_bias.to(device) if self.biased else None,
             down_bias=self.down_bias.to(device) if self.biased else None,
             limit=self.limit,
+            residual=put(self.stream()[rows]) if added else None,
         )
 
     def exact(self, dtype: torch.dtype) -> np.ndarray:
@@ -83,6 +86,10 @@ class Mixture:
                 y = down[e] @ h + (down_bias[e] if self.biased else 0)
                 out[row] += y * (float(self.weights[row, j]) if self.weighted else 1.0)
         return out.numpy()
+
+    def stream(self) -> Tensor:
+        """What the experts' result is added to."""
+        return torch.randn(self.n, self.dim, generator=torch.Generator().manual_seed(1))
 
 
 def error(got: Tensor, want: np.ndarray) -> float:
@@ -135,9 +142,17 @@ def test_bulk_copies(kind, device, dtypes, monkeypatch):
         assert error(m.run(device, dtype), m.exact(dtype)) < BOUNDS[dtype]
 
 
+def test_a_sum_with_the_residual(form, device, dtypes):
+    m = Mixture(3)
+    for dtype in dtypes:
+        want = m.exact(dtype) + m.stream().to(dtype).double().numpy()
+        assert error(m.run(device, dtype, added=True), want) < BOUNDS[dtype]
+
+
 def test_few_rows_with_all_loads_at_once(device, monkeypatch):
     shape = FewShape(8, 16, 0, 4)
-    monkeypatch.setattr(few_file, "_shape", lambda *_: shape)
+    monkeypatch.setattr(few_file, "_first_shape", lambda *_: shape)
+    monkeypatch.setattr(few_file, "_second_shape", lambda *_: shape)
     m = Mixture(2, "clamped", kind="gelu_quick")
     assert error(m.run(device, torch.float32), m.exact(torch.float32)) < 2e-6
 

@@ -85,8 +85,9 @@ def test_fusions_of_a_plain_decoder(tmp_path: Path) -> None:
         "product + gated activation": layers,
         "product + activation": 0,
         "product + residual": 2 * layers,
+        "experts + residual": 0,
         "norm + product": 2 * layers + 1,
-        "product + quantization for the next": 0,
+        "product + the form that the next one takes": 2 * layers,
         "split + head norms + rope + attention": layers,
     }
 

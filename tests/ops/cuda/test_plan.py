@@ -17,6 +17,7 @@ from rbee_worker.ops import Ops
 from rbee_worker.ops.cuda.backend import BACKEND
 from rbee_worker.ops.cuda.ops import CudaOps
 from rbee_worker.ops.cuda.plan import CudaPlanOps
+from rbee_worker.ops.cuda.traffic import TrafficOps, bytes_read
 
 CONFIG: dict[str, Any] = {
     "model_type": "qwen3_moe",
@@ -59,11 +60,22 @@ class Counted(CudaOps):
         return weight
 
 
-@pytest.mark.parametrize("resident", [True, False])
-@pytest.mark.parametrize("format", ["q4_k", "q8_0", "bf16"])
-def test_the_plan_is_what_is_stored(shape: str, format: str, resident: bool) -> None:
+@pytest.mark.parametrize(
+    ("format", "forms"),
+    [
+        ("q4_k", {"resident": True}),
+        ("q4_k", {"resident": False}),
+        ("q8_0", {"resident": False}),
+        ("q8_0", {"planes": False}),
+        ("bf16", {"resident": True}),
+        ("bf16", {"f8": True}),
+        ("q8_0", {"f8": True}),
+    ],
+    ids=str,
+)
+def test_the_plan_is_what_is_stored(shape: str, format: str, forms: dict[str, bool]) -> None:
     ckpt = open_model(f"random:{format}:{shape}")
-    plan, ops = CudaPlanOps("f32", resident=resident), Counted("cpu", "f32", resident=resident)
+    plan, ops = CudaPlanOps("f32", **forms), Counted("cpu", "f32", **forms)
     outline_of(ckpt, 64).build(cast(Ops, plan))
     build_model(ckpt, ops)
     vectors = sum(use.held_bytes for (form, _), use in plan.uses.items() if form == "F32")
@@ -82,3 +94,18 @@ def test_quantizing_says_what_it_leaves_and_refuses_what_it_cannot(shape: str) -
     Path(shape).write_text(json.dumps(arch))
     with pytest.raises(UsageError, match="all matrices of this model are packed already"):
         prepared("q4_k")
+
+
+@pytest.mark.parametrize(("format", "bits"), [("bf16", 16), ("q8_0", 8.5), ("q4_0", 4.5)])
+def test_what_a_token_reads(shape: str, format: str, bits: float) -> None:
+    """Two of four experts, which are floats, one row of the embedding, all other matrices."""
+    ops = TrafficOps("bf16", planes=True, f8=False)
+    found = bytes_read(ops, outline_of(open_model(f"random:{format}:{shape}"), 64).build(ops))
+    attention = 256 * 256 + 2 * 128 * 256 + 256 * 256
+    experts = 2 * 3 * 256 * 256
+    router = 4 * 256
+    read = (attention + 64 * 256 + 256) * bits / 8 + experts * 2
+    assert abs(found - read) <= 2 * router + 64 * 256
+    exact = TrafficOps("bf16", planes=False, f8=False)
+    floats = bytes_read(exact, outline_of(open_model(f"random:{format}:{shape}"), 64).build(exact))
+    assert floats == 2 * (attention + router + 64 * 256 + 256 + experts)

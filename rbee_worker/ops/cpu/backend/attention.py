@@ -36,14 +36,14 @@ class AttentionOps(RecordingOps):
         softcap: float | None = None,
         slopes: Array | None = None,
         sinks: Array | None = None,
+        distances: Array | None = None,
         causal: bool = True,
     ) -> Array:
         now, rec = self.now, self.now.recorder
         spec = now.groups[where.group].spec
         assert isinstance(spec, PagedKV)
         assert causal or (chunk is None and slopes is None)
-        if isinstance(spec, CrossKV):
-            raise self.lacks("attend over a source's keys")
+        assert distances is None or slopes is None
         query = buf_of(q, heads * spec.k_dim)
         width = spec.v_dim
         if not width:
@@ -66,7 +66,9 @@ class AttentionOps(RecordingOps):
         spans = attend_items.most_spans(now.longest)
         scratch = rec.region(self.team.threads * scratch_bytes)
         partial = rec.region(units * spans * tile.rows * tile.heads * partial_bytes)
-        items = self._items(heads, spec.heads, tile, _window(window, chunk), causal)
+        lens = step.group_at(where.group) + step.LENS
+        source = lens if isinstance(spec, CrossKV) else 0
+        items = self._items(heads, spec.heads, tile, _window(window, chunk), causal, source)
         # with one row, it is known whether spans are dealt to threads, and each thread may fold all
         split = spec.heads * tile.chunks < 2 * self.team.threads
         private = rec.replicates(heads * width) and split
@@ -103,6 +105,9 @@ class AttentionOps(RecordingOps):
             causal=int(causal),
             cap=softcap or 0.0,
             slopes=pointer(slopes),
+            distances=pointer(distances),
+            reach=0 if distances is None else distances.size // heads // 2,
+            lens=lens,
             **shape,
             **common,
         )
@@ -123,12 +128,29 @@ class AttentionOps(RecordingOps):
             )
         return y
 
+    def keep(self, k: Array, v: Array, where: StateRef, batch: Batch) -> None:
+        now = self.now
+        spec = now.groups[where.group].spec
+        assert isinstance(spec, PagedKV)
+        key, value = buf_of(k, spec.heads * spec.k_dim), buf_of(v, spec.heads * spec.v_dim)
+        cache = Place(where.layer, where.layer + 1, f"state {where.group}")
+        shape = {"layer": where.layer, "k_dim": spec.k_dim, "block": now.block_size}
+        self._write(key, value, where, spec, cache, shape)
+
     def _items(
-        self, heads: int, kv_heads: int, tile: paged.Tiling, window: int, causal: bool
+        self,
+        heads: int,
+        kv_heads: int,
+        tile: paged.Tiling,
+        window: int,
+        causal: bool,
+        source: int,
     ) -> Region:
-        """The step's list of work items, written by the first layer with these attention shapes."""
+        """The step's list of work items, written by the first layer with these attention shapes.
+
+        source: where the header has the numbers of keys, if these are a source's, else 0."""
         now, rec, threads = self.now, self.now.recorder, self.team.threads
-        key = heads, kv_heads, window, causal
+        key = heads, kv_heads, window, causal, source
         if key not in now.attend_items:
             nbytes = attend_items.list_bytes(rec.rows, tile, kv_heads, threads, now.longest)
             items = now.attend_items[key] = rec.region(nbytes)
@@ -143,6 +165,7 @@ class AttentionOps(RecordingOps):
                 threads=threads,
                 window=window,
                 causal=int(causal),
+                lens=source or step.KV_LENS,
             )
         return now.attend_items[key]
 

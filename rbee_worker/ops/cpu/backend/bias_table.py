@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -21,6 +22,8 @@ _RECORD = struct.Struct("=8q")
 
 class CpuBiasTable:
     """See `ops.sampling.BiasTable`: arrays with the same capacity for every slot."""
+
+    counted: Literal["host"] = "host"
 
     def __init__(self, library: Library, team: Team, max_seqs: int) -> None:
         self._team, self._max_seqs = team, max_seqs

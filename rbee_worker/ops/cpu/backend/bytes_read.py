@@ -4,6 +4,7 @@ table. Found by recording the model without its weights.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rbee_worker.config import Settings
@@ -16,7 +17,7 @@ from rbee_worker.ops.cpu.backend.warm import recording_shape
 from rbee_worker.ops.cpu.runtime.matrix import Matrix
 from rbee_worker.ops.cpu.runtime.recording import buf_of
 from rbee_worker.ops.cpu.runtime.stack import Stack
-from rbee_worker.ops.cpu.shared.held import ROWS
+from rbee_worker.ops.cpu.shared.held import ROWS, Held
 
 if TYPE_CHECKING:
     from rbee_worker.models.base import Decoder
@@ -51,12 +52,12 @@ class TrafficOps(OutlineOps):
         """Add up what decoding one token with `decoder`, built with these operations, reads."""
         kernel_names(decoder, self, shape)
 
-    def linear(
-        self, x: Array, weight: Weight, bias: Array | None = None, *, precise: bool = False
+    def product(
+        self, x: Array, weight: Weight, bias: Array | None, form: Callable[[Held], str]
     ) -> Array:
-        """See `Ops.linear`; `logits` calls this too."""
+        """See `CpuOps.product`."""
         self._read(weight.data)
-        return super().linear(x, weight, bias, precise=precise)
+        return super().product(x, weight, bias, form)
 
     def heads_linear(self, x: Array, weight: Weight) -> Array:
         """See `Ops.heads_linear`."""

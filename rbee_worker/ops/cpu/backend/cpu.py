@@ -57,6 +57,11 @@ class CpuBackend(Backend):
             return Refusal(why, "use --backend reference (pip install 'rbee-worker[torch]').")
         if (absent := missing("llvmlite")) is not None:
             return Refusal(*absent)
+        if settings.exact_activations and settings.bf16_activations:
+            return Refusal(
+                "--bf16-activations rounds activations, --exact-activations does not.",
+                "give one of them.",
+            )
         if settings.dtype not in ("auto", "f32"):
             return Refusal(
                 f"the cpu backend computes in f32, not in {settings.dtype}.",
@@ -86,15 +91,17 @@ class CpuBackend(Backend):
         return "f16" if packed else dtype
 
     def activations(self, settings: Settings, dtype: str, packed: bool) -> str:
-        return "i8" if packed and not settings.exact_activations else dtype
+        if packed and not settings.exact_activations:
+            return "i8"
+        return "bf16" if settings.bf16_activations else dtype
 
-    def plan_ops(self, dtype: str) -> PlanOps:
+    def plan_ops(self, dtype: str, settings: Settings | None = None) -> PlanOps:
         return PlanOps(dtype, held=planned)
 
     def fast(self) -> frozenset[str]:
         return NATIVE
 
-    def free_bytes(self) -> int:
+    def free_bytes(self, settings: Settings) -> int:
         return available_memory()
 
     def prepare(
@@ -135,20 +142,30 @@ class CpuBackend(Backend):
         prepared: Prepared | None = None,
     ) -> Ops:
         from rbee_worker.ops.cpu.backend.ops import CpuOps
+        from rbee_worker.ops.cpu.backend.warm import Kernels
         from rbee_worker.ops.cpu.runtime.arena import Arena
         from rbee_worker.ops.cpu.runtime.kernel_cache import Unkept
         from rbee_worker.ops.cpu.runtime.native import Library
+        from rbee_worker.ops.cpu.runtime.readings import chosen
         from rbee_worker.ops.cpu.runtime.team import Team
         from rbee_worker.ops.cpu.shared import isa
 
-        chosen = isa.choose(os.environ.get("RBEE_CPU_ISA", ""))
-        unkept = prepared if isinstance(prepared, Unkept) else None
-        library = Library(chosen, cache_dir=settings.cache_dir, progress=progress, unkept=unkept)
+        kernels = prepared if isinstance(prepared, Kernels) else Kernels((), Unkept())
+        library = Library(
+            isa.choose(os.environ.get("RBEE_CPU_ISA", "")),
+            cache_dir=settings.cache_dir,
+            progress=progress,
+            unkept=kernels.unkept,
+        )
+        choice = chosen(library, kernels.names, cache_dir=settings.cache_dir)
+        kernels.said = choice.note
         return CpuOps(
             library,
             Team(library, settings.threads or allowed_cores()),
             exact=settings.exact_activations,
+            bf16=settings.bf16_activations,
             arena=Arena(weight_bytes + ARENA_SLACK),
+            readings=choice.readings,
         )
 
     def state(self, ops: Ops, pool: StatePool, dtype: str) -> StateMemory:
@@ -183,6 +200,13 @@ class CpuBackend(Backend):
         from rbee_worker.ops.cpu.backend.bytes_read import bytes_read
 
         return bytes_read(outline, settings)
+
+    def readings(self, settings: Settings) -> dict[str, dict[str, Any]]:
+        from rbee_worker.ops.cpu.runtime.readings import Kept, shown
+        from rbee_worker.ops.cpu.shared import isa
+
+        target = isa.choose(os.environ.get("RBEE_CPU_ISA", ""))
+        return shown(Kept(target, cache_dir=settings.cache_dir))
 
     def read_gb_s(self, settings: Settings) -> float:
         from rbee_worker.ops.cpu.runtime.bandwidth import read_gb_s

@@ -89,6 +89,7 @@ class ExpertOps(RecordingOps):
             stride=y.stride,
             cols=weight.cols,
             rows=part.rows,
+            **self._reading(f"stacked.{name}"),
             **values,
         )
 

@@ -15,7 +15,7 @@ import numpy as np
 from rbee_worker.ops import RopeSpec
 from rbee_worker.ops.batch import Array, Batch, FixedPlaces, PagedPlaces, StepNumbers
 from rbee_worker.ops.cpu.backend.ops import CpuOps, check_block_size
-from rbee_worker.ops.cpu.runtime.header import Header, Shape
+from rbee_worker.ops.cpu.runtime.header import Header, Shape, longest_of
 from rbee_worker.ops.cpu.runtime.program import F32, Program, finish
 from rbee_worker.ops.cpu.runtime.recorder import Buf, Recorder, Result
 from rbee_worker.ops.cpu.runtime.recording import Recording, buf_of
@@ -47,6 +47,14 @@ class CpuModel:
         single = replace(shape, rows=1, head_rows=1)
         self._single = record(self.decoder, self.ops, single, *_whole(self.decoder, single))
         assert self._single.ropes == self._whole.ropes  # both use one header
+        if self.decoder.start is not None:
+            self._encoder = record(self.decoder, self.ops, shape, *_encode(self.decoder, shape))
+
+    def encode(self, batch: Batch, times: list[Words] | None = None) -> F32:
+        """See `Executable.encode`."""
+        n = self._fit(batch)
+        assert not self._encoder.ropes  # it uses the header of the other programs
+        return self._encoder.program.run(self.team, self._header.write(batch), n, times)
 
     def hidden(self, batch: Batch, times: list[Words] | None = None) -> F32:
         """N rows -> normalised hidden states float32 [N, dim].
@@ -89,7 +97,7 @@ class CpuModel:
 
     def _fit(self, batch: Batch) -> int:
         """The number of the step's rows; from now on there is space for them."""
-        n, longest = batch.seq_starts_host[-1], max(batch.kv_lens_host, default=0)
+        n, longest = batch.seq_starts_host[-1], longest_of(batch)
         if n > self.shape.rows or longest > self.shape.longest:
             rows, most = max(n, self.shape.rows), max(longest, self.shape.longest)
             self._record_whole(replace(self.shape, rows=rows, longest=most))
@@ -102,6 +110,11 @@ Stage = tuple[Piece, int]  # a piece, and the most rows it takes
 
 def _head(decoder: Decoder, shape: Shape) -> tuple[Stage, ...]:
     return ((lambda x, _: decoder.head(x), shape.head_rows),)
+
+
+def _encode(decoder: Decoder, shape: Shape) -> tuple[Stage, ...]:
+    """A step that reads sources."""
+    return ((lambda _, batch: decoder.encode(batch), shape.rows),)
 
 
 def _whole(decoder: Decoder, shape: Shape) -> tuple[Stage, ...]:
@@ -130,8 +143,10 @@ class Recorded:
 
 def kernel_names(decoder: Decoder, ops: CpuOps, shape: Shape) -> list[str]:
     """The kernels that recording `decoder` calls; `ops` may hold no weights (`outline.py`)."""
-    recorder = _trace(decoder, ops, shape, _whole(decoder, shape))[0]
-    return list(dict.fromkeys(call.kernel for call in recorder.entries))
+    entries = _trace(decoder, ops, shape, _whole(decoder, shape))[0].entries
+    if decoder.start is not None:
+        entries = [*entries, *_trace(decoder, ops, shape, _encode(decoder, shape))[0].entries]
+    return list(dict.fromkeys(call.kernel for call in entries))
 
 
 def record(

@@ -6,7 +6,7 @@ recorder. Shapes are checked here, once; the kernels check nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,13 +36,28 @@ from rbee_worker.ops.cpu.runtime.recording import (
 )
 from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared import forms, paged, step
-from rbee_worker.ops.cpu.shared.forms import BYTES, CELL, TOKENS, UNIT, at_once, natural, variant
+from rbee_worker.ops.cpu.shared.forms import (
+    B16,
+    B16_TAKES,
+    BYTES,
+    CELL,
+    NATIVE,
+    TOKENS,
+    UNIT,
+    at_once,
+    natural,
+    variant,
+)
 from rbee_worker.ops.cpu.shared.held import Held
+from rbee_worker.ops.cpu.shared.isa import multiplies_bf16
 from rbee_worker.ops.cpu.shared.pieces import FEW, MANY, ticket
+from rbee_worker.ops.cpu.shared.reading import Reading
 
 
 class CpuOps(AttentionOps, ExpertOps, ColumnOps, RgLruOps, GatedDeltaOps, WkvOps):
-    """See `Ops`. exact: float32 activations in products with packed weights, not int8."""
+    """See `Ops`. exact: float32 activations in products with packed weights, not int8. bf16:
+    bfloat16 activations in products with bf16 weights, but for experts' and logits. readings: how
+    kernels read weights, by name."""
 
     name = "cpu"
     device = "cpu"
@@ -54,12 +69,15 @@ class CpuOps(AttentionOps, ExpertOps, ColumnOps, RgLruOps, GatedDeltaOps, WkvOps
         team: Team,
         *,
         exact: bool = False,
+        bf16: bool = False,
         arena: Arena | None = None,
+        readings: Mapping[str, Reading] | None = None,
     ) -> None:
+        self.readings = readings or {}
         self.library, self.team = library, team
         self.arena = Arena() if arena is None else arena
         self.holder = Holder(library, team, self.arena)
-        self.exact = exact
+        self.exact, self.bf16 = exact, bf16
         self.recording: Recording | None = None
 
     def sampling(self, vocab_size: int) -> CpuSampling:
@@ -109,15 +127,27 @@ class CpuOps(AttentionOps, ExpertOps, ColumnOps, RgLruOps, GatedDeltaOps, WkvOps
     def linear(
         self, x: Array, weight: Weight, bias: Array | None = None, *, precise: bool = False
     ) -> Array:
+        return self.product(x, weight, bias, lambda held: self._form(held, precise))
+
+    def logits(self, x: Array, weight: Weight, bias: Array | None = None) -> Array:
+        return self.product(x, weight, bias, lambda held: forms.precise(self._natural(held)))
+
+    def product(
+        self, x: Array, weight: Weight, bias: Array | None, form: Callable[[Held], str]
+    ) -> Array:
+        """x times a matrix. form: of the activations, by how weights are held."""
         rec, source = self.now.recorder, buf_of(x, weight.cols)
         matrix: Matrix = weight.data
         y = rec.buffer(weight.rows)
         for part in matrix.parts:
-            form = self._form(part.held, precise)
-            ready = self._prepare(source, form)
+            taken = form(part.held)
+            ready = self._prepare(source, taken)
             few, many = (p.number(part.groups, rec.threads) for p in (FEW, MANY))
+            kernel = f"linear.{variant(part.held, taken)}"
+            if taken == B16 and multiplies_bf16():
+                kernel += NATIVE
             rec.call(
-                f"linear.{variant(part.held, form)}",
+                kernel,
                 [Touch(ready.place, ALL, False), writes(y, ALL)],
                 product=part,
                 dealt=part.groups - few * FEW.size,
@@ -129,6 +159,7 @@ class CpuOps(AttentionOps, ExpertOps, ColumnOps, RgLruOps, GatedDeltaOps, WkvOps
                 rows=part.rows,
                 stride=y.stride,
                 count=step.N // 8,
+                **self._reading(kernel),
                 ticket=ticket() if few or many else 0,
                 few=few,
                 many=many,
@@ -136,8 +167,13 @@ class CpuOps(AttentionOps, ExpertOps, ColumnOps, RgLruOps, GatedDeltaOps, WkvOps
         return y
 
     def _form(self, held: Held, precise: bool) -> str:
-        form = "exact" if self.exact else natural(held)
+        if self.bf16 and held.name == B16_TAKES:
+            return B16
+        form = self._natural(held)
         return forms.precise(form) if precise else form
+
+    def _natural(self, held: Held) -> str:
+        return "exact" if self.exact else natural(held)
 
     def _prepare(self, x: Buf, form: str) -> Any:
         """x in the form that products take; made once, however many products use it."""
@@ -163,9 +199,6 @@ class CpuOps(AttentionOps, ExpertOps, ColumnOps, RgLruOps, GatedDeltaOps, WkvOps
                 per=per,
             )
         return x.ready[form]
-
-    def logits(self, x: Array, weight: Weight, bias: Array | None = None) -> Array:
-        return self.linear(x, weight, bias, precise=True)
 
     # ---- norms
 

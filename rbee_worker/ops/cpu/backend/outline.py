@@ -33,9 +33,9 @@ class _Threads:
 class OutlineOps(CpuOps):
     """`CpuOps` for a model without weight data, which can be recorded but not run."""
 
-    def __init__(self, *, exact: bool = False) -> None:
+    def __init__(self, *, exact: bool = False, bf16: bool = False) -> None:
         nothing = cast(Library, None), cast(Team, _Threads(1))
-        super().__init__(*nothing, exact=exact, arena=Arena(0))
+        super().__init__(*nothing, exact=exact, bf16=bf16, arena=Arena(0))
         self._repackers: set[str] = set()
 
     def matrix(self, parts: Sequence[Packed]) -> Weight:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import rbee_worker
 from rbee_worker.config import DRAFTED_ROWS, Settings
@@ -32,25 +33,41 @@ def needed(outline: ModelOutline, shape: Shape, settings: Settings) -> list[str]
     """The kernels that this model calls under these settings. Reads no weights."""
     from rbee_worker.ops.cpu.backend.outline import OutlineOps
 
-    ops = OutlineOps(exact=settings.exact_activations)
+    ops = OutlineOps(exact=settings.exact_activations, bf16=settings.bf16_activations)
     return ops.needed(outline.build(ops), shape)
+
+
+@dataclass
+class Kernels:
+    """What `compile_for` made: the names of all, and the kernels that could not be kept. said: what
+    else cannot be kept, of folders that have the kernels."""
+
+    names: Sequence[str]
+    unkept: kernel_cache.Unkept
+    said: str = ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """See `Prepared.notes`."""
+        return self.unkept.notes or ((self.said,) if self.said else ())
 
 
 def compile_for(
     outline: ModelOutline, shape: Shape, settings: Settings, progress: Progress | None = None
-) -> kernel_cache.Unkept:
-    """Compile every kernel of the model, using all cores; returns those that cannot be kept.
+) -> Kernels:
+    """Compile every kernel of the model, using all cores.
 
     The list of kernels is kept next to them, because finding it takes longer than most of a start.
     A kernel missing from a stale list is compiled on first use. Raises ModelError if kernels
     cannot be compiled.
     """
     target, cache_dir = isa.choose(os.environ.get("RBEE_CPU_ISA", "")), settings.cache_dir
-    asker = repr((rbee_worker.__version__, settings.exact_activations, shape, outline.key))
+    rounding = settings.exact_activations, settings.bf16_activations
+    asker = repr((rbee_worker.__version__, *rounding, shape, outline.key))
     unkept = kernel_cache.Unkept()
     noted = kernel_cache.recall(asker, target, cache_dir=cache_dir)
     if noted and kernel_cache.are_kept(noted, target, cache_dir=cache_dir):
-        return unkept
+        return Kernels(noted, unkept)
     names = needed(outline, shape, settings)
     kernel_cache.compile_missing(
         names,
@@ -61,7 +78,7 @@ def compile_for(
         unkept=unkept,
     )
     kernel_cache.remember(asker, names, target, cache_dir=cache_dir)
-    return unkept
+    return Kernels(names, unkept)
 
 
 def chosen_targets(asked: Sequence[str]) -> list[isa.Isa]:

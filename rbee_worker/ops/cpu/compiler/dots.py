@@ -1,6 +1,6 @@
-"""Two operations that processors have different instructions for: a dot product and a table lookup.
+"""Operations that processors have different instructions for: dot products and a table lookup.
 
-Both take vectors of `emit.py`; `how` is `Isa.dot`.
+They take vectors of `emit.py`; `how` is `Isa.dot`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from llvmlite import ir
 
 from rbee_worker.ops.cpu.compiler.emit import (
     BYTES,
+    F32,
     I32,
     LANES,
     Builder,
     Value,
     call,
     const,
+    fma,
     i8,
     i16,
     i32,
@@ -85,6 +87,45 @@ _DOTS: dict[str, Callable[[Builder, Value, Value, Value], Value]] = {
     "sdot": _sdot,
     "plain": _plain,
 }
+
+
+class _BFloat(ir.types.Type):  # type: ignore[misc]
+    """LLVM's bfloat, which llvmlite does not name."""
+
+    intrinsic_name = "bf16"
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
+def dot_bf16(b: Builder, native: bool, acc: Value, u: Value, v: Value) -> Value:
+    """acc[lane], then plus the product of the high bfloat16 of u's and v's lanes, then plus that of
+    the low ones: each product is exact, each sum rounded once.
+
+    acc is F32, u and v are I32. native: by the processor's instruction, which takes numbers below
+    2^-126 for 0; without it they count.
+    """
+    if native:
+        pairs = ir.VectorType(_BFloat(), 2 * LANES)
+        args = (acc, b.bitcast(u, pairs), b.bitcast(v, pairs))
+        return call(b, "llvm.x86.avx512bf16.dpbf16ps.512", F32, args)
+    for part in (_high_bf16, _low_bf16):
+        acc = fma(b, part(b, u), part(b, v), acc)
+    return acc
+
+
+def _high_bf16(b: Builder, v: Value) -> Value:
+    return b.bitcast(b.and_(v, const(-0x10000)), F32)
+
+
+def _low_bf16(b: Builder, v: Value) -> Value:
+    return b.bitcast(b.shl(v, const(16)), F32)
 
 
 def lookup(b: Builder, how: str, table: Sequence[int], nibbles: Value) -> Value:

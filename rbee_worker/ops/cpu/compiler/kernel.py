@@ -20,6 +20,7 @@ import llvmlite.binding as llvm
 from rbee_worker.ops.cpu.compiler import emit as e
 from rbee_worker.ops.cpu.compiler.translate import Translation
 from rbee_worker.ops.cpu.compiler.values import Device, KernelError
+from rbee_worker.ops.cpu.shared.isa import dot_of
 from rbee_worker.ops.cpu.shared.kernel_files import symbol
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -44,18 +45,27 @@ def noinline(fn: F) -> F:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel's function and what its argument struct holds: (name, "ptr" | "int" | "float")."""
+    """A kernel's function and what its argument struct holds: (name, "ptr" | "int" | "float").
+
+    also: an extension of AVX-512 that it uses, where the target has AVX-512, beyond the target's.
+    """
 
     name: str
     run: Callable[..., None]
     fields: tuple[tuple[str, str], ...]
+    also: str = ""
+
+    def features(self, target: str) -> str:
+        """The features to compile it with, of a target with features `target`."""
+        wide = dot_of(target) == "vnni512"
+        return f"{target},+{self.also}" if self.also and wide else target
 
 
 _KINDS = {"Ptr": "ptr", "Int": "int", "Float": "float"}
 
 
-def kernel(name: str) -> Callable[[Callable[..., None]], Kernel]:
-    """Declare a kernel. The module's docstring describes its parameters."""
+def kernel(name: str, *, also: str = "") -> Callable[[Callable[..., None]], Kernel]:
+    """Declare a kernel; also: see `Kernel`. The module's docstring describes its parameters."""
 
     def wrap(fn: Callable[..., None]) -> Kernel:
         params = list(inspect.signature(fn).parameters.values())
@@ -70,7 +80,8 @@ def kernel(name: str) -> Callable[[Callable[..., None]], Kernel]:
                     "or Float, in a file with `from __future__ import annotations`"
                 )
                 raise error.at(code.co_filename, code.co_firstlineno)
-        return Kernel(name, device(fn), tuple((p.name, _KINDS[p.annotation]) for p in params[3:]))
+        fields = tuple((p.name, _KINDS[p.annotation]) for p in params[3:])
+        return Kernel(name, device(fn), fields, also)
 
     return wrap
 
@@ -91,7 +102,7 @@ def compile_kernel(
     Raises KernelError for Python that kernels do not have, and for code that would call anything
     but C.
     """
-    target = llvm.Target.from_triple(llvm.get_process_triple())
+    target, features = llvm.Target.from_triple(llvm.get_process_triple()), kernel.features(features)
     # 64-bit addresses: constants may be loaded more than 2 GB from the code if a large model's
     # weights lie between them, and LLVM would end the process.
     machine = target.create_target_machine(

@@ -171,6 +171,10 @@ class Pen:
         """acc plus 4 products of u's unsigned and signed's signed bytes, in each lane."""
         return self.do(s.dot, acc, u, signed)
 
+    def dot_bf16(self, acc: Vec, u: Vec, v: Vec) -> Vec:
+        """acc plus 2 products of the bfloat16 in u's and v's lanes, the high ones first."""
+        return self.do(s.dot_bf16, acc, u, v)
+
     def gather(self, p: Ref, stride: Ref, size: int = 4) -> Vec:
         """`size` (1, 2 or 4) bytes at p, p + stride, .. p + 15 stride, zero-extended."""
         kind = {1: e.i8, 2: e.i16, 4: e.i32}[size]

@@ -34,6 +34,13 @@ class Shape:
     kv: str  # dtype of keys and values
 
 
+def longest_of(batch: Batch) -> int:
+    """The most keys of a sequence in any group of a batch."""
+    lens = [s.lens_host for s in batch.state if isinstance(s, PagedState)]
+    own = max(batch.kv_lens_host, default=0)
+    return max([own, *(int(numbers.max(initial=0)) for numbers in lens if numbers is not None)])
+
+
 class _Table:
     """The block table and slots of a paged state, read on the host."""
 
@@ -47,10 +54,12 @@ class _Table:
         self._unsigned: npt.NDArray[np.uint32] = state.table.view(np.uint32)
         self._bytes = memoryview(self._unsigned)
         self._slots = memoryview(state.slots).cast("B").cast("Q")
+        self._lens = None if state.lens is None else memoryview(state.lens)
         self._checked = b""
 
     def check(self, longest: int) -> None:
         """Every block and slot must be in the cache, and there must be blocks for every key."""
+        longest = longest if self._lens is None else max(self._lens)
         assert self._width * self._size >= longest
         assert max(self._slots) < self._blocks * self._size
         blocks = self._bytes.tobytes()
@@ -129,7 +138,8 @@ class Header:
         """Fill the header for `batch`; returns its address. The header points at the batch's
         numbers and keeps them alive until it is filled again."""
         longest = max(batch.kv_lens_host, default=0)
-        assert longest <= self.shape.longest, f"{longest} tokens, made for {self.shape.longest}"
+        most = longest_of(batch)
+        assert most <= self.shape.longest, f"{most} tokens, made for {self.shape.longest}"
         known = self._known
         if known is None or known.batch is not batch:
             known = self._look_at(batch)
@@ -166,7 +176,7 @@ class Header:
         words[step.SEGMENTS // 8] = _address(segments, n)
         for number, (group, state) in enumerate(zip(self.groups, batch.state, strict=True)):
             if isinstance(state, PagedState):
-                self._write_paged(number, group, state, n, sequences)
+                self._write_paged(number, group, state, n, sequences, batch.kv_lens)
             else:
                 self._write_fixed(number, group, state, sequences)
         self._known = _KnownBatch(batch, self.shape)
@@ -186,7 +196,13 @@ class Header:
         return len(written) == len(arrays) and all(map(is_, written, arrays))
 
     def _write_paged(
-        self, number: int, group: StateGroup, state: PagedState, n: int, sequences: int
+        self,
+        number: int,
+        group: StateGroup,
+        state: PagedState,
+        n: int,
+        sequences: int,
+        kv_lens: Words,
     ) -> None:
         if not self._stands(number, (state.k, state.v)):
             self._write_cache(number, group, state)
@@ -199,6 +215,8 @@ class Header:
         words[at + step.TABLE // 8] = table.ctypes.data
         words[at + step.TABLE_WIDTH // 8] = table.shape[1]
         words[at + step.SLOTS // 8] = _address(state.slots, n)
+        lens = kv_lens if state.lens is None else state.lens
+        words[at + step.LENS // 8] = _address(lens, sequences)
 
     def _write_cache(self, number: int, group: StateGroup, state: PagedState) -> None:
         """Write the addresses of keys and values."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from rbee_worker.ops.cpu.runtime.matrix import Holder
 from rbee_worker.ops.cpu.runtime.native import Library
 from rbee_worker.ops.cpu.runtime.recorder import Buf, Recorder
 from rbee_worker.ops.cpu.runtime.team import Team
+from rbee_worker.ops.cpu.shared.reading import UNMEASURED, Reading
 from rbee_worker.ops.cpu.shared.regions import Region
 from rbee_worker.state.specs import StateGroup
 
@@ -41,6 +42,7 @@ class RecordingOps(Ops):
     arena: Arena
     exact: bool
     holder: Holder
+    readings: Mapping[str, Reading]  # of product kernels, by name
     recording: Recording | None
 
     @property
@@ -48,6 +50,10 @@ class RecordingOps(Ops):
         """The recording under way."""
         assert self.recording is not None, "operations of this backend are only recorded"
         return self.recording
+
+    def _reading(self, kernel: str) -> dict[str, Any]:
+        """How a product kernel reads its weights, as its arguments."""
+        return self.readings.get(kernel, UNMEASURED)._asdict()
 
     def _result(self, width: int) -> Buf:
         """A new activation, private to each thread where threads would have nothing to split."""

@@ -31,6 +31,7 @@ _X86: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {  # cpu, featur
     "avx2": ("x86-64", _AVX2, ()),
     "portable": ("x86-64", _V2, ()),
 }
+BF16 = "avx512bf16"
 _ARM = ("aarch64", "arm64")
 _X86_64 = ("x86_64", "AMD64")
 _TILES = "amx-tile"
@@ -116,6 +117,11 @@ def tiles_permitted() -> bool:
         return False
     numbers = (_ARCH_PRCTL, _REQ_XCOMP_PERM, _XTILEDATA)
     return int(ctypes.CDLL(None).syscall(*map(ctypes.c_long, numbers))) == 0
+
+
+def multiplies_bf16() -> bool:
+    """Whether this processor has AVX512-BF16, which no instruction set of `names()` implies."""
+    return bool(_host_features().get(BF16))
 
 
 def choose(asked: str = "") -> Isa:

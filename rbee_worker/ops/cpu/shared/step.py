@@ -24,7 +24,8 @@ V_LAYER = 24
 TABLE = 32  # address of int32 [B, TABLE_WIDTH]
 TABLE_WIDTH = 40
 SLOTS = 48  # address of int64 [N]; in a fixed group's record [B]
-GROUP_BYTES = 56
+LENS = 56  # address of int64 [B]: the group's keys of each sequence
+GROUP_BYTES = 64
 
 # a fixed group's record: these words of tensor n are TENSOR_BYTES * n further on, SLOTS is shared
 STATE = 0  # address of layer 0

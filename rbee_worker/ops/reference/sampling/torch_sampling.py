@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -99,6 +100,8 @@ def _masked(logits: Tensor, masks: Mapping[int, Bits]) -> Tensor:
 
 class TorchBiasTable:
     """See `ops.sampling.BiasTable`: tensors on a device, with the same capacity for every slot."""
+
+    counted: Literal["host"] = "host"
 
     def __init__(self, max_seqs: int, device: torch.device) -> None:
         self._max_seqs, self._device = max_seqs, device

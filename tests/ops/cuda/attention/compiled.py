@@ -80,6 +80,28 @@ def launches() -> Iterator[tuple[str, partial[Any]]]:
                 **(every if splits > 1 else {}),
             ),
         )
+    for rows, causal in ((1, True), (300, False)):
+        yield (
+            f"attend, distances, {rows} rows",
+            partial(
+                attend,
+                torch.zeros((rows, 6 * 64), dtype=BF16),
+                cache(6, 64),
+                cache(6, 64),
+                ints(1, 64).int(),
+                ints(2),
+                ints(1),
+                ints(rows),
+                workspace=workspace,
+                longest_rows=rows,
+                longest_keys=1024,
+                heads=6,
+                scale=1.0,
+                distances=torch.zeros(6 * (2 * 143 + 1)),
+                causal=causal,
+                pdl=True,
+            ),
+        )
     yield (
         "attend, latent",
         partial(

@@ -39,20 +39,23 @@ def _tiles(step: Ptr, rows: Int) -> Int:
 def _plan(
     step: Ptr, tid: Int, nt: Int,
     items: Ptr, heads: Int, kv_heads: Int, rows: Int, chunk: Int, threads: Int, window: Int,
-    causal: Int,
+    causal: Int, lens: Int,
 ) -> None:  # fmt: skip
-    """Write the list of items, in ascending sequences, rows, heads and spans: one thread's work."""
+    """Write the list of items, in ascending sequences, rows, heads and spans: one thread's work.
+
+    lens: where the header has the address of the numbers of keys."""
     if tid > 0:
         return
     share_heads = s.idiv(heads, kv_heads)
     chunks = s.idiv(share_heads + chunk - 1, chunk)
     split = 1 if _tiles(step, rows) * kv_heads * chunks < 2 * threads else 0
-    starts, lens = s.get_i64(step + header.SEQ_STARTS), s.get_i64(step + header.KV_LENS)
+    starts, own = s.get_i64(step + header.SEQ_STARTS), s.get_i64(step + header.KV_LENS)
+    keys = s.get_i64(step + lens)
     to, count = items + work.ITEMS, 0
     for b in range(s.get_i64(step + header.B)):
         start, end = s.get_i64(starts + 8 * b), s.get_i64(starts + 8 * b + 8)
-        length = s.get_i64(lens + 8 * b)
-        base = length - end  # position of a row = base + row
+        length = s.get_i64(keys + 8 * b)
+        base = s.get_i64(own + 8 * b) - end  # position of a row = base + row
         for t in range(start, end, rows):
             stop = s.smaller(t + rows, end)
             first = s.idiv(lowest(base + t, window), SPAN)
@@ -127,8 +130,8 @@ def _attend(kind: str, latent: bool, narrow: int) -> Callable[..., None]:
         step: Ptr, tid: Int, nt: Int,
         items: Ptr, q: Ptr, q_stride: Int, y: Ptr, y_stride: Int, group: Int, layer: Int,
         kv_heads: Int, k_dim: Int, width: Int, block: Int, rows: Int, chunk: Int, window: Int,
-        causal: Int, scale: Float, cap: Float, slopes: Ptr, sinks: Ptr, scratch: Ptr,
-        scratch_bytes: Int, partial: Ptr, partial_bytes: Int,
+        causal: Int, scale: Float, cap: Float, slopes: Ptr, distances: Ptr, reach: Int, lens: Int,
+        sinks: Ptr, scratch: Ptr, scratch_bytes: Int, partial: Ptr, partial_bytes: Int,
     ) -> None:  # fmt: skip
         """Threads take items in turn."""
         record = step + group
@@ -136,7 +139,8 @@ def _attend(kind: str, latent: bool, narrow: int) -> Callable[..., None]:
         v_base = s.get_i64(record + header.V) + layer * s.get_i64(record + header.V_LAYER)
         table = s.get_i64(record + header.TABLE)
         table_width = s.get_i64(record + header.TABLE_WIDTH)
-        starts, lens = s.get_i64(step + header.SEQ_STARTS), s.get_i64(step + header.KV_LENS)
+        starts, own = s.get_i64(step + header.SEQ_STARTS), s.get_i64(step + header.KV_LENS)
+        key_counts = s.get_i64(step + lens)
         k_bytes, v_bytes = KEYS * (k_dim * size + extra), KEYS * (width * size + extra)
         queries, vp = rows * chunk, (width + 15) & ~15
         q_at = scratch + tid * scratch_bytes
@@ -152,11 +156,12 @@ def _attend(kind: str, latent: bool, narrow: int) -> Callable[..., None]:
             b, h = s.get_i64(item + work.SEQUENCE), s.get_i64(item + work.KV_HEAD)
             head, here = s.get_i64(item + work.HEAD), s.get_i64(item + work.HEADS)
             t, stop = s.get_i64(item + work.FIRST), s.get_i64(item + work.LAST)
-            length = s.get_i64(lens + 8 * b)
-            base = length - s.get_i64(starts + 8 * b + 8)
+            length = s.get_i64(key_counts + 8 * b)
+            base = s.get_i64(own + 8 * b) - s.get_i64(starts + 8 * b + 8)
             blocks = table + 4 * b * table_width
             count = (stop - t) * here
             slope = slopes + 4 * head if slopes != 0 else 0
+            added = distances + 4 * (2 * reach + 1) * head if distances != 0 else 0
             _load_queries(q, q_stride, t, head, here, count, k_dim, scale, q_at)
             if not split:
                 for j in range(count):
@@ -172,7 +177,7 @@ def _attend(kind: str, latent: bool, narrow: int) -> Callable[..., None]:
                     find(blocks, begin, low, high, h, kv_heads, block, v_base, v_bytes, values)
                 span(
                     count, here, base + t, begin, window, length, causal, q_at, k_dim, width,
-                    scores, part, stats, keys, values, cap, slope,
+                    scores, part, stats, keys, values, cap, slope, added, reach,
                 )  # fmt: skip
                 for j in range(count):
                     of, sums = stats + STATS * j, part + 4 * vp * j

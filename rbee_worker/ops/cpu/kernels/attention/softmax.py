@@ -30,20 +30,22 @@ def exp1(x: Float) -> Float:
 
 @device
 def weigh(
-    scores: Ptr, first: Int, last: Int, cap: Float, slope: Float, behind: Int,
+    scores: Ptr, first: Int, last: Int, cap: Float, slope: Float, distances: Ptr, reach: Int,
+    behind: Int,
     k_scales: Ptr, v_scales: Ptr, scale_at: Int, v_scale_at: Int, stats: Ptr,
 ) -> None:  # fmt: skip
     """Replace the scores of keys first .. last - 1 of a span by e^(score - maximum), others by 0.
 
     cap: the soft cap, or 0. slope: of a bias that is linear in the distance (ALiBi); `behind` is
-    the query's position minus that of the span's first key. k_scales, v_scales: 0, or the addresses
-    of 16 groups, whose scales are `scale_at` and `v_scale_at` bytes further on. Sets the span's
-    maximum and sum.
+    the query's position minus that of the span's first key. distances: 0, or the address of a
+    number for each distance from -reach to reach, which is added (`Ops.attend`). k_scales,
+    v_scales: 0, or the addresses of 16 groups, whose scales are `scale_at` and `v_scale_at` bytes
+    further on. Sets the span's maximum and sum.
     """
     low, high = s.idiv(first, 16), s.idiv(last + 15, 16)
     top = s.fill(NONE)
     begin, end = s.fill_i32(first), s.fill_i32(last)
-    adjusted = k_scales != 0 or cap != f32(0.0) or slope != f32(0.0)
+    adjusted = k_scales != 0 or cap != f32(0.0) or slope != f32(0.0) or distances != 0
     for g in range(low, high):
         v = s.load_f32(scores + 64 * g)
         if not adjusted and 16 * g >= first and 16 * g + 16 <= last:
@@ -56,6 +58,9 @@ def weigh(
         key = s.iadd(s.lanes(), s.fill_i32(16 * g))
         if slope != f32(0.0):
             v = s.fma(s.to_f32(s.isub(key, s.fill_i32(behind))), s.fill(slope), v)
+        if distances != 0:  # beyond its reach a row has 16 equal numbers at either end
+            away = s.larger(s.smaller(16 * g - behind, reach - 15), -reach)
+            v = s.add(v, s.load_f32(distances + 4 * (away + reach)))
         v = s.where_less_i32(key, begin, s.fill(NONE), v)
         v = s.where_less_i32(key, end, v, s.fill(NONE))
         s.store_f32(scores + 64 * g, v)

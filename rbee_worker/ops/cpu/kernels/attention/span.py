@@ -68,7 +68,7 @@ def span_of(kind: str, latent: bool, narrow: int) -> Callable[..., Any]:
     def span(
         count: Int, chunk: Int, position: Int, begin: Int, window: Int, length: Int, causal: Int,
         q: Ptr, k_dim: Int, width: Int, scores: Ptr, part: Ptr, stats: Ptr, keys: Ptr, values: Ptr,
-        cap: Float, slopes: Ptr,
+        cap: Float, slopes: Ptr, distances: Ptr, reach: Int,
     ) -> None:  # fmt: skip
         """One span for `count` queries: `chunk` heads of each token from `position` on."""
         vp = (width + 15) & ~15
@@ -93,11 +93,13 @@ def span_of(kind: str, latent: bool, narrow: int) -> Callable[..., Any]:
                 of = stats + STATS * i
                 first, last = s.get_i64(of + softmax.FIRST), s.get_i64(of + softmax.LAST)
                 if first < last:
-                    slope = f32(0.0)
+                    slope, added = f32(0.0), 0
                     if slopes != 0:
                         slope = s.get_f32(slopes + 4 * s.imod(i, chunk))
+                    if distances != 0:
+                        added = distances + 4 * (2 * reach + 1) * s.imod(i, chunk)
                     softmax.weigh(
-                        scores + SCORES * i, first, last, cap, slope,
+                        scores + SCORES * i, first, last, cap, slope, added, reach,
                         position + s.idiv(i, chunk) - begin,
                         keys if extra > 0 else 0, (keys if latent else values) if extra > 0 else 0,
                         KEYS * k_dim * size, KEYS * (k_dim if latent else width) * size, of,

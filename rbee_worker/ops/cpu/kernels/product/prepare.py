@@ -1,7 +1,7 @@
 """Activations prepared for a matrix product: in groups of 8 tokens, block by block.
 
 `steps.py` describes a block. i8: d = max |x| / 127 over 32 columns, as in ggml's Q8_0. i16: d =
-max |x| / (127 * 256). k8, k16: one d for 256 columns (`k_steps.py`).
+max |x| / (127 * 256). k8, k16: one d for 256 columns (`k_steps.py`). b16: bfloat16, to nearest.
 """
 
 from __future__ import annotations
@@ -117,6 +117,13 @@ def exact_block(a: Vector, b: Vector, to: Ptr) -> None:
     s.set_f32(to + steps.EXACT_SUMS[1], sum1)
 
 
+@device
+def b16_block(a: Vector, b: Vector, to: Ptr) -> None:
+    """32 floats as bfloat16."""
+    s.store_bf16(to, a)
+    s.store_bf16(to + 32, b)
+
+
 def _by_units(form: str) -> Callable[..., None]:
     make, size = unit(form), BYTES[form]
 
@@ -136,12 +143,20 @@ def _by_units(form: str) -> Callable[..., None]:
     return run
 
 
+_BLOCKS: dict[str, Callable[..., None]] = {
+    "i8": i8_block,
+    "i16": i16_block,
+    "exact": exact_block,
+    "b16": b16_block,
+}
+
+
 def build(variant: str) -> Kernel:
     """Kernel `prepare.<form>`: x [n, cols], its rows `stride` floats apart -> out. Header slot
     `count` holds n. Threads share runs of `per` blocks; `per` divides the blocks of a row."""
     if variant in UNITS:
         return kernel(f"prepare.{variant}")(_by_units(variant))
-    block = {"i8": i8_block, "i16": i16_block, "exact": exact_block}[variant]
+    block = _BLOCKS[variant]
     size = BYTES[variant]
 
     def run(

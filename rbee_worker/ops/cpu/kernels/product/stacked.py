@@ -23,7 +23,8 @@ def build(variant: str) -> Kernel:
     0, every member takes all rows: member m's columns begin m * x_each bytes after x, its results
     m * y_each floats after y. Otherwise a member takes the slots that `expert_lists.py` gives it,
     and y is [slots, stride]; `by_token` is then 0, or the prepared activations by token, which an
-    expert with one slot reads in place. bias: 0, or floats, `bias_each` for each member.
+    expert with one slot reads in place. bias: 0, or floats, `bias_each` for each member. streams,
+    near, far: see `reading.py`.
     """
     held, form = parse(variant)
     size, times = BYTES[form], product(held.name, form)
@@ -32,7 +33,7 @@ def build(variant: str) -> Kernel:
         step: Ptr, tid: Int, nt: Int,
         w: Ptr, members: Int, x: Ptr, x_each: Int, token: Int, by_token: Ptr, lists: Ptr,
         tokens: Ptr, y: Ptr, y_each: Int, stride: Int, bias: Ptr, bias_each: Int, cols: Int,
-        rows: Int,
+        rows: Int, streams: Int, near: Int, far: Int,
     ) -> None:  # fmt: skip
         groups = s.idiv(rows + 15, 16)
         first, last = s.idiv(tid * groups, nt), s.idiv((tid + 1) * groups, nt)
@@ -51,6 +52,8 @@ def build(variant: str) -> Kernel:
                     from_ = by_token + s.idiv(t, 8) * 8 * token + s.imod(t, 8) * size
             b = bias + 4 * member * bias_each if bias != 0 else 0
             at = s.get_i64(w + 8 * member)
-            times(at, first, last, from_, n, to, stride, b, cols, rows, token)
+            times(
+                at, first, last, from_, n, to, stride, b, cols, rows, token, streams, near, far
+            )  # fmt: skip
 
     return kernel(f"stacked.{variant}")(run)

@@ -11,6 +11,7 @@ i8: 32 int8; f32 scale d; i32 -8 sum; f32 d * sum; i32 -128 sum; 16 unused bytes
 i16: the same for numbers q = 256 high + low; the first 32 bytes are `high`, the 32 at 64 are `low`.
 k8, k16: see `k_steps.py`, whose steps take a whole unit.
 exact: 32 f32; f32 sum of all, of columns 0-15, of columns 16-31.
+b16: 32 bf16.
 """
 
 from __future__ import annotations
@@ -23,14 +24,11 @@ from rbee_worker.ops.cpu.compiler import emit as e
 from rbee_worker.ops.cpu.compiler.simd import F32x16, Int, Ptr, Tuple, Void, op
 from rbee_worker.ops.cpu.compiler.vec import Pen, Ref, Vec
 from rbee_worker.ops.cpu.kernels.product.blocks import BLOCKS, RAISED, Block, Encoding, floats
-from rbee_worker.ops.cpu.shared.forms import BYTES, LOW, SCALE, SUM
+from rbee_worker.ops.cpu.shared.forms import B16, BYTES, LOW, SCALE, SUM
 from rbee_worker.ops.cpu.shared.held import HELD
 
 LESS8, LESS128 = 36, 44  # in i8 and i16
 EXACT_SUM, EXACT_SUMS = 128, (132, 136)
-
-# How many bytes ahead weights are prefetched, by the columns of a unit; measured.
-AHEAD = {32: 2048, 256: 3072}
 
 
 def sums_type(tokens: int) -> Any:
@@ -68,6 +66,8 @@ def prefetch(pen: Pen, p: Ref, nbytes: int) -> None:
 def _step(
     pen: Pen, acc: list[Vec], x: Ref, unit: Ref, block: Ref, name: str, form: str
 ) -> list[Vec]:
+    if form == B16:
+        return _pairs(pen, acc, x, unit)
     if HELD[name].is_float:
         return _plain(pen, acc, x, unit, name)
     unpack, encoding = BLOCKS[name]
@@ -161,6 +161,20 @@ def _plain(pen: Pen, acc: list[Vec], x: Ref, unit: Ref, name: str) -> list[Vec]:
     column = floats(pen, unit, name)
     low, high = (_chains(pen, len(acc), x, column, first) for first in (0, 16))
     return [total + (a + b) for total, a, b in zip(acc, low, high, strict=True)]
+
+
+def _pairs(pen: Pen, acc: list[Vec], x: Ref, unit: Ref) -> list[Vec]:
+    """bf16 times bf16, two columns at a time: each 16 columns are one chain that begins at zero;
+    both are added to acc."""
+    halves = []
+    for first in (0, 8):
+        chains = [pen.zeros()] * len(acc)
+        for k in range(first, first + 8):
+            w = pen.load(unit + 64 * k)
+            for t in range(len(acc)):
+                chains[t] = pen.dot_bf16(chains[t], w, pen.isplat(x + (BYTES[B16] * t + 4 * k)))
+        halves.append(chains)
+    return [total + (a + b) for total, a, b in zip(acc, *halves, strict=True)]
 
 
 def _chains(pen: Pen, tokens: int, x: Ref, column: Callable[[int], Vec], first: int) -> list[Vec]:

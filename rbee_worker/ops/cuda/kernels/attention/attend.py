@@ -34,6 +34,7 @@ def attend(
     softcap: float | None = None,
     slopes: Tensor | None = None,
     sinks: Tensor | None = None,
+    distances: Tensor | None = None,
     causal: bool = True,
     values: int | None = None,
     invariant: bool = False,
@@ -48,7 +49,8 @@ def attend(
     int32 [B, columns], seq_starts [B + 1], kv_lens [B], positions [N]: see `Batch`. longest_rows,
     longest_keys: upper bounds of the sequences' rows and keys; with longest_rows 1 every sequence
     has one row, the launch depends on shapes and these bounds only, and it may be captured. slopes,
-    sinks: float32 [heads]. Other options: see `Ops.attend`.
+    sinks: float32 [heads]; distances: float32, [heads, 2 * reach + 1] in one row. Other options:
+    see `Ops.attend`.
 
     single, several: tiles for sequences with one row and with more, instead of `shapes`' choice.
 
@@ -57,7 +59,8 @@ def attend(
     `invariant` these follow from the number of rows too; if so, only from the model and (sequences
     of one row) from longest_keys. Steps of one row and of several rows use different tiles.
     """
-    sight = Sight(scale, window, chunk, softcap, slopes, sinks, causal)
+    reach = 0 if distances is None else distances.numel() // heads // 2
+    sight = Sight(scale, window, chunk, softcap, slopes, sinks, causal, distances, reach)
     sight.check()
     rows, batch = q.shape[0], table.shape[0]
     latent = values is not None

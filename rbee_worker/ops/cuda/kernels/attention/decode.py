@@ -61,12 +61,12 @@ def new_token(
     return x, acc0, acc1
 
 
-@triton.jit(do_not_specialize=["table_row", "window", "chunk"])
+@triton.jit(do_not_specialize=["table_row", "window", "chunk", "reach"])
 def attend_new(
     qkv, k, v, table, kv_lens, slots, angles, q_norm, k_norm, slopes, sinks,
     out, partial, extremes, counters,
     qkv_row, k_block, k_row, k_head, v_block, v_row, v_head, table_row, angles_row,
-    factor, scale, cap, cap_scale, window, chunk, eps,
+    factor, scale, cap, cap_scale, window, chunk, reach, eps,
     HEADS: tl.constexpr, G: tl.constexpr, BLOCK: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     K_DIM: tl.constexpr, K0: tl.constexpr, K1: tl.constexpr,
     V_DIM: tl.constexpr, V0: tl.constexpr, V1: tl.constexpr, LATENT: tl.constexpr,
@@ -154,7 +154,7 @@ def attend_new(
             top, total, acc0, acc1 = walk_on(
                 top, total, acc0, acc1, q0, q1, k0, k1, v0, v1, blocks, slope, at, begin, end,
                 k_pages, v_pages, pages, low, n, n,
-                k_block, k_row, v_block, v_row, factor, scale, cap, cap_scale, window, chunk,
+                k_block, k_row, v_block, v_row, factor, scale, cap, cap_scale, window, chunk, reach,
                 BN, BLOCK, K_DIM, K0, K1, V_DIM, V0, V1, False,
                 True, WINDOW, CHUNK, CAP, SLOPES, True, STAGES == 0,
             )  # fmt: skip
@@ -162,7 +162,7 @@ def attend_new(
             top, total, acc0, acc1 = walk(
                 top, total, acc0, acc1, q0, q1, slope, at, begin, end,
                 k_pages, v_pages, pages, low, n, n,
-                k_block, k_row, v_block, v_row, factor, scale, cap, cap_scale, window, chunk,
+                k_block, k_row, v_block, v_row, factor, scale, cap, cap_scale, window, chunk, reach,
                 BN, BLOCK, K_DIM, K0, K1, V_DIM, V0, V1, False,
                 True, WINDOW, CHUNK, CAP, SLOPES, True, STAGES,
             )  # fmt: skip

@@ -64,12 +64,14 @@ def load_tile(
 
 @triton.jit
 def raw_scores(
-    q0, q1, k0, k1, slope, behind, scale, cap, cap_scale,
+    q0, q1, k0, k1, slope, behind, scale, cap, cap_scale, reach,
     K1: tl.constexpr, CAP: tl.constexpr, SLOPES: tl.constexpr,
 ):  # fmt: skip
     """Scores [M, T] of queries (q0, q1) and keys (k0, k1), before masking; see `Sight.arguments`.
 
-    slope [M]; behind [M or 1, T]: a key's position minus the query's.
+    behind [M or 1, T]: a key's position minus the query's. slope [M]: of a bias that grows with it
+    (SLOPES 1), or the address of the number for distance 0 (2), which has `reach` neighbours on
+    either side.
     """
     x = tl.dot(q0, tl.trans(k0), input_precision="ieee")
     if K1 > 0:
@@ -78,7 +80,9 @@ def raw_scores(
         x = cap * (1.0 - 2.0 / (tl.exp(x * cap_scale) + 1.0))
     elif SLOPES:
         x = x * scale
-    if SLOPES:
+    if SLOPES == 2:
+        x += tl.load(slope[:, None] + tl.minimum(tl.maximum(behind, -reach), reach))
+    elif SLOPES:
         x = tl.fma(behind.to(tl.float32), slope[:, None], x)
     return x
 

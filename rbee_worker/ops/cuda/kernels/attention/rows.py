@@ -48,12 +48,12 @@ def locate(tile, seq_starts, sequences, G: tl.constexpr, BM: tl.constexpr):
     return b, tile - (start * G // BM + b)
 
 
-@triton.jit(do_not_specialize=["sequences", "table_row", "window", "chunk"])
+@triton.jit(do_not_specialize=["sequences", "table_row", "window", "chunk", "reach"])
 def attend_rows(
     q, k, v, table, seq_starts, kv_lens, positions, slopes, sinks,
     out, partial, extremes, counters,
     sequences, q_row, k_block, k_row, k_head, v_block, v_row, v_head, table_row,
-    factor, scale, cap, cap_scale, window, chunk,
+    factor, scale, cap, cap_scale, window, chunk, reach,
     HEADS: tl.constexpr, G: tl.constexpr, BLOCK: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     K_DIM: tl.constexpr, K0: tl.constexpr, K1: tl.constexpr,
     V_DIM: tl.constexpr, V0: tl.constexpr, V1: tl.constexpr, LATENT: tl.constexpr,
@@ -119,7 +119,9 @@ def attend_rows(
             if K1 > 0:
                 q1 = load_columns(q_rows, real[:, None], K0, K1, K_DIM)
             slope = at.to(tl.float32)
-            if SLOPES:
+            if SLOPES == 2:
+                slope = slopes + head * (2 * reach + 1) + reach
+            elif SLOPES:
                 slope = tl.load(slopes + head, mask=real, other=0.0)
             k_pages = k + h.to(tl.int64) * k_head
             v_pages = v
@@ -141,7 +143,7 @@ def attend_rows(
                         top, total, acc0, acc1, q0, q1, slope, at, begin, whole_begin,
                         k_pages, v_pages, pages, low, high, length,
                         k_block, k_row, v_block, v_row,
-                        factor, scale, cap, cap_scale, window, chunk,
+                        factor, scale, cap, cap_scale, window, chunk, reach,
                         BN, BLOCK, K_DIM, K0, K1, V_DIM, V0, V1, LATENT,
                         CAUSAL, WINDOW, CHUNK, CAP, SLOPES, True, STAGES,
                     )  # fmt: skip
@@ -149,7 +151,7 @@ def attend_rows(
                     top, total, acc0, acc1, q0, q1, slope, at, whole_begin, whole_end,
                     k_pages, v_pages, pages, low, high, length,
                     k_block, k_row, v_block, v_row,
-                    factor, scale, cap, cap_scale, window, chunk,
+                    factor, scale, cap, cap_scale, window, chunk, reach,
                     BN, BLOCK, K_DIM, K0, K1, V_DIM, V0, V1, LATENT,
                     CAUSAL, WINDOW, CHUNK, CAP, SLOPES, False, STAGES,
                 )  # fmt: skip
@@ -158,7 +160,7 @@ def attend_rows(
                 top, total, acc0, acc1, q0, q1, slope, at, begin, end,
                 k_pages, v_pages, pages, low, high, length,
                 k_block, k_row, v_block, v_row,
-                factor, scale, cap, cap_scale, window, chunk,
+                factor, scale, cap, cap_scale, window, chunk, reach,
                 BN, BLOCK, K_DIM, K0, K1, V_DIM, V0, V1, LATENT,
                 CAUSAL, WINDOW, CHUNK, CAP, SLOPES, True, STAGES,
             )  # fmt: skip

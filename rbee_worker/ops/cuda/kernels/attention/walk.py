@@ -17,13 +17,13 @@ from rbee_worker.ops.cuda.kernels.attention.fold import (
 @triton.jit
 def use_tile(
     top, total, acc0, acc1, q0, q1, k0, k1, v0, v1, slope, at, key, length,
-    factor, scale, cap, cap_scale, window, chunk,
+    factor, scale, cap, cap_scale, window, chunk, reach,
     K1: tl.constexpr, V1: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
     CHUNK: tl.constexpr, CAP: tl.constexpr, SLOPES: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Fold one tile of keys and values, at positions `key`, into the rows' softmax; see `fold`."""
     behind = key[None, :] - at[:, None]
-    x = raw_scores(q0, q1, k0, k1, slope, behind, scale, cap, cap_scale, K1, CAP, SLOPES)
+    x = raw_scores(q0, q1, k0, k1, slope, behind, scale, cap, cap_scale, reach, K1, CAP, SLOPES)
     if MASKED:
         seen = seen_keys(at[:, None], key[None, :], length, window, chunk, CAUSAL, WINDOW, CHUNK)
         x = tl.where(seen, x, float("-inf"))
@@ -55,7 +55,7 @@ def first_tile(
 def walk_on(
     top, total, acc0, acc1, q0, q1, k0, k1, v0, v1, blocks, slope, at, begin, end,
     k, v, table, low, high, length,
-    k_block, k_row, v_block, v_row, factor, scale, cap, cap_scale, window, chunk,
+    k_block, k_row, v_block, v_row, factor, scale, cap, cap_scale, window, chunk, reach,
     BN: tl.constexpr, BLOCK: tl.constexpr,
     K_DIM: tl.constexpr, K0: tl.constexpr, K1: tl.constexpr,
     V_DIM: tl.constexpr, V0: tl.constexpr, V1: tl.constexpr, LATENT: tl.constexpr,
@@ -78,7 +78,7 @@ def walk_on(
             blocks = load_blocks(table, later + BN, later + BN < high, BLOCK)
         top, total, acc0, acc1 = use_tile(
             top, total, acc0, acc1, q0, q1, k0, k1, v0, v1, slope, at, key, length,
-            factor, scale, cap, cap_scale, window, chunk,
+            factor, scale, cap, cap_scale, window, chunk, reach,
             K1, V1, CAUSAL, WINDOW, CHUNK, CAP, SLOPES, MASKED,
         )  # fmt: skip
         if EARLY:
@@ -100,7 +100,7 @@ def walk_on(
 def walk(
     top, total, acc0, acc1, q0, q1, slope, at, begin, end,
     k, v, table, low, high, length,
-    k_block, k_row, v_block, v_row, factor, scale, cap, cap_scale, window, chunk,
+    k_block, k_row, v_block, v_row, factor, scale, cap, cap_scale, window, chunk, reach,
     BN: tl.constexpr, BLOCK: tl.constexpr,
     K_DIM: tl.constexpr, K0: tl.constexpr, K1: tl.constexpr,
     V_DIM: tl.constexpr, V0: tl.constexpr, V1: tl.constexpr, LATENT: tl.constexpr,
@@ -121,7 +121,7 @@ def walk(
         top, total, acc0, acc1 = walk_on(
             top, total, acc0, acc1, q0, q1, k0, k1, v0, v1, blocks, slope, at, begin, end,
             k, v, table, low, high, length,
-            k_block, k_row, v_block, v_row, factor, scale, cap, cap_scale, window, chunk,
+            k_block, k_row, v_block, v_row, factor, scale, cap, cap_scale, window, chunk, reach,
             BN, BLOCK, K_DIM, K0, K1, V_DIM, V0, V1, LATENT,
             CAUSAL, WINDOW, CHUNK, CAP, SLOPES, MASKED, STAGES == 0,
         )  # fmt: skip
@@ -136,7 +136,7 @@ def walk(
             )  # fmt: skip
             top, total, acc0, acc1 = use_tile(
                 top, total, acc0, acc1, q0, q1, k0, k1, v0, v1, slope, at, key, length,
-                factor, scale, cap, cap_scale, window, chunk,
+                factor, scale, cap, cap_scale, window, chunk, reach,
                 K1, V1, CAUSAL, WINDOW, CHUNK, CAP, SLOPES, MASKED,
             )  # fmt: skip
     return top, total, acc0, acc1

@@ -28,6 +28,8 @@ def experts(
     up_bias: Tensor | None = None,
     down_bias: Tensor | None = None,
     limit: float | None = None,
+    residual: Tensor | None = None,
+    fixed: bool = False,
     pdl: bool = False,
 ) -> Tensor:
     """See `Ops.experts`: x [N, cols], ids int32 and weights float32 [N, top_k] -> [N, dim].
@@ -35,7 +37,8 @@ def experts(
     up [experts, rows, cols] and down [experts, dim, width], of the type of x; biases are float32,
     expert by expert. All sums are float32; h, and in the form for many rows each expert's result,
     are rounded to the type of x. A row's result depends on itself and on the form that its step's
-    number of rows selects, not on the other rows.
+    number of rows selects, not on the other rows. residual [N, dim] is added before the result is
+    rounded. fixed: always the form for many rows.
     """
     assert x.dtype == up.dtype == down.dtype
     assert ids.dtype == torch.int32
@@ -45,7 +48,9 @@ def experts(
     assert limit is None or up.shape[1] == 2 * width
     if not x.shape[0]:
         return torch.empty((0, dim), dtype=x.dtype, device=x.device)
-    tensors = [x, ids, up, down] + [t for t in (weights, up_bias, down_bias) if t is not None]
+    tensors = [x, ids, up, down] + [
+        t for t in (weights, up_bias, down_bias, residual) if t is not None
+    ]
     assert all(t.is_contiguous() for t in tensors)
-    form = few if reads_by_row(x.shape[0], ids.shape[1], count) else many
-    return form(x, ids, weights, up, down, kind, up_bias, down_bias, limit, pdl=pdl)
+    form = few if not fixed and reads_by_row(x.shape[0], ids.shape[1], count) else many
+    return form(x, ids, weights, up, down, kind, up_bias, down_bias, limit, residual, pdl=pdl)

@@ -118,12 +118,12 @@ def _more(
 
 @triton.jit
 def _down(
-    h, ids, weights, down, bias, out, dim, K: tl.constexpr, TOP: tl.constexpr, BN: tl.constexpr,
-    BK: tl.constexpr, WEIGHTS: tl.constexpr, BIAS: tl.constexpr, EVICT: tl.constexpr,
-    STAGES: tl.constexpr, PDL: tl.constexpr,
+    h, ids, weights, down, bias, residual, out, dim, K: tl.constexpr, TOP: tl.constexpr,
+    BN: tl.constexpr, BK: tl.constexpr, WEIGHTS: tl.constexpr, BIAS: tl.constexpr,
+    RESIDUAL: tl.constexpr, EVICT: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out[row] = sum over its experts of weight * (down_e h + bias_e), BN columns; every product is
-    multiplied by its expert's weight, so there is one sum over all of them."""
+    multiplied by its expert's weight, so there is one sum over all of them. RESIDUAL is added."""
     if PDL:
         gdc_launch_dependents()
     row = tl.program_id(0)
@@ -147,6 +147,8 @@ def _down(
                 WEIGHTS, BIAS, EVICT,
             )  # fmt: skip
     y = tl.sum(acc, 1) + added
+    if RESIDUAL:
+        y += tl.load(residual + row.to(tl.int64) * dim + rows, mask=ok, other=0.0).to(tl.float32)
     tl.store(out + row.to(tl.int64) * dim + rows, y.to(out.dtype.element_ty), mask=ok)
 
 
@@ -160,6 +162,7 @@ def few(
     up_bias: Tensor | None,
     down_bias: Tensor | None,
     limit: float | None,
+    residual: Tensor | None = None,
     *,
     pdl: bool,
 ) -> Tensor:
@@ -170,26 +173,36 @@ def few(
     h = torch.empty((n * top, width), dtype=x.dtype, device=x.device)
     out = torch.empty((n, dim), dtype=x.dtype, device=x.device)
     evict = "evict_first" if n == 1 else ""  # several rows may use an expert
-    s = _shape(x.shape[1], 2 if gated else 1, x.element_size(), top * width)
+    s = _first_shape(x.shape[1], 2 if gated else 1, x.element_size(), top * width)
     _up[(n * top, triton.cdiv(width, s.rows))](
         x, ids, up, up_bias, h, width, limit or 0.0, K=x.shape[1], TOP=top, BN=s.rows, BK=s.cols,
         GATED=gated, KIND=kind, LIMIT=limit is not None, BIAS=up_bias is not None,
         EVICT=evict, STAGES=s.stages, num_warps=s.warps, **dependent(pdl),
     )  # fmt: skip
-    s = _shape(width, 1, x.element_size(), dim)
+    s = _second_shape(width, x.element_size(), dim, top)
     _down[(n, triton.cdiv(dim, s.rows))](
-        h, ids, weights, down, down_bias, out, dim, K=width, TOP=top, BN=s.rows, BK=s.cols,
-        WEIGHTS=weights is not None, BIAS=down_bias is not None, EVICT=evict,
-        STAGES=s.stages, num_warps=s.warps, **dependent(pdl),
+        h, ids, weights, down, down_bias, residual, out, dim, K=width, TOP=top, BN=s.rows,
+        BK=s.cols, WEIGHTS=weights is not None, BIAS=down_bias is not None,
+        RESIDUAL=residual is not None, EVICT=evict, STAGES=s.stages, num_warps=s.warps,
+        **dependent(pdl),
     )  # fmt: skip
     return out
 
 
-def _shape(cols: int, matrices: int, size: int, results: int) -> FewShape:
+_AT_ONCE = 8  # loads that a program has registers for
+
+
+def _first_shape(cols: int, matrices: int, size: int, results: int) -> FewShape:
     """About 16 KiB of weights in one load of a program, or less if one row would then have few
     programs. results: of one row. The same for any number of rows, as the order of sums is."""
-    wide = min(power_of_two(cols), 4096 // size)
+    wide = min(power_of_two(cols), 2048 // size)
     rows = max(1, min(16, 16384 // (wide * size * matrices)))
     while rows > 1 and results // rows < 512:
         rows //= 2
-    return FewShape(rows, wide, 2 if matrices == 2 and cols <= wide else 4, 4)
+    return FewShape(rows, wide, 3 if matrices == 2 else 4, 4)
+
+
+def _second_shape(cols: int, size: int, results: int, top: int) -> FewShape:
+    """The same, with all loads of a program in flight at once where there are few."""
+    s = _first_shape(cols, 1, size, results)
+    return s._replace(stages=0) if top * triton.cdiv(cols, s.cols) <= _AT_ONCE else s

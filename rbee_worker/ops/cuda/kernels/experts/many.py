@@ -119,10 +119,11 @@ def _product(
 
 @triton.jit
 def _combine(
-    y, weights, out, dim, TOP: tl.constexpr, WEIGHTS: tl.constexpr, BLOCK: tl.constexpr,
-    PDL: tl.constexpr,
+    y, weights, residual, out, dim, TOP: tl.constexpr, WEIGHTS: tl.constexpr,
+    RESIDUAL: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """out[row] = sum over its experts of weight * y[pair], in their order, in float32."""
+    """out[row] = sum over its experts of weight * y[pair], in their order, in float32, and the
+    RESIDUAL."""
     if PDL:
         gdc_launch_dependents()
         gdc_wait()
@@ -135,6 +136,8 @@ def _combine(
         if WEIGHTS:
             value = value * tl.load(weights + row * TOP + j)
         acc += value
+    if RESIDUAL:
+        acc += tl.load(residual + row * dim + cols, mask=ok, other=0.0).to(tl.float32)
     tl.store(out + row * dim + cols, acc.to(out.dtype.element_ty), mask=ok)
 
 
@@ -148,6 +151,7 @@ def many(
     up_bias: Tensor | None,
     down_bias: Tensor | None,
     limit: float | None,
+    residual: Tensor | None = None,
     *,
     pdl: bool,
 ) -> Tensor:
@@ -171,8 +175,8 @@ def many(
     )  # fmt: skip
     block = min(power_of_two(dim), 1024)
     _combine[(n, triton.cdiv(dim, block))](
-        y, weights, out, dim, TOP=top, WEIGHTS=weights is not None, BLOCK=block, num_warps=4,
-        **dependent(pdl),
+        y, weights, residual, out, dim, TOP=top, WEIGHTS=weights is not None,
+        RESIDUAL=residual is not None, BLOCK=block, num_warps=4, **dependent(pdl),
     )  # fmt: skip
     return out
 
@@ -217,7 +221,7 @@ def _shapes(per_expert: float, gated: bool, size: int) -> tuple[TileShape, TileS
     if size == 4:  # float32, without tensor cores
         return TileShape(16, 32, 32, 2, 4), TileShape(16, 32, 32, 2, 4)
     if per_expert <= 8:
-        return TileShape(16, 64, 64, 4, 4), TileShape(16, 64, 128, 4, 4)
+        return TileShape(16, 64, 128, 4, 4), TileShape(16, 64, 128, 4, 4, bulk=True)
     if per_expert <= 48:
         return TileShape(64, 64, 64, 4, 4), TileShape(64, 128, 64, 4, 4)
     rows = 128 if gated else 256

@@ -103,13 +103,14 @@ def route(
     bias: Tensor | None = None,
     scales: Tensor | None = None,
     *,
+    fixed: bool = False,
     pdl: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """See `Ops.route`: logits [N, experts] -> ids int32 and weights float32, both [N, top_k].
 
     A row depends on its own logits, and the last bit of its weights on whether there are more than
-    64 rows: its sums then have another order. A row of nan
-    chooses some experts, with weights of nan.
+    64 rows: its sums then have another order. fixed: they have one. A row of nan chooses some
+    experts, with weights of nan.
     """
     n, count = logits.shape
     r = routing
@@ -121,7 +122,8 @@ def route(
     size = count // r.groups
     if logits.stride(1) != 1:
         logits = logits.contiguous()
-    at_once = n <= 64 and r.top_k > 2 and power_of_two(r.groups) * power_of_two(size) <= 128
+    few = n <= 64 and not fixed
+    at_once = few and r.top_k > 2 and power_of_two(r.groups) * power_of_two(size) <= 128
     if n:
         _route[(n,)](
             logits, bias, scales, ids, weights, logits.stride(0), r.jitter, r.scale, r.floor,

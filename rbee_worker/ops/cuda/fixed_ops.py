@@ -1,0 +1,81 @@
+"""`FixedOps`: operations whose sums have one order, so that a row's result does not depend on what
+else is in its step (`--deterministic`).
+
+A sequence gives the same logits, bit for bit, alone, in any batch, and whether its tokens come in a
+prompt, in parts of one, or one by one. Norms, rotary positions, recurrences and elementwise
+operations are so anyway: a program has one row, or computes rows in order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rbee_worker.ops import Activation, Routing, Weight
+from rbee_worker.ops.cuda import packed_products
+from rbee_worker.ops.cuda.device_ops import DeviceOps
+from rbee_worker.ops.cuda.kernels import attention as kernel
+from rbee_worker.ops.cuda.kernels.experts.route import route
+from rbee_worker.ops.cuda.kernels.fixed import fixed_product
+from rbee_worker.ops.cuda.matrix import DeviceMatrix
+
+
+class FixedOps(DeviceOps):
+    """See `DeviceOps`."""
+
+    fixed = True
+
+    def product(
+        self,
+        x: Tensor,
+        weight: Weight,
+        bias: Tensor | None = None,
+        *,
+        form: str = "compute",
+        norm: tuple[Tensor | None, float] | None = None,
+        gated: Activation | None = None,
+        act: Activation | None = None,
+        residual: Tensor | None = None,
+        ahead: packed_products.Ahead | None = None,
+        owned: bool = False,
+    ) -> Tensor:
+        """See `ProductOps.product`. Matrices have no planes here: nothing is quantized ahead."""
+        matrix: DeviceMatrix = weight.data
+        assert not matrix.parts
+        dense, scales = self._operand(matrix)
+        result = torch.float32 if form == "f32" else self._dtype
+        ends: dict[str, Any] = {"act": act or "none", "residual": residual, "form": result}
+        if gated is not None:  # what follows the product follows the gate
+            ends = {}
+        y = fixed_product(
+            self._normed(x, norm), dense, self.workspace, scales=scales, bias=bias, pdl=self.pdl,
+            **ends,
+        )  # fmt: skip
+        if gated is None:
+            return y
+        y = self.gated(y, gated)
+        return (y if residual is None else y + residual).to(result)
+
+    def heads_linear(self, x: Tensor, weight: Weight) -> Tensor:
+        parts = torch.split(x.to(self._dtype), weight.cols, dim=1)
+        found = [
+            fixed_product(part.contiguous(), one, self.workspace, pdl=self.pdl)
+            for part, one in zip(parts, weight.data, strict=True)
+        ]
+        return torch.cat(found, dim=1)
+
+    def _tiles(self, dims: int, element: int) -> dict[str, Any]:
+        tiles = kernel.fixed_tiles(dims=dims, element=element)
+        return {"single": tiles, "several": tiles}
+
+    def route(
+        self,
+        logits: Tensor,
+        routing: Routing,
+        *,
+        bias: Tensor | None = None,
+        scales: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        return route(logits, routing, bias, scales, fixed=True, pdl=self.pdl)

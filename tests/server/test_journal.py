@@ -1,0 +1,396 @@
+"""--journal: jobs outlive the worker's process, and their clients notice nothing but a pause."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sqlite3
+import stat
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rbee_worker.errors import UsageError
+from rbee_worker.journal.database import Database
+from rbee_worker.journal.directory import Directory
+from rbee_worker.server import keeper
+from rbee_worker.types import Request
+from tests.server.fake_engine import Fake, answer_ids
+from tests.server.reading import DONE, events, frames
+from tests.server.served import Served, wait_for
+from tests.server.spawned import Spawned
+
+BODY = {"prompt": "a bee", "max_tokens": 60, "seed": 3}
+ALL = bytes(answer_ids(Request(id="", prompt="a bee"))[:60]).decode(errors="replace")
+
+
+def start(served: Served | Spawned, **body: Any) -> str:
+    response = served.http.post("/v1/jobs", json={**BODY, **body})
+    assert response.status_code == 200, response.text
+    return str(response.json()["job_id"])
+
+
+def answer(found: list[Any]) -> str:
+    told = [e for e in found if e != DONE and e["type"] in ("token", "end")]
+    return "".join(e["t"] if e["type"] == "token" else e["text"] for e in told)
+
+
+def drawn(served: Served | Spawned, job: str) -> int:
+    return int(served.http.get(f"/v1/jobs/{job}").json()["tokens_out"])
+
+
+def test_a_finished_job_is_served_again_by_another_process(tmp_path: Path) -> None:
+    journal = str(tmp_path / "j")
+    with Served(journal=journal) as served:
+        job = start(served, logprobs=2, echo=True, stop=["never"])
+        stream = served.http.get(f"/v1/jobs/{job}/stream").text
+        state = served.http.get(f"/v1/jobs/{job}").json()
+    with Served(journal=journal) as served:
+        assert served.http.get(f"/v1/jobs/{job}/stream").text == stream
+        assert served.http.get(f"/v1/jobs/{job}").json() == state
+        assert [row["job_id"] for row in served.http.get("/v1/jobs").json()["jobs"]] == [job]
+        known = frames(stream)
+        later = served.http.get(f"/v1/jobs/{job}/stream", headers={"Last-Event-ID": "7"})
+        assert frames(later.text) == known[7:]
+        assert served.engine.submitted == 0
+
+
+def test_a_job_that_had_not_ended_goes_on(tmp_path: Path) -> None:
+    """A worker that is told to stop leaves it to the next one; the stream breaks off and is
+    resumed: the ids go on, nothing is lost or doubled."""
+    journal = str(tmp_path / "j")
+    hold = threading.Event()
+    with Served(Fake(hold=hold), journal=journal, drain_timeout=0) as served:
+        job = start(served)
+        wait_for(lambda: drawn(served, job) > 0)
+        with served.http.stream("GET", f"/v1/jobs/{job}/stream") as stream:
+            parts: list[str] = []
+            reading = threading.Thread(target=lambda: parts.extend(stream.iter_text()))
+            reading.start()
+            wait_for(lambda: '"token"' in "".join(parts))
+            served.stop()
+            assert served.join() == 0
+            reading.join(10)
+    before = frames("".join(parts))
+    assert DONE not in [data for _, data in before]
+    assert [number for number, _ in before] == [*range(1, len(before) + 1)]
+    with Served(journal=journal) as served:
+        last = {"Last-Event-ID": str(len(before))}
+        after = frames(served.http.get(f"/v1/jobs/{job}/stream", headers=last).text)
+        assert [number for number, _ in after] == [
+            *range(len(before) + 1, len(before) + len(after)),
+            None,
+        ]
+        found = [data for _, data in before + after]
+        assert answer(found) == ALL
+        assert found[-2]["stop_reason"] == "MAX_TOKENS"
+        assert found == events(served.http.get(f"/v1/jobs/{job}/stream").text)
+        (resumed,) = served.engine.resumed
+        assert (resumed.id, resumed.prompt) == (job, None)
+
+
+def test_a_worker_that_is_killed_loses_nothing_that_a_client_has_seen(tmp_path: Path) -> None:
+    fake = {"token_s": 0.002}
+    settings = {"journal": str(tmp_path / "j")}
+    with Spawned.fake(settings, fake) as worker:
+        worker.ready()
+        jobs = [start(worker) for _ in range(3)]
+        with worker.http.stream("GET", f"/v1/jobs/{jobs[0]}/stream") as stream:
+            text = ""
+            for part in stream.iter_text():
+                text += part
+                if text.count('"token"') > 10:
+                    break
+            worker.process.kill()
+            worker.wait()
+    before = frames(text[: text.rindex("\n\n") + 2])
+    with Spawned.fake(settings, fake) as worker:
+        worker.ready()
+        last = {"Last-Event-ID": str(len(before))}
+        after = frames(worker.http.get(f"/v1/jobs/{jobs[0]}/stream", headers=last).text)
+        assert [n for n, _ in before + after] == [*range(1, len(before + after)), None]
+        assert answer([data for _, data in before + after]) == ALL
+        for job in jobs:
+            assert answer(events(worker.http.get(f"/v1/jobs/{job}/stream").text)) == ALL
+
+
+def test_keys_are_known_to_the_next_process(tmp_path: Path) -> None:
+    journal = str(tmp_path / "j")
+    key = {"Idempotency-Key": "k"}
+    with Served(journal=journal) as served:
+        first = served.http.post("/v1/jobs", json=BODY, headers=key).json()
+    with Served(journal=journal) as served:
+        again = served.http.post("/v1/jobs", json=BODY, headers=key)
+        assert again.headers["idempotent-replayed"] == "true"
+        assert again.json() == first
+        other = served.http.post("/v1/jobs", json={**BODY, "seed": 4}, headers=key)
+        assert other.status_code == 409
+        assert first["job_id"] in other.json()["error"]["message"]
+
+
+def test_what_waits_for_the_model_is_known_and_can_be_cancelled(tmp_path: Path) -> None:
+    journal = str(tmp_path / "j")
+    hold = threading.Event()
+    with Served(Fake(hold=hold), journal=journal, drain_timeout=0) as served:
+        kept, unwanted = start(served), start(served)
+        wait_for(lambda: drawn(served, kept) > 0 and drawn(served, unwanted) > 0)
+    served = Served(Fake(load_s=1.0), journal=journal).start()
+    try:
+        found = served.http.get(f"/v1/jobs/{kept}").json()
+        assert (found["state"], found["tokens_out"]) == ("queued", 1)
+        served.http.delete(f"/v1/jobs/{unwanted}")
+        state = served.http.get(f"/v1/jobs/{unwanted}").json()
+        assert (state["state"], state["tokens_out"]) == ("cancelled", 1)
+        assert served.http.get("/v1/ready").status_code == 503
+        assert answer(events(served.http.get(f"/v1/jobs/{kept}/stream").text)) == ALL
+        assert [request.id for request in served.engine.resumed] == [kept]
+    finally:
+        served.__exit__()
+
+
+def test_a_time_limit_goes_on_while_no_worker_runs(tmp_path: Path) -> None:
+    journal = str(tmp_path / "j")
+    hold = threading.Event()
+    with Served(Fake(hold=hold), journal=journal, drain_timeout=0) as served:
+        job = start(served, timeout_s=0.5)
+        long = start(served, timeout_s=500)
+        wait_for(lambda: drawn(served, job) > 0 and drawn(served, long) > 0)
+    time.sleep(0.5)
+    with Served(journal=journal) as served:
+        found = events(served.http.get(f"/v1/jobs/{job}/stream").text)
+        assert found[-2]["stop_reason"] == "TIMEOUT"
+        assert answer(events(served.http.get(f"/v1/jobs/{long}/stream").text)) == ALL
+        (resumed,) = served.engine.resumed
+        assert resumed.timeout_s is not None
+        assert 400 < resumed.timeout_s < 499.5
+
+
+def test_jobs_of_other_weights_end_and_say_why(tmp_path: Path) -> None:
+    journal = str(tmp_path / "j")
+    hold = threading.Event()
+    with Served(Fake(hold=hold), journal=journal, drain_timeout=0) as served:
+        job = start(served)
+        wait_for(lambda: drawn(served, job) > 0)
+    with Served(Fake(fingerprint="of another"), journal=journal) as served:
+        found = events(served.http.get(f"/v1/jobs/{job}/stream").text)
+        assert found[-2]["type"] == "error"
+        assert "the model's files, or how they are computed, have changed" in found[-2]["message"]
+        done = start(served)
+        served.http.get(f"/v1/jobs/{done}/stream")
+    with Served(Fake(fingerprint="of another"), journal=journal) as served:
+        assert events(served.http.get(f"/v1/jobs/{job}/stream").text) == found
+        assert answer(events(served.http.get(f"/v1/jobs/{done}/stream").text)) == ALL
+
+
+def test_a_journal_of_another_model_is_set_aside(tmp_path: Path, capfd: Any) -> None:
+    with Served(journal=str(tmp_path), model="one") as served:
+        job = start(served)
+        served.http.get(f"/v1/jobs/{job}/stream")
+    with Served(journal=str(tmp_path), model="two") as served:
+        assert served.http.get(f"/v1/jobs/{job}").status_code == 404
+    (aside,) = tmp_path.glob("*.aside")
+    aside.rename(tmp_path / "jobs.db")
+    with Served(journal=str(tmp_path), model="one") as served:
+        assert answer(events(served.http.get(f"/v1/jobs/{job}/stream").text)) == ALL
+
+
+@pytest.mark.parametrize("damage", ["no database", "torn", "row"])
+def test_a_damaged_journal_never_costs_the_worker(tmp_path: Path, damage: str) -> None:
+    with Served(journal=str(tmp_path)) as served:
+        jobs = [start(served) for _ in range(2)]
+        for job in jobs:
+            served.http.get(f"/v1/jobs/{job}/stream")
+    file = tmp_path / "jobs.db"
+    raw = bytearray(file.read_bytes())
+    if damage == "no database":
+        raw[:] = b"what is this" * 999
+    elif damage == "torn":
+        raw[4096:] = os.urandom(len(raw) - 4096)
+    else:
+        at = raw.rindex(b"token")
+        raw[at] ^= 1
+    file.write_bytes(raw)
+    with Served(journal=str(tmp_path)) as served:
+        told = served.service.worker.journal.directory.told
+        assert len(told) == 1, told
+        found = [served.http.get(f"/v1/jobs/{job}").status_code for job in jobs]
+        assert sorted(found) == ([200, 404] if damage == "row" else [404, 404])
+        assert ("set aside" in told[0]) == (damage != "row")
+        job = start(served)
+        assert answer(events(served.http.get(f"/v1/jobs/{job}/stream").text)) == ALL
+    with Served(journal=str(tmp_path)) as served:
+        assert served.service.worker.journal.directory.told == []
+        assert served.http.get(f"/v1/jobs/{job}").status_code == 200
+
+
+def test_two_workers_cannot_have_one_directory(tmp_path: Path) -> None:
+    first = Directory(str(tmp_path / "j"))
+    with pytest.raises(UsageError, match="another worker uses this directory"):
+        Directory(str(tmp_path / "j"))
+    with Spawned.daemon("--local-mode", "--journal", str(tmp_path / "j")) as second:
+        assert second.wait() == 2
+        assert second.line == {}
+        assert second.errors.decode().count("\n") == 1
+        assert "another worker uses this directory" in second.errors.decode()
+    first.close()
+    Directory(str(tmp_path / "j")).close()
+
+
+@pytest.mark.parametrize("place", ["file", "below a file"])
+def test_a_directory_that_cannot_be_is_refused(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    name = tmp_path / "file" if place == "file" else tmp_path / "file" / "j"
+    with pytest.raises(UsageError, match="--journal "):
+        Directory(str(name))
+
+
+def test_nobody_else_can_read_it(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        with Served(journal=str(tmp_path / "a" / "j")) as served:
+            served.http.get(f"/v1/jobs/{start(served)}/stream")
+            modes = {f.name: stat.S_IMODE(f.stat().st_mode) for f in (tmp_path / "a/j").iterdir()}
+    finally:
+        os.umask(old)
+    assert modes.keys() >= {"jobs.db", "jobs.db-wal", "lock", "state"}
+    assert set(modes.values()) == {0o600}
+    assert stat.S_IMODE((tmp_path / "a/j").stat().st_mode) == 0o700
+
+
+def test_a_job_that_is_forgotten_leaves_no_byte_of_its_prompt(tmp_path: Path) -> None:
+    """As ids; nothing keeps the text itself."""
+    secret = "xylophone" * 9
+    ids = b"".join(bytes([b]) for b in secret.encode())  # small integers of msgpack are themselves
+    with Served(journal=str(tmp_path), keep_jobs=1) as served:
+        served.http.get(f"/v1/jobs/{start(served, prompt=secret, echo=True)}/stream")
+        job = start(served)
+        served.http.get(f"/v1/jobs/{job}/stream")
+    raw = b"".join(f.read_bytes() for f in tmp_path.iterdir())
+    assert ids not in raw
+    with Served(journal=str(tmp_path)) as served:
+        assert [r["job_id"] for r in served.http.get("/v1/jobs").json()["jobs"]] == [job]
+
+
+def test_without_a_journal_nothing_is_written(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Served() as served:
+        served.http.get(f"/v1/jobs/{start(served)}/stream")
+        assert not served.service.worker.jobs.get(start(served)).durable
+    assert [*tmp_path.iterdir()] == []
+
+
+class Disk:
+    """Every write of the journal fails while it is full."""
+
+    def __init__(self, monkeypatch: Any) -> None:
+        self.full = False
+        write = Database.write
+        monkeypatch.setattr(keeper, "RETRY_S", 0.02)
+
+        def maybe(database: Database, entries: Sequence[Any]) -> None:
+            if self.full:
+                raise sqlite3.OperationalError("database or disk is full")
+            write(database, entries)
+
+        monkeypatch.setattr(Database, "write", maybe)
+
+
+def metric(served: Served | Spawned, name: str) -> float:
+    lines = served.http.get("/metrics").text.splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
+
+
+def test_a_full_disk_is_no_error_to_clients(tmp_path: Path, monkeypatch: Any) -> None:
+    """Jobs go on in memory and say so; once there is space again, all of it is written."""
+    disk, hold = Disk(monkeypatch), threading.Event()
+    with Served(Fake(hold=hold), journal=str(tmp_path)) as served:
+        before, gone = start(served), start(served, max_tokens=1)
+        wait_for(lambda: drawn(served, before) > 0)
+        assert served.http.get("/info").json()["journal"] == "working"
+        disk.full = True
+        during = start(served)
+        hold.set()
+        streams = [served.http.get(f"/v1/jobs/{job}/stream").text for job in (before, during)]
+        for found in map(events, streams):
+            assert answer(found) == ALL
+            told = [
+                e["human"] for e in found[:-1] if e["type"] == "narration" if "kept" in e["human"]
+            ]
+            assert told == [
+                "The journal cannot be written (database or disk is full): this job is now kept in "
+                "memory only."
+            ]
+        assert served.http.get("/info").json()["journal"] == "behind"
+        assert metric(served, "rbee_journal_working") == 0
+        wait_for(lambda: metric(served, "rbee_journal_failures_total") > 2)
+        disk.full = False
+        wait_for(lambda: metric(served, "rbee_journal_working") == 1)
+        after = start(served)
+        streams.append(served.http.get(f"/v1/jobs/{after}/stream").text)
+        assert "memory only" not in streams[-1]
+    with Served(journal=str(tmp_path)) as served:
+        for job, text in zip((before, during, after), streams, strict=True):
+            assert served.http.get(f"/v1/jobs/{job}/stream").text == text
+        assert served.http.get(f"/v1/jobs/{gone}").json()["state"] == "done"
+
+
+def test_a_worker_that_leaves_while_the_disk_is_full_loses_no_job_silently(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    """What its clients were given is not known to the next one, so it does not go on as if."""
+    disk, hold = Disk(monkeypatch), threading.Event()
+    with Served(Fake(hold=hold), journal=str(tmp_path), drain_timeout=0) as served:
+        job = start(served)
+        wait_for(lambda: drawn(served, job) > 0)
+        disk.full = True
+        unknown = start(served)
+    disk.full = False
+    for _ in range(2):
+        with Served(journal=str(tmp_path)) as served:
+            found = events(served.http.get(f"/v1/jobs/{job}/stream").text)
+            assert found[-2]["code"] == "ENGINE_LOST"
+            assert "the journal could not be written when the worker ended" in found[-2]["message"]
+            assert served.http.get(f"/v1/jobs/{unknown}").status_code == 404
+            assert answer(events(served.http.get(f"/v1/jobs/{start(served)}/stream").text)) == ALL
+
+
+def test_a_file_that_may_not_grow_is_a_full_disk(tmp_path: Path) -> None:
+    """With SQLite's own errors: the process may write no file beyond where it is."""
+    with Spawned.fake({"journal": str(tmp_path)}, {"token_s": 0.005}) as worker:
+        worker.ready()
+        job = start(worker)
+        wait_for(lambda: drawn(worker, job) > 3)
+        size = max(f.stat().st_size for f in tmp_path.iterdir())
+        limits = resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE, (size, limits[1]))
+        found = events(worker.http.get(f"/v1/jobs/{job}/stream").text)
+        assert answer(found) == ALL
+        assert "memory_only" in [e.get("action") for e in found[:-1]]
+        assert metric(worker, "rbee_journal_working") == 0
+        resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE, limits)
+        worker.signal()
+        assert worker.wait() == 0  # which writes what is missing
+    with Spawned.fake({"journal": str(tmp_path)}) as worker:
+        worker.ready()
+        assert events(worker.http.get(f"/v1/jobs/{job}/stream").text) == found
+
+
+def test_the_journal_has_a_size(tmp_path: Path) -> None:
+    """Finished jobs leave, the oldest first; live ones never."""
+    with Served(journal=str(tmp_path), journal_mb=1) as served:
+        prompt = "bee " * 1000
+        jobs = []
+        while metric(served, "rbee_journal_removed_jobs_total") < 8:
+            jobs.append(start(served, prompt=prompt, max_tokens=1))
+            served.http.get(f"/v1/jobs/{jobs[-1]}/stream")
+            assert len(jobs) < 500
+        assert metric(served, "rbee_journal_bytes") <= 1 << 20
+        assert served.http.get(f"/v1/jobs/{jobs[0]}").status_code == 200  # in memory
+    with Served(journal=str(tmp_path), journal_mb=1) as served:
+        found = [served.http.get(f"/v1/jobs/{job}").status_code for job in jobs]
+        assert found == sorted(found, reverse=True)
+        assert {*found} == {404, 200}
