@@ -1,6 +1,7 @@
 """llama.cpp's own server tests, with `rbee-worker serve` in the place of llama-server:
 
-    python -m benchmarks.llamacpp_tests [--tree CHECKOUT] [--only PATTERN] [--json FILE] [--write]
+    python -m benchmarks.llamacpp_tests [--tree CHECKOUT] [--only PATTERN] [--json FILE]
+    python -m benchmarks.llamacpp_tests [--results FILE] [--before FILE] --write
 
 The tests come from the source distribution of llama-cpp-python and are run as they are; only their
 conftest.py, which downloads models, is replaced. Tiny random models stand in for theirs: what a
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import xml.etree.ElementTree as ET
 from collections import Counter
+from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,17 +57,42 @@ FILE_S = 1500  # seconds for one file of tests
 
 
 class Reason(NamedTuple):
-    """Why tests fail: the first whose pattern is in the failure."""
+    """Why a test fails: the first whose pattern is in the failure."""
 
     pattern: str
     words: str
 
 
+_OPTIONS = MARK.strip() + r" --"
 REASONS = (
+    Reason(_OPTIONS + "lora", "adapters are chosen by name, not by scales of numbered ones"),
+    Reason(_OPTIONS + "(models|model-draft|no-models)", "a worker serves one model"),
+    Reason(_OPTIONS + "(mcp|tools|ui-mcp)", "tools are run by clients, not by the server"),
+    Reason(MARK + "pictures|multimodal|image|media|mmproj", "models here read text only"),
+    Reason(_OPTIONS + "(slot-save|sleep)", "slots are not saved, and a worker does not sleep"),
+    Reason(_OPTIONS + "(context-shift|grp-attn)", "a context is never cut or shifted"),
+    Reason(_OPTIONS + "spec|speculative", "speculation has other options, and its own tests"),
+    Reason(_OPTIONS + "chat-template", "templates by llama.cpp's own names: the model's is used"),
+    Reason(_OPTIONS + "reasoning", "how much a model reasons is asked for by requests"),
+    Reason(MARK, "another option of llama-server without a counterpart"),
+    Reason("There is no route", "a route that the worker does not have"),
     Reason(
-        MARK + r"--(lora|models|mcp|tools|ui-mcp|sleep|media|tags)", "{0}: not a part of a worker"
+        "timings_per_token|return_progress|post_sampling_probs"
+        "|is not (a parameter of chat|known here|implemented)",
+        "a parameter that is refused by name",
     ),
+    Reason(
+        "takes no tools|no marks of reasoning|is not read by this model's chat template",
+        "the model that stands in has no tools or reasoning",
+    ),
+    Reason(
+        "leaves no space in the context|must be at most the context",
+        "counts tokens of stories260K: the model that stands in has one token for each byte",
+    ),
+    Reason(r"E +assert \d+ == \d+", "counts of tokens, slots or models of stories260K"),
+    Reason("match_regex|re_content|re_prefill", "words of stories260K"),
 )
+OTHER = "another form or default: see below"
 
 
 class Result(NamedTuple):
@@ -157,16 +184,44 @@ def result(case: ET.Element) -> Result:
 
 def reason_of(text: str) -> str:
     for reason in REASONS:
-        if (match := re.search(reason.pattern, text)) is not None:
-            return reason.words.format(*match.groups())
-    told = re.findall(re.escape(MARK) + r"[^\n]*", text)
-    last = [line for line in text.splitlines() if line.startswith("E  ")][:2]
-    return " ".join(told[-1:] or last)[:200]
+        if re.search(reason.pattern, text) is not None:
+            return reason.words
+    last = [line[1:].strip() for line in text.splitlines() if line.startswith("E  ")]
+    return f"{OTHER}: {' '.join(last[:1])[:120]}"
 
 
-def lines(found: list[Result]) -> list[str]:
-    """The table of results."""
-    return []
+def lines(found: list[Result], before: list[Result]) -> list[str]:
+    """The shares, and the reasons of what fails."""
+    passed_before = {r.name for r in before if r.outcome == "passed"}
+    rows = []
+    for file in dict.fromkeys(r.name.partition("::")[0] for r in found):
+        own = [r for r in found if r.name.partition("::")[0] == file and r.outcome != "skipped"]
+        passed = sum(r.outcome == "passed" for r in own)
+        earlier = sum(r.name in passed_before for r in own)
+        rows.append([f"`{file}`", str(len(own)), str(earlier) if before else "", str(passed)])
+    run_all = [r for r in found if r.outcome != "skipped"]
+    total, passed = len(run_all), sum(r.outcome == "passed" for r in run_all)
+    earlier = sum(r.name in passed_before for r in run_all)
+    rows.append(["all", str(total), str(earlier) if before else "", str(passed)])
+    reasons = Counter(r.reason.partition(":")[0] for r in found if r.outcome == "failed")
+    others = [
+        f"`{r.name}`: {r.reason.partition(': see below: ')[2]}" for r in found if OTHER in r.reason
+    ]
+    return [
+        f"{date.today().isoformat()}, {document.machine()}, shared while measured: "
+        f"{passed} of {total} pass ({passed / total:.0%}).",
+        "",
+        *document.table(["tests", "run", "passed before these routes", "pass"], rows),
+        "",
+        *document.table(["tests fail", "because"], [[str(n), r] for r, n in reasons.most_common()]),
+        "",
+        *(f"- {one}" for one in others),
+    ]
+
+
+def read(file: Path | None) -> list[Result]:
+    """Results that were written with --json."""
+    return [] if file is None else [Result(**row) for row in json.loads(file.read_text())]
 
 
 def main() -> None:
@@ -174,14 +229,16 @@ def main() -> None:
     parser.add_argument("--tree", type=Path, default=ROOT)
     parser.add_argument("--only", default="")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--results", type=Path, help="of an earlier run, in place of running")
+    parser.add_argument("--before", type=Path, help="results of an older checkout, to compare")
     parser.add_argument("--write", action="store_true")
     asked = parser.parse_args()
-    found = run(asked.tree.resolve(), asked.only)
+    found = read(asked.results) or run(asked.tree.resolve(), asked.only)
     if asked.json is not None:
         asked.json.write_text(json.dumps([r._asdict() for r in found], indent=1))
     sys.stdout.write(f"{dict(Counter(r.outcome for r in found))}\n")
     if asked.write:
-        document.write("llamacpp", lines(found), PAGE)
+        document.write("llamacpp", lines(found, read(asked.before)), PAGE)
 
 
 if __name__ == "__main__":
