@@ -14,6 +14,8 @@ TEST_ARGS ?=
 CLIENTS ?= .venv-clients
 LLAMACPP ?= .venv-llamacpp
 LLAMACPP_VERSION ?= 0.3.36
+SBOM ?= .venv-sbom
+CYCLONEDX_VERSION ?= 7.5.0
 BENCH_MODELS ?= build/bench
 BENCH_ARGS ?=
 
@@ -30,7 +32,7 @@ SLOW := slow and not kernels and not long
 
 export RBEE_PIP_ARGS := $(PIP_ARGS)
 
-.PHONY: run test test-slow test-cpu test-gpu test-long test-latest lint lock size new-model bench-cpu bench-gpu clean
+.PHONY: run test test-slow test-cpu test-gpu test-long test-latest lint lock size vendor sbom new-model bench-cpu bench-gpu clean
 
 run: $(VENV)/.run
 	$(VENV)/bin/rbee-worker generate --chat "$(PROMPT)" $(RUN_ARGS)
@@ -84,6 +86,19 @@ new-model: $(DEV)/.test
 size: $(VENV)/.python
 	$(VENV)/bin/python -m benchmarks.packages $(BUILDERS)
 
+# Fetches the page's foreign files from npm again (docs/page.md); content other than that of versions.json is refused.
+# VENDOR_ARGS=--accept takes what a changed version there brings.
+vendor: $(DEV)/.python
+	$(BIN)/python -m tests.page.vendor $(VENDOR_ARGS)
+
+# A bill of materials (CycloneDX, JSON) of what `make run` installs, for a release: build/sbom.cdx.json.
+sbom: $(VENV)/.run
+	$(call make_venv,$(SBOM))
+	$(SBOM)/bin/python $(PIP) cyclonedx-bom==$(CYCLONEDX_VERSION)
+	mkdir -p build
+	$(SBOM)/bin/cyclonedx-py environment $(VENV)/bin/python --pyproject pyproject.toml --mc-type application \
+	  --output-reproducible --of JSON --output-file build/sbom.cdx.json
+
 # Every row of docs/performance.md's CPU table, beside llama.cpp compiled for this machine, on a machine that
 # does nothing else: an hour or two. BENCH_ARGS="--rounds 1 --only Q4_0" is a first look.
 bench-cpu: $(DEV)/.test $(LLAMACPP)/.ready
@@ -97,7 +112,7 @@ bench-gpu: $(DEV)/.test
 	$(BIN)/python -m benchmarks.gpu $(or $(BENCH_ARGS),llama-8b)
 
 clean:
-	rm -rf $(VENV) $(DEV) $(LATEST) $(LLAMACPP) $(CLIENTS) build dist
+	rm -rf $(VENV) $(DEV) $(LATEST) $(LLAMACPP) $(CLIENTS) $(SBOM) build dist
 
 # Debian's Python comes without ensurepip; its pip can still fill an empty environment.
 define make_venv

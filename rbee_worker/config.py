@@ -109,6 +109,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     hive_url: str = ""  # where heartbeats are sent; "" = none are sent
     heartbeat_s: int = 30
     local_mode: bool = False  # listen on 127.0.0.1 only, without a token
+    tokens_file: str = ""  # several tokens, with names and limits; "" = RBEE_API_TOKEN alone
+    tls_cert: str = ""  # certificate chain; "" = no TLS
+    tls_key: str = ""
+    audit_log: str = ""  # who asked for what; "" = none
     cors_origin: str = ""  # origins that may call from a browser, separated by commas
     served_model_name: str = ""  # names of the model, separated by commas; "" = its reference
     # what requests have by default; None = what the model says, or else the route
@@ -334,6 +338,10 @@ OPTIONS: tuple[Option, ...] = (
     Option("hive_url", "where heartbeats are sent; empty = none are sent", group=SERVE),
     Option("heartbeat_s", "seconds between heartbeats", low=1, high=3600, group=SERVE),
     Option("local_mode", "serve this machine only, without a token", group=SERVE),
+    Option("tokens_file", "TOML file of tokens with names and limits; empty = none", group=SERVE),
+    Option("tls_cert", "certificate chain (PEM), read again when it changes", group=SERVE),
+    Option("tls_key", "key of the certificate (PEM)", group=SERVE),
+    Option("audit_log", "file for who asked for what; - = stderr, empty = none", group=SERVE),
     Option("cors_origin", "web origins that may call, separated by commas", group=SERVE),
     Option(
         "served_model_name",

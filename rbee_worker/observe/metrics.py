@@ -6,7 +6,7 @@ This module knows jobs and the engine's `Stats`; prometheus-client writes the te
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -20,8 +20,10 @@ from prometheus_client.registry import Collector
 
 from rbee_worker.observe.subjects import (
     EngineFigures,
+    HolderFigures,
     JobRecord,
     JournalFigures,
+    TokenFigures,
     WorkerFigures,
 )
 from rbee_worker.types import ModelInfo, Token
@@ -99,6 +101,7 @@ class Gauges(Collector):
         yield _gauge("jobs_live", "jobs that have not ended", len(worker.jobs.live()))
         yield _gauge("uptime_seconds", "since the process started", worker.age())
         yield _count("engine_restarts", "engine processes lost and replaced", worker.restarts)
+        yield from _of_tokens(worker.tokens)
         if worker.journal is not None:
             yield from _of_journal(worker.journal)
         info = worker.model
@@ -153,6 +156,31 @@ def _device(stats: EngineFigures, info: ModelInfo | None) -> Iterator[Metric]:
         "time of reading weights and cache over time of decoding steps, 0..1",
         stats.floor_share,
     )
+
+
+def _of_tokens(tokens: TokenFigures) -> Iterator[Metric]:
+    """By the holder's name: as many as the file of tokens has."""
+    yield _count("unauthorized", "requests without a valid token", tokens.unauthorized)
+    counts: dict[str, tuple[str, Callable[[HolderFigures], int]]] = {
+        "token_requests": ("requests that used the engine", lambda h: h.requests),
+        "token_prompt_tokens": ("tokens of prompts", lambda h: h.prompt_tokens),
+        "token_output_tokens": ("generated tokens", lambda h: h.output_tokens),
+    }
+    for name, (words, count) in counts.items():
+        family = CounterMetricFamily(f"rbee_{name}", words, labels=["token"])
+        for holder in tokens.holders:
+            family.add_metric([holder.name], count(holder))
+        yield family
+    live = GaugeMetricFamily("rbee_token_live", "requests at work", labels=["token"])
+    over = CounterMetricFamily(
+        "rbee_token_refused", "refused by a limit of the token", labels=["token", "limit"]
+    )
+    for holder in tokens.holders:
+        live.add_metric([holder.name], holder.live)
+        for limit, times in holder.refused.items():
+            over.add_metric([holder.name, limit], times)
+    yield live
+    yield over
 
 
 def _of_journal(journal: JournalFigures) -> Iterator[Metric]:

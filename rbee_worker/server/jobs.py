@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from rbee_worker.server.limits import Call
 from rbee_worker.types import (
     CallPiece,
     End,
@@ -88,7 +89,8 @@ class JobLog:
 
 
 class Asked(NamedTuple):
-    """The Idempotency-Key that a job was asked for with, and a digest of its request's body."""
+    """The Idempotency-Key that a job was asked for with, after its owner's name and a space, and a
+    digest of its request's body."""
 
     key: str
     digest: bytes
@@ -103,6 +105,8 @@ class Job:
     born: float = field(default_factory=time.monotonic)
     log: JobLog = field(default_factory=JobLog)
     correlation_id: str = ""
+    owner: str = ""  # whose token it was asked for with
+    call: Call | None = None  # what it counts for
     asked: Asked | None = None
     durable: bool = False  # the journal keeps it, and gives each event to `log` once it is written
     unwanted: bool = False  # somebody has cancelled it
@@ -262,9 +266,9 @@ class Jobs:
         self._tidy()
         return self._by_key.get(key)
 
-    def note(self, job_id: str, word: Event, asked: Asked | None = None) -> Job:
+    def note(self, job_id: str, word: Event, asked: Asked | None = None, *, owner: str = "") -> Job:
         """A kept job without work for the engine: it has one event and has ended."""
-        job = Job(Request(id=job_id), asked=asked)
+        job = Job(Request(id=job_id), asked=asked, owner=owner)
         self.add(job, keep=True)
         job.log.append(word)
         job.log.close()

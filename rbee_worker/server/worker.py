@@ -21,6 +21,7 @@ from rbee_worker.observe.log import fields, logger
 from rbee_worker.server.auth import place_of
 from rbee_worker.server.jobs import Asked, Job, Jobs
 from rbee_worker.server.keeper import Keeper
+from rbee_worker.server.limits import caller, current_call
 from rbee_worker.server.observers import Observers
 from rbee_worker.server.prompts import echo, of_ids
 from rbee_worker.server.recovery import Recovery
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from rbee_worker.journal.directory import Directory
     from rbee_worker.observe.telemetry import Telemetry
     from rbee_worker.observe.trace import Tracer
+    from rbee_worker.server.audit import Audit
+    from rbee_worker.server.tokens import Tokens
     from rbee_worker.session.client import EngineClient
 
 WorkerState = Literal["loading", "ready", "restarting", "draining", "failed"]
@@ -56,12 +59,15 @@ class Worker:
     def __init__(
         self,
         settings: Settings,
+        tokens: Tokens,
         *,
         tracer: Tracer | None = None,
         telemetry: Telemetry | None = None,
         journal: Directory | None = None,
+        audit: Audit | None = None,
     ) -> None:
         self.settings = settings
+        self.tokens = tokens
         self.id = settings.worker_id
         self.port = settings.port
         self.born = time.monotonic()
@@ -75,7 +81,7 @@ class Worker:
             removed=None if self.journal is None else self.journal.forget,
         )
         self.beginning: dict[str, asyncio.Future[None]] = {}  # by Idempotency-Key
-        self.observers = Observers(self, tracer, telemetry)
+        self.observers = Observers(self, tracer, telemetry, audit)
         self.loading = Loading(stage="starting")
         self.pages: dict[str, bytes] = {}  # descriptions of the routes, made on first request
         self.failure: WorkerError | None = None
@@ -222,9 +228,12 @@ class Worker:
 
         keep: the jobs can be found by id, also for a while after they have ended. trace: record the
         phases of each. asked: the key of the one job that is kept. Raises NotReady, QueueFull,
-        InvalidRequest.
+        InvalidRequest, and Refusal where the caller's token is at its limits.
         """
         jobs: list[Job] = []
+        call = current_call()
+        if call is not None:
+            call.enter()
         if keep:
             await self.known()
         try:
@@ -244,7 +253,9 @@ class Worker:
         self, request: Request, keep: bool, trace: bool, like: Job | None, asked: Asked | None
     ) -> Job:
         """like: a started job with the same prompt, which is then not tokenized again."""
-        job = Job(request, correlation_id=correlation_id(), trace=trace, asked=asked)
+        job = Job(
+            request, correlation_id=correlation_id(), owner=caller(), trace=trace, asked=asked
+        )
         if like is not None and like.started is not None:
             request = of_ids(request, like.started)
         events = self.serving().generate(request)
@@ -257,6 +268,9 @@ class Worker:
             await self.journal.accept(job)
         self.jobs.add(job, keep=keep)
         self.observers.admitted(job)
+        if (call := current_call()) is not None and isinstance(first, Started):
+            job.call = call
+            call.begun(first.prompt_tokens)
         self.follow(job, events)
         return job
 
@@ -285,6 +299,8 @@ class Worker:
                 await self._append(job, event)
                 if type(event) is Token:
                     job.drawn += len(event.ids)
+                    if job.call is not None:
+                        job.call.drew(len(event.ids))
                     self.observers.token(job, event)
         except WorkerError as error:
             code = error.code if error.code in ("VRAM_OOM", "ENGINE_LOST") else "INFERENCE_FAILED"
@@ -306,6 +322,9 @@ class Worker:
                 job.log.close()
                 self.jobs.finish(job)
                 self.observers.finished(job)
+            if job.call is not None:
+                job.call.drew(len(job.end.ids) if job.end is not None else 0)
+                job.call.ended()
 
     def sent(self, job: Job, start_s: float, events: int) -> None:
         """A stream of `job` wrote `events` events; start_s: when that began (monotonic)."""
