@@ -11,6 +11,7 @@ PROMPT ?= What is the capital of France?
 RUN_ARGS ?= --temperature 0
 TEST_JOBS ?= 2
 TEST_ARGS ?=
+CLIENTS ?= .venv-clients
 LLAMACPP ?= .venv-llamacpp
 LLAMACPP_VERSION ?= 0.3.36
 SBOM ?= .venv-sbom
@@ -43,8 +44,8 @@ test: $(DEV)/.test
 test-slow: $(DEV)/.test
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "$(SLOW)" $(TEST_ARGS)
 
-test-long: $(DEV)/.test
-	$(BIN)/python -m pytest -m long $(TEST_ARGS)
+test-long: $(DEV)/.test $(CLIENTS)/.ready
+	RBEE_TEST_CLIENTS=$(CLIENTS) $(BIN)/python -m pytest -m long $(TEST_ARGS)
 
 test-cpu: $(DEV)/.test
 	$(BIN)/python -m pytest -n $(TEST_JOBS) -m kernels $(TEST_ARGS)
@@ -116,7 +117,7 @@ bench-gpu: $(DEV)/.test
 	$(BIN)/python -m benchmarks.gpu $(or $(BENCH_ARGS),llama-8b)
 
 clean:
-	rm -rf $(VENV) $(DEV) $(LATEST) $(LLAMACPP) $(SBOM) build dist
+	rm -rf $(VENV) $(DEV) $(LATEST) $(LLAMACPP) $(CLIENTS) $(SBOM) build dist
 
 # Debian's Python comes without ensurepip; its pip can still fill an empty environment.
 define make_venv
@@ -144,6 +145,15 @@ $(DEV)/.test: pyproject.toml $(DEV)/.python
 	@# The web page is tested in a browser where one can be had; elsewhere that test says why it is skipped.
 	-@command -v chromedriver >/dev/null || ! command -v apt-get >/dev/null || test "$$(id -u)" != 0 || \
 	  { apt-get update -qq && apt-get install -y -qq chromium chromium-driver; } >/dev/null 2>&1
+	@touch $@
+
+# Other people's clients, in environments of their own: their versions need not go together with ours. What cannot be
+# installed is left out, and the tests that need it say so.
+$(CLIENTS)/.ready: tests/clients/requirements.txt tests/clients/package.json
+	$(call make_venv,$(CLIENTS)/venv)
+	-$(CLIENTS)/venv/bin/python $(PIP) --requirement tests/clients/requirements.txt
+	cp tests/clients/package.json $(CLIENTS)/
+	-command -v npm >/dev/null && cd $(CLIENTS) && npm install --no-audit --no-fund
 	@touch $@
 
 $(DEV)/.lint: pyproject.toml $(DEV)/.python

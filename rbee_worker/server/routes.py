@@ -19,6 +19,7 @@ from rbee_worker.server import (
 from rbee_worker.server.anthropic import messages as anthropic
 from rbee_worker.server.anthropic import schemas as anthropic_schemas
 from rbee_worker.server.headers import IDEMPOTENCY, RESUME
+from rbee_worker.server.llamacpp import routes as llamacpp
 from rbee_worker.server.ollama import routes as ollama
 from rbee_worker.server.openai import chat, completions, embeddings, models
 from rbee_worker.server.openai import schemas as openai_schemas
@@ -36,7 +37,7 @@ from rbee_worker.server.operation import (
 )
 from rbee_worker.server.responses import routes as responses
 
-OPERATIONS: tuple[Operation, ...] = (
+_OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", "/health", health.health, STATE, "The process lives", answer=health.Health),
     Operation(
         "GET",
@@ -329,4 +330,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     *responses.OPERATIONS,
     *ollama.OPERATIONS,
+    *llamacpp.OPERATIONS,
 )
+
+OPERATIONS = (*_OPERATIONS, *llamacpp.aliases(_OPERATIONS))

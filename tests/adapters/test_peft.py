@@ -14,7 +14,7 @@ import torch
 from tests.adapters.made import Adapted, expected
 from tests.adapters.test_equal import FAMILIES, ROWS, WITHIN, off
 from tests.archs import oracle, write_gguf, write_safetensors
-from tests.llamacpp.source import Unavailable, unpacked
+from tests.llamacpp.source import PARTS, Unavailable, unpacked
 
 peft = pytest.importorskip("peft", reason="peft is not installed (pip install peft accelerate)")
 pytestmark = pytest.mark.slow
@@ -92,7 +92,7 @@ for n in range(0, len(jobs), 3):
 def test_converted_by_llama_cpp(tmp_path: Path) -> None:
     """PEFT's adapters through convert_lora_to_gguf.py, on bases of both kinds of files."""
     try:
-        source = unpacked(tmp_path / "llama.cpp", "convert_lora_to_gguf.py")
+        source = unpacked(tmp_path / "llama.cpp", (*PARTS, "convert_lora_to_gguf.py"))
     except Unavailable as why:
         pytest.skip(f"llama.cpp's converter cannot be had: {why}")
     want, jobs = {}, []
