@@ -31,7 +31,7 @@ SLOW := slow and not kernels and not long
 
 export RBEE_PIP_ARGS := $(PIP_ARGS)
 
-.PHONY: run test test-slow test-cpu test-gpu test-long test-latest lint lock size sbom new-model bench-cpu bench-gpu clean
+.PHONY: run test test-slow test-cpu test-gpu test-long test-latest lint lock size vendor sbom new-model bench-cpu bench-gpu clean
 
 run: $(VENV)/.run
 	$(VENV)/bin/rbee-worker generate --chat "$(PROMPT)" $(RUN_ARGS)
@@ -84,6 +84,11 @@ new-model: $(DEV)/.test
 # The bytes that `make run` downloads before the model, which must stay within a budget.
 size: $(VENV)/.python
 	$(VENV)/bin/python -m benchmarks.packages $(BUILDERS)
+
+# Fetches the page's foreign files from npm again (docs/page.md); content other than that of versions.json is refused.
+# VENDOR_ARGS=--accept takes what a changed version there brings.
+vendor: $(DEV)/.python
+	$(BIN)/python -m tests.page.vendor $(VENDOR_ARGS)
 
 # A bill of materials (CycloneDX, JSON) of what `make run` installs, for a release: build/sbom.cdx.json.
 sbom: $(VENV)/.run

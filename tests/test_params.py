@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -13,9 +13,11 @@ from transformers import GenerationConfig
 
 from rbee_worker.errors import FieldError, InvalidRequest, UsageError
 from rbee_worker.params import (
+    GROUPS,
     PARAMETERS,
     Rules,
     check_request,
+    defaults_of,
     describe,
     fit,
     from_text,
@@ -633,7 +635,8 @@ def test_every_field_is_an_option_with_its_aliases():
     assert found["repetition_penalty"].flags == ("--repetition-penalty", "--repeat-penalty")
     assert found["stop"].repeated
     assert found["echo"].switch
-    assert "[default: 1.0]" in found["temperature"].help
+    assert "[default: 1.0; in a conversation 0.8]" in found["temperature"].help
+    assert "[default: 128; in a conversation the rest of the context]" in found["max_tokens"].help
     assert "(0, 1]" in found["top_p"].help
 
 
@@ -681,3 +684,34 @@ def test_parameters_import_neither_torch_nor_numpy():
     code = "import sys, rbee_worker.params; print({'torch', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_every_parameter_that_a_person_may_want_is_in_one_group() -> None:
+    grouped = [name for group in GROUPS.values() for name in group]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) <= {p.name for p in PARAMETERS}
+    drawn = {p.name for p in PARAMETERS if p.role == "sampling"}
+    assert drawn <= set(grouped)
+    assert {p["name"]: p["group"] for p in describe()}["top_k"] == "Sampling"
+
+
+def test_what_a_conversation_samples_with_if_it_gives_nothing() -> None:
+    generation = {"temperature": 0.6, "top_k": 20}
+    rules = Rules(context=4096, vocab_size=64, generation=generation, worker={"top_k": 30})
+    for found in (defaults_of(rules, "chat"), defaults_of(rules, "job", chat=True)):
+        assert found["temperature"] == {"value": 0.6, "origin": "generation_config"}
+        assert found["top_k"] == {"value": 30, "origin": "worker option"}
+        assert found["top_p"] == {"value": 0.95, "origin": "worker default (chat)"}
+        assert found["repeat_last_n"] == {"value": 128, "origin": "default"}
+        assert found["max_tokens"] == {"value": 4096, "origin": "worker default (chat)"}
+        assert found["seed"] == {"value": None, "origin": "random"}
+
+
+@pytest.mark.parametrize(("chat", "wanted"), [(True, 4096), (False, 128)])
+@pytest.mark.parametrize("surface", ["job", "generate"])
+def test_a_conversation_may_be_as_long_as_the_context(
+    surface: Literal["job", "generate"], chat: bool, wanted: int
+) -> None:
+    found = resolve({}, surface=surface, vocab_size=64, context=4096, generation={}, chat=chat)
+    assert found.params.max_tokens == wanted
+    assert fit(found, 96, 4096).max_tokens == min(wanted, 4000)

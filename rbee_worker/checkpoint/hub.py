@@ -245,6 +245,17 @@ def _hub_errors(model: HubModel) -> Iterator[None]:
         ) from None
 
 
+def forget(ref: str, root: Path) -> None:
+    """Remove the records of downloads of `ref`."""
+    for receipt in (root / "hf" / "pulled").glob("*.json"):
+        try:
+            recorded = json.loads(receipt.read_bytes())["ref"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if recorded == ref:
+            receipt.unlink(missing_ok=True)
+
+
 def _receipt(model: HubModel, root: Path) -> Path:
     """The file that records a download. The digest in its name gives each reference its own
     file."""

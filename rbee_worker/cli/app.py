@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Collection
 from typing import NamedTuple
 
 import click
 
 import rbee_worker
+from rbee_worker.cli import completion
+from rbee_worker.cli.help import INTRODUCTION, list_commands
 from rbee_worker.cli.options import ALL, EVERY, command
 from rbee_worker.cli.terminal import error_line
 from rbee_worker.errors import INTERRUPTED, UsageError
@@ -39,7 +43,9 @@ _ROWS = (
     _Row("verify", ("backend", "dtype", *_ROUNDING, "threads", *_CACHE)),
     _Row("pull", _CACHE),
     _Row("models", _CACHE),
+    _Row("rm", _CACHE),
     _Row("warmup", ("backend", "kv_dtype", *_ROUNDING, "block_size", *_CACHE)),
+    _Row("completion", ()),
 )
 
 
@@ -57,26 +63,34 @@ class _Program(click.Group):
                 return command(run, fields=row.fields, sampling=row.sampling)
         return None
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands in groups."""
+        list_commands(self, ctx, formatter)
+
 
 @click.group(
     cls=_Program,
-    no_args_is_help=True,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="An LLM inference worker: one model, one device group, jobs and streams.",
 )
 @click.version_option(
     rbee_worker.__version__, message="rbee-worker %(version)s", help="print the version"
 )
-def app() -> None:
-    """Runs before every command; does nothing."""
+@click.pass_context
+def app(ctx: click.Context) -> None:
+    """Runs before every command; without one it says what there is."""
+    if ctx.invoked_subcommand is None:
+        sys.stdout.write(INTRODUCTION)
 
 
 def run() -> int:
     """Run the command that the command line names; returns its exit code."""
     try:
-        code = app(prog_name="rbee-worker", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as e:
-        e.show()
+        completion.check(os.environ)
+        code = app(prog_name=completion.PROGRAM, standalone_mode=False)
+    except UsageError as e:
+        error_line(e.line)
         code = e.exit_code
     except click.ClickException as e:
         error_line(_usage(e))

@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from rbee_worker.cli.inspect import reading_lines
+from rbee_worker.cli.terminal import Status
 from rbee_worker.config import SAMPLING, Settings
 from rbee_worker.errors import InferenceFailed, UsageError
 from rbee_worker.machine import allowed_cores
@@ -61,8 +62,14 @@ def bench(settings: Settings, ref: str, random: str, random_format: str, as_json
     from rbee_worker.ops.backends import choose_backend
 
     threads = settings.threads or allowed_cores()
-    found = asyncio.run(_measure(settings, text))
-    found["read_gb_s"] = round(choose_backend(settings).read_gb_s(settings), 2)
+    progress = Status()
+    try:
+        found = asyncio.run(_measure(settings, text, progress.show))
+        progress.show("Measuring the memory's bandwidth.")
+        read_gb_s = choose_backend(settings).read_gb_s(settings)
+    finally:
+        progress.clear()
+    found["read_gb_s"] = round(read_gb_s, 2)
     found |= _reading(settings)
     reads = found["read_bytes"] * found["decode_tok_s"]["1"]
     found["bandwidth_share"] = round(reads / 1e9 / found["read_gb_s"], 3)
@@ -105,8 +112,11 @@ def _reading(settings: Settings) -> dict[str, Any]:
     return {"read_bytes": count, "reads": reads(plan, settings)}
 
 
-async def _measure(settings: Settings, text: Callable[[], TextSide] | None) -> dict[str, Any]:
-    """All figures that a running engine can give; speeds are in tokens per second."""
+async def _measure(
+    settings: Settings, text: Callable[[], TextSide] | None, show: Callable[[str], None]
+) -> dict[str, Any]:
+    """All figures that a running engine can give; speeds are in tokens per second. show: is told
+    what is being measured."""
     from statistics import median
 
     from rbee_worker.cli.session import open_engine
@@ -124,21 +134,22 @@ async def _measure(settings: Settings, text: Callable[[], TextSide] | None) -> d
                 f"to measure with: {least} are needed.",
                 fix="give more --kv-tokens or --ctx.",
             )
-        run = _Runs(client, info.vocab_size)
+        run = _Runs(client, info.vocab_size, show)
         await run.together(1, SHORT, 1)
         first = time.perf_counter()
-        prefill = [(await run.together(1, long, 1))[0].prefill_ms for _ in range(REPEATS)]
-        decode = {
-            str(count): await run.rate(count, SHORT, steps)
-            for count, steps in STEPS.items()
-            if count * (SHORT + steps + 1) <= info.kv_tokens
-        }
+        prefill = []
+        for n in range(REPEATS):
+            show(f"Prefill of {long} tokens, {n + 1} of {REPEATS}.")
+            prefill.append((await run.together(1, long, 1))[0].prefill_ms)
+        fitting = {c: s for c, s in STEPS.items() if c * (SHORT + s + 1) <= info.kv_tokens}
+        decode = {str(c): await run.rate(c, SHORT, steps) for c, steps in fitting.items()}
+        after = await run.rate(1, long, STEPS[8])
         return {
             "model": info.model,
             "backend": info.backend,
             "prefill_tok_s": {str(long): round(1e3 * long / median(prefill), 1)},
             "decode_tok_s": decode,
-            f"decode_at_{long}_tok_s": await run.rate(1, long, STEPS[8]),
+            f"decode_at_{long}_tok_s": after,
             "load_s": round(ready - start, 3),
             "first_token_s": round(first - start, 3),
             "weight_bytes": info.weight_bytes,
@@ -150,16 +161,19 @@ async def _measure(settings: Settings, text: Callable[[], TextSide] | None) -> d
 class _Runs:
     """Requests with random prompts and greedy sampling. Only their token limit ends them."""
 
-    def __init__(self, client: EngineClient, vocab_size: int) -> None:
-        self._client, self._vocab_size = client, vocab_size
+    def __init__(self, client: EngineClient, vocab_size: int, show: Callable[[str], None]) -> None:
+        self._client, self._vocab_size, self._show = client, vocab_size, show
         self._count = 0
 
     async def rate(self, sequences: int, prompt: int, steps: int) -> float:
         """Tokens per second of all sequences together, counted after each one's first token."""
         from statistics import median
 
-        rates = []
-        for _ in range(REPEATS):
+        rates: list[float] = []
+        for n in range(REPEATS):
+            many = f"{sequences} sequences" if sequences > 1 else "one sequence"
+            said = f"Decoding {many} after {prompt} tokens, {n + 1} of {REPEATS}"
+            self._show(f"{said}{f': {rates[-1]:,.1f} tok/s so far' if rates else ''}.")
             usages = await self.together(sequences, prompt, steps + 1)
             rates.append(1e3 * sequences * steps / max(u.decode_ms for u in usages))
         return round(median(rates), 1)

@@ -14,22 +14,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.exceptions import Exit
 
-from rbee_worker import params
+from rbee_worker.cli import set_values
 from rbee_worker.cli.conversation import HELP, Conversation
-from rbee_worker.cli.terminal import (
-    aside,
-    bold,
-    dim,
-    error_line,
-    flat,
-    no_echo,
-    note,
-    write_answer,
-    write_reasoning,
-)
+from rbee_worker.cli.terminal import aside, bold, dim, error_line, flat, no_echo, note
 from rbee_worker.config import Settings
 from rbee_worker.errors import INTERRUPTED, UsageError, WorkerError
-from rbee_worker.types import Narration, Request
+from rbee_worker.types import ChatOptions, Request
 
 if TYPE_CHECKING:
     from rbee_worker.cli.interrupt import Interrupt
@@ -73,7 +63,14 @@ async def _chat(
                     f"{settings.model} has no chat template.",
                     fix='continue text with: rbee-worker generate "...".',
                 )
-            talk = Conversation(params.from_text, system, params=dict(sampling))
+            rules = client.rules
+            set_values.check(sampling, rules)
+            talk = Conversation(
+                lambda name, text: set_values.read(name, text, rules),
+                set_values.defaults(rules),
+                system,
+                params=dict(sampling),
+            )
             await ChatLoop(client, talk, Prompt(), interrupt).run()
         finally:
             await opening.__aexit__(None, None, None)
@@ -143,8 +140,14 @@ class ChatLoop:
                 aside(self.talk.reset())
             case "/stats":
                 aside(self._stats())
+            case "/copy":
+                from rbee_worker.cli.clipboard import copy
+
+                aside(copy(self.talk.last_answer()))
             case "/save":
                 aside(self.talk.save(_save_path(rest), self._model()))
+            case "/load":
+                aside(self.talk.load(_load_path(rest)))
             case "/retry":
                 await self._ask(self.talk.retry())
             case _ if word.startswith("/"):
@@ -155,6 +158,7 @@ class ChatLoop:
 
     async def _ask(self, text: str) -> None:
         """Send one question and stream its answer."""
+        from rbee_worker.cli.shown import Shown
         from rbee_worker.cli.transcript import gather
 
         self.talk.ask(text)
@@ -162,22 +166,10 @@ class ChatLoop:
             id=f"chat-{uuid.uuid4().hex[:12]}",
             messages=self.talk.messages(),
             params=dict(self.talk.params),
-            surface="chat",
+            surface="generate",
+            chat=ChatOptions(chat_defaults=True),
         )
-        said: list[str] = []
-        thoughts: list[str] = []
-
-        def show(piece: str) -> None:
-            if thoughts and not said:
-                sys.stderr.write("\n\n")
-                sys.stderr.flush()
-            said.append(piece)
-            write_answer(piece)
-
-        def think(piece: str) -> None:
-            thoughts.append(piece)
-            write_reasoning(piece)
-
+        shown = Shown()
         try:
             with (
                 no_echo(),
@@ -186,15 +178,15 @@ class ChatLoop:
             ):
                 answer = await gather(
                     self.client.generate(request),
-                    on_text=show,
-                    on_narration=_tell,
+                    on_text=shown.answer,
+                    on_narration=shown.narration,
                     prompt_text=lambda _: "",  # the user can see the question already
-                    on_reasoning=think,
+                    on_reasoning=shown.reasoning,
                 )
         finally:
-            self.talk.answer("".join(said))
+            shown.end()
+            self.talk.answer("".join(shown.said))
         self.answers.append(answer)
-        sys.stdout.write("\n")
         for call in answer.tool_calls:
             aside(f"calls {call.name}({call.arguments})")
         for warning in answer.own_warnings(self.client.info):
@@ -243,5 +235,7 @@ def _save_path(rest: str) -> Path:
     return Path(os.path.expanduser(name))
 
 
-def _tell(narration: Narration) -> None:
-    aside(narration.human)
+def _load_path(rest: str) -> Path:
+    if not rest.strip():
+        raise UsageError("/load needs a file.", fix="/load FILE, one that /save wrote.")
+    return Path(os.path.expanduser(rest.strip()))

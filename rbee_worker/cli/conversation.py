@@ -3,37 +3,56 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from rbee_worker.errors import UsageError
 
 HELP = """\
-/set NAME VALUE   change a sampling parameter; /set NAME alone resets it; /set lists all
+/set NAME VALUE   change a sampling parameter; /set NAME alone resets it; /set lists all of them
 /system [TEXT]    set the system message; without TEXT show it; /system - removes it
 /reset            forget the conversation (system message and parameters stay)
 /retry            answer the last question again
 /stats            speed and token counts of this conversation
+/copy             copy the last answer
 /save [FILE]      write the conversation as JSON
+/load FILE        go on with a conversation that /save wrote
 /help             this list
 /quit             leave (as Ctrl-D does)
 
 Enter sends; Alt-Enter (or a \\ at the end of a line) starts a new line.
 Ctrl-C stops an answer, or clears the line; arrow keys recall earlier lines."""
 
-Parse = Callable[[str, str], Any]  # (parameter, text) -> value; raises UsageError
+Parse = Callable[[str, str | list[str]], Any]  # (parameter, text) -> value; raises UsageError
+MOST_BYTES = 64 << 20  # of a saved conversation
+
+
+class _Turn(msgspec.Struct):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class _Saved(msgspec.Struct):
+    """What `/save` writes. Other keys are not read."""
+
+    messages: list[_Turn]
+    params: dict[str, Any] = {}
 
 
 @dataclass
 class Conversation:
     """The turns so far, the system message, and the parameters that the user set.
 
-    check: parses a parameter's value from text, and refuses values that no request may have.
+    check: parses a parameter's value from text, and refuses values that no request to this model
+    may have. defaults: the value and origin of every parameter that is not set.
     """
 
     check: Parse
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     system: str | None = None
     turns: list[dict[str, str]] = field(default_factory=list)
     params: dict[str, Any] = field(default_factory=dict)
@@ -67,13 +86,22 @@ class Conversation:
         name, _, text = rest.strip().partition(" ")
         name, text = name.replace("-", "_"), text.strip()
         if not name:
-            listed = ", ".join(f"{k} = {v}" for k, v in self.params.items())
-            return listed or "Every parameter has its default."
+            return self._listed()
         if not text:
             self.params.pop(name, None)
             return f"{name} has its default."
         self.params[name] = self.check(name, text)
         return f"{name} = {self.params[name]}"
+
+    def _listed(self) -> str:
+        """Every parameter, one a line, with its value and who says so."""
+        rows = {name: (given["value"], given["origin"]) for name, given in self.defaults.items()}
+        rows |= {name: (value, "set") for name, value in self.params.items()}
+        wide = max(map(len, rows), default=0)
+        shown = {
+            name: "none" if value in (None, (), {}) else value for name, (value, _) in rows.items()
+        }
+        return "\n".join(f"{n:<{wide}} = {shown[n]}  ({origin})" for n, (_, origin) in rows.items())
 
     def set_system(self, rest: str) -> str:
         """`/system TEXT`, `/system -`, `/system`."""
@@ -88,6 +116,42 @@ class Conversation:
         self.turns.clear()
         return "Conversation forgotten."
 
+    def last_answer(self) -> str:
+        """The text of the model's last turn. Raises UsageError if there is none."""
+        for turn in reversed(self.turns):
+            if turn["role"] == "assistant":
+                return turn["content"]
+        raise UsageError("there is no answer yet.", fix="ask something first.")
+
+    def load(self, path: Path) -> str:
+        """Go on with a saved conversation: its messages, and its parameters, which are checked.
+
+        Raises UsageError, and changes nothing then.
+        """
+        try:
+            if path.stat().st_size > MOST_BYTES:
+                raise UsageError(f"{path}: larger than a conversation.", fix="give another file.")
+            saved = msgspec.json.decode(path.read_bytes(), type=_Saved)
+        except OSError as e:
+            raise UsageError(
+                f"{path}: {e.strerror}.", fix="give a file that /save wrote."
+            ) from None
+        except (msgspec.DecodeError, RecursionError) as e:
+            raise UsageError(
+                f"{path}: no saved conversation ({e}).", fix="give a file that /save wrote."
+            ) from None
+        values = {name: self.check(name, _words(value)) for name, value in saved.params.items()}
+        first, *rest = saved.messages or [_Turn("system", "")]
+        turns = rest if first.role == "system" else [first, *rest]
+        if any(turn.role == "system" for turn in turns):
+            raise UsageError(
+                f"{path}: a system message in the middle.", fix="give a file that /save wrote."
+            )
+        self.system = first.content or None if first.role == "system" else None
+        self.params = values
+        self.turns = [{"role": turn.role, "content": turn.content} for turn in turns]
+        return f"Loaded {len(turns)} turns from {path}."
+
     def save(self, path: Path, model: str) -> str:
         """Write model, parameters and messages as JSON; never overwrites an existing file."""
         saved = {"model": model, "params": self.params, "messages": self.messages()}
@@ -100,3 +164,12 @@ class Conversation:
         except OSError as e:
             raise UsageError(f"{path}: {e.strerror}.", fix="give another name.") from None
         return f"Saved to {path}."
+
+
+def _words(value: Any) -> str | list[str]:
+    """A saved value as it would be typed after `/set NAME`; several stop strings stay apart."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={number}" for name, number in value.items())
+    return [str(part) for part in value] if isinstance(value, list) else str(value)

@@ -13,7 +13,7 @@ from click.exceptions import Exit
 from rbee_worker.cli.terminal import aside, note, write_answer, write_reasoning
 from rbee_worker.config import Settings
 from rbee_worker.errors import INTERRUPTED, InvalidRequest, UsageError
-from rbee_worker.types import Narration, Request
+from rbee_worker.types import ChatOptions, Narration, Request
 
 
 @click.argument("prompt", required=False, help="the text to continue; - reads it from stdin")
@@ -42,6 +42,7 @@ def generate(
         messages=_messages(system, text) if chat else None,
         params=sampling,
         surface="generate",
+        chat=ChatOptions(chat_defaults=chat),
     )
     import asyncio  # imported late: --help is quicker without it
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import sys
+
+import click
 
 from rbee_worker.cli.terminal import aside, dim, flat, size
 from rbee_worker.config import Settings
 
 
-def models(settings: Settings) -> None:
+@click.option("--json", "as_json", is_flag=True, help="print one JSON array")
+def models(settings: Settings, as_json: bool) -> None:
     """List the models on this machine, each with the reference that names it."""
     from rbee_worker.checkpoint import refs
 
     found = refs.list_models(settings.cache_dir)
+    if as_json:
+        rows = [{"ref": m.ref, "path": str(m.path), "bytes": m.nbytes} for m in found]
+        sys.stdout.write(json.dumps(rows, indent=1) + "\n")
+        return
     if not found:
         aside("No models yet. Fetch one: rbee-worker pull smollm2")
         return

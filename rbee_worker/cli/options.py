@@ -12,11 +12,14 @@ from typing import Any
 
 import click
 
+from rbee_worker.cli import completion
 from rbee_worker.cli.failure import one_line
+from rbee_worker.cli.help import Grouped
 from rbee_worker.cli.sampling import collect, options
 from rbee_worker.cli.terminal import note
 from rbee_worker.config import OPTIONS, SERVE, Option, parse, unknown_variables
 from rbee_worker.observe import log
+from rbee_worker.params import GROUPS, group_of
 
 EVERY = tuple(option.field for option in OPTIONS)
 ALL = tuple(option.field for option in OPTIONS if option.group != SERVE)  # all but the server's
@@ -52,12 +55,23 @@ def command(
                 values["sampling"] = collect(values)
             run(settings=settings, **values)
 
-    return click.Command(
+    for param in own:
+        if param.name in ("ref", "refs"):
+            param._custom_shell_complete = completion.models
+    order = [*GROUPS, ""]  # second names of a parameter have no group, and are not shown
+    drawn = options() if sampling else []
+    drawn.sort(key=lambda param: order.index(group_of(param.name or "")))
+    made = Grouped(
         run.__name__,
         callback=call,
-        params=[*own, *(options() if sampling else ()), *map(_option, rows), _debug()],
+        params=[*own, *drawn, *map(_option, rows), _debug()],
         help=run.__doc__,
     )
+    made.groups = {
+        **{p.name: group_of(p.name) for p in drawn if p.name},
+        **{o.field: o.group for o in rows},
+    }
+    return made
 
 
 def _option(option: Option) -> click.Option:
@@ -75,7 +89,17 @@ def _option(option: Option) -> click.Option:
         [option.field, option.flag, *option.also],
         help=_help(option, option.default),
         metavar=metavar,
+        shell_complete=completion.models if option.field == "model" else _words(option),
     )
+
+
+def _words(option: Option) -> Callable[..., list[str]]:
+    """A completer of the option's words."""
+
+    def words(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        return [word for word in completion.values(option) if word.startswith(incomplete)]
+
+    return words
 
 
 def _help(option: Option, default: object) -> str:

@@ -8,26 +8,33 @@ from pathlib import Path
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
-from prompt_toolkit.completion import NestedCompleter
+from prompt_toolkit.completion import NestedCompleter, PathCompleter
 from prompt_toolkit.formatted_text import HTML
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
-from rbee_worker import params
+from rbee_worker.cli.set_values import settable
 
-_COMMANDS = ("/help", "/system", "/reset", "/retry", "/stats", "/save", "/quit")
+_COMMANDS = ("/help", "/system", "/reset", "/retry", "/stats", "/copy", "/quit")
+_WITH_FILE = ("/save", "/load")
 
 
 class Prompt:
     """Reads one message at a time from the terminal."""
 
     def __init__(self) -> None:
-        names = {option.parameter.name: None for option in params.options()}
+        names = dict.fromkeys(settable())
         self._session: PromptSession[str] = PromptSession(
             HTML("<ansigreen><b>› </b></ansigreen>"),
             history=_history(os.environ),
             auto_suggest=AutoSuggestFromHistory(),
-            completer=NestedCompleter.from_nested_dict({"/set": names, **dict.fromkeys(_COMMANDS)}),
+            completer=NestedCompleter.from_nested_dict(
+                {
+                    "/set": names,
+                    **dict.fromkeys(_COMMANDS),
+                    **dict.fromkeys(_WITH_FILE, PathCompleter(expanduser=True)),
+                }
+            ),
             complete_while_typing=False,
             multiline=True,
             key_bindings=_keys(),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 
 from rbee_worker import types, wire
 from rbee_worker.cli.terminal import note
 from rbee_worker.client import AsyncClient, AsyncJob
+from rbee_worker.params import Rules
+from rbee_worker.params.resolve import WORKER_OPTION
 from rbee_worker.types import Request
 
 TOKEN_ENV = "RBEE_API_TOKEN"
@@ -20,14 +23,18 @@ class RemoteClient:
     """The part of `EngineClient` that a conversation needs, over HTTP. A stream resumes after its
     connection breaks.
 
-    info: of the worker's model. chat: whether the model has a chat template.
+    info: of the worker's model. rules: what parameters are held to. chat: whether the model has a
+    chat template.
     """
 
-    def __init__(self, client: AsyncClient, info: types.ModelInfo, chat: bool) -> None:
+    def __init__(
+        self, client: AsyncClient, info: types.ModelInfo, rules: Rules, chat: bool
+    ) -> None:
         self.info: types.ModelInfo | None = info
         self.chat: object | None = client if chat else None
         self._client = client
         self._jobs: dict[str, AsyncJob] = {}
+        self.rules = rules
 
     async def generate(self, request: Request) -> AsyncIterator[types.Event]:
         """The events of one job. Raises Refused, Unreachable, StreamBroken."""
@@ -59,7 +66,24 @@ async def open_worker(url: str) -> AsyncIterator[RemoteClient]:
         info = await client.info()
         for text in _model(info).notes:
             note(text)
-        yield RemoteClient(client, _model(info), bool(info.get("chat_template", True)))
+        chats = bool(info.get("chat_template", True))
+        yield RemoteClient(client, _model(info), _rules(info), chats)
+
+
+def _rules(info: dict[str, Any]) -> Rules:
+    """The worker's rules, as far as its /info tells them."""
+    told = info.get("defaults", {}).get("chat", {})
+
+    def given_by(origin: str) -> dict[str, Any]:
+        return {name: one["value"] for name, one in told.items() if one["origin"] == origin}
+
+    model = _model(info)
+    return Rules(
+        context=model.context,
+        vocab_size=model.vocab_size,
+        worker=given_by(WORKER_OPTION),
+        generation=given_by("generation_config"),
+    )
 
 
 def _model(info: dict[str, object]) -> types.ModelInfo:

@@ -14,11 +14,13 @@ from rbee_worker.params.conversation import (
     split_options,
     switch_of,
 )
+from rbee_worker.params.groups import GROUPS, group_of
 from rbee_worker.params.parameter import Parameter, Surface
 from rbee_worker.params.request import (
     PROMPTS,
     Rules,
     check_request,
+    defaults_of,
     id_faults,
     length_faults,
     prompt_faults,
@@ -34,6 +36,7 @@ from rbee_worker.params.resolve import (
 from rbee_worker.params.table import PARAMETERS, describe, names, split
 
 __all__ = [
+    "GROUPS",
     "MOST_GUESSES",
     "PARAMETERS",
     "PROMPTS",
@@ -46,10 +49,12 @@ __all__ = [
     "asks_for_constraint",
     "chat_options",
     "check_request",
+    "defaults_of",
     "describe",
     "fit",
     "from_text",
     "generation_defaults",
+    "group_of",
     "id_faults",
     "length_faults",
     "names",

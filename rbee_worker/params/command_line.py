@@ -40,7 +40,8 @@ def options() -> list[Option]:
         default = parameter.default
         about = parameter.meaning if parameter.kind == "boolean" else _about(parameter)
         if default not in (None, (), {}) and parameter.kind != "boolean":
-            about += f" [default: {default}]"
+            chat = "" if parameter.chat is None else f"; in a conversation {parameter.chat}"
+            about += f" [default: {default}{chat}]"
         found[parameter.name] = Option(
             flags=tuple("--" + key.replace("_", "-") for key in keys),
             parameter=parameter,

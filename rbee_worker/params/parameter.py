@@ -22,6 +22,7 @@ MAX_SEED = (1 << 64) - 1
 MAX_INT = (1 << 31) - 1  # for parameters without a bound of their own
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 256  # characters
+REST = "the rest of the context"  # a default of max_tokens, where it is no number
 MAX_BIASES = 16_384  # token ids of one logit_bias; checking and applying them takes time
 
 

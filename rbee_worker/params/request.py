@@ -17,7 +17,8 @@ from msgspec.structs import replace
 from rbee_worker.answer import NO_FORMAT, Format
 from rbee_worker.errors import FieldError, InvalidRequest
 from rbee_worker.params.conversation import budget_faults, conversation_faults
-from rbee_worker.params.resolve import resolve
+from rbee_worker.params.parameter import Surface
+from rbee_worker.params.resolve import report, resolve
 from rbee_worker.types import EosToken, Request, Resolved
 
 CHARACTERS_PER_TOKEN = 16  # a prompt with more characters per token of context cannot fit
@@ -106,6 +107,28 @@ def check_request(request: Request, rules: Rules) -> Resolved:
     if faults:
         raise InvalidRequest(faults)
     return replace(resolved, ignored=resolved.ignored + unread)
+
+
+def defaults_of(
+    rules: Rules, surface: Surface, *, chat: bool | None = None
+) -> dict[str, dict[str, Any]]:
+    """The sampling parameters of a request that gives none: name -> {"value", "origin"}. chat: with
+    the defaults of chats; None: on the chat surface."""
+    told: dict[str, dict[str, Any]] = report(
+        resolve(
+            {},
+            surface=surface,
+            vocab_size=rules.vocab_size,
+            context=rules.context,
+            worker=rules.worker,
+            generation=rules.generation,
+            turn_stops=rules.turn_stops if chat or surface == "chat" else (),
+            chat=chat,
+        )
+    )
+    if told["seed"]["origin"] == "random":  # another one for each request
+        told["seed"]["value"] = None
+    return told
 
 
 def prompt_faults(request: Request, rules: Rules, *, name: str | None = None) -> list[FieldError]:

@@ -23,7 +23,7 @@ from rbee_worker.errors import MOST_FAULTS, FieldError, InvalidRequest
 from rbee_worker.params.check import check, same, shown
 from rbee_worker.params.constraint import read_constraint
 from rbee_worker.params.foreign import asked
-from rbee_worker.params.parameter import SURFACES, Parameter, Surface
+from rbee_worker.params.parameter import REST, SURFACES, Parameter, Surface
 from rbee_worker.params.table import PARAMETERS, names
 from rbee_worker.types import Constraint, EosToken, Resolved, SamplingParams
 
@@ -197,7 +197,7 @@ def _merge(
             values[name], origins[name] = parameter.default, "default"
     if values["seed"] is None:
         values["seed"], origins["seed"] = secrets.randbits(_SEED_BITS), "random"
-    if values["max_tokens"] is None:
+    if values["max_tokens"] in (None, REST):
         values["max_tokens"] = context
     if "top_logprobs" in values:  # chat: logprobs is a switch, top_logprobs a number
         top = values.pop("top_logprobs")

@@ -10,16 +10,20 @@ from __future__ import annotations
 from typing import Any
 
 from rbee_worker.params.constraint import CONSTRAINTS
+from rbee_worker.params.groups import group_of
 from rbee_worker.params.other_keys import INERT, TRANSPORT, UNSUPPORTED
-from rbee_worker.params.parameter import MAX_INT, MAX_SEED, Parameter, Surface
+from rbee_worker.params.parameter import MAX_INT, MAX_SEED, REST, Parameter, Surface
 
 
-def _max_tokens(default: int | None, meaning: str, *surfaces: Surface) -> Parameter:
+def _max_tokens(
+    default: int | None, meaning: str, *surfaces: Surface, chat: str | None = None
+) -> Parameter:
     return Parameter(
         name="max_tokens",
         kind="integer",
         low=1,
         default=default,
+        chat=chat,
         aliases=("max_completion_tokens",),
         surfaces=surfaces,
         meaning=meaning,
@@ -27,9 +31,9 @@ def _max_tokens(default: int | None, meaning: str, *surfaces: Surface) -> Parame
 
 
 _SAMPLING = (
-    _max_tokens(128, "tokens to generate at most; 0 only with echo", "job", "generate"),
+    _max_tokens(128, "tokens to generate at most; 0 only with echo", "job", "generate", chat=REST),
     _max_tokens(16, "tokens to generate at most; 0 only with echo", "completions"),
-    _max_tokens(None, "tokens to generate at most; default: the rest of the context", "chat"),
+    _max_tokens(None, "tokens to generate at most", "chat", chat=REST),
     Parameter(
         name="temperature",
         kind="number",
@@ -240,6 +244,7 @@ def describe() -> list[dict[str, Any]]:
         {
             "name": p.name,
             "role": p.role,
+            "group": group_of(p.name),
             "kind": p.kind,
             "range": p.range,
             "default": list(p.default) if isinstance(p.default, tuple) else p.default,

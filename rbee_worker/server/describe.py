@@ -12,7 +12,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import HTMLResponse, Response
 
 from rbee_worker.config import Settings
-from rbee_worker.params import Rules, Surface, report, resolve
+from rbee_worker.params import defaults_of
 from rbee_worker.params import describe as describe_parameters
 from rbee_worker.params.parameter import SURFACES
 from rbee_worker.server.health import Gpu, Memory, gpu_of, worker_info, worker_of
@@ -123,23 +123,6 @@ async def info(http: HttpRequest) -> Response:
             **extra,
         )
     )
-
-
-def defaults_of(rules: Rules, surface: Surface) -> dict[str, Any]:
-    """The sampling parameters of a request that gives none, each with its origin."""
-    resolved = resolve(
-        {},
-        surface=surface,
-        vocab_size=rules.vocab_size,
-        context=rules.context,
-        worker=rules.worker,
-        generation=rules.generation,
-        turn_stops=rules.turn_stops if surface == "chat" else (),
-    )
-    told = report(resolved)
-    if told["seed"]["origin"] == "random":  # another one for each request
-        told["seed"]["value"] = None
-    return told
 
 
 def _model(loaded: ModelInfo, settings: Settings) -> dict[str, Any]:

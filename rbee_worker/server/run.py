@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 import msgspec
@@ -84,10 +84,18 @@ class Server(uvicorn.Server):
 
 
 def serve(
-    settings: Settings, tokens: Tokens, start: StartEngine, *, out: TextIO | None = None
+    settings: Settings,
+    tokens: Tokens,
+    start: StartEngine,
+    *,
+    out: TextIO | None = None,
+    listening: Callable[[str], None] = lambda url: None,
 ) -> int:
     """Serve until told to stop; returns the exit code. Raises UsageError if it cannot bind, or not
-    use its journal, certificate or audit log."""
+    use its journal, certificate or audit log.
+
+    listening: called with the worker's address once clients can connect.
+    """
     tls = certificate(settings)
     audit = Audit(settings.audit_log) if settings.audit_log else None
     journal = Directory(settings.journal) if settings.journal else None
@@ -95,7 +103,7 @@ def serve(
     port = listener.getsockname()[1]
     worker_id = settings.worker_id or f"worker-{uuid.uuid4().hex[:8]}"
     settings = msgspec.structs.replace(settings, worker_id=worker_id, port=port)
-    announce(settings, out or sys.stdout)
+    listening(announce(settings, out or sys.stdout))
     _adopt_uvicorn_log()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         service = Service(settings, tokens, start, journal=journal, tls=tls, audit=audit)
@@ -136,8 +144,8 @@ def host_of(settings: Settings) -> str:
     return "127.0.0.1" if settings.local_mode else settings.host
 
 
-def announce(settings: Settings, out: TextIO) -> None:
-    """Print the address as one line of JSON, which orchestrators wait for."""
+def announce(settings: Settings, out: TextIO) -> str:
+    """Print the address as one line of JSON, which orchestrators wait for; returns the URL."""
     host = host_of(settings)
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     scheme = "https" if settings.tls_cert else "http"
@@ -145,6 +153,7 @@ def announce(settings: Settings, out: TextIO) -> None:
     line = {"url": url, "host": host, "port": settings.port, "worker_id": settings.worker_id}
     out.write(msgspec.json.encode(line).decode() + "\n")
     out.flush()
+    return url
 
 
 class Service:

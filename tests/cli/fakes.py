@@ -12,6 +12,7 @@ from typing import Any, Literal
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Loading
 from rbee_worker.errors import WorkerError
+from rbee_worker.params import Rules
 from rbee_worker.types import (
     CallPiece,
     End,
@@ -95,6 +96,7 @@ class FakeClient:
         self.cancelled: list[str] = []
         self.closed = 0
         self.info = INFO
+        self.rules = Rules(context=INFO.context, vocab_size=INFO.vocab_size)
         self.chat = object() if chat else None
         self.ckpt = SimpleNamespace(ref="fake")
 

@@ -78,6 +78,11 @@ class Terminal:
         self._seen = 0
 
     @property
+    def raw(self) -> str:
+        """All it wrote, with escapes."""
+        return self._raw.decode(errors="replace")
+
+    @property
     def screen(self) -> str:
         return _ESCAPES.sub("", self._raw.decode(errors="replace"))
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from tests import tiny
+from tests.cli.pseudo import Terminal
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,9 +45,15 @@ def test_every_figure_is_there(tmp_path: Path) -> None:
 
 def test_for_a_person(tmp_path: Path) -> None:
     model = tiny.write_safetensors(tmp_path / "tiny")
-    text = run(str(model), "--kv-tokens", "600", "--threads", "1")
-    assert "decode, 8 at once" in text
-    assert "GB/s; decoding uses" in text
+    words = ["rbee-worker", "bench", str(model), "--kv-tokens", "600", "--threads", "1"]
+    code = f"import sys; from rbee_worker.cli.main import main; sys.argv = {words!r}; main()"
+    with Terminal(code, tmp_path, RBEE_BACKEND="reference", PYTHONPATH=str(ROOT)) as bench:
+        bench.wait_for("Prefill of 128 tokens, 3 of 3.", 120)
+        bench.wait_for("Decoding one sequence after 16 tokens, 1 of 3.")
+        bench.wait_for("Decoding 8 sequences after 16 tokens, 2 of 3: ")
+        bench.wait_for("decode, 8 at once")
+        bench.wait_for("GB/s; decoding uses")
+        assert bench.leave() == 0
 
 
 def test_what_it_cannot_do_is_one_line(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`chat` on a pseudo terminal, as a person has it; the engine is a script."""
 
+import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,10 @@ def test_commands(talk: Terminal, tmp_path: Path) -> None:
         ("/help", "Ctrl-C stops an answer"),
         ("/set temperature 0.7", "temperature = 0.7"),
         ("/set heat 9", "heat"),
+        ("/set temperature 9", "temperature: must be at most 2"),
+        ("/set logprobs 2", "shows nothing in a conversation"),
+        ("/copy", "there is no answer yet"),
+        ("/load", "/load needs a file"),
         ("/system be brief", "System message set."),
         ("/stats", "No answer yet."),
         ("/nonsense", "/help lists them"),
@@ -57,6 +62,9 @@ def test_commands(talk: Terminal, tmp_path: Path) -> None:
         ("/stats", "all 2 answers"),
         (f"/save {tmp_path}/talk.json", "Saved to"),
         ("/reset", "Conversation forgotten."),
+        ("/copy", "there is no answer yet"),
+        (f"/load {tmp_path}/talk.json", "Loaded 2 turns from"),
+        ("/copy", "Copied by the terminal"),
     ):
         say(talk, line)
         talk.wait_for(answer)
@@ -66,6 +74,37 @@ def test_commands(talk: Terminal, tmp_path: Path) -> None:
     saved = json.loads((tmp_path / "talk.json").read_text())
     assert saved["params"] == {"temperature": 0.7}
     assert [m["content"] for m in saved["messages"]] == ["be brief", "Where?", "Paris."]
+
+
+def test_copy_hands_the_answer_to_the_terminal(talk: Terminal) -> None:
+    say(talk, "Where?")
+    talk.wait_for("stopped:")
+    talk.prompt()
+    say(talk, "/copy")
+    talk.wait_for("Copied")
+    assert f"\x1b]52;c;{base64.b64encode(b'Paris.').decode()}\x07" in talk.raw
+
+
+def test_an_answer_is_shown_as_markdown(tmp_path: Path) -> None:
+    words = r"('# He', 'ad\n\nA **bo', 'ld** word.\n\n- one\n', '- two\n')"
+    with chat(tmp_path, words) as talk:
+        talk.prompt()
+        say(talk, "x")
+        talk.wait_for("stopped:")
+        screen = talk.screen
+        assert "A bold word." in screen
+        assert " • two" in screen
+        assert "\x1b[1mbold" in talk.raw
+
+
+def test_long_lines_are_wrapped_between_words(tmp_path: Path) -> None:
+    with chat(tmp_path, "('wonderful ' * 40,)") as talk:
+        talk.prompt()
+        say(talk, "x")
+        talk.wait_for("stopped:")
+        lines = [line for line in talk.screen.split("\n") if line.count("wonderful") > 1]
+        assert lines
+        assert not [word for line in lines for word in line.split() if word != "wonderful"]
 
 
 def test_several_lines_by_alt_enter_and_by_backslash(talk: Terminal, tmp_path: Path) -> None:
@@ -126,7 +165,8 @@ def test_options_of_the_command_line_hold_for_the_conversation(tmp_path: Path) -
     with chat(tmp_path, options="'--temperature', '0.2', '--system', 'be brief'") as talk:
         talk.prompt()
         say(talk, "/set")
-        talk.wait_for("temperature = 0.2")
+        talk.wait_for("max_tokens          = the rest of the context  (worker default (chat))")
+        talk.wait_for("temperature         = 0.2  (set)")
         say(talk, "/system")
         talk.wait_for("be brief")
 

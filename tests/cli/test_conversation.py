@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from rbee_worker.cli import set_values
 from rbee_worker.cli.conversation import Conversation
 from rbee_worker.errors import UsageError
+from rbee_worker.params import Rules
 
 
-def number(name: str, text: str) -> float:
+def number(name: str, text: str | list[str]) -> float:
+    assert isinstance(text, str)
     if name != "temperature":
         raise UsageError(f"{name}: no such parameter.")
     return float(text)
@@ -47,12 +50,18 @@ def test_retry_gives_the_last_question_again(talk: Conversation) -> None:
 
 
 def test_set_keeps_lists_and_takes_back(talk: Conversation) -> None:
-    assert talk.set("") == "Every parameter has its default."
+    talk.defaults = {
+        "temperature": {"value": 0.8, "origin": "worker default (chat)"},
+        "stop": {"value": (), "origin": "default"},
+    }
+    before = "temperature = 0.8  (worker default (chat))\nstop        = none  (default)"
+    assert talk.set("") == before
     assert talk.set("temperature 0.7") == "temperature = 0.7"
     assert talk.params == {"temperature": 0.7}
-    assert talk.set("") == "temperature = 0.7"
+    assert talk.set("") == "temperature = 0.7  (set)\nstop        = none  (default)"
     assert talk.set("temperature") == "temperature has its default."
     assert talk.params == {}
+    assert talk.set("") == before
 
 
 def test_a_refused_value_changes_nothing(talk: Conversation) -> None:
@@ -93,3 +102,61 @@ def test_save_writes_what_was_said_and_never_over_a_file(
         talk.save(file, "smollm2")
     with pytest.raises(UsageError):
         talk.save(tmp_path / "no" / "such" / "folder", "smollm2")
+
+
+def test_load_goes_on_with_what_save_wrote(talk: Conversation, tmp_path: Path) -> None:
+    talk.set_system("be brief")
+    talk.set("temperature 0.7")
+    talk.ask("où?")
+    talk.answer("là")
+    talk.save(tmp_path / "talk.json", "smollm2")
+    other = Conversation(number)
+    other.ask("something else")
+    assert other.load(tmp_path / "talk.json") == f"Loaded 2 turns from {tmp_path}/talk.json."
+    assert other.messages() == talk.messages()
+    assert other.params == talk.params
+    assert other.last_answer() == "là"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("no json", "no saved conversation"),
+        ('{"messages": [{"role": "tool", "content": "x"}]}', "no saved conversation"),
+        ('{"messages": [{"role": "user"}]}', "no saved conversation"),
+        ('{"messages": [{"role": "user", "content": "x"}, {"role": "system", "content": "y"}]}',
+         "in the middle"),
+        ('{"messages": [], "params": {"heat": 9}}', "no such parameter"),
+    ],
+)  # fmt: skip
+def test_load_refuses_anything_else_and_changes_nothing(
+    talk: Conversation, tmp_path: Path, content: str, said: str
+) -> None:
+    talk.ask("one")
+    file = tmp_path / "talk.json"
+    file.write_text(content)
+    with pytest.raises(UsageError, match=said):
+        talk.load(file)
+    with pytest.raises(UsageError, match="No such file"):
+        talk.load(tmp_path / "none.json")
+    assert [m["content"] for m in talk.messages()] == ["one"]
+
+
+def test_values_of_every_kind_survive_save_and_load(tmp_path: Path) -> None:
+    rules = Rules(context=512, vocab_size=64)
+    talk = Conversation(lambda name, text: set_values.read(name, text, rules))
+    for line in ("stop a,b", "stop_token_ids 3,4", "logit_bias 5=-1.5", "ignore_eos yes", "seed 7"):
+        talk.set(line)
+    talk.params["stop"] = ["a,b", "c"]
+    talk.save(tmp_path / "talk.json", "m")
+    again = Conversation(lambda name, text: set_values.read(name, text, rules))
+    again.load(tmp_path / "talk.json")
+    assert again.params == talk.params
+
+
+def test_every_name_that_can_be_set_has_a_default_to_show() -> None:
+    shown = set_values.defaults(Rules(context=512, vocab_size=64, worker={"top_k": 9}))
+    assert [*shown] == set_values.settable()
+    assert shown["top_k"] == {"value": 9, "origin": "worker option"}
+    length = {"value": "the rest of the context", "origin": "worker default (chat)"}
+    assert shown["max_tokens"] == length

@@ -97,7 +97,10 @@ def test_comparison_takes_constant_time(served: Served, monkeypatch: pytest.Monk
 def test_public_files_hold_no_data(served: Served) -> None:
     for path in PUBLIC - {"/health"}:
         response = served.http.get(path, headers={"Authorization": ""})
-        assert "default-src 'self'" in response.headers["content-security-policy"]
+        assert "default-src 'none'" in response.headers["content-security-policy"]
+        known = {"Authorization": "", "If-None-Match": response.headers["etag"]}
+        again = served.http.get(path, headers=known)
+        assert (again.status_code, again.content) == (304, b"")
         assert "smollm2" not in response.text
 
 

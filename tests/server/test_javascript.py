@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.npm import installed
 from tests.server.served import Served
 
 pytestmark = pytest.mark.slow
 
 PACKAGE = "openai@6.49.0"
-ROOT = Path(__file__).parents[2]
-KEPT = ROOT / "build" / "node"  # what npm has installed, for the next run
 SCRIPT = Path(__file__).with_name("conversation.mjs")
 
 
 @pytest.fixture(scope="module")
 def package() -> Path:
     """The client's module; the test says why where it cannot be had."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("node and npm are not here (Debian: apt-get install nodejs npm)")
-    folder = KEPT / "node_modules" / "openai"
-    wanted = PACKAGE.partition("@")[2]
-    described = folder / "package.json"
-    if not described.exists() or json.loads(described.read_text())["version"] != wanted:
-        KEPT.mkdir(parents=True, exist_ok=True)
-        flags = ["--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(KEPT)]
-        command = ["npm", "install", *flags, PACKAGE]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-        if done.returncode != 0:
-            pytest.skip(f"npm cannot install {PACKAGE}: {done.stderr.strip()[-200:]}")
-    return folder / "index.mjs"
+    return installed(PACKAGE) / "index.mjs"
 
 
 def test_turns_of_the_official_client(package: Path) -> None:

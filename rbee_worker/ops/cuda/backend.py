@@ -32,7 +32,23 @@ if TYPE_CHECKING:
     from rbee_worker.ops import Ops
     from rbee_worker.state.pool import StatePool
 
-_RESIDENT_SHARE = 0.6  # of the free memory, for weights with floats of packed matrices
+_SHARE = 0.6  # of the free memory, for weights with what is kept beside packed matrices
+# What may be kept beside packed matrices, the fastest first; the last one needs no room.
+_EIGHT = "as 8-bit integers with a scale for 128 columns for up to 64"
+_KEPT = (
+    (
+        {"resident": True, "integers": True},
+        f"as they are for steps of up to 4 rows, {_EIGHT}, as floats for more",
+    ),
+    (
+        {"resident": False, "integers": True},
+        f"as they are for steps of up to 4 rows, {_EIGHT}; for more, floats are made each time",
+    ),
+    (
+        {"resident": False, "integers": False},
+        "as they are; for steps of more than 4 rows, floats are made each time",
+    ),
+)
 DEVICES = ("nvidia0", "nvidia1", "nvidiactl", "dxg")  # in /dev, where a driver is loaded
 
 
@@ -41,6 +57,7 @@ class _Plan:
     """What `prepare` decides: whether floats and integers of packed matrices are kept too."""
 
     resident: bool = True
+    integers: bool = True
     notes: tuple[str, ...] = ()
 
 
@@ -95,14 +112,18 @@ class CudaBackend(Backend):
         return "i8" if packed and _planes(settings) else dtype
 
     def plan_ops(self, dtype: str, settings: Settings | None = None) -> PlanOps:
-        """Without floats beside packed matrices, which are kept only where there is room."""
-        return self._plan_ops(dtype, settings or Settings(), resident=False)
+        """Without what is kept beside packed matrices only where there is room."""
+        return self._plan_ops(dtype, settings or Settings(), resident=False, integers=False)
 
-    def _plan_ops(self, dtype: str, settings: Settings, *, resident: bool) -> PlanOps:
+    def _plan_ops(
+        self, dtype: str, settings: Settings, *, resident: bool, integers: bool
+    ) -> PlanOps:
         from rbee_worker.ops.cuda.plan import CudaPlanOps
 
         f8 = settings.quantize == "fp8"
-        return CudaPlanOps(dtype, planes=_planes(settings), resident=resident, f8=f8)
+        return CudaPlanOps(
+            dtype, planes=_planes(settings), resident=resident, integers=integers, f8=f8
+        )
 
     def fast(self) -> frozenset[str]:
         from rbee_worker.ops.cuda.device_ops import NATIVE
@@ -124,17 +145,16 @@ class CudaBackend(Backend):
         self, outline: ModelOutline, settings: Settings, kv_dtype: str, progress: Progress
     ) -> Prepared:
         """Triton compiles a kernel when it is first launched, and keeps it. What is decided here is
-        whether there is memory for floats of packed matrices."""
+        whether there is memory for integers and floats of packed matrices."""
         from rbee_worker.ops.cuda.kernels.packed.planes import WORDS
 
         dtype, notes = self.compute_dtype(settings, "", {}), []
-        both = self._plan_ops(dtype, settings, resident=True)
-        outline.build(cast("Ops", both))
-        packed = any(format in WORDS for format, _ in both.uses)
+        uses = self._planned(outline, settings, dtype).uses
+        packed = any(format in WORDS for format, _ in uses)
         if settings.deterministic:
             notes.append("a sequence's logits are the same bits in any step")
         if settings.quantize == "fp8":
-            if packed and all(format in WORDS for format, held in both.uses if held != "f32"):
+            if packed and all(format in WORDS for format, held in uses if held != "f32"):
                 raise UsageError(
                     "--quantize fp8: all matrices of this model are packed already.",
                     fix="leave the option out.",
@@ -144,16 +164,24 @@ class CudaBackend(Backend):
             return _Plan(notes=tuple(notes))
         if not _planes(settings):
             return _Plan(notes=(*notes, "packed matrices are kept as floats"))
-        resident = sum(both.held_bytes.values()) < _RESIDENT_SHARE * self.free_bytes(settings)
-        if resident:
-            notes.append(
-                "packed matrices are kept in three forms: as they are for steps of up to 4 rows, "
-                "rounded to 8-bit integers with a scale for 128 columns for up to 64 rows, "
-                "as floats for more"
-            )
-        else:
-            notes.append("packed matrices are made floats each time, for steps of more than 4 rows")
-        return _Plan(resident, tuple(notes))
+        room = _SHARE * self.free_bytes(settings)
+        for kept, note in _KEPT:
+            if sum(self._planned(outline, settings, dtype, **kept).held_bytes.values()) < room:
+                break
+        return _Plan(**kept, notes=(*notes, f"packed matrices are kept {note}"))
+
+    def _planned(
+        self,
+        outline: ModelOutline,
+        settings: Settings,
+        dtype: str,
+        *,
+        resident: bool = True,
+        integers: bool = True,
+    ) -> PlanOps:
+        ops = self._plan_ops(dtype, settings, resident=resident, integers=integers)
+        outline.build(cast("Ops", ops))
+        return ops
 
     def warm(
         self,
@@ -184,6 +212,7 @@ class CudaBackend(Backend):
         kept: dict[str, bool] = {
             "planes": _planes(settings),
             "resident": not isinstance(prepared, _Plan) or prepared.resident,
+            "integers": not isinstance(prepared, _Plan) or prepared.integers,
             "f8": settings.quantize == "fp8",
             "fixed": settings.deterministic,
         }

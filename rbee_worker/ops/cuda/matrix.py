@@ -2,8 +2,8 @@
 
 Products of up to four rows read planes, a quarter to a half of the bytes of floats. Products of
 many rows need floats: a copy that is always there, where the memory plan has room for it
-(`resident`), or else one that is made each time from the file's own bytes. Where there is room,
-8-bit integers are kept as well, for products of 5 to 64 rows.
+(`resident`), or else one that is made each time from the file's own bytes. Where there is room for
+them, 8-bit integers are kept as well, for products of 5 to 64 rows.
 """
 
 from __future__ import annotations
@@ -95,12 +95,17 @@ def quantized(dense: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Forms:
-    """How matrices are kept. planes: packed ones as planes, for products of a few rows; resident:
-    and as floats, and 8-bit integers, beside them. f8: those of floats in 8 bits."""
+    """How matrices are kept. planes: packed ones as planes, for products of a few rows; integers,
+    resident: and as 8-bit integers, and as floats, beside them. f8: those of floats in 8 bits."""
 
     planes: bool = True
     resident: bool = True
+    integers: bool = True
     f8: bool = False
+
+    def with_integers(self, cols: int) -> bool:
+        """Whether packed matrices of so many columns are kept as 8-bit integers too."""
+        return self.planes and self.integers and cols % BLOCK == 0
 
 
 def held_form(format: str, rows: int, cols: int, dtype: str, forms: Forms) -> tuple[str, int]:
@@ -110,13 +115,13 @@ def held_form(format: str, rows: int, cols: int, dtype: str, forms: Forms) -> tu
         return ("f8", rows * cols + 4 * rows) if forms.f8 else (dtype, dense)
     if not forms.planes:
         return dtype, dense
-    planes = planes_bytes(format, rows, cols)
-    if forms.resident and cols % BLOCK == 0:
-        return f"{format} planes, i8 and {dtype}", planes + dense + integer_bytes(rows, cols)
+    name, held = f"{format} planes", planes_bytes(format, rows, cols)
+    if forms.with_integers(cols):
+        name, held = f"{name}, i8", held + integer_bytes(rows, cols)
     if forms.resident:
-        return f"{format} planes and {dtype}", planes + dense
+        return f"{name} and {dtype}", held + dense
     form = FORMATS[format]
-    return f"{format} planes and bytes", planes + rows * cols // form.block * form.bytes
+    return f"{name} and bytes", held + rows * cols // form.block * form.bytes
 
 
 def planes_bytes(format: str, rows: int, cols: int) -> int:

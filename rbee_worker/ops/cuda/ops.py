@@ -14,7 +14,7 @@ from rbee_worker.ops import Weight
 from rbee_worker.ops.cuda.device_ops import DeviceOps
 from rbee_worker.ops.cuda.drawn import Drawn
 from rbee_worker.ops.cuda.fixed_ops import FixedOps
-from rbee_worker.ops.cuda.kernels.block_bytes import BLOCK, empty_integers, write_integers
+from rbee_worker.ops.cuda.kernels.block_bytes import empty_integers, write_integers
 from rbee_worker.ops.cuda.kernels.packed.dequantize import dequantize
 from rbee_worker.ops.cuda.kernels.packed.planes import WORDS, PackedPart, joined, repack
 from rbee_worker.ops.cuda.matrix import DeviceMatrix, Forms, Raw, held_form, quantized
@@ -37,16 +37,17 @@ class CudaOps(GraphOps):
         pdl: bool = False,
         planes: bool = True,
         resident: bool = True,
+        integers: bool = True,
         f8: bool = False,
         fixed: bool = False,
     ) -> None:
         """pdl: kernels may start before the one before has ended. planes: products of a few rows
-        read packed weights as they are, with activations in 8 bits; resident: floats of packed
-        matrices and 8-bit integers are kept too (`matrix.py`). f8: matrices of floats are kept in
-        8 bits. fixed: sums have one order (`FixedOps`); without planes."""
+        read packed weights as they are, with activations in 8 bits; resident, integers: packed
+        matrices are kept as floats, and as 8-bit integers, too (`matrix.py`). f8: matrices of
+        floats are kept in 8 bits. fixed: sums have one order (`FixedOps`); without planes."""
         assert not (fixed and planes)
         self.device, self.dtype = device, dtype
-        self._forms = Forms(planes, resident, f8)
+        self._forms = Forms(planes, resident, integers, f8)
         self.now = (FixedOps if fixed else DeviceOps)(device, dtype, pdl=pdl)
         self.drawn = Drawn(torch.device(device))
         self._upload = WeightUpload(torch.device(device))
@@ -63,7 +64,7 @@ class CudaOps(GraphOps):
         if not packed or self._forms.resident:
             dense = torch.empty((rows, cols), dtype=DTYPES[self.dtype], device=self.device)
         integers = None
-        if packed and self._forms.resident and cols % BLOCK == 0:
+        if packed and self._forms.with_integers(cols):
             integers = empty_integers(rows, cols, self.device)
         planes: list[PackedPart] = []
         kept: list[Raw] = []

@@ -9,8 +9,8 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from rbee_worker.params import defaults_of
 from rbee_worker.server.body import envelope, read_object, refuse, unknown_faults
-from rbee_worker.server.describe import defaults_of
 from rbee_worker.server.health import worker_of
 from rbee_worker.server.infilling import gap_tokens
 from rbee_worker.server.ollama.names import named

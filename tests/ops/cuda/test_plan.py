@@ -65,6 +65,7 @@ class Counted(CudaOps):
     [
         ("q4_k", {"resident": True}),
         ("q4_k", {"resident": False}),
+        ("q4_k", {"resident": False, "integers": False}),
         ("q8_0", {"resident": False}),
         ("q8_0", {"planes": False}),
         ("bf16", {"resident": True}),
@@ -94,6 +95,29 @@ def test_quantizing_says_what_it_leaves_and_refuses_what_it_cannot(shape: str) -
     Path(shape).write_text(json.dumps(arch))
     with pytest.raises(UsageError, match="all matrices of this model are packed already"):
         prepared("q4_k")
+
+
+def test_what_is_kept_beside_packed_matrices(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As much as 60 % of the free memory has room for, and the note says it."""
+    outline = outline_of(open_model(f"random:q8_0:{shape}"), 64)
+    settings = Settings(backend="cuda", dtype="bf16")
+
+    def held(**kept: bool) -> int:
+        plan = CudaPlanOps("bf16", **kept)
+        outline.build(cast(Ops, plan))
+        return sum(plan.held_bytes.values())
+
+    everything, integers = held(), held(resident=False)
+    assert held(resident=False, integers=False) < integers < everything
+    for free, kept, note in (
+        (everything / 0.6 + 2, (True, True), "as floats for more"),
+        (everything / 0.6 - 2, (False, True), "for more, floats are made each time"),
+        (integers / 0.6 - 2, (False, False), "for steps of more than 4 rows, floats are made"),
+    ):
+        monkeypatch.setattr(type(BACKEND), "free_bytes", lambda *_, free=free: int(free))
+        plan: Any = BACKEND.prepare(outline, settings, "bf16", lambda *_: None)
+        assert (plan.resident, plan.integers) == kept
+        assert note in plan.notes[-1]
 
 
 @pytest.mark.parametrize(("format", "bits"), [("bf16", 16), ("q8_0", 8.5), ("q4_0", 4.5)])

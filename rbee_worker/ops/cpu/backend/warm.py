@@ -62,8 +62,9 @@ def compile_for(
     cannot be compiled.
     """
     target, cache_dir = isa.choose(os.environ.get("RBEE_CPU_ISA", "")), settings.cache_dir
-    rounding = settings.exact_activations, settings.bf16_activations
-    asker = repr((rbee_worker.__version__, *rounding, shape, outline.key))
+    # which kernels: the folder may be shared with processors that have other instructions
+    how = settings.exact_activations, settings.bf16_activations, isa.multiplies_bf16()
+    asker = repr((rbee_worker.__version__, *how, shape, outline.key))
     unkept = kernel_cache.Unkept()
     noted = kernel_cache.recall(asker, target, cache_dir=cache_dir)
     if noted and kernel_cache.are_kept(noted, target, cache_dir=cache_dir):

@@ -1,0 +1,37 @@
+/** From a conversation to the body of a job. */
+
+/** @typedef {import("./types.js").Turn} Turn */
+
+/**
+ * The body of the job that answers the turns `before`. continued: the answer so far, which the job
+ * continues. Without a chat template the model continues the last question's own text.
+ *
+ * @param {Turn[]} before  ends with a question
+ * @param {string} system
+ * @param {Record<string, any>} parameters
+ * @param {boolean} chats  the model has a chat template
+ * @param {Turn | null} continued
+ */
+export function body(before, system, parameters, chats, continued) {
+  if (!chats) {
+    const last = before.at(-1);
+    return { prompt: (last ? content(last) : "") + (continued?.text ?? ""), ...parameters };
+  }
+  /** @type {object[]} */
+  const messages = system ? [{ role: "system", content: system }] : [];
+  for (const turn of before) messages.push({ role: turn.role, content: content(turn) });
+  if (!continued) return { messages, chat_defaults: true, ...parameters };
+  const open = { role: "assistant", content: continued.text };
+  const thought = continued.reasoning ? { reasoning_content: continued.reasoning } : {};
+  messages.push({ ...open, ...thought });
+  return { messages, continue_final_message: true, chat_defaults: true, ...parameters };
+}
+
+/** A turn's text as the model gets it: files first, each in a fence of its own. @param {Turn} turn */
+export function content(turn) {
+  const files = (turn.files ?? []).map(({ name, text }) => {
+    const fence = "`".repeat(Math.max(3, ...[...text.matchAll(/`+/g)].map((m) => m[0].length + 1)));
+    return `File: ${name}\n${fence}\n${text.replace(/\n$/, "")}\n${fence}\n`;
+  });
+  return [...files, turn.text].filter(Boolean).join("\n");
+}

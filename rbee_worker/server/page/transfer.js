@@ -1,0 +1,106 @@
+/** Conversations as files: written, and read again. What is read is checked, because anybody may have made it. */
+
+import { newId } from "./dom.js";
+import { titled } from "./tree.js";
+
+/** @typedef {import("./types.js").Saved} Saved @typedef {import("./types.js").Turn} Turn */
+
+const FORMAT = "rbee-conversations";
+
+/** @param {Saved[]} conversations */
+export function written(conversations) {
+  return JSON.stringify({ format: FORMAT, version: 1, conversations }, null, 1);
+}
+
+/**
+ * The conversations of a file: one of ours, what `/save` of `rbee-worker chat` writes, or a list of
+ * messages. They get new ids, so none is overwritten. Raises an error that a person can read.
+ *
+ * @param {string} text
+ * @returns {Saved[]}
+ */
+export function read(text) {
+  let found;
+  try {
+    found = JSON.parse(text);
+  } catch {
+    throw new Error("This file is no JSON.");
+  }
+  if (found?.format === FORMAT && Array.isArray(found.conversations)) return found.conversations.map(checked);
+  const messages = Array.isArray(found) ? found : found?.messages;
+  if (!Array.isArray(messages)) throw new Error("This file has no conversations.");
+  return [ofMessages(messages)];
+}
+
+/** @param {any[]} messages @returns {Saved} */
+function ofMessages(messages) {
+  const saved = empty();
+  let parent = /** @type {string | null} */ (null);
+  for (const message of messages) {
+    const text = string(message?.content, "A message has no text");
+    if (message.role === "system") saved.system = text;
+    else {
+      const turn = turned({ ...message, text }, newId(), parent);
+      saved.turns.push(turn);
+      parent = turn.id;
+    }
+  }
+  saved.title = titled(saved.turns[0]?.text ?? "");
+  return saved;
+}
+
+/** @param {any} given @returns {Saved} */
+function checked(given) {
+  const saved = { ...empty(), title: titled(string(given?.title, "A conversation has no title")) };
+  saved.system = string(given.system, "A conversation has no system message");
+  if (Number.isFinite(given.created)) saved.created = given.created;
+  if (!Array.isArray(given.turns)) throw new Error("A conversation has no turns.");
+  /** @type {Map<any, string>} */
+  const ids = new Map();
+  for (const turn of given.turns) {
+    const parent = turn?.parent == null ? null : ids.get(turn.parent);
+    if (parent === undefined) throw new Error("A turn follows none that stands before it.");
+    const id = newId();
+    ids.set(turn.id, id);
+    saved.turns.push(turned(turn, id, parent));
+  }
+  for (const [parent, child] of Object.entries(given.chosen ?? {})) {
+    const [from, to] = [parent === "" ? "" : ids.get(parent), ids.get(child)];
+    if (from !== undefined && to !== undefined) saved.chosen[from] = to;
+  }
+  return saved;
+}
+
+/** @param {any} given @param {string} id @param {string | null} parent @returns {Turn} */
+function turned(given, id, parent) {
+  if (given.role !== "user" && given.role !== "assistant") throw new Error(`A turn has the role ${given.role}.`);
+  /** @type {Turn} */
+  const turn = { id, parent, role: given.role, text: string(given.text, "A turn has no text") };
+  if (Array.isArray(given.files)) {
+    turn.files = given.files.map((/** @type {any} */ file) => ({
+      name: string(file?.name, "A file has no name"), text: string(file?.text, "A file has no text"),
+    }));
+  }
+  if (turn.role === "assistant") {
+    turn.state = "done";
+    if (typeof given.reasoning === "string") turn.reasoning = given.reasoning;
+    if (Array.isArray(given.calls)) {
+      turn.calls = given.calls.map((/** @type {any} */ call) => ({
+        id: String(call?.id ?? ""), name: String(call?.name ?? ""), arguments: String(call?.arguments ?? ""),
+      }));
+    }
+  }
+  return turn;
+}
+
+/** @returns {Saved} */
+function empty() {
+  const now = Date.now();
+  return { id: newId(), title: "", created: now, updated: now, system: "", turns: [], chosen: {} };
+}
+
+/** @param {any} value @param {string} otherwise @returns {string} */
+function string(value, otherwise) {
+  if (typeof value !== "string") throw new Error(`${otherwise}.`);
+  return value;
+}
