@@ -20,17 +20,17 @@ from rbee_worker.engine.messages import Loading, Stats
 from rbee_worker.errors import NotReady, WorkerError
 from rbee_worker.observe.context import correlation_id
 from rbee_worker.observe.log import fields, logger
-from rbee_worker.server.auth import place_of
 from rbee_worker.server.jobs import Asked, Job, Jobs
 from rbee_worker.server.keeper import Keeper
 from rbee_worker.server.limits import caller, current_call
 from rbee_worker.server.observers import Observers
 from rbee_worker.server.prompts import echo, of_ids
+from rbee_worker.server.pump import pump
 from rbee_worker.server.recovery import Recovery
 from rbee_worker.server.responses.store import Responses
 from rbee_worker.server.served_models import chosen_adapter
 from rbee_worker.session.vectors import not_generating
-from rbee_worker.types import End, Error, Event, ModelInfo, Request, Started, Token, WorkerState
+from rbee_worker.types import Event, ModelInfo, Request, Started, WorkerState
 
 if TYPE_CHECKING:
     from rbee_worker.journal.directory import Directory
@@ -282,55 +282,7 @@ class Worker:
 
     def follow(self, job: Job, events: AsyncIterator[Event]) -> None:
         """Move `events` into the job's log until the last one."""
-        job.pump = asyncio.create_task(self._pump(job, events))
-
-    async def _append(self, job: Job, event: Event) -> None:
-        if job.durable and self.journal is not None:
-            await self.journal.keep(job, event, last=isinstance(event, End | Error))
-        else:
-            job.log.append(event)
-
-    def _left(self, job: Job, event: Event | None) -> bool:
-        """Whether the job's end is this process's only, and another one will go on with it."""
-        assert self.engine is not None
-        lost = isinstance(event, Error) and event.code == "ENGINE_LOST"
-        return lost and self.engine.state == "failed" and self.outlives(job)
-
-    async def _pump(self, job: Job, events: AsyncIterator[Event]) -> None:
-        try:
-            async for event in events:
-                if type(event) is not Token and self._left(job, event):
-                    job.log.leave()
-                    return
-                await self._append(job, event)
-                if type(event) is Token:
-                    job.drawn += len(event.ids)
-                    if job.call is not None:
-                        job.call.drew(len(event.ids))
-                    self.observers.token(job, event)
-        except WorkerError as error:
-            code = error.code if error.code in ("VRAM_OOM", "ENGINE_LOST") else "INFERENCE_FAILED"
-            await self._append(job, Error(code=code, message=str(error)))  # type: ignore[arg-type]
-        except asyncio.CancelledError:
-            if self.outlives(job):
-                job.log.leave()
-                return
-            raise
-        except Exception as error:
-            log.error(
-                "job failed",
-                extra=fields(job_id=job.id, error=type(error).__name__, where=place_of(error)),
-            )
-            message = "An error inside the worker; see its log."
-            await self._append(job, Error(code="INFERENCE_FAILED", message=message))
-        finally:
-            if not job.log.left:
-                job.log.close()
-                self.jobs.finish(job)
-                self.observers.finished(job)
-            if job.call is not None:
-                job.call.drew(len(job.end.ids) if job.end is not None else 0)
-                job.call.ended()
+        job.pump = asyncio.create_task(pump(self, job, events))
 
     def sent(self, job: Job, start_s: float, events: int) -> None:
         """A stream of `job` wrote `events` events; start_s: when that began (monotonic)."""
@@ -391,8 +343,8 @@ class Worker:
         self.stopping.set()
         self._announce()
         left = [job.pump for job in self.jobs.live() if self.outlives(job) and job.pump is not None]
-        for pump in left:
-            pump.cancel()
+        for task in left:
+            task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
         if self.engine is not None:
             await self.engine.close()
