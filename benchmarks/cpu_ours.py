@@ -36,6 +36,7 @@ from rbee_worker.ops.cpu.runtime.readings import chosen
 from rbee_worker.ops.cpu.runtime.state import CpuState
 from rbee_worker.ops.cpu.runtime.team import Team
 from rbee_worker.ops.cpu.shared import isa
+from rbee_worker.ops.cpu.shared.regions import Words
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.specs import PagedKV
 from rbee_worker.types import SamplingParams
@@ -76,8 +77,9 @@ class Sequences:
         specs = [(g.layers, g.spec) for g in self.model.groups if isinstance(g.spec, PagedKV)]
         return sum(layers * spec.bytes_per_token("f16") for layers, spec in specs)
 
-    def feed(self, tokens: list[list[int]], done: int) -> F32:
-        """The next tokens of every sequence, each `done` tokens long: logits of the last ones."""
+    def feed(self, tokens: list[list[int]], done: int, times: list[Words] | None = None) -> F32:
+        """The next tokens of every sequence, each `done` tokens long: logits of the last ones.
+        times: as for `CpuModel.logits`."""
         chunks = []
         for seq, new in zip(self._seqs, tokens, strict=True):
             seq.tokens += new
@@ -86,7 +88,7 @@ class Sequences:
             granted = self._pool.reserve(seq.state, len(new))
             assert granted == len(new)
             chunks.append(Chunk(seq, seq.state, done, granted, 1))
-        logits = self.model.logits(self._memory.stage(self._steps.build(chunks).numbers))
+        logits = self.model.logits(self._memory.stage(self._steps.build(chunks).numbers), times)
         for chunk in chunks:
             self._pool.commit(chunk.state, chunk.count)
         return logits

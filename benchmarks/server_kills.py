@@ -208,21 +208,26 @@ async def undisturbed(bodies: list[dict[str, Any]], options: Sequence[str]) -> l
 
 
 async def measured(
-    options: Sequence[str], kills: int, seed: int, tokens: int = TOKENS, sync: str = "jobs"
+    options: Sequence[str], kills: int, seed: int, tokens: int = TOKENS, longest_s: float = 1.5
 ) -> dict[str, Any]:
-    """Counts of what was accepted, kept, lost and different, and seconds of pauses."""
+    """Counts of what was accepted, kept, lost and different, and seconds of pauses. longest_s: a
+    ready worker lives no longer."""
     dice = random.Random(seed)
     alone = await undisturbed(requests(tokens), options)
     port = free_port()
     clients = Clients(f"http://127.0.0.1:{port}", tokens)
     with tempfile.TemporaryDirectory() as folder:
         kept = ["--keep-jobs-s", "86400", "--keep-jobs", "100000"]
-        journal = ["--journal", str(Path(folder) / "journal"), "--journal-sync", sync, *kept]
+        journal = ["--journal", str(Path(folder) / "journal"), *kept]
         process = started(port, [*options, *journal])
         try:
             tasks = [asyncio.create_task(clients.client(n)) for n in range(CLIENTS)]
             for _ in range(kills):
-                process = await _killed(process, port, [*options, *journal], clients, dice)
+                life_s = dice.uniform(0.05, longest_s)
+                loads = dice.random() < 0.2
+                process = await _killed(
+                    process, port, [*options, *journal], clients, life_s, loads=loads
+                )
             await ready(clients.http)
             clients.over.set()
             await asyncio.wait_for(asyncio.gather(*tasks), SETTLED_S)
@@ -250,13 +255,15 @@ async def _killed(
     port: int,
     options: Sequence[str],
     clients: Clients,
-    dice: random.Random,
+    life_s: float,
+    *,
+    loads: bool,
 ) -> subprocess.Popen[bytes]:
-    """Kill the worker at a random moment, one time in five while it loads; returns the next one."""
-    loads = dice.random() < 0.2
+    """Kill the worker after `life_s` (loads: of loading, otherwise of being ready); returns the
+    next one."""
     if not loads:
         await ready(clients.http)
-    await asyncio.sleep(dice.uniform(0.05, 1.5))
+    await asyncio.sleep(life_s)
     process.kill()
     await asyncio.to_thread(process.wait)
     killed_s = time.monotonic()
@@ -322,10 +329,11 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=TOKENS)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--longest", type=float, default=1.5, help="seconds of a worker's life")
     parser.add_argument("--submits", type=int, default=0)
     args = parser.parse_args()
     options = ["--model-ref", args.model, "--threads", str(args.threads)]
-    found = asyncio.run(measured(options, args.kills, args.seed, args.tokens))
+    found = asyncio.run(measured(options, args.kills, args.seed, args.tokens, args.longest))
     if args.submits:
         found["submit_ms"] = asyncio.run(submits(options, args.submits))
     sys.stdout.write(json.dumps(found, indent=1) + "\n")

@@ -26,16 +26,16 @@ def serve(settings: Settings) -> None:
     """Serve one model over HTTP: jobs and streams, OpenAI clients, a web page.
 
     The first line on stdout is the address, as JSON; what people want to know is on stderr, unless
-    the log is JSON. RBEE_API_TOKEN holds the token; --local-mode needs none. SIGTERM finishes
-    running jobs and exits; a second one exits at once.
+    the log is JSON. RBEE_API_TOKEN holds the token, --tokens-file several; --local-mode needs none.
+    SIGTERM finishes running jobs and exits; a second one exits at once.
     """
-    from rbee_worker.server.auth import read_token
+    from rbee_worker.server.tokens import read_tokens
 
-    token = read_token(settings, os.environ)
+    tokens = read_tokens(settings, os.environ)
     from rbee_worker.server.run import serve as run
 
     greeting = Greeting(settings)
-    raise Exit(run(settings, token, greeting.start, listening=greeting.listening))
+    raise Exit(run(settings, tokens, greeting.start, listening=greeting.listening))
 
 
 class Greeting:
@@ -51,7 +51,7 @@ class Greeting:
         """Tell the address."""
         if self._quiet:
             return
-        token = "" if self._settings.local_mode else " It asks for the token of RBEE_API_TOKEN."
+        token = "" if self._settings.local_mode else " It asks for the token."
         aside(f"rbee-worker {rbee_worker.__version__}: the page is at {url}/{token}")
         aside(f"Loading {self._settings.model}; Ctrl-C ends the worker.")
 

@@ -40,7 +40,8 @@ CREATE TABLE IF NOT EXISTS pieces (
     events BLOB NOT NULL, checksum INTEGER NOT NULL, PRIMARY KEY (job, place)
 ) WITHOUT ROWID;
 """
-_PAGE = 4096
+_PAGE = 1024  # bytes; a commit of one event writes two or three pages
+_COPIED_AT = 4096  # pages of the write-ahead log after which it is copied into the file
 _FULL_AT, _KEPT_AT = 1.25, 0.9  # of the allowed size: it is refused; what tidying leaves
 _WAL_BYTES = 16 << 20  # what the write-ahead log is cut to once it has been copied
 
@@ -80,6 +81,7 @@ class Database:
         if new:
             ask(f"PRAGMA page_size = {_PAGE}")
         ask("PRAGMA journal_mode = WAL")
+        ask(f"PRAGMA wal_autocheckpoint = {_COPIED_AT}")
         ask("PRAGMA secure_delete = ON")  # a prompt that is forgotten is overwritten
         ask(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
         ask(f"PRAGMA max_page_count = {int(self._most_bytes * _FULL_AT) // _PAGE}")

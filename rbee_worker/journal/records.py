@@ -25,6 +25,7 @@ class Record(Struct, frozen=True, kw_only=True):
     created: float
     request: Request
     correlation_id: str = ""
+    owner: str = ""  # whose token it was asked for with
     trace: bool = False
     key: str = ""
     digest: bytes = b""

@@ -6,7 +6,8 @@ This module knows jobs and the engine's `Stats`; prometheus-client writes the te
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import get_args
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -20,11 +21,13 @@ from prometheus_client.registry import Collector
 
 from rbee_worker.observe.subjects import (
     EngineFigures,
+    HolderFigures,
     JobRecord,
     JournalFigures,
+    TokenFigures,
     WorkerFigures,
 )
-from rbee_worker.types import ModelInfo, Token
+from rbee_worker.types import ModelInfo, Token, WorkerState
 
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -96,9 +99,14 @@ class Gauges(Collector):
     def collect(self) -> Iterator[Metric]:
         worker = self._worker
         yield _gauge("ready", "1 when the worker takes work", float(worker.state == "ready"))
+        states = GaugeMetricFamily("rbee_state", "1 for the worker's state", labels=["state"])
+        for state in get_args(WorkerState):
+            states.add_metric([state], float(worker.state == state))
+        yield states
         yield _gauge("jobs_live", "jobs that have not ended", len(worker.jobs.live()))
         yield _gauge("uptime_seconds", "since the process started", worker.age())
         yield _count("engine_restarts", "engine processes lost and replaced", worker.restarts)
+        yield from _of_tokens(worker.tokens)
         if worker.journal is not None:
             yield from _of_journal(worker.journal)
         info = worker.model
@@ -153,6 +161,31 @@ def _device(stats: EngineFigures, info: ModelInfo | None) -> Iterator[Metric]:
         "time of reading weights and cache over time of decoding steps, 0..1",
         stats.floor_share,
     )
+
+
+def _of_tokens(tokens: TokenFigures) -> Iterator[Metric]:
+    """By the holder's name: as many as the file of tokens has."""
+    yield _count("unauthorized", "requests without a valid token", tokens.unauthorized)
+    counts: dict[str, tuple[str, Callable[[HolderFigures], int]]] = {
+        "token_requests": ("requests that used the engine", lambda h: h.requests),
+        "token_prompt_tokens": ("tokens of prompts", lambda h: h.prompt_tokens),
+        "token_output_tokens": ("generated tokens", lambda h: h.output_tokens),
+    }
+    for name, (words, count) in counts.items():
+        family = CounterMetricFamily(f"rbee_{name}", words, labels=["token"])
+        for holder in tokens.holders:
+            family.add_metric([holder.name], count(holder))
+        yield family
+    live = GaugeMetricFamily("rbee_token_live", "requests at work", labels=["token"])
+    over = CounterMetricFamily(
+        "rbee_token_refused", "refused by a limit of the token", labels=["token", "limit"]
+    )
+    for holder in tokens.holders:
+        live.add_metric([holder.name], holder.live)
+        for limit, times in holder.refused.items():
+            over.add_metric([holder.name, limit], times)
+    yield live
+    yield over
 
 
 def _of_journal(journal: JournalFigures) -> Iterator[Metric]:

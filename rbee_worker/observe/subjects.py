@@ -5,7 +5,7 @@ Metrics, traces and spans read these; the classes of the server and the engine i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from rbee_worker.types import End, ModelInfo, Started
@@ -122,6 +122,38 @@ class JournalFigures(Protocol):
     def resumed(self) -> int: ...
 
 
+class HolderFigures(Protocol):
+    """One who may call (`server/limits.py`)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def live(self) -> int: ...
+
+    @property
+    def requests(self) -> int: ...
+
+    @property
+    def prompt_tokens(self) -> int: ...
+
+    @property
+    def output_tokens(self) -> int: ...
+
+    @property
+    def refused(self) -> Mapping[str, int]: ...
+
+
+class TokenFigures(Protocol):
+    """All who may call. unauthorized: requests without one of their tokens."""
+
+    @property
+    def holders(self) -> Sequence[HolderFigures]: ...
+
+    @property
+    def unauthorized(self) -> int: ...
+
+
 class WorkerFigures(Protocol):
     """A worker, as gauges read it."""
 
@@ -139,6 +171,9 @@ class WorkerFigures(Protocol):
 
     @property
     def stats(self) -> EngineFigures | None: ...
+
+    @property
+    def tokens(self) -> TokenFigures: ...
 
     @property
     def journal(self) -> JournalFigures | None: ...

@@ -31,8 +31,8 @@ from rbee_worker.server.worker import Worker
 EXPOSED = ["X-Correlation-ID", "Retry-After", IGNORED, "Deprecation", "Idempotent-Replayed"]
 
 
-def build_app(worker: Worker, token: str) -> ASGIApp:
-    """The ASGI application that serves `worker`. token: "" in local mode."""
+def build_app(worker: Worker) -> ASGIApp:
+    """The ASGI application that serves `worker`."""
     page = page_routes()
     router = Router([*_routes(), *page], redirect_slashes=False)
     paths = sorted({op.path for op in OPERATIONS})
@@ -40,8 +40,8 @@ def build_app(worker: Worker, token: str) -> ASGIApp:
         router,
         {WorkerError: on_worker_error, HTTPException: on_http_exception, 404: not_found(paths)},
     )
-    public = {route.path for route in page} | {"/health"}
-    gate = ErrorForms(Gate(inner, worker, token, public))
+    public = {route.path for route in page} | {"/health", "/v1/health"}
+    gate = ErrorForms(Gate(inner, worker, public))
     origins = cors_origins(worker.settings)
     if not origins:
         return gate

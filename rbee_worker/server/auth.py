@@ -1,6 +1,6 @@
-"""Who may call: the gate in front of every route. Denies by default.
+"""The gate in front of every route. Denies by default; `tokens.py` says who may call.
 
-With a token, everything except the public paths needs `Authorization: Bearer TOKEN`, for known and
+With tokens, everything except the public paths needs `Authorization: Bearer TOKEN`, for known and
 unknown routes alike. In local mode there is no token; instead, a Host other than this machine, a
 foreign Origin and bodies that are not JSON are refused (DNS rebinding, posts from other sites).
 Headers that cannot be read as they were meant are refused before anything else.
@@ -8,11 +8,10 @@ Headers that cannot be read as they were meant are refused before anything else.
 
 from __future__ import annotations
 
-import hmac
 import time
 import traceback
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
@@ -21,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rbee_worker.config import Settings
-from rbee_worker.errors import UsageError, WorkerError
+from rbee_worker.errors import WorkerError
 from rbee_worker.observe.context import correlated
 from rbee_worker.observe.log import fields, logger
 from rbee_worker.server.headers import (
@@ -33,44 +32,18 @@ from rbee_worker.server.headers import (
     malformed,
     media_type,
 )
+from rbee_worker.server.limits import Call, Holder, calling
 from rbee_worker.server.problems import Refusal, answer, problem
 
 if TYPE_CHECKING:
     from rbee_worker.server.worker import Worker
 
-MIN_TOKEN = 16
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 WORKER = "rbee.worker"  # key of a request's scope: the worker
 UNREAD = "rbee.unread"  # key of a request's scope: names in its query that --lenient let through
 IGNORED = "X-Ignored-Parameters"
 
 log = logger("http")
-
-
-def read_token(settings: Settings, environ: Mapping[str, str]) -> str:
-    """The token of this worker, "" in local mode. Raises UsageError if mode and token conflict."""
-    token = environ.get("RBEE_API_TOKEN") or environ.get("LLORCH_API_TOKEN") or ""
-    if settings.local_mode:
-        if token:
-            raise UsageError(
-                "--local-mode serves without a token, but RBEE_API_TOKEN is set.",
-                fix="unset RBEE_API_TOKEN (and LLORCH_API_TOKEN), or leave --local-mode out.",
-            )
-        return ""
-    if not token:
-        raise UsageError(
-            "A worker that others can reach needs a token.",
-            fix=f"set RBEE_API_TOKEN (at least {MIN_TOKEN} characters), or use --local-mode.",
-        )
-    if len(token) < MIN_TOKEN:
-        raise UsageError(
-            f"RBEE_API_TOKEN has {len(token)} characters.", fix=f"use at least {MIN_TOKEN}."
-        )
-    if not token.isascii() or not token.isprintable():
-        raise UsageError(
-            "RBEE_API_TOKEN has characters that no header can carry.", fix="use printable ASCII."
-        )
-    return token
 
 
 def cors_origins(settings: Settings) -> list[str]:
@@ -81,11 +54,11 @@ def cors_origins(settings: Settings) -> list[str]:
 class Gate:
     """ASGI middleware: correlation id, limits on headers, and access control."""
 
-    def __init__(self, app: ASGIApp, worker: Worker, token: str, public: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, worker: Worker, public: Collection[str]) -> None:
         settings = worker.settings
         self._app = app
         self._worker = worker
-        self._token = token.encode()
+        self._tokens = worker.tokens
         self._local = settings.local_mode
         self._friends = frozenset(cors_origins(settings))
         self._public = frozenset(public)
@@ -111,11 +84,13 @@ class Gate:
                 _tag(MutableHeaders(scope=message), correlation, scope.get(UNREAD, ()))
             await send(message)
 
-        with correlated(correlation):
+        holder = self._holder(headers)
+        call = None if holder is None else Call(holder)
+        with correlated(correlation), calling(call):
             try:
                 scope[WORKER] = self._worker
                 scope["app"] = self._app  # makes the router raise, not answer, 404 and 405
-                refusal = self._refusal(scope, headers, fault)
+                refusal = self._refusal(scope, headers, fault, known=holder is not None)
                 await (refusal or self._app)(scope, receive, tagged)
             except Exception as error:
                 # never the exception's own text, which may repeat what the caller sent
@@ -128,20 +103,27 @@ class Gate:
                 if status == 0:
                     await _crash(error)(scope, receive, tagged)
             finally:
-                spent = round((time.perf_counter() - began) * 1e3, 1)
-                log.info(
-                    "request",
-                    extra=fields(
-                        method=scope["method"], path=scope["path"], status=status, ms=spent
-                    ),
-                )
+                told = {
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": status,
+                    "ms": round((time.perf_counter() - began) * 1e3, 1),
+                }
+                log.info("request", extra=fields(**told))
+                if (audit := self._worker.observers.audit) is not None:
+                    name = "" if holder is None else holder.name
+                    peer = (scope.get("client") or ("",))[0]
+                    audit.request(**told, token=name, peer=peer, correlation_id=correlation)
 
-    def _refusal(self, scope: Scope, headers: Headers, fault: Refusal | None) -> Response | None:
+    def _refusal(
+        self, scope: Scope, headers: Headers, fault: Refusal | None, *, known: bool
+    ) -> Response | None:
         if len(scope["headers"]) > self._max_headers:
             message = f"More than {self._max_headers} headers."
             fault = Refusal(431, "too_many_headers", message, fix="send fewer (--max-headers).")
         refusal = fault or (self._refused_locally(scope, headers) if self._local else None)
-        if refusal is None and not self._local and not self._known(scope, headers):
+        if refusal is None and not known and not self._open(scope):
+            self._tokens.unauthorized += 1
             refusal = Refusal(
                 401,
                 "invalid_api_key",
@@ -153,14 +135,19 @@ class Gate:
             refusal = too_large(self._max_body)
         return answer(refusal) if refusal is not None else None
 
-    def _known(self, scope: Scope, headers: Headers) -> bool:
-        if scope["path"] in self._public and scope["method"] in ("GET", "HEAD"):
-            return True
+    def _open(self, scope: Scope) -> bool:
+        """Whether anybody may ask for this."""
+        return scope["path"] in self._public and scope["method"] in ("GET", "HEAD")
+
+    def _holder(self, headers: Headers) -> Holder | None:
+        """Whose token the request has; None: nobody's."""
+        if self._local:
+            return self._tokens.anybody()
         if "authorization" not in headers:  # Anthropic's clients
-            return hmac.compare_digest(headers.get(API_KEY, "").strip().encode(), self._token)
+            return self._tokens.find(headers.get(API_KEY, "").strip().encode())
         kind, _, given = headers.get("authorization", "").partition(" ")
-        right = hmac.compare_digest(given.strip().encode(), self._token)
-        return right and kind.lower() == "bearer"
+        found = self._tokens.find(given.strip().encode())
+        return found if kind.lower() == "bearer" else None
 
     def _refused_locally(self, scope: Scope, headers: Headers) -> Refusal | None:
         host = headers.get("host", "")

@@ -160,6 +160,8 @@ class Connection(HttpToolsProtocol):
         """The client sends no more: it is gone, or it waits for its answer with its sending side
         closed. Data sent to it now shows which. True: the connection stays open."""
         cycle = self.cycle
+        if self.transport.get_extra_info("ssl_object") is not None:
+            return None  # TLS closes both ways
         if cycle is None or cycle.response_complete or cycle.more_body:
             return None
         harmless = CONTINUE

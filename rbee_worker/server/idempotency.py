@@ -13,6 +13,7 @@ import msgspec
 from rbee_worker.server.body import Body
 from rbee_worker.server.headers import IDEMPOTENCY
 from rbee_worker.server.jobs import Asked, Job
+from rbee_worker.server.limits import caller
 from rbee_worker.server.problems import Refusal
 from rbee_worker.server.worker import Worker
 
@@ -25,7 +26,7 @@ def asked_by(key: str | None, body: Body) -> Asked | None:
     import hashlib  # seldom needed
 
     text = msgspec.json.encode(body.values, order="deterministic")
-    return Asked(key, hashlib.sha256(text).digest())
+    return Asked(f"{caller()} {key}", hashlib.sha256(text).digest())
 
 
 async def once(

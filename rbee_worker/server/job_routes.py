@@ -22,6 +22,7 @@ from rbee_worker.server.headers import IDEMPOTENCY
 from rbee_worker.server.health import worker_info, worker_of
 from rbee_worker.server.idempotency import asked_by, once
 from rbee_worker.server.jobs import Asked, Job, weight
+from rbee_worker.server.limits import caller
 from rbee_worker.server.problems import Refusal, json_response
 from rbee_worker.server.requests import ask, ignored, new_id, settled
 from rbee_worker.server.schemas import (
@@ -120,7 +121,7 @@ def _status_job(worker: Worker, others: list[str], asked: Asked | None) -> Job:
         )
     human = f"Worker {worker.id} is {worker.state} and serves {worker.settings.model}."
     word = Narration(actor="worker", action="status", target=worker.id, human=human)
-    return worker.jobs.note(new_id("job"), word, asked)
+    return worker.jobs.note(new_id("job"), word, asked, owner=caller())
 
 
 async def stream(http: HttpRequest) -> ASGIApp:
@@ -156,7 +157,7 @@ async def listing(http: HttpRequest) -> Response:
     worker = worker_of(http)
     await worker.known()
     rows = []
-    for job in worker.jobs:
+    for job in (job for job in worker.jobs if job.owner == caller()):
         started, end = job.started, job.end
         rows.append(
             JobSummary(
@@ -236,7 +237,7 @@ def _scores(worker: Worker, job: Job) -> dict[str, Any]:
 async def _job(worker: Worker, http: HttpRequest) -> Job:
     await worker.known()
     job = worker.jobs.get(http.path_params["job_id"])
-    if job is None:
+    if job is None or job.owner != caller():
         raise Refusal(
             404,
             "job_not_found",

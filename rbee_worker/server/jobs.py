@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from rbee_worker.server.limits import Call
 from rbee_worker.types import (
     CallPiece,
     End,
@@ -31,6 +32,8 @@ State = Literal["queued", "running", "done", "cancelled", "timeout", "failed"]
 
 
 HEAVY = 64  # size of an event, in tokens, from which rendering it takes long
+# Most that finished jobs hold together, in tokens (`weight`): an event of one takes 300 bytes.
+MOST_KEPT = 1 << 20
 
 
 def weight(event: Event) -> int:
@@ -88,7 +91,8 @@ class JobLog:
 
 
 class Asked(NamedTuple):
-    """The Idempotency-Key that a job was asked for with, and a digest of its request's body."""
+    """The Idempotency-Key that a job was asked for with, after its owner's name and a space, and a
+    digest of its request's body."""
 
     key: str
     digest: bytes
@@ -103,6 +107,8 @@ class Job:
     born: float = field(default_factory=time.monotonic)
     log: JobLog = field(default_factory=JobLog)
     correlation_id: str = ""
+    owner: str = ""  # whose token it was asked for with
+    call: Call | None = None  # what it counts for
     asked: Asked | None = None
     durable: bool = False  # the journal keeps it, and gives each event to `log` once it is written
     unwanted: bool = False  # somebody has cancelled it
@@ -111,6 +117,8 @@ class Job:
     send_ms: float = 0.0  # time spent so far on writing its events to streams
     sent_events: int = 0
     finished: float | None = None  # Unix seconds
+    ended_s: float = 0.0  # monotonic: a clock that jumps must not end a job's time
+    weight: int = 0  # of all events, once it has finished
     last_token: float | None = None  # monotonic seconds
     drawn: int = 0  # output tokens in the log so far
     pump: asyncio.Task[None] | None = None
@@ -213,7 +221,8 @@ class Job:
 class Jobs:
     """Jobs by id: live ones always, finished ones for a while.
 
-    A finished job is removed after `keep_s` seconds, or once `keep_n` jobs have finished after it.
+    A finished job is removed after `keep_s` seconds, once `keep_n` jobs have finished after it, or
+    when there are others and all together are larger than `MOST_KEPT`.
     """
 
     def __init__(
@@ -227,6 +236,7 @@ class Jobs:
         self._kept: set[str] = set()  # ids of live jobs that can be found
         self._finished: OrderedDict[str, Job] = OrderedDict()  # oldest first
         self._by_key: dict[str, Job] = {}  # kept jobs by their Idempotency-Key
+        self._weight = 0  # of `_finished`
 
     def add(self, job: Job, *, keep: bool) -> None:
         """keep: `get` finds the job, now and for a while after it has ended."""
@@ -239,9 +249,13 @@ class Jobs:
     def finish(self, job: Job) -> None:
         """The job has just ended."""
         job.finished = job.finished or time.time()
+        # one of an earlier process has a part of its time behind it
+        job.ended_s = time.monotonic() - max(0.0, time.time() - job.finished)
         del self._live[job.id]
         if job.id in self._kept:
             self._kept.remove(job.id)
+            job.weight = sum(map(weight, job.log.events))
+            self._weight += job.weight
             self._finished[job.id] = job
             self._tidy()
 
@@ -262,9 +276,9 @@ class Jobs:
         self._tidy()
         return self._by_key.get(key)
 
-    def note(self, job_id: str, word: Event, asked: Asked | None = None) -> Job:
+    def note(self, job_id: str, word: Event, asked: Asked | None = None, *, owner: str = "") -> Job:
         """A kept job without work for the engine: it has one event and has ended."""
-        job = Job(Request(id=job_id), asked=asked)
+        job = Job(Request(id=job_id), asked=asked, owner=owner)
         self.add(job, keep=True)
         job.log.append(word)
         job.log.close()
@@ -282,13 +296,14 @@ class Jobs:
         yield from reversed(self._finished.values())
 
     def _tidy(self) -> None:
-        horizon = time.time() - self._keep_s
+        horizon = time.monotonic() - self._keep_s
         while self._finished:
             oldest = next(iter(self._finished.values()))
-            assert oldest.finished is not None
-            if len(self._finished) <= self._keep_n and oldest.finished > horizon:
+            small = self._weight <= MOST_KEPT or len(self._finished) == 1
+            if small and len(self._finished) <= self._keep_n and oldest.ended_s > horizon:
                 return
             self._finished.popitem(last=False)
+            self._weight -= oldest.weight
             if oldest.asked is not None:
                 del self._by_key[oldest.asked.key]
             if self._removed is not None:

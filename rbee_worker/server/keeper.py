@@ -265,6 +265,7 @@ def _record(job: Job) -> Record:
         created=job.created,
         request=request,
         correlation_id=job.correlation_id,
+        owner=job.owner,
         trace=job.trace,
         key="" if asked is None else asked.key,
         digest=b"" if asked is None else asked.digest,

@@ -1,4 +1,5 @@
-"""Records a worker's jobs: metrics, the trace file, OpenTelemetry spans. Each may be absent."""
+"""Records a worker's jobs: metrics, the trace file, OpenTelemetry spans, the audit log. Each may be
+absent."""
 
 from __future__ import annotations
 
@@ -12,16 +13,22 @@ if TYPE_CHECKING:
     from rbee_worker.observe.subjects import WorkerFigures
     from rbee_worker.observe.telemetry import Telemetry
     from rbee_worker.observe.trace import Tracer
+    from rbee_worker.server.audit import Audit
 
 
 class Observers:
     """Passes what happens to jobs on to those observers that exist."""
 
     def __init__(
-        self, worker: WorkerFigures, tracer: Tracer | None, telemetry: Telemetry | None
+        self,
+        worker: WorkerFigures,
+        tracer: Tracer | None,
+        telemetry: Telemetry | None,
+        audit: Audit | None = None,
     ) -> None:
         self._worker = worker
         self._metrics: WorkerMetrics | None = None
+        self.audit = audit
         self.tracer = tracer
         self.telemetry = telemetry
 
@@ -63,3 +70,17 @@ class Observers:
             self.tracer.job(job)
         if self.telemetry is not None:
             self.telemetry.job(job)
+        if self.audit is not None:
+            _told(self.audit, job)
+
+
+def _told(audit: Audit, job: Job) -> None:
+    started, end, error = job.started, job.end, job.error
+    audit.job(
+        token=job.owner,
+        job_id=job.id,
+        correlation_id=job.correlation_id,
+        prompt_tokens=started.prompt_tokens if started is not None else 0,
+        output_tokens=job.tokens_out,
+        stop=end.stop.rule if end is not None else error.code if error is not None else "",
+    )

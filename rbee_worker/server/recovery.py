@@ -24,7 +24,6 @@ from rbee_worker.types import (
     Narration,
     PromptLogprobs,
     Rule,
-    Started,
     StopRecord,
     Token,
     Usage,
@@ -33,9 +32,10 @@ from rbee_worker.types import (
 if TYPE_CHECKING:
     from rbee_worker.server.worker import Worker
 
-# Processes in a row that ended while they computed a job, and gave no token of it, after which it
-# fails. A kill from outside is seldom the job's fault, so they are many.
-MOST_LIVES = 9
+# What may end while it computes a job, in a row and without a token of it, before the job is held
+# to be the reason: engines (a live worker is stricter with those it loses itself), and whole
+# workers, which no job should ever end: somebody kills them.
+MOST_ENGINES, MOST_WORKERS = 9, 100
 _SHORTEST_S = 0.001  # of a time limit that is all but over
 
 log = logger("recovery")
@@ -111,6 +111,9 @@ class Recovery:
         )
         assert self._worker.engine is not None
         self._keeper.resumed += 1
+        job.call = self._worker.tokens.accepted(job.owner)
+        if job.call is not None:
+            job.call.begun(0)
         self._worker.follow(job, self._worker.engine.generate(request, after=tuple(job.log.events)))
         await asyncio.sleep(0)  # the engine knows it from now on
         if job.unwanted:
@@ -137,6 +140,7 @@ def job_of(kept: Kept) -> Job:
         record.request,
         created=record.created,
         correlation_id=record.correlation_id,
+        owner=record.owner,
         asked=Asked(record.key, record.digest) if record.key else None,
         trace=record.trace,
         durable=True,
@@ -161,19 +165,28 @@ def _time_left(job: Job) -> float | None:
 
 
 def _worn(job: Job) -> str:
-    """Why a job that many processes ended with fails; "" if it has a token of the last ones."""
-    lives = unfruitful(job.log.events)
-    if lives < MOST_LIVES:
-        return ""
-    return f"{lives} workers in a row ended while they computed it"
+    """Why a job fails that nothing survives; "" if it may go on."""
+    engines, workers = ended_with(job.log.events)
+    if engines >= MOST_ENGINES:
+        return f"{engines} engines in a row stopped while they computed it"
+    if workers >= MOST_WORKERS:
+        return f"{workers} workers in a row ended while they computed it"
+    return ""
 
 
-def unfruitful(events: Iterable[Event]) -> int:
-    """How many engines began with the job since its last token."""
-    begun = 0
+def ended_with(events: Iterable[Event]) -> tuple[int, int]:
+    """(engines, workers) that ended while they computed the job, since its last token."""
+    engines = workers = 0
+    running = False
     for event in events:
-        if isinstance(event, Started | PromptLogprobs) or (isinstance(event, Token) and event.ids):
-            begun = 0
-        elif isinstance(event, Narration) and event.action in ("scheduled", "preempted"):
-            begun += 1 if event.action == "scheduled" else -1
-    return begun
+        if isinstance(event, PromptLogprobs) or (isinstance(event, Token) and event.ids):
+            engines = workers = 0
+        elif isinstance(event, Narration):
+            if event.action == "restarting":
+                engines += running
+            elif event.action == "scheduled" and running:  # and nothing was said of its end
+                workers += 1
+            running = event.action == "scheduled" or (
+                running and event.action not in ("restarting", "preempted")
+            )
+    return engines, workers + running

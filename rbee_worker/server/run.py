@@ -29,8 +29,12 @@ from rbee_worker.journal.directory import Directory
 from rbee_worker.observe.log import fields, logger
 from rbee_worker.observe.trace import Tracer
 from rbee_worker.server.app import build_app
+from rbee_worker.server.audit import Audit
 from rbee_worker.server.connection import connection_class
 from rbee_worker.server.health import worker_info
+from rbee_worker.server.reloading import Reloading, Watched
+from rbee_worker.server.tls import Certificate, certificate
+from rbee_worker.server.tokens import Tokens
 from rbee_worker.server.worker import StartEngine, Worker
 
 if TYPE_CHECKING:
@@ -51,6 +55,26 @@ def _telemetry(settings: Settings) -> Telemetry | None:
     return Telemetry(settings.otel_endpoint, settings.worker_id, rbee_worker.__version__)
 
 
+def _watched(
+    settings: Settings, tokens: Tokens, tls: Certificate | None, audit: Audit | None
+) -> list[Watched]:
+    """What may change while the worker runs."""
+
+    def told() -> None:
+        tokens.reload()
+        if audit is not None:
+            audit.note("tokens", names=[holder.name for holder in tokens.holders])
+
+    watched = []
+    if tokens.path is not None:
+        watched.append(Watched("tokens", [settings.tokens_file], told))
+    if tls is not None:
+        watched.append(Watched("certificate", [settings.tls_cert, settings.tls_key], tls.reload))
+    if audit is not None:
+        watched.append(Watched("audit log", (), audit.reload))
+    return watched
+
+
 class Server(uvicorn.Server):
     """uvicorn without its signal handlers: this process drains before it stops listening."""
 
@@ -61,17 +85,19 @@ class Server(uvicorn.Server):
 
 def serve(
     settings: Settings,
-    token: str,
+    tokens: Tokens,
     start: StartEngine,
     *,
     out: TextIO | None = None,
     listening: Callable[[str], None] = lambda url: None,
 ) -> int:
     """Serve until told to stop; returns the exit code. Raises UsageError if it cannot bind, or not
-    use its journal.
+    use its journal, certificate or audit log.
 
     listening: called with the worker's address once clients can connect.
     """
+    tls = certificate(settings)
+    audit = Audit(settings.audit_log) if settings.audit_log else None
     journal = Directory(settings.journal) if settings.journal else None
     listener = bind(settings)
     port = listener.getsockname()[1]
@@ -80,7 +106,8 @@ def serve(
     listening(announce(settings, out or sys.stdout))
     _adopt_uvicorn_log()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Service(settings, token, start, journal=journal).run(listener))
+        service = Service(settings, tokens, start, journal=journal, tls=tls, audit=audit)
+        return runner.run(service.run(listener))
 
 
 def _adopt_uvicorn_log() -> None:
@@ -121,7 +148,8 @@ def announce(settings: Settings, out: TextIO) -> str:
     """Print the address as one line of JSON, which orchestrators wait for; returns the URL."""
     host = host_of(settings)
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-    url = f"http://[{shown}]:{settings.port}" if ":" in shown else f"http://{shown}:{settings.port}"
+    scheme = "https" if settings.tls_cert else "http"
+    url = f"{scheme}://{f'[{shown}]' if ':' in shown else shown}:{settings.port}"
     line = {"url": url, "host": host, "port": settings.port, "worker_id": settings.worker_id}
     out.write(msgspec.json.encode(line).decode() + "\n")
     out.flush()
@@ -134,10 +162,12 @@ class Service:
     def __init__(
         self,
         settings: Settings,
-        token: str,
+        tokens: Tokens,
         start: StartEngine,
         signals: Sequence[signal.Signals] = SIGNALS,
         journal: Directory | None = None,
+        tls: Certificate | None = None,
+        audit: Audit | None = None,
     ) -> None:
         self.settings = settings
         self._signals_heard = signals
@@ -146,11 +176,19 @@ class Service:
             need("httpx")  # a background task imports it, where an error would not be noticed
         self.tracer = Tracer(settings.trace) if settings.trace else None
         self.telemetry = _telemetry(settings)
+        self.audit = audit
         self.worker = Worker(
-            settings, tracer=self.tracer, telemetry=self.telemetry, journal=journal
+            settings,
+            tokens,
+            tracer=self.tracer,
+            telemetry=self.telemetry,
+            journal=journal,
+            audit=audit,
         )
+        self.reloading = Reloading(_watched(settings, tokens, tls, audit))
         config = uvicorn.Config(
-            build_app(self.worker, token),
+            build_app(self.worker),
+            ssl_context_factory=None if tls is None else lambda *_: tls.context,
             http=connection_class(settings),
             ws="none",
             proxy_headers=False,
@@ -170,6 +208,8 @@ class Service:
         loop = asyncio.get_running_loop()
         for number in self._signals_heard:
             loop.add_signal_handler(number, self.stop)
+        if self._signals_heard and self.reloading.watched:
+            loop.add_signal_handler(signal.SIGHUP, self.reloading.all)
         http = asyncio.create_task(self.server.serve(sockets=[listener]))
         background: list[asyncio.Task[None]] = []
         try:
@@ -191,11 +231,15 @@ class Service:
                 self.tracer.close()
             if self.telemetry is not None:
                 await asyncio.to_thread(self.telemetry.close)
+            if self.audit is not None:
+                await asyncio.to_thread(self.audit.close)
         return code
 
     def _companions(self) -> list[asyncio.Task[None]]:
-        """Tasks beside serving: heartbeats, and flushing the trace file."""
+        """Tasks beside serving: heartbeats, flushing the trace file, files that may change."""
         tasks = []
+        if self.reloading.watched:
+            tasks.append(asyncio.create_task(self.reloading.run()))
         if self.settings.hive_url:
             tasks.append(asyncio.create_task(self._beat()))
         if self.tracer is not None:

@@ -11,8 +11,8 @@ from rbee_worker.cli.failure import one_line
 from rbee_worker.config import Settings
 from rbee_worker.errors import DeviceLost, UnsupportedModel
 from rbee_worker.observe import log
-from rbee_worker.server.auth import read_token
 from rbee_worker.server.run import serve
+from rbee_worker.server.tokens import read_tokens
 from tests.server.fake_engine import Fake, starter
 
 ERRORS = {
@@ -28,7 +28,7 @@ def main() -> None:
         options["load_error"] = ERRORS[options["load_error"]]
     log.setup(settings.log_level, settings.log_format)
     with one_line(False):
-        sys.exit(serve(settings, read_token(settings, os.environ), starter(Fake(**options))))
+        sys.exit(serve(settings, read_tokens(settings, os.environ), starter(Fake(**options))))
 
 
 if __name__ == "__main__":

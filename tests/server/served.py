@@ -12,7 +12,10 @@ import msgspec
 
 from rbee_worker.config import Settings
 from rbee_worker.journal.directory import Directory
+from rbee_worker.server.audit import Audit
 from rbee_worker.server.run import Service, bind
+from rbee_worker.server.tls import certificate
+from rbee_worker.server.tokens import Tokens
 from rbee_worker.server.worker import StartEngine
 from tests.server.fake_engine import Fake, FakeEngineClient, starter
 
@@ -49,7 +52,13 @@ class Served:
         with asyncio.Runner() as runner:
             self.loop = runner.get_loop()
             self.service = Service(
-                self.settings, self.token, self._start, signals=(), journal=journal
+                self.settings,
+                Tokens(self.settings, self.token),
+                self._start,
+                signals=(),
+                journal=journal,
+                tls=certificate(self.settings),
+                audit=Audit(self.settings.audit_log) if self.settings.audit_log else None,
             )
             self._bound.set()
             self.exit_code = runner.run(self.service.run(listener))

@@ -17,8 +17,10 @@ import pytest
 from rbee_worker.errors import UsageError
 from rbee_worker.journal.database import Database
 from rbee_worker.journal.directory import Directory
+from rbee_worker.observe import narration
 from rbee_worker.server import keeper
-from rbee_worker.types import Request
+from rbee_worker.server.recovery import ended_with
+from rbee_worker.types import Event, Request, Token
 from tests.server.fake_engine import Fake, answer_ids
 from tests.server.reading import DONE, events, frames
 from tests.server.served import Served, wait_for
@@ -358,6 +360,7 @@ def test_a_worker_that_leaves_while_the_disk_is_full_loses_no_job_silently(
             assert answer(events(served.http.get(f"/v1/jobs/{start(served)}/stream").text)) == ALL
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow_is_a_full_disk(tmp_path: Path) -> None:
     """With SQLite's own errors: the process may write no file beyond where it is."""
     with Spawned.fake({"journal": str(tmp_path)}, {"token_s": 0.005}) as worker:
@@ -379,6 +382,7 @@ def test_a_file_that_may_not_grow_is_a_full_disk(tmp_path: Path) -> None:
         assert events(worker.http.get(f"/v1/jobs/{job}/stream").text) == found
 
 
+@pytest.mark.slow
 def test_the_journal_has_a_size(tmp_path: Path) -> None:
     """Finished jobs leave, the oldest first; live ones never."""
     with Served(journal=str(tmp_path), journal_mb=1) as served:
@@ -394,3 +398,23 @@ def test_the_journal_has_a_size(tmp_path: Path) -> None:
         found = [served.http.get(f"/v1/jobs/{job}").status_code for job in jobs]
         assert found == sorted(found, reverse=True)
         assert {*found} == {404, 200}
+
+
+def test_a_job_that_nothing_survives_fails() -> None:
+    """What ended while it was computed is counted from what it was told; a token clears it."""
+    begun = narration.prompt_scheduled("a", 5, 0, 0.0)
+    lost, paused = narration.engine_restarting("killed"), narration.preempted("a", 5)
+    token = Token(t="a", i=0, ids=(1,))
+    rows: list[tuple[list[Event], tuple[int, int]]] = [
+        ([], (0, 0)),
+        ([narration.queued("a", 3), lost], (0, 0)),
+        ([begun], (0, 1)),
+        ([begun, token], (0, 1)),
+        ([begun, token, begun], (0, 2)),
+        ([begun, paused, begun, token], (0, 1)),
+        ([begun, lost, begun, lost], (2, 0)),
+        ([begun, lost, narration.resumed("a", 0), begun, begun], (1, 2)),
+        ([begun, lost, begun, token, lost, begun], (1, 1)),
+    ]
+    for events_, right in rows:
+        assert ended_with(events_) == right

@@ -12,10 +12,12 @@ from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
 from rbee_worker.extras import missing
 from rbee_worker.machine import available_memory
+from rbee_worker.ops.adapted import sites_for
 from rbee_worker.ops.backend import (
     Backend,
     DeviceGauge,
     Executable,
+    Kept,
     ModelOutline,
     Prepared,
     Progress,
@@ -24,6 +26,7 @@ from rbee_worker.ops.backend import (
     Warmed,
 )
 from rbee_worker.ops.cpu_options import cpu_only
+from rbee_worker.ops.cuda.keeping import CHOICES, chosen
 from rbee_worker.ops.plan import PlanOps
 from rbee_worker.state.specs import group_bytes_per_block
 
@@ -32,7 +35,6 @@ if TYPE_CHECKING:
     from rbee_worker.ops import Ops
     from rbee_worker.state.pool import StatePool
 
-_RESIDENT_SHARE = 0.6  # of the free memory, for weights with floats of packed matrices
 DEVICES = ("nvidia0", "nvidia1", "nvidiactl", "dxg")  # in /dev, where a driver is loaded
 
 
@@ -41,6 +43,7 @@ class _Plan:
     """What `prepare` decides: whether floats and integers of packed matrices are kept too."""
 
     resident: bool = True
+    integers: bool = True
     notes: tuple[str, ...] = ()
 
 
@@ -66,6 +69,11 @@ class CudaBackend(Backend):
             return Refusal(
                 "--attention reference: the cuda backend has its own attention only.",
                 "use --attention auto.",
+            )
+        if sites_for(settings) is not None:
+            return Refusal(
+                "--lora, --lora-slots: the cuda backend has no adapters.",
+                "use --backend cpu, or merge the adapter into its base.",
             )
         for module in ("torch", "triton"):
             absent = missing(module)
@@ -95,14 +103,18 @@ class CudaBackend(Backend):
         return "i8" if packed and _planes(settings) else dtype
 
     def plan_ops(self, dtype: str, settings: Settings | None = None) -> PlanOps:
-        """Without floats beside packed matrices, which are kept only where there is room."""
-        return self._plan_ops(dtype, settings or Settings(), resident=False)
+        """Without what is kept beside packed matrices only where there is room."""
+        return self._plan_ops(dtype, settings or Settings(), resident=False, integers=False)
 
-    def _plan_ops(self, dtype: str, settings: Settings, *, resident: bool) -> PlanOps:
+    def _plan_ops(
+        self, dtype: str, settings: Settings, *, resident: bool, integers: bool
+    ) -> PlanOps:
         from rbee_worker.ops.cuda.plan import CudaPlanOps
 
         f8 = settings.quantize == "fp8"
-        return CudaPlanOps(dtype, planes=_planes(settings), resident=resident, f8=f8)
+        return CudaPlanOps(
+            dtype, planes=_planes(settings), resident=resident, integers=integers, f8=f8
+        )
 
     def fast(self) -> frozenset[str]:
         from rbee_worker.ops.cuda.device_ops import NATIVE
@@ -124,17 +136,16 @@ class CudaBackend(Backend):
         self, outline: ModelOutline, settings: Settings, kv_dtype: str, progress: Progress
     ) -> Prepared:
         """Triton compiles a kernel when it is first launched, and keeps it. What is decided here is
-        whether there is memory for floats of packed matrices."""
+        whether there is memory for integers and floats of packed matrices."""
         from rbee_worker.ops.cuda.kernels.packed.planes import WORDS
 
         dtype, notes = self.compute_dtype(settings, "", {}), []
-        both = self._plan_ops(dtype, settings, resident=True)
-        outline.build(cast("Ops", both))
-        packed = any(format in WORDS for format, _ in both.uses)
+        uses = self._planned(outline, settings, dtype).uses
+        packed = any(format in WORDS for format, _ in uses)
         if settings.deterministic:
             notes.append("a sequence's logits are the same bits in any step")
         if settings.quantize == "fp8":
-            if packed and all(format in WORDS for format, held in both.uses if held != "f32"):
+            if packed and all(format in WORDS for format, held in uses if held != "f32"):
                 raise UsageError(
                     "--quantize fp8: all matrices of this model are packed already.",
                     fix="leave the option out.",
@@ -144,16 +155,25 @@ class CudaBackend(Backend):
             return _Plan(notes=tuple(notes))
         if not _planes(settings):
             return _Plan(notes=(*notes, "packed matrices are kept as floats"))
-        resident = sum(both.held_bytes.values()) < _RESIDENT_SHARE * self.free_bytes(settings)
-        if resident:
-            notes.append(
-                "packed matrices are kept in three forms: as they are for steps of up to 4 rows, "
-                "rounded to 8-bit integers with a scale for 128 columns for up to 64 rows, "
-                "as floats for more"
-            )
-        else:
-            notes.append("packed matrices are made floats each time, for steps of more than 4 rows")
-        return _Plan(resident, tuple(notes))
+        held = [
+            self._planned(outline, settings, dtype, resident=one.resident, integers=one.integers)
+            for one in CHOICES
+        ]
+        kept = chosen([ops.held_bytes for ops in held], self.free_bytes(settings))
+        return _Plan(kept.resident, kept.integers, (*notes, kept.note))
+
+    def _planned(
+        self,
+        outline: ModelOutline,
+        settings: Settings,
+        dtype: str,
+        *,
+        resident: bool = True,
+        integers: bool = True,
+    ) -> PlanOps:
+        ops = self._plan_ops(dtype, settings, resident=resident, integers=integers)
+        outline.build(cast("Ops", ops))
+        return ops
 
     def warm(
         self,
@@ -163,9 +183,15 @@ class CudaBackend(Backend):
         progress: Callable[[str, int, int, str], None],
     ) -> Iterator[Warmed]:
         raise UsageError(
-            "--backend cuda: kernels are compiled when they are first used, and kept.",
-            fix="run the model once.",
+            "--backend cuda compiles kernels for the GPU that is here, by running a model.",
+            fix="leave --isa out.",
         )
+
+    def kernels(self) -> tuple[Path, int]:
+        from triton import knobs
+
+        folder = Path(knobs.cache.dir)
+        return folder, sum(1 for _ in folder.glob("*/*.cubin"))
 
     def ops(
         self,
@@ -175,23 +201,25 @@ class CudaBackend(Backend):
         weight_bytes: int,
         progress: Progress,
         prepared: Prepared | None = None,
+        kept: Kept | None = None,
     ) -> Ops:
         import torch
 
         from rbee_worker.ops.cuda.ops import CudaOps
 
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-        kept: dict[str, bool] = {
+        forms: dict[str, bool] = {
             "planes": _planes(settings),
             "resident": not isinstance(prepared, _Plan) or prepared.resident,
+            "integers": not isinstance(prepared, _Plan) or prepared.integers,
             "f8": settings.quantize == "fp8",
             "fixed": settings.deterministic,
         }
         if _interpreted():
-            return CudaOps("cpu", dtype, **kept)
+            return CudaOps("cpu", dtype, **forms)
         _use(settings)
         pdl = torch.cuda.get_device_capability()[0] >= 9
-        return CudaOps(f"cuda:{settings.device}", dtype, pdl=pdl, **kept)
+        return CudaOps(f"cuda:{settings.device}", dtype, pdl=pdl, **forms)
 
     def state(self, ops: Ops, pool: StatePool, dtype: str) -> StateMemory:
         from rbee_worker.ops.cuda.ops import CudaOps

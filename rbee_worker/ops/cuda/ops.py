@@ -14,10 +14,18 @@ from rbee_worker.ops import Weight
 from rbee_worker.ops.cuda.device_ops import DeviceOps
 from rbee_worker.ops.cuda.drawn import Drawn
 from rbee_worker.ops.cuda.fixed_ops import FixedOps
-from rbee_worker.ops.cuda.kernels.block_bytes import BLOCK, empty_integers, write_integers
+from rbee_worker.ops.cuda.kernels.block_bytes import empty_integers, write_integers
 from rbee_worker.ops.cuda.kernels.packed.dequantize import dequantize
 from rbee_worker.ops.cuda.kernels.packed.planes import WORDS, PackedPart, joined, repack
-from rbee_worker.ops.cuda.matrix import DeviceMatrix, Forms, Raw, held_form, quantized
+from rbee_worker.ops.cuda.matrix import (
+    F8_BLOCKS,
+    DeviceMatrix,
+    Forms,
+    Raw,
+    held_form,
+    quantized,
+    with_blocks,
+)
 from rbee_worker.ops.cuda.sampling import CudaSampling
 from rbee_worker.ops.cuda.weight_upload import WeightUpload
 from rbee_worker.ops.graph.recorder import GraphOps
@@ -37,16 +45,17 @@ class CudaOps(GraphOps):
         pdl: bool = False,
         planes: bool = True,
         resident: bool = True,
+        integers: bool = True,
         f8: bool = False,
         fixed: bool = False,
     ) -> None:
         """pdl: kernels may start before the one before has ended. planes: products of a few rows
-        read packed weights as they are, with activations in 8 bits; resident: floats of packed
-        matrices and 8-bit integers are kept too (`matrix.py`). f8: matrices of floats are kept in
-        8 bits. fixed: sums have one order (`FixedOps`); without planes."""
+        read packed weights as they are, with activations in 8 bits; resident, integers: packed
+        matrices are kept as floats, and as 8-bit integers, too (`matrix.py`). f8: matrices of
+        floats are kept in 8 bits. fixed: sums have one order (`FixedOps`); without planes."""
         assert not (fixed and planes)
         self.device, self.dtype = device, dtype
-        self._forms = Forms(planes, resident, f8)
+        self._forms = Forms(planes, resident, integers, f8)
         self.now = (FixedOps if fixed else DeviceOps)(device, dtype, pdl=pdl)
         self.drawn = Drawn(torch.device(device))
         self._upload = WeightUpload(torch.device(device))
@@ -57,13 +66,15 @@ class CudaOps(GraphOps):
 
     def matrix(self, parts: Sequence[Packed]) -> Weight:
         rows, cols = sum(p.shape[0] for p in parts), parts[0].shape[1]
+        if all(p.format == F8_BLOCKS for p in parts):
+            return self._in_blocks(parts, rows, cols)
         packed = self._forms.planes and all(p.format in WORDS for p in parts)
         f8 = self._forms.f8 and not any(p.format in WORDS for p in parts)
         dense = None
         if not packed or self._forms.resident:
             dense = torch.empty((rows, cols), dtype=DTYPES[self.dtype], device=self.device)
         integers = None
-        if packed and self._forms.resident and cols % BLOCK == 0:
+        if packed and self._forms.with_integers(cols):
             integers = empty_integers(rows, cols, self.device)
         planes: list[PackedPart] = []
         kept: list[Raw] = []
@@ -98,6 +109,13 @@ class CudaOps(GraphOps):
         return Weight(
             matrix, rows, cols, formats, "+".join(dict(held)), sum(size for _, size in held)
         )
+
+    def _in_blocks(self, parts: Sequence[Packed], rows: int, cols: int) -> Weight:
+        """A matrix that stays in 8-bit floats, with its own scales."""
+        pieces = [with_blocks(raw.data) for part in parts for raw in self._upload.pieces(part)]
+        dense, scales = (torch.cat(some) for some in zip(*pieces, strict=True))
+        matrix = DeviceMatrix(rows, cols, dense, scales=scales)
+        return Weight(matrix, rows, cols, F8_BLOCKS, "f8", dense.nbytes + scales.nbytes)
 
     def _form(self, part: Packed) -> tuple[str, int]:
         rows, cols = part.shape

@@ -10,8 +10,8 @@ from rbee_worker.ops.plan import PlanOps, Use
 
 
 class CudaPlanOps(PlanOps):
-    """planes, resident, f8: see `matrix.Forms`. read: count what a product of one row reads, which
-    is one of the forms of a matrix that is kept in two."""
+    """planes, resident, integers, f8: see `matrix.Forms`. read: count what a product of one
+    row reads, which is one of the forms of a matrix that is kept in several."""
 
     def __init__(
         self,
@@ -19,13 +19,14 @@ class CudaPlanOps(PlanOps):
         *,
         planes: bool = True,
         resident: bool = True,
+        integers: bool = True,
         f8: bool = False,
         read: bool = False,
     ) -> None:
         from rbee_worker.ops.cuda.kernels.packed.planes import WORDS
         from rbee_worker.ops.cuda.matrix import Forms, held_form, planes_bytes
 
-        forms = Forms(planes, resident, f8)
+        forms = Forms(planes, resident, integers, f8)
 
         def held(format: str, rows: int, cols: int) -> tuple[str, int]:
             if read and planes and format in WORDS:

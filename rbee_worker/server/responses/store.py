@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from rbee_worker.server.limits import caller
 from rbee_worker.server.problems import Refusal
 
 if TYPE_CHECKING:
@@ -38,10 +39,10 @@ class Responses:
         self._tidy()
 
     def find(self, response_id: str, param: str | None = None) -> Kept:
-        """The response of this id. Raises Refusal 404."""
+        """The caller's response of this id. Raises Refusal 404."""
         self._tidy()
         found = self._kept.get(response_id)
-        if found is None:
+        if found is None or found.job.owner != caller():
             message = f"There is no response {response_id[:64]!r} here."
             fix = (
                 "responses are kept for a while (--keep-jobs-s, --keep-jobs) unless store is false."
@@ -52,7 +53,7 @@ class Responses:
     def item(self, item_id: str) -> dict[str, Any] | None:
         """An item of a kept response, by its id, which has the response's in it."""
         kept = self._kept.get(f"resp_{item_id.partition('_')[2][:ID]}")
-        if kept is None:
+        if kept is None or kept.job.owner != caller():
             return None
         built: list[dict[str, Any]] = [*msgspec.to_builtins(kept.output()), *kept.items]
         return next((item for item in built if item["id"] == item_id), None)

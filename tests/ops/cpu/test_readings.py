@@ -2,7 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
+from rbee_worker.checkpoint.formats import Packed
+from rbee_worker.cli.inspect import rows
+from rbee_worker.cli.report import report
+from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
 from rbee_worker.machine import processor
 from rbee_worker.ops.cpu.runtime import readings
@@ -11,6 +16,8 @@ from rbee_worker.ops.cpu.runtime.readings import MEASURE, Kept, choose
 from rbee_worker.ops.cpu.shared import isa
 from rbee_worker.ops.cpu.shared.forms import BYTES
 from rbee_worker.ops.cpu.shared.reading import NEXT, ONE, SEVERAL, UNMEASURED, Reading, parsed
+from tests import tiny
+from tests.ops.cpu.eager import Eager
 from tests.ops.cpu.test_linear import activations, aligned, matrix, product
 
 ZEN = {"4:2048": 17.4, "1:0": 32.5, "1:2048": 27.6}  # GB/s, one thread; the others are slower
@@ -104,7 +111,7 @@ def test_what_was_measured_of_other_sources_or_other_ways_is_measured_again(tmp_
 
 def test_a_folder_that_cannot_be_written_keeps_nothing_and_says_so(tmp_path):
     (tmp_path / "kernels").write_text("a file")
-    nowhere, fake = Kept(isa.chosen(), cache_dir=str(tmp_path), cpu="one"), Fake(ZEN)
+    nowhere, fake = Kept(isa.choose(), cache_dir=str(tmp_path), cpu="one"), Fake(ZEN)
     for _ in range(2):
         choice = choose(NAMES, nowhere, fake)
         assert choice.readings == dict.fromkeys(NAMES, Reading(1, 0, 4096))
@@ -206,3 +213,37 @@ def test_a_processor_is_named_by_all_that_the_system_says(tmp_path):
     (tmp_path / "cpuinfo").write_text("CPU implementer\t: 0x41\nCPU part\t: 0xd40\n")
     assert processor(tmp_path) == "0x41, 0xd40"
     assert processor(tmp_path / "none") == ""
+
+
+def test_a_recorded_product_reads_as_was_chosen():
+    eager = Eager()
+    way = Reading(1, 3072, 4096)
+    eager.ops.readings = {"linear.f32": way}
+    w = torch.from_numpy(activations(24, 64))
+    x = torch.from_numpy(activations(3, 64, seed=2))
+    packed = Packed(w.numpy().view(np.uint8), "F32", (24, 64))
+    y = eager.linear(x, eager.matrix([packed]))
+    (call,) = (c for c in eager.recorder.entries if c.kernel == "linear.f32")
+    assert Reading(*(call.fields[name] for name in Reading._fields)) == way
+    torch.testing.assert_close(y, x @ w.T)
+    eager.close()
+
+
+def test_people_see_what_was_measured(tmp_path, monkeypatch):
+    """Of the kernels of this model's formats."""
+    model = tiny.write_packed_gguf(tmp_path / "m.gguf", ["IQ2_XS", "TQ1_0"])
+    settings = Settings(model=str(model), backend="cpu", cache_dir=str(tmp_path))
+    assert report(settings)["kernels"]["reads"] == {}
+    where = Kept(isa.choose(), cache_dir=str(tmp_path))
+    where._path.parent.mkdir(parents=True)
+    where.add(Fake(ZEN)(["linear.iq2", "linear.q4_0"]))
+    found = report(settings)
+    (one,) = found["kernels"]["reads"].values()
+    assert (one["held"], one["way"], one["gb_s"]["4:2048"]) == ("iq2", "1:0:4096", 17.4)
+    line = "  linear.iq2 reads 1:0:4096: 32.5 GB/s with one token, 10.0 with 8"
+    assert ("", line) in list(rows(found))
+    monkeypatch.setenv(readings.VARIABLE, "4:2048:next")
+    assert report(settings)["kernels"]["reads"]["linear.iq2"]["way"] == "4:2048:next"
+    monkeypatch.setenv(readings.VARIABLE, "fast")
+    with pytest.raises(UsageError, match="RBEE_CPU_READING='fast' is not a way to read"):
+        report(settings)

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from benchmarks.family_shapes import config_of
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
 from rbee_worker.loading.preflight import outline_of
@@ -65,6 +66,7 @@ class Counted(CudaOps):
     [
         ("q4_k", {"resident": True}),
         ("q4_k", {"resident": False}),
+        ("q4_k", {"resident": False, "integers": False}),
         ("q8_0", {"resident": False}),
         ("q8_0", {"planes": False}),
         ("bf16", {"resident": True}),
@@ -96,6 +98,29 @@ def test_quantizing_says_what_it_leaves_and_refuses_what_it_cannot(shape: str) -
         prepared("q4_k")
 
 
+def test_what_is_kept_beside_packed_matrices(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As much as 60 % of the free memory has room for, and the note says it."""
+    outline = outline_of(open_model(f"random:q8_0:{shape}"), 64)
+    settings = Settings(backend="cuda", dtype="bf16")
+
+    def held(**kept: bool) -> int:
+        plan = CudaPlanOps("bf16", **kept)
+        outline.build(cast(Ops, plan))
+        return sum(plan.held_bytes.values())
+
+    everything, integers = held(), held(resident=False)
+    assert held(resident=False, integers=False) < integers < everything
+    for free, kept, note in (
+        (everything / 0.6 + 2, (True, True), "as floats for more"),
+        (everything / 0.6 - 2, (False, True), "for more, floats are made each time"),
+        (integers / 0.6 - 2, (False, False), "for steps of more than 4 rows, floats are made"),
+    ):
+        monkeypatch.setattr(type(BACKEND), "free_bytes", lambda *_, free=free: int(free))
+        plan: Any = BACKEND.prepare(outline, settings, "bf16", lambda *_: None)
+        assert (plan.resident, plan.integers) == kept
+        assert note in plan.notes[-1]
+
+
 @pytest.mark.parametrize(("format", "bits"), [("bf16", 16), ("q8_0", 8.5), ("q4_0", 4.5)])
 def test_what_a_token_reads(shape: str, format: str, bits: float) -> None:
     """Two of four experts, which are floats, one row of the embedding, all other matrices."""
@@ -109,3 +134,13 @@ def test_what_a_token_reads(shape: str, format: str, bits: float) -> None:
     exact = TrafficOps("bf16", planes=False, f8=False)
     floats = bytes_read(exact, outline_of(open_model(f"random:{format}:{shape}"), 64).build(exact))
     assert floats == 2 * (attention + router + 64 * 256 + 256 + experts)
+
+
+def test_what_a_token_of_rwkv_reads(shape: str) -> None:
+    """A model whose graph depends on the length of a vector."""
+    Path(shape).write_text(json.dumps(config_of("rwkv7", 3_000_000)))
+    ops = TrafficOps("bf16", planes=True, f8=False)
+    ckpt = open_model(f"random:bf16:{shape}")
+    found = bytes_read(ops, outline_of(ckpt, 64).build(ops))
+    whole = sum(ckpt.source.info(name).nbytes for name in ckpt.source.names())
+    assert 0.4 * whole < found < whole  # the embedding is as large as everything else

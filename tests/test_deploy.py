@@ -1,0 +1,92 @@
+"""The files in deploy/ fit the program: options, routes and times that they name are its own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rbee_worker.config import OPTIONS, OTHER_VARIABLES, Settings, parse, unknown_variables
+from rbee_worker.server.routes import OPERATIONS
+from rbee_worker.server.run import LAST_STREAMS_S
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+UNIT = (DEPLOY / "rbee-worker.service").read_text()
+IMAGE = (DEPLOY / "Containerfile").read_text()
+
+
+def manifest(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((DEPLOY / "kubernetes" / name).read_text())
+    return found
+
+
+def container() -> dict[str, Any]:
+    (found,) = manifest("worker.yaml")["spec"]["template"]["spec"]["containers"]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_every_variable_is_one_of_the_programs() -> None:
+    files = [f for f in DEPLOY.rglob("*") if f.is_file()]
+    assert len(files) >= 8
+    named = {name for f in files for name in re.findall(r"RBEE_[A-Z_]+", f.read_text())}
+    assert len(named) > 6
+    assert named <= {*OTHER_VARIABLES, *(option.env for option in OPTIONS)}
+
+
+def test_what_they_set_is_allowed() -> None:
+    unit = dict(line.split("=", 2)[1:] for line in re.findall(r"^Environment=\S+$", UNIT, re.M))
+    pod = {e["name"]: e["value"] for e in container()["env"] if "value" in e}
+    image = dict(re.findall(r"(RBEE_\w+)=([^$\s\\]+)", IMAGE))
+    for environ in (unit, pod, image):
+        assert unknown_variables(environ) == []
+        assert parse({}, environ) != Settings()
+
+
+def test_probes_ask_for_routes_that_there_are() -> None:
+    paths = {op.path for op in OPERATIONS}
+    files = [IMAGE, (DEPLOY / "kubernetes" / "worker.yaml").read_text()]
+    asked = re.findall(r"127\.0\.0\.1:8080(/[\w/]*)|path: (/(?:health|v1/\w+))", "".join(files))
+    assert len(asked) >= 4
+    assert {a or b for a, b in asked} <= paths
+
+
+def test_a_worker_gets_the_time_it_takes_to_leave() -> None:
+    needed = Settings().drain_timeout + LAST_STREAMS_S
+    stop = re.search(r"^TimeoutStopSec=(\d+)$", UNIT, re.M)
+    assert stop is not None
+    assert int(stop[1]) > needed
+    pod = manifest("worker.yaml")["spec"]["template"]["spec"]
+    pause = re.search(r"sleep\((\d+)\)", str(container()["lifecycle"]["preStop"]))
+    assert pause is not None
+    assert pod["terminationGracePeriodSeconds"] > needed + int(pause[1])
+
+
+def test_the_pod_has_few_rights() -> None:
+    pod, own = manifest("worker.yaml")["spec"]["template"]["spec"], container()["securityContext"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert f"--uid {pod['securityContext']['runAsUser']} " in IMAGE
+    assert f"USER {pod['securityContext']['runAsUser']}" in IMAGE
+    assert own["readOnlyRootFilesystem"] is True
+    assert own["allowPrivilegeEscalation"] is False
+    assert own["capabilities"] == {"drop": ["ALL"]}
+    assert pod["automountServiceAccountToken"] is False
+
+
+def test_every_manifest_is_applied_and_selects_the_pod() -> None:
+    kustomized = manifest("kustomization.yaml")["resources"]
+    files = {f.name for f in (DEPLOY / "kubernetes").glob("*.yaml")} - {"kustomization.yaml"}
+    assert {*kustomized} == files
+    labels = manifest("worker.yaml")["spec"]["template"]["metadata"]["labels"]
+    assert manifest("service.yaml")["spec"]["selector"] == labels
+    for name in ("network.yaml", "disruption.yaml"):
+        spec = manifest(name)["spec"]
+        selector = spec.get("selector", spec.get("podSelector"))
+        assert selector == {"matchLabels": labels}
+
+
+def test_exit_codes_that_a_restart_does_not_mend_are_not_tried_again() -> None:
+    assert "RestartPreventExitStatus=2 3\n" in UNIT
+    assert "Restart=on-failure\n" in UNIT
