@@ -112,10 +112,13 @@ class Page:
     # ---- what is done
 
     def click(self, css: str, text: str = "") -> None:
-        """Click the last element that `css` finds, with this text if one is given."""
+        """Click the last element that `css` finds, with this text if one is given, once it is
+        there."""
         script = """const all = [...document.querySelectorAll(arguments[0])];
-            all.filter((e) => !arguments[1] || e.textContent === arguments[1]).at(-1).click()"""
-        self.run(script, css, text)
+            const found = all.filter((e) => !arguments[1] || e.textContent === arguments[1]).at(-1);
+            found?.click();
+            return found !== undefined"""
+        wait_for(lambda: bool(self.run(script, css, text)))
 
     def write(self, css: str, words: str) -> None:
         """Replace a field's text, as typing does."""

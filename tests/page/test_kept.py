@@ -76,6 +76,27 @@ def test_an_answer_goes_on_after_the_page_is_loaded_anew(page: Page, worker: Ser
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("everything", [False, True], ids=["one", "all"])
+def test_what_is_deleted_during_its_answer_stays_deleted(
+    page: Page, worker: Served, everything: bool
+) -> None:
+    page.say("Tell me #long", wait=False)
+    wait_for(lambda: len(page.text(".answer .text")) > 2000)
+    wait_for_list(page, "Tell me #long")
+    if everything:
+        page.click("#clear")
+        page.click("#clear-sure button", "Delete all")
+    else:
+        page.click("[aria-label='Delete Tell me #long']")
+        page.click("[aria-label='Delete Tell me #long']")
+    wait_for_list(page)
+    wait_for(lambda: worker.http.get("/v1/jobs").json()["jobs"][0]["state"] == "cancelled")
+    page.again()
+    page.say("Another #short")
+    wait_for_list(page, "Another #short")
+
+
+@pytest.mark.slow
 def test_export_and_import_give_the_same_conversation(page: Page, tmp_path: Path) -> None:
     page.write("#system", "Be brief.")
     page.say("One #short")

@@ -28,14 +28,14 @@ export function startSidebar(tell) {
   $("clear-sure").addEventListener("close", async () => {
     if ($("clear-sure").returnValue !== "yes") return;
     $("clear-sure").returnValue = "";
-    await talk.fresh();
-    await store.clear();
-    soon();
+    await talk.clear();
   });
   soon();
 }
 
 let waiting = false;
+/** What the list shows now. */
+let listed = "";
 
 /** The list is read again, once for many changes. */
 function soon() {
@@ -45,7 +45,9 @@ function soon() {
     waiting = false;
     const words = $("search").value.trim().toLowerCase();
     const found = (await store.all()).map((saved) => new Conversation(saved)).filter((one) => one.has(words));
-    $("conversations").replaceChildren(...found.map(entry));
+    const now = JSON.stringify(found.map(({ id, title }) => [id, title, id === talk.conversation.id]));
+    if (now !== listed) $("conversations").replaceChildren(...found.map(entry)); // or a title that is written would be lost
+    listed = now;
     $("none").hidden = found.length > 0;
     $("none").textContent = words ? "Nothing found." : "Nothing here yet.";
   }, 60);
@@ -89,6 +91,7 @@ function rename(item, id, title) {
   const end = (/** @type {string} */ words) => {
     if (done) return;
     done = true;
+    listed = "";
     if (words && words !== title) talk.rename(id, words);
     else soon();
   };

@@ -22,6 +22,8 @@ class Talk extends EventTarget {
   /** The system message that a new conversation gets. @type {() => string} */
   system = () => "";
   #saved = 0;
+  /** Conversations that are not to be kept again, whatever the end of their answer brings. @type {Set<string>} */
+  #removed = new Set();
 
   /** Ask a question. @param {string} text @param {Attachment[]} files */
   async send(text, files = []) {
@@ -86,8 +88,17 @@ class Talk extends EventTarget {
 
   /** Forget a conversation. @param {string} id */
   async remove(id) {
+    this.#removed.add(id);
     if (id === this.conversation.id) await this.fresh();
     await store.remove(id);
+    this.#tell("kept");
+  }
+
+  /** Forget all of them. */
+  async clear() {
+    this.#removed.add(this.conversation.id);
+    await this.fresh();
+    await store.clear();
     this.#tell("kept");
   }
 
@@ -122,7 +133,7 @@ class Talk extends EventTarget {
     const { conversation } = this;
     const changed = () => {
       this.#tell("turn", turn);
-      if (performance.now() - this.#saved > SAVE_MS) this.#save(conversation);
+      if (performance.now() - this.#saved > SAVE_MS) this.#keep(conversation);
     };
     const answer = new Answer(turn, changed, (event) => this.#tell("told", event));
     this.answer = answer;
@@ -160,6 +171,13 @@ class Talk extends EventTarget {
   }
 
   async #save(conversation = this.conversation) {
+    await this.#keep(conversation);
+    this.#tell("kept");
+  }
+
+  /** @param {Conversation} conversation */
+  async #keep(conversation) {
+    if (this.#removed.has(conversation.id)) return;
     this.#saved = performance.now();
     try {
       await store.put(conversation.saved());
@@ -167,7 +185,6 @@ class Talk extends EventTarget {
     } catch (error) {
       this.#tell("trouble", `This conversation cannot be kept: ${/** @type {Error} */ (error).message}`);
     }
-    this.#tell("kept");
   }
 
   /** @param {string} name @param {any} [detail] */
