@@ -16,8 +16,7 @@ from tests.server.fake_engine import Fake, adapter
 from tests.server.served import Served, wait_for
 from tests.server.test_every_parameter import BASE
 
-UNFIT = ("/v1/classify", "/infill")  # of another kind of model than the fake one
-NAMED = [path for path in served_names.NAMED if path not in UNFIT]
+NAMED = [path for path in served_names.NAMED if path not in served_names.OTHERS]
 
 
 @pytest.fixture(scope="module")
