@@ -16,7 +16,7 @@ from tests.server.fake_engine import Fake, adapter
 from tests.server.served import Served, wait_for
 from tests.server.test_every_parameter import BASE
 
-NAMED = [path for path in served_names.NAMED if path != "/v1/classify"]
+NAMED = [path for path in served_names.NAMED if path not in served_names.OTHERS]
 
 
 @pytest.fixture(scope="module")
