@@ -23,8 +23,8 @@ MOST = 512  # entries in one transaction
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of entries. error: why they are not written; None: they are. commits: in how many
-    transactions so far."""
+    """What became of entries. error: why they are not written; None: they are. commits, tidied: so
+    far, transactions and jobs that were removed because the journal was full."""
 
     error: Exception | None
     commits: int
@@ -47,7 +47,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._failure: Exception | None = None
-        self._commits = 0
+        self._commits = self._tidied = 0
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
 
@@ -92,8 +92,9 @@ class Writer:
             try:
                 self._database.write(entries)
             except sqlite3.OperationalError:
-                if not self._database.tidy():
+                if not (removed := self._database.tidy()):
                     raise
+                self._tidied += removed
                 self._database.write(entries)
             self._commits += 1
         except Exception as error:  # whatever it is, answers go on without the journal
@@ -103,14 +104,14 @@ class Writer:
     def _tell(self, tasks: list[_Task], error: Exception | None) -> None:
         if not tasks:
             return
-        used = tidied = 0
+        used = 0
         if error is None:
             try:
-                tidied = self._database.tidy()
+                self._tidied += self._database.tidy()
                 used = self._database.used_bytes
             except Exception as wrong:  # these entries are written; the next ones are not
                 self._failure = wrong
-        outcome = Outcome(error, self._commits, used, tidied)
+        outcome = Outcome(error, self._commits, used, self._tidied)
 
         def told() -> None:
             for task in tasks:

@@ -161,7 +161,7 @@ class Keeper:
 
     def _count(self, outcome: Outcome) -> None:
         """The first entries that were not written put the journal behind."""
-        self.commits, self.tidied = outcome.commits, self.tidied + outcome.tidied
+        self.commits, self.tidied = outcome.commits, outcome.tidied
         self.used_bytes = outcome.used_bytes or self.used_bytes
         if outcome.error is not None and self.state == "working":
             self._fall_behind(outcome.error)
