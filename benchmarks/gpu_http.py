@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
@@ -150,8 +151,10 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.serve:
         from rbee_worker.server.run import serve
+        from rbee_worker.server.tokens import read_tokens
 
-        sys.exit(serve(settings_of(asked.shape, asked.seqs), "", start))
+        settings = settings_of(asked.shape, asked.seqs)
+        sys.exit(serve(settings, read_tokens(settings, os.environ), start))
     http = asyncio.run(over_http(asked.shape, asked.seqs))
     alone = in_engine(asked.shape, asked.seqs)
     sys.stdout.write(f"HTTP {http:,.0f}, engine {alone:,.0f} tok/s: {http / alone:.3f}\n")
