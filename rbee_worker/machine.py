@@ -86,6 +86,11 @@ def killed_for_memory(proc: Path = PROC) -> int:
     return 0
 
 
+def is_stopped(pid: int, proc: Path = PROC) -> bool:
+    """Whether somebody has stopped a process (SIGSTOP, a debugger)."""
+    return read_text(proc / str(pid) / "stat").rpartition(")")[2].split()[:1] in (["T"], ["t"])
+
+
 def _meminfo(proc: Path) -> int | None:
     for line in read_text(proc / "meminfo").splitlines():
         name, _, rest = line.partition(":")

@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from rbee_worker.kept_memory import KeptMemory
-from rbee_worker.machine import killed_for_memory
+from rbee_worker.machine import is_stopped, killed_for_memory
 from rbee_worker.process import child
 from rbee_worker.process.link import Link, socket_pair
 from rbee_worker.process.port import Port
@@ -104,6 +104,7 @@ class ProcessHost(EngineHost):
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._pump: asyncio.Task[None] | None = None
         self._killed = ""
+        self._stopped = False
         self._short_before = killed_for_memory()
 
     async def _spawn(self) -> socket.socket:
@@ -122,10 +123,12 @@ class ProcessHost(EngineHost):
 
     @property
     def killed_by_others(self) -> bool:
-        """By a person, say: with SIGKILL, which no fault sends. Where the system has killed for
-        memory meanwhile, the engine and what it ran are taken to be the reason."""
+        """By a person, say: with SIGKILL, which no fault sends, or with SIGSTOP until its time was
+        over. Where the system has killed for memory meanwhile, the engine and what it ran are taken
+        to be the reason."""
         ended = self._process is not None and self._process.poll() == -signal.SIGKILL
-        return ended and not self._killed and not self._short_of_memory
+        from_outside = self._stopped or not self._killed
+        return ended and from_outside and not self._short_of_memory
 
     @property
     def _short_of_memory(self) -> bool:
@@ -134,6 +137,7 @@ class ProcessHost(EngineHost):
     def kill(self, why: str) -> None:
         self._killed = why
         if self._process is not None:
+            self._stopped = is_stopped(self._process.pid)
             self._process.kill()
 
     @property

@@ -361,6 +361,7 @@ def test_a_step_that_never_ends_is_a_crash(tiny: Path) -> None:
             params = {"max_tokens": 200, "ignore_eos": True, "seed": 2}
             heard = await hear(client, Request(id="a", prompt="once", params=params), tell)
             assert client._replacing.lost == len(stopped) == stop
+            assert client._replacing._useless <= KILL  # it was stopped from outside
             assert not [pid for pid in stopped if alive(pid)]
             return heard
 
