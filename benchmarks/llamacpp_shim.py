@@ -59,6 +59,7 @@ QUIET = {
     "-ctv": True,
     "--cache-ram": True,
     "--no-cache-idle-slots": False,
+    "--no-ui": False,
     "--verbose": False,
     "--model": True,
     "--pooling": True,
