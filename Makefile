@@ -18,6 +18,7 @@ SBOM ?= .venv-sbom
 CYCLONEDX_VERSION ?= 7.5.0
 BENCH_MODELS ?= build/bench
 BENCH_ARGS ?=
+SOAK_ARGS ?=
 
 # What installs the rest is pinned as well: a package that is built here (this one) is built without isolation, by
 # the hatchling of constraints.txt.
@@ -32,7 +33,7 @@ SLOW := slow and not kernels and not long
 
 export RBEE_PIP_ARGS := $(PIP_ARGS)
 
-.PHONY: run test test-slow test-cpu test-gpu test-long test-latest lint lock size vendor sbom new-model bench-cpu bench-gpu clean
+.PHONY: run soak test test-slow test-cpu test-gpu test-long test-latest lint lock size vendor sbom new-model bench-cpu bench-gpu clean
 
 run: $(VENV)/.run
 	$(VENV)/bin/rbee-worker generate --chat "$(PROMPT)" $(RUN_ARGS)
@@ -48,6 +49,10 @@ test-long: $(DEV)/.test $(CLIENTS)/.ready
 
 test-cpu: $(DEV)/.test
 	$(BIN)/python -m pytest -n $(TEST_JOBS) -m kernels $(TEST_ARGS)
+
+# A worker under everything at once, its answers compared and its resources counted; SOAK_ARGS="--minutes 30": longer.
+soak: $(DEV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak --minutes 3 $(SOAK_ARGS)
 
 lint: $(DEV)/.lint
 	$(BIN)/ruff check .

@@ -88,7 +88,13 @@ def test_rounded_activations_part_only_where_it_was_undecided(oracle: Any) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "bf16"), [("Q4_1", False), ("Q8_0", False), ("BF16", False), ("BF16", True)]
+    ("name", "bf16"),
+    [
+        ("Q4_1", False),
+        ("Q8_0", False),
+        ("BF16", False),
+        pytest.param("BF16", True, marks=pytest.mark.slow),
+    ],
 )
 def test_rounded_activations_agree_over_a_text(
     oracle: Any, tmp_path: Path, name: str, bf16: bool

@@ -41,7 +41,7 @@ WORDS = {
     429: "The queue is full",
     431: "Too many headers",
     500: "This request failed",
-    503: "Not ready: loading, restarting, draining or failed",
+    503: "Not ready: loading, restarting, stalled, draining or failed",
     507: "Out of memory for this request",
 }
 HEADERS: dict[str, tuple[str, dict[str, Any], str]] = {  # name, schema, example

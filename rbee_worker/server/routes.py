@@ -7,6 +7,7 @@ route that is not in it does not exist.
 from __future__ import annotations
 
 from rbee_worker.server import (
+    adapters,
     describe,
     health,
     job_routes,
@@ -23,6 +24,7 @@ from rbee_worker.server.ollama import routes as ollama
 from rbee_worker.server.openai import chat, completions, embeddings, models
 from rbee_worker.server.openai import schemas as openai_schemas
 from rbee_worker.server.operation import (
+    ADAPTERS,
     ANTHROPIC,
     JOB,
     LANGUAGE,
@@ -217,6 +219,33 @@ _OPERATIONS: tuple[Operation, ...] = (
         "The served model, by its name",
         answer=openai_schemas.ModelCard,
         errors=(404,),
+    ),
+    Operation(
+        "GET",
+        "/v1/adapters",
+        adapters.listing,
+        ADAPTERS,
+        "The adapters that requests can name as their model",
+        answer=adapters.AdapterList,
+    ),
+    Operation(
+        "POST",
+        "/v1/adapters",
+        adapters.load,
+        ADAPTERS,
+        "Load an adapter",
+        body=adapters.AdapterEnvelope,
+        answer=adapters.AdapterCard,
+        errors=(400, 403, 404, 408, 413, 503),
+    ),
+    Operation(
+        "DELETE",
+        "/v1/adapters/{name:path}",
+        adapters.unload,
+        ADAPTERS,
+        "Unload an adapter that no request uses",
+        answer=adapters.AdapterCard,
+        errors=(400, 403, 404, 503),
     ),
     Operation(
         "POST",

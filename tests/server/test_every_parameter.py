@@ -47,6 +47,7 @@ BASE: dict[str, dict[str, Any]] = {
     "/v1/score": {"text_1": "Hum", "text_2": "Hm"},
     "/v1/rerank": {"query": "Hum", "documents": ["Hm", "Hum"]},
     "/v1/classify": {"input": "Hum"},
+    "/v1/adapters": {"name": "bee", "ref": "/bee"},
     "/tokenize": {"text": "<s>Hum</s>"},
     "/detokenize": {"tokens": [72, 117, 109, 259]},
     "/apply-template": {"messages": TALK},
@@ -185,6 +186,8 @@ VALUES: dict[str, Any] = {
     "documents": [{"text": "Sing"}],
     "top_n": 1,
     "return_documents": True,
+    "ref": "/wasp",
+    "scale": 0.5,
 }
 PROMPTS = ("prompt", "messages", "token_ids", "text", "content")  # one of them at a time
 # What must show in the answer itself: the engine's share of it is not the route's.
@@ -240,7 +243,7 @@ class Server(Served):
             engine.seen = self.asked
             return engine
 
-        super().__init__(start=wrapped)
+        super().__init__(start=wrapped, lora_slots=1)
 
 
 @pytest.fixture(scope="module")
@@ -296,6 +299,8 @@ def value_of(key: str, op: Operation) -> Any:
         return True if op.params == "chat" else 3
     if key == "top_logprobs":
         return 2
+    if (op.path, key) == ("/v1/adapters", "name"):
+        return "wasp"  # becomes a model's name, which "another" must not be
     if key == "text" and op.path.startswith("/v1/responses"):
         return {"verbosity": "low"}
     if key == "tools" and op.path.startswith("/v1/responses"):
@@ -451,6 +456,7 @@ def paths() -> list[tuple[str, str]]:
         "{model:path}": "smollm2",
         "{response_id}": "resp_x",
         "{digest}": "x",
+        "{name:path}": "bee",
         "{slot}": "0",
     }
     return [(op.method, re.sub(r"\{[^}]*\}", lambda m: told[m[0]], op.path)) for op in OPERATIONS]
