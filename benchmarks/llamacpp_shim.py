@@ -59,6 +59,7 @@ QUIET = {
     "-ctv": True,
     "--cache-ram": True,
     "--no-cache-idle-slots": False,
+    "--no-ui": False,
     "--verbose": False,
     "--model": True,
     "--pooling": True,
@@ -99,7 +100,8 @@ class Asked:
         """The worker's options."""
         slots = int(self.given.get("--parallel", "1"))
         found = ["--port", "0", "--model-ref", str(self.model()), "--max-seqs", str(slots)]
-        if "--ctx-size" in self.given:
+        encodes = "--embedding" in self.given or "--reranking" in self.given  # in its own context
+        if "--ctx-size" in self.given and not encodes:
             found += ["--ctx", str(int(self.given["--ctx-size"]) // slots)]
         names = [n for n in self.given.get("--alias", "").split(",") if n]
         found += ["--served-model-name", ",".join(dict.fromkeys([*names, *NAMES]))]

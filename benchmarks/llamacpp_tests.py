@@ -68,17 +68,22 @@ REASONS = (
     Reason(_OPTIONS + "lora", "adapters are chosen by name, not by scales of numbered ones"),
     Reason(_OPTIONS + "(models|model-draft|no-models)", "a worker serves one model"),
     Reason(_OPTIONS + "(mcp|tools|ui-mcp)", "tools are run by clients, not by the server"),
-    Reason(MARK + "pictures|multimodal|image|media|mmproj", "models here read text only"),
+    Reason(MARK.strip() + " (pictures|--media|--mmproj|--no-mmproj)", "models here read text only"),
     Reason(_OPTIONS + "(slot-save|sleep)", "slots are not saved, and a worker does not sleep"),
     Reason(_OPTIONS + "(context-shift|grp-attn)", "a context is never cut or shifted"),
-    Reason(_OPTIONS + "spec|speculative", "speculation has other options, and its own tests"),
+    Reason(_OPTIONS + "spec", "speculation has other options, and its own tests"),
     Reason(_OPTIONS + "chat-template", "templates by llama.cpp's own names: the model's is used"),
     Reason(_OPTIONS + "reasoning", "how much a model reasons is asked for by requests"),
     Reason(MARK, "another option of llama-server without a counterpart"),
     Reason("There is no route", "a route that the worker does not have"),
+    Reason("Process-Start-Time-Unix|llamacpp:", "metrics have the worker's names"),
+    Reason(r"E +assert [\d.]+ < 0.001", "vectors are normalised as the model's files say"),
     Reason(
-        "timings_per_token|return_progress|post_sampling_probs"
-        "|is not (a parameter of chat|known here|implemented)",
+        r"expected `str \| array`|1..2048 strings|input: is required|multimodal",
+        "texts for vectors in forms that OpenAI does not have",
+    ),
+    Reason(
+        "is not (a parameter of chat|known here|implemented)",
         "a parameter that is refused by name",
     ),
     Reason(
@@ -91,6 +96,10 @@ REASONS = (
     ),
     Reason(r"E +assert \d+ == \d+", "counts of tokens, slots or models of stories260K"),
     Reason("match_regex|re_content|re_prefill", "words of stories260K"),
+    Reason(
+        "is more than the [0-9]+ tokens the model was made for",
+        "a longer context than the model that stands in has",
+    ),
 )
 OTHER = "another form or default: see below"
 
