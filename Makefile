@@ -11,12 +11,14 @@ PROMPT ?= What is the capital of France?
 RUN_ARGS ?= --temperature 0
 TEST_JOBS ?= 2
 TEST_ARGS ?=
+CLIENTS ?= .venv-clients
 LLAMACPP ?= .venv-llamacpp
 LLAMACPP_VERSION ?= 0.3.36
 SBOM ?= .venv-sbom
 CYCLONEDX_VERSION ?= 7.5.0
 BENCH_MODELS ?= build/bench
 BENCH_ARGS ?=
+SOAK_ARGS ?=
 
 # What installs the rest is pinned as well: a package that is built here (this one) is built without isolation, by
 # the hatchling of constraints.txt.
@@ -31,7 +33,7 @@ SLOW := slow and not kernels and not long
 
 export RBEE_PIP_ARGS := $(PIP_ARGS)
 
-.PHONY: run test test-slow test-cpu test-gpu test-long test-latest lint lock size vendor sbom new-model bench-cpu bench-gpu clean
+.PHONY: run soak test test-slow test-cpu test-gpu test-long test-latest lint lock size vendor sbom new-model bench-cpu bench-gpu clean
 
 run: $(VENV)/.run
 	$(VENV)/bin/rbee-worker generate --chat "$(PROMPT)" $(RUN_ARGS)
@@ -42,11 +44,15 @@ test: $(DEV)/.test
 test-slow: $(DEV)/.test
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "$(SLOW)" $(TEST_ARGS)
 
-test-long: $(DEV)/.test
-	$(BIN)/python -m pytest -m long $(TEST_ARGS)
+test-long: $(DEV)/.test $(CLIENTS)/.ready
+	RBEE_TEST_CLIENTS=$(CLIENTS) $(BIN)/python -m pytest -m long $(TEST_ARGS)
 
 test-cpu: $(DEV)/.test
 	$(BIN)/python -m pytest -n $(TEST_JOBS) -m kernels $(TEST_ARGS)
+
+# A worker under everything at once, its answers compared and its resources counted; SOAK_ARGS="--minutes 30": longer.
+soak: $(DEV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak --minutes 3 $(SOAK_ARGS)
 
 lint: $(DEV)/.lint
 	$(BIN)/ruff check .
@@ -111,7 +117,7 @@ bench-gpu: $(DEV)/.test
 	$(BIN)/python -m benchmarks.gpu $(or $(BENCH_ARGS),llama-8b)
 
 clean:
-	rm -rf $(VENV) $(DEV) $(LATEST) $(LLAMACPP) $(SBOM) build dist
+	rm -rf $(VENV) $(DEV) $(LATEST) $(LLAMACPP) $(CLIENTS) $(SBOM) build dist
 
 # Debian's Python comes without ensurepip; its pip can still fill an empty environment.
 define make_venv
@@ -139,6 +145,15 @@ $(DEV)/.test: pyproject.toml $(DEV)/.python
 	@# The web page is tested in a browser where one can be had; elsewhere that test says why it is skipped.
 	-@command -v chromedriver >/dev/null || ! command -v apt-get >/dev/null || test "$$(id -u)" != 0 || \
 	  { apt-get update -qq && apt-get install -y -qq chromium chromium-driver; } >/dev/null 2>&1
+	@touch $@
+
+# Other people's clients, in environments of their own: their versions need not go together with ours. What cannot be
+# installed is left out, and the tests that need it say so.
+$(CLIENTS)/.ready: tests/clients/requirements.txt tests/clients/package.json
+	$(call make_venv,$(CLIENTS)/venv)
+	-$(CLIENTS)/venv/bin/python $(PIP) --requirement tests/clients/requirements.txt
+	cp tests/clients/package.json $(CLIENTS)/
+	-command -v npm >/dev/null && cd $(CLIENTS) && npm install --no-audit --no-fund
 	@touch $@
 
 $(DEV)/.lint: pyproject.toml $(DEV)/.python

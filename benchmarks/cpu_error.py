@@ -48,7 +48,8 @@ to {WITHIN["b16"]:.0e}. An error is the norm of the difference from float64 / no
 those for {COLS[0]} (blocks of 256: 768), {COLS[1]} and {COLS[2]} columns; standard normal
 activations, random blocks. `tests/ops/cpu/test_error.py` holds every format to
 {WITHIN["i8"]:.1e} (scales for 256: {WITHIN["k8"]:.0e}), {WITHIN["i16"]:.0e} ({WITHIN["k16"]:.0e})
-and {WITHIN["exact"]:.0e}. F64, and the 8-bit floats of DeepSeek's safetensors, are stored as f32.
+and {WITHIN["exact"]:.0e}. F64, and the 8-bit floats of safetensors
+(DeepSeek's, compressed-tensors'), are stored as f32.
 
 | file | bits | stored as | bits | int8 | int16 | float32 |
 |---|---|---|---|---|---|---|

@@ -2,7 +2,8 @@
 
 same: --deterministic, bit for bit. cost: what that costs. drawn: penalties. gaps: the idle time
 between decoding steps. long: a prompt of 128k tokens. attention: flash against materialised scores.
-dtypes: bf16 against float32. families: fusions and share of the floor of every family.
+dtypes: bf16 against float32. families: fusions and share of the floor of every family, or of --only
+some; compile: run these once, so that their kernels are there.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -221,13 +223,12 @@ def long() -> None:
         if steps % 8 == 0:
             torch.cuda.synchronize()
             peak = torch.cuda.max_memory_allocated() / 1e9
-            say(
-                f"  {steps * 4096:>7} tokens after {time.perf_counter() - start:6.2f} s, {peak:.3f} GB"
-            )
+            took = time.perf_counter() - start
+            say(f"  {steps * 4096:>7} tokens after {took:6.2f} s, {peak:.3f} GB")
 
 
 def attention() -> None:
-    """One layer of the large shape, 8,192 tokens: our kernel and cuDNN against all scores at once."""
+    """A layer of the large shape, 8,192 tokens: our kernel and cuDNN against all scores at once."""
     from rbee_worker.ops.cuda.kernels.attention import attend, attend_prompts
     from rbee_worker.ops.cuda.kernels.workspace import Workspace
 
@@ -280,9 +281,8 @@ def dtypes() -> None:
         engine, info = engine_of(SMALL, dtype=dtype)
         driver = Driver(engine, info.vocab_size)
         found[dtype] = [medians(lambda n=n, d=driver: d.decode(n), 2) for n in (1, 8)]
-        say(
-            f"{dtype}: {found[dtype][0]:,.0f} / {found[dtype][1]:,.0f} tok/s, {info.weight_bytes:,} bytes"
-        )
+        rates = " / ".join(f"{rate:,.0f}" for rate in found[dtype])
+        say(f"{dtype}: {rates} tok/s, {info.weight_bytes:,} bytes of weights")
         del engine, driver
         torch.cuda.empty_cache()
     say("bf16 : f32 = " + " / ".join(f"{a / b:.2f}" for a, b in zip(*found.values(), strict=True)))
@@ -291,13 +291,13 @@ def dtypes() -> None:
 # ---- families
 
 
-def families() -> None:
-    """Each family at 300 million random weights: fusions, operations of torch, share of the floor."""
+def families(names: Sequence[str] = (), *, compile_only: bool = False) -> None:
+    """Families at 300 million random weights: fusions, operations of torch, share of the floor."""
     from rbee_worker.ops.cuda.device_ops import NATIVE
     from rbee_worker.ops.cuda.model import CudaModel
 
     ours = {*NATIVE, "product", "attend_packed", "split", "concat", "add", "act"}
-    for family in FAMILIES:
+    for family in names or FAMILIES:
 
         def measured(family: str = family) -> None:
             engine, info = engine_of(config_path(family), max_seqs=1, kv_tokens=4096, ctx=2048)
@@ -305,35 +305,44 @@ def families() -> None:
             assert isinstance(model, CudaModel)
             driver = Driver(engine, info.vocab_size)
             driver.decode(1)
+            if compile_only:
+                return
             rate = driver.decode(1)
             gauge: Any = engine._figures.gauge
-            floor = gauge.floor_s([256])
+            share = gauge.floor_s([256]) * rate
             counts = ", ".join(f"{n} {c}" for n, c in model.fused.items() if c)
             others = sorted({n.op for n in model._whole.graph.nodes} - ours)
-            say(
-                f"{family:<16} {rate:7.0f} tok/s {floor * rate:5.2f} of the floor | {counts} | {others}"
-            )
+            say(f"{family:<16} {rate:7.0f} tok/s, floor {share:4.2f} | {counts} | {others}")
 
         guarded(measured, family)
         torch.cuda.empty_cache()
 
 
-TABLES: dict[str, Callable[[], None]] = {
+def compile_families(names: Sequence[str] = ()) -> None:
+    """Run them, so that their kernels are there: several processes may do so at a time."""
+    families(names, compile_only=True)
+
+
+TABLES: dict[str, Callable[..., None]] = {
     "same": same,
     "cost": cost,
     "long": long,
     "attention": attention,
     "dtypes": dtypes,
     "families": families,
+    "compile": compile_families,
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tables", nargs="+", choices=TABLES)
-    for name in parser.parse_args().tables:
+    parser.add_argument("--only", nargs="*", default=[], help="families")
+    asked = parser.parse_args()
+    for name in asked.tables:
         began = time.perf_counter()
-        guarded(TABLES[name], name)
+        given = [asked.only] if name in ("families", "compile") else []
+        guarded(partial(TABLES[name], *given), name)
         torch.cuda.empty_cache()
         say(f"-- {name}: {time.perf_counter() - began:.0f} s")
 

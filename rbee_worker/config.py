@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import difflib
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import UnionType
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
 
+from rbee_worker.adapter_spec import SEPARATOR, parse_specs
 from rbee_worker.errors import UsageError, one_line
 
 ENV_PREFIX = "RBEE_"
@@ -98,6 +99,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     pooling: Literal["auto", "mean", "cls", "last"] = "auto"  # how rows become one vector
     tool_format: ToolFormat = "auto"  # how the model writes tool calls
     generation_config: bool = True  # apply the model's own sampling defaults
+    lora: str = ""  # adapters: NAME=REF, separated by semicolons (adapter_spec.py)
+    lora_rank: int = 64  # the highest rank of an adapter
     cache_dir: str = ""  # downloaded models; "" = the user's cache directory
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
     log_format: Literal["text", "json"] = "text"
@@ -108,6 +111,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     port: int = 8080  # 0 = any free port
     hive_url: str = ""  # where heartbeats are sent; "" = none are sent
     heartbeat_s: int = 30
+    lora_slots: int = 0  # adapters that may be loaded while the worker runs, beside those of `lora`
     local_mode: bool = False  # listen on 127.0.0.1 only, without a token
     tokens_file: str = ""  # several tokens, with names and limits; "" = RBEE_API_TOKEN alone
     tls_cert: str = ""  # certificate chain; "" = no TLS
@@ -128,7 +132,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     seed: int | None = None
     max_queue: int = 256  # requests that may wait; further ones get 429
     request_timeout: int = 0  # seconds that a request may take; 0 = no limit
-    step_timeout: int = 0  # seconds after which a step counts as a crash; 0 = no limit
+    step_timeout: int = 600  # seconds after which a step counts as a crash; 0 = no limit
     drain_timeout: int = 30  # seconds that running jobs get after SIGTERM
     lenient: bool = False  # accept unknown parameters and list them in X-Ignored-Parameters
     max_body_kb: int = 16384
@@ -176,6 +180,7 @@ class Option(NamedTuple):
 
     low, high: the range of a number, both included, or without `low` (above). later: known values
     that this version does not support -> what to do instead; they are refused, not ignored.
+    repeats: the flag may be given several times; check: raises UsageError for a bad text.
     """
 
     field: str
@@ -186,6 +191,8 @@ class Option(NamedTuple):
     later: Mapping[str, str] = {}
     group: str = "Model options"
     also: tuple[str, ...] = ()  # other spellings of the flag
+    repeats: bool = False
+    check: Callable[[str], object] | None = None
 
     @property
     def flag(self) -> str:
@@ -329,6 +336,14 @@ OPTIONS: tuple[Option, ...] = (
         "message describes the tools, for a template that takes none",
     ),
     Option("generation_config", "apply the sampling defaults that the model brings"),
+    Option(
+        "lora",
+        "an adapter to load, NAME=REF or NAME=REF,scale=NUMBER; REF is a PEFT directory or a .gguf "
+        "file; may be repeated, with semicolons between them in the variable",
+        repeats=True,
+        check=parse_specs,
+    ),
+    Option("lora_rank", "highest rank of an adapter", low=1, high=1024),
     Option("cache_dir", "directory of downloaded models; empty = the user's cache directory"),
     Option("log_level", "least important message that is logged to stderr", group="Log options"),
     Option("log_format", "key=value text, or one JSON object a line", group="Log options"),
@@ -337,6 +352,14 @@ OPTIONS: tuple[Option, ...] = (
     Option("port", "port to listen on; 0 = any free port", low=0, high=65535, group=SERVE),
     Option("hive_url", "where heartbeats are sent; empty = none are sent", group=SERVE),
     Option("heartbeat_s", "seconds between heartbeats", low=1, high=3600, group=SERVE),
+    Option(
+        "lora_slots",
+        "adapters that may be loaded and unloaded through the API, beside those of --lora; "
+        "0 = none, the routes refuse",
+        low=0,
+        high=1024,
+        group=SERVE,
+    ),
     Option("local_mode", "serve this machine only, without a token", group=SERVE),
     Option("tokens_file", "TOML file of tokens with names and limits; empty = none", group=SERVE),
     Option("tls_cert", "certificate chain (PEM), read again when it changes", group=SERVE),
@@ -352,7 +375,13 @@ OPTIONS: tuple[Option, ...] = (
     *_SAMPLING_OPTIONS,
     Option("max_queue", "requests that may wait; more get 429", low=0, high=1 << 20, group=SERVE),
     Option("request_timeout", "seconds for a request; 0 = any", low=0, high=86400, group=SERVE),
-    Option("step_timeout", "seconds for a step; 0 = any", low=0, high=86400, group=SERVE),
+    Option(
+        "step_timeout",
+        "seconds for a step; longer counts as a crash; 0 = any",
+        low=0,
+        high=86400,
+        group=SERVE,
+    ),
     Option("drain_timeout", "seconds for jobs after SIGTERM", low=0, high=86400, group=SERVE),
     Option("lenient", "ignore unknown parameters, named in X-Ignored-Parameters", group=SERVE),
     Option("max_body_kb", "KiB of a request's body", low=1, high=1 << 20, group=SERVE),
@@ -393,6 +422,11 @@ def parse(given: Mapping[str, str | bool | None], environ: Mapping[str, str]) ->
     return Settings(**values)
 
 
+def joined(given: Sequence[str]) -> str | None:
+    """The values of a flag that may be repeated, as one text; None if there are none."""
+    return SEPARATOR.join(given) or None
+
+
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """A sentence for each variable that starts like ours but is unknown, with the nearest known
     one. Values are not shown: they may be secrets."""
@@ -419,6 +453,8 @@ def _value(option: Option, text: str | bool, where: str) -> Any:
         return _names(text, where)
     if option.choices and text not in option.choices:
         raise UsageError(f"{where}: not known.", fix=f"one of {', '.join(_usable(option))}.")
+    if option.check is not None:
+        option.check(text)
     if text in option.later:
         raise UsageError(f"{where}: not available.", fix=f"{option.later[text]}.")
     return text

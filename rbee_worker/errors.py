@@ -5,10 +5,11 @@
     ├─ ModelError              MODEL_UNUSABLE   503     3   the model cannot be loaded
     │  ├─ BadReference       BAD_REFERENCE    404     3   no such path, package, alias, file
     │  ├─ CheckpointError      BAD_CHECKPOINT   503     3   damaged, incomplete or hostile file
-    │  └─ UnsupportedModel     UNSUPPORTED      503     3   architecture, format or trait
+    │  ├─ UnsupportedModel     UNSUPPORTED      503     3   architecture, format or trait
+    │  └─ AdapterError         BAD_ADAPTER      400     3   an adapter that cannot be used here
     ├─ InvalidRequest          INVALID_REQUEST  400     1   one or more fields, all listed
     ├─ WrongModel              WRONG_MODEL      400     1   the model is for something else
-    ├─ NotReady                NOT_READY        503     1   loading, restarting, draining, failed
+    ├─ NotReady                NOT_READY        503     1   the worker's state says why
     ├─ QueueFull               QUEUE_FULL       429     1
     ├─ OutOfMemory             VRAM_OOM         507     1   one request, never the engine
     ├─ InferenceFailed         INFERENCE_FAILED 500     1
@@ -128,6 +129,14 @@ class CheckpointError(ModelError):
 
 class UnsupportedModel(ModelError):
     code = "UNSUPPORTED"
+
+
+class AdapterError(ModelError):
+    """An adapter that is damaged, of an unsupported kind, or made for another model."""
+
+    code = "BAD_ADAPTER"
+    http_status = 400
+    usual_fix = "use an adapter that was trained on this model"
 
 
 class InvalidRequest(WorkerError):

@@ -16,6 +16,7 @@ import difflib
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rbee_worker.adapters import localized
 from rbee_worker.checkpoint import open_found
 from rbee_worker.checkpoint.refs import resolve
-from rbee_worker.config import OPTIONS, SERVE, Settings, parse
+from rbee_worker.config import OPTIONS, SERVE, Settings, joined, parse
 from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.messages import Cancel, Finished, Output, Pooled, Tokens
 from rbee_worker.engine.prompt_logits import prompt_logits
@@ -46,11 +48,12 @@ Message = Mapping[str, Any]  # {"role": "user", "content": "..."}
 def load(model: str = "smollm2", **options: Any) -> Model:
     """Load a model: an alias, a directory, a `.gguf` file, `hf:owner/name` or `pypi:package`.
 
-    options: those of the command line, e.g. `backend="reference"`, `ctx=4096`, `threads=4`;
+    options: those of the command line, e.g. `backend="reference"`, `ctx=4096`, `threads=4`, and
+    `lora={"name": "path"}` for adapters;
     an option that is not given takes its environment variable (RBEE_...). Downloads the model if it
     is not on this machine. Raises UsageError and subclasses of ModelError, each with a fix.
     """
-    settings = _settings({"model": model, **options})
+    settings = localized(_settings({"model": model, **options}))
     path = resolve(settings.model, cache_dir=settings.cache_dir)
     return Model(msgspec.structs.replace(settings, model=str(path)), settings.model)
 
@@ -78,7 +81,8 @@ class Model:
 
     def generate(self, prompt: str | Sequence[int], **params: Any) -> Answer:
         """Continue a prompt: text, or token ids as they are. params: see docs/worker-api.md, e.g.
-        `max_tokens=40, temperature=0, stop=["\\n"], seed=7, logprobs=3`.
+        `max_tokens=40, temperature=0, stop=["\\n"], seed=7, logprobs=3`; and `adapter="name"`, one
+        of those that the model was loaded with.
 
         Raises InvalidRequest listing every wrong parameter, InferenceFailed, OutOfMemory.
         """
@@ -111,6 +115,7 @@ class Model:
         prompt_name: str | None = None,
         dimensions: int = 0,
         truncate: bool = False,
+        adapter: str = "",
     ) -> NDArray[np.float32]:
         """The vectors of texts (or of lists of ids), computed together: float32 [texts, numbers].
         One text alone gives one vector.
@@ -120,19 +125,20 @@ class Model:
         long. Raises InvalidRequest, WrongModel for a classifier.
         """
         several = [given] if isinstance(given, str) else given
-        lives = [
-            self._start(
-                embedding(
-                    "",
-                    text if isinstance(text, str) else tuple(text),
-                    self.info,
-                    self._text.ckpt.sentence,
-                    prompt=prompt_name,
-                    dimensions=dimensions,
-                    truncate=truncate,
-                )
+        requests = [
+            embedding(
+                "",
+                text if isinstance(text, str) else tuple(text),
+                self.info,
+                self._text.ckpt.sentence,
+                prompt=prompt_name,
+                dimensions=dimensions,
+                truncate=truncate,
             )
             for text in several
+        ]
+        lives = [
+            self._start(msgspec.structs.replace(request, adapter=adapter)) for request in requests
         ]
         rows = [vector(self._events(live)) for live in lives]
         return rows[0] if isinstance(given, str) else np.stack(rows)
@@ -174,6 +180,14 @@ class Model:
         i = self.info
         return f"<{i.model}: {i.arch}, {i.n_parameters / 1e6:,.0f} M parameters, {i.backend}>"
 
+    def _adapter(self, name: str) -> str:
+        """The engine's key for an adapter, "" for none. Raises UsageError."""
+        keys = {info.name: info.key for info in self.info.adapters}
+        if name and name not in keys:
+            known = ", ".join(keys) or "load(model, lora={name: path}) loads one"
+            raise UsageError(f"there is no adapter {name[:64]!r}.", fix=f"known: {known}.")
+        return keys.get(name, "")
+
     def _running(self) -> Engine:
         if self._engine is None:
             raise NotReady("closed", "This model was closed. Fix: load it again.")
@@ -182,7 +196,8 @@ class Model:
     def _start(self, request: Request) -> LiveRequest:
         engine, number = self._running(), str(next(self._numbers))
         check_purpose(request, self.info)
-        prepared = prepare(request, self._text, self._rules)
+        key = self._adapter(request.adapter)
+        prepared = replace(prepare(request, self._text, self._rules), adapter=key)
         live = LiveRequest(
             msgspec.structs.replace(request, id=request.id or number), number, prepared, self._text
         )
@@ -233,16 +248,20 @@ class Model:
                 live.news(m)  # type: ignore[arg-type]
 
 
-def _request(prompt: str | Sequence[int], params: Mapping[str, Any]) -> Request:
+def _request(prompt: str | Sequence[int], given: Mapping[str, Any]) -> Request:
+    params = dict(given)
+    adapter = params.pop("adapter", None) or ""
     if isinstance(prompt, str):
-        return Request(id="", prompt=prompt, params=dict(params))
-    return Request(id="", token_ids=tuple(prompt), params=dict(params))
+        return Request(id="", prompt=prompt, params=params, adapter=adapter)
+    return Request(id="", token_ids=tuple(prompt), params=params, adapter=adapter)
 
 
 def _chat(messages: str | Sequence[Message], params: Mapping[str, Any]) -> Request:
     said = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-    chat, rest = split_options(params)
-    return Request(id="", messages=tuple(dict(m) for m in said), params=rest, chat=chat)
+    chat, rest = split_options({k: v for k, v in params.items() if k != "adapter"})
+    adapter = params.get("adapter") or ""
+    messages = tuple(dict(m) for m in said)
+    return Request(id="", messages=messages, params=rest, chat=chat, adapter=adapter)
 
 
 def _settings(options: Mapping[str, Any]) -> Settings:
@@ -253,5 +272,12 @@ def _settings(options: Mapping[str, Any]) -> Settings:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}."
             raise UsageError(f"load: there is no option {name!r}.", fix=hint)
-    words = {k: v if isinstance(v, bool) else str(v) for k, v in options.items()}
+    words = {k: v if isinstance(v, bool) else _text(v) for k, v in options.items()}
     return parse(words, os.environ)
+
+
+def _text(value: Any) -> str:
+    """An option as the command line has it; adapters may be given by name."""
+    if isinstance(value, Mapping):
+        value = [f"{name}={ref}" for name, ref in value.items()]
+    return joined(value) or "" if isinstance(value, list | tuple) else str(value)

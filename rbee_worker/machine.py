@@ -7,7 +7,8 @@ import errno
 import os
 from pathlib import Path
 
-_CGROUP = Path("/sys/fs/cgroup")
+from rbee_worker.cgroups import PROC, ROOT, cpu_quota, memory_left, read_text
+
 _CPUS = Path("/sys/devices/system/cpu")
 _PROCESSOR = (  # lines of /proc/cpuinfo that tell processors apart, on x86 and on Arm
     *("model name", "vendor_id", "cpu family", "model", "stepping", "cache size"),
@@ -28,28 +29,30 @@ def user_cache() -> Path:
     return Path(home if os.path.isabs(home) else _NO_HOME) / ".cache"
 
 
-def available_memory(proc: Path = Path("/proc"), cgroup: Path = _CGROUP) -> int:
-    """Bytes that can still be allocated without swapping, within the container's limit."""
-    found = [n for n in (_meminfo(proc), _cgroup_left(cgroup)) if n is not None]
+def available_memory(proc: Path = PROC, cgroup: Path = ROOT) -> int:
+    """Bytes that can still be allocated without swapping, within the limits of the container and of
+    this process."""
+    known = (_meminfo(proc), memory_left(cgroup, proc), *_limits_left(proc))
+    found = [n for n in known if n is not None]
     if found:
         return max(0, min(found))
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def allowed_cores(cpus: Path = _CPUS, cgroup: Path = _CGROUP) -> int:
+def allowed_cores(cpus: Path = _CPUS, cgroup: Path = ROOT, proc: Path = PROC) -> int:
     """Physical cores that this process may run on, within the container's quota; at least 1."""
     mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if not mine:
         return max(1, (os.cpu_count() or 2) // 2)
     cores = {_siblings(cpus, cpu) for cpu in mine}
-    quota = _cpu_quota(cgroup)
+    quota = cpu_quota(cgroup, proc)
     return max(1, len(cores) if quota is None else min(len(cores), quota))
 
 
 def processor(proc: Path = Path("/proc")) -> str:
     """What kind of processor this is, as precisely as the system says; "" where it does not."""
     lines: dict[str, str] = {}
-    for line in _read(proc / "cpuinfo").splitlines():
+    for line in read_text(proc / "cpuinfo").splitlines():
         name, _, value = line.partition(":")
         lines.setdefault(name.strip(), value.strip())  # of the first core
     return ", ".join(lines[name] for name in _PROCESSOR if lines.get(name))
@@ -60,14 +63,14 @@ def shortage(error: BaseException | None) -> tuple[str, str] | None:
     was raised."""
     while error is not None:
         number = error.errno if isinstance(error, OSError) else None
-        text = str(error)
+        told = str(error)
         if number in (errno.EMFILE, errno.ENFILE):
             return "no more files may be open.", "allow more of them (ulimit -n)."
-        if number == errno.EAGAIN or "can't start new thread" in text:
+        if number == errno.EAGAIN or "can't start new thread" in told:
             fix = "allow more of them (ulimit -u, the container's limit), or free some memory."
             return "no more processes or threads may be started.", fix
         # the last is what the dynamic linker says of a library
-        gone = isinstance(error, MemoryError) or "failed to map segment" in text
+        gone = isinstance(error, MemoryError) or "failed to map segment" in told
         if gone or number == errno.ENOMEM:
             fix = "free some, raise its limit (ulimit -v, the container's), or use a smaller model."
             return "there is not enough memory to begin.", fix
@@ -75,38 +78,37 @@ def shortage(error: BaseException | None) -> tuple[str, str] | None:
     return None
 
 
+def killed_for_memory(proc: Path = PROC) -> int:
+    """How many processes of this machine the system has killed because memory ran out."""
+    for line in read_text(proc / "vmstat").splitlines():
+        if line.startswith("oom_kill "):
+            return int(line.split()[1])
+    return 0
+
+
 def _meminfo(proc: Path) -> int | None:
-    for line in _read(proc / "meminfo").splitlines():
+    for line in read_text(proc / "meminfo").splitlines():
         name, _, rest = line.partition(":")
         if name == "MemAvailable":
             return int(rest.split()[0]) * 1024
     return None
 
 
-def _cgroup_left(cgroup: Path) -> int | None:
-    """Bytes left under a cgroup v2 limit; file pages that can be dropped count as free."""
-    limit, used = _read(cgroup / "memory.max").strip(), _read(cgroup / "memory.current").strip()
-    if not limit.isdigit() or not used.isdigit():
-        return None
-    stat = dict(line.split() for line in _read(cgroup / "memory.stat").splitlines() if " " in line)
-    return int(limit) - int(used) + int(stat.get("inactive_file", 0))
-
-
-def _cpu_quota(cgroup: Path) -> int | None:
-    """The number of whole cores that cgroup v2 grants time for; None = no limit."""
-    parts = _read(cgroup / "cpu.max").split()
-    if len(parts) != 2 or not parts[0].isdigit():
-        return None
-    return max(1, int(parts[0]) // int(parts[1]))
+def _limits_left(proc: Path) -> list[int]:
+    """Bytes of address space and of data that this process's own limits (ulimit -v, -d) leave."""
+    try:
+        import resource
+    except ImportError:  # not every system has such limits
+        return []
+    status = dict(line.partition(":")[::2] for line in read_text(proc / "self/status").splitlines())
+    left = []
+    for limit, used in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        most, known = resource.getrlimit(limit)[0], status.get(used, "").split()
+        if most != resource.RLIM_INFINITY and known:
+            left.append(most - int(known[0]) * 1024)
+    return left
 
 
 def _siblings(cpus: Path, cpu: int) -> str:
-    text = _read(cpus / f"cpu{cpu}" / "topology" / "thread_siblings_list").strip()
-    return text or str(cpu)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
+    told = read_text(cpus / f"cpu{cpu}" / "topology" / "thread_siblings_list").strip()
+    return told or str(cpu)

@@ -66,6 +66,9 @@ class SamplingParams(Struct, frozen=True, kw_only=True):
     constraint: Constraint | None = None
 
 
+# restarting: the engine's process was lost, another one loads. stalled: it does not answer.
+WorkerState = Literal["loading", "ready", "restarting", "stalled", "draining", "failed"]
+
 # COMPLETE: under the request's constraint nothing can follow.
 Rule = Literal[
     "MAX_TOKENS",
@@ -188,6 +191,8 @@ class Request(Struct, frozen=True, kw_only=True):
     pool: Pool | None = None
     pair: str | None = None
     truncate: bool = False
+    adapter: str = ""  # the name of the adapter that answers it; "": the model alone
+    adapter_key: str = ""  # `AdapterInfo.key` of that name when the request came; "": any
 
 
 class Resolved(Struct, frozen=True, kw_only=True):
@@ -346,6 +351,19 @@ class Purpose(Struct, frozen=True, kw_only=True):
     encodes: bool = False
 
 
+class AdapterInfo(Struct, frozen=True, kw_only=True):
+    """A loaded adapter. name: in requests; ref: as the user wrote it; key: a digest of what it
+    computes, under which the engine knows it; base: the model that it says it was trained on."""
+
+    name: str
+    ref: str
+    key: str
+    scale: float
+    rank: int
+    nbytes: int  # in memory
+    base: str = ""
+
+
 class ModelInfo(Struct, frozen=True, kw_only=True):
     """The engine's description of itself, once it can serve."""
 
@@ -368,3 +386,5 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     dimensions: int = 0  # numbers of a vector of its rows
     load_s: dict[str, float] = {}  # phase -> seconds
     notes: tuple[str, ...] = ()  # warnings for the user
+    adapters: tuple[AdapterInfo, ...] = ()  # those of --lora
+    adapter_bytes: int = 0  # planned for all adapters that may be loaded together

@@ -58,6 +58,7 @@ class Driver:
         )
         self._blocks = {g: _shuffled(blocks, g) for g, is_fixed in enumerate(fixed) if not is_fixed}
         self._slots = _shuffled(slots, 99)
+        self.adapters: list[int] = []  # the slot of each sequence's adapter; empty: none has one
 
     def start(self, tokens: list[int]) -> Sequence:
         """A sequence of which nothing is computed."""
@@ -106,6 +107,9 @@ class Driver:
             places=tuple(self._places(g, counts) for g in range(len(self.model.groups))),
             seq_starts_host=starts,
             kv_lens_host=kv_lens,
+            adapters=np.repeat(_ints(self.adapters), [n for _, n in counts])
+            if self.adapters
+            else None,
         )
 
     def _places(self, group: int, counts: list[tuple[Sequence, int]]) -> Places:

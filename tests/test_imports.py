@@ -13,13 +13,14 @@ from benchmarks import structure
 PACKAGE = Path(__file__).parents[1] / "rbee_worker"
 
 # Part -> parts it may import at run time (`if TYPE_CHECKING` is free).
-BASE = {"types", "errors", "config", "params", "machine", "extras"}
+BASE = {"types", "errors", "config", "params", "machine", "extras", "adapter_spec", "kept_memory"}
 MAY = {
     "types": set(),
     "answer": {"types", "answer"},
     "errors": set(),
     "extras": {"errors", "machine"},
-    "config": {"errors"},
+    "adapter_spec": {"errors"},
+    "config": {"errors", "adapter_spec"},
     "params": BASE | {"answer"},
     "observe": BASE | {"observe"},
     "wire": {"types"},
@@ -30,21 +31,24 @@ MAY = {
     "tokenizer": BASE | {"checkpoint", "tokenizer"},
     "state": {"state"},
     "ops": BASE | {"checkpoint", "state", "ops"},
+    "adapters": BASE | {"checkpoint", "ops", "adapters"},
     "layers": BASE | {"checkpoint", "state", "ops", "layers"},
     "models": BASE | {"checkpoint", "state", "ops", "layers", "models"},
     "constraints": BASE | {"constraints"},
     "engine": BASE | {"constraints", "state", "ops", "engine"},
-    "machine": set(),
-    "loading": BASE | {"checkpoint", "state", "ops", "models", "engine", "loading"},
+    "machine": {"cgroups"},
+    "cgroups": set(),
+    "kept_memory": set(),
+    "loading": BASE | {"checkpoint", "state", "ops", "models", "engine", "adapters", "loading"},
     "process": BASE | {"constraints", "observe", "ops", "engine", "loading", "process"},
     "session": BASE
     | {"answer", "checkpoint", "tokenizer", "observe", "models", "engine", "process", "session"}
-    | {"constraints"},
-    "library": BASE | {"checkpoint", "tokenizer", "engine", "loading", "session"},
+    | {"constraints", "adapters"},
+    "library": BASE | {"adapters", "checkpoint", "tokenizer", "engine", "loading", "session"},
     "verify": BASE | {"checkpoint", "state", "ops", "models", "loading", "verify"},
     "cli": BASE
     | {"checkpoint", "tokenizer", "observe", "wire", "client", "server", "state", "ops", "models"}
-    | {"engine", "loading", "process", "session", "verify", "cli"},
+    | {"engine", "loading", "process", "session", "verify", "adapters", "cli"},
 }
 # Folders of ops/cpu -> those among them that each may import: compiling processes and running ones
 # meet only in what they share.
@@ -57,7 +61,7 @@ CPU_MAY = {
 }
 CPU = "rbee_worker.ops.cpu"
 # What the engine may import of `ops`: the vocabulary, and no backend.
-VOCABULARY = {"ops", "ops.backend", "ops.batch", "ops.sampling"}
+VOCABULARY = {"ops", "ops.adapted", "ops.backend", "ops.batch", "ops.sampling"}
 TORCH_FREE = [
     "library",
     "process.main",
@@ -68,6 +72,8 @@ TORCH_FREE = [
     "ops.cpu.backend.model",
     "ops.cpu.backend.cpu",
     "ops.backends",
+    "ops.adapted",
+    "adapters",
     "types",
     "errors",
     "extras",

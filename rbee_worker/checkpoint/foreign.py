@@ -13,6 +13,7 @@ from typing import Any
 
 from rbee_worker.checkpoint.formats import TensorSource
 from rbee_worker.checkpoint.reading import read_json
+from rbee_worker.checkpoint.scaled import has_8_bit_weights
 from rbee_worker.errors import UnsupportedModel
 
 _PLAIN = "use the model's plain safetensors version, or a .gguf file of it"
@@ -78,7 +79,7 @@ _ADAPTER = "adapter_config.json"
 
 # `general.type` or `general.architecture` of GGUF files that are not models.
 _GGUF = {
-    "adapter": ("a LoRA adapter", "merge it into its model (llama-export-lora), and use that"),
+    "adapter": ("a LoRA adapter", "give its base as the model, and it with --lora NAME=PATH"),
     "mmproj": ("an image encoder (mmproj)", "give the .gguf file of the text model"),
     "clip": ("an image encoder (mmproj)", "give the .gguf file of the text model"),
     "imatrix": ("an importance matrix", "give the .gguf file of the model"),
@@ -95,7 +96,7 @@ def refuse_directory(path: Path) -> None:
         of = f" of {base!r}" if base else ""
         raise UnsupportedModel(
             f"{path}: a LoRA adapter{of}, not a model.",
-            fix="merge it into its model (peft: merge_and_unload, save_pretrained), and use that",
+            fix="give its base as the model, and the adapter with --lora NAME=PATH",
         )
     if weights or list(path.glob("*.gguf")) or list(path.glob("*.bin")):
         return
@@ -112,7 +113,7 @@ def refuse_quantized(config: Mapping[str, Any], source: TensorSource, where: str
     given = config.get("quantization_config") or config.get("compression_config")
     if isinstance(given, dict):
         method = str(given.get("quant_method") or given.get("quant_library") or "")
-        if method in ("fp8", "mxfp4"):
+        if method in ("fp8", "mxfp4") or has_8_bit_weights(given):
             return
         raise _quantized(where, METHODS.get(method, f"{method[:40]!r}"), given)
     simple = config.get("quantization")

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from rbee_worker.checkpoint.reading import refuse_pointer
 from rbee_worker.errors import BadReference, CheckpointError
+from rbee_worker.machine import shortage
 
 
 def map_file(path: Path, kind: str, least: int) -> mmap.mmap:
     """The whole file, mapped. kind: what the file should be; least: its minimum size in bytes.
 
     Raises BadReference if it cannot be opened or is not a regular file, CheckpointError if it is
-    too short.
+    too short, OSError if the machine gives this process too little.
     """
     try:
         if not path.is_file():  # opening a pipe would block until somebody writes to it
@@ -28,6 +29,8 @@ def map_file(path: Path, kind: str, least: int) -> mmap.mmap:
                 )
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
+        if shortage(error) is not None:  # of memory or descriptors: the file is innocent
+            raise
         raise BadReference(
             f"{path}: cannot be opened ({error}).", fix="check the path and its permissions"
         ) from None

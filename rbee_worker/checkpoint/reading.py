@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rbee_worker.errors import CheckpointError
+from rbee_worker.machine import shortage
 
 MAX_JSON_BYTES = 4 << 20
 
@@ -54,7 +55,8 @@ def refuse_pointer(path: Path, start: bytes) -> None:
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """A file of at most `most` bytes. Raises CheckpointError when it is anything else."""
+    """A file of at most `most` bytes. Raises CheckpointError when it is anything else, OSError if
+    the machine gives this process too little."""
     try:
         if not path.is_file():  # opening a pipe would block until somebody writes to it
             raise ValueError("not a regular file")
@@ -62,6 +64,8 @@ def read_bytes(path: Path, most: int) -> bytes:
             raise ValueError(f"larger than {most >> 20} MiB")
         data = path.read_bytes()
     except (OSError, ValueError) as error:
+        if shortage(error) is not None:  # of memory or descriptors: the file is innocent
+            raise
         raise CheckpointError(f"{path}: cannot be read ({error}).", fix=_AGAIN) from None
     refuse_pointer(path, data[:64])
     return data

@@ -1,8 +1,9 @@
 """Safetensors files that keep a weight's scales in a second tensor, joined into one tensor.
 
-Two layouts are read. `X.weight` in 8-bit floats with `X.weight_scale_inv`, one scale for 128 x 128
-values (DeepSeek V3), becomes F8_B128. `X_blocks` with `X_scales` (GPT-OSS) becomes MXFP4 under the
-name `X.weight`; the rows of an expert are its outputs.
+Three layouts are read. `X.weight` in 8-bit floats with `X.weight_scale_inv`, one scale for 128 x
+128 values (DeepSeek V3), becomes F8_B128, and so does `X.weight` with `X.weight_scale`, which is
+one for the whole matrix, for each row or for 128 x 128 values (compressed-tensors). `X_blocks` with
+`X_scales` (GPT-OSS) becomes MXFP4 under the name `X.weight`; an expert's rows are its outputs.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rbee_worker.checkpoint.decoding import decode
 from rbee_worker.checkpoint.formats import FORMATS, Packed, TensorInfo, TensorSource
 from rbee_worker.checkpoint.safetensors import SafetensorsSource
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 
 BLOCK = FORMATS["F8_B128"].block
-_SCALE, _VALUES, _POWERS = "_scale_inv", "_blocks", "_scales"
+_BLOCK_SCALES, _ANY_SCALES = "_scale_inv", "_scale"
+_VALUES, _POWERS = "_blocks", "_scales"
 _KINDS = ("fp8", "mxfp4")
+_STRATEGIES = ("tensor", "channel", "block")  # of compressed-tensors, which this module reads
 
 
 def without_known_quantization(config: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -28,7 +32,11 @@ def without_known_quantization(config: Mapping[str, Any], where: str) -> dict[st
     Raises UnsupportedModel for 8-bit floats with scales for other than 128 x 128 values.
     """
     given = config.get("quantization_config")
-    if not isinstance(given, dict) or given.get("quant_method") not in _KINDS:
+    if not isinstance(given, dict):
+        return dict(config)
+    if has_8_bit_weights(given):
+        return {key: value for key, value in config.items() if key != "quantization_config"}
+    if given.get("quant_method") not in _KINDS:
         return dict(config)
     size = given.get("weight_block_size")
     if given["quant_method"] == "fp8" and size != [BLOCK, BLOCK]:
@@ -37,6 +45,26 @@ def without_known_quantization(config: Mapping[str, Any], where: str) -> dict[st
             fix=f"use a checkpoint with weight_block_size [{BLOCK}, {BLOCK}], or a .gguf file",
         )
     return {key: value for key, value in config.items() if key != "quantization_config"}
+
+
+def has_8_bit_weights(given: Mapping[str, Any]) -> bool:
+    """Whether a quantization_config of compressed-tensors means nothing but matrices in 8-bit
+    floats: activations are rounded by their own largest number, or not at all, and so is no cache.
+    """
+    groups = given.get("config_groups")
+    if given.get("quant_method") != "compressed-tensors" or not isinstance(groups, dict):
+        return False
+    if not groups or given.get("kv_cache_scheme") or given.get("sparsity_config"):
+        return False
+    for group in groups.values():
+        weights = group.get("weights") if isinstance(group, dict) else None
+        inputs = group.get("input_activations") if isinstance(group, dict) else None
+        if not isinstance(weights, dict) or (inputs and not inputs.get("dynamic")):
+            return False
+        kind = weights.get("type"), weights.get("num_bits"), bool(weights.get("symmetric", True))
+        if kind != ("float", 8, True) or weights.get("strategy") not in _STRATEGIES:
+            return False
+    return True
 
 
 def joined(source: SafetensorsSource) -> TensorSource:
@@ -56,7 +84,13 @@ class ScaledSource:
         names = set(source.names())
         self.pairs: dict[str, tuple[str, str]] = {}  # name -> names of its values and its scales
         for name in source.names():
-            if name.endswith(_SCALE) and (values := name.removesuffix(_SCALE)) in names:
+            if (
+                name.endswith(_BLOCK_SCALES)
+                and (values := name.removesuffix(_BLOCK_SCALES)) in names
+            ):
+                self.pairs[values] = (values, name)
+            values = name.removesuffix(_ANY_SCALES)
+            if name != values in names and source.info(values).format == "F8_E4M3":
                 self.pairs[values] = (values, name)
             stem = name.removesuffix(_VALUES)
             if name != stem and stem + _POWERS in names:
@@ -91,9 +125,11 @@ class ScaledSource:
         values, scales = (self._source.info(part) for part in self.pairs[name])
         shape = values.shape
         if name == self.pairs[name][0]:
+            blocks = tuple(-(-n // BLOCK) for n in shape)
             good = (
-                (values.format, scales.format, len(shape)) == ("F8_E4M3", "F32", 2)
-                and scales.shape == tuple(-(-n // BLOCK) for n in shape)
+                (values.format, len(shape)) == ("F8_E4M3", 2)
+                and scales.format in ("F32", "BF16", "F16")
+                and scales.shape in (blocks, (), (1,), shape[:1], (*shape[:1], 1))
                 and shape[1] % BLOCK == 0
             )
             form, whole = FORMATS["F8_B128"], shape
@@ -106,7 +142,7 @@ class ScaledSource:
         if not good:
             raise CheckpointError(
                 f"tensor {name!r}: {values.format} {list(shape)} and its scales, {scales.format} "
-                f"{list(scales.shape)}, do not match.",
+                f"{list(scales.shape)}, do not match, or its columns are no multiple of {BLOCK}.",
                 fix="download the checkpoint again, or use a .gguf file",
             )
         nbytes = int(np.prod(whole, dtype=np.int64)) // form.block * form.bytes
@@ -117,8 +153,13 @@ def _fp8(values: Packed, scales: Packed) -> npt.NDArray[np.uint8]:
     """For each row: its blocks, each preceded by its scale."""
     rows, cols = values.shape
     out = np.empty((rows, cols // BLOCK, 4 + BLOCK), np.uint8)
-    of_rows = scales.data.reshape(-1, cols // BLOCK, 4)
-    out[:, :, :4] = np.repeat(of_rows, BLOCK, axis=0)[:rows]
+    given = decode(scales).reshape(scales.shape)
+    if given.shape == (-(-rows // BLOCK), cols // BLOCK):
+        given = np.repeat(given, BLOCK, axis=0)[:rows]
+    else:  # one for all, or one for each row
+        given = given.reshape(-1, 1)
+    each = np.ascontiguousarray(np.broadcast_to(given, (rows, cols // BLOCK)), np.float32)
+    out[:, :, :4] = each[:, :, None].view(np.uint8)
     out[:, :, 4:] = values.data.reshape(rows, -1, BLOCK)
     return out
 

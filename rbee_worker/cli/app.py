@@ -32,6 +32,10 @@ class _Row(NamedTuple):
 
 
 _ROUNDING = ("exact_activations", "bf16_activations")
+_WARMUP = (
+    *("backend", "device", "gpu_memory", "dtype", "kv_dtype", "quantize", *_ROUNDING),
+    *("deterministic", "ctx", "kv_tokens", "token_budget", "max_seqs", "block_size"),
+)
 
 _ROWS = (
     _Row("generate", sampling=True),
@@ -44,7 +48,7 @@ _ROWS = (
     _Row("pull", _CACHE),
     _Row("models", _CACHE),
     _Row("rm", _CACHE),
-    _Row("warmup", ("backend", "kv_dtype", *_ROUNDING, "block_size", *_CACHE)),
+    _Row("warmup", (*_WARMUP, *_CACHE)),
     _Row("completion", ()),
 )
 

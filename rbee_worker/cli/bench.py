@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from rbee_worker.cli.adapter import only_adapter
 from rbee_worker.cli.inspect import reading_lines
 from rbee_worker.cli.terminal import Status
 from rbee_worker.config import SAMPLING, Settings
@@ -50,6 +51,7 @@ def bench(settings: Settings, ref: str, random: str, random_format: str, as_json
         max_seqs=max(STEPS),
         **dict.fromkeys(SAMPLING),
     )
+    only_adapter(settings)
     text = None
     if random:
         if click.get_current_context().params["ref"] is not None:
@@ -134,7 +136,7 @@ async def _measure(
                 f"to measure with: {least} are needed.",
                 fix="give more --kv-tokens or --ctx.",
             )
-        run = _Runs(client, info.vocab_size, show)
+        run = _Runs(client, info.vocab_size, show, only_adapter(settings))
         await run.together(1, SHORT, 1)
         first = time.perf_counter()
         prefill = []
@@ -161,8 +163,11 @@ async def _measure(
 class _Runs:
     """Requests with random prompts and greedy sampling. Only their token limit ends them."""
 
-    def __init__(self, client: EngineClient, vocab_size: int, show: Callable[[str], None]) -> None:
+    def __init__(
+        self, client: EngineClient, vocab_size: int, show: Callable[[str], None], adapter: str
+    ) -> None:
         self._client, self._vocab_size, self._show = client, vocab_size, show
+        self._adapter = adapter
         self._count = 0
 
     async def rate(self, sequences: int, prompt: int, steps: int) -> float:
@@ -188,7 +193,9 @@ class _Runs:
         self._count += 1
         ids = tuple((7919 * self._count + 31 * i) % self._vocab_size for i in range(prompt))
         params = {"max_tokens": tokens, "temperature": 0, "ignore_eos": True}
-        request = Request(id=f"bench-{self._count}", token_ids=ids, params=params)
+        request = Request(
+            id=f"bench-{self._count}", token_ids=ids, params=params, adapter=self._adapter
+        )
         async for event in self._client.generate(request):
             if isinstance(event, Error):
                 raise InferenceFailed(event.message)

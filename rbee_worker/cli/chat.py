@@ -15,6 +15,7 @@ import click
 from click.exceptions import Exit
 
 from rbee_worker.cli import set_values
+from rbee_worker.cli.adapter import only_adapter, refuse_adapters
 from rbee_worker.cli.conversation import HELP, Conversation
 from rbee_worker.cli.terminal import aside, bold, dim, error_line, flat, no_echo, note
 from rbee_worker.config import Settings
@@ -37,6 +38,9 @@ def chat(settings: Settings, sampling: dict[str, Any], system: str | None, url: 
         raise UsageError(
             "chat needs a terminal.", fix='rbee-worker generate --chat "..." works in a pipe.'
         )
+    only_adapter(settings)
+    if url is not None:
+        refuse_adapters(settings, "chat --url")
     import asyncio  # imported late: --help is quicker without it
 
     code = asyncio.run(_chat(settings, sampling, system, url))
@@ -71,7 +75,8 @@ async def _chat(
                 system,
                 params=dict(sampling),
             )
-            await ChatLoop(client, talk, Prompt(), interrupt).run()
+            adapter = only_adapter(settings)
+            await ChatLoop(client, talk, Prompt(), interrupt, adapter=adapter).run()
         finally:
             await opening.__aexit__(None, None, None)
     except asyncio.CancelledError:
@@ -100,6 +105,7 @@ class ChatLoop:
     prompt: Prompt
     interrupt: Interrupt
     answers: list[Transcript] = field(default_factory=list)
+    adapter: str = ""
 
     async def run(self) -> None:
         """Run until Ctrl-D or /quit."""
@@ -168,6 +174,7 @@ class ChatLoop:
             params=dict(self.talk.params),
             surface="generate",
             chat=ChatOptions(chat_defaults=True),
+            adapter=self.adapter,
         )
         shown = Shown()
         try:

@@ -15,6 +15,7 @@ import msgspec
 from click.exceptions import Exit
 from msgspec import Meta, Struct
 
+from rbee_worker.cli.adapter import only_adapter
 from rbee_worker.cli.terminal import Status, aside, note
 from rbee_worker.config import Settings
 from rbee_worker.errors import INTERRUPTED, InferenceFailed, InvalidRequest, UsageError
@@ -63,6 +64,7 @@ def embed(
     string, or an object with text or token_ids, and perhaps an id."""
     if not texts and sys.stdin.isatty():
         raise UsageError("no text.", fix='rbee-worker embed "a text", or JSON lines on stdin.')
+    only_adapter(settings)
     import asyncio  # imported late: --help is quicker without it
 
     work = _Work(dimensions or 0, prompt_name, truncate, packed, quiet)
@@ -138,7 +140,7 @@ class _Work:
         assert client.info is not None
         given = line.text if line.token_ids is None else tuple(line.token_ids)
         assert given is not None
-        return embedding(
+        request = embedding(
             f"embed-{number}",
             given,
             client.info,
@@ -147,6 +149,7 @@ class _Work:
             dimensions=self._dimensions,
             truncate=self._truncate,
         )
+        return msgspec.structs.replace(request, adapter=only_adapter(client.settings))
 
     async def _answer(self, client: EngineClient, request: Request, number: int, line: Line) -> Row:
         data, tokens = b"", 0

@@ -10,6 +10,7 @@ import click
 import msgspec
 from click.exceptions import Exit
 
+from rbee_worker.cli.adapter import only_adapter
 from rbee_worker.cli.terminal import aside, note, write_answer, write_reasoning
 from rbee_worker.config import Settings
 from rbee_worker.errors import INTERRUPTED, InvalidRequest, UsageError
@@ -42,6 +43,7 @@ def generate(
         messages=_messages(system, text) if chat else None,
         params=sampling,
         surface="generate",
+        adapter=only_adapter(settings),
         chat=ChatOptions(chat_defaults=chat),
     )
     import asyncio  # imported late: --help is quicker without it

@@ -48,6 +48,7 @@ def rows(found: Mapping[str, Any]) -> Iterator[Row]:
         (f"{k}: {v['tensors']} tensors, {size(v['bytes'])}" for k, v in found["formats"].items()),
     )
     yield from _list("held as", map(_held, found["tensors"]))
+    yield from _list("adapters", map(_adapter, found["adapters"]))
     yield from _list("memory", _memory(found["memory"]))
     yield from _list(
         "ends at",
@@ -104,8 +105,17 @@ def _held(use: Mapping[str, Any]) -> str:
     )
 
 
+def _adapter(adapter: Mapping[str, Any]) -> str:
+    """An adapter of --lora."""
+    held = f"rank {adapter['rank']}, {size(adapter['nbytes'])}"
+    return f"{adapter['name']}: {held} ({adapter['ref']})"
+
+
 def _memory(plan: Mapping[str, Any]) -> Iterator[str]:
     yield f"weights {size(plan['weights'])} ({size(plan['weights_in_file'])} on disk)"
+    if plan["adapters"]:
+        more = f", of that room for {plan['adapter_slots']} more" if plan["adapter_slots"] else ""
+        yield f"adapters {size(plan['adapters'])}{more}"
     whole, grows = size(plan["kv_context"]), plan["kv_per_token"]
     fixed = sum(state["per_sequence"] for state in plan["state"])
     each = [f"{size(grows)} a token"] if grows else []

@@ -17,7 +17,7 @@ from rbee_worker.cli.failure import one_line
 from rbee_worker.cli.help import Grouped
 from rbee_worker.cli.sampling import collect, options
 from rbee_worker.cli.terminal import note
-from rbee_worker.config import OPTIONS, SERVE, Option, parse, unknown_variables
+from rbee_worker.config import OPTIONS, SERVE, Option, joined, parse, unknown_variables
 from rbee_worker.observe import log
 from rbee_worker.params import GROUPS, group_of
 
@@ -43,6 +43,7 @@ def command(
     def call(*, debug: bool, **values: Any) -> None:
         with one_line(debug):
             given = {o.field: values.pop(o.field) for o in rows}
+            given |= {o.field: joined(given[o.field]) for o in rows if o.repeats}
             if has_ref:
                 given["model"] = values.pop("ref")
             settings = parse(given, os.environ)
@@ -89,6 +90,7 @@ def _option(option: Option) -> click.Option:
         [option.field, option.flag, *option.also],
         help=_help(option, option.default),
         metavar=metavar,
+        multiple=option.repeats,
         shell_complete=completion.models if option.field == "model" else _words(option),
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from rbee_worker.adapters import localized
 from rbee_worker.checkpoint import Checkpoint, open_checkpoint
 from rbee_worker.checkpoint.summary import summarize
 from rbee_worker.checkpoint.tokenizer_files import VOCABULARIES
@@ -36,6 +37,7 @@ def report(
     Sizes are in bytes. Raises whatever would keep the model from loading, except lack of memory.
     """
     ckpt = open_checkpoint(settings.model, cache_dir=settings.cache_dir, progress=progress)
+    settings = localized(settings, progress)
     ahead = preflight(ckpt, settings)
     tokenizer = load_tokenizer(ckpt)
     heads = int(ckpt.config.get("num_attention_heads") or 0)
@@ -65,6 +67,7 @@ def report(
             )
         ],
         "memory": memory,
+        "adapters": [asdict(adapter) for adapter in ahead.adapters.adapters],
         "eos": [
             {"id": e.id, "text": e.text, "origins": list(e.origins)}
             for e in (() if ckpt.arch in ENCODERS else eos_set(ckpt, tokenizer))
@@ -126,6 +129,8 @@ def memory_plan(
     plan: dict[str, Any] = {
         "weights": ahead.weight_bytes,
         "weights_in_file": sum(ahead.held.file_bytes.values()),
+        "adapters": ahead.adapters.nbytes,
+        "adapter_slots": ahead.adapters.slots,
         "kv_per_token": sum(k.per_token for k in kinds),
         "kv_context": sum(k.of(longest) for k in kinds),
         "state": [{**asdict(k), "per_context": k.of(longest)} for k in kinds],

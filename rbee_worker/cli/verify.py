@@ -11,6 +11,7 @@ import click
 import msgspec
 from click.exceptions import Exit
 
+from rbee_worker.cli.adapter import refuse_adapters
 from rbee_worker.cli.terminal import Status, bold
 from rbee_worker.config import Settings
 from rbee_worker.extras import need
@@ -45,6 +46,7 @@ def verify(
     as_json: bool,
 ) -> None:
     """Compare every layer with transformers; exit with 1 if they differ."""
+    refuse_adapters(settings, "verify")
     need("torch", "transformers", "safetensors")
     from rbee_worker.verify.run import verify_report
 

@@ -1,9 +1,10 @@
-"""`rbee-worker warmup`: compiles CPU kernels ahead of the first start, for example in an image."""
+"""`rbee-worker warmup`: compiles kernels ahead of the first start, for example in an image."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +12,7 @@ import msgspec
 
 from rbee_worker.cli.terminal import Status, dim, download_progress
 from rbee_worker.config import Settings
+from rbee_worker.errors import UsageError
 from rbee_worker.observe import narration
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     help="instruction set, repeatable, or all (default: this machine's)",
 )
 def warmup(settings: Settings, refs: Sequence[str], isa: Sequence[str]) -> None:
-    """Compile the CPU kernels of models, and keep them for later starts."""
+    """Compile the kernels of models, and keep them for later starts; on a GPU by running them."""
     from rbee_worker.ops.backends import AUTO, choose_backend, warming_backend  # imports numpy
 
     if settings.backend == AUTO:  # otherwise there may be no kernels
@@ -40,6 +42,10 @@ def warmup(settings: Settings, refs: Sequence[str], isa: Sequence[str]) -> None:
         status.show(f"{target}: {narration.compiling(done, total, last).human}")
 
     try:
+        if not (backend.warms or isa):
+            backend.kernels()  # raises where there are none
+            _run(settings, refs, status, progress)
+            return
         status.show("Finding out which kernels are needed.")
         models = _checkpoints(settings, refs, status)
         outlines = [_outlined(ckpt, settings) for ckpt in models]
@@ -48,6 +54,27 @@ def warmup(settings: Settings, refs: Sequence[str], isa: Sequence[str]) -> None:
             _say(warmed, len(outlines))
     finally:
         status.clear()
+
+
+def _run(
+    settings: Settings,
+    refs: Sequence[str],
+    status: Status,
+    progress: Callable[[str, int, int, str], None],
+) -> None:
+    """Run each model once, on a backend that compiles kernels when they are first used."""
+    from rbee_worker.loading.run_once import run_once
+
+    if not refs:
+        raise UsageError(
+            f"--backend {settings.backend}: kernels are compiled by running a model.",
+            fix="name it: rbee-worker warmup --backend cuda REF.",
+        )
+    for ckpt in _checkpoints(settings, refs, status):
+        settings = msgspec.structs.replace(settings, model=ckpt.ref)
+        warmed = run_once(settings, partial(progress, ckpt.ref))
+        status.clear()
+        _say(warmed, 1)
 
 
 def _outlined(ckpt: Checkpoint, settings: Settings) -> tuple[ModelOutline, str]:

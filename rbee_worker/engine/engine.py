@@ -15,11 +15,15 @@ from collections.abc import Callable
 from msgspec import Struct, structs
 
 from rbee_worker.constraints.words import Words
+from rbee_worker.engine.adapters import Adapters
 from rbee_worker.engine.figures import Figures
 from rbee_worker.engine.grammars import Grammars
 from rbee_worker.engine.lookup import Drafter, why_no_drafts
 from rbee_worker.engine.messages import (
+    AdapterLoaded,
+    AdapterRefused,
     Cancel,
+    LoadAdapter,
     Output,
     Pooled,
     Preempted,
@@ -27,13 +31,21 @@ from rbee_worker.engine.messages import (
     Rescaled,
     Stats,
     Submit,
+    UnloadAdapter,
 )
 from rbee_worker.engine.rope_length import RopeLengths
 from rbee_worker.engine.runner import Draw, Launched, Results, Runner, Vector
 from rbee_worker.engine.scheduler import Plan, Scheduler
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.engine.stop import StopRules
-from rbee_worker.errors import InferenceFailed, WorkerError, as_worker_error, device_lost
+from rbee_worker.errors import (
+    AdapterError,
+    InferenceFailed,
+    WorkerError,
+    as_worker_error,
+    device_lost,
+    is_out_of_memory,
+)
 from rbee_worker.ops.backend import DeviceGauge
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.specs import in_one_step
@@ -67,14 +79,15 @@ class Engine:
         kv_cache: bool = True,
         speculate: str = "off",
         ropes: RopeLengths = NO_ROPES,
+        adapters: Adapters | None = None,
         start: int | None = None,
         gauge: DeviceGauge | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """ropes: how rotary scaling depends on a sequence's length. kv_cache=False computes every
         sequence anew for each of its tokens. speculate: how tokens are drafted, "off" or "ngram";
-        see `why_no_drafts`. start: see `Decoder.start`. gauge: of the device, if the backend has
-        one."""
+        see `why_no_drafts`. adapters: None if the model takes none. start: see `Decoder.start`.
+        gauge: of the device, if the backend has one."""
         self.runner = runner
         self.pool = pool
         self.scheduler = Scheduler(pool, token_budget=token_budget, max_seqs=max_seqs)
@@ -83,6 +96,7 @@ class Engine:
         drafts = why_no_drafts(pool.groups, kv_cache) is None
         self.speculate = speculate if drafts else "off"
         self._ropes = ropes
+        self.adapters = adapters
         self._start = start
         self._clock = clock
         self._live: dict[str, Sequence] = {}
@@ -117,11 +131,35 @@ class Engine:
         else:
             self._enter(seq)
 
+    def load_adapter(self, m: LoadAdapter) -> None:
+        """Load an adapter, between two steps; the answer is among the next output."""
+        try:
+            if self.adapters is None:
+                raise AdapterError("this engine takes no adapters.", fix="give --lora-slots.")
+            self._out.append(AdapterLoaded(info=self.adapters.load(m.spec)))
+        except Exception as error:
+            known = as_worker_error(error)
+            name, message = m.spec.name, str(known)
+            self._out.append(AdapterRefused(name=name, code=known.code, message=message))
+
+    def unload_adapter(self, m: UnloadAdapter) -> None:
+        """Unload an adapter. Sequences that still use it are given up: their caller has said that
+        there are none."""
+        if self.adapters is None:
+            return
+        self.settle()
+        for seq in [s for s in self._live.values() if s.submit.adapter == m.key]:
+            self._give_up(seq, InferenceFailed("its adapter was unloaded."))
+        self.adapters.unload(m.key)
+
     def _enter(self, seq: Sequence) -> None:
         """Put a sequence into the scheduler's queue, if it is not over already."""
         self._arrivals += 1
         seq.arrival = self._arrivals
         self.scheduler.add(seq)
+        if seq.adapter is None:
+            self._give_up(seq, InferenceFailed("its adapter is not loaded any more."))
+            return
         length = seq.read + seq.n_output
         if not seq.read or length > self.context:
             what = f"{length} tokens, but 1 to {self.context} are possible"
@@ -167,7 +205,8 @@ class Engine:
             limit=limit,
             drafter=drafter,
             rules=StopRules(m.params, m.eos, prompt=prompt, context=context),
-            state=self.pool.new(tokens, self._ropes.salt(rope_len), len(source or ())),
+            state=self.pool.new(tokens, self._salt(m, rope_len), len(source or ())),
+            adapter=0 if self.adapters is None else self.adapters.slot(m.adapter),
             rope_len=rope_len,
             rope_end=self._ropes.end(len(tokens)),
             waits=not self._kv_cache or bool(m.grammar),
@@ -176,6 +215,10 @@ class Engine:
             arrived_s=self._clock(),
             scores=[None] if m.prompt_logprobs else None,
         )
+
+    def _salt(self, m: Submit, rope_len: int) -> bytes:
+        """What a sequence's state depends on besides its tokens."""
+        return self._ropes.salt(rope_len) + m.adapter.encode()
 
     def cancel(self, m: Cancel) -> None:
         """End a sequence wherever it is. An unknown one has already ended: no effect."""
@@ -308,7 +351,7 @@ class Engine:
     def _rescale(self, seq: Sequence, rope_len: int) -> None:
         """A sequence has grown past a length from which on all its tokens use other frequencies."""
         seq.rope_len, seq.rope_end = rope_len, self._ropes.end(len(seq.tokens))
-        self.scheduler.reset(seq, self._ropes.salt(rope_len))
+        self.scheduler.reset(seq, self._salt(seq.submit, rope_len))
         left = len(seq.tokens) - seq.state.computed
         self._out.append(Rescaled(seq=seq.id, tokens=left, past=rope_len - 1))
 
@@ -349,7 +392,8 @@ class Engine:
         lost = device_lost(error)
         if lost is not None:
             raise lost from error
-        log.error("a step of %d sequences failed", len(plan.chunks), exc_info=error)
+        trace = None if is_out_of_memory(error) else error  # where it was makes no difference
+        log.error("a step of %d sequences failed: %s", len(plan.chunks), error, exc_info=trace)
         seqs = [c.seq for c in plan.chunks if c.seq.state is c.state and not c.seq.done]
         if not seqs:
             return

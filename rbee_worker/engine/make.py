@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
+from rbee_worker.engine.adapters import Adapters
 from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.rope_length import RopeLengths
 from rbee_worker.engine.runner import Runner
@@ -27,6 +28,7 @@ def make_engine(
     kv_cache: bool = True,
     speculate: str = "off",
     ropes: Iterable[RopeSpec] = (),
+    adapters: Adapters | None = None,
     start: int | None = None,
     buckets: bool = False,
     overlaps: bool = False,
@@ -37,8 +39,8 @@ def make_engine(
     vocabulary.
 
     token_budget: tokens of a step. context: longest sequence. ropes: every rotary table of the
-    model; start: see `Decoder.start`. buckets, overlaps, gauge: the backend's
-    (`ops.backend.Backend`). trace: report the times of every step.
+    model; start: see `Decoder.start`. adapters: None if it takes none. buckets, overlaps, gauge:
+    the backend's (`ops.backend.Backend`). trace: report the times of every step.
     """
     runner = Runner(
         model,
@@ -48,6 +50,7 @@ def make_engine(
         max_seqs=max_seqs,
         buckets=buckets,
         overlaps=overlaps,
+        adapts=adapters is not None,
         clock=_now_us if trace else None,
     )
     return Engine(
@@ -59,6 +62,7 @@ def make_engine(
         kv_cache=kv_cache,
         speculate=speculate,
         ropes=RopeLengths(ropes),
+        adapters=adapters,
         start=start,
         gauge=gauge,
     )

@@ -10,9 +10,11 @@ from typing import Literal
 
 from msgspec import Struct, structs
 
+from rbee_worker.adapter_spec import AdapterSpec
 from rbee_worker.config import Settings
 from rbee_worker.constraints.words import Words
 from rbee_worker.types import (
+    AdapterInfo,
     EosToken,
     ModelInfo,
     Pool,
@@ -44,6 +46,7 @@ class Submit(Struct, frozen=True, kw_only=True, tag="submit"):
     prompt_logprobs: bool = False
     pool: Pool | None = None  # a vector is wanted, not tokens: `params` say nothing
     second: int = 0  # the first position of the second of two texts; 0: there is one
+    adapter: str = ""  # the key of the adapter that it uses (`AdapterInfo`)
     grammar: str = ""  # what the answer's text must be (constraints/grammar.py); `Words` come first
 
 
@@ -54,11 +57,27 @@ class Cancel(Struct, frozen=True, kw_only=True, tag="cancel"):
     rule: Literal["CANCELLED", "TIMEOUT", "STOP_SEQUENCE"] = "CANCELLED"
 
 
+class LoadAdapter(Struct, frozen=True, kw_only=True, tag="load_adapter"):
+    """Load an adapter from a local path; `AdapterLoaded` or `AdapterRefused` answers it."""
+
+    spec: AdapterSpec
+
+
+class UnloadAdapter(Struct, frozen=True, kw_only=True, tag="unload_adapter"):
+    """Free what `AdapterLoaded` named; no sequence may use it any more. Nothing answers it."""
+
+    key: str
+
+
 class Shutdown(Struct, frozen=True, kw_only=True, tag="shutdown"):
     """Leave the loop and the process."""
 
 
-Command = Configure | Words | Submit | Cancel | Shutdown
+class Ping(Struct, frozen=True, kw_only=True, tag="ping"):
+    """Are you there? Answered with `Pong` at once, also in the middle of a step."""
+
+
+Command = Configure | Words | Submit | Cancel | LoadAdapter | UnloadAdapter | Shutdown | Ping
 
 # ---- engine -> client
 
@@ -132,6 +151,18 @@ class Pooled(Struct, frozen=True, kw_only=True, tag="pooled"):
     data: bytes
 
 
+class AdapterLoaded(Struct, frozen=True, kw_only=True, tag="adapter_loaded"):
+    info: AdapterInfo
+
+
+class AdapterRefused(Struct, frozen=True, kw_only=True, tag="adapter_refused"):
+    """An adapter could not be loaded; `message` is complete."""
+
+    name: str
+    code: str
+    message: str
+
+
 class Finished(Struct, frozen=True, kw_only=True, tag="finished"):
     """The last message of a sequence; `stop` has no text, the client adds it."""
 
@@ -169,9 +200,20 @@ class Stats(Struct, frozen=True, kw_only=True, tag="stats"):
         """These figures, with the counters of the engines before this one added."""
         if earlier is None:
             return self
-        names = ("tokens_in", "tokens_out", "cached_tokens", "preemptions", "steps", "busy_s")
-        added = {name: getattr(self, name) + getattr(earlier, name) for name in names}
+        added = {name: getattr(self, name) + getattr(earlier, name) for name in COUNTERS}
         return structs.replace(self, **added)
+
+
+COUNTERS = (
+    "tokens_in",
+    "tokens_out",
+    "cached_tokens",
+    "preemptions",
+    "steps",
+    "busy_s",
+    "drafted_tokens",
+    "accepted_tokens",
+)  # of `Stats`: they never fall
 
 
 class StepTimes(Struct, frozen=True, kw_only=True, tag="step_times"):
@@ -187,6 +229,12 @@ class StepTimes(Struct, frozen=True, kw_only=True, tag="step_times"):
     drawn: int
 
 
+class Pong(Struct, frozen=True, kw_only=True, tag="pong"):
+    """The engine's process runs."""
+
+    step_s: float  # how long it has been in its step; 0.0 between steps
+
+
 Output = (
     Loading
     | Ready
@@ -197,7 +245,10 @@ Output = (
     | Tokens
     | PromptScores
     | Pooled
+    | AdapterLoaded
+    | AdapterRefused
     | Finished
     | Stats
     | StepTimes
+    | Pong
 )

@@ -52,6 +52,7 @@ class Sequence:
     one_row: bool = False
     drafter: Drafter | None = None
     matcher: Matcher | None = None
+    adapter: int | None = 0  # its slot in the backend's memory; None: it is not loaded
     slot: int = -1  # the sampler's
     solo: bool = False
     strikes: int = 0

@@ -70,12 +70,19 @@ class Step(Struct, frozen=True):
 class StepBuilder:
     """Builds every step's numbers. Those of a decoding step are valid until the next is built."""
 
-    def __init__(self, groups: Seq[StateGroup], block_size: int, *, bucket: int = 0) -> None:
+    def __init__(
+        self,
+        groups: Seq[StateGroup],
+        block_size: int,
+        *,
+        bucket: int = 0,
+        adapts: bool = False,
+    ) -> None:
         """bucket: 0, or the most sequences of a step: decoding steps are then padded with sinks
-        to 1, 2, 4, 8 .. `bucket` sequences."""
+        to 1, 2, 4, 8 .. `bucket` sequences. adapts: sequences may use adapters."""
         self._kinds = _kinds(groups)
         self._block_size = block_size
-        self._bucket = bucket
+        self._bucket, self._adapts = bucket, adapts
         self._decoding: dict[int, _Decoding] = {}  # by number of sequences
 
     def build(self, chunks: Seq[Chunk], drawn: Drawn | None = None) -> Step:
@@ -101,7 +108,8 @@ class StepBuilder:
         found = self._decoding.get(rows)
         if found is None or found.columns < columns:
             room = 1 << columns.bit_length()  # a power of two: room to grow
-            found = _Decoding(self._kinds, self._block_size, rows, room, takes)
+            lines = _Lines(takes, self._adapts)
+            found = _Decoding(self._kinds, self._block_size, rows, room, lines)
             self._decoding[rows] = found
         return found
 
@@ -131,6 +139,7 @@ class StepBuilder:
             kv_lens_host=kv_lens,
             takes=None if drawn is None else np.array(takes, np.int64),
             segments=_segments(chunks),
+            adapters=_adapters([c.seq for c in chunks], [c.count for c in chunks]),
         )
         return Step(numbers, draws, indices, scores, _expected(chunks), _pooled(chunks, starts))
 
@@ -157,6 +166,7 @@ class StepBuilder:
             places=tuple(self._places(spans, writes="source")),
             seq_starts_host=starts,
             kv_lens_host=tuple(counts),
+            adapters=_adapters(seqs, counts),
         )
 
     def _places(self, spans: Seq[Span], *, writes: Kind = "own") -> Iterator[Places]:
@@ -244,6 +254,12 @@ def _segments(chunks: Seq[Chunk]) -> Ints | None:
     return np.concatenate(parts).astype(np.int64)
 
 
+def _adapters(seqs: Seq[Sequence], counts: Seq[int]) -> Ints | None:
+    """The slot of each row's adapter, for so many rows of each sequence; None if none has one."""
+    slots = [seq.adapter or 0 for seq in seqs]
+    return np.repeat(np.array(slots, np.int64), counts) if any(slots) else None
+
+
 def _pooled(chunks: Seq[Chunk], starts: Seq[int]) -> list[PoolRows]:
     """The rows that vectors are made of. starts: as for `_sampled`."""
     found = []
@@ -279,19 +295,27 @@ def _arrays(*parts: Seq[int]) -> list[Ints]:
     return [whole[start:end] for start, end in pairwise(ends)]
 
 
+class _Lines(Struct, frozen=True):
+    """Which lines of numbers decoding steps have besides those of every step."""
+
+    takes: bool
+    adapters: bool
+
+
 class _Decoding:
     """The numbers of a step in which at most `rows` sequences decode; block tables of `columns`."""
 
     def __init__(
-        self, kinds: Seq[Kind], block_size: int, rows: int, columns: int, takes: bool
+        self, kinds: Seq[Kind], block_size: int, rows: int, columns: int, more: _Lines
     ) -> None:
         self.rows, self.columns = rows, columns
         self._kinds, self._size = kinds, block_size
         sources = kinds.count("source")
         # values of padding, by line: tokens, positions, kv_lens, rope_lens, slots of each group,
-        # lens of each group of sources
+        # lens of each group of sources, then adapters and takes where there are any
         places = [0] * len(kinds) + [1] * sources
-        self._sinks = [0, 0, 1, 1, *places, *(-1 for _ in range(takes))]
+        self._sinks = [0, 0, 1, 1, *places, *[0] * more.adapters, *[-1] * more.takes]
+        self._more = more
         numbers: Ints = np.repeat(np.array(self._sinks, np.int64)[:, None], rows, axis=1)
         self._numbers = memoryview(numbers).cast("B").cast("q")  # type: ignore[arg-type]
         self._tables = [_Table(rows, columns) for kind in kinds if kind != "fixed"]
@@ -316,7 +340,8 @@ class _Decoding:
             ),
             seq_starts_host=tuple(range(rows + 1)),
             kv_lens_host=self._lens,
-            takes=numbers[-1] if takes else None,
+            takes=numbers[-1] if more.takes else None,
+            adapters=numbers[-1 - more.takes] if more.adapters else None,
         )
 
     def fill(self, chunks: Seq[Chunk], drawn: Drawn | None) -> StepNumbers:
@@ -333,6 +358,8 @@ class _Decoding:
         sources = [chunk.state.source for chunk in chunks]
         lines = [tokens, positions, lens, ropes, *self._slots(chunks)]
         lines += [sources] * self._kinds.count("source")
+        if self._more.adapters:
+            lines.append([chunk.seq.adapter or 0 for chunk in chunks])
         if drawn is not None:
             lines.append(takes)
         if padding:

@@ -73,7 +73,7 @@ class MoE:
 
     def of(self, x: Array, routed_by: Array, batch: Batch) -> Array:
         """The experts' result for x [N, dim]; the router chooses from `routed_by` [N, dim]."""
-        logits = self.ops.logits(routed_by, self.router.weight, self.router.bias)
+        logits = self.router.logits(routed_by, batch)
         ids, weights = self.ops.route(
             logits, self.routing, bias=self.choice_bias, scales=self.scales
         )

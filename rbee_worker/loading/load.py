@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 
+import rbee_worker
 from rbee_worker.checkpoint import Checkpoint
+from rbee_worker.checkpoint.weight_files import stamp
 from rbee_worker.config import Settings
 from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.lookup import drafting_notes
 from rbee_worker.engine.make import make_engine
 from rbee_worker.engine.messages import Loading
 from rbee_worker.errors import ModelError, is_out_of_memory
+from rbee_worker.kept_memory import KeptMemory
+from rbee_worker.loading.adapters import adapters_of
 from rbee_worker.loading.preflight import outline_of, preflight
 from rbee_worker.loading.purpose import purpose_of
 from rbee_worker.models import build_model
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.random import open_model
 from rbee_worker.ops import Ops
+from rbee_worker.ops.backend import Kept, ModelOutline
 from rbee_worker.ops.backends import backend_notes
 from rbee_worker.state.pool import StatePool
 from rbee_worker.types import ModelInfo
@@ -25,17 +31,21 @@ from rbee_worker.types import ModelInfo
 Report = Callable[[Loading], None]
 
 
-def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
+def load_engine(
+    settings: Settings, report: Report, memory: KeptMemory | None = None
+) -> tuple[Engine, ModelInfo]:
     """Load `settings.model`; report: is told of stages, layers and bytes.
 
-    Raises subclasses of ModelError, and UsageError.
+    memory: where an engine before this one may have left the weights. Raises subclasses of
+    ModelError, and UsageError.
     """
     clock = _Phases()
     report(Loading(stage="opening"))
     ckpt = open_model(settings.model, cache_dir=settings.cache_dir)
     plan = preflight(ckpt, settings)
     backend = plan.backend
-    plan.room(settings, backend.free_bytes(settings))
+    there = 0 if memory is None else memory.usable()  # bytes of weights that are not free any more
+    plan.room(settings, backend.free_bytes(settings) + there)
     clock.done("open")
     outline = outline_of(ckpt, plan.model.context)
     prepared = backend.prepare(outline, settings, plan.kv_dtype, _compiling(report))
@@ -46,11 +56,14 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         weight_bytes=plan.weight_bytes,
         progress=_compiling(report),
         prepared=prepared,
+        kept=None if memory is None else Kept(memory, _weights_key(ckpt, outline)),
     )
     model = _build(ckpt, ops, report)
     clock.done("weights")
+    adapters, loaded = adapters_of(ckpt, ops, settings)
+    clock.done("adapters")
     gauge = backend.gauge(outline, settings, plan.dtype, plan.kv_dtype)
-    room = plan.state(settings, backend.free_bytes(settings))
+    room = plan.state(settings, backend.free_bytes(settings) - plan.adapters.room)
     pool = StatePool(
         model.groups,
         tokens=room.tokens,
@@ -60,11 +73,11 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         prefix_cache=settings.prefix_cache and settings.kv_cache,
         snapshots=room.snapshots,
     )
-    memory = backend.state(ops, pool, plan.kv_dtype)
+    state = backend.state(ops, pool, plan.kv_dtype)
     executable = backend.executable(model, settings, kv_dtype=plan.kv_dtype, longest=room.context)
     engine = make_engine(
         executable,
-        memory,
+        state,
         ops.sampling(model.vocab_size),
         pool,
         token_budget=settings.token_budget,
@@ -73,6 +86,7 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         kv_cache=settings.kv_cache,
         speculate=settings.speculate,
         ropes=model.ropes,
+        adapters=adapters,
         start=model.start,
         buckets=backend.buckets,
         overlaps=backend.overlaps,
@@ -92,12 +106,14 @@ def load_engine(settings: Settings, report: Report) -> tuple[Engine, ModelInfo]:
         kv_tokens=room.tokens,
         block_size=settings.block_size,
         weight_bytes=plan.weight_bytes,
-        kv_bytes=memory.nbytes,
+        kv_bytes=state.nbytes,
         n_layers=len(model.blocks),
         n_parameters=model.n_parameters,
         purpose=purpose_of(ckpt, model, settings),
         dimensions=model.width,
         speculate=engine.speculate,
+        adapters=loaded,
+        adapter_bytes=plan.adapters.nbytes,
         load_s=clock.seconds,
         notes=(
             *(*backend_notes(settings), *prepared.notes),
@@ -115,6 +131,12 @@ def _compiling(report: Report) -> Callable[[int, int, str], None]:
         report(Loading(stage="compiling", item=name, layers_loaded=done, layers_total=total))
 
     return told
+
+
+def _weights_key(ckpt: Checkpoint, outline: ModelOutline) -> bytes:
+    """See `Kept`: the same files, read by the same program."""
+    known = repr((rbee_worker.__version__, outline.key, stamp(ckpt.path)))
+    return hashlib.sha256(known.encode()).digest()
 
 
 def _build(ckpt: Checkpoint, ops: Ops, report: Report) -> Decoder:

@@ -13,9 +13,11 @@ from rbee_worker.checkpoint.formats import FLOATS, INTEGERS
 from rbee_worker.checkpoint.summary import summarize
 from rbee_worker.config import Settings
 from rbee_worker.errors import ModelError, UsageError
+from rbee_worker.loading.adapters import NO_ADAPTERS, AdapterPlan, plan_adapters
 from rbee_worker.loading.memory import StatePlan, plan_state
 from rbee_worker.models import outline_model, plan_model
 from rbee_worker.models.base import Decoder
+from rbee_worker.ops.adapted import sites_for
 from rbee_worker.ops.backend import Backend, ModelOutline
 from rbee_worker.ops.backends import choose_backend
 from rbee_worker.ops.plan import PlanOps
@@ -36,6 +38,7 @@ class Preflight:
     held: PlanOps
     dtype: str
     kv_dtype: str
+    adapters: AdapterPlan = NO_ADAPTERS
 
     @property
     def weight_bytes(self) -> int:
@@ -49,6 +52,13 @@ class Preflight:
         Raises ModelError if they do not fit, UsageError for impossible sizes.
         """
         left = free_bytes - self.weight_bytes
+        if left < self.adapters.nbytes and left >= 0:
+            raise ModelError(
+                f"adapters need {self.adapters.nbytes:,} bytes beside the weights; {left:,} are "
+                "free.",
+                fix="give fewer --lora-slots or a lower --lora-rank, or free some memory.",
+            )
+        left -= self.adapters.nbytes
         if left < 0:
             raise ModelError(
                 f"the weights need {self.weight_bytes:,} bytes as {self.dtype}; "
@@ -78,11 +88,13 @@ def preflight(ckpt: Checkpoint, settings: Settings) -> Preflight:
     formats = {use.format: use.nbytes for use in summarize(ckpt.source).formats}
     dtype = backend.compute_dtype(settings, ckpt.kind, formats)
     held = backend.plan_ops(dtype, settings)
+    held.sites = sites_for(settings)
     model = plan_model(ckpt, held)
     packed = not (FLOATS | INTEGERS).issuperset(formats)
     # keys that last for one step are few: they stay exact
     kv = backend.kv_dtype(settings, dtype, packed and not in_one_step(model.groups))
-    return Preflight(backend, model, held, dtype, kv)
+    adapters = plan_adapters(ckpt, settings, held.sites)
+    return Preflight(backend, model, held, dtype, kv, adapters)
 
 
 def outline_of(ckpt: Checkpoint, context: int) -> ModelOutline:

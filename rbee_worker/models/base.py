@@ -54,6 +54,9 @@ class Decoder:
     carried: int = 0
     start: int | None = None
 
+    def __post_init__(self) -> None:
+        self.out.withdraw()
+
     @property
     def width(self) -> int:
         """The columns of a hidden state."""

@@ -7,7 +7,7 @@ one, and the heads that score a text.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rbee_worker.errors import CheckpointError, UnsupportedModel
@@ -110,6 +110,10 @@ class Scores:
     out: Linear
     norm: Callable[[Array], Array] | None = None
 
+    def __post_init__(self) -> None:
+        self.dense.withdraw()
+        self.out.withdraw()
+
     def __call__(self, rows: Array) -> Array:
         """rows [S, dim] -> float32 [S, classes]"""
         x = self.ops.linear(rows, self.dense.weight, self.dense.bias, precise=True)
@@ -189,7 +193,7 @@ def attention(
     maps = w.linear(qkv, dim, 3 * dim if fused else (dim, dim, dim), bias=bias)
     return Attention(
         ops=w.ops,
-        qkv=Linear(w.ops, maps.weight, maps.bias, (dim, dim, dim), maps.precise),
+        qkv=replace(maps, widths=(dim, dim, dim)),
         out=w.linear(out, dim, dim, bias=bias),
         where=w.states.add(StepKV(heads, width, width)),
         heads=heads,

@@ -99,12 +99,14 @@ class Weights:
             both = [(fused, sum(widths))]
         parts = [self._take(f"{n}.weight", (width, n_in)) for n, width in both]
         offset = [self._take(f"{n}.bias", (width,)) for n, width in both] if bias else None
+        sites, named = self.ops.sites, [(self._prefix + n, rows) for n, rows in both]
         return Linear(
             self.ops,
             self.ops.matrix(parts),
             self.ops.vector(offset) if offset is not None else None,
             tuple(widths),
             self._precise,
+            site=None if sites is None else sites.add(named, n_in),
         )
 
     def matrix(self, name: str, rows: int, cols: int) -> Weight:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import get_args
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -26,7 +27,7 @@ from rbee_worker.observe.subjects import (
     TokenFigures,
     WorkerFigures,
 )
-from rbee_worker.types import ModelInfo, Token
+from rbee_worker.types import ModelInfo, Token, WorkerState
 
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -98,6 +99,10 @@ class Gauges(Collector):
     def collect(self) -> Iterator[Metric]:
         worker = self._worker
         yield _gauge("ready", "1 when the worker takes work", float(worker.state == "ready"))
+        states = GaugeMetricFamily("rbee_state", "1 for the worker's state", labels=["state"])
+        for state in get_args(WorkerState):
+            states.add_metric([state], float(worker.state == state))
+        yield states
         yield _gauge("jobs_live", "jobs that have not ended", len(worker.jobs.live()))
         yield _gauge("uptime_seconds", "since the process started", worker.age())
         yield _count("engine_restarts", "engine processes lost and replaced", worker.restarts)

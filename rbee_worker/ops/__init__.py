@@ -24,6 +24,7 @@ from rbee_worker.ops.wkv import Wkv
 
 if TYPE_CHECKING:
     from rbee_worker.checkpoint.formats import Packed
+    from rbee_worker.ops.adapted import AdapterMemory, Site, Sites
     from rbee_worker.ops.batch import Array, Batch
     from rbee_worker.ops.sampling import Sampling
     from rbee_worker.state.specs import StateRef
@@ -32,11 +33,13 @@ __all__ = ["OPERATIONS", "Activation", "Ops", "RopeSpec", "Routing", "Weight"]
 
 
 class Ops(Recurrences, RgLru, GatedDelta, Wkv, ABC):
-    """A backend's operations. `device` and `dtype` (of computing) never change."""
+    """A backend's operations. `device` and `dtype` (of computing) never change. sites: where
+    adapters may add to the model that is built with these; None if there are to be none."""
 
     name: str
     device: str
     dtype: str  # "f32", "bf16", "f16"
+    sites: Sites | None = None
 
     def lacks(self, operation: str) -> UnsupportedModel:
         """The error for an operation that this backend does not have. An operation that some
@@ -49,6 +52,11 @@ class Ops(Recurrences, RgLru, GatedDelta, Wkv, ABC):
     @abstractmethod
     def sampling(self, vocab_size: int) -> Sampling:
         """The operations from a vocabulary's logits to tokens, on this backend's device."""
+
+    @property
+    def adapters(self) -> AdapterMemory:
+        """The memory of loaded adapters; only where there are `sites`."""
+        raise self.lacks("adapted")
 
     # ---- weights
 
@@ -108,6 +116,12 @@ class Ops(Recurrences, RgLru, GatedDelta, Wkv, ABC):
         """x [N, cols] times the transposed weight, plus bias: [N, rows]. A row's result is bitwise
         independent of the other rows. precise: errors would persist (keys, values), so a backend
         that rounds activations rounds them less here."""
+
+    def adapted(self, y: Array, x: Array, site: Site, batch: Batch) -> Array:
+        """y [N, rows] plus scale * B (A x) of each row's adapter at this site, for x [N, cols], in
+        float32. A row without an adapter, or whose adapter has nothing here, stays as it is. y is
+        not used after this; the result may take its memory."""
+        raise self.lacks("adapted")
 
     @abstractmethod
     def heads_linear(self, x: Array, weight: Weight) -> Array:
@@ -276,4 +290,6 @@ class Ops(Recurrences, RgLru, GatedDelta, Wkv, ABC):
 
 
 # Every operation, those that a backend may lack among them.
-OPERATIONS = Ops.__abstractmethods__ | {"previous", "lerp", "wkv", "wkv_delta", "keep"}
+OPERATIONS = Ops.__abstractmethods__ | {
+    *("previous", "lerp", "wkv", "wkv_delta", "keep", "adapted")
+}

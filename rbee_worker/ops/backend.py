@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rbee_worker.errors import UsageError
+from rbee_worker.kept_memory import KeptMemory
 from rbee_worker.ops.batch import Array, Batch, StepNumbers
 from rbee_worker.state.specs import StateGroup
 
@@ -59,6 +61,14 @@ class Prepared(Protocol):
     def notes(self) -> tuple[str, ...]:
         """What a person should know of it, in lines; complete once a model is recorded."""
         ...
+
+
+class Kept(NamedTuple):
+    """Memory that outlives this engine, and what is to be in it: a key of 32 bytes, equal only for
+    the same weights held in the same way."""
+
+    memory: KeptMemory
+    key: bytes
 
 
 class Warmed(NamedTuple):
@@ -228,6 +238,13 @@ class Backend(ABC):
         target.
         """
 
+    def kernels(self) -> tuple[Path, int]:
+        """Where compiled kernels are kept, and how many; of a backend that does not warm: it
+        compiles them when they are first used (`loading/run_once.py`)."""
+        raise UsageError(
+            f"--backend {self.name} has no kernels to compile.", fix="use another --backend."
+        )
+
     # ---- a model that runs
 
     @abstractmethod
@@ -239,10 +256,12 @@ class Backend(ABC):
         weight_bytes: int,
         progress: Progress,
         prepared: Prepared | None = None,
+        kept: Kept | None = None,
     ) -> Ops:
         """The operations to build a model with. weight_bytes: the planned size of its weights.
 
         prepared: what `prepare` of this backend returned; without it, all is made when needed.
+        kept: where the weights may be held so that the engine after this one has them at once.
         """
 
     @abstractmethod

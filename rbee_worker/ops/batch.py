@@ -48,8 +48,8 @@ Places = PagedPlaces | FixedPlaces
 class StepNumbers:
     """N rows (tokens) of B sequences, of which S are sampled, as numbers on the host.
 
-    The fields are those of `Batch`; places: one per state group. segments: int64 [N], or None if
-    all are 0. takes: int64 [N]; a row's token is
+    The fields are those of `Batch`; places: one per state group. segments, adapters: int64 [N], or
+    None if all are 0. takes: int64 [N]; a row's token is
     this draw of the previous step, or `tokens` has it if this is -1 (None: `tokens` has all). If
     that draw has no result (-1, or the step failed), any token will do: the row's result is
     dropped.
@@ -69,6 +69,7 @@ class StepNumbers:
     kv_lens_host: Sequence[int]
     takes: Ints | None = None
     segments: Ints | None = None
+    adapters: Ints | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ class Batch:
     engine/rope_length.py); sample_rows: int64 [S], the rows whose logits are needed.
     `seq_starts_host` and `kv_lens_host` are the same numbers on the host, for launch shapes.
     embeds: (rows int64 [E], values [E, dim]) that replace the rows' embeddings. segments: int64
-    [N], which of an encoder's two texts each row belongs to; None: all to the first.
+    [N], which of an encoder's two texts each row belongs to; None: all to the first. adapters:
+    int64 [N], the slot of each row's adapter, 0 for none (`ops.adapted`); None: no row has one.
 
     A batch may come again with other numbers in its arrays and lists, never with other arrays, so
     code that has checked the arrays once may recognize the batch by its identity.
@@ -150,6 +152,7 @@ class Batch:
     kv_lens_host: Sequence[int]
     embeds: tuple[Array, Array] | None = None
     segments: Array | None = None
+    adapters: Array | None = None
 
     @classmethod
     def make(
@@ -182,4 +185,5 @@ class Batch:
             seq_starts_host=numbers.seq_starts_host,
             kv_lens_host=numbers.kv_lens_host,
             segments=None if numbers.segments is None else put(numbers.segments),
+            adapters=None if numbers.adapters is None else put(numbers.adapters),
         )

@@ -20,6 +20,7 @@ from rbee_worker.checkpoint.formats import (
     TensorSource,
 )
 from rbee_worker.ops import Weight
+from rbee_worker.ops.adapted import Sites
 
 DTYPE_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i8": 1, "f8": 1}
 
@@ -36,6 +37,7 @@ class PlanOps:
     """Counts what a backend would store: matrices in `dtype`, vectors in float32.
 
     held: gives the form of a stored matrix (name, bytes) for its file format, rows and columns.
+    sites: as in `Ops`.
     """
 
     name = "plan"
@@ -44,6 +46,7 @@ class PlanOps:
         self, dtype: str, *, held: Callable[[str, int, int], tuple[str, int]] | None = None
     ) -> None:
         self.dtype = dtype
+        self.sites: Sites | None = None
         self._held_as = held
         self.device = "none"
         self.uses: dict[tuple[str, str], Use] = {}  # by (format in the file, stored form)

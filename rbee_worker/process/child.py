@@ -14,15 +14,18 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from rbee_worker.kept_memory import KeptMemory
+
 MODULE = "rbee_worker.process.main"
 
 
 @dataclass(frozen=True)
 class Child:
-    """A process and our end of its link."""
+    """A process, our end of its link, and the memory that those after it will have too."""
 
     process: subprocess.Popen[bytes]
     link: socket.socket
+    kept: KeptMemory | None
 
     def end(self) -> None:
         """Close the link and wait until the process is gone."""
@@ -36,19 +39,22 @@ class Child:
 _EARLY: ContextVar[list[Child]] = ContextVar("rbee_early_engine")
 
 
-def spawn(module: str = MODULE) -> Child:
-    """Start a process that runs `module`; it exits when its link is closed."""
+def spawn(module: str = MODULE, kept: KeptMemory | None = None) -> Child:
+    """Start a process that runs `module`; it exits when its link is closed. kept: the memory of the
+    process before it."""
     ours, theirs = socket.socketpair()
+    kept = kept or KeptMemory.create()
+    passed = [theirs.fileno(), *([] if kept is None else [kept.fd])]
     with theirs:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, str(theirs.fileno())],
-            pass_fds=(theirs.fileno(),),
+            [sys.executable, "-m", module, *map(str, passed)],
+            pass_fds=passed,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # stdout belongs to the worker
             stderr=subprocess.PIPE,
             bufsize=0,
         )
-    return Child(process, ours)
+    return Child(process, ours, kept)
 
 
 @contextmanager
@@ -64,7 +70,7 @@ def early(wanted: bool) -> Iterator[None]:
             unclaimed.end()
 
 
-def claim(module: str = MODULE) -> Child:
+def claim(module: str = MODULE, kept: KeptMemory | None = None) -> Child:
     """The process that was started early, or else a new one."""
     waiting = _EARLY.get([])
-    return waiting.pop() if waiting and module == MODULE else spawn(module)
+    return waiting.pop() if waiting and module == MODULE else spawn(module, kept)

@@ -17,6 +17,8 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from rbee_worker.kept_memory import KeptMemory
+from rbee_worker.machine import killed_for_memory
 from rbee_worker.process import child
 from rbee_worker.process.link import Link, socket_pair
 from rbee_worker.process.port import Port
@@ -24,7 +26,8 @@ from rbee_worker.process.port import Port
 if TYPE_CHECKING:
     from rbee_worker.process.main import Loader
 
-PATIENCE_S = 5.0  # seconds that an engine gets to exit by itself
+PATIENCE_S = 5.0  # seconds in which a process that has to exit is gone
+CLOSING_S = 1.0  # seconds that an engine gets to exit by itself when its link is closed
 log = logging.getLogger(__name__)
 
 _TAIL_LINES = 12
@@ -39,6 +42,11 @@ class EngineHost(ABC):
     def __init__(self) -> None:
         self._busy = asyncio.Lock()  # `close` waits until an engine that is starting has started
         self._open = False
+
+    @property
+    def open(self) -> bool:
+        """Whether the engine was started and not closed."""
+        return self._open
 
     async def start(self) -> None:
         """Start the engine; returns before it has loaded anything."""
@@ -87,17 +95,20 @@ class ProcessHost(EngineHost):
     """A child process that runs `module`. Its stderr is passed on, and its last lines are kept for
     `last_words`."""
 
-    def __init__(self, module: str = child.MODULE) -> None:
+    def __init__(self, module: str = child.MODULE, kept: KeptMemory | None = None) -> None:
+        """kept: of the process whose place this one takes."""
         super().__init__()
         self._module = module
+        self._kept = kept
         self._process: subprocess.Popen[bytes] | None = None
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._pump: asyncio.Task[None] | None = None
         self._killed = ""
+        self._short_before = killed_for_memory()
 
     async def _spawn(self) -> socket.socket:
-        started = child.claim(self._module)
-        self._process = started.process
+        started = child.claim(self._module, self._kept)
+        self._process, self._kept = started.process, started.kept
         assert started.process.stderr is not None
         reader = asyncio.StreamReader()
         await asyncio.get_running_loop().connect_read_pipe(
@@ -107,13 +118,18 @@ class ProcessHost(EngineHost):
         return started.link
 
     def successor(self) -> ProcessHost:
-        return ProcessHost(self._module)
+        return ProcessHost(self._module, self._kept)
 
     @property
     def killed_by_others(self) -> bool:
-        """By a person, say, or by a system short of memory: with SIGKILL, which no fault sends."""
+        """By a person, say: with SIGKILL, which no fault sends. Where the system has killed for
+        memory meanwhile, the engine and what it ran are taken to be the reason."""
         ended = self._process is not None and self._process.poll() == -signal.SIGKILL
-        return ended and not self._killed
+        return ended and not self._killed and not self._short_of_memory
+
+    @property
+    def _short_of_memory(self) -> bool:
+        return killed_for_memory() > self._short_before
 
     def kill(self, why: str) -> None:
         self._killed = why
@@ -137,16 +153,22 @@ class ProcessHost(EngineHost):
         if code < 0 and not self._killed:
             with suppress(ValueError):
                 how = f"killed by {signal.Signals(-code).name}"
+            if code == -signal.SIGKILL and self._short_of_memory:
+                how += ", as memory has run out"
         return f"{how}; its last line: {self._tail[-1]}" if self._tail else how
 
     async def _reap(self, patient: bool) -> None:
         if self._process is None:
             return
         try:
-            await self._end(PATIENCE_S if patient else 0)
+            await self._end(CLOSING_S if patient else 0)
         except TimeoutError:
             self._process.kill()
-            await self._end(PATIENCE_S)
+            try:
+                await self._end(PATIENCE_S)
+            except TimeoutError:  # a driver or a file system holds it; it must not hold us too
+                log.error("the engine's process %d cannot be ended", self._process.pid)
+                return
         if self._pump is not None:
             await self._pump
 

@@ -1,4 +1,6 @@
-"""The engine process: `python -m rbee_worker.process.main FD`, started by `EngineClient` only.
+"""The engine process: `python -m rbee_worker.process.main FD [FD]`, started by `EngineClient` only.
+
+The descriptors are its end of the link and the memory for its weights.
 
 Its loop takes commands, runs a step and sends the results; it sleeps while there is nothing to do.
 It lives exactly as long as its client: when the socket closes it exits at once, in the middle of a
@@ -14,6 +16,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rbee_worker.constraints.words import Words
@@ -21,13 +24,17 @@ from rbee_worker.engine.messages import (
     Cancel,
     Command,
     Configure,
+    LoadAdapter,
     LoadFailed,
     Loading,
     Ready,
     Shutdown,
     Submit,
+    UnloadAdapter,
 )
+from rbee_worker.errors import device_lost
 from rbee_worker.extras import explained
+from rbee_worker.kept_memory import KeptMemory
 from rbee_worker.observe import log
 from rbee_worker.process.port import Port, PortClosed
 
@@ -49,7 +56,9 @@ def serve(port: Port, load: Loader) -> None:
             engine.tell = port.send
         while engine is not None and _obey(engine, port.receive(wait=engine.idle)):
             if not engine.idle:
-                port.send(engine.step())
+                with port.step():
+                    outputs = engine.step()
+                port.send(outputs)
     except PortClosed:
         _log.debug("the client is gone")
 
@@ -65,7 +74,7 @@ def _load(port: Port, load: Loader) -> Engine | None:
     except PortClosed:
         raise
     except Exception as error:
-        known = explained(error)
+        known = explained(error) or device_lost(error)
         if known is not None:
             port.send([LoadFailed(code=known.code, message=str(known), exit_code=known.exit_code)])
             return None
@@ -86,12 +95,16 @@ def _obey(engine: Engine, commands: list[Command]) -> bool:
             engine.learn(command)
         elif isinstance(command, Cancel):
             engine.cancel(command)
+        elif isinstance(command, LoadAdapter):
+            engine.load_adapter(command)
+        elif isinstance(command, UnloadAdapter):
+            engine.unload_adapter(command)
         elif isinstance(command, Shutdown):
             return False
     return True
 
 
-def _loader() -> Loader:
+def _loader(kept: KeptMemory | None) -> Loader:
     """The function that loads an engine; imported now, while the client finds the model.
 
     If a package is missing, or memory for it, the returned function raises the error, when the
@@ -102,15 +115,16 @@ def _loader() -> Loader:
         from rbee_worker.ops.backends import preload
 
         preload()
+        return partial(load_engine, memory=kept)
     except (ImportError, OSError, MemoryError) as error:
         missing = error
 
-        def load_engine(
+        def failing(
             settings: Settings, report: Callable[[Loading], None]
         ) -> tuple[Engine, ModelInfo]:
             raise missing
 
-    return load_engine
+        return failing
 
 
 def main() -> None:
@@ -127,8 +141,9 @@ def main() -> None:
     # finding plug-ins for other devices reads every package's metadata.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
-    port = Port(socket.socket(fileno=int(sys.argv[1])), on_close=lambda: os._exit(0))
-    load_engine = _loader()
+    link, *kept = map(int, sys.argv[1:])
+    port = Port(socket.socket(fileno=link), on_close=lambda: os._exit(0))
+    load_engine = _loader(KeptMemory(kept[0]) if kept else None)
 
     def load(settings: Settings, report: Callable[[Loading], None]) -> tuple[Engine, ModelInfo]:
         loaded = load_engine(settings, report)

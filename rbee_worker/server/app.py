@@ -40,7 +40,7 @@ def build_app(worker: Worker) -> ASGIApp:
         router,
         {WorkerError: on_worker_error, HTTPException: on_http_exception, 404: not_found(paths)},
     )
-    public = {route.path for route in page} | {"/health"}
+    public = {route.path for route in page} | {"/health", "/v1/health"}
     gate = ErrorForms(Gate(inner, worker, public))
     origins = cors_origins(worker.settings)
     if not origins:

@@ -45,6 +45,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "/api/embed": {"a text": {"input": "The bee hums."}},
     "/api/embeddings": {"a text": {"prompt": "The bee hums."}},
     "/api/show": {"the model": {}},
+    "/completion": {"a prompt": {"prompt": "The bee", "n_predict": 16}},
+    "/embedding": {"a text": {"content": "The bee hums."}},
     "/v1/embeddings": {
         "a text": {"input": "The bee hums."},
         "several": {"input": ["The bee hums.", "The fly too."], "dimensions": 4},

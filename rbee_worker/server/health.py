@@ -174,7 +174,7 @@ def progress(worker: Worker) -> Progress:
     state = worker.state
     if state == "failed":
         return Progress(stage="failed", reason=worker.reason)
-    if state != "loading":
+    if state not in ("loading", "restarting"):
         return Progress(stage="ready")
     step = worker.loading
     return Progress(
@@ -205,7 +205,7 @@ def worker_info(worker: Worker) -> dict[str, Any]:
 def worker_status(worker: Worker) -> str:
     """starting, ready, busy or stopped."""
     state = worker.state
-    if state in ("loading", "restarting"):
+    if state in ("loading", "restarting", "stalled"):
         return "starting"
     if state in ("draining", "failed"):
         return "stopped"

@@ -32,6 +32,8 @@ State = Literal["queued", "running", "done", "cancelled", "timeout", "failed"]
 
 
 HEAVY = 64  # size of an event, in tokens, from which rendering it takes long
+# Most that finished jobs hold together, in tokens (`weight`): an event of one takes 300 bytes.
+MOST_KEPT = 1 << 20
 
 
 def weight(event: Event) -> int:
@@ -115,6 +117,8 @@ class Job:
     send_ms: float = 0.0  # time spent so far on writing its events to streams
     sent_events: int = 0
     finished: float | None = None  # Unix seconds
+    ended_s: float = 0.0  # monotonic: a clock that jumps must not end a job's time
+    weight: int = 0  # of all events, once it has finished
     last_token: float | None = None  # monotonic seconds
     drawn: int = 0  # output tokens in the log so far
     pump: asyncio.Task[None] | None = None
@@ -217,7 +221,8 @@ class Job:
 class Jobs:
     """Jobs by id: live ones always, finished ones for a while.
 
-    A finished job is removed after `keep_s` seconds, or once `keep_n` jobs have finished after it.
+    A finished job is removed after `keep_s` seconds, once `keep_n` jobs have finished after it, or
+    when there are others and all together are larger than `MOST_KEPT`.
     """
 
     def __init__(
@@ -231,6 +236,7 @@ class Jobs:
         self._kept: set[str] = set()  # ids of live jobs that can be found
         self._finished: OrderedDict[str, Job] = OrderedDict()  # oldest first
         self._by_key: dict[str, Job] = {}  # kept jobs by their Idempotency-Key
+        self._weight = 0  # of `_finished`
 
     def add(self, job: Job, *, keep: bool) -> None:
         """keep: `get` finds the job, now and for a while after it has ended."""
@@ -243,9 +249,13 @@ class Jobs:
     def finish(self, job: Job) -> None:
         """The job has just ended."""
         job.finished = job.finished or time.time()
+        # one of an earlier process has a part of its time behind it
+        job.ended_s = time.monotonic() - max(0.0, time.time() - job.finished)
         del self._live[job.id]
         if job.id in self._kept:
             self._kept.remove(job.id)
+            job.weight = sum(map(weight, job.log.events))
+            self._weight += job.weight
             self._finished[job.id] = job
             self._tidy()
 
@@ -286,13 +296,14 @@ class Jobs:
         yield from reversed(self._finished.values())
 
     def _tidy(self) -> None:
-        horizon = time.time() - self._keep_s
+        horizon = time.monotonic() - self._keep_s
         while self._finished:
             oldest = next(iter(self._finished.values()))
-            assert oldest.finished is not None
-            if len(self._finished) <= self._keep_n and oldest.finished > horizon:
+            small = self._weight <= MOST_KEPT or len(self._finished) == 1
+            if small and len(self._finished) <= self._keep_n and oldest.ended_s > horizon:
                 return
             self._finished.popitem(last=False)
+            self._weight -= oldest.weight
             if oldest.asked is not None:
                 del self._by_key[oldest.asked.key]
             if self._removed is not None:

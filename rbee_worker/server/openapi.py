@@ -41,7 +41,7 @@ WORDS = {
     429: "The queue is full",
     431: "Too many headers",
     500: "This request failed",
-    503: "Not ready: loading, restarting, draining or failed",
+    503: "Not ready: loading, restarting, stalled, draining or failed",
     507: "Out of memory for this request",
 }
 HEADERS: dict[str, tuple[str, dict[str, Any], str]] = {  # name, schema, example
@@ -54,6 +54,8 @@ STREAMS = {
     "/v1/chat/completions": ChatChunk,
     "/v1/messages": dict[str, Any],
     "/v1/responses": dict[str, Any],
+    "/completion": dict[str, Any],
+    "/infill": dict[str, Any],
 }
 
 
@@ -171,15 +173,16 @@ def _operation(op: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
     }
     if op.deprecated:
         entry["deprecated"] = True
-    if op.path == "/health":
+    if op.path in ("/health", "/v1/health"):
         entry["security"] = []
     parameters = _path_and_headers(op)
     if parameters:
         entry["parameters"] = parameters
     if op.body is not None:
         content: dict[str, Any] = {"schema": schemas[f"body {op.method} {op.path}"]}
-        if op.path in EXAMPLES:
-            content["examples"] = {k: {"value": v} for k, v in EXAMPLES[op.path].items()}
+        examples = EXAMPLES.get(op.same_as or op.path)
+        if examples is not None:
+            content["examples"] = {k: {"value": v} for k, v in examples.items()}
         entry["requestBody"] = {"required": True, "content": {"application/json": content}}
     return entry
 
@@ -188,6 +191,8 @@ def _path_and_headers(op: Operation) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     if "{job_id}" in op.path:
         found.append(_parameter("path", "job_id", {"type": "string"}, "job-1f0c2d"))
+    if "{slot}" in op.path:
+        found.append(_parameter("path", "slot", {"type": "string"}, "0"))
     if "{digest}" in op.path:
         found.append(_parameter("path", "digest", {"type": "string"}, "sha256:1f0c2d"))
     if "{response_id}" in op.path:
@@ -229,7 +234,7 @@ def _responses(op: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
     if op.lines:  # each line is one
         content["application/x-ndjson"] = {"schema": answer}
     if op.events:
-        shape = schemas.get(f"stream {op.path}", schemas["event"])
+        shape = schemas.get(f"stream {op.same_as or op.path}", schemas["event"])
         stream: dict[str, Any] = {"schema": _server_sent(shape)}
         if op.path.endswith("{job_id}/stream"):
             stream["example"] = EVENTS

@@ -7,6 +7,7 @@ route that is not in it does not exist.
 from __future__ import annotations
 
 from rbee_worker.server import (
+    adapters,
     describe,
     health,
     job_routes,
@@ -18,10 +19,12 @@ from rbee_worker.server import (
 from rbee_worker.server.anthropic import messages as anthropic
 from rbee_worker.server.anthropic import schemas as anthropic_schemas
 from rbee_worker.server.headers import IDEMPOTENCY, RESUME
+from rbee_worker.server.llamacpp import routes as llamacpp
 from rbee_worker.server.ollama import routes as ollama
 from rbee_worker.server.openai import chat, completions, embeddings, models
 from rbee_worker.server.openai import schemas as openai_schemas
 from rbee_worker.server.operation import (
+    ADAPTERS,
     ANTHROPIC,
     JOB,
     LANGUAGE,
@@ -34,7 +37,7 @@ from rbee_worker.server.operation import (
 )
 from rbee_worker.server.responses import routes as responses
 
-OPERATIONS: tuple[Operation, ...] = (
+_OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", "/health", health.health, STATE, "The process lives", answer=health.Health),
     Operation(
         "GET",
@@ -218,6 +221,33 @@ OPERATIONS: tuple[Operation, ...] = (
         errors=(404,),
     ),
     Operation(
+        "GET",
+        "/v1/adapters",
+        adapters.listing,
+        ADAPTERS,
+        "The adapters that requests can name as their model",
+        answer=adapters.AdapterList,
+    ),
+    Operation(
+        "POST",
+        "/v1/adapters",
+        adapters.load,
+        ADAPTERS,
+        "Load an adapter",
+        body=adapters.AdapterEnvelope,
+        answer=adapters.AdapterCard,
+        errors=(400, 403, 404, 408, 413, 503),
+    ),
+    Operation(
+        "DELETE",
+        "/v1/adapters/{name:path}",
+        adapters.unload,
+        ADAPTERS,
+        "Unload an adapter that no request uses",
+        answer=adapters.AdapterCard,
+        errors=(400, 403, 404, 503),
+    ),
+    Operation(
         "POST",
         "/v1/embeddings",
         embeddings.embeddings,
@@ -300,4 +330,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     *responses.OPERATIONS,
     *ollama.OPERATIONS,
+    *llamacpp.OPERATIONS,
 )
+
+OPERATIONS = (*_OPERATIONS, *llamacpp.aliases(_OPERATIONS))

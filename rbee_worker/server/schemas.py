@@ -171,12 +171,21 @@ class InferResult(Struct, frozen=True, kw_only=True):
 class TokenizeEnvelope(Struct, kw_only=True):
     text: str | None = None
     content: str | None = None  # llama.cpp's name for text
-    add_special: bool | None = None  # null: as for a prompt, one opening token
+    # null: of text, as for a prompt, one opening token; of content, as in llama.cpp, none
+    add_special: bool | None = None
     parse_special: bool = True
+    with_pieces: bool = False  # llama.cpp's: tokens with their texts
+
+
+class TokenPiece(Struct, frozen=True, kw_only=True):
+    """piece: the bytes, where they are no text."""
+
+    id: int
+    piece: str | list[int]
 
 
 class Tokenized(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    tokens: list[int]
+    tokens: list[int | TokenPiece]
     count: int
     pieces: list[str]
     warnings: tuple[str, ...] = ()
@@ -188,7 +197,10 @@ class DetokenizeEnvelope(Struct, kw_only=True):
 
 
 class Detokenized(Struct, frozen=True):
+    """content: llama.cpp's name for text."""
+
     text: str
+    content: str
 
 
 class TemplateEnvelope(PromptFields, kw_only=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -27,9 +28,13 @@ from rbee_worker.server.schemas import (
     TemplateEnvelope,
     Tokenized,
     TokenizeEnvelope,
+    TokenPiece,
 )
 from rbee_worker.session.prepare import encoded, rendered
 from rbee_worker.types import Request
+
+if TYPE_CHECKING:
+    from rbee_worker.tokenizer.core import Tokenizer
 
 
 async def tokenize(http: HttpRequest) -> Response:
@@ -46,9 +51,15 @@ async def tokenize(http: HttpRequest) -> Response:
     assert text is not None
 
     def make() -> Tokenized:
-        ids, warnings = encoded(engine.tokenizer, text, given.add_special, given.parse_special)
+        add = given.add_special
+        if add is None and name == "content":
+            add = False
+        ids, warnings = encoded(engine.tokenizer, text, add, given.parse_special)
         pieces = [engine.tokenizer.token_text(i) for i in ids]
-        return Tokenized(tokens=list(ids), count=len(ids), pieces=pieces, warnings=warnings)
+        tokens: list[int | TokenPiece] = list(ids)
+        if given.with_pieces:
+            tokens = [TokenPiece(id=i, piece=_piece(engine.tokenizer, i)) for i in ids]
+        return Tokenized(tokens=tokens, count=len(ids), pieces=pieces, warnings=warnings)
 
     return await answered(make, len(text), quick=engine.tokenizer.is_quick(text))
 
@@ -65,9 +76,19 @@ async def detokenize(http: HttpRequest) -> Response:
 
     def make() -> Detokenized:
         refuse(id_faults("tokens", given.tokens, most=most, vocab_size=vocab))
-        return Detokenized(decode())
+        text = decode()
+        return Detokenized(text, text)
 
     return await answered(make, len(given.tokens))
+
+
+def _piece(tokenizer: Tokenizer, token: int) -> str | list[int]:
+    """The text of a token, or its bytes where they are none."""
+    raw = tokenizer.token_bytes(token) or tokenizer.token_text(token).encode()
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return list(raw)
 
 
 async def apply_template(http: HttpRequest) -> Response:

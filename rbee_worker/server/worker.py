@@ -10,7 +10,9 @@ import asyncio
 import importlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from msgspec.structs import replace
 
 import rbee_worker
 from rbee_worker.config import Settings
@@ -18,16 +20,17 @@ from rbee_worker.engine.messages import Loading, Stats
 from rbee_worker.errors import NotReady, WorkerError
 from rbee_worker.observe.context import correlation_id
 from rbee_worker.observe.log import fields, logger
-from rbee_worker.server.auth import place_of
 from rbee_worker.server.jobs import Asked, Job, Jobs
 from rbee_worker.server.keeper import Keeper
 from rbee_worker.server.limits import caller, current_call
 from rbee_worker.server.observers import Observers
 from rbee_worker.server.prompts import echo, of_ids
+from rbee_worker.server.pump import pump
 from rbee_worker.server.recovery import Recovery
 from rbee_worker.server.responses.store import Responses
+from rbee_worker.server.served_models import chosen_adapter
 from rbee_worker.session.vectors import not_generating
-from rbee_worker.types import End, Error, Event, ModelInfo, Request, Started, Token
+from rbee_worker.types import Event, ModelInfo, Request, Started, WorkerState
 
 if TYPE_CHECKING:
     from rbee_worker.journal.directory import Directory
@@ -37,7 +40,6 @@ if TYPE_CHECKING:
     from rbee_worker.server.tokens import Tokens
     from rbee_worker.session.client import EngineClient
 
-WorkerState = Literal["loading", "ready", "restarting", "draining", "failed"]
 RETRY_AFTER_S = 2
 _WATCH_S = 0.1
 _LAST_WORDS_S = 2.0  # seconds that cancelled jobs get to emit their last event
@@ -114,6 +116,7 @@ class Worker:
         words = {
             "loading": f"the model is being loaded ({self.loading.stage})",
             "restarting": "the engine is being restarted; running jobs continue afterwards",
+            "stalled": "the engine's process does not answer; jobs go on when it does",
             "draining": "the worker is shutting down",
             "failed": "the engine has failed",
         }
@@ -253,6 +256,9 @@ class Worker:
         self, request: Request, keep: bool, trace: bool, like: Job | None, asked: Asked | None
     ) -> Job:
         """like: a started job with the same prompt, which is then not tokenized again."""
+        name = chosen_adapter()
+        keys = {info.name: info.key for info in self.serving().adapters} if name else {}
+        request = replace(request, adapter=name, adapter_key=keys.get(name, ""))
         job = Job(
             request, correlation_id=correlation_id(), owner=caller(), trace=trace, asked=asked
         )
@@ -276,55 +282,7 @@ class Worker:
 
     def follow(self, job: Job, events: AsyncIterator[Event]) -> None:
         """Move `events` into the job's log until the last one."""
-        job.pump = asyncio.create_task(self._pump(job, events))
-
-    async def _append(self, job: Job, event: Event) -> None:
-        if job.durable and self.journal is not None:
-            await self.journal.keep(job, event, last=isinstance(event, End | Error))
-        else:
-            job.log.append(event)
-
-    def _left(self, job: Job, event: Event | None) -> bool:
-        """Whether the job's end is this process's only, and another one will go on with it."""
-        assert self.engine is not None
-        lost = isinstance(event, Error) and event.code == "ENGINE_LOST"
-        return lost and self.engine.state == "failed" and self.outlives(job)
-
-    async def _pump(self, job: Job, events: AsyncIterator[Event]) -> None:
-        try:
-            async for event in events:
-                if type(event) is not Token and self._left(job, event):
-                    job.log.leave()
-                    return
-                await self._append(job, event)
-                if type(event) is Token:
-                    job.drawn += len(event.ids)
-                    if job.call is not None:
-                        job.call.drew(len(event.ids))
-                    self.observers.token(job, event)
-        except WorkerError as error:
-            code = error.code if error.code in ("VRAM_OOM", "ENGINE_LOST") else "INFERENCE_FAILED"
-            await self._append(job, Error(code=code, message=str(error)))  # type: ignore[arg-type]
-        except asyncio.CancelledError:
-            if self.outlives(job):
-                job.log.leave()
-                return
-            raise
-        except Exception as error:
-            log.error(
-                "job failed",
-                extra=fields(job_id=job.id, error=type(error).__name__, where=place_of(error)),
-            )
-            message = "An error inside the worker; see its log."
-            await self._append(job, Error(code="INFERENCE_FAILED", message=message))
-        finally:
-            if not job.log.left:
-                job.log.close()
-                self.jobs.finish(job)
-                self.observers.finished(job)
-            if job.call is not None:
-                job.call.drew(len(job.end.ids) if job.end is not None else 0)
-                job.call.ended()
+        job.pump = asyncio.create_task(pump(self, job, events))
 
     def sent(self, job: Job, start_s: float, events: int) -> None:
         """A stream of `job` wrote `events` events; start_s: when that began (monotonic)."""
@@ -385,8 +343,8 @@ class Worker:
         self.stopping.set()
         self._announce()
         left = [job.pump for job in self.jobs.live() if self.outlives(job) and job.pump is not None]
-        for pump in left:
-            pump.cancel()
+        for task in left:
+            task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
         if self.engine is not None:
             await self.engine.close()

@@ -11,18 +11,29 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from rbee_worker.adapter_spec import AdapterSpec
 from rbee_worker.config import Settings
-from rbee_worker.engine.messages import Loading, Output, Stats, StepTimes, Tokens
-from rbee_worker.errors import EngineLost, ModelError, NotReady, WorkerError
+from rbee_worker.engine.messages import (
+    AdapterLoaded,
+    AdapterRefused,
+    Loading,
+    Output,
+    Stats,
+    StepTimes,
+    Tokens,
+)
+from rbee_worker.errors import AdapterError, EngineLost, ModelError, NotReady, WorkerError
 from rbee_worker.extras import explained
 from rbee_worker.observe import narration
 from rbee_worker.params import Rules
 from rbee_worker.process.host import EngineHost, ProcessHost, ThreadHost
+from rbee_worker.session.adapters import LoadedAdapters
 from rbee_worker.session.given import Given
 from rbee_worker.session.live_request import CRASH, KILL, LiveRequest
 from rbee_worker.session.live_requests import CancelRule, LiveRequests
@@ -34,7 +45,16 @@ from rbee_worker.session.startup import Files, bring_back, bring_up, fingerprint
 from rbee_worker.session.text import TextSide
 from rbee_worker.session.vectors import check_purpose
 from rbee_worker.session.watchdog import Watchdog
-from rbee_worker.types import End, EosToken, Error, Event, ModelInfo, Request
+from rbee_worker.types import (
+    AdapterInfo,
+    End,
+    EosToken,
+    Error,
+    Event,
+    ModelInfo,
+    Request,
+    WorkerState,
+)
 
 if TYPE_CHECKING:
     from rbee_worker.checkpoint import Checkpoint
@@ -45,7 +65,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-State = Literal["loading", "ready", "restarting", "draining", "failed"]
 _RETRY_S = 2
 
 
@@ -59,7 +78,7 @@ class EngineClient:
 
     def __init__(self, settings: Settings, host: EngineHost) -> None:
         self.settings = settings
-        self.state: State = "loading"
+        self.state: WorkerState = "loading"
         self.info: ModelInfo | None = None
         self.loading = Loading(stage="opening")
         self.stats: Stats | None = None
@@ -71,8 +90,9 @@ class EngineClient:
         self._text: TextSide | None = None
         self._files: Files | None = None
         self._live = LiveRequests(settings.max_seqs + settings.max_queue)
+        self._adapters = LoadedAdapters(settings)
         self._replacing = Replacing()
-        self._watchdog = Watchdog(settings.step_timeout)
+        self._watchdog = Watchdog(settings.step_timeout, self._silent)
         self._earlier: Stats | None = None  # counters of engines that were lost
         self._task: asyncio.Task[None] | None = None
         self._up = asyncio.Event()  # ready or failed
@@ -148,6 +168,32 @@ class EngineClient:
         assert self.info is not None
         return rules_of(text, self.info, self.settings)
 
+    # ---- adapters
+
+    @property
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        """The adapters that requests can name."""
+        return self._adapters.infos
+
+    @property
+    def adapter_slots(self) -> int:
+        """How many adapters can be loaded together."""
+        return self._adapters.most
+
+    async def load_adapter(self, spec: AdapterSpec) -> AdapterInfo:
+        """Load an adapter, fetched first if it is remote. Raises AdapterError, BadReference,
+        CheckpointError, NotReady, EngineLost."""
+        self._check_ready()
+        from rbee_worker.adapters import local_spec  # late: few workers load any
+
+        local = await asyncio.to_thread(local_spec, spec, self.settings.cache_dir)
+        return await self._adapters.load(local)
+
+    def unload_adapter(self, name: str) -> AdapterInfo:
+        """Unload an adapter that no request uses. Raises AdapterError, NotReady."""
+        self._check_ready()
+        return self._adapters.unload(name)
+
     async def fingerprint(self) -> str:
         """A digest of the model and of how it is computed: answers that one engine began, another
         one with the same digest may go on with. Raises NotReady, OSError."""
@@ -167,14 +213,16 @@ class EngineClient:
         if given is None:
             self._admit(request)
         else:
+            self._adapters.check(request)
             self._live.reserve(request, accepted=True)
+        adapter = self._adapters.hold(request)
         answer: LiveRequest | None = None
         timer: asyncio.TimerHandle | None = None
         try:
             if request.timeout_s is not None:
                 loop = asyncio.get_running_loop()
                 timer = loop.call_later(request.timeout_s, self._live.cancel, request.id, "TIMEOUT")
-            prepared = await self._prepare(request, given)
+            prepared = replace(await self._prepare(request, given), adapter=adapter)
             ahead = self._live.unscheduled
             answer = self._live.enter(request, prepared, self.text, given)
             assert self.info is not None
@@ -190,10 +238,11 @@ class EngineClient:
             if timer is not None:
                 timer.cancel()
             self._live.leave(request, answer)
+            self._adapters.release(request)
 
     async def cancel(self, request_id: str, rule: CancelRule = "CANCELLED") -> None:
         """End a request; its `End` follows. One that is not live has ended: nothing happens."""
-        self._live.cancel(request_id, rule)
+        self._live.cancel(request_id, rule, waits=not self._watchdog.silent)
 
     async def close(self) -> None:
         """End everything: live requests get an Error, the engine leaves."""
@@ -201,7 +250,7 @@ class EngineClient:
         if self.state != "failed":
             self.state = "draining"
         self._live.lose("the worker is shutting down.")
-        await self._host.close(patient=self.info is not None)
+        await self._host.close(patient=self.info is not None and not self._watchdog.silent)
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -214,13 +263,18 @@ class EngineClient:
     def _admit(self, request: Request) -> None:
         """Before any work is spent on it. Raises NotReady, QueueFull, WrongModel,
         InvalidRequest."""
+        self._check_ready()
+        assert self.info is not None
+        check_purpose(request, self.info)
+        self._adapters.check(request)
+        self._live.reserve(request)
+
+    def _check_ready(self) -> None:
+        """Raise NotReady unless there is an engine that serves."""
         if self.state != "ready":
             why = f": {self.failure.message}" if self.failure is not None else "."
             message = f"Not ready: the engine is {self.state}{why}"
             raise NotReady(self.state, message, retry_after_s=_RETRY_S)
-        assert self.info is not None
-        check_purpose(request, self.info)
-        self._live.reserve(request)
 
     async def _prepare(self, request: Request, given: Given | None = None) -> Prepared:
         if given is not None:
@@ -247,6 +301,7 @@ class EngineClient:
             while not self._closing:
                 self.state = "ready"
                 self._replacing.ready()
+                self._adapters.engine_ready(self._host.link, self.info.adapters)
                 self._up.set()
                 self._live.engine_ready(self._host.link)
                 with self._watchdog.over(self._host, lambda: bool(self._live.by_seq)):
@@ -274,23 +329,32 @@ class EngineClient:
         while (successor := self._host.successor()) is not None:
             counts = KILL if self._host.killed_by_others else CRASH
             known = self._live.culprit_known(counts)
-            pause_s = self._replacing.pause_s(culprit_known=known)
+            pause_s = self._replacing.pause_s(counts, culprit_known=known)
             if pause_s is None:
                 break
             self.state = "restarting"
+            self._progress(Loading(stage="opening"))
             log.error("%s Starting another engine.", lost.message)
             self._live.engine_lost(lost.message.rstrip("."), counts)
+            self._adapters.engine_lost()
             await self._host.close(patient=False)
             await asyncio.sleep(pause_s)
             self._host = successor
+            like = (self.text, before, self._files)
+            heard = self._watchdog.heard
             try:
-                self.info = await bring_back(
-                    successor, self.settings, self.text, before, self._files, self._progress
-                )
+                settings = self._adapters.settings()
+                with self._watchdog.over_loading(successor):
+                    self.info = await bring_back(successor, settings, *like, self._progress, heard)
+            except AdapterError as error:
+                self._adapters.drop_all(str(error))
+                lost = error
             except ModelError as error:
                 if type(error) is not ModelError:  # the model is no longer what it was
                     raise
                 lost = error
+            except OSError as error:  # no process can be started just now
+                lost = EngineLost(f"no engine can be started: {error.strerror or error}.")
             else:
                 self.restarts += 1
                 return
@@ -299,17 +363,27 @@ class EngineClient:
     def _dispatch(self, outputs: list[Output]) -> None:
         """One step's messages. Every token takes this path."""
         start_us = time.monotonic() * 1e6
-        self._watchdog.heard()
+        self._watchdog.heard(outputs)
         for m in outputs:
             if isinstance(m, Stats):
                 self.stats = m.after(self._earlier)
             elif isinstance(m, StepTimes) and self.observer is not None:
                 self.observer.step(m)
+            elif isinstance(m, AdapterLoaded | AdapterRefused):
+                self._adapters.heard(m)
         if self._live.dispatch(outputs, self._bytes, self._kv_usage()):
             self._replacing.useful()
         if self.observer is not None:
             drawn = sum(len(m.ids) for m in outputs if isinstance(m, Tokens))
             self.observer.detokenized(start_us, drawn)
+
+    def _silent(self, silent: bool) -> None:
+        """The engine does not answer, or does again. Nothing is lost meanwhile."""
+        if silent and self.state == "ready":
+            self.state = "stalled"
+            log.warning("the engine does not answer")
+        elif not silent and self.state == "stalled":
+            self.state = "ready"
 
     def _kv_usage(self) -> float:
         stats = self.stats
@@ -328,4 +402,5 @@ class EngineClient:
             self.state = "failed"
         self.failure = self.failure or error
         self._live.lose(error.message)
+        self._adapters.engine_lost()
         self._up.set()

@@ -143,6 +143,7 @@ class LiveRequest:
             prompt_logprobs=scores and self._scored < len(self.prepared.prompt_ids),
             pool=self.request.pool,
             second=self.prepared.second,
+            adapter=self.prepared.adapter,
             grammar=self.prepared.grammar,
         )
 
@@ -151,7 +152,7 @@ class LiveRequest:
         resolved = self.prepared.resolved
         return Started(
             job_id=self.request.id,
-            model=model.model,
+            model=self.request.adapter or model.model,
             started_at=datetime.now(UTC).isoformat(),
             prompt_tokens=len(self.prepared.prompt_ids),
             seed=resolved.params.seed,

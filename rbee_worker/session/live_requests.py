@@ -89,8 +89,9 @@ class LiveRequests:
             self._send(live, Cancel(seq=live.seq))
             self._clear(live)
 
-    def cancel(self, request_id: str, rule: CancelRule) -> None:
-        """End a request; without effect if it is not live."""
+    def cancel(self, request_id: str, rule: CancelRule, *, waits: bool = True) -> None:
+        """End a request; without effect if it is not live. waits: the engine confirms it; otherwise
+        the engine does not answer just now."""
         if request_id not in self.by_id:
             return
         live = self.by_id[request_id]
@@ -98,9 +99,11 @@ class LiveRequests:
             self.cancelled[request_id] = rule
         elif not live.ended:
             live.ending = live.ending or rule
-            if not self._send(live, Cancel(seq=live.seq, rule=rule)):
+            told = self._send(live, Cancel(seq=live.seq, rule=rule))
+            if not (told and waits):
                 del self.by_seq[live.seq]
                 live.end_here(rule)
+                self._clear(live)
 
     def lose(self, message: str) -> None:
         """No engine will go on with any of them."""

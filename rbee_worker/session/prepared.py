@@ -15,7 +15,7 @@ class Prepared:
     answer is taken apart, None if it is text alone. grammar: what the answer must be
     (constraints/grammar.py), "" if it may be anything; words: what an engine must know before it
     gets a grammar. second: the position from which on tokens belong to the second of two texts;
-    0: there is one."""
+    0: there is one. adapter: the engine's key for the adapter that it uses, "" for none."""
 
     prompt_ids: tuple[int, ...]
     resolved: Resolved
@@ -24,3 +24,4 @@ class Prepared:
     grammar: str = ""
     words: Words | None = None
     second: int = 0
+    adapter: str = ""

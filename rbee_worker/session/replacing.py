@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from rbee_worker.session.live_request import CRASH
+
 PAUSES_S = (0.0, 0.2, 1.0, 3.0, 10.0)  # before each replacement that follows an engine without use
 LONG_LIFE_S = 60.0
 
 
 class Replacing:
     """Counts engines in a row that were lost without having been of use: without a token, and soon.
+    Those that somebody has killed count a third.
 
     lost: engines that were lost in all.
     """
@@ -29,8 +32,9 @@ class Replacing:
         """The engine that runs has made a token."""
         self._useless = 0
 
-    def pause_s(self, *, culprit_known: bool = False) -> float | None:
-        """An engine was lost: seconds to wait before the next; None: give up.
+    def pause_s(self, counts: int = CRASH, *, culprit_known: bool = False) -> float | None:
+        """An engine was lost: seconds to wait before the next; None: give up. counts: `CRASH` or
+        `KILL`.
 
         culprit_known: the request that was the reason will not come again, and others wait: this
         loss is not counted against engines.
@@ -41,5 +45,6 @@ class Replacing:
         self._ready_s = None
         if culprit_known:
             return PAUSES_S[0]
-        self._useless += 1
-        return PAUSES_S[self._useless - 1] if self._useless <= len(PAUSES_S) else None
+        self._useless += counts
+        crashes = -(-self._useless // CRASH)
+        return PAUSES_S[crashes - 1] if crashes <= len(PAUSES_S) else None

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from rbee_worker.adapters import localized
 from rbee_worker.checkpoint.weight_files import digest, stamp
 from rbee_worker.config import Settings
-from rbee_worker.engine.messages import Configure, LoadFailed, Loading, Ready
+from rbee_worker.engine.messages import Configure, LoadFailed, Loading, Output, Ready
 from rbee_worker.errors import (
+    AdapterError,
     BadReference,
     CheckpointError,
     DeviceLost,
@@ -31,6 +33,7 @@ from rbee_worker.session.text import TextSide, open_text
 from rbee_worker.types import ModelInfo
 
 Progress = Callable[[Loading], None]
+Heard = Callable[[Sequence[Output]], None]  # told of everything that an engine says
 Files = tuple[Path, tuple[tuple[str, int, int], ...]]  # where a model is, and its files' `stamp`
 
 
@@ -53,6 +56,8 @@ async def bring_up(
         files = await asyncio.to_thread(_found, settings, loop, progress)
         path, _ = files
         settings = msgspec.structs.replace(settings, model=str(path))
+        if settings.lora:
+            settings = await asyncio.to_thread(localized, settings)
         text = partial(_read, name, path)
     host.link.send(Configure(settings=settings))
     words = asyncio.ensure_future(asyncio.to_thread(text))
@@ -76,19 +81,26 @@ async def bring_back(
     before: ModelInfo,
     files: Files | None,
     progress: Progress,
+    heard: Heard,
 ) -> ModelInfo:
     """Start `host` in the place of a lost engine and wait until it is ready, with the same files.
 
     before: the lost engine. The new one has its context, even if less memory is free now: requests
-    were admitted with it. Raises WorkerError; CheckpointError if the files have changed.
+    were admitted with it; and its backend, though `auto` might choose another one now. heard: is
+    told of all that the new one says. Raises WorkerError; CheckpointError if the files have
+    changed, DeviceLost if the device is gone.
     """
-    here = msgspec.structs.replace(settings, ctx=before.context)
+    here = msgspec.structs.replace(settings, ctx=before.context, backend=before.backend)
     if files is not None:
         await asyncio.to_thread(_check_same, files)
         here = msgspec.structs.replace(here, model=str(files[0]))
     await host.start()
     host.link.send(Configure(settings=here))
-    info = _described(await _engine_ready(host, progress), text, here, settings.model)
+    try:
+        ready = await _engine_ready(host, progress, heard)
+    except UsageError as error:  # these settings were good before
+        raise DeviceLost(f"the engine cannot be started again: {error.message}") from None
+    info = _described(ready, text, here, settings.model)
     return msgspec.structs.replace(info, notes=tuple(dict.fromkeys(before.notes + info.notes)))
 
 
@@ -156,8 +168,11 @@ def _read(ref: str, path: Path) -> TextSide:
     return open_text(ckpt)
 
 
-async def _engine_ready(host: EngineHost, progress: Progress) -> ModelInfo:
+async def _engine_ready(
+    host: EngineHost, progress: Progress, heard: Heard = lambda _: None
+) -> ModelInfo:
     while (outputs := await host.link.receive()) is not None:
+        heard(outputs)
         for m in outputs:
             if isinstance(m, Loading):
                 progress(m)
@@ -175,6 +190,7 @@ def _load_error(m: LoadFailed) -> WorkerError:
     """The engine's exception, restored from its code; its message is complete."""
     kinds: tuple[type[WorkerError], ...] = (
         UsageError,
+        AdapterError,
         BadReference,
         CheckpointError,
         UnsupportedModel,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import gguf
 import numpy as np
@@ -13,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from rbee_worker.checkpoint import open_checkpoint
+from rbee_worker.checkpoint.foreign import refuse_quantized
 from rbee_worker.checkpoint.safetensors import open_directory
 from rbee_worker.checkpoint.scaled import joined, without_known_quantization
 from rbee_worker.errors import CheckpointError, UnsupportedModel
@@ -25,6 +28,7 @@ from tests.archs.latent import C3, V3
 from tests.driver import Driver
 from tests.outlines import planned_model
 
+EMPTY: Any = SimpleNamespace(names=list)
 FP8 = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}
 NARROW = Arch(
     "deepseek-v3-fp8",
@@ -137,6 +141,65 @@ def test_four_bits_of_gguf_are_those_of_safetensors(tmp_path: Path) -> None:
         driver = Driver(build_model(checkpoint, ReferenceOps()))
         results.append(driver.feed([(driver.start(tokens), 40)])[0])
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_scales_of_compressed_tensors(kind: torch.dtype, tmp_path: Path) -> None:
+    """One for a matrix, for each of its rows, for 128 x 128 of its values."""
+    rng = torch.Generator().manual_seed(0)
+    bits = torch.randn(200, 256, generator=rng).to(torch.float8_e4m3fn)
+    scales = {
+        "a": torch.rand(1, generator=rng),
+        "b": torch.rand((), generator=rng),
+        "c": torch.rand(200, 1, generator=rng),
+        "d": torch.rand(200, generator=rng),
+        "e": torch.rand(2, 2, generator=rng),
+    }
+    scales = {name: value.to(kind) for name, value in scales.items()}
+    tensors = {f"{name}.weight": bits.clone() for name in scales}
+    tensors |= {f"{name}.weight_scale": value for name, value in scales.items()}
+    tensors |= {"other": torch.ones(3), "other_scale": torch.ones(3)}  # no 8-bit floats
+    save_file(tensors, tmp_path / "model.safetensors")
+    source = joined(open_directory(tmp_path)[0])
+    assert sorted(source.names()) == ["a.weight", "b.weight", "c.weight", "d.weight", "e.weight",
+                                      "other", "other_scale"]  # fmt: skip
+    for name, scale in scales.items():
+        each = scale.float()
+        if name == "e":
+            each = each.repeat_interleave(128, 0)[:200].repeat_interleave(128, 1)
+        want = bits.float() * (each[:, None] if name == "d" else each)
+        assert torch.equal(dequantize(source.read(f"{name}.weight")), want), name
+
+
+WEIGHTS = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel"}
+DYNAMIC = {"num_bits": 8, "type": "float", "strategy": "token", "dynamic": True}
+
+
+@pytest.mark.parametrize(
+    ("group", "more", "reads"),
+    [
+        ({"weights": WEIGHTS, "input_activations": DYNAMIC}, {}, True),
+        ({"weights": {**WEIGHTS, "strategy": "tensor"}, "input_activations": None}, {}, True),
+        ({"weights": {**WEIGHTS, "strategy": "block"}}, {}, True),
+        ({"weights": {**WEIGHTS, "num_bits": 4}}, {}, False),
+        ({"weights": {**WEIGHTS, "type": "int"}}, {}, False),
+        ({"weights": {**WEIGHTS, "strategy": "group"}}, {}, False),
+        ({"weights": WEIGHTS, "input_activations": {**DYNAMIC, "dynamic": False}}, {}, False),
+        ({"weights": WEIGHTS}, {"kv_cache_scheme": {"num_bits": 8}}, False),
+        ({}, {}, False),
+    ],
+)
+def test_which_configs_of_compressed_tensors_are_read(
+    group: dict[str, object], more: dict[str, object], reads: bool
+) -> None:
+    given = {"quant_method": "compressed-tensors", "config_groups": {"group_0": group}, **more}
+    config = {"quantization_config": given, "a": 1}
+    assert without_known_quantization(config, "here") == ({"a": 1} if reads else config)
+    if reads:
+        refuse_quantized(config, EMPTY, "here")
+        return
+    with pytest.raises(UnsupportedModel, match="compressed-tensors"):
+        refuse_quantized(config, EMPTY, "here")
 
 
 def test_pairs_that_do_not_fit_are_refused(tmp_path: Path) -> None:

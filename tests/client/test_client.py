@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from rbee_worker.cli import set_values
 from rbee_worker.cli.remote import open_worker
 from rbee_worker.client import (
     AsyncClient,
@@ -23,6 +24,7 @@ from rbee_worker.client import (
 )
 from rbee_worker.client import events as client_events
 from rbee_worker.client.events import EventReader
+from rbee_worker.errors import UsageError
 from rbee_worker.types import End as EngineEnd
 from rbee_worker.types import Request
 from rbee_worker.types import Started as EngineStarted
@@ -164,6 +166,23 @@ def test_chat_talks_to_a_worker_elsewhere(served: Served, monkeypatch: pytest.Mo
     assert found[-1].usage.output_tokens == 30
     tokens = [e for e in found if isinstance(e, EngineToken)]
     assert sum(len(t.ids) for t in tokens) + len(found[-1].ids) == 30
+
+
+def test_a_chat_elsewhere_knows_the_defaults_that_hold_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RBEE_API_TOKEN", raising=False)
+
+    async def run(url: str) -> dict[str, Any]:
+        async with open_worker(url) as remote:
+            with pytest.raises(UsageError, match="temperature: must be at most 2"):
+                set_values.read("temperature", "9", remote.rules)
+            return set_values.defaults(remote.rules)
+
+    with Served(token="", top_k=9) as served:
+        found = asyncio.run(run(served.url))
+    assert found["top_k"] == {"value": 9, "origin": "worker option"}
+    assert found["top_p"] == {"value": 0.95, "origin": "worker default (chat)"}
 
 
 def test_a_chat_can_be_interrupted_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -423,6 +423,16 @@ def test_a_step_too_large_for_memory_is_done_in_parts() -> None:
     assert log.tokens == {str(i): greedy([5 + i] * 4, 4) for i in range(3)}
 
 
+def test_running_out_of_memory_is_one_line_of_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Other errors are ours: they come with where they were raised."""
+    for error, traced in ((MemoryError("no space"), False), (RuntimeError("a mistake"), True)):
+        caplog.clear()
+        run([ask("a", [5, 6], 4)], model=FakeModel(fail_on=5, fail_with=error))
+        (record,) = caplog.records
+        assert str(error) in record.getMessage()
+        assert (record.exc_info is not None) == traced
+
+
 def test_a_device_that_is_lost_ends_the_engine() -> None:
     """No request is to blame, and no step can succeed in this process any more."""
     why = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might ..."

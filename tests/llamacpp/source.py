@@ -29,6 +29,12 @@ class Unavailable(Exception):
 
 def converter_source(into: Path) -> Path:
     """A directory with the converter, unpacked below `into`. Raises Unavailable."""
+    return unpacked(into, PARTS)
+
+
+def unpacked(into: Path, parts: tuple[str, ...]) -> Path:
+    """The files of llama.cpp whose paths begin like one of `parts`, below `into`. Raises
+    Unavailable."""
     sdist = Path(given) if (given := os.environ.get("RBEE_LLAMACPP_SDIST")) else _downloaded()
     found = hashlib.sha256(sdist.read_bytes()).hexdigest()
     if found != SHA256:
@@ -36,7 +42,7 @@ def converter_source(into: Path) -> Path:
     with tarfile.open(sdist) as archive:
         for member in archive.getmembers():
             inside = member.name.partition(f"/{INSIDE}/")[2]
-            if inside.startswith(PARTS) and member.isfile():
+            if inside.startswith(parts) and member.isfile():
                 data = archive.extractfile(member)
                 assert data is not None
                 target = into / inside

@@ -174,6 +174,8 @@ def test_the_machine_and_its_container(tmp_path: Path) -> None:
     (cgroup / "memory.current").write_text("1500000\n")
     (cgroup / "memory.stat").write_text("anon 1\ninactive_file 300000\n")
     assert available_memory(proc, cgroup) == 800_000
+    (cgroup / "memory.high").write_text("1900000\n")  # beyond it, a process is slowed to a stop
+    assert available_memory(proc, cgroup) == 700_000
     assert available_memory(tmp_path, tmp_path) > 1 << 20  # nothing to read: the system's own
 
     mine = sorted(os.sched_getaffinity(0))

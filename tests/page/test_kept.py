@@ -148,4 +148,17 @@ def test_what_the_terminal_saved_can_be_imported_and_is_only_text(
     wait_for(lambda: page.text(".answer strong") == "Yes")
     assert page.text(".user .text") == "<img src=x onerror=alert(1)>"
     assert page.run("return document.querySelectorAll('#turns :is(img, script)').length") == 0
+    call = {"id": "c", "name": "<b>find</b>", "arguments": '{"a": "<img src=x>"}'}
+    turns = [
+        {"id": "1", "parent": None, "role": "user", "text": "Where?"},
+        {"id": "2", "parent": "1", "role": "assistant", "text": "", "calls": [call]},
+    ]
+    saved = {"title": "Calls", "system": "", "turns": turns, "chosen": {}}
+    file.write_text(json.dumps({"format": "rbee-conversations", "conversations": [saved]}))
+    page.one("#import-file").send_keys(str(file))
+    wait_for(lambda: page.text(".answer .part summary") == "Calls <b>find</b>")
+    assert page.text(".answer .part pre") == call["arguments"]
+    assert not page.is_open(".answer .part")
+    page.click("[aria-label='Delete Calls']")
+    page.click("[aria-label='Delete Calls']")
     wait_for_list(page, "<img src=x onerror=alert(1)>")

@@ -147,18 +147,26 @@ def test_no_text_can_become_markup(page: Page) -> None:
 def test_a_growing_answer_ends_as_the_whole_one(page: Page) -> None:
     """Blocks that do not change keep their elements while more is written."""
     script = """
-    const [text, done] = arguments;
+    const [text, end, done] = arguments;
     import("/page/markdown.js").then(({Rendering}) => {
-      const [grown, whole] = [document.createElement("div"), document.createElement("div")];
+      const [grown, other, whole] = [1, 2, 3].map(() => document.createElement("div"));
       const rendering = new Rendering(grown);
       let first = null, kept = true;
-      for (let n = 1; n <= text.length; n += 3) {
+      for (let n = 1; n <= text.length; n += 1) {
         rendering.show(text.slice(0, n), false);
         if (n > 40) { first ??= grown.firstChild; kept &&= first === grown.firstChild; }
       }
-      rendering.show(text, true);
-      new Rendering(whole).show(text, true);
-      setTimeout(() => done([kept, grown.innerHTML === whole.innerHTML]), 300);
+      new Rendering(other).show(text, false);
+      const same = grown.textContent === other.textContent;
+      rendering.show(text + end, false);
+      rendering.show(text + end, true);
+      new Rendering(whole).show(text + end, true);
+      setTimeout(() => done([kept, same, grown.innerHTML === whole.innerHTML]), 300);
     })"""
-    text = "First of all, a paragraph.\n\n```js\nlet a = 1;\n```\n\nSee [this][x].\n\n[x]: https://a.example/\n"
-    assert page.run(script, text, wait=True) == [True, True]
+    text = (
+        "First of all, a paragraph.\r\n\r\n```js\nlet a = 1;\n\nlet b;\n```\n\n- one\n\n- two\n"
+        "  - in\n\n  of two\n1. other\n\n| a |\n|---|\n| 1 |\n\n> q\n> r\n\nHead\n---\n\n$$a$$\n\n"
+        "See [this][x]."
+    )
+    end = "\n\n[x]: https://a.example/\n"
+    assert page.run(script, text, end, wait=True) == [True, True, True]

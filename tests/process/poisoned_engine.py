@@ -1,11 +1,13 @@
 """An engine process that dies, as from a fault in a kernel, in every step that computes a request
 whose prompt has the token `POISON`; with RBEE_TEST_DECODING set, only where such a step computes
-one token; with RBEE_TEST_ALWAYS set, in every step."""
+one token; with RBEE_TEST_ALWAYS set, in every step. With RBEE_TEST_HANGING set it does not die, but
+the step never ends."""
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 
 from rbee_worker.engine.runner import Launched, Runner
 from rbee_worker.engine.scheduler import Plan
@@ -22,6 +24,8 @@ def _dying(runner: Runner, plan: Plan) -> Launched:
         POISON in chunk.seq.submit.prompt_ids and chunk.count <= most for chunk in plan.chunks
     )
     if poisoned or os.environ.get("RBEE_TEST_ALWAYS"):
+        if os.environ.get("RBEE_TEST_HANGING"):
+            time.sleep(3600)
         os.kill(os.getpid(), signal.SIGSEGV)
     return _launch(runner, plan)
 

@@ -29,6 +29,7 @@ from rbee_worker.process.host import ProcessHost
 from rbee_worker.process.link import Link
 from rbee_worker.session import replacing
 from rbee_worker.session.client import EngineClient
+from rbee_worker.session.live_request import CRASH, KILL
 from rbee_worker.session.replacing import LONG_LIFE_S, PAUSES_S, Replacing
 from rbee_worker.session.text import wordless
 from rbee_worker.types import (
@@ -395,7 +396,7 @@ def test_another_engine_has_the_context_of_the_lost_one(
     before, after = run(main())
     first, second = (c.settings for c in sent)
     assert first.ctx == 0  # as memory allows
-    assert second == msgspec.structs.replace(first, ctx=before.context)
+    assert second == msgspec.structs.replace(first, ctx=before.context, backend="cpu")
     assert after == msgspec.structs.replace(before, load_s=after.load_s)
 
 
@@ -476,8 +477,8 @@ def test_closing_while_the_dead_engine_is_reaped_starts_no_other(
     spawned: list[subprocess.Popen[bytes]] = []
     spawn = child.spawn
 
-    def counted(module: str) -> child.Child:
-        made = spawn(module)
+    def counted(*args: Any) -> child.Child:
+        made = spawn(*args)
         spawned.append(made.process)
         return made
 
@@ -543,3 +544,7 @@ def test_how_often_an_engine_is_replaced() -> None:
     slow = [lost_after(1.0, load_s=long_s) for _ in PAUSES_S[1:]]
     assert slow == [*PAUSES_S[1:]]
     assert lost_after(0.0, load_s=long_s, loads=False) is None
+    killed = Replacing(clock=lambda: now[0])
+    pauses = [killed.pause_s(KILL) for _ in range(CRASH * len(PAUSES_S))]
+    assert pauses == [pause for pause in PAUSES_S for _ in range(CRASH)]
+    assert killed.pause_s(KILL) is None

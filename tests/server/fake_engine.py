@@ -20,10 +20,11 @@ from typing import Any
 
 import msgspec
 
+from rbee_worker.adapter_spec import AdapterSpec
 from rbee_worker.checkpoint.sentence import Sentence
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Loading, Stats
-from rbee_worker.errors import NotReady, QueueFull, WorkerError
+from rbee_worker.errors import AdapterError, NotReady, QueueFull, WorkerError
 from rbee_worker.observe import narration
 from rbee_worker.params import Rules, check_request, fit
 from rbee_worker.session.prepare import encoded, rendered
@@ -31,6 +32,7 @@ from rbee_worker.session.vectors import check_purpose
 from rbee_worker.tokenizer.core import QUICK_CHARS
 from rbee_worker.tokenizer.messages import Form, checked
 from rbee_worker.types import (
+    AdapterInfo,
     End,
     EosToken,
     Event,
@@ -132,6 +134,12 @@ class Fake:
     purpose: Purpose = field(default_factory=Purpose)
     sentence: Sentence = field(default_factory=Sentence)
     fingerprint: str = "of the fake"
+    adapters: tuple[AdapterInfo, ...] = ()
+
+
+def adapter(name: str, *, ref: str = "/adapter", scale: float = 1.0) -> AdapterInfo:
+    """A loaded adapter."""
+    return AdapterInfo(name=name, ref=ref, key=f"key of {ref}", scale=scale, rank=4, nbytes=512)
 
 
 @dataclass
@@ -170,6 +178,8 @@ class FakeEngineClient:
         self.held = 0  # what a leak would leave above zero
         self.submitted = 0
         self.most_buffered = 0
+        self.adapters = fake.adapters
+        self.adapter_slots = 8
 
     # ---- life
 
@@ -222,6 +232,21 @@ class FakeEngineClient:
         self._loader.cancel()
         for request_id in list(self._live):
             await self.cancel(request_id)
+
+    async def load_adapter(self, spec: AdapterSpec) -> AdapterInfo:
+        """It takes any, and another one of the same name in its place."""
+        if spec.ref == "/damaged":
+            raise AdapterError(f"{spec.ref}: damaged.", fix="fetch it again")
+        info = adapter(spec.name, ref=spec.ref, scale=spec.scale)
+        self.adapters = (*(i for i in self.adapters if i.name != spec.name), info)
+        return info
+
+    def unload_adapter(self, name: str) -> AdapterInfo:
+        if any(request.adapter == name for request, _, _ in self.seen if request.id in self._live):
+            raise AdapterError(f"1 request uses the adapter {name!r} now.", fix="wait")
+        (info,) = (i for i in self.adapters if i.name == name)
+        self.adapters = tuple(i for i in self.adapters if i.name != name)
+        return info
 
     def break_down(self, error: WorkerError) -> None:
         """The engine is lost for good."""

@@ -34,6 +34,9 @@ class ScriptedEngine:
     def idle(self) -> bool:
         return not self._live and not self._out
 
+    def learn(self, vocabulary: Any) -> None:
+        """A constraint's vocabulary: scripted answers are not held to anything."""
+
     def submit(self, m: Submit) -> None:
         ids = self._script(m)
         if m.output_ids and self._resumed is not None:

@@ -168,6 +168,11 @@ def test_an_answer_may_be_begun(served: Talking, client: Any) -> None:
         ({"messages": [{"role": "system", "content": "x"}]}, "messages"),
         ({"tool_choice": {"type": "tool"}}, "tool_choice.name"),
         ({"stop_sequences": [""]}, "stop_sequences"),
+        (
+            {"output_config": {"format": {"type": "json_schema", "schema": {"type": "hiccup"}}}},
+            "output_config.format.schema",
+        ),
+        ({"output_config": {"effort": "huge"}}, "output_config.effort"),
         ({"nonsense": 1}, "nonsense"),
     ],
 )

@@ -103,6 +103,23 @@ def test_pydantic_models(client: openai.OpenAI, name: str) -> None:
         assert isinstance(answer.choices[0].message.parsed, Thing)
 
 
+def test_other_apis_hold_an_answer_too(worker: Spawned, client: openai.OpenAI, name: str) -> None:
+    """Responses, Ollama, llama.cpp and Anthropic, each under its own name for it."""
+    told = client.responses.parse(
+        model=name, input="Describe it.", text_format=Thing, extra_body={"seed": 3}
+    )
+    assert isinstance(told.output_parsed, Thing)
+    talk = {"messages": TALK, "stream": False, "format": SCHEMA, "options": {"seed": 3}}
+    follows(worker.http.post("/api/chat", json=talk).json()["message"]["content"])
+    asked = {"prompt": "Describe it.", "json_schema": SCHEMA, "seed": 3}
+    answer = worker.http.post("/completion", json=asked).json()
+    assert answer["stop_type"] == "eos"
+    follows(answer["content"])
+    config = {"format": {"type": "json_schema", "schema": SCHEMA}}
+    said = {"messages": TALK, "max_tokens": 200, "output_config": config, "seed": 3}
+    follows(worker.http.post("/v1/messages", json=said).json()["content"][0]["text"])
+
+
 def test_a_stream_of_it(client: openai.OpenAI, name: str) -> None:
     with client.chat.completions.stream(
         model=name, messages=TALK, seed=4, response_format=Thing

@@ -13,6 +13,7 @@ import pytest
 
 from rbee_worker.checkpoint.sentence import Sentence
 from rbee_worker.params import PARAMETERS, names
+from rbee_worker.server.llamacpp.settings import OF, OFF
 from rbee_worker.server.operation import Operation
 from rbee_worker.server.routes import OPERATIONS
 from rbee_worker.types import Request, Resolved
@@ -38,10 +39,15 @@ BASE: dict[str, dict[str, Any]] = {
     "/api/show": {},
     **{path: {} for path in ("/api/pull", "/api/push", "/api/create", "/api/copy")},
     "/api/blobs/{digest}": {},
+    "/completion": {"prompt": "<s>Hum", "seed": 1},
+    "/infill": {"input_prefix": "Hum", "input_suffix": "Hm", "seed": 1},
+    "/embedding": {"content": "Hum"},
+    "/slots/{slot}": {},
     "/v1/embeddings": {"input": "Hum"},
     "/v1/score": {"text_1": "Hum", "text_2": "Hm"},
     "/v1/rerank": {"query": "Hum", "documents": ["Hm", "Hum"]},
     "/v1/classify": {"input": "Hum"},
+    "/v1/adapters": {"name": "bee", "ref": "/bee"},
     "/tokenize": {"text": "<s>Hum</s>"},
     "/detokenize": {"tokens": [72, 117, 109, 259]},
     "/apply-template": {"messages": TALK},
@@ -51,10 +57,15 @@ TOOL = {"type": "function", "function": {"name": "hum", "parameters": {"type": "
 INERT = {p.name for p in PARAMETERS if p.role == "inert"} | {
     *("prompt_cache_options", "prompt_cache_retention"),  # of Responses
 }
+LLAMACPP_INERT = (
+    *("cache_prompt", "id_slot", "n_keep", "n_discard", "n_cache_reuse", "sse_ping_interval"),
+    *OF,  # of samplers that are refused unless they are off
+)
 WITHOUT_EFFECT = {  # what counts tokens reads what makes answers
     ("/v1/responses/input_tokens", "parallel_tool_calls"),
     *((f"/api/{route}", "keep_alive") for route in ("chat", "generate", "embed", "embeddings")),
     ("/api/show", "verbose"),
+    *((r, key) for r in ("/completion", "/infill") for key in LLAMACPP_INERT),
 }
 SHOWN = {"/v1/responses": ("metadata", "store")}  # inert elsewhere
 # A value of each parameter that is allowed and differs from what absence means. Several where one
@@ -113,6 +124,22 @@ VALUES: dict[str, Any] = {
     "skip_special": True,
     "trace": True,
     "input": "other",
+    "with_pieces": True,
+    "output_config": {"effort": "low"},
+    "return_tokens": True,
+    "response_fields": ["content"],
+    "n_cmpl": 2,
+    "n_predict": 3,
+    "n_probs": 2,
+    **dict.fromkeys(LLAMACPP_INERT, 1),
+    "cache_prompt": False,
+    **dict.fromkeys(OFF, 7),
+    "samplers": ["top_k"],
+    "lora": [{"id": 0}],
+    "input_prefix": "other",
+    "input_suffix": "other",
+    "input_extra": [{"filename": "a", "text": "b"}],
+    "embd_normalize": 1,
     "keep_alive": "5m",
     "verbose": True,
     "options": {"seed": 1, "temperature": 0.5, "num_ctx": 1 << 40},
@@ -159,6 +186,8 @@ VALUES: dict[str, Any] = {
     "documents": [{"text": "Sing"}],
     "top_n": 1,
     "return_documents": True,
+    "ref": "/wasp",
+    "scale": 0.5,
 }
 PROMPTS = ("prompt", "messages", "token_ids", "text", "content")  # one of them at a time
 # What must show in the answer itself: the engine's share of it is not the route's.
@@ -175,6 +204,9 @@ class Specials(ByteTokenizer):
     """Its flags do something."""
 
     bos_id = 256
+
+    def token_id(self, piece: str) -> int | None:
+        return {"<fim_prefix>": 257, "<fim_suffix>": 258, "<fim_middle>": 259}.get(piece)
 
     def encode(
         self, text: str, *, add_special: bool = True, parse_special: bool = True
@@ -211,7 +243,7 @@ class Server(Served):
             engine.seen = self.asked
             return engine
 
-        super().__init__(start=wrapped)
+        super().__init__(start=wrapped, lora_slots=1)
 
 
 @pytest.fixture(scope="module")
@@ -238,9 +270,9 @@ def seen(server: Server, op: Operation, body: dict[str, Any]) -> tuple[int, str,
 def steady(text: str) -> str:
     """An answer without what differs from one time to the next."""
     text = re.sub(r"(job|infer|cmpl|chatcmpl|embd|score|rerank|msg)-[0-9a-f]{32}", "ID", text)
-    text = re.sub(r"(resp|rs|msg|fc)_[0-9a-f]{32}", "ID", text)
+    text = re.sub(r"(resp|rs|msg|fc|completion)[_-][0-9a-f]{32}", "ID", text)
     text = re.sub(
-        r'"(started_at|created|created_at|completed_at|duration_ms|\w+_time_ms|\w+_duration|modified_at|start_ms|ms)":("[^"]*"|[\d.]+)',
+        r'"(started_at|created|created_at|completed_at|duration_ms|\w+_time_ms|\w+_ms|\w+_per_second|\w+_duration|modified_at|start_ms|ms)":("[^"]*"|[\d.]+)',
         "",
         text,
     )
@@ -267,6 +299,8 @@ def value_of(key: str, op: Operation) -> Any:
         return True if op.params == "chat" else 3
     if key == "top_logprobs":
         return 2
+    if (op.path, key) == ("/v1/adapters", "name"):
+        return "wasp"  # becomes a model's name, which "another" must not be
     if key == "text" and op.path.startswith("/v1/responses"):
         return {"verbosity": "low"}
     if key == "tools" and op.path.startswith("/v1/responses"):
@@ -422,6 +456,8 @@ def paths() -> list[tuple[str, str]]:
         "{model:path}": "smollm2",
         "{response_id}": "resp_x",
         "{digest}": "x",
+        "{name:path}": "bee",
+        "{slot}": "0",
     }
     return [(op.method, re.sub(r"\{[^}]*\}", lambda m: told[m[0]], op.path)) for op in OPERATIONS]
 

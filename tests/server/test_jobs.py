@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from rbee_worker.server import jobs
 from tests.server.fake_engine import Fake, answer_ids
 from tests.server.reading import DONE, events, frames
 from tests.server.served import Served, wait_for
@@ -205,6 +206,31 @@ def test_finished_jobs_leave_by_number_and_by_age() -> None:
     with Served(keep_jobs_s=0) as served:
         job = start(served, max_tokens=1)
         wait_for(lambda: served.http.get(f"/v1/jobs/{job['job_id']}").status_code == 404)
+
+
+def test_finished_jobs_leave_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one stays, however large it is: its reader may have lost the connection."""
+    monkeypatch.setattr(jobs, "MOST_KEPT", 40)
+    with Served() as served:
+        ids: list[str] = []
+
+        def kept_after(*sizes: int) -> list[bool]:
+            for tokens in sizes:
+                job = start(served, max_tokens=tokens)
+                served.http.get(job["sse_url"])
+                ids.append(job["job_id"])
+            return [served.http.get(f"/v1/jobs/{i}").status_code == 200 for i in ids]
+
+        assert kept_after(10, 10, 10, 25) == [False, False, True, True]
+        assert kept_after(100) == [False] * 4 + [True]
+
+
+def test_a_clock_that_jumps_removes_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Served() as served:
+        job = start(served, max_tokens=1)
+        served.http.get(job["sse_url"])
+        monkeypatch.setattr("rbee_worker.server.jobs.time.time", lambda: 4e9)
+        assert served.http.get(f"/v1/jobs/{job['job_id']}").status_code == 200
 
 
 def test_correlation_id_is_kept_and_given_back(served: Served) -> None:

@@ -360,6 +360,7 @@ def test_a_worker_that_leaves_while_the_disk_is_full_loses_no_job_silently(
             assert answer(events(served.http.get(f"/v1/jobs/{start(served)}/stream").text)) == ALL
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow_is_a_full_disk(tmp_path: Path) -> None:
     """With SQLite's own errors: the process may write no file beyond where it is."""
     with Spawned.fake({"journal": str(tmp_path)}, {"token_s": 0.005}) as worker:
@@ -381,6 +382,7 @@ def test_a_file_that_may_not_grow_is_a_full_disk(tmp_path: Path) -> None:
         assert events(worker.http.get(f"/v1/jobs/{job}/stream").text) == found
 
 
+@pytest.mark.slow
 def test_the_journal_has_a_size(tmp_path: Path) -> None:
     """Finished jobs leave, the oldest first; live ones never."""
     with Served(journal=str(tmp_path), journal_mb=1) as served:

@@ -123,8 +123,11 @@ def test_text_routes(served: Served) -> None:
     ids = served.http.post("/tokenize", json={"text": "bê"}).json()
     assert ids == {"tokens": [98, 195, 170], "count": 3, "pieces": ["b", "Ã", "ª"]}
     assert served.http.post("/tokenize", json={"content": "b"}).json()["tokens"] == [98]
-    text = served.http.post("/detokenize", json={"tokens": [98, 195, 170, 259]}).json()["text"]
-    assert text == "bê<|im_end|>"
+    pieces = served.http.post("/tokenize", json={"content": "bê", "with_pieces": True}).json()
+    told = [{"id": 98, "piece": "b"}, {"id": 195, "piece": [195]}, {"id": 170, "piece": [170]}]
+    assert pieces["tokens"] == told
+    text = served.http.post("/detokenize", json={"tokens": [98, 195, 170, 259]}).json()
+    assert text == {"text": "bê<|im_end|>", "content": "bê<|im_end|>"}
     talk = {"messages": [{"role": "developer", "content": "x"}], "add_generation_prompt": False}
     prompt = served.http.post("/apply-template", json=talk).json()["prompt"]
     assert prompt == "<|im_start|>system\nx<|im_end|>\n"

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tests.server.spawned import Spawned
 
 JOB = {"prompt": "the bee", "max_tokens": 150, "temperature": 1.0, "seed": 4, "ignore_eos": True}
 
+SLOW = ("--no-kv-cache", "--token-budget", "16")  # every token takes some steps
 TOGETHER = 4
 
 
@@ -72,8 +74,7 @@ async def states(http: httpx.AsyncClient, until: asyncio.Event) -> list[tuple[in
 
 
 def test_streams_go_on_and_readiness_tells_the_truth(model: Path) -> None:
-    slow = ("--no-kv-cache", "--token-budget", "16")  # every token takes some steps
-    args = ("--model-ref", str(model), "--backend", "cpu", "--threads", "1", "--local-mode", *slow)
+    args = ("--model-ref", str(model), "--backend", "cpu", "--threads", "1", "--local-mode", *SLOW)
 
     async def main(worker: Spawned) -> None:
         url = worker.line["url"]
@@ -104,6 +105,39 @@ def test_streams_go_on_and_readiness_tells_the_truth(model: Path) -> None:
         asyncio.run(main(worker))
         worker.signal()
         assert worker.wait() == 0, worker.errors
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_stopped_engine_keeps_nobody_waiting(model: Path, busy: bool) -> None:
+    """Readiness says so, and SIGTERM ends the worker with its jobs, in the time that they get."""
+    args = ("--model-ref", str(model), "--backend", "cpu", "--threads", "1", "--local-mode", *SLOW)
+
+    async def main(worker: Spawned) -> None:
+        async with httpx.AsyncClient(base_url=worker.line["url"]) as http:
+            job = (await http.post("/v1/jobs", json=JOB)).json()
+            if not busy:
+                await http.delete(f"/v1/jobs/{job['job_id']}")
+            os.kill(engine_of(worker), signal.SIGSTOP)
+            while (answer := await http.get("/v1/ready")).status_code == 200:
+                await asyncio.sleep(0.01)
+            assert answer.json()["state"] == "stalled"
+            assert "does not answer" in answer.json()["reason"]
+            told = (await http.get("/metrics")).text
+            assert 'rbee_state{state="stalled"} 1.0' in told
+            assert 'rbee_state{state="ready"} 0.0' in told
+            assert (await http.get("/info")).json()["status"] == "starting"
+            assert (await http.post("/v1/jobs", json=JOB)).status_code == 503
+            worker.signal()
+            if busy:
+                stream = (await http.get(f"/v1/jobs/{job['job_id']}/stream")).text
+                assert '"CANCELLED"' in stream
+
+    with Spawned.daemon("--port", "0", "--drain-timeout", "1", *args) as worker:
+        worker.ready()
+        asyncio.run(main(worker))
+        told_s = time.monotonic()
+        assert worker.wait() == 0, worker.errors
+        assert time.monotonic() - told_s < 5  # of which 1 s for the jobs
 
 
 def test_every_restart_is_counted(model: Path) -> None:

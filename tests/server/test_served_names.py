@@ -33,10 +33,15 @@ def test_every_name_is_listed_and_the_reference_is_not(served: Served) -> None:
     assert "bee" in str(caught.value)
 
 
-NAMED = [op.path for op in OPERATIONS if "model" in getattr(op.body, "__struct_fields__", ())]
+NAMED = [
+    op.path
+    for op in OPERATIONS
+    if "model" in getattr(op.body, "__struct_fields__", ()) and not op.same_as
+]
+OTHERS = ("/v1/classify", "/infill")  # this model is not made for them
 
 
-@pytest.mark.parametrize("path", [path for path in NAMED if path != "/v1/classify"])
+@pytest.mark.parametrize("path", [path for path in NAMED if path not in OTHERS])
 def test_every_route_takes_every_name(served: Served, path: str) -> None:
     body = {**BASE[path], "model": "nobody"}
     assert served.http.post(path, json=body).status_code == 404
@@ -44,7 +49,7 @@ def test_every_route_takes_every_name(served: Served, path: str) -> None:
         answer = served.http.post(path, json={**body, "model": name})
         assert answer.status_code in (200, 201, 202), answer.text
         line = json.loads(answer.text.splitlines()[-1])
-        assert line.get("model", "bee") == "bee"
+        assert isinstance(line, list) or line.get("model", "bee") == "bee"
 
 
 def test_the_workers_defaults_hold_where_the_request_is_silent(served: Served) -> None:

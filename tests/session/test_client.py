@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from rbee_worker.config import Settings
 from rbee_worker.engine.engine import Engine
 from rbee_worker.errors import (
+    DeviceLost,
     InvalidRequest,
     ModelError,
     NotReady,
@@ -693,6 +694,9 @@ def test_load_errors_arrive_with_their_class_and_exit_code() -> None:
     assert isinstance(error, UnsupportedModel)
     assert str(error) == "no such thing. Fix: use another."
     assert error.exit_code == 3
+    error = run(start(RuntimeError("CUDA error: no CUDA-capable device is detected")))
+    assert isinstance(error, DeviceLost)
+    assert error.exit_code == 4
     error = run(start(ZeroDivisionError("oops")))
     assert isinstance(error, ModelError)
     assert "ZeroDivisionError: oops" in str(error)

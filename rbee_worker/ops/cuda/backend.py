@@ -12,10 +12,12 @@ from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
 from rbee_worker.extras import missing
 from rbee_worker.machine import available_memory
+from rbee_worker.ops.adapted import sites_for
 from rbee_worker.ops.backend import (
     Backend,
     DeviceGauge,
     Executable,
+    Kept,
     ModelOutline,
     Prepared,
     Progress,
@@ -24,6 +26,7 @@ from rbee_worker.ops.backend import (
     Warmed,
 )
 from rbee_worker.ops.cpu_options import cpu_only
+from rbee_worker.ops.cuda.keeping import CHOICES, chosen
 from rbee_worker.ops.plan import PlanOps
 from rbee_worker.state.specs import group_bytes_per_block
 
@@ -32,23 +35,6 @@ if TYPE_CHECKING:
     from rbee_worker.ops import Ops
     from rbee_worker.state.pool import StatePool
 
-_SHARE = 0.6  # of the free memory, for weights with what is kept beside packed matrices
-# What may be kept beside packed matrices, the fastest first; the last one needs no room.
-_EIGHT = "as 8-bit integers with a scale for 128 columns for up to 64"
-_KEPT = (
-    (
-        {"resident": True, "integers": True},
-        f"as they are for steps of up to 4 rows, {_EIGHT}, as floats for more",
-    ),
-    (
-        {"resident": False, "integers": True},
-        f"as they are for steps of up to 4 rows, {_EIGHT}; for more, floats are made each time",
-    ),
-    (
-        {"resident": False, "integers": False},
-        "as they are; for steps of more than 4 rows, floats are made each time",
-    ),
-)
 DEVICES = ("nvidia0", "nvidia1", "nvidiactl", "dxg")  # in /dev, where a driver is loaded
 
 
@@ -83,6 +69,11 @@ class CudaBackend(Backend):
             return Refusal(
                 "--attention reference: the cuda backend has its own attention only.",
                 "use --attention auto.",
+            )
+        if sites_for(settings) is not None:
+            return Refusal(
+                "--lora, --lora-slots: the cuda backend has no adapters.",
+                "use --backend cpu, or merge the adapter into its base.",
             )
         for module in ("torch", "triton"):
             absent = missing(module)
@@ -164,11 +155,12 @@ class CudaBackend(Backend):
             return _Plan(notes=tuple(notes))
         if not _planes(settings):
             return _Plan(notes=(*notes, "packed matrices are kept as floats"))
-        room = _SHARE * self.free_bytes(settings)
-        for kept, note in _KEPT:
-            if sum(self._planned(outline, settings, dtype, **kept).held_bytes.values()) < room:
-                break
-        return _Plan(**kept, notes=(*notes, f"packed matrices are kept {note}"))
+        held = [
+            self._planned(outline, settings, dtype, resident=one.resident, integers=one.integers)
+            for one in CHOICES
+        ]
+        kept = chosen([ops.held_bytes for ops in held], self.free_bytes(settings))
+        return _Plan(kept.resident, kept.integers, (*notes, kept.note))
 
     def _planned(
         self,
@@ -191,9 +183,15 @@ class CudaBackend(Backend):
         progress: Callable[[str, int, int, str], None],
     ) -> Iterator[Warmed]:
         raise UsageError(
-            "--backend cuda: kernels are compiled when they are first used, and kept.",
-            fix="run the model once.",
+            "--backend cuda compiles kernels for the GPU that is here, by running a model.",
+            fix="leave --isa out.",
         )
+
+    def kernels(self) -> tuple[Path, int]:
+        from triton import knobs
+
+        folder = Path(knobs.cache.dir)
+        return folder, sum(1 for _ in folder.glob("*/*.cubin"))
 
     def ops(
         self,
@@ -203,13 +201,14 @@ class CudaBackend(Backend):
         weight_bytes: int,
         progress: Progress,
         prepared: Prepared | None = None,
+        kept: Kept | None = None,
     ) -> Ops:
         import torch
 
         from rbee_worker.ops.cuda.ops import CudaOps
 
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-        kept: dict[str, bool] = {
+        forms: dict[str, bool] = {
             "planes": _planes(settings),
             "resident": not isinstance(prepared, _Plan) or prepared.resident,
             "integers": not isinstance(prepared, _Plan) or prepared.integers,
@@ -217,10 +216,10 @@ class CudaBackend(Backend):
             "fixed": settings.deterministic,
         }
         if _interpreted():
-            return CudaOps("cpu", dtype, **kept)
+            return CudaOps("cpu", dtype, **forms)
         _use(settings)
         pdl = torch.cuda.get_device_capability()[0] >= 9
-        return CudaOps(f"cuda:{settings.device}", dtype, pdl=pdl, **kept)
+        return CudaOps(f"cuda:{settings.device}", dtype, pdl=pdl, **forms)
 
     def state(self, ops: Ops, pool: StatePool, dtype: str) -> StateMemory:
         from rbee_worker.ops.cuda.ops import CudaOps

@@ -292,5 +292,10 @@ NATIVE = frozenset(
         "ssd",
         "rg_lru",
         "gated_delta",
+        "heads_linear",
+        "previous",
+        "lerp",
+        "wkv",
+        "wkv_delta",
     }
 )

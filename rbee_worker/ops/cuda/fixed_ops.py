@@ -19,7 +19,6 @@ from rbee_worker.ops.cuda.device_ops import DeviceOps
 from rbee_worker.ops.cuda.kernels import attention as kernel
 from rbee_worker.ops.cuda.kernels.experts.route import route
 from rbee_worker.ops.cuda.kernels.fixed import fixed_product
-from rbee_worker.ops.cuda.matrix import DeviceMatrix
 
 
 class FixedOps(DeviceOps):
@@ -42,21 +41,11 @@ class FixedOps(DeviceOps):
         owned: bool = False,
     ) -> Tensor:
         """See `ProductOps.product`. Matrices have no planes here: nothing is quantized ahead."""
-        matrix: DeviceMatrix = weight.data
-        assert not matrix.parts
-        dense, scales = self._operand(matrix)
-        result = torch.float32 if form == "f32" else self._dtype
-        ends: dict[str, Any] = {"act": act or "none", "residual": residual, "form": result}
-        if gated is not None:  # what follows the product follows the gate
-            ends = {}
-        y = fixed_product(
-            self._normed(x, norm), dense, self.workspace, scales=scales, bias=bias, pdl=self.pdl,
-            **ends,
+        assert not weight.data.parts
+        return self._in_order(
+            self._normed(x, norm), weight.data, bias, form=form, gated=gated, act=act,
+            residual=residual,
         )  # fmt: skip
-        if gated is None:
-            return y
-        y = self.gated(y, gated)
-        return (y if residual is None else y + residual).to(result)
 
     def heads_linear(self, x: Tensor, weight: Weight) -> Tensor:
         parts = torch.split(x.to(self._dtype), weight.cols, dim=1)

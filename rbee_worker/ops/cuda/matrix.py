@@ -31,10 +31,11 @@ class Raw:
 
 @dataclass(frozen=True)
 class DeviceMatrix:
-    """rows x cols. dense: in the compute dtype, or None; scales: float32 [rows], where dense is in
-    8-bit floats that are multiplied with their row's scale (`quantized`); parts: planes of all rows
-    in order, or none; raw: the file's bytes of all rows in order, kept where `dense` is not;
-    integers: the matrix once more, as `kernels.block_bytes.matrix_bytes` writes it."""
+    """rows x cols. dense: in the compute dtype, or None; scales: float32, where dense is in 8-bit
+    floats: [rows], one for each row (`quantized`), or [rows, cols / 128] (`with_blocks`). parts:
+    planes of all rows in order, or none; raw: the file's bytes of all rows in order, kept where
+    `dense` is not; integers: the matrix once more, as `kernels.block_bytes.matrix_bytes` writes
+    it."""
 
     rows: int
     cols: int
@@ -47,7 +48,7 @@ class DeviceMatrix:
     def floats(self, dtype: torch.dtype) -> Tensor:
         """The matrix in the compute dtype; made now if it is not kept."""
         if self.dense is not None and self.scales is not None:
-            return (self.dense.float() * self.scales[:, None]).to(dtype)
+            return _scaled(self.dense, self.scales).to(dtype)
         if self.dense is not None:
             return self.dense
         device = self.raw[0].data.device
@@ -62,13 +63,18 @@ class DeviceMatrix:
     def rows_of(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """A matrix of these rows, int64 [N], in the compute dtype: [N, cols]"""
         if self.dense is not None and self.scales is not None:
-            return (self.dense[ids].float() * self.scales[ids][:, None]).to(dtype)
+            return _scaled(self.dense[ids], self.scales[ids]).to(dtype)
         if self.dense is not None:
             return self.dense[ids]
         (raw,) = self.raw  # an embedding is one tensor
         some = raw.data[ids].contiguous()
         out = torch.empty((len(ids), self.cols), dtype=dtype, device=ids.device)
         return dequantize(some, raw.format, len(ids), self.cols, out)
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether a row has a scale for each 128 columns."""
+        return self.scales is not None and self.scales.dim() == 2
 
     def halves(self) -> tuple[PackedPart, PackedPart] | None:
         """Planes of the first and of the second half of the rows, if both have one format."""
@@ -84,6 +90,25 @@ class DeviceMatrix:
 
 F8 = torch.float8_e4m3fn
 _F8_MOST = 448.0  # the largest number of that format
+
+
+F8_BLOCKS = "F8_B128"  # the format of 8-bit floats with scales for 128 columns of a row
+
+
+def _scaled(values: Tensor, scales: Tensor) -> Tensor:
+    """8-bit floats [rows, cols] times their scales, in float32."""
+    each = scales if scales.dim() == 2 else scales[:, None]
+    wide = values.float().view(len(values), each.shape[1], values.shape[1] // each.shape[1])
+    found: Tensor = (wide * each[:, :, None]).flatten(1)
+    return found
+
+
+def with_blocks(raw: Tensor) -> tuple[Tensor, Tensor]:
+    """Values [rows, cols] and scales [rows, cols / 128] of the file's bytes of some rows."""
+    form = FORMATS[F8_BLOCKS]
+    parts = raw.view(len(raw), -1, form.bytes)
+    scales = parts[:, :, :4].contiguous().view(torch.float32)[:, :, 0].contiguous()
+    return parts[:, :, 4:].contiguous().flatten(1).view(F8), scales
 
 
 def quantized(dense: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,6 +136,8 @@ class Forms:
 def held_form(format: str, rows: int, cols: int, dtype: str, forms: Forms) -> tuple[str, int]:
     """The name and the bytes of a matrix in this form; see `DeviceMatrix`."""
     dense = rows * cols * DTYPE_BYTES[dtype]
+    if format == F8_BLOCKS:
+        return "f8", rows * cols + rows * cols // FORMATS[F8_BLOCKS].block * 4
     if format not in WORDS:
         return ("f8", rows * cols + 4 * rows) if forms.f8 else (dtype, dense)
     if not forms.planes:

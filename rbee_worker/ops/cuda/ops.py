@@ -17,7 +17,15 @@ from rbee_worker.ops.cuda.fixed_ops import FixedOps
 from rbee_worker.ops.cuda.kernels.block_bytes import empty_integers, write_integers
 from rbee_worker.ops.cuda.kernels.packed.dequantize import dequantize
 from rbee_worker.ops.cuda.kernels.packed.planes import WORDS, PackedPart, joined, repack
-from rbee_worker.ops.cuda.matrix import DeviceMatrix, Forms, Raw, held_form, quantized
+from rbee_worker.ops.cuda.matrix import (
+    F8_BLOCKS,
+    DeviceMatrix,
+    Forms,
+    Raw,
+    held_form,
+    quantized,
+    with_blocks,
+)
 from rbee_worker.ops.cuda.sampling import CudaSampling
 from rbee_worker.ops.cuda.weight_upload import WeightUpload
 from rbee_worker.ops.graph.recorder import GraphOps
@@ -58,6 +66,8 @@ class CudaOps(GraphOps):
 
     def matrix(self, parts: Sequence[Packed]) -> Weight:
         rows, cols = sum(p.shape[0] for p in parts), parts[0].shape[1]
+        if all(p.format == F8_BLOCKS for p in parts):
+            return self._in_blocks(parts, rows, cols)
         packed = self._forms.planes and all(p.format in WORDS for p in parts)
         f8 = self._forms.f8 and not any(p.format in WORDS for p in parts)
         dense = None
@@ -99,6 +109,13 @@ class CudaOps(GraphOps):
         return Weight(
             matrix, rows, cols, formats, "+".join(dict(held)), sum(size for _, size in held)
         )
+
+    def _in_blocks(self, parts: Sequence[Packed], rows: int, cols: int) -> Weight:
+        """A matrix that stays in 8-bit floats, with its own scales."""
+        pieces = [with_blocks(raw.data) for part in parts for raw in self._upload.pieces(part)]
+        dense, scales = (torch.cat(some) for some in zip(*pieces, strict=True))
+        matrix = DeviceMatrix(rows, cols, dense, scales=scales)
+        return Weight(matrix, rows, cols, F8_BLOCKS, "f8", dense.nbytes + scales.nbytes)
 
     def _form(self, part: Packed) -> tuple[str, int]:
         rows, cols = part.shape

@@ -2,6 +2,7 @@
 
 One row: `kernels.gemv`; up to 64: `kernels.skinny`, in 8 bits where the matrix is; packed planes,
 up to four rows: `packed_products`; many: cuBLAS.
+8-bit floats with scales for blocks: `kernels.fixed`, for any number of rows.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from rbee_worker.ops.cuda import packed_products
 from rbee_worker.ops.cuda.f8_products import can_multiply_f8, multiply_f8
 from rbee_worker.ops.cuda.kernels.block_bytes import to_bytes
 from rbee_worker.ops.cuda.kernels.f8 import quantize_f8
+from rbee_worker.ops.cuda.kernels.fixed import fixed_product
 from rbee_worker.ops.cuda.kernels.gemv import gemv
 from rbee_worker.ops.cuda.kernels.norm import norm
 from rbee_worker.ops.cuda.kernels.rowwise import gated
@@ -42,6 +44,11 @@ class ProductOps(ReferenceOps):
     def logits(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         return self.product(x, weight, bias, form="f32")
 
+    def heads_linear(self, x: Tensor, weight: Weight) -> Tensor:
+        parts = x.to(self._dtype).view(-1, weight.count, weight.cols).transpose(0, 1)
+        y = torch.bmm(parts, weight.data.transpose(1, 2))  # [count, N, rows]
+        return y.transpose(0, 1).flatten(1)
+
     def gated(self, gate_up: Tensor, kind: Activation) -> Tensor:
         return gated(gate_up, kind, pdl=self.pdl)
 
@@ -65,6 +72,11 @@ class ProductOps(ReferenceOps):
         needs the residual, so the result may take its place.
         """
         matrix: DeviceMatrix = weight.data
+        if matrix.has_blocks:
+            return self._in_order(
+                self._normed(x, norm), matrix, bias, form=form, gated=gated, act=act,
+                residual=residual,
+            )  # fmt: skip
         result = torch.float32 if form == "f32" else self._dtype
         n = x.shape[0]
         if matrix.parts and n <= packed_products.MOST:
@@ -137,6 +149,28 @@ class ProductOps(ReferenceOps):
             values, weight, self.workspace, x_scales=x_scales, scales=scales, bias=bias,
             form=form, pdl=self.pdl, **after,
         )  # fmt: skip
+
+    def _in_order(
+        self,
+        x: Tensor,
+        matrix: DeviceMatrix,
+        bias: Tensor | None,
+        *,
+        form: str,
+        gated: Activation | None,
+        act: Activation | None,
+        residual: Tensor | None,
+    ) -> Tensor:
+        """A product by `kernels.fixed`, which takes any number of rows; x: after the norm."""
+        dense, scales = self._operand(matrix)
+        result = torch.float32 if form == "f32" else self._dtype
+        ends: dict[str, Any] = {"act": act or "none", "residual": residual, "form": result}
+        if gated is not None:  # what follows the product follows the gate
+            ends = {}
+        y = fixed_product(x, dense, self.workspace, scales=scales, bias=bias, pdl=self.pdl, **ends)
+        if gated is None:
+            return y
+        return _plus(self.gated(y, gated), residual).to(result)
 
     def _normed(self, x: Tensor, before: tuple[Tensor | None, float] | None) -> Tensor:
         if before is not None:

@@ -80,11 +80,9 @@ class Program:
 
         for function, args, options, outputs, ends in self._calls:
             made = function(*map(real, args), **{k: real(v) for k, v in options.items()})
-            if len(outputs) == 1:
-                values[outputs[0]] = made
-            elif outputs:
-                for place, one in zip(outputs, made, strict=True):
-                    values[place] = one
+            parts = made if isinstance(made, tuple) else (made,)
+            for place, one in zip(outputs, parts if outputs else (), strict=True):
+                values[place] = one
             for place in ends:
                 values[place] = None
         return tuple(values[place] for place in self._results)

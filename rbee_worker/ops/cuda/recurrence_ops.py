@@ -6,7 +6,7 @@ from torch import Tensor
 
 from rbee_worker.ops import Activation
 from rbee_worker.ops.batch import Batch, FixedState
-from rbee_worker.ops.cuda.kernels.recurrence import conv, linear_scan, state_space
+from rbee_worker.ops.cuda.kernels.recurrence import conv, linear_scan, state_space, wkv
 from rbee_worker.ops.cuda.kernels.recurrence.delta import gated_delta
 from rbee_worker.ops.cuda.kernels.recurrence.rg_lru import rg_lru
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
@@ -114,6 +114,53 @@ class RecurrenceOps(ReferenceOps):
         return gated_delta(
             q, k, v, dt, beta, bias, rates, state, sequences, groups=groups, pdl=self.pdl
         )
+
+    # ---- RWKV
+
+    def previous(self, x: Tensor, where: StateRef, name: str, batch: Batch) -> Tensor:
+        return wkv.previous(x, *_kept(where, name, batch), pdl=self.pdl)
+
+    def lerp(
+        self, x: Tensor, y: Tensor, factors: Tensor | None, moving: Tensor | None = None
+    ) -> Tensor:
+        return wkv.lerp(x, y, factors, moving, pdl=self.pdl)
+
+    def wkv(
+        self,
+        r: Tensor,
+        k: Tensor,
+        v: Tensor,
+        decay: Tensor | None,
+        base: Tensor,
+        bonus: Tensor,
+        where: StateRef,
+        name: str,
+        batch: Batch,
+        *,
+        heads: int,
+    ) -> Tensor:
+        state, sequences = _kept(where, name, batch)
+        return wkv.wkv(r, k, v, decay, base, bonus, state, sequences, heads=heads, pdl=self.pdl)
+
+    def wkv_delta(
+        self,
+        r: Tensor,
+        k: Tensor,
+        v: Tensor,
+        decay: Tensor,
+        rate: Tensor,
+        removal: Tensor,
+        renewal: Tensor,
+        bonus: Tensor,
+        where: StateRef,
+        name: str,
+        batch: Batch,
+        *,
+        heads: int,
+    ) -> tuple[Tensor, Tensor]:
+        given = (r, k, v, decay, rate, removal, renewal, bonus)
+        state, sequences = _kept(where, name, batch)
+        return wkv.wkv_delta(*given, state, sequences, heads=heads, pdl=self.pdl)
 
 
 def _kept(where: StateRef, name: str, batch: Batch) -> tuple[Tensor, Sequences]:

@@ -4,7 +4,10 @@ table. Found by recording the model without its weights."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
 
 from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.ops import Weight
@@ -40,7 +43,7 @@ class TrafficOps(GraphOps):
         return self._plan.stack(members)
 
     def vector(self, parts: Sequence[Packed]) -> Any:
-        return self._plan.vector(parts)
+        return np.broadcast_to(np.float32(0), sum(prod(part.shape) for part in parts))
 
     def floats(self, packed: Packed) -> Packed:
         return self._plan.floats(packed)

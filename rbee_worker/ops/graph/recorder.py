@@ -305,6 +305,58 @@ class GraphOps(Ops):
         args = (q, k, v, dt, beta, bias, rates, where, name, BATCH)
         return self._one("gated_delta", args, v.width, groups=groups)
 
+    # ---- RWKV
+
+    def previous(self, x: Array, where: StateRef, name: str, batch: Batch) -> Array:
+        return self._one("previous", (x, where, name, BATCH), x.width, x.form)
+
+    def lerp(self, x: Array, y: Array, factors: Array | None, moving: Array | None = None) -> Array:
+        _has(y, x.width)
+        if moving is None:
+            assert factors is not None
+            width = factors.shape[0]
+        else:
+            width = moving.width
+        assert width % x.width == 0
+        return self._one("lerp", (x, y, factors, moving), width, x.form)
+
+    def wkv(
+        self,
+        r: Array,
+        k: Array,
+        v: Array,
+        decay: Array | None,
+        base: Array,
+        bonus: Array,
+        where: StateRef,
+        name: str,
+        batch: Batch,
+        *,
+        heads: int,
+    ) -> Array:
+        args = (r, k, v, decay, base, bonus, where, name, BATCH)
+        return self._one("wkv", args, v.width, v.form, heads=heads)
+
+    def wkv_delta(
+        self,
+        r: Array,
+        k: Array,
+        v: Array,
+        decay: Array,
+        rate: Array,
+        removal: Array,
+        renewal: Array,
+        bonus: Array,
+        where: StateRef,
+        name: str,
+        batch: Batch,
+        *,
+        heads: int,
+    ) -> tuple[Array, Array]:
+        args = (r, k, v, decay, rate, removal, renewal, bonus, where, name, BATCH)
+        y, z = self._node("wkv_delta", args, (v.width, v.width), v.form, heads=heads)
+        return y, z
+
 
 def _has(x: Array, width: int) -> None:
     assert isinstance(x, Value), "an activation of another backend"

@@ -10,9 +10,11 @@ from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
 from rbee_worker.extras import missing
 from rbee_worker.machine import allowed_cores, available_memory
+from rbee_worker.ops.adapted import sites_for
 from rbee_worker.ops.backend import (
     Backend,
     Executable,
+    Kept,
     ModelOutline,
     Prepared,
     Progress,
@@ -107,13 +109,14 @@ class ReferenceBackend(Backend):
         weight_bytes: int,
         progress: Progress,
         prepared: Prepared | None = None,
+        kept: Kept | None = None,
     ) -> Ops:
         import torch
 
         from rbee_worker.ops.reference.ops import ReferenceOps
 
         torch.set_num_threads(settings.threads or allowed_cores())
-        return ReferenceOps("cpu", dtype)
+        return ReferenceOps("cpu", dtype, sites=sites_for(settings))
 
     def state(self, ops: Ops, pool: StatePool, dtype: str) -> StateMemory:
         from rbee_worker.ops.reference.state import TorchState

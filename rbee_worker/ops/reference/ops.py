@@ -17,7 +17,9 @@ from torch import Tensor
 from rbee_worker.checkpoint.decoding import as_floats
 from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.ops import Activation, RopeSpec, Routing, Weight
+from rbee_worker.ops.adapted import Sites
 from rbee_worker.ops.batch import Batch, PagedState
+from rbee_worker.ops.reference.adapters import AdapterOps
 from rbee_worker.ops.reference.attention import Keys, Mask, attend
 from rbee_worker.ops.reference.dequant import dequantize
 from rbee_worker.ops.reference.experts import activate, add_bias, experts, gate, product, route
@@ -35,13 +37,15 @@ DTYPES: dict[str, torch.dtype] = {
 }
 
 
-class ReferenceOps(RecurrenceOps, RgLruOps, GatedDeltaOps, WkvOps):
+class ReferenceOps(RecurrenceOps, RgLruOps, GatedDeltaOps, WkvOps, AdapterOps):
     """See `Ops` for the meaning of each operation."""
 
     name = "reference"
 
-    def __init__(self, device: str = "cpu", dtype: str = "f32") -> None:
-        self.device = device
+    def __init__(
+        self, device: str = "cpu", dtype: str = "f32", *, sites: Sites | None = None
+    ) -> None:
+        self.device, self.sites = device, sites
         self.dtype = dtype
         self._dtype = DTYPES[dtype]
 

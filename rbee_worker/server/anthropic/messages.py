@@ -57,6 +57,8 @@ NAMES = FieldNames(
         "stop": "stop_sequences",
         "thinking_budget": "thinking.budget_tokens",
         "tool_choice.function": "tool_choice",
+        "json_schema": "output_config.format.schema",
+        "reasoning_effort": "output_config.effort",
     }
 )
 
@@ -72,6 +74,8 @@ async def create_message(http: HttpRequest) -> ASGIApp:
     params = {own: body.values[name] for name, own in _PARAMS.items() if name in body.values}
     if given.thinking is not None and given.thinking.type == "enabled":
         params["thinking_budget"] = given.thinking.budget_tokens
+    if given.output_config is not None and given.output_config.format is not None:
+        params["json_schema"] = given.output_config.format.schema
     request = _request(worker, given, new_id("msg"), params, faults)
     with NAMES.used():
         (job,) = await worker.submit([request], keep=False)

@@ -60,6 +60,7 @@ def options_of(given: PromptEnvelope, rules: Rules) -> tuple[ChatOptions, list[F
         tools=tuple(_tool(tool) for tool in given.tools or ()),
         tool_choice=wanted,
         parallel_tool_calls=not choice.disable_parallel_tool_use,
+        reasoning_effort=None if given.output_config is None else given.output_config.effort,
         enable_thinking=None if thinking is None else switched("thinking", thinking, rules, faults),
         chat_defaults=True,
     )

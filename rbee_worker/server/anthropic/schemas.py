@@ -8,7 +8,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from rbee_worker.params.conversation import MOST_TOOLS, ToolName
 from rbee_worker.server.schemas import Model
-from rbee_worker.types import StopRecord
+from rbee_worker.types import Effort, StopRecord
 
 # ---- requests
 
@@ -73,6 +73,20 @@ class ThinkingParam(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     budget_tokens: Annotated[int, Meta(ge=0)] | None = None
 
 
+class OutputFormat(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The answer is one JSON value that follows the schema."""
+
+    type: Literal["json_schema"]
+    schema: dict[str, Any]
+
+
+class OutputConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """effort: for templates that read reasoning_effort."""
+
+    format: OutputFormat | None = None
+    effort: Effort | None = None
+
+
 class PromptEnvelope(Struct, kw_only=True):
     """What makes the prompt."""
 
@@ -82,6 +96,7 @@ class PromptEnvelope(Struct, kw_only=True):
     tools: Annotated[list[ToolParam], Meta(max_length=MOST_TOOLS)] | None = None
     tool_choice: ToolChoiceParam | None = None
     thinking: ThinkingParam | None = None
+    output_config: OutputConfig | None = None
 
 
 class MessagesEnvelope(PromptEnvelope, kw_only=True):

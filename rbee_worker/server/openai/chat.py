@@ -159,7 +159,12 @@ class ChatChunks:
     def usage_chunk(self, usage: TokenUsage) -> ChatChunk:
         exchange = self._exchange
         return ChatChunk(
-            id=exchange.id, created=exchange.created, model=exchange.model, choices=[], usage=usage
+            id=exchange.id,
+            created=exchange.created,
+            model=exchange.model,
+            system_fingerprint=exchange.fingerprint,
+            choices=[],
+            usage=usage,
         )
 
     def _chunk(
@@ -178,6 +183,7 @@ class ChatChunks:
             id=exchange.id,
             created=exchange.created,
             model=exchange.model,
+            system_fingerprint=exchange.fingerprint,
             choices=[row],
             usage=self._usage,
         )
@@ -215,6 +221,7 @@ def _whole(exchange: Exchange) -> ChatCompletion:
         id=exchange.id,
         created=exchange.created,
         model=exchange.model,
+        system_fingerprint=exchange.fingerprint,
         choices=choices,
         usage=exchange.usage(1),
     )

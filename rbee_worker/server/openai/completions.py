@@ -178,7 +178,12 @@ class CompletionChunks:
     def usage_chunk(self, usage: TokenUsage) -> Completion:
         exchange = self._exchange
         return Completion(
-            id=exchange.id, created=exchange.created, model=exchange.model, choices=[], usage=usage
+            id=exchange.id,
+            created=exchange.created,
+            model=exchange.model,
+            system_fingerprint=exchange.fingerprint,
+            choices=[],
+            usage=usage,
         )
 
     def _chunk(
@@ -197,6 +202,7 @@ class CompletionChunks:
             id=exchange.id,
             created=exchange.created,
             model=exchange.model,
+            system_fingerprint=exchange.fingerprint,
             choices=[row],
             usage=self._usage,
         )
@@ -230,6 +236,7 @@ def _whole(exchange: Exchange, prompts: int) -> Completion:
         id=exchange.id,
         created=exchange.created,
         model=exchange.model,
+        system_fingerprint=exchange.fingerprint,
         choices=choices,
         usage=exchange.usage(prompts),
     )

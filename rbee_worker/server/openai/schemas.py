@@ -117,6 +117,7 @@ class Completion(Struct, frozen=True, kw_only=True):
     object: Literal["text_completion"] = "text_completion"
     created: int
     model: str
+    system_fingerprint: str  # what tokens depend on, besides the request
     choices: list[CompletionChoice]
     usage: TokenUsage | UnsetType | None = UNSET
 
@@ -199,6 +200,7 @@ class ChatCompletion(Struct, frozen=True, kw_only=True):
     object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
+    system_fingerprint: str
     choices: list[ChatChoice]
     usage: TokenUsage
 
@@ -208,6 +210,7 @@ class ChatChunk(Struct, frozen=True, kw_only=True):
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     created: int
     model: str
+    system_fingerprint: str
     choices: list[ChatChunkChoice]
     usage: TokenUsage | UnsetType | None = UNSET
 

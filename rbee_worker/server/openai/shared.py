@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -57,6 +58,10 @@ class Pieces:
             self._tokenizer.token_bytes(token_id) or self._tokenizer.token_text(token_id).encode()
         )
 
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens with their names."""
+        return self._tokenizer.decode(ids, skip_special=False)
+
     def name(self, token_id: int) -> str:
         """The id as text; if its bytes are not a complete character, as in OpenAI: bytes:\\xe2."""
         raw = self.raw(token_id)
@@ -64,6 +69,16 @@ class Pieces:
             return raw.decode()
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+def fingerprint(worker: Worker) -> str:
+    """`system_fingerprint`: equal where the same request with the same seed gives the same tokens,
+    as far as that depends on the program, its model and its types."""
+    info = worker.model
+    assert info is not None
+    parts = (info.model, info.arch, info.backend, info.dtype, info.kv_dtype, info.n_parameters)
+    digest = hashlib.sha256(repr((worker.version, parts)).encode()).hexdigest()
+    return f"b{worker.version}-{digest[:10]}"
 
 
 class Exchange:
@@ -75,6 +90,7 @@ class Exchange:
         self.model = model
         self.jobs = jobs
         self.created = int(time.time())
+        self.fingerprint = fingerprint(worker)
         self.pieces = Pieces(worker)
 
     def usage(self, prompts: int) -> TokenUsage:

@@ -12,38 +12,57 @@ import { Marked } from "./vendor/marked.js";
 
 const LONGEST = 400_000; // characters; a longer text is shown plain
 const marked = new Marked({ gfm: true, extensions: mathRules });
+const UNSEEN = new Set(["space", "def"]);
 const LINKS = new Set(["http:", "https:", "mailto:"]);
 const ENTITIES = {
   amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00a0", copy: "©", reg: "®", deg: "°", times: "×",
   middot: "·", hellip: "…", ndash: "–", mdash: "—", larr: "←", rarr: "→", lsquo: "‘", rsquo: "’", ldquo: "“", rdquo: "”",
 };
 
-/** One answer's text in an element, drawn again as it grows: only blocks that changed are made anew. */
+/**
+ * One answer's text in an element, drawn again as it grows. What is appended can change the last
+ * block only, so the blocks before it are neither read nor drawn again, until the text is whole.
+ */
 export class Rendering {
+  /** Characters of the blocks that stay, and their number. */
+  #settled = 0;
+  #blocks = 0;
+  /** The text of each block that is drawn. @type {string[]} */
+  #drawn = [];
+
   /** @param {HTMLElement} place */
   constructor(place) {
     this.place = place;
-    /** @type {string[]} */
-    this.drawn = [];
   }
 
-  /** @param {string} text @param {boolean} whole  nothing will follow */
-  show(text, whole) {
-    const tokens = taken(text);
-    const last = tokens.length - 1;
-    if (whole) this.drawn = []; // a definition at the end may have changed a link at the beginning
-    tokens.forEach((token, at) => {
-      const growing = at === last && !whole;
-      const mark = `${growing}:${token.raw}`;
-      if (this.drawn[at] === mark) return;
-      const node = block(token, growing);
-      const old = this.place.childNodes[at];
-      if (old) old.replaceWith(node);
-      else this.place.append(node);
-      this.drawn[at] = mark;
-    });
-    this.drawn.length = tokens.length;
-    while (this.place.childNodes.length > tokens.length) this.place.lastChild?.remove();
+  /** @param {string} given @param {boolean} whole  nothing will follow */
+  show(given, whole) {
+    const text = given.replace(/\r\n?/g, "\n");
+    if (whole || text.length < this.#settled) this.#settled = this.#blocks = 0;
+    if (whole) this.#drawn = []; // a definition at the end may have changed a link at the beginning
+    const rest = text.slice(this.#settled);
+    const tokens = taken(rest);
+    const seen = tokens.filter((token) => !UNSEEN.has(token.type));
+    seen.forEach((token, at) => this.#draw(this.#blocks + at, token, !whole && at === seen.length - 1));
+    const count = this.#blocks + seen.length;
+    this.#drawn.length = count;
+    while (this.place.childNodes.length > count) this.place.lastChild?.remove();
+    const before = tokens.slice(0, tokens.indexOf(seen.at(-1)));
+    const read = tokens.reduce((sum, token) => sum + token.raw.length, 0);
+    if (whole || seen.length < 2 || read !== rest.length) return;
+    this.#settled += before.reduce((sum, token) => sum + token.raw.length, 0);
+    this.#blocks = count - 1;
+  }
+
+  /** @param {number} at @param {any} token @param {boolean} growing */
+  #draw(at, token, growing) {
+    const mark = `${growing}:${token.raw}`;
+    if (this.#drawn[at] === mark) return;
+    const node = block(token, growing);
+    const old = this.place.childNodes[at];
+    if (old) old.replaceWith(node);
+    else this.place.append(node);
+    this.#drawn[at] = mark;
   }
 }
 
@@ -51,7 +70,7 @@ export class Rendering {
 function taken(text) {
   if (text.length <= LONGEST) {
     try {
-      return marked.lexer(text).filter((token) => token.type !== "space" && token.type !== "def");
+      return marked.lexer(text);
     } catch { /* nested too deeply */ }
   }
   return [{ type: "plain", raw: text }];
@@ -79,7 +98,7 @@ function made(token, growing = false) {
     case "table": return table(token);
     case "hr": return el("hr");
     case "blockMath": return formula(token.text, true);
-    case "space": case "def": return document.createTextNode("");
+    case "space": case "def": return document.createTextNode(""); // within a list or a quotation
     case "html": return el("p", { class: "plain" }, token.raw.trimEnd());
     default: return el("p", { class: "plain" }, token.raw);
   }

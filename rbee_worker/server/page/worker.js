@@ -69,7 +69,8 @@ class Worker extends EventTarget {
       for await (const { data } of frames(response.body)) {
         if (data === "[DONE]" || this.state !== "loading") break;
         const { stage, layers_loaded: done, layers_total: all } = JSON.parse(data);
-        this.progress = { stage: stage.replaceAll("_", " "), share: all ? done / all : null };
+        const what = stage === "loading_to_vram" ? "weights" : stage.replaceAll("_", " ");
+        this.progress = { stage: what, share: all ? done / all : null };
         this.dispatchEvent(new Event("state"));
       }
     } catch { /* the next poll says what the worker does */ }

@@ -21,6 +21,7 @@ from rbee_worker.ops.cuda.kernels.experts.few import few
 from rbee_worker.ops.cuda.kernels.experts.many import many
 from rbee_worker.ops.cuda.kernels.experts.route import route
 from rbee_worker.ops.cuda.kernels.fixed import fixed_product
+from rbee_worker.ops.cuda.kernels.recurrence import wkv
 from rbee_worker.ops.cuda.kernels.recurrence.conv import causal_conv
 from rbee_worker.ops.cuda.kernels.recurrence.delta import gated_delta
 from rbee_worker.ops.cuda.kernels.recurrence.linear_scan import linear_scan
@@ -136,6 +137,19 @@ def of_recurrences() -> Iterator[tuple[str, partial[Any]]]:
         )  # fmt: skip
 
 
+def of_rwkv() -> Iterator[tuple[str, partial[Any]]]:
+    """As `of_experts`."""
+    x, vector, state = bf16(64, 2048), f32(2048), f32(9, 128, 64, 16)
+    given = Sequences(ints(9, dtype=torch.int64), ints(8, dtype=torch.int64), 8)
+    yield "previous", partial(wkv.previous, x, f32(9, 1, 2048), given, pdl=True)
+    yield "lerp", partial(wkv.lerp, x, x, f32(6 * 2048), bf16(64, 6 * 2048), pdl=True)
+    how: dict[str, Any] = {"heads": 32, "pdl": True}
+    for decay in (None, x):
+        yield "wkv", partial(wkv.wkv, x, x, x, decay, vector, vector, state, given, **how)
+    vectors = (vector, vector, vector)
+    yield "wkv delta", partial(wkv.wkv_delta, x, x, x, x, x, *vectors, state, given, **how)
+
+
 def of_sampling() -> Iterator[tuple[str, partial[Any]]]:
     """As `of_experts`."""
     z = f32(64, VOCAB)
@@ -163,6 +177,11 @@ def of_products() -> Iterator[tuple[str, partial[Any]]]:
     for rows in (1, 300):
         scaled = {"scales": f32(4096), "form": torch.float32, "pdl": True}
         yield f"f8, {rows}", partial(fixed_product, bf16(rows, 4096), f8, workspace, **scaled)
+        blocks = {**scaled, "scales": f32(4096, 32)}
+        yield (
+            f"f8 in blocks, {rows}",
+            partial(fixed_product, bf16(rows, 4096), f8, workspace, **blocks),
+        )
     yield "floats", partial(fixed_product, f32(70, 96), f32(40, 96), workspace)
     yield "rows as integers", partial(to_bytes, bf16(64, 4096), (f32(4096), 1e-5), pdl=True)
     ahead = partial(skinny_ahead, workspace=workspace, pdl=True)
@@ -189,7 +208,13 @@ def main() -> None:
         return run(self, *args, grid=grid, warmup=True, **kwargs)
 
     JITFunction.run = dry
-    for name, call in (*of_products(), *of_experts(), *of_recurrences(), *of_sampling()):
+    for name, call in (
+        *of_products(),
+        *of_experts(),
+        *of_recurrences(),
+        *of_rwkv(),
+        *of_sampling(),
+    ):
         call()
         sys.stdout.write(f"compiled: {name}\n")
 

@@ -10,6 +10,7 @@ import pytest
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Finished, Submit, Tokens
 from rbee_worker.loading.load import load_engine
+from rbee_worker.loading.run_once import run_once
 from rbee_worker.types import SamplingParams
 
 CONFIG = {
@@ -77,3 +78,20 @@ def test_the_reference_backends_tokens(settings: dict[str, object], tmp_path: Pa
     want = tokens("reference", config, **settings)
     assert tokens("cuda", config, **settings) == want
     assert [len(want[str(n)]) for n in range(6)] == [5, 6, 7, 8, 9, 10]
+
+
+@pytest.mark.slow
+def test_warming_runs_every_form_of_step(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(CONFIG))
+    settings = Settings(
+        model=f"random:bf16:{config}", backend="cuda", dtype="f32", kv_dtype="f32", ctx=64,
+        kv_tokens=256, token_budget=40, max_seqs=2,
+    )  # fmt: skip
+    told: list[tuple[int, int, str]] = []
+    warmed = run_once(settings, lambda *one: told.append(one))
+    assert [number for number, _, _ in told] == list(range(1, told[0][1] + 1))
+    names = [name for _, _, name in told]
+    assert names.count("one sequence") == 4
+    assert {"2 sequences", "a prompt of 32 tokens", "a prompt of 40 tokens"} < set(names)
+    assert (warmed.kernels, warmed.made) == (warmed.kernels, 0)  # nothing is compiled here

@@ -10,7 +10,6 @@ import pytest
 
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.config import Settings
-from rbee_worker.errors import UnsupportedModel
 from rbee_worker.models import build_model
 from rbee_worker.ops.backends import backend
 from rbee_worker.ops.cuda.model import CudaModel
@@ -28,9 +27,8 @@ SLOW = {
     *("qwen2-moe", "phimoe", "deepseek-v2-lite", "deepseek-v3", "gpt-oss-yarn-mxfp4"),
     *("llama4-chunks", "gemma4-mixed", "falcon-mamba", "mamba2", "granite4", "nemotron-h-moe"),
     *("qwen3", "falcon-7b", "phi-msft", "command-r"),
-    *("falcon-h1", "lfm2", "jamba", "recurrent-gemma", "qwen3-next", "rwkv7"),
+    *("falcon-h1", "lfm2", "jamba", "recurrent-gemma", "qwen3-next", "rwkv5", "rwkv6", "rwkv7"),
 }
-LACKING = {"rwkv5", "rwkv6", "rwkv7"}  # families with operations that this backend does not have
 BOUND = 2e-5  # of the largest logit
 
 
@@ -43,16 +41,7 @@ def mark(arch: Arch) -> tuple[pytest.MarkDecorator, ...]:
 @pytest.mark.parametrize("arch", [pytest.param(a, id=a.id, marks=mark(a)) for a in ARCHS])
 def test_logits(arch: Arch, tmp_path: Path) -> None:
     """All rows of one prompt, in each of the family's files."""
-    if arch.id.partition("-")[0] in LACKING:
-        with pytest.raises(UnsupportedModel, match="the cuda backend does not have the operation"):
-            logits(arch, tmp_path)
-        return
-    logits(arch, tmp_path)
-
-
-def logits(arch: Arch, folder: Path) -> None:
-    """Compare them with transformers'."""
-    for kind, path in files(arch, folder).items():
+    for kind, path in files(arch, tmp_path).items():
         settings = Settings(model=str(path), backend="cuda")
         ops = backend("cuda").ops(settings, "f32", weight_bytes=0, progress=lambda *_: None)
         ckpt = open_checkpoint(str(path))
@@ -69,7 +58,7 @@ def logits(arch: Arch, folder: Path) -> None:
 
 
 def test_every_row_that_is_named_exists() -> None:
-    assert {a.id for a in ARCHS} >= QUICK | SLOW | LACKING
+    assert {a.id for a in ARCHS} >= QUICK | SLOW
 
 
 def test_fusions_of_a_plain_decoder(tmp_path: Path) -> None:

@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from rbee_worker.checkpoint.decoding import decode
+from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Finished, PromptScores, Submit, Tokens
 from rbee_worker.loading.load import load_engine
 from rbee_worker.ops.cuda.kernels.fixed import fixed_product
 from rbee_worker.ops.cuda.kernels.workspace import Workspace
+from rbee_worker.ops.cuda.ops import CudaOps
+from rbee_worker.ops.cuda.plan import CudaPlanOps
 from rbee_worker.types import SamplingParams
 
 MODEL: dict[str, Any] = {
@@ -61,6 +65,36 @@ def test_rows_of_8_bit_floats_have_scales(device: str) -> None:
     x = torch.tensor([[1.0, 3.0]], dtype=torch.float16, device=device)
     got = fixed_product(x, w, Workspace(device), scales=scales)
     assert got.tolist() == [[-10.0, 6.25]]
+
+
+@pytest.mark.parametrize("rows", [1, 5, 70])
+def test_8_bit_floats_with_scales_for_128_columns(rows: int, device: str) -> None:
+    """As a file has them, through the backend's operations: plain, gated, with a residual."""
+    rng = np.random.default_rng(rows)
+    bits = torch.from_numpy(rng.standard_normal((48, 256))).to(torch.float8_e4m3fn)
+    scales = torch.from_numpy(rng.uniform(0.01, 0.1, (48, 2)).astype("f4"))
+    parts = scales[:, :, None].view(torch.uint8), bits.view(48, 2, 128).view(torch.uint8)
+    data = torch.cat(parts, 2)
+    packed = Packed(data.flatten(1).numpy(), "F8_B128", (48, 256))
+    meant = decode(packed).astype("f8")
+    ops = CudaOps(device, "f32", planes=False)
+    weight = ops.matrix([packed])
+    assert (weight.held, weight.nbytes) == ("f8", 48 * 256 + 48 * 2 * 4)
+    assert CudaPlanOps("f32").matrix([packed]).nbytes == weight.nbytes
+    assert np.abs(weight.data.floats(torch.float32).cpu().numpy() - meant).max() < 1e-6
+    ids = torch.tensor([3, 40], device=device)
+    some = weight.data.rows_of(ids, torch.float32).cpu().numpy()
+    assert np.abs(some - meant[[3, 40]]).max() < 1e-6
+    x, added = rng.standard_normal((rows, 256)).astype("f4"), rng.standard_normal((rows, 48))
+    on = torch.from_numpy(x).to(device)
+    residual = torch.from_numpy(added.astype("f4")).to(device)
+    got = ops.now.product(on, weight, residual=residual, form="f32").cpu().numpy()
+    want = x.astype("f8") @ meant.T
+    assert np.abs(got - (want + added)).max() < 1e-4
+    gate, up = np.split(want, 2, axis=1)
+    got = ops.now.product(on, weight, gated="silu").cpu().numpy()
+    assert np.abs(got - gate / (1 + np.exp(-gate)) * up).max() < 1e-4
+    assert torch.equal(ops.now.product(on, weight)[:1], ops.now.product(on[:1], weight))
 
 
 def scores(config: Path, waves: list[list[int]], **settings: Any) -> dict[int, list[float]]:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from benchmarks.family_shapes import config_of
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
 from rbee_worker.loading.preflight import outline_of
@@ -133,3 +134,13 @@ def test_what_a_token_reads(shape: str, format: str, bits: float) -> None:
     exact = TrafficOps("bf16", planes=False, f8=False)
     floats = bytes_read(exact, outline_of(open_model(f"random:{format}:{shape}"), 64).build(exact))
     assert floats == 2 * (attention + router + 64 * 256 + 256 + experts)
+
+
+def test_what_a_token_of_rwkv_reads(shape: str) -> None:
+    """A model whose graph depends on the length of a vector."""
+    Path(shape).write_text(json.dumps(config_of("rwkv7", 3_000_000)))
+    ops = TrafficOps("bf16", planes=True, f8=False)
+    ckpt = open_model(f"random:bf16:{shape}")
+    found = bytes_read(ops, outline_of(ckpt, 64).build(ops))
+    whole = sum(ckpt.source.info(name).nbytes for name in ckpt.source.names())
+    assert 0.4 * whole < found < whole  # the embedding is as large as everything else

@@ -11,15 +11,18 @@ import torch
 from torch import Tensor
 
 from rbee_worker.ops.batch import Batch, FixedState
+from rbee_worker.ops.cuda.kernels.recurrence import wkv
 from rbee_worker.ops.cuda.kernels.recurrence.conv import causal_conv
 from rbee_worker.ops.cuda.kernels.recurrence.delta import gated_delta
 from rbee_worker.ops.cuda.kernels.recurrence.linear_scan import linear_scan
 from rbee_worker.ops.cuda.kernels.recurrence.rg_lru import rg_lru
 from rbee_worker.ops.cuda.kernels.recurrence.rows import Sequences
 from rbee_worker.ops.cuda.kernels.recurrence.state_space import selective_scan, ssd
+from rbee_worker.ops.reference.ops import ReferenceOps
 from rbee_worker.ops.reference.scan import linear_scan as reference_scan
 from rbee_worker.state.specs import StateRef
 from tests.ops.recurrences import CASES, Conv, Delta, Heads, check
+from tests.ops.wkv import CASES as RWKV
 
 
 class Ours:
@@ -39,7 +42,7 @@ class Ours:
         put = [None if t is None else t.to(self.device) for t in given]
         y = kernel(*put, on, sequences, **how)
         state.copy_(on)
-        return y.cpu()
+        return tuple(part.cpu() for part in y) if isinstance(y, tuple) else y.cpu()
 
     def causal_conv(self, x, taps, bias, where, name, batch, *, kind):
         return self._run(causal_conv, (x, taps, bias), where, name, batch, kind=kind)
@@ -59,11 +62,35 @@ class Ours:
         given = (q, k, v, dt, beta, bias, rates)
         return self._run(gated_delta, given, where, name, batch, groups=groups)
 
+    def previous(self, x, where, name, batch):
+        return self._run(wkv.previous, (x,), where, name, batch)
+
+    def wkv(self, r, k, v, decay, base, bonus, where, name, batch, *, heads):
+        given = (r, k, v, decay, base, bonus)
+        return self._run(wkv.wkv, given, where, name, batch, heads=int(heads))
+
+    def wkv_delta(self, *given, heads):
+        *rows, where, name, batch = given
+        return self._run(wkv.wkv_delta, rows, where, name, batch, heads=int(heads))
+
 
 @pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize("kind", CASES)
+@pytest.mark.parametrize("kind", [*CASES, *RWKV])
 def test_equals_float64_in_any_cut(kind, seed, device):
     check(kind(seed), Ours(device))
+
+
+@pytest.mark.parametrize("parts", [0, 1, 3])
+def test_mixing_is_the_references(parts, device):
+    """Constant factors of several ways, moving ones, and both."""
+    generator = torch.Generator().manual_seed(parts)
+    x, y = torch.randn(2, 5, 300, generator=generator)
+    factors = torch.randn(max(parts, 1) * 300, generator=generator)
+    moving = torch.randn(5, max(parts, 1) * 300, generator=generator)
+    for given in ((factors, None), (None, moving), (factors, moving)):
+        on = [None if one is None else one.to(device) for one in given]
+        got = wkv.lerp(x.to(device), y.to(device), *on)
+        assert torch.equal(got.cpu(), ReferenceOps().lerp(x, y, *given))
 
 
 def test_linear_scan_is_the_references(device):

@@ -30,6 +30,22 @@ def test_norm(dtype: torch.dtype, layer: bool, n: int, width: int, heads: int) -
     assert plain.shape == x.shape
 
 
+@pytest.mark.parametrize("layer", [False, True])
+def test_heads_with_weights_of_their_own(layer: bool, device: str) -> None:
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(3, 60, generator=generator)
+    weight, bias = torch.randn(2, 60, generator=generator)
+    got, _ = norm(
+        x.to(device), weight.to(device), 1e-5, form=torch.float32, bias=bias.to(device),
+        layer=layer, heads=4,
+    )  # fmt: skip
+    y = x.double().view(3, 4, 15)
+    y = y - y.mean(2, keepdim=True) if layer else y
+    y = y / (y.square().mean(2, keepdim=True) + 1e-5).sqrt()
+    want = y.flatten(1) * weight.double() + bias.double()
+    assert (got.cpu().double() - want).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("kind", ["silu", "gelu", "gelu_tanh", "relu2"])
 def test_gated(kind: str) -> None:
     x = randn(3, 2 * 1100, seed=1)

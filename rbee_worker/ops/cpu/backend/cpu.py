@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -11,9 +12,11 @@ from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
 from rbee_worker.extras import missing
 from rbee_worker.machine import allowed_cores, available_memory
+from rbee_worker.ops.adapted import sites_for
 from rbee_worker.ops.backend import (
     Backend,
     Executable,
+    Kept,
     ModelOutline,
     Prepared,
     Progress,
@@ -142,10 +145,12 @@ class CpuBackend(Backend):
         weight_bytes: int,
         progress: Progress,
         prepared: Prepared | None = None,
+        kept: Kept | None = None,
     ) -> Ops:
         from rbee_worker.ops.cpu.backend.ops import CpuOps
         from rbee_worker.ops.cpu.backend.warm import Kernels
         from rbee_worker.ops.cpu.runtime.arena import Arena
+        from rbee_worker.ops.cpu.runtime.kept_arena import kept_arena
         from rbee_worker.ops.cpu.runtime.kernel_cache import Unkept
         from rbee_worker.ops.cpu.runtime.native import Library
         from rbee_worker.ops.cpu.runtime.readings import chosen
@@ -153,20 +158,29 @@ class CpuBackend(Backend):
         from rbee_worker.ops.cpu.shared import isa
 
         kernels = prepared if isinstance(prepared, Kernels) else Kernels((), Unkept())
+        target = isa.choose(os.environ.get("RBEE_CPU_ISA", ""))
         library = Library(
-            isa.choose(os.environ.get("RBEE_CPU_ISA", "")),
+            target,
             cache_dir=settings.cache_dir,
             progress=progress,
             unkept=kernels.unkept,
         )
         choice = chosen(library, kernels.names, cache_dir=settings.cache_dir)
         kernels.said = choice.note
+        capacity = weight_bytes + ARENA_SLACK
+        if kept is None:
+            arena = Arena(capacity)
+        else:  # what is held depends on the model and, if at all, on these
+            how = (target.name, settings.exact_activations, settings.bf16_activations)
+            key = hashlib.sha256(kept.key + repr(how).encode()).digest()
+            arena = kept_arena(kept.memory, key, capacity)
         return CpuOps(
             library,
             Team(library, settings.threads or allowed_cores()),
             exact=settings.exact_activations,
             bf16=settings.bf16_activations,
-            arena=Arena(weight_bytes + ARENA_SLACK),
+            arena=arena,
+            sites=sites_for(settings),
             readings=choice.readings,
         )
 

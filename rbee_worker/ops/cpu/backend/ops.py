@@ -15,7 +15,9 @@ from rbee_worker.checkpoint.decoding import as_floats, decode
 from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.errors import UsageError
 from rbee_worker.ops import RopeSpec, Weight
+from rbee_worker.ops.adapted import Sites
 from rbee_worker.ops.batch import Array, Batch
+from rbee_worker.ops.cpu.backend.adapters import AdapterOps
 from rbee_worker.ops.cpu.backend.attention import AttentionOps
 from rbee_worker.ops.cpu.backend.columns import ColumnOps
 from rbee_worker.ops.cpu.backend.experts import ExpertOps
@@ -54,7 +56,7 @@ from rbee_worker.ops.cpu.shared.pieces import FEW, MANY, ticket
 from rbee_worker.ops.cpu.shared.reading import Reading
 
 
-class CpuOps(AttentionOps, ExpertOps, ColumnOps, RgLruOps, GatedDeltaOps, WkvOps):
+class CpuOps(AttentionOps, ExpertOps, ColumnOps, RgLruOps, GatedDeltaOps, WkvOps, AdapterOps):
     """See `Ops`. exact: float32 activations in products with packed weights, not int8. bf16:
     bfloat16 activations in products with bf16 weights, but for experts' and logits. readings: how
     kernels read weights, by name."""
@@ -72,9 +74,10 @@ class CpuOps(AttentionOps, ExpertOps, ColumnOps, RgLruOps, GatedDeltaOps, WkvOps
         bf16: bool = False,
         arena: Arena | None = None,
         readings: Mapping[str, Reading] | None = None,
+        sites: Sites | None = None,
     ) -> None:
         self.readings = readings or {}
-        self.library, self.team = library, team
+        self.library, self.team, self.sites = library, team, sites
         self.arena = Arena() if arena is None else arena
         self.holder = Holder(library, team, self.arena)
         self.exact, self.bf16 = exact, bf16
@@ -102,7 +105,7 @@ class CpuOps(AttentionOps, ExpertOps, ColumnOps, RgLruOps, GatedDeltaOps, WkvOps
         return as_floats(packed, threads=self.team.threads)
 
     def weights_done(self) -> None:
-        self.holder.flush()
+        self.holder.done()
 
     # ---- dense
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from rbee_worker.checkpoint.formats import Packed
 from rbee_worker.ops import Weight
+from rbee_worker.ops.adapted import Sites
 from rbee_worker.ops.cpu.backend.model import kernel_names
 from rbee_worker.ops.cpu.backend.ops import CpuOps
 from rbee_worker.ops.cpu.backend.sampling import KERNELS as SAMPLING
@@ -33,9 +34,11 @@ class _Threads:
 class OutlineOps(CpuOps):
     """`CpuOps` for a model without weight data, which can be recorded but not run."""
 
-    def __init__(self, *, exact: bool = False, bf16: bool = False) -> None:
+    def __init__(
+        self, *, exact: bool = False, bf16: bool = False, sites: Sites | None = None
+    ) -> None:
         nothing = cast(Library, None), cast(Team, _Threads(1))
-        super().__init__(*nothing, exact=exact, bf16=bf16, arena=Arena(0))
+        super().__init__(*nothing, exact=exact, bf16=bf16, arena=Arena(0), sites=sites)
         self._repackers: set[str] = set()
 
     def matrix(self, parts: Sequence[Packed]) -> Weight:

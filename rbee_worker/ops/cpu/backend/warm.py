@@ -11,6 +11,7 @@ import rbee_worker
 from rbee_worker.config import DRAFTED_ROWS, Settings
 from rbee_worker.errors import UsageError
 from rbee_worker.machine import allowed_cores
+from rbee_worker.ops.adapted import sites_for
 from rbee_worker.ops.backend import ModelOutline, Progress, Warmed
 from rbee_worker.ops.cpu.runtime import kernel_cache
 from rbee_worker.ops.cpu.runtime.header import Shape
@@ -33,7 +34,11 @@ def needed(outline: ModelOutline, shape: Shape, settings: Settings) -> list[str]
     """The kernels that this model calls under these settings. Reads no weights."""
     from rbee_worker.ops.cpu.backend.outline import OutlineOps
 
-    ops = OutlineOps(exact=settings.exact_activations, bf16=settings.bf16_activations)
+    ops = OutlineOps(
+        exact=settings.exact_activations,
+        bf16=settings.bf16_activations,
+        sites=sites_for(settings),
+    )
     return ops.needed(outline.build(ops), shape)
 
 
@@ -64,7 +69,8 @@ def compile_for(
     target, cache_dir = isa.choose(os.environ.get("RBEE_CPU_ISA", "")), settings.cache_dir
     # which kernels: the folder may be shared with processors that have other instructions
     how = settings.exact_activations, settings.bf16_activations, isa.multiplies_bf16()
-    asker = repr((rbee_worker.__version__, *how, shape, outline.key))
+    adapts = sites_for(settings) is not None
+    asker = repr((rbee_worker.__version__, *how, adapts, shape, outline.key))
     unkept = kernel_cache.Unkept()
     noted = kernel_cache.recall(asker, target, cache_dir=cache_dir)
     if noted and kernel_cache.are_kept(noted, target, cache_dir=cache_dir):

@@ -21,7 +21,12 @@ _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" el
 
 
 class Arena:
-    """Pieces one after another. Freed as a whole, with the last array in it."""
+    """Pieces one after another. Freed as a whole, with the last array in it.
+
+    complete: the pieces have their contents already, and cannot be written.
+    """
+
+    complete = False
 
     def __init__(self, capacity: int = RESERVED) -> None:
         self._bytes = np.frombuffer(_mapped(-(-capacity // PAGE) * PAGE + PAGE), np.uint8)
@@ -33,6 +38,9 @@ class Arena:
         self.used = -(-(start + nbytes) // LINE) * LINE
         assert self.used <= len(self._bytes), "the weights are larger than was planned"
         return self._bytes[start : start + nbytes]
+
+    def done(self) -> None:
+        """Everything is taken and written."""
 
 
 def _mapped(capacity: int) -> mmap.mmap:

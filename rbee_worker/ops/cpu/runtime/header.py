@@ -124,7 +124,7 @@ class Header:
         self._angles_written: list[tuple[object, object]] = [(None, None)] * len(ropes)
         self._written: dict[int, tuple[Array, ...]] = {}  # by group: arrays whose addresses it has
         self._known: _KnownBatch | None = None
-        self._one_text: Words = np.zeros(shape.rows, np.int64)  # segments where there is one text
+        self._none: Words = np.zeros(shape.rows, np.int64)  # of numbers that are all 0
         words: Words = np.zeros(step.words(len(groups), len(ropes)), np.int64)
         self._words = memoryview(words)  # type: ignore[arg-type]
         self._address = int(words.ctypes.data)
@@ -172,8 +172,10 @@ class Header:
         words[step.POSITIONS // 8] = _address(batch.positions, n)
         words[step.SEQ_STARTS // 8] = _address(batch.seq_starts, sequences + 1)
         words[step.KV_LENS // 8] = _address(batch.kv_lens, sequences)
-        segments = self._one_text[:n] if batch.segments is None else batch.segments
+        segments = self._none[:n] if batch.segments is None else batch.segments
         words[step.SEGMENTS // 8] = _address(segments, n)
+        adapters = self._none[:n] if batch.adapters is None else batch.adapters
+        words[step.ADAPTERS // 8] = _address(adapters, n)
         for number, (group, state) in enumerate(zip(self.groups, batch.state, strict=True)):
             if isinstance(state, PagedState):
                 self._write_paged(number, group, state, n, sequences, batch.kv_lens)

@@ -73,15 +73,18 @@ class Holder:
     def hold(self, packed: Sequence[Packed]) -> Matrix:
         """Store matrices [out_i, in] with their rows stacked; formats without a kernel become
         float32. Repacks the pending ones once they are many bytes."""
+        formats = tuple(p.format for p in packed)
+        if not self._arena.complete:
+            packed = [_repackable(p, self._team.threads) for p in packed]
         parts, first = [], 0
-        for run in _runs([_repackable(p, self._team.threads) for p in packed]):
+        for run in _runs(packed):
             rows = sum(p.shape[0] for p in run)
             held = held_as(run[0].format)
             parts.append(Part(held, self._plan(run, held), first, rows))
             first += rows
         if self._pending >= BATCH_BYTES:
             self.flush()
-        return _matrix(parts, packed)
+        return Matrix(tuple(parts), first, packed[0].shape[1], formats)
 
     def _plan(self, run: Sequence[Packed], held: Held) -> Bytes:
         """Take memory for all matrices of a run, and add the jobs that will fill it."""
@@ -89,6 +92,8 @@ class Holder:
         groups = [-(-p.shape[0] // ROWS) for p in run]
         each = units * held.nbytes
         memory = self._arena.take(sum(groups) * each)
+        if self._arena.complete:
+            return memory
         kernel, source = self._library[repacker(run[0].format)], taken_as(run[0].format)
         grid = {"grid": grids.digits(GRID_OF[source])} if source in GRID_OF else {}
         at = 0
@@ -99,6 +104,11 @@ class Holder:
             self._pending += raw.nbytes
             at += count * each
         return memory
+
+    def done(self) -> None:
+        """Repack everything pending; there will be no more."""
+        self.flush()
+        self._arena.done()
 
     def flush(self) -> None:
         """Repack everything pending.

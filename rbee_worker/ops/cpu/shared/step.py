@@ -14,7 +14,8 @@ POSITIONS = 24  # address of int64 [N]
 SEQ_STARTS = 32  # address of int64 [B + 1]
 KV_LENS = 40  # address of int64 [B]
 SEGMENTS = 48  # address of int64 [N]
-RECORDS = 56  # the first record's offset
+ADAPTERS = 56  # address of int64 [N]
+RECORDS = 64  # the first record's offset
 
 # a paged group's record
 K = 0  # address of the keys of layer 0

@@ -10,7 +10,7 @@ NATIVE = frozenset(
         *("route", "experts"),
         *("scale_by_position", "rope", "attend", "keep"),
         *("linear_scan", "causal_conv", "selective_scan", "ssd", "rg_lru"),
-        "gated_delta",
+        *("gated_delta", "adapted"),
         *("previous", "lerp", "wkv", "wkv_delta"),
     )
 )

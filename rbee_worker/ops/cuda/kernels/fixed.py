@@ -42,13 +42,14 @@ def _fixed(
     x, w, scales, bias, residual, out, partial, arrived, M, N, chunk,
     K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PARTS: tl.constexpr,
     SPLIT: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, KIND: tl.constexpr,
-    EVEN: tl.constexpr, BULK: tl.constexpr, SCALED: tl.constexpr, STAGES: tl.constexpr,
+    EVEN: tl.constexpr, BULK: tl.constexpr, SCALED: tl.constexpr, BLOCKS: tl.constexpr,
+    STAGES: tl.constexpr,
     PRECISION: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Grid (tiles, parts if SPLIT). Eight tiles of x go through all tiles of the matrix together.
 
     The matrix is the first operand (out^T = W x^T). BULK: w and x are descriptors, which give zeros
-    beyond the edges.
+    beyond the edges. BLOCKS: a row of the matrix has a scale for each 128 columns, and BK is 128.
     """
     if PDL:
         gdc_launch_dependents()
@@ -81,7 +82,12 @@ def _fixed(
                 ok = k + cols < K
                 a = tl.load(wp + k, mask=in_rows[:, None] & ok[None, :], other=0.0)
                 xt = tl.load(xp + k, mask=in_m & ok[:, None], other=0.0)
-            acc = tl.dot(a.to(xt.dtype), xt, acc, input_precision=PRECISION)
+            if BLOCKS:
+                scale = tl.load(scales + rows * (K // BK) + k // BK, mask=in_rows, other=0.0)
+                block = tl.dot(a.to(xt.dtype), xt, input_precision=PRECISION)
+                acc += block * scale[:, None]
+            else:
+                acc = tl.dot(a.to(xt.dtype), xt, acc, input_precision=PRECISION)
         total += acc
     done = True
     if SPLIT:
@@ -123,16 +129,18 @@ def fixed_product(
 ) -> Tensor:
     """x [M, K] times weight [N, K] transposed: [M, N] in `form` (None: as x).
 
-    scales: float32 [N], factors on the matrix's rows (8-bit floats); bias: float32 [N], added to
-    the product; act: applied then; residual [M, N] is added last. A row of the result depends,
-    bit for bit, on its own row of x and on the matrix.
+    scales: float32, factors on the matrix's rows (8-bit floats) [N], or on each 128 columns of them
+    [N, K / 128]; bias: float32 [N], added to the product; act: applied then; residual [M, N] is
+    added last. A row of the result depends, bit for bit, on its own row of x and on the matrix.
     """
     m, k = x.shape
     n = weight.shape[0]
     out = torch.empty((m, n), dtype=form or x.dtype, device=x.device)
     if not m:
         return out
-    tile = _tile(m, x.element_size())
+    blocks = scales is not None and scales.dim() == 2
+    tile = _tile(m, x.element_size(), blocks=blocks)
+    assert scales is None or scales.shape in ((n,), (n, k // tile.k))
     chunk, parts = _parts(n, k)
     w_tiles, x_tiles = triton.cdiv(n, tile.n), triton.cdiv(m, tile.m)
     split = parts > 1 and x_tiles == 1 and m <= _FEW
@@ -145,8 +153,9 @@ def fixed_product(
         workspace.counters(w_tiles) if split else None, m, n, chunk,
         K=k, BM=tile.m, BN=tile.n, BK=tile.k, PARTS=parts, SPLIT=split, BIAS=bias is not None,
         RESIDUAL=residual is not None, KIND=act, EVEN=k % tile.k == 0, BULK=bulk,
-        SCALED=scales is not None, STAGES=tile.stages, PRECISION=precision(x.dtype),
-        num_warps=tile.warps, enable_fp_fusion=False, **dependent(pdl),
+        SCALED=scales is not None and not blocks, BLOCKS=blocks, STAGES=tile.stages,
+        PRECISION=precision(x.dtype), num_warps=tile.warps, enable_fp_fusion=False,
+        **dependent(pdl),
     )  # fmt: skip
     return out
 
@@ -158,11 +167,15 @@ def _parts(n: int, k: int) -> tuple[int, int]:
     return chunk, triton.cdiv(k, chunk)
 
 
-def _tile(m: int, element: int) -> _Tile:
+def _tile(m: int, element: int, *, blocks: bool) -> _Tile:
     """The tile for m rows. In the interpreter numpy multiplies a whole tile, in an order that may
-    follow from its size: there it has one size."""
+    follow from its size: there it has one size. blocks: of 128 columns."""
     if INTERPRETED:
-        return _Tile(16, 32, 64, 1, 4)
+        return _Tile(16, 32, _CHUNK if blocks else 64, 1, 4)
+    if blocks and element == 4:
+        return _Tile(16, 32, _CHUNK, 1, 4)
+    if blocks and m > _FEW:
+        return _Tile(128, 128, _CHUNK, 3, 8)
     if element == 4:  # without tensor cores
         return _Tile(16, 32, 32, 2, 4) if m <= _FEW // 4 else _Tile(64, 64, 32, 2, 8)
     if m <= 16:

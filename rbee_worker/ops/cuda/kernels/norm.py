@@ -13,7 +13,7 @@ from rbee_worker.ops.cuda.kernels.launch import dependent, power_of_two
 
 @triton.jit
 def _norm(
-    x, added, weight, bias, out, total, width, eps,
+    x, added, weight, bias, out, total, width, own, eps,
     BLOCK: tl.constexpr, LAYER: tl.constexpr, ADD: tl.constexpr, WEIGHT: tl.constexpr,
     BIAS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -21,10 +21,11 @@ def _norm(
         gdc_launch_dependents()
     cols = tl.arange(0, BLOCK)
     ok = cols < width
+    part = tl.program_id(0) % own * width
     if WEIGHT:
-        w = tl.load(weight + cols, mask=ok, other=0.0)
+        w = tl.load(weight + part + cols, mask=ok, other=0.0)
     if BIAS:
-        b = tl.load(bias + cols, mask=ok, other=0.0)
+        b = tl.load(bias + part + cols, mask=ok, other=0.0)
     if PDL:
         gdc_wait()
     at = tl.program_id(0).to(tl.int64) * width + cols
@@ -62,7 +63,7 @@ def norm(
 
     Computed in float32 over each of `heads` equal parts of a row; the norm is stored as `form`, the
     sum as `sum_form` (None: x's) and read back before it is normalised. weight, bias: float32
-    [width / heads].
+    [width / heads], or [width], where each head has its own.
     """
     x = x.contiguous()
     n, width = x.shape
@@ -70,10 +71,13 @@ def norm(
     total = x if added is None else torch.empty_like(x, dtype=sum_form or x.dtype)
     part = width // heads
     block = power_of_two(part)
+    sizes = {len(one) for one in (weight, bias) if one is not None} or {part}
+    assert sizes in ({part}, {width})
+    own = sizes.pop() // part  # heads with weights of their own
     if n:
         _norm[(n * heads,)](
-            x, None if added is None else added.contiguous(), weight, bias, out, total, part, eps,
-            BLOCK=block, LAYER=layer, ADD=added is not None, WEIGHT=weight is not None,
+            x, None if added is None else added.contiguous(), weight, bias, out, total, part, own,
+            eps, BLOCK=block, LAYER=layer, ADD=added is not None, WEIGHT=weight is not None,
             BIAS=bias is not None, num_warps=max(1, min(8, block // 256)), **dependent(pdl),
         )  # fmt: skip
     return out, total
