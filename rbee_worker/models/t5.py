@@ -37,6 +37,7 @@ _ACTS: dict[str, tuple[Activation, bool]] = {
     "gated-silu": ("silu", True),
     "gated-relu": ("relu", True),
 }
+EMBEDDING = "shared.weight"
 _TABLE = "relative_attention_bias"
 _SKIP = {
     r"(encoder|decoder)\.embed_tokens\.weight": "the same as the shared embedding",
@@ -178,7 +179,7 @@ def build(c: Config, w: Weights) -> EncoderDecoder:
 
 def _embedding(w: Weights) -> str:
     """The embedding's name: older files have it only under the names of its two uses."""
-    names = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    names = (EMBEDDING, "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
     return next(filter(w.has, names), names[0])
 
 

@@ -16,7 +16,16 @@ from safetensors.numpy import load_file, save_file
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.checkpoint.tied import EMBEDDINGS, HEAD, TIED_BY_DEFAULT
 from rbee_worker.errors import CheckpointError
-from rbee_worker.models import ARCHITECTURES, bigcode, falcon, mpt, parts, state_spaces
+from rbee_worker.models import (
+    ARCHITECTURES,
+    PAIRS,
+    bigcode,
+    falcon,
+    mpt,
+    parts,
+    state_spaces,
+    t5,
+)
 from tests.driver import Driver
 from tests.test_archs import error, load
 
@@ -105,15 +114,14 @@ def test_what_is_tied_is_what_transformers_ties(
 
 
 def test_what_is_tied_unsaid_is_what_transformers_ties_unsaid() -> None:
-    tied = {
-        name for name in ARCHITECTURES if transformers.CONFIG_MAPPING[name]().tie_word_embeddings
-    }
+    names = (*ARCHITECTURES, *PAIRS)
+    tied = {name for name in names if transformers.CONFIG_MAPPING[name]().tie_word_embeddings}
     assert tied == TIED_BY_DEFAULT
 
 
 def test_every_place_of_an_embedding_is_known() -> None:
     names = (parts.NAMES, bigcode.NAMES, falcon.NAMES, mpt.NAMES, state_spaces.NAMES)
-    assert {f"{n.embed}.weight" for n in names} == set(EMBEDDINGS)
+    assert {*(f"{n.embed}.weight" for n in names), t5.EMBEDDING} == set(EMBEDDINGS)
     assert {f"{n.head}.weight" for n in names} == {HEAD}
 
 

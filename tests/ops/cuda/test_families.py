@@ -19,6 +19,7 @@ from rbee_worker.verify.whole import whole_numbers
 from tests import encoders
 from tests.archs import ARCHS, Arch
 from tests.archs.measure import TOKENS, files
+from tests.ops.cuda.near import DEVICE
 
 QUICK = {"llama", "gemma2", "mixtral", "mamba"}
 # One row for each kind of block and each operation; the other rows are variants of them.
@@ -29,7 +30,7 @@ SLOW = {
     *("qwen3", "falcon-7b", "phi-msft", "command-r"),
     *("falcon-h1", "lfm2", "jamba", "recurrent-gemma", "qwen3-next", "rwkv5", "rwkv6", "rwkv7"),
 }
-BOUND = 2e-5  # of the largest logit
+BOUND = 2e-5 if DEVICE == "cpu" else 4e-5  # of the largest logit; a card's e^x has 2 ulp
 
 
 def mark(arch: Arch) -> tuple[pytest.MarkDecorator, ...]:

@@ -19,6 +19,7 @@ from rbee_worker.ops.cuda.backend import BACKEND
 from rbee_worker.ops.cuda.ops import CudaOps
 from rbee_worker.ops.cuda.plan import CudaPlanOps
 from rbee_worker.ops.cuda.traffic import TrafficOps, bytes_read
+from tests.ops.cuda.near import DEVICE
 
 CONFIG: dict[str, Any] = {
     "model_type": "qwen3_moe",
@@ -77,7 +78,7 @@ class Counted(CudaOps):
 )
 def test_the_plan_is_what_is_stored(shape: str, format: str, forms: dict[str, bool]) -> None:
     ckpt = open_model(f"random:{format}:{shape}")
-    plan, ops = CudaPlanOps("f32", **forms), Counted("cpu", "f32", **forms)
+    plan, ops = CudaPlanOps("f32", **forms), Counted(DEVICE, "f32", **forms)
     outline_of(ckpt, 64).build(cast(Ops, plan))
     build_model(ckpt, ops)
     vectors = sum(use.held_bytes for (form, _), use in plan.uses.items() if form == "F32")
