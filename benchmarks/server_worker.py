@@ -18,6 +18,7 @@ from typing import Any
 from rbee_worker.cli.output import whole_streams
 from rbee_worker.config import Settings
 from rbee_worker.server.run import serve
+from rbee_worker.server.tokens import Tokens
 from rbee_worker.server.worker import Worker
 from rbee_worker.types import Event, Request, Token
 from tests.server.fake_engine import Fake, FakeEngineClient
@@ -73,7 +74,7 @@ def main() -> None:
     whole_streams()  # the last line is longer than a pipe takes at once
     found = measure_writes() if "rate" in OPTIONS else []
     settings = Settings(local_mode=True, port=0, max_seqs=64)
-    code = serve(settings, "", start)
+    code = serve(settings, Tokens(settings), start)
     sys.stdout.write(json.dumps(found) + "\n")
     sys.stdout.flush()
     sys.exit(code)
