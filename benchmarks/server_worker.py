@@ -12,7 +12,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from rbee_worker.cli.output import whole_streams
@@ -30,8 +30,15 @@ class Events(FakeEngineClient):
     """Token events without a tokenizer or a model."""
 
     async def _answer(
-        self, request: Request, live: Any, prompt_ids: list[int], params: Any, queued: float
+        self,
+        request: Request,
+        live: Any,
+        prompt_ids: list[int],
+        params: Any,
+        queued: float,
+        after: Sequence[Event],
     ) -> AsyncIterator[Event]:
+        assert not after, "nothing goes on here"
         tokens, rate = OPTIONS["tokens"], OPTIONS.get("rate")
         loop = asyncio.get_running_loop()
         start = loop.time() + OPTIONS["wait_s"]
