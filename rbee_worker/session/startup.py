@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from rbee_worker.adapters import localized
 from rbee_worker.checkpoint.weight_files import digest, stamp
 from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Configure, LoadFailed, Loading, Output, Ready
@@ -57,6 +56,8 @@ async def bring_up(
         path, _ = files
         settings = msgspec.structs.replace(settings, model=str(path))
         if settings.lora:
+            from rbee_worker.adapters import localized  # late: a heavy import
+
             settings = await asyncio.to_thread(localized, settings)
         text = partial(_read, name, path)
     host.link.send(Configure(settings=settings))
