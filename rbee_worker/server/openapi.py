@@ -6,6 +6,7 @@ parameter of its surface, with the range that `resolve` enforces.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import msgspec
@@ -43,6 +44,15 @@ WORDS = {
     500: "This request failed",
     503: "Not ready: loading, restarting, stalled, draining or failed",
     507: "Out of memory for this request",
+}
+# What is named in a route's path -> an example.
+IN_PATHS = {
+    "job_id": "job-1f0c2d",
+    "slot": "0",
+    "digest": "sha256:1f0c2d",
+    "response_id": "resp_1f0c2d",
+    "model": "smollm2",
+    "name": "my-adapter",
 }
 HEADERS: dict[str, tuple[str, dict[str, Any], str]] = {  # name, schema, example
     RESUME: ("Last-Event-ID", {"type": "string", "pattern": "^[0-9]{1,9}$"}, "12"),
@@ -188,17 +198,8 @@ def _operation(op: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 def _path_and_headers(op: Operation) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    if "{job_id}" in op.path:
-        found.append(_parameter("path", "job_id", {"type": "string"}, "job-1f0c2d"))
-    if "{slot}" in op.path:
-        found.append(_parameter("path", "slot", {"type": "string"}, "0"))
-    if "{digest}" in op.path:
-        found.append(_parameter("path", "digest", {"type": "string"}, "sha256:1f0c2d"))
-    if "{response_id}" in op.path:
-        found.append(_parameter("path", "response_id", {"type": "string"}, "resp_1f0c2d"))
-    if "{model:path}" in op.path:
-        found.append(_parameter("path", "model", {"type": "string"}, "smollm2"))
+    inside = re.findall(r"\{(\w+)(?::path)?\}", op.path)
+    found = [_parameter("path", name, {"type": "string"}, IN_PATHS[name]) for name in inside]
     return found + [_parameter("header", *HEADERS[name]) for name in op.headers]
 
 

@@ -36,6 +36,11 @@ def children(pid: int) -> list[int]:
         return []
 
 
+def others() -> set[int]:
+    """Processes that tests share and that live as long as all tests: a browser, a server."""
+    return set(children(os.getpid()))
+
+
 def wait_for_child(running: "subprocess.Popen[str]") -> int:
     deadline = time.monotonic() + 30
     while not (found := children(running.pid)):
@@ -53,14 +58,16 @@ def wait_until_gone(pid: int) -> None:
 
 
 def test_an_engine_that_nobody_claims_is_ended() -> None:
+    before = others()
     with child.early(True):
-        (pid,) = children(os.getpid())
+        (pid,) = others() - before
     assert gone(pid)
 
 
 def test_the_first_to_ask_gets_the_early_one_and_the_next_a_new_one() -> None:
+    before = others()
     with child.early(True):
-        (pid,) = children(os.getpid())
+        (pid,) = others() - before
         first, second = child.claim(), child.claim()
     assert first.process.pid == pid
     assert second.process.pid != pid
@@ -70,16 +77,18 @@ def test_the_first_to_ask_gets_the_early_one_and_the_next_a_new_one() -> None:
 
 
 def test_nothing_is_started_that_is_not_wanted() -> None:
+    before = others()
     with child.early(False):
-        assert not children(os.getpid())
+        assert others() == before
 
 
 def test_another_module_is_not_the_early_one(tmp_path: Path) -> None:
+    before = others()
     with child.early(True):
         other = child.claim("rbee_worker.no_such_module")
         assert other.process.wait(30) != 0
         other.end()
-        assert len(children(os.getpid())) == 1
+        assert len(others() - before) == 1
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.1, 0.4])

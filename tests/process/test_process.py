@@ -88,7 +88,7 @@ def test_a_process_from_start_to_end(tiny: Path) -> None:
             assert (info.arch, info.dtype, info.kv_dtype) == ("llama", "f32", "f32")
             assert (info.context, info.n_layers, info.vocab_size) == (256, 2, 260)
             assert info.weight_bytes > 4 * 260 * 32
-            assert set(info.load_s) == {"open", "kernels", "weights", "state"}
+            assert set(info.load_s) == {"open", "kernels", "weights", "adapters", "state"}
             assert [(e.text, e.origins[0]) for e in client.eos] == [
                 ("</s>", "config.json"),
                 ("<|im_end|>", "generation_config.json"),
