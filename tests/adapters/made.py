@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +115,15 @@ def merged(arch: Arch, pairs: Pairs, scale: float) -> torch.nn.Module:
     with torch.no_grad():
         for name, (a, b) in pairs.items():
             product = torch.from_numpy(b.astype(np.float64) @ a.astype(np.float64))
-            weights[f"{inside_transformers(name)}.weight"] += (scale * product).float()
+            weights[f"{inside_transformers(name, weights)}.weight"] += (scale * product).float()
     return model
 
 
-def inside_transformers(name: str) -> str:
-    """A map's name in transformers' own model, which differs from its files' for a few families."""
+def inside_transformers(name: str, known: Container[str]) -> str:
+    """A map's name in transformers' own model, which differs from its files' for a few families.
+    known: the names of the model's weights."""
+    if f"{name}.weight" in known:
+        return name
     return name.replace("block_sparse_moe.gate", "mlp.gate").replace("backbone.", "model.")
 
 

@@ -169,11 +169,12 @@ def test_every_place_that_takes_an_adapter_applies_it(arch: Arch, tmp_path: Path
 def test_every_architecture(arch: Arch, tmp_path: Path) -> None:
     """All maps of every family that transformers has under the same names."""
     base = write_safetensors(oracle(arch), tmp_path / "base")
-    weights = {n.removesuffix(".weight") for n, _ in oracle(arch).named_parameters()}
-    shapes = {n: s for n, s in places(base).items() if inside_transformers(n) in weights}
+    weights = {name for name, _ in oracle(arch).named_parameters()}
+    theirs = {name: inside_transformers(name, weights) for name in places(base)}
+    shapes = {n: s for n, s in places(base).items() if f"{theirs[n]}.weight" in weights}
     assert shapes
     pairs = factors(shapes, 2, seed=6)
-    named = {inside_transformers(name): pair for name, pair in pairs.items()}
+    named = {theirs[name]: pair for name, pair in pairs.items()}
     model = Adapted(base, {"a": write_peft(tmp_path / "a", named)}, "reference")
     plain, adapted = model.logits(["", "a"])
     assert off(adapted, expected(merged(arch, pairs, 2.0))) < 3e-4
