@@ -27,7 +27,11 @@ BOUND = 1e-4  # of a log-probability
 
 
 @pytest.mark.parametrize(
-    "name", ["flan", *(pytest.param(n, marks=pytest.mark.slow) for n in ("t5", "mt5", "umt5"))]
+    "name",
+    [
+        pytest.param("flan", marks=pytest.mark.slow),
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("t5", "mt5", "umt5")),
+    ],
 )
 def test_answers_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     path = pairs.write(name, tmp_path)
