@@ -117,6 +117,7 @@ async def _disturbed(
     # Pools of threads and the like grow once.
     tasks = [*load.tasks(), asyncio.create_task(trouble.run(lambda: load.over, lambda: True))]
     await asyncio.sleep(min(seconds / 6, WARM_UP_S))
+    await trouble.once()
     load.over = True
     await asyncio.gather(*tasks)
     before, opened = await calm(worker)

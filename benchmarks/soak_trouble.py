@@ -79,6 +79,10 @@ class Trouble:
                 if await (gentle | fatal)[name]():
                     self.counts[name] += 1
 
+    async def once(self) -> None:
+        """One engine is lost, so that what the first loss leaves open belongs to the base."""
+        await self._killed(signal.SIGKILL)
+
     async def _killed(self, number: signal.Signals) -> bool:
         engine = self.worker.engine()
         if engine is None:
