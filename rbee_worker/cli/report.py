@@ -16,7 +16,7 @@ from rbee_worker.errors import ModelError
 from rbee_worker.loading.preflight import WORKSPACE_BYTES, Preflight, preflight
 from rbee_worker.loading.purpose import purpose_of
 from rbee_worker.machine import available_memory
-from rbee_worker.models import ENCODERS, architecture
+from rbee_worker.models import architecture
 from rbee_worker.ops import OPERATIONS
 from rbee_worker.ops.backend import Backend
 from rbee_worker.ops.backends import backend_notes
@@ -70,7 +70,7 @@ def report(
         "adapters": [asdict(adapter) for adapter in ahead.adapters.adapters],
         "eos": [
             {"id": e.id, "text": e.text, "origins": list(e.origins)}
-            for e in (() if ckpt.arch in ENCODERS else eos_set(ckpt, tokenizer))
+            for e in (eos_set(ckpt, tokenizer) if ahead.model.purpose.task == "generate" else ())
         ],
         "tokenizer": _tokenizer(ckpt, tokenizer),
         "chat_template": _template(tokenizer),
