@@ -110,6 +110,7 @@ class ReferenceBackend(Backend):
         progress: Progress,
         prepared: Prepared | None = None,
         kept: Kept | None = None,
+        beside: Ops | None = None,
     ) -> Ops:
         import torch
 
@@ -136,6 +137,11 @@ class ReferenceBackend(Backend):
         from rbee_worker.ops.reference.model import ReferenceModel
 
         return ReferenceModel(model)
+
+    def columns(self, logits: Array, vocab: int) -> Array:
+        from torch.nn.functional import pad
+
+        return pad(logits, (0, vocab - logits.shape[1]), value=float("-inf"))
 
     def pieces(self, model: Decoder, *, tokens: int, block_size: int, kv_dtype: str) -> Any:
         from rbee_worker.ops.reference.stepwise import ReferenceStepwise
