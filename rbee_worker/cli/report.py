@@ -120,7 +120,7 @@ def memory_plan(
     """The planned memory in bytes and tokens, and what is wrong with it on this machine.
 
     heads: of queries. draft_model: the weights of --draft-model; draft_kv_per_token: what its cache
-    adds to each token of `cache`. state: what each kind of layer keeps, and its formula. kv_context,
+    adds to a token of `cache`. state: what each kind of layer keeps, and its formula. kv_context,
     per_context: for one sequence as long as the model allows; cache, cache_tokens and snapshots (of
     recurrent state): what the engine would reserve on this machine now, null if the model does not
     fit; sequences: how many can run at once; workspace: the upper bound for everything else.

@@ -23,8 +23,8 @@ GAIN = 1.02  # a draft that promises less is not made
 
 
 class Ratios(NamedTuple):
-    """The cost of one more row for each sequence, and of drafting a token for each, in steps without
-    drafts."""
+    """The cost of one more row for each sequence, and of drafting a token for each, in steps
+    without drafts."""
 
     row: float
     draft: float

@@ -2,8 +2,8 @@
 
 It has a state of its own, in which each sequence has a *shadow*: the sequence's tokens and, at its
 end, the tokens that are drafted. Before it drafts, a shadow catches up: it drops the drafted tokens
-that were not drawn, and computes what its sequence has got meanwhile (all of it in the beginning, or
-the rest of a known prefix), at most a step's tokens at once.
+that were not drawn, and computes what its sequence has got meanwhile (all of it in the beginning,
+or the rest of a known prefix), at most a step's tokens at once.
 
 A drafted token is drawn as the model's own would be, with the sequence's parameters and the same
 uniform number (`Sampler`), from this model's logits: the more the two models agree, the more often

@@ -90,8 +90,9 @@ class Engine:
     ) -> None:
         """ropes: how rotary scaling depends on a sequence's length. kv_cache=False computes every
         sequence anew for each of its tokens. speculate: how tokens are drafted, as
-        `Settings.drafts`; see `why_no_drafts`. drafts: the model that drafts, if one does. adapters: None if the model takes none. start: see `Decoder.start`.
-        gauge: of the device, if the backend has one."""
+        `Settings.drafts`; see `why_no_drafts`. drafts: the model that drafts, if one does.
+        adapters: None if the model takes none. start: see `Decoder.start`. gauge: of the device, if
+        the backend has one."""
         self.runner = runner
         self.pool = pool
         self.scheduler = Scheduler(

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rbee_worker.engine.draft_costs import Ratios, best_length
 from rbee_worker.engine.rounds import FIRST_REST, Rounds
 
-FADING = 0.9  # a round's weight is multiplied by this after each later one
-HOPE, AGAIN = 0.8, 0.5  # the chance that a token is accepted before anything is known; after a rest
+FADING = 0.95  # a round's weight is multiplied by this after each later one
+HOPE = 0.8  # the chance that a token is accepted, at the beginning and after a rest
 WEIGHT = 2.0  # of that, in tokens
 
 
@@ -37,7 +37,7 @@ class Guesses(Rounds):
         length = best_length(self.chance, ratios)
         if not length:
             self._pause()
-            self._good, self._tried = AGAIN * WEIGHT, WEIGHT
+            self._good, self._tried = HOPE * WEIGHT, WEIGHT
         return length
 
     def offer(self, draft: Sequence[int]) -> None:

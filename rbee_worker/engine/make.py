@@ -40,9 +40,10 @@ def make_engine(
     """An engine that runs `model`. memory, sampling: from its backend, for `pool` and its
     vocabulary.
 
-    token_budget: tokens of a step. context: longest sequence. ropes: every rotary table of the
-    model; drafts: a model that drafts tokens; start: see `Decoder.start`. adapters: None if it takes none. buckets, overlaps, gauge:
-    the backend's (`ops.backend.Backend`). trace: report the times of every step.
+    token_budget: tokens of a step. context: longest sequence. drafts: a model that drafts tokens.
+    ropes: every rotary table of the model; start: see `Decoder.start`. adapters: None if it takes
+    none. buckets, overlaps, gauge: the backend's (`ops.backend.Backend`). trace: report the times
+    of every step.
     """
     runner = Runner(
         model,

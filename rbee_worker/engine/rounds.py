@@ -1,8 +1,8 @@
 """`Rounds`: a sequence's drafts, followed as its tokens come, whoever makes the drafts.
 
-The tokens are divided into rounds. A round begins with a draft. It ends with the first token that is
-not the draft's, or with the token after the whole draft. A step may compute any part of a draft, or
-none; the rest remains valid.
+The tokens are divided into rounds. A round begins with a draft. It ends with the first token that
+is not the draft's, or with the token after the whole draft. A step may compute any part of a draft,
+or none; the rest remains valid.
 """
 
 from __future__ import annotations

@@ -94,9 +94,9 @@ class Runner:
         adapts: bool = False,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        """sampler: has the parameters of running sequences. buckets: pad decoding steps to a few sizes. overlaps: launch each step before the
-        previous one is collected. adapts: sequences may use adapters. clock: in
-        microseconds; given if the times of steps are wanted."""
+        """sampler: has the parameters of running sequences. buckets: pad decoding steps to a few
+        sizes. overlaps: launch each step before the previous one is collected. adapts: sequences
+        may use adapters. clock: in microseconds; given if the times of steps are wanted."""
         self._model, self._memory, self.sampler = model, memory, sampler
         bucket = max_seqs if buckets else 0
         self._steps = StepBuilder(model.groups, block_size, bucket=bucket, adapts=adapts)

@@ -36,7 +36,6 @@ from rbee_worker.config import DRAFTED_ROWS
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.state.pool import Copy, SeqState, StatePool
 
-
 Propose = Callable[[Seq[Sequence], int], None]  # see `DraftModel.propose`
 
 

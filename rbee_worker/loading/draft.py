@@ -1,4 +1,4 @@
-"""The model of --draft-model: what it needs, whether it fits the model it drafts for, loading it."""
+"""The model of --draft-model: what it needs, whether it fits the other model, loading it."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from rbee_worker.ops.backend import (
     StateMemory,
     Warmed,
 )
+from rbee_worker.ops.batch import Array
 from rbee_worker.ops.cpu_options import cpu_only
 from rbee_worker.ops.gpu_options import gpu_only
 from rbee_worker.ops.plan import DTYPE_BYTES, PlanOps
