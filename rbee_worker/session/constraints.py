@@ -13,7 +13,6 @@ import re
 import threading
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
 
 from rbee_worker.constraints.unheld import Unheld
 from rbee_worker.constraints.words import NOTHING, NOWHERE, Words

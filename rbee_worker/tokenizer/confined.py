@@ -18,6 +18,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -40,11 +41,11 @@ class TooMuch(Exception):
 
 
 class NotStarted(InferenceFailed):
-    """A process has ended before it could answer. code: its exit status, negative for a signal."""
+    """A process has ended before it could answer. status: its exit status, or minus a signal."""
 
-    def __init__(self, message: str, code: int) -> None:
+    def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
-        self.code = code
+        self.status = status
 
 
 class Confined:
@@ -57,7 +58,7 @@ class Confined:
     def __init__(
         self, script: Path, *, modules: Sequence[str], limits: Sequence[str], what: str
     ) -> None:
-        self._make = lambda: ConfinedProcess(script, modules=modules, limits=limits, what=what)
+        self._make = partial(ConfinedProcess, script, modules=modules, limits=limits, what=what)
         self._process: ConfinedProcess | None = None
 
     def ask(self, frames: Callable[[bool], Sequence[bytes]], wall_s: float) -> dict[str, Any]:
@@ -67,7 +68,7 @@ class Confined:
             try:
                 process, new = self._running()
             except NotStarted as error:
-                if error.code == -signal.SIGKILL and left:
+                if error.status == -signal.SIGKILL and left:
                     continue
                 raise
             try:
@@ -76,9 +77,9 @@ class Confined:
                 others, limit = process.stopped, TooMuch("wall time")
                 self.close()
             except (OSError, EOFError):
-                code = self.close()
-                others = code == -signal.SIGKILL
-                limit = TooMuch("processor time" if code == -signal.SIGPROF else "memory")
+                status = self.close()
+                others = status == -signal.SIGKILL
+                limit = TooMuch("processor time" if status == -signal.SIGPROF else "memory")
             if not (others and left):
                 raise limit
         raise AssertionError("the last try has returned or raised")
@@ -137,8 +138,9 @@ class ConfinedProcess:
         try:
             self._frame(time.monotonic() + _START_S)
         except (OSError, EOFError) as e:  # TimeoutError is an OSError
-            code = self.kill()
-            raise NotStarted(f"the {what} process did not start (exit status {code})", code) from e
+            status = self.kill()
+            said = f"the {what} process did not start (exit status {status})"
+            raise NotStarted(said, status) from e
 
     @property
     def pid(self) -> int:
