@@ -8,8 +8,10 @@ import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -207,27 +209,40 @@ def test_a_stopped_child_is_replaced() -> None:
         with pytest.raises(InvalidRequest, match="too much memory"):
             r.render(ASK, x=True)
         assert r.render(ASK, x=False) == "ok"
-        assert r._child is not None
-        r._child._process.kill()
-        r._child._process.wait()
+        assert r._child.pid is not None
+        os.kill(r._child.pid, signal.SIGKILL)
         assert r.render(ASK, x=False) == "ok"
 
 
 def test_wall_time_counts_too() -> None:
-    with ChatRenderer("ok", wall_s=0.2) as renderer:
+    endless = "{% for x in range(99999) %}{% for y in range(99999) %}{% endfor %}{% endfor %}ok"
+    renderer = ChatRenderer(endless, wall_s=0.2, cpu_s=600)
+    with renderer, pytest.raises(InvalidRequest, match=r"takes more than 0\.2 s for"):
+        renderer.render(ASK)
+
+
+def test_who_ends_the_child_from_outside_costs_no_request_its_answer() -> None:
+    """A killed child, also one that has a request, and a stopped one say nothing about messages."""
+    with ChatRenderer("ok", wall_s=2) as renderer:
         assert renderer.render(ASK) == "ok"
-        assert renderer._child is not None
-        os.kill(renderer._child._process.pid, 19)  # SIGSTOP: uses no processor time
-        with pytest.raises(InvalidRequest, match=r"takes more than 0\.2 s for"):
-            renderer.render(ASK)
+        first = renderer._child.pid
+        assert first is not None
+        os.kill(first, signal.SIGSTOP)  # it takes the request and does not answer
+        threading.Timer(0.1, os.kill, (first, signal.SIGKILL)).start()
         assert renderer.render(ASK) == "ok"
+        second = renderer._child.pid
+        assert second is not None
+        assert second != first
+        os.kill(second, signal.SIGSTOP)
+        assert renderer.render(ASK) == "ok"
+        assert renderer._child.pid != second
 
 
 def test_the_child_has_no_files_and_ends_with_its_owner() -> None:
     renderer = ChatRenderer("ok")
     assert renderer.render(ASK) == "ok"
-    assert renderer._child is not None
-    process = renderer._child._process
+    assert renderer._child._process is not None
+    process = renderer._child._process._process
     with open(f"/proc/{process.pid}/limits", encoding="utf-8") as f:
         limits = {line[:26].strip(): line[26:46].strip() for line in f}
     assert limits["Max open files"] == "0"
