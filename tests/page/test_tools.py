@@ -84,7 +84,7 @@ def test_an_adapter_answers_if_it_is_chosen(tab: Page) -> None:
     with Served(fake, token="") as server:
         tab.open(server)
         wait_for(lambda: tab.is_shown("#served"))
-        assert tab.texts("#served option") == ["the model alone", "bees/hum"]
+        assert tab.texts("#served option") == ["none", "bees/hum"]
         tab.say("One #short")
         assert server.engine.seen[-1][0].adapter == ""
         tab.write("#served", "bees/hum")

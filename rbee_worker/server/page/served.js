@@ -18,7 +18,7 @@ export async function startServed() {
     }
     const names = found.map(({ name }) => name);
     const option = (/** @type {string} */ name) => el("option", { value: name }, name);
-    $("served").replaceChildren(el("option", { value: "" }, "the model alone"), ...names.map(option));
+    $("served").replaceChildren(el("option", { value: "" }, "none"), ...names.map(option));
     $("served").value = names.includes(kept) ? kept : "";
     $("served-field").hidden = names.length === 0;
   };
