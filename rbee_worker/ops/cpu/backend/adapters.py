@@ -37,7 +37,7 @@ class CpuAdapters(AdapterMemory):
     """The table of every site, which recorded programs have the address of, and the factors.
 
     An adapter's factors lie one after another in the order in which a step reads them: for each
-    site the A of its parts, then their B. So whoever reads can fetch what comes next.
+    site the A of its parts, then their B. So the processor's prefetching goes from one to the next.
     """
 
     def __init__(self, sites: Sites) -> None:

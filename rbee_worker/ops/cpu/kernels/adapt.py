@@ -4,8 +4,7 @@ Each row's adapter is in the step's header; a row without one costs a look at it
 four ranks, or 64 columns of y, by four rows that use the same adapter, or by one row. Sums go
 through columns and ranks in ascending order in every tile, so a row's result does not depend on the
 others, nor on how threads share the work. Factors are read in the adapter's own form, in the order
-in which they lie in memory; a tile prefetches what lies `AHEAD` bytes further on, which is the next
-tile's, the other factor's or the next site's.
+in which they lie in memory. Nothing is prefetched: the processor does that, and hints slowed it.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from rbee_worker.ops.cpu.shared import adapter_table as table
 from rbee_worker.ops.cpu.shared import step as header
 
 ROWS = 4  # rows of a tile
-AHEAD = 4096  # bytes
 MANY = 4  # tiles of rows for each thread from which threads share rows, not ranks and columns
 WIDE = table.CELL // 16  # vectors of a cell
 _LOADS = ((s.load_f32, 4), (s.load_f16, 2), (s.load_bf16, 2))  # in the order of `table.FORMS`
@@ -34,12 +32,6 @@ def _next(b: e.Builder, p: e.Value, step: e.Value | int, times: int) -> e.Value:
     if isinstance(step, int):
         return e.at(b, p, step * times)
     return b.add(p, b.mul(step, e.ir.Constant(e.i64, times)))
-
-
-def _fetch(b: e.Builder, p: e.Value, nbytes: int) -> None:
-    """Prefetch `nbytes` bytes at p + AHEAD."""
-    for line in range(0, nbytes, 64):
-        e.prefetch(b, e.at(b, p, AHEAD + line))
 
 
 def _products(b: e.Builder, sums: e.Value, rows: Sequence[Any], others: Sequence[Any]) -> list[Any]:
@@ -60,7 +52,6 @@ def _dots(rows: int, load: Any, size: int, tail: bool) -> Any:
         b: e.Builder, target: str, sums: e.Value, x: e.Value, x_row: e.Value, a: e.Value,
         left: e.Value,
     ) -> list[e.Value]:  # fmt: skip
-        _fetch(b, a, table.RANKS * table.LANES * size)
         places = [_next(b, x, x_row, n) for n in range(rows)]
         given = [
             s.load_first.append(b, target, (p, left))
@@ -119,7 +110,6 @@ def _spread(rows: int, load: Any, size: int) -> Any:
     def write(
         b: e.Builder, target: str, sums: e.Value, h: e.Value, h_row: e.Value, p: e.Value
     ) -> list[e.Value]:
-        _fetch(b, p, table.CELL * size)
         numbers = [s.splat_f32.append(b, target, (_next(b, h, h_row, n),)) for n in range(rows)]
         factors = [load.append(b, target, (e.at(b, p, 16 * size * k),)) for k in range(WIDE)]
         return _products(b, sums, numbers, factors)
