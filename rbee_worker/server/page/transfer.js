@@ -81,6 +81,11 @@ function turned(given, id, parent) {
       name: string(file?.name, "A file has no name"), text: string(file?.text, "A file has no text"),
     }));
   }
+  if (Array.isArray(given.results)) {
+    turn.results = given.results.map((/** @type {any} */ one) => ({
+      id: String(one?.id ?? ""), name: String(one?.name ?? ""), text: string(one?.text, "A result has no text"),
+    }));
+  }
   if (turn.role === "assistant") {
     turn.state = "done";
     if (typeof given.reasoning === "string") turn.reasoning = given.reasoning;
