@@ -10,8 +10,8 @@ from msgspec import Struct
 class Picture(Struct, frozen=True, kw_only=True):
     """One picture of a prompt, as the model's processor cuts and resizes it.
 
-    pixels: uint8, in C order [tiles, height, width, 3], red first, not normalised: the model applies
-    the mean and the deviation. shape: (tiles, height, width). places: runs (first position, count)
+    pixels: uint8, in C order [tiles, height, width, 3], red first, not normalised: the model does
+    that. shape: (tiles, height, width). places: runs (first position, count)
     of its placeholders in the prompt; in order they take the tower's rows, tile by tile. digest:
     blake2b-128 of shape and pixels, by which prompts with equal ids are told apart.
     """
