@@ -166,8 +166,26 @@ class Pool(Struct, frozen=True, kw_only=True):
     normalize: bool = False
 
 
+Detail = Literal["auto", "low", "high"]
+
+
+class PictureFile(Struct, frozen=True, kw_only=True):
+    """A picture as its caller gave it: the bytes of a file, not looked at yet.
+
+    detail: "low": the whole picture once; "high": also in pieces; "auto": as the model's files say.
+    field: the caller's name for it, in errors.
+    """
+
+    data: bytes
+    detail: Detail = "auto"
+    field: str = "images"
+
+
 class Request(Struct, frozen=True, kw_only=True):
     """A caller's request, before anything is resolved. Exactly one of the three prompts is set.
+
+    pictures: in the order of the parts {"type": "image"} of its messages, or of the placeholders in
+    another prompt.
 
     pool: a vector is wanted, not an answer; `prompt` or `token_ids` is set. pair: the second of two
     texts that the model sees together. truncate: a text that is too long is cut, not refused.
@@ -193,6 +211,7 @@ class Request(Struct, frozen=True, kw_only=True):
     truncate: bool = False
     adapter: str = ""  # the name of the adapter that answers it; "": the model alone
     adapter_key: str = ""  # `AdapterInfo.key` of that name when the request came; "": any
+    pictures: tuple[PictureFile, ...] = ()
 
 
 class Resolved(Struct, frozen=True, kw_only=True):
@@ -384,6 +403,7 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     speculate: str = "off"  # how tokens are drafted: "off", "ngram"
     purpose: Purpose = Purpose()
     dimensions: int = 0  # numbers of a vector of its rows
+    pictures: bool = False  # it has a tower that reads pictures
     load_s: dict[str, float] = {}  # phase -> seconds
     notes: tuple[str, ...] = ()  # warnings for the user
     adapters: tuple[AdapterInfo, ...] = ()  # those of --lora

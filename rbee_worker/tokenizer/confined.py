@@ -1,7 +1,7 @@
 """A child process for work that is not trusted, and its two pipes.
 
 The child is a script that confines itself (`render_child.serve`) and answers frames: 4 bytes of
-length (big endian), then JSON.
+length (big endian), then a JSON object; with "attached": n in it, n bytes follow.
 """
 
 from __future__ import annotations
@@ -65,18 +65,22 @@ class ConfinedProcess:
         """Whether it still runs."""
         return self._process.poll() is None
 
-    def ask(self, body: bytes, wall_s: float) -> dict[str, Any]:
-        """Send one frame and wait for its answer. Raises TimeoutError, OSError, EOFError."""
+    def ask(self, body: bytes, wall_s: float, attached: bytes = b"") -> dict[str, Any]:
+        """Send one frame and wait for its answer. attached: bytes whose number `body` has; those of
+        the answer take their number's place in it. Raises TimeoutError, OSError, EOFError."""
         until = time.monotonic() + wall_s
         assert self._process.stdin is not None
-        frame = memoryview(_HEADER.pack(len(body)) + body)
-        while frame:
-            frame = frame[self._process.stdin.write(frame) or 0 :]
+        for part in (_HEADER.pack(len(body)) + body, attached):
+            left = memoryview(part)
+            while left:
+                left = left[self._process.stdin.write(left) or 0 :]
         return self._frame(until)
 
     def _frame(self, until: float) -> dict[str, Any]:
         (size,) = _HEADER.unpack(self._receive(_HEADER.size, until))
         answer: dict[str, Any] = json.loads(self._receive(size, until))
+        if "attached" in answer:
+            answer["attached"] = self._receive(answer["attached"], until)
         return answer
 
     def _receive(self, size: int, until: float) -> bytes:
