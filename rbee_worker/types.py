@@ -403,7 +403,6 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     speculate: str = "off"  # how tokens are drafted: "off", "ngram"
     purpose: Purpose = Purpose()
     dimensions: int = 0  # numbers of a vector of its rows
-    pictures: bool = False  # it has a tower that reads pictures
     load_s: dict[str, float] = {}  # phase -> seconds
     notes: tuple[str, ...] = ()  # warnings for the user
     adapters: tuple[AdapterInfo, ...] = ()  # those of --lora

@@ -35,7 +35,7 @@ MAY = {
     "layers": BASE | {"checkpoint", "state", "ops", "layers"},
     "models": BASE | {"checkpoint", "state", "ops", "layers", "models"},
     "constraints": BASE | {"constraints"},
-    "pictures": BASE | {"checkpoint", "pictures"},
+    "pictures": BASE | {"checkpoint", "tokenizer", "pictures"},
     "engine": BASE | {"constraints", "pictures", "state", "ops", "engine"},
     "machine": {"cgroups"},
     "cgroups": set(),

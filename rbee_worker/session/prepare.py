@@ -78,7 +78,7 @@ def rules_of(text: TextSide, info: ModelInfo, settings: Settings) -> Rules:
         form=form,
         takes_tools=takes and template is not None,
         prompted=prompted,
-        pictures=info.pictures and text.pictures is not None,
+        pictures=info.purpose.pictures and text.pictures is not None,
         no_pictures=text.no_pictures,
     )
 

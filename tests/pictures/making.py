@@ -22,7 +22,7 @@ from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
 from rbee_worker.checkpoint.processor import read_processor
 from rbee_worker.config import Settings
 from rbee_worker.session.text import TextSide, open_text
-from rbee_worker.types import ModelInfo
+from rbee_worker.types import ModelInfo, Purpose
 from tests.tokenizer.builders import Source, train_byte_level
 from tests.tokenizer.published import PUBLISHED
 
@@ -86,7 +86,7 @@ INFO = ModelInfo(
     kv_bytes=1,
     n_layers=1,
     n_parameters=1,
-    pictures=True,
+    purpose=Purpose(pictures=True),
 )
 
 

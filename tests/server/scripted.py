@@ -12,7 +12,7 @@ from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Cancel, Finished, Loading, Output, Scheduled, Submit, Tokens
 from rbee_worker.session.client import EngineClient
 from rbee_worker.session.text import TextSide
-from rbee_worker.types import ModelInfo, StopRecord, Usage
+from rbee_worker.types import ModelInfo, Purpose, StopRecord, Usage
 
 
 class ScriptedEngine:
@@ -97,7 +97,7 @@ def scripted_start(
                 kv_bytes=0,
                 n_layers=0,
                 n_parameters=0,
-                pictures=pictures,
+                purpose=Purpose(pictures=pictures),
             )
             return engine, info
 
