@@ -361,6 +361,7 @@ class Purpose(Struct, frozen=True, kw_only=True):
 
     labels: of a classifier, by the place of their score; activation: what makes probabilities of
     its scores. encodes: an encoder reads the prompt, so it has no scores, and there are no vectors.
+    pictures: prompts may have pictures.
     """
 
     task: Task = "generate"
@@ -368,6 +369,7 @@ class Purpose(Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...] = ()
     activation: ScoreActivation = "none"
     encodes: bool = False
+    pictures: bool = False
 
 
 class AdapterInfo(Struct, frozen=True, kw_only=True):
