@@ -35,7 +35,8 @@ MAY = {
     "layers": BASE | {"checkpoint", "state", "ops", "layers"},
     "models": BASE | {"checkpoint", "state", "ops", "layers", "models"},
     "constraints": BASE | {"constraints"},
-    "engine": BASE | {"constraints", "state", "ops", "engine"},
+    "pictures": BASE | {"checkpoint", "tokenizer", "pictures"},
+    "engine": BASE | {"constraints", "pictures", "state", "ops", "engine"},
     "machine": {"cgroups"},
     "cgroups": set(),
     "kept_memory": set(),
@@ -43,7 +44,7 @@ MAY = {
     "process": BASE | {"constraints", "observe", "ops", "engine", "loading", "process"},
     "session": BASE
     | {"answer", "checkpoint", "tokenizer", "observe", "models", "engine", "process", "session"}
-    | {"constraints", "adapters"},
+    | {"constraints", "adapters", "pictures"},
     "library": BASE | {"adapters", "checkpoint", "tokenizer", "engine", "loading", "session"},
     "verify": BASE | {"checkpoint", "state", "ops", "models", "loading", "verify"},
     "cli": BASE

@@ -23,9 +23,11 @@ from rbee_worker.params import MOST_GUESSES, nearest
 from rbee_worker.server.auth import too_large
 from rbee_worker.server.json_shape import Shape, repeated
 from rbee_worker.server.openai.schemas import NESTED as OPENAI_NESTED
+from rbee_worker.server.pictures import from_url
 from rbee_worker.server.problems import Refusal
-from rbee_worker.server.schemas import BY_ROLE, ECHOED, Message
+from rbee_worker.server.schemas import BY_ROLE, ECHOED, Message, TextPart
 from rbee_worker.server.vector_schemas import NESTED as VECTOR_NESTED
+from rbee_worker.types import PictureFile
 
 if TYPE_CHECKING:
     from rbee_worker.server.worker import Worker
@@ -156,7 +158,7 @@ def fault_of(name: str, error: msgspec.ValidationError) -> FieldError:
     fault of the field messages[0].content."""
     text, _, where = str(error).partition(" - at `$")
     field = name + where.rstrip("`")
-    if text.startswith("Invalid enum value"):
+    if text.startswith(("Invalid enum value", "Invalid value")):
         return FieldError(field, "one of the allowed", "is not one of the allowed values")
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text, re.DOTALL)
     if unknown is not None:
@@ -185,18 +187,20 @@ def refuse(faults: list[FieldError]) -> None:
 
 def plain_messages(
     messages: list[Message],
-) -> tuple[tuple[dict[str, Any], ...], list[FieldError]]:
-    """The messages as the chat template reads them, and a fault for each field that asks for
-    something not implemented. `developer` means system; text parts stay parts."""
+) -> tuple[tuple[dict[str, Any], ...], tuple[PictureFile, ...], list[FieldError]]:
+    """The messages as the chat template reads them, their pictures in order, and a fault for each
+    field that asks for something not implemented. `developer` means system; parts stay parts."""
     faults: list[FieldError] = []
+    pictures: list[PictureFile] = []
     plain: list[dict[str, Any]] = []
     for place, message in enumerate(messages):
-        for fault in _message_faults(message, f"messages[{place}]"):
-            # beyond those that are listed, faults are only counted
-            faults.append(fault if len(faults) < MOST_FAULTS else faults[-1])
+        name = f"messages[{place}]"
+        found = _message_faults(message, name)
         content: Any = message.content
         if isinstance(content, list):
-            content = [{"type": "text", "text": part.text} for part in content]
+            content = _parts(message, name, pictures, found)
+        # beyond those that are listed, faults are only counted
+        faults += [fault if len(faults) < MOST_FAULTS else faults[-1] for fault in found]
         role = "system" if message.role == "developer" else message.role
         entry: dict[str, Any] = {"role": role, "content": content}
         if message.name is not None:
@@ -212,7 +216,26 @@ def plain_messages(
         if reasoning:
             entry["reasoning_content"] = reasoning
         plain.append(entry)
-    return tuple(plain), faults
+    return tuple(plain), tuple(pictures), faults
+
+
+def _parts(
+    message: Message, name: str, pictures: list[PictureFile], faults: list[FieldError]
+) -> list[dict[str, str]]:
+    """The parts of a message's content; its pictures are added to `pictures`."""
+    assert isinstance(message.content, list)
+    parts = []
+    for at, part in enumerate(message.content):
+        if isinstance(part, TextPart):
+            parts.append({"type": "text", "text": part.text})
+            continue
+        where = f"{name}.content[{at}]"
+        if message.role != "user":
+            faults.append(FieldError(where, "of user", "is a picture: only user messages have it"))
+        url = part.image_url
+        pictures.append(from_url(url.url, where, faults, detail=url.detail))
+        parts.append({"type": "image"})
+    return parts
 
 
 def _message_faults(message: Message, name: str) -> list[FieldError]:

@@ -97,7 +97,7 @@ async def apply_template(http: HttpRequest) -> Response:
     engine = worker.serving()
     given, rest, faults = envelope(body, TemplateEnvelope)
     faults += unknown_faults(rest, TemplateEnvelope)
-    messages, found = plain_messages(given.messages or [])
+    messages, pictures, found = plain_messages(given.messages or [])
     faults += found
     request = Request(
         id="",
@@ -106,6 +106,7 @@ async def apply_template(http: HttpRequest) -> Response:
         template_args=given.template_args,
         add_generation_prompt=given.add_generation_prompt,
         continue_final_message=given.continue_final_message,
+        pictures=pictures,
     )
     if not any(f.field.startswith("messages") for f in faults):
         faults += _faults(request, engine.rules)

@@ -145,6 +145,7 @@ class LiveRequest:
             second=self.prepared.second,
             adapter=self.prepared.adapter,
             grammar=self.prepared.grammar,
+            pictures=self.prepared.pictures,
         )
 
     def started(self, model: ModelInfo) -> Started:

@@ -59,7 +59,7 @@ async def bring_up(
             from rbee_worker.adapters import localized  # late: a heavy import
 
             settings = await asyncio.to_thread(localized, settings)
-        text = partial(_read, name, path)
+        text = partial(_read, name, path, settings)
     host.link.send(Configure(settings=settings))
     words = asyncio.ensure_future(asyncio.to_thread(text))
     engine = asyncio.ensure_future(_engine_ready(host, progress))
@@ -159,14 +159,14 @@ def _found(settings: Settings, loop: asyncio.AbstractEventLoop, progress: Progre
     return path, stamp(path)
 
 
-def _read(ref: str, path: Path) -> TextSide:
+def _read(ref: str, path: Path, settings: Settings) -> TextSide:
     """The text side of the checkpoint at `path`."""
     from rbee_worker.checkpoint import open_found
     from rbee_worker.models import check_architecture
 
     ckpt = open_found(ref, path)
     check_architecture(ckpt)  # before any error about its tokenizer
-    return open_text(ckpt)
+    return open_text(ckpt, settings)
 
 
 async def _engine_ready(
