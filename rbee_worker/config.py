@@ -95,7 +95,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     token_budget: int = 512  # most tokens computed in one step
     max_seqs: int = 64  # most sequences computed together
     prefix_cache: bool = True
-    speculate: Literal["off", "ngram"] = "off"  # how tokens are drafted
+    speculate: Literal["off", "ngram"] = "off"  # how tokens are drafted without a second model
+    draft_model: str = ""  # a smaller model that drafts tokens; "" = none
     pooling: Literal["auto", "mean", "cls", "last"] = "auto"  # how rows become one vector
     tool_format: ToolFormat = "auto"  # how the model writes tool calls
     generation_config: bool = True  # apply the model's own sampling defaults
@@ -151,6 +152,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     journal_mb: int = 256  # most MiB of the journal
     trace: str = ""  # file for a Chrome/Perfetto trace; "" = none
     otel_endpoint: str = ""  # OTLP/HTTP collector for spans; "" = none
+
+    @property
+    def drafts(self) -> str:
+        """How tokens are drafted: "off", a value of `speculate`, or "draft"."""
+        return "draft" if self.draft_model else self.speculate
 
     @property
     def served_names(self) -> tuple[str, ...]:
@@ -330,6 +336,12 @@ OPTIONS: tuple[Option, ...] = (
         "speculate",
         "draft tokens and check several in one step, the answers stay the same; ngram = from where "
         "prompt and answer repeat themselves",
+        group=_ENGINE,
+    ),
+    Option(
+        "draft_model",
+        "a smaller model with the same vocabulary that drafts tokens, several of which are checked "
+        "in one step; the answers stay the same; empty = none",
         group=_ENGINE,
     ),
     Option("pooling", "how a text's rows become one vector; auto = as the model's files say"),

@@ -55,7 +55,7 @@ async def bring_up(
         files = await asyncio.to_thread(_found, settings, loop, progress)
         path, _ = files
         settings = msgspec.structs.replace(settings, model=str(path))
-        if settings.lora:
+        if settings.lora or settings.draft_model:
             from rbee_worker.adapters import localized  # late: a heavy import
 
             settings = await asyncio.to_thread(localized, settings)
