@@ -37,7 +37,7 @@ class Header(NamedTuple):
 
 
 class NotRead(ValueError):
-    """Why a file cannot be read, as the end of a sentence: "is a GIF file; ..."."""
+    """Why a file cannot be read, as the end of a sentence: "is GIF; .."."""
 
 
 def look(data: bytes) -> Header:

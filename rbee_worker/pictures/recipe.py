@@ -16,7 +16,6 @@ from rbee_worker.errors import UnsupportedModel
 
 Cutting = Literal["tiles", "crops"]
 Detail = Literal["auto", "low", "high"]
-_HALF = (0.5, 0.5, 0.5)
 
 
 class Recipe(Struct, frozen=True, kw_only=True):
@@ -26,8 +25,8 @@ class Recipe(Struct, frozen=True, kw_only=True):
 
     resample: Pillow's number of the filter. longest: the longer edge before tiles are cut. pieces:
     whether there are tiles or crops unless a request's `detail` says otherwise. most_crops,
-    smallest_crop, crop_ratio: of "crops". scale, mean, std: (pixel * scale - mean) / std is what
-    the model sees, which the model computes.
+    smallest_crop, crop_ratio: of "crops". How pixels are normalised is the model's own affair
+    (`checkpoint/colours.py`).
     """
 
     cutting: Cutting
@@ -39,9 +38,6 @@ class Recipe(Struct, frozen=True, kw_only=True):
     most_crops: int = 4
     smallest_crop: int = 256
     crop_ratio: float = 1.2
-    scale: float = 1 / 255
-    mean: tuple[float, float, float] = _HALF
-    std: tuple[float, float, float] = _HALF
 
     def cut_for(self, detail: Detail) -> bool:
         """Whether a picture is cut into pieces. detail: as OpenAI's clients say it."""
@@ -60,19 +56,11 @@ class Processor:
     asked: Mapping[str, Any]
 
 
-_USUAL = {
-    "do_resize": True,
-    "do_rescale": True,
-    "do_normalize": True,
-    "rescale_factor": 1 / 255,
-    "image_mean": list(_HALF),
-    "image_std": list(_HALF),
-}
 _IDEFICS3 = Processor(
     cutting="tiles",
     prompt="idefics3",
     defaults={
-        **_USUAL,
+        "do_resize": True,
         "resample": 1,
         "size": {"longest_edge": 4 * 364},
         "max_image_size": {"longest_edge": 364},
@@ -83,7 +71,7 @@ _IDEFICS3 = Processor(
 _GEMMA3 = Processor(
     cutting="crops",
     prompt="gemma3",
-    defaults={**_USUAL, "resample": 2, "size": {"height": 224, "width": 224}},
+    defaults={"do_resize": True, "resample": 2, "size": {"height": 224, "width": 224}},
     asked={
         "do_pan_and_scan": False,
         "pan_and_scan_min_crop_size": 256,
@@ -119,9 +107,8 @@ def read_recipe(image: Mapping[str, Any], processor: Processor) -> Recipe:
     not done here."""
     said = {k: v for k, v in image.items() if v is not None}
     config = {**processor.defaults, **said, **processor.asked}
-    for step in ("do_resize", "do_rescale", "do_normalize"):
-        if config[step] is not True:
-            _refuse(step, config[step])
+    if config["do_resize"] is not True:
+        _refuse("do_resize", config["do_resize"])
     if type(config["resample"]) is not int or not 0 <= config["resample"] <= 5:
         _refuse("resample", config["resample"])
     tiles = processor.cutting == "tiles"
@@ -138,9 +125,6 @@ def read_recipe(image: Mapping[str, Any], processor: Processor) -> Recipe:
         most_crops=int(config.get("pan_and_scan_max_num_crops", usual.most_crops)),
         smallest_crop=int(config.get("pan_and_scan_min_crop_size", usual.smallest_crop)),
         crop_ratio=float(config.get("pan_and_scan_min_ratio_to_activate", usual.crop_ratio)),
-        scale=_number("rescale_factor", config["rescale_factor"]),
-        mean=_three("image_mean", config["image_mean"]),
-        std=_three("image_std", config["image_std"]),
     )
 
 
@@ -153,19 +137,6 @@ def _edge(size: Any, name: str) -> int:
     if type(edge) is not int or not 1 <= edge <= _MOST_EDGE:
         _refuse("size", size)
     return edge
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
-        _refuse(name, value)
-    return float(value)
-
-
-def _three(name: str, value: Any) -> tuple[float, float, float]:
-    if not isinstance(value, list | tuple) or len(value) != 3:
-        _refuse(name, value)
-    red, green, blue = (float(v) for v in value)
-    return red, green, blue
 
 
 def _refuse(name: str, value: Any) -> NoReturn:

@@ -24,10 +24,10 @@ from rbee_worker.server.auth import too_large
 from rbee_worker.server.json_shape import Shape, repeated
 from rbee_worker.server.openai.schemas import NESTED as OPENAI_NESTED
 from rbee_worker.server.pictures import from_url
+from rbee_worker.server.pictures import part as picture_part
 from rbee_worker.server.problems import Refusal
-from rbee_worker.server.schemas import BY_ROLE, ECHOED, Message, TextPart
+from rbee_worker.server.schemas import BY_ROLE, ECHOED, ImagePart, Message, TextPart
 from rbee_worker.server.vector_schemas import NESTED as VECTOR_NESTED
-from rbee_worker.types import PictureFile
 
 if TYPE_CHECKING:
     from rbee_worker.server.worker import Worker
@@ -187,18 +187,18 @@ def refuse(faults: list[FieldError]) -> None:
 
 def plain_messages(
     messages: list[Message],
-) -> tuple[tuple[dict[str, Any], ...], tuple[PictureFile, ...], list[FieldError]]:
-    """The messages as the chat template reads them, their pictures in order, and a fault for each
-    field that asks for something not implemented. `developer` means system; parts stay parts."""
+) -> tuple[tuple[dict[str, Any], ...], list[FieldError]]:
+    """The messages as the chat template reads them, but for the files of pictures (`taken`), and a
+    fault for each field that asks for something not implemented. `developer` means system; parts
+    stay parts."""
     faults: list[FieldError] = []
-    pictures: list[PictureFile] = []
     plain: list[dict[str, Any]] = []
     for place, message in enumerate(messages):
         name = f"messages[{place}]"
         found = _message_faults(message, name)
         content: Any = message.content
         if isinstance(content, list):
-            content = _parts(message, name, pictures, found)
+            content = _parts(content, message.role, name, found)
         # beyond those that are listed, faults are only counted
         faults += [fault if len(faults) < MOST_FAULTS else faults[-1] for fault in found]
         role = "system" if message.role == "developer" else message.role
@@ -216,25 +216,22 @@ def plain_messages(
         if reasoning:
             entry["reasoning_content"] = reasoning
         plain.append(entry)
-    return tuple(plain), tuple(pictures), faults
+    return tuple(plain), faults
 
 
 def _parts(
-    message: Message, name: str, pictures: list[PictureFile], faults: list[FieldError]
-) -> list[dict[str, str]]:
-    """The parts of a message's content; its pictures are added to `pictures`."""
-    assert isinstance(message.content, list)
+    content: list[TextPart | ImagePart], role: str, name: str, faults: list[FieldError]
+) -> list[dict[str, Any]]:
+    """The parts of a message's content."""
     parts = []
-    for at, part in enumerate(message.content):
-        if isinstance(part, TextPart):
-            parts.append({"type": "text", "text": part.text})
+    for at, one in enumerate(content):
+        if isinstance(one, TextPart):
+            parts.append({"type": "text", "text": one.text})
             continue
-        where = f"{name}.content[{at}]"
-        if message.role != "user":
+        where, url = f"{name}.content[{at}]", one.image_url
+        if role != "user":
             faults.append(FieldError(where, "of user", "is a picture: only user messages have it"))
-        url = part.image_url
-        pictures.append(from_url(url.url, where, faults, detail=url.detail))
-        parts.append({"type": "image"})
+        parts.append(picture_part(from_url(url.url, where, faults, detail=url.detail)))
     return parts
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from rbee_worker.errors import MOST_FAULTS, FieldError
 from rbee_worker.types import Detail, PictureFile
@@ -52,6 +53,27 @@ def from_any(text: str, field: str, faults: list[FieldError]) -> PictureFile:
     """The picture of a data URL or of base64 alone."""
     read = from_url if ":" in text[:16] else from_base64
     return read(text, field, faults)
+
+
+def part(file: PictureFile) -> dict[str, Any]:
+    """A part of a message's content that is a picture, until `taken` takes the file out of it."""
+    return {"type": "image", "file": file}
+
+
+def taken(
+    messages: Iterable[dict[str, Any]],
+) -> tuple[tuple[dict[str, Any], ...], tuple[PictureFile, ...]]:
+    """The messages as a template reads them, and the files of their pictures, in order."""
+    files: list[PictureFile] = []
+    found = []
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, list) and any("file" in p for p in content):
+            files += [p["file"] for p in content if "file" in p]
+            bare = [{k: v for k, v in p.items() if k != "file"} for p in content]
+            message = {**message, "content": bare}
+        found.append(message)
+    return tuple(found), tuple(files)
 
 
 def several(given: Sequence[str], name: str, faults: list[FieldError]) -> tuple[PictureFile, ...]:

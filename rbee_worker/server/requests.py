@@ -19,7 +19,7 @@ from rbee_worker.server.body import Body, plain_messages
 from rbee_worker.server.field_names import SAME, FieldNames
 from rbee_worker.server.jobs import Job
 from rbee_worker.server.openai.schemas import StreamOptions
-from rbee_worker.server.pictures import several
+from rbee_worker.server.pictures import several, taken
 from rbee_worker.server.problems import Refusal
 from rbee_worker.server.schemas import InferEnvelope
 from rbee_worker.server.worker import Worker
@@ -58,7 +58,8 @@ def ask(
         if pictures:
             message = "belong in the messages, as parts of the type image_url"
             faults.append(FieldError("images", "without messages", message))
-        messages, pictures, found = plain_messages(given.messages)
+        told, found = plain_messages(given.messages)
+        messages, pictures = taken(told)
         faults += found
     chat = chat_options(given, body.values.get("tools") or ())
     request = Request(

@@ -20,6 +20,7 @@ from rbee_worker.server.body import (
 )
 from rbee_worker.server.encoding import answered
 from rbee_worker.server.health import worker_of
+from rbee_worker.server.pictures import taken
 from rbee_worker.server.problems import json_response
 from rbee_worker.server.schemas import (
     Detokenized,
@@ -97,7 +98,8 @@ async def apply_template(http: HttpRequest) -> Response:
     engine = worker.serving()
     given, rest, faults = envelope(body, TemplateEnvelope)
     faults += unknown_faults(rest, TemplateEnvelope)
-    messages, pictures, found = plain_messages(given.messages or [])
+    told, found = plain_messages(given.messages or [])
+    messages, pictures = taken(told)
     faults += found
     request = Request(
         id="",

@@ -9,12 +9,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from rbee_worker.pictures import Picture
 from rbee_worker.session.text import TextSide
-from rbee_worker.types import Request
+from rbee_worker.types import ModelInfo, Request
 
 if TYPE_CHECKING:
     from rbee_worker.pictures.reader import Tiles
+
+
+def settled(info: ModelInfo, text: TextSide) -> ModelInfo:
+    """The model takes pictures if its engine reads them and its files say how they are made; a note
+    says what is missing."""
+    if not info.purpose.pictures or text.pictures is not None:
+        return info
+    why = text.no_pictures or "no preprocessor_config.json says how they are resized and cut"
+    note = f"pictures are refused: {why}"
+    purpose = replace(info.purpose, pictures=False)
+    return replace(info, purpose=purpose, notes=(*info.notes, note))
 
 
 def read_pictures(request: Request, text: TextSide) -> tuple[Tiles, ...]:

@@ -28,6 +28,7 @@ from rbee_worker.errors import (
 )
 from rbee_worker.params import generation_defaults
 from rbee_worker.process.host import EngineHost
+from rbee_worker.session.pictures import settled
 from rbee_worker.session.text import TextSide, open_text
 from rbee_worker.types import ModelInfo
 
@@ -129,6 +130,7 @@ def _described(info: ModelInfo, text: TextSide, settings: Settings, name: str) -
     """The engine's description, with the name that the user gave and the text side's notes."""
     from rbee_worker.tokenizer.rows import rows_note  # late: a heavy import
 
+    info = settled(info, text)
     notes = (
         *text.tokenizer.warnings,
         *info.notes,

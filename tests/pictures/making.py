@@ -50,26 +50,28 @@ IDEFICS3_TOKENS = (
     "<global-img>",
     *(f"<row_{y}_col_{x}>" for y in range(1, 4) for x in range(1, 4)),
 )
-GEMMA_TOKENS = ("<bos>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>")
-GEMMA_TOKENS += ("<end_of_image>", "<image_soft_token>")
+GEMMA_TOKENS = (
+    *("<bos>", "<start_of_turn>", "<end_of_turn>"),
+    *("<start_of_image>", "<end_of_image>", "<image_soft_token>"),
+)
 GEMMA_NAMES = {
     "boi_token": "<start_of_image>",
     "eoi_token": "<end_of_image>",
     "image_token": "<image_soft_token>",
 }
-IDEFICS3 = {
+IDEFICS3: dict[str, Any] = {
     "image_processor_type": "Idefics3ImageProcessor",
     "size": {"longest_edge": 64},
     "max_image_size": {"longest_edge": 32},
     "do_image_splitting": True,
 }
-GEMMA3 = {
+GEMMA3: dict[str, Any] = {
     "image_processor_type": "Gemma3ImageProcessor",
     "size": {"height": 32, "width": 32},
     "do_pan_and_scan": None,
 }
-IDEFICS3_PROMPT = {"processor_class": "Idefics3Processor", "image_seq_len": 4}
-GEMMA3_PROMPT = {"processor_class": "Gemma3Processor", "image_seq_length": 5}
+IDEFICS3_PROMPT: dict[str, Any] = {"processor_class": "Idefics3Processor", "image_seq_len": 4}
+GEMMA3_PROMPT: dict[str, Any] = {"processor_class": "Gemma3Processor", "image_seq_length": 5}
 
 INFO = ModelInfo(
     model="x",
@@ -105,8 +107,13 @@ def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return file.getvalue()
 
 
+def encoded(file: bytes) -> str:
+    """Base64."""
+    return base64.b64encode(file).decode()
+
+
 def data_url(file: bytes, kind: str = "image/png") -> str:
-    return f"data:{kind};base64,{base64.b64encode(file).decode()}"
+    return f"data:{kind};base64,{encoded(file)}"
 
 
 @cache
@@ -157,7 +164,7 @@ def reference(folder: Path, name: str) -> Any:
     prompt.pop("processor_class")
     del image["image_processor_type"]
     names = GEMMA_NAMES if name == "gemma3" else {}
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_file=str(folder / "tokenizer.json"), extra_special_tokens=names
     )
     if name == "gemma3":

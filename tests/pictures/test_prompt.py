@@ -87,7 +87,10 @@ def theirs(pair: Pair, images: list[Any], **options: Any) -> dict[str, Any]:
         add_generation_prompt=True,
     )
     extra = {"add_special_tokens": False, "do_rescale": False, "do_normalize": False}
-    return pair.theirs(text=text, images=[images], return_tensors="np", **extra, **options)
+    out: dict[str, Any] = pair.theirs(
+        text=text, images=[images], return_tensors="np", **extra, **options
+    )
+    return out
 
 
 def pixels_of(out: dict[str, Any]) -> np.ndarray:

@@ -30,6 +30,7 @@ from rbee_worker.server.openai.schemas import (
     TopLogprob,
 )
 from rbee_worker.server.openai.shared import Exchange, Pieces, finish_reason, respond
+from rbee_worker.server.pictures import taken
 from rbee_worker.server.requests import (
     fan_out_faults,
     new_id,
@@ -48,7 +49,8 @@ async def chat_completions(http: HttpRequest) -> ASGIApp:
     worker.generating()
     given, params, faults = envelope(body, ChatEnvelope)
     model = served_model(worker, given.model).name
-    messages, pictures, found = plain_messages(given.messages or [])
+    told, found = plain_messages(given.messages or [])
+    messages, pictures = taken(told)
     faults += found + stream_faults(given.stream, given.stream_options)
     faults += fan_out_faults(worker, 1, given.n)
     both = given.chat_template_kwargs.keys() & given.template_args.keys()

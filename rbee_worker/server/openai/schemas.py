@@ -223,6 +223,7 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     created: int
     owned_by: str = "rbee-worker"
     task: Task | UnsetType = UNSET  # what the model is for, once it is loaded
+    input_modalities: list[Literal["text", "image"]] | UnsetType = UNSET  # likewise
 
 
 class ModelList(Struct, frozen=True, kw_only=True):
