@@ -23,7 +23,9 @@ from benchmarks.live_worker import LiveWorker
 STEP_TIMEOUT_S = 15
 STOPPED_S = 3.0  # at most, after the worker has noticed: an engine that goes on afterwards
 PAUSE_S = (1.0, 5.0)  # between two troubles
-JOURNAL_BYTES = 32_000_000  # of the file system that the journal lies on
+JOURNAL_BYTES = 12_000_000  # of the file system that the journal lies on
+# What a full disk cannot take: SQLite reuses what it has, so that small jobs alone need no more.
+LARGE = {"type": "object", "description": "x" * 250_000}
 JUMPS = ("+3600", "-3600", "+86400", "+0")  # seconds
 CLOSE_S = 600.0  # of a time: what a slow machine needs for one answer is less
 TEMPLATES, GRAMMARS = "render_child.py", "constraint_child.py"  # what those processes run
@@ -184,7 +186,8 @@ class Trouble:
         ballast = self._journal / "ballast"
         try:
             while await self._written():
-                await self.worker.http.post("/v1/jobs", json={"prompt": "One", "max_tokens": 1})
+                asked = {"prompt": "One", "max_tokens": 1, "json_schema": LARGE}
+                await self.worker.http.post("/v1/jobs", json=asked)
                 with suppress(OSError), ballast.open("ab") as file:
                     while True:
                         file.write(bytes(4096))

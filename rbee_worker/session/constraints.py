@@ -69,6 +69,7 @@ class Constraints:
 
     def close(self) -> None:
         """End the process. The next check starts another."""
+        self._child.interrupt()  # also where a request waits for it
         with self._lock:
             self._child.close()
 

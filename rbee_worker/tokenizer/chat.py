@@ -137,6 +137,7 @@ class ChatRenderer:
 
     def close(self) -> None:
         """End the child process. The next rendering starts another."""
+        self._child.interrupt()  # also where a request waits for it
         with self._lock:
             self._child.close()
 

@@ -50,7 +50,7 @@ class NotStarted(InferenceFailed):
 
 class Confined:
     """Runs `script` in one process at a time: started when it is first needed, and again when it is
-    gone. Not for several threads at once.
+    gone. Only `interrupt` may be called while another thread asks.
 
     modules, limits, what: as for `ConfinedProcess`.
     """
@@ -60,13 +60,18 @@ class Confined:
     ) -> None:
         self._make = partial(ConfinedProcess, script, modules=modules, limits=limits, what=what)
         self._process: ConfinedProcess | None = None
+        self._interrupts = 0
+        self._what = what
 
     def ask(
         self, frames: Callable[[bool], Sequence[bytes]], wall_s: float, attached: bytes = b""
     ) -> dict[str, Any]:
         """The answer to the last of `frames`, which it is given for a process that is new (True) or
         not. attached: goes with the last one. Raises TooMuch, InferenceFailed."""
+        before = self._interrupts
         for left in reversed(range(_TRIES)):
+            if self._interrupts != before:
+                raise InferenceFailed(f"the {self._what} process was ended.")
             try:
                 process, new = self._running()
             except NotStarted as error:
@@ -96,7 +101,19 @@ class Confined:
         self.close()
         self._process = self._make()
         self._reaper = weakref.finalize(self, self._process.kill)
+        try:
+            self._process.begun()
+        except NotStarted:
+            self.close()
+            raise
         return self._process, True
+
+    def interrupt(self) -> None:
+        """End the process at once, whatever it does: who waits for its answer gets
+        InferenceFailed."""
+        self._interrupts += 1
+        if (process := self._process) is not None:
+            process.end()
 
     def close(self) -> int | None:
         """End the process, if there is one; returns its exit status."""
@@ -116,7 +133,7 @@ class ConfinedProcess:
     """One process that runs `script`, given the places of `modules` and then `limits`. what: its
     name in errors.
 
-    Raises NotStarted if it ends at once, InferenceFailed if there can be none.
+    Raises InferenceFailed if there can be none.
     """
 
     def __init__(
@@ -140,11 +157,15 @@ class ConfinedProcess:
             )
         except OSError as e:
             raise InferenceFailed(f"the {what} process cannot start: {e.strerror}") from e
+        self._what = what
+
+    def begun(self) -> None:
+        """Wait until it can be asked. Raises NotStarted."""
         try:
             self._frame(time.monotonic() + _START_S)
         except (OSError, EOFError) as e:  # TimeoutError is an OSError
             status = self.kill()
-            said = f"the {what} process did not start (exit status {status})"
+            said = f"the {self._what} process did not start (exit status {status})"
             raise NotStarted(said, status) from e
 
     @property
@@ -195,8 +216,13 @@ class ConfinedProcess:
             size -= len(part)
         return b"".join(parts)
 
+    def end(self) -> None:
+        """Kill it; who reads its answer finds the end."""
+        self._process.kill()
+
     def kill(self) -> int:
-        """End the process if it still runs; returns its exit status, negative for a signal."""
+        """Close its pipes, and end it if it still runs; returns its exit status, negative for a
+        signal."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import itertools
 import json
 import os
@@ -11,7 +12,9 @@ import resource
 import signal
 import subprocess
 import sys
+import termios
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -24,7 +27,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models
 from transformers import PreTrainedTokenizerFast
 
-from rbee_worker.errors import CheckpointError, InvalidRequest, WorkerError
+from rbee_worker.errors import CheckpointError, InferenceFailed, InvalidRequest, WorkerError
 from rbee_worker.tokenizer.chat import ChatRenderer
 from tests.tokenizer.templates import CHATML, TEMPLATES
 from tests.yardstick import ratio, wall_s
@@ -236,6 +239,23 @@ def test_who_ends_the_child_from_outside_costs_no_request_its_answer() -> None:
         os.kill(second, signal.SIGSTOP)
         assert renderer.render(ASK) == "ok"
         assert renderer._child.pid != second
+
+
+def test_closing_waits_for_nobody() -> None:
+    """Whoever waits for a child that does not answer hears of it; later requests get another."""
+    with ChatRenderer("ok", wall_s=600) as renderer, ThreadPoolExecutor(1) as pool:
+        assert renderer.render(ASK) == "ok"
+        assert renderer._child._process is not None
+        child = renderer._child._process._process
+        assert child.stdin is not None
+        os.kill(child.pid, signal.SIGSTOP)
+        waiting = pool.submit(renderer.render, ASK)
+        while fcntl.ioctl(child.stdin, termios.FIONREAD, bytes(4)) == bytes(4):  # not asked yet
+            time.sleep(0.001)
+        renderer.close()
+        with pytest.raises(InferenceFailed, match="the chat template process was ended"):
+            waiting.result()
+        assert renderer.render(ASK) == "ok"
 
 
 def test_the_child_has_no_files_and_ends_with_its_owner() -> None:
