@@ -98,6 +98,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     speculate: Literal["off", "ngram"] = "off"  # how tokens are drafted
     pooling: Literal["auto", "mean", "cls", "last"] = "auto"  # how rows become one vector
     tool_format: ToolFormat = "auto"  # how the model writes tool calls
+    thinking: Literal["auto", "on", "off"] = "auto"  # reasoning where a conversation does not say
     generation_config: bool = True  # apply the model's own sampling defaults
     lora: str = ""  # adapters: NAME=REF, separated by semicolons (adapter_spec.py)
     lora_rank: int = 64  # the highest rank of an adapter
@@ -334,6 +335,12 @@ OPTIONS: tuple[Option, ...] = (
         "tool_format",
         "how the model writes tool calls; auto = as its chat template says; prompt = a system "
         "message describes the tools, for a template that takes none",
+    ),
+    Option(
+        "thinking",
+        "whether the model reasons in conversations that do not say; auto = as its chat template "
+        "has it",
+        group=SERVE,
     ),
     Option("generation_config", "apply the sampling defaults that the model brings"),
     Option(

@@ -212,3 +212,7 @@ class TemplateEnvelope(PromptFields, kw_only=True):
 
 class Templated(Struct, frozen=True):
     prompt: str
+
+
+class TokenCount(Struct, frozen=True):
+    input_tokens: int
