@@ -4,9 +4,9 @@
 
 Sequences are held to a JSON Schema, alone and 32 together. Two times are measured in every step
 that only decodes: that of following the grammars and making the masks (`Matcher`), and that of
-excluding tokens: drawing with masks, less the same draws without. What is first draws logits that no
-cache has near, so they take turns, and the mean of both turns' medians counts. The share is of all
-steps together. Run it on a quiet machine.
+excluding tokens: drawing with masks, less the same draws without. What is first draws logits that
+no cache has near, so they take turns, and the mean of both turns' medians counts. The share is of
+all steps together. Run it on a quiet machine.
 """
 
 # ruff: noqa: T201

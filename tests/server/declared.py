@@ -1,5 +1,5 @@
-"""Requests as the official clients declare them: typed dicts (openai, anthropic) and pydantic models
-(ollama), walked down to the last field, each of which is sent with values that matter."""
+"""Requests as the official clients declare them: typed dicts (openai, anthropic) and pydantic
+models (ollama), walked down to the last field, each of which is sent with values that matter."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Nothing that an official client can say is dropped: every field of its types, with every value of
-a fixed set, changes the answer or what the engine is asked for, or is refused by name, or is in the
-table of docs/apis.md with the reason why it changes nothing. Fields that a later version of a client
-adds are found here too.
+"""Nothing that an official client can say is dropped: every field of its types, with every value
+of a fixed set, changes the answer or what the engine is asked for, or is refused by name, or is in
+the table of docs/apis.md with the reason why it changes nothing. Fields that a later version of a
+client adds are found here too.
 
 The types of Anthropic's `count_tokens` are left out: the same struct reads them, and most of what a
 tool or a message says shows in a prompt, not in its length.
