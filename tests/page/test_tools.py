@@ -12,6 +12,7 @@ from tests.page.answers import script
 from tests.page.browser import DESKTOP, PHONE, Page
 from tests.page.test_access import axe as axe  # a fixture
 from tests.page.test_access import faults
+from tests.page.test_kept import DOWNLOADED
 from tests.server.fake_engine import Fake, adapter
 from tests.server.served import Served, wait_for
 from tests.server.talking import Talking
@@ -54,8 +55,17 @@ def test_a_call_is_folded_and_gets_its_result(tab: Page, tmp_path: Path) -> None
         tab.settled()
         assert tab.count(".results") == 0
         assert tab.text(".user .part summary") == "Result of get_weather"
-        tab.again()  # what was called and given is kept
-        wait_for(lambda: tab.texts("#turns .part summary")[-1] == "Result of get_weather")
+        text = tab.run(DOWNLOADED, "#export-one", wait=True)
+        assert f"Calls get_weather:\n\n```\n{ARGUMENTS}\n```\n" in text
+        assert "## You\n\nResult of get_weather:\n\n```\nsunny #1\n```\n" in text
+        file = tmp_path / "kept.json"
+        file.write_text(tab.run(DOWNLOADED, "#export", wait=True))
+        tab.click("#new")
+        wait_for(lambda: tab.count(".turn") == 0)
+        tab.one("#import-file").send_keys(str(file))  # what was called and given is in the file
+        wait_for(lambda: tab.texts("#turns .part summary")[-1:] == ["Result of get_weather"])
+        assert tab.texts("#turns .part summary")[:2] == ["Reasoning", "Calls get_weather"]
+        assert tab.count("#conversations li") == 2
         tab.driver.get("about:blank")
 
 

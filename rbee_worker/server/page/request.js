@@ -38,9 +38,12 @@ function messagesOf(turn) {
 
 /** A turn's text as the model gets it: files first, each in a fence of its own. @param {Turn} turn */
 export function content(turn) {
-  const files = (turn.files ?? []).map(({ name, text }) => {
-    const fence = "`".repeat(Math.max(3, ...[...text.matchAll(/`+/g)].map((m) => m[0].length + 1)));
-    return `File: ${name}\n${fence}\n${text.replace(/\n$/, "")}\n${fence}\n`;
-  });
+  const files = (turn.files ?? []).map(({ name, text }) => `File: ${name}\n${fenced(text)}\n`);
   return [...files, turn.text].filter(Boolean).join("\n");
+}
+
+/** A text in a fence that it cannot end. @param {string} text */
+export function fenced(text) {
+  const fence = "`".repeat(Math.max(3, ...[...text.matchAll(/`+/g)].map((m) => m[0].length + 1)));
+  return `${fence}\n${text.replace(/\n$/, "")}\n${fence}`;
 }

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rbee_worker.ops.adapted import NUMPY, Form, Site, Sites, held
+from rbee_worker.ops.adapted import NUMPY, Factors, Form, Site, Sites, held
 from rbee_worker.ops.batch import Batch
 from rbee_worker.ops.cpu.shared import isa
 from tests.ops.cpu.eager import Eager
@@ -38,7 +38,7 @@ def filled(eager: Eager, form: Form) -> tuple[Site, dict[tuple[int, int], Pair]]
     site = sites.add([(f"part{n}", rows) for n, rows in enumerate(ROWS)], COLS)
     rng, pairs = np.random.default_rng(5), {}
     for slot, ranks in ((1, (4, 3, 8)), (2, (0, 6, 0)), (3, (19, 16, 1))):
-        placed = []
+        placed: list[Factors | None] = []
         for part, rank in enumerate(ranks):
             if not rank:
                 placed.append(None)

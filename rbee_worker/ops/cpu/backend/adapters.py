@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -60,7 +59,8 @@ class CpuAdapters(AdapterMemory):
         self._arenas[slot] = arena
         for site in self._sites:
             parts = placed.get(site.number, ())
-            a, b = ([_kept(arena, f and end(f)) for f in parts] for end in _ENDS)
+            a = [0 if f is None else _kept(arena, f.a) for f in parts]
+            b = [0 if f is None else _kept(arena, f.b) for f in parts]
             for number, factors in enumerate(parts):
                 if factors is not None:
                     record = _record(factors, a[number], b[number], site.parts[number])
@@ -72,13 +72,8 @@ class CpuAdapters(AdapterMemory):
         del self._arenas[slot]
 
 
-_ENDS: tuple[Callable[[Factors], NDArray[Any]], ...] = (lambda f: f.a, lambda f: f.b)
-
-
-def _kept(arena: Arena, numbers: NDArray[Any] | None) -> int:
-    """The address of a copy of `numbers` in the arena; 0 for none."""
-    if numbers is None:
-        return 0
+def _kept(arena: Arena, numbers: NDArray[Any]) -> int:
+    """The address of a copy of `numbers` in the arena."""
     place = arena.take(numbers.nbytes)
     place[:] = numbers.reshape(-1).view(np.uint8)
     return place.ctypes.data
