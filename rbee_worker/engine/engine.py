@@ -50,6 +50,7 @@ from rbee_worker.errors import (
     is_out_of_memory,
 )
 from rbee_worker.ops.backend import DeviceGauge
+from rbee_worker.state.features import TileRun, tile_runs
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.specs import in_one_step
 from rbee_worker.types import StopRecord, TokenLogprob
@@ -172,6 +173,9 @@ class Engine:
         if seq.adapter is None:
             self._give_up(seq, InferenceFailed("its adapter is not loaded any more."))
             return
+        if seq.fault:
+            self._give_up(seq, InferenceFailed(seq.fault))
+            return
         length = seq.read + seq.n_output
         if not seq.read or length > self.context:
             what = f"{length} tokens, but 1 to {self.context} are possible"
@@ -204,8 +208,9 @@ class Engine:
         tokens = [*m.prompt_ids, *m.output_ids]
         rope_len = self._ropes.of(prompt, len(tokens))
         limit = min(prompt + m.params.max_tokens, context)
-        if m.pool is not None:
-            limit = prompt + 1  # its last token is computed too
+        runs, fault = self._runs(m)
+        if m.pool is not None or (runs and runs[-1].end == prompt):
+            limit = max(limit, prompt + 1)  # its last token is computed too
         return Sequence(
             submit=m,
             tokens=tokens,
@@ -213,7 +218,8 @@ class Engine:
             limit=limit,
             drafter=self._drafter(m, tokens, limit),
             rules=StopRules(m.params, m.eos, prompt=prompt, context=context),
-            state=self.pool.new(tokens, self._salt(m, rope_len), len(source or ())),
+            state=self.pool.new(tokens, self._salt(m, rope_len), len(source or ()), runs),
+            fault=fault,
             adapter=0 if self.adapters is None else self.adapters.slot(m.adapter),
             rope_len=rope_len,
             rope_end=self._ropes.end(len(tokens)),
@@ -223,6 +229,17 @@ class Engine:
             arrived_s=self._clock(),
             scores=[None] if m.prompt_logprobs else None,
         )
+
+    def _runs(self, m: Submit) -> tuple[tuple[TileRun, ...], str]:
+        """Where a request's pictures stand, or what is wrong with them."""
+        if not m.pictures:
+            return (), ""
+        if self.pool.features is None:
+            return (), "this model does not read pictures."
+        try:
+            return tile_runs(m.pictures, len(m.prompt_ids), self.pool.features.spec), ""
+        except ValueError as error:
+            return (), f"{error}."
 
     def _drafter(self, m: Submit, tokens: list[int], limit: int) -> Rounds | None:
         """What follows a new sequence's drafts; None if it has none."""
@@ -426,6 +443,8 @@ class Engine:
         Raises DeviceLost where no step can succeed in this process any more: another engine then
         continues all sequences, if the device still works.
         """
+        if self.pool.features is not None:
+            self.pool.features.forget()
         lost = device_lost(error)
         if lost is not None:
             raise lost from error

@@ -54,6 +54,7 @@ def make_engine(
         buckets=buckets,
         overlaps=overlaps,
         adapts=adapters is not None,
+        whole=pool.features is not None and pool.features.spec.whole,
         clock=_now_us if trace else None,
     )
     return Engine(

@@ -92,14 +92,18 @@ class Runner:
         buckets: bool = False,
         overlaps: bool = False,
         adapts: bool = False,
+        whole: bool = False,
         clock: Callable[[], float] | None = None,
     ) -> None:
         """sampler: has the parameters of running sequences. buckets: pad decoding steps to a few
         sizes. overlaps: launch each step before the previous one is collected. adapts: sequences
-        may use adapters. clock: in microseconds; given if the times of steps are wanted."""
+        may use adapters. whole: see `StepBuilder`. clock: in microseconds; given if the times of
+        steps are wanted."""
         self._model, self._memory, self.sampler = model, memory, sampler
         bucket = max_seqs if buckets else 0
-        self._steps = StepBuilder(model.groups, block_size, bucket=bucket, adapts=adapts)
+        self._steps = StepBuilder(
+            model.groups, block_size, bucket=bucket, adapts=adapts, whole=whole
+        )
         self._recurrent = any(isinstance(group.spec, Fixed) for group in model.groups)
         self.overlaps = overlaps
         self._slots = list(range(max_seqs - 1, -1, -1))
@@ -156,11 +160,13 @@ class Runner:
 
     def _staged(self, plan: Plan) -> tuple[Step, Batch]:
         """A plan's step as the model's input, with recurrent state copied to its place and sources
-        read."""
+        and pictures read."""
         if plan.copies:
             self._memory.copy(plan.copies)
         if plan.sources:
             self._model.encode(self._memory.stage(self._steps.sources(plan.sources)))
+        for look in plan.looks:
+            self._memory.keep_features(look.slot, self._model.see(look.pixels))
         if self._recurrent and (fresh := [c.state.slot for c in plan.chunks if not c.start]):
             self._memory.clear(fresh)
         step = self._steps.build(plan.chunks, self._drawn)

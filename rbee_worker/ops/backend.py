@@ -96,6 +96,11 @@ class StateMemory(Protocol):
         returns."""
         ...
 
+    def keep_features(self, slot: int, rows: Array) -> None:
+        """Keep a tile's features, which `Executable.see` returned, in a slot: batches of steps
+        staged from now on read them there."""
+        ...
+
     def clear(self, slots: Sequence[int]) -> None:
         """Zero these slots of every fixed group."""
         ...
@@ -123,6 +128,11 @@ class Executable(Protocol):
     def encode(self, batch: Batch) -> Array:
         """Read whole sources, the N rows of `batch`, which answers look at: see `Decoder.encode`.
         Returns the rows' hidden states, [N, dim]."""
+        ...
+
+    def see(self, tile: NDArray[np.uint8]) -> Array:
+        """Read a tile of a picture, pixels [side, side, 3]: its features [rows, dim], see
+        `TileSpec`. Only of a model with a tower."""
         ...
 
     def hidden(self, batch: Batch) -> Array:

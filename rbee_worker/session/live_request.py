@@ -147,6 +147,7 @@ class LiveRequest:
             drafted=self._drafted,
             accepted=self._accepted,
             grammar=self.prepared.grammar,
+            pictures=self.prepared.pictures,
         )
 
     def started(self, model: ModelInfo) -> Started:
