@@ -35,7 +35,8 @@ class ChatRenderer:
 
     cpu_s, wall_s: seconds that one rendering may take; memory: bytes of address space of the
     process; most_chars: longest result. special_tokens: more names for the template ("unk_token",
-    ..).
+    ..). picture: what stands for a picture in the text of a message, for a template that reads no
+    parts.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class ChatRenderer:
         bos_token: str = "",
         eos_token: str = "",
         special_tokens: Mapping[str, str] | None = None,
+        picture: str = "",
         cpu_s: float = 2.0,
         wall_s: float = 10.0,
         memory: int = 512 << 20,
@@ -54,6 +56,7 @@ class ChatRenderer:
         tokens = {"bos_token": bos_token, "eos_token": eos_token, **(special_tokens or {})}
         self._tokens = {name: text for name, text in tokens.items() if text}
         self._context = {**self._tokens, "tools": None, "documents": None}
+        self._picture = picture
         self._cpu_s = cpu_s
         self._wall_s = wall_s
         limits = (str(cpu_s), str(memory), str(most_chars))
@@ -169,7 +172,8 @@ class ChatRenderer:
         self, message: Checked, forms: Mapping[str, Form], calls: CallForm | None
     ) -> Message:
         """A message as the template reads it: its content, its calls, its reasoning."""
-        formed = message.formed(forms[message.role], calls if message.calls else None)
+        read = calls if message.calls else None
+        formed = message.formed(forms[message.role], read, self._picture)
         reasoning = formed.pop(REASONING[0], None)
         if reasoning and self._reasoning is not None:
             formed[self._reasoning] = reasoning

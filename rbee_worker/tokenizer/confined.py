@@ -1,9 +1,9 @@
 """A child process for work that is not trusted, and its two pipes.
 
 The child is a script that confines itself (`render_child.serve`) and answers frames: 4 bytes of
-length (big endian), then JSON. What is too much work ends the child and is told of whoever asked
-for it. A child that somebody else has killed or stopped says nothing about the work: another one is
-asked.
+length (big endian), then a JSON object; with "attached": n in it, n bytes follow. What is too much
+work ends the child and is told of whoever asked for it. A child that somebody else has killed or
+stopped says nothing about the work: another one is asked.
 """
 
 from __future__ import annotations
@@ -63,9 +63,11 @@ class Confined:
         self._interrupts = 0
         self._what = what
 
-    def ask(self, frames: Callable[[bool], Sequence[bytes]], wall_s: float) -> dict[str, Any]:
+    def ask(
+        self, frames: Callable[[bool], Sequence[bytes]], wall_s: float, attached: bytes = b""
+    ) -> dict[str, Any]:
         """The answer to the last of `frames`, which it is given for a process that is new (True) or
-        not. Raises TooMuch, InferenceFailed."""
+        not. attached: goes with the last one. Raises TooMuch, InferenceFailed."""
         before = self._interrupts
         for left in reversed(range(_TRIES)):
             if self._interrupts != before:
@@ -77,7 +79,10 @@ class Confined:
                     continue
                 raise
             try:
-                return [process.ask(frame, wall_s) for frame in frames(new)][-1]
+                *first, last = frames(new)
+                for frame in first:
+                    process.ask(frame, wall_s)
+                return process.ask(last, wall_s, attached)
             except TimeoutError:
                 others, limit = process.stopped, TooMuch("wall time")
                 self.close()
@@ -178,18 +183,22 @@ class ConfinedProcess:
         """Whether somebody has stopped it (SIGSTOP, a debugger)."""
         return is_stopped(self.pid)
 
-    def ask(self, body: bytes, wall_s: float) -> dict[str, Any]:
-        """Send one frame and wait for its answer. Raises TimeoutError, OSError, EOFError."""
+    def ask(self, body: bytes, wall_s: float, attached: bytes = b"") -> dict[str, Any]:
+        """Send one frame and wait for its answer. attached: bytes whose number `body` has; those of
+        the answer take their number's place in it. Raises TimeoutError, OSError, EOFError."""
         until = time.monotonic() + wall_s
         assert self._process.stdin is not None
-        frame = memoryview(_HEADER.pack(len(body)) + body)
-        while frame:
-            frame = frame[self._process.stdin.write(frame) or 0 :]
+        for part in (_HEADER.pack(len(body)) + body, attached):
+            left = memoryview(part)
+            while left:
+                left = left[self._process.stdin.write(left) or 0 :]
         return self._frame(until)
 
     def _frame(self, until: float) -> dict[str, Any]:
         (size,) = _HEADER.unpack(self._receive(_HEADER.size, until))
         answer: dict[str, Any] = json.loads(self._receive(size, until))
+        if "attached" in answer:
+            answer["attached"] = self._receive(answer["attached"], until)
         return answer
 
     def _receive(self, size: int, until: float) -> bytes:
