@@ -22,6 +22,7 @@ from rbee_worker.server.body import (
 )
 from rbee_worker.server.encoding import answered
 from rbee_worker.server.health import worker_of
+from rbee_worker.server.pictures import taken
 from rbee_worker.server.problems import json_response
 from rbee_worker.server.schemas import (
     Detokenized,
@@ -116,7 +117,8 @@ async def _conversation(http: HttpRequest) -> tuple[Callable[[], str], Tokenizer
     engine = worker.serving()
     given, rest, faults = envelope(body, TemplateEnvelope)
     faults += unknown_faults(rest, TemplateEnvelope)
-    messages, found = plain_messages(given.messages or [])
+    told, found = plain_messages(given.messages or [])
+    messages, pictures = taken(told)
     faults += found
     request = Request(
         id="",
@@ -125,6 +127,7 @@ async def _conversation(http: HttpRequest) -> tuple[Callable[[], str], Tokenizer
         template_args=given.template_args,
         add_generation_prompt=given.add_generation_prompt,
         continue_final_message=given.continue_final_message,
+        pictures=pictures,
     )
     if not any(f.field.startswith("messages") for f in faults):
         faults += _faults(request, engine.rules)
