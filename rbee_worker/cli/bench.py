@@ -50,6 +50,7 @@ def bench(settings: Settings, ref: str, random: str, random_format: str, as_json
         settings,
         prefix_cache=False,
         speculate="off",
+        draft_model="",
         generation_config=False,
         max_seqs=max(STEPS),
         **dict.fromkeys(SAMPLING),

@@ -11,9 +11,11 @@ from typing import Any, Literal
 import msgspec
 
 from rbee_worker.errors import UsageError
+from rbee_worker.server.schemas import ImagePart, TextPart
 
 HELP = """\
 /set NAME VALUE   change a sampling parameter; /set NAME alone resets it; /set lists all of them
+/attach FILE      show the model a picture with the next question
 /system [TEXT]    set the system message; without TEXT show it; /system - removes it
 /reset            forget the conversation (system message and parameters stay)
 /retry            answer the last question again
@@ -33,8 +35,10 @@ MOST_BYTES = 64 << 20  # of a saved conversation
 
 
 class _Turn(msgspec.Struct):
+    """content: a text, or parts with pictures, as the API takes them."""
+
     role: Literal["system", "user", "assistant"]
-    content: str
+    content: str | list[TextPart | ImagePart]
 
 
 class _Saved(msgspec.Struct):
@@ -55,32 +59,52 @@ class Conversation:
     check: Parse
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     system: str | None = None
-    turns: list[dict[str, str]] = field(default_factory=list)
+    turns: list[dict[str, Any]] = field(default_factory=list)
     params: dict[str, Any] = field(default_factory=dict)
+    attached: list[dict[str, Any]] = field(default_factory=list)  # pictures of the next question
 
-    def messages(self) -> tuple[dict[str, str], ...]:
+    def messages(self) -> tuple[dict[str, Any], ...]:
         """The messages of a request: the system message, then the turns."""
         head = [] if self.system is None else [{"role": "system", "content": self.system}]
         return tuple(head + self.turns)
 
+    def attach(self, part: dict[str, Any], name: str) -> str:
+        """`/attach FILE`: the picture is shown with the next question."""
+        self.attached.append(part)
+        return f"{name} goes with the next question ({len(self.attached)} so far)."
+
     def ask(self, text: str) -> None:
-        """Add the user's turn."""
-        self.turns.append({"role": "user", "content": text})
+        """Add the user's turn, with the pictures that are attached."""
+        content: Any = text
+        if self.attached:
+            content = [*self.attached, {"type": "text", "text": text}]
+            self.attached = []
+        self.turns.append({"role": "user", "content": content})
 
     def answer(self, text: str) -> None:
-        """Add the model's turn. An empty answer removes the question, so that roles alternate."""
+        """Add the model's turn. An empty answer removes the question, so that roles alternate; its
+        pictures stay attached."""
         if text:
             self.turns.append({"role": "assistant", "content": text})
         else:
-            self.turns.pop()
+            self._take()
 
     def retry(self) -> str:
-        """Remove the last question and its answer; returns the question."""
+        """Remove the last question and its answer; returns the question's text. Its pictures are
+        attached again."""
         if self.turns and self.turns[-1]["role"] == "assistant":
             self.turns.pop()
         if not self.turns:
             raise UsageError("there is nothing to answer again.", fix="ask something first.")
-        return self.turns.pop()["content"]
+        return self._take()
+
+    def _take(self) -> str:
+        """Remove the last question; returns its text, and attaches its pictures."""
+        content = self.turns.pop()["content"]
+        if isinstance(content, str):
+            return content
+        self.attached = [part for part in content if part["type"] == "image_url"]
+        return "\n".join(part["text"] for part in content if part["type"] == "text")
 
     def set(self, rest: str) -> str:
         """`/set NAME VALUE`, `/set NAME`, `/set`; returns the text to show."""
@@ -117,13 +141,14 @@ class Conversation:
     def reset(self) -> str:
         """Remove all turns."""
         self.turns.clear()
+        self.attached.clear()
         return "Conversation forgotten."
 
     def last_answer(self) -> str:
         """The text of the model's last turn. Raises UsageError if there is none."""
         for turn in reversed(self.turns):
             if turn["role"] == "assistant":
-                return turn["content"]
+                return str(turn["content"])
         raise UsageError("there is no answer yet.", fix="ask something first.")
 
     def load(self, path: Path) -> str:
@@ -150,9 +175,15 @@ class Conversation:
             raise UsageError(
                 f"{path}: a system message in the middle.", fix="give a file that /save wrote."
             )
-        self.system = first.content or None if first.role == "system" else None
+        others = [turn for turn in saved.messages if turn.role != "user"]
+        if not all(isinstance(turn.content, str) for turn in others):
+            raise UsageError(
+                f"{path}: a picture that is not the user's.", fix="give a file that /save wrote."
+            )
+        self.system = str(first.content) or None if first.role == "system" else None
         self.params = values
-        self.turns = [{"role": turn.role, "content": turn.content} for turn in turns]
+        self.turns = [msgspec.to_builtins(turn) for turn in turns]
+        self.attached = []
         return f"Loaded {len(turns)} turns from {path}."
 
     def save(self, path: Path, model: str) -> str:

@@ -31,8 +31,10 @@ def serve(settings: Settings) -> None:
     the log is JSON. RBEE_API_TOKEN holds the token, --tokens-file several; --local-mode needs none.
     SIGTERM finishes running jobs and exits; a second one exits at once.
     """
+    from rbee_worker.heap import settle
     from rbee_worker.server.tokens import read_tokens
 
+    settle()
     tokens = read_tokens(settings, os.environ)
     from rbee_worker.server.run import serve as run
 

@@ -137,6 +137,7 @@ def test_mixed_steps_preempted_and_chunked(base: Path, adapters: dict[str, Path]
         {},
         {"kv_tokens": 192, "ctx": 128, "token_budget": 16},
         {"speculate": "ngram", "token_budget": 24},
+        {"draft_model": str(base), "token_budget": 24},
         {"kv_cache": False, "ctx": 128},
     ):
         with rbee_worker.load(str(base), backend="cpu", threads=1, lora=lora, **more) as model:
