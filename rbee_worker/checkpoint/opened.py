@@ -17,6 +17,7 @@ from rbee_worker.checkpoint import (
     scaled,
     tied,
 )
+from rbee_worker.checkpoint.colours import with_colours
 from rbee_worker.checkpoint.formats import DECODABLE, INTEGERS, TensorSource
 from rbee_worker.checkpoint.gguf import GgufFile
 from rbee_worker.checkpoint.gguf_split import open_gguf
@@ -110,6 +111,7 @@ def _open_directory(ref: str, path: Path) -> Checkpoint:
     arch, config, dialect = hf_config.read_config(inside(path, path / "config.json"))
     foreign.refuse_quantized(config, tensors, str(path))
     config = scaled.without_known_quantization(config, str(path))
+    config = with_colours(config, path)
     source: TensorSource = scaled.joined(tensors)
     if dialect is not None and (dialect.tensors or dialect.prefixes):
         source = RenamedSource(source, dialect, config.get("num_hidden_layers"))

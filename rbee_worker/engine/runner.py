@@ -96,11 +96,13 @@ class Runner:
         clock: Callable[[], float] | None = None,
     ) -> None:
         """buckets: pad decoding steps to a few sizes. overlaps: launch each step before the
-        previous one is collected. adapts: sequences may use adapters. whole: see `StepBuilder`. clock: in
-        microseconds; given if the times of steps are wanted."""
+        previous one is collected. adapts: sequences may use adapters. whole: see `StepBuilder`.
+        clock: in microseconds; given if the times of steps are wanted."""
         self._model, self._memory, self._sampler = model, memory, sampler
         bucket = max_seqs if buckets else 0
-        self._steps = StepBuilder(model.groups, block_size, bucket=bucket, adapts=adapts, whole=whole)
+        self._steps = StepBuilder(
+            model.groups, block_size, bucket=bucket, adapts=adapts, whole=whole
+        )
         self._recurrent = any(isinstance(group.spec, Fixed) for group in model.groups)
         self.overlaps = overlaps
         self._slots = list(range(max_seqs - 1, -1, -1))

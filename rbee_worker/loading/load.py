@@ -25,6 +25,7 @@ from rbee_worker.models.random import open_model
 from rbee_worker.ops import Ops
 from rbee_worker.ops.backend import Kept, ModelOutline
 from rbee_worker.ops.backends import backend_notes
+from rbee_worker.state.features import FeatureBook
 from rbee_worker.state.pool import StatePool
 from rbee_worker.types import ModelInfo
 
@@ -64,6 +65,7 @@ def load_engine(
     clock.done("adapters")
     gauge = backend.gauge(outline, settings, plan.dtype, plan.kv_dtype)
     room = plan.state(settings, backend.free_bytes(settings) - plan.adapters.room)
+    features = plan.features
     pool = StatePool(
         model.groups,
         tokens=room.tokens,
@@ -72,6 +74,7 @@ def load_engine(
         step_tokens=settings.token_budget,
         prefix_cache=settings.prefix_cache and settings.kv_cache,
         snapshots=room.snapshots,
+        features=None if features is None else FeatureBook(features.tiles, features.slots),
     )
     state = backend.state(ops, pool, plan.kv_dtype)
     executable = backend.executable(model, settings, kv_dtype=plan.kv_dtype, longest=room.context)

@@ -14,7 +14,7 @@ from rbee_worker.checkpoint.summary import summarize
 from rbee_worker.config import Settings
 from rbee_worker.errors import ModelError, UsageError
 from rbee_worker.loading.adapters import NO_ADAPTERS, AdapterPlan, plan_adapters
-from rbee_worker.loading.memory import StatePlan, plan_state
+from rbee_worker.loading.memory import FeaturePlan, StatePlan, plan_features, plan_state
 from rbee_worker.models import outline_model, plan_model
 from rbee_worker.models.base import Decoder
 from rbee_worker.ops.adapted import sites_for
@@ -31,7 +31,7 @@ _SPAN = 256  # keys that attention reads at once; a block must not be in two spa
 @dataclass(frozen=True)
 class Preflight:
     """backend: what will compute. model: built from names and shapes, without data; held: the sizes
-    that its weights will have in memory."""
+    that its weights will have in memory. features: of pictures, if it reads them."""
 
     backend: Backend
     model: Decoder
@@ -39,6 +39,7 @@ class Preflight:
     dtype: str
     kv_dtype: str
     adapters: AdapterPlan = NO_ADAPTERS
+    features: FeaturePlan | None = None
 
     @property
     def weight_bytes(self) -> int:
@@ -69,12 +70,13 @@ class Preflight:
 
     def state(self, settings: Settings, free_bytes: int) -> StatePlan:
         """The context and cache, once the weights are loaded and `free_bytes` are left."""
+        features = 0 if self.features is None else self.features.nbytes
         return plan_state(
             self.model.groups,
             settings,
             model_context=self.model.context,
             kv_dtype=self.kv_dtype,
-            free_bytes=free_bytes,
+            free_bytes=max(free_bytes - features, 0),
         )
 
 
@@ -94,7 +96,9 @@ def preflight(ckpt: Checkpoint, settings: Settings) -> Preflight:
     # keys that last for one step are few: they stay exact
     kv = backend.kv_dtype(settings, dtype, packed and not in_one_step(model.groups))
     adapters = plan_adapters(ckpt, settings, held.sites)
-    return Preflight(backend, model, held, dtype, kv, adapters)
+    tiles = None if model.tower is None else model.tower.spec
+    features = plan_features(tiles, settings)
+    return Preflight(backend, model, held, dtype, kv, adapters, features)
 
 
 def outline_of(ckpt: Checkpoint, context: int) -> ModelOutline:
