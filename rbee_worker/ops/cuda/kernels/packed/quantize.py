@@ -52,14 +52,14 @@ def empty_quantized(
     """Memory for `rows` rows of `cols` numbers; norm_eps: an RMS norm follows.
 
     It goes on for what is missing in the last group of `rows_together`: a product reads that, and
-    computes what nobody needs.
+    computes what nobody needs. It is zero there, as sums of what memory happened to hold overflow.
     """
     group = rows_together(max(rows, 1))
     whole = -(-rows // group) * group
     width = -(-cols // CHUNK) * CHUNK
     blocks = width // BLOCK
     # A product that writes its result here fills whole blocks, but not a block beyond them.
-    make = torch.zeros if width - cols >= BLOCK else torch.empty
+    make = torch.zeros if width - cols >= BLOCK or whole > rows else torch.empty
     numbers = make((2 if norm_eps is None else 3, whole, blocks), device=device)[:, :rows]
     return Quantized(
         make((whole, width), dtype=torch.int8, device=device)[:rows],
