@@ -64,7 +64,7 @@ class Model:
     def __init__(self, settings: Settings, name: str) -> None:
         """settings.model: a path; name: the model's name in answers."""
         self.settings = settings
-        self._text: TextSide = open_text(open_found(name, Path(settings.model)))
+        self._text: TextSide = open_text(open_found(name, Path(settings.model), settings.mmproj))
         engine, info = load_engine(settings, lambda loading: None)
         self._engine: Engine | None = engine
         self.info: ModelInfo = msgspec.structs.replace(info, model=name)

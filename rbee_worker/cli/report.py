@@ -36,8 +36,10 @@ def report(
 
     Sizes are in bytes. Raises whatever would keep the model from loading, except lack of memory.
     """
-    ckpt = open_checkpoint(settings.model, cache_dir=settings.cache_dir, progress=progress)
     settings = localized(settings, progress)
+    ckpt = open_checkpoint(
+        settings.model, cache_dir=settings.cache_dir, progress=progress, mmproj=settings.mmproj
+    )
     ahead = preflight(ckpt, settings)
     tokenizer = load_tokenizer(ckpt)
     heads = int(ckpt.config.get("num_attention_heads") or 0)

@@ -42,7 +42,7 @@ def load_engine(
     """
     clock = _Phases()
     report(Loading(stage="opening"))
-    ckpt = open_model(settings.model, cache_dir=settings.cache_dir)
+    ckpt = open_model(settings.model, cache_dir=settings.cache_dir, mmproj=settings.mmproj)
     plan = preflight(ckpt, settings)
     backend = plan.backend
     there = 0 if memory is None else memory.usable()  # bytes of weights that are not free any more
@@ -138,7 +138,8 @@ def _compiling(report: Report) -> Callable[[int, int, str], None]:
 
 def _weights_key(ckpt: Checkpoint, outline: ModelOutline) -> bytes:
     """See `Kept`: the same files, read by the same program."""
-    known = repr((rbee_worker.__version__, outline.key, stamp(ckpt.path)))
+    tower = None if ckpt.tower is None else stamp(ckpt.tower)
+    known = repr((rbee_worker.__version__, outline.key, stamp(ckpt.path), tower))
     return hashlib.sha256(known.encode()).digest()
 
 

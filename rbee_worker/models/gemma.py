@@ -83,7 +83,7 @@ class Gemma3(Gemma2):
     final_logit_softcapping: float | None = None
     sliding_window_pattern: int = 6
     vision_config: dict[str, Any] | None = None
-    mm_tokens_per_image: int = 256
+    mm_tokens_per_image: int | None = 256
     image_mean: list[float] | None = None
     image_std: list[float] | None = None
 
@@ -141,8 +141,9 @@ def build_third(c: Gemma3, w: Weights) -> Decoder:
 
 def _tower(c: Gemma3, w: Weights) -> tuple[Tower, tuple[str, ...]]:
     vision, notes = siglip.read_vision(siglip.Vision, c.vision_config or {})
-    positive("config", mm_tokens_per_image=c.mm_tokens_per_image)
-    merge = vision.image_size // vision.patch_size // math.isqrt(c.mm_tokens_per_image)
+    tokens = c.mm_tokens_per_image or 0
+    positive("config", mm_tokens_per_image=tokens)
+    merge = vision.image_size // vision.patch_size // math.isqrt(tokens)
     siglip.check_squares(vision, merge)
     dim, at = vision.hidden_size, w.beside("multi_modal_projector")
     # it is kept as [in, out], other maps as [out, in]

@@ -55,11 +55,11 @@ async def bring_up(
         files = await asyncio.to_thread(_found, settings, loop, progress)
         path, _ = files
         settings = msgspec.structs.replace(settings, model=str(path))
-        if settings.lora:
+        if settings.lora or settings.mmproj:
             from rbee_worker.adapters import localized  # late: a heavy import
 
             settings = await asyncio.to_thread(localized, settings)
-        text = partial(_read, name, path)
+        text = partial(_read, name, path, settings.mmproj)
     host.link.send(Configure(settings=settings))
     words = asyncio.ensure_future(asyncio.to_thread(text))
     engine = asyncio.ensure_future(_engine_ready(host, progress))
@@ -95,6 +95,10 @@ async def bring_back(
     if files is not None:
         await asyncio.to_thread(_check_same, files)
         here = msgspec.structs.replace(here, model=str(files[0]))
+    if here.mmproj:
+        from rbee_worker.adapters import with_local_tower  # late: a heavy import
+
+        here = await asyncio.to_thread(with_local_tower, here)
     await host.start()
     host.link.send(Configure(settings=here))
     try:
@@ -109,7 +113,7 @@ def fingerprint(settings: Settings, info: ModelInfo, files: Files | None) -> str
     """A digest of what answers depend on besides their requests: the model's files, and every
     setting that changes its numbers or how its text is read."""
     how = (info.backend, info.dtype, info.kv_dtype, settings.quantize, settings.exact_activations)
-    read = (settings.kv_cache, settings.attention, settings.tool_format)
+    read = (settings.kv_cache, settings.attention, settings.tool_format, settings.mmproj)
     model = "" if files is None else digest(files[0])
     return hashlib.sha256(repr((model, how, read)).encode()).hexdigest()
 
@@ -159,12 +163,12 @@ def _found(settings: Settings, loop: asyncio.AbstractEventLoop, progress: Progre
     return path, stamp(path)
 
 
-def _read(ref: str, path: Path) -> TextSide:
-    """The text side of the checkpoint at `path`."""
+def _read(ref: str, path: Path, mmproj: str) -> TextSide:
+    """The text side of the checkpoint at `path`; mmproj: see `open_found`."""
     from rbee_worker.checkpoint import open_found
     from rbee_worker.models import check_architecture
 
-    ckpt = open_found(ref, path)
+    ckpt = open_found(ref, path, mmproj)
     check_architecture(ckpt)  # before any error about its tokenizer
     return open_text(ckpt)
 
