@@ -49,11 +49,12 @@ VISION: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Seeing:
-    """A row: its name, what makes transformers' model of it, the pixels of a tile's edge, and the
-    tokens that stand for a tile."""
+    """A row: its name, what makes transformers' model of it, its `model_type`, the pixels of a
+    tile's edge, and the tokens that stand for a tile."""
 
     id: str
     make: Callable[[], PreTrainedModel]
+    type: str
     side: int
     rows: int
 
@@ -108,11 +109,11 @@ def _gemma3(window: int, pattern: int, **vision: Any) -> PreTrainedModel:
 
 
 ROWS = (
-    Seeing("smolvlm", _smolvlm, 32, 16),
-    Seeing("idefics3", _idefics3, 30, 4),
-    Seeing("gemma3", lambda: _gemma3(512, 2), 32, 16),
+    Seeing("smolvlm", _smolvlm, "smolvlm", 32, 16),
+    Seeing("idefics3", _idefics3, "idefics3", 30, 4),
+    Seeing("gemma3", lambda: _gemma3(512, 2), "gemma3", 32, 16),
     # windows shorter than a picture, squares of 9 patches
-    Seeing("gemma3-near", lambda: _gemma3(11, 3, image_size=36, patch_size=3), 36, 16),
+    Seeing("gemma3-near", lambda: _gemma3(11, 3, image_size=36, patch_size=3), "gemma3", 36, 16),
 )
 BY_ID = {row.id: row for row in ROWS}
 
