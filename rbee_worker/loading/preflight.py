@@ -97,6 +97,12 @@ def preflight(ckpt: Checkpoint, settings: Settings) -> Preflight:
     kv = backend.kv_dtype(settings, dtype, packed and not in_one_step(model.groups))
     adapters = plan_adapters(ckpt, settings, held.sites)
     tiles = None if model.tower is None else model.tower.spec
+    if tiles is not None and tiles.whole and settings.token_budget < tiles.rows:
+        raise UsageError(
+            f"--token-budget {settings.token_budget} is less than the {tiles.rows} tokens of a "
+            "picture, which this model computes in one step.",
+            fix=f"use {tiles.rows} or more.",
+        )
     features = plan_features(tiles, settings)
     return Preflight(backend, model, held, dtype, kv, adapters, features)
 

@@ -80,11 +80,12 @@ _SEEING = """
 
 A tower reads tiles of pictures, and its rows stand in the place of tokens; without pictures the
 model is its text model alone. The tests
-([tests/engine/test_pictures.py](../tests/engine/test_pictures.py)) hold the whole engine, on `cpu` and `reference`, to transformers' log-probabilities in float32
-(5e-5) of prompts with one and several pictures and tiles, and to the same bits in steps of any
-size, in any batch, after a preemption and with drafts. GGUF: the projector of llama.cpp's mmproj
-files, which are read where they lie beside the model or are named by `--mmproj`. `cuda` reads the
-text models alone, and a note says so.
+([tests/engine/test_pictures.py](../tests/engine/test_pictures.py)) hold the whole engine, on
+`cpu` and `reference`, to transformers' log-probabilities in float32 (5e-5) of prompts with one
+and several pictures and tiles, and to the same bits in steps of any size, in any batch, after a
+preemption and with drafts. GGUF: the projector of llama.cpp's mmproj files, which are read
+where they lie beside the model or are named by `--mmproj`. `cuda` reads the text models alone,
+and a note says so.
 
 | `model_type` | oracle | configs | mmproj |
 |---|---|---|---|

@@ -175,7 +175,7 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
                 inside="text_config",
                 text=("llama",),
                 beside=("vision_config", "scale_factor", "image_token_id"),
-                ignored=("use_cache", "image_seq_len", "max_num_images"),
+                ignored=("use_cache", "image_seq_len", "_pad_token_id"),
             )
             for name in ("idefics3", "smolvlm")
         },
