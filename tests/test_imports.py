@@ -35,7 +35,7 @@ MAY = {
     "layers": BASE | {"checkpoint", "state", "ops", "layers"},
     "models": BASE | {"checkpoint", "state", "ops", "layers", "models"},
     "constraints": BASE | {"constraints"},
-    "pictures": BASE | {"checkpoint", "pictures"},
+    "pictures": BASE | {"checkpoint", "tokenizer", "pictures"},
     "engine": BASE | {"constraints", "pictures", "state", "ops", "engine"},
     "machine": {"cgroups"},
     "cgroups": set(),
@@ -45,11 +45,12 @@ MAY = {
     "session": BASE
     | {"answer", "checkpoint", "tokenizer", "observe", "models", "engine", "process", "session"}
     | {"constraints", "adapters", "pictures"},
-    "library": BASE | {"adapters", "checkpoint", "tokenizer", "engine", "loading", "session"},
+    "library": BASE
+    | {"adapters", "checkpoint", "pictures", "tokenizer", "engine", "loading", "session"},
     "verify": BASE | {"checkpoint", "state", "ops", "models", "loading", "verify"},
     "cli": BASE
     | {"checkpoint", "tokenizer", "observe", "wire", "client", "server", "state", "ops", "models"}
-    | {"engine", "loading", "process", "session", "verify", "adapters", "cli"},
+    | {"engine", "loading", "process", "session", "verify", "adapters", "pictures", "cli"},
 }
 # Folders of ops/cpu -> those among them that each may import: compiling processes and running ones
 # meet only in what they share.

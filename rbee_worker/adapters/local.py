@@ -1,4 +1,4 @@
-"""Settings whose other files, adapters and a tower, are paths on this machine."""
+"""Settings whose other files (adapters, a draft model, a tower) are paths on this machine."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ def localized(settings: Settings, progress: Progress | None = None) -> Settings:
     """The settings with every reference to another file than the model's as a path, downloaded
     first if it is remote. Raises BadReference, CheckpointError, ModelError."""
     settings = with_local_tower(settings, progress)
+    if settings.draft_model:
+        path = resolve(settings.draft_model, cache_dir=settings.cache_dir, progress=progress)
+        settings = replace(settings, draft_model=str(path.absolute()))
     if not settings.lora:
         return settings
     specs = [local_spec(s, settings.cache_dir, progress) for s in parse_specs(settings.lora)]

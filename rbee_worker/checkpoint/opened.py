@@ -23,6 +23,7 @@ from rbee_worker.checkpoint.gguf import GgufFile
 from rbee_worker.checkpoint.gguf_split import open_gguf
 from rbee_worker.checkpoint.mmproj import with_tower
 from rbee_worker.checkpoint.names import TOKENIZER_KEYS, Architecture
+from rbee_worker.checkpoint.processor import NONE, ProcessorFiles, read_processor
 from rbee_worker.checkpoint.reading import inside, read_json, read_text
 from rbee_worker.checkpoint.renamed import RenamedSource
 from rbee_worker.checkpoint.sentence import UNSAID, Sentence, read_sentence
@@ -49,6 +50,7 @@ class Checkpoint:
     sentence: Sentence = UNSAID  # how vectors are made of texts, as far as its files say
     headless: bool = False  # a decoder without an output head: it gives vectors only
     tower: Path | None = None  # the file of what reads pictures, if that is another one
+    processor: ProcessorFiles = NONE  # how pictures become its input
 
 
 def open_checkpoint(
@@ -120,7 +122,8 @@ def _open_directory(ref: str, path: Path) -> Checkpoint:
     arch, config, dialect = hf_config.read_config(inside(path, path / "config.json"))
     foreign.refuse_quantized(config, tensors, str(path))
     config = scaled.without_known_quantization(config, str(path))
-    config = with_colours(config, path)
+    processor = read_processor(path)
+    config = with_colours(config, processor.image)
     source: TensorSource = scaled.joined(tensors)
     if dialect is not None and (dialect.tensors or dialect.prefixes):
         source = RenamedSource(source, dialect, config.get("num_hidden_layers"))
@@ -144,6 +147,7 @@ def _open_directory(ref: str, path: Path) -> Checkpoint:
         notes=notes + more,
         sentence=read_sentence(path),
         headless=headless,
+        processor=processor,
     )
 
 
