@@ -137,6 +137,15 @@ class PictureReader:
         return FieldError(file.field, constraint, message)
 
     def _ask(self, data: bytes, pieces: bool) -> dict[str, Any]:
+        """The child's answer. A child that is gone may have been so before, so another one gets the
+        picture once more."""
+        for _ in range(2):
+            answer = self._ask_once(data, pieces)
+            if answer.get("fault") != "gone":
+                break
+        return answer
+
+    def _ask_once(self, data: bytes, pieces: bool) -> dict[str, Any]:
         if self._child is not None and not self._child.alive:
             self._end()
         if self._child is None:
@@ -158,7 +167,7 @@ class PictureReader:
             return {"fault": "time", "said": ""}
         except (OSError, EOFError):
             late = self._end() == -signal.SIGPROF
-            return {"fault": "time" if late else "damaged", "said": ""}
+            return {"fault": "time" if late else "gone", "said": ""}
 
     def _end(self) -> int | None:
         if self._child is None:

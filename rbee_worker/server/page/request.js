@@ -1,5 +1,7 @@
 /** From a conversation to the body of a job. */
 
+import { withPictures } from "./pictures.js";
+
 /** @typedef {import("./types.js").Turn} Turn */
 
 /**
@@ -19,7 +21,7 @@ export function body(before, system, parameters, chats, continued) {
   }
   /** @type {object[]} */
   const messages = system ? [{ role: "system", content: system }] : [];
-  for (const turn of before) messages.push({ role: turn.role, content: content(turn) });
+  for (const turn of before) messages.push({ role: turn.role, content: withPictures(turn, content(turn)) });
   if (!continued) return { messages, chat_defaults: true, ...parameters };
   const open = { role: "assistant", content: continued.text };
   const thought = continued.reasoning ? { reasoning_content: continued.reasoning } : {};
@@ -29,7 +31,7 @@ export function body(before, system, parameters, chats, continued) {
 
 /** A turn's text as the model gets it: files first, each in a fence of its own. @param {Turn} turn */
 export function content(turn) {
-  const files = (turn.files ?? []).map(({ name, text }) => {
+  const files = (turn.files ?? []).filter((file) => !file.picture).map(({ name, text }) => {
     const fence = "`".repeat(Math.max(3, ...[...text.matchAll(/`+/g)].map((m) => m[0].length + 1)));
     return `File: ${name}\n${fence}\n${text.replace(/\n$/, "")}\n${fence}\n`;
   });

@@ -1,6 +1,7 @@
 /** Conversations as files: written, and read again. What is read is checked, because anybody may have made it. */
 
 import { newId } from "./dom.js";
+import { checkedUrl } from "./pictures.js";
 import { titled } from "./tree.js";
 
 /** @typedef {import("./types.js").Saved} Saved @typedef {import("./types.js").Turn} Turn */
@@ -37,16 +38,27 @@ function ofMessages(messages) {
   const saved = empty();
   let parent = /** @type {string | null} */ (null);
   for (const message of messages) {
-    const text = string(message?.content, "A message has no text");
+    const { text, files } = said(message);
     if (message.role === "system") saved.system = text;
     else {
-      const turn = turned({ ...message, text }, newId(), parent);
+      const turn = turned({ ...message, text, files }, newId(), parent);
       saved.turns.push(turn);
       parent = turn.id;
     }
   }
   saved.title = titled(saved.turns[0]?.text ?? "");
   return saved;
+}
+
+/** The text of a message and its pictures, which `/save` writes as parts. @param {any} message */
+function said(message) {
+  if (!Array.isArray(message?.content)) return { text: string(message?.content, "A message has no text"), files: undefined };
+  const texts = message.content.filter((/** @type {any} */ part) => part?.type === "text");
+  const shown = message.content.filter((/** @type {any} */ part) => part?.type === "image_url");
+  return {
+    text: texts.map((/** @type {any} */ part) => string(part.text, "A part has no text")).join("\n"),
+    files: shown.map((/** @type {any} */ part, /** @type {number} */ at) => ({ name: `picture ${at + 1}`, text: "", picture: part.image_url?.url })),
+  };
 }
 
 /** @param {any} given @returns {Saved} */
@@ -79,6 +91,7 @@ function turned(given, id, parent) {
   if (Array.isArray(given.files)) {
     turn.files = given.files.map((/** @type {any} */ file) => ({
       name: string(file?.name, "A file has no name"), text: string(file?.text, "A file has no text"),
+      ...(file.picture === undefined ? {} : { picture: checkedUrl(file.picture) }),
     }));
   }
   if (turn.role === "assistant") {

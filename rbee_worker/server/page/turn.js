@@ -2,6 +2,7 @@
 
 import { button, copy, el } from "./dom.js";
 import { Rendering } from "./markdown.js";
+import { preview } from "./pictures.js";
 import { isCut, note, report } from "./report.js";
 import { talk } from "./talk.js";
 import { worker } from "./worker.js";
@@ -33,7 +34,7 @@ export class Question {
     this.turn = turn;
     this.tools = el("p", { class: "tools" });
     this.shown = el("div", { class: "text" }, turn.text);
-    const files = (turn.files ?? []).map((file) => folded("file", `${file.name} (${file.text.length.toLocaleString("en")} characters)`, file.text));
+    const files = (turn.files ?? []).map((file) => file.picture ? preview(file) : folded("file", `${file.name} (${file.text.length.toLocaleString("en")} characters)`, file.text));
     this.body = el("div", { class: "bubble" }, ...files, turn.text ? this.shown : null);
     this.article = el("article", { class: "turn user" }, el("h2", { class: "visually-hidden" }, "You"), this.body, this.tools);
     this.update();
