@@ -402,7 +402,9 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     kv_bytes: int
     n_layers: int
     n_parameters: int
-    speculate: str = "off"  # how tokens are drafted: "off", "ngram"
+    speculate: str = "off"  # how tokens are drafted: "off", "ngram", "draft"
+    draft_model: str = ""  # the reference of the model that drafts
+    draft_bytes: int = 0  # of its weights in memory
     purpose: Purpose = Purpose()
     dimensions: int = 0  # numbers of a vector of its rows
     load_s: dict[str, float] = {}  # phase -> seconds

@@ -16,10 +16,11 @@ from click.exceptions import Exit
 
 from rbee_worker.cli import set_values
 from rbee_worker.cli.adapter import only_adapter, refuse_adapters
-from rbee_worker.cli.conversation import HELP, Conversation
+from rbee_worker.cli.conversation import COMMANDS, HELP, Conversation
 from rbee_worker.cli.terminal import aside, bold, dim, error_line, flat, no_echo, note
 from rbee_worker.config import Settings
 from rbee_worker.errors import INTERRUPTED, UsageError, WorkerError
+from rbee_worker.params.resolve import similar
 from rbee_worker.types import ChatOptions, Request
 
 if TYPE_CHECKING:
@@ -163,7 +164,9 @@ class ChatLoop:
             case "/retry":
                 await self._ask(self.talk.retry())
             case _ if word.startswith("/"):
-                raise UsageError(f"{word}: no such command.", fix="/help lists them.")
+                near = similar(word, COMMANDS)
+                fix = f"{near}? /help lists them all." if near else "/help lists them."
+                raise UsageError(f"{word}: no such command.", fix=fix)
             case _:
                 await self._ask(line)
         return True

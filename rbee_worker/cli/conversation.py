@@ -29,6 +29,7 @@ HELP = """\
 Enter sends; Alt-Enter (or a \\ at the end of a line) starts a new line.
 Ctrl-C stops an answer, or clears the line; arrow keys recall earlier lines."""
 
+COMMANDS = [line.split()[0] for line in HELP.splitlines() if line.startswith("/")]
 Parse = Callable[[str, str | list[str]], Any]  # (parameter, text) -> value; raises UsageError
 MOST_BYTES = 64 << 20  # of a saved conversation
 
@@ -112,20 +113,22 @@ class Conversation:
         if not name:
             return self._listed()
         if not text:
+            if name not in self.defaults and name not in self.params:
+                self.check(name, "default")  # refuses a mistyped name
             self.params.pop(name, None)
             return f"{name} has its default."
         self.params[name] = self.check(name, text)
-        return f"{name} = {self.params[name]}"
+        return f"{name} = {_shown(self.params[name])}"
 
     def _listed(self) -> str:
         """Every parameter, one a line, with its value and who says so."""
         rows = {name: (given["value"], given["origin"]) for name, given in self.defaults.items()}
         rows |= {name: (value, "set") for name, value in self.params.items()}
         wide = max(map(len, rows), default=0)
-        shown = {
-            name: "none" if value in (None, (), {}) else value for name, (value, _) in rows.items()
-        }
-        return "\n".join(f"{n:<{wide}} = {shown[n]}  ({origin})" for n, (_, origin) in rows.items())
+        return "\n".join(
+            f"{name:<{wide}} = {_shown(value)}  ({origin})"
+            for name, (value, origin) in rows.items()
+        )
 
     def set_system(self, rest: str) -> str:
         """`/system TEXT`, `/system -`, `/system`."""
@@ -204,3 +207,10 @@ def _words(value: Any) -> str | list[str]:
     if isinstance(value, Mapping):
         return ",".join(f"{name}={number}" for name, number in value.items())
     return [str(part) for part in value] if isinstance(value, list) else str(value)
+
+
+def _shown(value: Any) -> str:
+    """A value as `/set` shows it, and takes it."""
+    if value in (None, (), {}):
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -48,6 +48,8 @@ class Submit(Struct, frozen=True, kw_only=True, tag="submit"):
     pool: Pool | None = None  # a vector is wanted, not tokens: `params` say nothing
     second: int = 0  # the first position of the second of two texts; 0: there is one
     adapter: str = ""  # the key of the adapter that it uses (`AdapterInfo`)
+    drafted: int = 0  # of `output_ids`: see `Usage`
+    accepted: int = 0
     grammar: str = ""  # what the answer's text must be (constraints/grammar.py); `Words` come first
     pictures: tuple[Picture, ...] = ()  # in the order of their places in `prompt_ids`
 

@@ -26,6 +26,8 @@ same thing: a sequence that wants n tokens computed.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
 from msgspec import Struct
@@ -36,6 +38,8 @@ from rbee_worker.engine import tiles
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.engine.tiles import Look, Shown
 from rbee_worker.state.pool import Copy, SeqState, StatePool
+
+Propose = Callable[[Seq[Sequence], int], None]  # see `DraftModel.propose`
 
 
 class Chunk(Struct, frozen=True):
@@ -84,12 +88,21 @@ class Plan:
 class Scheduler:
     """Holds every sequence that has not ended. The engine's loop is its only user."""
 
-    def __init__(self, pool: StatePool, *, token_budget: int, max_seqs: int) -> None:
+    def __init__(
+        self,
+        pool: StatePool,
+        *,
+        token_budget: int,
+        max_seqs: int,
+        propose: Propose | None = None,
+    ) -> None:
+        """propose: is asked for drafts, where making them is a computation."""
         assert token_budget >= 1
         assert max_seqs >= 1
         self.pool = pool
         self.token_budget = token_budget
         self.max_seqs = max(1, min(max_seqs, token_budget - 1))
+        self._propose = propose
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
 
@@ -211,20 +224,21 @@ class Scheduler:
             return n
         alone = all(chunk.count == 1 for chunk in plan.chunks)
         looks = bool(plan.looks)
-        return tiles.reach(
-            self.pool.features, seq.state, n, left=left, looks=looks, alone=alone
-        )
+        return tiles.reach(self.pool.features, seq.state, n, left=left, looks=looks, alone=alone)
 
     def _speculate(self, plan: Plan) -> None:
         """Add drafted rows to a small step, in equal shares, the oldest first."""
         room = min(DRAFTED_ROWS - 2 * plan.tokens, self.token_budget - plan.tokens)
         if room <= 0:
             return
-        drafts: dict[int, tuple[int, ...]] = {}
-        for number, chunk in enumerate(plan.chunks):
-            up_to_date = chunk.count == 1 and chunk.end == len(chunk.seq.tokens)
-            if up_to_date and (draft := chunk.seq.draft()):
-                drafts[number] = draft
+        ready = {
+            number: chunk.seq
+            for number, chunk in enumerate(plan.chunks)
+            if chunk.count == 1 and chunk.end == len(chunk.seq.tokens)
+        }
+        if self._propose is not None and ready:
+            self._propose(list(ready.values()), room)
+        drafts = {number: draft for number, seq in ready.items() if (draft := seq.draft())}
         for done, (number, draft) in enumerate(drafts.items()):
             chunk, share = plan.chunks[number], -(-room // (len(drafts) - done))
             n = self.pool.widen(chunk.state, min(len(draft), share)) if share else 0

@@ -39,6 +39,7 @@ class Rules(Struct, frozen=True, kw_only=True):
     tool_template: the template of conversations with tools. form: how the model writes reasoning
     and calls. takes_tools: tools can be offered; prompted: in a system message of the worker's own.
     pictures: whether the model takes them; no_pictures: why not, if more than that is known.
+    thinking: what the template's switch for reasoning is where a request does not say.
     """
 
     context: int
@@ -57,6 +58,7 @@ class Rules(Struct, frozen=True, kw_only=True):
     form: Format = NO_FORMAT
     takes_tools: bool = False
     prompted: bool = False
+    thinking: bool | None = None
 
     def template_for(self, request: Request) -> str:
         """The template that renders this request's messages, "" if there is none."""

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import signal
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +23,7 @@ from rbee_worker.pictures.limits import Limits
 from rbee_worker.pictures.picture import digest_of
 from rbee_worker.pictures.prompt import Grid
 from rbee_worker.pictures.recipe import Recipe
-from rbee_worker.tokenizer.confined import ConfinedProcess
+from rbee_worker.tokenizer.confined import Confined, TooMuch
 from rbee_worker.types import PictureFile
 
 _SCRIPT = Path(__file__).with_name("picture_child.py")
@@ -52,7 +50,10 @@ class PictureReader:
     def __init__(self, recipe: Recipe, limits: Limits) -> None:
         self.recipe, self.limits = recipe, limits
         self._lock = threading.Lock()
-        self._child: ConfinedProcess | None = None
+        memory = _MEMORY + _PIXEL * limits.pixels
+        self._child = Confined(
+            _SCRIPT, modules=_MODULES, limits=(str(_CPU_S), str(memory)), what="picture"
+        )
         self._known: OrderedDict[tuple[bytes, bool], Tiles] = OrderedDict()
 
     def read(self, files: Sequence[PictureFile]) -> tuple[Tiles, ...]:
@@ -100,7 +101,7 @@ class PictureReader:
     def close(self) -> None:
         """End the child process. The next picture starts another."""
         with self._lock:
-            self._end()
+            self._child.close()
 
     def _tiles(self, file: PictureFile) -> Tiles | FieldError:
         pieces = self.recipe.cut_for(file.detail)
@@ -137,23 +138,6 @@ class PictureReader:
         return FieldError(file.field, constraint, message)
 
     def _ask(self, data: bytes, pieces: bool) -> dict[str, Any]:
-        """The child's answer. A child that is gone may have been so before, so another one gets the
-        picture once more."""
-        for _ in range(2):
-            answer = self._ask_once(data, pieces)
-            if answer.get("fault") != "gone":
-                break
-        return answer
-
-    def _ask_once(self, data: bytes, pieces: bool) -> dict[str, Any]:
-        if self._child is not None and not self._child.alive:
-            self._end()
-        if self._child is None:
-            memory = _MEMORY + _PIXEL * self.limits.pixels
-            self._child = ConfinedProcess(
-                _SCRIPT, modules=_MODULES, limits=(str(_CPU_S), str(memory)), what="picture"
-            )
-            self._reaper = weakref.finalize(self, self._child.kill)
         asked = {
             "recipe": msgspec.to_builtins(self.recipe),
             "pieces": pieces,
@@ -161,17 +145,6 @@ class PictureReader:
             "attached": len(data),
         }
         try:
-            return self._child.ask(json.dumps(asked).encode(), _WALL_S, data)
-        except TimeoutError:
-            self._end()
-            return {"fault": "time", "said": ""}
-        except (OSError, EOFError):
-            late = self._end() == -signal.SIGPROF
-            return {"fault": "time" if late else "gone", "said": ""}
-
-    def _end(self) -> int | None:
-        if self._child is None:
-            return None
-        child, self._child = self._child, None
-        self._reaper.detach()
-        return child.kill()
+            return self._child.ask(lambda _: [json.dumps(asked).encode()], _WALL_S, data)
+        except TooMuch as e:  # one that runs out of memory says so, one that crashes does not
+            return {"fault": "damaged" if e.limit == "memory" else "time", "said": ""}

@@ -230,3 +230,7 @@ class TemplateEnvelope(PromptFields, kw_only=True):
 
 class Templated(Struct, frozen=True):
     prompt: str
+
+
+class TokenCount(Struct, frozen=True):
+    input_tokens: int

@@ -16,6 +16,7 @@ from rbee_worker.params import (
     Rules,
     asks_for_constraint,
     check_request,
+    default_switch,
     fit,
     reasoning_args,
     shown_tools,
@@ -53,7 +54,8 @@ def is_quick(request: Request, text: TextSide) -> bool:
 
 
 def rules_of(text: TextSide, info: ModelInfo, settings: Settings) -> Rules:
-    """The rules that requests to this model must follow."""
+    """The rules that requests to this model must follow. Raises UsageError if a setting asks for
+    what the model cannot do."""
     template = None if text.chat is None else text.tokenizer.chat_template
     tool_template = None if text.chat is None else text.tokenizer.tool_template
     form = text.form
@@ -63,6 +65,7 @@ def rules_of(text: TextSide, info: ModelInfo, settings: Settings) -> Rules:
     elif settings.tool_format != "auto":
         form = replace(form, tools=by_name(settings.tool_format))
     takes = form.tools is not None and (prompted or reads(tool_template or "", "tools"))
+    thinking = default_switch(settings.thinking, template, form)
     return Rules(
         context=info.context,
         vocab_size=info.vocab_size,
@@ -80,6 +83,7 @@ def rules_of(text: TextSide, info: ModelInfo, settings: Settings) -> Rules:
         prompted=prompted,
         pictures=info.purpose.pictures and text.pictures is not None,
         no_pictures=text.no_pictures,
+        thinking=thinking,
     )
 
 

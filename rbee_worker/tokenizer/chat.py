@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import threading
-import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from rbee_worker.errors import CheckpointError, FieldError, InvalidRequest
 from rbee_worker.tokenizer.call_forms import CallForm, Message, Render, find_call_form
-from rbee_worker.tokenizer.confined import ConfinedProcess
+from rbee_worker.tokenizer.confined import Confined, TooMuch
 from rbee_worker.tokenizer.messages import SENTINEL, Checked, Form, checked, find_form
 
 _SCRIPT = Path(__file__).with_name("render_child.py")
@@ -61,9 +59,9 @@ class ChatRenderer:
         self._picture = picture
         self._cpu_s = cpu_s
         self._wall_s = wall_s
-        self._limits = (str(cpu_s), str(memory), str(most_chars))
+        limits = (str(cpu_s), str(memory), str(most_chars))
         self._lock = threading.Lock()
-        self._child: ConfinedProcess | None = None
+        self._child = Confined(_SCRIPT, modules=_MODULES, limits=limits, what="chat template")
         self._forms: dict[str, Form] = {}  # by role, found when the role first occurs
         self._call_form: CallForm | None = None
         self._reasoning = next((name for name in REASONING if _is_read(template, name)), None)
@@ -139,8 +137,9 @@ class ChatRenderer:
 
     def close(self) -> None:
         """End the child process. The next rendering starts another."""
+        self._child.interrupt()  # also where a request waits for it
         with self._lock:
-            self._end()
+            self._child.close()
 
     def __enter__(self) -> Self:
         return self
@@ -193,34 +192,18 @@ class ChatRenderer:
         return render
 
     def _ask(self, body: str) -> dict[str, str]:
-        if self._child is not None and not self._child.alive:
-            self._end()
-        if self._child is None:
-            self._child = ConfinedProcess(
-                _SCRIPT, modules=_MODULES, limits=self._limits, what="chat template"
-            )
-            self._reaper = weakref.finalize(self, self._child.kill)
-            body = json.dumps({"template": self._template})[:-1] + ", " + body[1:]
+        begun = json.dumps({"template": self._template})[:-1] + ", " + body[1:]
         try:
-            return self._child.ask(body.encode(), self._wall_s)
-        except TimeoutError:
-            self._end()
-            return {"error": "time", "message": f"more than {self._wall_s:g} s"}
-        except (OSError, EOFError):
-            code = self._end()
-            if code == -signal.SIGPROF:
-                return {
-                    "error": "time",
-                    "message": f"more than {self._cpu_s:g} s of processor time",
-                }
-            return {"error": "memory", "message": ""}
-
-    def _end(self) -> int | None:
-        if self._child is None:
-            return None
-        child, self._child = self._child, None
-        self._reaper.detach()
-        return child.kill()
+            return self._child.ask(
+                lambda new: [(begun if new else body).encode()], wall_s=self._wall_s
+            )
+        except TooMuch as e:
+            kind, said = {
+                "wall time": ("time", f"more than {self._wall_s:g} s"),
+                "processor time": ("time", f"more than {self._cpu_s:g} s of processor time"),
+                "memory": ("memory", ""),
+            }[e.limit]
+            return {"error": kind, "message": said}
 
 
 def _is_read(template: str, name: str) -> bool:

@@ -19,7 +19,6 @@ from rbee_worker.server.anthropic.schemas import (
     PromptEnvelope,
     Text,
     Thinking,
-    TokenCount,
     ToolUse,
     Usage,
 )
@@ -39,6 +38,7 @@ from rbee_worker.server.requests import (
     settled,
     time_limit,
 )
+from rbee_worker.server.schemas import TokenCount
 from rbee_worker.server.served_models import served_model
 from rbee_worker.server.sse import EventStream
 from rbee_worker.server.worker import Worker

@@ -170,7 +170,3 @@ class MessageAnswer(Struct, frozen=True, kw_only=True):
     stop_sequence: str | None
     usage: Usage
     rbee: StopRecord | UnsetType = UNSET  # the worker's own record of why it stopped
-
-
-class TokenCount(Struct, frozen=True):
-    input_tokens: int
