@@ -96,13 +96,15 @@ size: $(VENV)/.python
 vendor: $(DEV)/.python
 	$(BIN)/python -m tests.page.vendor $(VENDOR_ARGS)
 
-# A bill of materials (CycloneDX, JSON) of what `make run` installs, for a release: build/sbom.cdx.json.
+# A bill of materials (CycloneDX, JSON) of what `make run` installs and of what the page has from others, checked
+# against its schema, for a release: build/sbom.cdx.json.
 sbom: $(VENV)/.run
 	$(call make_venv,$(SBOM))
 	$(SBOM)/bin/python $(PIP) cyclonedx-bom==$(CYCLONEDX_VERSION)
 	mkdir -p build
 	$(SBOM)/bin/cyclonedx-py environment $(VENV)/bin/python --pyproject pyproject.toml --mc-type application \
 	  --output-reproducible --of JSON --output-file build/sbom.cdx.json
+	$(SBOM)/bin/python deploy/sbom.py build/sbom.cdx.json
 
 # Every row of docs/performance.md's CPU table, beside llama.cpp compiled for this machine, on a machine that
 # does nothing else: an hour or two. BENCH_ARGS="--rounds 1 --only Q4_0" is a first look.

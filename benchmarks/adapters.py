@@ -1,10 +1,11 @@
-"""Speed with a LoRA adapter on every linear map beside the model alone: MODEL.
+"""Speed with a LoRA adapter beside the model alone: MODEL.
 
 One process loads the model twice, without and with an adapter of random factors in float16, and
 answers prompts in turns: by the model without adapters, by the model with one that is not used, and
-with it. The CPU time of one thread is measured, which holds on a machine that others use too.
+with it. The adapter is for every linear map, or for those that --maps names. Of one thread the CPU
+time is measured, which holds on a machine that others use too; of more the time that passes.
 
-    python -m benchmarks.adapters smollm2 --rank 16 --rounds 5
+    python -m benchmarks.adapters smollm2 --rank 16 --rounds 5 --maps q_proj v_proj --threads 2
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -34,8 +35,9 @@ WAYS = ("without", "unused", "used")
 DECODED, PROMPT, TOGETHER = 24, 256, 8
 
 
-def write_adapter(model: str, rank: int, folder: Path) -> int:
-    """A PEFT adapter for every linear map of the model; returns its size on disk."""
+def write_adapter(model: str, rank: int, folder: Path, maps: Sequence[str] = ()) -> int:
+    """A PEFT adapter for the model's linear maps of these names, or for all of them; returns its
+    size in bytes."""
     plan = PlanOps("f32")
     plan.sites = Sites(1, rank)
     plan_model(open_checkpoint(model), plan)
@@ -43,10 +45,17 @@ def write_adapter(model: str, rank: int, folder: Path) -> int:
     tensors = {}
     for site in plan.sites:
         for part in site.parts:
+            if maps and part.name.rpartition(".")[2] not in maps:
+                continue
             for end, shape in (("A", (rank, site.cols)), ("B", (part.rows, rank))):
                 numbers = (dice.standard_normal(shape) * 0.01).astype(np.float16)
                 tensors[f"base_model.model.{part.name}.lora_{end}.weight"] = numbers
-    config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": "all-linear"}
+    config = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": rank,
+        "target_modules": [*maps] or "all-linear",
+    }
     (folder / "adapter_config.json").write_text(json.dumps(config))
     save_file(tensors, folder / "adapter_model.safetensors")
     return sum(array.nbytes for array in tensors.values())
@@ -63,28 +72,30 @@ class Prompts:
         return [(7919 * self._count + 31 * i) % self._vocabulary for i in range(length)]
 
 
-def measure(models: dict[str, Model], rounds: int) -> dict[str, dict[str, float]]:
-    """Milliseconds of CPU time a token, by what is measured and by way: medians over rounds."""
+def measure(
+    models: dict[str, Model], rounds: int, clock: Callable[[], float]
+) -> dict[str, dict[str, float]]:
+    """Milliseconds a token, by what is measured and by way: medians over rounds."""
     prompts = Prompts(models["used"].info.vocab_size)
     greedy = {"temperature": 0, "ignore_eos": True}
 
     def decode(model: Model, adapter: str) -> float:
         given = {"adapter": adapter, "max_tokens": DECODED, **greedy}
-        began = time.process_time()
+        began = clock()
         model.generate(prompts.next(1), **given)
-        return 1e3 * (time.process_time() - began) / DECODED
+        return 1e3 * (clock() - began) / DECODED
 
     def together(model: Model, adapter: str) -> float:
         given = {"adapter": adapter, "max_tokens": DECODED, **greedy}
-        began = time.process_time()
+        began = clock()
         model.generate_all([prompts.next(1) for _ in range(TOGETHER)], **given)
-        return 1e3 * (time.process_time() - began) / DECODED / TOGETHER
+        return 1e3 * (clock() - began) / DECODED / TOGETHER
 
     def prefill(model: Model, adapter: str) -> float:
         given = {"adapter": adapter, "max_tokens": 1, **greedy}
-        began = time.process_time()
+        began = clock()
         model.generate(prompts.next(PROMPT), **given)
-        return 1e3 * (time.process_time() - began) / PROMPT
+        return 1e3 * (clock() - began) / PROMPT
 
     works: dict[str, Callable[[Model, str], float]] = {
         "decode": decode,
@@ -108,11 +119,13 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--backend", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--maps", nargs="*", default=(), help="last parts of the maps' names")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    common = {"backend": asked.backend, "threads": 1, "prefix_cache": False}
+    common = {"backend": asked.backend, "threads": asked.threads, "prefix_cache": False}
     with tempfile.TemporaryDirectory() as folder:
-        size = write_adapter(asked.model, asked.rank, Path(folder))
+        size = write_adapter(asked.model, asked.rank, Path(folder), asked.maps)
         adapted = {**common, "lora": {"a": folder}, "lora_rank": asked.rank}
         with (
             rbee_worker.load(asked.model, **common) as plain,
@@ -120,7 +133,8 @@ def main() -> None:
         ):
             info = model.info
             models = {"without": plain, "unused": model, "used": model}
-            found = measure(models, asked.rounds)
+            clock = time.process_time if asked.threads == 1 else time.perf_counter
+            found = measure(models, asked.rounds, clock)
     if asked.json:
         sys.stdout.write(json.dumps({"model": info.model, "bytes": size, **found}) + "\n")
         return

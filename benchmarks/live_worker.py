@@ -51,9 +51,9 @@ class LiveWorker:
         """The engine's process id."""
         return next((pid for pid, args in self.children().items() if ENGINE in args), None)
 
-    def helpers(self) -> list[int]:
-        """Process ids of the other children: chat templates, grammars."""
-        return [pid for pid, args in self.children().items() if ENGINE not in args]
+    def helpers(self, script: str) -> list[int]:
+        """Process ids of the children that run `script`: chat templates, grammars."""
+        return [pid for pid, args in self.children().items() if script in args]
 
     def figures(self) -> Figures:
         """Of the server."""

@@ -36,6 +36,7 @@ VALUES = {  # option -> the worker's
     "--n-predict": "--max-tokens",
     "--threads": "--threads",
     "--cors-origins": "--cors-origin",
+    "--reasoning": "--thinking",
 }
 # option -> whether a value follows; they change how fast llama.cpp is, or what a worker always has
 QUIET = {
@@ -65,6 +66,7 @@ QUIET = {
     "--pooling": True,
     "--embedding": False,
     "--reranking": False,
+    "--reasoning-format": True,
 }
 
 
@@ -98,6 +100,8 @@ class Asked:
 
     def options(self) -> list[str]:
         """The worker's options."""
+        if self.given.get("--reasoning-format") == "none":
+            sys.exit(f"{MARK}--reasoning-format none")
         slots = int(self.given.get("--parallel", "1"))
         found = ["--port", "0", "--model-ref", str(self.model()), "--max-seqs", str(slots)]
         encodes = "--embedding" in self.given or "--reranking" in self.given  # in its own context
@@ -105,6 +109,9 @@ class Asked:
             found += ["--ctx", str(int(self.given["--ctx-size"]) // slots)]
         names = [n for n in self.given.get("--alias", "").split(",") if n]
         found += ["--served-model-name", ",".join(dict.fromkeys([*names, *NAMES]))]
+        template = self.given.get("--chat-template-file")
+        if "--jinja" in self.given and not template and not encodes:
+            found += ["--tool-format", "prompt"]  # llama.cpp describes tools in a form of its own
         for name, own in VALUES.items():
             if self.given.get(name, "-1") != "-1":
                 found += [own, self.given[name]]

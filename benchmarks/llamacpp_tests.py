@@ -1,11 +1,12 @@
 """llama.cpp's own server tests, with `rbee-worker serve` in the place of llama-server:
 
-    python -m benchmarks.llamacpp_tests [--tree CHECKOUT] [--only PATTERN] [--json FILE]
+    python -m benchmarks.llamacpp_tests [--tree CHECKOUT] [--only PATTERN] [--json FILE [--resume]]
     python -m benchmarks.llamacpp_tests [--results FILE] [--before FILE] --write
 
 The tests come from the source distribution of llama-cpp-python and are run as they are; only their
 conftest.py, which downloads models, is replaced. Tiny random models stand in for theirs: what a
 test expects of a model's words, no other model can say. --tree runs the worker of another checkout.
+--json has what is done after each file of tests, and --resume goes on with those not in it.
 --write puts the table into docs/clients.md.
 """
 
@@ -73,6 +74,9 @@ REASONS = (
     Reason(_OPTIONS + "(context-shift|grp-attn)", "a context is never cut or shifted"),
     Reason(_OPTIONS + "spec", "speculation has other options, and its own tests"),
     Reason(_OPTIONS + "chat-template", "templates by llama.cpp's own names: the model's is used"),
+    Reason(
+        "--thinking off: ", "reasoning that a template cannot switch off: the worker does not start"
+    ),
     Reason(_OPTIONS + "reasoning", "how much a model reasons is asked for by requests"),
     Reason(MARK, "another option of llama-server without a counterpart"),
     Reason("nothing is downloaded", "needs a download"),
@@ -127,8 +131,9 @@ def models(folder: Path) -> None:
     write_encoder(rows["bert-one-class"], folder / "rerank")
 
 
-def run(tree: Path, only: str) -> list[Result]:
-    """The results of all tests."""
+def run(tree: Path, only: str, kept: Path | None, done: list[Result]) -> list[Result]:
+    """The results of all tests. kept: a file that has them after each file of tests; done: those
+    of an earlier run, whose files are not run again."""
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         tests = unpacked(work / "llama.cpp", PARTS) / INSIDE
@@ -146,11 +151,14 @@ def run(tree: Path, only: str) -> list[Result]:
             "LLAMA_SERVER_BIN_PATH": str(tests / "shim"),
             "PYTHONPATH": os.pathsep.join([str(tests), str(ROOT)]),
         }
-        found: list[Result] = []
+        found = list(done)
+        before = {r.name.partition("::")[0] for r in done}
         for file in sorted((tests / "unit").glob("test_*.py")):
-            if re.search(only, file.name):
+            if re.search(only, file.name) and file.stem not in before:
                 found += run_file(file, tests, env)
                 end_workers(work / "models" / WORKERS)
+                if kept is not None:
+                    kept.write_text(json.dumps([r._asdict() for r in found], indent=1))
         return found
 
 
@@ -245,13 +253,14 @@ def main() -> None:
     parser.add_argument("--tree", type=Path, default=ROOT)
     parser.add_argument("--only", default="")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--resume", action="store_true")
     parser.add_argument("--results", type=Path, help="of an earlier run, in place of running")
     parser.add_argument("--before", type=Path, help="results of an older checkout, to compare")
     parser.add_argument("--write", action="store_true")
     asked = parser.parse_args()
-    found = read(asked.results) or run(asked.tree.resolve(), asked.only)
-    if asked.json is not None:
-        asked.json.write_text(json.dumps([r._asdict() for r in found], indent=1))
+    resumes = asked.resume and asked.json is not None and asked.json.exists()
+    done = read(asked.json) if resumes else []
+    found = read(asked.results) or run(asked.tree.resolve(), asked.only, asked.json, done)
     sys.stdout.write(f"{dict(Counter(r.outcome for r in found))}\n")
     if asked.write:
         document.write("llamacpp", lines(found, read(asked.before)), PAGE)

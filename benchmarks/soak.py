@@ -4,8 +4,12 @@ Clients of every API ask, cancel, leave, read slowly, resume and send nonsense, 
 killed, stopped and hung, helper processes are killed, the clock jumps and the journal's disk fills
 up. Every finished answer is compared with the same request's answer alone, before all this. In the
 second half no engine is ended, so that the memory of one that lives long can be seen. At the end,
-when nothing is asked any more, everything must be back where it was. Prints one table and one plot;
-exit code 1 where something is not as it must be.
+when nothing is asked any more, everything must be back where it was. It goes on beyond its time
+until everything has happened at least once. Prints one table and plots; exit code 1 where something
+is not as it must be.
+
+Nothing that is judged depends on how fast the machine is: where a time says when to stop waiting,
+it only delays a verdict.
 """
 
 from __future__ import annotations
@@ -18,67 +22,30 @@ import random
 import sys
 import tempfile
 import time
-from collections import Counter
-from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.live_worker import Figures, LiveWorker, figures, live_worker, percentile
-from benchmarks.soak_load import Load
-from benchmarks.soak_plot import plot, slope
+from benchmarks.adapters import write_adapter
+from benchmarks.live_worker import LiveWorker, live_worker, percentile
+from benchmarks.soak_load import ADAPTER, Load
+from benchmarks.soak_plot import plot
 from benchmarks.soak_trouble import STEP_TIMEOUT_S, Trouble, clock, small_disk
-from rbee_worker.config import OPTIONS
+from benchmarks.soak_watch import (
+    KEPT,
+    Samples,
+    at_rest,
+    mb_per_hour,
+    minutes,
+    own_shm,
+    warm_engine,
+    warm_server,
+)
 
-SAMPLE_S = 2.0
-WARM_UP_S = 60.0  # of everything, before the first look at what it holds
-CALM_S = 20.0  # after the load: what is closed late is closed by then
 POOL = 3 + min(32, (os.cpu_count() or 1) + 4)  # threads that the server may have in all
-WARM = 1 / 3  # of the time, before memory is looked at
 MOST_MB_PER_HOUR = 1.0
-KEEP_S = 20  # a job is kept for so long: what is kept is the same from early on
-LEFT = ("rbee_kv_blocks_used", "rbee_queue_depth", "rbee_running", "rbee_jobs_live")
-
-
-@dataclass
-class Samples:
-    """Of the server and of the engine: (seconds, figures)."""
-
-    server: list[tuple[float, Figures]] = field(default_factory=list)
-    engine: list[tuple[float, Figures]] = field(default_factory=list)
-    children: list[int] = field(default_factory=list)
-
-
-async def sampled(worker: LiveWorker, samples: Samples, began_s: float) -> None:
-    """Take samples until cancelled."""
-    while True:
-        at = time.monotonic() - began_s
-        samples.server.append((at, worker.figures()))
-        samples.children.append(len(worker.children()))
-        engine = worker.engine()
-        if engine is not None:
-            with suppress(OSError, KeyError):  # it has just been ended
-                samples.engine.append((at, figures(engine)))
-        await asyncio.sleep(SAMPLE_S)
-
-
-async def calm(worker: LiveWorker) -> tuple[dict[str, float], Counter[str]]:
-    """What a worker holds when nothing is asked of it, and what its descriptors are of."""
-    until = time.monotonic() + CALM_S
-    while time.monotonic() < until:
-        await asyncio.sleep(1)
-    while not await worker.ready():
-        await asyncio.sleep(0.1)
-    told = await worker.metrics()
-    await asyncio.sleep(1)  # the connection of that question is closed too
-    server = worker.figures()
-    held = {
-        **{name.removeprefix("rbee_"): told.get(name, 0.0) for name in LEFT},
-        "descriptors": server.files,
-        "threads": server.threads,
-        "children": len(worker.children()),
-    }
-    return held, worker.opened()
+LONG_MINUTES = 20  # a run of at least this is judged by its memory: shorter ones see too little
+LONGEST = 4  # times its minutes, until what has not happened is a fault
+RANK, SCALE = 8, 200  # of the adapter: it changes answers
 
 
 async def soak(args: argparse.Namespace, errors: Path) -> dict[str, Any]:
@@ -86,66 +53,88 @@ async def soak(args: argparse.Namespace, errors: Path) -> dict[str, Any]:
     dice = random.Random(args.seed)
     folder = errors.parent
     faked = clock(folder) if args.clock else None
-    async with small_disk() as disk:
-        has_journal = any(option.field == "journal" for option in OPTIONS)
-        journal = disk if has_journal else None
+    (folder / "adapter").mkdir()
+    write_adapter(args.model, RANK, folder / "adapter")
+    within = own_shm()
+    async with small_disk() as journal:
         options = ["--threads", str(args.threads), "--step-timeout", str(STEP_TIMEOUT_S)]
-        options += ["--speculate", "ngram", "--keep-jobs-s", str(KEEP_S), "--keep-jobs", "100"]
+        options += ["--speculate", "ngram", "--keep-jobs-s", "86400", "--keep-jobs", str(KEPT)]
+        options += ["--lora", f"{ADAPTER}={folder / 'adapter'},scale={SCALE}"]
         options += ["--journal", str(journal)] if journal is not None else []
         env = faked.env if faked is not None else {}
+        program = "rbee_worker" if faked is None else "benchmarks.soak_worker"
         with errors.open("wb") as log:
-            program = "rbee_worker" if faked is None else "benchmarks.soak_worker"
-            async with live_worker(
-                args.model, *options, program=program, env=env, errors=log
-            ) as worker:
+            running = live_worker(
+                args.model, *options, program=program, within=within, env=env, errors=log
+            )
+            async with running as worker:
                 models = (await worker.http.get("/v1/models")).json()
                 load = Load(worker, models["data"][0]["id"], dice)
                 trouble = Trouble(worker, dice, faked, journal)
                 found = await _disturbed(worker, load, trouble, args.minutes * 60)
     found["left out"] = [
         *(["clock jumps: libfaketime is not installed"] if faked is None else []),
-        *(["journal: no such option, or no file system can be mounted"] * (journal is None)),
-        *(["embeddings: the model makes none"] if "embeddings" not in load.kinds else []),
+        *(["full disk: no file system can be mounted"] if journal is None else []),
+        *(["/dev/shm: no namespace can be made"] if not within else []),
     ]
     return found
+
+
+async def _warmed_up(load: Load, trouble: Trouble) -> None:
+    """Pools of threads and the like grow once."""
+    tasks = load.tasks()
+    await trouble.once()
+    load.over = True
+    await asyncio.gather(*tasks)
+    load.over = False
 
 
 async def _disturbed(
     worker: LiveWorker, load: Load, trouble: Trouble, seconds: float
 ) -> dict[str, Any]:
     await load.prepare()
-    # Pools of threads and the like grow once.
-    tasks = [*load.tasks(), asyncio.create_task(trouble.run(lambda: load.over, lambda: True))]
-    await asyncio.sleep(min(seconds / 6, WARM_UP_S))
-    await trouble.once()
-    load.over = True
-    await asyncio.gather(*tasks)
-    before, opened = await calm(worker)
-    load.over = False
+    await _warmed_up(load, trouble)
+    await load.again()
+    before = await at_rest(worker)
+    load.begin()
     samples, began_s = Samples(), time.monotonic()
-    in_shm = set(os.listdir("/dev/shm"))
-    sampling = asyncio.create_task(sampled(worker, samples, began_s))
+    sampling = asyncio.create_task(samples.take(worker, load.checked, began_s))
+    calm_s: float | None = None  # since when no engine is ended
 
     def now() -> float:
         return time.monotonic() - began_s
 
+    def kills() -> bool:
+        nonlocal calm_s
+        if calm_s is None and now() >= seconds / 2 and not trouble.missing():
+            calm_s = now()
+        return calm_s is None
+
+    def enough() -> bool:
+        if now() >= seconds * LONGEST:
+            return True
+        long = (
+            seconds < LONG_MINUTES * 60 or minutes(warm_engine(samples.engine)) * 60 > seconds / 4
+        )
+        return now() >= seconds and not kills() and not load.missing() and long
+
     tasks = load.tasks()
-    making = asyncio.create_task(trouble.run(lambda: load.over, lambda: now() < seconds / 2))
-    while now() < seconds and not any(task.done() for task in (*tasks, making)):
+    making = asyncio.create_task(trouble.run(lambda: load.over, kills))
+    while not enough() and not any(task.done() for task in (*tasks, making)):
         await asyncio.sleep(0.5)
     load.over = True
     await asyncio.gather(*tasks, making)
     sampling.cancel()
-    after, still_opened = await calm(worker)
-    ended = sum(load.checked.counts.values())
-    lives = [(at, float(f.rss)) for at, f in samples.engine if at > seconds / 2 * (1 + WARM)]
-    warm = [(at, float(f.rss)) for at, f in samples.server if at > seconds * WARM]
+    await load.again()
+    after = await at_rest(worker, before)
+    warm, lived = warm_server(samples.server), warm_engine(samples.engine)
     return {
         "minutes": round(now() / 60, 1),
         "answers": dict(load.checked.counts),
-        "refusals": dict(load.checked.told),
+        "refusals and ends": dict(load.checked.told),
         "streams resumed": load.clients.resumed,
         "troubles": dict(trouble.counts),
+        "never happened": trouble.missing() + load.missing(),
         "restarts": (await worker.metrics())["rbee_engine_restarts_total"],
         "recovery_s": {
             f"p{int(share * 100)}": round(percentile(trouble.recoveries or [0.0], share), 2)
@@ -153,22 +142,27 @@ async def _disturbed(
         },
         "wrong": len(load.checked.wrong),
         "wrong ones": load.checked.wrong[:20],
-        "of": ended,
-        "before": before,
-        "after": after,
-        "descriptors that are new": dict(still_opened - opened),
-        "left in /dev/shm": sorted(set(os.listdir("/dev/shm")) - in_shm),
-        "server_mb_per_hour": round(slope(warm) * 3600 / 1e6, 2),
-        "engine_mb_per_hour": round(slope(lives) * 3600 / 1e6, 2),
+        "of": sum(load.checked.counts.values()),
+        "before": before.figures,
+        "after": after.figures,
+        "descriptors that are new": dict(after.opened - before.opened),
+        "left in /dev/shm": sorted({*after.in_shm} - {*before.in_shm}),
+        "server_mb_per_hour": mb_per_hour(warm),
+        "server: minutes before it was warm, and of that slope": [
+            round(warm[0].at / 60, 1) if warm else None,
+            minutes(warm),
+        ],
+        "engine_mb_per_hour": mb_per_hour(lived),
+        "engine: minutes of that slope": minutes(lived),
         "plots": [
-            plot("server, MB", [(at, f.rss / 1e6) for at, f in samples.server]),
-            plot("engine, MB", [(at, f.rss / 1e6) for at, f in samples.engine]),
-            plot("server, descriptors", [(at, f.files) for at, f in samples.server]),
+            plot("server, MB", [(s.at, s.mb) for s in samples.server]),
+            plot("engine, MB", [(s.at, s.mb) for s in samples.engine]),
+            plot("server, descriptors", [(s.at, s.figures.files) for s in samples.server]),
         ],
     }
 
 
-def faults_of(found: dict[str, Any]) -> list[str]:
+def faults_of(found: dict[str, Any], asked_minutes: float) -> list[str]:
     """What is not as it must be."""
     faults = [f"{found['wrong']} of {found['of']} answers are wrong"] if found["wrong"] else []
     faults += [
@@ -176,8 +170,16 @@ def faults_of(found: dict[str, Any]) -> list[str]:
         for name, now in found["after"].items()
         if now > found["before"][name] and not (name == "threads" and now <= POOL)
     ]
+    faults += [f"it never happened: {name}" for name in found["never happened"]]
     if found["left in /dev/shm"]:
         faults.append(f"left in /dev/shm: {', '.join(found['left in /dev/shm'])}")
+    if asked_minutes >= LONG_MINUTES:
+        faults += [
+            f"the {process} grows by {found[f'{process}_mb_per_hour']} MB an hour"
+            for process in ("server", "engine")
+            if found[f"{process}_mb_per_hour"] > MOST_MB_PER_HOUR
+        ]
+        faults += [f"left out: {what}" for what in found["left out"]]
     return faults
 
 
@@ -211,10 +213,8 @@ def main() -> None:
             raise
         said = errors.read_text(errors="replace").splitlines()
     traces = [line for line in said if line.startswith("Traceback")]
-    faults = faults_of(found) + ([f"{len(traces)} tracebacks in its log"] if traces else [])
-    # Of a short run no slope can be told: the machine's noise is larger.
-    if args.minutes >= 20 and found["server_mb_per_hour"] > MOST_MB_PER_HOUR:
-        faults.append(f"the server grows by {found['server_mb_per_hour']} MB an hour")
+    faults = faults_of(found, args.minutes)
+    faults += [f"{len(traces)} tracebacks in its log"] if traces else []
     sys.stdout.write(table(found) + "\n\n" + "\n".join(faults or ["all is as it must be"]) + "\n")
     if faults:
         sys.stdout.write("\n".join(["", "the end of the worker's log:", *said[-20:]]) + "\n")

@@ -25,6 +25,7 @@ SCHEMA = {
 }
 LONG = {"max_tokens": 60, "ignore_eos": True}
 AGAIN = "one two three four five six seven eight nine ten. " * 6  # drafts have something to repeat
+ADAPTER = "soak-adapter"  # the name that requests ask for it by
 BODIES: dict[str, list[Body]] = {
     "job": [
         {"prompt": "Once upon a time", "temperature": 0, **LONG},
@@ -35,6 +36,10 @@ BODIES: dict[str, list[Body]] = {
     "constrained": [
         {"prompt": "A person:", "seed": 3, "json_schema": SCHEMA, "max_tokens": 60},
         {"prompt": "A date:", "seed": 4, "regex": r"\d{4}-\d{2}-\d{2}", "max_tokens": 30},
+    ],
+    "adapter": [
+        {"prompt": "Once upon a time", "temperature": 0, "model": ADAPTER, **LONG},
+        {"prompt": "The sea is", "seed": 8, "model": ADAPTER, **LONG},
     ],
     "completions": [
         {"prompt": "The capital of France is", "temperature": 0, **LONG},
@@ -57,11 +62,14 @@ BAD: list[tuple[str, Body]] = [
     ("/v1/messages", {"messages": [], "max_tokens": 5}),
     ("/v1/infer", {"prompt": "word " * 20000}),
 ]
-# How many clients send each kind. Those of the last four rows are not compared: see their methods.
+JOBS = ("job", "adapter", "constrained")  # kinds that are asked for through the job API
+# How many clients send each kind; those of the last row do more than ask and compare.
 CLIENTS = {
-    "job": 3, "constrained": 1, "completions": 2, "messages": 1, "infer": 1, "embeddings": 1,
+    "job": 2, "adapter": 1, "constrained": 1, "completions": 2, "messages": 1, "infer": 1,
+    "embeddings": 1,
     "slow": 1, "cancelled": 1, "left": 1, "bad": 1,
 }  # fmt: skip
+ENDS = ("400", "cancelled in time")  # what must come of nonsense and of cancelling
 PAUSE_S = {"bad": 1.0}  # of a client between two requests, and of all others:
 SHORT_S = 0.3
 SLOW_S = 0.15  # of a slow reader after each event
@@ -70,11 +78,13 @@ ALIKE = ("text", "token_ids", "logprobs", "stop_reason", "data")  # what two ans
 
 @dataclass
 class Checked:
-    """counts: answers by kind; wrong: what was not as it must be, in words."""
+    """counts: answers by kind; jobs: those of them that a worker keeps; wrong: what was not as it
+    must be, in words."""
 
     counts: Counter[str] = field(default_factory=Counter)
+    jobs: int = 0
     wrong: list[str] = field(default_factory=list)
-    told: Counter[str] = field(default_factory=Counter)  # refusals that were asked for
+    told: Counter[str] = field(default_factory=Counter)  # refusals and ends that were asked for
 
     def fault(self, kind: str, what: str) -> None:
         self.wrong.append(f"{kind}: {what}"[:400])
@@ -90,22 +100,40 @@ class Load:
         self.over = False
         self._dice = dice
         self._alone: dict[str, list[Any]] = {}
+        self._grammars = 0  # that were made so far
 
     async def prepare(self) -> None:
-        """The answer to each body, alone; kinds that the model has no answers for are left out."""
-        probe = await self.worker.http.post("/v1/embeddings", json=BODIES["embeddings"][0])
-        self.kinds = [kind for kind in CLIENTS if kind != "embeddings" or probe.is_success]
+        """The answer to each body, alone."""
         for kind, bodies in BODIES.items():
-            if kind in self.kinds:
-                self._alone[kind] = [await self._asked(kind, body) for body in bodies]
+            self._alone[kind] = [await self._asked(kind, body) for body in bodies]
+        if self._alone["adapter"][0] == self._alone["job"][0]:
+            self.checked.fault("adapter", "it changes no answer")
+
+    async def again(self) -> None:
+        """Every body once more, one after another, compared: whatever process a kind needs is there
+        afterwards."""
+        for kind, bodies in BODIES.items():
+            for n, body in enumerate(bodies):
+                self._same(kind, n, await self._asked(kind, body))
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """All clients."""
         return [
             asyncio.create_task(self._client(kind), name=f"{kind} {n}")
-            for kind in self.kinds
-            for n in range(CLIENTS[kind])
+            for kind, count in CLIENTS.items()
+            for n in range(count)
         ]
+
+    def begin(self) -> None:
+        """Count from zero; what was wrong before stays."""
+        self.checked = Checked(wrong=self.checked.wrong)
+        self.clients.resumed = 0
+
+    def missing(self) -> list[str]:
+        """What has not happened yet."""
+        found = [kind for kind in CLIENTS if not self.checked.counts[kind]]
+        found += [end for end in ENDS if not self.checked.told[end]]
+        return found + ([] if self.clients.resumed else ["streams resumed"])
 
     async def _client(self, kind: str) -> None:
         special: dict[str, Callable[[], Awaitable[None]]] = {
@@ -124,14 +152,22 @@ class Load:
             await asyncio.sleep(PAUSE_S.get(kind, SHORT_S) * self._dice.random())
 
     async def _asked(self, kind: str, body: Body, *, cuts: bool = False) -> Any:
-        if kind in ("job", "constrained"):
-            return await self.clients.job(body, cuts=cuts)
+        if kind in JOBS:
+            self.checked.jobs += 1
+            return await self.clients.job(self._renewed(body), cuts=cuts)
         if kind == "completions":
             return await self.clients.completions(body)
         if kind == "messages":
             return await self.clients.messages({**body, "temperature": 0})
         found = await self.clients.answer(f"/v1/{kind}", body)
         return {key: value for key, value in found.items() if key in ALIKE}
+
+    def _renewed(self, body: Body) -> Body:
+        """A schema says something new each time that means nothing: it is compiled again."""
+        if "json_schema" not in body:
+            return body
+        self._grammars += 1
+        return {**body, "json_schema": {**SCHEMA, "title": f"number {self._grammars}"}}
 
     async def _compared(self, kind: str) -> None:
         n = self._dice.randrange(len(BODIES[kind]))
@@ -147,6 +183,7 @@ class Load:
     async def _slow(self) -> None:
         """A reader that is slow, and reads the finished job once more."""
         n = self._dice.randrange(len(BODIES["job"]))
+        self.checked.jobs += 1
         job = await self.clients.started(BODIES["job"][n])
         events = await self.clients.events_of(job, pace_s=SLOW_S)
         self._same("job", n, self.clients.whole(events))
@@ -156,14 +193,17 @@ class Load:
     async def _cancelled(self) -> None:
         """A job that is cancelled: what came of it is the beginning of its answer."""
         n = self._dice.randrange(2)
+        self.checked.jobs += 1
         job = await self.clients.started(BODIES["job"][n])
-        await asyncio.sleep(self._dice.random() * 2)
+        await asyncio.sleep(self._dice.random() * 2 * (self._dice.random() < 0.5))
         await self.worker.http.delete(f"/v1/jobs/{job}")
         found = self.clients.whole(await self.clients.events_of(job))
         whole = self._alone["job"][n]
         if found["ids"] != whole["ids"][: len(found["ids"])]:
             self.checked.fault("cancelled", "other tokens than those of the whole answer")
-        if found["stop"] != "CANCELLED" and found != whole:
+        if found["stop"] == "CANCELLED":
+            self.checked.told["cancelled in time"] += 1
+        elif found != whole:
             self.checked.fault("cancelled", f"ended with {found['stop']}")
 
     async def _left(self) -> None:

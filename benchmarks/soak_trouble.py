@@ -1,4 +1,8 @@
-"""What `benchmarks.soak` does to a worker that serves, at random, one thing after another."""
+"""What `benchmarks.soak` does to a worker that serves, at random, one thing after another.
+
+Each trouble waits until it has had its effect, and until the worker has got over it: nothing here
+depends on how fast the machine is.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import random
 import signal
 import subprocess
 import tempfile
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -16,10 +21,14 @@ from pathlib import Path
 from benchmarks.live_worker import LiveWorker
 
 STEP_TIMEOUT_S = 15
-STOPPED_S = 5.0  # at most: an engine that goes on afterwards
+STOPPED_S = 3.0  # at most, after the worker has noticed: an engine that goes on afterwards
 PAUSE_S = (1.0, 5.0)  # between two troubles
-JOURNAL_BYTES = 32_000_000  # of the file system that the journal lies on
-JUMPS = ("+3600", "-3600", "+86400", "+0")
+JOURNAL_BYTES = 12_000_000  # of the file system that the journal lies on
+# What a full disk cannot take: SQLite reuses what it has, so that small jobs alone need no more.
+LARGE = {"type": "object", "description": "x" * 250_000}
+JUMPS = ("+3600", "-3600", "+86400", "+0")  # seconds
+CLOSE_S = 600.0  # of a time: what a slow machine needs for one answer is less
+TEMPLATES, GRAMMARS = "render_child.py", "constraint_child.py"  # what those processes run
 FAKETIME = (
     Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"),
     Path("/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1"),
@@ -41,47 +50,62 @@ class Clock:
         }
 
     def jump(self, by: str) -> None:
+        self.by = by
         self.path.write_text(by + "\n")
 
 
 class Trouble:
-    """counts: how often each was made. recoveries: seconds until the worker was ready again."""
+    """counts: how often each was made, and had its effect. recoveries: seconds until the worker was
+    ready again."""
 
     def __init__(
         self, worker: LiveWorker, dice: random.Random, clock: Clock | None, journal: Path | None
     ) -> None:
         self.worker, self._dice = worker, dice
         self._clock, self._journal = clock, journal
-        self.counts: Counter[str] = Counter()
         self.recoveries: list[float] = []
-
-    async def run(self, over: Callable[[], bool], kills: Callable[[], bool]) -> None:
-        """Until `over`. kills: whether engines may be ended now."""
-        gentle: dict[str, Callable[[], Awaitable[bool]]] = {
+        self._gentle: dict[str, Callable[[], Awaitable[bool]]] = {
             "engine stopped for a while": self._stopped,
-            "template or grammar process killed": self._helper,
+            "template process killed": lambda: self._helper(TEMPLATES),
+            "grammar process killed": lambda: self._helper(GRAMMARS),
         }
-        if self._clock is not None:
-            gentle["clock jumped"] = self._jumped
-        if self._journal is not None:
-            gentle["journal's disk full"] = self._full
-        fatal: dict[str, Callable[[], Awaitable[bool]]] = {
+        if clock is not None:
+            self._gentle["clock jumped"] = self._jumped
+        if journal is not None:
+            self._gentle["journal's disk full"] = self._full
+        self._fatal: dict[str, Callable[[], Awaitable[bool]]] = {
             "engine killed": lambda: self._killed(signal.SIGKILL),
             "engine crashed (SIGSEGV)": lambda: self._killed(signal.SIGSEGV),
             "engine stopped for good": self._hung,
         }
+        self.counts: Counter[str] = Counter(dict.fromkeys([*self._gentle, *self._fatal], 0))
+
+    async def run(self, over: Callable[[], bool], kills: Callable[[], bool]) -> None:
+        """Until `over`. kills: whether engines may be ended now. Each trouble comes once in a round
+        of all of them, in any order, the one that this is about more often."""
+        left: list[str] = []
         while not over():
             await asyncio.sleep(self._dice.uniform(*PAUSE_S))
-            # most often the one that this is about
-            choices = [*gentle, *([*fatal, *["engine killed"] * 3] if kills() else [])]
-            name = self._dice.choice(choices)
-            with suppress(ProcessLookupError):
-                if await (gentle | fatal)[name]():
-                    self.counts[name] += 1
+            if not left:
+                left = [*self._gentle, *([*self._fatal, "engine killed"] if kills() else [])]
+                self._dice.shuffle(left)
+            name = left.pop()
+            if name in self._gentle or kills():
+                with suppress(ProcessLookupError):  # it has ended by itself
+                    self.counts[name] += await (self._gentle | self._fatal)[name]()
+
+    def missing(self) -> list[str]:
+        """Troubles that have not been made yet."""
+        return [name for name, count in self.counts.items() if count == 0]
 
     async def once(self) -> None:
-        """One engine is lost, so that what the first loss leaves open belongs to the base."""
-        await self._killed(signal.SIGKILL)
+        """Each once, so that what the first one leaves open belongs to the base."""
+        for make in (self._gentle | self._fatal).values():
+            done = False
+            while not done:
+                await asyncio.sleep(0.2)
+                with suppress(ProcessLookupError):
+                    done = await make()
 
     async def _killed(self, number: signal.Signals) -> bool:
         engine = self.worker.engine()
@@ -94,7 +118,16 @@ class Trouble:
         while await self.restarts() == before or not await self.worker.ready():
             await asyncio.sleep(0.05)
         self.recoveries.append(loop.time() - since)
+        await self._going_on()
         return True
+
+    async def _going_on(self) -> None:
+        """Wait for a request that came after all that waited for the new engine: they have gone on
+        too, however slow this machine is. One that never gets a token may be the reason of all
+        crashes, for all that a worker can know."""
+        asked = {"prompt": "One", "max_tokens": 3, "ignore_eos": True}
+        while not (await self.worker.http.post("/v1/infer", json=asked)).is_success:
+            await asyncio.sleep(0.2)
 
     async def restarts(self) -> float:
         """Engines that were replaced."""
@@ -105,8 +138,12 @@ class Trouble:
         if engine is None:
             return False
         os.kill(engine, signal.SIGSTOP)
-        await asyncio.sleep(self._dice.uniform(0.1, STOPPED_S))
-        os.kill(engine, signal.SIGCONT)
+        try:
+            while await self.worker.ready():  # until the worker says that it is not
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(self._dice.uniform(0.1, STOPPED_S))
+        finally:
+            os.kill(engine, signal.SIGCONT)
         return True
 
     async def _hung(self) -> bool:
@@ -114,33 +151,57 @@ class Trouble:
         engine = self.worker.engine()
         if engine is None:
             return False
-        os.kill(engine, signal.SIGSTOP)
-        while self.worker.engine() == engine or not await self.worker.ready():
+        while self.worker.engine() == engine:
+            with suppress(ProcessLookupError):
+                os.kill(engine, signal.SIGSTOP)  # again: a shell that ends continues what it began
             await asyncio.sleep(0.1)
+        while not await self.worker.ready():
+            await asyncio.sleep(0.1)
+        await self._going_on()
         return True
 
-    async def _helper(self) -> bool:
-        helpers = self.worker.helpers()
-        if helpers:
-            os.kill(self._dice.choice(helpers), signal.SIGKILL)
+    async def _helper(self, script: str) -> bool:
+        helpers = self.worker.helpers(script)
+        for pid in helpers:
+            os.kill(pid, signal.SIGKILL)
         return bool(helpers)
 
     async def _jumped(self) -> bool:
+        """Until an answer has the new time."""
         assert self._clock is not None
-        self._clock.jump(self._dice.choice(JUMPS))
-        return True
+        by = self._dice.choice([jump for jump in JUMPS if jump != self._clock.by])
+        self._clock.jump(by)
+        asked = {"prompt": "One", "max_tokens": 1}
+        while True:
+            response = await self.worker.http.post("/v1/completions", json=asked)
+            if response.is_success:
+                off = response.json()["created"] - time.time() - int(by)
+                if abs(off) < CLOSE_S:
+                    return True
+            await asyncio.sleep(0.5)
 
     async def _full(self) -> bool:
-        """Nothing more can be written for some seconds."""
+        """Until the journal has noticed, and until it is written again."""
         assert self._journal is not None
         ballast = self._journal / "ballast"
-        with suppress(OSError), ballast.open("wb") as file:
-            while True:
-                file.write(bytes(4096))
-                file.flush()
-        await asyncio.sleep(self._dice.uniform(1, 5))
-        ballast.unlink()
+        try:
+            while await self._written():
+                asked = {"prompt": "One", "max_tokens": 1, "json_schema": LARGE}
+                await self.worker.http.post("/v1/jobs", json=asked)
+                with suppress(OSError), ballast.open("ab") as file:
+                    while True:
+                        file.write(bytes(4096))
+                        file.flush()
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(self._dice.uniform(1, 5))
+        finally:
+            ballast.unlink()
+        while not await self._written():
+            await asyncio.sleep(0.2)
         return True
+
+    async def _written(self) -> bool:
+        return (await self.worker.metrics())["rbee_journal_working"] == 1
 
 
 def clock(folder: Path) -> Clock | None:

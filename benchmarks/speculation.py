@@ -5,6 +5,8 @@ speculation in turns by one loaded model: greedy, so that only the time differs,
 --temperature. Prefill is not counted: the same prompt is in the cache from its second time on.
 
     python -m benchmarks.speculation smollm2 --rounds 3 --tokens 128
+
+Drafts are by prompt lookup, or by --draft-model.
 """
 
 from __future__ import annotations
@@ -90,11 +92,13 @@ def main() -> None:
     parser.add_argument(
         "--cpu-time", action="store_true", help="CPU time, of one thread: for a busy machine"
     )
+    parser.add_argument("--draft-model", default="", help="a model that drafts; else lookup")
     parser.add_argument("--json", action="store_true", help="every prompt's figures too")
     args = parser.parse_args()
     everything: dict[str, object] = {}
     threads = 1 if args.cpu_time else args.threads
-    with rbee_worker.load(args.model, speculate="ngram", threads=threads) as model:
+    drafts = {"draft_model": args.draft_model} if args.draft_model else {"speculate": "ngram"}
+    with rbee_worker.load(args.model, threads=threads, **drafts) as model:
         if args.cpu_time:
             model._running()._clock = time.process_time
         model.chat("Hello.", max_tokens=16, temperature=0)  # everything is loaded

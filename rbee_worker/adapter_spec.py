@@ -11,7 +11,8 @@ from msgspec import Struct
 from rbee_worker.errors import UsageError
 
 SEPARATOR = ";"  # between two adapters in one text
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}")
+_WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+NAME = re.compile(rf"(?=.{{1,64}}\Z){_WORD}(?:/{_WORD})*")  # it stands in paths of URLs
 _FORM = "NAME=REF or NAME=REF,scale=NUMBER"
 _SCALE = ",scale="
 
@@ -44,7 +45,8 @@ def check_name(name: str) -> None:
     if NAME.fullmatch(name) is None:
         raise UsageError(
             f"{name[:80]!r} cannot name an adapter.",
-            fix="use 1 to 64 letters, digits, dots, dashes, underscores and slashes.",
+            fix="use 1 to 64 letters, digits, dots, dashes and underscores; a letter or a digit "
+            "comes first, also after a slash.",
         )
 
 

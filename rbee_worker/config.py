@@ -95,10 +95,15 @@ class Settings(Struct, frozen=True, kw_only=True):
     token_budget: int = 512  # most tokens computed in one step
     max_seqs: int = 64  # most sequences computed together
     prefix_cache: bool = True
-    speculate: Literal["off", "ngram"] = "off"  # how tokens are drafted
+    speculate: Literal["off", "ngram"] = "off"  # how tokens are drafted without a second model
+    draft_model: str = ""  # a smaller model that drafts tokens; "" = none
     pooling: Literal["auto", "mean", "cls", "last"] = "auto"  # how rows become one vector
     tool_format: ToolFormat = "auto"  # how the model writes tool calls
+    thinking: Literal["auto", "on", "off"] = "auto"  # reasoning where a conversation does not say
     generation_config: bool = True  # apply the model's own sampling defaults
+    max_pictures: int = 16  # of one request
+    max_picture_kb: int = 10240  # KiB of a picture's file
+    max_picture_mp: int = 50  # millions of pixels of a picture
     lora: str = ""  # adapters: NAME=REF, separated by semicolons (adapter_spec.py)
     lora_rank: int = 64  # the highest rank of an adapter
     cache_dir: str = ""  # downloaded models; "" = the user's cache directory
@@ -148,6 +153,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     journal_mb: int = 256  # most MiB of the journal
     trace: str = ""  # file for a Chrome/Perfetto trace; "" = none
     otel_endpoint: str = ""  # OTLP/HTTP collector for spans; "" = none
+
+    @property
+    def drafts(self) -> str:
+        """How tokens are drafted: "off", a value of `speculate`, or "draft"."""
+        return "draft" if self.draft_model else self.speculate
 
     @property
     def served_names(self) -> tuple[str, ...]:
@@ -329,13 +339,28 @@ OPTIONS: tuple[Option, ...] = (
         "prompt and answer repeat themselves",
         group=_ENGINE,
     ),
+    Option(
+        "draft_model",
+        "a smaller model with the same vocabulary that drafts tokens, several of which are checked "
+        "in one step; the answers stay the same; empty = none",
+        group=_ENGINE,
+    ),
     Option("pooling", "how a text's rows become one vector; auto = as the model's files say"),
     Option(
         "tool_format",
         "how the model writes tool calls; auto = as its chat template says; prompt = a system "
         "message describes the tools, for a template that takes none",
     ),
+    Option(
+        "thinking",
+        "whether the model reasons in conversations that do not say; auto = as its chat template "
+        "has it",
+        group=SERVE,
+    ),
     Option("generation_config", "apply the sampling defaults that the model brings"),
+    Option("max_pictures", "pictures that one request may have", low=1, high=1024),
+    Option("max_picture_kb", "KiB of a picture's file", low=1, high=1 << 20),
+    Option("max_picture_mp", "millions of pixels of a picture", low=1, high=1000),
     Option(
         "lora",
         "an adapter to load, NAME=REF or NAME=REF,scale=NUMBER; REF is a PEFT directory or a .gguf "

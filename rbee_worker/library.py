@@ -34,8 +34,10 @@ from rbee_worker.engine.prompt_logits import prompt_logits
 from rbee_worker.errors import NotReady, UsageError
 from rbee_worker.loading.load import load_engine
 from rbee_worker.params import split_options
+from rbee_worker.pictures.files import picture_file
 from rbee_worker.session.answer import Answer, gathered, texts, vector
 from rbee_worker.session.live_request import LiveRequest
+from rbee_worker.session.pictures import settled
 from rbee_worker.session.prepare import prepare, rules_of
 from rbee_worker.session.text import TextSide, open_text
 from rbee_worker.session.vectors import check_purpose, embedding
@@ -43,6 +45,7 @@ from rbee_worker.tokenizer.core import Tokenizer
 from rbee_worker.types import End, Error, Event, ModelInfo, Request
 
 Message = Mapping[str, Any]  # {"role": "user", "content": "..."}
+Image = str | os.PathLike[str] | bytes  # a path, or the bytes of a PNG, JPEG or WebP file
 
 
 def load(model: str = "smollm2", **options: Any) -> Model:
@@ -64,10 +67,10 @@ class Model:
     def __init__(self, settings: Settings, name: str) -> None:
         """settings.model: a path; name: the model's name in answers."""
         self.settings = settings
-        self._text: TextSide = open_text(open_found(name, Path(settings.model)))
+        self._text: TextSide = open_text(open_found(name, Path(settings.model)), settings)
         engine, info = load_engine(settings, lambda loading: None)
         self._engine: Engine | None = engine
-        self.info: ModelInfo = msgspec.structs.replace(info, model=name)
+        self.info: ModelInfo = settled(msgspec.structs.replace(info, model=name), self._text)
         self._rules = rules_of(self._text, self.info, settings)
         self._numbers = itertools.count(1)
         self._live: dict[str, LiveRequest] = {}
@@ -79,28 +82,46 @@ class Model:
 
     # ---- answers
 
-    def generate(self, prompt: str | Sequence[int], **params: Any) -> Answer:
+    def generate(
+        self, prompt: str | Sequence[int], *, images: Sequence[Image] = (), **params: Any
+    ) -> Answer:
         """Continue a prompt: text, or token ids as they are. params: see docs/worker-api.md, e.g.
         `max_tokens=40, temperature=0, stop=["\\n"], seed=7, logprobs=3`; and `adapter="name"`, one
-        of those that the model was loaded with.
+        of those that the model was loaded with. images: paths, or the bytes of files, in the order
+        of the model's placeholders in the prompt (docs/pictures.md).
 
-        Raises InvalidRequest listing every wrong parameter, InferenceFailed, OutOfMemory.
+        Raises InvalidRequest listing every wrong parameter, UsageError for a file that cannot be
+        read, InferenceFailed, OutOfMemory.
         """
-        return gathered(self.events(_request(prompt, params)))
+        return gathered(self.events(self._shown(_request(prompt, params), images)))
 
-    def stream(self, prompt: str | Sequence[int], **params: Any) -> Iterator[str]:
+    def stream(
+        self, prompt: str | Sequence[int], *, images: Sequence[Image] = (), **params: Any
+    ) -> Iterator[str]:
         """`generate`, piece by piece as text. Leaving the loop cancels the answer."""
-        return texts(self.events(_request(prompt, params)))
+        return texts(self.events(self._shown(_request(prompt, params), images)))
 
-    def chat(self, messages: str | Sequence[Message], **params: Any) -> Answer:
+    def chat(
+        self, messages: str | Sequence[Message], *, images: Sequence[Image] = (), **params: Any
+    ) -> Answer:
         """The next message of a conversation, by the model's own chat template; a string is taken
-        as one user message. params may also be tools, tool_choice, parallel_tool_calls,
-        reasoning_effort and enable_thinking (docs/tools.md). Raises as `generate`."""
-        return gathered(self.events(_chat(messages, params)))
+        as one user message, which then shows the images. In other messages a part
+        `{"type": "image"}` stands for each. params may also be tools, tool_choice,
+        parallel_tool_calls, reasoning_effort and enable_thinking (docs/tools.md). Raises as
+        `generate`."""
+        return gathered(self.events(self._shown(_chat(messages, params, len(images)), images)))
 
-    def chat_stream(self, messages: str | Sequence[Message], **params: Any) -> Iterator[str]:
+    def chat_stream(
+        self, messages: str | Sequence[Message], *, images: Sequence[Image] = (), **params: Any
+    ) -> Iterator[str]:
         """`chat`, piece by piece."""
-        return texts(self.events(_chat(messages, params)))
+        return texts(self.events(self._shown(_chat(messages, params, len(images)), images)))
+
+    def _shown(self, request: Request, images: Sequence[Image]) -> Request:
+        """The request with its pictures."""
+        most = self.settings.max_picture_kb << 10
+        files = (picture_file(one, f"images[{n}]", most) for n, one in enumerate(images))
+        return msgspec.structs.replace(request, pictures=tuple(files))
 
     def generate_all(self, prompts: Sequence[str | Sequence[int]], **params: Any) -> list[Answer]:
         """`generate` for several prompts computed together; the tokens are the same as one by
@@ -256,12 +277,16 @@ def _request(prompt: str | Sequence[int], given: Mapping[str, Any]) -> Request:
     return Request(id="", token_ids=tuple(prompt), params=params, adapter=adapter)
 
 
-def _chat(messages: str | Sequence[Message], params: Mapping[str, Any]) -> Request:
-    said = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+def _chat(messages: str | Sequence[Message], params: Mapping[str, Any], pictures: int) -> Request:
+    """pictures: that a string alone shows."""
+    said: Sequence[Message] = () if isinstance(messages, str) else messages
+    if isinstance(messages, str):
+        parts = [*[{"type": "image"}] * pictures, {"type": "text", "text": messages}]
+        said = [{"role": "user", "content": parts if pictures else messages}]
     chat, rest = split_options({k: v for k, v in params.items() if k != "adapter"})
     adapter = params.get("adapter") or ""
-    messages = tuple(dict(m) for m in said)
-    return Request(id="", messages=messages, params=rest, chat=chat, adapter=adapter)
+    talk = tuple(dict(m) for m in said)
+    return Request(id="", messages=talk, params=rest, chat=chat, adapter=adapter)
 
 
 def _settings(options: Mapping[str, Any]) -> Settings:

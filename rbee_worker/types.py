@@ -166,8 +166,26 @@ class Pool(Struct, frozen=True, kw_only=True):
     normalize: bool = False
 
 
+Detail = Literal["auto", "low", "high"]
+
+
+class PictureFile(Struct, frozen=True, kw_only=True):
+    """A picture as its caller gave it: the bytes of a file, not looked at yet.
+
+    detail: "low": the whole picture once; "high": also in pieces; "auto": as the model's files say.
+    field: the caller's name for it, in errors.
+    """
+
+    data: bytes
+    detail: Detail = "auto"
+    field: str = "images"
+
+
 class Request(Struct, frozen=True, kw_only=True):
     """A caller's request, before anything is resolved. Exactly one of the three prompts is set.
+
+    pictures: in the order of the parts {"type": "image"} of its messages, or of the placeholders in
+    another prompt.
 
     pool: a vector is wanted, not an answer; `prompt` or `token_ids` is set. pair: the second of two
     texts that the model sees together. truncate: a text that is too long is cut, not refused.
@@ -193,6 +211,7 @@ class Request(Struct, frozen=True, kw_only=True):
     truncate: bool = False
     adapter: str = ""  # the name of the adapter that answers it; "": the model alone
     adapter_key: str = ""  # `AdapterInfo.key` of that name when the request came; "": any
+    pictures: tuple[PictureFile, ...] = ()
 
 
 class Resolved(Struct, frozen=True, kw_only=True):
@@ -342,6 +361,7 @@ class Purpose(Struct, frozen=True, kw_only=True):
 
     labels: of a classifier, by the place of their score; activation: what makes probabilities of
     its scores. encodes: an encoder reads the prompt, so it has no scores, and there are no vectors.
+    pictures: prompts may have pictures.
     """
 
     task: Task = "generate"
@@ -349,6 +369,7 @@ class Purpose(Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...] = ()
     activation: ScoreActivation = "none"
     encodes: bool = False
+    pictures: bool = False
 
 
 class AdapterInfo(Struct, frozen=True, kw_only=True):
@@ -381,7 +402,9 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     kv_bytes: int
     n_layers: int
     n_parameters: int
-    speculate: str = "off"  # how tokens are drafted: "off", "ngram"
+    speculate: str = "off"  # how tokens are drafted: "off", "ngram", "draft"
+    draft_model: str = ""  # the reference of the model that drafts
+    draft_bytes: int = 0  # of its weights in memory
     purpose: Purpose = Purpose()
     dimensions: int = 0  # numbers of a vector of its rows
     load_s: dict[str, float] = {}  # phase -> seconds

@@ -35,7 +35,8 @@ MAY = {
     "layers": BASE | {"checkpoint", "state", "ops", "layers"},
     "models": BASE | {"checkpoint", "state", "ops", "layers", "models"},
     "constraints": BASE | {"constraints"},
-    "engine": BASE | {"constraints", "state", "ops", "engine"},
+    "pictures": BASE | {"checkpoint", "tokenizer", "pictures"},
+    "engine": BASE | {"constraints", "pictures", "state", "ops", "engine"},
     "machine": {"cgroups"},
     "cgroups": set(),
     "kept_memory": set(),
@@ -43,12 +44,13 @@ MAY = {
     "process": BASE | {"constraints", "observe", "ops", "engine", "loading", "process"},
     "session": BASE
     | {"answer", "checkpoint", "tokenizer", "observe", "models", "engine", "process", "session"}
-    | {"constraints", "adapters"},
-    "library": BASE | {"adapters", "checkpoint", "tokenizer", "engine", "loading", "session"},
+    | {"constraints", "adapters", "pictures"},
+    "library": BASE
+    | {"adapters", "checkpoint", "pictures", "tokenizer", "engine", "loading", "session"},
     "verify": BASE | {"checkpoint", "state", "ops", "models", "loading", "verify"},
     "cli": BASE
     | {"checkpoint", "tokenizer", "observe", "wire", "client", "server", "state", "ops", "models"}
-    | {"engine", "loading", "process", "session", "verify", "adapters", "cli"},
+    | {"engine", "loading", "process", "session", "verify", "adapters", "pictures", "cli"},
 }
 # Folders of ops/cpu -> those among them that each may import: compiling processes and running ones
 # meet only in what they share.

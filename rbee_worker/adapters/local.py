@@ -1,4 +1,4 @@
-"""Settings whose adapters are paths on this machine."""
+"""Settings whose adapters and draft model are paths on this machine."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ Progress = Callable[[str, int, int], None]
 
 
 def localized(settings: Settings, progress: Progress | None = None) -> Settings:
-    """The settings with every adapter's reference as a path, downloaded first if it is remote.
-    Raises BadReference, CheckpointError, ModelError."""
+    """The settings with the draft model's and every adapter's reference as a path, downloaded first
+    if it is remote. Raises BadReference, CheckpointError, ModelError."""
+    if settings.draft_model:
+        path = resolve(settings.draft_model, cache_dir=settings.cache_dir, progress=progress)
+        settings = replace(settings, draft_model=str(path.absolute()))
     if not settings.lora:
         return settings
     specs = [local_spec(s, settings.cache_dir, progress) for s in parse_specs(settings.lora)]

@@ -32,7 +32,7 @@ class Tool:
         if kinds == ("string",):
             return written(text)
         bare = text.strip()
-        for read in (_of_json, _of_python):
+        for read in (_of_json, _of_python, _of_lines):
             try:
                 return read(bare)
             except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
@@ -79,6 +79,11 @@ def _of_python(text: str) -> str:
     if len(text) > _MOST:
         raise ValueError("too long")
     return json.dumps(ast.literal_eval(text), ensure_ascii=False, allow_nan=False)
+
+
+def _of_lines(text: str) -> str:
+    """A Python string whose line breaks are not escaped, as some models write them (LFM2)."""
+    return _of_python(text.replace("\r", "\\r").replace("\n", "\\n"))
 
 
 def _refuse(constant: str) -> None:

@@ -21,6 +21,7 @@ from rbee_worker.checkpoint.formats import DECODABLE, INTEGERS, TensorSource
 from rbee_worker.checkpoint.gguf import GgufFile
 from rbee_worker.checkpoint.gguf_split import open_gguf
 from rbee_worker.checkpoint.names import TOKENIZER_KEYS, Architecture
+from rbee_worker.checkpoint.processor import NONE, ProcessorFiles, read_processor
 from rbee_worker.checkpoint.reading import inside, read_json, read_text
 from rbee_worker.checkpoint.renamed import RenamedSource
 from rbee_worker.checkpoint.sentence import UNSAID, Sentence, read_sentence
@@ -46,6 +47,7 @@ class Checkpoint:
     notes: tuple[str, ...]  # warnings for the user
     sentence: Sentence = UNSAID  # how vectors are made of texts, as far as its files say
     headless: bool = False  # a decoder without an output head: it gives vectors only
+    processor: ProcessorFiles = NONE  # how pictures become its input
 
 
 def open_checkpoint(
@@ -133,6 +135,7 @@ def _open_directory(ref: str, path: Path) -> Checkpoint:
         notes=notes + more,
         sentence=read_sentence(path),
         headless=headless,
+        processor=read_processor(path),
     )
 
 

@@ -39,10 +39,12 @@ def renamed_config(dialect: Dialect, config: Mapping[str, Any], where: str) -> d
             f"{where}: {', '.join(wrong)}, which is not supported.",
             fix="use another version of this model",
         )
-    other = {dialect.inside, *dialect.ignored, *dialect.only, *dialect.keys}
+    other = {dialect.inside, *dialect.ignored, *dialect.only, *dialect.keys, *dialect.beside}
     today = {k: v for k, v in config.items() if k not in other}
     if dialect.inside in config:
+        _check_text(config[dialect.inside], dialect, f"{where}: {dialect.inside}")
         today = _text_half(config[dialect.inside], today, f"{where}: {dialect.inside}")
+    today |= {key: config[key] for key in dialect.beside if key in config}
     pairs = ((new, old) for old, new in dialect.keys.items() if old not in _OLD_KEYS_THAT_WIN)
     refuse_different(config, pairs, where)
     for old, new in dialect.keys.items():
@@ -54,6 +56,16 @@ def renamed_config(dialect: Dialect, config: Mapping[str, Any], where: str) -> d
             whole = isinstance(value, int) and (value * factor).is_integer()
             today[new] = int(value * factor) if whole else value * factor
     return {**today, **dialect.constants, "model_type": dialect.model_type}
+
+
+def _check_text(inside: Any, dialect: Dialect, where: str) -> None:
+    """Raise UnsupportedModel for a text model of another kind than the dialect's."""
+    found = inside.get("model_type") if isinstance(inside, dict) else None
+    if dialect.text and found is not None and found not in dialect.text:
+        raise UnsupportedModel(
+            f"{where}: a text model of the kind {str(found)[:40]!r} is not supported here.",
+            fix=f"supported: {', '.join(dialect.text)}.",
+        )
 
 
 def _text_half(inside: Any, around: Mapping[str, Any], where: str) -> dict[str, Any]:

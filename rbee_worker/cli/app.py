@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -67,6 +68,17 @@ class _Program(click.Group):
                 return command(run, fields=row.fields, sampling=row.sampling)
         return None
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            if not near:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean {near[0]!r}?", ctx) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The commands in groups."""
         list_commands(self, ctx, formatter)
@@ -106,5 +118,5 @@ def run() -> int:
 
 def _usage(error: click.ClickException) -> str:
     """One of click's errors (unknown option, missing argument) in the form of our own messages."""
-    said = error.format_message()
+    said = " ".join(error.format_message().split())
     return UsageError(said if said.endswith((".", "?", "?)")) else f"{said}.").line

@@ -42,11 +42,15 @@ REPEATS = 3
 )
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 def bench(settings: Settings, ref: str, random: str, random_format: str, as_json: bool) -> None:
-    """Prefill and decode speed, start-up times, and the used share of the memory bandwidth."""
+    """Measure speed, start-up times and the share of the bandwidth.
+
+    Prefill and decoding of 1, 8 and 64 sequences, and how near that is to what the memory can read.
+    """
     settings = msgspec.structs.replace(
         settings,
         prefix_cache=False,
         speculate="off",
+        draft_model="",
         generation_config=False,
         max_seqs=max(STEPS),
         **dict.fromkeys(SAMPLING),

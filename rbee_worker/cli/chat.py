@@ -16,10 +16,11 @@ from click.exceptions import Exit
 
 from rbee_worker.cli import set_values
 from rbee_worker.cli.adapter import only_adapter, refuse_adapters
-from rbee_worker.cli.conversation import HELP, Conversation
+from rbee_worker.cli.conversation import COMMANDS, HELP, Conversation
 from rbee_worker.cli.terminal import aside, bold, dim, error_line, flat, no_echo, note
 from rbee_worker.config import Settings
 from rbee_worker.errors import INTERRUPTED, UsageError, WorkerError
+from rbee_worker.params.resolve import similar
 from rbee_worker.types import ChatOptions, Request
 
 if TYPE_CHECKING:
@@ -76,7 +77,10 @@ async def _chat(
                 params=dict(sampling),
             )
             adapter = only_adapter(settings)
-            await ChatLoop(client, talk, Prompt(), interrupt, adapter=adapter).run()
+            most = settings.max_picture_kb << 10
+            await ChatLoop(
+                client, talk, Prompt(), interrupt, adapter=adapter, most_bytes=most
+            ).run()
         finally:
             await opening.__aexit__(None, None, None)
     except asyncio.CancelledError:
@@ -98,7 +102,7 @@ def _opening(
 
 @dataclass
 class ChatLoop:
-    """Reads a line and carries it out, until the user leaves."""
+    """Reads a line and carries it out, until the user leaves. most_bytes: of a picture's file."""
 
     client: EngineClient | RemoteClient
     talk: Conversation
@@ -106,6 +110,7 @@ class ChatLoop:
     interrupt: Interrupt
     answers: list[Transcript] = field(default_factory=list)
     adapter: str = ""
+    most_bytes: int = 10 << 20
 
     async def run(self) -> None:
         """Run until Ctrl-D or /quit."""
@@ -154,23 +159,30 @@ class ChatLoop:
                 aside(self.talk.save(_save_path(rest), self._model()))
             case "/load":
                 aside(self.talk.load(_load_path(rest)))
+            case "/attach":
+                aside(self._attach(rest.strip()))
             case "/retry":
                 await self._ask(self.talk.retry())
             case _ if word.startswith("/"):
-                raise UsageError(f"{word}: no such command.", fix="/help lists them.")
+                near = similar(word, COMMANDS)
+                fix = f"{near}? /help lists them all." if near else "/help lists them."
+                raise UsageError(f"{word}: no such command.", fix=fix)
             case _:
                 await self._ask(line)
         return True
 
     async def _ask(self, text: str) -> None:
         """Send one question and stream its answer."""
+        from rbee_worker.cli.images import with_files
         from rbee_worker.cli.shown import Shown
         from rbee_worker.cli.transcript import gather
 
         self.talk.ask(text)
+        messages, pictures = with_files(self.talk.messages())
         request = Request(
             id=f"chat-{uuid.uuid4().hex[:12]}",
-            messages=self.talk.messages(),
+            messages=messages,
+            pictures=pictures,
             params=dict(self.talk.params),
             surface="generate",
             chat=ChatOptions(chat_defaults=True),
@@ -199,6 +211,16 @@ class ChatLoop:
         for warning in answer.own_warnings(self.client.info):
             note(warning)
         aside(answer.summary() + "\n")
+
+    def _attach(self, path: str) -> str:
+        """Attach a picture to the next question."""
+        from rbee_worker.cli.images import image_part
+
+        if not self.client.rules.pictures:
+            raise UsageError("this model takes no pictures.", fix="ask it in words.")
+        if not path:
+            raise UsageError("/attach needs a file.", fix="/attach FILE (PNG, JPEG or WebP).")
+        return self.talk.attach(image_part(path, self.most_bytes), path)
 
     def _model(self) -> str:
         assert self.client.info is not None

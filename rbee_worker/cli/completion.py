@@ -21,7 +21,7 @@ PROGRAM = "rbee-worker"
 
 @click.argument("shell", type=click.Choice(SHELLS), help="the shell that will read the script")
 def completion(settings: Settings, shell: str) -> None:
-    """Print a script that makes a shell complete this program's commands."""
+    """Print a script that makes a shell complete commands."""
     found = get_completion_class(shell)
     assert found is not None
     script = found(click.Command(PROGRAM), {}, PROGRAM, VARIABLE).source()

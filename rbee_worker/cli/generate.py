@@ -14,12 +14,20 @@ from rbee_worker.cli.adapter import only_adapter
 from rbee_worker.cli.terminal import aside, note, write_answer, write_reasoning
 from rbee_worker.config import Settings
 from rbee_worker.errors import INTERRUPTED, InvalidRequest, UsageError
+from rbee_worker.pictures.files import picture_file
 from rbee_worker.types import ChatOptions, Narration, Request
 
 
 @click.argument("prompt", required=False, help="the text to continue; - reads it from stdin")
 @click.option("--chat", is_flag=True, help="send it as a chat message, with the model's template")
 @click.option("--system", metavar="TEXT", help="with --chat: the system message")
+@click.option(
+    "--image",
+    "images",
+    metavar="FILE",
+    multiple=True,
+    help="a picture that the model is shown (PNG, JPEG, WebP); may be repeated",
+)
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object instead of streaming")
 @click.option("--quiet", "-q", is_flag=True, help="print nothing but the answer and errors")
 def generate(
@@ -28,6 +36,7 @@ def generate(
     prompt: str | None,
     chat: bool,
     system: str | None,
+    images: tuple[str, ...],
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -37,10 +46,12 @@ def generate(
     if sampling.get("logprobs") is not None and not as_json:
         raise UsageError("--logprobs shows only in JSON.", fix="add --json.")
     text = _prompt(prompt)
+    most = settings.max_picture_kb << 10
     request = Request(
         id=f"gen-{uuid.uuid4().hex[:12]}",
         prompt=None if chat else text,
-        messages=_messages(system, text) if chat else None,
+        messages=_messages(system, text, len(images)) if chat else None,
+        pictures=tuple(picture_file(path, f"--image {path}", most) for path in images),
         params=sampling,
         surface="generate",
         adapter=only_adapter(settings),
@@ -111,8 +122,11 @@ def _prompt(given: str | None) -> str:
     return text
 
 
-def _messages(system: str | None, text: str) -> tuple[dict[str, Any], ...]:
-    user = {"role": "user", "content": text}
+def _messages(system: str | None, text: str, pictures: int) -> tuple[dict[str, Any], ...]:
+    """The conversation: pictures first, and then what is asked about them."""
+    user: dict[str, Any] = {"role": "user", "content": text}
+    if pictures:
+        user["content"] = [*[{"type": "image"}] * pictures, {"type": "text", "text": text}]
     return (user,) if system is None else ({"role": "system", "content": system}, user)
 
 
@@ -123,7 +137,8 @@ def _as_flags(error: InvalidRequest) -> str:
 
 
 def _flag(field: str) -> str:
-    return field if field in ("prompt", "messages") else "--" + field.replace("_", "-")
+    own = field in ("prompt", "messages") or field.startswith("--")
+    return field if own else "--" + field.replace("_", "-")
 
 
 def _tell(narration: Narration) -> None:

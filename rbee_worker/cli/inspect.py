@@ -116,6 +116,9 @@ def _memory(plan: Mapping[str, Any]) -> Iterator[str]:
     if plan["adapters"]:
         more = f", of that room for {plan['adapter_slots']} more" if plan["adapter_slots"] else ""
         yield f"adapters {size(plan['adapters'])}{more}"
+    if plan["draft_model"]:
+        more = size(plan["draft_kv_per_token"])
+        yield f"draft model {size(plan['draft_model'])}, and {more} of cache a token"
     whole, grows = size(plan["kv_context"]), plan["kv_per_token"]
     fixed = sum(state["per_sequence"] for state in plan["state"])
     each = [f"{size(grows)} a token"] if grows else []

@@ -13,7 +13,10 @@ from rbee_worker.config import Settings
 
 @click.option("--json", "as_json", is_flag=True, help="print one JSON array")
 def models(settings: Settings, as_json: bool) -> None:
-    """List the models on this machine, each with the reference that names it."""
+    """List the models on this machine.
+
+    Each with the reference that names it, its size and its path.
+    """
     from rbee_worker.checkpoint import refs
 
     found = refs.list_models(settings.cache_dir)

@@ -16,7 +16,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from rbee_worker.cli.set_values import settable
 
 _COMMANDS = ("/help", "/system", "/reset", "/retry", "/stats", "/copy", "/quit")
-_WITH_FILE = ("/save", "/load")
+_WITH_FILE = ("/save", "/load", "/attach")
 
 
 class Prompt:

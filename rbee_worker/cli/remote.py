@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from rbee_worker import types, wire
+from rbee_worker.cli.images import with_urls
 from rbee_worker.cli.terminal import note
 from rbee_worker.client import AsyncClient, AsyncJob
 from rbee_worker.params import Rules
@@ -39,9 +40,8 @@ class RemoteClient:
     async def generate(self, request: Request) -> AsyncIterator[types.Event]:
         """The events of one job. Raises Refused, Unreachable, StreamBroken."""
         assert request.messages is not None
-        job = await self._client.submit(
-            messages=list(request.messages), chat_defaults=True, **request.params
-        )
+        messages = list(with_urls(request.messages, request.pictures))
+        job = await self._client.submit(messages=messages, chat_defaults=True, **request.params)
         self._jobs[request.id] = job
         ended = False
         try:
@@ -83,6 +83,7 @@ def _rules(info: dict[str, Any]) -> Rules:
         vocab_size=model.vocab_size,
         worker=given_by(WORKER_OPTION),
         generation=given_by("generation_config"),
+        pictures=bool((info.get("purpose") or {}).get("pictures")),
     )
 
 

@@ -119,7 +119,8 @@ def memory_plan(
 ) -> tuple[dict[str, Any], list[str]]:
     """The planned memory in bytes and tokens, and what is wrong with it on this machine.
 
-    heads: of queries. state: what each kind of layer keeps, and its formula. kv_context,
+    heads: of queries. draft_model: the weights of --draft-model; draft_kv_per_token: what its cache
+    adds to a token of `cache`. state: what each kind of layer keeps, and its formula. kv_context,
     per_context: for one sequence as long as the model allows; cache, cache_tokens and snapshots (of
     recurrent state): what the engine would reserve on this machine now, null if the model does not
     fit; sequences: how many can run at once; workspace: the upper bound for everything else.
@@ -128,6 +129,8 @@ def memory_plan(
     longest = settings.ctx or ahead.model.context
     plan: dict[str, Any] = {
         "weights": ahead.weight_bytes,
+        "draft_model": ahead.draft_bytes,
+        "draft_kv_per_token": _per_token(ahead),
         "weights_in_file": sum(ahead.held.file_bytes.values()),
         "adapters": ahead.adapters.nbytes,
         "adapter_slots": ahead.adapters.slots,
@@ -149,6 +152,14 @@ def memory_plan(
     plan |= {"cache": state.nbytes, "cache_tokens": state.tokens, "context": state.context}
     plan["snapshots"] = state.snapshots
     return plan, list(state.notes)
+
+
+def _per_token(ahead: Preflight) -> int:
+    """Bytes that the draft model's cache takes for a token."""
+    if ahead.draft is None:
+        return 0
+    groups = ahead.draft.ahead.model.groups
+    return sum(kind.per_token for kind in state_kinds(groups, 0, ahead.kv_dtype))
 
 
 def kernels(backend: Backend) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from rbee_worker.config import Settings
 
 @click.argument("refs", nargs=-1, required=True, metavar="MODEL...", help="as `models` lists them")
 def rm(settings: Settings, refs: tuple[str, ...]) -> None:
-    """Remove downloaded models from this machine; files of your own are never touched."""
+    """Remove downloaded models; files of your own are never touched."""
     from rbee_worker.checkpoint import removing
 
     for found in [removing.find(ref, settings.cache_dir) for ref in refs]:  # all, or none

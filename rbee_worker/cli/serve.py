@@ -23,14 +23,18 @@ if TYPE_CHECKING:
 
 
 def serve(settings: Settings) -> None:
-    """Serve one model over HTTP: jobs and streams, OpenAI clients, a web page.
+    """Serve one model over HTTP, for programs and on a web page.
+
+    OpenAI's, Anthropic's, Ollama's and llama.cpp's clients work unmodified; jobs resume.
 
     The first line on stdout is the address, as JSON; what people want to know is on stderr, unless
     the log is JSON. RBEE_API_TOKEN holds the token, --tokens-file several; --local-mode needs none.
     SIGTERM finishes running jobs and exits; a second one exits at once.
     """
+    from rbee_worker.heap import settle
     from rbee_worker.server.tokens import read_tokens
 
+    settle()
     tokens = read_tokens(settings, os.environ)
     from rbee_worker.server.run import serve as run
 

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     help="instruction set, repeatable, or all (default: this machine's)",
 )
 def warmup(settings: Settings, refs: Sequence[str], isa: Sequence[str]) -> None:
-    """Compile the kernels of models, and keep them for later starts; on a GPU by running them."""
+    """Compile the kernels of models and keep them for later starts.
+
+    On a GPU each model runs once for that.
+    """
     from rbee_worker.ops.backends import AUTO, choose_backend, warming_backend  # imports numpy
 
     if settings.backend == AUTO:  # otherwise there may be no kernels

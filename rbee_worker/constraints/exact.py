@@ -1,16 +1,18 @@
 """A JSON Schema in the words that llguidance takes at their full meaning.
 
-Counts become integers (2.0 is 2). Formats that it takes too widely get a pattern beside them, which
-leaves out days that a month does not have, seconds of 60, and host names that are too long or
-encode other scripts. Keywords that it does not know are written in others, or left out where they
-assert nothing.
+Counts become integers (2.0 is 2), bounds numbers that it does not round. Formats that it takes too
+widely get a pattern beside them, which leaves out days that a month does not have, seconds of 60,
+and host names that are too long or encode other scripts. Keywords that it does not know are written
+in others, or left out where they assert nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from rbee_worker.constraints.numbers import BOUNDS, beyond, inside
 from rbee_worker.constraints.schema import (
     COUNTS,
     LISTS,
@@ -21,6 +23,7 @@ from rbee_worker.constraints.schema import (
     is_number_format,
 )
 
+_WIDEST = 10**14  # bounds that exclude a whole number have a number next to it up to here
 _LEAP = r"(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)"
 _DATE = (
     r"(?:[0-9]{4}-(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])"
@@ -48,6 +51,8 @@ def exact(schema: Any) -> Any:
         for key, value in schema.items()
         if not is_idle(key, value)
     }
+    if schema.get("type") != "integer":
+        _exclude(found)
     form = found.get("format")
     more: dict[str, Any] | None = None
     if is_number_format(schema):
@@ -61,6 +66,18 @@ def exact(schema: Any) -> Any:
     return found
 
 
+def _exclude(found: dict[str, Any]) -> None:
+    """Write bounds that exclude a whole number as the numbers next to it."""
+    for exclusive, name in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+        up = BOUNDS[name]
+        bound, other = found.get(exclusive), found.get(name, -math.inf if up else math.inf)
+        sound = type(bound) in (int, float) and type(other) in (int, float)
+        if sound and bound % 1 == 0 and abs(bound) < _WIDEST:
+            del found[exclusive]
+            bounds = (beyond(bound, up=up), other)
+            found[name] = max(bounds) if up else min(bounds)
+
+
 def _part(key: str, value: Any) -> Any:
     if key in (*MAPS, "$defs", "definitions") and isinstance(value, Mapping):
         return {name: exact(one) for name, one in value.items()}
@@ -68,4 +85,6 @@ def _part(key: str, value: Any) -> Any:
         return [exact(one) for one in value]
     if key in SINGLE:
         return exact(value)
+    if key in BOUNDS and type(value) in (int, float):
+        return inside(value, up=BOUNDS[key])
     return int(value) if key in COUNTS and isinstance(value, float) else value

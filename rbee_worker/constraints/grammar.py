@@ -11,13 +11,15 @@ from rbee_worker.constraints.compiled import OPTIONS
 from rbee_worker.constraints.exact import exact
 from rbee_worker.constraints.gbnf import lark_of_gbnf
 from rbee_worker.constraints.regex import portable
-from rbee_worker.constraints.schema import check_schema
+from rbee_worker.constraints.schema import check_schema, has_open_names
 from rbee_worker.constraints.unheld import Unheld
 from rbee_worker.types import Constraint
 
 # White space between the parts of a JSON value: none, a blank, or a line feed and an indentation.
 # Without a bound a model that likes blanks would never come to the end of an answer.
 WHITE_SPACE = r"[ ]|\n[ \t]{0,40}"
+
+_LETTERS = 'nrbtf\\"'  # behind a backslash; without u
 
 _SCHEMA = re.compile(r"%json\s*(?=\{)")
 _WITHOUT_EFFECT = re.compile(r"\[[^\]\n]*\b(temperature|capture|stop|stop_capture)\b[^\]\n]*\]\s*:")
@@ -49,6 +51,8 @@ def json_rule(schema: object) -> str:
     """The right side of a Lark rule for JSON values that follow a schema. Raises Unheld."""
     check_schema(schema)
     options = {"whitespace_pattern": WHITE_SPACE}
+    if has_open_names(schema):
+        options["json_allowed_escapes"] = _LETTERS
     held = {} if schema is True else schema
     if not isinstance(held, dict):
         raise Unheld("no value satisfies false", "")

@@ -100,11 +100,14 @@ class Matcher:
     def masks(self, draft: Sequence[int]) -> Masks:
         """What may come next, and after each token of `draft`: [1 + len(draft), words].
 
-        A row without any token: the grammar cannot be followed there.
+        A row without any token: the grammar cannot be followed there. Nothing may be written to
+        them: a row that `only` has looked at is given out as it is.
         """
+        known = self._next
+        if not draft and known is not None and known[0] == self._followed:
+            return known[1][None]
         found = np.zeros((1 + len(draft), self._width), np.uint32)
         taken = consumed = 0
-        known = self._next
         for number, row in enumerate(found):
             if number == 0 and known is not None and known[0] == self._followed:
                 row[:] = known[1]

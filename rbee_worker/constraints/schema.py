@@ -8,10 +8,12 @@ anything.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
+from rbee_worker.constraints.numbers import kept
 from rbee_worker.constraints.unheld import Unheld
 
 MOST_PLACES = 20_000  # subschemas of one schema
@@ -68,12 +70,32 @@ MAPS = ("properties", "patternProperties")
 LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 SINGLE = ("additionalProperties", "items", "additionalItems", "unevaluatedProperties")
 COUNTS = ("minItems", "maxItems", "minProperties", "maxProperties", "minLength", "maxLength")
+_WRITTEN = ("const", "enum", "multipleOf")  # keywords whose numbers answers have
+_NO_LETTER = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")  # characters that need \uXXXX in JSON
 
 
 def check_schema(schema: Any) -> None:
     """Raise Unheld for the first keyword that answers cannot be held to."""
+    opened = has_open_names(schema)
     for pointer, place in places(schema):
         _check(schema, pointer, place)
+        if isinstance(place, Mapping):
+            _check_values(pointer, place, opened=opened)
+
+
+def has_open_names(schema: Any) -> bool:
+    """Whether a name that is not declared may stand beside one that is, or that has a pattern.
+
+    Then a declared name must not be written with \\uXXXX, under which the library takes it for
+    another one: no text of the answer is written so.
+    """
+    return any(
+        isinstance(place, Mapping)
+        and bool(place.get("properties") or place.get("patternProperties"))
+        and place.get("additionalProperties") is not False
+        and not (place.get("unevaluatedProperties") is False and only_own(place))
+        for _, place in places(schema)
+    )
 
 
 def places(schema: Any) -> Iterator[tuple[str, Any]]:
@@ -188,6 +210,27 @@ def _check(root: Any, pointer: str, place: Any) -> None:
         raise Unheld(
             f"the format {str(form)[:64]!r} cannot be held; known: {known}", pointer + "/format"
         )
+
+
+def _check_values(pointer: str, place: Mapping[str, Any], *, opened: bool) -> None:
+    """Raise Unheld for values that cannot be written as they are. opened: see `has_open_names`."""
+    for key in _WRITTEN:
+        todo = [place[key]] if key in place else []
+        while todo:
+            value = todo.pop()
+            if isinstance(value, Mapping):
+                todo += [*value.values(), *value]
+            elif isinstance(value, list):
+                todo += value
+            elif type(value) in (int, float) and not kept(value):
+                message = f"{value!r:.40} is not held exactly: at most 15 digits, or 2^53"
+                raise Unheld(message, f"{pointer}/{key}")
+            elif opened and isinstance(value, str) and _NO_LETTER.search(value):
+                message = (
+                    "a control character cannot be written in a schema that lets undeclared names "
+                    "stand beside others: add additionalProperties: false"
+                )
+                raise Unheld(message, f"{pointer}/{key}")
 
 
 def _check_numbers(pointer: str, place: Mapping[str, Any]) -> None:

@@ -16,8 +16,10 @@ from msgspec import Struct, structs
 
 from rbee_worker.constraints.words import Words
 from rbee_worker.engine.adapters import Adapters
+from rbee_worker.engine.draft_model import DraftModel
 from rbee_worker.engine.figures import Figures
 from rbee_worker.engine.grammars import Grammars
+from rbee_worker.engine.guesses import Guesses
 from rbee_worker.engine.lookup import Drafter, why_no_drafts
 from rbee_worker.engine.messages import (
     AdapterLoaded,
@@ -34,6 +36,7 @@ from rbee_worker.engine.messages import (
     UnloadAdapter,
 )
 from rbee_worker.engine.rope_length import RopeLengths
+from rbee_worker.engine.rounds import Rounds
 from rbee_worker.engine.runner import Draw, Launched, Results, Runner, Vector
 from rbee_worker.engine.scheduler import Plan, Scheduler
 from rbee_worker.engine.sequence import Sequence
@@ -47,6 +50,7 @@ from rbee_worker.errors import (
     is_out_of_memory,
 )
 from rbee_worker.ops.backend import DeviceGauge
+from rbee_worker.state.features import TileRun, tile_runs
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.specs import in_one_step
 from rbee_worker.types import StopRecord, TokenLogprob
@@ -78,6 +82,7 @@ class Engine:
         context: int,
         kv_cache: bool = True,
         speculate: str = "off",
+        drafts: DraftModel | None = None,
         ropes: RopeLengths = NO_ROPES,
         adapters: Adapters | None = None,
         start: int | None = None,
@@ -85,16 +90,24 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """ropes: how rotary scaling depends on a sequence's length. kv_cache=False computes every
-        sequence anew for each of its tokens. speculate: how tokens are drafted, "off" or "ngram";
-        see `why_no_drafts`. adapters: None if the model takes none. start: see `Decoder.start`.
-        gauge: of the device, if the backend has one."""
+        sequence anew for each of its tokens. speculate: how tokens are drafted, as
+        `Settings.drafts`; see `why_no_drafts`. drafts: the model that drafts, if one does.
+        adapters: None if the model takes none. start: see `Decoder.start`. gauge: of the device, if
+        the backend has one."""
         self.runner = runner
         self.pool = pool
-        self.scheduler = Scheduler(pool, token_budget=token_budget, max_seqs=max_seqs)
+        self.scheduler = Scheduler(
+            pool,
+            token_budget=token_budget,
+            max_seqs=max_seqs,
+            propose=None if drafts is None else self._propose,
+        )
         self.context = min(context, pool.longest)
         self._kv_cache = kv_cache
-        drafts = why_no_drafts(pool.groups, kv_cache) is None
-        self.speculate = speculate if drafts else "off"
+        self.speculate = speculate if why_no_drafts(pool.groups, kv_cache) is None else "off"
+        self._drafts = drafts
+        if drafts is not None:
+            drafts.draws_with(runner.sampler)
         self._ropes = ropes
         self.adapters = adapters
         self._start = start
@@ -160,6 +173,9 @@ class Engine:
         if seq.adapter is None:
             self._give_up(seq, InferenceFailed("its adapter is not loaded any more."))
             return
+        if seq.fault:
+            self._give_up(seq, InferenceFailed(seq.fault))
+            return
         length = seq.read + seq.n_output
         if not seq.read or length > self.context:
             what = f"{length} tokens, but 1 to {self.context} are possible"
@@ -192,20 +208,18 @@ class Engine:
         tokens = [*m.prompt_ids, *m.output_ids]
         rope_len = self._ropes.of(prompt, len(tokens))
         limit = min(prompt + m.params.max_tokens, context)
-        if m.pool is not None:
-            limit = prompt + 1  # its last token is computed too
-        drafter = None
-        if self.speculate != "off" and m.params.speculation and m.pool is None:
-            drafter = Drafter(tokens, prompt, limit)
-            drafter.follow(len(tokens))
+        runs, fault = self._runs(m)
+        if m.pool is not None or (runs and runs[-1].end == prompt):
+            limit = max(limit, prompt + 1)  # its last token is computed too
         return Sequence(
             submit=m,
             tokens=tokens,
             source=source,
             limit=limit,
-            drafter=drafter,
+            drafter=self._drafter(m, tokens, limit),
             rules=StopRules(m.params, m.eos, prompt=prompt, context=context),
-            state=self.pool.new(tokens, self._salt(m, rope_len), len(source or ())),
+            state=self.pool.new(tokens, self._salt(m, rope_len), len(source or ()), runs),
+            fault=fault,
             adapter=0 if self.adapters is None else self.adapters.slot(m.adapter),
             rope_len=rope_len,
             rope_end=self._ropes.end(len(tokens)),
@@ -215,6 +229,46 @@ class Engine:
             arrived_s=self._clock(),
             scores=[None] if m.prompt_logprobs else None,
         )
+
+    def _runs(self, m: Submit) -> tuple[tuple[TileRun, ...], str]:
+        """Where a request's pictures stand, or what is wrong with them."""
+        if not m.pictures:
+            return (), ""
+        if self.pool.features is None:
+            return (), "this model does not read pictures."
+        try:
+            return tile_runs(m.pictures, len(m.prompt_ids), self.pool.features.spec), ""
+        except ValueError as error:
+            return (), f"{error}."
+
+    def _drafter(self, m: Submit, tokens: list[int], limit: int) -> Rounds | None:
+        """What follows a new sequence's drafts; None if it has none."""
+        if self.speculate == "off" or not m.params.speculation or m.pool is not None:
+            return None
+        if self._drafts is not None:
+            return Guesses(tokens, len(tokens), m.drafted, m.accepted)
+        lookup = Drafter(tokens, len(m.prompt_ids), limit)
+        lookup.follow(len(tokens))
+        return lookup
+
+    def _propose(self, seqs: list[Sequence], room: int) -> None:
+        """See `DraftModel.propose`. If that fails, answers go on without drafts."""
+        if self._drafts is None:
+            return
+        try:
+            self._drafts.propose(seqs, room)
+        except Exception as error:
+            lost = device_lost(error)
+            if lost is not None:
+                raise lost from error
+            log.exception("the draft model failed: nothing is drafted from now on")
+            self._drafts = None
+
+    def _leave(self, seq: Sequence) -> None:
+        """A sequence does not run any more, or not for now."""
+        self.runner.leave(seq)
+        if self._drafts is not None:
+            self._drafts.leave(seq)
 
     def _salt(self, m: Submit, rope_len: int) -> bytes:
         """What a sequence's state depends on besides its tokens."""
@@ -251,7 +305,7 @@ class Engine:
     def launch(self, plan: Plan) -> Pending:
         """Pass a plan to the runner. An exception is stored in the result, not raised."""
         for seq in plan.preempted:
-            self.runner.leave(seq)
+            self._leave(seq)
             self._out.append(Preempted(seq=seq.id, tokens=len(seq.tokens)))
             self._figures.preemptions += 1
         for seq in plan.admitted:
@@ -375,7 +429,7 @@ class Engine:
             seq.done = True
         else:
             self.scheduler.finish(seq)
-        self.runner.leave(seq)
+        self._leave(seq)
         del self._live[seq.id]
         self._out.append(seq.finished(self._clock(), stop, error))
 
@@ -389,6 +443,8 @@ class Engine:
         Raises DeviceLost where no step can succeed in this process any more: another engine then
         continues all sequences, if the device still works.
         """
+        if self.pool.features is not None:
+            self.pool.features.forget()
         lost = device_lost(error)
         if lost is not None:
             raise lost from error
@@ -398,7 +454,7 @@ class Engine:
         if not seqs:
             return
         for seq in self.scheduler.suspect(seqs):
-            self.runner.leave(seq)
+            self._leave(seq)
         for seq in seqs:
             seq.strikes += 1
         if len(plan.chunks) == 1 or max(s.strikes for s in seqs) % STRIKES == 0:
@@ -412,6 +468,8 @@ class Engine:
         now = self._clock()
         if plan.chunks:
             self._figures.stepped((now - started) * 1e3, plan)
+        if self._drafts is not None:
+            self._drafts.stepped(plan, now - started)
         if self._figures.due(now, self.scheduler.idle):
             self._out.append(self.stats())
             self._figures.told()

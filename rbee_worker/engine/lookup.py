@@ -7,9 +7,7 @@ draws equal the draft, one step gives several tokens. A draft never changes what
 
 Everything here is a function of the request and its tokens, and not of what was computed when:
 drafts, their lengths and the two counts are the same alone, in any batch, after a preemption and in
-another process. The tokens are divided into rounds. A round begins with a draft. It ends with the
-first token that is not the draft's, or with the token after the whole draft. A step may compute any
-part of a draft, or none; the rest remains valid.
+another process.
 
 Drafts cost time: one more row in a step costs less than a step, but something. The longer two
 places agree, the longer the draft. A sequence whose recent drafts were mostly wrong drafts nothing
@@ -23,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rbee_worker.config import Settings
+from rbee_worker.engine.rounds import FIRST_REST, Rounds
 from rbee_worker.state.specs import Fixed, StateGroup
 
 GRAM = 3  # tokens that two places must have in common
@@ -33,7 +32,6 @@ MOST = 14  # tokens of a draft, at most
 COST = 0.3  # of a step, for each drafted token: a smaller accepted share does not pay
 FADING = 0.9  # a round's weight is multiplied by this after each later one
 ENOUGH = 4.0  # weighted drafted tokens that a decision needs
-FIRST_REST, LONGEST_REST = 16, 256  # tokens without drafts, the first time and at most
 
 _BITS = 21  # of a token id, in the key of a gram
 
@@ -50,74 +48,33 @@ def why_no_drafts(groups: Sequence[StateGroup], kv_cache: bool) -> str | None:
 def drafting_notes(settings: Settings, groups: Sequence[StateGroup]) -> tuple[str, ...]:
     """A note for a person who asked for drafts, if there will be none."""
     why = why_no_drafts(groups, settings.kv_cache)
-    if settings.speculate == "off" or why is None:
+    if settings.drafts == "off" or why is None:
         return ()
-    return (f"--speculate {settings.speculate} drafts nothing here: {why}",)
+    option = "--draft-model" if settings.draft_model else f"--speculate {settings.speculate}"
+    return (f"{option} drafts nothing here: {why}",)
 
 
-class Drafter:
-    """The drafts of one sequence.
+class Drafter(Rounds):
+    """The drafts of one sequence: see `Rounds`.
 
-    tokens: its prompt and output; the engine appends to them. prompt: the number of prompt tokens.
-    limit: the most tokens that the sequence can have.
-
-    drafted: tokens of all drafts whose first token is decided; accepted: the correct ones of them.
+    prompt: the number of prompt tokens. limit: the most tokens that the sequence can have.
     """
 
     def __init__(self, tokens: Sequence[int], prompt: int, limit: int) -> None:
-        self.drafted = self.accepted = 0
-        self._tokens, self._limit = tokens, limit
+        super().__init__(tokens, prompt)
+        self._limit = limit
         self._last: dict[int, int] = {}  # gram -> the end of its latest occurrence
         self._before: list[int] = [0]  # by end: the end of the occurrence before, or 0
-        self._followed = prompt  # tokens that `follow` has seen
-        self._round = prompt  # where the round began
-        self._draft: tuple[int, ...] | None = None  # of this round; None: not asked for yet
         self._recent = 0.0, 0.0  # drafted and accepted, faded
-        self._rest, self._until = FIRST_REST, 0  # no draft is made for tokens before `_until`
 
-    def follow(self, end: int) -> tuple[int, int]:
-        """Process tokens up to the first `end`. Returns the increase of the two counts."""
-        drafted, accepted = self.drafted, self.accepted
-        for at in range(self._followed, end):
-            draft = self._drafted_from(self._round)
-            self._followed = at + 1
-            place = at - self._round
-            self.drafted += 0 if place else len(draft)
-            if place < len(draft) and draft[place] == self._tokens[at]:
-                self.accepted += 1
-            else:
-                self._finish(min(place, len(draft)))
-        return self.drafted - drafted, self.accepted - accepted
-
-    def draft(self) -> tuple[int, ...]:
-        """The tokens that may come next, after those that `follow` has seen."""
-        return self._drafted_from(self._round)[self._followed - self._round :]
-
-    @property
-    def resting_until(self) -> int:
-        """The length from which on the sequence may draft, whatever its tokens are."""
-        return self._until
-
-    def _drafted_from(self, at: int) -> tuple[int, ...]:
-        """The round's draft, made from the tokens before `at`."""
-        if self._draft is None:
-            self._draft = self._made(at)
-        return self._draft
-
-    def _finish(self, accepted: int) -> None:
-        """End the round, of whose draft so many tokens were correct."""
-        assert self._draft is not None
-        drafted, self._draft = len(self._draft), None
-        self._round = self._followed
-        if not drafted:
-            return
+    def _judge(self, drafted: int, accepted: int) -> None:
         every, good = (FADING * old for old in self._recent)
         every, good = self._recent = every + drafted, good + accepted
         if every < ENOUGH:
             return
         if good < COST * every:
-            self._until, self._recent = self._round + self._rest, (0.0, 0.0)
-            self._rest = min(2 * self._rest, LONGEST_REST)
+            self._recent = 0.0, 0.0
+            self._pause()
         elif good > 2 * COST * every:
             self._rest = FIRST_REST
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 
 from rbee_worker.engine.adapters import Adapters
+from rbee_worker.engine.draft_model import DraftModel
 from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.rope_length import RopeLengths
 from rbee_worker.engine.runner import Runner
@@ -27,6 +28,7 @@ def make_engine(
     context: int,
     kv_cache: bool = True,
     speculate: str = "off",
+    drafts: DraftModel | None = None,
     ropes: Iterable[RopeSpec] = (),
     adapters: Adapters | None = None,
     start: int | None = None,
@@ -38,9 +40,10 @@ def make_engine(
     """An engine that runs `model`. memory, sampling: from its backend, for `pool` and its
     vocabulary.
 
-    token_budget: tokens of a step. context: longest sequence. ropes: every rotary table of the
-    model; start: see `Decoder.start`. adapters: None if it takes none. buckets, overlaps, gauge:
-    the backend's (`ops.backend.Backend`). trace: report the times of every step.
+    token_budget: tokens of a step. context: longest sequence. drafts: a model that drafts tokens.
+    ropes: every rotary table of the model; start: see `Decoder.start`. adapters: None if it takes
+    none. buckets, overlaps, gauge: the backend's (`ops.backend.Backend`). trace: report the times
+    of every step.
     """
     runner = Runner(
         model,
@@ -51,6 +54,7 @@ def make_engine(
         buckets=buckets,
         overlaps=overlaps,
         adapts=adapters is not None,
+        whole=pool.features is not None and pool.features.spec.whole,
         clock=_now_us if trace else None,
     )
     return Engine(
@@ -61,6 +65,7 @@ def make_engine(
         context=context,
         kv_cache=kv_cache,
         speculate=speculate,
+        drafts=drafts,
         ropes=RopeLengths(ropes),
         adapters=adapters,
         start=start,

@@ -13,6 +13,7 @@ from msgspec import Struct, structs
 from rbee_worker.adapter_spec import AdapterSpec
 from rbee_worker.config import Settings
 from rbee_worker.constraints.words import Words
+from rbee_worker.pictures import Picture
 from rbee_worker.types import (
     AdapterInfo,
     EosToken,
@@ -47,7 +48,10 @@ class Submit(Struct, frozen=True, kw_only=True, tag="submit"):
     pool: Pool | None = None  # a vector is wanted, not tokens: `params` say nothing
     second: int = 0  # the first position of the second of two texts; 0: there is one
     adapter: str = ""  # the key of the adapter that it uses (`AdapterInfo`)
+    drafted: int = 0  # of `output_ids`: see `Usage`
+    accepted: int = 0
     grammar: str = ""  # what the answer's text must be (constraints/grammar.py); `Words` come first
+    pictures: tuple[Picture, ...] = ()  # in the order of their places in `prompt_ids`
 
 
 class Cancel(Struct, frozen=True, kw_only=True, tag="cancel"):

@@ -92,14 +92,18 @@ class Runner:
         buckets: bool = False,
         overlaps: bool = False,
         adapts: bool = False,
+        whole: bool = False,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        """buckets: pad decoding steps to a few sizes. overlaps: launch each step before the
-        previous one is collected. adapts: sequences may use adapters. clock: in
-        microseconds; given if the times of steps are wanted."""
-        self._model, self._memory, self._sampler = model, memory, sampler
+        """sampler: has the parameters of running sequences. buckets: pad decoding steps to a few
+        sizes. overlaps: launch each step before the previous one is collected. adapts: sequences
+        may use adapters. whole: see `StepBuilder`. clock: in microseconds; given if the times of
+        steps are wanted."""
+        self._model, self._memory, self.sampler = model, memory, sampler
         bucket = max_seqs if buckets else 0
-        self._steps = StepBuilder(model.groups, block_size, bucket=bucket, adapts=adapts)
+        self._steps = StepBuilder(
+            model.groups, block_size, bucket=bucket, adapts=adapts, whole=whole
+        )
         self._recurrent = any(isinstance(group.spec, Fixed) for group in model.groups)
         self.overlaps = overlaps
         self._slots = list(range(max_seqs - 1, -1, -1))
@@ -111,7 +115,7 @@ class Runner:
         """Start or resume a sequence: its parameters and counts go to the sampler."""
         seq.slot = self._slots.pop()
         m = seq.submit
-        seq.counted = self._sampler.add(
+        seq.counted = self.sampler.add(
             seq.slot,
             m.params,
             m.prompt_ids,
@@ -120,7 +124,7 @@ class Runner:
             exempt_ids=m.exempt_ids,
             choice=m.choice,
         )
-        seq.waits |= self._sampler.waits(seq.slot)
+        seq.waits |= self.sampler.waits(seq.slot)
         # Rows whose draws are counted are drawn one after another, when those before are known:
         # where steps overlap, the next one has been launched by then and takes its tokens from the
         # last draws.
@@ -129,7 +133,7 @@ class Runner:
     def leave(self, seq: Sequence) -> None:
         """Stop running a sequence: its slot becomes free."""
         if seq.slot >= 0:
-            self._sampler.remove(seq.slot)
+            self.sampler.remove(seq.slot)
             self._slots.append(seq.slot)
             seq.slot = -1
 
@@ -156,11 +160,13 @@ class Runner:
 
     def _staged(self, plan: Plan) -> tuple[Step, Batch]:
         """A plan's step as the model's input, with recurrent state copied to its place and sources
-        read."""
+        and pictures read."""
         if plan.copies:
             self._memory.copy(plan.copies)
         if plan.sources:
             self._model.encode(self._memory.stage(self._steps.sources(plan.sources)))
+        for look in plan.looks:
+            self._memory.keep_features(look.slot, self._model.see(look.pixels))
         if self._recurrent and (fresh := [c.state.slot for c in plan.chunks if not c.start]):
             self._memory.clear(fresh)
         step = self._steps.build(plan.chunks, self._drawn)
@@ -237,8 +243,8 @@ class Runner:
         masks = launched.masks
         if masks and len(rows) < len(step.draws):
             masks = {at: masks[row] for at, row in enumerate(rows) if row in masks}
-        launched.drawing = self._sampler.sample(
-            logits, self._sampler.prepare(slots, indices, expected, masks)
+        launched.drawing = self.sampler.sample(
+            logits, self.sampler.prepare(slots, indices, expected, masks)
         )
 
     def _wait(self, launched: Launched) -> None:
@@ -246,7 +252,7 @@ class Runner:
         if launched.drawing is None:
             return
         step = launched.step
-        sampled = self._sampler.collect(launched.drawing)
+        sampled = self.sampler.collect(launched.drawing)
         found = self._draws(step, launched.at_once, sampled)
         for row in range(len(step.draws)) if len(launched.at_once) < len(step.draws) else ():
             before = found.get(row - 1)
@@ -261,8 +267,8 @@ class Runner:
         step, logits = launched.step, launched.logits
         slot, index = step.draws[row].seq.slot, step.indices[row]
         masks = {0: launched.masks[row]} if row in launched.masks else {}
-        prepared = self._sampler.prepare([slot], [index], (), masks)
-        return self._sampler.collect(self._sampler.sample(logits[row : row + 1], prepared))
+        prepared = self.sampler.prepare([slot], [index], (), masks)
+        return self.sampler.collect(self.sampler.sample(logits[row : row + 1], prepared))
 
     def _draws(self, step: Step, rows: Seq[int], sampled: Sampled) -> dict[int, Draw]:
         """What was drawn for some rows, by row; without those that do not count."""
@@ -284,7 +290,7 @@ class Runner:
         for i in range(0, len(part.targets), SCORE_ROWS):
             logits = self._model.head(hidden[i : i + SCORE_ROWS])
             targets = part.targets[i : i + SCORE_ROWS]
-            found += self._sampler.score(logits, targets, [top] * len(targets))
+            found += self.sampler.score(logits, targets, [top] * len(targets))
         return Scores(part.chunk, tuple(found))
 
     def _now_us(self) -> float:

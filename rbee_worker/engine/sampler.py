@@ -172,6 +172,11 @@ class Sampler:
             self._penalties.push(prepared.change, ids)
         return Drawing(prepared, ids, logits)
 
+    def guess(self, logits: Array, prepared: Prepared) -> list[int]:
+        """What would be drawn from another model's logits [P, V]; NONE where nothing can be.
+        Nothing is counted."""
+        return self.sample(logits, prepared).ids.host()[: prepared.count]
+
     def collect(self, drawing: Drawing) -> Sampled:
         """Wait for the ids, and count them if the slot still has the sequence of `prepare`.
 

@@ -17,7 +17,8 @@ same thing: a sequence that wants n tokens computed.
     4. A preempted sequence has nothing computed. It keeps its tokens, including its output.
     5. A sequence whose rows see each other (`Sequence.whole`) is computed in the step that admits
        it, or not at all: in one that has room for all of it, or that has nothing else. The same
-       holds for a sequence's source (`SeqState.source`), whose rows are counted as tokens.
+       holds for a sequence's source (`SeqState.source`), whose rows are counted as tokens. A tile
+       of a picture is computed with the first row that needs it (tiles.py).
     6. A small step also computes drafted tokens (lookup.py), after everything else, and no sequence
        is preempted for them. They decide when tokens come, never which.
 """
@@ -25,14 +26,20 @@ same thing: a sequence that wants n tokens computed.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from rbee_worker.config import DRAFTED_ROWS
+from rbee_worker.engine import tiles
 from rbee_worker.engine.sequence import Sequence
+from rbee_worker.engine.tiles import Look, Shown
 from rbee_worker.state.pool import Copy, SeqState, StatePool
+
+Propose = Callable[[Seq[Sequence], int], None]  # see `DraftModel.propose`
 
 
 class Chunk(Struct, frozen=True):
@@ -42,7 +49,7 @@ class Chunk(Struct, frozen=True):
     `draft`: the tokens of its last rows, if these are guesses. The draw after such a row counts
     only if all draws before it in the chunk were the draft's tokens.
 
-    `state` is the sequence's state at planning. If the sequence has another one when the step is
+    `shown`: its rows that take features of pictures. `state` is the sequence's state at planning. If the sequence has another one when the step is
     over, it was preempted or has ended, and the result is dropped.
     """
 
@@ -52,6 +59,7 @@ class Chunk(Struct, frozen=True):
     count: int
     draws: int
     draft: tuple[int, ...] = ()
+    shown: tuple[Shown, ...] = ()
 
     @property
     def end(self) -> int:
@@ -65,12 +73,13 @@ class Plan:
 
     copies: (source slot, target slot) of recurrent state, in this order, before anything of the
     step is computed or cleared. sources: sequences whose source is read by the model's encoder
-    before anything else of the step.
+    before anything else of the step. looks: tiles of pictures that are read before its chunks.
     """
 
     chunks: list[Chunk] = field(default_factory=list)
     copies: list[Copy] = field(default_factory=list)
     sources: list[Sequence] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
     admitted: list[Sequence] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)
     tokens: int = 0
@@ -79,12 +88,21 @@ class Plan:
 class Scheduler:
     """Holds every sequence that has not ended. The engine's loop is its only user."""
 
-    def __init__(self, pool: StatePool, *, token_budget: int, max_seqs: int) -> None:
+    def __init__(
+        self,
+        pool: StatePool,
+        *,
+        token_budget: int,
+        max_seqs: int,
+        propose: Propose | None = None,
+    ) -> None:
+        """propose: is asked for drafts, where making them is a computation."""
         assert token_budget >= 1
         assert max_seqs >= 1
         self.pool = pool
         self.token_budget = token_budget
         self.max_seqs = max(1, min(max_seqs, token_budget - 1))
+        self._propose = propose
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
 
@@ -113,7 +131,7 @@ class Scheduler:
         """
         self._restart(seq)
         if salt is not None:
-            seq.state = self.pool.new(seq.tokens, salt, seq.state.source)
+            seq.state = self.pool.new(seq.tokens, salt, seq.state.source, seq.state.runs)
         self.pool.attach(seq.state, seq.reuse_limit)
 
     def suspect(self, seqs: list[Sequence]) -> list[Sequence]:
@@ -132,6 +150,8 @@ class Scheduler:
     def schedule(self) -> Plan:
         """Plan the next step. An empty plan means that a running step must be committed first."""
         plan = Plan()
+        if self.pool.features is not None:
+            self.pool.features.begin()
         if self._alone(plan):
             return plan
         shares = self._shares()
@@ -159,7 +179,11 @@ class Scheduler:
         return shares
 
     def _grow(self, seq: Sequence, n: int, plan: Plan) -> bool:
-        """Plan up to n tokens of a running sequence, preempting from the tail. False: none."""
+        """Plan up to n tokens of a running sequence, preempting from the tail. False: none, and
+        none of the younger ones."""
+        n = self._reach(seq, n, plan)
+        if not n:
+            return True  # its next tile is for another step
         while not (granted := self.pool.reserve(seq.state, n)):
             victim = self.running[-1]
             if victim is seq and len(self.running) == 1:
@@ -177,7 +201,13 @@ class Scheduler:
         pools = seq.submit.pool is not None
         draws = int(end == len(seq.tokens) + seq.drawing and not pools)
         seq.drawing += draws
-        plan.chunks.append(Chunk(seq, seq.state, end - n, n, draws))
+        shown: tuple[Shown, ...] = ()
+        if self.pool.features is not None and seq.state.runs:
+            pictures = seq.submit.pictures
+            shown, looks = tiles.show(self.pool.features, seq.state, pictures, end - n, end)
+            plan.looks += looks
+            plan.tokens += len(looks) * self.pool.features.spec.patches
+        plan.chunks.append(Chunk(seq, seq.state, end - n, n, draws, shown=shown))
         plan.copies += self.pool.copies()
         plan.tokens += n
         if seq.state.source and not seq.state.encoded:
@@ -185,16 +215,30 @@ class Scheduler:
             plan.sources.append(seq)
             plan.tokens += seq.state.source
 
+    def _reach(self, seq: Sequence, n: int, plan: Plan) -> int:
+        """How many of a sequence's next n positions can be planned, given their pictures."""
+        left = self.token_budget - plan.tokens
+        if plan.looks:
+            n = min(n, max(left, 1))
+        if self.pool.features is None or not seq.state.runs:
+            return n
+        alone = all(chunk.count == 1 for chunk in plan.chunks)
+        looks = bool(plan.looks)
+        return tiles.reach(self.pool.features, seq.state, n, left=left, looks=looks, alone=alone)
+
     def _speculate(self, plan: Plan) -> None:
         """Add drafted rows to a small step, in equal shares, the oldest first."""
         room = min(DRAFTED_ROWS - 2 * plan.tokens, self.token_budget - plan.tokens)
         if room <= 0:
             return
-        drafts: dict[int, tuple[int, ...]] = {}
-        for number, chunk in enumerate(plan.chunks):
-            up_to_date = chunk.count == 1 and chunk.end == len(chunk.seq.tokens)
-            if up_to_date and (draft := chunk.seq.draft()):
-                drafts[number] = draft
+        ready = {
+            number: chunk.seq
+            for number, chunk in enumerate(plan.chunks)
+            if chunk.count == 1 and chunk.end == len(chunk.seq.tokens)
+        }
+        if self._propose is not None and ready:
+            self._propose(list(ready.values()), room)
+        drafts = {number: draft for number, seq in ready.items() if (draft := seq.draft())}
         for done, (number, draft) in enumerate(drafts.items()):
             chunk, share = plan.chunks[number], -(-room // (len(drafts) - done))
             n = self.pool.widen(chunk.state, min(len(draft), share)) if share else 0
@@ -231,7 +275,8 @@ class Scheduler:
             cached = self.pool.attach(seq.state, seq.reuse_limit)
             others = [s.state for s in self.running]
             granted, n = 0, seq.wants if seq.whole else min(seq.wants, left)
-            if not others or self.pool.admits(seq.state, others):
+            n = self._reach(seq, n, plan)
+            if n and (not others or self.pool.admits(seq.state, others)):
                 granted = self.pool.reserve(seq.state, n)
             if not granted or (seq.whole and granted < n):
                 self._restart(seq)

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rbee_worker.constraints.matcher import Masks, Matcher
-from rbee_worker.engine.lookup import Drafter
 from rbee_worker.engine.messages import Finished, Scheduled, Submit, Tokens
 from rbee_worker.engine.pooling import Pooled
 from rbee_worker.engine.rope_length import NO_END
+from rbee_worker.engine.rounds import Rounds
 from rbee_worker.engine.stop import StopRules
 from rbee_worker.errors import WorkerError
 from rbee_worker.state.pool import SeqState
@@ -28,7 +28,7 @@ class Sequence:
     the length that its rotary scaling uses while it has at most rope_end tokens (rope_length.py).
     drawing: tokens that launched steps draw and that are not collected yet. waits: the next token
     can be computed only once these are known. whole: all its tokens must be in one step (`StepKV`).
-    pooled: what is known of its vector. counted: its draws depend on how often each token was drawn
+    fault: why it cannot be computed at all. pooled: what is known of its vector. counted: its draws depend on how often each token was drawn
     before. drafter: None if nothing is drafted for it. matcher: None if its text may be anything.
     one_row: its drafts cannot be computed here. solo: it was part of a step that failed, and runs
     alone until one of its steps succeeds.
@@ -47,10 +47,11 @@ class Sequence:
     drawing: int = 0
     waits: bool = False
     whole: bool = False
+    fault: str = ""
     pooled: Pooled = field(default_factory=Pooled)
     counted: bool = False
     one_row: bool = False
-    drafter: Drafter | None = None
+    drafter: Rounds | None = None
     matcher: Matcher | None = None
     adapter: int | None = 0  # its slot in the backend's memory; None: it is not loaded
     slot: int = -1  # the sampler's
@@ -137,7 +138,7 @@ class Sequence:
         return self.matcher.masks(draft)
 
     def follow(self, length: int) -> tuple[int, int]:
-        """Let the drafter see its first `length` tokens: see `Drafter.follow`."""
+        """Let the drafter see its first `length` tokens: see `Rounds.follow`."""
         return (0, 0) if self.drafter is None else self.drafter.follow(length)
 
     def draft(self) -> tuple[int, ...]:

@@ -69,12 +69,14 @@ class StepBuilder:
         *,
         bucket: int = 0,
         adapts: bool = False,
+        whole: bool = False,
     ) -> None:
         """bucket: 0, or the most sequences of a step: decoding steps are then padded with sinks
-        to 1, 2, 4, 8 .. `bucket` sequences. adapts: sequences may use adapters."""
+        to 1, 2, 4, 8 .. `bucket` sequences. adapts: sequences may use adapters.
+        whole: rows of a picture see each other (`TileSpec`)."""
         self._kinds = _kinds(groups)
         self._block_size = block_size
-        self._bucket, self._adapts = bucket, adapts
+        self._bucket, self._adapts, self._whole = bucket, adapts, whole
         self._decoding: dict[int, Decoding] = {}  # by number of sequences
 
     def build(self, chunks: Seq[Chunk], drawn: Drawn | None = None) -> Step:
@@ -85,7 +87,7 @@ class StepBuilder:
         """
         longest = 0
         for chunk in chunks:
-            if chunk.count != 1 or chunk.draws != 1:
+            if chunk.count != 1 or chunk.draws != 1 or chunk.shown:
                 return self._mixed(chunks, drawn)
             longest = max(longest, chunk.start + 1, chunk.state.source)
         decoding = self._for(len(chunks), longest, drawn is not None)
@@ -132,6 +134,8 @@ class StepBuilder:
             takes=None if drawn is None else np.array(takes, np.int64),
             segments=_segments(chunks),
             adapters=_adapters([c.seq for c in chunks], [c.count for c in chunks]),
+            features=_features(chunks, starts),
+            until=_until(chunks, starts, positions) if self._whole else None,
         )
         return Step(numbers, draws, indices, scores, _expected(chunks), _pooled(chunks, starts))
 
@@ -233,6 +237,31 @@ def _adapters(seqs: Seq[Sequence], counts: Seq[int]) -> Ints | None:
     """The slot of each row's adapter, for so many rows of each sequence; None if none has one."""
     slots = [seq.adapter or 0 for seq in seqs]
     return np.repeat(np.array(slots, np.int64), counts) if any(slots) else None
+
+
+def _features(chunks: Seq[Chunk], starts: Seq[int]) -> Ints | None:
+    """The row of features that each row takes, -1 for none; None if no row takes one. starts: as
+    for `_sampled`."""
+    if not any(chunk.shown for chunk in chunks):
+        return None
+    rows = np.full(starts[-1], -1, np.int64)
+    for chunk, start in zip(chunks, starts[:-1], strict=True):
+        for part in chunk.shown:
+            at, n = start + part.first - chunk.start, part.end - part.first
+            rows[at : at + n] = np.arange(part.row, part.row + n)
+    return rows
+
+
+def _until(chunks: Seq[Chunk], starts: Seq[int], positions: Ints) -> Ints | None:
+    """The last position that each row sees; None if that is its own everywhere."""
+    if not any(chunk.shown for chunk in chunks):
+        return None
+    until = positions.copy()
+    for chunk, start in zip(chunks, starts[:-1], strict=True):
+        for part in chunk.shown:
+            at = start - chunk.start
+            until[at + part.first : at + part.end] = part.until
+    return until
 
 
 def _pooled(chunks: Seq[Chunk], starts: Seq[int]) -> list[PoolRows]:

@@ -17,6 +17,7 @@ from rbee_worker.engine.messages import Loading
 from rbee_worker.errors import ModelError, is_out_of_memory
 from rbee_worker.kept_memory import KeptMemory
 from rbee_worker.loading.adapters import adapters_of
+from rbee_worker.loading.draft import load_draft
 from rbee_worker.loading.preflight import outline_of, preflight
 from rbee_worker.loading.purpose import purpose_of
 from rbee_worker.models import build_model
@@ -63,7 +64,8 @@ def load_engine(
     adapters, loaded = adapters_of(ckpt, ops, settings)
     clock.done("adapters")
     gauge = backend.gauge(outline, settings, plan.dtype, plan.kv_dtype)
-    room = plan.state(settings, backend.free_bytes(settings) - plan.adapters.room)
+    later = plan.adapters.room + plan.draft_bytes  # what is not there yet
+    room = plan.state(settings, backend.free_bytes(settings) - later)
     pool = StatePool(
         model.groups,
         tokens=room.tokens,
@@ -74,6 +76,17 @@ def load_engine(
         snapshots=room.snapshots,
     )
     state = backend.state(ops, pool, plan.kv_dtype)
+    drafts, draft_kv_bytes = None, 0
+    if plan.draft is not None:
+        drafts, draft_kv_bytes = load_draft(
+            plan.draft,
+            outline_of(plan.draft.ckpt, plan.draft.ahead.model.context),
+            room,
+            ops,
+            model.vocab_size,
+            _compiling(report),
+        )
+        clock.done("draft")
     executable = backend.executable(model, settings, kv_dtype=plan.kv_dtype, longest=room.context)
     engine = make_engine(
         executable,
@@ -84,7 +97,8 @@ def load_engine(
         max_seqs=settings.max_seqs,
         context=room.context,
         kv_cache=settings.kv_cache,
-        speculate=settings.speculate,
+        speculate=settings.drafts,
+        drafts=drafts,
         ropes=model.ropes,
         adapters=adapters,
         start=model.start,
@@ -106,12 +120,14 @@ def load_engine(
         kv_tokens=room.tokens,
         block_size=settings.block_size,
         weight_bytes=plan.weight_bytes,
-        kv_bytes=state.nbytes,
+        kv_bytes=state.nbytes + draft_kv_bytes,
         n_layers=len(model.blocks),
         n_parameters=model.n_parameters,
         purpose=purpose_of(ckpt, model, settings),
         dimensions=model.width,
         speculate=engine.speculate,
+        draft_model=settings.draft_model if drafts is not None else "",
+        draft_bytes=plan.draft_bytes,
         adapters=loaded,
         adapter_bytes=plan.adapters.nbytes,
         load_s=clock.seconds,

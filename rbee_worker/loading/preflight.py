@@ -6,14 +6,16 @@ loader follows it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.checkpoint.formats import FLOATS, INTEGERS
 from rbee_worker.checkpoint.summary import summarize
 from rbee_worker.config import Settings
+from rbee_worker.engine.lookup import why_no_drafts
 from rbee_worker.errors import ModelError, UsageError
 from rbee_worker.loading.adapters import NO_ADAPTERS, AdapterPlan, plan_adapters
+from rbee_worker.loading.draft import DraftPlan, plan_draft
 from rbee_worker.loading.memory import StatePlan, plan_state
 from rbee_worker.models import outline_model, plan_model
 from rbee_worker.models.base import Decoder
@@ -31,7 +33,7 @@ _SPAN = 256  # keys that attention reads at once; a block must not be in two spa
 @dataclass(frozen=True)
 class Preflight:
     """backend: what will compute. model: built from names and shapes, without data; held: the sizes
-    that its weights will have in memory."""
+    that its weights will have in memory. draft: the model that drafts for it, if there is one."""
 
     backend: Backend
     model: Decoder
@@ -39,11 +41,17 @@ class Preflight:
     dtype: str
     kv_dtype: str
     adapters: AdapterPlan = NO_ADAPTERS
+    draft: DraftPlan | None = None
 
     @property
     def weight_bytes(self) -> int:
         """The size of the weights in memory, in bytes."""
         return sum(self.held.held_bytes.values())
+
+    @property
+    def draft_bytes(self) -> int:
+        """The size of the draft model's weights, in bytes."""
+        return 0 if self.draft is None else self.draft.ahead.weight_bytes
 
     def room(self, settings: Settings, free_bytes: int) -> StatePlan:
         """The context and cache that fit in `free_bytes` beside the weights, before either is
@@ -65,12 +73,21 @@ class Preflight:
                 f"{free_bytes:,} are free.",
                 fix="choose a smaller model or a smaller --dtype, or free some memory.",
             )
+        left -= self.draft_bytes
+        if left < 0:
+            raise ModelError(
+                f"the draft model needs {self.draft_bytes:,} bytes beside the other weights; "
+                f"{left + self.draft_bytes:,} are free.",
+                fix="leave --draft-model out, or free some memory.",
+            )
         return self.state(settings, left)
 
     def state(self, settings: Settings, free_bytes: int) -> StatePlan:
-        """The context and cache, once the weights are loaded and `free_bytes` are left."""
+        """The context and cache, once the weights are loaded and `free_bytes` are left. A draft
+        model has a cache of as many tokens."""
+        drafting = () if self.draft is None else self.draft.ahead.model.groups
         return plan_state(
-            self.model.groups,
+            (*self.model.groups, *drafting),
             settings,
             model_context=self.model.context,
             kv_dtype=self.kv_dtype,
@@ -94,7 +111,10 @@ def preflight(ckpt: Checkpoint, settings: Settings) -> Preflight:
     # keys that last for one step are few: they stay exact
     kv = backend.kv_dtype(settings, dtype, packed and not in_one_step(model.groups))
     adapters = plan_adapters(ckpt, settings, held.sites)
-    return Preflight(backend, model, held, dtype, kv, adapters)
+    ahead = Preflight(backend, model, held, dtype, kv, adapters)
+    if not settings.draft_model or why_no_drafts(model.groups, settings.kv_cache) is not None:
+        return ahead
+    return replace(ahead, draft=plan_draft(ckpt, ahead, settings, preflight))
 
 
 def outline_of(ckpt: Checkpoint, context: int) -> ModelOutline:

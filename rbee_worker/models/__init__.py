@@ -136,7 +136,11 @@ PAIRS: dict[str, Architecture] = {  # of an encoder and a decoder
     "mt5": Architecture("t5.Mt5", "t5.build", "mT5"),
     "umt5": Architecture("t5.Umt5", "t5.build", "umT5"),
 }
-_ALL: Mapping[str, Architecture] = ChainMap(ARCHITECTURES, ENCODERS, PAIRS)
+SEEING: dict[str, Architecture] = {  # text models with a tower that reads pictures
+    "idefics3": Architecture("idefics3.Config", "idefics3.build", "Idefics3"),
+    "smolvlm": Architecture("idefics3.Config", "idefics3.build", "SmolVLM, SmolVLM2"),
+}
+_ALL: Mapping[str, Architecture] = ChainMap(ARCHITECTURES, ENCODERS, PAIRS, SEEING)
 
 
 def architecture(name: str, *, where: str, config: Mapping[str, Any] | None = None) -> Architecture:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rbee_worker.layers.linear import Linear
 from rbee_worker.ops import Ops, RopeSpec, Weight
 from rbee_worker.ops.batch import Array, Batch, Carry
 from rbee_worker.state.specs import StateGroup
 from rbee_worker.types import Purpose
+
+if TYPE_CHECKING:
+    from rbee_worker.models.tower import Tower
 
 Layer = Callable[[Array], Array]
 
@@ -32,7 +35,8 @@ class Decoder:
     soft cap on them. ropes: every rotary table in use. If a table depends on the sequence's length,
     sequences share cached keys only if they use the same table. carried: the columns of what the
     first block hands to all others; 0 if it hands over nothing. start: the first token of every
-    answer, if the model reads its prompt with an encoder (`encode`).
+    answer, if the model reads its prompt with an encoder (`encode`). tower: reads the pictures of
+    prompts, None: there is nothing that does.
     """
 
     ops: Ops
@@ -53,6 +57,7 @@ class Decoder:
     notes: tuple[str, ...] = ()
     carried: int = 0
     start: int | None = None
+    tower: Tower | None = None
 
     def __post_init__(self) -> None:
         self.out.withdraw()
@@ -70,7 +75,7 @@ class Decoder:
     @property
     def purpose(self) -> Purpose:
         """What the model is for."""
-        return Purpose(encodes=self.start is not None)
+        return Purpose(encodes=self.start is not None, pictures=self.tower is not None)
 
     @property
     def limits(self) -> tuple[str, ...]:
@@ -86,6 +91,8 @@ class Decoder:
     def embedded(self, batch: Batch) -> Array:
         """The input of the first block, [N, dim], for a batch of N rows."""
         x = self.ops.embed(self.embed, batch, scale=self.embed_scale)
+        if self.tower is not None:
+            x = self.ops.with_features(x, batch)
         if self.positions is not None:
             x = self.ops.add_positions(x, self.positions, batch)
         return x

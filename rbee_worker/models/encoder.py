@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from rbee_worker.errors import CheckpointError, UnsupportedModel
 from rbee_worker.layers.attention import Attention
@@ -174,9 +174,20 @@ class Encoder(Decoder):
         return rows if self.scores is None else self.scores(rows)
 
 
+class Heads(Protocol):
+    """What attention must know of a config."""
+
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def num_attention_heads(self) -> int: ...
+    @property
+    def head_width(self) -> int: ...
+
+
 def attention(
     w: Weights,
-    c: EncoderConfig,
+    c: Heads,
     qkv: str | Sequence[str],
     out: str,
     *,

@@ -26,6 +26,7 @@ from rbee_worker.models.config import (
     positive,
 )
 from rbee_worker.models.layer_plan import LayerPlan
+from rbee_worker.models.tower import Tower
 from rbee_worker.models.weights import Weights
 from rbee_worker.ops import RopeSpec
 from rbee_worker.ops.batch import Array
@@ -269,9 +270,10 @@ def decoder(
     logits_softcap: float | None = None,
     names: Names = NAMES,
     skip: Mapping[str, str] | None = None,
+    tower: Tower | None = None,
 ) -> Decoder:
     """The model: embedding, `block(cursor, plan)` for each layer, `norm`, and an output head (the
-    embedding, if tied). skip: pattern of tensor names that are left unread -> reason."""
+    embedding, if tied). skip: pattern of tensor names that are left unread -> reason. tower: see `Decoder`."""
     embed = w.matrix(f"{names.embed}.weight", c.vocab_size, c.hidden_size)
     layers = w.layers(names.layers, c.num_hidden_layers)
     blocks = [block(at, plan) for at, plan in zip(layers, plans, strict=True)]
@@ -297,5 +299,6 @@ def decoder(
         logits_scale=logits_scale,
         logits_softcap=logits_softcap,
         ropes=tuple(dict.fromkeys(p.rope for p in plans if p.rope is not None)),
+        tower=tower,
         skipped=w.finish(_DERIVED | (tied if c.tie_word_embeddings else {}) | dict(skip or {})),
     )

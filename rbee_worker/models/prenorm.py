@@ -4,7 +4,7 @@ with an RMSNorm before it and a residual around it. The caller supplies the feed
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rbee_worker.errors import CheckpointError, UnsupportedModel
@@ -13,6 +13,7 @@ from rbee_worker.models import parts
 from rbee_worker.models.base import Decoder
 from rbee_worker.models.config import DecoderConfig
 from rbee_worker.models.layer_plan import LayerPlan, plan_layers
+from rbee_worker.models.tower import Tower
 from rbee_worker.models.weights import Weights
 
 
@@ -52,11 +53,13 @@ def build(
     clip: float | None = None,
     attention_scale: float | None = None,
     by: Multipliers = Multipliers(),
+    tower: Tower | None = None,
+    skip: Mapping[str, str] | None = None,
 ) -> Decoder:
     """The model. feed_forward(cursor at a layer, the layer's plan): the block after attention.
 
     bias: of q, k and v; qk_norm: `parts.head_norms` or `parts.whole_norms`; qk_after: the norms of
-    q and k after they have rotated; clip, attention_scale: see `parts.attention`. Raises
+    q and k after they have rotated; clip, attention_scale: see `parts.attention`; tower, skip: see `parts.decoder`. Raises
     CheckpointError, UnsupportedModel.
     """
     parts.check(c)
@@ -97,4 +100,6 @@ def build(
         w.rms_norm("model.norm", c.hidden_size, c.rms_norm_eps),
         embed_scale=by.embedding,
         logits_scale=by.logits,
+        tower=tower,
+        skip=skip,
     )

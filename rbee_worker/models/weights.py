@@ -46,7 +46,7 @@ class Weights:
         self._names = frozenset(source.names())
         self._read: set[str] = set()
         self._prefix = ""
-        self._precise = False
+        self._precise, self._adapts = False, True
         self._where = where
         self._progress = progress
 
@@ -55,6 +55,13 @@ class Weights:
         child = object.__new__(type(self))
         child.__dict__.update(self.__dict__)
         child._prefix = f"{self._prefix}{name}."
+        return child
+
+    def beside(self, name: str) -> Weights:
+        """The cursor one level down, of a model beside the one that reads tokens: it has state of
+        its own, and adapters change nothing in it."""
+        child = self.sub(name)
+        child.states, child._adapts = StateBook(), False
         return child
 
     def layers(self, name: str, count: int) -> Iterator[Weights]:
@@ -99,7 +106,8 @@ class Weights:
             both = [(fused, sum(widths))]
         parts = [self._take(f"{n}.weight", (width, n_in)) for n, width in both]
         offset = [self._take(f"{n}.bias", (width,)) for n, width in both] if bias else None
-        sites, named = self.ops.sites, [(self._prefix + n, rows) for n, rows in both]
+        sites = self.ops.sites if self._adapts else None
+        named = [(self._prefix + n, rows) for n, rows in both]
         return Linear(
             self.ops,
             self.ops.matrix(parts),

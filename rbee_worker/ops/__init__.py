@@ -41,6 +41,7 @@ class Ops(Recurrences, RgLru, GatedDelta, Taylor, Wkv, ABC):
     device: str
     dtype: str  # "f32", "bf16", "f16"
     sites: Sites | None = None
+    sees = True  # whether models are built with what reads pictures
 
     def lacks(self, operation: str) -> UnsupportedModel:
         """The error for an operation that this backend does not have. An operation that some
@@ -95,7 +96,7 @@ class Ops(Recurrences, RgLru, GatedDelta, Taylor, Wkv, ABC):
 
     @abstractmethod
     def embed(self, table: Weight, batch: Batch, *, scale: float = 1.0) -> Array:
-        """Rows of `table` for batch.tokens (or batch.embeds in place), times scale: [N, cols]"""
+        """Rows of `table` for batch.tokens, times scale: [N, cols]"""
 
     @abstractmethod
     def add_positions(self, x: Array, table: Weight, batch: Batch, *, offset: int = 0) -> Array:
@@ -105,6 +106,11 @@ class Ops(Recurrences, RgLru, GatedDelta, Taylor, Wkv, ABC):
         """x plus the rows of `table` at batch.segments (which of two texts a row belongs to). A
         table of one row tells them not apart: all rows get that one."""
         raise self.lacks("add_segments")
+
+    def with_features(self, x: Array, batch: Batch) -> Array:
+        """x [N, cols] with the rows replaced that features of pictures take (batch.features). x is
+        not used after this; the result may take its memory."""
+        raise self.lacks("with_features")
 
     @abstractmethod
     def logits(self, x: Array, weight: Weight, bias: Array | None = None) -> Array:
@@ -279,7 +285,8 @@ class Ops(Recurrences, RgLru, GatedDelta, Taylor, Wkv, ABC):
         sinks: float32 [heads], an additional score whose value is zero. causal False: a query also
         sees later keys (all of them, or with a window up to p + window - 1), so all rows of a
         sequence are in one step; in a state with lengths of its own (`CrossKV`) the keys are a
-        source's. There are then no chunks and no slopes. A row's result depends bitwise on its own
+        source's. There are then no chunks and no slopes. With batch.until, a causal query
+        sees keys up to that position, not up to its own. A row's result depends bitwise on its own
         sequence only: keys are processed in spans at absolute positions 0, 256, ..., and partial
         results are combined in span order.
         """
@@ -292,5 +299,6 @@ class Ops(Recurrences, RgLru, GatedDelta, Taylor, Wkv, ABC):
 
 # Every operation, those that a backend may lack among them.
 OPERATIONS = Ops.__abstractmethods__ | {
-    *("previous", "lerp", "wkv", "wkv_delta", "taylor", "keep", "adapted")
+    *("previous", "lerp", "wkv", "wkv_delta", "taylor", "keep", "adapted"),
+    "with_features",
 }

@@ -28,7 +28,7 @@ NUMPY: Mapping[str, np.dtype[Any]] = {  # numpy has no bf16, so its bits are kep
     "f16": np.dtype(np.float16),
     "bf16": np.dtype(np.uint16),
 }
-RANKS = 4  # rows of A are padded to a multiple of this, so that kernels take that many at once
+RANKS = 4  # rows of A are padded to a multiple of this, and kept together
 LANES = 16  # columns of A are padded to a multiple of this
 CELL = 64  # rows of B are padded to a multiple of this, and kept together rank by rank
 
@@ -62,8 +62,9 @@ class Site:
 class Factors:
     """What one adapter adds to one part of a site: scale * B (A x).
 
-    a: [padded rank, padded columns]; b: [cells of rows, rank, CELL]; the padding is zeros.
-    Both hold their numbers in `form`.
+    a: [cells of ranks, cells of columns, RANKS, LANES]; b: [cells of rows, rank, CELL]; the padding
+    is zeros. So kernels read both from their first byte to the last. They hold their numbers in
+    `form`.
     """
 
     a: NDArray[Any]
@@ -92,13 +93,15 @@ def held(a: NDArray[Any], b: NDArray[Any], scale: float, form: Form) -> Factors:
     wide: NDArray[Any] = np.zeros((padded(rank, RANKS), padded(cols, LANES)), NUMPY[form])
     tall: NDArray[Any] = np.zeros((padded(rows, CELL), rank), NUMPY[form])
     wide[:rank, :cols], tall[:rows] = a, b
-    cells = np.ascontiguousarray(tall.reshape(-1, CELL, rank).swapaxes(1, 2))
-    return Factors(wide, cells, rank, scale, form)
+    left = wide.reshape(wide.shape[0] // RANKS, RANKS, -1, LANES).swapaxes(1, 2)
+    right = tall.reshape(-1, CELL, rank).swapaxes(1, 2)
+    return Factors(np.ascontiguousarray(left), np.ascontiguousarray(right), rank, scale, form)
 
 
-def rows_of(b: Any) -> Any:
-    """B [padded rows, rank] of its cells."""
-    return b.swapaxes(1, 2).reshape(-1, b.shape[1])
+def matrices(factors: Factors) -> tuple[NDArray[Any], NDArray[Any]]:
+    """A [padded rank, padded columns] and B [padded rows, rank] of their cells."""
+    a, b = factors.a.swapaxes(1, 2), factors.b.swapaxes(1, 2)
+    return a.reshape(len(a) * RANKS, -1), b.reshape(-1, factors.rank)
 
 
 Placed = Mapping[int, tuple[Factors | None, ...]]  # by site: the factors of each part

@@ -96,6 +96,11 @@ class StateMemory(Protocol):
         returns."""
         ...
 
+    def keep_features(self, slot: int, rows: Array) -> None:
+        """Keep a tile's features, which `Executable.see` returned, in a slot: batches of steps
+        staged from now on read them there."""
+        ...
+
     def clear(self, slots: Sequence[int]) -> None:
         """Zero these slots of every fixed group."""
         ...
@@ -123,6 +128,11 @@ class Executable(Protocol):
     def encode(self, batch: Batch) -> Array:
         """Read whole sources, the N rows of `batch`, which answers look at: see `Decoder.encode`.
         Returns the rows' hidden states, [N, dim]."""
+        ...
+
+    def see(self, tile: NDArray[np.uint8]) -> Array:
+        """Read a tile of a picture, pixels [side, side, 3]: its features [rows, dim], see
+        `TileSpec`. Only of a model with a tower."""
         ...
 
     def hidden(self, batch: Batch) -> Array:
@@ -257,11 +267,13 @@ class Backend(ABC):
         progress: Progress,
         prepared: Prepared | None = None,
         kept: Kept | None = None,
+        beside: Ops | None = None,
     ) -> Ops:
         """The operations to build a model with. weight_bytes: the planned size of its weights.
 
         prepared: what `prepare` of this backend returned; without it, all is made when needed.
         kept: where the weights may be held so that the engine after this one has them at once.
+        beside: those of another model in this process, which never computes at the same time.
         """
 
     @abstractmethod
@@ -279,6 +291,11 @@ class Backend(ABC):
     ) -> DeviceGauge | None:
         """The device's gauge, for a model that is loaded; None: there is none."""
         return None
+
+    def columns(self, logits: Array, vocab: int) -> Array:
+        """Logits of another model with `vocab` columns: without those after them, and -inf for
+        those that it lacks. Only of a backend that takes --draft-model."""
+        raise AssertionError(f"no second model on {self.name}")
 
     @abstractmethod
     def pieces(self, model: Decoder, *, tokens: int, block_size: int, kv_dtype: str) -> Any:

@@ -49,7 +49,10 @@ class StepNumbers:
     """N rows (tokens) of B sequences, of which S are sampled, as numbers on the host.
 
     The fields are those of `Batch`; places: one per state group. segments, adapters: int64 [N], or
-    None if all are 0. takes: int64 [N]; a row's token is
+    None if all are 0. features: int64 [N], the row of the memory of pictures' features that a
+    row's embedding is, -1 for its token's; None: no row has one. until: int64 [N], the last
+    position that a row sees, in a model whose rows of a picture see each other; None: each row
+    sees up to itself. takes: int64 [N]; a row's token is
     this draw of the previous step, or `tokens` has it if this is -1 (None: `tokens` has all). If
     that draw has no result (-1, or the step failed), any token will do: the row's result is
     dropped.
@@ -70,6 +73,8 @@ class StepNumbers:
     takes: Ints | None = None
     segments: Ints | None = None
     adapters: Ints | None = None
+    features: Ints | None = None
+    until: Ints | None = None
 
 
 @dataclass(frozen=True)
@@ -133,8 +138,9 @@ class Batch:
     rope_lens: int64 [B], the length for length-dependent rope scaling (never the chunk's:
     engine/rope_length.py); sample_rows: int64 [S], the rows whose logits are needed.
     `seq_starts_host` and `kv_lens_host` are the same numbers on the host, for launch shapes.
-    embeds: (rows int64 [E], values [E, dim]) that replace the rows' embeddings. segments: int64
-    [N], which of an encoder's two texts each row belongs to; None: all to the first. adapters:
+    features: (int64 [N], [M, dim]): a row's embedding is replaced by this row of the second, -1: by
+    none; None: there are no pictures. until: int64 [N], the last position that a row sees; None:
+    its own. segments: int64 [N], which of an encoder's two texts each row belongs to; None: all to the first. adapters:
     int64 [N], the slot of each row's adapter, 0 for none (`ops.adapted`); None: no row has one.
 
     A batch may come again with other numbers in its arrays and lists, never with other arrays, so
@@ -150,9 +156,10 @@ class Batch:
     state: tuple[State, ...]
     seq_starts_host: Sequence[int]
     kv_lens_host: Sequence[int]
-    embeds: tuple[Array, Array] | None = None
     segments: Array | None = None
     adapters: Array | None = None
+    features: tuple[Array, Array] | None = None
+    until: Array | None = None
 
     @classmethod
     def make(
@@ -160,9 +167,10 @@ class Batch:
         numbers: StepNumbers,
         memory: Sequence[Memory],
         put: Callable[[NDArray[Any]], Array] = lambda numbers: numbers,
+        features: Array | None = None,
     ) -> Batch:
         """The batch of these numbers. memory: one per state group; put: turns a host array into the
-        backend's own."""
+        backend's own; features: the memory of pictures' features."""
         state: list[State] = []
         for held, places in zip(memory, numbers.places, strict=True):
             slots = put(places.slots)
@@ -186,4 +194,6 @@ class Batch:
             kv_lens_host=numbers.kv_lens_host,
             segments=None if numbers.segments is None else put(numbers.segments),
             adapters=None if numbers.adapters is None else put(numbers.adapters),
+            features=None if numbers.features is None else (put(numbers.features), features),
+            until=None if numbers.until is None else put(numbers.until),
         )

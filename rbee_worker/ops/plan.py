@@ -37,7 +37,7 @@ class PlanOps:
     """Counts what a backend would store: matrices in `dtype`, vectors in float32.
 
     held: gives the form of a stored matrix (name, bytes) for its file format, rows and columns.
-    sites: as in `Ops`.
+    sites, sees: as in `Ops`.
     """
 
     name = "plan"
@@ -47,6 +47,7 @@ class PlanOps:
     ) -> None:
         self.dtype = dtype
         self.sites: Sites | None = None
+        self.sees = True
         self._held_as = held
         self.device = "none"
         self.uses: dict[tuple[str, str], Use] = {}  # by (format in the file, stored form)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from rbee_worker.errors import UsageError
 from rbee_worker.params.parameter import Parameter
+from rbee_worker.params.resolve import similar
 from rbee_worker.params.table import names
 
 _BOOLEANS = {"true": True, "on": True, "yes": True, "false": False, "off": False, "no": False}
@@ -65,8 +66,10 @@ def from_text(name: str, texts: str | Sequence[str]) -> Any:
     """
     parameter = names("generate").get(name.replace("-", "_"))
     if parameter is None or parameter.role != "sampling":
-        known = ", ".join(option.parameter.name for option in options())
-        raise UsageError(f"There is no parameter {name!r}.", fix=f"use one of: {known}")
+        known = [option.parameter.name for option in options()]
+        near = similar(name.replace("-", "_"), known)
+        fix = f"write {near}." if near else f"use one of: {', '.join(known)}"
+        raise UsageError(f"There is no parameter {name!r}.", fix=fix)
     items = [texts] if isinstance(texts, str) else list(texts)
     silent = len(items) == 1 and items[0].lower() in ("none", "default")
     if silent and parameter.kind != "strings":  # "none" is a stop string like any other

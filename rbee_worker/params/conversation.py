@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from rbee_worker.answer import reads
-from rbee_worker.errors import FieldError, InvalidRequest
+from rbee_worker.answer import Format, reads
+from rbee_worker.errors import FieldError, InvalidRequest, UsageError
 from rbee_worker.types import ChatOptions, Effort, Request, SamplingParams
 
 if TYPE_CHECKING:
@@ -164,6 +164,21 @@ def switch_of(template: str) -> str | None:
     return next((name for name in _SWITCHES if reads(template, name)), None)
 
 
+def default_switch(setting: str, template: str | None, form: Format) -> bool | None:
+    """What `--thinking` makes of the template's switch where a request does not say; None: nothing,
+    because the model does so in any case. Raises UsageError where the model cannot."""
+    if setting == "auto" or switch_of(template or "") is not None:
+        return None if setting == "auto" else setting == "on"
+    if (setting == "on") == form.reasons:
+        return None
+    why = (
+        "this model's chat template cannot switch reasoning off"
+        if form.reasons
+        else "no marks of reasoning are known for this model"
+    )
+    raise UsageError(f"--thinking {setting}: {why}", fix="start without it")
+
+
 def reasoning_args(
     request: Request, rules: Rules
 ) -> tuple[dict[str, Any], tuple[str, ...], list[FieldError]]:
@@ -191,6 +206,9 @@ def reasoning_args(
             )
     elif effort is not None and (effort != "none" or rules.form.reasons):
         faults.append(FieldError("reasoning_effort", "a template that reads it", message))
+    says = {*args, *request.template_args} & {*_SWITCHES, "reasoning_effort"}
+    if rules.thinking is not None and switch is not None and not says:
+        args[switch] = rules.thinking
     for name in args.keys() & request.template_args.keys():
         faults.append(FieldError(f"template_args.{name}", "once", "is given in two places"))
     return args, tuple(warnings), faults

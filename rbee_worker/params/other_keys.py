@@ -35,6 +35,7 @@ TRANSPORT = (
     _transport("prompt", "the text to continue", "job", "generate", "completions"),
     _transport("messages", "the conversation to answer", "job", "generate", "chat"),
     _transport("token_ids", "the tokens to continue", "job", "generate"),
+    _transport("images", "pictures of a prompt or of ids, one for each placeholder", "job"),
     _transport("operation", "what the job does", "job"),
     _transport("model", "the model's name; must be the one served"),
     _transport(

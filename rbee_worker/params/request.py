@@ -18,6 +18,7 @@ from rbee_worker.answer import NO_FORMAT, Format
 from rbee_worker.errors import FieldError, InvalidRequest
 from rbee_worker.params.conversation import budget_faults, conversation_faults
 from rbee_worker.params.parameter import Surface
+from rbee_worker.params.pictures import picture_faults
 from rbee_worker.params.resolve import report, resolve
 from rbee_worker.types import EosToken, Request, Resolved
 
@@ -37,6 +38,8 @@ class Rules(Struct, frozen=True, kw_only=True):
     none, in a chat format without a token for the end of a turn.
     tool_template: the template of conversations with tools. form: how the model writes reasoning
     and calls. takes_tools: tools can be offered; prompted: in a system message of the worker's own.
+    pictures: whether the model takes them; no_pictures: why not, if more than that is known.
+    thinking: what the template's switch for reasoning is where a request does not say.
     """
 
     context: int
@@ -50,9 +53,12 @@ class Rules(Struct, frozen=True, kw_only=True):
     turn_stops: tuple[str, ...] = ()
     lenient: bool = False
     tool_template: str | None = None
+    pictures: bool = False
+    no_pictures: str = ""
     form: Format = NO_FORMAT
     takes_tools: bool = False
     prompted: bool = False
+    thinking: bool | None = None
 
     def template_for(self, request: Request) -> str:
         """The template that renders this request's messages, "" if there is none."""
@@ -71,7 +77,7 @@ def check_request(request: Request, rules: Rules) -> Resolved:
 
     The number of the prompt's tokens is not known yet; `fit` checks it.
     """
-    faults = prompt_faults(request, rules)
+    faults = prompt_faults(request, rules) + picture_faults(request, rules)
     unread, found = _template_faults(request, rules)
     faults += found + conversation_faults(request, rules)
     try:

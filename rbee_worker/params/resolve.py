@@ -148,8 +148,14 @@ def _unknown(key: str, surface: Surface, known: Mapping[str, Parameter]) -> Fiel
 
 def nearest(key: str, known: Iterable[str]) -> str:
     """ "; did you mean top_p?" if a known name is similar to `key`, else ""."""
+    near = similar(key, known)
+    return f"; did you mean {near}?" if near else ""
+
+
+def similar(key: str, known: Iterable[str]) -> str:
+    """The known name that is most like `key`, or "" if none is."""
     near = difflib.get_close_matches(key, known, n=1) if len(key) <= _MOST_NAME else []
-    return f"; did you mean {near[0]}?" if near else ""
+    return near[0] if near else ""
 
 
 def _refused(parameter: Parameter, key: str, value: Any) -> list[FieldError]:

@@ -104,7 +104,10 @@ def _name_faults(worker: Worker, name: str) -> list[FieldError]:
     try:
         check_name(name)
     except UsageError:
-        message = "must be 1 to 64 letters, digits, dots, dashes, underscores and slashes"
+        message = (
+            "must be 1 to 64 letters, digits, dots, dashes and underscores; a letter or a digit "
+            "comes first, also after a slash"
+        )
         return [FieldError("name", "a short name", message)]
     return []
 

@@ -23,8 +23,10 @@ from rbee_worker.params import MOST_GUESSES, nearest
 from rbee_worker.server.auth import too_large
 from rbee_worker.server.json_shape import Shape, repeated
 from rbee_worker.server.openai.schemas import NESTED as OPENAI_NESTED
+from rbee_worker.server.pictures import from_url
+from rbee_worker.server.pictures import part as picture_part
 from rbee_worker.server.problems import Refusal
-from rbee_worker.server.schemas import BY_ROLE, ECHOED, Message
+from rbee_worker.server.schemas import BY_ROLE, ECHOED, ImagePart, Message, TextPart
 from rbee_worker.server.vector_schemas import NESTED as VECTOR_NESTED
 
 if TYPE_CHECKING:
@@ -156,7 +158,7 @@ def fault_of(name: str, error: msgspec.ValidationError) -> FieldError:
     fault of the field messages[0].content."""
     text, _, where = str(error).partition(" - at `$")
     field = name + where.rstrip("`")
-    if text.startswith("Invalid enum value"):
+    if text.startswith(("Invalid enum value", "Invalid value")):
         return FieldError(field, "one of the allowed", "is not one of the allowed values")
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text, re.DOTALL)
     if unknown is not None:
@@ -186,17 +188,19 @@ def refuse(faults: list[FieldError]) -> None:
 def plain_messages(
     messages: list[Message],
 ) -> tuple[tuple[dict[str, Any], ...], list[FieldError]]:
-    """The messages as the chat template reads them, and a fault for each field that asks for
-    something not implemented. `developer` means system; text parts stay parts."""
+    """The messages as the chat template reads them, but for the files of pictures (`taken`), and a
+    fault for each field that asks for something not implemented. `developer` means system; parts
+    stay parts."""
     faults: list[FieldError] = []
     plain: list[dict[str, Any]] = []
     for place, message in enumerate(messages):
-        for fault in _message_faults(message, f"messages[{place}]"):
-            # beyond those that are listed, faults are only counted
-            faults.append(fault if len(faults) < MOST_FAULTS else faults[-1])
+        name = f"messages[{place}]"
+        found = _message_faults(message, name)
         content: Any = message.content
         if isinstance(content, list):
-            content = [{"type": "text", "text": part.text} for part in content]
+            content = _parts(content, message.role, name, found)
+        # beyond those that are listed, faults are only counted
+        faults += [fault if len(faults) < MOST_FAULTS else faults[-1] for fault in found]
         role = "system" if message.role == "developer" else message.role
         entry: dict[str, Any] = {"role": role, "content": content}
         if message.name is not None:
@@ -213,6 +217,22 @@ def plain_messages(
             entry["reasoning_content"] = reasoning
         plain.append(entry)
     return tuple(plain), faults
+
+
+def _parts(
+    content: list[TextPart | ImagePart], role: str, name: str, faults: list[FieldError]
+) -> list[dict[str, Any]]:
+    """The parts of a message's content."""
+    parts = []
+    for at, one in enumerate(content):
+        if isinstance(one, TextPart):
+            parts.append({"type": "text", "text": one.text})
+            continue
+        where, url = f"{name}.content[{at}]", one.image_url
+        if role != "user":
+            faults.append(FieldError(where, "of user", "is a picture: only user messages have it"))
+        parts.append(picture_part(from_url(url.url, where, faults, detail=url.detail)))
+    return parts
 
 
 def _message_faults(message: Message, name: str) -> list[FieldError]:

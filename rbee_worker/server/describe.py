@@ -74,6 +74,7 @@ class Info(Struct, frozen=True, kw_only=True, omit_defaults=True):
     dtype: str | None = None
     kv_dtype: str | None = None
     speculate: str | None = None
+    draft_model: str | None = None  # absent: none
     context: int | None = None
     vocab_size: int | None = None
     n_parameters: int | None = None
@@ -132,6 +133,7 @@ def _model(loaded: ModelInfo, settings: Settings) -> dict[str, Any]:
         "dtype": loaded.dtype,
         "kv_dtype": loaded.kv_dtype,
         "speculate": loaded.speculate,
+        "draft_model": loaded.draft_model or None,
         "context": loaded.context,
         "vocab_size": loaded.vocab_size,
         "n_parameters": loaded.n_parameters,

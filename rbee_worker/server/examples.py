@@ -59,6 +59,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "/tokenize": {"a text": {"text": "The bee hums."}},
     "/detokenize": {"ids": {"tokens": [1, 2, 3]}},
     "/apply-template": {"a question": {"messages": _TALK}},
+    "/v1/chat/completions/input_tokens": {"a question": {"messages": _TALK}},
 }
 
 EVENTS = """id: 1

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from msgspec.structs import replace
+
 from rbee_worker.server.limits import Call
 from rbee_worker.types import (
     CallPiece,
@@ -247,7 +249,9 @@ class Jobs:
                 self._by_key[job.asked.key] = job
 
     def finish(self, job: Job) -> None:
-        """The job has just ended."""
+        """The job has just ended. Its pictures are large, and nobody needs them any more."""
+        if job.request.pictures:
+            job.request = replace(job.request, pictures=())
         job.finished = job.finished or time.time()
         # one of an earlier process has a part of its time behind it
         job.ended_s = time.monotonic() - max(0.0, time.time() - job.finished)

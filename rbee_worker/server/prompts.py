@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from rbee_worker.session.prepare import encoded, rendered
 from rbee_worker.types import Request, Started, Token
 
 if TYPE_CHECKING:
+    from rbee_worker.session.client import EngineClient
     from rbee_worker.tokenizer.core import Tokenizer
 
 INLINE = 4096  # ids that are read without a thread
@@ -31,6 +33,19 @@ def of_ids(request: Request, started: Started) -> Request:
         continue_final_message=None,
         add_special_tokens=None,
     )
+
+
+def prompt_tokens(engine: EngineClient, request: Request) -> int:
+    """The number of tokens of a conversation, pictures included. May take long. Raises
+    InvalidRequest."""
+    rules = engine.rules
+    chat = engine.renderer(tools=bool(request.chat.offered))
+    assert chat is not None
+    text = rendered(request, chat, rules)
+    if engine.pictures is not None:
+        tiles = engine.pictures.reader.read(request.pictures)
+        text = engine.pictures.written(text, tiles, "messages")
+    return len(encoded(engine.tokenizer, text, False)[0])
 
 
 async def echo(tokenizer: Tokenizer, request: Request, started: Started) -> Token:

@@ -19,6 +19,7 @@ from rbee_worker.server.body import Body, plain_messages
 from rbee_worker.server.field_names import SAME, FieldNames
 from rbee_worker.server.jobs import Job
 from rbee_worker.server.openai.schemas import StreamOptions
+from rbee_worker.server.pictures import several, taken
 from rbee_worker.server.problems import Refusal
 from rbee_worker.server.schemas import InferEnvelope
 from rbee_worker.server.worker import Worker
@@ -52,9 +53,13 @@ def ask(
     job_id: str,
 ) -> Request:
     """The request of a job or of /v1/infer. Raises InvalidRequest if the envelope has faults."""
-    messages = None
+    messages, pictures = None, several(given.images or (), "images", faults)
     if given.messages is not None:
-        messages, found = plain_messages(given.messages)
+        if pictures:
+            message = "belong in the messages, as parts of the type image_url"
+            faults.append(FieldError("images", "without messages", message))
+        told, found = plain_messages(given.messages)
+        messages, pictures = taken(told)
         faults += found
     chat = chat_options(given, body.values.get("tools") or ())
     request = Request(
@@ -70,6 +75,7 @@ def ask(
         add_generation_prompt=given.add_generation_prompt,
         continue_final_message=given.continue_final_message,
         add_special_tokens=given.add_special_tokens,
+        pictures=pictures,
     )
     refuse_envelope(worker, faults, request)
     return request

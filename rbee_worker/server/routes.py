@@ -200,7 +200,7 @@ _OPERATIONS: tuple[Operation, ...] = (
         ANTHROPIC,
         "The tokens of a conversation, in Anthropic's form",
         body=anthropic_schemas.PromptEnvelope,
-        answer=anthropic_schemas.TokenCount,
+        answer=schemas.TokenCount,
         errors=(404, *TEXT),
     ),
     Operation(
@@ -315,6 +315,16 @@ _OPERATIONS: tuple[Operation, ...] = (
         "Messages to the prompt that the model's chat template makes of them",
         body=schemas.TemplateEnvelope,
         answer=schemas.Templated,
+        errors=TEXT,
+    ),
+    Operation(
+        "POST",
+        "/v1/chat/completions/input_tokens",
+        text_routes.count_input_tokens,
+        LANGUAGE,
+        "The tokens of the prompt that messages make",
+        body=schemas.TemplateEnvelope,
+        answer=schemas.TokenCount,
         errors=TEXT,
     ),
     Operation(

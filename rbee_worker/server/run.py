@@ -105,9 +105,15 @@ def serve(
     settings = msgspec.structs.replace(settings, worker_id=worker_id, port=port)
     listening(announce(settings, out or sys.stdout))
     _adopt_uvicorn_log()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    try:
         service = Service(settings, tokens, start, journal=journal, tls=tls, audit=audit)
         return runner.run(service.run(listener))
+    finally:
+        # It wants a thread to wait for others. Where there is none to have, that is no other fault
+        # than the one that was told, and no reason not to leave.
+        with contextlib.suppress(RuntimeError):
+            runner.close()
 
 
 def _adopt_uvicorn_log() -> None:

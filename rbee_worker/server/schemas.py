@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from rbee_worker.params import ChatFields, PromptFields
-from rbee_worker.types import CallPiece, StopRecord
+from rbee_worker.types import CallPiece, Detail, StopRecord
 from rbee_worker.wire import ScoredToken
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -19,9 +19,23 @@ Model = Annotated[str, Meta(max_length=512)]
 TokenId = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
 
 
-class TextPart(Struct, frozen=True, forbid_unknown_fields=True):
-    type: Literal["text"]
+class TextPart(Struct, frozen=True, tag_field="type", tag="text", forbid_unknown_fields=True):
     text: str
+
+
+class ImageUrl(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """url: a data URL in base64. detail: low: the whole picture once; high: also in pieces."""
+
+    url: str
+    detail: Detail = "auto"
+
+
+class ImagePart(
+    Struct, frozen=True, kw_only=True, tag_field="type", tag="image_url", forbid_unknown_fields=True
+):
+    """A picture of a user's message."""
+
+    image_url: ImageUrl
 
 
 class CalledFunction(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,7 +59,8 @@ class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fields of features that are not implemented may be null or empty."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None  # null is allowed for an assistant's only
+    # null is allowed for an assistant's only
+    content: str | list[TextPart | ImagePart] | None = None
     name: str | None = None  # passed to the chat template, which may show it
     tool_calls: list[MessageCall] | None = None  # of an assistant's message
     tool_call_id: str | None = None  # of a tool's answer: the call that it answers
@@ -61,20 +76,23 @@ class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 ECHOED = ("function_call", "audio", "refusal", "annotations", "parsed")
 BY_ROLE = {"tool_calls": "assistant", "reasoning_content": "assistant", "tool_call_id": "tool"}
 Messages = Annotated[list[Message], Meta(min_length=1, max_length=4096)]
+Images = Annotated[list[str], Meta(max_length=1024)]  # data URLs, or base64 alone
 
 
 # ---- jobs
 
 
 class InferEnvelope(ChatFields, kw_only=True):
-    """Exactly one of prompt, messages, token_ids. chat_defaults: what neither the request nor the
-    model says has the defaults of chats."""
+    """Exactly one of prompt, messages, token_ids. images: of a prompt or ids, in the order of the
+    model's placeholders in it. chat_defaults: what neither the request nor the model says has the
+    defaults of chats."""
 
     chat_defaults: bool = False
 
     prompt: str | None = None
     messages: Messages | None = None
     token_ids: list[TokenId] | None = None
+    images: Images | None = None
     model: Model | None = None
     timeout_s: Seconds | None = None
     template_args: dict[str, Any] = field(default_factory=dict)
@@ -212,3 +230,7 @@ class TemplateEnvelope(PromptFields, kw_only=True):
 
 class Templated(Struct, frozen=True):
     prompt: str
+
+
+class TokenCount(Struct, frozen=True):
+    input_tokens: int

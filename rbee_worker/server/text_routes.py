@@ -1,8 +1,10 @@
-"""POST /tokenize, /detokenize, /apply-template: the model's text side, without the engine."""
+"""POST /tokenize, /detokenize, /apply-template, and the tokens of a chat: the model's text side,
+without the engine."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,12 +22,14 @@ from rbee_worker.server.body import (
 )
 from rbee_worker.server.encoding import answered
 from rbee_worker.server.health import worker_of
+from rbee_worker.server.pictures import taken
 from rbee_worker.server.problems import json_response
 from rbee_worker.server.schemas import (
     Detokenized,
     DetokenizeEnvelope,
     Templated,
     TemplateEnvelope,
+    TokenCount,
     Tokenized,
     TokenizeEnvelope,
     TokenPiece,
@@ -92,12 +96,29 @@ def _piece(tokenizer: Tokenizer, token: int) -> str | list[int]:
 
 
 async def apply_template(http: HttpRequest) -> Response:
+    render, _ = await _conversation(http)
+    return json_response(Templated(await asyncio.to_thread(render)))
+
+
+async def count_input_tokens(http: HttpRequest) -> Response:
+    """The tokens of a conversation's prompt, as chats count them."""
+    render, tokenizer = await _conversation(http)
+
+    def count() -> TokenCount:
+        return TokenCount(input_tokens=len(encoded(tokenizer, render(), False)[0]))
+
+    return json_response(await asyncio.to_thread(count))
+
+
+async def _conversation(http: HttpRequest) -> tuple[Callable[[], str], Tokenizer]:
+    """What renders the conversation of a request, and the tokenizer. Raises InvalidRequest."""
     worker = worker_of(http)
     body = await read_object(http, worker)
     engine = worker.serving()
     given, rest, faults = envelope(body, TemplateEnvelope)
     faults += unknown_faults(rest, TemplateEnvelope)
-    messages, found = plain_messages(given.messages or [])
+    told, found = plain_messages(given.messages or [])
+    messages, pictures = taken(told)
     faults += found
     request = Request(
         id="",
@@ -106,14 +127,14 @@ async def apply_template(http: HttpRequest) -> Response:
         template_args=given.template_args,
         add_generation_prompt=given.add_generation_prompt,
         continue_final_message=given.continue_final_message,
+        pictures=pictures,
     )
     if not any(f.field.startswith("messages") for f in faults):
         faults += _faults(request, engine.rules)
     refuse(faults)
-    rules = engine.rules
     chat = engine.renderer(tools=bool(request.chat.offered))
     assert chat is not None
-    return json_response(Templated(await asyncio.to_thread(rendered, request, chat, rules)))
+    return partial(rendered, request, chat, engine.rules), engine.tokenizer
 
 
 def _faults(request: Request, rules: Rules) -> list[FieldError]:

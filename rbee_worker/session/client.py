@@ -59,6 +59,7 @@ from rbee_worker.types import (
 if TYPE_CHECKING:
     from rbee_worker.checkpoint import Checkpoint
     from rbee_worker.checkpoint.sentence import Sentence
+    from rbee_worker.pictures.side import PictureSide
     from rbee_worker.process.main import Loader
     from rbee_worker.tokenizer.chat import ChatRenderer
     from rbee_worker.tokenizer.core import Tokenizer
@@ -155,6 +156,11 @@ class EngineClient:
     def renderer(self, *, tools: bool) -> ChatRenderer | None:
         """The chat template for a conversation with tools, or without."""
         return self.text.renderer(tools=tools)
+
+    @property
+    def pictures(self) -> PictureSide | None:
+        """How the model takes pictures; None if it takes none."""
+        return self.text.pictures
 
     @property
     def sentence(self) -> Sentence:

@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import threading
-import weakref
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
 
 from rbee_worker.constraints.unheld import Unheld
 from rbee_worker.constraints.words import NOTHING, NOWHERE, Words
 from rbee_worker.errors import FieldError, InvalidRequest
-from rbee_worker.tokenizer.confined import ConfinedProcess
+from rbee_worker.tokenizer.confined import Confined, TooMuch
 from rbee_worker.tokenizer.core import Tokenizer
 from rbee_worker.types import Constraint, EosToken
 
@@ -38,7 +35,8 @@ class Constraints:
         self._tokenizer, self._eos = tokenizer, eos
         self._words: Words | None = None
         self._lock = threading.Lock()
-        self._child: ConfinedProcess | None = None
+        limits = (str(_CPU_S), str(_MEMORY))
+        self._child = Confined(_SCRIPT, modules=_MODULES, limits=limits, what="constraint")
         self._good: OrderedDict[Constraint, str] = OrderedDict()
 
     def words(self, rows: int) -> Words:
@@ -71,8 +69,9 @@ class Constraints:
 
     def close(self) -> None:
         """End the process. The next check starts another."""
+        self._child.interrupt()  # also where a request waits for it
         with self._lock:
-            self._end()
+            self._child.close()
 
     def _placed(self, constraint: Constraint, fault: str, rows: int) -> Unheld:
         """The library's fault, with the place in the schema that it is about: the smallest part
@@ -110,40 +109,27 @@ class Constraints:
     def _faults(self, grammars: list[str], rows: int) -> list[str]:
         """Why no answer can begin under each grammar, "" if one can. Raises Unheld if that takes
         too much."""
+        body = json.dumps({"grammars": grammars}).encode()
+
+        def frames(new: bool) -> list[bytes]:
+            return [self._known(rows), body] if new else [body]
+
         try:
-            told: list[str] = self._ask({"grammars": grammars}, rows)["faults"]
-            return told
-        except TimeoutError:
-            self._end()
-            why = f"more than {_WALL_S:g} s"
-        except (OSError, EOFError):
-            code = self._end()
-            why = "too much memory"
-            if code == -signal.SIGPROF:
-                why = f"more than {_CPU_S:g} s of processor time"
-        raise Unheld(f"compiling it takes {why}", "")
+            told: list[str] = self._child.ask(frames, _WALL_S)["faults"]
+        except TooMuch as e:
+            why = {
+                "wall time": f"more than {_WALL_S:g} s",
+                "processor time": f"more than {_CPU_S:g} s of processor time",
+                "memory": "too much memory",
+            }[e.limit]
+            raise Unheld(f"compiling it takes {why}", "") from None
+        return told
 
-    def _ask(self, body: dict[str, Any], rows: int) -> dict[str, Any]:
-        if self._child is not None and not self._child.alive:
-            self._end()
-        if self._child is None:
-            limits = (str(_CPU_S), str(_MEMORY))
-            self._child = ConfinedProcess(
-                _SCRIPT, modules=_MODULES, limits=limits, what="constraint"
-            )
-            self._reaper = weakref.finalize(self, self._child.kill)
-            words = self.words(rows)
-            tokens = [token.decode("latin-1") for token in words.tokens]
-            known = {"tokens": tokens, "special": words.special}
-            self._child.ask(json.dumps(known).encode(), _WALL_S)
-        return self._child.ask(json.dumps(body).encode(), _WALL_S)
-
-    def _end(self) -> int | None:
-        if self._child is None:
-            return None
-        child, self._child = self._child, None
-        self._reaper.detach()
-        return child.kill()
+    def _known(self, rows: int) -> bytes:
+        """What the process must know first: the vocabulary."""
+        words = self.words(rows)
+        tokens = [token.decode("latin-1") for token in words.tokens]
+        return json.dumps({"tokens": tokens, "special": words.special}).encode()
 
 
 def words_of(tokenizer: Tokenizer, rows: int, ends: set[int]) -> Words:

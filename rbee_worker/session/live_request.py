@@ -144,7 +144,10 @@ class LiveRequest:
             pool=self.request.pool,
             second=self.prepared.second,
             adapter=self.prepared.adapter,
+            drafted=self._drafted,
+            accepted=self._accepted,
             grammar=self.prepared.grammar,
+            pictures=self.prepared.pictures,
         )
 
     def started(self, model: ModelInfo) -> Started:

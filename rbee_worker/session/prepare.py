@@ -16,11 +16,13 @@ from rbee_worker.params import (
     Rules,
     asks_for_constraint,
     check_request,
+    default_switch,
     fit,
     reasoning_args,
     shown_tools,
 )
 from rbee_worker.session.answer_grammar import held_answer
+from rbee_worker.session.pictures import placed, read_pictures, with_pictures
 from rbee_worker.session.prepared import Prepared
 from rbee_worker.session.reading import reading_of
 from rbee_worker.session.text import TextSide
@@ -30,6 +32,9 @@ from rbee_worker.tokenizer.tool_prompt import in_words
 from rbee_worker.types import Constraint, ModelInfo, Request, Started
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rbee_worker.pictures.reader import Tiles
     from rbee_worker.tokenizer.chat import ChatRenderer
     from rbee_worker.tokenizer.core import Tokenizer
 
@@ -37,9 +42,9 @@ INLINE_IDS = 8192  # a longer list of ids is checked outside the event loop
 
 
 def is_quick(request: Request, text: TextSide) -> bool:
-    """Whether this may be prepared on the event loop. Chat templates, constraints, long prompts and
-    tokenizers with patterns of their own take too long."""
-    if request.constraint is not None or asks_for_constraint(request.params):
+    """Whether this may be prepared on the event loop. Chat templates, constraints, pictures, long
+    prompts and tokenizers with patterns of their own take too long."""
+    if request.constraint is not None or asks_for_constraint(request.params) or request.pictures:
         return False
     if request.token_ids is not None:
         return len(request.token_ids) <= INLINE_IDS
@@ -49,7 +54,8 @@ def is_quick(request: Request, text: TextSide) -> bool:
 
 
 def rules_of(text: TextSide, info: ModelInfo, settings: Settings) -> Rules:
-    """The rules that requests to this model must follow."""
+    """The rules that requests to this model must follow. Raises UsageError if a setting asks for
+    what the model cannot do."""
     template = None if text.chat is None else text.tokenizer.chat_template
     tool_template = None if text.chat is None else text.tokenizer.tool_template
     form = text.form
@@ -59,6 +65,7 @@ def rules_of(text: TextSide, info: ModelInfo, settings: Settings) -> Rules:
     elif settings.tool_format != "auto":
         form = replace(form, tools=by_name(settings.tool_format))
     takes = form.tools is not None and (prompted or reads(tool_template or "", "tools"))
+    thinking = default_switch(settings.thinking, template, form)
     return Rules(
         context=info.context,
         vocab_size=info.vocab_size,
@@ -74,6 +81,9 @@ def rules_of(text: TextSide, info: ModelInfo, settings: Settings) -> Rules:
         form=form,
         takes_tools=takes and template is not None,
         prompted=prompted,
+        pictures=info.purpose.pictures and text.pictures is not None,
+        no_pictures=text.no_pictures,
+        thinking=thinking,
     )
 
 
@@ -90,9 +100,13 @@ def prepare(request: Request, text: TextSide, rules: Rules) -> Prepared:
         _, told_of_reasoning, _ = reasoning_args(request, rules)
         rendering = rendered(request, chat, rules)
         told = [*told_of_reasoning, *_unseen(request, chat)]
-    ids, warnings = _encode(request, text, rendering)
+    tiles = read_pictures(request, text)
+    if rendering is not None:
+        rendering = with_pictures(rendering, tiles, text, "messages")
+    ids, warnings = _encode(request, text, rendering, tiles)
     if not ids:
         raise InvalidRequest([FieldError("prompt", "not empty", "the prompt has no tokens")])
+    pictures = placed(ids, tiles, text, _field(request))
     from rbee_worker.tokenizer.rows import check_rows  # late: a heavy import
 
     check_rows(ids, text.tokenizer, rules.vocab_size, _field(request))
@@ -101,7 +115,8 @@ def prepare(request: Request, text: TextSide, rules: Rules) -> Prepared:
     reading = reading_of(request, resolved, rules, text.tokenizer, rendering)
     constraint, field = held_answer(request, resolved, reading, text.tokenizer)
     held = _held(constraint, field, text, rules)
-    return Prepared(ids, resolved, (*warnings, *told), reading, *held)
+    told = [*warnings, *told]
+    return Prepared(ids, resolved, tuple(told), reading, *held, pictures=pictures)
 
 
 def prepare_again(request: Request, started: Started, text: TextSide, rules: Rules) -> Prepared:
@@ -115,7 +130,9 @@ def prepare_again(request: Request, started: Started, text: TextSide, rules: Rul
         raise InvalidRequest([FieldError("prompt", "as accepted", message)])
     reading = reading_of(request, resolved, rules, text.tokenizer, None)
     constraint, field = held_answer(request, resolved, reading, text.tokenizer)
-    return Prepared(ids, resolved, (), reading, *_held(constraint, field, text, rules))
+    held = _held(constraint, field, text, rules)
+    pictures = placed(ids, read_pictures(request, text), text, "token_ids")
+    return Prepared(ids, resolved, (), reading, *held, pictures=pictures)
 
 
 def _held(
@@ -150,16 +167,18 @@ def _unseen(request: Request, chat: ChatRenderer) -> tuple[str, ...]:
 
 
 def _encode(
-    request: Request, text: TextSide, rendering: str | None
+    request: Request, text: TextSide, rendering: str | None, tiles: Sequence[Tiles]
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """The prompt's ids, and warnings about them. rendering: the conversation as text."""
+    """The prompt's ids, and warnings about them. rendering: the conversation as text, with the
+    texts of its pictures; tiles: the pictures of a prompt that is none."""
     if request.token_ids is not None:
         return request.token_ids, ()
     if rendering is not None:
         special = request.add_special_tokens or False  # the template has written its own tokens
         return encoded(text.tokenizer, rendering, special)
     assert request.prompt is not None
-    return encoded(text.tokenizer, request.prompt, request.add_special_tokens)
+    prompt = with_pictures(request.prompt, tiles, text, "prompt")
+    return encoded(text.tokenizer, prompt, request.add_special_tokens)
 
 
 def rendered(request: Request, chat: Renderer, rules: Rules) -> str:

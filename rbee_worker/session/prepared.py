@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rbee_worker.constraints.words import Words
+from rbee_worker.pictures import Picture
 from rbee_worker.session.reading import Reading
 from rbee_worker.types import Resolved
 
@@ -15,7 +16,8 @@ class Prepared:
     answer is taken apart, None if it is text alone. grammar: what the answer must be
     (constraints/grammar.py), "" if it may be anything; words: what an engine must know before it
     gets a grammar. second: the position from which on tokens belong to the second of two texts;
-    0: there is one. adapter: the engine's key for the adapter that it uses, "" for none."""
+    0: there is one. adapter: the engine's key for the adapter that it uses, "" for none. pictures:
+    with their places in the prompt."""
 
     prompt_ids: tuple[int, ...]
     resolved: Resolved
@@ -25,3 +27,4 @@ class Prepared:
     words: Words | None = None
     second: int = 0
     adapter: str = ""
+    pictures: tuple[Picture, ...] = ()

@@ -28,6 +28,8 @@ from rbee_worker.errors import (
 )
 from rbee_worker.params import generation_defaults
 from rbee_worker.process.host import EngineHost
+from rbee_worker.session.pictures import settled
+from rbee_worker.session.prepare import rules_of
 from rbee_worker.session.text import TextSide, open_text
 from rbee_worker.types import ModelInfo
 
@@ -55,11 +57,11 @@ async def bring_up(
         files = await asyncio.to_thread(_found, settings, loop, progress)
         path, _ = files
         settings = msgspec.structs.replace(settings, model=str(path))
-        if settings.lora:
+        if settings.lora or settings.draft_model:
             from rbee_worker.adapters import localized  # late: a heavy import
 
             settings = await asyncio.to_thread(localized, settings)
-        text = partial(_read, name, path)
+        text = partial(_read, name, path, settings)
     host.link.send(Configure(settings=settings))
     words = asyncio.ensure_future(asyncio.to_thread(text))
     engine = asyncio.ensure_future(_engine_ready(host, progress))
@@ -109,7 +111,7 @@ def fingerprint(settings: Settings, info: ModelInfo, files: Files | None) -> str
     """A digest of what answers depend on besides their requests: the model's files, and every
     setting that changes its numbers or how its text is read."""
     how = (info.backend, info.dtype, info.kv_dtype, settings.quantize, settings.exact_activations)
-    read = (settings.kv_cache, settings.attention, settings.tool_format)
+    read = (settings.kv_cache, settings.attention, settings.tool_format, settings.thinking)
     model = "" if files is None else digest(files[0])
     return hashlib.sha256(repr((model, how, read)).encode()).hexdigest()
 
@@ -129,6 +131,7 @@ def _described(info: ModelInfo, text: TextSide, settings: Settings, name: str) -
     """The engine's description, with the name that the user gave and the text side's notes."""
     from rbee_worker.tokenizer.rows import rows_note  # late: a heavy import
 
+    info = settled(info, text)
     notes = (
         *text.tokenizer.warnings,
         *info.notes,
@@ -137,7 +140,9 @@ def _described(info: ModelInfo, text: TextSide, settings: Settings, name: str) -
     if settings.generation_config:
         _, more = generation_defaults(text.generation, context=info.context)
         notes += more
-    return msgspec.structs.replace(info, model=name, notes=tuple(dict.fromkeys(notes)))
+    described = msgspec.structs.replace(info, model=name, notes=tuple(dict.fromkeys(notes)))
+    rules_of(text, described, settings)  # raises where a setting does not go with the model
+    return described
 
 
 def _seen(task: asyncio.Future[Any]) -> None:
@@ -159,14 +164,14 @@ def _found(settings: Settings, loop: asyncio.AbstractEventLoop, progress: Progre
     return path, stamp(path)
 
 
-def _read(ref: str, path: Path) -> TextSide:
+def _read(ref: str, path: Path, settings: Settings) -> TextSide:
     """The text side of the checkpoint at `path`."""
     from rbee_worker.checkpoint import open_found
     from rbee_worker.models import check_architecture
 
     ckpt = open_found(ref, path)
     check_architecture(ckpt)  # before any error about its tokenizer
-    return open_text(ckpt)
+    return open_text(ckpt, settings)
 
 
 async def _engine_ready(

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rbee_worker.answer import NO_FORMAT, Format, find_format
+from rbee_worker.config import Settings
+from rbee_worker.pictures.limits import Limits
 from rbee_worker.types import EosToken
 
 if TYPE_CHECKING:
     from rbee_worker.checkpoint import Checkpoint
+    from rbee_worker.pictures.side import PictureSide
     from rbee_worker.session.constraints import Constraints
     from rbee_worker.tokenizer.chat import ChatRenderer
     from rbee_worker.tokenizer.core import Tokenizer
+
+_USUAL = Settings()
 
 
 class TextStream(Protocol):
@@ -36,7 +42,8 @@ class TextSide:
     """The text parts of a model. exempt_ids: special tokens of the chat template, never
     penalised. form: what the model's answers look like. tool_chat: a template of its own for
     conversations with tools, which some models have. constraints: None if the model has no
-    vocabulary."""
+    vocabulary. pictures: None if its files do not say how it takes pictures, or say what is not
+    supported, which `no_pictures` tells."""
 
     ckpt: Checkpoint
     tokenizer: Tokenizer
@@ -47,14 +54,16 @@ class TextSide:
     form: Format = NO_FORMAT
     tool_chat: ChatRenderer | None = None
     constraints: Constraints | None = None
+    pictures: PictureSide | None = None
+    no_pictures: str = ""
 
     def renderer(self, *, tools: bool) -> ChatRenderer | None:
         """The chat template for a conversation with tools, or without."""
         return self.tool_chat if tools and self.tool_chat is not None else self.chat
 
     def close(self) -> None:
-        """End the processes of the chat templates and of the constraints."""
-        for owner in (self.chat, self.tool_chat, self.constraints):
+        """End the processes of the chat templates, of the constraints and of the pictures."""
+        for owner in (self.chat, self.tool_chat, self.constraints, self.pictures):
             if owner is not None:
                 owner.close()
 
@@ -64,9 +73,10 @@ class TextSide:
         return self.ckpt.generation
 
 
-def open_text(ckpt: Checkpoint) -> TextSide:
+def open_text(ckpt: Checkpoint, settings: Settings = _USUAL) -> TextSide:
     """Build the text side of a checkpoint. Raises subclasses of ModelError."""
     from rbee_worker.models import ENCODERS
+    from rbee_worker.pictures.side import open_pictures
     from rbee_worker.session.constraints import Constraints
     from rbee_worker.tokenizer.chat import ChatRenderer
     from rbee_worker.tokenizer.eos import eos_set, template_special_ids
@@ -75,15 +85,20 @@ def open_text(ckpt: Checkpoint) -> TextSide:
 
     tokenizer = load_tokenizer(ckpt)
     template = tokenizer.chat_template
+    pictures = open_pictures(ckpt, tokenizer.token_id, limits_of(settings))
+    side = None if isinstance(pictures, str) else pictures
+    renderer = partial(
+        ChatRenderer,
+        special_tokens=tokenizer.template_tokens,
+        picture="" if side is None else side.placeholder,
+    )
     chat, tool_chat, exempt = None, None, frozenset[int]()
     if template is not None:
-        chat = ChatRenderer(template, special_tokens=tokenizer.template_tokens)
+        chat = renderer(template)
         exempt = template_special_ids(template, tokenizer)
         if tokenizer.tool_template not in (None, template):
             assert tokenizer.tool_template is not None
-            tool_chat = ChatRenderer(
-                tokenizer.tool_template, special_tokens=tokenizer.template_tokens
-            )
+            tool_chat = renderer(tokenizer.tool_template)
     eos = () if ckpt.arch in ENCODERS else eos_set(ckpt, tokenizer)  # nothing is drawn
     return TextSide(
         ckpt=ckpt,
@@ -98,6 +113,17 @@ def open_text(ckpt: Checkpoint) -> TextSide:
         ),
         tool_chat=tool_chat,
         constraints=Constraints(tokenizer, eos),
+        pictures=side,
+        no_pictures=pictures if isinstance(pictures, str) else "",
+    )
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What a request may bring of pictures."""
+    return Limits(
+        count=settings.max_pictures,
+        bytes=settings.max_picture_kb << 10,
+        pixels=settings.max_picture_mp * 1_000_000,
     )
 
 

@@ -26,9 +26,10 @@ def root_key(salt: bytes) -> bytes:
     return blake2b(salt, digest_size=16).digest()
 
 
-def chain_key(parent: bytes, tokens: Sequence[int]) -> bytes:
-    """The key of a full block: its own tokens and, through `parent`, all tokens before it."""
-    return blake2b(parent + array("q", tokens).tobytes(), digest_size=16).digest()
+def chain_key(parent: bytes, tokens: Sequence[int], seen: bytes = b"") -> bytes:
+    """The key of a full block: its own tokens and, through `parent`, all tokens before it. seen:
+    what else its positions depend on (`features.seen`)."""
+    return blake2b(parent + array("q", tokens).tobytes() + seen, digest_size=16).digest()
 
 
 class BlockAllocator:

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rbee_worker.state.blocks import chain_key, root_key
+from rbee_worker.state.features import FeatureBook, TileRun, seen
 from rbee_worker.state.fixed import SNAPSHOT_TOKENS, Copy, FixedGroup, plan_slots
 from rbee_worker.state.group import PoolGroup
 from rbee_worker.state.paged import paged_group, plan_blocks
@@ -53,11 +54,13 @@ class StatePool:
         prefix_cache: bool = True,
         snapshots: int = 0,
         snapshot_tokens: int = SNAPSHOT_TOKENS,
+        features: FeatureBook | None = None,
         salt: bytes = b"",
     ) -> None:
         """tokens: what the pool holds; step_tokens: the longest step of a sequence; snapshots: of
         recurrent state, at multiples of `snapshot_tokens`. Without snapshots, a model with
-        recurrent state reuses no prefixes."""
+        recurrent state reuses no prefixes. features: of pictures, if the model reads them."""
+        self.features = features
         self.groups = tuple(groups)
         self.block_size = block_size
         self.step_tokens = step_tokens
@@ -88,13 +91,19 @@ class StatePool:
         self._live: set[SeqState] = set()
         self._copies: list[Copy] = []
 
-    def new(self, tokens: list[int], salt: bytes = b"", source: int = 0) -> SeqState:
+    def new(
+        self,
+        tokens: list[int],
+        salt: bytes = b"",
+        source: int = 0,
+        runs: tuple[TileRun, ...] = (),
+    ) -> SeqState:
         """The state of a sequence that holds nothing yet. Sequences share prefixes only if their
         salts are equal.
 
-        source: rows of an encoder that the sequence will read.
+        source: rows of an encoder that the sequence will read. runs: where it has pictures.
         """
-        return SeqState(tokens, salt, source)
+        return SeqState(tokens, salt, source, runs)
 
     def reusable(self, seq: SeqState, limit: int | None = None) -> int:
         """The length of the longest prefix that every group can continue from, at most `limit`.
@@ -154,12 +163,16 @@ class StatePool:
         end = seq.planned + n
         for group in self._all:
             end = group.extend(seq, end)
-        granted = end - seq.planned
+        cut = self._uncut(seq, end)
+        granted = cut - seq.planned
         if granted > 0:
             for fixed in self._fixed:
                 self._copies += fixed.begin(seq)
-            seq.planned = end
+            seq.planned = cut
             seq.in_flight += 1
+        if cut < end:
+            for group in self._all:
+                group.retract(seq)
         return max(granted, 0)
 
     def widen(self, seq: SeqState, n: int) -> int:
@@ -240,8 +253,18 @@ class StatePool:
         while len(keys) < n:
             j = len(keys)
             parent = keys[-1] if keys else root_key(self._salt + b"/" + seq.salt)
-            keys.append(chain_key(parent, seq.tokens[j * size : (j + 1) * size]))
+            start, end = j * size, (j + 1) * size
+            keys.append(chain_key(parent, seq.tokens[start:end], seen(seq.runs, start, end)))
         return keys[:n]
+
+    def _uncut(self, seq: SeqState, end: int) -> int:
+        """The last position up to `end` where a step of the sequence may end: a picture whose rows
+        see each other is in one step."""
+        if self.features is not None and self.features.spec.whole:
+            for run in seq.runs:
+                if run.first < end < run.end:
+                    return max(run.first, seq.planned)
+        return end
 
     def _drop(self, seq: SeqState) -> None:
         for group in self._all:

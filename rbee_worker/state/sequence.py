@@ -6,6 +6,8 @@ from array import array
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
+from rbee_worker.state.features import TileRun
+
 Table: TypeAlias = "array[int]"
 
 
@@ -21,7 +23,7 @@ class SeqState:
     """What one sequence holds. `computed` <= `planned` <= len(tokens) + tokens not yet known.
 
     tokens: prompt, then output; shared with the engine, which appends. salt: what else the state
-    depends on; only sequences with equal salts share a prefix. source: rows of the encoder that its
+    depends on; only sequences with equal salts share a prefix. runs: where features of pictures stand. source: rows of the encoder that its
     cross-attention reads; encoded: a step has been planned that computes them. tables: one per
     paged group; index j has the block of the positions from j*block_size on, or the sink if that
     block is not held (outside the window); 32-bit integers, copied into a batch unchanged. slot:
@@ -32,6 +34,7 @@ class SeqState:
     tokens: list[int]
     salt: bytes = b""
     source: int = 0
+    runs: tuple[TileRun, ...] = ()
     encoded: bool = False
     computed: int = 0
     planned: int = 0
@@ -45,4 +48,4 @@ class SeqState:
 
     def renewed(self) -> SeqState:
         """A sequence with the same tokens that holds nothing and has nothing computed."""
-        return SeqState(self.tokens, self.salt, self.source, keys=self.keys)
+        return SeqState(self.tokens, self.salt, self.source, self.runs, keys=self.keys)

@@ -11,6 +11,7 @@ from math import prod
 
 ELEMENT_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i8": 1, "f8": 1}
 SCALE_BYTES = {"i8": 4}  # for each head's key or value
+COLOURS = 3  # of a pixel
 
 
 def row_bytes(dtype: str, dim: int) -> int:
@@ -79,6 +80,20 @@ class Fixed:
     def nbytes(self) -> int:
         """The bytes that one layer keeps for one sequence."""
         return sum(prod(shape) for _, shape in self.shapes) * ELEMENT_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class TileSpec:
+    """What a model makes of one tile of a picture, `side` by `side` pixels: `rows` rows of `width`
+    numbers, its features, which take the place of token embeddings. patches: rows that computing
+    them takes. whole: the text model's rows of a picture see each other, so they are in one
+    step."""
+
+    side: int
+    patches: int
+    rows: int
+    width: int
+    whole: bool = False
 
 
 StateSpec = PagedKV | Fixed

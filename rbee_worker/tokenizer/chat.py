@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import threading
-import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from rbee_worker.errors import CheckpointError, FieldError, InvalidRequest
 from rbee_worker.tokenizer.call_forms import CallForm, Message, Render, find_call_form
-from rbee_worker.tokenizer.confined import ConfinedProcess
+from rbee_worker.tokenizer.confined import Confined, TooMuch
 from rbee_worker.tokenizer.messages import SENTINEL, Checked, Form, checked, find_form
 
 _SCRIPT = Path(__file__).with_name("render_child.py")
@@ -37,7 +35,8 @@ class ChatRenderer:
 
     cpu_s, wall_s: seconds that one rendering may take; memory: bytes of address space of the
     process; most_chars: longest result. special_tokens: more names for the template ("unk_token",
-    ..).
+    ..). picture: what stands for a picture in the text of a message, for a template that reads no
+    parts.
     """
 
     def __init__(
@@ -47,6 +46,7 @@ class ChatRenderer:
         bos_token: str = "",
         eos_token: str = "",
         special_tokens: Mapping[str, str] | None = None,
+        picture: str = "",
         cpu_s: float = 2.0,
         wall_s: float = 10.0,
         memory: int = 512 << 20,
@@ -56,11 +56,12 @@ class ChatRenderer:
         tokens = {"bos_token": bos_token, "eos_token": eos_token, **(special_tokens or {})}
         self._tokens = {name: text for name, text in tokens.items() if text}
         self._context = {**self._tokens, "tools": None, "documents": None}
+        self._picture = picture
         self._cpu_s = cpu_s
         self._wall_s = wall_s
-        self._limits = (str(cpu_s), str(memory), str(most_chars))
+        limits = (str(cpu_s), str(memory), str(most_chars))
         self._lock = threading.Lock()
-        self._child: ConfinedProcess | None = None
+        self._child = Confined(_SCRIPT, modules=_MODULES, limits=limits, what="chat template")
         self._forms: dict[str, Form] = {}  # by role, found when the role first occurs
         self._call_form: CallForm | None = None
         self._reasoning = next((name for name in REASONING if _is_read(template, name)), None)
@@ -136,8 +137,9 @@ class ChatRenderer:
 
     def close(self) -> None:
         """End the child process. The next rendering starts another."""
+        self._child.interrupt()  # also where a request waits for it
         with self._lock:
-            self._end()
+            self._child.close()
 
     def __enter__(self) -> Self:
         return self
@@ -170,7 +172,8 @@ class ChatRenderer:
         self, message: Checked, forms: Mapping[str, Form], calls: CallForm | None
     ) -> Message:
         """A message as the template reads it: its content, its calls, its reasoning."""
-        formed = message.formed(forms[message.role], calls if message.calls else None)
+        read = calls if message.calls else None
+        formed = message.formed(forms[message.role], read, self._picture)
         reasoning = formed.pop(REASONING[0], None)
         if reasoning and self._reasoning is not None:
             formed[self._reasoning] = reasoning
@@ -189,34 +192,18 @@ class ChatRenderer:
         return render
 
     def _ask(self, body: str) -> dict[str, str]:
-        if self._child is not None and not self._child.alive:
-            self._end()
-        if self._child is None:
-            self._child = ConfinedProcess(
-                _SCRIPT, modules=_MODULES, limits=self._limits, what="chat template"
-            )
-            self._reaper = weakref.finalize(self, self._child.kill)
-            body = json.dumps({"template": self._template})[:-1] + ", " + body[1:]
+        begun = json.dumps({"template": self._template})[:-1] + ", " + body[1:]
         try:
-            return self._child.ask(body.encode(), self._wall_s)
-        except TimeoutError:
-            self._end()
-            return {"error": "time", "message": f"more than {self._wall_s:g} s"}
-        except (OSError, EOFError):
-            code = self._end()
-            if code == -signal.SIGPROF:
-                return {
-                    "error": "time",
-                    "message": f"more than {self._cpu_s:g} s of processor time",
-                }
-            return {"error": "memory", "message": ""}
-
-    def _end(self) -> int | None:
-        if self._child is None:
-            return None
-        child, self._child = self._child, None
-        self._reaper.detach()
-        return child.kill()
+            return self._child.ask(
+                lambda new: [(begun if new else body).encode()], wall_s=self._wall_s
+            )
+        except TooMuch as e:
+            kind, said = {
+                "wall time": ("time", f"more than {self._wall_s:g} s"),
+                "processor time": ("time", f"more than {self._cpu_s:g} s of processor time"),
+                "memory": ("memory", ""),
+            }[e.limit]
+            return {"error": kind, "message": said}
 
 
 def _is_read(template: str, name: str) -> bool:

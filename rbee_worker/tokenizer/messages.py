@@ -43,28 +43,30 @@ class Form:
 
 @dataclass(frozen=True)
 class Checked:
-    """A message that can be rendered. content: a string, or the texts of its parts."""
+    """A message that can be rendered. content: a string, or the texts of its parts; a part that is
+    a picture is None."""
 
     given: Mapping[str, Any]
     role: str
-    content: str | tuple[str, ...]
+    content: str | tuple[str | None, ...]
 
     @property
     def calls(self) -> bool:
         """Whether it has tool calls."""
         return bool(self.given.get("tool_calls"))
 
-    def formed(self, form: Form, calls: CallForm | None = None) -> Message:
+    def formed(self, form: Form, calls: CallForm | None = None, picture: str = "") -> Message:
         """The message in the form that the template reads; a string stays a string if it can.
 
-        If the template reads no parts, they become the lines of one string. calls: how it reads
-        tool calls, if this message has some.
+        If the template reads no parts, they become the lines of one string, with `picture` in the
+        place of each picture. calls: how it reads tool calls, if this message has some.
         """
         content: Any = self.content
         if isinstance(content, str) and not form.text:
             content = _parts(content)
         elif not isinstance(content, str):
-            content = _parts(*content) if form.parts else "\n".join(content)
+            lines = (picture if text is None else text for text in content)
+            content = _parts(*content) if form.parts else "\n".join(lines)
         message = {**self.given, "role": self.role, "content": content}
         return message if calls is None else calls.formed(message, self.given.get("content"))
 
@@ -97,12 +99,12 @@ def checked(messages: Sequence[Mapping[str, Any]]) -> list[Checked]:
     return found
 
 
-def _content(value: Any, field: str, errors: list[FieldError]) -> str | tuple[str, ...]:
+def _content(value: Any, field: str, errors: list[FieldError]) -> str | tuple[str | None, ...]:
     if value is None:
         return ""  # an assistant's message may have none
     if isinstance(value, str):
         return value
-    texts: list[str] = []
+    texts: list[str | None] = []
     if not isinstance(value, list | tuple):
         errors.append(FieldError(field, "string or parts", "content is a string or text parts"))
         return ""
@@ -110,10 +112,11 @@ def _content(value: Any, field: str, errors: list[FieldError]) -> str | tuple[st
         text = part.get("text") if isinstance(part, Mapping) else None
         if isinstance(text, str) and part.get("type", "text") in ("text", "input_text"):
             texts.append(text)
+        elif isinstance(part, Mapping) and part.get("type") == "image":
+            texts.append(None)
         else:
-            errors.append(
-                FieldError(f"{field}[{at}]", "text part", "only text parts are supported")
-            )
+            message = "only parts with a text, and pictures, are supported"
+            errors.append(FieldError(f"{field}[{at}]", "text part", message))
     return tuple(texts)
 
 
@@ -165,5 +168,6 @@ def _message(role: str, text: str, *, parts: bool) -> Message:
     return {"role": role, "content": _parts(text) if parts else text, **told}
 
 
-def _parts(*texts: str) -> list[dict[str, str]]:
-    return [{"type": "text", "text": text} for text in texts]
+def _parts(*texts: str | None) -> list[dict[str, str]]:
+    """Parts as templates read them; None is a picture."""
+    return [{"type": "image"} if text is None else {"type": "text", "text": text} for text in texts]

@@ -5,8 +5,9 @@ nothing else: no open files, no new processes, a limit on memory, and a timer th
 if one rendering takes too much processor time. The script imports nothing of the worker and starts
 in tens of milliseconds.
 
-Frames both ways: 4 bytes of length (big endian), then JSON. In: {"template"?, "context"}.
-Out: {} once it is ready, then {"text"} or {"error": kind, "message"}.
+Frames both ways: 4 bytes of length (big endian), then a JSON object; with "attached": n in it, n
+bytes follow. In: {"template"?, "context"}. Out: {} once it is ready, then {"text"} or
+{"error": kind, "message"}.
 """
 
 from __future__ import annotations
@@ -89,12 +90,18 @@ def _read(source: BinaryIO) -> dict[str, Any] | None:
         return None
     (size,) = HEADER.unpack(header)
     body: dict[str, Any] = json.loads(source.read(size))
+    if "attached" in body:
+        body["attached"] = source.read(body["attached"])
     return body
 
 
 def _write(answer: dict[str, Any]) -> None:
-    body = json.dumps(answer).encode()
+    attached: bytes | None = answer.get("attached")
+    told = answer if attached is None else {**answer, "attached": len(attached)}
+    body = json.dumps(told).encode()
     sys.stdout.buffer.write(HEADER.pack(len(body)) + body)
+    if attached is not None:
+        sys.stdout.buffer.write(attached)
     sys.stdout.buffer.flush()
 
 

@@ -3,6 +3,7 @@ steps."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,8 @@ from rbee_worker.engine.messages import (
 )
 from rbee_worker.errors import AdapterError, UsageError
 from rbee_worker.library import Model
-from rbee_worker.types import SamplingParams
+from rbee_worker.session.answer import gathered
+from rbee_worker.types import Request, SamplingParams
 from tests import tiny
 from tests.adapters.made import factors, places, write_peft
 
@@ -111,6 +113,21 @@ def test_vectors_and_names(model: Model) -> None:
     assert {info.name: info.rank for info in model.info.adapters} == {"a": 3, "b": 5}
 
 
+def test_a_constraint_holds_with_an_adapter(model: Model) -> None:
+    """Masks are one thing and adapters another: together they give what each alone would."""
+    given = {"regex": "[0-9]{6}", "temperature": 0, "max_tokens": 12}
+    alone = [model.generate(PROMPT, adapter=name, **given) for name in ("", "a", "b")]
+    for answer in alone:
+        assert re.fullmatch("[0-9]{6}", answer.text), answer.text
+    streams = [
+        model.events(Request(id=name, token_ids=tuple(PROMPT), params=given, adapter=name))
+        for name in ("", "a", "b")
+    ]
+    for want, events in zip(alone, streams, strict=True):
+        assert gathered(events).token_ids == want.token_ids
+    assert len({answer.token_ids for answer in alone}) > 1
+
+
 def test_mixed_steps_preempted_and_chunked(base: Path, adapters: dict[str, Path]) -> None:
     """The same tokens alone, together in little memory, in small steps, with drafts."""
     lora = {name: str(path) for name, path in adapters.items()}
@@ -120,6 +137,7 @@ def test_mixed_steps_preempted_and_chunked(base: Path, adapters: dict[str, Path]
         {},
         {"kv_tokens": 192, "ctx": 128, "token_budget": 16},
         {"speculate": "ngram", "token_budget": 24},
+        {"draft_model": str(base), "token_budget": 24},
         {"kv_cache": False, "ctx": 128},
     ):
         with rbee_worker.load(str(base), backend="cpu", threads=1, lora=lora, **more) as model:

@@ -50,6 +50,8 @@ def test_commands(talk: Terminal, tmp_path: Path) -> None:
         ("/help", "Ctrl-C stops an answer"),
         ("/set temperature 0.7", "temperature = 0.7"),
         ("/set heat 9", "heat"),
+        ("/set temprature", "write temperature"),
+        ("/rety", "/retry? /help lists them all"),
         ("/set temperature 9", "temperature: must be at most 2"),
         ("/set logprobs 2", "shows nothing in a conversation"),
         ("/copy", "there is no answer yet"),

@@ -60,6 +60,8 @@ def test_set_keeps_lists_and_takes_back(talk: Conversation) -> None:
     assert talk.params == {"temperature": 0.7}
     assert talk.set("") == "temperature = 0.7  (set)\nstop        = none  (default)"
     assert talk.set("temperature") == "temperature has its default."
+    with pytest.raises(UsageError, match="heat: no such parameter"):
+        talk.set("heat")
     assert talk.params == {}
     assert talk.set("") == before
 

@@ -53,6 +53,9 @@ def test_every_command_is_in_one_group_and_has_examples() -> None:
     assert EXAMPLES.keys() == commands().keys()
     listed = app.get_help(click.Context(app, info_name="rbee-worker"))
     assert [title for title in COMMANDS if f"\n{title}:\n" not in listed] == []
+    assert "..." not in listed.partition("Options:")[2], (
+        "a command's first sentence fits into its line"
+    )
 
 
 @pytest.mark.parametrize("name", [name for names in COMMANDS.values() for name in names])

@@ -59,6 +59,13 @@ def test_a_wrong_option_is_one_sentence_and_a_fix(words: tuple[str, ...], said: 
     assert run("models", *words, code=2).stderr.startswith(said)
 
 
+def test_a_wrong_command_gets_the_one_that_is_meant() -> None:
+    said = "error: No such command 'modles'. Did you mean 'models'? Fix: "
+    assert run("modles", code=2).stderr.startswith(said)
+    shells = "error: Missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish. Fix: "
+    assert run("completion", code=2).stderr.startswith(shells)
+
+
 def test_generate_is_the_same_streamed_and_as_json_and_from_gguf(
     model: Path, tmp_path: Path
 ) -> None:

@@ -7,11 +7,15 @@ valid values can be written, stands in docs/structured-output.md, and is counted
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections import Counter
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from rbee_worker.constraints.compiled import GrammarFault
@@ -116,6 +120,103 @@ def test_what_cannot_be_held_is_named_by_its_place(value: Any, pointer: str) -> 
     with pytest.raises(Unheld) as caught:
         check_schema(value)
     assert caught.value.pointer == pointer
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"properties": {"a": {"type": "integer"}}},
+        {"properties": {"\u00e9": {"type": "integer"}}, "required": ["\u00e9"]},
+        {"properties": {'a"b': {"type": "integer"}}},
+        {"properties": {"a\nb": {"type": "integer"}}},
+        {"properties": {"\U0001f600": {"type": "integer"}}},
+        {"patternProperties": {"^a": {"type": "integer"}}},
+        {"allOf": [{"type": "object"}, {"properties": {"a": {"type": "integer"}}}]},
+        {"properties": {"b": {"properties": {"a": {"type": "integer"}}, "type": "object"}}},
+    ],
+)
+def test_no_spelling_of_a_declared_name_escapes_its_schema(value: Any) -> None:
+    """JSON readers take \\u0061 for an a, so a name has many spellings."""
+    admits, valid = schema({"type": "object", **value}), jsonschema.Draft202012Validator(value)
+    names = ["a", "\u00e9", 'a"b', "a\nb", "\U0001f600", "ab", "c"]
+    for name in names:
+        units = name.encode("utf-16-be")
+        each = [f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2)]
+        for spelling in ("".join(each), "".join(each).upper().replace("U", "u"), each[0] + "b"):
+            for text in (f'{{"{spelling}":"x"}}', f'{{"b":{{"{spelling}":"x"}}}}'):
+                if "\\ud83db" not in text.lower():
+                    assert not admits(text) or valid.is_valid(json.loads(text)), text
+
+
+def test_control_characters_are_written_where_all_names_are_declared() -> None:
+    value = {"type": "object", "properties": {"a": {"type": "string"}}}
+    assert not schema(value)('{"a":"\\u001b"}')
+    assert schema({**value, "additionalProperties": False})('{"a":"\\u001b"}')
+    assert schema({"type": "string"})('"\\u001b"')
+    with pytest.raises(Unheld) as caught:
+        check_schema({"properties": {"a": {"enum": ["b", "\x1b"]}}})
+    assert caught.value.pointer == "/properties/a/enum"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_numbers_keep_to_their_bounds(seed: int) -> None:
+    """Against exact fractions: bounds that exclude, in every notation of a number."""
+    rng = random.Random(seed)
+    ends = ("0", "1", "-1", "0.5", "1.5", "-0.5", "2", "0.01", "0.001", "1.01", "2.999", "100")
+    texts = {"-0", "-0.0", "1e1", "-1e1", "1e-1", "0e1", "1e-15", "0.0000000000000001"}
+    for end in ends:
+        for off in ("0", "0.01", "-0.01", "1", "-1", "1e-20"):
+            text = format(Decimal(end) + Decimal(off), "f")
+            texts |= {text, text + ("0" if "." in text else ".0"), text + "e0"}
+    names = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"]
+    held = 0
+    while held < 40:
+        parts = []
+        for _ in range(rng.randint(1, 2)):
+            part: dict[str, Any] = {"type": rng.choice(["number", "number", "integer"])}
+            part |= {n: json.loads(rng.choice(ends)) for n in rng.sample(names, 2)}
+            part |= {"multipleOf": rng.choice([0.01, 0.5, 3])} if rng.random() < 0.3 else {}
+            parts.append(part)
+        try:
+            admits = schema({"allOf": parts})
+        except (Unheld, GrammarFault):
+            continue
+        held += 1
+        for text in texts:
+            assert not admits(text) or all(fits(Decimal(text), p) for p in parts), (parts, text)
+
+
+def fits(value: Decimal, part: dict[str, Any]) -> bool:
+    """Whether a number follows a schema of numbers."""
+    exact = {name: Fraction(str(x)) for name, x in part.items() if name != "type"}
+    x = Fraction(value)
+    return (
+        exact.get("minimum", x) <= x <= exact.get("maximum", x)
+        and exact.get("exclusiveMinimum", x - 1) < x < exact.get("exclusiveMaximum", x + 1)
+        and (x / exact.get("multipleOf", x or 1)).denominator == 1
+        and (part["type"] == "number" or x.denominator == 1)
+    )
+
+
+@pytest.mark.parametrize("number", [2**53 + 1, -(2**53) - 1, 2**64 - 1, 1922790378.2410814, 1e20])
+def test_a_number_that_would_be_rounded_is_no_constant(number: float) -> None:
+    for value in ({"const": number}, {"enum": [1, {"a": [number]}]}):
+        with pytest.raises(Unheld) as caught:
+            check_schema({"properties": {"a": value}})
+        assert caught.value.pointer == f"/properties/a/{next(iter(value))}"
+
+
+@pytest.mark.parametrize("number", [2**53 + 1, 2**62 + 1, 1922790378.2410814])
+def test_a_bound_that_would_be_rounded_lies_inside(number: float) -> None:
+    step = 1 if isinstance(number, int) else 1e-6
+    for kind in ("number", "integer"):
+        most = schema({"type": kind, "maximum": number})
+        least = schema({"type": kind, "minimum": -number})
+        for n in range(1, 2000, 13):
+            assert not most(repr(number + n * step))
+            assert not least(repr(-number - n * step))
+        assert most("1")
+        assert least("-1")
 
 
 def test_annotations_and_what_nothing_refers_to_assert_nothing() -> None:

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from rbee_worker.constraints.compiled import OPTIONS
 from rbee_worker.constraints.words import Words
@@ -76,28 +77,24 @@ def test_every_backend_draws_the_same_held_tokens() -> None:
             assert stop.rule == "MAX_TOKENS"
 
 
-def test_a_sequence_goes_on_after_the_tokens_that_it_has() -> None:
-    engine = make_engine()
-    engine.learn(WORDS)
-    engine.submit(asked(3))
-    whole, _, stop, _ = finish(engine)["3"]
-    for have in range(1, len(whole)):
-        other = make_engine()
-        other.learn(WORDS)
-        m = asked(3)
-        other.submit(
-            Submit(
-                seq="3",
-                prompt_ids=m.prompt_ids,
-                params=m.params,
-                grammar=m.grammar,
-                eos=EOS,
-                output_ids=tuple(whole[:have]),
-            )
-        )
-        rest, _, again, _ = finish(other)["3"]
-        assert [*whole[:have], *rest] == whole
-        assert again == stop
+@pytest.mark.parametrize("speculate", ["off", "ngram"])
+def test_a_sequence_goes_on_after_the_tokens_that_it_has(speculate: str) -> None:
+    """Wherever it was broken off, tokens that were taken without a step included; with penalties,
+    log-probabilities and a least length."""
+    for number in range(15):
+        engine = make_engine(speculate=speculate)
+        engine.learn(WORDS)
+        m = asked(number)
+        engine.submit(m)
+        whole, scores, stop, _ = finish(engine)[f"{number}"]
+        for have in range(1, len(whole)):
+            other = make_engine(speculate="off" if have % 2 else "ngram")
+            other.learn(WORDS)
+            other.submit(replace(m, output_ids=tuple(whole[:have])))
+            rest, more, again, _ = finish(other)[f"{number}"]
+            assert [*whole[:have], *rest] == whole
+            assert [*scores[:have], *more] == scores
+            assert again == stop
 
 
 def test_others_run_while_a_grammar_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -518,7 +518,7 @@ def test_two_thousand_requests_cancelled_anywhere_leak_nothing(
     assert engine.pool.usage().used == baseline == 0
     assert sorted(engine.runner._slots) == list(range(6))
     assert not engine._live
-    assert not engine.runner._sampler.slots  # type: ignore[attr-defined]
+    assert not engine.runner.sampler.slots  # type: ignore[attr-defined]
 
 
 def _cheap(batch: Any) -> torch.Tensor:

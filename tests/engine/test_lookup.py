@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from rbee_worker.engine.lookup import AGREEING, FIRST_REST, GRAM, LONGEST_REST, MOST, Drafter
+from rbee_worker.engine.lookup import AGREEING, GRAM, MOST, Drafter
+from rbee_worker.engine.rounds import FIRST_REST, LONGEST_REST
 
 
 def made(prompt: Sequence[int], limit: int = 1000) -> tuple[Drafter, list[int]]:

@@ -72,6 +72,10 @@ def test_axe_finds_nothing(page: Page, axe: str, size: tuple[int, int], scheme: 
                 assert faults(page, axe) == []
         page.click("#keys-open")
         assert faults(page, axe) == []
+        page.click("#keys button")
+        page.click("#clear")
+        assert faults(page, axe) == []
+        page.click("#clear-sure button", "Keep them")
     finally:
         page.size(DESKTOP)
 

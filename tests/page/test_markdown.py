@@ -138,8 +138,13 @@ def test_no_text_can_become_markup(page: Page) -> None:
     const made = document.createElement("script");
     made.append("globalThis.hasRun = true");
     document.body.append(made);
-    return [found, globalThis.hasRun ?? false]"""
-    assert page.run(script) == [[], False]
+    const drawn = document.createElement("p");
+    drawn.setAttribute("style", "color: rgb(1, 2, 3)");
+    document.body.append(drawn);
+    const styled = getComputedStyle(drawn).color === "rgb(1, 2, 3)";
+    for (const one of [made, drawn]) one.remove();
+    return [found, globalThis.hasRun ?? false, styled]"""
+    assert page.run(script) == [[], False, False]
     page.console("Trusted", "trusted", "Content Security Policy")
 
 

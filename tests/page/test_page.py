@@ -117,6 +117,27 @@ def test_it_works_on_a_phone_without_a_token(tab: Page) -> None:
             tab.size(DESKTOP)
 
 
+def test_who_reads_the_end_stays_there_when_the_window_changes(page: Page) -> None:
+    """As when a phone's keyboard opens; who has scrolled up stays where they are."""
+    log = "const l = document.querySelector('#log'); return l.scrollHeight - l.scrollTop"
+    beyond = log + " - l.clientHeight"
+    page.say("Bees, please #markdown")
+    page.say("And more #markdown")
+    try:
+        page.size((DESKTOP[0], 500))
+        wait_for(lambda: page.run(beyond) < 2)
+        assert not page.is_shown("#to-end")
+        page.run("document.querySelector('#log').scrollTop = 0")
+        wait_for(lambda: page.is_shown("#to-end"))
+        page.size((DESKTOP[0], 400))
+        page.size((DESKTOP[0], 420))
+        assert page.run("return document.querySelector('#log').scrollTop") == 0
+        page.click("#to-end")
+        wait_for(lambda: page.run(beyond) < 2 and not page.is_shown("#to-end"))
+    finally:
+        page.size(DESKTOP)
+
+
 def test_a_model_that_generates_no_text_says_what_it_is_for(tab: Page) -> None:
     """Also if the page was open before the model was loaded."""
     server = Served(Fake(purpose=Purpose(task="embed"), load_s=3), token="").start()

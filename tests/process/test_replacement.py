@@ -147,7 +147,9 @@ def settings_of(model: Path, **more: Any) -> Settings:
     return Settings(model=str(model), threads=1, backend="cpu", kv_dtype="f32", **more)
 
 
-@pytest.mark.parametrize("speculate", ["off", "ngram"])
+@pytest.mark.parametrize(
+    "speculate", ["off", "ngram", pytest.param("draft", marks=pytest.mark.slow)]
+)
 def test_killed_again_and_again_the_answers_are_the_same(tiny: Path, speculate: str) -> None:
     """Once undisturbed; then the engine is killed whenever some tokens have come."""
 
@@ -155,7 +157,8 @@ def test_killed_again_and_again_the_answers_are_the_same(tiny: Path, speculate: 
 
     async def main(kills: int) -> list[Heard]:
         dice = random.Random(kills)
-        async with engine(settings_of(tiny, speculate=speculate)) as client:
+        how = {"draft_model": str(tiny)} if speculate == "draft" else {"speculate": speculate}
+        async with engine(settings_of(tiny, **how)) as client:
             killed: list[int] = []
             due = dice.randrange(1, 60)
             told: Counter[str] = Counter()
@@ -194,7 +197,7 @@ def test_killed_again_and_again_the_answers_are_the_same(tiny: Path, speculate: 
     drafted = sum(
         heard.last.usage.drafted_tokens for heard in killed if isinstance(heard.last, End)
     )
-    assert (drafted > 0) == (speculate == "ngram")
+    assert (drafted > 0) == (speculate != "off")
 
 
 def test_figures_go_on_over_a_restart(tiny: Path) -> None:

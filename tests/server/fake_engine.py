@@ -166,6 +166,7 @@ class FakeEngineClient:
         self.takes_tools = False
         self.ckpt = None
         self.sentence = fake.sentence
+        self.pictures = None  # it takes none
         self.eos = (EOS,)
         self.loading = Loading(stage="starting")
         self._on_loading = on_loading

@@ -12,7 +12,7 @@ from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Cancel, Finished, Loading, Output, Scheduled, Submit, Tokens
 from rbee_worker.session.client import EngineClient
 from rbee_worker.session.text import TextSide
-from rbee_worker.types import ModelInfo, StopRecord, Usage
+from rbee_worker.types import ModelInfo, Purpose, StopRecord, Usage
 
 
 class ScriptedEngine:
@@ -74,8 +74,10 @@ def scripted_start(
     *,
     burst: int = 1,
     resumed: Callable[[Submit], list[int]] | None = None,
+    pictures: bool = False,
 ) -> Any:
-    """A `StartEngine` whose engine answers a request with `script(its message)`."""
+    """A `StartEngine` whose engine answers a request with `script(its message)`. pictures: whether
+    it takes any."""
 
     async def start(settings: Settings, *, on_loading: Callable[[Loading], None]) -> EngineClient:
         def load(_: Settings, report: Any) -> Any:
@@ -95,6 +97,7 @@ def scripted_start(
                 kv_bytes=0,
                 n_layers=0,
                 n_parameters=0,
+                purpose=Purpose(pictures=pictures),
             )
             return engine, info
 

@@ -70,6 +70,34 @@ def test_load_list_unload(served: Served) -> None:
     assert "\n" not in again.json()["error"]["message"]
 
 
+def test_names_with_every_character_that_they_may_have(served: Served) -> None:
+    for name in ("A.b-c_d/E.1/2", "7", "x" * 64):
+        assert served.http.post("/v1/adapters", json={"name": name, "ref": "/x"}).is_success
+        assert served.http.get(f"/v1/models/{name}").json()["id"] == name
+        assert served.http.post("/v1/infer", json={"prompt": "Hum", "model": name}).is_success
+        assert served.http.delete(f"/v1/adapters/{name}").json()["name"] == name
+    for name in (
+        "x" * 65,
+        "ü",
+        "a\n",
+        "a b",
+        "a/",
+        "/a",
+        "a//b",
+        "a/../b",
+        "..",
+        ".a",
+        "-a",
+        "a;b",
+    ):
+        refused = served.http.post("/v1/adapters", json={"name": name, "ref": "/x"})
+        assert refused.status_code == 400, name
+        assert "comes first, also after a slash" in refused.json()["error"]["message"]
+        missing = served.http.post("/v1/infer", json={"prompt": "Hum", "model": name})
+        assert missing.status_code == 404, name
+        assert "\n" not in missing.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("body", "status", "said"),
     [

@@ -97,7 +97,10 @@ def test_comparison_takes_constant_time(served: Served, monkeypatch: pytest.Monk
 def test_public_files_hold_no_data(served: Served) -> None:
     for path in PUBLIC - {*PATHS}:
         response = served.http.get(path, headers={"Authorization": ""})
-        assert "default-src 'none'" in response.headers["content-security-policy"]
+        policy = response.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        for word in ("unsafe", "http:", "https:", "data:", "blob:", "*"):
+            assert word not in policy, "nothing inline, nothing from elsewhere"
         known = {"Authorization": "", "If-None-Match": response.headers["etag"]}
         again = served.http.get(path, headers=known)
         assert (again.status_code, again.content) == (304, b"")

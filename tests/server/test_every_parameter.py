@@ -51,6 +51,7 @@ BASE: dict[str, dict[str, Any]] = {
     "/tokenize": {"text": "<s>Hum</s>"},
     "/detokenize": {"tokens": [72, 117, 109, 259]},
     "/apply-template": {"messages": TALK},
+    "/v1/chat/completions/input_tokens": {"messages": TALK},
 }
 USAGE = {"include_usage": True}
 TOOL = {"type": "function", "function": {"name": "hum", "parameters": {"type": "object"}}}

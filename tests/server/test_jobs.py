@@ -229,8 +229,10 @@ def test_a_clock_that_jumps_removes_no_job(monkeypatch: pytest.MonkeyPatch) -> N
     with Served() as served:
         job = start(served, max_tokens=1)
         served.http.get(job["sse_url"])
+        response = served.http.post("/v1/responses", json={"input": "x", "max_output_tokens": 1})
         monkeypatch.setattr("rbee_worker.server.jobs.time.time", lambda: 4e9)
         assert served.http.get(f"/v1/jobs/{job['job_id']}").status_code == 200
+        assert served.http.get(f"/v1/responses/{response.json()['id']}").status_code == 200
 
 
 def test_correlation_id_is_kept_and_given_back(served: Served) -> None:

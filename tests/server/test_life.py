@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -17,9 +18,12 @@ import msgspec
 import pytest
 
 from benchmarks.server_start import bare_s, ours_s
+from rbee_worker.config import Settings
 from rbee_worker.engine.messages import Loading
-from rbee_worker.errors import DeviceLost
+from rbee_worker.errors import DeviceLost, ModelError
 from rbee_worker.server.health import progress
+from rbee_worker.server.run import serve
+from rbee_worker.server.tokens import Tokens
 from rbee_worker.server.worker import Worker
 from tests.server.fake_engine import Fake
 from tests.server.reading import DONE, events
@@ -215,6 +219,26 @@ def test_a_model_that_cannot_be_loaded(error: str, code: int, words: bytes) -> N
         assert worker.wait() == code
         assert words in worker.errors
         assert b"Traceback" not in worker.errors
+
+
+def test_leaving_needs_no_thread(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where memory is so short that no thread can be had, the one line is of what was short."""
+    monkeypatch.setattr("rbee_worker.server.run.FAILURE_SHOWN_S", 0)
+    whole = asyncio.Runner.close
+
+    def close(runner: asyncio.Runner) -> None:
+        whole(runner)
+        raise RuntimeError("can't start new thread")
+
+    async def start(settings: Settings, **_: Any) -> Any:
+        raise ModelError("there is not enough memory to begin.")
+
+    monkeypatch.setattr(asyncio.Runner, "close", close)
+    settings = Settings(local_mode=True, port=0)
+    assert serve(settings, Tokens(settings, ""), start) == 3
+    assert "error: there is not enough memory to begin." in capfd.readouterr().err
 
 
 def test_a_device_lost_in_service_exits_4() -> None:

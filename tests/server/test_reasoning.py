@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from rbee_worker.answer import NO_FORMAT, Format
+from rbee_worker.answer.formats import THINKING
+from rbee_worker.errors import UsageError
+from rbee_worker.params import default_switch
 from tests.server.talking import Talking
 from tests.server.test_tools import ASK, CALL, WEATHER
 from tests.tokenizer.channels import HARMONY
@@ -162,6 +166,24 @@ def test_a_switch_is_handed_to_the_template(start: Start) -> None:
     assert any(w.startswith("reasoning_effort") for w in warnings)
     twice = {"enable_thinking": True, "template_args": {"enable_thinking": False}}
     assert set(faults(server, **twice)) == {"template_args.enable_thinking"}
+
+
+def test_the_worker_has_a_default_for_the_switch(start: Start) -> None:
+    said = "<think>\nHm.\n</think>\n\nYes."
+    on, off = start(QWEN3, said), start(QWEN3, said, thinking="off")
+    assert prompt(off) == prompt(on, enable_thinking=False)
+    for asked in ({"enable_thinking": True}, {"reasoning_effort": "high"}):
+        assert prompt(off, **asked) == prompt(on)
+    assert prompt(off, template_args={"enable_thinking": True}) == prompt(on)
+
+
+def test_a_default_that_the_model_cannot_have_is_refused() -> None:
+    assert default_switch("off", CHATML, NO_FORMAT) is None
+    always = Format(thinking=THINKING[-1])
+    assert default_switch("on", CHATML, always) is None
+    for setting, form in (("on", NO_FORMAT), ("off", always)):
+        with pytest.raises(UsageError, match=f"--thinking {setting}: "):
+            default_switch(setting, CHATML, form)
 
 
 @pytest.mark.parametrize("name", ["tools", "messages", "documents", "add_generation_prompt"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from typing import Any
 
 import pytest
@@ -81,3 +84,17 @@ def test_a_token_that_ends_answers_is_no_text(tokenizer: Tokenizer) -> None:
     assert name
     assert not row[0] >> 2 & 1
     checked.close()
+
+
+def test_a_killed_process_costs_no_grammar(tokenizer: Tokenizer) -> None:
+    """Whoever ends it from outside: the grammar is as good as it was."""
+    constraints = Constraints(tokenizer, ())
+    rows = tokenizer.vocab_size
+    constraints.grammar("regex", Constraint(kind="regex", text="a+"), rows)
+    first = constraints._child.pid
+    assert first is not None
+    os.kill(first, signal.SIGSTOP)  # it takes the request and does not answer
+    threading.Timer(0.1, os.kill, (first, signal.SIGKILL)).start()
+    assert constraints.grammar("regex", Constraint(kind="regex", text="b+"), rows)
+    assert constraints._child.pid != first
+    constraints.close()

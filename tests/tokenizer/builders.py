@@ -13,6 +13,7 @@ import sentencepiece
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 
 from rbee_worker.checkpoint.gguf import GgufFile
+from rbee_worker.checkpoint.processor import NONE, ProcessorFiles
 from tests.tokenizer.texts import CORPUS, SPECIALS
 
 
@@ -27,6 +28,7 @@ class Source:
     tokenizer_config: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
     gguf: Any = None
+    processor: ProcessorFiles = NONE
 
 
 def train_byte_level(

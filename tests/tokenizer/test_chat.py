@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import itertools
 import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
+import termios
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -22,7 +27,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models
 from transformers import PreTrainedTokenizerFast
 
-from rbee_worker.errors import CheckpointError, InvalidRequest, WorkerError
+from rbee_worker.errors import CheckpointError, InferenceFailed, InvalidRequest, WorkerError
 from rbee_worker.tokenizer.chat import ChatRenderer
 from tests.tokenizer.templates import CHATML, TEMPLATES
 from tests.yardstick import ratio, wall_s
@@ -207,27 +212,57 @@ def test_a_stopped_child_is_replaced() -> None:
         with pytest.raises(InvalidRequest, match="too much memory"):
             r.render(ASK, x=True)
         assert r.render(ASK, x=False) == "ok"
-        assert r._child is not None
-        r._child._process.kill()
-        r._child._process.wait()
+        assert r._child.pid is not None
+        os.kill(r._child.pid, signal.SIGKILL)
         assert r.render(ASK, x=False) == "ok"
 
 
 def test_wall_time_counts_too() -> None:
-    with ChatRenderer("ok", wall_s=0.2) as renderer:
+    endless = "{% for x in range(99999) %}{% for y in range(99999) %}{% endfor %}{% endfor %}ok"
+    renderer = ChatRenderer(endless, wall_s=0.2, cpu_s=600)
+    with renderer, pytest.raises(InvalidRequest, match=r"takes more than 0\.2 s for"):
+        renderer.render(ASK)
+
+
+def test_who_ends_the_child_from_outside_costs_no_request_its_answer() -> None:
+    """A killed child, also one that has a request, and a stopped one say nothing about messages."""
+    with ChatRenderer("ok", wall_s=2) as renderer:
         assert renderer.render(ASK) == "ok"
-        assert renderer._child is not None
-        os.kill(renderer._child._process.pid, 19)  # SIGSTOP: uses no processor time
-        with pytest.raises(InvalidRequest, match=r"takes more than 0\.2 s for"):
-            renderer.render(ASK)
+        first = renderer._child.pid
+        assert first is not None
+        os.kill(first, signal.SIGSTOP)  # it takes the request and does not answer
+        threading.Timer(0.1, os.kill, (first, signal.SIGKILL)).start()
+        assert renderer.render(ASK) == "ok"
+        second = renderer._child.pid
+        assert second is not None
+        assert second != first
+        os.kill(second, signal.SIGSTOP)
+        assert renderer.render(ASK) == "ok"
+        assert renderer._child.pid != second
+
+
+def test_closing_waits_for_nobody() -> None:
+    """Whoever waits for a child that does not answer hears of it; later requests get another."""
+    with ChatRenderer("ok", wall_s=600) as renderer, ThreadPoolExecutor(1) as pool:
+        assert renderer.render(ASK) == "ok"
+        assert renderer._child._process is not None
+        child = renderer._child._process._process
+        assert child.stdin is not None
+        os.kill(child.pid, signal.SIGSTOP)
+        waiting = pool.submit(renderer.render, ASK)
+        while fcntl.ioctl(child.stdin, termios.FIONREAD, bytes(4)) == bytes(4):  # not asked yet
+            time.sleep(0.001)
+        renderer.close()
+        with pytest.raises(InferenceFailed, match="the chat template process was ended"):
+            waiting.result()
         assert renderer.render(ASK) == "ok"
 
 
 def test_the_child_has_no_files_and_ends_with_its_owner() -> None:
     renderer = ChatRenderer("ok")
     assert renderer.render(ASK) == "ok"
-    assert renderer._child is not None
-    process = renderer._child._process
+    assert renderer._child._process is not None
+    process = renderer._child._process._process
     with open(f"/proc/{process.pid}/limits", encoding="utf-8") as f:
         limits = {line[:26].strip(): line[26:46].strip() for line in f}
     assert limits["Max open files"] == "0"

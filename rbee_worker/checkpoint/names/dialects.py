@@ -21,7 +21,8 @@ class Dialect:
     tensors: rows whose `gguf` side is the old name (empty: the names are today's); after: rows that
     replace these for the number right after the last layer; prefixes: beginning of an old name ->
     today's. only: config key -> the one value that is supported. inside: the config's object that
-    describes the text model; ignored: config keys that have no effect here.
+    describes the text model, whose model_type must be among `text`; beside: keys beside that object
+    that are read; ignored: config keys that have no effect here.
     """
 
     model_type: str
@@ -33,6 +34,8 @@ class Dialect:
     prefixes: Mapping[str, str] = field(default_factory=lambda: _NONE)
     only: Mapping[str, Any] = field(default_factory=lambda: _NONE)
     inside: str = ""
+    text: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
 
@@ -160,6 +163,23 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
                 "tokenizer_class",
             ),
         ),
+        **{
+            name: Dialect(
+                name,
+                prefixes=MappingProxyType(
+                    {
+                        "model.text_model.": "model.",
+                        "model.vision_model.": "vision_model.",
+                        "model.connector.": "connector.",
+                    }
+                ),
+                inside="text_config",
+                text=("llama",),
+                beside=("vision_config", "scale_factor", "image_token_id"),
+                ignored=("use_cache", "image_seq_len", "max_num_images"),
+            )
+            for name in ("idefics3", "smolvlm")
+        },
         "gemma3": Dialect(
             "gemma3_text",
             prefixes=MappingProxyType(

@@ -70,6 +70,11 @@ class CudaBackend(Backend):
                 "--attention reference: the cuda backend has its own attention only.",
                 "use --attention auto.",
             )
+        if settings.draft_model:
+            return Refusal(
+                "--draft-model: the cuda backend has no second model.",
+                "use --backend cpu, or leave it out.",
+            )
         if sites_for(settings) is not None:
             return Refusal(
                 "--lora, --lora-slots: the cuda backend has no adapters.",
@@ -202,6 +207,7 @@ class CudaBackend(Backend):
         progress: Progress,
         prepared: Prepared | None = None,
         kept: Kept | None = None,
+        beside: Ops | None = None,
     ) -> Ops:
         import torch
 

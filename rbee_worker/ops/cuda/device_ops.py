@@ -53,10 +53,6 @@ class DeviceOps(ProductOps, RecurrenceOps):
             x = x if scale == 1.0 else x * torch.tensor(scale, dtype=x.dtype)
         else:
             x = embed(matrix.dense, batch.tokens, scale=scale, pdl=self.pdl)
-        if batch.embeds is not None:
-            where, values = batch.embeds
-            scaled = values.to(x.dtype) if scale == 1.0 else values.to(x.dtype) * scale
-            x = x.index_copy(0, where, scaled)
         return x
 
     def add_positions(self, x: Tensor, table: Weight, batch: Batch, *, offset: int = 0) -> Tensor:

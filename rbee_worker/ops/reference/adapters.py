@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rbee_worker.ops import Ops
-from rbee_worker.ops.adapted import AdapterMemory, Factors, Placed, Site, Sites, rows_of
+from rbee_worker.ops.adapted import AdapterMemory, Factors, Placed, Site, Sites, matrices
 from rbee_worker.ops.batch import Batch
 from rbee_worker.ops.reference.experts import product
 
@@ -48,8 +48,8 @@ class TorchAdapters(AdapterMemory):
         return self._slots[slot].get((site.number, number))
 
     def _part(self, factors: Factors, cols: int, rows: int) -> _Part:
-        a, b = (self._tensor(array, factors.form) for array in (factors.a, factors.b))
-        return _Part(a[: factors.rank, :cols], rows_of(b)[:rows], factors.scale)
+        a, b = (self._tensor(array, factors.form) for array in matrices(factors))
+        return _Part(a[: factors.rank, :cols], b[:rows], factors.scale)
 
     def _tensor(self, array: object, form: str) -> Tensor:
         made = torch.from_numpy(array)

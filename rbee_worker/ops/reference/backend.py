@@ -22,6 +22,7 @@ from rbee_worker.ops.backend import (
     StateMemory,
     Warmed,
 )
+from rbee_worker.ops.batch import Array
 from rbee_worker.ops.cpu_options import cpu_only
 from rbee_worker.ops.gpu_options import gpu_only
 from rbee_worker.ops.plan import DTYPE_BYTES, PlanOps
@@ -110,6 +111,7 @@ class ReferenceBackend(Backend):
         progress: Progress,
         prepared: Prepared | None = None,
         kept: Kept | None = None,
+        beside: Ops | None = None,
     ) -> Ops:
         import torch
 
@@ -136,6 +138,11 @@ class ReferenceBackend(Backend):
         from rbee_worker.ops.reference.model import ReferenceModel
 
         return ReferenceModel(model)
+
+    def columns(self, logits: Array, vocab: int) -> Array:
+        from torch.nn.functional import pad
+
+        return pad(logits, (0, vocab - logits.shape[1]), value=float("-inf"))
 
     def pieces(self, model: Decoder, *, tokens: int, block_size: int, kv_dtype: str) -> Any:
         from rbee_worker.ops.reference.stepwise import ReferenceStepwise

@@ -14,10 +14,15 @@ from torch import Tensor
 
 from rbee_worker.ops.batch import Batch
 from rbee_worker.ops.reference.ops import DTYPES
+from rbee_worker.ops.reference.state import TorchState
+from rbee_worker.ops.tiles import tile_numbers
 from rbee_worker.state.specs import StateGroup
 
 if TYPE_CHECKING:
     from rbee_worker.models.base import Decoder
+    from rbee_worker.models.tower import Tower
+
+_BLOCK = 64  # positions of a block of a tower's state
 
 
 class ReferenceModel:
@@ -28,12 +33,24 @@ class ReferenceModel:
         self.groups: tuple[StateGroup, ...] = decoder.groups
         self.vocab_size = decoder.vocab_size
         self.context = decoder.context
+        self._tile = None if decoder.tower is None else _tile(decoder.tower)
 
     @torch.inference_mode()
     def encode(self, batch: Batch) -> Tensor:
         """See `Executable.encode`."""
         rows: Tensor = self.decoder.encode(batch)
         return rows
+
+    @torch.inference_mode()
+    def see(self, tile: NDArray[np.uint8]) -> Tensor:
+        """See `Executable.see`."""
+        tower = self.decoder.tower
+        assert tower is not None
+        assert self._tile is not None
+        patches = torch.from_numpy(tower.cut(tile)).to(self.ops.device, DTYPES[self.ops.dtype])
+        rows: Tensor = tower.read(patches, self._tile)
+        joined: Tensor = tower.connector(rows.reshape(-1, tower.columns), self._tile)
+        return joined
 
     @torch.inference_mode()
     def hidden(self, batch: Batch) -> Tensor:
@@ -58,3 +75,11 @@ class ReferenceModel:
     def logits(self, batch: Batch) -> Tensor:
         """See `Executable.logits`."""
         return self.head(self.hidden(batch)[batch.sample_rows])
+
+
+def _tile(tower: Tower) -> Batch:
+    """The batch of every tile that a tower reads."""
+    numbers, blocks = tile_numbers(tower.places, len(tower.groups), _BLOCK)
+    ops, each = tower.ops, [blocks] * len(tower.groups)
+    state = TorchState(tower.groups, each, 1, block_size=_BLOCK, dtype=ops.dtype, device=ops.device)
+    return state.stage(numbers)

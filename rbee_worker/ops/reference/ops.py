@@ -85,10 +85,13 @@ class ReferenceOps(RecurrenceOps, RgLruOps, GatedDeltaOps, TaylorOps, WkvOps, Ad
 
     def embed(self, table: Weight, batch: Batch, *, scale: float = 1.0) -> Tensor:
         x: Tensor = table.data[batch.tokens]
-        if batch.embeds is not None:
-            where, values = batch.embeds
-            x = x.index_copy(0, where, values.to(x.dtype))
         return x if scale == 1.0 else x * torch.tensor(scale, dtype=x.dtype)
+
+    def with_features(self, x: Tensor, batch: Batch) -> Tensor:
+        if batch.features is None:
+            return x
+        rows, values = batch.features
+        return torch.where(rows[:, None] < 0, x, values[rows.clamp(min=0)].to(x.dtype))
 
     def add_positions(self, x: Tensor, table: Weight, batch: Batch, *, offset: int = 0) -> Tensor:
         rows: Tensor = table.data[batch.positions + offset]

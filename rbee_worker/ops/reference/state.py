@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rbee_worker.ops.batch import Batch, FixedMemory, Memory, PagedMemory, StepNumbers
 from rbee_worker.ops.cpu.shared.regions import zeros
+from rbee_worker.state.features import FeatureBook
 from rbee_worker.state.specs import PagedKV, StateGroup
 
 STATE_DTYPES: dict[str, torch.dtype] = {
@@ -34,6 +35,7 @@ class TorchState:
         block_size: int,
         dtype: str,
         device: str = "cpu",
+        features: FeatureBook | None = None,
     ) -> None:
         self._device = torch.device(device)
         self.memory: list[Memory] = []
@@ -48,6 +50,10 @@ class TorchState:
                 shapes = {name: (group.layers, n_slots, *shape) for name, shape in spec.shapes}
                 tensors = {name: self._zeros(s, spec.dtype) for name, s in shapes.items()}
                 self.memory.append(FixedMemory(tensors))
+        self._rows, self._features = 0, None
+        if features is not None:
+            spec, self._rows = features.spec, features.spec.rows
+            self._features = self._zeros((features.slots * spec.rows, spec.width), "f32")
 
     @property
     def nbytes(self) -> int:
@@ -56,11 +62,21 @@ class TorchState:
         total: int = sum(m.k.nbytes + m.v.nbytes for m in pairs) + sum(
             tensor.nbytes for tensor in self._fixed_tensors()
         )
-        return total
+        return total + (0 if self._features is None else self._features.nbytes)
 
     def stage(self, numbers: StepNumbers) -> Batch:
         """See `StateMemory.stage`. On the CPU, the tensors share the numbers' own memory."""
-        return Batch.make(numbers, self.memory, lambda a: torch.from_numpy(a).to(self._device))
+        return Batch.make(
+            numbers,
+            self.memory,
+            lambda a: torch.from_numpy(a).to(self._device),
+            self._features,
+        )
+
+    def keep_features(self, slot: int, rows: Tensor) -> None:
+        """See `StateMemory.keep_features`."""
+        assert self._features is not None
+        self._features[slot * self._rows : (slot + 1) * self._rows] = rows
 
     def clear(self, slots: Sequence[int]) -> None:
         """See `StateMemory.clear`."""

@@ -19,7 +19,6 @@ from rbee_worker.server.anthropic.schemas import (
     PromptEnvelope,
     Text,
     Thinking,
-    TokenCount,
     ToolUse,
     Usage,
 )
@@ -29,7 +28,9 @@ from rbee_worker.server.encoding import answered
 from rbee_worker.server.field_names import FieldNames
 from rbee_worker.server.health import worker_of
 from rbee_worker.server.jobs import Job
+from rbee_worker.server.pictures import taken
 from rbee_worker.server.problems import json_response
+from rbee_worker.server.prompts import prompt_tokens
 from rbee_worker.server.requests import (
     ignored,
     new_id,
@@ -37,10 +38,10 @@ from rbee_worker.server.requests import (
     settled,
     time_limit,
 )
+from rbee_worker.server.schemas import TokenCount
 from rbee_worker.server.served_models import served_model
 from rbee_worker.server.sse import EventStream
 from rbee_worker.server.worker import Worker
-from rbee_worker.session.prepare import encoded, rendered
 from rbee_worker.types import Request
 
 # Anthropic's name -> the worker's
@@ -101,15 +102,8 @@ async def count_tokens(http: HttpRequest) -> Response:
     faults += unknown_faults(rest, PromptEnvelope)
     served_model(worker, given.model)
     request = _request(worker, given, "", {}, faults)
-    rules = engine.rules
-    chat = engine.renderer(tools=bool(request.chat.offered))
-    assert chat is not None
-
-    def count() -> TokenCount:
-        text = rendered(request, chat, rules)
-        return TokenCount(len(encoded(engine.tokenizer, text, False)[0]))
-
-    return json_response(await asyncio.to_thread(count))
+    count = await asyncio.to_thread(prompt_tokens, engine, request)
+    return json_response(TokenCount(count))
 
 
 def _request(
@@ -123,7 +117,7 @@ def _request(
     rules = worker.serving().rules
     faults += faults_of(given.messages or [])
     options, found = options_of(given, rules)
-    messages = messages_of(given)
+    messages, pictures = taken(messages_of(given, faults))
     last = messages[-1] if messages else {}
     continues = last.get("role") == "assistant" and bool(last.get("content"))
     request = Request(
@@ -134,6 +128,7 @@ def _request(
         timeout_s=time_limit(worker, None),
         continue_final_message=continues or None,
         chat=options,
+        pictures=pictures,
     )
     refuse_envelope(worker, faults + found, request, NAMES)
     if not name:

@@ -9,6 +9,7 @@ from typing import Any
 from rbee_worker.errors import FieldError
 from rbee_worker.params import Rules
 from rbee_worker.server.anthropic.schemas import (
+    ImageBlock,
     Message,
     PromptEnvelope,
     TextBlock,
@@ -17,18 +18,24 @@ from rbee_worker.server.anthropic.schemas import (
     ToolParam,
     ToolResultBlock,
     ToolUseBlock,
+    UrlSource,
 )
+from rbee_worker.server.pictures import from_base64, from_url, part
 from rbee_worker.server.thinking import switched
-from rbee_worker.types import ChatOptions
+from rbee_worker.types import ChatOptions, PictureFile
 
 
-def messages_of(given: PromptEnvelope) -> tuple[dict[str, Any], ...]:
-    """The conversation with the system message, and each tool's answer as a message of its own."""
+def messages_of(given: PromptEnvelope, faults: list[FieldError]) -> tuple[dict[str, Any], ...]:
+    """The conversation with the system message, and each tool's answer as a message of its own; its
+    parts have the files of pictures. Faults of pictures are added to `faults`."""
     found: list[dict[str, Any]] = []
     if given.system is not None:
         found.append({"role": "system", "content": _text(given.system)})
-    for message in given.messages or ():
-        found += _assistant(message) if message.role == "assistant" else _user(message)
+    for place, message in enumerate(given.messages or ()):
+        if message.role == "assistant":
+            found += _assistant(message)
+        else:
+            found += _user(message, f"messages[{place}]", faults)
     return tuple(found)
 
 
@@ -39,10 +46,16 @@ def faults_of(messages: Sequence[Message]) -> list[FieldError]:
         if isinstance(message.content, str):
             continue
         for at, block in enumerate(message.content):
-            wrong = isinstance(block, ToolResultBlock) != (message.role == "user")
+            name = f"messages[{place}].content[{at}]"
+            wrong = isinstance(block, ToolResultBlock | ImageBlock) != (message.role == "user")
             if wrong and not isinstance(block, TextBlock):
-                name = f"messages[{place}].content[{at}]"
                 faults.append(FieldError(name, "a block of this role", "is of the other role"))
+            if isinstance(block, ToolResultBlock) and isinstance(block.content, list):
+                faults += [
+                    FieldError(f"{name}.content[{n}]", "text", "is a picture of a tool's answer")
+                    for n, part in enumerate(block.content)
+                    if isinstance(part, ImageBlock)
+                ]
     return faults
 
 
@@ -77,16 +90,27 @@ def _tool(tool: ToolParam) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def _user(message: Message) -> list[dict[str, Any]]:
-    """Tools' answers first, then what the user says."""
+def _user(message: Message, name: str, faults: list[FieldError]) -> list[dict[str, Any]]:
+    """Tools' answers first, then what the user says and shows."""
     if isinstance(message.content, str):
         return [{"role": "user", "content": message.content}]
     results = [b for b in message.content if isinstance(b, ToolResultBlock)]
-    texts = [{"type": "text", "text": b.text} for b in message.content if isinstance(b, TextBlock)]
+    parts: list[dict[str, Any]] = []
+    for at, block in enumerate(message.content):
+        if isinstance(block, TextBlock):
+            parts.append({"type": "text", "text": block.text})
+        elif isinstance(block, ImageBlock):
+            parts.append(part(_file(block, f"{name}.content[{at}]", faults)))
     found = [
         {"role": "tool", "tool_call_id": b.tool_use_id, "content": _result(b)} for b in results
     ]
-    return found + ([{"role": "user", "content": texts}] if texts else [])
+    return found + ([{"role": "user", "content": parts}] if parts else [])
+
+
+def _file(block: ImageBlock, name: str, faults: list[FieldError]) -> PictureFile:
+    if isinstance(block.source, UrlSource):
+        return from_url(block.source.url, name, faults)
+    return from_base64(block.source.data, name, faults)
 
 
 def _result(block: ToolResultBlock) -> str:
@@ -116,5 +140,7 @@ def _assistant(message: Message) -> list[dict[str, Any]]:
     return [found]
 
 
-def _text(content: str | list[TextBlock]) -> str:
-    return content if isinstance(content, str) else "\n".join(block.text for block in content)
+def _text(content: str | Sequence[TextBlock | ImageBlock]) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n".join(block.text for block in content if isinstance(block, TextBlock))

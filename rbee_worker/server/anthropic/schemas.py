@@ -35,13 +35,32 @@ class ToolUseBlock(_Block, tag="tool_use"):
     input: dict[str, Any]
 
 
+class ImageSource(Struct, kw_only=True, tag_field="type", tag="base64", forbid_unknown_fields=True):
+    """media_type: not believed, the file says it itself."""
+
+    data: str
+    media_type: str = ""
+
+
+class UrlSource(Struct, kw_only=True, tag_field="type", tag="url", forbid_unknown_fields=True):
+    """url: a data URL; others are refused."""
+
+    url: str
+
+
+class ImageBlock(_Block, tag="image"):
+    """A picture of a user's message."""
+
+    source: ImageSource | UrlSource
+
+
 class ToolResultBlock(_Block, tag="tool_result"):
     tool_use_id: str
-    content: str | list[TextBlock] = ""
+    content: str | list[TextBlock | ImageBlock] = ""
     is_error: bool = False
 
 
-Block = TextBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock
+Block = TextBlock | ImageBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock
 
 
 class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -151,7 +170,3 @@ class MessageAnswer(Struct, frozen=True, kw_only=True):
     stop_sequence: str | None
     usage: Usage
     rbee: StopRecord | UnsetType = UNSET  # the worker's own record of why it stopped
-
-
-class TokenCount(Struct, frozen=True):
-    input_tokens: int

@@ -19,7 +19,7 @@ from rbee_worker.server.given_texts import Prompt
 from rbee_worker.server.health import worker_of
 from rbee_worker.server.infilling import Extra, gap_prompt, gap_tokens
 from rbee_worker.server.llamacpp.answer import Completions
-from rbee_worker.server.llamacpp.prompts import prompts_of, several
+from rbee_worker.server.llamacpp.prompts import MARK, Shown, prompts_of, several
 from rbee_worker.server.llamacpp.schemas import (
     CompletionEnvelope,
     InfillEnvelope,
@@ -88,7 +88,7 @@ async def _answer(
     worker: Worker,
     given: OptionsEnvelope,
     body: Body,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt | Shown],
     faults: list[FieldError],
 ) -> ASGIApp:
     model = served_model(worker, given.model)
@@ -133,17 +133,28 @@ async def _answer(
 
 
 def _requests(
-    worker: Worker, given: OptionsEnvelope, prompts: Sequence[Prompt], params: dict[str, Any]
+    worker: Worker,
+    given: OptionsEnvelope,
+    prompts: Sequence[Prompt | Shown],
+    params: dict[str, Any],
 ) -> list[Request]:
     """One for each prompt. The defaults are those of chats, which are llama.cpp's too."""
     return [
-        Request(
-            id="",
-            prompt=prompt if isinstance(prompt, str) else None,
-            token_ids=None if isinstance(prompt, str) else prompt,
+        replace(
+            _prompted(worker, prompt),
             params=params,
             surface="chat",
             timeout_s=time_limit(worker, given.timeout_s),
         )
         for prompt in prompts
     ]
+
+
+def _prompted(worker: Worker, prompt: Prompt | Shown) -> Request:
+    if isinstance(prompt, Shown):
+        side = worker.serving().pictures
+        mark = MARK if side is None else side.placeholder
+        return Request(id="", prompt=prompt.text.replace(MARK, mark), pictures=prompt.files)
+    if isinstance(prompt, str):
+        return Request(id="", prompt=prompt)
+    return Request(id="", token_ids=prompt)

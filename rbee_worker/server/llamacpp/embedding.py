@@ -9,7 +9,7 @@ from rbee_worker.errors import FieldError
 from rbee_worker.server.body import envelope, read_object, unknown_faults
 from rbee_worker.server.encoding import answered
 from rbee_worker.server.health import worker_of
-from rbee_worker.server.llamacpp.prompts import prompts_of, several
+from rbee_worker.server.llamacpp.prompts import prompts_of, several, text_alone
 from rbee_worker.server.llamacpp.schemas import EmbeddingEnvelope, Vectors
 from rbee_worker.server.served_models import served_model
 from rbee_worker.server.vector_schemas import MOST_TEXTS
@@ -42,9 +42,8 @@ async def embedding(http: HttpRequest) -> Response:
         if not any(told.field.startswith(name) for told in faults)
     ]
     many = several(texts)
-    found = await embedded(
-        http, worker, prompts, lambda n: f"{name}[{n}]" if many else name, faults
-    )
+    words = [text_alone(one, faults, name) for one in prompts]
+    found = await embedded(http, worker, words, lambda n: f"{name}[{n}]" if many else name, faults)
 
     def answer() -> list[Vectors]:
         return [Vectors(n, [one.values.tolist()]) for n, one in enumerate(found)]

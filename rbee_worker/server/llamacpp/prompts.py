@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rbee_worker.errors import FieldError
 from rbee_worker.server.given_texts import Prompt
+from rbee_worker.server.pictures import several as pictures
+from rbee_worker.types import PictureFile
 
 if TYPE_CHECKING:
     from rbee_worker.tokenizer.core import Tokenizer
 
+MARK = "<__media__>"  # llama.cpp's name for a picture's place
 _FORMS = "must be a text, ids, both mixed, an object with prompt_string, or a list of these"
 
 
@@ -19,9 +22,16 @@ def several(given: Any) -> bool:
     return isinstance(given, list) and not _is_one(given)
 
 
+class Shown(NamedTuple):
+    """A text with pictures, where `MARK` stands for each."""
+
+    text: str
+    files: tuple[PictureFile, ...]
+
+
 def prompts_of(
     given: Any, most: int, tokenizer: Tokenizer, faults: list[FieldError]
-) -> list[Prompt]:
+) -> list[Prompt | Shown]:
     """The prompts, as texts or ids; faults in their form are added to `faults`. May take long."""
     if given is None:
         faults.append(FieldError("prompt", "required", "is required"))
@@ -40,7 +50,7 @@ def _is_one(given: Sequence[Any]) -> bool:
     return int in kinds and kinds <= {int, str}
 
 
-def _one(given: Any, name: str, tokenizer: Tokenizer, faults: list[FieldError]) -> Prompt:
+def _one(given: Any, name: str, tokenizer: Tokenizer, faults: list[FieldError]) -> Prompt | Shown:
     if isinstance(given, str):
         return given
     if isinstance(given, dict):
@@ -57,15 +67,24 @@ def _one(given: Any, name: str, tokenizer: Tokenizer, faults: list[FieldError]) 
     return tuple(ids)
 
 
-def _object(given: dict[str, Any], name: str, faults: list[FieldError]) -> str:
-    text = given.get("prompt_string")
-    if given.get("multimodal_data") not in (None, []):
-        message = "is not implemented: this worker's models read text"
-        faults.append(FieldError(f"{name}.multimodal_data", "absent", message))
+def _object(given: dict[str, Any], name: str, faults: list[FieldError]) -> str | Shown:
+    text, data = given.get("prompt_string"), given.get("multimodal_data") or []
+    where = f"{name}.multimodal_data"
+    if not isinstance(data, list) or not all(isinstance(one, str) for one in data):
+        faults.append(FieldError(where, "a list of base64", "must be a list of texts in base64"))
+        data = []
     odd = next((key for key in given if key not in ("prompt_string", "multimodal_data")), None)
     if odd is not None:
         faults.append(FieldError(f"{name}.{odd[:64]}", "a known field", "is not known here"))
     if isinstance(text, str):
-        return text
+        return Shown(text, pictures(data, where, faults)) if data else text
     faults.append(FieldError(f"{name}.prompt_string", "a string", "must be a string"))
     return "?"
+
+
+def text_alone(prompt: Prompt | Shown, faults: list[FieldError], name: str) -> Prompt:
+    """A prompt where pictures mean nothing; they are a fault of the field `name`."""
+    if not isinstance(prompt, Shown):
+        return prompt
+    faults.append(FieldError(name, "text", "has pictures, of which no vectors are made"))
+    return prompt.text

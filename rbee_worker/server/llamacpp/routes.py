@@ -75,6 +75,7 @@ ALIASES = {
     "/health": ("/v1/health",),
     "/v1/models": ("/models",),
     "/v1/chat/completions": ("/chat/completions",),
+    "/v1/chat/completions/input_tokens": ("/chat/completions/input_tokens",),
     "/v1/responses": ("/responses",),
     "/v1/responses/input_tokens": ("/responses/input_tokens",),
     "/v1/rerank": ("/rerank", "/reranking", "/v1/reranking"),

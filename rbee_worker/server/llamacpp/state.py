@@ -40,7 +40,7 @@ async def props(http: HttpRequest) -> Response:
             chat_template=rules.template or "",
             bos_token="" if tokenizer.bos_id is None else tokenizer.token_text(tokenizer.bos_id),
             eos_token=engine.eos[0].text if engine.eos else "",
-            modalities={"vision": False, "audio": False},
+            modalities={"vision": rules.pictures, "audio": False},
             build_info=f"rbee-worker {worker.version}",
         )
     )

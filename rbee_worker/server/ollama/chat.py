@@ -15,8 +15,8 @@ from rbee_worker.server.health import worker_of
 from rbee_worker.server.infilling import gap_prompt, gap_tokens
 from rbee_worker.server.ollama.answer import Lines, now
 from rbee_worker.server.ollama.names import named
-from rbee_worker.server.ollama.options import NAMES, image_faults, params_of, thinking_of
-from rbee_worker.server.ollama.prompt import messages_of
+from rbee_worker.server.ollama.options import NAMES, params_of, thinking_of
+from rbee_worker.server.ollama.prompt import messages_of, shown
 from rbee_worker.server.ollama.schemas import (
     AnsweredMessage,
     AnswerEnvelope,
@@ -26,6 +26,7 @@ from rbee_worker.server.ollama.schemas import (
     GenerateLine,
 )
 from rbee_worker.server.openai.shared import Pieces
+from rbee_worker.server.pictures import several, taken
 from rbee_worker.server.problems import json_response
 from rbee_worker.server.requests import ignored, new_id, refuse_envelope, settled, time_limit
 from rbee_worker.server.sse import JSON_LINES, EventStream
@@ -51,9 +52,11 @@ async def chat(http: HttpRequest) -> ASGIApp:
     if not given.messages and not faults:
         return _loaded(worker, given, chat=True)
     enable, effort = thinking_of(given, rules, faults)
+    messages, pictures = taken(messages_of(given.messages or (), faults))
     request = Request(
         id=new_id("chat"),
-        messages=messages_of(given.messages or (), faults),
+        messages=messages,
+        pictures=pictures,
         params=params_of(given, body.values, rules, faults),
         surface="chat",
         timeout_s=time_limit(worker, None),
@@ -72,13 +75,13 @@ async def generate(http: HttpRequest) -> ASGIApp:
     body = await read_object(http, worker)
     worker.generating()
     given, rest, faults = envelope(body, GenerateEnvelope)
-    faults += unknown_faults(rest, GenerateEnvelope) + image_faults("images", given.images)
+    faults += unknown_faults(rest, GenerateEnvelope)
     faults += [
         FieldError(name, "absent", f"{what}: not implemented")
         for name, what in _REFUSED.items()
         if getattr(given, name) not in (None, "", [])
     ]
-    if not given.prompt and not given.suffix and not faults:
+    if not (given.prompt or given.suffix or given.images) and not faults:
         return _loaded(worker, given, chat=False)
     return await _answer(
         http, worker, given, _prompted(worker, given, body, faults), faults, chat=False
@@ -100,6 +103,8 @@ def _prompted(
         "chat": ChatOptions(enable_thinking=enable, reasoning_effort=effort),
     }
     if given.suffix:
+        if given.images:
+            faults.append(FieldError("images", "without suffix", "means nothing in a gap"))
         tokens = gap_tokens(engine.tokenizer)
         if tokens is None:
             message = "this model has no tokens for filling a gap"
@@ -110,11 +115,15 @@ def _prompted(
     if given.raw:
         if given.system:
             faults.append(FieldError("system", "without raw", "means nothing in a raw prompt"))
-        return Request(prompt=given.prompt, **request)
-    talk = [{"role": "user", "content": given.prompt}]
+        files = several(given.images or (), "images", faults)
+        return Request(prompt=given.prompt or "", pictures=files, **request)
+    talk: list[dict[str, Any]] = [{"role": "user", "content": given.prompt or ""}]
+    if given.images:
+        talk[0]["content"] = shown(given.prompt, given.images, "images", faults)
     if given.system:
         talk.insert(0, {"role": "system", "content": given.system})
-    return Request(messages=tuple(talk), **request)
+    messages, pictures = taken(talk)
+    return Request(messages=messages, pictures=pictures, **request)
 
 
 async def _answer(

@@ -159,6 +159,7 @@ def _capabilities(worker: Worker, info: ModelInfo) -> list[str]:
     known = {
         "completion": True,
         "tools": rules.takes_tools,
+        "vision": rules.pictures,
         "thinking": rules.form.reasons,
         "insert": gap_tokens(engine.tokenizer) is not None,
         "embedding": True,

@@ -106,10 +106,3 @@ def thinking_of(
     if isinstance(given.think, str):
         return None, given.think
     return switched("think", given.think, rules, faults), None
-
-
-def image_faults(name: str, images: Any) -> list[FieldError]:
-    """The fault of pictures: no model here reads them."""
-    if images in (None, []):
-        return []
-    return [FieldError(name, "absent", "are not implemented: this worker's models read text")]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rbee_worker.errors import MOST_FAULTS, FieldError
-from rbee_worker.server.ollama.options import image_faults
 from rbee_worker.server.ollama.schemas import Call, Message
+from rbee_worker.server.pictures import part, several
 
 
 def messages_of(given: Sequence[Message], faults: list[FieldError]) -> tuple[dict[str, Any], ...]:
@@ -17,12 +17,17 @@ def messages_of(given: Sequence[Message], faults: list[FieldError]) -> tuple[dic
     waiting: list[tuple[str, str]] = []  # ids and names of calls without an answer
     for place, message in enumerate(given):
         name = f"messages[{place}]"
-        told = image_faults(f"{name}.images", message.images)
+        told: list[FieldError] = []
         answered = _answered(message, waiting) if message.role == "tool" else None
         if message.role == "tool" and answered is None:
             text = "answers no call: no tool_calls before it are without an answer"
             told.append(FieldError(name, "the answer to a call", text))
         entry: dict[str, Any] = {"role": message.role, "content": message.content or ""}
+        if message.images:
+            if message.role != "user":
+                text = "means nothing here: only user messages have it"
+                told.append(FieldError(f"{name}.images", "of user", text))
+            entry["content"] = shown(message.content, message.images, f"{name}.images", told)
         if answered is not None:
             waiting.remove(answered)
             entry |= {"tool_call_id": answered[0], "name": answered[1]}
@@ -40,6 +45,14 @@ def messages_of(given: Sequence[Message], faults: list[FieldError]) -> tuple[dic
         # beyond those that are listed, faults are only counted
         faults += [f if len(faults) < MOST_FAULTS else faults[-1] for f in told]
     return tuple(found)
+
+
+def shown(
+    text: str | None, images: Sequence[str], name: str, faults: list[FieldError]
+) -> list[dict[str, Any]]:
+    """A message's pictures and then its text, as parts with files."""
+    parts = [part(file) for file in several(images, name, faults)]
+    return [*parts, {"type": "text", "text": text}] if text else parts
 
 
 def _answered(message: Message, waiting: list[tuple[str, str]]) -> tuple[str, str] | None:

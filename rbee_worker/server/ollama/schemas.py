@@ -8,7 +8,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from rbee_worker.params.conversation import Tools
 from rbee_worker.server.openai.schemas import ChatLogprob
-from rbee_worker.server.schemas import Model
+from rbee_worker.server.schemas import Images, Model
 from rbee_worker.types import StopRecord
 
 # ---- requests
@@ -39,7 +39,7 @@ class Message(Struct, kw_only=True, forbid_unknown_fields=True):
     tool_calls: list[Call] | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
-    images: Any = None  # refused, unless empty
+    images: Images | None = None  # of the user's
 
 
 class _Common(Struct, kw_only=True):
@@ -73,8 +73,8 @@ class GenerateEnvelope(AnswerEnvelope, kw_only=True):
     system: str | None = None
     suffix: str | None = None
     raw: bool = False
-    images: Any = None  # refused, unless empty, like the next five
-    template: Any = None
+    images: Images | None = None  # of a raw prompt: in the order of its placeholders
+    template: Any = None  # refused, unless empty, like the next four
     context: Any = None
     width: Any = None
     height: Any = None

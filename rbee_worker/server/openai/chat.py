@@ -30,6 +30,7 @@ from rbee_worker.server.openai.schemas import (
     TopLogprob,
 )
 from rbee_worker.server.openai.shared import Exchange, Pieces, finish_reason, respond
+from rbee_worker.server.pictures import taken
 from rbee_worker.server.requests import (
     fan_out_faults,
     new_id,
@@ -48,7 +49,8 @@ async def chat_completions(http: HttpRequest) -> ASGIApp:
     worker.generating()
     given, params, faults = envelope(body, ChatEnvelope)
     model = served_model(worker, given.model).name
-    messages, found = plain_messages(given.messages or [])
+    told, found = plain_messages(given.messages or [])
+    messages, pictures = taken(told)
     faults += found + stream_faults(given.stream, given.stream_options)
     faults += fan_out_faults(worker, 1, given.n)
     both = given.chat_template_kwargs.keys() & given.template_args.keys()
@@ -65,6 +67,7 @@ async def chat_completions(http: HttpRequest) -> ASGIApp:
         add_generation_prompt=given.add_generation_prompt,
         continue_final_message=given.continue_final_message,
         add_special_tokens=given.add_special_tokens,
+        pictures=pictures,
     )
     refuse_envelope(worker, faults, request)
     requests = [replace(request, id=f"{answer_id}-{c}", choice=c) for c in range(given.n)]

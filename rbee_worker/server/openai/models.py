@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Literal
 
 from msgspec import UNSET
 from starlette.requests import Request as HttpRequest
@@ -34,8 +35,12 @@ async def model(http: HttpRequest) -> Response:
 
 def _card(worker: Worker, name: str) -> ModelCard:
     info = worker.model
+    modalities: list[Literal["text", "image"]] = ["text"]
+    if info is not None and info.purpose.pictures:
+        modalities.append("image")
     return ModelCard(
         id=name,
         created=int(time.time() - worker.age()),
         task=UNSET if info is None else info.purpose.task,
+        input_modalities=UNSET if info is None else modalities,
     )

@@ -13,6 +13,8 @@ from rbee_worker.params import ChatFields
 from rbee_worker.params.conversation import ChosenName, ChosenTool, FunctionSchema, ToolSchema
 from rbee_worker.server.schemas import (
     CalledFunction,
+    ImagePart,
+    ImageUrl,
     Message,
     MessageCall,
     Messages,
@@ -60,7 +62,7 @@ class ChatEnvelope(ChatFields, kw_only=True):
 
 
 NESTED: dict[str, tuple[type[Struct], ...]] = {  # structs inside a field of an envelope
-    "messages": (Message, TextPart, MessageCall, CalledFunction),
+    "messages": (Message, TextPart, ImagePart, ImageUrl, MessageCall, CalledFunction),
     "tools": (ToolSchema, FunctionSchema),
     "tool_choice": (ChosenTool, ChosenName),
     "stream_options": (StreamOptions,),
@@ -221,6 +223,7 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     created: int
     owned_by: str = "rbee-worker"
     task: Task | UnsetType = UNSET  # what the model is for, once it is loaded
+    input_modalities: list[Literal["text", "image"]] | UnsetType = UNSET  # likewise
 
 
 class ModelList(Struct, frozen=True, kw_only=True):

@@ -5,11 +5,13 @@ import { $ } from "./dom.js";
 import { startLog } from "./log.js";
 import { parameters, startParameters } from "./parameters.js";
 import { startPresets } from "./presets.js";
+import { served, startServed } from "./served.js";
 import { startSidebar } from "./sidebar.js";
 import { narrate, startStatus } from "./status.js";
 import * as store from "./store.js";
 import { token } from "./stream.js";
 import { talk } from "./talk.js";
+import { startTools, tools } from "./tools.js";
 import { worker } from "./worker.js";
 
 // ---- the token
@@ -88,12 +90,14 @@ $("keys-open").addEventListener("click", () => $("keys").showModal());
 
 // ---- begin
 
-talk.parameters = parameters;
+talk.parameters = () => ({ ...served(), ...tools(), ...parameters() });
 startLog();
 startStatus();
 startComposer();
 await startPresets();
 await startParameters();
+await startTools();
+await startServed();
 startSidebar(narrate);
 paint((await store.setting("theme")) ?? "");
 if (!(await store.keeps())) narrate("This browser keeps nothing here: conversations last until the page is closed.");

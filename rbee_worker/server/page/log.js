@@ -15,6 +15,9 @@ let views = new Map();
 /** @type {Set<string>} */
 const stale = new Set();
 let drawing = false;
+/** Whether the reader is at the end, and the height of the log when that was looked at. */
+let follows = true;
+let height = 0;
 
 /** Start following the conversation. */
 export function startLog() {
@@ -23,7 +26,16 @@ export function startLog() {
   talk.addEventListener("answered", (event) => announce(/** @type {CustomEvent<Turn>} */ (event).detail));
   worker.addEventListener("state", () => { if (talk.answer) changed(talk.answer.turn); });
   $("to-end").addEventListener("click", toEnd);
-  $("log").addEventListener("scroll", () => { $("to-end").hidden = atEnd(); });
+  $("log").addEventListener("scroll", () => {
+    if ($("log").clientHeight !== height) return; // the window has another size: the observer below has a say first
+    follows = atEnd();
+    $("to-end").hidden = follows;
+  });
+  // A phone's keyboard, a turned phone, a longer question: who was at the end stays there.
+  new ResizeObserver(() => {
+    height = $("log").clientHeight;
+    if (follows) toEnd();
+  }).observe($("log"));
 }
 
 /** Show the conversation's path: turns that were shown before keep their elements. */
@@ -51,10 +63,10 @@ function changed(turn) {
   const later = document.hidden ? (/** @type {() => void} */ f) => setTimeout(f, 200) : requestAnimationFrame;
   later(() => {
     drawing = false;
-    const follows = atEnd();
     for (const id of stale) views.get(id)?.update();
     stale.clear();
     if (follows) toEnd();
+    else $("to-end").hidden = atEnd();
   });
 }
 
@@ -65,6 +77,7 @@ function atEnd() {
 
 function toEnd() {
   $("log").scrollTop = $("log").scrollHeight;
+  follows = true;
   $("to-end").hidden = true;
 }
 

@@ -29,6 +29,8 @@ export class Rendering {
   #blocks = 0;
   /** The text of each block that is drawn. @type {string[]} */
   #drawn = [];
+  /** The whole text that is shown; null while it grows. @type {string | null} */
+  #whole = null;
 
   /** @param {HTMLElement} place */
   constructor(place) {
@@ -38,6 +40,8 @@ export class Rendering {
   /** @param {string} given @param {boolean} whole  nothing will follow */
   show(given, whole) {
     const text = given.replace(/\r\n?/g, "\n");
+    if (whole && text === this.#whole) return;
+    this.#whole = whole ? text : null;
     if (whole || text.length < this.#settled) this.#settled = this.#blocks = 0;
     if (whole) this.#drawn = []; // a definition at the end may have changed a link at the beginning
     const rest = text.slice(this.#settled);

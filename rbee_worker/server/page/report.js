@@ -7,7 +7,7 @@ import { el } from "./dom.js";
 
 /** @type {Record<string, (stop: any) => string>} */
 const WHY = {
-  EOS: (stop) => `end token ${stop.token_text ?? stop.token_id}`,
+  EOS: (stop) => `end token ${stop.token_text ?? stop.token_id ?? ""}`.trim(),
   STOP_SEQUENCE: (stop) => `stop ${JSON.stringify(stop.sequence ?? stop.token_text)}`,
   MAX_TOKENS: () => "max tokens reached",
   CONTEXT_FULL: () => "context full",

@@ -19,7 +19,7 @@ export function body(before, system, parameters, chats, continued) {
   }
   /** @type {object[]} */
   const messages = system ? [{ role: "system", content: system }] : [];
-  for (const turn of before) messages.push({ role: turn.role, content: content(turn) });
+  for (const turn of before) messages.push(...messagesOf(turn));
   if (!continued) return { messages, chat_defaults: true, ...parameters };
   const open = { role: "assistant", content: continued.text };
   const thought = continued.reasoning ? { reasoning_content: continued.reasoning } : {};
@@ -27,11 +27,23 @@ export function body(before, system, parameters, chats, continued) {
   return { messages, continue_final_message: true, chat_defaults: true, ...parameters };
 }
 
+/** What the model gets of a turn: calls that it made, and what they gave. @param {Turn} turn @returns {object[]} */
+function messagesOf(turn) {
+  if (turn.results) return turn.results.map(({ id, text }) => ({ role: "tool", tool_call_id: id, content: text }));
+  const message = { role: turn.role, content: content(turn) };
+  if (!turn.calls?.length) return [message];
+  const calls = turn.calls.map(({ id, name, arguments: given }) => ({ id, type: "function", function: { name, arguments: given } }));
+  return [{ ...message, tool_calls: calls }];
+}
+
 /** A turn's text as the model gets it: files first, each in a fence of its own. @param {Turn} turn */
 export function content(turn) {
-  const files = (turn.files ?? []).map(({ name, text }) => {
-    const fence = "`".repeat(Math.max(3, ...[...text.matchAll(/`+/g)].map((m) => m[0].length + 1)));
-    return `File: ${name}\n${fence}\n${text.replace(/\n$/, "")}\n${fence}\n`;
-  });
+  const files = (turn.files ?? []).map(({ name, text }) => `File: ${name}\n${fenced(text)}\n`);
   return [...files, turn.text].filter(Boolean).join("\n");
+}
+
+/** A text in a fence that it cannot end. @param {string} text */
+export function fenced(text) {
+  const fence = "`".repeat(Math.max(3, ...[...text.matchAll(/`+/g)].map((m) => m[0].length + 1)));
+  return `${fence}\n${text.replace(/\n$/, "")}\n${fence}`;
 }

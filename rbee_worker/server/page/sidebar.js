@@ -3,7 +3,7 @@
 import { $, button, download, el } from "./dom.js";
 import * as store from "./store.js";
 import { talk } from "./talk.js";
-import { read, written } from "./transfer.js";
+import { asMarkdown, read, written } from "./transfer.js";
 import { Conversation } from "./tree.js";
 
 const SURE_MS = 4000;
@@ -16,12 +16,7 @@ export function startSidebar(tell) {
   $("search").addEventListener("input", soon);
   $("new").addEventListener("click", () => talk.fresh());
   $("export").addEventListener("click", async () => download("conversations.json", "application/json", written(await store.all())));
-  $("export-one").addEventListener("click", () => {
-    const { conversation } = talk;
-    const said = conversation.path().map((turn) => `## ${turn.role === "user" ? "You" : "Assistant"}\n\n${turn.text}\n`);
-    const system = conversation.system ? [`> ${conversation.system.replaceAll("\n", "\n> ")}\n`] : [];
-    download(`${name(conversation.title)}.md`, "text/markdown", [`# ${conversation.title}\n`, ...system, ...said].join("\n"));
-  });
+  $("export-one").addEventListener("click", () => download(`${name(talk.conversation.title)}.md`, "text/markdown", asMarkdown(talk.conversation)));
   $("import").addEventListener("click", () => $("import-file").click());
   $("import-file").addEventListener("change", () => load($("import-file").files[0], tell));
   $("clear").addEventListener("click", () => $("clear-sure").showModal());

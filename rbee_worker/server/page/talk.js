@@ -4,7 +4,7 @@ import { Answer } from "./answer.js";
 import * as store from "./store.js";
 import { Conversation } from "./tree.js";
 
-/** @typedef {import("./types.js").Turn} Turn @typedef {import("./types.js").Attachment} Attachment */
+/** @typedef {import("./types.js").Turn} Turn @typedef {import("./types.js").Attachment} Attachment @typedef {import("./types.js").Result} Result */
 
 const SAVE_MS = 1000; // between two savings of an answer that grows
 
@@ -30,6 +30,12 @@ class Talk extends EventTarget {
     if (this.answer) return;
     const parent = this.conversation.path().at(-1)?.id ?? null;
     this.#question(parent, text, files);
+  }
+
+  /** Hand the calls of an answer what they gave. @param {Turn} turn @param {Result[]} results */
+  async give(turn, results) {
+    if (this.answer) return;
+    this.#question(turn.id, "", [], results);
   }
 
   /** Ask another question in the place of one: both are kept. @param {Turn} turn @param {string} text */
@@ -117,9 +123,9 @@ class Talk extends EventTarget {
     if (this.conversation.turns.size > 0) this.#save();
   }
 
-  /** @param {string | null} parent @param {string} text @param {Attachment[]} files */
-  #question(parent, text, files) {
-    const question = this.conversation.add(parent, { role: "user", text, ...(files.length ? { files } : {}) });
+  /** @param {string | null} parent @param {string} text @param {Attachment[]} files @param {Result[]} [results] */
+  #question(parent, text, files, results) {
+    const question = this.conversation.add(parent, { role: "user", text, ...(files.length ? { files } : {}), ...(results ? { results } : {}) });
     this.#make(this.conversation.add(question.id, { role: "assistant", text: "" }), false);
   }
 

@@ -1,6 +1,7 @@
 /** Conversations as files: written, and read again. What is read is checked, because anybody may have made it. */
 
 import { newId } from "./dom.js";
+import { fenced } from "./request.js";
 import { titled } from "./tree.js";
 
 /** @typedef {import("./types.js").Saved} Saved @typedef {import("./types.js").Turn} Turn */
@@ -10,6 +11,18 @@ const FORMAT = "rbee-conversations";
 /** @param {Saved[]} conversations */
 export function written(conversations) {
   return JSON.stringify({ format: FORMAT, version: 1, conversations }, null, 1);
+}
+
+/** What is shown of a conversation, with what tools were called for and gave. @param {import("./tree.js").Conversation} conversation */
+export function asMarkdown(conversation) {
+  const said = conversation.path().map((turn) => {
+    const calls = (turn.calls ?? []).map((call) => `Calls ${call.name}:\n\n${fenced(call.arguments)}`);
+    const results = (turn.results ?? []).map((one) => `Result of ${one.name}:\n\n${fenced(one.text)}`);
+    const parts = [turn.text, ...calls, ...results].filter(Boolean).join("\n\n");
+    return `## ${turn.role === "user" ? "You" : "Assistant"}\n\n${parts}\n`;
+  });
+  const system = conversation.system ? [`> ${conversation.system.replaceAll("\n", "\n> ")}\n`] : [];
+  return [`# ${conversation.title}\n`, ...system, ...said].join("\n");
 }
 
 /**
@@ -79,6 +92,11 @@ function turned(given, id, parent) {
   if (Array.isArray(given.files)) {
     turn.files = given.files.map((/** @type {any} */ file) => ({
       name: string(file?.name, "A file has no name"), text: string(file?.text, "A file has no text"),
+    }));
+  }
+  if (Array.isArray(given.results)) {
+    turn.results = given.results.map((/** @type {any} */ one) => ({
+      id: String(one?.id ?? ""), name: String(one?.name ?? ""), text: string(one?.text, "A result has no text"),
     }));
   }
   if (turn.role === "assistant") {

@@ -4,6 +4,7 @@ import { button, copy, el } from "./dom.js";
 import { Rendering } from "./markdown.js";
 import { isCut, note, report } from "./report.js";
 import { talk } from "./talk.js";
+import { resultsForm } from "./tools.js";
 import { worker } from "./worker.js";
 
 /** @typedef {import("./types.js").Turn} Turn */
@@ -34,14 +35,16 @@ export class Question {
     this.tools = el("p", { class: "tools" });
     this.shown = el("div", { class: "text" }, turn.text);
     const files = (turn.files ?? []).map((file) => folded("file", `${file.name} (${file.text.length.toLocaleString("en")} characters)`, file.text));
-    this.body = el("div", { class: "bubble" }, ...files, turn.text ? this.shown : null);
+    const results = (turn.results ?? []).map((one) => folded("result", `Result of ${one.name}`, one.text));
+    this.body = el("div", { class: "bubble" }, ...files, ...results, turn.text ? this.shown : null);
     this.article = el("article", { class: "turn user" }, el("h2", { class: "visually-hidden" }, "You"), this.body, this.tools);
     this.update();
   }
 
   update() {
     const press = button("Copy", () => copy(this.turn.text, press), { "aria-label": "Copy question" });
-    this.tools.replaceChildren(press, button("Edit", () => this.#edit(), { "aria-label": "Edit question" }), siblings(this.turn) ?? "");
+    const edit = button("Edit", () => this.#edit(), { "aria-label": "Edit question" });
+    this.tools.replaceChildren(...(this.turn.results ? [] : [press, edit]), siblings(this.turn) ?? "");
   }
 
   #edit() {
@@ -76,11 +79,12 @@ export class Reply {
     this.shown = el("div", { class: "text markdown" });
     this.rendering = new Rendering(this.shown);
     this.card = el("div", { class: "card", hidden: true });
+    this.results = el("div");
     this.note = el("p", { class: "note" });
     this.tools = el("p", { class: "tools" });
     this.report = el("div");
     this.article = el("article", { class: "turn answer" }, el("h2", { class: "visually-hidden" }, "Assistant"),
-      this.parts, this.shown, this.card, this.note, this.tools, this.report);
+      this.parts, this.shown, this.results, this.card, this.note, this.tools, this.report);
     this.update();
   }
 
@@ -94,6 +98,7 @@ export class Reply {
     this.#parts();
     this.rendering.show(turn.text, !live);
     this.shown.hidden = turn.text === "" && !live;
+    this.#results(live);
     this.note.textContent = turn.state === "waiting" ? this.#waiting() : note(turn);
     this.#card();
     if (live) {
@@ -124,6 +129,13 @@ export class Reply {
       }
     }
     if (wanted.length === 0) this.parts.replaceChildren();
+  }
+
+  /** Where results of calls are written, while nothing follows the answer. @param {boolean} live */
+  #results(live) {
+    const open = !live && Boolean(this.turn.calls?.length) && talk.conversation.children(this.turn.id).length === 0;
+    if (open === this.results.hasChildNodes()) return;
+    this.results.replaceChildren(...(open ? [resultsForm(this.turn)] : []));
   }
 
   #card() {

@@ -5,6 +5,8 @@
  *
  * @typedef {{id: string, name: string, arguments: string}} Call  a tool call of an answer
  *
+ * @typedef {{id: string, name: string, text: string}} Result  what a called tool gave; id: of the call
+ *
  * @typedef {"waiting" | "writing" | "done" | "failed"} TurnState
  *   waiting: for the model, or in the queue; failed: `error` says why.
  *
@@ -14,6 +16,7 @@
  * @property {"user" | "assistant"} role
  * @property {string} text
  * @property {Attachment[]} [files]  of a question
+ * @property {Result[]} [results]  of a question that only hands an answer's calls their results
  * @property {TurnState} [state]  of an answer, as are all of the following
  * @property {string} [reasoning]
  * @property {Call[]} [calls]

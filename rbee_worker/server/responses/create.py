@@ -19,7 +19,9 @@ from rbee_worker.server.body import Body, envelope, read_object, unknown_faults
 from rbee_worker.server.encoding import answered
 from rbee_worker.server.health import worker_of
 from rbee_worker.server.openai.shared import Pieces
+from rbee_worker.server.pictures import taken
 from rbee_worker.server.problems import json_response
+from rbee_worker.server.prompts import prompt_tokens
 from rbee_worker.server.requests import ignored, refuse_envelope, settled, time_limit
 from rbee_worker.server.responses.answer import ResponseRendering, answer_of
 from rbee_worker.server.responses.asked import (
@@ -40,10 +42,10 @@ from rbee_worker.server.responses.schemas import (
 from rbee_worker.server.served_models import served_model
 from rbee_worker.server.sse import EventStream
 from rbee_worker.server.worker import Worker
-from rbee_worker.session.prepare import encoded, rendered
 from rbee_worker.types import Request
 
 Messages = tuple[dict[str, Any], ...]
+_AS_TEXT = 3  # what a byte of a picture counts: it is kept as a file and, in base64, as an item
 
 
 async def create_response(http: HttpRequest) -> ASGIApp:
@@ -56,9 +58,11 @@ async def create_response(http: HttpRequest) -> ASGIApp:
     model = served_model(worker, given.model)
     suffix = uuid.uuid4().hex
     talk = _conversation(worker, given, faults)
+    messages, pictures = taken(_with_instructions(given, talk))
     request = Request(
         id=f"resp_{suffix}",
-        messages=_with_instructions(given, talk),
+        messages=messages,
+        pictures=pictures,
         params=params_of(given, body.values),
         surface="chat",
         timeout_s=time_limit(worker, None),
@@ -77,7 +81,7 @@ async def create_response(http: HttpRequest) -> ASGIApp:
         items=_items(given, suffix),
         job=job,
         pieces=Pieces(worker),
-        characters=characters(talk),
+        characters=characters(talk) + _AS_TEXT * sum(len(file.data) for file in pictures),
     )
     if given.store:
         worker.responses.add(kept)
@@ -105,9 +109,11 @@ async def count_input_tokens(http: HttpRequest) -> Response:
     faults += unknown_faults(rest, PromptEnvelope)
     served_model(worker, given.model)
     talk = _conversation(worker, given, faults)
+    messages, pictures = taken(_with_instructions(given, talk))
     request = Request(
         id="",
-        messages=_with_instructions(given, talk),
+        messages=messages,
+        pictures=pictures,
         surface="chat",
         chat=options_of(given, faults),
     )
@@ -115,14 +121,8 @@ async def count_input_tokens(http: HttpRequest) -> Response:
     refuse_envelope(worker, faults, request, NAMES)
     with NAMES.used():
         check_request(request, rules)
-    chat = engine.renderer(tools=bool(request.chat.offered))
-    assert chat is not None
-
-    def count() -> InputTokens:
-        text = rendered(request, chat, rules)
-        return InputTokens(input_tokens=len(encoded(engine.tokenizer, text, False)[0]))
-
-    return json_response(await asyncio.to_thread(count))
+    count = await asyncio.to_thread(prompt_tokens, engine, request)
+    return json_response(InputTokens(input_tokens=count))
 
 
 def _conversation(worker: Worker, given: PromptEnvelope, faults: list[FieldError]) -> Messages:

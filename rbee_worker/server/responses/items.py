@@ -16,6 +16,8 @@ from msgspec import Struct, field
 
 from rbee_worker.errors import MOST_FAULTS, FieldError
 from rbee_worker.server.body import fault_of
+from rbee_worker.server.pictures import from_url, part
+from rbee_worker.types import Detail
 
 Lookup = Callable[[str], dict[str, Any] | None]  # an item that is kept, by its id
 _OPAQUE = "rbee1."  # marks reasoning that was given as encrypted_content
@@ -81,6 +83,15 @@ class Part(Struct, kw_only=True, forbid_unknown_fields=True):
     logprobs: Any = None
     parsed: Any = None  # of OpenAI's client
     prompt_cache_breakpoint: Any = None
+
+
+class Picture(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A picture of the user's: a data URL. file_id: refused, because no files are kept here."""
+
+    type: Literal["input_image"]
+    image_url: str | None = None
+    file_id: None = None
+    detail: Detail = "auto"
 
 
 KINDS: dict[str, type[Message | Call | CallOutput | Thought | Reference]] = {
@@ -172,7 +183,8 @@ def _kind(
 
 
 def _say(turns: list[dict[str, Any]], said: Message, name: str, faults: list[FieldError]) -> None:
-    content = _content(said.content, f"{name}.content", faults)
+    shows = said.role == "user"
+    content = _content(said.content, f"{name}.content", faults, shows=shows)
     if said.role == "assistant":
         turn = _assistant(turns, lambda t: t["content"] is None and "tool_calls" not in t)
         turn["content"] = content
@@ -190,12 +202,32 @@ def _assistant(
     return turns[-1]
 
 
-def _content(given: str | list[Any], name: str, faults: list[FieldError]) -> Any:
-    """A text, or its parts as a template reads them."""
+def _content(given: str | list[Any], name: str, faults: list[FieldError], *, shows: bool) -> Any:
+    """A text, or its parts as a template reads them. shows: whether there may be pictures."""
     if isinstance(given, str):
         return given
-    texts = _texts(given, name, faults)
-    return texts[0] if len(texts) == 1 else [{"type": "text", "text": text} for text in texts]
+    parts: list[dict[str, Any]] = []
+    for place, one in enumerate(given):
+        where = f"{name}[{place}]"
+        if shows and isinstance(one, dict) and one.get("type") == "input_image":
+            parts += _picture(one, where, faults)
+        elif (text := _piece(one, where, faults)) is not None:
+            parts.append({"type": "text", "text": text})
+    if len(parts) == 1 and parts[0]["type"] == "text":
+        return parts[0]["text"]
+    return parts
+
+
+def _picture(given: dict[str, Any], name: str, faults: list[FieldError]) -> list[dict[str, Any]]:
+    try:
+        found = msgspec.convert(given, Picture)
+    except msgspec.ValidationError as error:
+        faults.append(fault_of(name, error))
+        return []
+    if found.image_url is None:
+        faults.append(FieldError(f"{name}.image_url", "required", "is required: a data URL"))
+        return []
+    return [part(from_url(found.image_url, name, faults, detail=found.detail))]
 
 
 def _text(given: str | list[Any], name: str, faults: list[FieldError]) -> str:
@@ -218,16 +250,19 @@ def _reasoning(found: Thought, name: str, faults: list[FieldError]) -> str:
 
 
 def _texts(parts: list[Any], name: str, faults: list[FieldError]) -> list[str]:
-    texts = []
-    for place, part in enumerate(parts):
-        where = f"{name}[{place}]"
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind not in _TEXTS:
-            message = "is not implemented: only texts are read"
-            faults.append(FieldError(f"{where}.type", "a text", message))
-            continue
-        try:
-            texts.append(msgspec.convert(part, Part).text)
-        except msgspec.ValidationError as error:
-            faults.append(fault_of(where, error))
-    return texts
+    found = (_piece(one, f"{name}[{place}]", faults) for place, one in enumerate(parts))
+    return [text for text in found if text is not None]
+
+
+def _piece(given: Any, name: str, faults: list[FieldError]) -> str | None:
+    """The text of a part; None if it has none, which is added to `faults`."""
+    kind = given.get("type") if isinstance(given, dict) else None
+    if kind not in _TEXTS:
+        message = "is not implemented: only texts are read, and pictures of a user's message"
+        faults.append(FieldError(f"{name}.type", "a text", message))
+        return None
+    try:
+        return msgspec.convert(given, Part).text
+    except msgspec.ValidationError as error:
+        faults.append(fault_of(name, error))
+        return None

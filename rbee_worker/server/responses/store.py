@@ -27,7 +27,7 @@ class Responses:
     """The responses of one worker that are kept, by id."""
 
     def __init__(
-        self, *, keep_s: float, keep_n: int, clock: Callable[[], float] = time.time
+        self, *, keep_s: float, keep_n: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._keep_s = keep_s
         self._keep_n = keep_n
@@ -67,12 +67,11 @@ class Responses:
 
     def _tidy(self) -> None:
         horizon = self._clock() - self._keep_s
-        ended = [k for k in self._kept.values() if k.job.finished is not None]
+        ended = [k for k in self._kept.values() if k.job.ended_s]
         excess = len(ended) - self._keep_n
         total = sum(k.size for k in self._kept.values())
         for kept in ended:
-            assert kept.job.finished is not None
-            late = kept.job.finished <= horizon
+            late = kept.job.ended_s <= horizon  # monotonic, as a clock that jumps ends nothing
             if not late and excess <= 0 and total <= MOST_CHARACTERS:
                 break
             total -= kept.size

@@ -283,7 +283,7 @@ def test_the_engine_samples_with_it(trace, tmp_path):
         engine, _ = load_engine(settings, lambda _: None)
     finally:
         torch.set_num_threads(before)
-    assert isinstance(engine.runner._sampler._sampling, CpuSampling)
+    assert isinstance(engine.runner.sampler._sampling, CpuSampling)
     params = SamplingParams(max_tokens=5, top_p=0.9, seed=3, repetition_penalty=1.2, logprobs=1)
     engine.submit(Submit(seq="a", prompt_ids=(5, 6, 7), params=params, prompt_logprobs=True))
     told = []

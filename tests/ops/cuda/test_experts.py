@@ -164,10 +164,10 @@ def test_activations(kind, device):
 
 
 def test_a_row_does_not_depend_on_the_others(form, device, dtypes):
-    m = Mixture(21 if form == "many" else 6, "clamped", kind="gelu_quick")
+    m = Mixture(21 if form == "many" else 4, "clamped", kind="gelu_quick")
     for dtype in dtypes:
         whole = m.run(device, dtype)
-        for rows in (slice(0, 1), slice(m.n - 1, m.n), slice(2, 5)):
+        for rows in (slice(0, 1), slice(m.n - 1, m.n), slice(1, 3)):
             assert torch.equal(m.run(device, dtype, rows), whole[rows])
 
 

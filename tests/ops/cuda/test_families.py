@@ -22,10 +22,20 @@ from tests.archs import ARCHS, Arch
 from tests.archs.measure import TOKENS, files
 from tests.ops.cuda.near import DEVICE
 
-QUICK = {"llama", "gemma2", "mixtral", "mamba"}
+QUICK = {"llama", "mixtral"}
 # One row for each kind of block and each operation; the other rows are variants of them.
 SLOW = {
-    *("llama-dynamic", "gemma3", "olmo2", "starcoder", "mpt", "persimmon", "falcon-alibi-mqa"),
+    *(
+        "gemma2",
+        "mamba",
+        "llama-dynamic",
+        "gemma3",
+        "olmo2",
+        "starcoder",
+        "mpt",
+        "persimmon",
+        "falcon-alibi-mqa",
+    ),
     *("qwen2-moe", "phimoe", "deepseek-v2-lite", "deepseek-v3", "gpt-oss-yarn-mxfp4"),
     *("llama4-chunks", "gemma4-mixed", "falcon-mamba", "mamba2", "granite4", "nemotron-h-moe"),
     *("qwen3", "falcon-7b", "phi-msft", "command-r"),
@@ -98,7 +108,10 @@ def test_fusions_of_a_plain_decoder(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "modernbert", "modernbert-classes"])
+_SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in ("modernbert", "modernbert-classes")]
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", *_SLOW])
 def test_encoders(name: str, tmp_path: Path) -> None:
     """Rows of one text, or of two, and the scores of a head."""
     (row,) = [row for row in encoders.ROWS if row.id == name]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rbee_worker.ops.adapted import (
     CELL,
@@ -14,11 +16,13 @@ from rbee_worker.ops.adapted import (
     Factors,
     Placed,
     Site,
+    SitePart,
     Sites,
     padded,
 )
 from rbee_worker.ops.batch import Array, Batch
-from rbee_worker.ops.cpu.runtime.recorder import ALL, Touch, reads
+from rbee_worker.ops.cpu.runtime.arena import LINE, Arena
+from rbee_worker.ops.cpu.runtime.recorder import ALL, reads, writes
 from rbee_worker.ops.cpu.runtime.recording import RecordingOps, buf_of
 from rbee_worker.ops.cpu.shared import adapter_table as table
 from rbee_worker.ops.cpu.shared.regions import Words
@@ -29,12 +33,16 @@ _I32 = struct.Struct("<i")
 
 
 class CpuAdapters(AdapterMemory):
-    """The table of every site, which recorded programs have the address of, and the factors."""
+    """The table of every site, which recorded programs have the address of, and the factors.
+
+    An adapter's factors lie one after another in the order in which a step reads them: for each
+    site the A of its parts, then their B. So the processor's prefetching goes from one to the next.
+    """
 
     def __init__(self, sites: Sites) -> None:
         self._sites = sites
         self._tables: dict[int, Words] = {}
-        self._keep: dict[int, Placed] = {}
+        self._arenas: dict[int, Arena] = {}
 
     def table(self, site: Site) -> Words:
         """int64 [slots + 1, parts, words of a record], the same array at every call."""
@@ -45,23 +53,36 @@ class CpuAdapters(AdapterMemory):
 
     def put(self, slot: int, placed: Placed) -> None:
         assert 0 < slot <= self._sites.slots
-        assert slot not in self._keep
-        self._keep[slot] = placed
+        assert slot not in self._arenas
+        all_of_it = [f for parts in placed.values() for f in parts if f is not None]
+        arena = Arena(sum(padded(end.nbytes, LINE) for f in all_of_it for end in (f.a, f.b)))
+        self._arenas[slot] = arena
         for site in self._sites:
-            for part, factors in enumerate(placed.get(site.number, ())):
+            parts = placed.get(site.number, ())
+            a = [0 if f is None else _kept(arena, f.a) for f in parts]
+            b = [0 if f is None else _kept(arena, f.b) for f in parts]
+            for number, factors in enumerate(parts):
                 if factors is not None:
-                    self.table(site)[slot, part] = _record(factors)
+                    record = _record(factors, a[number], b[number], site.parts[number])
+                    self.table(site)[slot, number] = record
 
     def drop(self, slot: int) -> None:
         for words in self._tables.values():
             words[slot] = 0
-        del self._keep[slot]
+        del self._arenas[slot]
 
 
-def _record(factors: Factors) -> list[int]:
+def _kept(arena: Arena, numbers: NDArray[Any]) -> int:
+    """The address of a copy of `numbers` in the arena."""
+    place = arena.take(numbers.nbytes)
+    place[:] = numbers.reshape(-1).view(np.uint8)
+    return place.ctypes.data
+
+
+def _record(factors: Factors, a: int, b: int, part: SitePart) -> list[int]:
     (scale,) = _I32.unpack(_F32.pack(factors.scale))
     form = table.FORMS.index(factors.form)
-    return [factors.a.ctypes.data, factors.b.ctypes.data, factors.rank, form, scale]
+    return [a, b, factors.rank, form, scale, part.first, part.rows, 0]
 
 
 class AdapterOps(RecordingOps):
@@ -85,7 +106,7 @@ class AdapterOps(RecordingOps):
         h = rec.buffer(wide * parts)
         rec.call(
             "adapt.down",
-            [reads(source, ALL), Touch(h.region.place, ALL, True)],
+            [reads(source, ALL), writes(h, ALL)],
             x=source.slot,
             x_stride=source.stride,
             cols=site.cols,
@@ -95,19 +116,15 @@ class AdapterOps(RecordingOps):
             parts=parts,
             entries=entries,
         )
-        for number, part in enumerate(site.parts):
-            columns = to.columns(part.first, part.rows)
-            rec.call(
-                "adapt.up",
-                [reads(h, ALL), Touch(to.region.place, f"part {site.number}", True)],
-                h=h.columns(number * wide, wide).slot,
-                h_stride=h.stride,
-                y=columns.slot,
-                y_stride=to.stride,
-                rows=part.rows,
-                part=number,
-                parts=parts,
-                entries=entries,
-            )
-        to.made = ALL
+        rec.call(
+            "adapt.up",
+            [reads(h, ALL), writes(to, ALL)],
+            h=h.slot,
+            h_stride=h.stride,
+            y=to.slot,
+            y_stride=to.stride,
+            wide=wide,
+            parts=parts,
+            entries=entries,
+        )
         return to

@@ -8,6 +8,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rbee_worker.config import Settings
 from rbee_worker.errors import UsageError
 from rbee_worker.extras import missing
@@ -24,6 +26,7 @@ from rbee_worker.ops.backend import (
     StateMemory,
     Warmed,
 )
+from rbee_worker.ops.batch import Array
 from rbee_worker.ops.cpu.shared.held import planned
 from rbee_worker.ops.cpu.shared.isa import unsupported
 from rbee_worker.ops.cpu.shared.paged import KEYS, SPAN
@@ -146,6 +149,7 @@ class CpuBackend(Backend):
         progress: Progress,
         prepared: Prepared | None = None,
         kept: Kept | None = None,
+        beside: Ops | None = None,
     ) -> Ops:
         from rbee_worker.ops.cpu.backend.ops import CpuOps
         from rbee_worker.ops.cpu.backend.warm import Kernels
@@ -174,9 +178,11 @@ class CpuBackend(Backend):
             how = (target.name, settings.exact_activations, settings.bf16_activations)
             key = hashlib.sha256(kept.key + repr(how).encode()).digest()
             arena = kept_arena(kept.memory, key, capacity)
+        # threads of two teams would spin beside each other
+        shared = beside.team if isinstance(beside, CpuOps) else None
         return CpuOps(
             library,
-            Team(library, settings.threads or allowed_cores()),
+            shared or Team(library, settings.threads or allowed_cores()),
             exact=settings.exact_activations,
             bf16=settings.bf16_activations,
             arena=arena,
@@ -200,6 +206,12 @@ class CpuBackend(Backend):
 
         assert isinstance(model.ops, CpuOps)
         return CpuModel(model, model.ops, recording_shape(settings, kv_dtype, longest))
+
+    def columns(self, logits: Array, vocab: int) -> Array:
+        own = logits.shape[1]
+        if own >= vocab:
+            return logits if own == vocab else logits[:, :vocab]
+        return np.pad(logits, ((0, 0), (0, vocab - own)), constant_values=-np.inf)
 
     def pieces(self, model: Decoder, *, tokens: int, block_size: int, kv_dtype: str) -> Any:
         from rbee_worker.ops.cpu.backend.model import CpuModel

@@ -24,7 +24,7 @@ HEAD_ROWS = 64  # logits computed at once
 def recording_shape(settings: Settings, kv_dtype: str, longest: int) -> Shape:
     """The shape that a model is recorded for. longest: the most tokens of a sequence."""
     draws = settings.max_seqs
-    if settings.speculate != "off":
+    if settings.drafts != "off":
         draws = max(draws, DRAFTED_ROWS)
     rows = min(draws, HEAD_ROWS)
     return Shape(settings.token_budget, rows, longest, settings.block_size, kv_dtype)

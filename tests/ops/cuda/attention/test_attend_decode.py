@@ -68,8 +68,9 @@ def test_every_way_to_cut_the_keys(tiles: Tiles) -> None:
     assert not workspace.counters(1).any()
 
 
-@pytest.mark.parametrize("group", [2, 8, 16])
-@pytest.mark.parametrize("width", [16, 24, 80, 192])
+@pytest.mark.parametrize(
+    ("group", "width"), [(2, 24), (2, 192), (8, 24), (8, 80), (16, 16), (16, 192)]
+)
 def test_splits_are_combined_a_few_at_a_time(group: int, width: int) -> None:
     """By the last program, or by a kernel of its own where one has no room."""
     case = Case([1], [140], group, 1, 16, width)

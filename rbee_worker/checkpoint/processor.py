@@ -1,0 +1,40 @@
+"""The files of a model that say how pictures become its input.
+
+preprocessor_config.json has the picture's part and processor_config.json the prompt's;
+transformers 5 writes both into the second, with the first as its `image_processor`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rbee_worker.checkpoint.reading import inside, read_json
+
+_IMAGE, _BOTH = "preprocessor_config.json", "processor_config.json"
+
+
+@dataclass(frozen=True)
+class ProcessorFiles:
+    """image: how pictures are resized and cut; config: how they are written into a prompt. {} where
+    a file is absent."""
+
+    image: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+NONE = ProcessorFiles()
+
+
+def read_processor(directory: Path) -> ProcessorFiles:
+    """The files of a model directory. Raises CheckpointError for damaged ones."""
+    image, config = _config(directory, _IMAGE), _config(directory, _BOTH)
+    inner = config.get("image_processor")
+    return ProcessorFiles(inner if not image and isinstance(inner, dict) else image, config)
+
+
+def _config(directory: Path, name: str) -> dict[str, Any]:
+    path = directory / name
+    return read_json(inside(directory, path)) if path.is_file() else {}
