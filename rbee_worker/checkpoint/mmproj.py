@@ -17,6 +17,7 @@ from rbee_worker.checkpoint.gguf import GgufFile
 from rbee_worker.checkpoint.gguf_split import open_gguf
 from rbee_worker.checkpoint.mapped import GgufSource, read_keys
 from rbee_worker.checkpoint.names.rows import Key, Row, rows
+from rbee_worker.checkpoint.processor import of_tower
 from rbee_worker.errors import CheckpointError, UsageError, WorkerError
 
 if TYPE_CHECKING:
@@ -159,15 +160,22 @@ def _joined(model: Checkpoint, file: GgufFile) -> Checkpoint:
         "image_std": file.metadata.get("clip.vision.image_std"),
     }
     arch = projector.texts[model.arch]
+    across = vision["image_size"] // vision["patch_size"] // merge
     if arch == model.arch:  # Gemma 3 says how many tokens a picture has
-        across = vision["image_size"] // vision["patch_size"] // merge
         config["mm_tokens_per_image"] = across * across
     else:
         config |= {"scale_factor": merge, "model_type": arch}
     source = _Both(model.source, GgufSource(file, _rows(projector, file), vision))
     note = f"pictures are read with {file.path.name}"
+    longest = file.metadata.get("clip.vision.preproc_image_size")
     return replace(
-        model, arch=arch, config=config, source=source, notes=(*model.notes, note), tower=file.path
+        model,
+        arch=arch,
+        config=config,
+        source=source,
+        notes=(*model.notes, note),
+        tower=file.path,
+        processor=of_tower(_kind(file), vision["image_size"], across * across, longest),
     )
 
 

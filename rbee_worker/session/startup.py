@@ -115,12 +115,9 @@ def fingerprint(settings: Settings, info: ModelInfo, files: Files | None) -> str
     """A digest of what answers depend on besides their requests: the model's files, and every
     setting that changes its numbers or how its text is read."""
     how = (info.backend, info.dtype, info.kv_dtype, settings.quantize, settings.exact_activations)
-    read = (
-        *(settings.kv_cache, settings.attention, settings.tool_format, settings.thinking),
-        settings.mmproj,
-    )
+    read = (settings.kv_cache, settings.attention, settings.tool_format, settings.thinking)
     model = "" if files is None else digest(files[0])
-    return hashlib.sha256(repr((model, how, read)).encode()).hexdigest()
+    return hashlib.sha256(repr((model, how, read, settings.mmproj)).encode()).hexdigest()
 
 
 def _check_same(files: Files) -> None:
