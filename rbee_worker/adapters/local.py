@@ -1,4 +1,4 @@
-"""Settings whose other files, adapters, a tower and a draft model, are paths on this machine."""
+"""Settings whose other files (adapters, a draft model, a tower) are paths on this machine."""
 
 from __future__ import annotations
 

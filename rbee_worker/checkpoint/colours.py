@@ -7,34 +7,18 @@ ways: a factor of pixels, and whether it and the normalisation are in use at all
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from rbee_worker.checkpoint.reading import inside, read_json
 from rbee_worker.errors import CheckpointError
 
-FILE, WHOLE = "preprocessor_config.json", "processor_config.json"
 
-
-def with_colours(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """`config`, with `image_mean` and `image_std` in a model directory where a file has them, if
-    the model reads pictures. Raises CheckpointError."""
-    given = _given(path) if "vision_config" in config else {}
-    if not given:
+def with_colours(config: dict[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """`config`, with `image_mean` and `image_std` if the model reads pictures and its pre-processor
+    says them. said: see `ProcessorFiles.image`. Raises CheckpointError."""
+    if "vision_config" not in config or "image_mean" not in said:
         return config
-    mean, deviation = _pair(given)
+    mean, deviation = _pair(said)
     return config | {"image_mean": mean, "image_std": deviation}
-
-
-def _given(path: Path) -> Mapping[str, Any]:
-    """The pre-processor's keys, {} without a file."""
-    for name in (FILE, WHOLE):
-        if (path / name).is_file():
-            found = read_json(inside(path, path / name))
-            found = found.get("image_processor", found)
-            if isinstance(found, dict) and "image_mean" in found:
-                return found
-    return {}
 
 
 def _pair(given: Mapping[str, Any]) -> tuple[list[float], list[float]]:
@@ -45,7 +29,7 @@ def _pair(given: Mapping[str, Any]) -> tuple[list[float], list[float]]:
     numbers = [factor, *_floats(mean), *_floats(deviation)]
     if not all(isinstance(n, int | float) for n in numbers) or not factor or len(numbers) != 7:
         raise CheckpointError(
-            f"{FILE}: image_mean, image_std and rescale_factor cannot be used.",
+            "preprocessor_config.json: image_mean, image_std and rescale_factor cannot be used.",
             fix="download it again.",
         )
     by = 255 * factor

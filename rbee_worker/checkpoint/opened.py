@@ -49,8 +49,8 @@ class Checkpoint:
     notes: tuple[str, ...]  # warnings for the user
     sentence: Sentence = UNSAID  # how vectors are made of texts, as far as its files say
     headless: bool = False  # a decoder without an output head: it gives vectors only
-    processor: ProcessorFiles = NONE  # how pictures become its input
     tower: Path | None = None  # the file of what reads pictures, if that is another one
+    processor: ProcessorFiles = NONE  # how pictures become its input
 
 
 def open_checkpoint(
@@ -122,7 +122,8 @@ def _open_directory(ref: str, path: Path) -> Checkpoint:
     arch, config, dialect = hf_config.read_config(inside(path, path / "config.json"))
     foreign.refuse_quantized(config, tensors, str(path))
     config = scaled.without_known_quantization(config, str(path))
-    config = with_colours(config, path)
+    processor = read_processor(path)
+    config = with_colours(config, processor.image)
     source: TensorSource = scaled.joined(tensors)
     if dialect is not None and (dialect.tensors or dialect.prefixes):
         source = RenamedSource(source, dialect, config.get("num_hidden_layers"))
@@ -146,7 +147,7 @@ def _open_directory(ref: str, path: Path) -> Checkpoint:
         notes=notes + more,
         sentence=read_sentence(path),
         headless=headless,
-        processor=read_processor(path),
+        processor=processor,
     )
 
 

@@ -158,14 +158,6 @@ def memory_plan(
     return plan, list(state.notes)
 
 
-def _per_token(ahead: Preflight) -> int:
-    """Bytes that the draft model's cache takes for a token."""
-    if ahead.draft is None:
-        return 0
-    groups = ahead.draft.ahead.model.groups
-    return sum(kind.per_token for kind in state_kinds(groups, 0, ahead.kv_dtype))
-
-
 def _pictures(ahead: Preflight) -> dict[str, int] | None:
     """The memory for features of pictures, if the model reads them: tiles that it has room for, and
     what one of them is."""
@@ -173,6 +165,14 @@ def _pictures(ahead: Preflight) -> dict[str, int] | None:
     if plan is None:
         return None
     return {"nbytes": plan.nbytes, "tiles": plan.slots, **asdict(plan.tiles)}
+
+
+def _per_token(ahead: Preflight) -> int:
+    """Bytes that the draft model's cache takes for a token."""
+    if ahead.draft is None:
+        return 0
+    groups = ahead.draft.ahead.model.groups
+    return sum(kind.per_token for kind in state_kinds(groups, 0, ahead.kv_dtype))
 
 
 def kernels(backend: Backend) -> dict[str, Any]:
