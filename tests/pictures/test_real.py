@@ -113,6 +113,7 @@ def test_two_pictures_behind_equal_ids_never_share_a_cache(
     again = answer(served, IMAGES[0])
     assert again["cached_tokens"] > first["prompt_tokens"] // 2
     assert again["token_ids"] == want[0]
+    assert "vision" in served.http.post("/api/show", json={}).json()["capabilities"]
 
 
 def test_the_library_shows_a_file(folder: Path, oracle: Any, tmp_path: Path) -> None:
