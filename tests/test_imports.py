@@ -40,6 +40,7 @@ MAY = {
     "machine": {"cgroups"},
     "cgroups": set(),
     "kept_memory": set(),
+    "heap": set(),
     "loading": BASE | {"checkpoint", "state", "ops", "models", "engine", "adapters", "loading"},
     "process": BASE | {"constraints", "observe", "ops", "engine", "loading", "process"},
     "session": BASE
@@ -50,7 +51,7 @@ MAY = {
     "verify": BASE | {"checkpoint", "state", "ops", "models", "loading", "verify"},
     "cli": BASE
     | {"checkpoint", "tokenizer", "observe", "wire", "client", "server", "state", "ops", "models"}
-    | {"engine", "loading", "process", "session", "verify", "adapters", "pictures", "cli"},
+    | {"engine", "loading", "process", "session", "verify", "adapters", "pictures", "heap", "cli"},
 }
 # Folders of ops/cpu -> those among them that each may import: compiling processes and running ones
 # meet only in what they share.
