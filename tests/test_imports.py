@@ -42,7 +42,7 @@ MAY = {
     "kept_memory": set(),
     "heap": set(),
     "loading": BASE | {"checkpoint", "state", "ops", "models", "engine", "adapters", "loading"},
-    "process": BASE | {"constraints", "observe", "ops", "engine", "loading", "process"},
+    "process": BASE | {"constraints", "observe", "ops", "engine", "loading", "heap", "process"},
     "session": BASE
     | {"answer", "checkpoint", "tokenizer", "observe", "models", "engine", "process", "session"}
     | {"constraints", "adapters", "pictures"},
