@@ -41,7 +41,8 @@ MAY = {
     "cgroups": set(),
     "kept_memory": set(),
     "heap": set(),
-    "loading": BASE | {"checkpoint", "state", "ops", "models", "engine", "adapters", "loading"},
+    "loading": BASE
+    | {"checkpoint", "tokenizer", "state", "ops", "models", "engine", "adapters", "loading"},
     "process": BASE | {"constraints", "observe", "ops", "engine", "loading", "heap", "process"},
     "session": BASE
     | {"answer", "checkpoint", "tokenizer", "observe", "models", "engine", "process", "session"}
