@@ -79,7 +79,7 @@ async def measured(model: str, kills: int, threads: int, seed: int) -> dict[str,
     async with live_worker(model, "--threads", str(threads)) as worker:
         name = (await worker.http.get("/v1/models")).json()["data"][0]["id"]
         run = Run(Clients(worker.http, name, dice, lambda: run.heard()))
-        alone = [await run.answer(n, cuts=False) for n in range(STREAMS)]
+        alone = await asyncio.gather(*(run.answer(n, cuts=False) for n in range(STREAMS)))
         streams = [asyncio.create_task(run.stream(n, alone[n])) for n in range(STREAMS)]
         recovery: list[float] = []
         while len(recovery) < kills:
