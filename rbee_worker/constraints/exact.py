@@ -70,7 +70,8 @@ def _exclude(found: dict[str, Any]) -> None:
     """Write bounds that exclude a whole number as the numbers next to it."""
     for exclusive, name in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
         up = BOUNDS[name]
-        bound, other = found.get(exclusive), found.get(name, -math.inf if up else math.inf)
+        bound: Any = found.get(exclusive)
+        other: Any = found.get(name, -math.inf if up else math.inf)
         sound = type(bound) in (int, float) and type(other) in (int, float)
         if sound and bound % 1 == 0 and abs(bound) < _WIDEST:
             del found[exclusive]
