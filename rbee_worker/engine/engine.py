@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 
 from msgspec import Struct, structs
 
@@ -252,7 +253,7 @@ class Engine:
         lookup.follow(len(tokens))
         return lookup
 
-    def _propose(self, seqs: list[Sequence], room: int) -> None:
+    def _propose(self, seqs: Seq[Sequence], room: int) -> None:
         """See `DraftModel.propose`. If that fails, answers go on without drafts."""
         if self._drafts is None:
             return
