@@ -336,6 +336,7 @@ class FakeEngineClient:
             worker=self.settings.sampling,
             eos=self.eos,
             lenient=self.settings.lenient,
+            pictures=self.fake.purpose.pictures,
         )
 
     def _prepare(self, request: Request) -> tuple[list[int], Any]:
