@@ -225,11 +225,27 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     },
     "falcon_h1": {**_HEADED, "head_dim": 64, "mamba_d_ssm": 1536, "mamba_n_heads": 24},
     "bamba": {**_HEADED, "attn_layer_indices": _fourths},
+    "based": {
+        "vocab_size": 32000,
+        "n_embd": 1024,
+        "n_head": 16,
+        "n_inner": 2048,
+        "rotary_emb_fraction": 1.0,
+        "alt_mixer_layers": lambda layers: list(range(1, layers, 5)),
+        "alt_mixer_2_layers": lambda layers: list(range(2, layers, 5)),
+        "mixer": {"expand_proj": 4, "l_max": 4096},
+        "alt_mixer": {"num_heads": 16, "feature_dim": 16},
+        "alt_mixer_2": {"window_size": 256},
+    },
     "rwkv5": {**_RECURRENT, "intermediate_size": None},
     "rwkv6": {**_RECURRENT, "intermediate_size": None},
     "rwkv7": {**_RECURRENT, "intermediate_size": None},
 }
-_OWN_WORDS = {"mpt": "n_layers", "gpt_bigcode": "n_layer"}  # families with keys of their own
+_OWN_WORDS = {
+    "mpt": "n_layers",
+    "gpt_bigcode": "n_layer",
+    "based": "n_layer",
+}  # families with keys of their own
 
 
 def config_of(family: str, parameters: int) -> dict[str, Any]:

@@ -28,6 +28,7 @@ _TURNS = "nothing rotates"
 _OWN = "a key of the model's own code beside that of transformers, which counts"
 # (type, field): why nothing reads it.
 IDLE: Mapping[tuple[str, str], str] = {
+    ("based", "hidden_act"): "no file says it: an activation other than swiglu is refused",
     ("deepseek_v2", "head_dim"): "a head's width is that of its parts",
     ("deepseek_v2", "partial_rotary_factor"): "qk_rope_head_dim says it",
     ("deepseek_v3", "head_dim"): "a head's width is that of its parts",

@@ -21,7 +21,7 @@ from rbee_worker.checkpoint.renamed import renamed_config
 from rbee_worker.errors import CheckpointError
 from rbee_worker.models import ARCHITECTURES
 from rbee_worker.models.config import INERT, StackConfig, read_config
-from rbee_worker.verify import rwkv
+from rbee_worker.verify import based, rwkv
 
 # Sizes, by the names of `StackConfig`; those that follow from others must follow here as well.
 SIZES: dict[str, dict[str, Any]] = {
@@ -71,6 +71,8 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("deepseek_v3", "qk_head_dim"): "the two parts together: GGUF files say it",
     ("deepseek_v3", "scoring_func"): "of the model's own code",
     ("deepseek_v3", "topk_method"): "of the model's own code",
+    ("based", "hidden_act"): "no file says it: an activation other than swiglu is refused",
+    ("based", "max_position_embeddings"): "the class has no such key",
     ("dots1", "moe_layer_freq"): "of the model's own code",
     ("dots1", "scoring_func"): "of the model's own code",
     ("falcon", "intermediate_size"): "0 is four times the width, which the class writes out",
@@ -179,6 +181,7 @@ def their_names(model_type: str) -> dict[str, str]:
 def theirs(model_type: str, **keys: Any) -> PretrainedConfig:
     """transformers' config of these keys, which have our names."""
     rwkv.register()
+    based.register()
     names = their_names(model_type)
     return CONFIG_MAPPING[model_type](**{names.get(k, k): v for k, v in keys.items()})
 

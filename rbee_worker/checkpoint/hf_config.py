@@ -22,6 +22,11 @@ from rbee_worker.errors import CheckpointError, UnsupportedModel
 
 _RENAMED = {"_sliding_window_pattern": "sliding_window_pattern"}  # transformers 5 adds the _
 
+# A model_type under which configs of other architectures were published, and one that is missing;
+# keys that only such an architecture has.
+_SHARED = ("gpt2", None)
+_BY_KEY = {"alt_mixer_layers": "based"}
+
 # Kinds of scaling that were renamed; "none" and "default" mean that nothing is scaled.
 _ROPE_TYPES = {"su": "longrope", "default": None, "none": None}
 
@@ -35,6 +40,8 @@ def read_config(path: Path) -> tuple[str, dict[str, Any], Dialect | None]:
     config = read_json(path)
     check_spellings(config, str(path))
     found = config.get("model_type")
+    if found in _SHARED:
+        found = next((name for key, name in _BY_KEY.items() if key in config), found)
     if not isinstance(found, str) or not found:
         raise UnsupportedModel(
             f"{path}: names no model_type (architectures: {config.get('architectures')}).",

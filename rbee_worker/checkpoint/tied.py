@@ -22,13 +22,14 @@ EMBEDDINGS = (
     "transformer.wte.weight",
     "backbone.embeddings.weight",
     "shared.weight",
+    "transformer.embeddings.word_embeddings.weight",
 )
 # Architectures that tie the two unless the config says otherwise.
 TIED_BY_DEFAULT = frozenset(
     {
         *("gemma", "gemma2", "gemma3_text", "gemma4_text", "smollm3", "starcoder2", "cohere"),
         *("falcon", "mpt", "gpt_bigcode", "mamba", "falcon_mamba"),
-        *("lfm2", "lfm2_moe", "recurrent_gemma", "t5", "mt5", "umt5"),
+        *("lfm2", "lfm2_moe", "recurrent_gemma", "t5", "mt5", "umt5", "based"),
     }
 )
 _KEY = "tie_word_embeddings"
@@ -59,6 +60,8 @@ def settle(
 def _embedding_of(names: set[str]) -> str:
     """The name of the missing embedding, guessed from the names of the other tensors."""
     if any(name.startswith("transformer.") for name in names):
+        if any(".mixer." in name for name in names):
+            return EMBEDDINGS[5]
         falcon = any(".self_attention." in name for name in names)
         return EMBEDDINGS[1] if falcon else EMBEDDINGS[2]
     return EMBEDDINGS[3] if any(name.startswith("backbone.") for name in names) else EMBEDDINGS[0]

@@ -25,6 +25,22 @@ class GatedMLP:
 
 
 @dataclass(frozen=True)
+class GatedLastMLP:
+    """down(up x * act(gate x)); up and gate are one linear, whose rows of up come first."""
+
+    ops: Ops
+    up_gate: Linear
+    down: Linear
+    act: Activation
+
+    def __call__(self, x: Array, batch: Batch) -> Array:
+        """x [N, dim] -> [N, dim]"""
+        up, gate = self.up_gate.split(x, batch)
+        gated = self.ops.multiply(up, self.ops.act(gate, self.act))
+        return self.down(gated, batch, precise=True)
+
+
+@dataclass(frozen=True)
 class PlainMLP:
     """down(act(up x))."""
 

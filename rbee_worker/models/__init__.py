@@ -118,6 +118,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "qwen3_next": Architecture("qwen3_next.Config", "qwen3_next.build", "Qwen3-Next"),
     "falcon_h1": Architecture("falcon_h1.Config", "falcon_h1.build", "Falcon-H1"),
+    "based": Architecture("based.Config", "based.build", "Based"),
     "rwkv5": Architecture("rwkv.Config", "rwkv.build", "RWKV 5 (Eagle)"),
     "rwkv6": Architecture("rwkv.Rwkv6", "rwkv.build_sixth", "RWKV 6 (Finch)"),
     "rwkv7": Architecture("rwkv7.Config", "rwkv7.build", "RWKV 7 (Goose)"),

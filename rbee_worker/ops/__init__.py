@@ -20,6 +20,7 @@ from rbee_worker.ops.gated_delta import GatedDelta
 from rbee_worker.ops.operands import Activation, RopeSpec, Routing, Weight
 from rbee_worker.ops.recurrences import Recurrences
 from rbee_worker.ops.rg_lru import RgLru
+from rbee_worker.ops.taylor import Taylor
 from rbee_worker.ops.wkv import Wkv
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["OPERATIONS", "Activation", "Ops", "RopeSpec", "Routing", "Weight"]
 
 
-class Ops(Recurrences, RgLru, GatedDelta, Wkv, ABC):
+class Ops(Recurrences, RgLru, GatedDelta, Taylor, Wkv, ABC):
     """A backend's operations. `device` and `dtype` (of computing) never change. sites: where
     adapters may add to the model that is built with these; None if there are to be none."""
 
@@ -298,5 +299,6 @@ class Ops(Recurrences, RgLru, GatedDelta, Wkv, ABC):
 
 # Every operation, those that a backend may lack among them.
 OPERATIONS = Ops.__abstractmethods__ | {
-    *("previous", "lerp", "wkv", "wkv_delta", "keep", "adapted", "with_features")
+    *("previous", "lerp", "wkv", "wkv_delta", "taylor", "keep", "adapted"),
+    "with_features",
 }

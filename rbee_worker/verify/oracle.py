@@ -157,10 +157,11 @@ def _layers(model: PreTrainedModel) -> Sequence[torch.nn.Module]:
 
 def own_models() -> Sequence[tuple[type[PretrainedConfig], type[PreTrainedModel]]]:
     """The models that transformers lacks; it knows them from now on."""
-    from rbee_worker.verify import rwkv
+    from rbee_worker.verify import based, rwkv
 
     rwkv.register()
-    return rwkv.MODELS
+    based.register()
+    return (*rwkv.MODELS, *based.MODELS)
 
 
 def _class(ckpt: Checkpoint) -> Any:

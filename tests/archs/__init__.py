@@ -2,6 +2,7 @@
 
 from tests.archs import (
     arcee,
+    based,
     dense,
     dots1,
     exaone4,
@@ -84,5 +85,6 @@ _GROUPS = (
     recurrent_gemma,
     qwen3_next,
     rwkv,
+    based,
 )
 ARCHS: tuple[Arch, ...] = tuple(arch for group in _GROUPS for arch in group.ARCHS)

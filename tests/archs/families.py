@@ -306,7 +306,13 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "Helium", ("helium",), "interleaved rotary, RMSNorm, llama-like", rotary="-", gguf="none"
     ),
-    Family("Based", (), "Taylor linear attn + SWA + conv/BaseConv", rotary="-", gguf="none"),
+    Family(
+        "Based",
+        ("based",),
+        "gated short convs, some layers of Taylor linear attn and of SWA; files say `gpt2`",
+        rotary="-",
+        gguf="none",
+    ),
     Family(
         "MPT / Replit-code",
         ("mpt",),

@@ -47,7 +47,7 @@ SCHEDULES = 8
 # No layer has attention.
 ALONE = ("mamba", "falcon-mamba", "mamba2", "rwkv5", "rwkv6", "rwkv7")
 GROWING = ("granite4", "lfm2", "jamba", "qwen3-next")  # layers with attention see all tokens
-WITH_ATTENTION = (*GROWING, "recurrent-gemma")
+WITH_ATTENTION = (*GROWING, "recurrent-gemma", "based")
 FROM_FILES: dict[str, Arch] = {a.id: a for a in ARCHS if a.id in (*ALONE, *WITH_ATTENTION)}
 KINDS = [recurrent.RECURRENT, recurrent.HYBRID, *FROM_FILES]
 BACKENDS = ["reference", pytest.param("cpu", marks=pytest.mark.kernels)]

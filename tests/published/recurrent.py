@@ -1,4 +1,4 @@
-"""Families of recurrent layers: Mamba, Falcon-Mamba and Mamba 2."""
+"""Families of recurrent layers: Mamba, Falcon-Mamba, Mamba 2 and Based."""
 
 from __future__ import annotations
 
@@ -29,7 +29,78 @@ _SELECTIVE: dict[str, Any] = {
     "use_conv_bias": True,
 }
 
+
+def _based(width: int, layers: int, linear: list[int], windows: list[int]) -> dict[str, Any]:
+    """config.json in hazyresearch/based-*, as the training configs of github.com/HazyResearch/based
+    and GPT-2's class make it; those files say gpt2 for the type."""
+    mixers = "based.models.mixers"
+    off = dict.fromkeys(
+        (
+            *("mlp_fc1_bias", "mlp_fc2_bias", "out_proj_bias", "qkv_proj_bias", "fused_mlp"),
+            *("scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn"),
+        ),
+        False,
+    )
+    on = dict.fromkeys(
+        (
+            *("rms_norm", "residual_in_fp32", "fused_bias_fc", "fused_dropout_add_ln"),
+            *("special_initializer", "use_flash_attn", "scale_attn_weights"),
+        ),
+        True,
+    )
+    return {
+        "model_type": "based",
+        "activation_function": "swiglu",
+        "alt_mixer": {
+            "_target_": f"{mixers}.linear_attention.LinearAttention",
+            "feature_dim": 16,
+            "feature_map": {"_target_": f"{mixers}.linear_attention.TaylorExp", "input_dim": 16},
+            "l_max": 2048,
+            "num_heads": 16,
+            "parallel_implementation": "fla_parallel",
+        },
+        "alt_mixer_2": {
+            "_target_": f"{mixers}.slide_attention.SlidingAttention",
+            "causal": True,
+            "num_heads": 16,
+            "window_size": 256,
+        },
+        "alt_mixer_2_layers": windows,
+        "alt_mixer_layers": linear,
+        "bos_token_id": 50256,
+        "eos_token_id": 50256,
+        "layer_norm_epsilon": 1e-5,
+        "mixer": {
+            "_target_": f"{mixers}.convolution.BaseConv",
+            "expand_proj": 4,
+            "kernel_sizes": 3,
+            "l_max": 2048,
+            "use_bias": True,
+        },
+        "n_embd": width,
+        "n_head": 16,
+        "n_inner": 2 * width,
+        "n_layer": layers,
+        "n_positions": 0,
+        "pad_vocab_size_multiple": 8,
+        "rotary_emb_fraction": 1,
+        "summary_type": "cls_index",
+        "vocab_size": 50257,
+        **on,
+        **off,
+    }
+
+
 PUBLISHED: tuple[Published, ...] = (
+    # Their page says 360m and 1.4b, which have fewer than three digits.
+    Published(
+        "hazyresearch/based-360m",
+        _based(1024, 27, [1, 6, 11, 16, 21], [2, 7, 12, 17, 22]),
+    ),
+    Published(
+        "hazyresearch/based-1b-50b",
+        _based(1792, 36, [1, 6, 11, 16, 21, 27, 33], [2, 7, 12, 17, 22, 28, 34]),
+    ),
     Published(
         "state-spaces/mamba-130m-hf",
         {

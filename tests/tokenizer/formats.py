@@ -312,7 +312,10 @@ FORMATS: dict[str, Format] = {
         None,
         _TEXT,
         _TEXT,
-        ("phi", "starcoder2", "gpt_bigcode", "mpt", "mamba", "falcon_mamba", "mamba2", "jamba"),
+        (
+            *("phi", "starcoder2", "gpt_bigcode", "mpt", "mamba", "falcon_mamba", "mamba2"),
+            *("jamba", "based"),
+        ),
         config=_TEXT,
     ),
     # No file has a template: turns are ended by a stop string (tests/tokenizer/test_world.py).

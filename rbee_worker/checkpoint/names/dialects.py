@@ -48,6 +48,7 @@ _FALCON_KEYS = {
     "ffn_hidden_size": "intermediate_size",
     "activation": "hidden_act",
 }
+_ACTIVATION = "activation_function"
 _GPT_KEYS = {
     "n_embd": "hidden_size",
     "n_layer": "num_hidden_layers",
@@ -55,7 +56,7 @@ _GPT_KEYS = {
     "n_head_kv": "num_key_value_heads",
     "n_positions": "max_position_embeddings",
     "n_inner": "intermediate_size",
-    "activation_function": "hidden_act",
+    _ACTIVATION: "hidden_act",
 }
 _T5_KEYS = {
     "d_model": "hidden_size",
@@ -225,6 +226,36 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
         "qwen2_moe": Dialect("qwen2_moe", {"num_local_experts": "num_experts"}),
         "qwen3_moe": Dialect("qwen3_moe", {"num_local_experts": "num_experts"}),
         "gpt_bigcode": Dialect("gpt_bigcode", _GPT_KEYS),
+        # The rest chooses how the authors' code computes and trains; no mixer of theirs decays.
+        "based": Dialect(
+            "based",
+            {
+                **{k: v for k, v in _GPT_KEYS.items() if k not in ("n_positions", _ACTIVATION)},
+                "rotary_emb_base": "rope_theta",
+                "rotary_emb_fraction": "partial_rotary_factor",
+            },
+            prefixes=MappingProxyType(
+                {"model.transformer.": "transformer.", "model.lm_head.": "lm_head."}
+            ),
+            only=MappingProxyType(
+                {
+                    _ACTIVATION: "swiglu",
+                    **dict.fromkeys(("rms_norm", "prenorm", "scale_attn_weights"), True),
+                    **dict.fromkeys(("mlp_fc1_bias", "mlp_fc2_bias", "lm_head_bias"), False),
+                    **dict.fromkeys(("qkv_proj_bias", "out_proj_bias", "attn_dwconv"), False),
+                    **dict.fromkeys(("parallel_block", "scale_attn_by_inverse_layer_idx"), False),
+                    **dict.fromkeys(("rotary_emb_scale_base", "word_embed_proj_dim"), None),
+                    "mlp_type": "base",
+                }
+            ),
+            ignored=(
+                *("n_positions", "fixed_decay", "decay_const", "decay_denom", "ff_mult"),
+                *("fused_mlp", "fused_bias_fc", "fused_dropout_add_ln", "use_flash_attn"),
+                *("residual_in_fp32", "reorder_and_upcast_attn", "special_initializer"),
+                *("summary_type", "summary_use_proj", "summary_activation", "_target_"),
+                *("summary_proj_to_labels", "summary_first_dropout", "use_weight_init"),
+            ),
+        ),
         # Published files also have the keys of the authors' own code.
         "mamba": Dialect(
             "mamba",

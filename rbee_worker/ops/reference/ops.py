@@ -27,6 +27,7 @@ from rbee_worker.ops.reference.gated_delta import GatedDeltaOps
 from rbee_worker.ops.reference.recurrence import RecurrenceOps
 from rbee_worker.ops.reference.rg_lru import RgLruOps
 from rbee_worker.ops.reference.sampling.torch_sampling import TorchSampling
+from rbee_worker.ops.reference.taylor import TaylorOps
 from rbee_worker.ops.reference.wkv import WkvOps
 from rbee_worker.state.specs import StateRef
 
@@ -37,7 +38,7 @@ DTYPES: dict[str, torch.dtype] = {
 }
 
 
-class ReferenceOps(RecurrenceOps, RgLruOps, GatedDeltaOps, WkvOps, AdapterOps):
+class ReferenceOps(RecurrenceOps, RgLruOps, GatedDeltaOps, TaylorOps, WkvOps, AdapterOps):
     """See `Ops` for the meaning of each operation."""
 
     name = "reference"

@@ -24,6 +24,7 @@ from rbee_worker.ops.cpu.backend.experts import ExpertOps
 from rbee_worker.ops.cpu.backend.gated_delta import GatedDeltaOps
 from rbee_worker.ops.cpu.backend.rg_lru import RgLruOps
 from rbee_worker.ops.cpu.backend.sampling import CpuSampling
+from rbee_worker.ops.cpu.backend.taylor import TaylorOps
 from rbee_worker.ops.cpu.backend.wkv import WkvOps
 from rbee_worker.ops.cpu.runtime.arena import Arena
 from rbee_worker.ops.cpu.runtime.matrix import Holder, Matrix
@@ -56,7 +57,16 @@ from rbee_worker.ops.cpu.shared.pieces import FEW, MANY, ticket
 from rbee_worker.ops.cpu.shared.reading import Reading
 
 
-class CpuOps(AttentionOps, ExpertOps, ColumnOps, RgLruOps, GatedDeltaOps, WkvOps, AdapterOps):
+class CpuOps(
+    AttentionOps,
+    ExpertOps,
+    ColumnOps,
+    RgLruOps,
+    GatedDeltaOps,
+    TaylorOps,
+    WkvOps,
+    AdapterOps,
+):
     """See `Ops`. exact: float32 activations in products with packed weights, not int8. bf16:
     bfloat16 activations in products with bf16 weights, but for experts' and logits. readings: how
     kernels read weights, by name."""

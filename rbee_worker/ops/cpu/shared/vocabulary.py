@@ -11,6 +11,6 @@ NATIVE = frozenset(
         *("scale_by_position", "rope", "attend", "keep", "with_features"),
         *("linear_scan", "causal_conv", "selective_scan", "ssd", "rg_lru"),
         *("gated_delta", "adapted"),
-        *("previous", "lerp", "wkv", "wkv_delta"),
+        *("previous", "lerp", "wkv", "wkv_delta", "taylor"),
     )
 )
