@@ -24,12 +24,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import rbee_worker
+from benchmarks.gguf_copy import write_copy
 from benchmarks.speculation_prompts import OPEN, OVERLAP
 from rbee_worker.engine.draft_costs import best_length, speed_up
 from rbee_worker.engine.draft_model import DraftModel
@@ -41,7 +41,6 @@ SETTINGS = {  # temperature, top_k, top_p
     "temperature 0.3": (0.3, 0, 1.0),
 }
 SHARES = (1.0, 0.9, 0.8, 0.6, 0.4, 0.0)
-ZERO = ("attn_output.weight", "ffn_down.weight")  # of a layer that adds nothing
 
 
 def chances(logits: np.ndarray, temperature: float, top_k: int, top_p: float) -> np.ndarray:
@@ -92,37 +91,6 @@ def agree(target: str, draft: str, texts: Sequence[str]) -> dict[str, tuple[floa
         weights = [len(p[i : i + 256]) for i in parts]
         found[name] = tuple(np.average(np.array(each), axis=0, weights=weights).tolist())
     return found
-
-
-def write_target(draft: Path, path: Path, layers: int) -> None:
-    """The draft's file with `layers` more layers like its last one, which add nothing."""
-    reader = gguf.GGUFReader(draft)
-    arch = str(reader.fields["general.architecture"].contents())
-    writer = gguf.GGUFWriter(path, arch)
-    count = int(reader.fields[f"{arch}.block_count"].contents())
-    for field in reader.fields.values():
-        if field.name.startswith("GGUF.") or field.name == "general.architecture":
-            continue
-        value = field.contents()
-        if field.name == f"{arch}.block_count":
-            value = count + layers
-        kind = field.types[0]
-        inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(field.name, value, kind, inner)
-    last = f"blk.{count - 1}."
-    tensors: list[tuple[str, Any]] = [(t.name, t) for t in reader.tensors]
-    mine = [(t.name.removeprefix(last), t) for t in reader.tensors if t.name.startswith(last)]
-    for number in range(count, count + layers):
-        tensors += [(f"blk.{number}.{name}", t) for name, t in mine]
-    for name, tensor in tensors:
-        data = tensor.data
-        if name.split(".", 2)[-1] in ZERO and int(name.split(".")[1]) >= count:
-            data = np.zeros_like(data)
-        writer.add_tensor(name, data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 class Spoilt:
@@ -201,7 +169,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder, "target.gguf")
-        write_target(args.draft, target, args.layers)
+        write_copy(args.draft, target, layers=args.layers)
         curve(str(target), str(args.draft), args.tokens, args.prompts, SHARES)
 
 

@@ -1,8 +1,9 @@
 """Completes a bill of materials, and checks it: `python deploy/sbom.py FILE` (part of `make sbom`).
 
 What is installed from an index is in the file already. The page's libraries are not: they lie in
-this repository, as npm packages' files with their hashes. The result must follow CycloneDX's schema.
-Runs where cyclonedx-bom is installed; exit code 1 with one line where the file is not as it must be.
+this repository, as files of npm packages with their hashes. The result must follow CycloneDX's
+schema. Runs where cyclonedx-bom is installed; exit code 1 with one line where the file is not as it
+must be.
 """
 
 from __future__ import annotations

@@ -106,6 +106,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_picture_mp: int = 50  # millions of pixels of a picture
     lora: str = ""  # adapters: NAME=REF, separated by semicolons (adapter_spec.py)
     lora_rank: int = 64  # the highest rank of an adapter
+    mmproj: str = ""  # a GGUF model's tower; "" = one beside it, none = no pictures
     cache_dir: str = ""  # downloaded models; "" = the user's cache directory
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
     log_format: Literal["text", "json"] = "text"
@@ -369,6 +370,11 @@ OPTIONS: tuple[Option, ...] = (
         check=parse_specs,
     ),
     Option("lora_rank", "highest rank of an adapter", low=1, high=1024),
+    Option(
+        "mmproj",
+        "the mmproj file with which a .gguf model reads pictures; empty = the one that lies beside "
+        "it and fits, none = no pictures",
+    ),
     Option("cache_dir", "directory of downloaded models; empty = the user's cache directory"),
     Option("log_level", "least important message that is logged to stderr", group="Log options"),
     Option("log_format", "key=value text, or one JSON object a line", group="Log options"),

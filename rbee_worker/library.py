@@ -67,7 +67,8 @@ class Model:
     def __init__(self, settings: Settings, name: str) -> None:
         """settings.model: a path; name: the model's name in answers."""
         self.settings = settings
-        self._text: TextSide = open_text(open_found(name, Path(settings.model)), settings)
+        ckpt = open_found(name, Path(settings.model), settings.mmproj)
+        self._text: TextSide = open_text(ckpt, settings)
         engine, info = load_engine(settings, lambda loading: None)
         self._engine: Engine | None = engine
         self.info: ModelInfo = settled(msgspec.structs.replace(info, model=name), self._text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 from rbee_worker.cgroups import PROC, ROOT, cpu_quota, memory_left, read_text
@@ -59,13 +60,16 @@ def processor(proc: Path = Path("/proc")) -> str:
 
 
 def shortage(error: BaseException | None) -> tuple[str, str] | None:
-    """What the machine gives this process too little of, and the fix, where that is why `error`
-    was raised."""
+    """What the machine gives this process too little of, or does not let it run, and the fix, where
+    that is why `error` was raised."""
     while error is not None:
         number = error.errno if isinstance(error, OSError) else None
         told = str(error)
         if number in (errno.EMFILE, errno.ENFILE):
             return "no more files may be open.", "allow more of them (ulimit -n)."
+        if isinstance(error, OSError) and error.filename == sys.executable:
+            why = f"{sys.executable} cannot be run: {error.strerror}."
+            return why, "let this user run it, and look into the folders it is in."
         if number == errno.EAGAIN or "can't start new thread" in told:
             fix = "allow more of them (ulimit -u, the container's limit), or free some memory."
             return "no more processes or threads may be started.", fix

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     PreTrainedModel,
@@ -47,11 +49,12 @@ VISION: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Seeing:
-    """A row: its name, what makes transformers' model of it, the pixels of a tile's edge, and the
-    tokens that stand for a tile."""
+    """A row: its name, what makes transformers' model of it, its `model_type`, the pixels of a
+    tile's edge, and the tokens that stand for a tile."""
 
     id: str
     make: Callable[[], PreTrainedModel]
+    type: str
     side: int
     rows: int
 
@@ -82,7 +85,36 @@ def _idefics3() -> PreTrainedModel:
     return Idefics3ForConditionalGeneration(c)
 
 
-ROWS = (Seeing("smolvlm", _smolvlm, 32, 16), Seeing("idefics3", _idefics3, 30, 4))
+def _gemma3(window: int, pattern: int, **vision: Any) -> PreTrainedModel:
+    """window, pattern: the sliding window, and every how many layers there is none."""
+    text = {
+        **TEXT,
+        "num_hidden_layers": 4,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "sliding_window": window,
+        "layer_types": [
+            "sliding_attention" if (n + 1) % pattern else "full_attention" for n in range(4)
+        ],
+    }
+    c = Gemma3Config(
+        text_config=text,
+        vision_config=VISION | vision,
+        mm_tokens_per_image=16,
+        image_token_index=PLACE,
+        boi_token_index=203,
+        eoi_token_index=204,
+    )
+    return Gemma3ForConditionalGeneration(c)
+
+
+ROWS = (
+    Seeing("smolvlm", _smolvlm, "smolvlm", 32, 16),
+    Seeing("idefics3", _idefics3, "idefics3", 30, 4),
+    Seeing("gemma3", lambda: _gemma3(512, 2), "gemma3", 32, 16),
+    # windows shorter than a picture, squares of 9 patches
+    Seeing("gemma3-near", lambda: _gemma3(11, 3, image_size=36, patch_size=3), "gemma3", 36, 16),
+)
 BY_ID = {row.id: row for row in ROWS}
 
 
@@ -98,7 +130,9 @@ def oracle(name: str) -> PreTrainedModel:
                 weight.copy_(1.0 + 0.3 * torch.randn_like(weight))
             elif weight.ndim == 1:
                 weight.copy_(0.1 * torch.randn_like(weight))
-            elif "embed" not in key or "position" in key:
+            elif "embed_tokens" in key or "lm_head" in key:
+                weight.copy_((0.08 if "gemma3" in name else 0.5) * torch.randn_like(weight))
+            else:
                 weight.mul_(3.0)
     return model
 
@@ -151,6 +185,9 @@ def logits(name: str, given: Prompt, answer: Sequence[int] = ()) -> np.ndarray[A
         tiles = torch.from_numpy(np.concatenate(given.shown)).permute(0, 3, 1, 2).float()
         values = (tiles / 255 - 0.5) / 0.5
         more = {"pixel_values": values[None]}
+        if "gemma3" in name:
+            kinds = (torch.tensor([[*given.ids, *answer]]) == PLACE).long()
+            more = {"pixel_values": values, "token_type_ids": kinds}
     with torch.inference_mode():
         ids = torch.tensor([[*given.ids, *answer]])
         found = oracle(name)(input_ids=ids, **more).logits[0]

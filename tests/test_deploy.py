@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,31 @@ def test_every_manifest_is_applied_and_selects_the_pod() -> None:
         spec = manifest(name)["spec"]
         selector = spec.get("selector", spec.get("podSelector"))
         assert selector == {"matchLabels": labels}
+
+
+def test_the_bill_of_materials_has_the_pages_libraries_with_their_hashes() -> None:
+    """`make sbom` also checks it against CycloneDX's schema, with a package that is not here."""
+    spec = importlib.util.spec_from_file_location("sbom", DEPLOY / "sbom.py")
+    assert spec is not None
+    assert spec.loader is not None
+    sbom = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sbom)
+    bill = {
+        "metadata": {"component": {"bom-ref": "root"}},
+        "components": [{"bom-ref": "click==8"}],
+        "dependencies": [{"ref": "root", "dependsOn": ["click==8"]}, {"ref": "click==8"}],
+    }
+    done = sbom.completed(bill)
+    assert sbom.completed(done) == done
+    page = done["components"][1:]
+    assert {each["purl"] for each in page} <= {*done["dependencies"][0]["dependsOn"]}
+    files = [file for each in page for file in each["components"]]
+    folder = sbom.VENDORED.parent
+    vendored = {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()}
+    assert {file["name"] for file in files} == vendored - {sbom.VENDORED.name}
+    for file in files:
+        content = (folder / file["name"]).read_bytes()
+        assert file["hashes"][0]["content"] == hashlib.sha256(content).hexdigest()
 
 
 def test_exit_codes_that_a_restart_does_not_mend_are_not_tried_again() -> None:

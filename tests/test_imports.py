@@ -40,7 +40,8 @@ MAY = {
     "machine": {"cgroups"},
     "cgroups": set(),
     "kept_memory": set(),
-    "loading": BASE | {"checkpoint", "state", "ops", "models", "engine", "adapters", "loading"},
+    "loading": BASE
+    | {"checkpoint", "tokenizer", "state", "ops", "models", "engine", "adapters", "loading"},
     "process": BASE | {"constraints", "observe", "ops", "engine", "loading", "process"},
     "session": BASE
     | {"answer", "checkpoint", "tokenizer", "observe", "models", "engine", "process", "session"}

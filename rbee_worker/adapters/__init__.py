@@ -4,7 +4,7 @@ model and brought into the form that `ops.adapted` describes. Torch-free."""
 from __future__ import annotations
 
 from rbee_worker.adapters.adapter import Adapter, LowRank
-from rbee_worker.adapters.local import local_spec, localized
+from rbee_worker.adapters.local import local_spec, localized, with_local_tower
 from rbee_worker.adapters.opened import open_adapter
 from rbee_worker.adapters.placing import digest, place, planned_bytes
 
@@ -17,4 +17,5 @@ __all__ = [
     "open_adapter",
     "place",
     "planned_bytes",
+    "with_local_tower",
 ]

@@ -1,4 +1,4 @@
-"""Settings whose adapters and draft model are paths on this machine."""
+"""Settings whose other files (adapters, a draft model, a tower) are paths on this machine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from rbee_worker.adapter_spec import AdapterSpec, parse_specs, written
+from rbee_worker.checkpoint.mmproj import NONE
 from rbee_worker.checkpoint.refs import resolve
 from rbee_worker.config import Settings
 
@@ -15,8 +16,9 @@ Progress = Callable[[str, int, int], None]
 
 
 def localized(settings: Settings, progress: Progress | None = None) -> Settings:
-    """The settings with the draft model's and every adapter's reference as a path, downloaded first
-    if it is remote. Raises BadReference, CheckpointError, ModelError."""
+    """The settings with every reference to another file than the model's as a path, downloaded
+    first if it is remote. Raises BadReference, CheckpointError, ModelError."""
+    settings = with_local_tower(settings, progress)
     if settings.draft_model:
         path = resolve(settings.draft_model, cache_dir=settings.cache_dir, progress=progress)
         settings = replace(settings, draft_model=str(path.absolute()))
@@ -24,6 +26,14 @@ def localized(settings: Settings, progress: Progress | None = None) -> Settings:
         return settings
     specs = [local_spec(s, settings.cache_dir, progress) for s in parse_specs(settings.lora)]
     return replace(settings, lora=written(specs))
+
+
+def with_local_tower(settings: Settings, progress: Progress | None = None) -> Settings:
+    """The settings with --mmproj as a path, if it is a reference. Raises as `localized` does."""
+    if settings.mmproj in ("", NONE):
+        return settings
+    path = resolve(settings.mmproj, cache_dir=settings.cache_dir, progress=progress)
+    return replace(settings, mmproj=str(path.absolute()))
 
 
 def local_spec(spec: AdapterSpec, cache_dir: str, progress: Progress | None = None) -> AdapterSpec:

@@ -22,7 +22,9 @@ from rbee_worker.errors import AdapterError
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _A, _B = ".lora_A.weight", ".lora_B.weight"
-_LONGEST = 1024  # characters of a pattern
+_LONGEST = 256  # characters of a pattern
+_REPEATED_GROUP = re.compile(r"\)[*+?{]|\\[1-9]|\(\?")  # what can make a short pattern run for ever
+_MOST_REPEATS = 3
 
 # Settings that say how an adapter was trained or saved, and change nothing of what it computes.
 # Which maps it changes is known from its tensors.
@@ -162,9 +164,16 @@ def _number(
 
 
 def _fits(pattern: str, module: str, path: Path) -> bool:
-    """PEFT's rule: the pattern is the end of a name, from a dot on, or all of it."""
+    """PEFT's rule: the pattern is the end of a name, from a dot on, or all of it. An adapter is not
+    trusted, so its patterns may only have what is matched in a short time."""
+    repeats = sum(pattern.count(sign) for sign in "*+{")
+    if len(pattern) > _LONGEST or repeats > _MOST_REPEATS or _REPEATED_GROUP.search(pattern):
+        raise AdapterError(
+            f"{path}: the pattern {pattern[:80]!r} may take too long to match.",
+            fix=f"write it in {CONFIG} with fewer repetitions, and none of a group",
+        )
     try:
-        return re.match(rf"(.*\.)?({pattern[:_LONGEST]})$", module) is not None
+        return re.match(rf"(.*\.)?({pattern})$", module) is not None
     except re.error:
         raise AdapterError(f"{path}: {pattern[:80]!r} is no pattern.", fix=_AGAIN) from None
 

@@ -13,9 +13,10 @@ from rbee_worker.answer.pairs import read_pairs
 from rbee_worker.answer.python_calls import read_python
 from rbee_worker.answer.schemas import Tool
 from rbee_worker.answer.tagged import read_tagged
-from rbee_worker.answer.tape import Doing, Tape, Trying
+from rbee_worker.answer.tape import END, Doing, Tape, Trying
 from rbee_worker.answer.values import NAME, plain_string, read_word, value
 
+_BESIDE = ("id", "tool_call_id", "type", "index")  # keys of a call that are no arguments
 _MOST_JUNK = 256  # characters between a name and its arguments
 
 Tools = Mapping[str, Tool]
@@ -48,13 +49,17 @@ def read_section(tape: Tape, section: Section, tools: Tools, *, bare: bool = Fal
             yield from read_pairs(tape, section, body, tools)
 
 
-def read_value(tape: Tape, name: str) -> Doing:
-    """A call of `name` whose arguments are the JSON object that comes next."""
+def read_value(tape: Tape, name: str, closes: tuple[str, ...]) -> Trying:
+    """A call of `name` whose arguments are the JSON object that comes next; False if it is broken,
+    which it is up to one of `closes`."""
     tape.begin(name)
     char = yield from tape.unblank()
     if char != "{" or not (yield from value(tape, char, tape.argue)):
         tape.back()
+        yield from tape.broken(closes)
+        return False
     tape.end()
+    return True
 
 
 # ---- JSON objects
@@ -68,15 +73,21 @@ def _objects(tape: Tape, section: Section, body: Objects, only: Tools | None) ->
         if mark != "{":
             tape.leave(some, mark)
             return
-        if not (yield from _object(tape, body, only)):
+        before_it = tape.calls
+        whole = yield from _object(tape, body, only)
+        if tape.calls == before_it:
             tape.give_back()
             if not some:
                 return
+        elif not whole:
+            yield from tape.broken(section.closes)
+            return
 
 
 def _object(tape: Tape, body: Objects, only: Tools | None) -> Trying:
-    """The rest of an object; whether it began a call. only: other names than these are none."""
-    begun, early = False, list[str]()
+    """The rest of an object, which may begin a call; whether that can be read. only: other names
+    than these are none."""
+    begun, whole, odd, early = False, False, False, list[str]()
 
     def give(text: str) -> None:
         if begun:
@@ -106,15 +117,21 @@ def _object(tape: Tape, body: Objects, only: Tools | None) -> Trying:
                 tape.argue("".join(early))
             elif not (yield from _member(tape, first, give if key in body.arguments else None)):
                 break
+            else:
+                whole = whole or (key in body.arguments and first == "{")
+                odd = odd or (begun and key not in _BESIDE)
         elif char != ",":
             break
         if depth:
             char = yield from tape.unblank()
     if depth:
         tape.back()
-    if begun:
+    if odd and not whole:
+        tape.unread()  # something under a name that is not known: perhaps its arguments
+    whole = whole or not depth
+    if begun and whole:
         tape.end()
-    return begun
+    return whole
 
 
 def _member(tape: Tape, first: str, give: Callable[[str], None] | None) -> Trying:
@@ -155,12 +172,18 @@ def _named(tape: Tape, section: Section, body: Named, only: Tools | None) -> Doi
                 tape.give_back()
                 return
         tape.begin(name)
-        _, mark = yield from tape.until(("{", *marks), _MOST_JUNK)
+        between, mark = yield from tape.until(("{", *marks), _MOST_JUNK)
         if mark == "{":
             if not (yield from value(tape, mark, tape.argue)):
                 tape.back()
+                yield from tape.broken(section.closes)
+                return
             tape.end()
             continue
+        if mark == END:
+            yield from tape.broken(section.closes)
+            return
+        tape.argue(between if '"' in between else "")  # a string, not an object
         tape.end()
         if mark not in body.before:
             return

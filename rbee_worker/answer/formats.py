@@ -213,7 +213,7 @@ TOOLS: tuple[Tools, ...] = (
         (
             Section(
                 Objects(("tool_name",), ("parameters",)),
-                ("Action: ```json", "Action:```json"),
+                ("Action: ```json", "Action:```json", "Action:\n```json"),
                 ("```",),
             ),
         ),

@@ -30,6 +30,8 @@ def read_pairs(tape: Tape, section: Section, body: Pairs, tools: Mapping[str, To
         tape.begin(name)
         if not (yield from _members(tape, body, "}", keys=True)):
             tape.back()
+            yield from tape.broken(section.closes)
+            return
         tape.end()
 
 

@@ -158,8 +158,9 @@ class Reader:
             if mark != channels.message:
                 continue
             name = channels.tool(header)
-            if name and self._tools:
-                yield from read_value(tape, name)
+            if name and self._tools and not (yield from read_value(tape, name, ends)):
+                mark = channels.start  # it was broken up to the end of its message
+                continue
             kind = "reasoning" if channels.is_reasoning(header) and not name else "text"
             if kind == "text" and not name:
                 tape.paragraph()

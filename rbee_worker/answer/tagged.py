@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 from rbee_worker.answer.kinds import Section, Tagged
 from rbee_worker.answer.schemas import Tool, written
-from rbee_worker.answer.tape import END, Doing, Taking, Tape, Trying, automaton_of
+from rbee_worker.answer.tape import BLANK, END, Doing, Taking, Tape, Trying, automaton_of
 from rbee_worker.answer.values import read_word
 
 _NO_TOOL = Tool()
+_AROUND = BLANK + '<>"/｜DSML'  # may stand between tags, or is left of them
+_BROKEN = "\0"  # in the place of a mark
 
 
 def read_tagged(tape: Tape, section: Section, body: Tagged, tools: Mapping[str, Tool]) -> Doing:
@@ -29,6 +31,9 @@ def read_tagged(tape: Tape, section: Section, body: Tagged, tools: Mapping[str, 
             return
         tape.begin(name)
         mark = yield from _arguments(tape, section, body, tools.get(name, _NO_TOOL))
+        if mark == _BROKEN:
+            yield from tape.broken(section.closes)
+            return
         if mark != END:
             tape.end()
         if mark in section.closes or mark == END:
@@ -36,10 +41,13 @@ def read_tagged(tape: Tape, section: Section, body: Tagged, tools: Mapping[str, 
 
 
 def _arguments(tape: Tape, section: Section, body: Tagged, tool: Tool) -> Taking:
-    """The arguments of one call; the mark that ends it."""
+    """The arguments of one call; the mark that ends it, or that it is broken."""
     count = 0
     while True:
-        _, mark = yield from tape.until((body.key, body.end, *section.closes))
+        between, mark = yield from tape.until((body.key, body.end, *section.closes))
+        if mark != END and between.strip(_AROUND):
+            tape.argue(between + mark)
+            return _BROKEN
         if mark != body.key:
             if mark != END:
                 tape.argue("}" if count else "{}")

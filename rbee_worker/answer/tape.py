@@ -52,6 +52,7 @@ class Tape:
         self._again = False
         self._ended = False
         self._argued = False  # the current call has arguments
+        self._body: list[str] = []  # of the current call behind its name, until it has some
         # of the text or reasoning that is being given out
         self._kind = "text"
         self._space = ""  # at its end: given out only before more of the same
@@ -78,7 +79,10 @@ class Tape:
             self._ended = True
             char = END
         else:
-            self.raw.append("" if self.hidden else char)
+            shown = "" if self.hidden else char
+            self.raw.append(shown)
+            if self.settling and not self._argued:
+                self._body.append(shown)
         self._last = char
         return char
 
@@ -181,6 +185,7 @@ class Tape:
         self.pieces.append(CallPiece(index=self.calls, id=self._ids(self.calls, name), name=name))
         self.calls += 1
         self._argued = False
+        self._body.clear()
         self.settling = True
 
     def argue(self, text: str) -> None:
@@ -195,6 +200,32 @@ class Tape:
             self.argue("{}")
         self.settling = False
         self.settle()
+
+    def unread(self) -> None:
+        """What was taken behind the call's name is told as its arguments, if it has none."""
+        if not self._argued and not self._ended:
+            text = "".join(self._body[: len(self._body) - self._again])
+            self.argue(text if text.strip(BLANK) else "")
+
+    def broken(self, closes: tuple[str, ...]) -> Doing:
+        """The call cannot be read any further. All that is left up to the end of its section is
+        told as its arguments: they are no JSON then, which a caller notices, as it would not if
+        they were {}."""
+        self.unread()
+        automaton, node, kept = automaton_of(closes), 0, list[str]()
+        while char := (yield from self.take()):
+            kept.append("" if self.hidden else char)
+            node = automaton.step(node, char)
+            mark = automaton.match[node]
+            if mark is not None:
+                self.argue("".join(kept[: -len(mark)]))
+                break
+            done = len(kept) - automaton.hold[node]
+            self.argue("".join(kept[:done]))
+            del kept[:done]
+        else:
+            self.argue("".join(kept))
+        self.end()
 
     def close(self) -> None:
         """The answer is complete."""

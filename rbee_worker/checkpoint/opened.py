@@ -18,9 +18,11 @@ from rbee_worker.checkpoint import (
     scaled,
     tied,
 )
+from rbee_worker.checkpoint.colours import with_colours
 from rbee_worker.checkpoint.formats import DECODABLE, INTEGERS, TensorSource
 from rbee_worker.checkpoint.gguf import GgufFile
 from rbee_worker.checkpoint.gguf_split import open_gguf
+from rbee_worker.checkpoint.mmproj import with_tower
 from rbee_worker.checkpoint.names import TOKENIZER_KEYS, Architecture
 from rbee_worker.checkpoint.processor import NONE, ProcessorFiles, read_processor
 from rbee_worker.checkpoint.reading import inside, read_json, read_text
@@ -49,26 +51,34 @@ class Checkpoint:
     notes: tuple[str, ...]  # warnings for the user
     sentence: Sentence = UNSAID  # how vectors are made of texts, as far as its files say
     headless: bool = False  # a decoder without an output head: it gives vectors only
+    tower: Path | None = None  # the file of what reads pictures, if that is another one
     processor: ProcessorFiles = NONE  # how pictures become its input
 
 
 def open_checkpoint(
-    ref: str, *, cache_dir: str = "", progress: Callable[[str, int, int], None] | None = None
+    ref: str,
+    *,
+    cache_dir: str = "",
+    progress: Callable[[str, int, int], None] | None = None,
+    mmproj: str = "",
 ) -> Checkpoint:
     """Find `ref` (downloading it if it is remote) and check all headers, without reading weights.
 
-    progress(what, done, total bytes). Raises BadReference, CheckpointError, UnsupportedModel.
+    progress(what, done, total bytes). mmproj: see `open_found`. Raises BadReference,
+    CheckpointError, UnsupportedModel.
     """
     from rbee_worker.checkpoint.refs import (
         resolve,  # imported late: the engine is given a path and needs none of this
     )
 
-    return open_found(ref, resolve(ref, cache_dir=cache_dir, progress=progress))
+    return open_found(ref, resolve(ref, cache_dir=cache_dir, progress=progress), mmproj)
 
 
-def open_found(ref: str, path: Path) -> Checkpoint:
-    """Open the path that `ref` resolved to. Raises CheckpointError, UnsupportedModel."""
+def open_found(ref: str, path: Path, mmproj: str = "") -> Checkpoint:
+    """Open the path that `ref` resolved to. mmproj: the path of a GGUF model's tower; "": one that
+    lies beside it, "none": none. Raises CheckpointError, UnsupportedModel, UsageError."""
     found = _open_directory(ref, path) if path.is_dir() else _open_gguf(ref, path)
+    found = with_tower(found, mmproj)
     limits.check_ranges(found.config, str(path))
     return found
 
@@ -125,6 +135,8 @@ def _described(
     arch, config, dialect = hf_config.read_config(inside(folder, folder / "config.json"))
     foreign.refuse_quantized(config, tensors, str(path))
     config = scaled.without_known_quantization(config, str(path))
+    processor = read_processor(folder)
+    config = with_colours(config, processor.image)
     source: TensorSource = tensors
     if isinstance(tensors, safetensors.SafetensorsSource):
         source = scaled.joined(tensors)
@@ -150,7 +162,7 @@ def _described(
         notes=notes + more,
         sentence=read_sentence(folder),
         headless=headless,
-        processor=read_processor(folder),
+        processor=processor,
     )
 
 

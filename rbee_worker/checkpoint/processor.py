@@ -35,6 +35,23 @@ def read_processor(directory: Path) -> ProcessorFiles:
     return ProcessorFiles(inner if not image and isinstance(inner, dict) else image, config)
 
 
+def of_tower(kind: str, side: int, rows: int, longest: Any) -> ProcessorFiles:
+    """The same for a tower in a GGUF file, which has fewer keys. kind: of its projector; side: of a
+    tile, in pixels; rows: that a tile becomes; longest: the longer edge of a picture before it is
+    cut into tiles, None if the file does not say it: then it is not cut."""
+    if kind == "gemma3":
+        size = {"height": side, "width": side}
+        image: dict[str, Any] = {"image_processor_type": "Gemma3ImageProcessor", "size": size}
+        return ProcessorFiles(image, {"image_seq_length": rows})
+    image = {
+        "image_processor_type": "Idefics3ImageProcessor",
+        "size": {"longest_edge": longest or 4 * side},
+        "max_image_size": {"longest_edge": side},
+        "do_image_splitting": bool(longest),
+    }
+    return ProcessorFiles(image, {"image_seq_len": rows})
+
+
 def _config(directory: Path, name: str) -> dict[str, Any]:
     path = directory / name
     return read_json(inside(directory, path)) if path.is_file() else {}

@@ -111,7 +111,7 @@ def _reading(settings: Settings) -> dict[str, Any]:
     from rbee_worker.loading.preflight import outline_of, preflight
     from rbee_worker.models.random import open_model
 
-    ckpt = open_model(settings.model, cache_dir=settings.cache_dir)
+    ckpt = open_model(settings.model, cache_dir=settings.cache_dir, mmproj=settings.mmproj)
     plan = preflight(ckpt, settings)
     outline = outline_of(ckpt, plan.model.context)
     count = plan.backend.bytes_per_token(outline, settings, plan.dtype)

@@ -85,7 +85,8 @@ def _purpose(purpose: Mapping[str, Any]) -> Iterator[str]:
         yield "text (completions, jobs; chat with a template), from prompts that an encoder reads"
         return
     if purpose["task"] == "generate":
-        yield f"text (chat, completions, jobs); vectors of {how}"
+        pictures = ", from prompts with pictures" if purpose["pictures"] else ""
+        yield f"text (chat, completions, jobs){pictures}; vectors of {how}"
         return
     if purpose["task"] == "classify":
         yield f"classes: {', '.join(purpose['labels'])}"
@@ -127,6 +128,12 @@ def _memory(plan: Mapping[str, Any]) -> Iterator[str]:
     yield f"cache {', '.join((' and '.join(each), *full))}"
     for state in plan["state"]:
         yield f"  {state['kind']}: {state['formula']} = {size(_bytes(state))}"
+    if (pictures := plan["pictures"]) is not None:
+        side, rows = pictures["side"], pictures["rows"]
+        yield (
+            f"pictures {size(pictures['nbytes'])}: features of {pictures['tiles']} tiles of "
+            f"{side} x {side} pixels, {rows} tokens each"
+        )
     if plan["cache"] is not None:
         parts = [f"{plan['cache_tokens']:,} tokens"] if grows else []
         parts += [f"{plan['sequences']} sequences"] if fixed else []

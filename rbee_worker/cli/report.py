@@ -36,8 +36,10 @@ def report(
 
     Sizes are in bytes. Raises whatever would keep the model from loading, except lack of memory.
     """
-    ckpt = open_checkpoint(settings.model, cache_dir=settings.cache_dir, progress=progress)
     settings = localized(settings, progress)
+    ckpt = open_checkpoint(
+        settings.model, cache_dir=settings.cache_dir, progress=progress, mmproj=settings.mmproj
+    )
     ahead = preflight(ckpt, settings)
     tokenizer = load_tokenizer(ckpt)
     heads = int(ckpt.config.get("num_attention_heads") or 0)
@@ -96,6 +98,7 @@ def _purpose(ckpt: Checkpoint, ahead: Preflight, settings: Settings) -> dict[str
     return {
         "task": purpose.task,
         "encodes": purpose.encodes,
+        "pictures": purpose.pictures,
         "pooling": purpose.pooling.how,
         "normalized": purpose.pooling.normalize,
         "origin": purpose.pooling.origin,
@@ -134,6 +137,7 @@ def memory_plan(
         "weights_in_file": sum(ahead.held.file_bytes.values()),
         "adapters": ahead.adapters.nbytes,
         "adapter_slots": ahead.adapters.slots,
+        "pictures": _pictures(ahead),
         "kv_per_token": sum(k.per_token for k in kinds),
         "kv_context": sum(k.of(longest) for k in kinds),
         "state": [{**asdict(k), "per_context": k.of(longest)} for k in kinds],
@@ -152,6 +156,15 @@ def memory_plan(
     plan |= {"cache": state.nbytes, "cache_tokens": state.tokens, "context": state.context}
     plan["snapshots"] = state.snapshots
     return plan, list(state.notes)
+
+
+def _pictures(ahead: Preflight) -> dict[str, int] | None:
+    """The memory for features of pictures, if the model reads them: tiles that it has room for, and
+    what one of them is."""
+    plan = ahead.features
+    if plan is None:
+        return None
+    return {"nbytes": plan.nbytes, "tiles": plan.slots, **asdict(plan.tiles)}
 
 
 def _per_token(ahead: Preflight) -> int:

@@ -7,17 +7,22 @@ where it is negated, nothing that the wider one would match.
 
 from __future__ import annotations
 
+from rbee_worker.constraints.unheld import Unheld
+
 _ASCII = {"d": "0-9", "w": "0-9A-Za-z_", "s": r" \t\n\r\f\v"}
 
 
 def portable(pattern: str) -> str:
-    """`pattern` with its classes of digits, word characters and blanks written out."""
+    """`pattern` with its classes of digits, word characters and blanks written out. Raises Unheld
+    for one that ends within an escape."""
     out: list[str] = []
     inside = negated = False  # a class [...]
     at = 0
     while at < len(pattern):
         char = pattern[at]
-        if char == "\\" and at + 1 < len(pattern):
+        if char == "\\" and at + 1 == len(pattern):
+            raise Unheld("ends with a backslash that has nothing behind it", "")
+        if char == "\\":
             name = pattern[at + 1]
             members = _ASCII.get(name)
             if members is None or negated:  # [^\d] must not match any digit

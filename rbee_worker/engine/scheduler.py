@@ -49,8 +49,9 @@ class Chunk(Struct, frozen=True):
     `draft`: the tokens of its last rows, if these are guesses. The draw after such a row counts
     only if all draws before it in the chunk were the draft's tokens.
 
-    `shown`: its rows that take features of pictures. `state` is the sequence's state at planning. If the sequence has another one when the step is
-    over, it was preempted or has ended, and the result is dropped.
+    `shown`: its rows that take features of pictures. `state` is the sequence's state at planning.
+    If the sequence has another one when the step is over, it was preempted or has ended, and the
+    result is dropped.
     """
 
     seq: Sequence

@@ -28,10 +28,10 @@ class Sequence:
     the length that its rotary scaling uses while it has at most rope_end tokens (rope_length.py).
     drawing: tokens that launched steps draw and that are not collected yet. waits: the next token
     can be computed only once these are known. whole: all its tokens must be in one step (`StepKV`).
-    fault: why it cannot be computed at all. pooled: what is known of its vector. counted: its draws depend on how often each token was drawn
-    before. drafter: None if nothing is drafted for it. matcher: None if its text may be anything.
-    one_row: its drafts cannot be computed here. solo: it was part of a step that failed, and runs
-    alone until one of its steps succeeds.
+    fault: why it cannot be computed at all. pooled: what is known of its vector. counted: its draws
+    depend on how often each token was drawn before. drafter: None if nothing is drafted for it.
+    matcher: None if its text may be anything. one_row: its drafts cannot be computed here. solo: it
+    was part of a step that failed, and runs alone until one of its steps succeeds.
     """
 
     submit: Submit

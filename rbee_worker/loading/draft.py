@@ -62,7 +62,7 @@ def plan_draft(ckpt: Checkpoint, ahead: Preflight, settings: Settings, plan: Pla
         lora_slots=0,
         ctx=0,
     )
-    draft = open_model(own.model, cache_dir=settings.cache_dir)
+    draft = open_model(own.model, cache_dir=settings.cache_dir, mmproj="none")
     found = DraftPlan(draft, own, plan(draft, own))
     model = found.ahead.model
     if model.start is not None or model.purpose.task != "generate":

@@ -26,6 +26,7 @@ from rbee_worker.models.random import open_model
 from rbee_worker.ops import Ops
 from rbee_worker.ops.backend import Kept, ModelOutline
 from rbee_worker.ops.backends import backend_notes
+from rbee_worker.state.features import FeatureBook
 from rbee_worker.state.pool import StatePool
 from rbee_worker.types import ModelInfo
 
@@ -42,7 +43,7 @@ def load_engine(
     """
     clock = _Phases()
     report(Loading(stage="opening"))
-    ckpt = open_model(settings.model, cache_dir=settings.cache_dir)
+    ckpt = open_model(settings.model, cache_dir=settings.cache_dir, mmproj=settings.mmproj)
     plan = preflight(ckpt, settings)
     backend = plan.backend
     there = 0 if memory is None else memory.usable()  # bytes of weights that are not free any more
@@ -66,6 +67,7 @@ def load_engine(
     gauge = backend.gauge(outline, settings, plan.dtype, plan.kv_dtype)
     later = plan.adapters.room + plan.draft_bytes  # what is not there yet
     room = plan.state(settings, backend.free_bytes(settings) - later)
+    features = plan.features
     pool = StatePool(
         model.groups,
         tokens=room.tokens,
@@ -74,6 +76,7 @@ def load_engine(
         step_tokens=settings.token_budget,
         prefix_cache=settings.prefix_cache and settings.kv_cache,
         snapshots=room.snapshots,
+        features=None if features is None else FeatureBook(features.tiles, features.slots),
     )
     state = backend.state(ops, pool, plan.kv_dtype)
     drafts, draft_kv_bytes = None, 0
@@ -151,7 +154,8 @@ def _compiling(report: Report) -> Callable[[int, int, str], None]:
 
 def _weights_key(ckpt: Checkpoint, outline: ModelOutline) -> bytes:
     """See `Kept`: the same files, read by the same program."""
-    known = repr((rbee_worker.__version__, outline.key, stamp(ckpt.path)))
+    tower = None if ckpt.tower is None else stamp(ckpt.tower)
+    known = repr((rbee_worker.__version__, outline.key, stamp(ckpt.path), tower))
     return hashlib.sha256(known.encode()).digest()
 
 

@@ -9,10 +9,18 @@ from rbee_worker.config import Settings
 from rbee_worker.errors import ModelError, UsageError
 from rbee_worker.state.fixed import plan_slots
 from rbee_worker.state.paged import plan_blocks
-from rbee_worker.state.specs import StateGroup, group_bytes_per_block, group_bytes_per_slot
+from rbee_worker.state.specs import (
+    ELEMENT_BYTES,
+    StateGroup,
+    TileSpec,
+    group_bytes_per_block,
+    group_bytes_per_slot,
+)
 
 SHARE = 0.5  # most of the free memory that state may take
 COMFORT = 32768  # default size of a pool in tokens, where memory allows
+AGAIN = 1 << 26  # bytes of features that are kept for pictures that come again
+MOST_AGAIN = 64  # tiles of these, however small
 LEAST = 64  # a shorter context is useless
 
 
@@ -26,6 +34,26 @@ class StatePlan:
     nbytes: int
     snapshots: int = 0
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FeaturePlan:
+    """slots: tiles of pictures whose features are in memory at once; nbytes: of all of them; tiles:
+    what one tile is."""
+
+    tiles: TileSpec
+    slots: int
+    nbytes: int
+
+
+def plan_features(tiles: TileSpec | None, settings: Settings) -> FeaturePlan | None:
+    """The memory for features of pictures: what one step may compute, and beside that as many tiles
+    as fit in `AGAIN` bytes, for pictures that are needed again. None: the model reads none."""
+    if tiles is None:
+        return None
+    each = tiles.rows * tiles.width * ELEMENT_BYTES["f32"]
+    slots = max(1, settings.token_budget // tiles.patches) + min(max(1, AGAIN // each), MOST_AGAIN)
+    return FeaturePlan(tiles, slots, slots * each)
 
 
 def state_bytes(

@@ -16,7 +16,7 @@ from rbee_worker.engine.lookup import why_no_drafts
 from rbee_worker.errors import ModelError, UsageError
 from rbee_worker.loading.adapters import NO_ADAPTERS, AdapterPlan, plan_adapters
 from rbee_worker.loading.draft import DraftPlan, plan_draft
-from rbee_worker.loading.memory import StatePlan, plan_state
+from rbee_worker.loading.memory import FeaturePlan, StatePlan, plan_features, plan_state
 from rbee_worker.models import outline_model, plan_model
 from rbee_worker.models.base import Decoder
 from rbee_worker.ops.adapted import sites_for
@@ -33,7 +33,8 @@ _SPAN = 256  # keys that attention reads at once; a block must not be in two spa
 @dataclass(frozen=True)
 class Preflight:
     """backend: what will compute. model: built from names and shapes, without data; held: the sizes
-    that its weights will have in memory. draft: the model that drafts for it, if there is one."""
+    that its weights will have in memory. draft: the model that drafts for it, if there is one;
+    features: of pictures, if it reads them."""
 
     backend: Backend
     model: Decoder
@@ -42,6 +43,7 @@ class Preflight:
     kv_dtype: str
     adapters: AdapterPlan = NO_ADAPTERS
     draft: DraftPlan | None = None
+    features: FeaturePlan | None = None
 
     @property
     def weight_bytes(self) -> int:
@@ -86,12 +88,13 @@ class Preflight:
         """The context and cache, once the weights are loaded and `free_bytes` are left. A draft
         model has a cache of as many tokens."""
         drafting = () if self.draft is None else self.draft.ahead.model.groups
+        features = 0 if self.features is None else self.features.nbytes
         return plan_state(
             (*self.model.groups, *drafting),
             settings,
             model_context=self.model.context,
             kv_dtype=self.kv_dtype,
-            free_bytes=free_bytes,
+            free_bytes=max(free_bytes - features, 0),
         )
 
 
@@ -111,7 +114,15 @@ def preflight(ckpt: Checkpoint, settings: Settings) -> Preflight:
     # keys that last for one step are few: they stay exact
     kv = backend.kv_dtype(settings, dtype, packed and not in_one_step(model.groups))
     adapters = plan_adapters(ckpt, settings, held.sites)
-    ahead = Preflight(backend, model, held, dtype, kv, adapters)
+    tiles = None if model.tower is None else model.tower.spec
+    if tiles is not None and tiles.whole and settings.token_budget < tiles.rows:
+        raise UsageError(
+            f"--token-budget {settings.token_budget} is less than the {tiles.rows} tokens of a "
+            "picture, which this model computes in one step.",
+            fix=f"use {tiles.rows} or more.",
+        )
+    features = plan_features(tiles, settings)
+    ahead = Preflight(backend, model, held, dtype, kv, adapters, features=features)
     if not settings.draft_model or why_no_drafts(model.groups, settings.kv_cache) is not None:
         return ahead
     return replace(ahead, draft=plan_draft(ckpt, ahead, settings, preflight))

@@ -2,26 +2,34 @@
 
 model_type: gemma (Gemma Team 2024a), gemma2 (also norms after each half, soft caps, windows in
 every second layer; 2024b), gemma3_text (norms of each head's q and k, full attention in every sixth
-layer, another rotary base in the others; 2025). gemma3 is the model with a vision tower; its text
-model is read as gemma3_text.
+layer, another rotary base in the others; 2025). gemma3, with a SigLIP tower, is read as gemma3_text
+with the keys of its tower: the mean of a square of patches is normed and mapped to one token, and
+tokens of a picture see each other.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from rbee_worker.checkpoint.ops import floats, packed_floats
 from rbee_worker.errors import UnsupportedModel
 from rbee_worker.layers.blocks import PreNorm, Sandwich
+from rbee_worker.layers.connector import MeanOfPatches
+from rbee_worker.layers.linear import Linear
 from rbee_worker.layers.norm import RMSNorm
-from rbee_worker.models import parts
+from rbee_worker.models import parts, siglip
 from rbee_worker.models.base import Block, Decoder
 from rbee_worker.models.config import DecoderConfig, MixedConfig, positive
 from rbee_worker.models.layer_plan import LayerPlan, every, plan_layers
+from rbee_worker.models.tower import Tower
 from rbee_worker.models.weights import Weights
 
-IMAGES = {r"(vision_tower|multi_modal_projector)\..*": "images are not read"}
+_SIGHT = r"(vision_tower|multi_modal_projector)\..*"
+_UNSEEN = {_SIGHT: siglip.UNSEEN}
+_UNUSED = {r"vision_tower\.head\..*": "makes one vector of a picture, which has no use here"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +82,10 @@ class Gemma3(Gemma2):
     attn_logit_softcapping: float | None = None
     final_logit_softcapping: float | None = None
     sliding_window_pattern: int = 6
+    vision_config: dict[str, Any] | None = None
+    mm_tokens_per_image: int | None = 256
+    image_mean: list[float] | None = None
+    image_std: list[float] | None = None
 
     @property
     def pattern(self) -> Sequence[str]:
@@ -122,11 +134,48 @@ def build_third(c: Gemma3, w: Weights) -> Decoder:
             fix="remove the key, or name the architecture that the model was trained as.",
         )
     ropes = parts.typed_ropes(w, c, c.rope_parameters, local=c.rope_local_base_freq)
-    return _sandwiches(w, c, plan_layers(c, ropes), head_norms=True)
+    tower, notes = _tower(c, w) if w.ops.sees and c.vision_config is not None else (None, ())
+    model = _sandwiches(w, c, plan_layers(c, ropes), head_norms=True, tower=tower)
+    return replace(model, notes=model.notes + notes)
+
+
+def _tower(c: Gemma3, w: Weights) -> tuple[Tower, tuple[str, ...]]:
+    vision, notes = siglip.read_vision(siglip.Vision, c.vision_config or {})
+    tokens = c.mm_tokens_per_image or 0
+    positive("config", mm_tokens_per_image=tokens)
+    merge = vision.image_size // vision.patch_size // math.isqrt(tokens)
+    siglip.check_squares(vision, merge)
+    dim, at = vision.hidden_size, w.beside("multi_modal_projector")
+    # it is kept as [in, out], other maps as [out, in]
+    turned = floats(at.floats("mm_input_projection_weight", (dim, c.hidden_size)))
+    matrix = w.ops.matrix([packed_floats(turned.reshape(dim, c.hidden_size).T.copy())])
+    connector = MeanOfPatches(
+        ops=w.ops,
+        count=merge**2,
+        width=dim,
+        norm=at.rms_norm("mm_soft_emb_norm", dim, vision.layer_norm_eps, centre=1.0),
+        out=Linear(w.ops, matrix, None, (c.hidden_size,)),
+    )
+    tower = siglip.tower(
+        w.beside("vision_tower"),
+        vision,
+        connector,
+        merge=merge,
+        width=c.hidden_size,
+        mean=siglip.colours(c.image_mean, "image_mean"),
+        std=siglip.colours(c.image_std, "image_std"),
+        whole=True,
+    )
+    return tower, notes
 
 
 def _sandwiches(
-    w: Weights, c: Gemma2, plans: Sequence[LayerPlan], *, head_norms: bool = False
+    w: Weights,
+    c: Gemma2,
+    plans: Sequence[LayerPlan],
+    *,
+    head_norms: bool = False,
+    tower: Tower | None = None,
 ) -> Decoder:
     divisor = c.width if c.query_pre_attn_scalar is None else c.query_pre_attn_scalar
     positive("config", query_pre_attn_scalar=divisor)
@@ -156,7 +205,7 @@ def _sandwiches(
             mlp_after=_norm(at, c, "post_feedforward_layernorm"),
         )
 
-    return _decoder(w, c, plans, block, softcap=c.final_logit_softcapping)
+    return _decoder(w, c, plans, block, softcap=c.final_logit_softcapping, tower=tower)
 
 
 def _norm(w: Weights, c: Config | Gemma2, name: str) -> RMSNorm:
@@ -170,6 +219,7 @@ def _decoder(
     block: Callable[[Weights, LayerPlan], Block],
     *,
     softcap: float | None = None,
+    tower: Tower | None = None,
 ) -> Decoder:
     return parts.decoder(
         w,
@@ -179,7 +229,8 @@ def _decoder(
         _norm(w, c, "model.norm"),
         embed_scale=c.hidden_size**0.5,
         logits_softcap=softcap,
-        skip=IMAGES,
+        skip=_UNSEEN if tower is None else _UNUSED,
+        tower=tower,
     )
 
 

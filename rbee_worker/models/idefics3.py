@@ -35,7 +35,7 @@ class Config(prenorm.Config):
     mlp_bias: bool = False
     vision_config: dict[str, Any] | None = None
     scale_factor: int = 2
-    image_token_id: int = 128257
+    image_token_id: int | None = 128257
     image_mean: list[float] | None = None
     image_std: list[float] | None = None
 

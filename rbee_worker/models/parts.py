@@ -273,7 +273,8 @@ def decoder(
     tower: Tower | None = None,
 ) -> Decoder:
     """The model: embedding, `block(cursor, plan)` for each layer, `norm`, and an output head (the
-    embedding, if tied). skip: pattern of tensor names that are left unread -> reason. tower: see `Decoder`."""
+    embedding, if tied). skip: pattern of tensor names that are left unread -> reason. tower: see
+    `Decoder`."""
     embed = w.matrix(f"{names.embed}.weight", c.vocab_size, c.hidden_size)
     layers = w.layers(names.layers, c.num_hidden_layers)
     blocks = [block(at, plan) for at, plan in zip(layers, plans, strict=True)]

@@ -59,8 +59,8 @@ def build(
     """The model. feed_forward(cursor at a layer, the layer's plan): the block after attention.
 
     bias: of q, k and v; qk_norm: `parts.head_norms` or `parts.whole_norms`; qk_after: the norms of
-    q and k after they have rotated; clip, attention_scale: see `parts.attention`; tower, skip: see `parts.decoder`. Raises
-    CheckpointError, UnsupportedModel.
+    q and k after they have rotated; clip, attention_scale: see `parts.attention`; tower, skip: see
+    `parts.decoder`. Raises CheckpointError, UnsupportedModel.
     """
     parts.check(c)
     if c.partial_rotary_factor != 1.0:

@@ -42,7 +42,7 @@ def reference(shape: str, format: str = "bf16") -> str:
     return f"{PREFIX}{format}:{shape}"
 
 
-def open_model(model: str, *, cache_dir: str = "") -> Checkpoint:
+def open_model(model: str, *, cache_dir: str = "", mmproj: str = "") -> Checkpoint:
     """The checkpoint that `open_checkpoint` finds, or random weights for a `reference`.
 
     Raises subclasses of ModelError, and UsageError.
@@ -50,8 +50,8 @@ def open_model(model: str, *, cache_dir: str = "") -> Checkpoint:
     if not model.startswith(PREFIX):
         path = Path(model)
         if path.suffix == ".gguf" and path.is_file():  # already resolved, as in the engine
-            return open_found(model, path)
-        return open_checkpoint(model, cache_dir=cache_dir)
+            return open_found(model, path, mmproj)
+        return open_checkpoint(model, cache_dir=cache_dir, mmproj=mmproj)
     format, _, shape = model[len(PREFIX) :].partition(":")
     return random_checkpoint(shape, format)
 

@@ -136,7 +136,9 @@ def tower(
     return Tower(
         ops=w.ops,
         patch=patch_map(tables, "patch_embedding", c),
-        positions=tables.matrix("position_embedding.weight", (c.image_size // c.patch_size) ** 2, dim),
+        positions=tables.matrix(
+            "position_embedding.weight", (c.image_size // c.patch_size) ** 2, dim
+        ),
         blocks=[block(at) for at in w.layers("encoder.layers", c.num_hidden_layers)],
         norm=w.layer_norm("post_layernorm", dim, eps),
         connector=connector,

@@ -65,6 +65,11 @@ class Tower:
         return self.across**2
 
     @property
+    def patch_columns(self) -> int:
+        """The numbers of a patch."""
+        return COLOURS * self.patch_size**2
+
+    @property
     def columns(self) -> int:
         """The columns of a connector's input."""
         return self.merge**2 * self.positions.cols
@@ -86,8 +91,8 @@ class Tower:
         return rows
 
     def read(self, patches: Array, batch: Batch) -> Array:
-        """The patches of one tile [patches, 3 * patch_size ** 2] -> [patches, its own width]. batch:
-        of `ops.tiles.tile_numbers`."""
+        """The patches of one tile [patches, 3 * patch_size ** 2] -> [patches, its own width].
+        batch: of `ops.tiles.tile_numbers`."""
         x = self.ops.add_positions(self.patch(patches, batch), self.positions, batch)
         for block in self.blocks:
             x = block(x, batch)

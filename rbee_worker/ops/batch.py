@@ -49,13 +49,12 @@ class StepNumbers:
     """N rows (tokens) of B sequences, of which S are sampled, as numbers on the host.
 
     The fields are those of `Batch`; places: one per state group. segments, adapters: int64 [N], or
-    None if all are 0. features: int64 [N], the row of the memory of pictures' features that a
-    row's embedding is, -1 for its token's; None: no row has one. until: int64 [N], the last
-    position that a row sees, in a model whose rows of a picture see each other; None: each row
-    sees up to itself. takes: int64 [N]; a row's token is
-    this draw of the previous step, or `tokens` has it if this is -1 (None: `tokens` has all). If
-    that draw has no result (-1, or the step failed), any token will do: the row's result is
-    dropped.
+    None if all are 0. features: int64 [N], the row of the memory of pictures' features that a row's
+    embedding is, -1 for its token's; None: no row has one. until: int64 [N], the last position that
+    a row sees, in a model whose rows of a picture see each other; None: each row sees up to itself.
+    takes: int64 [N]; a row's token is this draw of the previous step, or `tokens` has it if this is
+    -1 (None: `tokens` has all). If that draw has no result (-1, or the step failed), any token will
+    do: the row's result is dropped.
 
     An engine may pass the same object again with other numbers in its arrays, never with other
     arrays, so whoever stages it may cache what depends on the arrays only.
@@ -133,15 +132,15 @@ class Carry:
 class Batch:
     """All that a model sees: N rows of B sequences, of which S are sampled.
 
-    tokens, positions: int64 [N]; seq_starts: int64 [B+1], sequence b has the rows
-    seq_starts[b] .. seq_starts[b+1]; kv_lens: int64 [B], b's keys once this step's are written;
-    rope_lens: int64 [B], the length for length-dependent rope scaling (never the chunk's:
-    engine/rope_length.py); sample_rows: int64 [S], the rows whose logits are needed.
-    `seq_starts_host` and `kv_lens_host` are the same numbers on the host, for launch shapes.
-    features: (int64 [N], [M, dim]): a row's embedding is replaced by this row of the second, -1: by
-    none; None: there are no pictures. until: int64 [N], the last position that a row sees; None:
-    its own. segments: int64 [N], which of an encoder's two texts each row belongs to; None: all to the first. adapters:
-    int64 [N], the slot of each row's adapter, 0 for none (`ops.adapted`); None: no row has one.
+    tokens, positions: int64 [N]; seq_starts: int64 [B+1], sequence b has the rows seq_starts[b] ..
+    seq_starts[b+1]; kv_lens: int64 [B], b's keys once this step's are written; rope_lens: int64
+    [B], the length for length-dependent rope scaling (never the chunk's: engine/rope_length.py);
+    sample_rows: int64 [S], the rows whose logits are needed. `seq_starts_host` and `kv_lens_host`
+    are the same numbers on the host, for launch shapes. features: (int64 [N], [M, dim]): a row's
+    embedding is replaced by this row of the second, -1: by none; None: there are no pictures.
+    until: int64 [N], the last position that a row sees; None: its own. segments: int64 [N], which
+    of an encoder's two texts each row belongs to; None: all to the first. adapters: int64 [N], the
+    slot of each row's adapter, 0 for none (`ops.adapted`); None: no row has one.
 
     A batch may come again with other numbers in its arrays and lists, never with other arrays, so
     code that has checked the arrays once may recognize the batch by its identity.

@@ -41,13 +41,13 @@ class PlanOps:
     """
 
     name = "plan"
+    sees = True
 
     def __init__(
         self, dtype: str, *, held: Callable[[str, int, int], tuple[str, int]] | None = None
     ) -> None:
         self.dtype = dtype
         self.sites: Sites | None = None
-        self.sees = True
         self._held_as = held
         self.device = "none"
         self.uses: dict[tuple[str, str], Use] = {}  # by (format in the file, stored form)

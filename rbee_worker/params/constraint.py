@@ -15,6 +15,7 @@ import msgspec
 
 from rbee_worker.errors import FieldError
 from rbee_worker.params.parameter import Parameter
+from rbee_worker.params.repeated import repeated
 from rbee_worker.types import Constraint
 
 MAX_TEXT = 1 << 18  # characters of a schema or grammar
@@ -140,10 +141,15 @@ def _object(key: str, value: Any) -> Read:
 def _schema(key: str, value: Any) -> Read:
     """A schema as an object (or true, or false), or as the JSON of one."""
     if isinstance(value, str):
+        if len(value) > MAX_TEXT:
+            return _too_long(key, value)
         try:
-            value = msgspec.json.decode(value)
+            text, value = value, msgspec.json.decode(value)
+            twice = repeated(text)
         except (msgspec.DecodeError, RecursionError, ValueError):
             return _fault(key, "a JSON Schema", "is a string that is not JSON")
+        if twice:
+            return _fault(key, "each name once", f"gives the name {twice[0][:64]!r} twice")
     if not isinstance(value, Mapping | bool):
         return _fault(key, "a JSON Schema", "must be a JSON Schema: an object, true or false")
     try:
@@ -188,10 +194,13 @@ def _grammar(key: str, value: Any) -> Read:
 
 def _sized(key: str, constraint: Constraint) -> Read:
     if len(constraint.text) > MAX_TEXT:
-        size = len(constraint.text)
-        message = f"has {size} characters and the limit is {MAX_TEXT}"
-        return _fault(key, f"length <= {MAX_TEXT}", message)
+        return _too_long(key, constraint.text)
     return key, constraint
+
+
+def _too_long(key: str, text: str) -> FieldError:
+    message = f"has {len(text)} characters and the limit is {MAX_TEXT}"
+    return _fault(key, f"length <= {MAX_TEXT}", message)
 
 
 def _unread(key: str, value: Mapping[str, Any], known: tuple[str, ...]) -> FieldError | None:

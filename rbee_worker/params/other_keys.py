@@ -129,6 +129,8 @@ INERT = (
     _inert("store", "whether to keep the answer: it is never kept"),
     _inert("service_tier", "there is only one tier"),
     _inert("prompt_cache_key", "equal prefixes are found without a key"),
+    _inert("cache_prompt", "llama.cpp's: equal prefixes are found in any case"),
+    _inert("id_slot", "llama.cpp's: an answer does not depend on its place"),
 )
 
 UNSUPPORTED = (
@@ -149,4 +151,6 @@ UNSUPPORTED = (
     _unsupported("mirostat", "mirostat sampling", 0),
     _unsupported("xtc_probability", "excluding top choices", 0),
     _unsupported("dry_multiplier", "the DRY penalty", 0),
+    _unsupported("timings_per_token", "llama.cpp's times in a stream", False),
+    _unsupported("return_progress", "llama.cpp's progress of a prompt", False),
 )

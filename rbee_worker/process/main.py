@@ -54,10 +54,14 @@ def serve(port: Port, load: Loader) -> None:
         engine = _load(port, load)
         if engine is not None:
             engine.tell = port.send
-        while engine is not None and _obey(engine, port.receive(wait=engine.idle)):
-            if not engine.idle:
-                with port.step():
-                    outputs = engine.step()
+        while engine is not None:
+            commands = port.receive(wait=engine.idle)
+            with port.step():  # reading an adapter may take as long as any step
+                goes_on = _obey(engine, commands)
+                outputs = engine.step() if goes_on and not engine.idle else None
+            if not goes_on:
+                break
+            if outputs is not None:
                 port.send(outputs)
     except PortClosed:
         _log.debug("the client is gone")

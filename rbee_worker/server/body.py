@@ -20,8 +20,9 @@ from starlette.requests import Request as HttpRequest
 
 from rbee_worker.errors import MOST_FAULTS, FieldError, InvalidRequest
 from rbee_worker.params import MOST_GUESSES, nearest
+from rbee_worker.params.repeated import repeated
 from rbee_worker.server.auth import too_large
-from rbee_worker.server.json_shape import Shape, repeated
+from rbee_worker.server.json_shape import Shape
 from rbee_worker.server.openai.schemas import NESTED as OPENAI_NESTED
 from rbee_worker.server.pictures import from_url
 from rbee_worker.server.pictures import part as picture_part

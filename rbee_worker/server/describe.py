@@ -39,6 +39,9 @@ class Limits(Struct, frozen=True, kw_only=True):
     request_timeout_s: int  # 0 = none
     jobs_kept: int
     jobs_kept_s: int
+    pictures: int  # of one request
+    picture_bytes: int
+    picture_pixels: int
     stop_strings: int = 16
     stop_characters: int = 256
 
@@ -147,6 +150,9 @@ def _model(loaded: ModelInfo, settings: Settings) -> dict[str, Any]:
         "limits": Limits(
             prompt_characters=settings.max_prompt_ratio * loaded.context,
             body_bytes=settings.max_body_kb * 1024,
+            pictures=settings.max_pictures,
+            picture_bytes=settings.max_picture_kb << 10,
+            picture_pixels=settings.max_picture_mp * 1_000_000,
             headers=settings.max_headers,
             connections=settings.max_connections,
             queue=settings.max_queue,

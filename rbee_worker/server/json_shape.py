@@ -1,13 +1,10 @@
-"""Counts what is in a JSON text before it is decoded, and finds repeated names.
+"""Counts what is in a JSON text before it is decoded.
 
 Decoding takes time for every value, not for every byte, and blocks the event loop: 16 MiB of prompt
 are decoded in no time, 16 MiB of `[],[],...` are not.
 """
 
 from __future__ import annotations
-
-import json
-from typing import Any
 
 MOST_CONTAINERS = 1 << 14  # arrays and objects
 MOST_MEMBERS = 1 << 15  # names in objects
@@ -50,19 +47,3 @@ class Shape:
             if count > most:
                 return f"more than {most:,} {words}"
         return ""
-
-
-def repeated(raw: bytes, most: int) -> list[str]:
-    """Names that occur twice in one object of a valid JSON text; at most `most` of them."""
-    found: dict[str, None] = {}
-
-    def look(pairs: list[tuple[str, Any]]) -> None:
-        if len(dict(pairs)) < len(pairs) and len(found) < most:
-            seen: set[str] = set()
-            for name, _ in pairs:
-                if name in seen:
-                    found[name] = None
-                seen.add(name)
-
-    json.loads(raw, object_pairs_hook=look)
-    return list(found)[:most]

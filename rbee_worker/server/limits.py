@@ -66,12 +66,14 @@ class Holder:
         """Tokens were read or drawn."""
         self.prompt_tokens += prompt
         self.output_tokens += output
-        self._spent = self._level() + prompt + output
+        self._spent = self._level() + prompt + output if self.limits.tokens_per_minute else 0.0
 
     def _level(self) -> float:
         now = self._clock()
-        fallen = (now - self._as_of_s) * self.limits.tokens_per_minute / MINUTE_S
-        self._spent, self._as_of_s = max(0.0, self._spent - fallen), now
+        per_minute = self.limits.tokens_per_minute
+        fallen = (now - self._as_of_s) * per_minute / MINUTE_S
+        # without a limit nothing is remembered: one that is set later counts from then on
+        self._spent, self._as_of_s = max(0.0, self._spent - fallen) if per_minute else 0.0, now
         return self._spent
 
 

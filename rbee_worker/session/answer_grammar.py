@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rbee_worker.answer.kinds import Channels, Format, Thinking, Tools, Writes
 from rbee_worker.constraints.grammar import grammar_of
@@ -30,17 +30,26 @@ _NOTES = ("title", "description", "$schema", "$id", "examples", "default", "$com
 _PLAIN = {"type", "title", "description", "examples", "default", "$comment", "deprecated"}
 
 
+class Held(NamedTuple):
+    """What the whole answer must be, the request's field that wants it, and the constraints that it
+    was put together from, with their fields."""
+
+    constraint: Constraint | None
+    field: str
+    parts: tuple[tuple[str, Constraint], ...] = ()
+
+
 def held_answer(
     request: Request, resolved: Resolved, reading: Reading | None, tokenizer: Tokenizer
-) -> tuple[Constraint | None, str]:
-    """What the whole answer must be, and the request's field that wants it. Raises InvalidRequest
-    if that cannot be said for this model's format."""
+) -> Held:
+    """What the whole answer must be. Raises InvalidRequest if that cannot be said for this model's
+    format."""
     own, field = resolved.params.constraint, resolved.constraint_field
     chat = request.chat
     must = chat.tool_choice == "required" or isinstance(chat.tool_choice, dict)
     strict = any(tool["function"].get("strict") for tool in chat.offered)
     if reading is None or not (own or must or strict):
-        return own, field
+        return Held(own, field)
     if own is not None and must:
         message = "cannot be combined with a tool that must be called"
         raise InvalidRequest([FieldError(field, "without tool_choice", message)])
@@ -55,7 +64,7 @@ def held_answer(
     elif own is not None:
         made.start("(calls | answer)" if chat.offered else "answer")
     field = field or ("tool_choice" if must else "tools")
-    return Constraint(kind="lark", text=made.text), field
+    return Held(Constraint(kind="lark", text=made.text), field, tuple(made.parts))
 
 
 class _Grammar:
@@ -67,6 +76,7 @@ class _Grammar:
         self._specials = {name: i for name, i in names.items() if name}
         self._split = re.compile("|".join(map(re.escape, self._specials)) or "(?!)")
         self._rules: list[str] = []
+        self.parts: list[tuple[str, Constraint]] = []
         self._lead = ""
 
     @property
@@ -108,6 +118,7 @@ class _Grammar:
 
     def own(self, constraint: Constraint, field: str, *, beside_calls: bool) -> None:
         """The rule `answer`, from a constraint of the request."""
+        self.parts.append((field, constraint))
         if constraint.kind in ("gbnf", "lark") and (self._lead or beside_calls):
             message = (
                 "a grammar of its own cannot be combined with tools or with reasoning: send no "
@@ -181,6 +192,7 @@ class _Grammar:
             if not must and not function.get("strict"):
                 schema = _loose(schema) if writes.key else ANY_OBJECT
             field = f"tools[{place}].function.parameters"
+            self.parts.append((field, Constraint(kind="json_schema", text=json.dumps(schema))))
             try:
                 check_schema(schema)
                 arguments = self._arguments(f"args_{place}", schema, writes)

@@ -42,7 +42,7 @@ from rbee_worker.session.prepare import is_quick, prepare, prepare_again, rules_
 from rbee_worker.session.prepared import Prepared
 from rbee_worker.session.replacing import Replacing
 from rbee_worker.session.startup import Files, bring_back, bring_up, fingerprint
-from rbee_worker.session.text import TextSide
+from rbee_worker.session.text import TextSide, TextStream
 from rbee_worker.session.vectors import check_purpose
 from rbee_worker.session.watchdog import Watchdog
 from rbee_worker.types import (
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RETRY_S = 2
+_CONFIRMED_S = 2.0  # seconds that an engine has to confirm the end of a request
 
 
 class EngineClient:
@@ -140,6 +141,10 @@ class EngineClient:
     @property
     def tokenizer(self) -> Tokenizer:
         return self.text.tokenizer
+
+    def stream(self, *, skip_special: bool) -> TextStream:
+        """A new stream that makes text of ids, as answers do."""
+        return self.text.stream(skip_special)
 
     @property
     def ckpt(self) -> Checkpoint:
@@ -227,7 +232,7 @@ class EngineClient:
         try:
             if request.timeout_s is not None:
                 loop = asyncio.get_running_loop()
-                timer = loop.call_later(request.timeout_s, self._live.cancel, request.id, "TIMEOUT")
+                timer = loop.call_later(request.timeout_s, self._cancel, request.id, "TIMEOUT")
             prepared = replace(await self._prepare(request, given), adapter=adapter)
             ahead = self._live.unscheduled
             answer = self._live.enter(request, prepared, self.text, given)
@@ -248,7 +253,12 @@ class EngineClient:
 
     async def cancel(self, request_id: str, rule: CancelRule = "CANCELLED") -> None:
         """End a request; its `End` follows. One that is not live has ended: nothing happens."""
+        self._cancel(request_id, rule)
+
+    def _cancel(self, request_id: str, rule: CancelRule) -> None:
+        """The engine confirms it, but nobody waits for one that is stopped or hangs in a step."""
         self._live.cancel(request_id, rule, waits=not self._watchdog.silent)
+        asyncio.get_running_loop().call_later(_CONFIRMED_S, self._live.overdue, request_id)
 
     async def close(self) -> None:
         """End everything: live requests get an Error, the engine leaves."""
@@ -387,6 +397,7 @@ class EngineClient:
         """The engine does not answer, or does again. Nothing is lost meanwhile."""
         if silent and self.state == "ready":
             self.state = "stalled"
+            self._live.engine_silent()
             log.warning("the engine does not answer")
         elif not silent and self.state == "stalled":
             self.state = "ready"

@@ -12,6 +12,7 @@ import json
 import re
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 from rbee_worker.constraints.unheld import Unheld
@@ -45,11 +46,26 @@ class Constraints:
             self._words = words_of(self._tokenizer, rows, {token.id for token in self._eos})
         return self._words
 
-    def grammar(self, field: str, constraint: Constraint, rows: int) -> str:
+    def grammar(
+        self,
+        field: str,
+        constraint: Constraint,
+        rows: int,
+        parts: Sequence[tuple[str, Constraint]] = (),
+    ) -> str:
         """The grammar of answers that follow `constraint`, which can be compiled.
 
-        field: the request's field, for errors. Raises InvalidRequest if it cannot be held.
+        field: the request's field, for errors; parts: what it was put together from, with their
+        fields. Raises InvalidRequest, about the part if one cannot be held by itself.
         """
+        try:
+            return self._checked(field, constraint, rows)
+        except InvalidRequest:
+            for name, part in parts:
+                self._checked(name, part, rows)
+            raise
+
+    def _checked(self, field: str, constraint: Constraint, rows: int) -> str:
         from rbee_worker.constraints.grammar import grammar_of  # late: few requests need it
 
         with self._lock:

@@ -43,18 +43,27 @@ class EventQueue:
         if self._given is not None:
             parts, ids, logprobs = self._given.rest(parts, ids, logprobs)
         for part in parts:
-            if isinstance(part, CallPiece):
-                self._calls.append(part)
-                continue
-            kind, text = part
-            if self._calls or (kind == "reasoning" and self._text):
+            kind = "call" if isinstance(part, CallPiece) else part[0]
+            if self._begins_another(kind):
                 token = self._seal()
                 if token is not None:
                     self._events.append(token)
-            (self._reasoning if kind == "reasoning" else self._text).append(text)
+            if isinstance(part, CallPiece):
+                self._calls.append(part)
+            else:
+                (self._reasoning if kind == "reasoning" else self._text).append(part[1])
         self._ids += ids
         self._logprobs += logprobs
         self._wake()
+
+    def _begins_another(self, kind: str) -> bool:
+        """Whether a part cannot join the event that is being collected: its order would not be
+        theirs, or nobody could tell whose tokens the log-probabilities are."""
+        if kind == "reasoning":
+            return bool(self._text or self._calls)
+        if kind == "text":
+            return bool(self._calls or (self._wants_logprobs and self._reasoning))
+        return self._wants_logprobs and bool(self._text or self._reasoning)
 
     def add(self, event: Event) -> None:
         """Add an event after the tokens so far."""

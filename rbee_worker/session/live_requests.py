@@ -28,7 +28,7 @@ from rbee_worker.session.given import Given
 from rbee_worker.session.live_request import BLAMED, CRASH, LiveRequest
 from rbee_worker.session.prepared import Prepared
 from rbee_worker.session.text import TextSide
-from rbee_worker.types import Request
+from rbee_worker.types import Request, Rule
 
 OfSequence = Tokens | Finished | Scheduled | Preempted | Rescaled | PromptScores | Pooled
 CancelRule = Literal["CANCELLED", "TIMEOUT", "STOP_SEQUENCE"]
@@ -105,6 +105,28 @@ class LiveRequests:
                 live.end_here(rule)
                 self._clear(live)
 
+    def overdue(self, request_id: str) -> None:
+        """End a request that was cancelled, if the engine has still not confirmed it."""
+        live = self.by_id.get(request_id)
+        if live is not None and live.ending is not None and not live.ended:
+            self._end_unconfirmed(live)
+            self._clear(live)
+
+    def engine_silent(self) -> None:
+        """The engine does not answer just now: what it was told to end, ends here."""
+        for live in [*self.by_seq.values()]:
+            if self._end_unconfirmed(live):
+                self._clear(live)
+
+    def _end_unconfirmed(self, live: LiveRequest) -> bool:
+        """End a request that has its end, but for the engine's word. Returns whether it had."""
+        rule: Rule | None = "STOP_SEQUENCE" if live.stopped_early else live.ending
+        if rule is None:
+            return False
+        del self.by_seq[live.seq]
+        live.end_here(rule)
+        return True
+
     def lose(self, message: str) -> None:
         """No engine will go on with any of them."""
         lives, self.by_seq = self.by_seq, {}
@@ -173,13 +195,9 @@ class LiveRequests:
         self._link = self._alone = None
         for live in [*self.by_seq.values()]:
             live.interrupted(why, counts)
-            if live.stopped_early:
-                del self.by_seq[live.seq]
-                live.end_here("STOP_SEQUENCE")
-            elif live.ending is not None:  # that engine was told, and can no longer confirm it
-                del self.by_seq[live.seq]
-                live.end_here(live.ending)
-            elif live.blame >= BLAMED:
+            if self._end_unconfirmed(live):  # it can no longer be confirmed
+                continue
+            if live.blame >= BLAMED:
                 del self.by_seq[live.seq]
                 times = f"{live.lost_engines} times while it ran this request"
                 live.lost(f"the engine stopped {times}: {why}.")

@@ -21,7 +21,7 @@ from rbee_worker.params import (
     reasoning_args,
     shown_tools,
 )
-from rbee_worker.session.answer_grammar import held_answer
+from rbee_worker.session.answer_grammar import Held, held_answer
 from rbee_worker.session.pictures import placed, read_pictures, with_pictures
 from rbee_worker.session.prepared import Prepared
 from rbee_worker.session.reading import reading_of
@@ -29,7 +29,7 @@ from rbee_worker.session.text import TextSide
 from rbee_worker.session.vectors import prepare_vector
 from rbee_worker.tokenizer.continued import Renderer, continued
 from rbee_worker.tokenizer.tool_prompt import in_words
-from rbee_worker.types import Constraint, ModelInfo, Request, Started
+from rbee_worker.types import ModelInfo, Request, Started
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,8 +113,7 @@ def prepare(request: Request, text: TextSide, rules: Rules) -> Prepared:
     params = fit(resolved, len(ids), rules.context)
     resolved = msgspec.structs.replace(resolved, params=params)
     reading = reading_of(request, resolved, rules, text.tokenizer, rendering)
-    constraint, field = held_answer(request, resolved, reading, text.tokenizer)
-    held = _held(constraint, field, text, rules)
+    held = _held(held_answer(request, resolved, reading, text.tokenizer), text, rules)
     told = [*warnings, *told]
     return Prepared(ids, resolved, tuple(told), reading, *held, pictures=pictures)
 
@@ -129,24 +128,23 @@ def prepare_again(request: Request, started: Started, text: TextSide, rules: Rul
         message = f"{sizes} were accepted, and the context is now {rules.context} tokens"
         raise InvalidRequest([FieldError("prompt", "as accepted", message)])
     reading = reading_of(request, resolved, rules, text.tokenizer, None)
-    constraint, field = held_answer(request, resolved, reading, text.tokenizer)
-    held = _held(constraint, field, text, rules)
+    held = _held(held_answer(request, resolved, reading, text.tokenizer), text, rules)
     pictures = placed(ids, read_pictures(request, text), text, "token_ids")
     return Prepared(ids, resolved, (), reading, *held, pictures=pictures)
 
 
-def _held(
-    constraint: Constraint | None, field: str, text: TextSide, rules: Rules
-) -> tuple[str, Words | None]:
+def _held(held: Held, text: TextSide, rules: Rules) -> tuple[str, Words | None]:
     """The grammar of the answer, which can be compiled, and the words that it needs. Raises
     InvalidRequest."""
+    constraint, field, parts = held
     if constraint is None:
         return "", None
     if text.constraints is None:
         message = "this model has no vocabulary that a constraint could be held with"
         raise InvalidRequest([FieldError(field, "absent", message)])
     rows = rules.vocab_size
-    return text.constraints.grammar(field, constraint, rows), text.constraints.words(rows)
+    grammar = text.constraints.grammar(field, constraint, rows, parts)
+    return grammar, text.constraints.words(rows)
 
 
 def _field(request: Request) -> str:

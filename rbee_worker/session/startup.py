@@ -57,7 +57,7 @@ async def bring_up(
         files = await asyncio.to_thread(_found, settings, loop, progress)
         path, _ = files
         settings = msgspec.structs.replace(settings, model=str(path))
-        if settings.lora or settings.draft_model:
+        if settings.lora or settings.draft_model or settings.mmproj:
             from rbee_worker.adapters import localized  # late: a heavy import
 
             settings = await asyncio.to_thread(localized, settings)
@@ -97,6 +97,10 @@ async def bring_back(
     if files is not None:
         await asyncio.to_thread(_check_same, files)
         here = msgspec.structs.replace(here, model=str(files[0]))
+    if here.mmproj:
+        from rbee_worker.adapters import with_local_tower  # late: a heavy import
+
+        here = await asyncio.to_thread(with_local_tower, here)
     await host.start()
     host.link.send(Configure(settings=here))
     try:
@@ -113,7 +117,7 @@ def fingerprint(settings: Settings, info: ModelInfo, files: Files | None) -> str
     how = (info.backend, info.dtype, info.kv_dtype, settings.quantize, settings.exact_activations)
     read = (settings.kv_cache, settings.attention, settings.tool_format, settings.thinking)
     model = "" if files is None else digest(files[0])
-    return hashlib.sha256(repr((model, how, read)).encode()).hexdigest()
+    return hashlib.sha256(repr((model, how, read, settings.mmproj)).encode()).hexdigest()
 
 
 def _check_same(files: Files) -> None:
@@ -169,7 +173,7 @@ def _read(ref: str, path: Path, settings: Settings) -> TextSide:
     from rbee_worker.checkpoint import open_found
     from rbee_worker.models import check_architecture
 
-    ckpt = open_found(ref, path)
+    ckpt = open_found(ref, path, settings.mmproj)
     check_architecture(ckpt)  # before any error about its tokenizer
     return open_text(ckpt, settings)
 

@@ -29,9 +29,7 @@ class TileRun(NamedTuple):
     picture: int
 
 
-def tile_runs(
-    pictures: Sequence[Picture], prompt: int, spec: TileSpec
-) -> tuple[TileRun, ...]:
+def tile_runs(pictures: Sequence[Picture], prompt: int, spec: TileSpec) -> tuple[TileRun, ...]:
     """The runs of these pictures, in the order of their positions in a prompt of so many tokens.
 
     Raises ValueError, in one sentence, for pictures that this model cannot read.

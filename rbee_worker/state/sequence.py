@@ -23,12 +23,13 @@ class SeqState:
     """What one sequence holds. `computed` <= `planned` <= len(tokens) + tokens not yet known.
 
     tokens: prompt, then output; shared with the engine, which appends. salt: what else the state
-    depends on; only sequences with equal salts share a prefix. runs: where features of pictures stand. source: rows of the encoder that its
-    cross-attention reads; encoded: a step has been planned that computes them. tables: one per
-    paged group; index j has the block of the positions from j*block_size on, or the sink if that
-    block is not held (outside the window); 32-bit integers, copied into a batch unchanged. slot:
-    the sequence's slot in the fixed groups, 0 = none. resume: the snapshot to copy to `slot` before
-    the first step, 0 = none; snapshots: those being taken.
+    depends on; only sequences with equal salts share a prefix. runs: where features of pictures
+    stand. source: rows of the encoder that its cross-attention reads; encoded: a step has been
+    planned that computes them. tables: one per paged group; index j has the block of the positions
+    from j*block_size on, or the sink if that block is not held (outside the window); 32-bit
+    integers, copied into a batch unchanged. slot: the sequence's slot in the fixed groups, 0 =
+    none. resume: the snapshot to copy to `slot` before the first step, 0 = none; snapshots: those
+    being taken.
     """
 
     tokens: list[int]

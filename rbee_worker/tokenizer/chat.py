@@ -90,16 +90,16 @@ class ChatRenderer:
         roles = dict.fromkeys(message.role for message in given)
         _json(template_args)
         with self._lock:
-            forms = {role: self._form(role, template_args) for role in roles}
+            told = {**template_args, "tools": list(tools) if tools else None}
+            forms = {role: self._form(role, told) for role in roles}
             calls = None
             if any(message.calls for message in given):
-                calls = self._form_of_calls(template_args)
+                calls = self._form_of_calls(told)
             context = {
                 **self._context,
-                **template_args,
+                **told,
                 "messages": [self._formed(message, forms, calls) for message in given],
                 "add_generation_prompt": add_generation_prompt,
-                "tools": list(tools) if tools else None,
             }
             answer = self._ask(_json({"context": context}))
         if "text" in answer:
@@ -147,24 +147,24 @@ class ChatRenderer:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _form(self, role: str, template_args: Mapping[str, Any]) -> Form:
+    def _form(self, role: str, told: Mapping[str, Any]) -> Form:
         """How the template reads messages of `role`. Raises as `render` does if the template cannot
         render even a single word."""
         if role in self._forms:
             return self._forms[role]
         form = find_form(role, self._probe({}))
-        if form is None:  # it may need arguments; a form found with them is not remembered
-            return find_form(role, self._probe(template_args)) or Form()
+        if form is None:  # it may need arguments or tools; a form found so is not remembered
+            return find_form(role, self._probe(told)) or Form()
         if role in _USUAL or len(self._forms) < _MOST_ROLES:
             self._forms[role] = form
         return form
 
-    def _form_of_calls(self, template_args: Mapping[str, Any]) -> CallForm:
+    def _form_of_calls(self, told: Mapping[str, Any]) -> CallForm:
         """How the template reads tool calls."""
         if self._call_form is None:
             found = find_call_form(SENTINEL, self._probe({}))
             if found is None:
-                return find_call_form(SENTINEL, self._probe(template_args)) or CallForm()
+                return find_call_form(SENTINEL, self._probe(told)) or CallForm()
             self._call_form = found
         return self._call_form
 
@@ -179,12 +179,12 @@ class ChatRenderer:
             formed[self._reasoning] = reasoning
         return formed
 
-    def _probe(self, template_args: Mapping[str, Any]) -> Render:
+    def _probe(self, told: Mapping[str, Any]) -> Render:
         """A function that renders test messages: None if the template refuses them."""
 
         def render(messages: list[Message]) -> str | None:
             given = {"messages": messages, "add_generation_prompt": True}
-            answer = self._ask(_json({"context": {**self._context, **template_args, **given}}))
+            answer = self._ask(_json({"context": {**self._context, **told, **given}}))
             if answer.get("error") in _HOPELESS:
                 _raise(answer["error"], answer["message"])
             return answer.get("text")

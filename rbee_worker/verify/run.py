@@ -47,10 +47,10 @@ def verify_report(
     backend = choose_backend(settings)
     dtype = "f32" if settings.dtype == "auto" else settings.dtype
     say("Opening the model.")
-    ckpt = open_checkpoint(settings.model, cache_dir=settings.cache_dir)
+    ckpt = _text_of(settings.model, settings)
     activations = backend.activations(settings, dtype, _packed(ckpt))
     allowed = TOLERANCE[activations] if tolerance is None else tolerance
-    other = ckpt if against is None else open_checkpoint(against, cache_dir=settings.cache_dir)
+    other = ckpt if against is None else _text_of(against, settings)
     ids = _ids(ckpt, settings, tokens)
     torch.set_num_threads(settings.threads or allowed_cores())
     say("Computing with transformers.")
@@ -142,3 +142,8 @@ def _ids(ckpt: Checkpoint, settings: Settings, count: int) -> list[int]:
             fix="verify a smaller model of the family, or on a larger machine.",
         )
     return random.Random(0).choices(range(ahead.model.vocab_size), k=count)
+
+
+def _text_of(ref: str, settings: Settings) -> Checkpoint:
+    """A checkpoint without the tower that may lie beside it: texts are compared."""
+    return open_checkpoint(ref, cache_dir=settings.cache_dir, mmproj="none")

@@ -139,6 +139,8 @@ def test_settings_that_change_nothing(base: Base, pairs: Pairs, tmp_path: Path) 
         ({"lora_alpha": None}, "no number"),
         ({"rank_pattern": {"q_proj": 3}}, "the rank is 3"),
         ({"alpha_pattern": {"(": 3}}, "no pattern"),
+        ({"rank_pattern": {"(([a-z_.0-9])+)+X": 3}}, "too long to match"),
+        ({"alpha_pattern": {".*.*.*.*X": 3}}, "too long to match"),
         ({"target_modules": ["q_proj"]}, "of no module in target_modules"),
     ],
 )

@@ -153,9 +153,10 @@ def answer(renderer: ChatRenderer, messages: list[dict[str, Any]]) -> tuple[str,
     closed = renderer.render(messages[:1], add_generation_prompt=False, tools=TOOLS)
     if whole.startswith(closed):
         return "", whole[len(closed) :]
-    last = opened[-len("<|CHATBOT_TOKEN|>") :]  # Command-R: instructions follow the last question
-    assert last in whole
-    return "", whole.rpartition(last)[2]
+    last = opened[-len("<|CHATBOT_TOKEN|>") :]  # Command-R: instructions follow the last message
+    _, found, said = whole.rpartition(last)
+    assert found
+    return "", said.partition("<|START_OF_TURN_TOKEN|>")[0]
 
 
 @pytest.mark.parametrize("name", FORMS)

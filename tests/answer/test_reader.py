@@ -19,6 +19,7 @@ from rbee_worker.answer import (
     tool_formats,
     tool_table,
 )
+from rbee_worker.answer.formats import THINKING
 from rbee_worker.types import CallPiece, Part
 from tests.answer.samples import JSON, SAMPLES, TOOLS, Sample
 
@@ -126,6 +127,82 @@ def test_however_the_text_is_cut_the_parts_are_the_same(sample: Sample) -> None:
         want = read(form, pieces)
         for seed in range(40):
             assert read(form, cuts(pieces, seed)) == want
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sample", SAMPLES, ids=NAMES)
+def test_wherever_the_text_is_cut_in_two_the_parts_are_the_same(sample: Sample) -> None:
+    form = form_of(sample)
+    want = read(form, [(sample.answer, False)])
+    for at in range(1, len(sample.answer)):
+        assert read(form, [(sample.answer[:at], False), (sample.answer[at:], False)]) == want
+
+
+ODD = {
+    "city": 'a\u2028"}]</tool_call>[/]``` \\ 🌦\x7f',
+    "days": -1.5e3,
+    "more": {"": [[], {}, [{"b": [None, True]}]], "é": {"name": "now", "arguments": {}}},
+}
+
+
+@pytest.mark.parametrize("sample", [s for s in SAMPLES if JSON in s.answer], ids=lambda s: s.form)
+def test_arguments_may_be_any_json(sample: Sample) -> None:
+    """Escaped or not, in one line or in many, with marks and braces in strings."""
+    if sample.form in ("deepseek-v3", "command-r"):
+        odd: dict[str, Any] = ODD | {"city": "a }]</tool_call> 🌦"}  # "```" ends their block
+    else:
+        odd = ODD
+    form, calls = form_of(sample), [odd if value else value for _, value in sample.calls]
+    for text in (
+        json.dumps(odd),
+        json.dumps(odd, ensure_ascii=False),
+        json.dumps(odd, indent=2),
+        json.dumps(odd, separators=(",", ":")),
+    ):
+        pieces = [(sample.answer.replace(JSON, text), False)]
+        whole = read(form, pieces)
+        assert [json.loads(arguments) for _, arguments in told(whole)[2]] == calls
+        for seed in range(4):
+            assert read(form, cuts(pieces, seed)) == whole
+
+
+@pytest.mark.parametrize("sample", [s for s in SAMPLES if s.calls], ids=lambda s: s.form)
+def test_a_call_within_reasoning_is_reasoning(sample: Sample) -> None:
+    form = Format(tools=by_name(sample.form), thinking=THINKING[-3])
+    if form_of(sample).thinking is not None or form_of(sample).channels is not None:
+        return  # its answer has reasoning of its own
+    assert form.thinking is not None
+    thought = f"Perhaps {sample.answer}?"
+    answer = f"<think>{thought}</think>{sample.answer}"
+    text, reasoning, calls = told(read(form, [(answer, False)]))
+    assert reasoning == thought
+    assert len(calls) == len(sample.calls)
+    assert text == sample.text
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [s for s in SAMPLES if JSON in s.answer.partition("get_weather")[2]],
+    ids=lambda s: s.form,
+)
+def test_a_broken_call_has_what_was_written_as_its_arguments(sample: Sample) -> None:
+    """A piece is missing behind its name: what is left of its arguments is told, and is not taken
+    for a call without any."""
+    form, draw = form_of(sample), random.Random(11)
+    start = sample.answer.rindex("get_weather") + len("get_weather")
+    if sample.form == "harmony":
+        start = sample.answer.index(JSON)  # a header that is broken is none
+    end = sample.answer.index("days")
+    for _ in range(30):
+        at = draw.randrange(start, end)
+        gone = draw.randint(1, 12)
+        pieces = [(sample.answer[:at] + sample.answer[at + gone :], False)]
+        parts = read(form, pieces)
+        text, reasoning, calls = told(parts)
+        kept = text + reasoning + "".join(name + arguments for name, arguments in calls)
+        for word in ("Köln", "🌦"):
+            assert (word in kept) == (word in pieces[0][0]), pieces[0][0]
+        assert read(form, cuts(pieces, at)) == parts
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=NAMES)

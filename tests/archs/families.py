@@ -126,9 +126,10 @@ FAMILIES: tuple[Family, ...] = (
         gguf="gemma2",
     ),
     Family(
-        "Gemma 3 (text half)",
+        "Gemma 3",
         ("gemma3_text", "gemma3"),
-        "5:1 SWA, dual θ (1e4/1e6), QK-norm, no softcap, linear rope scale 8",
+        "5:1 SWA, dual θ (1e4/1e6), QK-norm, no softcap, linear rope scale 8; SigLIP tower, whose "
+        "rows see each other",
         rotary="halves",
         gguf="gemma3",
     ),
@@ -340,6 +341,13 @@ FAMILIES: tuple[Family, ...] = (
         "without 1/√d, gates (1.1, Flan), logits * d^-½ where the head is the embedding",
         rotary="none",
         gguf="t5",
+    ),
+    Family(
+        "Idefics3, SmolVLM, SmolVLM2",
+        ("idefics3", "smolvlm"),
+        "Llama with a SigLIP tower; squares of patches, side by side, become one token",
+        rotary="pairs",
+        gguf="llama",
     ),
     Family(
         "Moondream 1/2", (), "phi text + SigLIP-like vision", rotary="-", gguf="phi2 + clip mmproj"

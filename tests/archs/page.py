@@ -14,9 +14,9 @@ from functools import cache
 from pathlib import Path
 
 from rbee_worker.checkpoint.names import DIALECTS, GGUF_ARCHITECTURES
-from rbee_worker.models import ARCHITECTURES, ENCODERS, PAIRS
+from rbee_worker.models import ARCHITECTURES, ENCODERS, PAIRS, SEEING
 from rbee_worker.verify.oracle import own_models
-from tests import pairs
+from tests import mmproj, pairs, seeing
 from tests.archs import ARCHS, Arch
 from tests.archs.families import FAMILIES, Family
 from tests.encoders import ROWS
@@ -75,6 +75,22 @@ does not compare them, and they give no vectors.
 |---|---|---|
 """
 
+_SEEING = """
+# Models that read pictures
+
+A tower reads tiles of pictures, and its rows stand in the place of tokens; without pictures the
+model is its text model alone. The tests
+([tests/engine/test_pictures.py](../tests/engine/test_pictures.py)) hold the whole engine, on
+`cpu` and `reference`, to transformers' log-probabilities in float32 (5e-5) of prompts with one
+and several pictures and tiles, and to the same bits in steps of any size, in any batch, after a
+preemption and with drafts. GGUF: the projector of llama.cpp's mmproj files, which are read
+where they lie beside the model or are named by `--mmproj`. `cuda` reads the text models alone,
+and a note says so.
+
+| `model_type` | oracle | configs | mmproj |
+|---|---|---|---|
+"""
+
 _PROOF = """
 # What holds them
 
@@ -100,7 +116,9 @@ def page(errors: Errors) -> str:
     encoders = "".join(map(_encoder, ENCODERS))
     proofs = "".join(_proof(m, errors) for m in ARCHITECTURES)
     both = "".join(map(_pair, PAIRS))
-    return _HEAD + families + _ENCODERS + encoders + _PAIRS + both + _PROOF + proofs
+    eyes = "".join(map(_seeing, dict.fromkeys(row.type for row in seeing.ROWS)))
+    tables = families + _ENCODERS + encoders + _PAIRS + both + _SEEING + eyes
+    return _HEAD + tables + _PROOF + proofs
 
 
 def works(family: Family) -> bool:
@@ -109,6 +127,7 @@ def works(family: Family) -> bool:
         *ARCHITECTURES,
         *ENCODERS,
         *PAIRS,
+        *SEEING,
         *DIALECTS,
     }
 
@@ -118,7 +137,7 @@ def problems() -> list[str]:
     named = {t for f in FAMILIES for t in f.types}
     told = [
         f"tests/archs/families.py: add to FAMILIES a Family with types=({m!r},)"
-        for m in (*ARCHITECTURES, *ENCODERS, *PAIRS)
+        for m in (*ARCHITECTURES, *ENCODERS, *PAIRS, *SEEING)
         if m not in named
     ]
     told += [
@@ -197,6 +216,13 @@ def _pair(model_type: str) -> str:
     rows = [row for row in pairs.ROWS if row.type == model_type]
     oracles = ", ".join(sorted({type(pairs.oracle(row.id)).__name__ for row in rows}))
     return f"| `{model_type}` | {oracles} | {', '.join(row.id for row in rows)} |\n"
+
+
+def _seeing(model_type: str) -> str:
+    rows = [row for row in seeing.ROWS if row.type == model_type]
+    oracles = ", ".join(sorted({type(seeing.oracle(row.id)).__name__ for row in rows}))
+    ids = ", ".join(row.id for row in rows)
+    return f"| `{model_type}` | {oracles} | {ids} | {mmproj.KINDS[rows[0].id]} |\n"
 
 
 def _proof(model_type: str, errors: Errors) -> str:

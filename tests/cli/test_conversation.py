@@ -162,3 +162,43 @@ def test_every_name_that_can_be_set_has_a_default_to_show() -> None:
     assert shown["top_k"] == {"value": 9, "origin": "worker option"}
     length = {"value": "the rest of the context", "origin": "worker default (chat)"}
     assert shown["max_tokens"] == length
+
+
+PNG = "data:image/png;base64,iVBORw0KGgo="
+PART = {"type": "image_url", "image_url": {"url": PNG, "detail": "auto"}}
+SHOWN = [PART, {"type": "text", "text": "What is it?"}]
+
+
+def test_a_picture_goes_with_the_next_question_only(talk: Conversation) -> None:
+    assert talk.attach(PART, "bee.png") == "bee.png goes with the next question (1 so far)."
+    talk.ask("What is it?")
+    talk.answer("A bee.")
+    talk.ask("Sure?")
+    assert [turn["content"] for turn in talk.messages()] == [SHOWN, "A bee.", "Sure?"]
+
+
+def test_a_question_that_is_taken_back_keeps_its_picture(talk: Conversation) -> None:
+    talk.attach(PART, "bee.png")
+    talk.ask("What is it?")
+    talk.answer("")
+    assert (talk.turns, talk.attached) == ([], [PART])
+    talk.ask("What is it?")
+    talk.answer("A wasp.")
+    assert talk.retry() == "What is it?"
+    assert (talk.turns, talk.attached) == ([], [PART])
+    talk.reset()
+    assert talk.attached == []
+
+
+def test_pictures_are_saved_and_loaded(talk: Conversation, tmp_path: Path) -> None:
+    talk.attach(PART, "bee.png")
+    talk.ask("What is it?")
+    talk.answer("A bee.")
+    talk.save(tmp_path / "a.json", "x")
+    other = Conversation(number)
+    other.load(tmp_path / "a.json")
+    assert other.turns == talk.turns
+    wrong = {"messages": [{"role": "assistant", "content": SHOWN}]}
+    (tmp_path / "b.json").write_text(json.dumps(wrong))
+    with pytest.raises(UsageError, match="not the user's"):
+        other.load(tmp_path / "b.json")

@@ -5,6 +5,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from rbee_worker.cli import main as program
 from rbee_worker.cli import session
 from rbee_worker.errors import FieldError, InvalidRequest, UnsupportedModel
 from tests.cli.fakes import FakeClient
+from tests.pictures.making import drawn, saved
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -65,6 +67,22 @@ def test_chat_sends_messages(run: Run) -> None:
         {"role": "system", "content": "be brief"},
         {"role": "user", "content": "Hi"},
     )
+
+
+def test_generate_sends_its_pictures(run: Run, tmp_path: Path) -> None:
+    file, path = saved(drawn(9, 6)), tmp_path / "a.png"
+    path.write_bytes(file)
+    client = FakeClient()
+    code, _, err = run(client, "generate", "--chat", "What?", "--image", str(path), "-q")
+    assert (code, err) == (0, "")
+    (request,) = client.requests
+    assert request.messages == (
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]},
+    )
+    assert [one.data for one in request.pictures] == [file]
+    code, _, err = run(client, "generate", "--chat", "What?", "--image", str(tmp_path / "b.png"))
+    assert code == 2
+    assert "b.png: No such file or directory" in err
 
 
 @pytest.mark.parametrize("args", [("-",), ()])

@@ -60,6 +60,7 @@ def test_what_is_short_is_found_behind_other_errors() -> None:
         (RuntimeError("can't start new thread"), "threads"),
         (MemoryError(), "memory"),
         (behind, "memory"),
+        (PermissionError(errno.EACCES, "Permission denied", sys.executable), "cannot be run"),
     ):
         found = explained(error)
         assert found is not None

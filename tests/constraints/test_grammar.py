@@ -50,6 +50,14 @@ def test_one_that_cannot_be_held_is_refused(pattern: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("pattern", ["\\", "a\\", "a\\\\\\"])
+def test_one_that_ends_within_an_escape_is_refused(pattern: str) -> None:
+    with pytest.raises(re.error):
+        re.compile(pattern)
+    with pytest.raises(Unheld):
+        Accepting("regex", pattern)
+
+
 def test_classes_are_written_out_once() -> None:
     assert portable(r"\\d\d[\\d\d]") == r"\\d[0-9][\\d0-9]"
 

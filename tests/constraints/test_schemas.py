@@ -158,7 +158,7 @@ def test_control_characters_are_written_where_all_names_are_declared() -> None:
     assert caught.value.pointer == "/properties/a/enum"
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_numbers_keep_to_their_bounds(seed: int) -> None:
     """Against exact fractions: bounds that exclude, in every notation of a number."""
     rng = random.Random(seed)

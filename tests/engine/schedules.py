@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import structs
+
 from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.messages import (
     Cancel,
@@ -101,15 +103,8 @@ def random_schedule(
         for _ in range(min(rng.choice([0, 1, 2, 5]), len(waiting))):
             name = waiting.pop()
             request, had = given[name]
-            run.submit(
-                Submit(
-                    seq=name,
-                    prompt_ids=request.prompt_ids,
-                    params=request.params,
-                    prompt_logprobs=request.prompt_logprobs,
-                    output_ids=tuple(want[request.seq].ids[:had]),
-                )
-            )
+            had_ids = tuple(want[request.seq].ids[:had])
+            run.submit(structs.replace(request, seq=name, output_ids=had_ids))
         if rng.random() < 0.03 and run.answers:
             run.engine.cancel(Cancel(seq=rng.choice(list(run.answers))))
         run.step()

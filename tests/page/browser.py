@@ -120,6 +120,15 @@ class Page:
             return found !== undefined"""
         wait_for(lambda: bool(self.run(script, css, text)))
 
+    def press_twice(self, css: str) -> str:
+        """Press a button that asks whether one is sure, and again before anything else happens;
+        what it asked."""
+        script = """const found = document.querySelector(arguments[0]);
+            found.click(); const asked = found.textContent; found.click(); return asked"""
+        wait_for(lambda: self.count(css) > 0)
+        asked: str = self.run(script, css)
+        return asked
+
     def write(self, css: str, words: str) -> None:
         """Replace a field's text, as typing does."""
         script = """const field = document.querySelector(arguments[0]); field.value = arguments[1];

@@ -173,7 +173,7 @@ def test_a_text_file_goes_with_the_question(page: Page, worker: Served, tmp_path
     notes.write_text("Bees:\n```\nfour wings\n```\n")
     picture.write_bytes(b"\x89PNG\r\n\x1a\n\x00\xff")
     page.attach(str(notes), str(picture))
-    wait_for(lambda: "this model reads text only" in page.text("#file-error"))
+    wait_for(lambda: "is a picture; this model reads text only" in page.text("#file-error"))
     assert page.texts("#files li") == ["notes.md×"]
     page.say("How many? #short")
     assert page.texts("#files li") == []

@@ -52,9 +52,7 @@ def test_conversations_are_kept_searched_renamed_and_deleted(page: Page) -> None
     wait_for(lambda: "Bees" in list_of(page))
     page.click("#conversations .open", "Bees")
     wait_for(lambda: page.text(".answer .text") == "Four wings.")
-    for _ in range(2):  # the second press means it
-        assert "Bees" in list_of(page)
-        page.click("[aria-label='Delete Bees']")
+    assert page.press_twice("[aria-label='Delete Bees']") == "Sure?"
     wait_for_list(page, "Tell me of ants")
     assert page.count(".turn") == 0
     page.again()
@@ -87,8 +85,7 @@ def test_what_is_deleted_during_its_answer_stays_deleted(
         page.click("#clear")
         page.click("#clear-sure button", "Delete all")
     else:
-        page.click("[aria-label='Delete Tell me #long']")
-        page.click("[aria-label='Delete Tell me #long']")
+        page.press_twice("[aria-label='Delete Tell me #long']")
     wait_for_list(page)
     wait_for(lambda: worker.http.get("/v1/jobs").json()["jobs"][0]["state"] == "cancelled")
     page.again()
@@ -180,6 +177,5 @@ def test_what_the_terminal_saved_can_be_imported_and_is_only_text(
     wait_for(lambda: page.text(".answer .part summary") == "Calls <b>find</b>")
     assert page.text(".answer .part pre") == call["arguments"]
     assert not page.is_open(".answer .part")
-    page.click("[aria-label='Delete Calls']")
-    page.click("[aria-label='Delete Calls']")
+    page.press_twice("[aria-label='Delete Calls']")
     wait_for_list(page, "<img src=x onerror=alert(1)>")

@@ -3,7 +3,7 @@ sent."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,12 @@ class Looking:
         return self.served.http.post(path, json=body)
 
 
-def script(seen: list[Submit], folder: Path) -> Any:
-    """Each request gets one token, and is kept in `seen`."""
+def script(seen: list[Submit], folder: Path, ids: Sequence[int] = (5,)) -> Any:
+    """Each request gets `ids`, and is kept in `seen`."""
 
     def answer(message: Submit) -> list[int]:
         seen.append(message)
-        return [5]
+        return list(ids)
 
     return scripted_start(answer, lambda: side(folder), pictures=True)
 

@@ -4,13 +4,17 @@ and ids that transformers' processor makes of the same files."""
 from __future__ import annotations
 
 import json
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.pictures.conftest import Looking
+from rbee_worker.engine.messages import Submit
+from tests.pictures.conftest import Looking, script
 from tests.pictures.making import data_url, drawn, encoded, reference, saved, tiles_of
+from tests.server.served import Served, wait_for
 
 IMAGE = drawn(70, 40)
 FILE = saved(IMAGE)
@@ -18,12 +22,12 @@ TEXT = "What is it?"
 RENDERED = "<|im_start|>User:<image>" + TEXT + "<end_of_utterance>\nAssistant:"
 
 
-def check_sent(looking: Looking, text: str = RENDERED) -> None:
-    """The last request has the ids of `text` and the pixels of IMAGE."""
+def check_sent(looking: Looking, rendered: str = RENDERED) -> None:
+    """The last request has the ids of `rendered` and the pixels of IMAGE."""
     sent = looking.seen[-1]
     extra = {"add_special_tokens": False, "do_rescale": False, "do_normalize": False}
     want = reference(looking.folder, "idefics3")(
-        text=text, images=[[IMAGE]], return_tensors="np", **extra
+        text=rendered, images=[[IMAGE]], return_tensors="np", **extra
     )
     assert list(sent.prompt_ids) == want["input_ids"][0].tolist()
     (picture,) = sent.pictures
@@ -128,8 +132,12 @@ def test_that_pictures_are_taken_is_said(looking: Looking) -> None:
     assert card["input_modalities"] == ["text", "image"]
 
 
+def text(words: str) -> dict[str, Any]:
+    return {"type": "text", "text": words}
+
+
 def asked(looking: Looking, *parts: Any) -> Any:
-    content = [*parts, {"type": "text", "text": TEXT}]
+    content = [*parts, text(TEXT)]
     return looking.post("/v1/chat/completions", messages=[{"role": "user", "content": content}])
 
 
@@ -169,3 +177,36 @@ def test_a_system_message_has_no_picture(looking: Looking) -> None:
     answer = looking.post("/v1/chat/completions", messages=talk)
     assert answer.status_code == 400
     assert "only user messages have it" in answer.text
+
+
+def test_a_job_goes_on_with_its_pictures_in_another_process(
+    looking: Looking, tmp_path: Path
+) -> None:
+    """The journal has the files, and the pictures stand where they stood."""
+    settings = {"journal": str(tmp_path / "j"), "audit_log": str(tmp_path / "audit")}
+    first: list[Submit] = []
+    second: list[Submit] = []
+    body = {
+        "messages": [{"role": "user", "content": [image(data_url(FILE)), text(TEXT)]}],
+        "max_tokens": 50_000,
+    }
+    endless = partial(script, folder=looking.folder, ids=[5] * 50_000)
+    with Served(start=endless(first), drain_timeout=0, **settings) as served:
+        job = served.http.post("/v1/jobs", json=body).json()["job_id"]
+        wait_for(lambda: served.http.get(f"/v1/jobs/{job}").json()["tokens_out"] > 0)
+    with Served(start=endless(second), **settings) as served:
+        wait_for(lambda: bool(second))
+        served.http.delete(f"/v1/jobs/{job}")
+    assert second[0].prompt_ids == first[0].prompt_ids
+    assert second[0].pictures == first[0].pictures != ()
+    assert second[0].output_ids
+    assert encoded(FILE)[:40] not in (tmp_path / "audit").read_text()
+
+
+def test_a_finished_job_lets_its_pictures_go(looking: Looking) -> None:
+    body = {"prompt": f"{TEXT}<image>", "images": [data_url(FILE)], "max_tokens": 1}
+    job = looking.post("/v1/jobs", **body).json()["job_id"]
+    assert looking.served.http.get(f"/v1/jobs/{job}/stream").status_code == 200
+    kept = looking.served.service.worker.jobs.get(job)
+    assert kept is not None
+    assert kept.request.pictures == ()

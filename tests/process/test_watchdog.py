@@ -5,17 +5,25 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rbee_worker.engine.messages import Ping, Pong, Tokens
+from rbee_worker.adapter_spec import AdapterSpec
+from rbee_worker.config import Settings
+from rbee_worker.engine.messages import Configure, LoadAdapter, Ping, Pong, Shutdown, Tokens
 from rbee_worker.errors import NotReady
 from rbee_worker.process.host import ProcessHost
+from rbee_worker.process.link import Link, socket_pair
+from rbee_worker.process.main import serve
+from rbee_worker.process.port import Port
 from rbee_worker.session import watchdog
 from rbee_worker.session.client import EngineClient
 from rbee_worker.session.watchdog import CHECK_S, SILENT_S, Watchdog
-from rbee_worker.types import End, Error, Event, Request, Token, WorkerState
+from rbee_worker.types import End, Error, Event, Request, Started, Token, WorkerState
+from tests.cli.fakes import INFO
 from tests.process.test_process import alive, pid_of, run, tiny
 from tests.process.test_replacement import POISONED, Heard, engine, hear, settings_of
 
@@ -108,6 +116,40 @@ def test_requests_of_a_stopped_engine_can_be_ended(tiny: Path) -> None:
     run(main())
 
 
+@pytest.mark.parametrize(("why", "hangs"), [("TIMEOUT", False), ("CANCELLED", True)])
+def test_nobody_waits_for_an_engine_that_cannot_confirm_an_end(
+    tiny: Path, why: str, hangs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine stops, or hangs in a step, before anybody knows it; its step has all time."""
+    monkeypatch.setenv("RBEE_TEST_HANGING", "1")
+
+    async def main() -> None:
+        async with engine(settings_of(tiny, step_timeout=0), POISONED) as client:
+            asked = Request(
+                id="a",
+                prompt="a % of poison" if hangs else "once",
+                params=LONG,
+                timeout_s=0.5 if why == "TIMEOUT" else None,
+            )
+            begun = asyncio.Event()
+
+            def tell(event: Event) -> None:
+                if isinstance(event, Started):
+                    begun.set()
+                    if not hangs:
+                        os.kill(pid_of(client), signal.SIGSTOP)
+
+            task = asyncio.create_task(hear(client, asked, tell))
+            await begun.wait()
+            if why == "CANCELLED":
+                await client.cancel("a")
+            heard = await task
+            assert isinstance(heard.last, End)
+            assert heard.last.stop.rule == why
+
+    run(main())
+
+
 @pytest.mark.parametrize("busy", [False, True])
 def test_closing_ends_a_stopped_engine(tiny: Path, busy: bool) -> None:
     async def main() -> int:
@@ -150,6 +192,43 @@ def test_a_step_that_hangs_counts_against_its_request(
     assert "3 times while it ran this request" in bad.last.message
     assert "a step took longer than 1 s" in bad.last.message
     assert beside.answer == alone.answer
+
+
+def test_reading_an_adapter_counts_as_a_step() -> None:
+    """It happens between two steps, and may hang like one: on a disk, or in a hostile file."""
+
+    class Reading:
+        idle = True
+        tell: Any = None
+        hangs = threading.Event()
+
+        def load_adapter(self, m: LoadAdapter) -> None:
+            assert self.hangs.wait(60)
+
+    def load(settings: Settings, report: Any) -> Any:
+        return Reading(), INFO
+
+    async def main() -> None:
+        ours, theirs = socket_pair()
+        port = Port(theirs)
+        thread = threading.Thread(target=serve, args=(port, load), daemon=True)
+        thread.start()
+        link = await Link.over(ours)
+        link.send(Configure(settings=Settings()))
+        link.send(LoadAdapter(spec=AdapterSpec(name="a", ref="a")))
+        step_s = 0.0
+        while not step_s:
+            link.send(Ping())
+            heard = await link.receive()
+            assert heard is not None
+            step_s = max([step_s, *(m.step_s for m in heard if isinstance(m, Pong))])
+        Reading.hangs.set()
+        link.send(Shutdown())
+        await asyncio.to_thread(thread.join, 60)
+        port.close()
+        await link.close()
+
+    run(main())
 
 
 def test_what_the_watchdog_counts(monkeypatch: pytest.MonkeyPatch) -> None:

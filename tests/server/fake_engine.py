@@ -31,6 +31,8 @@ from rbee_worker.session.prepare import encoded, rendered
 from rbee_worker.session.vectors import check_purpose
 from rbee_worker.tokenizer.core import QUICK_CHARS
 from rbee_worker.tokenizer.messages import Form, checked
+from rbee_worker.tokenizer.pieces import Decoding
+from rbee_worker.tokenizer.stream import Detokenizer
 from rbee_worker.types import (
     AdapterInfo,
     End,
@@ -66,6 +68,12 @@ class ByteTokenizer:
     bos_id = None
     warnings: tuple[str, ...] = ()
     chat_template = "chatml"
+    decoding = Decoding()
+
+    def joined_bytes(self, token_id: int) -> bytes:
+        return self.token_bytes(token_id) or SPECIALS[token_id - 256].encode()
+
+    opening_bytes = joined_bytes
 
     def is_quick(self, text: str) -> bool:
         return len(text) <= QUICK_CHARS
@@ -181,6 +189,9 @@ class FakeEngineClient:
         self.most_buffered = 0
         self.adapters = fake.adapters
         self.adapter_slots = 8
+
+    def stream(self, *, skip_special: bool) -> Detokenizer:
+        return Detokenizer(self.tokenizer, skip_special=skip_special)  # type: ignore[arg-type]
 
     # ---- life
 
@@ -325,6 +336,7 @@ class FakeEngineClient:
             worker=self.settings.sampling,
             eos=self.eos,
             lenient=self.settings.lenient,
+            pictures=self.fake.purpose.pictures,
         )
 
     def _prepare(self, request: Request) -> tuple[list[int], Any]:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rbee_worker.server.json_shape import MOST_CONTAINERS, Shape, repeated
+from rbee_worker.params.repeated import repeated
+from rbee_worker.server.json_shape import MOST_CONTAINERS, Shape
 
 VALUES = st.recursive(
     st.none() | st.integers() | st.text('ab"\\[]{}:,é\n', max_size=6),

@@ -215,6 +215,7 @@ def test_models(served: Talking, client: Any) -> None:
     assert running.model == "smollm2"
     assert running.context_length == served.service.worker.model.context
     shown = client.show("smollm2:latest")
+    assert (shown.details.format, shown.details.quantization_level) == ("safetensors", "F32")
     assert shown.template == served.text.tokenizer.chat_template
     assert shown.capabilities == ["completion", "tools", "thinking", "insert", "embedding"]
     arch = shown.modelinfo["general.architecture"]

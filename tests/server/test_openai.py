@@ -8,6 +8,7 @@ harnesses cut at it). `wider` lets null through in these three places; all else 
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -380,3 +381,19 @@ def test_lenient_names_what_it_ignored() -> None:
         )
         assert raw.headers["x-ignored-parameters"] == "odd%20key%0A, mirostat_x"
         assert json.loads(raw.text)["choices"]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5])
+def test_places_of_tokens_do_not_depend_on_how_events_are_cut(chunk: int) -> None:
+    """Bytes that make no character are one mark each: places are where Python's decoder has them
+    once all bytes before a token are known."""
+    ids = [0x62, 0xE2, 0x82, 0xAC, 0xFF, 0xFE, 0x62, 0xF0, 0x9F, 0x98, 0x80, 0xC3, 0x62]
+    with Served(Fake(chunk=chunk, script=lambda _: ids)) as served:
+        body = {"prompt": "hum", "max_tokens": len(ids), "logprobs": 0, "echo": True}
+        (choice,) = served.http.post("/v1/completions", json=body).json()["choices"]
+    decoder, places, at = codecs.getincrementaldecoder("utf-8")("replace"), [0, 1, 2], 3
+    for one in ids:
+        places.append(at)
+        at += len(decoder.decode(bytes([one])))
+    assert choice["logprobs"]["text_offset"] == places
+    assert choice["text"] == "hum" + bytes(ids).decode(errors="replace")

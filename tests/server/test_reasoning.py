@@ -269,3 +269,19 @@ def test_faults_of_tools_name_their_place(start: Start, body: dict[str, Any], fi
     server = start(HERMES, "x")
     for path in ("/v1/chat/completions", "/v1/jobs"):
         assert list(faults(server, path, **body)) == [field]
+
+
+def test_a_schema_that_cannot_be_held_is_named_by_its_place_behind_reasoning(start: Start) -> None:
+    """The grammar that a request is put together from is not shown to who has not written it."""
+    server = start(OPENED, "Hm.</think>1")
+    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "(?=a)b"}}}
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    tool = {"type": "function", "function": {"name": "f", "strict": True, "parameters": schema}}
+    for body, field in (
+        ({"response_format": form}, "response_format.json_schema.schema"),
+        ({"tools": [tool]}, "tools[0].function.parameters"),
+    ):
+        ((name, message),) = faults(server, **body).items()
+        assert name == f"{field}#/properties/a/pattern"
+        assert "look-around" in message
+        assert "%json" not in message

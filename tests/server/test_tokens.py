@@ -205,6 +205,17 @@ def test_used_tokens_count_for_a_minute() -> None:
     assert holder.requests == 3
 
 
+def test_a_limit_that_is_set_later_counts_from_then_on() -> None:
+    now = 100.0
+    holder = Holder("a", clock=lambda: now)
+    holder.used(prompt=10**6)
+    holder.limits = Limits(tokens_per_minute=60)
+    Call(holder).enter()
+    holder.used(output=60)
+    with pytest.raises(Refusal):
+        holder.enter()
+
+
 def test_the_file_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When it changes: new names, new limits, and who is gone is out. A bad one changes nothing."""
     monkeypatch.setattr(reloading, "EVERY_S", 0.02)

@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 
 from rbee_worker.checkpoint.gguf import GgufFile
 from rbee_worker.checkpoint.processor import NONE, ProcessorFiles
+from rbee_worker.checkpoint.sentence import UNSAID, Sentence
 from tests.tokenizer.texts import CORPUS, SPECIALS
 
 
@@ -29,6 +30,7 @@ class Source:
     files: dict[str, Path] = field(default_factory=dict)
     gguf: Any = None
     processor: ProcessorFiles = NONE
+    sentence: Sentence = UNSAID
 
 
 def train_byte_level(

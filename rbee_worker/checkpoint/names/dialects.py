@@ -176,7 +176,7 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
                 inside="text_config",
                 text=("llama",),
                 beside=("vision_config", "scale_factor", "image_token_id"),
-                ignored=("use_cache", "image_seq_len", "max_num_images"),
+                ignored=("use_cache", "image_seq_len", "_pad_token_id"),
             )
             for name in ("idefics3", "smolvlm")
         },
@@ -187,18 +187,16 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
                     "language_model.model.": "model.",
                     "language_model.lm_head.": "lm_head.",
                     "model.language_model.": "model.",
+                    "model.vision_tower.vision_model.": "vision_tower.",
+                    "vision_tower.vision_model.": "vision_tower.",
                     "model.vision_tower.": "vision_tower.",
                     "model.multi_modal_projector.": "multi_modal_projector.",
                 }
             ),
             inside="text_config",
-            ignored=(
-                "vision_config",
-                "boi_token_index",
-                "eoi_token_index",
-                "image_token_index",
-                "mm_tokens_per_image",
-            ),
+            text=("gemma3_text",),
+            beside=("vision_config", "mm_tokens_per_image"),
+            ignored=("boi_token_index", "eoi_token_index", "image_token_index"),
         ),
         "gemma4": Dialect(
             "gemma4_text",

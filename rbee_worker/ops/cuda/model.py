@@ -53,6 +53,10 @@ class CudaModel:
         self._ops.now.begin(batch)
         return self._encoder.run(batch)[0]
 
+    def see(self, tile: NDArray[np.uint8]) -> Tensor:
+        """See `Executable.see`."""
+        raise AssertionError("models are built without towers here")
+
     @torch.inference_mode()
     def hidden(self, batch: Batch) -> Tensor:
         """See `Executable.hidden`."""

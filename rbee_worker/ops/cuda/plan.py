@@ -13,6 +13,8 @@ class CudaPlanOps(PlanOps):
     """planes, resident, integers, f8: see `matrix.Forms`. read: count what a product of one
     row reads, which is one of the forms of a matrix that is kept in several."""
 
+    sees = False
+
     def __init__(
         self,
         dtype: str,

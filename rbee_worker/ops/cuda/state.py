@@ -109,6 +109,10 @@ class CudaState:
         kind = DecodingBatch if _decodes(numbers) else Batch
         return _Staged(numbers, kind.make(numbers, self.memory, put), memory, takes)
 
+    def keep_features(self, slot: int, rows: Tensor) -> None:
+        """See `StateMemory.keep_features`."""
+        raise AssertionError("models are built without towers here")
+
     @torch.inference_mode()
     def clear(self, slots: Sequence[int]) -> None:
         """See `StateMemory.clear`."""

@@ -17,6 +17,7 @@ from rbee_worker.state.specs import PagedKV, StateGroup, StateRef
 class GraphOps(Ops):
     """See `Ops`. An activation is a `Value`, and the batch is not looked at."""
 
+    sees = False
     graph: Graph | None = None
     groups: tuple[StateGroup, ...] = ()
 

@@ -74,7 +74,8 @@ def attend(q: Tensor, kv: Keys, batch: Batch, *, scale: float, mask: Mask) -> Te
     n, heads, _ = q.shape
     kv_heads, v_dim = kv.values.shape[2:]
     out = q.new_empty((n, heads, v_dim))
-    tiles = _tiles(batch, kv.lens_host, mask)
+    until = batch.until if mask.causal else None
+    tiles = _tiles(batch, kv.lens_host, mask, until)
     for start in range(0, len(tiles.first), TILES):
         part = slice(start, start + TILES)
         some = Tiles(
@@ -92,12 +93,13 @@ def attend(q: Tensor, kv: Keys, batch: Batch, *, scale: float, mask: Mask) -> Te
     return out
 
 
-def _tiles(batch: Batch, key_lens: Sequence[int], mask: Mask) -> Tiles:
+def _tiles(batch: Batch, key_lens: Sequence[int], mask: Mask, until: Tensor | None) -> Tiles:
     rows: list[range] = []
     seq: list[int] = []
     first: list[int] = []
     last: list[int] = []
     starts, lens = batch.seq_starts_host, batch.kv_lens_host
+    highest = None if until is None else until.tolist()
     for b, length in enumerate(lens):
         base = length - starts[b + 1]  # position of a row = base + row
         for low in range(starts[b], starts[b + 1], ROWS):
@@ -105,7 +107,10 @@ def _tiles(batch: Batch, key_lens: Sequence[int], mask: Mask) -> Tiles:
             rows.append(range(low, high))
             seq.append(b)
             first.append(mask.lowest(base + low))
-            last.append(mask.highest(base + high - 1, int(key_lens[b])))
+            if highest is None:
+                last.append(mask.highest(base + high - 1, int(key_lens[b])))
+            else:
+                last.append(max(highest[low:high]))
     device = batch.positions.device
     ends = torch.tensor([r.stop for r in rows], device=device)[:, None]
     index = torch.tensor([r.start for r in rows], device=device)[:, None]
@@ -128,6 +133,7 @@ def _fold(q: Tensor, kv: Keys, batch: Batch, tiles: Tiles, scale: float, mask: M
     tile_q = q[tiles.rows].view(count, ROWS, kv_heads, group, -1).transpose(1, 2)
     tile_q = tile_q.reshape(count, kv_heads, height, -1) * scale
     at = batch.positions[tiles.rows]  # [T, ROWS]
+    until = at if batch.until is None else batch.until[tiles.rows]
     top = torch.full((count, kv_heads, height, 1), float("-inf"), device=q.device)
     total = torch.zeros_like(top)
     acc = q.new_zeros((count, kv_heads, height, v_dim))
@@ -149,7 +155,7 @@ def _fold(q: Tensor, kv: Keys, batch: Batch, tiles: Tiles, scale: float, mask: M
             scores = scores + by_row * _by_query(mask.slopes, kv_heads)
         if mask.distances is not None:
             scores = scores + _by_distance(mask.distances, behind, kv_heads)
-        seen = _visible(at[pick], behind, lens, mask, group)
+        seen = _visible(at[pick], until[pick], behind, lens, mask, group)
         scores = scores.masked_fill(~seen, float("-inf"))
         high = torch.maximum(top[pick], scores.amax(-1, keepdim=True))
         safe = torch.where(high == float("-inf"), 0.0, high)  # rows that have seen nothing yet
@@ -203,13 +209,16 @@ def _gather(
     return both[0], both[1]
 
 
-def _visible(at: Tensor, behind: Tensor, lens: Tensor, mask: Mask, group: int) -> Tensor:
+def _visible(
+    at: Tensor, until: Tensor, behind: Tensor, lens: Tensor, mask: Mask, group: int
+) -> Tensor:
     """bool [T, 1, ROWS * group, SPAN]: which of `lens` [T] keys a query at `at` [T, ROWS] sees.
 
-    behind: [T, ROWS, SPAN], a key's position minus the query's.
+    until: the last key that it sees where nothing else limits it, [T, ROWS]; behind: [T, ROWS,
+    SPAN], a key's position minus the query's.
     """
     if mask.causal:
-        seen = behind <= 0
+        seen = behind <= (until - at)[..., None]
     else:
         seen = behind + at[..., None] < lens[:, None, None]
         if mask.window is not None:

@@ -130,6 +130,7 @@ class ReferenceBackend(Backend):
             block_size=pool.block_size,
             dtype=dtype,
             device=ops.device,
+            features=pool.features,
         )
 
     def executable(

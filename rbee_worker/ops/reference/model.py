@@ -81,7 +81,5 @@ def _tile(tower: Tower) -> Batch:
     """The batch of every tile that a tower reads."""
     numbers, blocks = tile_numbers(tower.places, len(tower.groups), _BLOCK)
     ops, each = tower.ops, [blocks] * len(tower.groups)
-    state = TorchState(
-        tower.groups, each, 1, block_size=_BLOCK, dtype=ops.dtype, device=ops.device
-    )
+    state = TorchState(tower.groups, each, 1, block_size=_BLOCK, dtype=ops.dtype, device=ops.device)
     return state.stage(numbers)

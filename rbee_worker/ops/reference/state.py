@@ -50,10 +50,11 @@ class TorchState:
                 shapes = {name: (group.layers, n_slots, *shape) for name, shape in spec.shapes}
                 tensors = {name: self._zeros(s, spec.dtype) for name, s in shapes.items()}
                 self.memory.append(FixedMemory(tensors))
-        self._rows, self._features = 0, None
+        self._rows = 0
+        self._features: Tensor | None = None
         if features is not None:
-            spec, self._rows = features.spec, features.spec.rows
-            self._features = self._zeros((features.slots * spec.rows, spec.width), "f32")
+            self._rows, width = features.spec.rows, features.spec.width
+            self._features = self._zeros((features.slots * self._rows, width), "f32")
 
     @property
     def nbytes(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from rbee_worker.checkpoint.summary import summarize
 from rbee_worker.params import defaults_of
 from rbee_worker.server.body import envelope, read_object, refuse, unknown_faults
 from rbee_worker.server.health import worker_of
@@ -78,7 +79,7 @@ async def show(http: HttpRequest) -> Response:
             modelfile=f"FROM {worker.settings.model}\n",
             parameters="\n".join(lines),
             template=rules.template or "",
-            details=_details(info),
+            details=_details(worker, info),
             model_info=_model_info(info),
             capabilities=_capabilities(worker, info),
             modified_at=_since(worker),
@@ -114,7 +115,7 @@ def _tag(worker: Worker, name: str) -> dict[str, Any]:
         "modified_at": _since(worker),
         "size": info.weight_bytes,
         "digest": hashlib.sha256(name.encode()).hexdigest(),
-        "details": _details(info),
+        "details": _details(worker, info),
     }
 
 
@@ -123,14 +124,15 @@ def _since(worker: Worker) -> str:
     return (datetime.now(UTC) - timedelta(seconds=worker.age())).isoformat()
 
 
-def _details(info: ModelInfo) -> Details:
-    gguf = info.model.endswith(".gguf")
+def _details(worker: Worker, info: ModelInfo) -> Details:
+    """quantization_level: the format of most bytes of the weights, as they are in the files."""
+    ckpt = None if worker.engine is None else worker.engine.ckpt
     return Details(
-        format="gguf" if gguf else "safetensors",
+        format="unknown" if ckpt is None else ckpt.kind,
         family=info.arch,
         families=[info.arch],
         parameter_size=_counted(info.n_parameters),
-        quantization_level=info.dtype.upper(),
+        quantization_level="unknown" if ckpt is None else summarize(ckpt.source).formats[0].format,
     )
 
 

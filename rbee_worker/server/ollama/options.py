@@ -7,6 +7,7 @@ from typing import Any
 
 from rbee_worker.errors import MOST_FAULTS, FieldError
 from rbee_worker.params import Rules, nearest
+from rbee_worker.params.check import same
 from rbee_worker.server.field_names import FieldNames
 from rbee_worker.server.ollama.schemas import AnswerEnvelope
 from rbee_worker.server.thinking import switched
@@ -59,12 +60,12 @@ def params_of(
     """The request's parameters; what is not known or not implemented is added to `faults`."""
     options = given.options or {}
     params = {own: options[name] for name, own in _PARAMS.items() if options.get(name) is not None}
-    if params.get("max_tokens") in (-1, -2):  # as many as fit
+    if any(same(params.get("max_tokens"), endless) for endless in (-1, -2)):  # as many as fit
         del params["max_tokens"]
-    if params.get("repeat_last_n") == 0:  # no token is looked at
+    if same(params.get("repeat_last_n"), 0):  # no token is looked at
         del params["repeat_last_n"]
         params["repetition_penalty"] = 1.0
-    if params.get("seed") == -1:
+    if same(params.get("seed"), -1):
         del params["seed"]
     faults += option_faults(options, rules.context, [*_PARAMS, *_OFF, "num_ctx", *INERT])
     if given.format == "json":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import codecs
 
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
@@ -15,6 +14,7 @@ from rbee_worker.params import prompt_faults
 from rbee_worker.server.body import envelope, read_object
 from rbee_worker.server.given_texts import prompts_of, several
 from rbee_worker.server.health import worker_of
+from rbee_worker.server.jobs import Job
 from rbee_worker.server.openai.schemas import (
     Completion,
     CompletionChoice,
@@ -32,6 +32,7 @@ from rbee_worker.server.requests import (
     time_limit,
 )
 from rbee_worker.server.served_models import served_model
+from rbee_worker.session.text import TextStream
 from rbee_worker.types import End, Event, PromptLogprobs, Request, Token, TokenLogprob
 
 MAX_PROMPTS = 256
@@ -89,36 +90,51 @@ async def completions(http: HttpRequest) -> ASGIApp:
     )
 
 
-class Place:
-    """How many characters of a text there are, of bytes that may end within one."""
+class Places:
+    """Where the tokens of a text begin in it, one after another from character `start` on. That is
+    a function of the tokens alone, however events cut them."""
 
-    def __init__(self, characters: int = 0) -> None:
-        self.characters = characters
-        self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+    def __init__(self, stream: TextStream, start: int = 0) -> None:
+        self._stream = stream
+        self._characters = start
 
-    def add(self, data: bytes) -> None:
-        """More bytes of the text."""
-        self.characters += len(self._decoder.decode(data))
+    def next(self, token_id: int) -> int:
+        """The place of the next token."""
+        place = self._characters
+        self._characters += len(self._stream.push(token_id))
+        return place
 
 
 class Scores:
     """The `logprobs` of one choice, and the position in its text where each token begins."""
 
-    def __init__(self, pieces: Pieces) -> None:
+    def __init__(self, pieces: Pieces, job: Job) -> None:
+        assert job.started is not None
         self._pieces = pieces
-        self._offset = 0
+        self._skips = job.started.sampling.params.skip_special_tokens
+        self._shown = 0  # characters of the text so far
+        self._places: Places | None = None
         self._prompt = 0  # its tokens that are scored
-        self._prompt_end = Place()
+        self._hidden = 0  # tokens that open the prompt and are not in its text
+        self._prompt_places: Places | None = None
 
     def of(
-        self, text: str, ids: tuple[int, ...], entries: tuple[TokenLogprob | None, ...] | None
+        self,
+        text: str,
+        ids: tuple[int, ...],
+        entries: tuple[TokenLogprob, ...] | None,
+        *,
+        last: bool = False,
     ) -> CompletionLogprobs | None:
-        """Scores of the tokens `ids` that make `text`; None if they were not requested."""
+        """Scores of the tokens `ids` that make `text`; None if they were not requested. last:
+        nothing follows, so tokens of a stop string begin where the text ends."""
         if entries is None:
             return None
-        rows = self._rows(ids, entries, Place(self._offset))
-        self._offset += len(text)
-        return rows
+        if self._places is None:
+            self._places = Places(self._pieces.stream(skip_special=self._skips), self._shown)
+        self._shown += len(text)
+        offsets = [self._places.next(token_id) for token_id in ids]
+        return self._rows(ids, entries, [min(o, self._shown) for o in offsets] if last else offsets)
 
     def of_prompt(
         self, prompt: Token, entries: tuple[TokenLogprob | None, ...]
@@ -126,26 +142,34 @@ class Scores:
         """The text to show with scores of the prompt's next tokens: all of it with the first of
         them; and the scores."""
         start, self._prompt = self._prompt, self._prompt + len(entries)
-        rows = self._rows(prompt.ids[start : self._prompt], entries, self._prompt_end)
+        if self._prompt_places is None:
+            self._prompt_places = Places(self._pieces.stream(skip_special=False))
+            self._hidden = self._pieces.opened_by(prompt.ids, prompt.t)
+        offsets = [
+            min(self._prompt_places.next(token_id), len(prompt.t)) if at >= self._hidden else 0
+            for at, token_id in enumerate(prompt.ids[start : self._prompt], start)
+        ]
+        rows = self._rows(prompt.ids[start : self._prompt], entries, offsets)
         if start:
             return "", rows
-        self._offset = len(prompt.t)
+        self._shown = len(prompt.t)
         return prompt.t, rows
 
     def _rows(
-        self, ids: tuple[int, ...], entries: tuple[TokenLogprob | None, ...], place: Place
+        self,
+        ids: tuple[int, ...],
+        entries: tuple[TokenLogprob | None, ...],
+        offsets: list[int],
     ) -> CompletionLogprobs:
-        """place: where the first of `ids` begins; it moves on to behind the last."""
         rows = CompletionLogprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
-        for token_id, entry in zip(ids, entries, strict=True):
+        for token_id, entry, offset in zip(ids, entries, offsets, strict=True):
             name = self._pieces.name
             rows.tokens.append(name(token_id))
             rows.token_logprobs.append(None if entry is None else entry.logprob)
             rows.top_logprobs.append(
                 None if entry is None else {name(i): p for i, p in reversed(entry.top)}
             )
-            rows.text_offset.append(place.characters)
-            place.add(self._pieces.raw(token_id))
+            rows.text_offset.append(offset)
         return rows
 
 
@@ -155,7 +179,7 @@ class CompletionChunks:
     def __init__(self, exchange: Exchange, usage: bool) -> None:
         self._exchange = exchange
         self._usage: UnsetType | None = None if usage else UNSET
-        self._scores = [Scores(exchange.pieces) for _ in exchange.jobs]
+        self._scores = [Scores(exchange.pieces, job) for job in exchange.jobs]
 
     def chunks(self, choice: int, event: Event) -> list[Completion]:
         scores = self._scores[choice]
@@ -165,7 +189,7 @@ class CompletionChunks:
             found = scores.of(event.t, event.ids, event.logprobs)
             return [self._chunk(choice, event.t, found)]
         if type(event) is End:
-            found = scores.of(event.text, event.ids, event.logprobs)
+            found = scores.of(event.text, event.ids, event.logprobs, last=True)
             finish = FINISH.get(event.stop.rule, "stop")
             return [self._chunk(choice, event.text, found, finish, self._exchange.rbee(choice))]
         if type(event) is PromptLogprobs:

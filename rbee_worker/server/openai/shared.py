@@ -26,6 +26,7 @@ from rbee_worker.server.problems import ErrorBody, Problem
 from rbee_worker.server.requests import ignored, settled
 from rbee_worker.server.sse import DONE, EventStream, frame
 from rbee_worker.server.worker import Worker
+from rbee_worker.session.text import TextStream
 from rbee_worker.types import End, Error, Event
 
 FINISH = {  # stop rule -> OpenAI's word; the rule itself is in `rbee.stop`
@@ -50,7 +51,23 @@ class Pieces:
 
     def __init__(self, worker: Worker) -> None:
         assert worker.engine is not None
+        self._engine = worker.engine
         self._tokenizer = worker.engine.tokenizer
+
+    def stream(self, *, skip_special: bool) -> TextStream:
+        """What makes text of ids, one after another."""
+        return self._engine.stream(skip_special=skip_special)
+
+    def opened_by(self, ids: Sequence[int], text: str) -> int:
+        """How many special tokens before a prompt's text are not in it."""
+        n = 0
+        while (
+            n < len(ids)
+            and ids[n] in self._tokenizer.special_ids
+            and not text.startswith(self._tokenizer.token_text(ids[n]))
+        ):
+            n += 1
+        return n
 
     def raw(self, token_id: int) -> bytes:
         """The bytes that an id stands for; for a special token, its name's."""

@@ -1,6 +1,7 @@
-/** Text files that go with a question: chosen, dropped or pasted. */
+/** Files that go with a question, texts and pictures: chosen, dropped or pasted. */
 
 import { $, button, el } from "./dom.js";
+import { isPicture, pictured, preview, takes } from "./pictures.js";
 import { worker } from "./worker.js";
 
 /** @typedef {import("./types.js").Attachment} Attachment */
@@ -13,6 +14,7 @@ let files = [];
 
 /** Take files from the button, from a drop and from a paste. */
 export function startAttachments() {
+  worker.addEventListener("info", () => { $("attach").title = takes() ? "Attach text files and pictures" : "Attach text files"; });
   $("attach").addEventListener("click", () => $("file").click());
   $("file").addEventListener("change", () => {
     take([...$("file").files]); // a copy: the next line empties the list itself
@@ -47,7 +49,7 @@ async function take(chosen) {
   for (const file of chosen) {
     try {
       if (files.length >= MOST) throw new Error(`at most ${MOST} files go with a question`);
-      files.push({ name: file.name, text: await text(file) });
+      files.push(isPicture(file) ? await pictured(file) : { name: file.name, text: await text(file) });
     } catch (error) {
       said = `${file.name}: ${/** @type {Error} */ (error).message}.`;
     }
@@ -64,16 +66,18 @@ async function text(file) {
   try {
     found = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
   } catch {
-    throw new Error("is no text in UTF-8; this model reads text only");
+    throw new Error(`is no text in UTF-8; ${reads()}`);
   }
-  if (found.includes("\0")) throw new Error("is no text; this model reads text only");
+  if (found.includes("\0")) throw new Error(`is no text; ${reads()}`);
   if (found.length > most) throw new Error(`has ${found.length.toLocaleString("en")} characters; a prompt here has at most ${most.toLocaleString("en")}`);
   return found;
 }
 
+const reads = () => (takes() ? "this model reads text, PNG, JPEG and WebP" : "this model reads text only");
+
 /** @param {string} said */
 function draw(said) {
-  $("files").replaceChildren(...files.map((file) => el("li", {}, file.name,
+  $("files").replaceChildren(...files.map((file) => el("li", {}, file.picture ? preview(file) : file.name,
     button("×", () => { files = files.filter((other) => other !== file); draw(""); }, { "aria-label": `Remove ${file.name}` }))));
   $("file-error").textContent = said;
 }

@@ -1,5 +1,7 @@
 /** From a conversation to the body of a job. */
 
+import { withPictures } from "./pictures.js";
+
 /** @typedef {import("./types.js").Turn} Turn */
 
 /**
@@ -30,7 +32,7 @@ export function body(before, system, parameters, chats, continued) {
 /** What the model gets of a turn: calls that it made, and what they gave. @param {Turn} turn @returns {object[]} */
 function messagesOf(turn) {
   if (turn.results) return turn.results.map(({ id, text }) => ({ role: "tool", tool_call_id: id, content: text }));
-  const message = { role: turn.role, content: content(turn) };
+  const message = { role: turn.role, content: withPictures(turn, content(turn)) };
   if (!turn.calls?.length) return [message];
   const calls = turn.calls.map(({ id, name, arguments: given }) => ({ id, type: "function", function: { name, arguments: given } }));
   return [{ ...message, tool_calls: calls }];
@@ -38,7 +40,7 @@ function messagesOf(turn) {
 
 /** A turn's text as the model gets it: files first, each in a fence of its own. @param {Turn} turn */
 export function content(turn) {
-  const files = (turn.files ?? []).map(({ name, text }) => `File: ${name}\n${fenced(text)}\n`);
+  const files = (turn.files ?? []).filter((file) => !file.picture).map(({ name, text }) => `File: ${name}\n${fenced(text)}\n`);
   return [...files, turn.text].filter(Boolean).join("\n");
 }
 

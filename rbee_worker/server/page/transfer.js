@@ -1,6 +1,7 @@
 /** Conversations as files: written, and read again. What is read is checked, because anybody may have made it. */
 
 import { newId } from "./dom.js";
+import { checkedUrl } from "./pictures.js";
 import { fenced } from "./request.js";
 import { titled } from "./tree.js";
 
@@ -18,7 +19,8 @@ export function asMarkdown(conversation) {
   const said = conversation.path().map((turn) => {
     const calls = (turn.calls ?? []).map((call) => `Calls ${call.name}:\n\n${fenced(call.arguments)}`);
     const results = (turn.results ?? []).map((one) => `Result of ${one.name}:\n\n${fenced(one.text)}`);
-    const parts = [turn.text, ...calls, ...results].filter(Boolean).join("\n\n");
+    const shown = (turn.files ?? []).filter((file) => file.picture).map((file) => `*Picture: ${file.name}*`);
+    const parts = [...shown, turn.text, ...calls, ...results].filter(Boolean).join("\n\n");
     return `## ${turn.role === "user" ? "You" : "Assistant"}\n\n${parts}\n`;
   });
   const system = conversation.system ? [`> ${conversation.system.replaceAll("\n", "\n> ")}\n`] : [];
@@ -50,16 +52,27 @@ function ofMessages(messages) {
   const saved = empty();
   let parent = /** @type {string | null} */ (null);
   for (const message of messages) {
-    const text = string(message?.content, "A message has no text");
+    const { text, files } = said(message);
     if (message.role === "system") saved.system = text;
     else {
-      const turn = turned({ ...message, text }, newId(), parent);
+      const turn = turned({ ...message, text, files }, newId(), parent);
       saved.turns.push(turn);
       parent = turn.id;
     }
   }
   saved.title = titled(saved.turns[0]?.text ?? "");
   return saved;
+}
+
+/** The text of a message and its pictures, which `/save` writes as parts. @param {any} message */
+function said(message) {
+  if (!Array.isArray(message?.content)) return { text: string(message?.content, "A message has no text"), files: undefined };
+  const texts = message.content.filter((/** @type {any} */ part) => part?.type === "text");
+  const shown = message.content.filter((/** @type {any} */ part) => part?.type === "image_url");
+  return {
+    text: texts.map((/** @type {any} */ part) => string(part.text, "A part has no text")).join("\n"),
+    files: shown.map((/** @type {any} */ part, /** @type {number} */ at) => ({ name: `picture ${at + 1}`, text: "", picture: part.image_url?.url })),
+  };
 }
 
 /** @param {any} given @returns {Saved} */
@@ -92,6 +105,7 @@ function turned(given, id, parent) {
   if (Array.isArray(given.files)) {
     turn.files = given.files.map((/** @type {any} */ file) => ({
       name: string(file?.name, "A file has no name"), text: string(file?.text, "A file has no text"),
+      ...(file.picture === undefined ? {} : { picture: checkedUrl(file.picture) }),
     }));
   }
   if (Array.isArray(given.results)) {

@@ -2,6 +2,7 @@
 
 import { button, copy, el } from "./dom.js";
 import { Rendering } from "./markdown.js";
+import { preview } from "./pictures.js";
 import { isCut, note, report } from "./report.js";
 import { talk } from "./talk.js";
 import { resultsForm } from "./tools.js";
@@ -34,7 +35,7 @@ export class Question {
     this.turn = turn;
     this.tools = el("p", { class: "tools" });
     this.shown = el("div", { class: "text" }, turn.text);
-    const files = (turn.files ?? []).map((file) => folded("file", `${file.name} (${file.text.length.toLocaleString("en")} characters)`, file.text));
+    const files = (turn.files ?? []).map((file) => file.picture ? preview(file) : folded("file", `${file.name} (${file.text.length.toLocaleString("en")} characters)`, file.text));
     const results = (turn.results ?? []).map((one) => folded("result", `Result of ${one.name}`, one.text));
     this.body = el("div", { class: "bubble" }, ...files, ...results, turn.text ? this.shown : null);
     this.article = el("article", { class: "turn user" }, el("h2", { class: "visually-hidden" }, "You"), this.body, this.tools);

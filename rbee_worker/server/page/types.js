@@ -1,7 +1,8 @@
 /**
  * The shapes that the page's parts share. Only types: nothing runs here.
  *
- * @typedef {{name: string, text: string}} Attachment  a text file that goes with a question
+ * @typedef {{name: string, text: string, picture?: string}} Attachment  a file that goes with a
+ *   question: a text, or a picture as a data URL
  *
  * @typedef {{id: string, name: string, arguments: string}} Call  a tool call of an answer
  *

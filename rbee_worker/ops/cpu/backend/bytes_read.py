@@ -11,7 +11,7 @@ from rbee_worker.config import Settings
 from rbee_worker.ops import Activation, Weight
 from rbee_worker.ops.backend import ModelOutline
 from rbee_worker.ops.batch import Array
-from rbee_worker.ops.cpu.backend.model import kernel_names
+from rbee_worker.ops.cpu.backend.model import decoding_names
 from rbee_worker.ops.cpu.backend.outline import OutlineOps
 from rbee_worker.ops.cpu.backend.warm import recording_shape
 from rbee_worker.ops.cpu.runtime.matrix import Matrix
@@ -50,7 +50,7 @@ class TrafficOps(OutlineOps):
 
     def count(self, decoder: Decoder, shape: Shape) -> None:
         """Add up what decoding one token with `decoder`, built with these operations, reads."""
-        kernel_names(decoder, self, shape)
+        decoding_names(decoder, self, shape)
 
     def product(
         self, x: Array, weight: Weight, bias: Array | None, form: Callable[[Held], str]

@@ -194,7 +194,12 @@ class CpuBackend(Backend):
         from rbee_worker.ops.cpu.runtime.state import CpuState
 
         return CpuState(
-            pool.groups, pool.n_blocks, pool.n_slots, block_size=pool.block_size, dtype=dtype
+            pool.groups,
+            pool.n_blocks,
+            pool.n_slots,
+            block_size=pool.block_size,
+            dtype=dtype,
+            features=pool.features,
         )
 
     def executable(

@@ -6,22 +6,19 @@ replays the beginning and `logits` all, and once for `head` alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rbee_worker.ops import RopeSpec
-from rbee_worker.ops.batch import Array, Batch, FixedPlaces, PagedPlaces, StepNumbers
+from rbee_worker.ops.batch import Batch
 from rbee_worker.ops.cpu.backend.ops import CpuOps, check_block_size
+from rbee_worker.ops.cpu.backend.recorded import Recorded, Stage, record, trace
+from rbee_worker.ops.cpu.backend.tower import CpuTower, tower_names
 from rbee_worker.ops.cpu.runtime.header import Header, Shape, longest_of
-from rbee_worker.ops.cpu.runtime.program import F32, Program, finish
-from rbee_worker.ops.cpu.runtime.recorder import Buf, Recorder, Result
-from rbee_worker.ops.cpu.runtime.recording import Recording, buf_of
-from rbee_worker.ops.cpu.runtime.state import CpuState
+from rbee_worker.ops.cpu.runtime.program import F32, Program
 from rbee_worker.ops.cpu.shared.regions import Words
-from rbee_worker.state.specs import Fixed, StateGroup
 
 if TYPE_CHECKING:
     from rbee_worker.models.base import Decoder
@@ -36,19 +33,28 @@ class CpuModel:
         self.vocab_size = decoder.vocab_size
         self.context = decoder.context
         self.decoder, self.ops, self.team = decoder, ops, ops.team
-        self._head = record(decoder, ops, shape, *_head(decoder, shape))
+        self._head = self._recorded(shape, _head(decoder, shape))
         self._head_header = Header((), (), shape)
+        self._tower = None if decoder.tower is None else CpuTower(decoder.tower, ops)
         self._record_whole(shape)
 
     def _record_whole(self, shape: Shape) -> None:
         self.shape = shape
-        self._whole = record(self.decoder, self.ops, shape, *_whole(self.decoder, shape))
+        self._whole = self._recorded(shape, _whole(self.decoder, shape))
         self._header = Header(self.groups, self._whole.ropes, shape)
         single = replace(shape, rows=1, head_rows=1)
-        self._single = record(self.decoder, self.ops, single, *_whole(self.decoder, single))
+        self._single = self._recorded(single, _whole(self.decoder, single))
         assert self._single.ropes == self._whole.ropes  # both use one header
         if self.decoder.start is not None:
-            self._encoder = record(self.decoder, self.ops, shape, *_encode(self.decoder, shape))
+            self._encoder = self._recorded(shape, _encode(self.decoder, shape))
+
+    def _recorded(self, shape: Shape, stages: tuple[Stage, ...]) -> Recorded:
+        return record(self.groups, self.decoder.width, self.ops, shape, *stages)
+
+    def see(self, tile: NDArray[np.uint8]) -> F32:
+        """See `Executable.see`."""
+        assert self._tower is not None
+        return self._tower.see(tile)
 
     def encode(self, batch: Batch, times: list[Words] | None = None) -> F32:
         """See `Executable.encode`."""
@@ -104,10 +110,6 @@ class CpuModel:
         return n
 
 
-Piece = Callable[[Array, Batch], Array]  # part of a model: (its input, the batch) -> its output
-Stage = tuple[Piece, int]  # a piece, and the most rows it takes
-
-
 def _head(decoder: Decoder, shape: Shape) -> tuple[Stage, ...]:
     return ((lambda x, _: decoder.head(x), shape.head_rows),)
 
@@ -123,83 +125,22 @@ def _whole(decoder: Decoder, shape: Shape) -> tuple[Stage, ...]:
     return (lambda _, batch: decoder.hidden(batch), shape.rows), (head, min(rows, shape.rows))
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """Pieces of a model as a program. given: the buffer of the input."""
-
-    program: Program
-    ropes: list[RopeSpec]
-    given: Buf
-    _inputs: dict[int, F32] = field(default_factory=dict)  # views of `given`, by rows
-
-    def give(self, rows: F32) -> None:
-        """Set the input of the next replay: [N, dim]"""
-        n = len(rows)
-        view = self._inputs.get(n)
-        if view is None:
-            view = self._inputs[n] = self.program.view(self.given, n)
-        np.copyto(view, rows)
+def decoding_names(decoder: Decoder, ops: CpuOps, shape: Shape) -> list[str]:
+    """The kernels that recording a step of `decoder` calls; `ops` may hold no weights
+    (`outline.py`)."""
+    return _names(decoder, ops, shape, _whole(decoder, shape))
 
 
 def kernel_names(decoder: Decoder, ops: CpuOps, shape: Shape) -> list[str]:
-    """The kernels that recording `decoder` calls; `ops` may hold no weights (`outline.py`)."""
-    entries = _trace(decoder, ops, shape, _whole(decoder, shape))[0].entries
+    """`decoding_names`, and the kernels of what reads sources and pictures."""
+    names = decoding_names(decoder, ops, shape)
     if decoder.start is not None:
-        entries = [*entries, *_trace(decoder, ops, shape, _encode(decoder, shape))[0].entries]
+        names += _names(decoder, ops, shape, _encode(decoder, shape))
+    if decoder.tower is not None:
+        names += tower_names(decoder.tower, ops)
+    return list(dict.fromkeys(names))
+
+
+def _names(decoder: Decoder, ops: CpuOps, shape: Shape, stages: tuple[Stage, ...]) -> list[str]:
+    entries = trace(decoder.groups, decoder.width, ops, shape, stages)[0].entries
     return list(dict.fromkeys(call.kernel for call in entries))
-
-
-def record(
-    decoder: Decoder, ops: CpuOps, shape: Shape, *stages: Stage, beside: int = 0
-) -> Recorded:
-    """Run pieces of the model's Python once, each with the result of the one before, and load the
-    kernels that they call. A later stage takes no more rows than the ones before it. beside:
-    columns of the input beside the hidden state."""
-    ops.weights_done()  # a model that was not built from a checkpoint may have weights pending
-    recorder, results, ropes, given = _trace(decoder, ops, shape, stages, beside)
-    program = finish(recorder, ops.library, results[-1].buf, results[:-1])
-    return Recorded(program, ropes, given)
-
-
-def _trace(
-    decoder: Decoder, ops: CpuOps, shape: Shape, stages: Sequence[Stage], beside: int = 0
-) -> tuple[Recorder, list[Result], list[RopeSpec], Buf]:
-    """Run the model's Python once: returns the calls, the results, the ropes and the input."""
-    recorder = Recorder(stages[0][1], ops.team.threads)
-    probe = _probe(decoder.groups, shape)
-    recording = Recording(recorder, decoder.groups, shape.kv, shape.block_size, shape.longest)
-    given = recorder.buffer(decoder.width + beside)
-    results: list[Result] = []
-    state = given
-    ops.recording = recording
-    for piece, rows in stages:
-        assert rows <= recorder.rows
-        recorder.rows = rows
-        state = buf_of(piece(state, probe))
-        results.append(Result(state, len(recorder.entries)))
-    ops.recording = None
-    return recorder, results, recording.ropes, given
-
-
-def _probe(groups: tuple[StateGroup, ...], shape: Shape) -> Batch:
-    """A batch to record a model with: one row of one sequence, whose state is in the sinks."""
-    zero, one = np.zeros(1, np.int64), np.ones(1, np.int64)
-    numbers = StepNumbers(
-        tokens=zero,
-        positions=zero,
-        seq_starts=np.arange(2),
-        kv_lens=one,
-        rope_lens=one,
-        sample_rows=zero,
-        places=tuple(
-            FixedPlaces(zero)
-            if isinstance(group.spec, Fixed)
-            else PagedPlaces(np.zeros((1, 1), np.int32), zero)
-            for group in groups
-        ),
-        seq_starts_host=(0, 1),
-        kv_lens_host=(1,),
-    )
-    sinks = [1] * len(groups)
-    state = CpuState(groups, sinks, 1, block_size=shape.block_size, dtype=shape.kv)
-    return state.stage(numbers)

@@ -137,6 +137,17 @@ class CpuOps(
         )
         return y
 
+    def with_features(self, x: Array, batch: Batch) -> Array:
+        rows = buf_of(x)
+        self.now.recorder.call(
+            "embed.features",
+            [reads(rows), writes(rows)],
+            y=rows.slot,
+            y_stride=rows.stride,
+            cols=rows.width,
+        )
+        return rows
+
     def linear(
         self, x: Array, weight: Weight, bias: Array | None = None, *, precise: bool = False
     ) -> Array:

@@ -12,7 +12,8 @@ from functools import cached_property, partial
 import numpy as np
 
 from rbee_worker.ops.batch import Array, Batch, Carry
-from rbee_worker.ops.cpu.backend.model import CpuModel, Piece, Recorded, record
+from rbee_worker.ops.cpu.backend.model import CpuModel
+from rbee_worker.ops.cpu.backend.recorded import Piece, Recorded, record
 from rbee_worker.ops.cpu.runtime.header import Header
 from rbee_worker.ops.cpu.runtime.program import F32
 from rbee_worker.ops.cpu.runtime.state import CpuState
@@ -95,7 +96,8 @@ class Stepwise:
         """beside: columns of the input beside the hidden state."""
         model = self._model
         stage = piece, model.shape.rows
-        return _Step(model, record(model.decoder, model.ops, model.shape, stage, beside=beside))
+        width = model.decoder.width + beside
+        return _Step(model, record(model.groups, width, model.ops, model.shape, stage))
 
 
 class _Step:

@@ -77,10 +77,26 @@ def _add(variant: str) -> Kernel:
     return kernel(f"embed.{variant}-add")(run)
 
 
+def _features(step: Ptr, tid: Int, nt: Int, y: Ptr, y_stride: Int, cols: Int) -> None:
+    """Replace the rows of y [N, cols] that take features of pictures. Threads share rows."""
+    rows, values = s.get_i64(step + header.FEATURE_ROWS), s.get_i64(step + header.FEATURES)
+    if rows == 0:
+        return
+    n = s.get_i64(step + header.N)
+    for t in range(share(tid, nt, n), share(tid + 1, nt, n)):
+        row = s.get_i64(rows + 8 * t)
+        if row >= 0:
+            source, to = values + 4 * row * cols, y + 4 * t * y_stride
+            for i in range(0, cols, 16):
+                store_upto(to + 4 * i, load_upto(source + 4 * i, cols - i), cols - i)
+
+
 def build(variant: str) -> Kernel:
     """Kernel `embed.<held format>`: y[t] = scale * row ids[t] of w; header slot `count` holds n,
     slot `ids` the address of int64 ids. Rows of y have room for whole blocks of 32.
-    `embed.<held>-add`: see `_add`."""
+    `embed.<held>-add`: see `_add`; `embed.features`: see `_features`."""
+    if variant == "features":
+        return kernel("embed.features")(_features)
     if variant.endswith("-add"):
         return _add(variant.removesuffix("-add"))
     columns, unit = HELD[variant].columns, HELD[variant].nbytes

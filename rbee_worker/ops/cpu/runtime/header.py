@@ -12,7 +12,6 @@ from operator import is_
 import numpy as np
 import numpy.typing as npt
 
-from rbee_worker.errors import UnsupportedModel
 from rbee_worker.ops import RopeSpec
 from rbee_worker.ops.batch import Array, Batch, FixedState, PagedState
 from rbee_worker.ops.cpu.runtime.angles import F32, Angles
@@ -159,11 +158,6 @@ class Header:
     def _look_at(self, batch: Batch) -> _KnownBatch:
         """Check a batch's arrays and write their addresses."""
         self._known = None
-        if batch.embeds is not None:
-            raise UnsupportedModel(
-                "the cpu backend takes token ids, not embeddings.",
-                fix="use --backend reference.",
-            )
         words = self._words
         n, sequences = batch.seq_starts_host[-1], len(batch.kv_lens_host)
         assert len(batch.seq_starts_host) == sequences + 1
@@ -176,6 +170,7 @@ class Header:
         words[step.SEGMENTS // 8] = _address(segments, n)
         adapters = self._none[:n] if batch.adapters is None else batch.adapters
         words[step.ADAPTERS // 8] = _address(adapters, n)
+        self._write_features(batch, n)
         for number, (group, state) in enumerate(zip(self.groups, batch.state, strict=True)):
             if isinstance(state, PagedState):
                 self._write_paged(number, group, state, n, sequences, batch.kv_lens)
@@ -183,6 +178,21 @@ class Header:
                 self._write_fixed(number, group, state, sequences)
         self._known = _KnownBatch(batch, self.shape)
         return self._known
+
+    def _write_features(self, batch: Batch, n: int) -> None:
+        """Write the addresses of what only prompts with pictures have."""
+        words = self._words
+        words[step.FEATURE_ROWS // 8] = words[step.FEATURES // 8] = words[step.UNTIL // 8] = 0
+        if batch.features is not None:
+            rows, values = batch.features
+            assert rows.max(initial=-1) < len(values)
+            assert values.dtype == np.float32
+            assert values.flags.c_contiguous
+            words[step.FEATURE_ROWS // 8] = _address(rows, n)
+            words[step.FEATURES // 8] = values.ctypes.data
+        if batch.until is not None:
+            assert (batch.until < batch.kv_lens.repeat(np.diff(batch.seq_starts))).all()
+            words[step.UNTIL // 8] = _address(batch.until, n)
 
     def _write_angles(self, number: int, table: F32, index: Words) -> None:
         """Write the addresses of a rotary table's angles and of the row index."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rbee_worker.ops.batch import Array, Batch, FixedMemory, Memory, PagedMemory, StepNumbers
 from rbee_worker.ops.cpu.shared.regions import zeros
+from rbee_worker.state.features import FeatureBook
 from rbee_worker.state.specs import Fixed, PagedKV, StateGroup, row_bytes
 
 # How numpy keeps each dtype of the state; numpy has no bf16, so its bits are kept.
@@ -37,6 +38,7 @@ class CpuState:
         *,
         block_size: int,
         dtype: str,
+        features: FeatureBook | None = None,
     ) -> None:
         self.memory: list[Memory] = []
         for group, blocks in zip(groups, n_blocks, strict=True):
@@ -45,19 +47,32 @@ class CpuState:
                 self.memory.append(_paged(group.spec, shape, dtype))
             else:
                 self.memory.append(_fixed(group.spec, group.layers, n_slots))
+        self._rows = 0
+        self._features: Array | None = None
+        if features is not None:
+            self._rows, width = features.spec.rows, features.spec.width
+            self._features = _lazy_zeros((features.slots * self._rows, width), "f32")
         self._staged: tuple[StepNumbers, Batch] | None = None
 
     @property
     def nbytes(self) -> int:
         """See `StateMemory.nbytes`."""
-        return sum(array.nbytes for memory in self.memory for array in _arrays(memory))
+        features = 0 if self._features is None else int(self._features.nbytes)
+        own: int = sum(a.nbytes for memory in self.memory for a in _arrays(memory))
+        return features + own
 
     def stage(self, numbers: StepNumbers) -> Batch:
         """See `StateMemory.stage`. The batch has the numbers' own arrays; the same object gives the
         same batch, by which a header knows that it has checked the arrays."""
         if self._staged is None or self._staged[0] is not numbers:
-            self._staged = numbers, Batch.make(numbers, self.memory)
+            batch = Batch.make(numbers, self.memory, features=self._features)
+            self._staged = numbers, batch
         return self._staged[1]
+
+    def keep_features(self, slot: int, rows: Array) -> None:
+        """See `StateMemory.keep_features`."""
+        assert self._features is not None
+        self._features[slot * self._rows : (slot + 1) * self._rows] = rows
 
     def clear(self, slots: Sequence[int]) -> None:
         """See `StateMemory.clear`."""

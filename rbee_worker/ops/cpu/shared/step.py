@@ -15,7 +15,10 @@ SEQ_STARTS = 32  # address of int64 [B + 1]
 KV_LENS = 40  # address of int64 [B]
 SEGMENTS = 48  # address of int64 [N]
 ADAPTERS = 56  # address of int64 [N]
-RECORDS = 64  # the first record's offset
+FEATURE_ROWS = 64  # address of int64 [N], or 0: no row takes features
+FEATURES = 72  # address of float32 [M, width], the memory of features
+UNTIL = 80  # address of int64 [N], or 0: every row sees up to itself
+RECORDS = 88  # the first record's offset
 
 # a paged group's record
 K = 0  # address of the keys of layer 0

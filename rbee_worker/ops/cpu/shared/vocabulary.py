@@ -8,7 +8,7 @@ NATIVE = frozenset(
         *("rms_norm", "layer_norm", "add_rms_norm"),
         *("add", "multiply", "scale", "clip", "act", "gated", "softcap"),
         *("route", "experts"),
-        *("scale_by_position", "rope", "attend", "keep"),
+        *("scale_by_position", "rope", "attend", "keep", "with_features"),
         *("linear_scan", "causal_conv", "selective_scan", "ssd", "rg_lru"),
         *("gated_delta", "adapted"),
         *("previous", "lerp", "wkv", "wkv_delta", "taylor"),

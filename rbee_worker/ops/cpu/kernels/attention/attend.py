@@ -50,6 +50,7 @@ def _plan(
     chunks = s.idiv(share_heads + chunk - 1, chunk)
     split = 1 if _tiles(step, rows) * kv_heads * chunks < 2 * threads else 0
     starts, own = s.get_i64(step + header.SEQ_STARTS), s.get_i64(step + header.KV_LENS)
+    until = s.get_i64(step + header.UNTIL) if causal != 0 else 0
     keys = s.get_i64(step + lens)
     to, count = items + work.ITEMS, 0
     for b in range(s.get_i64(step + header.B)):
@@ -59,7 +60,10 @@ def _plan(
         for t in range(start, end, rows):
             stop = s.smaller(t + rows, end)
             first = s.idiv(lowest(base + t, window), SPAN)
-            last = s.idiv(beyond(base + stop - 1, window, length, causal) - 1, SPAN) + 1
+            end_key = beyond(base + stop - 1, window, length, causal)
+            if until != 0:
+                end_key = s.get_i64(until + 8 * (stop - 1)) + 1
+            last = s.idiv(end_key - 1, SPAN) + 1
             for unit in range(kv_heads * chunks):
                 h, behind = s.idiv(unit, chunks), s.imod(unit, chunks) * chunk
                 for n in range(first, last if split != 0 else first + 1):
@@ -141,6 +145,7 @@ def _attend(kind: str, latent: bool, narrow: int) -> Callable[..., None]:
         table_width = s.get_i64(record + header.TABLE_WIDTH)
         starts, own = s.get_i64(step + header.SEQ_STARTS), s.get_i64(step + header.KV_LENS)
         key_counts = s.get_i64(step + lens)
+        until = s.get_i64(step + header.UNTIL) if causal != 0 else 0
         k_bytes, v_bytes = KEYS * (k_dim * size + extra), KEYS * (width * size + extra)
         queries, vp = rows * chunk, (width + 15) & ~15
         q_at = scratch + tid * scratch_bytes
@@ -171,6 +176,8 @@ def _attend(kind: str, latent: bool, narrow: int) -> Callable[..., None]:
                 begin = n * SPAN
                 low = s.larger(lowest(base + t, window) - begin, 0)
                 end = beyond(base + stop - 1, window, length, causal)
+                if until != 0:
+                    end = s.get_i64(until + 8 * (stop - 1)) + 1
                 high = s.smaller(end - begin, SPAN)
                 find(blocks, begin, low, high, h, kv_heads, block, k_base, k_bytes, keys)
                 if not latent:
@@ -178,6 +185,7 @@ def _attend(kind: str, latent: bool, narrow: int) -> Callable[..., None]:
                 span(
                     count, here, base + t, begin, window, length, causal, q_at, k_dim, width,
                     scores, part, stats, keys, values, cap, slope, added, reach,
+                    until + 8 * t if until != 0 else 0,
                 )  # fmt: skip
                 for j in range(count):
                     of, sums = stats + STATS * j, part + 4 * vp * j

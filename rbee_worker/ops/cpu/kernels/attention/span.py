@@ -68,14 +68,17 @@ def span_of(kind: str, latent: bool, narrow: int) -> Callable[..., Any]:
     def span(
         count: Int, chunk: Int, position: Int, begin: Int, window: Int, length: Int, causal: Int,
         q: Ptr, k_dim: Int, width: Int, scores: Ptr, part: Ptr, stats: Ptr, keys: Ptr, values: Ptr,
-        cap: Float, slopes: Ptr, distances: Ptr, reach: Int,
+        cap: Float, slopes: Ptr, distances: Ptr, reach: Int, until: Ptr,
     ) -> None:  # fmt: skip
-        """One span for `count` queries: `chunk` heads of each token from `position` on."""
+        """One span for `count` queries: `chunk` heads of each token from `position` on. until: the
+        last key that each token sees, 0: as `beyond` says."""
         vp = (width + 15) & ~15
         for j in range(count):
             of, at = stats + STATS * j, position + s.idiv(j, chunk)
             first = s.larger(lowest(at, window) - begin, 0)
             end = beyond(at, window, length, causal)
+            if until != 0:
+                end = s.get_i64(until + 8 * s.idiv(j, chunk)) + 1
             last = s.larger(s.smaller(end - begin, SPAN), first)
             s.set_i64(of + softmax.FIRST, first)
             s.set_i64(of + softmax.LAST, last)
@@ -83,7 +86,7 @@ def span_of(kind: str, latent: bool, narrow: int) -> Callable[..., Any]:
                 s.store_f32(part + 4 * (j * vp + i), s.zeros())
         for j in range(0, count, 4):
             n = s.smaller(count - j, 4)
-            # positions ascend with j: the first query has the lowest keys, the last one the highest
+            # positions ascend with j, and so do the last keys that are seen
             low = s.idiv(s.get_i64(stats + STATS * j + softmax.FIRST), KEYS)
             high = s.get_i64(stats + STATS * (j + n - 1) + softmax.LAST)
             p = scores + SCORES * j
