@@ -209,7 +209,8 @@ class BasedForCausalLM(PreTrainedModel):  # type: ignore[no-untyped-call]
         return found
 
     def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
+        head: nn.Module = self.lm_head
+        return head
 
     def _init_weights(self, module: nn.Module) -> None:
         """Weights are random from the start: matrices with transformers' deviation."""
