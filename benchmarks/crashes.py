@@ -4,7 +4,8 @@ Streams of one worker run without end, half of them through the job API, where t
 connections and resume them, half through the OpenAI API; greedy, drawn with a seed, two choices.
 Meanwhile the engine's process is killed at random moments. Every answer is compared with that of an
 undisturbed run. Recovery is the time from a kill to the first token after it, of any stream. Prints
-one JSON object; exit code 1 where an answer differs.
+one JSON object; exit code 1 where an answer differs. Several runs with another --seed each count
+together: every recovery is in the object.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ async def measured(model: str, kills: int, threads: int, seed: int) -> dict[str,
     async with live_worker(model, "--threads", str(threads)) as worker:
         name = (await worker.http.get("/v1/models")).json()["data"][0]["id"]
         run = Run(Clients(worker.http, name, dice, lambda: run.heard()))
-        alone = [await run.answer(n, cuts=False) for n in range(STREAMS)]
+        alone = await asyncio.gather(*(run.answer(n, cuts=False) for n in range(STREAMS)))
         streams = [asyncio.create_task(run.stream(n, alone[n])) for n in range(STREAMS)]
         recovery: list[float] = []
         while len(recovery) < kills:
@@ -107,6 +108,7 @@ async def measured(model: str, kills: int, threads: int, seed: int) -> dict[str,
             "p50": round(percentile(recovery, 0.5), 3),
             "p99": round(percentile(recovery, 0.99), 3),
             "max": round(max(recovery), 3),
+            "all": [round(each, 2) for each in sorted(recovery)],
         },
     }
 

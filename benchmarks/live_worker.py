@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -122,6 +123,5 @@ async def live_worker(
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value that `share` of all values do not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+    """The least of the values that `share` of all do not exceed (nearest rank)."""
+    return sorted(values)[max(0, math.ceil(len(values) * share) - 1)]

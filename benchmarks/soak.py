@@ -32,6 +32,7 @@ from benchmarks.soak_plot import plot
 from benchmarks.soak_trouble import STEP_TIMEOUT_S, Trouble, clock, small_disk
 from benchmarks.soak_watch import (
     KEPT,
+    PATIENCE_S,
     Samples,
     at_rest,
     mb_per_hour,
@@ -123,7 +124,11 @@ async def _disturbed(
     while not enough() and not any(task.done() for task in (*tasks, making)):
         await asyncio.sleep(0.5)
     load.over = True
-    await asyncio.gather(*tasks, making)
+    await asyncio.gather(*tasks)
+    ended, endless = await asyncio.wait({making}, timeout=PATIENCE_S)
+    for task in ended:
+        task.result()
+    making.cancel()
     sampling.cancel()
     await load.again()
     after = await at_rest(worker, before)
@@ -135,6 +140,7 @@ async def _disturbed(
         "streams resumed": load.clients.resumed,
         "troubles": dict(trouble.counts),
         "never happened": trouble.missing() + load.missing(),
+        "never ended": [trouble.current] if endless else [],
         "restarts": (await worker.metrics())["rbee_engine_restarts_total"],
         "recovery_s": {
             f"p{int(share * 100)}": round(percentile(trouble.recoveries or [0.0], share), 2)
@@ -170,7 +176,8 @@ def faults_of(found: dict[str, Any], asked_minutes: float) -> list[str]:
         for name, now in found["after"].items()
         if now > found["before"][name] and not (name == "threads" and now <= POOL)
     ]
-    faults += [f"it never happened: {name}" for name in found["never happened"]]
+    for what in ("never happened", "never ended"):
+        faults += [f"it {what}: {name}" for name in found[what]]
     if found["left in /dev/shm"]:
         faults.append(f"left in /dev/shm: {', '.join(found['left in /dev/shm'])}")
     if asked_minutes >= LONG_MINUTES:

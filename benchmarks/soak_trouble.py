@@ -23,7 +23,9 @@ from benchmarks.live_worker import LiveWorker
 STEP_TIMEOUT_S = 15
 STOPPED_S = 3.0  # at most, after the worker has noticed: an engine that goes on afterwards
 PAUSE_S = (1.0, 5.0)  # between two troubles
-JOURNAL_BYTES = 12_000_000  # of the file system that the journal lies on
+# Of the file system that the journal lies on: much more than the journal can need, or it would be
+# full without our doing.
+JOURNAL_BYTES = 64_000_000
 # What a full disk cannot take: SQLite reuses what it has, so that small jobs alone need no more.
 LARGE = {"type": "object", "description": "x" * 250_000}
 JUMPS = ("+3600", "-3600", "+86400", "+0")  # seconds
@@ -56,7 +58,7 @@ class Clock:
 
 class Trouble:
     """counts: how often each was made, and had its effect. recoveries: seconds until the worker was
-    ready again."""
+    ready again. current: the one made last."""
 
     def __init__(
         self, worker: LiveWorker, dice: random.Random, clock: Clock | None, journal: Path | None
@@ -64,6 +66,7 @@ class Trouble:
         self.worker, self._dice = worker, dice
         self._clock, self._journal = clock, journal
         self.recoveries: list[float] = []
+        self.current = ""
         self._gentle: dict[str, Callable[[], Awaitable[bool]]] = {
             "engine stopped for a while": self._stopped,
             "template process killed": lambda: self._helper(TEMPLATES),
@@ -91,6 +94,7 @@ class Trouble:
                 self._dice.shuffle(left)
             name = left.pop()
             if name in self._gentle or kills():
+                self.current = name
                 with suppress(ProcessLookupError):  # it has ended by itself
                     self.counts[name] += await (self._gentle | self._fatal)[name]()
 

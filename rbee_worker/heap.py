@@ -17,16 +17,18 @@ HEAPS = 2  # for all threads: they hold the interpreter's lock most of the time 
 RETURNED_FROM = MAPPED_FROM = 128 << 10  # bytes
 
 
-def settle() -> bool:
+def settle(*, computes: bool = False) -> bool:
     """Let this process have few heaps, which return what they do not need. Returns False where the
-    C library is not glibc, which is left as it is. Call it before threads start."""
+    C library is not glibc, which is left as it is. Call it before threads start.
+
+    computes: it makes and drops large arrays in every step, which cost more if each is mapped by
+    itself: only the number of heaps is limited.
+    """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    settings = (
-        (_M_ARENA_MAX, HEAPS),
-        (_M_TRIM_THRESHOLD, RETURNED_FROM),
-        (_M_MMAP_THRESHOLD, MAPPED_FROM),
-    )
+    settings = [(_M_ARENA_MAX, HEAPS)]
+    if not computes:
+        settings += [(_M_TRIM_THRESHOLD, RETURNED_FROM), (_M_MMAP_THRESHOLD, MAPPED_FROM)]
     return all(mallopt(name, value) == 1 for name, value in settings)

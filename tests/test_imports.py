@@ -40,9 +40,10 @@ MAY = {
     "machine": {"cgroups"},
     "cgroups": set(),
     "kept_memory": set(),
+    "heap": set(),
     "loading": BASE
     | {"checkpoint", "tokenizer", "state", "ops", "models", "engine", "adapters", "loading"},
-    "process": BASE | {"constraints", "observe", "ops", "engine", "loading", "process"},
+    "process": BASE | {"constraints", "observe", "ops", "engine", "loading", "heap", "process"},
     "session": BASE
     | {"answer", "checkpoint", "tokenizer", "observe", "models", "engine", "process", "session"}
     | {"constraints", "adapters", "pictures"},
@@ -51,7 +52,7 @@ MAY = {
     "verify": BASE | {"checkpoint", "state", "ops", "models", "loading", "verify"},
     "cli": BASE
     | {"checkpoint", "tokenizer", "observe", "wire", "client", "server", "state", "ops", "models"}
-    | {"engine", "loading", "process", "session", "verify", "adapters", "pictures", "cli"},
+    | {"engine", "loading", "process", "session", "verify", "adapters", "pictures", "heap", "cli"},
 }
 # Folders of ops/cpu -> those among them that each may import: compiling processes and running ones
 # meet only in what they share.

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from rbee_worker.errors import UsageError
+from rbee_worker.observe.opening import opened
 from rbee_worker.observe.subjects import JobRecord, StepFigures
 
 SERVER, ENGINE, JOBS = 1, 2, 3  # process rows
@@ -52,12 +52,8 @@ class Tracer:
 
     def __init__(self, path: str) -> None:
         """Raises UsageError if the file cannot be written."""
-        try:
-            self._file = open(path, "wb")  # noqa: SIM115 - stays open as long as the worker runs
-        except OSError as error:
-            raise UsageError(
-                f"--trace {path}: {error.strerror}.", fix="give a path that can be written."
-            ) from None
+        fix = "give a path that can be written."
+        self._file = os.fdopen(opened("--trace", path, os.O_TRUNC, mode=0o666, fix=fix), "wb")
         self._buffer = bytearray(b"[\n")
         self._encode = msgspec.json.Encoder().encode
         for row, name in ((SERVER, "server"), (ENGINE, "engine"), (JOBS, "jobs")):

@@ -100,6 +100,7 @@ class PictureReader:
 
     def close(self) -> None:
         """End the child process. The next picture starts another."""
+        self._child.interrupt()  # also where a request waits for it
         with self._lock:
             self._child.close()
 

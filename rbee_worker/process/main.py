@@ -34,6 +34,7 @@ from rbee_worker.engine.messages import (
 )
 from rbee_worker.errors import device_lost
 from rbee_worker.extras import explained
+from rbee_worker.heap import settle
 from rbee_worker.kept_memory import KeptMemory
 from rbee_worker.observe import log
 from rbee_worker.process.port import Port, PortClosed
@@ -145,6 +146,7 @@ def main() -> None:
     # finding plug-ins for other devices reads every package's metadata.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+    settle(computes=True)
     link, *kept = map(int, sys.argv[1:])
     port = Port(socket.socket(fileno=link), on_close=lambda: os._exit(0))
     load_engine = _loader(KeptMemory(kept[0]) if kept else None)

@@ -20,6 +20,7 @@ import msgspec
 
 from rbee_worker.errors import UsageError, one_line
 from rbee_worker.observe.log import fields, logger
+from rbee_worker.observe.opening import opened
 
 STDERR = "-"
 _MOST_LINES = 10_000  # that wait; more are counted and dropped
@@ -46,14 +47,8 @@ class Audit:
     def _opened(self) -> int:
         if self._path == STDERR:
             return sys.stderr.fileno()
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            return os.open(self._path, flags, 0o600)
-        except OSError as error:
-            raise UsageError(
-                f"--audit-log {self._path}: {error.strerror}.",
-                fix="give a path that can be written, or - for stderr.",
-            ) from None
+        fix = "give a path that can be written, or - for stderr."
+        return opened("--audit-log", self._path, os.O_APPEND, mode=0o600, fix=fix)
 
     def request(self, *, path: str, **values: Any) -> None:
         """A request was answered."""

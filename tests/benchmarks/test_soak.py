@@ -62,7 +62,7 @@ def test_what_is_not_as_it_must_be_is_a_fault() -> None:
     base = {"descriptors": 20, "threads": 5, "children": 3, "kv_blocks_used": 0.0}
     found = {
         "wrong": 0, "of": 9, "before": base, "after": dict(base), "left in /dev/shm": [],
-        "never happened": [], "left out": ["the clock"],
+        "never happened": [], "never ended": [], "left out": ["the clock"],
         "server_mb_per_hour": 0.9, "engine_mb_per_hour": 1.1,
     }  # fmt: skip
     assert faults_of(found, 3) == []

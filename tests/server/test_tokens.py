@@ -274,6 +274,9 @@ def test_an_audit_log_that_cannot_be_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match="--audit-log"):
         Audit(str(tmp_path))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="nobody reads this pipe"):
+        Audit(str(tmp_path / "pipe"))
 
 
 def test_local_mode_takes_no_tokens(tmp_path: Path) -> None:
