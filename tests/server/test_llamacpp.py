@@ -197,7 +197,10 @@ def test_openais_client_without_v1(served: Served) -> None:
         ({}, "prompt"),
         ({"prompt": []}, "prompt"),
         ({"prompt": [None]}, "prompt[0]"),
-        ({"prompt": {"prompt_string": "x", "multimodal_data": ["QUJD"]}}, "prompt.multimodal_data"),
+        (
+            {"prompt": {"prompt_string": "x", "multimodal_data": ["QUJD"]}},
+            "prompt.multimodal_data[0]",
+        ),
         ({"prompt": [1, 99999]}, "prompt"),
         ({"prompt": "x", "n_predict": 0}, "n_predict"),
         ({"prompt": "x", "temperature": 9}, "temperature"),

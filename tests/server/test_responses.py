@@ -325,7 +325,7 @@ def test_background_cancel_and_the_store_is_bounded() -> None:
         ({"input": [{"role": "user", "content": "x", "odd": 1}]}, "input[0].odd"),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
-            "input[0].content[0].type",
+            "input[0].content[0]",
         ),
         ({"input": [{"type": "web_search_call", "id": "x"}]}, "input[0].type"),
         ({"input": [{"type": "item_reference", "id": "msg_x"}]}, "input[0].id"),
