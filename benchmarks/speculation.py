@@ -100,7 +100,10 @@ def main() -> None:
     drafts = {"draft_model": args.draft_model} if args.draft_model else {"speculate": "ngram"}
     with rbee_worker.load(args.model, threads=threads, **drafts) as model:
         if args.cpu_time:
-            model._running()._clock = time.process_time
+            engine = model._running()
+            engine._clock = time.process_time
+            if engine._drafts is not None:
+                engine._drafts._clock = time.process_time
         model.chat("Hello.", max_tokens=16, temperature=0)  # everything is loaded
         for name, prompts in (("overlap", OVERLAP), ("open", OPEN)):
             found = [

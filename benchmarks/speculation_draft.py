@@ -154,6 +154,7 @@ def main() -> None:
     one = sub.add_parser("agree")
     one.add_argument("target")
     one.add_argument("draft")
+    one.add_argument("--prompts", type=int, default=20, help="of each half, the first ones")
     two = sub.add_parser("curve")
     two.add_argument("draft", type=Path)
     two.add_argument("--layers", type=int, default=246, help="that the target has more")
@@ -161,7 +162,8 @@ def main() -> None:
     two.add_argument("--prompts", type=int, default=4)
     args = parser.parse_args()
     if args.what == "agree":
-        for name, shares in agree(args.target, args.draft, (*OVERLAP, *OPEN)).items():
+        texts = (*OVERLAP[: args.prompts], *OPEN[: args.prompts])
+        for name, shares in agree(args.target, args.draft, texts).items():
             likely, same, most = shares
             sys.stdout.write(
                 f"{name}: most likely {likely:.3f}, same number {same:.3f}, at most {most:.3f}\n"

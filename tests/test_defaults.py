@@ -79,6 +79,10 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("falcon", "qkv_grouped"): "of GGUF files",
     ("gemma", "hidden_activation"): "of early files, which say the activation twice",
     ("gemma2", "hidden_act"): "early files have it beside hidden_activation; nothing reads it",
+    **{
+        ("gemma3_text", key): "of the model with a tower; the class is of its text model alone"
+        for key in ("vision_config", "mm_tokens_per_image", "image_mean", "image_std")
+    },
     ("gemma3_text", "hidden_act"): "early files have it beside hidden_activation; nothing reads it",
     ("gemma4_text", "hidden_act"): "nothing reads it: the family's key is hidden_activation",
     ("gemma4_text", "per_layer_config"): "the class makes it, of keys that it does not keep",

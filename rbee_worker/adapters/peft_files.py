@@ -62,7 +62,7 @@ def opened(path: Path, ckpt: Checkpoint, scale: float) -> Adapter:
     """The adapter in directory `path`. Raises AdapterError, CheckpointError, UnsupportedModel."""
     config = read_json(inside(path, path / CONFIG))
     _refuse_variants(config, path)
-    if ckpt.kind == "gguf" and ckpt.arch not in SAME_MAPS:
+    if ckpt.gguf is not None and ckpt.arch not in SAME_MAPS:
         raise AdapterError(
             f"{path}: a PEFT adapter, but the base is a GGUF file of {ckpt.arch}, whose maps "
             "differ from transformers'.",

@@ -76,7 +76,7 @@ def with_tower(model: Checkpoint, given: str) -> Checkpoint:
     it. given: a path, "" or "none". Raises CheckpointError, UsageError."""
     if given == NONE:
         return model
-    if model.kind != "gguf":
+    if model.gguf is None:
         if not given:
             return model
         raise UsageError(

@@ -11,6 +11,7 @@ from rbee_worker.checkpoint import (
     base_model,
     foreign,
     hf_config,
+    hf_named,
     limits,
     mapped,
     safetensors,
@@ -34,7 +35,8 @@ from rbee_worker.errors import CheckpointError
 @dataclass(frozen=True)
 class Checkpoint:
     """An opened model. `config` is in canonical form (see `hf_config`), and tensor names are HF's
-    for both kinds of files."""
+    for both kinds of files. gguf: the file whose metadata says what the model is; None where
+    config.json does (safetensors, and GGUF files of `hf_named`)."""
 
     ref: str  # as the user wrote it
     path: Path
@@ -83,6 +85,9 @@ def open_found(ref: str, path: Path, mmproj: str = "") -> Checkpoint:
 
 def _open_gguf(ref: str, path: Path) -> Checkpoint:
     file = open_gguf(path)
+    if hf_named.is_hf_named(file):
+        source, notes = hf_named.HfNamedSource(file), _undecodable(file)
+        return _described(ref, path, hf_named.folder_of(path), source, notes)
     row = mapped.architecture_of(file)
     arch, config = mapped.read_config(file, row)
     return Checkpoint(
@@ -96,20 +101,21 @@ def _open_gguf(ref: str, path: Path) -> Checkpoint:
         tokenizer_config=mapped.read_keys(file, TOKENIZER_KEYS),
         files={},
         gguf=file,
-        notes=_notes(file, row),
+        notes=_notes(file, row) + _undecodable(file),
         sentence=mapped.read_sentence(file),
     )
 
 
 def _notes(file: GgufFile, row: Architecture) -> tuple[str, ...]:
     """Warnings about a file that opens but cannot be used in full."""
-    notes = []
-    if unused := mapped.unused_keys(file, row):
-        notes.append(f"metadata keys that nothing reads: {', '.join(unused[:20])}")
-    formats = {t.format for t in file.tensors.values()} - DECODABLE - INTEGERS
-    if formats:
-        notes.append(f"weights in {', '.join(sorted(formats))}, which cannot be computed with yet")
-    return tuple(notes)
+    unused = mapped.unused_keys(file, row)
+    return (f"metadata keys that nothing reads: {', '.join(unused[:20])}",) if unused else ()
+
+
+def _undecodable(file: GgufFile) -> tuple[str, ...]:
+    formats = sorted({t.format for t in file.tensors.values()} - DECODABLE - INTEGERS)
+    note = f"weights in {', '.join(formats)}, which cannot be computed with yet"
+    return (note,) if formats else ()
 
 
 def _open_directory(ref: str, path: Path) -> Checkpoint:
@@ -119,33 +125,42 @@ def _open_directory(ref: str, path: Path) -> Checkpoint:
             f"{path}: has no config.json.", fix="fetch config.json of the model as well"
         )
     tensors, notes = safetensors.open_directory(path)
-    arch, config, dialect = hf_config.read_config(inside(path, path / "config.json"))
+    return _described(ref, path, path, tensors, notes)
+
+
+def _described(
+    ref: str, path: Path, folder: Path, tensors: TensorSource, notes: tuple[str, ...]
+) -> Checkpoint:
+    """A model whose weights are at `path`, and which the files in `folder` describe."""
+    arch, config, dialect = hf_config.read_config(inside(folder, folder / "config.json"))
     foreign.refuse_quantized(config, tensors, str(path))
     config = scaled.without_known_quantization(config, str(path))
-    processor = read_processor(path)
+    processor = read_processor(folder)
     config = with_colours(config, processor.image)
-    source: TensorSource = scaled.joined(tensors)
+    source: TensorSource = tensors
+    if isinstance(tensors, safetensors.SafetensorsSource):
+        source = scaled.joined(tensors)
     if dialect is not None and (dialect.tensors or dialect.prefixes):
         source = RenamedSource(source, dialect, config.get("num_hidden_layers"))
     config, source, headless = base_model.completed(config, source)
     config, source, more = tied.settle(arch, config, source)
-    files = tokenizer_files(path)
-    tokenizer_config = _optional(path, "tokenizer_config.json")
+    files = tokenizer_files(folder)
+    tokenizer_config = _optional(folder, "tokenizer_config.json")
     if "chat_template.jinja" in files:
         tokenizer_config["chat_template"] = read_text(files["chat_template.jinja"])
     return Checkpoint(
         ref=ref,
         path=path,
-        kind="safetensors",
+        kind="safetensors" if path == folder else "gguf",
         arch=arch,
         config=config,
-        generation=_optional(path, "generation_config.json"),
+        generation=_optional(folder, "generation_config.json"),
         source=source,
         tokenizer_config=tokenizer_config,
         files=files,
         gguf=None,
         notes=notes + more,
-        sentence=read_sentence(path),
+        sentence=read_sentence(folder),
         headless=headless,
         processor=processor,
     )

@@ -50,10 +50,20 @@ def digest(path: Path) -> str:
     return made.hexdigest()
 
 
+def _is_bare(path: Path) -> bool:
+    """Whether a GGUF file has no metadata, so that config.json says what it is (`hf_named`)."""
+    with suppress(OSError), path.open("rb") as file:
+        head = file.read(24)  # magic number, version, how many tensors, how many keys
+        return head.startswith(b"GGUF") and not any(head[16:]) and len(head) == 24
+    return False
+
+
 def _files(path: Path) -> list[Path]:
     """The files that an engine reads of the model at `path`, as far as they exist."""
     if path.is_dir():
         found = [f for f in path.iterdir() if f.suffix == ".safetensors" or f.name in _READ]
     else:
         found = [path.with_name(name) for name in parts_of(path.name)]
+        if _is_bare(path):
+            found.append(path.with_name("config.json"))
     return [f for f in sorted(found) if f.is_file()]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from rbee_worker.constraints.numbers import BOUNDS, beyond, inside
 from rbee_worker.constraints.schema import (
@@ -70,12 +70,18 @@ def _exclude(found: dict[str, Any]) -> None:
     """Write bounds that exclude a whole number as the numbers next to it."""
     for exclusive, name in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
         up = BOUNDS[name]
-        bound, other = found.get(exclusive), found.get(name, -math.inf if up else math.inf)
-        sound = type(bound) in (int, float) and type(other) in (int, float)
-        if sound and bound % 1 == 0 and abs(bound) < _WIDEST:
+        bound: Any = found.get(exclusive)
+        other: Any = found.get(name, -math.inf if up else math.inf)
+        if not (_is_number(bound) and _is_number(other)):
+            continue
+        if bound % 1 == 0 and abs(bound) < _WIDEST:
             del found[exclusive]
             bounds = (beyond(bound, up=up), other)
             found[name] = max(bounds) if up else min(bounds)
+
+
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    return type(value) in (int, float)
 
 
 def _part(key: str, value: Any) -> Any:
@@ -85,6 +91,6 @@ def _part(key: str, value: Any) -> Any:
         return [exact(one) for one in value]
     if key in SINGLE:
         return exact(value)
-    if key in BOUNDS and type(value) in (int, float):
+    if key in BOUNDS and _is_number(value):
         return inside(value, up=BOUNDS[key])
     return int(value) if key in COUNTS and isinstance(value, float) else value

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 
 from msgspec import Struct, structs
 
@@ -41,6 +42,7 @@ from rbee_worker.engine.runner import Draw, Launched, Results, Runner, Vector
 from rbee_worker.engine.scheduler import Plan, Scheduler
 from rbee_worker.engine.sequence import Sequence
 from rbee_worker.engine.stop import StopRules
+from rbee_worker.engine.tiles import tile_runs
 from rbee_worker.errors import (
     AdapterError,
     InferenceFailed,
@@ -50,7 +52,7 @@ from rbee_worker.errors import (
     is_out_of_memory,
 )
 from rbee_worker.ops.backend import DeviceGauge
-from rbee_worker.state.features import TileRun, tile_runs
+from rbee_worker.state.features import TileRun
 from rbee_worker.state.pool import StatePool
 from rbee_worker.state.specs import in_one_step
 from rbee_worker.types import StopRecord, TokenLogprob
@@ -251,7 +253,7 @@ class Engine:
         lookup.follow(len(tokens))
         return lookup
 
-    def _propose(self, seqs: list[Sequence], room: int) -> None:
+    def _propose(self, seqs: Seq[Sequence], room: int) -> None:
         """See `DraftModel.propose`. If that fails, answers go on without drafts."""
         if self._drafts is None:
             return

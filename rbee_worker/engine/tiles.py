@@ -1,4 +1,4 @@
-"""Which tiles of pictures a step computes, and which rows of a chunk take their features.
+"""Where pictures stand, which tiles a step computes, and which rows of it take their features.
 
 A tile is computed in the step that first needs one of its rows; its patches count as tokens of that
 step. One tile is computed however large it is, more only as far as the token budget goes; a chunk
@@ -14,8 +14,9 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from rbee_worker.pictures import Picture
-from rbee_worker.state.features import FeatureBook, Tile, overlapping
+from rbee_worker.state.features import FeatureBook, Tile, TileRun, overlapping
 from rbee_worker.state.pool import SeqState
+from rbee_worker.state.specs import COLOURS, TileSpec
 
 
 class Shown(Struct, frozen=True):
@@ -41,6 +42,39 @@ class Look(Struct, frozen=True):
         numbers = np.frombuffer(self.picture.pixels, np.uint8)
         tile: NDArray[np.uint8] = numbers.reshape(*self.picture.shape, -1)[self.tile]
         return tile
+
+
+def tile_runs(pictures: Sequence[Picture], prompt: int, spec: TileSpec) -> tuple[TileRun, ...]:
+    """The runs of these pictures, in the order of their positions in a prompt of so many tokens.
+
+    Raises ValueError, in one sentence, for pictures that this model cannot read.
+    """
+    runs: list[TileRun] = []
+    for number, picture in enumerate(pictures):
+        tiles, height, width = picture.shape
+        if (height, width) != (spec.side, spec.side):
+            raise ValueError(
+                f"picture {number + 1} has tiles of {width} x {height} pixels, the model reads "
+                f"{spec.side} x {spec.side}"
+            )
+        if tiles < 1 or len(picture.pixels) != tiles * height * width * COLOURS:
+            raise ValueError(f"picture {number + 1} has not as many pixels as it says")
+        have, places = tiles * spec.rows, sum(count for _, count in picture.places)
+        if have != places:
+            raise ValueError(f"picture {number + 1} has {have} rows for {places} places")
+        done = 0
+        for first, count in picture.places:
+            end = first + count
+            while first < end:
+                tile, row = divmod(done, spec.rows)
+                n = min(end - first, spec.rows - row)
+                runs.append(TileRun(first, first + n, (picture.digest, tile), row, number))
+                first, done = first + n, done + n
+    runs.sort()
+    ends = [0, *(run.end for run in runs)]
+    if any(run.first < end for run, end in zip(runs, ends, strict=False)) or ends[-1] > prompt:
+        raise ValueError("pictures stand in the same place, or outside the prompt")
+    return tuple(runs)
 
 
 def reach(

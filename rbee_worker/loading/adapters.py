@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rbee_worker.adapters import digest, open_adapter, place, planned_bytes
 from rbee_worker.checkpoint import Checkpoint
 from rbee_worker.config import Settings
 from rbee_worker.engine.adapters import Adapters, Opened
+from rbee_worker.errors import AdapterError, CheckpointError, UnsupportedModel
 from rbee_worker.ops import Ops
 from rbee_worker.ops.adapted import Sites
 from rbee_worker.types import AdapterInfo
@@ -54,8 +56,9 @@ def plan_adapters(ckpt: Checkpoint, settings: Settings, sites: Sites | None) -> 
         return NO_ADAPTERS
     found = []
     for spec in parse_specs(settings.lora):
-        adapter = open_adapter(Path(spec.ref), ckpt, spec.scale)
-        nbytes = planned_bytes(adapter, sites, ckpt.source)
+        with _about_adapters():
+            adapter = open_adapter(Path(spec.ref), ckpt, spec.scale)
+            nbytes = planned_bytes(adapter, sites, ckpt.source)
         found.append(PlannedAdapter(spec.name, spec.ref, adapter.rank, nbytes))
     room = settings.lora_slots * sites.bytes_at_rank(sites.rank, "f32")
     return AdapterPlan(tuple(found), settings.lora_slots, room)
@@ -78,8 +81,9 @@ def opener(ckpt: Checkpoint, sites: Sites) -> Callable[[AdapterSpec], Opened]:
     """A function that reads the adapter at a spec's path and checks it against the model."""
 
     def read(spec: AdapterSpec) -> Opened:
-        adapter = open_adapter(Path(spec.ref), ckpt, spec.scale)
-        placed = place(adapter, sites, ckpt.source)
+        with _about_adapters():
+            adapter = open_adapter(Path(spec.ref), ckpt, spec.scale)
+            placed = place(adapter, sites, ckpt.source)
         info = AdapterInfo(
             name=spec.name,
             ref=spec.ref,
@@ -92,3 +96,13 @@ def opener(ckpt: Checkpoint, sites: Sites) -> Callable[[AdapterSpec], Opened]:
         return Opened(info, placed)
 
     return read
+
+
+@contextmanager
+def _about_adapters() -> Iterator[None]:
+    """Inside the block, a file that is damaged or of another kind is an adapter's: the model is
+    well. Raises AdapterError for it."""
+    try:
+        yield
+    except (CheckpointError, UnsupportedModel) as error:
+        raise AdapterError(error.message, fix=error.fix) from None

@@ -174,7 +174,7 @@ def given_keys(ckpt: Checkpoint, config: type[Any]) -> dict[str, Any]:
     """The values that `ckpt` has for the fields of `config`. Keys that a GGUF file does not give
     are null: its tables know what llama.cpp assumes for an absent key; transformers' defaults do
     not."""
-    unsaid = {f.name: None for f in fields(config)} if ckpt.kind == "gguf" else {}
+    unsaid = {f.name: None for f in fields(config)} if ckpt.gguf is not None else {}
     return unsaid | ckpt.config
 
 

@@ -83,7 +83,7 @@ def build(c: Config, w: Weights) -> Decoder:
         ways = ("receptance", "key", "value", "gate")
         shares = [1 - floats(_channels(at, f"time_mix_{way}", c.hidden_size)) for way in ways]
         blend = Blend(w.ops, w.ops.vector([packed_floats(s) for s in shares]), len(ways))
-        base = at.packed("time_decay", (c.heads, c.head_size))
+        base = at.floats("time_decay", (c.heads, c.head_size))
         return _time_mix(c, at, where, blend, base, None)
 
     return _build(c, w, mix=mix, prefix="time_mix", names=("key", "receptance"))
@@ -207,7 +207,7 @@ def _time_mix(
         gate=at.linear("gate", width, columns),
         decay=decay,
         base=ops.vector([base]),
-        bonus=ops.vector([at.packed("time_faaaa", (c.heads, c.head_size))]),
+        bonus=ops.vector([at.floats("time_faaaa", (c.heads, c.head_size))]),
         norm=LayerNorm(ops, ops.vector([weight]), ops.vector([bias]), eps, c.heads),
         out=at.linear("output", columns, width),
         where=where,

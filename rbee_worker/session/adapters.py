@@ -20,6 +20,19 @@ from rbee_worker.types import AdapterInfo, Request
 
 _log = log.logger("adapters")
 
+Stamp = tuple[tuple[str, int, int], ...]  # name, size and time of change of files
+
+
+def _stamp(ref: str) -> Stamp:
+    """Of the files of an adapter; () if they cannot be seen."""
+    path = Path(ref)
+    try:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        stats = [(file.name, file.stat()) for file in files]
+    except OSError:
+        return ()
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
 
 class LoadedAdapters:
     """Adapters by name. They belong to the text side: an engine that takes another's place gets
@@ -32,6 +45,7 @@ class LoadedAdapters:
         self._settings = settings
         self.most = len(parse_specs(settings.lora)) + settings.lora_slots
         self._infos: dict[str, AdapterInfo] = {}
+        self._stamps: dict[str, Stamp] = {}  # of the files that each was loaded from
         self._uses: Counter[str] = Counter()
         self._loading: dict[str, asyncio.Future[AdapterInfo]] = {}
         self._link: Link | None = None
@@ -88,7 +102,7 @@ class LoadedAdapters:
             info: AdapterInfo = await told
         finally:
             del self._loading[spec.name]
-        self._infos[info.name] = info
+        self._add(info)
         return info
 
     def unload(self, name: str) -> AdapterInfo:
@@ -129,7 +143,7 @@ class LoadedAdapters:
         for info in loaded:
             known = self._infos.get(info.name)
             if first or (known is not None and known.key == info.key):
-                self._infos[info.name] = info
+                self._add(info)
             else:
                 link.send(UnloadAdapter(key=info.key))
         if not first:
@@ -151,10 +165,17 @@ class LoadedAdapters:
         left = max(self.most - len(specs), 0)
         return replace(self._settings, lora=written(specs), lora_slots=left)
 
-    def drop_all(self, why: str) -> None:
-        """No engine can load them again: serve the model alone."""
-        _log.error("adapters are given up: %s", why)
-        self._infos.clear()
+    def drop_damaged(self, why: str) -> None:
+        """An engine could not load all of them: give up those whose files have changed, or all if
+        none has, and serve what is left."""
+        changed = [n for n, info in self._infos.items() if _stamp(info.ref) != self._stamps[n]]
+        for name in changed or [*self._infos]:
+            _log.error("the adapter %s is given up: %s", name, why)
+            del self._infos[name]
+
+    def _add(self, info: AdapterInfo) -> None:
+        self._infos[info.name] = info
+        self._stamps[info.name] = _stamp(info.ref)
 
     def _same(self, info: AdapterInfo) -> bool:
         known = self._infos.get(info.name)

@@ -363,7 +363,7 @@ class EngineClient:
                 with self._watchdog.over_loading(successor):
                     self.info = await bring_back(successor, settings, *like, self._progress, heard)
             except AdapterError as error:
-                self._adapters.drop_all(str(error))
+                self._adapters.drop_damaged(error.message)
                 lost = error
             except ModelError as error:
                 if type(error) is not ModelError:  # the model is no longer what it was

@@ -12,8 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from rbee_worker.pictures import Picture
-from rbee_worker.state.specs import COLOURS, TileSpec
+from rbee_worker.state.specs import TileSpec
 
 Tile = tuple[bytes, int]  # the digest of a picture, and the tile's number in it
 
@@ -27,39 +26,6 @@ class TileRun(NamedTuple):
     tile: Tile
     row: int
     picture: int
-
-
-def tile_runs(pictures: Sequence[Picture], prompt: int, spec: TileSpec) -> tuple[TileRun, ...]:
-    """The runs of these pictures, in the order of their positions in a prompt of so many tokens.
-
-    Raises ValueError, in one sentence, for pictures that this model cannot read.
-    """
-    runs: list[TileRun] = []
-    for number, picture in enumerate(pictures):
-        tiles, height, width = picture.shape
-        if (height, width) != (spec.side, spec.side):
-            raise ValueError(
-                f"picture {number + 1} has tiles of {width} x {height} pixels, the model reads "
-                f"{spec.side} x {spec.side}"
-            )
-        if tiles < 1 or len(picture.pixels) != tiles * height * width * COLOURS:
-            raise ValueError(f"picture {number + 1} has not as many pixels as it says")
-        have, places = tiles * spec.rows, sum(count for _, count in picture.places)
-        if have != places:
-            raise ValueError(f"picture {number + 1} has {have} rows for {places} places")
-        done = 0
-        for first, count in picture.places:
-            end = first + count
-            while first < end:
-                tile, row = divmod(done, spec.rows)
-                n = min(end - first, spec.rows - row)
-                runs.append(TileRun(first, first + n, (picture.digest, tile), row, number))
-                first, done = first + n, done + n
-    runs.sort()
-    ends = [0, *(run.end for run in runs)]
-    if any(run.first < end for run, end in zip(runs, ends, strict=False)) or ends[-1] > prompt:
-        raise ValueError("pictures stand in the same place, or outside the prompt")
-    return tuple(runs)
 
 
 def overlapping(runs: Sequence[TileRun], start: int, end: int) -> list[TileRun]:

@@ -78,7 +78,7 @@ class SlidingAttention(Mixer):
     def over(self, whole: Tensor) -> Tensor:
         """See `Mixer.over`."""
         rows = by_head(self.Wqkv(whole), self.heads + 2 * self.keys)
-        q, k, v = rows.split([self.heads, self.keys, self.keys], dim=2)
+        q, k, v = torch.split(rows, [self.heads, self.keys, self.keys], dim=2)
         q, k = self._turned(q), self._turned(k)
         k, v = (t.repeat_interleave(self.heads // self.keys, 2) for t in (k, v))
         scores = torch.einsum("bthn,bshn->bhts", q, k) / q.shape[-1] ** 0.5
@@ -98,7 +98,7 @@ class SlidingAttention(Mixer):
         turn = torch.polar(torch.ones_like(angles), angles)[:, None]
         part, rest = x[..., : self.rotary], x[..., self.rotary :]
         if self.neighbours:
-            both = torch.view_as_complex(part.unflatten(-1, (pairs, 2)).contiguous()) * turn
+            both = torch.view_as_complex(part.reshape(*part.shape[:-1], pairs, 2)) * turn
             return torch.cat([torch.view_as_real(both).flatten(-2), rest], dim=-1)
         both = torch.complex(*part.chunk(2, dim=-1)) * turn
         return torch.cat([both.real, both.imag, rest], dim=-1)
@@ -205,10 +205,12 @@ class BasedForCausalLM(PreTrainedModel):  # type: ignore[no-untyped-call]
         self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.transformer.embeddings.word_embeddings
+        found: nn.Module = self.transformer.embeddings.word_embeddings
+        return found
 
     def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
+        head: nn.Module = self.lm_head
+        return head
 
     def _init_weights(self, module: nn.Module) -> None:
         """Weights are random from the start: matrices with transformers' deviation."""
@@ -231,7 +233,7 @@ class BasedForCausalLM(PreTrainedModel):  # type: ignore[no-untyped-call]
 
 def by_head(x: Tensor, heads: int) -> Tensor:
     """[B, T, heads * width] as float64 [B, T, heads, width]"""
-    return x.double().unflatten(-1, (heads, -1))
+    return x.double().view(*x.shape[:-1], heads, -1)
 
 
 MODELS = ((BasedConfig, BasedForCausalLM),)

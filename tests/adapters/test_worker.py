@@ -136,6 +136,27 @@ def test_a_lost_engine_comes_back_with_its_adapters(base: Path, adapters: dict[s
     asyncio.run(main())
 
 
+def test_one_that_is_damaged_costs_nobody_else(base: Path, adapters: dict[str, Path]) -> None:
+    """Its files are cut short while it is loaded, and then the engine is lost."""
+
+    async def main() -> None:
+        client = await started(base, lora=f"a={adapters['a']}", lora_slots=2)
+        try:
+            await client.load_adapter(AdapterSpec(name="b", ref=str(adapters["b"])))
+            want = {name: (await ask(client, f"x{name}", name))[0] for name in ("", "a")}
+            weights = adapters["b"] / "adapter_model.safetensors"
+            weights.write_bytes(weights.read_bytes()[:50])
+            _, end = await ask(client, "y", "b", tokens=LONG, kill=9)
+            assert isinstance(end, Error)
+            assert [info.name for info in client.adapters] == ["a"]
+            for name, ids in want.items():
+                assert (await ask(client, f"z{name}", name))[0] == ids
+        finally:
+            await client.close()
+
+    asyncio.run(main())
+
+
 def test_what_keeps_a_worker_from_starting(base: Path, adapters: dict[str, Path]) -> None:
     async def main(**settings: Any) -> str:
         client = await EngineClient.start(

@@ -117,7 +117,8 @@ def random_schedule(
         assert got.ids == one.ids[left], name
         if one.logprobs:
             assert repr(got.logprobs) == repr(one.logprobs[left]), name
-        if got.scores:
-            assert repr(got.scores) == repr(one.scores), name
+        if got.scores:  # a prompt in several steps may be cancelled between them
+            told = len(got.scores) if got.rule == "CANCELLED" else None
+            assert repr(got.scores) == repr(one.scores[:told]), name
         assert got.scores or not one.scores or got.rule == "CANCELLED"
     return run.seen

@@ -16,6 +16,7 @@ import pytest
 import torch
 from msgspec import structs
 
+from rbee_worker.adapters.names import modules_of
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.engine.engine import Engine
 from rbee_worker.engine.make import make_engine
@@ -23,6 +24,7 @@ from rbee_worker.engine.messages import Finished, Submit
 from rbee_worker.models import build_model
 from rbee_worker.models.base import Decoder
 from rbee_worker.ops import Ops
+from rbee_worker.ops.adapted import Sites
 from rbee_worker.ops.cpu.backend.model import CpuModel
 from rbee_worker.ops.cpu.backend.ops import CpuOps
 from rbee_worker.ops.cpu.runtime.header import Shape
@@ -289,3 +291,13 @@ def test_pictures_that_the_model_cannot_read_are_refused() -> None:
         assert finished.error is not None
         assert why in finished.error
         made.pool.check()
+
+
+def test_adapters_change_the_text_model_and_leave_the_tower_alone() -> None:
+    """So equal pictures have equal features, whatever adapter looks at them."""
+    sites = Sites(slots=1, rank=8)
+    build(ReferenceOps(sites=sites), "smolvlm")
+    names = {part.name for site in sites for part in site.parts}
+    theirs = "model.text_model.layers.1.self_attn.q_proj"
+    assert "model.layers.1.self_attn.q_proj" in {*modules_of(theirs, "smolvlm", 3)} & names
+    assert all(name.startswith("model.layers.") for name in names)

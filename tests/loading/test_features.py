@@ -12,12 +12,15 @@ from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.cli.inspect import _memory
 from rbee_worker.cli.report import memory_plan
 from rbee_worker.config import Settings
+from rbee_worker.engine.messages import Submit, Tokens
 from rbee_worker.errors import CheckpointError, UsageError
+from rbee_worker.loading.load import load_engine
 from rbee_worker.loading.memory import plan_features
 from rbee_worker.loading.preflight import preflight
 from rbee_worker.models import build_model
 from rbee_worker.ops.reference.ops import ReferenceOps
 from rbee_worker.state.specs import TileSpec
+from rbee_worker.types import SamplingParams
 from tests import seeing
 
 
@@ -90,3 +93,21 @@ def test_colours_that_are_none_are_refused(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
     with pytest.raises(CheckpointError, match="image_mean, image_std and rescale_factor cannot"):
         open_checkpoint(str(tmp_path))
+
+
+def test_a_loaded_engine_reads_a_picture(tmp_path: Path) -> None:
+    """From files to an answer, as the worker's process does it."""
+    seeing.write("smolvlm", tmp_path)
+    engine, info = load_engine(
+        Settings(model=str(tmp_path), backend="reference", threads=1, kv_tokens=512),
+        lambda loading: None,
+    )
+    assert info.purpose.pictures
+    given = seeing.prompt("smolvlm", [3, (2, 1), 4])
+    params = SamplingParams(temperature=0.0, max_tokens=4)
+    engine.submit(Submit(seq="a", prompt_ids=given.ids, params=params, pictures=given.pictures))
+    ids: list[int] = []
+    while not engine.idle:
+        ids += [token for out in engine.step() if isinstance(out, Tokens) for token in out.ids]
+    want = seeing.logits("smolvlm", given, ids)[len(given.ids) - 1 : -1].argmax(-1)
+    assert ids == want.tolist()

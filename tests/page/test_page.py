@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from selenium.webdriver.common.keys import Keys
+
 from rbee_worker.types import Purpose
 from tests.page.browser import DESKTOP, PHONE, Page, watched
 from tests.page.conftest import NOTE
@@ -115,6 +117,15 @@ def test_it_works_on_a_phone_without_a_token(tab: Page) -> None:
         finally:
             tab.driver.get("about:blank")
             tab.size(DESKTOP)
+
+
+def test_an_answer_is_busy_until_its_end_is_drawn(page: Page) -> None:
+    """Also one that ends before the next frame, which may come late."""
+    page.run("globalThis.requestAnimationFrame = (draw) => setTimeout(draw, 700)")
+    page.write("#parameters [name=stop_token_ids]", "x")
+    page.keys("refused at once" + Keys.ENTER)
+    wait_for(lambda: page.count(".answer") == 1 and page.count(".answer.busy") == 0)
+    assert '"x" is no number' in page.text(".answer .card")
 
 
 def test_who_reads_the_end_stays_there_when_the_window_changes(page: Page) -> None:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 def seeing() -> Iterator[Served]:
     """A worker whose model takes pictures."""
     fake = Fake(token_s=0.004, script=script, purpose=Purpose(pictures=True))
-    with Served(fake, max_picture_kb=64) as server:
+    with Served(fake, max_picture_kb=256) as server:
         yield server
 
 
@@ -93,9 +93,9 @@ def test_what_the_command_line_saved_is_read(shown: Page, tmp_path: Path) -> Non
 def test_other_pictures_are_refused_in_words(shown: Page, tmp_path: Path) -> None:
     other, large = tmp_path / "a.gif", tmp_path / "a.png"
     other.write_bytes(b"GIF89a" + bytes(20))
-    large.write_bytes(saved(drawn(200, 200)))
+    large.write_bytes(saved(drawn(400, 400)))
     shown.attach(str(other))
     wait_for(lambda: shown.text("#file-error") == "a.gif: is no PNG, JPEG or WebP.")
     shown.attach(str(large))
-    wait_for(lambda: shown.text("#file-error") == "a.png: is larger than 0.063 MiB.")
+    wait_for(lambda: shown.text("#file-error") == "a.png: is larger than 0.25 MiB.")
     assert shown.texts("#files li") == []

@@ -89,7 +89,6 @@ def test_ollama(looking: Looking) -> None:
     )
     assert raw.status_code == 200, raw.text
     check_sent(looking, f"{TEXT}<image>")
-    assert "vision" in looking.post("/api/show", model="").json()["capabilities"]
 
 
 def test_llamacpps_completion(looking: Looking) -> None:

@@ -18,11 +18,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from PIL import Image
 from transformers.image_utils import load_image
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
+from rbee_worker.checkpoint.processor import of_tower
 from rbee_worker.errors import InvalidRequest
 from rbee_worker.pictures.cutting import cut
 from rbee_worker.pictures.header import JPEG, PNG, WEBP, Header, NotRead, look
@@ -261,8 +263,6 @@ def test_tiles_are_those_of_transformers_for_every_aspect_ratio(
 def test_crops_are_those_of_transformers_for_every_aspect_ratio(
     width: int, height: int, smallest: int
 ) -> None:
-    from msgspec.structs import replace
-
     recipe = replace(recipe_of(GEMMA3), smallest_crop=smallest)
     image = drawn(width, height)
     ours = cut(image, recipe, pieces=True)
@@ -301,3 +301,15 @@ def test_a_recipe_that_is_not_known_says_why(
     text = side(tmp_path)
     assert text.pictures is None
     assert says in text.no_pictures
+
+
+def test_a_tower_in_a_gguf_file_has_the_recipe_of_its_processor() -> None:
+    gemma = of_tower("gemma3", 32, 5, None)
+    assert recipe_of(dict(gemma.image)) == recipe_of(GEMMA3)
+    assert gemma.config == {"image_seq_length": 5}
+    whole = of_tower("idefics3", 32, 4, 64)
+    assert recipe_of(dict(whole.image)) == recipe_of(IDEFICS3)
+    assert whole.config == {"image_seq_len": 4}
+    uncut = recipe_of(dict(of_tower("idefics3", 32, 4, None).image))
+    assert not uncut.pieces  # the file does not say how large a picture is before it is cut
+    assert recipe_of({**IDEFICS3, "do_image_splitting": False}) == replace(uncut, longest=64)

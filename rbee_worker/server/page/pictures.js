@@ -9,8 +9,8 @@ const KINDS = ["image/png", "image/jpeg", "image/webp"];
 const URL_FORM = /^data:image\/(?:png|jpeg|webp);base64,[A-Za-z0-9+/=]+$/;
 const SIDE = 160; // pixels of a preview's longer edge
 
-/** Does the model take pictures? */
-export const takes = () => Boolean(worker.info?.purpose?.pictures);
+/** Does the model take pictures in a conversation? Without a chat template only a program can place them. */
+export const takes = () => Boolean(worker.info?.purpose?.pictures) && worker.info?.chat_template !== false;
 
 /** Is this a file that `pictured` reads? @param {File} file */
 export const isPicture = (file) => file.type.startsWith("image/") && file.type !== "image/svg+xml";

@@ -143,6 +143,7 @@ class Talk extends EventTarget {
     };
     const answer = new Answer(turn, changed, (event) => this.#tell("told", event));
     this.answer = answer;
+    turn.state = "waiting"; // it is drawn so from the start, whatever comes before the next frame
     this.#tell("path");
     this.#tell("busy");
     this.#save(conversation);
