@@ -36,6 +36,7 @@ State = Literal["queued", "running", "done", "cancelled", "timeout", "failed"]
 HEAVY = 64  # size of an event, in tokens, from which rendering it takes long
 # Most that finished jobs hold together, in tokens (`weight`): an event of one takes 300 bytes.
 MOST_KEPT = 1 << 20
+_EVENT_BYTES, _ID_BYTES = 300, 36  # of an event of one token, and of an id in a list
 
 
 def weight(event: Event) -> int:
@@ -47,6 +48,16 @@ def weight(event: Event) -> int:
         width = 2 + len(event.logprobs[0].top) if event.logprobs else 1
         return len(event.ids) * width
     return 1
+
+
+def held(event: Event) -> int:
+    """The size of an event in memory, in tokens as `weight` counts them: also of the prompt and the
+    constraint that a first event has."""
+    if not isinstance(event, Started):
+        return weight(event)
+    constraint = event.sampling.params.constraint
+    text = 0 if constraint is None else len(constraint.text)
+    return 1 + (len(event.prompt_ids) * _ID_BYTES + text) // _EVENT_BYTES
 
 
 class JobLog:
@@ -249,16 +260,18 @@ class Jobs:
                 self._by_key[job.asked.key] = job
 
     def finish(self, job: Job) -> None:
-        """The job has just ended. Its pictures are large, and nobody needs them any more."""
-        if job.request.pictures:
-            job.request = replace(job.request, pictures=())
+        """The job has just ended. Nobody needs any more what it was asked with, which may be large;
+        its first event has the ids of the prompt."""
+        job.request = replace(
+            job.request, prompt=None, messages=None, token_ids=None, params={}, pictures=()
+        )
         job.finished = job.finished or time.time()
         # one of an earlier process has a part of its time behind it
         job.ended_s = time.monotonic() - max(0.0, time.time() - job.finished)
         del self._live[job.id]
         if job.id in self._kept:
             self._kept.remove(job.id)
-            job.weight = sum(map(weight, job.log.events))
+            job.weight = sum(map(held, job.log.events))
             self._weight += job.weight
             self._finished[job.id] = job
             self._tidy()

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from rbee_worker.server import jobs
+from rbee_worker.types import Constraint, Request, Resolved, SamplingParams, Started
 from tests.server.fake_engine import Fake, answer_ids
 from tests.server.reading import DONE, events, frames
 from tests.server.served import Served, wait_for
@@ -223,6 +224,36 @@ def test_finished_jobs_leave_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
 
         assert kept_after(10, 10, 10, 25) == [False, False, True, True]
         assert kept_after(100) == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize(
+    ("ids", "letters"), [(300, 0), (0, 10_800)], ids=["a long prompt", "a long schema"]
+)
+def test_what_was_asked_counts_for_the_size(
+    ids: int, letters: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An id takes 36 bytes and a letter one of the 300 that a token does: 36 tokens in both."""
+    monkeypatch.setattr(jobs, "MOST_KEPT", 100)
+    kept = jobs.Jobs(keep_s=3600, keep_n=100)
+    constraint = Constraint(kind="regex", text="x" * letters)
+    sampling = Resolved(params=SamplingParams(constraint=constraint), origins={})
+    for number in range(3):
+        job = jobs.Job(Request(id=str(number), prompt="a bee" * 1000, params={"seed": 1}))
+        kept.add(job, keep=True)
+        started = Started(
+            job_id=job.id,
+            model="m",
+            started_at="",
+            prompt_tokens=ids,
+            seed=0,
+            sampling=sampling,
+            prompt_ids=(7,) * ids,
+        )
+        job.log.append(started)
+        job.log.close()
+        kept.finish(job)
+        assert job.request == Request(id=str(number))  # nobody needs the rest
+    assert [kept.get(str(number)) is not None for number in range(3)] == [False, True, True]
 
 
 def test_a_clock_that_jumps_removes_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
