@@ -13,15 +13,14 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from rbee_worker.constraints.words import Words
 from rbee_worker.engine.adapters import Adapters
 from rbee_worker.engine.draft_model import DraftModel
 from rbee_worker.engine.figures import Figures
 from rbee_worker.engine.grammars import Grammars
-from rbee_worker.engine.guesses import Guesses
-from rbee_worker.engine.lookup import Drafter, why_no_drafts
+from rbee_worker.engine.lookup import why_no_drafts
 from rbee_worker.engine.messages import (
     AdapterLoaded,
     AdapterRefused,
@@ -36,13 +35,11 @@ from rbee_worker.engine.messages import (
     Submit,
     UnloadAdapter,
 )
+from rbee_worker.engine.new_sequences import NewSequences
 from rbee_worker.engine.rope_length import RopeLengths
-from rbee_worker.engine.rounds import Rounds
 from rbee_worker.engine.runner import Draw, Launched, Results, Runner, Vector
 from rbee_worker.engine.scheduler import Plan, Scheduler
 from rbee_worker.engine.sequence import Sequence
-from rbee_worker.engine.stop import StopRules
-from rbee_worker.engine.tiles import tile_runs
 from rbee_worker.errors import (
     AdapterError,
     InferenceFailed,
@@ -52,9 +49,7 @@ from rbee_worker.errors import (
     is_out_of_memory,
 )
 from rbee_worker.ops.backend import DeviceGauge
-from rbee_worker.state.features import TileRun
 from rbee_worker.state.pool import StatePool
-from rbee_worker.state.specs import in_one_step
 from rbee_worker.types import StopRecord, TokenLogprob
 
 NO_ROPES = RopeLengths()
@@ -112,7 +107,15 @@ class Engine:
             drafts.draws_with(runner.sampler)
         self._ropes = ropes
         self.adapters = adapters
-        self._start = start
+        self._new = NewSequences(
+            pool,
+            context=self.context,
+            kv_cache=kv_cache,
+            drafts=self.speculate != "off",
+            ropes=ropes,
+            adapters=adapters,
+            start=start,
+        )
         self._clock = clock
         self._live: dict[str, Sequence] = {}
         self._pending: Pending | None = None  # a step that runs while the next one is planned
@@ -172,16 +175,9 @@ class Engine:
         self._arrivals += 1
         seq.arrival = self._arrivals
         self.scheduler.add(seq)
-        if seq.adapter is None:
-            self._give_up(seq, InferenceFailed("its adapter is not loaded any more."))
-            return
-        if seq.fault:
-            self._give_up(seq, InferenceFailed(seq.fault))
-            return
-        length = seq.read + seq.n_output
-        if not seq.read or length > self.context:
-            what = f"{length} tokens, but 1 to {self.context} are possible"
-            self._give_up(seq, InferenceFailed(what))
+        refusal = self._new.refusal(seq)
+        if refusal:
+            self._give_up(seq, InferenceFailed(refusal))
             return
         if seq.scores is not None and not seq.scoring:  # one token alone
             self._tell_scores(seq, 0)
@@ -200,58 +196,9 @@ class Engine:
                 self._give_up(seq, error)
 
     def sequence(self, m: Submit) -> Sequence:
-        """A new sequence, for which nothing is planned yet. An encoder reads the prompt of a model
-        that has one; its tokens are then the model's first one and the answer."""
-        source, context = None, self.context
-        if self._start is not None:
-            source, m = m.prompt_ids, structs.replace(m, prompt_ids=(self._start,))
-            context += 1 - len(source)  # of the decoder, whose first token is no answer
-        prompt = len(m.prompt_ids)
-        tokens = [*m.prompt_ids, *m.output_ids]
-        rope_len = self._ropes.of(prompt, len(tokens))
-        limit = min(prompt + m.params.max_tokens, context)
-        runs, fault = self._runs(m)
-        if m.pool is not None or (runs and runs[-1].end == prompt):
-            limit = max(limit, prompt + 1)  # its last token is computed too
-        return Sequence(
-            submit=m,
-            tokens=tokens,
-            source=source,
-            limit=limit,
-            drafter=self._drafter(m, tokens, limit),
-            rules=StopRules(m.params, m.eos, prompt=prompt, context=context),
-            state=self.pool.new(tokens, self._salt(m, rope_len), len(source or ()), runs),
-            fault=fault,
-            adapter=0 if self.adapters is None else self.adapters.slot(m.adapter),
-            rope_len=rope_len,
-            rope_end=self._ropes.end(len(tokens)),
-            waits=not self._kv_cache or bool(m.grammar),
-            whole=in_one_step(self.pool.groups),
-            arrival=self._arrivals,
-            arrived_s=self._clock(),
-            scores=[None] if m.prompt_logprobs else None,
-        )
-
-    def _runs(self, m: Submit) -> tuple[tuple[TileRun, ...], str]:
-        """Where a request's pictures stand, or what is wrong with them."""
-        if not m.pictures:
-            return (), ""
-        if self.pool.features is None:
-            return (), "this model does not read pictures."
-        try:
-            return tile_runs(m.pictures, len(m.prompt_ids), self.pool.features.spec), ""
-        except ValueError as error:
-            return (), f"{error}."
-
-    def _drafter(self, m: Submit, tokens: list[int], limit: int) -> Rounds | None:
-        """What follows a new sequence's drafts; None if it has none."""
-        if self.speculate == "off" or not m.params.speculation or m.pool is not None:
-            return None
-        if self._drafts is not None:
-            return Guesses(tokens, len(tokens), m.drafted, m.accepted)
-        lookup = Drafter(tokens, len(m.prompt_ids), limit)
-        lookup.follow(len(tokens))
-        return lookup
+        """A new sequence, for which nothing is planned yet."""
+        by_model = self._drafts is not None
+        return self._new.sequence(m, self._arrivals, self._clock(), by_model=by_model)
 
     def _propose(self, seqs: Seq[Sequence], room: int) -> None:
         """See `DraftModel.propose`. If that fails, answers go on without drafts."""
@@ -271,10 +218,6 @@ class Engine:
         self.runner.leave(seq)
         if self._drafts is not None:
             self._drafts.leave(seq)
-
-    def _salt(self, m: Submit, rope_len: int) -> bytes:
-        """What a sequence's state depends on besides its tokens."""
-        return self._ropes.salt(rope_len) + m.adapter.encode()
 
     def cancel(self, m: Cancel) -> None:
         """End a sequence wherever it is. An unknown one has already ended: no effect."""
@@ -407,7 +350,7 @@ class Engine:
     def _rescale(self, seq: Sequence, rope_len: int) -> None:
         """A sequence has grown past a length from which on all its tokens use other frequencies."""
         seq.rope_len, seq.rope_end = rope_len, self._ropes.end(len(seq.tokens))
-        self.scheduler.reset(seq, self._salt(seq.submit, rope_len))
+        self.scheduler.reset(seq, self._new.salt(seq.submit, rope_len))
         left = len(seq.tokens) - seq.state.computed
         self._out.append(Rescaled(seq=seq.id, tokens=left, past=rope_len - 1))
 
