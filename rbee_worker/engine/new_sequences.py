@@ -37,7 +37,7 @@ class NewSequences:
         self._context = context
         self._kv_cache = kv_cache
         self._drafts = drafts
-        self._ropes = ropes
+        self.ropes = ropes
         self._adapters = adapters
         self._start = start
 
@@ -51,7 +51,7 @@ class NewSequences:
             context += 1 - len(source)  # of the decoder, whose first token is no answer
         prompt = len(m.prompt_ids)
         tokens = [*m.prompt_ids, *m.output_ids]
-        rope_len = self._ropes.of(prompt, len(tokens))
+        rope_len = self.ropes.of(prompt, len(tokens))
         limit = min(prompt + m.params.max_tokens, context)
         runs, fault = self._runs(m)
         if m.pool is not None or (runs and runs[-1].end == prompt):
@@ -67,7 +67,7 @@ class NewSequences:
             fault=fault,
             adapter=0 if self._adapters is None else self._adapters.slot(m.adapter),
             rope_len=rope_len,
-            rope_end=self._ropes.end(len(tokens)),
+            rope_end=self.ropes.end(len(tokens)),
             waits=not self._kv_cache or bool(m.grammar),
             whole=in_one_step(self._pool.groups),
             arrival=arrival,
@@ -77,7 +77,7 @@ class NewSequences:
 
     def salt(self, m: Submit, rope_len: int) -> bytes:
         """What a sequence's state depends on besides its tokens."""
-        return self._ropes.salt(rope_len) + m.adapter.encode()
+        return self.ropes.salt(rope_len) + m.adapter.encode()
 
     def refusal(self, seq: Sequence) -> str:
         """Why a sequence cannot be computed; "" if it can."""
