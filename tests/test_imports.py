@@ -20,7 +20,7 @@ MAY = {
     "errors": set(),
     "extras": {"errors", "machine"},
     "adapter_spec": {"errors"},
-    "config": {"errors", "adapter_spec"},
+    "config": {"errors", "adapter_spec", "config"},
     "params": BASE | {"answer"},
     "observe": BASE | {"observe"},
     "wire": {"types"},

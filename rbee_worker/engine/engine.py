@@ -13,49 +13,40 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from rbee_worker.constraints.words import Words
 from rbee_worker.engine.adapters import Adapters
 from rbee_worker.engine.draft_model import DraftModel
 from rbee_worker.engine.figures import Figures
 from rbee_worker.engine.grammars import Grammars
-from rbee_worker.engine.guesses import Guesses
-from rbee_worker.engine.lookup import Drafter, why_no_drafts
+from rbee_worker.engine.lookup import why_no_drafts
 from rbee_worker.engine.messages import (
     AdapterLoaded,
     AdapterRefused,
     Cancel,
     LoadAdapter,
     Output,
-    Pooled,
-    Preempted,
-    PromptScores,
-    Rescaled,
     Stats,
     Submit,
     UnloadAdapter,
 )
+from rbee_worker.engine.new_sequences import NewSequences
+from rbee_worker.engine.outcomes import Outcomes
 from rbee_worker.engine.rope_length import RopeLengths
-from rbee_worker.engine.rounds import Rounds
-from rbee_worker.engine.runner import Draw, Launched, Results, Runner, Vector
+from rbee_worker.engine.runner import Draw, Launched, Results, Runner
 from rbee_worker.engine.scheduler import Plan, Scheduler
 from rbee_worker.engine.sequence import Sequence
-from rbee_worker.engine.stop import StopRules
-from rbee_worker.engine.tiles import tile_runs
 from rbee_worker.errors import (
     AdapterError,
     InferenceFailed,
-    WorkerError,
     as_worker_error,
     device_lost,
     is_out_of_memory,
 )
 from rbee_worker.ops.backend import DeviceGauge
-from rbee_worker.state.features import TileRun
 from rbee_worker.state.pool import StatePool
-from rbee_worker.state.specs import in_one_step
-from rbee_worker.types import StopRecord, TokenLogprob
+from rbee_worker.types import StopRecord
 
 NO_ROPES = RopeLengths()
 STRIKES = 3  # failed steps of several sequences before the youngest of them is given up
@@ -105,21 +96,34 @@ class Engine:
             propose=None if drafts is None else self._propose,
         )
         self.context = min(context, pool.longest)
-        self._kv_cache = kv_cache
         self.speculate = speculate if why_no_drafts(pool.groups, kv_cache) is None else "off"
         self._drafts = drafts
         if drafts is not None:
             drafts.draws_with(runner.sampler)
-        self._ropes = ropes
         self.adapters = adapters
-        self._start = start
+        self._new = NewSequences(
+            pool,
+            context=self.context,
+            kv_cache=kv_cache,
+            drafts=self.speculate != "off",
+            ropes=ropes,
+            adapters=adapters,
+            start=start,
+        )
         self._clock = clock
         self._live: dict[str, Sequence] = {}
         self._pending: Pending | None = None  # a step that runs while the next one is planned
-        self._out: list[Output] = []
         self._arrivals = 0
         self._figures = Figures(gauge)
         self._grammars = Grammars()
+        self._outcomes = Outcomes(
+            self.scheduler,
+            self._new,
+            self._figures,
+            kv_cache=kv_cache,
+            remove=self._remove,
+            clock=self._now,
+        )
         # Told, where it is set, what must be known even if the step about to run ends the process:
         # which sequences are in it.
         self.tell: Callable[[list[Output]], None] | None = None
@@ -129,7 +133,7 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether there is nothing to compute, to wait for or to report."""
-        done = self._pending is None and not self._out
+        done = self._pending is None and not self._outcomes.out
         return done and self.scheduler.idle and self._grammars.idle
 
     def learn(self, words: Words) -> None:
@@ -151,11 +155,11 @@ class Engine:
         try:
             if self.adapters is None:
                 raise AdapterError("this engine takes no adapters.", fix="give --lora-slots.")
-            self._out.append(AdapterLoaded(info=self.adapters.load(m.spec)))
+            self._outcomes.out.append(AdapterLoaded(info=self.adapters.load(m.spec)))
         except Exception as error:
             known = as_worker_error(error)
             name, message = m.spec.name, str(known)
-            self._out.append(AdapterRefused(name=name, code=known.code, message=message))
+            self._outcomes.out.append(AdapterRefused(name=name, code=known.code, message=message))
 
     def unload_adapter(self, m: UnloadAdapter) -> None:
         """Unload an adapter. Sequences that still use it are given up: their caller has said that
@@ -164,7 +168,7 @@ class Engine:
             return
         self.settle()
         for seq in [s for s in self._live.values() if s.submit.adapter == m.key]:
-            self._give_up(seq, InferenceFailed("its adapter was unloaded."))
+            self._outcomes.give_up(seq, InferenceFailed("its adapter was unloaded."))
         self.adapters.unload(m.key)
 
     def _enter(self, seq: Sequence) -> None:
@@ -172,86 +176,30 @@ class Engine:
         self._arrivals += 1
         seq.arrival = self._arrivals
         self.scheduler.add(seq)
-        if seq.adapter is None:
-            self._give_up(seq, InferenceFailed("its adapter is not loaded any more."))
-            return
-        if seq.fault:
-            self._give_up(seq, InferenceFailed(seq.fault))
-            return
-        length = seq.read + seq.n_output
-        if not seq.read or length > self.context:
-            what = f"{length} tokens, but 1 to {self.context} are possible"
-            self._give_up(seq, InferenceFailed(what))
+        refusal = self._new.refusal(seq)
+        if refusal:
+            self._outcomes.give_up(seq, InferenceFailed(refusal))
             return
         if seq.scores is not None and not seq.scoring:  # one token alone
-            self._tell_scores(seq, 0)
+            self._outcomes.tell_scores(seq, 0)
         ended = seq.ended() if seq.n_output else seq.rules.length(0)
         if ended is not None and not seq.scoring and seq.submit.pool is None:
-            self._finish(seq, ended)
+            self._outcomes.finish(seq, ended)
 
     def _enter_compiled(self) -> None:
         """Let the sequences begin whose grammars are compiled by now."""
         if self._grammars.idle:
             return
-        patient = self.scheduler.idle and self._pending is None and not self._out
+        patient = self.scheduler.idle and self._pending is None and not self._outcomes.out
         for seq, error in self._grammars.ready(patient=patient):
             self._enter(seq)
             if error is not None and not seq.done:
-                self._give_up(seq, error)
+                self._outcomes.give_up(seq, error)
 
     def sequence(self, m: Submit) -> Sequence:
-        """A new sequence, for which nothing is planned yet. An encoder reads the prompt of a model
-        that has one; its tokens are then the model's first one and the answer."""
-        source, context = None, self.context
-        if self._start is not None:
-            source, m = m.prompt_ids, structs.replace(m, prompt_ids=(self._start,))
-            context += 1 - len(source)  # of the decoder, whose first token is no answer
-        prompt = len(m.prompt_ids)
-        tokens = [*m.prompt_ids, *m.output_ids]
-        rope_len = self._ropes.of(prompt, len(tokens))
-        limit = min(prompt + m.params.max_tokens, context)
-        runs, fault = self._runs(m)
-        if m.pool is not None or (runs and runs[-1].end == prompt):
-            limit = max(limit, prompt + 1)  # its last token is computed too
-        return Sequence(
-            submit=m,
-            tokens=tokens,
-            source=source,
-            limit=limit,
-            drafter=self._drafter(m, tokens, limit),
-            rules=StopRules(m.params, m.eos, prompt=prompt, context=context),
-            state=self.pool.new(tokens, self._salt(m, rope_len), len(source or ()), runs),
-            fault=fault,
-            adapter=0 if self.adapters is None else self.adapters.slot(m.adapter),
-            rope_len=rope_len,
-            rope_end=self._ropes.end(len(tokens)),
-            waits=not self._kv_cache or bool(m.grammar),
-            whole=in_one_step(self.pool.groups),
-            arrival=self._arrivals,
-            arrived_s=self._clock(),
-            scores=[None] if m.prompt_logprobs else None,
-        )
-
-    def _runs(self, m: Submit) -> tuple[tuple[TileRun, ...], str]:
-        """Where a request's pictures stand, or what is wrong with them."""
-        if not m.pictures:
-            return (), ""
-        if self.pool.features is None:
-            return (), "this model does not read pictures."
-        try:
-            return tile_runs(m.pictures, len(m.prompt_ids), self.pool.features.spec), ""
-        except ValueError as error:
-            return (), f"{error}."
-
-    def _drafter(self, m: Submit, tokens: list[int], limit: int) -> Rounds | None:
-        """What follows a new sequence's drafts; None if it has none."""
-        if self.speculate == "off" or not m.params.speculation or m.pool is not None:
-            return None
-        if self._drafts is not None:
-            return Guesses(tokens, len(tokens), m.drafted, m.accepted)
-        lookup = Drafter(tokens, len(m.prompt_ids), limit)
-        lookup.follow(len(tokens))
-        return lookup
+        """A new sequence, for which nothing is planned yet."""
+        by_model = self._drafts is not None
+        return self._new.sequence(m, self._arrivals, self._clock(), by_model=by_model)
 
     def _propose(self, seqs: Seq[Sequence], room: int) -> None:
         """See `DraftModel.propose`. If that fails, answers go on without drafts."""
@@ -266,21 +214,26 @@ class Engine:
             log.exception("the draft model failed: nothing is drafted from now on")
             self._drafts = None
 
+    def _remove(self, seq: Sequence) -> None:
+        """A sequence has ended."""
+        if self._grammars.drop(seq):
+            seq.done = True
+        else:
+            self.scheduler.finish(seq)
+        self._leave(seq)
+        del self._live[seq.id]
+
     def _leave(self, seq: Sequence) -> None:
         """A sequence does not run any more, or not for now."""
         self.runner.leave(seq)
         if self._drafts is not None:
             self._drafts.leave(seq)
 
-    def _salt(self, m: Submit, rope_len: int) -> bytes:
-        """What a sequence's state depends on besides its tokens."""
-        return self._ropes.salt(rope_len) + m.adapter.encode()
-
     def cancel(self, m: Cancel) -> None:
         """End a sequence wherever it is. An unknown one has already ended: no effect."""
         seq = self._live.get(m.seq)
         if seq is not None:
-            self._finish(seq, StopRecord(rule=m.rule, at=seq.n_output))
+            self._outcomes.finish(seq, StopRecord(rule=m.rule, at=seq.n_output))
 
     # ---- the step
 
@@ -308,13 +261,11 @@ class Engine:
         """Pass a plan to the runner. An exception is stored in the result, not raised."""
         for seq in plan.preempted:
             self._leave(seq)
-            self._out.append(Preempted(seq=seq.id, tokens=len(seq.tokens)))
-            self._figures.preemptions += 1
+            self._outcomes.preempted(seq)
         for seq in plan.admitted:
-            self._admitted(seq)
+            self._outcomes.admitted(seq)
         if (plan.admitted or plan.preempted) and self.tell is not None:
-            told, self._out = self._out, []
-            self.tell(told)
+            self.tell(self._outcomes.taken())
         if not plan.chunks:
             return Pending(plan)
         try:
@@ -355,85 +306,15 @@ class Engine:
             if new and new[-1].error is None and not self.runner.overlaps:
                 new += [Draw(chunk, token, None) for token in seq.forced()]
         for part in results.scores:
-            if part.chunk.seq in taken:
-                self._score(part.chunk.seq, part.logprobs, drew=bool(taken[part.chunk.seq]))
+            seq = part.chunk.seq
+            if seq in taken:
+                self._outcomes.scored(seq, part.logprobs, drew=bool(taken[seq]))
         for seq, new in taken.items():
             if new and not seq.done:
-                self._tell(seq, new)
+                self._outcomes.took(seq, new)
         for vector in results.vectors:
             if vector.chunk.seq in taken:
-                self._give(vector.chunk.seq, vector)
-
-    # ---- what happens to a sequence
-
-    def _admitted(self, seq: Sequence) -> None:
-        """A sequence left the queue."""
-        now = self._clock()
-        if not seq.started_s:  # after a preemption it finds its own prefix, which is no cache hit
-            seq.started_s = now
-            seq.reused = seq.cached
-            self._figures.admitted(seq)
-        self._out.append(seq.scheduled(now))
-
-    def _tell(self, seq: Sequence, taken: list[Draw]) -> None:
-        """Tell the tokens that a sequence has just taken; the last one may end it."""
-        last = taken[-1]
-        before = len(seq.tokens) - len(taken) + (last.error is not None)
-        for length, draw in enumerate(taken, before + 1):
-            if draw.error is not None:
-                self._give_up(seq, InferenceFailed(draw.error))
-                return
-            seq.first_token_s = seq.first_token_s or self._clock()
-            self._figures.drew(*seq.follow(length))
-            self._out.append(seq.drew(draw.id, draw.logprob))
-        ended = seq.ended()
-        rope_len = self._ropes.of(seq.prompt_len, len(seq.tokens))
-        if ended is not None:
-            self._finish(seq, ended)
-        elif rope_len != seq.rope_len:
-            self._rescale(seq, rope_len)
-        elif not self._kv_cache:
-            self.scheduler.reset(seq)
-
-    def _give(self, seq: Sequence, vector: Vector) -> None:
-        """Give a sequence's vector, which is all that was wanted of it."""
-        if vector.error is not None:
-            self._give_up(seq, InferenceFailed(vector.error))
-            return
-        seq.first_token_s = self._clock()
-        self._out.append(Pooled(seq=seq.id, data=vector.data))
-        self._finish(seq, StopRecord(rule="VECTOR", at=0))
-
-    def _rescale(self, seq: Sequence, rope_len: int) -> None:
-        """A sequence has grown past a length from which on all its tokens use other frequencies."""
-        seq.rope_len, seq.rope_end = rope_len, self._ropes.end(len(seq.tokens))
-        self.scheduler.reset(seq, self._salt(seq.submit, rope_len))
-        left = len(seq.tokens) - seq.state.computed
-        self._out.append(Rescaled(seq=seq.id, tokens=left, past=rope_len - 1))
-
-    def _score(self, seq: Sequence, scores: tuple[TokenLogprob, ...], *, drew: bool) -> None:
-        """Take scores of the prompt; a sequence that wants nothing else ends when they are
-        complete."""
-        assert seq.scores is not None
-        told = len(seq.scores) if len(seq.scores) > 1 else 0  # the first entry waits for others
-        seq.scores.extend(scores)
-        self._tell_scores(seq, told)
-        ended = None if drew else seq.rules.length(seq.n_output)
-        if ended is not None and not seq.scoring:
-            self._finish(seq, ended)
-
-    def _tell_scores(self, seq: Sequence, start: int) -> None:
-        assert seq.scores is not None
-        self._out.append(PromptScores(seq=seq.id, start=start, logprobs=tuple(seq.scores[start:])))
-
-    def _finish(self, seq: Sequence, stop: StopRecord, error: WorkerError | None = None) -> None:
-        if self._grammars.drop(seq):
-            seq.done = True
-        else:
-            self.scheduler.finish(seq)
-        self._leave(seq)
-        del self._live[seq.id]
-        self._out.append(seq.finished(self._clock(), stop, error))
+                self._outcomes.pooled(vector.chunk.seq, vector)
 
     # ---- trouble
 
@@ -460,10 +341,7 @@ class Engine:
         for seq in seqs:
             seq.strikes += 1
         if len(plan.chunks) == 1 or max(s.strikes for s in seqs) % STRIKES == 0:
-            self._give_up(max(seqs, key=lambda s: s.arrival), error)
-
-    def _give_up(self, seq: Sequence, error: Exception) -> None:
-        self._finish(seq, StopRecord(rule="ERROR", at=seq.n_output), as_worker_error(error))
+            self._outcomes.give_up(max(seqs, key=lambda s: s.arrival), error)
 
     def _report(self, plan: Plan, started: float) -> list[Output]:
         """All output since the last step, with fresh figures if they are due."""
@@ -473,10 +351,13 @@ class Engine:
         if self._drafts is not None:
             self._drafts.stepped(plan, now - started)
         if self._figures.due(now, self.scheduler.idle):
-            self._out.append(self.stats())
+            self._outcomes.out.append(self.stats())
             self._figures.told()
-        out, self._out = self._out, []
-        return out + self.runner.times()
+        return self._outcomes.taken() + self.runner.times()
+
+    def _now(self) -> float:
+        """The time of a clock that may be exchanged later."""
+        return self._clock()
 
     def stats(self) -> Stats:
         """Gauges and counters as they are now."""

@@ -48,7 +48,7 @@ _TIED = {r"lm_head\.weight": "tied to the embedding"}
 
 @dataclass(frozen=True, kw_only=True)
 class Config(StackConfig):
-    """T5's keys, under the names that other families have for them (checkpoint/names/dialects.py).
+    """T5's keys, under the names that other families have for them (checkpoint/names/dialects/).
 
     num_decoder_layers: None: as many as the encoder has."""
 
