@@ -4,8 +4,9 @@
     python -m benchmarks.llamacpp_tests [--results FILE] [--before FILE] --write
 
 The tests come from the source distribution of llama-cpp-python and are run as they are; only their
-conftest.py, which downloads models, is replaced. Tiny random models stand in for theirs: what a
-test expects of a model's words, no other model can say. --tree runs the worker of another checkout.
+conftest.py, which downloads models, is replaced. Tiny random models stand in for theirs, and
+pictures of noise for those that the tests fetch: what a test expects of a model's words, no other
+model can say. --tree runs the worker of another checkout.
 --json has what is done after each file of tests, and --resume goes on with those not in it.
 --write puts the table into docs/clients.md.
 """
@@ -18,6 +19,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,10 +30,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import document
-from benchmarks.llamacpp_shim import MARK, MODELS, TREE, WORKERS
+from benchmarks.llamacpp_reasons import OTHER, reason_of
+from benchmarks.llamacpp_shim import MODELS, TREE, WORKERS
 from tests.encoders import ROWS
 from tests.encoders import write as write_encoder
 from tests.llamacpp.source import unpacked
+from tests.pictures.making import drawn, saved
+from tests.pictures.whole import write_smolvlm
 from tests.server.talking import write as write_chat
 from tests.tiny import TEMPLATE
 
@@ -39,8 +44,28 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/clients.md"
 PARTS = ("tools/server/tests/", "models/templates/")
 INSIDE = "tools/server/tests"
-CONFTEST = """import pytest
+CONFTEST = """from pathlib import Path
+
+import pytest
+import requests
 from utils import *
+
+PICTURES = Path(__file__).parent / "pictures"
+
+
+@pytest.fixture(autouse=True)
+def stand_in_pictures(monkeypatch):
+    get = requests.get
+
+    def instead(url, **options):
+        file = PICTURES / url.rpartition("/")[2]
+        if not file.is_file():
+            return get(url, **options)
+        found = requests.Response()
+        found.status_code, found._content = 200, file.read_bytes()
+        return found
+
+    monkeypatch.setattr(requests, "get", instead)
 
 
 @pytest.fixture(autouse=True)
@@ -53,65 +78,9 @@ NO_DOWNLOADS = """def download(url, out=None):
     raise RuntimeError("nothing is downloaded")
 """
 FIM = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<file_sep>", "<repo_name>")
+PICTURES = ("11_truck.png", "91_cat.png")
 CONTEXT = 1 << 15  # tokens of the models: the tests ask for up to 8,192 for each of four slots
 FILE_S = 1500  # seconds for one file of tests
-
-
-class Reason(NamedTuple):
-    """Why a test fails: the first whose pattern is in the failure."""
-
-    pattern: str
-    words: str
-
-
-_OPTIONS = MARK.strip() + r" --"
-REASONS = (
-    Reason(_OPTIONS + "lora", "adapters are chosen by name, not by scales of numbered ones"),
-    Reason(_OPTIONS + "(models|model-draft|no-models)", "a worker serves one model"),
-    Reason(_OPTIONS + "(mcp|tools|ui-mcp)", "tools are run by clients, not by the server"),
-    Reason(MARK.strip() + " (pictures|--media|--mmproj|--no-mmproj)", "models here read text only"),
-    Reason(_OPTIONS + "(slot-save|sleep)", "slots are not saved, and a worker does not sleep"),
-    Reason(_OPTIONS + "(context-shift|grp-attn)", "a context is never cut or shifted"),
-    Reason(_OPTIONS + "spec", "speculation has other options, and its own tests"),
-    Reason(_OPTIONS + "chat-template", "templates by llama.cpp's own names: the model's is used"),
-    Reason(
-        "--thinking off: ", "reasoning that a template cannot switch off: the worker does not start"
-    ),
-    Reason(_OPTIONS + "reasoning", "how much a model reasons is asked for by requests"),
-    Reason(MARK, "another option of llama-server without a counterpart"),
-    Reason("nothing is downloaded", "needs a download"),
-    Reason("def test_cors_", "other sites are named one by one; all else is refused"),
-    Reason("def test_router_", "a worker serves one model"),
-    Reason("There is no route", "a route that the worker does not have"),
-    Reason("Process-Start-Time-Unix|llamacpp:", "metrics have the worker's names"),
-    Reason(r"E +assert [\d.]+ < 0.001", "vectors are normalised as the model's files say"),
-    Reason(
-        r"expected `str \| array`|1..2048 strings|input: is required|multimodal",
-        "texts for vectors in forms that OpenAI does not have",
-    ),
-    Reason(
-        "is not (a parameter of chat|known here|implemented)",
-        "a parameter that is refused by name",
-    ),
-    Reason(
-        "takes no tools|no marks of reasoning|is not read by this model's chat template",
-        "the model that stands in has no tools or reasoning",
-    ),
-    Reason(
-        "leaves no space in the context|must be at most the context",
-        "counts tokens of stories260K: the model that stands in has one token for each byte",
-    ),
-    Reason(
-        r"E +assert (?![2-5]\d\d == )\d+ == \(?\d+",
-        "counts of tokens, slots or models of stories260K",
-    ),
-    Reason("match_regex|re_content|re_prefill", "words of stories260K"),
-    Reason(
-        "is more than the [0-9]+ tokens the model was made for",
-        "a longer context than the model that stands in has",
-    ),
-)
-OTHER = "another form or default: see below"
 
 
 class Result(NamedTuple):
@@ -129,6 +98,15 @@ def models(folder: Path) -> None:
     rows = {row.id: row for row in ROWS}
     write_encoder(rows["bert"], folder / "embed")
     write_encoder(rows["bert-one-class"], folder / "rerank")
+    (folder / "see").mkdir()
+    write_smolvlm(folder / "see", CONTEXT)
+
+
+def pictures(folder: Path) -> None:
+    """The pictures that stand in for those that the tests themselves fetch."""
+    folder.mkdir()
+    for seed, name in enumerate(PICTURES):
+        (folder / name).write_bytes(saved(drawn(32, 32, seed)))
 
 
 def run(tree: Path, only: str, kept: Path | None, done: list[Result]) -> list[Result]:
@@ -143,11 +121,13 @@ def run(tree: Path, only: str, kept: Path | None, done: list[Result]) -> list[Re
             f'#!/bin/sh\nexec "{sys.executable}" -m benchmarks.llamacpp_shim "$@"\n'
         )
         (tests / "shim").chmod(0o755)
+        pictures(tests / "pictures")
         models(work / "models")
         env = {
             **os.environ,
             MODELS: str(work / "models"),
             TREE: str(tree),
+            "PORT": str(free_port()),
             "LLAMA_SERVER_BIN_PATH": str(tests / "shim"),
             "PYTHONPATH": os.pathsep.join([str(tests), str(ROOT)]),
         }
@@ -160,6 +140,13 @@ def run(tree: Path, only: str, kept: Path | None, done: list[Result]) -> list[Re
                 if kept is not None:
                     kept.write_text(json.dumps([r._asdict() for r in found], indent=1))
         return found
+
+
+def free_port() -> int:
+    """A port that nothing listens on: a test takes an answer of any server for its own's."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+        return port
 
 
 def end_workers(notes: Path) -> None:
@@ -205,17 +192,9 @@ def result(case: ET.Element) -> Result:
     return Result(name, "failed", reason_of(text))
 
 
-def reason_of(text: str) -> str:
-    for reason in REASONS:
-        if re.search(reason.pattern, text) is not None:
-            return reason.words
-    last = [line[1:].strip() for line in text.splitlines() if line.startswith("E  ")]
-    told = re.sub(r"'?/[^ ']*/[^ ']*'?", "a path", " ".join(last[:1]))
-    return f"{OTHER}: {told[:120]}"
-
-
 def lines(found: list[Result], before: list[Result]) -> list[str]:
     """The shares, and the reasons of what fails."""
+    found = sorted(found, key=lambda r: r.name.partition("::")[0])  # a run may have been stopped
     passed_before = {r.name for r in before if r.outcome == "passed"}
     rows = []
     for file in dict.fromkeys(r.name.partition("::")[0] for r in found):

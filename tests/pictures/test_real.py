@@ -13,26 +13,16 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
+from transformers import SmolVLMForConditionalGeneration
 
 import rbee_worker
 from rbee_worker.session.client import EngineClient
-from tests.pictures.making import (
-    IDEFICS3,
-    IDEFICS3_TOKENS,
-    data_url,
-    drawn,
-    reference,
-    saved,
-    tokenizer_json,
-    write,
-)
-from tests.seeing import TEXT, VISION
+from tests.pictures.making import data_url, drawn, reference, saved
+from tests.pictures.whole import write_smolvlm
 from tests.server.served import Served
 
 pytestmark = pytest.mark.slow
 
-ROWS = 16  # 32 x 32 pixels in patches of 4, four of them in a row of the tower
 COUNT = 12
 ASKED = "What is the difference?"
 RENDERED = f"<|im_start|>User:<image>{ASKED}<end_of_utterance>\nAssistant:"
@@ -41,30 +31,12 @@ RENDERED = f"<|im_start|>User:<image>{ASKED}<end_of_utterance>\nAssistant:"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: Any) -> Path:
     """A small SmolVLM with its processor's files."""
-    made: Path = tmp_path_factory.mktemp("real")
-    write(
-        made, "idefics3", IDEFICS3, {"processor_class": "SmolVLMProcessor", "image_seq_len": ROWS}
-    )
-    tokens = tokenizer_json(IDEFICS3_TOKENS)["added_tokens"]
-    ids = {token["content"]: token["id"] for token in tokens}
-    size = 1 + max(ids.values())
-    text = {"model_type": "llama", **TEXT, "vocab_size": size, "eos_token_id": size - 1}
-    torch.manual_seed(3)
-    config = SmolVLMConfig(
-        text_config=text, vision_config=VISION, scale_factor=2, image_token_id=ids["<image>"]
-    )
-    model = SmolVLMForConditionalGeneration(config)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.ndim > 1 and "embed" not in name:
-                weight.mul_(4.0)
-    model.save_pretrained(made)
-    return made
+    return write_smolvlm(tmp_path_factory.mktemp("real"))
 
 
 @pytest.fixture(scope="module")
 def oracle(folder: Path) -> Any:
-    return SmolVLMForConditionalGeneration.from_pretrained(folder).eval()
+    return SmolVLMForConditionalGeneration.from_pretrained(folder).eval()  # type: ignore[no-untyped-call]
 
 
 def theirs(folder: Path, oracle: Any, image: Image.Image) -> list[int]:
@@ -85,7 +57,7 @@ LIKE = {"temperature": 0, "max_tokens": COUNT, "ignore_eos": True}
 @pytest.fixture(scope="module")
 def served(folder: Path) -> Iterator[Served]:
     start = partial(EngineClient.start, in_process=True)
-    with Served(start=start, model=str(folder), backend="reference", dtype="f32") as server:  # type: ignore[arg-type]
+    with Served(start=start, model=str(folder), backend="reference", dtype="f32") as server:
         yield server
 
 
