@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
 
-from rbee_worker.checkpoint.formats import TensorSource
+if TYPE_CHECKING:  # numpy would come with it, and a server counts before it needs numpy
+    from rbee_worker.checkpoint.formats import TensorSource
 
 
 @dataclass(frozen=True)

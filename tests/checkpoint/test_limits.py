@@ -28,6 +28,7 @@ NO_COUNTS = {
     *("num_ln_in_parallel_attn", "expansion_ratio"),
     *("attention_window_size", "attn_rotary_emb", "full_attention_interval"),
     *("attn_layer_offset", "attn_layer_period", "expert_layer_offset", "expert_layer_period"),
+    *("pad_vocab_size_multiple", "mm_tokens_per_image"),
 }
 
 

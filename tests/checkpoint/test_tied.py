@@ -19,6 +19,7 @@ from rbee_worker.errors import CheckpointError
 from rbee_worker.models import (
     ARCHITECTURES,
     PAIRS,
+    based,
     bigcode,
     falcon,
     mpt,
@@ -120,7 +121,7 @@ def test_what_is_tied_unsaid_is_what_transformers_ties_unsaid() -> None:
 
 
 def test_every_place_of_an_embedding_is_known() -> None:
-    names = (parts.NAMES, bigcode.NAMES, falcon.NAMES, mpt.NAMES, state_spaces.NAMES)
+    names = (parts.NAMES, based.NAMES, bigcode.NAMES, falcon.NAMES, mpt.NAMES, state_spaces.NAMES)
     assert {*(f"{n.embed}.weight" for n in names), t5.EMBEDDING} == set(EMBEDDINGS)
     assert {f"{n.head}.weight" for n in names} == {HEAD}
 
