@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import re
 from collections.abc import Iterator
@@ -43,6 +44,8 @@ from tests.archs import (
 from tests.driver import Driver
 from tests.outlines import planned_model
 from tests.prompts import random_prompt as prompt
+
+TOWER = ("vision_tower.", "multi_modal_projector.")  # of weights that HF's text model lacks
 
 WITH_GGUF = [a for a in ARCHS if a.gguf_arch is not None]
 TOLERANCE = 1e-4  # norm of the difference over norm, float32 against float32
@@ -258,12 +261,16 @@ def made_vectors(part: Any) -> Iterator[Tensor]:
 def test_the_plan_counts_what_the_model_has(arch: Arch, folder: Path) -> None:
     """A plan reads no data and knows parameters, bytes and state groups of the real thing."""
     model = ours(arch, folder)
-    planned, plan = planned_model(open_checkpoint(str(folder / arch.id)), "f32")
+    ckpt = open_checkpoint(str(folder / arch.id))
+    planned, plan = planned_model(ckpt, "f32")
     assert planned.groups == model.groups
     assert planned.n_parameters == model.n_parameters
+    shapes = {name: ckpt.source.info(name).shape for name in ckpt.source.names()}
+    sees = model.tower is not None
+    tower = sum(math.prod(s) for n, s in shapes.items() if sees and n.startswith(TOWER))
     hf = oracle(arch)
     kept = [b for name, b in hf.named_buffers() if name in hf.state_dict()]
-    assert planned.n_parameters == sum(p.numel() for p in (*hf.parameters(), *kept))
+    assert planned.n_parameters == tower + sum(p.numel() for p in (*hf.parameters(), *kept))
     tensors = {id(t): t for b in model.blocks for t in made_vectors(b)}
     computed = sum(t.numel() for t in tensors.values())
     computed -= sum(hasattr(b, "factor") for b in model.blocks)  # read, and held as a Python number

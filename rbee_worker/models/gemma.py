@@ -134,9 +134,19 @@ def build_third(c: Gemma3, w: Weights) -> Decoder:
             fix="remove the key, or name the architecture that the model was trained as.",
         )
     ropes = parts.typed_ropes(w, c, c.rope_parameters, local=c.rope_local_base_freq)
-    tower, notes = _tower(c, w) if w.ops.sees and c.vision_config is not None else (None, ())
+    tower, notes = None, ()
+    if w.ops.sees and c.vision_config is not None:
+        tower, notes = _tower(c, w) if _has_tower(w) else (None, (_NO_TOWER,))
     model = _sandwiches(w, c, plan_layers(c, ropes), head_norms=True, tower=tower)
     return replace(model, notes=model.notes + notes)
+
+
+_NO_TOWER = "no file has weights of the vision tower of config.json: pictures are not read"
+
+
+def _has_tower(w: Weights) -> bool:
+    """Text halves are published alone, with the config of the whole."""
+    return w.beside("multi_modal_projector").has("mm_soft_emb_norm.weight")
 
 
 def _tower(c: Gemma3, w: Weights) -> tuple[Tower, tuple[str, ...]]:

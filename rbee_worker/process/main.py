@@ -88,7 +88,8 @@ def _load(port: Port, load: Loader) -> Engine | None:
         port.send([LoadFailed(code="MODEL_UNUSABLE", message=message, exit_code=3)])
         return None
     port.send([Ready(info=info)])
-    return engine if _obey(engine, commands[1:]) else None
+    with port.step():
+        return engine if _obey(engine, commands[1:]) else None
 
 
 def _obey(engine: Engine, commands: list[Command]) -> bool:

@@ -187,19 +187,43 @@ def qwen_gguf(tensors: Arrays, config: PretrainedConfig) -> Arrays:
 
 def with_images(config: dict[str, Any], tensors: Arrays) -> tuple[dict[str, Any], Arrays]:
     """Gemma 3 with its vision tower, as the 4B and larger models are published."""
+    vision = {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 8,
+        "patch_size": 4,
+    }
     both = {
         "model_type": "gemma3",
         "architectures": ["Gemma3ForConditionalGeneration"],
         "eos_token_id": [1, 106],
         "image_token_index": 262144,
-        "mm_tokens_per_image": 256,
+        "mm_tokens_per_image": 4,
         "text_config": config,
-        "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 16},
+        "vision_config": vision,
     }
-    more = {
-        "vision_tower.vision_model.embeddings.patch_embedding.bias": np.ones(4, np.float32),
-        "multi_modal_projector.mm_soft_emb_norm.weight": np.ones(4, np.float32),
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.patch_embedding.weight": (16, 3, 4, 4),
+        "embeddings.patch_embedding.bias": (16,),
+        "embeddings.position_embedding.weight": (4, 16),
+        "encoder.layers.0.mlp.fc1.weight": (24, 16),
+        "encoder.layers.0.mlp.fc1.bias": (24,),
+        "encoder.layers.0.mlp.fc2.weight": (16, 24),
+        "encoder.layers.0.mlp.fc2.bias": (16,),
     }
+    for norm in ("encoder.layers.0.layer_norm1", "encoder.layers.0.layer_norm2", "post_layernorm"):
+        shapes |= {f"{norm}.weight": (16,), f"{norm}.bias": (16,)}
+    for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+        at = f"encoder.layers.0.self_attn.{name}"
+        shapes |= {f"{at}.weight": (16, 16), f"{at}.bias": (16,)}
+    projector = {"mm_soft_emb_norm.weight": (16,)}
+    projector |= {"mm_input_projection_weight": (16, config["hidden_size"])}
+    shapes = {f"vision_tower.vision_model.{name}": shape for name, shape in shapes.items()}
+    shapes |= {f"multi_modal_projector.{name}": shape for name, shape in projector.items()}
+    more = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
     return both, {f"language_model.{n}": a for n, a in tensors.items()} | more
 
 
