@@ -98,7 +98,8 @@ class Usage(Struct, frozen=True, kw_only=True):
     """Counts and times of one sequence; times in milliseconds.
 
     drafted_tokens: tokens that were guessed before they were drawn; accepted_tokens: those of them
-    that were drawn. Both depend on the request and its tokens alone.
+    that were drawn. Both depend on the request and its tokens alone, and with a draft model also on
+    how long steps take.
     """
 
     prompt_tokens: int

@@ -130,6 +130,8 @@ def oracle(name: str) -> PreTrainedModel:
                 weight.copy_(1.0 + 0.3 * torch.randn_like(weight))
             elif weight.ndim == 1:
                 weight.copy_(0.1 * torch.randn_like(weight))
+            elif key.endswith("mm_input_projection_weight"):  # transformers begins with zeros
+                weight.copy_(0.05 * torch.randn_like(weight))
             elif "embed_tokens" in key or "lm_head" in key:
                 weight.copy_((0.08 if "gemma3" in name else 0.5) * torch.randn_like(weight))
             else:

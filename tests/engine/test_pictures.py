@@ -39,6 +39,7 @@ from rbee_worker.pictures.picture import picture
 from rbee_worker.state.features import FeatureBook
 from rbee_worker.state.pool import StatePool
 from rbee_worker.types import SamplingParams
+from rbee_worker.verify.compare import relative_error as error
 from tests import seeing
 from tests.engine.schedules import Run, each_alone, random_schedule
 
@@ -173,7 +174,7 @@ def test_log_probabilities_are_those_of_transformers(name: str, backend: str) ->
         n, ids = len(one.prompt_ids), [*one.prompt_ids, *answer.ids]
         scores = [score.logprob for score in (*answer.scores[1:], *answer.logprobs)]
         chosen = want[torch.arange(len(ids) - 1), ids[1:]]
-        assert np.abs(np.array(scores) - chosen.numpy()).max() < 5e-5
+        assert error(np.array(scores), chosen.numpy()) < 5e-6  # of the norm
         assert answer.ids == want[n - 1 : len(ids) - 1].argmax(-1).tolist()
         differ.append(tuple(answer.ids))
     assert len(set(differ)) >= len(PROMPTS) - 1  # what is seen decides what is said

@@ -188,7 +188,12 @@ def test_killed_again_and_again_the_answers_are_the_same(tiny: Path, speculate: 
     undisturbed = run(main(0))
     killed = run(main(4))
     for request, before, after in zip(asked(), undisturbed, killed, strict=True):
-        assert after.answer == before.answer, request.id
+        *want, counts = before.answer
+        *got, counted = after.answer
+        assert got == want, request.id
+        if speculate == "draft":  # how much a model drafts follows from how long steps take
+            counts, counted = counts[:2], counted[:2]
+        assert counted == counts, request.id
     assert hit
     for request, heard in zip(asked(), killed, strict=True):
         assert request.id not in hit or {"restarting", "resumed"} <= set(heard.said), request.id
