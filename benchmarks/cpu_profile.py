@@ -22,9 +22,10 @@ from benchmarks.cpu_ours import BLOCK, CONTEXT, Sequences
 from rbee_worker.checkpoint import open_checkpoint
 from rbee_worker.machine import allowed_cores
 from rbee_worker.models import build_model, outline_model
-from rbee_worker.ops.cpu.backend.model import CpuModel, _trace, _whole
+from rbee_worker.ops.cpu.backend.model import CpuModel, _whole
 from rbee_worker.ops.cpu.backend.ops import CpuOps
 from rbee_worker.ops.cpu.backend.outline import OutlineOps
+from rbee_worker.ops.cpu.backend.recorded import trace
 from rbee_worker.ops.cpu.runtime.header import Shape
 from rbee_worker.ops.cpu.runtime.native import Library
 from rbee_worker.ops.cpu.runtime.readings import chosen
@@ -80,7 +81,8 @@ def main(path: str, threads: int, bf16: bool) -> None:
     readings = chosen(library, kernels).readings
     ops = CpuOps(library, Team(library, threads), bf16=bf16, readings=readings)
     decoder = build_model(ckpt, ops)
-    calls = _trace(decoder, ops, SINGLE, _whole(decoder, SINGLE))[0].entries
+    stages = _whole(decoder, SINGLE)
+    calls = trace(decoder.groups, decoder.width, ops, SINGLE, stages)[0].entries
     model = CpuModel(decoder, ops, Shape(PROMPT, 1, CONTEXT, BLOCK, "f16"))
     seqs, times, micros = Sequences(model, 1), list[Words](), list[float]()
     seqs.feed([list(range(100, 100 + PROMPT))], 0)

@@ -254,6 +254,7 @@ def test_a_text_that_takes_long_although_it_is_short_holds_up_nobody(tmp_path: P
     assert longest < alone / 2
 
 
+@pytest.mark.slow
 def test_long_answers_hold_up_nobody_either() -> None:
     """Log-probabilities of many tokens, also of the prompt, as every route answers them."""
     fake = Fake(chunk=16, context=1 << 14, script=lambda request: [120] * 8000)

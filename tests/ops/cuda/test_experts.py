@@ -13,12 +13,11 @@ from rbee_worker.ops.cuda.kernels.experts import experts as module
 from rbee_worker.ops.cuda.kernels.experts import few as few_file
 from rbee_worker.ops.cuda.kernels.experts import many as many_file
 from rbee_worker.ops.cuda.kernels.experts.experts import experts, reads_by_row
-from rbee_worker.ops.cuda.kernels.experts.few import FewShape, few
-from rbee_worker.ops.cuda.kernels.experts.many import TileShape, many
+from rbee_worker.ops.cuda.kernels.experts.few import FewShape
+from rbee_worker.ops.cuda.kernels.experts.many import TileShape
 from rbee_worker.ops.cuda.kernels.experts.sort import sort
 from rbee_worker.ops.reference.experts import activate
 
-FORMS = {"few": few, "many": many}
 BOUNDS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}  # relative to the norm
 
 
@@ -96,7 +95,7 @@ def error(got: Tensor, want: np.ndarray) -> float:
     return float(np.linalg.norm(got.double().cpu().numpy() - want) / np.linalg.norm(want))
 
 
-@pytest.fixture(params=FORMS)
+@pytest.fixture(params=[pytest.param("few", marks=pytest.mark.slow), "many"])
 def form(request, monkeypatch):
     """Every number of rows by one form; what `torch.empty` gives is poisoned."""
     monkeypatch.setattr(module, "reads_by_row", lambda *_: request.param == "few")

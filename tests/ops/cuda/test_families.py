@@ -22,7 +22,7 @@ from tests.archs import ARCHS, Arch
 from tests.archs.measure import TOKENS, files
 from tests.ops.cuda.near import DEVICE
 
-QUICK = {"llama", "mixtral"}
+QUICK = {"llama"}
 # One row for each kind of block and each operation; the other rows are variants of them.
 SLOW = {
     *(
