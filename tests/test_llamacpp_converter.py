@@ -77,6 +77,8 @@ CANNOT: Mapping[str, str] = {
     "granite4-rotary": "a layer with attention beside recurrent ones has no positions",
     "mamba-biases": INNER,
     "falcon-mamba-inner": INNER,
+    "based": ABSENT,
+    "based-sizes": ABSENT,
     "recurrent-gemma": ABSENT,
     "recurrent-gemma-order": ABSENT,
     "rwkv5": ABSENT,
