@@ -18,8 +18,8 @@ from benchmarks.soak_load import CLIENTS, Checked
 from benchmarks.soak_plot import Series, slope
 
 SAMPLE_S = 2.0
-KEPT = 40  # jobs that the worker keeps: at most that many, however long ago they have ended
-TURNS = 14  # how often all kept jobs were replaced by others before the server is warm
+KEPT = 200  # jobs that the worker keeps: at most that many, however long ago they have ended
+TURNS = 2  # how often all kept jobs were replaced by others before the server is warm
 ANSWERS = 20  # of each kind of request, before a process is warm
 CALM_S = 5.0  # without any change: the worker is at rest
 PATIENCE_S = 300.0  # until it is; half-sent requests have a time limit, too
