@@ -134,7 +134,8 @@ def build_third(c: Gemma3, w: Weights) -> Decoder:
             fix="remove the key, or name the architecture that the model was trained as.",
         )
     ropes = parts.typed_ropes(w, c, c.rope_parameters, local=c.rope_local_base_freq)
-    tower, notes = None, ()
+    tower: Tower | None = None
+    notes: tuple[str, ...] = ()
     if w.ops.sees and c.vision_config is not None:
         tower, notes = _tower(c, w) if _has_tower(w) else (None, (_NO_TOWER,))
     model = _sandwiches(w, c, plan_layers(c, ropes), head_norms=True, tower=tower)
