@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import random
 import sys
 import tempfile
@@ -35,6 +34,7 @@ from benchmarks.soak_watch import (
     PATIENCE_S,
     Samples,
     at_rest,
+    is_more,
     mb_per_hour,
     minutes,
     own_shm,
@@ -42,7 +42,6 @@ from benchmarks.soak_watch import (
     warm_server,
 )
 
-POOL = 3 + min(32, (os.cpu_count() or 1) + 4)  # threads that the server may have in all
 MOST_MB_PER_HOUR = 1.0
 LONG_MINUTES = 20  # a run of at least this is judged by its memory: shorter ones see too little
 LONGEST = 4  # times its minutes, until what has not happened is a fault
@@ -174,7 +173,7 @@ def faults_of(found: dict[str, Any], asked_minutes: float) -> list[str]:
     faults += [
         f"{name}: {found['before'][name]:g} before, {now:g} after"
         for name, now in found["after"].items()
-        if now > found["before"][name] and not (name == "threads" and now <= POOL)
+        if is_more(name, now, found["before"][name])
     ]
     for what in ("never happened", "never ended"):
         faults += [f"it {what}: {name}" for name in found[what]]

@@ -25,6 +25,7 @@ CALM_S = 5.0  # without any change: the worker is at rest
 PATIENCE_S = 300.0  # until it is; half-sent requests have a time limit, too
 LEFT = ("rbee_kv_blocks_used", "rbee_queue_depth", "rbee_running", "rbee_jobs_live")
 SHM = "dev/shm"
+POOL = 3 + min(32, (os.cpu_count() or 1) + 4)  # threads that the server may have in all
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,12 @@ class Held:
 
     def beyond(self, base: Held) -> bool:
         """Whether anything is more than it was."""
-        return any(now > base.figures[name] for name, now in self.figures.items())
+        return any(is_more(name, now, base.figures[name]) for name, now in self.figures.items())
+
+
+def is_more(name: str, now: float, before: float) -> bool:
+    """Whether a figure is more than before; a pool's threads begin when they are first needed."""
+    return now > before and not (name == "threads" and now <= POOL)
 
 
 async def held(worker: LiveWorker) -> Held:

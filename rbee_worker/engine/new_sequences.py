@@ -54,8 +54,10 @@ class NewSequences:
         rope_len = self.ropes.of(prompt, len(tokens))
         limit = min(prompt + m.params.max_tokens, context)
         runs, fault = self._runs(m)
-        if m.pool is not None or (runs and runs[-1].end == prompt):
-            limit = max(limit, prompt + 1)  # its last token is computed too
+        if m.pool is not None:
+            limit = prompt + 1  # its last token is computed too
+        elif runs and runs[-1].end == prompt:
+            limit = max(limit, prompt + 1)
         return Sequence(
             submit=m,
             tokens=tokens,

@@ -28,6 +28,7 @@ from rbee_worker.server.pictures import from_url
 from rbee_worker.server.pictures import part as picture_part
 from rbee_worker.server.problems import Refusal
 from rbee_worker.server.schemas import BY_ROLE, ECHOED, ImagePart, Message, TextPart
+from rbee_worker.server.struct_fields import struct_fields
 from rbee_worker.server.vector_schemas import NESTED as VECTOR_NESTED
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def envelope(body: Body, kind: type[E]) -> tuple[E, dict[str, Any], list[FieldEr
     """
     faults = list(body.faults)
     values: dict[str, Any] = {}
-    fields = {f.encode_name: f for f in msgspec.structs.fields(kind)}
+    fields = {f.encode_name: f for f in struct_fields(kind)}
     for name, field in fields.items():
         given = body.values.get(name)
         if given is None:

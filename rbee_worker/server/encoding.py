@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from rbee_worker.server.problems import json_response
+from rbee_worker.server.struct_fields import struct_fields
 
 LONG = 1024  # tokens, or items of their size, up to which no thread is used
 SLICE = 256  # items of a list in one call
@@ -56,7 +57,7 @@ def _struct(value: Struct) -> Iterator[bytes]:
     if config.tag is not None:
         yield b"{%b:%b" % (_ENCODE(config.tag_field), _ENCODE(config.tag))
         mark = b","
-    for field in msgspec.structs.fields(value):
+    for field in struct_fields(type(value)):
         item = getattr(value, field.name)
         if item is UNSET or (config.omit_defaults and _is_default(field, item)):
             continue
